@@ -137,6 +137,12 @@ def test_every_kind_of_fault_is_planted_above():
     assert {kind for _, kind, *_ in PLANTED} == set(FAULTS)
 
 
+def test_a_mask_of_another_size_is_told_with_both_sizes(yard: Path):
+    plant_size(yard)
+    (fault,) = check_data(str(yard / "dataset.toml")).faults
+    assert fault.text.endswith("is 4x5 (height x width)")
+
+
 def test_colour_masks_are_named_each_and_the_remedy_is_said_once(yard: Path):
     for path in yard.glob("masks/*/*.png"):
         rgb = np.zeros((4, 5, 3), np.uint8)

@@ -259,6 +259,17 @@ def test_masks_give_their_raw_values(tmp_path: Path):
         np.testing.assert_array_equal(raw, expected, err_msg=name)
 
 
+@pytest.mark.parametrize("color", [(255, 0, 0), (255,)])
+def test_a_mask_that_only_its_alpha_tells_apart_is_refused(tmp_path: Path, color: tuple[int, ...]):
+    pixels = np.full((2, 3, len(color) + 1), (*color, 255), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "all.png")
+    assert (read_mask(tmp_path / "all.png") == 255).any()
+    pixels[0, :, -1] = 0
+    Image.fromarray(pixels).save(tmp_path / "part.png")
+    with pytest.raises(DataError, match=r"part\.png has one colour .* Save it without transparency"):
+        read_mask(tmp_path / "part.png")
+
+
 def test_a_palette_mask_can_be_read_as_colours(tmp_path: Path):
     mask = Image.fromarray(np.array([[0, 1]], np.uint8))
     mask.putpalette([9, 8, 7, 6, 5, 4])

@@ -168,9 +168,11 @@ def test_names_are_given_to_values_colours_and_folders(tmp_path: Path):
 def test_masks_in_colours_are_named_by_the_list_beside_them(tmp_path: Path):
     LAYOUTS["rgb_masks"](tmp_path / "a")
     (tmp_path / "a/class_dict.csv").write_text("name,r,g,b\nsteel,0,0,0\nrust,255,0,0\nmoss,0, 255, 0\npaint,1,2,3\n")
+    with (tmp_path / "a/class_dict.csv").open("a") as file:
+        file.write("nameplate,4,5,6\nname board,7,8,9\n")
     report = checked(tmp_path / "a", "--name", "00ff00=lichen")
-    assert sorted(report["classes"]) == ["lichen", "paint", "rust", "steel"]
-    assert "3 names of classes from class_dict.csv" in report["look_at"]
+    assert sorted(report["classes"]) == ["lichen", "name board", "nameplate", "paint", "rust", "steel"]
+    assert "5 names of classes from class_dict.csv" in report["look_at"]
 
     LAYOUTS["rgb_masks"](tmp_path / "b")
     (tmp_path / "b/gt/labelmap.txt").write_text("# label:color_rgb:parts:actions\nmoss:0,255,0::\nignore:0,0,0::\n")
@@ -515,6 +517,15 @@ def test_one_or_two_names_that_agree_but_for_their_beginnings_are_no_dataset(tmp
         save(tmp_path / f"b/label_{number}.png", mask)
     with pytest.raises(DataNotFound, match="no image has a mask of its name"):
         raise run("check", tmp_path).exception
+
+
+def test_a_folder_of_one_class_is_not_sent_to_training(tmp_path: Path):
+    save(tmp_path / "images/a.png", scenes()[0][0])
+    save(tmp_path / "masks/a.png", np.zeros_like(scenes()[0][1]))
+    output = run("check", tmp_path, "--write").output
+    assert "every mask holds one value, 0" in output
+    assert "clean" not in output
+    assert "Train with it" not in output
 
 
 def test_masks_that_cannot_be_read_are_said_to_be_so(tmp_path: Path):

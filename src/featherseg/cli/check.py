@@ -52,8 +52,8 @@ def check(
     """Find missing pairs, wrong sizes, stray mask values, unreadable files and images in two splits; count the classes.
 
     For a folder without a dataset.toml one is proposed, whatever its folders and files are called, and with --write
-    written. Exit code 0: clean. 1: faults were found (and it was written all the same). 2: the dataset could not be
-    opened.
+    written. Exit code 0: clean. 1: faults were found, or a single class (and it was written all the same). 2: the
+    dataset could not be opened.
     """
     import featherseg
     from featherseg.cli.terminal import Console
@@ -78,7 +78,7 @@ def check(
             _print_next(console, report, data)
     if fix is not None and report.mended is not None:
         _print_mended(console, report, fix)
-    elif not report.clean and report.listing is not None:
+    elif report.faults and report.listing is not None:
         console.print(f"A copy without these faults: featherseg check {shlex.quote(one_line(data))} --fix OUT")
     raise typer.Exit(0 if report.clean else 1)
 
@@ -133,7 +133,7 @@ def _print_report(console: Console, report: CheckReport) -> None:
     if report.listing is not None and report.listing.how_split:
         console.print(f"split {one_line(report.listing.how_split)}")
     images = ", ".join(f"{name} {split.images}" for name, split in report.splits.items())
-    state = "clean" if report.clean else counted(len(report.faults), "fault")
+    state = "clean" if report.clean else counted(len(report.faults), "fault") if report.faults else "one class alone"
     console.print(
         f"{one_line(report.name)}: {images} images: {state}", style="bold green" if report.clean else "bold red"
     )

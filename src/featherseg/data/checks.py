@@ -131,8 +131,8 @@ class CheckReport:
 
     @property
     def clean(self) -> bool:
-        """Whether there is no fault."""
-        return not self.faults
+        """Whether there is no fault, and of a proposal more than one class."""
+        return not self.faults and (self.proposal is None or len(self.classes) > 1)
 
     @property
     def weights(self) -> list[float]:
@@ -162,7 +162,7 @@ class CheckReport:
     def _repr_html_(self) -> str:
         splits = self.splits.values()
         rows = [(info.name, *(f"{100 * s.share(i):.2f}" for s in splits)) for i, info in enumerate(self.classes)]
-        state = "clean" if self.clean else f"{len(self.faults)} faults"
+        state = "clean" if self.clean else counted(len(self.faults), "fault") if self.faults else "one class alone"
         title = f"{self.name}: {', '.join(f'{name} {s.images}' for name, s in self.splits.items())} images: {state}"
         heads = ("class, labelled pixels, %", *self.splits)
         proposed = self.proposal.notes if self.proposal else []
@@ -302,7 +302,7 @@ def _check_pair(
     if image is None or ids is None:
         return None
     if image.shape[:2] != ids.shape:
-        return fault("size", f"{pair.mask} {other_size(pair, image.shape, ids.shape)}")
+        return fault("size", f"{pair.mask} {other_size(pair, image.shape[:2], ids.shape)}")
     try:
         listing.check_objects(pair, ids)
     except DataError as error:

@@ -49,7 +49,8 @@ def read_color_list(path: Path) -> dict[str, Color]:
         raise DataError(f"{path} cannot be read: {error}.") from error
     found: dict[str, Color] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip() or line.lstrip().startswith("#") or line.lower().startswith("name"):
+        heads = re.fullmatch(r"name(?:[\s,;:].*)?", line.strip().lower()) and not re.search(r"\b\d|::", line)
+        if not line.strip() or line.lstrip().startswith("#") or heads:
             continue
         three = r"\s*(?P<r>\d{1,3})\s*[, \t]\s*(?P<g>\d{1,3})\s*[, \t]\s*(?P<b>\d{1,3})\s*"
         match = re.fullmatch(rf"(?P<name>[^:]+):{three}:.*", line) or re.fullmatch(rf"(?P<name>[^,]+),{three}", line)

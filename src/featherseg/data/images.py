@@ -181,7 +181,8 @@ def read_mask(path: Path, colors: bool = False) -> np.ndarray:
     """The raw values of a mask: (H, W) uint8, uint16, int32 or int64, or (H, W, 3) uint8 for a colour image.
 
     A palette image gives its indices and a 1-bit one 0 and 1; with `colors` every mask comes as (H, W, 3) colours.
-    Alpha is dropped. A MATLAB file gives its matrix S. Raises the errors of `read_image`.
+    Alpha is dropped. A MATLAB file gives its matrix S. Raises the errors of `read_image`, and DataError for a mask of
+    one colour that only its alpha tells apart.
     """
     if path.suffix == MATLAB_SUFFIX:
         return read_matrix(path, MATLAB_NAME, MAX_PIXELS)
@@ -192,6 +193,14 @@ def read_mask(path: Path, colors: bool = False) -> np.ndarray:
                 "bits. Save it so."
             )
         upright = _upright(image)
+        if upright.mode in ("RGBA", "LA", "PA"):
+            *bands, (least, most) = upright.getextrema()
+            if least < most and all(low == high for low, high in bands):
+                raise DataError(
+                    f"{path} has one colour everywhere, drawn by transparency (alpha {least} to {most}), which is not "
+                    "read. Expected classes told by their values. Save it without transparency, its background painted "
+                    "in a colour of its own."
+                )
         if colors or upright.mode not in ("1", "L", "P", "LA", "PA", "I", "I;16", "I;16B", "I;16L"):
             return np.array(_to_rgb(upright, path))  # (H, W, 3)
         if upright.mode in ("LA", "PA"):

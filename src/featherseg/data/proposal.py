@@ -190,7 +190,13 @@ def propose(
         config = config.model_copy(update={"splits": {"train": 1.0}})
         listing = list_folder(config, folder)
 
-    # What is left to say: classes without a name, a public dataset that it may be
+    # What is left to say: nothing to learn, classes without a name, a public dataset that it may be
+    if len(config.classes) == 1:
+        held = [value for value, name in raw_map.items() if name != IGNORE_NAME]
+        notes.append(
+            f"every mask holds one value, {', '.join(held)}, but for what is ignored: a model needs two classes. "
+            "Look at the masks: were they drawn by transparency, or are they empty?"
+        )
     if unnamed := [value for value, name in raw_map.items() if name == _placeholder(value)]:
         given = " ".join(f"--name {value.removeprefix('#')}=NAME" for value in unnamed[:SHOWN])
         notes.append(
