@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from featherseg.cli import build_app
 from featherseg.core.errors import ConfigError, DataError, DataNotFound
 from featherseg.data import layouts, open_dataset
 from featherseg.data.datasets.dataset_toml import read_dataset_toml
+from featherseg.data.datasets.folder import folder_listing
 from featherseg.data.images import read_mask
 from featherseg.data.layouts import looks_like_mask
 
@@ -425,6 +427,27 @@ def test_a_folder_that_is_labelled_in_part_trains_on_the_part(tmp_path: Path):
     shutil.rmtree(tmp_path / "masks")
     (tmp_path / "dataset.toml").unlink()
     assert isinstance(run("check", tmp_path, "--write").exception, DataNotFound)
+
+
+@pytest.mark.parametrize("stem", ["ortho_{}.tif", "DJI_{}.jpg", "#{} field", "Kälber {}"])
+def test_odd_names_of_images_are_listed_so_that_they_are_read_again(tmp_path: Path, stem: str):
+    for number, (image, mask) in enumerate(scenes()[:10]):
+        save(tmp_path / "images" / normalize("NFD", f"{stem.format(number)}.png"), image)
+        if number < 6:
+            save(tmp_path / "masks" / normalize("NFC", f"{stem.format(number)}.png"), mask)
+    checked(tmp_path)
+    lines = (tmp_path / "train.txt").read_text().splitlines()
+
+    def complete() -> list[int]:
+        splits = folder_listing(tmp_path / "dataset.toml").splits.values()
+        return [sum(bool(pair.image and pair.mask) for pair in pairs) for pairs in splits]
+
+    assert sum(complete()) == 6
+    (tmp_path / "dataset.toml").unlink()
+    (tmp_path / "train.txt").write_text("# of two\n" + normalize("NFC", "\n".join(lines[:4])))
+    (tmp_path / "val.txt").write_text("\n".join(lines[4:]))
+    checked(tmp_path)
+    assert complete() == [4, 2]
 
 
 def test_voc_is_read_by_its_classes_and_its_lists_for_segmentation(tmp_path: Path):

@@ -21,6 +21,7 @@ import numpy as np
 from featherseg.core.errors import DataError, DataNotFound, FeathersegError
 from featherseg.core.wording import counted
 from featherseg.data.images import IMAGE_SUFFIXES, read_mask
+from featherseg.data.pairs import composed
 
 MASK_WORDS = {"mask", "label", "annotation", "annot", "gt", "ground", "truth", "groundtruth", "seg", "segmentation"}
 MASK_WORDS |= {"target", "segmentationclass", "manual", "trimap", "labelid", "trainid"}
@@ -246,13 +247,15 @@ class _Files:
         return ["", *(text for text, count in counts.most_common(AFFIXES) if count >= least)]
 
     def cut(self, affix: Affix) -> set[str]:
-        """The names that have this affix, without it."""
+        """The names that have this affix, without it, and composed."""
         head, tail = affix
         if not head:
-            return {stem.removesuffix(tail) for stem in self.stems if stem.endswith(tail)}
+            return {composed(stem.removesuffix(tail)) for stem in self.stems if stem.endswith(tail)}
         cut = (stem.rpartition("/") for stem in self.stems)
         return {
-            f"{below}{bar}{name.removeprefix(head).removesuffix(tail)}" for below, bar, name in cut if _has(name, affix)
+            composed(f"{below}{bar}{name.removeprefix(head).removesuffix(tail)}")
+            for below, bar, name in cut
+            if _has(name, affix)
         }
 
     def said(self, affix: Affix) -> Affix:

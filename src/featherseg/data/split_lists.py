@@ -4,12 +4,13 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from featherseg.core.files import parse_json, parse_yaml, read_bounded
 from featherseg.data.images import IMAGE_SUFFIXES
-from featherseg.data.pairs import Pair
+from featherseg.data.pairs import Pair, composed
 
 SPLITS = ("train", "val", "test")
 """The splits that folders and lists are taken for, in this order."""
@@ -63,13 +64,18 @@ def find_lists(folder: Path, pairs: Sequence[Pair]) -> dict[str, SplitList]:
     found: dict[Path, dict[str, SplitList]] = {}
     for path in _files(folder):
         beside = found.setdefault(path.parent, {})
-        for split, entries in _entries(path):
-            keys = [_named(str(entry), of_name, of_number) for entry in entries]
+        for split, listed in _entries(path):
+            entries = [
+                entry for entry in listed if entry[:1] != "#" or {entry, _without_ending(entry)} & of_name.keys()
+            ]
+            keys = [_named(entry, of_name, of_number) for entry in entries]
             known = list(dict.fromkeys(key for key in keys if key))
             if split in beside and len(beside[split].keys) >= len(known):
                 continue
-            if known and len(known) >= KNOWN * len(set(map(str, entries))):
-                exact = path.suffix == ".txt" and [_without_ending(str(entry)) for entry in entries] == known
+            if known and len(known) >= KNOWN * len(set(entries)):
+                exact = path.suffix == ".txt" and all(
+                    key in (entry, _without_ending(entry)) for entry, key in zip_longest(entries, known, fillvalue="")
+                )
                 place = path.relative_to(folder).as_posix()
                 beside[split] = SplitList(known, place, exact, sum(key is None for key in keys))
 
@@ -96,15 +102,14 @@ def _files(folder: Path) -> list[Path]:
     return sorted(likely[:MOST_LISTS], key=lambda path: len(path.parts))
 
 
-def _entries(path: Path) -> Iterator[tuple[str, list[Any]]]:
-    """(split, what is listed for it); nothing of a file that is no list, or cannot be read."""
+def _entries(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """(split, what is listed for it, composed); nothing of a file that is no list, or cannot be read."""
     try:
         if path.suffix.lower() == ".txt":
             split = split_of(path.stem)
             lines = [line.strip() for line in read_bounded(path).decode("utf-8-sig").splitlines()]
-            lines = [line for line in lines if line and not line.startswith("#")]
-            if split and lines:
-                yield split, lines
+            if split:
+                yield split, [composed(line) for line in lines if line]
             return
         if path.suffix.lower() == ".json":
             content = parse_json(read_bounded(path).decode("utf-8-sig"))
@@ -117,7 +122,7 @@ def _entries(path: Path) -> Iterator[tuple[str, list[Any]]]:
         for name, entries in table.items() if isinstance(table, dict) else ():
             split = split_of(str(name))
             if split and isinstance(entries, list) and entries and all(map(_is_name, entries)):
-                yield split, entries
+                yield split, [composed(str(entry)) for entry in entries]
 
 
 def _is_name(entry: Any) -> bool:
@@ -131,7 +136,7 @@ def _lookups(pairs: Sequence[Pair]) -> tuple[dict[str, str], dict[int, str]]:
     for pair in pairs:
         stems = {path.stem for path in (pair.image, pair.mask) if path}
         for name in {pair.key, pair.key.rpartition("/")[2]} | stems:
-            names.setdefault(name, set()).add(pair.key)
+            names.setdefault(composed(name), set()).add(pair.key)
         if digits := re.findall(r"\d+", pair.key.rpartition("/")[2]):
             numbers.setdefault(int(digits[-1]), set()).add(pair.key)
     return (
@@ -143,11 +148,12 @@ def _lookups(pairs: Sequence[Pair]) -> tuple[dict[str, str], dict[int, str]]:
 def _named(entry: str, of_name: Mapping[str, str], of_number: Mapping[int, str]) -> str | None:
     """The key that a line names: a stem, a file, "image mask", a path from elsewhere, or a number."""
     for text in (entry, entry.split()[0] if entry.split() else ""):
-        stem = _without_ending(text.replace("\\", "/"))
-        parts = stem.strip("/").split("/")
-        for first in range(len(parts)):  # the longest part of the path that is known
-            if key := of_name.get("/".join(parts[first:])):
-                return key
+        whole = text.replace("\\", "/")
+        for stem in (whole, _without_ending(whole)):
+            parts = stem.strip("/").split("/")
+            for first in range(len(parts)):  # the longest part of the path that is known
+                if key := of_name.get("/".join(parts[first:])):
+                    return key
     return of_number.get(int(entry)) if re.fullmatch(r"[0-9]{1,9}", entry) else None
 
 

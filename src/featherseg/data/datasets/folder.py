@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from featherseg.core.types import IGNORE, ClassInfo, Sample
 from featherseg.core.wording import size_text
 from featherseg.data.datasets.dataset_toml import AFFIXES, DatasetToml, SourceTable, read_dataset_toml
 from featherseg.data.images import IMAGE_SUFFIXES, read_mask
-from featherseg.data.pairs import FilesByStem, Listing, Pair, PairedFiles, files_by_stem, make_pairs
+from featherseg.data.pairs import FilesByStem, Listing, Pair, PairedFiles, composed, files_by_stem, make_pairs
 from featherseg.data.sequences import SplitBy, split_by_share
 
 MAX_OBJECT = 65535
@@ -128,7 +128,7 @@ def list_folder(
             below = f"{part.removeprefix('./').rstrip('/')}/"
             splits[name] = [] if name in taken else [key for key in pairs if key.startswith(below)]
             if part.endswith(".txt"):
-                splits[name] = lists[part] if lists and part in lists else _by_list(base / part)
+                splits[name] = lists[part] if lists and part in lists else _by_list(base / part, pairs)
         for whole, shares in config.parts.items():
             rest = {whole: 1 - sum(shares.values())}
             found, said = split_by_share(splits[whole], rest | shares, by, config.groups)
@@ -173,6 +173,9 @@ def _pairs_of(source: SourceTable, config: DatasetToml, base: Path) -> list[Pair
         image_files = _without(image_files, mask_files)
     elif together:
         mask_files = _without(mask_files, image_files)
+    spelled = {composed(stem): stem for stem in image_files}  # the key is as the image is spelled
+    for stem in [stem for stem in mask_files if stem not in image_files and composed(stem) in spelled]:
+        mask_files.setdefault(spelled[composed(stem)], []).extend(mask_files.pop(stem))
     pairs = make_pairs(sorted({*image_files, *mask_files}), image_files, mask_files)
     if not config.source:
         return pairs
@@ -188,10 +191,13 @@ def _without(files: FilesByStem, others: FilesByStem) -> FilesByStem:
     return {stem: paths for stem, paths in left.items() if paths}
 
 
-def _by_list(path: Path) -> list[str]:
-    """The stems of a list file, one a line; empty lines and lines that start with `#` are passed over."""
+def _by_list(path: Path, keys: Iterable[str]) -> list[str]:
+    """The stems of a list file, one a line: one of `keys` as it stands, else without an ending like an image's.
+
+    Other lines that are empty or start with `#` are passed over.
+    """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise DataNotFound(
             f"{path} does not exist. Expected a list of stems, one per line, such as seq1/0001."
@@ -200,4 +206,11 @@ def _by_list(path: Path) -> list[str]:
         raise DataError(f"{path} cannot be read: {error}.") from error
     endings = "|".join(map(re.escape, IMAGE_SUFFIXES))
     ending = re.compile(rf"(?:{endings})\Z", re.IGNORECASE)  # "seq1/0001.png" names the stem "seq1/0001"
-    return [ending.sub("", line) for line in lines if line and not line.startswith("#")]
+    spelled, found = {composed(key): key for key in keys}, list[str]()
+    for line in lines:
+        text = line.strip()
+        stem = ending.sub("", text)
+        known = [spelled[name] for name in map(composed, (line, text, stem)) if name in spelled]
+        if known or (text and not text.startswith("#")):
+            found.append(known[0] if known else stem)
+    return found
