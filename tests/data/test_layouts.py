@@ -20,6 +20,7 @@ from featherseg.data.datasets.dataset_toml import read_dataset_toml
 from featherseg.data.datasets.folder import folder_listing
 from featherseg.data.images import read_mask
 from featherseg.data.layouts import looks_like_mask
+from featherseg.data.mask_values import read_values
 
 VALUES = {"0": "elsewhere", "1": "road", "2": "object", "3": "ignore"}
 EXPECTED = {  # layout -> images a split, classes in the order of the masks' values
@@ -442,7 +443,7 @@ def test_odd_names_of_images_are_listed_so_that_they_are_read_again(tmp_path: Pa
         splits = folder_listing(tmp_path / "dataset.toml").splits.values()
         return [sum(bool(pair.image and pair.mask) for pair in pairs) for pairs in splits]
 
-    assert sum(complete()) == 6
+    assert complete() == [4, 1]  # one beside the cut is left out
     (tmp_path / "dataset.toml").unlink()
     (tmp_path / "train.txt").write_text("# of two\n" + normalize("NFC", "\n".join(lines[:4])))
     (tmp_path / "val.txt").write_text("\n".join(lines[4:]))
@@ -549,6 +550,37 @@ def test_a_folder_of_one_class_is_not_sent_to_training(tmp_path: Path):
     assert "every mask holds one value, 0" in output
     assert "clean" not in output
     assert "Train with it" not in output
+
+
+@pytest.mark.parametrize("weeds", [6, 4])
+@pytest.mark.parametrize("images", ["images", "masks"])
+def test_one_mask_for_each_class_of_an_image_is_refused(tmp_path: Path, weeds: int, images: str):
+    for number, (image, mask) in enumerate(scenes()[:6]):
+        save(tmp_path / f"{images}/p{number}.jpg", image)
+        save(tmp_path / f"masks/p{number}_crop.png", (mask == 1) * np.uint8(255))
+        if number < weeds:
+            save(tmp_path / f"masks/p{number}_weed.png", (mask == 2) * np.uint8(255))
+    with pytest.raises(DataError, match=r"several masks for one image: .*_crop, .*_weed.* --masks 'masks/\*_crop'"):
+        raise run("check", tmp_path, "--write").exception
+    assert checked(tmp_path, "--masks", "masks/*_crop")["classes"] == ["background", "foreground"]
+
+
+@pytest.mark.parametrize("values", [(0, 1, -9999), (0, 3, 5, -1)])
+def test_negative_values_are_taken_for_no_data(tmp_path: Path, values: tuple[int, ...]):
+    for number in range(4):
+        save(tmp_path / f"images/{number}.png", scenes()[number][0])
+        save(tmp_path / f"masks/{number}.tif", np.array(values, np.int32)[scenes()[number][1] % len(values)])
+    report = checked(tmp_path)
+    assert report["clean"]
+    assert len(report["classes"]) == len(values) - 1
+    assert read_dataset_toml(tmp_path / "dataset.toml").map[str(values[-1])] == "ignore"
+    assert any(f"{values[-1]} (" in note and "taken for no data" in note for note in report["look_at"])
+
+
+def test_more_folders_than_a_dataset_can_have_are_refused():
+    pairs = [layouts.FolderPair(f"{i}/images", f"{i}/masks", ("", ""), ("", ""), 1) for i in range(10_001)]
+    with pytest.raises(DataError, match=r"10,001 folders of images with masks, the limit is 10,000\. Put"):
+        read_values(Path("scenes"), layouts.Reading(tuple(pairs), ()), None)
 
 
 def test_masks_that_cannot_be_read_are_said_to_be_so(tmp_path: Path):

@@ -26,7 +26,7 @@ class LabelMap:
         self._raw = np.array(list(self.ids), dtype=np.int64)  # sorted
         self._ids = np.array(list(self.ids.values()), dtype=np.uint8)
         self._table = np.full(65536, -1, dtype=np.int16)  # raw value of up to 16 bits -> id, -1 = not in the map
-        small = self._raw < len(self._table)
+        small = (self._raw >= 0) & (self._raw < len(self._table))  # a negative number would count from the end
         self._table[self._raw[small]] = self._ids[small]
 
     def apply(self, raw: np.ndarray) -> np.ndarray:

@@ -97,10 +97,14 @@ class FolderPair:
 
 @dataclass(frozen=True)
 class Reading:
-    """One way to read a folder: its pairs, one for each folder of images, and the folders with images left over."""
+    """One way to read a folder: its pairs, one for each folder of images, and the folders with images left over.
+
+    `further` are patterns of more masks of the same images in the first of the masks' folders.
+    """
 
     pairs: tuple[FolderPair, ...]
     unused: tuple[str, ...]
+    further: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -147,7 +151,9 @@ def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
             pairs = {**more, **pairs} if other[1:] == kind[1:] else pairs
         used = {name for pair in pairs.values() for name in (pair.images, pair.masks)}
         unused = [name for name in tree.files if used.isdisjoint(_above(name))]
-        reading = Reading(tuple(pairs[name] for name in sorted(pairs)), tuple(unused))
+        reading = Reading(
+            ordered := tuple(pairs[name] for name in sorted(pairs)), tuple(unused), _further(tree, ordered[0])
+        )
         masks_of = [{(pair.images, pair.mask_pattern) for pair in one.pairs} for one in (reading, *readings)]
         readings += [] if masks_of[0] in masks_of[1:] else [reading]
     return sorted(readings, key=lambda reading: -reading.count)
@@ -345,9 +351,9 @@ def _nested(tree: _Tree, folder: str, children: Sequence[str]) -> list[FolderPai
 def _together(tree: _Tree, folder: str) -> list[FolderPair]:
     """Images and masks in one folder, told apart by a suffix, by their endings, or by a prefix."""
     files = _Files(tree, folder, deep=False)
-    for image_affix, mask_affix in product(files.tails, files.tails[1:]):
-        if pair := _told_apart(files, image_affix, mask_affix):
-            return [pair]
+    for image_affix in files.tails:
+        if found := [pair for affix in files.tails[1:] if (pair := _told_apart(files, image_affix, affix))]:
+            return found
     endings = sorted({ending.lower() for ending in tree.files[folder]})
     parts = [_Files(tree, folder, ending=ending, deep=False) for ending in endings]
     found = []
@@ -408,6 +414,23 @@ def _compared(first: _Files, second: _Files) -> list[FolderPair]:
             (images, image_affix), (masks, mask_affix) = sides
             found.append(FolderPair(images, masks, image_affix, mask_affix, most, seen))
     return found
+
+
+def _further(tree: _Tree, pair: FolderPair) -> tuple[str, ...]:
+    """The patterns of masks beside those of a pair that are of the same images: a_weed.png beside a_crop.png."""
+    affixes = (pair.image_affix, pair.mask_affix)
+    endings = tuple(tail.rpartition(".")[0] if tail.lower().endswith(IMAGE_SUFFIXES) else tail for _, tail in affixes)
+    image, own = (pair.image_affix[0], endings[0]), (pair.mask_affix[0], endings[1])
+    if own == ("", ""):
+        return ()
+    names, masks = _Files(tree, pair.images).cut(image), _Files(tree, pair.masks)
+    return tuple(
+        f"{pair.masks}/{'*'.join(affix)}"
+        for affix in masks.affixes
+        if affix not in (("", ""), own)
+        and len(masks.cut(affix) & names) >= min(2, pair.count)
+        and masks.look(affix) == {True}
+    )
 
 
 def _implied(affixes: tuple[Affix, Affix], known: tuple[Affix, Affix]) -> bool:

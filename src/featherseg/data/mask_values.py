@@ -8,7 +8,7 @@ import numpy as np
 
 from featherseg.core.errors import DataError
 from featherseg.core.types import Progress
-from featherseg.data.datasets.dataset_toml import DatasetToml, SourceTable
+from featherseg.data.datasets.dataset_toml import MOST_SOURCES, DatasetToml, SourceTable
 from featherseg.data.datasets.folder import list_pairs
 from featherseg.data.images import read_mask
 from featherseg.data.layouts import Reading
@@ -61,7 +61,7 @@ class MaskValues:
         2, ... beside 255 for ignore are none: no value stands near 255. Nor are greys that cover areas.
         """
         between = [int(value) for value in self.pixels if value not in ("0", "255") and not self.colored]
-        if not between or not {"0", "255"} <= self.pixels.keys() or max(between) > 255:
+        if not between or not {"0", "255"} <= self.pixels.keys() or max(between) > 255 or min(between) < 0:
             return False
         shares = {value: self.alike.get(str(value), 0) / self.pixels[str(value)] for value in between}
         if sum(self.pixels[str(value)] for value in between) < STRAY * self.pixels["255"]:
@@ -80,15 +80,22 @@ class MaskValues:
     @property
     def classes(self) -> int:
         """How many classes they may be."""
-        two = self.smoothed or self.pixels.keys() == {"0", "255"}
-        return 2 if two else sum(value != "255" for value in self.pixels)
+        values = {value for value in self.pixels if not value.startswith("-")}
+        two = self.smoothed or values == {"0", "255"}
+        return 2 if two else len(values - {"255"})
 
 
 def read_values(folder: Path, reading: Reading, progress: Progress | None) -> MaskValues:
     """The values of all masks of a reading that can be read; if one mask is a colour image, those of all are colours.
 
-    Raises DataError where none can be read, and where they are more than classes could be.
+    Raises DataError where none can be read, where they are more than classes could be, and for too many folders.
     """
+    if len(reading.pairs) > MOST_SOURCES:
+        raise DataError(
+            f"{folder} has {len(reading.pairs):,} folders of images with masks, the limit is {MOST_SOURCES:,}. Put the "
+            "images into one folder, below which they may lie in folders of their own, and the masks into another: "
+            "images/scene_1/01.png and masks/scene_1/01.png."
+        )
     sources = tuple(SourceTable(images=pair.images, masks=pair.masks) for pair in reading.pairs)
     config = DatasetToml(
         name="any",

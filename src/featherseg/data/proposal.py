@@ -148,6 +148,9 @@ def propose(
     if raw_map.get("255") == IGNORE_NAME and "255" not in names:
         share = values.pixels["255"] / values.total
         notes.append(f"255 ({share:.2%} of the pixels) is taken for not labelled; --name 255=NAME if it is a class")
+    for value in (value for value in raw_map if value.startswith("-") and value not in names):
+        share = values.pixels[value] / values.total
+        notes.append(f"{value} ({share:.2%} of the pixels) is taken for no data; --name {value}=NAME if it is a class")
     if values.smoothed:
         touched = 1 - (values.pixels["0"] + values.pixels["255"]) / values.total
         notes.append(
@@ -227,6 +230,14 @@ def _choose_reading(
     if not judged:
         raise refused
     (reading, values), *rest = sorted(judged, key=_likeliest)
+    colored = {one.pairs[0].mask_pattern: of_one.colored for one, of_one in rest}
+    further = [place for place in reading.further if colored.get(place, values.colored) == values.colored]
+    if masks is None and values.classes <= 2 and further:
+        own = reading.pairs[0].mask_pattern
+        raise DataError(
+            f"{folder} has several masks for one image: {', '.join((own, *further))}. Expected one, with a value for "
+            f"each class: join them, or read one kind alone with --masks {shlex.quote(own)}."
+        )
     return reading, values, rest
 
 
@@ -284,7 +295,7 @@ def _class_names(folders: Sequence[str]) -> dict[str, str]:
 def _raw_map(folder: Path, values: MaskValues, of_folder: bool, names: Mapping[str, str]) -> dict[str, str]:
     """Raw value -> class name for the values that can be classes. Raises DataError where they cannot be."""
     # Which values are classes
-    found = ["0", "255"] if values.smoothed else list(values.pixels)
+    found = ["0", "255"] if values.smoothed else [value for value in values.pixels if not value.startswith("-")]
     if len(found) > MAX_CLASSES:
         found = [value for value in found if values.pixels[value] >= COMMON * values.total]
         if len(found) < 2:
@@ -301,6 +312,8 @@ def _raw_map(folder: Path, values: MaskValues, of_folder: bool, names: Mapping[s
         last = len(found) - 1
         grey = last > 1 and not values.colored and all(abs(int(v) - 255 * i / last) <= 1 for i, v in enumerate(found))
         raw_map = {value: IGNORE_NAME if value == "255" and not grey else _placeholder(value) for value in found}
+
+    raw_map |= {value: IGNORE_NAME for value in values.pixels if value.startswith("-")}  # no data, as of GIS
 
     # What they are called
     for given, name in names.items():

@@ -437,7 +437,7 @@ def test_an_unknown_or_empty_split_is_named(yard: Path):
         ('9 = "path"', '9 = "pathh"', r"map.9 = 'pathh' is not a class .* Did you mean 'path'"),
         ('9 = "path"', '9 = "grass"', r"no raw value in \[map\] is mapped to class 'path'"),
         ('9 = "path"', '09 = "path"\n9 = "path"', r"a raw value occurs twice"),
-        ('9 = "path"', '-1 = "path"', r"'-1' in \[map\] is not a raw mask value"),
+        ('9 = "path"', '"1-" = "path"', r"'1-' in \[map\] is not a raw mask value"),
         ('9 = "path"', '"#00ff00" = "path"', r"\[map\] mixes numbers and '#rrggbb' colours"),
         ('"#c8b496"', '"#3A7D2C"', r"'path' and 'grass' have the same colour"),
         ('"#c8b496"', '"brown"', r"'brown' is not a colour"),
@@ -532,18 +532,26 @@ def test_every_further_key_survives_being_written(tmp_path: Path):
 
 @settings(max_examples=50)
 @given(
-    st.dictionaries(st.integers(0, 70000), st.integers(0, 255), min_size=1, max_size=9),
-    st.lists(st.integers(0, 70000), min_size=1, max_size=20),
+    st.dictionaries(st.integers(-70000, 70000), st.integers(0, 255), min_size=1, max_size=9),
+    st.lists(st.integers(-70000, 70000), min_size=1, max_size=20),
 )
 def test_a_label_map_does_what_a_loop_over_the_pixels_does(ids: dict[int, int], values: list[int]):
     raw = np.array([values + list(ids)], dtype=np.int32)
     label_map = LabelMap(ids, expected="the test")
     expected = [[ids.get(int(value), -1) for value in raw[0]]]
     np.testing.assert_array_equal(label_map.apply(raw), expected)
-    if raw.max() < 65536:
+    if raw.min() >= 0 and raw.max() < 65536:
         np.testing.assert_array_equal(label_map.apply(raw.astype(np.uint16)), expected)
     outside = [int(value) for value in raw[0] if value not in ids]
     assert label_map.outside(raw) == {value: outside.count(value) for value in outside}
+
+
+def test_a_negative_value_of_the_map_is_no_other_counted_from_the_end():
+    label_map = LabelMap({-1: 255, 0: 3}, expected="the test")
+    assert label_map.apply(np.array([[0, 65535]], np.uint16)).tolist() == [[3, -1]]
+    assert label_map.apply(np.array([[0, -1, -2]], np.int32)).tolist() == [[3, 255, -1]]
+    with pytest.raises(DataError, match=r"a\.tif holds value -2 \(1 pixel\)"):
+        label_map(np.array([[-2]], np.int32), "a.tif")
 
 
 def test_hidden_folders_and_files_are_no_images(tmp_path):

@@ -20,6 +20,9 @@ IGNORE_NAME = "ignore"
 MOST_NAME = 100
 """Characters of a dataset's name."""
 
+MOST_SOURCES = 10_000
+"""[[source]] of a dataset."""
+
 _SHARE_OF = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,6})?) ?% of ([A-Za-z0-9_-]+)")
 """A split that takes a share of another: `val = "10% of train"`."""
 
@@ -81,7 +84,7 @@ class DatasetToml(Config):
     classes: Annotated[dict[str, str], Field(min_length=1, max_length=IGNORE)]
     map: Annotated[dict[str, str], Field(min_length=1)]
     things: ThingsTable | None = None
-    source: Annotated[tuple[SourceTable, ...], Field(max_length=10_000)] = ()
+    source: Annotated[tuple[SourceTable, ...], Field(max_length=MOST_SOURCES)] = ()
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -282,7 +285,7 @@ def _raw_value(text: str) -> int:
     if text.startswith("#"):
         red, green, blue = parse_color(text)
         return red << 16 | green << 8 | blue
-    if not re.fullmatch(r"[0-9]{1,9}", text):
+    if not re.fullmatch(r"[0-9]{1,9}|-[0-9]{1,10}", text):
         raise ValueError(f"{text!r} in [map] is not a raw mask value: expected a whole number or a colour '#rrggbb'")
     return int(text)
 
