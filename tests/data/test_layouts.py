@@ -588,6 +588,9 @@ def test_masks_that_cannot_be_read_are_said_to_be_so(tmp_path: Path):
     save(tmp_path / "masks/a.tif", scenes()[0][1].astype(np.float32))
     with pytest.raises(DataError, match=r"no readable mask.*mode F"):
         raise run("check", tmp_path).exception
+    (tmp_path / "masks").rename(tmp_path / "drawn")
+    with pytest.raises(DataNotFound, match=r"no image has a mask of its name .*a\.tif is an image of mode F"):
+        raise run("check", tmp_path).exception
 
 
 def test_a_folder_without_pairs_says_what_was_seen(tmp_path: Path):

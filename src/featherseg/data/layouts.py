@@ -140,7 +140,8 @@ def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
         seen = ", ".join(f"{counted(sum(map(len, kinds.values())), 'file')} in {name}" for name, kinds in shown)
         raise DataNotFound(
             f"{folder}: no image has a mask of its name ({seen}). Expected a folder of images and one of masks with "
-            f"the same names, up to a suffix or a prefix, as in images/01.jpg and masks/01_mask.png. {_hint(folder)}"
+            f"the same names, up to a suffix or a prefix, as in images/01.jpg and masks/01_mask.png."
+            f"{tree.unread} {_hint(folder)}"
         )
     kinds: dict[tuple[str, Affix, Affix], dict[str, FolderPair]] = {}
     for pair in found:
@@ -166,6 +167,7 @@ class _Tree:
         self.top = top
         self.files: dict[str, dict[str, list[str]]] = {}
         self.children: dict[str, list[str]] = {}
+        self.unread = ""  # of the first file that could not be read
         self._below: dict[str, list[str]] = {}
         self._looks: dict[tuple[str, str, str], bool] = {}
         self._names: dict[tuple[str, str, str], list[bool]] = {}  # the same of folders that are called alike
@@ -202,8 +204,8 @@ class _Tree:
             for stem in chosen:
                 try:
                     looks.append(looks_like_mask(read_mask(self.top / folder / f"{stem}{ending}")))
-                except FeathersegError:
-                    continue
+                except FeathersegError as error:
+                    self.unread = self.unread or f" {error}"
             self._looks[key] = sum(looks) * 2 > len(looks)
             alike.append(self._looks[key])
         return self._looks[key]
@@ -428,6 +430,7 @@ def _further(tree: _Tree, pair: FolderPair) -> tuple[str, ...]:
         f"{pair.masks}/{'*'.join(affix)}"
         for affix in masks.affixes
         if affix not in (("", ""), own)
+        and not re.search("object|instance", "".join(affix), re.IGNORECASE)  # numbers of objects, no classes
         and len(masks.cut(affix) & names) >= min(2, pair.count)
         and masks.look(affix) == {True}
     )
