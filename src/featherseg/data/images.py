@@ -194,10 +194,10 @@ def read_mask(path: Path, colors: bool = False) -> np.ndarray:
             )
         upright = _upright(image)
         if upright.mode in ("RGBA", "LA", "PA"):
-            *bands, (least, most) = upright.getextrema()
-            if least < most and all(low == high for low, high in bands):
+            *same, even = np.ptp(np.array(upright.getextrema()), axis=1) == 0  # of each channel, the last being alpha
+            if all(same) and not even:
                 raise DataError(
-                    f"{path} has one colour everywhere, drawn by transparency (alpha {least} to {most}), which is not "
+                    f"{path} has one colour everywhere, drawn by transparency (alpha) alone, which is not "
                     "read. Expected classes told by their values. Save it without transparency, its background painted "
                     "in a colour of its own."
                 )
