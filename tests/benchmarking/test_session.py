@@ -1,9 +1,11 @@
 """The benchmark's protocol with workers that make up their times, and once with real ones on a tiny image."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from featherseg.core.types import ClassInfo
 from featherseg.data import LabelledImages
 from featherseg.reports.record import times_scored
 from featherseg.runs import class_rows, open_run, save_weights, write_info
+from featherseg.uncertainty.bootstrap import Interval
 
 FAKE = Path(__file__).parents[1] / "fake_benchmark_worker.py"
 
@@ -120,6 +123,14 @@ def test_the_json_holds_a_schema_every_raw_time_and_the_machine(outcome):
     assert row["fidelity"]["same_class"] == pytest.approx(0.99)
     assert found["plan"]["models"] == [{"name": "frm-lite0", "trained": False}]
     assert found["limits"][0]["memory"] == {"copy": 40.0}
+
+
+def test_the_json_has_null_where_there_is_no_interval(outcome):
+    (table, *_) = outcome.tables
+    unsure = replace(table.rows[0].fidelity, miou_difference=Interval(0.0, math.nan, math.nan))
+    one = replace(outcome, tables=(replace(table, rows=(replace(table.rows[0], fidelity=unsure),)),))
+    row = json.loads(json.dumps(one.as_dict(), allow_nan=False))["tables"][0]["rows"][0]
+    assert row["fidelity"]["miou_difference"]["low"] is None
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,12 @@ def test_models_without_objects_are_not_ranked_by_pq():
     assert (found.by_pq, found.pq_differences) == ([], ())
 
 
+def test_what_is_not_known_is_null_in_json():
+    values = result("a", np.nan, np.nan).as_dict()
+    assert (values["miou"], values["pq"]) == (None, None)
+    assert values["runs"] == values["pq_runs"] == [None] * 3
+
+
 def test_costs_in_json_are_named_as_those_of_fit():
     measured = replace(result("a", 0.7, None), latency=Latency(12.5, 15.0, process_mib=300.0, gpu_mib=90.0))
     assert measured.as_dict()["latency_ms"] == {"p50": 12.5, "p95": 15.0}

@@ -165,6 +165,13 @@ def test_a_lock_ends_with_its_process_though_its_workers_live_on(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_files_of_json_hold_nothing_that_other_readers_refuse(tmp_path):
+    write_json(tmp_path / "a.json", {"miou": float("nan")})
+    append_line(tmp_path / "a.jsonl", {"miou": float("inf")})
+    assert (tmp_path / "a.json").read_text() == '{\n  "miou": null\n}\n'
+    assert (tmp_path / "a.jsonl").read_text() == '{"miou": null}\n'
+
+
 def test_a_name_that_is_no_utf8_is_written_and_read_again(tmp_path):
     content = {"image": "street\udcff.png", "of": "Straße"}
     write_json(tmp_path / "a.json", content)

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 
@@ -27,6 +28,12 @@ def test_what_steers_a_terminal_is_shown_as_an_escape_and_letters_stay(text, sho
 
 def test_a_name_stands_in_one_line():
     assert one_line("a\nerror: all is lost\t\x1b[2J") == "a\\nerror: all is lost\\t\\x1b[2J"
+
+
+def test_json_has_null_for_what_it_has_no_number_for():
+    content = {"signal_db": math.inf, "rows": ({"miou": math.nan, "same": 1.0}, -math.inf)}
+    found = json.loads(json_text(content), parse_constant=pytest.fail)
+    assert found == {"signal_db": None, "rows": [{"miou": None, "same": 1.0}, None]}
 
 
 def test_json_steers_nothing_and_says_the_same():

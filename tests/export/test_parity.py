@@ -67,6 +67,11 @@ def test_a_file_of_another_shape_is_infinitely_wrong(exported):
     assert report.worst.max_error == inf
 
 
+def test_figures_that_are_not_finite_are_null_in_json():
+    (row,) = ParityReport((ParityRow(1, 64, 64, 1e-6, 1e-7, 1.0),)).as_dict()["rows"]  # as of a file that gives masks
+    assert (row["signal_db"], row["relative_error"]) == (None, 1e-7)
+
+
 def test_a_nan_is_not_within_tolerance():
     good, bad = ParityRow(1, 64, 64, 1e-6, 1e-7, 1.0), ParityRow(1, 65, 65, nan, nan, 1.0)
     report = ParityReport((good, bad))

@@ -14,7 +14,7 @@ from featherseg.benchmarking.variants import BenchmarkModel, Variant, baseline_o
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import pick_device, usable_cores
 from featherseg.core.types import Size
-from featherseg.core.wording import counted, size_text
+from featherseg.core.wording import counted, finite, size_text
 from featherseg.data import LabelledImages
 
 SCHEMA, SCHEMA_VERSION = "featherseg-benchmark", 2
@@ -197,7 +197,7 @@ class Benchmark:
     load_at_end: float | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values in a stable layout, `schema` and `version` say which."""
+        """Plain JSON values in a stable layout, `schema` and `version` say which; null for NaN and infinity."""
         plan = self.plan
         return {
             "schema": SCHEMA,
@@ -212,7 +212,7 @@ class Benchmark:
                 "labelled": plan.labelled and {"name": plan.labelled.name, "split": plan.labelled.split},
             },
             "limits": [limits.as_json() for limits in self.limits],
-            "tables": [_table_json(table) for table in self.tables],
+            "tables": finite([_table_json(table) for table in self.tables]),
             "left_out": [{"variant": name, "reason": reason} for name, reason in self.left_out],
         }
 
@@ -247,20 +247,13 @@ def _row_json(row: Row, batch: int) -> dict[str, Any]:
         "limit_ms": row.limit_ms,
         "macs": row.work.macs,
         "samples": {
-            **{clock: _lists(getattr(samples, clock)) for clock in ("wall", "cpu", "queue")},
+            **{
+                clock: {stage: values.round(4).tolist() for stage, values in getattr(samples, clock).items()}
+                for clock in ("wall", "cpu", "queue")
+            },
             "open_ms": samples.open_ms.tolist(),
             "first_ms": samples.first_ms.tolist(),
-            "process_mib": _list(samples.process_mib),
+            "process_mib": samples.process_mib.tolist(),
             "gpu_mib": None if samples.gpu_mib is None else samples.gpu_mib.tolist(),
         },
     }
-
-
-def _lists(by_stage: Mapping[str, np.ndarray]) -> dict[str, list[list[float | None]]]:
-    """(S, R) of each stage as lists; null for NaN."""
-    return {stage: [_list(start.round(4)) for start in values] for stage, values in by_stage.items()}
-
-
-def _list(values: np.ndarray) -> list[float | None]:
-    """(N,) as a list; null for NaN."""
-    return [None if np.isnan(x) else x for x in values.tolist()]

@@ -24,7 +24,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from featherseg.core.errors import FeathersegError
-from featherseg.core.wording import ESCAPES
+from featherseg.core.wording import ESCAPES, finite
 
 _LEFTOVER = re.compile(r"\..{0,40}\.(\d{1,9})-([0-9a-f]{4})[0-9a-f]{12}\.tmp", re.DOTALL)
 """A temporary file or folder of ours, the process that made it, and its machine."""
@@ -278,17 +278,17 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Atomically replace `path` by `content` as indented JSON."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Atomically replace `path` by `content` as indented JSON; null for NaN and infinity."""
+    write_text(path, json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n")
 
 
 def append_line(path: Path, content: dict[str, Any]) -> None:
     """Append one JSON object as a line, in one write: a kill leaves whole lines, at worst one torn line at the end.
 
-    A torn last line (an earlier kill) is closed first, so that it spoils no later record. Raises FeathersegError where
-    `path` is a link or no file.
+    A torn last line (an earlier kill) is closed first, so that it spoils no later record; NaN and infinity become null.
+    Raises FeathersegError where `path` is a link or no file.
     """
-    line = (json.dumps(content, ensure_ascii=False) + "\n").encode(errors=ESCAPES)
+    line = (json.dumps(finite(content), ensure_ascii=False) + "\n").encode(errors=ESCAPES)
     refuse_links(path.parent, path.name)
     _refuse_special(path)
     with open(path, "ab+") as file:

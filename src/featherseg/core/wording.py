@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import math
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
@@ -43,9 +44,18 @@ def one_line(text: str) -> str:
 
 
 def json_text(content: Any) -> str:
-    """`content` as indented JSON; what would steer a terminal is escaped as JSON has it."""
-    text = json.dumps(content, indent=2, ensure_ascii=False)
+    """`content` as indented JSON; null for NaN and infinity; what would steer a terminal is escaped as JSON has it."""
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False)
     return "".join(f"\\u{ord(c):04x}" if _steers(c) else c for c in text)
+
+
+def finite(content: Any) -> Any:
+    """Plain values as JSON can hold them: None for NaN and infinity, which only Python's own reader takes."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _steers(character: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from featherseg.core.wording import finite
 from featherseg.exporters.job import Facts
 from featherseg.exporters.masks import mask_stages
 from featherseg.exporters.stages import (
@@ -107,9 +108,12 @@ class ParityReport:
         return max(self.rows, key=lambda row: inf if row.relative_error != row.relative_error else row.relative_error)
 
     def as_dict(self) -> dict[str, Any]:
-        """{"tolerance", "ok", "rows": [{"batch", "height", "width", ..., "ok"}], "first_difference", ...}."""
+        """{"tolerance", "ok", "rows": [{"batch", "height", "width", ..., "ok"}], "first_difference", ...}.
+
+        signal_db is None where it was not measured, as of masks, and where there is no noise at all.
+        """
         rows = [{**asdict(row), "ok": row.ok} for row in self.rows]
-        return {"tolerance": TOLERANCE, "ok": self.ok, **asdict(self), "rows": rows}
+        return {"tolerance": TOLERANCE, "ok": self.ok, **finite({**asdict(self), "rows": rows})}
 
 
 def verify(
