@@ -284,6 +284,15 @@ def test_every_look_at_test_is_counted_in_the_run(field):
     assert [json.loads(line)["split"] for line in lines] == ["test"]
 
 
+def test_a_split_without_a_labelled_pixel_is_refused_before_a_look_is_counted(field, monkeypatch):
+    data = open_dataset(open_run(field[0]).recipe.data.name, "test")
+    monkeypatch.setattr(type(data), "label", lambda *_: np.full((64, 72), 255, np.uint8))
+    error = run(field[0], field[3], "--no-costs", "--split", "test").exception
+    assert isinstance(error, FeathersegError)
+    assert "test: no pixel of its 2 images is labelled" in str(error)
+    assert open_run(field[0]).evaluations() == []
+
+
 def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tmp_path, monkeypatch):
     def timed(names, paths, runtimes, size, progress):  # what tests/benchmarking starts processes for
         assert (len(paths), size) == (len(names), (64, 72))

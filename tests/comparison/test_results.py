@@ -48,6 +48,12 @@ def test_what_is_not_known_is_null_in_json():
     assert values["runs"] == values["pq_runs"] == [None] * 3
 
 
+def test_a_model_whose_miou_is_not_known_is_on_no_front():
+    ranked = Ranking("scratch", (result("a", 0.7, None), result("b", np.nan, None)), (), "", (), ())
+    timed = replace(ranked, results=tuple(replace(s, latency=Latency(9.0, 9.5)) for s in ranked.results))
+    assert [p.name for p in Budgets(max_ms=10).fronts(timed)[0][1]] == ["a"]
+
+
 def test_costs_in_json_are_named_as_those_of_fit():
     measured = replace(result("a", 0.7, None), latency=Latency(12.5, 15.0, process_mib=300.0, gpu_mib=90.0))
     assert measured.as_dict()["latency_ms"] == {"p50": 12.5, "p95": 15.0}

@@ -15,9 +15,9 @@ from featherseg.benchmarking.images import labelled_set
 from featherseg.benchmarking.latency import Latency, time_side_by_side
 from featherseg.comparison.candidates import Candidate, by_model, cautions, open_candidates, seeds_of, trained_unlike
 from featherseg.comparison.results import Budgets, CandidateResult, Comparison, FilePairs, Ranking
-from featherseg.core.errors import ConfigError
+from featherseg.core.errors import ConfigError, DataError
 from featherseg.core.notebook import progress_or_bar
-from featherseg.core.types import Progress, SegmentationData, Size
+from featherseg.core.types import IGNORE, Progress, SegmentationData, Size
 from featherseg.core.wording import SELECTED, counted
 from featherseg.data import LabelledImages
 from featherseg.data.fingerprint import TEST, groups_of
@@ -71,7 +71,7 @@ def compare(
     Raises:
         ConfigError: Classes do not fit, one run is named twice, or the runs were trained on several datasets.
         RunError, ExportError, DeviceError: A run or file cannot be opened, timed or written to.
-        DataNotFound, DataError: Images or masks are missing or damaged.
+        DataNotFound, DataError: Images or masks are missing or damaged, or no pixel is labelled.
     """
     budgets.check(costs)
     progress = progress_or_bar(progress)
@@ -83,6 +83,11 @@ def compare(
             f"{unopenable[0]} is of a model of one's own, which processes that are timed cannot open: pass costs=False."
         )
     labelled, images = _open_images(candidates, data, data_root, split)
+    if not any((images.label(i) != IGNORE).any() for i in range(len(images))):  # one read, unless it is so
+        raise DataError(
+            f"{images.name} {labelled.split}: no pixel of its {counted(len(images), 'image')} is labelled, so nothing "
+            "can be scored on it. Name another split with --split."
+        )
     recorded = {one.path: one.run for one in candidates if one.run and not one.run.read_only}
     for one in candidates:
         check_classes(one.runtime, images)

@@ -1,5 +1,6 @@
 """What a comparison found: models ranked by initialisation, differences with intervals, picks for a budget."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -234,8 +235,9 @@ class Comparison:
 
 
 def _points(paid: Iterable[tuple[CandidateResult, float | None]]) -> list[Point]:
-    """Models with what they cost, as far as it was measured."""
-    return [Point(s.name, cost, float(s.miou.mean())) for s, cost in paid if cost is not None]
+    """Models with what they cost, as far as cost and mIoU are known."""
+    known = [(s.name, cost, float(s.miou.mean())) for s, cost in paid if cost is not None]
+    return [Point(name, cost, miou) for name, cost, miou in known if not math.isnan(miou)]
 
 
 def _difference(d: Difference, names: Sequence[str], of: str = "miou") -> dict[str, Any]:
