@@ -41,6 +41,19 @@ def test_masks_are_written_for_formats_that_have_them(run):
     assert isinstance(call(run.path, "--format", "torch-export", "--masks").exception, ConfigError)
 
 
+def test_a_file_of_masks_and_one_of_logits_replace_each_other_by_name_alone(run):
+    file = run.path / "export/model.onnx"
+    call(run.path, "--masks")
+    masks = file.read_bytes()
+    error = call(run.path).exception
+    assert isinstance(error, ExportError)
+    assert f"{file} returns masks, and would be replaced by a file that returns logits. -o FILE puts" in str(error)
+    assert file.read_bytes() == masks
+    assert call(run.path, "-o", file).exit_code == 0
+    assert isinstance(call(run.path, "--masks").exception, ExportError)
+    assert call(run.path).exit_code == 0
+
+
 def test_slips_are_refused_before_any_work(run):
     assert isinstance(call(run.path, "--format", "onnx,openvno").exception, UnknownName)
     assert isinstance(call(run.path, "--format", ", ").exception, ExportError)

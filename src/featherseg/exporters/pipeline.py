@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -94,7 +94,8 @@ def export(
     Raises:
         UnknownName: for the format.
         MissingExtra, ConfigError, DataNotFound: for a package, a setting, the run's images.
-        ExportError: the model or a file cannot be written, parity fails, or int8 loses more than it may.
+        ExportError: the model or a file cannot be written, parity fails, int8 loses more than it may, or the file would
+            replace one with the other outputs (masks, logits) whose name is not given.
     """
     if isinstance(model_or_run, str | Path):
         model_or_run = load_run(model_or_run)
@@ -133,6 +134,7 @@ def export_formats(
         kept = run.path.resolve() in place.resolve().parents
         if kept:
             check_writable(run.path / PARITY)
+    _refuse_other_kind(places, path, settings.masks)
 
     # What the formats share: the model in fp32 on the CPU, its facts, its ONNX graph, the run's images
     reports, errors = list[ExportReport](), list[FeathersegError]()
@@ -177,6 +179,23 @@ def export_formats(
         if run and kept:
             keep_reports(run.path, reports)
     return reports, errors
+
+
+def _refuse_other_kind(places: Mapping[str, Path], path: str | Path | None, masks: bool) -> None:
+    """Raises ExportError where a file of logits would make way for one of masks, or the reverse, and is not named."""
+    for name, place in places.items():
+        if not EXPORTERS[name].masks or not place.is_file() or (path is not None and place == Path(path)):
+            continue
+        try:
+            there = open_file(place, "cpu").masks
+        except FeathersegError:  # damaged, or no export: replaced, as it always was
+            continue
+        if there != masks:
+            old, new = ("masks", "logits") if there else ("logits", "masks")
+            raise ExportError(
+                f"{place} returns {old}, and would be replaced by a file that returns {new}. -o FILE puts the new one "
+                f"elsewhere; -o {place} replaces the old one."
+            )
 
 
 def _check_formats(formats: Sequence[str], settings: ExportSettings) -> bool:
