@@ -53,7 +53,7 @@ def test_sixteen_bit_grey_is_kept_for_one_channel_and_repeated_for_three(tmp_pat
         (PIXELS.astype(np.float32), "float32"),
         (PIXELS.astype(np.int64), "int64"),
         (PIXELS[:, :, :2], r"\(5, 7, 2\)"),
-        (PIXELS[:, :, 0], r"\(5, 7\): expected \(H, W, 3\)"),
+        (PIXELS[:, :, 0], r"\(5, 7\): expected \(H, W, 3\).* np\.stack\(\[x\] \* 3, -1\)"),
         (PIXELS.transpose(2, 0, 1), r"looks like \(C, H, W\)"),
         (PIXELS[None], "list"),
         (PIXELS[:0], "0x7"),
@@ -63,6 +63,7 @@ def test_sixteen_bit_grey_is_kept_for_one_channel_and_repeated_for_three(tmp_pat
         (torch.full((3, 4, 4), float("nan")), "nan"),
         (torch.zeros(3, 0, 4, dtype=torch.uint8), "0x4"),
         (Image.new("F", (4, 4)), "mode F"),
+        (Image.new("La", (4, 4)), "mode La"),
         (7, "type int"),
         (None, "NoneType"),
         ({"image": PIXELS}, "type dict"),
@@ -71,6 +72,13 @@ def test_sixteen_bit_grey_is_kept_for_one_channel_and_repeated_for_three(tmp_pat
 def test_what_is_not_clear_is_refused_by_what_was_found(x, named):
     with pytest.raises(FeathersegError, match=named):
         read_input(x, 3)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_a_quantised_tensor_is_refused():
+    tensor = torch.quantize_per_tensor(torch.zeros(3, 4, 4), 1.0, 0, torch.quint8)
+    with pytest.raises(DataError, match=r"torch\.quint8: expected uint8"):
+        read_input(tensor, 3)
 
 
 def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path):

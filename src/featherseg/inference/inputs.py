@@ -103,7 +103,7 @@ def _from_pil(image: Image.Image, channels: int) -> np.ndarray:
     if sixteen_bits and channels in (1, 3):
         deep = np.array(upright).astype(np.uint16)[:, :, None]  # (H, W, 1)
         return np.repeat(deep, channels, axis=2)  # (H, W, C)
-    if sixteen_bits or upright.mode in ("I", "F", "LAB"):
+    if sixteen_bits or upright.mode in ("I", "F", "LAB", "La"):
         raise DataError(
             f"a PIL image of mode {upright.mode} has no {channels}-channel version. Pass an (H, W, {channels}) array."
         )
@@ -136,7 +136,10 @@ def _from_tensor(tensor: Tensor, channels: int) -> np.ndarray:
                 "normalised: the model has its own mean and std)."
             )
         values = (values * 255).round().to(torch.uint8)
-    return values.permute(1, 2, 0).numpy()  # (H, W, C)
+    try:
+        return values.permute(1, 2, 0).numpy()  # (H, W, C)
+    except TypeError:  # such as a quantised one
+        raise DataError(f"a tensor of {values.dtype}: expected uint8 or uint16 values, or floats 0 to 1.") from None
 
 
 def _checked(pixels: np.ndarray, channels: int) -> np.ndarray:
@@ -148,6 +151,8 @@ def _checked(pixels: np.ndarray, channels: int) -> np.ndarray:
     if pixels.ndim != 3 or pixels.shape[2] != channels:
         hint = " It looks like (C, H, W): use .transpose(1, 2, 0)." if pixels.shape[:1] == (channels,) else ""
         hint = " Pass a batch as a list: list(array)." if pixels.ndim == 4 else hint
+        if (pixels.ndim, channels) == (2, 3):
+            hint = " Repeat the one that it has: np.stack([x] * 3, -1)."
         raise DataError(
             f"an image of shape {pixels.shape}: expected (H, W, {channels}), the model takes {channels} "
             f"channel{'s' * (channels != 1)}.{hint}"
