@@ -66,6 +66,15 @@ def test_the_documented_lines_give_predict_s_mask(photo, run, yard):
     assert (mask_by(documented()) == expected).mean() > 0.9999  # ties of two classes
 
 
+def test_grey_of_16_bits_is_brought_to_8_as_predict_does(photo, run, yard):
+    shutil.copyfile(yard, "yard.onnx")
+    deep = Shapes("test")[7].image[..., 0] * np.uint16(256) + np.uint16(100)
+    Image.fromarray(deep).save(photo, "PNG")
+    expected = featherseg.Predictor(run)(photo).mask
+    assert len(np.unique(expected)) > 1
+    assert (mask_by(documented()) == expected).mean() > 0.99  # off by the rounding alone
+
+
 def test_the_lines_of_a_file_of_masks_are_shorter_and_as_right(photo, run):
     report = export(run, "onnx", "it's masks.onnx", settings=ExportSettings(masks=True))
     lines = usage_lines(report.path, open_file(report.path).facts)

@@ -19,9 +19,10 @@ DEFAULT_SIZE = (512, 1024)
 """(height, width) of images where it is not known what the model was trained on."""
 
 PREPROCESSING = {
-    True: "uint8 image of any size, height x width x channels, values 0..255, channels {order}; they stay as they are",
-    False: "image as float32, channels x height x width, channels {order}, values 0..255; of each channel subtract "
-    "mean and divide by std, which are in the same units of 0..255; do not divide by 255",
+    True: "uint8 image of any size, height x width x channels, values 0..255 (16 bits: v / 257), channels {order}; "
+    "they stay as they are",
+    False: "image as float32, channels x height x width, channels {order}, values 0..255 (16 bits: v / 257); of each "
+    "channel subtract mean and divide by std, which are in the same units of 0..255; do not divide by 255",
 }
 """What is to be done with an image before the file takes it, by whether the file gives masks."""
 

@@ -144,7 +144,10 @@ from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession({path})
 facts = {{key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}}
-image = np.asarray(ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB"))  # (H, W, 3) uint8, red first
+photo = ImageOps.exif_transpose(Image.open("photo.jpg"))
+if photo.mode.startswith("I"):  # grey of 16 bits, which convert would cut off at 255
+    photo = Image.fromarray((np.asarray(photo) / 257).round().astype(np.uint8))
+image = np.asarray(photo.convert("RGB"))  # (H, W, 3) uint8, red first
 """
 
 MASKS = """\
