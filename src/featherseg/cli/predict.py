@@ -149,8 +149,10 @@ def _predict_images(predictor: Predictor, out: Output, console: Console) -> int:
     from rich.progress import Progress
 
     from featherseg.core.errors import FeathersegError
+    from featherseg.core.files import short_names
     from featherseg.inference.folder import write_predictions
 
+    files = dict(zip(out.names, short_names([Path(str(file)) for file in out.files]), strict=True))
     done, failed, hinted = 0, 0, False
     silent = len(out.files) == 1 or not console.is_terminal
     with Progress(console=console, transient=True, disable=silent) as bar:
@@ -163,7 +165,9 @@ def _predict_images(predictor: Predictor, out: Output, console: Console) -> int:
                 console.print(f"[red]left out[/] {escape(one_line(str(found)))}")
                 return
             done += 1
-            console.print(f"{escape(one_line(name))}: {size_text(found.mask.shape)}, {found.how}")
+            # NAME is numbered where another image has it: then the file is told
+            shown = name if name == Path(files[name]).stem else f"{name} ({files[name]})"
+            console.print(f"{escape(one_line(shown))}: {size_text(found.mask.shape)}, {found.how}")
             hinted = hinted or _print_hint(console, found, predictor)
             if len(out.files) == 1:
                 _print_shares(console, found)
