@@ -24,8 +24,9 @@ from featherseg.converters.annotations import (
     class_values,
     unusable,
 )
-from featherseg.converters.source import KEPT_IN, Source, composed, place_image
+from featherseg.converters.source import KEPT_IN, Source, place_image
 from featherseg.core.errors import DataError
+from featherseg.core.files import composed
 from featherseg.core.notebook import html_table
 from featherseg.core.types import IGNORE, Color, Progress, Size
 from featherseg.core.wording import counted

@@ -27,8 +27,9 @@ from featherseg.converters.annotations import (
 )
 from featherseg.converters.masks import Masks, place, simplified, stacked_parts
 from featherseg.converters.pixel_rules import check_points, pillow_polygon, pillow_region, points_of
-from featherseg.converters.source import Source, composed, read_json, split_of
+from featherseg.converters.source import Source, read_json, split_of
 from featherseg.core.errors import DataError
+from featherseg.core.files import composed
 from featherseg.core.types import IGNORE, Size
 from featherseg.data.images import EncodedImage, read_image
 

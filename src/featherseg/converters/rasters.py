@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from featherseg.converters.annotations import Raster, UnusableShape
-from featherseg.converters.source import Source, composed, read_text
+from featherseg.converters.source import Source, read_text
 from featherseg.core.errors import DataError
+from featherseg.core.files import composed
 from featherseg.core.types import Color
 from featherseg.data.color_lists import find_color_list, read_color_list
 from featherseg.data.images import IMAGE_SUFFIXES, read_mask

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import sys
-import unicodedata
 import zipfile
 import zlib
 from bisect import bisect_left
@@ -23,7 +22,7 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from featherseg.core.errors import DataError, DataNotFound, near_path
-from featherseg.core.files import parse_json, read_bounded, remove_tree, temporary_path
+from featherseg.core.files import composed, parse_json, read_bounded, remove_tree, temporary_path
 from featherseg.core.wording import counted
 from featherseg.data.images import is_image
 
@@ -314,11 +313,6 @@ def read_text(path: Path) -> str:
         return read_bounded(path, MOST_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
-
-
-def composed(name: str) -> str:
-    """A name as names are compared: macOS writes a letter and its accent as two characters, most others as one."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _from_end(parts: list[str], split: str) -> str:

@@ -20,8 +20,9 @@ from featherseg.converters.annotations import (
     class_values,
 )
 from featherseg.converters.rasters import Stems, code_of, color_codes, listed_colors, numbered, raster_of
-from featherseg.converters.source import KEPT_IN, SPLITS, Source, composed, read_text, split_of
+from featherseg.converters.source import KEPT_IN, SPLITS, Source, read_text, split_of
 from featherseg.core.errors import DataError
+from featherseg.core.files import composed
 from featherseg.core.types import IGNORE, Color
 from featherseg.data.images import IMAGE_SUFFIXES, read_mask
 from featherseg.data.palettes import default_palette

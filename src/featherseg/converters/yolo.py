@@ -14,9 +14,9 @@ import numpy as np
 from featherseg.converters.annotations import BOXES, AnnotatedImage, Annotations, Left, Region, Shape, UnusableShape
 from featherseg.converters.masks import Masks, parts_of, place
 from featherseg.converters.pixel_rules import coco_polygons, points_of
-from featherseg.converters.source import SPLITS, Source, composed, nothing_readable, read_text, split_of
+from featherseg.converters.source import SPLITS, Source, nothing_readable, read_text, split_of
 from featherseg.core.errors import DataError
-from featherseg.core.files import parse_yaml
+from featherseg.core.files import composed, parse_yaml
 from featherseg.core.types import Size
 
 TITLE = "YOLO segmentation"

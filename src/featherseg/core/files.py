@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import threading
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -270,6 +271,11 @@ def content_digest(*files: Path) -> str:
 def write_bytes(path: Path, content: bytes) -> None:
     """Atomically replace `path` by `content`."""
     write_atomic(path, lambda file: file.write(content))
+
+
+def composed(name: str) -> str:
+    """A name as names are compared: a Mac writes a letter and its accent as two characters, most others as one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def write_text(path: Path, content: str) -> None:

@@ -322,7 +322,7 @@ def _count(entry: SplitReport, key: str, label: np.ndarray) -> None:
 
 def _notes(report: CheckReport, listing: Listing) -> list[str]:
     notes = []
-    if len(listing.classes) == 1:
+    if len(listing.classes) == 1 and report.proposal is None:  # which says it of masks
         notes.append(
             f"{listing.classes[0].name} is the only class: there is nothing to tell it from. Give the other pixels a "
             "class of their own, such as background, where they are ignored now"

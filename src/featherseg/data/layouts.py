@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from featherseg.core.errors import DataError, DataNotFound, FeathersegError
+from featherseg.core.files import composed
 from featherseg.core.wording import counted
 from featherseg.data.images import IMAGE_SUFFIXES, read_mask
-from featherseg.data.pairs import composed
 
 MASK_WORDS = {"mask", "label", "annotation", "annot", "gt", "ground", "truth", "groundtruth", "seg", "segmentation"}
 MASK_WORDS |= {"target", "segmentationclass", "manual", "trimap", "labelid", "trainid"}

@@ -1,7 +1,6 @@
 """A dataset that is pairs of files, image and mask: what the datasets with a name and `folder` share."""
 
 import os
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,11 +166,6 @@ def files_by_stem(folder: Path, suffix: str = "", without: Path | None = None, p
             last = last.removeprefix(prefix)
             found.setdefault(f"{below}/{last}" if below else last, []).append(Path(path))
     return found
-
-
-def composed(name: str) -> str:
-    """A name with accents in one character each: a Mac writes them apart ("a" and two dots), other systems do not."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _is_text(name: str) -> bool:

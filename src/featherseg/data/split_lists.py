@@ -8,9 +8,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from featherseg.core.files import parse_json, parse_yaml, read_bounded
+from featherseg.core.files import composed, parse_json, parse_yaml, read_bounded
 from featherseg.data.images import IMAGE_SUFFIXES
-from featherseg.data.pairs import Pair, composed
+from featherseg.data.pairs import Pair
 
 SPLITS = ("train", "val", "test")
 """The splits that folders and lists are taken for, in this order."""

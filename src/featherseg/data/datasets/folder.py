@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
+from featherseg.core.files import composed
 from featherseg.core.types import IGNORE, ClassInfo, Sample
 from featherseg.core.wording import size_text
 from featherseg.data.datasets.dataset_toml import AFFIXES, DatasetToml, SourceTable, read_dataset_toml
 from featherseg.data.images import IMAGE_SUFFIXES, read_mask
-from featherseg.data.pairs import FilesByStem, Listing, Pair, PairedFiles, composed, files_by_stem, make_pairs
+from featherseg.data.pairs import FilesByStem, Listing, Pair, PairedFiles, files_by_stem, make_pairs
 from featherseg.data.sequences import SplitBy, split_by_share
 
 MAX_OBJECT = 65535
