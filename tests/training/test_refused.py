@@ -58,7 +58,7 @@ def test_what_a_kill_left_before_there_was_a_run_is_in_no_way(tmp_path):
     [
         pytest.param(
             ("train.batch_size=4096",),
-            r"4096 images of 64x96 takes about .* are free on cpu. What fits: --set",
+            r"4096 images of 64x96 takes about .* are free on cpu\. .*What fits: --set",
             marks=pytest.mark.slow,
         ),
         (

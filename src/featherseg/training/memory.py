@@ -212,8 +212,9 @@ def check_memory(estimate: Estimate | None, recipe: Recipe, say: Callable[[str],
             smaller = [(height, width) for height, width in lengths]
             fits = next((size for size in smaller if DOUBT * estimate.added(1, size) <= free), smaller[-1])
             remedy = f"--set train.batch_size={ranks} --set augment.crop={list(fits)}"
-        hint = "" if settings.checkpoint_activations else "; --set train.checkpoint_activations=true takes less"
-        raise ConfigError(f"{takes} about {added / 1e9:.1f} GB of memory, and {there}.", f"What fits: {remedy}{hint}.")
+        hint = "" if settings.checkpoint_activations else "--set train.checkpoint_activations=true takes less. "
+        found = f"{takes} about {added / 1e9:.1f} GB of memory, and {there}."
+        raise ConfigError(found, f"{hint}What fits: {remedy}.")
     doubt = ": it may not fit. A smaller train.batch_size or augment.crop needs less" if DOUBT * added > free else ""
     peak = round((estimate.resident + added) / 1e9, 2)
     text = f"{takes} about {added / 1e9:.1f} GB of memory, {there}{doubt}; this process will hold about {peak} GB"
