@@ -127,6 +127,7 @@ def test_names_lead_nowhere(name, tmp_path):
     labelme(tmp_path / "a/src", [polygon("car", *square(2, 2, 9, 9))], name)
     message = refused(tmp_path / "a/src", tmp_path / "a/out")
     assert "leads out of the folder" in message.replace("whose name ", "")
+    assert message.endswith("Name the folder of the images with --images.")
 
 
 def test_links_out_of_the_folder_are_not_followed(tmp_path):

@@ -198,4 +198,4 @@ def _print_mended(console: Console, report: CheckReport, out: Path) -> None:
             f"  decisions: {accepted} accepted, {kept} kept, {skipped} skipped; "
             f"{counted(sum(mended.changed.values()), 'pixel')} of {counted(len(mended.changed), 'mask')} changed"
         )
-    console.print(f"Use it with --data {one_line(str(out / 'dataset.toml'))}")
+    console.print(f"Use it with --data {shlex.quote(one_line(str(out / 'dataset.toml')))}")

@@ -24,7 +24,7 @@ from featherseg.converters.annotations import (
     class_values,
     unusable,
 )
-from featherseg.converters.source import KEPT_IN, Source, place_image
+from featherseg.converters.source import KEPT_IN, LEADS_OUT, Source, place_image
 from featherseg.core.errors import DataError
 from featherseg.core.files import composed
 from featherseg.core.notebook import html_table
@@ -126,7 +126,7 @@ def write_dataset(
             written[split].append(stem)
     written = {split: stems for split, stems in written.items() if stems}
     if not written:
-        absent = any(reason.startswith("images that are not there") for reason in left.reasons)
+        absent = any(reason.startswith(("images that are not there", LEADS_OUT)) for reason in left.reasons)
         raise DataError(
             f"{source.name}: no image can be used. {'. '.join(_lines(left))}. Nothing was written."
             + " Name the folder of the images with --images." * absent

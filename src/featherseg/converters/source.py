@@ -57,7 +57,7 @@ SPLITS = {
 """What tools call a split -> its name here."""
 
 
-AMBIGUOUS = "images whose name several files have"
+AMBIGUOUS, LEADS_OUT = "images whose name several files have", "images whose name leads out of the folder"
 
 
 KEPT_IN = ("test", "val", "train")
@@ -191,7 +191,7 @@ class Source:
             if matching:
                 return None, AMBIGUOUS
         if clean.startswith("/") or ".." in clean.split("/") or re.match(r"[A-Za-z]:", clean):
-            return None, "images whose name leads out of the folder"
+            return None, LEADS_OUT
         return None, "images that are not there"
 
     def relative(self, path: Path) -> str:
