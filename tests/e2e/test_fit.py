@@ -211,6 +211,6 @@ def test_a_fit_of_two_minutes_delivers_what_keeps_the_limit(tmp_path):
 
 
 def test_a_limit_that_nothing_keeps_names_the_fastest(yard, tmp_path):
-    with pytest.raises(ConfigError, match=r"The fastest is frm-lite0-0\d\d-light at 2? ?\S* ?with \d"):
+    with pytest.raises(ConfigError, match=r"The fastest is frm-\S+-light\S* at \S+ with \d"):
         featherseg.fit(yard, 0.01, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
