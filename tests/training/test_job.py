@@ -262,7 +262,9 @@ def test_masks_with_a_single_class_are_refused_as_there_is_nothing_to_learn(tmp_
         train(request(data=str(toml)), tmp_path / "run", Silent())
     with pytest.raises(ConfigError, match=sentence):
         featherseg.fit(toml, 20.0, out=tmp_path / "fit")
-    assert "box is the only class" in check_data(str(toml)).notes[0]
+    report = check_data(str(toml))
+    assert "box is the only class" in report.notes[0]
+    assert not report.clean
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -131,8 +131,8 @@ class CheckReport:
 
     @property
     def clean(self) -> bool:
-        """Whether there is no fault, and of a proposal more than one class."""
-        return not self.faults and (self.proposal is None or len(self.classes) > 1)
+        """Whether there is no fault, and more than one class."""
+        return not self.faults and len(self.classes) > 1
 
     @property
     def weights(self) -> list[float]:
