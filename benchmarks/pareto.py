@@ -6,8 +6,9 @@
 
 The models are those that against_ultralytics.py trained from ImageNet weights, and the peers; its --out holds their
 runs, its --rows their scores. A latency is from a decoded image of the dataset's usual size to its mask, taken in turns
-with the others', on one core and on all; it needs no trained weights. An int8 file's score is its model's less what the
-file of one run lost, of the first seed that lies here; files of which that is not known are left out. Rows
+with the others', on one core and on all; it needs no trained weights. It may be of another processor than the scores:
+both are named, and --draw takes the latencies of the one that most runs are of. An int8 file's score is its model's
+less what the file of one run lost, of the first seed that lies here; files of which that is not known are left out. Rows
 stand in tables/front_files.jsonl and front_latency.jsonl; the same command does what is missing. --mark rewrites what
 `featherseg models` marks: the means of ours at scale 1 with three seeds or more of every DATASET that is named.
 """
@@ -17,6 +18,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -142,6 +144,7 @@ def print_front(label: str, minutes: float, table: Path, draw: Path | None) -> N
     """By threads and format milliseconds and mIoU, the front marked; in fp32 each less the best of the cheaper ones."""
     found = both.read_table(label, minutes, table)
     rows = {name: same for (name, pretrained), same in found.items() if pretrained or name in PEERS}
+    trained = Counter(row["processor"] for same in rows.values() for row in same.values())
     lost = {row["model"]: row for row in read_lines(FILES) if (row["dataset"], row["minutes"]) == (label, minutes)}
     times = [row for row in read_lines(LATENCIES) if row["dataset"] == label and row["model"] in rows]
     own = ("threads", "format", "processor", "size")
@@ -157,7 +160,8 @@ def print_front(label: str, minutes: float, table: Path, draw: Path | None) -> N
             continue
         front, best = pareto_front(points), None
         print(f"\n{label}, {format}, threads: {threads}, {processor}, {size}")
-        print(f"ms, mIoU after {minutes:g} minutes, * on the front")
+        told = ", ".join(f"{count} on {name}" for name, count in trained.most_common())
+        print(f"ms, mIoU after {minutes:g} minutes (runs: {told}), * on the front")
         for point in sorted(points, key=lambda point: point.cost):
             told = f"{'*' if point in front else ' '} {point.name:24} {point.cost:7.1f} {100 * point.miou:6.2f}"
             if best and not EXPORTERS[format].quantised:
@@ -165,7 +169,7 @@ def print_front(label: str, minutes: float, table: Path, draw: Path | None) -> N
                     told += f"   less {best.name}: {plain.told(gain)}"
             print(told)
             best = point if best is None or point.miou > best.miou else best
-        if draw and (threads, format) == ("1", FORMATS[0]):
+        if draw and (threads, format, processor) == ("1", FORMATS[0], trained.most_common(1)[0][0]):
             write_text(Path(f"{draw}-{label}.svg"), front_svg(points, LATENCY))
 
 

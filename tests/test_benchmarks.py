@@ -23,6 +23,7 @@ from simulated_scores import training_runs
 
 from featherseg.core.machine import usable_cores
 from featherseg.core.types import Sample
+from featherseg.counting.catalogue import SCORES
 from featherseg.data import open_dataset
 from featherseg.recipe import parse_recipe, read_recipe
 from featherseg.uncertainty.bootstrap import compare_variants
@@ -764,7 +765,7 @@ def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(load, tmp_path
             for pretrained in (False,) if name.startswith("yolo") else (False, True):
                 task = plain.Task("camvid", name, {"pretrained": pretrained}, seed, 30.0, "train", "test")
                 shown = score / 100 if pretrained or name.startswith("yolo") else 0.01
-                plain.append_line(table, asdict(task) | {"score": shown})
+                plain.append_line(table, asdict(task) | {"score": shown, "processor": "here"})
                 counts = task.counts(table)
                 counts.parent.mkdir(exist_ok=True)
                 np.savez(counts, counts=next(runs), keys=[f"d_{i:03d}" for i in range(72)])
@@ -773,11 +774,16 @@ def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(load, tmp_path
             row |= {"processor": "here", "size": [360, 480]}
             if not (name.startswith("yolo") and quicker == 2):
                 plain.append_line(front.LATENCIES, row)
+            if quicker == 1:
+                plain.append_line(front.LATENCIES, row | {"processor": "there", "p50_ms": 2 * ms})
         for minutes, lost in ((30.0, -0.5), (120.0, -9.0)):
             row = {"dataset": "camvid", "model": name, "minutes": minutes, "onnx-int8": {"points": [lost, -1, 0]}}
             plain.append_line(front.FILES, row)
     front.print_front("camvid", 30.0, table, tmp_path / "front")
     printed = capsys.readouterr().out.splitlines()
+    assert sum("(runs: 13 on here)" in line for line in printed) == 3
+    (there,) = (place for place, line in enumerate(printed) if " there," in line)
+    del printed[there : there + 7]
     lines = [line.replace(" at ", "@") for line in printed if line[:2] in ("* ", "  ")]
     assert [line.split()[:4] for line in lines] == [
         ["*", "a@0.5", "6.0", "41.00"],
@@ -802,6 +808,13 @@ def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(load, tmp_path
     marked = json.loads((tmp_path / "scores.json").read_text())
     assert marked["miou"] == {data: {"a": 0.52, "c": 0.61} for data in ("camvid", "other")}
     assert (marked["minutes"], marked["seeds"]) == (30, 3)
+
+
+def test_what_models_marks_is_what_the_committed_rows_say(load, tmp_path):
+    front, marked = load("pareto"), json.loads(SCORES.read_text())
+    front.mark_front([*marked["miou"]], marked["minutes"], front.both.TABLE, tmp_path / "scores.json")
+    again = json.loads((tmp_path / "scores.json").read_text())
+    assert again == marked, "benchmarks/pareto.py camvid NEU/dataset.toml --data-root PATH --mark"
 
 
 def test_a_peer_is_compared_by_all_seeds_that_both_have(load, tmp_path, capsys):

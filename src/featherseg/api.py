@@ -400,16 +400,15 @@ def _data_of(
         split = split or score_split(str(data), _path(root))
         by = own.split_by if own.split_by in OLD_RULES else None  # an older run's own data may have been moved
         chosen = open_dataset(str(data), split, _path(root), split_by=by)
-        seen, known = _trained_on(run, chosen, split), read_fingerprint(run.path / DATA)
+        (trained, seen), known = _trained_on(run, chosen, split), read_fingerprint(run.path / DATA)
         selected = bool(run.selected_on(own.val_split) and known and known.trained_on(chosen, "val"))
-        return chosen, split, selected, bool(seen), (f"scored on {split} of {data}", *seen)
+        return chosen, split, selected, trained, (f"scored on {split} of {data}", *seen)
     if data is not None and not isinstance(data, str | Path):
         _refuse_unused({"full": full}, _ALL)
         chosen, _ = _named_data(data, split, root)
         split = split or "val"
         selected = chosen.name == own.name and run.selected_on(split)
-        seen = _trained_on(run, chosen, split)
-        return chosen, split, selected, bool(seen), seen
+        return chosen, split, selected, *_trained_on(run, chosen, split)
 
     # The run's own
     if "data" in run.info.objects:
@@ -440,21 +439,24 @@ def _data_of(
         notes += [f"since the training: {text}" for text in changes]
     elif not (run.shipped or run.imported):
         notes += [f"{run.name} has no {DATA}: whether its images and masks changed since the training is not known"]
-    seen = () if trained else _trained_on(run, chosen, split)
-    return chosen, split, selected, trained or bool(seen), (*notes, *seen)
+    if not trained:
+        trained, seen = _trained_on(run, chosen, split)
+        notes += seen
+    return chosen, split, selected, trained, tuple(notes)
 
 
-def _trained_on(run: Run, data: SegmentationData, split: str) -> tuple[str, ...]:
-    """A note where the run was trained on images of these, by what their files hold.
+def _trained_on(run: Run, data: SegmentationData, split: str) -> tuple[bool, tuple[str, ...]]:
+    """Whether the run was trained on images of these, by what their files hold, and notes on what it knows of them.
 
     Raises DataError where they are called test: a score on them would say how well the run remembers.
     """
     known = read_fingerprint(run.path / DATA)
     seen = {} if known is None else known.trained_on(data)
-    if not seen:
-        return ()
     refuse_as_test(run, seen, data, split)
-    return (f"{told_seen(run, seen, data)}: that says nothing of other images",)
+    notes = [] if known is None else known.doubts(data, f"{data.name} {split}")
+    if seen:
+        notes.insert(0, f"{told_seen(run, seen, data)}: that says nothing of other images")
+    return bool(seen), tuple(notes)
 
 
 def _is_set(inference: InferenceSettings | Mapping[str, Any] | None) -> bool:

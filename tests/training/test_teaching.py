@@ -14,6 +14,7 @@ from PIL import Image
 from small_training import SMALL, YARD, Killed, KilledAt, Silent, equal_state, outcome, request
 from small_training import trained as trained_on_shapes
 
+import featherseg
 from featherseg import cli, models
 from featherseg.comparison.sweeps import train_all
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, RunError
@@ -221,6 +222,65 @@ def test_images_that_are_scored_are_named_where_they_are_among_those_without_mas
     _, said = taught(place, f"teacher.unlabelled={place / 'photos'}")
     assert "1 image of yard val is taught too, without its mask, so that a score on this split says less" in said
     assert "4 (there seen.png)" in said
+
+
+def test_images_that_teach_are_known_wherever_they_are_scored_later(place):
+    (place / "train.txt").write_text("0\n1\n2\n3\n4\n")
+    (place / "val.txt").write_text("5\n")
+    train(request("train.epochs=1", data=str(place / "dataset.toml")), place / "wide", Silent())
+    (place / "train.txt").write_text("0\n1\n2\n3\n")
+    (place / "val.txt").write_text("4\n5\n")
+    shutil.copy(place / "images" / "5.png", place / "photos")
+    told = [
+        "1 image of yard val is taught too, without its mask, so that a score on this split says less: 5 (there 5.png)",
+        "1 image of yard val is what a teacher was trained on, so that a score on this split says less: 4",
+    ]
+    run, said = taught(place, f"teacher.unlabelled={place / 'photos'}", runs="wide")
+    assert all(text in said for text in told)
+    notes = featherseg.evaluate(run, split="val", device="cpu").notes
+    assert [note for note in notes if "says less" in note] == told
+    cautions = featherseg.compare([run, place / "wide"], costs=False, device="cpu").cautions
+    assert [text for text in cautions if "says less" in text] == [f"{run.name}: {text}" for text in told]
+    pupil, said = taught(place, out="pupil", runs="run")  # a teacher's teacher
+    assert told[1] in said
+    again, _ = taught(place, out="pupil", runs="run", resume=True)  # of no other data
+    assert again.weights_sha256 == pupil.weights_sha256
+
+
+def test_a_folder_with_the_masks_in_it_is_no_folder_of_images(place, monkeypatch):
+    monkeypatch.chdir(place)
+    with pytest.raises(DataError, match=r"4 images in it are masks of yard, such as masks/0\.png"):
+        taught(place, "teacher.unlabelled=.")
+    assert not (place / "run").exists()
+
+
+def test_room_for_outputs_is_judged_by_the_size_of_each_image(place, monkeypatch):
+    write_noise(place / "photos" / "z.png", 20, (640, 960))  # none of the three that are looked at first
+    taught(place, f"teacher.unlabelled={place / 'photos'}")
+    (outputs,) = outputs_of(place)
+    size = outputs.file.stat().st_size
+
+    def begin_with(free):
+        shutil.rmtree(place / ".featherseg")
+        usage = shutil._ntuple_diskusage(10**12, 10**12 - free, free)
+        monkeypatch.setattr("featherseg.training.teaching.shutil.disk_usage", lambda _: usage)
+        taught(place, f"teacher.unlabelled={place / 'photos'}", out=f"run-{free}")
+
+    with pytest.raises(FeathersegError, match="Make room"):
+        begin_with(size * 9 // 10)
+    begin_with(2 * size)
+
+
+def test_a_teacher_in_training_is_named_and_one_without_weights_is_not_taken_on_the_way(place):
+    shutil.copytree(place / "teacher", place / "half")
+    (place / "half" / "curve.svg").unlink()
+    (place / "half" / "checkpoint.pt").touch()
+    _, said = taught(place, runs="half")
+    assert "teacher half is not finished" in said
+    (place / "half" / "weights.safetensors").rename(place / "half" / "gone")
+    shutil.copytree(place / "half", place / "moved")
+    with pytest.raises(RunError, match="moved has no weights yet"):
+        taught(place, runs="moved", resume=True)
 
 
 def test_steps_of_images_without_masks_alone_are_sound(place, monkeypatch):

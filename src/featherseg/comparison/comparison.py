@@ -20,13 +20,13 @@ from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import IGNORE, Progress, SegmentationData, Size
 from featherseg.core.wording import SELECTED, counted
 from featherseg.data import LabelledImages
-from featherseg.data.fingerprint import TEST, groups_of
+from featherseg.data.fingerprint import TEST, groups_of, read_fingerprint
 from featherseg.data.statistics import typical_size
 from featherseg.evaluation.scoring import Scores, check_classes, evaluate
 from featherseg.inference.settings import InferenceSettings, check_panoptic
 from featherseg.layers.resize import resize_factor, scaled_size
 from featherseg.reports.record import check_recordable, learned_from, log_evaluation, refuse_as_test, times_scored
-from featherseg.runs import Run
+from featherseg.runs import DATA, Run
 from featherseg.uncertainty.bootstrap import MIN_RUNS, Difference, compare_files, compare_models, too_few_runs
 from featherseg.uncertainty.clusters import MIN_CLUSTERS, MIN_IMAGES, Sequences, clusters_of
 
@@ -97,6 +97,9 @@ def compare(
     for one in candidates:
         if one.run:
             refuse_as_test(one.run, seen[one.path], images, labelled.split)
+    of = f"{images.name} {labelled.split}"
+    known = {one.name: read_fingerprint(one.run.path / DATA) for one in candidates if one.run}
+    doubts = [f"{name}: {told}" for name, row in known.items() if row for told in row.doubts(images, of)]
     settings = {
         one.path: inference
         if isinstance(inference, InferenceSettings)
@@ -120,8 +123,8 @@ def compare(
     # Scores of every file on every image; when all are there, a line in the record of every run
     scores = {one.path: _score(one, images, settings[one.path], progress) for one in candidates}
     for path, run in recorded.items():
-        known = replace(scores[path], selected=chosen[path], trained_on=bool(seen[path]))
-        log_evaluation(run, images, labelled.split, settings[path], known)
+        marked = replace(scores[path], selected=chosen[path], trained_on=bool(seen[path]))
+        log_evaluation(run, images, labelled.split, settings[path], marked)
 
     # Which differences the figures show: of models where their runs suffice, else of these files
     clusters = clusters_of(images.keys, groups_of(images))
@@ -134,7 +137,7 @@ def compare(
     pairs = _pairs(candidates, scores, clusters) if by_file and len(candidates) <= MOST_FILES else None
 
     # What limits these figures, in sentences
-    found = cautions(candidates, seen, len(images))
+    found = [*cautions(candidates, seen, len(images)), *doubts]
     if selected := any(chosen.values()):
         found.append(f"{SELECTED}: what is chosen here scores less on unseen ones; --split test is for the last look")
     elif looks := [

@@ -7,7 +7,7 @@ SHA-256 of its two files. A file is read again only where its size or one of its
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,6 +33,9 @@ MAX_BYTES = 2**30
 
 TEST = "test"
 """What is kept beside the splits of the training, to say later whether it changed; no training depends on it."""
+
+TEACHERS = "teachers"
+"""The images that teachers of the training learned from and itself does not."""
 
 FileRow = tuple[Stamp | None, str]
 """A file's stamp (see Source) and the SHA-256 of its content."""
@@ -65,6 +68,13 @@ class Fingerprint(Config):
             splits={name: _rows(data) for name, data in splits.items()},
         )
 
+    def with_teachers(self, teachers: Iterable["Fingerprint"]) -> "Fingerprint":
+        """It, and of the images that these trainings learned from, or their own teachers, those that it does not."""
+        own = {row[1][1] for row in self.splits["train"] if row[1]}
+        rows = [row for one in teachers for split in ("train", TEACHERS) for row in one.splits.get(split, ())]
+        learned = {row[1][1]: row for row in rows if row[1] and row[1][1] not in own}
+        return self.model_copy(update={"splits": self.splits | ({TEACHERS: list(learned.values())} if learned else {})})
+
     def save(self, path: Path) -> None:
         """Atomically write it, a line a split."""
         write_text(path, self.model_dump_json())
@@ -76,7 +86,7 @@ class Fingerprint(Config):
         if train.channels != self.channels:
             found.append(f"the images had {counted(self.channels, 'channel')}, have {train.channels}")
         found += self._other_values(train)
-        for name in [name for name in {**self.splits, **splits} if name != TEST]:
+        for name in [name for name in {**self.splits, **splits} if name not in (TEST, TEACHERS)]:
             if name in self.splits and name in splits:
                 found += _sample_differences(name, self.splits[name], splits[name])
             else:
@@ -125,6 +135,22 @@ class Fingerprint(Config):
         with ThreadPoolExecutor(READERS) as readers:
             digests = list(readers.map(digest, files.pairs))
         return {key: trained[found] for key, found in zip(files.keys, digests, strict=True) if found in trained}
+
+    def doubts(self, data: SegmentationData, name: str) -> list[str]:
+        """Which images of `data`, called `name`, were not trained on and tell less all the same; empty where none.
+
+        Raises DataError for a file that cannot be read.
+        """
+        found = []
+        for split, one, several in (
+            ("unlabelled", "is taught too, without its mask", "are taught too, without their masks"),
+            (TEACHERS, "is what a teacher was trained on", "are what a teacher was trained on"),
+        ):
+            if seen := self.trained_on(data, split):
+                are = one if len(seen) == 1 else several
+                told = f"{counted(len(seen), 'image')} of {name} {are}, so that a score on this split says less"
+                found.append(f"{told}: {named_pairs(seen)}")
+        return found
 
 
 def read_fingerprint(path: Path) -> Fingerprint | None:

@@ -19,7 +19,7 @@ from featherseg.core.machine import command_began, computes_bf16, environment, p
 from featherseg.core.types import ClassInfo, SegmentationData
 from featherseg.core.wording import Doubt, counted, size_text
 from featherseg.data import open_dataset, score_split, share_rule
-from featherseg.data.fingerprint import TEST, Fingerprint, named_pairs
+from featherseg.data.fingerprint import TEST, Fingerprint, named_pairs, read_fingerprint
 from featherseg.data.prepared import loss_of
 from featherseg.data.statistics import choose_crop, largest_size, typical_size
 from featherseg.data.teacher_outputs import Teaching
@@ -238,6 +238,9 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     estimated = check_memory(estimate, recipe, say)
     class_weights = resolve_class_weights(recipe, train, model, say)
     rows = tuple(teacher_row(run) for run in teachers)
+    for run in teachers:
+        if run.unfinished:
+            say(Doubt(f"teacher {run.name} is not finished: it teaches by its weights of now, and must keep them"))
     teaching = open_teaching(recipe, rows, train, model, out, say, own_data=own_data, unlabelled=unlabelled)
 
     # What of all images is looked at, before the time that is left is measured; until resolved.json is there, it is
@@ -245,7 +248,8 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     write_class_points(out, recipe, train, say)
     splits = {"train": train, "val": val} | ({"unlabelled": unlabelled} if unlabelled else {})
     test = test_of(recipe, request.objects)
-    known = Fingerprint.of(splits | test)
+    theirs = [fingerprint for run in teachers if (fingerprint := read_fingerprint(run.path / DATA))]
+    known = Fingerprint.of(splits | test).with_teachers(theirs)
     known.save(out / DATA)
     drawing = {
         "teaching": teaching,
@@ -304,12 +308,10 @@ def begin(request: Request, out: Path, say: Say) -> Training:
 def _doubt_scores(
     known: Fingerprint, recipe: Recipe, val: SegmentationData, test: Mapping[str, SegmentationData], say: Say
 ) -> None:
-    """Say which images that will be scored are trained on, with masks or without."""
+    """Say which images that will be scored are trained on, with masks or without, or taught a teacher."""
     for name, scored in {recipe.data.val_split: val, **test}.items():
-        if seen := known.trained_on(scored, "unlabelled"):
-            are = "is taught too, without its mask" if len(seen) == 1 else "are taught too, without their masks"
-            images = f"{counted(len(seen), 'image')} of {scored.name} {name}"
-            say(Doubt(f"{images} {are}, so that a score on this split says less: {named_pairs(seen)}"))
+        for told in known.doubts(scored, f"{scored.name} {name}"):
+            say(Doubt(told))
     if seen := known.trained_on(val):
         are = "is" if len(seen) == 1 else "are"
         images = f"{counted(len(seen), 'image')} of {val.name} {recipe.data.val_split}"

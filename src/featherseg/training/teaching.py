@@ -5,12 +5,14 @@ Each image goes through a teacher as it would be scored: whole, once, at the siz
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -54,7 +56,7 @@ from featherseg.inference.settings import own_settings
 from featherseg.inference.tiling import plan
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.normalise import normalise
-from featherseg.layers.resize import scale_images
+from featherseg.layers.resize import scale_images, scaled_size
 from featherseg.recipe import Recipe
 from featherseg.runs import WEIGHTS, Run, TeacherRow, find_run, open_run
 from featherseg.training.memory import available_memory, logits_grid
@@ -128,8 +130,7 @@ def check_teachers(
                 f"{name} cannot teach {train.name}: its {len(theirs)} classes are {_shown(theirs)}, those of the data "
                 f"are {len(mine)}: {_shown(mine)}. A teacher needs the same classes in the same order."
             )
-        if not (run.path / WEIGHTS).is_file():
-            raise RunError(f"{name} has no weights yet: its training has not reached the first validation.")
+        teacher_row(run)  # its weights are there
         runs.append(run)
     return runs, open_unlabelled(recipe, train)
 
@@ -145,8 +146,14 @@ def refuse_own_folder(runs: Sequence[Run], out: Path) -> None:
 
 
 def teacher_row(run: Run) -> TeacherRow:
-    """What is kept of a teacher; `outputs` is the digest of all that decides what it says of an image."""
-    weights, model = file_digest(run.path / WEIGHTS), run.recipe.model
+    """What is kept of a teacher; `outputs` is the digest of all that decides what it says of an image.
+
+    Raises RunError where it has no weights yet.
+    """
+    try:
+        weights, model = file_digest(run.path / WEIGHTS), run.recipe.model
+    except FileNotFoundError:
+        raise RunError(f"{run.name} has no weights yet: its training has not reached the first validation.") from None
     classes = [row.name for row in run.info.classes]
     resize = run.recipe.data.test_resize
     facts = [FORMAT_VERSION, weights, model.name, model.options, run.info.channels, classes, resize]
@@ -161,6 +168,14 @@ def open_unlabelled(recipe: Recipe, train: SegmentationData) -> UnlabelledImages
         return None
     found = UnlabelledImages(local_folder(folder) if is_remote(folder) else Path(folder), train, train[0].image)
     found[0]  # of other bits a channel? That is said now
+    exact, place = train.data if isinstance(train, PreparedData) else train, cache(Path.resolve)
+    masks = [pair.mask for pair in exact.pairs if pair.mask] if isinstance(exact, PairedFiles) else []
+    known = {(place(mask.parent), mask.name) for mask in masks}
+    if wrong := [p.key for p in found.pairs if p.image and (place(p.image.parent), p.image.name) in known]:
+        are = "image in it is a mask" if len(wrong) == 1 else "images in it are masks"
+        raise DataError(
+            f"{folder}: {len(wrong)} {are} of {train.name}, such as {wrong[0]}. Name the folder of the images alone."
+        )
     return found
 
 
@@ -372,7 +387,9 @@ def _store(runtime: Runtime, missing: Sequence[tuple[_Image, Source]], outputs: 
         judged.append(_said(runtime, image, source))
         ends.append(time.monotonic())
     pace = min(later - sooner for sooner, later in pairwise(ends))  # the first starts things up
-    needed = len(order) * max(aligned(len(content)) for _, content in judged)
+    most = max(aligned(len(content)) for _, content in judged)
+    share = max(aligned(len(content)) / math.prod(entry.resized) for entry, content in judged)  # of the pixels seen
+    needed = sum(_room(runtime, image.path, share) if image.path else most for image, _ in order)
     free = shutil.disk_usage(outputs.folder).free
     if needed > free:
         raise FeathersegError(
@@ -381,7 +398,7 @@ def _store(runtime: Runtime, missing: Sequence[tuple[_Image, Source]], outputs: 
             "FEATHERSEG_CACHE."
         )
     say(
-        f"teacher {runtime.name} looks at {counted(len(order), 'image')} once: at most {needed / 1e9:.2f} GB in "
+        f"teacher {runtime.name} looks at {counted(len(order), 'image')} once: about {needed / 1e9:.2f} GB in "
         f"{outputs.folder}, about {max(1, round(len(order) * pace))} s"
     )
 
@@ -406,6 +423,13 @@ def _store(runtime: Runtime, missing: Sequence[tuple[_Image, Source]], outputs: 
             if now - said_at >= SAID_SECONDS:
                 said_at = now
                 say(f"teacher {runtime.name}: {done} of {len(order)} images")
+
+
+def _room(runtime: Runtime, path: Path, share: float) -> float:
+    """Bytes for what a teacher says of the image in a file, where it says so many of each pixel that it sees."""
+    size = image_size(path)
+    (factor,) = own_settings(runtime).factors(size)
+    return share * math.prod(scaled_size(size, factor))
 
 
 def _said(runtime: Runtime, image: _Image, source: Source) -> tuple[Entry, bytes]:
