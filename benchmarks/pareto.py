@@ -9,8 +9,8 @@ runs, its --rows their scores. A latency is from a decoded image of the dataset'
 with the others', on one core and on all; it needs no trained weights. It may be of another processor than the scores:
 both are named, and --draw takes the latencies of the one that most runs are of. An int8 file's score is its model's
 less what the file of one run lost, of the first seed that lies here; files of which that is not known are left out.
-Rows stand in tables/front_files.jsonl and front_latency.jsonl; the same command does what is missing. --mark rewrites what
-`featherseg models` marks: the means of ours at scale 1 with three seeds or more of every DATASET that is named.
+Rows stand in tables/front_files.jsonl and front_latency.jsonl; the same command does what is missing. --mark rewrites
+what `featherseg models` marks: the means of ours at scale 1 with three seeds or more of every DATASET that is named.
 """
 
 import argparse
