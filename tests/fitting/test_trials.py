@@ -180,3 +180,19 @@ def test_doubts_of_trials_are_told_once(tmp_path, monkeypatch):
         "2 images of yard val are trained on too: a, b"
     ]
     assert len(said.messages) == 4
+
+
+def test_no_run_is_copied_through_a_link(tmp_path):
+    source, to, victim = tmp_path / "run", tmp_path / "out", tmp_path / "victim"
+    for folder in (source / "export", to, victim):
+        folder.mkdir(parents=True)
+    for place in (source / "a.txt", source / "export" / "model.onnx"):
+        place.write_text("new")
+    for place in (victim / "a.txt", victim / "model.onnx"):
+        place.write_text("mine")
+    (to / "a.txt").symlink_to(victim / "a.txt")
+    (to / "a.txt.tmp").symlink_to(victim / "a.txt")
+    (to / "export").symlink_to(victim)
+    trials.copy_run(source, to)
+    assert [path.read_text() for path in sorted(victim.iterdir())] == ["mine", "mine"]
+    assert [(to / name).read_text() for name in ("a.txt", "export/model.onnx")] == ["new", "new"]

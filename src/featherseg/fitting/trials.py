@@ -5,7 +5,6 @@ An Executor takes segments, which are plain values, and gives what became of eac
 """
 
 import math
-import os
 import platform
 import shutil
 import time
@@ -20,7 +19,7 @@ import torch
 
 from featherseg.core.cluster import Cluster, ray_cluster
 from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, TrainingError
-from featherseg.core.files import append_line, read_lines, remove_tree
+from featherseg.core.files import append_line, read_lines, remove_tree, write_atomic
 from featherseg.core.machine import usable_cores
 from featherseg.core.types import Reporter
 from featherseg.core.wording import Doubt, one_line
@@ -243,13 +242,17 @@ def _last_step(folder: Path) -> int:
 
 
 def copy_run(source: Path, to: Path, but: tuple[str, ...] = ()) -> None:
-    """A run folder, file by file; the one that makes it a run comes last, so that a kill leaves no half of one."""
+    """A run folder, file by file; the one that makes it a run comes last, so that a kill leaves no half of one.
+
+    A link in the place of a file or a folder is replaced, not followed: it may lead anywhere.
+    """
     to.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.rglob("*"), key=lambda path: path.name == RESOLVED):
         place = to / path.relative_to(source)
         if path.is_dir():
+            if place.is_symlink():
+                place.unlink()
             place.mkdir(exist_ok=True)
-        elif path.name not in (SECONDS, ".lock", *but):
-            temporary = place.with_name(f"{place.name}.tmp")
-            shutil.copyfile(path, temporary)
-            os.replace(temporary, place)
+        elif path.is_file() and path.name not in (SECONDS, ".lock", *but):
+            with path.open("rb") as file:
+                write_atomic(place, partial(shutil.copyfileobj, file))
