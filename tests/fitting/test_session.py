@@ -264,6 +264,23 @@ def test_another_limit_is_chosen_for_from_what_was_trained():
         choose_again(facts(), 0)
 
 
+def test_another_limit_is_chosen_for_by_what_the_delivered_file_took():
+    slow = facts()
+    slow["chosen"] |= {"latency_ms": {"p50": 18.2, "p95": 25.0}}  # 15 before its training
+    assert [row["model"] for row in choose_again(slow, 17)] == ["frm-lite0-half-light"]
+    assert choose_again(slow, 20)[0]["latency_ms"]["p50"] == 18.2
+    fast = facts()
+    fast["chosen"] |= {"latency_ms": {"p50": 9.0, "p95": 10.0}}
+    assert choose_again(fast, 50)[0]["latency_ms"]["p50"] == 15.0
+
+    # What the device itself says of the file counts before both
+    confirmed = {"latency_ms": {"p50": 30.0, "p95": 31.0}, "memory_mib": 100.0, "keeps_limit": False}
+    assert [row["model"] for row in choose_again(facts() | {"confirmed": confirmed}, 20)] == ["frm-lite0-half-light"]
+    assert choose_again(facts() | {"confirmed": confirmed}, 40)[0]["latency_ms"]["p50"] == 30.0
+    confirmed |= {"latency_ms": {"p50": 19.5, "p95": 31.0}, "keeps_limit": True}
+    assert choose_again(slow | {"confirmed": confirmed}, 20)[0]["status"] == "chosen"
+
+
 def test_show_imports_nothing_heavy(tmp_path):
     (tmp_path / "fit.json").write_text(json.dumps(facts()))
     words = ["fit", "--show", "--max-ms", "10", "--out", str(tmp_path)]

@@ -96,15 +96,21 @@ def read_fit(out: Path) -> dict[str, Any]:
 def choose_again(facts: Mapping[str, Any], max_ms: float) -> Sequence[Mapping[str, Any]]:
     """The trained candidates that keep another limit, in the order in which `fit` would choose them.
 
-    Raises ConfigError for a limit that is none.
+    The one that is delivered stands there with what its file took: on the device that confirmed it, else in the worst
+    of all timings. Raises ConfigError for a limit that is none.
     """
     if not 0 < max_ms < 1e7:
         raise ConfigError(f"--max-ms {max_ms}: expected milliseconds above 0.")
     key = f"p{facts['percentile']}"
+    confirmed = facts.get("confirmed") or {}
     fitting = dict[Candidate, Mapping[str, Any]]()
     for row in facts["candidates"]:
+        proven = False
+        if row["status"] == "chosen":  # its file was timed again
+            taken = confirmed or max(row, facts["chosen"], key=lambda one: one["latency_ms"][key])
+            row = {**row, "latency_ms": taken["latency_ms"], "memory_mib": taken.get("memory_mib")}
+            proven = max_ms >= facts["limit_ms"] and confirmed.get("keeps_limit", True)
         latency_ms, memory_mib = row["latency_ms"][key], row.get("memory_mib")
-        proven = row["status"] == "chosen" and max_ms >= facts["limit_ms"]  # its file was timed again
         kept = keeps_limits(latency_ms, memory_mib, max_ms, facts.get("max_mib"), 0.0 if proven else SPARE)
         if kept and row["miou_val"] is not None and not row["status"].startswith(UNDELIVERED):
             fitting[Candidate(row["model"], row["scale"], latency_ms, 0.0)] = row
