@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from featherseg.api import evaluate
-from featherseg.core.errors import ExportError, RunError
-from featherseg.core.files import FIT, remove_tree, write_json
+from featherseg.core.errors import ConfigError, DataError, ExportError, RunError, UnknownName
+from featherseg.core.files import FIT, remove_tree, write_bytes, write_json
 from featherseg.core.notebook import percent
 from featherseg.core.types import Reporter, Resize
 from featherseg.data import open_dataset
@@ -32,7 +32,7 @@ from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.card import write_card
 from featherseg.reports.run_report import write_report
-from featherseg.runs import open_run, write_info
+from featherseg.runs import EVALUATIONS, open_run, write_info
 from featherseg.training.trackers import TRACKERS
 from featherseg.uncertainty.bootstrap import score_interval
 from featherseg.uncertainty.clusters import clusters_of
@@ -112,12 +112,15 @@ def deliver(
             )
     else:
         name = (winner.model, scale, config.format)
-        again = [time_file(report.path, image, name) for _ in range(AGAIN)]
         try:
+            again = [time_file(report.path, image, name) for _ in range(AGAIN)]
             timing = worst(name_of(winner.model, scale), again, config, final, out)
-        except Undelivered:
+        except RunError as error:
             remove_tree(draft)
-            raise
+            if isinstance(error, Undelivered):
+                raise
+            text = f"{winner.name} is trained, and its run is {final}, but its file is not delivered: {error}"
+            raise Undelivered(text, "its file could not be timed") from error
         taken = [*(() if winner.name in made.shrunk else taken), *(t.latency(config.percentile) for t in again)]
         if max(taken) > UNSTEADY * min(taken):
             reporter.message(
@@ -125,6 +128,11 @@ def deliver(
                 "guests of its host slow this machine down at times; then the limit may not be kept. Time it again: "
                 f"featherseg benchmark {out}"
             )
+
+    # Its scores, while what was delivered before is untouched; evaluations of that one still count
+    if (out / EVALUATIONS).is_file():
+        write_bytes(draft / EVALUATIONS, (out / EVALUATIONS).read_bytes())
+    judged = _judge(report, made, miou_val, draft, reporter)
 
     # It is delivered: the draft becomes the run folder
     (out / FIT).unlink(missing_ok=True)
@@ -134,7 +142,7 @@ def deliver(
     keep_reports(out, [report])
 
     # The record, with which the fit is finished; report and card tell by it that val chose the model
-    chosen = {**timing.as_dict(), "trained_scale": winner.scale, **_judge(report, made, miou_val, out, reporter)}
+    chosen = {**timing.as_dict(), "trained_scale": winner.scale, **judged}
     chosen["timings_ms"] = [round(ms, 3) for ms in taken]
     facts = {
         "format_version": 1,
@@ -200,20 +208,26 @@ def _score_val(made: Made, run: Path, resize: Resize | None, reporter: Reporter)
     return scoring.evaluate(runtime, val, settings, boundary=False, progress=reporter.progress).miou
 
 
-def _judge(report: ExportReport, made: Made, miou_val: float | None, out: Path, reporter: Reporter) -> dict[str, Any]:
+def _judge(report: ExportReport, made: Made, miou_val: float | None, run: Path, reporter: Reporter) -> dict[str, Any]:
     """The mIoU, 0..1, on val, and on images that nothing was chosen by with its interval, None where there are none.
 
-    Of an int8 file, whose masks are not the model's, that of the file; miou_val: the model's.
+    Of an int8 file, whose masks are not the model's, that of the file; miou_val: the model's. Where those images cannot
+    be scored, it is None as well: the training was not for nothing.
     """
     parts, quantised = made.parts, EXPORTERS[made.config.format].quantised
     if quantised and report.parity and report.parity.file_miou is not None:
         miou_val = report.parity.file_miou
+    unscored = {"miou_val": miou_val, "miou_test": None, "interval": None}
     if parts.test is None:
-        return {"miou_val": miou_val, "miou_test": None, "interval": None}
-    data = open_dataset(parts.name, parts.test, None if parts.root is None else Path(parts.root))
-    tested = evaluate(open_run(out), split=parts.test, device=made.config.device, progress=reporter.progress)
-    if quantised:
-        tested = evaluate(report.path, data, device="cpu", progress=reporter.progress)
+        return unscored
+    try:
+        data = open_dataset(parts.name, parts.test, None if parts.root is None else Path(parts.root))
+        tested = evaluate(open_run(run), split=parts.test, device=made.config.device, progress=reporter.progress)
+        if quantised:
+            tested = evaluate(report.path, data, device="cpu", progress=reporter.progress)
+    except (DataError, ConfigError, UnknownName) as error:
+        reporter.message(f"it is delivered without a score on {parts.test}, which cannot be scored: {error}")
+        return unscored
     interval = score_interval(tested.counts, clusters_of(list(tested.per_image), groups_of(data)))
     low_high = None if math.isnan(interval.low) else [interval.low, interval.high]
     return {"miou_val": miou_val, "miou_test": tested.miou, "interval": low_high}

@@ -1,0 +1,111 @@
+"""What is delivered, and what stays as it was where that fails: of a run that was never trained."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fit_plans import FAST, facts, made, timing, write_yard
+from PIL import Image
+from small_run import small_info
+from small_training import Silent
+
+from featherseg import models
+from featherseg.core.errors import RunError
+from featherseg.core.files import append_line
+from featherseg.data import open_dataset
+from featherseg.data.fingerprint import Fingerprint
+from featherseg.exporters.report import ExportReport
+from featherseg.fitting import delivery
+from featherseg.fitting.delivery import Undelivered, deliver
+from featherseg.fitting.record import Final
+from featherseg.fitting.trials import final_folder
+from featherseg.runs import save_weights, write_info
+
+SPLITS = "train = 0.6\nval = 0.2\ntest = 0.2"
+
+LOOK = {"data": "yard", "split": "test", "inference": "whole", "images": 6, "miou": 0.5}
+
+
+@pytest.fixture
+def delivered(tmp_path, monkeypatch):
+    """Delivers the last training of FAST, of 10 steps, into a folder in which another was delivered before."""
+    yard, out = write_yard(tmp_path / "yard", splits=SPLITS), tmp_path / "out"
+    final, test = final_folder(out, FAST, 10), open_dataset(str(yard), "test")
+    final.mkdir(parents=True)
+    data = {"name": str(yard), "val_split": "val"}
+    write_info(final, small_info(test.classes, model=FAST.model, data=data))
+    save_weights(final, models.build(FAST.model, 2, 3).state_dict())
+    append_line(final / "metrics.jsonl", {"step": 10, "val_miou": 0.5})
+    for name, content in {"fit.json": json.dumps(facts() | {"steps": 1}), "weights.safetensors": "old"}.items():
+        (out / name).write_text(content)
+    append_line(out / "evaluations.jsonl", LOOK)
+
+    def export(run, format, **how):
+        (file := run.path / "export" / "model.onnx").parent.mkdir()
+        file.write_text("a file")
+        return ExportReport(file, format, 6, None)
+
+    monkeypatch.setattr(delivery, "export", export)
+    monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 6.0))
+    plan = replace(made(yard), finals=(Final(FAST.name, 1.0, 10, 2),))
+
+    def go_on():
+        Fingerprint.of({name: open_dataset(str(yard), name) for name in ("train", "val")}).save(final / "data.json")
+        return deliver(plan, FAST, final, {FAST.name: 0.5}, out, 0.0, said), out, said.messages
+
+    said, go_on.yard, go_on.out, go_on.test = Silent(), yard.parent, out, test
+    return go_on
+
+
+def test_a_model_is_delivered_with_its_score_and_earlier_looks_at_test_still_count(delivered):
+    found, out, _ = delivered()
+    assert found.facts["chosen"]["miou_test"] > 0
+    assert (out / "weights.safetensors").stat().st_size > 1000
+    assert len(found.run.evaluations()) == 2
+    assert "evaluated on the split 2 times" in (out / "card.md").read_text()
+    assert json.loads((out / "scores.json").read_text())["split"] == "test"
+    assert list((out / "examples").glob("*.webp"))
+    assert not (out / "trials" / "draft").exists()
+
+
+@pytest.mark.parametrize("fault", ["trained on", "damaged", "another value"])
+def test_a_model_whose_test_images_cannot_be_scored_is_delivered_all_the_same(delivered, fault):
+    image, mask = (delivered.yard / part / f"{delivered.test.keys[0]}.png" for part in ("images", "masks"))
+    if fault == "trained on":
+        first = open_dataset(str(delivered.yard), "train").keys[0]
+        shutil.copyfile(delivered.yard / "images" / f"{first}.png", image)
+    elif fault == "damaged":
+        os.truncate(image, 200)
+    else:
+        Image.fromarray(np.full((64, 96), 7, np.uint8)).save(mask)
+    found, out, said = delivered()
+    assert (found.facts["chosen"]["miou_test"], found.facts["chosen"]["interval"]) == (None, None)
+    assert any("delivered without a score on test" in text for text in said)
+    assert json.loads((out / "fit.json").read_text())["steps"] == 10
+    assert found.file.is_file()
+
+
+def test_what_was_delivered_before_stays_where_the_next_cannot_be_scored_for_want_of_memory(delivered, monkeypatch):
+    def evaluate(*given, **how):
+        raise MemoryError
+
+    monkeypatch.setattr(delivery, "evaluate", evaluate)
+    out = delivered.out
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with pytest.raises(MemoryError):
+        delivered()
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_a_file_that_cannot_be_timed_gives_way_to_the_next(delivered, monkeypatch):
+    def time_file(*given):
+        raise RunError("it could not be timed: it ended with status -9")
+
+    monkeypatch.setattr(delivery, "time_file", time_file)
+    with pytest.raises(Undelivered, match=r"its run is .*-to-10, but .* status -9") as error:
+        delivered()
+    assert (error.value.reason, error.value.over_ms) == ("its file could not be timed", None)
+    assert not (delivered.out / "trials" / "draft").exists()
