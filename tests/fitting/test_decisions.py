@@ -262,6 +262,19 @@ def test_the_page_tells_how_far_timings_of_one_file_lie_apart():
     assert re.search(r"It was timed 4\s+times: 9\.5 to 15\.[23] ms", fit_html(told, {}, plan))
 
 
+def test_a_finished_fit_trains_nothing_again_though_its_trials_are_gone(fit_again, tmp_path, monkeypatch):
+    last = Final(SLOW.name, 1.0, 10, 2)
+    replace(made(), finals=(last,)).write(tmp_path)
+    (tmp_path / "fit.json").write_text(json.dumps({**facts(), "steps": 10}))
+    assert fit_again({SLOW.name: 21.0}).facts["steps"] == 10
+
+    # One whose last training has gone on since, or of another model, is not finished
+    for other in (replace(last, steps=12), replace(last, candidate=FAST.name), replace(last, hours=0.5)):
+        replace(made(), finals=(last, other)).write(tmp_path)
+        monkeypatch.setattr(session, "train_to_the_end", lambda made, winner, *rest: ("folder", made))
+        assert fit_again({}) == SLOW.name
+
+
 def test_a_model_that_was_delivered_before_stays(fit_again, tmp_path):
     (tmp_path / "fit.json").write_text(json.dumps({**facts(), "steps": 1}))
     with pytest.raises(RunError, match=f"{SLOW.name} took"):

@@ -26,7 +26,7 @@ from featherseg.fitting.latency import Timing, time_file
 from featherseg.fitting.page import write_page
 from featherseg.fitting.plan import SPARE, Candidate, name_of
 from featherseg.fitting.record import FitConfig, Made
-from featherseg.fitting.results import UNDELIVERED, FitResult, read_fit
+from featherseg.fitting.results import UNDELIVERED, FitResult
 from featherseg.fitting.trials import TRIALS, copy_run, final_folder, score_at, seconds_of, trial_folder
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
@@ -71,13 +71,10 @@ def deliver(
 
     Raises Undelivered where there is no file, or it is over the limit; what was delivered before then stays.
     """
-    # A draft of the run folder, unless it is delivered already
+    # A draft of the run folder
     last = made.final(winner)
     assert last is not None
     steps = last.steps
-    if (out / FIT).is_file() and read_fit(out)["steps"] == steps:
-        reporter.message(f"{out} is finished: {steps} steps, nothing left to do")
-        return FitResult(out, read_fit(out))
     remove_tree(draft := out / TRIALS / DRAFT)
     copy_run(final, draft, but=(TRACKERS,))  # OUT has its own, of the run under which the trials stand
     config, parts, scale, miou_val = made.config, made.parts, winner.scale, score_at(final, steps)

@@ -24,7 +24,7 @@ from featherseg.fitting.bundle import read_latency
 from featherseg.fitting.candidates import overrides, resize_of, settings_of
 from featherseg.fitting.delivery import Undelivered, deliver, shrink
 from featherseg.fitting.parts import DATASET
-from featherseg.fitting.plan import DECAY, MARGIN, Candidate, survivors
+from featherseg.fitting.plan import DECAY, MARGIN, Candidate, name_of, survivors
 from featherseg.fitting.record import PLAN, Final, FitConfig, Made, read_plan
 from featherseg.fitting.results import FitResult, read_fit
 from featherseg.fitting.trials import (
@@ -204,6 +204,9 @@ def fit(
             measured = None if latency is None else read_latency(Path(latency))
             made = begin(config, out, began, measured, given, workers, reporter)
         made = _with_hours(made, hours, out)
+        if finished := _finished(made, out):
+            reporter.message(f"{out} is finished: {finished.facts['steps']} steps, nothing left to do")
+            return finished
 
         # Rung by rung, then the last one to its end; where that cannot be delivered, the next
         begin_group(out.absolute(), made.config.loggers, reporter.message)
@@ -266,6 +269,16 @@ def _spent(out: Path, made: Made) -> float:
         return seconds
     except (OSError, ValueError, TypeError, KeyError):  # killed at its first steps, or of an older version
         return made.spent + sum(seconds_of(path) for path in (out / TRIALS).glob("*"))
+
+
+def _finished(made: Made, out: Path) -> FitResult | None:
+    """What was delivered, where that is the last training of these hours; its trials may be gone."""
+    if not (out / FIT).is_file() or not made.finals:
+        return None
+    facts, last = read_fit(out), made.finals[-1]
+    chosen, reached = facts["chosen"], (made.config.hours, facts.get("steps"))
+    name = name_of(chosen["model"], chosen.get("trained_scale", chosen["scale"]))
+    return FitResult(out, facts) if (last.candidate, last.hours, last.steps) == (name, *reached) else None
 
 
 def halve(
