@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 import torch
 from fit_plans import FAST, SLOW, answer, facts, made, timing, write_yard
+from PIL import Image
 from small_training import Silent
 
 import featherseg
 from featherseg.cli import main
-from featherseg.core.errors import ConfigError, DeviceError, FeathersegError, RunError
+from featherseg.core.errors import ConfigError, DataError, DeviceError, FeathersegError, RunError
 from featherseg.data import open_dataset
 from featherseg.fitting import beginning, candidates
+from featherseg.fitting import parts as parts_module
 from featherseg.fitting.candidates import Offer, in_line, offers
 from featherseg.fitting.page import fit_html, outlook
 from featherseg.fitting.parts import find_parts
@@ -73,6 +76,59 @@ def test_splits_that_are_there_are_taken_as_they_are(tmp_path):
     assert (parts.name, parts.test, said) == (str(toml), "test", [])
     parts, _ = find_parts("shapes", None, tmp_path)
     assert parts.test == "test"
+
+
+def test_of_a_train_split_that_is_a_share_its_base_gives_the_others(tmp_path):
+    toml = write_yard(tmp_path / "yard", splits='pool = "pool.txt"\ntrain = "60% of pool"\nval = "20% of pool"')
+    (tmp_path / "yard" / "pool.txt").write_text("\n".join(f"{number:03d}x" for number in range(30)))
+    parts, said = find_parts(str(toml), None, tmp_path)
+    assert "10% of train became test" in said[0]
+    sizes = {name: len(open_dataset(parts.name, name, toml.parent)) for name in ("train", "val", "test", "pool")}
+    assert sizes == {"train": 16, "val": 6, "test": 2, "pool": 6}
+
+
+@pytest.mark.parametrize("splits", [SPLITS, "train = 0.8\nval = 0.2", "train = 1.0"])
+def test_images_to_judge_by_that_would_be_trained_on_are_refused_before_anything_trains(tmp_path, monkeypatch, splits):
+    toml = write_yard(tmp_path / "yard", splits=splits)
+    first, *others = sorted((tmp_path / "yard" / "images").iterdir())
+    for image in others:  # so that some of each split are the same
+        shutil.copyfile(first, image)
+    monkeypatch.setattr(beginning, "time_offers", None)
+    mend = "`featherseg check DATA --fix OUT`"
+    if splits != SPLITS:
+        mend = rf"is cut from train: write train = .* test = 0\.\d+ into \[splits\] of .* first; then {mend}"
+    with pytest.raises(DataError, match=rf"images of .*yard.* would be trained on as well.*: \d+x \(there .*{mend}"):
+        featherseg.fit(toml, 20.0, out=tmp_path / "out", hours=0.1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_file_that_cannot_be_read_is_said_before_anything_is_timed(tmp_path, monkeypatch, split):
+    toml = write_yard(tmp_path / "yard", splits=SPLITS)
+    monkeypatch.setattr(beginning, "time_offers", None)
+    key = open_dataset(str(toml), split).keys[1]
+    image, mask = (tmp_path / "yard" / part / f"{key}.png" for part in ("images", "masks"))
+    sound = image.read_bytes()
+    image.write_bytes(sound[: len(sound) // 2])
+    with pytest.raises(DataError, match=f"{image} cannot be read: .* damaged or truncated"):
+        featherseg.fit(toml, 20.0, out=tmp_path / "out", hours=1.0)
+    image.write_bytes(sound)
+    Image.fromarray(np.full((64, 96), 7, np.uint8)).save(mask)
+    with pytest.raises(DataError, match=f"{mask} holds value 7"):
+        featherseg.fit(toml, 20.0, out=tmp_path / "out", hours=1.0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_look_at_many_files_ends_with_its_share_of_the_time(tmp_path, monkeypatch):
+    data = open_dataset(str(write_yard(tmp_path / "yard", splits=SPLITS)), "train")
+    now, read = [0.0], []
+    monkeypatch.setattr(parts_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(type(data), "label", lambda self, index: now.append(now.pop() + 1) or read.append("mask"))
+    monkeypatch.setattr(
+        type(data), "__getitem__", lambda self, index: now.append(now.pop() + 1) or read.append("image")
+    )
+    parts_module.look_at(data, 100.0)
+    assert read == ["mask"] * 4 + ["image"] * 3
 
 
 # Another device

@@ -22,7 +22,7 @@ from featherseg.fitting.delivery import AGAIN
 from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.feasible import TIMING, image_of, no_candidate, time_offers
 from featherseg.fitting.latency import Timing, here, require_format, time_candidate
-from featherseg.fitting.parts import find_parts, look_at_labels
+from featherseg.fitting.parts import find_parts, look_at, refuse_copies
 from featherseg.fitting.plan import Candidate, make_plan, rung_sizes
 from featherseg.fitting.record import FitConfig, Made, Parts
 from featherseg.fitting.trials import Workers, found_by
@@ -78,9 +78,12 @@ def begin(
         reporter.message(text)
     root = None if parts.root is None else Path(parts.root)
     train, val = open_dataset(parts.name, parts.train, root), open_dataset(parts.name, parts.val, root)
+    test = None if parts.test is None else open_dataset(parts.name, parts.test, root)
     refuse_one_class(train)
-    for data in (train, val):
-        look_at_labels(data, config.hours)
+    if test is not None:
+        refuse_copies(f"{config.data} {parts.test}", train, test)
+    for data in filter(None, (train, val, test)):
+        look_at(data, config.hours)
     size = typical_size(train)
     image_size = _size_to_predict(config, size, measured)
     if given is not None:
@@ -146,7 +149,7 @@ def begin(
     timed, each = _time_steps(waiting, pace, ends, workers.at_once, reporter)
 
     # What is kept for the end: export, timings of the file, the scores; and of validation images as many as time allows
-    tested = 0 if parts.test is None else len(open_dataset(parts.name, parts.test, root))
+    tested = 0 if test is None else len(test)
     scored = 3 * len(val) if EXPORTERS[config.format].quantised else 0
     ending = max(EXPORTING, 2 * an_export) + AGAIN * ONCE_AGAIN + 1.5 * each * (tested + scored)
     ending += KEPT_BACK * 3600 * config.hours

@@ -1,5 +1,6 @@
 """Images to train with, to choose by and to judge by in the end: the splits of a fit, made where there are none."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -9,8 +10,10 @@ import numpy as np
 from featherseg.core.errors import DataError
 from featherseg.core.files import write_text
 from featherseg.core.types import SegmentationData
+from featherseg.core.wording import counted
 from featherseg.data import data_folder, is_own, open_dataset, own_config, own_listing, score_split
 from featherseg.data.datasets.dataset_toml import toml_text
+from featherseg.data.fingerprint import copies_of, files_of, named_pairs
 from featherseg.fitting.record import Parts
 
 HELD_OUT = 0.1
@@ -18,9 +21,9 @@ HELD_OUT = 0.1
 
 DATASET = "dataset.toml"
 
-LOOKING, LOOKED_AT = 5.0, 0.002
-"""Seconds in which the masks of a split are read before anything is timed, and the part of all time, at most; a
-training reads all of them first.
+LOOKING, LOOKED_AT = 6.0, 0.003
+"""Seconds in which masks and images of a split are read before anything is timed, and the part of all time, at most.
+Of a training the masks are read first, but validation images behind the first rung, test images in the end.
 """
 
 
@@ -49,13 +52,16 @@ def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str
         name = data if os.path.isabs(data) or "://" in data else os.path.abspath(data)
         return Parts(name, where), []
 
-    # A part of train for each, as the file says it: a fraction of all, or of train
+    # A part of train for each, as the file says it: a fraction of all, of train, or of what train is a share of
     others = {name: part for name, part in config.splits.items() if name not in (*missing, "train")}
-    made: dict[str, float | str] = dict.fromkeys(missing, f"{HELD_OUT:.0%} of train")
+    held: float | str = f"{HELD_OUT:.0%} of train"
     train = config.splits["train"]
-    if config.shares:
-        share = config.shares["train"]
-        made, train = dict.fromkeys(missing, HELD_OUT * share), share * (1 - HELD_OUT * len(missing))
+    for whole, shares in {"": config.shares, **config.parts}.items():
+        if share := shares.get("train"):
+            held, train = HELD_OUT * share, share * (1 - HELD_OUT * len(missing))
+            if whole:
+                held, train = f"{100 * held:g}% of {whole}", f"{100 * train:g}% of {whole}"
+    made = dict.fromkeys(missing, held)
 
     # Who is next to whom decides which images a share gets: those that were set aside stay so, where they can
     parts = Parts(os.path.abspath(out / DATASET), base)
@@ -64,16 +70,35 @@ def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str
         found = own_listing(parts.name, Path(base)).splits
         if all({pair.key for pair in found[name]} == {pair.key for pair in listing.splits[name]} for name in others):
             break
-    for name in ("train", *missing):
-        open_dataset(parts.name, name, Path(base))  # refused now where too few are left
     these = " and ".join(missing)
+    opened = {name: open_dataset(parts.name, name, Path(base)) for name in ("train", *missing)}  # or too few are left
+    cut = ", ".join(f"{name} = {json.dumps(splits[name])}" for name in opened)
+    for name in missing:
+        mend = f"{name} is cut from train: write {cut} into [splits] of its dataset.toml first; then "
+        refuse_copies(f"{data} {name}", opened["train"], opened[name], mend)
     return parts, [f"{data} has no {these} images with masks: {HELD_OUT:.0%} of train became {these} ({out / DATASET})"]
 
 
-def look_at_labels(data: SegmentationData, hours: float) -> None:
-    """Read masks in any order for a moment of the hours, so that a fault is said early. Raises what `label` raises."""
-    ends = time.monotonic() + min(LOOKING, LOOKED_AT * 3600 * hours)
-    for index in np.random.default_rng(0).permutation(len(data)).tolist():
-        data.label(index)
-        if time.monotonic() > ends:
-            break
+def refuse_copies(name: str, train: SegmentationData, data: SegmentationData, mend: str = "") -> None:
+    """Raises DataError where images that will be scored are trained on too: of a test split, `evaluate` would."""
+    if seen := copies_of(data, train):
+        raise DataError(
+            f"{counted(len(seen), 'image')} of {name} would be trained on as well, from files that hold the same: "
+            f"{named_pairs(seen)}. A score on them says nothing: {mend}`featherseg check DATA --fix OUT` writes a copy "
+            "in which no image is in two splits."
+        )
+
+
+def look_at(data: SegmentationData, hours: float) -> None:
+    """Read masks and images in any order for a moment of the hours, so that a fault is said early.
+
+    Masks first: they say more, in less time. Raises what reading raises.
+    """
+    if files_of(data) is None:  # the program makes it up
+        return
+    began, looking = time.monotonic(), min(LOOKING, LOOKED_AT * 3600 * hours)
+    for read, share in ((data.label, 0.5), (data.__getitem__, 1.0)):
+        for index in np.random.default_rng(0).permutation(len(data)).tolist():
+            read(index)
+            if time.monotonic() > began + share * looking:
+                break
