@@ -8,19 +8,24 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from zipfile import ZipFile
 
+import fit_plans
 import numpy as np
 import pytest
 import torch
 from shared_exports import small_graph
 from small_model import CLASSES, FACTS, small_model
+from small_run import small_info
 from typer.testing import CliRunner
 
 from featherseg.cli import build_app
 from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, MissingExtra, RunError, UnknownName
 from featherseg.fitting import bundle
 from featherseg.fitting.bundle import BundleItem, confirm, read_latency, write_bundle
+from featherseg.fitting.elsewhere import bundle_chosen
+from featherseg.fitting.page import fit_html
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.inference.settings import InferenceSettings
@@ -287,7 +292,8 @@ def test_confirm_tells_in_fit_json_whether_the_device_keeps_the_limit(fitted, la
     run = fitted(percentile, limit)
     before = json.loads((run / "fit.json").read_text())
     found = confirm(run, latency(measured({"scale": 1.0}, {})))
-    assert found == {"device": "a board, 4 cores, Linux", "latency_ms": ONE, "memory_mib": 90.5, "keeps_limit": keeps}
+    expected = {"device": "a board, 4 cores, Linux", "threads": 4, "latency_ms": ONE, "memory_mib": 90.5}
+    assert found == expected | {"keeps_limit": keeps}
     assert json.loads((run / "fit.json").read_text()) == before | {"confirmed": found}
 
 
@@ -318,6 +324,57 @@ def test_confirm_takes_no_answer_of_the_candidates_before_the_training(fitted, l
         confirm(run, answer)
     (run / "fit.json").write_text(json.dumps(content | {"bundle": read_latency(answer).bundle}))
     assert confirm(run, answer)["keeps_limit"]
+
+
+def test_confirm_takes_the_threads_that_the_candidates_were_measured_on_and_tells_of_another_device(fitted, latency):
+    run, answer = fitted(threads=2, device="a board, 4 cores, Linux 6.1"), latency(measured())
+    before = (run / "fit.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"on 4 threads, and the candidates on 2: .* python measure\.py --threads 2"):
+        confirm(run, answer)
+    assert (run / "fit.json").read_bytes() == before
+    for device, told in (("a board, 4 cores, Linux 6.1", True), ("a board, 4 cores, Linux", False)):
+        fitted(threads=4, device=device)
+        done = CliRunner().invoke(build_app(), ["fit", "--confirm", str(answer), "--out", str(run)])
+        assert done.exit_code == 0
+        assert (f"the candidates were measured on {device}: of another machine" in done.stdout) == told
+
+
+def test_the_page_tells_how_to_check_on_the_device_and_what_it_said(fitted, latency):
+    chosen = fit_plans.facts()["chosen"] | {"model": fit_plans.SLOW.model, "scale": 1.0}
+    told, plan = {**fit_plans.facts(), "chosen": chosen, "max_mib": None}, fit_plans.made()
+    here, bundle = fit_html(told, {}, plan.plan), {"bundle": "0123456789abcdef"}
+    assert "of what Predictor takes" in here
+    assert "what was delivered was timed again" in here
+    assert "--confirm" not in here
+    there = fit_html(told | bundle, {}, plan.plan)
+    assert "of what the measure.py of its bundle takes" in there
+    assert "timed again" not in there
+    assert "python measure.py --threads 2<" in there
+    assert "featherseg fit --confirm latency.json --out RUN<" in there
+
+    # The answer stands on the page
+    run = fitted(**told, **bundle)
+    plan.write(run)
+    answer = measured({"model": chosen["model"], "scale": 1.0, "latency_ms": ONE | {"p50": 12.1}}, threads=2)
+    confirm(run, latency(answer))
+    page = " ".join((run / "fit.html").read_text().split())
+    assert "measured on a board, 4 cores, Linux, 2 threads: 12.1 ms and 90 MiB there, which keeps the limit" in page
+    assert "--confirm" not in page
+
+
+def test_the_delivered_bundle_says_how_its_answer_goes_back(tmp_path):
+    info = small_info(CLASSES)
+    run = SimpleNamespace(model=small_model(), recipe=info.recipe, info=info, classes=CLASSES, licence="MIT", init=None)
+    id = bundle_chosen(tmp_path / "measure.zip", run, 0.5, "onnx", IMAGE, 3)
+    write_bundle(tmp_path / "bundle.zip", [item("onnx")], IMAGE)
+    readme, others = (ZipFile(tmp_path / f"{name}.zip").read("README.txt").decode() for name in ("measure", "bundle"))
+    assert "pip install numpy onnxruntime\n" in readme
+    assert "python measure.py --threads 3 " in readme
+    assert "featherseg fit --confirm latency.json --out RUN" in readme
+    assert "--latency" not in readme
+    assert "featherseg fit --latency latency.json" in others
+    assert "--confirm" not in others
+    assert json.loads(ZipFile(tmp_path / "measure.zip").read("bundle.json"))["id"] == id
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"chosen": 3, "limit_ms": 1, "percentile": 50}'])

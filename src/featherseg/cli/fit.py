@@ -167,6 +167,8 @@ def _confirm(run: Path, latency: Path) -> None:
     taken = found["latency_ms"][f"p{facts['percentile']}"]
     memory = "" if (most := facts.get("max_mib")) is None else f"; {found['memory_mib'] or '?'} MiB, limit {most:g}"
     print(one_line(f"{found['device']}: {taken:.1f} ms, limit {facts['limit_ms']:g} ms{memory}"))
+    if found["device"] != (chosen_for := facts.get("device", found["device"])):
+        print(one_line(f"the candidates were measured on {chosen_for}: of another machine this tells nothing"))
     if not found["keeps_limit"]:
         print(one_line(f"over the limit: featherseg fit --show --max-ms X --out {run} lists what is faster"))
         raise typer.Exit(1)

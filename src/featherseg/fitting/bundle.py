@@ -31,10 +31,12 @@ from featherseg.core.errors import ConfigError, DataNotFound, ExportError, RunEr
 from featherseg.core.files import FIT, check_writable, parse_json, read_bounded, refuse_links, write_atomic, write_json
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, Resize, Size
-from featherseg.core.wording import one_line
+from featherseg.core.wording import counted, one_line
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.job import Facts, Job
 from featherseg.exporters.onnx import graph_form, to_onnx
+from featherseg.fitting.page import write_page
+from featherseg.fitting.record import PLAN, read_plan
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.resize import padding, resize_factor, scaled_size
 from featherseg.recipe import ImageSize
@@ -56,6 +58,14 @@ It writes latency.json: what each model takes here from a decoded image to its m
 Bring latency.json back: featherseg fit --latency latency.json --data DATA --max-ms X --hours H --out OUT
 """
 
+LAST_CHECK = """\
+Does the delivered model keep its limit? Unpack everything into a folder of its own on the device it was chosen for.
+There: python -m pip install numpy {packages}
+Then:  python measure.py --threads {threads}     (a minute; as many threads as the candidates were measured on)
+It writes latency.json: what the model takes here from a decoded image to its mask, and the memory of its process.
+Bring this latency.json back: featherseg fit --confirm latency.json --out RUN     (RUN: where measure.zip is from)
+"""
+
 
 @dataclass(frozen=True)
 class BundleItem:
@@ -73,7 +83,11 @@ class BundleItem:
 
 
 def write_bundle(
-    out: Path, items: Sequence[BundleItem], image: np.ndarray, progress: Progress | None = None
+    out: Path,
+    items: Sequence[BundleItem],
+    image: np.ndarray,
+    progress: Progress | None = None,
+    threads: int | None = None,
 ) -> list[ExportError]:
     """Write the .zip at `out`, of items that can be exported; -> the errors of those that cannot.
 
@@ -81,6 +95,7 @@ def write_bundle(
 
     Args:
         image: (H, W, C) uint8, decoded, RGB for three channels: what is measured begins with it.
+        threads: of a delivered model, those that it was chosen for, as a last check takes them; None: of candidates.
 
     Raises:
         ConfigError: a format that measure.py does not run, a name that is none for a file, an image of another form.
@@ -135,7 +150,8 @@ def write_bundle(
             }
             used = {row["format"] for row in rows}
             packages = " ".join(package for format, package in RUNTIMES.items() if format in used)
-            readme = README.format(packages=packages, minutes=max(1, len(rows) // 10))
+            readme = README if threads is None else LAST_CHECK
+            readme = readme.format(packages=packages, minutes=max(1, len(rows) // 10), threads=threads)
             texts = {
                 "README.txt": readme.encode(),
                 "bundle.json": json.dumps(bundle, indent=2).encode(),
@@ -289,30 +305,32 @@ class _Chosen(Config):
 
 
 class _FitFacts(Config):
-    """What `confirm` needs of fit.json."""
+    """What `confirm` needs of fit.json; threads: those of the candidates' timings."""
 
     chosen: _Chosen
     limit_ms: Milliseconds
     percentile: Literal[50, 95]
+    threads: Annotated[int, Field(ge=1)] | None = None
     max_mib: Annotated[float, Field(gt=0)] | None = None
     bundle: Annotated[str, Field(max_length=100)] | None = None
 
 
 def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
-    """What the delivered model takes on the device, into fit.json of the run as `confirmed`; -> that.
+    """What the delivered model takes on the device, into fit.json of the run as `confirmed` and its page; -> that.
 
-    It is {"device", "latency_ms": {"p50", "p95", "interval"}, "memory_mib", "keeps_limit"}; the limit is that of memory
-    as well, where there is one and the device tells it.
+    It is {"device", "threads", "latency_ms": {"p50", "p95", "interval"}, "memory_mib", "keeps_limit"}; the limit is
+    that of memory as well, where there is one and the device tells it.
 
     Raises RunError for a folder that `fit` did not write, ConfigError where latency.json does not hold exactly the
-    chosen model, scale and format, or is of another bundle than the delivered one, and as `read_latency`.
+    chosen model, scale and format, is of another bundle than the delivered one or of other threads than the
+    candidates' timings, and as `read_latency`.
     """
     measured, file = read_latency(latency), run_folder / FIT
-    refuse_links(run_folder, FIT)
+    refuse_links(run_folder, FIT, PLAN)
     try:
         content = parse_json(read_bounded(file).decode())
         wanted = {key: content[key] for key in ("limit_ms", "percentile")}
-        wanted |= {key: content.get(key) for key in ("bundle", "max_mib")}
+        wanted |= {key: content.get(key) for key in ("bundle", "max_mib", "threads")}
         wanted["chosen"] = {key: content["chosen"][key] for key in ("model", "scale", "format")}
         config = parse(_FitFacts, wanted, str(file))
     except FileNotFoundError:
@@ -332,13 +350,23 @@ def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
             f"{latency} is not of the model that was delivered, but of another bundle, such as that of the candidates "
             "before the training. Run the measure.py that was delivered with the model, and bring that answer back."
         )
+    if config.threads not in (None, measured.threads):
+        raise ConfigError(
+            f"{latency} was measured on {counted(measured.threads, 'thread')}, and the candidates on {config.threads}: "
+            f"the limit is for these. Run there: python measure.py --threads {config.threads}"
+        )
     taken = row.latency_ms.p50 if config.percentile == 50 else row.latency_ms.p95
     light = config.max_mib is None or row.memory_mib is None or row.memory_mib <= config.max_mib
     confirmed = {
         "device": measured.device,
+        "threads": measured.threads,
         "latency_ms": row.latency_ms.model_dump(mode="json"),
         "memory_mib": row.memory_mib,
         "keeps_limit": taken <= config.limit_ms and light,
     }
-    write_json(file, content | {"confirmed": confirmed})
+    facts = content | {"confirmed": confirmed}
+    plan = read_plan(run_folder / PLAN).plan if (run_folder / PLAN).is_file() else None
+    write_json(file, facts)
+    if plan is not None:
+        write_page(run_folder, facts, plan)
     return confirmed

@@ -102,10 +102,10 @@ def deliver(
     bundle, taken = None, [timing.latency(config.percentile)]
     if made.elsewhere:
         if config.format in RUNTIMES:
-            bundle = bundle_chosen(draft / BUNDLE, open_run(draft), scale, config.format, image)
+            bundle = bundle_chosen(draft / BUNDLE, open_run(draft), scale, config.format, image, made.threads)
             reporter.message(
-                f"unpack {out / BUNDLE} on {made.device}, run measure.py there, then: featherseg fit --confirm "
-                f"latency.json --out {out}"
+                f"unpack {out / BUNDLE} on {made.device}, run there: python measure.py --threads {made.threads}; then "
+                f"here: featherseg fit --confirm latency.json --out {out}"
             )
     else:
         name = (winner.model, scale, config.format)

@@ -62,14 +62,14 @@ def bundle_candidates(
     return list(write_bundle(out, items, image, progress))
 
 
-def bundle_chosen(out: Path, run: Run, scale: float, format: str, image: np.ndarray) -> str:
+def bundle_chosen(out: Path, run: Run, scale: float, format: str, image: np.ndarray, threads: int) -> str:
     """Write the trained model alone, for a last measurement on the device; image: (H, W, C) as they are there.
 
-    -> the id of this bundle, which the answer names.
+    threads: those that the candidates were measured on. -> the id of this bundle, which the answer names.
     """
     resizes = {scale: run.recipe.data.test_resize}
     item = BundleItem(run.model, run.recipe.model.name, describe(run.model, run, None), resizes, format)
-    write_bundle(out, [item], image)
+    write_bundle(out, [item], image, threads=threads)
     with ZipFile(out) as archive:
         return str(json.loads(archive.read("bundle.json"))["id"])
 

@@ -74,6 +74,8 @@ def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
     body = render(
         "fitting/page.html",
         f=facts,
+        there="bundle" in facts,
+        confirmed=facts.get("confirmed"),
         chosen=chosen,
         trained_as=trained_as,
         summary=summary(facts),
