@@ -182,6 +182,75 @@ def test_a_candidate_that_fails_is_told_and_the_others_go_on_and_are_kept(tmp_pa
     assert (folder / "latency.json").read_bytes() == before
 
 
+@pytest.fixture
+def device(tmp_path):
+    """measure.py for two candidates that take no time: threads -> (exit status, numbers of the measured ones)."""
+    row = {"model": NAME, "format": "onnx", "input_size": SIZE, "files": ["a.onnx"]}
+    unpack(tmp_path, [row | {"scale": 0.5}, row | {"scale": 1.0}])
+    script = runpy.run_path(str(tmp_path / "measure.py"))
+    asked, bundle = [], json.loads((tmp_path / "bundle.json").read_text())
+
+    def measure_apart(number, threads):
+        asked.append(number)
+        return measured()["candidates"][0] | {
+            "scale": bundle["candidates"][number]["scale"],
+            "runtime": "onnxruntime 1",
+        }
+
+    script["measure_all"].__globals__["measure_apart"] = measure_apart
+
+    def run(threads):
+        asked.clear()
+        return script["measure_all"](bundle, threads, str(tmp_path / "latency.json")), list(asked)
+
+    return run
+
+
+def test_the_answer_of_other_threads_or_of_another_device_is_kept_beside_the_new_one(device, tmp_path, capsys):
+    file = tmp_path / "latency.json"
+    assert device(4) == (0, [0, 1])
+    of_four = file.read_bytes()
+    assert device(1) == (0, [0, 1])
+    assert "(4 threads) is kept as latency-4-threads.json" in capsys.readouterr().out
+    assert (tmp_path / "latency-4-threads.json").read_bytes() == of_four
+    assert device(1) == (0, [])
+    assert [row.scale for row in read_latency(file).candidates] == [0.5, 1.0]
+
+    file.write_bytes(of_four)
+    assert device(1) == (0, [0, 1])
+    file.write_text(json.dumps(json.loads(of_four) | {"threads": 1, "device": "a board"}))
+    assert device(1) == (0, [0, 1])
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"bundle": "f" * 16}))
+    assert device(1) == (0, [0, 1])
+    aside = {path.name for path in tmp_path.glob("latency-*.json")}
+    assert aside == {f"latency-{of}.json" for of in ("4-threads", "4-threads-2", "other-device", "other-bundle")}
+
+
+@pytest.mark.parametrize(
+    "change", [{"candidates": [{"model": NAME}]}, {"candidates": 3}, {"candidates": [{}]}, {"runtimes": 1}, None]
+)
+def test_a_latency_json_that_is_broken_is_kept_aside_and_measured_anew(device, tmp_path, capsys, change):
+    assert device(1)[0] == 0
+    broken = "{" if change is None else json.dumps(json.loads((tmp_path / "latency.json").read_text()) | change)
+    (tmp_path / "latency.json").write_text(broken)
+    assert device(1) == (0, [0, 1])
+    assert "(unreadable) is kept as latency-unreadable.json" in capsys.readouterr().out
+    assert (tmp_path / "latency-unreadable.json").read_text() == broken
+    assert len(read_latency(tmp_path / "latency.json").candidates) == 2
+
+
+@pytest.mark.parametrize("name", ["latency.json", "latency.json.tmp"])
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(device, tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(SystemExit, match=r"latency\.json cannot be written \(.*\)\. Make room, or unpack the bundle"):
+        device(1)
+    unpack(tmp_path, json.loads((tmp_path / "bundle.json").read_text())["candidates"])
+    done = run_script(tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "[1/2]" not in done.stdout
+
+
 def test_masks_of_the_files_are_predictor_s(tmp_path, tmp_path_factory):
     pytest.importorskip("pnnx")
     write_bundle(tmp_path / "b.zip", [item("ncnn")], IMAGE)

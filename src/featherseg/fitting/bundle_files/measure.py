@@ -40,6 +40,8 @@ LEAST, MOST, SECONDS = 20, 200, 2.0
 LIMIT = 900
 """Seconds after which a candidate is given up."""
 
+UNWRITABLE = "{} cannot be written ({}). Make room, or unpack the bundle into a folder of yours, and run this there."
+
 BAND = 32
 """Rows whose classes are compared at a time, so that they stay in the cache."""
 
@@ -274,25 +276,50 @@ def measure_apart(number: int, threads: int) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+def name_of(row: dict[str, Any]) -> tuple[str, float, str]:
+    return row["model"], row["scale"], row["format"]
+
+
 def earlier(path: str, report: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """The candidates of a latency.json of the same bundle, device and threads: of a call that was stopped."""
+    """The candidates of a latency.json of the same bundle, device and threads: of a call that was stopped.
+
+    Any other latency.json is kept beside it, under a name that says what it is of.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
-        same = all(found[key] == report[key] for key in ("format_version", "bundle", "device", "threads"))
-        return (found["candidates"], found["runtimes"]) if same else ([], {})
-    except (OSError, ValueError, KeyError, TypeError):
+        other = f"{int(found['threads'])}-threads" if found["threads"] != report["threads"] else ""
+        for key in ("device", "bundle", "format_version"):
+            other = other if found[key] == report[key] else f"other-{key}"
+        rows, runtimes = list(found["candidates"]), dict(found["runtimes"])
+        if len({name_of(row) for row in rows if row["latency_ms"]["p50"] > 0}) < len(rows):
+            raise ValueError("a candidate is there twice or without its time")
+    except FileNotFoundError:
         return [], {}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        other = "unreadable"
+    if not other:
+        return rows, runtimes
+    aside, number = f"{path[:-5]}-{other}.json", 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = f"{path[:-5]}-{other}-{number}.json"
+    os.rename(path, aside)
+    tell(f"the latency.json that was here ({other.replace('-', ' ')}) is kept as {os.path.basename(aside)}")
+    return [], {}
 
 
 def save(path: str, report: dict[str, Any]) -> None:
     """Write latency.json beside its name, then rename it: whatever ends this, the file is whole."""
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
-        json.dump(report, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(path + ".tmp", path)
+    try:
+        with open(path + ".tmp", "w", encoding="utf-8") as file:
+            json.dump(report, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(path + ".tmp", path)
+    except OSError as error:
+        sys.exit(UNWRITABLE.format(path, error.strerror or error))
 
 
 def tell(text: str) -> None:
@@ -313,15 +340,25 @@ def measure_all(bundle: dict[str, Any], threads: int, path: str) -> int:
         "candidates": [],
     }
     tell(f"{report['device']}; {threads} threads")
-    report["candidates"], report["runtimes"] = earlier(path, report)
-    known = {(row["model"], row["scale"], row["format"]) for row in report["candidates"]}
+
+    # Whether the answer can be written, and what of it is there
+    try:
+        if os.path.isdir(path):
+            raise OSError("it is a folder")
+        with open(path + ".tmp", "w", encoding="utf-8"):
+            pass
+        os.remove(path + ".tmp")
+        report["candidates"], report["runtimes"] = earlier(path, report)
+    except OSError as error:
+        sys.exit(UNWRITABLE.format(path, error.strerror or error))
+    known = {name_of(row) for row in report["candidates"]}
     candidates, status = bundle["candidates"], 0
     try:
         for number, candidate in enumerate(candidates):
             name = f"[{number + 1}/{len(candidates)}] {candidate['model']} at {candidate['scale']:g}"
             name += f", {candidate['format']}"
             package = RUNTIMES[candidate["format"]]
-            if (candidate["model"], candidate["scale"], candidate["format"]) in known:
+            if name_of(candidate) in known:
                 tell(f"{name}: measured before (remove latency.json to measure it again)")
                 continue
             if importlib.util.find_spec(package) is None:
