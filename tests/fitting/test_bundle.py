@@ -24,7 +24,7 @@ from featherseg.cli import build_app
 from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, MissingExtra, RunError, UnknownName
 from featherseg.fitting import bundle
 from featherseg.fitting.bundle import BundleItem, confirm, read_latency, write_bundle
-from featherseg.fitting.elsewhere import bundle_chosen
+from featherseg.fitting.elsewhere import bundle_candidates, bundle_chosen
 from featherseg.fitting.page import fit_html
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes.pytorch import TorchRuntime
@@ -269,6 +269,15 @@ def test_a_format_that_no_script_runs_is_refused_before_any_work(tmp_path):
         write_bundle(tmp_path / "b.zip", [item("onnx"), item("litert")], IMAGE)
 
 
+@pytest.mark.parametrize("size", [(31, 64), (999_999, 999_999), (2**16, 2**16)])
+def test_a_size_that_fit_would_refuse_is_refused_before_the_bundle(size, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"image_size = \d+x\d+: .* from 32 pixels on, and at most 178,956,970 pixels"
+    ):
+        bundle_candidates(tmp_path / "b.zip", image_size=size)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pnnx", None)
     with pytest.raises(MissingExtra, match=r"featherseg\[ncnn\]"):
@@ -319,6 +328,7 @@ ONE = measured()["candidates"][0]["latency_ms"]
         (measured({"latency_ms": ONE | {"p50": 13.0}}), "within its interval"),
         (measured({"latency_ms": ONE | {"p95": 11.9}}), "not above p95"),
         (measured({}, {}), "listed twice"),
+        (measured({"scale": 1.0}, {"scale": 1.0000001}), "frm-lite0 at 1, onnx is listed twice"),
     ],
 )
 def test_a_latency_json_that_cannot_be_right_is_refused_in_a_sentence(content, expected, latency):

@@ -150,6 +150,17 @@ def test_the_choice_is_for_the_device_that_was_measured(tmp_path, monkeypatch, l
         beginning.begin(replace(config, format="ncnn"), tmp_path, time.monotonic(), measured, None, ALONE, Silent())
 
 
+def test_a_scale_that_is_not_offered_is_left_out_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(beginning, "_pace", lambda *rest: (0.1, 0.01))
+    measured, heard = answer(tmp_path / "latency.json", 15.0), Silent()
+    rows = [row.model_copy(update={"scale": 1.0000001}) if row.scale == 0.5 else row for row in measured.candidates]
+    measured = measured.model_copy(update={"candidates": tuple(rows)})
+    config = made(max_ms=20.0, hours=0.05).config
+    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, heard)
+    assert [(t.model, t.scale) for t in plan.timings] == [(FAST.model, 1.0), (SLOW.model, 1.0)]
+    assert f"left out, of no scale that images of 256x512 are tried at: {SLOW.model} at 1.0000001" in heard.messages
+
+
 def test_models_that_are_left_out_for_want_of_weights_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(beginning, "_pace", lambda *rest: (0.1, 0.01))
     for module in (beginning, candidates):
@@ -388,6 +399,7 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path):
         ({"data": "shapes", "max_ms": 5, "format": "tensorrt"}, FeathersegError, "run nowhere here"),
         ({"data": "shaps", "max_ms": 5}, FeathersegError, "shapes"),
         ({"data": "shapes", "max_ms": 5, "image_size": (3, 3)}, ConfigError, "image_size"),
+        ({"data": "shapes", "max_ms": 5, "image_size": (2**16, 2**16)}, ConfigError, "at most 178,956,970 pixels"),
         ({"data": "shapes", "max_ms": 5, "settings": FitSettings(device="cuda:99")}, DeviceError, "CUDA devices"),
         ({"resume": True}, ConfigError, "nothing to continue"),
     ]

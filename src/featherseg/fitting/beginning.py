@@ -137,8 +137,13 @@ def begin(
         timings = time_offers(choice, config, image_size, measure, alone, began, reporter)
     else:
         device, threads = measured.device, measured.threads
-        known = {offer.name for offer in choice}
-        timings = [t for t in timings_of(measured, config.format) if t.name in known]
+        there, models = timings_of(measured, config.format), {offer.model for offer in choice}
+        scales = {(offer.model, offer.scale) for offer in choice}
+        timings = [t for t in there if (t.model, t.scale) in scales]
+        if others := [f"{t.model} at {t.scale}" for t in there if t.model in models and t not in timings]:
+            reporter.message(
+                f"left out, of no scale that images of {size_text(image_size)} are tried at: {', '.join(others)}"
+            )
     an_export = sum(exports) / max(1, len(exports))
     feasible = [t for t in timings if t.keeps(*config.limits)]
     if not feasible:

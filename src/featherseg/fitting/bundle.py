@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.job import Facts, Job
 from featherseg.exporters.onnx import graph_form, to_onnx
 from featherseg.fitting.page import write_page
+from featherseg.fitting.plan import name_of
 from featherseg.fitting.record import PLAN, read_plan
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.resize import padding, resize_factor, scaled_size
@@ -258,8 +260,9 @@ class MeasuredLatency(Config):
 
     @model_validator(mode="after")
     def _once_each(self) -> "MeasuredLatency":
-        if len({(row.model, row.scale, row.format) for row in self.candidates}) < len(self.candidates):
-            raise ValueError("a candidate is listed twice")
+        names = [f"{name_of(row.model, row.scale)}, {row.format}" for row in self.candidates]
+        if twice := [name for name, times in Counter(names).items() if times > 1]:
+            raise ValueError(f"{twice[0]} is listed twice")
         return self
 
     def find(self, model: str, scale: float, format: str) -> MeasuredCandidate | None:

@@ -8,8 +8,11 @@ from typing import Any
 
 from featherseg import models
 from featherseg.backbones.weights import PRETRAINED
+from featherseg.core.errors import ConfigError
 from featherseg.core.types import Resize, Size
+from featherseg.core.wording import size_text
 from featherseg.counting.catalogue import counts
+from featherseg.data.images import MAX_PIXELS
 from featherseg.data.statistics import choose_crop
 from featherseg.fitting.plan import One, best_guesses, name_of
 from featherseg.layers.resize import resized
@@ -36,6 +39,9 @@ SMALL, ABOVE = 200_000, (1.5, 2.0)
 TINY = 256 * 256
 """Images of at most so many pixels are better guessed enlarged than as they are (the same table)."""
 
+LEAST_IMAGE = 32
+"""Pixels of a side of the images that will be predicted, at least."""
+
 LEAST_SIDE = 64
 """Pixels of the shorter side that a model sees, at least."""
 
@@ -55,6 +61,15 @@ class Offer:
     def name(self) -> str:
         """What it is called."""
         return name_of(self.model, self.scale)
+
+
+def check_size(size: Size) -> None:
+    """Raises ConfigError where images of (height, width) are smaller or larger than any that are predicted."""
+    if min(size) < LEAST_IMAGE or math.prod(size) > MAX_PIXELS:
+        raise ConfigError(
+            f"image_size = {size_text(size)}: expected (height, width), each from {LEAST_IMAGE} pixels on, and at most "
+            f"{MAX_PIXELS:,} pixels in all."
+        )
 
 
 def offers(size: Size) -> list[Offer]:

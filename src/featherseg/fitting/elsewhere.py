@@ -18,7 +18,7 @@ from featherseg.data.statistics import typical_size
 from featherseg.exporters.job import Facts
 from featherseg.exporters.pipeline import describe
 from featherseg.fitting.bundle import BundleItem, MeasuredLatency, write_bundle
-from featherseg.fitting.candidates import offers, resize_of
+from featherseg.fitting.candidates import check_size, offers, resize_of
 from featherseg.fitting.feasible import image_of
 from featherseg.fitting.latency import Timing
 from featherseg.runs import Run
@@ -43,6 +43,8 @@ def bundle_candidates(
     check_writable(out)
     if out.suffix != ".zip":
         raise ConfigError(f"--out {out}: a bundle is a .zip, such as bundle.zip.")
+    if image_size is not None:
+        check_size(image_size)
     if data is not None:
         train = open_dataset(data, "train", data_root)
         size, classes = image_size or typical_size(train), train.classes

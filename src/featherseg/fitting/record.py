@@ -10,7 +10,7 @@ from featherseg.core.errors import ConfigError, unknown
 from featherseg.core.files import load_json, write_json
 from featherseg.core.types import Size
 from featherseg.core.wording import one_line
-from featherseg.fitting.candidates import MODELS, has_weights
+from featherseg.fitting.candidates import MODELS, check_size, has_weights
 from featherseg.fitting.latency import Timing
 from featherseg.fitting.plan import Candidate, Plan
 
@@ -39,8 +39,8 @@ class FitConfig:
             raise ConfigError(f"max_ms = {self.max_ms}: expected milliseconds above 0.")
         if not 0 < self.hours < 1e5 or not math.isfinite(self.hours):
             raise ConfigError(f"hours = {self.hours}: expected a number above 0, such as 2 or 0.5.")
-        if self.image_size is not None and not all(32 <= side <= 2**16 for side in self.image_size):
-            raise ConfigError(f"image_size = {self.image_size}: expected (height, width), each from 32 pixels on.")
+        if self.image_size is not None:
+            check_size(self.image_size)
 
     @property
     def limits(self) -> tuple[float, int, float | None]:
