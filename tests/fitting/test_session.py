@@ -20,9 +20,10 @@ import featherseg
 from featherseg.cli import main
 from featherseg.core.errors import ConfigError, DataError, DeviceError, FeathersegError, RunError
 from featherseg.data import open_dataset
-from featherseg.fitting import beginning, candidates
+from featherseg.fitting import beginning, candidates, session
 from featherseg.fitting import parts as parts_module
 from featherseg.fitting.candidates import Offer, in_line, offers
+from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.page import fit_html, outlook
 from featherseg.fitting.parts import find_parts
 from featherseg.fitting.plan import Candidate
@@ -258,8 +259,7 @@ def test_an_option_that_is_of_no_use_is_refused(monkeypatch, tmp_path, capsys):
         (["--show", "--hours", "2"], "--show makes no use of --hours"),
         (["--confirm", "a.json", "--format", "ncnn"], "--confirm makes no use of --format"),
         (["--measure", "--max-ms", "5"], "--measure makes no use of --max-ms"),
-        (["--resume", "--percentile", "95"], "--resume makes no use of --percentile"),
-        (["--resume", "--format", "onnx"], "--resume makes no use of --format"),
+        (["--show", "--resume"], "--show makes no use of --resume"),
         (["--show", "--percentile", "50"], "--show makes no use of --percentile"),
     ):
         monkeypatch.setattr("sys.argv", ["featherseg", "fit", *words, "--out", str(tmp_path / "x")])
@@ -267,6 +267,63 @@ def test_an_option_that_is_of_no_use_is_refused(monkeypatch, tmp_path, capsys):
             main()
         assert ended.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_one_command_with_resume_begins_a_fit_and_goes_on_with_it(monkeypatch, tmp_path, capsys):
+    begun, out, file = [], tmp_path / "out", tmp_path / "latency.json"
+
+    def begin(config, out, began, measured, *rest):
+        begun.append(config)
+        timings = timings_of(measured, config.format) if measured else made().timings
+        plan = replace(made(), config=config, elsewhere=measured is not None, timings=tuple(timings))
+        plan.write(out)
+        return plan
+
+    def killed(*rest):
+        raise RunError("killed here")
+
+    monkeypatch.setattr(session, "begin", begin)
+    monkeypatch.setattr(session, "halve", killed)
+
+    def fit(*words, percentile="95"):
+        given = [
+            "--data",
+            "shapes",
+            "--max-ms",
+            "9",
+            "--percentile",
+            percentile,
+            "--format",
+            "onnx",
+            "--resume",
+            *words,
+        ]
+        monkeypatch.setattr("sys.argv", ["featherseg", "fit", *given, "--out", str(out)])
+        with pytest.raises(SystemExit):
+            main()
+        printed = capsys.readouterr()
+        return " ".join((printed.out + printed.err).split())
+
+    # The first start begins, those behind it go on
+    answer(file, 15.0)
+    out.mkdir()
+    (out / ".fit.lock").touch()  # of one that was killed before its plan
+    said = fit("--latency", str(file))
+    assert "a new fit begins" in said
+    assert "killed here" in said
+    assert [(one.data, one.max_ms, one.percentile, one.format) for one in begun] == [("shapes", 9.0, 95, "onnx")]
+    for words in ((), ("--latency", str(file)), ("--plan", str(out / "plan.json"))):
+        said = fit(*words)
+        assert "going on with" in said
+        assert "killed here" in said
+    assert len(begun) == 1
+
+    # What is not as it was is refused
+    assert "it was begun with --percentile 95, and now it is 50" in fit(percentile="50")
+    made().write(tmp_path)
+    assert "it was begun with another plan than --plan" in fit("--plan", str(tmp_path / "plan.json"))
+    file.write_text(file.read_text().replace('"p50": 5.0,', '"p50": 5.05,'))
+    assert "it was begun with other latencies than --latency" in fit("--latency", str(file))
 
 
 # Records

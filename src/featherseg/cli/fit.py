@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featherseg.cli.options import Data, DataRoot, Device, out_option, parse_size
+from featherseg.cli.options import DataRoot, Device, out_option, parse_size
 from featherseg.core.errors import ConfigError, require
 from featherseg.core.types import Size
 from featherseg.core.wording import one_line
@@ -16,14 +16,15 @@ MODES = {
     "--show": ("--max-ms",),
     "--measure": ("--data", "--format", "--image-size", "--data-root"),
     "--confirm": (),
-    "--resume": ("--data", "--max-ms", "--hours", "--cluster", "--workers"),
 }
 """What else is of use beside an option that asks for something else than a new fit."""
 
 
 def fit(
     out: Annotated[Path, out_option("The folder to write: in the end a run. Must be new, except with --resume.")],
-    data: Data = None,
+    data: Annotated[
+        str | None, typer.Option(help="A dataset's name, a dataset.toml or its folder; needed to begin a fit.")
+    ] = None,
     max_ms: Annotated[
         float | None, typer.Option("--max-ms", help="From a decoded image to its mask, in milliseconds.")
     ] = None,
@@ -43,7 +44,10 @@ def fit(
     ] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the stopped fit in --out, as begun.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the stopped fit in --out, as begun; where there is none, begin it."),
+    ] = False,
     plan: Annotated[
         Path | None, typer.Option(help="A plan.json to carry out again: nothing is timed beforehand.")
     ] = None,
@@ -78,7 +82,7 @@ def fit(
     """
     size = None if image_size is None else parse_size(image_size, "--image-size")
 
-    # What was given that is of no use with --show, --measure, --confirm or --resume; None: not given
+    # What was given that is of no use with --show, --measure or --confirm; None: not given
     given = {
         "--data": data,
         "--max-ms": max_ms,

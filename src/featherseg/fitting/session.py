@@ -23,6 +23,7 @@ from featherseg.fitting.beginning import begin
 from featherseg.fitting.bundle import read_latency
 from featherseg.fitting.candidates import overrides, resize_of, settings_of
 from featherseg.fitting.delivery import Undelivered, deliver, shrink
+from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.parts import DATASET
 from featherseg.fitting.plan import DECAY, MARGIN, Candidate, name_of, survivors
 from featherseg.fitting.record import PLAN, Final, FitConfig, Made, read_plan
@@ -139,7 +140,8 @@ def fit(
         image_size: (height, width) of the images that will be predicted; default: that of a typical training image.
         latency: The latency.json of another device, as the script of `featherseg fit --measure -o bundle.zip` writes it
             there: the choice is by what that device takes.
-        resume: Go on with what is in `out`, as it was begun; nothing else need be given.
+        resume: Go on with what is in `out`, as it was begun; nothing else need be given, and what is given must be as
+            it was. Where there is nothing yet, it is begun.
         settings: Percentile, memory, data root, training device, a plan to carry out again.
         progress: As of `featherseg.train`.
 
@@ -181,9 +183,12 @@ def fit(
             made = read_plan(out / PLAN)
             asked = {"data": data, "max_ms": max_ms, "image_size": image_size, "format": format}
             _refuse_other(made.config, asked, settings)
+            _refuse_other_timings(made, latency, settings.plan)
             began = time.monotonic() - (spent := _spent(out, made))
             reporter.message(f"going on with {out}: {duration(spent)} of {made.config.hours:g} h are used")
         else:
+            if resume:
+                reporter.message(f"nothing to continue in {out}: a new fit begins")
             given = None if settings.plan is None else read_plan(Path(settings.plan))
             if given is not None and hours not in (None, given.config.hours):
                 raise ConfigError(
@@ -432,6 +437,18 @@ def _refuse_other(config: FitConfig, asked: Mapping[str, Any], settings: FitSett
         own, word = getattr(config, key), f"--{key.replace('_', '-')}"
         if value is not None and (str(value) if isinstance(value, Path) else value) != own:
             raise ConfigError(f"it was begun with {word} {own}, and now it is {value}. Leave it out, or begin another.")
+
+
+def _refuse_other_timings(made: Made, latency: str | Path | None, plan: str | Path | None) -> None:
+    """Raises ConfigError where a resumed fit is given another latency.json or plan.json than it was begun with."""
+    if latency is not None:
+        there = timings_of(read_latency(Path(latency)), made.config.format)
+        if not made.elsewhere or not set(made.timings) <= set(there):
+            raise ConfigError(
+                f"it was begun with other latencies than --latency {latency}. Leave it out, or begin another."
+            )
+    if plan is not None and read_plan(Path(plan)).timings != made.timings:
+        raise ConfigError(f"it was begun with another plan than --plan {plan}. Leave it out, or begin another.")
 
 
 def _with_hours(made: Made, hours: float | None, out: Path) -> Made:
