@@ -45,6 +45,9 @@ from featherseg.training.trackers import begin_group
 
 LOCK = ".fit.lock"
 
+USUAL: Mapping[str, Any] = {"percentile": 50, "max_mib": None, "hours": 1.0, "format": "onnx", "image_size": None}
+"""What a fit is told where nothing else is said; under a plan it is what that was told."""
+
 SPENT, BEAT = "spent.json", 10.0
 """What a fit took so far in all its commands, in seconds, and every how many of them it is written down."""
 
@@ -194,17 +197,16 @@ def fit(
                 raise ConfigError(
                     f"--hours {hours:g}: the plan is of {given.config.hours:g}, and is carried out so. Leave it out."
                 )
+            said = {"percentile": settings.percentile, "max_mib": settings.max_mib, "hours": hours, "format": format}
+            said |= {"image_size": image_size}
+            usual = USUAL if given is None else {key: getattr(given.config, key) for key in USUAL}
             config = FitConfig(
-                str(data),
-                None if settings.data_root is None else str(settings.data_root),
-                float(max_ms or 0),
-                settings.percentile or 50,
-                settings.max_mib,
-                hours if hours is not None else given.config.hours if given else 1.0,
-                format or (given.config.format if given else "onnx"),
-                image_size or (given.config.image_size if given else None),
-                settings.device,
-                settings.loggers,
+                data=str(data),
+                data_root=None if settings.data_root is None else str(settings.data_root),
+                max_ms=float(max_ms or 0),
+                device=settings.device,
+                loggers=settings.loggers,
+                **{key: value if said[key] is None else said[key] for key, value in usual.items()},
             )
             measured = None if latency is None else read_latency(Path(latency))
             made = begin(config, out, began, measured, given, workers, reporter)

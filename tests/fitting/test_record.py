@@ -1,0 +1,28 @@
+"""plan.json and fit.json: what a fit was told, what it decided, and what is read of both."""
+
+import pytest
+from fit_plans import made
+
+import featherseg
+from featherseg.core.errors import RunError
+from featherseg.fitting import session
+from featherseg.fitting.session import FitSettings
+
+# What a fit is told
+
+
+@pytest.mark.parametrize(
+    ("percentile", "max_mib", "limits"),
+    [(None, None, (20.0, 95, 400.0)), (50, 300.0, (20.0, 50, 300.0))],
+)
+def test_a_plan_is_repeated_with_its_limits_unless_others_are_said(tmp_path, monkeypatch, percentile, max_mib, limits):
+    def begin(config, *rest):
+        raise RunError(repr(config.limits))
+
+    monkeypatch.setattr(session, "begin", begin)
+    plan = made(percentile=95, max_mib=400.0)
+    plan.write(tmp_path)
+    settings = FitSettings(percentile=percentile, max_mib=max_mib, plan=tmp_path / "plan.json")
+    with pytest.raises(RunError) as begun:
+        featherseg.fit("shapes", 20, out=tmp_path / "out", settings=settings)
+    assert str(begun.value) == repr(limits)
