@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from featherseg import models
-from featherseg.core.config import Config, parse, parse_toml, read_text
+from featherseg.core.config import MOST_STEPS, Config, parse, parse_toml, read_text
 from featherseg.core.errors import ConfigError, UnknownName, near_path, unknown
 from featherseg.core.storage import address, is_remote, without_buckets
 from featherseg.data import DATASETS, is_own, own_path
@@ -23,7 +23,7 @@ from featherseg.data.sequences import SplitBy
 from featherseg.hub import is_address
 from featherseg.losses.cross_entropy import Mean
 
-Positive = Annotated[int, Field(gt=0, le=10_000_000)]
+Positive = Annotated[int, Field(gt=0, le=MOST_STEPS)]
 Pixels = Annotated[int, Field(gt=0, le=2**15)]  # a side of an image
 Weights = Annotated[list[float], Field(max_length=255)]
 Rate = Annotated[float, Field(gt=0, le=1e30)]  # what fp32 holds, with room for an optimiser's factors

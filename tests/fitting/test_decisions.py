@@ -348,6 +348,18 @@ def test_the_last_one_gets_the_time_that_is_left(tmp_path, monkeypatch):
     assert again.finals == kept.finals  # once begun it stays
 
 
+def test_the_last_one_gets_no_more_steps_than_a_training_may_have(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "progress_of", lambda folder, beside: (3_000_000, 0.02))
+    plan = made(hours=60.0)
+    _, kept = train_to_the_end(plan, SLOW, tmp_path, time.monotonic(), Scored(lambda s: 0.5), Silent())
+    assert [(one.steps, one.decay) for one in kept.finals] == [(10_000_000, 2_000_000)]
+    assert read_plan(tmp_path / "plan.json") == kept
+    (tmp_path / "fit.json").write_text(json.dumps(facts() | {"steps": 10_000_000}))
+    longer = replace(plan, config=replace(plan.config, hours=80.0))
+    with pytest.raises(ConfigError, match=r"--hours 80: .* the most that a training takes\. Leave it out"):
+        train_to_the_end(longer, SLOW, tmp_path, time.monotonic(), Scored(lambda s: 0.5), Silent())
+
+
 def test_so_little_more_time_that_the_model_would_train_for_less_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("featherseg.fitting.session.time.monotonic", lambda: 1000.0)
     facts = {"chosen": {}, "candidates": [], "limit_ms": 20.0, "percentile": 50, "steps": 14_000}

@@ -17,6 +17,7 @@ from featherseg.fitting.plan import (
     make_plan,
     survivors,
 )
+from featherseg.recipe import TrainTable
 
 
 def candidate(number, latency=None, step=0.1):
@@ -105,6 +106,17 @@ def test_candidates_that_train_at_once_get_more_time_each():
     a_rung = 4 * 3600 / 3
     assert seconds == pytest.approx([a_rung / 2, a_rung * (1 / 2 + 1), a_rung * (1 / 2 + 1 + 1)], abs=0.4)
     assert len(make_plan(FAST, 12 * LEAST, at_once=4).candidates) == 8  # 48 one after the other
+
+
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_a_fast_machine_gets_no_more_steps_than_a_training_may_have(at_once):
+    plan = make_plan([candidate(n, step=0.001) for n in range(8)], 60 * 3600.0, at_once)
+    for steps, decay in plan.final.values():
+        assert TrainTable(schedule="stable", steps=steps, decay_steps=decay)
+        assert all(rung[name] <= steps - decay for rung, _ in plan.rungs for name in rung)
+    assert plan.final["model-0 at 1"][0] == TrainTable(steps=10**7).steps
+    with pytest.raises(ValueError, match="steps"):
+        TrainTable(steps=10**7 + 1)
 
 
 def test_with_little_time_it_is_the_rule_the_best_guess():

@@ -4,7 +4,7 @@ import pytest
 from fit_plans import made
 
 import featherseg
-from featherseg.core.errors import RunError
+from featherseg.core.errors import ConfigError, RunError
 from featherseg.fitting import session
 from featherseg.fitting.session import FitSettings
 
@@ -26,3 +26,16 @@ def test_a_plan_is_repeated_with_its_limits_unless_others_are_said(tmp_path, mon
     with pytest.raises(RunError) as begun:
         featherseg.fit("shapes", 20, out=tmp_path / "out", settings=settings)
     assert str(begun.value) == repr(limits)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"max_ms": 1e8}, r"above 0 and below 10,000,000\."),
+        ({"hours": 1e9}, "above 0 and below 100,000,"),
+        ({"hours": float("nan")}, "hours = nan"),
+    ],
+)
+def test_a_limit_that_is_too_large_is_told_the_largest(words, message):
+    with pytest.raises(ConfigError, match=message):
+        made(**words)

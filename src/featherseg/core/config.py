@@ -12,6 +12,9 @@ from featherseg.core.files import read_bounded
 
 T = TypeVar("T", bound="Config")
 
+MOST_STEPS = 10_000_000
+"""Of a training, and of whatever else a recipe counts, at most."""
+
 
 class Config(BaseModel):
     """A frozen, strict pydantic model that forbids unknown keys."""

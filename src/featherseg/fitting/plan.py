@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from featherseg.core.config import MOST_STEPS
+
 FINALIST = 0.5
 """The share of the time that the last candidate gets at least, beside what it had before."""
 
@@ -31,9 +33,11 @@ FIRST = MOST // 2
 DECAY = 0.2
 """The share of the last candidate's steps in which its rate falls."""
 
+MOST_CONSTANT = MOST_STEPS - int(DECAY * MOST_STEPS)
+"""Steps of a rung, at most: all that a training can have before its rate falls."""
+
 MARGIN = 0.005
 """Of mIoU (0..1): within it scores tell nothing apart. Seeds of one recipe differ by 0.3 to 0.8 points on CamVid."""
-
 
 SPARE = 0.1
 """Of the limit, what a candidate must stay below it: the same file took up to so much longer in another process."""
@@ -135,11 +139,15 @@ def make_plan(ordered: Sequence[Candidate], seconds: float, at_once: int = 1) ->
     chosen, spent, rungs = tuple(ordered[:compared]), 0.0, list[tuple[Mapping[str, int], int]]()
     for number in rung_sizes(compared):
         spent += a_rung / math.ceil(number / at_once)
-        steps = {one.name: max(1, int(spent / one.step_seconds)) for one in chosen}
+        steps = {one.name: _whole(spent / one.step_seconds, MOST_CONSTANT) for one in chosen}
         rungs.append((steps, math.ceil(number / 2)))
     left = FINALIST * seconds if rungs else seconds
-    final = {one.name: max(1, int((spent + left) / one.step_seconds)) for one in chosen}
+    final = {one.name: _whole((spent + left) / one.step_seconds, MOST_STEPS) for one in chosen}
     return Plan(chosen, tuple(rungs), {name: (steps, int(DECAY * steps)) for name, steps in final.items()})
+
+
+def _whole(steps: float, most: int) -> int:
+    return max(1, int(min(steps, most)))
 
 
 def rung_sizes(compared: int) -> list[int]:

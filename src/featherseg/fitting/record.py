@@ -1,6 +1,5 @@
 """plan.json: what a fit was asked for and all that it decided before its first training."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,11 +11,13 @@ from featherseg.core.types import Size
 from featherseg.core.wording import one_line
 from featherseg.fitting.candidates import MODELS, check_size, has_weights
 from featherseg.fitting.latency import Timing
-from featherseg.fitting.plan import Candidate, Plan
+from featherseg.fitting.plan import MOST_STEPS, Candidate, Plan
 
 PLAN = "plan.json"
 FORMAT_VERSION = 1
-MOST_STEPS = 10**8
+
+MOST_MS, MOST_HOURS = 10_000_000, 100_000
+"""Above any limit, and any time, that is meant."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,12 @@ class FitConfig:
     loggers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 < self.max_ms < 1e7 or not math.isfinite(self.max_ms):
-            raise ConfigError(f"max_ms = {self.max_ms}: expected milliseconds above 0.")
-        if not 0 < self.hours < 1e5 or not math.isfinite(self.hours):
-            raise ConfigError(f"hours = {self.hours}: expected a number above 0, such as 2 or 0.5.")
+        if not 0 < self.max_ms < MOST_MS:
+            raise ConfigError(f"max_ms = {self.max_ms}: expected milliseconds above 0 and below {MOST_MS:,}.")
+        if not 0 < self.hours < MOST_HOURS:
+            raise ConfigError(
+                f"hours = {self.hours}: expected a number above 0 and below {MOST_HOURS:,}, such as 2 or 0.5."
+            )
         if self.image_size is not None:
             check_size(self.image_size)
 

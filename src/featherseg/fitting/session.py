@@ -25,7 +25,7 @@ from featherseg.fitting.candidates import overrides, resize_of, settings_of
 from featherseg.fitting.delivery import Undelivered, deliver, shrink
 from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.parts import DATASET
-from featherseg.fitting.plan import DECAY, MARGIN, Candidate, name_of, survivors
+from featherseg.fitting.plan import DECAY, MARGIN, MOST_STEPS, Candidate, name_of, survivors
 from featherseg.fitting.record import PLAN, Final, FitConfig, Made, read_plan
 from featherseg.fitting.results import FitResult, read_fit
 from featherseg.fitting.trials import (
@@ -93,7 +93,7 @@ class FitSettings:
         if self.percentile not in (None, 50, 95):
             raise ConfigError(f"percentile = {self.percentile}: expected 50 or 95.")
         if self.max_mib is not None and not 0 < self.max_mib < 1e9:
-            raise ConfigError(f"max_mib = {self.max_mib}: expected a number of MiB above 0.")
+            raise ConfigError(f"max_mib = {self.max_mib}: expected a number of MiB above 0 and below 1,000,000,000.")
 
 
 DEFAULTS = FitSettings()
@@ -385,9 +385,14 @@ def train_to_the_end(
             left = began + 3600 * made.config.hours - time.monotonic() - made.ending - 2 * made.validating
             left -= 0 if trained else made.opening
             pace = pace or winner.step_seconds
-            steps = trained + max(1, int(left / pace))
+            steps = min(trained + max(1, int(left / pace)), MOST_STEPS)
             decay = min(int(DECAY * steps), steps - trained)
             if (out / FIT).is_file() and steps <= (delivered := read_fit(out)["steps"]):
+                if delivered >= MOST_STEPS:
+                    raise ConfigError(
+                        f"--hours {made.config.hours:g}: {winner.name} was delivered with {delivered} steps, the most "
+                        "that a training takes. Leave it out."
+                    )
                 least = made.config.hours + ((delivered * 1.01 + 1 - trained) * pace - left) / 3600
                 raise ConfigError(
                     f"--hours {made.config.hours:g}: {winner.name} would get {steps} steps, and it was delivered with "
