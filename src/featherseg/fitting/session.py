@@ -19,7 +19,7 @@ from featherseg.core.machine import command_began
 from featherseg.core.notebook import percent, reporter_of
 from featherseg.core.types import Progress, Reporter, Size
 from featherseg.core.wording import Doubt, counted
-from featherseg.fitting.beginning import begin
+from featherseg.fitting.beginning import begin, check_loggers
 from featherseg.fitting.bundle import read_latency
 from featherseg.fitting.candidates import overrides, resize_of, settings_of
 from featherseg.fitting.delivery import Undelivered, deliver, shrink
@@ -187,6 +187,7 @@ def fit(
             asked = {"data": data, "max_ms": max_ms, "image_size": image_size, "format": format}
             _refuse_other(made.config, asked, settings)
             _refuse_other_timings(made, latency, settings.plan)
+            check_loggers(made.config)
             began = time.monotonic() - (spent := _spent(out, made))
             reporter.message(f"going on with {out}: {duration(spent)} of {made.config.hours:g} h are used")
         else:
