@@ -1,11 +1,14 @@
 """plan.json and fit.json: what a fit was told, what it decided, and what is read of both."""
 
+import json
+
 import pytest
-from fit_plans import made, write_yard
+from fit_plans import FAST, SLOW, made, write_yard
 
 import featherseg
 from featherseg.core.errors import ConfigError, FeathersegError, RunError
 from featherseg.fitting import session
+from featherseg.fitting.record import read_plan
 from featherseg.fitting.session import FitSettings
 
 # What a fit is told
@@ -56,3 +59,65 @@ def test_trainings_that_cannot_be_followed_are_refused_before_the_plan_and_when_
         with pytest.raises(FeathersegError, match=message):
             featherseg.fit(out=tmp_path / "begun", resume=True)
         assert not (tmp_path / "begun" / "trials").exists()
+
+
+# plan.json
+
+
+def test_a_plan_is_read_as_it_was_written(tmp_path):
+    plan = made(rungs=((4, 1),), image_size=(64, 96))
+    plan.write(tmp_path)
+    assert read_plan(tmp_path / "plan.json") == plan
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("format_version", 99),
+        ("candidates", [{"model": "../x", "scale": 1, "latency_ms": 1, "step_seconds": 1}]),
+        ("candidates", [{"model": "frm-lite0", "scale": -1, "latency_ms": 1, "step_seconds": 1}]),
+        ("rungs", [{"steps": {}, "keep": 1}]),
+        ("rungs", []),
+        ("final", {SLOW.name: [10**12, 0], FAST.name: [1, 0]}),
+        ("final", {SLOW.name: [10, 11], FAST.name: [1, 0]}),
+        ("final", {}),
+        ("config", {}),
+        ("timings", [{}]),
+        ("image_size", [1e999, 480]),
+        ("final", {SLOW.name: [10, 2], FAST.name: [1000, 1e999]}),
+        ("final", {SLOW.name: [5, 2], FAST.name: [10, 2]}),
+        ("rungs", [{"steps": {SLOW.name: 4, FAST.name: 4}, "keep": True}]),
+        ("spent", "x"),
+        ("threads", "x"),
+        ("ending", float("nan")),
+        ("failed", {SLOW.name: 3}),
+        ("finals", [{"candidate": "another", "hours": 1.0, "steps": 5, "decay": 1}]),
+        (("config", "format"), []),
+        (("config", "percentile"), 7),
+        (("config", "hours"), "1"),
+        (("config", "max_mib"), -1),
+        (("parts", "name"), 3),
+        (("parts", "val_size"), 0),
+        (("timings", 0, "p50"), "5"),
+        (("timings", 0, "p95"), None),
+        (("candidates", 1, "scale"), 1.0000001),
+        (("candidates", 1, "model"), SLOW.model),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(tmp_path, key, value):
+    made().write(tmp_path)
+    file = tmp_path / "plan.json"
+    content = part = json.loads(file.read_text())
+    *path, last = (key,) if isinstance(key, str) else key
+    for step in path:
+        part = part[step]
+    part[last] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(FeathersegError, match=r"no plan that can be|that fit chooses from"):
+        read_plan(file)
+
+
+def test_the_key_that_a_plan_lacks_is_named(tmp_path):
+    (tmp_path / "plan.json").write_text('{"format_version": 1}')
+    with pytest.raises(FeathersegError, match="key 'config' is missing"):
+        read_plan(tmp_path / "plan.json")

@@ -27,7 +27,6 @@ from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.page import fit_html, outlook
 from featherseg.fitting.parts import find_parts
 from featherseg.fitting.plan import Candidate
-from featherseg.fitting.record import read_plan
 from featherseg.fitting.results import choose_again, read_fit
 from featherseg.fitting.session import FitSettings
 from featherseg.fitting.trials import Segment, Workers
@@ -327,41 +326,6 @@ def test_one_command_with_resume_begins_a_fit_and_goes_on_with_it(monkeypatch, t
 
 
 # Records
-
-
-def test_a_plan_is_read_as_it_was_written(tmp_path):
-    plan = made(rungs=((4, 1),), image_size=(64, 96))
-    plan.write(tmp_path)
-    assert read_plan(tmp_path / "plan.json") == plan
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("format_version", 99),
-        ("candidates", [{"model": "../x", "scale": 1, "latency_ms": 1, "step_seconds": 1}]),
-        ("candidates", [{"model": "frm-lite0", "scale": -1, "latency_ms": 1, "step_seconds": 1}]),
-        ("rungs", [{"steps": {}, "keep": 1}]),
-        ("rungs", []),
-        ("final", {SLOW.name: [10**12, 0], FAST.name: [1, 0]}),
-        ("final", {SLOW.name: [10, 11], FAST.name: [1, 0]}),
-        ("final", {}),
-        ("config", {}),
-        ("timings", [{}]),
-    ],
-)
-def test_a_plan_that_cannot_be_is_refused(tmp_path, key, value):
-    made().write(tmp_path)
-    file = tmp_path / "plan.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
-    with pytest.raises(FeathersegError, match=r"no plan that can be|that fit chooses from"):
-        read_plan(file)
-
-
-def test_the_key_that_a_plan_lacks_is_named(tmp_path):
-    (tmp_path / "plan.json").write_text('{"format_version": 1}')
-    with pytest.raises(FeathersegError, match="it lacks 'config'"):
-        read_plan(tmp_path / "plan.json")
 
 
 def test_another_limit_is_chosen_for_from_what_was_trained():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from featherseg.core.errors import ConfigError, unknown
+from featherseg.core.errors import ConfigError
 from featherseg.core.machine import pick_device
 from featherseg.core.types import Reporter, Size
 from featherseg.core.wording import counted, size_text
@@ -69,8 +69,6 @@ def begin(
     ends = began + 3600 * config.hours
 
     # The format, the splits, and the size of the images that will be predicted
-    if config.format not in EXPORTERS:
-        raise unknown("format", config.format, EXPORTERS)
     require_format(config.format)
     pick_device(config.device)
     check_loggers(config)

@@ -18,10 +18,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from scipy.stats import binom
 
 from featherseg import models
@@ -35,7 +36,7 @@ from featherseg.counting.catalogue import SIZE
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.job import Facts, Job
 from featherseg.exporters.onnx import graph_form, to_onnx
-from featherseg.fitting.plan import SPARE, keeps_limits, name_of
+from featherseg.fitting.plan import SPARE, Milliseconds, Scale, keeps_limits, name_of
 from featherseg.layers.normalise import normalise
 from featherseg.layers.resize import resize_factor, scale_images
 
@@ -60,14 +61,14 @@ class Timing:
     p50), peak memory of its process, size of its file. None for memory that the system does not tell."""
 
     model: str
-    scale: float
+    scale: Scale
     format: str
-    p50: float
-    p95: float
-    low: float
-    high: float
-    memory_mib: float | None
-    file_mib: float
+    p50: Milliseconds
+    p95: Milliseconds
+    low: Milliseconds
+    high: Milliseconds
+    memory_mib: Annotated[float, Field(gt=0)] | None
+    file_mib: Annotated[float, Field(ge=0)]
 
     @property
     def name(self) -> str:

@@ -9,7 +9,9 @@ follows from it and from scores is the same wherever and however often it is car
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar
+
+from pydantic import Field
 
 from featherseg.core.config import MOST_STEPS
 
@@ -41,6 +43,14 @@ MARGIN = 0.005
 
 SPARE = 0.1
 """Of the limit, what a candidate must stay below it: the same file took up to so much longer in another process."""
+
+
+MOST_MS = 10_000_000
+"""Above any limit that is meant."""
+
+Milliseconds = Annotated[float, Field(gt=0, lt=MOST_MS)]
+Scale = Annotated[float, Field(gt=0, le=16)]
+"""As they are read from files, which may be another's."""
 
 
 def keeps_limits(
@@ -95,9 +105,9 @@ class Candidate:
     """A model at an input scale, what its mask takes on the device, and what a step of its training takes here."""
 
     model: str
-    scale: float
-    latency_ms: float
-    step_seconds: float
+    scale: Scale
+    latency_ms: Milliseconds
+    step_seconds: Annotated[float, Field(gt=0, lt=1e7)]
 
     @property
     def name(self) -> str:

@@ -3,26 +3,43 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, Field, model_validator
+
+from featherseg.core.config import MOST_STEPS, Config, parse
 from featherseg.core.errors import ConfigError, unknown
 from featherseg.core.files import load_json, write_json
 from featherseg.core.types import Size
 from featherseg.core.wording import one_line
+from featherseg.exporters.formats import EXPORTERS
 from featherseg.fitting.candidates import MODELS, check_size, has_weights
 from featherseg.fitting.latency import Timing
-from featherseg.fitting.plan import MOST_STEPS, Candidate, Plan
+from featherseg.fitting.plan import MOST_MS, Candidate, Plan, Scale
+from featherseg.recipe import ImageSize, Positive
 
 PLAN = "plan.json"
 FORMAT_VERSION = 1
 
-MOST_MS, MOST_HOURS = 10_000_000, 100_000
-"""Above any limit, and any time, that is meant."""
+MOST_HOURS = 100_000
+"""Above any time that is meant."""
+
+Hours = Annotated[float, Field(gt=0, lt=MOST_HOURS)]
+Seconds = Annotated[float, Field(ge=0, le=3600 * MOST_HOURS)]
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+
+
+def check_limits(percentile: int | None, max_mib: float | None) -> None:
+    """Raises ConfigError for what is neither a limit nor None, which is none."""
+    if percentile not in (None, 50, 95):
+        raise ConfigError(f"percentile = {percentile}: expected 50 or 95.")
+    if max_mib is not None and not 0 < max_mib < 1e9:
+        raise ConfigError(f"max_mib = {max_mib}: expected a number of MiB above 0 and below 1,000,000,000.")
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """What the user said: see `fit`; paths as they were given."""
+    """What the user said: see `fit`; paths as they were given. Raises ConfigError, UnknownName for the format."""
 
     data: str
     data_root: str | None
@@ -36,12 +53,15 @@ class FitConfig:
     loggers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_limits(self.percentile, self.max_mib)
         if not 0 < self.max_ms < MOST_MS:
             raise ConfigError(f"max_ms = {self.max_ms}: expected milliseconds above 0 and below {MOST_MS:,}.")
         if not 0 < self.hours < MOST_HOURS:
             raise ConfigError(
                 f"hours = {self.hours}: expected a number above 0 and below {MOST_HOURS:,}, such as 2 or 0.5."
             )
+        if self.format not in EXPORTERS:
+            raise unknown("format", self.format, EXPORTERS)
         if self.image_size is not None:
             check_size(self.image_size)
 
@@ -63,7 +83,7 @@ class Parts:
     train: str = "train"
     val: str = "val"
     test: str | None = "test"
-    val_size: int | None = None
+    val_size: Positive | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -77,12 +97,12 @@ class Final:
     """The last training of a candidate: up to how many steps, so many of them at a falling rate, and by which hours."""
 
     candidate: str
-    hours: float
-    steps: int
+    hours: Hours
+    steps: Steps
     decay: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay <= _steps(self.steps):
+        if not 0 <= self.decay <= self.steps:
             raise ValueError("a rate falls for more steps than there are")
 
 
@@ -159,64 +179,82 @@ PLAIN = (
 """Fields of a plan that stand in the file as they are."""
 
 
-def read_plan(path: Path) -> Made:
-    """A plan.json, ours or another's. Raises ConfigError for one that cannot be."""
-    try:
-        found = load_json(path)
-        if found["format_version"] > FORMAT_VERSION:
-            raise ValueError(f"it is of format {found['format_version']}, written by a newer featherseg")
-        config, parts = dict(found["config"]), Parts(**found["parts"])
-        config["image_size"] = _size(config["image_size"])
-        config["loggers"] = tuple(config.get("loggers", ()))
-        candidates = tuple(Candidate(**row) for row in found["candidates"])
-        for one in candidates:
+def _not_newer(version: int) -> int:
+    if version > FORMAT_VERSION:
+        raise ValueError("it was written by a newer featherseg")
+    return version
+
+
+class _Rung(Config):
+    steps: dict[str, Steps]
+    keep: int
+
+
+class _PlanFile(Config):
+    """What stands in the file, as data from others."""
+
+    format_version: Annotated[int, AfterValidator(_not_newer)]
+    config: FitConfig
+    parts: Parts
+    device: Annotated[str, AfterValidator(one_line)]
+    threads: Annotated[int, Field(ge=1, le=4096)]
+    image_size: ImageSize
+    train_size: ImageSize
+    timings: tuple[Timing, ...]
+    candidates: Annotated[tuple[Candidate, ...], Field(min_length=1)]
+    rungs: tuple[_Rung, ...]
+    final: dict[str, tuple[Steps, Annotated[int, Field(ge=0)]]]
+    spent: Seconds
+    ending: Seconds
+    validating: Seconds
+    opening: Seconds
+    finals: tuple[Final, ...]
+    failed: dict[str, Annotated[str, AfterValidator(one_line)]]
+    shrunk: dict[str, Scale] = Field(default_factory=dict)
+    given: bool
+    elsewhere: bool
+    pretrained: bool | None = None  # older ones lack it
+
+    @model_validator(mode="after")
+    def _can_be_carried_out(self) -> "_PlanFile":
+        names, left = {one.name for one in self.candidates}, len(self.candidates)
+        for one in self.candidates:
             if one.model not in MODELS:
                 raise unknown("model that fit chooses from", one.model, MODELS)
-            if not all(0 < value < 1e7 for value in (one.scale, one.latency_ms, one.step_seconds)):
-                raise ValueError(f"{one.name}: expected numbers above 0")
-        rungs = tuple(({name: _steps(n) for name, n in row["steps"].items()}, row["keep"]) for row in found["rungs"])
-        final = {name: (_steps(n), int(d)) for name, (n, d) in found["final"].items()}
-        names, left = {one.name for one in candidates}, len(candidates)
-        for steps, keep in rungs:
-            if not names <= steps.keys() or not 1 <= keep <= left:
+        if len(names) < left or len({t.name for t in self.timings}) < len(self.timings):
+            raise ValueError("a candidate or a timing is listed twice")
+        timed = {(t.model, t.scale) for t in self.timings}
+        if lacking := [one.name for one in self.candidates if (one.model, one.scale) not in timed]:
+            raise ValueError(f"no latency of {', '.join(lacking)}")
+        before = dict.fromkeys(names, 0)
+        for rung in self.rungs:
+            if not names <= rung.steps.keys() or not 1 <= rung.keep <= left:
                 raise ValueError("a rung lacks candidates")
-            left = keep
-        if left != 1 or not names <= final.keys():
+            if any(rung.steps[name] < before[name] for name in names):
+                raise ValueError("a rung has fewer steps than the one before")
+            left, before = rung.keep, rung.steps
+        if left != 1 or not names <= self.final.keys():
             raise ValueError("its rungs do not end with one candidate, whose last steps are known")
-        if any(not 0 <= decay <= steps for steps, decay in final.values()):
-            raise ValueError("a rate falls for more steps than there are")
-        found.setdefault("pretrained", has_weights(candidates[0].model))  # older ones lack it
-        plain = {key: found[key] for key in PLAIN}
-        plain |= {key: _size(plain[key]) for key in ("image_size", "train_size")}
-        timings = tuple(Timing(**row) for row in found["timings"])
-        if lacking := names - {timing.name for timing in timings}:
-            raise ValueError(f"no latency of {', '.join(sorted(lacking))}")
-        plain |= {"finals": tuple(Final(**row) for row in found["finals"]), "failed": _reasons(found["failed"])}
-        plain["shrunk"] = {str(name): float(scale) for name, scale in found.get("shrunk", {}).items()}
-        if not names >= plain["shrunk"].keys() or not all(0 < scale <= 16 for scale in plain["shrunk"].values()):
-            raise ValueError(f"shrunk = {plain['shrunk']}: expected candidates and their scales")
-        if not names > plain["failed"].keys():
+        if any(not before[name] <= self.final[name][0] - self.final[name][1] for name in names):
+            raise ValueError("a rate falls for more steps than there are behind the rungs")
+        if not names >= self.shrunk.keys() | {last.candidate for last in self.finals}:
+            raise ValueError("what is none of its candidates has a scale or last steps")
+        if not names > self.failed.keys():
             raise ValueError("none of its candidates is left, or one failed that is none")
-        return Made(FitConfig(**config), parts, timings=timings, plan=Plan(candidates, rungs, final), **plain)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        wrong = f"it lacks {error}" if isinstance(error, KeyError) else error
+        return self
+
+
+def read_plan(path: Path) -> Made:
+    """A plan.json, ours or another's. Raises ConfigError for one that cannot be, UnknownName for a model or format."""
+    try:
+        found = parse(_PlanFile, load_json(path), PLAN)
+    except (OSError, ValueError, ConfigError) as error:
+        wrong = one_line(str(error).splitlines()[0].removeprefix(f"{PLAN}: ")).rstrip(".")
         raise ConfigError(
             f"{path} is no plan that can be carried out: {wrong}. Expected the {PLAN} of a fit."
         ) from None
-
-
-def _steps(value: Any) -> int:
-    if not isinstance(value, int) or not 1 <= value <= MOST_STEPS:
-        raise ValueError(f"{value!r} steps: expected 1 to {MOST_STEPS}")
-    return value
-
-
-def _reasons(value: Any) -> dict[str, str]:
-    return {str(name): one_line(str(reason)) for name, reason in value.items()}
-
-
-def _size(value: Any) -> Any:
-    if value is None:
-        return None
-    height, width = (int(side) for side in value)
-    return height, width
+    plan = Plan(found.candidates, tuple((rung.steps, rung.keep) for rung in found.rungs), found.final)
+    same = {key: getattr(found, key) for key in (*PLAIN, "config", "parts", "timings", "finals", "failed", "shrunk")}
+    if found.pretrained is None:
+        same["pretrained"] = has_weights(found.candidates[0].model)
+    return Made(plan=plan, **same)

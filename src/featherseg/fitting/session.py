@@ -26,7 +26,7 @@ from featherseg.fitting.delivery import Undelivered, deliver, shrink
 from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.parts import DATASET
 from featherseg.fitting.plan import DECAY, MARGIN, MOST_STEPS, Candidate, name_of, survivors
-from featherseg.fitting.record import PLAN, Final, FitConfig, Made, read_plan
+from featherseg.fitting.record import PLAN, Final, FitConfig, Made, check_limits, read_plan
 from featherseg.fitting.results import FitResult, read_fit
 from featherseg.fitting.trials import (
     TRIALS,
@@ -90,10 +90,7 @@ class FitSettings:
     loggers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.percentile not in (None, 50, 95):
-            raise ConfigError(f"percentile = {self.percentile}: expected 50 or 95.")
-        if self.max_mib is not None and not 0 < self.max_mib < 1e9:
-            raise ConfigError(f"max_mib = {self.max_mib}: expected a number of MiB above 0 and below 1,000,000,000.")
+        check_limits(self.percentile, self.max_mib)
 
 
 DEFAULTS = FitSettings()
@@ -198,8 +195,8 @@ def fit(
                 raise ConfigError(
                     f"--hours {hours:g}: the plan is of {given.config.hours:g}, and is carried out so. Leave it out."
                 )
-            said = {"percentile": settings.percentile, "max_mib": settings.max_mib, "hours": hours, "format": format}
-            said |= {"image_size": image_size}
+            said: dict[str, Any] = {"percentile": settings.percentile, "max_mib": settings.max_mib}
+            said |= {"hours": hours, "format": format, "image_size": image_size}
             usual = USUAL if given is None else {key: getattr(given.config, key) for key in USUAL}
             config = FitConfig(
                 data=str(data),
