@@ -95,6 +95,7 @@ def facts():
         "threads": 2,
         "data": "yard",
         "file": "export/model.onnx",
+        "steps": 10,
         "candidates": rows,
         "seconds": 130.0,
     }

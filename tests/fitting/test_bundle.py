@@ -15,6 +15,7 @@ import fit_plans
 import numpy as np
 import pytest
 import torch
+from fit_plans import facts
 from shared_exports import small_graph
 from small_model import CLASSES, FACTS, small_model
 from small_run import small_info
@@ -357,9 +358,8 @@ def fitted(tmp_path):
     def write(percentile=50, limit=13.0, **more):
         run = tmp_path / "run"
         run.mkdir(exist_ok=True)
-        chosen = {"model": NAME, "scale": 0.5, "format": "onnx", "latency_ms": {"p50": 3.0}}
-        content = {"chosen": chosen, "limit_ms": limit, "percentile": percentile, "seconds": 60, "device": "here"}
-        content |= {"candidates": [], "max_mib": None, **more}
+        content = facts() | {"limit_ms": limit, "percentile": percentile, "candidates": [], "max_mib": None, **more}
+        content["chosen"] |= {"model": NAME, "scale": 0.5}
         (run / "fit.json").write_text(json.dumps(content))
         return run
 

@@ -362,8 +362,7 @@ def test_the_last_one_gets_no_more_steps_than_a_training_may_have(tmp_path, monk
 
 def test_so_little_more_time_that_the_model_would_train_for_less_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("featherseg.fitting.session.time.monotonic", lambda: 1000.0)
-    facts = {"chosen": {}, "candidates": [], "limit_ms": 20.0, "percentile": 50, "steps": 14_000}
-    (tmp_path / "fit.json").write_text(json.dumps(facts))
+    (tmp_path / "fit.json").write_text(json.dumps(facts() | {"steps": 14_000}))
     plan = made(hours=1.0)
     with pytest.raises(ConfigError, match=r"would get 12840 steps, and it was delivered with 14000, .* at least 1\.08"):
         train_to_the_end(plan, SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())

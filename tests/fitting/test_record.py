@@ -3,12 +3,13 @@
 import json
 
 import pytest
-from fit_plans import FAST, SLOW, made, write_yard
+from fit_plans import FAST, SLOW, facts, made, write_yard
 
 import featherseg
 from featherseg.core.errors import ConfigError, FeathersegError, RunError
 from featherseg.fitting import session
 from featherseg.fitting.record import read_plan
+from featherseg.fitting.results import read_fit
 from featherseg.fitting.session import FitSettings
 
 # What a fit is told
@@ -121,3 +122,42 @@ def test_the_key_that_a_plan_lacks_is_named(tmp_path):
     (tmp_path / "plan.json").write_text('{"format_version": 1}')
     with pytest.raises(FeathersegError, match="key 'config' is missing"):
         read_plan(tmp_path / "plan.json")
+
+
+# fit.json
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("limit_ms",), "20"),
+        (("limit_ms",), None),
+        (("limit_ms",), 1e999),
+        (("percentile",), 7),
+        (("candidates",), None),
+        (("candidates", 1), {"model": "frm-lite0-light"}),
+        (("candidates", 0, "latency_ms"), None),
+        (("candidates", 0, "run"), None),
+        (("candidates", 0, "miou_val"), "0.5"),
+        (("candidates", 0, "status"), 3),
+        (("chosen",), {}),
+        (("chosen", "interval"), [0.5]),
+        (("file",), None),
+        ((), []),
+    ],
+)
+def test_a_damaged_record_of_a_fit_is_told_in_a_sentence(tmp_path, path, value):
+    content = {"all": facts()}
+    *path, last = ("all", *path)
+    part = content
+    for step in path:
+        part = part[step]
+    part[last] = value
+    (tmp_path / "fit.json").write_text(json.dumps(content["all"]))
+    with pytest.raises(RunError, match=r"fit\.json is not what a fit writes: .+\.$"):
+        read_fit(tmp_path)
+
+
+def test_what_a_record_of_a_fit_holds_beside_is_kept(tmp_path):
+    (tmp_path / "fit.json").write_text(json.dumps(facts() | {"confirmed": {"device": "a board"}}))
+    assert read_fit(tmp_path) == facts() | {"confirmed": {"device": "a board"}}

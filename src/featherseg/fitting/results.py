@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import ConfigDict, Field, model_validator
+
+from featherseg.core.config import Config, parse
 from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.files import FIT, load_json
 from featherseg.core.notebook import html_table, percent
-from featherseg.fitting.plan import MARGIN, SPARE, Candidate, keeps_limits, survivors
+from featherseg.core.wording import one_line
+from featherseg.fitting.plan import MARGIN, SPARE, Candidate, Milliseconds, Scale, keeps_limits, survivors
 
 if TYPE_CHECKING:
     from featherseg.runs import Run
@@ -17,6 +21,56 @@ PAGE = "fit.html"
 
 UNDELIVERED = "not delivered"
 """What became of a candidate that was to be delivered and could not be; the reason follows."""
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(Config):
+    """Of what others wrote, those keys that are used."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class _Latency(_Part):
+    p50: Milliseconds
+    p95: Milliseconds
+
+
+class _Row(_Part):
+    model: str
+    scale: Scale
+    latency_ms: _Latency
+    memory_mib: float | None = None
+    miou_val: Share | None
+
+
+class _Chosen(_Row):
+    format: str
+    miou_test: Share | None
+    interval: tuple[Share, Share] | None
+
+
+class _Candidate(_Row):
+    status: str
+    seconds_trained: float
+    run: str | None
+
+    @model_validator(mode="after")
+    def _is_a_run(self) -> "_Candidate":
+        if self.miou_val is not None and self.run is None:
+            raise ValueError("it has a score, and no run")
+        return self
+
+
+class _Facts(_Part):
+    chosen: _Chosen
+    limit_ms: Milliseconds
+    percentile: Literal[50, 95]
+    max_mib: float | None = None
+    file: str
+    steps: int
+    candidates: tuple[_Candidate, ...]
 
 
 @dataclass(frozen=True)
@@ -85,11 +139,10 @@ def read_fit(out: Path) -> dict[str, Any]:
     if not file.is_file():
         raise RunError(f"{out} holds no {FIT}: its fit has not ended. Go on with: featherseg fit --resume --out {out}")
     try:
-        found = load_json(file)
-        if not {"chosen", "candidates", "limit_ms", "percentile"} <= found.keys():
-            raise ValueError("it lacks keys")
-    except (ValueError, AttributeError) as error:
-        raise RunError(f"{file} is not what a fit writes: {error}.") from None
+        parse(_Facts, found := load_json(file), FIT)
+    except (OSError, ValueError, ConfigError) as error:
+        wrong = one_line(str(error).splitlines()[0].removeprefix(f"{FIT}: ")).rstrip(".")
+        raise RunError(f"{file} is not what a fit writes: {wrong}.") from None
     return dict(found)
 
 
