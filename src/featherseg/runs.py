@@ -293,7 +293,17 @@ def open_run(path: Path, own_model: SegmentationModel | None = None) -> Run:
         )
     values = with_new_names(values) if version < FORMAT_VERSION else values
     info = parse(RunInfo, with_loggers(with_old_split(values)), str(file))
-    return Run(path, info, own_model)
+    fitted = path.parents[1] if path.parent.name == "trials" else path
+    data = info.recipe.data.model_copy(update={"name": moved_dataset(info.recipe.data.name, fitted)})
+    recipe = info.recipe.model_copy(update={"data": data})
+    return Run(path, info.model_copy(update={"recipe": recipe}), own_model)
+
+
+def moved_dataset(name: str, fitted: Path) -> str:
+    """The data of a fit in a folder: where `fit` wrote a dataset.toml there and the folder was moved, that one."""
+    moved = fitted.absolute() / "dataset.toml"
+    lay_there = os.path.isabs(name) and os.path.basename(name) == moved.name
+    return str(moved) if lay_there and not os.path.exists(name) and moved.is_file() else name
 
 
 def load_run(name: str | Path, model: nn.Module | None = None) -> Run:

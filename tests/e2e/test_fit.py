@@ -136,11 +136,16 @@ def test_a_file_over_the_limit_is_not_delivered(yard, tmp_path, monkeypatch):
     assert not (tmp_path / "out" / "fit.json").exists()
     assert not list((tmp_path / "out" / "export").glob("*.onnx"))
     monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 19.5))
-    found = featherseg.fit(out=tmp_path / "out", resume=True, progress=(heard := Silent()))
+
+    # Its folder, in which the splits are that were made for it, may be moved, then and in the end
+    (tmp_path / "out").rename(tmp_path / "moved")
+    found = featherseg.fit(out=tmp_path / "moved", resume=True, progress=(heard := Silent()))
     assert found.facts["chosen"]["latency_ms"]["p50"] == 19.5
     assert any(f"{FAST.model} took 5.0 ms once and 19.5 ms another time" in text for text in heard.messages)
     assert found.facts["chosen"]["timings_ms"] == [5.0, 19.5, 19.5, 19.5]
     assert found.file.is_file()
+    (tmp_path / "moved").rename(tmp_path / "away")
+    assert featherseg.evaluate(tmp_path / "away").miou == pytest.approx(found.facts["chosen"]["miou_test"], abs=1e-6)
 
 
 def test_what_was_delivered_stays_where_more_hours_deliver_nothing(tmp_path, monkeypatch):

@@ -1,16 +1,22 @@
 """plan.json and fit.json: what a fit was told, what it decided, and what is read of both."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fit_plans import FAST, SLOW, facts, made, write_yard
+from small_run import small_info
 
 import featherseg
 from featherseg.core.errors import ConfigError, FeathersegError, RunError
+from featherseg.data import open_dataset
 from featherseg.fitting import session
+from featherseg.fitting.parts import find_parts
 from featherseg.fitting.record import read_plan
 from featherseg.fitting.results import read_fit
 from featherseg.fitting.session import FitSettings
+from featherseg.runs import open_run, write_info
 
 # What a fit is told
 
@@ -161,3 +167,25 @@ def test_a_damaged_record_of_a_fit_is_told_in_a_sentence(tmp_path, path, value):
 def test_what_a_record_of_a_fit_holds_beside_is_kept(tmp_path):
     (tmp_path / "fit.json").write_text(json.dumps(facts() | {"confirmed": {"device": "a board"}}))
     assert read_fit(tmp_path) == facts() | {"confirmed": {"device": "a board"}}
+
+
+# A folder that was moved
+
+
+def test_a_fit_whose_folder_was_moved_finds_the_splits_that_were_made_for_it(tmp_path):
+    yard, old, new = write_yard(tmp_path / "yard", splits="train = 1.0"), tmp_path / "old", tmp_path / "new"
+    parts, _ = find_parts(str(yard), None, old)
+    replace(made(yard), parts=parts).write(old)
+    data = open_dataset(parts.name, "test", Path(parts.root))
+    for run in (old, old / "trials" / "frm-lite0-1"):
+        write_info(run, small_info(data.classes, data=parts.settings))
+        assert open_run(run).recipe.data.name == read_plan(old / "plan.json").parts.name == str(old / "dataset.toml")
+    old.rename(new)
+    for run in (new, new / "trials" / "frm-lite0-1"):
+        own = open_run(run).recipe.data
+        assert own.name == read_plan(new / "plan.json").parts.name == str(new / "dataset.toml")
+        assert open_dataset(own.name, "test", Path(own.root)).keys == data.keys
+
+    # Of one that has none, nothing is taken for it
+    (new / "dataset.toml").unlink()
+    assert open_run(new).recipe.data.name == str(old / "dataset.toml")

@@ -1,7 +1,7 @@
 """plan.json: what a fit was asked for and all that it decided before its first training."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from featherseg.fitting.candidates import MODELS, check_size, has_weights
 from featherseg.fitting.latency import Timing
 from featherseg.fitting.plan import MOST_MS, Candidate, Plan, Scale
 from featherseg.recipe import ImageSize, Positive
+from featherseg.runs import moved_dataset
 
 PLAN = "plan.json"
 FORMAT_VERSION = 1
@@ -257,4 +258,5 @@ def read_plan(path: Path) -> Made:
     same = {key: getattr(found, key) for key in (*PLAIN, "config", "parts", "timings", "finals", "failed", "shrunk")}
     if found.pretrained is None:
         same["pretrained"] = has_weights(found.candidates[0].model)
+    same["parts"] = replace(found.parts, name=moved_dataset(found.parts.name, path.parent))
     return Made(plan=plan, **same)

@@ -66,8 +66,8 @@ class FitSettings:
     """What a fit may be told beside data, limit and time.
 
     Args:
-        percentile: 50 or 95: so many of 100 masks are there within the limit; None: 50.
-        max_mib: What the process that predicts may hold of the memory, in MiB.
+        percentile: 50 or 95: so many of 100 masks are there within the limit; None: 50, or as the plan has it.
+        max_mib: What the process that predicts may hold of the memory, in MiB; None: any, or as the plan has it.
         data_root: The folder in which a dataset with a name lies.
         device: What it trains on: auto, cpu, cuda, cuda:N or mps.
         plan: A plan.json to carry out again: nothing is timed beforehand, the same steps are taken.
