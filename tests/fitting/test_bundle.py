@@ -358,9 +358,10 @@ def fitted(tmp_path):
     def write(percentile=50, limit=13.0, **more):
         run = tmp_path / "run"
         run.mkdir(exist_ok=True)
-        content = facts() | {"limit_ms": limit, "percentile": percentile, "candidates": [], "max_mib": None, **more}
+        known = {"threads": 4, "limit_ms": limit, "percentile": percentile, "candidates": [], "max_mib": None}
+        content = facts() | known
         content["chosen"] |= {"model": NAME, "scale": 0.5}
-        (run / "fit.json").write_text(json.dumps(content))
+        (run / "fit.json").write_text(json.dumps(content | more))
         return run
 
     return write
