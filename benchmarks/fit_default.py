@@ -56,7 +56,7 @@ def record(source: Source, hours: float, max_ms: float | None, out: Path) -> dic
     image = image_of(train, typical_size(train))
     if max_ms is None:
         name = (DEFAULT, 1.0, "onnx")
-        max_ms = limit_of(time_candidate(name, train.classes, None, image, [image], lambda _: False).p50)
+        max_ms = limit_of(time_candidate(name, train.classes, None, image, [image], lambda _: False).timing.p50)
 
     # Half an hour each; what was killed begins anew
     if not (fitted / FIT).is_file():

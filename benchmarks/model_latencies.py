@@ -34,7 +34,7 @@ def main() -> None:
     names = named or [name for name, entry in MODELS.items() if not entry.panoptic]
     found = {name: ms for name, ms in known["ms"].items() if named and name in MODELS}
     for name in sorted(names, key=lambda name: MODELS[name].macs or 0):
-        timing = time_candidate((name, 1.0, "onnx"), classes, None, image, (), lambda _: False)
+        timing = time_candidate((name, 1.0, "onnx"), classes, None, image, (), lambda _: False).timing
         found[name] = round(timing.p50, 1)
         print(f"{name:28} {timing.p50:8.1f} ms ({timing.low:.1f} to {timing.high:.1f})", flush=True)
     order = dict(sorted(found.items(), key=lambda item: item[1]))

@@ -73,7 +73,7 @@ def test_a_rung_that_would_starve_the_last_one_is_not_begun(slower, given, rungs
             reached[name] = max(one.steps, reached.get(name, 0))
         return [0.6 if one.recipe == FAST.model else 0.5 for one in segments]
 
-    def progress_of(folder, beside):
+    def progress_of(folder):
         name = folder.name.removesuffix("-1") + " at 1"
         return reached.get(name, 0), took[name] if name in reached else 0.0
 
@@ -100,7 +100,7 @@ def test_fewer_steps_than_were_planned_before_take_the_place_of_what_was_not_rea
     (first,) = kept.finals
     longer = session._with_hours(kept, 1.1, tmp_path)
     for trained, finals in ((8, 1), (first.steps - first.decay, 2)):
-        monkeypatch.setattr(session, "progress_of", lambda folder, beside, trained=trained: (trained, 10.0))
+        monkeypatch.setattr(session, "progress_of", lambda folder, trained=trained: (trained, 10.0))
         execute = Scored(lambda s: 0.5)
         _, found = train_to_the_end(longer, SLOW, tmp_path, 0.0, execute, Silent())
         assert len(found.finals) == finals
@@ -123,7 +123,7 @@ def test_more_hours_are_appended_to_the_plan_and_carried_out_in_turn(tmp_path, m
     monkeypatch.setattr("featherseg.fitting.session.time.monotonic", lambda: 1000.0)
     _, kept = train_to_the_end(made(), SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
     trained = kept.finals[0].steps - kept.finals[0].decay
-    monkeypatch.setattr(session, "progress_of", lambda folder, beside: (trained, 0.0))
+    monkeypatch.setattr(session, "progress_of", lambda folder: (trained, 0.0))
     longer = session._with_hours(kept, 2.0, tmp_path)
     execute = Scored(lambda s: 0.5)
     _, kept = train_to_the_end(longer, SLOW, tmp_path, 0.0, execute, Silent())
@@ -349,7 +349,7 @@ def test_the_last_one_gets_the_time_that_is_left(tmp_path, monkeypatch):
 
 
 def test_the_last_one_gets_no_more_steps_than_a_training_may_have(tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "progress_of", lambda folder, beside: (3_000_000, 0.02))
+    monkeypatch.setattr(session, "progress_of", lambda folder: (3_000_000, 0.02))
     plan = made(hours=60.0)
     _, kept = train_to_the_end(plan, SLOW, tmp_path, time.monotonic(), Scored(lambda s: 0.5), Silent())
     assert [(one.steps, one.decay) for one in kept.finals] == [(10_000_000, 2_000_000)]

@@ -1,5 +1,6 @@
 """What may be chosen, which of it keeps the limit, and what is timed to know that."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -154,10 +155,18 @@ def test_what_was_measured_before_is_taken_where_it_is_believed(tmp_path, monkey
     taken = iter((30.0, 12.0))
     monkeypatch.setattr(latency, "time_file", lambda *_: timing(p50=next(taken)))
     given = ("frm-lite0-light", 1.0, "onnx"), (), None, np.zeros((8, 8, 3), np.uint8), ()
-    assert latency.time_candidate(*given).p50 == 30.0
-    assert latency.time_candidate(*given).p50 == 30.0
-    assert latency.time_candidate(*given, lambda t: t.p50 < 20).p50 == 12.0  # nothing ran beside it this time
-    assert latency.time_candidate(*given, lambda t: t.p50 < 20).p50 == 12.0
+    assert latency.time_candidate(*given).timing.p50 == 30.0
+    assert latency.time_candidate(*given).timing.p50 == 30.0
+    assert latency.time_candidate(*given, lambda t: t.p50 < 20).timing.p50 == 12.0  # nothing ran beside it this time
+    assert latency.time_candidate(*given, lambda t: t.p50 < 20).timing.p50 == 12.0
+
+    # What it took is known of it, and a row that cannot be does not take the others with it
+    assert latency.time_candidate(*given).seconds > 0
+    rows = json.loads((tmp_path / "latency.json").read_text())
+    wrong = {"timing": {**next(iter(rows.values()))["timing"], "p50": "fast"}, "seconds": 1.0}
+    (tmp_path / "latency.json").write_text(json.dumps({"a": wrong, **rows, "b": {"p50": 1.0}, "c": None}))
+    assert latency._known(tmp_path / "latency.json").keys() == rows.keys()
+    assert latency.time_candidate(*given).timing.p50 == 12.0
 
 
 def test_the_interval_of_the_median_holds_it_in_95_of_100():

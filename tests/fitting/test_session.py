@@ -20,17 +20,20 @@ import featherseg
 from featherseg.cli import main
 from featherseg.core.errors import ConfigError, DataError, DeviceError, FeathersegError, RunError
 from featherseg.data import open_dataset
-from featherseg.fitting import beginning, candidates, session
+from featherseg.fitting import beginning, candidates, feasible, session
 from featherseg.fitting import parts as parts_module
+from featherseg.fitting.beginning import Pace
 from featherseg.fitting.candidates import Offer, in_line, offers
 from featherseg.fitting.elsewhere import timings_of
+from featherseg.fitting.latency import Measured
 from featherseg.fitting.page import fit_html, outlook
 from featherseg.fitting.parts import find_parts
 from featherseg.fitting.plan import Candidate
+from featherseg.fitting.record import read_plan
 from featherseg.fitting.results import choose_again, read_fit
 from featherseg.fitting.session import FitSettings
 from featherseg.fitting.trials import Segment, Workers
-from featherseg.training.memory import Estimate
+from featherseg.training.memory import Estimate, estimate_memory
 
 ALONE = Workers(None, 1, 1)
 
@@ -136,7 +139,7 @@ def test_a_look_at_many_files_ends_with_its_share_of_the_time(tmp_path, monkeypa
 
 @pytest.mark.parametrize(("light_ms", "trained"), [(15.0, SLOW.name), (50.0, FAST.name)])
 def test_the_choice_is_for_the_device_that_was_measured(tmp_path, monkeypatch, light_ms, trained):
-    monkeypatch.setattr(beginning, "_pace", lambda *rest: (0.1, 0.01))
+    monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.01, 8))
     monkeypatch.setattr(beginning, "time_candidate", None)  # nothing is timed here
     measured = answer(tmp_path / "latency.json", light_ms)
     config = made(max_ms=20.0, hours=0.05).config
@@ -151,7 +154,7 @@ def test_the_choice_is_for_the_device_that_was_measured(tmp_path, monkeypatch, l
 
 
 def test_a_scale_that_is_not_offered_is_left_out_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(beginning, "_pace", lambda *rest: (0.1, 0.01))
+    monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.01, 8))
     measured, heard = answer(tmp_path / "latency.json", 15.0), Silent()
     rows = [row.model_copy(update={"scale": 1.0000001}) if row.scale == 0.5 else row for row in measured.candidates]
     measured = measured.model_copy(update={"candidates": tuple(rows)})
@@ -162,7 +165,7 @@ def test_a_scale_that_is_not_offered_is_left_out_by_name(tmp_path, monkeypatch):
 
 
 def test_models_that_are_left_out_for_want_of_weights_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(beginning, "_pace", lambda *rest: (0.1, 0.01))
+    monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.01, 8))
     for module in (beginning, candidates):
         monkeypatch.setattr(module, "has_weights", lambda model: "lite0" in model)
     heard, measured = Silent(), answer(tmp_path / "latency.json", 15.0)
@@ -172,7 +175,7 @@ def test_models_that_are_left_out_for_want_of_weights_are_named(tmp_path, monkey
 
 
 def test_latencies_of_images_of_another_size_are_taken_on_demand_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(beginning, "_pace", lambda *rest: (0.1, 0.01))
+    monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.01, 8))
     measured, yard = answer(tmp_path / "latency.json", 15.0), write_yard(tmp_path / "yard", splits=SPLITS)
     config = made(yard, hours=0.05).config
     with pytest.raises(ConfigError, match=r"images of 256x512, .* is 64x96\. .* --image-size 256x512; .* --measure"):
@@ -186,7 +189,7 @@ def test_who_has_no_room_in_the_memory_is_dropped_before_the_plan(tmp_path, monk
     def pace(candidate, *rest):
         if candidate.model == SLOW.model:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return 0.1, 0.01
+        return Pace(0.1, 0.01, 8)
 
     monkeypatch.setattr(beginning, "_pace", pace)
     measured, config, said = answer(tmp_path / "latency.json", 15.0), made(hours=0.05).config, Silent()
@@ -222,10 +225,11 @@ def test_candidates_are_timed_beside_the_best_guess_where_the_time_allows_a_choi
     def pace(candidate, *rest):
         if math.isnan(step) and candidate.name == best.name:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return 0.1 if math.isnan(step) else step, 0.01
+        return Pace(0.1 if math.isnan(step) else step, 0.01, 8)
 
     monkeypatch.setattr(beginning, "_pace", pace)
-    monkeypatch.setattr(beginning, "time_candidate", lambda name, *rest: timing(name[0], name[1], 10.0))
+    monkeypatch.setattr(feasible, "guess_speed", lambda: 0.0)  # whatever else runs here
+    monkeypatch.setattr(beginning, "time_candidate", lambda name, *rest: Measured(timing(name[0], name[1], 10.0), 5.0))
     heard, config = Silent(), made(max_ms=1000.0, hours=0.5).config
     plan = beginning.begin(config, tmp_path, time.monotonic(), None, None, ALONE, heard)
     assert (len(plan.timings) > 1) == (len(plan.plan.candidates) > 1) == compared
@@ -243,8 +247,37 @@ def test_no_step_is_timed_that_the_memory_has_no_room_for(tmp_path, monkeypatch)
         beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
 
 
+def test_room_is_asked_for_as_the_training_will_and_its_batch_is_planned(tmp_path, monkeypatch):
+    asked = []
+
+    def estimate(model, recipe, size, **how):
+        asked.append(size)
+        return estimate_memory(model, recipe, (256, 512))
+
+    monkeypatch.setattr(beginning, "largest_size", lambda val: (3000, 4000))  # one of the validation images
+    monkeypatch.setattr(beginning, "estimate_memory", estimate)
+    monkeypatch.setattr(beginning, "resolve_batch_size", lambda recipe, *given: sized(recipe, 3))
+    monkeypatch.setattr(beginning, "check_memory", lambda *given: None)
+    monkeypatch.setattr(beginning, "time_step", lambda *given: 0.1)
+    monkeypatch.setattr(beginning, "time_validation", lambda *given: (0.0, 0.01))
+    measured, config = answer(tmp_path / "latency.json", 15.0), made(hours=0.5).config
+    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
+    assert set(asked) == {(3000, 4000)}
+    first = plan.plan.candidates[0]
+    assert first.batch_size == 3
+    assert "train.batch_size=3" in session._segment(plan, tmp_path, first, 10).overrides
+    older = replace(first, batch_size=None)
+    assert not [word for word in session._segment(plan, tmp_path, older, 10).overrides if "batch_size" in word]
+    assert read_plan(tmp_path / "plan.json").plan == plan.plan
+
+
+def sized(recipe, images):
+    """The recipe with so many images a step."""
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": images})})
+
+
 def test_hours_in_which_nothing_can_be_trained_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(beginning, "_pace", lambda *rest: (0.1, 0.01))
+    monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.01, 8))
     measured, config = answer(tmp_path / "latency.json", 15.0), made(hours=0.003).config
     with pytest.raises(ConfigError, match=r"--hours 0\.003: .* alone take about .* Give at least (\S+)\.$") as refused:
         beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, Silent())

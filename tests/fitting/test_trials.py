@@ -141,21 +141,25 @@ def test_a_resumed_part_is_counted_by_the_steps_that_it_took(tmp_path, monkeypat
     now = [0.0]
 
     def train(request, out, reporter, *, resume):
+        now[0] += 100  # all images are looked at
         for step in range(5, 11):  # killed behind step 9; its checkpoint was of step 4
             now[0] += 1
             reporter.step(step, 10, {})
+        now[0] += 30  # the validation
 
     monkeypatch.setattr(trials, "train", train)
     monkeypatch.setattr(trials, "score_at", lambda folder, steps: None)
     monkeypatch.setattr(trials, "_last_step", lambda folder: 9)
     monkeypatch.setattr(trials.time, "monotonic", lambda: now[0])
     trials._carry_out(segment, Silent())
-    assert trials.progress_of(segment.folder, 0.0) == (9, 1.0)
+    assert trials.progress_of(segment.folder) == (9, 1.0)
+    assert trials.seconds_of(segment.folder) == 136.0
 
-    # What starts and validations take is planned apart: 6 s of the first segment, and at most half of a short one
-    append_line(segment.folder / "seconds.jsonl", {"steps": 2, "seconds": 8.0})
-    assert trials.progress_of(segment.folder, 2.0) == (9, (4 + 6) / 8)
-    assert trials.progress_of(segment.folder, 5.0) == (9, (3 + 4) / 8)
+    # Of one step nothing is known; of a row of an older version all that it took
+    append_line(segment.folder / "seconds.jsonl", {"steps": 1, "stepping": 0.0, "seconds": 50.0})
+    assert trials.progress_of(segment.folder) == (9, 1.0)
+    append_line(segment.folder / "seconds.jsonl", {"steps": 6, "seconds": 10.0})
+    assert trials.progress_of(segment.folder) == (9, (5 + 10) / 10)
 
 
 def test_a_trial_that_ran_out_of_memory_is_dropped(tmp_path, monkeypatch):

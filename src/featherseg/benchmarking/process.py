@@ -12,7 +12,7 @@ from typing import Any
 from featherseg.core.errors import RunError
 from featherseg.core.types import Progress
 
-COMMAND = (sys.executable, "-m", "featherseg.benchmarking.worker")
+COMMAND = (sys.executable, "-P", "-m", "featherseg.benchmarking.worker")  # -P: no files of the folder we stand in
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PATIENCE = 5.0
 """Seconds that a process has to end by itself."""

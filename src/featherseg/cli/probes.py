@@ -29,7 +29,7 @@ PATIENCE = 300
 
 def findings(extras: Iterable[str]) -> list[Finding]:
     """What came of trying these extras, all at once. Those that nothing is known to try of are passed over."""
-    command = [sys.executable, "-W", "ignore", "-m", __name__]
+    command = [sys.executable, "-P", "-W", "ignore", "-m", __name__]
     begun = {
         extra: subprocess.Popen(
             [*command, extra], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import pick_device
-from featherseg.core.types import Reporter, Size
+from featherseg.core.types import Reporter, SegmentationData, Size
 from featherseg.core.wording import counted, size_text
 from featherseg.data import open_dataset
-from featherseg.data.statistics import typical_size
+from featherseg.data.statistics import largest_size, typical_size
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.fitting.bundle import MeasuredLatency
 from featherseg.fitting.candidates import MODELS, Offer, has_weights, in_line, offers, overrides, resize_of, settings_of
@@ -26,6 +27,8 @@ from featherseg.fitting.parts import find_parts, look_at, refuse_copies
 from featherseg.fitting.plan import Candidate, make_plan, rung_sizes
 from featherseg.fitting.record import FitConfig, Made, Parts
 from featherseg.fitting.trials import Workers, found_by
+from featherseg.layers.model import SegmentationModel
+from featherseg.recipe import Recipe
 from featherseg.training import Request
 from featherseg.training.length import duration, time_step, time_validation
 from featherseg.training.memory import check_memory, estimate_memory
@@ -35,6 +38,15 @@ from featherseg.training.trackers import check_trackers
 STEPS_TIMED, MOST_TIMED, UNTIMED = 0.02, 15.0, 1e-3
 """The share of the time, and the seconds at most, in which the steps of a candidate are timed; what one is taken to
 take before that, so that it is."""
+
+
+class Pace(NamedTuple):
+    """Seconds of a step of training and of an image of validation, and the images of such a step."""
+
+    step: float
+    an_image: float
+    batch_size: int
+
 
 OVER_MEMORY = (ConfigError, torch.OutOfMemoryError)
 """What timing steps raises where there is too little memory for them."""
@@ -70,7 +82,7 @@ def begin(
 
     # The format, the splits, and the size of the images that will be predicted
     require_format(config.format)
-    pick_device(config.device)
+    device_type = pick_device(config.device).type
     check_loggers(config)
     parts, said = find_parts(config.data, None if config.data_root is None else Path(config.data_root), out)
     for text in said:
@@ -91,7 +103,7 @@ def begin(
         return _begin_as_planned(given, config, parts, image_size, out, began)
 
     @cache
-    def pace(candidate: Candidate) -> tuple[float, float]:
+    def pace(candidate: Candidate) -> Pace:
         return _pace(candidate, config, parts, image_size, size, workers.threads, reporter)
 
     # Who may be tried
@@ -115,17 +127,17 @@ def begin(
 
         def measure(offer: Offer) -> Timing:
             resize = resize_of(offer.scale, image_size, whole=config.image_size is None)
-            name, started = (offer.model, offer.scale, config.format), time.monotonic()
+            name = (offer.model, offer.scale, config.format)
             found = time_candidate(
                 name, train.classes, resize, image, calibration, lambda t: t.keeps(*config.limits), config.max_ms
             )
-            exports.append(time.monotonic() - started)
-            return found
+            exports.append(found.seconds)
+            return found.timing
 
         def alone(best: Timing) -> bool:
             untimed = _candidate(best, config)
             try:
-                timed = replace(untimed, step_seconds=pace(untimed)[0])
+                timed = replace(untimed, step_seconds=pace(untimed).step)
             except OVER_MEMORY:
                 return False
             left = max(1.0, ends - time.monotonic())
@@ -152,8 +164,14 @@ def begin(
 
     # What is kept for the end: export, timings of the file, the scores; and of validation images as many as time allows
     tested = 0 if test is None else len(test)
-    scored = 3 * len(val) if EXPORTERS[config.format].quantised else 0
-    ending = max(EXPORTING, 2 * an_export) + AGAIN * ONCE_AGAIN + 1.5 * each * (tested + scored)
+    scoring = each * tested
+    if EXPORTERS[config.format].quantised:  # the CPU scores model and files on validation images, a file on test images
+        by_cpu = each
+        if device_type != "cpu":
+            recipe, (_, seen), model = _opened(timed[0], replace(config, device="cpu"), parts, image_size, size)
+            by_cpu = time_validation(model, recipe, seen)[1]
+        scoring += by_cpu * (3 * len(val) + tested)
+    ending = max(EXPORTING, 2 * an_export) + AGAIN * ONCE_AGAIN + 1.5 * scoring
     ending += KEPT_BACK * 3600 * config.hours
     few = max(LEAST_SCORED, int(VALIDATING * 3600 * config.hours / each))
     if few < len(val):
@@ -165,7 +183,7 @@ def begin(
     turns = [math.ceil(number / workers.at_once) for number in rung_sizes(len(timed))]
     beside = (2 + sum(turns)) * validating + (turns or [1])[0] * opening
     left = ends - time.monotonic()
-    needed = an_export + each * (tested + scored) + 2 * validating + opening + timed[0].step_seconds  # nothing to spare
+    needed = an_export + scoring + 2 * validating + opening + timed[0].step_seconds  # nothing to spare
     if needed > left:
         least = config.hours + (needed - left) / (1 - TIMING - KEPT_BACK) / 3600  # of which these are shares
         raise ConfigError(
@@ -241,7 +259,7 @@ def _candidate(timing: Timing, config: FitConfig) -> Candidate:
 
 def _time_steps(
     waiting: list[Candidate],
-    pace: Callable[[Candidate], tuple[float, float]],
+    pace: Callable[[Candidate], Pace],
     ends: float,
     at_once: int,
     reporter: Reporter,
@@ -255,7 +273,7 @@ def _time_steps(
     while len(timed) < len(make_plan([*timed, *waiting[len(timed) :]], left, at_once).candidates):
         candidate = waiting[len(timed)]
         try:
-            step, validation = pace(candidate)
+            step, validation, batch = pace(candidate)
         except OVER_MEMORY as error:
             waiting.remove(candidate)
             reporter.message(f"{candidate.name} is dropped: {found_by(error)}")
@@ -265,7 +283,7 @@ def _time_steps(
                     "Close other programs, or fit for smaller images: --image-size HxW.",
                 ) from error
             continue
-        timed.append(replace(candidate, step_seconds=step))
+        timed.append(replace(candidate, step_seconds=step, batch_size=batch))
         each = max(each, validation)
         reporter.message(f"{candidate.name}: {candidate.latency_ms:.1f} ms, a step of training takes {step:.2f} s")
     return timed, each
@@ -279,24 +297,31 @@ def _pace(
     size: Size,
     threads: int,
     reporter: Reporter,
-) -> tuple[float, float]:
-    """(seconds of a step of training, seconds of an image of validation), with so many threads.
-
-    Raises OVER_MEMORY where the memory has no room for it.
-    """
+) -> Pace:
+    """What steps and validations take with so many threads. Raises OVER_MEMORY where there is no room for them."""
     seconds = min(MOST_TIMED, STEPS_TIMED * 3600 * config.hours)
-    resize = resize_of(candidate.scale, image_size, whole=config.image_size is None)
-    settings = settings_of(resize, size, parts.settings, pretrained=has_weights(candidate.model))
-    settings |= {"train.device": config.device}
-    request = Request(candidate.model, overrides=(*overrides(settings), "train.steps=1000"))
-    _, recipe, (train, val), model, _ = check_request(request, lambda text: None)
-    estimate = estimate_memory(model, recipe, size)
+    recipe, (train, val), model = _opened(candidate, config, parts, image_size, size)
+    estimate = estimate_memory(model, recipe, largest_size(val))
     recipe = resolve_batch_size(recipe, estimate, len(train), lambda text: None)
     check_memory(estimate, recipe, lambda text: None)
+    assert isinstance(recipe.train.batch_size, int)
     reporter.progress(f"timing the steps of {candidate.name}", 0, None)
     usual = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return time_step(recipe, model, train, None, seconds), time_validation(model, recipe, val)[1]
+        step, an_image = time_step(recipe, model, train, None, seconds), time_validation(model, recipe, val)[1]
     finally:
         torch.set_num_threads(usual)
+    return Pace(step, an_image, recipe.train.batch_size)
+
+
+def _opened(
+    candidate: Candidate, config: FitConfig, parts: Parts, image_size: Size, size: Size
+) -> tuple[Recipe, tuple[SegmentationData, SegmentationData], SegmentationModel]:
+    """The recipe, the images to train with and to validate on, and the model of a candidate's training."""
+    resize = resize_of(candidate.scale, image_size, whole=config.image_size is None)
+    settings = settings_of(resize, size, parts.settings, pretrained=has_weights(candidate.model))
+    settings |= {"train.device": config.device}
+    request = Request(candidate.model, overrides=(*overrides(settings), "train.steps=1000"))
+    _, recipe, data, model, _ = check_request(request, lambda text: None)
+    return recipe, data, model

@@ -1,6 +1,6 @@
 """How long a file takes from a decoded image to the mask, in a process of its own, and what was measured before.
 
-    python -m featherseg.fitting.latency FILE IMAGE.npy MAX_MS      # what the process runs: one line of JSON
+    python -P -m featherseg.fitting.latency FILE IMAGE.npy MAX_MS THREADS      # what the process runs: one line of JSON
 
 Latency needs no trained weights, so that it is known before anything trains. It is that of `Predictor` with its default
 threads: resize, normalise, model, upsampling and argmax.
@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 from scipy.stats import binom
 
 from featherseg import models
@@ -91,6 +91,14 @@ class Timing:
         return {"model": self.model, "scale": self.scale, "format": self.format, "latency_ms": times, **sizes}
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A timing, and the seconds that writing the file and timing it took."""
+
+    timing: Timing
+    seconds: Annotated[float, Field(ge=0)]
+
+
 def here() -> tuple[str, int]:
     """This device in words, and how many threads a file is run with unless others are asked for."""
     found = machine()
@@ -105,7 +113,8 @@ def time_file(file: Path, image: np.ndarray, name: tuple[str, float, str], max_m
     """
     with TemporaryDirectory(prefix="featherseg-latency-") as folder:
         np.save(Path(folder) / "image.npy", image)
-        words = [sys.executable, "-m", "featherseg.fitting.latency", str(file), f"{folder}/image.npy", str(max_ms)]
+        words = [sys.executable, "-P", "-m", "featherseg.fitting.latency", str(file), f"{folder}/image.npy"]
+        words += [str(max_ms), str(torch.get_num_threads())]  # as `here` tells
         timed = f"{name_of(*name[:2])} as {name[2]} could not be timed:"
         try:
             done = subprocess.run(
@@ -137,7 +146,7 @@ def time_candidate(
     calibration: Sequence[np.ndarray],
     believed: Callable[[Timing], bool] = lambda _: True,
     max_ms: float = math.inf,
-) -> Timing:
+) -> Measured:
     """Write the untrained model in the format and time it; a measurement of the same on this machine is taken again.
 
     image: (H, W, C) uint8; calibration: images (H, W, C) for a quantised format; believed: whether such an older
@@ -145,16 +154,17 @@ def time_candidate(
     ExportError and RunError.
     """
     cache, key = cache_file(), _key(name, len(classes), resize, image.shape)
-    known = _known(cache)
-    if key in known and believed(found := Timing(**known[key])):
+    if (found := _known(cache).get(key)) and believed(found.timing):
         return found
+    began = time.monotonic()
     with TemporaryDirectory(prefix="featherseg-candidate-") as folder:
         file = write_untrained(name, classes, resize, image, calibration, Path(folder))
         timing = time_file(file, image, name, max_ms)
+    found = Measured(timing, time.monotonic() - began)
     if timing.p50 <= FAR * max_ms:  # else it may be of FEW passes
         with suppress(FeathersegError):  # where nothing can be kept, it is timed anew
-            write_json(cache, {**_known(cache), key: asdict(timing)})
-    return timing
+            write_json(cache, {name: asdict(row) for name, row in (_known(cache) | {key: found}).items()})
+    return found
 
 
 def write_untrained(
@@ -211,13 +221,14 @@ def cache_file() -> Path:
     return (Path(home) if home else Path.home() / ".cache" / "featherseg") / "latency.json"
 
 
-def _known(cache: Path) -> dict[str, Any]:
-    """What was measured before; nothing where the file is missing or not ours."""
-    try:
-        found = load_json(cache)
-        return {key: row for key, row in found.items() if Timing(**row)}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+def _known(cache: Path) -> dict[str, Measured]:
+    """What was measured before; of a file that is missing or not ours nothing, of rows that cannot be none of these."""
+    known: dict[str, Measured] = {}
+    with suppress(OSError, ValueError, AttributeError):
+        for key, row in load_json(cache).items():
+            with suppress(ValidationError):
+                known[key] = TypeAdapter(Measured).validate_python(row)
+    return known
 
 
 def _key(name: tuple[str, float, str], classes: int, resize: Resize | None, shape: tuple[int, ...]) -> str:
@@ -246,6 +257,7 @@ def main() -> None:
     from featherseg.inference.predictor import Predictor
 
     try:
+        torch.set_num_threads(int(sys.argv[4]))
         predictor, image = Predictor(sys.argv[1], device="cpu"), np.load(sys.argv[2], allow_pickle=False)
         times: list[float] = []
         began, far = 0.0, FAR * float(sys.argv[3])

@@ -102,12 +102,16 @@ def best_guesses(feasible: Iterable[One], place: Callable[[str], int], *, enlarg
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model at an input scale, what its mask takes on the device, and what a step of its training takes here."""
+    """A model at an input scale, what its mask takes on the device, and what a step of its training takes here.
+
+    batch_size: images of a step, as memory had room for them when it was timed; None in older plans.
+    """
 
     model: str
     scale: Scale
     latency_ms: Milliseconds
     step_seconds: Annotated[float, Field(gt=0, lt=1e7)]
+    batch_size: Annotated[int, Field(ge=1, lt=1e6)] | None = None
 
     @property
     def name(self) -> str:

@@ -185,7 +185,7 @@ def fit(
             _refuse_other(made.config, asked, settings)
             _refuse_other_timings(made, latency, settings.plan)
             check_loggers(made.config)
-            began = time.monotonic() - (spent := _spent(out, made))
+            began -= (spent := _spent(out, made))
             reporter.message(f"going on with {out}: {duration(spent)} of {made.config.hours:g} h are used")
         else:
             if resume:
@@ -326,7 +326,7 @@ def _starves(
     seconds = began + 3600 * made.config.hours - time.monotonic() - made.ending - 2 * made.validating
     rung = []
     for one in left:
-        trained, pace = progress_of(trial_folder(out, one), made.validating)
+        trained, pace = progress_of(trial_folder(out, one))
         more = max(0, steps[one.name] - trained)
         rung.append(more * (pace or one.step_seconds) + made.validating * (more > 0))
     last = left[0]
@@ -379,7 +379,7 @@ def train_to_the_end(
     if made.final(winner) is None:
         steps, decay = made.plan.final[winner.name]
         if not made.given:
-            trained, pace = progress_of(trial_folder(out, winner), made.validating)
+            trained, pace = progress_of(trial_folder(out, winner))
             left = began + 3600 * made.config.hours - time.monotonic() - made.ending - 2 * made.validating
             left -= 0 if trained else made.opening
             pace = pace or winner.step_seconds
@@ -427,6 +427,7 @@ def _segment(made: Made, out: Path, one: Candidate, steps: int) -> Segment:
     resize = resize_of(one.scale, made.image_size, whole=made.config.image_size is None)
     settings = settings_of(resize, made.train_size, made.parts.settings, pretrained=made.pretrained)
     settings |= {"train.device": made.config.device, "train.loggers": made.config.loggers}
+    settings |= {} if one.batch_size is None else {"train.batch_size": one.batch_size}
     return Segment(trial_folder(out, one), one.model, overrides(settings), steps, group=out.absolute())
 
 

@@ -56,7 +56,8 @@ class _Steps:
     """Reports and counts the steps of a trial; of its messages, which are for those who type `train`, the doubts."""
 
     def __init__(self, reporter: Reporter) -> None:
-        self.reporter, self.progress, self.taken = reporter, reporter.progress, 0
+        self.reporter, self.progress = reporter, reporter.progress
+        self.taken, self.first, self.last = 0, 0.0, 0.0
 
     def message(self, text: str) -> None:
         """Told where something may be wrong."""
@@ -64,7 +65,9 @@ class _Steps:
             self.reporter.message(text)
 
     def step(self, *given: Any) -> None:
-        """One more."""
+        """One more, and when."""
+        self.last = time.monotonic()
+        self.first = self.first if self.taken else self.last
         self.taken += 1
         self.reporter.step(*given)
 
@@ -195,7 +198,8 @@ def _carry_out(segment: Segment, reporter: Reporter) -> float:
         if not begun:
             return math.nan
         append_line(folder / METRICS, {"step": segment.steps, "val_miou": None})
-    append_line(folder / SECONDS, {"steps": counting.taken, "seconds": round(time.monotonic() - began, 2)})
+    row = {"steps": counting.taken, "stepping": round(counting.last - counting.first, 3)}
+    append_line(folder / SECONDS, row | {"seconds": round(time.monotonic() - began, 2)})
     found = score_at(folder, segment.steps)
     return math.nan if found is None else found
 
@@ -226,15 +230,14 @@ def seconds_of(folder: Path) -> float:
     return sum(row["seconds"] for row in read_lines(folder / SECONDS))
 
 
-def progress_of(folder: Path, beside: float) -> tuple[int, float]:
+def progress_of(folder: Path) -> tuple[int, float]:
     """(the step that a trial has reached, seconds that a step took, 0 where not known).
 
-    beside: seconds that its start and validation take of each segment, as planned; they are taken to be half at most.
+    From the first step of a segment to its last: starts, which look at all images, and validations are planned apart.
     """
-    rows = read_lines(folder / SECONDS)
-    steps = sum(row["steps"] for row in rows)
-    seconds = sum(max(row["seconds"] - beside, row["seconds"] / 2) for row in rows)
-    return _last_step(folder), seconds / steps if steps > 0 else 0.0
+    rows = [row for row in read_lines(folder / SECONDS) if row["steps"] > 1]
+    steps = sum(row["steps"] - 1 for row in rows)
+    return _last_step(folder), sum(row.get("stepping", row["seconds"]) for row in rows) / steps if rows else 0.0
 
 
 def _last_step(folder: Path) -> int:
