@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -46,7 +47,10 @@ SPLITS = "train = 0.6\nval = 0.2\ntest = 0.2"
 def test_a_tenth_of_train_becomes_val_and_test_where_there_are_none(tmp_path):
     write_yard(tmp_path / "yard", splits="train = 1.0")
     parts, said = find_parts(str(tmp_path / "yard"), None, tmp_path)
-    assert "10% of train became val and test" in said[0]
+    assert (
+        "has no val and test images with masks: 3 images of train became val and 3 images of train became test"
+        in said[0]
+    )
     root = tmp_path / "yard"
     keys = [set(open_dataset(parts.name, split, root).keys) for split in ("train", "val", "test")]
     assert [len(one) for one in keys] == [24, 3, 3]
@@ -65,8 +69,9 @@ def test_a_tenth_of_train_becomes_val_and_test_where_there_are_none(tmp_path):
 def test_images_that_were_set_aside_stay_what_they_are(tmp_path, splits, images):
     toml = write_yard(tmp_path / "yard", images, splits)
     parts, said = find_parts(str(toml), None, tmp_path)
-    there = "val" if "val" in splits else "test"
-    assert "10% of train became" in said[0]
+    there, made = ("val", "test") if "val" in splits else ("test", "val")
+    cut = open_dataset(parts.name, made, tmp_path / "yard")
+    assert f"with masks: {len(cut)} images of train became {made}" in said[0]
     assert open_dataset(parts.name, there, tmp_path / "yard").keys == open_dataset(str(toml), there).keys
     train = {name: set(open_dataset(parts.name, name, tmp_path / "yard").keys) for name in ("train", "val", "test")}
     del train[there]
@@ -85,7 +90,7 @@ def test_of_a_train_split_that_is_a_share_its_base_gives_the_others(tmp_path):
     toml = write_yard(tmp_path / "yard", splits='pool = "pool.txt"\ntrain = "60% of pool"\nval = "20% of pool"')
     (tmp_path / "yard" / "pool.txt").write_text("\n".join(f"{number:03d}x" for number in range(30)))
     parts, said = find_parts(str(toml), None, tmp_path)
-    assert "10% of train became test" in said[0]
+    assert "2 images of train became test" in said[0]
     sizes = {name: len(open_dataset(parts.name, name, toml.parent)) for name in ("train", "val", "test", "pool")}
     assert sizes == {"train": 16, "val": 6, "test": 2, "pool": 6}
 
@@ -99,9 +104,66 @@ def test_images_to_judge_by_that_would_be_trained_on_are_refused_before_anything
     monkeypatch.setattr(beginning, "time_offers", None)
     mend = "`featherseg check DATA --fix OUT`"
     if splits != SPLITS:
-        mend = rf"is cut from train: write train = .* test = 0\.\d+ into \[splits\] of .* first; then {mend}"
+        mend = rf"(is|are) cut from train: write train = .* test = 0\.\d+ into \[splits\] of .* first; then {mend}"
     with pytest.raises(DataError, match=rf"images of .*yard.* would be trained on as well.*: \d+x \(there .*{mend}"):
         featherseg.fit(toml, 20.0, out=tmp_path / "out", hours=0.1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test", "message"),
+    [
+        (
+            "a",
+            "b",
+            "b",
+            r"10 images of .* test would be chosen by as well.*: 010x, 011x, .*`featherseg check DATA --fix",
+        ),
+        ("a", "b", "c+b", r"10 images of .* test would be chosen by as well"),
+        (
+            "a",
+            "b+a",
+            "c",
+            r"10 images of .* val would be trained on as well.*: 000x, .*`featherseg check DATA --fix OUT`",
+        ),
+    ],
+)
+def test_images_to_judge_or_to_choose_by_that_serve_otherwise_are_refused_before_anything_is_timed(
+    tmp_path, monkeypatch, train, val, test, message
+):
+    lists = "\n".join(f'{name} = "{name}.txt"' for name in ("train", "val", "test"))
+    toml = write_yard(tmp_path / "yard", splits=lists)
+    for name, parts in (("train", train), ("val", val), ("test", test)):
+        keys = [f"{'abc'.index(part)}{number}x".rjust(4, "0") for part in parts.split("+") for number in range(10)]
+        (tmp_path / "yard" / f"{name}.txt").write_text("\n".join(keys))
+    monkeypatch.setattr(beginning, "time_offers", None)
+    with pytest.raises(DataError, match=message):
+        featherseg.fit(toml, 20.0, out=tmp_path / "out", hours=0.1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_so_few_images_that_no_split_can_be_cut_are_told_with_what_to_do(tmp_path, images):
+    toml = write_yard(tmp_path / "yard", images, "train = 1.0")
+    with pytest.raises(
+        DataError, match=rf"{images} training images? are too few to cut them from: .*\. Add images, or"
+    ):
+        find_parts(str(toml), None, tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_without_a_labelled_pixel_is_refused_before_anything_is_timed(tmp_path, monkeypatch, split):
+    toml = write_yard(tmp_path / "yard", splits=SPLITS)
+    toml.write_text(toml.read_text() + '255 = "ignore"\n')
+    monkeypatch.setattr(beginning, "time_offers", None)
+    first, *others = open_dataset(str(toml), split).keys
+    for key in others:
+        Image.fromarray(np.full((64, 96), 255, np.uint8)).save(tmp_path / "yard" / "masks" / f"{key}.png")
+    parts_module.look_at(open_dataset(str(toml), split), "yard", 1.0)
+    Image.fromarray(np.full((64, 96), 255, np.uint8)).save(tmp_path / "yard" / "masks" / f"{first}.png")
+    said = rf" {split} has no labelled pixel: in all of its {len(others) + 1} masks .* in \[map\], or name other images"
+    with pytest.raises(DataError, match=said):
+        featherseg.fit(toml, 20.0, out=tmp_path / "out", hours=1.0)
     assert not (tmp_path / "out").exists()
 
 
@@ -128,9 +190,11 @@ def test_a_look_at_many_files_ends_with_its_share_of_the_time(tmp_path, monkeypa
     monkeypatch.setattr(parts_module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(type(data), "label", lambda self, index: now.append(now.pop() + 1) or read.append("mask"))
     monkeypatch.setattr(
-        type(data), "__getitem__", lambda self, index: now.append(now.pop() + 1) or read.append("image")
+        type(data),
+        "__getitem__",
+        lambda self, index: now.append(now.pop() + 1) or read.append("image") or SimpleNamespace(label=0),
     )
-    parts_module.look_at(data, 100.0)
+    parts_module.look_at(data, "yard train", 100.0)
     assert read == ["mask"] * 4 + ["image"] * 3
 
 

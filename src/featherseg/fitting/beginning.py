@@ -88,13 +88,13 @@ def begin(
     for text in said:
         reporter.message(text)
     root = None if parts.root is None else Path(parts.root)
-    train, val = open_dataset(parts.name, parts.train, root), open_dataset(parts.name, parts.val, root)
-    test = None if parts.test is None else open_dataset(parts.name, parts.test, root)
+    names = {"train": parts.train, "val": parts.val} | ({} if parts.test is None else {"test": parts.test})
+    splits = {part: open_dataset(parts.name, name, root) for part, name in names.items()}
+    train, val, test = splits["train"], splits["val"], splits.get("test")
     refuse_one_class(train)
-    if test is not None:
-        refuse_copies(f"{config.data} {parts.test}", train, test)
-    for data in filter(None, (train, val, test)):
-        look_at(data, config.hours)
+    refuse_copies(config.data, splits)
+    for part, data in splits.items():
+        look_at(data, f"{config.data} {part}", config.hours)
     size = typical_size(train)
     image_size = _size_to_predict(config, size, measured)
     if given is not None:

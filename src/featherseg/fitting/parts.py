@@ -3,13 +3,14 @@
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from featherseg.core.errors import DataError
 from featherseg.core.files import write_text
-from featherseg.core.types import SegmentationData
+from featherseg.core.types import IGNORE, SegmentationData
 from featherseg.core.wording import counted
 from featherseg.data import data_folder, is_own, open_dataset, own_config, own_listing, score_split
 from featherseg.data.datasets.dataset_toml import toml_text
@@ -71,34 +72,56 @@ def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str
         if all({pair.key for pair in found[name]} == {pair.key for pair in listing.splits[name]} for name in others):
             break
     these = " and ".join(missing)
-    opened = {name: open_dataset(parts.name, name, Path(base)) for name in ("train", *missing)}  # or too few are left
-    cut = ", ".join(f"{name} = {json.dumps(splits[name])}" for name in opened)
-    for name in missing:
-        mend = f"{name} is cut from train: write {cut} into [splits] of its dataset.toml first; then "
-        refuse_copies(f"{data} {name}", opened["train"], opened[name], mend)
-    return parts, [f"{data} has no {these} images with masks: {HELD_OUT:.0%} of train became {these} ({out / DATASET})"]
-
-
-def refuse_copies(name: str, train: SegmentationData, data: SegmentationData, mend: str = "") -> None:
-    """Raises DataError where images that will be scored are trained on too: of a test split, `evaluate` would."""
-    if seen := copies_of(data, train):
+    if not all(found.get(name) for name in ("train", *missing)):
         raise DataError(
-            f"{counted(len(seen), 'image')} of {name} would be trained on as well, from files that hold the same: "
-            f"{named_pairs(seen)}. A score on them says nothing: {mend}`featherseg check DATA --fix OUT` writes a copy "
-            "in which no image is in two splits."
+            f"{data} has no {these} images with masks, and {counted(len(listing.splits['train']), 'training image')} "
+            "are too few to cut them from: one sequence or image is the least of each split. Add images, or write "
+            f"{these} into [splits] of its dataset.toml."
         )
+    opened = {name: open_dataset(parts.name, name, Path(base)) for name in ("train", "val", "test")}
+    cut = ", ".join(f"{name} = {json.dumps(splits[name])}" for name in ("train", *missing))
+    mend = (
+        f"{these} {'is' if len(missing) == 1 else 'are'} cut from train: write {cut} into [splits] of its dataset.toml"
+    )
+    refuse_copies(data, opened, f"{mend} first; then ")
+    became = " and ".join(f"{counted(len(opened[name]), 'image')} of train became {name}" for name in missing)
+    return parts, [f"{data} has no {these} images with masks: {became} ({out / DATASET})"]
 
 
-def look_at(data: SegmentationData, hours: float) -> None:
+USES = (("val", "train", "trained on"), ("test", "train", "trained on"), ("test", "val", "chosen by"))
+"""A split that is scored, another, and what is done by the images of that."""
+
+
+def refuse_copies(data: str, splits: Mapping[str, SegmentationData], mend: str = "") -> None:
+    """Raises DataError where images that will be scored are trained on too, or those of test chosen by."""
+    for name, other, used in USES:
+        if name in splits and (seen := copies_of(splits[name], splits[other])):
+            raise DataError(
+                f"{counted(len(seen), 'image')} of {data} {name} would be {used} as well, from files that hold the "
+                f"same: {named_pairs(seen)}. A score on them says nothing: {mend}`featherseg check DATA --fix OUT` "
+                "writes a copy in which no image is in two splits."
+            )
+
+
+def look_at(data: SegmentationData, name: str, hours: float) -> None:
     """Read masks and images in any order for a moment of the hours, so that a fault is said early.
 
-    Masks first: they say more, in less time. Raises what reading raises.
+    Masks first: they say more, in less time. Raises what reading raises, and DataError where all masks were read and
+    none has a class.
     """
     if files_of(data) is None:  # the program makes it up
         return
-    began, looking = time.monotonic(), min(LOOKING, LOOKED_AT * 3600 * hours)
-    for read, share in ((data.label, 0.5), (data.__getitem__, 1.0)):
+    began, looking, labelled = time.monotonic(), min(LOOKING, LOOKED_AT * 3600 * hours), False
+    for label_of, share in ((data.label, 0.5), (lambda index: data[index].label, 1.0)):
         for index in np.random.default_rng(0).permutation(len(data)).tolist():
-            read(index)
+            label = label_of(index)
+            labelled = labelled or bool(np.any(label != IGNORE))
             if time.monotonic() > began + share * looking:
                 break
+        else:
+            if not labelled:
+                raise DataError(
+                    f"{name} has no labelled pixel: in all of its {counted(len(data), 'mask')} everything is ignored, "
+                    "so that nothing can be learned or scored. `featherseg check DATA` lists the values of its masks: "
+                    "give them a class in [map], or name other images for this split."
+                )
