@@ -21,6 +21,7 @@ from featherseg.exporters.report import ExportReport
 from featherseg.fitting import delivery
 from featherseg.fitting.delivery import Undelivered, deliver
 from featherseg.fitting.record import Final
+from featherseg.fitting.results import summary
 from featherseg.fitting.trials import final_folder
 from featherseg.runs import save_weights, write_info
 
@@ -36,7 +37,9 @@ def delivered(tmp_path, monkeypatch):
     final, test = final_folder(out, FAST, 10), open_dataset(str(yard), "test")
     final.mkdir(parents=True)
     data = {"name": str(yard), "val_split": "val"}
-    write_info(final, small_info(test.classes, model=FAST.model, data=data))
+    info = small_info(test.classes, model=FAST.model, data=data)
+    train = info.recipe.train.model_copy(update={"keep": "last"})
+    write_info(final, info.model_copy(update={"recipe": info.recipe.model_copy(update={"train": train})}))
     save_weights(final, models.build(FAST.model, 2, 3).state_dict())
     append_line(final / "metrics.jsonl", {"step": 10, "val_miou": 0.5})
     for name, content in {"fit.json": json.dumps(facts() | {"steps": 1}), "weights.safetensors": "old"}.items():
@@ -86,6 +89,42 @@ def test_a_model_whose_test_images_cannot_be_scored_is_delivered_all_the_same(de
     assert any("delivered without a score on test" in text for text in said)
     assert json.loads((out / "fit.json").read_text())["steps"] == 10
     assert found.file.is_file()
+
+
+def test_a_score_of_images_without_a_labelled_pixel_is_none(delivered):
+    toml = delivered.yard / "dataset.toml"
+    toml.write_text(toml.read_text() + '255 = "ignore"\n')
+    for key in delivered.test.keys:
+        Image.fromarray(np.full((64, 96), 255, np.uint8)).save(delivered.yard / "masks" / f"{key}.png")
+    found, out, said = delivered()
+    assert (found.facts["chosen"]["miou_test"], found.facts["chosen"]["interval"]) == (None, None)
+    assert "it is delivered without a score on test: no pixel there is labelled" in said
+    told = "mIoU 50.00 % on the images it was chosen by, as no others could be scored"
+    assert summary(found.facts).endswith(told)
+    page = (out / "fit.html").read_text()
+    assert told in page
+    assert "The score on test images" not in page
+
+
+def test_a_fit_that_was_killed_before_its_card_is_not_finished(delivered, monkeypatch):
+    def killed(run):
+        raise KeyboardInterrupt
+
+    write_card = delivery.write_card
+    monkeypatch.setattr(delivery, "write_card", killed)
+    with pytest.raises(KeyboardInterrupt):
+        delivered()
+    assert not (delivered.out / "fit.json").exists()
+    monkeypatch.setattr(delivery, "write_card", write_card)
+    _, out, _ = delivered()
+    assert (out / "fit.json").is_file()
+    assert "selected on these images" in (out / "card.md").read_text()
+
+
+def test_the_page_tells_the_steps_in_which_the_rate_fell(delivered):
+    page = " ".join(delivered()[0].page.read_text().split())
+    assert "The rate of the chosen one fell in the last 2 of its 10 steps." in page
+    assert "The score on test images is the only one" in page
 
 
 def test_what_was_delivered_before_stays_where_the_next_cannot_be_scored_for_want_of_memory(delivered, monkeypatch):

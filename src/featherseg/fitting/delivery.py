@@ -71,20 +71,21 @@ def deliver(
 
     Raises Undelivered where there is no file, or it is over the limit; what was delivered before then stays.
     """
-    # A draft of the run folder
+    # A draft of the run folder, by which report and card tell that val chose the model
     last = made.final(winner)
     assert last is not None
     steps = last.steps
     remove_tree(draft := out / TRIALS / DRAFT)
     copy_run(final, draft, but=(TRACKERS,))  # OUT has its own, of the run under which the trials stand
     config, parts, scale, miou_val = made.config, made.parts, winner.scale, score_at(final, steps)
-    root = None if parts.root is None else Path(parts.root)
+    root, info = None if parts.root is None else Path(parts.root), dict[str, Any](fitted=True)
     if winner.name in made.shrunk:
         scale = made.shrunk[winner.name]
-        resize, run = _resize(made, scale), open_run(draft)
-        data = run.recipe.data.model_copy(update={"test_resize": resize})
-        write_info(draft, run.info.model_copy(update={"recipe": run.recipe.model_copy(update={"data": data})}))
+        resize, recipe = _resize(made, scale), open_run(draft).recipe
+        data = recipe.data.model_copy(update={"test_resize": resize})
+        info |= {"recipe": recipe.model_copy(update={"data": data})}
         miou_val = _score_val(made, final, resize, reporter)
+    write_info(draft, open_run(draft).info.model_copy(update=info))
 
     # The file
     own = ExportSettings(data_root=root, image_size=made.image_size)
@@ -138,7 +139,7 @@ def deliver(
     report = replace(report, path=out / report.path.relative_to(draft))
     keep_reports(out, [report])
 
-    # The record, with which the fit is finished; report and card tell by it that val chose the model
+    # Page, report, card and, last, the record, with which the fit is finished
     chosen = {**timing.as_dict(), "trained_scale": winner.scale, **judged}
     chosen["timings_ms"] = [round(ms, 3) for ms in taken]
     facts = {
@@ -153,15 +154,16 @@ def deliver(
         "data": parts.name,
         "file": str(report.path.relative_to(out)),
         "steps": steps,
+        "decay_steps": last.decay,
         "candidates": _candidates(made, winner, final, timing, miou_val, scores, out),
         "seconds": round(time.monotonic() - began, 1),
         "hours": config.hours,
     }
     facts |= {} if bundle is None else {"bundle": bundle}
     write_page(out, facts, made.plan)
-    write_json(out / FIT, facts)
     write_report(open_run(out))
     write_card(open_run(out))
+    write_json(out / FIT, facts)
 
     # Last trainings of fewer hours are of no use any more
     for old in final.parent.glob(f"{trial_folder(out, winner).name}-to-*"):
@@ -224,6 +226,9 @@ def _judge(report: ExportReport, made: Made, miou_val: float | None, run: Path, 
             tested = evaluate(report.path, data, device="cpu", progress=reporter.progress)
     except (DataError, ConfigError, UnknownName) as error:
         reporter.message(f"it is delivered without a score on {parts.test}, which cannot be scored: {error}")
+        return unscored
+    if math.isnan(tested.miou):
+        reporter.message(f"it is delivered without a score on {parts.test}: no pixel there is labelled")
         return unscored
     interval = score_interval(tested.counts, clusters_of(list(tested.per_image), groups_of(data)))
     low_high = None if math.isnan(interval.low) else [interval.low, interval.high]

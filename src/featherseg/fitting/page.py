@@ -10,7 +10,7 @@ from markupsafe import Markup
 from featherseg.comparison.pareto import Point, Quantity, front_svg
 from featherseg.core.files import read_lines, write_text
 from featherseg.core.notebook import percent
-from featherseg.fitting.plan import DECAY, FINALIST, MARGIN, Plan
+from featherseg.fitting.plan import MARGIN, Plan
 from featherseg.fitting.results import PAGE, UNDELIVERED, latency_text, summary
 from featherseg.reports.charts import Line, chart
 from featherseg.reports.page import page_html, render
@@ -88,8 +88,6 @@ def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
         outlook=outlook(facts, points),
         rungs=plan.rungs,
         margin=MARGIN,
-        decay=DECAY,
-        finalist=FINALIST,
         gave_way=any(row["status"].startswith(UNDELIVERED) for row in facts["candidates"]),
         today=datetime.now(UTC).date().isoformat(),
     )

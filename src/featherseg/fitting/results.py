@@ -120,7 +120,7 @@ def summary(facts: Mapping[str, Any]) -> str:
     text = f"{chosen['model']} at {chosen['scale']:g} as {chosen['format']}: {latency_text(chosen, facts)} ms "
     text += f"(limit {facts['limit_ms']:g}), mIoU "
     if chosen["miou_test"] is None:
-        return f"{text}{percent(chosen['miou_val'])} % on the images it was chosen by"
+        return f"{text}{percent(chosen['miou_val'])} % on the images it was chosen by, as no others could be scored"
     between = ""
     if chosen["interval"] is not None:
         between = f" ({' to '.join(percent(value) for value in chosen['interval'])})"
