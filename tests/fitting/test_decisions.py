@@ -16,6 +16,7 @@ from small_training import Silent
 import featherseg
 from featherseg.core.errors import ConfigError, DataError, RunError, TrainingError
 from featherseg.core.files import locked
+from featherseg.core.wording import Doubt
 from featherseg.fitting import beginning, delivery, session, trials
 from featherseg.fitting.delivery import Undelivered, shrink, worst
 from featherseg.fitting.latency import here
@@ -320,9 +321,31 @@ def test_a_given_plan_is_of_the_same_files_and_images(tmp_path):
 def test_a_given_plan_tells_the_device_on_which_its_file_will_be_timed(tmp_path):
     config = made(write_yard(tmp_path / "yard", splits=SPLITS), hours=0.1).config
     for elsewhere, device in ((False, here()), (True, ("a board, 2 cores", 2))):
-        given = replace(made(), elsewhere=elsewhere)
-        found = beginning.begin(config, tmp_path, time.monotonic(), None, given, ALONE, Silent())
+        given, heard = replace(made(), elsewhere=elsewhere), Silent()
+        found = beginning.begin(config, tmp_path, time.monotonic(), None, given, ALONE, heard)
         assert (found.device, found.threads) == device
+        told = [isinstance(text, Doubt) for text in heard.messages if "may take longer than 0.1 hours" in text]
+        assert told == ([] if elsewhere else [True])
+
+    # On the same one there is nothing to say
+    given, heard = replace(made(), device=here()[0], threads=here()[1]), Silent()
+    beginning.begin(config, tmp_path, time.monotonic(), None, given, ALONE, heard)
+    assert not any("the plan was made on" in text for text in heard.messages)
+
+
+@pytest.mark.parametrize("decided", [{"failed": {SLOW.name: "21.0 ms"}}, {"shrunk": {SLOW.name: 0.87}}])
+def test_a_plan_that_judged_candidates_by_its_limits_is_for_these_alone(tmp_path, decided):
+    given = replace(made(write_yard(tmp_path / "yard", splits=SPLITS), hours=0.1), **decided)
+    for other in ({"max_ms": 40.0}, {"percentile": 95}, {"max_mib": 400.0}):
+        config = replace(given.config, **{"max_ms": 30.0, **other})
+        with pytest.raises(
+            ConfigError, match=f"decided of {SLOW.name} .* --max-ms 20.0 --percentile 50, or fit without"
+        ):
+            beginning.begin(config, tmp_path, time.monotonic(), None, given, ALONE, Silent())
+    assert beginning.begin(given.config, tmp_path, time.monotonic(), None, given, ALONE, Silent()).given
+    wider = replace(given.config, max_ms=40.0)
+    undecided = replace(given, failed={}, shrunk={})
+    assert beginning.begin(wider, tmp_path, time.monotonic(), None, undecided, ALONE, Silent()).given
 
 
 def test_a_plan_says_whether_initial_weights_are_taken(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import torch
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import pick_device
 from featherseg.core.types import Reporter, SegmentationData, Size
-from featherseg.core.wording import counted, size_text
+from featherseg.core.wording import Doubt, counted, size_text
 from featherseg.data import open_dataset
 from featherseg.data.statistics import largest_size, typical_size
 from featherseg.exporters.formats import EXPORTERS
@@ -100,7 +100,7 @@ def begin(
     if given is not None:
         if measured is not None:
             raise ConfigError("--plan and --latency: a plan has its latencies. Give one of them.")
-        return _begin_as_planned(given, config, parts, image_size, out, began)
+        return _begin_as_planned(given, config, parts, image_size, out, began, reporter)
 
     @cache
     def pace(candidate: Candidate) -> Pace:
@@ -228,12 +228,22 @@ def _size_to_predict(config: FitConfig, typical: Size, measured: MeasuredLatency
     return config.image_size or typical
 
 
-def _begin_as_planned(given: Made, config: FitConfig, parts: Parts, image_size: Size, out: Path, began: float) -> Made:
+def _begin_as_planned(
+    given: Made, config: FitConfig, parts: Parts, image_size: Size, out: Path, began: float, reporter: Reporter
+) -> Made:
     """A plan of another fit, to be carried out again. Raises ConfigError where it is for something else."""
     if (given.config.format, given.image_size) != (config.format, image_size):
         raise ConfigError(
             f"the plan is of {given.config.format} files and images of {size_text(given.image_size)}, not of "
             f"{config.format} and {size_text(image_size)}. Give it the same --format and --image-size, or none."
+        )
+    if config.limits != given.config.limits and (decided := {**given.failed, **given.shrunk}):
+        own = given.config
+        raise ConfigError(
+            f"what the plan decided of {', '.join(decided)} at the delivery was for other limits: give it the same, "
+            f"--max-ms {own.max_ms} --percentile {own.percentile}"
+            + ("" if own.max_mib is None else f" --max-mib {own.max_mib}")
+            + ", or fit without --plan."
         )
     slow = [t.name for t in map(given.timing, given.plan.candidates) if not t.keeps(*config.limits)]
     if slow:
@@ -246,6 +256,13 @@ def _begin_as_planned(given: Made, config: FitConfig, parts: Parts, image_size: 
         )
     parts = replace(parts, val_size=given.parts.val_size)
     device, threads = (given.device, given.threads) if given.elsewhere else here()
+    if (device, threads) != (given.device, given.threads):
+        reporter.message(
+            Doubt(
+                f"the plan was made on {given.device} with {counted(given.threads, 'thread')}: here, on {device} with "
+                f"{counted(threads, 'thread')}, its steps may take longer than {config.hours:g} hours"
+            )
+        )
     spent = time.monotonic() - began
     made = replace(given, config=config, parts=parts, device=device, threads=threads, given=True, spent=spent)
     made.write(out)
