@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import os
 import runpy
 import subprocess
@@ -228,7 +229,15 @@ def test_the_answer_of_other_threads_or_of_another_device_is_kept_beside_the_new
 
 
 @pytest.mark.parametrize(
-    "change", [{"candidates": [{"model": NAME}]}, {"candidates": 3}, {"candidates": [{}]}, {"runtimes": 1}, None]
+    "change",
+    [
+        {"candidates": [{"model": NAME}]},
+        {"candidates": 3},
+        {"candidates": [{}]},
+        {"runtimes": 1},
+        {"threads": math.inf},
+        None,
+    ],
 )
 def test_a_latency_json_that_is_broken_is_kept_aside_and_measured_anew(device, tmp_path, capsys, change):
     assert device(1)[0] == 0
@@ -277,6 +286,11 @@ def test_a_size_that_fit_would_refuse_is_refused_before_the_bundle(size, tmp_pat
     ):
         bundle_candidates(tmp_path / "b.zip", image_size=size)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_data_root_without_data_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"--data-root .* without --data: no data are named\. Add --data, or leave"):
+        bundle_candidates(tmp_path / "b.zip", data_root=tmp_path)
 
 
 def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
@@ -359,6 +373,7 @@ def fitted(tmp_path):
         run = tmp_path / "run"
         run.mkdir(exist_ok=True)
         known = {"threads": 4, "limit_ms": limit, "percentile": percentile, "candidates": [], "max_mib": None}
+        known |= {"bundle": "0123456789abcdef", "image_size": [96, 128]}
         content = facts() | known
         content["chosen"] |= {"model": NAME, "scale": 0.5}
         (run / "fit.json").write_text(json.dumps(content | more))
@@ -406,6 +421,20 @@ def test_confirm_takes_no_answer_of_the_candidates_before_the_training(fitted, l
     assert confirm(run, answer)["keeps_limit"]
 
 
+def test_confirm_certifies_nothing_of_a_fit_that_was_timed_here_or_of_images_of_another_size(fitted, latency):
+    run, answer = fitted(), latency(measured())
+    content = json.loads((run / "fit.json").read_text())
+    for other, message in (
+        ({"bundle": None}, r"timed on the machine that trained it: there is no measure\.zip to confirm\. .* --measure"),
+        ({"image_size": [720, 1280]}, r"images of 96x128, .*fit\.json of 720x1280\. Run the measure\.py"),
+    ):
+        (run / "fit.json").write_text(json.dumps(content | other))
+        before = (run / "fit.json").read_bytes()
+        with pytest.raises(ConfigError, match=message):
+            confirm(run, answer)
+        assert (run / "fit.json").read_bytes() == before
+
+
 def test_confirm_takes_the_threads_that_the_candidates_were_measured_on_and_tells_of_another_device(fitted, latency):
     run, answer = fitted(threads=2, device="a board, 4 cores, Linux 6.1"), latency(measured())
     before = (run / "fit.json").read_bytes()
@@ -433,7 +462,7 @@ def test_the_page_tells_how_to_check_on_the_device_and_what_it_said(fitted, late
     assert "featherseg fit --confirm latency.json --out RUN<" in there
 
     # The answer stands on the page
-    run = fitted(**told, **bundle)
+    run = fitted(**told | bundle | {"image_size": [96, 128]})
     plan.write(run)
     answer = measured({"model": chosen["model"], "scale": 1.0, "latency_ms": ONE | {"p50": 12.1}}, threads=2)
     confirm(run, latency(answer))

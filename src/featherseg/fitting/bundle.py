@@ -32,7 +32,7 @@ from featherseg.core.errors import ConfigError, DataNotFound, ExportError, RunEr
 from featherseg.core.files import FIT, check_writable, parse_json, read_bounded, refuse_links, write_atomic, write_json
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, Resize, Size
-from featherseg.core.wording import counted, one_line
+from featherseg.core.wording import counted, one_line, size_text
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.job import Facts, Job
 from featherseg.exporters.onnx import graph_form, to_onnx
@@ -313,6 +313,7 @@ class _FitFacts(Config):
     chosen: _Chosen
     limit_ms: Milliseconds
     percentile: Literal[50, 95]
+    image_size: ImageSize
     threads: Annotated[int, Field(ge=1)] | None = None
     max_mib: Annotated[float, Field(gt=0)] | None = None
     bundle: Annotated[str, Field(max_length=100)] | None = None
@@ -324,15 +325,15 @@ def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
     It is {"device", "threads", "latency_ms": {"p50", "p95", "interval"}, "memory_mib", "keeps_limit"}; the limit is
     that of memory as well, where there is one and the device tells it.
 
-    Raises RunError for a folder that `fit` did not write, ConfigError where latency.json does not hold exactly the
-    chosen model, scale and format, is of another bundle than the delivered one or of other threads than the
-    candidates' timings, and as `read_latency`.
+    Raises RunError for a folder that `fit` did not write, ConfigError where the fit was timed here or latency.json does
+    not hold exactly the chosen model, scale and format, is of another bundle or image size than the delivered one or of
+    other threads than the candidates' timings, and as `read_latency`.
     """
     measured, file = read_latency(latency), run_folder / FIT
     refuse_links(run_folder, FIT, PLAN)
     try:
         content = parse_json(read_bounded(file).decode())
-        wanted = {key: content[key] for key in ("limit_ms", "percentile")}
+        wanted = {key: content[key] for key in ("limit_ms", "percentile", "image_size")}
         wanted |= {key: content.get(key) for key in ("bundle", "max_mib", "threads")}
         wanted["chosen"] = {key: content["chosen"][key] for key in ("model", "scale", "format")}
         config = parse(_FitFacts, wanted, str(file))
@@ -341,6 +342,11 @@ def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise RunError(f"{file} is damaged ({error}): expected it as `featherseg fit` has written it.") from None
     chosen = config.chosen
+    if config.bundle is None:
+        raise ConfigError(
+            f"{run_folder} was timed on the machine that trained it: there is no measure.zip to confirm. For another "
+            "device fit by what that measures: featherseg fit --measure, then featherseg fit --latency latency.json"
+        )
     row = measured.find(chosen.model, chosen.scale, chosen.format)
     if row is None:
         others = "; ".join(f"{row.model} at {row.scale:g}, {row.format}" for row in measured.candidates[:5])
@@ -348,10 +354,15 @@ def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
             f"{latency} does not hold {chosen.model} at {chosen.scale:g}, {chosen.format}, the choice of {file}. "
             f"It holds {others}. Run the measure.py that was delivered with it."
         )
-    if config.bundle not in (None, measured.bundle):
+    if config.bundle != measured.bundle:
         raise ConfigError(
             f"{latency} is not of the model that was delivered, but of another bundle, such as that of the candidates "
             "before the training. Run the measure.py that was delivered with the model, and bring that answer back."
+        )
+    if config.image_size != measured.image_size:
+        raise ConfigError(
+            f"{latency} is of images of {size_text(measured.image_size)}, {file} of {size_text(config.image_size)}. "
+            "Run the measure.py that was delivered with the model, and bring back its latency.json as it is."
         )
     if config.threads not in (None, measured.threads):
         raise ConfigError(

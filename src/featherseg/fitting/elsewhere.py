@@ -43,6 +43,8 @@ def bundle_candidates(
     check_writable(out)
     if out.suffix != ".zip":
         raise ConfigError(f"--out {out}: a bundle is a .zip, such as bundle.zip.")
+    if data is None and data_root is not None:
+        raise ConfigError(f"--data-root {data_root} without --data: no data are named. Add --data, or leave it out.")
     if image_size is not None:
         check_size(image_size)
     if data is not None:

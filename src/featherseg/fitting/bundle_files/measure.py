@@ -296,7 +296,7 @@ def earlier(path: str, report: dict[str, Any]) -> tuple[list[dict[str, Any]], di
             raise ValueError("a candidate is there twice or without its time")
     except FileNotFoundError:
         return [], {}
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         other = "unreadable"
     if not other:
         return rows, runtimes
