@@ -241,7 +241,7 @@ def predict(
         batch: How many images of one size go through the model at a time.
         inference: How images are processed, or what differs from how the run was validated: {"flip": True}.
         memory_gb: Memory to stay within; larger images are cut into tiles.
-        max_side: Shrink longer images to this side for the model; masks keep the full size.
+        max_side: Shrink longer images to this side for the model, scales on top; masks keep the full size.
         out: The folder to write, also s3://BUCKET/FOLDER: only one result at a time is in the memory.
         settings: Which files are written of an image, and whether those that are there are replaced.
         progress: Of `out`, called with (what is being done, images done, images in all). Default: a bar in a notebook.

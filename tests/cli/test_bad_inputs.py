@@ -103,7 +103,7 @@ def test_a_folder_of_hostile_names_is_predicted_and_the_broken_ones_are_named(ru
     assert not steering(stdout + stderr)
     seen = [name for name in NAMES.values() if not name.startswith(".")]  # hidden files are no images
     assert len(list((tmp_path / "out").glob("*_mask.png"))) == len(seen)
-    assert f"{len(NAMES)} of {len(seen) + len(NAMES)} could not be read" in stdout
+    assert f"{len(NAMES)} of {len(seen) + len(NAMES)} left out" in stdout
     assert len(stdout.splitlines()) == len(seen) + len(NAMES) + 2  # a line for each, and two at the end
 
 

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from file_metadata import ChannelsFile
 from PIL import Image
 from pixel_model import mask_of, pixel_runtime
 
@@ -34,6 +35,19 @@ def test_a_folder_is_written_and_what_cannot_be_read_is_told(photos, tmp_path):
     assert sorted(os.listdir(out)) == sorted(f"{n}_{k}.png" for n in found.names for k in ("mask", "color", "overlay"))
     assert (read_mask(out / "b_mask.png") == mask_of(np.array(Image.open(photos / "b.png")))).all()
     assert seen == [("predicting", done, 4) for done in (1, 2, 3, 4)]
+
+
+def test_images_that_a_file_of_one_size_does_not_take_are_left_out(tmp_path):
+    """Turned ones, and large ones, of which it is asked first whether the memory holds another beside them."""
+    for name, size in (("a", (40, 48)), ("b", (48, 40)), ("c", (40, 48)), ("d", (1000, 1100))):
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    found = featherseg.predict(ChannelsFile(fixed_size=(40, 48)), tmp_path, out=tmp_path / "out")
+    assert found.names == ("a", "c")
+    for text, name, size in zip(found.left_out, "bd", ("48x40", "1000x1100"), strict=True):
+        assert text.startswith(f"{tmp_path / name}.png: file.xml takes images of 40x48")
+        assert f"not of {size}" in text
+    with pytest.raises(DataError, match="takes images of 40x48"):
+        featherseg.predict(ChannelsFile(fixed_size=(40, 48)), tmp_path / "b.png")
 
 
 def test_masks_alone_are_replaced_only_where_that_is_asked(photos, tmp_path):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from file_metadata import ChannelsFile
 from PIL import Image
 
 from featherseg import FeathersegError, Predictor
@@ -158,3 +159,14 @@ def test_wrong_settings_are_refused_by_their_values(make_runtime, image):
 def test_an_image_of_other_channels_is_refused(make_runtime, image):
     with pytest.raises(DataError, match="takes 2 channels"):
         Predictor(make_runtime(channels=2))(image)
+
+
+def test_a_device_beside_a_runtime_is_refused(make_runtime):
+    with pytest.raises(ConfigError, match="device = 'cuda' would have no effect"):
+        Predictor(make_runtime(), device="cuda")
+
+
+def test_scales_come_on_top_of_the_longest_side():
+    runtime = ChannelsFile()
+    Predictor(runtime, inference=InferenceSettings(scales=(1, 2)), max_side=64)(np.zeros((96, 128, 3), np.uint8))
+    assert runtime.seen == [(48, 64), (96, 128)]

@@ -1,14 +1,12 @@
 """Large images: behind the small ones, one at a time, ended when nobody waits, and their masks those of `predict`."""
 
 import gc
-import json
 import platform
 import subprocess
 import sys
 import threading
 import weakref
 from concurrent.futures import Future
-from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -16,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 from color_model import CLASSES, Slow, answer_of, image, large_image, mask_in, until
+from file_metadata import ChannelsFile
 from running_service import connected, form, posted, running
 
 from featherseg import models
 from featherseg.inference.predictor import Predictor
-from featherseg.inference.runtimes.file_metadata import FileFacts, FileRuntime
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.inference.tiling import PROCESS_BYTES
 from featherseg.serving import lanes
@@ -193,24 +191,8 @@ def test_a_large_mask_is_that_of_predict_with_the_memory_of_the_lane(start, name
     assert client.post("/v1/segment", files=form(pixels)).content == mask_png(whole)
 
 
-class TurnsFile(FileRuntime):
-    """An exported file as of OpenVINO: passes take turns. `seen` are the sizes of its runs."""
-
-    def __init__(self, fixed_size=None) -> None:
-        facts = {"format_version": 1, "classes": [c.name for c in CLASSES], "colors": [c.color for c in CLASSES],
-                 "things": [False] * 3, "mean": (0.0,) * 3, "std": (1.0,) * 3, "channels": 3, "size_divisor": 1,
-                 "minimum_size": 1, "align_corners": False, "licence": "CC0-1.0", "peak_bytes_per_pixel": 40.0,
-                 "fixed_size": fixed_size}  # fmt: skip
-        super().__init__(Path("file.xml"), FileFacts.model_validate_json(json.dumps(facts)))
-        self.seen = []
-
-    def run(self, images):
-        self.seen.append(images.shape[2:])
-        return [images]
-
-
 def test_where_passes_take_turns_a_large_image_is_seen_in_short_ones(start):
-    runtime, size = TurnsFile(), (1100, 2000)
+    runtime, size = ChannelsFile(peak_bytes_per_pixel=40.0), (1100, 2000)  # as of OpenVINO: passes take turns
     client = start(Served("file", Predictor(runtime)))
     answer = client.post("/v1/segment", files=form(large_image(size)))
     np.testing.assert_array_equal(mask_in(answer.content), answer_of(large_image(size)))
@@ -218,8 +200,16 @@ def test_where_passes_take_turns_a_large_image_is_seen_in_short_ones(start):
     assert max(height * width for height, width in runtime.seen) <= TURN_PIXELS
 
 
+def test_images_that_a_file_of_one_size_does_not_take_are_refused(start):
+    client = start(Served("file", Predictor(ChannelsFile(fixed_size=(40, 48)))))
+    for size in ((48, 40), (1100, 2000)):
+        answer = client.post("/v1/segment", files=form(large_image(size)))
+        assert answer.status_code == 400
+        assert "takes images of 40x48" in answer.text
+
+
 def test_a_file_of_one_size_sees_a_large_image_whole(start):
-    runtime = TurnsFile(fixed_size=(1100, 2000))
+    runtime = ChannelsFile(fixed_size=(1100, 2000), peak_bytes_per_pixel=40.0)
     client = start(Served("file", Predictor(runtime)))
     answer = client.post("/v1/segment", files=form(large_image(runtime.fixed_size)))
     assert answer.status_code == 200

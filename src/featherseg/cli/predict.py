@@ -57,7 +57,7 @@ def predict(
     memory_gb: MemoryGb = 4.0,
     max_side: Annotated[
         int | None,
-        typer.Option(help="Longer side to downscale larger images to, for the model; masks keep full size."),
+        typer.Option(help="Longer side to downscale larger images to, before --scales; masks keep full size."),
     ] = None,
     submission: Annotated[
         str | None,
@@ -85,8 +85,9 @@ def predict(
     A panoptic model also writes its objects in the official format: panoptic/NAME.png and panoptic.json.
     With --submission cityscapes the masks hold that benchmark's label ids, with --submission bdd100k its train ids.
     A video becomes NAME_overlay.mp4, or the file named by -o; after an interruption the same command continues.
-    A camera is recorded until Ctrl-C. Exit code 1 if an image or frames of a video could not be read; the others
-    are still written. In a bucket every file appears whole or not at all, an image's mask after its other files.
+    A camera is recorded until Ctrl-C. Exit code 1 if an image or frames of a video could not be read, or the model does
+    not take an image's size; the others are still written. In a bucket every file appears whole or not at all, an
+    image's mask after its other files.
     With --cluster the masks alone are written, and predictions.jsonl, which tells of every image; the same command
     again does what is missing.
     """
@@ -144,7 +145,7 @@ def predict(
 
 
 def _predict_images(predictor: Predictor, out: Output, console: Console) -> int:
-    """Write the images' predictions and tell of each; -> how many could not be read."""
+    """Write the images' predictions and tell of each; -> how many were left out."""
     from rich.markup import escape
     from rich.progress import Progress
 
@@ -176,7 +177,7 @@ def _predict_images(predictor: Predictor, out: Output, console: Console) -> int:
         write_predictions(predictor, out, told)
     console.print(f"{done} image{'s' * (done != 1)}: {out.kinds} in {escape(one_line(out.place))}")
     if failed:
-        console.print(f"[red]{failed} of {len(out.files)} could not be read (named above)[/]")
+        console.print(f"[red]{failed} of {len(out.files)} left out (named above)[/]")
     return failed
 
 

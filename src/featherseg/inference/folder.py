@@ -184,10 +184,11 @@ def open_output(place: Path, files: Sequence[ImageFile], settings: OutputSetting
 
 
 def write_predictions(predictor: Predictor, output: Output, told: Told) -> PredictedFolder:
-    """Write what can be read; images that cannot be are told and left out, but of a single image the error is raised.
+    """Write what can be read, and is of a size that the model takes. Other images are told and left out.
 
-    The next image is read and the last is written while the model works, where the memory has room for them. Raises
-    ConfigError where the model's classes are not the benchmark's, FeathersegError where nothing can be written.
+    Of a single image the error is raised. The next image is read and the last is written while the model works, where
+    the memory has room for them. Raises ConfigError where the model's classes are not the benchmark's, FeathersegError
+    where nothing can be written.
     """
     if output.submission:
         output.submission.check(predictor.runtime.name, predictor.classes)
@@ -229,8 +230,9 @@ def write_folder(
 class ReadableOnly:
     """Reads images one after the other as (H, W, C) arrays; those that cannot be read are told and left out.
 
-    So are those whose name is too long for the files that `output` would write. `given` are the names and files of the
-    images that were given out. Before an image that needs the memory for itself, what `writer` has in hand is written.
+    So are those of a size that the model does not take, and those whose name is too long for the files that `output`
+    would write. `given` are the names and files of the images that were given out. Before an image that needs the
+    memory for itself, what `writer` has in hand is written.
     """
 
     def __init__(self, predictor: Predictor, output: Output, writer: "Writer", told: Told) -> None:
@@ -262,11 +264,15 @@ class ReadableOnly:
         if too_long := [written for written in self.output.all_files([name]) if name_too_long(written)]:
             raise DataError(f"{file}: {too_long[0].name} would be too long a name for a file. Rename the image.")
         source, self._fetched = self._source(file), None
-        self.predictor.plan(image_size(source))  # too large for the memory is said before it is decoded
+        size = image_size(source)
+        with _naming(file):
+            self.predictor.plan(size)  # what the memory or the model does not take is said before it is decoded
         return read_image(source, self.predictor.runtime.channels)
 
     def _is_light(self, image: tuple[str, ImageFile]) -> bool:
-        return self.predictor.is_light(image_size(self._source(image[1])))
+        size = image_size(self._source(image[1]))
+        with _naming(image[1]):
+            return self.predictor.is_light(size)
 
     def _source(self, file: ImageFile) -> Path | EncodedImage:
         """What is read: of an object in a bucket its bytes, which are fetched once, for its size and for its pixels."""
@@ -275,6 +281,15 @@ class ReadableOnly:
         if self._fetched is None or self._fetched[0] is not file:
             self._fetched = (file, EncodedImage(file.read(), str(file)))
         return self._fetched[1]
+
+
+@contextmanager
+def _naming(file: ImageFile) -> Iterator[None]:
+    """What is said of an image's size begins with its name."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{file}: {error}") from None
 
 
 class Writer:

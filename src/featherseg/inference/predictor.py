@@ -22,9 +22,11 @@ from featherseg.inference.inputs import InputImage, alike, fetched, read_ahead, 
 from featherseg.inference.masks import predict_masks, predict_panoptic, probabilities
 from featherseg.inference.panoptic import Panoptic
 from featherseg.inference.runtimes import Runtime, open_runtime
+from featherseg.inference.runtimes.file_metadata import FileRuntime
 from featherseg.inference.settings import InferenceSettings, own_settings
+from featherseg.inference.sliding_window import windows
 from featherseg.inference.tiling import DEFAULT_GB, LARGEST_PASS, Plan, plan
-from featherseg.layers.resize import resize_factor
+from featherseg.layers.resize import resize_factor, scaled_size
 from featherseg.runs import Run
 
 MOST_GB = 1_000_000
@@ -134,12 +136,13 @@ def output_files(folder: Path, name: str) -> list[Path]:
 class Predictor:
     """A model that takes images in any form and gives `Prediction`s.
 
-    run: a run folder, the name of one, a Run, an exported file, or a Runtime. batch: how many images of one
-    size go through the model at a time, where it is given several. inference: by default the whole image, at the size
-    that the run was validated at (its data.test_resize), so that the masks are those that were scored.
-    memory_gb: what the process may take; an image that does not fit is cut into overlapping tiles. max_side: no side
-    that the model is given is longer; the mask has the image's size all the same. A program that has others under way
-    at the same time sets `share` and `largest`, as `tiling.plan` takes them.
+    run: a run folder, the name of one, a Run, an exported file, or a Runtime, which is on its device already. batch:
+    how many images of one size go through the model at a time, where it is given several. inference: by default the
+    whole image, at the size that the run was validated at (its data.test_resize), so that the masks are those that
+    were scored.
+    memory_gb: what the process may take; an image that does not fit is cut into overlapping tiles. max_side: an image
+    with a longer side is shrunk to it for the model, scales come on top; its mask has its size all the same. A program
+    that has others under way at the same time sets `share` and `largest`, as `tiling.plan` takes them.
     Raises RunError, WeightsError, ExportError, DeviceError, ConfigError.
     """
 
@@ -159,6 +162,8 @@ class Predictor:
             raise ConfigError(f"memory_gb = {memory_gb}: expected a number above 0, at most {MOST_GB:,} (--memory-gb).")
         if max_side is not None and max_side < 32:
             raise ConfigError(f"max_side = {max_side}: expected at least 32 pixels.")
+        if not isinstance(run, Run | str | Path) and device != "auto":
+            raise ConfigError(f"device = {device!r} would have no effect: a runtime is on its device already.")
         self.runtime = open_runtime(run, device) if isinstance(run, Run | str | Path) else run
         self.inference = inference or own_settings(self.runtime)
         self.batch, self.memory_gb, self.max_side = batch, memory_gb, max_side
@@ -190,13 +195,21 @@ class Predictor:
         return self._together([self._read(x)])[0]
 
     def plan(self, size: tuple[int, int]) -> Plan:
-        """How an image of (height, width) will be predicted: whole or in tiles. Raises ConfigError."""
+        """How an image of (height, width) will be predicted: whole or in tiles.
+
+        Raises ConfigError, DataError for a size that a file of one size does not take.
+        """
         inference = self.inference
         if self.max_side is not None and resize_factor(size, inference.resize) * max(size) > self.max_side:
             inference = replace(inference, resize=(self.max_side, self.max_side))
-        return plan(
+        chosen = plan(
             self.runtime, size, inference, self.memory_gb, share=self.share, largest=self.largest, batch=self.batch
         )
+        if isinstance(self.runtime, FileRuntime):
+            seen = windows(size, chosen.inference.window, chosen.inference.overlap)[0]  # all are of one size
+            for factor in chosen.inference.factors(size):
+                self.runtime.check_size(scaled_size((seen.height, seen.width), factor))
+        return chosen
 
     def is_light(self, size: tuple[int, int]) -> bool:
         """Whether the memory has room for the next image and the last beside one of (height, width)."""

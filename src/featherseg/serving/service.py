@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from featherseg.core.errors import ConfigError, FeathersegError
+from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.core.types import Size
 from featherseg.inference.predictor import Prediction, Predictor
 from featherseg.inference.runtimes.file_metadata import FileRuntime
@@ -143,7 +143,7 @@ class Service:
             return False
         try:
             return predictor.plan(size).inference == model.predictor.plan(size).inference
-        except ConfigError:
+        except (ConfigError, DataError):
             return False
 
     async def _segment_large(self, model: Served, content: bytes, size: Size, encode: Callable[[Prediction], T]) -> T:

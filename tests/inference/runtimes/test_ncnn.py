@@ -9,7 +9,7 @@ import torch
 from export_job import job_of
 from small_model import FACTS, small_model
 
-from featherseg.core.errors import DataNotFound, DeviceError, ExportError
+from featherseg.core.errors import DataError, DataNotFound, DeviceError, ExportError
 from featherseg.exporters import ncnn
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.ncnn import NcnnRuntime, read_pair_hash
@@ -43,7 +43,7 @@ def test_a_batch_comes_out_as_the_model_gives_it(graph):
 
 
 def test_an_image_of_another_size_is_refused_with_both_sizes(graph):
-    with pytest.raises(ExportError, match=r"takes images of 96x128 .* only, not of 97x128"):
+    with pytest.raises(DataError, match=r"takes images of 96x128 .* only, not of 97x128"):
         NcnnRuntime(graph)(torch.zeros(1, 3, 97, 128))
 
 

@@ -98,7 +98,7 @@ def test_weights_in_another_file_are_refused(tmp_path):
         open_runtime(path, "cpu")
 
 
-@pytest.mark.parametrize("device", ["tpu", "mps"])
+@pytest.mark.parametrize("device", ["tpu", "mps", "cpu:x", "cpu:1", "cuda:x", "cuda:-1", "auto:one", "auto:1"])
 def test_a_device_that_onnxruntime_does_not_have_is_refused(tmp_path, device):
     with pytest.raises(FeathersegError, match=device):
         open_runtime(write_onnx(tmp_path / "net.onnx"), device)

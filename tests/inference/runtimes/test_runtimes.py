@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from file_metadata import ChannelsFile
 from three_layers import FACTS, three_layers
 
 from featherseg import FeathersegError
@@ -51,3 +53,11 @@ def test_every_number_of_an_export_s_metadata_is_bounded(key, value):
 def test_metadata_nested_without_end_are_refused():
     with pytest.raises(ExportError, match="nested too deep"):
         read_facts({**metadata(three_layers(), FACTS), "options": "[" * 100_000 + "]" * 100_000}, Path("a.onnx"))
+
+
+@pytest.mark.parametrize("names", ["ab", "abcd"])
+def test_logits_of_another_number_of_classes_than_the_file_names_are_refused(names):
+    facts = {"classes": list(names), "colors": [[1, 2, 3]] * len(names), "things": [False] * len(names)}
+    with pytest.raises(ExportError, match=rf"logits of shape \(1, 3, 8, 8\); expected {len(names)} channels"):
+        ChannelsFile(**facts)(torch.zeros(1, 3, 8, 8))
+    assert ChannelsFile()(torch.zeros(1, 3, 8, 8)).logits.shape == (1, 3, 8, 8)

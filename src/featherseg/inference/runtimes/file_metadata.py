@@ -11,10 +11,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from featherseg.core.config import Config, parse
-from featherseg.core.errors import ConfigError, ExportError
+from featherseg.core.errors import ConfigError, DataError, ExportError
 from featherseg.core.files import parse_json
 from featherseg.core.old_names import NEW_NAMES, with_new_names
-from featherseg.core.types import ClassInfo, Color, SegOutput
+from featherseg.core.types import ClassInfo, Color, SegOutput, Size
 from featherseg.core.wording import size_text
 from featherseg.layers.resize import padding
 from featherseg.recipe import ImageSize, PanopticTable, ResizeTo
@@ -109,16 +109,28 @@ class FileRuntime(ABC):
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         """The file's input (B, C, H, W) float32, or (B, H, W, C) uint8 -> its outputs, in the order of `outputs`."""
 
-    def __call__(self, images: Tensor) -> SegOutput:
-        """Normalised float32 images (B, C, H, W) on the CPU -> SegOutput. Raises ExportError for another fixed_size."""
-        size = (images.shape[2], images.shape[3])
-        if self.fixed_size not in (None, size):
-            height, width = self.fixed_size or size
-            raise ExportError(
-                f"{self.name} takes images of {height}x{width} (height x width) only, not of {size_text(size)}: this "
-                "format has a fixed size. Resize the image, or export the model as onnx, which takes any size."
+    def check_size(self, size: Size) -> None:
+        """Raises DataError where the file takes images of one (height, width) alone, and this is another."""
+        if self.fixed_size is not None and size != self.fixed_size:
+            raise DataError(
+                f"{self.name} takes images of {size_text(self.fixed_size)} (height x width) only, not of "
+                f"{size_text(size)}: this format has a fixed size. Resize the image, or export the model as onnx, "
+                "which takes any size."
             )
+
+    def __call__(self, images: Tensor) -> SegOutput:
+        """Normalised float32 images (B, C, H, W) on the CPU -> SegOutput.
+
+        Raises what `check_size` does, ExportError for logits of another number of classes than the file names.
+        """
+        size = (images.shape[2], images.shape[3])
+        self.check_size(size)
         maps = [torch.from_numpy(x) for x in self.run(np.ascontiguousarray(images.numpy()))]  # (B, K | 1 | 2, h, w)
+        if maps[0].ndim != 4 or maps[0].shape[1] != len(self.classes):
+            raise ExportError(
+                f"{self.name} gives logits of shape {tuple(maps[0].shape)}; expected {len(self.classes)} channels, one "
+                "for each class that its metadata name. The file is damaged; export it again."
+            )
         height, width = (side + padding(side, self.size_divisor, self.minimum_size) for side in size)
         out = SegOutput(maps[0], size, (height, width), self.align_corners)
         return out._replace(centers=maps[1], offsets=maps[2]) if self.panoptic else out

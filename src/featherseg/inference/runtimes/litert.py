@@ -56,6 +56,6 @@ def _texts(path: Path) -> dict[str, str]:
             if archive.getinfo(FACTS).file_size > MOST_TEXT:
                 return {}
             texts = parse_json(archive.read(FACTS).decode())
-    except (zipfile.BadZipFile, KeyError, ValueError):
+    except Exception:  # of a spoiled, encrypted or oddly packed entry zipfile raises nearly anything
         return {}
     return texts if isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values()) else {}

@@ -1,5 +1,6 @@
 """An exported .onnx file that is ready to run."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from featherseg.core.errors import DataNotFound, DeviceError, ExportError, requi
 from featherseg.core.wording import visible
 from featherseg.inference.runtimes.file_check import check_file
 from featherseg.inference.runtimes.file_metadata import FileRuntime, read_facts
+
+GPU = "CUDAExecutionProvider"
+"""What onnxruntime calls a GPU of NVIDIA."""
 
 
 class OnnxRuntime(FileRuntime):
@@ -45,11 +49,10 @@ def open_session(path: Path, device: str, *, threads: int | None = None, profile
     ort: Any = require("onnxruntime", "export", f"running {path.name}")
     offered = ort.get_available_providers()
     kind = device.partition(":")[0]
-    providers = {"auto": ["CUDAExecutionProvider"], "cuda": ["CUDAExecutionProvider"], "cpu": []}.get(kind)
-    if providers is None or (kind == "cuda" and providers[0] not in offered):
+    if not re.fullmatch("auto|cpu(:0)?|cuda(:[0-9]+)?", device) or (kind == "cuda" and GPU not in offered):
         raise DeviceError(
             f"device {device!r} was asked for, but onnxruntime {ort.__version__} offers {', '.join(offered)} here. "
-            f"Use --device cpu or --device auto."
+            "Use --device cpu or --device auto; with CUDA also cuda or cuda:N."
         )
     options = ort.SessionOptions()
     options.log_severity_level = 4  # its log writes names from the file to the terminal as they are; errors are raised
@@ -61,10 +64,10 @@ def open_session(path: Path, device: str, *, threads: int | None = None, profile
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     # On a GPU in fp32, as the file was checked: no TF32
     on_gpu = {"device_id": int(device.partition(":")[2] or 0), "use_tf32": 0}
-    chosen: list[Any] = [(provider, on_gpu) for provider in providers if provider in offered]
+    chosen: list[Any] = [(GPU, on_gpu)] if kind != "cpu" and GPU in offered else []
     try:
         session = ort.InferenceSession(str(path), options, providers=[*chosen, "CPUExecutionProvider"])
-        if kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        if kind == "cuda" and GPU not in session.get_providers():
             raise DeviceError(f"device {device!r} was asked for, but onnxruntime {ort.__version__} cannot use it here.")
         return session
     except DeviceError:

@@ -31,7 +31,7 @@ class OpenvinoRuntime(FileRuntime):
     """A file written by `featherseg export --format openvino` (or openvino-int8), run on as many threads as torch's.
 
     It runs in fp32: OpenVINO would take bf16 on processors that have it, and give other logits. Of an int8 file, whose
-    logits are rounded more than that, what is not in int8 does run in bf16 there.
+    logits are rounded more than that, what is not in int8 does run in bf16 there. settings are OpenVINO's.
     Raises ExportError for a file that is none or whose .bin is another export's, MissingExtra without openvino,
     DeviceError for a device that is not the CPU.
     """
@@ -55,12 +55,12 @@ class OpenvinoRuntime(FileRuntime):
             super().__init__(path, facts)
             self.peak_bytes_per_pixel *= PEAK
             able = core.get_property(DEVICES[device], "OPTIMIZATION_CAPABILITIES")
-            settings = {
+            self.settings = {
                 "INFERENCE_PRECISION_HINT": "bf16" if facts.kept is not None and "BF16" in able else "f32",
                 "INFERENCE_NUM_THREADS": torch.get_num_threads(),
                 "PERFORMANCE_HINT": "LATENCY",
             }
-            self._compiled = core.compile_model(model, DEVICES[device], settings)
+            self._compiled = core.compile_model(model, DEVICES[device], self.settings)
         except RuntimeError as error:  # what OpenVINO raises
             raise ExportError(f"{path} cannot be run by OpenVINO {openvino.__version__}: {_reason(error)}") from None
 
