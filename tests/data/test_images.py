@@ -96,6 +96,14 @@ def test_cmyk_becomes_rgb(tmp_path: Path):
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), [[[0, 255, 255]] * 2])
 
 
+def test_the_inks_of_cmyk_are_no_four_channels(tmp_path: Path):
+    image = Image.new("CMYK", (2, 1), (255, 0, 0, 0))
+    for name in ("a.tif", "a.jpg"):
+        image.save(tmp_path / name)
+        with pytest.raises(DataError, match=rf"{name} is a CMYK image.* Expected RGBA"):
+            read_image(tmp_path / name, 4)
+
+
 def test_sixteen_bit_grey_is_uint16(tmp_path: Path):
     for name in ("a.png", "a.tif"):
         Image.fromarray(DEEP[:, :, 0]).save(tmp_path / name)

@@ -38,6 +38,12 @@ def test_pil_images_of_any_mode_become_rgb(mode):
     assert read_input(Image.fromarray(PIXELS).convert(mode), 3).pixels.shape == (5, 7, 3)
 
 
+def test_the_inks_of_cmyk_are_no_four_channels():
+    with pytest.raises(DataError, match="the PIL image is a CMYK image"):
+        read_input(Image.new("CMYK", (2, 1), (255, 0, 0, 0)), 4)
+    assert read_input(Image.new("RGBA", (1, 1), (1, 2, 3, 4)), 4).pixels.tolist() == [[[1, 2, 3, 4]]]
+
+
 def test_sixteen_bit_grey_is_kept_for_one_channel_and_repeated_for_three(tmp_path):
     deep = np.arange(35, dtype=np.uint16).reshape(5, 7) * 1000
     for form in (Image.fromarray(deep), deep, deep[:, :, None]):

@@ -32,6 +32,12 @@ MATLAB_SUFFIX, MATLAB_NAME = ".mat", "S"
 LOSSY = "JPEG or lossy WebP, which change values along edges: write masks as PNG"
 """What to say of masks for which `is_lossy` holds."""
 
+CMYK = (
+    "is a CMYK image: its four channels are inks, not the 4 that the model or dataset takes. Expected RGBA, or a TIFF "
+    "with 4 single-channel pages. Convert it."
+)
+"""What to say of one where four channels are asked."""
+
 MAX_PIXELS = 2 * 89_478_485
 """Height times width above which a file is refused before it is decoded: Pillow's own limit, about 179 megapixels."""
 
@@ -161,9 +167,10 @@ def exif_turn(path: Source) -> Image.Transpose | None:
 def read_image(path: Source, channels: int = 3) -> np.ndarray:
     """The image as (H, W, channels) uint8 or uint16, upright by its EXIF orientation; RGB for three channels.
 
-    Palette and CMYK images become RGB; alpha is dropped unless four channels are asked, grey is repeated where three
-    are. A TIFF whose pages are single-channel images of one size holds one channel a page. Raises DataNotFound for a
-    missing file and DataError for one that is corrupt, cut short, larger than MAX_PIXELS, or of other channels.
+    Palette and CMYK images become RGB; alpha is dropped unless four channels are asked, for which no CMYK is taken;
+    grey is repeated where three are. A TIFF whose pages are single-channel images of one size holds one channel a page.
+    Raises DataNotFound for a missing file and DataError for one that is corrupt, cut short, larger than MAX_PIXELS, or
+    of other channels.
     """
     with _opened(path) as image:
         if _pages(image, path) > 1:
@@ -313,6 +320,8 @@ def _pixels(image: ImageFile.ImageFile, path: Source, keep_fourth: bool) -> np.n
         return np.array(upright.convert("L"))[:, :, None]  # (H, W, 1)
     if upright.mode.startswith("I"):
         return _sixteen_bits(_native(np.array(upright)), path)[:, :, None]  # (H, W, 1)
+    if keep_fourth and upright.mode == "CMYK":
+        raise DataError(f"{path} {CMYK}")
     if keep_fourth and len(upright.getbands()) == 4:
         return np.array(upright)  # (H, W, 4)
     return np.array(_to_rgb(upright, path))  # (H, W, 3)

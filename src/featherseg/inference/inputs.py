@@ -15,7 +15,7 @@ from torch import Tensor
 from featherseg.core.errors import DataError, FeathersegError
 from featherseg.core.storage import StoredFile, is_remote
 from featherseg.core.wording import size_text
-from featherseg.data.images import EncodedImage, read_image, stored_images
+from featherseg.data.images import CMYK, EncodedImage, read_image, stored_images
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -112,6 +112,8 @@ def _from_pil(image: Image.Image, channels: int) -> np.ndarray:
         return np.array(upright.convert("RGB"))  # (H, W, 3)
     if channels == 1 and upright.mode in ("1", "L", "LA"):
         return np.array(upright.convert("L"))[:, :, None]  # (H, W, 1)
+    if channels == 4 and upright.mode == "CMYK":
+        raise DataError(f"the PIL image {CMYK}")
     if upright.mode in ("P", "PA"):
         raise DataError(f"a PIL image with a palette has colours: expected {channels} channels. Convert it first.")
     pixels = np.array(upright)
