@@ -257,7 +257,9 @@ def test_a_place_that_takes_no_file_is_refused_before_the_export(tmp_path):
         export(OneLayer(), path="/proc/model.onnx")
 
 
-@pytest.mark.parametrize(("values", "named"), [({"max_drop": -1}, "max-drop"), ({"calibration": 0}, "calibration")])
+@pytest.mark.parametrize(
+    ("values", "named"), [({"max_drop": -1}, "max-drop"), ({"calibration": 0}, "calibration"), ({"seed": -1}, "seed")]
+)
 def test_options_out_of_range_are_refused(values, named):
     with pytest.raises(ConfigError, match=named):
         ExportSettings(**values)
@@ -281,9 +283,17 @@ def test_gelu_is_one_operator_in_onnx_runtime(tmp_path):
         ({"masks": True, "score": True}, "--score"),
         ({"calibration": 3}, "--calibration"),
         ({"max_drop": 2}, "--max-drop"),
+        ({"data_root": Path("data")}, "--data-root"),
+        ({"score": True}, "score"),
     ],
 )
 def test_an_option_without_effect_is_refused(tmp_path, values, named):
     with pytest.raises(ConfigError, match=f"{named} has no effect"):
         export(OneLayer(), "onnx", tmp_path, settings=ExportSettings(**values))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_score_is_asked_of_formats_that_nothing_here_runs(tmp_path):
+    with pytest.raises(ConfigError, match="--score has no effect: nothing here runs tensorrt"):
+        export(three_layer_run(tmp_path / "run"), "tensorrt", tmp_path / "out", settings=ExportSettings(score=True))
+    assert not (tmp_path / "out").exists()

@@ -26,6 +26,19 @@ def test_a_folder_takes_all_and_a_file_one(tmp_path):
     assert destinations(None, ["onnx"], tmp_path / "v1.0") == {"onnx": tmp_path / "v1.0" / "model.onnx"}
 
 
+def test_a_package_of_core_ml_is_a_folder_that_the_next_one_replaces(tmp_path):
+    package, draft = tmp_path / "model.mlpackage", tmp_path / "draft"
+    (draft / "model.mlpackage").mkdir(parents=True)
+    for text in ("old", "new"):
+        (draft / "model.mlpackage" / "Manifest.json").write_text(text)
+        for named in (tmp_path, package):
+            assert destinations(None, ["coreml"], named) == {"coreml": package}
+        move(draft, EXPORTERS["coreml"], package)
+    assert [(file.name, file.read_text()) for file in package.iterdir()] == [("Manifest.json", "new")]
+    with pytest.raises(ExportError, match="names one file, but 2"):
+        destinations(None, ["onnx", "coreml"], package)
+
+
 @pytest.mark.parametrize(
     ("targets", "named"),
     [

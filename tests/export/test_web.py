@@ -151,6 +151,14 @@ def test_what_is_no_package_is_refused(job, tmp_path, monkeypatch):
         web.write(job)
 
 
+def test_a_download_that_was_cut_short_is_refused(archive, monkeypatch):
+    content = archive.read_bytes()
+    for spoiled in (content[: len(content) // 2], content[:40] + b"\xff" * 40 + content[80:]):
+        archive.write_bytes(spoiled)
+        with pytest.raises(ExportError, match="expected the npm package"):
+            web.find_runtime()
+
+
 def test_a_model_of_other_channels_is_refused(job):
     model = job.model
     model.mean = model.std = (1.0,)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from small_run import small_info
 from small_training import Silent
 
 from featherseg import models
-from featherseg.core.errors import RunError
+from featherseg.core.errors import ExportError, FeathersegError, RunError
 from featherseg.core.files import append_line
 from featherseg.data import open_dataset
 from featherseg.data.fingerprint import Fingerprint
@@ -55,11 +56,11 @@ def delivered(tmp_path, monkeypatch):
     monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 6.0))
     plan = replace(made(yard), finals=(Final(FAST.name, 1.0, 10, 2),))
 
-    def go_on():
+    def go_on(plan=plan):
         Fingerprint.of({name: open_dataset(str(yard), name) for name in ("train", "val")}).save(final / "data.json")
         return deliver(plan, FAST, final, {FAST.name: 0.5}, out, 0.0, said), out, said.messages
 
-    said, go_on.yard, go_on.out, go_on.test = Silent(), yard.parent, out, test
+    said, go_on.yard, go_on.out, go_on.test, go_on.plan = Silent(), yard.parent, out, test, plan
     return go_on
 
 
@@ -72,6 +73,19 @@ def test_a_model_is_delivered_with_its_score_and_earlier_looks_at_test_still_cou
     assert json.loads((out / "scores.json").read_text())["split"] == "test"
     assert list((out / "examples").glob("*.webp"))
     assert not (out / "trials" / "draft").exists()
+
+
+@pytest.mark.parametrize(("format", "told"), [("onnx", None), ("onnx-int8", Path("data"))])
+def test_where_the_dataset_lies_is_told_only_to_an_export_that_looks_at_it(delivered, monkeypatch, format, told):
+    def export(run, format, settings, **how):
+        assert settings.data_root == told
+        raise ExportError("seen")
+
+    monkeypatch.setattr(delivery, "export", export)
+    plan = delivered.plan
+    config, parts = replace(plan.config, format=format), replace(plan.parts, root="data")
+    with pytest.raises(FeathersegError, match="seen"):
+        delivered(replace(plan, config=config, parts=parts))
 
 
 @pytest.mark.parametrize("fault", ["trained on", "damaged", "another value"])

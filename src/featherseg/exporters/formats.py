@@ -42,6 +42,11 @@ class Format:
         """What `open_file` knows the file by: ".onnx" of model.int8.onnx, ".ncnn.param", "" of a folder."""
         return next((ending for ending in FILE_RUNTIMES if self.main.endswith(ending)), Path(self.main).suffix)
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether main is a folder: no runtime opens it, also where it has an ending, as .mlpackage."""
+        return self.ending not in FILE_RUNTIMES
+
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 OPENVINO = ("onnx", "onnxscript", "openvino")  # its graph is read from ONNX

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from featherseg.core.errors import ConfigError, ExportError, FeathersegError, require, unknown
+from featherseg.core.errors import ConfigError, DataError, ExportError, FeathersegError, require, unknown
 from featherseg.core.files import check_writable, refuse_links, remove_tree, temporary_path, write_together
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import ClassInfo, Progress, Size
@@ -67,6 +67,8 @@ class ExportSettings:
             raise ConfigError(f"max-drop = {self.max_drop}: expected points of mIoU, from 0 to 100.")
         if self.calibration < 1:
             raise ConfigError(f"calibration = {self.calibration}: expected at least one image.")
+        if self.seed < 0:
+            raise ConfigError(f"seed = {self.seed}: expected 0 or more.")
         if self.image_size is not None and not all(32 <= side <= 2**16 for side in self.image_size):
             raise ConfigError(f"image_size = {self.image_size}: expected (height, width), each from 32 pixels on.")
 
@@ -123,6 +125,8 @@ def export_formats(
     formats = list(dict.fromkeys(formats))
     int8 = _check_formats(formats, settings)
     run = model_or_run if isinstance(model_or_run, Run) else None
+    if run is None and settings.score:
+        raise ConfigError("score has no effect: a model without a run has no labelled images.")
     places = destinations((Path() if run.read_only else run.path) if run else None, formats, path)
 
     # A file that lies in its run is told of in the run's parity.json
@@ -218,6 +222,10 @@ def _check_formats(formats: Sequence[str], settings: ExportSettings) -> bool:
     own = [name for name in ("max_drop", "calibration", "seed") if getattr(settings, name) != getattr(DEFAULTS, name)]
     if own and not int8:
         raise ConfigError(f"--{own[0].replace('_', '-')} has no effect: no format in int8 is among those to write.")
+    if settings.score and not any(EXPORTERS[name].verified for name in formats):
+        raise ConfigError(f"--score has no effect: nothing here runs {' or '.join(formats)}. Leave it out.")
+    if settings.data_root is not None and not (int8 or settings.score):
+        raise ConfigError("--data-root has no effect: no format in int8 is written, and --score is not given.")
     return int8
 
 
@@ -270,7 +278,7 @@ def _export_one(name: str, place: Path, shared: Shared) -> ExportReport:
                 if split and shared.settings.score and not quantised:
                     try:
                         miou = split.score(file)
-                    except ExportError as error:  # it takes images of one size alone
+                    except (DataError, ExportError) as error:  # it takes images of one size alone
                         shared.tell(f"the file's mIoU is not measured: {error}")
 
                 # Its latency, on an image of zeros
@@ -348,7 +356,8 @@ def destinations(folder: Path | None, formats: Sequence[str], path: str | Path |
         path = folder / EXPORTS
     path = Path(path)
     places = {name: path / EXPORTERS[name].main for name in formats}
-    if not path.is_dir() and path.suffix:  # the name of a file
+    folders = [row.ending for row in map(EXPORTERS.__getitem__, formats) if row.is_folder]  # .mlpackage is one
+    if path.suffix and (path.suffix in folders or not path.is_dir()):  # the name of a file
         if len(formats) > 1:
             raise ExportError(f"{path} names one file, but {len(formats)} are to be written. Name a folder with -o.")
         ending = EXPORTERS[formats[0]].ending
@@ -357,7 +366,7 @@ def destinations(folder: Path | None, formats: Sequence[str], path: str | Path |
             raise ExportError(f"{path} was named for {formats[0]}. Expected {expected}.")
         places = {formats[0]: path}
     for name, place in places.items():
-        check_writable(place if EXPORTERS[name].ending else place / "index.html")  # a folder may be there before
+        check_writable(place / "index.html" if EXPORTERS[name].is_folder else place)  # a folder may be there before
     return places
 
 

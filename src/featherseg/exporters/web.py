@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import tarfile
+import zlib
 from base64 import b64encode
 from importlib.resources import files
 from pathlib import Path
@@ -111,7 +112,7 @@ def _read(place: Path, name: str) -> bytes:
             if file is None:
                 raise KeyError(name)
             return file.read()
-    except (OSError, KeyError, tarfile.TarError) as error:
+    except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
         raise ExportError(
             f"{place} holds no dist/{name} ({error}): expected the npm package onnxruntime-web {VERSION}, "
             f"as written by: npm pack onnxruntime-web@{VERSION}"

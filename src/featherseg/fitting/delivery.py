@@ -88,13 +88,14 @@ def deliver(
     write_info(draft, open_run(draft).info.model_copy(update=info))
 
     # The file
-    own = ExportSettings(data_root=root, image_size=made.image_size)
+    int8 = EXPORTERS[config.format].quantised  # which alone looks at images
+    own = ExportSettings(data_root=root if int8 else None, image_size=made.image_size)
     try:
         report = export(open_run(draft), config.format, settings=own, progress=reporter.progress)
     except ExportError as error:
         remove_tree(draft)
         text = f"{winner.name} is trained, and its run is {final}, but there is no file: {error}"
-        if EXPORTERS[config.format].quantised:
+        if int8:
             text += f" Allow it to lose more: featherseg export {final} --format {config.format} --max-drop POINTS"
         raise Undelivered(text, "its file could not be written") from error
 
