@@ -1,11 +1,13 @@
 """Times by operator: every node that a runtime ran is in them, once."""
 
 import time
+from dataclasses import replace
 
 import onnx
 import onnxruntime
 import pytest
 from export_job import job_of
+from openvino import Core
 from shared_exports import small_graph
 from three_layers import FACTS, three_layers
 from typer.testing import CliRunner
@@ -16,6 +18,7 @@ from featherseg.cli import build_app
 from featherseg.core.errors import ConfigError
 from featherseg.exporters import openvino
 from featherseg.exporters.onnx import to_onnx
+from featherseg.inference.runtimes.openvino import OpenvinoRuntime
 
 
 @pytest.fixture
@@ -64,6 +67,35 @@ def test_openvino_tells_of_its_own(tmp_path):
     (found,) = time_operators(str(tmp_path / "model.xml"), [(40, 56)], threads=[1], passes=2)
     assert found.runtime == "OpenVINO"
     assert any("Conv" in row.kind for row in found.operators)
+
+
+def test_openvino_is_timed_in_the_precision_that_its_runtime_chose(tmp_path, monkeypatch):
+    class InBf16(OpenvinoRuntime):
+        def __init__(self, *given):
+            super().__init__(*given)
+            self.settings["INFERENCE_PRECISION_HINT"] = "bf16"
+
+    openvino.write(job_of(three_layers(), FACTS, tmp_path))
+    asked, compile_model = [], Core.compile_model
+    monkeypatch.setattr(Core, "compile_model", lambda *given: asked.append(given[-1]) or compile_model(*given))
+    monkeypatch.setitem(operators.PROFILES, ".xml", ("OpenVINO", InBf16, operators.PROFILES[".xml"][2]))
+    time_operators(str(tmp_path / "model.xml"), [(40, 56)], threads=[1], passes=1)
+    assert asked[-1]["INFERENCE_PRECISION_HINT"] == "bf16"
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_file_sees_images_of_the_size_that_its_model_was_validated_at(tmp_path, monkeypatch, masks):
+    shapes, path = [], tmp_path / "resized.onnx"
+    path.write_bytes(to_onnx(three_layers(), replace(FACTS, test_resize=(20, 28)), masks=masks))
+
+    def profile(path, runtime, images, *_):
+        shapes.append(images.shape)
+        return [Timed("Conv", "a", 1.0)]
+
+    monkeypatch.setitem(operators.PROFILES, ".onnx", (*operators.PROFILES[".onnx"][:2], profile))
+    (found,) = time_operators(str(path), [(40, 56)], [2])
+    assert shapes == [(2, 20, 28, 3) if masks else (2, 3, 20, 28)]
+    assert found.size == (40, 56)
 
 
 def test_the_verb_prints_a_table_and_refuses_what_has_no_effect(graph, monkeypatch):

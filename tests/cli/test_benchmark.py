@@ -94,3 +94,9 @@ def test_slips_get_a_sentence(changes, sentence):
 def test_a_file_that_is_not_there_is_refused():
     with pytest.raises(FeathersegError, match=r"none\.onnx does not exist"):
         asked([os.path.join("nowhere", "none.onnx")])
+
+
+@pytest.mark.parametrize("operators", [False, True])
+def test_no_rounds_are_no_number_of_rounds(operators):
+    with pytest.raises(FeathersegError, match="--rounds 0: expected at least 1"):
+        asked(["frm-lite0"], rounds=0, operators=operators)

@@ -21,6 +21,7 @@ from featherseg.exporters.parity import perturb
 from featherseg.inference.runtimes import is_exported_file
 from featherseg.inference.runtimes.onnx import OnnxRuntime, open_session
 from featherseg.inference.runtimes.openvino import OpenvinoRuntime
+from featherseg.layers.resize import resized
 from featherseg.runs import EXPORTS
 
 WARM_UP = 2
@@ -41,7 +42,8 @@ class Operator:
 
 @dataclass(frozen=True)
 class OperatorTimes:
-    """The operators of one file, the slowest first. size: (H, W) of its images; ms: of all operators in a pass.
+    """The operators of one file, the slowest first. size: (H, W) of images as a user has them, of which the file sees
+    what its model was validated on (test_resize); ms: of all operators in a pass.
 
     Each node's time is its median over the passes; what a runtime does between operators is in none of them.
     """
@@ -70,7 +72,7 @@ class Timed(NamedTuple):
 def time_operators(
     name: str, sizes: Sequence[Size] = (), batches: Sequence[int] = (), threads: Sequence[int] = (), passes: int = 10
 ) -> list[OperatorTimes]:
-    """Time every operator of a graph, on the CPU, in float32 images of random values.
+    """Time every operator of a graph, on the CPU, as its runtime runs it, on images of random values.
 
     Args:
         name: A run, an exported .onnx or .xml file, or a name of the catalogue. Of a run its export/model.onnx is
@@ -103,13 +105,13 @@ def time_operators(
         found = []
         for size in sizes or [own or runtime.image_size or USUAL]:
             for batch in batches or [1]:
-                rng = np.random.default_rng(0)
+                rng, seen = np.random.default_rng(0), resized(size, runtime.test_resize)
                 if runtime.masks:
-                    images = rng.integers(0, 256, (batch, *size, runtime.channels), dtype=np.uint8)
+                    images = rng.integers(0, 256, (batch, *seen, runtime.channels), dtype=np.uint8)
                 else:
-                    images = rng.normal(size=(batch, runtime.channels, *size)).astype(np.float32)
+                    images = rng.normal(size=(batch, runtime.channels, *seen)).astype(np.float32)
                 for number in threads or [torch.get_num_threads()]:
-                    timed = profile(path, images, number, passes, Path(folder))
+                    timed = profile(path, runtime, images, number, passes, Path(folder))
                     found.append(_summed(OperatorTimes(label, of_runtime, size, batch, number), timed, passes))
     return found
 
@@ -125,11 +127,13 @@ def _onnx_of(model: BenchmarkModel, folder: Path) -> Path:
     return export(perturb(models.build(model.name, CATALOGUE_CLASSES)), path=folder / "model.onnx").path
 
 
-def _profile_onnx(path: Path, images: np.ndarray, threads: int, passes: int, folder: Path) -> list[Timed]:
+def _profile_onnx(
+    path: Path, _: OnnxRuntime, images: np.ndarray, threads: int, passes: int, folder: Path
+) -> list[Timed]:
     """Of each pass every node, from ONNX Runtime's profile, a list of events in JSON."""
     session = open_session(path, "cpu", threads=threads, profile=folder / "profile")
     name = session.get_inputs()[0].name
-    for _ in range(WARM_UP + passes):
+    for _pass in range(WARM_UP + passes):
         session.run(None, {name: images})
     events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     suffix = "_kernel_time"
@@ -138,12 +142,14 @@ def _profile_onnx(path: Path, images: np.ndarray, threads: int, passes: int, fol
     return timed[len(timed) // (WARM_UP + passes) * WARM_UP :]
 
 
-def _profile_openvino(path: Path, images: np.ndarray, threads: int, passes: int, folder: Path) -> list[Timed]:
-    """The same from OpenVINO, which tells of one pass at a time."""
+def _profile_openvino(
+    path: Path, runtime: OpenvinoRuntime, images: np.ndarray, threads: int, passes: int, _: Path
+) -> list[Timed]:
+    """The same from OpenVINO, which tells of one pass at a time; with the settings that the runtime runs it with."""
     import openvino
 
-    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERF_COUNT": "YES"}
-    model = openvino.Core().compile_model(path, "CPU", {**settings, "PERFORMANCE_HINT": "LATENCY"})
+    settings = {**runtime.settings, "INFERENCE_NUM_THREADS": threads, "PERF_COUNT": "YES"}
+    model = openvino.Core().compile_model(path, "CPU", settings)
     request, timed = model.create_infer_request(), []
     for number in range(WARM_UP + passes):
         request.infer([images])

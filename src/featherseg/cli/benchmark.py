@@ -11,6 +11,7 @@ import typer
 from featherseg.cli.benchmark_tables import print_benchmark
 from featherseg.cli.options import AsJson, Data, DataRoot, Device, Split, out_option, parse_size
 from featherseg.cli.progress import progress_bar
+from featherseg.core.errors import ConfigError
 from featherseg.core.types import Size
 from featherseg.core.wording import json_text
 
@@ -59,6 +60,8 @@ def benchmark(
     export/model.onnx, exported first if need be.
     """
     sizes = [parse_size(text, "--size") for text in size or ()]
+    if rounds is not None and rounds < 1:
+        raise ConfigError(f"--rounds {rounds}: expected at least 1.")
     if operators:
         given = {
             "--device": device not in ("auto", "cpu"), "--baseline": baseline != "eager", "--data": data,
@@ -105,7 +108,6 @@ def _print_operators(models: list[str], repeats: Repeats, given: Mapping[str, ob
     from featherseg.benchmarking.operators import time_operators
     from featherseg.cli.benchmark_tables import print_operators
     from featherseg.cli.terminal import Console
-    from featherseg.core.errors import ConfigError
 
     if unused := [option for option, value in given.items() if value]:
         raise ConfigError(f"{', '.join(unused)} has no effect with --operators, which runs on the CPU: leave it out.")
