@@ -13,7 +13,8 @@ from featherseg.comparison.candidates import _settings
 from featherseg.comparison.comparison import _by_seed
 from featherseg.core.files import short_names
 from featherseg.core.types import ClassInfo
-from featherseg.runs import open_run, write_info
+from featherseg.data.fingerprint import Fingerprint
+from featherseg.runs import DATA, open_run, write_info
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,27 @@ def test_weights_of_two_folders_of_one_name_are_not_one_start(tmp_path, monkeypa
     runs = [trained(tmp_path / name, init=f"/{name}/runs/base", seed=i) for i, name in enumerate("ab")]
     starts = {one.init for one in candidates.open_candidates([str(run.path) for run in runs])}
     assert starts == {"weights of /a/runs/base", "weights of /b/runs/base"}
+
+
+def test_runs_on_other_images_are_another_model_and_on_a_copy_of_the_data_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(candidates, "open_runtime", lambda run, device: None)
+
+    def on(name, images, seed):
+        run = trained(tmp_path / f"{name}-{seed}", seed=seed)
+        data = run.recipe.data.model_copy(update={"name": f"/{name}/field"})
+        write_info(run.path, run.info.model_copy(update={"recipe": run.recipe.model_copy(update={"data": data})}))
+        rows = [(f"{name}{i}", ((seed, 1, 1), f"{i:064}"), None, "") for i in images]
+        splits = {"train": rows, "val": rows[:seed]}
+        Fingerprint(channels=3, classes=[("road", False)], values={}, prepared=None, splits=splits).save(
+            run.path / DATA
+        )
+        return str(run.path)
+
+    runs = [on("a", range(6), 0), on("b", reversed(range(6)), 1), on("a", range(36), 2)]
+    models = candidates.by_model(candidates.open_candidates(runs))
+    assert [[one.seed for one in files] for files in models.values()] == [[0, 1], [2]]
+    labels = [files[0].label for files in models.values()]
+    assert [label[:-8] for label in labels] == [f"frm-lite0 (data.images={n} images (" for n in (6, 36)]
 
 
 def test_runs_of_one_seed_are_one_training_in_the_intervals():

@@ -1,10 +1,12 @@
 """Who is compared: run folders and exported files, which of them are runs of one model, and what to call them.
 
-Runs that differ in nothing but their seed are runs of one model.
+Runs that differ in nothing but their seed are runs of one model: they were trained on the same images, wherever these
+lay.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +20,11 @@ from featherseg.core.files import file_digest, short_names
 from featherseg.core.types import Size
 from featherseg.core.wording import counted
 from featherseg.counting.cost import Cost, cost_of
+from featherseg.data.fingerprint import read_fingerprint
 from featherseg.hub import is_address
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
 from featherseg.inference.runtimes.file_metadata import FileRuntime
-from featherseg.runs import EXPORTS, WEIGHTS, Run, build_model, find_run, load_run, open_run
+from featherseg.runs import DATA, EXPORTS, WEIGHTS, Run, build_model, find_run, load_run, open_run
 
 NOT_RECORDED = "initialisation not recorded"
 MOST_SETTINGS = 2
@@ -146,12 +149,19 @@ def _open(run: str | Run, device: str) -> _Opened:
 
 
 def _settings(run: Run, known: dict[Path, str] | None = None) -> dict[str, Any]:
-    """{"train.lr": 0.002, ...}: every setting of a training that is not FREE; known: teachers, as `_teaching`."""
+    """{"train.lr": 0.002, ...}: every setting of a training that is not FREE, and as data.images what it learned from.
+
+    known: teachers, as `_teaching`. Raises DataError where the record of the data is damaged.
+    """
     known = {} if known is None else known
     tables = run.recipe.model_dump(mode="json")
     flat = {f"{table}.{key}": value for table, rows in tables.items() for key, value in (rows or {}).items()}
     flat["data.split_by"] = flat["data.split_by"] or "hash"  # both where nothing is split by share: now, and before
     flat["teacher.runs"] = [_teaching(path, known) for path in flat["teacher.runs"]]
+    if fingerprint := read_fingerprint(run.path / DATA):  # then a folder need not be told by where it lay
+        flat["data.images"] = fingerprint.learned
+        for key in ("data.name", "teacher.unlabelled"):
+            flat[key] = Path(flat[key]).name if os.path.isabs(flat[key] or "") else flat[key]
     found = FREE | set(run.info.found or ())  # what training found itself: of equal settings, or of the machine
     if run.recipe.train.minutes:
         found |= {"train.steps", "train.validations", "train.validate_every"}

@@ -76,6 +76,20 @@ class Fingerprint(Config):
         learned = {row[1][1]: row for row in rows if row[1] and row[1][1] not in own}
         return self.model_copy(update={"splits": self.splits | ({TEACHERS: list(learned.values())} if learned else {})})
 
+    @property
+    def learned(self) -> str:
+        """`6 images (1a2b3c)`: how many are trained on, and a digest of what these hold, whatever their files are called.
+
+        Images that are no files are told by their keys.
+        """
+        rows = [
+            [split, image[1] if image else key, mask and mask[1], annotation]
+            for split in ("train", "unlabelled")
+            for key, image, mask, annotation in self.splits.get(split, ())
+        ]
+        content = json.dumps([sorted(map(repr, rows)), sorted(self.values.items())])
+        return f"{counted(len(rows), 'image')} ({hashlib.sha256(content.encode()).hexdigest()[:6]})"
+
     def save(self, path: Path) -> None:
         """Atomically write it, a line a split."""
         write_text(path, self.model_dump_json())
