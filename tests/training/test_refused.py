@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from own_objects import SETTINGS, Halves, own_model
 from small_training import SMALL, Silent, request, trained
 
+import featherseg
 from featherseg import models
-from featherseg.core.errors import ConfigError, RunError
+from featherseg.core.errors import ConfigError, DataError, RunError
 from featherseg.recipe import parse_recipe, read_recipe
 from featherseg.training import Request, job, memory, train
 from featherseg.training.module import SegmentationModule
@@ -28,6 +31,27 @@ def test_the_mended_command_runs(tmp_path, monkeypatch, folder, late):
             trained(out, "loss.class_weights=none" if late else "loss.class_weights=[1.0]")
     assert not out.exists() or list(out.iterdir()) == []
     trained(out, "train.epochs=1")
+
+
+class Ignored(Halves):
+    """Halves of which nobody said which is which."""
+
+    def label(self, index):
+        return np.full((32, 48), 255, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ((Halves(4), Ignored(3)), r"halves val: no pixel of its 3 images is labelled, so no validation .*val_split"),
+        ((Ignored(4), Halves(3)), r"halves train: no pixel of its 4 images is labelled, so there is nothing to learn"),
+    ],
+    ids=["val", "train"],
+)
+def test_a_split_without_a_labelled_pixel_is_refused(tmp_path, data, sentence):
+    with pytest.raises(DataError, match=sentence):
+        featherseg.train(own_model(), data, out=tmp_path / "run", settings=SETTINGS)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_failure_after_a_step_keeps_the_run(tmp_path, monkeypatch):

@@ -15,13 +15,13 @@ from featherseg.benchmarking.images import labelled_set
 from featherseg.benchmarking.latency import Latency, time_side_by_side
 from featherseg.comparison.candidates import Candidate, by_model, cautions, open_candidates, seeds_of, trained_unlike
 from featherseg.comparison.results import Budgets, CandidateResult, Comparison, FilePairs, Ranking
-from featherseg.core.errors import ConfigError, DataError
+from featherseg.core.errors import ConfigError
 from featherseg.core.notebook import progress_or_bar
-from featherseg.core.types import IGNORE, Progress, SegmentationData, Size
+from featherseg.core.types import Progress, SegmentationData, Size
 from featherseg.core.wording import SELECTED, counted
 from featherseg.data import LabelledImages
 from featherseg.data.fingerprint import TEST, groups_of, read_fingerprint
-from featherseg.data.statistics import typical_size
+from featherseg.data.statistics import refuse_unlabelled, typical_size
 from featherseg.evaluation.scoring import Scores, check_classes, evaluate
 from featherseg.inference.settings import InferenceSettings, check_panoptic
 from featherseg.layers.resize import resize_factor, scaled_size
@@ -83,11 +83,7 @@ def compare(
             f"{unopenable[0]} is of a model of one's own, which processes that are timed cannot open: pass costs=False."
         )
     labelled, images = _open_images(candidates, data, data_root, split)
-    if not any((images.label(i) != IGNORE).any() for i in range(len(images))):  # one read, unless it is so
-        raise DataError(
-            f"{images.name} {labelled.split}: no pixel of its {counted(len(images), 'image')} is labelled, so nothing "
-            "can be scored on it. Name another split with --split."
-        )
+    refuse_unlabelled(images, labelled.split, "so nothing can be scored on it. Name another split with --split.")
     recorded = {one.path: one.run for one in candidates if one.run and not one.run.read_only}
     for one in candidates:
         check_classes(one.runtime, images)

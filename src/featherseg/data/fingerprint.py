@@ -78,7 +78,7 @@ class Fingerprint(Config):
 
     @property
     def learned(self) -> str:
-        """`6 images (1a2b3c)`: how many are trained on, and a digest of what these hold, whatever their files are called.
+        """`6 images (1a2b3c)`: how many are trained on, and a digest of what they hold, however these are called.
 
         Images that are no files are told by their keys.
         """

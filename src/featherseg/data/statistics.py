@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from featherseg.core.errors import DataError
 from featherseg.core.types import IGNORE, Progress, SegmentationData, Size
+from featherseg.core.wording import counted
 
 CROP_PIXELS = 448 * 448
 """Of a crop, at most, where the recipe leaves it open: images of up to 448x448, such as 360x480, are taken whole."""
@@ -53,6 +55,12 @@ def median_frequency(statistics: ClassStatistics) -> list[float]:
     present = [f for f in frequency if f > 0]
     median = float(np.median(present)) if present else 0.0
     return [median / f if f > 0 else 0.0 for f in frequency]
+
+
+def refuse_unlabelled(data: SegmentationData, split: str, remedy: str) -> None:
+    """Raises DataError, which ends with the remedy, where no pixel is labelled: one label is read, unless it is so."""
+    if not any((data.label(i) != IGNORE).any() for i in range(len(data))):
+        raise DataError(f"{data.name} {split}: no pixel of its {counted(len(data), 'image')} is labelled, {remedy}")
 
 
 def typical_size(data: SegmentationData) -> Size:
