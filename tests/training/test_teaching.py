@@ -5,7 +5,9 @@ import json
 import os
 import shutil
 import sys
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ from featherseg.inference.masks import probabilities
 from featherseg.inference.runtimes import open_runtime
 from featherseg.layers.resize import resize
 from featherseg.runs import load_run, save_weights
-from featherseg.training import Request, job, train
+from featherseg.training import Request, job, teaching, train
 from featherseg.training.objects import Objects
 
 LARGE, LITTLE = "frm-lite0", "efficientvit-seg-b0"
@@ -404,6 +406,20 @@ def test_a_disk_without_room_is_named_before_anything_is_written(place, monkeypa
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     with pytest.raises(FeathersegError, match=r"the disk of .* has 0\.0 GB free"):
         taught(place)
+    assert not (place / "run").exists()
+
+
+def test_minutes_that_the_teacher_alone_takes_are_refused_before_it_looks_at_every_image(place, monkeypatch):
+    seen, said = [], teaching._said
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 60 * len(seen), sleep=time.sleep)
+    monkeypatch.setattr(teaching, "time", clock)
+    monkeypatch.setattr(teaching, "_said", lambda *about: (seen.append(1), said(*about))[1])
+    overrides = [text for text in SMALL if not text.startswith("train.epochs")]
+    overrides += ["model.name=tiny", "train.minutes=4", f"teacher.runs={place / 'teacher'}"]
+    asked = Request(LARGE, data=str(place / "dataset.toml"), overrides=tuple(overrides), began=time.monotonic())
+    with pytest.raises(ConfigError, match=r"train\.minutes = 4: about 4\.\d minutes .* image\. Give 9, so that 4 are"):
+        train(asked, place / "run", Silent())
+    assert len(seen) == 2
     assert not (place / "run").exists()
 
 

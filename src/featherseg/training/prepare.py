@@ -241,7 +241,9 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     for run in teachers:
         if run.unfinished:
             say(Doubt(f"teacher {run.name} is not finished: it teaches by its weights of now, and must keep them"))
-    teaching = open_teaching(recipe, rows, train, model, out, say, own_data=own_data, unlabelled=unlabelled)
+    teaching = open_teaching(
+        recipe, rows, train, model, out, say, own_data=own_data, unlabelled=unlabelled, began=request.began
+    )
 
     # What of all images is looked at, before the time that is left is measured; until resolved.json is there, it is
     # no run

@@ -189,19 +189,30 @@ def open_teaching(
     *,
     own_data: bool = False,
     unlabelled: UnlabelledImages | None = None,
+    began: float | None = None,
 ) -> Teaching | None:
     """What the teachers say of all images; what is not kept yet is computed first. None without teachers.
 
     rows: what is known of the teachers; their runs are opened only where something is to be computed. own_data: train
     was given as an object, so the recipe does not tell where it lies. unlabelled: the images without masks of the
-    recipe, where they are open already. Crop is a number in the recipe. Raises ConfigError, RunError or DataError where
-    it cannot be computed, FeathersegError where the disk has no room.
+    recipe, where they are open already. began: when the command was given, by `time.monotonic`, of a run that begins.
+    Crop is a number in the recipe. Raises ConfigError, RunError or DataError where it cannot be computed, or not within
+    `train.minutes` of `began`, FeathersegError where the disk has no room.
     """
     if not recipe.teacher.runs:
         return None
     assert recipe.augment.crop is not None
     unlabelled = unlabelled or open_unlabelled(recipe, train)
     images = [*_images(train), *(_images(unlabelled) if unlabelled else ())]
+    minutes = recipe.train.minutes
+
+    def check_time(seconds: float) -> None:
+        if minutes is None or began is None or (total := time.monotonic() - began + seconds) <= 60 * minutes:
+            return
+        raise ConfigError(
+            f"train.minutes = {minutes:g}: about {total / 60:.1f} minutes will have gone by until "
+            f"the teachers have looked at every image. Give {math.ceil(total / 60 + minutes)}, so that {minutes:g} are left to train in."
+        )
 
     # What is there already, and what the images hold: a file is read only where no stamp tells
     places = [out / OUTPUTS] if own_data else _places(recipe, train, out)
@@ -220,7 +231,7 @@ def open_teaching(
             writable = (f for f in own[:-1] if _is_writable(f.parent.parent))
             folder = outputs.folder if outputs else next(writable, own[-1])
             with _errors_of(folder):
-                outputs = _compute(name, row, images, sources, folder, recipe.train.device, say)
+                outputs = _compute(name, row, images, sources, folder, recipe.train.device, say, check_time)
         say(f"taught by {row.name} ({row.model}): {counted(len(images), 'image')}, kept in {outputs.folder}")
         files.append(outputs.file)
         entries.append(tuple(outputs.entries[source.sha256] for source in sources))
@@ -307,8 +318,9 @@ def _compute(
     folder: Path,
     device: str,
     say: Say,
+    check_time: Callable[[float], None],
 ) -> TeacherOutputs:
-    """Add to the outputs in `folder` what is missing of them."""
+    """Add to the outputs in `folder` what is missing of them; `check_time` hears how many seconds that will take."""
     cache = folder.parent.parent
     refuse_links(cache, folder.parent.name)
     if cache.name == ".featherseg":  # in the folder of the data, which may be somebody else's
@@ -325,7 +337,7 @@ def _compute(
         if missing:
             runtime = _teacher(name, row, folder, len(missing), device)
             _check_memory(runtime, [image for image, _ in missing.values()])
-            _store(runtime, list(missing.values()), outputs, say)
+            _store(runtime, list(missing.values()), outputs, say, check_time)
         for image, source in zip(images, sources, strict=True):  # of files that are copies, or were touched
             if source.stamp and (image.key, source.stamp) not in outputs.digests:
                 append_line(folder / INDEX, {"key": image.key, "stamp": source.stamp, "sha256": source.sha256})
@@ -377,7 +389,13 @@ def _check_memory(runtime: Runtime, images: Sequence[_Image]) -> None:
         )
 
 
-def _store(runtime: Runtime, missing: Sequence[tuple[_Image, Source]], outputs: TeacherOutputs, say: Say) -> None:
+def _store(
+    runtime: Runtime,
+    missing: Sequence[tuple[_Image, Source]],
+    outputs: TeacherOutputs,
+    say: Say,
+    check_time: Callable[[float], None],
+) -> None:
     """Append what the teacher says to the flat file, and entries to the index whenever the disk has it."""
     # A few images, spread over all, tell the time and the room; what they gave is kept
     step = -(-len(missing) // JUDGED)
@@ -401,6 +419,7 @@ def _store(runtime: Runtime, missing: Sequence[tuple[_Image, Source]], outputs: 
         f"teacher {runtime.name} looks at {counted(len(order), 'image')} once: about {needed / 1e9:.2f} GB in "
         f"{outputs.folder}, about {max(1, round(len(order) * pace))} s"
     )
+    check_time((len(order) - len(judged)) * pace)
 
     # One after the other; the index names an image only once the disk has its logits
     waiting: list[dict[str, object]] = []
