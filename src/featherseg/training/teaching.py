@@ -210,8 +210,8 @@ def open_teaching(
         if minutes is None or began is None or (total := time.monotonic() - began + seconds) <= 60 * minutes:
             return
         raise ConfigError(
-            f"train.minutes = {minutes:g}: about {total / 60:.1f} minutes will have gone by until "
-            f"the teachers have looked at every image. Give {math.ceil(total / 60 + minutes)}, so that {minutes:g} are left to train in."
+            f"train.minutes = {minutes:g}: about {total / 60:.1f} minutes will have gone by until the teachers have "
+            f"looked at every image. Give {math.ceil(total / 60 + minutes)}, so that {minutes:g} are left to train in."
         )
 
     # What is there already, and what the images hold: a file is read only where no stamp tells
