@@ -12,9 +12,10 @@ from torch.testing import assert_close
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import SegOutput
+from featherseg.kernels import library
 from featherseg.layers import resize as resizing
 from featherseg.layers.resize import resize, to_image
-from featherseg.losses import AuxiliaryLoss, CrossEntropy, Hybrid
+from featherseg.losses import AuxiliaryLoss, CrossEntropy, Hybrid, cross_entropy
 
 
 def scene(seed=0, classes=4, size=(5, 6), ignored=0.3):
@@ -83,6 +84,22 @@ def test_a_batch_without_labels_costs_nothing_and_can_be_differentiated(ohem, dt
     logits = torch.randn(2, 3, 4, 4, dtype=dtype, requires_grad=True)
     labels = torch.full((2, 4, 4), 255)
     loss = CrossEntropy([1.0, 2.0, 3.0], ohem_threshold=ohem, mean=mean)(logits, labels)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert logits.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("processes", [False, True])
+@pytest.mark.parametrize("options", [{}, {"boundary_weight": 1.0}, {"ohem_threshold": 0.7, "ohem_min_kept": 10}])
+def test_a_batch_of_a_class_of_weight_0_costs_nothing_where_labels_are_smoothed(
+    monkeypatch, native, processes, options
+):
+    monkeypatch.setattr(cross_entropy, "several_processes", lambda: processes)
+    if not native:
+        monkeypatch.setattr(library, "native", lambda: None)
+    logits = torch.randn(2, 2, 4, 4, requires_grad=True)
+    loss = CrossEntropy([0.0, 1.0], label_smoothing=0.1, **options)(logits, torch.zeros(2, 8, 8).long())
     loss.backward()
     assert loss.item() == 0.0
     assert logits.grad.abs().sum() == 0

@@ -11,6 +11,7 @@ CASES = {
     "plain": {},
     "weights": {"class_weights": [1.0, 5.0, 0.2]},
     "smoothed": {"class_weights": [1.0, 5.0, 0.2], "label_smoothing": 0.1},
+    "smoothed, a class of weight 0": {"class_weights": [0.0, 5.0, 0.2], "label_smoothing": 0.1},
     "number": {"class_weights": [1.0, 5.0, 0.2], "mean": "number"},
     "all": {"mean": "all"},
     "hard": {"ohem_threshold": 0.4, "ohem_min_kept": 5},
@@ -55,6 +56,7 @@ def test_unequal_shares_of_ignore_agree_with_one_process(shared_out, case, proce
     labels = torch.randint(0, 3, (4, 16, 16), generator=generator)
     labels[0, :, 3:] = IGNORE
     labels[1] = IGNORE  # with four processes one has nothing at all
+    labels[2] = 0
     loss = CrossEntropy(**CASES[case])
     whole = loss(logits, labels)
     (expected,) = torch.autograd.grad(whole, logits)

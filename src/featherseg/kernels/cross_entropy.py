@@ -3,6 +3,7 @@
 Letters: B images, K classes, h x w the logits, H x W the labels.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -94,7 +95,7 @@ class _CrossEntropy(Function):
             return losses
         total, weight, _, gradient = _compute(exact, task, gradient=wanted)
         if reduction == "mean":
-            weight = torch.where(weight > 0, weight, 1.0)
+            weight = torch.where(weight > 0, weight, math.inf)  # smoothed losses have a sum even where no pixel weighs
             total = total / weight
         if gradient is not None:
             ctx.save_for_backward(gradient if reduction == "sum" else gradient.div_(weight.to(gradient)))

@@ -1,5 +1,6 @@
 """Pixel-wise cross-entropy (FRM Eq. 5) with class weights, label smoothing and online hard example mining."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -33,7 +34,8 @@ class CrossEntropy(nn.Module):
     focal gamma: each pixel's loss is times (1 - p(true class)) ** gamma (Lin et al., ICCV 2017, Eq. 4); not with
     label_smoothing. boundary_weight w: pixels near another class (losses/boundary.py) weigh 1 + w, times the weight of
     their class. By both, pixels are weighted one by one, which takes a second pass for the gradient.
-    A batch without any labelled pixel gives 0 with zero gradients. Of several processes the batch is that of all.
+    A batch without any labelled pixel, or by "labelled" of classes of weight 0 alone, gives 0 with zero gradients. Of
+    several processes the batch is that of all.
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class CrossEntropy(nn.Module):
                 class_weights=weights,
                 label_smoothing=self.label_smoothing,
                 align_corners=align_corners,
-                reduction="mean" if self.mean == "labelled" else "sum",
+                reduction="mean" if self.mean == "labelled" and not several_processes() else "sum",
             )
             if self.mean == "all":
                 return loss / labels.numel()
@@ -94,7 +96,7 @@ class CrossEntropy(nn.Module):
             if not several_processes():  # the kernel has divided by the weights already
                 return loss
             total = counted.sum() if weights is None else weights[covered.masked_fill(~counted, 0)][counted].sum()
-            return loss * (total / _nonzero(mean_over_processes(total))).to(loss)
+            return loss / _nonzero(mean_over_processes(total)).to(loss)
 
     def _one_by_one(self, logits: Tensor, labels: Tensor, align_corners: bool, near: Tensor | None) -> Tensor:
         """The sum of the losses, divided by the weights or the number of the pixels that count, or by nothing."""
@@ -138,8 +140,8 @@ class CrossEntropy(nn.Module):
 
 
 def _nonzero(divisor: Tensor) -> Tensor:
-    """1 where there is nothing to divide by: then the sum is 0 as well."""
-    return torch.where(divisor > 0, divisor, 1)
+    """Infinity where no pixel counts or weighs: then nothing is learned, though smoothed losses have a sum."""
+    return torch.where(divisor > 0, divisor, math.inf)
 
 
 def cover(out: SegOutput | Tensor, labels: Tensor, ignore_index: int = IGNORE) -> tuple[Tensor, Tensor, bool]:
