@@ -141,3 +141,18 @@ def test_a_generated_dataset_is_known_by_its_samples():
     known = Fingerprint.of({"train": open_dataset("shapes", "train", size=4)})
     assert known.differences({"train": open_dataset("shapes", "train", size=4)}) == []
     assert "1 image removed from train: " in known.differences({"train": open_dataset("shapes", "train", size=3)})[0]
+
+
+def test_a_finished_run_stands_for_the_data_it_was_trained_on_alone(moved):
+    asked, reporter = request("train.epochs=1", data=str(moved / "yard" / "dataset.toml")), Silent()
+    train(asked, moved / "new", Silent())
+    mask = moved / "yard" / "masks" / "1.png"
+    kept = mask.read_bytes()
+    Image.fromarray(np.zeros((64, 96), np.uint8)).save(mask)
+    with pytest.raises(DataError, match=r"new are not those .*: 1 mask of train changed: 1\."):
+        train(asked, moved / "new", Silent(), resume=True)
+    mask.write_bytes(kept)
+    train(asked, moved / "new", reporter, resume=True)
+    shutil.rmtree(moved / "yard")  # it needs them no longer
+    train(asked, moved / "new", reporter, resume=True)
+    assert sum("is finished" in message for message in reporter.messages) == 2

@@ -11,7 +11,7 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
-from featherseg.core.errors import DataError, RunError, TrainingError
+from featherseg.core.errors import DataError, DataNotFound, RunError, TrainingError
 from featherseg.core.files import append_line, check_folder, locked, read_lines, refuse_links, remove_tree, write_text
 from featherseg.core.machine import pick_device
 from featherseg.core.notebook import percent
@@ -32,7 +32,7 @@ from featherseg.kernels import native
 from featherseg.recipe import Recipe
 from featherseg.reports.card import write_card
 from featherseg.reports.charts import curve_svg
-from featherseg.runs import CHECKPOINT, CURVE, METRICS, RESOLVED, Run, open_run, write_info
+from featherseg.runs import CHECKPOINT, CURVE, DATA, METRICS, RESOLVED, Run, open_run, write_info
 from featherseg.training.batches import open_batches, open_class_uniform, open_rare_classes
 from featherseg.training.checkpointing import checkpoint_blocks
 from featherseg.training.length import count_steps
@@ -189,8 +189,10 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
     if checkpoint and finished and not (longer and checkpoint["global_step"] < length["steps"]):
         if recipe.train.device != run.recipe.train.device:
             check_machine(recipe)
-        if resume and data_moved(recipe, run):
-            check_same_data(run, recipe, open_data(recipe, request.objects), reporter.message)
+        moved = data_moved(recipe, run)
+        if resume and (moved or (out / DATA).is_file()):
+            with suppress(*(() if moved else (DataNotFound,))):  # it needs them no longer
+                check_same_data(run, recipe, open_data(recipe, request.objects), reporter.message)
         reporter.message(f"{out} is finished: {checkpoint['global_step']} steps, nothing left to do")
         return run
 
