@@ -56,7 +56,9 @@ Splits = Annotated[str, BeforeValidator(_joined)]
 def _separated(names: Any) -> Any:
     """ "runs/a,runs/b" as ("runs/a", "runs/b")."""
     if isinstance(names, str):
-        return tuple(name.strip() for name in names.split(",") if name.strip())
+        if not (found := tuple(name.strip() for name in names.split(",") if name.strip())):
+            raise ValueError("expected names, separated by commas; leave it out, or give [], for none")
+        return found
     return tuple(names) if isinstance(names, list) else names
 
 

@@ -354,7 +354,9 @@ def test_a_resumed_run_takes_its_teacher_from_where_it_lies_now_and_no_other(pla
         ("loss.name=other", ConfigError, "beside the recipe's own loss"),
         ("teacher.unlabelled=no/such/folder", DataNotFound, "is no folder"),
         ("teacher.unlabelled=deep", DataError, r"a\.png has 16 bits a channel, the training images 8"),
-        ("teacher.runs= teacher.unlabelled=x", ConfigError, "need a teacher"),
+        ("teacher.runs=[] teacher.unlabelled=x", ConfigError, "need a teacher"),
+        ("teacher.runs=", ConfigError, "expected names, separated by commas"),
+        ("teacher.runs=,", ConfigError, "expected names"),
         ("teacher.temperature=3", ConfigError, "unknown key 'teacher.temperature'"),
     ],
 )
