@@ -13,11 +13,19 @@ from small_training import Killed, KilledAt, Silent, equal_state, outcome, reque
 import featherseg
 from featherseg.core.errors import ConfigError, DataError
 from featherseg.core.types import Sample
+from featherseg.core.wording import Doubt
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.pytorch import TorchRuntime
+from featherseg.recipe import parse_recipe, read_recipe
 from featherseg.training import train
-from featherseg.training.class_weights import SHARES, best_share, score_shares, undo_class_weights
+from featherseg.training.class_weights import (
+    SHARES,
+    best_share,
+    resolve_class_weights,
+    score_shares,
+    undo_class_weights,
+)
 from featherseg.uncertainty.bootstrap import image_counts
 from featherseg.uncertainty.clusters import clusters_of
 
@@ -187,3 +195,16 @@ def test_what_cannot_be_undone_is_refused_or_told(tmp_path):
     reporter = Silent()
     featherseg.train(**own, settings=settings | {"loss.undo_class_weights": "auto"}, progress=reporter)
     assert any("so that its kept weights undo nothing" in message for message in reporter.messages)
+
+
+def test_a_class_in_no_training_mask_is_told():
+    recipe = parse_recipe(read_recipe("frm-lite0"), ["loss.undo_class_weights=0"])
+    said, data = [], Halves(2)
+    data.classes = (*Halves.classes, CLASSES[1])
+    assert [weight > 0 for weight in resolve_class_weights(recipe, data, ColorModel(), said.append)] == [
+        True,
+        True,
+        False,
+    ]
+    assert said[-1] == "train: no pixel of grass, so that nothing of it is learned"
+    assert isinstance(said[-1], Doubt)

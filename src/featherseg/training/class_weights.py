@@ -19,7 +19,8 @@ from torch import Tensor
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Progress, SegmentationData
-from featherseg.core.wording import counted
+from featherseg.core.wording import Doubt, counted
+from featherseg.data.checks import SHOWN_CLASSES
 from featherseg.data.statistics import class_statistics, median_frequency
 from featherseg.evaluation.iou import Confusion
 from featherseg.evaluation.scoring import check_classes, count_image
@@ -53,7 +54,12 @@ def resolve_class_weights(
         say(f"{found}, so that its kept weights undo nothing")
     if weights == "auto":
         say(f"counting the classes in {counted(len(train), 'mask')}")
-        return [w**recipe.loss.class_weight_power if w else 0.0 for w in median_frequency(class_statistics(train))]
+        balanced = [w**recipe.loss.class_weight_power if w else 0.0 for w in median_frequency(class_statistics(train))]
+        if absent := [info.name for info, weight in zip(train.classes, balanced, strict=True) if not weight]:
+            more = f" and {len(absent) - SHOWN_CLASSES} more" if len(absent) > SHOWN_CLASSES else ""
+            names = ", ".join(absent[:SHOWN_CLASSES]) + more
+            say(Doubt(f"{recipe.data.train_split}: no pixel of {names}, so that nothing of it is learned"))
+        return balanced
     if len(weights) != len(train.classes):
         raise ConfigError(
             f"loss.class_weights holds {len(weights)} numbers, but {train.name} has {len(train.classes)} classes: "
