@@ -476,7 +476,8 @@ def test_each_training_of_a_sweep_has_its_minutes(place, monkeypatch):
     begun = []
     monkeypatch.setattr(job, "train", lambda asked, *rest, **more: begun.append(asked.began))
     asked = Request(LARGE, overrides=("train.minutes=10",), data=str(place / "dataset.toml"))
-    train_all(asked, [LITTLE, LARGE], [0, 1], place / "field", Silent())
+    train_all(asked, [LITTLE, LARGE], [0, 1], place / "field", heard := Silent())
+    assert heard.messages[0] == "4 trainings to begin, about 40 min, then the comparison"
     assert len(begun) == 4
     assert all(one > asked.began for one in begun)
     assert begun == sorted(set(begun))
@@ -488,6 +489,8 @@ def test_each_training_of_a_sweep_has_its_minutes(place, monkeypatch):
         ([LITTLE], "teacher.logits=1", "nobody to teach"),
         ([LITTLE, LARGE], "teacher.unlabelled=no/such", "is no folder"),
         ([LITTLE, LARGE], "teacher.logit=1", "unknown key 'teacher.logit'"),
+        ([LITTLE, LARGE], "train.seed=7", r"train\.seed = 7: a sweep trains with each of its seeds"),
+        ([LITTLE, "frm-lite0-panoptic"], "teacher.logits=1", "frm-lite0-panoptic costs most and would teach, but it is"),
     ],
 )
 def test_a_sweep_that_cannot_teach_is_refused_before_the_first_is_trained(place, models, setting, told):

@@ -18,6 +18,7 @@ from featherseg.core.files import check_folder
 from featherseg.core.machine import pick_device
 from featherseg.core.notebook import reporter_of
 from featherseg.core.types import Progress, Reporter
+from featherseg.core.wording import counted
 from featherseg.counting.cost import cost
 from featherseg.runs import RESOLVED, open_run
 
@@ -113,6 +114,7 @@ def train_all(
     Where teacher.runs is LARGEST the model that costs most comes first; the other keys of [teacher] are not its own.
     """
     from featherseg.training.job import train
+    from featherseg.training.length import duration
     from featherseg.training.prepare import check_request
     from featherseg.training.resume import resumed_recipe
     from featherseg.training.teaching import check_pupil, open_unlabelled
@@ -120,6 +122,8 @@ def train_all(
     if len(set(names)) != len(names) or len(set(seeds)) != len(seeds) or not names or not seeds:
         raise ConfigError("expected every model and every seed once, and one of each at least.")
     asked = {text.partition("=")[0].strip(): text.partition("=")[2].strip(' "') for text in request.overrides}
+    if "train.seed" in asked:
+        raise ConfigError(f"train.seed = {asked['train.seed']}: a sweep trains with each of its seeds. Leave it out.")
     teacher, untaught = None, request.overrides
     if asked.get("teacher.runs") == LARGEST:
         if len(names) < 2:
@@ -136,6 +140,10 @@ def train_all(
         one = replace(request, overrides=(*own, *untaught), group=out.absolute())  # the user's own come last and count
         _, recipe, (data, _), model, _ = check_request(one, lambda message: None)
         taught = teacher is not None and name != teacher
+        if name == teacher and model.panoptic:
+            raise ConfigError(
+                f"{name} costs most and would teach, but it is panoptic, and teachers tell classes alone. Leave it out."
+            )
         for seed in seeds:
             seeded = replace(one, overrides=(*one.overrides, f"train.seed={seed}"))
             if taught:
@@ -149,6 +157,11 @@ def train_all(
     for _, own_request, run in trainings:
         if (run / RESOLVED).is_file():
             resumed_recipe(open_run(run), own_request)  # refuses what was begun otherwise
+
+    minutes = trainings[0][1].read()[1].train.minutes or 0
+    waiting = sum(not (run / RESOLVED).is_file() for _, _, run in trainings)
+    about = f", about {duration(60 * minutes * waiting)}" if minutes else ""
+    reporter.message(f"{counted(waiting, 'training')} to begin{about}, then the comparison")
 
     # The teacher's runs first
     for title, own_request, run in sorted(trainings, key=lambda training: training[0].partition(",")[0] != teacher):

@@ -199,14 +199,15 @@ def _sizes(recipe: Recipe) -> list[tuple[float, float, float]]:
     return [(start, until - start, part) for start, (until, part) in zip(starts, growth, strict=False)]
 
 
-def say_length(recipe: Recipe, images: int, pace: float | None, taught: float = 0.0) -> str:
-    """`2,300 steps of 8 images, crops of 360x480: each image 50 times, about 24 min`.
+def say_length(recipe: Recipe, images: int, scored: int, pace: float | None, taught: float = 0.0) -> str:
+    """`2,300 steps of 8 images, crops of 360x480: each image 50 times, about 24 min and 10 validations of 101 images`.
 
-    taught: share of the samples that are drawn from images without masks.
+    images, scored: how many are trained on and validated on; taught: share of the samples that are drawn from images
+    without masks.
     """
     assert recipe.augment.crop is not None
     assert isinstance(recipe.train.batch_size, int)
-    steps, _ = count_steps(recipe, images)
+    steps, every = count_steps(recipe, images)
     a_step = recipe.train.batch_size * recipe.train.accumulate
     growing = ", at first at half their size" if recipe.augment.progressive else ""
     text = (
@@ -214,7 +215,10 @@ def say_length(recipe: Recipe, images: int, pace: float | None, taught: float = 
     )
     text += f"each of {counted(images, 'image')} {steps * a_step * (1 - taught) / images:.3g} times"
     text += f" ({taught:.0%} of what is seen has no mask)" if taught else ""
-    return text if pace is None else f"{text}, about {duration(steps * pace)} and the validations"
+    if pace is None:
+        return text
+    validations = counted(-(-steps // every), "validation")
+    return f"{text}, about {duration(steps * pace)} and {validations} of {counted(scored, 'image')}"
 
 
 def duration(seconds: float) -> str:

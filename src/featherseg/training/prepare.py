@@ -21,7 +21,7 @@ from featherseg.core.wording import Doubt, counted, size_text
 from featherseg.data import open_dataset, score_split, share_rule
 from featherseg.data.fingerprint import TEST, Fingerprint, named_pairs, read_fingerprint
 from featherseg.data.prepared import loss_of
-from featherseg.data.statistics import choose_crop, largest_size, typical_size
+from featherseg.data.statistics import choose_crop, largest_size, refuse_unlabelled, typical_size
 from featherseg.data.teacher_outputs import Teaching
 from featherseg.data.unlabelled import UnlabelledImages
 from featherseg.layers.model import SegmentationModel
@@ -160,6 +160,10 @@ def _check(request: Request, say: Say) -> tuple[Checked, list[Run], UnlabelledIm
     check_machine(recipe)
     recipe = resolve_precision(recipe, say)
     train, val = open_data(recipe, request.objects)
+    nothing = "so {}. Label some of them, look at what their values mean ([map]), or name another split by data.{}_split."
+    if request.objects.loss is None:
+        refuse_unlabelled(train, recipe.data.train_split, nothing.format("there is nothing to learn", "train"))
+    refuse_unlabelled(val, recipe.data.val_split, nothing.format("no validation can judge the weights", "val"))
     init = request.init
     if init is not None and Path(init).exists():  # a resume may come from another folder
         init = os.path.abspath(init)
@@ -264,7 +268,7 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     steps = count_steps(recipe, len(train))[0]
     if recipe.train.decay_steps > steps:
         raise ConfigError(f"train.decay_steps = {recipe.train.decay_steps}: the run has {counted(steps, 'step')}.")
-    say(say_length(recipe, len(train), pace, teaching.share if teaching else 0.0))
+    say(say_length(recipe, len(train), len(val), pace, teaching.share if teaching else 0.0))
     if recipe.train.warmup_steps >= steps:
         say(f"train.warmup_steps = {recipe.train.warmup_steps}: the rate rises to the last step and never reaches lr")
     if asked.train.minutes and asked.train.validate_every:
