@@ -160,7 +160,7 @@ def _check(request: Request, say: Say) -> tuple[Checked, list[Run], UnlabelledIm
     check_machine(recipe)
     recipe = resolve_precision(recipe, say)
     train, val = open_data(recipe, request.objects)
-    nothing = "so {}. Label some of them, look at what their values mean ([map]), or name another split by data.{}_split."
+    nothing = "so {}. Label some, look at what their values mean ([map]), or name another split by data.{}_split."
     if request.objects.loss is None:
         refuse_unlabelled(train, recipe.data.train_split, nothing.format("there is nothing to learn", "train"))
     refuse_unlabelled(val, recipe.data.val_split, nothing.format("no validation can judge the weights", "val"))
