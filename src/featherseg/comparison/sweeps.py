@@ -161,7 +161,8 @@ def train_all(
     minutes = trainings[0][1].read()[1].train.minutes or 0
     waiting = sum(not (run / RESOLVED).is_file() for _, _, run in trainings)
     about = f", about {duration(60 * minutes * waiting)}" if minutes else ""
-    reporter.message(f"{counted(waiting, 'training')} to begin{about}, then the comparison")
+    if waiting:
+        reporter.message(f"{counted(waiting, 'training')} to begin{about}, then the comparison")
 
     # The teacher's runs first
     for title, own_request, run in sorted(trainings, key=lambda training: training[0].partition(",")[0] != teacher):

@@ -223,11 +223,11 @@ def cache_file() -> Path:
 
 def _known(cache: Path) -> dict[str, Measured]:
     """What was measured before; of a file that is missing or not ours nothing, of rows that cannot be none of these."""
-    known: dict[str, Measured] = {}
+    known, checked = dict[str, Measured](), TypeAdapter(Measured)
     with suppress(OSError, ValueError, AttributeError):
         for key, row in load_json(cache).items():
             with suppress(ValidationError):
-                known[key] = TypeAdapter(Measured).validate_python(row)
+                known[key] = checked.validate_python(row)
     return known
 
 
