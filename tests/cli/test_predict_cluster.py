@@ -75,4 +75,4 @@ def test_progress_tells_done_failed_rate_and_time_left(monkeypatch):
     told = _Progress(console)
     told(1000, 0, 6000)  # done by an earlier command
     told(1095, 5, 6000)
-    assert console.lines == ("1095 of 6000 images done, 5 could not be read, 10.0 a second, 8:10 left\r",)
+    assert console.lines == ("1095 of 6000 images done, 5 without a mask, 10.0 a second, 8:10 left\r",)

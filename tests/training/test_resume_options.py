@@ -114,9 +114,9 @@ def test_the_command_ends_with_2_and_both_values(small_run, monkeypatch, capsys)
 
 
 def test_a_sweep_refuses_before_it_trains_what_was_begun_otherwise(small_run, tmp_path):
-    shutil.copytree(small_run.path, tmp_path / "frm-lite0-1")
-    reporter = Silent()
+    shutil.copytree(small_run.path, tmp_path / "tiny-1")
+    asked, reporter = Request("frm-lite0", overrides=(*SMALL, "train.epochs=1")), Silent()
     with pytest.raises(ConfigError, match=r"train\.epochs is 2 in the run and 1 now"):
-        train_all(request("train.epochs=1"), ["frm-lite0"], [0, 1], tmp_path, reporter)
+        train_all(asked, ["tiny"], [0, 1], tmp_path, reporter)
     assert not reporter.steps
-    assert not (tmp_path / "frm-lite0-0").exists()
+    assert not (tmp_path / "tiny-0").exists()

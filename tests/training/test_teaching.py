@@ -489,11 +489,13 @@ def test_each_training_of_a_sweep_has_its_minutes(place, monkeypatch):
         ([LITTLE], "teacher.logits=1", "nobody to teach"),
         ([LITTLE, LARGE], "teacher.unlabelled=no/such", "is no folder"),
         ([LITTLE, LARGE], "teacher.logit=1", "unknown key 'teacher.logit'"),
+        ([LITTLE, LARGE], "model.name=rsp-lite0", r"model\.name = rsp-lite0: a sweep trains with each of its models"),
         ([LITTLE, LARGE], "train.seed=7", r"train\.seed = 7: a sweep trains with each of its seeds"),
     ],
 )
 def test_a_sweep_that_cannot_teach_is_refused_before_the_first_is_trained(place, models, setting, told):
-    asked = request(setting, "teacher.runs=largest", data=str(place / "dataset.toml"))
+    overrides = (*SMALL, setting, "teacher.runs=largest")
+    asked = Request(LARGE, overrides=overrides, data=str(place / "dataset.toml"))
     with pytest.raises(FeathersegError, match=told):
         train_all(asked, models, [0, 1], place / "field", Silent())
     assert not (place / "field").exists()

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from fit_plans import made, write_yard
-from small_training import Killed, KilledAt, Silent, equal_state, outcome, request, trained
+from small_training import SMALL, Killed, KilledAt, Silent, equal_state, outcome, request, trained
 
 import featherseg
 from featherseg.core.errors import ConfigError, MissingExtra
 from featherseg.core.old_names import with_loggers
 from featherseg.fitting.session import FitSettings
-from featherseg.training import trackers, train
+from featherseg.training import Request, trackers, train
 from featherseg.training.trackers import Tracker, check_trackers
 
 ALL = 'train.loggers=["tensorboard"]'
@@ -198,8 +198,8 @@ def test_a_sweep_s_trainings_stand_under_one_run(mlflow_server, tmp_path):
     from featherseg.comparison.sweeps import train_all
 
     address, _ = mlflow_server
-    models = ["efficientvit-seg-b0"]
-    train_all(request(MLFLOW, "train.epochs=1"), models, [0, 1], tmp_path / "sweep", Silent())
+    asked = Request("frm-lite0", overrides=(*SMALL, MLFLOW, "train.epochs=1"))
+    train_all(asked, ["tiny"], [0, 1], tmp_path / "sweep", Silent())
     _, runs = found_runs(address)
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert len(runs) == 3

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from featherseg.core.errors import ConfigError, DataNotFound, near_path, require
 from featherseg.core.storage import address, is_remote
+from featherseg.core.wording import counted
 
 if TYPE_CHECKING:
     from featherseg.inference.settings import InferenceSettings
@@ -30,7 +31,7 @@ def predict_over_cluster(
     memory_gb: float,
     max_side: int | None,
 ) -> int:
-    """Write NAME_mask.png of every image in a folder, and predictions.jsonl; -> how many could not be read.
+    """Write NAME_mask.png of every image in a folder, and predictions.jsonl; -> how many have no mask.
 
     Raises ConfigError, DataNotFound, MissingExtra; nothing is started before all is checked.
     """
@@ -69,7 +70,7 @@ def predict_over_cluster(
             raise
     console.print(f"{done} masks: NAME_mask.png and predictions.jsonl in {out}", markup=False)
     if failed:
-        console.print(f"[red]{failed} images could not be read: predictions.jsonl says why[/]")
+        console.print(f"[red]{counted(failed, 'image')} without a mask: predictions.jsonl says why[/]")
     return failed
 
 
@@ -117,11 +118,11 @@ class _Progress:
             self.console.print(self.text(), end="\r" if terminal else "\n")  # type: ignore[attr-defined]
 
     def text(self) -> str:
-        """`1200 of 5000 images done, 3 could not be read, 12.5 a second, 5:04 left`."""
+        """`1200 of 5000 images done, 3 without a mask, 12.5 a second, 5:04 left`."""
         done, failed, total = self.counts
         rate = (done + failed - (self.first or 0)) / max(time.monotonic() - self.began, 1e-9)
         left = f", {_clock((total - done - failed) / rate)} left" if rate else ""
-        return f"{done} of {total} images done, {failed} could not be read, {rate:.1f} a second{left}"
+        return f"{done} of {total} images done, {failed} without a mask, {rate:.1f} a second{left}"
 
 
 def _clock(seconds: float) -> str:

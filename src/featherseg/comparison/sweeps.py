@@ -122,8 +122,9 @@ def train_all(
     if len(set(names)) != len(names) or len(set(seeds)) != len(seeds) or not names or not seeds:
         raise ConfigError("expected every model and every seed once, and one of each at least.")
     asked = {text.partition("=")[0].strip(): text.partition("=")[2].strip(' "') for text in request.overrides}
-    if "train.seed" in asked:
-        raise ConfigError(f"train.seed = {asked['train.seed']}: a sweep trains with each of its seeds. Leave it out.")
+    for key, own in (("model.name", "models"), ("train.seed", "seeds")):
+        if key in asked:
+            raise ConfigError(f"{key} = {asked[key]}: a sweep trains with each of its {own}. Leave it out.")
     teacher, untaught = None, request.overrides
     if asked.get("teacher.runs") == LARGEST:
         if len(names) < 2:

@@ -72,11 +72,13 @@ Execute = Callable[[Job, Path, int, int], Iterator[list[Record]]]
 """(job, folder of the manifest, number of tasks, images in each) -> what became of them, task by task, in any order."""
 
 Told = Callable[[int, int, int], None]
-"""Called with how many images are done, how many could not be read, and how many there are."""
+"""Called with how many images are done, how many have no mask (unreadable, or of a size that the model does not take),
+and how many there are.
+"""
 
 
 def predict_folder(job: Job, execute: Execute, workers: int, told: Told) -> tuple[int, int]:
-    """Write the masks that are missing and predictions.jsonl; -> (masks there, images that could not be read).
+    """Write the masks that are missing and predictions.jsonl; -> (masks there, images without one).
 
     However it ends, what is done stays and is in the manifest; the same call does the rest. Raises ConfigError where
     the output holds masks of another model or other settings, and FeathersegError where nothing can be written.
