@@ -134,16 +134,17 @@ def processes(
     return _table(commands, times, clock, before, memory="peak MiB", memory_mib=peaks, facts=facts)
 
 
-def serve(step: Callable[[], Any], facts: Mapping[str, Any] | None = None) -> None:
+def serve(step: Callable[[], Any], facts: Mapping[str, Any] | None = None, passes: int = 1) -> None:
     """The other side of `processes`: tell the facts, run `step` for every line that comes, tell the peak at the end.
 
+    passes: so many a line, of which the medians are told: the first may find a core busy with what others left running.
     Answers take a pipe of their own, so that a script may print what it likes.
     """
     with os.fdopen(int(os.environ["PAIRED_ANSWERS"]), "w", buffering=1) as answers:
         print(json.dumps(dict(facts or {})), file=answers)
         timed = _timed(step)
         for _ in sys.stdin:
-            print(json.dumps(timed()), file=answers)
+            print(json.dumps(np.median([timed() for _ in range(passes)], axis=0).tolist()), file=answers)
         print(json.dumps(resident_mib("VmHWM")), file=answers)
 
 

@@ -6,11 +6,12 @@
 
 The models are those that against_ultralytics.py trained from ImageNet weights, and the peers; its --out holds their
 runs, its --rows their scores. A latency is from a decoded image of the dataset's usual size to its mask, taken in turns
-with the others', on one core and on all; it needs no trained weights. It may be of another processor than the scores:
-both are named, and --draw takes the latencies of the one that most runs are of. An int8 file's score is its model's
-less what the file of one run lost, of the first seed that lies here; files of which that is not known are left out.
-Rows stand in tables/front_files.jsonl and front_latency.jsonl; the same command does what is missing. --mark rewrites
-what `featherseg models` marks: the means of ours at scale 1 with three seeds or more of every DATASET that is named.
+with the others' (PASSES a turn, each model in a process of its own), on one core and on all; it needs no trained
+weights. It may be of another processor than the scores: both are named, and --draw takes the latencies of the one that
+most runs are of. An int8 file's score is its model's less what the file of one run lost, of the first seed that lies
+here; files of which that is not known are left out. Rows stand in tables/front_files.jsonl and front_latency.jsonl; the
+same command does what is missing. --mark rewrites what `featherseg models` marks: the means of ours at scale 1 with
+three seeds or more of every DATASET that is named.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,7 +55,7 @@ from featherseg.uncertainty.clusters import clusters_of
 FILES = both.TABLE.with_name("front_files.jsonl")
 LATENCIES = both.TABLE.with_name("front_latency.jsonl")
 FORMATS = ("onnx", "openvino", "onnx-int8", "openvino-int8")
-ROUNDS = 30
+ROUNDS, PASSES = 6, 30
 
 
 def write_files(bench: Bench, source: Source, table: Path) -> None:
@@ -89,7 +90,11 @@ def write_files(bench: Bench, source: Source, table: Path) -> None:
 
 
 def time_models(bench: Bench, source: Source, threads: int, table: Path) -> None:
-    """Every model of both sides that has no row with so many threads, untrained, in turns in this process."""
+    """Every model of both sides that has no row with so many threads, untrained, in turns.
+
+    Each has a process and many passes a turn: behind its last pass a runtime's idle threads keep a core busy for a
+    while, which the next model lacks (docs/log.md).
+    """
     train = source.open("train")
     size, image = typical_size(source.open("test")), source.open("test")[0].image
     calibration = [train[index].image for index in range(min(8, len(train)))]
@@ -98,26 +103,35 @@ def time_models(bench: Bench, source: Source, threads: int, table: Path) -> None
     wanted = [(n, f) for n, _ in bench.sides(source) for f in FORMATS if not (n in PEERS and EXPORTERS[f].quantised)]
     if not set(wanted) - done:
         return
-    steps: dict[tuple[str, str], Callable[[], Any]] = {}
+    commands: dict[str, list[str]] = {}
     with TemporaryDirectory() as folder:
+        np.save(Path(folder) / "image.npy", image)
         for name, format in wanted:
             if name in PEERS:
                 file = untrained_peer(bench.out / "ultralytics", name, len(train.classes), size, Path(folder))
-                steps[name, format] = partial(both.read_peer(file, format), image)
             else:
                 place = Path(folder) / f"{name}-{format}"
                 place.mkdir()
                 model, scale = both.split_name(name)
                 resize = resize_of(scale, size)
                 file = write_untrained((model, scale, format), train.classes, resize, image, calibration, place)
-                steps[name, format] = partial(featherseg.Predictor(file, device="cpu"), image)
-        timed = paired.compare({" ".join(step): call for step, call in steps.items()}, ROUNDS, clock="wall")
+            runtime = format if name in PEERS else ""
+            words = [__file__, "--serve", str(file), f"{folder}/image.npy", str(threads), runtime]
+            commands[f"{name} {format}"] = words
+        timed = paired.processes(commands, ROUNDS)
     paired.print_table(timed)
-    found = zip(steps, timed.p50_ms("wall").tolist(), timed.p50_ms("cpu").tolist(), strict=True)
+    found = zip(wanted, timed.p50_ms("wall").tolist(), timed.p50_ms("cpu").tolist(), strict=True)
     for (name, format), wall, cpu in found:
         if (name, format) not in done:
             times = {"p50_ms": round(wall, 3), "processor_ms": round(cpu, 3)}
             append_line(table, key | {"model": name, "format": format} | times | made())
+
+
+def serve(file: str, image: str, threads: str, runtime: str) -> None:
+    """One process of `time_models`: the image to its mask whenever asked. runtime: of a peer's file, else empty."""
+    torch.set_num_threads(int(threads))
+    mask_of = both.read_peer(Path(file), runtime) if runtime else featherseg.Predictor(file, device="cpu")
+    paired.serve(partial(mask_of, np.load(image)), passes=PASSES)
 
 
 def untrained_peer(environment: Path, name: str, classes: int, size: Sequence[int], folder: Path) -> Path:
@@ -225,4 +239,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--serve"]:
+        serve(*sys.argv[2:])
+    else:
+        main()

@@ -127,6 +127,22 @@ def test_processes_are_timed_and_tell_their_facts_whatever_they_print(load, tmp_
     assert all(mib > 5 for mib in table.memory_mib.values())
 
 
+def test_of_many_passes_a_turn_the_first_does_not_count(load, tmp_path):
+    paired = load("paired")
+    script = tmp_path / "worker.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(FOLDER)!r})\nimport paired\n"
+        "done = []\n"
+        "def step():\n"
+        "    done.append(1)\n"
+        "    until = paired.process_time() + (0.05 if len(done) % 5 == 1 else 0)\n"
+        "    while paired.process_time() < until: pass\n"
+        "paired.serve(step, passes=5)\n"
+    )
+    table = paired.processes({"x": [str(script)]}, rounds=3)
+    assert table.cpu_ms.max() < 25
+
+
 def test_a_process_that_fails_ends_the_benchmark_with_its_command(load, tmp_path):
     paired = load("paired")
     script = tmp_path / "worker.py"
