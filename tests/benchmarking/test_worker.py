@@ -3,6 +3,7 @@
 import json
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,6 +92,20 @@ def test_eager_is_the_model_as_it_was_built(files, tmp_path):
         out = model(normalise(pixels, model.mean, model.std))
     np.testing.assert_array_equal(logits, out.logits.numpy())
     np.testing.assert_array_equal(masks, to_image(out, SIZE).argmax(1).numpy())
+
+
+@pytest.mark.parametrize(("pass_ms", "passes"), [(4, 14), (20, 4), (300, 2)])
+def test_untimed_passes_last_until_the_cores_are_free(monkeypatch, pass_ms, passes):
+    clock, done = [0.0], []
+
+    def one_pass():
+        done.append(len(done))
+        clock[0] += pass_ms / 1000
+        return SimpleNamespace(wall={"forward": done[-1]}, cpu={}, queue={}), None, None
+
+    monkeypatch.setattr(benchmark_worker.time, "perf_counter", lambda: clock[0])
+    turn = benchmark_worker.Worker(SimpleNamespace(one_pass=one_pass), print).turn()
+    assert turn["wall"]["forward"] == passes - 1 == done[-1]
 
 
 def test_what_is_encoded_is_the_file_that_predict_writes(tmp_path):

@@ -46,6 +46,10 @@ STAGES = ("decode", "to device", "preprocess", "forward", "upsample + argmax", "
 WARM_LEAST, WARM_MOST = 5, 12
 """Untimed passes: the least (two, and three that are alike), and the most where they never are."""
 ALIKE = 0.05
+SETTLING = 0.05
+"""Seconds of untimed passes before a timed one, at least: a runtime's idle threads keep a core for a while, which the
+next variant lacks. On two cores, behind one pass alone, times were up to 42 % too long (docs/log.md).
+"""
 MIB = 2**20
 
 Answer = dict[str, Any]
@@ -144,8 +148,11 @@ class Worker:
         return {"first_ms": first.wall["forward"], "warm_up_ms": clock}
 
     def turn(self) -> Answer:
-        """One untimed pass, which takes back caches and cores from the variant before, and a timed one."""
+        """A timed pass behind untimed ones, which take back caches and cores from the variant before."""
+        until = time.perf_counter() + SETTLING
         self.opened.one_pass()
+        while time.perf_counter() < until:
+            self.opened.one_pass()
         times, _, _ = self.opened.one_pass()
         return {"wall": times.wall, "cpu": times.cpu, "queue": times.queue}
 

@@ -122,9 +122,9 @@ def train_all(
     if len(set(names)) != len(names) or len(set(seeds)) != len(seeds) or not names or not seeds:
         raise ConfigError("expected every model and every seed once, and one of each at least.")
     asked = {text.partition("=")[0].strip(): text.partition("=")[2].strip(' "') for text in request.overrides}
-    for key, own in (("model.name", "models"), ("train.seed", "seeds")):
+    for key, these in (("model.name", "models"), ("train.seed", "seeds")):
         if key in asked:
-            raise ConfigError(f"{key} = {asked[key]}: a sweep trains with each of its {own}. Leave it out.")
+            raise ConfigError(f"{key} = {asked[key]}: a sweep trains with each of its {these}. Leave it out.")
     teacher, untaught = None, request.overrides
     if asked.get("teacher.runs") == LARGEST:
         if len(names) < 2:
