@@ -90,7 +90,7 @@ def write_files(bench: Bench, source: Source, table: Path) -> None:
 
 
 def time_models(bench: Bench, source: Source, threads: int, table: Path) -> None:
-    """Every model of both sides that has no row with so many threads, untrained, in turns.
+    """Every model of both sides that has no row with so many threads, untrained, those of one format in turns.
 
     Each has a process and many passes a turn: behind its last pass a runtime's idle threads keep a core busy for a
     while, which the next model lacks (docs/log.md).
@@ -100,31 +100,32 @@ def time_models(bench: Bench, source: Source, threads: int, table: Path) -> None
     calibration = [train[index].image for index in range(min(8, len(train)))]
     key = {"dataset": source.label, "threads": threads, "size": list(size), "processor": plain.machine_name()}
     done = {(r["model"], r["format"]) for r in read_lines(table) if key.items() <= r.items()}
-    wanted = [(n, f) for n, _ in bench.sides(source) for f in FORMATS if not (n in PEERS and EXPORTERS[f].quantised)]
-    if not set(wanted) - done:
-        return
-    commands: dict[str, list[str]] = {}
-    with TemporaryDirectory() as folder:
-        np.save(Path(folder) / "image.npy", image)
-        for name, format in wanted:
-            if name in PEERS:
-                file = untrained_peer(bench.out / "ultralytics", name, len(train.classes), size, Path(folder))
-            else:
-                place = Path(folder) / f"{name}-{format}"
-                place.mkdir()
-                model, scale = both.split_name(name)
-                resize = resize_of(scale, size)
-                file = write_untrained((model, scale, format), train.classes, resize, image, calibration, place)
-            runtime = format if name in PEERS else ""
-            words = [__file__, "--serve", str(file), f"{folder}/image.npy", str(threads), runtime]
-            commands[f"{name} {format}"] = words
-        timed = paired.processes(commands, ROUNDS)
-    paired.print_table(timed)
-    found = zip(wanted, timed.p50_ms("wall").tolist(), timed.p50_ms("cpu").tolist(), strict=True)
-    for (name, format), wall, cpu in found:
-        if (name, format) not in done:
-            times = {"p50_ms": round(wall, 3), "processor_ms": round(cpu, 3)}
-            append_line(table, key | {"model": name, "format": format} | times | made())
+    for format in FORMATS:
+        wanted = [name for name, _ in bench.sides(source) if not (name in PEERS and EXPORTERS[format].quantised)]
+        if all((name, format) in done for name in wanted):
+            continue
+        commands: dict[str, list[str]] = {}
+        with TemporaryDirectory() as folder:
+            np.save(Path(folder) / "image.npy", image)
+            for name in wanted:
+                if name in PEERS:
+                    file = untrained_peer(bench.out / "ultralytics", name, len(train.classes), size, Path(folder))
+                else:
+                    place = Path(folder) / name
+                    place.mkdir()
+                    model, scale = both.split_name(name)
+                    resize = resize_of(scale, size)
+                    file = write_untrained((model, scale, format), train.classes, resize, image, calibration, place)
+                runtime = format if name in PEERS else ""
+                commands[name] = [__file__, "--serve", str(file), f"{folder}/image.npy", str(threads), runtime]
+            timed = paired.processes(commands, ROUNDS)
+        print(f"{source.label}, {format}")
+        paired.print_table(timed)
+        found = zip(wanted, timed.p50_ms("wall").tolist(), timed.p50_ms("cpu").tolist(), strict=True)
+        for name, wall, cpu in found:
+            if (name, format) not in done:
+                times = {"p50_ms": round(wall, 3), "processor_ms": round(cpu, 3)}
+                append_line(table, key | {"model": name, "format": format} | times | made())
 
 
 def serve(file: str, image: str, threads: str, runtime: str) -> None:
