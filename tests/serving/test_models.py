@@ -43,6 +43,11 @@ def test_runs_and_files_answer_as_their_predictor_does(run, file):
         assert model.panoptic == (path == run)
 
 
+def test_what_a_pixel_takes_is_known_before_the_first_request(run):
+    (model,) = open_models([run], "cpu")
+    assert "peak_bytes_per_pixel" in vars(model.predictor.runtime)  # torch imports its compiler for it
+
+
 def test_names_are_unique(file):
     names = [model.name for model in open_models([file] * 3, "cpu")]
     assert names == ["model.onnx", "model.onnx-2", "model.onnx-3"]

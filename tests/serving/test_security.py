@@ -65,6 +65,14 @@ def test_further_names_are_answered_when_they_were_allowed(start):
     assert client.get("/healthz", headers={"Host": "box.local:9000"}).status_code == 403
 
 
+def test_a_port_of_a_tunnel_is_answered_by_the_words_of_its_refusal(start):
+    refused = start().get("/healthz", headers={"Host": "localhost:9000"}).json()["error"]["message"]
+    assert "'localhost:9000' is not allowed" in refused
+    assert "--allow-host and just that, port included" in refused
+    client = start(hosts=allowed_hosts("127.0.0.1", 8000, ["localhost:9000"]))
+    assert client.get("/healthz", headers={"Host": "localhost:9000"}).status_code == 200
+
+
 def test_no_request_is_for_all_addresses():
     assert allowed_hosts("0.0.0.0", 8000) == allowed_hosts("::", 8000) == allowed_hosts("127.0.0.1", 8000)
 

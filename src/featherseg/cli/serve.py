@@ -73,13 +73,16 @@ def serve(
         keep_freed_memory(one_heap=True)
         models = open_models(runs, device, batch, memory_gb)
         app, allowed = create_app(models, settings), allow_host or ()
-        server.run(app, listener, lambda: print_start(models, settings, host, port, allowed))
+        server.run(app, listener, lambda: print_start(models, settings, host, port, allowed, made=token is None))
 
 
 def print_start(
-    models: Sequence[Served], settings: Settings, host: str, port: int, allowed: Sequence[str] = ()
+    models: Sequence[Served], settings: Settings, host: str, port: int, allowed: Sequence[str] = (), *, made: bool
 ) -> None:
-    """What is served, where, and within which limits; a warning where `allowed` names open it to others."""
+    """What is served, where, and within which limits; a warning where `allowed` names open it to others.
+
+    A token that was made here stands in the address; one that was given does not, as what is printed is often kept.
+    """
     from urllib.parse import quote
 
     from rich.markup import escape
@@ -101,7 +104,9 @@ def print_start(
         names = escape(one_line(", ".join(allowed)))
         console.print(f"[yellow]no token[/] whoever reaches {names} is answered; --token or ${TOKEN_VARIABLE} sets one")
     shown = f"[{host}]" if ":" in host else host
-    fragment = f"#token={quote(settings.token, safe='')}" if settings.token else ""
+    fragment = f"#token={quote(settings.token, safe='')}" if settings.token and made else ""
+    if settings.token and not made:
+        console.print("every request needs the token that was given; the page asks for it")
     if host in EVERYWHERE:
         console.print(f"listening on all addresses of this machine, port {port}; locally:")
         shown = "127.0.0.1"

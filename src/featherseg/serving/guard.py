@@ -114,7 +114,8 @@ class Guard:
         hosts = settings.hosts | {own}
         host = headers.get("host", "")
         if not is_allowed(host, hosts):
-            raise Refused(403, "host", f"Host {shown(host)} is not allowed. Start the service with --allow-host NAME.")
+            mend = "Where it is a name of this service, start it with --allow-host and just that, port included."
+            raise Refused(403, "host", f"Host {shown(host)} is not allowed. {mend}")
         origin = headers.get("origin")
         scheme, _, from_host = (origin or "").partition("://")
         if origin is not None and not (scheme in ("http", "https") and is_allowed(from_host, hosts)):  # "null" is none
@@ -151,7 +152,8 @@ def check_token(authorization: str, token: str) -> None:
         raise Refused(
             401,
             "token",
-            "A token is required: open the address printed at start-up, or send Authorization: Bearer TOKEN.",
+            "A token is required: the one that the service was started with, or printed then. Send it as "
+            "Authorization: Bearer TOKEN.",
             {"WWW-Authenticate": "Bearer"},
         )
 

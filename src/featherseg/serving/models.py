@@ -56,6 +56,7 @@ def open_models(
         name = _free_name(predictor.runtime.name, {model.name for model in opened})
         height, width = getattr(predictor.runtime, "fixed_size", None) or WARM_UP_SIZE
         predictor(np.zeros((height, width, predictor.runtime.channels), dtype=np.uint8))
+        _ = predictor.runtime.peak_bytes_per_pixel  # measured once: the first image of usual size would wait for it
         opened.append(Served(name, predictor))
     return opened
 
