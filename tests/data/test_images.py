@@ -157,6 +157,16 @@ def test_a_tiff_of_n_pages_has_n_channels(tmp_path: Path, dtype: type):
         read_image(tmp_path / "a.tif")
 
 
+def test_smaller_versions_and_the_mask_of_an_image_are_no_channels(tmp_path: Path):
+    levels = [Image.fromarray(RNG.integers(0, 60000, (8 >> level, 8 >> level)).astype(np.uint16)) for level in range(3)]
+    for page in (*levels[1:], mask := Image.fromarray(np.full((8, 8), 65535, np.uint16))):
+        page.encoderinfo = {"tiffinfo": {254: 4 if page is mask else 1}}  # NewSubfileType, as GDAL writes it
+    levels[0].save(tmp_path / "a.tif", save_all=True, append_images=[*levels[1:], mask])
+    assert image_channels(tmp_path / "a.tif") == 1
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif", 1)[:, :, 0], np.array(levels[0]))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), np.repeat(np.array(levels[0])[:, :, None], 3, 2))
+
+
 def test_pages_of_different_size_are_refused(tmp_path: Path):
     pages = [Image.new("L", (4, 4)), Image.new("L", (4, 5))]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])

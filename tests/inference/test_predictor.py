@@ -52,6 +52,22 @@ def test_a_list_gives_a_list_and_an_iterator_is_read_as_it_is_used(predictor, im
     assert len(seen) <= 2
 
 
+@pytest.mark.parametrize("form", [np.asarray, lambda frame: torch.from_numpy(frame).permute(2, 0, 1)])
+def test_an_iterator_may_fill_one_array_anew_for_each_frame(make_runtime, image, form):
+    frames = [image, image[::-1], image[:, ::-1]]
+    expected = [Predictor(make_runtime())(frame.copy()) for frame in frames]
+
+    def camera():
+        buffer = np.empty_like(image)
+        for frame in frames:
+            buffer[:] = frame
+            yield form(buffer)
+
+    for found, one, frame in zip(Predictor(make_runtime(), batch=2)(camera()), expected, frames, strict=True):
+        np.testing.assert_array_equal(found.mask, one.mask)
+        np.testing.assert_array_equal(found.image, frame)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
 def test_batches_keep_the_order_and_mix_no_sizes(make_runtime, image, batch):
     images = [image, image[::-1], image[:50], image[:50, ::-1], image, image[:, ::-1], image.astype(np.uint16) * 257]

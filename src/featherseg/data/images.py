@@ -55,6 +55,7 @@ _TURNS = {  # EXIF orientation -> what brings the image upright (CIPA DC-008, ta
     8: Image.Transpose.ROTATE_90,
 }
 _BITS, _PLANES, _SAMPLE_FORMAT, _SIGNED = 258, 284, 339, 2  # tags of a TIFF, and a value of the last
+_KIND, _SMALLER, _MASK = 254, 1, 4  # what a page is of the image before it: NewSubfileType, TIFF 6.0, page 36
 _SWAPPED = "B" if sys.byteorder == "little" else "L"
 _LOW_BYTE = {  # raw mode in which Pillow keeps the high bytes of 16-bit colour -> the one that keeps the low bytes
     f"{mode};16{high}": f"{mode};16{low}"
@@ -168,12 +169,13 @@ def read_image(path: Source, channels: int = 3) -> np.ndarray:
     """The image as (H, W, channels) uint8 or uint16, upright by its EXIF orientation; RGB for three channels.
 
     Palette and CMYK images become RGB; alpha is dropped unless four channels are asked, for which no CMYK is taken;
-    grey is repeated where three are. A TIFF whose pages are single-channel images of one size holds one channel a page.
+    grey is repeated where three are. A TIFF whose pages are single-channel images of one size holds one channel a page;
+    smaller versions of an image and its mask are none.
     Raises DataNotFound for a missing file and DataError for one that is corrupt, cut short, larger than MAX_PIXELS, or
     of other channels.
     """
     with _opened(path) as image:
-        if _pages(image, path) > 1:
+        if len(_pages(image, path)) > 1:
             return _read_pages(image, path, channels)
         pixels = _pixels(image, path, keep_fourth=channels == 4)  # (H, W, C)
     found = pixels.shape[2]
@@ -228,7 +230,7 @@ def mask_palette(path: Path) -> list[Color]:
 def image_channels(path: Path) -> int:
     """Channels of the image from its header: pages of a TIFF, 1 for grey, else 3 (alpha is not counted)."""
     with _opened(path) as image:
-        return _pages(image, path) if _is_single(image) else 3
+        return len(_pages(image, path)) if _is_single(image) else 3
 
 
 @contextmanager
@@ -327,18 +329,22 @@ def _pixels(image: ImageFile.ImageFile, path: Source, keep_fourth: bool) -> np.n
     return np.array(_to_rgb(upright, path))  # (H, W, 3)
 
 
-def _pages(image: ImageFile.ImageFile, path: Source) -> int:
-    """How many single-channel pages a TIFF has; 1 for any other file. Raises DataError above MAX_PAGES."""
+def _pages(image: ImageFile.ImageFile, path: Source) -> list[int]:
+    """Which pages of a TIFF of single channels are channels; [0] for any other file. Raises DataError above MAX_PAGES.
+
+    Smaller versions of an image and the mask of its valid pixels, as GDAL stores them behind it, are none.
+    """
+    found = [0]
     if image.format != "TIFF" or not _is_single(image):
-        return 1
-    pages = 1
+        return found
     try:
-        while pages <= MAX_PAGES:  # Pillow would count them all: a minute for a file of small ones
-            image.seek(pages)
-            pages += 1
+        for page in range(1, MAX_PAGES + 1):  # Pillow would count them all: a minute for a file of small ones
+            image.seek(page)
+            if not image.tag_v2.get(_KIND, 0) & (_SMALLER | _MASK):  # type: ignore[attr-defined]
+                found.append(page)
     except EOFError:
         image.seek(0)
-        return pages
+        return found
     raise DataError(f"{path} holds more than {MAX_PAGES} pages. Expected one page per channel.")
 
 
@@ -349,10 +355,10 @@ def _is_single(image: ImageFile.ImageFile) -> bool:
 def _read_pages(image: ImageFile.ImageFile, path: Source, channels: int) -> np.ndarray:
     """The single-channel pages of a TIFF, stacked to (H, W, pages)."""
     pages = _pages(image, path)
-    if pages != channels:
-        raise _other_channels(path, pages, channels)
+    if len(pages) != channels:
+        raise _other_channels(path, len(pages), channels)
     planes, (width, height) = [], image.size
-    for page in range(pages):
+    for page in pages:
         image.seek(page)
         _check_page(image, path)
         if image.size != (width, height):  # before it is decoded: callers asked for the size of the first

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, overload
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.files import write_together
@@ -40,9 +41,10 @@ LIGHT_PIXELS = 1_000_000
 class Prediction:
     """What a model predicts for one image.
 
-    mask (H, W) uint8 holds indices into `classes`; image (H, W, C) is the image; how is "whole" or "6 tiles of
-    1024x1024"; name is the file's name without its ending, "image" for an image that came from no file; panoptic is
-    of a panoptic model: ids (H, W) of objects and regions, and what each id is.
+    mask (H, W) uint8 holds indices into `classes`; image (H, W, C) is the image, of an array that
+    was given alone or in a list no copy: when it is filled anew, overlay and save draw on what it holds then. how is
+    "whole" or "6 tiles of 1024x1024"; name is the file's name without its ending, "image" for an image that came from
+    no file; panoptic is of a panoptic model: ids (H, W) of objects and regions, and what each id is.
     """
 
     mask: np.ndarray
@@ -185,13 +187,14 @@ class Predictor:
     def __call__(self, x: Any) -> Any:
         """One image -> a Prediction; a list or tuple -> a list; an iterator -> an iterator, read as it is used.
 
+        Arrays and tensors of an iterator are copied, so that it may fill the same one anew for each frame.
         An image is a path, an address in a bucket, a PIL image, an (H, W, C) uint8 or uint16 array (RGB for three
         channels), or a (C, H, W) tensor: uint8, uint16, or float from 0 to 1. Raises DataError for anything else.
         """
         if isinstance(x, list | tuple):
             return list(self._many(_sound(image) for image in read_ahead(x, self._read, self._is_light_file)))
         if isinstance(x, Iterator):
-            return self._many(map(self._read, x))
+            return self._many(self._read(image, copy=True) for image in x)
         return self._together([self._read(x)])[0]
 
     def plan(self, size: tuple[int, int]) -> Plan:
@@ -233,11 +236,12 @@ class Predictor:
         if waiting:
             yield from self._together(waiting)
 
-    def _read(self, x: Any) -> InputImage:
+    def _read(self, x: Any, *, copy: bool = False) -> InputImage:
         x = fetched(x)
         if isinstance(x, EncodedImage) or (isinstance(x, str | Path) and not os.path.isdir(x)):
             self.plan(image_size(x if isinstance(x, EncodedImage) else Path(x)))  # too large is refused undecoded
-        return read_input(x, self.runtime.channels)
+        image = read_input(x, self.runtime.channels)
+        return replace(image, pixels=image.pixels.copy()) if copy and isinstance(x, np.ndarray | Tensor) else image
 
     def _together(self, images: Sequence[InputImage]) -> list[Prediction]:
         """Images of one size and type, as many at a time as the memory allows."""
