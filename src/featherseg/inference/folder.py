@@ -6,7 +6,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count
@@ -112,31 +112,39 @@ class Output:
         return ("NAME_mask.png" if self.settings.masks else "NAME_mask.png, NAME_color.png, NAME_overlay.png") + objects
 
     def check(self, runtime: Runtime) -> None:
-        """Raises ConfigError where files of this model's predictions would replace others, or an image itself."""
+        """Raises ConfigError where files of this model's predictions would replace others, or an image itself.
+
+        DataError where panoptic.json, which goes on listing earlier images, cannot be read or has other classes.
+        """
         if runtime.panoptic and self.files and not self.submission:
             self.panoptic = PanopticOutput(self.folder, runtime.classes)
-        written = self.all_files(self.names)
+        written, there = self.all_files(self.names), dict[str, StoredFile]()
         if self.bucket is None:
             images = {os.path.realpath(file) for file in self.files if isinstance(file, Path)}
             if own := [file for file in written if os.path.realpath(file) in images]:
                 raise ConfigError(f"{own[0]} is one of the images itself. Choose another folder with -o.")
             taken = [str(file) for file in written if os.path.exists(file)]
         else:
-            try:
-                there = {file.address for file in list_files(self.bucket, deep=self.panoptic is not None)}
-            except DataNotFound:
-                there = set()
+            with suppress(DataNotFound):
+                there = {file.address: file for file in list_files(self.bucket, deep=self.panoptic is not None)}
             taken = [place for place in map(self._address, written) if place in there]
         if taken and not self.settings.overwrite:
             raise ConfigError(
                 f"{taken[0]} exists, {len(taken)} files in all. Use --overwrite, or another folder with -o."
             )
+        if self.panoptic:
+            listed = self.panoptic.writer.path
+            if stored := there.get(self._address(listed)):
+                listed.write_bytes(stored.read())
+            if listed.exists():
+                exists = (lambda file: self._address(file) in there) if self.bucket else Path.is_file
+                self.panoptic.keep(self.names, exists, self._address(listed) if self.bucket else str(listed))
 
     def all_files(self, names: Sequence[str]) -> list[Path]:
-        """The files of images of these names."""
+        """The files of images of these names, without what there is one of for all."""
         if self.submission:
             return [self.submission.file(self.folder, name) for name in names]
-        objects = self.panoptic.files(self.folder, names) if self.panoptic else []
+        objects = self.panoptic.files(names) if self.panoptic else []
         kinds = 1 if self.settings.masks else 3
         return [file for name in names for file in output_files(self.folder, name)[:kinds]] + objects
 
@@ -153,8 +161,8 @@ class Output:
         self._put(self.all_files([name]))
 
     def finish(self) -> None:
-        """Write what there is one of for all images."""
-        if self.panoptic:
+        """Write what there is one of for all images, where any was saved."""
+        if self.panoptic and self.panoptic.added:
             self._put([self.panoptic.finish()])
 
     def _put(self, files: Sequence[Path]) -> None:
@@ -192,19 +200,21 @@ def write_predictions(predictor: Predictor, output: Output, told: Told) -> Predi
     """
     if output.submission:
         output.submission.check(predictor.runtime.name, predictor.classes)
-    with Writer() as writer:
-        readable, names = ReadableOnly(predictor, output, writer, told), list[str]()
-        for result in predictor(iter(readable)):  # not by enumerate, which would hold the last result
-            name, file = readable.given[len(names)]
-            names.append(name)
-            if predictor.is_light(result.mask.shape):
-                writer.write(partial(output.save, result, name, file))
-            else:
-                output.save(result, name, file)
-            told(name, result)
-            del result  # its image and mask are not held while the next is read
-        writer.wait()
-    output.finish()
+    try:
+        with Writer() as writer:
+            readable, names = ReadableOnly(predictor, output, writer, told), list[str]()
+            for result in predictor(iter(readable)):  # not by enumerate, which would hold the last result
+                name, file = readable.given[len(names)]
+                names.append(name)
+                if predictor.is_light(result.mask.shape):
+                    writer.write(partial(output.save, result, name, file))
+                else:
+                    output.save(result, name, file)
+                told(name, result)
+                del result  # its image and mask are not held while the next is read
+            writer.wait()
+    finally:  # also of a command that is stopped: what it wrote is listed
+        output.finish()
     return PredictedFolder(output.place, tuple(names), tuple(readable.left_out))
 
 

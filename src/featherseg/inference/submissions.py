@@ -1,19 +1,19 @@
 """Predictions as the benchmarks' own tools read them: grey masks, or panoptic PNGs with their JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from featherseg.core.errors import ConfigError
+from featherseg.core.errors import ConfigError, DataError
 from featherseg.core.files import refuse_links
 from featherseg.core.types import ClassInfo
 from featherseg.data import category_ids
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
 from featherseg.data.panoptic.data import categories
-from featherseg.data.panoptic.files import PanopticWriter
+from featherseg.data.panoptic.files import PanopticWriter, official_id
 from featherseg.inference.drawing import save_image
 from featherseg.inference.panoptic import Panoptic
 
@@ -59,36 +59,42 @@ SUBMISSIONS = {
 
 
 FOLDER = "panoptic"
-CITYSCAPES_IMAGE = "_leftImg8bit"
 
 
 class PanopticOutput:
     """Writes panoptic/NAME.png for every image, and at the end panoptic.json, which says what their ids are.
 
     Categories are those of the benchmark whose classes these are (`data.category_ids`), else the class ids. Raises
-    FeathersegError where panoptic/, or anything in it, is a link.
+    FeathersegError where panoptic/, anything in it, or panoptic.json is a link.
     """
 
     def __init__(self, output: Path, classes: Sequence[ClassInfo]) -> None:
-        refuse_links(output, FOLDER)
+        refuse_links(output, FOLDER, f"{FOLDER}.json")
         self.ids = category_ids(classes)
+        self.added = False
         self.writer = PanopticWriter(output / FOLDER, categories(classes, self.ids))
 
-    @staticmethod
-    def files(output: Path, names: Sequence[str]) -> list[Path]:
-        """What will be written for images of these names."""
-        return [*(output / FOLDER / f"{name}.png" for name in names), output / f"{FOLDER}.json"]
+    def files(self, names: Sequence[str]) -> list[Path]:
+        """What will be written for images of these names, panoptic.json apart."""
+        return [self.writer.folder / f"{name}.png" for name in names]
+
+    def keep(self, names: Sequence[str], there: Callable[[Path], bool], place: str) -> None:
+        """Go on with the panoptic.json that is there, so that it lists other images than these too, whose PNG is there.
+
+        Raises DataError, which calls it `place`, for one that cannot be read, or has other classes.
+        """
+        try:
+            self.writer.keep(lambda file: there(self.writer.folder / file), [f"{name}.png" for name in names])
+        except DataError as error:
+            found = str(error).replace(str(self.writer.path), place)
+            raise DataError(f"{found} Choose another folder with -o, or move that file away.") from None
 
     def add(self, name: str, image: str, panoptic: Panoptic) -> None:
         """Write the PNG of one image, whose file is `image`; its image id is NAME as the benchmarks have it."""
+        self.added = True
         segments = [{**segment, "category_id": self.ids[segment["category_id"]]} for segment in panoptic.segments]
-        self.writer.add(image_id(name), image, f"{name}.png", (panoptic.ids, segments))
+        self.writer.add(official_id(name), image, f"{name}.png", (panoptic.ids, segments))
 
     def finish(self) -> Path:
         """Write the JSON; -> its path."""
         return self.writer.finish()
-
-
-def image_id(name: str) -> int | str:
-    """The image id of a file's name without ending: COCO's are numbers, Cityscapes' lack the kind of the file."""
-    return int(name) if name.isascii() and name.isdigit() else name.removesuffix(CITYSCAPES_IMAGE)

@@ -14,6 +14,7 @@ from featherseg.data.panoptic.files import (
     MAX_ID,
     PanopticWriter,
     from_colors,
+    official_id,
     read_ids,
     read_panoptic_json,
     to_colors,
@@ -72,6 +73,29 @@ def test_a_png_is_the_old_or_the_new_one_whatever_happens(tmp_path, monkeypatch,
         with pytest.raises(Crash if fault is Crash else FeathersegError):
             write_ids(path, new)
     assert (read_ids(path) == old).all() or (read_ids(path) == new).all()
+
+
+# The JSON of several commands
+
+
+def test_names_that_would_share_an_image_id_have_their_file_names_in_whatever_order(tmp_path):
+    """Otherwise its own reader refuses it; other names keep the form of COCO and of Cityscapes."""
+    ids = {"1.png": "1.png", "01.png": "01.png", "x.png": "x.png", "x_leftImg8bit.png": "x_leftImg8bit.png"}
+    ids |= {"000000000007.png": 7, "jena_1_2_leftImg8bit.png": "jena_1_2"}
+    ids |= {"x.png_leftImg8bit.png": "x.png_leftImg8bit.png"}  # would share what x.png has by now
+    for number, names in enumerate((list(ids), sorted(ids), sorted(ids, reverse=True))):
+        for folder, at_once in ((tmp_path / f"{number}/at-once", True), (tmp_path / f"{number}/by-one", False)):
+            writer = PanopticWriter(folder, [])
+            for name in [*names, names[0]]:  # the first is predicted anew at the end
+                writer.add(official_id(name.removesuffix(".png")), "a.jpg", name, (np.ones((2, 2), int), []))
+                if not at_once:
+                    writer.finish()
+                    writer = PanopticWriter(folder, [])
+                    writer.keep(lambda name, folder=folder: (folder / name).is_file(), [])
+            found = read_panoptic_json(writer.finish()).annotations
+            assert {row.file_name: row.image_id for row in found} == ids
+            images = json.loads(folder.with_name(f"{folder.name}.json").read_text())["images"]
+            assert [image["id"] for image in images] == [row.image_id for row in found]
 
 
 # Real files
@@ -169,8 +193,9 @@ def test_a_file_that_is_no_json_too_large_or_not_there(tmp_path, monkeypatch):
         (tmp_path / "a.json").write_bytes(content)
         with pytest.raises(DataError, match=r"a\.json cannot be read as JSON"):
             read_panoptic_json(tmp_path / "a.json")
-    with pytest.raises(DataError, match="'categories' is not a list of objects with an 'id'"):
-        read_panoptic_json(write(tmp_path / "a.json", [], categories=[{"name": "road"}]))
+    for row in ({"name": "road"}, {"id": []}):
+        with pytest.raises(DataError, match="'categories' is not a list of objects with an 'id'"):
+            read_panoptic_json(write(tmp_path / "a.json", [], categories=[row]))
     monkeypatch.setattr(panoptic_files, "MAX_JSON_BYTES", 10)
     with pytest.raises(DataError, match="the limit is 10"):
         read_panoptic_json(tmp_path / "a.json")

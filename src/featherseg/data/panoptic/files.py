@@ -6,7 +6,7 @@ R + 256 G + 65536 B at every pixel, 0 = void; NAME.json beside the folder NAME l
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -25,6 +25,10 @@ MAX_ID = 256**3 - 1
 
 MAX_JSON_BYTES = 2**30
 """Size above which a JSON is refused before it is read."""
+
+CITYSCAPES_IMAGE = "_leftImg8bit"
+
+_Row = Mapping[str, Any]
 
 ID, CATEGORY, AREA, IS_CROWD = range(4)
 """Columns of an annotation's segments."""
@@ -84,7 +88,11 @@ def read_panoptic_json(path: Path) -> PanopticJson:
     Raises DataNotFound for a missing file and DataError, naming the annotation, for one that is no panoptic JSON, that
     lists an id or a file twice, or whose file names lead out of the folder.
     """
-    content = _load(path)
+    return _parse(path, _load(path))
+
+
+def _parse(path: Path, content: Any) -> PanopticJson:
+    """What `read_panoptic_json` gives of a file that holds `content`."""
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
         raise DataError(f"{path} is not a panoptic JSON: expected an object with a list 'annotations'.")
     annotations = tuple(_annotation(path, number, row) for number, row in enumerate(content["annotations"]))
@@ -93,10 +101,15 @@ def read_panoptic_json(path: Path) -> PanopticJson:
         twice, times = Counter(values).most_common(1)[0] if values else ("", 0)
         if times > 1:
             raise DataError(f"{path}: two annotations have the {key} {twice!r}. Keep one per image.")
-    categories = content.get("categories", [])
-    if not isinstance(categories, list) or not all(isinstance(row, dict) and "id" in row for row in categories):
-        raise DataError(f"{path}: 'categories' is not a list of objects with an 'id'.")
-    return PanopticJson(annotations, {row["id"]: row for row in categories})
+    return PanopticJson(annotations, _by_id(path, content, "categories"))
+
+
+def _by_id(path: Path, content: Mapping[str, Any], key: str) -> dict[Any, Mapping[str, Any]]:
+    """id -> object of the list `key`, which may be missing."""
+    rows = content.get(key, [])
+    if not isinstance(rows, list) or not all(isinstance(r, dict) and isinstance(r.get("id"), int | str) for r in rows):
+        raise DataError(f"{path}: {key!r} is not a list of objects with an 'id'.")
+    return {row["id"]: row for row in rows}
 
 
 class PanopticWriter:
@@ -104,28 +117,69 @@ class PanopticWriter:
 
     `folder` "out/panoptic_val" makes out/panoptic_val/*.png and out/panoptic_val.json, which official tools take as
     ground truth and as prediction. Every file is written whole or not at all; the JSON is the last.
+
+    Files that would have one image id have, each of them, their name in the folder instead, whichever came first.
     """
 
     def __init__(self, folder: Path, categories: Sequence[Mapping[str, Any]]) -> None:
         self.folder, self.categories = folder, list(categories)
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
+        self.path = folder.with_name(f"{folder.name}.json")
+        self._rows: dict[str, tuple[_Row | None, _Row]] = {}  # by file_name: its image, its annotation
+
+    def keep(self, there: Callable[[str], bool], replaced: Collection[str]) -> None:
+        """List what the JSON that is there lists and `add` does not add anew, where `there` is true of the PNG's name.
+
+        Raises DataError for one that cannot be read, and for one of other categories, unless all that it lists is to be
+        `replaced`, of which then nothing is kept.
+        """
+        content = _load(self.path)
+        listed, images = _parse(self.path, content), _by_id(self.path, content, "images")
+        rows: dict[str, tuple[_Row | None, _Row]] = {}
+        for annotation, raw in zip(listed.annotations, content["annotations"], strict=True):
+            name, number = annotation.file_name, annotation.image_id
+            wanted = official_id(name.removesuffix(".png")) if number == name else number
+            if there(name):
+                rows[name] = (images.get(number), {**raw, "image_id": wanted, "file_name": name})
+        ours, theirs = (
+            {row["id"]: (row.get("name"), row.get("isthing")) for row in categories}
+            for categories in (self.categories, listed.categories.values())
+        )
+        if ours == theirs:
+            self._rows = rows
+        elif rows.keys() - set(replaced):
+            raise DataError(f"{self.path} lists images by other classes: expected one list of classes for all of them.")
 
     def add(self, image_id: int | str, image: str, file_name: str, panoptic: Panoptic, *, draw: bool = True) -> None:
-        """Add one segmentation of the image `image` as the PNG `file_name`; without `draw` the PNG is there."""
+        """Add one segmentation of the image `image` as the PNG `file_name`; without `draw` the PNG is there.
+
+        It takes the place of what was listed of that PNG.
+        """
         ids, segments = panoptic
         if draw:
             write_ids(self.folder / _inside(file_name, str(self.folder)), ids)
         height, width = ids.shape
-        self._images.append({"id": image_id, "file_name": image, "height": height, "width": width})
-        self._annotations.append({"image_id": image_id, "file_name": file_name, "segments_info": segments})
+        self._rows[file_name] = (
+            {"id": image_id, "file_name": image, "height": height, "width": width},
+            {"image_id": image_id, "file_name": file_name, "segments_info": segments},
+        )
 
     def finish(self) -> Path:
         """Write the JSON; returns its path."""
-        path = self.folder.with_name(f"{self.folder.name}.json")
-        content = {"images": self._images, "annotations": self._annotations, "categories": self.categories}
-        write_text(path, json.dumps(content, ensure_ascii=False) + "\n")
-        return path
+        ids = {name: annotation["image_id"] for name, (_, annotation) in self._rows.items()}
+        while twice := {i for i, times in Counter(ids.values()).items() if times > 1}:
+            ids = {name: name if i in twice else i for name, i in ids.items()}
+        content = {
+            "images": [{**image, "id": ids[name]} for name, (image, _) in self._rows.items() if image],
+            "annotations": [{**row, "image_id": ids[name]} for name, (_, row) in self._rows.items()],
+            "categories": self.categories,
+        }
+        write_text(self.path, json.dumps(content, ensure_ascii=False) + "\n")
+        return self.path
+
+
+def official_id(name: str) -> int | str:
+    """The image id of a file's name without ending: COCO's are numbers, Cityscapes' lack the kind of the file."""
+    return int(name) if name.isascii() and name.isdigit() else name.removesuffix(CITYSCAPES_IMAGE)
 
 
 def _read_colors(path: Path) -> np.ndarray:
