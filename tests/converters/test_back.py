@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 import featherseg
-from featherseg.core.errors import DataNotFound, FeathersegError, UnknownName
+from featherseg.core.errors import DataError, DataNotFound, FeathersegError, UnknownName
 from featherseg.core.types import ClassInfo
 from featherseg.data import open_dataset
 from featherseg.data.panoptic.files import PanopticWriter
@@ -181,6 +181,34 @@ def test_predicted_masks_go_to_the_tool_with_their_names(form, tmp_path):
     featherseg.convert(tmp_path / "there", tmp_path / "back")
     data = open_dataset(str(tmp_path / "back/dataset.toml"), "train")
     assert (named(data, 0) == np.array(["background", "cat", "tree"], dtype=object)[mask]).all()
+
+
+def test_images_of_one_name_get_their_own_masks(tmp_path):
+    mask = predicted(tmp_path / "predictions")
+    save_index_png(mask[::-1], CLASSES, tmp_path / "predictions/street-2_mask.png")  # so `predict` names the second
+    for name in ("street.jpg", "street.png"):
+        picture(tmp_path / "photos" / name)
+    done = featherseg.convert(
+        tmp_path / "predictions", tmp_path / "there", to_format="labelme", images=tmp_path / "photos"
+    )
+    assert done.notes == []
+    for name, source, drawn in (("street.json", "street.jpg", mask), ("street-2.json", "street.png", mask[::-1])):
+        content = json.loads((tmp_path / "there" / name).read_text())
+        placed = tmp_path / "there" / content["imagePath"]
+        assert placed.read_bytes() == (tmp_path / "photos" / source).read_bytes()
+        left, top = np.array(next(s["points"] for s in content["shapes"] if s["label"] == "cat")).min(axis=0)
+        assert drawn[int(top), int(left)] == 1
+
+
+def test_masks_of_other_images_are_refused_or_told(tmp_path):
+    mask = predicted(tmp_path / "predictions")
+    save_index_png(mask, CLASSES, tmp_path / "predictions/park_mask.png")
+    picture(tmp_path / "photos/street.jpg")
+    done = featherseg.convert(tmp_path / "predictions", tmp_path / "a", to_format="coco", images=tmp_path / "photos")
+    assert done.notes == [f"1 mask without an image in {tmp_path / 'photos'}: park_mask.png"]
+    Image.new("RGB", (7, 5)).save(tmp_path / "photos/street.jpg")
+    with pytest.raises(DataError, match=r"street_mask\.png is .* but .*street\.jpg is 5x7: it is of another image"):
+        featherseg.convert(tmp_path / "predictions", tmp_path / "b", to_format="coco", images=tmp_path / "photos")
 
 
 def test_predicted_masks_without_images_or_names_are_written_all_the_same(tmp_path):

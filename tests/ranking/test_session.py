@@ -240,6 +240,16 @@ def test_masks_to_correct_are_what_the_model_predicts(tool, yard, colors):
         rank("colors.onnx", "plain", top=2, to_format=tool)
 
 
+@pytest.mark.parametrize(("tool", "files"), [("labelme", "*.json"), ("yolo", "labels/train/*.txt")])
+def test_images_of_one_name_keep_their_own_masks(tool, files, yard, colors):
+    colored(Path("plain"))
+    first = sorted(Path("plain").glob("*.png"))[0]
+    Image.open(first).save(first.with_suffix(".bmp"))
+    count = len(list(Path("plain").iterdir()))
+    found = rank("colors.onnx", "plain", top=count, to_format=tool)
+    assert len(found.images) == len(list(found.to.glob(files))) == count
+
+
 def run_cli(*words: object):
     return CliRunner().invoke(cli.build_app(), ["rank", *map(str, words)])
 

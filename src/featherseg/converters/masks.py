@@ -16,12 +16,14 @@ from scipy import ndimage
 from featherseg.converters.pixel_rules import pillow_polygon
 from featherseg.converters.source import place_image
 from featherseg.core.errors import DataError, DataNotFound
+from featherseg.core.files import unique_names
 from featherseg.core.types import IGNORE, ClassInfo, Color, SegmentationData, Size
+from featherseg.core.wording import counted, size_text
 from featherseg.data.color_lists import is_background
 from featherseg.data.datasets.dataset_toml import read_dataset_toml
 from featherseg.data.datasets.folder import list_folder, read_instances
 from featherseg.data.fingerprint import files_of
-from featherseg.data.images import IMAGE_SUFFIXES, images_in, read_mask
+from featherseg.data.images import IMAGE_SUFFIXES, image_size, images_in, read_mask
 from featherseg.data.pairs import Pair, complete
 from featherseg.data.palettes import CLASSES_KEY, default_palette
 from featherseg.data.panoptic.files import read_ids, read_panoptic_json
@@ -199,7 +201,10 @@ def _dataset(toml: Path) -> Masks:
 def _predictions(src: Path, found: list[Path], folder: Path | None) -> Masks:
     classes = _classes_of(found)
     notes = [] if folder else ["the images are not in the folder of predictions: add them with --images FOLDER"]
-    images = {path.stem: path for path in images_in(folder)} if folder else {}
+    paths = images_in(folder) if folder else []
+    images = dict(zip(unique_names(paths), paths, strict=True))  # as `predict` names them
+    if folder and (alone := [path for path in found if path.name.removesuffix(PREDICTED) not in images]):
+        notes.append(f"{counted(len(alone), 'mask')} without an image in {folder}: {alone[0].name}")
     segments: dict[str, Any] = {}
     if (src / "panoptic.json").is_file():
         content = read_panoptic_json(src / "panoptic.json")
@@ -221,7 +226,12 @@ def _predictions(src: Path, found: list[Path], folder: Path | None) -> Masks:
                 objects = read_ids(src / "panoptic" / segments[stem].file_name)
                 objects = np.where(np.isin(mask, [i for i, info in enumerate(classes) if info.thing]), objects, 0)
             image = images.get(stem)
-            yield MaskedImage(image.name if image else f"{stem}{IMAGE_SUFFIXES[0]}", image, mask, objects)
+            if image and (size := image_size(image)) != mask.shape:
+                raise DataError(
+                    f"{path} is {size_text(mask.shape)} (height x width), but {image} is {size_text(size)}: it is of "
+                    "another image. Name the folder that was predicted, or predict it anew."
+                )
+            yield MaskedImage(f"{stem}{image.suffix if image else IMAGE_SUFFIXES[0]}", image, mask, objects)
 
     return Masks(classes, read(), len(found), notes)
 

@@ -13,7 +13,7 @@ import numpy as np
 from featherseg.converters import WRITERS, check_writer
 from featherseg.converters.masks import MaskedImage, Masks
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, near_path, unknown
-from featherseg.core.files import check_folder, check_writable, new_folder, refuse_used, write_text
+from featherseg.core.files import check_folder, check_writable, new_folder, numbered, refuse_used, write_text
 from featherseg.core.notebook import html_table, progress_or_bar
 from featherseg.core.types import Progress
 from featherseg.core.wording import counted
@@ -289,14 +289,15 @@ def _write_masks(
     things = [number for number, info in enumerate(classes) if info.thing]
 
     def predicted() -> Iterator[MaskedImage]:
-        for number, row in enumerate(images):
+        paths = [Path(row.image) for row in images]
+        names = numbered((path.relative_to(folder).with_suffix("").as_posix() for path in paths), set())
+        for number, (path, name) in enumerate(zip(paths, names, strict=True)):
             progress("writing masks to correct", number, len(images))
-            path = Path(row.image)
             found = predictor(path)
             objects = None
             if found.panoptic is not None:
                 objects = np.where(np.isin(found.mask, things), found.panoptic.ids, 0)
-            yield MaskedImage(path.relative_to(folder).as_posix(), path, found.mask, objects)
+            yield MaskedImage(name + path.suffix, path, found.mask, objects)  # some tools drop the ending
 
     with new_folder(to) as new:
         WRITERS[to_format](new, Masks(classes, predicted(), len(images)), False)
