@@ -42,6 +42,7 @@ def test_videos_and_images_go_into_one_folder(lawn_run, clip, tmp_path):
     write_video(other / "clip.mp4", moving_images(2))
     result = run(lawn_run, photos, clip, other / "clip.mp4", "-o", tmp_path / "out")
     assert result.exit_code == 0
+    assert f"{photos}: images alone are taken, not 1 video; name videos as files" in result.stdout
     names = ["a_color.png", "a_mask.png", "a_overlay.png", "clip-2_overlay.mp4", "clip_overlay.mp4"]
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == names
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +24,7 @@ from featherseg.cli.predict_cluster import predict_over_cluster, refuse_options
 from featherseg.cli.predict_video import find_moving
 from featherseg.core.errors import ConfigError
 from featherseg.core.storage import is_remote
-from featherseg.core.wording import one_line, size_text
+from featherseg.core.wording import counted, one_line, size_text
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
@@ -125,10 +126,13 @@ def predict(
     inference = parse_inference(window, scales, tta, resize)
     if moving.paths and any(map(is_remote, (output, *moving.paths))):
         raise ConfigError("videos are read from and written to this machine's disk alone: copy them, or name images.")
+    from rich.markup import escape
+
     from featherseg.cli.terminal import Console
     from featherseg.inference.folder import OutputSettings, open_output
     from featherseg.inference.predictor import Predictor
     from featherseg.inference.runtimes import open_runtime
+    from featherseg.inference.video.read import is_video
 
     # All that would be in the way is refused; then the images, after them the videos
     with open_output(output, files, OutputSettings(masks, submission, overwrite)) as out:
@@ -138,6 +142,10 @@ def predict(
         inference = with_own_resize(inference, resize, runtime)
         predictor = Predictor(runtime, batch=batch, inference=inference, memory_gb=memory_gb, max_side=max_side)
         console = Console(highlight=False, soft_wrap=True)
+        for folder in [path for path in paths if not is_remote(path) and os.path.isdir(path)]:
+            if videos := sum(is_video(file) for file in folder.iterdir()):
+                where = escape(one_line(str(folder)))
+                console.print(f"{where}: images alone are taken, not {counted(videos, 'video')}; name videos as files")
         failed = _predict_images(predictor, out, console) if files else 0
         failed += moving.run(predictor, run, masks, console) if moving.paths else 0
     if failed:
