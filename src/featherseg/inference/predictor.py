@@ -41,10 +41,10 @@ LIGHT_PIXELS = 1_000_000
 class Prediction:
     """What a model predicts for one image.
 
-    mask (H, W) uint8 holds indices into `classes`; image (H, W, C) is the image, of an array that
-    was given alone or in a list no copy: when it is filled anew, overlay and save draw on what it holds then. how is
-    "whole" or "6 tiles of 1024x1024"; name is the file's name without its ending, "image" for an image that came from
-    no file; panoptic is of a panoptic model: ids (H, W) of objects and regions, and what each id is.
+    mask (H, W) uint8 holds indices into `classes`; image (H, W, C) is the image: an array that was given alone or in a
+    list is not copied, so that overlay and save draw on what it holds then; how is "whole" or "6 tiles of 1024x1024";
+    name is the file's name without its ending, "image" for an image that came from no file; panoptic is of a panoptic
+    model: ids (H, W) of objects and regions, and what each id is.
     """
 
     mask: np.ndarray
