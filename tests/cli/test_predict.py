@@ -110,9 +110,12 @@ def test_an_image_is_never_replaced_by_its_own_result(lawn_run, photos, tmp_path
 
 def test_paths_that_cannot_be_are_refused_before_work(lawn_run, photos, tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "rides" / "day").mkdir(parents=True)
+    Image.new("RGB", (40, 30)).save(tmp_path / "rides" / "day" / "a.png")
     for arguments, named in (
         ((photos / "none.jpg",), "none.jpg does not exist"),
-        ((tmp_path / "empty",), "has no images"),
+        ((tmp_path / "empty",), "has no images. Expected"),
+        ((tmp_path / "rides",), f"has no images; {tmp_path / 'rides' / 'day'} has: name folders of images. Expected"),
         ((photos, "-o", photos), "folder of the images itself"),
         ((photos, "-o", tmp_path / "out.png"), "out.png names an image: expected a folder"),
         ((photos, "-o", "s3://b/out.png"), "-o s3://b/out.png names an image"),

@@ -37,14 +37,20 @@ def test_videos_and_images_go_into_one_folder(lawn_run, clip, tmp_path):
     photos.mkdir()
     Image.new("RGB", (70, 64), (9, 90, 9)).save(photos / "a.png")
     write_video(photos / "b.mp4", moving_images(2))  # in a folder: not named, not taken
+    for name in ("day", ".thumbs"):
+        (photos / name).mkdir()
+        Image.new("RGB", (70, 64), (9, 90, 9)).save(photos / name / "c.png")  # in a folder of the folder: as little
     other = tmp_path / "other"
     other.mkdir()
     write_video(other / "clip.mp4", moving_images(2))
-    result = run(lawn_run, photos, clip, other / "clip.mp4", "-o", tmp_path / "out")
+    result = run(lawn_run, photos, clip, other / "clip.mp4", "-o", photos / "out")
     assert result.exit_code == 0
     assert f"{photos}: images alone are taken, not 1 video; name videos as files" in result.stdout
+    left = f"{photos}: its own images are taken, not those of 1 folder in it (day); name each folder of images"
+    assert left in result.stdout
+    assert left in run(lawn_run, photos, "-o", photos / "out", "--overwrite").stdout  # results are no images to name
     names = ["a_color.png", "a_mask.png", "a_overlay.png", "clip-2_overlay.mp4", "clip_overlay.mp4"]
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == names
+    assert sorted(file.name for file in (photos / "out").iterdir()) == names
 
 
 def test_a_damaged_video_is_written_and_the_exit_code_says_so(lawn_run, tmp_path):

@@ -92,7 +92,7 @@ def predict(
     With --cluster the masks alone are written, and predictions.jsonl, which tells of every image; the same command
     again does what is missing.
     """
-    from featherseg.data.images import find_images, refuse_image_name
+    from featherseg.data.images import find_images, folders_of_images, refuse_image_name
 
     # Options that do not go together
     if workers is not None and (cluster is None or workers < 1):
@@ -143,9 +143,12 @@ def predict(
         predictor = Predictor(runtime, batch=batch, inference=inference, memory_gb=memory_gb, max_side=max_side)
         console = Console(highlight=False, soft_wrap=True)
         for folder in [path for path in paths if not is_remote(path) and os.path.isdir(path)]:
+            where = escape(one_line(str(folder)))
             if videos := sum(is_video(file) for file in folder.iterdir()):
-                where = escape(one_line(str(folder)))
                 console.print(f"{where}: images alone are taken, not {counted(videos, 'video')}; name videos as files")
+            if deeper := [inside for inside in folders_of_images(folder) if inside.resolve() != output.resolve()]:
+                left = f"{counted(len(deeper), 'folder')} in it ({escape(one_line(deeper[0].name))})"
+                console.print(f"{where}: its own images are taken, not those of {left}; name each folder of images")
         failed = _predict_images(predictor, out, console) if files else 0
         failed += moving.run(predictor, run, masks, console) if moving.paths else 0
     if failed:

@@ -89,11 +89,17 @@ def images_in(folder: Path) -> list[Path]:
     """The images directly inside a folder, by name. Raises DataNotFound where there is none."""
     inside = sorted(file for file in folder.iterdir() if file.is_file() and is_image(file))
     if not inside:
+        deeper = folders_of_images(folder)
         raise DataNotFound(
-            f"{folder} has no images. Expected files ending in {', '.join(IMAGE_SUFFIXES)}; for videos, name the "
-            f"files, as in {folder}/*.mp4."
+            f"{folder} has no images{f'; {deeper[0]} has: name folders of images' if deeper else ''}. Expected files "
+            f"ending in {', '.join(IMAGE_SUFFIXES)}; for videos, name the files, as in {folder}/*.mp4."
         )
     return inside
+
+
+def folders_of_images(folder: Path) -> list[Path]:
+    """The folders in a folder that have images directly inside, by name; hidden ones are left out."""
+    return sorted({file.parent for file in folder.glob("[!.]*/*") if is_image(file)})
 
 
 def stored_images(place: str) -> list[StoredFile]:
