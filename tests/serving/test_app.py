@@ -22,7 +22,9 @@ from color_model import (
 )
 from PIL import Image
 
+from featherseg.core.errors import ConfigError
 from featherseg.inference.predictor import Predictor
+from featherseg.inference.tiling import PROCESS_BYTES
 from featherseg.serving.models import Served
 from featherseg.serving.schema import BatchAnswer, MaskAnswer
 from featherseg.serving.settings import Limits
@@ -181,6 +183,15 @@ def test_a_size_that_a_model_does_not_take_is_refused_with_its_own_sentence(star
     response = start(Served("color", predictor)).post("/v1/segment", files=form(encoded(image())))
     assert refusal(response) == (400, "image")
     assert "too little for an image of 24x40" in response.json()["error"]["message"]
+
+
+def test_memory_that_holds_no_image_of_the_training_is_refused_before_the_first_request(start):
+    predictor = color_predictor()
+    predictor.runtime.image_size = (360, 480)
+    start(Served("color", predictor))
+    predictor.memory_gb = PROCESS_BYTES / 1e9 + 0.01  # enough for images of 24x40
+    with pytest.raises(ConfigError, match="too little for an image of 360x480"):
+        start(Served("color", predictor))
 
 
 @pytest.mark.parametrize(

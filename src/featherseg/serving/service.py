@@ -48,11 +48,17 @@ STOP_SECONDS = 5.0
 
 
 class Service:
-    """Answers for images; `open` before the first, `close` after the last. For one event loop."""
+    """Answers for images; `open` before the first, `close` after the last. For one event loop.
+
+    Raises ConfigError where the memory is too little for an image of the size that a model was trained on.
+    """
 
     def __init__(self, models: Sequence[Served], settings: Settings) -> None:
         assert models
         assert len({model.name for model in models}) == len(models)
+        for model in models:
+            if (trained := model.predictor.runtime.image_size) is not None:
+                _with_share(model.predictor, LARGE).plan(trained)  # too little memory is said now, not to each sender
         self.models = {model.name: model for model in models}
         self.settings = settings
         self.slots = Slots(settings.limits.queue)
