@@ -37,6 +37,31 @@ def test_a_recipe_of_two_lengths_is_refused(other, tmp_path, monkeypatch, capsys
         assert not (tmp_path / "run").exists()
 
 
+def test_of_two_averages_of_the_weights_the_one_that_is_asked_for_counts():
+    shares = RecipeFile("mine", MINIMAL.text + "ema_share = 0.1\n")
+    assert parse_recipe(shares, ["train.ema=0.9"]).train.average_decay(1000) == 0.9
+    averaged = RecipeFile("mine", MINIMAL.text + "ema = 0.9\n")
+    assert parse_recipe(averaged, ["train.ema_share=0.1"]).train.average_decay(1000) == 0.99
+    with pytest.raises(ConfigError, match=r"train\.ema and train\.ema_share: give one of them"):
+        parse_recipe(MINIMAL, ["train.ema_share=0.1", "train.ema=0.9"])
+    with pytest.raises(ConfigError, match=r"train\.ema and train\.ema_share: give one of them"):
+        parse_recipe(RecipeFile("mine", averaged.text + "ema_share = 0.1\n"))
+
+
+def test_options_of_no_loss_are_refused():
+    with pytest.raises(ConfigError, match=r"loss\.options are those of a loss of another package"):
+        parse_recipe(MINIMAL, ["loss.options={gamma=2}"])
+
+
+def test_a_folder_with_letters_of_any_plane_is_named_as_it_is(tmp_path, monkeypatch, capsys):
+    place = tmp_path / "\U00020bb7 1"
+    words = ["featherseg", "train", "frm-lite0", "--data", "camvid", "--data-root", str(place)]
+    monkeypatch.setattr(sys, "argv", [*words, "--out", str(tmp_path / "run"), "--set", "model.pretrained=false"])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"{place} is not a folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_shipped_recipes_are_right_and_short(name):
     file = read_recipe(name)

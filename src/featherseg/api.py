@@ -7,7 +7,6 @@ is worth knowing on the way goes to the logger "featherseg".
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from featherseg.core.config import setting_texts
 from featherseg.core.errors import ConfigError, DataError, near_path, require
 from featherseg.core.files import check_folder
 from featherseg.core.notebook import percent, progress_or_bar, reporter_of
@@ -110,7 +110,7 @@ def train(
     own = as_model(recipe) if isinstance(recipe, nn.Module) else None
     pair = None if data is None or isinstance(data, str | Path) else data
     begun = resume and (Path(out) / RESOLVED).is_file()
-    texts = [f"{k}={json.dumps(v)}" for k, v in settings.items()] if isinstance(settings, Mapping) else settings
+    texts = setting_texts(settings) if isinstance(settings, Mapping) else settings
     request = Request(
         recipe=str(recipe) if isinstance(recipe, str | Path) else None if own is None or begun else OBJECT_RECIPE,
         data=None if data is None or pair else str(data),

@@ -1,6 +1,5 @@
 """Recipes: a flat TOML file becomes a typed, frozen Recipe; `--set key=value` overrides; slips get a sentence."""
 
-import json
 import os
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from featherseg import models
-from featherseg.core.config import MOST_STEPS, Config, parse, parse_toml, read_text
+from featherseg.core.config import MOST_STEPS, Config, parse, parse_toml, read_text, toml_value
 from featherseg.core.errors import ConfigError, UnknownName, near_path, unknown
 from featherseg.core.storage import address, is_remote, without_buckets
 from featherseg.data import DATASETS, is_own, own_path
@@ -176,6 +175,12 @@ class LossTable(Config):
     contrast_views: Annotated[int, Field(gt=0, le=2**16)] = 100  # pixels of one class in one image, at most
     contrast_group: Positive | None = None  # images contrasted with each other; all on a device where left out
 
+    @model_validator(mode="after")
+    def _options_are_of_a_named_loss(self) -> "LossTable":
+        if self.options and not self.name:
+            raise ValueError("loss.options are those of a loss of another package: name it with loss.name")
+        return self
+
 
 class TeacherTable(Config):
     """[teacher]: runs that the model learns from beside the masks (losses/distillation.py); off without `runs`."""
@@ -269,7 +274,7 @@ class TrainTable(Config):
         return 1 - 1 / max(1.0, self.ema_share * steps) if self.ema_share else self.ema
 
 
-LENGTHS = ("epochs", "steps", "minutes")
+LENGTHS, AVERAGES = ("epochs", "steps", "minutes"), ("ema", "ema_share")
 """Keys of [train] of which one is given."""
 
 
@@ -393,17 +398,8 @@ def _whole_recipe(file: str, model: str) -> str:
     comment = text.partition("\n\n")[0]
     parts = [comment]
     for name, table in tables.items():
-        parts.append("\n".join([f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]))
+        parts.append("\n".join([f"[{name}]", *(f"{key} = {toml_value(value)}" for key, value in table.items())]))
     return "\n\n".join(parts) + "\n"
-
-
-def _toml(value: Any) -> str:
-    """A value of a shipped recipe as TOML."""
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return str(value) if isinstance(value, Decimal) else json.dumps(value, ensure_ascii=False)
 
 
 def parse_recipe(file: RecipeFile, overrides: Iterable[str] = (), **data: str | None) -> Recipe:
@@ -413,7 +409,8 @@ def parse_recipe(file: RecipeFile, overrides: Iterable[str] = (), **data: str | 
     """
     values = parse_toml(file.text, file.name)
     if isinstance(train := values.get("train"), dict):  # in records, steps that were found stand beside minutes
-        _one_length([f"train.{key}" for key in LENGTHS if key in train])
+        for group in (LENGTHS, AVERAGES):
+            _one_of([f"train.{key}" for key in group if train.get(key)])
     return _override(values, file.name, overrides, data)
 
 
@@ -454,10 +451,11 @@ def _override(values: dict[str, Any], where: str, overrides: Iterable[str], data
     named = {override.partition("=")[0].strip() for override in overrides}
     if "loss.name" in named and isinstance(values.get("loss"), dict):  # the recipe's own loss gives way
         values["loss"] = {key: value for key, value in values["loss"].items() if key in OF_ANY_LOSS}
-    keys = named & {f"train.{key}" for key in LENGTHS}
-    _one_length(sorted(keys))
-    if keys and isinstance(values.get("train"), dict):  # the recipe's own length gives way
-        values["train"] = {key: value for key, value in values["train"].items() if key not in LENGTHS}
+    for group in (LENGTHS, AVERAGES):
+        keys = named & {f"train.{key}" for key in group}
+        _one_of(sorted(keys))
+        if keys and isinstance(values.get("train"), dict):  # the recipe's own gives way
+            values["train"] = {key: value for key, value in values["train"].items() if key not in group}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or "." not in key:
@@ -474,7 +472,7 @@ def _override(values: dict[str, Any], where: str, overrides: Iterable[str], data
     return recipe
 
 
-def _one_length(keys: Sequence[str]) -> None:
+def _one_of(keys: Sequence[str]) -> None:
     if len(keys) > 1:
         raise ConfigError(f"{' and '.join(keys)}: give one of them.")
 

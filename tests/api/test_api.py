@@ -7,6 +7,7 @@ import pkgutil
 import shutil
 import signal
 import warnings
+from dataclasses import replace
 from html import unescape
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +19,7 @@ from own_objects import SETTINGS, Halves, darken, loss, own_model
 from small_training import Silent
 
 import featherseg
-from featherseg.core.errors import ConfigError, RunError
+from featherseg.core.errors import ConfigError, FeathersegError, RunError
 from featherseg.data.shapes import Shapes
 from featherseg.inference.folder import OutputSettings
 from featherseg.inference.runtimes import open_runtime
@@ -111,6 +112,47 @@ def test_an_object_that_lacks_something_is_told_what(tmp_path, model, data, said
     with pytest.raises(ConfigError, match=said):
         featherseg.train(model, data, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class Spoiled(Halves):
+    """Halves whose samples are changed before they are given."""
+
+    def __init__(self, count, **parts):
+        super().__init__(count)
+        self.parts = parts
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        return replace(sample, **{key: change(getattr(sample, key)) for key, change in self.parts.items()})
+
+
+def three_maps():
+    model = own_model()
+    model.layers[-1] = torch.nn.Conv2d(8, 3, 1)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("objects", "said"),
+    [
+        (
+            {"augment": lambda image, label, rng: (image[:20], label)},
+            r"label of image-\d: \(32, 48\) uint8, expected \(20",
+        ),
+        ({"augment": lambda image, label, rng: None}, r"augment= gave NoneType: expected \(image, label\)"),
+        ({"data": (Spoiled(8, image=lambda image: image / 255), DATA[1])}, r"image of image-\d: \(32, 48, 3\) float64"),
+        ({"data": (DATA[0], Spoiled(6, image=lambda image: image[..., 0]))}, r"image of image-0: \(32, 48\) uint8"),
+        ({"data": (Spoiled(8, label=lambda label: label[:, :9]), DATA[1])}, r"label of image-\d: \(32, 9\) uint8"),
+        ({"loss": lambda logits, labels: logits.mean(1)}, r"loss= gave \(4, 32, 48\): expected a tensor of one number"),
+        ({"model": three_maps()}, r"TwoStrides gave \(\d, 3, \d+, \d+\): expected logits \(B, 2, h, w\)"),
+        ({"loss": loss, "settings": {**SETTINGS, "loss.dice": 1.0}}, r"loss\.dice is not part of a loss that is given"),
+        ({"settings": {**SETTINGS, "train.lr": None}}, r"None is no value of a recipe"),
+    ],
+)
+def test_what_an_object_gives_is_looked_at(tmp_path, objects, said):
+    given = {"data": DATA, "settings": SETTINGS} | objects
+    with pytest.raises(FeathersegError, match=said):
+        featherseg.train(given.pop("model", own_model()), given.pop("data"), out=tmp_path / "run", **given)
 
 
 def test_nothing_is_printed_and_the_process_is_as_it_was(trained, tmp_path, capfd, monkeypatch):

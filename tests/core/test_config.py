@@ -1,10 +1,11 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 from pydantic import Field
 
-from featherseg.core.config import Config, parse, parse_toml, read_text
+from featherseg.core.config import Config, parse, parse_toml, read_text, setting_texts, toml_value
 from featherseg.core.errors import OTHER_NAMES, ConfigError, did_you_mean, near_path
 from featherseg.recipe import Recipe, parse_recipe, read_recipe
 
@@ -88,6 +89,19 @@ def test_a_near_name_is_offered_and_else_the_list():
 def test_what_is_no_toml_is_refused_by_the_file_s_name(text):
     with pytest.raises(ConfigError, match="here is not valid TOML: "):
         parse_toml(text, "here")
+
+
+def test_a_value_written_as_toml_is_read_as_it_was():
+    value = {"a b": [1, 2.5e-7, True, {"x": '\U00020bb7 \x7f\t"é\\'}], "c-1": (), "path": Path("/a/1")}
+    expected = {"a b": [1, 2.5e-7, True, {"x": '\U00020bb7 \x7f\t"é\\'}], "c-1": [], "path": "/a/1"}
+    assert parse_toml(f"value = {toml_value(value)}", "here")["value"] == expected
+    assert setting_texts({"train.seed": np.int64(3), "train.lr": np.float64(0.001)}) == (
+        "train.seed=3",
+        "train.lr=0.001",
+    )
+    for none in (None, object(), [None]):
+        with pytest.raises(ConfigError, match=r"is no value of a recipe: expected a number"):
+            toml_value(none)
 
 
 def test_what_is_no_text_is_refused_by_the_file_s_name(tmp_path):

@@ -1,6 +1,5 @@
 """`featherseg train`: a recipe and a dataset become a run folder."""
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,15 +59,19 @@ def train(
         raise typer.BadParameter("name a model or a recipe (`featherseg models` lists them)", param_hint="RECIPE")
     import featherseg
     from featherseg.core.allocator import keep_freed_memory
+    from featherseg.core.config import setting_texts
 
     keep_freed_memory()
-    settings = [] if data_root is None else [f"data.root={json.dumps(str(data_root))}"]
+    options = {
+        "train.minutes": minutes,
+        "teacher.runs": teacher,
+        "teacher.unlabelled": unlabelled,
+        "train.device": device,
+    }
+    settings = [] if data_root is None else [*setting_texts({"data.root": data_root})]
     settings += [
         *(overrides or ()),
-        *([] if minutes is None else [f"train.minutes={minutes}"]),
-        *([] if teacher is None else [f"teacher.runs={json.dumps(teacher)}"]),
-        *([] if unlabelled is None else [f"teacher.unlabelled={json.dumps(str(unlabelled))}"]),
-        *([] if device is None else [f'train.device="{device}"']),
+        *setting_texts({key: value for key, value in options.items() if value is not None}),
     ]
     with TrainingProgress() as progress:
         featherseg.train(

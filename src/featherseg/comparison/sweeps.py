@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from featherseg import models as catalogue
 from featherseg.backbones.weights import PRETRAINED
 from featherseg.comparison.comparison import compare
 from featherseg.comparison.results import Comparison
+from featherseg.core.config import setting_texts
 from featherseg.core.errors import ConfigError, require
 from featherseg.core.files import check_folder
 from featherseg.core.machine import pick_device
@@ -91,8 +91,7 @@ def sweep(
 
     if len(models) * len(seeds) < 2:
         raise ConfigError("one model and one seed make one run: name two models or seeds, or more.")
-    pairs = settings.items() if isinstance(settings, Mapping) else ()
-    texts = [f"{k}={json.dumps(v)}" for k, v in pairs] or list(settings)
+    texts = [*(setting_texts(settings) if isinstance(settings, Mapping) else settings)]
     if device:
         pick_device(device)  # raises for a wrong one, not after the training
         texts.append(f'train.device="{device}"')
@@ -148,9 +147,9 @@ def train_all(
         for seed in seeds:
             seeded = replace(one, overrides=(*one.overrides, f"train.seed={seed}"))
             if taught:
-                path = json.dumps([str((out / f"{teacher}-{seed}").absolute())])
+                runs = {"teacher.runs": [(out / f"{teacher}-{seed}").absolute()]}
                 others = [text for text in request.overrides if text not in untaught]
-                seeded = replace(seeded, overrides=(*seeded.overrides, *others, f"teacher.runs={path}"))
+                seeded = replace(seeded, overrides=(*seeded.overrides, *others, *setting_texts(runs)))
             trainings.append((f"{name}, seed {seed}", seeded, out / f"{name}-{seed}"))
         if taught:
             check_pupil(recipe, model, request.objects)

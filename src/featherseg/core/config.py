@@ -1,7 +1,10 @@
 """Base of every configuration: pydantic, frozen, strict, unknown keys refused, every slip answered with a message."""
 
 import json
+import re
 import tomllib
+from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +47,39 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where} is not valid TOML: its brackets are nested too deeply.") from None
     except ValueError as error:  # TOML's own error is one, and so is that of a number of 5000 digits
         raise ConfigError(f"{where} is not valid TOML: {error}.") from None
+
+
+def toml_string(text: str) -> str:
+    """A text as a quoted string of TOML."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def toml_key(text: str) -> str:
+    """A text as a key of TOML, quoted where it has to be."""
+    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else toml_string(text)
+
+
+def toml_value(value: Any) -> str:
+    """Numbers, also numpy's, texts, paths, booleans, and lists and tables of them as a value of TOML.
+
+    Raises ConfigError for any other, as None, which TOML has no word for.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{toml_key(key)} = {toml_value(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    if isinstance(value, str | Path):
+        return toml_string(str(value))
+    if isinstance(value, int | float | Decimal):
+        return str(value).lower()
+    raise ConfigError(f"{value!r} is no value of a recipe: expected a number, a text, true, false, a list or a table.")
+
+
+def setting_texts(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Keys of a recipe and their values as texts, KEY=VALUE. Raises ConfigError for a value that TOML has not."""
+    return tuple(f"{key}={toml_value(value)}" for key, value in settings.items())
 
 
 def parse(cls: type[T], values: dict[str, Any], where: str) -> T:

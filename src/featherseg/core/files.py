@@ -84,7 +84,7 @@ def write_together(writes: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
     except OSError as error:
         raise FeathersegError(
             f"cannot write {path}: {error.strerror or error}. Existing files are unchanged. Make room (or check the "
-            f"permissions of {path.parent}) and run the same command again."
+            f"permissions of {path.parent}) and run the same command again; a training goes on with --resume."
         ) from error
     finally:
         for temporary in temporaries.values():

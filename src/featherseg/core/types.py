@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
+from featherseg.core.errors import DataError
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
@@ -55,13 +57,26 @@ class Sample:
     """One image with its ground truth.
 
     image is (H, W, C) uint8 or uint16, RGB for three channels; label is (H, W) uint8 class ids, 255 = ignore;
-    instances is (H, W) int32, 0 = none, or None where the dataset has no instances.
+    instances is (H, W) int32, 0 = none, or None where the dataset has no instances. Raises DataError for other arrays.
     """
 
     key: str
     image: np.ndarray
     label: np.ndarray
     instances: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        size = self.image.shape[:2]
+        if self.image.ndim != 3 or self.image.dtype not in ("uint8", "uint16"):
+            raise DataError(f"image of {self.key}: {_array_text(self.image)}, expected (H, W, C) uint8 or uint16.")
+        if self.label.shape != size or self.label.dtype != "uint8":
+            raise DataError(f"label of {self.key}: {_array_text(self.label)}, expected {size} uint8, as its image is.")
+        if self.instances is not None and (self.instances.shape != size or self.instances.dtype != "int32"):
+            raise DataError(f"instances of {self.key}: {_array_text(self.instances)}, expected {size} int32.")
+
+
+def _array_text(array: np.ndarray) -> str:
+    return f"{array.shape} {array.dtype}"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from featherseg.core.config import setting_texts
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import pick_device
 from featherseg.core.types import Reporter, SegmentationData, Size
@@ -18,7 +19,7 @@ from featherseg.data import open_dataset
 from featherseg.data.statistics import largest_size, typical_size
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.fitting.bundle import MeasuredLatency
-from featherseg.fitting.candidates import MODELS, Offer, has_weights, in_line, offers, overrides, resize_of, settings_of
+from featherseg.fitting.candidates import MODELS, Offer, has_weights, in_line, offers, resize_of, settings_of
 from featherseg.fitting.delivery import AGAIN
 from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.feasible import TIMING, image_of, no_candidate, time_offers
@@ -208,7 +209,7 @@ def begin(
 
 def check_loggers(config: FitConfig) -> None:
     """Raises ConfigError and MissingExtra where its trainings cannot be followed as it says: each would be dropped."""
-    check_trackers(Request(MODELS[0], overrides=overrides({"train.loggers": config.loggers})).read()[1])
+    check_trackers(Request(MODELS[0], overrides=setting_texts({"train.loggers": config.loggers})).read()[1])
 
 
 def _size_to_predict(config: FitConfig, typical: Size, measured: MeasuredLatency | None) -> Size:
@@ -339,6 +340,6 @@ def _opened(
     resize = resize_of(candidate.scale, image_size, whole=config.image_size is None)
     settings = settings_of(resize, size, parts.settings, pretrained=has_weights(candidate.model))
     settings |= {"train.device": config.device}
-    request = Request(candidate.model, overrides=(*overrides(settings), "train.steps=1000"))
+    request = Request(candidate.model, overrides=(*setting_texts(settings), "train.steps=1000"))
     _, recipe, data, model, _ = check_request(request, lambda text: None)
     return recipe, data, model

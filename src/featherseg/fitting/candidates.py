@@ -1,6 +1,5 @@
 """What `fit` chooses from: models at input scales, and how each is trained."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -115,8 +114,3 @@ def settings_of(
     found |= {"train.schedule": "stable", "train.warmup_steps": WARMUP_STEPS, "train.keep": "last"}
     found |= {"train.validations": 1}
     return found | ({} if pretrained else {"model.pretrained": False})
-
-
-def overrides(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """The keys as texts, as a request takes them."""
-    return tuple(f"{key}={json.dumps(value)}" for key, value in settings.items())

@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+from featherseg.core.config import setting_texts
 from featherseg.core.errors import ConfigError, FeathersegError, RunError, TrainingError
 from featherseg.core.files import FIT, check_folder, load_json, locked, write_json
 from featherseg.core.machine import command_began
@@ -21,7 +22,7 @@ from featherseg.core.types import Progress, Reporter, Size
 from featherseg.core.wording import Doubt, counted
 from featherseg.fitting.beginning import begin, check_loggers
 from featherseg.fitting.bundle import read_latency
-from featherseg.fitting.candidates import overrides, resize_of, settings_of
+from featherseg.fitting.candidates import resize_of, settings_of
 from featherseg.fitting.delivery import Undelivered, deliver, shrink
 from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.parts import DATASET
@@ -428,7 +429,7 @@ def _segment(made: Made, out: Path, one: Candidate, steps: int) -> Segment:
     settings = settings_of(resize, made.train_size, made.parts.settings, pretrained=made.pretrained)
     settings |= {"train.device": made.config.device, "train.loggers": made.config.loggers}
     settings |= {} if one.batch_size is None else {"train.batch_size": one.batch_size}
-    return Segment(trial_folder(out, one), one.model, overrides(settings), steps, group=out.absolute())
+    return Segment(trial_folder(out, one), one.model, setting_texts(settings), steps, group=out.absolute())
 
 
 def _refuse_other(config: FitConfig, asked: Mapping[str, Any], settings: FitSettings) -> None:

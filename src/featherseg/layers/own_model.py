@@ -44,11 +44,20 @@ class OwnModel(SegmentationModel):
         return _OwnBackbone(getattr(self.module, "backbone", None), self.mean, self.std)
 
     def forward(self, images: Tensor, aux: bool = False) -> SegOutput:
-        """(B, channels, H, W) of any size -> logits (B, classes, h, w), and what they cover."""
+        """(B, channels, H, W) of any size -> logits (B, classes, h, w), and what they cover.
+
+        Raises ConfigError where the module gives others.
+        """
         image_size = (images.shape[2], images.shape[3])
         images, padded_size = pad_images(images, divisor=self.size_divisor, minimum=self.least_side(images))
         out = self.module(images)
-        return out if isinstance(out, SegOutput) else SegOutput(out, image_size, padded_size, self.align_corners)
+        if isinstance(out, SegOutput):
+            return out
+        if not (isinstance(out, Tensor) and out.ndim == 4 and out.shape[1] == self.classes):
+            found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            kind = type(self.module).__name__
+            raise ConfigError(f"{kind} gave {found}: expected logits (B, {self.classes}, h, w), as its `classes` says.")
+        return SegOutput(out, image_size, padded_size, self.align_corners)
 
 
 class _OwnBackbone(Backbone):

@@ -60,7 +60,8 @@ def lovasz_softmax(probabilities: Tensor, truth: Tensor) -> Tensor:
 
     The errors |t - p|, largest first, each times what the IoU loses by it once those before it are made. Errors in the
     same 1 / BINS come in any order: each weighs what it does on average over the two orders in which places of the
-    class come all before, or all behind, the others. Of a training's batch the gradient is that of sorting to 0.1 %.
+    class come all before, or all behind, the others. Of a training's batch the gradient is that of sorting to 0.1 %,
+    of a class with 0.2 % of its places to 1.5 %.
     """
     errors = (truth.to(probabilities) - probabilities).abs()  # (M, K)
     with torch.no_grad():

@@ -60,11 +60,21 @@ class LossOfLogits(nn.Module):
         self.loss = loss
 
     def forward(self, out: SegOutput, labels: Tensor, *targets: Any) -> Tensor:
-        """A model's output, labels (B, H, W) int64 -> scalar."""
-        return self.loss(to_image(out, (labels.shape[1], labels.shape[2])), labels)
+        """A model's output, labels (B, H, W) int64 -> scalar. Raises ConfigError for a loss that is none."""
+        loss = self.loss(to_image(out, (labels.shape[1], labels.shape[2])), labels)
+        if not (isinstance(loss, Tensor) and loss.numel() == 1):
+            found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise ConfigError(f"loss= gave {found}: expected a tensor of one number.")
+        return loss
 
 
 def augment_sample(augment: OwnAugmentation, sample: Sample, rng: np.random.Generator) -> Sample:
-    """The sample with the image and the label that `augment` makes of its own."""
-    image, label = augment(sample.image, sample.label, rng)
+    """The sample with the image and the label that `augment` makes of its own.
+
+    Raises ConfigError where it makes none, DataError for those that are no sample.
+    """
+    made = augment(sample.image, sample.label, rng)
+    if not (isinstance(made, tuple | list) and len(made) == 2 and all(isinstance(part, np.ndarray) for part in made)):
+        raise ConfigError(f"augment= gave {type(made).__name__}: expected (image, label), two arrays of numpy.")
+    image, label = made
     return replace(sample, image=np.ascontiguousarray(image), label=np.ascontiguousarray(label))

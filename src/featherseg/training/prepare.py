@@ -85,6 +85,9 @@ class Request:
         if self.recipe is None:
             raise ConfigError("no recipe was given. Name a model or recipe: featherseg train frm-lite0-light --out RUN")
         file = read_recipe(self.recipe)
+        for key in [override.partition("=")[0].strip() for override in self.overrides] if self.objects.loss else ():
+            if key.startswith("loss."):
+                raise ConfigError(f"{key} is not part of a loss that is given as loss=: leave it out.")
         return file, self.with_objects(with_absolute_paths(parse_recipe(file, self.overrides, **self.data_keys)))
 
     def with_objects(self, recipe: Recipe) -> Recipe:

@@ -1,13 +1,12 @@
 """dataset.toml: what a folder of images and masks means. docs/data/folder.md shows one with every key."""
 
-import json
 import re
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from featherseg.core.config import Config, parse, parse_toml, read_text
+from featherseg.core.config import Config, parse, parse_toml, read_text, toml_key, toml_string
 from featherseg.core.errors import DataNotFound, did_you_mean, near_path
 from featherseg.core.types import IGNORE, ClassInfo
 from featherseg.data.labels import TOML, LabelMap
@@ -252,32 +251,26 @@ def read_dataset_toml(path: Path) -> DatasetToml:
 
 def toml_text(config: DatasetToml) -> str:
     """`config` as the text of a dataset.toml; what is as it is by default is left out."""
-    lines = [f"name = {_quoted(config.name)}"]
+    lines = [f"name = {toml_string(config.name)}"]
     for key in ("images", "masks", *AFFIXES, "groups", "split_by"):
         value = getattr(config, key)
-        lines += [f"{key} = {_quoted(value)}"] if value and value != DatasetToml.model_fields[key].default else []
+        lines += [f"{key} = {toml_string(value)}"] if value and value != DatasetToml.model_fields[key].default else []
     lines += [f"threshold = {config.threshold}"] if config.threshold is not None else []
-    lines += [f"channels = {config.channels}", f"licence = {_quoted(config.licence)}", "", "[splits]"]
-    lines += [f"{name} = {_quoted(part) if isinstance(part, str) else part}" for name, part in config.splits.items()]
+    lines += [f"channels = {config.channels}", f"licence = {toml_string(config.licence)}", "", "[splits]"]
+    lines += [
+        f"{name} = {toml_string(part) if isinstance(part, str) else part}" for name, part in config.splits.items()
+    ]
     lines += ["", "[classes]"]
-    lines += [f"{_key(name)} = {_quoted(color)}" for name, color in config.classes.items()]
+    lines += [f"{toml_key(name)} = {toml_string(color)}" for name, color in config.classes.items()]
     lines += ["", "[map]"]
-    lines += [f"{_key(raw)} = {_quoted(name)}" for raw, name in config.map.items()]
+    lines += [f"{toml_key(raw)} = {toml_string(name)}" for raw, name in config.map.items()]
     if config.things:
-        names = ", ".join(map(_quoted, config.things.classes))
-        lines += ["", "[things]", f"classes = [{names}]", f"instances = {_quoted(config.things.instances)}"]
+        names = ", ".join(map(toml_string, config.things.classes))
+        lines += ["", "[things]", f"classes = [{names}]", f"instances = {toml_string(config.things.instances)}"]
     for source in config.source:
-        lines += ["", "[[source]]", f"images = {_quoted(source.images)}", f"masks = {_quoted(source.masks)}"]
-        lines += [f"class = {_quoted(source.class_)}"] if source.class_ is not None else []
+        lines += ["", "[[source]]", f"images = {toml_string(source.images)}", f"masks = {toml_string(source.masks)}"]
+        lines += [f"class = {toml_string(source.class_)}"] if source.class_ is not None else []
     return "\n".join(lines) + "\n"
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _key(text: str) -> str:
-    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else _quoted(text)
 
 
 def _raw_value(text: str) -> int:
