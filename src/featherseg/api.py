@@ -159,7 +159,7 @@ def evaluate(
         split: The part of the dataset. Default: that of the paper's row where the recipe names one, else test where it
             has masks, else what training validated on ("val" of other data).
         data_root: The folder in which the dataset lies. Default: where it lay for the training.
-        predictions: A folder of index PNGs (KEY.png) to score in place of a model.
+        predictions: A folder of index PNGs to score in place of a model: as `predict` writes them, or KEY.png.
         full: Score all images of a run's own data, also those that its `data.val_size` left out.
         device: auto, cpu, cuda, cuda:N or mps.
         inference: How images are processed, or what differs from how the run was validated: {"flip": True}.
@@ -184,7 +184,8 @@ def evaluate(
         _refuse_unused(unused, "predictions are scored as they are, all of them")
         chosen, note = _named_data(data, split, data_root)
         folder = local_folder(str(predictions)) if is_remote(predictions) else Path(predictions)
-        return replace(scoring.evaluate_predictions(folder, chosen, progress=progress), notes=note)
+        scores = scoring.evaluate_predictions(folder, chosen, progress=progress)
+        return replace(scores, notes=note + scores.notes)
     if not isinstance(run, Run) and is_exported_file(str(run)):
         _refuse_unused({"full": full}, "an exported file is scored on all images")
         chosen, note = _named_data(data, split, data_root)

@@ -125,6 +125,8 @@ def test_values_of_no_class_are_misses_and_nobodys_false_alarm(tmp_path, value):
     assert scores.confusion.sum() == 0
     assert scores.void.sum() == 63 * (80 + 81 + 82)
     np.testing.assert_array_equal(scores.iou, [0, 0, 0, np.nan])
+    told = (f"100.00 % of the labelled pixels are predicted as no class, by {value}: expected 0 to 3, the classes in",)
+    assert [note[: len(told[0])] for note in scores.notes] == ([] if value == 255 else [*told])
 
 
 def test_missing_predictions_are_counted_and_named(tmp_path):
@@ -138,7 +140,26 @@ def test_missing_predictions_are_counted_and_named(tmp_path):
 def test_a_name_that_two_keys_share_is_not_guessed(tmp_path):
     (tmp_path / "1.png").touch()
     with pytest.raises(FeathersegError, match=r"0 of 2"):
-        prediction_files(tmp_path, ["a/1", "b/1"])
+        prediction_files(tmp_path, ["a/1", "b/1"], ["1", "1"])
+
+
+@pytest.mark.parametrize(
+    "names", [("b/1_mask", "a/x_mask"), ("b_1_mask", "a_x"), ("b_1", "a_x_mask"), ("1", "x"), ("1_left_mask", "x_mask")]
+)
+def test_predictions_lie_where_predict_wrote_them(tmp_path, names):
+    write_predictions(tmp_path, names)
+    found = prediction_files(tmp_path, ["b/1", "a/x"], ["1_left", "x"])
+    assert found == [tmp_path / f"{name}.png" for name in names]
+
+
+def test_what_predict_numbered_is_of_nobody_known(tmp_path):
+    write_predictions(tmp_path, ("1_mask", "1-2_mask", "2"))
+    with pytest.raises(FeathersegError, match=r"1_mask\.png and 1-2_mask\.png, of images of one name: which .* 'b/1'"):
+        prediction_files(tmp_path, ["b/1", "b/2"], ["1", "2"])
+    assert len(prediction_files(tmp_path, ["b/1", "b/1-2"], ["1", "1-2"])) == 2
+    (tmp_path / "1-2_mask.png").unlink()
+    with pytest.raises(FeathersegError, match=r"1_mask\.png may be the prediction of several images"):
+        prediction_files(tmp_path, ["1", "1_mask"], ["1", "1_mask"])
 
 
 def test_predictions_of_another_size_or_in_colour_are_refused_by_name(tmp_path):

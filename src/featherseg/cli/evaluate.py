@@ -30,7 +30,8 @@ def evaluate(
         str | None, typer.Argument(help="A run (folder or name) or an exported file.", metavar="RUN")
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Evaluate this folder of index PNGs (KEY.png) instead of a model.")
+        Path | None,
+        typer.Option(help="Evaluate this folder of index PNGs, as predict writes them or KEY.png, instead of a model."),
     ] = None,
     data: Data = None,
     data_root: DataRoot = None,

@@ -188,7 +188,8 @@ def read_list(path: Path, expected: str) -> list[str]:
         raise DataNotFound(f"{path} does not exist. {expected}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
-    return [Path(line.split()[0]).name.removesuffix(".png") for line in lines if line.strip()]
+    names = [Path(line.split()[0]) for line in lines if line.strip()]
+    return [name.stem if is_image(name) else name.name for name in names]
 
 
 def make_pairs(keys: Sequence[str], images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]) -> list[Pair]:

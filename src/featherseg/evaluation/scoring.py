@@ -6,7 +6,7 @@ the same bits.
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import numpy as np
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound
 from featherseg.core.notebook import html_table, percent
-from featherseg.core.types import Progress, SegmentationData
+from featherseg.core.types import IGNORE, Progress, SegmentationData
 from featherseg.core.wording import marks, size_text
 from featherseg.counting.published import Comparison
+from featherseg.data.fingerprint import files_of
 from featherseg.data.images import read_mask
 from featherseg.evaluation.boundary import BoundaryF
 from featherseg.evaluation.ground_truth import PanopticScorer
@@ -74,10 +75,12 @@ class Scores:
             "pixel_accuracy": number(self.pixel_accuracy),
             "class_accuracy": number(self.class_accuracy),
             "boundary_f": number(self.boundary_f),
+            "class_boundary_f": [number(v) for v in self.class_boundary_f],
             "classes": list(self.classes),
             "images": self.images,
             "confusion": self.confusion.tolist(),
             "void": self.void.tolist(),
+            "notes": list(self.notes),
         }
         found |= {"panoptic": plain(self.panoptic)} if self.panoptic else {}
         found |= {"look": self.look} if self.look else {}
@@ -134,12 +137,15 @@ def evaluate(
 def evaluate_predictions(
     folder: Path, data: SegmentationData, *, boundary: bool = True, progress: Progress | None = None
 ) -> Scores:
-    """Score a folder of index PNGs: one for every key, named KEY.png, KEY with "/" as "_", or by KEY's last part.
+    """Score a folder of index PNGs, one for every key, named as `prediction_files` says.
 
-    Values of K or more (255 among them) are "no class". Nothing is written. Raises DataNotFound where files are
-    missing, DataError for one that is not of its image's size or holds colours.
+    Values of K or more (255 among them) are "no class", which a note tells. Nothing is written. Raises DataNotFound
+    where files are missing, DataError for one that is not of its image's size or holds colours, or may be of several.
     """
-    files = prediction_files(folder, data.keys)
+    listed = files_of(data)
+    images = [pair.files[0].stem for pair in listed.pairs] if listed else []
+    files = prediction_files(folder, data.keys, images or data.keys)
+    strange: Counter[int] = Counter()  # value that is no class -> labelled pixels that have it
 
     def pairs() -> Iterable[tuple[str, np.ndarray, np.ndarray]]:
         for index, (key, file) in enumerate(zip(data.keys, files, strict=True)):
@@ -149,24 +155,49 @@ def evaluate_predictions(
                     f"{file} is {size_text(prediction.shape)}, but the mask of {key!r} is {size_text(label.shape)} "
                     "(height x width). Expected one class index per pixel, at full size."
                 )
+            odd = prediction[(prediction >= len(data.classes)) & (prediction != IGNORE) & (label != IGNORE)]
+            strange.update(dict(zip(*(part.tolist() for part in np.unique(odd, return_counts=True)), strict=True)))
             yield key, label, prediction
 
-    return _score(pairs(), data, boundary, progress)
+    scores = _score(pairs(), data, boundary, progress)
+    if not strange:
+        return scores
+    share = percent(strange.total() / (scores.void.sum() + scores.confusion.sum()))
+    told = f"{share} % of the labelled pixels are predicted as no class, by {_names(list(map(str, sorted(strange))))}"
+    return replace(scores, notes=(f"{told}: expected 0 to {len(data.classes) - 1}, the classes in the data's order",))
 
 
-def prediction_files(folder: Path, keys: list[str]) -> list[Path]:
-    """The prediction of each key, see `evaluate_predictions`. Raises DataNotFound with counts and the first names."""
+def prediction_files(folder: Path, keys: Sequence[str], images: Sequence[str]) -> list[Path]:
+    """The prediction of each key; `images` are the names of their files without the ending.
+
+    It is KEY.png, KEY with "/" as "_", or, where no other image has it, the last part of KEY or the image's name; each
+    also with _mask behind it, as `predict` writes them. Raises DataNotFound with counts and the first names, DataError
+    where a file may be of several images.
+    """
     if not folder.is_dir():
         raise DataNotFound(f"there is no folder of predictions at {folder}.")
-    stems = [key.rpartition("/")[2] for key in keys]
-    shared = {stem for stem, count in Counter(stems).items() if count > 1}
+    short = [{key.rpartition("/")[2], image.rpartition("/")[2]} for key, image in zip(keys, images, strict=True)]
+    taken = Counter(name for names in short for name in names)
     found: list[Path] = []
     missing: list[str] = []
-    for key, stem in zip(keys, stems, strict=True):
-        names = [key, key.replace("/", "_"), *([] if stem in shared else [stem, f"{stem}_mask"])]
-        file = next((f for f in (folder / f"{name}.png" for name in names) if f.is_file()), None)
-        found += [file] if file else []
-        missing += [] if file else [names[-1] if stem in shared else stem]
+    for key, names in zip(keys, short, strict=True):
+        own = [name for name in sorted(names) if taken[name] == 1]
+        tried = [f"{name}{end}" for name in (key, key.replace("/", "_"), *own) for end in ("", "_mask")]
+        file = next((f for f in (folder / f"{name}.png" for name in tried) if f.is_file()), None)
+        if file is None:
+            missing.append(own[0] if own else key.replace("/", "_"))
+            continue
+        found.append(file)
+        # predict numbers the images of several folders that have one name
+        for name in own if file.parent == folder else ():
+            other = next((f for f in (folder / f"{name}-2{end}.png" for end in ("", "_mask")) if f.is_file()), None)
+            if other and f"{name}-2" not in taken:
+                raise DataError(
+                    f"{folder} has {file.name} and {other.name}, of images of one name: which of them is of {key!r} "
+                    "is not known. Predict each folder of images into a folder of its own."
+                )
+    if twice := [file for file, count in Counter(found).items() if count > 1]:
+        raise DataError(f"{twice[0]} may be the prediction of several images. Name each by its key, as in KEY.png.")
     if missing:
         raise DataNotFound(
             f"{folder} holds predictions for {len(found)} of {len(keys)} images; {len(missing)} are missing, "

@@ -63,5 +63,5 @@ def check_panoptic(inference: InferenceSettings) -> None:
     if inference.window is not None or inference.flip or len(inference.scales) > 1:
         raise ConfigError(
             f"a panoptic model runs once, on the whole image, not on {inference}: objects of several passes are not "
-            f"put together. An image that is too large for the memory can be shrunk with --max-side."
+            f"put together. Leave these settings out."
         )

@@ -45,6 +45,15 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_an_image_of_two_splits_is_named(root, monkeypatch):
+    monkeypatch.setitem(STEMS, "val", STEMS["train"][:1])
+    write_release(root)
+    for split in ("train+val", "val+train"):
+        with pytest.raises(DataError, match=r"000000000009 is an image of several splits of .*: give each a name"):
+            CocoPanoptic(root, split)
+    assert len(CocoPanoptic(root, "val")) == 1
+
+
 def edit(root: Path, split: str = "val", **changes: object) -> None:
     """Change keys of the first segment that a JSON lists."""
     path = root / f"annotations/panoptic_{split}2017.json"

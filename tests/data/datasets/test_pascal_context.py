@@ -1,3 +1,4 @@
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,9 @@ def root(tmp_path: Path) -> Path:
         pixels = np.random.default_rng(number).integers(0, 256, (4, 15, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / f"JPEGImages/{key}.jpg")
     for split, keys in KEYS.items():
-        (root / f"ImageSets/SegmentationContext/{split}.txt").write_text("".join(f"{key}\n" for key in keys))
+        (root / f"ImageSets/SegmentationContext/{split}.txt").write_text(
+            "".join(f"{key}{end}\n" for key, end in zip(keys, cycle(("", ".jpg"))))
+        )
         for key in keys:
             write_mask(root, key, CONVERTED)
     return root

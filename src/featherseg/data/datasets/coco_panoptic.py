@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from featherseg.core.errors import DataNotFound
+from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.types import DataFacts
 from featherseg.data.datasets.coco_panoptic_classes import CLASS_OF, COCO_PANOPTIC_CLASSES
 from featherseg.data.pairs import NamedData, files_by_stem
@@ -57,6 +57,8 @@ class CocoPanoptic(NamedData, PanopticData):
             masks = _first(path.parent, root, name=name) or path.parent / name
             keys = [Path(annotation.file_name).stem for annotation in content.annotations]
             pairs[split] = annotated_pairs(content, masks, images, keys)
+            if twice := annotations.keys() & set(keys):
+                raise DataError(f"{min(twice)} is an image of several splits of {root}: give each a name of its own.")
             annotations |= dict(zip(keys, content.annotations, strict=True))
         if not pairs:
             raise DataNotFound(f"{root} {_state(root, splits)} {_EXPECTED}")
