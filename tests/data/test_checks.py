@@ -79,6 +79,10 @@ def plant_size(folder: Path) -> None:
     save(folder / "masks/train/a.png", mask(5, 4))
 
 
+def plant_depth(folder: Path) -> None:
+    save(folder / "images/train/a.png", image()[..., 0].astype(np.uint16) * 257)
+
+
 def plant_values(folder: Path) -> None:
     pixels = mask()
     pixels[1, :3] = 78
@@ -108,6 +112,7 @@ PLANTED = [
     (plant_unreadable, "unreadable", "train/a", "images/train/a.png cannot be read", 5, 0),
     (plant_unreadable_mask, "unreadable", "train/a", "masks/train/a.png cannot be read", 5, 0),
     (plant_size, "size", "train/a", "masks/train/a.png is 5x4, but its image", 5, 0),
+    (plant_depth, "depth", "train/a", "images/train/a.png has 16 bits a channel, most images of train 8", 5, 0),
     (plant_values, "values", "train/a", "masks/train/a.png holds value 78 (3 pixels), which is not in [map]", 6, 1),
     (plant_colors, "colors", "train/a", "masks/train/a.png", 5, 0),
     (plant_duplicate, "duplicate", "val/f", "images/val/f.bmp is the same image as train/b of train", 5, 0),

@@ -34,6 +34,7 @@ FAULTS = {  # kind -> how a group of them is headed
     "twins": "files that share a stem",
     "unreadable": "files that cannot be read",
     "size": "masks whose size differs from their image",
+    "depth": "images with other bits a channel than most of their split",
     "colors": "colour masks where class numbers are expected",
     "values": "masks with values outside the map",
     "duplicate": "images that occur in two splits",
@@ -200,11 +201,16 @@ def check_data(
         report.splits[split] = SplitReport(ClassStatistics.empty(len(listing.classes)))
         if not pairs:
             report.faults.append(Fault("empty", split, "", f"{split} has no images"))
+        depths: dict[int, list[Pair]] = {}  # bits a channel -> the images that have them
         for pair in pairs:
-            _check_pair(report, listing, split, pair, first_places, alike, palettes)
+            _check_pair(report, listing, split, pair, first_places, alike, palettes, depths)
             done += 1
             if progress is not None:
                 progress("reading", done, total)
+        usual = max(depths, key=lambda bits: len(depths[bits]), default=0)
+        for bits in sorted(depths.keys() - {usual}):
+            told = f"has {bits} bits a channel, most images of {split} {usual}: convert it"
+            report.faults += [Fault("depth", split, pair.key, f"{pair.image} {told}") for pair in depths[bits]]
     report.notes += [*palettes.notes, *_notes(report, listing), *_alike_notes(report, alike)]
     return report
 
@@ -251,6 +257,7 @@ def _check_pair(
     first_places: dict[bytes, tuple[str, str]],
     alike: Lookalikes,
     palettes: PaletteColors,
+    depths: dict[int, list[Pair]],
 ) -> None:
     """Add the faults of one pair to the report, and its pixels to the split's counts."""
 
@@ -267,6 +274,7 @@ def _check_pair(
     image, ids, entry = None, None, report.splits[split]
     try:
         image = read_image(pair.image, listing.channels)  # (H, W, C)
+        depths.setdefault(8 * image.dtype.itemsize, []).append(pair)
         if exif_turn(pair.image) is not None:
             entry.turned.append(pair.key)
         # Of the decoded pixels, so that the same image in another format or with other metadata is found.
