@@ -94,7 +94,7 @@ def test_a_run_that_cannot_go_on_as_asked_says_why(tmp_path):
 
 @pytest.mark.parametrize("setting", ["train.ema_share=0.5", "train.patience=3", "augment.progressive=true"])
 def test_what_depends_on_the_length_keeps_it(setting, tmp_path):
-    settings = (*STABLE, setting)
+    settings = (*(one for one in STABLE if not one.startswith("train.ema=")), setting)
     trained(tmp_path, *settings, "train.steps=1")
     with pytest.raises(ConfigError, match=f"begun with {setting.partition('=')[0]}, which depends on the number"):
         train(request(*settings, "train.steps=2"), tmp_path, Silent(), resume=True)

@@ -20,7 +20,7 @@ OPTIONS = (
     *("loss.dice=0.5", "loss.lovasz=0.5", "loss.focal=2.0", "loss.boundary_weight=2.0", "loss.class_weights=auto"),
     *("augment.rotate=20", "augment.cutmix=0.7", "augment.copy_paste=0.7", "augment.progressive=true"),
 )
-ALWAYS = ("train.ema=0.9", "train.precision=bf16", "train.checkpoint_seconds=1e-9")
+ALWAYS = ("train.precision=bf16", "train.checkpoint_seconds=1e-9")
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

@@ -399,7 +399,9 @@ def test_panoptic_models_other_channels_and_objects_of_one_s_own_are_refused(pla
     with pytest.raises(ConfigError, match="teachers tell classes alone"):
         train(asked, place / "run", Silent())
     for objects in (Objects(loss=torch.nn.functional.cross_entropy), Objects(augment=lambda *both: both[:2])):
-        asked = request(f"teacher.runs={small_run.path}", objects=objects)
+        unweighted = [one for one in SMALL if not one.startswith("loss.")]
+        overrides = ("model.name=tiny", *unweighted, f"teacher.runs={small_run.path}")
+        asked = Request("frm-lite0", overrides=overrides, objects=objects)
         with pytest.raises(ConfigError, match="Leave out one of them"):
             train(asked, place / "run", Silent())
 
