@@ -194,7 +194,7 @@ def prediction_files(folder: Path, keys: Sequence[str], images: Sequence[str]) -
             if other and f"{name}-2" not in taken:
                 raise DataError(
                     f"{folder} has {file.name} and {other.name}, of images of one name: which of them is of {key!r} "
-                    "is not known. Predict each folder of images into a folder of its own."
+                    "is not known. Predict each folder of images into one of its own, or name masks by their keys."
                 )
     if twice := [file for file, count in Counter(found).items() if count > 1]:
         raise DataError(f"{twice[0]} may be the prediction of several images. Name each by its key, as in KEY.png.")
