@@ -2,6 +2,8 @@
 
 import math
 import re
+from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.recipe import parse_recipe, read_recipe
-from featherseg.training import train
+from featherseg.training import class_weights, train
 from featherseg.training.class_weights import (
     SHARES,
     best_share,
@@ -208,3 +210,13 @@ def test_a_class_in_no_training_mask_is_told():
     ]
     assert said[-1] == "train: no pixel of grass, so that nothing of it is learned"
     assert isinstance(said[-1], Doubt)
+    assert said[0] == "counting the classes in 2 masks"
+    assert len(said) == 2
+
+
+def test_counting_many_masks_tells_how_far_it_is(monkeypatch):
+    clock = count(step=7.0)  # seconds; looked at once a mask, and again where a line is said
+    monkeypatch.setattr(class_weights, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    recipe, said = parse_recipe(read_recipe("frm-lite0"), ["loss.undo_class_weights=0"]), []
+    resolve_class_weights(recipe, Halves(8), ColorModel(), said.append)
+    assert said[1:] == ["counting classes: 3 of 8 masks", "counting classes: 6 of 8 masks"]

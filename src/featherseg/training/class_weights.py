@@ -10,6 +10,7 @@ of those whose gain over undoing nothing an interval over these images shows. A 
 shows none: CamVid's seemed to want 50 to 75 %, where later frames of the drives want nothing undone (docs/log.md).
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -34,6 +35,9 @@ from featherseg.uncertainty.clusters import Sequences
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
+SAID_SECONDS = 20.0
+"""Between two lines that tell how far a look through all masks is."""
+
 NEAR = 0.001
 """Of mIoU (0..1): of shares that are so near to the best one the smallest is taken."""
 
@@ -54,7 +58,16 @@ def resolve_class_weights(
         say(f"{found}, so that its kept weights undo nothing")
     if weights == "auto":
         say(f"counting the classes in {counted(len(train), 'mask')}")
-        balanced = [w**recipe.loss.class_weight_power if w else 0.0 for w in median_frequency(class_statistics(train))]
+        said = time.monotonic()
+
+        def told(doing: str, done: int, total: int | None) -> None:
+            nonlocal said
+            if time.monotonic() - said >= SAID_SECONDS:
+                said = time.monotonic()
+                say(f"{doing}: {done} of {total} masks")
+
+        frequent = median_frequency(class_statistics(train, told))
+        balanced = [w**recipe.loss.class_weight_power if w else 0.0 for w in frequent]
         if absent := [info.name for info, weight in zip(train.classes, balanced, strict=True) if not weight]:
             more = f" and {len(absent) - SHOWN_CLASSES} more" if len(absent) > SHOWN_CLASSES else ""
             names = ", ".join(absent[:SHOWN_CLASSES]) + more
