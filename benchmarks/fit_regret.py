@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from against_plain import recipe_digest
+from fit_table import GAIN, gained, read_table
 from rank import interval
 
 from featherseg.core.files import read_lines
@@ -170,7 +170,7 @@ def at_random(found: Sequence[Recorded], seconds: float, rng: np.random.Generato
 def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
     """Dataset and seed -> its candidates, by rows of today's recipes; a seed with one candidate is named and left out.
 
-    Raises SystemExit where one has no latency, rows are there twice, or latencies are of several devices.
+    Raises SystemExit where one has no latency, or latencies are of several devices.
     """
     from featherseg.counting.catalogue import counts
 
@@ -179,13 +179,13 @@ def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
         raise SystemExit(f"{latencies} is of several devices: {', '.join(map(str, sorted(devices)))}.")
     times = {(row["dataset"], row["model"], row["scale"]): (row["p50_ms"], tuple(row["image_size"])) for row in rows}
     found: dict[tuple[str, int], list[Recorded]] = {}
-    for row in [row for row in read_lines(table) if row["recipe"] == recipe_digest(row["model"])]:
+    for row in read_table(table).values():
         key = (row["dataset"], row["model"], row["scale"])
         if key not in times:
             raise SystemExit(f"{latencies} has no latency of {row['model']} at {row['scale']:g} on {row['dataset']}.")
-        if not row["converged"]:
-            gain = row["rungs"][-1]["gain"]
-            print(f"{row['model']} at {row['scale']:g} on {row['dataset']} still gained {gain:.1f} points")
+        if (gain := gained(row["rungs"])) >= GAIN:
+            name = f"{row['model']} at {row['scale']:g} on {row['dataset']} with seed {row['seed']}"
+            print(f"{name} still gained {gain:.1f} points in its last fifth of {row['rungs'][-1]['seconds']} s")
         steps, ended = (np.array([r[k] for r in row["rungs"]], float) for k in ("steps", "ended"))
         val, test = (np.array([r[k] for r in row["rungs"]], float) for k in ("val", "test_decayed"))
         p50_ms, size = times[key]
@@ -194,8 +194,6 @@ def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
         curves = *curves, np.array([r["val_decayed"] for r in row["rungs"]], float)
         taken = STARTING + row["val_seconds"], AN_IMAGE * row["images"]
         own = found.setdefault((row["dataset"], row["seed"]), [])
-        if any(other.candidate.name == one.name for other in own):
-            raise SystemExit(f"{table} has {one.name} on {row['dataset']} with seed {row['seed']} twice.")
         own.append(Recorded(one, size, counts(row["model"])[1], *curves, *taken))
     for dataset, seed in [place for place, own in found.items() if len(own) == 1]:
         print(f"{dataset} has one candidate with seed {seed}: left out, as there is nothing to choose from")

@@ -8,10 +8,11 @@
 A row is dataset x candidate (model, input scale) x seed. It trains at a constant rate (`train.schedule = "stable"`)
 from rung to rung, each twice as long as the one before, in one process on one core; at each rung the weights are scored
 on val and test, and a copy of the run goes on for a fifth of the rung's steps at a falling rate and is scored as well.
-It ends at the first rung of at least LEAST seconds behind which val gained less than GAIN over the last fifth of the
-training, or at the last. Seconds are those that a core of the machine of --paces takes: they fix the steps of a rung,
-so that a row may be trained elsewhere, on a GPU as well (it is used where there is one). Finished rows stand in
+It ends at the first rung of at least LEAST seconds where val gained less than GAIN over the last fifth of the training
+(`gained`), or at the last. Seconds are those that a core of the machine of --paces takes: they fix the steps of a rung,
+so that a row may be trained elsewhere, on a GPU as well (it is used where there is one). Rows stand in
 tables/fit_table.jsonl; the same command does what is missing, and goes on behind the last rung where one was killed.
+Where a row has not come to its end by today's rule, the same command takes it there; it is appended again then.
 
 --paces times a step and a validation of each candidate in seconds of the processor, so that other work may go on
 beside it; its rows stand in tables/fit_pace.jsonl. --latencies times each candidate in these formats as `fit` does, on
@@ -20,6 +21,7 @@ an image of each dataset, TURNS times and in turns; nothing else may run then. R
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -37,7 +39,6 @@ from typing import Any
 
 import cores
 import neu_seg
-import numpy as np
 import torch
 from against_plain import Source, commit, machine_name, recipe_digest, write_shapes
 
@@ -59,7 +60,7 @@ RUNGS = (75, 150, 300, 600, 1200, 2400)
 DECAY = 0.25
 """Of a rung's steps, those that follow at a falling rate: a fifth of all."""
 LEAST, GAIN = 600, 0.3
-"""A row is over from so many seconds on where val (points of mIoU) gained less than this in the last fifth."""
+"""A row is over from so many seconds on where val gained fewer points of mIoU than this in the last fifth."""
 TIMED = 6
 """Steps by which a step is timed, behind as many that are not ..."""
 FEW = 24
@@ -111,7 +112,7 @@ def settings_of(row: Row, source: Source) -> dict[str, Any]:
     crop = [max(32, round(side * scale)) for side in data.size]
     found: dict[str, Any] = {"augment.resize": fit, "data.test_resize": fit, "augment.crop": crop, "data.workers": 0}
     found |= {"train.schedule": "stable", "train.warmup_steps": 50, "train.keep": "last", "train.seed": seed}
-    found |= {"train.validations": 5}  # so that one stands at 80 % of a rung's steps
+    found |= {"train.validations": 1}  # at the end
     found |= {"data.train_size": data.train_size} if data.train_size else {}
     return found | ({"data.root": str(source.root)} if source.root else {})
 
@@ -155,7 +156,7 @@ def record(row: Row, source: Source, pace: dict[str, Any], out: Path) -> dict[st
     label, model, scale, seed = row
     facts: dict[str, Any] = {"dataset": label, "model": model, "scale": scale, "seed": seed}
     facts |= {key: pace[key] for key in ("step_seconds", "val_seconds", "images", "recipe")}
-    facts |= {"rungs": [], "converged": False, "seconds": 0.0}
+    facts |= {"rungs": [], "seconds": 0.0}
     if (out / RUNGS_FILE).is_file():
         kept = load_json(out / RUNGS_FILE)
         if is_over(kept) or ((out / "run").is_dir() and kept["step_seconds"] == pace["step_seconds"]):
@@ -166,29 +167,26 @@ def record(row: Row, source: Source, pace: dict[str, Any], out: Path) -> dict[st
         remove_tree(out)
     test, began = source.open("test"), time.monotonic()
 
-    def train(run: Path, steps: int, decay: int = 0) -> dict[int, float]:
-        """What val has, in %, at the steps of a run that has so many in the end."""
+    def train(run: Path, steps: int, decay: int = 0) -> float:
+        """What val has, in %, at the end of so many steps."""
         asked = settings_of(row, source) | {"train.steps": steps, "train.decay_steps": decay}
         featherseg.train(
             model, source.data, out=run, settings=asked, resume=run.is_dir(), report=False, progress=Clock()
         )
-        metrics = featherseg.load_run(run).metrics()
-        return {step: 100 * found["val_miou"] for step, found in metrics.items() if "val_miou" in found}
+        return round(100 * featherseg.load_run(run).metrics()[steps]["val_miou"], 3)
 
     for seconds in RUNGS[len(facts["rungs"]) :]:
         steps = max(1, round(seconds / pace["step_seconds"]))
         decay = max(1, round(DECAY * steps))
-        curve = train(out / "run", steps)
+        rung: dict[str, Any] = {"seconds": seconds, "steps": steps, "ended": steps + decay}
+        rung["val"] = train(out / "run", steps)
         remove_tree(out / "branch")
         shutil.copytree(out / "run", out / "branch")
-        decayed = train(out / "branch", steps + decay, decay)
-        gain = curve[steps] - score_at(curve, 0.8 * steps)
-        rung = {"seconds": seconds, "steps": steps, "ended": steps + decay, "gain": round(gain, 3)}
-        rung |= {"val": round(curve[steps], 3), "val_decayed": round(decayed[steps + decay], 3)}
+        rung["val_decayed"] = train(out / "branch", steps + decay, decay)
         rung |= {"test": score(out / "run", test), "test_decayed": score(out / "branch", test)}
         facts["rungs"].append(rung)
         taken, began = time.monotonic() - began, time.monotonic()
-        facts |= {"converged": gain < GAIN, "seconds": round(facts["seconds"] + taken, 1)}
+        facts["seconds"] = round(facts["seconds"] + taken, 1)
         gpu = f"{torch.cuda.get_device_name()}, one core of an " if torch.cuda.is_available() else ""
         precision = featherseg.load_run(out / "run").recipe.train.precision
         facts |= {"processor": gpu + machine_name(), "precision": precision, "commit": commit()}
@@ -198,10 +196,22 @@ def record(row: Row, source: Source, pace: dict[str, Any], out: Path) -> dict[st
     return facts
 
 
+def gained(rungs: list[dict[str, Any]]) -> float:
+    """Points of val that the last fifth of the time brought, behind the falling rate: its part of the last doubling.
+
+    Scores rise about evenly over the logarithm of the time, and log(1.25) / log(2) of the difference of two scores has
+    a third of their noise, which between two that lie a fifth apart is larger than GAIN.
+    """
+    before, last = rungs[-2:]
+    share = math.log(1.25) / math.log(last["ended"] / before["ended"])
+    return float(last["val_decayed"] - before["val_decayed"]) * share
+
+
 def is_over(facts: dict[str, Any]) -> bool:
     """Whether a row needs no further rung."""
-    last = facts["rungs"][-1]["seconds"] if facts["rungs"] else 0
-    return last == RUNGS[-1] or (last >= LEAST and facts["converged"])
+    rungs = facts["rungs"]
+    last = rungs[-1]["seconds"] if rungs else 0
+    return last == RUNGS[-1] or (last >= LEAST and gained(rungs) < GAIN)
 
 
 def score(run: Path, data: SegmentationData) -> float:
@@ -209,13 +219,8 @@ def score(run: Path, data: SegmentationData) -> float:
     return round(100 * evaluate(open_runtime(featherseg.load_run(run), "auto"), data, boundary=False).miou, 3)
 
 
-def score_at(curve: dict[int, float], step: float) -> float:
-    """The score at a step, on a line between the validations before and behind it."""
-    return float(np.interp(step, sorted(curve), [curve[s] for s in sorted(curve)]))
-
-
 def record_missing(rows: list[Row], places: dict[str, str], out: Path, table: Path, jobs: int) -> None:
-    """Every row that is not in the table, in a process of its own on a core of its own; by seeds, most steps first."""
+    """Every row without an end in the table, in a process and on a core of its own; by seeds, most steps first."""
     lock, own = Lock(), SimpleQueue[int]()
     for core in cores.take_cores(jobs):
         own.put(core)
@@ -236,12 +241,17 @@ def record_missing(rows: list[Row], places: dict[str, str], out: Path, table: Pa
             table.parent.mkdir(parents=True, exist_ok=True)
             append_line(table, json.loads([line for line in said.splitlines() if line.startswith("{")][-1]))
 
-    known = [row for row in read_lines(table) if is_current(row)]
-    done = {(row["dataset"], row["model"], row["scale"], row["seed"]) for row in known}
+    done = {key for key, row in read_table(table).items() if is_over(row)}
     rows = sorted((row for row in rows if row not in done), key=lambda row: (row[3], paces[row[:3]]["step_seconds"]))
     out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs, initializer=lambda: cores.pin(own.get_nowait())) as pool:
         list(pool.map(one, rows))
+
+
+def read_table(table: Path) -> dict[Row, dict[str, Any]]:
+    """The rows of today's recipes; of one that was taken further, the last."""
+    rows = [row for row in read_lines(table) if is_current(row)]
+    return {(row["dataset"], row["model"], row["scale"], row["seed"]): row for row in rows}
 
 
 def is_current(row: dict[str, Any]) -> bool:
@@ -300,10 +310,11 @@ def time_missing(labels: list[str], places: dict[str, str], formats: list[str], 
 
 def print_table(table: Path) -> None:
     """Test mIoU behind the falling rate, by rung."""
-    for row in sorted(read_lines(table), key=lambda row: (row["dataset"], row["model"], row["scale"], row["seed"])):
-        name = f"{row['dataset']:12} {row['model']} at {row['scale']:g}, seed {row['seed']}"
+    for (dataset, model, scale, seed), row in sorted(read_table(table).items()):
+        name = f"{dataset:12} {model} at {scale:g}, seed {seed}"
         scores = "  ".join(f"{r['seconds']} s {r['test_decayed']:.2f}" for r in row["rungs"])
-        print(f"{name:52}", scores + ("" if row["converged"] else f"  still gains {row['rungs'][-1]['gain']:.1f}"))
+        gain = gained(row["rungs"])
+        print(f"{name:52}", scores + (f"  still gained {gain:.1f}" if gain >= GAIN else ""))
 
 
 def main() -> None:
