@@ -21,6 +21,7 @@ from featherseg.fitting import beginning, delivery, session, trials
 from featherseg.fitting.delivery import Undelivered, shrink, worst
 from featherseg.fitting.latency import here
 from featherseg.fitting.page import fit_html
+from featherseg.fitting.plan import Plan
 from featherseg.fitting.record import Final, read_plan
 from featherseg.fitting.session import halve, make_do, train_to_the_end
 from featherseg.fitting.trials import Segment, Workers
@@ -54,8 +55,63 @@ def test_a_training_that_fails_drops_its_candidate(tmp_path):
     half = Workers(Scored(lambda s: math.nan if s.recipe == SLOW.model else 0.1), 1, 1)
     found, _, _ = halve(made(), tmp_path, time.monotonic(), half, Silent())
     assert found == [FAST]
-    with pytest.raises(TrainingError, match="no candidate of rung 1"):
+    with pytest.raises(TrainingError, match=r"no candidate of rung 1 .*: see .* --resume tries again"):
         halve(made(), tmp_path, time.monotonic(), Workers(Scored(lambda s: math.nan), 1, 1), Silent())
+    for model, reason in ((FAST.model, "no room"), (SLOW.model, "no number")):
+        (folder := tmp_path / "trials" / f"{model}-1").mkdir(parents=True)
+        (folder / "failed.json").write_text(json.dumps({"steps": 4, "reason": reason}))
+    with pytest.raises(TrainingError, match=r"rung 1 could be trained: no number; no room\. What is done stays"):
+        halve(made(), tmp_path, time.monotonic(), Workers(Scored(lambda s: math.nan), 1, 1), Silent())
+    assert not list(tmp_path.rglob("failed.json"))
+
+
+def test_who_was_dropped_takes_the_place_of_a_rung_that_fails(tmp_path):
+    middle, steps = replace(FAST, model="frm-lite0"), dict.fromkeys((FAST.name, SLOW.name, "frm-lite0 at 1"), 4)
+    plan = Plan((SLOW, middle, FAST), ((steps, 2), (dict.fromkeys(steps, 8), 1)), dict.fromkeys(steps, (10, 2)))
+    first = {SLOW.model: 0.6, middle.model: 0.55, FAST.model: 0.5}
+    execute = Scored(lambda s: first[s.recipe] if s.steps == 4 else math.nan)
+    found, _, _ = halve(replace(made(), plan=plan), tmp_path, time.monotonic(), Workers(execute, 1, 1), Silent())
+    assert found == [FAST]
+
+
+def test_a_last_training_that_failed_goes_on_by_the_next_resume(fit_again, tmp_path, monkeypatch):
+    broken = {SLOW.model, FAST.model}
+
+    class Failing:
+        at_once = 1
+
+        @staticmethod
+        def execute(segments, reporter):
+            found = []
+            for one in segments:
+                folder = one.folder / "failed.json"
+                if one.steps > 4 and one.recipe in broken and not folder.is_file():
+                    one.folder.mkdir(parents=True, exist_ok=True)
+                    folder.write_text(json.dumps({"steps": one.steps, "reason": "8 GiB of memory were taken"}))
+                found.append(math.nan if folder.is_file() else {SLOW.model: 0.6, FAST.model: 0.5}[one.recipe])
+            return found
+
+    @contextmanager
+    def workers(cluster, number):
+        yield Failing
+
+    monkeypatch.setattr(session, "trial_workers", workers)
+    with pytest.raises(RunError, match=rf"{FAST.name} could not .* failed: 8 GiB .* and --resume tries again"):
+        fit_again({})
+    assert read_plan(tmp_path / "plan.json").failed == {SLOW.name: "its training failed: 8 GiB of memory were taken"}
+    broken.clear()
+    assert fit_again({}) == FAST.name
+
+
+def test_a_plan_whose_last_candidates_fail_here_is_refused(fit_again, tmp_path, monkeypatch):
+    @contextmanager
+    def workers(cluster, number):
+        yield Workers(Scored(lambda s: 0.6 if s.recipe == SLOW.model else math.nan), 1, 1)
+
+    monkeypatch.setattr(session, "trial_workers", workers)
+    replace(made(given=True), failed={SLOW.name: "21.0 ms"}).write(tmp_path)
+    with pytest.raises(TrainingError, match=rf"{SLOW.name} could not be delivered by the plan, .* Fit without --plan"):
+        fit_again({})
 
 
 @pytest.mark.parametrize(
@@ -240,6 +296,15 @@ def test_one_that_was_not_delivered_is_told_by_its_last_training(tmp_path, monke
     assert "it could not be delivered" not in fit_html(facts(), {}, tried.plan)
 
 
+def test_one_whose_training_failed_in_a_rung_is_told_with_the_reason(tmp_path):
+    (folder := tmp_path / "trials" / "frm-lite0-half-light-1").mkdir(parents=True)
+    (folder / "failed.json").write_text('{"steps": 4, "reason": "the loss is no number"}')
+    plan = made()
+    rows = delivery._candidates(plan, SLOW, tmp_path / "final", plan.timing(SLOW), 0.5, {FAST.name: math.nan}, tmp_path)
+    row = next(row for row in rows if row["model"] == FAST.model)
+    assert (row["status"], row["miou_val"]) == ("its training failed at rung 1: the loss is no number", None)
+
+
 def test_one_that_was_shrunk_is_told_as_it_is_delivered(tmp_path, monkeypatch):
     monkeypatch.setattr(delivery, "score_at", lambda folder, steps: 0.5)
     monkeypatch.setattr(delivery, "seconds_of", lambda folder: 30.0)
@@ -343,8 +408,10 @@ def test_a_plan_that_judged_candidates_by_its_limits_is_for_these_alone(tmp_path
         ):
             beginning.begin(config, tmp_path, time.monotonic(), None, given, ALONE, Silent())
     assert beginning.begin(given.config, tmp_path, time.monotonic(), None, given, ALONE, Silent()).given
-    wider = replace(given.config, max_ms=40.0)
-    undecided = replace(given, failed={}, shrunk={})
+    wider, undecided = replace(given.config, max_ms=40.0), replace(given, failed={}, shrunk={})
+    slowest = replace(wider, percentile=95)
+    found = beginning.begin(slowest, tmp_path, time.monotonic(), None, undecided, ALONE, Silent())
+    assert [one.latency_ms for one in found.plan.candidates] == [22.5, 7.5]
     assert beginning.begin(wider, tmp_path, time.monotonic(), None, undecided, ALONE, Silent()).given
 
 

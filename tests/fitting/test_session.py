@@ -349,6 +349,16 @@ def test_hours_in_which_nothing_can_be_trained_are_refused(tmp_path, monkeypatch
     config = replace(config, hours=least)
     assert beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, Silent()).plan.candidates
 
+    # What the export and its timings take counts
+    def time_candidate(name, *rest):
+        return Measured(timing(*name[:2], p50=10.0), 20.0)
+
+    monkeypatch.setattr(beginning, "time_candidate", time_candidate)
+    config = made(hours=0.01).config
+    with pytest.raises(ConfigError, match=r"Give at least (\S+)\.$") as refused:
+        beginning.begin(config, tmp_path, time.monotonic(), None, None, ALONE, Silent())
+    assert 3600 * float(re.search(r"at least (\S+)\.$", str(refused.value))[1]) > 2 * 20 + 3 * 6
+
 
 def test_an_option_that_is_of_no_use_is_refused(monkeypatch, tmp_path, capsys):
     for words, message in (
@@ -553,6 +563,12 @@ def test_a_resumed_fit_keeps_what_it_was_asked(tmp_path):
         featherseg.fit(format="openvino", out=tmp_path, resume=True)
     with pytest.raises(ConfigError, match="begun with --percentile 50, and now it is 95"):
         featherseg.fit(out=tmp_path, resume=True, settings=FitSettings(percentile=95))
+    with pytest.raises(ConfigError, match="begun with --image-size 64x96, and now it is 96x64"):
+        featherseg.fit(image_size=(96, 64), out=tmp_path, resume=True)
+    with pytest.raises(ConfigError, match="begun with --loggers none, and now it is tensorboard,mlflow"):
+        featherseg.fit(out=tmp_path, resume=True, settings=FitSettings(loggers=("tensorboard", "mlflow")))
+    with pytest.raises(ConfigError, match="begun with --data shapes, and now it is camvid"):
+        featherseg.fit("camvid", out=tmp_path, resume=True)
     of_ncnn = made()
     replace(of_ncnn, config=replace(of_ncnn.config, format="ncnn", percentile=95)).write(tmp_path)
     with pytest.raises(ConfigError, match="begun with --format ncnn, and now it is onnx"):
@@ -565,6 +581,15 @@ def test_a_resumed_fit_keeps_what_it_was_asked(tmp_path):
         featherseg.fit("shapes", 20, out=tmp_path)
     with pytest.raises(RunError, match="has not ended"):
         read_fit(tmp_path)
+
+
+def test_the_same_data_may_be_spelled_otherwise_when_a_fit_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    begun = made("yard", data_root="data")
+    begun.refuse_other({"data": str(tmp_path / "yard"), "data_root": f"{tmp_path}/data/", "image_size": (64, 96)})
+    begun.refuse_other({"data": "yard/", "data_root": None, "max_ms": 20})
+    with pytest.raises(ConfigError, match="begun with --data-root data, and now it is data2"):
+        begun.refuse_other({"data_root": "data2"})
 
 
 def test_segments_are_plain_values():

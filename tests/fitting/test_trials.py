@@ -132,6 +132,15 @@ def test_a_trial_that_failed_before_its_first_step_begins_anew(tmp_path, monkeyp
 
     monkeypatch.setattr(trials, "train", train)
     assert math.isnan(trials._carry_out(segment, Silent()))
+    assert trials.failure_at(segment.folder, 10) == "the loss is no number"
+    assert trials.failure_at(segment.folder, 20) is None
+
+    # It is not tried twice, until the failure is forgotten
+    monkeypatch.setattr(trials, "train", None)
+    assert math.isnan(trials._carry_out(segment, Silent()))
+    (segment.folder / "failed.json").unlink()
+    with pytest.raises(TypeError, match="not callable"):
+        trials._carry_out(segment, Silent())
 
 
 def test_a_resumed_part_is_counted_by_the_steps_that_it_took(tmp_path, monkeypatch):

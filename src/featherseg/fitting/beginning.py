@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -154,7 +155,7 @@ def begin(
             reporter.message(
                 f"left out, of no scale that images of {size_text(image_size)} are tried at: {', '.join(others)}"
             )
-    an_export = sum(exports) / max(1, len(exports))
+    an_export = median(exports or [0.0])
     feasible = [t for t in timings if t.keeps(*config.limits)]
     if not feasible:
         raise no_candidate(config, timings)
@@ -184,7 +185,8 @@ def begin(
     turns = [math.ceil(number / workers.at_once) for number in rung_sizes(len(timed))]
     beside = (2 + sum(turns)) * validating + (turns or [1])[0] * opening
     left = ends - time.monotonic()
-    needed = an_export + scoring + 2 * validating + opening + timed[0].step_seconds  # nothing to spare
+    delivering = 2 * an_export + AGAIN * min(ONCE_AGAIN, an_export) + scoring  # as `ending`, with nothing to spare
+    needed = delivering + 2 * validating + opening + timed[0].step_seconds
     if needed > left:
         least = config.hours + (needed - left) / (1 - TIMING - KEPT_BACK) / 3600  # of which these are shares
         raise ConfigError(
@@ -264,8 +266,10 @@ def _begin_as_planned(
                 f"{counted(threads, 'thread')}, its steps may take longer than {config.hours:g} hours"
             )
         )
-    spent = time.monotonic() - began
-    made = replace(given, config=config, parts=parts, device=device, threads=threads, given=True, spent=spent)
+    percentile, spent = config.percentile, time.monotonic() - began
+    candidates = tuple(replace(one, latency_ms=given.timing(one).latency(percentile)) for one in given.plan.candidates)
+    made = replace(given, config=config, parts=parts, plan=replace(given.plan, candidates=candidates), given=True)
+    made = replace(made, device=device, threads=threads, spent=spent)
     made.write(out)
     return made
 

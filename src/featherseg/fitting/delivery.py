@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,12 @@ from featherseg.fitting.bundle import RUNTIMES
 from featherseg.fitting.candidates import LEAST_SIDE, resize_of
 from featherseg.fitting.elsewhere import bundle_chosen
 from featherseg.fitting.feasible import image_of
-from featherseg.fitting.latency import Timing, time_file
+from featherseg.fitting.latency import Timing, cache_file, time_file
 from featherseg.fitting.page import write_page
 from featherseg.fitting.plan import SPARE, Candidate, name_of
 from featherseg.fitting.record import FitConfig, Made
 from featherseg.fitting.results import UNDELIVERED, FitResult
-from featherseg.fitting.trials import TRIALS, copy_run, final_folder, score_at, seconds_of, trial_folder
+from featherseg.fitting.trials import TRIALS, copy_run, failure_at, final_folder, score_at, seconds_of, trial_folder
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.card import write_card
@@ -125,8 +126,10 @@ def deliver(
             reporter.message(
                 f"{winner.model} took {min(taken):.1f} ms once and {max(taken):.1f} ms another time: other programs or "
                 "guests of its host slow this machine down at times; then the limit may not be kept. Time it again: "
-                f"featherseg benchmark {out}"
+                f"featherseg benchmark {out}. The next fit times all candidates anew."
             )
+            with suppress(OSError):
+                cache_file().unlink(missing_ok=True)
 
     # Its scores, while what was delivered before is untouched; evaluations of that one still count
     if (out / EVALUATIONS).is_file():
@@ -282,6 +285,8 @@ def _candidates(
                 n for n, (rung, _) in enumerate(made.plan.rungs, 1) if score_at(folder, rung[timing.name]) is not None
             ]
             row["status"] = f"dropped at rung {rungs[-1]}" if rungs else "not trained"
+            if rungs and (reason := failure_at(folder, made.plan.rungs[rungs[-1] - 1][0][timing.name])):
+                row["status"] = f"its training failed at rung {rungs[-1]}: {reason}"
             if one.name in made.failed and (finals := made.finals_of(one)):
                 row["status"] = f"{UNDELIVERED}: {made.failed[one.name]}"
                 ended = final_folder(out, one, finals[-1].steps)

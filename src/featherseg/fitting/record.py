@@ -1,5 +1,6 @@
 """plan.json: what a fit was asked for and all that it decided before its first training."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from featherseg.core.config import MOST_STEPS, Config, parse
 from featherseg.core.errors import ConfigError, unknown
 from featherseg.core.files import load_json, write_json
 from featherseg.core.types import Size
-from featherseg.core.wording import one_line
+from featherseg.core.wording import one_line, size_text
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.fitting.candidates import MODELS, check_size, has_weights
 from featherseg.fitting.latency import Timing
@@ -150,6 +151,23 @@ class Made:
     def final(self, candidate: Candidate) -> Final | None:
         """Its last training of these hours, where it has begun."""
         return next((one for one in self.finals_of(candidate)[-1:] if one.hours == self.config.hours), None)
+
+    def refuse_other(self, asked: Mapping[str, Any]) -> None:
+        """Raises ConfigError where what is asked of the fit is not what it was begun with; None is not asked."""
+        for key, value in asked.items():
+            own: Any = self.image_size if key == "image_size" else getattr(self.config, key)
+            if value is None or value == own:
+                continue
+            if key in ("data", "data_root") and own and os.path.abspath(value) == os.path.abspath(own):
+                continue  # one folder has many spellings
+            if key == "image_size":
+                own, value = size_text(own), size_text(value)
+            if key == "loggers":
+                own, value = ",".join(own), ",".join(value)
+            raise ConfigError(
+                f"it was begun with --{key.replace('_', '-')} {own or 'none'}, and now it is {value}. Leave it out, or "
+                "begin another."
+            )
 
     def write(self, out: Path) -> None:
         """Replace OUT/plan.json."""

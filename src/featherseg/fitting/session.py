@@ -30,10 +30,12 @@ from featherseg.fitting.plan import DECAY, MARGIN, MOST_STEPS, Candidate, name_o
 from featherseg.fitting.record import PLAN, Final, FitConfig, Made, check_limits, read_plan
 from featherseg.fitting.results import FitResult, read_fit
 from featherseg.fitting.trials import (
+    FAILED,
     TRIALS,
     Executor,
     Segment,
     Workers,
+    failure_at,
     final_folder,
     progress_of,
     seconds_of,
@@ -182,8 +184,10 @@ def fit(
         # The plan: that of the fit that goes on, or a new one
         if there:
             made = read_plan(out / PLAN)
-            asked = {"data": data, "max_ms": max_ms, "image_size": image_size, "format": format}
-            _refuse_other(made.config, asked, settings)
+            asked: dict[str, Any] = {"data": data, "max_ms": max_ms, "image_size": image_size, "format": format}
+            asked |= {key: getattr(settings, key) for key in ("max_mib", "data_root", "percentile")}
+            asked |= {"loggers": settings.loggers or None}
+            made.refuse_other(asked | {"device": None if settings.device == "auto" else settings.device})
             _refuse_other_timings(made, latency, settings.plan)
             check_loggers(made.config)
             began -= (spent := _spent(out, made))
@@ -220,7 +224,12 @@ def fit(
             with _counted(out, began):
                 ranking, scores, made = halve(made, out, began, workers, reporter)
                 while True:
-                    winner = next(one for one in ranking if one.name not in made.failed)
+                    if not (left := [one for one in ranking if one.name not in made.failed]):
+                        raise TrainingError(
+                            f"{', '.join(made.failed)} could not be delivered by the plan, and the others' trainings "
+                            "failed here. Fit without --plan."
+                        )
+                    winner = left[0]
                     try:
                         final, made = train_to_the_end(made, winner, out, began, workers.execute, reporter)
                         return deliver(made, winner, final, scores, out, began, reporter)
@@ -293,7 +302,8 @@ def halve(
     """Rung by rung, until one is left; -> it, then the others, who was dropped last first; their last scores (0..1).
 
     A rung that would leave the last one too little time, as steps take longer than planned, is not begun: the plan,
-    which comes back, then ends with the rung before.
+    which comes back, then ends with the rung before. Where all of a rung fail, who was dropped before takes their
+    place. Raises TrainingError where there is nobody; --resume then tries those of the last rung again.
     """
     left, dropped, scores = list(made.plan.candidates), list[Candidate](), dict[str, float]()
     for number, (steps, keep) in enumerate(made.plan.rungs, start=1):
@@ -312,10 +322,16 @@ def halve(
         found = workers.execute([_segment(made, out, one, steps[one.name]) for one in left], reporter)
         scores |= {one.name: score for one, score in zip(left, found, strict=True)}
         sound = [(one, score) for one, score in zip(left, found, strict=True) if not math.isnan(score)]
-        if not sound:
-            raise TrainingError(f"no candidate of rung {number} could be trained: see {out / TRIALS}.")
+        if not sound and not dropped:
+            reasons = [_forget_failure(trial_folder(out, one), steps[one.name]) for one in left]
+            raise TrainingError(
+                f"no candidate of rung {number} could be trained: {'; '.join(dict.fromkeys(filter(None, reasons)))}. "
+                f"What is done stays in {out / TRIALS}, and --resume tries again."
+            )
         ranked = survivors(sound, len(sound), MARGIN)
         left, dropped = ranked[:keep], ranked[keep:] + dropped
+        if not left:
+            break
         reporter.message(f"rung {number}: {', '.join(f'{one.name} {percent(s)} %' for one, s in sound)}")
     return left + dropped, scores, made
 
@@ -408,19 +424,33 @@ def train_to_the_end(
         reporter.message(
             f"{last.steps} steps are very few: give it more --hours, or go on with --resume and more of them"
         )
-    failed = Undelivered(
-        f"{winner.name} could not be trained to its end: see {trial_folder(out, winner)}.", "its training failed"
-    )
     for one in (*before, last):  # by fewer hours it stopped there
         constant = _segment(made, out, winner, one.steps - one.decay)
         if constant.steps and math.isnan(execute([constant], reporter)[0]):
-            raise failed
+            raise _unfinished(winner, constant)
     folder = final_folder(out, winner, last.steps)
     source = constant.folder if constant.steps else None
     final = replace(constant, folder=folder, steps=last.steps, decay=last.decay, source=source)
     if math.isnan(execute([final], reporter)[0]):
-        raise failed
+        raise _unfinished(winner, final)
     return folder, made
+
+
+def _unfinished(winner: Candidate, segment: Segment) -> Undelivered:
+    """The error of a last training that failed, which the next --resume tries again: there may be more memory then."""
+    reason = f"its training failed: {_forget_failure(segment.folder, segment.steps)}"
+    return Undelivered(
+        f"{winner.name} could not be trained to its end: {reason}. What is done stays in {segment.folder}, and "
+        "--resume tries again.",
+        reason,
+    )
+
+
+def _forget_failure(folder: Path, steps: int) -> str:
+    """Why a trial failed, so that it is tried again."""
+    reason = failure_at(folder, steps) or f"see {folder}"
+    (folder / FAILED).unlink(missing_ok=True)
+    return reason
 
 
 def _segment(made: Made, out: Path, one: Candidate, steps: int) -> Segment:
@@ -430,20 +460,6 @@ def _segment(made: Made, out: Path, one: Candidate, steps: int) -> Segment:
     settings |= {"train.device": made.config.device, "train.loggers": made.config.loggers}
     settings |= {} if one.batch_size is None else {"train.batch_size": one.batch_size}
     return Segment(trial_folder(out, one), one.model, setting_texts(settings), steps, group=out.absolute())
-
-
-def _refuse_other(config: FitConfig, asked: Mapping[str, Any], settings: FitSettings) -> None:
-    """Raises ConfigError where a resumed fit is asked for something else than it was begun with; None is not asked."""
-    asked = {
-        **asked,
-        **{key: getattr(settings, key) for key in ("max_mib", "data_root", "percentile")},
-        "loggers": settings.loggers or None,
-        "device": None if settings.device == "auto" else settings.device,
-    }
-    for key, value in asked.items():
-        own, word = getattr(config, key), f"--{key.replace('_', '-')}"
-        if value is not None and (str(value) if isinstance(value, Path) else value) != own:
-            raise ConfigError(f"it was begun with {word} {own}, and now it is {value}. Leave it out, or begin another.")
 
 
 def _refuse_other_timings(made: Made, latency: str | Path | None, plan: str | Path | None) -> None:

@@ -19,17 +19,17 @@ import torch
 
 from featherseg.core.cluster import Cluster, ray_cluster
 from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, TrainingError
-from featherseg.core.files import append_line, read_lines, remove_tree, write_atomic
+from featherseg.core.files import append_line, load_json, read_lines, remove_tree, write_atomic, write_json
 from featherseg.core.machine import usable_cores
 from featherseg.core.types import Reporter
 from featherseg.core.wording import Doubt, one_line
 from featherseg.fitting.plan import Candidate
 from featherseg.fitting.record import PLAN
-from featherseg.runs import METRICS, RESOLVED, open_run
+from featherseg.runs import RESOLVED, open_run
 from featherseg.training import Request, train
 
-TRIALS, SECONDS = "trials", "seconds.jsonl"
-"""The folder of a fit's trials; in that of a trial: what its segments took."""
+TRIALS, SECONDS, FAILED = "trials", "seconds.jsonl", "failed.json"
+"""The folder of a fit's trials; in that of a trial: what its segments took, up to which step it failed, and why."""
 
 MOST_LOST = 10
 """Workers that may be killed under a segment."""
@@ -195,9 +195,10 @@ def _carry_out(segment: Segment, reporter: Reporter) -> float:
         if begun and isinstance(error, ConfigError):
             raise
         reporter.message(f"{folder.name} is dropped: {found_by(error)}")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / FAILED, {"steps": segment.steps, "reason": one_line(found_by(error)).rstrip(".")})
         if not begun:
             return math.nan
-        append_line(folder / METRICS, {"step": segment.steps, "val_miou": None})
     row = {"steps": counting.taken, "stepping": round(counting.last - counting.first, 3)}
     append_line(folder / SECONDS, row | {"seconds": round(time.monotonic() - began, 2)})
     found = score_at(folder, segment.steps)
@@ -217,12 +218,20 @@ def final_folder(out: Path, one: Candidate, steps: int) -> Path:
 
 def score_at(folder: Path, steps: int) -> float | None:
     """The mIoU of a trial on the validation split at a step; None before it is there, NaN where it failed."""
+    if failure_at(folder, steps) is not None:
+        return math.nan
     if not (folder / RESOLVED).is_file():
         return None
     record = open_run(folder).metrics().get(steps, {})
     if "val_miou" not in record:
         return None
     return math.nan if record["val_miou"] is None else float(record["val_miou"])
+
+
+def failure_at(folder: Path, steps: int) -> str | None:
+    """Why a trial's training up to a step failed; None where it did not."""
+    found = load_json(folder / FAILED) if (folder / FAILED).is_file() else {}
+    return str(found["reason"]) if found.get("steps") == steps else None
 
 
 def seconds_of(folder: Path) -> float:
@@ -256,6 +265,6 @@ def copy_run(source: Path, to: Path, but: tuple[str, ...] = ()) -> None:
             if place.is_symlink():
                 place.unlink()
             place.mkdir(exist_ok=True)
-        elif path.is_file() and path.name not in (SECONDS, ".lock", *but):
+        elif path.is_file() and path.name not in (SECONDS, FAILED, ".lock", *but):
             with path.open("rb") as file:
                 write_atomic(place, partial(shutil.copyfileobj, file))
