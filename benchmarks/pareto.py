@@ -194,7 +194,7 @@ def mark_front(labels: Sequence[str], minutes: float, table: Path, path: Path) -
     complete = [{n for (n, weights), own in of.items() if weights and len(own) >= MIN_RUNS} for of in found.values()]
     names = {name for name in set.intersection(*complete) if both.split_name(name)[1] == 1}
     miou = {
-        label: {n: round(float(np.mean(both.scores_of(of[n, True]))) / 100, 4) for n in sorted(names)}
+        label: {n: round(float(np.mean(both.scores_of(of[n, True]))) / 100, 6) for n in sorted(names)}
         for label, of in found.items()
     }
     write_json(path, {"minutes": minutes, "seeds": MIN_RUNS, "miou": miou})

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from featherseg._version import __version__
 from featherseg.core.errors import ConfigError, FeathersegError
@@ -41,8 +41,8 @@ VERBS = {  # in the order of the work; what `featherseg --help` says of each
     "export": "Export to ONNX, OpenVINO, int8 and others.",
     "compare": "Compare models on your own data.",
     "sweep": "Train several models alike and compare.",
-    "paper": "Count a paper's tables again.",
-    "benchmark": "Measure latency of builds and exports.",
+    "paper": "Count a paper's models, row by row.",
+    "benchmark": "Measure latency of models and files.",
     "cost": "Count parameters and MACs.",
     "push": "Share a run on the Hugging Face Hub.",
     "models": "List the models.",
@@ -57,6 +57,11 @@ DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, 
 
 class _Command(TyperCommand):
     """A verb. Raises ConfigError where an option of one value is given twice, as only the last would count."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for argument in (one for one in self.params if isinstance(one, TyperArgument)):
+            argument.metavar = argument.metavar or str(argument.name).upper()  # as the help's sentences call it
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = Counter(self.make_parser(ctx).parse_args(list(args))[2])

@@ -19,7 +19,7 @@ SHOWN = 10
 def audit(
     data: Dataset,
     run: Annotated[str | None, typer.Option(help="A run (folder or name) that was trained on none of these.")] = None,
-    minutes: Annotated[float, typer.Option(help="From start to page.", min=1, max=100_000)] = 30,
+    minutes: Annotated[float, typer.Option(help="Time limit of the whole command.", min=1, max=100_000)] = 30,
     to: Annotated[
         str | None,
         typer.Option("--to", metavar="FORMAT", help="Also the most suspicious images for labelme, cvat, coco or yolo."),
@@ -27,19 +27,21 @@ def audit(
     top: Annotated[int | None, typer.Option(help="How many images --to writes [default: 50].", min=1)] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the lists as JSON.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the lists to this file.")
+    ] = None,
     out: Annotated[Path, out_option("The page to write.")] = Path("audit.html"),
 ) -> None:
     """Find masks that are probably wrong before money is spent on training with them.
 
     Every image of train and val is predicted by a model that never saw its sequence (or, where whole sequences would
     not do, its part of it): quick trainings (--minutes bounds all of it), or --run. The scorer learns from faults
-    planted into copies of the masks; how many of those it finds is told. Nothing of the dataset is changed. Exit code 0
-    whatever is found. Stopped with Ctrl-C, the same command goes on where it was.
+    planted into copies of the masks, and it prints how many of those it finds. Nothing of the dataset is changed. Exit
+    code 0 whatever is found. Stopped with Ctrl-C, the same command goes on where it was.
 
-    On the page it is decided by keyboard what becomes of a mask; `featherseg check DATA --fix OUT --decisions FILE`
-    writes a corrected copy. With --to the most suspicious images are written with their masks as they are into a new
-    folder beside the page (audit.labelme), to be corrected in the tool that they were drawn in.
+    On the page a key accepts the prediction in a region, keeps the mask, or skips it; `featherseg check DATA --fix OUT
+    --decisions FILE` writes a corrected copy. With --to the most suspicious images are written with their masks as they
+    are into a new folder beside the page (audit.labelme), to be corrected in the tool that they were drawn in.
     """
     from featherseg.auditing.session import TRAINING
     from featherseg.auditing.session import audit as audit_data

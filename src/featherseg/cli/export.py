@@ -49,7 +49,8 @@ def export(
     The files take normalised images of any height and width (ncnn and litert: of --image-size alone); `predict`,
     `evaluate` and `compare` accept them, but for web, tensorrt, coreml and those of --masks, which take RGB images and
     are written as onnx and openvino.
-    Exit code 2 if a format could not be written; the others are still written.
+    What can be known before, such as an unknown format or a missing package, is refused before anything is written.
+    Where a format fails later, the others are still written. Exit code 2 in both cases.
     """
     from featherseg.cli.terminal import Console
     from featherseg.core.allocator import keep_freed_memory

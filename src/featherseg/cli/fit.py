@@ -26,15 +26,16 @@ def fit(
         str | None, typer.Option(help="A dataset's name, a dataset.toml or its folder; needed to begin a fit.")
     ] = None,
     max_ms: Annotated[
-        float | None, typer.Option("--max-ms", help="From a decoded image to its mask, in milliseconds.")
+        float | None,
+        typer.Option("--max-ms", help="Latency limit in ms, from a decoded image to its mask; 10% are kept to spare."),
     ] = None,
     hours: Annotated[
-        float | None, typer.Option(help="From start to exit [default: 1]; more with --resume trains for longer.")
+        float | None, typer.Option(help="Time limit of the whole command [default: 1]; with --resume the new total.")
     ] = None,
     percentile: Annotated[
-        int | None, typer.Option(help="Of the latency that --max-ms is about: 50 or 95 [default: 50].")
+        int | None, typer.Option(help="Percentile of the latency that --max-ms limits: 50 or 95 [default: 50].")
     ] = None,
-    max_mib: Annotated[float | None, typer.Option("--max-mib", help="Memory of the predicting process, MiB.")] = None,
+    max_mib: Annotated[float | None, typer.Option("--max-mib", help="Memory limit of the process, MiB.")] = None,
     format: Annotated[
         str | None, typer.Option(help="Of the exported file: onnx, openvino, onnx-int8 and so on [default: onnx].")
     ] = None,
@@ -61,24 +62,26 @@ def fit(
         str, typer.Option(metavar="NAME[,NAME]", help="Follow the trainings there as well: tensorboard, mlflow, wandb.")
     ] = "",
     show: Annotated[
-        bool, typer.Option("--show", help="Choose again from what was trained in --out, for another --max-ms.")
+        bool,
+        typer.Option("--show", help="Choose again from what --out has trained, for another --max-ms."),
     ] = False,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Write --out, a .zip that measures the candidates on another device.")
+        bool, typer.Option("--measure", help="Write --out, a .zip that times the candidates on another device.")
     ] = False,
     latency: Annotated[
-        Path | None, typer.Option(help="The latency.json of another device, which the choice is for.")
+        Path | None, typer.Option(help="A latency.json measured on another device: the choice is made for that one.")
     ] = None,
     confirm: Annotated[
-        Path | None, typer.Option(help="The latency.json of what was delivered in --out, from its own measure.zip.")
+        Path | None,
+        typer.Option(help="A latency.json of the delivered model, by its own measure.zip."),
     ] = None,
 ) -> None:
     """Find, train, export and verify the most accurate model that is fast enough on this device.
 
     Candidates, models at input scales, are timed before any trains. Those that keep the limit train by successive
-    halving; the last one gets at least half of the time. A limit that nothing keeps is said within a minute on an idle
-    machine. In the end --out is a run with its exported file in export/, its score on images that nothing was chosen
-    by, fit.html and fit.json. It can be killed at any time: `featherseg fit --resume --out OUT` goes on.
+    halving; the last one gets at least half of the time. Where no candidate keeps the limit, that is said within a
+    minute on an idle machine. In the end --out is a run with its exported file in export/, its score on images that
+    nothing was chosen by, fit.html and fit.json. Kill it at any time: `featherseg fit --resume --out OUT` goes on.
     """
     size = None if image_size is None else parse_size(image_size, "--image-size")
 

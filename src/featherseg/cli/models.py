@@ -48,9 +48,10 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         f"ms: from a decoded image of {size_text(timed['size'])} to its mask, {timed['format']}, {timed['classes']} "
         f"classes, threads: {timed['threads']}, on {timed['device']} ({timed['date']}). Elsewhere the order may be "
         "another: featherseg fit and featherseg benchmark time the models on your machine.",
-        f">: the front of those trained from ImageNet weights for {trained['minutes']:g} minutes of one "
-        f"core: none as fast scores as much. Test mIoU in % on {' and '.join(trained['miou'])}, means of "
-        f"{trained['seeds']} seeds or more, small differences may be by chance: {'; '.join(told)}.",
+        f">: Pareto front, by the mean of the datasets, of those trained from ImageNet weights for "
+        f"{trained['minutes']:g} minutes of one core: none as fast scores as much. Test mIoU in % on "
+        f"{' and '.join(trained['miou'])}, means of {trained['seeds']} seeds or more, small differences may be by "
+        f"chance: {'; '.join(told)}.",
         f"params, GMACs (convention macs): {CLASSES} classes, {size_text(SIZE)}.",
         "ImageNet: initial weights of the backbone. *: not the paper's own model, but its head on another backbone, or "
         "a reconstruction (RSP). The papers' arXiv numbers: --json.",

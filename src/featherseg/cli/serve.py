@@ -30,7 +30,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 chooses a free one.")] = 8000,
     token: Annotated[
         str | None,
-        typer.Option(envvar=TOKEN_VARIABLE, show_envvar=False, help=f"What requests carry; better ${TOKEN_VARIABLE}."),
+        typer.Option(envvar=TOKEN_VARIABLE, show_envvar=False, help=f"Of every request; safer as ${TOKEN_VARIABLE}."),
     ] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option(metavar="NAME[:PORT]", help="Another host name of this machine.")

@@ -26,7 +26,7 @@ def train(
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(help="What the command may take, its start and its report included, in place of epochs or steps."),
+        typer.Option(help="Time limit of the whole command, start and report included; in place of epochs and steps."),
     ] = None,
     teacher: Annotated[
         str | None,
@@ -52,8 +52,8 @@ def train(
     """Train a model and write a run folder; then evaluate it on its validation split and write report.html.
 
     It can be killed at any time: `featherseg train --resume --out RUN` continues from the last checkpoint.
-    On resume only the device and the like may change, and of a run with train.schedule="stable" its steps, upwards: to
-    train with other settings, start a new run with --init RUN.
+    On resume the settings stay, but for the device and the like; a run with train.schedule="stable" may get more steps.
+    To train with other settings, start a new run with --init RUN.
     """
     if recipe is None and not resume:
         raise typer.BadParameter("name a model or a recipe (`featherseg models` lists them)", param_hint="RECIPE")
