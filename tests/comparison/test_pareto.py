@@ -108,6 +108,14 @@ def test_every_colour_is_a_variable_of_the_page_with_a_value_of_its_own():
     assert not re.search(r"(fill|stroke)=", drawing)
 
 
+@pytest.mark.parametrize("width", [360, 720])
+def test_the_drawing_is_as_wide_as_it_is_asked_to_be(width):
+    root = ElementTree.fromstring(front_svg(NETWORKS, LATENCY, budget=25, width=width))
+    across = [float(node.get("cx") or node.get("x")) for node in root.iter() if node.get("cx") or node.get("x")]
+    assert root.get("viewBox").split()[2] == str(width)
+    assert width / 2 < max(across) < width
+
+
 @given(points)
 def test_any_models_can_be_drawn(models):
     ElementTree.fromstring(front_svg(models, MEMORY, picked=models[0].name, budget=models[-1].cost))

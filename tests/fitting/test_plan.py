@@ -14,6 +14,7 @@ from featherseg.fitting.plan import (
     MOST,
     Candidate,
     best_guesses,
+    least_to_compare,
     make_plan,
     survivors,
 )
@@ -183,3 +184,9 @@ def test_nobody_goes_on_who_is_worse_than_the_line_by_more_than_noise(seed):
     assert all(score[one] >= line - margin for one in found)
     assert all(one in found for one, value in standing if value > line + margin)
     assert survivors(standing[::-1], keep, margin) == found
+
+
+@pytest.mark.parametrize("step", [0.01, 0.2, 3.0])
+def test_two_are_compared_from_so_many_seconds_on(step):
+    two, least = [candidate(1, step=step), candidate(2, step=step)], least_to_compare(step)
+    assert [len(make_plan(two, share * least).candidates) for share in (0.99, 1.01)] == [1, 2]

@@ -29,7 +29,7 @@ from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.latency import Measured
 from featherseg.fitting.page import fit_html, outlook
 from featherseg.fitting.parts import find_parts
-from featherseg.fitting.plan import Candidate
+from featherseg.fitting.plan import Candidate, make_plan
 from featherseg.fitting.record import read_plan
 from featherseg.fitting.results import choose_again, read_fit
 from featherseg.fitting.session import FitSettings
@@ -498,6 +498,43 @@ def test_the_page_tells_what_became_of_every_candidate_and_escapes_it():
     assert "fastest that was timed" not in page
 
 
+def test_the_page_names_every_curve_and_is_drawn_for_screens_and_for_phones():
+    page = fit_html(facts(), {FAST.name: [(4, 0.5)], SLOW.name: [(4, 0.5), (8, 0.55), (10, 0.6)]}, made().plan)
+    for width in (720, 380):
+        assert len(re.findall(f'viewBox="0 0 {width} ', page)) == 2
+    assert f"<title>{FAST.name}: 50.0</title>" in page
+    assert f"<title>{SLOW.name}: 50.0, 55.0, 60.0</title>" in page
+    assert len(re.findall(rf'class="tag"[^>]*>{FAST.name}<', page)) == 2
+    assert '"At 1" in a name' in page
+    assert re.search(r">candidate</th><th [^>]*>what became of it</th>", page)
+
+
+def test_the_page_tells_where_all_of_the_time_went():
+    told = facts() | {"seconds_before": 130.0, "seconds": 500.0}
+    told["candidates"][1]["seconds_trained"] = 240.0
+    page = fit_html(told, {}, made().plan)
+    for text in ("2 min: looking at the images", "4 min: training frm-lite0-light at 1, chosen", "8 min in all."):
+        assert text in page
+    assert "60 s: training frm-lite0-half-light at 1, dropped at rung 1" in page
+    assert "70 s: export, timing the file, scoring" in page
+    del told["seconds_before"]  # as in those of older versions
+    assert "3 min: looking at the images, timing candidates and their steps, export" in fit_html(told, {}, made().plan)
+    side_by_side = fit_html(told | {"seconds": 250.0}, {}, made().plan)
+    assert "4 min in all, as trainings ran side by side." in side_by_side
+    assert "export" not in side_by_side.partition("Where the time went")[2].partition("<h2>")[0]
+
+
+def test_the_page_of_one_candidate_draws_no_single_dot_and_tells_what_more_hours_would_do():
+    told, plan = facts(), make_plan([SLOW], 100.0)
+    told["candidates"] = [row for row in told["candidates"] if row["status"] == "chosen"]
+    page = " ".join(fit_html(told, {SLOW.name: [(10, 0.6)]}, plan).split())
+    assert "<svg" not in page
+    assert "One candidate was trained, frm-lite0-light at 1: mIoU 60.0 % on the validation images at 15.0 ms" in page
+    assert "featherseg fit --resume --hours HOURS --out RUN" in page
+    assert "With 7 min for training, where this one had 100 s, a new fit could compare it with another" in page
+    assert "could compare it" not in fit_html(told, {}, make_plan([SLOW], 500.0))
+
+
 def test_the_outlook_goes_by_the_percentile_of_the_limit_and_knows_the_fastest_by_its_name():
     content = facts() | {"percentile": 95}
     over = [row for row in content["candidates"] if row["status"] == "over the limit"]
@@ -508,11 +545,11 @@ def test_the_outlook_goes_by_the_percentile_of_the_limit_and_knows_the_fastest_b
     chosen = next(row for row in content["candidates"] if row["status"] == "chosen")
     content["candidates"] = [chosen, calm, jumpy]
     content["chosen"] |= {"latency_ms": {"p50": chosen["latency_ms"]["p50"] + 0.1, "p95": 21.0}}  # timed again
-    said = " ".join(outlook(content, {}))
+    said = " ".join(outlook(content, {}, made().plan))
     assert "would let in calm at 1 first" in said
     assert "The chosen one is the fastest that was timed." in said
     content["candidates"] = [chosen]
-    assert "fastest" not in " ".join(outlook(content, {}))  # nothing else was timed
+    assert "fastest" not in " ".join(outlook(content, {}, made().plan))  # nothing else was timed
 
 
 # What is refused before any work

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featherseg.reports.charts import curve_svg, finite_points, loss_chart, miou_chart, smoothed, thinned, ticks
+from featherseg.reports.charts import (
+    Line,
+    chart,
+    curve_svg,
+    finite_points,
+    loss_chart,
+    miou_chart,
+    smoothed,
+    thinned,
+    ticks,
+)
 
 METRICS = {
     2: {"step": 2, "loss": 1.0, "val_miou": 0.5},
@@ -36,6 +46,20 @@ def test_a_higher_value_is_drawn_higher_and_a_later_step_further_right():
     x0, y0, x1, y1 = map(float, path.groups())
     assert x1 > x0
     assert y1 > y0  # 0.4 after 0.5; SVG's y points down
+
+
+def test_a_line_with_a_name_has_it_at_its_end_and_a_dot_at_each_point():
+    lines = [
+        Line([(1, 2.0), (2, 4.0)], "line a", "long <one>"),
+        Line([(1, 3.0)], "line b", "other"),
+        Line([(1, 2)], "c"),
+    ]
+    root = ElementTree.fromstring(chart("mIoU", "told", lines, size=(600, 300)))
+    assert root.get("viewBox") == "0 0 600 300"
+    dots = {node.get("class"): node.get("d").count("M") for node in root.iter("path") if "knots" in node.get("class")}
+    assert dots == {"line a knots": 2, "line b knots": 1}
+    assert [node.text for node in root.iter("text") if node.get("class") == "tag"] == ["long <one>", "other"]
+    assert [node.text for node in root.iter("title")] == ["told", "long <one>: 2.0, 4.0", "other: 3.0"]
 
 
 @pytest.mark.parametrize("metrics", [{}, {1: {"step": 1, "lr": 0.1}}, {1: {"loss": float("inf")}}])

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from featherseg.core.wording import counted
 from featherseg.reports.charts import STYLE, Plot, short, ticks
-from featherseg.reports.labels import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Box, Mark, place_labels
+from featherseg.reports.labels import AREA, BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Mark, anchor, leader, place_labels
 
 LONGEST = 32  # letters of a name that are shown; the whole name stands in the mark's title
 ROOM = 5.0  # points of mIoU to either side where all models have about the same
@@ -15,7 +15,7 @@ ROOM = 5.0  # points of mIoU to either side where all models have about the same
 FRONT_STYLE = """
 .chart .front{fill:none;stroke:var(--accent,#1f7a6d);stroke-width:1.5}
 .chart .beaten{fill:var(--muted,#767676)} .chart .pick{fill:none;stroke:var(--accent,#1f7a6d);stroke-width:2}
-.chart .leader{stroke:var(--muted,#767676);stroke-width:.75} .chart .on{fill:var(--ink,#767676);font-weight:600}
+.chart .on{fill:var(--ink,#767676);font-weight:600}
 .chart .budget{stroke:var(--loss,#b06a2c);stroke-width:1;stroke-dasharray:4 3}
 """
 
@@ -88,8 +88,12 @@ def pick(
     return Pick(best, f"{reason}.")
 
 
-def front_svg(points: Sequence[Point], quantity: Quantity, *, picked: str = "", budget: float | None = None) -> str:
+def front_svg(
+    points: Sequence[Point], quantity: Quantity, *, picked: str = "", budget: float | None = None, width: int = WIDTH
+) -> str:
     """The models by cost and mIoU, the front as a stepped line, the pick ringed: an SVG, alone or in a page.
+
+    width: of the drawing, in units of which a letter is 12 high.
 
     Colours are CSS variables of page.css, with values that can be read on light and dark where there are none. Empty
     without points.
@@ -104,13 +108,13 @@ def front_svg(points: Sequence[Point], quantity: Quantity, *, picked: str = "", 
     if budget is not None and budget <= 2 * max(costs):
         costs.append(budget)
     xs, ys = ticks(0, max(costs)), ticks(low, high)
-    plot = Plot((0, xs[-1]), (ys[0], ys[-1]), (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM))
+    plot = Plot((0, xs[-1]), (ys[0], ys[-1]), (LEFT, TOP, width - RIGHT, HEIGHT - BOTTOM))
     marks = [plot.at(*spot) for spot in spots]
-    stairs = _stairs([plot.at(p.cost, 100 * p.miou) for p in kept])
+    stairs = _stairs([plot.at(p.cost, 100 * p.miou) for p in kept], width - RIGHT)
     parts = [
         f'<text class="name" x="{LEFT}" y="20">mIoU, %</text>',
         *plot.axes(xs, ys),
-        f'<text class="name" x="{WIDTH - RIGHT}" y="{HEIGHT - 10}" text-anchor="end">'
+        f'<text class="name" x="{width - RIGHT}" y="{HEIGHT - 10}" text-anchor="end">'
         f"{escape(f'{quantity.name}, {quantity.unit}')}</text>",
         f'<path class="front" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in stairs)}"/>',
     ]
@@ -119,47 +123,30 @@ def front_svg(points: Sequence[Point], quantity: Quantity, *, picked: str = "", 
         x = plot.at(budget, ys[0])[0]
         parts.append(f'<path class="budget" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
         lines.append(((x, TOP), (x, HEIGHT - BOTTOM)))
-    labels = place_labels([short(p.name, LONGEST) for p in points], marks, lines)
+    labels = place_labels([short(p.name, LONGEST) for p in points], marks, lines, (*AREA[:2], width - 2, AREA[3]))
     for point, (x, y), box in zip(points, marks, labels, strict=True):
         on = point in kept
         title = f"{point.name}: mIoU {100 * point.miou:.2f} %, {_cost(point, quantity)}{', on the front' if on else ''}"
         ring = f'<circle class="pick" cx="{x:.1f}" cy="{y:.1f}" r="8"/>' if point.name == picked else ""
         parts.append(
-            f'<g><title>{escape(title)}</title>{_leader(x, y, box)}<circle class="{"dot" if on else "beaten"}" '
-            f'cx="{x:.1f}" cy="{y:.1f}" r="4"/>{ring}<text class="{"on" if on else "off"}" {_anchor(x, box)} '
+            f'<g><title>{escape(title)}</title>{leader(x, y, box)}<circle class="{"dot" if on else "beaten"}" '
+            f'cx="{x:.1f}" cy="{y:.1f}" r="4"/>{ring}<text class="{"on" if on else "off"}" {anchor(x, box)} '
             f'y="{box[3] - 4:.1f}">{escape(short(point.name, LONGEST))}</text></g>'
         )
     title = f"mIoU by {quantity.name}: {counted(len(kept), 'model')} of {len(points)} on the front"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'width="{WIDTH}" height="{HEIGHT}"><title>{escape(title)}</title><style>{STYLE}{FRONT_STYLE}</style>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" viewBox="0 0 {width} {HEIGHT}" '
+        f'width="{width}" height="{HEIGHT}"><title>{escape(title)}</title><style>{STYLE}{FRONT_STYLE}</style>'
         f"{''.join(parts)}</svg>\n"
     )
 
 
-def _stairs(front: Sequence[Mark]) -> list[Mark]:
+def _stairs(front: Sequence[Mark], right: float) -> list[Mark]:
     """The corners of the highest mIoU that can be had for each cost, to the right end of the plot."""
     corners = list(front[:1])
     for x, y in front[1:]:
         corners += [(x, corners[-1][1]), (x, y)]
-    return [*corners, (WIDTH - RIGHT, corners[-1][1])]
-
-
-def _leader(x: float, y: float, box: Box) -> str:
-    """A thin line from the mark to a label that is not beside it."""
-    near_x, near_y = min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])
-    if (near_x - x) ** 2 + (near_y - y) ** 2 < 14**2:
-        return ""
-    return f'<path class="leader" d="M{x:.1f} {y:.1f}L{near_x:.1f} {near_y:.1f}"/>'
-
-
-def _anchor(x: float, box: Box) -> str:
-    """Where the label's text is held: at the side of its box that is next to its mark."""
-    if box[2] <= x:
-        return f'x="{box[2]:.1f}" text-anchor="end"'
-    if box[0] >= x:
-        return f'x="{box[0]:.1f}"'
-    return f'x="{(box[0] + box[2]) / 2:.1f}" text-anchor="middle"'
+    return [*corners, (right, corners[-1][1])]
 
 
 def _cost(point: Point, quantity: Quantity) -> str:

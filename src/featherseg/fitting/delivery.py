@@ -160,6 +160,7 @@ def deliver(
         "steps": steps,
         "decay_steps": last.decay,
         "candidates": _candidates(made, winner, final, timing, miou_val, scores, out),
+        "seconds_before": round(made.spent, 1),
         "seconds": round(time.monotonic() - began, 1),
         "hours": config.hours,
     }

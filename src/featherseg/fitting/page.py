@@ -10,11 +10,14 @@ from markupsafe import Markup
 from featherseg.comparison.pareto import Point, Quantity, front_svg
 from featherseg.core.files import read_lines, write_text
 from featherseg.core.notebook import percent
-from featherseg.fitting.plan import MARGIN, Plan
+from featherseg.fitting.plan import MARGIN, Plan, least_to_compare
 from featherseg.fitting.results import PAGE, UNDELIVERED, latency_text, summary
 from featherseg.reports.charts import Line, chart
 from featherseg.reports.page import page_html, render
 from featherseg.runs import METRICS
+
+WIDE, NARROW = 720, 380
+"""Units across of a drawing on a screen and on a phone, in which a letter is 12 high."""
 
 Curves = dict[str, list[tuple[float, float]]]
 """Candidate -> (step, mIoU 0..1) of every validation."""
@@ -23,9 +26,15 @@ STYLE = """
 .spent{display:flex;height:1.4rem;border-radius:4px;overflow:hidden;margin:.4rem 0}
 .spent span{display:block;background:var(--accent);opacity:.35;border-right:1px solid var(--paper)}
 .spent .chosen{opacity:1}
-.training{max-width:34rem}
-.scroll :is(th,td):last-child{text-align:left;white-space:normal;min-width:11rem}
-.chart .other{stroke:var(--muted);opacity:.7}
+.spent .beside{background:var(--muted)}
+.scroll :is(th,td):nth-child(2){text-align:left;white-space:normal;min-width:7rem}
+.chart .other{stroke:var(--muted);opacity:.7} .chart .tag:last-of-type{fill:var(--ink)}
+.narrow{display:none}
+.chart :is(.on,.off){paint-order:stroke;stroke:var(--paper);stroke-width:3}
+@media (max-width: 40rem) {
+  .narrow{display:block} .roomy{display:none}
+  .scroll tbody th{white-space:normal;min-width:8.5rem}
+}
 """
 
 
@@ -58,7 +67,11 @@ def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
     quantity = Quantity(f"latency {key}", "ms")
     marks = [Point(name_of(row), row["latency_ms"][key], row["miou_val"]) for row in trained]
     chosen = name_of(facts["chosen"])
-    front = front_svg(marks, quantity, picked=chosen, budget=facts["limit_ms"]) if marks else ""
+    front = [
+        Markup(front_svg(marks, quantity, picked=chosen, budget=facts["limit_ms"], width=width))
+        for width in (WIDE, NARROW)
+        if len(marks) > 1
+    ]
     pace = {one.name: one.step_seconds / 60 for one in plan.candidates}
     trained_as = name_of(facts["chosen"] | {"scale": facts["chosen"].get("trained_scale", facts["chosen"]["scale"])})
     pace[chosen] = pace[trained_as]  # at another scale where that was too slow in the end
@@ -66,11 +79,16 @@ def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
         Line(
             [(step * pace[name], 100 * score) for step, score in values],
             f"line {'miou' if name == chosen else 'other'}",
+            name,
         )
-        for name, values in points.items()
+        for name, values in sorted(points.items(), key=lambda item: item[0] == chosen)  # that is drawn over the others
     ]
     told = "mIoU on the validation images by minutes of training, the chosen candidate in colour"
-    total = sum(row["seconds_trained"] for row in trained) or 1.0
+    charts = [
+        Markup(chart("mIoU, %, by minutes of training", told, lines, size=size))
+        for size in ((WIDE, 360), (NARROW, 420))
+        if sum(len(line.points) for line in lines) > 1
+    ]
     body = render(
         "fitting/page.html",
         f=facts,
@@ -81,11 +99,12 @@ def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
         summary=summary(facts),
         latency=lambda row: latency_text(row, facts),
         name=name_of,
-        front=Markup(front),
-        chart=Markup(chart("mIoU, %, by minutes of training", told, lines) if lines else ""),
-        trained=sorted(trained, key=lambda row: -row["miou_val"]),
-        share=lambda row: round(100 * row["seconds_trained"] / total, 1),
-        outlook=outlook(facts, points),
+        front=front,
+        charts=charts,
+        alone=trained[0] if len(trained) == 1 else None,
+        spent=spent(facts),
+        lasted=lasted,
+        outlook=outlook(facts, points, plan),
         rungs=plan.rungs,
         margin=MARGIN,
         gave_way=any(row["status"].startswith(UNDELIVERED) for row in facts["candidates"]),
@@ -94,7 +113,27 @@ def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
     return page_html(f"{chosen} · featherseg fit", body, STYLE)
 
 
-def outlook(facts: Mapping[str, Any], points: Curves) -> list[str]:
+def spent(facts: Mapping[str, Any]) -> list[tuple[str, float, str]]:
+    """What the time went for, its seconds, and its CSS class: before the trainings, each of them, and the rest."""
+    rows = [row for row in facts["candidates"] if row["seconds_trained"]]
+    found = [
+        (f"training {name_of(row)}, {row['status']}", row["seconds_trained"], "chosen" * (row["status"] == "chosen"))
+        for row in sorted(rows, key=lambda row: -(row["miou_val"] or 0.0))
+    ]
+    before = facts.get("seconds_before", 0.0)  # older ones lack it
+    rest = facts["seconds"] - before - sum(seconds for _, seconds, _ in found)
+    looked = "looking at the images, timing candidates and their steps"
+    about = "export, timing the file, scoring, and trainings that were cut off or replaced"
+    found = [(looked, before, "beside"), *found, (about if before else f"{looked}, {about}", rest, "beside")]
+    return [row for row in found if row[1] > 0]
+
+
+def lasted(seconds: float) -> str:
+    """`100 s`, `24 min`."""
+    return f"{seconds:.0f} s" if seconds <= 120 else f"{seconds / 60:.0f} min"
+
+
+def outlook(facts: Mapping[str, Any], points: Curves, plan: Plan) -> list[str]:
     """What more time, and a higher limit, would probably buy: sentences that say no more than was seen."""
     said = []
     values = points.get(name_of(facts["chosen"]), [])[:-1]  # the last one is behind the falling rate, which ends a run
@@ -106,7 +145,17 @@ def outlook(facts: Mapping[str, Any], points: Curves) -> list[str]:
             f"{100 * (score - before):.1f} points on the validation images: as many again would probably give {more}."
         )
     else:
-        said.append("The chosen model was validated too seldom to tell what more time would give.")
+        said.append(
+            "More hours train the chosen model for longer: featherseg fit --resume --hours HOURS --out RUN, where RUN "
+            "is this folder. It was validated too seldom to tell what that gives."
+        )
+    one = plan.candidates[0]
+    needed, had = least_to_compare(one.step_seconds), plan.final[one.name][0] * one.step_seconds
+    if not plan.rungs and needed > had:
+        said.append(
+            f"With {lasted(needed)} for training, where this one had {lasted(had)}, a new fit could compare it with "
+            "another whose steps take as long, if one keeps the limit."
+        )
     for row in facts["candidates"]:
         if row["status"].startswith(UNDELIVERED) and row["miou_val"] is not None:
             said.append(

@@ -160,6 +160,11 @@ def make_plan(ordered: Sequence[Candidate], seconds: float, at_once: int = 1) ->
     return Plan(chosen, tuple(rungs), {name: (steps, int(DECAY * steps)) for name, steps in final.items()})
 
 
+def least_to_compare(step_seconds: float) -> float:
+    """Seconds of training from which on `make_plan` compares two whose steps take so long, one after the other."""
+    return max(4 * LEAST, 4 * LEAST_STEPS * step_seconds, FINAL_STEPS * step_seconds / FINALIST)
+
+
 def _whole(steps: float, most: int) -> int:
     return max(1, int(min(steps, most)))
 

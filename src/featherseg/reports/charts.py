@@ -4,7 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import Any
+
+from featherseg.reports.labels import anchor, leader, place_labels
 
 Point = tuple[float, float]
 """(step, value)"""
@@ -18,6 +21,8 @@ STYLE = """
 .chart .name{font-size:13px;font-weight:600;fill:var(--ink,#767676)}
 .chart .grid{stroke:var(--rule,#9995);stroke-width:1}
 .chart .line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
+.chart .knots{stroke-width:7} .chart .leader{stroke:var(--muted,#767676);stroke-width:.75}
+.chart .tag{paint-order:stroke;stroke:var(--paper,#fff);stroke-width:3}
 .chart .faint{fill:none;stroke-width:1;opacity:.35}
 .chart .loss{stroke:var(--loss,#b06a2c)} .chart .miou{stroke:var(--accent,#1f7a6d)}
 .chart .dot{fill:var(--accent,#1f7a6d)} .chart .value{fill:var(--ink,#767676);font-weight:600}
@@ -26,10 +31,11 @@ STYLE = """
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart; `style` names its CSS classes."""
+    """One line of a chart; `style` names its CSS classes. One with a name bears it, and a dot at each point."""
 
     points: Sequence[Point]
     style: str
+    name: str = ""
 
 
 def curve_svg(metrics: Mapping[int, Mapping[str, Any]]) -> str:
@@ -138,24 +144,41 @@ class Plot:
         return (value - least) / (most - least)
 
 
-def chart(name: str, title: str, lines: Sequence[Line], mark: Point | None = None) -> str:
-    """Lines over a common axis from 0 on, as an SVG for a page; title is told to those who do not see it."""
+def chart(
+    name: str, title: str, lines: Sequence[Line], mark: Point | None = None, size: tuple[int, int] = (WIDTH, HEIGHT)
+) -> str:
+    """Lines over a common axis from 0 on, as an SVG for a page; title is told to those who do not see it.
+
+    size: (width, height) in units of which a letter is 12 high.
+    """
+    width, height = size
     every = [point for line in lines for point in line.points]
     xs, ys = ticks(0, max(x for x, _ in every)), ticks(min(y for _, y in every), max(y for _, y in every))
     right = max(x for x, _ in every) or 1.0
-    plot = Plot((0, right), (ys[0], ys[-1]), (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM))
+    plot = Plot((0, right), (ys[0], ys[-1]), room := (LEFT, TOP, width - RIGHT, height - BOTTOM))
     at = plot.at
     parts = [f'<text class="name" x="{LEFT}" y="18">{escape(name)}</text>']
     parts += plot.axes([x for x in xs if x <= right], ys)
     for line in lines:
-        path = "L".join(f"{px:.1f} {py:.1f}" for px, py in (at(x, y) for x, y in line.points))
-        parts.append(f'<path class="{line.style}" d="M{path}{"h.1" if len(line.points) == 1 else ""}"/>')
+        spots = [f"{px:.1f} {py:.1f}" for px, py in (at(x, y) for x, y in line.points)]
+        drawn = f'<path class="{line.style}" d="M{"L".join(spots)}{"h.1" if len(spots) == 1 else ""}"/>'
+        if line.name:
+            told = f"{line.name}: {', '.join(f'{y:.1f}' for _, y in line.points)}"
+            dots = f'<path class="{line.style} knots" d="{"".join(f"M{spot}h.1" for spot in spots)}"/>'
+            drawn = f"<g><title>{escape(told)}</title>{drawn}{dots}</g>"
+        parts.append(drawn)
+    named = [(line.name, [at(*point) for point in line.points]) for line in lines if line.name]
+    ends, others = [spots[-1] for _, spots in named], [spot for _, spots in named for spot in spots[:-1]]
+    pieces = [piece for _, spots in named for piece in pairwise(spots)]
+    boxes = place_labels([own for own, _ in named], ends + others, pieces, room)
+    for (own, _), (x, y), box in zip(named, ends, boxes, strict=True):
+        parts.append(f'{leader(x, y, box)}<text class="tag" {anchor(x, box)} y="{box[3] - 4:.1f}">{escape(own)}</text>')
     if mark is not None:
         px, py = at(*mark)
         parts.append(f'<circle class="dot" cx="{px:.1f}" cy="{py:.1f}" r="4"/>')
-        anchor = "end" if px > WIDTH / 2 else "start"
-        parts.append(f'<text class="value" x="{px:.1f}" y="{py - 9:.1f}" text-anchor="{anchor}">{mark[1]:.2f}</text>')
+        held = "end" if px > width / 2 else "start"
+        parts.append(f'<text class="value" x="{px:.1f}" y="{py - 9:.1f}" text-anchor="{held}">{mark[1]:.2f}</text>')
     return (
-        f'<svg class="chart" role="img" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'
+        f'<svg class="chart" role="img" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
         f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
     )

@@ -15,19 +15,24 @@ Mark = tuple[float, float]
 Box = tuple[float, float, float, float]
 """left, top, right, bottom in SVG units."""
 
+AREA: Box = (LEFT, TOP - LINE, WIDTH - 2, HEIGHT - BOTTOM)
+"""Where labels may be."""
 
-def place_labels(names: Sequence[str], marks: Sequence[Mark], lines: Sequence[tuple[Mark, Mark]] = ()) -> list[Box]:
-    """A box for each label, near its mark, that covers no mark, no other label and nothing outside the plot.
 
-    Each takes the first free place of DISTANCES x DIRECTIONS; upright or level `lines` are kept free too where there is
-    room. The last place tried where all are taken.
+def place_labels(
+    names: Sequence[str], marks: Sequence[Mark], lines: Sequence[tuple[Mark, Mark]] = (), room: Box = AREA
+) -> list[Box]:
+    """A box for each label, near its mark, that covers no mark, no other label and nothing outside the room.
+
+    Marks behind those of the names have none. Each takes the first free place of DISTANCES x DIRECTIONS; upright or
+    level `lines` are kept free too where there is room. The last place tried where all are taken.
     """
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in marks]
     thin = [(min(a, c) - 1, min(b, d) - 1, max(a, c) + 1, max(b, d) + 1) for (a, b), (c, d) in lines]
     boxes = []
-    for name, (x, y) in zip(names, marks, strict=True):
+    for name, (x, y) in zip(names, marks, strict=False):
         places = [_box(name, x + dx * d, y + dy * d, dx) for d in DISTANCES for dx, dy in DIRECTIONS]
-        free = [place for place in places if _inside(place) and not _hits(place, taken)]
+        free = [place for place in places if _inside(place, room) and not _hits(place, taken)]
         near = free[:FEW]
         box = next((place for place in near if not _hits(place, thin)), near[0] if near else places[-1])
         taken.append(box)
@@ -42,9 +47,26 @@ def _box(name: str, x: float, y: float, side: float) -> Box:
     return left, y - LINE / 2, left + width, y + LINE / 2
 
 
-def _inside(box: Box) -> bool:
-    return box[0] >= LEFT and box[1] >= TOP - LINE and box[2] <= WIDTH - 2 and box[3] <= HEIGHT - BOTTOM
+def _inside(box: Box, room: Box) -> bool:
+    return box[0] >= room[0] and box[1] >= room[1] and box[2] <= room[2] and box[3] <= room[3]
 
 
 def _hits(box: Box, others: Sequence[Box]) -> bool:
     return any(box[0] < o[2] and o[0] < box[2] and box[1] < o[3] and o[1] < box[3] for o in others)
+
+
+def leader(x: float, y: float, box: Box) -> str:
+    """A thin line from the mark to a label that is not beside it."""
+    near_x, near_y = min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])
+    if (near_x - x) ** 2 + (near_y - y) ** 2 < 14**2:
+        return ""
+    return f'<path class="leader" d="M{x:.1f} {y:.1f}L{near_x:.1f} {near_y:.1f}"/>'
+
+
+def anchor(x: float, box: Box) -> str:
+    """Where the label's text is held: at the side of its box that is next to its mark."""
+    if box[2] <= x:
+        return f'x="{box[2]:.1f}" text-anchor="end"'
+    if box[0] >= x:
+        return f'x="{box[0]:.1f}"'
+    return f'x="{(box[0] + box[2]) / 2:.1f}" text-anchor="middle"'
