@@ -305,6 +305,27 @@ def test_one_whose_training_failed_in_a_rung_is_told_with_the_reason(tmp_path):
     assert (row["status"], row["miou_val"]) == ("its training failed at rung 1: the loss is no number", None)
 
 
+@pytest.mark.parametrize(
+    ("p50", "memory", "status"),
+    [
+        (40.0, 300.0, "over the limit"),
+        (19.0, 300.0, "within 10 % of the limit"),
+        (19.0, 500.0, "within 10 % of the limit"),
+        (17.0, 500.0, "over the limit of memory"),
+        (17.0, 300.0, "not trained: others are better guesses"),
+    ],
+)
+def test_who_was_not_trained_is_told_why(tmp_path, p50, memory, status):
+    plan = made(max_mib=400.0)
+    plan = replace(plan, timings=(*plan.timings[:2], timing("frm-lite0", p50=p50, memory=memory)))
+    rows = delivery._candidates(plan, SLOW, tmp_path, plan.timing(SLOW), 0.5, {}, tmp_path)
+    assert [row["status"] for row in rows if row["model"] == "frm-lite0"] == [status]
+    page = " ".join(fit_html(facts() | {"candidates": rows}, {}, plan.plan).split())
+    assert "Who is trained must stay 10 % below the limit" in page
+    limit = status in ("over the limit", "within 10 % of the limit")
+    assert (f"A higher limit would let in frm-lite0 at 1 first, with {p50} ms" in page) == limit
+
+
 def test_one_that_was_shrunk_is_told_as_it_is_delivered(tmp_path, monkeypatch):
     monkeypatch.setattr(delivery, "score_at", lambda folder, steps: 0.5)
     monkeypatch.setattr(delivery, "seconds_of", lambda folder: 30.0)

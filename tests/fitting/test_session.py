@@ -489,6 +489,14 @@ def test_show_imports_nothing_heavy(tmp_path):
     assert done.stdout.endswith("False\n")
 
 
+def test_show_says_where_nothing_keeps_the_limit_that_some_is_to_spare(tmp_path, monkeypatch, capsys):
+    (tmp_path / "fit.json").write_text(json.dumps(facts()))
+    monkeypatch.setattr("sys.argv", ["featherseg", "fit", "--show", "--max-ms", "5.5", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        main()
+    assert "keeps 5.5 ms (with 10% to spare)" in capsys.readouterr().err
+
+
 def test_the_page_tells_what_became_of_every_candidate_and_escapes_it():
     page = fit_html(facts(), {FAST.name: [(4, 0.5)], SLOW.name: [(4, 0.5), (8, 0.55), (10, 0.6)]}, made().plan)
     for text in ("over the limit", "dropped at rung 1", "a board, &lt;2&gt; cores", "mIoU 58.00 % (50.00 to 70.00)"):

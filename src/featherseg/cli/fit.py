@@ -184,13 +184,17 @@ def _confirm(run: Path, latency: Path) -> None:
 def _show(out: Path, max_ms: float | None) -> None:
     """Print the choice for another limit, and all that keep it; nothing heavy is imported."""
     from featherseg.core.wording import SELECTED
+    from featherseg.fitting.plan import SPARE
     from featherseg.fitting.results import choose_again, latency_text, read_fit
 
     facts = read_fit(out)
     limit = facts["limit_ms"] if max_ms is None else max_ms
     fitting = choose_again(facts, limit)
     if not fitting:
-        raise ConfigError(f"no candidate that was trained in {out} keeps {limit:g} ms. Fit again with that limit.")
+        raise ConfigError(
+            f"no candidate that was trained in {out} keeps {limit:g} ms (with {SPARE:.0%} to spare). Fit again "
+            "with that limit."
+        )
     for row in fitting:
         print(
             one_line(

@@ -27,7 +27,7 @@ from featherseg.fitting.latency import Timing, cache_file, time_file
 from featherseg.fitting.page import write_page
 from featherseg.fitting.plan import SPARE, Candidate, name_of
 from featherseg.fitting.record import FitConfig, Made
-from featherseg.fitting.results import UNDELIVERED, FitResult
+from featherseg.fitting.results import NEAR, OVER, UNDELIVERED, FitResult
 from featherseg.fitting.trials import TRIALS, copy_run, failure_at, final_folder, score_at, seconds_of, trial_folder
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
@@ -275,9 +275,9 @@ def _candidates(
         row = {**shown.as_dict(), "status": "", "seconds_trained": 0.0, "miou_val": None, "run": None}
         if one is None:
             kept = timing.keeps(*made.config.limits)
-            row["status"] = "not trained: others are better guesses" if kept else "over the limit"
-            if not kept and timing.latency(made.config.percentile) <= made.config.max_ms * (1 - SPARE):
-                row["status"] = "over the limit of memory"
+            row["status"] = "not trained: others are better guesses" if kept else OVER
+            if not kept and (taken := timing.latency(made.config.percentile)) <= made.config.max_ms:
+                row["status"] = NEAR if taken > made.config.max_ms * (1 - SPARE) else "over the limit of memory"
         else:
             folder, score = trial_folder(out, one), scores.get(timing.name)
             row |= {"seconds_trained": round(seconds_of(folder), 1), "run": str(folder.relative_to(out))}

@@ -10,8 +10,8 @@ from markupsafe import Markup
 from featherseg.comparison.pareto import Point, Quantity, front_svg
 from featherseg.core.files import read_lines, write_text
 from featherseg.core.notebook import percent
-from featherseg.fitting.plan import MARGIN, Plan, least_to_compare
-from featherseg.fitting.results import PAGE, UNDELIVERED, latency_text, summary
+from featherseg.fitting.plan import MARGIN, SPARE, Plan, least_to_compare
+from featherseg.fitting.results import NEAR, OVER, PAGE, UNDELIVERED, latency_text, summary
 from featherseg.reports.charts import Line, chart
 from featherseg.reports.page import page_html, render
 from featherseg.runs import METRICS
@@ -107,6 +107,7 @@ def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
         outlook=outlook(facts, points, plan),
         rungs=plan.rungs,
         margin=MARGIN,
+        spare=SPARE,
         gave_way=any(row["status"].startswith(UNDELIVERED) for row in facts["candidates"]),
         today=datetime.now(UTC).date().isoformat(),
     )
@@ -163,7 +164,7 @@ def outlook(facts: Mapping[str, Any], points: Curves, plan: Plan) -> list[str]:
                 f"Before it was trained it took {latency_text(row, facts)} ms. Its weights are kept: {row['run']} is a "
                 "run that every other command takes."
             )
-    over = [row for row in facts["candidates"] if row["status"] == "over the limit"]
+    over = [row for row in facts["candidates"] if row["status"] in (OVER, NEAR)]
     if over:
         least = min(over, key=lambda row: row["latency_ms"][f"p{facts['percentile']}"])
         said.append(

@@ -22,6 +22,8 @@ PAGE = "fit.html"
 UNDELIVERED = "not delivered"
 """What became of a candidate that was to be delivered and could not be; the reason follows."""
 
+OVER, NEAR = "over the limit", f"within {100 * SPARE:g} % of the limit"
+"""What became of candidates that were too slow to train, or had too little to spare."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
