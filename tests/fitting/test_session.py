@@ -445,8 +445,17 @@ def test_another_limit_is_chosen_for_from_what_was_trained():
     assert choose_again(facts() | {"max_mib": 299}, 50) == []
     level = facts()
     level["candidates"][0]["miou_val"] = 0.597
-    assert choose_again(level, 50)[0]["model"] == "frm-lite0-half-light"
-    assert choose_again(level, 20)[0]["status"] == "chosen"
+    assert choose_again(level, 50)[0]["status"] == "chosen"
+    other = timing("frm-lite2-light", p50=6.0).as_dict() | {"status": "dropped at rung 1", "miou_val": 0.6}
+    level["candidates"].append(other | {"run": "trials/frm-lite2-light-1"})
+    assert [row["latency_ms"]["p50"] for row in choose_again(level, 50)] == [15.0, 5.0, 6.0]
+
+    # Who was dropped last comes first: its score is of a longer training
+    level["candidates"][-1] |= {"status": "dropped at rung 10", "miou_val": 0.4}
+    assert [row["latency_ms"]["p50"] for row in choose_again(level, 10)] == [6.0, 5.0]
+    level["candidates"][0]["status"], level["candidates"][-1]["status"] = "dropped at rung 2", "dropped at rung 1"
+    assert [row["latency_ms"]["p50"] for row in choose_again(level, 10)] == [5.0, 6.0]
+    del level["candidates"][-1]
 
     # Whoever was delivered kept its limit when it was timed again, however near it is
     near = facts()

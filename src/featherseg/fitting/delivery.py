@@ -27,7 +27,7 @@ from featherseg.fitting.latency import Timing, cache_file, time_file
 from featherseg.fitting.page import write_page
 from featherseg.fitting.plan import SPARE, Candidate, name_of
 from featherseg.fitting.record import FitConfig, Made
-from featherseg.fitting.results import NEAR, OVER, UNDELIVERED, FitResult
+from featherseg.fitting.results import DROPPED, NEAR, OVER, UNDELIVERED, FitResult
 from featherseg.fitting.trials import TRIALS, copy_run, failure_at, final_folder, score_at, seconds_of, trial_folder
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
@@ -285,7 +285,7 @@ def _candidates(
             rungs = [
                 n for n, (rung, _) in enumerate(made.plan.rungs, 1) if score_at(folder, rung[timing.name]) is not None
             ]
-            row["status"] = f"dropped at rung {rungs[-1]}" if rungs else "not trained"
+            row["status"] = f"{DROPPED} {rungs[-1]}" if rungs else "not trained"
             if rungs and (reason := failure_at(folder, made.plan.rungs[rungs[-1] - 1][0][timing.name])):
                 row["status"] = f"its training failed at rung {rungs[-1]}: {reason}"
             if one.name in made.failed and (finals := made.finals_of(one)):

@@ -1,5 +1,7 @@
 """fit.json: what was chosen, and every candidate with what is known of it; the choice among them for another limit."""
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,9 @@ PAGE = "fit.html"
 
 UNDELIVERED = "not delivered"
 """What became of a candidate that was to be delivered and could not be; the reason follows."""
+
+DROPPED = "dropped at rung"
+"""What became of a candidate that others were better than; the number of the rung follows."""
 
 OVER, NEAR = "over the limit", f"within {100 * SPARE:g} % of the limit"
 """What became of candidates that were too slow to train, or had too little to spare."""
@@ -151,14 +156,15 @@ def read_fit(out: Path) -> dict[str, Any]:
 def choose_again(facts: Mapping[str, Any], max_ms: float) -> Sequence[Mapping[str, Any]]:
     """The trained candidates that keep another limit, in the order in which `fit` would choose them.
 
-    The one that is delivered stands there with what its file took: on the device that confirmed it, else in the worst
-    of all timings. Raises ConfigError for a limit that is none.
+    First the one that was trained to its end, then who was dropped last: scores of trainings of other lengths tell
+    nothing. The one that is delivered stands there with what its file took: on the device that confirmed it, else in
+    the worst of all timings. Raises ConfigError for a limit that is none.
     """
     if not 0 < max_ms < 1e7:
         raise ConfigError(f"--max-ms {max_ms}: expected milliseconds above 0.")
     key = f"p{facts['percentile']}"
     confirmed = facts.get("confirmed") or {}
-    fitting = dict[Candidate, Mapping[str, Any]]()
+    fitting, rungs = dict[Candidate, Mapping[str, Any]](), dict[float, list[tuple[Candidate, float]]]()
     for row in facts["candidates"]:
         proven = False
         if row["status"] == "chosen":  # its file was timed again
@@ -168,7 +174,8 @@ def choose_again(facts: Mapping[str, Any], max_ms: float) -> Sequence[Mapping[st
         latency_ms, memory_mib = row["latency_ms"][key], row.get("memory_mib")
         kept = keeps_limits(latency_ms, memory_mib, max_ms, facts.get("max_mib"), 0.0 if proven else SPARE)
         if kept and row["miou_val"] is not None and not row["status"].startswith(UNDELIVERED):
-            fitting[Candidate(row["model"], row["scale"], latency_ms, 0.0)] = row
-    scored = [(one, row["miou_val"]) for one, row in fitting.items()]
-    rows = [fitting[one] for one in survivors(scored, len(scored), MARGIN)]
-    return sorted(rows, key=lambda row: max_ms == facts["limit_ms"] and row["status"] != "chosen")  # that is decided
+            fitting[one := Candidate(row["model"], row["scale"], latency_ms, 0.0)] = row
+            dropped = re.fullmatch(rf"{DROPPED} (\d{{1,9}})", row["status"])
+            rungs.setdefault(int(dropped[1]) if dropped else math.inf, []).append((one, row["miou_val"]))
+    last_first = (scored for _, scored in sorted(rungs.items(), reverse=True))
+    return [fitting[one] for scored in last_first for one in survivors(scored, len(scored), MARGIN)]
