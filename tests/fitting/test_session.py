@@ -506,6 +506,16 @@ def test_show_says_where_nothing_keeps_the_limit_that_some_is_to_spare(tmp_path,
     assert "keeps 5.5 ms (with 10% to spare)" in capsys.readouterr().err
 
 
+def test_a_folder_that_is_no_fit_is_told_and_the_nearest_one_where_it_is_a_typo(tmp_path):
+    made().write(tmp_path / "yard-20ms")
+    with pytest.raises(RunError, match=r"has not ended\. Go on with"):
+        read_fit(tmp_path / "yard-20ms")
+    with pytest.raises(RunError, match=r"not the folder of a fit: it has no plan\.json\. Did you mean '.*yard-20ms'\?"):
+        read_fit(tmp_path / "yard-20m")
+    with pytest.raises(RunError, match=r"not the folder of a fit: it has no plan\.json\. Expected"):
+        read_fit(tmp_path)
+
+
 def test_the_page_tells_what_became_of_every_candidate_and_escapes_it():
     page = fit_html(facts(), {FAST.name: [(4, 0.5)], SLOW.name: [(4, 0.5), (8, 0.55), (10, 0.6)]}, made().plan)
     for text in ("over the limit", "dropped at rung 1", "a board, &lt;2&gt; cores", "mIoU 58.00 % (50.00 to 70.00)"):

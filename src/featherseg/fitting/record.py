@@ -16,11 +16,10 @@ from featherseg.core.wording import one_line, size_text
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.fitting.candidates import MODELS, check_size, has_weights
 from featherseg.fitting.latency import Timing
-from featherseg.fitting.plan import MOST_MS, Candidate, Plan, Scale
+from featherseg.fitting.plan import MOST_MS, PLAN, Candidate, Plan, Scale
 from featherseg.recipe import ImageSize, Positive
 from featherseg.runs import moved_dataset
 
-PLAN = "plan.json"
 FORMAT_VERSION = 1
 
 MOST_HOURS = 100_000

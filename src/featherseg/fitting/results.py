@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from featherseg.core.config import Config, parse
-from featherseg.core.errors import ConfigError, RunError
+from featherseg.core.errors import ConfigError, RunError, near_path
 from featherseg.core.files import FIT, load_json
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.wording import one_line
-from featherseg.fitting.plan import MARGIN, SPARE, Candidate, Milliseconds, Scale, keeps_limits, survivors
+from featherseg.fitting.plan import MARGIN, PLAN, SPARE, Candidate, Milliseconds, Scale, keeps_limits, survivors
 
 if TYPE_CHECKING:
     from featherseg.runs import Run
@@ -141,8 +141,11 @@ def latency_text(row: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
 
 
 def read_fit(out: Path) -> dict[str, Any]:
-    """OUT/fit.json. Raises RunError where there is none, or it is none."""
+    """OUT/fit.json. Raises RunError where there is none, or it is none: OUT is no fit, or one that has not ended."""
     file = out / FIT
+    if not file.is_file() and not (out / PLAN).is_file():
+        near = "" if out.exists() else near_path(out)
+        raise RunError(f"{out} is not the folder of a fit: it has no {PLAN}.{near} Expected the --out of a fit.")
     if not file.is_file():
         raise RunError(f"{out} holds no {FIT}: its fit has not ended. Go on with: featherseg fit --resume --out {out}")
     try:
