@@ -176,6 +176,17 @@ def test_a_given_plan_is_carried_out_to_the_letter(tmp_path):
     assert kept.finals == (Final(SLOW.name, 1.0, 10, 2),)
 
 
+@pytest.mark.parametrize(("steps", "told"), [(1, ["1 step"]), (199, ["199 steps"]), (200, [])])
+def test_very_few_steps_are_told(tmp_path, steps, told):
+    heard = Silent()
+    plan = made(given=True, rungs=((1, 1),), final=(steps, 0))
+    train_to_the_end(plan, SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), heard)
+    assert [text for text in heard.messages if "very few" in text] == [
+        f"it has {text}, which is very few: give it more --hours, or go on with --resume and more of them"
+        for text in told
+    ]
+
+
 def test_more_hours_are_appended_to_the_plan_and_carried_out_in_turn(tmp_path, monkeypatch):
     monkeypatch.setattr("featherseg.fitting.session.time.monotonic", lambda: 1000.0)
     _, kept = train_to_the_end(made(), SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())

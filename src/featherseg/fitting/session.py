@@ -422,7 +422,8 @@ def train_to_the_end(
     reporter.message(f"{winner.name} goes on to step {last.steps}, the last {last.decay} of them at a falling rate")
     if last.steps < FEW:
         reporter.message(
-            f"{last.steps} steps are very few: give it more --hours, or go on with --resume and more of them"
+            f"it has {counted(last.steps, 'step')}, which is very few: give it more --hours, or go on with --resume "
+            "and more of them"
         )
     for one in (*before, last):  # by fewer hours it stopped there
         constant = _segment(made, out, winner, one.steps - one.decay)
