@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from featherseg.cli import build_app
 from featherseg.core.errors import ConfigError, DataError, DataNotFound
-from featherseg.data import layouts, open_dataset
+from featherseg.data import layouts, open_dataset, own_config
 from featherseg.data.datasets.dataset_toml import read_dataset_toml
 from featherseg.data.datasets.folder import folder_listing
 from featherseg.data.images import read_mask
@@ -420,6 +420,8 @@ def test_a_folder_that_is_labelled_in_part_trains_on_the_part(tmp_path: Path):
         save(tmp_path / f"images/photo-{chr(97 + number)}.jpg", image)
         if number < 10:
             save(tmp_path / f"masks/photo-{chr(97 + number)}.png", mask)
+    with pytest.raises(DataNotFound, match="2 of 12 images have no mask: lists of splits have to be written"):
+        own_config(tmp_path)
     report = checked(tmp_path)
     assert report["clean"]
     assert {split: part["images"] for split, part in report["splits"].items()} == {"train": 8, "val": 2}

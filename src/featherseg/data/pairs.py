@@ -226,8 +226,9 @@ def complete(name: str, pairs: Sequence[Pair]) -> list[Pair]:
         if half:
             names = ", ".join(half[:SHOWN_NAMES]) + (", ..." if len(half) > SHOWN_NAMES else "")
             raise DataNotFound(
-                f"{name}: {len(half)} of {len(pairs)} samples have no {part}: {names}. `featherseg check` lists all "
-                "of them."
+                f"{name}: {len(half)} of {len(pairs)} samples have no {part}: {names}. Add what is missing, or "
+                "leave these out: `featherseg check DATA --fix OUT` lists all of them and writes a copy without them; "
+                'or name the others in a list, as in train = "train.txt" of a dataset.toml.'
             )
     twins = [pair for pair in pairs if pair.twins]
     if twins:

@@ -39,8 +39,8 @@ NEARLY = 0.9
 CHECKED = 200
 """Images, spread over all, whose channels are looked at."""
 
-UNLABELLED = 0.1
-"""Share of images without a mask from which a folder is one that is labelled in part, and no fault of single files."""
+UNLABELLED, NO_MASK = 0.1, "have no mask"
+"""Share of images without a mask from which a folder is labelled in part, and no fault of single files; its note."""
 
 SHOWN = 3
 """How many values or names a note gives."""
@@ -384,7 +384,7 @@ def _with_splits(
     bare = len(everything) - len(keys)
     if partly := bare > max(1, UNLABELLED * len(everything)):
         notes.append(
-            f"{bare} of {counted(len(everything), 'image')} have no mask: lists name those that have. When more have, "
+            f"{bare} of {counted(len(everything), 'image')} {NO_MASK}: lists name those that have. When more have, "
             "remove dataset.toml and these lists, and write them again"
         )
     else:
@@ -484,7 +484,8 @@ def _proposed(folder: Path, changed: int) -> Proposal:
     except DataError as error:
         raise DataNotFound(f"{folder} has no dataset.toml, and `{write}` finds nothing to write: {error}") from None
     if proposal.others or proposal.lists:
-        ways = [what for what, _ in proposal.others] or ["lists of splits have to be written for it"]
+        bare = "".join(f"{note.partition(':')[0]}: " for note in proposal.notes if NO_MASK in note)
+        ways = [what for what, _ in proposal.others] or [f"{bare}lists of splits have to be written for it"]
         raise DataNotFound(
             f"{folder} has no dataset.toml, and its meaning is not clear ({ways[0]}). Write one and look at it: {write}"
         )

@@ -145,7 +145,8 @@ def test_missing_partners_are_counted_and_three_are_named(yard: Path):
         add(yard, f"train/{name}")
         (yard / f"masks/train/{name}.png").unlink()
     with pytest.raises(
-        DataNotFound, match=r"5 of 7 samples have no mask: train/d, train/e, train/f, \.\.\.\. `featherseg check` lists"
+        DataNotFound,
+        match=r"5 of 7 samples have no mask: train/d, train/e, train/f, \.\.\.\. Add .*check DATA --fix OUT",
     ):
         FolderData(yard / "dataset.toml", "train")
     (yard / "images/val/c.png").unlink()
