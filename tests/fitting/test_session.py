@@ -599,6 +599,9 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path):
         with pytest.raises(kind, match=message):
             featherseg.fit(**words, out=tmp_path / "out")
         assert not (tmp_path / "out").exists()
+    with pytest.raises(FeathersegError, match="shapes"):
+        featherseg.fit("shaps", 5, out=tmp_path / "a" / "b" / "out")
+    assert not (tmp_path / "a").exists()
     with pytest.raises(ConfigError, match="expected 50 or 95"):
         FitSettings(percentile=90)
     (tmp_path / "dataset.toml").write_text("mine")

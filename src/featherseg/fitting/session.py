@@ -173,7 +173,7 @@ def fit(
         begin_with = "there is nothing to continue" if resume else "too little was said"
         raise ConfigError(f"{out}: {begin_with}. Begin with data, limit and time: --data DATA --max-ms 20 --hours 2")
     check_folder(out)
-    made_here = not out.exists()
+    made_here = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
     with (
         locked(out / LOCK, RunError(f"another process fits in {out}. Wait for it or stop it first.")),
@@ -241,8 +241,8 @@ def fit(
 
 
 @contextmanager
-def _unless_begun(out: Path, new: bool, made_here: bool) -> Iterator[None]:
-    """Of a fit that was refused nothing stays: it would be in the mended command's way."""
+def _unless_begun(out: Path, new: bool, made_here: Sequence[Path]) -> Iterator[None]:
+    """Of a fit that was refused nothing stays, nor of the folders made for it: it would be in the mended one's way."""
     try:
         yield
     finally:
@@ -250,8 +250,8 @@ def _unless_begun(out: Path, new: bool, made_here: bool) -> Iterator[None]:
             with suppress(OSError):
                 for name in (LOCK, DATASET):
                     (out / name).unlink(missing_ok=True)
-                if made_here:
-                    out.rmdir()
+                for folder in made_here:
+                    folder.rmdir()
 
 
 @contextmanager
