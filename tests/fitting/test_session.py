@@ -25,7 +25,7 @@ from featherseg.fitting import beginning, candidates, feasible, session
 from featherseg.fitting import parts as parts_module
 from featherseg.fitting.beginning import Pace
 from featherseg.fitting.candidates import Offer, in_line, offers
-from featherseg.fitting.elsewhere import timings_of
+from featherseg.fitting.elsewhere import bundle_candidates, timings_of
 from featherseg.fitting.latency import Measured
 from featherseg.fitting.page import fit_html, outlook
 from featherseg.fitting.parts import find_parts
@@ -613,6 +613,25 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path):
         with pytest.raises(RunError, match=message):
             featherseg.fit("shapes", 5, out=tmp_path, resume=resume)
     assert (tmp_path / "dataset.toml").read_text() == "mine"
+
+
+def test_images_too_small_are_refused_as_such_a_size_is_unless_larger_ones_are_predicted(tmp_path, monkeypatch):
+    def timed(choice, config, image_size, *rest):
+        raise RunError(f"timed at {image_size}")
+
+    data = write_yard(tmp_path / "yard", splits="train = 0.6\nval = 0.2\ntest = 0.2")
+    for path in (tmp_path / "yard").glob("*/*.png"):
+        with Image.open(path) as whole:
+            small = whole.resize((31, 20), Image.Resampling.NEAREST)
+        small.save(path)
+    message = r"a typical image of .* is 20x31: expected \(height, width\), each from 32 pixels on, .* Enlarge them, or"
+    with pytest.raises(ConfigError, match=message):
+        featherseg.fit(data, 20.0, out=tmp_path / "out", hours=0.1)
+    with pytest.raises(ConfigError, match=message):
+        bundle_candidates(tmp_path / "b.zip", str(data))
+    monkeypatch.setattr(beginning, "time_offers", timed)
+    with pytest.raises(RunError, match=r"timed at \(32, 48\)"):
+        featherseg.fit(data, 20.0, out=tmp_path / "out", hours=0.1, image_size=(32, 48))
 
 
 def test_what_a_kill_left_of_the_plan_is_in_no_way(tmp_path):

@@ -20,7 +20,16 @@ from featherseg.data import open_dataset
 from featherseg.data.statistics import largest_size, typical_size
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.fitting.bundle import MeasuredLatency
-from featherseg.fitting.candidates import MODELS, Offer, has_weights, in_line, offers, resize_of, settings_of
+from featherseg.fitting.candidates import (
+    MODELS,
+    Offer,
+    check_size,
+    has_weights,
+    in_line,
+    offers,
+    resize_of,
+    settings_of,
+)
 from featherseg.fitting.delivery import AGAIN
 from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.feasible import TIMING, image_of, no_candidate, time_offers
@@ -99,6 +108,7 @@ def begin(
         look_at(data, f"{config.data} {part}", config.hours)
     size = typical_size(train)
     image_size = _size_to_predict(config, size, measured)
+    check_size(image_size, config.data)
     if given is not None:
         if measured is not None:
             raise ConfigError("--plan and --latency: a plan has its latencies. Give one of them.")

@@ -62,12 +62,17 @@ class Offer:
         return name_of(self.model, self.scale)
 
 
-def check_size(size: Size) -> None:
-    """Raises ConfigError where images of (height, width) are smaller or larger than any that are predicted."""
+def check_size(size: Size, data: str = "") -> None:
+    """Raises ConfigError where images of (height, width) are smaller or larger than any that are predicted.
+
+    data: the dataset whose typical image has that size; empty where it was said.
+    """
     if min(size) < LEAST_IMAGE or math.prod(size) > MAX_PIXELS:
+        found = f"a typical image of {data} is {size_text(size)}" if data else f"image_size = {size_text(size)}"
+        mend = " Enlarge them, or say the size of those that will be predicted: --image-size HxW." if data else ""
         raise ConfigError(
-            f"image_size = {size_text(size)}: expected (height, width), each from {LEAST_IMAGE} pixels on, and at most "
-            f"{MAX_PIXELS:,} pixels in all."
+            f"{found}: expected (height, width), each from {LEAST_IMAGE} pixels on, and at most {MAX_PIXELS:,} pixels "
+            f"in all.{mend}"
         )
 
 

@@ -50,6 +50,7 @@ def bundle_candidates(
     if data is not None:
         train = open_dataset(data, "train", data_root)
         size, classes = image_size or typical_size(train), train.classes
+        check_size(size, data)
         image = image_of(train, size)
     else:
         size = image_size or SIZE
