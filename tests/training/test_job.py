@@ -138,7 +138,7 @@ def test_an_existing_folder_is_never_overwritten(small_run, tmp_path):
         ({"overrides": ("train.device=cpu", "train.precision=fp16")}, ConfigError, "needs a GPU"),
         ({"overrides": ("train.devices=2", "train.batch_size=3", "train.device=cpu")}, ConfigError, "multiple of 2"),
         ({"overrides": ("loss.class_weights=[1.0, 2.0]",)}, ConfigError, "8 classes"),
-        ({"overrides": ("data.split_by=image",)}, ConfigError, "data.split_by: shapes has no splits by share"),
+        ({"overrides": ("data.split_by=image",)}, ConfigError, "data.split_by: shapes has no splits by fraction"),
         ({"overrides": ("train.groups=mmseg",)}, ConfigError, "EfficientNetLite. Use train.groups = 'structure'"),
         ({"overrides": ("data.train_split=training",)}, FeathersegError, "Did you mean 'train'"),
         ({"init": "no/such/run"}, RunError, "no run folder"),

@@ -345,7 +345,7 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
         notes += _named(f"{split}: images that EXIF turns, whose masks must be of the upright image", entry.turned)
     if listing.how_split.startswith(("by sequence", "by time")) and any("no pixel of" in note for note in notes):
         notes.append(
-            'splits by share keep sequences together: where names like "rust_01" are of a class, or of photographs '
+            'splits by fraction keep sequences together: where names like "rust_01" are of a class, or of photographs '
             'that are no frames of one video, put split_by = "image" into dataset.toml'
         )
     stems: dict[str, set[str]] = {}

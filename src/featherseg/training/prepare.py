@@ -159,7 +159,7 @@ def _check(request: Request, say: Say) -> tuple[Checked, list[Run], UnlabelledIm
     if recipe.data.split_by is None:  # kept, whatever the dataset.toml will say later
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"split_by": rule})})
     elif rule is None:
-        raise ConfigError(f"data.split_by: {recipe.data.name} has no splits by share. Leave it out.")
+        raise ConfigError(f"data.split_by: {recipe.data.name} has no splits by fraction. Leave it out.")
     check_machine(recipe)
     recipe = resolve_precision(recipe, say)
     train, val = open_data(recipe, request.objects)
