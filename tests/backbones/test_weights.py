@@ -78,8 +78,24 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
             return (print, ("executed",))
 
     torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(WeightsError, match="weights_only"):
+    with pytest.raises(WeightsError, match="it holds print, which is no tensor"):
         read_state(tmp_path / "evil.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "it is empty"),
+        (b"\n<!DOCTYPE html>", "it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "it is a pointer of git-lfs"),
+        (b"not weights at all", "it is damaged, or holds more than tensors"),
+    ],
+)
+def test_what_a_file_holds_that_is_no_weights_is_told_without_advice_to_run_it(tmp_path, content, found):
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"a\.pth cannot be read as weights: {found}") as error:
+        read_state(tmp_path / "a.pth")
+    assert "weights_only" not in str(error.value)
 
 
 def test_downloads_are_looked_for_in_one_folder(monkeypatch, tmp_path):

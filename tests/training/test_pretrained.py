@@ -70,8 +70,13 @@ def test_weights_that_are_here_are_not_fetched_again(fetch):
 
 @pytest.mark.parametrize(
     "content",
-    [b"<html>Sign in</html>", content_of({"official.weight": torch.zeros(5)}), content_of({"other": torch.zeros(2)})],
-    ids=["a page", "another shape", "other keys"],
+    [
+        b"",
+        b"<html>Sign in</html>",
+        content_of({"official.weight": torch.zeros(5)}),
+        content_of({"other": torch.zeros(2)}),
+    ],
+    ids=["nothing", "a page", "another shape", "other keys"],
 )
 def test_a_file_that_is_no_such_weights_is_refused_and_gone(fetch, tmp_path, content):
     with pytest.raises(WeightsError, match="gave a file that does not fit van-b1, and it was removed"):

@@ -4,6 +4,7 @@ Nothing is downloaded unasked: a file comes with a package from the registry (ex
 get` fetches it into `weights_folder()`, or the user puts it there himself.
 """
 
+import re
 import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
@@ -265,8 +266,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zip and safetensors raise a dozen kinds for a file that is not theirs
         raise WeightsError(
-            f"{path} cannot be read as weights ({type(error).__name__}: {str(error).splitlines()[0]}). "
-            f"Expected safetensors, or a torch file that loads with weights_only=True."
+            f"{path} cannot be read as weights: {_found(path, error)}. Expected tensors by name, as safetensors and "
+            "torch.save(model.state_dict(), FILE) write them."
         ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
@@ -277,6 +278,23 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if value.layout != torch.strided or value.nbytes > value.untyped_storage().nbytes():
             raise WeightsError(f"{path} holds {str(key)!r}, {tuple(value.shape)}, which has more elements than bytes.")
     return content
+
+
+def _found(path: Path, error: Exception) -> str:
+    """What a file that is no weights holds: torch's own words advise to run the code in it."""
+    start = b"-"
+    with suppress(OSError), path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        return "it is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of git-lfs, which `git lfs pull` replaces by the file itself"
+    if start.lstrip().startswith(b"<"):
+        return "it is a web page, so the download of the file itself has to be repeated"
+    if "weights_only" in str(error):
+        other = re.search(r"GLOBAL ([\w.]+)", str(error))
+        return f"it holds {other[1]}, which is no tensor" if other else "it is damaged, or holds more than tensors"
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".rstrip(".: ")
 
 
 def load_official(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
