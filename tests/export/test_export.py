@@ -251,6 +251,15 @@ def test_an_export_is_not_written_through_a_link_in_its_run(tmp_path):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+def test_a_link_beside_the_run_that_a_command_runs_in_is_no_matter(tmp_path, monkeypatch):
+    run = three_layer_run(tmp_path / "run")
+    (tmp_path / "data").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.chdir(run.path)
+    export(run, "onnx", "../out")
+    assert (tmp_path / "out" / "model.onnx").is_file()
+    assert not Path("parity.json").exists()
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no /proc")
 def test_a_place_that_takes_no_file_is_refused_before_the_export(tmp_path):
     with pytest.raises(FeathersegError, match="nothing can be written to /proc"):

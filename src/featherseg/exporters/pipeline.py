@@ -132,9 +132,10 @@ def export_formats(
     # A file that lies in its run is told of in the run's parity.json
     kept = False
     if run and not run.read_only:
-        place, folder = next(iter(places.values())), run.path.absolute()
-        if folder in place.absolute().parents:  # a link may lead out of it again
-            refuse_links(run.path, place.absolute().relative_to(folder).parts[0])
+        place = next(iter(places.values()))
+        inside, folder = (Path(os.path.abspath(path)) for path in (place, run.path))  # RUN/../X is not in RUN
+        if folder in inside.parents:  # a link may lead out of it again
+            refuse_links(run.path, inside.relative_to(folder).parts[0])
         kept = run.path.resolve() in place.resolve().parents
         if kept:
             check_writable(run.path / PARITY)
