@@ -1,5 +1,6 @@
 import re
 
+import pytest
 from small_run import small_info
 from small_training import Silent, request
 
@@ -44,3 +45,14 @@ def test_names_from_others_are_text_in_the_card(tmp_path):
     outside = re.sub("`[^`]*`", "", text.replace(r"\`", ""))
     assert not re.search(r"(?<!\\)[<\[|]", outside)
     assert [line for line in text.splitlines() if line.startswith("#")] == [r"# run\\n# e"]
+
+
+@pytest.mark.parametrize("content", [b"[1", b"\xff", b'"prepared_data"'])
+def test_damaged_files_of_a_run_cost_the_card_no_more_than_their_lines(tmp_path, content):
+    write_info(tmp_path, small_info([ClassInfo("road", (0, 0, 0))]))
+    (tmp_path / "environment.json").write_bytes(content)
+    for step, values in enumerate(({"val_miou": 0.25}, {"val_miou": "high"}, {"val_miou": 0.5, "val_pq": [1]})):
+        append_line(tmp_path / "metrics.jsonl", {"step": step, **values})
+    text = card(open_run(tmp_path))
+    assert "mIoU 25.00 % on split `val` of the kept weights (step 0)" in text
+    assert "Prepared data" not in text

@@ -1,6 +1,7 @@
 """The card of a run: what it is, what it was trained on, how well it does, what it must not be used for."""
 
 import re
+from contextlib import suppress
 from typing import Any
 
 from featherseg.core.files import load_json, write_text
@@ -21,7 +22,11 @@ def card(run: Run) -> str:
     info, recipe = run.info, run.recipe
     model = run.untrained_model()
     parameters = (count_parameters(model) - count_parameters(model.aux_heads)) / 1e6
-    validated = {step: record for step, record in run.metrics().items() if record.get("val_miou") is not None}
+    validated = {
+        step: record
+        for step, record in run.metrics().items()
+        if isinstance(record.get("val_miou"), float | int) and isinstance(record.get("val_pq"), float | int | None)
+    }
     lines = [
         *_front_matter(run, model.panoptic),
         f"# {_text(run.name)}",
@@ -120,9 +125,11 @@ def _origin(run: Run) -> str:
 
 def _loss(run: Run) -> list[str]:
     """What the training images lost when they were prepared."""
-    file = run.path / ENVIRONMENT
-    found = load_json(file) if file.is_file() else {}
-    return [f"- Prepared data: trained on {_text(found['prepared_data'])}"] if "prepared_data" in found else []
+    found: Any = None
+    with suppress(OSError, ValueError):  # a damaged file costs its line alone
+        found = load_json(run.path / ENVIRONMENT)
+    known = isinstance(found, dict) and "prepared_data" in found
+    return [f"- Prepared data: trained on {_text(found['prepared_data'])}"] if known else []
 
 
 def _scored(run: Run) -> list[str]:
