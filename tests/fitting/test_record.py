@@ -149,6 +149,8 @@ def test_the_key_that_a_plan_lacks_is_named(tmp_path):
         (("chosen",), {}),
         (("chosen", "interval"), [0.5]),
         (("file",), None),
+        (("confirmed",), [1]),
+        (("confirmed",), {"device": "x"}),
         ((), []),
     ],
 )
@@ -165,8 +167,8 @@ def test_a_damaged_record_of_a_fit_is_told_in_a_sentence(tmp_path, path, value):
 
 
 def test_what_a_record_of_a_fit_holds_beside_is_kept(tmp_path):
-    (tmp_path / "fit.json").write_text(json.dumps(facts() | {"confirmed": {"device": "a board"}}))
-    assert read_fit(tmp_path) == facts() | {"confirmed": {"device": "a board"}}
+    (tmp_path / "fit.json").write_text(json.dumps(facts() | {"data": {"name": "shapes"}}))
+    assert read_fit(tmp_path) == facts() | {"data": {"name": "shapes"}}
 
 
 # A folder that was moved

@@ -70,6 +70,14 @@ class _Candidate(_Row):
         return self
 
 
+class _Confirmed(_Part):
+    device: str
+    threads: int
+    latency_ms: _Latency
+    memory_mib: float | None = None
+    keeps_limit: bool
+
+
 class _Facts(_Part):
     chosen: _Chosen
     limit_ms: Milliseconds
@@ -78,6 +86,7 @@ class _Facts(_Part):
     file: str
     steps: int
     candidates: tuple[_Candidate, ...]
+    confirmed: _Confirmed | None = None
 
 
 @dataclass(frozen=True)
