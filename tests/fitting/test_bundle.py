@@ -88,6 +88,16 @@ def test_the_script_needs_python_3_9_and_nothing_but_numpy_and_a_runtime():
     assert others == {"numpy", "onnxruntime", "openvino", "ncnn"}
 
 
+def test_an_older_python_is_told_before_numpy_is_asked_for(monkeypatch):
+    code = SCRIPT.read_text(encoding="utf-8")
+    ast.parse(code, feature_version=(3, 6))
+    assert "from __future__" not in code  # where 3.6 would stop, before any line of it runs
+    monkeypatch.setattr(sys, "version_info", (3, 8, 18))
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    with pytest.raises(SystemExit, match=r"needs Python 3\.9 or newer, and this is 3\."):
+        runpy.run_path(str(SCRIPT))
+
+
 @pytest.mark.parametrize("size", [(48, 64), (72, 97), (96, 128), (131, 200), (1, 1)])
 def test_images_are_resized_as_torch_does_it_within_a_rounding(size):
     values = torch.from_numpy(IMAGE).permute(2, 0, 1)[None].float()
@@ -477,7 +487,7 @@ def test_the_delivered_bundle_says_how_its_answer_goes_back(tmp_path):
     id = bundle_chosen(tmp_path / "measure.zip", run, 0.5, "onnx", IMAGE, 3)
     write_bundle(tmp_path / "bundle.zip", [item("onnx")], IMAGE)
     readme, others = (ZipFile(tmp_path / f"{name}.zip").read("README.txt").decode() for name in ("measure", "bundle"))
-    assert "pip install numpy onnxruntime\n" in readme
+    assert all("pip install numpy onnxruntime     (Python 3.9 or newer)\n" in text for text in (readme, others))
     assert "python measure.py --threads 3 " in readme
     assert "featherseg fit --confirm latency.json --out RUN" in readme
     assert "--latency" not in readme

@@ -54,7 +54,7 @@ MOST_BYTES = 2**22
 
 README = """\
 How fast are these models here? Unpack everything into one folder on the device that will run them.
-There: python -m pip install numpy {packages}
+There: python -m pip install numpy {packages}     (Python 3.9 or newer)
 Then:  python measure.py     (some {minutes} min; Ctrl-C keeps what was measured, the same command goes on)
 It writes latency.json: what each model takes here from a decoded image to its mask, and the memory of its process.
 Bring latency.json back: featherseg fit --latency latency.json --data DATA --max-ms X --hours H --out OUT
@@ -62,7 +62,7 @@ Bring latency.json back: featherseg fit --latency latency.json --data DATA --max
 
 LAST_CHECK = """\
 Does the delivered model keep its limit? Unpack everything into a folder of its own on the device it was chosen for.
-There: python -m pip install numpy {packages}
+There: python -m pip install numpy {packages}     (Python 3.9 or newer)
 Then:  python measure.py --threads {threads}     (a minute; as many threads as the candidates were measured on)
 It writes latency.json: what the model takes here from a decoded image to its mask, and the memory of its process.
 Bring this latency.json back: featherseg fit --confirm latency.json --out RUN     (RUN: where measure.zip is from)

@@ -8,8 +8,6 @@ the way from a decoded RGB image to its mask at the image's size, each candidate
 what was measured; the same command goes on. Letters: C channels, K classes, H x W the image, h x w what a model sees.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import json
@@ -21,8 +19,10 @@ import subprocess
 import sys
 import time
 from datetime import datetime, timezone
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
+if sys.version_info < (3, 9):  # noqa: UP036 - a device may have any
+    sys.exit("measure.py needs Python 3.9 or newer, and this is " + platform.python_version())
 try:
     import numpy as np
 except ImportError:
@@ -221,7 +221,7 @@ def measure(candidate: Candidate, folder: str, threads: int) -> dict[str, Any]:
     }
 
 
-def peak_memory() -> int | None:
+def peak_memory() -> Optional[int]:
     """The most that this process has held of the main memory, in bytes; None where the system does not tell."""
     try:
         with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
