@@ -26,6 +26,12 @@ def test_a_folder_takes_all_and_a_file_one(tmp_path):
     assert destinations(None, ["onnx"], tmp_path / "v1.0") == {"onnx": tmp_path / "v1.0" / "model.onnx"}
 
 
+@pytest.mark.parametrize("targets", [["onnx"], ["web"], ["onnx", "coreml"]])
+def test_a_new_folder_may_have_a_dot_in_its_name(tmp_path, targets):
+    out = tmp_path / "exports.2026"
+    assert destinations(None, targets, out) == {name: out / EXPORTERS[name].main for name in targets}
+
+
 def test_a_package_of_core_ml_is_a_folder_that_the_next_one_replaces(tmp_path):
     package, draft = tmp_path / "model.mlpackage", tmp_path / "draft"
     (draft / "model.mlpackage").mkdir(parents=True)
@@ -40,16 +46,18 @@ def test_a_package_of_core_ml_is_a_folder_that_the_next_one_replaces(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("targets", "named"),
+    ("file", "targets", "named"),
     [
-        (["onnx", "openvino"], "names one file, but 2 are to be written"),
-        (["openvino"], r"a\.onnx was named for openvino. Expected a name that ends in \.xml, or a folder"),
-        (["web"], "Expected a folder"),
+        ("a.onnx", ["onnx", "openvino"], "names one file, but 2 are to be written"),
+        ("a.onnx", ["openvino"], r"a\.onnx was named for openvino. Expected a name that ends in \.xml, or a folder"),
+        ("a.onnx", ["web"], "Expected a folder"),
+        ("a.ONNX", ["onnx"], r"a\.ONNX was named for onnx. Expected a name that ends in \.onnx, or a folder"),
+        ("a.bin", ["ncnn"], r"a\.bin was named for ncnn. Expected a name that ends in \.ncnn\.param, or a folder"),
     ],
 )
-def test_a_name_that_does_not_fit_is_refused(tmp_path, targets, named):
+def test_a_name_that_does_not_fit_is_refused(tmp_path, file, targets, named):
     with pytest.raises(ExportError, match=named):
-        destinations(None, targets, tmp_path / "a.onnx")
+        destinations(None, targets, tmp_path / file)
 
 
 def test_a_pair_takes_the_name_that_was_given_and_other_files_stay(tmp_path):

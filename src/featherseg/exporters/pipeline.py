@@ -36,6 +36,9 @@ from featherseg.runs import EXPORTS, Run, load_run
 PASSES, WARM_UP = 5, 2
 """Runs that a file's latency is the median of, and those before them: its order of magnitude."""
 
+LIKE_FILES = {".bin", ".engine", ".html", ".json", ".mlmodel", ".pt", ".pth"}
+"""How names end that are meant for a file, but not as an export names one; another dot may stand in a folder's name."""
+
 
 @dataclass(frozen=True)
 class ExportSettings:
@@ -349,7 +352,7 @@ def destinations(folder: Path | None, formats: Sequence[str], path: str | Path |
     """Where the file (or folder) of each format goes: into `path`, by default into `folder`/export.
 
     One format may also be given its file's name: a path that ends as its files do. Raises ExportError where no place is
-    named, FeathersegError where nothing can be written there.
+    named, or a file that is none of the format's; FeathersegError where nothing can be written there.
     """
     if path is None:
         if folder is None:
@@ -358,7 +361,8 @@ def destinations(folder: Path | None, formats: Sequence[str], path: str | Path |
     path = Path(path)
     places = {name: path / EXPORTERS[name].main for name in formats}
     folders = [row.ending for row in map(EXPORTERS.__getitem__, formats) if row.is_folder]  # .mlpackage is one
-    if path.suffix and (path.suffix in folders or not path.is_dir()):  # the name of a file
+    endings = {Path(row.main).suffix for row in EXPORTERS.values()} - {""} | LIKE_FILES
+    if path.suffix.lower() in endings and (path.suffix in folders or not path.is_dir()):  # the name of a file
         if len(formats) > 1:
             raise ExportError(f"{path} names one file, but {len(formats)} are to be written. Name a folder with -o.")
         ending = EXPORTERS[formats[0]].ending
