@@ -1,6 +1,7 @@
 """Files from the network: whole or not at all, and on again after a break. The server is on the loopback interface."""
 
 import hashlib
+import http.client
 import os
 from pathlib import Path
 
@@ -39,6 +40,23 @@ def test_a_broken_connection_is_made_anew_from_where_it_broke(tmp_path):
     fetch(server, tmp_path / "a.pth")
     assert (tmp_path / "a.pth").read_bytes() == CONTENT
     assert [asked.get("Range") for asked in server.asked] == [None, "bytes=3000-", "bytes=6000-"]
+
+
+def test_a_host_that_cannot_be_reached_in_the_midst_is_a_broken_connection(tmp_path, monkeypatch):
+    read, asked = http.client.HTTPResponse.read, []
+
+    def breaking(answer: http.client.HTTPResponse, most: int) -> bytes:
+        asked.append(most)
+        if len(asked) == 2:
+            raise OSError(113, "No route to host")
+        return read(answer, most)
+
+    monkeypatch.setattr(module, "PIECE", 3000)
+    monkeypatch.setattr(http.client.HTTPResponse, "read", breaking)
+    server = Behaviour(CONTENT)
+    fetch(server, tmp_path / "a.pth")
+    assert (tmp_path / "a.pth").read_bytes() == CONTENT
+    assert [asked.get("Range") for asked in server.asked] == [None, "bytes=3000-"]
 
 
 def test_what_came_before_a_break_is_kept_for_the_next_command(tmp_path):
@@ -178,6 +196,12 @@ def test_a_disk_without_room_is_said_before_a_byte_is_taken(tmp_path, monkeypatc
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 5}))
     with pytest.raises(DownloadError, match=r"no room for a\.pth: 10,240 bytes, 5 are free"):
         fetch(Behaviour(CONTENT), tmp_path / "a.pth")
+
+
+def test_a_file_where_the_folder_should_be_is_a_sentence(tmp_path):
+    (tmp_path / "home").write_text("")
+    with pytest.raises(FeathersegError, match=r"nothing can be written to .*home/weights: .*home is not a folder"):
+        fetch(Behaviour(CONTENT), tmp_path / "home" / "weights" / "a.pth")
 
 
 def test_no_connection_is_a_sentence_with_the_way_by_hand(tmp_path):

@@ -8,7 +8,6 @@ import http.client
 import os
 import re
 import shutil
-import ssl
 import time
 import urllib.error
 import urllib.request
@@ -21,7 +20,15 @@ from urllib.parse import urlsplit
 
 from featherseg._version import __version__
 from featherseg.core.errors import FeathersegError
-from featherseg.core.files import file_digest, load_json, locked, refuse_links, replace_synced, write_json
+from featherseg.core.files import (
+    check_folder,
+    file_digest,
+    load_json,
+    locked,
+    refuse_links,
+    replace_synced,
+    write_json,
+)
 from featherseg.core.types import Progress
 
 TRIES = 5
@@ -69,8 +76,10 @@ def download(
     Raises:
         DownloadError: the address, the connection or the content is refused. What has come is kept where the connection
             broke, and the next call goes on from there; what is not as it should be is removed.
+        FeathersegError: nothing can be written in the folder of `path`.
     """
     check_address(address, loopback)
+    check_folder(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     part, note = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.part.json")
     refuse_links(path.parent, part.name, note.name)
@@ -196,17 +205,20 @@ def _fetch(
         version = "" if version.startswith("W/") else version
         if start == 0:
             write_json(note, {"address": address, "size": total, "version": version})
-        try:
-            with part.open("ab" if start else "wb") as file:
-                come = start
-                while come < total and (piece := answer.read(min(PIECE, total - come))):
-                    file.write(piece)
-                    come += len(piece)
-                    if progress:
-                        progress(name, come, total)
-                file.flush()
-                os.fsync(file.fileno())
-        except (TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException) as error:
-            raise _Broken(str(error) or type(error).__name__) from None
+        with part.open("ab" if start else "wb") as file:
+            come = start
+            while come < total:
+                try:
+                    piece = answer.read(min(PIECE, total - come))
+                except (OSError, http.client.HTTPException) as error:
+                    raise _Broken(str(error) or type(error).__name__) from None
+                if not piece:
+                    break
+                file.write(piece)
+                come += len(piece)
+                if progress:
+                    progress(name, come, total)
+            file.flush()
+            os.fsync(file.fileno())
         if come < total:
             raise _Broken(f"the connection ended after {come:,} of {total:,} bytes")
