@@ -199,6 +199,19 @@ def test_a_run_shows_the_scores_of_its_weights_and_what_chose_them(tmp_path):
     assert "90.00" not in page
 
 
+@pytest.mark.parametrize(
+    ("place", "name"), [("runs/yard", "yard"), (f"models--org--lawn/snapshots/{'0' * 40}", "lawn")]
+)
+def test_a_run_is_called_the_same_from_inside_its_folder_and_beside_it(tmp_path, monkeypatch, place, name):
+    path = tmp_path / place
+    (path / "export").mkdir(parents=True)
+    write_info(path, small_info([ClassInfo("road", (0, 0, 0))]))
+    for here, spelling in ((path, "."), (path.parent, path.name), (path / "export", "..")):
+        monkeypatch.chdir(here)
+        run = open_run(Path(spelling))
+        assert (run.name, run.read_only) == (name, name == "lawn")  # nothing is written into the hub's cache
+
+
 @pytest.mark.parametrize(("patience", "selected"), [(None, False), (3, True)])
 def test_the_last_weights_are_chosen_by_validation_where_it_ended_the_training(tmp_path, patience, selected):
     info = small_info(CLASSES)

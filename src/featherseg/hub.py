@@ -54,6 +54,7 @@ def parse_address(name: str | Path) -> tuple[str, str | None]:
 
 def pulled_from(path: Path) -> str | None:
     """hf://ORG/NAME@COMMIT of a folder in the hub's cache (models--ORG--NAME/snapshots/COMMIT); None of any other."""
+    path = Path(os.path.abspath(path))
     repository = path.parent.parent.name
     if path.parent.name != "snapshots" or not re.fullmatch("[0-9a-f]{40}", path.name):
         return None

@@ -116,7 +116,8 @@ class Run:
     @property
     def name(self) -> str:
         """The folder's name, or that of the repository on the hub."""
-        return self.address.rpartition("@")[0].rpartition("/")[2] if self.address else self.path.name
+        address = self.address
+        return address.rpartition("@")[0].rpartition("/")[2] if address else Path(os.path.abspath(self.path)).name
 
     @property
     def shipped(self) -> bool:
