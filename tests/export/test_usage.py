@@ -66,13 +66,14 @@ def test_the_documented_lines_give_predict_s_mask(photo, run, yard):
     assert (mask_by(documented()) == expected).mean() > 0.9999  # ties of two classes
 
 
-def test_grey_of_16_bits_is_brought_to_8_as_predict_does(photo, run, yard):
-    shutil.copyfile(yard, "yard.onnx")
+@pytest.mark.parametrize(("masks", "same"), [(False, 0.9999), (True, 0.99)])  # masks: off by the rounding to uint8
+def test_grey_of_16_bits_is_seen_as_predict_sees_it(photo, run, masks, same):
+    path = export(run, "onnx", "grey.onnx", settings=ExportSettings(masks=masks)).path
     deep = Shapes("test")[7].image[..., 0] * np.uint16(256) + np.uint16(100)
     Image.fromarray(deep).save(photo, "PNG")
     expected = featherseg.Predictor(run)(photo).mask
     assert len(np.unique(expected)) > 1
-    assert (mask_by(documented()) == expected).mean() > 0.99  # off by the rounding alone
+    assert (mask_by(usage_lines(path, open_file(path).facts)) == expected).mean() > same
 
 
 def test_the_lines_of_a_file_of_masks_are_shorter_and_as_right(photo, run):

@@ -145,13 +145,14 @@ from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession({path})
 facts = {{key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}}
 photo = ImageOps.exif_transpose(Image.open("photo.jpg"))
-if photo.mode.startswith("I"):  # grey of 16 bits, which convert would cut off at 255
-    photo = Image.fromarray((np.asarray(photo) / 257).round().astype(np.uint8))
 image = np.asarray(photo.convert("RGB"))  # (H, W, 3) uint8, red first
+if photo.mode.startswith("I"):  # grey of 16 bits, which convert cuts off at 255
+    image = np.stack([np.float32(photo) / 257] * 3, axis=2)
 """
 
 MASKS = """\
-mask = session.run(["masks"], {"images": image[None]})[0][0]  # (H, W) uint8; 0 is facts["classes"][0]
+images = image[None].round().astype(np.uint8)
+mask = session.run(["masks"], {"images": images})[0][0]  # (H, W) uint8; 0 is facts["classes"][0]
 """
 
 LOGITS = """\
@@ -182,7 +183,8 @@ def usage_lines(path: Path, facts: FileFacts) -> str | None:
     """Python lines that make mask.png of photo.jpg with the .onnx file at `path`; None where it takes no RGB images.
 
     The mask is that of `predict`, but for pixels of two classes that are equally likely to the last bits, and for what
-    the lines leave out (resizing to test_resize, objects), which is said above them.
+    the lines leave out (resizing to test_resize, objects), which is said above them. Of 16 bits colour has the high
+    byte alone, as Pillow reads it, and a file of masks, which takes uint8, grey rounded to 8 bits.
     """
     if facts.channels != 3:
         return None
