@@ -116,6 +116,11 @@ def test_names_that_would_steer_the_terminal_are_refused_before_ncnn_tells_them(
     [
         (r" 6=\d+", " 6=2000000000"),  # of a convolution: its weights, 8 GB
         (r" 0=\d+", " 0=2000000000"),
+        (r" 0=\d+", " +0=+2000000000"),
+        (r" 0=\d+", " 0=-2000000000"),
+        (r" 0=\d+", " 0=" + 20 * "2"),
+        (r" 0=\d+", r"\g<0> -23309=1500000000,1.0"),  # an array of so many numbers
+        (r"Input( +\S+ +0 1 in0).*", r"MemoryData\1 0=-100000 1=-100000"),
         (r"Input( +\S+ +0 1 in0).*", r"MemoryData\1 0=100000 1=100000"),
     ],
 )

@@ -108,7 +108,9 @@ def _check_graph(path: Path, weights_bytes: int) -> None:
     if not whole:
         raise ExportError(f"{path} is not an ncnn graph, or is damaged. Export it again.")
     for kind, texts in settings:
-        numbers = [int(found[1]) for text in texts if (found := re.fullmatch(r"\d+=(\d{1,19})", text))]
+        # The number itself, or how many an array has: of any sign, as ncnn takes -2 * -2 for 4
+        digits = [found[1] for text in texts if (found := re.match(r"[+-]?\d+=[+-]?(\d+)", text))]
+        numbers = [int(text) if len(text) < 20 else 10**19 for text in digits]
         large = max(numbers, default=0) > max(weights_bytes, MOST_SETTING)
         if large or (kind == "MemoryData" and prod(max(number, 1) for number in numbers) > weights_bytes):
             raise ExportError(f"{path} holds a {kind} that needs more weights than the file has. Export it again.")
