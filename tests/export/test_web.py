@@ -222,6 +222,7 @@ def test_colours_are_seen_on_transparent_images_too(page, folder, tmp_path):
     page.fill("#opacity", "100")
     read = "[...document.getElementById('view').getContext('2d').getImageData(0, 0, 4, 3).data]"
     assert page.evaluate(read) == [*FACTS.classes[0].color, 255] * 12
+    assert "transparent parts are seen as black" in page.inner_text("#caption")
 
 
 def test_a_black_class_leaves_the_image_as_it_is(page, folder, tmp_path):
@@ -231,6 +232,7 @@ def test_a_black_class_leaves_the_image_as_it_is(page, folder, tmp_path):
     look(page, tmp_path / "plain.png")
     read = "[...document.getElementById('view').getContext('2d').getImageData(0, 0, 4, 3).data]"
     assert page.evaluate(read) == [200, 100, 50, 255] * 12
+    assert "transparent" not in page.inner_text("#caption")
 
 
 def test_the_image_that_was_chosen_last_is_shown_and_can_be_chosen_again(page, folder, tmp_path):

@@ -98,7 +98,7 @@ function modelSize([height, width]) { // as the model was validated, and as memo
   return [height, width].map((side) => Math.max(1, Math.round(side * factor)));
 }
 
-function read(image, [height, width]) { // -> RGBA, 4 bytes a pixel
+function read(image, [height, width]) { // -> RGBA, 4 bytes a pixel; a canvas keeps no colour where alpha is 0: black
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.imageSmoothingQuality = "high";
@@ -131,7 +131,10 @@ function tell(model, milliseconds) {
   for (const index of seen.mask) counts[index]++;
   const [height, width] = seen.size;
   const other = model[0] !== height || model[1] !== width ? `, resized to ${model[1]} x ${model[0]}` : "";
-  element("caption").textContent = `${width} x ${height} pixels${other}, ${Math.round(milliseconds)} ms`;
+  let clear = false;
+  for (let i = 3; i < seen.pixels.length && !clear; i += 4) clear = seen.pixels[i] === 0;
+  element("caption").textContent = `${width} x ${height} pixels${other}, ${Math.round(milliseconds)} ms` +
+    (clear ? "; transparent parts are seen as black, where predict sees the colours stored there" : "");
   facts.classes.forEach((info, index) => {
     const row = element("classes").children[index];
     row.classList.toggle("absent", counts[index] === 0);
@@ -151,7 +154,7 @@ function draw() {
   const opacity = element("opacity").value / 100;
   const image = new ImageData(Uint8ClampedArray.from(seen.pixels), width, height);
   for (let i = 0; i < seen.mask.length; i++) {
-    image.data[4 * i + 3] = 255; // the model sees no transparency either
+    image.data[4 * i + 3] = 255; // as the model sees it, transparent parts in black
     const color = facts.classes[seen.mask[i]].color;
     if (!shown[seen.mask[i]] || !color.some(Boolean)) continue; // a black class would darken the image
     for (let c = 0; c < 3; c++) image.data[4 * i + c] += opacity * (color[c] - image.data[4 * i + c]);
