@@ -153,6 +153,7 @@ def color_and_place_bins(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return color[0] * 256 + color[1] * 16 + color[2], place
 
 
+@pytest.mark.slow
 def test_naive_bayes_on_colour_and_position_stays_under_35_percent(train, val):
     labels = np.stack([s.label for s in train])
     valid = labels != IGNORE
