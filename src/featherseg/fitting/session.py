@@ -325,7 +325,7 @@ def halve(
         if not sound and not dropped:
             reasons = [_forget_failure(trial_folder(out, one), steps[one.name]) for one in left]
             raise TrainingError(
-                f"no candidate of rung {number} could be trained: {'; '.join(dict.fromkeys(filter(None, reasons)))}. "
+                f"no candidate of rung {number} could be trained: {'; '.join(dict.fromkeys(reasons))}. "
                 f"What is done stays in {out / TRIALS}, and --resume tries again."
             )
         ranked = survivors(sound, len(sound), MARGIN)
