@@ -170,14 +170,17 @@ def at_random(found: Sequence[Recorded], seconds: float, rng: np.random.Generato
 def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
     """Dataset and seed -> its candidates, by rows of today's recipes; a seed with one candidate is named and left out.
 
-    Raises SystemExit where one has no latency, or latencies are of several devices.
+    Of a candidate that was timed again the last latency counts. Raises SystemExit where one has none, or they are of
+    several devices.
     """
     from featherseg.counting.catalogue import counts
 
-    rows = [row for row in read_lines(latencies) if row["format"] == "onnx"]
-    if len(devices := {(row["device"], row["threads"]) for row in rows}) > 1:
+    rows = {
+        (row["dataset"], row["model"], row["scale"]): row for row in read_lines(latencies) if row["format"] == "onnx"
+    }
+    if len(devices := {(row["processor"], row["threads"]) for row in rows.values()}) > 1:
         raise SystemExit(f"{latencies} is of several devices: {', '.join(map(str, sorted(devices)))}.")
-    times = {(row["dataset"], row["model"], row["scale"]): (row["p50_ms"], tuple(row["image_size"])) for row in rows}
+    times = {key: (row["p50_ms"], tuple(row["image_size"])) for key, row in rows.items()}
     found: dict[tuple[str, int], list[Recorded]] = {}
     for row in read_table(table).values():
         key = (row["dataset"], row["model"], row["scale"])

@@ -281,12 +281,13 @@ def time_paces(labels: list[str], places: dict[str, str], out: Path, table: Path
 
 
 def time_missing(labels: list[str], places: dict[str, str], formats: list[str], table: Path) -> None:
-    """Every candidate of every dataset in every format without a row, those of one dataset and format in turns.
+    """Every candidate of every dataset in every format without a row here, those of one dataset and format in turns.
 
     A row has the median over the turns: a machine whose speed changes by the minute then leaves their order alone.
     """
-    done = {(r["dataset"], r["model"], r["scale"], r["format"]) for r in read_lines(table)}
-    device, threads = here()
+    (device, threads), processor = here(), machine_name()
+    own = (row for row in read_lines(table) if row["processor"] == processor)
+    done = {(row["dataset"], row["model"], row["scale"], row["format"]) for row in own}
     for label, format in product(labels, formats):
         size, train = DATA[label].size, source_of(label, places).open("train")
         image = image_of(train, size)
@@ -305,7 +306,7 @@ def time_missing(labels: list[str], places: dict[str, str], formats: list[str], 
             row |= {key: round(median(getattr(one, key[:-3]) for one in timings), 3) for key in ("p50_ms", "p95_ms")}
             row |= {"turns": [round(one.p50, 3) for one in timings]}
             row |= {"image_size": size, "device": device, "threads": threads, "commit": commit()}
-            append_line(table, row | {"processor": machine_name(), "date": date.today().isoformat()})
+            append_line(table, row | {"processor": processor, "date": date.today().isoformat()})
 
 
 def print_table(table: Path) -> None:

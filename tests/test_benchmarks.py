@@ -583,11 +583,14 @@ def test_candidates_of_the_table_of_fit_are_timed_in_turns(load, tmp_path, monke
         ("large", 3.0, 6.0, [4.5, 4.5, 3.0, 3.0, 3.0]),
     ]
 
-    # The same command does what is missing
+    # The same command does what is missing, and all of it on another processor
     rows.write_text(json.dumps(found[0]) + "\n")
     table.time_missing(["neu"], {}, ["onnx"], rows)
     assert [name[0] for name in timed[10:]] == ["large"] * 5
     assert len(rows.read_text().splitlines()) == 2
+    monkeypatch.setattr(table, "machine_name", lambda: "another")
+    table.time_missing(["neu"], {}, ["onnx"], rows)
+    assert [name[0] for name in timed[15:]] == ["small", "large"] * 5
 
 
 def test_a_pace_of_the_table_of_fit_is_that_of_a_step_and_of_the_validation(load, tmp_path, monkeypatch):
@@ -622,7 +625,7 @@ def fit_rows(ends, digest, seeds=(0, 1)):
         row = key | {"seed": seed, "step_seconds": 0.1, "val_seconds": 0.5, "rungs": rungs, "images": 200}
         rows.append(row | {"recipe": digest(model)})
         time = {"format": "onnx", "p50_ms": 10.0 * (number + 1), "image_size": [180, 240]}
-        times.append(key | time | {"device": "here", "threads": 2})
+        times.append(key | time | {"processor": "here", "threads": 2})
     return rows, times
 
 
@@ -676,6 +679,16 @@ def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(load, tmp_p
     assert "larger is better: judged with the margin 0, chosen on middle is best" in told
     assert "rule less fit: +" in told
     assert "learnt from all of them: frm-lite2-light at 1, frm-lite0-half-light at 1, frm-lite0-light at 1" in told
+
+    # Timed again elsewhere: the last latency of each counts, of one device
+    again = [row | {"processor": "there", "p50_ms": 2 * row["p50_ms"]} for row in times]
+    (tmp_path / "times.jsonl").write_text("".join(json.dumps(row) + "\n" for row in times + again[:1]))
+    with pytest.raises(SystemExit, match="several devices"):
+        regret.load(tmp_path / "rows.jsonl", tmp_path / "times.jsonl")
+    (tmp_path / "times.jsonl").write_text("".join(json.dumps(row) + "\n" for row in times + again))
+    found = regret.load(tmp_path / "rows.jsonl", tmp_path / "times.jsonl")
+    assert [one.candidate.latency_ms for one in found["middle is best", 0]] == [20, 40, 60, 80]
+
     assert regret.split_in_halves(["camvid-180x240", "neu", "shapes-1000", "shapes-60"]) == (
         ["shapes-1000", "shapes-60"],
         ["camvid-180x240", "neu"],
