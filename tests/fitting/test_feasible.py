@@ -168,6 +168,14 @@ def test_what_was_measured_before_is_taken_where_it_is_believed(tmp_path, monkey
     assert latency._known(tmp_path / "latency.json").keys() == rows.keys()
     assert latency.time_candidate(*given).timing.p50 == 12.0
 
+    # The cache may lie where machines of one name and other generations use it
+    taken, found = iter((20.0, 15.0)), latency.machine()
+    for kind, p50 in (({"cpu_model": "another"}, 20.0), ({"flags": ["none"]}, 15.0), ({}, 12.0)):
+        monkeypatch.setattr(latency, "machine", lambda kind=kind: {**found, **kind})
+        assert latency.time_candidate(*given).timing.p50 == p50
+    monkeypatch.setattr(latency, "machine", lambda: {**found, "cpu_family": "25", "cpu_model": "17"})
+    assert "(family 25, model 17), " in latency.here()[0]
+
 
 def test_the_interval_of_the_median_holds_it_in_95_of_100():
     rng = np.random.default_rng(0)

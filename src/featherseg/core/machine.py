@@ -32,6 +32,8 @@ PACKAGES = ("torch", "numpy", "pillow", "onnxruntime", "openvino", "nncf", "ncnn
 CPU_FACTS = {
     "Architecture:": "architecture",
     "Model name:": "processor",
+    "CPU family:": "cpu_family",
+    "Model:": "cpu_model",
     "CPU(s):": "logical_cores",
     "Thread(s) per core:": "threads_per_core",
     "Socket(s):": "sockets",
@@ -123,12 +125,18 @@ def peak_memory() -> float | None:
         return getattr(psutil.Process().memory_info(), "peak_wset", None)  # Windows alone
 
 
+def processor_text(found: dict[str, Any]) -> str:
+    """`AMD EPYC (family 25, model 17)`: virtual machines give generations of other speed one name."""
+    kind = ", ".join(f"{key.removeprefix('cpu_')} {found[key]}" for key in ("cpu_family", "cpu_model") if key in found)
+    return (found["processor"] or found["system"]) + (f" ({kind})" if kind else "")
+
+
 def machine_text(found: dict[str, Any]) -> str:
-    """`AMD EPYC, 2 cores, 23 GiB; Linux 6.1; torch 2.13.0, openvino 2026.4`."""
+    """`AMD EPYC (family 25, model 17), 2 cores, 23 GiB; Linux 6.1; torch 2.13.0, openvino 2026.4`."""
     gpus = "".join(f"; {gpu['name']}" for gpu in found["gpus"])
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     size = f"{found['usable_cores']} cores, {found['memory_gib']:.0f} GiB{gpus}"
-    return f"{found['processor']}, {size}; {found['system']}; {versions}"
+    return f"{processor_text(found)}, {size}; {found['system']}; {versions}"
 
 
 def processor() -> dict[str, Any]:

@@ -29,7 +29,7 @@ from featherseg import models
 from featherseg._version import __version__
 from featherseg.core.errors import DeviceError, FeathersegError, RunError, require
 from featherseg.core.files import load_json, write_json
-from featherseg.core.machine import machine, peak_memory, usable_cores
+from featherseg.core.machine import machine, peak_memory, processor_text, usable_cores
 from featherseg.core.types import ClassInfo, Resize
 from featherseg.core.wording import counted
 from featherseg.counting.catalogue import SIZE
@@ -102,7 +102,7 @@ class Measured:
 def here() -> tuple[str, int]:
     """This device in words, and how many threads a file is run with unless others are asked for."""
     found = machine()
-    parts = [found.get("processor") or found["system"], counted(usable_cores(), "core")]
+    parts = [processor_text(found), counted(usable_cores(), "core")]
     return ", ".join([*parts, *(gpu["name"] for gpu in found["gpus"])]), torch.get_num_threads()
 
 
@@ -235,7 +235,8 @@ def _key(name: tuple[str, float, str], classes: int, resize: Resize | None, shap
     """What a measurement depends on: the candidate, the image, this machine, the versions of what runs it."""
     found = machine()
     facts = [*name, classes, resize, shape, __version__, torch.get_num_threads()]
-    facts += [found.get("processor"), found["usable_cores"], found["versions"], found["variables"], found["python"]]
+    facts += [processor_text(found), found["flags"], found["usable_cores"]]
+    facts += [found["versions"], found["variables"], found["python"]]
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:24]
 
 
