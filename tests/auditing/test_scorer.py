@@ -121,6 +121,7 @@ def test_the_scorer_finds_faults_that_it_was_not_told_of(few_trees, sound: list[
     assert test.average_precision > 0.5
     assert 0 < test.precision_at_50 <= 1
     assert set(test.by_fault) <= set(FAULTS)
+    assert test.images == 60
     again = judged(examples)[0]
     assert np.array_equal(found.images, again.images)
     assert again.self_test == test
@@ -170,7 +171,9 @@ def test_images_that_are_not_learnt_from_are_judged_by_what_the_others_taught(fe
 def test_faults_in_too_few_images_for_a_fifth_are_found_among_those_alone(few_trees, sound: list[Example]):
     """Else the more images there are without, the rarer the faults, and the lower every figure."""
     few = [example if n < 6 else examined_one(n, planted=()) for n, example in enumerate(sound)]
-    assert judged(few)[0].self_test.planted_precision == pytest.approx(1 / 6)  # a fifth of six is one
+    test = judged(few)[0].self_test
+    assert test.planted_precision == pytest.approx(1 / 6)  # a fifth of six is one
+    assert test.images == 6
 
 
 def test_folds_keep_sequences_together_and_hold_each_class_elsewhere():

@@ -35,6 +35,14 @@ def test_the_wrong_masks_come_first_and_every_image_once(runtime, tmp_path: Path
     assert first["key"] in {Balls.keys[number] for number in WRONG}
 
 
+def test_images_too_few_to_judge_each_other_are_refused_with_a_run_as_well(runtime, tmp_path: Path):
+    class Few(Balls):
+        keys = Balls.keys[:5]
+
+    with pytest.raises(DataError, match="has 5 images: 6 are needed"):
+        audit(Few(), tmp_path / "audit.html", run="colors")
+
+
 def test_a_stopped_audit_goes_on_and_ends_the_same(runtime, tmp_path: Path, monkeypatch):
     whole = audit(Balls(), tmp_path / "whole.html", run="colors").as_dict()
     examine, left = session.examine, [5]

@@ -12,6 +12,8 @@ from featherseg.benchmarking.page import benchmark_html, cautions
 from featherseg.benchmarking.worker import STAGES
 from featherseg.uncertainty.bootstrap import Interval
 
+NaN = float("nan")
+
 
 def texts(svg: str) -> list[str]:
     return [e.text or "" for e in ElementTree.fromstring(svg).iter() if e.tag.endswith("text")]
@@ -55,7 +57,10 @@ def test_miou_stands_beside_the_speed_where_there_is_one(outcome):
         for r in outcome.tables[0].rows
     )
     page = benchmark_html(replace(outcome, tables=(replace(outcome.tables[0], rows=rows),)))
-    assert "71.32<small>-0.41 (-0.80 to -0.02)</small>" in page
+    assert "71.32<small>-0.41, -0.80 to -0.02</small>" in page
+    few = [replace(r, fidelity=replace(r.fidelity, miou_difference=Interval(-0.0041, NaN, NaN))) for r in rows]
+    page = benchmark_html(replace(outcome, tables=(replace(outcome.tables[0], rows=tuple(few)),)))
+    assert "71.32<small>-0.41, no interval</small>" in page
     assert "mIoU" not in benchmark_html(outcome)
 
 

@@ -165,6 +165,14 @@ def test_without_a_baseline_there_is_no_benchmark(workers):
     assert not workers.alive()
 
 
+def test_a_baseline_that_is_named_in_full_and_fails_is_no_benchmark_either(workers):
+    workers.fault("ours-bf16", "prepare")
+    two = plan(models=find_models(["frm-lite0", "ddrnet-23-slim"]), baseline="frm-lite0/ours-bf16")
+    with pytest.raises(FeathersegError, match="frm-lite0/ours-bf16, a baseline, cannot be measured"):
+        measure(two, command=workers.command)
+    assert not workers.alive()
+
+
 def test_a_model_of_other_classes_is_refused(workers):
     workers.fault("ours-fp32", {"open": {"open_ms": 1, "classes": ["road", "sky"], "precision": "fp32"}})
     with pytest.raises(FeathersegError, match=r"different classes from frm-lite0: road, sky \(2\)"):

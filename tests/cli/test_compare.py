@@ -293,12 +293,33 @@ def test_a_split_without_a_labelled_pixel_is_refused_before_a_look_is_counted(fi
     assert open_run(field[0]).evaluations() == []
 
 
-def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tmp_path, monkeypatch):
-    def timed(names, paths, runtimes, size, progress):  # what tests/benchmarking starts processes for
-        assert (len(paths), size) == (len(names), (64, 72))
-        times = np.random.default_rng(0).normal(9.0, 0.1, (len(names), 2, 4))
-        return SideBySide(tuple(names), size, "cpu", times, np.full(len(names), 300.0), np.full(len(names), np.nan))
+def timed(names, paths, runtimes, size, progress):
+    """What tests/benchmarking starts processes for."""
+    assert (len(paths), size) == (len(names), (64, 72))
+    times = np.random.default_rng(0).normal(9.0, 0.1, (len(names), 2, 4))
+    return SideBySide(tuple(names), size, "cpu", times, np.full(len(names), 300.0), np.full(len(names), np.nan))
 
+
+def test_scores_of_several_passes_and_a_limit_for_one_name_no_model(field, monkeypatch):
+    monkeypatch.setattr(comparison, "time_side_by_side", timed)
+    cautions = json.loads(run(field[0], field[3], "--tta", "flip", "--json").stdout)["cautions"]
+    assert (
+        sum(
+            "latency, MACs and memory are those of one pass" in text and "not of whole, flip" in text
+            for text in cautions
+        )
+        == 1
+    )
+    cautions = json.loads(run(field[0], field[3], "--json").stdout)["cautions"]
+    assert not any("of one pass" in text for text in cautions)
+    monkeypatch.setattr(comparison, "_score", lambda *_: pytest.fail("one was scored"))
+    for option in (("--tta", "flip"), ("--scales", "0.5"), ("--resize", "32x48")):
+        error = run(field[0], field[3], "--max-ms", "1e6", *option).exception
+        assert isinstance(error, ConfigError)
+        assert "no model can be named for a limit by both" in str(error)
+
+
+def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tmp_path, monkeypatch):
     monkeypatch.setattr(comparison, "time_side_by_side", timed)
     page = tmp_path / "page.html"
     result = run(field[0], field[3], "--max-ms", "1e6", "--max-mib", "1", "-o", page)

@@ -1,6 +1,7 @@
 """The front against its definition, the pick against a budget, and a drawing in which everything can be read."""
 
 import re
+from dataclasses import replace
 from itertools import combinations
 from xml.etree import ElementTree
 
@@ -58,6 +59,8 @@ def test_a_budget_that_none_keeps_names_the_least():
     assert found.point is None
     assert found.reason == "none of 4 models stays within 9 MiB (peak memory): the least is a with 10 MiB."
     assert pick(NETWORKS[:1], 9, MEMORY).reason.startswith("the only model does not stay within 9 MiB")
+    large = [replace(one, cost=12345.6) for one in NETWORKS[:1]]
+    assert "12346 MiB" in pick(large, 16000, MEMORY).reason
     assert pick([], 9, MEMORY) == Pick(None, "peak memory was not measured here.")
 
 

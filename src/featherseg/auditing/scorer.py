@@ -67,7 +67,8 @@ class SelfTest:
 
     average_precision is by image, region_average_precision by region, soft_minimum is that of the baseline on the same
     masks; planted_precision: of the first FIRST of a draw. faults: estimated share of images with a real fault, at
-    most; precision_at_50: the share of the first 50 images as they are that is likely wrong.
+    most; precision_at_50: the share of the first 50 images as they are that is likely wrong; images: how many a draw
+    ranks.
     """
 
     average_precision: float
@@ -77,6 +78,7 @@ class SelfTest:
     planted_precision: float
     by_fault: dict[str, float]
     faults: float
+    images: int
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,8 @@ def judge(
     test = _self_test(whole, soft, copies, names)
     of_regions = average_precision(np.concatenate(region_scores), np.concatenate(region_wrong))
     share, first = expected_precision(whole, copies[2])
-    return Judged(whole, SelfTest(test["score"], first, of_regions, test["soft"], test["first"], test["faults"], share))
+    by_image = test["score"], first, of_regions, test["soft"], test["first"], test["faults"]
+    return Judged(whole, SelfTest(*by_image, share, test["images"]))
 
 
 def _pair(a: int, b: int) -> tuple[int, int]:
@@ -289,6 +292,7 @@ def _self_test(
     return {
         **{key: means[key] for key in ("score", "soft", "first")},
         "faults": {name: means[name] for name in names if found[name]},
+        "images": len(used),
     }
 
 

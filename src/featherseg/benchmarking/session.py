@@ -290,7 +290,7 @@ class _Lane:
             try:
                 action(variant, self.running[variant.name])
             except VariantError as error:
-                if variant.short in self.plan.baselines:
+                if {variant.short, variant.name} & set(self.plan.baselines):
                     raise VariantError(f"{variant.name}, a baseline, cannot be measured: {error}") from None
                 self.left_out[variant.name] = str(error)
                 self.running[variant.name].close()

@@ -125,4 +125,4 @@ def _miou(row: Row) -> str:
     d = f.miou_difference
     few = f"\n{d.clusters} clusters: no claim" if d.few else ""
     told = f"\n{f.marks}" if f.marks else ""
-    return f"{100 * f.miou:.2f}\n{100 * d.value:+.2f} ({100 * d.low:+.2f} to {100 * d.high:+.2f})" + few + told
+    return f"{100 * f.miou:.2f}\n{d.points()}{few}{told}"

@@ -23,7 +23,7 @@ from featherseg.data import LabelledImages
 from featherseg.data.fingerprint import TEST, groups_of, read_fingerprint
 from featherseg.data.statistics import refuse_unlabelled, typical_size
 from featherseg.evaluation.scoring import Scores, check_classes, evaluate
-from featherseg.inference.settings import InferenceSettings, check_panoptic
+from featherseg.inference.settings import InferenceSettings, check_panoptic, own_settings
 from featherseg.layers.resize import resize_factor, scaled_size
 from featherseg.reports.record import check_recordable, learned_from, log_evaluation, refuse_as_test, times_scored
 from featherseg.runs import DATA, Run
@@ -105,6 +105,15 @@ def compare(
     for one in candidates:
         if one.runtime.panoptic and images[0].instances is not None:
             check_panoptic(settings[one.path])
+    otherwise = list(
+        dict.fromkeys(str(settings[one.path]) for one in candidates if settings[one.path] != own_settings(one.runtime))
+    )
+    if otherwise and budgets != Budgets():
+        raise ConfigError(
+            f"latency and memory are those of one pass at each model's own size, the mIoU would be that of "
+            f"{'; '.join(otherwise)}: no model can be named for a limit by both. Leave out --max-ms and --max-mib, or "
+            "--tta, --scales and --resize."
+        )
     chosen = {one.path: labelled.split != TEST or _kept_by(one.run, labelled) for one in candidates}
     size, models = size or typical_size(images), by_model(candidates)
 
@@ -147,13 +156,15 @@ def compare(
             f"the images are one block, fewer than {MIN_IMAGES}, so that no interval can be given and nothing is "
             "called better: score more"
         )
+    if costs and otherwise:
+        found.append(f"latency, MACs and memory are those of one pass at each model's own size, not of {otherwise[0]}")
     if by_file and pairs is None:
         found.append(f"{len(candidates)} files are not compared pair by pair: name {MOST_FILES} or fewer for that")
     differences = [d for one in (*rankings, pairs) if one for d in (*one.differences, *one.pq_differences)]
     if few := sum(d.miou.few for d in differences):
         found.append(
-            f"{few} of {counted(len(differences), 'difference')} rest on fewer than {MIN_CLUSTERS} clusters of images, "
-            "too few for a claim: neighbouring images score alike for long, so score more of them or other sequences"
+            f"of {counted(len(differences), 'difference')}, on fewer than {MIN_CLUSTERS} clusters of images, too few "
+            f"for any claim: {few}; neighbouring images score alike for long, so score more of them or other sequences"
         )
     return Comparison(
         data=images.name,

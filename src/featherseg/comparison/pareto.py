@@ -150,4 +150,4 @@ def _stairs(front: Sequence[Mark], right: float) -> list[Mark]:
 
 
 def _cost(point: Point, quantity: Quantity) -> str:
-    return f"{point.cost:.4g} {quantity.unit}"
+    return f"{point.cost:{'.4g' if point.cost < 1000 else '.0f'}} {quantity.unit}"

@@ -12,7 +12,8 @@ image's share in the difference stays correlated with the next ones; of that len
 interval counts, as blocks that are too short show too little spread and few long ones too much or too little. On fewer
 than MIN_CLUSTERS clusters nothing is called better. Where several pairs or classes are compared, their
 intervals are widened so that with 95 % none of the family is wrongly called better (Holm, Scandinavian Journal of
-Statistics 6(2), 1979).
+Statistics 6(2), 1979). That is about 0 alone: where all differ, each interval holds its own value in 95 %, all of them
+together in less.
 """
 
 import math
@@ -69,8 +70,9 @@ class Interval:
 class Difference:
     """mIoU and IoU of each class of model `first` less those of model `second`, as fractions -1..1.
 
-    The intervals of mIoU are corrected for the number of pairs, those of the classes for all pairs and classes; a class
-    that is in the ground truth of fewer than two clusters has none, nor has any where the images are too few.
+    Whether the intervals of mIoU exclude 0 is corrected for the number of pairs, whether those of the classes do for
+    all pairs and classes (Holm); a class that is in the ground truth of fewer than two clusters has none, nor has any
+    where the images are too few.
     """
 
     first: int
