@@ -24,8 +24,9 @@ from featherseg.data.layouts import Reading, find_readings, join
 from featherseg.data.mask_values import COMMON, THRESHOLD, MaskValues, read_values
 from featherseg.data.pairs import NamedData, Pair
 from featherseg.data.palettes import color_text, default_palette
+from featherseg.data.proposed_splits import NO_MASK, SHOWN, with_splits
 from featherseg.data.sequences import sequence_names
-from featherseg.data.split_lists import SPLITS, find_lists, split_of
+from featherseg.data.split_lists import split_of
 
 MAX_CLASSES = 64
 """Masks with more different values are taken for smoothed or compressed ones: then only common values are classes."""
@@ -38,12 +39,6 @@ NEARLY = 0.9
 
 CHECKED = 200
 """Images, spread over all, whose channels are looked at."""
-
-UNLABELLED, NO_MASK = 0.1, "have no mask"
-"""Share of images without a mask from which a folder is labelled in part, and no fault of single files; its note."""
-
-SHOWN = 3
-"""How many values or names a note gives."""
 
 log = logging.getLogger("featherseg")
 
@@ -182,7 +177,7 @@ def propose(
     config = config.model_copy(update={"channels": _channels(pairs)})
 
     # The splits; of too few files for shares, one
-    config, lists = _with_splits(config, folder, pairs, notes)
+    config, lists = with_splits(config, folder, pairs, notes)
     listing = list_folder(config, folder, lists=lists)
     if "by time" in listing.how_split:
         notes.append(
@@ -372,69 +367,6 @@ def _colors(raw_map: Mapping[str, str], sources: Sequence[SourceTable]) -> dict[
         name: raw if raw.startswith("#") else color_text(color)
         for (name, raw), color in zip(own.items(), palette, strict=True)
     }
-
-
-def _with_splits(
-    config: DatasetToml, folder: Path, pairs: Sequence[Pair], notes: list[str]
-) -> tuple[DatasetToml, dict[str, list[str]]]:
-    """The splits that folders or lists say, else shares; -> config, and the lists that have to be written for it."""
-    # Of a folder that is labelled in part, the images that are
-    everything = [pair.key for pair in pairs]
-    keys = [pair.key for pair in pairs if pair.mask or not pair.image]
-    bare = len(everything) - len(keys)
-    if partly := bare > max(1, UNLABELLED * len(everything)):
-        notes.append(
-            f"{bare} of {counted(len(everything), 'image')} {NO_MASK}: lists name those that have. When more have, "
-            "remove dataset.toml and these lists, and write them again"
-        )
-    else:
-        keys = everything
-    splits: dict[str, str | float] = {}
-    lists: dict[str, list[str]] = {}
-
-    def put(split: str, own: list[str]) -> None:
-        names = (f"{split}.txt", *(f"dataset-{split}{number or ''}.txt" for number in range(len(os.listdir(folder)))))
-        splits[split] = next(name for name in names if not (folder / name).exists())
-        lists[str(splits[split])] = own
-
-    owners = {key: split for key in keys if (split := split_of(*key.split("/")[:-1]))}
-    if len(set(owners.values())) > 1:
-        for split in sorted(set(owners.values()), key=SPLITS.index):
-            own = [key for key in keys if owners.get(key) == split]
-            parts = os.path.commonpath([key.rpartition("/")[0] for key in own]).split("/")
-            folders = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
-            whole = [one for one in folders if [key for key in everything if key.startswith(f"{one}/")] == own]
-            if whole:
-                splits[split] = whole[0]
-            else:
-                put(split, own)
-    elif found := find_lists(folder, pairs):
-        # An image that two lists name stays where it is looked at last
-        last: dict[str, str] = {}
-        for split in SPLITS:
-            last |= dict.fromkeys(found[split].keys if split in found else (), split)
-        twice = [key for split, one in found.items() for key in one.keys if last[key] != split]
-        if twice:
-            shown = ", ".join(twice[:SHOWN]) + ", ..." * (len(twice) > SHOWN)
-            notes.append(f"{counted(len(twice), 'image')} in two lists: kept in test, else in val, alone: {shown}")
-        labelled = set(keys)
-        for split, one in found.items():
-            own = [key for key in one.keys if last[key] == split and key in labelled]
-            if one.exact and own == one.keys:
-                splits[split] = one.file
-            else:
-                put(split, own)
-            if one.unknown:
-                notes.append(f"{one.file}: {counted(one.unknown, 'name')} of {split} without an image, left out")
-    if "train" not in splits and partly:
-        put("train", keys)
-        splits = {"train": splits["train"], "val": "20% of train"}
-    elif "train" not in splits:
-        splits, lists = {"train": 0.8, "val": 0.2}, {}
-    elif "val" not in splits:
-        splits = {"train": splits["train"], "val": "10% of train", **splits}
-        notes.append("no validation split was found: a tenth of train is taken")
-    return config.model_copy(update={"splits": splits}), lists
 
 
 def _lies_in(dataset: type[NamedData], folder: Path) -> bool:

@@ -28,21 +28,24 @@ MOST_DEPTH = 3
 _TELLS = re.compile("split|fold|" + "|".join(WORDS), re.IGNORECASE)
 """In the name of a file that is no annotation of one image, of which there may be thousands."""
 
-KNOWN = 0.9
-"""Share of a list's entries that must name an image for it to be one of these images."""
+KNOWN, KNOWN_BY_NUMBER = 0.5, 0.9
+"""Share of a list's entries that must name an image for it to be one of these images; of one of numbers alone."""
 
 
 @dataclass(frozen=True)
 class SplitList:
     """The keys of one split, in the order of the file that lists them.
 
-    `exact`: the file says them as a dataset.toml takes a list, a key a line; `unknown` counts entries that name none.
+    `exact`: the file says them as a dataset.toml takes a list, a key a line; `unknown` counts entries that name none;
+    `alone`: it is one also where no other split is listed, not numbers in some JSON or YAML.
     """
 
+    split: str
     keys: list[str]
     file: str
     exact: bool
-    unknown: int = 0
+    unknown: int
+    alone: bool
 
 
 def split_of(*names: str) -> str | None:
@@ -54,38 +57,46 @@ def split_of(*names: str) -> str | None:
     return None
 
 
-def find_lists(folder: Path, pairs: Sequence[Pair]) -> dict[str, SplitList]:
-    """The lists in a folder that name these images, split by split; empty where fewer than two splits are listed.
+def find_lists(folder: Path, pairs: Sequence[Pair]) -> tuple[dict[str, SplitList], list[SplitList]]:
+    """-> (the lists in a folder that name these images, split by split; those that name too few of them).
 
     Lists lie in one folder; of several (ImageSets/Main, ImageSets/Segmentation) that for segmentation, then that with
-    more splits and images.
+    more splits and images. Where no folder has two, they are those of all folders.
     """
     of_name, of_number = _lookups(pairs)
     found: dict[Path, dict[str, SplitList]] = {}
+    passed: list[SplitList] = []
     for path in _files(folder):
         beside = found.setdefault(path.parent, {})
         for split, listed in _entries(path):
             entries = [
                 entry for entry in listed if entry[:1] != "#" or {entry, _without_ending(entry)} & of_name.keys()
             ]
-            keys = [_named(entry, of_name, of_number) for entry in entries]
+            names = [_named(entry, of_name) for entry in entries]
+            keys = [name or _numbered(entry, of_number) for name, entry in zip(names, entries, strict=True)]
             known = list(dict.fromkeys(key for key in keys if key))
             if split in beside and len(beside[split].keys) >= len(known):
                 continue
-            if known and len(known) >= KNOWN * len(set(entries)):
-                exact = path.suffix == ".txt" and all(
-                    key in (entry, _without_ending(entry)) for entry, key in zip_longest(entries, known, fillvalue="")
-                )
-                place = path.relative_to(folder).as_posix()
-                beside[split] = SplitList(known, place, exact, sum(key is None for key in keys))
+            exact = path.suffix == ".txt" and all(
+                key in (entry, _without_ending(entry)) for entry, key in zip_longest(entries, known, fillvalue="")
+            )
+            place = path.relative_to(folder).as_posix()
+            alone = path.suffix == ".txt" or any(names)
+            one = SplitList(split, known, place, exact, sum(key is None for key in keys), alone)
+            if known and len(known) >= (KNOWN if any(names) else KNOWN_BY_NUMBER) * len(set(entries)):
+                beside[split] = one
+            elif any(names):
+                passed.append(one)
 
     def likely(item: tuple[Path, dict[str, SplitList]]) -> tuple[bool, int, int]:
         place, lists = item
         return "seg" in place.name.lower(), len(lists), sum(len(one.keys) for one in lists.values())
 
     several = {place: lists for place, lists in found.items() if len(lists) > 1}
-    best = max(several.items(), key=likely)[1] if several else {}
-    return {split: best[split] for split in SPLITS if split in best}
+    best: dict[str, SplitList] = {}
+    for _, lists in sorted((several or found).items(), key=likely, reverse=True)[: 1 if several else None]:
+        best = {**{split: one for split, one in lists.items() if several or one.alone}, **best}
+    return {split: best[split] for split in SPLITS if split in best}, passed
 
 
 def _files(folder: Path) -> list[Path]:
@@ -145,8 +156,8 @@ def _lookups(pairs: Sequence[Pair]) -> tuple[dict[str, str], dict[int, str]]:
     )
 
 
-def _named(entry: str, of_name: Mapping[str, str], of_number: Mapping[int, str]) -> str | None:
-    """The key that a line names: a stem, a file, "image mask", a path from elsewhere, or a number."""
+def _named(entry: str, of_name: Mapping[str, str]) -> str | None:
+    """The key that a line names: a stem, a file, "image mask", or a path from elsewhere."""
     for text in (entry, entry.split()[0] if entry.split() else ""):
         whole = text.replace("\\", "/")
         for stem in (whole, _without_ending(whole)):
@@ -154,6 +165,10 @@ def _named(entry: str, of_name: Mapping[str, str], of_number: Mapping[int, str])
             for first in range(len(parts)):  # the longest part of the path that is known
                 if key := of_name.get("/".join(parts[first:])):
                     return key
+    return None
+
+
+def _numbered(entry: str, of_number: Mapping[int, str]) -> str | None:
     return of_number.get(int(entry)) if re.fullmatch(r"[0-9]{1,9}", entry) else None
 
 

@@ -1,0 +1,104 @@
+"""The splits of a proposed dataset.toml: what folders or lists of names say, else shares."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from featherseg.core.wording import counted
+from featherseg.data.datasets.dataset_toml import DatasetToml
+from featherseg.data.pairs import Pair
+from featherseg.data.split_lists import SPLITS, find_lists, split_of
+
+UNLABELLED, NO_MASK = 0.1, "have no mask"
+"""Share of images without a mask from which a folder is labelled in part, and no fault of single files; its note."""
+
+SHOWN = 3
+"""How many values or names a note gives."""
+
+
+def with_splits(
+    config: DatasetToml, folder: Path, pairs: Sequence[Pair], notes: list[str]
+) -> tuple[DatasetToml, dict[str, list[str]]]:
+    """The splits that folders or lists say, else shares; -> config, and the lists that have to be written for it.
+
+    Where they say val or test, but not train, the other images are train. What is left to look at goes to `notes`.
+    """
+    # Of a folder that is labelled in part, the images that are
+    everything = [pair.key for pair in pairs]
+    keys = [pair.key for pair in pairs if pair.mask or not pair.image]
+    bare = len(everything) - len(keys)
+    if partly := bare > max(1, UNLABELLED * len(everything)):
+        notes.append(
+            f"{bare} of {counted(len(everything), 'image')} {NO_MASK}: lists name those that have. When more have, "
+            "remove dataset.toml and these lists, and write them again"
+        )
+    else:
+        keys = everything
+    splits: dict[str, str | float] = {}
+    lists: dict[str, list[str]] = {}
+    owned: dict[str, list[str]] = {}  # split -> its images
+
+    def put(split: str, own: list[str], place: str | None) -> None:
+        """Take `own` for a split: as `place` says them, or by a list that has to be written."""
+        owned[split] = own
+        if place is None:
+            names = (f"{split}.txt", *(f"dataset-{split}{n or ''}.txt" for n in range(len(os.listdir(folder)))))
+            place = next(name for name in names if not (folder / name).exists())
+            lists[place] = own
+        splits[split] = place
+
+    # What folders say, where two or more are called as splits, or what lists say
+    owners = {key: split for key in keys if (split := split_of(*key.split("/")[:-1]))}
+    called = sorted(set(owners.values()), key=SPLITS.index)
+    found, passed = ({}, []) if len(called) > 1 else find_lists(folder, pairs)
+    last: dict[str, str] = {}  # an image that two lists name stays where it is looked at last
+    for split, one in found.items():
+        last |= dict.fromkeys(one.keys, split)
+    twice = [key for split, one in found.items() for key in one.keys if last[key] != split]
+    if twice:
+        shown = ", ".join(twice[:SHOWN]) + ", ..." * (len(twice) > SHOWN)
+        notes.append(f"{counted(len(twice), 'image')} in two lists: kept in test, else in val, alone: {shown}")
+    labelled = set(keys)
+    for split, one in found.items():
+        own = [key for key in one.keys if last[key] == split and key in labelled]
+        put(split, own, one.file if one.exact and own == one.keys else None)
+        if one.unknown:
+            notes.append(f"{one.file}: {counted(one.unknown, 'name')} of {split} without an image, left out")
+    notes += [
+        f"{one.file} is not used: it names {counted(len(one.keys), 'image')} of these, and {one.unknown} others"
+        for one in passed[:SHOWN]
+        if one.split not in found
+    ]
+    for split in () if found else called:
+        own = [key for key in keys if owners.get(key) == split]
+        parts = os.path.commonpath([key.rpartition("/")[0] for key in own]).split("/")
+        folders = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+        whole = [one for one in folders if [key for key in everything if key.startswith(f"{one}/")] == own]
+        beside = {key.rpartition("/")[0] for key in keys if key not in owners}
+        if len(called) > 1 or (whole and beside == {whole[0].rpartition("/")[0]}):  # beside folders it may be a place
+            put(split, own, whole[0] if whole else None)
+        elif beside:
+            notes.append(f"{counted(len(own), 'image')} in a folder called {split}: not taken for that split")
+
+    # The images that none of these names
+    named = {key for own in owned.values() for key in own}
+    rest = [key for key in keys if key not in named]
+    said = ", ".join(f"{split} ({place})" for split, place in splits.items())
+    if not rest and (splits.keys() == {"train"} or "train" not in splits):
+        notes += [f"not used, as nothing would be left for train: {said}"] if splits.keys() - {"train"} else []
+        splits, lists = {}, {}
+    elif splits and "train" not in splits:
+        notes.append(f"of splits there is only {said}: the other {counted(len(rest), 'image')} are taken for train")
+        put("train", rest, None)
+        splits = {split: splits[split] for split in SPLITS if split in splits}
+    elif len(splits) == 1:
+        notes.append(f"of splits there is only {said}: the other {counted(len(rest), 'image')} are in no split")
+    if not splits and partly:
+        put("train", keys, None)
+        splits["val"] = "20% of train"
+    elif not splits:
+        splits = {"train": 0.8, "val": 0.2}
+    elif "val" not in splits:
+        splits = {"train": splits["train"], "val": "10% of train", **splits}
+        notes.append("no validation split was found: a tenth of train is taken")
+    return config.model_copy(update={"splits": splits}), lists
