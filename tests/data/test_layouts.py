@@ -584,6 +584,22 @@ def test_a_beginning_is_no_reason_to_pair_what_a_whole_name_pairs_otherwise(tmp_
     ]
 
 
+@pytest.mark.parametrize("further", [0, 1])
+def test_folders_that_hold_images_and_masks_each_are_not_paired_by_the_numbers_in_them(tmp_path: Path, further: int):
+    """As BUSI's: a folder for each class, "cat (3).png" with its "cat (3)_mask.png"; the numbers agree across them."""
+    for number, (image, mask) in enumerate(scenes()):
+        for kind, turn in (("cat", np.s_[:]), ("dog", np.s_[::-1])):
+            binary = np.where(mask[turn] == 1, 255, 0).astype(np.uint8)
+            save(tmp_path / f"{kind}/{kind} ({number}).png", image[turn])
+            if (kind, number) != ("dog", 0):
+                save(tmp_path / f"{kind}/{kind} ({number})_mask.png", binary)
+            if kind == "cat" and number < further:
+                save(tmp_path / f"{kind}/{kind} ({number})_mask_1.png", binary)
+    (reading,) = layouts.find_readings(tmp_path)
+    assert [(pair.images, pair.masks, pair.count) for pair in reading.pairs] == [("cat", "cat", 12), ("dog", "dog", 11)]
+    assert read_values(tmp_path, reading, None).classes == 2
+
+
 def test_one_or_two_names_that_agree_but_for_their_beginnings_are_no_dataset(tmp_path: Path):
     for number, (image, mask) in enumerate(scenes()[:2]):
         save(tmp_path / f"a/photo_{number}.png", image)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
-from functools import cached_property
+from functools import cache, cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -330,6 +330,8 @@ def _beside(tree: _Tree, folders: Sequence[str]) -> list[FolderPair]:
             found += _compared(files[first], files[second])
         if i > MOST_BESIDE and not found:
             break
+    inside = cache(partial(_pairs_below, tree))  # what holds pairs of its own is no half of others
+    found = [pair for pair in found if not (pair.by_prefix and (inside(pair.images) or inside(pair.masks)))]
     known = {name for pair in found if pair.seen for name in (pair.images, pair.masks)}
     found = [pair for pair in found if pair.seen or known.isdisjoint((pair.images, pair.masks))]
     plain = {name for pair in found if not pair.by_prefix for name in (pair.images, pair.masks)}
