@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from unicodedata import normalize
 
@@ -15,12 +16,12 @@ from typer.testing import CliRunner
 
 from featherseg.cli import build_app
 from featherseg.core.errors import ConfigError, DataError, DataNotFound
-from featherseg.data import layouts, open_dataset, own_config
+from featherseg.data import layouts, open_dataset, own_config, proposal
 from featherseg.data.datasets.dataset_toml import read_dataset_toml
 from featherseg.data.datasets.folder import folder_listing
 from featherseg.data.images import read_mask
 from featherseg.data.layouts import looks_like_mask
-from featherseg.data.mask_values import read_values
+from featherseg.data.mask_values import MaskValues, read_values
 
 VALUES = {"0": "elsewhere", "1": "road", "2": "object", "3": "ignore"}
 EXPECTED = {  # layout -> images a split, classes in the order of the masks' values
@@ -366,6 +367,36 @@ def test_smoothed_masks_get_a_threshold_and_the_share_of_pixels_it_touches_is_na
     assert [note for note in report["look_at"] if f"smoothed: {touched:.2%} of the pixels" in note]
     assert open_dataset(str(tmp_path), "train").label(0)[:, :50].max() == 0
     assert open_dataset(str(tmp_path), "train").label(0)[:, 50:].min() == 1
+
+
+@pytest.mark.parametrize("colors", [(0, 100, 200), ((0, 0, 0), (255, 0, 0), (0, 128, 128))])
+def test_what_jpeg_leaves_along_edges_is_no_class_and_not_clean(tmp_path: Path, colors: tuple):
+    y, x = np.mgrid[:320, :400] // 2
+    masks = [((y - 40) ** 2 + (x - 50 - 9 * n) ** 2 < 900) + 2 * (y > 110 + n) for n in range(6)]
+    for number, mask in enumerate(masks):
+        image = np.random.default_rng(number).integers(0, 256, (320, 400, 3)).astype(np.uint8)
+        save(tmp_path / f"images/{number}.png", image)
+        drawn = np.array(colors, np.uint8)[mask]
+        save(tmp_path / f"masks/{number}.{'png' if (number, drawn.ndim) == (5, 2) else 'jpg'}", drawn)
+    report = checked(tmp_path)
+    assert len(report["classes"]) == 3
+    assert not report["clean"]
+    assert {fault["kind"] for fault in report["faults"]} == {"values"}
+    assert [note for note in report["look_at"] if "write masks as PNG" in note and "along their edges" in note]
+    (tmp_path / "dataset.toml").unlink()
+    (tmp_path / "masks").rename(tmp_path / "jpegs")  # beside masks that are exact they do not count as more classes
+    for number, mask in enumerate(masks):
+        save(tmp_path / f"masks/{number}.png", np.where((x < 9) & (y < 9), 3, mask).astype(np.uint8))
+    checked(tmp_path)
+    assert read_dataset_toml(tmp_path / "dataset.toml").masks == "masks"
+
+
+def test_tens_of_thousands_of_values_are_judged_in_a_moment(tmp_path: Path):
+    values = {f"#{number:06x}": 1 for number in range(40_000)} | {"#ff0000": 50_000, "#00ff00": 50_000}
+    begun = time.process_time()
+    found = proposal._raw_map(tmp_path, MaskValues(values, {}, {}), False, {})
+    assert set(found) == {"#ff0000", "#00ff00"}
+    assert time.process_time() - begun < 5
 
 
 @pytest.mark.parametrize(("stray", "width", "threshold"), [(1, 1, 128), (254, 1, 128), (7, 1, 128), (1, 8, None)])

@@ -1,7 +1,9 @@
 """The raw values that the masks of a folder hold, and what they may mean: classes, or 0 and 255 that were smoothed."""
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from featherseg.core.errors import DataError
 from featherseg.core.types import Progress
 from featherseg.data.datasets.dataset_toml import MOST_SOURCES, DatasetToml, SourceTable
 from featherseg.data.datasets.folder import list_pairs
-from featherseg.data.images import read_mask
+from featherseg.data.images import is_lossy, read_mask
 from featherseg.data.layouts import Reading
 
 COMMON = 0.005
@@ -37,13 +39,16 @@ class MaskValues:
     """The raw values of masks: pixels of each, how many of these have a right neighbour alike; those of each folder.
 
     A folder is a pair of folders of the reading (its place) and the first folder in a name ("" where there is none).
+    `lossy` has the values that occur in JPEG and lossy WebP alone, and their pixels whose right and lower neighbours are
+    alike.
     """
 
     pixels: dict[str, int]
     alike: dict[str, int]
     folders: dict[tuple[int, str], set[str]]
+    lossy: Mapping[str, int] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def total(self) -> int:
         """Pixels of all masks."""
         return sum(self.pixels.values())
@@ -71,6 +76,13 @@ class MaskValues:
         near = all(value <= NEAR or value >= 255 - NEAR for value in between)
         return len(between) >= 2 and max(between) >= THRESHOLD and (len(between) >= 8 or near)
 
+    @cached_property
+    def strays(self) -> Set[str]:
+        """What JPEG leaves along edges: values of `lossy` that are few, or lie in no patches. None where all are."""
+        least = COMMON * self.total
+        found = {v for v, flat in self.lossy.items() if self.pixels[v] < least or flat < PATCH**2 * self.pixels[v]}
+        return frozenset() if self.smoothed or len(self.pixels) - len(found) < 2 else found
+
     @property
     def inside(self) -> str | None:
         """The value beside 0 where there is but one, 1 or 255, which may stand for the class of a folder."""
@@ -82,7 +94,7 @@ class MaskValues:
         """How many classes they may be."""
         values = {value for value in self.pixels if not value.startswith("-")}
         two = self.smoothed or values == {"0", "255"}
-        return 2 if two else len(values - {"255"})
+        return 2 if two else len(values - self.strays - {"255"})
 
 
 def read_values(folder: Path, reading: Reading, progress: Progress | None) -> MaskValues:
@@ -112,7 +124,7 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None) -> Ma
                 inside = pair.key.removeprefix(f"{source.images}/")
                 files.append(((number, inside.partition("/")[0] if "/" in inside else ""), pair.mask))
     for colors in (False, True):
-        pixels, alike = Counter[int](), Counter[int]()
+        pixels, alike, flat, exact = Counter[int](), Counter[int](), Counter[int](), set[int]()
         folders = dict[tuple[int, str], set[int]]()
         for done, (place, path) in enumerate(files, start=1):
             try:
@@ -126,10 +138,18 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None) -> Ma
                 raw = raw[:, :, 0] if not colors else raw.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
             seen = _counts(raw)
             pixels.update(seen)
-            alike.update(_counts(raw[:, :-1][raw[:, :-1] == raw[:, 1:]]))
+            same = raw[:, :-1] == raw[:, 1:]
+            alike.update(_counts(raw[:, :-1][same]))
+            if is_lossy(path):
+                flat.update(_counts(raw[:-1, :-1][same[:-1] & (raw[:-1, :-1] == raw[1:, :-1])]))
+            else:
+                exact.update(seen)
             folders.setdefault(place, set()).update(seen)
             if len(pixels) > MOST_VALUES:
-                raise DataError(f"{path.parent} holds more than {MOST_VALUES:,} different values: no classes.")
+                raise DataError(
+                    f"{path.parent} holds more than {MOST_VALUES:,} different values: no classes. Were the masks "
+                    "saved as JPEG? Expected PNG."
+                )
             if progress is not None:
                 progress("reading masks", done, len(files))
         else:
@@ -139,7 +159,7 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None) -> Ma
     texts = {value: f"#{value:06x}" if colors else str(value) for value in sorted(pixels)}
     held = {place: {texts[value] for value in seen} for place, seen in folders.items()}
     counts, beside = ({text: counter[value] for value, text in texts.items()} for counter in (pixels, alike))
-    return MaskValues(counts, beside, held)
+    return MaskValues(counts, beside, held, {texts[value]: flat[value] for value in pixels.keys() - exact})
 
 
 def _counts(raw: np.ndarray) -> dict[int, int]:

@@ -19,7 +19,7 @@ from featherseg.data.color_lists import find_color_list, is_ignored, read_color_
 from featherseg.data.datasets import DATASETS
 from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, SourceTable, toml_text
 from featherseg.data.datasets.folder import FolderListing, list_folder, list_pairs
-from featherseg.data.images import IMAGE_SUFFIXES, image_channels
+from featherseg.data.images import IMAGE_SUFFIXES, LOSSY, image_channels
 from featherseg.data.layouts import Reading, find_readings, join
 from featherseg.data.mask_values import COMMON, THRESHOLD, MaskValues, read_values
 from featherseg.data.pairs import NamedData, Pair
@@ -151,6 +151,13 @@ def propose(
         notes.append(
             f"the masks are smoothed: {touched:.2%} of the pixels are neither 0 nor 255. threshold = {THRESHOLD} reads "
             "values from there on as 255, lower ones as 0"
+        )
+
+    if strays := [value for value in values.strays if value not in raw_map]:
+        share = sum(values.pixels[value] for value in strays) / values.total
+        notes.append(
+            f"masks are {LOSSY}. {counted(len(strays), 'value')} along their edges ({share:.2%} of the pixels) are "
+            "taken for no classes, and --fix ignores them; --name VALUE=NAME if one is a class"
         )
 
     # The dataset.toml without splits, and what its files say more: their ending, whether they are frames, channels
@@ -290,8 +297,10 @@ def _class_names(folders: Sequence[str]) -> dict[str, str]:
 def _raw_map(folder: Path, values: MaskValues, of_folder: bool, names: Mapping[str, str]) -> dict[str, str]:
     """Raw value -> class name for the values that can be classes. Raises DataError where they cannot be."""
     # Which values are classes
-    found = ["0", "255"] if values.smoothed else [value for value in values.pixels if not value.startswith("-")]
-    if len(found) > MAX_CLASSES:
+    found = [value for value in values.pixels if not value.startswith("-") and value not in values.strays]
+    if values.smoothed:
+        found = ["0", "255"]
+    elif len(found) > MAX_CLASSES:
         found = [value for value in found if values.pixels[value] >= COMMON * values.total]
         if len(found) < 2:
             raise DataError(
