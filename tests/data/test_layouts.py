@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -16,11 +17,11 @@ from typer.testing import CliRunner
 
 from featherseg.cli import build_app
 from featherseg.core.errors import ConfigError, DataError, DataNotFound
-from featherseg.data import layouts, open_dataset, own_config, proposal
+from featherseg.data import image_tree, layouts, open_dataset, own_config, proposal
 from featherseg.data.datasets.dataset_toml import read_dataset_toml
 from featherseg.data.datasets.folder import folder_listing
+from featherseg.data.image_tree import looks_like_mask
 from featherseg.data.images import read_mask
-from featherseg.data.layouts import looks_like_mask
 from featherseg.data.mask_values import MaskValues, read_values
 
 VALUES = {"0": "elsewhere", "1": "road", "2": "object", "3": "ignore"}
@@ -631,6 +632,30 @@ def test_folders_that_hold_images_and_masks_each_are_not_paired_by_the_numbers_i
     assert read_values(tmp_path, reading, None).classes == 2
 
 
+@pytest.mark.parametrize(
+    ("folders", "images"),
+    [  # folder -> channels and size, as a part of that of the masks
+        ({"rgb": (3, 1), "thermal": (1, 1)}, "rgb"),
+        ({"visible": (3, 1), "images_small": (3, 2)}, "visible"),
+        ({"RGB": (3, 1), "NIR": (1, 1), "Images_aug": (3, 1)}, "RGB"),
+        ({"sensor": (3, 1), "label_like": (1, 1)}, "sensor"),
+        ({"images": (1, 1), "overlays": (3, 1)}, "images"),
+    ],
+)
+def test_of_two_folders_of_images_the_likelier_is_taken_and_the_other_named(tmp_path: Path, folders: dict, images: str):
+    for number, (image, mask) in enumerate(scenes()):
+        for name, (channels, part) in folders.items():
+            save(tmp_path / f"{name}/{number}.png", image[::part, ::part] if channels == 3 else image[:, :, 0])
+        save(tmp_path / f"label/{number}.png", mask)
+    report = checked(tmp_path)
+    config = read_dataset_toml(tmp_path / "dataset.toml")
+    assert (config.images, config.channels) == (images, folders[images][0])
+    said = " ".join(report["look_at"])
+    for name in folders.keys() - {images}:
+        kind = "fit the images in" if folders[name][1] == 1 else "not used, as they are no images with masks:"
+        assert re.search(rf"{kind}[^:]* {name}\b", said)
+
+
 def test_one_or_two_names_that_agree_but_for_their_beginnings_are_no_dataset(tmp_path: Path):
     for number, (image, mask) in enumerate(scenes()[:2]):
         save(tmp_path / f"a/photo_{number}.png", image)
@@ -743,7 +768,7 @@ def test_a_copy_of_folders_beside_the_dataset_stays_in_its_own(tmp_path: Path):
 
 def test_hundreds_of_folders_are_read_in_seconds_and_few_of_their_files(tmp_path: Path, monkeypatch):
     opened = []
-    monkeypatch.setattr(layouts, "read_mask", lambda path: opened.append(path) or read_mask(path))
+    monkeypatch.setattr(image_tree, "read_mask", lambda path: opened.append(path) or read_mask(path))
     for patient in range(300):
         image, mask = scenes()[patient % COUNT]
         save(tmp_path / f"patient{patient:04}/scan/0.png", image)

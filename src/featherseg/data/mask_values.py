@@ -39,8 +39,7 @@ class MaskValues:
     """The raw values of masks: pixels of each, how many of these have a right neighbour alike; those of each folder.
 
     A folder is a pair of folders of the reading (its place) and the first folder in a name ("" where there is none).
-    `lossy` has the values that occur in JPEG and lossy WebP alone, and their pixels whose right and lower neighbours are
-    alike.
+    `lossy`: value that occurs in JPEG and lossy WebP alone -> its pixels whose right and lower neighbours are alike.
     """
 
     pixels: dict[str, int]

@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from featherseg.core.config import parse, parse_toml
+from featherseg.core.config import parse, parse_toml, toml_string
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, did_you_mean
 from featherseg.core.files import write_together
 from featherseg.core.types import Progress
@@ -19,8 +19,9 @@ from featherseg.data.color_lists import find_color_list, is_ignored, read_color_
 from featherseg.data.datasets import DATASETS
 from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, SourceTable, toml_text
 from featherseg.data.datasets.folder import FolderListing, list_folder, list_pairs
+from featherseg.data.image_tree import join
 from featherseg.data.images import IMAGE_SUFFIXES, LOSSY, image_channels
-from featherseg.data.layouts import Reading, find_readings, join
+from featherseg.data.layouts import Reading, find_readings
 from featherseg.data.mask_values import COMMON, THRESHOLD, MaskValues, read_values
 from featherseg.data.pairs import NamedData, Pair
 from featherseg.data.palettes import color_text, default_palette
@@ -126,6 +127,12 @@ def propose(
         what = f"the masks in {place} ({counted(of_other.classes, 'value')}) in place of {reading.pairs[0].masks}"
         others.append((what, f"--masks {shlex.quote(place)}"))
     taken = {pair.masks for one, _ in rest for pair in one.pairs}
+    if also := list(dict.fromkeys(name for pair in reading.pairs for name in pair.also)):
+        taken |= set(also)
+        notes.append(
+            f"the masks in {reading.pairs[0].masks} fit the images in {', '.join(also)}, too: to take these, edit "
+            f"images = {toml_string(reading.pairs[0].images)} and channels in dataset.toml"
+        )
     left = [name for name in reading.unused if not any(name == one or name.startswith(f"{one}/") for one in taken)]
     if left:
         notes.append(
