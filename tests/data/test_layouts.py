@@ -704,6 +704,26 @@ def test_more_folders_than_a_dataset_can_have_are_refused():
         read_values(Path("scenes"), layouts.Reading(tuple(pairs), ()), None)
 
 
+@pytest.mark.parametrize("ground", [(0, 0, 0, 0), (255, 0, 0, 0), (0, 0, 255, 0)])
+def test_what_alpha_alone_tells_apart_is_not_proposed_as_one_class(tmp_path: Path, ground: tuple):
+    """An opaque object in the colour that is transparent around it; where no object has that colour, it is a class."""
+    colors = np.array([ground, (*ground[:2], 0, 255), (0, 255, 0, 255), ground], np.uint8)
+    for number, (image, mask) in enumerate(scenes()):
+        save(tmp_path / f"images/{number}.png", image)
+        save(tmp_path / f"masks/{number}.png", colors[mask])
+    if ground[2]:
+        assert len(checked(tmp_path)["classes"]) == 3
+        return
+    found = "#{:02x}{:02x}{:02x}".format(*ground)
+    with pytest.raises(DataError, match=f"has {found} both opaque and transparent.*save it without transparency"):
+        raise run("check", tmp_path).exception
+    text = 'name = "x"\nimages = "images"\nmasks = "masks"\nsplits = {train = 1.0}\nclasses = ["a", "b"]\n[map]\n'
+    (tmp_path / "dataset.toml").write_text(text + f'"{found}" = "a"\n"#00ff00" = "b"\n')
+    result = run("check", tmp_path)  # whose author said what it means
+    assert result.exit_code == 0
+    assert "both opaque and transparent" in result.stdout
+
+
 def test_masks_that_cannot_be_read_are_said_to_be_so(tmp_path: Path):
     save(tmp_path / "images/a.png", scenes()[0][0])
     save(tmp_path / "masks/a.tif", scenes()[0][1].astype(np.float32))
@@ -811,6 +831,26 @@ def test_links_lead_nowhere_and_hidden_folders_are_passed_over(tmp_path: Path):
     (tmp_path / "data/more").symlink_to(tmp_path / "elsewhere")
     LAYOUTS["other_folder_names"](tmp_path / "data/.hidden")
     assert sum(part["images"] for part in checked(tmp_path / "data")["splits"].values()) == 11
+
+
+def test_links_to_folders_and_files_of_other_kinds_are_named_where_nothing_is_found(tmp_path: Path):
+    LAYOUTS["other_folder_names"](tmp_path / "real")
+    (tmp_path / "data/other").mkdir(parents=True)
+    for name in ("Training_Images", "Ground_Truth"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "real" / name)
+    with pytest.raises(DataNotFound, match=r"has no images.*not followed: Ground_Truth, Training_Images\. Name the"):
+        raise run("check", tmp_path / "data").exception
+    for number in range(4):
+        save(tmp_path / f"gif/train/{number}.jpg", scenes()[number][0])
+        save(tmp_path / f"gif/train_masks/{number}_mask.gif", scenes()[number][1])
+    with pytest.raises(DataNotFound, match=r"4 files in train.*Not read: 4 files ending in \.gif\. Save them as PNG"):
+        raise run("check", tmp_path / "gif").exception
+
+
+def test_a_root_beside_a_folder_without_a_dataset_toml_is_refused(tmp_path: Path):
+    LAYOUTS["other_folder_names"](tmp_path)
+    with pytest.raises(ConfigError, match=r"--data-root .*nowhere is where the paths .* has none"):
+        raise run("check", tmp_path, "--data-root", tmp_path / "nowhere").exception
 
 
 def test_a_photograph_is_no_mask_and_a_smoothed_mask_is_one():

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from featherseg.core.wording import counted, size_text
 from featherseg.data import DATASETS, find_dataset, given_root, is_own, open_dataset, own_listing, own_path
 from featherseg.data.datasets.folder import FolderListing
 from featherseg.data.decisions import Changes, changes_of, read_decisions
-from featherseg.data.images import LOSSY, exif_turn, is_lossy, mask_palette, read_image, read_mask
+from featherseg.data.images import LOSSY, exif_turn, is_lossy, mask_palette, read_image, read_mask, veiled_color
 from featherseg.data.lookalikes import Lookalikes
 from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, other_size
 from featherseg.data.palettes import color_text
@@ -69,6 +70,9 @@ class PaletteColors:
 SHOWN_CLASSES = 10
 """How many classes without a pixel a note names."""
 
+VEILED = "with one colour both opaque and transparent, which is one class as alpha is not read"
+"""What is said of masks for which `veiled_color` finds one."""
+
 BESIDE = 0.05
 """The part of a split that may stand beside an image of train: ends of clips do, and do not matter."""
 
@@ -90,7 +94,8 @@ class Fault:
 class SplitReport:
     """What one split holds. Samples that cannot be read or whose sizes differ are not counted.
 
-    `ignored` is in pixels, `sizes` maps "HxW" to images, `only_ignored`, `repeated` and `turned` (by EXIF) hold keys.
+    `ignored` is in pixels, `sizes` maps "HxW" to images; `only_ignored`, `repeated`, `turned` (by EXIF) and `veiled`
+    (VEILED) hold keys.
     """
 
     statistics: ClassStatistics
@@ -100,6 +105,7 @@ class SplitReport:
     only_ignored: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
     turned: list[str] = field(default_factory=list)
+    veiled: list[str] = field(default_factory=list)
 
     def share(self, index: int) -> float:
         """Pixels of class `index` as a fraction of the labelled ones."""
@@ -184,8 +190,8 @@ def check_data(
 
     For a folder without a dataset.toml one is proposed, and it is checked against that; names and masks are as for
     `proposal.propose`; decisions is a file that the page of an audit saved. Raises what opening a dataset raises
-    (UnknownName, ConfigError, DataNotFound), and DataError for decisions that are not of this dataset; the faults of
-    single files are in the report.
+    (UnknownName, ConfigError, DataNotFound), ConfigError for a root of a folder without a dataset.toml, and DataError
+    for decisions that are not of this dataset; the faults of single files are in the report.
     """
     decided = None if decisions is None else read_decisions(decisions)
     if DATASETS.get(data) is Shapes:
@@ -220,6 +226,11 @@ def _open_listing(
 ) -> tuple[Listing, Proposal | None]:
     place = own_path(data)
     if is_own(data) and os.path.isdir(place):
+        if root is not None:
+            raise ConfigError(
+                f"--data-root {root} is where the paths of a dataset.toml start, and {data} has none. Expected the "
+                f"folder of images and masks alone: featherseg check {shlex.quote(data)}."
+            )
         proposal = propose(place, names, masks, progress)
         return proposal.listing, proposal
     if names or masks:
@@ -294,6 +305,8 @@ def _check_pair(
         raw = read_mask(pair.mask, label_map.colors)
         if raw.ndim == 2 and not label_map.colors:
             palettes.add(pair.mask, raw)
+        if veiled_color(pair.mask):
+            entry.veiled.append(pair.key)
         try:
             ids = label_map.apply(raw)  # (H, W), -1 = not in the map
         except DataError as error:  # colours where numbers are looked up
@@ -343,6 +356,7 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
         notes += _named(f"{split}: images with only ignored pixels", entry.only_ignored)
         notes += _named(f"{split}: duplicates of earlier images", entry.repeated)
         notes += _named(f"{split}: images that EXIF turns, whose masks must be of the upright image", entry.turned)
+        notes += _named(f"{split}: masks {VEILED}", entry.veiled)
     if listing.how_split.startswith(("by sequence", "by time")) and any("no pixel of" in note for note in notes):
         notes.append(
             'splits by fraction keep sequences together: where names like "rust_01" are of a class, or of photographs '

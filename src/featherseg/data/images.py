@@ -224,6 +224,19 @@ def read_mask(path: Path, colors: bool = False) -> np.ndarray:
         return raw.astype(np.uint8) if raw.dtype == bool else _native(raw)
 
 
+def veiled_color(path: Path) -> Color | None:
+    """A colour that a mask has both opaque and wholly transparent, which as alpha is dropped are one; else None."""
+    if path.suffix == MATLAB_SUFFIX:
+        return None
+    with _opened(path) as image:
+        if image.mode not in ("RGBA", "LA", "PA"):
+            return None
+        *bands, alpha = np.moveaxis(np.array(image.convert("RGBA"), np.int32), 2, 0)  # (H, W) each
+    values = bands[0] << 16 | bands[1] << 8 | bands[2]
+    both = np.intersect1d(values[alpha == 0], values[alpha == 255])
+    return (int(both[0]) >> 16, int(both[0]) >> 8 & 255, int(both[0]) & 255) if len(both) else None
+
+
 def mask_palette(path: Path) -> list[Color]:
     """The colours that the file of a mask gives its values; empty where it is no palette image."""
     if path.suffix == MATLAB_SUFFIX:

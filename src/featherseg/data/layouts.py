@@ -99,7 +99,9 @@ def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
     """
     tree = ImageTree(folder)
     if not tree.files:
-        raise DataNotFound(f"{folder} has no images (files ending in {', '.join(IMAGE_SUFFIXES)}). {_hint(folder)}")
+        raise DataNotFound(
+            f"{folder} has no images (files ending in {', '.join(IMAGE_SUFFIXES)}).{tree.passed_over} {_hint(folder)}"
+        )
     found = _pairs_below(tree, ".")
     if masks is not None:
         given = Path(os.path.abspath(masks))
@@ -114,7 +116,7 @@ def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
         raise DataNotFound(
             f"{folder}: no image has a mask of its name ({seen}). Expected a folder of images and one of masks with "
             f"the same names, up to a suffix or a prefix, as in images/01.jpg and masks/01_mask.png."
-            f"{tree.unread} {_hint(folder)}"
+            f"{tree.unread}{tree.passed_over} {_hint(folder)}"
         )
     kinds: dict[tuple[str, Affix, Affix], dict[str, FolderPair]] = {}
     for pair in found:

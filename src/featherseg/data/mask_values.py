@@ -12,8 +12,9 @@ from featherseg.core.errors import DataError
 from featherseg.core.types import Progress
 from featherseg.data.datasets.dataset_toml import MOST_SOURCES, DatasetToml, SourceTable
 from featherseg.data.datasets.folder import list_pairs
-from featherseg.data.images import is_lossy, read_mask
+from featherseg.data.images import is_lossy, read_mask, veiled_color
 from featherseg.data.layouts import Reading
+from featherseg.data.palettes import color_text
 
 COMMON = 0.005
 """Share of all pixels from which a value counts as common."""
@@ -99,7 +100,8 @@ class MaskValues:
 def read_values(folder: Path, reading: Reading, progress: Progress | None) -> MaskValues:
     """The values of all masks of a reading that can be read; if one mask is a colour image, those of all are colours.
 
-    Raises DataError where none can be read, where they are more than classes could be, and for too many folders.
+    Raises DataError where none can be read, where they are more than classes could be, where alpha tells apart what
+    has one colour, and for too many folders.
     """
     if len(reading.pairs) > MOST_SOURCES:
         raise DataError(
@@ -131,6 +133,12 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None) -> Ma
             except DataError as error:
                 unread = unread or f" {error}"
                 continue
+            if color := veiled_color(path):
+                raise DataError(
+                    f"{path} has {color_text(color)} both opaque and transparent; as alpha is not read, both would be "
+                    "one class. Expected classes told by their colours: save it without transparency, what was "
+                    "transparent painted in a colour of its own. If they are one class, write a dataset.toml by hand."
+                )
             if raw.ndim == 3 and not colors and (raw != raw[:, :, :1]).any():
                 break  # all again, as colours
             if raw.ndim == 3:
