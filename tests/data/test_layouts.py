@@ -291,9 +291,17 @@ def test_a_list_in_our_own_form_is_used_where_it_lies(tmp_path: Path):
 @pytest.mark.parametrize(
     ("files", "splits", "note"),
     [  # which images a list names, images a split, and what is said of it
-        ({"test.txt": range(3)}, {"train": 8, "val": 1, "test": 3}, "only test (test.txt): the other 9 images"),
-        ({"a/val.txt": range(3), "b/test.txt": [3]}, {"train": 8, "val": 3, "test": 1}, "the other 8 images are taken"),
-        ({"train.txt": range(8)}, {"train": 7, "val": 1}, "only train (train.txt): the other 4 images are in no split"),
+        (
+            {"test.txt": range(3)},
+            {"train": 8, "val": 1, "test": 3},
+            "only test (test.txt): train takes the other 9 images",
+        ),
+        (
+            {"a/val.txt": range(3), "b/test.txt": [3]},
+            {"train": 8, "val": 3, "test": 1},
+            "train takes the other 8 images",
+        ),
+        ({"train.txt": range(8)}, {"train": 7, "val": 1}, "only train (train.txt): no split takes the other 4"),
         ({"train.txt": range(8), "val.txt": [8, 9, 10, 11, 99]}, {"train": 8, "val": 4}, "val.txt: 1 name of val"),
         ({"train.txt": range(8), "val.txt": range(11, 15)}, {"train": 7, "val": 1}, "val.txt is not used: it names 1 "),
         ({"test.txt": range(12)}, {"train": 10, "val": 2}, "not used, as nothing would be left for train: test (test"),
@@ -321,18 +329,20 @@ def test_lists_of_some_splits_are_used_and_what_is_not_is_said(tmp_path: Path, f
     [
         ("images/train/{}", {"train": 7, "val": 1}),
         ("images/test/{}", {"train": 3, "val": 1, "test": 8}),
+        ("images/val/{}|images/{}|pi", {"train": 3, "val": 8, "test": 1}),  # and a test.txt
         ("images/test/{}|images/more/{}", {"train": 10, "val": 2}),  # which may be a class, or a place
     ],
 )
 def test_a_folder_called_as_a_split_beside_loose_images_is_that_split(tmp_path: Path, place: str, splits: dict):
-    inside, _, beside = place.partition("|")
+    inside, beside, listed = (*place.split("|"), "", "")[:3]
     for number, (image, mask) in enumerate(scenes()):
         path = tmp_path / (inside if number < 8 else beside or "images/{}").format(f"p{chr(97 + number)}.png")
         save(path, image)
         save(Path(str(path).replace("/images/", "/masks/")), mask)
+    (tmp_path / "test.txt").write_text(listed)
     report = checked(tmp_path)
     assert {split: part["images"] for split, part in report["splits"].items()} == splits
-    assert any("only t" in note or "8 images in a folder called test: not" in note for note in report["look_at"])
+    assert any("there is only" in note or "8 images in a folder called test: not" in note for note in report["look_at"])
 
 
 @pytest.mark.parametrize(

@@ -171,17 +171,20 @@ def _beside(tree: ImageTree, folders: Sequence[str]) -> list[FolderPair]:
     near = {pair: -SequenceMatcher(None, pair.images, pair.masks).ratio() for pair in found}
     found.sort(key=lambda pair: (-pair.count, near[pair]))
     owner = {pair.masks: pair.images for pair in reversed(found)}
+    also: dict[str, tuple[str, ...]] = {}
     if len(set(owner.values())) == 1 and len({pair.images for pair in found}) > 1:
-        likely = {pair: _unlike_images(tree, pair) for pair in found}
-        found.sort(key=lambda pair: (-pair.count, likely[pair], near[pair]))
+        unlike = {pair: _unlike_images(tree, pair) for pair in found}
+        found.sort(key=lambda pair: (-pair.count, unlike[pair], near[pair]))
         owner = {pair.masks: pair.images for pair in reversed(found)}
-    kept, beside = list[FolderPair](), dict[str, tuple[str, ...]]()
-    for pair in found:
-        if pair.images in owner.values():
-            kept += [pair] if owner[pair.masks] == pair.images and pair.masks not in owner.values() else []
-        elif not _unlike_images(tree, pair)[0]:
-            beside[pair.masks] = (*beside.get(pair.masks, ()), pair.images)
-    return [replace(pair, also=beside.get(pair.masks, ())) for pair in kept]
+        for pair in found:
+            if pair.images not in owner.values() and not unlike[pair][0]:
+                also[pair.masks] = (*also.get(pair.masks, ()), pair.images)
+    images = set(owner.values())
+    return [
+        replace(pair, also=also.get(pair.masks, ()))
+        for pair in found
+        if owner[pair.masks] == pair.images and pair.masks not in images
+    ]
 
 
 def _unlike_images(tree: ImageTree, pair: FolderPair) -> tuple[bool, bool, int, bool]:

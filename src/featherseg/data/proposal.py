@@ -130,7 +130,8 @@ def propose(
     if also := list(dict.fromkeys(name for pair in reading.pairs for name in pair.also)):
         taken |= set(also)
         notes.append(
-            f"the masks in {reading.pairs[0].masks} fit the images in {', '.join(also)}, too: to take these, edit "
+            f"the masks in {reading.pairs[0].masks} fit the images in {', '.join(also[:SHOWN])}"
+            f"{', ...' * (len(also) > SHOWN)}, too: to take these, edit "
             f"images = {toml_string(reading.pairs[0].images)} and channels in dataset.toml"
         )
     left = [name for name in reading.unused if not any(name == one or name.startswith(f"{one}/") for one in taken)]

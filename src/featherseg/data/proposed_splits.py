@@ -66,11 +66,12 @@ def with_splits(
             notes.append(f"{one.file}: {counted(one.unknown, 'name')} of {split} without an image, left out")
     notes += [
         f"{one.file} is not used: it names {counted(len(one.keys), 'image')} of these, and {one.unknown} others"
-        for one in passed[:SHOWN]
-        if one.split not in found
+        for one in [one for one in passed if one.split not in found][:SHOWN]
     ]
-    for split in () if found else called:
-        own = [key for key in keys if owners.get(key) == split]
+    for split in called if len(found) < 2 else []:
+        own = [key for key in keys if owners.get(key) == split and key not in last]
+        if split in found or not own:
+            continue
         parts = os.path.commonpath([key.rpartition("/")[0] for key in own]).split("/")
         folders = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
         whole = [one for one in folders if [key for key in everything if key.startswith(f"{one}/")] == own]
@@ -88,17 +89,16 @@ def with_splits(
         notes += [f"not used, as nothing would be left for train: {said}"] if splits.keys() - {"train"} else []
         splits, lists = {}, {}
     elif splits and "train" not in splits:
-        notes.append(f"of splits there is only {said}: the other {counted(len(rest), 'image')} are taken for train")
+        notes.append(f"of splits there is only {said}: train takes the other {counted(len(rest), 'image')}")
         put("train", rest, None)
-        splits = {split: splits[split] for split in SPLITS if split in splits}
     elif len(splits) == 1:
-        notes.append(f"of splits there is only {said}: the other {counted(len(rest), 'image')} are in no split")
+        notes.append(f"of splits there is only {said}: no split takes the other {counted(len(rest), 'image')}")
     if not splits and partly:
         put("train", keys, None)
         splits["val"] = "20% of train"
     elif not splits:
         splits = {"train": 0.8, "val": 0.2}
     elif "val" not in splits:
-        splits = {"train": splits["train"], "val": "10% of train", **splits}
+        splits["val"] = "10% of train"
         notes.append("no validation split was found: a tenth of train is taken")
-    return config.model_copy(update={"splits": splits}), lists
+    return config.model_copy(update={"splits": {split: splits[split] for split in SPLITS if split in splits}}), lists
