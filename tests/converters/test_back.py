@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 import featherseg
+from featherseg.converters import write_samples
 from featherseg.core.errors import DataError, DataNotFound, FeathersegError, UnknownName
 from featherseg.core.types import ClassInfo
 from featherseg.data import open_dataset
@@ -246,6 +247,28 @@ def test_shares_are_not_cut_into_splits_for_the_tool(tmp_path):
     assert tomllib.loads(toml.read_text())["splits"] == {"train": 1.0}
     featherseg.convert(toml, tmp_path / "out", to_format="cvat")
     assert (tmp_path / "out/images/a.png").is_file()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_images_outside_of_the_dataset_are_written_inside_of_the_output(form, tmp_path):
+    """Their keys begin with "../": the files went beside OUT, over what lay there."""
+    ds = tmp_path / "set/deep/ds"
+    for folder in (tmp_path, ds):
+        picture(folder / "raw/000.png")
+        (folder / "gt").mkdir()
+        Image.fromarray(np.ones(SIZE, np.uint8)).save(folder / "gt/000.png")
+    (ds / "train.txt").write_text("../../../raw/000\nraw/000\n")
+    sources = "".join(f'[[source]]\nimages = "{up}raw"\nmasks = "{up}gt"\n' for up in ("../../../", ""))
+    head = HEAD.replace('images = "images"\nmasks = "masks"\n', "").replace('val = "val"\n', "")
+    (ds / "dataset.toml").write_text(head.replace('= "train"', '= "train.txt"') + sources)
+    before = set(tmp_path.rglob("*"))
+    featherseg.convert(ds, tmp_path / "a/b/c", to_format=form)
+    listed = open_dataset(str(ds), "train")
+    write_samples(listed, [0, 1], form, tmp_path / "a/b/d", lambda *_: None)  # as `audit --to` does
+    written = [path for path in set(tmp_path.rglob("*")) - before if path.suffix == ".png"]
+    for out in "cd":
+        assert sorted(p.name for p in written if p.is_relative_to(tmp_path / "a/b" / out)) == ["000-2.png", "000.png"]
+    assert len(written) == 4
 
 
 def test_slips_on_the_way_back_are_messages(blobs, tmp_path):

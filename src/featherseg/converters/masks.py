@@ -16,7 +16,7 @@ from scipy import ndimage
 from featherseg.converters.pixel_rules import pillow_polygon
 from featherseg.converters.source import place_image
 from featherseg.core.errors import DataError, DataNotFound
-from featherseg.core.files import unique_names
+from featherseg.core.files import numbered, unique_names
 from featherseg.core.types import IGNORE, ClassInfo, Color, SegmentationData, Size
 from featherseg.core.wording import counted, size_text
 from featherseg.data.color_lists import is_background
@@ -24,7 +24,7 @@ from featherseg.data.datasets.dataset_toml import read_dataset_toml
 from featherseg.data.datasets.folder import list_folder, read_instances
 from featherseg.data.fingerprint import files_of
 from featherseg.data.images import IMAGE_SUFFIXES, image_size, images_in, read_mask
-from featherseg.data.pairs import Pair, complete
+from featherseg.data.pairs import Pair, complete, plain_key
 from featherseg.data.palettes import CLASSES_KEY, default_palette
 from featherseg.data.panoptic.files import read_ids, read_panoptic_json
 from featherseg.data.regions import Ring, rings
@@ -162,11 +162,12 @@ def masks_of(data: SegmentationData, numbers: Sequence[int]) -> Masks:
     things = any(info.thing for info in data.classes)
 
     def images() -> Iterator[MaskedImage]:
-        for number in numbers:
+        names = numbered((plain_key(data.keys[number]) for number in numbers), set())
+        for number, name in zip(numbers, names, strict=True):
             image, objects = files.pairs[number].files[0], data[number].instances if things else None
             if objects is not None:
                 objects = np.maximum(objects, 0)  # crowds are below 0 in panoptic datasets
-            yield MaskedImage(data.keys[number] + image.suffix, image, data.label(number), objects)
+            yield MaskedImage(name + image.suffix, image, data.label(number), objects)
 
     return Masks(data.classes, images(), len(numbers))
 
@@ -187,13 +188,13 @@ def _dataset(toml: Path) -> Masks:
 
     def images() -> Iterator[MaskedImage]:
         for split, pairs in splits:
-            for pair in complete(f"{listing.name} {split}", pairs):
+            names = numbered((plain_key(pair.key.removeprefix(f"{split}/")) for pair in pairs), set())
+            for pair, name in zip(complete(f"{listing.name} {split}", pairs), names, strict=True):
                 image, path = pair.files
                 mask = listing.map_of(pair)(read_mask(path, listing.map_of(pair).colors), str(path))
                 objects = listing.instances_of(pair)
-                name = pair.key.removeprefix(f"{split}/") + image.suffix
                 numbers = None if objects is None else read_instances(objects, mask, listing.classes)
-                yield MaskedImage(name, image, mask, numbers, split)
+                yield MaskedImage(name + image.suffix, image, mask, numbers, split)
 
     return Masks(listing.classes, images(), sum(len(pairs) for _, pairs in splits), left)
 

@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 
 from featherseg.core.errors import DataError
-from featherseg.core.files import check_folder, temporary_path
+from featherseg.core.files import check_folder, numbered, temporary_path
 from featherseg.core.types import IGNORE, Progress
 from featherseg.data.checks import CheckReport
 from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, ThingsTable, toml_text
 from featherseg.data.datasets.folder import FolderListing
 from featherseg.data.images import read_mask
-from featherseg.data.pairs import Listing, Pair
+from featherseg.data.pairs import Listing, Pair, plain_key
 from featherseg.data.palettes import color_text
 
 
@@ -78,13 +78,7 @@ def _write(report: CheckReport, folder: Path, name: str, progress: Progress | No
             if (split, pair.key) in spoiled:
                 done.left_out[spoiled[split, pair.key]] += 1
             else:
-                # The key of an image outside of the dataset's folder, such as ../day1/0001, leads out of the copy's
-                parts = [part for part in pair.key.removeprefix(below).split("/") if part not in ("", ".", "..")]
-                stem, again = "/".join([split, *parts]), 1
-                while stem in taken:
-                    again += 1
-                    stem = "/".join([split, *parts]) + f"-{again}"
-                taken.add(stem)
+                stem = next(numbered([f"{split}/{plain_key(pair.key.removeprefix(below))}"], taken))
                 _copy_pair(pair, folder, stem, report, done)
                 done.copied += 1
                 kept.append(split)

@@ -136,6 +136,11 @@ class NamedData(PairedFiles):
         raise NotImplementedError
 
 
+def plain_key(key: str) -> str:
+    """A key as a path that stays in its folder: that of an image outside of the dataset's, ../day1/0001, leads out."""
+    return "/".join(part for part in key.split("/") if part not in ("", ".", ".."))
+
+
 FilesByStem = dict[str, list[Path]]
 
 
