@@ -71,8 +71,10 @@ def test_json_is_all_there_is_on_stdout(yard: Path, tmp_path: Path):
 def test_fix_says_what_was_mended_and_left_out_and_the_copy_is_clean(yard: Path, tmp_path: Path):
     (yard / "masks/train/00.png").unlink()
     Image.new("L", (5, 4), 78).save(yard / "masks/train/01.png")
+    Image.new("L", (5, 4), 78).save(yard / "images/spare.png")
     result = run(yard, "--fix", tmp_path / "out")
     assert result.exit_code == 1
+    assert "left out, in no split: 1" in result.stdout
     assert "24 samples copied, stray values ignored in 1 of them" in result.stdout
     assert "left out, images without a mask, or masks without an image: 1" in result.stdout
     assert run(tmp_path / "out/dataset.toml").exit_code == 0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import featherseg
 from featherseg.core.errors import DataError, DataNotFound, FeathersegError, UnknownName
 from featherseg.core.types import ClassInfo, Sample
 from featherseg.data import checks as check_module
@@ -226,6 +227,56 @@ def test_a_copy_keeps_images_and_class_ids_and_turns_stray_values_into_ignore(ya
     with Image.open(tmp_path / "out/masks/train/a.png") as indexed:
         assert indexed.mode == "P"
         assert set(np.unique(np.array(indexed))) <= {0, 1, 255}
+
+
+def clip(folder: Path, splits: str, more: str = "") -> Path:
+    """Sixty frames of one clip below clip/, and an image of a name of its own."""
+    rng = np.random.default_rng(0)
+    for key in (*(f"clip/frame_{number:04d}" for number in range(60)), "alone"):
+        for kind, pixels in (("images", rng.integers(0, 255, (8, 8, 3))), ("masks", np.arange(64).reshape(8, 8) % 2)):
+            path = folder / kind / f"{key}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((pixels + (kind == "masks")).astype(np.uint8)).save(path)
+    (folder / "dataset.toml").write_text(
+        f'name = "clip"\nimages = "images"\nmasks = "masks"\nclasses = ["a", "b"]\n{more}[splits]\n{splits}\n'
+        '[map]\n1 = "a"\n2 = "b"\n'
+    )
+    return folder
+
+
+def test_labelled_images_beside_a_cut_are_in_the_copy_and_go_to_the_tool(tmp_path: Path):
+    """They are in no split: of sixty frames the copy, and the files for the tool, had fewer."""
+    folder = clip(tmp_path / "ds", "train = 0.6\nval = 0.2\ntest = 0.2", 'groups = "^[a-z]+"\n')
+    report = featherseg.check(folder, fix=tmp_path / "out")
+    assert any(note.startswith("images in no split") for note in report.notes)
+    assert (report.mended.copied, report.mended.left_out) == (61, {})
+    first, copy = (check_data(str(place)).listing for place in (folder, tmp_path / "out"))
+    assert {s: [pair.key for pair in p] for s, p in first.splits.items()} == {
+        s: [pair.key for pair in p] for s, p in copy.splits.items()
+    }
+    for number, place in enumerate((folder, tmp_path / "out")):
+        done = featherseg.convert(place, tmp_path / f"tool{number}", to_format="labelme")
+        assert (done.images, done.notes) == ({"all": 61}, [])
+
+    Image.new("L", (5, 5), 1).save(folder / f"masks/{first.unlisted[0]}.png")
+    report = featherseg.check(folder, fix=tmp_path / "out-2")
+    assert (report.mended.copied, report.mended.left_out) == (60, {"size": 1})
+
+
+def test_images_beside_the_cut_of_a_part_are_kept_and_those_of_no_split_are_counted(tmp_path: Path):
+    folder = clip(tmp_path / "ds", 'train = "clip"\nval = "20% of train"')
+    report = featherseg.check(folder, fix=tmp_path / "out")
+    assert (report.mended.copied, report.mended.left_out) == (60, {"in no split": 1})
+    sizes = [
+        {s: len(pairs) for s, pairs in r.listing.splits.items()} for r in (report, check_data(str(tmp_path / "out")))
+    ]
+    assert sizes[0] == sizes[1]
+    assert sum(sizes[0].values()) < 60
+    done = featherseg.convert(folder, tmp_path / "tool", to_format="coco")
+    assert sum(done.images.values()) == 60
+    assert done.notes == ["1 image in no split left out"]
+    done = featherseg.convert(tmp_path / "out", tmp_path / "tool-2", to_format="coco")
+    assert (sum(done.images.values()), done.notes) == (60, [])
 
 
 def test_a_copy_is_never_half_written_and_never_over_something(yard, tmp_path, monkeypatch):

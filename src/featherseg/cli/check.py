@@ -191,7 +191,7 @@ def _print_mended(console: Console, report: CheckReport, out: Path) -> None:
         f"{one_line(str(out))}: {mended.copied} samples copied, stray values ignored in {len(mended.mended)} of them"
     )
     for kind, count in mended.left_out.items():
-        console.print(f"  left out, {FAULTS[kind]}: {count}")
+        console.print(f"  left out, {FAULTS.get(kind, kind)}: {count}")
     if changes is not None:
         accepted, kept, skipped = changes.words.values()
         console.print(

@@ -24,7 +24,7 @@ from featherseg.data.datasets.dataset_toml import read_dataset_toml
 from featherseg.data.datasets.folder import list_folder, read_instances
 from featherseg.data.fingerprint import files_of
 from featherseg.data.images import IMAGE_SUFFIXES, image_size, images_in, read_mask
-from featherseg.data.pairs import Pair, complete, plain_key
+from featherseg.data.pairs import complete, plain_key
 from featherseg.data.palettes import CLASSES_KEY, default_palette
 from featherseg.data.panoptic.files import read_ids, read_panoptic_json
 from featherseg.data.regions import Ring, rings
@@ -181,13 +181,18 @@ def _dataset(toml: Path) -> Masks:
     config = read_dataset_toml(toml)
     listing = list_folder(config, toml.parent)
     _refuse_channels(str(toml), listing.channels)
-    splits: list[tuple[str, list[Pair]]] = [(split, list(pairs)) for split, pairs in listing.splits.items()]
-    if config.shares:  # fractions are ours: the tool gets its images undivided
-        splits = [("", [pair for _, pairs in splits for pair in pairs])]
-    left = [f"{len(listing.unlisted)} images in no split were left out"] if listing.unlisted else []
+    # Fractions are ours: the tool gets its images undivided, and those beside a cut with what the cut was made in
+    splits, unlisted = dict(listing.wholes), set(listing.unlisted)
+    if not config.shares:
+        splits = {
+            split: pairs + [pair for pair in listing.wholes.get(split, ()) if pair.key in unlisted]
+            for split, pairs in listing.splits.items()
+        }
+    alone = unlisted - {pair.key for pairs in splits.values() for pair in pairs}
+    left = [f"{counted(len(alone), 'image')} in no split left out"] if alone else []
 
     def images() -> Iterator[MaskedImage]:
-        for split, pairs in splits:
+        for split, pairs in splits.items():
             names = numbered((plain_key(pair.key.removeprefix(f"{split}/")) for pair in pairs), set())
             for pair, name in zip(complete(f"{listing.name} {split}", pairs), names, strict=True):
                 image, path = pair.files
@@ -196,7 +201,7 @@ def _dataset(toml: Path) -> Masks:
                 numbers = None if objects is None else read_instances(objects, mask, listing.classes)
                 yield MaskedImage(name + image.suffix, image, mask, numbers, split)
 
-    return Masks(listing.classes, images(), sum(len(pairs) for _, pairs in splits), left)
+    return Masks(listing.classes, images(), sum(map(len, splits.values())), left)
 
 
 def _predictions(src: Path, found: list[Path], folder: Path | None) -> Masks:

@@ -5,25 +5,26 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from featherseg.core.errors import DataError
+from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.files import check_folder, numbered, temporary_path
 from featherseg.core.types import IGNORE, Progress
 from featherseg.data.checks import CheckReport
 from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, ThingsTable, toml_text
 from featherseg.data.datasets.folder import FolderListing
-from featherseg.data.images import read_mask
+from featherseg.data.images import read_image, read_mask
 from featherseg.data.pairs import Listing, Pair, plain_key
 from featherseg.data.palettes import color_text
 
 
 @dataclass
 class MendReport:
-    """What `write_mended` did: samples copied, masks whose stray values became ignore, samples left out by fault; and
-    key -> pixels that decisions changed in its mask.
+    """What `write_mended` did: samples copied, masks whose stray values became ignore, samples left out by fault, or
+    "in no split"; and key -> pixels that decisions changed in its mask.
     """
 
     copied: int = 0
@@ -36,7 +37,7 @@ def write_mended(report: CheckReport, out: Path, progress: Progress | None = Non
     """Write the sound part of a checked dataset to `out`: images/, masks/ (palette PNG, class ids) and dataset.toml.
 
     Values outside the map become 255 = ignore; samples with any other fault are left out, of an image in two splits
-    the later one. Decisions are drawn into the masks; of which object those pixels are is then not said. The folder
+    the later one. Splits that are shares stay shares, of what is copied, with the images beside their cuts. Decisions are drawn into the masks; of which object those pixels are is then not said. The folder
     appears in one rename when all of it is written. Raises DataError where `out` exists and is not empty, where nothing
     sound is left, and where the disk refuses.
     """
@@ -68,45 +69,72 @@ def free_target(out: Path) -> Path:
 
 
 def _write(report: CheckReport, folder: Path, name: str, progress: Progress | None) -> MendReport:
-    listing, done, kept = report.listing, MendReport(), []
+    listing, done, kept, same_keys = report.listing, MendReport(), set[str](), True
     assert listing is not None
-    spoiled = {(fault.split, fault.key): fault.kind for fault in report.faults if fault.kind != "values"}
-    total, number, taken = sum(map(len, listing.splits.values())), 0, set[str]()
-    for split, pairs in listing.splits.items():
-        below = f"{split}/" if all(pair.key.startswith(f"{split}/") for pair in pairs) else ""
+    own = listing if isinstance(listing, FolderListing) else None
+    wholes, cut_from = listing.splits, dict[str, str]()  # split -> what it is a share of
+    splits: dict[str, Any] = {split: split for split in listing.splits}
+    if own is not None:
+        wholes = own.wholes
+        cut_from = {part: whole for whole, parts in own.config.parts.items() for part in parts}
+        cut_from |= dict.fromkeys(own.config.shares, "")
+        splits |= {split: own.config.splits[split] for split in cut_from}
+    checked = {(cut_from.get(split, split), pair.key): "" for split, pairs in listing.splits.items() for pair in pairs}
+    for fault in report.faults:
+        if fault.kind != "values":
+            checked[cut_from.get(fault.split, fault.split), fault.key] = fault.kind
+    total, number, taken = sum(map(len, wholes.values())), 0, set[str]()
+    for whole, pairs in wholes.items():
+        below = f"{whole}/" if all(pair.key.startswith(f"{whole}/") for pair in pairs) else ""
         for pair in pairs:
-            if (split, pair.key) in spoiled:
-                done.left_out[spoiled[split, pair.key]] += 1
+            kind = checked.get((whole, pair.key))
+            if kind := _fault_of(pair, listing) if kind is None else kind:
+                done.left_out[kind] += 1
             else:
-                stem = next(numbered([f"{split}/{plain_key(pair.key.removeprefix(below))}"], taken))
+                stem = next(numbered([plain_key(f"{whole}/{pair.key.removeprefix(below)}")], taken))
                 _copy_pair(pair, folder, stem, report, done)
                 done.copied += 1
-                kept.append(split)
+                kept.add(whole)
+                same_keys &= stem == pair.key
             number += 1
             if progress is not None:
                 progress("writing", number, total)
+    if alone := set(listing.unlisted) - {pair.key for pairs in wholes.values() for pair in pairs}:
+        done.left_out["in no split"] = len(alone)
     if not kept:
         raise DataError(f"{report.name} has no valid sample: nothing was written.")
-    config = _config(listing, name, list(dict.fromkeys(kept)))
-    (folder / "dataset.toml").write_text(toml_text(config), encoding="utf-8")
-    return done
-
-
-def _config(listing: Listing, name: str, splits: list[str]) -> DatasetToml:
-    """The dataset.toml of the copy: one folder a split, masks of class ids."""
-    return DatasetToml(
+    config = DatasetToml(
         name=name[:MOST_NAME],
         images="images",
         masks="masks",
         channels=listing.channels,
         licence=listing.licence,
-        splits={split: split for split in splits},
+        split_by="sequence-2" if own is None else own.config.split_by,
+        groups=own.config.groups if own is not None and same_keys else None,
+        splits={split: part for split, part in splits.items() if cut_from.get(split, split) in kept},
         classes={info.name: color_text(info.color) for info in listing.classes},
         map={str(index): info.name for index, info in enumerate(listing.classes)} | {str(IGNORE): IGNORE_NAME},
         things=ThingsTable(classes=[info.name for info in listing.classes if info.thing], instances="instances")
-        if isinstance(listing, FolderListing) and listing.instances
+        if own is not None and own.instances
         else None,
     )
+    (folder / "dataset.toml").write_text(toml_text(config), encoding="utf-8")
+    return done
+
+
+def _fault_of(pair: Pair, listing: Listing) -> str:
+    """The kind of fault of an image beside a cut, which `check_data` does not read; empty of a sound one."""
+    if pair.image is None or pair.mask is None:
+        return "unpaired"
+    label_map = listing.map_of(pair)
+    try:
+        ids = label_map.apply(read_mask(pair.mask, label_map.colors))
+        if read_image(pair.image, listing.channels).shape[:2] != ids.shape:
+            return "size"
+        listing.check_objects(pair, ids)
+    except DataError as error:
+        return "unpaired" if isinstance(error, DataNotFound) else "unreadable"
+    return "twins" if pair.twins else ""
 
 
 def _copy_pair(pair: Pair, folder: Path, stem: str, report: CheckReport, done: MendReport) -> None:

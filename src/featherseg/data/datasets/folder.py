@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,20 @@ MAX_OBJECT = 65535
 
 @dataclass(frozen=True)
 class FolderListing(Listing):
-    """The files of a folder of one's own; `instances` is the folder that tells objects apart, where there is one."""
+    """The files of a folder of one's own; `instances` is the folder that tells objects apart, where there is one.
 
-    groups: str | None = None
+    `config` describes them; `wholes` are the pairs of every folder and list that it names, before a share is cut out of
+    them, and those of all under "" where the splits are fractions.
+    """
+
+    config: DatasetToml = field(kw_only=True)
+    wholes: Mapping[str, list[Pair]] = field(kw_only=True)
     instances: Path | None = None
+
+    @property
+    def groups(self) -> str | None:
+        """What tells its sequences, see `data.sequences.sequence_names`."""
+        return self.config.groups
 
     def instances_of(self, pair: Pair) -> Path | None:
         """Where the numbers of the objects of a pair stand: the file of its key, whether it is there or not."""
@@ -123,6 +133,7 @@ def list_folder(
     how, splits = "", dict[str, list[str]]()
     if config.shares:
         splits, how = split_by_share(list(pairs), config.shares, by, config.groups)
+        wholes = {"": list(pairs)}
     else:
         taken = {name for names in config.parts.values() for name in names}
         for name, part in config.splits.items():
@@ -130,22 +141,28 @@ def list_folder(
             splits[name] = [] if name in taken else [key for key in pairs if key.startswith(below)]
             if part.endswith(".txt"):
                 splits[name] = lists[part] if lists and part in lists else _by_list(base / part, pairs)
+        wholes = {name: keys for name, keys in splits.items() if name not in taken}
         for whole, shares in config.parts.items():
             rest = {whole: 1 - sum(shares.values())}
             found, said = split_by_share(splits[whole], rest | shares, by, config.groups)
             splits |= found
             how = f"{how}; {whole} {said}" if how else f"{whole} {said}"
     listed = {key for keys in splits.values() for key in keys}
+
+    def found_in(named: Mapping[str, list[str]]) -> dict[str, list[Pair]]:
+        return {name: [pairs.get(key, Pair(key, None, None)) for key in keys] for name, keys in named.items()}
+
     return FolderListing(
         config.name,
         config.class_infos(),
         config.label_map(),
-        {name: [pairs.get(key, Pair(key, None, None)) for key in keys] for name, keys in splits.items()},
+        found_in(splits),
         config.licence,
         channels=config.channels,
         unlisted=[key for key in pairs if key not in listed],
         how_split=how,
-        groups=config.groups,
+        config=config,
+        wholes=found_in(wholes),
         instances=base / config.things.instances if config.things else None,
     )
 
