@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,6 +66,61 @@ def test_an_export_of_boxes_alone_is_refused(tmp_path):
     for src in (path.parent, tmp_path / "yolo"):
         with pytest.raises(DataError, match="boxes alone"):
             featherseg.convert(src, tmp_path / "out")
+
+
+def yolo(folder: Path, labels: dict[str, str], head: str = "") -> Path:
+    """Images of 20 x 30 with their labels, class 0 is car."""
+    (folder / "labels").mkdir(parents=True)
+    (folder / "data.yaml").write_text(f"names: [car]\n{head}")
+    for name, text in labels.items():
+        picture(folder / f"images/{name}.png")
+        (folder / f"labels/{name}.txt").write_text(text)
+    return folder
+
+
+def test_labels_of_yolo_in_pixels_or_of_key_points_are_no_outlines(tmp_path):
+    """A label in pixels gave a mask that is one class, or all background."""
+    pixels, points = "0 5 5 20 5 20 15\n", "0 0.5 0.5 0.4 0.4 0.3 0.3 2 0.6 0.6 2 0.5 0.5 0 0.5 0.5 0\n"
+    labels = {
+        "a": pixels,
+        "b": "0 0 0 20 0 20 20 0 20\n",
+        "c": points,
+        "d": TRIANGLE,
+        "e": "0 -0.005 0 0.5 0 0.5 1.005\n",
+    }
+    done = featherseg.convert(yolo(tmp_path / "src", labels), tmp_path / "out")
+    assert done.images == {"all": 2}
+    assert [(times, "fractions" in reason) for reason, (times, _) in done.left_out.items()] == [(3, True)]
+    with pytest.raises(DataError, match="kpt_shape: its labels are key points"):
+        featherseg.convert(yolo(tmp_path / "pose", {"a": points}, "kpt_shape: [4, 3]\n"), tmp_path / "no")
+
+
+@pytest.mark.parametrize("image", ["1", 1, "7"])
+def test_ids_of_coco_may_be_numbers_in_one_place_and_text_in_the_other(image, tmp_path):
+    images = [{"id": image, "file_name": "a.png", "height": 20, "width": 30}]
+    shapes = [
+        {"id": 1, "image_id": 7 if image == "7" else "1", "category_id": "1", "segmentation": [square(1, 1, 5, 5)]}
+    ]
+    path = coco(tmp_path / "src", [], images=images, annotations=shapes)
+    assert featherseg.convert(path, tmp_path / "out").left_out == {}
+    assert (mask(tmp_path / "out") == 1).sum() == 16
+
+
+def test_annotations_of_which_none_can_be_used_are_refused_and_images_without_any_are_not(tmp_path):
+    """Every mask was background, and the conversion a success."""
+    shapes = [{"id": 1, "image_id": 5, "category_id": 1, "segmentation": [square(1, 1, 5, 5)]}]
+    path = coco(tmp_path / "strange", [], annotations=shapes)
+    with pytest.raises(DataError, match=r"no annotation can be used, .* Annotations of images that are not listed: 1"):
+        featherseg.convert(path, tmp_path / "out")
+    src = yolo(tmp_path / "some", {"a": "0 5 5 20 5 20 15\n", "b": ""})
+    with pytest.raises(
+        DataError, match=r"no annotation can be used, .* no fractions of the image.*: 1, first images/a"
+    ):
+        featherseg.convert(src, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (src / "labels/a.txt").write_text(TRIANGLE)
+    assert featherseg.convert(src, tmp_path / "a").images == {"all": 2}  # the empty one, too
+    assert featherseg.convert(coco(tmp_path / "free", []), tmp_path / "b").images == {"all": 1}
 
 
 def test_the_folder_that_is_named_says_no_split_of_coco(tmp_path):
@@ -149,9 +205,11 @@ def test_a_second_entry_of_another_size_leaves_the_image_out(tmp_path):
     path = coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])])
     content = json.loads(path.read_text())
     content["images"].append({"id": 2, "file_name": "b.png", "height": 20, "width": 30})
+    content["annotations"].append(content["annotations"][0] | {"id": 2, "image_id": 2})
     picture(tmp_path / "src/b.png")
     write_json(path, content)
     content["images"] = [{"id": 1, "file_name": "a.png", "height": 10, "width": 15}]
+    content["annotations"] = content["annotations"][:1]
     write_json(path.with_name("half.json"), content)
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert done.left_out == {"images that are listed twice, in two sizes": (1, "a.png")}

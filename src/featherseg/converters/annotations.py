@@ -141,6 +141,7 @@ class Canvas:
         self.size = size
         self.values = np.zeros(size, np.uint8)
         self.objects = np.zeros(size, np.int32) if with_objects else None
+        self.drawn = 0  # shapes
         self._numbers: dict[Hashable, int] = {}
 
     def draw(self, shape: Shape, value: int) -> None:
@@ -149,6 +150,7 @@ class Canvas:
         height, width = inside.shape
         window = slice(top, top + height), slice(left, left + width)
         self.values[window][inside] = value
+        self.drawn += 1
         if self.objects is not None:
             alone = shape.object_id is None
             key = len(self._numbers) if alone else (shape.name, shape.object_id)

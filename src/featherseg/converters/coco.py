@@ -5,6 +5,7 @@ Format: cocodataset.org/#format-data. Polygons are drawn as pycocotools draws th
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def read(source: Source, files: list[Path]) -> Annotations:
         if not isinstance(content, dict):
             raise DataError(f"{path} is no COCO file: expected an object with images, annotations and categories.")
         rows = {key: _rows(path, content, key) for key in ("images", "annotations", "categories")}
-        used = Counter(row.get("category_id") for row in rows["annotations"] if _is_id(row.get("category_id")))
+        used = Counter(str(row.get("category_id")) for row in rows["annotations"])
         categories = _categories(path, rows["categories"], used, notes)
         names |= dict.fromkeys(categories.values())
         split = split_of(path.stem, *path.parent.relative_to(source.root).parts[::-1])
@@ -80,7 +81,7 @@ def _rows(path: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]
     return rows
 
 
-def _categories(path: Path, rows: list[dict[str, Any]], used: Counter[Any], notes: list[str]) -> dict[Any, str]:
+def _categories(path: Path, rows: list[dict[str, Any]], used: Counter[str], notes: list[str]) -> dict[Any, str]:
     """Category id -> name. Ids may have gaps, and several ids one name; Roboflow's first is no class."""
     categories: dict[Any, str] = {}
     parents = {str(row.get("supercategory")) for row in rows}
@@ -90,7 +91,7 @@ def _categories(path: Path, rows: list[dict[str, Any]], used: Counter[Any], note
             raise DataError(f"{path} has the category {row!r}: expected an id and a name. Give it a name.")
         if categories.setdefault(number, name.strip()) != name.strip():
             raise DataError(f"{path} has two categories of the id {number}: {categories[number]!r} and {name!r}.")
-        if name in parents and str(row.get("supercategory")) == "none" and not used[number] and len(rows) > 1:
+        if name in parents and str(row.get("supercategory")) == "none" and not used[str(number)] and len(rows) > 1:
             del categories[number]
             notes.append(f"{name!r} is only the name of Roboflow's project, and no class")
     for name, times in Counter(categories.values()).items():
@@ -119,16 +120,17 @@ def _images(
             )
         own = shapes.setdefault(number, [])
         images.append(AnnotatedImage(name, path.parent, own, size, split))  # type: ignore[arg-type]
+    images_of, categories_of = ({str(number): number for number in ids} for ids in (shapes, categories))
     for row in rows["annotations"]:
-        number = row.get("image_id")
-        if not _is_id(number) or number not in shapes:
+        number = _listed(row.get("image_id"), shapes, images_of)
+        if number is None:
             left.add("annotations of images that are not listed", path.name)
             continue
-        segmentation, category = row.get("segmentation"), row.get("category_id")
+        segmentation, category = row.get("segmentation"), _listed(row.get("category_id"), categories, categories_of)
         if not segmentation:
             left.add(BOXES, path.name)
             continue
-        name = categories.get(category, "") if _is_id(category) else ""
+        name = categories.get(category, "")
         unlisted = partial(unusable, "annotations of a category that is not listed")
         draw = partial(_draw, segmentation) if name else unlisted
         shapes[number].append(Shape(name, draw, crowd=bool(row.get("iscrowd"))))
@@ -137,6 +139,13 @@ def _images(
 
 def _is_id(value: object) -> bool:
     return isinstance(value, int | str)
+
+
+def _listed(number: object, ids: Mapping[Any, object], by_text: Mapping[str, Any]) -> Any:
+    """The id that is meant, also where it is listed as 7 and named as "7", or the reverse; None where there is none."""
+    if not _is_id(number):
+        return None
+    return number if number in ids else by_text.get(str(number))
 
 
 def _draw(segmentation: Any, size: Size) -> Region:

@@ -1,6 +1,7 @@
 """From the annotations of any tool to a dataset folder: images/, masks/, instances/ and dataset.toml."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,9 @@ SHARES = {"train": 0.8, "val": 0.2}
 """The splits of a source that has none."""
 
 IMAGE_NOTE = "images that keep their size when EXIF turns them: their annotations were taken to be of the upright image"
+
+OF_SHAPES = re.compile("annotations|boxes|objects|regions|results|shapes")
+"""How reasons begin for which a reader leaves out a shape, and not an image."""
 
 _ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
 
@@ -96,7 +100,9 @@ class _Found:
 def write_dataset(
     annotations: Annotations, source: Source, folder: Path, out: Path, title: str, copy: bool, progress: Progress | None
 ) -> Conversion:
-    """Draw every image's masks into `folder`, which is to become `out`. Raises DataError where no image can be used.
+    """Draw every image's masks into `folder`, which is to become `out`.
+
+    Raises DataError where no image can be used, or there are annotations and none can.
 
     An image whose pixels are not known for certain (a broken shape, another size) is left out: its mask would be wrong.
     """
@@ -105,7 +111,7 @@ def write_dataset(
     keys = {split: _keys(found, source) for split, found in splits.items()}
     pixels: Counter[int] = Counter()
     written: dict[str, list[str]] = {split: [] for split in splits}
-    done, total, without = 0, sum(map(len, splits.values())), 0
+    done, total, without, drawn = 0, sum(map(len, splits.values())), 0, 0
     for split, images in splits.items():
         for found, key in zip(images, keys[split], strict=True):
             stem = f"{split}/{key}" if split else key
@@ -123,12 +129,15 @@ def write_dataset(
             present, counts = np.unique(canvas.values, return_counts=True)
             pixels.update(dict(zip(present.tolist(), counts.tolist(), strict=True)))
             without += not found.annotated.shapes and found.annotated.raster is None
+            drawn += canvas.drawn + (found.annotated.raster is not None)
             written[split].append(stem)
     written = {split: stems for split, stems in written.items() if stems}
-    if not written:
+    annotated = any(image.shapes for image in annotations.images) or any(map(OF_SHAPES.match, left.reasons))
+    if not written or (annotated and not drawn):
+        what = f"annotation can be used, and every mask would be {BACKGROUND}" if written else "image can be used"
         absent = any(reason.startswith(("images that are not there", LEADS_OUT)) for reason in left.reasons)
         raise DataError(
-            f"{source.name}: no image can be used. {'. '.join(_lines(left))}. Nothing was written."
+            f"{source.name}: no {what}. {'. '.join(_lines(left))}. Nothing was written."
             + " Name the folder of the images with --images." * absent
         )
     if not pixels[0] and all(value == IGNORE for value in values.values()):

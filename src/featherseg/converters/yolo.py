@@ -24,6 +24,9 @@ TITLE = "YOLO segmentation"
 CLASSES = "classes.txt"
 """A name a line, as some tools write in place of data.yaml."""
 
+BEYOND = 0.01
+"""How far a corner may lie outside of its image, as a fraction of it; Ultralytics takes no such image either."""
+
 
 def find(source: Source) -> list[Path]:
     """The YAML files that name classes, else classes.txt; none where no label lies beside."""
@@ -66,7 +69,10 @@ def _names(files: list[Path]) -> list[str]:
     """The classes that the files name alike, the longest list of them. Raises DataError where two do not agree."""
     lists: dict[Path, list[str]] = {}
     for path in files:
-        names = lists[path] = [name.strip() for name in read_yaml(path).get("names", ())]
+        facts = read_yaml(path)
+        if "kpt_shape" in facts:
+            raise DataError(f"{path} has kpt_shape: its labels are key points, and no outlines. Export segmentations.")
+        names = lists[path] = [name.strip() for name in facts.get("names", ())]
         if not all(names) or len(set(names)) < len(names):
             raise DataError(f"{path} names the classes {names}: expected a name each, and no name twice.")
     longest = max(lists, key=lambda path: len(lists[path]))
@@ -156,7 +162,10 @@ def _shapes(label: Path, image: str, names: list[str], left: Left) -> list[Shape
 def _draw(values: list[float], size: Size) -> Region:
     if len(values) % 2:
         raise UnusableShape("polygons with half a corner")
-    return coco_polygons([points_of(values) * (size[1], size[0])], size)
+    corners = points_of(values)
+    if corners.min() < -BEYOND or corners.max() > 1 + BEYOND:
+        raise UnusableShape("corners that are no fractions of the image, 0 to 1 (pixels, or key points?)")
+    return coco_polygons([corners * (size[1], size[0])], size)
 
 
 def read_yaml(path: Path) -> dict[str, list[str]]:

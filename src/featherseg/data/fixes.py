@@ -37,9 +37,10 @@ def write_mended(report: CheckReport, out: Path, progress: Progress | None = Non
     """Write the sound part of a checked dataset to `out`: images/, masks/ (palette PNG, class ids) and dataset.toml.
 
     Values outside the map become 255 = ignore; samples with any other fault are left out, of an image in two splits
-    the later one. Splits that are shares stay shares, of what is copied, with the images beside their cuts. Decisions are drawn into the masks; of which object those pixels are is then not said. The folder
-    appears in one rename when all of it is written. Raises DataError where `out` exists and is not empty, where nothing
-    sound is left, and where the disk refuses.
+    the later one. Splits that are shares stay shares, of what is copied, with the images beside their cuts. Decisions
+    are drawn into the masks; of which object those pixels are is then not said. The folder appears in one rename when
+    all of it is written. Raises DataError where `out` exists and is not empty, where nothing sound is left, and where
+    the disk refuses.
     """
     if report.listing is None:
         raise DataError(f"{report.name} is synthetic: there are no files to fix.")
