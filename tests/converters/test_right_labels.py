@@ -134,6 +134,19 @@ def test_the_folder_that_is_named_says_no_split_of_coco(tmp_path):
     assert featherseg.convert(tmp_path, tmp_path / "c").images == {"test": 1}
 
 
+def test_a_source_of_test_alone_is_told_with_the_way_to_train_on_it(tmp_path):
+    for name in "bcdef":
+        picture(tmp_path / f"src/test shots/{name}.png")
+        path = labelme(tmp_path / "src/test shots", [polygon("car", *square(2, 3, 9, 9))], f"{name}.png")
+        path.rename(path.with_name(f"{name}.json"))
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert done.images == {"test": 5}
+    assert [note for note in done.notes if "no image is in train" in note and "all are in test" in note]
+    toml = tmp_path / "out/dataset.toml"
+    toml.write_text(toml.read_text().replace('test = "test"', "train = 0.8\nval = 0.2"))  # as the note says
+    assert [len(open_dataset(str(toml), split)) for split in ("train", "val")] == [4, 1]
+
+
 def test_files_beside_instances_of_coco_are_read_but_those_of_other_tasks(tmp_path):
     for name, stem in (("instances_train.json", "a"), ("night.json", "b"), ("person_keypoints_train.json", "c")):
         path = coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])])

@@ -158,6 +158,11 @@ def write_dataset(
     if without:
         notes.append(f"{counted(without, 'image')} without any annotation: all {BACKGROUND}")
     config = _config(annotations, values, pixels, written, out.absolute().name)
+    if "train" not in config.splits:
+        notes.append(
+            f"no image is in train: by files or folders of that name, all are in {' and '.join(written)}. To train on "
+            "them, write train = 0.8 and val = 0.2 in place of what stands under [splits] in dataset.toml"
+        )
     (folder / "dataset.toml").write_text(toml_text(config), encoding="utf-8")
     return Conversion(
         title,
