@@ -14,7 +14,7 @@ from scipy import ndimage
 
 import featherseg
 from featherseg.converters import write_samples
-from featherseg.core.errors import DataError, DataNotFound, FeathersegError, UnknownName
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, UnknownName
 from featherseg.core.types import ClassInfo
 from featherseg.data import open_dataset
 from featherseg.data.panoptic.files import PanopticWriter
@@ -275,6 +275,8 @@ def test_slips_on_the_way_back_are_messages(blobs, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataNotFound, match=r"neither a dataset\.toml nor predicted masks"):
         featherseg.convert(tmp_path / "empty", tmp_path / "out", to_format="coco")
+    with pytest.raises(ConfigError, match="--images is for predicted masks"):
+        featherseg.convert(blobs, tmp_path / "out", to_format="coco", images=tmp_path)
     with pytest.raises(UnknownName, match="Did you mean 'coco'"):
         featherseg.convert(blobs, tmp_path / "out", to_format="coca")
     (blobs / "masks/val/1.png").unlink()

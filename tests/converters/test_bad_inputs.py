@@ -171,6 +171,12 @@ def test_a_zip_whose_packed_bytes_are_damaged_is_refused(packing, tmp_path):
     assert "cannot be unpacked" in refused(tmp_path / "x.zip", tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", ["export.zip", "export.tar.gz", "EXPORT.RAR"])
+def test_an_archive_that_is_not_read_is_called_one(name, tmp_path):
+    (tmp_path / name).write_bytes(b"no zip")
+    assert "an archive of another kind, which is not read" in refused(tmp_path / name, tmp_path / "out")
+
+
 def test_a_folder_in_use_is_never_written_over(tmp_path):
     path = coco(tmp_path / "src", [("car", [square(2, 2, 9, 9)])])
     (tmp_path / "out").mkdir()

@@ -87,7 +87,7 @@ def convert(
 
     Raises:
         UnknownName: No format has that name.
-        ConfigError: `from_format` and `to_format` are both given.
+        ConfigError: `from_format` and `to_format` are both given, or `images` for a dataset, which names its own.
         DataNotFound: There are no annotations, or of no tool that is known.
         DataError: They are broken, or of two tools.
         FeathersegError: `out` is in use, or cannot be written.

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from featherseg.converters.pixel_rules import pillow_polygon
 from featherseg.converters.source import place_image
-from featherseg.core.errors import DataError, DataNotFound
+from featherseg.core.errors import ConfigError, DataError, DataNotFound
 from featherseg.core.files import numbered, unique_names
 from featherseg.core.types import IGNORE, ClassInfo, Color, SegmentationData, Size
 from featherseg.core.wording import counted, size_text
@@ -134,10 +134,12 @@ def place(image: MaskedImage, folder: Path, copy: bool) -> None:
 def open_masks(src: Path, images: Path | None) -> Masks:
     """The masks of a dataset.toml (or a folder with one), or of a folder of predictions; images from `images`.
 
-    Raises DataNotFound where there is neither, and what opening a dataset raises.
+    Raises DataNotFound where there is neither, ConfigError for `images` of a dataset, and what opening one raises.
     """
     toml = src / "dataset.toml" if src.is_dir() else src
     if toml.suffix == ".toml" and (toml.is_file() or not src.is_dir()):
+        if images is not None:
+            raise ConfigError(f"--images is for predicted masks: {toml} says where its images are. Leave it out.")
         return _dataset(toml)
     found = sorted(path for path in src.glob("*.png") if path.name.endswith(PREDICTED)) if src.is_dir() else []
     if not found:

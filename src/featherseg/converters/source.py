@@ -39,6 +39,9 @@ RATIO, SMALL = 200, 2**26
 """How many times its packed size a zip may unpack to, where it is more than SMALL bytes. Images are packed already, and
 JSON packs to a tenth; a bomb has 1,000 or more."""
 
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+"""Endings of files that hold others; only zips are read."""
+
 ENDS = 8192
 """Bytes from the head and the tail of a JSON or XML file by which its tool is told."""
 
@@ -208,7 +211,8 @@ class Source:
 def open_source(src: Path, out: Path, images: Path | None = None) -> Iterator[Source]:
     """The files of `src`, and images of a further folder; a zip is unpacked beside `out`, for as long as the block.
 
-    Raises DataNotFound where there is nothing, DataError for a zip that is damaged, too large or leads out of it.
+    Raises DataNotFound where there is nothing, DataError for a zip that is damaged, too large or leads out of it, and
+    for other archives.
     """
     if not os.path.exists(src):
         raise DataNotFound(
@@ -225,6 +229,11 @@ def open_source(src: Path, out: Path, images: Path | None = None) -> Iterator[So
             yield Source(folder, name=str(src), beside=images)
         finally:
             remove_tree(folder)
+    elif src.suffix.lower() in ARCHIVES:
+        raise DataError(
+            f"{src} is a damaged zip or an archive of another kind, which is not read. Export or download it again, or "
+            "unpack it and name the folder."
+        )
     else:
         # Images lie beside "annotations/instances_val.json" in the folder above
         above = src.absolute().parent

@@ -147,11 +147,11 @@ def find_dataset(name: str) -> type[NamedData] | type[Shapes]:
         raise DataNotFound(
             f"{name} is a file of annotations. Make a dataset of it: featherseg convert {name} --out OUT"
         )
+    expected = f"Expected a folder of images and masks, a dataset.toml, or one of the datasets {', '.join(DATASETS)}."
+    if os.path.isfile(path):
+        raise DataNotFound(f"{name} is a file that is no dataset. {expected} Unpack an archive, and name its folder.")
     if "/" in name and not os.path.exists(path):
-        raise DataNotFound(
-            f"{name} does not exist.{near_path(path)} Expected a folder of images and masks, a dataset.toml, or one of "
-            f"the datasets {', '.join(DATASETS)}."
-        )
+        raise DataNotFound(f"{name} does not exist.{near_path(path)} {expected}")
     raise unknown("dataset", name, [*DATASETS, "path/to/dataset.toml"], here=True)
 
 
