@@ -61,7 +61,7 @@ def read(source: Source, files: list[Path]) -> Annotations:
         if not isinstance(content, dict):
             raise DataError(f"{path} is no COCO file: expected an object with images, annotations and categories.")
         rows = {key: _rows(path, content, key) for key in ("images", "annotations", "categories")}
-        used = Counter(str(row.get("category_id")) for row in rows["annotations"])
+        used = Counter(str(row.get("category_id")) for row in rows["annotations"] if _is_id(row.get("category_id")))
         categories = _categories(path, rows["categories"], used, notes)
         names |= dict.fromkeys(categories.values())
         split = split_of(path.stem, *path.parent.relative_to(source.root).parts[::-1])
