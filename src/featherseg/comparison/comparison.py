@@ -157,7 +157,8 @@ def compare(
             "called better: score more"
         )
     if costs and otherwise:
-        found.append(f"latency, MACs and memory are those of one pass at each model's own size, not of {otherwise[0]}")
+        asked = "; ".join(otherwise)
+        found.append(f"latency, MACs and memory are those of one pass at each model's own size, not of {asked}")
     if by_file and pairs is None:
         found.append(f"{len(candidates)} files are not compared pair by pair: name {MOST_FILES} or fewer for that")
     differences = [d for one in (*rankings, pairs) if one for d in (*one.differences, *one.pq_differences)]

@@ -94,11 +94,17 @@ class Left:
 
     def __init__(self) -> None:
         self.reasons: dict[str, tuple[int, str]] = {}
+        self.shapes = 0  # of these, what a reader left out of an image that it took
 
     def add(self, reason: str, where: str, times: int = 1) -> None:
         """`times` more of them."""
         number, first = self.reasons.get(reason, (0, where))
         self.reasons[reason] = number + times, first
+
+    def add_shape(self, reason: str, where: str) -> None:
+        """One more of them that is a shape, and not an image."""
+        self.add(reason, where)
+        self.shapes += 1
 
 
 @dataclass

@@ -124,11 +124,11 @@ def _images(
     for row in rows["annotations"]:
         number = _listed(row.get("image_id"), shapes, images_of)
         if number is None:
-            left.add("annotations of images that are not listed", path.name)
+            left.add_shape("annotations of images that are not listed", path.name)
             continue
         segmentation, category = row.get("segmentation"), _listed(row.get("category_id"), categories, categories_of)
         if not segmentation:
-            left.add(BOXES, path.name)
+            left.add_shape(BOXES, path.name)
             continue
         name = categories.get(category, "")
         unlisted = partial(unusable, "annotations of a category that is not listed")

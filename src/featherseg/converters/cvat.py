@@ -69,7 +69,7 @@ def _image(path: Path, image: Element, classes: dict[str, Color | None], left: L
     shapes: list[tuple[int, Shape]] = []
     for element in image:
         if element.tag in WITHOUT_AREA or element.tag not in _DRAWN:
-            left.add(f"shapes of the type {element.tag!r}, which cover no area", name)
+            left.add_shape(f"shapes of the type {element.tag!r}, which cover no area", name)
             continue
         label = element.get("label", "").strip()
         if not label:

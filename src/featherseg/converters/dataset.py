@@ -1,7 +1,6 @@
 """From the annotations of any tool to a dataset folder: images/, masks/, instances/ and dataset.toml."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,9 +40,6 @@ SHARES = {"train": 0.8, "val": 0.2}
 """The splits of a source that has none."""
 
 IMAGE_NOTE = "images that keep their size when EXIF turns them: their annotations were taken to be of the upright image"
-
-OF_SHAPES = re.compile("annotations|boxes|objects|regions|results|shapes")
-"""How reasons begin for which a reader leaves out a shape, and not an image."""
 
 _ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
 
@@ -132,7 +128,7 @@ def write_dataset(
             drawn += canvas.drawn + (found.annotated.raster is not None)
             written[split].append(stem)
     written = {split: stems for split, stems in written.items() if stems}
-    annotated = any(image.shapes for image in annotations.images) or any(map(OF_SHAPES.match, left.reasons))
+    annotated = left.shapes or any(image.shapes for image in annotations.images)
     if not written or (annotated and not drawn):
         what = f"annotation can be used, and every mask would be {BACKGROUND}" if written else "image can be used"
         absent = any(reason.startswith(("images that are not there", LEADS_OUT)) for reason in left.reasons)

@@ -130,14 +130,14 @@ def _image(
         kind = _kind(row)
         if kind not in _KINDS or (kind == "vector" and not row["value"].get("closed")):
             if kind not in ("", "choices", "text", "textarea"):
-                left.add(f"results of the type {str(row.get('type'))[:80]!r}", name)
+                left.add_shape(f"results of the type {str(row.get('type'))[:80]!r}", name)
             continue
         stated = (row.get("original_height"), row.get("original_width"))
         if all(type(side) is int and side > 0 for side in stated):
             size = stated
         label = labels.get(str(row.get("id", id(row))))
         if not label:
-            left.add("regions without a label", name)
+            left.add_shape("regions without a label", name)
             continue
         names[label] = None
         shapes.append(Shape(label, partial(_draw, kind, row["value"], row.get("image_rotation") or 0)))

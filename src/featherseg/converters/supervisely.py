@@ -79,7 +79,7 @@ def _image(source: Source, path: Path, classes: dict[str, Color | None], left: L
             raise DataError(f"{path} has an object without a classTitle: {str(row)[:200]}.")
         kind = str(row.get("geometryType") or ("bitmap" if row.get("bitmap") else "polygon"))[:80]
         if kind not in _DRAWN and kind not in _UNDRAWN:
-            left.add(f"objects of the type {kind!r}", name)
+            left.add_shape(f"objects of the type {kind!r}", name)
             continue
         classes.setdefault(label.strip(), None)
         unknown = partial(unusable, f"objects of the type {kind!r}: expected polygons, bitmaps or rectangles")

@@ -149,7 +149,7 @@ def _shapes(label: Path, image: str, names: list[str], left: Left) -> list[Shape
                 f"{len(names) - 1}."
             )
         if len(words) == 5:
-            left.add(BOXES, image)
+            left.add_shape(BOXES, image)
             continue
         try:
             values = [float(word) for word in words[1:]]
