@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from own_objects import SETTINGS, Halves, darken, loss, own_model
+from PIL import Image
 from small_training import Silent
 
 import featherseg
@@ -159,12 +160,17 @@ def test_nothing_is_printed_and_the_process_is_as_it_was(trained, tmp_path, capf
     monkeypatch.setattr(logging, "raiseExceptions", False)  # torch's handler may hold the stream of an earlier test
     run, _ = trained
     model = own_model()
+    for kind in ("images", "masks"):
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+        for sample in DATA[1]:
+            pixels = sample.image if kind == "images" else sample.label
+            Image.fromarray(pixels).save(tmp_path / "photos" / kind / f"{sample.key}.png")
     before = surroundings()
     featherseg.train(model, DATA, out=tmp_path / "run", settings={**SETTINGS, "train.epochs": 1})
     featherseg.evaluate(run, DATA[1])
     featherseg.predict(run, [DATA[1][0].image])
     featherseg.cost("frm-lite0", (64, 64), 2)
-    featherseg.check("shapes")
+    featherseg.check(tmp_path / "photos")
     featherseg.report(run, tmp_path / "page.html")
     featherseg.export(run, format="onnx", path=tmp_path / "own.onnx")
     assert surroundings() == before

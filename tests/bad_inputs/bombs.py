@@ -56,10 +56,7 @@ def _headers() -> list[BadInput]:
 
 def _decoders() -> list[BadInput]:
     """Small by width and height, but not by what a decoder allocates for them, or works."""
-    deflate = zlib.compressobj(9)
-    start = deflate.compress(bytes(1_000_000)) + deflate.flush(zlib.Z_FULL_FLUSH)
-    again = deflate.compress(bytes(1_000_000)) + deflate.flush(zlib.Z_FULL_FLUSH)
-    zeros = start + again * 499  # 500 MB, without the checksum at the end
+    zeros = deflated_zeros(500_000_000)[:-4]  # without the checksum at the end
     own = [entry for entry in tiff_entries((16, 16), 3, 8, 2, 0) if entry[0] not in (259, 273, 278, 279)]
     tile = [(322, "long", [12_800]), (323, "long", [12_800]), (324, "long", [8]), (325, "long", [len(zeros)])]
     rows = 2**17 + 1
@@ -97,7 +94,7 @@ def _directories() -> list[BadInput]:
     numbers = RGB.tobytes() + struct.pack("<HHHII", 1, 4000, 6, 8_000_000, 8) + bytes(4) + b"\x80" * 8_000_000
     content = bytearray(tiff([*entries, *same], RGB.tobytes() + bytes(1_000_000)))
     for tag, _, _ in same:
-        place = content.index(struct.pack("<HHI", tag, 7, 1)) + 4
+        place = content.rindex(struct.pack("<HHI", tag, 7, 1)) + 4  # the directory lies behind the bytes
         content[place : place + 8] = struct.pack("<II", 1_000_000, 8)
     return [
         bad(
@@ -131,7 +128,7 @@ def _directories() -> list[BadInput]:
 
 def _remarks() -> list[BadInput]:
     header, rows = png_header((24, 33)), png_rows(RGB)
-    zeros = zlib.compress(bytes(100_000_000))
+    zeros = deflated_zeros(100_000_000)
     international = b"Comment\0\1\0\0\0"
     wide = b"x" * 999_000 + "\N{GRINNING FACE}".encode()  # Python keeps four bytes a letter
     exif = Image.Exif()
@@ -166,6 +163,15 @@ def _many_values() -> bytes:
 
 def black_square(side: int) -> bytes:
     """A sound 1-bit PNG of side x side black pixels: a megabyte holds more than 900 million."""
-    deflate, row = zlib.compressobj(9), bytes(1 + -(-side // 8))
-    data = b"".join(deflate.compress(row) for _ in range(side)) + deflate.flush()
+    data = deflated_zeros(side * (1 + -(-side // 8)))
     return PNG_START + png_header((side, side), 1, 0) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def deflated_zeros(count: int) -> bytes:
+    """The zlib stream of so many zeros, of which a million are deflated: its block stands there again and again."""
+    deflate, million = zlib.compressobj(9), bytes(1_000_000)
+    blocks = [deflate.compress(million) + deflate.flush(zlib.Z_FULL_FLUSH) for _ in range(2)]  # header, or none
+    last = deflate.compress(bytes(count % len(million))) + deflate.flush()
+    whole = count // len(million)
+    start = blocks[0] + blocks[1] * (whole - 1) if whole else zlib.compress(b"")[:2]
+    return start + last[:-4] + struct.pack(">HH", count % 65_521, 1)  # Adler-32 (RFC 1950)
