@@ -461,9 +461,9 @@ def _trained_on(run: Run, data: SegmentationData, split: str) -> tuple[bool, tup
 
 
 def _is_set(inference: InferenceSettings | Mapping[str, Any] | None) -> bool:
-    """Whether it asks for anything else than whole images."""
+    """Whether it asks for anything: for more than whole images, or for a size, be it their own (`--resize off`)."""
     if isinstance(inference, Mapping):
-        return replace(InferenceSettings(), **inference) != InferenceSettings()
+        return "resize" in inference or replace(InferenceSettings(), **inference) != InferenceSettings()
     return inference is not None
 
 

@@ -159,6 +159,7 @@ def test_a_folder_of_predictions_is_scored_and_nothing_is_written(tmp_path, lawn
         ((), "RUN"),
         (("a", "--predictions", "b"), "expected either a RUN"),
         (("--predictions", "b"), "--data NAME"),
+        (("--predictions", "b", "--data", "c", "--resize", "off"), "inference would have no effect"),
         (("a.onnx",), "--data NAME"),
         (("a", "--scales", "big"), "--scales 'big'"),
         (("a", "--window", "512"), "--window '512'"),

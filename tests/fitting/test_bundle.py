@@ -4,6 +4,8 @@ import ast
 import json
 import math
 import os
+import platform
+import re
 import runpy
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from typer.testing import CliRunner
 
 from featherseg.cli import build_app
 from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, MissingExtra, RunError, UnknownName
+from featherseg.core.machine import machine, processor_text
 from featherseg.fitting import bundle
 from featherseg.fitting.bundle import BundleItem, confirm, read_latency, write_bundle
 from featherseg.fitting.elsewhere import bundle_candidates, bundle_chosen
@@ -216,6 +219,13 @@ def device(tmp_path):
         return script["measure_all"](bundle, threads, str(tmp_path / "latency.json")), list(asked)
 
     return run
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="boards are named by what their maker calls them")
+def test_generations_of_a_processor_that_virtual_machines_give_one_name_are_told_apart():
+    here = processor_text(machine())
+    assert re.search(r" \(family \d+, model \d+\)$", here)
+    assert MEASURE["describe_device"]().startswith(f"{here}, ")
 
 
 def test_the_answer_of_other_threads_or_of_another_device_is_kept_beside_the_new_one(device, tmp_path, capsys):

@@ -249,15 +249,19 @@ def count_cores() -> int:
 
 
 def describe_device() -> str:
-    """`AMD EPYC 9B14, 2 cores, Linux 6.1 x86_64`: no name of a host or a user."""
-    name = platform.processor() or platform.machine()
-    for path, key in (("/proc/cpuinfo", "model name"), ("/proc/device-tree/model", "")):
-        try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                name = next(line.split(":", 1)[-1] for line in file if line.startswith(key))
-        except (OSError, StopIteration):
-            continue
-    name = " ".join("".join(c for c in name if c.isprintable()).split())[:120]
+    """`AMD EPYC (family 25, model 17), 2 cores, Linux 6.1 x86_64`: no name of a host or a user."""
+    name, facts = platform.processor() or platform.machine(), dict[str, str]()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for key, _, value in (line.partition(":") for line in file):
+                facts.setdefault(key.strip(), value.strip())
+        with open("/proc/device-tree/model", encoding="utf-8", errors="replace") as file:  # of a board
+            facts["model name"] = file.read()
+    except OSError:
+        pass
+    name = " ".join("".join(c for c in facts.get("model name", name) if c.isprintable()).split())[:120]
+    if "cpu family" in facts and "model" in facts:  # virtual machines give generations of other speed one name
+        name += f" (family {facts['cpu family']}, model {facts['model']})"
     return f"{name}, {count_cores()} cores, {platform.system()} {platform.release()} {platform.machine()}"
 
 
