@@ -182,17 +182,17 @@ def evaluate(
     if predictions is not None:
         unused = {"full": full, "device": device != "auto", "inference": _is_set(inference)}
         _refuse_unused(unused, "predictions are scored as they are, all of them")
-        chosen, note = _named_data(data, split, data_root)
+        chosen, split, note = _named_data(data, split, data_root)
         folder = local_folder(str(predictions)) if is_remote(predictions) else Path(predictions)
         scores = scoring.evaluate_predictions(folder, chosen, progress=progress)
-        return replace(scores, notes=note + scores.notes)
+        return replace(scores, split=split, notes=note + scores.notes)
     if not isinstance(run, Run) and is_exported_file(str(run)):
         _refuse_unused({"full": full}, "an exported file is scored on all images")
-        chosen, note = _named_data(data, split, data_root)
+        chosen, split, note = _named_data(data, split, data_root)
         runtime = open_runtime(str(run), device)
         settings = _settings(runtime, inference)
         scores = scoring.evaluate(runtime, chosen, settings, progress=progress)
-        return replace(scores, notes=note + _looked_at(settings))
+        return replace(scores, split=split, inference=str(settings), notes=note + _looked_at(settings))
 
     run = run if isinstance(run, Run) else load_run(str(run))
     if not run.read_only:
@@ -202,7 +202,7 @@ def evaluate(
     settings = _settings(runtime, inference)
     with _threads(run.info.threads):
         scores = scoring.evaluate(runtime, chosen, settings, progress=progress)
-        scores = replace(scores, selected=selected, trained_on=trained)
+        scores = replace(scores, split=split, inference=str(settings), selected=selected, trained_on=trained)
         notes += _looked_at(settings)
         if run.read_only:
             where = "is included in featherseg" if run.shipped else "lies in the hub's cache"
@@ -372,17 +372,18 @@ def report(run: Run | str | Path, out: str | Path | None = None) -> Report:
 
 def _named_data(
     data: SegmentationData | str | Path | None, split: str | None, root: str | Path | None
-) -> tuple[SegmentationData, tuple[str, ...]]:
-    """What to score without a run, and a note."""
+) -> tuple[SegmentationData, str | None, tuple[str, ...]]:
+    """What to score without a run, its split where that is known, and a note."""
     if data is None:
         raise ConfigError(
             "name the dataset: --data NAME or --data path/to/dataset.toml. Only a run knows its own dataset."
         )
     if not isinstance(data, str | Path):
         _refuse_unused({"data_root": root is not None}, "a dataset of one's own knows where it lies")
-        return data, ()
+        return data, split, ()
     split = split or score_split(str(data), _path(root))
-    return open_dataset(str(data), split, _path(root)), (f"scored on {split}{_UNCOUNTED if split == 'test' else ''}",)
+    note = f"scored on {split}{_UNCOUNTED if split == 'test' else ''}"
+    return open_dataset(str(data), split, _path(root)), split, (note,)
 
 
 _UNCOUNTED = ": only a run counts its looks at test"
@@ -406,8 +407,7 @@ def _data_of(
         return chosen, split, selected, trained, (f"scored on {split} of {data}", *seen)
     if data is not None and not isinstance(data, str | Path):
         _refuse_unused({"full": full}, _ALL)
-        chosen, _ = _named_data(data, split, root)
-        split = split or "val"
+        chosen, split = _named_data(data, split, root)[0], split or "val"
         selected = chosen.name == own.name and run.selected_on(split)
         return chosen, split, selected, *_trained_on(run, chosen, split)
 

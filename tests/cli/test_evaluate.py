@@ -29,6 +29,7 @@ def test_json_alone_is_on_stdout_and_messages_on_stderr(lawn_run):
     found = json.loads(result.stdout)
     assert {"miou", "iou", "pixel_accuracy", "confusion", "void"} <= set(found)
     assert (len(found["iou"]), np.sum(found["confusion"]), found["images"]) == (2, 64 * 72, 1)
+    assert [found[key] for key in ("data", "split", "inference")] == ["lawn", "val", "whole"]
     assert "1 image of val, as in training" in result.stderr
 
 
@@ -150,6 +151,7 @@ def test_a_folder_of_predictions_is_scored_and_nothing_is_written(tmp_path, lawn
     found = json.loads(result.stdout)
     assert (found["confusion"], found["void"]) == ([[63 * 60, 0], [0, 63 * 84]], [60, 84])
     assert found["iou"] == [63 / 64, 63 / 64]
+    assert [found.get(key) for key in ("data", "split", "inference")] == ["lawn", "val", None]
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 

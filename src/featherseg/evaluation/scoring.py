@@ -41,7 +41,7 @@ class Scores:
     image, for an interval of PQ; both None where model or data know no objects. published is the paper's row
     beside these figures, where the run's recipe names one; selected: whether the run kept its weights by these images;
     trained_on: whether it was trained on some of them; look: which one of the run at test this is; notes are sentences
-    on how it was scored.
+    on how it was scored. data, split and inference name what was scored and how, the last two where they are known.
     """
 
     classes: tuple[str, ...]
@@ -63,13 +63,19 @@ class Scores:
     trained_on: bool = False
     look: int | None = None
     notes: tuple[str, ...] = ()
+    data: str = ""
+    split: str | None = None
+    inference: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values: fractions, pixel counts (confusion, void), null for NaN.
 
-        "selected" and "trained_on" are there where true, "look" where it is one at test.
+        "selected" and "trained_on" are there where true, "look" where it is one at test, "split" and "inference" where
+        they are known.
         """
-        found = {
+        scored = {"data": self.data, "split": self.split, "inference": self.inference}
+        found: dict[str, Any] = {key: text for key, text in scored.items() if text is not None}
+        found |= {
             "miou": number(self.miou),
             "iou": [number(v) for v in self.iou],
             "pixel_accuracy": number(self.pixel_accuracy),
@@ -268,6 +274,7 @@ def _score(
         if progress:
             progress("scoring", done, len(data))
     return Scores(
+        data=data.name,
         classes=tuple(c.name for c in data.classes),
         images=len(per_image),
         miou=total.miou(),

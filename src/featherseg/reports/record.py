@@ -44,7 +44,7 @@ def record(
     where = log_evaluation(run, data, split, inference, scores)
     per_image = {key: number(miou) for key, miou in scores.per_image.items()}
     own = {"per_image": per_image, "weights_sha256": run.weights_sha256}
-    write_json(run.path / SCORES, {**where, **scores.as_dict(), **own})
+    write_json(run.path / SCORES, {**scores.as_dict(), **where, **own})
     draw_examples(run.path, runtime, data, scores.per_image, inference)
 
 
