@@ -279,6 +279,20 @@ def test_images_beside_the_cut_of_a_part_are_kept_and_those_of_no_split_are_coun
     assert (sum(done.images.values()), done.notes) == (60, [])
 
 
+@pytest.mark.parametrize(("groups", "kept"), [("frame_00[0-9]", True), ("^clip/frame_00[0-9]", False)])
+def test_groups_that_tell_sequences_keep_them_in_the_copy(tmp_path: Path, groups: str, kept: bool):
+    """They were left out where the copy's names begin with the split: neighbours were in train and val."""
+    folder = clip(tmp_path / "ds", 'train = "clip"\nval = "30% of train"', f"groups = {groups!r}\n")
+    report = featherseg.check(folder, fix=tmp_path / "out")
+    assert (f"groups = '{groups}'" in (tmp_path / "out/dataset.toml").read_text().replace('"', "'")) == kept
+    copy = check_data(str(tmp_path / "out")).listing
+    tens = {split: {pair.key[-4:-1] for pair in pairs} for split, pairs in copy.splits.items()}
+    assert not tens["train"] & tens["val"]
+    if not kept:
+        own = {split: [f"train/{pair.key}" for pair in pairs] for split, pairs in report.listing.splits.items()}
+        assert {split: [pair.key for pair in pairs] for split, pairs in copy.splits.items()} == own
+
+
 def test_a_copy_is_never_half_written_and_never_over_something(yard, tmp_path, monkeypatch):
     report = check_data(str(yard))
     out = tmp_path / "out"

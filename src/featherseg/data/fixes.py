@@ -19,6 +19,7 @@ from featherseg.data.datasets.folder import FolderListing
 from featherseg.data.images import read_image, read_mask
 from featherseg.data.pairs import Listing, Pair, plain_key
 from featherseg.data.palettes import color_text
+from featherseg.data.sequences import sequence_names
 
 
 @dataclass
@@ -37,10 +38,11 @@ def write_mended(report: CheckReport, out: Path, progress: Progress | None = Non
     """Write the sound part of a checked dataset to `out`: images/, masks/ (palette PNG, class ids) and dataset.toml.
 
     Values outside the map become 255 = ignore; samples with any other fault are left out, of an image in two splits
-    the later one. Splits that are shares stay shares, of what is copied, with the images beside their cuts. Decisions
-    are drawn into the masks; of which object those pixels are is then not said. The folder appears in one rename when
-    all of it is written. Raises DataError where `out` exists and is not empty, where nothing sound is left, and where
-    the disk refuses.
+    the later one. Splits that are shares stay shares, of what is copied, with the images beside their cuts; they become
+    lists where `groups` finds others in the names of the copy, which begin with a split's. Decisions are drawn into the
+    masks; of which object those pixels are is then not said. The folder appears in one rename when all of it is
+    written. Raises DataError where `out` exists and is not empty, where nothing sound is left, and where the disk
+    refuses.
     """
     if report.listing is None:
         raise DataError(f"{report.name} is synthetic: there are no files to fix.")
@@ -70,7 +72,7 @@ def free_target(out: Path) -> Path:
 
 
 def _write(report: CheckReport, folder: Path, name: str, progress: Progress | None) -> MendReport:
-    listing, done, kept, same_keys = report.listing, MendReport(), set[str](), True
+    listing, done, kept, names = report.listing, MendReport(), set[str](), dict[tuple[str, str], str]()
     assert listing is not None
     own = listing if isinstance(listing, FolderListing) else None
     wholes, cut_from = listing.splits, dict[str, str]()  # split -> what it is a share of
@@ -96,7 +98,7 @@ def _write(report: CheckReport, folder: Path, name: str, progress: Progress | No
                 _copy_pair(pair, folder, stem, report, done)
                 done.copied += 1
                 kept.add(whole)
-                same_keys &= stem == pair.key
+                names[whole, pair.key] = stem
             number += 1
             if progress is not None:
                 progress("writing", number, total)
@@ -104,6 +106,14 @@ def _write(report: CheckReport, folder: Path, name: str, progress: Progress | No
         done.left_out["in no split"] = len(alone)
     if not kept:
         raise DataError(f"{report.name} has no valid sample: nothing was written.")
+    groups = own.config.groups if own is not None else None
+    if groups and sequence_names([key for _, key in names], groups) != sequence_names(list(names.values()), groups):
+        groups = None  # it finds others in the names of the copy: the cuts stay by lists what they are
+        for split in set(listing.splits) & {*cut_from, *cut_from.values()}:
+            keys = [(cut_from.get(split, split), pair.key) for pair in listing.splits[split]]
+            stems = [names[key] for key in keys if key in names]
+            (folder / f"{split}.txt").write_text("\n".join(stems), encoding="utf-8")
+            splits[split] = f"{split}.txt"
     config = DatasetToml(
         name=name[:MOST_NAME],
         images="images",
@@ -111,7 +121,7 @@ def _write(report: CheckReport, folder: Path, name: str, progress: Progress | No
         channels=listing.channels,
         licence=listing.licence,
         split_by="sequence-2" if own is None else own.config.split_by,
-        groups=own.config.groups if own is not None and same_keys else None,
+        groups=groups,
         splits={split: part for split, part in splits.items() if cut_from.get(split, split) in kept},
         classes={info.name: color_text(info.color) for info in listing.classes},
         map={str(index): info.name for index, info in enumerate(listing.classes)} | {str(IGNORE): IGNORE_NAME},
