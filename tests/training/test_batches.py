@@ -1,14 +1,21 @@
 """data.class_uniform through a training: found once, kept in the run, the same after a kill."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from own_objects import SETTINGS as OWN_SETTINGS
+from own_objects import Halves, own_model
 from small_training import Silent, equal_state, request, trained
 
-from featherseg.core.errors import RunError
+import featherseg
+from featherseg.core.errors import ConfigError, RunError
 from featherseg.data import open_dataset
+from featherseg.data.loader import start_method
 from featherseg.data.sampling import find_class_points
 from featherseg.recipe import parse_recipe, read_recipe
 from featherseg.training import batches, train
@@ -99,3 +106,58 @@ def test_the_loader_gets_the_cores_that_there_are(monkeypatch, cores, device, as
     monkeypatch.setattr(batches, "pick_device", lambda name: torch.device(device))
     recipe = parse_recipe(read_recipe("frm-lite0"), () if asked is None else (f"data.workers={asked}",))
     assert loader_workers(recipe) == expected
+
+
+def test_workers_are_forked_where_a_system_can_and_the_program_says_nothing_else(monkeypatch):
+    said = {"chosen": None}
+    ask = lambda allow_none=False: said["chosen"] or (None if allow_none else "forkserver")  # noqa: E731
+    monkeypatch.setattr("multiprocessing.get_start_method", ask)
+    found = []
+    for platform, chosen in (("linux", None), ("darwin", None), ("linux", "spawn")):
+        monkeypatch.setattr("sys.platform", platform)
+        said["chosen"] = chosen
+        found.append(start_method())
+    assert found == ["fork", "forkserver", "spawn"]
+
+
+@pytest.mark.parametrize(
+    ("program", "workers"),
+    [('featherseg.train("a", "b")', 0), ('if __name__ == "__main__":\n    featherseg.train("a", "b")', 1), (None, 0)],
+    ids=["a script", "one that can be imported", "a notebook"],
+)
+def test_a_program_that_spawned_workers_cannot_import_gets_none(monkeypatch, tmp_path, program, workers):
+    monkeypatch.setattr(batches, "usable_cores", lambda: 2)
+    monkeypatch.setattr(batches, "start_method", lambda: "spawn")
+    (tmp_path / "program.py").write_text(program or "")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", program and str(tmp_path / "program.py"), raising=False)
+    assert loader_workers(parse_recipe(read_recipe("frm-lite0"))) == workers
+    assert loader_workers(parse_recipe(read_recipe("frm-lite0"), ("data.workers=3",))) == 3
+
+
+def test_what_spawned_workers_cannot_be_given_is_drawn_here_or_refused_where_they_are_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(batches, "start_method", lambda: "spawn")
+    monkeypatch.setattr(batches, "loader_workers", lambda recipe: recipe.data.workers or 2)
+    data, local = (Halves(8), Halves(6)), lambda image, label, rng: (image, label)
+    with pytest.raises(ConfigError, match=r"data\.workers = 1: on this system .*lambda.* or leave data\.workers out"):
+        featherseg.train(
+            own_model(), data, out=tmp_path / "run", augment=local, settings={**OWN_SETTINGS, "data.workers": 1}
+        )
+    assert not (tmp_path / "run").exists()
+    settings = {key: value for key, value in OWN_SETTINGS.items() if key != "data.workers"} | {"train.epochs": 1}
+    featherseg.train(own_model(), data, out=tmp_path / "run", augment=local, settings=settings)
+    assert (tmp_path / "run" / "weights.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_script_that_cannot_be_imported_trains_with_either_way_of_workers(tmp_path, method):
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import multiprocessing\nmultiprocessing.set_start_method({method!r})\n"
+        "import featherseg\nfrom own_objects import SETTINGS, Halves, own_model\n"
+        "settings = {key: value for key, value in SETTINGS.items() if key != 'data.workers'}\n"
+        f"featherseg.train(own_model(), (Halves(8), Halves(6)), out={str(tmp_path / 'run')!r}, settings=settings)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, (tmp_path / "run" / "weights.safetensors").is_file()) == (0, True), done.stderr

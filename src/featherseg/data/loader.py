@@ -1,7 +1,9 @@
 """The stream of training batches: a pure function of (seed, position), whatever the number of workers or restarts."""
 
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -177,7 +179,15 @@ def training_loader(samples: TrainingSamples, batches: FlatBatches, *, workers: 
         prefetch_factor=PREFETCH if workers else None,
         worker_init_fn=_leave_signals,
         collate_fn=collate,
+        multiprocessing_context=start_method() if workers else None,
     )
+
+
+def start_method() -> str:
+    """How workers begin: as the program has chosen, else by a fork on Linux, where Python 3.14 has another default."""
+    if (chosen := multiprocessing.get_start_method(allow_none=True)) is not None:
+        return chosen
+    return "fork" if sys.platform == "linux" else multiprocessing.get_start_method()
 
 
 def _leave_signals(_: int) -> None:

@@ -4,6 +4,8 @@ Those take one pass over all labels (33 ms for a mask of 1024 x 2048 on one CPU 
 processes of a distributed one read the file instead.
 """
 
+import pickle
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import DataLoader
 
-from featherseg.core.errors import RunError
+from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.machine import pick_device, usable_cores
 from featherseg.core.types import SegmentationData
 from featherseg.core.wording import counted
-from featherseg.data.loader import GROWTH, Batch, FlatBatches, TrainingSamples, training_loader
+from featherseg.data.loader import GROWTH, Batch, FlatBatches, TrainingSamples, start_method, training_loader
 from featherseg.data.panoptic.targets import panoptic_targets
 from featherseg.data.rare import RareClasses, find_rare_classes
 from featherseg.data.sampling import ClassPoints, ClassUniform, find_class_points
@@ -94,7 +96,8 @@ def open_batches(
 ) -> Callable[[int, int, int], DataLoader[Batch]]:
     """A function (start, rank, world) -> the stream of a run's `total` batches from batch `start` on.
 
-    Crop and batch size are numbers in the recipe; augment is one's own, before the recipe's.
+    Crop and batch size are numbers in the recipe; augment is one's own, before the recipe's. Raises ConfigError where
+    the recipe asks for workers that cannot be given the samples.
     """
     settings, batch_size = recipe.train, recipe.train.batch_size
     assert recipe.augment.crop is not None
@@ -106,6 +109,17 @@ def open_batches(
     growth = GROWTH if table.pop("progressive") else ()
     own = Augment(**table, traced=teaching is not None)
     samples = TrainingSamples(data, own, settings.seed, class_uniform, targets, before, rare, teaching)
+    workers = loader_workers(recipe)
+    if workers and start_method() != "fork":
+        try:
+            pickle.dumps(samples)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            if recipe.data.workers:
+                raise ConfigError(
+                    f"data.workers = {workers}: on this system workers are given copies of the data and of augment=, "
+                    f"which cannot be made: {error}. Define these in a module of their own, or leave data.workers out."
+                ) from None
+            workers = 0
 
     def make(start: int, rank: int, world: int) -> DataLoader[Batch]:
         batches = FlatBatches(
@@ -118,7 +132,7 @@ def open_batches(
             world=world,
             growth=growth,
         )
-        return training_loader(samples, batches, workers=loader_workers(recipe))
+        return training_loader(samples, batches, workers=workers)
 
     return make
 
@@ -126,9 +140,18 @@ def open_batches(
 def loader_workers(recipe: Recipe) -> int:
     """Processes that draw batches ahead, for each process that trains: where the recipe leaves them open one a core.
 
-    A processor that trains keeps one for itself, and two are enough for it; a GPU gets MOST_WORKERS at most.
+    A processor that trains keeps one for itself, and two are enough for it; a GPU gets MOST_WORKERS at most. Those that
+    are not forked (macOS, Windows) begin by importing the program: none where that would train anew, or where it is a
+    notebook, of which nothing can be imported.
     """
     if recipe.data.workers is not None:
         return recipe.data.workers
+    if start_method() != "fork":
+        file = getattr(sys.modules["__main__"], "__file__", None)
+        try:
+            if file is None or "__main__" not in Path(file).read_text(encoding="utf-8", errors="replace"):
+                return 0
+        except OSError:  # the command of featherseg, inside of an .exe
+            pass
     cores = usable_cores() // recipe.train.devices
     return min(2, max(0, cores - 1)) if pick_device(recipe.train.device).type == "cpu" else min(MOST_WORKERS, cores)
