@@ -120,13 +120,31 @@ def test_nothing_known_and_nothing_there_are_said(tmp_path):
     refused(tmp_path / "src", tmp_path / "out", DataNotFound, images=tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"_via_settings": {}, "_via_img_metadata": {}}, "VGG Image Annotator, which is not read. Export its annotat"),
+        ({"a.png99": {"regions": [{"shape_attributes": {"name": "rect"}}]}}, "VGG Image Annotator"),
+        (
+            {"dm_format_version": "1", "categories": {}, "items": [{"annotations": []}]},
+            "Datumaro, which is not read. Export COCO or",
+        ),
+    ],
+)
+def test_files_of_tools_that_are_not_read_are_called_by_name(content, said, tmp_path):
+    picture(tmp_path / "src/a.png")
+    path = write_json(tmp_path / "src/project.json", content)
+    assert f"{path} is a file of {said}" in refused(tmp_path / "src", tmp_path / "out", DataNotFound)
+
+
 @pytest.mark.parametrize("name", ["../../secret.png", "/etc/secret.png", "..\\..\\secret.png", "C:\\secret.png"])
 def test_names_lead_nowhere(name, tmp_path):
     picture(tmp_path / "secret.png")
     picture(tmp_path / "a/src/other.png")
     labelme(tmp_path / "a/src", [polygon("car", *square(2, 2, 9, 9))], name)
     message = refused(tmp_path / "a/src", tmp_path / "a/out")
-    assert "leads out of the folder" in message.replace("whose name ", "")
+    said = "leads out of the folder" if ".." in name else "are not there"
+    assert said in message.replace("whose name ", "")
     assert message.endswith("Name the folder of the images with --images.")
 
 

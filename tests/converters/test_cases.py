@@ -4,6 +4,7 @@ import base64
 import json
 import tomllib
 import unicodedata
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from annotation_sources import SIZE, box, coco, cvat, labelme, mask, picture, po
 from PIL import Image
 
 import featherseg
+from featherseg.converters.annotations import EmptyShape
+from featherseg.converters.run_lengths import region_of_counts
 from featherseg.core.errors import DataError
 from featherseg.data import open_dataset
 
@@ -186,7 +189,7 @@ def test_images_that_nobody_annotated_are_counted(tmp_path):
     names = [picture(tmp_path / f"src/{name}.png").name for name in "abc"]
     labelme(tmp_path / "src", [polygon("car", *square(2, 3, 6, 5))], names[0])
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
-    assert done.left_out == {"images without a JSON file, which nobody annotated": (2, "b.png")}
+    assert done.left_out == {"images that no annotation names": (2, "b.png")}
     assert done.images == {"all": 1}
 
     for name in "ab":
@@ -529,3 +532,90 @@ def test_lists_of_yolo_are_splits(tmp_path):
     featherseg.convert(tmp_path / "yolo", tmp_path / "out")
     assert sorted(open_dataset(str(tmp_path / "out"), "val").keys) == ["val/c"]
     assert sorted(open_dataset(str(tmp_path / "out"), "train").keys) == ["train/a", "train/b"]
+
+
+def test_boxes_and_images_that_nothing_names_are_counted_and_named(tmp_path):
+    path = coco(tmp_path / "src", [("car", [square(2, 3, 6, 5)]), ("road", [])])
+    content = json.loads(path.read_text())
+    content["images"] += [{"id": 2, "file_name": "b.png", "height": 20, "width": 30}]
+    content["annotations"] += [{"id": 9, "image_id": 2, "category_id": 2, "bbox": [1, 1, 5, 5]}]
+    write_json(path, content)
+    picture(tmp_path / "src/b.png")
+    picture(tmp_path / "src/new.png")
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert done.images == {"all": 2}
+    assert done.left_out == {
+        "boxes without a segmentation": (2, "a.png"),
+        "images that no annotation names": (1, "new.png"),
+    }
+    assert done.notes == []  # b has an annotation, if only a box
+    picture(tmp_path / "src/holiday/beach.png")  # what lies around a file is not part of its export
+    assert featherseg.convert(path, tmp_path / "out-2").left_out == done.left_out
+
+
+def test_names_in_a_zip_are_utf8_also_where_it_does_not_say_so(tmp_path):
+    path = coco(tmp_path / "src", [("car", [square(2, 3, 6, 5)])])
+    path.write_text(path.read_text().replace("a.png", "Größe.png"))
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name, file in (("coco.json", path), ("Groesse.png", tmp_path / "src/a.png")):
+            archive.write(file, name)
+    packed = (tmp_path / "x.zip").read_bytes()
+    assert len("Größe.png".encode()) == len("Groesse.png")
+    (tmp_path / "x.zip").write_bytes(packed.replace(b"Groesse.png", "Größe.png".encode()))
+    featherseg.convert(tmp_path / "x.zip", tmp_path / "out")
+    assert (mask(tmp_path / "out", "Größe") == 1).any()
+
+
+def test_one_flat_list_of_numbers_is_one_polygon(tmp_path):
+    for number, segmentation in enumerate((square(2, 3, 6, 9), [square(2, 3, 6, 9)])):
+        featherseg.convert(coco(tmp_path / f"{number}", [("car", segmentation)]).parent, tmp_path / f"out{number}")
+    assert np.array_equal(mask(tmp_path / "out0"), mask(tmp_path / "out1"))
+
+
+def test_uploads_of_label_studio_are_found_under_the_names_that_they_had(tmp_path):
+    """Its COCO export names them so; spaces and brackets were taken out when they were uploaded."""
+    path = coco(tmp_path / "src", [("car", [square(2, 3, 6, 5)])])
+    name = "../../label-studio/data/media/upload/1/1a2b3c4d-my_photo_1.jpg"
+    path.write_text(path.read_text().replace("a.png", name))
+    (tmp_path / "src/a.png").unlink()
+    picture(tmp_path / "photos/my photo (1).jpg")
+    done = featherseg.convert(path, tmp_path / "out", images=tmp_path / "photos")
+    assert (mask(tmp_path / "out", "my photo (1)") == 1).any()
+    assert "1 image found by the end of the path alone" in done.notes[0]
+    picture(tmp_path / "photos/further/my photo [1].jpg")  # of two it is not known
+    with pytest.raises(DataError, match=r"--images\. .*photos was looked through: 2 images, such as further/my photo"):
+        featherseg.convert(path, tmp_path / "out-2", images=tmp_path / "photos")
+
+
+def test_the_ending_of_jpegs_that_browsers_save_is_known(tmp_path):
+    path = coco(tmp_path / "src", [("car", [square(2, 3, 6, 5)])])
+    path.write_text(path.read_text().replace("a.png", "a.jfif"))
+    Image.open(tmp_path / "src/a.png").save(tmp_path / "src/a.jfif", "JPEG")
+    (tmp_path / "src/a.png").unlink()
+    assert featherseg.convert(tmp_path / "src", tmp_path / "out").images == {"all": 1}
+    assert [path.name for path in (tmp_path / "out/images").iterdir()] == ["a.jfif"]
+    assert featherseg.check(tmp_path / "out").faults == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_run_lengths_of_coco_go_down_the_columns(seed):
+    rng, size = np.random.default_rng(seed), (7, 40)
+    flat = np.zeros(280, bool)
+    first, last = sorted(rng.integers(0, 281, 2).tolist()) if seed else (0, 280)
+    flat[first:last] = rng.random(last - first) < 0.7
+    flat[last - 1] = True
+    lengths, value = [0], False
+    for pixel in flat.tolist():  # by the format's own words: runs of zeros and ones in turn, zeros first
+        if pixel != value:
+            lengths += [0]
+            value = pixel
+        lengths[-1] += 1
+    lengths[2:2] = [0, 0]  # a run may be empty
+    region = region_of_counts(lengths, size)
+    whole = np.zeros(size, bool)
+    whole[region.top :, region.left : region.left + region.inside.shape[1]] = region.inside
+    assert np.array_equal(whole, flat.reshape(40, 7).T)
+    assert region.inside[:, 0].any()
+    assert region.inside[:, -1].any()
+    with pytest.raises(EmptyShape):
+        region_of_counts([280], size)

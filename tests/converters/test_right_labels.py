@@ -54,7 +54,7 @@ def test_labels_of_yolo_find_images_of_another_folder(tmp_path):
     assert done.images == {"train": 1, "val": 1}
     assert (mask(tmp_path / "out", "train/a") == 1).any()
     assert (mask(tmp_path / "out", "val/b") == 1).any()
-    assert list(done.left_out) == ["images that lie in no folder images/ and have no label"]  # val/a: not train's label
+    assert list(done.left_out) == ["images that no annotation names"]  # val/a: not train's label
 
 
 def test_an_export_of_boxes_alone_is_refused(tmp_path):

@@ -58,6 +58,14 @@ WRITERS = {"coco": coco.write, "yolo": yolo.write, "labelme": labelme.write, "cv
 """Name -> what writes masks in that format, as `--to` takes it."""
 
 
+UNREAD = {
+    '"_via_img_metadata"': ("VGG Image Annotator", "its annotations in COCO format"),
+    '"shape_attributes"': ("VGG Image Annotator", "its annotations in COCO format"),
+    '"dm_format_version"': ("Datumaro", "COCO or YOLO"),
+}
+"""A key that tells a JSON file of a tool that is not read -> the tool, and what it can export that is."""
+
+
 def convert(
     src: str | Path,
     out: str | Path,
@@ -165,10 +173,12 @@ def detect(source: Source) -> str:
         each = " and ".join(f"{FORMATS[name].TITLE} ({source.relative(files[0])})" for name, files in found.items())
         choices = " or ".join(f"--from {name}" for name in found)
         raise DataError(f"{source.name} holds annotations of {len(found)} tools: {each}. Choose one with {choices}.")
+    for path, ends in source.jsons:
+        for key, (tool, instead) in UNREAD.items():
+            if key in ends:
+                raise DataNotFound(f"{path} is a file of {tool}, which is not read. Export {instead} from there.")
     for path in source.ending(".json")[:1]:
         read_json(path)  # of a broken one it says so
     titles = ", ".join(module.TITLE for module in FORMATS.values())
-    raise DataNotFound(
-        f"{source.name} holds no annotations that are known: expected those of {titles}. Images with masks need no "
-        "conversion: featherseg check FOLDER."
-    )
+    masks = " Images with masks need no conversion: featherseg check FOLDER." if source.images else ""
+    raise DataNotFound(f"{source.name} holds no annotations that are known: expected those of {titles}.{masks}")

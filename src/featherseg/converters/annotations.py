@@ -42,6 +42,11 @@ class EmptyShape(Exception):
     """A shape that covers no pixel: it alone is left out."""
 
 
+def draw_box(_: Size) -> NoReturn:
+    """What draws a shape that is a box alone, of which no pixel is taken."""
+    raise EmptyShape(BOXES)
+
+
 class Region(NamedTuple):
     """Pixels of an image: the upper left corner of a box inside the image, and which pixels of the box, (h, w) bool."""
 
@@ -126,11 +131,12 @@ class Annotations:
             raise DataError(
                 f"the annotations name {len(self.classes)} classes, the limit is {MOST_CLASSES}. Join some of them."
             )
-        if BOXES in self.left.reasons and not any(image.shapes for image in self.images):
-            times, first = self.left.reasons[BOXES]
+        annotated = [image for image in self.images if image.shapes]
+        if annotated and all(shape.draw is draw_box for image in annotated for shape in image.shapes):
+            times = sum(len(image.shapes) for image in annotated)
             raise DataError(
-                f"the annotations are boxes alone ({times}, first {first}), and every mask would be {BACKGROUND}. "
-                "Expected polygons or run lengths: export segmentations."
+                f"the annotations are boxes alone ({times}, first {annotated[0].name}), and every mask would be "
+                f"{BACKGROUND}. Expected polygons or run lengths: export segmentations."
             )
 
 

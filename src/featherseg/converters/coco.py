@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from featherseg.converters.annotations import (
-    BOXES,
     AnnotatedImage,
     Annotations,
     EmptyShape,
@@ -19,12 +18,12 @@ from featherseg.converters.annotations import (
     Region,
     Shape,
     UnusableShape,
+    draw_box,
     unusable,
-    whole_region,
 )
 from featherseg.converters.masks import Masks, Part, parts_of, place
 from featherseg.converters.pixel_rules import coco_polygons, points_of
-from featherseg.converters.run_lengths import coco_counts, mask_of_counts
+from featherseg.converters.run_lengths import coco_counts, region_of_counts
 from featherseg.converters.source import Source, nothing_readable, read_json, split_of
 from featherseg.core.errors import DataError
 from featherseg.core.types import Size
@@ -45,6 +44,7 @@ def find(source: Source) -> list[Path]:
         if ('"images"' in ends or '"annotations"' in ends)
         and ('"categories"' in ends or '"category_id"' in ends)
         and '"segments_info"' not in ends
+        and '"dm_format_version"' not in ends
     ]
     if any(path.name.startswith("instances_") for path in found):
         return [path for path in found if not path.name.startswith(OTHER_TASKS)]
@@ -127,12 +127,9 @@ def _images(
             left.add_shape("annotations of images that are not listed", path.name)
             continue
         segmentation, category = row.get("segmentation"), _listed(row.get("category_id"), categories, categories_of)
-        if not segmentation:
-            left.add_shape(BOXES, path.name)
-            continue
         name = categories.get(category, "")
         unlisted = partial(unusable, "annotations of a category that is not listed")
-        draw = partial(_draw, segmentation) if name else unlisted
+        draw = draw_box if not segmentation else partial(_draw, segmentation) if name else unlisted
         shapes[number].append(Shape(name, draw, crowd=bool(row.get("iscrowd"))))
     return images
 
@@ -154,7 +151,9 @@ def _draw(segmentation: Any, size: Size) -> Region:
             raise UnusableShape("run lengths of another size than the image")
         counts = segmentation.get("counts")
         counts = coco_counts(counts) if isinstance(counts, str) else counts
-        return whole_region(mask_of_counts(counts if isinstance(counts, list) else [None], size, "columns"), size)
+        return region_of_counts(counts if isinstance(counts, list) else [None], size)
+    if isinstance(segmentation, list) and not any(isinstance(part, list) for part in segmentation):
+        segmentation = [segmentation]  # one polygon, as some tools write it
     if not isinstance(segmentation, list) or not all(isinstance(part, list) for part in segmentation):
         raise UnusableShape("segmentations that are neither polygons nor run lengths")
     polygons, empty = [], EmptyShape("shapes that cover no pixel of their image")

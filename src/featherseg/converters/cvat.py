@@ -134,7 +134,7 @@ def _mask(attributes: dict[str, str], size: Size) -> Region:
         counts = [int(number) for number in attributes.get("rle", "").split(",")]
     except ValueError:
         raise UnusableShape("run lengths that are no counts of pixels") from None
-    return placed_region(mask_of_counts(counts, (height, width), "rows"), top, left, size)
+    return placed_region(mask_of_counts(counts, (height, width)), top, left, size)
 
 
 _DRAWN: dict[str, Callable[[dict[str, str], Size], Region]] = {

@@ -24,7 +24,7 @@ from featherseg.converters.annotations import (
     class_values,
     unusable,
 )
-from featherseg.converters.source import KEPT_IN, LEADS_OUT, Source, place_image
+from featherseg.converters.source import KEPT_IN, LEADS_OUT, NOT_THERE, Source, place_image
 from featherseg.core.errors import DataError
 from featherseg.core.files import composed
 from featherseg.core.notebook import html_table
@@ -131,11 +131,13 @@ def write_dataset(
     annotated = left.shapes or any(image.shapes for image in annotations.images)
     if not written or (annotated and not drawn):
         what = f"annotation can be used, and every mask would be {BACKGROUND}" if written else "image can be used"
-        absent = any(reason.startswith(("images that are not there", LEADS_OUT)) for reason in left.reasons)
-        raise DataError(
-            f"{source.name}: no {what}. {'. '.join(_lines(left))}. Nothing was written."
-            + " Name the folder of the images with --images." * absent
-        )
+        message = f"{source.name}: no {what}. {'. '.join(_lines(left))}. Nothing was written."
+        if any(reason.startswith((NOT_THERE, LEADS_OUT)) for reason in left.reasons):
+            message += " Name the folder of the images with --images."
+            if source.roots[1:]:
+                there = f", such as {source.relative(source.images[-1])}" if source.images else ""
+                message += f" {source.roots[1]} was looked through: {counted(len(source.images), 'image')}{there}."
+        raise DataError(message)
     if not pixels[0] and all(value == IGNORE for value in values.values()):
         void = ", ".join(map(repr, values)) or "ignored"
         raise DataError(
@@ -151,6 +153,13 @@ def write_dataset(
         )
     if source.links_out:
         left.add("links that lead out of the folder", source.relative(source.links_out[0]), len(source.links_out))
+    located = {image.path for images in splits.values() for image in images}
+    unnamed = [path for path in source.images if path not in located]
+    if source.only:  # what else lies around a file is not part of an export
+        folders = {path.parent for path in located if path}
+        unnamed = [path for path in unnamed if path.parent in folders]
+    if unnamed and not any(image.raster for image in annotations.images):  # else masks are among them
+        left.add("images that no annotation names", source.relative(unnamed[0]), len(unnamed))
     if without:
         notes.append(f"{counted(without, 'image')} without any annotation: all {BACKGROUND}")
     config = _config(annotations, values, pixels, written, out.absolute().name)
@@ -203,7 +212,7 @@ def _located(annotations: Annotations, source: Source) -> dict[str, list[_Found]
             better = max(before.annotated, annotated, key=lambda image: _tail(image.name, path))
             found[key] = _Found(better, path, content)
             worse = before.annotated if better is annotated else annotated
-            left.add("images that are not there", worse.name)
+            left.add(NOT_THERE, worse.name)
             continue
         if before.annotated.split == annotated.split:
             found[key] = replace(before, annotated=_joined(before.annotated, annotated, left))

@@ -7,7 +7,6 @@ radius of 5. Coordinates are of the image as labelme shows it, turned by its EXI
 import base64
 import json
 import math
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from featherseg.converters.annotations import (
     AnnotatedImage,
     Annotations,
     EmptyShape,
-    Left,
     Region,
     Shape,
     UnusableShape,
@@ -29,7 +27,6 @@ from featherseg.converters.masks import Masks, place, simplified, stacked_parts
 from featherseg.converters.pixel_rules import check_points, pillow_polygon, pillow_region, points_of
 from featherseg.converters.source import Source, read_json, split_of
 from featherseg.core.errors import DataError
-from featherseg.core.files import composed
 from featherseg.core.types import IGNORE, Size
 from featherseg.data.images import EncodedImage, read_image
 
@@ -85,17 +82,7 @@ def read(source: Source, files: list[Path]) -> Annotations:
                 partial(_image_inside, path) if isinstance(content.get("imageData"), str) else None,
             )
         )
-    left, folders, stems = (
-        Left(),
-        {path.parent for path in files},
-        {composed(str(path.with_suffix(""))) for path in files},
-    )
-    named = {composed(re.split(r"[/\\]", image.name)[-1]) for image in images}
-    bare = [path for path in source.images if path.parent in folders and composed(path.name) not in named]
-    bare = [path for path in bare if composed(str(path.with_suffix(""))) not in stems]
-    if bare:
-        left.add("images without a JSON file, which nobody annotated", source.relative(bare[0]), len(bare))
-    return Annotations(dict.fromkeys(sorted(names)), images, notes=list(notes), left=left)
+    return Annotations(dict.fromkeys(sorted(names)), images, notes=list(notes))
 
 
 def _image_inside(path: Path) -> bytes:

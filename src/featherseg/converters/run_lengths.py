@@ -1,32 +1,51 @@
 """Masks as run lengths, in the three ways that tools write them. Counts that do not fit the image are an error."""
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 import numpy as np
 
-from featherseg.converters.annotations import UnusableShape
+from featherseg.converters.annotations import EmptyShape, Region, UnusableShape
 from featherseg.core.types import Size
 
 MOST_RUNS = 20_000_000
 """Runs of one mask: pure noise of 40 megapixels."""
 
 
-def mask_of_counts(counts: Iterable[object], size: Size, order: Literal["rows", "columns"]) -> np.ndarray:
-    """Lengths of zeros and ones in turn, the first of zeros, row by row or column by column -> mask (H, W) bool.
+def mask_of_counts(counts: Iterable[object], size: Size) -> np.ndarray:
+    """Lengths of zeros and ones in turn, the first of zeros, row by row -> mask (H, W) bool.
 
     Raises UnusableShape where they are no counts, or do not add up to the pixels.
     """
+    lengths = _checked(counts, size)
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(size)
+
+
+def region_of_counts(counts: Iterable[object], size: Size) -> Region:
+    """The same column by column, as COCO has it -> the columns of the mask in which it has ones.
+
+    Raises EmptyShape where it has none, UnusableShape as `mask_of_counts`.
+    """
+    lengths, height = _checked(counts, size), size[0]
+    ends = np.cumsum(lengths)
+    runs = 1 + 2 * np.flatnonzero(lengths[1::2])  # of ones
+    if not len(runs):
+        raise EmptyShape("empty masks")
+    left, right = int(ends[runs[0] - 1]) // height, -(-int(ends[runs[-1]]) // height)
+    changes = np.zeros((right - left) * height + 1, np.int8)
+    changes[ends[runs - 1] - left * height] += 1
+    changes[ends[runs] - left * height] -= 1
+    return Region(0, left, np.cumsum(changes[:-1], dtype=np.int8).view(bool).reshape(-1, height).T)
+
+
+def _checked(counts: Iterable[object], size: Size) -> np.ndarray:
+    """Counts as numbers, (n,) int64. Raises UnusableShape."""
     lengths = list(counts)
     if not all(type(length) is int and length >= 0 for length in lengths) or len(lengths) > MOST_RUNS:
         raise UnusableShape("run lengths that are no counts of pixels")
     total = sum(lengths)  # type: ignore[arg-type]
     if total != size[0] * size[1]:
         raise UnusableShape(f"run lengths of {total:,} pixels where the mask has {size[0] * size[1]:,}")
-    ones = np.zeros(len(lengths), bool)
-    ones[1::2] = True
-    flat = np.repeat(ones, np.asarray(lengths, np.int64))
-    return flat.reshape(size) if order == "rows" else flat.reshape(size[::-1]).T
+    return np.array(lengths, np.int64)
 
 
 def coco_counts(text: str) -> list[int]:

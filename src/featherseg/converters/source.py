@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from bisect import bisect_left
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
@@ -61,6 +61,11 @@ SPLITS = {
 
 
 AMBIGUOUS, LEADS_OUT = "images whose name several files have", "images whose name leads out of the folder"
+
+NOT_THERE = "images that are not there"
+
+_UPLOADED = re.compile(r"^[0-9a-f]{8}-")
+"""What Label Studio puts before the name of a file that was uploaded."""
 
 
 KEPT_IN = ("test", "val", "train")
@@ -174,8 +179,8 @@ class Source:
 
         Beside the annotations, below them, below the source, or, as tools write paths of the machine that they ran on,
         the one file whose path ends like the name, in at least `least` of its parts; of several the one in a folder of
-        `split`. Where folders of the name were left out, that is told too. Names are compared with the files that are
-        there, and lead nowhere else.
+        `split`; or the one that Label Studio calls so where it was uploaded. Where folders of the name were left out,
+        that is told too. Names are compared with the files that are there, and lead nowhere else.
         """
         clean = name.replace("\\", "/")
         parts = [part for part in clean.split("/") if part not in ("", ".", "..")]
@@ -193,9 +198,17 @@ class Source:
                 return (of_split or matching)[0], "" if length == len(parts) else "by the end of its path"
             if matching:
                 return None, AMBIGUOUS
-        if clean.startswith("/") or ".." in clean.split("/") or re.match(r"[A-Za-z]:", clean):
-            return None, LEADS_OUT
-        return None, "images that are not there"
+        uploaded = self._uploaded.get(_as_uploaded(_UPLOADED.sub("", parts[-1])), []) if parts and least == 1 else []
+        if len(uploaded) == 1 and (not split or self.split(uploaded[0]) in ("", split)):
+            return uploaded[0], "by the end of its path"
+        return None, LEADS_OUT if ".." in clean.split("/") else NOT_THERE
+
+    @cached_property
+    def _uploaded(self) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = {}
+        for path in self.images:
+            found.setdefault(_as_uploaded(path.name), []).append(path)
+        return found
 
     def relative(self, path: Path) -> str:
         """The path below the folder that it lies in."""
@@ -256,7 +269,11 @@ def _unpack(path: Path, folder: Path) -> None:
             if total > (free := shutil.disk_usage(folder.parent).free):
                 raise DataError(f"{path} unpacks to {total:,} bytes, but {folder.parent} has only {free:,} free.")
             for member in members:
-                target = folder / _safe(member.filename, path)
+                name = member.filename
+                if not member.flag_bits & 0x800:  # not said to be UTF-8, which zips of macOS are all the same
+                    with suppress(UnicodeError):
+                        name = name.encode("cp437").decode()
+                target = folder / _safe(name, path)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as packed_file, open(target, "xb") as file:
                     shutil.copyfileobj(packed_file, file)  # no more than the size that it states
@@ -322,6 +339,11 @@ def read_text(path: Path) -> str:
         return read_bounded(path, MOST_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
+
+
+def _as_uploaded(name: str) -> str:
+    """The name that Django, which Label Studio is built on, gives to a file that is uploaded."""
+    return re.sub(r"[^-\w.]", "", composed(name).strip().replace(" ", "_"))
 
 
 def _from_end(parts: list[str], split: str) -> str:

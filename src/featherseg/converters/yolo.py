@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from featherseg.converters.annotations import BOXES, AnnotatedImage, Annotations, Left, Region, Shape, UnusableShape
+from featherseg.converters.annotations import AnnotatedImage, Annotations, Left, Region, Shape, UnusableShape, draw_box
 from featherseg.converters.masks import Masks, parts_of, place
 from featherseg.converters.pixel_rules import coco_polygons, points_of
 from featherseg.converters.source import SPLITS, Source, nothing_readable, read_text, split_of
@@ -52,9 +52,8 @@ def read(source: Source, files: list[Path]) -> Annotations:
         if label is None and not image.is_relative_to(source.root):
             label = texts.get(str("labels" / place.with_suffix(""))) or of_stem.get(place.stem)
         if label is None and "images" not in place.parts:
-            left.add("images that lie in no folder images/ and have no label", place.as_posix())
             continue
-        shapes = [] if label is None else _shapes(label, place.as_posix(), names, left)
+        shapes = [] if label is None else _shapes(label, names)
         bare += [place.as_posix()] if label is None else []
         named = (split for split, entries in splits.items() if _lies_in(place, entries) or place in listed[split])
         split = next(named, split_of(*place.parts[:-1]))
@@ -137,7 +136,7 @@ def _lies_in(image: Path, entries: list[str]) -> bool:
     return False
 
 
-def _shapes(label: Path, image: str, names: list[str], left: Left) -> list[Shape]:
+def _shapes(label: Path, names: list[str]) -> list[Shape]:
     shapes = []
     for number, line in enumerate(read_text(label).splitlines(), start=1):
         words = line.split()
@@ -149,7 +148,7 @@ def _shapes(label: Path, image: str, names: list[str], left: Left) -> list[Shape
                 f"{len(names) - 1}."
             )
         if len(words) == 5:
-            left.add_shape(BOXES, image)
+            shapes.append(Shape(names[int(float(words[0]))], draw_box))
             continue
         try:
             values = [float(word) for word in words[1:]]

@@ -23,7 +23,7 @@ from featherseg.core.wording import counted, one_line
 from featherseg.data.image_headers import bounded
 from featherseg.data.matlab import read_matrix
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Endings (in lower case) of the files that are taken for images or masks."""
 
 MATLAB_SUFFIX, MATLAB_NAME = ".mat", "S"
