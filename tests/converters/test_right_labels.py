@@ -11,7 +11,7 @@ from PIL import Image
 
 import featherseg
 from featherseg.converters.dataset import IMAGE_NOTE
-from featherseg.core.errors import DataError
+from featherseg.core.errors import DataError, DataNotFound
 from featherseg.data import open_dataset
 
 TRIANGLE = "0 0.1 0.1 0.5 0.1 0.5 0.5\n"
@@ -345,6 +345,58 @@ def test_areas_of_label_studio_that_cannot_be_drawn_leave_the_image_out(kind, tm
         featherseg.convert(tmp_path / "src", tmp_path / "out")
     label_studio(tmp_path / "src", {"image": "a.png"}, [rows[0], ("vectorlabels", {"vectorlabels": ["line"]}, {})])
     assert featherseg.convert(tmp_path / "src", tmp_path / "out").classes == ["background", "car"]
+
+
+def region(*labels):
+    value = CORNERS | {"polygonlabels": list(labels)}
+    return {"id": "r", "type": "polygonlabels", "from_name": "tag", "to_name": "image", "value": value}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "taken"),
+    [
+        ([{"result": [region("car")], "ground_truth": True}, {"result": [region("road")]}, {"result": []}], "car"),
+        ([{"result": [region("car")]}, {"result": [region("road")]}, {"result": []}], "road"),
+        ([{"result": [region("car")]}, {"result": [], "ground_truth": True}], None),
+    ],
+)
+def test_of_several_annotations_of_label_studio_ground_truth_comes_first(annotations, taken, tmp_path):
+    picture(tmp_path / "src/a.png")
+    write_json(tmp_path / "src/project.json", [{"data": {"image": "a.png"}, "annotations": annotations}])
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert done.classes == ["background", *([taken] if taken else [])]
+    assert bool(mask(tmp_path / "out").any()) == bool(taken)
+    assert [note for note in done.notes if note.startswith("1 image with several annotations") and "a.png" in note]
+
+
+def test_further_labels_of_a_region_of_label_studio_are_told(tmp_path):
+    picture(tmp_path / "src/a.png")
+    task = {"data": {"image": "a.png"}, "annotations": [{"result": [region("car", "damaged", "car ")]}]}
+    write_json(tmp_path / "src/project.json", [task])
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert done.classes == ["background", "car"]
+    reason = "further labels of a region, of which the first was taken: 'damaged'"
+    assert done.left_out == {reason: (1, "a.png")}
+
+
+@pytest.mark.parametrize("column", ["shapes", "categories"])
+def test_columns_of_label_studio_may_be_called_as_keys_of_other_tools(column, tmp_path):
+    picture(tmp_path / "src/a.png")
+    label_studio(tmp_path / "src", {"image": "a.png", column: "street"}, [("polygonlabels", CORNERS, {})])
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out", from_format="label-studio")
+    assert done.classes == ["background", "car"]
+
+
+def test_exports_of_label_studio_without_annotations_say_what_to_export(tmp_path):
+    picture(tmp_path / "src/a.png")
+    least = {"image": "a.png", "id": 1, "tag": [CORNERS], "annotator": 1, "annotation_id": 1, "lead_time": 2.5}
+    path = write_json(tmp_path / "src/project.json", [least])
+    with pytest.raises(DataError, match=r"JSON-MIN\. Export it from Label Studio as JSON"):
+        featherseg.convert(path, tmp_path / "out")
+    task = {"data": {"image": "a.png"}, "annotations": [], "predictions": [{"result": [region("car")]}]}
+    write_json(path, [task, task])
+    with pytest.raises(DataNotFound, match=r"2 tasks with predictions of a model alone.* Accept"):
+        featherseg.convert(path, tmp_path / "out")
 
 
 def test_alpha_masks_of_supervisely_leave_the_image_out(tmp_path):

@@ -25,8 +25,9 @@ from featherseg.converters.annotations import (
 from featherseg.converters.pixel_rules import check_points, coco_polygons, ellipse_points, points_of, rotated
 from featherseg.converters.run_lengths import label_studio_mask
 from featherseg.converters.source import AMBIGUOUS, Source, nothing_readable, read_json, split_of
-from featherseg.core.errors import DataError
+from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.types import Size
+from featherseg.core.wording import counted
 from featherseg.data.images import is_image
 
 TITLE = "Label Studio"
@@ -40,51 +41,71 @@ _KINDS = ("polygon", "brush", "rectangle", "ellipse", "bitmask", "vector")
 _UNDRAWN = ("bitmask", "vector")
 """Those whose pixels are not known here."""
 
+_JSON_MIN = ('"annotator"', '"annotation_id"', '"lead_time"')
+"""Keys of the other JSON export, which lacks what a region's result says of it."""
+
+_PREDICTED = "tasks with predictions of a model alone"
+
 
 def find(source: Source) -> list[Path]:
-    """The JSON files of this format."""
-    marks = ('"from_name"', '"annotations"', '"completions"')
-    return [
+    """The JSON files of this format; where there is none those of JSON-MIN, which `read` refuses."""
+    own, others = ('"from_name"', '"was_cancelled"'), ('"categories"', '"shapes"')
+    marks = (*own, '"annotations"', '"completions"')
+    found = [
         path
         for path, ends in source.jsons
         if any(mark in ends for mark in marks)
         and ('"data"' in ends or '"from_name"' in ends)
-        and '"categories"' not in ends
-        and '"shapes"' not in ends
+        and (any(mark in ends for mark in own) or not any(mark in ends for mark in others))
     ]
+    return found or [path for path, ends in source.jsons if all(mark in ends for mark in _JSON_MIN)]
 
 
 def read(source: Source, files: list[Path]) -> Annotations:
-    """The annotations of every task, of several the last that was not cancelled. Raises DataError, DataNotFound."""
-    left, names, notes = Left(), dict[str, None](), dict[str, None]()
+    """The annotations of every task. Raises DataError, DataNotFound.
+
+    Of several that were not cancelled it is the last marked as ground truth, else the last that is not empty.
+    """
+    left, names, several = Left(), dict[str, None](), list[str]()
     images = []
     for path in files:
         content = read_json(path)
         for task in content if isinstance(content, list) else [content]:
             if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
-                raise DataError(f"{path} has a task without data: export it as JSON, not as JSON-MIN.")
+                raise DataError(f"{path} has a task without data, as in JSON-MIN. Export it from Label Studio as JSON.")
             given = task.get("annotations", task.get("completions")) or []
             if not isinstance(given, list):
                 raise DataError(f"{path} has a task whose annotations are no list: {str(given)[:80]}. Export it again.")
             done = [a for a in given if isinstance(a, dict) and not a.get("was_cancelled")]
-            results = done[-1].get("result") if done else []
+            chosen = [a for a in done if a.get("ground_truth")] or [a for a in done if a.get("result")] or done
+            results = chosen[-1].get("result") if chosen else []
             if not isinstance(results, list):
                 raise DataError(f"{path} has an annotation without a list of results. Export it again.")
             rows = [row for row in results if isinstance(row, dict) and isinstance(row.get("value"), dict)]
             tags = {str(row.get("to_name")) for row in rows if _kind(row) in _KINDS}
             name = _file_name(source, path, task["data"], tags)
             if not done:
-                left.add("tasks without an annotation", name)
+                left.add(_PREDICTED if task.get("predictions") and not given else "tasks without an annotation", name)
                 continue
             if not name or any(row.get("item_index") is not None for row in rows):
                 left.add("tasks of several images, or of none", name or str(task["data"])[:80])
                 continue
             if len(done) > 1:
-                notes["of images with several annotations the last was taken"] = None
+                several.append(name)
             images.append(_image(source, path, name, rows, names, left))
+    if not images and _PREDICTED in left.reasons:
+        raise DataNotFound(
+            f"{source.name} holds {counted(left.reasons[_PREDICTED][0], 'task')} with predictions of a model alone, "
+            "and none with an annotation. Accept the predictions as annotations in Label Studio and export again."
+        )
     if not images:
         raise nothing_readable(source, "task of Label Studio with an annotation")
-    return Annotations(dict.fromkeys(sorted(names)), images, notes=list(notes), left=left)
+    notes = [
+        f"{counted(len(several), 'image')} with several annotations, of which the last marked as ground truth was "
+        f"taken, else the last that is not empty, first: {first}"
+        for first in several[:1]
+    ]
+    return Annotations(dict.fromkeys(sorted(names)), images, notes=notes, left=left)
 
 
 def _file_name(source: Source, path: Path, data: dict[str, Any], tags: set[str]) -> str:
@@ -120,11 +141,12 @@ def _kind(row: dict[str, Any]) -> str:
 def _image(
     source: Source, path: Path, name: str, rows: list[dict[str, Any]], names: dict[str, None], left: Left
 ) -> AnnotatedImage:
-    labels: dict[str, str] = {}
+    labels: dict[str, dict[str, None]] = {}
     for row in rows:  # the label of a region may be a result of its own, with the region's id
         for key, value in row["value"].items():
-            if key.endswith("labels") and isinstance(value, list) and value and isinstance(value[0], str):
-                labels.setdefault(str(row.get("id", id(row))), value[0].strip())
+            if key.endswith("labels") and isinstance(value, list):
+                given = dict.fromkeys(text.strip() for text in value if isinstance(text, str))
+                labels.setdefault(str(row.get("id", id(row))), {}).update(given)
     shapes, size = [], None
     for row in rows:
         kind = _kind(row)
@@ -135,10 +157,12 @@ def _image(
         stated = (row.get("original_height"), row.get("original_width"))
         if all(type(side) is int and side > 0 for side in stated):
             size = stated
-        label = labels.get(str(row.get("id", id(row))))
+        label, *further = labels.get(str(row.get("id", id(row)))) or [""]
         if not label:
             left.add_shape("regions without a label", name)
             continue
+        for text in further:
+            left.add(f"further labels of a region, of which the first was taken: {text[:80]!r}", name)
         names[label] = None
         shapes.append(Shape(label, partial(_draw, kind, row["value"], row.get("image_rotation") or 0)))
     split = split_of(*path.relative_to(source.root).parts[:-1]) if path.is_relative_to(source.root) else ""
