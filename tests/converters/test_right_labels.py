@@ -1,7 +1,10 @@
 """Sources that could be read in two ways, or of which a part says what no mask can hold: a message, no wrong label."""
 
+import base64
 import json
 import zipfile
+import zlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -407,3 +410,73 @@ def test_alpha_masks_of_supervisely_leave_the_image_out(tmp_path):
     write_json(tmp_path / "src/meta.json", {"classes": [{"title": "rust", "shape": "alpha_mask"}]})
     with pytest.raises(DataError, match="bjects of the type 'alpha_mask'"):
         featherseg.convert(tmp_path / "src", tmp_path / "out")
+
+
+TRIANGLE_OBJECT = {"geometryType": "polygon", "points": {"exterior": [[2, 2], [20, 2], [20, 15]], "interior": []}}
+
+
+def supervisely(folder, name, label="car", annotation="", **more):
+    """An image of a dataset of Supervisely with one polygon, or the objects in `more`."""
+    picture(folder / "img" / name)
+    size = {"height": SIZE[0], "width": SIZE[1]}
+    content = {"size": size, "tags": [], "objects": [TRIANGLE_OBJECT | {"classTitle": label}]} | more
+    return write_json(folder / "ann" / (annotation or f"{name}.json"), content)
+
+
+def test_tags_of_supervisely_that_are_called_as_splits_are_splits(tmp_path):
+    tagged = {"a": ["train"], "b": ["sunny", "Validation"], "c": ["train", "test"], "d": ["test drive"]}
+    for name, tags in tagged.items():
+        supervisely(tmp_path / "src/ds", f"{name}.png", tags=[{"name": tag, "value": None} for tag in tags])
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert done.images == {"train": 2, "val": 1, "test": 1}
+    assert (tmp_path / "out/masks/val/b.png").is_file()
+    (tmp_path / "src/ds").rename(tmp_path / "src/test")  # folders come first
+    assert featherseg.convert(tmp_path / "src", tmp_path / "again").images == {"test": 4}
+
+
+def test_classes_of_supervisely_that_cover_no_area_are_none(tmp_path):
+    supervisely(tmp_path / "src/ds", "a.png")
+    shapes = {"lane": "line", "car": "polygon", "knee": "graph", "tree": "any", "rust": "alpha_mask", "old": None}
+    classes = [{"title": title, "shape": shape} for title, shape in shapes.items()]
+    write_json(tmp_path / "src/meta.json", {"classes": classes})
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert done.classes == ["background", "car", "tree", "rust", "old"]
+
+
+def test_annotations_of_supervisely_may_lack_the_ending_of_their_image(tmp_path):
+    supervisely(tmp_path / "src/ds", "a.png", annotation="a.json")
+    supervisely(tmp_path / "src/ds", "b.png", annotation="b.json")
+    picture(tmp_path / "src/ds/img/b.jpg")
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert done.images == {"all": 1}
+    assert done.left_out == {"images whose name several files have": (1, "b")}
+    supervisely(tmp_path / "src/ds", "b.jpg")  # the other has one of its own
+    assert featherseg.convert(tmp_path / "src", tmp_path / "again").images == {"all": 3}
+
+
+@pytest.mark.parametrize("named", ["ds", "ds/ann/a.png.json"])
+def test_a_dataset_of_supervisely_takes_the_classes_of_its_project(named, tmp_path):
+    supervisely(tmp_path / "src/ds", "a.png", "car")
+    write_json(tmp_path / "src/meta.json", {"classes": [{"title": "road"}, {"title": "car"}]})
+    done = featherseg.convert(tmp_path / "src" / named, tmp_path / "out")
+    assert done.classes == ["background", "road", "car"]
+    assert any("src/meta.json" in note for note in done.notes)
+    with zipfile.ZipFile(tmp_path / "src/ds.zip", "w") as archive:  # unpacked beside OUT, which says nothing of it
+        for path in (tmp_path / "src/ds").rglob("*.*"):
+            archive.write(path, path.relative_to(tmp_path / "src/ds"))
+    assert featherseg.convert(tmp_path / "src/ds.zip", tmp_path / "src/out").classes == ["background", "car"]
+    write_json(tmp_path / "src/ds/meta.json", {"classes": [{"title": "car"}, {"title": "tree"}]})
+    assert featherseg.convert(tmp_path / "src" / named, tmp_path / "own").classes == ["background", "car", "tree"]
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_bitmaps_of_supervisely_with_alpha_are_read_by_it(mode, tmp_path):
+    bitmap = np.full((4, 6, len(mode)), 255, np.uint8)
+    bitmap[:, :3, -1] = 0
+    file = BytesIO()
+    Image.fromarray(bitmap).save(file, "PNG")
+    data = base64.b64encode(zlib.compress(file.getvalue())).decode()
+    row = {"classTitle": "car", "geometryType": "bitmap", "bitmap": {"data": data, "origin": [5, 2]}}
+    supervisely(tmp_path / "src", "a.png", objects=[row])
+    featherseg.convert(tmp_path / "src", tmp_path / "out")
+    assert np.argwhere(mask(tmp_path / "out")).tolist() == [[y, x] for y in range(2, 6) for x in range(8, 11)]

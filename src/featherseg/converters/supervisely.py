@@ -5,12 +5,15 @@ outline included, and holes likewise.
 """
 
 import base64
+import zipfile
 import zlib
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from featherseg.converters.annotations import (
     AnnotatedImage,
@@ -24,10 +27,11 @@ from featherseg.converters.annotations import (
     unusable,
 )
 from featherseg.converters.pixel_rules import check_points, pillow_polygon, points_of
-from featherseg.converters.source import Source, read_json, split_of
+from featherseg.converters.source import AMBIGUOUS, KEPT_IN, SPLITS, Source, read_json, split_of
 from featherseg.core.errors import DataError
+from featherseg.core.files import composed
 from featherseg.core.types import Color, Size
-from featherseg.data.images import MAX_PIXELS, EncodedImage, read_image
+from featherseg.data.images import MAX_PIXELS, EncodedImage, is_image, read_image
 from featherseg.data.palettes import parse_color
 
 TITLE = "Supervisely"
@@ -45,20 +49,46 @@ def find(source: Source) -> list[Path]:
 
 
 def read(source: Source, files: list[Path]) -> Annotations:
-    """All annotations of the files; classes are those of meta.json. Raises DataError."""
-    left = Left()
+    """All annotations of the files; classes are those of meta.json that cover an area. Raises DataError."""
+    left, notes, images = Left(), list[str](), list[AnnotatedImage]()
+    classes = _classes(source, files, notes)
+    stems: dict[str, list[Path]] = {}
+    for image in source.images:
+        stems.setdefault(composed(image.stem), []).append(image)
+    known = set(files)
+    for path in files:
+        name, near = path.name.removesuffix(".json"), path.parent.parent / "img"
+        if not is_image(name):  # older projects leave its ending out
+            alike = stems.get(composed(name), [])
+            alike = [image for image in alike if path.with_name(f"{image.name}.json") not in known]
+            found = {image.name for image in alike if image.parent == near} or {image.name for image in alike}
+            if len(found) > 1:
+                left.add(AMBIGUOUS, name)
+                continue
+            name = found.pop() if found else name
+        images.append(_image(source, path, name, near, classes, left))
+    return Annotations(classes, images, notes=notes, left=left)
+
+
+def _classes(source: Source, files: list[Path], notes: list[str]) -> dict[str, Color | None]:
+    """The classes of every meta.json; of a dataset's folder without one those of the project directly above it."""
     classes: dict[str, Color | None] = {}
-    for path in source.files:
-        if path.name == META:
-            content = read_json(path)
-            rows = content.get("classes") if isinstance(content, dict) else None
-            for row in rows if isinstance(rows, list) else ():
-                name = row.get("title") if isinstance(row, dict) else None
-                if not isinstance(name, str) or not name.strip():
-                    raise DataError(f"{path} has a class without a title: {str(row)[:200]}. Give it one.")
+    metas = [path for path in source.files if path.name == META]
+    above = source.root.resolve().parent / META
+    is_dataset = any(path.parent == source.root / "ann" for path in files)
+    if not metas and is_dataset and above.is_file() and not zipfile.is_zipfile(source.name):  # a zip lies elsewhere
+        metas = [above]
+        notes.append(f"the classes are those of {above}, above the folder")
+    for path in metas:
+        content = read_json(path)
+        rows = content.get("classes") if isinstance(content, dict) else None
+        for row in rows if isinstance(rows, list) else ():
+            name = row.get("title") if isinstance(row, dict) else None
+            if not isinstance(name, str) or not name.strip():
+                raise DataError(f"{path} has a class without a title: {str(row)[:200]}. Give it one.")
+            if str(row.get("shape") or "any") in ("any", *_DRAWN, *_UNDRAWN):
                 classes[name.strip()] = _color(row.get("color"))
-    images = [_image(source, path, classes, left) for path in files]
-    return Annotations(classes, images, left=left)
+    return classes
 
 
 def _color(text: object) -> Color | None:
@@ -68,11 +98,13 @@ def _color(text: object) -> Color | None:
         return None
 
 
-def _image(source: Source, path: Path, classes: dict[str, Color | None], left: Left) -> AnnotatedImage:
+def _image(
+    source: Source, path: Path, name: str, near: Path, classes: dict[str, Color | None], left: Left
+) -> AnnotatedImage:
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("objects"), list):
         raise DataError(f"{path} has no list of objects: is it an annotation of Supervisely?")
-    name, shapes = path.name.removesuffix(".json"), []
+    shapes = []
     for row in content["objects"]:
         label = row.get("classTitle") if isinstance(row, dict) else None
         if not isinstance(label, str) or not label.strip():
@@ -87,8 +119,10 @@ def _image(source: Source, path: Path, classes: dict[str, Color | None], left: L
     stated = content.get("size")
     size = (stated.get("height"), stated.get("width")) if isinstance(stated, dict) else (None, None)
     known = all(type(side) is int and side > 0 for side in size)
-    near = path.parent.parent / "img"
-    split = split_of(*path.relative_to(source.root).parts[:-1])
+    tags = content.get("tags")
+    texts = [tag.get("name") if isinstance(tag, dict) else tag for tag in (tags if isinstance(tags, list) else ())]
+    tagged = {SPLITS.get(str(text).strip().lower()) for text in texts}
+    split = split_of(*path.relative_to(source.root).parts[:-1]) or next(filter(tagged.__contains__, KEPT_IN), "")
     return AnnotatedImage(name, near, shapes, size if known else None, split)  # type: ignore[arg-type]
 
 
@@ -129,16 +163,13 @@ def _bitmap(row: dict[str, Any], size: Size) -> Region:
     try:
         packed = base64.b64decode(bitmap.get("data") or "", validate=True)
         content = zlib.decompressobj().decompress(packed, MAX_PIXELS)
-        colors = read_image(EncodedImage(content, "a bitmap"), channels=4 if _has_alpha(content) else 3)
+        inside = (read_image(EncodedImage(content, "a bitmap")) > 0).any(axis=2)
     except (TypeError, ValueError, zlib.error, DataError):
         raise UnusableShape("bitmaps that cannot be read") from None
-    inside = colors[:, :, 3] > 0 if colors.shape[2] == 4 else (colors > 0).any(axis=2)
+    with Image.open(BytesIO(content)) as image:  # those of the SDK are palettes of black and white
+        if "A" in image.getbands():
+            inside = np.array(image.getchannel("A")) > 0
     return placed_region(np.ascontiguousarray(inside), top, left, size)
-
-
-def _has_alpha(png: bytes) -> bool:
-    """Whether the PNG's header says RGBA; the bitmaps of the SDK are palettes of black and white."""
-    return png[25:26] == b"\x06"
 
 
 _UNDRAWN = ("alpha_mask", "oriented_bbox")
