@@ -583,6 +583,9 @@ def test_uploads_of_label_studio_are_found_under_the_names_that_they_had(tmp_pat
     assert (mask(tmp_path / "out", "my photo (1)") == 1).any()
     assert "1 image found by the end of the path alone" in done.notes[0]
     picture(tmp_path / "photos/further/my photo [1].jpg")  # of two it is not known
+    with pytest.raises(DataError, match="whose name several files have"):
+        featherseg.convert(path, tmp_path / "out-2", images=tmp_path / "photos")
+    path.write_text(path.read_text().replace("my_photo", "your_photo"))
     with pytest.raises(DataError, match=r"--images\. .*photos was looked through: 2 images, such as further/my photo"):
         featherseg.convert(path, tmp_path / "out-2", images=tmp_path / "photos")
 

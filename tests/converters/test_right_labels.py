@@ -386,7 +386,7 @@ def test_further_labels_of_a_region_of_label_studio_are_told(tmp_path):
 def test_columns_of_label_studio_may_be_called_as_keys_of_other_tools(column, tmp_path):
     picture(tmp_path / "src/a.png")
     label_studio(tmp_path / "src", {"image": "a.png", column: "street"}, [("polygonlabels", CORNERS, {})])
-    done = featherseg.convert(tmp_path / "src", tmp_path / "out", from_format="label-studio")
+    done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert done.classes == ["background", "car"]
 
 
@@ -394,8 +394,9 @@ def test_exports_of_label_studio_without_annotations_say_what_to_export(tmp_path
     picture(tmp_path / "src/a.png")
     least = {"image": "a.png", "id": 1, "tag": [CORNERS], "annotator": 1, "annotation_id": 1, "lead_time": 2.5}
     path = write_json(tmp_path / "src/project.json", [least])
-    with pytest.raises(DataError, match=r"JSON-MIN\. Export it from Label Studio as JSON"):
-        featherseg.convert(path, tmp_path / "out")
+    for asked in (None, "label-studio"):
+        with pytest.raises(DataNotFound, match=r"Label Studio in JSON-MIN, which is not read\. Export JSON from there"):
+            featherseg.convert(path, tmp_path / "out", from_format=asked)
     task = {"data": {"image": "a.png"}, "annotations": [], "predictions": [{"result": [region("car")]}]}
     write_json(path, [task, task])
     with pytest.raises(DataNotFound, match=r"2 tasks with predictions of a model alone.* Accept"):
@@ -449,7 +450,7 @@ def test_annotations_of_supervisely_may_lack_the_ending_of_their_image(tmp_path)
     picture(tmp_path / "src/ds/img/b.jpg")
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert done.images == {"all": 1}
-    assert done.left_out == {"images whose name several files have": (1, "b")}
+    assert done.left_out["images whose name several files have"] == (1, "b")
     supervisely(tmp_path / "src/ds", "b.jpg")  # the other has one of its own
     assert featherseg.convert(tmp_path / "src", tmp_path / "again").images == {"all": 3}
 

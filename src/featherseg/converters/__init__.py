@@ -62,6 +62,7 @@ UNREAD = {
     '"_via_img_metadata"': ("VGG Image Annotator", "its annotations in COCO format"),
     '"shape_attributes"': ("VGG Image Annotator", "its annotations in COCO format"),
     '"dm_format_version"': ("Datumaro", "COCO or YOLO"),
+    '"annotation_id"': ("Label Studio in JSON-MIN", "JSON"),
 }
 """A key that tells a JSON file of a tool that is not read -> the tool, and what it can export that is."""
 
@@ -117,6 +118,7 @@ def convert(
         name = from_format or detect(source)
         files = FORMATS[name].find(source)
         if not files:
+            _refuse_unread(source)
             raise DataNotFound(
                 f"{source.name} holds no annotations of {FORMATS[name].TITLE}. Without --from, the format is detected."
             )
@@ -173,12 +175,17 @@ def detect(source: Source) -> str:
         each = " and ".join(f"{FORMATS[name].TITLE} ({source.relative(files[0])})" for name, files in found.items())
         choices = " or ".join(f"--from {name}" for name in found)
         raise DataError(f"{source.name} holds annotations of {len(found)} tools: {each}. Choose one with {choices}.")
-    for path, ends in source.jsons:
-        for key, (tool, instead) in UNREAD.items():
-            if key in ends:
-                raise DataNotFound(f"{path} is a file of {tool}, which is not read. Export {instead} from there.")
+    _refuse_unread(source)
     for path in source.ending(".json")[:1]:
         read_json(path)  # of a broken one it says so
     titles = ", ".join(module.TITLE for module in FORMATS.values())
     masks = " Images with masks need no conversion: featherseg check FOLDER." if source.images else ""
     raise DataNotFound(f"{source.name} holds no annotations that are known: expected those of {titles}.{masks}")
+
+
+def _refuse_unread(source: Source) -> None:
+    """Raises DataNotFound where there is a file of a tool that is known, but not read."""
+    for path, ends in source.jsons:
+        for key, (tool, instead) in UNREAD.items():
+            if key in ends:
+                raise DataNotFound(f"{path} is a file of {tool}, which is not read. Export {instead} from there.")

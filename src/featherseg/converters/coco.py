@@ -44,7 +44,7 @@ def find(source: Source) -> list[Path]:
         if ('"images"' in ends or '"annotations"' in ends)
         and ('"categories"' in ends or '"category_id"' in ends)
         and '"segments_info"' not in ends
-        and '"dm_format_version"' not in ends
+        and not any(key in ends for key in ('"dm_format_version"', '"from_name"', '"was_cancelled"'))
     ]
     if any(path.name.startswith("instances_") for path in found):
         return [path for path in found if not path.name.startswith(OTHER_TASKS)]

@@ -229,7 +229,8 @@ def _located(annotations: Annotations, source: Source) -> dict[str, list[_Found]
         splits.setdefault(image.annotated.split, []).append(image)
     if "" in splits and len(splits) > 1:
         splits.setdefault("train", []).extend(splits.pop(""))
-        annotations.notes.append("images that are in no split of the source are in train")
+        if len(splits) > 1:
+            annotations.notes.append("images that are in no split of the source are in train")
     if len(splits) == 1 and "train" in splits:
         splits = {"": splits["train"]}
     return splits

@@ -24,7 +24,7 @@ from featherseg.converters.annotations import (
 )
 from featherseg.converters.pixel_rules import check_points, coco_polygons, ellipse_points, points_of, rotated
 from featherseg.converters.run_lengths import label_studio_mask
-from featherseg.converters.source import AMBIGUOUS, Source, nothing_readable, read_json, split_of
+from featherseg.converters.source import Source, nothing_readable, read_json, split_of
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.types import Size
 from featherseg.core.wording import counted
@@ -32,33 +32,26 @@ from featherseg.data.images import is_image
 
 TITLE = "Label Studio"
 
-_UPLOADED = re.compile(r"^[0-9a-f]{8}-")
-"""What Label Studio puts before the name of a file that was uploaded."""
-
 _KINDS = ("polygon", "brush", "rectangle", "ellipse", "bitmask", "vector")
 """Types of regions that cover an area; a vector only where it is closed."""
 
 _UNDRAWN = ("bitmask", "vector")
 """Those whose pixels are not known here."""
 
-_JSON_MIN = ('"annotator"', '"annotation_id"', '"lead_time"')
-"""Keys of the other JSON export, which lacks what a region's result says of it."""
-
 _PREDICTED = "tasks with predictions of a model alone"
 
 
 def find(source: Source) -> list[Path]:
-    """The JSON files of this format; where there is none those of JSON-MIN, which `read` refuses."""
+    """The JSON files of this format."""
     own, others = ('"from_name"', '"was_cancelled"'), ('"categories"', '"shapes"')
     marks = (*own, '"annotations"', '"completions"')
-    found = [
+    return [
         path
         for path, ends in source.jsons
         if any(mark in ends for mark in marks)
         and ('"data"' in ends or '"from_name"' in ends)
         and (any(mark in ends for mark in own) or not any(mark in ends for mark in others))
     ]
-    return found or [path for path, ends in source.jsons if all(mark in ends for mark in _JSON_MIN)]
 
 
 def read(source: Source, files: list[Path]) -> Annotations:
@@ -100,11 +93,12 @@ def read(source: Source, files: list[Path]) -> Annotations:
         )
     if not images:
         raise nothing_readable(source, "task of Label Studio with an annotation")
-    notes = [
-        f"{counted(len(several), 'image')} with several annotations, of which the last marked as ground truth was "
-        f"taken, else the last that is not empty, first: {first}"
-        for first in several[:1]
-    ]
+    notes = []
+    if several:
+        notes.append(
+            f"{counted(len(several), 'image')} with several annotations, of which the last marked as ground truth was "
+            f"taken, else the last that is not empty, first: {several[0]}"
+        )
     return Annotations(dict.fromkeys(sorted(names)), images, notes=notes, left=left)
 
 
@@ -120,13 +114,7 @@ def _file_name(source: Source, path: Path, data: dict[str, Any], tags: set[str])
     if len(tags) > 1 or (len(found) > 1 and not tags & found.keys() and len(like) != 1):
         return ""
     named = {key: address for key, address in found.items() if key in tags} if len(found) > 1 else found
-    name = next(iter({**named, **like, **addresses}.values()), "")
-    if source.find_image(name, path.parent)[0] is None:
-        folder, _, last = name.rpartition("/")
-        plain = f"{folder}/{_UPLOADED.sub('', last)}".lstrip("/")
-        image, why = source.find_image(plain, path.parent)
-        name = plain if image or why == AMBIGUOUS else name
-    return name
+    return next(iter({**named, **like, **addresses}.values()), "")
 
 
 def _address(text: str) -> str:

@@ -198,9 +198,11 @@ class Source:
                 return (of_split or matching)[0], "" if length == len(parts) else "by the end of its path"
             if matching:
                 return None, AMBIGUOUS
-        uploaded = self._uploaded.get(_as_uploaded(_UPLOADED.sub("", parts[-1])), []) if parts and least == 1 else []
-        if len(uploaded) == 1 and (not split or self.split(uploaded[0]) in ("", split)):
-            return uploaded[0], "by the end of its path"
+        alike = self._uploaded.get(_as_uploaded(_UPLOADED.sub("", parts[-1])), []) if parts and least == 1 else []
+        alike = [path for path in alike if path.is_relative_to(near)] or alike
+        alike = [path for path in alike if not split or self.split(path) in ("", split)]
+        if alike:
+            return (alike[0], "by the end of its path") if len(alike) == 1 else (None, AMBIGUOUS)
         return None, LEADS_OUT if ".." in clean.split("/") else NOT_THERE
 
     @cached_property

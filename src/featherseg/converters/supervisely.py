@@ -164,11 +164,11 @@ def _bitmap(row: dict[str, Any], size: Size) -> Region:
         packed = base64.b64decode(bitmap.get("data") or "", validate=True)
         content = zlib.decompressobj().decompress(packed, MAX_PIXELS)
         inside = (read_image(EncodedImage(content, "a bitmap")) > 0).any(axis=2)
-    except (TypeError, ValueError, zlib.error, DataError):
+        with Image.open(BytesIO(content), formats=["PNG"]) as image:  # those of the SDK: palettes of black and white
+            if "A" in image.getbands():
+                inside = np.array(image.getchannel("A")) > 0
+    except (TypeError, ValueError, OSError, zlib.error, DataError):
         raise UnusableShape("bitmaps that cannot be read") from None
-    with Image.open(BytesIO(content)) as image:  # those of the SDK are palettes of black and white
-        if "A" in image.getbands():
-            inside = np.array(image.getchannel("A")) > 0
     return placed_region(np.ascontiguousarray(inside), top, left, size)
 
 
