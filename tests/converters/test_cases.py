@@ -582,6 +582,11 @@ def test_uploads_of_label_studio_are_found_under_the_names_that_they_had(tmp_pat
     done = featherseg.convert(path, tmp_path / "out", images=tmp_path / "photos")
     assert (mask(tmp_path / "out", "my photo (1)") == 1).any()
     assert "1 image found by the end of the path alone" in done.notes[0]
+    for other in ("my_photo_1.jpg", "9a2b3c4d-my photo_1.jpg"):  # missing, and no upload of it
+        path.write_text(path.read_text().replace("1a2b3c4d-my_photo_1.jpg", other))
+        with pytest.raises(DataError, match="no image can be used"):
+            featherseg.convert(path, tmp_path / "out-2", images=tmp_path / "photos")
+        path.write_text(path.read_text().replace(other, "1a2b3c4d-my_photo_1.jpg"))
     picture(tmp_path / "photos/further/my photo [1].jpg")  # of two it is not known
     with pytest.raises(DataError, match="whose name several files have"):
         featherseg.convert(path, tmp_path / "out-2", images=tmp_path / "photos")

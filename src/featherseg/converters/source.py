@@ -198,7 +198,8 @@ class Source:
                 return (of_split or matching)[0], "" if length == len(parts) else "by the end of its path"
             if matching:
                 return None, AMBIGUOUS
-        alike = self._uploaded.get(_as_uploaded(_UPLOADED.sub("", parts[-1])), []) if parts and least == 1 else []
+        upload = _UPLOADED.match(parts[-1]) if parts and least == 1 else None
+        alike = self._uploaded.get(composed(parts[-1][upload.end() :]), []) if upload else []
         alike = [path for path in alike if path.is_relative_to(near)] or alike
         alike = [path for path in alike if not split or self.split(path) in ("", split)]
         if alike:
@@ -207,9 +208,10 @@ class Source:
 
     @cached_property
     def _uploaded(self) -> dict[str, list[Path]]:
+        """The images by the names that Django, which Label Studio is built on, gives to files that are uploaded."""
         found: dict[str, list[Path]] = {}
         for path in self.images:
-            found.setdefault(_as_uploaded(path.name), []).append(path)
+            found.setdefault(re.sub(r"[^-\w.]", "", composed(path.name).replace(" ", "_")), []).append(path)
         return found
 
     def relative(self, path: Path) -> str:
@@ -341,11 +343,6 @@ def read_text(path: Path) -> str:
         return read_bounded(path, MOST_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
-
-
-def _as_uploaded(name: str) -> str:
-    """The name that Django, which Label Studio is built on, gives to a file that is uploaded."""
-    return re.sub(r"[^-\w.]", "", composed(name).strip().replace(" ", "_"))
 
 
 def _from_end(parts: list[str], split: str) -> str:
