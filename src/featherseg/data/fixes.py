@@ -72,7 +72,8 @@ def free_target(out: Path) -> Path:
 
 
 def _write(report: CheckReport, folder: Path, name: str, progress: Progress | None) -> MendReport:
-    listing, done, kept, names = report.listing, MendReport(), set[str](), dict[tuple[str, str], str]()
+    listing, done = report.listing, MendReport()
+    names = dict[tuple[str, str], str]()  # (split before a cut, key) -> name in the copy
     assert listing is not None
     own = listing if isinstance(listing, FolderListing) else None
     wholes, cut_from = listing.splits, dict[str, str]()  # split -> what it is a share of
@@ -97,13 +98,13 @@ def _write(report: CheckReport, folder: Path, name: str, progress: Progress | No
                 stem = next(numbered([plain_key(f"{whole}/{pair.key.removeprefix(below)}")], taken))
                 _copy_pair(pair, folder, stem, report, done)
                 done.copied += 1
-                kept.add(whole)
                 names[whole, pair.key] = stem
             number += 1
             if progress is not None:
                 progress("writing", number, total)
     if alone := set(listing.unlisted) - {pair.key for pairs in wholes.values() for pair in pairs}:
         done.left_out["in no split"] = len(alone)
+    kept = {whole for whole, _ in names}
     if not kept:
         raise DataError(f"{report.name} has no valid sample: nothing was written.")
     groups = own.config.groups if own is not None else None
