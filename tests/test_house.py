@@ -7,9 +7,12 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 HEAVY = ("torch", "lightning", "onnx", "onnxruntime", "onnxscript", "tensorboard", "pytorch_lightning")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -100,6 +103,15 @@ def test_text_is_read_and_written_in_a_named_encoding():  # what Windows takes b
             method = call.func.attr if isinstance(call.func, ast.Attribute) else None
             text = method in ("read_text", "write_text") or "b" not in mode_of(call) or "text" in named
             assert not text or "encoding" in named, f"{path}:{call.lineno}"
+
+
+def test_no_images_but_drawn_ones_enter_the_repository():  # those of datasets are under terms of their own
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout of git")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    images = [name for name in listed.stdout.split("\0") if Path(name).suffix.lower() in IMAGES]
+    assert any(name.startswith("tests/converters/files/") for name in images)
+    assert [name for name in images if not name.startswith(("tests/converters/files/", "docs/images/"))] == []
 
 
 def test_continuous_integration_runs_the_readme_s_test_command():
