@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -103,6 +104,15 @@ def test_text_is_read_and_written_in_a_named_encoding():  # what Windows takes b
             method = call.func.attr if isinstance(call.func, ast.Attribute) else None
             text = method in ("read_text", "write_text") or "b" not in mode_of(call) or "text" in named
             assert not text or "encoding" in named, f"{path}:{call.lineno}"
+
+
+def test_no_test_stops_the_clock_of_all():  # a service that serves other tests would sleep by it, for hours
+    stopped = re.compile(r"""setattr\([\w.]*\btime, "|setattr\("[\w.]*\btime\.""")
+    assert stopped.search('monkeypatch.setattr(session.time, "monotonic", clock)')
+    assert stopped.search('monkeypatch.setattr("featherseg.fitting.session.time.monotonic", clock)')
+    files = [path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
+    assert files
+    assert [path for path in files if stopped.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_no_images_but_drawn_ones_enter_the_repository():  # those of datasets are under terms of their own

@@ -103,7 +103,7 @@ def test_untimed_passes_last_until_the_cores_are_free(monkeypatch, pass_ms, pass
         clock[0] += pass_ms / 1000
         return SimpleNamespace(wall={"forward": done[-1]}, cpu={}, queue={}), None, None
 
-    monkeypatch.setattr(benchmark_worker.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(benchmark_worker, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     turn = benchmark_worker.Worker(SimpleNamespace(one_pass=one_pass), print).turn()
     assert turn["wall"]["forward"] == passes - 1 == done[-1]
 

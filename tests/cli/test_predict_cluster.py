@@ -1,6 +1,7 @@
 """`predict --cluster`: slips are told before anything is started; without Ray, how to install it."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_progress_tells_done_failed_rate_and_time_left(monkeypatch):
             self.lines += (text + end,)
 
     now = iter([100.0, 100.0, 110.0, 110.0, 110.0])
-    monkeypatch.setattr(predict_cluster.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(predict_cluster, "time", SimpleNamespace(monotonic=lambda: next(now)))
     console = Console()
     told = _Progress(console)
     told(1000, 0, 6000)  # done by an earlier command

@@ -6,6 +6,7 @@ import re
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ def test_a_rung_that_would_starve_the_last_one_is_not_begun(slower, given, rungs
         return reached.get(name, 0), took[name] if name in reached else 0.0
 
     monkeypatch.setattr(session, "progress_of", progress_of)
-    monkeypatch.setattr(session.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: now[0]))
     workers = Workers(execute, 1, 1)
     found, scores, after = halve(plan, tmp_path, 0.0, workers, said := Silent())
     assert (found, scores) == ([FAST, SLOW], {FAST.name: 0.6, SLOW.name: 0.5})
@@ -152,7 +153,7 @@ def test_a_rung_that_would_starve_the_last_one_is_not_begun(slower, given, rungs
 
 def test_fewer_steps_than_were_planned_before_take_the_place_of_what_was_not_reached(tmp_path, monkeypatch):
     """A last training that was killed, behind which a slow machine had less time than was thought."""
-    monkeypatch.setattr("featherseg.fitting.session.time.monotonic", lambda: 1000.0)
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: 1000.0))
     _, kept = train_to_the_end(made(), SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
     (first,) = kept.finals
     longer = session._with_hours(kept, 1.1, tmp_path)
@@ -188,7 +189,7 @@ def test_very_few_steps_are_told(tmp_path, steps, told):
 
 
 def test_more_hours_are_appended_to_the_plan_and_carried_out_in_turn(tmp_path, monkeypatch):
-    monkeypatch.setattr("featherseg.fitting.session.time.monotonic", lambda: 1000.0)
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: 1000.0))
     _, kept = train_to_the_end(made(), SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
     trained = kept.finals[0].steps - kept.finals[0].decay
     monkeypatch.setattr(session, "progress_of", lambda folder: (trained, 0.0))
@@ -461,7 +462,7 @@ def test_a_plan_says_whether_initial_weights_are_taken(tmp_path, monkeypatch):
 
 def test_the_last_one_gets_the_time_that_is_left(tmp_path, monkeypatch):
     plan = made(hours=1.0)
-    monkeypatch.setattr("featherseg.fitting.session.time.monotonic", lambda: 1000.0)
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: 1000.0))
     _, kept = train_to_the_end(plan, SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
     steps, decay = kept.finals[0].steps, kept.finals[0].decay
     assert steps == int((3600 - 1000 - 30 - 2) / 0.2)
@@ -483,7 +484,7 @@ def test_the_last_one_gets_no_more_steps_than_a_training_may_have(tmp_path, monk
 
 
 def test_so_little_more_time_that_the_model_would_train_for_less_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("featherseg.fitting.session.time.monotonic", lambda: 1000.0)
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: 1000.0))
     (tmp_path / "fit.json").write_text(json.dumps(facts() | {"steps": 14_000}))
     plan = made(hours=1.0)
     with pytest.raises(ConfigError, match=r"would get 12840 steps, and it was delivered with 14000, .* at least 1\.08"):

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def measured(monkeypatch, speed, max_ms, hours=100.0, pace=1.0, broken=(), wrong
     is too short for another.
     """
     now = [0.0]
-    monkeypatch.setattr(feasible.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(feasible, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(feasible, "guess_speed", lambda: wrong * speed)  # no guess is right
     choice = offers((100, 100))
     truth = {offer.name: offer.macs * 1e4 * speed * offer.scale ** (power - 1) for offer in choice}

@@ -38,7 +38,7 @@ def test_few_passes_tell_that_a_file_is_far_over_the_limit(tmp_path, monkeypatch
             now[0] += 0.5 if now[0] > 1 else 3.0
 
     monkeypatch.setattr("featherseg.inference.predictor.Predictor", Predictor)
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     np.save(tmp_path / "image.npy", np.zeros((4, 4, 3), np.uint8))
     monkeypatch.setattr(sys, "argv", ["latency", "model.onnx", str(tmp_path / "image.npy"), max_ms, "1"])
     threads = torch.get_num_threads()

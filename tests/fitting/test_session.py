@@ -187,7 +187,7 @@ def test_a_file_that_cannot_be_read_is_said_before_anything_is_timed(tmp_path, m
 def test_a_look_at_many_files_ends_with_its_share_of_the_time(tmp_path, monkeypatch):
     data = open_dataset(str(write_yard(tmp_path / "yard", splits=SPLITS)), "train")
     now, read = [0.0], []
-    monkeypatch.setattr(parts_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(parts_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(type(data), "label", lambda self, index: now.append(now.pop() + 1) or read.append("mask"))
     monkeypatch.setattr(
         type(data),
