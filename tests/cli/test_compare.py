@@ -319,6 +319,16 @@ def test_scores_of_several_passes_and_a_limit_for_one_name_no_model(field, monke
         assert "no model can be named for a limit by both" in str(error)
 
 
+def test_the_table_is_whole_at_80_columns_and_has_no_empty_column(field, monkeypatch):
+    monkeypatch.setattr(comparison, "time_side_by_side", timed)
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = [row for row in run(field[0], field[3]).output.splitlines() if row.startswith(tuple("┏┃┡│└"))]
+    assert max(map(len, rows)) <= 80
+    heads = " ".join(rows[1:3])
+    assert all(word in heads for word in ("mIoU %", "GMACs", "p50", "p95", "MiB"))
+    assert not any(word in run(field[0], field[3], "--no-costs").output for word in ("p50", "p95", "MiB"))
+
+
 def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tmp_path, monkeypatch):
     monkeypatch.setattr(comparison, "time_side_by_side", timed)
     page = tmp_path / "page.html"
@@ -327,7 +337,7 @@ def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tm
     assert "within 1e+06 ms" in result.output
     assert "none of 2 models stays within 1 MiB" in result.output
     assert "the images are one block" in result.output
-    assert ", no interval points" in result.output
+    assert " points of mIoU, no interval)" in result.output
     assert "says nothing about the models" in result.output
     html = page.read_text()
     assert html.count("<svg") == 2  # the fronts of time and memory

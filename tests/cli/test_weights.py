@@ -24,8 +24,8 @@ def test_the_list_says_terms_size_and_whether_they_are_here(monkeypatch):
     out = run()
     assert out.splitlines()[:3] == [
         "Apache-2.0",
-        "  van-b1              -      53.5 MB  https://a/v.tar",
-        "  other               here   53.5 MB  PyPI: p",
+        "  van-b1                -      53.5 MB  https://a/v.tar",
+        "  other                 here   53.5 MB  PyPI: p",
     ]
     assert json.loads(run("--json")) == rows
 

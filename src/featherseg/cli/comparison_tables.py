@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 WIDEST = 16
 """Letters of a model's name that stand in one line, where there is not room for all."""
+HEADINGS = ("mIoU %", "of its\nruns", "params\nM", "GMACs", "p50\nms", "p95\nms", "MiB")
+"""Of what _figures gives: narrow, so that all fit a terminal of 80 columns."""
+ROOMY = 120
+"""Columns of a terminal from which on the scores of a model's runs stand in one line."""
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
@@ -55,10 +59,12 @@ def _print_ranking(console: Console, ranking: Ranking, comparison: Comparison) -
     table = Table(title=escape(one_line(title)), title_justify="left")
     longest = max(len(s.name) for s in ranking.results)
     table.add_column("model", overflow="fold", min_width=min(longest, WIDEST))
-    for heading in ("mIoU %", "of its runs", "params M", "GMACs", "p50 ms", "p95 ms", "MiB"):
-        table.add_column(heading, justify="right", no_wrap=heading != "of its runs")
-    for s in ranking.results:
-        table.add_row(escape(one_line(s.name)), *_figures(s))
+    rows = [_figures(s, "\n" if console.width < ROOMY else " ") for s in ranking.results]
+    measured = [number for number in range(len(HEADINGS)) if any(row[number] for row in rows)]
+    for number in measured:
+        table.add_column(HEADINGS[number], justify="right", no_wrap=True)
+    for s, row in zip(ranking.results, rows, strict=True):
+        table.add_row(escape(one_line(s.name)), *(row[number] for number in measured))
     console.print(table, width=max(80, console.width))
     if ranking.unlike:
         console.print(f"not trained alike, they differ in: {', '.join(ranking.unlike)}")
@@ -83,19 +89,19 @@ def _print_differences(
     from rich.markup import escape
 
     for d in differences:
-        console.print(escape(one_line(f"  {d.message(names)} ({d.miou.points()} points of {of})")))
+        console.print(escape(one_line(f"  {d.message(names)} ({d.miou.points(' points of ' + of)})")))
         apart = [f"{name} {i.points()}" for name, i in zip(classes, d.classes, strict=True) if i.sign]
         if apart:
             console.print(escape(one_line(f"    {names[d.first]} less {names[d.second]}: {'; '.join(apart)}")))
 
 
-def _figures(s: CandidateResult) -> tuple[str, ...]:
-    """What stands in a model's row; empty where nothing was measured."""
+def _figures(s: CandidateResult, between: str) -> tuple[str, ...]:
+    """What stands in a model's row, `between` the scores of its runs; empty where nothing was measured."""
     from featherseg.reports.page import fixed
 
     return (
         f"{100 * s.miou.mean():.2f}",
-        " ".join(f"{100 * miou:.2f}" for miou in s.miou),
+        between.join(f"{100 * miou:.2f}" for miou in s.miou),
         fixed(None if s.params is None else s.params / 1e6, 2),
         fixed(s.gmacs, 2),
         fixed(s.latency.p50_ms, 1),

@@ -48,6 +48,7 @@ def sweep(
     if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
         raise ConfigError(f"--seeds {seeds!r}: expected whole numbers separated by commas, such as 0,1,2.")
     from featherseg.cli.compare import show
+    from featherseg.cli.terminal import Console
     from featherseg.cli.train import TrainingProgress
     from featherseg.comparison import sweeps
     from featherseg.comparison.results import Budgets
@@ -74,4 +75,5 @@ def sweep(
             progress=progress,
         )
     found = replace(found, comparison=replace(found.comparison, budgets=budgets))
-    show(found, found.comparison, progress.console, page, as_json=as_json)
+    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    show(found, found.comparison, console, page, as_json=as_json)

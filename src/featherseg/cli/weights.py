@@ -44,7 +44,7 @@ def weights(
                 terms = row["licence"]
                 print(one_line(terms))
             here, size = "here" if row["here"] else "-", f"{row['bytes'] / 1e6:.1f} MB"
-            print(one_line(f"  {row['backbone']:<20}{here:<5}{size:>9}  {row['address']}"))
+            print(one_line(f"  {row['backbone']:<22}{here:<5}{size:>9}  {row['address']}"))
         print("Sizes of what is not here are about: the backbone's parameters.", end=" ")
         print(one_line(f"What is fetched goes to {weights_folder()}"))
         return

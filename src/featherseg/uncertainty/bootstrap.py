@@ -60,10 +60,10 @@ class Interval:
         """1 where the interval lies above no difference, -1 below, 0 where it includes it or no claim can be made."""
         return 0 if self.few else int(self.low > 0) - int(self.high < 0)
 
-    def points(self) -> str:
-        """`+3.12, +0.89 to +5.35`: in points, hundredths of a fraction."""
+    def points(self, unit: str = "") -> str:
+        """`+3.12, +0.89 to +5.35`: in points, hundredths of a fraction; the unit follows the numbers."""
         value, low, high = (f"{100 * v:+.2f}" for v in (self.value, self.low, self.high))
-        return f"{value}, no interval" if math.isnan(self.low) else f"{value}, {low} to {high}"
+        return f"{value}{unit}, no interval" if math.isnan(self.low) else f"{value}, {low} to {high}{unit}"
 
 
 @dataclass(frozen=True)
