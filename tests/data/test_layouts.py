@@ -750,7 +750,10 @@ def test_a_folder_without_pairs_says_what_was_seen(tmp_path: Path):
         save(tmp_path / f"b/label_{number + 100}.png", mask)
     with pytest.raises(DataNotFound, match=r"no image has a mask of its name \(12 files in a, 12 files in b\)"):
         raise run("check", tmp_path).exception
-    shutil.rmtree(tmp_path / "b")
+    (tmp_path / "b").rename(tmp_path / "PixelLabelData")
+    with pytest.raises(DataNotFound, match=r"MATLAB exports\. .* copy each file of gTruth\.LabelData\."):
+        raise run("check", tmp_path).exception
+    shutil.rmtree(tmp_path / "PixelLabelData")
     (tmp_path / "a/photo_1.json").write_text("{}")
     with pytest.raises(DataNotFound, match=r"featherseg convert .* --out OUT"):
         raise run("check", tmp_path).exception

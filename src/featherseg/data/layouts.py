@@ -35,6 +35,12 @@ LEAST_BY_PREFIX = 3
 MOST_BESIDE = 64
 """Folders beside one another up to which each is compared with each."""
 
+OF_MATLAB = (
+    "PixelLabelData is what a labeler of MATLAB exports. Which image a mask is of stands in the .mat file beside it, "
+    "as an object that MATLAB alone reads. There, copy each file of gTruth.LabelData.PixelLabelData to a folder of "
+    "masks, under the name of the image in the same row, as NAME.png."
+)
+
 FAR = 3
 """How many of those that come next are compared where there are more: 0001_gt comes before 0001_image."""
 
@@ -111,6 +117,8 @@ def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
         if not found:
             raise DataNotFound(f"{folder} has no masks in {masks}. Folders of masks found: {known}.")
     if not found:
+        if any(name.rpartition("/")[2] == "PixelLabelData" for name in tree.files):
+            raise DataNotFound(f"{folder}: {OF_MATLAB}")
         shown = sorted(tree.files.items(), key=lambda item: -sum(map(len, item[1].values())))[:SAMPLES]
         seen = ", ".join(f"{counted(sum(map(len, kinds.values())), 'file')} in {name}" for name, kinds in shown)
         raise DataNotFound(
