@@ -46,6 +46,8 @@ DEFAULT = "frm-lite0-light"
 """The model that README names first."""
 GUESSED = 600.0
 """Seconds of training behind which scores tell who is the better guess."""
+WHOLE = 0.8
+"""Of the candidates of a dataset's fullest seed, what another has at least where it counts."""
 GOOD = 0.5
 """Points of regret that are at the noise of a seed."""
 
@@ -168,9 +170,10 @@ def at_random(found: Sequence[Recorded], seconds: float, rng: np.random.Generato
 
 
 def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
-    """Dataset and seed -> its candidates, by rows of today's recipes; a seed with one candidate is named and left out.
+    """Dataset and seed -> its candidates, by rows of today's recipes; a seed with few of them is named and left out.
 
-    Of a candidate that was timed again the last latency counts. Raises SystemExit where one has none, or they are of
+    Few are one, or less than WHOLE of those of another seed: its cases would be another choice, in less time. Of a
+    candidate that was timed again the last latency counts. Raises SystemExit where one has none, or they are of
     several devices.
     """
     from featherseg.counting.catalogue import counts
@@ -198,9 +201,11 @@ def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
         taken = STARTING + row["val_seconds"], AN_IMAGE * row["images"]
         own = found.setdefault((row["dataset"], row["seed"]), [])
         own.append(Recorded(one, size, counts(row["model"])[1], *curves, *taken))
-    for dataset, seed in [place for place, own in found.items() if len(own) == 1]:
-        print(f"{dataset} has one candidate with seed {seed}: left out, as there is nothing to choose from")
-        del found[dataset, seed]
+    most = {dataset: max(len(own) for (other, _), own in found.items() if other == dataset) for dataset, _ in found}
+    for (dataset, seed), own in [*found.items()]:
+        if len(own) < max(2, WHOLE * most[dataset]):
+            print(f"{dataset} with seed {seed} is left out: it has {len(own)} of {most[dataset]} candidates")
+            del found[dataset, seed]
     return found
 
 

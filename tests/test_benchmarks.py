@@ -637,13 +637,16 @@ def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(load, tmp_p
     regret = load("fit_regret")
     ends = {"larger is better": (50, 55, 60, 65), "middle is best": (50, 70, 60, 65)}
     recorded, times = fit_rows(ends, regret.read_table.__globals__["recipe_digest"])
-    rungs = recorded[0]["rungs"]  # the first of a third seed, which has come to its end
+    rungs = recorded[0]["rungs"]  # the first of a third seed, which has come to its end; three of the four of a fourth
     recorded.append(recorded[0] | {"seed": 7, "rungs": [*rungs[:-1], rungs[-1] | {"val_decayed": 0.0}]})
+    recorded += [row | {"seed": 8} for row in recorded if (row["dataset"], row["seed"]) == ("middle is best", 0)][:3]
     for name, rows in (("rows", recorded), ("times", times)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = regret.load(tmp_path / "rows.jsonl", tmp_path / "times.jsonl")
     assert sorted(found) == [(dataset, seed) for dataset in ends for seed in (0, 1)]
-    assert "larger is better has one candidate with seed 7: left out" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "larger is better with seed 7 is left out: it has 1 of 4 candidates" in told
+    assert "middle is best with seed 8 is left out: it has 3 of 4 candidates" in told
     order = regret.by_macs
     ways = {"fit": regret.fit(0.0, order), "rule": regret.rule, "asha": regret.fit(0.0, order, anew=True)}
     rows = regret.regrets(found, ways)
