@@ -131,7 +131,7 @@ def test_compare_ranks_by_panoptic_quality_as_well(panoptic_run, tmp_path):
     assert "By PQ: " in (tmp_path / "page.html").read_text()
     printed = invoke(compare_verb, *arguments).stdout
     assert "by PQ: " in printed
-    assert "points of PQ)" in printed
+    assert "points of PQ, no interval)" in printed
 
 
 def test_counts_of_single_images_make_up_the_panoptic_quality(panoptic_run):
