@@ -64,7 +64,7 @@ def test_tiles_of_a_panorama_are_stretched_along_it():
 
 
 def test_a_narrow_strip_is_cut_as_well():
-    found = plan(Costs(), (20, 600_000), InferenceSettings(), 1.2)
+    found = plan(Costs(), (20, 600_000), InferenceSettings(), OWN + 0.6)
     assert "tiles of 20x" in found.how
 
 

@@ -24,6 +24,7 @@ from featherseg.data import open_dataset
 from featherseg.data.teacher_outputs import read_outputs
 from featherseg.inference.masks import probabilities
 from featherseg.inference.runtimes import open_runtime
+from featherseg.inference.tiling import PROCESS_BYTES
 from featherseg.layers.resize import resize
 from featherseg.runs import load_run, save_weights
 from featherseg.training import Request, job, teaching, train
@@ -431,7 +432,7 @@ def test_images_that_do_not_fit_into_the_memory_are_named(place, monkeypatch):
     resolved = place / "teacher" / "resolved.json"
     resolved.write_text(resolved.read_text().replace('"name": "tiny"', f'"name": "{LITTLE}"'))
     save_weights(place / "teacher", models.build(LITTLE, 3).state_dict())
-    monkeypatch.setattr("featherseg.training.teaching.available_memory", lambda _: 0.7e9)
+    monkeypatch.setattr("featherseg.training.teaching.available_memory", lambda _: PROCESS_BYTES + 0.1e9)
     write_noise(place / "images" / "3.png", 3, (900, 1200))
     write_noise(place / "masks" / "3.png", 3, (900, 1200), most=3)
     with pytest.raises(ConfigError, match=r"3\.png of 900x1200"):
