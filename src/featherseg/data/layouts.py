@@ -35,14 +35,15 @@ LEAST_BY_PREFIX = 3
 MOST_BESIDE = 64
 """Folders beside one another up to which each is compared with each."""
 
+FAR = 3
+"""How many of those that come next are compared where there are more: 0001_gt comes before 0001_image."""
+
 OF_MATLAB = (
     "PixelLabelData is what a labeler of MATLAB exports. Which image a mask is of stands in the .mat file beside it, "
     "as an object that MATLAB alone reads. There, copy each file of gTruth.LabelData.PixelLabelData to a folder of "
     "masks, under the name of the image in the same row, as NAME.png."
 )
-
-FAR = 3
-"""How many of those that come next are compared where there are more: 0001_gt comes before 0001_image."""
+"""Why nothing can be paired in a folder of that name, and what to do."""
 
 
 @dataclass(frozen=True)
