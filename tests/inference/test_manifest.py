@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from featherseg.core.errors import DataNotFound
 from featherseg.core.files import unique_names
 from featherseg.inference.manifest import DONE, FAILED, Listed, Manifest, Record, read_known
 
@@ -50,6 +51,17 @@ def test_a_line_tells_what_became_of_an_image_and_none_of_one_that_nobody_came_t
         {"name": "d", "image": "d.png", "status": "done", "sha256": "dd", "reason": None},
     ]
     assert list(read_known(lines)) == [("a", "aa"), ("c\udcff", "cc"), ("d", "dd")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are counted where /proc has them")
+def test_a_folder_that_cannot_be_listed_leaves_no_file_open(tmp_path):
+    def listed():
+        yield Listed("a.png", 0)
+        raise DataNotFound("yard cannot be listed: Permission denied.")
+
+    with pytest.raises(DataNotFound):
+        Manifest.plan(tmp_path, listed(), (), ())
+    assert not [file for file in Path("/proc/self/fd").iterdir() if file.resolve().parent == tmp_path]
 
 
 def test_of_a_spoiled_manifest_only_whole_records_count():

@@ -8,6 +8,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path, PurePath
 from typing import NamedTuple, Self
 
@@ -79,30 +80,31 @@ class Manifest:
         masks: names (NAME of NAME_mask.png) that are there; known: (name, sha256) of an earlier manifest. Each is gone
         through once. An image gets the name that `unique_names` gives it among all, as `predict` on one machine does.
         """
-        db = sqlite3.connect(folder / "plan.db")
-        db.executescript(
-            """PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536;
-            CREATE TABLE found (file BLOB, size INTEGER);
-            CREATE TABLE mask (name BLOB PRIMARY KEY) WITHOUT ROWID;
-            CREATE TABLE known (name BLOB PRIMARY KEY, sha256 TEXT) WITHOUT ROWID;
-            CREATE TABLE taken (name BLOB PRIMARY KEY) WITHOUT ROWID;
-            CREATE TABLE image (id INTEGER PRIMARY KEY, file BLOB, size INTEGER, name BLOB, sha256 TEXT);"""
-        )
-        db.executemany("INSERT INTO found VALUES (?, ?)", ((os.fsencode(f.file), f.size) for f in files))
-        db.executemany("INSERT OR IGNORE INTO mask VALUES (?)", ((os.fsencode(name),) for name in masks))
-        db.executemany("INSERT OR REPLACE INTO known VALUES (?, ?)", ((os.fsencode(n), digest) for n, digest in known))
-        stems = (PurePath(os.fsdecode(file)).stem for (file,) in db.execute("SELECT file FROM found ORDER BY file"))
-        found = db.execute("SELECT file, size FROM found ORDER BY file")
-        rows = ((*row, os.fsencode(name)) for row, name in zip(found, numbered(stems, _Taken(db)), strict=True))
-        db.executemany("INSERT INTO image (file, size, name) VALUES (?, ?, ?)", rows)
-        db.executescript(
-            """UPDATE image SET sha256 = known.sha256 FROM known, mask
-                   WHERE known.name = image.name AND mask.name = image.name;
-            CREATE TABLE work AS SELECT id FROM image WHERE sha256 IS NULL ORDER BY id;
-            DROP TABLE found; DROP TABLE known; DROP TABLE taken;"""
-        )
-        db.commit()
-        db.close()
+        with closing(sqlite3.connect(folder / "plan.db")) as db:
+            db.executescript(
+                """PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536;
+                CREATE TABLE found (file BLOB, size INTEGER);
+                CREATE TABLE mask (name BLOB PRIMARY KEY) WITHOUT ROWID;
+                CREATE TABLE known (name BLOB PRIMARY KEY, sha256 TEXT) WITHOUT ROWID;
+                CREATE TABLE taken (name BLOB PRIMARY KEY) WITHOUT ROWID;
+                CREATE TABLE image (id INTEGER PRIMARY KEY, file BLOB, size INTEGER, name BLOB, sha256 TEXT);"""
+            )
+            db.executemany("INSERT INTO found VALUES (?, ?)", ((os.fsencode(f.file), f.size) for f in files))
+            db.executemany("INSERT OR IGNORE INTO mask VALUES (?)", ((os.fsencode(name),) for name in masks))
+            db.executemany(
+                "INSERT OR REPLACE INTO known VALUES (?, ?)", ((os.fsencode(n), digest) for n, digest in known)
+            )
+            stems = (PurePath(os.fsdecode(file)).stem for (file,) in db.execute("SELECT file FROM found ORDER BY file"))
+            found = db.execute("SELECT file, size FROM found ORDER BY file")
+            rows = ((*row, os.fsencode(name)) for row, name in zip(found, numbered(stems, _Taken(db)), strict=True))
+            db.executemany("INSERT INTO image (file, size, name) VALUES (?, ?, ?)", rows)
+            db.executescript(
+                """UPDATE image SET sha256 = known.sha256 FROM known, mask
+                       WHERE known.name = image.name AND mask.name = image.name;
+                CREATE TABLE work AS SELECT id FROM image WHERE sha256 IS NULL ORDER BY id;
+                DROP TABLE found; DROP TABLE known; DROP TABLE taken;"""
+            )
+            db.commit()
         return cls(folder, recording=True)
 
     def share(self, number: int, size: int) -> list[Image]:
