@@ -12,10 +12,10 @@ way that needs it.
 
 The ways: fit (featherseg/fitting/plan.py), with the order and the margin that are judged; guess, the first in that
 order with all the time; as shipped, fit with featherseg's own order and margin, for which all of the table was looked
-at; asha, the same halving as fit's, without a margin, and whoever goes on starts anew; rule, the model with the most
-multiply-accumulates that keeps the limit, at its scale nearest to 1, from below where there is one, with all the time;
-default, DEFAULT at that scale where it keeps the limit, else the rule; random, four drawn candidates with a quarter of
-the time each, the mean of DRAWS drawings.
+at; asha, the same halving as fit's, without a margin, and whoever goes on starts anew; most parameters and most MACs,
+the model that has them of those that keep the limit, at its scale nearest to 1, from below where there is one, with all
+the time; default, DEFAULT at that scale where it keeps the limit, else most MACs; random, four drawn candidates with a
+quarter of the time each, the mean of DRAWS drawings.
 
 Choices of fit are made on half of the datasets and judged on the other half, datasets of one origin in one half: in
 which order candidates are compared, by what they reach on val in GUESSED seconds, and the margin (--margin) that is
@@ -58,6 +58,7 @@ class Recorded:
 
     candidate: Candidate
     size: tuple[int, int]  # of the dataset's images
+    parameters: int
     macs: int
     seconds: np.ndarray  # (R,) at the constant rate
     val: np.ndarray  # (R,) mIoU in %
@@ -122,6 +123,12 @@ def shipped(found: Sequence[Recorded]) -> list[Recorded]:
     return [of[one.name] for one in in_line([one.candidate for one in found], found[0].size)]
 
 
+def by_parameters(found: Sequence[Recorded]) -> list[Recorded]:
+    """The model with the most parameters first."""
+    of, many = {one.candidate.name: one for one in found}, {one.candidate.model: one.parameters for one in found}
+    return [of[one.name] for one in best_guesses([one.candidate for one in found], lambda model: -many[model])]
+
+
 def by_macs(found: Sequence[Recorded]) -> list[Recorded]:
     """The model with the most multiply-accumulates first."""
     of, macs = {one.candidate.name: one for one in found}, {one.candidate.model: one.macs for one in found}
@@ -153,13 +160,13 @@ def guess(order: Order) -> Way:
     return choose
 
 
-rule = guess(by_macs)
+most_parameters, most_macs = guess(by_parameters), guess(by_macs)
 
 
 def default(found: Sequence[Recorded], seconds: float, rng: np.random.Generator) -> tuple[Recorded, float]:
-    """DEFAULT, at the scale of the rule."""
+    """DEFAULT, at its scale nearest to 1."""
     own = [one for one in found if one.candidate.model == DEFAULT]
-    return rule(own or found, seconds, rng)
+    return most_macs(own or found, seconds, rng)
 
 
 def at_random(found: Sequence[Recorded], seconds: float, rng: np.random.Generator) -> tuple[Recorded, float]:
@@ -200,7 +207,7 @@ def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
         curves = *curves, np.array([r["val_decayed"] for r in row["rungs"]], float)
         taken = STARTING + row["val_seconds"], AN_IMAGE * row["images"]
         own = found.setdefault((row["dataset"], row["seed"]), [])
-        own.append(Recorded(one, size, counts(row["model"])[1], *curves, *taken))
+        own.append(Recorded(one, size, *counts(row["model"]), *curves, *taken))
     most = {dataset: max(len(own) for (other, _), own in found.items() if other == dataset) for dataset, _ in found}
     for (dataset, seed), own in [*found.items()]:
         if len(own) < max(2, WHOLE * most[dataset]):
@@ -282,7 +289,8 @@ def main() -> None:
         margin = min(means, key=lambda m: (means[m], m))
         print(f"{', '.join(judged)}: judged with the margin {margin:g}, chosen on {', '.join(tuned)}")
         ways = {"fit": fit(margin, order), "guess": guess(order), "as shipped": fit(100 * MARGIN, shipped)}
-        ways |= {"asha": fit(0.0, order, anew=True), "rule": rule, "default": default, "random": at_random}
+        ways |= {"asha": fit(0.0, order, anew=True), "most parameters": most_parameters}
+        ways |= {"most MACs": most_macs, "default": default, "random": at_random}
         rows += regrets(of(judged), ways)
     print_table(rows, list(ways))
     every = {one.candidate.name: one for own in found.values() for one in own}

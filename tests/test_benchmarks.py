@@ -648,26 +648,30 @@ def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(load, tmp_p
     assert "larger is better with seed 7 is left out: it has 1 of 4 candidates" in told
     assert "middle is best with seed 8 is left out: it has 3 of 4 candidates" in told
     order = regret.by_macs
-    ways = {"fit": regret.fit(0.0, order), "rule": regret.rule, "asha": regret.fit(0.0, order, anew=True)}
+    ways = {"fit": regret.fit(0.0, order), "most MACs": regret.most_macs, "asha": regret.fit(0.0, order, anew=True)}
     rows = regret.regrets(found, ways)
     assert len(rows) == 2 * 2 * regret.LIMITS * len(regret.SHARES)
     assert min(row[way] for row in rows for way in ways) >= -1e-9
 
-    # All keep the last limit: the rule takes the last one, which is 5 points below the best where the middle is best
+    # All keep the last limit: the last has the most MACs, which is 5 points below the best where the middle is best
     half = {row["dataset"]: row for row in rows if (row["limit"], row["share"], row["seed"]) == (40.0, 0.5, 0)}
     seconds = 0.5 * 4 * 960 * 1.25
-    assert half["larger is better"]["rule"] == pytest.approx(0.0, abs=0.3)
-    assert half["middle is best"]["rule"] == pytest.approx(70 * (1 - 0.5**9) - 65 * (1 - 0.5**9), abs=0.3)
+    assert half["larger is better"]["most MACs"] == pytest.approx(0.0, abs=0.3)
+    assert half["middle is best"]["most MACs"] == pytest.approx(70 * (1 - 0.5**9) - 65 * (1 - 0.5**9), abs=0.3)
     assert half["middle is best"]["fit"] == pytest.approx(0.0, abs=0.3)
     assert all(row["asha"] >= row["fit"] - 1e-9 for row in rows)  # what started anew was trained for less
     chosen, trained = regret.fit(0.0, order)(found["middle is best", 0], seconds, None)
     assert chosen.candidate.model == "frm-lite0-half-light"
     assert 0.5 * seconds <= trained <= seconds
 
-    # The rule goes by multiply-accumulates: not at a larger scale, and not by latency
+    # The largest model, by either, is not the one at a larger scale, nor the slowest
     one = found["larger is better", 0][-1]
     scales = [replace(one, candidate=replace(one.candidate, scale=scale)) for scale in (0.5, 2.0, 1.0, 1.5)]
-    assert regret.rule([*found["larger is better", 0][:-1], *scales], seconds, None)[0] is scales[2]
+    for largest in (regret.most_parameters, regret.most_macs):
+        assert largest([*found["larger is better", 0][:-1], *scales], seconds, None)[0] is scales[2]
+    _, slim, wide, _ = found["larger is better", 0]  # 3.62 and 3.60 million parameters, 1.6 and 4.8 billion MACs
+    assert regret.most_parameters([wide, slim], seconds, None)[0] is slim
+    assert regret.most_macs([slim, wide], seconds, None)[0] is wide
 
     # An order that is learnt is that of the scores, whatever the datasets' levels, also where one was not recorded
     learnt = regret.learnt_from({k: v[1:] if k == ("larger is better", 0) else v for k, v in found.items()})
@@ -684,7 +688,7 @@ def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(load, tmp_p
     )
     assert "with seed 7 still" not in told
     assert "larger is better: judged with the margin 0, chosen on middle is best" in told
-    assert "rule less fit: +" in told
+    assert "most MACs less fit: +" in told
     assert "learnt from all of them: frm-lite2-light at 1, frm-lite0-half-light at 1, frm-lite0-light at 1" in told
 
     # Timed again elsewhere: the last latency of each counts, of one device
