@@ -111,6 +111,10 @@ def test_links_anywhere_in_a_folder_are_refused_but_not_the_way_to_it(tmp_path):
     (real / "images/inner/one").symlink_to("nowhere")
     with pytest.raises(FeathersegError, match="link/images/inner/one is a symbolic link"):
         refuse_links(link, "images")
+    refuse_links(link, "images", below=1)
+    (real / "images/other").symlink_to("inner")
+    with pytest.raises(FeathersegError, match="link/images/other is a symbolic link"):
+        refuse_links(link, "images", below=1)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self"), reason="this system has no /proc")

@@ -93,7 +93,7 @@ def test_a_last_training_that_failed_goes_on_by_the_next_resume(fit_again, tmp_p
             return found
 
     @contextmanager
-    def workers(cluster, number):
+    def workers(*asked):
         yield Failing
 
     monkeypatch.setattr(session, "trial_workers", workers)
@@ -106,7 +106,7 @@ def test_a_last_training_that_failed_goes_on_by_the_next_resume(fit_again, tmp_p
 
 def test_a_plan_whose_last_candidates_fail_here_is_refused(fit_again, tmp_path, monkeypatch):
     @contextmanager
-    def workers(cluster, number):
+    def workers(*asked):
         yield Workers(Scored(lambda s: 0.6 if s.recipe == SLOW.model else math.nan), 1, 1)
 
     monkeypatch.setattr(session, "trial_workers", workers)
@@ -149,6 +149,21 @@ def test_a_rung_that_would_starve_the_last_one_is_not_begun(slower, given, rungs
     # Once begun it stays: a resumed fit finds the rungs done, and does not count them again
     now[0] *= 2
     assert halve(after, tmp_path, 0.0, workers, Silent()) == (found, scores, after)
+
+
+@pytest.mark.parametrize("begun_by", ["a step", "a failure"])
+def test_a_rung_that_has_begun_is_ended_however_little_time_is_left(tmp_path, monkeypatch, begun_by):
+    plan = Plan((SLOW, FAST), (({SLOW.name: 4, FAST.name: 4}, 2), ({SLOW.name: 8, FAST.name: 8}, 1)), {
+        SLOW.name: (20, 2), FAST.name: (20, 2),
+    })  # fmt: skip
+    monkeypatch.setattr(session, "progress_of", lambda folder: (5 if begun_by == "a step" else 4, 0.2))
+    if begun_by == "a failure":
+        (folder := tmp_path / "trials" / f"{SLOW.model}-1").mkdir(parents=True)
+        (folder / "failed.json").write_text(json.dumps({"steps": 8, "reason": "no number"}))
+    scored = Workers(Scored(lambda s: 0.6 if (s.recipe == FAST.model) == (s.steps == 8) else 0.4), 1, 1)
+    late = time.monotonic() - 1e6
+    found, _, after = halve(replace(made(), plan=plan), tmp_path, late, scored, Silent())
+    assert (found[0], after.plan) == (FAST, plan)
 
 
 def test_fewer_steps_than_were_planned_before_take_the_place_of_what_was_not_reached(tmp_path, monkeypatch):
@@ -209,7 +224,7 @@ def fit_again(tmp_path, monkeypatch):
     """Goes on with the fit in a folder, of which nothing is trained and some cannot be delivered; -> who is."""
 
     @contextmanager
-    def workers(cluster, number):
+    def workers(*asked):
         yield Workers(Scored(lambda s: {SLOW.model: 0.6, FAST.model: 0.5}[s.recipe]), 1, 1)
 
     def go_on(failing, out=tmp_path):

@@ -3,6 +3,7 @@
 import math
 import platform
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,6 +75,19 @@ def test_trials_share_the_processors_of_a_machine(
     assert found == [(10 + n) / 100 for n in range(count)]
     assert ray.options[0]["num_cpus"] == threads
     assert ray.options[0]["num_gpus"] == 0
+
+
+@pytest.mark.parametrize(("workers", "device", "at_once"), [(None, "auto", 2), (2, "cuda", 2), (8, "cpu", 8)])
+def test_each_trial_has_a_gpu_where_there_are_some(ray, monkeypatch, workers, device, at_once):
+    monkeypatch.setattr(trials, "ray_cluster", lambda *asked: nullcontext(Cluster(3, 8, 2)))
+    with trial_workers("auto", workers, device) as found:
+        assert found.at_once == at_once
+        assert found.execute.args[0].gpus == (0 if device == "cpu" else 2)
+    with (
+        pytest.raises(ConfigError, match="--workers 3, but the cluster has 2 GPUs, and each candidate trains on one"),
+        trial_workers("auto", 3, "auto"),
+    ):
+        pass
 
 
 def test_what_a_trial_says_and_that_it_failed_comes_back(ray, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ where something is appended, locked or written in a folder inside them, links ar
 import errno
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -207,22 +208,22 @@ def new_folder(out: Path) -> Iterator[Path]:
         remove_tree(temporary)
 
 
-def refuse_links(folder: Path, *names: str) -> None:
+def refuse_links(folder: Path, *names: str, below: float = math.inf) -> None:
     """Raises FeathersegError where one of the files or folders in `folder`, or anything in it, is a symbolic link.
 
     Asked before something is written there: a link in a folder from others may lead anywhere. `folder` itself may be
-    reached by links; those are its user's own.
+    reached by links; those are its user's own. below: how many levels below the names are looked at.
     """
-    waiting = [folder / name for name in names]
+    waiting = [(folder / name, below) for name in names]
     while waiting:
-        place = waiting.pop()
+        place, levels = waiting.pop()
         if place.is_symlink():
             raise FeathersegError(
                 f"{place} is a symbolic link, and nothing is written through links inside {folder}, because they may "
                 "point anywhere. Replace it with a real file or folder, then run the same command again."
             )
-        if place.is_dir():
-            waiting += place.iterdir()
+        if levels and place.is_dir():
+            waiting += [(inside, levels - 1) for inside in place.iterdir()]
 
 
 @contextmanager

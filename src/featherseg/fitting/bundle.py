@@ -37,7 +37,7 @@ from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.job import Facts, Job
 from featherseg.exporters.onnx import graph_form, to_onnx
 from featherseg.fitting.page import write_page
-from featherseg.fitting.plan import name_of
+from featherseg.fitting.plan import Milliseconds, keeps_limits, name_of
 from featherseg.fitting.record import PLAN, read_plan
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.resize import padding, resize_factor, scaled_size
@@ -215,7 +215,6 @@ def _entry(name: str) -> ZipInfo:
     return found
 
 
-Milliseconds = Annotated[float, Field(gt=0, le=1e7)]
 Words = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(one_line)]
 """For people, from a device that may be anybody's: shown, and nothing else."""
 
@@ -370,13 +369,12 @@ def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
             f"the limit is for these. Run there: python measure.py --threads {config.threads}"
         )
     taken = row.latency_ms.p50 if config.percentile == 50 else row.latency_ms.p95
-    light = config.max_mib is None or row.memory_mib is None or row.memory_mib <= config.max_mib
     confirmed = {
         "device": measured.device,
         "threads": measured.threads,
         "latency_ms": row.latency_ms.model_dump(mode="json"),
         "memory_mib": row.memory_mib,
-        "keeps_limit": taken <= config.limit_ms and light,
+        "keeps_limit": keeps_limits(taken, row.memory_mib, config.limit_ms, config.max_mib, spare=0),
     }
     facts = content | {"confirmed": confirmed}
     plan = read_plan(run_folder / PLAN).plan if (run_folder / PLAN).is_file() else None

@@ -141,7 +141,7 @@ def deliver(
     copy_run(draft, out, but=(PARITY,))
     remove_tree(draft)
     report = replace(report, path=out / report.path.relative_to(draft))
-    keep_reports(out, [report])
+    keep_reports(open_run(out), [report])
 
     # Page, report, card and, last, the record, with which the fit is finished
     chosen = {**timing.as_dict(), "trained_scale": winner.scale, **judged}
@@ -159,7 +159,7 @@ def deliver(
         "file": str(report.path.relative_to(out)),
         "steps": steps,
         "decay_steps": last.decay,
-        "candidates": _candidates(made, winner, final, timing, miou_val, scores, out),
+        "candidates": _candidates(made, winner, final, timing, judged["miou_val"], scores, out),
         "seconds_before": round(made.spent, 1),
         "seconds": round(time.monotonic() - began, 1),
         "hours": config.hours,

@@ -9,7 +9,6 @@ threads: resize, normalise, model, upsampling and argmax.
 import hashlib
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -28,7 +27,7 @@ from scipy.stats import binom
 from featherseg import models
 from featherseg._version import __version__
 from featherseg.core.errors import DeviceError, FeathersegError, RunError, require
-from featherseg.core.files import load_json, write_json
+from featherseg.core.files import home_folder, load_json, write_json
 from featherseg.core.machine import machine, peak_memory, processor_text, usable_cores
 from featherseg.core.types import ClassInfo, Resize
 from featherseg.core.wording import counted
@@ -217,8 +216,7 @@ def require_format(format: str) -> None:
 
 def cache_file() -> Path:
     """Where measurements are kept: $FEATHERSEG_HOME/latency.json, or ~/.cache/featherseg/latency.json if not set."""
-    home = os.environ.get("FEATHERSEG_HOME")
-    return (Path(home) if home else Path.home() / ".cache" / "featherseg") / "latency.json"
+    return home_folder() / "latency.json"
 
 
 def _known(cache: Path) -> dict[str, Measured]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from featherseg.core.errors import DataError
 from featherseg.core.files import write_text
+from featherseg.core.storage import address, is_remote
 from featherseg.core.types import IGNORE, SegmentationData
 from featherseg.core.wording import counted
 from featherseg.data import data_folder, is_own, open_dataset, own_config, own_listing, score_split
@@ -28,6 +29,11 @@ Of a training the masks are read first, but validation images behind the first r
 """
 
 
+def whole_path(place: str | Path) -> str:
+    """An address as it is written, another path from the root on: the fit may go on from elsewhere."""
+    return address(place) if is_remote(place) else os.path.abspath(place)
+
+
 def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str]]:
     """The splits of a dataset; -> (them, what is to be said about them).
 
@@ -35,7 +41,7 @@ def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str
     each, whole sequences at a time; OUT/dataset.toml says so and is what is trained with. Raises UnknownName,
     DataNotFound, ConfigError and DataError.
     """
-    where = None if root is None else os.path.abspath(root)
+    where = None if root is None else whole_path(root)
     if not is_own(data):
         test = score_split(data, root)
         parts = Parts(data, where, test="test" if test == "test" else None)
@@ -50,8 +56,7 @@ def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str
     missing = [name for name in ("val", "test") if name not in labelled]
     base = os.path.abspath(data_folder(data, root))
     if not missing:
-        name = data if os.path.isabs(data) or "://" in data else os.path.abspath(data)
-        return Parts(name, where), []
+        return Parts(whole_path(data), where), []
 
     # A part of train for each, as the file says it: a fraction of all, of train, or of what train is a share of
     others = {name: part for name, part in config.splits.items() if name not in (*missing, "train")}

@@ -14,7 +14,17 @@ from featherseg.core.errors import ConfigError, RunError, near_path
 from featherseg.core.files import FIT, load_json
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.wording import one_line
-from featherseg.fitting.plan import MARGIN, PLAN, SPARE, Candidate, Milliseconds, Scale, keeps_limits, survivors
+from featherseg.fitting.plan import (
+    MARGIN,
+    MOST_MS,
+    PLAN,
+    SPARE,
+    Candidate,
+    Milliseconds,
+    Scale,
+    keeps_limits,
+    survivors,
+)
 
 if TYPE_CHECKING:
     from featherseg.runs import Run
@@ -172,7 +182,7 @@ def choose_again(facts: Mapping[str, Any], max_ms: float) -> Sequence[Mapping[st
     nothing. The one that is delivered stands there with what its file took: on the device that confirmed it, else in
     the worst of all timings. Raises ConfigError for a limit that is none.
     """
-    if not 0 < max_ms < 1e7:
+    if not 0 < max_ms < MOST_MS:
         raise ConfigError(f"--max-ms {max_ms}: expected milliseconds above 0.")
     key = f"p{facts['percentile']}"
     confirmed = facts.get("confirmed") or {}

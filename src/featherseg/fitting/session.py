@@ -15,17 +15,18 @@ from typing import Any
 
 from featherseg.core.config import setting_texts
 from featherseg.core.errors import ConfigError, FeathersegError, RunError, TrainingError
-from featherseg.core.files import FIT, check_folder, load_json, locked, write_json
+from featherseg.core.files import FIT, check_folder, load_json, locked, refuse_links, write_json
 from featherseg.core.machine import command_began
 from featherseg.core.notebook import percent, reporter_of
 from featherseg.core.types import Progress, Reporter, Size
 from featherseg.core.wording import Doubt, counted
+from featherseg.data import is_own
 from featherseg.fitting.beginning import begin, check_loggers
 from featherseg.fitting.bundle import read_latency
 from featherseg.fitting.candidates import resize_of, settings_of
 from featherseg.fitting.delivery import Undelivered, deliver, shrink
 from featherseg.fitting.elsewhere import timings_of
-from featherseg.fitting.parts import DATASET
+from featherseg.fitting.parts import DATASET, whole_path
 from featherseg.fitting.plan import DECAY, MARGIN, MOST_STEPS, Candidate, name_of, survivors
 from featherseg.fitting.record import PLAN, Final, FitConfig, Made, check_limits, read_plan
 from featherseg.fitting.results import FitResult, read_fit
@@ -179,8 +180,9 @@ def fit(
         locked(out / LOCK, RunError(f"another process fits in {out}. Wait for it or stop it first.")),
         _unless_begun(out, new, made_here),
         torch_as_it_was(),
-        trial_workers(settings.cluster, settings.workers) as workers,
+        trial_workers(settings.cluster, settings.workers, settings.device) as workers,
     ):
+        refuse_links(out, TRIALS, below=1)  # in a trial a tracker may have its own
         # The plan: that of the fit that goes on, or a new one
         if there:
             made = read_plan(out / PLAN)
@@ -204,8 +206,8 @@ def fit(
             said |= {"hours": hours, "format": format, "image_size": image_size}
             usual = USUAL if given is None else {key: getattr(given.config, key) for key in USUAL}
             config = FitConfig(
-                data=str(data),
-                data_root=None if settings.data_root is None else str(settings.data_root),
+                data=whole_path(str(data)) if is_own(str(data)) else str(data),
+                data_root=None if settings.data_root is None else whole_path(settings.data_root),
                 max_ms=float(max_ms or 0),
                 device=settings.device,
                 loggers=settings.loggers,
@@ -307,7 +309,7 @@ def halve(
     """
     left, dropped, scores = list(made.plan.candidates), list[Candidate](), dict[str, float]()
     for number, (steps, keep) in enumerate(made.plan.rungs, start=1):
-        if number > 1 and not made.given and _starves(made, out, left, steps, began, workers):
+        if number > 1 and not made.given and _starves(made, out, left, number, began, workers):
             reporter.message(
                 Doubt(f"steps take longer than planned: {left[0].name} is the last one already, without rung {number}")
             )
@@ -336,19 +338,20 @@ def halve(
     return left + dropped, scores, made
 
 
-def _starves(
-    made: Made, out: Path, left: Sequence[Candidate], steps: Mapping[str, int], began: float, workers: Workers
-) -> bool:
-    """Whether a rung would leave the last one less than FED of its planned time; not where the rung is done."""
+def _starves(made: Made, out: Path, left: Sequence[Candidate], number: int, began: float, workers: Workers) -> bool:
+    """Whether a rung would leave the last one less than FED of its planned time; not of one that has begun."""
+    (before, _), (steps, _) = made.plan.rungs[number - 2 : number]
     seconds = began + 3600 * made.config.hours - time.monotonic() - made.ending - 2 * made.validating
     rung = []
     for one in left:
         trained, pace = progress_of(trial_folder(out, one))
-        more = max(0, steps[one.name] - trained)
-        rung.append(more * (pace or one.step_seconds) + made.validating * (more > 0))
+        if trained > before[one.name] or failure_at(trial_folder(out, one), steps[one.name]) is not None:
+            return False
+        more = steps[one.name] - trained
+        rung.append(more * (pace or one.step_seconds) + made.validating)
     last = left[0]
     planned = (made.plan.final[last.name][0] - made.plan.rungs[-1][0][last.name]) * last.step_seconds
-    return any(rung) and seconds - sum(rung) / min(len(left), workers.at_once) < FED * planned
+    return seconds - sum(rung) / min(len(left), workers.at_once) < FED * planned
 
 
 def make_do(

@@ -22,7 +22,7 @@ from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, T
 from featherseg.core.files import append_line, load_json, read_lines, remove_tree, write_atomic, write_json
 from featherseg.core.machine import usable_cores
 from featherseg.core.types import Reporter
-from featherseg.core.wording import Doubt, one_line
+from featherseg.core.wording import Doubt, counted, one_line
 from featherseg.fitting.plan import Candidate
 from featherseg.fitting.record import PLAN
 from featherseg.runs import RESOLVED, open_run
@@ -96,10 +96,11 @@ class Workers:
 
 
 @contextmanager
-def trial_workers(cluster: str | None, workers: int | None) -> Iterator[Workers]:
+def trial_workers(cluster: str | None, workers: int | None, device: str = "auto") -> Iterator[Workers]:
     """This process, or a Ray cluster ("local", "auto", HOST:PORT) with `workers` trials at once, else one a machine.
 
-    Every machine must see the data and OUT under the same path. Raises ConfigError and MissingExtra.
+    Every machine must see the data and OUT under the same path. Where there are GPUs each trial takes one, unless the
+    device is cpu. Raises ConfigError and MissingExtra.
     """
     if cluster is None:
         if workers is not None:
@@ -112,7 +113,13 @@ def trial_workers(cluster: str | None, workers: int | None) -> Iterator[Workers]
         raise ConfigError(f"--workers {workers}: expected 1 or more.")
     least = max(workers or 1, usable_cores()) if cluster == "local" else workers or 1
     with ray_cluster(cluster, least, "trials over a cluster") as there:
-        at_once = workers or there.machines
+        there = replace(there, gpus=0) if device == "cpu" else there
+        if there.gpus and (workers or 1) > there.gpus:
+            raise ConfigError(
+                f"--workers {workers}, but the cluster has {counted(there.gpus, 'GPU')}, and each candidate trains on "
+                "one. Give fewer, or --device cpu."
+            )
+        at_once = workers or min(there.machines, there.gpus or there.machines)
         yield Workers(partial(_over_ray, there, at_once), at_once, _threads(there, at_once))
 
 
