@@ -70,8 +70,9 @@ def train(
 ) -> Run:
     """Train a model and write a run folder; at its end score it on the validation split and write its report.
 
-    Kill it at any time: with `resume` it goes on from its last checkpoint, to the bit. Nothing of an object of one's
-    own is kept in the run folder but the weights: give the same objects to resume, and `load_run(path, model=...)`.
+    Kill it at any time: with `resume` it goes on from its last checkpoint, on a CPU to the bit. Nothing of an object of
+    one's own is kept in the run folder but the weights: give the same objects to resume, and
+    `load_run(path, model=...)`.
 
     Args:
         recipe: A model's name (its default recipe), a shipped recipe, a .toml file, or a model of one's own: an
@@ -99,7 +100,7 @@ def train(
         ConfigError, UnknownName, DataError, DeviceError, WeightsError: Before anything is written.
         RunError: `out` exists (without `resume`), or another process trains in it.
         TrainingError: The loss or the weights are no longer finite.
-        KeyboardInterrupt: It was stopped; its checkpoint is written.
+        KeyboardInterrupt: It was stopped; its last checkpoint is at most `train.checkpoint_seconds` old.
     """
     require("lightning", "train", "training")
     from featherseg.training.job import this_rank, torch_as_it_was

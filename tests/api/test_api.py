@@ -24,6 +24,7 @@ from featherseg.core.errors import ConfigError, FeathersegError, RunError
 from featherseg.data.shapes import Shapes
 from featherseg.inference.folder import OutputSettings
 from featherseg.inference.runtimes import open_runtime
+from featherseg.recipe import LossTable
 from featherseg.runs import STARTER
 
 DATA = (Halves(8), Halves(6))
@@ -210,6 +211,12 @@ def test_the_score_at_the_end_says_that_the_weights_were_selected_by_it(tmp_path
     reporter, settings = Silent(), {**SETTINGS, "train.epochs": 1}
     featherseg.train(own_model(), DATA, out=tmp_path / "run", settings=settings, progress=reporter)
     assert any("scored on val: mIoU" in said and "(selected on these images)" in said for said in reporter.messages)
+
+
+def test_a_loss_of_one_s_own_takes_the_place_of_the_recipe_s_whole_table(trained):
+    run, _ = trained
+    assert run.recipe.loss == LossTable()
+    assert run.info.class_weights is None
 
 
 def test_a_training_that_is_asked_for_no_report_scores_nothing(tmp_path):

@@ -12,6 +12,7 @@ from featherseg.core.errors import ConfigError
 from featherseg.data import open_dataset
 from featherseg.data.loader import TrainingSamples
 from featherseg.data.statistics import choose_crop
+from featherseg.evaluation.ground_truth import GroundTruth
 from featherseg.models import build
 from featherseg.recipe import parse_recipe, read_recipe
 from featherseg.runs import load_run
@@ -39,6 +40,16 @@ def open_request(*overrides):
 )
 def test_small_images_are_taken_whole_and_of_large_ones_windows_of_their_shape(size, crop):
     assert choose_crop(size) == crop
+
+
+def test_validation_is_timed_on_the_objects_of_the_images_that_are_seen():
+    class Panoptic(list):
+        categories, rule, panoptic = [], "coco", staticmethod(lambda index: index)
+
+    assert isinstance(Panoptic(), GroundTruth)
+    few = length._Few(Panoptic(range(8)), 2)
+    assert ([*map(few.__getitem__, range(2))], few.rule) == ([0, 4], "coco")
+    assert not isinstance(few, GroundTruth)  # which goes by places in all of the data
 
 
 def test_a_narrow_image_keeps_a_crop_that_fits_in():

@@ -8,6 +8,7 @@ from small_training import SMALL, Killed, KilledAt, Silent, equal_state, outcome
 
 from featherseg.core.errors import ConfigError
 from featherseg.recipe import TrainTable
+from featherseg.runs import open_run
 from featherseg.training import Request, train
 from featherseg.training.optimisers import build_schedule
 
@@ -59,6 +60,7 @@ def test_a_run_that_goes_on_is_the_one_that_was_begun_with_all_steps(tmp_path):
     train(request(*STABLE, "train.steps=4"), run, Silent(), resume=True)
     with pytest.raises(Killed):
         train(request(*STABLE, "train.steps=7", "train.decay_steps=2"), run, KilledAt(5), resume=True)
+    assert open_run(run).unfinished
     reporter = Silent()
     longer = trained(run, *STABLE, "train.steps=7", "train.decay_steps=2", reporter=reporter, resume=True)
     assert equal_state(without_validations(longer), without_validations(whole))

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from small_training import YARD, Killed, KilledAt, Silent, request
 
+import featherseg
 from featherseg.core.errors import DataError, FeathersegError
 from featherseg.data import open_dataset
 from featherseg.data.fingerprint import Fingerprint
@@ -48,6 +49,15 @@ def edit(path, old, new):
 def go_on(folder, reporter=None):
     data = str(folder / "yard" / "dataset.toml")
     return train(Request(None, data), folder / "run", reporter or Silent(), resume=True)
+
+
+def test_a_run_whose_data_were_moved_is_scored_where_they_lie_now(moved, begun):
+    edit(moved / "run" / "resolved.json", str(begun), "/no/longer/there")
+    data = str(moved / "yard" / "dataset.toml")
+    for _ in range(2):  # it goes on, then it is finished
+        run = featherseg.train(None, data, out=moved / "run", resume=True, progress=Silent())
+        assert [line["split"] for line in run.evaluations()][-1] == "val"
+        (moved / "run" / "report.html").unlink()
 
 
 CHANGES = {

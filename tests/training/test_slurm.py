@@ -2,13 +2,14 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 from small_training import Killed, KilledAt, Silent, trained
 
-from featherseg.core.errors import ConfigError
+from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.files import read_lines
-from featherseg.training import Request, train
+from featherseg.training import Request, job, train
 
 SLURM = {
     "SLURM_NTASKS": "1",
@@ -52,6 +53,42 @@ def test_a_signal_leaves_a_checkpoint_in_the_run_and_none_beside_it(tmp_path, mo
     with pytest.raises(Killed):
         train(Request(None), tmp_path / "run", KilledAt(4), resume=True)
     assert {"resumed_from": 3} in read_lines(metrics)  # nothing was lost
+
+
+def test_ctrl_c_says_from_which_step_the_run_goes_on(tmp_path):
+    class Interrupted(Silent):
+        def step(self, step, steps, record):
+            super().step(step, steps, record)
+            if step == self.last:
+                raise KeyboardInterrupt
+
+    for last, kept in ((1, "the start"), (3, "step 2")):
+        reporter = Interrupted()
+        reporter.last = last
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "run", "train.validate_every=1", reporter=reporter, resume=True)
+        assert [text for text in reporter.messages if text.startswith("stopped")] == [
+            f"stopped at step {last}; it goes on from {kept}. Continue with: featherseg train --resume --out "
+            f"{tmp_path / 'run'}"
+        ]
+
+
+def test_other_processes_wait_as_long_as_the_first_prepares(tmp_path, monkeypatch):
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += 100
+        if now[0] == 500:
+            (tmp_path / "run").mkdir()
+            (tmp_path / "run" / ".lock").touch()
+        if now[0] == 50_000:
+            (tmp_path / "run" / "resolved.json").touch()
+
+    monkeypatch.setattr(job, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    job._wait_for_rank_zero(tmp_path / "run", Request(None))
+    assert now[0] == 50_000
+    with pytest.raises(RunError, match="rank 0 did not begin a run"):
+        job._wait_for_rank_zero(tmp_path / "none", Request(None))
 
 
 @pytest.mark.parametrize(("tasks", "said"), [({"SLURM_NTASKS_PER_NODE": "4"}, "4"), ({}, "not set")])

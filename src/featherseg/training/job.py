@@ -163,12 +163,12 @@ def _remove_unbegun(out: Path) -> None:
 def _wait_for_rank_zero(out: Path, request: Request) -> None:
     """The other processes of a distributed run start when the first has prepared the folder.
 
-    That may take as long as it likes where a teacher has to look at every image first.
+    Once it has begun, that may take as long as it likes: every image and mask may have to be looked at first.
     """
     begin = time.monotonic()
     while not (out / RESOLVED).is_file():
-        if time.monotonic() - begin > RANK_WAIT_SECONDS and not request.read()[1].teacher.runs:
-            raise RunError(f"rank 0 prepared no run at {out} within {RANK_WAIT_SECONDS} s.")
+        if time.monotonic() - begin > RANK_WAIT_SECONDS and not (out / LOCK).is_file():
+            raise RunError(f"rank 0 did not begin a run at {out} within {RANK_WAIT_SECONDS} s.")
         time.sleep(0.5)
 
 
@@ -194,7 +194,7 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
             with suppress(*(() if moved else (DataNotFound,))):  # it needs them no longer
                 check_same_data(run, recipe, open_data(recipe, request.objects), reporter.message)
         reporter.message(f"{out} is finished: {checkpoint['global_step']} steps, nothing left to do")
-        return run
+        return _as_it_is_here(run, recipe)
 
     # Data and model: with a checkpoint Lightning brings the weights, else the model is as it was begun
     check_machine(recipe)
@@ -222,7 +222,16 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
     own_data = request.objects.data is not None
     teaching = open_teaching(recipe, run.info.teachers, train_data, model, out, reporter.message, own_data=own_data)
     training = replace(training, teaching=teaching)
-    return _run(training, reporter, request, resume_from=out / CHECKPOINT if checkpoint else None)
+    run = _run(training, reporter, request, resume_from=out / CHECKPOINT if checkpoint else None)
+    return _as_it_is_here(run, recipe)
+
+
+def _as_it_is_here(run: Run, recipe: Recipe) -> Run:
+    """The run with its data where they lie now and the device of now, for whoever scores it; its record stays."""
+    data = run.recipe.data.model_copy(update={"name": recipe.data.name, "root": recipe.data.root})
+    train = run.recipe.train.model_copy(update={"device": recipe.train.device})
+    moved = run.recipe.model_copy(update={"data": data, "train": train})
+    return replace(run, info=run.info.model_copy(update={"recipe": moved}))
 
 
 def _note_resume(training: Training, checkpoint: dict[str, Any] | None, reporter: Reporter) -> None:
@@ -238,7 +247,7 @@ def _note_resume(training: Training, checkpoint: dict[str, Any] | None, reporter
         reporter.message(
             f"begun with {begun_with} of devices x nodes, resumed with {now}: a step has the same images; its loss may "
             "differ in the last bits, and more by batch norms, which on a CPU see the images of one process alone, and "
-            "by terms that are means of each process's (Lovasz, Dice, the pixel contrast, distillation)"
+            "by terms that are means of each process's (Lovasz, Dice, boundaries, the pixel contrast, distillation)"
         )
     if info.threads != threads:
         threads_then = f"begun with {info.threads} threads, resumed with {threads}"
@@ -253,6 +262,7 @@ def _run(training: Training, reporter: Reporter, request: Request, *, resume_fro
         if pick_device(recipe.train.device).type == "cpu" and native() is None:
             reporter.message("without the compiled loops a step takes longer: featherseg doctor says what is missing")
         note_loss(run.path, training.train, reporter.message)
+        (run.path / CURVE).unlink(missing_ok=True)  # of a finished run that was given more steps
     keep_supervised_heads(model, recipe)
     if recipe.train.checkpoint_activations:
         checkpoint_blocks(model)
@@ -329,8 +339,10 @@ def _run_trainer(
             trainer.fit(module, ckpt_path=resume_from, weights_only=True)
             ended = True
         except SystemExit:  # Lightning's answer to Ctrl-C, and the recorder's to a signal
+            kept = f"step {recorder.saved_step}" if (out / CHECKPOINT).is_file() else "the start"
+            again = "" if recorder.saved_step == trainer.global_step else f"; it goes on from {kept}"
             recorder.reporter.message(
-                f"stopped at step {trainer.global_step}. Continue with: featherseg train --resume --out {out}"
+                f"stopped at step {trainer.global_step}{again}. Continue with: featherseg train --resume --out {out}"
             )
             raise KeyboardInterrupt from None
         except DataError as error:  # of a loader worker: torch puts the worker's traceback before the sentence

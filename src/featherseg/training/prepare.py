@@ -99,6 +99,8 @@ class Request:
         if data is not None:
             named = recipe.data.model_copy(update={"name": data[0].name, "root": None})
             recipe = recipe.model_copy(update={"data": named, "paper": None})
+        if self.objects.loss is not None:  # the recipe's class weights and auxiliary heads are no part of it
+            recipe = recipe.model_copy(update={"loss": LossTable()})
         return recipe
 
     @property
@@ -354,7 +356,7 @@ def _note(out: Path, **facts: Any) -> None:
         known = load_json(out / ENVIRONMENT)
     except (OSError, ValueError):
         known = {}
-    write_json(out / ENVIRONMENT, known | facts)
+    write_json(out / ENVIRONMENT, (known if isinstance(known, dict) else {}) | facts)
 
 
 def check_machine(recipe: Recipe) -> None:

@@ -63,7 +63,7 @@ class Recorder(Checkpoint):
         self.best, self.stale, self.finished = -math.inf, 0, False  # score, validations since, nothing left to do
         undo = run.recipe.loss.undo_class_weights
         self.undone = 0.0 if undo == "auto" else undo  # share of the class weights that kept weights undo
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), 0
         self.stop_asked = False  # by a signal
 
     def state_dict(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class Recorder(Checkpoint):
         SIGTERM and, in a SLURM job, SIGUSR1: its warning before the job ends. They take the place of Lightning's
         handlers, which stop after any batch, saved or not; Lightning puts back what was there before it.
         """
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
         self.finished = False  # a run that was, and goes on, has more steps now
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, *([signal.SIGUSR1] if SLURMEnvironment.detect() else [])):
@@ -118,7 +118,7 @@ class Recorder(Checkpoint):
             logger.log_metrics({k: v for k, v in record.items() if isinstance(v, float)}, step)
         if save:
             trainer.save_checkpoint(self.run.path / CHECKPOINT)
-            self.saved_at = time.monotonic()
+            self.saved_at, self.saved_step = time.monotonic(), step
         if stop:
             raise SIGTERMException
 

@@ -65,6 +65,8 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
         same |= {"teacher.runs", "teacher.unlabelled"} if asked.teacher.unlabelled else {"teacher.runs"}
         moved = {"runs": asked.teacher.runs, "unlabelled": asked.teacher.unlabelled or teacher.unlabelled}
         teacher = teacher.model_copy(update=moved)
+    if request.objects.loss is not None:  # runs of before kept the recipe's table, of which nothing is its
+        same |= {key for key in different if key.startswith("loss.")}
     longer: dict[str, int] = {}
     if {"train.steps", "train.decay_steps"} & different.keys() and own.train.schedule == "stable":
         longer = _longer(run, own.train, asked.train)
