@@ -134,10 +134,20 @@ def test_the_commit_is_called_by_the_last_score_of_these_weights_and_what_chose_
 
 
 def test_nothing_of_the_machine_the_data_s_files_or_checkpoints_is_passed_on(hub, run):
+    line = {
+        "data": "/home/me/secret/field/dataset.toml",
+        "split": "test",
+        "inference": "whole",
+        "images": 3,
+        "miou": 0.5,
+    }
+    append_line(run / "evaluations.jsonl", line | {"notes": ["1 mask of val changed: patient_0042"]})
     push(run, ADDRESS)
     files = hub.commits["meadow/lawn"][-1][1]
-    assert set(files) == {*module.SHARED, "README.md"} - {"evaluations.jsonl"}
-    assert not any(b"/home/me" in content for content in files.values())
+    assert set(files) == {*module.SHARED, "README.md"}
+    assert not any(b"/home/me" in content or b"patient" in content for content in files.values())
+    assert json.loads(files["evaluations.jsonl"]) == line | {"data": "field/dataset.toml", "notes": []}
+    assert "`field/dataset.toml`" in files["README.md"].decode()
     record = json.loads(files["resolved.json"])
     assert (record["recipe"]["data"]["name"], record["recipe"]["data"]["root"]) == ("lawn/dataset.toml", None)
 

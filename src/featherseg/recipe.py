@@ -96,6 +96,11 @@ class ModelTable(Config):
         return dict(self.model_extra or {})
 
 
+def shown_data(name: str) -> str:
+    """A dataset as a page that is passed on names it: of a path the last two parts, without a bucket's name."""
+    return "/".join(Path(without_buckets(name)).parts[-2:])
+
+
 class DataTable(Config):
     """[data]: what to train and validate on. `name` is a dataset of the catalogue, a dataset.toml or a folder."""
 
@@ -114,8 +119,8 @@ class DataTable(Config):
 
     @property
     def shown(self) -> str:
-        """The dataset as a page that is passed on names it: of a path the last two parts, without a bucket's name."""
-        return "/".join(Path(without_buckets(self.name)).parts[-2:])
+        """As `shown_data` has it."""
+        return shown_data(self.name)
 
 
 class AugmentTable(Config):

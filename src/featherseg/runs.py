@@ -274,6 +274,8 @@ def load_exactly(model: SegmentationModel, state: dict[str, Tensor], source: Pat
 def open_run(path: Path, own_model: SegmentationModel | None = None) -> Run:
     """Read a run folder's record. Raises RunError: no folder, half written, broken, or from a newer version."""
     file = path / RESOLVED
+    if path.is_file():
+        raise RunError(f"{path} is a file, expected a run folder, as `train` and `import` of featherseg write it.")
     if not path.is_dir():
         raise RunError(
             f"no run folder at {path}.{near_path(path)} Runs are written by `featherseg train ... --out {path}`."

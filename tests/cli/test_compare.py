@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from command import command
 from three_layers import ThreeLayers
 from typer.testing import CliRunner
 
@@ -21,6 +22,7 @@ from featherseg.benchmarking.latency import SideBySide
 from featherseg.cli.compare import compare
 from featherseg.cli.paper import paper
 from featherseg.cli.sweep import sweep
+from featherseg.cli.train import train
 from featherseg.comparison import comparison, sweeps
 from featherseg.core.errors import ConfigError, FeathersegError, UnknownName, WeightsError
 from featherseg.counting import paper_tables
@@ -148,6 +150,8 @@ def test_runs_that_differ_in_their_seed_are_runs_of_one_model(field):
     page = field[0].with_name("page.html")
     found = json.loads(run(*field, "--no-costs", "--json", "--split", "test", "-o", page).stdout)
     assert "Differences between these models" in page.read_text()
+    assert "GMACs" in page.read_text()
+    assert not any(heading in page.read_text() for heading in ("p50, ms", "p95, ms", "memory, MiB"))
     (ranking,) = found["rankings"]
     assert sorted(len(n["runs"]) for n in ranking["models"]) == [3, 3]
     assert ranking["models"][0]["miou"] >= ranking["models"][1]["miou"]
@@ -342,6 +346,7 @@ def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tm
     html = page.read_text()
     assert html.count("<svg") == 2  # the fronts of time and memory
     assert all(word in html for word in ("efficientvit-seg-b0", "grass", "default-src 'none'", "How to read this"))
+    assert all(heading in html for heading in ("GMACs", "p50, ms", "p95, ms", "memory, MiB"))
     assert "Classes that differ: none" in html
     assert "<script" not in html
 
@@ -431,6 +436,33 @@ def test_models_are_trained_under_one_recipe_then_compared_and_go_on_where_they_
     before = {name: (tmp_path / "field" / name / "weights.safetensors").stat().st_mtime_ns for name in names}
     assert run(*words, *settings, verb="sweep").exit_code == 0
     assert before == {n: (tmp_path / "field" / n / "weights.safetensors").stat().st_mtime_ns for n in names}
+
+
+@pytest.mark.parametrize(
+    ("words", "twice"),
+    [
+        (["--data", "yard", "--set", "data.name=field"], "by --data and by --set data.name=field. Leave one of them"),
+        (["--device", "cpu", "--set", "train.device=cuda"], "train.device is given twice, by --device and by --set"),
+    ],
+)
+def test_a_setting_that_an_option_gives_as_well_is_refused(tmp_path, words, twice):
+    sweep = run("frm-lite0", "--models", "frm-lite0", "--out", tmp_path / "field", *words, verb="sweep")
+    trained = command(train)("frm-lite0", "--out", tmp_path / "run", *words)
+    for result in (sweep, trained):
+        assert isinstance(result.exception, ConfigError)
+        assert twice in str(result.exception)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("light_models")
+def test_ctrl_c_says_that_the_same_sweep_goes_on(tmp_path, monkeypatch):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("featherseg.training.job.train", stop)
+    settings = [word for setting in TRAINED for word in ("--set", setting)]
+    words = ["frm-lite0", "--models", "efficientvit-seg-b0", "--seeds", "0,1", "--out", tmp_path / "field"]
+    assert "the same sweep, started again, goes on with this run" in run(*words, *settings, verb="sweep").output
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from command import command
 from PIL import Image
 
+import featherseg
 from featherseg.api import report
 from featherseg.cli.evaluate import evaluate
 from featherseg.core.errors import ConfigError, FeathersegError
@@ -45,6 +47,14 @@ def test_a_run_keeps_its_scores_and_counts_its_looks_at_test(lawn_run, lawn):
     assert "2 images: mIoU" in result.stdout
     assert [line["split"] for line in lines(lawn_run)] == ["test", "test", "test", "val", "test"]
     assert json.loads((lawn_run / "scores.json").read_text())["split"] == "test"
+
+
+def test_brackets_in_a_note_are_printed(lawn_run, monkeypatch):
+    scored = featherseg.evaluate(lawn_run)
+    notes = ("since the training: [map] 1 was path, is plant", "images of [/x]")
+    monkeypatch.setattr(featherseg, "evaluate", lambda *given, **how: replace(scored, notes=notes))
+    printed = run(lawn_run).stdout
+    assert all(note in printed for note in notes)
 
 
 def with_recipe(path: Path, table: str, **settings: object) -> None:

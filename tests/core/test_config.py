@@ -35,6 +35,7 @@ def test_a_misspelled_part_of_a_path_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "neu" / "deep").mkdir(parents=True)
     assert near_path(Path("neeu")) == " Did you mean 'neu'?"
+    assert near_path(Path("neu")) == ""
     assert near_path(Path("neeu/deep")) == " Did you mean 'neu/deep'?"
     assert near_path(tmp_path / "neu" / "dep") == f" Did you mean {str(tmp_path / 'neu' / 'deep')!r}?"
     for nothing in ("neeu/other", "q", "a" * 5000):

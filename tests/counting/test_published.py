@@ -112,6 +112,8 @@ def test_the_last_look_at_a_split_at_one_scale_is_compared(run):
     look(run, 0.8, inference="whole, flip")
     look(run, 0.8, data="camvid")
     look(run, None)
+    look(run, 0.8, images="many")  # edited by hand
+    append_line(run.path / "evaluations.jsonl", {"data": "shapes", "inference": "whole", "miou": 0.8, "images": 3})
     look(run, 0.3, split="test", images=7)
     assert [figure.texts() for figure in compare(run).figures[:2]] == [
         ("mIoU on shapes val, %, 3 images", "50.0", "52.34", "+2.34"),

@@ -75,7 +75,8 @@ def test_the_model_given_is_left_as_it_was(tmp_path):
 
 def test_a_run_keeps_the_report(exported):
     kept = json.loads((exported.run.path / "parity.json").read_text())
-    assert kept == {"onnx": json.loads(json.dumps(exported.report.as_dict()))}
+    weights = {"weights_sha256": exported.run.weights_sha256}
+    assert kept == {"onnx": json.loads(json.dumps(exported.report.as_dict())) | weights}
     assert kept["onnx"]["parity"]["ok"]
 
 

@@ -1,6 +1,8 @@
 """The report: whole, self-contained, true to what the run folder holds, and safe with hostile names."""
 
+import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -138,6 +140,15 @@ def test_a_full_run_shows_its_figures(full):
     assert "train.epochs 4" in text
     assert "The test split was scored 1 time." in text
     assert "30.0 % taken for road" in text  # 30 of 100 pixels, the 10 that were no class among them
+
+
+def test_figures_of_a_file_of_earlier_weights_are_not_shown_as_those_of_now(full):
+    row = json.loads((full / "parity.json").read_text())
+    for weights, shown in ((open_run(full).weights_sha256, True), ("of a step before", False)):
+        write_json(full / "parity.json", {"onnx": row | {"weights_sha256": weights}})
+        text = text_of(report(full).path.read_text())
+        assert ("gives the model's logits" in unescape(text)) == shown
+        assert ("street.onnx is of weights that this run had before:" in text) == (not shown)
 
 
 def test_the_page_loads_nothing_and_runs_nothing(full):

@@ -13,7 +13,7 @@ from featherseg.cli.options import AsJson, Data, DataRoot, Device, Split, out_op
 from featherseg.cli.progress import progress_bar
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Size
-from featherseg.core.wording import json_text
+from featherseg.core.wording import json_text, one_line
 
 
 def benchmark(
@@ -96,7 +96,7 @@ def benchmark(
         print_benchmark(console, found)
     if out:
         write_text(out, benchmark_html(found))
-        console.print(f"the page is {out}")
+        console.print(one_line(f"the page is {out}"), markup=False)
 
 
 Repeats = tuple[Sequence[Size], Sequence[int], Sequence[int], int]

@@ -27,7 +27,7 @@ from featherseg.cli.options import (
     parse_size,
 )
 from featherseg.cli.progress import progress_bar
-from featherseg.core.wording import json_text
+from featherseg.core.wording import json_text, one_line
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
@@ -106,4 +106,4 @@ def show(
         print_comparison(console, comparison)
     if page:
         write_text(page, comparison_html(comparison))
-        console.print(f"the page is {page}")
+        console.print(one_line(f"the page is {page}"), markup=False)

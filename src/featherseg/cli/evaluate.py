@@ -22,7 +22,7 @@ from featherseg.cli.options import (
 )
 from featherseg.cli.progress import progress_bar
 from featherseg.cli.score_tables import print_comparison, print_scores
-from featherseg.core.wording import json_text
+from featherseg.core.wording import json_text, one_line
 
 
 def evaluate(
@@ -74,7 +74,7 @@ def evaluate(
             progress=progress,
         )
     for note in scores.notes:
-        console.print(note)
+        console.print(one_line(note), markup=False)
     if as_json:
         print(json_text(scores.as_dict()))
         return

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from featherseg.cli.options import DataRoot, Overrides, out_option, parse_size
+from featherseg.cli.options import DataRoot, Overrides, check_settings, out_option, parse_size
 from featherseg.core.errors import ConfigError
 from featherseg.core.wording import one_line
 
@@ -34,10 +34,11 @@ def import_(
     Every key and shape must fit. Nothing in the file is executed; its sha256 and the licence are kept in the run.
     """
     height_width = parse_size(size, "--size") if size else None
+    settings = check_settings(overrides, {"data.name": ("--data", data), "data.root": ("--data-root", data_root)})
     terms = licence if licence is not None else ask_licence()
     from featherseg.training.published_weights import ImportRequest, import_weights
 
-    request = ImportRequest(file, model, data, terms, data_root, height_width, tuple(overrides or ()))
+    request = ImportRequest(file, model, data, terms, data_root, height_width, tuple(settings))
     run = import_weights(request, out, lambda text: print(one_line(text)))
     print(one_line(f"licence: {run.licence}"))
     print(one_line(f"the run is in {out}; score it with: featherseg evaluate {out}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -65,7 +66,9 @@ MemoryGb = Annotated[float, typer.Option("--memory-gb", help="Memory limit; larg
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a key of the recipe, such as train.epochs=40; may be repeated."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key of the recipe, such as train.epochs=40; may be repeated, of one key the last counts.",
     ),
 ]
 MaxMs = Annotated[
@@ -82,6 +85,18 @@ def out_option(help: str) -> OptionInfo:
     """`-o`, `--out`: where a result goes; `help` says what is written there."""
     option: OptionInfo = typer.Option("-o", "--out", help=help)
     return option
+
+
+def check_settings(overrides: Sequence[str] | None, given: Mapping[str, tuple[str, object]]) -> list[str]:
+    """The texts of --set. Raises ConfigError where one of them gives the key of an option that was given as well.
+
+    given: key of the recipe -> the option that sets it, and its value, None where it was not given.
+    """
+    for text in overrides or ():
+        option, value = given.get(key := text.partition("=")[0].strip(), ("", None))
+        if value is not None:
+            raise ConfigError(f"{key} is given twice, by {option} and by --set {text}. Leave one of them out.")
+    return [*(overrides or ())]
 
 
 def parse_inference(window: str | None, scales: str, tta: str | None, resize: str | None = None) -> InferenceSettings:

@@ -17,6 +17,7 @@ from featherseg.cli.options import (
     MaxMs,
     Overrides,
     TrainingDevice,
+    check_settings,
     out_option,
 )
 from featherseg.core.errors import ConfigError
@@ -55,6 +56,9 @@ def sweep(
     from featherseg.core.allocator import keep_freed_memory
     from featherseg.core.files import check_writable
 
+    options: dict[str, tuple[str, object]] = {"data.name": ("--data", data), "data.root": ("--data-root", data_root)}
+    options |= {"train.device": ("--device", device), "teacher.runs": ("--teach", teach or None)}
+    settings = check_settings(overrides, options)
     budgets = Budgets(max_ms, max_mib)
     budgets.check(costs)
     if page:
@@ -69,7 +73,7 @@ def sweep(
             seeds=[int(seed) for seed in seeds.split(",")],
             data=data,
             data_root=data_root,
-            settings=[*(overrides or ()), *([f"teacher.runs={sweeps.LARGEST}"] if teach else [])],
+            settings=[*settings, *([f"teacher.runs={sweeps.LARGEST}"] if teach else [])],
             costs=costs,
             device=device,
             progress=progress,

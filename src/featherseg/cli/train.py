@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from featherseg.cli.options import Data, DataRoot, Overrides, TrainingDevice, out_option
+from featherseg.cli.options import Data, DataRoot, Overrides, TrainingDevice, check_settings, out_option
 
 LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal to draw on
 
@@ -63,16 +63,14 @@ def train(
 
     keep_freed_memory()
     options = {
-        "train.minutes": minutes,
-        "teacher.runs": teacher,
-        "teacher.unlabelled": unlabelled,
-        "train.device": device,
+        "data.root": ("--data-root", data_root),
+        "train.minutes": ("--minutes", minutes),
+        "teacher.runs": ("--teacher", teacher),
+        "teacher.unlabelled": ("--unlabelled", unlabelled),
+        "train.device": ("--device", device),
     }
-    settings = [] if data_root is None else [*setting_texts({"data.root": data_root})]
-    settings += [
-        *(overrides or ()),
-        *setting_texts({key: value for key, value in options.items() if value is not None}),
-    ]
+    settings = check_settings(overrides, {"data.name": ("--data", data), **options})
+    settings += setting_texts({key: value for key, (_, value) in options.items() if value is not None})
     with TrainingProgress() as progress:
         featherseg.train(
             recipe, data, out=out, init=init, settings=settings, resume=resume, report=report, progress=progress

@@ -1,5 +1,6 @@
 """A comparison as one page: rankings, fronts, differences, classes, latency."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import resources
 
@@ -7,9 +8,20 @@ from markupsafe import Markup
 
 from featherseg.benchmarking.latency import STARTS
 from featherseg.comparison.pareto import front_svg
-from featherseg.comparison.results import Comparison
-from featherseg.reports.page import page_html, render
+from featherseg.comparison.results import CandidateResult, Comparison
+from featherseg.reports.page import fixed, page_html, percent, render
 from featherseg.uncertainty.clusters import MIN_CLUSTERS
+
+FIGURES: dict[str, Callable[[CandidateResult], str]] = {
+    "mIoU, %": lambda s: percent(s.miou.mean()),
+    "of its runs": lambda s: ", ".join(map(percent, s.miou)) if len(s.miou) > 1 else "one run",
+    "parameters, M": lambda s: fixed(None if s.params is None else s.params / 1e6, 2),
+    "GMACs": lambda s: fixed(s.gmacs, 2),
+    "p50, ms": lambda s: fixed(s.latency.p50_ms, 1),
+    "p95, ms": lambda s: fixed(s.latency.p95_ms, 1),
+    "memory, MiB": lambda s: fixed(s.latency.memory_mib, 0),
+}
+"""The columns of a ranking; empty where nothing was measured. One that is empty for all models is left out."""
 
 
 def comparison_html(comparison: Comparison) -> str:
@@ -29,7 +41,9 @@ def sections_html(comparison: Comparison, *, head: bool = False) -> str:
             if len(points) > 1:
                 chosen = picks[quantity].point if quantity in picks else None
                 charts += front_svg(points, quantity, picked=chosen.name if chosen else "", budget=budget)
-        rankings.append((ranking, Markup(charts), list(picks.values())))
+        columns = {heading: [figure(s) for s in ranking.results] for heading, figure in FIGURES.items()}
+        measured = {heading: cells for heading, cells in columns.items() if any(cells)}
+        rankings.append((ranking, measured, Markup(charts), list(picks.values())))
     return render(
         "comparison/page.html",
         c=comparison,

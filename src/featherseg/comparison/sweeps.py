@@ -167,5 +167,9 @@ def train_all(
     # The teacher's runs first
     for title, own_request, run in sorted(trainings, key=lambda training: training[0].partition(",")[0] != teacher):
         reporter.message(title)
-        train(replace(own_request, began=time.monotonic()), run, reporter, resume=True)  # train.minutes are of each
+        try:
+            train(replace(own_request, began=time.monotonic()), run, reporter, resume=True)  # train.minutes are of each
+        except KeyboardInterrupt:
+            reporter.message("the same sweep, started again, goes on with this run and trains those that are missing")
+            raise
     return [run for _, _, run in trainings]

@@ -105,7 +105,9 @@ def did_you_mean(name: str, known: Iterable[str], *, here: bool = False) -> str:
 
 
 def near_path(path: Path) -> str:
-    """` Did you mean 'neu/dataset.toml'?` of a path that does not exist, where one part is misspelled; else nothing."""
+    """` Did you mean 'neu/dataset.toml'?` where one part of a path that does not exist is misspelled; else nothing."""
+    if os.path.exists(path):
+        return ""
     missing = next((part for part in (*reversed(path.parents), path) if not os.path.exists(part)), path)
     for name in get_close_matches(missing.name, _names_in(missing.parent), cutoff=0.6):
         if os.path.exists(near := missing.parent / name / path.relative_to(missing)):

@@ -83,11 +83,12 @@ def _accuracy(run: Run, paper: PaperTable) -> list[Figure]:
     """mIoU by split, in %."""
     inference = InferenceSettings(scales=paper.scales, flip=paper.flip, resize=run.recipe.data.test_resize)
     evaluations = {
-        evaluation["split"]: evaluation
+        evaluation.get("split"): evaluation
         for evaluation in run.current_evaluations()
         if evaluation.get("data") == paper.data
         and evaluation.get("inference") == str(inference)
-        and evaluation.get("miou") is not None
+        and isinstance(evaluation.get("miou"), float | int)
+        and isinstance(evaluation.get("images"), int)
     }
     figures = []
     for split, published in paper.miou.items():

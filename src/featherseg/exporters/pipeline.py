@@ -185,7 +185,7 @@ def export_formats(
             continue
         tell(f"{name}: written")
         if run and kept:
-            keep_reports(run.path, reports)
+            keep_reports(run, reports)
     return reports, errors
 
 

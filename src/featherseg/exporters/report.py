@@ -11,6 +11,7 @@ from featherseg.core.old_names import with_new_names
 from featherseg.core.types import Size
 from featherseg.exporters.job import Quantised
 from featherseg.exporters.parity import ParityReport
+from featherseg.runs import Run
 
 PARITY = "parity.json"
 HEADS = ("format", "error", "same class", "mIoU", "model's", "MB", "ms")
@@ -60,9 +61,11 @@ class ExportReport:
         return html_table("The file beside its model", HEADS, [self.texts()], [str(self.path)])
 
 
-def keep_reports(run: Path, reports: Sequence[ExportReport]) -> None:
-    """Put them into the run's parity.json, {format: report}; those of other formats stay."""
-    write_json(run / PARITY, {**read_reports(run / PARITY), **{row.format: row.as_dict() for row in reports}})
+def keep_reports(run: Run, reports: Sequence[ExportReport]) -> None:
+    """Put them into the run's parity.json, {format: report and the weights it is of}; those of other formats stay."""
+    weights = {"weights_sha256": run.weights_sha256}
+    rows = {row.format: row.as_dict() | weights for row in reports}
+    write_json(run.path / PARITY, read_reports(run.path / PARITY) | rows)
 
 
 def read_reports(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from featherseg.core.files import load_json, write_text
 from featherseg.core.wording import counted, marks, one_line, size_text
 from featherseg.counting.cost import count_parameters
 from featherseg.counting.published import HEADS, compare
-from featherseg.recipe import Recipe
+from featherseg.recipe import Recipe, shown_data
 from featherseg.runs import ENVIRONMENT, Run, parts_of
 
 
@@ -151,7 +151,7 @@ def _scored(run: Run) -> list[str]:
         return sum(e["data"] == data and bool(parts_of(e["split"]) & parts_of(split)) for e in evaluations)
 
     return [
-        f"- {_figures(evaluation.get('pq'), evaluation['miou'])} on {_code(data)}, split {_code(split)}, "
+        f"- {_figures(evaluation.get('pq'), evaluation['miou'])} on {_code(shown_data(data))}, split {_code(split)}, "
         f"{counted(evaluation['images'], 'image')} ({_text(inference)}); this run was evaluated on the split "
         f"{counted(times(data, split), 'time')}"
         f"{f'; {told}' if (told := run.marks_of(evaluation)) else ''}"

@@ -8,11 +8,11 @@ from typing import Any
 
 from featherseg import hub
 from featherseg.core.errors import RunError
-from featherseg.core.files import FIT, load_json, read_bounded, refuse_links
+from featherseg.core.files import FIT, load_json, read_bounded, read_lines, refuse_links
 from featherseg.core.notebook import percent
 from featherseg.core.storage import without_buckets
 from featherseg.reports.card import card
-from featherseg.runs import RESOLVED, WEIGHTS, Run, load_run
+from featherseg.runs import EVALUATIONS, RESOLVED, WEIGHTS, Run, load_run
 
 log = logging.getLogger("featherseg")
 
@@ -20,9 +20,10 @@ log = logging.getLogger("featherseg")
 def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
     """Write a run to the Hugging Face Hub, in one commit: recipe, record, kept weights, metrics, scores and card.
 
-    Images, checkpoints, exports and what is known of the data's files and the machine stay here; of paths in the record
-    the last two parts are passed on, of addresses of buckets those below the bucket. recipe.toml goes as it is
-    otherwise. Such files of an earlier run that this one does not have are deleted there.
+    Images, checkpoints, exports, notes of evaluations and what is known of the data's files and the machine stay here;
+    of paths in the record and the scores the last two parts are passed on, of addresses of buckets those below the
+    bucket. recipe.toml goes as it is otherwise. Such files of an earlier run that this one does not have are deleted
+    there.
 
     Args:
         run: A Run, a run folder, or the name of one.
@@ -50,7 +51,11 @@ def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
         if path.stat().st_size > most:
             raise RunError(f"{path} has {path.stat().st_size:,} bytes; at most {most:,} are passed on.")
         files[name] = path if name == WEIGHTS else read_bounded(path, most)
+    if EVALUATIONS in files:  # whose notes name files of the data
+        lines = [_without_paths({**line, "notes": []}) for line in read_lines(run.path / EVALUATIONS)]
+        files[EVALUATIONS] = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines).encode()
     record = _without_paths(load_json(run.path / RESOLVED))
+    record["recipe"]["data"]["root"] = None  # else it would be looked for below the working folder
     record |= {"fitted": True} if (run.path / FIT).is_file() else {}  # which itself stays here
     files[RESOLVED] = json.dumps(record, indent=2, ensure_ascii=False).encode()
     files["card.md"] = files[hub.README] = card(run).encode(errors="replace")
@@ -66,16 +71,10 @@ def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
     return page
 
 
-def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
-    """resolved.json without where things lie on this machine: of an absolute path its last two parts."""
-
-    def short(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: short(one) for key, one in value.items()}
-        if isinstance(value, list):
-            return [short(one) for one in value]
-        return "/".join(Path(value).parts[-2:]) if isinstance(value, str) and os.path.isabs(value) else value
-
-    record = short(record)
-    record["recipe"]["data"]["root"] = None  # else it would be looked for below the working folder
-    return record
+def _without_paths(value: Any) -> Any:
+    """A record without where things lie on this machine: of an absolute path its last two parts."""
+    if isinstance(value, dict):
+        return {key: _without_paths(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(one) for one in value]
+    return "/".join(Path(value).parts[-2:]) if isinstance(value, str) and os.path.isabs(value) else value
