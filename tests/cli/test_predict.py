@@ -82,10 +82,15 @@ def test_a_bad_image_in_a_folder_is_named_and_the_others_go_on(lawn_run, photos,
     assert len(list((tmp_path / "out").iterdir())) == 6
 
 
-def test_a_single_bad_image_is_an_error(lawn_run, photos, tmp_path):
+def test_a_single_bad_image_is_an_error_and_the_only_one_of_a_folder_is_left_out(lawn_run, photos, tmp_path):
     (photos / "a.jpg").write_bytes(b"\xff\xd8 cut short")
     result = run(lawn_run, photos / "a.jpg", "-o", tmp_path / "out")
     assert isinstance(result.exception, DataError)
+    (tmp_path / "alone").mkdir()
+    (photos / "a.jpg").rename(tmp_path / "alone" / "a.jpg")
+    result = run(lawn_run, tmp_path / "alone", "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "1 of 1 left out" in result.stdout
 
 
 def test_files_that_are_there_are_not_replaced_unasked(lawn_run, photos, tmp_path):

@@ -53,6 +53,14 @@ def test_videos_and_images_go_into_one_folder(lawn_run, clip, tmp_path):
     assert sorted(file.name for file in (photos / "out").iterdir()) == names
 
 
+def test_a_video_is_written_though_the_one_image_beside_it_cannot_be_read(lawn_run, clip, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 cut short")
+    result = run(lawn_run, tmp_path / "a.jpg", clip, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "a.jpg cannot be read" in result.stdout
+    assert len(read_video(tmp_path / "out" / "clip_overlay.mp4")[0]) == 6
+
+
 def test_a_damaged_video_is_written_and_the_exit_code_says_so(lawn_run, tmp_path):
     clip = write_video(tmp_path / "a.avi", moving_images(20))
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size * 6 // 10])

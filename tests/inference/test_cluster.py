@@ -229,6 +229,21 @@ def test_the_model_of_an_exported_file_is_known_by_its_bytes(tmp_path):
     assert model_digest(Runtime(), str(tmp_path / "m.ncnn.param")) == of_both
 
 
+def test_a_bin_of_another_format_is_no_part_of_the_model(tmp_path):
+    """OpenVINO's model.bin lies beside model.onnx where both were exported."""
+
+    class Runtime:
+        model = None
+
+    files = [tmp_path / f"m.{ending}" for ending in ("onnx", "pt2", "tflite", "xml")]
+    for file in files:
+        file.write_bytes(b"graph")
+    before = [model_digest(Runtime(), str(file)) for file in files]
+    (tmp_path / "m.bin").write_bytes(b"weights")
+    assert [model_digest(Runtime(), str(file)) for file in files[:3]] == before[:3]
+    assert model_digest(Runtime(), str(files[3])) == hashlib.sha256(b"graphweights").hexdigest()
+
+
 def test_the_model_of_a_run_is_known_by_its_weights(predictor):
     digest = model_digest(predictor.runtime, "a run")
     assert digest == model_digest(open_runtime(STARTER, "cpu"), "the same run elsewhere")

@@ -1,5 +1,6 @@
 """The Predictor: one answer whatever form an image comes in, lists and iterators, results that draw and save."""
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -186,3 +187,17 @@ def test_scales_come_on_top_of_the_longest_side():
     runtime = ChannelsFile()
     Predictor(runtime, inference=InferenceSettings(scales=(1, 2)), max_side=64)(np.zeros((96, 128, 3), np.uint8))
     assert runtime.seen == [(48, 64), (96, 128)]
+
+
+@pytest.mark.parametrize("panoptic", [None, {}], ids=["classes", "objects"])
+def test_a_file_of_one_size_needs_memory_for_all_of_it_and_no_more(panoptic):
+    runtime = ChannelsFile(fixed_size=(1000, 1200), peak_bytes_per_pixel=1000.0, panoptic=panoptic)
+    own = PROCESS_BYTES / 1e9
+    needed = r"too little for an image of 1000x1200 .* at least (\d+\.\d) GB .*, or export the model for smaller images"
+    with pytest.raises(ConfigError, match=needed) as found:
+        Predictor(runtime, memory_gb=own + 0.6).plan((1000, 1200))
+    gigabytes = float(re.search(needed, str(found.value))[1])
+    assert Predictor(runtime, memory_gb=gigabytes).plan((1000, 1200)).how == "whole"
+    assert gigabytes < own + 1.7  # 1.2 megapixels at 1050 bytes, and what is held meanwhile
+    with pytest.raises(DataError, match=r"takes images of 1000x1200 .* only, not of 1000x1100"):
+        Predictor(runtime, memory_gb=own + 0.6).plan((1000, 1100))

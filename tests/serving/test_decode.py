@@ -112,3 +112,11 @@ def test_a_jpeg_of_endless_scans_is_refused():
 )
 def test_counting_scans_ends_on_anything(content):
     assert scan_count(content) == 0
+
+
+def test_a_jpeg_of_endless_segments_is_refused_wherever_they_stand():
+    content, many = encoded(image(), "JPEG"), b"\xff\xe0\0\2" * 20_000
+    for place in (20, len(content) - 2):  # behind its first segment, and before its end
+        status, code, message = refusal(content[:place] + many + content[place:])
+        assert (status, code) == (413, "pixels")
+        assert "too many segments" in message

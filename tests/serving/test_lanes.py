@@ -18,6 +18,7 @@ from file_metadata import ChannelsFile
 from running_service import connected, form, posted, running
 
 from featherseg import models
+from featherseg.core.errors import ConfigError
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.inference.tiling import PROCESS_BYTES
@@ -214,3 +215,15 @@ def test_a_file_of_one_size_sees_a_large_image_whole(start):
     answer = client.post("/v1/segment", files=form(large_image(runtime.fixed_size)))
     assert answer.status_code == 200
     assert runtime.seen == [runtime.fixed_size]
+
+
+def test_a_file_for_another_size_than_the_training_images_is_served(start):
+    client = start(Served("file", Predictor(ChannelsFile(fixed_size=(40, 48), image_size=(64, 96)))))
+    answer = client.post("/v1/segment", files=form(image(0, (40, 48))))
+    np.testing.assert_array_equal(mask_in(answer.content), answer_of(image(0, (40, 48))))
+
+
+def test_too_little_memory_for_the_one_size_of_a_file_is_said_before_anybody_sends(start):
+    runtime = ChannelsFile(fixed_size=(1100, 2000), peak_bytes_per_pixel=1000.0)
+    with pytest.raises(ConfigError, match=r"GB of memory is too little for an image of 1100x2000.*with file\.xml"):
+        start(Served("file", Predictor(runtime, memory_gb=PROCESS_BYTES / 1e9 + 1)))

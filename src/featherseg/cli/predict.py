@@ -129,7 +129,7 @@ def predict(
     from rich.markup import escape
 
     from featherseg.cli.terminal import Console
-    from featherseg.inference.folder import OutputSettings, open_output
+    from featherseg.inference.folder import OutputSettings, is_alone, open_output
     from featherseg.inference.predictor import Predictor
     from featherseg.inference.runtimes import open_runtime
     from featherseg.inference.video.read import is_video
@@ -149,14 +149,14 @@ def predict(
             if deeper := [inside for inside in folders_of_images(folder) if inside.resolve() != output.resolve()]:
                 left = f"{counted(len(deeper), 'folder')} in it ({escape(one_line(deeper[0].name))})"
                 console.print(f"{where}: its own images are taken, not those of {left}; name each folder of images")
-        failed = _predict_images(predictor, out, console) if files else 0
+        failed = _predict_images(predictor, out, console, alone=is_alone(paths, files)) if files else 0
         failed += moving.run(predictor, run, masks, console) if moving.paths else 0
     if failed:
         raise typer.Exit(1)
 
 
-def _predict_images(predictor: Predictor, out: Output, console: Console) -> int:
-    """Write the images' predictions and tell of each; -> how many were left out."""
+def _predict_images(predictor: Predictor, out: Output, console: Console, *, alone: bool) -> int:
+    """Write the images' predictions and tell of each; -> how many were left out. The error of one `alone` is raised."""
     from rich.markup import escape
     from rich.progress import Progress
 
@@ -185,7 +185,7 @@ def _predict_images(predictor: Predictor, out: Output, console: Console) -> int:
                 _print_shares(console, found)
             bar.update(task, completed=done + failed)
 
-        write_predictions(predictor, out, told)
+        write_predictions(predictor, out, told, alone=alone)
     console.print(f"{done} image{'s' * (done != 1)}: {out.kinds} in {escape(one_line(out.place))}")
     if failed:
         console.print(f"[red]{failed} of {len(out.files)} left out (named above)[/]")

@@ -27,6 +27,17 @@ MOST_VALUES = 2**18
 MOST_ENTRIES = 4096
 """Tags in one directory, and directories in one file."""
 
+MOST_STEPS, SEGMENT_STEPS = 2**18, 16
+"""Tags of one file, and in a JPEG bytes between its segments: Python goes over each, here and in Pillow. A segment, of
+which Pillow keeps an object, counts as 16; photographs have up to some hundred.
+"""
+
+NUMBERS_PER_STEP = 64
+"""Places of strips, which are read together."""
+
+MOST_EXIF = 256
+"""Segments of EXIF in a JPEG: Pillow copies what it has of them for each further one. Cameras write one."""
+
 MOST_RLE_PIXELS = 2**24
 """Of a BMP in run lengths, which Pillow decodes in Python, byte by byte."""
 
@@ -45,7 +56,23 @@ _INNER = (34665, 34853, 40965)  # EXIF, GPS and interoperability: directories th
 _STRIPS, _YCBCR, _JPEG = 273, 6, 7
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # those of a JPEG that begin or end something
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
+_ALONE = bytes([0, 1, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE), 0xFF])  # behind \xff: begins no segment for Pillow
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+
+
+@dataclass
+class _Steps:
+    """What the header of the file `name` may still cost: see MOST_STEPS."""
+
+    name: str
+    left: int = MOST_STEPS
+
+    def take(self, steps: int = 1) -> None:
+        """Raises TooLarge where they are not left."""
+        self.left -= steps
+        if self.left < 0:
+            limit = f"{MOST_STEPS // SEGMENT_STEPS:,} segments or {MOST_STEPS:,} tags"
+            raise _too_large(self.name, "too many segments of JPEG, or tags", limit)
 
 
 def bounded(file: BinaryIO, name: str, max_pixels: int) -> BinaryIO:
@@ -60,17 +87,17 @@ def bounded(file: BinaryIO, name: str, max_pixels: int) -> BinaryIO:
         TooLarge: a decoder would allocate far more than the image, or work far longer.
         DataError: its decoders disagree about what it holds.
     """
-    start = file.read(32)
+    start, steps = file.read(32), _Steps(name)
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
-        file = _png(file, name)
+        file = _png(file, steps)
     elif start.startswith(b"\xff\xd8\xff"):
-        _jpeg(file, name)
+        _jpeg(file, steps)
     elif start[:4] == b"MM\0+":  # read as two different files by Pillow and by libtiff
         raise DataError(f"{name} is a BigTIFF in big-endian order, which is not read. Save it as a plain TIFF.")
     elif start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM*\0", b"II\0*"):
-        _tiff(file, name)
+        _tiff(file, steps)
     elif start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        _webp(file, name, start, max_pixels)
+        _webp(file, steps, start, max_pixels)
     elif start.startswith(b"BM") and len(start) >= 18:
         file.seek(14)
         _bmp(file.read(32), name)
@@ -78,10 +105,11 @@ def bounded(file: BinaryIO, name: str, max_pixels: int) -> BinaryIO:
     return file
 
 
-def scan_count(content: bytes) -> int:
-    """How many scans a JPEG has, read from its markers."""
-    scans, place = 0, 0
+def scan_count(content: bytes, name: str = "the image") -> int:
+    """How many scans a JPEG has, read from its markers. Raises TooLarge, with its name, where these are too many."""
+    scans, place, steps = 0, 0, _Steps(name)
     while (found := _MARKER.search(content, place)) and found[0] != _END:
+        steps.take(SEGMENT_STEPS)
         scans += found[0] == _SCAN
         place = found.end() + _number(content[found.end() : found.end() + 2])
     return scans
@@ -95,7 +123,7 @@ def _too_large(name: str, found: str, limit: str) -> TooLarge:
     return TooLarge(f"{name} is too large: it holds {found}, the limit is {limit}. Save it again with another program.")
 
 
-def _png(file: BinaryIO, name: str) -> BinaryIO:
+def _png(file: BinaryIO, steps: _Steps) -> BinaryIO:
     """The same PNG with its critical chunks, transparency and orientation alone: texts and profiles inflate."""
     kept = BytesIO()
     file.seek(0)
@@ -104,7 +132,7 @@ def _png(file: BinaryIO, name: str) -> BinaryIO:
         length, kind = struct.unpack(">I4s", head)
         if kind == b"eXIf":
             body = file.read(length + 4)
-            _check_block(body, name)
+            _check_block(body, steps)
             kept.write(head + body)
         elif kind[:1].isupper() or kind == b"tRNS":
             kept.write(head + file.read(length + 4))
@@ -116,48 +144,55 @@ def _png(file: BinaryIO, name: str) -> BinaryIO:
     return kept
 
 
-def _jpeg(file: BinaryIO, name: str) -> None:
+def _jpeg(file: BinaryIO, steps: _Steps) -> None:
     """The directories of tags in its header, and the number of its scans."""
-    exif = b""
-    for marker, body in _segments(file, 0):
+    exif, progressive = list[bytes](), False
+    for marker, body in _segments(file, 0, steps):
         if marker == 0xE1 and body.startswith(b"Exif\0\0"):
-            exif += body[6:]  # Pillow joins them
+            exif.append(body[6:])
+            if len(exif) > MOST_EXIF:
+                raise _too_large(steps.name, f"more than {MOST_EXIF} segments of EXIF", f"{MOST_EXIF}")
         elif marker == 0xE2 and body.startswith(b"MPF\0"):
-            _check_block(body[4:], name)
-        elif marker in _PROGRESSIVE:
-            file.seek(0)
-            if scan_count(file.read()) > MOST_SCANS:
-                raise _too_large(name, f"more than {MOST_SCANS} scans", f"{MOST_SCANS} scans")
-            break
-    _check_block(exif, name)
+            _check_block(body[4:], steps)
+        progressive |= marker in _PROGRESSIVE
+    _check_block(b"".join(exif), steps)  # Pillow joins them
+    file.seek(0)
+    if progressive and scan_count(file.read(), steps.name) > MOST_SCANS:
+        raise _too_large(steps.name, f"more than {MOST_SCANS} scans", f"{MOST_SCANS} scans")
 
 
-def _segments(file: BinaryIO, place: int) -> Iterator[tuple[int, bytes]]:
-    """(marker, body) of each segment of a JPEG that begins at `place`, up to its first scan."""
-    file.seek(place + 2)
-    while (byte := file.read(1)) == b"\xff":
-        while (byte := file.read(1)) == b"\xff":
-            pass
-        marker, length = _number(byte), file.read(2)
-        if len(length) < 2 or marker in (0xD9, 0xDA):
-            return
-        here = file.tell()
-        body = file.read(max(0, _number(length) - 2))
-        yield marker, body
-        file.seek(here + len(body))
+def _segments(file: BinaryIO, place: int, steps: _Steps) -> Iterator[tuple[int, bytes]]:
+    """(marker, body) of each segment of a JPEG that begins at `place`, up to its first scan.
+
+    As Pillow and libjpeg do it, bytes between two segments are passed over.
+    """
+    file.seek(place)
+    before = b"" if file.read(2) == b"\xff\xd8" else None
+    while before is not None and (byte := file.read(1)):
+        steps.take()
+        if before == b"\xff" and byte not in _ALONE:
+            length = file.read(2)
+            if len(length) < 2 or byte == b"\xda":
+                return
+            steps.take(SEGMENT_STEPS)
+            here = file.tell()
+            body = file.read(max(0, _number(length) - 2))
+            yield _number(byte), body
+            file.seek(here + len(body))
+        before = byte
 
 
-def _webp(file: BinaryIO, name: str, start: bytes, max_pixels: int) -> None:
+def _webp(file: BinaryIO, steps: _Steps, start: bytes, max_pixels: int) -> None:
     """The canvas, which libwebp allocates twice before Pillow knows its size, and the EXIF block."""
     if start[12:16] == b"VP8X":
         width, height = (int.from_bytes(start[at : at + 3], "little") + 1 for at in (24, 27))
         if width * height > max_pixels:
-            raise _too_large(name, f"a canvas of {height}x{width} (height x width)", f"{max_pixels:,} pixels")
+            raise _too_large(steps.name, f"a canvas of {height}x{width} (height x width)", f"{max_pixels:,} pixels")
     file.seek(12)
     while len(head := file.read(8)) == 8:
         length = int.from_bytes(head[4:], "little")
         if head[:4] == b"EXIF":
-            _check_block(file.read(length), name)
+            _check_block(file.read(length), steps)
             return
         file.seek(length + length % 2, os.SEEK_CUR)
 
@@ -182,22 +217,22 @@ class _Directory:
     next: int
 
 
-def _check_block(block: bytes, name: str) -> None:
+def _check_block(block: bytes, steps: _Steps) -> None:
     """A directory of tags within another file: EXIF, or the index of a multi-image JPEG."""
     block = re.sub(b"^(Exif\0\0){1,2}", b"", block)
-    for _ in _directories(BytesIO(block), len(block), name):
+    for _ in _directories(BytesIO(block), len(block), steps):
         pass
 
 
-def _tiff(file: BinaryIO, name: str) -> None:
+def _tiff(file: BinaryIO, steps: _Steps) -> None:
     """The tiles and strips of every page, and all directories of tags."""
     length = file.seek(0, os.SEEK_END)
-    for directory in _directories(file, length, name):
+    for directory in _directories(file, length, steps):
         if _WIDTH in directory.values and _HEIGHT in directory.values:
-            _check_page(file, directory, name)
+            _check_page(file, directory, steps)
 
 
-def _directories(file: BinaryIO, length: int, name: str) -> Iterator[_Directory]:
+def _directories(file: BinaryIO, length: int, steps: _Steps) -> Iterator[_Directory]:
     """All that are linked, each checked; what is cut short or of no known form ends the row."""
     file.seek(0)
     start = file.read(16)
@@ -214,14 +249,14 @@ def _directories(file: BinaryIO, length: int, name: str) -> Iterator[_Directory]
             continue
         seen.add(place)
         if len(seen) > MOST_ENTRIES:
-            raise _too_large(name, f"more than {MOST_ENTRIES} directories of tags", f"{MOST_ENTRIES}")
-        directory = _directory(file, place, order, big, length, name)
+            raise _too_large(steps.name, f"more than {MOST_ENTRIES} directories of tags", f"{MOST_ENTRIES}")
+        directory = _directory(file, place, order, big, length, steps)
         yield directory
         inner = [value for tag in _INNER for value in directory.values.get(tag, ())]
         waiting += [*inner, directory.next]
 
 
-def _directory(file: BinaryIO, place: int, order: str, big: bool, length: int, name: str) -> _Directory:
+def _directory(file: BinaryIO, place: int, order: str, big: bool, length: int, steps: _Steps) -> _Directory:
     """The one at `place`. Raises TooLarge where its tags hold more bytes than the file, or too many numbers."""
     entry_form, inline = ("HHQ8s", 8) if big else ("HHI4s", 4)
     file.seek(place)
@@ -230,12 +265,13 @@ def _directory(file: BinaryIO, place: int, order: str, big: bool, length: int, n
     step = struct.calcsize(f"={entry_form}")
     rows = file.read(step * min(count, MOST_ENTRIES + 1))
     if count > MOST_ENTRIES and len(rows) > step * MOST_ENTRIES:
-        raise _too_large(name, f"a directory of {count:,} tags", f"{MOST_ENTRIES:,}")
+        raise _too_large(steps.name, f"a directory of {count:,} tags", f"{MOST_ENTRIES:,}")
     size = numbers = 0
     values: dict[int, tuple[int, ...]] = {}
     counts: dict[int, int] = {}
     tags = []
     for at in range(0, len(rows) - step + 1, step):
+        steps.take()
         # each tag's bytes: those within the entry are no matter
         tag, kind, many, cell = struct.unpack_from(f"{order}{entry_form}", rows, at)
         bytes_of_tag = many * _UNIT.get(kind, 8)
@@ -246,25 +282,28 @@ def _directory(file: BinaryIO, place: int, order: str, big: bool, length: int, n
         # its first numbers, or those of all strips
         if kind in _WHOLE and tag not in values:
             few = min(many, MOST_SEGMENTS if tag == _STRIPS else 16)
+            steps.take(few // NUMBERS_PER_STEP)
             if bytes_of_tag > inline:
                 file.seek(int.from_bytes(cell, "little" if order == "<" else "big"))
                 cell = file.read(few * _UNIT[kind])
             values[tag] = struct.unpack_from(f"{order}{min(few, len(cell) // _UNIT[kind])}{_WHOLE[kind]}", cell)
     if size > length or numbers > MOST_VALUES:
-        raise _too_large(name, f"tags of {size:,} bytes and {numbers:,} numbers", f"{length:,} and {MOST_VALUES:,}")
+        found, limit = f"tags of {size:,} bytes and {numbers:,} numbers", f"{length:,} and {MOST_VALUES:,}"
+        raise _too_large(steps.name, found, limit)
     file.seek(place + len(head) + step * count)
     following = int.from_bytes(file.read(inline), "little" if order == "<" else "big")
     return _Directory(values, counts, tags, following)
 
 
-def _check_page(file: BinaryIO, page: _Directory, name: str) -> None:
+def _check_page(file: BinaryIO, page: _Directory, steps: _Steps) -> None:
     """Tiles are not much larger than the image, and their number is bounded, as is that of strips."""
 
     def value(tag: int, default: int) -> int:
         return next(iter(page.values.get(tag, ())), default)
 
     if len(set(page.tags)) < len(page.tags):  # Pillow takes the last, libtiff the first
-        raise DataError(f"{name} cannot be read: its header holds a tag twice. Save it again with another program.")
+        found = "its header holds a tag twice. Save it again with another program."
+        raise DataError(f"{steps.name} cannot be read: {found}")
     width, height = value(_WIDTH, 0), value(_HEIGHT, 0)
     bits = value(_SAMPLES, 1) * max(page.values.get(_BITS, ()), default=1)
     planes = value(_SAMPLES, 1) if value(_PLANES, 1) == 2 else 1
@@ -279,17 +318,19 @@ def _check_page(file: BinaryIO, page: _Directory, name: str) -> None:
     most = max(MOST_TILE_BYTES, padded * max(bits, 32) // 8)
     if piece[0] * piece[1] * max(bits, 32) // 8 > most:
         shape = f"{piece[1]}x{piece[0]} (height x width)"
-        raise _too_large(name, f"tiles of {shape} in an image of {height}x{width}", f"{most:,} bytes a tile")
+        found = f"tiles of {shape} in an image of {height}x{width}"
+        raise _too_large(steps.name, found, f"{most:,} bytes a tile")
     # how many there are
     pieces = -(-width // piece[0]) * -(-height // piece[1]) * planes
     pieces = max(pieces, *(page.counts.get(tag, 0) for tag in _PLACES))
     if pieces > MOST_SEGMENTS:
-        raise _too_large(name, f"{pieces:,} tiles or strips", f"{MOST_SEGMENTS:,}")
-    # a JPEG in the last strip may be higher than the strip, and a progressive one is kept whole
+        raise _too_large(steps.name, f"{pieces:,} tiles or strips", f"{MOST_SEGMENTS:,}")
+    # a JPEG in the last strip of a plane may be higher than the strip, and a progressive one is kept whole
     if value(_COMPRESSION, 1) == _JPEG and not tiled:
-        rows = min(height, value(_ROWS, 2**32 - 1))
+        rows = min(height, piece[1])
         down = -(-height // rows)
-        for place in page.values.get(_STRIPS, ())[down - 1 :: down]:
-            for marker, body in _segments(file, place):
-                if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and rows < _number(body[1:3]):
-                    raise _too_large(name, f"a JPEG of {_number(body[1:3])} lines", f"{rows}, as in its header")
+        for place in set(page.values.get(_STRIPS, ())[down - 1 : down * planes : down]):
+            for marker, body in _segments(file, place, steps):
+                lines = _number(body[1:3])
+                if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and rows < lines:
+                    raise _too_large(steps.name, f"a JPEG of {lines} lines", f"{rows}, as in its header")

@@ -40,6 +40,7 @@ from featherseg.inference.inputs import read_ahead
 from featherseg.inference.manifest import DONE, FAILED, MASK, STOPPED, Image, Listed, Manifest, Record, read_known
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import Runtime, open_runtime
+from featherseg.inference.runtimes.file_check import model_files
 from featherseg.inference.runtimes.pytorch import weight_bytes
 from featherseg.inference.settings import InferenceSettings
 
@@ -298,7 +299,7 @@ def model_digest(runtime: Runtime, run: str) -> str:
     """The sha256 of a model's weights, or of an exported file with its weights."""
     model = getattr(runtime, "model", None)
     if not isinstance(model, nn.Module):
-        return content_digest(Path(run), Path(run).with_suffix(".bin"))
+        return content_digest(*model_files(Path(run)))
     weights = hashlib.sha256()
     for content in weight_bytes(model):
         weights.update(content)

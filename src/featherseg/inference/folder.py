@@ -4,6 +4,7 @@
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -33,6 +34,11 @@ ImageFile = Path | StoredFile
 
 Told = Callable[[str, Prediction | FeathersegError], object]
 """Called of every image with its name, and what was predicted for it or why it could not be read."""
+
+LISTED_EVERY, LISTING_SHARE = 30.0, 0.05
+"""Seconds after which panoptic.json is written again while images are predicted; with a long list, of which that takes
+long, more: it takes at most this share of the time. What was predicted since is not listed where a command is killed.
+"""
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ class Output:
                 f"two images have the same name, but {benchmark} takes one mask per image, named like it."
             )
         self.panoptic: PanopticOutput | None = None
+        self._list_at = time.monotonic() + LISTED_EVERY
 
     @property
     def place(self) -> str:
@@ -159,11 +166,16 @@ class Output:
         if self.panoptic and result.panoptic:
             self.panoptic.add(name, file.name, result.panoptic)
         self._put(self.all_files([name]))
+        if time.monotonic() >= self._list_at:
+            self.finish()
 
     def finish(self) -> None:
-        """Write what there is one of for all images, where any was saved."""
+        """Write what there is one of for all images, where any was saved; called by `save` too, from time to time."""
+        began = time.monotonic()
         if self.panoptic and self.panoptic.added:
             self._put([self.panoptic.finish()])
+        ended = time.monotonic()
+        self._list_at = ended + max(LISTED_EVERY, (ended - began) / LISTING_SHARE)
 
     def _put(self, files: Sequence[Path]) -> None:
         """Bring files to the bucket, where it is one; the mask, the first, last: with it an image is done."""
@@ -191,24 +203,30 @@ def open_output(place: Path, files: Sequence[ImageFile], settings: OutputSetting
         yield Output(place, files, settings)
 
 
-def write_predictions(predictor: Predictor, output: Output, told: Told) -> PredictedFolder:
+def is_alone(paths: Sequence[str | Path], files: Sequence[ImageFile]) -> bool:
+    """Whether `files`, which were found by `paths`, are one image that was named itself."""
+    return len(paths) == len(files) == 1 and not os.path.isdir(paths[0])
+
+
+def write_predictions(predictor: Predictor, output: Output, told: Told, *, alone: bool = False) -> PredictedFolder:
     """Write what can be read, and is of a size that the model takes. Other images are told and left out.
 
-    Of a single image the error is raised. The next image is read and the last is written while the model works, where
-    the memory has room for them. Raises ConfigError where the model's classes are not the benchmark's, FeathersegError
-    where nothing can be written.
+    alone: nothing else was asked for than this image, so that its error is raised. The next image is read and the last
+    is written while the model works, where the memory has room for them. Raises ConfigError where the model's classes
+    are not the benchmark's, FeathersegError where nothing can be written.
     """
     if output.submission:
         output.submission.check(predictor.runtime.name, predictor.classes)
     try:
         with Writer() as writer:
-            readable, names = ReadableOnly(predictor, output, writer, told), list[str]()
+            readable, names = ReadableOnly(predictor, output, writer, told, alone), list[str]()
             for result in predictor(iter(readable)):  # not by enumerate, which would hold the last result
                 name, file = readable.given[len(names)]
                 names.append(name)
                 if predictor.is_light(result.mask.shape):
                     writer.write(partial(output.save, result, name, file))
                 else:
+                    writer.wait()  # one image is saved at a time
                     output.save(result, name, file)
                 told(name, result)
                 del result  # its image and mask are not held while the next is read
@@ -234,7 +252,11 @@ def write_folder(
     done = count(1)
     with open_output(Path(out), files, settings) as output:
         output.check(predictor.runtime)
-        return write_predictions(predictor, output, lambda *_: progress("predicting", next(done), len(files)))
+
+        def told(*_: object) -> None:
+            progress("predicting", next(done), len(files))
+
+        return write_predictions(predictor, output, told, alone=is_alone(paths, files))
 
 
 class ReadableOnly:
@@ -245,8 +267,8 @@ class ReadableOnly:
     memory for itself, what `writer` has in hand is written.
     """
 
-    def __init__(self, predictor: Predictor, output: Output, writer: "Writer", told: Told) -> None:
-        self.predictor, self.output, self.writer, self.told = predictor, output, writer, told
+    def __init__(self, predictor: Predictor, output: Output, writer: "Writer", told: Told, alone: bool) -> None:
+        self.predictor, self.output, self.writer, self.told, self.alone = predictor, output, writer, told, alone
         self.given: list[tuple[str, ImageFile]] = []
         self.left_out: list[str] = []
         self._fetched: tuple[StoredFile, EncodedImage] | None = None
@@ -257,7 +279,7 @@ class ReadableOnly:
         for pair in pairs:  # not by zip, which would hold an image while the next is read
             pixels = next(ahead)
             if isinstance(pixels, FeathersegError):
-                if len(pairs) == 1 or not isinstance(pixels, DataError | ConfigError):
+                if self.alone or not isinstance(pixels, DataError | ConfigError):
                     raise pixels
                 self.left_out.append(str(pixels))
                 self.told(pair[0], pixels)

@@ -205,14 +205,13 @@ class Predictor:
         inference = self.inference
         if self.max_side is not None and resize_factor(size, inference.resize) * max(size) > self.max_side:
             inference = replace(inference, resize=(self.max_side, self.max_side))
-        chosen = plan(
+        if isinstance(self.runtime, FileRuntime):  # first: for an image of another size no memory is enough
+            seen = windows(size, inference.window, inference.overlap)[0]  # all are of one size
+            for factor in inference.factors(size):
+                self.runtime.check_size(scaled_size((seen.height, seen.width), factor))
+        return plan(
             self.runtime, size, inference, self.memory_gb, share=self.share, largest=self.largest, batch=self.batch
         )
-        if isinstance(self.runtime, FileRuntime):
-            seen = windows(size, chosen.inference.window, chosen.inference.overlap)[0]  # all are of one size
-            for factor in chosen.inference.factors(size):
-                self.runtime.check_size(scaled_size((seen.height, seen.width), factor))
-        return chosen
 
     def is_light(self, size: tuple[int, int]) -> bool:
         """Whether the memory has room for the next image and the last beside one of (height, width)."""

@@ -62,7 +62,7 @@ FOLDER = "panoptic"
 
 
 class PanopticOutput:
-    """Writes panoptic/NAME.png for every image, and at the end panoptic.json, which says what their ids are.
+    """Writes panoptic/NAME.png for every image, and when asked panoptic.json, which says what their ids are.
 
     Categories are those of the benchmark whose classes these are (`data.category_ids`), else the class ids. Raises
     FeathersegError where panoptic/, anything in it, or panoptic.json is a link.
@@ -96,5 +96,5 @@ class PanopticOutput:
         self.writer.add(official_id(name), image, f"{name}.png", (panoptic.ids, segments))
 
     def finish(self) -> Path:
-        """Write the JSON; -> its path."""
+        """Write the JSON of the images so far; -> its path."""
         return self.writer.finish()

@@ -72,8 +72,8 @@ def plan(
     share: of the memory beyond the process' own, what this image may take, 0..1. largest: pixels in one pass. batch:
     how many images of the size would be taken at a time; what the plan says beyond is not used.
     Objects are not put together from tiles: for a panoptic model the image is shrunk instead. Raises ConfigError
-    where the budget is too small for the image itself or for tiles of SMALLEST_TILE, or the settings are not for a
-    panoptic model.
+    where the budget is too small for the image itself or for tiles of SMALLEST_TILE (a file of one size takes none), or
+    the settings are not for a panoptic model.
     """
     if runtime.panoptic:
         check_panoptic(inference)
@@ -136,14 +136,15 @@ def _pixels_that_fit(
     kept, run, ends = costs
     area = size[0] * size[1]
     pixels = min(int((budget.free - kept * area) / run), int(largest / max(inference.factors(size)) ** 2))
-    smallest = inference.window or (SMALLEST_TILE, SMALLEST_TILE)
+    uncut = getattr(runtime, "fixed_size", None) is not None  # of the one size that it takes, a tile is another
+    smallest = inference.window or (size if uncut else (SMALLEST_TILE, SMALLEST_TILE))
     least = min(smallest[0], size[0]) * min(smallest[1], size[1])
     needed = max(kept * area + run * least, ends * area)
     if needed > budget.free:
         raise ConfigError(
             f"{budget.memory_gb:g} GB of memory is too little for an image of {size_text(size)} (height x width) with "
-            f"{runtime.name}: set it to at least {budget.gb_for(needed) + 0.05:.1f} GB (--memory-gb), or downscale "
-            "the image."
+            f"{runtime.name}: set it to at least {budget.gb_for(needed) + 0.05:.1f} GB (--memory-gb), or "
+            f"{'export the model for smaller images' if uncut else 'downscale the image'}."
         )
     return max(pixels, least)
 

@@ -22,7 +22,7 @@ def size_of(content: bytes, most_pixels: int) -> Size:
         raise Refused(400, "empty", "The image is empty: the field holds no bytes.")
     if not content.startswith(_STARTS) and not (content[:4] == b"RIFF" and content[8:12] == b"WEBP"):
         raise Refused(415, "format", "This is not a JPEG, PNG, WebP, BMP or TIFF image. Send one of these.")
-    if content.startswith(_STARTS[0]) and scan_count(content) > MOST_SCANS:
+    if content.startswith(_STARTS[0]) and _readable(lambda source: scan_count(source.content), content) > MOST_SCANS:
         raise Refused(413, "scans", f"The JPEG has more than {MOST_SCANS} scans. Save it again, not progressive.")
     height, width = _readable(image_size, content)
     if height * width > most_pixels:

@@ -18,7 +18,7 @@ MOST_RUNS, MOST_CORNERS = 2_000_000, 500_000
 
 
 def mask_png(prediction: Prediction) -> bytes:
-    """The index mask, byte for byte what `featherseg predict` writes as NAME_mask.png."""
+    """The index mask (H, W) as a PNG: of the same mask, the bytes that `featherseg predict` writes as NAME_mask.png."""
     return drawing.png_bytes(drawing.index_image(prediction.mask, prediction.classes))
 
 

@@ -50,15 +50,17 @@ STOP_SECONDS = 5.0
 class Service:
     """Answers for images; `open` before the first, `close` after the last. For one event loop.
 
-    Raises ConfigError where the memory is too little for an image of the size that a model was trained on.
+    Raises ConfigError where the memory is too little for an image of the size that a model was trained on, or the one
+    that its file takes.
     """
 
     def __init__(self, models: Sequence[Served], settings: Settings) -> None:
         assert models
         assert len({model.name for model in models}) == len(models)
         for model in models:
-            if (trained := model.predictor.runtime.image_size) is not None:
-                _with_share(model.predictor, LARGE).plan(trained)  # too little memory is said now, not to each sender
+            runtime = model.predictor.runtime
+            if usual := getattr(runtime, "fixed_size", None) or runtime.image_size:
+                _with_share(model.predictor, LARGE).plan(usual)  # too little memory is said now, not to each sender
         self.models = {model.name: model for model in models}
         self.settings = settings
         self.slots = Slots(settings.limits.queue)
@@ -159,8 +161,7 @@ class Service:
         # A predictor of its own, with the memory of the lane and, where the model takes turns, short passes.
         predictor = _with_share(model.predictor, LARGE)
         takes_turns = not _runs_in_parallel(model.predictor)
-        whole = model.panoptic or getattr(model.predictor.runtime, "fixed_size", None)
-        predictor.largest = TURN_PIXELS if takes_turns and not whole else LARGEST_PASS
+        predictor.largest = TURN_PIXELS if takes_turns and not model.panoptic else LARGEST_PASS
 
         def work(stop: Stop) -> T:
             predictor.runtime = Interruptible(model.predictor.runtime, stop, turns if takes_turns else None)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from featherseg.core.errors import ExportError
-from featherseg.inference.runtimes import file_check
+from featherseg.inference.runtimes import file_check, open_file
 from featherseg.inference.runtimes.file_check import MESSAGES, Refused, check_file, walk_onnx, walk_openvino
 
 WEIGHT = np.arange(24, dtype=np.float32).reshape(2, 12)
@@ -274,3 +274,12 @@ def test_weights_must_lie_beside_their_graph(tmp_path):
 
 def test_other_endings_are_not_judged(tmp_path):
     check_file(tmp_path / "net.pt2")
+
+
+def test_a_name_that_is_an_ending_alone_is_judged_as_it_is_opened(tmp_path):
+    (tmp_path / ".onnx").write_bytes(model(CUSTOM).SerializeToString())
+    (tmp_path / ".xml").write_text(XML.format(CONSTANT.format("2, 12", 0, 97)))
+    (tmp_path / ".bin").write_bytes(bytes(96))
+    for name in (".onnx", ".xml"):
+        with pytest.raises(ExportError, match=rf"\{name} is not opened: it holds"):
+            open_file(tmp_path / name, "cpu")

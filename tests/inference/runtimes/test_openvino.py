@@ -3,6 +3,7 @@
 import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from export_job import job_of
@@ -108,3 +109,11 @@ def test_names_in_the_file_reach_the_terminal_through_our_message_alone(pair, ca
     pair.write_text(text.replace('name="', 'name="\x1b[2J', 1), encoding="utf-8")
     with pytest.raises(ExportError, match="is not opened"):
         OpenvinoRuntime(pair)
+
+
+def test_a_pair_whose_names_are_endings_alone_is_the_same(pair):
+    plain = OpenvinoRuntime(pair).run(np.ones((1, 3, 48, 64), np.float32))
+    for ending in (".xml", ".bin"):
+        pair.with_suffix(ending).rename(pair.with_name(ending))
+    found = OpenvinoRuntime(pair.with_name(".xml")).run(np.ones((1, 3, 48, 64), np.float32))
+    np.testing.assert_array_equal(found[0], plain[0])

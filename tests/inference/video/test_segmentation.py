@@ -19,7 +19,7 @@ from featherseg.inference.video import segmentation as video
 from featherseg.inference.video import write as video_write
 from featherseg.inference.video.parts import LOCK, parts_folder
 from featherseg.inference.video.read import Frames, read_facts
-from featherseg.inference.video.segmentation import VideoJob, is_video, segment_video
+from featherseg.inference.video.segmentation import VideoJob, is_video, run_digest, segment_video
 
 LOSS = 8.0
 """Levels of 255 that encoding may cost on average: small images of hard edges in colour, at half resolution."""
@@ -403,3 +403,14 @@ def test_two_processes_do_not_write_one_video(predictor, clip, tmp_path):
 def test_names_of_videos_end_like_videos(tmp_path):
     names = {"a.mp4": True, "a.MOV": True, "b.webm": True, "a.png": False, "._a.mp4": False, "camera": False}
     assert {name: is_video(tmp_path / name) for name in names} == names
+
+
+def test_a_bin_of_another_format_is_no_part_of_the_model(tmp_path):
+    """OpenVINO's model.bin lies beside model.onnx where both were exported."""
+    for name in ("m.onnx", "m.xml", "m.ncnn.param"):
+        (tmp_path / name).write_bytes(b"graph")
+    digest = run_digest(tmp_path / "m.onnx")
+    for name in ("m.bin", "m.ncnn.bin"):
+        (tmp_path / name).write_bytes(b"weights")
+    assert run_digest(tmp_path / "m.onnx") == digest
+    assert run_digest(tmp_path / "m.xml") == run_digest(tmp_path / "m.ncnn.param") != digest

@@ -59,9 +59,15 @@ class Refused(Exception):
     """What keeps a file from being opened; it follows "it holds"."""
 
 
+def model_files(path: Path) -> tuple[Path, ...]:
+    """An exported file, and behind it the one with its weights where its format has two: OpenVINO's and ncnn's .bin."""
+    graph = next((ending for ending in (".xml", ".param") if path.name.endswith(ending)), None)
+    return (path,) if graph is None else (path, path.with_name(path.name.removesuffix(graph) + ".bin"))
+
+
 def check_file(path: Path) -> None:
     """Raises ExportError where an .onnx or an OpenVINO .xml file is not to be opened; other endings are not judged."""
-    check = CHECKS.get(path.suffix)
+    check = next((check for ending, check in CHECKS.items() if path.name.endswith(ending)), None)
     if check is None:
         return
     try:
@@ -79,7 +85,7 @@ def _check_onnx(path: Path) -> None:
 
 
 def _check_openvino(path: Path) -> None:
-    weights = path.with_suffix(".bin")
+    _, weights = model_files(path)
     _check_place(path, MAXIMUM_XML_BYTES)
     _check_place(weights)
     walk_openvino(path.read_bytes(), weights.stat().st_size)

@@ -11,7 +11,7 @@ import torch
 from featherseg.core.allocator import return_freed_memory
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError, require
 from featherseg.core.files import file_digest
-from featherseg.inference.runtimes.file_check import check_file
+from featherseg.inference.runtimes.file_check import check_file, model_files
 from featherseg.inference.runtimes.file_metadata import FileRuntime, read_facts
 
 SECTION = "featherseg"
@@ -39,18 +39,19 @@ class OpenvinoRuntime(FileRuntime):
     def __init__(self, path: Path, device: str = "auto") -> None:
         if device not in DEVICES:
             raise DeviceError(f"device {device!r} was asked for, but OpenVINO files run on the CPU. Use --device cpu.")
-        for file in (path, path.with_suffix(".bin")):
+        _, weights = model_files(path)
+        for file in (path, weights):
             if not file.is_file():
                 raise DataNotFound(
-                    f"{file} does not exist; an OpenVINO file is a pair, {path.name} and {path.stem}.bin. "
+                    f"{file} does not exist; an OpenVINO file is a pair, {path.name} and {weights.name}. "
                     f"Write it with: featherseg export RUN --format openvino -o {path}"
                 )
         openvino: Any = require("openvino", "openvino", f"running {path.name}")
         check_file(path)
-        _check_weights(path)
+        _check_weights(path, weights)
         core = openvino.Core()
         try:
-            model = core.read_model(path)
+            model = core.read_model(path, weights)
             facts = read_facts(_texts(model), path)
             super().__init__(path, facts)
             self.peak_bytes_per_pixel *= PEAK
@@ -87,10 +88,9 @@ def _texts(model: Any) -> dict[str, str]:
     return {key: str(getattr(text, "value", text)) for key, text in values.items()}
 
 
-def _check_weights(path: Path) -> None:
+def _check_weights(path: Path, weights: Path) -> None:
     """Raises ExportError where the .bin is not the one that the .xml was written with. A file of others tells none."""
     stated = re.search(rf'<{WEIGHTS_HASH} value="(\w*)"', path.read_text(encoding="utf-8", errors="replace"))
-    weights = path.with_suffix(".bin")
     if stated and stated[1] != file_digest(weights):
         raise ExportError(
             f"{weights} does not contain the weights that {path.name} was written with: the two are from different "

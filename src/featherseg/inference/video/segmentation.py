@@ -20,6 +20,7 @@ from featherseg.core.types import Progress, Size
 from featherseg.inference.drawing import save_index_png
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import is_exported_file
+from featherseg.inference.runtimes.file_check import model_files
 from featherseg.inference.video.parts import Origin, Parts, open_parts
 from featherseg.inference.video.read import Frame, Frames, VideoFacts, is_video, read_facts
 from featherseg.inference.video.write import OverlaidFrame, VideoFormat, check_format, encoding_of
@@ -65,7 +66,7 @@ class VideoResult:
 def run_digest(run: str | Path) -> str:
     """sha256 of a run's record and weights, or of an exported file with its weights. Raises RunError."""
     if is_exported_file(run):
-        return content_digest(Path(run), Path(run).with_suffix(".bin"))
+        return content_digest(*model_files(Path(run)))
     path = find_run(run)
     return content_digest(path / RESOLVED, path / WEIGHTS)
 
