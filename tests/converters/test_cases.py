@@ -337,7 +337,7 @@ def test_a_mask_takes_no_image_of_another_split_and_neither_of_two_as_near(tmp_p
     picture(tmp_path / "src/val/right/a.jpg")
     done = featherseg.convert(tmp_path / "src", tmp_path / "out2")
     assert done.images == {"all": 1}
-    assert list(done.left_out) == ["images whose name several files have"]
+    assert list(done.left_out) == ["images whose name several files have", "images that no annotation names"]
 
 
 def test_the_image_inside_a_labelme_file_comes_before_one_of_its_name_elsewhere(tmp_path):

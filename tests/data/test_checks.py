@@ -367,6 +367,23 @@ def test_a_repeated_image_within_a_split_is_a_note(yard: Path):
     assert report.notes == ["train: duplicates of earlier images (1): train/b"]
 
 
+def test_linked_folders_are_a_note_where_the_dataset_does_not_name_them(yard: Path, tmp_path: Path):
+    for kind, pixels in (("images", image()), ("masks", mask())):
+        save(tmp_path / f"elsewhere/{kind}/x.png", pixels)
+        (yard / kind / "more").symlink_to(tmp_path / "elsewhere" / kind)
+    report = check_data(str(yard))
+    (note,) = [note for note in report.notes if "links to folders are not followed" in note]
+    assert note.endswith(f"(2): {yard / 'images/more'}, {yard / 'masks/more'}")
+    assert sum(split.images for split in report.splits.values()) == 6
+    own = TOML.replace('images = "images"\nmasks = "masks"\n', "").replace('"train"', '"images/train"')
+    own = own.replace('"val"', '"images/val"\ntest = "images/more"')
+    tables = [f'[[source]]\nimages = "images{below}"\nmasks = "masks{below}"\n' for below in ("", "/more")]
+    (yard / "dataset.toml").write_text(own + "".join(tables))
+    report = check_data(str(yard))
+    assert not [note for note in report.notes if "links" in note]
+    assert {name: split.images for name, split in report.splits.items()} == {"train": 4, "val": 2, "test": 1}
+
+
 def test_the_report_is_plain_json(yard: Path):
     plant_values(yard)
     report = json.loads(json.dumps(check_data(str(yard)).as_dict()))

@@ -164,6 +164,7 @@ def test_smaller_versions_and_the_mask_of_an_image_are_no_channels(tmp_path: Pat
     levels[0].save(tmp_path / "a.tif", save_all=True, append_images=[*levels[1:], mask])
     assert image_channels(tmp_path / "a.tif") == 1
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif", 1)[:, :, 0], np.array(levels[0]))
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.tif"), np.array(levels[0]))
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), np.repeat(np.array(levels[0])[:, :, None], 3, 2))
 
 
@@ -293,3 +294,27 @@ def test_a_palette_mask_can_be_read_as_colours(tmp_path: Path):
     mask.putpalette([9, 8, 7, 6, 5, 4])
     mask.save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png", colors=True), [[[9, 8, 7], [6, 5, 4]]])
+
+
+def test_a_mask_of_several_pages_is_refused(tmp_path: Path):
+    values = [(GREY % 3).astype(np.uint8), (GREY % 5).astype(np.uint8)]
+    palettes = [Image.fromarray(page) for page in values]
+    for page in palettes:
+        page.putpalette([9, 8, 7, 6, 5, 4])
+    for name, pages in (
+        ("grey", [Image.fromarray(page) for page in values]),
+        ("deep", [Image.fromarray(page.astype(np.uint16)) for page in values]),
+        ("bit", [Image.fromarray(page > 1) for page in values]),
+        ("palette", palettes),
+    ):
+        pages[0].save(tmp_path / f"{name}.tif", save_all=True, append_images=pages[1:])
+        for colors in (False, True):
+            with pytest.raises(DataError, match=rf"{name}\.tif holds 2 pages\. Expected a mask of one page"):
+                read_mask(tmp_path / f"{name}.tif", colors)
+
+
+def test_of_a_mask_of_colour_pages_or_an_animation_the_first_frame_is_used(tmp_path: Path):
+    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
+    for name, more in (("a.tif", {}), ("a.png", {}), ("a.webp", {"lossless": True})):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **more)
+        np.testing.assert_array_equal(read_mask(tmp_path / name), RGB)

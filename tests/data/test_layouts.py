@@ -198,6 +198,17 @@ def test_masks_in_colours_are_named_by_the_list_beside_them(tmp_path: Path):
     assert "class_ff0000" in report["classes"]
     assert any("line 1: 'what is this' is no class with a colour" in note for note in report["look_at"])
 
+    LAYOUTS["rgb_masks"](tmp_path / "d")
+    (tmp_path / "d/class_dict.csv").write_text("name,r,g,b\nrust,0,0,0\nmoss,0,255,0\nrust,255,0,0\n")
+    report = checked(tmp_path / "d")
+    assert sorted(report["classes"]) == ["moss", "rust"]
+    assert "2 names of classes from class_dict.csv" in report["look_at"]
+    assert read_dataset_toml(tmp_path / "d/dataset.toml").map == {
+        "#000000": "rust",
+        "#00ff00": "moss",
+        "#ff0000": "rust",
+    }
+
 
 @pytest.mark.parametrize(
     ("given", "message"),
@@ -843,7 +854,9 @@ def test_links_lead_nowhere_and_hidden_folders_are_passed_over(tmp_path: Path):
     LAYOUTS["other_folder_names"](tmp_path / "elsewhere")
     (tmp_path / "data/more").symlink_to(tmp_path / "elsewhere")
     LAYOUTS["other_folder_names"](tmp_path / "data/.hidden")
-    assert sum(part["images"] for part in checked(tmp_path / "data")["splits"].values()) == 11
+    report = checked(tmp_path / "data")
+    assert sum(part["images"] for part in report["splits"].values()) == 11
+    assert [note for note in report["look_at"] if note.startswith("links to folders are not followed: more. Name the")]
 
 
 def test_links_to_folders_and_files_of_other_kinds_are_named_where_nothing_is_found(tmp_path: Path):

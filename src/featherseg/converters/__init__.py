@@ -121,6 +121,7 @@ def convert(
             _refuse_unread(source)
             raise DataNotFound(
                 f"{source.name} holds no annotations of {FORMATS[name].TITLE}. Without --from, the format is detected."
+                f"{source.passed_over}"
             )
         annotations = FORMATS[name].read(source, files)
         return write_dataset(annotations, source, folder, out, FORMATS[name].TITLE, copy, progress)
@@ -180,7 +181,9 @@ def detect(source: Source) -> str:
         read_json(path)  # of a broken one it says so
     titles = ", ".join(module.TITLE for module in FORMATS.values())
     masks = " Images with masks need no conversion: featherseg check FOLDER." if source.images else ""
-    raise DataNotFound(f"{source.name} holds no annotations that are known: expected those of {titles}.{masks}")
+    raise DataNotFound(
+        f"{source.name} holds no annotations that are known: expected those of {titles}.{masks}{source.passed_over}"
+    )
 
 
 def _refuse_unread(source: Source) -> None:

@@ -76,13 +76,24 @@ class Shape:
     crowd: bool = False
 
 
+class ImageInside(NamedTuple):
+    """An image that lies in its annotation: the file of both, a digest of the image, and what reads it.
+
+    `read` raises UnusableShape.
+    """
+
+    file: Path
+    digest: bytes
+    read: Callable[[], bytes]
+
+
 @dataclass(frozen=True)
 class AnnotatedImage:
     """An image as a tool names it, its shapes from below to the top, and the size that they are measured in.
 
-    `near` is the folder of the annotation. `size` is None where coordinates are relative to the image. `content` reads
-    the image out of the annotation, where it is in there. A tool that draws masks gives `raster` in place of shapes; it
-    raises UnusableShape.
+    `near` is the folder of the annotation. `size` is None where coordinates are relative to the image. `split` is empty
+    where the annotation says none: then the image's folder may. `content` is the image where it lies in the annotation.
+    A tool that draws masks gives `raster` in place of shapes; it raises UnusableShape.
     """
 
     name: str
@@ -90,7 +101,7 @@ class AnnotatedImage:
     shapes: list[Shape] = field(default_factory=list)
     size: Size | None = None
     split: str = ""
-    content: Callable[[], bytes] | None = None
+    content: ImageInside | None = None
     raster: Callable[[], Raster] | None = None
 
 
@@ -116,7 +127,8 @@ class Left:
 class Annotations:
     """All that was found: the classes of the source in its order with their colours, and its images.
 
-    `with_objects` says whether shapes tell objects apart; `notes` are worth knowing, `left` is what was not taken.
+    `with_objects` says whether shapes tell objects apart; `notes` are worth knowing, `left` is what was not taken;
+    `masks` are files of the source that are no images, though they end so.
     """
 
     classes: dict[str, Color | None]
@@ -125,6 +137,7 @@ class Annotations:
     licence: str = "not stated"
     notes: list[str] = field(default_factory=list)
     left: Left = field(default_factory=Left)
+    masks: set[Path] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         if len(self.classes) > MOST_CLASSES:

@@ -78,19 +78,17 @@ class Conversion:
 
 @dataclass(frozen=True)
 class _Found:
-    """An annotated image with its file; `content` is the image itself where the annotation holds it."""
+    """An annotated image with its file; None where it lies in its annotation."""
 
     annotated: AnnotatedImage
     path: Path | None
-    content: bytes | None = None
 
-    @property
     def file(self) -> Path | EncodedImage:
-        """Where the image is read from."""
-        if self.content is not None:
-            return EncodedImage(self.content, self.annotated.name)
-        assert self.path is not None
-        return self.path
+        """Where the image is read from; what lies in an annotation is read here. Raises UnusableShape."""
+        if self.path is not None:
+            return self.path
+        assert self.annotated.content is not None
+        return EncodedImage(self.annotated.content.read(), self.annotated.name)
 
 
 def write_dataset(
@@ -113,8 +111,9 @@ def write_dataset(
             stem = f"{split}/{key}" if split else key
             where = source.relative(found.path) if found.path else found.annotated.name
             try:
-                canvas = _drawn(found, annotations, values)
-                _write(canvas, found, folder, stem, _palette(values, annotations), copy)
+                file = found.file()
+                canvas = _drawn(found.annotated, file, annotations, values)
+                _write(canvas, file, folder, stem, _palette(values, annotations), copy)
             except (UnusableShape, DataError) as error:
                 left.add(_reason(error), where)
                 continue
@@ -127,6 +126,8 @@ def write_dataset(
             without += not found.annotated.shapes and found.annotated.raster is None
             drawn += canvas.drawn + (found.annotated.raster is not None)
             written[split].append(stem)
+    if source.links_out:
+        left.add("links that lead out of the folder", source.relative(source.links_out[0]), len(source.links_out))
     written = {split: stems for split, stems in written.items() if stems}
     annotated = left.shapes or any(image.shapes for image in annotations.images)
     if not written or (annotated and not drawn):
@@ -151,14 +152,12 @@ def write_dataset(
             f"{', '.join(map(repr, ignored))}: neither trained on nor scored. If that is a class, such as a kind of "
             "defect, give it another name in the annotations"
         )
-    if source.links_out:
-        left.add("links that lead out of the folder", source.relative(source.links_out[0]), len(source.links_out))
     located = {image.path for images in splits.values() for image in images}
-    unnamed = [path for path in source.images if path not in located]
+    unnamed = [path for path in source.images if path not in located and path not in annotations.masks]
     if source.only:  # what else lies around a file is not part of an export
         folders = {path.parent for path in located if path}
         unnamed = [path for path in unnamed if path.parent in folders]
-    if unnamed and not any(image.raster for image in annotations.images):  # else masks are among them
+    if unnamed:
         left.add("images that no annotation names", source.relative(unnamed[0]), len(unnamed))
     if without:
         notes.append(f"{counted(without, 'image')} without any annotation: all {BACKGROUND}")
@@ -191,34 +190,29 @@ def _located(annotations: Annotations, source: Source) -> dict[str, list[_Found]
     left, found, elsewhere = annotations.left, dict[object, _Found](), list[str]()
     for annotated in annotations.images:
         # Where the annotation holds the image itself, no other file of its name is it, in a folder of another name
-        least = 1 if annotated.content is None else 2
-        path, why = source.find_image(annotated.name, annotated.near, annotated.split, least)
-        content = None
-        if path is None and annotated.content is not None:
-            try:
-                content = annotated.content()
-            except UnusableShape as error:
-                why = str(error)
-        if path is None and content is None:
+        inside = annotated.content
+        path, why = source.find_image(annotated.name, annotated.near, annotated.split, 2 if inside else 1)
+        if path is None and inside is None:
             left.add(why, annotated.name)
             continue
-        if path is not None and why:
-            elsewhere.append(f"{annotated.name} is {source.relative(path)}")
-        key = path or (annotated.near, annotated.name)
-        before = found.setdefault(key, _Found(annotated, path, content))
+        if path is not None:
+            annotated = replace(annotated, split=annotated.split or source.split(path))
+            elsewhere += [f"{annotated.name} is {source.relative(path)}"] if why else []
+        key = path or (annotated.near, annotated.name, inside and inside.digest)
+        before = found.setdefault(key, _Found(annotated, path))
         if before.annotated is annotated:
             continue
         if path and _tail(annotated.name, path) != _tail(before.annotated.name, path):  # one of them is another's
             better = max(before.annotated, annotated, key=lambda image: _tail(image.name, path))
-            found[key] = _Found(better, path, content)
+            found[key] = _Found(better, path)
             worse = before.annotated if better is annotated else annotated
             left.add(NOT_THERE, worse.name)
             continue
         if before.annotated.split == annotated.split:
-            found[key] = replace(before, annotated=_joined(before.annotated, annotated, left))
+            found[key] = _Found(_joined(before.annotated, annotated, left), path)
         else:
             kept = min((before.annotated, annotated), key=lambda image: [*KEPT_IN, image.split].index(image.split))
-            found[key] = _Found(kept, path, content)
+            found[key] = _Found(kept, path)
             left.add(f"images of two splits (kept in {kept.split})", annotated.name)
     if elsewhere:
         annotations.notes.append(
@@ -255,11 +249,16 @@ def _joined(before: AnnotatedImage, further: AnnotatedImage, left: Left) -> Anno
 
 
 def _keys(found: Sequence[_Found], source: Source) -> list[str]:
-    """A name for each image: its path below the folder that all lie in, without its ending; no two are alike."""
-    paths = [
-        PurePosixPath(source.relative(image.path)) if image.path else PurePosixPath(_plain(image.annotated.name))
-        for image in found
-    ]
+    """A name for each image: its path below the folder that all lie in, without its ending; no two are alike.
+
+    Of images inside annotations that have one name it is that of the annotation's file.
+    """
+    inside = Counter(_plain(image.annotated.name) for image in found if image.path is None)
+    paths = []
+    for image in found:
+        name, content = _plain(image.annotated.name), image.annotated.content
+        name = _plain(content.file.name) if content and inside[name] > 1 else name
+        paths.append(PurePosixPath(source.relative(image.path) if image.path else name))
     common = os.path.commonpath([path.parent for path in paths]) if paths else ""
     keys, taken = [], set[str]()
     for path in paths:
@@ -279,12 +278,14 @@ def _plain(name: str) -> str:
     return "".join(c if c.isprintable() and c not in ':*?"<>|' else "_" for c in last).strip(". ") or "image"
 
 
-def _drawn(found: _Found, annotations: Annotations, values: Mapping[str, int]) -> Canvas:
+def _drawn(
+    annotated: AnnotatedImage, file: Path | EncodedImage, annotations: Annotations, values: Mapping[str, int]
+) -> Canvas:
     """The masks of one image, upright as the image is read."""
-    annotated, left = found.annotated, annotations.left
+    left = annotations.left
     if len(annotated.shapes) > MOST_SHAPES:
         raise UnusableShape(f"images of more than {MOST_SHAPES:,} shapes")
-    upright, turn = image_size(found.file), exif_turn(found.file)
+    upright, turn = image_size(file), exif_turn(file)
     raster = annotated.raster() if annotated.raster else None
     size: Size = raster.values.shape if raster else annotated.size or upright
     stored = upright[::-1] if turn is not None and turn not in _SAME_SIZE else upright
@@ -313,12 +314,12 @@ def _drawn(found: _Found, annotations: Annotations, values: Mapping[str, int]) -
 _SAME_SIZE = (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM)
 
 
-def _write(canvas: Canvas, found: _Found, folder: Path, stem: str, palette: bytes, copy: bool) -> None:
+def _write(canvas: Canvas, file: Path | EncodedImage, folder: Path, stem: str, palette: bytes, copy: bool) -> None:
     """One image with its mask and its objects."""
     mask = Image.fromarray(canvas.values)
     mask.putpalette(palette)
     instances = canvas.objects
-    ending = _ending(found)
+    ending = _ending(file)
     names = {"images": f"{stem}{ending}", "masks": f"{stem}.png"}
     names |= {"instances": f"{stem}.png"} if instances is not None else {}
     targets = {kind: folder / kind / name for kind, name in names.items()}
@@ -327,18 +328,16 @@ def _write(canvas: Canvas, found: _Found, folder: Path, stem: str, palette: byte
     mask.save(targets["masks"])
     if instances is not None:
         Image.fromarray(instances.astype(np.uint16)).save(targets["instances"])
-    if found.content is not None:
-        targets["images"].write_bytes(found.content)
-        return
-    assert found.path is not None
-    place_image(found.path, targets["images"], copy)
+    if isinstance(file, EncodedImage):
+        targets["images"].write_bytes(file.content)
+    else:
+        place_image(file, targets["images"], copy)
 
 
-def _ending(found: _Found) -> str:
-    if found.content is None:
-        assert found.path is not None
-        return found.path.suffix
-    with Image.open(BytesIO(found.content), formats=tuple(_ENDINGS)) as image:
+def _ending(file: Path | EncodedImage) -> str:
+    if isinstance(file, Path):
+        return file.suffix
+    with Image.open(BytesIO(file.content), formats=tuple(_ENDINGS)) as image:
         return _ENDINGS.get(image.format or "PNG", ".jpg")  # several pictures in one JPEG are a format of their own
 
 

@@ -5,6 +5,7 @@ radius of 5. Coordinates are of the image as labelme shows it, turned by its EXI
 """
 
 import base64
+import hashlib
 import json
 import math
 from functools import partial
@@ -18,6 +19,7 @@ from featherseg.converters.annotations import (
     AnnotatedImage,
     Annotations,
     EmptyShape,
+    ImageInside,
     Region,
     Shape,
     UnusableShape,
@@ -71,7 +73,8 @@ def read(source: Source, files: list[Path]) -> Annotations:
                 notes[f"there are {DRAWN_AS[kind]}"] = None
         size = (content.get("imageHeight"), content.get("imageWidth"))
         stated = size if all(type(side) is int and side > 0 for side in size) else None
-        file_name = content.get("imagePath")
+        file_name, inside = content.get("imagePath"), content.get("imageData")
+        digest = hashlib.blake2b(inside.encode(errors="replace")).digest() if isinstance(inside, str) else b""
         images.append(
             AnnotatedImage(
                 file_name if isinstance(file_name, str) and file_name else path.stem,
@@ -79,7 +82,7 @@ def read(source: Source, files: list[Path]) -> Annotations:
                 shapes,
                 stated,  # type: ignore[arg-type]
                 split_of(*path.relative_to(source.root).parts[:-1]),
-                partial(_image_inside, path) if isinstance(content.get("imageData"), str) else None,
+                ImageInside(path, digest, partial(_image_inside, path)) if digest else None,
             )
         )
     return Annotations(dict.fromkeys(sorted(names)), images, notes=list(notes))

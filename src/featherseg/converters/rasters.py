@@ -51,8 +51,8 @@ def numbered(codes: np.ndarray, none: tuple[int, ...]) -> np.ndarray:
     return table[places].reshape(codes.shape)
 
 
-def listed_colors(source: Source) -> dict[str, Color] | None:
-    """The classes that a list beside the masks names, None without one. Raises DataError for a broken list."""
+def listed_colors(source: Source) -> dict[str, list[Color]] | None:
+    """The classes that a list beside the masks names, with all colours of each; None without one. Raises DataError."""
     path = find_color_list(reversed(source.files))
     return None if path is None else read_color_list(path)
 

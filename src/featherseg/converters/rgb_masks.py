@@ -41,12 +41,13 @@ def _is_mask_folder(name: str) -> bool:
 
 def read(source: Source, files: list[Path]) -> Annotations:
     """All masks; without a list, each colour is a class of its own and black is background. Raises DataError."""
-    colors = listed_colors(source)
-    classes: dict[str, Color | None] = dict(colors) if colors is not None else dict(_found_colors(files))
-    notes = [] if colors is not None else ["no list names the colours: rename class_... in dataset.toml"]
-    values = class_values(classes)
-    table = {code_of(color or (0, 0, 0)): values[name] for name, color in classes.items()}
-    stems = Stems(source, set(files))
+    listed = listed_colors(source)
+    colors = _found_colors(files) if listed is None else listed
+    classes: dict[str, Color | None] = {name: own[0] for name, own in colors.items()}
+    notes = ["no list names the colours: rename class_... in dataset.toml"] if listed is None else []
+    values, masks = class_values(classes), set(files)
+    table = {code_of(color): values[name] for name, own in colors.items() for color in own}
+    stems = Stems(source, masks)
     images = [
         AnnotatedImage(
             image.name,
@@ -57,10 +58,10 @@ def read(source: Source, files: list[Path]) -> Annotations:
         for path in files
         for image in [stems.image_of(path, *SUFFIXES)]
     ]
-    return Annotations(classes, images, with_objects=False, notes=notes)
+    return Annotations(classes, images, with_objects=False, notes=notes, masks=masks)
 
 
-def _found_colors(files: list[Path]) -> dict[str, Color]:
+def _found_colors(files: list[Path]) -> dict[str, list[Color]]:
     codes: set[int] = set()
     for path in files:
         try:
@@ -73,7 +74,7 @@ def _found_colors(files: list[Path]) -> dict[str, Color]:
                 "photographs? Expected masks whose colours are classes."
             )
     return {
-        "background" if code == 0 else f"class_{code:06x}": (code >> 16, code >> 8 & 255, code & 255)
+        "background" if code == 0 else f"class_{code:06x}": [(code >> 16, code >> 8 & 255, code & 255)]
         for code in sorted(codes)
     }
 

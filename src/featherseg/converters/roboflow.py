@@ -49,7 +49,7 @@ def read(source: Source, files: list[Path]) -> Annotations:
     ]
     if not images:
         raise DataError(f"{files[0]} lists classes, but no NAME{SUFFIX}.png lies beside it.")
-    return Annotations(dict.fromkeys(names.values()), images, with_objects=False)
+    return Annotations(dict.fromkeys(names.values()), images, with_objects=False, masks=set(masks))
 
 
 def _raster(path: Path, table: dict[int, int]) -> Raster:

@@ -106,7 +106,7 @@ class Source:
             if "dataset.toml" in names and Path(folder) != root:  # what an earlier conversion wrote in here
                 folders[:] = []
                 continue
-            for entry in sorted(names):
+            for entry in (*folders, *sorted(names)):
                 path = Path(folder, entry)
                 if entry.startswith("."):
                     continue
@@ -117,6 +117,14 @@ class Source:
             if len(found) > MOST_FILES:
                 raise DataError(f"{root} holds over {MOST_FILES:,} files, the limit. Name the folder of one export.")
         return found
+
+    @property
+    def passed_over(self) -> str:
+        """What is said of links that lead out, with a blank before it; empty where there is none."""
+        if not self.links_out:
+            return ""
+        links = f"{counted(len(self.links_out), 'link')} out of it, first {self.relative(self.links_out[0])}"
+        return f" Not followed: {links}. Put the files themselves there."
 
     def ending(self, *endings: str) -> list[Path]:
         """The files whose names end so, in lower case; where one file was named, it alone."""
@@ -390,4 +398,5 @@ def _keys(path: Path) -> str:
 
 def nothing_readable(source: Source, what: str) -> DataNotFound:
     """The error for a source in which nothing of `what` was found."""
-    return DataNotFound(f"{source.name} holds no {what} ({counted(len(source.files), 'file')} looked through).")
+    seen = f"{counted(len(source.files), 'file')} looked through"
+    return DataNotFound(f"{source.name} holds no {what} ({seen}).{source.passed_over}")

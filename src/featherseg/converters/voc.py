@@ -53,27 +53,34 @@ def find(source: Source) -> list[Path]:
 
 def read(source: Source, files: list[Path]) -> Annotations:
     """The classes of labelmap.txt or class_names.txt, else the 20 of Pascal VOC. Raises DataError."""
-    colors = listed_colors(source)
-    names = _class_names(source) if colors is None else list(colors)
+    listed = listed_colors(source)
+    names = _class_names(source) if listed is None else list(listed)
     palette = [(0, 0, 0), *default_palette(len(names))]
-    classes: dict[str, Color | None] = dict(zip(names, palette, strict=False)) if colors is None else dict(colors)
+    colors = {name: [color] for name, color in zip(names, palette, strict=False)} if listed is None else listed
+    classes: dict[str, Color | None] = {name: own[0] for name, own in colors.items()}
     values, left = class_values(classes), Left()
-    by_index = {index: values[name] for index, name in enumerate(names)} | {255: IGNORE}
-    by_color = {code_of(color or (0, 0, 0)): values[name] for name, color in classes.items()}
+    by_index = {index: values[name] for index, name in enumerate(names)} | {255: IGNORE} if listed is None else {}
+    by_color = {code_of(color): values[name] for name, own in colors.items() for color in own}
     by_color.setdefault(code_of(VOID_COLOR), IGNORE)
-    masks = set(files)
     objects = {path for path in source.images if OBJECTS in path.parts}
-    stems = Stems(source, masks | objects | {path for path in source.images if "SegmentationClassRaw" in str(path)})
-    splits = _splits(source, files, left)
+    masks = (
+        {*files, *objects}
+        | {
+            path  # also pictures of masks: SegmentationClassVisualization, as labelme2voc calls them
+            for path in source.images
+            if any(part.startswith((CLASSES, OBJECTS)) for part in source.relative(path).split("/")[:-1])
+        }
+    )
+    stems, splits = Stems(source, masks), _splits(source, files, left)
     images = []
     for path in files:
         other = Path(*(OBJECTS if part == CLASSES else part for part in path.parts))
-        draw = partial(_raster, path, other if other in objects else None, by_index if colors is None else {}, by_color)
+        draw = partial(_raster, path, other if other in objects else None, by_index, by_color)
         split = splits.get(path, split_of(*Path(source.relative(path)).parts[:-1]))
         image = stems.image_of(path, "")
         images.append(AnnotatedImage(image.name, image.parent, split=split, raster=draw))
     notes = [NO_LIST] if names is VOC_CLASSES else []
-    return Annotations(classes, images, with_objects=bool(objects), notes=notes, left=left)
+    return Annotations(classes, images, with_objects=bool(objects), notes=notes, left=left, masks=masks)
 
 
 def _class_names(source: Source) -> list[str]:

@@ -42,6 +42,7 @@ def read(source: Source, files: list[Path]) -> Annotations:
     names = _names(files)
     splits = {split: entries for key, split in SPLITS.items() if (entries := facts.get(key))}
     listed = {split: _listed(source, entries, left) for split, entries in splits.items()}
+    of_folder = _of_folder(source, splits, left)
     labels = (file for file in source.files if file.suffix == ".txt")
     texts = {composed(str(file.relative_to(source.root).with_suffix(""))): file for file in labels}
     of_stem = _of_stem(source, texts)
@@ -55,7 +56,8 @@ def read(source: Source, files: list[Path]) -> Annotations:
             continue
         shapes = [] if label is None else _shapes(label, names)
         bare += [place.as_posix()] if label is None else []
-        named = (split for split, entries in splits.items() if _lies_in(place, entries) or place in listed[split])
+        folder = of_folder.get(place.parent.as_posix())
+        named = (split for split in splits if split == folder or place in listed[split])
         split = next(named, split_of(*place.parts[:-1]))
         images.append(AnnotatedImage(image.name, image.parent, shapes, split=split))
     if not images:
@@ -125,15 +127,30 @@ def _listed(source: Source, entries: list[str], left: Left) -> set[Path]:
     return found
 
 
-def _lies_in(image: Path, entries: list[str]) -> bool:
-    """Whether the folder of an image is one of those that a split names, "../train/images" as Roboflow writes it."""
-    for entry in entries:
-        parts = [
-            part for part in PurePosixPath(composed(entry).replace("\\", "/")).parts if part not in ("..", ".", "/")
-        ]
-        if parts and not entry.endswith(".txt") and f"/{'/'.join(parts)}/" in f"/{image.parent.as_posix()}/":
-            return True
-    return False
+def _of_folder(source: Source, splits: dict[str, list[str]], left: Left) -> dict[str, str]:
+    """Folder of images -> the split whose entry stands in its path, "../train/images" as Roboflow writes it.
+
+    Of an entry that stands in none, a path of another machine, the longest end with which such a path begins.
+    """
+    folders = {Path(composed(source.relative(image))).parent.as_posix() for image in source.images}
+    whole, by_end, named = dict[str, str](), dict[str, str](), dict[tuple[str, str], set[str]]()
+    for split, entry in ((split, entry) for split, entries in splits.items() for entry in entries):
+        path = PurePosixPath(composed(entry).replace("\\", "/"))
+        parts = [part for part in path.parts if part not in ("..", ".", "/")]
+        if not parts or entry.endswith(".txt"):
+            continue
+        ends = ["/".join(parts[first:]) for first in range(len(parts))]
+        found = {folder for folder in folders if f"/{ends[0]}/" in f"/{folder}/"}
+        whole = dict.fromkeys(found, split) | whole
+        for end in ends[1:]:
+            found = found or {folder for folder in folders if f"{folder}/".startswith(f"{end}/")}
+        by_end = dict.fromkeys(found, split) | by_end
+        named[split, entry] = found
+    of_folder = by_end | whole
+    for (split, entry), found in named.items():
+        if split not in map(of_folder.get, found):
+            left.add("folders of splits that are not there, or are those of another split", entry)
+    return of_folder
 
 
 def _shapes(label: Path, names: list[str]) -> list[Shape]:

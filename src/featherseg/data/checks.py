@@ -370,6 +370,9 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
         "stems that occur in more than one split", [stem for stem, where in stems.items() if len(where) > 1]
     )
     notes += _named("images in no split", listing.unlisted)
+    if report.proposal is None:  # which names those beside images and masks, too
+        said = "links to folders are not followed: name what they lead to as a [[source]] in dataset.toml"
+        notes += _named(said, [str(link) for link in listing.links])
     keys = {split: [pair.key for pair in pairs] for split, pairs in listing.splits.items()}
     groups = listing.groups if isinstance(listing, FolderListing) else None
     for split, beside in neighbours(keys, listing.unlisted, groups).items():

@@ -37,8 +37,8 @@ def find_color_list(files: Iterable[Path]) -> Path | None:
     return next((by_name[name] for name in NAMES if name in by_name), None)
 
 
-def read_color_list(path: Path) -> dict[str, Color]:
-    """Class -> colour.
+def read_color_list(path: Path) -> dict[str, list[Color]]:
+    """Class -> its colours, in the order of the list: lines of one name are one class.
 
     Raises DataError for a file that cannot be read, a line that is none of a class, and two classes of one colour, of
     which one is trained on.
@@ -47,7 +47,7 @@ def read_color_list(path: Path) -> dict[str, Color]:
         text = read_bounded(path).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
-    found: dict[str, Color] = {}
+    found: dict[str, list[Color]] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         heads = re.fullmatch(r"name(?:[\s,;:].*)?", line.strip().lower()) and not re.search(r"\b\d|::", line)
         if not line.strip() or line.lstrip().startswith("#") or heads:
@@ -57,7 +57,8 @@ def read_color_list(path: Path) -> dict[str, Color]:
         match = match or re.fullmatch(rf"{three}(?P<name>\S.*)", line)
         if match is None:
             if match := re.fullmatch(r"(?P<name>[^:]+)::.*", line):  # without a colour: that of Pascal VOC
-                found[match["name"].strip()] = ((0, 0, 0), *default_palette(len(found)))[len(found)]
+                color = ((0, 0, 0), *default_palette(len(found)))[len(found)]
+                found.setdefault(match["name"].strip(), [color])
                 continue
             raise DataError(
                 f"{path}, line {number}: {line[:80]!r} is no class with a colour, such as road:128,64,128::"
@@ -65,9 +66,9 @@ def read_color_list(path: Path) -> dict[str, Color]:
         color = int(match["r"]), int(match["g"]), int(match["b"])
         if max(color) > 255:
             raise DataError(f"{path}, line {number}: {line[:80]!r} has a colour outside of 0 to 255.")
-        found[match["name"].strip()] = color
+        found.setdefault(match["name"].strip(), []).append(color)
     owners: dict[Color, str] = {}
-    for name, color in found.items():
+    for name, color in ((name, color) for name, colors in found.items() for color in colors):
         other = owners.setdefault(color, name)
         if other != name and not all(is_background(one) or is_ignored(one) for one in (name, other)):
             raise DataError(

@@ -84,13 +84,7 @@ class ImageTree:
     @property
     def passed_over(self) -> str:
         """What was not looked at, in a sentence with a blank before it for each; empty where nothing was."""
-        text = ""
-        if self.links:
-            text += (
-                f" Links to folders are not followed: {', '.join(self.links[:SAMPLES])}"
-                f"{', ...' * (len(self.links) > SAMPLES)}. Name the folder that they lead to, or write a dataset.toml, "
-                "whose images and masks may be links."
-            )
+        text = f" Links to folders are {not_followed(self.links)}." if self.links else ""
         if self.other:
             found = ", ".join(f"{counted(count, 'file')} ending in {ending}" for ending, count in self.other.items())
             text += f" Not read: {found}. Save them as PNG."
@@ -212,6 +206,14 @@ def looks_like_mask(raw: np.ndarray) -> bool:
         return True
     alike = float((rows[:, 1:] == rows[:, :-1]).mean()) if rows.shape[1] > 1 else 0.0
     return alike >= FLAT and np.sort(counts)[-FEW_VALUES:].sum() >= 0.9 * rows.size
+
+
+def not_followed(links: Sequence[str]) -> str:
+    """What to say of links to folders, which an ImageTree does not look into."""
+    return (
+        f"not followed: {', '.join(links[:SAMPLES])}{', ...' * (len(links) > SAMPLES)}. Name the folder that they lead "
+        "to, or write a dataset.toml, whose images and masks may be links"
+    )
 
 
 def _is_sayable(folder: str) -> bool:

@@ -181,7 +181,7 @@ def read_image(path: Source, channels: int = 3) -> np.ndarray:
     of other channels.
     """
     with _opened(path) as image:
-        if len(_pages(image, path)) > 1:
+        if _is_single(image) and len(_pages(image, path)) > 1:
             return _read_pages(image, path, channels)
         pixels = _pixels(image, path, keep_fourth=channels == 4)  # (H, W, C)
     found = pixels.shape[2]
@@ -196,12 +196,18 @@ def read_mask(path: Path, colors: bool = False) -> np.ndarray:
     """The raw values of a mask: (H, W) uint8, uint16, int32 or int64, or (H, W, 3) uint8 for a colour image.
 
     A palette image gives its indices and a 1-bit one 0 and 1; with `colors` every mask comes as (H, W, 3) colours.
-    Alpha is dropped. A MATLAB file gives its matrix S. Raises the errors of `read_image`, and DataError for a mask of
-    one colour that only its alpha tells apart.
+    Alpha is dropped. A MATLAB file gives its matrix S. Raises the errors of `read_image`, and DataError for a TIFF with
+    several pages of values, and for a mask of one colour that only its alpha tells apart.
     """
     if path.suffix == MATLAB_SUFFIX:
         return read_matrix(path, MATLAB_NAME, MAX_PIXELS)
     with _opened(path) as image:
+        pages = len(_pages(image, path)) if _is_single(image) or image.mode in ("P", "PA") else 1
+        if pages > 1:
+            raise DataError(
+                f"{path} holds {pages} pages. Expected a mask of one page, with a value for each class: join its pages "
+                "into one."
+            )
         if ";16" in _raw_mode(image) and not image.mode.startswith("I"):  # Pillow would keep the high byte
             raise DataError(
                 f"{path} has 16 bits for each of several channels. Expected class ids in one channel, or colours of 8 "
@@ -349,12 +355,12 @@ def _pixels(image: ImageFile.ImageFile, path: Source, keep_fourth: bool) -> np.n
 
 
 def _pages(image: ImageFile.ImageFile, path: Source) -> list[int]:
-    """Which pages of a TIFF of single channels are channels; [0] for any other file. Raises DataError above MAX_PAGES.
+    """The pages of a TIFF that are images of their own; [0] for any other file. Raises DataError above MAX_PAGES.
 
     Smaller versions of an image and the mask of its valid pixels, as GDAL stores them behind it, are none.
     """
     found = [0]
-    if image.format != "TIFF" or not _is_single(image):
+    if image.format != "TIFF":
         return found
     try:
         for page in range(1, MAX_PAGES + 1):  # Pillow would count them all: a minute for a file of small ones

@@ -79,12 +79,14 @@ class FolderPair:
 class Reading:
     """One way to read a folder: its pairs, one for each folder of images, and the folders with images left over.
 
-    `further` are patterns of more masks of the same images in the first of the masks' folders.
+    `further` are patterns of more masks of the same images in the first of the masks' folders; `links` lead to folders,
+    which were not looked into.
     """
 
     pairs: tuple[FolderPair, ...]
     unused: tuple[str, ...]
     further: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -136,9 +138,8 @@ def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
             pairs = {**more, **pairs} if other[1:] == kind[1:] else pairs
         used = {name for pair in pairs.values() for name in (pair.images, pair.masks)}
         unused = [name for name in tree.files if used.isdisjoint(above(name))]
-        reading = Reading(
-            ordered := tuple(pairs[name] for name in sorted(pairs)), tuple(unused), _further(tree, ordered[0])
-        )
+        ordered = tuple(pairs[name] for name in sorted(pairs))
+        reading = Reading(ordered, tuple(unused), _further(tree, ordered[0]), tuple(tree.links))
         masks_of = [{(pair.images, pair.mask_pattern) for pair in one.pairs} for one in (reading, *readings)]
         readings += [] if masks_of[0] in masks_of[1:] else [reading]
     return sorted(readings, key=lambda reading: -reading.count)

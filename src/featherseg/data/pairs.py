@@ -53,6 +53,8 @@ class Listing:
     """Keys of images that are in no split."""
     how_split: str = ""
     """How a split by share was made, for a reader; empty of other splits."""
+    links: Sequence[Path] = ()
+    """Links to folders among the files, which are not followed."""
 
     def map_of(self, pair: Pair) -> LabelMap:
         """What the raw values of this pair's mask mean: the same for all, but where a file or a folder says another."""
@@ -144,14 +146,16 @@ def plain_key(key: str) -> str:
 FilesByStem = dict[str, list[Path]]
 
 
-def files_by_stem(folder: Path, suffix: str = "", without: Path | None = None, prefix: str = "") -> FilesByStem:
+def files_by_stem(
+    folder: Path, suffix: str = "", without: Path | None = None, prefix: str = "", links: list[Path] | None = None
+) -> FilesByStem:
     """The images of a folder and the folders below it by stem, in order: {"seq1/frame_0007": [path]}.
 
     A stem that several files share (a.jpg beside a.png) has several paths. Names that do not end in `suffix` are passed
     over, and the suffix is cut off: "_mask" of a_mask.png, or with the file's ending, ".png" or "_mask.png". So are
     names that do not begin with `prefix`, which is cut off: "mask_" of seq1/mask_01.png. Files in the folder `without`,
-    where that is inside, are passed over, and what is hidden (its name begins with a dot). Raises DataError for a
-    name that is not UTF-8.
+    where that is inside, are passed over, and what is hidden (its name begins with a dot). Links to folders are not
+    followed, but added to `links`. Raises DataError for a name that is not UTF-8.
     """
     apart = str(without) if without is not None and without.is_relative_to(folder) else None
     whole, named = suffix.lower().endswith(IMAGE_SUFFIXES), list[str]()
@@ -159,6 +163,8 @@ def files_by_stem(folder: Path, suffix: str = "", without: Path | None = None, p
         below = os.path.relpath(place, folder).replace(os.sep, "/")
         named += [name if below == "." else f"{below}/{name}" for name in names if is_image(name) and name[0] != "."]
         folders[:] = [name for name in folders if os.path.join(place, name) != apart and not name.startswith(".")]
+        if links is not None:
+            links += [Path(place, name) for name in sorted(folders) if os.path.islink(os.path.join(place, name))]
     if spoiled := [name for name in named if not _is_text(name)]:
         files = counted(len(spoiled), "file")
         raise DataError(f"{folder} holds {files} of a name that is not UTF-8, first {spoiled[0]!r}. Rename them.")

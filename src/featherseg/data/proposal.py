@@ -19,7 +19,7 @@ from featherseg.data.color_lists import find_color_list, is_ignored, read_color_
 from featherseg.data.datasets import DATASETS
 from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, SourceTable, toml_text
 from featherseg.data.datasets.folder import FolderListing, list_folder, list_pairs
-from featherseg.data.image_tree import join
+from featherseg.data.image_tree import join, not_followed
 from featherseg.data.images import IMAGE_SUFFIXES, LOSSY, image_channels
 from featherseg.data.layouts import Reading, find_readings
 from featherseg.data.mask_values import COMMON, THRESHOLD, MaskValues, read_values
@@ -139,6 +139,8 @@ def propose(
         notes.append(
             f"not used, as they are no images with masks: {', '.join(left[:SHOWN])}{', ...' * (len(left) > SHOWN)}"
         )
+    if reading.links:
+        notes.append(f"links to folders are {not_followed(reading.links)}")
 
     # What the values mean: a class each, or the class of their folder
     sources = _sources(reading, values, names)
@@ -344,12 +346,12 @@ def _listed_names(path: Path, raw_map: Mapping[str, str], names: Mapping[str, st
     """Raw value -> class name by a list of colours, for the values without a name; none by an unreadable list."""
     named = {f"#{raw.removeprefix('#').lower()}" for raw in names}
     try:
-        listed = {color_text(color): name for name, color in read_color_list(path).items()}
+        listed = {color_text(color): name for name, colors in read_color_list(path).items() for color in colors}
     except DataError as error:
         notes.append(f"not used: {error}")
         return {}
     nameless = {raw for raw in listed if raw_map.get(raw) in (None, _placeholder(raw), *PLAIN)} - named
-    notes.append(f"{counted(len(nameless), 'name')} of classes from {path.name}")
+    notes.append(f"{counted(len({listed[raw] for raw in nameless}), 'name')} of classes from {path.name}")
     notes += [
         f"{name!r} is ignored: neither trained on nor scored; --name {raw[1:]}={name} if it is a class"
         for raw, name in listed.items()

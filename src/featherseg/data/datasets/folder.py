@@ -126,7 +126,8 @@ def list_folder(
     lists: Mapping[str, list[str]] | None = None,
 ) -> FolderListing:
     """The files that `config` describes, its paths starting from `base`; `lists` are lists that are not written yet."""
-    pairs = {pair.key: pair for pair in list_pairs(config, base)}
+    links = list[Path]()
+    pairs = {pair.key: pair for pair in list_pairs(config, base, links)}
     by = split_by or config.split_by
 
     # Every split as it is said: a share of all, a folder, a list; then the shares of these
@@ -148,6 +149,8 @@ def list_folder(
             splits |= found
             how = f"{how}; {whole} {said}" if how else f"{whole} {said}"
     listed = {key for keys in splits.values() for key in keys}
+    instances = base / config.things.instances if config.things else None
+    own = {instances, *(base / place for source in config.sources for place in (source.images, source.masks))}
 
     def found_in(named: Mapping[str, list[str]]) -> dict[str, list[Pair]]:
         return {name: [pairs.get(key, Pair(key, None, None)) for key in keys] for name, keys in named.items()}
@@ -161,18 +164,19 @@ def list_folder(
         channels=config.channels,
         unlisted=[key for key in pairs if key not in listed],
         how_split=how,
+        links=[link for link in dict.fromkeys(links) if link not in own],
         config=config,
         wholes=found_in(wholes),
-        instances=base / config.things.instances if config.things else None,
+        instances=instances,
     )
 
 
-def list_pairs(config: DatasetToml, base: Path) -> list[Pair]:
-    """The pairs of all folders that `config` names, in whatever split."""
-    return [pair for source in config.sources for pair in _pairs_of(source, config, base)]
+def list_pairs(config: DatasetToml, base: Path, links: list[Path] | None = None) -> list[Pair]:
+    """The pairs of all folders that `config` names, in whatever split; `links` is as for `files_by_stem`."""
+    return [pair for source in config.sources for pair in _pairs_of(source, config, base, links)]
 
 
-def _pairs_of(source: SourceTable, config: DatasetToml, base: Path) -> list[Pair]:
+def _pairs_of(source: SourceTable, config: DatasetToml, base: Path, links: list[Path] | None) -> list[Pair]:
     """The pairs of one folder of images and its masks; where there are several, keys begin with that of the images."""
     images, masks = base / source.images, base / source.masks
     for key, folder in (("images", images), ("masks", masks)):
@@ -185,8 +189,8 @@ def _pairs_of(source: SourceTable, config: DatasetToml, base: Path) -> list[Pair
             '"_mask", or ".png" where only masks end in it; or mask_prefix = "mask_".'
         )
     apart = {"images": None, "masks": None} if together else {"images": masks, "masks": images}
-    image_files = files_by_stem(images, config.image_suffix, apart["images"], config.image_prefix)
-    mask_files = files_by_stem(masks, config.mask_suffix, apart["masks"], config.mask_prefix)
+    image_files = files_by_stem(images, config.image_suffix, apart["images"], config.image_prefix, links)
+    mask_files = files_by_stem(masks, config.mask_suffix, apart["masks"], config.mask_prefix, links)
     if together and (config.mask_suffix or config.mask_prefix):  # a mask by its name is no image, or the reverse
         image_files = _without(image_files, mask_files)
     elif together:
