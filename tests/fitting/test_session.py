@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,7 +29,7 @@ from featherseg.fitting.candidates import Offer, in_line, offers
 from featherseg.fitting.elsewhere import bundle_candidates, timings_of
 from featherseg.fitting.latency import Measured
 from featherseg.fitting.page import fit_html, outlook
-from featherseg.fitting.parts import find_parts
+from featherseg.fitting.parts import find_parts, whole_path
 from featherseg.fitting.plan import Candidate, make_plan
 from featherseg.fitting.record import read_plan
 from featherseg.fitting.results import choose_again, read_fit
@@ -55,6 +56,12 @@ def test_a_tenth_of_train_becomes_val_and_test_where_there_are_none(tmp_path):
     keys = [set(open_dataset(parts.name, split, root).keys) for split in ("train", "val", "test")]
     assert [len(one) for one in keys] == [24, 3, 3]
     assert len(set.union(*keys)) == 30
+
+
+def test_a_path_means_the_same_from_another_folder_and_an_address_stays_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert whole_path("yard/dataset.toml") == str(tmp_path / "yard" / "dataset.toml")
+    assert whole_path(Path("s3://field/yard")) == "s3://field/yard"  # a Path has one slash fewer
 
 
 @pytest.mark.parametrize(
