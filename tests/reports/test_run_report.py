@@ -148,7 +148,7 @@ def test_figures_of_a_file_of_earlier_weights_are_not_shown_as_those_of_now(full
         write_json(full / "parity.json", {"onnx": row | {"weights_sha256": weights}})
         text = text_of(report(full).path.read_text())
         assert ("gives the model's logits" in unescape(text)) == shown
-        assert ("street.onnx is of weights that this run had before:" in text) == (not shown)
+        assert ("street.onnx is of weights that this run had before. Write it again:" in text) == (not shown)
 
 
 def test_the_page_loads_nothing_and_runs_nothing(full):
