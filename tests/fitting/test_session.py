@@ -492,6 +492,27 @@ def test_another_limit_is_chosen_for_by_what_the_delivered_file_took():
     assert choose_again(slow | {"confirmed": confirmed}, 20)[0]["status"] == "chosen"
 
 
+def test_who_took_too_long_at_the_delivery_is_there_for_a_higher_limit(tmp_path, monkeypatch, capsys):
+    one = facts()
+    slow = timing("frm-lite2-light", p50=17.0).as_dict() | {"miou_val": 0.9, "run": "trials/frm-lite2-light-1-to-900"}
+    reason = "not delivered: 20.5 ms in the worst of 3 timings of its file"
+    one["candidates"].append({**slow, "status": reason, "seconds_trained": 60.0})
+    assert [row["model"] for row in choose_again(one, 20)] == ["frm-lite0-light", "frm-lite0-half-light"]
+    first = choose_again(one, 30)[0]
+    assert (first["model"], first["latency_ms"]["p50"]) == ("frm-lite2-light", 20.5)
+    assert choose_again(one, 22)[0]["status"] == "chosen"  # a tenth must be to spare
+
+    (tmp_path / "fit.json").write_text(json.dumps(one))
+    monkeypatch.setattr("sys.argv", ["featherseg", "fit", "--show", "--max-ms", "30", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    line = f"20.5 ms, validation mIoU 90.00 % (selected on these images), trained for 60 s, {reason} frm"
+    assert f"frm-lite2-light at 1: {line}" in said
+    assert said.endswith(f"{tmp_path / 'trials/frm-lite2-light-1-to-900'}, trained to its end, without a file")
+
+
 def test_show_imports_nothing_heavy(tmp_path):
     (tmp_path / "fit.json").write_text(json.dumps(facts()))
     words = ["fit", "--show", "--max-ms", "10", "--out", str(tmp_path)]

@@ -185,7 +185,7 @@ def _show(out: Path, max_ms: float | None) -> None:
     """Print the choice for another limit, and all that keep it; nothing heavy is imported."""
     from featherseg.core.wording import SELECTED
     from featherseg.fitting.plan import SPARE
-    from featherseg.fitting.results import choose_again, latency_text, read_fit
+    from featherseg.fitting.results import UNDELIVERED, choose_again, latency_text, read_fit
 
     facts = read_fit(out)
     limit = facts["limit_ms"] if max_ms is None else max_ms
@@ -199,11 +199,14 @@ def _show(out: Path, max_ms: float | None) -> None:
         print(
             one_line(
                 f"{row['model']} at {row['scale']:g}: {latency_text(row, facts)} ms, validation mIoU "
-                f"{100 * row['miou_val']:.2f} % ({SELECTED}), {row['status']} after {row['seconds_trained']:.0f} s"
+                f"{100 * row['miou_val']:.2f} % ({SELECTED}), trained for {row['seconds_trained']:.0f} s, "
+                f"{row['status']}"
             )
         )
     best = fitting[0]
     if best["status"] == "chosen":
         print(one_line(f"the choice for {limit:g} ms is the one that is delivered: {out / facts['file']}"))
-    else:
-        print(one_line(f"the choice for {limit:g} ms is the run {out / best['run']}, which was not trained to its end"))
+        return
+    ended = best["status"].startswith(UNDELIVERED)
+    training = "trained to its end, without a file" if ended else "which was not trained to its end"
+    print(one_line(f"the choice for {limit:g} ms is the run {out / best['run']}, {training}"))

@@ -27,7 +27,7 @@ from featherseg.fitting.latency import Timing, cache_file, time_file
 from featherseg.fitting.page import write_page
 from featherseg.fitting.plan import SPARE, Candidate, name_of
 from featherseg.fitting.record import FitConfig, Made
-from featherseg.fitting.results import DROPPED, NEAR, OVER, UNDELIVERED, FitResult
+from featherseg.fitting.results import DROPPED, NEAR, OVER, SLOW, UNDELIVERED, FitResult
 from featherseg.fitting.trials import TRIALS, copy_run, failure_at, final_folder, score_at, seconds_of, trial_folder
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
@@ -246,7 +246,7 @@ def worst(name: str, again: Sequence[Timing], config: FitConfig, run: Path, out:
     if all(t.keeps(*config.limits, spare=0) for t in again):
         return timing
     taken, limit = timing.latency(config.percentile), f"{config.max_ms:g} ms"
-    reason = f"{taken:.1f} ms in the worst of {len(again)} timings of its file"
+    reason = f"{taken:.1f} {SLOW} {len(again)} timings of its file"
     if taken <= config.max_ms:
         reason = f"{max(t.memory_mib or 0 for t in again):.0f} MiB when its file was run again"
         limit = f"{config.max_mib:g} MiB"

@@ -34,6 +34,9 @@ PAGE = "fit.html"
 UNDELIVERED = "not delivered"
 """What became of a candidate that was to be delivered and could not be; the reason follows."""
 
+SLOW = "ms in the worst of"
+"""What follows the milliseconds in that reason where they were over the limit, before the number of timings."""
+
 DROPPED = "dropped at rung"
 """What became of a candidate that others were better than; the number of the rung follows."""
 
@@ -178,9 +181,9 @@ def read_fit(out: Path) -> dict[str, Any]:
 def choose_again(facts: Mapping[str, Any], max_ms: float) -> Sequence[Mapping[str, Any]]:
     """The trained candidates that keep another limit, in the order in which `fit` would choose them.
 
-    First the one that was trained to its end, then who was dropped last: scores of trainings of other lengths tell
-    nothing. The one that is delivered stands there with what its file took: on the device that confirmed it, else in
-    the worst of all timings. Raises ConfigError for a limit that is none.
+    First who was trained to its end, then who was dropped last: scores of trainings of other lengths tell nothing. The
+    one that is delivered stands there with what its file took: on the device that confirmed it, else in the worst of
+    all timings; so does one that was not delivered as it took too long. Raises ConfigError for a limit that is none.
     """
     if not 0 < max_ms < MOST_MS:
         raise ConfigError(f"--max-ms {max_ms}: expected milliseconds above 0.")
@@ -193,9 +196,12 @@ def choose_again(facts: Mapping[str, Any], max_ms: float) -> Sequence[Mapping[st
             taken = confirmed or max(row, facts["chosen"], key=lambda one: one["latency_ms"][key])
             row = {**row, "latency_ms": taken["latency_ms"], "memory_mib": taken.get("memory_mib")}
             proven = max_ms >= facts["limit_ms"] and confirmed.get("keeps_limit", True)
+        if slow := re.match(rf"{UNDELIVERED}: (\d{{1,9}}\.\d) {SLOW} ", row["status"]):
+            taken = max(row["latency_ms"][key], float(slow[1]))
+            row = {**row, "latency_ms": {**row["latency_ms"], key: taken}}
         latency_ms, memory_mib = row["latency_ms"][key], row.get("memory_mib")
         kept = keeps_limits(latency_ms, memory_mib, max_ms, facts.get("max_mib"), 0.0 if proven else SPARE)
-        if kept and row["miou_val"] is not None and not row["status"].startswith(UNDELIVERED):
+        if kept and row["miou_val"] is not None and (slow or not row["status"].startswith(UNDELIVERED)):
             fitting[one := Candidate(row["model"], row["scale"], latency_ms, 0.0)] = row
             dropped = re.fullmatch(rf"{DROPPED} (\d{{1,9}})", row["status"])
             rungs.setdefault(int(dropped[1]) if dropped else math.inf, []).append((one, row["miou_val"]))
