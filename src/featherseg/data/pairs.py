@@ -155,7 +155,7 @@ def files_by_stem(
     over, and the suffix is cut off: "_mask" of a_mask.png, or with the file's ending, ".png" or "_mask.png". So are
     names that do not begin with `prefix`, which is cut off: "mask_" of seq1/mask_01.png. Files in the folder `without`,
     where that is inside, are passed over, and what is hidden (its name begins with a dot). Links to folders are not
-    followed, but added to `links`. Raises DataError for a name that is not UTF-8.
+    followed, but added to `links`. Raises DataError for a name that is not UTF-8, and for such a link without `links`.
     """
     apart = str(without) if without is not None and without.is_relative_to(folder) else None
     whole, named = suffix.lower().endswith(IMAGE_SUFFIXES), list[str]()
@@ -163,8 +163,14 @@ def files_by_stem(
         below = os.path.relpath(place, folder).replace(os.sep, "/")
         named += [name if below == "." else f"{below}/{name}" for name in names if is_image(name) and name[0] != "."]
         folders[:] = [name for name in folders if os.path.join(place, name) != apart and not name.startswith(".")]
+        linked = [Path(place, name) for name in sorted(folders) if os.path.islink(os.path.join(place, name))]
         if links is not None:
-            links += [Path(place, name) for name in sorted(folders) if os.path.islink(os.path.join(place, name))]
+            links += linked
+        elif linked:
+            raise DataError(
+                f"{linked[0]} is a link to a folder, which is not followed. Put the folder itself there, or make "
+                f"{folder} the link."
+            )
     if spoiled := [name for name in named if not _is_text(name)]:
         files = counted(len(spoiled), "file")
         raise DataError(f"{folder} holds {files} of a name that is not UTF-8, first {spoiled[0]!r}. Rename them.")

@@ -54,6 +54,19 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
+def test_links_lead_to_the_folders_of_the_release_and_none_inside_them_is_passed_over(root, tmp_path):
+    for name in ("leftImg8bit", "gtFine"):
+        (root / name).rename(tmp_path / name)
+        (root / name).symlink_to(tmp_path / name)
+    assert Cityscapes(root, "train").keys == KEYS
+    for name in ("leftImg8bit", "gtFine"):
+        (tmp_path / name / "train/ulm").rename(tmp_path / f"ulm-{name}")
+        (tmp_path / name / "train/ulm").symlink_to(tmp_path / f"ulm-{name}")
+    with pytest.raises(DataError, match=r"train/ulm is a link to a folder.* or make \S+/train the link"):
+        Cityscapes(root, "train")
+    assert len(Cityscapes(root, "val")) == 1
+
+
 def test_classes_colours_things_and_ids_are_those_of_cityscapesscripts(official):
     scored = sorted((label for label in official.labels if 0 <= label.trainId < 255), key=lambda label: label.trainId)
     assert [(c.name, c.color, c.thing) for c in CITYSCAPES_CLASSES] == [
