@@ -152,6 +152,24 @@ def test_nothing_of_the_machine_the_data_s_files_or_checkpoints_is_passed_on(hub
     assert (record["recipe"]["data"]["name"], record["recipe"]["data"]["root"]) == ("lawn/dataset.toml", None)
 
 
+def test_names_that_look_like_paths_stay_and_paths_of_windows_go(hub, run):
+    info = open_run(run).info
+    names = ["/road/marking/arrow", "/roof/marking/arrow"]
+    rows = [row.model_copy(update={"name": name}) for row, name in zip(info.classes, names, strict=True)]
+    data = info.recipe.data.model_copy(update={"name": r"C:\Users\anna\secret\lawn\dataset.toml"})
+    recipe = info.recipe.model_copy(update={"data": data})
+    loaded = {"init": r"\\server\anna\secret\runs\first"}
+    write_info(run, info.model_copy(update={"recipe": recipe, "classes": rows, "loaded": loaded, "licence": "/a/b/c"}))
+    push(run, ADDRESS)
+    files = hub.commits["meadow/lawn"][-1][1]
+    record = json.loads(files["resolved.json"])
+    assert [row["name"] for row in record["classes"]] == names
+    assert (record["licence"], record["loaded"]) == ("/a/b/c", {"init": "runs/first"})
+    assert record["recipe"]["data"]["name"] == "lawn/dataset.toml"
+    assert not any(b"anna" in content for content in files.values())
+    assert "`lawn/dataset.toml`" in files["README.md"].decode()
+
+
 def test_where_data_lie_in_a_bucket_is_passed_on_nowhere(hub, run):
     info = open_run(run).info
     data = info.recipe.data.model_copy(update={"name": "s3://private-bucket/a/lawn/dataset.toml", "root": None})

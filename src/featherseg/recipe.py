@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
@@ -98,7 +98,13 @@ class ModelTable(Config):
 
 def shown_data(name: str) -> str:
     """A dataset as a page that is passed on names it: of a path the last two parts, without a bucket's name."""
-    return "/".join(Path(without_buckets(name)).parts[-2:])
+    return last_parts(without_buckets(name))
+
+
+def last_parts(path: str) -> str:
+    """The last two parts of a path, `/` between them; of one that starts at a drive of Windows on every system."""
+    found = (PureWindowsPath if PureWindowsPath(path).is_absolute() else PurePath)(path)
+    return "/".join([part for part in found.parts if part != found.anchor][-2:])
 
 
 class DataTable(Config):

@@ -32,7 +32,7 @@ from featherseg.core.wording import marks
 from featherseg.hub import is_address, pull, pulled_from
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import as_model
-from featherseg.recipe import ImageSize, Recipe, Weights
+from featherseg.recipe import ImageSize, Recipe, Weights, last_parts
 
 FORMAT_VERSION = 2
 RESOLVED, WEIGHTS, CHECKPOINT, METRICS = "resolved.json", "weights.safetensors", "last.ckpt", "metrics.jsonl"
@@ -40,7 +40,7 @@ DATA = "data.json"  # what the training knows its data by
 EXPORTS = "export"  # the folder of exported files
 CURVE = "curve.svg"  # drawn once a training is over
 EVALUATIONS, ENVIRONMENT = "evaluations.jsonl", "environment.json"
-RESTRICTED = ("research", "non-commercial")
+RESTRICTED = ("research", "non-commercial", "noncommercial", "no commercial", "by-nc")
 SHIPPED = Path(__file__).resolve().parent / "weights"  # the runs that come with the package; nothing is written there
 STARTER = "efficientvit-seg-b0-shapes"  # the one of them that messages name
 IN_REPOSITORY = {"frm-lite0-camvid": "for research only, as CamVid's terms are"}
@@ -165,7 +165,7 @@ class Run:
         if self.imported:
             return None
         if init := self.info.loaded.get("init"):
-            return f"weights of {'/'.join(Path(str(init)).parts[-2:])}"
+            return f"weights of {last_parts(str(init))}"
         return "ImageNet weights" if "file" in self.info.loaded else "from scratch"
 
     def current_evaluations(self) -> list[dict[str, Any]]:
@@ -328,9 +328,14 @@ def load_run(name: str | Path, model: nn.Module | None = None) -> Run:
     run = open_run(find_run(name), None if model is None else as_model(model))
     if run.shipped:
         log.warning("%s was trained on synthetic street scenes only: on photographs it is often wrong", run.name)
-    if any(word in run.licence.lower() for word in RESTRICTED):
+    if is_restricted(run.licence):
         log.warning("%s: %s", run.name, run.licence)
     return run
+
+
+def is_restricted(licence: str) -> bool:
+    """Whether terms say that what is under them may not be used freely."""
+    return any(word in licence.lower() for word in RESTRICTED)
 
 
 def find_run(name: str | Path) -> Path:

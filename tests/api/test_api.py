@@ -95,8 +95,10 @@ def test_a_run_of_one_s_own_exports_and_the_file_gives_its_masks(trained, tmp_pa
     assert featherseg.evaluate(report.path, DATA[1]).miou == run.evaluations()[0]["miou"]
 
 
-def test_objects_are_asked_for_again_where_a_run_goes_on(trained):
+def test_objects_are_asked_for_again_where_a_run_goes_on(trained, tmp_path, monkeypatch):
     run, _ = trained
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / DATA[0].name).mkdir()  # which the data are not
     with pytest.raises(ConfigError, match="pass model= and data= and loss= and augment="):
         featherseg.train(out=run.path, resume=True)
     same = featherseg.train(own_model(), DATA, out=run.path, loss=loss, augment=darken, resume=True)

@@ -10,6 +10,7 @@ from page_driver import PHONE, download, expect, opened
 from PIL import Image
 
 import featherseg
+from featherseg.auditing import page as page_module
 from featherseg.auditing import session
 from featherseg.auditing.session import audit
 
@@ -54,6 +55,34 @@ def test_decisions_stay_where_the_audit_goes_on_with_more_images(runtime, tmp_pa
         assert page.locator(".suspect").count() > before
         (kept,) = page.locator(".suspect[data-decision]").all()
         assert (kept.get_attribute("data-decision"), kept.get_attribute("data-region")) == ("keep", decided)
+
+
+def test_decisions_that_are_not_shown_any_more_are_saved_with_the_others(runtime, tmp_path, monkeypatch):
+    monkeypatch.setattr(page_module, "MOST_SHOWN", 6)
+    audit(Balls(), tmp_path / "audit.html", run="colors")
+    with chromium() as browser:
+        page = opened(browser, (tmp_path / "audit.html").as_uri())
+        for key in "akas":
+            page.keyboard.press(key)
+        decided = [page.locator(".suspect").nth(at).get_attribute("data-region") for at in range(4)]
+        monkeypatch.setattr(page_module, "MOST_SHOWN", 3)
+        audit(Balls(), tmp_path / "audit.html", run="colors")
+        page.reload()
+        expect(page.locator("#count")).to_have_text(
+            "2 accepted, 1 kept, 0 skipped of 3; 1 decided before, which are not shown any more, will be saved as well"
+        )
+        _, content = download(page, "#save")
+        rows = json.loads(content)["decisions"]
+        assert [row.pop("decision") for row in rows] == ["accept", "keep", "accept", "skip"]
+        assert rows == [json.loads(text) for text in decided]
+
+        # Of another audit, of masks that were corrected since, none are taken over
+        (tmp_path / "audit.html").write_text(
+            (tmp_path / "audit.html").read_text().replace('data-audit="', 'data-audit="another-')
+        )
+        page.reload()
+        expect(page.locator("#count")).to_have_text("2 accepted, 1 kept, 0 skipped of 3")
+        assert page.errors == []
 
 
 def test_what_is_decided_by_keys_is_kept_saved_and_drawn_into_the_masks(runtime, on_disk, tmp_path):

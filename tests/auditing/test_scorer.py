@@ -8,7 +8,7 @@ from featherseg.auditing.boosting import fit_trees
 from featherseg.auditing.examples import Example, examine
 from featherseg.auditing.faults import FAULTS, plant
 from featherseg.auditing.folds import FOLDS, folds_of
-from featherseg.auditing.scorer import Judged, _regression, average_precision, expected_precision, judge
+from featherseg.auditing.scorer import SOFT, Judged, SelfTest, _regression, average_precision, expected_precision, judge
 from featherseg.core.types import IGNORE
 
 CLASSES = 4
@@ -176,6 +176,13 @@ def test_faults_in_too_few_images_for_a_fifth_are_found_among_those_alone(few_tr
     assert test.images == 6
 
 
+def test_where_no_fault_can_be_planted_nothing_is_said_of_how_good_it_is(few_trees):
+    none = [examined_one(n, planted=()) for n in range(12)]
+    found = judged(none)[0]
+    assert np.array_equal(found.images, [example.evidence[0][SOFT] for example in none])
+    assert found.self_test == SelfTest(None, None, None, None, None, {}, None, 0)
+
+
 def test_folds_keep_sequences_together_and_hold_each_class_elsewhere():
     keys = [f"clip{c}/{i:03}" for c in range(7) for i in range(10 + c)]
     folds, cut = folds_of(keys, np.ones((len(keys), 2), bool))
@@ -208,6 +215,10 @@ def test_an_example_is_the_same_from_disk(tmp_path):
     example.save(tmp_path / "0.npz")
     for name, array in Example.load(tmp_path / "0.npz").__dict__.items():
         assert np.array_equal(array, getattr(example, name)), name
-    (tmp_path / "0.npz").write_bytes(b"PK\x03\x04 torn")
-    with pytest.raises(ValueError, match="damaged"):
-        Example.load(tmp_path / "0.npz")
+    sound = (tmp_path / "0.npz").read_bytes()
+    flipped = bytearray(sound)
+    flipped[len(sound) // 2] ^= 255
+    for spoiled in (b"PK\x03\x04 torn", b"", bytes(100), sound[:-60], bytes(flipped)):
+        (tmp_path / "0.npz").write_bytes(spoiled)
+        with pytest.raises(ValueError, match=r"0\.npz is damaged$"):
+            Example.load(tmp_path / "0.npz")

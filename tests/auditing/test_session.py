@@ -20,6 +20,7 @@ from featherseg.core.errors import ConfigError, DataError, FeathersegError, Unkn
 from featherseg.data.decisions import audited_places
 from featherseg.inference.masks import probabilities
 from featherseg.training import job
+from featherseg.training.length import TooFewMinutes
 
 
 def test_the_wrong_masks_come_first_and_every_image_once(runtime, tmp_path: Path):
@@ -185,6 +186,18 @@ def test_later_folds_take_the_steps_of_the_first_and_none_is_given_more_than_its
     assert "with other --minutes an audit begins anew" in found.notes[2]
     assert [row[:2] for row in asked] == [(0, None), (1, 7), (2, 7)]
     assert max(row[2] for row in asked) <= session.TRAINING * 60
+
+
+def test_too_few_minutes_are_told_in_those_of_the_audit(runtime, tmp_path, monkeypatch):
+    def train_fold(*_):
+        raise TooFewMinutes(0.4, 0.6, 0.1)
+
+    monkeypatch.setattr(session, "train_fold", train_fold)
+    with pytest.raises(ConfigError, match=r"--minutes 2 are too few .* Give at least (\d+), or a run") as raised:
+        audit(Balls(), tmp_path / "audit.html", minutes=2)
+    least = int(re.search(r"at least (\d+)", str(raised.value))[1])
+    assert session.share_of_fold(least, 0.0, 0) >= 0.7  # three of 0.7 minutes are 0.65 of all
+    assert session.share_of_fold(least - 1, 0.0, 0) < 0.7 + 0.1
 
 
 @pytest.mark.parametrize("steps", [None, 7])

@@ -72,6 +72,20 @@ def test_every_image_of_train_and_val_is_in_the_json_once_and_decisions_are_appl
         assert np.array_equal(mask.ravel(), wanted)
 
 
+def test_of_masks_that_show_one_class_each_nothing_is_promised(run, tmp_path):
+    data = write_balls(tmp_path / "balls")
+    for mask in (tmp_path / "balls/masks").rglob("*.png"):
+        Image.fromarray(np.zeros((40, 56), np.uint8)).save(mask)
+    page, file = tmp_path / "page.html", tmp_path / "audit.json"
+    done = invoke("audit", data, "--run", run, "--minutes", 5, "--json", file, "-o", page)
+    assert done.exit_code == 0, (done.output, done.exception)
+    test = json.loads(file.read_text(), parse_constant=pytest.fail)["self_test"]
+    assert (test["precision_at_50"], test["average_precision"], test["faults"], test["images"]) == (None, None, None, 0)
+    assert "likely wrong" not in done.output
+    assert "no fault could be planted into these masks" in " ".join(done.output.split())
+    assert "no fault could be planted" in page.read_text()
+
+
 def test_what_makes_no_sense_is_refused_before_any_work(run, tmp_path):
     data = write_balls(tmp_path / "balls")
     for options, said in (

@@ -47,6 +47,13 @@ def test_names_from_others_are_text_in_the_card(tmp_path):
     assert [line for line in text.splitlines() if line.startswith("#")] == [r"# run\\n# e"]
 
 
+def test_emphasis_and_addresses_of_names_are_text_in_the_card(tmp_path):
+    name = "*a* _b_ __c ~d~ frm_lite0 (http://e.vil)"
+    write_info(tmp_path, small_info([ClassInfo(name, (0, 0, 0))]))
+    shown = r"- Classes: \*a\* \_b\_ \_\_c \~d\~ frm_lite0 (http\://e.vil)"
+    assert shown in card(open_run(tmp_path)).splitlines()
+
+
 @pytest.mark.parametrize("content", [b"[1", b"\xff", b'"prepared_data"'])
 def test_damaged_files_of_a_run_cost_the_card_no_more_than_their_lines(tmp_path, content):
     write_info(tmp_path, small_info([ClassInfo("road", (0, 0, 0))]))

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 from parity_golden import numbered
@@ -7,11 +9,13 @@ from small_training import Silent, request
 from featherseg import models
 from featherseg.backbones.weights import find_pretrained, read_state
 from featherseg.core.errors import WeightsError
+from featherseg.core.files import file_digest
 from featherseg.core.types import ClassInfo
 from featherseg.layers.position_bias import PositionBias
 from featherseg.recipe import ModelTable, parse_recipe, read_recipe
+from featherseg.runs import WEIGHTS, TeacherRow, open_run, write_info
 from featherseg.training import initialisation, train
-from featherseg.training.initialisation import carry_over, class_keys
+from featherseg.training.initialisation import carry_over, class_keys, terms_of
 
 OTHERS = tuple(ClassInfo(name, (0, 0, 0)) for name in ("lorry", "car", "road"))
 SETTINGS, LITE = ModelTable(name="tiny"), ModelTable(name="frm-lite0")
@@ -38,6 +42,21 @@ def test_classes_with_equal_names_keep_their_rows(small_run):
     assert table.classes_new == ["lorry"]
     assert torch.equal(model.backbone.stem[0].weight, small_run.model.backbone.stem[0].weight)
     assert table.reinitialised == table.dropped == []
+
+
+def test_terms_of_weights_that_restrict_their_use_go_on_with_them(tmp_path, small_run):
+    source, terms = shutil.copytree(small_run.path, tmp_path / "source"), "CC BY-NC 4.0, no commercial use"
+    write_info(source, open_run(source).info.model_copy(update={"licence": terms}))
+    run = train(request("train.epochs=1", init=str(source)), tmp_path / "tuned", Silent())
+    assert run.licence == f"Apache-2.0; its starting weights: {terms}"
+    assert (run.info.loaded["licence"], run.info.loaded["sha256"]) == (terms, file_digest(source / WEIGHTS))
+    assert "license: other" in (run.path / "card.md").read_text().splitlines()
+
+    # Those of the data already say it; a teacher's go on as well; what is free adds nothing
+    teacher = TeacherRow(name="t", model="tiny", weights="", outputs=64 * "0", licence="for research only")
+    assert terms_of(terms, {"licence": terms}, []) == terms
+    assert terms_of("MIT", {}, [teacher]) == "MIT; its teacher: for research only"
+    assert terms_of("MIT", {"licence": "Apache-2.0"}, []) == "MIT"
 
 
 def test_without_a_common_class_the_classifier_starts_anew(small_run):

@@ -1,6 +1,7 @@
 """What is kept of an image: the features of its regions as it is and with planted faults, and the two masks."""
 
 import zipfile
+import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -50,12 +51,12 @@ class Example:
 
     @classmethod
     def load(cls, path: Path) -> "Example":
-        """Raises OSError, and ValueError for a file that is damaged."""
+        """Raises OSError, and ValueError for a file that is damaged, by a full disk or a fault of it."""
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return cls(**{field.name: arrays[field.name] for field in fields(cls)})
-        except (KeyError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
+        except (KeyError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is damaged") from error
 
 
 def examine(

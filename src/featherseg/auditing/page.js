@@ -1,11 +1,12 @@
 "use strict";
 const WORDS = { a: "accept", k: "keep", s: "skip" };
-const PLACE = `featherseg audit ${document.getElementById("decide").dataset.page}`;
+const { page, audit } = document.getElementById("decide").dataset;
+const PLACE = `featherseg audit ${page}`;
 const figures = [...document.querySelectorAll(".suspect")];
 const undoable = []; // [number of a figure, its word before], the last decision last
 
 // Kept in the browser, where it has a place for it, by what is decided on: a page that is opened again goes on where it
-// was left, and so does one that the audit has written anew
+// was left, and so does one that the audit has written anew. {id: {word, region, audit}}; of older pages {id: word}
 function kept() {
   try {
     return JSON.parse(localStorage.getItem(PLACE)) || {};
@@ -14,13 +15,28 @@ function kept() {
   }
 }
 
+const wordOf = (one) => (one && one.word) || one;
+
 function keep() {
-  const words = { ...kept(), ...Object.fromEntries(figures.map(({ dataset }) => [dataset.id, dataset.decision])) };
-  try {
-    localStorage.setItem(PLACE, JSON.stringify(words));
-  } catch {
-    // it has none: they can still be saved
+  const all = kept();
+  for (const { dataset } of figures) {
+    all[dataset.id] = dataset.decision && { word: dataset.decision, region: dataset.region, audit };
   }
+  const words = Object.fromEntries(Object.entries(all).map(([id, one]) => [id, wordOf(one)]));
+  for (const content of [all, words]) {
+    try {
+      localStorage.setItem(PLACE, JSON.stringify(content));
+      return;
+    } catch {
+      // too little room for what is decided on, or for anything: they can still be saved
+    }
+  }
+}
+
+// Of this audit, on regions that it does not show any more since it went on
+function gone() {
+  const shown = new Set(figures.map((figure) => figure.dataset.id));
+  return Object.entries(kept()).filter(([id, one]) => one.audit === audit && !shown.has(id)).map(([, one]) => one);
 }
 
 function go(at) {
@@ -39,7 +55,9 @@ function show(figure, word) {
 function tell() {
   const count = (word) => figures.filter((figure) => figure.dataset.decision === word).length;
   const words = `${count("accept")} accepted, ${count("keep")} kept, ${count("skip")} skipped`;
-  document.getElementById("count").textContent = `${words} of ${figures.length}`;
+  const others = gone().length;
+  const also = others ? `; ${others} decided before, which are not shown any more, will be saved as well` : "";
+  document.getElementById("count").textContent = `${words} of ${figures.length}${also}`;
 }
 
 function change(at, word) {
@@ -86,7 +104,8 @@ document.addEventListener("click", (event) => {
 
 document.getElementById("save").addEventListener("click", () => {
   const decided = figures.filter((figure) => figure.dataset.decision);
-  const decisions = decided.map((figure) => ({ decision: figure.dataset.decision, ...JSON.parse(figure.dataset.region) }));
+  const shown = decided.map(({ dataset }) => ({ word: dataset.decision, region: dataset.region }));
+  const decisions = [...shown, ...gone()].map(({ word, region }) => ({ decision: word, ...JSON.parse(region) }));
   const blob = new Blob([JSON.stringify({ format: 1, decisions })], { type: "application/json" });
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
@@ -99,8 +118,9 @@ document.getElementById("save").addEventListener("click", () => {
 
 const before = kept();
 for (const figure of figures) {
-  if (Object.values(WORDS).includes(before[figure.dataset.id])) show(figure, before[figure.dataset.id]);
+  const word = wordOf(before[figure.dataset.id]);
+  if (Object.values(WORDS).includes(word)) show(figure, word);
 }
-if (figures.some((figure) => figure.dataset.decision)) tell();
+if (gone().length || figures.some((figure) => figure.dataset.decision)) tell();
 const first = figures.find((figure) => !figure.dataset.decision);
 if (first) first.focus({ preventScroll: figures[0] === first });

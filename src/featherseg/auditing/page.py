@@ -72,6 +72,7 @@ def write_page(
         images=len(data),
         unseen=len(data) - len(seen),
         name=data.name,
+        audit=folder.name,
         classes=data.classes,
     )
     files = resources.files("featherseg.auditing")

@@ -68,22 +68,22 @@ class SelfTest:
     average_precision is by image, region_average_precision by region, soft_minimum is that of the baseline on the same
     masks; planted_precision: of the first FIRST of a draw. faults: estimated share of images with a real fault, at
     most; precision_at_50: the share of the first 50 images as they are that is likely wrong; images: how many a draw
-    ranks.
+    ranks. None of all that is known, and images is 0, where no mask can have a fault: each shows one class alone.
     """
 
-    average_precision: float
-    precision_at_50: float
-    region_average_precision: float
-    soft_minimum: float
-    planted_precision: float
+    average_precision: float | None
+    precision_at_50: float | None
+    region_average_precision: float | None
+    soft_minimum: float | None
+    planted_precision: float | None
     by_fault: dict[str, float]
-    faults: float
+    faults: float | None
     images: int
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The outcome: scores (N,) of the images, and the self test."""
+    """The outcome: scores (N,) of the images, the soft-minimum where there is no self test, and the self test."""
 
     images: np.ndarray
     self_test: SelfTest
@@ -134,6 +134,8 @@ def judge(
             region_scores.append(scores[kept].astype(np.float32))
             region_wrong.append(example.changed[kept] >= WRONG)
     of, kinds, rows = np.array(image), np.array(fault), np.array(copy_rows)  # (M,), (M,), (M, FOLDS, KNOWN)
+    if not (kinds >= 0).any():
+        return Judged(soft, SelfTest(None, None, None, None, None, {}, None, 0))
 
     # The images: a regression over what is known of each
     whole, planted = np.zeros(count), kinds >= 0

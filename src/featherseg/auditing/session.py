@@ -3,6 +3,7 @@
 import hashlib
 import heapq
 import json
+import math
 import os
 import time
 from collections import Counter, deque
@@ -201,6 +202,11 @@ def audit(
     taught = np.searchsorted(seen, in_order[np.isin(in_order, seen)][:MOST_TAUGHT])
     most = MostSuspicious(len(seen))
     judged = judge(lambda places: _examples(folder, seen[places], progress), folds[seen], FAULTS, most.add, taught)
+    if not judged.self_test.images:
+        notes.append(
+            "no fault could be planted into these masks, each of which shows one class alone: the images stand in the "
+            "order of the soft-minimum, and how often that is right is not known"
+        )
     if unseen := len(data) - len(seen):
         again = "the same command" + (" without --to" if to else "")
         anew = "" if run else ", with other --minutes an audit begins anew, with trainings of their own"
@@ -229,10 +235,20 @@ def _train_folds(
     progress: Progress,
 ) -> tuple[list[Runtime], bool]:
     """A quick training for each fold, without its images; -> (the models, whether they were trained from scratch)."""
+    from featherseg.training.length import TooFewMinutes
+
     found, shares, steps = list[Runtime](), list[float](), None
     for fold in range(FOLDS):
-        shares.append(share_of_fold(minutes, (time.monotonic() - began) / 60, fold, *shares[:1]))
-        trained = train_fold(data, folds, fold, folder / f"fold-{fold}", shares[-1], device, progress, steps)
+        gone = (time.monotonic() - began) / 60
+        shares.append(share_of_fold(minutes, gone, fold, *shares[:1]))
+        try:
+            trained = train_fold(data, folds, fold, folder / f"fold-{fold}", shares[-1], device, progress, steps)
+        except TooFewMinutes as error:
+            least = math.ceil((gone + (FOLDS - fold) * error.least) / TRAINING)
+            raise ConfigError(
+                f"--minutes {minutes:g} are too few for {FOLDS} trainings, a page and what is between. Give at least "
+                f"{least}, or a run that never saw the images with --run."
+            ) from error
         steps = steps or max(trained.metrics())  # of the first: no later one is refused where the machine is busier
         found.append(open_runtime(trained, device))
     return found, trained.init == "from scratch"
@@ -333,7 +349,7 @@ def _examples(folder: Path, numbers: np.ndarray, progress: Progress) -> Iterator
         try:
             yield Example.load(kept_file(folder, number))
         except (OSError, ValueError) as error:
-            raise DataError(f"{error}. Delete {folder} and run the same command again.") from error
+            raise DataError(f"{error}. Delete it and run the same command again.") from error
 
 
 def _opened(data: str | Path | SegmentationData, root: str | Path | None) -> SegmentationData:

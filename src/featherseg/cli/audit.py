@@ -79,11 +79,12 @@ def audit(
     for key, score in found.images[:SHOWN]:
         console.print(f"{score:.2f}  {one_line(key)}")
     test = found.self_test
-    console.print(
-        f"self test: average precision {test.average_precision:.2f} of planted faults (soft-minimum "
-        f"{test.soft_minimum:.2f}); of the first {min(50, len(found.images) - len(found.unseen))} images about "
-        f"{test.precision_at_50:.0%} are likely wrong"
-    )
+    if test.images:
+        console.print(
+            f"self test: average precision {test.average_precision:.2f} of planted faults (soft-minimum "
+            f"{test.soft_minimum:.2f}); of the first {min(50, len(found.images) - len(found.unseen))} images about "
+            f"{test.precision_at_50:.0%} are likely wrong"
+        )
     for note in found.notes:
         console.print(f"note: {one_line(note)}", style="yellow")
     if found.to is not None:

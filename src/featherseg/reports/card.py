@@ -165,7 +165,7 @@ _EVALUATION = {"data": str, "split": str, "inference": str, "images": int, "miou
 
 def _text(value: Any) -> str:
     """A name or sentence that may come from others, as Markdown shows it letter by letter: no HTML, link or table."""
-    return re.sub(r"([\\`<>&|\[\]])", r"\\\1", one_line(str(value)))
+    return re.sub(r"([\\`<>&|\[\]*~]|(?<![^\W_])_|_(?![^\W_])|(?<=[a-z]):(?=//))", r"\\\1", one_line(str(value)))
 
 
 def _code(value: Any) -> str:

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from featherseg import hub
@@ -11,10 +11,14 @@ from featherseg.core.errors import RunError
 from featherseg.core.files import FIT, load_json, read_bounded, read_lines, refuse_links
 from featherseg.core.notebook import percent
 from featherseg.core.storage import without_buckets
+from featherseg.recipe import last_parts
 from featherseg.reports.card import card
 from featherseg.runs import EVALUATIONS, RESOLVED, WEIGHTS, Run, load_run
 
 log = logging.getLogger("featherseg")
+
+NAMES = ("classes", "licence")
+"""Keys of a record below which no text is a path, whatever it begins with."""
 
 
 def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
@@ -72,9 +76,10 @@ def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
 
 
 def _without_paths(value: Any) -> Any:
-    """A record without where things lie on this machine: of an absolute path its last two parts."""
+    """A record without where things lie on this machine: of an absolute path its last two parts; names stay."""
     if isinstance(value, dict):
-        return {key: _without_paths(one) for key, one in value.items()}
+        return {key: one if key in NAMES else _without_paths(one) for key, one in value.items()}
     if isinstance(value, list):
         return [_without_paths(one) for one in value]
-    return "/".join(Path(value).parts[-2:]) if isinstance(value, str) and os.path.isabs(value) else value
+    absolute = isinstance(value, str) and (os.path.isabs(value) or PureWindowsPath(value).is_absolute())
+    return last_parts(value) if absolute else value

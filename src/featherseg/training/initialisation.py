@@ -1,6 +1,6 @@
 """What weights a training starts from: ImageNet's, a run's or a checkpoint's, key by key."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from torch import Tensor
 from featherseg import models
 from featherseg.backbones.weights import load_pretrained, read_state
 from featherseg.core.errors import DataNotFound, WeightsError
+from featherseg.core.files import file_digest
 from featherseg.core.types import ClassInfo
 from featherseg.layers.model import SegmentationModel
 from featherseg.recipe import ModelTable, Recipe
-from featherseg.runs import WEIGHTS, find_run, load_run
+from featherseg.runs import WEIGHTS, Run, TeacherRow, find_run, is_restricted, load_run
 
 LEAST_BACKBONE = 0.8
 WRAPPERS = ("net.", "model.", "module.", "backbone.")
@@ -22,9 +23,14 @@ WRAPPERS = ("net.", "model.", "module.", "backbone.")
 
 @dataclass
 class KeyTable:
-    """What became of every key when weights were carried over, and of every class."""
+    """What became of every key when weights were carried over, and of every class; sha256: of the file of weights.
+
+    licence: the terms of the run that it is of; None for a checkpoint, which states none.
+    """
 
     source: str
+    sha256: str = ""
+    licence: str | None = None
     loaded: list[str] = field(default_factory=list)
     reinitialised: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
@@ -52,7 +58,9 @@ def starting_weights(
     """
     if init is not None:
         table = carry_over(model, init, recipe.model, classes)
-        return {"init": table.source, "keys": len(table.loaded), "classes_kept": table.classes_kept}, table.lines()
+        record: dict[str, Any] = {"init": table.source, "sha256": table.sha256, "keys": len(table.loaded)}
+        record |= {"classes_kept": table.classes_kept} | ({"licence": table.licence} if table.licence else {})
+        return record, table.lines()
     if recipe.model.pretrained:
         name = models.configure(recipe.model.name, recipe.model.options).backbone
         if len(model.mean) != 3:  # the published weights are for RGB; widened afterwards
@@ -61,6 +69,13 @@ def starting_weights(
         return record, [f"backbone from {record['file']} ({record['licence']})"]
     rates = "" if recipe.train.backbone_lr else f", all of the model learns at train.lr = {recipe.train.lr:g}"
     return {}, [f"training from scratch: no pretrained weights{rates}"]
+
+
+def terms_of(licence: str, loaded: Mapping[str, Any], teachers: Sequence[TeacherRow]) -> str:
+    """The terms of a run: those of the data, and those of starting weights and teachers that restrict its use."""
+    others = [("starting weights", loaded.get("licence", "")), *(("teacher", row.licence) for row in teachers)]
+    further = [f"its {what}: {own}" for what, own in others if is_restricted(own) and own not in licence]
+    return "; ".join(dict.fromkeys([licence, *further]))
 
 
 def _pretrained_wide(model: SegmentationModel, recipe: Recipe, name: str) -> tuple[dict[str, Any], list[str]]:
@@ -78,12 +93,14 @@ def carry_over(model: SegmentationModel, init: str, settings: ModelTable, classe
     `init` is a run (path or name) or a checkpoint file. Raises WeightsError where under 80 % of the backbone's tensors
     find their match: then these are other weights.
     """
-    state, known = _read_init(init)
+    file, run = _find_init(init)
+    state, known = read_state(file), [] if run is None else [c.name for c in run.classes]
     source = _best_names(model, state)
     own = model.state_dict()
     known_model = settings.name in models.MODELS  # one's own is not built again with other classes
     per_class = class_keys(settings, model.classes, len(model.mean)) if known_model else set()
-    table = KeyTable(init, dropped=sorted(set(source) - set(own)))
+    licence = None if run is None else run.licence
+    table = KeyTable(init, file_digest(file), licence, dropped=sorted(set(source) - set(own)))
     for key, value in own.items():
         found = source.get(key)
         if found is not None and key in per_class and found.shape[1:] == value.shape[1:]:
@@ -101,15 +118,15 @@ def carry_over(model: SegmentationModel, init: str, settings: ModelTable, classe
     return table
 
 
-def _read_init(init: str) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors, and the class names where the source is a run."""
+def _find_init(init: str) -> tuple[Path, Run | None]:
+    """The file of weights, and the run where they are one's."""
     path = Path(init)
     if path.is_file():
-        return read_state(path), []
+        return path, None
     if path.suffix in (".pth", ".pt", ".ckpt", ".safetensors", ".tar"):
         raise DataNotFound(f"no weights at {path}. --init takes a run folder, the name of a run, or a checkpoint file.")
     run = load_run(find_run(init))
-    return read_state(run.path / WEIGHTS), [c.name for c in run.classes]
+    return run.path / WEIGHTS, run
 
 
 def _best_names(model: SegmentationModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

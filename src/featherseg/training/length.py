@@ -93,6 +93,17 @@ def count_steps(recipe: Recipe, images: int) -> tuple[int, int]:
     return steps, max(an_epoch, -(-steps // settings.validations))
 
 
+class TooFewMinutes(ConfigError):
+    """Minutes that what is beside the steps takes alone; least: how many it takes with one step."""
+
+    def __init__(self, minutes: float, beside: float, a_step: float) -> None:
+        self.least = beside + a_step
+        super().__init__(
+            f"train.minutes = {minutes:g}: start, validation and report alone take about {beside:.1f} minutes here. "
+            f"Give at least {math.ceil(self.least)}."
+        )
+
+
 def resolve_length(
     recipe: Recipe,
     model: SegmentationModel,
@@ -106,7 +117,7 @@ def resolve_length(
 
     Crop and batch size are numbers in the recipe; data: (train, val); began: when the command was given, by
     `time.monotonic`; drawing: how samples are drawn, the keywords that `open_batches` takes beside these. Raises
-    ConfigError where `train.minutes` are too few.
+    TooFewMinutes where `train.minutes` are too few.
     """
     settings, (train, val) = recipe.train, data
     assert isinstance(settings.batch_size, int)
@@ -121,11 +132,7 @@ def resolve_length(
         again = SCORED_AGAIN if class_weights and recipe.loss.undo_class_weights == "auto" else 0
         left -= time.monotonic() - began + (validations + 1 + again) * validating  # once more for the report
         if (steps := int(left / pace)) < 1:
-            needed = math.ceil((60 * settings.minutes - left + pace) / 60)
-            raise ConfigError(
-                f"train.minutes = {settings.minutes:g}: start, validation and report alone take about "
-                f"{(60 * settings.minutes - left) / 60:.1f} minutes here. Give at least {needed}."
-            )
+            raise TooFewMinutes(settings.minutes, settings.minutes - left / 60, pace / 60)
         found = {"steps": steps, "validations": validations, "validate_every": None}
         return recipe.model_copy(update={"train": settings.model_copy(update=found)}), pace
     if settings.steps == "auto":

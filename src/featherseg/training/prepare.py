@@ -37,7 +37,7 @@ from featherseg.training.batches import (
     write_class_points,
 )
 from featherseg.training.class_weights import resolve_class_weights
-from featherseg.training.initialisation import starting_weights
+from featherseg.training.initialisation import starting_weights, terms_of
 from featherseg.training.length import choose_batch_size, count_steps, resolve_length, say_length
 from featherseg.training.loss import keep_supervised_heads
 from featherseg.training.memory import Estimate, check_memory, estimate_memory
@@ -298,7 +298,7 @@ def begin(request: Request, out: Path, say: Say) -> Training:
         classes=class_rows(train.classes),
         channels=train.channels,
         image_size=size,
-        licence=train.licence,
+        licence=terms_of(train.licence, loaded, rows),
         loaded=loaded,
         class_weights=class_weights,
         threads=torch.get_num_threads(),

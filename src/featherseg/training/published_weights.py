@@ -33,7 +33,7 @@ from featherseg.recipe import (
     with_absolute_paths,
 )
 from featherseg.reports.card import card
-from featherseg.runs import FORMAT_VERSION, RESTRICTED, Run, RunInfo, class_rows, save_weights, write_info
+from featherseg.runs import FORMAT_VERSION, Run, RunInfo, class_rows, is_restricted, save_weights, write_info
 
 PREFIXES = ("module.", "net.", "model.")
 """What wrappers (DataParallel, Lightning, compilers) put before every key of the model they hold."""
@@ -190,8 +190,7 @@ def _info(
 
 def combined_licence(weights: str, data: str) -> str:
     """The terms of a run: those of the weights, and those of the data where they restrict what it may be used for."""
-    restricted = any(word in data.lower() for word in RESTRICTED)
-    return f"{data}; the weights themselves: {weights}" if restricted else weights
+    return f"{data}; the weights themselves: {weights}" if is_restricted(data) else weights
 
 
 def _marked(file: RecipeFile, loaded: Mapping[str, Any]) -> str:

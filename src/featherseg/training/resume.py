@@ -28,7 +28,7 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
     schedule may have more steps now. Without a recipe in the request its options are compared with the run's, with one
     all that it says. Raises ConfigError for an unknown option, and naming every one that differs with both values.
     """
-    own = with_absolute_paths(run.recipe)
+    own = _own_recipe(run)
     if request.recipe is None:
         named = own  # a recipe whose model has a name in the catalogue
         if "model" in run.info.objects:
@@ -156,8 +156,14 @@ def check_same_data(run: Run, recipe: Recipe, data: tuple[SegmentationData, Segm
 
 def data_moved(recipe: Recipe, run: Run) -> bool:
     """Whether `recipe`, that of the resumed run, looks for the data in another place than the run was begun with."""
-    own = with_absolute_paths(run.recipe).data
+    own = _own_recipe(run).data
     return (recipe.data.name, recipe.data.root) != (own.name, own.root)
+
+
+def _own_recipe(run: Run) -> Recipe:
+    """With whole paths; the name of data that came as an object is none, even where a folder is called so."""
+    recipe = with_absolute_paths(run.recipe)
+    return recipe.model_copy(update={"data": run.recipe.data}) if "data" in run.info.objects else recipe
 
 
 def _places(own: Recipe, asked: Recipe) -> set[str]:

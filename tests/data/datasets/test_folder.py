@@ -1,6 +1,7 @@
 import os
 import sys
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -403,6 +404,14 @@ def test_a_list_names_stems_in_its_own_order(yard: Path):
     (yard / "some.txt").unlink()
     with pytest.raises(DataNotFound, match=r"some\.txt does not exist"):
         FolderData(toml, "train")
+
+
+@pytest.mark.parametrize(("on_disk", "typed"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_a_split_s_folder_is_found_however_its_accents_are_spelled(tmp_path: Path, on_disk: str, typed: str):
+    add(tmp_path, f"{normalize(on_disk, 'träin')}/a")
+    toml = write(tmp_path, splits=f'train = "{normalize(typed, "träin")}"')
+    assert len(FolderData(toml, "train")) == 1
+    assert folder_listing(toml).unlisted == []
 
 
 @pytest.mark.parametrize(("split_by", "together"), [("sequence", 10), ("image", 1)])

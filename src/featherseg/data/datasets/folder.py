@@ -138,8 +138,8 @@ def list_folder(
     else:
         taken = {name for names in config.parts.values() for name in names}
         for name, part in config.splits.items():
-            below = f"{part.removeprefix('./').rstrip('/')}/"
-            splits[name] = [] if name in taken else [key for key in pairs if key.startswith(below)]
+            below = composed(f"{part.removeprefix('./').rstrip('/')}/")
+            splits[name] = [] if name in taken else [key for key in pairs if composed(key).startswith(below)]
             if part.endswith(".txt"):
                 splits[name] = lists[part] if lists and part in lists else _by_list(base / part, pairs)
         wholes = {name: keys for name, keys in splits.items() if name not in taken}
