@@ -13,12 +13,13 @@ class Scene:
     """How images are simulated.
 
     qualities: log-odds of a hit of each model, before noise; correlation of neighbours; rare: class 0 is in 3 of 100
-    images, and no other class is taken for it.
+    images, and no other class is taken for it; lone: each of the first so many classes is in a single image.
     """
 
     qualities: tuple[float, ...] = (1.0, 1.3)
     correlation: float = 0.0
     rare: bool = False
+    lone: int = 0
 
     def counts(self, rng: np.random.Generator, images: int) -> np.ndarray:
         """(S, N, 3, K): pixels in the ground truth, hit and predicted of each model, image and class."""
@@ -27,13 +28,17 @@ class Scene:
             label[:, 0] = 0
             chosen = rng.choice(images, images * 3 // 100, replace=False)
             label[chosen, 0] = np.round(rng.gamma(4, 50, len(chosen)))
+        for k in range(self.lone):
+            label[:, k] = 0
+            label[rng.integers(images), k] = np.round(rng.gamma(4, 50))
         difficulty = self._series(rng, images)
         models = []
         for quality in self.qualities:
             odds = quality + 0.5 * difficulty + 0.5 * self._series(rng, images)
             hits = np.round(label / (1 + np.exp(-odds)))
             wrong = (label - hits).sum(axis=1, keepdims=True)  # (N, 1)
-            share = np.full(CLASSES, 1 / CLASSES) if not self.rare else np.array([0, *[1 / (CLASSES - 1)] * 4])
+            alone = self.lone or int(self.rare)
+            share = np.array([0] * alone + [1 / (CLASSES - alone)] * (CLASSES - alone))
             models.append(np.stack([label, hits, hits + np.round(wrong * share)], axis=1))
         return np.stack(models)
 

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from decimal import Decimal
 from functools import cache
+from io import StringIO
 from itertools import combinations
 from math import nan
 from pathlib import Path
@@ -20,18 +21,20 @@ import featherseg
 from featherseg import models
 from featherseg.benchmarking.latency import SideBySide
 from featherseg.cli.compare import compare
+from featherseg.cli.comparison_tables import _print_differences
 from featherseg.cli.paper import paper
 from featherseg.cli.sweep import sweep
+from featherseg.cli.terminal import Console
 from featherseg.cli.train import train
 from featherseg.comparison import comparison, sweeps
-from featherseg.core.errors import ConfigError, FeathersegError, UnknownName, WeightsError
+from featherseg.core.errors import ConfigError, FeathersegError, RunError, UnknownName, WeightsError
 from featherseg.counting import paper_tables
 from featherseg.counting.paper_counts import Count
 from featherseg.data import open_dataset
 from featherseg.exporters import export
 from featherseg.recipe import PanopticTable
 from featherseg.runs import load_run, open_run, save_weights, write_info
-from featherseg.uncertainty.bootstrap import Interval
+from featherseg.uncertainty.bootstrap import Difference, Interval
 
 APP = typer.Typer()
 for verb in (compare, sweep, paper):
@@ -221,6 +224,11 @@ def test_runs_of_one_seed_count_once_and_models_with_too_few_seeds_are_left_out(
     assert ranking["reason"].endswith("runs: says nothing about the models")
     assert sorted(n["seeds"] for n in ranking["models"]) == [1, 2, 3]
     assert any("the 3 runs of efficientvit-seg-b0 have only 2 seeds" in caution for caution in found["cautions"])
+    of_runs = {path.name: featherseg.evaluate(path, device="cpu").miou for path in field[3:]}
+    first, second, third_score = of_runs.values()
+    (listed,) = [n for n in ranking["models"] if n["name"] == "efficientvit-seg-b0"]
+    assert listed["runs"] == pytest.approx([(first + third_score) / 2, second])
+    assert listed["miou"] == pytest.approx(((first + third_score) / 2 + second) / 2)
     with_settings(field[5], "train", seed=2)
     text = run(*field, third, "--no-costs").stdout
     assert "frm-lite0 (train.lr=0.5) is not compared: it has fewer than three seeds" in text
@@ -333,6 +341,48 @@ def test_the_table_is_whole_at_80_columns_and_has_no_empty_column(field, monkeyp
     assert not any(word in run(field[0], field[3], "--no-costs").output for word in ("p50", "p95", "MiB"))
 
 
+@pytest.mark.parametrize("swap", [False, True])
+def test_runs_that_validate_on_other_images_are_scored_alike_in_every_order(field, swap):
+    named = [field[3], field[0]] if swap else [field[0], field[3]]
+    for path in named:
+        with_settings(path, "data", val_split="test")
+    of_all = json.loads(run(*named, "--no-costs", "--json").stdout)
+    with_settings(field[0], "data", val_size=1)
+    found = json.loads(run(*named, "--no-costs", "--json").stdout)
+    assert found["images"] == of_all["images"] == 2
+    assert {n["name"]: n["miou"] for n in found["rankings"][0]["models"]} == {
+        n["name"]: n["miou"] for n in of_all["rankings"][0]["models"]
+    }
+    with_settings(field[0], "data", val_split="val")
+    error = run(*named, "--no-costs").exception
+    assert isinstance(error, ConfigError)
+    assert str(error) == "the runs were validated on test, val: name the split with --split."
+    assert run(*named, "--no-costs", "--split", "val").exit_code == 0
+
+
+def test_a_run_that_cannot_be_scored_is_named(field):
+    spoiled = {
+        key: value * nan if value.is_floating_point() else value for key, value in weights("frm-lite0", 0).items()
+    }
+    save_weights(field[1], spoiled)
+    error = run(*field, "--no-costs").exception
+    assert isinstance(error, RunError)
+    assert str(error).startswith("frm-lite0-1 could not be scored: the logits contain NaN")
+
+
+def test_the_better_one_is_ahead_by_what_is_printed():
+    below, around = Interval(-0.02, -0.03, -0.01, 50), Interval(-0.02, -0.03, 0.01, 50)
+    console = Console(width=200, file=StringIO())
+    pairs = [Difference(0, 1, miou, (below, around)) for miou in (below, around)]
+    _print_differences(console, pairs, ["a", "b"], ["wall", "sky"])
+    assert console.file.getvalue().splitlines() == [
+        "  b is better than a (+2.00, +1.00 to +3.00 points of mIoU)",
+        "    a less b: wall -2.00, -3.00 to -1.00",
+        "  no difference between a and b is shown (a less b: -2.00, -3.00 to +1.00 points of mIoU)",
+        "    a less b: wall -2.00, -3.00 to -1.00",
+    ]
+
+
 def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tmp_path, monkeypatch):
     monkeypatch.setattr(comparison, "time_side_by_side", timed)
     page = tmp_path / "page.html"
@@ -343,6 +393,7 @@ def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tm
     assert "the images are one block" in result.output
     assert " points of mIoU, no interval)" in result.output
     assert "says nothing about the models" in result.output
+    assert "; no difference to" not in result.output  # they were not compared
     html = page.read_text()
     assert html.count("<svg") == 2  # the fronts of time and memory
     assert all(word in html for word in ("efficientvit-seg-b0", "grass", "default-src 'none'", "How to read this"))

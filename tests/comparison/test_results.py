@@ -37,6 +37,15 @@ def test_panoptic_models_are_ranked_by_pq_beside_miou():
     assert values["pq_differences"][0]["pq"][2] < 0
 
 
+def test_only_what_was_compared_is_undecided():
+    runs = training_runs(np.random.default_rng(0), 6, 100, spread=0.02, noise=0.1)
+    differences = tuple(compare_models([runs[:3], runs[3:]], single_images(100)))
+    results = tuple(result(name, 0.7, None) for name in "abc")
+    found = Ranking("scratch", results, differences, "", ("c",), ())
+    assert found.undecided == {frozenset("ab")}
+    assert replace(found, differences=()).undecided == set()
+
+
 def test_models_without_objects_are_not_ranked_by_pq():
     found = Ranking("scratch", (result("a", 0.7, None), result("b", 0.6, None)), (), "", (), ())
     assert (found.by_pq, found.pq_differences) == ([], ())

@@ -47,6 +47,15 @@ def splits_called_better(runs: np.ndarray, clusters: Clusters, replicates: int) 
     return called
 
 
+def falsely_better(scene: Scene, simulations: int) -> float:
+    """Share of simulations in which one of two equal files is called better."""
+    rng, called = np.random.default_rng(3), 0
+    for seed in range(simulations):
+        found = compare_files(scene.counts(rng, 100), single_images(100), replicates=400, seed=seed)
+        called += found[0].better is not None
+    return called / simulations
+
+
 def equal_models(simulations: int) -> tuple[float, float]:
     """Share of simulations in which one of 10 equal models is called the best, and any better than another."""
     scene, rng, named, called = Scene(qualities=(1.0,) * 10), np.random.default_rng(20), 0, 0
@@ -163,6 +172,18 @@ def test_nothing_is_said_of_classes_that_are_in_one_unit_or_in_none():
     assert found.better == 1
 
 
+def test_what_a_single_image_shows_of_a_class_is_no_claim_of_its_own():
+    counts = Scene().counts(np.random.default_rng(8), 60)
+    counts[:, 1:, :, 0] = 0  # in the first image alone, ...
+    counts[1] = counts[0]
+    counts[:, 0, 1, 0] = counts[:, 0, 0, 0] * [1, 0]  # ... where one model finds it and the other does not
+    counts[:, 0, 2, 0] = counts[:, 0, 1, 0]
+    (found,) = compare_files(counts, single_images(60))
+    assert found.miou.value > 0.15
+    assert found.better is None
+    assert found.miou.high - found.miou.value > found.miou.value
+
+
 def test_nothing_is_said_where_most_classes_lie_within_one_unit():
     counts = Scene(qualities=(0.0, 3.0)).counts(np.random.default_rng(8), 60)
     sequences = clusters_of([f"drive{i // 5}/{i % 5}" for i in range(60)])
@@ -272,6 +293,11 @@ def test_the_runs_of_one_recipe_are_seldom_called_better():
     assert splits_called_better(runs, clusters_of(FRAMES[:100]), replicates=100) <= 3
 
 
+@pytest.mark.parametrize("lone", [1, 2])
+def test_equal_models_are_seldom_better_where_classes_lie_in_single_images(lone):
+    assert falsely_better(Scene(qualities=(1.0, 1.0), lone=lone), 60) <= 0.1  # without lone's share a half
+
+
 def test_ten_equal_models_have_no_best():
     assert equal_models(10)[0] == 0
 
@@ -299,6 +325,12 @@ def test_of_35_splits_of_8_runs_at_most_3_are_called_better(spread, noise):
     for _ in range(40):
         runs = training_runs(rng, 8, 233, spread, noise)
         assert splits_called_better(runs, clusters_of(FRAMES[:233]), replicates=300) <= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lone", [1, 2])
+def test_equal_models_are_better_in_5_percent_at_most_where_classes_lie_in_single_images(lone):
+    assert falsely_better(Scene(qualities=(1.0, 1.0), lone=lone), 1000) <= 0.06
 
 
 @pytest.mark.slow

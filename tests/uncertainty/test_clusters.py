@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from simulated_scores import Scene
 
 from featherseg.uncertainty.bootstrap import compare_files
 from featherseg.uncertainty.clusters import Sequences, clusters_of, single_images
@@ -74,6 +75,16 @@ def test_fewer_than_32_images_are_too_few_unless_they_are_known_to_be_apart():
 def test_scores_stay_correlated_for_as_long_as_they_were_made(correlation, low, high):
     frames = clusters_of([f"{i:05d}" for i in range(4000)])
     assert low <= np.median(frames.correlated(series(correlation, 4000))) <= high
+
+
+@pytest.mark.parametrize("images", [40, 1000])
+def test_files_that_agree_on_all_images_are_told_by_as_many_as_there_are(images):
+    """A difference of 0 everywhere says nothing of how long neighbours score alike."""
+    frames = clusters_of([f"{i:05d}" for i in range(images)])
+    counts = Scene(qualities=(1.0,)).counts(np.random.default_rng(0), images)
+    (found,) = compare_files([counts[0], counts[0]], frames, replicates=50)
+    assert (found.miou.clusters, found.miou.few) == (images // 2, False)
+    assert found.message(["a", "b"]) == "no difference between a and b is shown"
 
 
 def test_autocorrelation_is_looked_for_within_sequences_in_their_order_in_time():

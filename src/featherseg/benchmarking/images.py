@@ -35,7 +35,8 @@ class Images:
 def labelled_set(own: Sequence[DataTable], data: str | None, root: Path | None, split: str | None) -> LabelledImages:
     """What several runs are scored on: their own data and split where they agree and nothing else is named.
 
-    own are the [data] tables of the runs. Raises ConfigError where it is not clear which dataset is meant.
+    own are the [data] tables of the runs. Of a split of which not all validate on the same number of images, all are
+    scored. Raises ConfigError where it is not clear which dataset or which split is meant.
     """
     data = next((d.name for d in own if data is not None and LabelledImages(d.name, "").is_of(data)), data)
     names, splits = {d.name for d in own}, {d.val_split for d in own}
@@ -43,9 +44,12 @@ def labelled_set(own: Sequence[DataTable], data: str | None, root: Path | None, 
         found = f"the runs were trained on {', '.join(sorted(names))}" if names else "no run is among them"
         raise ConfigError(f"{found}: name the dataset with --data NAME or --data path/to/dataset.toml.")
     name = data or own[0].name
+    if split is None and names == {name} and len(splits) > 1:
+        raise ConfigError(f"the runs were validated on {', '.join(sorted(splits))}: name the split with --split.")
     split = split or (splits.pop() if len(splits) == 1 and names == {name} else "val")
     roots = [Path(d.root) for d in own if d.name == name and d.root]
-    size = own[0].val_size if own and (name, split) == (own[0].name, own[0].val_split) else None
+    sizes = {d.val_size if (d.name, d.val_split) == (name, split) else None for d in own}
+    size = sizes.pop() if len(sizes) == 1 else None
     rules = {d.split_by for d in own}
     by = rules.pop() if len(rules) == 1 else None
     by = by if names == {name} or by in OLD_RULES else None  # older runs' own data may have been moved

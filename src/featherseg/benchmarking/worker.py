@@ -157,7 +157,7 @@ class Worker:
         return {"wall": times.wall, "cpu": times.cpu, "queue": times.queue}
 
     def memory(self) -> Answer:
-        """Peaks of this process so far, in MiB; process_mib is None where not on Linux, gpu_mib without a GPU."""
+        """Peaks of this process so far, in MiB; None where the system does not tell, gpu_mib without a GPU."""
         device = self.opened.runtime.device
         gpu = torch.cuda.max_memory_allocated(device) / MIB if device.type == "cuda" else None
         peak = peak_memory()

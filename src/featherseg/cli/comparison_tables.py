@@ -89,10 +89,12 @@ def _print_differences(
     from rich.markup import escape
 
     for d in differences:
-        console.print(escape(one_line(f"  {d.message(names)} ({d.miou.points(' points of ' + of)})")))
+        points = (-d.miou if d.better == d.second else d.miou).points(f" points of {of}")
+        less = f"{names[d.first]} less {names[d.second]}"
+        console.print(escape(one_line(f"  {d.message(names)} ({f'{less}: ' if d.better is None else ''}{points})")))
         apart = [f"{name} {i.points()}" for name, i in zip(classes, d.classes, strict=True) if i.sign]
         if apart:
-            console.print(escape(one_line(f"    {names[d.first]} less {names[d.second]}: {'; '.join(apart)}")))
+            console.print(escape(one_line(f"    {less}: {'; '.join(apart)}")))
 
 
 def _figures(s: CandidateResult, between: str) -> tuple[str, ...]:

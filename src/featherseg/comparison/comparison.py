@@ -15,7 +15,7 @@ from featherseg.benchmarking.images import labelled_set
 from featherseg.benchmarking.latency import Latency, time_side_by_side
 from featherseg.comparison.candidates import Candidate, by_model, cautions, open_candidates, seeds_of, trained_unlike
 from featherseg.comparison.results import Budgets, CandidateResult, Comparison, FilePairs, Ranking
-from featherseg.core.errors import ConfigError
+from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData, Size
 from featherseg.core.wording import SELECTED, counted
@@ -212,20 +212,25 @@ def _score(one: Candidate, data: SegmentationData, inference: InferenceSettings,
     def named(doing: str, done: int, of: int | None) -> None:
         progress(f"{doing} {one.name}", done, of)
 
-    return evaluate(one.runtime, data, inference, boundary=False, progress=named)
+    try:
+        return evaluate(one.runtime, data, inference, boundary=False, progress=named)
+    except DataError:  # an image's, whichever model sees it
+        raise
+    except FeathersegError as error:
+        raise RunError(f"{one.name} could not be scored: {error}") from None
 
 
 def _result(files: Sequence[Candidate], scores: Sequence[Scores], latency: Latency, size: Size) -> CandidateResult:
-    first = files[0]
+    first, pq = files[0], [np.array(s.panoptic["pq"]) for s in scores if s.panoptic]
     cost = first.cost(scaled_size(size, resize_factor(size, first.runtime.test_resize)))
     return CandidateResult(
         name=first.label,
         init=first.init,
         files=tuple(one.name for one in files),
         seeds=seeds_of(files),
-        miou=np.array([s.miou for s in scores]),
-        iou=np.stack([s.iou for s in scores]),
-        pq=np.array([s.panoptic["pq"] for s in scores if s.panoptic]) if all(s.panoptic for s in scores) else None,
+        miou=_by_seed(files, [np.array(s.miou) for s in scores]),
+        iou=_by_seed(files, [s.iou for s in scores]),
+        pq=_by_seed(files, pq) if len(pq) == len(files) else None,
         params=cost.params if cost else None,
         gmacs=cost.macs["macs"] / 1e9 if cost else None,
         latency=latency,

@@ -18,10 +18,11 @@ from featherseg.uncertainty.bootstrap import Difference, Interval, best
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """A model and what was measured of it: miou (m,) and iou (m, K) of its files, fractions; costs of the first.
+    """A model and what was measured of it: miou (m,) and iou (m, K) of its seeds, fractions; costs of the first file.
 
-    pq (m,) is that of a panoptic model, a fraction, None where no objects were scored.
-    params and gmacs (by `macs`, at the size that was timed) are None for a file that does not name its model.
+    Files of one seed, which are no further trainings, stand in `files` and have their mean in the others. pq (m,) is
+    that of a panoptic model, a fraction, None where no objects were scored. params and gmacs (by `macs`, at the size
+    that was timed) are None for a file that does not name its model.
     """
 
     name: str
@@ -37,7 +38,7 @@ class CandidateResult:
 
     @property
     def class_iou(self) -> np.ndarray:
-        """IoU of each class, (K,): the mean of the files in which it is known, NaN where it is in none."""
+        """IoU of each class, (K,): the mean of the seeds in which it is known, NaN where it is in none."""
         known = ~np.isnan(self.iou)
         return np.where(known.any(axis=0), np.where(known, self.iou, 0).sum(axis=0) / known.sum(axis=0).clip(1), np.nan)
 
@@ -98,10 +99,9 @@ class Ranking:
 
     @property
     def undecided(self) -> set[frozenset[str]]:
-        """Pairs of names between which no difference is shown."""
+        """Pairs of names that were compared, and between which no difference is shown."""
         names = [s.name for s in self.results]
-        shown = {frozenset((names[d.first], names[d.second])) for d in self.differences if d.better is not None}
-        return {frozenset((a, b)) for a in names for b in names if a != b} - shown
+        return {frozenset((names[d.first], names[d.second])) for d in self.differences if d.better is None}
 
     @property
     def title(self) -> str:

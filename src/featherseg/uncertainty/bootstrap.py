@@ -7,13 +7,13 @@ K classes, R replicates, P pairs of models, Q = 1 + K quantities: mIoU, then eac
 
 An interval is the difference ± t * spread of its replicates. A replicate draws U - 1 of U clusters, m - 1 of m runs:
 that makes its variance unbiased (McCarthy and Snowden, Vital and Health Statistics 2(95), 1985). Student's t has as
-many degrees of freedom as the clusters and runs leave (`_freedom`). A cluster is a block in time, twice as long as each
-image's share in the difference stays correlated with the next ones; of that length and twice that length the wider
+many degrees of freedom as the clusters and runs leave (`_freedom`). The square of what a class that is in one cluster
+alone adds to a difference of mIoU counts as variance (`_lone_variance`). A cluster is a block in time, twice as long as
+each image's share in the difference stays correlated with the next ones; of that length and twice that length the wider
 interval counts, as blocks that are too short show too little spread and few long ones too much or too little. On fewer
-than MIN_CLUSTERS clusters nothing is called better. Where several pairs or classes are compared, their
-intervals are widened so that with 95 % none of the family is wrongly called better (Holm, Scandinavian Journal of
-Statistics 6(2), 1979). That is about 0 alone: where all differ, each interval holds its own value in 95 %, all of them
-together in less.
+than MIN_CLUSTERS clusters nothing is called better. Where several pairs or classes are compared, their intervals are
+widened so that with 95 % none of the family is wrongly called better (Holm, Scandinavian Journal of Statistics 6(2),
+1979). That is about 0 alone: where all differ, each interval holds its own value in 95 %, all of them together in less.
 """
 
 import math
@@ -49,6 +49,9 @@ class Interval:
     low: float
     high: float
     clusters: int | None = field(default=None, compare=False)
+
+    def __neg__(self) -> "Interval":
+        return Interval(-self.value, -self.high, -self.low, self.clusters)
 
     @property
     def few(self) -> bool:
@@ -213,7 +216,9 @@ def _compare(
         run_terms = _run_terms(scores, runs, pairs, paired)
         left = _freedom(by_images, _class_freedom(pooled), run_terms)
         # Of few pairs the spread is seen too small now and then, and just then Satterthwaite's rule trusts it most.
-        found = by_both.std(axis=0), np.minimum(left, max(1, runs[0] - 1)) if paired else left
+        variance = by_both.var(axis=0)
+        variance[:, 0] += _lone_variance(pooled, iou, runs, pairs)
+        found = np.sqrt(variance), np.minimum(left, max(1, runs[0] - 1)) if paired else left
         rests_on[lengths == length] = clusters.count
         asked = (lengths == length) | (doubled == length)
         wider = asked & ~np.isnan(found[1]) & ~(_reach(*found) <= _reach(spread, freedom))
@@ -334,6 +339,20 @@ def _run_terms(
     variance = np.stack([part.var(axis=0) / max(1, len(part) - 1) for part in parts])  # (S, Q), unbiased, of the mean
     squared = variance**2 / np.maximum(np.array(runs) - 1, 1)[:, None]
     return variance[pairs].sum(axis=1), squared[pairs].sum(axis=1)
+
+
+def _lone_variance(pooled: np.ndarray, iou: np.ndarray, runs: Sequence[int], pairs: np.ndarray) -> np.ndarray:
+    """What classes that are in one cluster alone add to the variance of each difference of mIoU, (P,).
+
+    No replicate shows their spread. Between equal models what such a cluster's classes add to the difference is noise
+    about 0, whose variance its square estimates: as it grows with the difference itself, equal models are then called
+    better in at most 5 % whatever that variance is (simulated: test_bootstrap.py).
+    """
+    there = pooled[:, 0, 0] > 0  # (U, K)
+    lone = there.sum(axis=0) == 1
+    shares = np.nan_to_num(iou) / np.maximum((~np.isnan(iou)).sum(axis=1, keepdims=True), 1)  # (T, K), of mIoU
+    added = _pairwise(_over_runs(shares[None], runs), pairs)[0][:, lone]  # (P, L)
+    return np.square(added @ there[:, lone].T).sum(axis=1)
 
 
 def _freedom(resampled: np.ndarray, classes: np.ndarray, run_terms: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

@@ -99,7 +99,7 @@ class Sequences:
         """Over how many images each series stays correlated, (Q,): 1, 2, 4, ...; series (N, Q) has means of 0.
 
         Autocorrelations are added up over 1, 2 to 3, 4 to 7, ... images; the first sum that is not above 0 ends it.
-        That the mean was taken off makes them too small by its variance, which is put back.
+        That the mean was taken off makes them too small by its variance, which is put back. Of zeros it is 1.
         """
         images, most = len(self.order), min(max(2, len(self.order) // 2), int(self.lengths.max()))
         products, pairs = np.zeros((most, series.shape[1])), np.zeros((most, 1))
@@ -121,7 +121,7 @@ class Sequences:
                 total += np.where(alive, 2 * added, 0)
                 reach[alive] = lag
             of_mean = np.minimum(1, total / images) * variance
-        return reach.astype(np.int64)
+        return np.where(covariance[0] > 0, reach, 1).astype(np.int64)
 
 
 def clusters_of(keys: Sequence[str], groups: str | None = None) -> Sequences:
