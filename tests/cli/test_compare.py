@@ -345,7 +345,7 @@ def test_the_table_is_whole_at_80_columns_and_has_no_empty_column(field, monkeyp
 def test_runs_that_validate_on_other_images_are_scored_alike_in_every_order(field, swap):
     named = [field[3], field[0]] if swap else [field[0], field[3]]
     for path in named:
-        with_settings(path, "data", val_split="test")
+        with_settings(path, "data", val_split="test", val_size=None)
     of_all = json.loads(run(*named, "--no-costs", "--json").stdout)
     with_settings(field[0], "data", val_size=1)
     found = json.loads(run(*named, "--no-costs", "--json").stdout)
