@@ -27,6 +27,15 @@ class TwoStrides(nn.Module):
         return self.layers(images)
 
 
+class WithPlaces(TwoStrides):
+    """It adds to each column how far right it is, made on the CPU, and looks into its tensors."""
+
+    def forward(self, images):
+        assert float(images.abs().max().item()) < 1e9
+        logits = super().forward(images)
+        return logits + torch.linspace(-1, 1, logits.shape[3])
+
+
 class Halves:
     """Images that are dark on the left (class 0) and bright on the right (class 1) of a column that the index names."""
 

@@ -21,9 +21,12 @@ from small_training import Silent
 
 import featherseg
 from featherseg.core.errors import ConfigError, FeathersegError, RunError
+from featherseg.core.types import SegOutput
 from featherseg.data.shapes import Shapes
 from featherseg.inference.folder import OutputSettings
 from featherseg.inference.runtimes import open_runtime
+from featherseg.layers.own_model import as_model
+from featherseg.layers.resize import to_image
 from featherseg.recipe import LossTable
 from featherseg.runs import STARTER
 
@@ -93,6 +96,24 @@ def test_a_run_of_one_s_own_exports_and_the_file_gives_its_masks(trained, tmp_pa
     image = DATA[1][1].image
     assert (featherseg.predict(report.path, image).mask == featherseg.predict(run, image).mask).all()
     assert featherseg.evaluate(report.path, DATA[1]).miou == run.evaluations()[0]["miou"]
+
+
+def test_logits_of_one_s_own_cover_the_image_however_they_are_given():
+    class Whole(type(own_model())):
+        size_divisor = 32
+
+        def forward(self, images):
+            side = (images.shape[2], images.shape[3])
+            return SegOutput(super().forward(images), side, side, False)
+
+    given = as_model(Whole())
+    plain = as_model(type(own_model())())
+    plain.size_divisor = 32
+    plain.load_state_dict(given.state_dict())
+    images = torch.randn(1, 3, 40, 50)
+    found, expected = given(images), plain(images)
+    assert (found.image_size, found.padded_size) == (expected.image_size, expected.padded_size) == ((40, 50), (64, 64))
+    assert torch.equal(to_image(found, (40, 50)), to_image(expected, (40, 50)))
 
 
 def test_objects_are_asked_for_again_where_a_run_goes_on(trained, tmp_path, monkeypatch):

@@ -49,6 +49,11 @@ def test_the_table_names_every_convention_and_part(capsys):
     assert "pads" not in printed
 
 
+def test_one_class_is_one(alone, capsys):
+    cost("frm-lite0", "128x64", 1, as_json=False)
+    assert capsys.readouterr().out.startswith("frm-lite0, 128x64 pixels, 1 class: ")
+
+
 def test_published_figures_stand_beside_the_counts_of_their_size_and_classes(alone, capsys):
     cost("frm-van-s", "720x1280", 19, as_json=False)
     lines = capsys.readouterr().out.splitlines()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from own_objects import TwoStrides, WithPlaces
 from ptflops import get_model_complexity_info
 from quick_exports import EVERY_MODEL, ONE_OF_EACH
 from shallow import once_each, shallow
@@ -28,6 +29,7 @@ from featherseg.counting.cost import (
 from featherseg.layers.align import AlignedPyramid
 from featherseg.layers.attention import DisentangledNonLocal
 from featherseg.layers.conv import ConvNormAct
+from featherseg.layers.own_model import OwnModel
 from featherseg.layers.pooling import RegionMax, RegionMean, StridedRegionMean
 from featherseg.layers.position_bias import PositionBias
 from featherseg.layers.pyramid import WeightedFusion
@@ -361,6 +363,25 @@ def test_a_block_with_parameters_of_its_own_needs_a_rule():
 
     with pytest.raises(UnknownName, match="Scaled"):
         count_layers(nn.Sequential(Scaled()), torch.zeros(1, 2, 4, 4))
+
+
+def test_a_model_of_one_s_own_is_counted_by_its_layers_or_not_at_all():
+    """Also where it does not run on shapes alone; products between its layers cannot be seen by these."""
+    plain, places = (cost_of(OwnModel(own()), "own", (64, 96)).macs for own in (TwoStrides, WithPlaces))
+    assert places == plain
+    assert plain["macs"] == 32 * 48 * 8 * 27 + 16 * 24 * (8 * 72 + 2 * 8)
+
+    class Attending(TwoStrides):
+        def forward(self, images):
+            x = super().forward(images)  # (B, 2, N) positions
+            flat = x.flatten(2)
+            return (flat @ (flat.mT @ flat)).reshape(x.shape)
+
+    with pytest.raises(UnknownName, match=r"Attending: 589,824 multiply-accumulates of [\d,]+ are products"):
+        cost_of(OwnModel(Attending()), "own", (64, 96))
+    Attending.macs = lambda self, x, y: 2 * 2 * (16 * 24) ** 2
+    found = cost_of(OwnModel(Attending()), "own", (64, 96))
+    assert found.macs["macs"] == plain["macs"] + 589_824
 
 
 def test_images_of_other_channels_are_counted():

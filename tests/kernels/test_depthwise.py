@@ -108,6 +108,18 @@ def test_double_precision_and_second_gradients_are_those_of_torch():
     assert torch.autograd.gradgradcheck(lambda *t: depthwise_conv2d(*t, *geometry), inputs)
 
 
+def test_a_map_of_another_precision_than_the_weights_has_a_gradient():
+    x, weight, bias, _, geometry = draw((2, (4, 5), (3, 3), 1, (1, 1), 1), torch.float64, batch=2)
+    single = [t.detach().float().requires_grad_() for t in (weight, bias)]
+    double = [t.detach().double().requires_grad_() for t in single]
+    found, expected = (
+        torch.autograd.grad(depthwise_conv2d(x, *own, *geometry).square().sum(), (x, *own)) for own in (single, double)
+    )
+    assert [t.dtype for t in found] == [torch.float64, torch.float32, torch.float32]
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_a_map_of_many_pixels_is_summed_as_exactly_as_one_of_few():
     x, weight, bias, pull, geometry = draw((2, (150, 170), (3, 3), 1, (1, 1), 1), torch.float32, batch=2)
     got = torch.autograd.grad(depthwise_conv2d(x, weight, bias, *geometry), weight, pull)[0]

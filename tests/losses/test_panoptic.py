@@ -150,6 +150,12 @@ def test_a_share_of_hard_pixels_that_cannot_be_is_refused(share):
         PanopticLoss(share)
 
 
+@pytest.mark.parametrize("weights", [[-1.0, 1.0], [0.0, 0.0], [float("nan"), 1.0], [float("inf"), 1.0]])
+def test_class_weights_that_cannot_be_are_refused(weights):
+    with pytest.raises(ConfigError, match="expected finite values >= 0, not all 0"):
+        PanopticLoss(class_weights=weights)
+
+
 def test_a_smaller_sigma_lets_distances_count_as_those_of_a_larger_image():
     out, labels, targets = scene((16, 24))
     usual, halved = (PanopticLoss(center_sigma=sigma)(out, labels, targets) for sigma in (8, 4))

@@ -7,6 +7,7 @@ from peer_golden import gmacs, golden
 from seeded import seeded
 from torch.testing import assert_close
 
+from featherseg import models
 from featherseg.backbones.weights import load_official
 from featherseg.core.errors import WeightsError
 from featherseg.counting.cost import count_parameters
@@ -87,6 +88,14 @@ def test_any_size_is_taken_and_only_short_sides_are_padded(size):
     assert (out.image_size, out.padded_size) == (size, padded_size)
     assert out.logits.shape == (1, 5, *(-(-side // 4) for side in padded_size))
     assert to_image(out, size).shape == (1, 5, *size)
+
+
+@pytest.mark.parametrize("backbone", ["mit-b0", "resnet-18", "mobilenet-v2"])
+def test_a_single_small_image_trains_with_every_backbone(backbone):
+    model = models.build("segformer-b0", 3, options={"backbone": backbone}).train()
+    out = model(seeded(1, 3, 32, 32))
+    assert out.padded_size == ((32, 32) if backbone == "mit-b0" else (33, 33))  # MiT as its authors train it
+    assert to_image(out, (32, 32)).shape == (1, 3, 32, 32)
 
 
 @pytest.mark.parametrize("size", [(8, 12), (11, 7), (1, 1)])

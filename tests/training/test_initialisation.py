@@ -74,6 +74,7 @@ def test_a_bare_checkpoint_is_read_under_its_wrappers_names(tmp_path, prefix):
     table = carry_over(model, str(tmp_path / "w.safetensors"), SETTINGS, OTHERS)
     assert torch.equal(model.classifier.weight, source.classifier.weight)
     assert table.reinitialised == []
+    assert "  classes taken in their order, as the file names none: lorry, car, road" in table.lines()
 
 
 def test_the_authors_backbone_alone_can_be_carried_over():
@@ -116,6 +117,17 @@ def test_an_official_file_of_a_whole_model_is_carried_over_with_its_head(tmp_pat
     table = carry_over(model, str(tmp_path / "iter_160000.pth"), settings, OTHERS[:2])
     assert table.reinitialised == ["classifier.weight", "classifier.bias"]
     assert torch.equal(model.smooth[1].bias, official["decode_head.linear_fuse.bn.bias"])
+    assert torch.equal(model.backbone.stem[0].weight, official["backbone.patch_embed.0.weight"])
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module.", "module.model.", "_orig_mod.module."])
+def test_so_it_is_under_its_wrappers_names_and_beside_what_a_loss_kept(tmp_path, prefix):
+    official = numbered("cgrseg_t")
+    state = {f"{prefix}{key}": value for key, value in official.items()} | {"loss.criterion.weight": torch.ones(2)}
+    torch.save(state, tmp_path / "best.pt")
+    model = models.build("cgrseg-t", 2)
+    table = carry_over(model, str(tmp_path / "best.pt"), ModelTable(name="cgrseg-t"), OTHERS[:2])
+    assert table.reinitialised == ["classifier.weight", "classifier.bias"]
     assert torch.equal(model.backbone.stem[0].weight, official["backbone.patch_embed.0.weight"])
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from own_objects import TwoStrides
+from own_objects import TwoStrides, WithPlaces
 from small_training import SMALL, equal_state
 from torch import nn
 
 from featherseg import models
+from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.layers.own_model import OwnModel
 from featherseg.recipe import parse_recipe, read_recipe
 from featherseg.training import memory
@@ -102,6 +103,15 @@ def test_of_a_model_that_takes_one_size_alone_it_is_not_known():
     said = []
     assert check_memory(estimate_memory(OwnModel(Fixed()), recipe_of(), CROP), recipe_of(), said.append) is None
     assert said == ["what a step takes of the memory is not known: the model takes no small images to try with"]
+
+
+def test_a_model_that_makes_tensors_itself_or_looks_into_them_is_computed_to_be_known():
+    plain, places = (
+        estimate_memory(OwnModel(own()), recipe_of(), (512, 640)).between for own in (TwoStrides, WithPlaces)
+    )
+    assert 0.9 < places / plain < 1.3
+    plain, places = (TorchRuntime(OwnModel(own()), "cpu").peak_bytes_per_pixel for own in (TwoStrides, WithPlaces))
+    assert 0.9 < places / plain < 1.3  # of a large image it says whether it is predicted in parts
 
 
 @pytest.mark.slow

@@ -46,7 +46,8 @@ def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
 
     console = Console(highlight=False)
     height, width = result.size
-    console.print(f"{result.model}, {height}x{width} pixels, {result.classes} classes: {result.params:,} parameters")
+    classes = "1 class" if result.classes == 1 else f"{result.classes} classes"
+    console.print(f"{result.model}, {height}x{width} pixels, {classes}: {result.params:,} parameters")
     if result.counted_size != result.size:
         padded = size_text(result.counted_size)
         console.print(f"The model pads {height}x{width} to {padded}: the padded size is counted.")

@@ -17,12 +17,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from featherseg import models
-from featherseg.core.errors import ConfigError, UnknownName
+from featherseg.core.errors import ConfigError, FeathersegError, UnknownName
 from featherseg.core.notebook import html_table
 from featherseg.core.types import Size
 from featherseg.layers.model import SegmentationModel
+from featherseg.layers.own_model import OwnModel
 from featherseg.layers.pooling import RegionMax, RegionMean, StridedRegionMean
 
 CONVENTIONS = {
@@ -159,8 +161,9 @@ def cost(name: str, size: Size, classes: int) -> Cost:
 def cost_of(model: SegmentationModel, name: str, size: Size) -> Cost:
     """The cost of a model for one image.
 
-    Nothing is computed: a copy on the meta device sees shapes alone, so that any size is instant. The padding to a
-    model's size divisor is counted; auxiliary heads, which only training has, are not.
+    Nothing is computed: a copy on the meta device sees shapes alone, so that any size is instant; but for a model of
+    one's own that does not run there. The padding to a model's size divisor is counted; auxiliary heads, which only
+    training has, are not.
 
     Args:
         model: as `models.build` gives it.
@@ -169,13 +172,18 @@ def cost_of(model: SegmentationModel, name: str, size: Size) -> Cost:
 
     Raises:
         ConfigError: for a size that cannot be.
-        UnknownName: for a layer that has no rule.
+        UnknownName: for a layer that has no rule, and for products of one's own model that belong to no layer.
     """
     height, width = size
     if height < 1 or width < 1:
         raise ConfigError(f"size = {height}x{width}: expected a height and a width of at least 1 pixel.")
-    twin = deepcopy(model).to("meta").eval()
-    layers, out = count_layers(twin, torch.empty(1, len(model.mean), height, width, device="meta"))
+    twin = deepcopy(model).eval()
+    try:
+        layers, out = _count(twin.to("meta"), torch.empty(1, len(model.mean), height, width, device="meta"))
+    except FeathersegError:
+        raise
+    except Exception:  # a model of one's own that makes tensors itself or looks into them: it is computed
+        layers, out = _count(deepcopy(model).cpu().eval(), torch.zeros(1, len(model.mean), height, width))
     return Cost(
         model=name,
         size=(height, width),
@@ -190,6 +198,25 @@ def cost_of(model: SegmentationModel, name: str, size: Size) -> Cost:
         },
     )
 
+
+def _count(model: SegmentationModel, images: Tensor) -> tuple[dict[str, Counts], Any]:
+    """`count_layers` of a whole model; of one's own, torch's count of all products beside that of its layers."""
+    if not isinstance(model, OwnModel):
+        return count_layers(model, images)
+    with FlopCounterMode(display=False) as counter:
+        layers, out = count_layers(model, images)
+    of_all, of_layers = counter.get_total_flops() // 2, by_convention(layers)["macs"]
+    if of_all > MOST_UNSEEN * of_layers:
+        raise UnknownName(
+            f"{type(model.module).__name__}: {of_all - of_layers:,} multiply-accumulates of {of_all:,} are products "
+            "that no layer computes, such as q @ k or functional convolutions. Give the module that has them a method "
+            "macs(x, y) that returns theirs (counting/cost.py)."
+        )
+    return layers, out
+
+
+MOST_UNSEEN = 1.01
+"""Times what the layers of one's own model count that torch may count of it."""
 
 SHAPE_KEEPING = {nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid}
 

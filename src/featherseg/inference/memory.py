@@ -1,6 +1,7 @@
 """How much memory a model needs: its live tensors, counted while it runs on tensors that hold no data, or on few."""
 
 import copy
+import math
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +11,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from featherseg.core.errors import FeathersegError
 from featherseg.layers.model import SegmentationModel
 
 SIZE = (512, 1024)
-"""(height, width) the model is measured at."""
+"""(height, width) the model is measured at ..."""
+
+SMALL = (256, 512)
+"""... and one of one's own that is computed for it."""
 
 
 class LiveBytes(TorchDispatchMode):
@@ -74,7 +79,15 @@ def peak_bytes_per_pixel(model: SegmentationModel) -> float:
     """Peak of live tensors in an eval forward, input included, in bytes a pixel of input; weights apart.
 
     Measured on the meta device, at one image of SIZE. Parts that grow with the square of the pixels (attention) are
-    counted as they are at that size; scratch memory of the kernels is not seen.
+    counted as they are at that size; scratch memory of the kernels is not seen. A model of one's own that does not run
+    there, as it makes tensors itself or looks into them, sees a black image of SMALL where it is.
     """
-    shadow = copy.deepcopy(model).to("meta").eval()
-    return peak_bytes(shadow, torch.empty(1, len(shadow.mean), *SIZE, device="meta")) / (SIZE[0] * SIZE[1])
+    shadow = copy.deepcopy(model).eval()
+    try:
+        black = torch.empty(1, len(shadow.mean), *SIZE, device="meta")
+        return peak_bytes(shadow.to("meta"), black) / math.prod(SIZE)
+    except FeathersegError:
+        raise
+    except Exception:  # whatever it raises
+        black = torch.zeros(1, len(model.mean), *SMALL, device=next(model.parameters()).device)
+        return peak_bytes(copy.deepcopy(model).eval(), black) / math.prod(SMALL)

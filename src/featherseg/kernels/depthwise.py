@@ -53,7 +53,7 @@ class _Depthwise(torch.autograd.Function):
             to_x, to_weight, to_bias = _backward(x, weight, gradients[0], geometry, biased=bias_type is not None)
         else:
             half = x.dtype in (torch.float16, torch.bfloat16)
-            wide = [t.float() if half else t for t in (gradients[0], x, weight)]
+            wide = [t.float() if half else t.to(x.dtype) for t in (gradients[0], x, weight)]
             rest = (*geometry, False, [0, 0], len(weight), [True, True, bias_type is not None])  # not transposed
             to_x, to_weight, to_bias = torch.ops.aten.convolution_backward(*wide, [len(weight)], *rest)
         return to_x.to(x.dtype), to_weight.to(weight.dtype), None if bias_type is None else to_bias.to(bias_type), None

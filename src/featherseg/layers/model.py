@@ -69,8 +69,8 @@ class Backbone(nn.Module):
         Raises ConfigError where a backbone cannot.
         """
         raise ConfigError(
-            f"output_stride = {output_stride}: {type(self).__name__} has no dilated version. Expected a ResNet or an "
-            "EfficientNet as backbone."
+            f"output_stride = {output_stride}: {type(self).__name__} has no dilated version. Expected a ResNet, an "
+            "EfficientNet or a MobileNetV2 as backbone."
         )
 
     def halve_from(self, stride: int) -> None:

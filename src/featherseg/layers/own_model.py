@@ -51,8 +51,8 @@ class OwnModel(SegmentationModel):
         image_size = (images.shape[2], images.shape[3])
         images, padded_size = pad_images(images, divisor=self.size_divisor, minimum=self.least_side(images))
         out = self.module(images)
-        if isinstance(out, SegOutput):
-            return out
+        if isinstance(out, SegOutput):  # of the padded images, as it sees no others
+            return out._replace(image_size=image_size, padded_size=padded_size)
         if not (isinstance(out, Tensor) and out.ndim == 4 and out.shape[1] == self.classes):
             found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             kind = type(self.module).__name__

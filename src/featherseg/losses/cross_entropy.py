@@ -20,6 +20,14 @@ Mean = Literal["labelled", "number", "all"]
 """What the sum of a batch's losses is divided by, see CrossEntropy."""
 
 
+def weights_tensor(class_weights: Sequence[float]) -> Tensor:
+    """(K,) float32. Raises ConfigError where one is not finite or below 0, or all are 0."""
+    weights = torch.tensor(class_weights, dtype=torch.float32)
+    if not (torch.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
+        raise ConfigError(f"class weights {list(class_weights)}: expected finite values >= 0, not all 0.")
+    return weights
+
+
 class CrossEntropy(nn.Module):
     """Mean of -log p(true class), weighted by class, over the pixels that count.
 
@@ -51,9 +59,7 @@ class CrossEntropy(nn.Module):
         ignore_index: int = IGNORE,
     ) -> None:
         super().__init__()
-        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        if weights is not None and not (torch.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
-            raise ConfigError(f"class weights {list(class_weights or [])}: expected finite values >= 0, not all 0.")
+        weights = None if class_weights is None else weights_tensor(class_weights)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", weights, persistent=False)
         self.label_smoothing = label_smoothing

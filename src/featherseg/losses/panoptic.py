@@ -15,7 +15,7 @@ from featherseg.core.types import IGNORE, SegOutput
 from featherseg.kernels import upsample_cross_entropy
 from featherseg.layers.precision import at_least_fp32, autocast_off
 from featherseg.layers.resize import to_image
-from featherseg.losses.cross_entropy import cover
+from featherseg.losses.cross_entropy import cover, weights_tensor
 from featherseg.losses.processes import mean_over_processes
 
 CENTER_WEIGHT, OFFSET_WEIGHT = 200.0, 0.01
@@ -60,7 +60,8 @@ class PanopticLoss(nn.Module):
     (0.2 for Cityscapes, 1 for COCO). class_weights: one a class, times the weight of each pixel. center_sigma: of the
     centres' Gaussians in pixels, 8 for full-size images (0.01 x the distance, as the authors have it); distances count
     in eighths of it, so that an image half the size, with half the sigma, has the same loss: `panoptic_targets` scales
-    the area of small objects alike. Raises ConfigError where the share is not above 0 and at most 1.
+    the area of small objects alike. Raises ConfigError where the share is not above 0 and at
+    most 1, and for weights that `CrossEntropy` refuses.
     """
 
     def __init__(
@@ -70,7 +71,8 @@ class PanopticLoss(nn.Module):
         if not 0 < hardest <= 1:
             raise ConfigError(f"hardest = {hardest}: expected a fraction of the pixels, above 0 and at most 1.")
         self.hardest, self.offset_weight = hardest, OFFSET_WEIGHT * 8 / center_sigma
-        weights = None if class_weights is None else torch.tensor([*class_weights, *[0.0] * (IGNORE + 1)])[: IGNORE + 1]
+        own = None if class_weights is None else weights_tensor(class_weights)
+        weights = None if own is None else torch.cat([own, torch.zeros(IGNORE + 1)])[: IGNORE + 1]
         self.class_weights: Tensor | None  # by label value
         self.register_buffer("class_weights", weights, persistent=False)
 

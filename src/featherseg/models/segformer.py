@@ -99,6 +99,7 @@ class SegFormer(SegmentationModel):
         super().__init__()
         self.classes, self.feature_channels = classes, config.channels
         self.backbone = backbones.build(config.backbone)
+        self.lone_side = 32 * any(isinstance(layer, nn.BatchNorm2d) for layer in self.backbone.modules())  # MiT: none
         self.decoder = AllLinearDecoder(self.backbone.stage_channels, config.channels)
         self.drop = nn.Dropout2d(0.1)
         self.classifier = nn.Conv2d(config.channels, classes, 1)

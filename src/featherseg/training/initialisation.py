@@ -20,12 +20,20 @@ from featherseg.runs import WEIGHTS, Run, TeacherRow, find_run, is_restricted, l
 LEAST_BACKBONE = 0.8
 WRAPPERS = ("net.", "model.", "module.", "backbone.")
 
+PREFIXES = ("module.", "net.", "model.", "_orig_mod.")
+"""What wrappers (DataParallel, Lightning, compilers) put before every key of the model they hold."""
+
+LOSSES = ("loss.", "sem_loss.", "bd_loss.")
+"""How keys begin of what HRNet's scripts, and PIDNet's after them, save beside the model's own under `model.`: the
+class weights of their losses."""
+
 
 @dataclass
 class KeyTable:
     """What became of every key when weights were carried over, and of every class; sha256: of the file of weights.
 
-    licence: the terms of the run that it is of; None for a checkpoint, which states none.
+    licence: the terms of the run that it is of; None for a checkpoint, which states none. in_order: whether classes are
+    taken for those of the data in their order, as a checkpoint names none.
     """
 
     source: str
@@ -34,6 +42,7 @@ class KeyTable:
     loaded: list[str] = field(default_factory=list)
     reinitialised: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    in_order: bool = False
     classes_kept: list[str] = field(default_factory=list)
     classes_new: list[str] = field(default_factory=list)
 
@@ -44,7 +53,8 @@ class KeyTable:
             shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
             rows.append(f"  {len(names)} {what}" + (f": {shown}" if names else ""))
         if self.classes_kept or self.classes_new:
-            rows.append(f"  classes matched by name: {', '.join(self.classes_kept) or 'none'}")
+            how = "taken in their order, as the file names none" if self.in_order else "matched by name"
+            rows.append(f"  classes {how}: {', '.join(self.classes_kept) or 'none'}")
             rows.append(f"  new classes: {', '.join(self.classes_new) or 'none'}")
         return rows
 
@@ -95,7 +105,7 @@ def carry_over(model: SegmentationModel, init: str, settings: ModelTable, classe
     """
     file, run = _find_init(init)
     state, known = read_state(file), [] if run is None else [c.name for c in run.classes]
-    source = _best_names(model, state)
+    source = _best_names(model, state if run else split_losses(state)[0])
     own = model.state_dict()
     known_model = settings.name in models.MODELS  # one's own is not built again with other classes
     per_class = class_keys(settings, model.classes, len(model.mean)) if known_model else set()
@@ -132,17 +142,32 @@ def _find_init(init: str) -> tuple[Path, Run | None]:
 def _best_names(model: SegmentationModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors under our key names: of the readings that are possible, the one that fits the most keys.
 
-    As they are; without a wrapper's prefix ("net.", "module."); as the authors' model or their backbone.
+    As they are; without wrappers' prefixes ("net.", "module.model."); each as ours, the authors' model or a backbone.
     """
-    readings = [dict(state)]
-    for prefix in WRAPPERS:
-        readings.append({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    if whole := getattr(model, "rename_official", None):
-        readings.append(whole(state)[0])
-    renamed, _ = model.backbone.rename_official(state)
-    readings += [{f"backbone.{key}": value for key, value in reading.items()} for reading in (renamed, dict(state))]
+    stripped = [{k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)} for prefix in WRAPPERS]
+    readings = [dict(state), *stripped]
+    for one in (dict(state), strip_prefix(state)[0]):
+        readings.append(one)
+        if whole := getattr(model, "rename_official", None):
+            readings.append(whole(one)[0])
+        renamed, _ = model.backbone.rename_official(one)
+        readings += [{f"backbone.{key}": value for key, value in reading.items()} for reading in (renamed, one)]
     own = model.state_dict()
     return max(readings, key=lambda reading: sum(k in own and own[k].shape == v.shape for k, v in reading.items()))
+
+
+def split_losses(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """(the tensors of the model, the keys of losses beside it, see LOSSES); all may be under "module."."""
+    losses = [key for key in state if key.removeprefix("module.").startswith(LOSSES)]
+    return {key: value for key, value in state.items() if key not in losses}, losses
+
+
+def strip_prefix(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """(the tensors without the wrappers' prefixes that every key has, what was taken off: "module.model.")."""
+    prefix = ""
+    while found := next((p for p in PREFIXES if state and all(k.startswith(prefix + p) for k in state)), ""):
+        prefix += found
+    return {key.removeprefix(prefix): value for key, value in state.items()}, prefix
 
 
 def class_keys(settings: ModelTable, classes: int, channels: int) -> set[str]:
@@ -159,7 +184,7 @@ def _copy_rows(value: Tensor, found: Tensor, known: list[str], classes: tuple[Cl
     """Rows of classes with the same name; without names (a bare checkpoint) all rows where the number is equal."""
     names = [c.name for c in classes]
     if not known and len(found) == len(value):
-        known = names
+        known, table.in_order = names, True
     for row, class_name in enumerate(names):
         if class_name in known:
             value[row].copy_(found[known.index(class_name)])

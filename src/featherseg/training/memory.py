@@ -115,7 +115,12 @@ def estimate_memory(
     factor = resize_factor(image_size, recipe.data.test_resize)
     seen, between = math.prod(image_size) * factor**2, 0.0
     if seen > math.prod(crop):  # else a step takes more
-        between = learning + 3 * weights + peak_bytes_per_pixel(model) * seen
+        try:
+            between = learning + 3 * weights + peak_bytes_per_pixel(model) * seen
+        except FeathersegError:
+            raise
+        except Exception:  # as above
+            return None
     return_freed_memory()
     return Estimate(
         available=available_memory(device) / sharing,

@@ -34,13 +34,7 @@ from featherseg.recipe import (
 )
 from featherseg.reports.card import card
 from featherseg.runs import FORMAT_VERSION, Run, RunInfo, class_rows, is_restricted, save_weights, write_info
-
-PREFIXES = ("module.", "net.", "model.")
-"""What wrappers (DataParallel, Lightning, compilers) put before every key of the model they hold."""
-
-LOSSES = ("loss.", "sem_loss.", "bd_loss.")
-"""How keys begin of what HRNet's scripts, and PIDNet's after them, save beside the model's own under `model.`: the
-class weights of their losses."""
+from featherseg.training.initialisation import split_losses, strip_prefix
 
 NAMED = 5
 """So many keys without a use are named; the run's record holds all."""
@@ -123,20 +117,6 @@ def _load(
         more = f" and {len(unused) - NAMED} more" if len(unused) > NAMED else ""
         say(f"{counted(len(unused), 'key')} of the file not used here: {', '.join(unused[:NAMED])}{more}")
     return {"imported": path.name, "sha256": file_digest(path), "licence": request.licence.strip(), "unused": unused}
-
-
-def split_losses(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """(the tensors of the model, the keys of losses beside it, see LOSSES); all may be under "module."."""
-    losses = [key for key in state if key.removeprefix("module.").startswith(LOSSES)]
-    return {key: value for key, value in state.items() if key not in losses}, losses
-
-
-def strip_prefix(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """(the tensors without the wrappers' prefixes that every key has, what was taken off: "module.model.")."""
-    prefix = ""
-    while found := next((p for p in PREFIXES if state and all(k.startswith(prefix + p) for k in state)), ""):
-        prefix += found
-    return {key.removeprefix(prefix): value for key, value in state.items()}, prefix
 
 
 def _refuse_other_classes(model: SegmentationModel, state: Mapping[str, Tensor], request: ImportRequest) -> None:
