@@ -63,6 +63,27 @@ def test_a_training_that_can_go_on_is_unfinished_until_its_curve_is_drawn(tmp_pa
     assert not run.unfinished
 
 
+def test_a_training_that_was_stopped_before_its_first_checkpoint_is_unfinished_as_well(tmp_path):
+    run = open_run(folder(tmp_path / "run"))
+    train = run.recipe.train.model_copy(update={"epochs": None, "steps": 20})
+    write_info(run.path, run.info.model_copy(update={"recipe": run.recipe.model_copy(update={"train": train})}))
+    append_line(run.path / "metrics.jsonl", {"step": 3, "val_miou": 0.1})
+    run = open_run(run.path)
+    assert run.unfinished
+    goes_on = f"featherseg train --resume --out {run.path} goes on"
+    assert run.how_far == f"its training was stopped at step 3 of 20; {goes_on}"
+    assert run.how_far in run._repr_html_()
+    append_line(run.path / "metrics.jsonl", {"step": 20, "val_miou": 0.2})
+    assert not open_run(run.path).unfinished
+    assert "unfinished" not in open_run(run.path)._repr_html_()
+
+
+def test_a_fit_that_has_not_ended_is_called_so(tmp_path):
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(RunError, match=r"its fit has not ended\. Go on with: featherseg fit --resume --out"):
+        open_run(tmp_path)
+
+
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """As pip leaves it: the package below lib/, one run in it; -> that run's folder."""

@@ -42,7 +42,7 @@ from featherseg.evaluation.scoring import Scores
 from featherseg.inference.folder import DEFAULTS, OutputSettings, write_folder
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
-from featherseg.inference.settings import InferenceSettings, own_settings
+from featherseg.inference.settings import InferenceSettings, own_settings, with_given
 from featherseg.inference.tiling import DEFAULT_GB
 from featherseg.layers.own_model import as_model
 from featherseg.reports.record import check_recordable, record, refuse_as_test, times_scored, told_seen
@@ -191,7 +191,7 @@ def evaluate(
         _refuse_unused({"full": full}, "an exported file is scored on all images")
         chosen, split, note = _named_data(data, split, data_root)
         runtime = open_runtime(str(run), device)
-        settings = _settings(runtime, inference)
+        settings = with_given(own_settings(runtime), inference)
         scores = scoring.evaluate(runtime, chosen, settings, progress=progress)
         return replace(scores, split=split, inference=str(settings), notes=note + _looked_at(settings))
 
@@ -199,8 +199,9 @@ def evaluate(
     if not run.read_only:
         check_recordable(run)
     chosen, split, selected, trained, notes = _data_of(run, data, split, data_root, full)
+    notes += (run.how_far,) if run.unfinished else ()
     runtime = open_runtime(run, device)
-    settings = _settings(runtime, inference)
+    settings = with_given(own_settings(runtime), inference)
     with _threads(run.info.threads):
         scores = scoring.evaluate(runtime, chosen, settings, progress=progress)
         scores = replace(scores, split=split, inference=str(settings), selected=selected, trained_on=trained)
@@ -269,7 +270,11 @@ def predict(
         runtime = open_runtime(run, device) if isinstance(run, Run | str | Path) else run
         _refuse_unused({"device": device != "auto" and runtime is run}, "a runtime is on its device already")
         run = Predictor(
-            runtime, batch=batch, inference=_settings(runtime, inference), memory_gb=memory_gb, max_side=max_side
+            runtime,
+            batch=batch,
+            inference=with_given(own_settings(runtime), inference),
+            memory_gb=memory_gb,
+            max_side=max_side,
         )
     if out is not None:
         return write_folder(run, images, out, settings, progress_or_bar(progress))
@@ -324,6 +329,7 @@ def check(
         free_target(Path(fix))  # known before the long work
     elif decisions is not None:
         raise ConfigError("--decisions are applied to a copy of the dataset: name its folder with --fix OUT.")
+    names = None if names is None else {str(value): name for value, name in names.items()}
     report = check_data(str(data), _path(data_root), progress, names=names, masks=masks, decisions=_path(decisions))
     if write and report.proposal is not None:
         report.written = report.proposal.write(folder)
@@ -464,7 +470,7 @@ def _trained_on(run: Run, data: SegmentationData, split: str) -> tuple[bool, tup
 def _is_set(inference: InferenceSettings | Mapping[str, Any] | None) -> bool:
     """Whether it asks for anything: for more than whole images, or for a size, be it their own (`--resize off`)."""
     if isinstance(inference, Mapping):
-        return "resize" in inference or replace(InferenceSettings(), **inference) != InferenceSettings()
+        return "resize" in inference or with_given(InferenceSettings(), inference) != InferenceSettings()
     return inference is not None
 
 
@@ -472,11 +478,6 @@ def _refuse_unused(given: Mapping[str, bool], reason: str) -> None:
     """No option is ignored silently. Raises ConfigError where one is given that has no effect."""
     if names := [name for name, is_given in given.items() if is_given]:
         raise ConfigError(f"{', '.join(names)} would have no effect: {reason}. Leave it out.")
-
-
-def _settings(runtime: Runtime, inference: InferenceSettings | Mapping[str, Any] | None) -> InferenceSettings:
-    """As given; what is left out of a mapping is as the model was validated."""
-    return inference if isinstance(inference, InferenceSettings) else replace(own_settings(runtime), **inference or {})
 
 
 def _looked_at(settings: InferenceSettings) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from featherseg._version import __version__
 from featherseg.backbones.weights import copy_strictly, read_state
 from featherseg.core.config import Config, parse
 from featherseg.core.errors import RunError, WeightsError, did_you_mean, near_path
-from featherseg.core.files import FIT, load_json, read_lines, write_bytes, write_json
+from featherseg.core.files import FIT, PLAN, load_json, read_lines, write_bytes, write_json
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.old_names import with_loggers, with_new_names, with_old_split
 from featherseg.core.types import ClassInfo, Color
@@ -197,8 +197,21 @@ class Run:
 
     @property
     def unfinished(self) -> bool:
-        """Whether its training was stopped on the way: it can go on, and its curve is not drawn yet."""
-        return (self.path / CHECKPOINT).is_file() and not (self.path / CURVE).is_file()
+        """Whether its training was stopped on the way: no curve is drawn yet, and it can go on or has steps left."""
+        if self.read_only or self.imported or (self.path / CURVE).is_file():
+            return False
+        steps, done = self.recipe.train.steps, max(self.metrics(), default=None)
+        left = isinstance(steps, int) and done is not None and done < steps
+        return left or (self.path / CHECKPOINT).is_file()
+
+    @property
+    def how_far(self) -> str:
+        """`its training was stopped at step 3 of 20; ...` with the command that goes on; "" of a finished run."""
+        if not self.unfinished:
+            return ""
+        steps = f" of {self.recipe.train.steps}" if self.recipe.train.steps else ""
+        at = f"at step {max(self.metrics())}{steps}" if self.metrics() else "on the way"
+        return f"its training was stopped {at}; featherseg train --resume --out {self.path} goes on"
 
     @cached_property
     def model(self) -> SegmentationModel:
@@ -239,6 +252,7 @@ class Run:
             "weights": self.init or f"imported from {self.imported}",
             "licence": self.licence,
         }
+        facts |= {"unfinished": self.how_far} if self.unfinished else {}
         rows = [
             (
                 f"mIoU % on {e.get('data')} {e.get('split')}{f' ({told})' if (told := self.marks_of(e)) else ''}",
@@ -280,6 +294,8 @@ def open_run(path: Path, own_model: SegmentationModel | None = None) -> Run:
         raise RunError(
             f"no run folder at {path}.{near_path(path)} Runs are written by `featherseg train ... --out {path}`."
         )
+    if not file.is_file() and (path / PLAN).is_file():
+        raise RunError(f"{path}: its fit has not ended. Go on with: featherseg fit --resume --out {path}")
     if not file.is_file():
         raise RunError(f"{path} is not a run folder: it has no {RESOLVED}. Was training stopped before it started?")
     try:

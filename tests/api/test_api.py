@@ -297,6 +297,16 @@ def test_an_option_without_effect_is_refused(trained, tmp_path):
     assert len(run.evaluations()) == scored
 
 
+def test_values_of_masks_are_named_by_numbers_as_well(tmp_path):
+    for number in range(8):
+        for kind, pixels in (("images", np.zeros((16, 16, 3))), ("masks", 255 * (np.eye(16) > 0))):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / kind / f"{number}.png")
+    found = [featherseg.check(tmp_path, names={key: "crack"}).proposal.config.classes for key in (255, "255")]
+    assert "crack" in found[0]
+    assert found[0] == found[1]
+
+
 def test_every_public_function_is_callable_after_every_module_was_imported():
     """Functions are verbs and folders nouns: a folder called as a function would take its place once it is imported."""
     optional = {"featherseg.exporters.litert", "featherseg.exporters.coreml"}

@@ -238,12 +238,13 @@ def test_runs_of_one_seed_count_once_and_models_with_too_few_seeds_are_left_out(
 
 def test_images_that_a_run_learned_from_and_a_training_that_was_stopped_are_named_first(field):
     (field[3] / "last.ckpt").write_bytes(b"")
+    goes_on = f"featherseg train --resume --out {field[3]} goes on"
     for path in field:
         with_settings(path, "data", train_split="val")
     found = json.loads(run(field[0], field[3], "--no-costs", "--json").stdout)
     assert found["images"] == 1
     assert found["cautions"][:3] == [
-        "efficientvit-seg-b0-0 is not finished: its training was stopped",
+        f"efficientvit-seg-b0-0 is not finished: its training was stopped on the way; {goes_on}",
         "frm-lite0-0 was trained on 1 of these 1 image",
         "efficientvit-seg-b0-0 was trained on 1 of these 1 image",
     ]

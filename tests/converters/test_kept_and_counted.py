@@ -203,6 +203,12 @@ def test_folders_of_splits_that_are_not_there_are_counted(tmp_path):
     assert (done.images, done.left_out) == ({"all": 2}, {NO_FOLDER: (1, "/farm/set_b/images")})
 
 
+def test_one_folder_for_train_and_val_alike_is_not_missing(tmp_path):
+    src = yolo(tmp_path / "src", "train: images/train\nval: images/train\n", "images/train/a", "images/train/b")
+    done = featherseg.convert(src, tmp_path / "out")
+    assert (sum(done.images.values()), done.left_out) == (2, {})
+
+
 def test_what_stands_in_a_path_as_a_whole_comes_before_the_end_of_another(tmp_path):
     src = yolo(tmp_path / "src", "train: /old/images\nval: images/val\n", "images/a", "images/val/b")
     done = featherseg.convert(src, tmp_path / "out")

@@ -13,10 +13,9 @@ from small_training import Silent
 
 from featherseg.core.cluster import Cluster
 from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, TrainingError
-from featherseg.core.files import append_line
+from featherseg.core.files import PLAN, append_line
 from featherseg.core.wording import Doubt
 from featherseg.fitting import trials
-from featherseg.fitting.record import PLAN
 from featherseg.fitting.session import _Once
 from featherseg.fitting.trials import Segment, trial_workers
 from featherseg.training.prepare import refuse_existing

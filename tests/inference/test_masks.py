@@ -1,5 +1,6 @@
 """Whatever the settings, the scores are those of `to_image` on the whole image, averaged as the settings say."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,10 +9,11 @@ import torch
 from torch.testing import assert_close
 
 from featherseg import FeathersegError
+from featherseg.core.errors import ConfigError
 from featherseg.core.types import SegOutput
 from featherseg.inference import test_time_augmentation as tta
 from featherseg.inference.masks import predict_mask, predict_masks, probabilities
-from featherseg.inference.settings import InferenceSettings
+from featherseg.inference.settings import InferenceSettings, with_given
 from featherseg.inference.sliding_window import windows
 from featherseg.inference.test_time_augmentation import resize_rows
 from featherseg.kernels import library
@@ -193,6 +195,24 @@ def test_sixteen_bits_and_read_only_arrays_are_taken(make_runtime, image):
 def test_settings_out_of_range_are_refused_by_their_value(values, named):
     with pytest.raises(FeathersegError, match=named):
         InferenceSettings(**values)
+
+
+def test_a_mapping_changes_what_it_names_and_a_slip_gets_a_sentence():
+    own = InferenceSettings(resize=(512, 2048))
+    assert with_given(own, None) is own
+    assert with_given(own, {"flip": True, "scales": [0.75, 1]}) == replace(own, flip=True, scales=(0.75, 1.0))
+    assert with_given(own, {"resize": None, "window": (64, 96)}) == InferenceSettings(window=(64, 96))
+    for given, said in (
+        ({"flp": True}, "inference: unknown key 'flp'. Did you mean 'flip'?"),
+        ({"flip": "no"}, "inference: flip = 'no': input should be a valid boolean."),
+        ({"scales": 1}, "inference: scales = 1: input should be a valid "),
+        ({"window": 64}, "inference: window = 64: input should be a valid "),
+        ({"window": (8, 64)}, "window = 8x64: expected at least 32x32"),
+        ("flip", "inference = 'flip': expected a mapping, such as"),
+    ):
+        with pytest.raises(ConfigError) as raised:
+            with_given(own, given)
+        assert str(raised.value).startswith(said)
 
 
 def test_settings_say_what_they_are():

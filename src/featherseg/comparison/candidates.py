@@ -110,7 +110,7 @@ def cautions(candidates: Sequence[Candidate], seen: Mapping[Path, Mapping[str, s
     seen holds these by the run's path (`reports.record.learned_from`); exported files do not record them.
     """
     unfinished = [one for one in candidates if one.run and one.run.unfinished]
-    found = [f"{one.name} is not finished: its training was stopped" for one in unfinished]
+    found = [f"{one.name} is not finished: {one.run.how_far}" for one in unfinished if one.run]
     for one in candidates:
         if learned := seen.get(one.path):
             found.append(f"{one.name} was trained on {len(learned)} of these {counted(images, 'image')}")

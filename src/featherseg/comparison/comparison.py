@@ -23,7 +23,7 @@ from featherseg.data import LabelledImages
 from featherseg.data.fingerprint import TEST, groups_of, read_fingerprint
 from featherseg.data.statistics import refuse_unlabelled, typical_size
 from featherseg.evaluation.scoring import Scores, check_classes, evaluate
-from featherseg.inference.settings import InferenceSettings, check_panoptic, own_settings
+from featherseg.inference.settings import InferenceSettings, check_panoptic, own_settings, with_given
 from featherseg.layers.resize import resize_factor, scaled_size
 from featherseg.reports.record import check_recordable, learned_from, log_evaluation, refuse_as_test, times_scored
 from featherseg.runs import DATA, Run
@@ -96,12 +96,7 @@ def compare(
     of = f"{images.name} {labelled.split}"
     known = {one.name: read_fingerprint(one.run.path / DATA) for one in candidates if one.run}
     doubts = [f"{name}: {told}" for name, row in known.items() if row for told in row.doubts(images, of)]
-    settings = {
-        one.path: inference
-        if isinstance(inference, InferenceSettings)
-        else InferenceSettings(**{"resize": one.runtime.test_resize, **(inference or {})})
-        for one in candidates
-    }
+    settings = {one.path: with_given(own_settings(one.runtime), inference) for one in candidates}
     for one in candidates:
         if one.runtime.panoptic and images[0].instances is not None:
             check_panoptic(settings[one.path])

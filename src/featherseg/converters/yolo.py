@@ -147,8 +147,9 @@ def _of_folder(source: Source, splits: dict[str, list[str]], left: Left) -> dict
         by_end = dict.fromkeys(found, split) | by_end
         named[split, entry] = found
     of_folder = by_end | whole
-    for (split, entry), found in named.items():
-        if split not in map(of_folder.get, found):
+    for (_, entry), found in named.items():  # one folder for train and val alike: there is no other split
+        alike = [other for other, same in named if same == entry]
+        if not set(alike) & set(map(of_folder.get, found)):
             left.add("folders of splits that are not there, or are those of another split", entry)
     return of_folder
 

@@ -38,8 +38,8 @@ _entries: set[Path] = set()
 _looking = threading.Lock()
 
 
-FIT = "fit.json"
-"""In a run folder: what `fit` chose, and by which scores."""
+FIT, PLAN = "fit.json", "plan.json"
+"""In a run folder: what `fit` chose, and by which scores; all that it decided before its first training."""
 
 MOST_TEXT = 2**24
 """Bytes of a JSON or TOML file that is read: Python takes up to twenty times as much for what it holds."""

@@ -29,7 +29,16 @@ from featherseg import models
 from featherseg._version import __version__
 from featherseg.core.config import Config, parse
 from featherseg.core.errors import ConfigError, DataNotFound, ExportError, RunError, require, unknown
-from featherseg.core.files import FIT, check_writable, parse_json, read_bounded, refuse_links, write_atomic, write_json
+from featherseg.core.files import (
+    FIT,
+    PLAN,
+    check_writable,
+    parse_json,
+    read_bounded,
+    refuse_links,
+    write_atomic,
+    write_json,
+)
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, Resize, Size
 from featherseg.core.wording import counted, one_line, size_text
@@ -38,7 +47,7 @@ from featherseg.exporters.job import Facts, Job
 from featherseg.exporters.onnx import graph_form, to_onnx
 from featherseg.fitting.page import write_page
 from featherseg.fitting.plan import Milliseconds, keeps_limits, name_of
-from featherseg.fitting.record import PLAN, read_plan
+from featherseg.fitting.record import read_plan
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.resize import padding, resize_factor, scaled_size
 from featherseg.recipe import ImageSize

@@ -15,9 +15,6 @@ from pydantic import Field
 
 from featherseg.core.config import MOST_STEPS
 
-PLAN = "plan.json"
-"""In the folder of a fit: all that it decided before its first training."""
-
 FINALIST = 0.5
 """The share of the time that the last candidate gets at least, beside what it had before."""
 

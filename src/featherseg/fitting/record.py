@@ -10,13 +10,13 @@ from pydantic import AfterValidator, Field, model_validator
 
 from featherseg.core.config import MOST_STEPS, Config, parse
 from featherseg.core.errors import ConfigError, unknown
-from featherseg.core.files import load_json, write_json
+from featherseg.core.files import PLAN, load_json, write_json
 from featherseg.core.types import Size
 from featherseg.core.wording import one_line, size_text
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.fitting.candidates import MODELS, check_size, has_weights
 from featherseg.fitting.latency import Timing
-from featherseg.fitting.plan import MOST_MS, PLAN, Candidate, Plan, Scale
+from featherseg.fitting.plan import MOST_MS, Candidate, Plan, Scale
 from featherseg.recipe import ImageSize, Positive
 from featherseg.runs import moved_dataset
 

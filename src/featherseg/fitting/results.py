@@ -11,13 +11,12 @@ from pydantic import ConfigDict, Field, model_validator
 
 from featherseg.core.config import Config, parse
 from featherseg.core.errors import ConfigError, RunError, near_path
-from featherseg.core.files import FIT, load_json
+from featherseg.core.files import FIT, PLAN, load_json
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.wording import one_line
 from featherseg.fitting.plan import (
     MARGIN,
     MOST_MS,
-    PLAN,
     SPARE,
     Candidate,
     Milliseconds,

@@ -15,7 +15,7 @@ from typing import Any
 
 from featherseg.core.config import setting_texts
 from featherseg.core.errors import ConfigError, FeathersegError, RunError, TrainingError
-from featherseg.core.files import FIT, check_folder, load_json, locked, refuse_links, write_json
+from featherseg.core.files import FIT, PLAN, check_folder, load_json, locked, refuse_links, write_json
 from featherseg.core.machine import command_began
 from featherseg.core.notebook import percent, reporter_of
 from featherseg.core.types import Progress, Reporter, Size
@@ -28,7 +28,7 @@ from featherseg.fitting.delivery import Undelivered, deliver, shrink
 from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.parts import DATASET, whole_path
 from featherseg.fitting.plan import DECAY, MARGIN, MOST_STEPS, Candidate, name_of, survivors
-from featherseg.fitting.record import PLAN, Final, FitConfig, Made, check_limits, read_plan
+from featherseg.fitting.record import Final, FitConfig, Made, check_limits, read_plan
 from featherseg.fitting.results import FitResult, read_fit
 from featherseg.fitting.trials import (
     FAILED,

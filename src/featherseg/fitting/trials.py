@@ -19,12 +19,11 @@ import torch
 
 from featherseg.core.cluster import Cluster, ray_cluster
 from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, TrainingError
-from featherseg.core.files import append_line, load_json, read_lines, remove_tree, write_atomic, write_json
+from featherseg.core.files import PLAN, append_line, load_json, read_lines, remove_tree, write_atomic, write_json
 from featherseg.core.machine import usable_cores
 from featherseg.core.types import Reporter
 from featherseg.core.wording import Doubt, counted, one_line
 from featherseg.fitting.plan import Candidate
-from featherseg.fitting.record import PLAN
 from featherseg.runs import RESOLVED, open_run
 from featherseg.training import Request, train
 
