@@ -513,6 +513,25 @@ def test_who_took_too_long_at_the_delivery_is_there_for_a_higher_limit(tmp_path,
     assert said.endswith(f"{tmp_path / 'trials/frm-lite2-light-1-to-900'}, trained to its end, without a file")
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_bundle_tells_where_it_is_and_that_nothing_is_kept_of_a_stopped_one(tmp_path, monkeypatch, capsys, stopped):
+    def bundle_candidates(out, data, formats, size, data_root, progress):
+        for number, name in enumerate(("a", "b")):
+            progress(f"{name}: writing onnx", number, 2)
+        if stopped:
+            raise KeyboardInterrupt
+        return []
+
+    monkeypatch.setattr("featherseg.fitting.elsewhere.bundle_candidates", bundle_candidates)
+    monkeypatch.setattr("sys.argv", ["featherseg", "fit", "--measure", "--out", str(tmp_path / "b.zip")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["a: writing onnx (1 of 2)", "b: writing onnx (2 of 2)"]
+    assert (ended.value.code == 0) is not stopped
+    assert ("nothing of it is kept: the same command begins anew" in lines) is stopped
+
+
 def test_show_imports_nothing_heavy(tmp_path):
     (tmp_path / "fit.json").write_text(json.dumps(facts()))
     words = ["fit", "--show", "--max-ms", "10", "--out", str(tmp_path)]

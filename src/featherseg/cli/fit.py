@@ -159,7 +159,17 @@ def _measure(out: Path, data: str | None, format: str, size: Size | None, data_r
     console = Console(highlight=False, markup=False, soft_wrap=True)
     with progress_bar(console) as progress:
         formats = list(dict.fromkeys(word.strip() for word in format.split(",")))
-        errors = bundle_candidates(out, data, formats, size, data_root, progress)
+
+        def told(doing: str, done: int, total: int | None) -> None:
+            progress(doing, done, total)
+            if not console.is_terminal:
+                console.print(one_line(f"{doing} ({done + 1} of {total})"))
+
+        try:
+            errors = bundle_candidates(out, data, formats, size, data_root, told)
+        except KeyboardInterrupt:
+            console.print("nothing of it is kept: the same command begins anew")
+            raise
     for error in errors:
         console.print(f"left out: {one_line(str(error))}", style="yellow")
     console.print(f"unpack {one_line(str(out))} on the device and run there: python measure.py")
