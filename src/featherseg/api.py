@@ -111,7 +111,8 @@ def train(
     own = as_model(recipe) if isinstance(recipe, nn.Module) else None
     pair = None if data is None or isinstance(data, str | Path) else data
     begun = resume and (Path(out) / RESOLVED).is_file()
-    texts = setting_texts(settings) if isinstance(settings, Mapping) else settings
+    alone = [settings] if isinstance(settings, str) else settings
+    texts = setting_texts(alone) if isinstance(alone, Mapping) else alone
     request = Request(
         recipe=str(recipe) if isinstance(recipe, str | Path) else None if own is None or begun else OBJECT_RECIPE,
         data=None if data is None or pair else str(data),

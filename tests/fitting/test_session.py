@@ -532,6 +532,22 @@ def test_a_bundle_tells_where_it_is_and_that_nothing_is_kept_of_a_stopped_one(tm
     assert ("nothing of it is kept: the same command begins anew" in lines) is stopped
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"max_ms": "20ms"}, "max_ms = '20ms': expected a number"),
+        ({"hours": "1h"}, "hours = '1h': expected a number"),
+        ({"image_size": "120x160"}, r"image_size = '120x160': expected \(height, width\)"),
+        ({"image_size": 120}, r"image_size = 120: expected \(height, width\)"),
+        ({"image_size": (120,)}, r"image_size = \(120,\): expected \(height, width\)"),
+    ],
+)
+def test_values_of_another_kind_are_refused(tmp_path, words, said):
+    with pytest.raises(ConfigError, match=said):
+        featherseg.fit(**{"data": "shapes", "max_ms": 20, "out": tmp_path / "fit"} | words)
+    assert not (tmp_path / "fit").exists()
+
+
 def test_show_imports_nothing_heavy(tmp_path):
     (tmp_path / "fit.json").write_text(json.dumps(facts()))
     words = ["fit", "--show", "--max-ms", "10", "--out", str(tmp_path)]

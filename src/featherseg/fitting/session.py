@@ -160,6 +160,11 @@ def fit(
         KeyboardInterrupt: It was stopped; `resume` goes on.
     """
     began, out, reporter = command_began(), Path(out), _Once(reporter_of(progress))
+    for name, value in (("max_ms", max_ms), ("hours", hours)):
+        if not isinstance(value, float | int | None):
+            raise ConfigError(f"{name} = {value!r}: expected a number, such as 20 or 0.5.")
+    if image_size is not None and not (isinstance(image_size, tuple) and [*map(type, image_size)] == [int, int]):
+        raise ConfigError(f"image_size = {image_size!r}: expected (height, width) in pixels, such as (720, 1280).")
 
     # Whether there is a fit to go on with, or room for a new one
     there = (out / PLAN).is_file()
