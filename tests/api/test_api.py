@@ -297,6 +297,11 @@ def test_an_option_without_effect_is_refused(trained, tmp_path):
     assert len(run.evaluations()) == scored
 
 
+def test_a_setting_alone_is_one_text(tmp_path):
+    with pytest.raises(ConfigError, match=r"unknown key 'train\.stepz'\. Did you mean 'steps'"):
+        featherseg.train("frm-lite0", data="shapes", out=tmp_path / "run", settings="train.stepz=3")
+
+
 def test_values_of_masks_are_named_by_numbers_as_well(tmp_path):
     for number in range(8):
         for kind, pixels in (("images", np.zeros((16, 16, 3))), ("masks", 255 * (np.eye(16) > 0))):
