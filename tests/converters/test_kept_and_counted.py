@@ -209,6 +209,18 @@ def test_one_folder_for_train_and_val_alike_is_not_missing(tmp_path):
     assert (sum(done.images.values()), done.left_out) == (2, {})
 
 
+def test_labels_without_names_of_their_classes_are_told_from_nothing(tmp_path):
+    src = yolo(tmp_path / "src", "", "images/a", "images/b")
+    (src / "data.yaml").unlink()
+    for more in ({}, {"from_format": "yolo"}):
+        with pytest.raises(DataNotFound, match=r"labels/\w\.txt is a label of YOLO, but no data\.yaml and no classes"):
+            featherseg.convert(src, tmp_path / "out", **more)
+    for label in (src / "labels").iterdir():
+        label.write_text("0 0.5 0.5 0.1 0.1\n")  # of boxes
+    with pytest.raises(DataNotFound, match="holds no annotations that are known"):
+        featherseg.convert(src, tmp_path / "out")
+
+
 def test_what_stands_in_a_path_as_a_whole_comes_before_the_end_of_another(tmp_path):
     src = yolo(tmp_path / "src", "train: /old/images\nval: images/val\n", "images/a", "images/val/b")
     done = featherseg.convert(src, tmp_path / "out")

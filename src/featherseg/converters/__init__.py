@@ -187,8 +187,13 @@ def detect(source: Source) -> str:
 
 
 def _refuse_unread(source: Source) -> None:
-    """Raises DataNotFound where there is a file of a tool that is known, but not read."""
+    """Raises DataNotFound where there is a file of a tool that is known, but not read, or lacks another one."""
     for path, ends in source.jsons:
         for key, (tool, instead) in UNREAD.items():
             if key in ends:
                 raise DataNotFound(f"{path} is a file of {tool}, which is not read. Export {instead} from there.")
+    if label := yolo.nameless_label(source):
+        raise DataNotFound(
+            f"{source.relative(label)} is a label of YOLO, but no data.yaml and no classes.txt names the classes. Put "
+            f"a data.yaml into {source.name} with the line names: [CLASS, CLASS], in the order of their numbers."
+        )

@@ -24,6 +24,9 @@ TITLE = "YOLO segmentation"
 CLASSES = "classes.txt"
 """A name a line, as some tools write in place of data.yaml."""
 
+MOST_LABEL = 1 << 20
+"""Bytes of a label that is looked into to tell what it is."""
+
 BEYOND = 0.01
 """How far a corner may lie outside of its image, as a fraction of it; Ultralytics takes no such image either."""
 
@@ -34,6 +37,14 @@ def find(source: Source) -> list[Path]:
     found = found or [path for path in source.ending(CLASSES) if path.name == CLASSES]
     labels = (path for path in source.files if path.suffix == ".txt")
     return found if any("labels" in path.relative_to(source.root).parts for path in labels) else []
+
+
+def nameless_label(source: Source) -> Path | None:
+    """A label where `find` finds no names of classes: a number and a polygon in its first line; None without one."""
+    texts = (path for path in source.files if path.suffix == ".txt" and path.stat().st_size < MOST_LABEL)
+    labels = (path for path in texts if "labels" in path.relative_to(source.root).parts)
+    line = re.compile(r"\s*\d{1,6}(\.0*)?(\s+[-+.\de]{1,30}){6,}\s*?(\n|$)")
+    return next((path for path in labels if line.match(read_text(path))), None)
 
 
 def read(source: Source, files: list[Path]) -> Annotations:
