@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from importlib import resources
-from pathlib import Path, PurePath, PureWindowsPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
@@ -16,6 +16,7 @@ from featherseg import models
 from featherseg.core.config import MOST_STEPS, Config, parse, parse_toml, read_text, toml_value
 from featherseg.core.errors import ConfigError, UnknownName, near_path, unknown
 from featherseg.core.storage import address, is_remote, without_buckets
+from featherseg.core.wording import last_parts
 from featherseg.data import DATASETS, is_own, own_path
 from featherseg.data.images import MAX_PIXELS
 from featherseg.data.sequences import SplitBy
@@ -99,12 +100,6 @@ class ModelTable(Config):
 def shown_data(name: str) -> str:
     """A dataset as a page that is passed on names it: of a path the last two parts, without a bucket's name."""
     return last_parts(without_buckets(name))
-
-
-def last_parts(path: str) -> str:
-    """The last two parts of a path, `/` between them; of one that starts at a drive of Windows on every system."""
-    found = (PureWindowsPath if PureWindowsPath(path).is_absolute() else PurePath)(path)
-    return "/".join([part for part in found.parts if part != found.anchor][-2:])
 
 
 class DataTable(Config):

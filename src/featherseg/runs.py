@@ -28,11 +28,11 @@ from featherseg.core.files import FIT, PLAN, load_json, read_lines, write_bytes,
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.old_names import with_loggers, with_new_names, with_old_split
 from featherseg.core.types import ClassInfo, Color
-from featherseg.core.wording import marks
+from featherseg.core.wording import last_parts, marks
 from featherseg.hub import is_address, pull, pulled_from
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import as_model
-from featherseg.recipe import ImageSize, Recipe, Weights, last_parts
+from featherseg.recipe import ImageSize, Recipe, Weights
 
 FORMAT_VERSION = 2
 RESOLVED, WEIGHTS, CHECKPOINT, METRICS = "resolved.json", "weights.safetensors", "last.ckpt", "metrics.jsonl"

@@ -5,6 +5,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterable
+from pathlib import PurePath, PureWindowsPath
 from typing import Any
 
 _DIRECTION_MARKS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -27,6 +28,12 @@ def counted(number: int, noun: str) -> str:
 def size_text(size: Iterable[int]) -> str:
     """(512, 1024) -> `512x1024`, height first."""
     return "x".join(map(str, size))
+
+
+def last_parts(path: str) -> str:
+    """The last two parts of a path, `/` between them; of one that starts at a drive of Windows on every system."""
+    found = (PureWindowsPath if PureWindowsPath(path).is_absolute() else PurePath)(path)
+    return "/".join([part for part in found.parts if part != found.anchor][-2:])
 
 
 def visible(text: str) -> str:

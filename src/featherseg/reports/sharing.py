@@ -11,7 +11,7 @@ from featherseg.core.errors import RunError
 from featherseg.core.files import FIT, load_json, read_bounded, read_lines, refuse_links
 from featherseg.core.notebook import percent
 from featherseg.core.storage import without_buckets
-from featherseg.recipe import last_parts
+from featherseg.core.wording import last_parts
 from featherseg.reports.card import card
 from featherseg.runs import EVALUATIONS, RESOLVED, WEIGHTS, Run, load_run
 
