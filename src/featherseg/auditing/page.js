@@ -22,13 +22,14 @@ function keep() {
   for (const { dataset } of figures) {
     all[dataset.id] = dataset.decision && { word: dataset.decision, region: dataset.region, audit };
   }
-  const words = Object.fromEntries(Object.entries(all).map(([id, one]) => [id, wordOf(one)]));
-  for (const content of [all, words]) {
+  const lighter = { ...all };
+  for (const { dataset } of figures) lighter[dataset.id] = dataset.decision;
+  for (const content of [all, lighter]) {
     try {
       localStorage.setItem(PLACE, JSON.stringify(content));
       return;
     } catch {
-      // too little room for what is decided on, or for anything: they can still be saved
+      // too little room for the regions that the page itself holds, or for anything: they can still be saved
     }
   }
 }
