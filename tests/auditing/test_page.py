@@ -76,12 +76,29 @@ def test_decisions_that_are_not_shown_any_more_are_saved_with_the_others(runtime
         assert [row.pop("decision") for row in rows] == ["accept", "keep", "accept", "skip"]
         assert rows == [json.loads(text) for text in decided]
 
+        # Where the browser has room for those alone, they are kept, and the words of the others
+        page.evaluate(
+            """() => {
+              const set = Storage.prototype.setItem;
+              Storage.prototype.setItem = function (key, value) {
+                if (value.split('"region"').length > 2) throw new DOMException("full", "QuotaExceededError");
+                set.call(this, key, value);
+              };
+            }"""
+        )
+        page.locator(".suspect").nth(0).focus()
+        page.keyboard.press("s")
+        page.reload()
+        expect(page.locator("#count")).to_have_text(
+            "1 accepted, 1 kept, 1 skipped of 3; 1 decided before, which are not shown any more, will be saved as well"
+        )
+
         # Of another audit, of masks that were corrected since, none are taken over
         (tmp_path / "audit.html").write_text(
             (tmp_path / "audit.html").read_text().replace('data-audit="', 'data-audit="another-')
         )
         page.reload()
-        expect(page.locator("#count")).to_have_text("2 accepted, 1 kept, 0 skipped of 3")
+        expect(page.locator("#count")).to_have_text("1 accepted, 1 kept, 1 skipped of 3")
         assert page.errors == []
 
 
