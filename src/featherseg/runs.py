@@ -209,8 +209,8 @@ class Run:
         """`its training was stopped at step 3 of 20; ...` with the command that goes on; "" of a finished run."""
         if not self.unfinished:
             return ""
-        steps = f" of {self.recipe.train.steps}" if self.recipe.train.steps else ""
-        at = f"at step {max(self.metrics())}{steps}" if self.metrics() else "on the way"
+        steps, done = self.recipe.train.steps, max(self.metrics(), default=None)
+        at = "on the way" if done is None else f"at step {done}{f' of {steps}' if steps else ''}"
         return f"its training was stopped {at}; featherseg train --resume --out {self.path} goes on"
 
     @cached_property
