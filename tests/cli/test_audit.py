@@ -81,7 +81,9 @@ def test_of_masks_that_show_one_class_each_nothing_is_promised(run, tmp_path):
     assert done.exit_code == 0, (done.output, done.exception)
     test = json.loads(file.read_text(), parse_constant=pytest.fail)["self_test"]
     assert (test["precision_at_50"], test["average_precision"], test["faults"], test["images"]) == (None, None, None, 0)
-    assert "likely wrong" not in done.output
+    scores = [row["score"] for row in json.loads(file.read_text())["images"]]
+    assert 0 <= scores[-1] <= scores[0] <= 1
+    assert "likely wrong" not in done.output + page.read_text()
     assert "no fault could be planted into these masks" in " ".join(done.output.split())
     assert "no fault could be planted" in page.read_text()
 

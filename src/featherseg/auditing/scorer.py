@@ -83,7 +83,7 @@ class SelfTest:
 
 @dataclass(frozen=True)
 class Judged:
-    """The outcome: scores (N,) of the images, the soft-minimum where there is no self test, and the self test."""
+    """The outcome: scores (N,) 0..1 of the images, 1 - soft-minimum where there is no self test, and that."""
 
     images: np.ndarray
     self_test: SelfTest
@@ -135,7 +135,8 @@ def judge(
             region_wrong.append(example.changed[kept] >= WRONG)
     of, kinds, rows = np.array(image), np.array(fault), np.array(copy_rows)  # (M,), (M,), (M, FOLDS, KNOWN)
     if not (kinds >= 0).any():
-        return Judged(soft, SelfTest(None, None, None, None, None, {}, None, 0))
+        unsure = np.where(soft == 0, 0.0, 1 / (1 + np.exp(-soft)))  # 0 where no pixel is labelled
+        return Judged(unsure, SelfTest(None, None, None, None, None, {}, None, 0))
 
     # The images: a regression over what is known of each
     whole, planted = np.zeros(count), kinds >= 0
