@@ -24,7 +24,7 @@ from featherseg.core.errors import ConfigError, DataError, near_path, require
 from featherseg.core.files import check_folder
 from featherseg.core.notebook import percent, progress_or_bar, reporter_of
 from featherseg.core.storage import is_remote
-from featherseg.core.types import Progress, Reporter, SegmentationData, Size
+from featherseg.core.types import Progress, Reporter, SegmentationData, Size, as_size
 from featherseg.core.wording import SELECTED, counted, marks
 from featherseg.counting.cost import Cost, cost_of
 from featherseg.counting.cost import cost as cost_by_name
@@ -196,7 +196,8 @@ def evaluate(
         scores = scoring.evaluate(runtime, chosen, settings, progress=progress)
         return replace(scores, split=split, inference=str(settings), notes=note + _looked_at(settings))
 
-    run = run if isinstance(run, Run) else load_run(str(run))
+    assert run is not None
+    run = run if isinstance(run, Run) else load_run(run)
     if not run.read_only:
         check_recordable(run)
     chosen, split, selected, trained, notes = _data_of(run, data, split, data_root, full)
@@ -268,8 +269,7 @@ def predict(
         given |= {"memory_gb": memory_gb != DEFAULT_GB, "max_side": max_side is not None}
         _refuse_unused(given, "a Predictor was made with options of its own")
     else:
-        runtime = open_runtime(run, device) if isinstance(run, Run | str | Path) else run
-        _refuse_unused({"device": device != "auto" and runtime is run}, "a runtime is on its device already")
+        runtime = open_runtime(run, device)
         run = Predictor(
             runtime,
             batch=batch,
@@ -354,6 +354,7 @@ def cost(model: nn.Module | Run | str, size: Size = (1024, 2048), classes: int |
         UnknownName: No model has that name, or a layer of the model has no rule.
         ConfigError: The size or the number of classes cannot be, or `classes` is given for a model or a Run.
     """
+    size = as_size("size", size)
     if isinstance(model, str):
         return cost_by_name(model, size, 19 if classes is None else classes)
     _refuse_unused({"classes": classes is not None}, "a model and a Run have their own number")
@@ -463,9 +464,8 @@ def _trained_on(run: Run, data: SegmentationData, split: str) -> tuple[bool, tup
     seen = {} if known is None else known.trained_on(data)
     refuse_as_test(run, seen, data, split)
     notes = [] if known is None else known.doubts(data, f"{data.name} {split}")
-    if seen:
-        notes.insert(0, f"{told_seen(run, seen, data)}: that says nothing of other images")
-    return bool(seen), tuple(notes)
+    told = [f"{told_seen(run, seen, data)}: that says nothing of other images"] if seen else []
+    return bool(seen), (*told, *notes)
 
 
 def _is_set(inference: InferenceSettings | Mapping[str, Any] | None) -> bool:

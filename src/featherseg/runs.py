@@ -359,6 +359,8 @@ def find_run(name: str | Path) -> Path:
 
     Raises RunError.
     """
+    if not isinstance(name, str | Path):
+        raise not_a_run(name)
     if is_address(name):
         return pull(name)
     path = Path(name)
@@ -378,6 +380,14 @@ def find_run(name: str | Path) -> Path:
     raise RunError(
         f"no run folder {str(name)!r} here, and no run of that name.{did_you_mean(path.name, named, here=True)} Use "
         "the path of your own run, or its name if it is in the folder $FEATHERSEG_HOME."
+    )
+
+
+def not_a_run(value: object) -> RunError:
+    """The error for what is neither a run nor names one, such as a model."""
+    return RunError(
+        f"expected a run (its folder, its name, or what featherseg.load_run gives), found {type(value).__name__}. A "
+        "model alone knows neither its classes' names nor how its images are prepared: train or import it."
     )
 
 

@@ -23,6 +23,7 @@ import featherseg
 from featherseg.core.errors import ConfigError, FeathersegError, RunError
 from featherseg.core.types import SegOutput
 from featherseg.data.shapes import Shapes
+from featherseg.exporters import ExportSettings
 from featherseg.inference.folder import OutputSettings
 from featherseg.inference.runtimes import open_runtime
 from featherseg.layers.own_model import as_model
@@ -295,6 +296,35 @@ def test_an_option_without_effect_is_refused(trained, tmp_path):
             call()
     assert featherseg.predict(predictor, image).mask.shape == (40, 60)
     assert len(run.evaluations()) == scored
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda model: featherseg.predict(model, "street.png"), "found FRM. A model alone"),
+        (lambda model: featherseg.Predictor(model), "found FRM. A model alone"),
+        (lambda model: featherseg.evaluate(model, "shapes"), "found FRM. A model alone"),
+        (lambda model: featherseg.compare([model, model]), "found FRM. A model alone"),
+        (lambda _: featherseg.compare("runs/one"), "expected a list of runs"),
+        (lambda model: featherseg.export(model, ["onnx"]), r"format = \['onnx'\]: expected one name"),
+        (lambda _: featherseg.build("frm-lite0", classes="3"), "classes = '3': expected 1 to 255"),
+        (lambda _: featherseg.build("frm-lite0", 3, channels=3.5), r"channels = 3\.5: expected 1 to"),
+        (lambda _: featherseg.cost("frm-lite0", 512), r"size = 512: expected \(height, width\)"),
+        (lambda _: featherseg.cost("frm-lite0", "512x512"), "size = '512x512': expected"),
+        (lambda _: featherseg.cost("frm-lite0", (0, 512)), r"size = \(0, 512\): expected"),
+        (lambda _: featherseg.export("run", "ncnn", settings=ExportSettings(image_size=512)), "image_size = 512: exp"),
+        (lambda _: featherseg.fit("shapes", max_ms=9, out="run", image_size=512), "image_size = 512: expected"),
+    ],
+)
+def test_what_is_given_in_another_form_is_told_in_a_sentence(call, said):
+    with torch.device("meta"):
+        model = featherseg.build("frm-lite0", classes=3)
+    with pytest.raises(FeathersegError, match=said):
+        call(model)
+
+
+def test_sides_in_a_list_are_a_size():
+    assert featherseg.cost("frm-lite0", [64, 96]) == featherseg.cost("frm-lite0", (64, 96))
 
 
 def test_a_setting_alone_is_one_text(tmp_path):

@@ -30,6 +30,13 @@ def test_a_row_and_a_line_for_every_format(run):
     assert set(json.loads((run.path / "parity.json").read_text())) == {"onnx", "torch-export"}
 
 
+def test_a_training_that_was_stopped_is_told(run, tmp_path):
+    (run.path / "last.ckpt").touch()
+    result = call(run.path, "--format", "onnx", "-o", tmp_path / "a.onnx")
+    assert f"NOTE: {run.how_far}.\n" in result.stderr
+    assert "its training was stopped" in result.stderr
+
+
 def test_json_and_nothing_else(run, tmp_path):
     result = call(run.path, "--format", "onnx", "-o", tmp_path / "a.onnx", "--json")
     (report,) = json.loads(result.stdout)

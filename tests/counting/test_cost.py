@@ -16,7 +16,7 @@ from featherseg import backbones, models
 from featherseg.backbones import BACKBONES
 from featherseg.backbones.efficientformer_v2 import Attention, AttentionDownsample
 from featherseg.backbones.mit import EfficientAttention
-from featherseg.core.errors import ConfigError, UnknownName
+from featherseg.core.errors import UnknownName
 from featherseg.counting.cost import (
     CONVENTIONS,
     RULES,
@@ -394,12 +394,6 @@ def test_counting_leaves_the_model_as_it_was():
     cost_of(model, "mine", (64, 64))
     assert model.training
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
-
-
-@pytest.mark.parametrize("size", [(0, 5), (5, -1)])
-def test_sizes_without_pixels_are_refused(size):
-    with pytest.raises(ConfigError, match="at least 1 pixel"):
-        cost("frm-lite0", size, 19)
 
 
 def test_an_unknown_model_is_answered_with_the_nearest():

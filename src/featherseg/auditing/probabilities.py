@@ -69,7 +69,7 @@ def open_unseeing(run: str | Path | Run, data: SegmentationData, device: str) ->
 
     Raises RunError, and ConfigError where its classes or channels differ, or it was trained on some of the images.
     """
-    run = run if isinstance(run, Run) else load_run(str(run))
+    run = run if isinstance(run, Run) else load_run(run)
     runtime = open_runtime(run, device)
     differences = class_differences([(info.name, info.thing) for info in runtime.classes], data.classes)
     differences = [text for text in differences if " instances, " not in text]

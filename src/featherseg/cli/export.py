@@ -66,8 +66,11 @@ def export(
     settings = ExportSettings(masks, score, max_drop, calibration, seed, data_root, size)
     keep_freed_memory()
     stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+    opened = load_run(run)
+    if opened.unfinished:
+        stderr.print(f"NOTE: {opened.how_far}.", markup=False)
     reports, errors = export_formats(
-        load_run(run), names, output, settings=settings, progress=lambda message, *_: stderr.print(message)
+        opened, names, output, settings=settings, progress=lambda message, *_: stderr.print(message)
     )
     if as_json:
         print(json_text([report.as_dict() for report in reports]))

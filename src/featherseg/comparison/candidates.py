@@ -141,7 +141,7 @@ def _open(run: str | Run, device: str) -> _Opened:
         path, runtime = Path(run), open_runtime(run, device)
         init = runtime.facts.init if isinstance(runtime, FileRuntime) else None
         return _Opened(path, runtime, None, str(path.resolve()), init or NOT_RECORDED)
-    run = load_run(run) if isinstance(run, str) else run
+    run = run if isinstance(run, Run) else load_run(run)
     training = json.dumps([_settings(run), run.info.loaded], sort_keys=True)
     begun_with = run.info.loaded.get("init")
     init = f"weights of {begun_with}" if begun_with and not run.imported else run.init

@@ -17,7 +17,7 @@ from featherseg.comparison.candidates import Candidate, by_model, cautions, open
 from featherseg.comparison.results import Budgets, CandidateResult, Comparison, FilePairs, Ranking
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError
 from featherseg.core.notebook import progress_or_bar
-from featherseg.core.types import Progress, SegmentationData, Size
+from featherseg.core.types import Progress, SegmentationData, Size, as_size
 from featherseg.core.wording import SELECTED, counted
 from featherseg.data import LabelledImages
 from featherseg.data.fingerprint import TEST, groups_of, read_fingerprint
@@ -26,7 +26,7 @@ from featherseg.evaluation.scoring import Scores, check_classes, evaluate
 from featherseg.inference.settings import InferenceSettings, check_panoptic, own_settings, with_given
 from featherseg.layers.resize import resize_factor, scaled_size
 from featherseg.reports.record import check_recordable, learned_from, log_evaluation, refuse_as_test, times_scored
-from featherseg.runs import DATA, Run
+from featherseg.runs import DATA, Run, not_a_run
 from featherseg.uncertainty.bootstrap import MIN_RUNS, Difference, compare_files, compare_models, too_few_runs
 from featherseg.uncertainty.clusters import MIN_CLUSTERS, MIN_IMAGES, Sequences, clusters_of
 
@@ -75,6 +75,11 @@ def compare(
     """
     budgets.check(costs)
     progress = progress_or_bar(progress)
+    size = None if size is None else as_size("size", size)
+    if isinstance(runs, str | Path):
+        raise ConfigError(f"expected a list of runs, such as [{str(runs)!r}, ...], found {str(runs)!r} alone.")
+    if others := [run for run in runs if not isinstance(run, Run | str | Path)]:
+        raise not_a_run(others[0])
     candidates = open_candidates([run if isinstance(run, Run) else str(run) for run in runs], device)
 
     # Everything that can be refused is, before anything is scored

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-from featherseg.core.errors import DataError
+from featherseg.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +18,15 @@ IGNORE = 255
 
 Size = tuple[int, int]
 """(height, width) in pixels, always in this order."""
+
+
+def as_size(name: str, value: object) -> Size:
+    """The (height, width) that was given for `name`. Raises ConfigError where it is no two whole numbers from 1 on."""
+    sides: list[Any] = list(value) if isinstance(value, tuple | list) else []
+    if len(sides) != 2 or not all(isinstance(side, Integral) and int(side) >= 1 for side in sides):
+        raise ConfigError(f"{name} = {value!r}: expected (height, width) in whole pixels, such as (720, 1280).")
+    return int(sides[0]), int(sides[1])
+
 
 Resize = tuple[int, int]
 """(short side, long side) in pixels that an image is brought within, its ratio kept: as large as both allow."""

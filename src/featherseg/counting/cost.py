@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from featherseg import models
-from featherseg.core.errors import ConfigError, FeathersegError, UnknownName
+from featherseg.core.errors import FeathersegError, UnknownName
 from featherseg.core.notebook import html_table
 from featherseg.core.types import Size
 from featherseg.layers.model import SegmentationModel
@@ -151,7 +151,7 @@ class Cost:
 def cost(name: str, size: Size, classes: int) -> Cost:
     """The cost of a model of the catalogue for one RGB image of (H, W) pixels, counted once.
 
-    Raises UnknownName for a name that is in no catalogue, ConfigError for a size or class count that cannot be.
+    Raises UnknownName for a name that is in no catalogue, ConfigError for a class count that cannot be.
     """
     with torch.device("meta"):
         model = models.build(name, classes=classes)
@@ -171,12 +171,9 @@ def cost_of(model: SegmentationModel, name: str, size: Size) -> Cost:
         size: (height, width) of the image in pixels.
 
     Raises:
-        ConfigError: for a size that cannot be.
         UnknownName: for a layer that has no rule, and for products of one's own model that belong to no layer.
     """
     height, width = size
-    if height < 1 or width < 1:
-        raise ConfigError(f"size = {height}x{width}: expected a height and a width of at least 1 pixel.")
     twin = deepcopy(model).eval()
     try:
         layers, out = _count(twin.to("meta"), torch.empty(1, len(model.mean), height, width, device="meta"))

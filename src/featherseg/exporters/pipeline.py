@@ -19,7 +19,7 @@ from torch import nn
 from featherseg.core.errors import ConfigError, DataError, ExportError, FeathersegError, require, unknown
 from featherseg.core.files import check_writable, refuse_links, remove_tree, temporary_path, write_together
 from featherseg.core.notebook import progress_or_bar
-from featherseg.core.types import ClassInfo, Progress, Size
+from featherseg.core.types import ClassInfo, Progress, Size, as_size
 from featherseg.data.palettes import default_palette
 from featherseg.exporters.calibration import Images, LabelledSplit, labelled_split, training_images
 from featherseg.exporters.formats import EXPORTERS, Format
@@ -72,7 +72,7 @@ class ExportSettings:
             raise ConfigError(f"calibration = {self.calibration}: expected at least one image.")
         if self.seed < 0:
             raise ConfigError(f"seed = {self.seed}: expected 0 or more.")
-        if self.image_size is not None and not all(32 <= side <= 2**16 for side in self.image_size):
+        if self.image_size is not None and not all(32 <= n <= 2**16 for n in as_size("image_size", self.image_size)):
             raise ConfigError(f"image_size = {self.image_size}: expected (height, width), each from 32 pixels on.")
 
 
@@ -102,6 +102,8 @@ def export(
         ExportError: the model or a file cannot be written, parity fails, int8 loses more than it may, or the file would
             replace one with the other outputs (masks, logits) whose name is not given.
     """
+    if not isinstance(format, str):
+        raise ConfigError(f"format = {format!r}: expected one name, such as 'onnx'. Call export once for each format.")
     if isinstance(model_or_run, str | Path):
         model_or_run = load_run(model_or_run)
     elif isinstance(model_or_run, nn.Module):

@@ -18,7 +18,7 @@ from featherseg.core.errors import ConfigError, FeathersegError, RunError, Train
 from featherseg.core.files import FIT, PLAN, check_folder, load_json, locked, refuse_links, write_json
 from featherseg.core.machine import command_began
 from featherseg.core.notebook import percent, reporter_of
-from featherseg.core.types import Progress, Reporter, Size
+from featherseg.core.types import Progress, Reporter, Size, as_size
 from featherseg.core.wording import Doubt, counted
 from featherseg.data import is_own
 from featherseg.fitting.beginning import begin, check_loggers
@@ -163,8 +163,7 @@ def fit(
     for name, value in (("max_ms", max_ms), ("hours", hours)):
         if not isinstance(value, float | int | None):
             raise ConfigError(f"{name} = {value!r}: expected a number, such as 20 or 0.5.")
-    if image_size is not None and not (isinstance(image_size, tuple) and [*map(type, image_size)] == [int, int]):
-        raise ConfigError(f"image_size = {image_size!r}: expected (height, width) in pixels, such as (720, 1280).")
+    image_size = None if image_size is None else as_size("image_size", image_size)
 
     # Whether there is a fit to go on with, or room for a new one
     there = (out / PLAN).is_file()

@@ -164,9 +164,7 @@ class Predictor:
             raise ConfigError(f"memory_gb = {memory_gb}: expected a number above 0, at most {MOST_GB:,} (--memory-gb).")
         if max_side is not None and max_side < 32:
             raise ConfigError(f"max_side = {max_side}: expected at least 32 pixels.")
-        if not isinstance(run, Run | str | Path) and device != "auto":
-            raise ConfigError(f"device = {device!r} would have no effect: a runtime is on its device already.")
-        self.runtime = open_runtime(run, device) if isinstance(run, Run | str | Path) else run
+        self.runtime = open_runtime(run, device)
         self.inference = inference or own_settings(self.runtime)
         self.batch, self.memory_gb, self.max_side = batch, memory_gb, max_side
         self.share, self.largest = 1.0, LARGEST_PASS

@@ -1,6 +1,7 @@
 """The catalogue of models. To add one: its file, its row in MODELS, a test, a recipe (docs/architecture.md)."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -120,10 +121,10 @@ def build(
         ConfigError: for a number or an option that cannot be.
     """
     config = configure(name, options)
-    if not 1 <= classes <= 255:
-        raise ConfigError(f"classes = {classes}: expected 1 to 255 (label value 255 means ignore).")
-    if not 1 <= channels <= MOST_CHANNELS:
-        raise ConfigError(f"channels = {channels}: expected 1 to {MOST_CHANNELS}.")
+    if not (isinstance(classes, Integral) and 1 <= classes <= 255):
+        raise ConfigError(f"classes = {classes!r}: expected 1 to 255 (label value 255 means ignore).")
+    if not (isinstance(channels, Integral) and 1 <= channels <= MOST_CHANNELS):
+        raise ConfigError(f"channels = {channels!r}: expected 1 to {MOST_CHANNELS}.")
     if options:
         try:
             with torch.device("meta"):

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from featherseg.core.errors import ExportError, UnknownName
+from featherseg.core.errors import ConfigError, ExportError, UnknownName
 from featherseg.core.types import ClassInfo, Resize, SegOutput, Size
 from featherseg.inference.runtimes.file_metadata import FileRuntime
 from featherseg.inference.runtimes.litert import LitertRuntime
@@ -17,7 +17,7 @@ from featherseg.inference.runtimes.openvino import OpenvinoRuntime
 from featherseg.inference.runtimes.pt2 import TorchExportRuntime
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.recipe import PanopticTable
-from featherseg.runs import Run, load_run
+from featherseg.runs import Run, load_run, not_a_run
 
 
 class Runtime(Protocol):
@@ -81,15 +81,22 @@ def open_file(path: str | Path, device: str = "auto") -> FileRuntime:
     )
 
 
-def open_runtime(run: Run | str | Path, device: str = "auto") -> Runtime:
+def open_runtime(run: Run | Runtime | str | Path, device: str = "auto") -> Runtime:
     """A Run, the path or the name of one, or the path of an exported file, ready to run on `device`.
 
-    Raises RunError, WeightsError, ExportError, DeviceError, DataNotFound.
+    A Runtime is given back as it is. Raises RunError, WeightsError, ExportError, DeviceError, DataNotFound, and
+    ConfigError for a Runtime with a device: it is on its own already.
     """
-    if not isinstance(run, Run):
+    if isinstance(run, str | Path):
         if is_exported_file(run):
             return _without_masks(open_file(run, device))
         run = load_run(run)
+    elif not isinstance(run, Run):
+        if not hasattr(run, "test_resize"):
+            raise not_a_run(run)
+        if device != "auto":
+            raise ConfigError(f"device = {device!r} would have no effect: a runtime is on its device already.")
+        return run
     return TorchRuntime(
         run.model,
         run.classes,
