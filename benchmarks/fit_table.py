@@ -43,6 +43,7 @@ import torch
 from against_plain import Source, commit, machine_name, recipe_digest, write_shapes
 
 import featherseg
+from featherseg.core.allocator import keep_freed_memory
 from featherseg.core.files import append_line, load_json, read_lines, remove_tree, write_json
 from featherseg.core.types import Reporter, SegmentationData, Size
 from featherseg.data import open_dataset
@@ -336,6 +337,7 @@ def main() -> None:
     if asked.row or asked.paces:
         torch.set_num_threads(1)
     if asked.row:
+        keep_freed_memory()  # as `featherseg fit` does: a seventh of a row of NEU-Seg went into mapping pages anew
         row = tuple(asked.row)
         pace = next(r for r in read_lines(PACES) if is_current(r) and (r["dataset"], r["model"], r["scale"]) == row[:3])
         print(json.dumps(record(row, source_of(row[0], asked.places), pace, asked.out / folder_of(row))))
