@@ -35,7 +35,7 @@ class Signalled(Silent):
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize(("warning", "accumulate"), [(signal.SIGUSR1, 1), (signal.SIGTERM, 2)])
+@pytest.mark.parametrize(("warning", "accumulate"), [(signal.SIGUSR1, 1), (signal.SIGTERM, 2), (signal.SIGINT, 2)])
 def test_a_signal_leaves_a_checkpoint_in_the_run_and_none_beside_it(tmp_path, monkeypatch, warning, accumulate):
     (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"left by another training")
     monkeypatch.chdir(tmp_path)
@@ -55,12 +55,13 @@ def test_a_signal_leaves_a_checkpoint_in_the_run_and_none_beside_it(tmp_path, mo
     assert {"resumed_from": 3} in read_lines(metrics)  # nothing was lost
 
 
-def test_ctrl_c_says_from_which_step_the_run_goes_on(tmp_path):
+def test_a_second_ctrl_c_stops_at_once_and_says_from_which_step_the_run_goes_on(tmp_path):
     class Interrupted(Silent):
         def step(self, step, steps, record):
             super().step(step, steps, record)
             if step == self.last:
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
 
     for last, kept in ((1, "the start"), (3, "step 2")):
         reporter = Interrupted()
@@ -71,6 +72,16 @@ def test_ctrl_c_says_from_which_step_the_run_goes_on(tmp_path):
             f"stopped at step {last}; it goes on from {kept}. Continue with: featherseg train --resume --out "
             f"{tmp_path / 'run'}"
         ]
+
+
+@pytest.mark.parametrize("answer", [signal.SIG_IGN, lambda *_: None])
+def test_ctrl_c_is_left_to_a_program_that_has_an_answer_to_it(tmp_path, answer):
+    before = signal.signal(signal.SIGINT, answer)
+    try:
+        trained(tmp_path / "run", "train.epochs=2", reporter=Signalled(signal.SIGINT))
+    finally:
+        assert signal.signal(signal.SIGINT, before) is answer
+    assert len(read_lines(tmp_path / "run" / "metrics.jsonl")) > 2
 
 
 def test_other_processes_wait_as_long_as_the_first_prepares(tmp_path, monkeypatch):

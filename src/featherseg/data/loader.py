@@ -192,6 +192,7 @@ def start_method() -> str:
 
 def _leave_signals(_: int) -> None:
     """A worker ends with its training: what stops a whole job, as SLURM and systemd do, is for that to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGUSR1"):  # not on Windows
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # on Linux: it tells from whom a signal comes

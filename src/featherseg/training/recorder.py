@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -79,16 +80,22 @@ class Recorder(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The clock of the checkpoints starts with the first step; signals stop the run only where a step is saved.
 
-        SIGTERM and, in a SLURM job, SIGUSR1: its warning before the job ends. They take the place of Lightning's
-        handlers, which stop after any batch, saved or not; Lightning puts back what was there before it.
+        SIGTERM, Ctrl-C and, in a SLURM job, SIGUSR1: its warning before the job ends. They take the place of
+        Lightning's handlers, which stop after any batch, saved or not; Lightning puts back what was there before it.
+        Ctrl-C is left to a program that ignores it or has an answer of its own.
         """
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
         self.finished = False  # a run that was, and goes on, has more steps now
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, *([signal.SIGUSR1] if SLURMEnvironment.detect() else [])):
+            asks_to_stop = [signal.SIGTERM, *([signal.SIGUSR1] if SLURMEnvironment.detect() else [])]
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                asks_to_stop.append(signal.SIGINT)
+            for number in asks_to_stop:
                 signal.signal(number, self._ask_to_stop)
 
-    def _ask_to_stop(self, *_: Any) -> None:
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stop_asked and number == signal.SIGINT:  # again: at once, back to the last checkpoint
+            signal.default_int_handler(number, frame)
         self.stop_asked = True
 
     def on_train_batch_end(
