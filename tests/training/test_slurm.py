@@ -35,6 +35,15 @@ class Signalled(Silent):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as Python answers it; what runs in the background may have been begun without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("warning", "accumulate"), [(signal.SIGUSR1, 1), (signal.SIGTERM, 2), (signal.SIGINT, 2)])
 def test_a_signal_leaves_a_checkpoint_in_the_run_and_none_beside_it(tmp_path, monkeypatch, warning, accumulate):
     (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"left by another training")
@@ -55,6 +64,7 @@ def test_a_signal_leaves_a_checkpoint_in_the_run_and_none_beside_it(tmp_path, mo
     assert {"resumed_from": 3} in read_lines(metrics)  # nothing was lost
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_stops_at_once_and_says_from_which_step_the_run_goes_on(tmp_path):
     class Interrupted(Silent):
         def step(self, step, steps, record):
