@@ -341,9 +341,9 @@ def _run_trainer(
         except SystemExit:  # Lightning's answer to Ctrl-C, and the recorder's to a signal
             kept = f"step {recorder.saved_step}" if (out / CHECKPOINT).is_file() else "the start"
             again = "" if recorder.saved_step == trainer.global_step else f"; it goes on from {kept}"
-            recorder.reporter.message(
-                f"stopped at step {trainer.global_step}{again}. Continue with: featherseg train --resume --out {out}"
-            )
+            if not this_rank():
+                goes_on = f"Continue with: featherseg train --resume --out {out}"
+                recorder.reporter.message(f"stopped at step {trainer.global_step}{again}. {goes_on}")
             raise KeyboardInterrupt from None
         except DataError as error:  # of a loader worker: torch puts the worker's traceback before the sentence
             raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
