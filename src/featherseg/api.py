@@ -100,7 +100,7 @@ def train(
         ConfigError, UnknownName, DataError, DeviceError, WeightsError: Before anything is written.
         RunError: `out` exists (without `resume`), or another process trains in it.
         TrainingError: The loss or the weights are no longer finite.
-        KeyboardInterrupt: Stopped, and saved; a second Ctrl-C loses what is newer than `train.checkpoint_seconds`.
+        KeyboardInterrupt: It was stopped, and saved; by a second Ctrl-C at once, back to its last checkpoint.
     """
     require("lightning", "train", "training")
     from featherseg.training.job import this_rank, torch_as_it_was
