@@ -43,6 +43,9 @@ class Scored:
         return [self.score(s) for s in segments]
 
 
+HALF = Workers(Scored(lambda s: 0.5), 1, 1)
+
+
 def test_the_better_one_goes_on_and_the_faster_one_where_they_are_level(tmp_path):
     for slow, fast, winner in ((0.6, 0.5, SLOW), (0.5, 0.6, FAST), (0.503, 0.5, FAST)):
         execute = Scored(lambda s, slow=slow, fast=fast: slow if s.recipe == SLOW.model else fast)
@@ -78,23 +81,19 @@ def test_who_was_dropped_takes_the_place_of_a_rung_that_fails(tmp_path):
 def test_a_last_training_that_failed_goes_on_by_the_next_resume(fit_again, tmp_path, monkeypatch):
     broken = {SLOW.model, FAST.model}
 
-    class Failing:
-        at_once = 1
-
-        @staticmethod
-        def execute(segments, reporter):
-            found = []
-            for one in segments:
-                folder = one.folder / "failed.json"
-                if one.steps > 4 and one.recipe in broken and not folder.is_file():
-                    one.folder.mkdir(parents=True, exist_ok=True)
-                    folder.write_text(json.dumps({"steps": one.steps, "reason": "8 GiB of memory were taken"}))
-                found.append(math.nan if folder.is_file() else {SLOW.model: 0.6, FAST.model: 0.5}[one.recipe])
-            return found
+    def execute(segments, reporter):
+        found = []
+        for one in segments:
+            folder = one.folder / "failed.json"
+            if one.steps > 4 and one.recipe in broken and not folder.is_file():
+                one.folder.mkdir(parents=True, exist_ok=True)
+                folder.write_text(json.dumps({"steps": one.steps, "reason": "8 GiB of memory were taken"}))
+            found.append(math.nan if folder.is_file() else {SLOW.model: 0.6, FAST.model: 0.5}[one.recipe])
+        return found
 
     @contextmanager
     def workers(*asked):
-        yield Failing
+        yield Workers(execute, 1, 1)
 
     monkeypatch.setattr(session, "trial_workers", workers)
     with pytest.raises(RunError, match=rf"{FAST.name} could not .* failed: 8 GiB .* and --resume tries again"):
@@ -156,7 +155,7 @@ def test_a_rung_that_has_begun_is_ended_however_little_time_is_left(tmp_path, mo
     plan = Plan((SLOW, FAST), (({SLOW.name: 4, FAST.name: 4}, 2), ({SLOW.name: 8, FAST.name: 8}, 1)), {
         SLOW.name: (20, 2), FAST.name: (20, 2),
     })  # fmt: skip
-    monkeypatch.setattr(session, "progress_of", lambda folder: (5 if begun_by == "a step" else 4, 0.2))
+    monkeypatch.setattr(session, "progress_of", lambda *asked: (5 if begun_by == "a step" else 4, 0.2))
     if begun_by == "a failure":
         (folder := tmp_path / "trials" / f"{SLOW.model}-1").mkdir(parents=True)
         (folder / "failed.json").write_text(json.dumps({"steps": 8, "reason": "no number"}))
@@ -169,13 +168,13 @@ def test_a_rung_that_has_begun_is_ended_however_little_time_is_left(tmp_path, mo
 def test_fewer_steps_than_were_planned_before_take_the_place_of_what_was_not_reached(tmp_path, monkeypatch):
     """A last training that was killed, behind which a slow machine had less time than was thought."""
     monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: 1000.0))
-    _, kept = train_to_the_end(made(), SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
+    _, kept = train_to_the_end(made(), SLOW, tmp_path, 0.0, HALF, Silent())
     (first,) = kept.finals
     longer = session._with_hours(kept, 1.1, tmp_path)
     for trained, finals in ((8, 1), (first.steps - first.decay, 2)):
-        monkeypatch.setattr(session, "progress_of", lambda folder, trained=trained: (trained, 10.0))
+        monkeypatch.setattr(session, "progress_of", lambda *asked, trained=trained: (trained, 10.0))
         execute = Scored(lambda s: 0.5)
-        _, found = train_to_the_end(longer, SLOW, tmp_path, 0.0, execute, Silent())
+        _, found = train_to_the_end(longer, SLOW, tmp_path, 0.0, Workers(execute, 1, 1), Silent())
         assert len(found.finals) == finals
         asked = [steps for _, steps, _, _ in execute.asked]
         assert asked == sorted(asked)
@@ -184,7 +183,7 @@ def test_fewer_steps_than_were_planned_before_take_the_place_of_what_was_not_rea
 
 def test_a_given_plan_is_carried_out_to_the_letter(tmp_path):
     execute = Scored(lambda s: 0.5)
-    final, kept = train_to_the_end(made(given=True), SLOW, tmp_path, 0.0, execute, Silent())
+    final, kept = train_to_the_end(made(given=True), SLOW, tmp_path, 0.0, Workers(execute, 1, 1), Silent())
     trial = tmp_path / "trials" / "frm-lite0-light-1"
     assert execute.asked == [(SLOW.model, 8, 0, None), (SLOW.model, 10, 2, trial)]
     assert final == tmp_path / "trials" / "frm-lite0-light-1-to-10"
@@ -192,11 +191,41 @@ def test_a_given_plan_is_carried_out_to_the_letter(tmp_path):
     assert kept.finals == (Final(SLOW.name, 1.0, 10, 2),)
 
 
+@pytest.mark.parametrize(("shares", "steps"), [(False, 503), (True, 2000)])
+def test_the_last_one_gets_the_steps_of_the_pace_that_it_has_alone(tmp_path, monkeypatch, shares, steps):
+    """998 s are left behind step 4: 499 steps by the pace of the rungs, 24 of which take 0.5 s each without others."""
+    plan = replace(made(hours=1000 / 3600), ending=0.0)
+    plan = replace(plan, plan=replace(plan.plan, candidates=(replace(SLOW, step_seconds=2.0), FAST)))
+    slow, rows = plan.plan.candidates[0], [(4, 2.0, 1)]  # up to which step, how long each took, by how many threads
+    now = [0.0]
+
+    def execute(segments, reporter):
+        threads, pace = (2, 0.5) if shares else (1, 2.0)
+        for one in (one for one in segments if not one.decay and one.steps > rows[-1][0]):
+            now[0] += pace * (one.steps - rows[-1][0])
+            rows.append((one.steps, pace, threads))
+        return [0.5 for _ in segments]
+
+    def progress_of(folder, above=0):
+        return rows[-1][0], next((pace for _, pace, threads in rows if threads > above), 0.0)
+
+    monkeypatch.setattr(session, "progress_of", progress_of)
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    workers = Workers(execute, 2, 1, shares)
+    _, kept = train_to_the_end(plan, slow, tmp_path, 0.0, workers, Silent())
+    assert kept.finals[0].steps == steps
+    assert [step for step, _, _ in rows[1:]] == [*([28] if shares else []), kept.finals[0].steps - kept.finals[0].decay]
+
+    # Hours that are added are planned by what is known
+    _, kept = train_to_the_end(session._with_hours(kept, 2.0, tmp_path), slow, tmp_path, 0.0, workers, Silent())
+    assert len(rows) == (4 if shares else 3)
+
+
 @pytest.mark.parametrize(("steps", "told"), [(1, ["1 step"]), (199, ["199 steps"]), (200, [])])
 def test_very_few_steps_are_told(tmp_path, steps, told):
     heard = Silent()
     plan = made(given=True, rungs=((1, 1),), final=(steps, 0))
-    train_to_the_end(plan, SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), heard)
+    train_to_the_end(plan, SLOW, tmp_path, 0.0, HALF, heard)
     assert [text for text in heard.messages if "very few" in text] == [
         f"it has {text}, which is very few: give it more --hours, or go on with --resume and more of them"
         for text in told
@@ -205,15 +234,16 @@ def test_very_few_steps_are_told(tmp_path, steps, told):
 
 def test_more_hours_are_appended_to_the_plan_and_carried_out_in_turn(tmp_path, monkeypatch):
     monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: 1000.0))
-    _, kept = train_to_the_end(made(), SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
+    _, kept = train_to_the_end(made(), SLOW, tmp_path, 0.0, HALF, Silent())
     trained = kept.finals[0].steps - kept.finals[0].decay
-    monkeypatch.setattr(session, "progress_of", lambda folder: (trained, 0.0))
+    monkeypatch.setattr(session, "progress_of", lambda *asked: (trained, 0.0))
     longer = session._with_hours(kept, 2.0, tmp_path)
     execute = Scored(lambda s: 0.5)
-    _, kept = train_to_the_end(longer, SLOW, tmp_path, 0.0, execute, Silent())
+    _, kept = train_to_the_end(longer, SLOW, tmp_path, 0.0, Workers(execute, 1, 1), Silent())
     assert [one.hours for one in kept.finals] == [1.0, 2.0]
     again = Scored(lambda s: 0.5)
-    train_to_the_end(replace(read_plan(tmp_path / "plan.json"), given=True), SLOW, tmp_path, 0.0, again, Silent())
+    planned = replace(read_plan(tmp_path / "plan.json"), given=True)
+    train_to_the_end(planned, SLOW, tmp_path, 0.0, Workers(again, 1, 1), Silent())
     assert again.asked == execute.asked
     first, last = (one.steps - one.decay for one in kept.finals)
     assert [steps for _, steps, _, _ in again.asked] == [first, last, kept.finals[1].steps]
@@ -478,24 +508,24 @@ def test_a_plan_says_whether_initial_weights_are_taken(tmp_path, monkeypatch):
 def test_the_last_one_gets_the_time_that_is_left(tmp_path, monkeypatch):
     plan = made(hours=1.0)
     monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: 1000.0))
-    _, kept = train_to_the_end(plan, SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
+    _, kept = train_to_the_end(plan, SLOW, tmp_path, 0.0, HALF, Silent())
     steps, decay = kept.finals[0].steps, kept.finals[0].decay
     assert steps == int((3600 - 1000 - 30 - 2) / 0.2)
     assert decay == int(0.2 * steps)
-    _, again = train_to_the_end(kept, SLOW, tmp_path, -2000.0, Scored(lambda s: 0.5), Silent())
+    _, again = train_to_the_end(kept, SLOW, tmp_path, -2000.0, HALF, Silent())
     assert again.finals == kept.finals  # once begun it stays
 
 
 def test_the_last_one_gets_no_more_steps_than_a_training_may_have(tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "progress_of", lambda folder: (3_000_000, 0.02))
+    monkeypatch.setattr(session, "progress_of", lambda *asked: (3_000_000, 0.02))
     plan = made(hours=60.0)
-    _, kept = train_to_the_end(plan, SLOW, tmp_path, time.monotonic(), Scored(lambda s: 0.5), Silent())
+    _, kept = train_to_the_end(plan, SLOW, tmp_path, time.monotonic(), HALF, Silent())
     assert [(one.steps, one.decay) for one in kept.finals] == [(10_000_000, 2_000_000)]
     assert read_plan(tmp_path / "plan.json") == kept
     (tmp_path / "fit.json").write_text(json.dumps(facts() | {"steps": 10_000_000}))
     longer = replace(plan, config=replace(plan.config, hours=80.0))
     with pytest.raises(ConfigError, match=r"--hours 80: .* the most that a training takes\. Leave it out"):
-        train_to_the_end(longer, SLOW, tmp_path, time.monotonic(), Scored(lambda s: 0.5), Silent())
+        train_to_the_end(longer, SLOW, tmp_path, time.monotonic(), HALF, Silent())
 
 
 def test_so_little_more_time_that_the_model_would_train_for_less_is_refused(tmp_path, monkeypatch):
@@ -503,15 +533,15 @@ def test_so_little_more_time_that_the_model_would_train_for_less_is_refused(tmp_
     (tmp_path / "fit.json").write_text(json.dumps(facts() | {"steps": 14_000}))
     plan = made(hours=1.0)
     with pytest.raises(ConfigError, match=r"would get 12840 steps, and it was delivered with 14000, .* at least 1\.08"):
-        train_to_the_end(plan, SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
+        train_to_the_end(plan, SLOW, tmp_path, 0.0, HALF, Silent())
     longer = replace(plan, config=replace(plan.config, hours=1.08))
-    _, kept = train_to_the_end(longer, SLOW, tmp_path, 0.0, Scored(lambda s: 0.5), Silent())
+    _, kept = train_to_the_end(longer, SLOW, tmp_path, 0.0, HALF, Silent())
     assert kept.finals[-1].steps > 14_000
     with pytest.raises(ConfigError, match="would get 1 steps") as refused:  # its hours are over
-        train_to_the_end(plan, SLOW, tmp_path, -3000.0, Scored(lambda s: 0.5), Silent())
+        train_to_the_end(plan, SLOW, tmp_path, -3000.0, HALF, Silent())
     least = float(re.search(r"at least (\S+)\.$", str(refused.value))[1])
     longer = replace(plan, config=replace(plan.config, hours=least))
-    _, kept = train_to_the_end(longer, SLOW, tmp_path, -3000.0, Scored(lambda s: 0.5), Silent())
+    _, kept = train_to_the_end(longer, SLOW, tmp_path, -3000.0, HALF, Silent())
     assert 14_000 < kept.finals[-1].steps < 14_500
 
 

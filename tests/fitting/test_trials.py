@@ -16,8 +16,7 @@ from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, T
 from featherseg.core.files import PLAN, append_line
 from featherseg.core.wording import Doubt
 from featherseg.fitting import trials
-from featherseg.fitting.session import _Once
-from featherseg.fitting.trials import Segment, trial_workers
+from featherseg.fitting.trials import Once, Segment, trial_workers
 from featherseg.training.prepare import refuse_existing
 
 
@@ -76,11 +75,14 @@ def test_trials_share_the_processors_of_a_machine(
     assert ray.options[0]["num_gpus"] == 0
 
 
-@pytest.mark.parametrize(("workers", "device", "at_once"), [(None, "auto", 2), (2, "cuda", 2), (8, "cpu", 8)])
-def test_each_trial_has_a_gpu_where_there_are_some(ray, monkeypatch, workers, device, at_once):
+@pytest.mark.parametrize(
+    ("workers", "device", "at_once", "shares"),
+    [(None, "auto", 2, False), (2, "cuda", 2, False), (3, "cpu", 3, False), (8, "cpu", 8, True)],
+)
+def test_each_trial_has_a_gpu_where_there_are_some(ray, monkeypatch, workers, device, at_once, shares):
     monkeypatch.setattr(trials, "ray_cluster", lambda *asked: nullcontext(Cluster(3, 8, 2)))
     with trial_workers("auto", workers, device) as found:
-        assert found.at_once == at_once
+        assert (found.at_once, found.shares) == (at_once, shares)
         assert found.execute.args[0].gpus == (0 if device == "cpu" else 2)
     with (
         pytest.raises(ConfigError, match="--workers 3, but the cluster has 2 GPUs, and each candidate trains on one"),
@@ -175,6 +177,8 @@ def test_a_resumed_part_is_counted_by_the_steps_that_it_took(tmp_path, monkeypat
     monkeypatch.setattr(trials, "time", SimpleNamespace(monotonic=lambda: now[0]))
     trials._carry_out(segment, Silent())
     assert trials.progress_of(segment.folder) == (9, 1.0)
+    assert trials.progress_of(segment.folder, above=torch.get_num_threads() - 1) == (9, 1.0)
+    assert trials.progress_of(segment.folder, above=torch.get_num_threads()) == (9, 0.0)
     assert trials.seconds_of(segment.folder) == 136.0
 
     # Of one step nothing is known; of a row of an older version all that it took
@@ -201,7 +205,7 @@ def test_doubts_of_trials_are_told_once(tmp_path, monkeypatch):
         raise TrainingError("the loss is no number")
 
     monkeypatch.setattr(trials, "train", train)
-    trials.carry_out(segments(tmp_path, 3), _Once(said := Silent()))
+    trials.carry_out(segments(tmp_path, 3), Once(said := Silent()))
     assert [text for text in said.messages if "dropped" not in text] == [
         "2 images of yard val are trained on too: a, b"
     ]

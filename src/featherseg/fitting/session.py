@@ -27,13 +27,13 @@ from featherseg.fitting.candidates import resize_of, settings_of
 from featherseg.fitting.delivery import Undelivered, deliver, shrink
 from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.parts import DATASET, whole_path
-from featherseg.fitting.plan import DECAY, MARGIN, MOST_STEPS, Candidate, name_of, survivors
+from featherseg.fitting.plan import DECAY, MARGIN, MOST_CONSTANT, MOST_STEPS, Candidate, name_of, survivors
 from featherseg.fitting.record import Final, FitConfig, Made, check_limits, read_plan
 from featherseg.fitting.results import FitResult, read_fit
 from featherseg.fitting.trials import (
     FAILED,
     TRIALS,
-    Executor,
+    Once,
     Segment,
     Workers,
     failure_at,
@@ -60,6 +60,9 @@ MOST_SPENT = 1e9
 
 FED = 0.75
 """Of the time that is planned for the last training, what it gets at least if another rung is begun."""
+
+ALONE = 0.05
+"""Of the last training's time, in which its steps are timed where it shared its machine before."""
 
 FEW = 200
 """Steps with which no model is near what it can be."""
@@ -98,22 +101,6 @@ class FitSettings:
 
 
 DEFAULTS = FitSettings()
-
-
-class _Once:
-    """Tells a doubt that several trials share once: what it says before its first colon."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self.reporter, self.step, self.progress = reporter, reporter.step, reporter.progress
-        self.told = set[str]()
-
-    def message(self, text: str) -> None:
-        """Told, if it is new or no doubt."""
-        if isinstance(text, Doubt):
-            if (about := text.partition(":")[0]) in self.told:
-                return
-            self.told.add(about)
-        self.reporter.message(text)
 
 
 def fit(
@@ -159,7 +146,7 @@ def fit(
             training failed, or its file did, or was over the limit when it was timed again.
         KeyboardInterrupt: It was stopped; `resume` goes on.
     """
-    began, out, reporter = command_began(), Path(out), _Once(reporter_of(progress))
+    began, out, reporter = command_began(), Path(out), Once(reporter_of(progress))
     for name, value in (("max_ms", max_ms), ("hours", hours)):
         if not isinstance(value, float | int | None):
             raise ConfigError(f"{name} = {value!r}: expected a number, such as 20 or 0.5.")
@@ -237,7 +224,7 @@ def fit(
                         )
                     winner = left[0]
                     try:
-                        final, made = train_to_the_end(made, winner, out, began, workers.execute, reporter)
+                        final, made = train_to_the_end(made, winner, out, began, workers, reporter)
                         return deliver(made, winner, final, scores, out, began, reporter)
                     except Undelivered as error:
                         made = make_do(read_plan(out / PLAN), ranking, winner, error, scores, out, reporter)
@@ -394,18 +381,26 @@ def make_do(
 
 
 def train_to_the_end(
-    made: Made, winner: Candidate, out: Path, began: float, execute: Executor, reporter: Reporter
+    made: Made, winner: Candidate, out: Path, began: float, workers: Workers, reporter: Reporter
 ) -> tuple[Path, Made]:
     """The winner at its constant rate, then a copy of it at a falling one, which may not go on; -> the copy.
 
-    How many steps that is follows from the time that is left when it begins, and is written into the plan then.
+    How many steps that is follows from the time that is left when it begins, and is written into the plan then. Where
+    others shared its machine before, some steps without them are timed first.
     """
     if made.final(winner) is None:
         steps, decay = made.plan.final[winner.name]
         if not made.given:
-            trained, pace = progress_of(trial_folder(out, winner))
-            left = began + 3600 * made.config.hours - time.monotonic() - made.ending - 2 * made.validating
-            left -= 0 if trained else made.opening
+            trial = trial_folder(out, winner)
+            ends = began + 3600 * made.config.hours - made.ending - 2 * made.validating
+            trained, pace = progress_of(trial, shared := workers.threads if workers.shares else 0)
+            few = int(ALONE * (ends - time.monotonic()) / winner.step_seconds)
+            if shared and not pace and few > 1:
+                timed = _segment(made, out, winner, min(trained + few, MOST_CONSTANT))
+                if math.isnan(workers.execute([timed], reporter)[0]):
+                    raise _unfinished(winner, timed)
+                trained, pace = progress_of(trial, shared)
+            left = ends - time.monotonic() - (0 if trained else made.opening)
             pace = pace or winner.step_seconds
             steps = min(trained + max(1, int(left / pace)), MOST_STEPS)
             decay = min(int(DECAY * steps), steps - trained)
@@ -434,12 +429,12 @@ def train_to_the_end(
         )
     for one in (*before, last):  # by fewer hours it stopped there
         constant = _segment(made, out, winner, one.steps - one.decay)
-        if constant.steps and math.isnan(execute([constant], reporter)[0]):
+        if constant.steps and math.isnan(workers.execute([constant], reporter)[0]):
             raise _unfinished(winner, constant)
     folder = final_folder(out, winner, last.steps)
     source = constant.folder if constant.steps else None
     final = replace(constant, folder=folder, steps=last.steps, decay=last.decay, source=source)
-    if math.isnan(execute([final], reporter)[0]):
+    if math.isnan(workers.execute([final], reporter)[0]):
         raise _unfinished(winner, final)
     return folder, made
 

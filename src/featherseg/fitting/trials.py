@@ -71,6 +71,22 @@ class _Steps:
         self.reporter.step(*given)
 
 
+class Once:
+    """Tells a doubt that several trials share once: what it says before its first colon."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter, self.step, self.progress = reporter, reporter.step, reporter.progress
+        self.told = set[str]()
+
+    def message(self, text: str) -> None:
+        """Told, if it is new or no doubt."""
+        if isinstance(text, Doubt):
+            if (about := text.partition(":")[0]) in self.told:
+                return
+            self.told.add(about)
+        self.reporter.message(text)
+
+
 def found_by(error: Exception) -> str:
     """What is wrong, without remedies that are options of `train`."""
     return error.found if isinstance(error, FeathersegError) else str(error)
@@ -87,11 +103,12 @@ def carry_out(segments: Sequence[Segment], reporter: Reporter) -> list[float]:
 
 @dataclass(frozen=True)
 class Workers:
-    """Who carries trials out: so many at once, each with so many threads."""
+    """Who carries trials out: so many at once, each with so many threads; shares: one alone gets more of them."""
 
     execute: Executor
     at_once: int
     threads: int
+    shares: bool = False
 
 
 @contextmanager
@@ -119,7 +136,8 @@ def trial_workers(cluster: str | None, workers: int | None, device: str = "auto"
                 "one. Give fewer, or --device cpu."
             )
         at_once = workers or min(there.machines, there.gpus or there.machines)
-        yield Workers(partial(_over_ray, there, at_once), at_once, _threads(there, at_once))
+        threads = _threads(there, at_once)
+        yield Workers(partial(_over_ray, there, at_once), at_once, threads, _threads(there, 1) > threads)
 
 
 def _threads(there: Cluster, at_once: int) -> int:
@@ -206,7 +224,8 @@ def _carry_out(segment: Segment, reporter: Reporter) -> float:
         if not begun:
             return math.nan
     row = {"steps": counting.taken, "stepping": round(counting.last - counting.first, 3)}
-    append_line(folder / SECONDS, row | {"seconds": round(time.monotonic() - began, 2)})
+    row |= {"threads": torch.get_num_threads(), "seconds": round(time.monotonic() - began, 2)}
+    append_line(folder / SECONDS, row)
     found = score_at(folder, segment.steps)
     return math.nan if found is None else found
 
@@ -245,12 +264,12 @@ def seconds_of(folder: Path) -> float:
     return sum(row["seconds"] for row in read_lines(folder / SECONDS))
 
 
-def progress_of(folder: Path) -> tuple[int, float]:
-    """(the step that a trial has reached, seconds that a step took, 0 where not known).
+def progress_of(folder: Path, above: int = 0) -> tuple[int, float]:
+    """(the step that a trial has reached, seconds that a step took with more than `above` threads, 0 where not known).
 
     From the first step of a segment to its last: starts, which look at all images, and validations are planned apart.
     """
-    rows = [row for row in read_lines(folder / SECONDS) if row["steps"] > 1]
+    rows = [row for row in read_lines(folder / SECONDS) if row["steps"] > 1 and row.get("threads", 1) > above]
     steps = sum(row["steps"] - 1 for row in rows)
     return _last_step(folder), sum(row.get("stepping", row["seconds"]) for row in rows) / steps if rows else 0.0
 
