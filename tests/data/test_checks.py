@@ -161,6 +161,14 @@ def test_colour_masks_are_named_each_and_the_remedy_is_said_once(yard: Path):
     assert "the most frequent in this mask: #ff0010, #000000." in remedy
 
 
+def test_photographs_in_the_place_of_masks_are_told_as_such(yard: Path):
+    for path in yard.glob("masks/*/*.png"):
+        save(path, np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    (remedy,) = [note for note in check_data(str(yard)).notes if "colour image" in note]
+    assert remedy.endswith("are images and masks exchanged there?")
+    assert "most frequent" not in remedy
+
+
 def test_a_value_that_marks_what_is_not_labelled_gets_its_line_of_the_map(yard: Path):
     for path in yard.glob("masks/*/*.png"):
         save(path, np.full((4, 5), 255, np.uint8))

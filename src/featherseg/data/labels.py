@@ -9,6 +9,9 @@ from featherseg.core.errors import DataError
 SHOWN_VALUES = 5
 """How many values a message names before it says "and N more"."""
 
+MANY_COLORS = 500
+"""A mask with more of them shows no classes: it is a photograph, or was smoothed."""
+
 TOML = "[map]"
 """How `expected` begins where the map is a user's own, in a dataset.toml."""
 
@@ -84,5 +87,9 @@ class LabelMap:
         if self.expected.startswith(TOML):
             colors, counts = np.unique(raw.reshape(-1, 3), axis=0, return_counts=True)
             common = ", ".join("#{:02x}{:02x}{:02x}".format(*colors[i]) for i in np.argsort(-counts)[:SHOWN_VALUES])
-            text += f' Use colours there, as in "#rrggbb" = "CLASS"; the most frequent in this mask: {common}.'
+            if len(colors) > MANY_COLORS:
+                text += f" It has {len(colors):,} colours, as a photograph has, or a mask that was saved as JPEG: are "
+                text += "images and masks exchanged there?"
+            else:
+                text += f' Use colours there, as in "#rrggbb" = "CLASS"; the most frequent in this mask: {common}.'
         raise DataError(text)
