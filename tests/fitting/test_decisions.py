@@ -47,7 +47,7 @@ HALF = Workers(Scored(lambda s: 0.5), 1, 1)
 
 
 def test_the_better_one_goes_on_and_the_faster_one_where_they_are_level(tmp_path):
-    for slow, fast, winner in ((0.6, 0.5, SLOW), (0.5, 0.6, FAST), (0.503, 0.5, FAST)):
+    for slow, fast, winner in ((0.6, 0.5, SLOW), (0.5, 0.6, FAST), (0.5001, 0.5, SLOW), (0.5, 0.5, FAST)):
         execute = Scored(lambda s, slow=slow, fast=fast: slow if s.recipe == SLOW.model else fast)
         found, scores, _ = halve(made(), tmp_path, time.monotonic(), Workers(execute, 1, 1), Silent())
         assert found == [winner, FAST if winner == SLOW else SLOW]

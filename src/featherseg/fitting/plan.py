@@ -38,9 +38,6 @@ DECAY = 0.2
 MOST_CONSTANT = MOST_STEPS - int(DECAY * MOST_STEPS)
 """Steps of a rung, at most: all that a training can have before its rate falls."""
 
-MARGIN = 0.005
-"""Of mIoU (0..1): within it scores tell nothing apart. Seeds of one recipe differ by 0.3 to 0.8 points on CamVid."""
-
 SPARE = 0.1
 """Of the limit, what a candidate must stay below it: the same file took up to so much longer in another process."""
 
@@ -178,10 +175,11 @@ def rung_sizes(compared: int) -> list[int]:
     return found
 
 
-def survivors(standing: Sequence[tuple[Candidate, float]], keep: int, margin: float) -> list[Candidate]:
-    """Who goes on, `keep` of them: place by place the cheapest in latency of those that come near the best one left.
+def survivors(standing: Sequence[tuple[Candidate, float]], keep: int, margin: float = 0.0) -> list[Candidate]:
+    """Who goes on, `keep` of them: place by place the best one left, of equal ones the cheapest in latency.
 
-    margin: of scores, what is noise: by so much the best one may be better.
+    margin: of scores, within which they count as equal. None was as good or better on every dataset than half a point
+    (benchmarks/fit_regret.py, docs/log.md).
     """
     left, chosen = list(standing), list[Candidate]()
     while left and len(chosen) < keep:

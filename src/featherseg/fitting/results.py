@@ -15,7 +15,6 @@ from featherseg.core.files import FIT, PLAN, load_json
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.wording import one_line
 from featherseg.fitting.plan import (
-    MARGIN,
     MOST_MS,
     SPARE,
     Candidate,
@@ -205,4 +204,4 @@ def choose_again(facts: Mapping[str, Any], max_ms: float) -> Sequence[Mapping[st
             dropped = re.fullmatch(rf"{DROPPED} (\d{{1,9}})", row["status"])
             rungs.setdefault(int(dropped[1]) if dropped else math.inf, []).append((one, row["miou_val"]))
     last_first = (scored for _, scored in sorted(rungs.items(), reverse=True))
-    return [fitting[one] for scored in last_first for one in survivors(scored, len(scored), MARGIN)]
+    return [fitting[one] for scored in last_first for one in survivors(scored, len(scored))]

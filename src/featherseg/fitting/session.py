@@ -27,7 +27,7 @@ from featherseg.fitting.candidates import resize_of, settings_of
 from featherseg.fitting.delivery import Undelivered, deliver, shrink
 from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.parts import DATASET, whole_path
-from featherseg.fitting.plan import DECAY, MARGIN, MOST_CONSTANT, MOST_STEPS, Candidate, name_of, survivors
+from featherseg.fitting.plan import DECAY, MOST_CONSTANT, MOST_STEPS, Candidate, name_of, survivors
 from featherseg.fitting.record import Final, FitConfig, Made, check_limits, read_plan
 from featherseg.fitting.results import FitResult, read_fit
 from featherseg.fitting.trials import (
@@ -321,7 +321,7 @@ def halve(
                 f"no candidate of rung {number} could be trained: {'; '.join(dict.fromkeys(reasons))}. "
                 f"What is done stays in {out / TRIALS}, and --resume tries again."
             )
-        ranked = survivors(sound, len(sound), MARGIN)
+        ranked = survivors(sound, len(sound))
         left, dropped = ranked[:keep], ranked[keep:] + dropped
         if not left:
             break
