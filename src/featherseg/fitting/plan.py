@@ -178,8 +178,8 @@ def rung_sizes(compared: int) -> list[int]:
 def survivors(standing: Sequence[tuple[Candidate, float]], keep: int, margin: float = 0.0) -> list[Candidate]:
     """Who goes on, `keep` of them: place by place the best one left, of equal ones the cheapest in latency.
 
-    margin: of scores, within which they count as equal. None was as good or better on every dataset than half a point
-    (benchmarks/fit_regret.py, docs/log.md).
+    margin: of scores, within which they count as equal. With half a point the recorded table's choices are worse on one
+    dataset and better on none (benchmarks/fit_regret.py, docs/log.md).
     """
     left, chosen = list(standing), list[Candidate]()
     while left and len(chosen) < keep:
