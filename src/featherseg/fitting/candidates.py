@@ -19,11 +19,11 @@ from featherseg.layers.resize import resized
 MODELS = (
     "frm-mobilenet-v2-light",
     "frm-lite0-half16-light",
-    "frm-lite2-light",
     "frm-lite0-light",
+    "frm-lite2-light",
     "frm-lite0-half-light",
-    "frm-lite0-half-light-w32",
     "frm-lite2-half-light",
+    "frm-lite0-half-light-w32",
 )
 """The best guess first, by what each reached on val in the same ten minutes on four datasets, as
 benchmarks/fit_regret.py prints it; those without initial weights at hand are left out."""
