@@ -165,7 +165,7 @@ def test_photographs_in_the_place_of_masks_are_told_as_such(yard: Path):
     for path in yard.glob("masks/*/*.png"):
         save(path, np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
     (remedy,) = [note for note in check_data(str(yard)).notes if "colour image" in note]
-    assert remedy.endswith("are images and masks exchanged there?")
+    assert "are images and masks exchanged there? A mask is a PNG with one value or colour a class." in remedy
     assert "most frequent" not in remedy
 
 

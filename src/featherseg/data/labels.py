@@ -86,10 +86,10 @@ class LabelMap:
         text = f"the mask is a colour image, but class numbers are expected, those of {self.expected}."
         if self.expected.startswith(TOML):
             colors, counts = np.unique(raw.reshape(-1, 3), axis=0, return_counts=True)
-            common = ", ".join("#{:02x}{:02x}{:02x}".format(*colors[i]) for i in np.argsort(-counts)[:SHOWN_VALUES])
             if len(colors) > MANY_COLORS:
                 text += f" It has {len(colors):,} colours, as a photograph has, or a mask that was saved as JPEG: are "
-                text += "images and masks exchanged there?"
+                text += "images and masks exchanged there? A mask is a PNG with one value or colour a class."
             else:
+                common = ", ".join("#{:02x}{:02x}{:02x}".format(*colors[i]) for i in np.argsort(-counts)[:SHOWN_VALUES])
                 text += f' Use colours there, as in "#rrggbb" = "CLASS"; the most frequent in this mask: {common}.'
         raise DataError(text)
