@@ -13,7 +13,7 @@ from featherseg.cli.predict import predict
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, UnknownName
 from featherseg.core.files import unique_names
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
-from featherseg.runs import save_weights, write_info
+from featherseg.runs import open_run, save_weights, write_info
 
 run = command(predict)
 
@@ -71,6 +71,14 @@ def test_a_disk_that_refuses_ends_the_run_with_its_message(lawn_run, photos, tmp
 def test_a_single_image_prints_its_shares(lawn_run, photos, tmp_path):
     result = run(lawn_run, photos / "b.webp", "-o", tmp_path / "out")
     assert "100.0%" in result.stdout or ("grass" in result.stdout and "path" in result.stdout)
+
+
+def test_a_training_that_was_stopped_is_told(lawn_run, photos, tmp_path):
+    assert "NOTE" not in run(lawn_run, photos / "a.png", "-o", tmp_path / "before").stdout
+    (lawn_run / "last.ckpt").touch()
+    result = run(lawn_run, photos / "a.png", "-o", tmp_path / "out")
+    assert f"NOTE: {open_run(lawn_run).how_far}.\n" in result.stdout
+    assert "its training was stopped" in result.stdout
 
 
 def test_a_bad_image_in_a_folder_is_named_and_the_others_go_on(lawn_run, photos, tmp_path):

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from featherseg.cli.serve import print_start, serve
 from featherseg.core.errors import ConfigError, MissingExtra, RunError
 from featherseg.inference.predictor import Predictor
+from featherseg.runs import open_run
 from featherseg.serving.models import open_models
 from featherseg.serving.server import bind
 from featherseg.serving.settings import Settings, allowed_hosts
@@ -90,6 +91,12 @@ def test_without_the_extra_the_command_that_installs_it_is_told(tmp_path, monkey
 def test_the_address_is_printed_as_a_browser_takes_it(lawn_run, host, shown, capsys):
     print_start(open_models([lawn_run], "cpu"), Settings(), host, 81, made=True)
     assert capsys.readouterr().out.splitlines()[-1] == shown
+
+
+def test_a_training_that_was_stopped_is_told(lawn_run, capsys):
+    (lawn_run / "last.ckpt").touch()
+    print_start(open_models([lawn_run], "cpu"), Settings(), "127.0.0.1", 81, made=True)
+    assert f"NOTE: {open_run(lawn_run).how_far}.\n" in capsys.readouterr().out
 
 
 def test_at_all_addresses_the_one_of_this_machine_is_printed_with_a_token_that_was_made(lawn_run, capsys):

@@ -54,7 +54,8 @@ class BuildRuntime:
         device: torch.device,
         test_resize: Resize | None = None,
     ) -> None:
-        self.name, self.licence, self.classes, self.device = build.description, "", classes, device
+        self.name, self.licence, self.how_far = build.description, "", ""
+        self.classes, self.device = classes, device
         self.image_size: Size | None = None
         self.test_resize = test_resize
         self.panoptic = PanopticTable() if model.panoptic else None

@@ -142,6 +142,8 @@ def predict(
         inference = with_own_resize(inference, resize, runtime)
         predictor = Predictor(runtime, batch=batch, inference=inference, memory_gb=memory_gb, max_side=max_side)
         console = Console(highlight=False, soft_wrap=True)
+        if runtime.how_far:
+            console.print(f"NOTE: {runtime.how_far}.", markup=False)
         for folder in [path for path in paths if not is_remote(path) and os.path.isdir(path)]:
             where = escape(one_line(str(folder)))
             if videos := sum(is_video(file) for file in folder.iterdir()):

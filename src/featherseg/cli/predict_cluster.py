@@ -54,8 +54,10 @@ def predict_over_cluster(
     settings = with_own_resize(inference, resize, runtime)
     Predictor(runtime, memory_gb=memory_gb, max_side=max_side)  # refuses what every worker would refuse
     digest = model_digest(runtime, run)
-    del runtime
     console = Console(highlight=False, soft_wrap=True)
+    if runtime.how_far:
+        console.print(f"NOTE: {runtime.how_far}.", markup=False)
+    del runtime
     with ray_cluster(cluster, workers, "prediction over a cluster") as there:
         if device == "cuda" and there.gpus < workers:
             raise ConfigError(f"--device cuda: {workers} workers, but the cluster has {there.gpus} GPUs. Give fewer.")

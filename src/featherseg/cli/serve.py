@@ -95,6 +95,8 @@ def print_start(
         objects = ", objects" if model.panoptic else ""
         terms = model.licence or "licence not stated"
         console.print(escape(one_line(f"{model.name}: {len(model.classes)} classes{objects}; {terms}")))
+        if how_far := model.predictor.runtime.how_far:
+            console.print(f"NOTE: {how_far}.", markup=False)
     limits = settings.limits
     console.print(
         f"a request: {limits.bytes / 1e6:g} MB, {limits.pixels / 1e6:g} megapixels, {limits.seconds:g} s; "

@@ -23,14 +23,16 @@ from featherseg.runs import Run, load_run, not_a_run
 class Runtime(Protocol):
     """A model that is ready to run, with all that is needed to use it.
 
-    classes in the order of the logits; mean and std one value a channel, 0..255; align_corners, size_divisor and
-    minimum_size as every model states them; peak_bytes_per_pixel of memory while it runs; image_size, the (H, W)
-    it was trained on, where known; test_resize, what images were brought to fit when it was validated (None: their own
-    size); panoptic, how its centres become objects (None: it knows classes alone); device, where its input should lie.
+    how_far says where its training was stopped ("": it was not, or that is not known); classes in the order of the
+    logits; mean and std one value a channel, 0..255; align_corners, size_divisor and minimum_size as every model states
+    them; peak_bytes_per_pixel of memory while it runs; image_size, the (H, W) it was trained on, where known;
+    test_resize, what images were brought to fit when it was validated (None: their own size); panoptic, how its centres
+    become objects (None: it knows classes alone); device, where its input should lie.
     """
 
     name: str
     licence: str
+    how_far: str
     classes: tuple[ClassInfo, ...]
     channels: int
     mean: tuple[float, ...]
@@ -102,6 +104,7 @@ def open_runtime(run: Run | Runtime | str | Path, device: str = "auto") -> Runti
         run.classes,
         name=run.name,
         licence=run.licence,
+        how_far=run.how_far,
         image_size=run.info.image_size,
         test_resize=run.recipe.data.test_resize,
         panoptic=run.recipe.panoptic,

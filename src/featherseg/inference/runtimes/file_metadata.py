@@ -92,6 +92,7 @@ class FileRuntime(ABC):
     """
 
     own_threads = True
+    how_far = ""
 
     def __init__(self, path: Path, facts: FileFacts) -> None:
         self.name, self.licence, self.masks = path.name, facts.licence, facts.masks

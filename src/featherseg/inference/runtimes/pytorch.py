@@ -30,13 +30,14 @@ class TorchRuntime:
         *,
         name: str = "model",
         licence: str = "",
+        how_far: str = "",
         image_size: Size | None = None,
         test_resize: Resize | None = None,
         panoptic: PanopticTable | None = None,
         device: str | torch.device = "auto",
         precision: Precision = "fp32",
     ) -> None:
-        self.name, self.licence, self.classes = name, licence, tuple(classes)
+        self.name, self.licence, self.how_far, self.classes = name, licence, how_far, tuple(classes)
         self.image_size, self.test_resize = image_size, test_resize
         self.panoptic = (panoptic or PanopticTable()) if model.panoptic else None
         self.device = pick_device(device) if isinstance(device, str) else device
