@@ -82,7 +82,7 @@ for table in json.load(sys.stdin)["tables"]:
     models=${dry:+efficientvit-seg-b0} size=${dry:+64x96} batches="1 8" rounds=${dry:+4}
     for model in ${models:-frm-van-s frm-lite0 cgrseg-t rsp-lite0}; do
         for batch in $batches; do
-            step "$model-$batch" "$python" -m featherseg benchmark "$model" --size "${size:-1024x2048}" --batch "$batch" \
+            step "$model-$batch" "$python" -m featherseg benchmark "$model" --image-size "${size:-1024x2048}" --batch "$batch" \
                 --device $device --rounds "${rounds:-30}" --json && "$python" -c "$rows" <"$said" >>"$table"
         done
     done

@@ -80,7 +80,7 @@ def test_the_data_for_miou_is_the_run_s_own_where_a_split_alone_is_named(lawn_ru
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"size": ["512"]}, r"--size '512': expected HEIGHTxWIDTH in pixels"),
+        ({"size": ["512"]}, r"--image-size '512': expected HEIGHTxWIDTH in pixels"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"baseline": "onnx"}, "unknown baseline 'onnx'"),
         ({"rounds": 1}, "2 starts and 1 rounds: expected at least 2 starts"),

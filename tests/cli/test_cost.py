@@ -93,7 +93,7 @@ def test_a_padded_size_is_said(alone, capsys):
 def test_bad_sizes_are_answered_with_a_sentence(text):
     with pytest.raises(ConfigError, match="expected HEIGHTxWIDTH in pixels") as error:
         cost("frm-lite0", text, 19)
-    assert str(error.value).startswith(f"--size {text!r}: ")
+    assert str(error.value).startswith(f"--image-size {text!r}: ")
 
 
 def test_the_catalogue_lists_every_model(capsys, monkeypatch):

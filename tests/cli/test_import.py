@@ -32,7 +32,7 @@ def imported(file: Path, lawn: Path, out: Path, *more: object):
 
 def test_an_imported_run_is_scored_used_and_reported(file, lawn, tmp_path):
     out = tmp_path / "bought"
-    result = imported(file, lawn, out, "--licence", "MIT", "--size", "64x72")
+    result = imported(file, lawn, out, "--licence", "MIT", "--image-size", "64x72")
     assert result.exit_code == 0, result.exception
     assert "licence: MIT" in result.stdout
     assert json.loads((out / "resolved.json").read_text())["image_size"] == [64, 72]
@@ -53,7 +53,7 @@ def test_an_imported_run_is_scored_used_and_reported(file, lawn, tmp_path):
 def test_a_dataset_toml_does_not_say_how_large_images_are(file, lawn, tmp_path):
     result = imported(file, lawn, tmp_path / "out", "--licence", "MIT")
     assert isinstance(result.exception, ConfigError)
-    assert "set --size HEIGHTxWIDTH" in str(result.exception)
+    assert "set --image-size HEIGHTxWIDTH" in str(result.exception)
 
 
 def test_without_a_terminal_the_licence_must_be_given(file, lawn, tmp_path):
@@ -79,7 +79,7 @@ def test_a_run_is_not_imported_through_a_link(file, lawn, tmp_path, tmp_path_fac
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     for target in (elsewhere, elsewhere / "missing"):
         (tmp_path / "out").symlink_to(target)
-        result = imported(file, lawn, tmp_path / "out", "--licence", "MIT", "--size", "64x72")
+        result = imported(file, lawn, tmp_path / "out", "--licence", "MIT", "--image-size", "64x72")
         assert isinstance(result.exception, RunError)
         (tmp_path / "out").unlink()
     assert not os.listdir(elsewhere)
@@ -88,6 +88,6 @@ def test_a_run_is_not_imported_through_a_link(file, lawn, tmp_path, tmp_path_fac
 def test_keys_without_a_use_steer_no_terminal(lawn, tmp_path):
     state = models.build("frm-lite0", 2).state_dict() | {"loss.a\x1b[2J\nerror: b": torch.zeros(1)}
     torch.save(state, tmp_path / "weights.pth")
-    result = imported(tmp_path / "weights.pth", lawn, tmp_path / "out", "--licence", "MIT", "--size", "64x72")
+    result = imported(tmp_path / "weights.pth", lawn, tmp_path / "out", "--licence", "MIT", "--image-size", "64x72")
     assert result.exit_code == 0
     assert r"not used here: loss.a\x1b[2J\nerror: b" in result.stdout

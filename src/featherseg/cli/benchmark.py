@@ -23,7 +23,9 @@ def benchmark(
     ],
     size: Annotated[
         list[str] | None,
-        typer.Option(metavar="HxW", help="Image size; may be repeated [default: the run's]."),
+        typer.Option(
+            "--image-size", "--size", metavar="HxW", help="Of an image; may be repeated [default: the run's]."
+        ),
     ] = None,
     threads: Annotated[
         list[int] | None, typer.Option(help="Threads of each process; may be repeated [default: all cores].")
@@ -59,7 +61,7 @@ def benchmark(
     counts as a look, as by `evaluate`. --operators tells where ONNX Runtime or OpenVINO spends a pass: of a run in its
     export/model.onnx, exported first if need be.
     """
-    sizes = [parse_size(text, "--size") for text in size or ()]
+    sizes = [parse_size(text, "--image-size") for text in size or ()]
     if rounds is not None and rounds < 1:
         raise ConfigError(f"--rounds {rounds}: expected at least 1.")
     if operators:

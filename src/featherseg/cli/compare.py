@@ -45,7 +45,9 @@ def compare(
     resize: ResizeTo = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="Image size for latency and MACs [default: that of a typical image]."),
+        typer.Option(
+            "--image-size", "--size", metavar="HxW", help="For latency and MACs [default: that of a typical image]."
+        ),
     ] = None,
     max_ms: MaxMs = None,
     max_mib: MaxMib = None,
@@ -62,7 +64,7 @@ def compare(
     inference = asdict(parse_inference(None, scales, tta, resize))
     if resize is None:
         del inference["resize"]  # each model's own
-    at = parse_size(size, "--size") if size else None
+    at = parse_size(size, "--image-size") if size else None
     from featherseg.cli.terminal import Console
     from featherseg.comparison import comparison
     from featherseg.comparison.results import Budgets

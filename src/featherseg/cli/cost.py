@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 def cost(
     model: Annotated[str, typer.Argument(help="A model's name; `featherseg models` lists them.")],
-    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the image, in pixels.")] = "1024x2048",
+    size: Annotated[
+        str, typer.Option("--image-size", "--size", metavar="HxW", help="Height and width of the image, in pixels.")
+    ] = "1024x2048",
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 19,
     as_json: AsJson = False,
 ) -> None:
     """Count a model's parameters, and the multiply-accumulates (MACs) that one image costs it."""
-    height_width = parse_size(size, "--size")
+    height_width = parse_size(size, "--image-size")
     import featherseg
     from featherseg.counting.deeplab import beside_deeplabv3
     from featherseg.counting.published import published

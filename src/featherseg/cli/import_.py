@@ -25,7 +25,9 @@ def import_(
     data_root: DataRoot = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="Size of the images it was trained on [default: the dataset's]."),
+        typer.Option(
+            "--image-size", "--size", metavar="HxW", help="Trained on images of this size [default: the dataset's]."
+        ),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -33,7 +35,7 @@ def import_(
 
     Every key and shape must fit. Nothing in the file is executed; its sha256 and the licence are kept in the run.
     """
-    height_width = parse_size(size, "--size") if size else None
+    height_width = parse_size(size, "--image-size") if size else None
     settings = check_settings(overrides, {"data.name": ("--data", data), "data.root": ("--data-root", data_root)})
     terms = licence if licence is not None else ask_licence()
     from featherseg.training.published_weights import ImportRequest, import_weights

@@ -86,7 +86,7 @@ def import_weights(request: ImportRequest, out: Path, say: Callable[[str], None]
     size = request.size or facts.image_size
     if size is None:
         raise ConfigError(
-            f"{recipe.data.name} does not define the image size that these weights were trained on: set --size "
+            f"{recipe.data.name} does not define the image size that these weights were trained on: set --image-size "
             "HEIGHTxWIDTH."
         )
     model = models.build(recipe.model.name, len(facts.classes), facts.channels, recipe.model.options)
