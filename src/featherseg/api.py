@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from featherseg.core.config import setting_texts
+from featherseg.core.config import setting_texts, with_given
 from featherseg.core.errors import ConfigError, DataError, near_path, require
 from featherseg.core.files import check_folder
 from featherseg.core.notebook import percent, progress_or_bar, reporter_of
@@ -42,7 +42,7 @@ from featherseg.evaluation.scoring import Scores
 from featherseg.inference.folder import DEFAULTS, OutputSettings, write_folder
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
-from featherseg.inference.settings import InferenceSettings, own_settings, with_given
+from featherseg.inference.settings import InferenceSettings, own_settings
 from featherseg.inference.tiling import DEFAULT_GB
 from featherseg.layers.own_model import as_model
 from featherseg.reports.record import check_recordable, record, refuse_as_test, times_scored, told_seen
@@ -192,7 +192,7 @@ def evaluate(
         _refuse_unused({"full": full}, "an exported file is scored on all images")
         chosen, split, note = _named_data(data, split, data_root)
         runtime = open_runtime(str(run), device)
-        settings = with_given(own_settings(runtime), inference)
+        settings = with_given(own_settings(runtime), inference, "inference")
         scores = scoring.evaluate(runtime, chosen, settings, progress=progress)
         return replace(scores, split=split, inference=str(settings), notes=note + _looked_at(settings))
 
@@ -203,7 +203,7 @@ def evaluate(
     chosen, split, selected, trained, notes = _data_of(run, data, split, data_root, full)
     notes += (run.how_far,) if run.unfinished else ()
     runtime = open_runtime(run, device)
-    settings = with_given(own_settings(runtime), inference)
+    settings = with_given(own_settings(runtime), inference, "inference")
     with _threads(run.info.threads):
         scores = scoring.evaluate(runtime, chosen, settings, progress=progress)
         scores = replace(scores, split=split, inference=str(settings), selected=selected, trained_on=trained)
@@ -230,7 +230,7 @@ def predict(
     memory_gb: float = DEFAULT_GB,
     max_side: int | None = None,
     out: str | Path | None = None,
-    settings: OutputSettings = DEFAULTS,
+    settings: OutputSettings | Mapping[str, Any] = DEFAULTS,
     progress: Progress | None = None,
 ) -> Any:
     """Segment images; each `Prediction` holds the mask, and can draw and save it. With `out`, write them into a folder.
@@ -248,7 +248,7 @@ def predict(
         memory_gb: Memory to stay within; larger images are cut into tiles.
         max_side: Shrink longer images to this side for the model, scales on top; masks keep the full size.
         out: The folder to write, also s3://BUCKET/FOLDER: only one result at a time is in the memory.
-        settings: Which files are written of an image, and whether those that are there are replaced.
+        settings: Which files are written of an image, whether those that are there are replaced; or {"masks": True}.
         progress: Of `out`, called with (what is being done, images done, images in all). Default: a bar in a notebook.
 
     Returns:
@@ -273,12 +273,12 @@ def predict(
         run = Predictor(
             runtime,
             batch=batch,
-            inference=with_given(own_settings(runtime), inference),
+            inference=with_given(own_settings(runtime), inference, "inference"),
             memory_gb=memory_gb,
             max_side=max_side,
         )
     if out is not None:
-        return write_folder(run, images, out, settings, progress_or_bar(progress))
+        return write_folder(run, images, out, with_given(DEFAULTS, settings, "settings"), progress_or_bar(progress))
     if isinstance(images, str | Path) and is_remote(images) and not is_image(images):
         images = stored_images(str(images))
     elif isinstance(images, str | Path) and os.path.isdir(images):
@@ -471,7 +471,7 @@ def _trained_on(run: Run, data: SegmentationData, split: str) -> tuple[bool, tup
 def _is_set(inference: InferenceSettings | Mapping[str, Any] | None) -> bool:
     """Whether it asks for anything: for more than whole images, or for a size, be it their own (`--resize off`)."""
     if isinstance(inference, Mapping):
-        return "resize" in inference or with_given(InferenceSettings(), inference) != InferenceSettings()
+        return "resize" in inference or with_given(InferenceSettings(), inference, "inference") != InferenceSettings()
     return inference is not None
 
 

@@ -9,11 +9,12 @@ import torch
 from torch.testing import assert_close
 
 from featherseg import FeathersegError
+from featherseg.core.config import with_given
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import SegOutput
 from featherseg.inference import test_time_augmentation as tta
 from featherseg.inference.masks import predict_mask, predict_masks, probabilities
-from featherseg.inference.settings import InferenceSettings, with_given
+from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.sliding_window import windows
 from featherseg.inference.test_time_augmentation import resize_rows
 from featherseg.kernels import library
@@ -199,19 +200,20 @@ def test_settings_out_of_range_are_refused_by_their_value(values, named):
 
 def test_a_mapping_changes_what_it_names_and_a_slip_gets_a_sentence():
     own = InferenceSettings(resize=(512, 2048))
-    assert with_given(own, None) is own
-    assert with_given(own, {"flip": True, "scales": [0.75, 1]}) == replace(own, flip=True, scales=(0.75, 1.0))
-    assert with_given(own, {"resize": None, "window": (64, 96)}) == InferenceSettings(window=(64, 96))
+    assert with_given(own, None, "inference") is own
+    found = with_given(own, {"flip": True, "scales": [0.75, 1]}, "inference")
+    assert found == replace(own, flip=True, scales=(0.75, 1.0))
+    assert with_given(own, {"resize": None, "window": (64, 96)}, "inference") == InferenceSettings(window=(64, 96))
     for given, said in (
         ({"flp": True}, "inference: unknown key 'flp'. Did you mean 'flip'?"),
         ({"flip": "no"}, "inference: flip = 'no': input should be a valid boolean."),
         ({"scales": 1}, "inference: scales = 1: input should be a valid "),
         ({"window": 64}, "inference: window = 64: input should be a valid "),
         ({"window": (8, 64)}, "window = 8x64: expected at least 32x32"),
-        ("flip", "inference = 'flip': expected a mapping, such as"),
+        ("flip", "inference = 'flip': expected a mapping with some of the keys window, overlap, scales, "),
     ):
         with pytest.raises(ConfigError) as raised:
-            with_given(own, given)
+            with_given(own, given, "inference")
         assert str(raised.value).startswith(said)
 
 

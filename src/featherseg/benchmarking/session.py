@@ -6,7 +6,7 @@ process keeps its luck (addresses, pages, where its threads lie). A variant's la
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from featherseg.benchmarking.results import Benchmark, Plan, Row, Samples, Setti
 from featherseg.benchmarking.roofline import Limits, work_of
 from featherseg.benchmarking.statistics import Speedup, speedup
 from featherseg.benchmarking.variants import BenchmarkModel, Variant, baseline_of, find_models
+from featherseg.core.config import with_given
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import load_average, machine
 from featherseg.core.notebook import progress_or_bar
@@ -37,7 +38,7 @@ from featherseg.runs import Run
 
 def benchmark(
     models: Sequence[str | Path | Run],
-    plan: Plan = Plan(),  # noqa: B008 (frozen)
+    plan: Plan | Mapping[str, Any] = Plan(),  # noqa: B008 (frozen)
     *,
     data: str | None = None,
     data_root: Path | None = None,
@@ -48,7 +49,8 @@ def benchmark(
 
     Args:
         models: Run folders, names of runs, exported files, names of the catalogue (seeded weights).
-        plan: Sizes, batches, threads, device, baseline, repeats; its defaults are those of `featherseg benchmark`.
+        plan: Sizes, batches, threads, device, baseline, repeats, also as a mapping: {"threads": [1, 4]}; its defaults
+            are those of `featherseg benchmark`.
         data, data_root, split: What mIoU is measured on; naming one of them takes the others from the runs.
         progress: Called with (what is being done, steps done, steps in all). Default: a bar in a notebook.
 
@@ -59,6 +61,7 @@ def benchmark(
         RunError, DataNotFound: A run, a file or the data cannot be opened; a baseline cannot be measured.
         ConfigError, UnknownName, DeviceError: The plan cannot be measured here.
     """
+    plan = with_given(Plan(), plan, "plan", but=("models", "labelled"))
     found = find_models([str(model.path) if isinstance(model, Run) else str(model) for model in models])
     if not (data is None and data_root is None and split is None):
         own = [model.run.recipe.data for model in found if model.run]

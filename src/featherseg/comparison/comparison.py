@@ -15,6 +15,7 @@ from featherseg.benchmarking.images import labelled_set
 from featherseg.benchmarking.latency import Latency, time_side_by_side
 from featherseg.comparison.candidates import Candidate, by_model, cautions, open_candidates, seeds_of, trained_unlike
 from featherseg.comparison.results import Budgets, CandidateResult, Comparison, FilePairs, Ranking
+from featherseg.core.config import with_given
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData, Size, as_size
@@ -23,7 +24,7 @@ from featherseg.data import LabelledImages
 from featherseg.data.fingerprint import TEST, groups_of, read_fingerprint
 from featherseg.data.statistics import refuse_unlabelled, typical_size
 from featherseg.evaluation.scoring import Scores, check_classes, evaluate
-from featherseg.inference.settings import InferenceSettings, check_panoptic, own_settings, with_given
+from featherseg.inference.settings import InferenceSettings, check_panoptic, own_settings
 from featherseg.layers.resize import resize_factor, scaled_size
 from featherseg.reports.record import check_recordable, learned_from, log_evaluation, refuse_as_test, times_scored
 from featherseg.runs import DATA, Run, not_a_run
@@ -43,7 +44,7 @@ def compare(
     inference: InferenceSettings | Mapping[str, Any] | None = None,
     size: Size | None = None,
     costs: bool = True,
-    budgets: Budgets = Budgets(),  # noqa: B008 (frozen)
+    budgets: Budgets | Mapping[str, Any] = Budgets(),  # noqa: B008 (frozen)
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Comparison:
@@ -61,7 +62,7 @@ def compare(
         inference: Inference settings, or what differs from how each run was validated: {"flip": True}.
         size: (height, width) that latency and MACs are measured at; default: that of a typical image.
         costs: False leaves latency and memory out.
-        budgets: Latency and memory within which the best model is named.
+        budgets: Latency and memory within which the best model is named, also as a mapping: {"max_ms": 20}.
         device: auto, cpu, cuda, cuda:N or mps.
         progress: Called with (what is being done, steps done, steps in all). Default: a bar in a notebook.
 
@@ -73,6 +74,7 @@ def compare(
         RunError, ExportError, DeviceError: A run or file cannot be opened, timed or written to.
         DataNotFound, DataError: Images or masks are missing or damaged, or no pixel is labelled.
     """
+    budgets = with_given(Budgets(), budgets, "budgets")
     budgets.check(costs)
     progress = progress_or_bar(progress)
     size = None if size is None else as_size("size", size)
@@ -101,7 +103,7 @@ def compare(
     of = f"{images.name} {labelled.split}"
     known = {one.name: read_fingerprint(one.run.path / DATA) for one in candidates if one.run}
     doubts = [f"{name}: {told}" for name, row in known.items() if row for told in row.doubts(images, of)]
-    settings = {one.path: with_given(own_settings(one.runtime), inference) for one in candidates}
+    settings = {one.path: with_given(own_settings(one.runtime), inference, "inference") for one in candidates}
     for one in candidates:
         if one.runtime.panoptic and images[0].instances is not None:
             check_panoptic(settings[one.path])

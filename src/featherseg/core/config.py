@@ -4,16 +4,19 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from featherseg.core.errors import ConfigError, did_you_mean
 from featherseg.core.files import read_bounded
 
 T = TypeVar("T", bound="Config")
+Settings = TypeVar("Settings", bound=Any)
+"""A dataclass of what may be set, with a default for each field."""
 
 MOST_STEPS = 10_000_000
 """Of a training, and of whatever else a recipe counts, at most."""
@@ -97,6 +100,28 @@ def parse(cls: type[T], values: dict[str, Any], where: str) -> T:
         deepest = [path for path in slips if not any(path != p and path == p[: len(path)] for p in slips)]
         messages = [_message(cls, path, slips[path]) for path in deepest]
         raise ConfigError("\n".join(f"{where}: {s}" for s in messages)) from None
+
+
+def with_given(
+    own: Settings, given: Settings | Mapping[str, Any] | None, name: str, but: tuple[str, ...] = ()
+) -> Settings:
+    """`given`; of a mapping, {"flip": True}, what it leaves out is as in `own`. `name` is what it is passed as.
+
+    but: fields that a mapping cannot have. Raises ConfigError for an unknown key, and for a value of another kind or
+    out of range.
+    """
+    kind = type(own)
+    if given is None or isinstance(given, kind):
+        return given or own
+    hints = get_type_hints(kind)
+    keys: dict[str, Any] = {key: (hint, getattr(own, key)) for key, hint in hints.items() if key not in but}
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f"{name} = {given!r}: expected a mapping with some of the keys {', '.join(keys)}, or {kind.__name__}."
+        )
+    table: type[Config] = create_model(kind.__name__, __base__=Config, **keys)
+    found = parse(table, {str(key): value for key, value in given.items()}, name)
+    return replace(own, **{key: getattr(found, key) for key in found.model_fields_set})
 
 
 def _path_of(problem: Any, values: Any) -> tuple[str, ...]:

@@ -11,11 +11,13 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory, gettempdir
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from featherseg.core.config import with_given
 from featherseg.core.errors import ConfigError, DataError, ExportError, FeathersegError, require, unknown
 from featherseg.core.files import check_writable, refuse_links, remove_tree, temporary_path, write_together
 from featherseg.core.notebook import progress_or_bar
@@ -84,7 +86,7 @@ def export(
     format: str = "onnx",
     path: str | Path | None = None,
     classes: Sequence[ClassInfo] | None = None,
-    settings: ExportSettings = DEFAULTS,
+    settings: ExportSettings | Mapping[str, Any] = DEFAULTS,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Write a run's model, or a bare one, as a file, after it was found to give the model's logits.
@@ -95,6 +97,7 @@ def export(
         path: a folder, or the file's name; RUN/export by default, export/ for a run that comes with the package. A
             file that was there is replaced only when parity holds; of a file in its run, RUN/parity.json gets a row.
         classes: of a bare model, by default class_0, class_1, ...; a run has its own.
+        settings: ExportSettings, or a mapping of what differs from its defaults, {"masks": True}.
 
     Raises:
         UnknownName: for the format.
@@ -108,7 +111,8 @@ def export(
         model_or_run = load_run(model_or_run)
     elif isinstance(model_or_run, nn.Module):
         model_or_run = as_model(model_or_run)
-    reports, errors = export_formats(model_or_run, [format], path, classes, settings, progress)
+    given = with_given(DEFAULTS, settings, "settings")
+    reports, errors = export_formats(model_or_run, [format], path, classes, given, progress)
     if errors:
         raise errors[0]
     return reports[0]

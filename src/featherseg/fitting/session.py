@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from featherseg.core.config import setting_texts
+from featherseg.core.config import setting_texts, with_given
 from featherseg.core.errors import ConfigError, FeathersegError, RunError, TrainingError
 from featherseg.core.files import FIT, PLAN, check_folder, load_json, locked, refuse_links, write_json
 from featherseg.core.machine import command_began
@@ -113,7 +113,7 @@ def fit(
     image_size: Size | None = None,
     latency: str | Path | None = None,
     resume: bool = False,
-    settings: FitSettings = DEFAULTS,
+    settings: FitSettings | Mapping[str, Any] = DEFAULTS,
     progress: Progress | Reporter | None = None,
 ) -> FitResult:
     """Find, train, export and verify the most accurate model that is fast enough on this device.
@@ -133,7 +133,8 @@ def fit(
             there: the choice is by what that device takes.
         resume: Go on with what is in `out`, as it was begun; nothing else need be given, and what is given must be as
             it was. Where there is nothing yet, it is begun.
-        settings: Percentile, memory, data root, training device, a plan to carry out again.
+        settings: Percentile, memory, data root, training device, a plan to carry out again: FitSettings, or a mapping
+            of what differs from its defaults, {"percentile": 95}.
         progress: As of `featherseg.train`.
 
     Returns:
@@ -151,6 +152,7 @@ def fit(
         if not isinstance(value, float | int | None):
             raise ConfigError(f"{name} = {value!r}: expected a number, such as 20 or 0.5.")
     image_size = None if image_size is None else as_size("image_size", image_size)
+    settings = with_given(DEFAULTS, settings, "settings")
 
     # Whether there is a fit to go on with, or room for a new one
     there = (out / PLAN).is_file()

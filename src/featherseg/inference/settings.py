@@ -1,10 +1,7 @@
 """How a model is run on an image: whole or window by window, resized, mirrored, at several scales."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-from featherseg.core.config import Config, parse
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Resize, Size
 from featherseg.core.wording import size_text
@@ -59,29 +56,6 @@ class InferenceSettings:
 def own_settings(runtime: Runtime) -> InferenceSettings:
     """The settings unless others are asked for: whole, once, at the size that the model was validated at."""
     return InferenceSettings(resize=runtime.test_resize)
-
-
-class _Given(Config):
-    """What a mapping may hold in place of InferenceSettings."""
-
-    window: tuple[int, int] | None = None
-    overlap: float = 0.25
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-    resize: tuple[int, int] | None = None
-
-
-def with_given(own: InferenceSettings, given: InferenceSettings | Mapping[str, Any] | None) -> InferenceSettings:
-    """`given`; of a mapping, {"flip": True}, what it leaves out is as in `own`.
-
-    Raises ConfigError for an unknown key, and for a value of another kind or out of range.
-    """
-    if given is None or isinstance(given, InferenceSettings):
-        return given or own
-    if not isinstance(given, Mapping):
-        raise ConfigError(f'inference = {given!r}: expected a mapping, such as {{"flip": True}}, or InferenceSettings.')
-    found = parse(_Given, {str(key): value for key, value in given.items()}, "inference")
-    return replace(own, **{key: getattr(found, key) for key in found.model_fields_set})
 
 
 def check_panoptic(inference: InferenceSettings) -> None:
