@@ -65,6 +65,35 @@ def test_a_signal_leaves_a_checkpoint_in_the_run_and_none_beside_it(tmp_path, mo
 
 
 @pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("step", [2, 4])
+def test_ctrl_c_during_a_validation_stops_behind_it_and_says_so(tmp_path, step):
+    class Interrupted(Silent):
+        shown: list[str] = []
+
+        def step(self, step, steps, record):
+            super().step(step, steps, record)
+            self.last = step
+
+        def progress(self, doing, done, total):
+            if getattr(self, "last", 0) == step - 1:
+                self.shown.append(doing)
+                if len(self.shown) == 1:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+    settings, reporter = ("train.epochs=2", "train.validate_every=1"), Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "run", *settings, reporter=reporter)
+    assert reporter.shown[1].startswith("stopping behind this validation")
+    assert any(f"stopped at step {step}. Continue with" in text for text in reporter.messages)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    kept = read_lines(metrics)
+    train(Request(None), tmp_path / "run", Silent(), resume=True)
+    trained(tmp_path / "whole", *settings)
+    assert [row for row in read_lines(metrics) if "step" in row] == read_lines(tmp_path / "whole" / "metrics.jsonl")
+    assert read_lines(metrics)[:step] == kept
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_stops_at_once_and_says_from_which_step_the_run_goes_on(tmp_path):
     class Interrupted(Silent):
         def step(self, step, steps, record):

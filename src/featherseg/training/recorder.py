@@ -116,6 +116,7 @@ class Recorder(Checkpoint):
             pl_module.check_finite(step)
         if validate:
             record |= trainer.strategy.broadcast(self._validate(pl_module) if trainer.is_global_zero else {})
+            stop = trainer.strategy.broadcast(stop or self.stop_asked)  # while the images were scored
             self._judge(record, last)
             trainer.should_stop = trainer.should_stop or self.finished
         if trainer.is_global_zero:
@@ -159,7 +160,7 @@ class Recorder(Checkpoint):
         runtime = TorchRuntime(
             model, self.run.classes, test_resize=recipe.data.test_resize, panoptic=recipe.panoptic, device=device
         )
-        progress, record = self.reporter.progress, dict[str, Any]()
+        progress, record = self._show_scoring, dict[str, Any]()
         if weights and recipe.loss.undo_class_weights == "auto":
             found, counts = score_shares(runtime, self.val, weights, self.undone, progress)
             better = best_share(counts, clusters_of(self.val.keys, groups_of(self.val)))
@@ -175,6 +176,10 @@ class Recorder(Checkpoint):
             "val_iou": [number(value) for value in found.iou()],
         }
         return state, record, better
+
+    def _show_scoring(self, doing: str, done: int, total: int | None) -> None:
+        waits = "stopping behind this validation, or at once by another Ctrl-C: " if self.stop_asked else ""
+        self.reporter.progress(f"{waits}{doing}", done, total)
 
     def _judge(self, record: dict[str, Any], last: bool) -> None:
         """Is it the best so far, and is the run over? The same on every rank."""
