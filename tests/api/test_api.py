@@ -317,7 +317,7 @@ def test_an_option_without_effect_is_refused(trained, tmp_path):
         (lambda _: featherseg.fit("shapes", 20, out="no", settings={"percentil": 95}), "Did you mean 'percentile'"),
         (lambda _: featherseg.fit("shapes", 20, out="no", settings={"percentile": 90}), "percentile = 90: expected 50"),
         (lambda model: featherseg.export(model, settings={"score": True}), "a model without a run"),
-        (lambda model: featherseg.export(model, settings={"max_drop": 101}), "max.drop = 101"),
+        (lambda model: featherseg.export(model, settings={"max_drop": 101}), "max_drop = 101"),
         (lambda _: featherseg.compare(["a", "b"], budgets={"max_ms": -1}), "--max-ms -1: expected a number above 0"),
         (lambda _: featherseg.benchmark(["frm-lite0"], {"starts": 0}), "starts"),
         (lambda _: featherseg.benchmark(["frm-lite0"], {"labelled": None}), "plan: unknown key 'labelled'"),

@@ -69,7 +69,7 @@ class ExportSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop <= 100:
-            raise ConfigError(f"max-drop = {self.max_drop}: expected points of mIoU, from 0 to 100.")
+            raise ConfigError(f"max_drop = {self.max_drop}: expected points of mIoU, from 0 to 100.")
         if self.calibration < 1:
             raise ConfigError(f"calibration = {self.calibration}: expected at least one image.")
         if self.seed < 0:
