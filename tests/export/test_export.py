@@ -268,7 +268,7 @@ def test_a_place_that_takes_no_file_is_refused_before_the_export(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "named"), [({"max_drop": -1}, "max-drop"), ({"calibration": 0}, "calibration"), ({"seed": -1}, "seed")]
+    ("values", "named"), [({"max_drop": -1}, "max_drop"), ({"calibration": 0}, "calibration"), ({"seed": -1}, "seed")]
 )
 def test_options_out_of_range_are_refused(values, named):
     with pytest.raises(ConfigError, match=named):
