@@ -258,9 +258,9 @@ def predict(
     Raises:
         RunError, ExportError, DeviceError: The model cannot be used.
         DataError, DataNotFound: An image is missing or cannot be read.
-        ConfigError: A value is out of range or has no effect, an image does not fit into `memory_gb`, or files are in
-            the way.
+        ConfigError: A value is out of range or without effect, an image does not fit in `memory_gb`, a file is in the way.
     """
+    settings = with_given(DEFAULTS, settings, "settings")
     if out is None:
         given = {"settings": settings != DEFAULTS, "progress": progress is not None}
         _refuse_unused(given, "without out nothing is written")
@@ -278,7 +278,7 @@ def predict(
             max_side=max_side,
         )
     if out is not None:
-        return write_folder(run, images, out, with_given(DEFAULTS, settings, "settings"), progress_or_bar(progress))
+        return write_folder(run, images, out, settings, progress_or_bar(progress))
     if isinstance(images, str | Path) and is_remote(images) and not is_image(images):
         images = stored_images(str(images))
     elif isinstance(images, str | Path) and os.path.isdir(images):
