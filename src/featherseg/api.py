@@ -258,7 +258,7 @@ def predict(
     Raises:
         RunError, ExportError, DeviceError: The model cannot be used.
         DataError, DataNotFound: An image is missing or cannot be read.
-        ConfigError: A value is out of range or without effect, an image does not fit in `memory_gb`, a file is in the way.
+        ConfigError: A value is out of range or without effect, an image needs more than `memory_gb`, files are there.
     """
     settings = with_given(DEFAULTS, settings, "settings")
     if out is None:
