@@ -77,24 +77,17 @@ def measured(monkeypatch, speed, max_ms, hours=100.0, pace=1.0, broken=(), wrong
     return found, truth
 
 
-@pytest.mark.parametrize("max_ms", [3.0, 10.0, 40.0, 1000.0])
-def test_those_that_would_be_compared_are_timed(monkeypatch, max_ms):
+@pytest.mark.parametrize("power", [1.0, 0.0])  # of small images most is not multiplied
+@pytest.mark.parametrize("max_ms", [3.0, 7.0, 10.0, 40.0, 1000.0])
+def test_those_that_would_be_compared_are_timed(monkeypatch, max_ms, power):
     choice = offers((100, 100))
-    found, truth = measured(monkeypatch, 2.0 / (choice[0].macs * 1e4), max_ms)
+    found, truth = measured(monkeypatch, 2.0 / (choice[0].macs * 1e4), max_ms, power=power)
     kept = {t.name for t in found if t.keeps(max_ms, 50, None)}
     best = in_line([one for one in choice if truth[one.name] <= (1 - SPARE) * max_ms], (100, 100))[:MOST]
     assert kept >= {one.name for one in best}
-    assert len(found) <= MOST + 2
+    assert len(found) <= MOST + 5
     if max_ms == 1000:
         assert {t.scale for t in found} == {1.0, 1.5}
-
-
-def test_one_that_is_expected_near_the_limit_is_timed(monkeypatch):
-    # From 3/4 of its scale the largest is expected to take 4 % more than it does, 93 % of the limit
-    largest = offers((100, 100))[-1].model
-    speed = 1.0 / next(offer.macs * 1e4 for offer in offers((100, 100)) if offer.name == f"{largest} at 1")
-    found, _ = measured(monkeypatch, speed, 1 / 0.896, power=0.86)
-    assert f"{largest} at 1" in {t.name for t in found if t.keeps(1 / 0.896, 50, None)}
 
 
 def test_with_little_time_the_best_guess_within_the_limit_is_timed(monkeypatch):
@@ -114,7 +107,8 @@ def test_none_is_timed_beside_a_best_guess_that_trains_alone(monkeypatch):
     found, truth = measured(monkeypatch, speed, 10.0, wrong=0.1, alone=names)
     within = [one for one in choice if truth[one.name] <= (1 - SPARE) * 10.0]
     assert not found[0].keeps(10.0, 50, None)
-    assert found[-1].name == in_line(within, (100, 100))[0].name
+    kept = [t for t in found if t.keeps(10.0, 50, None)]
+    assert in_line(kept, (100, 100))[0].name == in_line(within, (100, 100))[0].name
 
 
 def test_one_that_cannot_be_timed_is_left_out_and_the_others_go_on(monkeypatch):
