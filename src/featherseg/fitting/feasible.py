@@ -27,7 +27,7 @@ GUESSES = 2
 
 GROWTH = 0.5
 """By which power of the multiply-accumulates larger images are expected to take longer: of small ones much else takes
-the time (0.4 on NEU-Seg's 200x200, docs/log.md). A guess too low costs a timing, one too high the candidate."""
+the time (0.5 on NEU-Seg's 200x200, docs/log.md). A guess too low costs a timing, one too high the candidate."""
 
 
 def time_offers(
@@ -52,11 +52,12 @@ def time_offers(
     timings, failed, left = list[Timing](), list[ExportError | RunError](), list(choice)
     while left:
         kept = {t.name: t for t in timings if t.keeps(*config.limits)}
-        expected = {offer.name: macs[offer.name] * guess for offer in left}
-        for offer in left if timings else ():
+        expected = dict[str, float]()
+        for offer in left:
             known = [t for t in timings if t.model == offer.model] or timings
             times = [(macs[offer.name] / macs[t.name], t.latency(config.percentile)) for t in known]
-            expected[offer.name] = median(ms * more ** (GROWTH if more > 1 else 1) for more, ms in times)
+            scaled = [ms * more ** (GROWTH if more > 1 else 1) for more, ms in times]
+            expected[offer.name] = median(scaled or [macs[offer.name] * guess])
         below = kept.keys() | {name for name, ms in expected.items() if ms <= config.max_ms}
         line = in_line([offer for offer in choice if offer.name in below], size)
         wanted = [offer for offer in line[:MOST] if offer in left]
