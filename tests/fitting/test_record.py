@@ -9,7 +9,7 @@ from fit_plans import FAST, SLOW, facts, made, write_yard
 from small_run import small_info
 
 import featherseg
-from featherseg.core.errors import ConfigError, FeathersegError, RunError
+from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, RunError
 from featherseg.data import open_dataset
 from featherseg.fitting import session
 from featherseg.fitting.parts import find_parts
@@ -122,6 +122,11 @@ def test_a_plan_that_cannot_be_is_refused(tmp_path, key, value):
     file.write_text(json.dumps(content))
     with pytest.raises(FeathersegError, match=r"no plan that can be|that fit chooses from"):
         read_plan(file)
+
+
+def test_a_plan_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(DataNotFound, match=r"none\.json does not exist\. Expected the plan\.json of a fit"):
+        read_plan(tmp_path / "none.json")
 
 
 def test_the_key_that_a_plan_lacks_is_named(tmp_path):

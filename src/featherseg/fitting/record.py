@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, model_validator
 
 from featherseg.core.config import MOST_STEPS, Config, parse
-from featherseg.core.errors import ConfigError, unknown
+from featherseg.core.errors import ConfigError, DataNotFound, unknown
 from featherseg.core.files import PLAN, load_json, write_json
 from featherseg.core.types import Size
 from featherseg.core.wording import one_line, size_text
@@ -263,9 +263,14 @@ class _PlanFile(Config):
 
 
 def read_plan(path: Path) -> Made:
-    """A plan.json, ours or another's. Raises ConfigError for one that cannot be, UnknownName for a model or format."""
+    """A plan.json, ours or another's.
+
+    Raises DataNotFound where there is none, ConfigError for one that cannot be, UnknownName for a model or format.
+    """
     try:
         found = parse(_PlanFile, load_json(path), PLAN)
+    except FileNotFoundError:
+        raise DataNotFound(f"{path} does not exist. Expected the {PLAN} of a fit.") from None
     except (OSError, ValueError, ConfigError) as error:
         wrong = one_line(str(error).splitlines()[0].removeprefix(f"{PLAN}: ")).rstrip(".")
         raise ConfigError(
