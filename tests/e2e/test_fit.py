@@ -18,7 +18,7 @@ from small_training import Silent
 
 import featherseg
 from featherseg.core.errors import ConfigError, ExportError, RunError
-from featherseg.fitting import delivery, session
+from featherseg.fitting import delivery, session, watch
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +34,12 @@ def yard(tmp_path_factory):
 def command(yard, out, *words, resume=False):
     begin = ["--resume"] if resume else ["--data", str(yard), "--max-ms", "1000", "--hours", "1", *words]
     return [sys.executable, "-m", "featherseg", "fit", *begin, "--out", str(out)]
+
+
+def take(patch, ms):
+    """Files take so long, by the scale of their images, whenever they are timed."""
+    for module in (delivery, watch):
+        patch.setattr(module, "time_file", lambda file, image, name: timing(*name[:2], ms(name[1])))
 
 
 def weights(out):
@@ -129,13 +135,13 @@ def test_a_file_over_the_limit_is_not_delivered(yard, tmp_path, monkeypatch):
     plan = made(yard, given=True, rungs=(), final=(2, 1), max_ms=20.0)
     one = replace(plan.plan, candidates=(FAST,), final={FAST.name: (2, 1)})
     replace(plan, plan=one).write(tmp_path)
-    monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 20.5))
+    take(monkeypatch, lambda scale: 20.5)
     settings = session.FitSettings(plan=tmp_path / "plan.json")
     with pytest.raises(featherseg.FeathersegError, match=r"took 20\.5 ms .* over the limit of 20 ms"):
         featherseg.fit(yard, 20, out=tmp_path / "out", settings=settings)
     assert not (tmp_path / "out" / "fit.json").exists()
     assert not list((tmp_path / "out" / "export").glob("*.onnx"))
-    monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 19.5))
+    take(monkeypatch, lambda scale: 19.5)
 
     # Its folder, in which the splits are that were made for it, may be moved, then and in the end
     (tmp_path / "out").rename(tmp_path / "moved")
@@ -153,7 +159,7 @@ def test_what_was_delivered_stays_where_more_hours_deliver_nothing(tmp_path, mon
     plan = replace(made(yard, rungs=(), final=(2, 1), max_ms=20.0, hours=0.009), ending=10.0)
     one = replace(plan.plan, candidates=(FAST,), final={FAST.name: (2, 1)})
     replace(plan, plan=one, given=True).write(out)
-    monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 19.5))
+    take(monkeypatch, lambda scale: 19.5)
     featherseg.fit(out=out, resume=True)
     record = json.loads((out / "parity.json").read_text())["onnx"]
     assert Path(record["path"]) == out / "export" / "model.onnx"
@@ -170,7 +176,7 @@ def test_what_was_delivered_stays_where_more_hours_deliver_nothing(tmp_path, mon
         with pytest.raises(RunError, match=r"its run is .*-to-\d+, but there is no file: int8 lost"):
             featherseg.fit(out=out, resume=True, hours=0.01, progress=(said := Silent()))
     with monkeypatch.context() as patch:
-        patch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 20.5))
+        take(patch, lambda scale: 20.5)
         with pytest.raises(RunError, match=r"20\.5 ms .* its run is .*-to-\d+"):
             featherseg.fit(out=out, resume=True)
     assert f"{out} stays as it was delivered before" in said.messages
@@ -187,7 +193,7 @@ def test_one_that_is_too_slow_after_its_training_is_delivered_for_smaller_images
     plan = replace(made(yard, given=True, rungs=(), final=(2, 1), image_size=(96, 144)), image_size=(96, 144))
     one = replace(plan.plan, candidates=(FAST,), final={FAST.name: (2, 1)})
     replace(plan, plan=one).write(tmp_path)
-    monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 23.0 * name[1] ** 2))
+    take(monkeypatch, lambda scale: 23.0 * scale**2)
     out, settings = tmp_path / "out", session.FitSettings(plan=tmp_path / "plan.json")
     found = featherseg.fit(yard, 20, out=out, settings=settings)
     chosen = found.facts["chosen"]

@@ -24,6 +24,7 @@ from featherseg.fitting.delivery import Undelivered, deliver
 from featherseg.fitting.record import Final
 from featherseg.fitting.results import summary
 from featherseg.fitting.trials import final_folder
+from featherseg.fitting.watch import Watch
 from featherseg.runs import save_weights, write_info
 
 SPLITS = "train = 0.6\nval = 0.2\ntest = 0.2"
@@ -56,9 +57,11 @@ def delivered(tmp_path, monkeypatch):
     monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 6.0))
     plan = replace(made(yard), finals=(Final(FAST.name, 1.0, 10, 2),))
 
-    def go_on(plan=plan):
+    def go_on(plan=plan, watched=()):
         Fingerprint.of({name: open_dataset(str(yard), name) for name in ("train", "val")}).save(final / "data.json")
-        return deliver(plan, FAST, final, {FAST.name: 0.5}, out, 0.0, said), out, said.messages
+        watch = Watch(plan, FAST, 0.0, tmp_path / "aside", said)
+        watch.timings = list(watched)
+        return deliver(plan, FAST, final, {FAST.name: 0.5}, watch, out, 0.0), out, said.messages
 
     said, go_on.yard, go_on.out, go_on.test, go_on.plan = Silent(), yard.parent, out, test, plan
     return go_on
@@ -162,3 +165,35 @@ def test_a_file_that_cannot_be_timed_gives_way_to_the_next(delivered, monkeypatc
         delivered()
     assert (error.value.reason, error.value.over_ms) == ("its file could not be timed", None)
     assert not (delivered.out / "trials" / "draft").exists()
+
+
+def test_what_its_file_took_while_it_trained_counts_as_well(delivered):
+    found, _, _ = delivered(watched=[timing(FAST.model, p50=ms) for ms in (7.0, 19.5)])
+    chosen = found.facts["chosen"]
+    assert chosen["timings_ms"] == [5.0, 7.0, 19.5, 6.0, 6.0, 6.0]
+    assert chosen["latency_ms"]["p50"] == 19.5
+
+
+def test_one_that_was_over_the_limit_while_it_trained_is_not_even_exported(delivered, monkeypatch):
+    monkeypatch.delattr(delivery, "export")
+    with pytest.raises(Undelivered, match=r"took 20\.5 ms .* over the limit of 20 ms") as error:
+        delivered(watched=[timing(FAST.model, p50=ms) for ms in (7.0, 20.5, 6.0)])
+    assert error.value.over_ms == 20.5
+
+
+@pytest.mark.parametrize(("slowest", "over_ms"), [(24.0, None), (28.0, 21.0)])
+def test_for_smaller_images_it_must_keep_the_limit_when_the_machine_is_slow(delivered, monkeypatch, slowest, over_ms):
+    monkeypatch.setattr(delivery, "_score_val", lambda *asked: 0.4)
+    monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 6.0))
+    monkeypatch.setattr(Watch, "time", lambda self: timing(FAST.model, p50=8.0))
+    plan = replace(delivered.plan, shrunk={FAST.name: 0.8})
+    watched = [timing(FAST.model, p50=ms) for ms in (8.0, slowest)]
+    if over_ms is None:
+        found, _, said = delivered(plan, watched)
+        assert found.facts["chosen"]["timings_ms"] == [6.0] * 3
+        assert found.facts["chosen"]["latency_ms"]["p50"] == 6.0
+        assert f"{FAST.model} at 0.8: about 18.0 ms when this machine is as slow as it was at times" in said
+    else:
+        with pytest.raises(Undelivered) as error:
+            delivered(plan, watched)
+        assert error.value.over_ms == pytest.approx(over_ms)

@@ -164,6 +164,12 @@ def test_a_resumed_part_is_counted_by_the_steps_that_it_took(tmp_path, monkeypat
     (segment.folder / "resolved.json").touch()
     now = [0.0]
 
+    class Timing(Silent):
+        """Takes twenty seconds beside the seventh step, in which its file is timed."""
+
+        def step(self, step, *given):
+            now[0] += 20 if step == 7 else 0
+
     def train(request, out, reporter, *, resume):
         now[0] += 100  # all images are looked at
         for step in range(5, 11):  # killed behind step 9; its checkpoint was of step 4
@@ -175,11 +181,11 @@ def test_a_resumed_part_is_counted_by_the_steps_that_it_took(tmp_path, monkeypat
     monkeypatch.setattr(trials, "score_at", lambda folder, steps: None)
     monkeypatch.setattr(trials, "_last_step", lambda folder: 9)
     monkeypatch.setattr(trials, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    trials._carry_out(segment, Silent())
+    trials._carry_out(segment, Timing())
     assert trials.progress_of(segment.folder) == (9, 1.0)
     assert trials.progress_of(segment.folder, above=torch.get_num_threads() - 1) == (9, 1.0)
     assert trials.progress_of(segment.folder, above=torch.get_num_threads()) == (9, 0.0)
-    assert trials.seconds_of(segment.folder) == 136.0
+    assert trials.seconds_of(segment.folder) == 156.0
 
     # Of one step nothing is known; of a row of an older version all that it took
     append_line(segment.folder / "seconds.jsonl", {"steps": 1, "stepping": 0.0, "seconds": 50.0})

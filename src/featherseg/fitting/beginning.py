@@ -32,12 +32,13 @@ from featherseg.fitting.candidates import (
 )
 from featherseg.fitting.delivery import AGAIN
 from featherseg.fitting.elsewhere import timings_of
-from featherseg.fitting.feasible import TIMING, image_of, no_candidate, time_offers
+from featherseg.fitting.feasible import TIMING, calibration_of, image_of, no_candidate, time_offers
 from featherseg.fitting.latency import Timing, here, require_format, time_candidate
 from featherseg.fitting.parts import find_parts, look_at, refuse_copies
 from featherseg.fitting.plan import Candidate, make_plan, rung_sizes
 from featherseg.fitting.record import FitConfig, Made, Parts
 from featherseg.fitting.trials import Workers, found_by
+from featherseg.fitting.watch import A_TIMING, watching_seconds
 from featherseg.layers.model import SegmentationModel
 from featherseg.recipe import Recipe
 from featherseg.training import Request
@@ -68,15 +69,12 @@ VALIDATING, LEAST_SCORED = 0.03, 20
 STARTING, AN_IMAGE = 3.0, 0.0075
 """Seconds before the first step of a training, and of one that goes on; for the former also so many an image."""
 
-EXPORTING, ONCE_AGAIN = 30.0, 6.0
-"""Seconds that the export of the last one takes at least, and one of its timings."""
+EXPORTING = 30.0
+"""Seconds that the export of the last one takes at least."""
 
 KEPT_BACK = 0.05
 """The share of the time that nothing is planned for: steps that get slower, a second delivery at a smaller scale. With
 0.02 two fits of half an hour took 3 and 6 % more than that (docs/log.md)."""
-
-CALIBRATION = 8
-"""Training images that a quantised candidate is calibrated with to be timed."""
 
 
 def begin(
@@ -135,7 +133,7 @@ def begin(
             f"timing up to {len(choice)} candidates as {config.format} on {device}, {counted(threads, 'thread')}, "
             f"images of {size_text(image_size)}"
         )
-        calibration = [image_of(train, image_size, i / CALIBRATION) for i in range(CALIBRATION)]
+        calibration = calibration_of(train, image_size)
 
         def measure(offer: Offer) -> Timing:
             resize = resize_of(offer.scale, image_size, whole=config.image_size is None)
@@ -183,8 +181,8 @@ def begin(
             recipe, (_, seen), model = _opened(timed[0], replace(config, device="cpu"), parts, image_size, size)
             by_cpu = time_validation(model, recipe, seen)[1]
         scoring += by_cpu * (3 * len(val) + tested)
-    ending = max(EXPORTING, 2 * an_export) + AGAIN * ONCE_AGAIN + 1.5 * scoring
-    ending += KEPT_BACK * 3600 * config.hours
+    ending = max(EXPORTING, 2 * an_export) + AGAIN * A_TIMING + 1.5 * scoring
+    ending += KEPT_BACK * 3600 * config.hours + (watching_seconds(config.hours) if measured is None else 0)
     few = max(LEAST_SCORED, int(VALIDATING * 3600 * config.hours / each))
     if few < len(val):
         parts = replace(parts, val_size=few)
@@ -195,7 +193,7 @@ def begin(
     turns = [math.ceil(number / workers.at_once) for number in rung_sizes(len(timed))]
     beside = (2 + sum(turns)) * validating + (turns or [1])[0] * opening
     left = ends - time.monotonic()
-    delivering = 2 * an_export + AGAIN * min(ONCE_AGAIN, an_export) + scoring  # as `ending`, with nothing to spare
+    delivering = 2 * an_export + AGAIN * min(A_TIMING, an_export) + scoring  # as `ending`, with nothing to spare
     needed = delivering + 2 * validating + opening + timed[0].step_seconds
     if needed > left:
         least = config.hours + (needed - left) / (1 - TIMING - KEPT_BACK) / 3600  # of which these are shares

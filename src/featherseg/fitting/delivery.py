@@ -29,6 +29,7 @@ from featherseg.fitting.plan import SPARE, Candidate, name_of
 from featherseg.fitting.record import FitConfig, Made
 from featherseg.fitting.results import DROPPED, NEAR, OVER, SLOW, UNDELIVERED, FitResult
 from featherseg.fitting.trials import TRIALS, copy_run, failure_at, final_folder, score_at, seconds_of, trial_folder
+from featherseg.fitting.watch import Watch
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.card import write_card
@@ -64,14 +65,20 @@ def deliver(
     winner: Candidate,
     final: Path,
     scores: dict[str, float],
+    watch: Watch,
     out: Path,
     began: float,
-    reporter: Reporter,
 ) -> FitResult:
     """The run folder, its exported file, timed again, the score on images that nothing was chosen by, the page.
 
-    Raises Undelivered where there is no file, or it is over the limit; what was delivered before then stays.
+    watch: through which it is reported; what the file took in its training counts as well. Raises Undelivered where
+    there is no file, or it is over the limit; what was delivered before then stays.
     """
+    # Who was over the limit while it trained needs no file
+    shrunk = winner.name in made.shrunk
+    if watch.timings and not shrunk:
+        worst(winner.name, watch.timings, made.config, final, out)
+
     # A draft of the run folder, by which report and card tell that val chose the model
     last = made.final(winner)
     assert last is not None
@@ -80,19 +87,19 @@ def deliver(
     copy_run(final, draft, but=(TRACKERS,))  # OUT has its own, of the run under which the trials stand
     config, parts, scale, miou_val = made.config, made.parts, winner.scale, score_at(final, steps)
     root, info = None if parts.root is None else Path(parts.root), dict[str, Any](fitted=True)
-    if winner.name in made.shrunk:
+    if shrunk:
         scale = made.shrunk[winner.name]
         resize, recipe = _resize(made, scale), open_run(draft).recipe
         data = recipe.data.model_copy(update={"test_resize": resize})
         info |= {"recipe": recipe.model_copy(update={"data": data})}
-        miou_val = _score_val(made, final, resize, reporter)
+        miou_val = _score_val(made, final, resize, watch)
     write_info(draft, open_run(draft).info.model_copy(update=info))
 
     # The file
     int8 = EXPORTERS[config.format].quantised  # which alone looks at images
     own = ExportSettings(data_root=root if int8 else None, image_size=made.image_size)
     try:
-        report = export(open_run(draft), config.format, settings=own, progress=reporter.progress)
+        report = export(open_run(draft), config.format, settings=own, progress=watch.progress)
     except ExportError as error:
         remove_tree(draft)
         text = f"{winner.name} is trained, and its run is {final}, but there is no file: {error}"
@@ -106,24 +113,34 @@ def deliver(
     if made.elsewhere:
         if config.format in RUNTIMES:
             bundle = bundle_chosen(draft / BUNDLE, open_run(draft), scale, config.format, image, made.threads)
-            reporter.message(
+            watch.message(
                 f"unpack {out / BUNDLE} on {made.device}, run there: python measure.py --threads {made.threads}; then "
                 f"here: featherseg fit --confirm latency.json --out {out}"
             )
     else:
         name = (winner.model, scale, config.format)
         try:
-            again = [time_file(report.path, image, name) for _ in range(AGAIN)]
-            timing = worst(name_of(winner.model, scale), again, config, final, out)
+            if shrunk and watch.timings:
+                pairs = [(time_file(report.path, image, name), watch.time()) for _ in range(AGAIN)]
+                again, slowdown = [small for small, _ in pairs], watch.slowdown(pairs)
+                slowed = worst(name_of(*name[:2]), [t.slowed(slowdown) for t in again], config, final, out)
+                watch.message(
+                    f"{name_of(*name[:2])}: about {slowed.latency(config.percentile):.1f} ms when this machine is as "
+                    "slow as it was at times"
+                )
+            else:
+                again = [*watch.timings, *(time_file(report.path, image, name) for _ in range(AGAIN))]
+                watch.timings = again
+            timing = worst(name_of(*name[:2]), again, config, final, out)
         except RunError as error:
             remove_tree(draft)
             if isinstance(error, Undelivered):
                 raise
             text = f"{winner.name} is trained, and its run is {final}, but its file is not delivered: {error}"
             raise Undelivered(text, "its file could not be timed") from error
-        taken = [*(() if winner.name in made.shrunk else taken), *(t.latency(config.percentile) for t in again)]
+        taken = [*(() if shrunk else taken), *(t.latency(config.percentile) for t in again)]
         if max(taken) > UNSTEADY * min(taken):
-            reporter.message(
+            watch.message(
                 f"{winner.model} took {min(taken):.1f} ms once and {max(taken):.1f} ms another time: other programs or "
                 "guests of its host slow this machine down at times; then the limit may not be kept. Time it again: "
                 f"featherseg benchmark {out}. The next fit times all candidates anew."
@@ -134,7 +151,7 @@ def deliver(
     # Its scores, while what was delivered before is untouched; evaluations of that one still count
     if (out / EVALUATIONS).is_file():
         write_bytes(draft / EVALUATIONS, (out / EVALUATIONS).read_bytes())
-    judged = _judge(report, made, miou_val, draft, reporter)
+    judged = _judge(report, made, miou_val, draft, watch)
 
     # It is delivered: the draft becomes the run folder
     (out / FIT).unlink(missing_ok=True)
@@ -191,7 +208,7 @@ def shrink(
         return None
     score = _score_val(made, final, _resize(made, scale), reporter)
     reporter.message(
-        f"{winner.name} took {over_ms:.1f} ms after its training; at {scale:g} it has {percent(score)} % on val"
+        f"{winner.name} took {over_ms:.1f} ms when it was timed again; at {scale:g} it has {percent(score)} % on val"
     )
     if rival is not None and score < rival:
         return None

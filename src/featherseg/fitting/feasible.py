@@ -16,8 +16,11 @@ from featherseg.fitting.latency import Timing, guess_speed
 from featherseg.fitting.plan import MOST, SPARE
 from featherseg.fitting.record import FitConfig
 
-TIMING = 0.1
-"""The share of the time that timing candidates may take."""
+TIMING = 0.07
+"""The share of the time that timing candidates may take; with the later timings of one it is a tenth in all."""
+
+CALIBRATION = 8
+"""Training images that a quantised candidate is calibrated with to be timed."""
 
 REFUSING = 55.0
 """Seconds in which it is said that none keeps the limit, where the cheapest is timed by then."""
@@ -101,6 +104,11 @@ def image_of(data: SegmentationData, size: Size, place: float = 0.5) -> np.ndarr
         return image
     planes = (Image.fromarray(image[..., i]) for i in range(image.shape[2]))
     return np.stack([np.asarray(p.resize((size[1], size[0]), Image.Resampling.BILINEAR)) for p in planes], axis=-1)
+
+
+def calibration_of(train: SegmentationData, size: Size) -> list[np.ndarray]:
+    """Images from everywhere in the dataset, as `image_of` brings them to (height, width)."""
+    return [image_of(train, size, i / CALIBRATION) for i in range(CALIBRATION)]
 
 
 def no_candidate(config: FitConfig, timings: Sequence[Timing]) -> ConfigError:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -81,6 +81,11 @@ class Timing:
     def keeps(self, max_ms: float, percentile: int, max_mib: float | None, spare: float = SPARE) -> bool:
         """Whether it stays within the limits, that of time with something to spare."""
         return keeps_limits(self.latency(percentile), self.memory_mib, max_ms, max_mib, spare)
+
+    def slowed(self, factor: float) -> "Timing":
+        """What it would be on a machine that takes so many times longer."""
+        slower = {key: factor * getattr(self, key) for key in ("p50", "p95", "low", "high")}
+        return replace(self, **slower)
 
     def as_dict(self) -> dict[str, Any]:
         """As fit.json and latency.json have it."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any
 
@@ -43,6 +44,7 @@ from featherseg.fitting.trials import (
     trial_folder,
     trial_workers,
 )
+from featherseg.fitting.watch import Watch
 from featherseg.training.job import torch_as_it_was
 from featherseg.training.length import duration
 from featherseg.training.trackers import begin_group
@@ -216,7 +218,8 @@ def fit(
         # Rung by rung, then the last one to its end; where that cannot be delivered, the next
         begin_group(out.absolute(), made.config.loggers, reporter.message)
         try:
-            with _counted(out, began):
+            with _counted(out, began), TemporaryDirectory(prefix="featherseg-watch-") as aside:
+                watches = dict[str, Watch]()
                 ranking, scores, made = halve(made, out, began, workers, reporter)
                 while True:
                     if not (left := [one for one in ranking if one.name not in made.failed]):
@@ -225,9 +228,11 @@ def fit(
                             "failed here. Fit without --plan."
                         )
                     winner = left[0]
+                    ends, folder = began + 3600 * made.config.hours - made.ending, Path(aside) / winner.name
+                    watch = watches.setdefault(winner.name, Watch(made, winner, ends, folder, reporter))
                     try:
-                        final, made = train_to_the_end(made, winner, out, began, workers, reporter)
-                        return deliver(made, winner, final, scores, out, began, reporter)
+                        final, made = train_to_the_end(made, winner, out, began, workers, watch)
+                        return deliver(made, winner, final, scores, watch, out, began)
                     except Undelivered as error:
                         made = make_do(read_plan(out / PLAN), ranking, winner, error, scores, out, reporter)
         except KeyboardInterrupt:

@@ -56,7 +56,7 @@ class _Steps:
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter, self.progress = reporter, reporter.progress
-        self.taken, self.first, self.last = 0, 0.0, 0.0
+        self.taken, self.first, self.last, self.beside = 0, 0.0, 0.0, 0.0
 
     def message(self, text: str) -> None:
         """Told where something may be wrong."""
@@ -64,11 +64,13 @@ class _Steps:
             self.reporter.message(text)
 
     def step(self, *given: Any) -> None:
-        """One more, and when."""
-        self.last = time.monotonic()
+        """One more, and when: by a clock that stands still while it is reported, when a file may be timed."""
+        now = time.monotonic()
+        self.last = now - self.beside
         self.first = self.first if self.taken else self.last
         self.taken += 1
         self.reporter.step(*given)
+        self.beside += time.monotonic() - now
 
 
 class Once:
