@@ -298,11 +298,11 @@ def test_a_slower_one_takes_no_place_of_one_that_was_too_slow(tmp_path):
 @pytest.mark.parametrize(
     ("over_ms", "before", "rival", "scale"),
     [
-        (25.0, None, 0.5, 0.87),  # 0.87 of the sides is 0.757 of the pixels, and 0.757 of 25 ms is below 0.95 of 20
-        (25.0, None, None, 0.87),
+        (25.0, None, 0.5, 0.75),  # 96x144 has 3x5 cells of 32 pixels, 0.625 of 128x192; 97x145 has 4x5, 0.83
+        (25.0, None, None, 0.75),
         (25.0, None, 0.61, None),  # who would take its place is better
-        (21.0, 0.87, 0.5, 0.82),  # still too slow at 0.87
-        (45.0, None, 0.5, None),  # it would be 0.64
+        (21.0, 0.87, 0.5, 0.83),  # still too slow at 0.87, which has 4x6 cells; 106x159 has 4x5
+        (45.0, None, 0.5, None),  # it would be below 0.7
     ],
 )
 def test_one_that_is_too_slow_sees_smaller_images_where_it_stays_the_better_one(
@@ -313,7 +313,7 @@ def test_one_that_is_too_slow_sees_smaller_images_where_it_stays_the_better_one(
     plan = replace(made(), image_size=(128, 192), shrunk={SLOW.name: before} if before else {})
     found = shrink(plan, SLOW, tmp_path, over_ms, rival, Silent())
     assert (found and found.shrunk) == (scale and {SLOW.name: scale})
-    assert resizes == ([] if over_ms == 45.0 else [(105, 157)] if before else [(111, 167)])
+    assert resizes == ([] if over_ms == 45.0 else [(106, 159)] if before else [(96, 144)])
 
 
 def test_no_image_is_made_too_small(tmp_path):

@@ -48,6 +48,10 @@ AGAIN = 3
 UNSTEADY = 1.25
 """Times that timings of one file may differ before it is told: more than the limit spares a candidate."""
 
+CELL = 32
+"""Pixels a side of what a place of a model's coarsest map sees; a part of it takes about as long as all of it (256x512
+at 0.97 to 0.88: no quicker than at 1, at 0.87 a tenth, docs/log.md)."""
+
 LEAST_SHARE = 0.7
 """Of the scale that a model was trained at, the least that it is delivered at: half of the pixels."""
 
@@ -200,11 +204,19 @@ def shrink(
     """The plan in which the file of one that took over_ms, more than the limit, sees smaller images; weights stay.
 
     None where that would be too small, or on val worse than what the one that would take its place had (rival, 0..1;
-    None where there is none), which is left little time to train. Latency is taken to go with the pixels.
+    None where there is none), which is left little time to train. Latency is taken to go with the CELLs of the image,
+    so that no scale is tried which has as many.
     """
-    limit = made.config.max_ms * (1 - SPARE / 2)
-    scale = math.floor(100 * made.shrunk.get(winner.name, winner.scale) * math.sqrt(limit / over_ms)) / 100
-    if scale < LEAST_SHARE * winner.scale or scale * min(made.image_size) < LEAST_SIDE:
+
+    def cells(scale: float) -> int:
+        return math.prod(math.ceil(round(side * scale) / CELL) for side in made.image_size)
+
+    # The largest scale at which it is expected to keep the limit
+    limit, before = made.config.max_ms * (1 - SPARE / 2), made.shrunk.get(winner.name, winner.scale)
+    least = max(LEAST_SHARE * winner.scale, LEAST_SIDE / min(made.image_size))
+    smaller = (n / 100 for n in range(math.ceil(100 * before) - 1, 0, -1) if n / 100 >= least)
+    scale = next((one for one in smaller if cells(one) * over_ms <= cells(before) * limit), None)
+    if scale is None:
         return None
     score = _score_val(made, final, _resize(made, scale), reporter)
     reporter.message(
