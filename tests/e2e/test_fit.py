@@ -198,7 +198,7 @@ def test_one_that_is_too_slow_after_its_training_is_delivered_for_smaller_images
     found = featherseg.fit(yard, 20, out=out, settings=settings)
     chosen = found.facts["chosen"]
     assert (chosen["scale"], chosen["trained_scale"]) == (0.89, 1.0)
-    assert chosen["latency_ms"]["p50"] == pytest.approx(23 * 0.89**2)
+    assert chosen["latency_ms"]["p50"] == pytest.approx(23 * 0.89**2, abs=1e-3)
     assert chosen["timings_ms"] == [pytest.approx(23 * 0.89**2, abs=1e-3)] * 3
     assert found.run.recipe.data.test_resize == (85, 128)  # no column of 32 pixels beyond
     assert featherseg.evaluate(out, split="val").miou == pytest.approx(chosen["miou_val"], abs=1e-6)
