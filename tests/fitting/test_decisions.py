@@ -298,9 +298,9 @@ def test_a_slower_one_takes_no_place_of_one_that_was_too_slow(tmp_path):
 @pytest.mark.parametrize(
     ("over_ms", "before", "rival", "scale"),
     [
-        (25.0, None, 0.5, 0.75),  # 96x144 has 3x5 cells of 32 pixels, 0.625 of 128x192; 97x145 has 4x5, 0.83
-        (25.0, None, None, 0.75),
-        (25.0, None, 0.61, None),  # who would take its place is better
+        (23.5, None, 0.5, 0.75),  # 96x144 has 3x5 cells of 32 pixels, 0.625 of 128x192; 97x145 has 4x5, 0.83
+        (23.5, None, None, 0.75),
+        (23.5, None, 0.61, None),  # who would take its place is better
         (21.0, 0.87, 0.5, 0.83),  # still too slow at 0.87, which has 4x6 cells; 106x159 has 4x5
         (45.0, None, 0.5, None),  # it would be below 0.7
     ],

@@ -1,8 +1,8 @@
 """The latency of a candidate while it trains: when it is taken, and what it says of a file for smaller images."""
 
 import itertools
-import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from fit_plans import SLOW, made, timing, write_yard
@@ -25,7 +25,7 @@ def clock(monkeypatch):
             raise RunError("its process ended with status -2")
         return timing(p50=10.0 + len(taken))
 
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(Watch, "time", take)
     return now, taken
 
