@@ -122,20 +122,20 @@ def deliver(
                 f"here: featherseg fit --confirm latency.json --out {out}"
             )
     else:
-        name = (winner.model, scale, config.format)
+        name, called = (winner.model, scale, config.format), name_of(winner.model, scale)
         try:
             if shrunk and watch.timings:
                 pairs = [(time_file(report.path, image, name), watch.time()) for _ in range(AGAIN)]
                 again, slowdown = [small for small, _ in pairs], watch.slowdown(pairs)
-                slowed = worst(name_of(*name[:2]), [t.slowed(slowdown) for t in again], config, final, out)
+                slowed = worst(called, [t.slowed(slowdown) for t in again], config, final, out)
                 watch.message(
-                    f"{name_of(*name[:2])}: about {slowed.latency(config.percentile):.1f} ms when this machine is as "
+                    f"{called}: about {slowed.latency(config.percentile):.1f} ms when this machine is as "
                     "slow as it was at times"
                 )
             else:
                 again = [*watch.timings, *(time_file(report.path, image, name) for _ in range(AGAIN))]
                 watch.timings = again
-            timing = worst(name_of(*name[:2]), again, config, final, out)
+            timing = worst(called, again, config, final, out)
         except RunError as error:
             remove_tree(draft)
             if isinstance(error, Undelivered):
