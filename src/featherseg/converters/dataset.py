@@ -24,7 +24,7 @@ from featherseg.converters.annotations import (
     class_values,
     unusable,
 )
-from featherseg.converters.source import KEPT_IN, LEADS_OUT, NOT_THERE, Source, place_image
+from featherseg.converters.source import KEPT_IN, LEADS_OUT, NOT_THERE, Source, name_form, place_image
 from featherseg.core.errors import DataError
 from featherseg.core.files import composed
 from featherseg.core.notebook import html_table
@@ -180,7 +180,7 @@ def write_dataset(
 
 def _tail(name: str, path: Path) -> int:
     """How many parts of an image's name, from its end, are those of the file's path."""
-    ours, theirs = (composed(text.lower()).split("/")[::-1] for text in (name.replace("\\", "/"), path.as_posix()))
+    ours, theirs = (name_form(text).split("/")[::-1] for text in (name, path.as_posix()))
     alike = [a == b for a, b in zip(ours, theirs, strict=False)]
     return (*alike, False).index(False)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from featherseg.converters.annotations import Raster, UnusableShape
-from featherseg.converters.source import Source, read_text
+from featherseg.converters.source import Source, name_form, read_text
 from featherseg.core.errors import DataError
 from featherseg.core.files import composed
 from featherseg.core.types import Color
@@ -80,7 +80,7 @@ class Stems:
         """Stem and split of masks -> place and name of a folder in a path -> the images that have it there."""
         for path in source.images:
             if path not in masks:
-                self._found.setdefault(composed(path.stem.lower()), []).append(path)
+                self._found.setdefault(name_form(path.stem), []).append(path)
 
     def image_of(self, mask: Path, *suffixes: str) -> Path:
         """The image of a mask, whose stem may end in one of the suffixes: of several the nearest; of none a guess.
@@ -90,7 +90,7 @@ class Stems:
         stem, split = mask.stem, self._source.split(mask)
         for suffix in suffixes:
             stem = stem.removesuffix(suffix)
-            nearest = self._nearest(mask, composed(stem.lower()), split)
+            nearest = self._nearest(mask, name_form(stem), split)
             if len(nearest) == 1:
                 return nearest[0]
         return mask.with_name(f"{mask.stem}{IMAGE_SUFFIXES[0]}")

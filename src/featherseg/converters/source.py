@@ -18,6 +18,7 @@ from functools import cached_property
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 from xml.etree import ElementTree
 from xml.parsers import expat
 
@@ -74,6 +75,15 @@ KEPT_IN = ("test", "val", "train")
 
 _PACKERS = zlib.error, lzma.LZMAError
 """What the decoders of a zip raise."""
+
+
+def name_form(name: str) -> str:
+    """Return a path in the one form in which names of all tools are compared.
+
+    Lower case, "/" between folders, composed Unicode, and "%20" decoded: tools and file systems
+    differ in all four.
+    """
+    return composed(unquote(name).replace("\\", "/").lower())
 
 
 class Source:
@@ -151,13 +161,13 @@ class Source:
 
     @cached_property
     def _in_order(self) -> list[tuple[str, Path]]:
-        """The images by their paths."""
-        return sorted((composed(path.as_posix()), path) for path in self.images)
+        """The images by their paths, in the form in which names are compared."""
+        return sorted((name_form(path.as_posix()), path) for path in self.images)
 
     @cached_property
     def _by_end(self) -> list[tuple[str, Path]]:
         """The images by their splits, and then by the parts of their paths from the last one on."""
-        return sorted((_from_end(path.as_posix().split("/"), self.split(path)), path) for path in self.images)
+        return sorted((_from_end(path.as_posix(), self.split(path)), path) for path in self.images)
 
     def _lies_at(self, name: str, *folders: Path) -> Path | None:
         for folder in folders:
@@ -170,16 +180,16 @@ class Source:
         """The images below a folder of the source whose paths end in all the parts."""
         if near == self.root or not parts:
             return []
-        whole = "/" + composed("/".join(parts).lower())
-        below = _beginning(self._in_order, composed(near.as_posix()) + "/")
-        ending = [_beginning(self._by_end, _from_end(parts, split)) for split in ("", *KEPT_IN)]
+        whole = name_form("/" + "/".join(parts))
+        below = _beginning(self._in_order, name_form(near.as_posix()) + "/")
+        ending = [_beginning(self._by_end, _from_end("/".join(parts), split)) for split in ("", *KEPT_IN)]
         if len(below) <= sum(map(len, ending)):
-            return [path for name, path in map(self._in_order.__getitem__, below) if name.lower().endswith(whole)]
+            return [path for name, path in map(self._in_order.__getitem__, below) if name.endswith(whole)]
         return [path for found in ending for i in found if (path := self._by_end[i][1]).is_relative_to(near)]
 
     def _ending(self, parts: list[str]) -> list[Path]:
         """The images whose paths end in the parts, of each split no more than two: more say no more."""
-        starts = (_from_end(parts, split) for split in ("", *KEPT_IN))
+        starts = (_from_end("/".join(parts), split) for split in ("", *KEPT_IN))
         return [self._by_end[i][1] for start in starts for i in _beginning(self._by_end, start)[:2]]
 
     def find_image(self, name: str, near: Path, split: str = "", least: int = 1) -> tuple[Path | None, str]:
@@ -191,7 +201,7 @@ class Source:
         that is told too. Names are compared with the files that are there, and lead nowhere else.
         """
         clean = name.replace("\\", "/")
-        parts = [part for part in clean.split("/") if part not in ("", ".", "..")]
+        parts = [part for part in unquote(clean).split("/") if part not in ("", ".", "..")]
         if image := self._lies_at(clean, near, near / "images"):
             return image, ""
         below = self._below(near, parts)
@@ -353,9 +363,9 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error}.") from error
 
 
-def _from_end(parts: list[str], split: str) -> str:
-    """A split and the parts of a path, the last first, in lower case."""
-    return composed("/".join((split, *reversed(parts), "")).lower())
+def _from_end(path: str, split: str) -> str:
+    """A split and the parts of a path, the last first, in the form in which names are compared."""
+    return "/".join((split, *reversed(name_form(path).split("/")), ""))
 
 
 def _beginning(named: list[tuple[str, Path]], start: str) -> range:

@@ -27,9 +27,8 @@ from featherseg.converters.annotations import (
     unusable,
 )
 from featherseg.converters.pixel_rules import check_points, pillow_polygon, points_of
-from featherseg.converters.source import AMBIGUOUS, KEPT_IN, SPLITS, Source, read_json, split_of
+from featherseg.converters.source import AMBIGUOUS, KEPT_IN, SPLITS, Source, name_form, read_json, split_of
 from featherseg.core.errors import DataError
-from featherseg.core.files import composed
 from featherseg.core.types import Color, Size
 from featherseg.data.images import MAX_PIXELS, EncodedImage, is_image, read_image
 from featherseg.data.palettes import parse_color
@@ -54,12 +53,12 @@ def read(source: Source, files: list[Path]) -> Annotations:
     classes = _classes(source, files, notes)
     stems: dict[str, list[Path]] = {}
     for image in source.images:
-        stems.setdefault(composed(image.stem), []).append(image)
+        stems.setdefault(name_form(image.stem), []).append(image)
     known = set(files)
     for path in files:
         name, near = path.name.removesuffix(".json"), path.parent.parent / "img"
         if not is_image(name):  # older projects leave its ending out
-            alike = stems.get(composed(name), [])
+            alike = stems.get(name_form(name), [])
             alike = [image for image in alike if path.with_name(f"{image.name}.json") not in known]
             found = {image.name for image in alike if image.parent == near} or {image.name for image in alike}
             if len(found) > 1:

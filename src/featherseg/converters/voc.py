@@ -20,9 +20,8 @@ from featherseg.converters.annotations import (
     class_values,
 )
 from featherseg.converters.rasters import Stems, code_of, color_codes, listed_colors, numbered, raster_of
-from featherseg.converters.source import KEPT_IN, SPLITS, Source, read_text, split_of
+from featherseg.converters.source import KEPT_IN, SPLITS, Source, name_form, read_text, split_of
 from featherseg.core.errors import DataError
-from featherseg.core.files import composed
 from featherseg.core.types import IGNORE, Color
 from featherseg.data.images import IMAGE_SUFFIXES, read_mask
 from featherseg.data.palettes import default_palette
@@ -102,7 +101,7 @@ def _splits(source: Source, masks: list[Path], left: Left) -> dict[Path, str]:
     of_name: dict[str, set[Path]] = {}
     for path in masks:
         parts = path.with_suffix("").parts
-        of_name.setdefault(composed("/".join(parts[parts.index(CLASSES) + 1 :])), set()).add(path)
+        of_name.setdefault(name_form("/".join(parts[parts.index(CLASSES) + 1 :])), set()).add(path)
     found: dict[Path, str] = {}
     for path in sorted(lists, key=lambda path: KEPT_IN.index(SPLITS[path.stem.lower()])):
         root, split = Path(*path.parts[: path.parts.index(SETS)]), SPLITS[path.stem.lower()]
@@ -122,7 +121,7 @@ def _listed(line: str, root: Path, of_name: Mapping[str, set[Path]]) -> Path | N
         name, ending = os.path.splitext(text.replace("\\", "/"))
         parts = (name if ending.lower() in IMAGE_SUFFIXES else name + ending).strip("/").split("/")
         for first in range(len(parts)):
-            masks = of_name.get(composed("/".join(parts[first:])), set())
+            masks = of_name.get(name_form("/".join(parts[first:])), set())
             masks = {path for path in masks if path.is_relative_to(root)} or masks
             if len(masks) == 1:
                 return next(iter(masks))

@@ -6,6 +6,7 @@ Format: docs.ultralytics.com/datasets/segment. Corners are fractions of the imag
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -14,10 +15,11 @@ import numpy as np
 from featherseg.converters.annotations import AnnotatedImage, Annotations, Left, Region, Shape, UnusableShape, draw_box
 from featherseg.converters.masks import Masks, parts_of, place
 from featherseg.converters.pixel_rules import coco_polygons, points_of
-from featherseg.converters.source import SPLITS, Source, nothing_readable, read_text, split_of
+from featherseg.converters.source import SPLITS, Source, name_form, nothing_readable, read_text, split_of
 from featherseg.core.errors import DataError
 from featherseg.core.files import composed, parse_yaml
 from featherseg.core.types import Size
+from featherseg.core.wording import counted
 
 TITLE = "YOLO segmentation"
 
@@ -35,46 +37,114 @@ def find(source: Source) -> list[Path]:
     """The YAML files that name classes, else classes.txt; none where no label lies beside."""
     found = [path for path in source.ending(".yaml", ".yml") if re.search(r"(?m)^names\s*:", read_text(path))]
     found = found or [path for path in source.ending(CLASSES) if path.name == CLASSES]
-    labels = (path for path in source.files if path.suffix == ".txt")
-    return found if any("labels" in path.relative_to(source.root).parts for path in labels) else []
+    return found if any(_in_folder("labels", _place(source, path)) for path in _texts(source)) else []
 
 
 def nameless_label(source: Source) -> Path | None:
     """A label where `find` finds no names of classes: a number and a polygon in its first line; None without one."""
-    texts = (path for path in source.files if path.suffix == ".txt" and path.stat().st_size < MOST_LABEL)
-    labels = (path for path in texts if "labels" in path.relative_to(source.root).parts)
+    texts = (path for path in _texts(source) if path.stat().st_size < MOST_LABEL)
+    labels = (path for path in texts if _in_folder("labels", _place(source, path)))
     line = re.compile(r"\s*\d{1,6}(\.0*)?(\s+[-+.\de]{1,30}){6,}\s*?(\n|$)")
     return next((path for path in labels if line.match(read_text(path))), None)
 
 
 def read(source: Source, files: list[Path]) -> Annotations:
-    """The label of every image; an image without one is background. Raises DataError, DataNotFound."""
+    """The label of every image. Raises DataError, DataNotFound.
+
+    An image without one is background, unless there are labels without an image: one of them may
+    be its label under another name, so such images are left out.
+    """
     left, facts = Left(), read_yaml(files[0])
     names = _names(files)
     splits = {split: entries for key, split in SPLITS.items() if (entries := facts.get(key))}
     listed = {split: _listed(source, entries, left) for split, entries in splits.items()}
     of_folder = _of_folder(source, splits, left)
-    labels = (file for file in source.files if file.suffix == ".txt")
-    texts = {composed(str(file.relative_to(source.root).with_suffix(""))): file for file in labels}
-    of_stem = _of_stem(source, texts)
+    labels = _labels(source)
+    used = set(labels.values())
+    unused = [
+        path
+        for path in _texts(source)
+        if _in_folder("labels", _place(source, path)) and path.name != CLASSES and path not in used
+    ]
     images, bare = [], list[str]()
     for image in source.images:
-        place = Path(composed(source.relative(image)))
-        label = _label_of(place, texts)
-        if label is None and not image.is_relative_to(source.root):
-            label = texts.get(str("labels" / place.with_suffix(""))) or of_stem.get(place.stem)
-        if label is None and "images" not in place.parts:
-            continue
+        place, label = Path(composed(source.relative(image))), labels.get(image)
+        if label is None:
+            if not _in_folder("images", name_form(place.as_posix())):
+                continue
+            bare.append(place.as_posix())
+            if unused:
+                continue
         shapes = [] if label is None else _shapes(label, names)
-        bare += [place.as_posix()] if label is None else []
         folder = of_folder.get(place.parent.as_posix())
         named = (split for split in splits if split == folder or place in listed[split])
         split = next(named, split_of(*place.parts[:-1]))
         images.append(AnnotatedImage(image.name, image.parent, shapes, split=split))
+    notes = []
+    if unused:
+        left.add("labels without an image", source.relative(unused[0]), len(unused))
+    if bare and unused:
+        notes.append(
+            f"{counted(len(bare), 'image')} without a label left out, first {bare[0]}: the labels without an image may "
+            "be theirs. Rename these to match, or remove them if images without a label are background"
+        )
+    elif bare:
+        notes.append(f"images without a label are all background, as in YOLO: {len(bare)}, first {bare[0]}")
     if not images:
         raise nothing_readable(source, "image beside labels of YOLO")
-    notes = [f"images without a label are all background, as in YOLO: {len(bare)}, first {bare[0]}"] if bare else []
     return Annotations(dict.fromkeys(names), images, notes=notes, left=left)
+
+
+def _texts(source: Source) -> list[Path]:
+    """The text files, one of which is the label of an image."""
+    return [path for path in source.files if path.suffix.lower() == ".txt"]
+
+
+def _place(source: Source, path: Path) -> str:
+    """The path below the source without its ending, in the form in which names are compared."""
+    return name_form(source.relative(path).rpartition(".")[0])
+
+
+def _in_folder(name: str, place: str) -> bool:
+    """Whether a place lies in a folder of that name."""
+    return name in place.split("/")[:-1]
+
+
+def _labels(source: Source) -> dict[Path, Path]:
+    """Image -> its label: the one of exactly its name, else the only one left whose name compares equal."""
+    texts = {composed(str(file.relative_to(source.root).with_suffix(""))): file for file in _texts(source)}
+    of_stem = _of_stem(source, texts)
+    found: dict[Path, Path] = {}
+    for image in source.images:
+        place = Path(composed(source.relative(image)))
+        label = next((texts[at] for at in _label_places(place.with_suffix("").as_posix()) if at in texts), None)
+        if label is None and not image.is_relative_to(source.root):
+            label = texts.get(str("labels" / place.with_suffix(""))) or of_stem.get(name_form(place.stem))
+        if label is not None:
+            found[image] = label
+
+    # What is left of both: names that differ in case, percent-encoding or slashes alone
+    used = set(found.values())
+    labels_at, images_at = dict[str, list[Path]](), dict[str, list[Path]]()
+    for label in texts.values():
+        if label not in used:
+            labels_at.setdefault(_place(source, label), []).append(label)
+    for image in source.images if labels_at else ():
+        places = _label_places(_place(source, image)) if image not in found else ()
+        if at := next((place for place in places if place in labels_at), None):
+            images_at.setdefault(at, []).append(image)
+    return found | {
+        images[0]: labels_at[at][0] for at, images in images_at.items() if len(images) == len(labels_at[at]) == 1
+    }
+
+
+def _label_places(image: str) -> Iterator[str]:
+    """Where the label of an image may lie: "images" in its path, from the right, becomes "labels"; beside it."""
+    parts = image.split("/")
+    for at in range(len(parts) - 2, -1, -1):
+        if parts[at] == "images":
+            yield "/".join([*parts[:at], "labels", *parts[at + 1 :]])
+    yield image
 
 
 def _names(files: list[Path]) -> list[str]:
@@ -100,42 +170,36 @@ def _names(files: list[Path]) -> list[str]:
 
 def _of_stem(source: Source, texts: dict[str, Path]) -> dict[str, Path]:
     """Stem -> label in a folder labels/, where one label and one image alone have it."""
-    stems = Counter(composed(image.stem) for image in source.images)
-    labels = [(Path(place).name, file) for place, file in texts.items() if "labels" in Path(place).parts[:-1]]
+    stems = Counter(name_form(image.stem) for image in source.images)
+    labels = [
+        (name_form(Path(place).name), file) for place, file in texts.items() if _in_folder("labels", name_form(place))
+    ]
     times = Counter(stem for stem, _ in labels)
     return {stem: file for stem, file in labels if stems[stem] == times[stem] == 1}
 
 
-def _label_of(image: Path, texts: dict[str, Path]) -> Path | None:
-    """The .txt of an image: "images" in its path, from the right, becomes "labels"; else the one beside it."""
-    parts = list(image.with_suffix("").parts)
-    for at in range(len(parts) - 2, -1, -1):
-        if parts[at] == "images":
-            swapped = texts.get(str(Path(*parts[:at], "labels", *parts[at + 1 :])))
-            if swapped is not None:
-                return swapped
-    return texts.get(str(image.with_suffix("")))
-
-
 def _listed(source: Source, entries: list[str], left: Left) -> set[Path]:
     """The images that the list files of a split name, each by as much of its path as stands there."""
-    of_name: dict[str, list[Path]] = {}
+    of_name: dict[str, list[tuple[Path, str]]] = {}
     for image in source.images:
-        place = Path(composed(source.relative(image)))
-        of_name.setdefault(place.name, []).append(place)
-    found = set[Path]()
+        place = source.relative(image)
+        form = f"/{name_form(place)}"
+        of_name.setdefault(form.rpartition("/")[2], []).append((Path(composed(place)), form))
+    listed = set[Path]()
     for entry in (entry for entry in entries if entry.endswith(".txt")):
         name = PurePosixPath(entry.replace("\\", "/")).name
         files = [file for file in source.files if file.name == name]
         if len(files) != 1:
             left.add("lists of images that are not there, or of whose name there are several", entry)
             continue
-        for line in read_text(files[0]).splitlines():
-            path = "/" + composed(line).strip().replace("\\", "/").removeprefix("./").lstrip("/")
-            for image in of_name.get(PurePosixPath(path).name, []):
-                if path.endswith(f"/{image.as_posix()}") or f"/{image.as_posix()}".endswith(path):
-                    found.add(image)
-    return found
+        for line in filter(None, map(str.strip, read_text(files[0]).splitlines())):
+            path = "/" + name_form(line).removeprefix("./").lstrip("/")
+            alike = of_name.get(path.rpartition("/")[2], [])
+            named = {place for place, form in alike if path.endswith(form) or form.endswith(path)}
+            if not named:
+                left.add(f"names in {entry} of which there is no image", line)
+            listed |= named
+    return listed
 
 
 def _of_folder(source: Source, splits: dict[str, list[str]], left: Left) -> dict[str, str]:
