@@ -141,9 +141,9 @@ def masks_folder(target: Path) -> Path:
 
 def _written(target: Path) -> Path:
     """The target itself, if its ending is one that is written."""
-    from featherseg.inference.video.write import encoding_of
+    from featherseg.inference.video.write import check_ending
 
-    encoding_of(target)
+    check_ending(target)
     return target
 
 

@@ -164,9 +164,9 @@ def _serve(folder: Path) -> str:
 
 def _video(folder: Path) -> str:
     from featherseg.inference.video.read import Frames, read_facts
-    from featherseg.inference.video.write import ENCODINGS, OverlaidFrame, VideoFormat, join_segments, write_segment
+    from featherseg.inference.video.write import CONTAINERS, OverlaidFrame, VideoFormat, join_segments, write_segment
 
-    for suffix in ENCODINGS:
+    for suffix in CONTAINERS:
         format = VideoFormat(suffix, (48, 64), Fraction(25), Fraction(1, 1000))
         segment, path = folder / "segment.nut", folder / f"video{suffix}"
         with open(segment, "wb") as file:
@@ -176,7 +176,7 @@ def _video(folder: Path) -> str:
         pixels = [frame.pixels for frame in Frames(path, read_facts(path)).after(0)]
         if len(pixels) != 1 or abs(float(pixels[0].mean()) - 200) > 8:
             raise RuntimeError(f"one frame was written as {suffix}, {len(pixels)} came back, or another")
-    return f"a frame was written and read again: {', '.join(ENCODINGS)}"
+    return f"a frame was written and read again: {', '.join(CONTAINERS)}"
 
 
 def _ncnn(folder: Path) -> str:

@@ -25,7 +25,7 @@ from featherseg.inference.video.segmentation import (
     settings_origin,
     with_progress,
 )
-from featherseg.inference.video.write import VideoFormat, check_format, encoding_of
+from featherseg.inference.video.write import VideoFormat, check_ending, check_format
 
 CAMERAS = {
     "linux": ("video4linux2", "/dev/video{}"),
@@ -67,7 +67,7 @@ def record(
     cannot be opened, MissingExtra, ConfigError and RunError as `segment_video` does.
     """
     check_predictor(predictor)
-    encoding_of(target)
+    check_ending(target)
     with _Camera(camera) as source:
         format = VideoFormat(target.suffix.lower(), source.size, source.rate, TIME_BASE)
         check_format(format)

@@ -1,7 +1,7 @@
 """A video becomes the same video under the colours of its classes: `segment_video`. Needs PyAV, the extra [video].
 
-Rate, times, size and orientation are those of the source; sound is left out. mp4 is written as MPEG-4 (part 2) and webm
-as VP9: PyAV's wheels hold x264 as well, but that is under the GPL. Every frame is predicted by itself.
+Rate, times, size and orientation are those of the source; sound is left out. mp4 and webm are written
+as VP9. Every frame is predicted by itself.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from featherseg.inference.runtimes import is_exported_file
 from featherseg.inference.runtimes.file_check import model_files
 from featherseg.inference.video.parts import Origin, Parts, open_parts
 from featherseg.inference.video.read import Frame, Frames, VideoFacts, is_video, read_facts
-from featherseg.inference.video.write import OverlaidFrame, VideoFormat, check_format, encoding_of
+from featherseg.inference.video.write import OverlaidFrame, VideoFormat, check_ending, check_format
 from featherseg.runs import RESOLVED, WEIGHTS, find_run
 
 __all__ = ["SEGMENT_FRAMES", "VideoJob", "VideoResult", "is_video", "run_digest", "segment_video"]
@@ -81,7 +81,7 @@ def segment_video(predictor: Predictor, job: VideoJob, progress: Progress | None
     PyAV, FeathersegError where one of the folders is a link.
     """
     check_predictor(predictor)
-    encoding_of(job.target)
+    check_ending(job.target)
     if job.masks:
         refuse_links(job.masks.parent, job.masks.name)
     facts = read_facts(job.source)
