@@ -14,8 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 from featherseg import models, runs
 from featherseg.core.errors import ConfigError, RunError, WeightsError
-from featherseg.core.files import append_line
+from featherseg.core.files import append_line, locked
 from featherseg.core.types import ClassInfo
+from featherseg.fitting.results import read_fit
 from featherseg.reports.record import times_scored
 from featherseg.runs import find_run, open_run, runs_by_name, save_weights, write_info
 
@@ -76,6 +77,39 @@ def test_a_training_that_was_stopped_before_its_first_checkpoint_is_unfinished_a
     append_line(run.path / "metrics.jsonl", {"step": 20, "val_miou": 0.2})
     assert not open_run(run.path).unfinished
     assert "unfinished" not in open_run(run.path)._repr_html_()
+
+
+def test_a_run_that_a_process_trains_is_not_called_stopped(tmp_path):
+    run = open_run(folder(tmp_path / "run"))
+    append_line(run.path / "metrics.jsonl", {"step": 18})
+    (run.path / "last.ckpt").touch()
+    with locked(run.path / ".lock", RunError("taken")):
+        assert run.how_far == "it is still training (step 18); its weights are those of its last validation"
+        with pytest.raises(RunError, match=r"not reached the first validation\. It is still running: wait for that"):
+            _ = run.model
+    assert run.how_far.startswith("its training was stopped at step 18; ")
+    with pytest.raises(RunError, match=r"not reached the first validation\. Continue with: featherseg train --resume"):
+        _ = run.model
+    for name in ("metrics.jsonl", "last.ckpt"):  # before its first step
+        (run.path / name).unlink()
+    assert not run.unfinished
+    with locked(run.path / ".lock", RunError("taken")):
+        assert run.how_far.startswith("it is still training; ")
+    (run.path / "curve.svg").touch()
+    assert not run.unfinished
+    (run.path / "resolved.json").unlink()
+    with locked(run.path / ".lock", RunError("taken")), pytest.raises(RunError, match="is being prepared"):
+        open_run(run.path)
+
+
+def test_a_fit_that_still_runs_is_not_called_stopped(tmp_path):
+    (tmp_path / "plan.json").write_text("{}")
+    with locked(tmp_path / ".fit.lock", RunError("taken")):
+        for read in (open_run, read_fit):
+            with pytest.raises(RunError, match=r"its fit is still running\. Wait for its end"):
+                read(tmp_path)
+    with pytest.raises(RunError, match=r"its fit has not ended\. Go on with"):
+        read_fit(tmp_path)
 
 
 def test_a_fit_that_has_not_ended_is_called_so(tmp_path):

@@ -24,7 +24,7 @@ from featherseg._version import __version__
 from featherseg.backbones.weights import copy_strictly, read_state
 from featherseg.core.config import Config, parse
 from featherseg.core.errors import RunError, WeightsError, did_you_mean, near_path
-from featherseg.core.files import FIT, PLAN, load_json, read_lines, write_bytes, write_json
+from featherseg.core.files import FIT, FIT_LOCK, LOCK, PLAN, is_held, load_json, read_lines, write_bytes, write_json
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.old_names import with_loggers, with_new_names, with_old_split
 from featherseg.core.types import ClassInfo, Color
@@ -197,20 +197,32 @@ class Run:
 
     @property
     def unfinished(self) -> bool:
-        """Whether its training was stopped on the way: no curve is drawn yet, and it can go on or has steps left."""
+        """Whether its training goes on or was stopped on the way: no curve is drawn yet, and it has steps left."""
         if self.read_only or self.imported or (self.path / CURVE).is_file():
             return False
         steps, done = self.recipe.train.steps, max(self.metrics(), default=None)
         left = isinstance(steps, int) and done is not None and done < steps
-        return left or (self.path / CHECKPOINT).is_file()
+        return left or (self.path / CHECKPOINT).is_file() or self.training
+
+    @property
+    def training(self) -> bool:
+        """Whether a process trains in its folder now."""
+        return is_held(self.path / LOCK)
 
     @property
     def how_far(self) -> str:
-        """`its training was stopped at step 3 of 20; ...` with the command that goes on; "" of a finished run."""
+        """`its training was stopped at step 3 of 20; ...` with the command that goes on; "" of a finished run.
+
+        `it is still training (step 3 of 20); ...` while a process trains in its folder.
+        """
         if not self.unfinished:
             return ""
         steps, done = self.recipe.train.steps, max(self.metrics(), default=None)
-        at = "on the way" if done is None else f"at step {done}{f' of {steps}' if steps else ''}"
+        step = "" if done is None else f"step {done}{f' of {steps}' if steps else ''}"
+        if self.training:
+            at = f" ({step})" if step else ""
+            return f"it is still training{at}; its weights are those of its last validation"
+        at = f"at {step}" if step else "on the way"
         return f"its training was stopped {at}; featherseg train --resume --out {self.path} goes on"
 
     @cached_property
@@ -218,9 +230,10 @@ class Run:
         """The model with the kept weights. Raises RunError where there are none, WeightsError where they do not fit."""
         path = self.path / WEIGHTS
         if not path.is_file():
+            goes_on = f"Continue with: featherseg train --resume --out {self.path}"
             raise RunError(
-                f"{self.path} holds no {WEIGHTS} yet: its training has not reached the first validation. Continue "
-                f"with: featherseg train --resume --out {self.path}"
+                f"{self.path} holds no {WEIGHTS} yet: its training has not reached the first validation. "
+                + ("It is still running: wait for that." if self.training else goes_on)
             )
         state = read_state(path)
         kept = sum(tensor.numel() for tensor in state.values())
@@ -294,8 +307,12 @@ def open_run(path: Path, own_model: SegmentationModel | None = None) -> Run:
         raise RunError(
             f"no run folder at {path}.{near_path(path)} Runs are written by `featherseg train ... --out {path}`."
         )
+    if not file.is_file() and is_held(path / FIT_LOCK):
+        raise RunError(f"{path}: its fit is still running. Wait for its end: the folder is a run then.")
     if not file.is_file() and (path / PLAN).is_file():
         raise RunError(f"{path}: its fit has not ended. Go on with: featherseg fit --resume --out {path}")
+    if not file.is_file() and is_held(path / LOCK):
+        raise RunError(f"{path}: its training is being prepared. Wait for its first validation.")
     if not file.is_file():
         raise RunError(f"{path} is not a run folder: it has no {RESOLVED}. Was training stopped before it started?")
     try:

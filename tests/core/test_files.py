@@ -5,14 +5,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from faulty_disk import FAULTS, Crash, FaultyDisk
+from filelock import FileLock
 
+from featherseg.core import files
 from featherseg.core.errors import FeathersegError, RunError
 from featherseg.core.files import (
     append_line,
     check_writable,
+    is_held,
     locked,
     read_lines,
     refuse_links,
@@ -141,6 +145,26 @@ def test_a_system_that_syncs_no_folders_writes_all_the_same(tmp_path, monkeypatc
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_asking_whether_a_lock_is_held_neither_makes_nor_takes_it(tmp_path, monkeypatch):
+    path = tmp_path / "lock"
+    assert not is_held(path)
+    assert not path.exists()
+    with locked(path, FeathersegError("taken")):
+        assert is_held(path)
+        with pytest.raises(FeathersegError, match="taken"), locked(path, FeathersegError("taken")):
+            pass
+    path.touch()
+    assert not is_held(path)
+
+    # Whoever takes it while it is asked for waits for that instant
+    monkeypatch.setattr(files, "LOOKED", 60.0)
+    asked = FileLock(path, timeout=0, thread_local=False)
+    asked.acquire()
+    Timer(0.01, asked.release).start()
+    with locked(path, FeathersegError("taken")):
+        assert is_held(path)
+
+
 def test_a_lock_ends_with_its_process_though_its_workers_live_on(tmp_path):
     """A killed training leaves its forked loader workers for some seconds; it goes on at once all the same."""
     hold = (

@@ -41,6 +41,12 @@ _looking = threading.Lock()
 FIT, PLAN = "fit.json", "plan.json"
 """In a run folder: what `fit` chose, and by which scores; all that it decided before its first training."""
 
+LOCK, FIT_LOCK = ".lock", ".fit.lock"
+"""Files that a process holds while it trains in a run folder, and while it fits in one."""
+
+LOOKED = 0.2
+"""Seconds in which a lock is taken: `is_held` holds it for an instant."""
+
 MOST_TEXT = 2**24
 """Bytes of a JSON or TOML file that is read: Python takes up to twenty times as much for what it holds."""
 
@@ -234,7 +240,7 @@ def locked(path: Path, taken: FeathersegError) -> Iterator[None]:
     (docs/decisions/0005). A lock that is the last file in its folder goes when it is let go.
     """
     refuse_links(path.parent, path.name)
-    lock = FileLock(path, timeout=0)
+    lock = FileLock(path, timeout=LOOKED)
     try:
         lock.acquire()
     except Timeout:
@@ -250,6 +256,19 @@ def locked(path: Path, taken: FeathersegError) -> Iterator[None]:
         with suppress(OSError):
             if os.listdir(path.parent) == [path.name]:
                 path.unlink()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock at `path`. False where there is no such file, or it may not be opened."""
+    if not path.is_file():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
 
 
 def file_digest(path: Path) -> str:

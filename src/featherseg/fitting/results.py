@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from featherseg.core.config import Config, parse
 from featherseg.core.errors import ConfigError, RunError, near_path
-from featherseg.core.files import FIT, PLAN, load_json
+from featherseg.core.files import FIT, FIT_LOCK, PLAN, is_held, load_json
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.wording import one_line
 from featherseg.fitting.plan import (
@@ -166,6 +166,8 @@ def read_fit(out: Path) -> dict[str, Any]:
     if not file.is_file() and not (out / PLAN).is_file():
         near = "" if out.exists() else near_path(out)
         raise RunError(f"{out} is not the folder of a fit: it has no {PLAN}.{near} Expected the --out of a fit.")
+    if not file.is_file() and is_held(out / FIT_LOCK):
+        raise RunError(f"{out} holds no {FIT} yet: its fit is still running. Wait for its end.")
     if not file.is_file():
         raise RunError(f"{out} holds no {FIT}: its fit has not ended. Go on with: featherseg fit --resume --out {out}")
     try:

@@ -16,7 +16,7 @@ from typing import Any
 
 from featherseg.core.config import setting_texts, with_given
 from featherseg.core.errors import ConfigError, FeathersegError, RunError, TrainingError
-from featherseg.core.files import FIT, PLAN, check_folder, load_json, locked, refuse_links, write_json
+from featherseg.core.files import FIT, FIT_LOCK, PLAN, check_folder, load_json, locked, refuse_links, write_json
 from featherseg.core.machine import command_began
 from featherseg.core.notebook import percent, reporter_of
 from featherseg.core.types import Progress, Reporter, Size, as_size
@@ -48,8 +48,6 @@ from featherseg.fitting.watch import Watch
 from featherseg.training.job import torch_as_it_was
 from featherseg.training.length import duration
 from featherseg.training.trackers import begin_group
-
-LOCK = ".fit.lock"
 
 USUAL: Mapping[str, Any] = {"percentile": 50, "max_mib": None, "hours": 1.0, "format": "onnx", "image_size": None}
 """What a fit is told where nothing else is said; under a plan it is what that was told."""
@@ -159,8 +157,8 @@ def fit(
     # Whether there is a fit to go on with, or room for a new one
     there = (out / PLAN).is_file()
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    begun = {name for name in names if name not in (LOCK, DATASET) and not name.endswith(".tmp")}
-    new = not out.exists() or (out.is_dir() and (not names or (LOCK in names and not begun)))
+    begun = {name for name in names if name not in (FIT_LOCK, DATASET) and not name.endswith(".tmp")}
+    new = not out.exists() or (out.is_dir() and (not names or (FIT_LOCK in names and not begun)))
     if not resume and not new:
         raise RunError(f"{out} already exists. Add --resume to continue it, or choose another folder with --out.")
     if resume and not there and not new:
@@ -172,7 +170,7 @@ def fit(
     made_here = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
     with (
-        locked(out / LOCK, RunError(f"another process fits in {out}. Wait for it or stop it first.")),
+        locked(out / FIT_LOCK, RunError(f"another process fits in {out}. Wait for it or stop it first.")),
         _unless_begun(out, new, made_here),
         torch_as_it_was(),
         trial_workers(settings.cluster, settings.workers, settings.device) as workers,
@@ -248,7 +246,7 @@ def _unless_begun(out: Path, new: bool, made_here: Sequence[Path]) -> Iterator[N
     finally:
         if new and not (out / PLAN).is_file():
             with suppress(OSError):
-                for name in (LOCK, DATASET):
+                for name in (FIT_LOCK, DATASET):
                     (out / name).unlink(missing_ok=True)
                 for folder in made_here:
                     folder.rmdir()

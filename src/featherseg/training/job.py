@@ -23,7 +23,16 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from featherseg.core.errors import DataError, DataNotFound, RunError, TrainingError
-from featherseg.core.files import append_line, check_folder, locked, read_lines, refuse_links, remove_tree, write_text
+from featherseg.core.files import (
+    LOCK,
+    append_line,
+    check_folder,
+    locked,
+    read_lines,
+    refuse_links,
+    remove_tree,
+    write_text,
+)
 from featherseg.core.machine import pick_device
 from featherseg.core.notebook import percent
 from featherseg.core.wording import Doubt
@@ -41,7 +50,6 @@ from featherseg.training.memory import check_memory, estimate_memory, peak_held
 from featherseg.training.module import SegmentationModule
 from featherseg.training.prepare import (
     BEGINNINGS,
-    LOCK,
     Request,
     Training,
     begin,

@@ -14,7 +14,7 @@ from torch import nn
 from featherseg import models
 from featherseg._version import __version__
 from featherseg.core.errors import ConfigError, DeviceError, FeathersegError, RunError
-from featherseg.core.files import load_json, write_json, write_text
+from featherseg.core.files import LOCK, load_json, write_json, write_text
 from featherseg.core.machine import command_began, computes_bf16, environment, pick_device
 from featherseg.core.types import ClassInfo, SegmentationData
 from featherseg.core.wording import Doubt, counted, size_text
@@ -52,7 +52,6 @@ from featherseg.training.teaching import (
 )
 from featherseg.training.trackers import TENSORBOARD, TRACKERS, WANDB, check_trackers
 
-LOCK = ".lock"
 BEGINNINGS = (
     *("recipe.toml", ENVIRONMENT, CLASS_POINTS, RARE_CLASSES, DATA, METRICS, OUTPUTS),
     *(TENSORBOARD, WANDB, TRACKERS),
