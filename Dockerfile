@@ -13,7 +13,7 @@ RUN python -m venv /opt/featherseg \
 
 FROM python:3.11-slim-bookworm
 COPY --from=build /opt/featherseg /opt/featherseg
-ENV PATH=/opt/featherseg/bin:$PATH PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/featherseg/bin:$PATH PYTHONDONTWRITEBYTECODE=1 ORT_DISABLE_TELEMETRY=1
 WORKDIR /runs
 USER 10001:10001
 EXPOSE 8000

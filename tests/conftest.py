@@ -12,6 +12,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+import featherseg  # noqa: F401 - before any test imports onnxruntime, whose telemetry it switches off
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 hypothesis.settings.register_profile("fixed seeds", derandomize=True, deadline=None)  # a busy machine fails none

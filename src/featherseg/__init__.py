@@ -1,6 +1,7 @@
 """featherseg: light semantic and panoptic segmentation, from images to a trained, evaluated, exported model.
 
 Names are resolved when they are first used (PEP 562), so that `import featherseg` pulls in neither torch nor Lightning.
+Importing it switches off the telemetry of the packages that it may use, in this process and its children.
 """
 
 from importlib import import_module
@@ -8,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from featherseg._version import __version__
 from featherseg.core.errors import FeathersegError, require
+from featherseg.core.telemetry import switch_off
+
+switch_off()
 
 if TYPE_CHECKING:
     from featherseg import backbones, kernels

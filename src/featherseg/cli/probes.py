@@ -109,12 +109,9 @@ def _export(folder: Path) -> str:
 
 
 def _openvino(folder: Path) -> str:
+    import nncf
     import openvino
     from onnx import TensorProto, helper, numpy_helper
-
-    from featherseg.exporters.openvino_int8 import import_nncf
-
-    nncf = import_nncf()
 
     weights = numpy_helper.from_array(np.ones((2, 3, 3, 3), np.float32), "weights")
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, "height", "width"])

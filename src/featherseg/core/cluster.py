@@ -35,7 +35,6 @@ def ray_cluster(address: str, workers: int, purpose: str) -> Iterator[Cluster]:
     Raises MissingExtra, which names the purpose, and ConfigError where nobody answers there, or the cluster has too few
     processors.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")  # a busy machine starts it in more than 30 s
     os.environ.setdefault("RAY_worker_niceness", "0")  # by default 15: beside any other work they stand still
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what it survives, it need not tell

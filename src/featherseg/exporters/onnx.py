@@ -138,7 +138,9 @@ def _strip(graph: Any) -> None:
 
 
 HEAD = """\
-import json
+import json, os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else onnxruntime reports usage
 import numpy as np, onnxruntime
 from PIL import Image, ImageOps
 

@@ -1,7 +1,6 @@
 """openvino-int8: the OpenVINO graph with int8 convolutions and products, quantised after training by NNCF."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ FUSED = "fused_names_0"
 
 def write(job: Job) -> Quantised:
     """model.int8.xml and model.int8.bin in the job's folder; see `int8.quantise`. Raises MissingExtra, ExportError."""
-    nncf = import_nncf()
+    nncf: Any = require("nncf", "openvino", "int8 for OpenVINO")
     proto: Any = require("onnx", "export", "OpenVINO export").load_from_string(job.graph())
     path = job.folder / "model.int8.xml"
 
@@ -30,17 +29,6 @@ def write(job: Job) -> Quantised:
         return path
 
     return quantise(job, proto.graph, candidate)
-
-
-def import_nncf() -> Any:
-    """NNCF; imported otherwise it begins to tell its makers what it does. Raises MissingExtra."""
-    own = "NNCF_CI" not in os.environ
-    os.environ.setdefault("NNCF_CI", "1")
-    try:
-        return require("nncf", "openvino", "int8 for OpenVINO")
-    finally:
-        if own:
-            del os.environ["NNCF_CI"]
 
 
 def fused(model: Any) -> Any:

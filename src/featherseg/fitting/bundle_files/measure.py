@@ -31,6 +31,9 @@ except ImportError:
 Candidate = dict[str, Any]  # a row of bundle.json
 Predict = Callable[[np.ndarray], np.ndarray]
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime and openvino report usage when they are imported
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # what openvino reports by
+
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn"}
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 WARM_UP = 5

@@ -1,0 +1,56 @@
+"""Usage reports of other packages: switched off before the package is imported, unless the user has set otherwise."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from featherseg.core.telemetry import OFF
+from featherseg.exporters.onnx import HEAD
+
+BUNDLE = Path(__file__).parents[2] / "src/featherseg/fitting/bundle_files"
+ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
+
+
+@pytest.fixture
+def run_fresh(tmp_path):
+    """Return a function: code, variables -> (what a process with a new HOME prints, the files that it leaves there)."""
+
+    def run(code, **variables):
+        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+        environment = kept | {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)} | variables
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout, [path.name for path in tmp_path.rglob("*") if path.is_file()]
+
+    return run
+
+
+def test_reports_are_off_but_those_that_the_user_sets(run_fresh):
+    code = f"import featherseg; {ENVIRONMENT}"
+    assert OFF.items() <= json.loads(run_fresh(code)[0]).items()
+    told = dict.fromkeys(OFF, "0") | {"WANDB_ERROR_REPORTING": ""}
+    assert told.items() <= json.loads(run_fresh(code, **told)[0]).items()
+
+
+def test_onnxruntime_leaves_a_device_id_where_the_user_lets_it(run_fresh):
+    """If this fails, the variable has another name now and the tests below hold nothing."""
+    assert "deviceid" in run_fresh("import featherseg, onnxruntime", ORT_DISABLE_TELEMETRY="0")[1]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import featherseg, onnxruntime, onnxruntime.quantization",
+        "import featherseg, openvino.tools.ovc",
+        f"import sys; sys.path.append({str(BUNDLE)!r}); import measure, onnxruntime, openvino.tools.ovc",
+        HEAD.split("\nsession")[0],
+    ],
+    ids=["onnxruntime", "openvino", "measure.py", "printed code"],
+)
+def test_importing_them_leaves_no_file(run_fresh, code):
+    assert run_fresh(code) == ("", [])
