@@ -17,7 +17,7 @@ demo: setup ## Train, evaluate, predict, export and report on synthetic scenes, 
 	@featherseg demo
 
 test: check ## Run the checks and all quick tests
-	@scripts/browser.sh
+	@scripts/test_tools.sh
 	@# PYTHONDONTWRITEBYTECODE, where it is set, would have each of the hundred processes compile what it imports
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -m "not slow and not gpu" --durations=20
 
@@ -25,7 +25,7 @@ test-slow: setup ## Run the tests that take minutes
 	python -m pytest -m slow
 
 test-versions: setup ## Run the quick tests with the newest and the lowest versions of what is needed
-	@scripts/browser.sh
+	@scripts/test_tools.sh
 	@scripts/versions.sh
 
 check: setup ## Lint, formatting, types, layers, licences and known holes of what is needed

@@ -14,7 +14,14 @@ from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.serving.app import create_app
 from featherseg.serving.guard import HEADERS
 from featherseg.serving.models import Served
-from featherseg.serving.settings import Settings, allowed_hosts, choose_token, is_loopback
+from featherseg.serving.settings import (
+    Settings,
+    allowed_hosts,
+    allowed_origins,
+    checked_root_path,
+    choose_token,
+    is_loopback,
+)
 
 HOME = "http://127.0.0.1:8000"
 TOKEN = "a token of 25 characters.".replace(" ", "-")
@@ -41,7 +48,7 @@ def code(response) -> str:
     return response.json()["error"]["code"]
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", [path for path in PATHS if path != "/healthz"])
 @pytest.mark.parametrize(
     "host",
     ["evil.example", "evil.example:8000", "127.0.0.1.evil.example:8000", "localhost", "localhost:80", "127.0.0.1:8001",
@@ -61,16 +68,16 @@ def test_further_names_are_answered_when_they_were_allowed(start):
     hosts = allowed_hosts("192.168.1.9", 8000, ["Box.local", "proxy.example:443"])
     client = start(hosts=hosts)
     for host in ("box.local", "box.local:8000", "proxy.example:443", "192.168.1.9:8000", "localhost:8000"):
-        assert client.get("/healthz", headers={"Host": host}).status_code == 200
-    assert client.get("/healthz", headers={"Host": "box.local:9000"}).status_code == 403
+        assert client.get("/v1/models", headers={"Host": host}).status_code == 200
+    assert client.get("/v1/models", headers={"Host": "box.local:9000"}).status_code == 403
 
 
 def test_a_port_of_a_tunnel_is_answered_by_the_words_of_its_refusal(start):
-    refused = start().get("/healthz", headers={"Host": "localhost:9000"}).json()["error"]["message"]
+    refused = start().get("/v1/models", headers={"Host": "localhost:9000"}).json()["error"]["message"]
     assert "'localhost:9000' is not allowed" in refused
     assert "--allow-host and just that, port included" in refused
     client = start(hosts=allowed_hosts("127.0.0.1", 8000, ["localhost:9000"]))
-    assert client.get("/healthz", headers={"Host": "localhost:9000"}).status_code == 200
+    assert client.get("/v1/models", headers={"Host": "localhost:9000"}).status_code == 200
 
 
 def test_no_request_is_for_all_addresses():
@@ -79,8 +86,8 @@ def test_no_request_is_for_all_addresses():
 
 def test_the_address_at_which_a_connection_came_in_is_answered_but_no_name(start):
     for address in ("http://10.1.2.3:8000", "http://[fe80::1]:8000"):
-        assert start(base_url=address).get("/healthz").status_code == 200
-    assert start(base_url="http://evil.example:8000").get("/healthz").status_code == 403
+        assert start(base_url=address).get("/v1/models").status_code == 200
+    assert start(base_url="http://evil.example:8000").get("/v1/models").status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -159,7 +166,7 @@ def test_every_answer_carries_the_headers(start):
         client.get("/v1/models", headers=key),
         client.get("/nothing", headers=key),
         client.get("/v1/segment", headers=key),
-        client.get("/healthz", headers={"Host": "evil.example"}),
+        client.get("/v1/models", headers={"Host": "evil.example"}),
         client.post("/v1/segment", files={"image": bytes(20_001)}, headers=key),
         client.post("/v1/segment", files={"image": encoded(image())}, headers=key),
         client.post("/v1/segment", files={"image": encoded(poisoned())}, headers=key),
@@ -213,3 +220,90 @@ def test_a_websocket_is_closed(client):
 
     client.do(ask())
     assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_probes_are_answered_whatever_host_they_name(client, path):
+    assert client.get(path, headers={"Host": "pod-7.cluster.example"}).status_code == 200
+    assert code(client.get(path, headers={"Origin": "http://evil.example"})) == "origin"
+
+
+def test_the_refusal_of_an_origin_names_the_options_that_allow_it(client):
+    told = client.get("/v1/models", headers={"Origin": "https://box.example"}).json()["error"]["message"]
+    assert "'https://box.example'" in told
+    assert "--allow-host" in told
+    assert "--allow-origin" in told
+
+
+APP = "https://app.example"
+
+
+@pytest.fixture(scope="module")
+def with_origin():
+    settings = Settings(token=TOKEN, origins=allowed_origins([APP]))
+    with closing(Client(create_app([served()], settings), HOME)) as client:
+        yield client
+
+
+def test_a_page_of_an_allowed_origin_may_ask_and_read(with_origin):
+    asked = {"Origin": APP, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    preflight = with_origin.begin("OPTIONS", "/v1/segment", headers=asked).result(60)
+    assert preflight.status_code == 204
+    assert preflight.headers["access-control-allow-origin"] == APP
+    assert "POST" in preflight.headers["access-control-allow-methods"]
+    assert preflight.headers["access-control-allow-headers"] == "Authorization"
+    headers = {"Origin": APP, "Authorization": f"Bearer {TOKEN}"}
+    answer = with_origin.post("/v1/segment", files={"image": encoded(image())}, headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == APP
+    assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
+    assert "access-control-allow-credentials" not in answer.headers
+    refused = with_origin.post("/v1/segment", headers={"Origin": APP})
+    assert refused.status_code == 401  # and the page may read why
+    assert refused.headers["access-control-allow-origin"] == APP
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://app.example.evil", "http://app.example", "https://app.example:444", "null"]
+)
+def test_an_allowed_origin_allows_no_other(with_origin, origin):
+    for method in ("GET", "OPTIONS"):
+        asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        response = with_origin.begin(method, "/v1/models", headers=asked).result(60)
+        assert (response.status_code, code(response)) == (403, "origin")
+        assert "access-control-allow-origin" not in response.headers
+        assert response.headers["vary"] == "Origin"
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "null", "app.example", "https://app.example/", "https://*.example", "ftp://a.b"]
+)
+def test_what_is_no_origin_is_refused_in_a_sentence(origin):
+    with pytest.raises(ConfigError, match=r"--allow-origin .*such as https://app\.example"):
+        allowed_origins([origin])
+
+
+@pytest.mark.parametrize("strips", [True, False], ids=["a proxy that strips the path", "one that passes it on"])
+def test_below_a_root_path_everything_is_found(start, strips):
+    client, root = start(root_path="/seg"), "" if strips else "/seg"
+    assert client.get(f"{root}/healthz").status_code == 200
+    assert client.get(f"{root}/page/page.css").status_code == 200
+    assert client.post(f"{root}/v1/segment", files={"image": encoded(image())}).status_code == 200
+    assert client.get(f"{root}/openapi.json").json()["servers"] == [{"url": "/seg"}]
+    assert client.get(f"{root}/").text.startswith("<!doctype html>")
+
+
+def test_the_root_path_without_a_slash_leads_to_the_page(start):
+    answer = start(root_path="/seg").get("/seg")
+    assert (answer.status_code, answer.headers["location"]) == (308, "/seg/")
+
+
+def test_without_a_root_path_the_description_names_no_server(client):
+    assert "servers" not in client.get("/openapi.json").json()
+
+
+@pytest.mark.parametrize("path", ["seg", "//seg", "/a b", "/../x", "/v1", "/page/x", "/ä", "https://box.example/seg"])
+def test_what_is_no_root_path_is_refused_in_a_sentence(path):
+    with pytest.raises(ConfigError, match="--root-path"):
+        checked_root_path(path)
+    assert [checked_root_path(good) for good in ("", "/", "/seg", "/a/b-c/")] == ["", "", "/seg", "/a/b-c"]

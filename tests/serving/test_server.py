@@ -10,12 +10,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from color_model import Gated, Slow, answer_of, image, large_image, mask_in, until
+from color_model import Gated, Slow, answer_of, image, large_image, mask_in, served, until
 from running_service import all_of, connected, form, post_head, posted, running
 
 from featherseg.core.errors import ConfigError
 from featherseg.inference.predictor import Predictor
 from featherseg.serving import server as server_module
+from featherseg.serving.app import create_app
 from featherseg.serving.models import Served
 from featherseg.serving.server import bind
 
@@ -77,8 +78,8 @@ def test_stopping_finishes_what_runs_and_refuses_what_comes():
         asking.start()
         until(lambda: predictor.seen)
         server.handle_exit(signal.SIGTERM, None)
-        assert client.get("/readyz").status_code == 503
-        assert client.post("/v1/segment", files=form(image())).status_code == 503
+        refusals = [client.get("/readyz"), client.post("/v1/segment", files=form(image()))]
+        assert [(answer.status_code, answer.headers["retry-after"]) for answer in refusals] == [(503, "5")] * 2
         predictor.gate.set()
         asking.join()
     np.testing.assert_array_equal(mask_in(answers[0].content), answer_of(image()))
@@ -127,6 +128,26 @@ with server.bind("127.0.0.1", 0) as listener:
     app = create_app([Served("endless", predictor)], settings)
     server.run(app, listener, lambda: print(port, flush=True))
 """
+
+
+@pytest.fixture
+def hangups():
+    """Leaves SIGHUP as it was."""
+    before = signal.getsignal(signal.SIGHUP)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_sighup_ends_the_service_as_sigterm_does(hangups):
+    with bind("127.0.0.1", 0) as listener:
+        server_module.run(create_app([served()]), listener, lambda: os.kill(os.getpid(), signal.SIGHUP))
+
+
+def test_sighup_stays_ignored_under_nohup(hangups):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with bind("127.0.0.1", 0) as listener:
+        server_module.run(create_app([served()]), listener, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_sigterm_while_a_model_works_on_an_image_answered_504_exits_with_0():

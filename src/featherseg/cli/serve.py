@@ -35,6 +35,11 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option(metavar="NAME[:PORT]", help="Another host name of this machine.")
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ORIGIN", help="A page whose scripts may call the API: https://app.example."),
+    ] = None,
+    root_path: Annotated[str, typer.Option(metavar="PATH", help="Where a proxy shows the service, such as /seg.")] = "",
     device: Device = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Batch size, for images of the same size.")] = 4,
     memory_gb: MemoryGb = 4.0,
@@ -47,8 +52,8 @@ def serve(
 ) -> None:
     """Serve models over HTTP until Ctrl-C: the page at /, the API at /v1/segment, its description at /openapi.json.
 
-    On an address that others can reach, requests need a token: --token, or one is generated and printed. On SIGTERM,
-    running requests get up to 15 s to finish, and the exit code is 0.
+    On an address that others can reach, requests need a token: --token, or one is generated and printed. On SIGTERM
+    or SIGHUP, running requests get up to 15 s to finish, and the exit code is 0. Behind a proxy: docs/start/proxy.md.
     """
     for package in PACKAGES:
         require(package, "serve", "`featherseg serve`")
@@ -56,18 +61,28 @@ def serve(
     from featherseg.serving import server
     from featherseg.serving.app import create_app
     from featherseg.serving.models import open_models
-    from featherseg.serving.settings import Limits, Settings, allowed_hosts, choose_token
+    from featherseg.serving.settings import (
+        Limits,
+        Settings,
+        allowed_hosts,
+        allowed_origins,
+        checked_root_path,
+        choose_token,
+    )
 
     for option, value in {"--max-mb": max_mb, "--max-megapixels": max_megapixels, "--seconds": seconds}.items():
         if not value <= MOST:  # of nan no comparison holds
             raise ConfigError(f"{option} {value:g}: expected a number, at most {MOST:,}.")
+    origins, root_path = allowed_origins(allow_origin or ()), checked_root_path(root_path)
     limits = Limits(bytes=round(max_mb * 1e6), pixels=round(max_megapixels * 1e6), queue=queue, seconds=seconds)
     with server.bind(host, port) as listener:
         address, port = listener.getsockname()[:2]
         settings = Settings(
             limits=limits,
             hosts=allowed_hosts(host, port, allow_host or ()),
+            origins=origins,
             token=choose_token(token, address),
+            root_path=root_path,
             threads=os.cpu_count() or 1,
         )
         keep_freed_memory(one_heap=True)

@@ -41,6 +41,7 @@ def create_app(models: Sequence[Served], settings: Settings | None = None) -> Fa
         redoc_url=None,
         openapi_url="/openapi.json",
         redirect_slashes=False,
+        servers=[{"url": service.settings.root_path}] if service.settings.root_path else None,
     )
     app.state.service = service
     app.include_router(router(service))

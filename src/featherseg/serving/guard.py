@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from featherseg.serving.refusal import Refused, failed, stopping
@@ -42,7 +43,22 @@ HEADERS = {
 }
 """On every answer, whatever its status."""
 
-OPEN_PATHS = ("/", "/healthz", "/readyz")
+CROSS_ORIGIN = {
+    "Access-Control-Expose-Headers": "X-Featherseg-Model, Retry-After",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
+"""On answers to pages of allowed origins."""
+
+PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST",
+    "Access-Control-Allow-Headers": "Authorization",
+    "Access-Control-Max-Age": "600",
+}
+
+HEALTH_PATHS = ("/healthz", "/readyz")
+"""Answered under every Host: probes of load balancers send names of their own."""
+
+OPEN_PATHS = ("/", *HEALTH_PATHS)
 """What needs no token, beside the files of the page: nothing of it tells about an image or a model."""
 
 PAGE = "/page/"
@@ -65,6 +81,11 @@ class Guard:
             await self.app(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        root_path = self.service.settings.root_path
+        if root_path and scope["path"] == root_path:  # the page names its files relative to a folder
+            await RedirectResponse(f"{root_path}/", status_code=308)(scope, receive, send)
+            return
+        scope = below_root(scope, root_path)
         status, started, request = GONE, time.perf_counter(), Headers(scope=scope)
         unread = request.get("content-length", "0") != "0" or "transfer-encoding" in request
 
@@ -80,6 +101,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
+                headers.update(self._cross_origin(request))
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
                 if unread:  # a body that was refused is not read for the sake of the next request
@@ -102,28 +124,61 @@ class Guard:
 
     async def _checked(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            self._check(scope["path"], Headers(scope=scope), own_address(scope))
+            self._check(scope, Headers(scope=scope))
         except Refused as refused:
             await refused.response()(scope, receive, send)
             return
+        if self._is_preflight(scope, Headers(scope=scope)):
+            await Response(status_code=204, headers=PREFLIGHT)(scope, receive, send)
+            return
         await self.app(scope, bounded(receive, Headers(scope=scope), self.service.settings.limits.bytes), send)
 
-    def _check(self, path: str, headers: Headers, own: str) -> None:
+    def _check(self, scope: Scope, headers: Headers) -> None:
         """Raises Refused: 403 for a host or an origin, 401 for the token, 503 while stopping."""
-        settings = self.service.settings
-        hosts = settings.hosts | {own}
+        settings, path = self.service.settings, scope["path"]
+        hosts = settings.hosts | {own_address(scope)}
         host = headers.get("host", "")
-        if not is_allowed(host, hosts):
+        if not is_allowed(host, hosts) and path not in HEALTH_PATHS:
             mend = "Where it is a name of this service, start it with --allow-host and just that, port included."
             raise Refused(403, "host", f"Host {shown(host)} is not allowed. {mend}")
         origin = headers.get("origin")
         scheme, _, from_host = (origin or "").partition("://")
-        if origin is not None and not (scheme in ("http", "https") and is_allowed(from_host, hosts)):  # "null" is none
-            raise Refused(403, "origin", f"Requests from pages of {shown(origin)} are not allowed.")
-        if settings.token is not None and path not in OPEN_PATHS and not path.startswith(PAGE):
+        own_page = scheme in ("http", "https") and is_allowed(from_host, hosts)  # "null" is none
+        if origin is not None and not own_page and origin.lower() not in settings.origins:
+            raise Refused(
+                403,
+                "origin",
+                f"Requests from pages of {shown(origin)} are not allowed. If it is the address of this service, start "
+                "the service with --allow-host and its name, port included. If it is a page of yours, start it with "
+                "--allow-origin and just that.",
+            )
+        is_open = path in OPEN_PATHS or path.startswith(PAGE) or self._is_preflight(scope, headers)
+        if settings.token is not None and not is_open:
             check_token(headers.get("authorization", ""), settings.token)
         if self.service.stopping and path != "/healthz":
             raise stopping()
+
+    def _is_preflight(self, scope: Scope, headers: Headers) -> bool:
+        """Whether a browser asks what a page of an allowed origin may send; it sends no token with that."""
+        asked = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
+        return asked and headers.get("origin", "").lower() in self.service.settings.origins
+
+    def _cross_origin(self, request: Headers) -> dict[str, str]:
+        """The headers by which a browser lets a page of an allowed origin read the answer."""
+        origins, origin = self.service.settings.origins, request.get("origin", "")
+        if not origins:
+            return {}
+        if origin.lower() not in origins:
+            return {"Vary": "Origin"}
+        return {"Vary": "Origin", "Access-Control-Allow-Origin": origin, **CROSS_ORIGIN}
+
+
+def below_root(scope: Scope, root_path: str) -> Scope:
+    """`scope` with the path below `root_path`; proxies pass it on with the root or without."""
+    path = scope["path"]
+    if not root_path or not path.startswith(f"{root_path}/"):
+        return scope
+    return {**scope, "path": path.removeprefix(root_path)}
 
 
 def is_allowed(host: str, hosts: Iterable[str]) -> bool:

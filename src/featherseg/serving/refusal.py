@@ -6,6 +6,9 @@ from starlette.responses import JSONResponse
 
 from featherseg.core.errors import FeathersegError
 
+RETRY_LATER = {"Retry-After": "5"}
+"""Of a service that starts or stops, in seconds: another one, or the next, answers soon."""
+
 
 class Refused(FeathersegError):
     """A request that is not answered. `status` is HTTP's, `code` a word that stays the same."""
@@ -26,7 +29,8 @@ class Refused(FeathersegError):
 
 def stopping() -> Refused:
     """Of what comes, or is not done, while the service stops."""
-    return Refused(503, "stopping", "The service is stopping: running requests are finished, new ones are refused.")
+    message = "The service is stopping: running requests are finished, new ones are refused."
+    return Refused(503, "stopping", message, RETRY_LATER)
 
 
 def failed() -> Refused:

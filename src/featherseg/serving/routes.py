@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from featherseg.serving.admission import Body
 from featherseg.serving.encode import encoder, mask_png
 from featherseg.serving.models import Served
-from featherseg.serving.refusal import Refused, failed, stopping
+from featherseg.serving.refusal import RETRY_LATER, Refused, failed, stopping
 from featherseg.serving.schema import (
     BatchAnswer,
     ClassAnswer,
@@ -47,11 +47,12 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         422: "The query is invalid.",
         429: "The queue is full; Retry-After says when to try again.",
         500: "A server error; see its log.",
-        503: "The service is stopping.",
+        503: "The service is stopping; Retry-After says when to try again.",
         504: "The response took too long.",
     }.items()
 }
-REFUSALS[429]["headers"] = {"Retry-After": {"description": "In seconds.", "schema": {"type": "integer"}}}
+for status in (429, 503):
+    REFUSALS[status]["headers"] = {"Retry-After": {"description": "In seconds.", "schema": {"type": "integer"}}}
 MODEL = {"X-Featherseg-Model": {"description": "The model's name, percent-encoded.", "schema": {"type": "string"}}}
 MASK = {
     "model": MaskAnswer,
@@ -82,7 +83,7 @@ def _add_facts(routes: APIRouter, service: Service) -> None:
     @routes.get("/readyz", summary="Whether images are accepted", responses={503: REFUSALS[503]})
     async def ready() -> StatusAnswer:
         if not service.ready:
-            raise Refused(503, "not_ready", "The service is starting or stopping.")
+            raise Refused(503, "not_ready", "The service is starting or stopping.", RETRY_LATER)
         return StatusAnswer(status="ready")
 
     @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)

@@ -62,11 +62,15 @@ def _bind_message(host: str, port: int, error: OSError) -> str:
 
 
 def run(app: FastAPI, listener: socket.socket, announce: Callable[[], object]) -> None:
-    """Serve until SIGTERM (returns) or SIGINT (raises KeyboardInterrupt); what runs is finished, the rest gets 503.
+    """Serve until SIGTERM or SIGHUP (returns) or SIGINT (raises KeyboardInterrupt).
+
+    What runs is finished, the rest gets 503. SIGHUP, of a terminal that closes, stays ignored where `nohup` ignores it.
 
     `announce` is called when requests are answered and signals are heard.
     """
     server = server_of(app, announce)
+    if os.name == "posix" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, server.handle_exit)
     server.run(sockets=[listener])
     if server.service.busy:  # the interpreter's end would abort the process while a model works for nobody
         for stream in (sys.stdout, sys.stderr):

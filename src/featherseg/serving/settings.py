@@ -15,6 +15,13 @@ LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 EVERYWHERE = ("0.0.0.0", "::")
 """To listen at all addresses of a machine; no request is for these."""
 
+OWN_PATHS = ("v1", "page", "healthz", "readyz", "metrics", "openapi.json")
+"""How the paths of the service begin: a root path among them could not be told from these."""
+
+_ORIGIN = re.compile(r"https?://(?:[\w.-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?", re.ASCII)
+
+_ROOT_PATH = re.compile(r"(?:/[\w.~-]+)*", re.ASCII)
+
 _HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?", re.ASCII)
 
 SHORTEST_TOKEN = 16
@@ -38,6 +45,36 @@ def allowed_hosts(host: str, port: int, others: Iterable[str] = ()) -> frozenset
             )
         hosts |= {other, f"{other}:{port}"}
     return frozenset(name.lower() for name in hosts)
+
+
+def allowed_origins(origins: Iterable[str]) -> frozenset[str]:
+    """Origins of other pages whose scripts may call the API, as a browser sends them.
+
+    Raises ConfigError for one that is no http(s)://NAME or http(s)://NAME:PORT.
+    """
+    origins = list(origins)
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ConfigError(
+                f"--allow-origin {origin!r}: expected the scheme, name and port of a page, such as "
+                "https://app.example or http://localhost:3000, without a path and without *."
+            )
+    return frozenset(origin.lower() for origin in origins)
+
+
+def checked_root_path(path: str) -> str:
+    """The path below which a proxy shows the service, without a slash at its end; "" for none.
+
+    Raises ConfigError.
+    """
+    path = path.rstrip("/")
+    parts = path.split("/")[1:]
+    if not _ROOT_PATH.fullmatch(path) or {".", ".."} & set(parts) or set(parts[:1]) & set(OWN_PATHS):
+        raise ConfigError(
+            f"--root-path {path!r}: expected the path of the address, such as /seg: letters, digits and - _ . ~, and "
+            f"none that begins like one of the service's own ({', '.join(OWN_PATHS)})."
+        )
+    return path
 
 
 def is_loopback(address: str) -> bool:
@@ -83,10 +120,16 @@ class Limits(Config):
 
 
 class Settings(Config):
-    """limits; hosts: values of the Host header that are answered; token: what every request but those for the page and
-    the two health checks must carry, None for nothing; threads: how many images are decoded or encoded at a time."""
+    """What the service allows, and where it is found.
+
+    hosts: values of the Host header that are answered. origins: origins of other pages whose scripts may call the
+    API. token: what every request must carry, but those for the page and the two health checks; None for nothing.
+    root_path: where a proxy shows the service, such as "/seg". threads: images decoded or encoded at a time.
+    """
 
     limits: Limits = Limits()
     hosts: frozenset[str] = allowed_hosts("127.0.0.1", 8000)
+    origins: frozenset[str] = frozenset()
     token: str | None = None
+    root_path: str = ""
     threads: int = Field(default=2, ge=1)
