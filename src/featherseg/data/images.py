@@ -3,11 +3,13 @@
 Pillow's own reading is narrowed to the formats listed here, so that no other decoder ever sees a file.
 """
 
+import ctypes
+import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -62,6 +64,10 @@ _LOW_BYTE = {  # raw mode in which Pillow keeps the high bytes of 16-bit colour 
     for mode in ("RGB", "RGBA", "RGBX")
     for high, low in (("B", "L"), ("L", "B"), ("N", _SWAPPED))
 }
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints what it logs beside our DataError
+with suppress(AttributeError):  # on Windows libtiff is linked in without its names
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)  # libtiff prints faults that Pillow raises as well
 
 
 @dataclass(frozen=True)
