@@ -34,9 +34,10 @@ from featherseg.data.checks import CheckReport, check_data
 from featherseg.data.fingerprint import TEST, read_fingerprint
 from featherseg.data.fixes import free_target, write_mended
 from featherseg.data.images import images_in, is_image, stored_images
+from featherseg.data.mask_folders import FoldersAs
 from featherseg.data.mirror import local_folder
-from featherseg.data.proposal import refuse_written
 from featherseg.data.sequences import OLD_RULES
+from featherseg.data.written_proposal import refuse_edited
 from featherseg.evaluation import scoring
 from featherseg.evaluation.scoring import Scores
 from featherseg.inference.folder import DEFAULTS, OutputSettings, write_folder
@@ -293,6 +294,7 @@ def check(
     write: bool = False,
     names: Mapping[str, str] | None = None,
     masks: str | None = None,
+    folders: FoldersAs | None = None,
     fix: str | Path | None = None,
     decisions: str | Path | None = None,
     progress: Progress | None = None,
@@ -304,9 +306,11 @@ def check(
     Args:
         data: A dataset's name, a dataset.toml, or a folder of images and masks, whatever its folders are called.
         data_root: Where a dataset with a name lies.
-        write: Write the proposed dataset.toml into the folder; never over one that is there.
+        write: Write the proposed dataset.toml into the folder, in place of one that `check` wrote and nobody edited;
+            never over another.
         names: What values of the masks mean in the proposal, {"255": "crack"}; also of a folder that is a class.
         masks: The folder of masks to propose, where there are several.
+        folders: What folders of masks of 0 and one other value are: "classes", or "groups" that stay in one split.
         fix: Write a copy without the faults into this new folder.
         decisions: What the page of `featherseg audit` saved: the masks of the copy are changed as it says.
         progress: Called with (what is being done, samples done, samples in all). Default: a bar in a notebook.
@@ -317,6 +321,7 @@ def check(
 
     Raises:
         UnknownName, DataNotFound, ConfigError: The dataset cannot be opened, or a name is of no value of the masks.
+        AmbiguousData: The folder can be read in two ways; its `readings` have a command for each.
         DataError: There is a dataset.toml in the way of `write`, `fix` is in use or cannot be written, or the decisions
             are broken or of other data.
     """
@@ -324,14 +329,23 @@ def check(
     if write:
         if not os.path.isdir(folder):
             raise ConfigError(f"{data} is no folder.{near_path(folder)} --write needs one that holds images and masks.")
-        refuse_written(folder)
+        refuse_edited(folder)
         check_folder(folder)
     if fix is not None:
         free_target(Path(fix))  # known before the long work
     elif decisions is not None:
         raise ConfigError("--decisions are applied to a copy of the dataset: name its folder with --fix OUT.")
     names = None if names is None else {str(value): name for value, name in names.items()}
-    report = check_data(str(data), _path(data_root), progress, names=names, masks=masks, decisions=_path(decisions))
+    report = check_data(
+        str(data),
+        _path(data_root),
+        progress,
+        names=names,
+        masks=masks,
+        folders=folders,
+        anew=write,
+        decisions=_path(decisions),
+    )
     if write and report.proposal is not None:
         report.written = report.proposal.write(folder)
     if fix is not None:

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from unicodedata import normalize
 
@@ -15,8 +17,9 @@ from published_layouts import COUNT, LAYOUTS, TURNED, save, scenes
 from small_training import SMALL
 from typer.testing import CliRunner
 
+import featherseg
 from featherseg.cli import build_app
-from featherseg.core.errors import ConfigError, DataError, DataNotFound
+from featherseg.core.errors import AmbiguousData, ConfigError, DataError, DataNotFound, UnknownName
 from featherseg.data import image_tree, layouts, open_dataset, own_config, proposal
 from featherseg.data.datasets.dataset_toml import read_dataset_toml
 from featherseg.data.datasets.folder import folder_listing
@@ -51,7 +54,7 @@ def checked(folder: Path, *options: str) -> dict:
     assert result.exit_code in (0, 1), result.exception
     report = json.loads(result.stdout)
     assert report["written"] == str(folder / "dataset.toml")
-    assert (folder / "dataset.toml").read_text() == report["proposed_dataset_toml"]
+    assert (folder / "dataset.toml").read_text().partition("\n")[2] == report["proposed_dataset_toml"]
     return report
 
 
@@ -157,13 +160,10 @@ def test_names_are_given_to_values_colours_and_folders(tmp_path: Path):
     LAYOUTS["class_is_the_folder"](tmp_path / "c")
     report = checked(tmp_path / "c", "--name", "MT_Fray=torn edge")
     assert report["classes"] == ["background", "crack", "torn edge"]
-    (other,) = report["other_readings"]
-    assert other == {"what": "one class in all folders", "options": "--name 255=foreground"}
-    (tmp_path / "c/dataset.toml").unlink()
+    assert report["other_readings"] == []  # the name says that folders are classes
     assert checked(tmp_path / "c", "--name", "255=foreground")["classes"] == ["background", "foreground"]
     for number in (1, 2):
         (tmp_path / "c" / ("MT_Crack", "MT_Fray")[number - 1]).rename(tmp_path / f"c/type{number}")
-    (tmp_path / "c/dataset.toml").unlink()
     assert checked(tmp_path / "c", "--name", "type1=crack", "--name", "MT_Free=none")["classes"][:2] == [
         "background",
         "crack",
@@ -235,14 +235,9 @@ def test_of_two_folders_of_masks_the_one_with_more_classes_is_taken_and_the_othe
     assert 'masks = "annotations"' in report["proposed_dataset_toml"]
     (other,) = report["other_readings"]
     assert other["options"] == "--masks binary"
-    result = run("check", tmp_path, "--write", "--masks", "binary")
-    assert isinstance(result.exception, DataError)
-    assert "exists and is not replaced" in str(result.exception)
-    (tmp_path / "dataset.toml").unlink()
     for given in ("binary", "binary/", str(tmp_path / "binary")):
         report = checked(tmp_path, "--masks", given)
         assert report["classes"] == ["background", "foreground"]
-        (tmp_path / "dataset.toml").unlink()
     assert isinstance(run("check", tmp_path / "images", "--masks", "nowhere").exception, DataNotFound)
 
 
@@ -259,11 +254,48 @@ def test_masks_of_single_objects_are_not_taken_for_those_with_more_classes(tmp_p
     assert [other["options"] for other in report["other_readings"]] == ["--masks numbers"]
 
 
-def test_a_dataset_toml_is_never_written_over(tmp_path: Path):
+@pytest.mark.parametrize("edited", ["dataset.toml", "train.txt", "val.txt"])
+def test_a_proposal_is_replaced_by_the_next_until_it_or_a_list_is_edited(tmp_path: Path, edited: str):
+    LAYOUTS["lists_of_numbers"](tmp_path)
+    checked(tmp_path)
+    lists = {path.name: path.read_text() for path in tmp_path.glob("*.txt")}
+    assert lists.keys() == {"train.txt", "val.txt", "test.txt"}
+    report = checked(tmp_path, "--name", "1=road")  # not by its own lists, which are in no two splits
+    assert "road" in report["classes"]
+    assert [note for note in report["look_at"] if "1 image in two lists" in note]
+    assert {path.name: path.read_text() for path in tmp_path.glob("*.txt")} == lists
+
+    assert isinstance(run("check", tmp_path, "--name", "1=lane").exception, ConfigError)
+    with (tmp_path / edited).open("a") as file:
+        file.write("\n")
+    kept = {path: path.read_bytes() for path in tmp_path.glob("*.t*")}
+    with pytest.raises(DataError, match="exists and is not replaced, because it was edited"):
+        raise run("check", tmp_path, "--write", "--name", "1=lane").exception
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.t*")} == kept
+
+
+def test_lists_go_with_the_proposal_that_they_belonged_to(tmp_path: Path):
+    LAYOUTS["other_folder_names"](tmp_path)
+    (tmp_path / "split.yaml").write_text("train: [0, 1, 2, 3, 4, 5, 6, 7]\nval: [8, 9, 10, 11]\n")
+    checked(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "split.yaml").unlink()
+    checked(tmp_path)
+    assert [path.name for path in tmp_path.glob("*.txt")] == ["notes.txt"]
+    assert read_dataset_toml(tmp_path / "dataset.toml").shares == {"train": 0.8, "val": 0.2}
+
+
+def test_a_dataset_toml_of_another_origin_is_never_written_over(tmp_path: Path):
     LAYOUTS["one_folder"](tmp_path)
-    (tmp_path / "dataset.toml").write_text("mine")
-    assert isinstance(run("check", tmp_path, "--write").exception, DataError)
-    assert (tmp_path / "dataset.toml").read_text() == "mine"
+    text = featherseg.check(tmp_path).proposal.text  # as an older version wrote it
+    for content in (
+        "mine",
+        text,
+        "# Written by `featherseg check --write`, which replaces it until it is edited: " + text,
+    ):
+        (tmp_path / "dataset.toml").write_text(content)
+        assert isinstance(run("check", tmp_path, "--write").exception, DataError)
+        assert (tmp_path / "dataset.toml").read_text() == content
     assert isinstance(run("check", "shapes", "--write").exception, ConfigError)
 
 
@@ -461,26 +493,127 @@ def test_classes_are_not_taken_for_smoothed_edges(tmp_path: Path, values: tuple[
     assert (share in notes) == (config.map["255"] == "ignore") == (classes < len(values))
 
 
-def test_a_class_in_a_folder_below_images_and_masks_is_found(tmp_path: Path):
-    for name in ("rust", "dent"):
-        for number, (image, mask) in enumerate(scenes()):
-            save(tmp_path / f"images/{name}/{number}.png", image)
-            save(tmp_path / f"masks/{name}/{number}.png", np.where(mask == 1, 255, 0).astype(np.uint8))
-    report = checked(tmp_path)
-    assert report["classes"] == ["background", "dent", "rust"]
-    assert read_dataset_toml(tmp_path / "dataset.toml").split_by == "image"  # each folder counts from 0
-    for part in report["splits"].values():
-        assert min(part["statistics"]["images"]) > 0
+def binary_in_folders(folder: Path, images: str, masks: str, names: Sequence[str], empty: Sequence[str] = ()) -> None:
+    """Images and masks of 0 and 255 in folders of these names; masks of `empty` are all background."""
+    for turn, name in enumerate(names):
+        for number, (image, mask) in enumerate(scenes()[:4]):
+            road = np.zeros_like(mask) if name in empty else np.where(mask == 1, 255, 0).astype(np.uint8)
+            save(folder / images.format(name, number), np.rot90(image, turn))
+            save(folder / masks.format(name, number), np.rot90(road, turn))
 
 
-def test_folders_that_are_numbered_are_series_and_no_classes(tmp_path: Path):
-    for name in ("clip1", "clip2"):
-        for number, (image, mask) in enumerate(scenes()):
-            save(tmp_path / f"{name}/rgb/{number}.png", image)
-            save(tmp_path / f"{name}/gt/{number}.png", np.where(mask == 1, 255, 0).astype(np.uint8))
+GROUPS = {  # from public releases and reports: names of folders, images, masks
+    "patients": (("TCGA_CS_4941_19960909", "TCGA_DU_5849"), "kaggle/{0}/{0}_{1}.tif", "kaggle/{0}/{0}_{1}_mask.tif"),
+    "people": (("Meyer", "Okafor", "Rossi"), "{}/images/{}.png", "{}/masks/{}.png"),
+    "cities": (("austin", "chicago", "vienna"), "{}/images/{}.tif", "{}/gt/{}.tif"),
+    "cities_inside": (("austin", "chicago", "vienna"), "images/{}/{}.tif", "gt/{}/{}.tif"),
+    "flights": (("2024-05-01_field", "2024-06-11_field"), "{}/images/{}.jpg", "{}/masks/{}.png"),
+    "clips": (("clip1", "clip2"), "{}/rgb/{}.png", "{}/gt/{}.png"),
+    "inside_splits": (("a/austin", "b/austin", "b/vienna"), "x/{}/img/{}.png", "x/{}/lbl/{}.png"),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_binary_masks_in_folders_are_a_question_and_both_answers_work(tmp_path: Path, name: str):
+    folders, images, masks = GROUPS[name]
+    place = tmp_path / "my data"
+    binary_in_folders(place, images, masks, folders)
+    result = run("check", place, "--write")
+    assert result.exit_code == 1
+    assert not (place / "dataset.toml").exists()
+    commands = [shlex.split(line)[1:] for line in result.stdout.splitlines() if line.startswith("    featherseg ")]
+    assert [command[-1] for command in commands] == ["--classes-from-folders", "--groups-from-folders"]
+
+    classes, groups = (run(*command, "--json") for command in commands)  # the second replaces what the first wrote
+    assert len(json.loads(classes.stdout)["classes"]) == 1 + len({name.partition("/")[0] for name in folders})
+    assert json.loads(groups.stdout)["classes"] == ["background", "foreground"]
+    listing = folder_listing(place / "dataset.toml")
+    names = {name.partition("/")[0] for name in folders}
+    found = [
+        {name for name in names for pair in pairs if name in pair.key.split("/")} for pairs in listing.splits.values()
+    ]
+    assert set.union(*found) == names
+    assert sum(map(len, found)) == len(names)  # no folder lies in two splits
+    assert all(pair.image and pair.mask for pairs in listing.splits.values() for pair in pairs)
+
+
+@pytest.mark.parametrize("name", ["free", "Good", "OK", "normal", "None", "background", "MT_FREE"])
+def test_folders_are_classes_where_an_empty_one_is_named_as_normal(tmp_path: Path, name: str):
+    binary_in_folders(tmp_path, "{}/img/{}.png", "{}/lbl/{}.png", ("crack", "rust", name), empty=(name,))
     report = checked(tmp_path)
-    assert report["classes"] == ["background", "foreground"]
-    assert report["how_split"].startswith("by ")
+    assert report["classes"] == ["background", "crack", "rust"]
+    assert [
+        note
+        for note in report["look_at"]
+        if note.endswith(f"{name} is named as normal and all its masks are background")
+    ]
+    (other,) = report["other_readings"]
+    assert checked(tmp_path, other["options"])["classes"] == ["background", "foreground"]
+
+
+@pytest.mark.parametrize(("name", "empty"), [("winter", True), ("free", False), ("freedom", True)])
+def test_an_empty_folder_or_its_name_alone_is_no_evidence(tmp_path: Path, name: str, empty: bool):
+    binary_in_folders(tmp_path, "{}/img/{}.png", "{}/lbl/{}.png", ("spring", name), empty=(name,) * empty)
+    result = run("check", tmp_path, "--write", "--json")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert (report["clean"], report["written"], len(report["readings"])) == (False, None, 2)
+    with pytest.raises(AmbiguousData, match="--groups-from-folders"):
+        own_config(tmp_path)
+    with pytest.raises(UnknownName, match=r"unknown meaning of folders 'class'\. Did you mean 'classes'"):
+        featherseg.check(tmp_path, folders="class")
+
+
+def test_class_folders_below_split_folders_are_classes_in_their_splits(tmp_path: Path):
+    for split in ("train", "val"):
+        binary_in_folders(
+            tmp_path, f"images/{split}/{{}}/{{}}.png", f"masks/{split}/{{}}/{{}}.png", ("rust", "ok"), ("ok",)
+        )
+    assert checked(tmp_path)["classes"] == ["background", "rust"]
+    splits = folder_listing(tmp_path / "dataset.toml").splits
+    assert {split: len(pairs) for split, pairs in splits.items()} == {"train": 8, "val": 8}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--classes-from-folders", "--groups-from-folders"], "exclude each other"),
+        (["--classes-from-folders", "--name", "255=rust"], "--name 255=rust names one class of all folders"),
+        (["--groups-from-folders", "--name", "austin=rust"], "hold no austin"),
+    ],
+)
+def test_contradicting_answers_are_refused(tmp_path: Path, options: list[str], message: str):
+    binary_in_folders(tmp_path, "{}/img/{}.png", "{}/lbl/{}.png", ("austin", "vienna"))
+    with pytest.raises(ConfigError, match=message):
+        raise run("check", tmp_path, "--write", *options).exception
+    assert not (tmp_path / "dataset.toml").exists()
+
+
+def test_answers_for_folders_that_are_not_there_are_refused(tmp_path: Path):
+    LAYOUTS["other_folder_names"](tmp_path / "one")
+    for option in ("classes", "groups"):
+        with pytest.raises(
+            ConfigError, match=f"lie in one folder .*are no {option}. Leave out --{option}-from-folders"
+        ):
+            raise run("check", tmp_path / "one", f"--{option}-from-folders").exception
+    for name in ("austin", "vienna"):
+        LAYOUTS["other_folder_names"](tmp_path / f"several/{name}")
+    with pytest.raises(ConfigError, match="hold 4 values: expected 0 and one other"):
+        raise run("check", tmp_path / "several", "--classes-from-folders").exception
+    checked(tmp_path / "several", "--groups-from-folders")
+    found = folder_listing(tmp_path / "several/dataset.toml").splits.values()
+    assert sorted({pair.key.split("/")[0] for pair in pairs} for pairs in found) == [{"austin"}, {"vienna"}]
+
+
+def test_folders_of_single_images_and_values_that_tell_classes_are_no_question(tmp_path: Path):
+    for number, (image, mask) in enumerate(scenes()):
+        leaf = f"leaf{chr(97 + number)}"
+        save(tmp_path / f"single/{leaf}/{leaf}.png", image)
+        save(tmp_path / f"single/{leaf}/{leaf}_mask.png", np.where(mask == 1, 255, 0).astype(np.uint8))
+        save(tmp_path / f"values/{('rust', 'dent')[number % 2]}/img/{number}.png", image)
+        save(tmp_path / f"values/{('rust', 'dent')[number % 2]}/gt/{number}.png", mask)
+    assert checked(tmp_path / "single")["classes"] == ["background", "foreground"]
+    assert len(checked(tmp_path / "values")["classes"]) == 4
 
 
 def test_names_as_of_cityscapes_and_its_colour_copies_are_told_apart(tmp_path: Path):
@@ -840,7 +973,8 @@ def test_folders_whose_names_no_file_can_hold_and_classes_called_ignore_are_no_b
             save(tmp_path / f"a/{name}/masks/{number}.png", np.where(mask[turn] == 1, 255, 0).astype(np.uint8))
         save(tmp_path / f"b/images/{number}.png", image)
         save(tmp_path / f"b/masks/{number}.png", mask)
-    assert checked(tmp_path / "a")["classes"] == ["background", "class_ignore", "scratch"]
+    report = checked(tmp_path / "a", "--classes-from-folders")
+    assert report["classes"] == ["background", "class_ignore", "scratch"]
     try:
         (tmp_path / "b/masks").rename(os.fsdecode(os.fsencode(tmp_path / "b") + b"/masks\xfe"))
     except OSError:  # a file system of text alone

@@ -11,8 +11,8 @@ import typer
 
 from featherseg.cli.options import AsJson, DataRoot
 from featherseg.cli.progress import progress_bar
-from featherseg.core.errors import ConfigError
-from featherseg.core.wording import counted, json_text, one_line
+from featherseg.core.errors import AmbiguousData, ConfigError
+from featherseg.core.wording import counted, json_text, one_line, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,13 +36,19 @@ def check(
     data_root: DataRoot = None,
     write: Annotated[
         bool,
-        typer.Option("--write", help="Write the proposed dataset.toml into the folder, never over another."),
+        typer.Option("--write", help="Write the proposed dataset.toml; one that was edited is never replaced."),
     ] = False,
     names: Annotated[
         list[str] | None,
         typer.Option("--name", metavar="VALUE=NAME", help="Name the class of a mask value or folder; may be repeated."),
     ] = None,
     masks: Annotated[str | None, typer.Option(help="The folder of masks to take, where there are several.")] = None,
+    classes_from_folders: Annotated[
+        bool, typer.Option("--classes-from-folders", help="Each folder of masks is a class, named after it.")
+    ] = False,
+    groups_from_folders: Annotated[
+        bool, typer.Option("--groups-from-folders", help="Folders are no classes; each stays in one split.")
+    ] = False,
     fix: Annotated[Path | None, typer.Option(help="Write a corrected copy to this new folder.")] = None,
     decisions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With --fix: what the page of `featherseg audit` saved.")
@@ -52,24 +58,35 @@ def check(
     """Find missing pairs, wrong sizes, stray mask values, unreadable files and images in two splits; count the classes.
 
     For a folder without a dataset.toml one is proposed, whatever its folders and files are called, and with --write
-    written. Exit code 0: clean. 1: faults were found, or a single class (and it was written all the same). 2: the
-    dataset could not be opened.
+    written. Exit code 0: clean. 1: faults were found, or a single class (and it was written all the same), or the
+    folder can be read in two ways (nothing was written). 2: the dataset could not be opened.
     """
     import featherseg
     from featherseg.cli.terminal import Console
 
+    if classes_from_folders and groups_from_folders:
+        raise ConfigError("--classes-from-folders and --groups-from-folders exclude each other. Leave out one of them.")
     console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
-    with progress_bar(console) as progress:
-        report = featherseg.check(
-            data,
-            data_root,
-            write=write,
-            names=_parse_names(names or ()),
-            masks=masks,
-            fix=fix,
-            decisions=decisions,
-            progress=progress,
-        )
+    try:
+        with progress_bar(console) as progress:
+            report = featherseg.check(
+                data,
+                data_root,
+                write=write,
+                names=_parse_names(names or ()),
+                masks=masks,
+                folders="classes" if classes_from_folders else "groups" if groups_from_folders else None,
+                fix=fix,
+                decisions=decisions,
+                progress=progress,
+            )
+    except AmbiguousData as question:
+        if as_json:
+            readings = [{"what": what, "command": how} for what, how in question.readings]
+            print(json_text({"clean": False, "question": question.found, "readings": readings, "written": None}))
+        else:
+            console.print(f"{visible(str(question))}\nNothing was written.", style="bold yellow")
+        raise typer.Exit(1) from None
     if as_json:
         print(json_text(report.as_dict()))
     else:
@@ -101,8 +118,7 @@ def _print_next(console: Console, report: CheckReport, data: str) -> None:
         console.print(f"look at: {one_line(note)}", style="yellow")
     command = f"featherseg check {shlex.quote(one_line(data))} --write"
     for what, options in report.proposal.others:
-        first = " (remove the dataset.toml first)" if report.written else ""
-        console.print(f"it can also be read with {one_line(what)}: {command} {one_line(options)}{first}")
+        console.print(f"it can also be read with {one_line(what)}: {command} {one_line(options)}")
     if report.written:
         for name in (*report.proposal.lists, "dataset.toml"):
             console.print(f"wrote {one_line(str(report.written.with_name(name)))}")

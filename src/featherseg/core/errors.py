@@ -5,6 +5,7 @@ FeathersegError
 ├── UnknownName       a model, dataset, class or target that is in no catalogue ("did you mean")
 ├── DataError         images or masks
 │   ├── DataNotFound  a folder or a file that should be there and is not
+│   ├── AmbiguousData a folder that can be read in two ways (the message has a command for each)
 │   └── TooLarge      an image of more pixels than are decoded
 ├── WeightsError      a checkpoint that does not fit the model
 ├── RunError          a run folder that cannot be read, or must not be overwritten
@@ -17,7 +18,7 @@ The command line prints the message without a traceback and exits with 2.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -60,6 +61,14 @@ class DataError(FeathersegError):
 
 class DataNotFound(DataError):
     """A folder or file of a dataset is not where it should be."""
+
+
+class AmbiguousData(DataError):
+    """A folder can be read in several ways, and nothing in it tells which; `readings` are (reading, command) each."""
+
+    def __init__(self, found: str, readings: Sequence[tuple[str, str]]) -> None:
+        super().__init__("\n".join((found, *(f"{reading}:\n    {command}" for reading, command in readings))))
+        self.found, self.readings = found, readings
 
 
 class TooLarge(DataError):

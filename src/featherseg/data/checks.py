@@ -19,12 +19,14 @@ from featherseg.data.datasets.folder import FolderListing
 from featherseg.data.decisions import Changes, changes_of, read_decisions
 from featherseg.data.images import LOSSY, exif_turn, is_lossy, mask_palette, read_image, read_mask, veiled_color
 from featherseg.data.lookalikes import Lookalikes
+from featherseg.data.mask_folders import FoldersAs
 from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, other_size
 from featherseg.data.palettes import color_text
 from featherseg.data.proposal import Proposal, propose
 from featherseg.data.sequences import neighbours
 from featherseg.data.shapes import Shapes
 from featherseg.data.statistics import ClassStatistics, median_frequency
+from featherseg.data.written_proposal import written_lists
 
 if TYPE_CHECKING:
     from featherseg.data.fixes import MendReport
@@ -184,19 +186,22 @@ def check_data(
     *,
     names: Mapping[str, str] | None = None,
     masks: str | None = None,
+    folders: FoldersAs | None = None,
+    anew: bool = False,
     decisions: Path | None = None,
 ) -> CheckReport:
     """Read every file of a dataset (a name, a dataset.toml, or a folder of images and masks) and report on it.
 
-    For a folder without a dataset.toml one is proposed, and it is checked against that; names and masks are as for
-    `proposal.propose`; decisions is a file that the page of an audit saved. Raises what opening a dataset raises
-    (UnknownName, ConfigError, DataNotFound), ConfigError for a root of a folder without a dataset.toml, and DataError
-    for decisions that are not of this dataset; the faults of single files are in the report.
+    For a folder without a dataset.toml one is proposed, and it is checked against that; names, masks and folders are as
+    for `proposal.propose`; anew proposes one also where one is; decisions is a file that the page of an audit saved.
+    Raises what opening a dataset raises (UnknownName, ConfigError, DataNotFound), what `propose` raises, ConfigError
+    for a root of a folder without a dataset.toml, and DataError for decisions that are not of this dataset; the faults
+    of single files are in the report.
     """
     decided = None if decisions is None else read_decisions(decisions)
     if DATASETS.get(data) is Shapes:
         return _count_synthetic(data, progress)
-    listing, proposal = _open_listing(data, root, progress, names, masks)
+    listing, proposal = _open_listing(data, root, progress, names, masks, folders, anew)
     report = CheckReport(listing.name, listing.classes, listing=listing, proposal=proposal)
     if decided is not None:
         report.changes = changes_of(decided, listing, str(decisions))
@@ -222,20 +227,29 @@ def check_data(
 
 
 def _open_listing(
-    data: str, root: Path | None, progress: Progress | None, names: Mapping[str, str] | None, masks: str | None
+    data: str,
+    root: Path | None,
+    progress: Progress | None,
+    names: Mapping[str, str] | None,
+    masks: str | None,
+    folders: FoldersAs | None,
+    anew: bool,
 ) -> tuple[Listing, Proposal | None]:
     place = own_path(data)
-    if is_own(data) and os.path.isdir(place):
+    if is_own(data) and (anew or os.path.isdir(place)):
         if root is not None:
             raise ConfigError(
                 f"--data-root {root} is where the paths of a dataset.toml start, and {data} has none. Expected the "
                 f"folder of images and masks alone: featherseg check {shlex.quote(data)}."
             )
-        proposal = propose(place, names, masks, progress)
+        folder = Path(os.path.abspath(data)) if anew else place
+        proposal = propose(folder, names, masks, folders, progress)
         return proposal.listing, proposal
-    if names or masks:
+    if names or masks or folders:
+        again = ", or add --write to replace it" if is_own(data) and written_lists(place.parent) is not None else ""
         raise ConfigError(
-            f"--name and --masks are for a folder without a dataset.toml: {data} says what its masks mean. Edit it."
+            "--name, --masks, --classes-from-folders and --groups-from-folders are for a folder without a "
+            f"dataset.toml: {data} says what its masks mean. Edit it{again}."
         )
     if is_own(data):
         return own_listing(data, root), None

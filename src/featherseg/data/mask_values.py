@@ -39,7 +39,8 @@ PATCH = 0.7
 class MaskValues:
     """The raw values of masks: pixels of each, how many of these have a right neighbour alike; those of each folder.
 
-    A folder is a pair of folders of the reading (its place) and the first folder in a name ("" where there is none).
+    A folder is a pair of folders of the reading (its place) and the folders in a name ("" where there are none);
+    `images` counts the images with a mask in each, also those whose masks cannot be read.
     `lossy`: value that occurs in JPEG and lossy WebP alone -> its pixels whose right and lower neighbours are alike.
     """
 
@@ -47,6 +48,7 @@ class MaskValues:
     alike: dict[str, int]
     folders: dict[tuple[int, str], set[str]]
     lossy: Mapping[str, int] = field(default_factory=dict)
+    images: Mapping[tuple[int, str], int] = field(default_factory=dict)
 
     @cached_property
     def total(self) -> int:
@@ -90,6 +92,12 @@ class MaskValues:
         return next(iter(others)) if len(others) == 1 and others <= {"1", "255"} else None
 
     @property
+    def foreground(self) -> Set[str]:
+        """The values that are not background, of masks with `inside`."""
+        high = {value for value in self.pixels if self.smoothed and int(value) >= THRESHOLD}
+        return high | ({self.inside} if self.inside else set())
+
+    @property
     def classes(self) -> int:
         """How many classes they may be."""
         values = {value for value in self.pixels if not value.startswith("-")}
@@ -123,7 +131,7 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None) -> Ma
         for pair in list_pairs(config.model_copy(update={"source": (source,)}), folder):
             if pair.image and pair.mask:
                 inside = pair.key.removeprefix(f"{source.images}/")
-                files.append(((number, inside.partition("/")[0] if "/" in inside else ""), pair.mask))
+                files.append(((number, inside.rpartition("/")[0]), pair.mask))
     for colors in (False, True):
         pixels, alike, flat, exact = Counter[int](), Counter[int](), Counter[int](), set[int]()
         folders = dict[tuple[int, str], set[int]]()
@@ -166,7 +174,8 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None) -> Ma
     texts = {value: f"#{value:06x}" if colors else str(value) for value in sorted(pixels)}
     held = {place: {texts[value] for value in seen} for place, seen in folders.items()}
     counts, beside = ({text: counter[value] for value, text in texts.items()} for counter in (pixels, alike))
-    return MaskValues(counts, beside, held, {texts[value]: flat[value] for value in pixels.keys() - exact})
+    lossy = {texts[value]: flat[value] for value in pixels.keys() - exact}
+    return MaskValues(counts, beside, held, lossy, Counter(place for place, _ in files))
 
 
 def _counts(raw: np.ndarray) -> dict[int, int]:

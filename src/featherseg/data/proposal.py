@@ -6,28 +6,28 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from featherseg.core.config import parse, parse_toml, toml_string
-from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, did_you_mean
-from featherseg.core.files import write_together
+from featherseg.core.errors import AmbiguousData, ConfigError, DataError, DataNotFound, FeathersegError, did_you_mean
 from featherseg.core.types import Progress
-from featherseg.core.wording import ESCAPES, counted
+from featherseg.core.wording import counted
 from featherseg.data.color_lists import find_color_list, is_ignored, read_color_list
 from featherseg.data.datasets import DATASETS
 from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, SourceTable, toml_text
 from featherseg.data.datasets.folder import FolderListing, list_folder, list_pairs
-from featherseg.data.image_tree import join, not_followed
+from featherseg.data.image_tree import not_followed
 from featherseg.data.images import IMAGE_SUFFIXES, LOSSY, image_channels
 from featherseg.data.layouts import Reading, find_readings
+from featherseg.data.mask_folders import FoldersAs, placeholder, read_folders
 from featherseg.data.mask_values import COMMON, THRESHOLD, MaskValues, read_values
 from featherseg.data.pairs import NamedData, Pair
 from featherseg.data.palettes import color_text, default_palette
 from featherseg.data.proposed_splits import NO_MASK, SHOWN, with_splits
 from featherseg.data.sequences import sequence_names
-from featherseg.data.split_lists import split_of
+from featherseg.data.written_proposal import write_proposal
 
 MAX_CLASSES = 64
 """Masks with more different values are taken for smoothed or compressed ones: then only common values are classes."""
@@ -42,11 +42,6 @@ CHECKED = 200
 """Images, spread over all, whose channels are looked at."""
 
 log = logging.getLogger("featherseg")
-
-_SERIES = re.compile(
-    r"\d$|^(?:clip|seq|video|scene|patient|case|day|site|batch|part|set|session|run|cam)", re.IGNORECASE
-)
-"""Names of folders that tell one series from another, not one class."""
 
 Judged = tuple[Reading, MaskValues]
 """A way to read a folder, and the values that the masks have by it."""
@@ -85,38 +80,29 @@ class Proposal:
         return "that of its folder" if inside else config.map.get(value, "")
 
     def write(self, folder: Path) -> Path:
-        """Write dataset.toml and the lists that it names; raises DataError where one is there, FeathersegError."""
-        path = folder / "dataset.toml"
-        refuse_written(folder)
-        files = {folder / name: "".join(f"{key}\n" for key in keys) for name, keys in self.lists.items()}
-        texts = {**files, path: self.text}
-        write_together({place: partial(_put, text.encode(errors=ESCAPES)) for place, text in texts.items()})
-        return path
-
-
-def _put(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
-
-
-def refuse_written(folder: Path) -> None:
-    """Raises DataError where a dataset.toml is there: it is never written over."""
-    if (folder / "dataset.toml").exists():
-        raise DataError(
-            f"{folder / 'dataset.toml'} exists and is not replaced. Remove or rename it, then run the command again."
-        )
+        """Write dataset.toml and the lists that it names; returns its path. Raises as `write_proposal`."""
+        lists = {name: "".join(f"{key}\n" for key in keys) for name, keys in self.lists.items()}
+        return write_proposal(folder, self.text, lists)
 
 
 def propose(
-    folder: Path, names: Mapping[str, str] | None = None, masks: str | None = None, progress: Progress | None = None
+    folder: Path,
+    names: Mapping[str, str] | None = None,
+    masks: str | None = None,
+    folders: FoldersAs | None = None,
+    progress: Progress | None = None,
 ) -> Proposal:
     """Look through `folder` for images and masks and propose a dataset.toml.
 
     Masks of 0 and one other value become background and foreground; of other masks each value is a class, and 255 is
     ignored, except of greys that are spread evenly up to it. names: raw value (or a folder that is a class) -> class;
-    masks: the folder of masks to take where there are several. Raises DataNotFound where no image has a mask, DataError
-    where no mask can be read, or where its values cannot be classes, and ConfigError for a name of what is not there.
+    masks: the folder of masks to take where there are several; folders: what folders of masks of 0 and one other value
+    are. Raises DataNotFound where no image has a mask, DataError where no mask can be read, or where its values cannot
+    be classes, AmbiguousData where it is not clear what folders are, and ConfigError for a name of what is not there.
     """
     names = dict(names or {})
+    options = [f"--masks {shlex.quote(masks)}"] if masks else []
+    options += [f"--name {shlex.quote(f'{value}={name}')}" for value, name in names.items()]
     notes, others = list[str](), list[tuple[str, str]]()
 
     # Which folders hold images and masks, and the other ways to read them
@@ -143,10 +129,13 @@ def propose(
         notes.append(f"links to folders are {not_followed(reading.links)}")
 
     # What the values mean: a class each, or the class of their folder
-    sources = _sources(reading, values, names)
+    write = " ".join((f"featherseg check {shlex.quote(str(folder))} --write", *options))
+    of_folders = read_folders(folder, reading, values, names, folders, write)
+    sources, names = of_folders.sources, dict(of_folders.names)
     of_folder = any(source.class_ for source in sources)
-    if of_folder:
-        others.append(("one class in all folders", f"--name {values.inside}=foreground"))
+    if of_folders.why and folders is None:
+        notes.append(f"each folder is taken for a class, because {of_folders.why}")
+        others.append(("two classes, and no folder in two splits", " ".join((*options, "--groups-from-folders"))))
     raw_map = _raw_map(folder, values, of_folder, names)
     if values.colored and (path := _color_list(folder, sources)):
         raw_map |= _listed_names(path, raw_map, names, notes)
@@ -182,6 +171,7 @@ def propose(
     tables = [source.model_dump(by_alias=True, exclude_none=True) for source in sources]
     values_of |= {"source": tables} if len(tables) > 1 else tables[0]
     values_of |= {"threshold": THRESHOLD} if values.smoothed else {}
+    values_of |= {"groups": of_folders.groups} if of_folders.groups else {}
     config = parse(DatasetToml, values_of, where)
     pairs = list_pairs(config, folder)
     ending = _ending_of_images(pairs)
@@ -212,7 +202,7 @@ def propose(
             f"every mask holds one value, {', '.join(held)}, but for what is ignored: a model needs two classes. "
             "Look at the masks: were they drawn by transparency, or are they empty?"
         )
-    if unnamed := [value for value, name in raw_map.items() if name == _placeholder(value)]:
+    if unnamed := [value for value, name in raw_map.items() if name == placeholder(value)]:
         given = " ".join(f"--name {value.removeprefix('#')}=NAME" for value in unnamed[:SHOWN])
         notes.append(
             f"{counted(len(unnamed), 'value')} of classes without a name: name these in dataset.toml, or by {given}"
@@ -253,57 +243,6 @@ def _choose_reading(
     return reading, values, rest
 
 
-def _sources(reading: Reading, values: MaskValues, names: dict[str, str]) -> tuple[SourceTable, ...]:
-    """The pairs of folders; with a class each where masks of one value lie in folders named differently.
-
-    Names of folders are taken out of `names`.
-    """
-    plain = tuple(SourceTable(images=pair.images, masks=pair.masks) for pair in reading.pairs)
-    if values.inside is None or values.inside in names:
-        return plain
-
-    # The folders that may be classes: those of the reading, or, of one, those inside
-    places = list(values.folders)
-    if len(plain) == 1 and len(places) > 1:
-        if any(inside == "" for _, inside in places):
-            return plain
-        found = [
-            SourceTable(images=join(plain[0].images, inside), masks=join(plain[0].masks, inside))
-            for _, inside in places
-        ]
-        held = list(values.folders.values())
-    else:
-        found = list(plain)
-        held = [set[str]() for _ in plain]
-        for (number, _), seen in values.folders.items():
-            held[number] |= seen
-
-    # What sets them apart: one part of the path, and no number or split
-    paths = [source.images.split("/") for source in found]
-    if len(found) < 2 or len({len(path) for path in paths}) > 1:
-        return plain
-    apart = [
-        parts for parts in zip(*paths, strict=True) if len(set(parts)) > 1 and not all(split_of(part) for part in parts)
-    ]
-    if len(apart) != 1 or (any(map(_SERIES.search, apart[0])) and not names.keys() & set(apart[0])):
-        return plain
-    labels = _class_names(apart[0])
-    labels |= {part: names.pop(part) for part in set(apart[0]) & names.keys()}
-    high = {value for value in values.pixels if values.smoothed and int(value) >= THRESHOLD} | {values.inside}
-    return tuple(
-        source.model_copy(update={"class_": labels[part] if seen & high else None})
-        for source, part, seen in zip(found, apart[0], held, strict=True)
-    )
-
-
-def _class_names(folders: Sequence[str]) -> dict[str, str]:
-    """Folder -> class: in lower case, without what all begin with ("MT_Crack", "MT_Fray": crack, fray)."""
-    begins = {name[: -len(re.sub(r"^[^-_. ]+[-_. ]", "", name)) or None] for name in folders}
-    names = {name: (name.removeprefix(*begins) if len(begins) == 1 else name).lower() for name in folders}
-    names = names if "" not in names.values() else {name: name for name in folders}
-    return {folder: _placeholder(name) if name == IGNORE_NAME else name for folder, name in names.items()}
-
-
 def _raw_map(folder: Path, values: MaskValues, of_folder: bool, names: Mapping[str, str]) -> dict[str, str]:
     """Raw value -> class name for the values that can be classes. Raises DataError where they cannot be."""
     # Which values are classes
@@ -325,7 +264,7 @@ def _raw_map(folder: Path, values: MaskValues, of_folder: bool, names: Mapping[s
     else:
         last = len(found) - 1
         grey = last > 1 and not values.colored and all(abs(int(v) - 255 * i / last) <= 1 for i, v in enumerate(found))
-        raw_map = {value: IGNORE_NAME if value == "255" and not grey else _placeholder(value) for value in found}
+        raw_map = {value: IGNORE_NAME if value == "255" and not grey else placeholder(value) for value in found}
 
     raw_map |= {value: IGNORE_NAME for value in values.pixels if value.startswith("-")}  # no data, as of GIS
 
@@ -350,7 +289,7 @@ def _listed_names(path: Path, raw_map: Mapping[str, str], names: Mapping[str, st
     except DataError as error:
         notes.append(f"not used: {error}")
         return {}
-    nameless = {raw for raw in listed if raw_map.get(raw) in (None, _placeholder(raw), *PLAIN)} - named
+    nameless = {raw for raw in listed if raw_map.get(raw) in (None, placeholder(raw), *PLAIN)} - named
     notes.append(f"{counted(len({listed[raw] for raw in nameless}), 'name')} of classes from {path.name}")
     notes += [
         f"{name!r} is ignored: neither trained on nor scored; --name {raw[1:]}={name} if it is a class"
@@ -366,10 +305,6 @@ def _color_list(folder: Path, sources: Sequence[SourceTable]) -> Path | None:
     places = list(dict.fromkeys(up for place in places for up in (place, *place.parents) if up.is_relative_to(folder)))
     found = (find_color_list(sorted(path for path in place.iterdir() if path.is_file())) for place in places)
     return next(filter(None, found), None)
-
-
-def _placeholder(value: str) -> str:
-    return f"class_{value.removeprefix('#')}"
 
 
 def _colors(raw_map: Mapping[str, str], sources: Sequence[SourceTable]) -> dict[str, str]:
@@ -432,6 +367,8 @@ def _proposed(folder: Path, changed: int) -> Proposal:
     write = f"featherseg check {shlex.quote(str(folder))} --write"
     try:
         proposal = propose(folder)
+    except AmbiguousData:
+        raise
     except DataError as error:
         raise DataNotFound(f"{folder} has no dataset.toml, and `{write}` finds nothing to write: {error}") from None
     if proposal.others or proposal.lists:

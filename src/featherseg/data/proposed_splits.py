@@ -8,6 +8,7 @@ from featherseg.core.wording import counted
 from featherseg.data.datasets.dataset_toml import DatasetToml
 from featherseg.data.pairs import Pair
 from featherseg.data.split_lists import SPLITS, find_lists, split_of
+from featherseg.data.written_proposal import written_lists
 
 UNLABELLED, NO_MASK = 0.1, "have no mask"
 """Share of images without a mask from which a folder is labelled in part, and no fault of single files; its note."""
@@ -29,28 +30,29 @@ def with_splits(
     bare = len(everything) - len(keys)
     if partly := bare > max(1, UNLABELLED * len(everything)):
         notes.append(
-            f"{bare} of {counted(len(everything), 'image')} {NO_MASK}: lists name those that have. When more have, "
-            "remove dataset.toml and these lists, and write them again"
+            f"{bare} of {counted(len(everything), 'image')} {NO_MASK}: lists name those that have. When more have, run "
+            "the same command again"
         )
     else:
         keys = everything
     splits: dict[str, str | float] = {}
     lists: dict[str, list[str]] = {}
     owned: dict[str, list[str]] = {}  # split -> its images
+    replaced = written_lists(folder) or []
 
     def put(split: str, own: list[str], place: str | None) -> None:
         """Take `own` for a split: as `place` says them, or by a list that has to be written."""
         owned[split] = own
         if place is None:
             names = (f"{split}.txt", *(f"dataset-{split}{n or ''}.txt" for n in range(len(os.listdir(folder)))))
-            place = next(name for name in names if not (folder / name).exists())
+            place = next(name for name in names if name in replaced or not (folder / name).exists())
             lists[place] = own
         splits[split] = place
 
     # What folders say, where two or more are called as splits, or what lists say
     owners = {key: split for key in keys if (split := split_of(*key.split("/")[:-1]))}
     called = sorted(set(owners.values()), key=SPLITS.index)
-    found, passed = ({}, []) if len(called) > 1 else find_lists(folder, pairs)
+    found, passed = ({}, []) if len(called) > 1 else find_lists(folder, pairs, replaced)
     last: dict[str, str] = {}  # an image that two lists name stays where it is looked at last
     for split, one in found.items():
         last |= dict.fromkeys(one.keys, split)

@@ -57,9 +57,12 @@ def split_of(*names: str) -> str | None:
     return None
 
 
-def find_lists(folder: Path, pairs: Sequence[Pair]) -> tuple[dict[str, SplitList], list[SplitList]]:
+def find_lists(
+    folder: Path, pairs: Sequence[Pair], replaced: Sequence[str] = ()
+) -> tuple[dict[str, SplitList], list[SplitList]]:
     """-> (the lists in a folder that name these images, split by split; those that name too few of them).
 
+    replaced: names of lists at the top of the folder that are not read, because a proposal replaces them.
     Lists lie in one folder; of several (ImageSets/Main, ImageSets/Segmentation) that for segmentation, then that with
     more splits and images. Where no folder has two, they are those of all folders.
     """
@@ -67,6 +70,8 @@ def find_lists(folder: Path, pairs: Sequence[Pair]) -> tuple[dict[str, SplitList
     found: dict[Path, dict[str, SplitList]] = {}
     passed: list[SplitList] = []
     for path in _files(folder):
+        if path.parent == folder and path.name in replaced:
+            continue
         beside = found.setdefault(path.parent, {})
         for split, listed in _entries(path):
             entries = [
