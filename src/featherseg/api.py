@@ -10,18 +10,17 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from featherseg.core.config import setting_texts, with_given
 from featherseg.core.errors import ConfigError, DataError, near_path, require
 from featherseg.core.files import check_folder
+from featherseg.core.machine import torch_threads, usable_cores
 from featherseg.core.notebook import percent, progress_or_bar, reporter_of
 from featherseg.core.storage import is_remote
 from featherseg.core.types import Progress, Reporter, SegmentationData, Size, as_size
@@ -205,7 +204,8 @@ def evaluate(
     notes += (run.how_far,) if run.unfinished else ()
     runtime = open_runtime(run, device)
     settings = with_given(own_settings(runtime), inference, "inference")
-    with _threads(run.info.threads):
+    # another number of threads than the training had may give other last bits
+    with torch_threads(run.info.threads if run.info.threads <= usable_cores() else None):
         scores = scoring.evaluate(runtime, chosen, settings, progress=progress)
         scores = replace(scores, split=split, inference=str(settings), selected=selected, trained_on=trained)
         notes += _looked_at(settings)
@@ -501,14 +501,3 @@ def _looked_at(settings: InferenceSettings) -> tuple[str, ...]:
 
 def _path(path: str | Path | None) -> Path | None:
     return None if path is None else Path(path)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """As many threads of torch as the training had: another number may give other last bits. Put back afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count if count <= (os.cpu_count() or 1) else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

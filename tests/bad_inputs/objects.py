@@ -175,7 +175,8 @@ def _others() -> list[BadObject]:
         "the bytes of a file": content,
         "the bytes of a file, to be changed": bytearray(content),
         "a view of bytes": memoryview(content),
-        "a file": io.BytesIO(content),
+        "a file of text": io.StringIO("a.png"),
+        "an empty file": io.BytesIO(),
         "a dict": {"image": RGB},
         "a set": {1, 2},
         "a class": np.ndarray,
@@ -193,4 +194,5 @@ def _others() -> list[BadObject]:
         "a device": "/dev/null",
         "this program": __file__,
     }
-    return [BadObject(name, lambda x=x: x) for name, x in things.items()]
+    open_file = BadObject("a file", lambda: io.BytesIO(content), RGB)
+    return [open_file, *(BadObject(name, lambda x=x: x) for name, x in things.items())]

@@ -1,5 +1,6 @@
 """The Predictor: one answer whatever form an image comes in, lists and iterators, results that draw and save."""
 
+import io
 import re
 from collections.abc import Iterator
 
@@ -51,6 +52,45 @@ def test_a_list_gives_a_list_and_an_iterator_is_read_as_it_is_used(predictor, im
     assert seen == []
     next(results)
     assert len(seen) <= 2
+
+
+def test_open_files_are_read_as_images(predictor, image, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(image).save(path)
+    expected = predictor(path).mask
+    with open(path, "rb") as file, io.BytesIO(path.read_bytes()) as memory:
+        memory.seek(0, io.SEEK_END)  # as it stands after something was written into it
+        for form, name in ((file, "a"), (memory, "image")):
+            assert (predictor(form).mask == expected).all()
+            assert predictor(form).name == name
+            assert (predictor([form])[0].mask == expected).all()
+    with open(path, encoding="latin-1") as text, open(tmp_path / "b", "wb") as written:
+        for form, match in (
+            (memory, "image cannot be read: I/O operation on closed file"),
+            (text, r"a\.png is a file of str, not of bytes\. Open it with open\(path, 'rb'\)"),
+            (written, "b cannot be read"),
+            (io.BytesIO(b"none"), "image cannot be read: it is not an image"),
+        ):
+            with pytest.raises(DataError, match=match):
+                predictor(form)
+
+
+def test_open_files_are_bounded_as_paths_are(predictor, image, monkeypatch):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    monkeypatch.setattr("featherseg.inference.inputs.MOST_BYTES", 1000)
+    with pytest.raises(DataError, match="image has more than 1,000 bytes, the limit"):
+        predictor(file)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="image is too large"):
+        predictor(io.BytesIO(write_bomb()))
+
+
+def write_bomb():
+    """The header of a PNG of 20,000 x 20,000 pixels."""
+    bomb = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
+    return bomb.getvalue()
 
 
 @pytest.mark.parametrize("form", [np.asarray, lambda frame: torch.from_numpy(frame).permute(2, 0, 1)])

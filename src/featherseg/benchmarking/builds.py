@@ -46,6 +46,8 @@ class TorchBuild:
 class BuildRuntime:
     """A model in one of TORCH_BUILDS as a `Runtime`, see there; the model given is used up."""
 
+    threads: int | None = None
+
     def __init__(
         self,
         model: SegmentationModel,

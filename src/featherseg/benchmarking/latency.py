@@ -16,13 +16,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 
 from featherseg.benchmarking.images import write_images
 from featherseg.benchmarking.process import COMMAND, Process, VariantError
 from featherseg.benchmarking.statistics import speedup
 from featherseg.core.errors import ConfigError, RunError
-from featherseg.core.machine import usable_cores
+from featherseg.core.machine import default_threads, usable_cores
 from featherseg.core.types import Progress, Size
 from featherseg.core.wording import counted, size_text
 from featherseg.inference.runtimes import Runtime
@@ -109,7 +108,7 @@ def time_side_by_side(
     progress: Progress | None = None,
     command: Sequence[str] = COMMAND,
 ) -> SideBySide:
-    """Time N models on one synthetic image of (height, width), batch of one, as many threads as torch has here.
+    """Time N models on one synthetic image of (height, width), batch of one, on `default_threads`.
 
     paths are their run folders or exported files, runtimes the same as they were opened (for channels and device);
     command is what a process is started with. Raises ConfigError for
@@ -117,7 +116,7 @@ def time_side_by_side(
     """
     if min(size) < 1:
         raise ConfigError(f"size = {size_text(size)}: expected a height and a width of at least 1 pixel.")
-    threads, starts = torch.get_num_threads(), []
+    threads, starts = default_threads(), []
     with TemporaryDirectory(prefix="featherseg-side-by-side-") as folder:
         images = [write_images(Path(folder, str(c)), size, c, 1, None).files[0] for c in (r.channels for r in runtimes)]
         orders = [
@@ -138,7 +137,7 @@ def time_side_by_side(
 def describe_device(runtimes: Sequence[Runtime]) -> str:
     """Device and threads: `cpu, 2 cores; 1 thread each`."""
     devices = sorted({str(r.device) for r in runtimes})
-    return f"{' and '.join(devices)}, {usable_cores()} cores; {counted(torch.get_num_threads(), 'thread')} each"
+    return f"{' and '.join(devices)}, {usable_cores()} cores; {counted(default_threads(), 'thread')} each"
 
 
 def _prepare(processes: Sequence[Process], orders: Sequence[dict[str, Any]], images: Sequence[Path]) -> None:

@@ -12,7 +12,7 @@ from featherseg.benchmarking.roofline import Limits, Work
 from featherseg.benchmarking.statistics import MIN_STARTS, MOST_WAIT, Speedup, run_queue_wait, summarise
 from featherseg.benchmarking.variants import BenchmarkModel, Variant, baseline_of, variants_of
 from featherseg.core.errors import ConfigError
-from featherseg.core.machine import pick_device, usable_cores
+from featherseg.core.machine import default_threads, pick_device, usable_cores
 from featherseg.core.types import Size
 from featherseg.core.wording import counted, finite, size_text
 from featherseg.data import LabelledImages
@@ -70,7 +70,7 @@ class Plan:
             models=models,
             sizes=self.sizes or list(dict.fromkeys(model.size for model in models)),
             batches=self.batches or (BATCHES_ON_GPU if on_gpu else BATCHES),
-            threads=self.threads or (usable_cores(),),
+            threads=self.threads or (default_threads(),),
             device=str(device),
             rounds=self.rounds or (ROUNDS_ON_GPU if on_gpu else ROUNDS),
         )

@@ -62,6 +62,10 @@ ResizeTo = Annotated[
         help="Resize images to fit SHORTxLONG pixels, or `off` [default: the run's data.test_resize].",
     ),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", help="Threads of the CPU [default: torch's, at most the cores that may be used]."),
+]
 MemoryGb = Annotated[float, typer.Option("--memory-gb", help="Memory limit; larger images are tiled.")]
 Overrides = Annotated[
     list[str] | None,

@@ -14,6 +14,7 @@ from featherseg.cli.options import (
     ResizeTo,
     RunOrFile,
     Scales,
+    Threads,
     Tta,
     Window,
     out_option,
@@ -56,6 +57,7 @@ def predict(
     window: Window = None,
     resize: ResizeTo = None,
     memory_gb: MemoryGb = 4.0,
+    threads: Threads = None,
     max_side: Annotated[
         int | None,
         typer.Option(help="Longer side to downscale larger images to, before --scales; masks keep full size."),
@@ -103,7 +105,8 @@ def predict(
 
     # Over a cluster: masks alone, by a way of its own
     if cluster is not None:
-        refuse_options({"--batch": batch != 1, "--submission": submission is not None, "--overwrite": overwrite})
+        given = {"--batch": batch != 1, "--submission": submission is not None, "--overwrite": overwrite}
+        refuse_options(given | {"--threads": threads is not None})
         failed = predict_over_cluster(
             run,
             paths,
@@ -137,7 +140,7 @@ def predict(
     # All that would be in the way is refused; then the images, after them the videos
     with open_output(output, files, OutputSettings(masks, submission, overwrite)) as out:
         moving.check(masks, overwrite)
-        runtime = open_runtime(run, device)
+        runtime = open_runtime(run, device, threads)
         out.check(runtime)
         inference = with_own_resize(inference, resize, runtime)
         predictor = Predictor(runtime, batch=batch, inference=inference, memory_gb=memory_gb, max_side=max_side)

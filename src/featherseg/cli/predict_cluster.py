@@ -38,11 +38,12 @@ def predict_over_cluster(
     from featherseg.cli.options import with_own_resize
     from featherseg.cli.terminal import Console
     from featherseg.core.cluster import ray_cluster
+    from featherseg.core.machine import usable_cores
     from featherseg.inference.cluster import Job, model_digest, over_ray, predict_folder
     from featherseg.inference.predictor import Predictor
     from featherseg.inference.runtimes import open_runtime
 
-    workers = workers or os.cpu_count() or 1
+    workers = workers or usable_cores()
     folder, out = find_folder(paths, output)
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"--device {device}: every worker finds its own; with --cluster expected auto, cpu or cuda.")
@@ -97,8 +98,8 @@ def refuse_options(given: dict[str, bool]) -> None:
     """Raises ConfigError of the options that say nothing over a cluster: name -> whether it was given."""
     if unfit := [name for name, there in given.items() if there]:
         raise ConfigError(
-            f"{', '.join(unfit)} cannot go with --cluster, which writes masks one by one and goes on where an earlier "
-            "command stopped."
+            f"{', '.join(unfit)} cannot go with --cluster, which writes masks one by one, each worker on one "
+            "processor, and goes on where an earlier command stopped."
         )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featherseg.cli.options import Device, MemoryGb, RunsAndFiles
+from featherseg.cli.options import Device, MemoryGb, RunsAndFiles, Threads
 from featherseg.core.errors import ConfigError, require
 from featherseg.core.wording import one_line
 
@@ -43,6 +42,7 @@ def serve(
     device: Device = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Batch size, for images of the same size.")] = 4,
     memory_gb: MemoryGb = 4.0,
+    threads: Threads = None,
     max_mb: Annotated[float, typer.Option(min=0.01, help="Maximum request size, in 10^6 bytes.")] = 20.0,
     max_megapixels: Annotated[float, typer.Option(min=0.01, help="Maximum image size, in 10^6 pixels.")] = 32.0,
     queue: Annotated[int, typer.Option(min=1, help="Maximum number of images in flight; more get 429.")] = 64,
@@ -58,6 +58,7 @@ def serve(
     for package in PACKAGES:
         require(package, "serve", "`featherseg serve`")
     from featherseg.core.allocator import keep_freed_memory
+    from featherseg.core.machine import usable_cores
     from featherseg.serving import server
     from featherseg.serving.app import create_app
     from featherseg.serving.models import open_models
@@ -83,10 +84,10 @@ def serve(
             origins=origins,
             token=choose_token(token, address),
             root_path=root_path,
-            threads=os.cpu_count() or 1,
+            threads=threads or usable_cores(),
         )
         keep_freed_memory(one_heap=True)
-        models = open_models(runs, device, batch, memory_gb)
+        models = open_models(runs, device, batch, memory_gb, threads)
         app, allowed = create_app(models, settings), allow_host or ()
         server.run(app, listener, lambda: print_start(models, settings, host, port, allowed, made=token is None))
 

@@ -6,6 +6,7 @@ The records hold no name of a host, a user or a folder.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -15,8 +16,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -102,10 +104,62 @@ def machine() -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """Logical cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Logical cores that this process may use: its affinity, and on Linux the quota of its control group."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, cgroup_cores() or cores)
+
+
+@cache
+def cgroup_cores(root: Path = Path("/")) -> int | None:
+    """Cores that the quota of this process' control groups is worth, rounded up; None without a quota.
+
+    The lowest quota of the group and those above it counts. A container often sees its own group as the root.
+    """
+    shares = []
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, place = fields if len(fields := line.split(":", 2)) == 3 else ("", "none", "")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / (controllers and "cpu")  # version 2 has no controllers here
+        group = PurePosixPath(place.lstrip("/"))
+        for folder in (mount / part for part in (group, *group.parents)):
+            if controllers:
+                words = [*_lines(folder / "cpu.cfs_quota_us"), *_lines(folder / "cpu.cfs_period_us")]
+            else:
+                words = " ".join(_lines(folder / "cpu.max")).split()
+            if len(words) == 2 and words[0] not in ("max", "-1"):
+                shares.append(int(words[0]) / int(words[1]))
+    return max(1, math.ceil(min(shares))) if shares else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return []
+
+
+def default_threads() -> int:
+    """Threads that a model runs on unless others are asked for: torch's, at most one for each usable core."""
+    import torch
+
+    return min(torch.get_num_threads(), usable_cores())
+
+
+@contextmanager
+def torch_threads(count: int | None = None) -> Iterator[None]:
+    """Meanwhile torch computes on so many threads, by default on `default_threads`."""
+    import torch
+
+    before, wanted = torch.get_num_threads(), count or default_threads()
+    if wanted == before:
+        yield
+        return
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def load_average() -> float | None:
@@ -190,10 +244,7 @@ def _nvidia_smi() -> list[dict[str, str]]:
 
 
 def _first_line(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="ascii").splitlines()[0]
-    except (OSError, IndexError):
-        return None
+    return next(iter(_lines(path)), None)
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -260,7 +311,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.platform(),
         "processor": processor()["processor"] or "unknown",
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "command": " ".join(["featherseg", *sys.argv[1:]]),

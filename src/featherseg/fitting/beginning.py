@@ -13,7 +13,7 @@ import torch
 
 from featherseg.core.config import setting_texts
 from featherseg.core.errors import ConfigError
-from featherseg.core.machine import pick_device
+from featherseg.core.machine import pick_device, torch_threads
 from featherseg.core.types import Reporter, SegmentationData, Size
 from featherseg.core.wording import Doubt, counted, size_text
 from featherseg.data import open_dataset
@@ -336,12 +336,8 @@ def _pace(
     check_memory(estimate, recipe, lambda text: None)
     assert isinstance(recipe.train.batch_size, int)
     reporter.progress(f"timing the steps of {candidate.name}", 0, None)
-    usual = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         step, an_image = time_step(recipe, model, train, None, seconds), time_validation(model, recipe, val)[1]
-    finally:
-        torch.set_num_threads(usual)
     return Pace(step, an_image, recipe.train.batch_size)
 
 

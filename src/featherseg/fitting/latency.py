@@ -28,7 +28,7 @@ from featherseg import models
 from featherseg._version import __version__
 from featherseg.core.errors import DeviceError, FeathersegError, RunError, require
 from featherseg.core.files import home_folder, load_json, write_json
-from featherseg.core.machine import machine, peak_memory, processor_text, usable_cores
+from featherseg.core.machine import default_threads, machine, peak_memory, processor_text, usable_cores
 from featherseg.core.types import ClassInfo, Resize
 from featherseg.core.wording import counted
 from featherseg.counting.catalogue import SIZE
@@ -107,7 +107,7 @@ def here() -> tuple[str, int]:
     """This device in words, and how many threads a file is run with unless others are asked for."""
     found = machine()
     parts = [processor_text(found), counted(usable_cores(), "core")]
-    return ", ".join([*parts, *(gpu["name"] for gpu in found["gpus"])]), torch.get_num_threads()
+    return ", ".join([*parts, *(gpu["name"] for gpu in found["gpus"])]), default_threads()
 
 
 def time_file(file: Path, image: np.ndarray, name: tuple[str, float, str], max_ms: float = math.inf) -> Timing:
@@ -118,7 +118,7 @@ def time_file(file: Path, image: np.ndarray, name: tuple[str, float, str], max_m
     with TemporaryDirectory(prefix="featherseg-latency-") as folder:
         np.save(Path(folder) / "image.npy", image)
         words = [sys.executable, "-P", "-m", "featherseg.fitting.latency", str(file), f"{folder}/image.npy"]
-        words += [str(max_ms), str(torch.get_num_threads())]  # as `here` tells
+        words += [str(max_ms), str(default_threads())]  # as `here` tells
         timed = f"{name_of(*name[:2])} as {name[2]} could not be timed:"
         try:
             done = subprocess.run(
@@ -237,7 +237,7 @@ def _known(cache: Path) -> dict[str, Measured]:
 def _key(name: tuple[str, float, str], classes: int, resize: Resize | None, shape: tuple[int, ...]) -> str:
     """What a measurement depends on: the candidate, the image, this machine, the versions of what runs it."""
     found = machine()
-    facts = [*name, classes, resize, shape, __version__, torch.get_num_threads()]
+    facts = [*name, classes, resize, shape, __version__, default_threads()]
     facts += [processor_text(found), found["flags"], found["usable_cores"]]
     facts += [found["versions"], found["variables"], found["python"]]
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:24]

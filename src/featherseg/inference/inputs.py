@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from featherseg.core.errors import DataError, FeathersegError
-from featherseg.core.storage import StoredFile, is_remote
+from featherseg.core.storage import MOST_BYTES, StoredFile, is_remote
 from featherseg.core.wording import size_text
 from featherseg.data.images import CMYK, EncodedImage, read_image, stored_images
 
@@ -21,8 +21,8 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 KNOWN = (
-    "a path, a PIL image, an (H, W, C) uint8 or uint16 array, a (C, H, W) tensor (uint8, uint16, or float 0..1), "
-    "a list or an iterator of these"
+    "a path, a file opened in binary mode, a PIL image, an (H, W, C) uint8 or uint16 array, "
+    "a (C, H, W) tensor (uint8, uint16, or float 0..1), a list or an iterator of these"
 )
 
 
@@ -65,11 +65,35 @@ def read_ahead(
             del found  # not held while the next is read
 
 
+def is_open_file(x: Any) -> bool:
+    """Whether it is a file object, such as io.BytesIO: these are iterators as well."""
+    return hasattr(x, "read") and not isinstance(x, StoredFile)
+
+
 def fetched(x: Any) -> Any:
-    """An image in a bucket as its bytes; anything else as it is. Raises DataNotFound, DataError."""
+    """An image in a bucket or an open file as its bytes; anything else as it is. Raises DataNotFound, DataError."""
+    if is_open_file(x):
+        return _content(x)
     if isinstance(x, str | Path) and is_remote(x):
         x = stored_images(str(x))[0]
     return EncodedImage(x.read(), str(x)) if isinstance(x, StoredFile) else x
+
+
+def _content(file: Any) -> EncodedImage:
+    """The bytes of an open file from its beginning, as Pillow reads it. Raises DataError."""
+    name = getattr(file, "name", None)
+    shown = name if isinstance(name, str) else "image"
+    try:
+        file.seek(0)
+        content = file.read(MOST_BYTES + 1)
+    except Exception as error:  # closed, written to alone, or of a class of one's own
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{shown} cannot be read: {reason}. Open it with open(path, 'rb').") from None
+    if not isinstance(content, bytes):
+        raise DataError(f"{shown} is a file of {type(content).__name__}, not of bytes. Open it with open(path, 'rb').")
+    if len(content) > MOST_BYTES:
+        raise DataError(f"{shown} has more than {MOST_BYTES:,} bytes, the limit for one file.")
+    return EncodedImage(content, shown)
 
 
 def read_input(x: Any, channels: int) -> InputImage:

@@ -1,11 +1,13 @@
 """What a model predicts for images: the class of every pixel, objects, or class probabilities."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from featherseg.core.machine import torch_threads
 from featherseg.inference.panoptic import Panoptic, merge
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings, check_panoptic, own_settings
@@ -62,6 +64,9 @@ def probabilities(runtime: Runtime, image: np.ndarray, inference: InferenceSetti
     return scores if len(passes) > 1 else scores.softmax(dim=0)
 
 
-def threads_of(runtime: Runtime) -> AbstractContextManager[None]:
-    """What comes before and after a model that does not run on torch's threads leaves the cores to it."""
-    return beside_other_threads() if getattr(runtime, "own_threads", False) else nullcontext()
+@contextmanager
+def threads_of(runtime: Runtime) -> Iterator[None]:
+    """Meanwhile torch has the runtime's number of threads, or one where the model runs on threads of its own."""
+    beside = beside_other_threads if getattr(runtime, "own_threads", False) else nullcontext
+    with torch_threads(getattr(runtime, "threads", None)), beside():
+        yield

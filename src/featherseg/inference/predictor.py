@@ -19,7 +19,7 @@ from featherseg.core.types import ClassInfo
 from featherseg.data.images import EncodedImage, image_size
 from featherseg.inference import drawing
 from featherseg.inference.drawing import overlay_panoptic
-from featherseg.inference.inputs import InputImage, alike, fetched, read_ahead, read_input
+from featherseg.inference.inputs import InputImage, alike, fetched, is_open_file, read_ahead, read_input
 from featherseg.inference.masks import predict_masks, predict_panoptic, probabilities
 from featherseg.inference.panoptic import Panoptic
 from featherseg.inference.runtimes import Runtime, open_runtime
@@ -143,7 +143,9 @@ class Predictor:
     whole image, at the size that the run was validated at (its data.test_resize), so that the masks are those that
     were scored.
     memory_gb: what the process may take; an image that does not fit is cut into overlapping tiles. max_side: an image
-    with a longer side is shrunk to it for the model, scales come on top; its mask has its size all the same. A program
+    with a longer side is shrunk to it for the model, scales come on top; its mask has its size all the same. threads:
+    of the CPU; by default those of torch, at most as many as the process may use cores (affinity and cgroup quota). A
+    Predictor can be pickled; one of an exported file opens the file again. A program
     that has others under way at the same time sets `share` and `largest`, as `tiling.plan` takes them.
     Raises RunError, WeightsError, ExportError, DeviceError, ConfigError.
     """
@@ -157,6 +159,7 @@ class Predictor:
         inference: InferenceSettings | None = None,
         memory_gb: float = DEFAULT_GB,
         max_side: int | None = None,
+        threads: int | None = None,
     ) -> None:
         if batch < 1:
             raise ConfigError(f"batch = {batch}: expected at least 1.")
@@ -164,7 +167,7 @@ class Predictor:
             raise ConfigError(f"memory_gb = {memory_gb}: expected a number above 0, at most {MOST_GB:,} (--memory-gb).")
         if max_side is not None and max_side < 32:
             raise ConfigError(f"max_side = {max_side}: expected at least 32 pixels.")
-        self.runtime = open_runtime(run, device)
+        self.runtime = open_runtime(run, device, threads)
         self.inference = inference or own_settings(self.runtime)
         self.batch, self.memory_gb, self.max_side = batch, memory_gb, max_side
         self.share, self.largest = 1.0, LARGEST_PASS
@@ -186,12 +189,13 @@ class Predictor:
         """One image -> a Prediction; a list or tuple -> a list; an iterator -> an iterator, read as it is used.
 
         Arrays and tensors of an iterator are copied, so that it may fill the same one anew for each frame.
-        An image is a path, an address in a bucket, a PIL image, an (H, W, C) uint8 or uint16 array (RGB for three
-        channels), or a (C, H, W) tensor: uint8, uint16, or float from 0 to 1. Raises DataError for anything else.
+        An image is a path, an address in a bucket, a file opened in binary mode (io.BytesIO), a PIL image, an
+        (H, W, C) uint8 or uint16 array (RGB for three channels), or a (C, H, W) tensor: uint8, uint16, or float from 0
+        to 1. Raises DataError for anything else.
         """
         if isinstance(x, list | tuple):
             return list(self._many(_sound(image) for image in read_ahead(x, self._read, self._is_light_file)))
-        if isinstance(x, Iterator):
+        if isinstance(x, Iterator) and not is_open_file(x):
             return self._many(self._read(image, copy=True) for image in x)
         return self._together([self._read(x)])[0]
 

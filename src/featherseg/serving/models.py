@@ -43,7 +43,11 @@ class Served:
 
 
 def open_models(
-    runs: Sequence[str | Path], device: str = "auto", batch: int = 1, memory_gb: float = DEFAULT_GB
+    runs: Sequence[str | Path],
+    device: str = "auto",
+    batch: int = 1,
+    memory_gb: float = DEFAULT_GB,
+    threads: int | None = None,
 ) -> list[Served]:
     """Run folders, names of runs and exported files, ready to answer; each has predicted a small image once.
 
@@ -52,7 +56,7 @@ def open_models(
     """
     opened: list[Served] = []
     for run in runs:
-        predictor = Predictor(open_runtime(run, device), batch=batch, memory_gb=memory_gb)
+        predictor = Predictor(open_runtime(run, device, threads), batch=batch, memory_gb=memory_gb)
         name = _free_name(predictor.runtime.name, {model.name for model in opened})
         height, width = getattr(predictor.runtime, "fixed_size", None) or WARM_UP_SIZE
         predictor(np.zeros((height, width, predictor.runtime.channels), dtype=np.uint8))

@@ -248,7 +248,23 @@ def count_cores() -> int:
                 cores.add(file.read())
         except OSError:
             cores.add(number)
-    return len(cores)
+    return min([len(cores), *quotas()])
+
+
+def quotas(root: str = "/sys/fs/cgroup") -> list[int]:
+    """Cores that the quota of a container is worth, rounded up, by version 2 and 1 of control groups."""
+    found = []
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        words = list[str]()
+        for name in names:
+            try:
+                with open(f"{root}/{name}", encoding="ascii") as file:
+                    words += file.read().split()
+            except OSError:
+                pass
+        if len(words) == 2 and words[0] not in ("max", "-1"):
+            found.append(max(1, -(-int(words[0]) // int(words[1]))))
+    return found
 
 
 def describe_device() -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from featherseg.core.errors import ConfigError, ExportError, UnknownName
 from featherseg.core.types import ClassInfo, Resize, SegOutput, Size
-from featherseg.inference.runtimes.file_metadata import FileRuntime
+from featherseg.inference.runtimes.file_metadata import FileRuntime, open_as
 from featherseg.inference.runtimes.litert import LitertRuntime
 from featherseg.inference.runtimes.ncnn import NcnnRuntime
 from featherseg.inference.runtimes.onnx import OnnxRuntime
@@ -19,6 +19,9 @@ from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.recipe import PanopticTable
 from featherseg.runs import Run, load_run, not_a_run
 
+MOST_THREADS = 4096
+"""Threads that may be asked for."""
+
 
 class Runtime(Protocol):
     """A model that is ready to run, with all that is needed to use it.
@@ -27,7 +30,8 @@ class Runtime(Protocol):
     logits; mean and std one value a channel, 0..255; align_corners, size_divisor and minimum_size as every model states
     them; peak_bytes_per_pixel of memory while it runs; image_size, the (H, W) it was trained on, where known;
     test_resize, what images were brought to fit when it was validated (None: their own size); panoptic, how its centres
-    become objects (None: it knows classes alone); device, where its input should lie.
+    become objects (None: it knows classes alone); device, where its input should lie; threads that it runs on
+    (None: `core.machine.default_threads`).
     """
 
     name: str
@@ -44,6 +48,7 @@ class Runtime(Protocol):
     test_resize: Resize | None
     panoptic: PanopticTable | None
     device: torch.device
+    threads: int | None
 
     @property
     def peak_bytes_per_pixel(self) -> float:
@@ -70,36 +75,41 @@ def is_exported_file(path: str | Path) -> bool:
     return str(path).endswith(tuple(FILE_RUNTIMES))
 
 
-def open_file(path: str | Path, device: str = "auto") -> FileRuntime:
+def open_file(path: str | Path, device: str = "auto", threads: int | None = None) -> FileRuntime:
     """An exported file, ready to run on `device`; also one that gives masks.
 
-    Raises ExportError, DeviceError, DataNotFound, MissingExtra; UnknownName for an ending that no runtime has.
+    threads: by default `core.machine.default_threads`. Raises ExportError, DeviceError, DataNotFound, MissingExtra;
+    UnknownName for an ending that no runtime has.
     """
     for ending, runtime in FILE_RUNTIMES.items():
         if str(path).endswith(ending):
-            return runtime(Path(path), device)
+            return open_as(runtime, Path(path), device, threads)
     raise UnknownName(
         f"{path} does not have the suffix of an exported file. Known suffixes: {', '.join(FILE_RUNTIMES)}."
     )
 
 
-def open_runtime(run: Run | Runtime | str | Path, device: str = "auto") -> Runtime:
+def open_runtime(run: Run | Runtime | str | Path, device: str = "auto", threads: int | None = None) -> Runtime:
     """A Run, the path or the name of one, or the path of an exported file, ready to run on `device`.
 
-    A Runtime is given back as it is. Raises RunError, WeightsError, ExportError, DeviceError, DataNotFound, and
-    ConfigError for a Runtime with a device: it is on its own already.
+    A Runtime is given back as it is. threads: by default `core.machine.default_threads`. Raises RunError, WeightsError,
+    ExportError, DeviceError, DataNotFound, and ConfigError for a Runtime with a device or threads: it has its own.
     """
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ConfigError(f"threads = {threads}: expected 1 to {MOST_THREADS:,} (--threads).")
     if isinstance(run, str | Path):
         if is_exported_file(run):
-            return _without_masks(open_file(run, device))
+            return _without_masks(open_file(run, device, threads))
         run = load_run(run)
     elif not isinstance(run, Run):
         if not hasattr(run, "test_resize"):
             raise not_a_run(run)
         if device != "auto":
             raise ConfigError(f"device = {device!r} would have no effect: a runtime is on its device already.")
+        if threads is not None:
+            raise ConfigError(f"threads = {threads} would have no effect: a runtime has its threads already.")
         return run
-    return TorchRuntime(
+    runtime = TorchRuntime(
         run.model,
         run.classes,
         name=run.name,
@@ -110,6 +120,8 @@ def open_runtime(run: Run | Runtime | str | Path, device: str = "auto") -> Runti
         panoptic=run.recipe.panoptic,
         device=device,
     )
+    runtime.threads = threads
+    return runtime
 
 
 def _without_masks(runtime: FileRuntime) -> Runtime:

@@ -1,7 +1,7 @@
 """What every exported file tells about its model, whatever its form: JSON texts in its metadata."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from featherseg.core.config import Config, parse
 from featherseg.core.errors import ConfigError, DataError, ExportError
 from featherseg.core.files import parse_json
+from featherseg.core.machine import torch_threads
 from featherseg.core.old_names import NEW_NAMES, with_new_names
 from featherseg.core.types import ClassInfo, Color, SegOutput, Size
 from featherseg.core.wording import size_text
@@ -81,6 +82,14 @@ def read_facts(texts: dict[str, str], path: Path) -> FileFacts:
         raise ExportError(f"{error} The file's metadata are damaged; export it again.") from None
 
 
+def open_as(kind: Callable[[Path, str], "FileRuntime"], path: Path, device: str, threads: int | None) -> "FileRuntime":
+    """The file at `path`, opened by `kind` on a device and so many threads, which it keeps for a copy of itself."""
+    with torch_threads(threads):
+        runtime = kind(path, device)
+    runtime.device_name, runtime.threads = device, threads
+    return runtime
+
+
 class FileRuntime(ABC):
     """An exported file that is ready to run; a class for each kind of file says in `run` how.
 
@@ -93,8 +102,11 @@ class FileRuntime(ABC):
 
     own_threads = True
     how_far = ""
+    device_name = "auto"
+    threads: int | None = None
 
     def __init__(self, path: Path, facts: FileFacts) -> None:
+        self.path = path.absolute()
         self.name, self.licence, self.masks = path.name, facts.licence, facts.masks
         self.image_size, self.test_resize, self.panoptic = facts.image_size, facts.test_resize, facts.panoptic
         rows = zip(facts.classes, facts.colors, facts.things, strict=True)
@@ -105,6 +117,10 @@ class FileRuntime(ABC):
         self.fixed_size, self.facts = facts.fixed_size, facts
         self.device = torch.device("cpu")  # where its input lies; a runtime that runs elsewhere copies
         self.outputs = ("masks",) if facts.masks else OUTPUTS if facts.panoptic else OUTPUTS[:1]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its path: another process opens the file again, on the same device and threads."""
+        return open_as, (type(self), self.path, self.device_name, self.threads)
 
     @abstractmethod
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:

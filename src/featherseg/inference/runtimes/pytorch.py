@@ -23,6 +23,8 @@ class TorchRuntime:
     training as afterwards. Raises DeviceError for a device that is not there or computes no bf16 where that is asked.
     """
 
+    threads: int | None = None
+
     def __init__(
         self,
         model: SegmentationModel,
