@@ -87,6 +87,30 @@ def class_is_the_folder(folder: Path) -> None:
             save(stem.with_suffix(".jpg"), np.ascontiguousarray(image[turn]), quality=95)
 
 
+TILES = {"MT_Blowhole": 1, "MT_Break": 2, "MT_Crack": 3, "MT_Fray": 4, "MT_Free": 0, "MT_Uneven": 5}
+"""Folder of a class -> how wide its defects are, in pixels times 4."""
+
+
+def magnetic_tiles(folder: Path, count: int = 6) -> None:
+    """MT_Crack/Imgs/exp1_num_37.jpg and .png for each class: masks of 0 and 255, smoothed; MT_Free has no defect.
+
+    The layout is that of the magnetic tiles of Huang et al., 1,344 single photographs.
+    """
+    rng = np.random.default_rng(0)
+    for name, width in TILES.items():
+        for number in range(count):
+            stem = folder / f"{name}/Imgs/exp{1 + number % 6}_num_{rng.integers(1000, 400000)}"
+            blocks = np.kron(rng.integers(60, 200, (8, 6)), np.ones((12, 12)))
+            image, mask = blocks + rng.integers(-20, 20, blocks.shape), np.zeros(blocks.shape, np.uint8)
+            if width:
+                top, left = rng.integers(4, 40, 2)
+                mask[top : top + 30, left : left + 4 * width] = 255
+                image[mask > 0] = 10 * width
+            image = np.clip(image, 0, 255).astype(np.uint8)
+            save(stem.with_suffix(".jpg"), image, quality=95)
+            save(stem.with_suffix(".png"), np.asarray(Image.fromarray(mask).filter(ImageFilter.GaussianBlur(0.8))))
+
+
 def splits_above(folder: Path) -> None:
     """train/images, train/masks, val/..., test/..., each counting from 0."""
     for split, part in (("train", slice(0, 6)), ("valid", slice(6, 9)), ("test", slice(9, 12))):

@@ -13,7 +13,7 @@ from unicodedata import normalize
 import numpy as np
 import pytest
 from PIL import Image
-from published_layouts import COUNT, LAYOUTS, TURNED, save, scenes
+from published_layouts import COUNT, LAYOUTS, TILES, TURNED, magnetic_tiles, save, scenes
 from small_training import SMALL
 from typer.testing import CliRunner
 
@@ -120,6 +120,37 @@ def test_every_layout_is_trained_on_for_20_steps(tmp_path: Path, name: str):
     checked(tmp_path / "data")
     result = train(tmp_path / "data", tmp_path / "run", 20)
     assert result.exit_code == 0, result.exception
+
+
+@pytest.mark.usefixtures("light_models")
+def test_smoothed_masks_in_class_folders_are_read_and_trained_on(tmp_path: Path):
+    data = tmp_path / "data"
+    magnetic_tiles(data)
+    report = checked(data)
+    assert report["classes"] == ["background", "blowhole", "break", "crack", "fray", "uneven"]
+    assert [other["options"] for other in report["other_readings"]] == ["--groups-from-folders"]
+    for split in report["splits"]:
+        opened = open_dataset(str(data), split)
+        for index, key in enumerate(opened.keys):
+            name = key.partition("/")[0].removeprefix("MT_").lower()
+            number = report["classes"].index(name) if name != "free" else 0
+            drawn = np.asarray(Image.open(data / f"{key}.png")) >= 128
+            np.testing.assert_array_equal(opened.label(index), np.where(drawn, number, 0))
+    result = train(data, tmp_path / "run", 20)
+    assert result.exit_code == 0, result.exception
+
+    assert checked(data, "--groups-from-folders")["classes"] == ["background", "foreground"]
+    found = folder_listing(data / "dataset.toml").splits.values()
+    assert sum(len({pair.key.partition("/")[0] for pair in pairs}) for pairs in found) == len(TILES)
+
+
+def test_a_defect_in_a_folder_without_a_class_is_a_fault(tmp_path: Path):
+    magnetic_tiles(tmp_path, count=3)
+    checked(tmp_path)
+    mask = next((tmp_path / "MT_Free/Imgs").glob("*.png"))
+    save(mask, np.full_like(np.asarray(Image.open(mask)), 200))
+    report = json.loads(run("check", tmp_path, "--json").stdout)
+    assert [(fault["kind"], Path(fault["key"]).name) for fault in report["faults"]] == [("values", mask.stem)]
 
 
 @pytest.mark.usefixtures("light_models")

@@ -187,7 +187,7 @@ class DatasetToml(Config):
     def _check_map(self) -> "DatasetToml":
         if self.threshold is not None and not {str(_LOW), str(_HIGH)} >= self.map.keys() >= {str(_LOW)}:
             raise ValueError(f"with a threshold the masks have two values: [map] says what {_LOW} and {_HIGH} are")
-        if self.threshold is not None and str(_HIGH) not in self.map and not all(s.class_ for s in self.sources):
+        if self.threshold is not None and str(_HIGH) not in self.map and not any(s.class_ for s in self.sources):
             raise ValueError(f"[map] does not say what {_HIGH} is, which values from the threshold on count as")
         if len({raw.startswith("#") for raw in self.map}) > 1:
             raise ValueError("[map] mixes numbers and '#rrggbb' colours; the masks can only be one of them")
@@ -225,7 +225,8 @@ class DatasetToml(Config):
         if inside is not None:
             found |= {value: ids[inside] for text, value in _INSIDE.items() if text.startswith("#") == colors}
         if self.threshold is not None:
-            found = {value: found[_LOW if value < self.threshold else _HIGH] for value in range(_HIGH + 1)}
+            counted = {value: _LOW if value < self.threshold else _HIGH for value in range(_HIGH + 1)}
+            found = {value: found[high_or_low] for value, high_or_low in counted.items() if high_or_low in found}
         return LabelMap(found, colors=colors, expected=f"{TOML} of the dataset.toml of {self.name!r}")
 
 
