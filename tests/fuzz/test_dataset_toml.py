@@ -33,6 +33,20 @@ SHARES = (
 COLORS = (
     PLAIN.replace(b"0 =", b'"#000000" =', 1).replace(b"1 =", b'"#010101" =', 1).replace(b"255 =", b'"#ffffff" =', 1)
 )
+LAYERS = (
+    (
+        PLAIN.replace(b'images = "images"\nmasks = "masks"', b'images = "*/train"')
+        .replace(b'train = "train"\nval = "val"', b"train = 1.0")
+        .replace(b'1 = "a thing"\n', b"")
+        .replace(b'255 = "ignore"\n', b'7 = "ignore"\n')
+    )
+    + b"""[[layer]]
+class = "a thing"
+masks = "*/train"
+suffix = "_thing"
+optional = true
+"""
+)
 
 
 @pytest.fixture
@@ -42,11 +56,12 @@ def yard(tmp_path):
         for folder in ("images", "masks"):
             (tmp_path / folder / split).mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "images" / split / f"{number}.png")
-        Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "masks" / split / f"{number}.png")
+        for place in (f"masks/{split}/{number}.png", f"images/{split}/{number}_thing.png"):
+            Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / place)
     return tmp_path
 
 
-@pytest.mark.parametrize("text", [PLAIN, SHARES, COLORS], ids=["folders", "shares", "colours"])
+@pytest.mark.parametrize("text", [PLAIN, SHARES, COLORS, LAYERS], ids=["folders", "shares", "colours", "layers"])
 def test_the_file_that_is_mutated_is_sound(yard, text):
     (yard / "dataset.toml").write_bytes(text)
     assert open_dataset(str(yard / "dataset.toml"), "train")[0].label.max() == 1
@@ -71,5 +86,8 @@ def test_any_dataset_toml_is_read_or_refused_in_a_sentence(yard, seconds, seed):
             told(error)
 
     fuzz(
-        target, st.tuples(st.sampled_from([PLAIN, SHARES, COLORS]), mutations(change_toml, change_bytes)), seconds, seed
+        target,
+        st.tuples(st.sampled_from([PLAIN, SHARES, COLORS, LAYERS]), mutations(change_toml, change_bytes)),
+        seconds,
+        seed,
     )

@@ -404,9 +404,11 @@ def _digest(data: SegmentationData, masks: bytes, runtime: Runtime | None, minut
     if files is not None:
         take(sorted(files.label_map.ids.items()))
         for index, pair in enumerate(files.pairs):
-            stats = [os.stat(path) for path in pair.files]
+            stats = [os.stat(path) for path in (pair.files[0], *pair.mask_files)]
             take([(stat.st_size, stat.st_mtime_ns) for stat in stats])
             take(pair.label_map and sorted(pair.label_map.ids.items()))
+            if pair.layers:
+                take([sorted(label_map.ids.items()) for _, label_map in pair.layers])
             if isinstance(files, PanopticData):
                 found.update(files.annotation(index))
     take(minutes if runtime is None else runtime.name)

@@ -24,7 +24,7 @@ from featherseg.data.datasets.dataset_toml import read_dataset_toml
 from featherseg.data.datasets.folder import list_folder, read_instances
 from featherseg.data.fingerprint import files_of
 from featherseg.data.images import IMAGE_SUFFIXES, image_size, images_in, read_mask
-from featherseg.data.pairs import complete, plain_key
+from featherseg.data.pairs import complete, plain_key, read_label
 from featherseg.data.palettes import CLASSES_KEY, default_palette
 from featherseg.data.panoptic.files import read_ids, read_panoptic_json
 from featherseg.data.regions import Ring, rings
@@ -197,8 +197,7 @@ def _dataset(toml: Path) -> Masks:
         for split, pairs in splits.items():
             names = numbered((plain_key(pair.key.removeprefix(f"{split}/")) for pair in pairs), set())
             for pair, name in zip(complete(f"{listing.name} {split}", pairs), names, strict=True):
-                image, path = pair.files
-                mask = listing.map_of(pair)(read_mask(path, listing.map_of(pair).colors), str(path))
+                image, mask = pair.files[0], read_label(listing.masks_of(pair))
                 objects = listing.instances_of(pair)
                 numbers = None if objects is None else read_instances(objects, mask, listing.classes)
                 yield MaskedImage(name + image.suffix, image, mask, numbers, split)

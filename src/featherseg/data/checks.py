@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,10 @@ from featherseg.data import DATASETS, find_dataset, given_root, is_own, open_dat
 from featherseg.data.datasets.folder import FolderListing
 from featherseg.data.decisions import Changes, changes_of, read_decisions
 from featherseg.data.images import LOSSY, exif_turn, is_lossy, mask_palette, read_image, read_mask, veiled_color
+from featherseg.data.labels import LabelMap
 from featherseg.data.lookalikes import Lookalikes
 from featherseg.data.mask_folders import FoldersAs
-from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, other_size
+from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, laid_over, other_size
 from featherseg.data.palettes import color_text
 from featherseg.data.proposal import Proposal, propose
 from featherseg.data.sequences import neighbours
@@ -295,6 +296,7 @@ def _check_pair(
         if pair.image is None and pair.mask is None:
             return fault("unpaired", f"{pair.key} is listed, but has neither an image nor a mask")
         alone, lacking = (pair.image, "mask") if pair.mask is None else (pair.mask, "image")
+        lacking += f" of {', '.join(pair.missing)}" if pair.missing else ""
         return fault("unpaired", f"{alone} has no {lacking}")
     image, ids, entry = None, None, report.splits[split]
     try:
@@ -314,26 +316,13 @@ def _check_pair(
             entry.repeated.append(pair.key)
     except DataError as error:
         fault("unreadable", str(error))
+    masks = listing.masks_of(pair)
+    layers = [_checked_ids(report, entry, pair, mask, label_map, palettes, fault) for mask, label_map in masks]
     try:
-        label_map = listing.map_of(pair)
-        raw = read_mask(pair.mask, label_map.colors)
-        if raw.ndim == 2 and not label_map.colors:
-            palettes.add(pair.mask, raw)
-        if veiled_color(pair.mask):
-            entry.veiled.append(pair.key)
-        try:
-            ids = label_map.apply(raw)  # (H, W), -1 = not in the map
-        except DataError as error:  # colours where numbers are looked up
-            if all(other.kind != "colors" for other in report.faults):
-                report.notes.append(f"{pair.mask}: {error}")
-            fault("colors", str(pair.mask))
-        if ids is not None and ids.min() < 0:
-            outside = label_map.outside(raw)
-            fault("values", f"{pair.mask} {label_map.describe(outside)}")
-            if (advice := label_map.advice(outside)) and advice not in report.notes:
-                report.notes.append(advice)
+        whole = [layer for layer in layers if layer is not None]
+        ids = laid_over(masks, whole) if len(whole) == len(masks) else None
     except DataError as error:
-        fault("unreadable", str(error))
+        fault("size", str(error))
     if image is None or ids is None:
         return None
     if image.shape[:2] != ids.shape:
@@ -343,6 +332,39 @@ def _check_pair(
     except DataError as error:
         return fault("unpaired" if isinstance(error, DataNotFound) else "unreadable", str(error))
     _count(entry, pair.key, np.where(ids < 0, IGNORE, ids))
+
+
+def _checked_ids(
+    report: CheckReport,
+    entry: SplitReport,
+    pair: Pair,
+    mask: Path,
+    label_map: LabelMap,
+    palettes: PaletteColors,
+    fault: Callable[[str, str], None],
+) -> np.ndarray | None:
+    """The class ids (H, W) of one mask, -1 where a value is not in the map; None where it cannot be read."""
+    ids = None
+    try:
+        raw = read_mask(mask, label_map.colors)
+        if raw.ndim == 2 and not label_map.colors:
+            palettes.add(mask, raw)
+        if veiled_color(mask):
+            entry.veiled.append(pair.key)
+        try:
+            ids = label_map.apply(raw)
+        except DataError as error:  # colours where numbers are looked up
+            if all(other.kind != "colors" for other in report.faults):
+                report.notes.append(f"{mask}: {error}")
+            fault("colors", str(mask))
+        if ids is not None and ids.min() < 0:
+            outside = label_map.outside(raw)
+            fault("values", f"{mask} {label_map.describe(outside)}")
+            if (advice := label_map.advice(outside)) and advice not in report.notes:
+                report.notes.append(advice)
+    except DataError as error:
+        fault("unreadable", str(error))
+    return ids
 
 
 def _count(entry: SplitReport, key: str, label: np.ndarray) -> None:
@@ -396,7 +418,7 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
                 "names. If they are frames of a video, scores will be too high, as neighbours look alike: splits by "
                 "share keep sequences together, which `groups` in dataset.toml may tell"
             )
-    masks = [pair.mask for pairs in listing.splits.values() for pair in pairs if pair.mask]
+    masks = [path for pairs in listing.splits.values() for pair in pairs for path in pair.mask_files]
     notes += _named(f"masks that are {LOSSY}", [str(mask) for mask in masks if is_lossy(mask)])
     return notes
 

@@ -16,8 +16,7 @@ from featherseg.core.errors import DataError, near_path
 from featherseg.core.files import load_json
 from featherseg.core.types import IGNORE, Size
 from featherseg.core.wording import counted, size_text
-from featherseg.data.images import read_mask
-from featherseg.data.pairs import Listing, Pair
+from featherseg.data.pairs import Listing, Pair, read_ids
 
 FORMAT = 1
 
@@ -168,10 +167,9 @@ def changes_of(decisions: Sequence[Decision], listing: Listing, where: str) -> C
 
 
 def _accept(found: Changes, decision: Decision, pair: Pair, listing: Listing, where: str) -> None:
-    label_map, (height, width) = listing.map_of(pair), decision.size
-    mask = pair.files[1]
+    mask, (height, width) = pair.files[1], decision.size
     try:
-        ids = label_map.apply(read_mask(mask, label_map.colors))
+        ids = read_ids(listing.masks_of(pair))
     except DataError:
         return
     rows, columns = audited_places((ids.shape[0], ids.shape[1]))

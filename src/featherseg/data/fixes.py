@@ -17,7 +17,7 @@ from featherseg.data.checks import CheckReport
 from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, ThingsTable, toml_text
 from featherseg.data.datasets.folder import FolderListing
 from featherseg.data.images import read_image, read_mask
-from featherseg.data.pairs import Listing, Pair, plain_key
+from featherseg.data.pairs import Listing, Pair, plain_key, read_ids
 from featherseg.data.palettes import color_text
 from featherseg.data.sequences import sequence_names
 
@@ -138,9 +138,8 @@ def _fault_of(pair: Pair, listing: Listing) -> str:
     """The kind of fault of an image beside a cut, which `check_data` does not read; empty of a sound one."""
     if pair.image is None or pair.mask is None:
         return "unpaired"
-    label_map = listing.map_of(pair)
     try:
-        ids = label_map.apply(read_mask(pair.mask, label_map.colors))
+        ids = read_ids(listing.masks_of(pair))
         if read_image(pair.image, listing.channels).shape[:2] != ids.shape:
             return "size"
         listing.check_objects(pair, ids)
@@ -153,8 +152,7 @@ def _copy_pair(pair: Pair, folder: Path, stem: str, report: CheckReport, done: M
     """Copy the image as it is and write its mask as class ids, with what decisions change; `done` is told."""
     listing, (image, mask) = report.listing, pair.files
     assert listing is not None
-    label_map = listing.map_of(pair)
-    ids = label_map.apply(read_mask(mask, label_map.colors))  # (H, W), -1 = not in the map
+    ids = read_ids(listing.masks_of(pair))  # (H, W), -1 = not in the map
     if ids.min() < 0:
         done.mended.append(str(mask))
     drawn = ids if report.changes is None else report.changes.draw(pair, ids)

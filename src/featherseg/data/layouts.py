@@ -203,7 +203,7 @@ def _unlike_images(tree: ImageTree, pair: FolderPair) -> tuple[bool, bool, int, 
     named = any(word.rstrip("s") in IMAGE_WORDS for word in words)
     sides = (pair.images, pair.image_affix), (pair.masks, pair.mask_affix)
     try:
-        images, masks = (files_by_stem(tree.top / place, tail, None, head, []) for place, (head, tail) in sides)
+        images, masks = (files_by_stem(tree.top / place, tail, (), head, []) for place, (head, tail) in sides)
         image, mask = (files[min(images.keys() & masks.keys())][0] for files in (images, masks))
         return image_size(image) != image_size(mask), not named, len(words), image_channels(image) == 1
     except (ValueError, FeathersegError):  # no name of both, as a Mac spells it, or a file that cannot be read

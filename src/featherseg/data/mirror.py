@@ -67,8 +67,7 @@ def local_folder(place: str) -> Path:
 
 def _parts(config: DatasetToml, place: str) -> list[str]:
     """The folders and lists that a dataset.toml names."""
-    named = [part for source in config.sources for part in (source.images, source.masks)]
-    named += [config.things.instances] if config.things else []
+    named = config.folders
     named += [part for part in config.splits.values() if isinstance(part, str) and part.endswith(".txt")]
     for part in named:
         if PurePosixPath(part).is_absolute() or ".." in PurePosixPath(part).parts or is_remote(part):

@@ -1,7 +1,7 @@
 """A dataset that is pairs of files, image and mask: what the datasets with a name and `folder` share."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -17,12 +17,16 @@ from featherseg.data.labels import LabelMap
 SHOWN_NAMES = 3
 """How many missing files a message names."""
 
+Masks = Sequence[tuple[Path, LabelMap]]
+"""The masks of one image, from the lowest to the topmost, each with what its raw values mean."""
+
 
 @dataclass(frozen=True)
 class Pair:
     """One sample on disk. A file that is not there is None; `twins` are further files of the same stem.
 
-    `label_map` is what the values of this mask mean, where they mean another in those of other folders.
+    `label_map` is what the values of this mask mean, where they mean another in those of other folders. `layers` are
+    further masks with their maps, each on top of those before it; `missing` names the layers that are not there.
     """
 
     key: str
@@ -30,6 +34,8 @@ class Pair:
     mask: Path | None
     twins: tuple[Path, ...] = ()
     label_map: LabelMap | None = field(default=None, compare=False)
+    layers: tuple[tuple[Path, LabelMap], ...] = field(default=(), compare=False)
+    missing: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def files(self) -> tuple[Path, Path]:
@@ -37,6 +43,11 @@ class Pair:
         assert self.image is not None
         assert self.mask is not None
         return self.image, self.mask
+
+    @property
+    def mask_files(self) -> list[Path]:
+        """The files of all its masks."""
+        return [path for path in (self.mask, *(layer for layer, _ in self.layers)) if path]
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,10 @@ class Listing:
         """What the raw values of this pair's mask mean: the same for all, but where a file or a folder says another."""
         return pair.label_map or self.label_map
 
+    def masks_of(self, pair: Pair) -> Masks:
+        """The masks of a complete pair: one, but of layers."""
+        return [(pair.files[1], self.map_of(pair)), *pair.layers]
+
     def check_objects(self, pair: Pair, ids: np.ndarray) -> None:
         """Raises DataError where what tells the objects of a pair apart does not fit its mask.
 
@@ -78,7 +93,7 @@ class PairedFiles:
 
     def __init__(self, listing: Listing, split: str, size: int | None = None) -> None:
         self.name, self.classes, self.channels = listing.name, listing.classes, listing.channels
-        self.label_map, self.licence, self.map_of = listing.label_map, listing.licence, listing.map_of
+        self.label_map, self.licence, self.masks_of = listing.label_map, listing.licence, listing.masks_of
         parts = [complete(f"{listing.name} {part}", listing.splits.get(part, [])) for part in split.split("+")]
         self.pairs = spread(list(dict.fromkeys(pair for part in parts for pair in part)), size)
         self.keys = [pair.key for pair in self.pairs]
@@ -95,19 +110,53 @@ class PairedFiles:
 
     def label(self, index: int) -> np.ndarray:
         """(H, W) uint8 class ids of sample `index`, 255 = ignore; the image is not read."""
-        mask, label_map = self.pairs[index].files[1], self.map_of(self.pairs[index])
-        raw = read_mask(mask, label_map.colors)
-        try:
-            return label_map(raw, str(mask))
-        except DataError as error:
-            if not is_lossy(mask):
-                raise
-            raise DataError(f"{error} The mask is {LOSSY}.") from None
+        return read_label(self.masks_of(self.pairs[index]))
 
     def annotation(self, index: int) -> bytes | None:
         """What decides sample `index` beside its two files and the map of all; None where nothing does."""
         label_map = self.pairs[index].label_map
         return None if label_map is None else repr(label_map.ids).encode()
+
+
+def read_label(masks: Masks) -> np.ndarray:
+    """The class ids (H, W) uint8 of the masks of one image.
+
+    Raises DataError for a mask that cannot be read, a value that is not in the map, and masks of several sizes.
+    """
+
+    def class_ids(path: Path, label_map: LabelMap) -> np.ndarray:
+        raw = read_mask(path, label_map.colors)
+        try:
+            return label_map(raw, str(path))
+        except DataError as error:
+            if not is_lossy(path):
+                raise
+            raise DataError(f"{error} The mask is {LOSSY}.") from None
+
+    return laid_over(masks, [class_ids(path, label_map) for path, label_map in masks])
+
+
+def read_ids(masks: Masks) -> np.ndarray:
+    """The class ids (H, W) int16 of the masks of one image, -1 where a value is not in the map.
+
+    Raises DataError for a mask that cannot be read, and for masks of several sizes.
+    """
+    return laid_over(masks, [label_map.apply(read_mask(path, label_map.colors)) for path, label_map in masks])
+
+
+def laid_over(masks: Masks, layers: Sequence[np.ndarray]) -> np.ndarray:
+    """The class ids (H, W) of the masks of one image, laid over one another in their order.
+
+    layers: the class ids (H, W) of each. A mask covers those before it but for the pixels where its raw value is 0.
+    Raises DataError for masks of several sizes.
+    """
+    covered = layers[0]
+    for (path, label_map), ids in zip(masks[1:], layers[1:], strict=True):
+        if ids.shape != covered.shape:
+            sizes = f"{size_text(ids.shape)}, but {masks[0][0]} is {size_text(covered.shape)}"
+            raise DataError(f"{path} is {sizes} (height x width). Expected masks of one size for an image.")
+        covered = np.where(ids == label_map.ids[0], covered, ids)
+    return covered
 
 
 class NamedData(PairedFiles):
@@ -147,22 +196,27 @@ FilesByStem = dict[str, list[Path]]
 
 
 def files_by_stem(
-    folder: Path, suffix: str = "", without: Path | None = None, prefix: str = "", links: list[Path] | None = None
+    folder: Path,
+    suffix: str = "",
+    without: Collection[Path] = (),
+    prefix: str = "",
+    links: list[Path] | None = None,
 ) -> FilesByStem:
     """The images of a folder and the folders below it by stem, in order: {"seq1/frame_0007": [path]}.
 
     A stem that several files share (a.jpg beside a.png) has several paths. Names that do not end in `suffix` are passed
     over, and the suffix is cut off: "_mask" of a_mask.png, or with the file's ending, ".png" or "_mask.png". So are
-    names that do not begin with `prefix`, which is cut off: "mask_" of seq1/mask_01.png. Files in the folder `without`,
-    where that is inside, are passed over, and what is hidden (its name begins with a dot). Links to folders are not
-    followed, but added to `links`. Raises DataError for a name that is not UTF-8, and for such a link without `links`.
+    names that do not begin with `prefix`, which is cut off: "mask_" of seq1/mask_01.png. The folder is the stem where
+    nothing is left of a name: "01" of 01/image.png without "image". Files in the folders `without` are passed over, and
+    what is hidden (its name begins with a dot). Links to folders are not followed, but added to `links`. Raises
+    DataError for a name that is not UTF-8, and for such a link without `links`.
     """
-    apart = str(without) if without is not None and without.is_relative_to(folder) else None
+    apart = {str(place) for place in without if place != folder}
     whole, named = suffix.lower().endswith(IMAGE_SUFFIXES), list[str]()
     for place, folders, names in os.walk(folder):  # quicker than Path.rglob
         below = os.path.relpath(place, folder).replace(os.sep, "/")
         named += [name if below == "." else f"{below}/{name}" for name in names if is_image(name) and name[0] != "."]
-        folders[:] = [name for name in folders if os.path.join(place, name) != apart and not name.startswith(".")]
+        folders[:] = [name for name in folders if os.path.join(place, name) not in apart and not name.startswith(".")]
         linked = [Path(place, name) for name in sorted(folders) if os.path.islink(os.path.join(place, name))]
         if links is not None:
             links += linked
@@ -181,7 +235,8 @@ def files_by_stem(
         below, _, last = stem[: len(stem) - len(suffix)].rpartition("/")
         if fits and last.startswith(prefix) and os.path.isfile(path := os.path.join(folder, name)):
             last = last.removeprefix(prefix)
-            found.setdefault(f"{below}/{last}" if below else last, []).append(Path(path))
+            if shared := "/".join(filter(None, (below, last))):
+                found.setdefault(shared, []).append(Path(path))
     return found
 
 

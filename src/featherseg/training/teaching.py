@@ -169,7 +169,7 @@ def open_unlabelled(recipe: Recipe, train: SegmentationData) -> UnlabelledImages
     found = UnlabelledImages(local_folder(folder) if is_remote(folder) else Path(folder), train, train[0].image)
     found[0]  # of other bits a channel? That is said now
     exact, place = train.data if isinstance(train, PreparedData) else train, cache(Path.resolve)
-    masks = [pair.mask for pair in exact.pairs if pair.mask] if isinstance(exact, PairedFiles) else []
+    masks = [path for pair in exact.pairs for path in pair.mask_files] if isinstance(exact, PairedFiles) else []
     known = {(place(mask.parent), mask.name) for mask in masks}
     if wrong := [p.key for p in found.pairs if p.image and (place(p.image.parent), p.image.name) in known]:
         are = "image in it is a mask" if len(wrong) == 1 else "images in it are masks"

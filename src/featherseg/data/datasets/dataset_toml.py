@@ -41,6 +41,10 @@ AFFIXES = ("image_prefix", "mask_prefix", "image_suffix", "mask_suffix")
 """Keys of what the names of images, or of masks, have beside the name that they share."""
 
 FolderName = Annotated[str, Field(min_length=1)]
+"""A folder; one of its parts may be ANY."""
+
+ANY = "*"
+"""Stands for any folder, the same in the paths of images and of masks: "cells/*/images" and "cells/*/masks"."""
 
 
 class SourceTable(Config):
@@ -51,6 +55,24 @@ class SourceTable(Config):
     images: FolderName
     masks: FolderName
     class_: Annotated[str | None, Field(alias="class")] = None
+
+
+class LayerTable(Config):
+    """[[layer]]: further binary masks of the same images, and the class that 1 and 255 mean in them.
+
+    `masks`, `prefix` and `suffix` say where they lie and what their names have beside the image's. Where `optional`, an
+    image without such a mask has none of the class. Of `objects` an image has a mask each: all files in the folder
+    called as the image, else in the folder that holds it alone.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    class_: Annotated[str, Field(alias="class")]
+    masks: FolderName | None = None
+    prefix: str = ""
+    suffix: str = ""
+    optional: bool = False
+    objects: bool = False
 
 
 class ThingsTable(Config):
@@ -84,6 +106,7 @@ class DatasetToml(Config):
     map: Annotated[dict[str, str], Field(min_length=1)]
     things: ThingsTable | None = None
     source: Annotated[tuple[SourceTable, ...], Field(max_length=MOST_SOURCES)] = ()
+    layer: Annotated[tuple[LayerTable, ...], Field(max_length=IGNORE)] = ()
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -159,23 +182,59 @@ class DatasetToml(Config):
         if self.source:
             return self.source
         assert self.images is not None
-        assert self.masks is not None
-        return (SourceTable(images=self.images, masks=self.masks),)
+        masks = self.masks or self.layer[0].masks
+        assert masks is not None
+        return (SourceTable(images=self.images, masks=masks),)
+
+    @property
+    def folders(self) -> list[str]:
+        """Every folder of images, of masks, and of the numbers of objects, once; of a path with ANY, that above it."""
+        named = [folder for source in self.sources for folder in (source.images, source.masks)]
+        named += [layer.masks for layer in self.layer if layer.masks]
+        named += [self.things.instances] if self.things else []
+        parts = [folder.split("/") for folder in named]
+        return list(dict.fromkeys("/".join(part[: part.index(ANY)] if ANY in part else part) or "." for part in parts))
 
     @model_validator(mode="after")
     def _check_folders(self) -> "DatasetToml":
         missing = [key for key in ("images", "masks") if getattr(self, key) is None]
         if self.source and len(missing) < 2:
             raise ValueError("images and masks stand in every [[source]] and nowhere else, or there is no [[source]]")
-        if missing and not self.source:
+        of_layers = bool(self.layer) and all(layer.masks for layer in self.layer)
+        if of_layers and self.masks is not None:
+            raise ValueError("every [[layer]] has masks of its own: remove the masks of all")
+        if missing and not self.source and not (of_layers and missing == ["masks"]):
             raise ValueError(f"key {' and '.join(map(repr, missing))} is missing")
         if len({source.images for source in self.source}) < len(self.source):
             raise ValueError("two [[source]] have the same images: expected a folder each")
+        for source in self.sources:
+            masks = [layer.masks or source.masks for layer in self.layer] or [source.masks]
+            counts = {folder.split("/").count(ANY) for folder in (source.images, *masks)}
+            if counts not in ({0}, {1}):
+                raise ValueError(
+                    f"{ANY!r} stands for a folder in images and in all masks, once in each, or in none of them"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_layers(self) -> "DatasetToml":
+        if not self.layer:
+            return self
+        if self.source:
+            raise ValueError("[[layer]] and [[source]] do not go together: expected one kind of them")
+        if self.mask_prefix or self.mask_suffix:
+            raise ValueError("mask_prefix and mask_suffix do not go with [[layer]], which has a prefix and a suffix")
+        if "0" not in self.map:
+            raise ValueError("[map] does not say what 0 is, which [[layer]] shows where none of the classes is")
+        places = {(layer.masks, layer.prefix, layer.suffix) for layer in self.layer}
+        if len(places) < len(self.layer):
+            raise ValueError("two [[layer]] have the same masks: expected another folder, prefix or suffix for each")
         return self
 
     @model_validator(mode="after")
     def _check_names(self) -> "DatasetToml":
         given = [(f"source {number + 1}: class", source.class_) for number, source in enumerate(self.source)]
+        given += [(f"layer {number + 1}: class", layer.class_) for number, layer in enumerate(self.layer)]
         given += [("things.classes", name) for name in (self.things.classes if self.things else ())]
         for where, name in given:
             if name is not None and name not in self.classes:
@@ -187,7 +246,8 @@ class DatasetToml(Config):
     def _check_map(self) -> "DatasetToml":
         if self.threshold is not None and not {str(_LOW), str(_HIGH)} >= self.map.keys() >= {str(_LOW)}:
             raise ValueError(f"with a threshold the masks have two values: [map] says what {_LOW} and {_HIGH} are")
-        if self.threshold is not None and str(_HIGH) not in self.map and not any(s.class_ for s in self.sources):
+        owners = self.layer or self.sources
+        if self.threshold is not None and str(_HIGH) not in self.map and not any(table.class_ for table in owners):
             raise ValueError(f"[map] does not say what {_HIGH} is, which values from the threshold on count as")
         if len({raw.startswith("#") for raw in self.map}) > 1:
             raise ValueError("[map] mixes numbers and '#rrggbb' colours; the masks can only be one of them")
@@ -198,15 +258,15 @@ class DatasetToml(Config):
                 raise ValueError(f"map.{raw} = {name!r} is not a class of [classes].{hint}".removesuffix("."))
         if len({_raw_value(raw) for raw in self.map}) < len(self.map):
             raise ValueError("a raw value occurs twice in [map], written in two ways")
-        classes = {source.class_ for source in self.source}
+        kind, classes = "[[layer]]" if self.layer else "[[source]]", {table.class_ for table in owners}
         for raw, name in self.map.items():
             unclear = name == IGNORE_NAME or None not in classes  # else it is what it means in masks of no one class
             if raw.lower() in _INSIDE and name not in classes and classes - {None} and unclear:
                 raise ValueError(
-                    f"map.{raw} = {name!r}, but {raw} is the class of a [[source]] that has one: expected one meaning. "
-                    f"Remove {raw} from [map], or class from the [[source]] and give its values in [map]"
+                    f"map.{raw} = {name!r}, but {raw} is the class of a {kind} that has one: expected one meaning. "
+                    f"Remove {raw} from [map], or class from the {kind} and give its values in [map]"
                 )
-        used = {*self.map.values(), *(source.class_ for source in self.source)}
+        used = {*self.map.values(), *classes}
         unused = [name for name in self.classes if name not in used]
         if unused:
             raise ValueError(f"no raw value in [map] is mapped to class {', '.join(map(repr, unused))}")
@@ -218,7 +278,7 @@ class DatasetToml(Config):
         return tuple(ClassInfo(name, parse_color(color), name in things) for name, color in self.classes.items())
 
     def label_map(self, inside: str | None = None) -> LabelMap:
-        """[map] as raw value -> class id; `inside` is the class of a source, which 1 and 255 are in its masks."""
+        """[map] as raw value -> class id; `inside` is the class of a source or layer: 1 and 255 in it."""
         ids = {name: index for index, name in enumerate(self.classes)} | {IGNORE_NAME: IGNORE}
         colors = next(iter(self.map)).startswith("#")
         found = {_raw_value(raw): ids[name] for raw, name in self.map.items()}
@@ -271,6 +331,11 @@ def toml_text(config: DatasetToml) -> str:
     for source in config.source:
         lines += ["", "[[source]]", f"images = {toml_string(source.images)}", f"masks = {toml_string(source.masks)}"]
         lines += [f"class = {toml_string(source.class_)}"] if source.class_ is not None else []
+    for layer in config.layer:
+        lines += ["", "[[layer]]", f"class = {toml_string(layer.class_)}"]
+        lines += [f"masks = {toml_string(layer.masks)}"] if layer.masks else []
+        lines += [f"{key} = {toml_string(text)}" for key in ("prefix", "suffix") if (text := getattr(layer, key))]
+        lines += [f"{key} = true" for key in ("optional", "objects") if getattr(layer, key)]
     return "\n".join(lines) + "\n"
 
 

@@ -13,9 +13,10 @@ from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
 from featherseg.core.files import composed
 from featherseg.core.types import IGNORE, ClassInfo, Sample
 from featherseg.core.wording import size_text
-from featherseg.data.datasets.dataset_toml import AFFIXES, DatasetToml, SourceTable, read_dataset_toml
+from featherseg.data.datasets.dataset_toml import ANY, DatasetToml, LayerTable, read_dataset_toml
 from featherseg.data.images import IMAGE_SUFFIXES, read_mask
-from featherseg.data.pairs import FilesByStem, Listing, Pair, PairedFiles, files_by_stem, make_pairs
+from featherseg.data.labels import LabelMap
+from featherseg.data.pairs import FilesByStem, Listing, Pair, PairedFiles, files_by_stem
 from featherseg.data.sequences import SplitBy, split_by_share
 
 MAX_OBJECT = 65535
@@ -66,7 +67,7 @@ class FolderData(PairedFiles):
         super().__init__(listing, split, size)
         self.groups = listing.groups
         self._instances = [listing.instances_of(pair) for pair in self.pairs]
-        self._digests: dict[int, bytes] = {}
+        self._annotations: dict[int, bytes | None] = {}
         missing = [path for path in self._instances if path and not path.is_file()]
         if missing:
             raise DataNotFound(
@@ -81,14 +82,21 @@ class FolderData(PairedFiles):
         return replace(sample, instances=read_instances(path, sample.label, self.classes))
 
     def annotation(self, index: int) -> bytes | None:
-        """What decides sample `index` beside image, mask and map: the class of its folder, its file of instances."""
-        own, path = super().annotation(index), self._instances[index]
-        if path is not None and index not in self._digests:
-            try:
-                self._digests[index] = hashlib.sha256(path.read_bytes()).digest()
-            except OSError as error:
-                raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-        return own if path is None else (own or b"") + self._digests[index]
+        """What decides sample `index` beside image, mask and map: its class, further masks, its file of instances."""
+        if index not in self._annotations:
+            own, instances, layers = super().annotation(index), self._instances[index], self.pairs[index].layers
+            parts = [] if own is None else [own]
+            parts += [repr(label_map.ids).encode() + _digest(path) for path, label_map in layers]
+            parts += [_digest(instances)] if instances else []
+            self._annotations[index] = b"".join(parts) if parts else None
+        return self._annotations[index]
+
+
+def _digest(path: Path) -> bytes:
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def read_instances(path: Path, label: np.ndarray, classes: Sequence[ClassInfo]) -> np.ndarray:
@@ -150,7 +158,7 @@ def list_folder(
             how = f"{how}; {whole} {said}" if how else f"{whole} {said}"
     listed = {key for keys in splits.values() for key in keys}
     instances = base / config.things.instances if config.things else None
-    own = {instances, *(base / place for source in config.sources for place in (source.images, source.masks))}
+    own = {base / place for place in config.folders}
 
     def found_in(named: Mapping[str, list[str]]) -> dict[str, list[Pair]]:
         return {name: [pairs.get(key, Pair(key, None, None)) for key in keys] for name, keys in named.items()}
@@ -172,39 +180,133 @@ def list_folder(
 
 
 def list_pairs(config: DatasetToml, base: Path, links: list[Path] | None = None) -> list[Pair]:
-    """The pairs of all folders that `config` names, in whatever split; `links` is as for `files_by_stem`."""
-    return [pair for source in config.sources for pair in _pairs_of(source, config, base, links)]
+    """The pairs of all folders that `config` names, in whatever split; `links` is as for `files_by_stem`.
+
+    Where there are several folders of images, keys begin with that of the image, or with what ANY stands for.
+    """
+    classes = {source.class_ for source in config.source} | {layer.class_ for layer in config.layer}
+    maps = {name: None if name is None else config.label_map(name) for name in {None, *classes}}  # one a class
+    found = list[Pair]()
+    for source in config.sources:
+        masks = [
+            _MaskFiles(layer.masks or source.masks, layer.prefix, layer.suffix, maps[layer.class_], layer)
+            for layer in config.layer
+        ] or [_MaskFiles(source.masks, config.mask_prefix, config.mask_suffix, maps[source.class_])]
+        for name in _any_folders([source.images, *(files.folder for files in masks)], base, links):
+            images = _put(source.images, name)
+            here = [replace(files, folder=_put(files.folder, name)) for files in masks]
+            place = Path(images).as_posix() if config.source else name or "."
+            head = "" if place == "." else f"{place}/"
+            pairs = _pairs_in(images, here, config, base, links)
+            found += [replace(pair, key=f"{head}{pair.key}") for pair in pairs]
+    return found
 
 
-def _pairs_of(source: SourceTable, config: DatasetToml, base: Path, links: list[Path] | None) -> list[Pair]:
-    """The pairs of one folder of images and its masks; where there are several, keys begin with that of the images."""
-    images, masks = base / source.images, base / source.masks
-    for key, folder in (("images", images), ("masks", masks)):
-        if not os.path.isdir(folder):  # Path.is_dir raises of a name that is too long
-            raise DataNotFound(f"{folder}, which is {key!r} in the dataset.toml of {config.name!r}, is not a folder.")
-    together = images.resolve() == masks.resolve()
-    if together and not any(getattr(config, key) for key in AFFIXES):
-        raise ConfigError(
-            f"images and masks are both {images}: set the suffix of the masks, such as mask_suffix = "
-            '"_mask", or ".png" where only masks end in it; or mask_prefix = "mask_".'
-        )
-    apart = {"images": None, "masks": None} if together else {"images": masks, "masks": images}
-    image_files = files_by_stem(images, config.image_suffix, apart["images"], config.image_prefix, links)
-    mask_files = files_by_stem(masks, config.mask_suffix, apart["masks"], config.mask_prefix, links)
-    if together and (config.mask_suffix or config.mask_prefix):  # a mask by its name is no image, or the reverse
-        image_files = _without(image_files, mask_files)
-    elif together:
-        mask_files = _without(mask_files, image_files)
+@dataclass(frozen=True)
+class _MaskFiles:
+    """The masks that images have one of, or one for each object: where they lie, and what their values mean."""
+
+    folder: str
+    prefix: str
+    suffix: str
+    label_map: LabelMap | None
+    layer: LayerTable | None = None
+
+
+def _any_folders(places: Sequence[str], base: Path, links: list[Path] | None) -> list[str]:
+    """The names of the folders that ANY stands for in these paths, in order; one empty name where it is in none."""
+    if ANY not in places[0].split("/"):
+        return [""]
+    found = set[str]()
+    for place in places:
+        parts = place.split("/")
+        at = parts.index(ANY)
+        above, inside = base / ("/".join(parts[:at]) or place[:1].strip(ANY)), "/".join(parts[at + 1 :])
+        for name in next(os.walk(above), ("", [], []))[1]:
+            if name.startswith(".") or not os.path.isdir(above / name / inside):
+                continue
+            if not os.path.islink(above / name):
+                found.add(name)
+            elif links is not None:
+                links.append(above / name)
+    if not found:
+        raise DataNotFound(f"no folder is called as {places[0]!r} says in {base}. Expected one for each {ANY}.")
+    return sorted(found)
+
+
+def _put(place: str, name: str) -> str:
+    """A path with what ANY stands for, where it does."""
+    return "/".join(name if name and part == ANY else part for part in place.split("/"))
+
+
+def _pairs_in(
+    image_folder: str, masks: Sequence[_MaskFiles], config: DatasetToml, base: Path, links: list[Path] | None
+) -> list[Pair]:
+    """The pairs of one folder of images and the folders of their masks."""
+    images, folders = base / image_folder, [base / files.folder for files in masks]
+    if ANY not in (config.images or "").split("/"):
+        for key, folder in (("images", images), *(("masks", folder) for folder in folders)):
+            if not os.path.isdir(folder):  # Path.is_dir raises of a name that is too long
+                raise DataNotFound(
+                    f"{folder}, which is {key!r} in the dataset.toml of {config.name!r}, is not a folder."
+                )
+    apart = {images, *folders}
+    image_files = files_by_stem(images, config.image_suffix, apart - {images}, config.image_prefix, links)
     spelled = {composed(stem): stem for stem in image_files}  # the key is as the image is spelled
-    for stem in [stem for stem in mask_files if stem not in image_files and composed(stem) in spelled]:
-        mask_files.setdefault(spelled[composed(stem)], []).extend(mask_files.pop(stem))
-    pairs = make_pairs(sorted({*image_files, *mask_files}), image_files, mask_files)
-    if not config.source:
-        return pairs
-    label_map = None if source.class_ is None else config.label_map(source.class_)
-    place = Path(source.images).as_posix()
-    below = "" if place == "." else f"{place}/"
-    return [replace(pair, key=f"{below}{pair.key}", label_map=label_map) for pair in pairs]
+    mask_files = list[FilesByStem]()
+    for files, folder in zip(masks, folders, strict=True):
+        found = files_by_stem(folder, files.suffix, apart - {folder}, files.prefix, links)
+        if images.resolve() == folder.resolve():
+            if not any((config.image_prefix, config.image_suffix, files.prefix, files.suffix)):
+                raise ConfigError(
+                    f"images and masks are both {images}: set the suffix of the masks, such as mask_suffix = "
+                    '"_mask", or ".png" where only masks end in it; or mask_prefix = "mask_".'
+                )
+            if files.suffix or files.prefix:  # a mask by its name is no image, or the reverse
+                image_files = _without(image_files, found)
+            else:
+                found = _without(found, image_files)
+        if files.layer is not None and files.layer.objects:
+            found = _by_image(found, image_files)
+        for stem in [stem for stem in found if stem not in image_files and composed(stem) in spelled]:
+            found.setdefault(spelled[composed(stem)], []).extend(found.pop(stem))
+        mask_files.append(found)
+    return [_pair_of(stem, image_files, masks, mask_files) for stem in sorted(set(image_files).union(*mask_files))]
+
+
+def _pair_of(
+    stem: str, image_files: FilesByStem, masks: Sequence[_MaskFiles], mask_files: Sequence[FilesByStem]
+) -> Pair:
+    """The pair of a stem; it has no mask where one of several that are not optional is not there."""
+    image, *more = image_files.get(stem, [None])
+    layers, missing, twins = list[tuple[Path, LabelMap | None]](), list[str](), [path for path in more if path]
+    for files, found in zip(masks, mask_files, strict=True):
+        paths = found.get(stem, [])
+        single = files.layer is None or not files.layer.objects
+        layers += [(path, files.label_map) for path in (paths[:1] if single else paths)]
+        twins += paths[1:] if single else []
+        if files.layer and not files.layer.optional and not paths:
+            missing.append(files.layer.class_)
+    if not layers or (image and missing):
+        return Pair(stem, image, None, tuple(twins), missing=tuple(missing) if layers else ())
+    (mask, label_map), *above = layers
+    on_top = tuple((path, of_class) for path, of_class in above if of_class)
+    return Pair(stem, image, mask, tuple(twins), label_map, on_top)
+
+
+def _by_image(files: FilesByStem, images: Iterable[str]) -> FilesByStem:
+    """The masks of objects by the stem of their image: it is called as their folder, else is alone in that folder."""
+    beside, owners = dict[str, list[str]](), dict[str, str]()
+    for stem in images:
+        beside.setdefault(composed(stem.rpartition("/")[0]), []).append(stem)
+        owners[composed(stem)] = stem
+    found: FilesByStem = {}
+    for stem, paths in files.items():
+        folder = composed(stem.rpartition("/")[0])
+        alone = beside.get(folder, [])
+        owner = owners.get(folder) or (alone[0] if len(alone) == 1 else folder or stem)
+        found.setdefault(owner, []).extend(paths)
+    return found
 
 
 def _without(files: FilesByStem, others: FilesByStem) -> FilesByStem:
