@@ -35,14 +35,14 @@ COLORS = (
 )
 LAYERS = (
     (
-        PLAIN.replace(b'images = "images"\nmasks = "masks"', b'images = "*/train"')
+        PLAIN.replace(b'images = "images"\nmasks = "masks"', b'images = "sets/*/images"')
         .replace(b'train = "train"\nval = "val"', b"train = 1.0")
         .replace(b'1 = "a thing"\n', b"")
         .replace(b'255 = "ignore"\n', b'7 = "ignore"\n')
     )
     + b"""[[layer]]
 class = "a thing"
-masks = "*/train"
+masks = "sets/*/things"
 suffix = "_thing"
 optional = true
 """
@@ -56,8 +56,10 @@ def yard(tmp_path):
         for folder in ("images", "masks"):
             (tmp_path / folder / split).mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "images" / split / f"{number}.png")
-        for place in (f"masks/{split}/{number}.png", f"images/{split}/{number}_thing.png"):
-            Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / place)
+        Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "masks" / split / f"{number}.png")
+    for folder, name in (("images", "0.png"), ("things", "0_thing.png")):
+        (tmp_path / "sets/a" / folder).mkdir(parents=True)
+        Image.fromarray(np.eye(8, dtype=np.uint8)).convert("RGB").save(tmp_path / "sets/a" / folder / name)
     return tmp_path
 
 
