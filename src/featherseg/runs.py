@@ -31,6 +31,7 @@ from featherseg.core.types import ClassInfo, Color
 from featherseg.core.wording import last_parts, marks
 from featherseg.hub import is_address, pull, pulled_from
 from featherseg.layers.model import SegmentationModel
+from featherseg.layers.normalise import FULL_RANGE
 from featherseg.layers.own_model import as_model
 from featherseg.recipe import ImageSize, Recipe, Weights
 
@@ -86,6 +87,7 @@ class RunInfo(Config):
     classes: Annotated[list[ClassRow], Field(min_length=1, max_length=255)]
     channels: Annotated[int, Field(ge=1, le=models.MOST_CHANNELS)]
     image_size: ImageSize  # (height, width) of the images it was trained on: their median
+    image_range: Annotated[int, Field(ge=2, le=FULL_RANGE)] | None = None  # of 16-bit training images; None: 8 bits
     licence: str
     loaded: dict[str, Any]  # which weights training started from, or which file was imported
     class_weights: Weights | None  # of the loss, as resolved from the recipe
@@ -244,8 +246,11 @@ class Run:
 
     def untrained_model(self, most_parameters: int = models.MOST_PARAMETERS) -> SegmentationModel:
         """The model before its weights. Raises ConfigError above `most_parameters`, RunError without own_model."""
-        if "model" not in self.info.objects:
-            return build_model(self.info, most_parameters)
+        model = build_model(self.info, most_parameters) if "model" not in self.info.objects else self._own_copy()
+        model.image_range = self.info.image_range or FULL_RANGE
+        return model
+
+    def _own_copy(self) -> SegmentationModel:
         if self.own_model is None:
             raise RunError(
                 f"{self.path} is of a model of one's own, {self.recipe.model.name}, which its folder does not hold: "

@@ -97,7 +97,8 @@ def test_the_metadata_say_all_that_predicting_needs(exported, session):
         "masks": False,
         "channel_order": "RGB",
         "value_range": [0, 255],
-        "preprocessing": PREPROCESSING[False].format(order="RGB"),
+        "image_range": 65536,
+        "preprocessing": PREPROCESSING[False].format(order="RGB", deep="v / 257"),
         "postprocessing": POSTPROCESSING[False],
     }
 

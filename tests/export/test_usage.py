@@ -113,6 +113,6 @@ def test_the_file_tells_order_scale_and_how_logits_become_a_mask_and_older_files
     assert "RGB" in told["preprocessing"]
     assert "do not divide by 255" in told["preprocessing"]
     assert "largest value" in told["postprocessing"]
-    new = ("channel_order", "value_range", "preprocessing", "postprocessing")
+    new = ("channel_order", "value_range", "image_range", "preprocessing", "postprocessing")
     older = {key: text for key, text in texts.items() if key not in new}
     assert read_facts(older, yard) == open_file(yard).facts

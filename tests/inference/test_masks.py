@@ -88,7 +88,7 @@ def test_a_pixel_is_blended_by_its_place_in_each_window(image):
 
     class ByOrder:
         classes, mean, std, device = ("a", "b"), (0.0,) * 3, (1.0,) * 3, torch.device("cpu")
-        calls = 0
+        image_range, calls = 65536, 0
 
         def __call__(self, images):
             logits = torch.zeros(1, 2, *images.shape[2:])

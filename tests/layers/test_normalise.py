@@ -15,6 +15,13 @@ def test_sixteen_bits_are_brought_to_the_range_of_eight():
     assert_close(normalise(sixteen, (127,), (128,)), normalise(eight, (127,), (128,)))
 
 
+def test_values_of_a_smaller_range_are_brought_to_0_to_255_by_a_power_of_two():
+    eight = torch.tensor([[[[0, 1, 127, 255]]]], dtype=torch.uint8)
+    twelve = (eight.to(torch.int32) * 16).to(torch.uint16)
+    assert torch.equal(normalise(twelve, (127,), (128,), 4096), normalise(eight, (127,), (128,)))
+    assert torch.equal(normalise(eight, (127,), (128,), 4096), normalise(eight, (127,), (128,)))  # 8 bits are full
+
+
 def test_the_images_stay_as_they_were():
     images = torch.tensor([[[[1.0, 2.0]]]])
     assert_close(normalise(images, (1,), (2,)), torch.tensor([[[[0.0, 0.5]]]]))

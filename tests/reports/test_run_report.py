@@ -73,7 +73,7 @@ class AllClassOne:
     """A model that sees class 1 everywhere."""
 
     name, licence, classes, channels = "all-one", "", CLASSES, 3
-    mean = std = (1.0, 1.0, 1.0)
+    mean, std, image_range = (1.0, 1.0, 1.0), (1.0, 1.0, 1.0), 65536
     align_corners, size_divisor, minimum_size, image_size, test_resize = False, 1, 1, None, None
     device, peak_bytes_per_pixel, panoptic = torch.device("cpu"), 100.0, None
 

@@ -22,6 +22,7 @@ from featherseg.core.files import write_text
 from featherseg.core.types import IGNORE, Progress, SegmentationData
 from featherseg.core.wording import ESCAPES
 from featherseg.data.decisions import mask_digest
+from featherseg.data.image_range import range_above
 from featherseg.inference.drawing import color_mask, rgb_view
 from featherseg.reports.examples import data_uri, webp
 from featherseg.reports.page import page_html, render
@@ -86,7 +87,8 @@ def _row(data: SegmentationData, number: int, example: Example, score: float, re
     inside = region_at(example, region)
     label, classes = example.label, data.classes
     height, width = label.shape
-    full = rgb_view(data[number].image)
+    photo = data[number].image
+    full = rgb_view(photo, range_above(photo.max()))
     image = full.resize((width, height), Image.Resampling.BILINEAR)
     drawn = [np.array(image), *(np.array(color_mask(mask, classes)) for mask in (label, example.prediction))]
     edge = ndimage.binary_dilation(inside) & ~inside

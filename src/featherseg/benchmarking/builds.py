@@ -62,7 +62,8 @@ class BuildRuntime:
         self.test_resize = test_resize
         self.panoptic = PanopticTable() if model.panoptic else None
         self.mean, self.std, self.channels = tuple(model.mean), tuple(model.std), len(model.mean)
-        self.align_corners, self.size_divisor = model.align_corners, model.size_divisor
+        self.image_range, self.align_corners = model.image_range, model.align_corners
+        self.size_divisor = model.size_divisor
         self.minimum_size, self._model = model.minimum_size, model
         self._layout = torch.channels_last if build.channels_last else torch.contiguous_format
         float_model: Any = model.float().eval()

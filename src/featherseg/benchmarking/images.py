@@ -13,6 +13,7 @@ from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.types import SegmentationData, Size
 from featherseg.core.wording import counted, size_text
 from featherseg.data import LabelledImages, open_dataset
+from featherseg.data.image_range import eight_bits, range_above
 from featherseg.data.sequences import OLD_RULES
 from featherseg.recipe import DataTable
 from featherseg.runs import Run
@@ -89,7 +90,7 @@ def write_images(folder: Path, size: Size, channels: int, batch: int, data: Segm
 
 def _resized(image: np.ndarray, size: Size, channels: int) -> np.ndarray:
     """(H, W, C) uint8 or uint16 -> (*size, channels) uint8."""
-    eight_bit = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image
+    eight_bit = eight_bits(image, range_above(image.max()))
     pixels = torch.from_numpy(eight_bit).permute(2, 0, 1)[None].float()  # (1, C, H, W)
     if pixels.shape[1] != channels:
         pixels = pixels.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from featherseg.core.types import IGNORE, Resize, Sample, Size
 from featherseg.data.origins import Origins, flipped, stretched, turned
+from featherseg.layers.normalise import FULL_RANGE
 from featherseg.layers.resize import resize_factor
 
 CROP_TRIES = 10
@@ -45,7 +46,7 @@ class Crop(NamedTuple):
 class Augment:
     """What a training image goes through, in this order; see the [augment] table of a recipe.
 
-    traced: whether a crop's origins are told.
+    traced: whether a crop's origins are told; image_range: 16-bit images have values below it.
     """
 
     crop: Size
@@ -63,6 +64,7 @@ class Augment:
     cutmix: float = 0.0
     copy_paste: float = 0.0
     traced: bool = False
+    image_range: int = FULL_RANGE
 
     def __call__(self, sample: Sample, rng: np.random.Generator, point: tuple[int, int] | None = None) -> Crop:
         """A crop of size `crop`, a pure function of its inputs; it covers `point` (row, column) where one is given."""
@@ -87,7 +89,7 @@ class Augment:
     def _recolored(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         """Photometric distortion, then brightness, contrast, saturation and blur, in float, back in its own type."""
         if self.photometric:
-            image = Distortion.draw(rng)(image)
+            image = Distortion.draw(rng)(image, self._largest(image))
         brightness, contrast, saturation = (
             1 + strength * (2 * rng.random() - 1) for strength in (self.brightness, self.contrast, self.saturation)
         )
@@ -103,7 +105,14 @@ class Augment:
             x = grey + (x - grey) * saturation
         if sigma:
             x = gaussian_blur(x, sigma)
-        return x.round().clamp(0, torch.iinfo(image.dtype).max).to(image.dtype)
+        return x.round().clamp(0, self._largest(image)).to(image.dtype)
+
+    def _largest(self, image: Tensor) -> int:
+        """The largest value of such an image; one of another range than the others keeps its own."""
+        largest = torch.iinfo(image.dtype).max
+        if image.dtype == torch.uint8 or self.image_range == FULL_RANGE:
+            return largest
+        return self.image_range - 1
 
 
 def random_window(
@@ -352,11 +361,11 @@ class Distortion:
             hue=turn if hue else 0.0,
         )
 
-    def __call__(self, image: Tensor) -> Tensor:
-        """(C, H, W) of an integer type -> the same."""
+    def __call__(self, image: Tensor, largest: int | None = None) -> Tensor:
+        """(C, H, W) of an integer type, with values up to `largest`, by default its type's -> the same."""
         if self == Distortion(contrast_first=self.contrast_first):
             return image
-        top = torch.iinfo(image.dtype).max
+        top = torch.iinfo(image.dtype).max if largest is None else largest
         x = (image.float() / top + self.brightness).clamp(0, 1)
         if self.contrast_first:
             x = (x * self.contrast).clamp(0, 1)

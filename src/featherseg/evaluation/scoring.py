@@ -24,6 +24,7 @@ from featherseg.evaluation.boundary import BoundaryF
 from featherseg.evaluation.ground_truth import PanopticScorer
 from featherseg.evaluation.iou import Confusion
 from featherseg.inference.masks import predict_mask, predict_panoptic
+from featherseg.inference.range_warning import warn_of_range
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.uncertainty.bootstrap import image_counts
@@ -124,6 +125,7 @@ def evaluate(
     def pairs() -> Iterable[tuple[str, np.ndarray, np.ndarray]]:
         for index in range(len(data)):
             sample = data[index]
+            warn_of_range(runtime, sample.image, sample.key)
             if objects is not None:
                 sums.append(objects.quality.pooled())  # of the images before
             if objects is None or sample.instances is None:

@@ -44,7 +44,8 @@ class Images(Sequence[Tensor]):
             return Images(self.run, self.data, self.indices[index])
         image = self.data[self.indices[index]].image  # (H, W, C)
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]  # (1, C, H, W)
-        return preprocess(pixels, self.run.model.mean, self.run.model.std, self.run.recipe.data.test_resize)
+        model, fit = self.run.model, self.run.recipe.data.test_resize
+        return preprocess(pixels, model.mean, model.std, fit, model.image_range)
 
     @property
     def keys(self) -> list[str]:

@@ -12,6 +12,7 @@ from featherseg.core.types import ClassInfo, Resize, Size
 from featherseg.inference.memory import peak_bytes_per_pixel
 from featherseg.inference.runtimes.file_metadata import FORMAT_VERSION, OUTPUTS
 from featherseg.layers.model import SegmentationModel
+from featherseg.layers.normalise import divisor
 from featherseg.layers.resize import resized
 from featherseg.recipe import PanopticTable
 
@@ -19,9 +20,9 @@ DEFAULT_SIZE = (512, 1024)
 """(height, width) of images where it is not known what the model was trained on."""
 
 PREPROCESSING = {
-    True: "uint8 image of any size, height x width x channels, values 0..255 (16 bits: v / 257), channels {order}; "
+    True: "uint8 image of any size, height x width x channels, values 0..255 (16 bits: {deep}), channels {order}; "
     "they stay as they are",
-    False: "image as float32, channels x height x width, channels {order}, values 0..255 (16 bits: v / 257); of each "
+    False: "image as float32, channels x height x width, channels {order}, values 0..255 (16 bits: {deep}); of each "
     "channel subtract mean and divide by std, which are in the same units of 0..255; do not divide by 255",
 }
 """What is to be done with an image before the file takes it, by whether the file gives masks."""
@@ -74,11 +75,13 @@ def metadata(model: SegmentationModel, facts: Facts, masks: bool = False) -> dic
     """What a reader of the file needs besides the graph, each value as JSON text; `runtimes.file_metadata` reads it.
 
     Logits are brought to the image as `layers.resize.to_image` does it: the graph pads right and below to the least
-    multiple of size_divisor that is at least minimum_size. mean and std are in units of 0..255, one value a channel.
+    multiple of size_divisor that is at least minimum_size. mean and std are in units of 0..255, one value a channel;
+    16-bit values 0..image_range-1 are brought to 0..255 first.
     preprocessing and postprocessing say all of that in words, for people whose program is not featherseg.
     """
     order = {1: "grey", 3: "RGB"}.get(len(model.mean), "as the training images have them")
-    before, behind = [PREPROCESSING[masks].format(order=order)], [POSTPROCESSING[masks]]
+    deep = f"v / {divisor(model.image_range):g}"
+    before, behind = [PREPROCESSING[masks].format(order=order, deep=deep)], [POSTPROCESSING[masks]]
     if facts.test_resize:
         short, long = facts.test_resize
         before.append(RESIZED.format(short=short, long=long))
@@ -104,6 +107,7 @@ def metadata(model: SegmentationModel, facts: Facts, masks: bool = False) -> dic
         "masks": masks,
         "channel_order": order,
         "value_range": [0, 255],
+        "image_range": model.image_range,
         "preprocessing": "; ".join(before),
         "postprocessing": "; ".join(behind),
         "peak_bytes_per_pixel": float(peak_bytes_per_pixel(model)),

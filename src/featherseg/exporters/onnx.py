@@ -20,6 +20,7 @@ from featherseg.exporters.quiet import EVERY_SIZE, quiet
 from featherseg.exporters.stages import PREFIX, Stages
 from featherseg.inference.runtimes.file_metadata import OUTPUTS, FileFacts
 from featherseg.layers.model import SegmentationModel
+from featherseg.layers.normalise import FULL_RANGE, divisor
 
 OPSET = 18
 EXAMPLE = (2, 160, 224)  # (batch, height, width) of the image that is traced; a size of 1 would be built in as fixed
@@ -149,7 +150,7 @@ facts = {{key: json.loads(text) for key, text in session.get_modelmeta().custom_
 photo = ImageOps.exif_transpose(Image.open("photo.jpg"))
 image = np.asarray(photo.convert("RGB"))  # (H, W, 3) uint8, red first
 if photo.mode.startswith("I"):  # grey of 16 bits, which convert cuts off at 255
-    image = np.stack([np.float32(photo) / 257] * 3, axis=2)
+    image = np.stack([np.float32(photo) / {divisor:g}] * 3, axis=2)
 """
 
 MASKS = """\
@@ -197,8 +198,11 @@ def usage_lines(path: Path, facts: FileFacts) -> str | None:
             f"# To be added: make the image fit {short} (short side) x {long} (long side) pixels first, its ratio\n"
         )
         notes += "# kept, as the model sees it so, and bring the mask back to the image's own size in the end\n"
+    if facts.image_range < FULL_RANGE:
+        notes += "# grey images alone: Pillow reads colour of 16 bits as 8, and so loses what this model looks at\n"
     if facts.panoptic:
         notes += "# classes alone: objects are found by featherseg's predict\n"
     enlarge = ENLARGE_BY_CORNERS if facts.align_corners else ENLARGE
     body = MASKS if facts.masks else LOGITS + enlarge + ARGMAX
-    return notes + HEAD.format(path=json.dumps(str(path), ensure_ascii=False)) + body + SAVE
+    head = HEAD.format(path=json.dumps(str(path), ensure_ascii=False), divisor=divisor(facts.image_range))
+    return notes + head + body + SAVE

@@ -44,7 +44,7 @@ SHAPES = ((1, 64, 96), (1, 97, 131), (3, 65, 99), (1, 128, 72), (1, 33, 70), (1,
 """(batch, height, width) of the images: odd, even, shorter than the 64 pixels that a model may pad to, and longer
 than 256, the coarsest stride of any."""
 
-STATED = ("mean", "std", "channels", "align_corners", "size_divisor", "minimum_size")
+STATED = ("mean", "std", "image_range", "channels", "align_corners", "size_divisor", "minimum_size")
 """What a model states about itself and a file must state alike."""
 
 Figures = tuple[float, float, float, float]

@@ -36,8 +36,7 @@ from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.job import Facts, Job
 from featherseg.exporters.onnx import graph_form, to_onnx
 from featherseg.fitting.plan import SPARE, Milliseconds, Scale, keeps_limits, name_of
-from featherseg.layers.normalise import normalise
-from featherseg.layers.resize import resize_factor, scale_images
+from featherseg.layers.resize import preprocess
 
 WARM, PASSES, MOST_PASSES, SECONDS = 8, 30, 300, 2.0
 """Untimed passes; timed ones at least and at most, between which the seconds decide."""
@@ -246,7 +245,7 @@ def _key(name: tuple[str, float, str], classes: int, resize: Resize | None, shap
 def _normalised(model: Any, image: np.ndarray, resize: Resize | None) -> torch.Tensor:
     """(H, W, C) -> (1, C, h, w) as the model sees it."""
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-    return scale_images(normalise(pixels, model.mean, model.std), resize_factor(image.shape[:2], resize))
+    return preprocess(pixels, model.mean, model.std, resize, model.image_range)
 
 
 def _size(file: Path) -> int:

@@ -19,7 +19,9 @@ from PIL.PngImagePlugin import PngInfo, putchunk
 
 from featherseg.core.files import write_bytes
 from featherseg.core.types import ClassInfo
+from featherseg.data.image_range import eight_bits
 from featherseg.data.palettes import CLASSES_KEY
+from featherseg.layers.normalise import FULL_RANGE
 
 VOID_COLOR = (0, 0, 0)
 """Colour of every value that is no class."""
@@ -94,20 +96,30 @@ def png_bytes(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def rgb_view(image: np.ndarray) -> Image.Image:
-    """(H, W, C) uint8 or uint16 as an RGB image to look at: of other than three channels the first, in grey."""
-    eight_bit = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image
+def rgb_view(image: np.ndarray, image_range: int = FULL_RANGE) -> Image.Image:
+    """(H, W, C) uint8 or uint16 as an RGB image to look at: of other than three channels the first, in grey.
+
+    16-bit values from image_range on are white.
+    """
+    eight_bit = eight_bits(image, image_range)
     if eight_bit.shape[2] == 3:
         return Image.fromarray(np.ascontiguousarray(eight_bit))
     return Image.fromarray(np.ascontiguousarray(eight_bit[:, :, 0])).convert("RGB")
 
 
-def overlay(image: np.ndarray, mask: np.ndarray, classes: Sequence[ClassInfo], opacity: float = 0.5) -> Image.Image:
+def overlay(
+    image: np.ndarray,
+    mask: np.ndarray,
+    classes: Sequence[ClassInfo],
+    opacity: float = 0.5,
+    image_range: int = FULL_RANGE,
+) -> Image.Image:
     """The image with the mask's colours over it; opacity 0 shows the image alone, 1 the colours alone.
 
     A class whose colour is black, as a background's often is, leaves the image as it is: it would darken it.
+    16-bit values from image_range on are white.
     """
-    seen = rgb_view(image)
+    seen = rgb_view(image, image_range)
     drawn = Image.blend(seen, color_mask(mask, classes), opacity)
     black = [i for i, info in enumerate(classes) if not any(info.color)]
     if black:
@@ -188,18 +200,23 @@ Box = tuple[float, float, float, float]
 
 
 def overlay_panoptic(
-    image: np.ndarray, ids: np.ndarray, segments: Segments, classes: Sequence[ClassInfo], opacity: float = 0.5
+    image: np.ndarray,
+    ids: np.ndarray,
+    segments: Segments,
+    classes: Sequence[ClassInfo],
+    opacity: float = 0.5,
+    image_range: int = FULL_RANGE,
 ) -> Image.Image:
     """The image (H, W, C) under the colours of its segments, instances with an outline and the name of their class.
 
     ids (H, W) integer and segments as `inference.panoptic.merge` gives them, category_id being a place in `classes`; an
     id that is no segment's is drawn as void, and a black class leaves the image as it is, as in `overlay`. opacity 0
-    shows the image, 1 the colours. An instance that is too small for its name, or whose name would cover a larger
-    one's, goes without.
+    shows the image, 1 the colours; image_range is as for `overlay`. An instance that is too small for its name, or
+    whose name would cover a larger one's, goes without.
     """
     numbers = _numbered(ids, segments)  # (H, W): place in `segments` + 1, 0 = void
     colors = np.array([VOID_COLOR, *segment_colors(ids, segments, classes)], dtype=np.uint8)
-    seen = rgb_view(image)
+    seen = rgb_view(image, image_range)
     canvas = Image.blend(seen, Image.fromarray(colors[numbers]), opacity)
     black = np.array([False, *(not colors[i].any() for i in range(1, len(colors)))])
     canvas.paste(seen, mask=Image.fromarray(black[numbers]))

@@ -22,6 +22,7 @@ from featherseg.inference.drawing import overlay_panoptic
 from featherseg.inference.inputs import InputImage, alike, fetched, is_open_file, read_ahead, read_input
 from featherseg.inference.masks import predict_masks, predict_panoptic, probabilities
 from featherseg.inference.panoptic import Panoptic
+from featherseg.inference.range_warning import warn_of_range
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.inference.runtimes.file_metadata import FileRuntime
 from featherseg.inference.settings import InferenceSettings, own_settings
@@ -85,9 +86,9 @@ class Prediction:
         if not 0 <= opacity <= 1:
             raise ConfigError(f"opacity = {opacity}: expected 0 (the image alone) to 1 (the colours alone).")
         if self.panoptic is None:
-            image = drawing.overlay(self.image, self.mask, self.classes, opacity)
+            image = drawing.overlay(self.image, self.mask, self.classes, opacity, self.runtime.image_range)
         else:
-            image = overlay_panoptic(self.image, *self.panoptic, self.classes, opacity)
+            image = overlay_panoptic(self.image, *self.panoptic, self.classes, opacity, self.runtime.image_range)
         return drawing.with_legend(image, self.classes, self.shares) if legend else image
 
     def save(self, to: str | Path, name: str | None = None) -> list[Path]:
@@ -248,6 +249,8 @@ class Predictor:
         """Images of one size and type, as many at a time as the memory allows."""
         height, width = images[0].pixels.shape[:2]
         chosen = self.plan((height, width))
+        for image in images:
+            warn_of_range(self.runtime, image.pixels, image.name)
         groups = [images[i : i + chosen.at_once] for i in range(0, len(images), chosen.at_once)]
         stacks = (np.stack([p.pixels for p in g]) if len(g) > 1 else g[0].pixels[None] for g in groups)  # (B, H, W, C)
         try:

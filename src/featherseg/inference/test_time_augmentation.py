@@ -45,7 +45,7 @@ def passes_over(runtime: Runtime, images: np.ndarray, inference: InferenceSettin
         pixels = torch.from_numpy(np.array(crop, order="C")).to(runtime.device).permute(0, 3, 1, 2)  # (B, C, h, w)
         if isinstance(runtime, FileRuntime):  # which takes planes: of bytes they are made the fastest
             pixels = pixels.contiguous()
-        pixels = normalise(pixels, runtime.mean, runtime.std)
+        pixels = normalise(pixels, runtime.mean, runtime.std, runtime.image_range)
         for factor in inference.factors(size):
             scaled = scale_images(pixels, factor)  # (B, C, h * factor, w * factor)
             passes.append(Pass(window, native(runtime(scaled), window), flipped=False))

@@ -11,6 +11,7 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.types import SegOutput
 from featherseg.layers.conv import widen_input
 from featherseg.layers.instance_branch import InstanceBranch
+from featherseg.layers.normalise import FULL_RANGE
 from featherseg.layers.residual import ResidualBlock
 from featherseg.layers.resize import pad_images
 
@@ -115,19 +116,21 @@ class Decoded(NamedTuple):
 class SegmentationModel(nn.Module):
     """Normalised images (B, channels, H, W) -> SegOutput with logits (B, classes, h, w).
 
-    mean and std have one value a channel, 0..255; size_divisor and minimum_size, in pixels, are what forward pads to;
-    lone_side is the stride of its coarsest map where a batch norm sees that, see `least_side`; align_corners is that of
-    its logits. feature_channels is the width of SegOutput.features in training, None where it gives none. A model is
-    how it encodes images, as a pyramid of four maps, and how it decodes that; a panoptic one also has an instance
-    branch on the pyramid. aux_heads are used in training alone, each giving class logits under its name but for that
-    named by boundary_head, which tells boundaries from the rest by one logit. class_bias is the key of the bias
-    (classes,) that is added to the logits last, None where there is none.
+    mean and std have one value a channel, 0..255, and 16-bit images values 0..image_range-1 (`normalise`); size_divisor
+    and minimum_size, in pixels, are what forward pads to; lone_side is the stride of its coarsest map where a batch
+    norm sees that, see `least_side`; align_corners is that of its logits. feature_channels is the width of
+    SegOutput.features in training, None where it gives none. A model is how it encodes images, as a pyramid of four
+    maps, and how it decodes that; a panoptic one also has an instance branch on the pyramid. aux_heads are used in
+    training alone, each giving class logits under its name but for that named by boundary_head, which tells boundaries
+    from the rest by one logit. class_bias is the key of the bias (classes,) that is added to the logits last, None
+    where there is none.
     """
 
     backbone: Backbone
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    image_range: int = FULL_RANGE
     align_corners: bool = False
     size_divisor: int = 1
     minimum_size: int = 1

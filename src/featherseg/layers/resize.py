@@ -9,7 +9,7 @@ from torch import Tensor
 from featherseg.core.types import Resize, SegOutput, Size
 from featherseg.kernels import resize_bilinear
 from featherseg.kernels.library import trains_here
-from featherseg.layers.normalise import normalise
+from featherseg.layers.normalise import FULL_RANGE, normalise
 
 
 def resize_factor(size: Size, fit: Resize | None) -> float:
@@ -37,9 +37,12 @@ def scale_images(images: Tensor, factor: float) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def preprocess(images: Tensor, mean: Sequence[float], std: Sequence[float], fit: Resize | None) -> Tensor:
+def preprocess(
+    images: Tensor, mean: Sequence[float], std: Sequence[float], fit: Resize | None, image_range: int = FULL_RANGE
+) -> Tensor:
     """Images as a model sees them: normalised, as `normalise` does it, then as large as `fit` allows, (B, C, h, w)."""
-    return scale_images(normalise(images, mean, std), resize_factor((images.shape[2], images.shape[3]), fit))
+    normal = normalise(images, mean, std, image_range)
+    return scale_images(normal, resize_factor((images.shape[2], images.shape[3]), fit))
 
 
 def scaled_size(size: Size, factor: float) -> Size:

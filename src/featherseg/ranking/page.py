@@ -60,7 +60,7 @@ def _panels(path: Path, predictor: Predictor) -> list[tuple[str, Any]]:
     image = read_image(path, predictor.runtime.channels)
     found = measure(predictor.runtime, image, predictor.plan(image.shape[:2]).inference)
     height, width = found.prediction.shape
-    seen = rgb_view(image).resize((width, height), Image.Resampling.BOX)
+    seen = rgb_view(image, predictor.runtime.image_range).resize((width, height), Image.Resampling.BOX)
     grey = np.asarray(seen.convert("L"), np.float32)[:, :, None] * (1 - found.entropy[:, :, None])
     red = grey + found.entropy[:, :, None] * np.array([255, 40, 0], np.float32)  # (H, W, 3)
     drawn = (

@@ -74,11 +74,14 @@ def panels(
     """A sample's image, its ground truth and what is predicted; objects outlined where a panoptic model told."""
     if runtime.panoptic is None or sample.instances is None:
         masks = (sample.label, predict_mask(runtime, sample.image, inference))
-        return [rgb_view(sample.image), *(color_mask(mask, classes) for mask in masks)]
+        return [rgb_view(sample.image, runtime.image_range), *(color_mask(mask, classes) for mask in masks)]
     ((_, found),) = predict_panoptic(runtime, sample.image[None], inference)
     label = from_sample(sample.label, sample.instances, classes, range(len(classes)))
-    seen = [overlay_panoptic(sample.image, *segmentation, classes, OPACITY) for segmentation in (label, found)]
-    return [rgb_view(sample.image), *seen]
+    seen = [
+        overlay_panoptic(sample.image, *segmentation, classes, OPACITY, runtime.image_range)
+        for segmentation in (label, found)
+    ]
+    return [rgb_view(sample.image, runtime.image_range), *seen]
 
 
 def choose(mious: Mapping[str, float], count: int) -> list[Example]:

@@ -23,6 +23,7 @@ from featherseg.data.rare import RareClasses, find_rare_classes
 from featherseg.data.sampling import ClassPoints, ClassUniform, find_class_points
 from featherseg.data.teacher_outputs import Teaching
 from featherseg.data.transforms import Augment
+from featherseg.layers.normalise import FULL_RANGE
 from featherseg.recipe import Recipe
 from featherseg.training.objects import OwnAugmentation, augment_sample
 
@@ -93,11 +94,12 @@ def open_batches(
     class_uniform: ClassUniform | None = None,
     rare: RareClasses | None = None,
     teaching: Teaching | None = None,
+    image_range: int = FULL_RANGE,
 ) -> Callable[[int, int, int], DataLoader[Batch]]:
     """A function (start, rank, world) -> the stream of a run's `total` batches from batch `start` on.
 
-    Crop and batch size are numbers in the recipe; augment is one's own, before the recipe's. Raises ConfigError where
-    the recipe asks for workers that cannot be given the samples.
+    Crop and batch size are numbers in the recipe; augment is one's own, before the recipe's; 16-bit images have values
+    below image_range. Raises ConfigError where the recipe asks for workers that cannot be given the samples.
     """
     settings, batch_size = recipe.train, recipe.train.batch_size
     assert recipe.augment.crop is not None
@@ -107,7 +109,7 @@ def open_batches(
     before = None if augment is None else partial(augment_sample, augment)
     table = recipe.augment.model_dump()
     growth = GROWTH if table.pop("progressive") else ()
-    own = Augment(**table, traced=teaching is not None)
+    own = Augment(**table, traced=teaching is not None, image_range=image_range)
     samples = TrainingSamples(data, own, settings.seed, class_uniform, targets, before, rare, teaching)
     workers = loader_workers(recipe)
     if workers and start_method() != "fork":

@@ -38,6 +38,7 @@ from featherseg.core.notebook import percent
 from featherseg.core.wording import Doubt
 from featherseg.data.statistics import largest_size
 from featherseg.kernels import native
+from featherseg.layers.normalise import FULL_RANGE
 from featherseg.recipe import Recipe
 from featherseg.reports.card import write_card
 from featherseg.reports.charts import curve_svg
@@ -212,6 +213,7 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
     else:
         init = run.info.loaded.get("init")
         model, _ = new_model(recipe, run.classes, run.info.channels, init, lambda text: None, request.objects.model)
+        model.image_range = run.info.image_range or FULL_RANGE
     training = Training(run, recipe, train_data, val_data, model, request.objects)
 
     # The first process writes down that it goes on, on the data that it was begun with
@@ -284,6 +286,7 @@ def _run(training: Training, reporter: Reporter, request: Request, *, resume_fro
         class_uniform=open_class_uniform(run.path, recipe, training.train),
         rare=open_rare_classes(run.path, recipe, training.train),
         teaching=training.teaching,
+        image_range=model.image_range,
     )
     loss = build_loss(run.info.class_weights, recipe, model, training.objects.loss)
     module = SegmentationModule(model, loss, recipe.train, steps=steps, make_loader=batches)

@@ -23,7 +23,7 @@ SEED_STRIDE = 1_000_003  # a prime, so that seeds and micro-batches do not meet
 def compute_loss(model: Any, loss: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """A batch as the loader gives it -> what training minimises, scalar, and its parts where it has several."""
     images, labels, *targets = batch
-    inputs = normalise(images, model.mean, model.std).contiguous(memory_format=torch.channels_last)
+    inputs = normalise(images, model.mean, model.std, model.image_range).contiguous(memory_format=torch.channels_last)
     supervised = isinstance(loss, Hybrid) and loss.auxiliary is not None
     found = loss(model(inputs, aux=supervised), labels.long(), *targets)
     in_parts = isinstance(found, PanopticLosses | TaughtLosses)

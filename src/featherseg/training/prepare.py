@@ -20,11 +20,13 @@ from featherseg.core.types import ClassInfo, SegmentationData
 from featherseg.core.wording import Doubt, counted, size_text
 from featherseg.data import open_dataset, score_split, share_rule
 from featherseg.data.fingerprint import TEST, Fingerprint, named_pairs, read_fingerprint
+from featherseg.data.image_range import measure_range
 from featherseg.data.prepared import loss_of
 from featherseg.data.statistics import choose_crop, largest_size, refuse_unlabelled, typical_size
 from featherseg.data.teacher_outputs import Teaching
 from featherseg.data.unlabelled import UnlabelledImages
 from featherseg.layers.model import SegmentationModel
+from featherseg.layers.normalise import FULL_RANGE
 from featherseg.layers.own_model import OwnModel
 from featherseg.layers.resize import resized
 from featherseg.recipe import LossTable, ModelTable, Recipe, RecipeFile, parse_recipe, read_recipe, with_absolute_paths
@@ -223,6 +225,8 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     (file, recipe, (train, val), model, loaded), teachers, unlabelled = _check(request, say)
     refuse_own_folder(teachers, out)
 
+    image_range = resolve_image_range(train, model, say)
+
     # What the recipe leaves open becomes a number, and must fit into the memory; then the teachers' outputs
     size, asked, own_data = typical_size(train), recipe, request.objects.data is not None
     shared = not own_data and not set(train.keys).isdisjoint(val.keys)  # keys of objects may be mere numbers
@@ -265,6 +269,7 @@ def begin(request: Request, out: Path, say: Say) -> Training:
         "teaching": teaching,
         "class_uniform": open_class_uniform(out, recipe, train),
         "rare": open_rare_classes(out, recipe, train),
+        "image_range": model.image_range,
     }
 
     # How many steps it has, by the time that is left where minutes were asked for, and what is odd about them
@@ -297,6 +302,7 @@ def begin(request: Request, out: Path, say: Say) -> Training:
         classes=class_rows(train.classes),
         channels=train.channels,
         image_size=size,
+        image_range=image_range,
         licence=terms_of(train.licence, loaded, rows),
         loaded=loaded,
         class_weights=class_weights,
@@ -434,6 +440,16 @@ def new_model(
     for message in sentences:
         say(message)
     return model, loaded
+
+
+def resolve_image_range(train: SegmentationData, model: SegmentationModel, say: Say) -> int | None:
+    """Measure the range of 16-bit training images and set it in the model; -> the range, None of 8-bit images."""
+    image_range = measure_range(train)
+    if image_range is not None:
+        model.image_range = image_range
+        if image_range < FULL_RANGE:
+            say(f"16-bit images use values below {image_range:,} of {FULL_RANGE:,}: the model scales them by that")
+    return image_range
 
 
 def check_instances(recipe: Recipe, model: SegmentationModel, train: SegmentationData, objects: Objects) -> None:

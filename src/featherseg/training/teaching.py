@@ -459,7 +459,8 @@ def _said(runtime: Runtime, image: _Image, source: Source) -> tuple[Entry, bytes
     size = (pixels.shape[0], pixels.shape[1])
     (factor,) = own_settings(runtime).factors(size)
     inputs = torch.from_numpy(np.array(pixels[None], order="C")).to(runtime.device).permute(0, 3, 1, 2)
-    scaled = scale_images(normalise(inputs, runtime.mean, runtime.std), factor)  # (1, C, H * factor, W * factor)
+    normal = normalise(inputs, runtime.mean, runtime.std, runtime.image_range)
+    scaled = scale_images(normal, factor)  # (1, C, H * factor, W * factor)
     out = runtime(scaled)
     logits = out.logits[0].float().cpu().numpy()  # (K, h, w)
     if not np.isfinite(logits).all():

@@ -27,11 +27,11 @@ class Runtime(Protocol):
     """A model that is ready to run, with all that is needed to use it.
 
     how_far says where its training was stopped ("": it was not, or that is not known); classes in the order of the
-    logits; mean and std one value a channel, 0..255; align_corners, size_divisor and minimum_size as every model states
-    them; peak_bytes_per_pixel of memory while it runs; image_size, the (H, W) it was trained on, where known;
-    test_resize, what images were brought to fit when it was validated (None: their own size); panoptic, how its centres
-    become objects (None: it knows classes alone); device, where its input should lie; threads that it runs on
-    (None: `core.machine.default_threads`).
+    logits; mean and std one value a channel, 0..255; image_range, the number of values that 16-bit images have;
+    align_corners, size_divisor and minimum_size as every model states them; peak_bytes_per_pixel of memory while it
+    runs; image_size, the (H, W) it was trained on, where known; test_resize, what images were brought to fit when it
+    was validated (None: their own size); panoptic, how its centres become objects (None: it knows classes alone);
+    device, where its input should lie; threads that it runs on (None: `core.machine.default_threads`).
     """
 
     name: str
@@ -41,6 +41,7 @@ class Runtime(Protocol):
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    image_range: int
     align_corners: bool
     size_divisor: int
     minimum_size: int

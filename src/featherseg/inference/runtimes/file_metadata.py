@@ -17,6 +17,7 @@ from featherseg.core.machine import torch_threads
 from featherseg.core.old_names import NEW_NAMES, with_new_names
 from featherseg.core.types import ClassInfo, Color, SegOutput, Size
 from featherseg.core.wording import size_text
+from featherseg.layers.normalise import FULL_RANGE
 from featherseg.layers.resize import padding
 from featherseg.recipe import ImageSize, PanopticTable, ResizeTo
 
@@ -47,6 +48,7 @@ class FileFacts(Config):
     test_resize: ResizeTo | None = None
     panoptic: PanopticTable | None = None
     masks: bool = False
+    image_range: Annotated[int, Field(ge=2, le=FULL_RANGE)] = FULL_RANGE  # 16-bit images have values below it
     fixed_size: ImageSize | None = None
     kept: list[str] | None = None  # of an int8 file: the layers that are not in int8
 
@@ -112,7 +114,8 @@ class FileRuntime(ABC):
         rows = zip(facts.classes, facts.colors, facts.things, strict=True)
         self.classes = tuple(ClassInfo(name, color, thing) for name, color, thing in rows)
         self.mean, self.std, self.channels = facts.mean, facts.std, facts.channels
-        self.align_corners, self.size_divisor = facts.align_corners, facts.size_divisor
+        self.image_range, self.align_corners = facts.image_range, facts.align_corners
+        self.size_divisor = facts.size_divisor
         self.minimum_size, self.peak_bytes_per_pixel = facts.minimum_size, facts.peak_bytes_per_pixel
         self.fixed_size, self.facts = facts.fixed_size, facts
         self.device = torch.device("cpu")  # where its input lies; a runtime that runs elsewhere copies

@@ -44,7 +44,8 @@ class TorchRuntime:
         self.panoptic = (panoptic or PanopticTable()) if model.panoptic else None
         self.device = pick_device(device) if isinstance(device, str) else device
         self.mean, self.std, self.channels = tuple(model.mean), tuple(model.std), len(model.mean)
-        self.align_corners, self.size_divisor = model.align_corners, model.size_divisor
+        self.image_range, self.align_corners = model.image_range, model.align_corners
+        self.size_divisor = model.size_divisor
         self.minimum_size = model.minimum_size
         self.model = optimize(model, precision, self.device)
 

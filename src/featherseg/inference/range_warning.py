@@ -1,0 +1,20 @@
+"""A warning where an image has another range of values than the images that a model was trained on."""
+
+import logging
+from weakref import WeakSet
+
+import numpy as np
+
+from featherseg.data.image_range import range_note
+from featherseg.inference.runtimes import Runtime
+
+_warned: WeakSet[Runtime] = WeakSet()
+
+log = logging.getLogger("featherseg")
+
+
+def warn_of_range(runtime: Runtime, image: np.ndarray, name: str) -> None:
+    """Log once a runtime what differs between an image (H, W, C) and those of the training."""
+    if runtime not in _warned and (note := range_note(image, runtime.image_range)):
+        log.warning("%s %s (said once)", name, note)
+        _warned.add(runtime)
