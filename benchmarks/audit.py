@@ -20,7 +20,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ from featherseg.auditing.faults import FAULTS, plant
 from featherseg.auditing.folds import FOLDS, folds_of
 from featherseg.auditing.probabilities import open_unseeing, probabilities_at, train_fold
 from featherseg.auditing.regions import FEATURES, Prediction, regions_of
-from featherseg.auditing.scorer import FIRST, PLANTED, SOFT, average_precision, judge
+from featherseg.auditing.scorer import SOFT, judge
+from featherseg.auditing.self_test import FIRST, PLANTED, average_precision
 from featherseg.core.types import SegmentationData
 from featherseg.data import open_dataset
 from featherseg.data.decisions import audited_places
@@ -69,7 +70,7 @@ class Masks:
         self.numbers = np.linspace(0, len(data) - 1, count).round().astype(int)
         self.keys = [data.keys[n] for n in self.numbers]
         present = np.array([[(data.label(n) == k).any() for k in range(len(data.classes))] for n in range(len(data))])
-        folds = folds_of(data.keys, present)
+        folds, _ = folds_of(data.keys, present)
         self.folds = folds[self.numbers]
         self._predict(folds, asked)
 
@@ -166,7 +167,7 @@ def one_draw(masks: Masks, draw: int) -> dict[str, Any]:
     every, of_regions = np.arange(len(faults)), dict[int, np.ndarray]()
     for place, _ in enumerate(examples(every)):
         tell(f"draw {draw}: planting", place, len(faults))
-    judged = judge(examples, masks.folds, FAULTS, of_regions.__setitem__)
+    judged = judge(examples, masks.folds, FAULTS, of_regions.__setitem__, masks.keys)
     soft = np.array([example.evidence[0][SOFT] for example in examples(every)])
 
     # Regions: those of wrong masks that were changed, against those of masks as they are
@@ -189,7 +190,7 @@ def one_draw(masks: Masks, draw: int) -> dict[str, Any]:
     unknown = {}
     for number, name in enumerate(FAULTS if draw < STRICT else ()):
         others = partial(examples, without=number)
-        unknown[name] = by_kind(judge(others, masks.folds, FAULTS, lambda *_: None).images, number)
+        unknown[name] = by_kind(judge(others, masks.folds, FAULTS, lambda *_: None, masks.keys).images, number)
     np.savez_compressed(masks.out / f"draw-{draw}.npz", scores=judged.images, soft=soft, kind=kind)
     first = wrong[np.argsort(-judged.images, kind="stable")[:FIRST]].mean()
     return {
@@ -200,9 +201,9 @@ def one_draw(masks: Masks, draw: int) -> dict[str, Any]:
         "unknown": unknown,
         "by_region": round(by_region[0], 4),
         "given_by_region": round(by_region[1], 4),
-        "promised": round(judged.self_test.precision_at_50, 3),
         "true": round(float(first), 3),
-        "self_test": round(judged.self_test.average_precision, 4),
+        "self_test": {key: asdict(judged.self_test)[key] for key in ("average_precision", "chance", "precision_at_50")},
+        "better_than_chance": judged.self_test.better_than_chance,
     }
 
 
@@ -246,7 +247,7 @@ def write_first(masks: Masks) -> None:
         return
     of_regions = dict[int, np.ndarray]()
     as_they_are = partial(map, lambda place: masks.example(int(place), 0, None))
-    judged = judge(as_they_are, masks.folds, FAULTS, of_regions.__setitem__)
+    judged = judge(as_they_are, masks.folds, FAULTS, of_regions.__setitem__, masks.keys)
     lines = []
     for place in np.argsort(-judged.images, kind="stable"):
         example, scores = masks.example(int(place), 0, None), of_regions[int(place)]
@@ -277,7 +278,7 @@ def print_tables() -> None:
         for line in [["faults", "audit", "soft-minimum", "kind not learnt"], *head, *kinds]:
             print("".join(f"{cell:16}" for cell in line))
         print(f"by region {mean('by_region')} (mean probability of the label {mean('given_by_region')})")
-        print(f"first {FIRST}: promised {mean('promised')}, true {mean('true')}")
+        print(f"first {FIRST}: {mean('true')} wrong")
         for row in group:
             if "difference" in row:
                 left = f", without {', '.join(row['left_out'])}" if row["left_out"] else ""

@@ -8,7 +8,8 @@ from featherseg.auditing.boosting import fit_trees
 from featherseg.auditing.examples import Example, examine
 from featherseg.auditing.faults import FAULTS, plant
 from featherseg.auditing.folds import FOLDS, folds_of
-from featherseg.auditing.scorer import SOFT, Judged, SelfTest, _regression, average_precision, expected_precision, judge
+from featherseg.auditing.scorer import SOFT, Judged, _regression, judge, share_of_faults
+from featherseg.auditing.self_test import NOTHING_PLANTED, average_precision
 from featherseg.core.types import IGNORE
 
 CLASSES = 4
@@ -43,8 +44,9 @@ def examined_one(number: int, fault: str | None = None, planted: tuple[str, ...]
 def judged(examples: list[Example], taught: np.ndarray | None = None) -> tuple[Judged, dict[int, np.ndarray]]:
     """-> (the outcome, of every image the scores of its regions)."""
     of_regions: dict[int, np.ndarray] = {}
-    folds = np.arange(len(examples)) % FOLDS
-    return judge(partial(map, examples.__getitem__), folds, FAULTS, of_regions.__setitem__, taught), of_regions
+    folds, keys = np.arange(len(examples)) % FOLDS, [f"clip{n // 5}/{n:03}" for n in range(len(examples))]
+    given = partial(map, examples.__getitem__)
+    return judge(given, folds, FAULTS, of_regions.__setitem__, keys, taught=taught), of_regions
 
 
 @pytest.fixture
@@ -97,16 +99,14 @@ def test_average_precision_is_that_of_a_walk_down_the_list():
     assert average_precision(np.zeros(40), wrong) == pytest.approx(wrong.mean()), "equal scores order nothing"
 
 
-def test_the_promised_precision_is_the_true_one_where_faults_look_like_planted_ones():
+def test_the_estimated_share_of_faults_is_the_true_one_where_they_look_like_planted_ones():
     for share in (0.02, 0.1, 0.3):
-        promised, true = [], []
+        found = []
         for seed in range(10):
             rng = np.random.default_rng(seed)
-            wrong = rng.random(1000) < share
-            scores = np.where(wrong, rng.normal(2.5, 1, 1000), rng.normal(0, 1, 1000))
-            promised.append(expected_precision(scores, rng.normal(2.5, 1, 1000))[1])
-            true.append(wrong[np.argsort(-scores)[:50]].mean())
-        assert np.mean(promised) == pytest.approx(np.mean(true), abs=0.1)
+            scores = np.where(rng.random(1000) < share, rng.normal(2.5, 1, 1000), rng.normal(0, 1, 1000))
+            found.append(share_of_faults(scores, rng.normal(2.5, 1, 1000)))
+        assert np.mean(found) == pytest.approx(share, abs=0.05)
 
 
 def test_the_scorer_finds_faults_that_it_was_not_told_of(few_trees, sound: list[Example]):
@@ -118,8 +118,8 @@ def test_the_scorer_finds_faults_that_it_was_not_told_of(few_trees, sound: list[
     found = judged(examples)[0]
     assert average_precision(found.images, wrong) > 0.6
     test = found.self_test
-    assert test.average_precision > 0.5
-    assert 0 < test.precision_at_50 <= 1
+    assert test.average_precision.value > 0.5
+    assert test.better_than_chance
     assert set(test.by_fault) <= set(FAULTS)
     assert test.images == 60
     again = judged(examples)[0]
@@ -151,7 +151,7 @@ def test_what_speaks_against_an_image_never_speaks_for_it():
 
 def test_of_few_images_the_score_is_no_worse_than_the_soft_minimum(few_trees, sound: list[Example]):
     tests = [judged(sound[n : n + 24])[0].self_test for n in (0, 18, 36)]
-    gains = [test.average_precision - test.soft_minimum for test in tests]
+    gains = [test.average_precision.value - test.soft_minimum for test in tests]
     assert np.mean(gains) > 0
 
 
@@ -172,16 +172,17 @@ def test_faults_in_too_few_images_for_a_fifth_are_found_among_those_alone(few_tr
     """Else the more images there are without, the rarer the faults, and the lower every figure."""
     few = [example if n < 6 else examined_one(n, planted=()) for n, example in enumerate(sound)]
     test = judged(few)[0].self_test
-    assert test.planted_precision == pytest.approx(1 / 6)  # a fifth of six is one
-    assert test.images == 6
+    assert test.precision_at_50.value == pytest.approx(1 / 6)  # a fifth of six is one
+    assert (test.images, test.planted) == (6, 1)
+    assert not test.better_than_chance, "six images in two clips are too few for an interval"
 
 
 def test_where_no_fault_can_be_planted_nothing_is_said_of_how_good_it_is(few_trees):
     none = [examined_one(n, planted=()) for n in range(12)]
     found = judged(none)[0]
     odds = np.exp([example.evidence[0][SOFT] for example in none])
-    assert found.images == pytest.approx(odds / (1 + odds))  # of 1 - the soft-minimum
-    assert found.self_test == SelfTest(None, None, None, None, None, {}, None, 0)
+    assert found.scores == pytest.approx(odds / (1 + odds))  # of 1 - the soft-minimum
+    assert found.self_test == NOTHING_PLANTED
 
 
 def test_folds_keep_sequences_together_and_hold_each_class_elsewhere():

@@ -1,6 +1,7 @@
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,7 +31,9 @@ def test_the_wrong_masks_come_first_and_every_image_once(runtime, tmp_path: Path
     scores = [row["score"] for row in told["images"]]
     assert scores == sorted(scores, reverse=True)
     assert {row["key"] for row in told["images"][:2]} == {Balls.keys[number] for number in WRONG}
-    assert {type(told["self_test"][key]) for key in ("average_precision", "precision_at_50")} == {float}
+    assert told["no_ranking"] is None
+    for key in ("average_precision", "precision_at_50"):
+        assert 0 <= told["self_test"][key]["low"] <= told["self_test"][key]["value"] <= told["self_test"][key]["high"]
     first = told["regions"][0]
     assert set(first) == {"key", "kind", "class", "score", "box"}
     assert first["key"] in {Balls.keys[number] for number in WRONG}
@@ -186,6 +189,35 @@ def test_later_folds_take_the_steps_of_the_first_and_none_is_given_more_than_its
     assert "with other --minutes an audit begins anew" in found.notes[2]
     assert [row[:2] for row in asked] == [(0, None), (1, 7), (2, 7)]
     assert max(row[2] for row in asked) <= session.TRAINING * 60
+
+
+class Unseen(Balls):
+    """The same masks beside images that show nothing of them."""
+
+    def __getitem__(self, index: int):
+        noise = np.random.default_rng(index).integers(0, 255, (40, 56, 3), dtype=np.uint8)
+        return replace(super().__getitem__(index), image=noise)
+
+
+@pytest.mark.parametrize(("steps", "said"), [(125, "try --minutes 240."), (500, "longer ones may not help.")])
+def test_without_a_ranking_the_minutes_of_trainings_as_long_as_usual_are_named(
+    runtime, tmp_path, monkeypatch, steps, said
+):
+    """Which is 500 steps of 8 for sixteen images: with 60 minutes for 125 steps, 240."""
+    trained = SimpleNamespace(
+        metrics=lambda: {steps: {}},
+        init="ImageNet weights",
+        recipe=SimpleNamespace(train=SimpleNamespace(batch_size=8)),
+    )
+    monkeypatch.setattr(session, "train_fold", lambda *_: trained)
+    monkeypatch.setattr(session, "open_run", lambda path: trained)
+    monkeypatch.setattr(session, "open_runtime", lambda run, device: runtime)
+    found = audit(Unseen(), tmp_path / "audit.html", minutes=60)
+    assert found.no_ranking.endswith(said)
+    assert f"Its 3 trainings had {steps} steps" in found.no_ranking
+    assert (found.images, found.regions) == ([], [])
+    again = audit(Unseen(), tmp_path / "audit.html", minutes=60)
+    assert again == found
 
 
 def test_too_few_minutes_are_told_in_those_of_the_audit(runtime, tmp_path, monkeypatch):

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 from balls import Balls, write_balls
-from color_model import CLASSES
+from color_model import CLASSES, ColorModel
 from PIL import Image
 from small_run import small_info
 from typer.testing import CliRunner
 
 from featherseg import cli, models
-from featherseg.auditing import boosting
+from featherseg.auditing import boosting, session
 from featherseg.core.types import ClassInfo
+from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.runs import save_weights, write_info
 
 
@@ -36,12 +37,20 @@ def run(tmp_path, monkeypatch) -> Path:
     return path
 
 
+@pytest.fixture
+def seeing(run, monkeypatch) -> Path:
+    """In its place a model that sees what is plain."""
+    runtime = TorchRuntime(ColorModel().eval(), CLASSES, name="colors", device="cpu")
+    monkeypatch.setattr(session, "open_unseeing", lambda run, data, device: (runtime, []))
+    return run
+
+
 @pytest.mark.parametrize(
     "things", [pytest.param(False, marks=pytest.mark.slow), True], ids=["semantic", "with objects"]
 )
-def test_every_image_of_train_and_val_is_in_the_json_once_and_decisions_are_applied(run, tmp_path, things):
+def test_every_image_of_train_and_val_is_in_the_json_once_and_decisions_are_applied(seeing, tmp_path, things):
     data, page, file = write_balls(tmp_path / "balls", things), tmp_path / "page.html", tmp_path / "audit.json"
-    done = invoke("audit", data, "--run", run, "--minutes", 5, "--json", file, "-o", page)
+    done = invoke("audit", data, "--run", seeing, "--minutes", 5, "--json", file, "-o", page)
     assert done.exit_code == 0, (done.output, done.exception)
     found = json.loads(file.read_text(), parse_constant=pytest.fail)
     assert sorted(row["key"] for row in found["images"]) == Balls.keys  # none of test
@@ -49,14 +58,14 @@ def test_every_image_of_train_and_val_is_in_the_json_once_and_decisions_are_appl
     scores = [row["score"] for row in found["images"]]
     assert scores == sorted(scores, reverse=True)
     assert 0 <= scores[-1] <= scores[0] <= 1
-    for name in ("average_precision", "precision_at_50"):
-        assert 0 <= found["self_test"][name] <= 1
     for region in found["regions"]:
         left, top, across, down = region["box"]
         assert 0 <= left < left + across <= 56
         assert 0 <= top < top + down <= 40
     assert f"the page is {page}" in done.output
-    assert "of the first 24 images about" in done.output
+    first = found["self_test"]["precision_at_50"]
+    printed = f"{first['value']:.2f} of the first 24 in its list had one (95 % interval {first['low']:.2f} to"
+    assert f"self test: faults were planted into 5 of 24 masks, and {printed}" in " ".join(done.output.split())
 
     rows = [json.loads(unescape(text)) for text in re.findall(r'data-region="([^"]*)"', page.read_text())]
     accepted = [{"decision": "accept", **row} for row in rows]
@@ -72,6 +81,30 @@ def test_every_image_of_train_and_val_is_in_the_json_once_and_decisions_are_appl
         assert np.array_equal(mask.ravel(), wanted)
 
 
+def test_a_list_no_better_than_chance_is_not_shown_and_why_is_said_first(run, tmp_path):
+    """As an untrained model sees nothing. Nothing is written for a tool either, and the exit code is 0."""
+    data, page, file = write_balls(tmp_path / "balls"), tmp_path / "page.html", tmp_path / "audit.json"
+    done = invoke("audit", data, "--run", run, "--minutes", 5, "--json", file, "-o", page, "--to", "labelme")
+    assert done.exit_code == 0, (done.output, done.exception)
+    found = json.loads(file.read_text(), parse_constant=pytest.fail)
+    assert (found["images"], found["regions"]) == ([], [])
+    test = found["self_test"]
+    assert test["average_precision"]["low"] <= test["chance"]
+    _, first, *_ = done.output.splitlines()  # the plan stands before the work
+    assert first == found["no_ranking"]
+    assert first.startswith("The list would be no better than chance, so there is none: faults were planted into 5 of")
+    assert "The run may not know these classes well enough" in first
+    assert "self test:" not in done.output
+    assert not re.search(r"^[01]\.\d\d  ", done.output, re.MULTILINE)
+    assert not (tmp_path / "page.labelme").exists()
+    assert "nothing was written for labelme" in done.output
+    shown = page.read_text()
+    assert unescape(re.search(r'class="lead">([^<]*)<', shown)[1]) == first
+    assert "<figure" not in shown
+    assert "<script" not in shown
+    assert not any(key in shown for key in Balls.keys)
+
+
 def test_of_masks_that_show_one_class_each_nothing_is_promised(run, tmp_path):
     data = write_balls(tmp_path / "balls")
     for mask in (tmp_path / "balls/masks").rglob("*.png"):
@@ -80,10 +113,10 @@ def test_of_masks_that_show_one_class_each_nothing_is_promised(run, tmp_path):
     done = invoke("audit", data, "--run", run, "--minutes", 5, "--json", file, "-o", page)
     assert done.exit_code == 0, (done.output, done.exception)
     test = json.loads(file.read_text(), parse_constant=pytest.fail)["self_test"]
-    assert (test["precision_at_50"], test["average_precision"], test["faults"], test["images"]) == (None, None, None, 0)
+    assert (test["precision_at_50"], test["average_precision"], test["chance"], test["images"]) == (None, None, None, 0)
     scores = [row["score"] for row in json.loads(file.read_text())["images"]]
     assert 0 <= scores[-1] <= scores[0] <= 1
-    assert "likely wrong" not in done.output + page.read_text()
+    assert "self test:" not in done.output
     assert "no fault could be planted into these masks" in " ".join(done.output.split())
     assert "no fault could be planted" in page.read_text()
 

@@ -19,11 +19,9 @@ def folds_of(keys: Sequence[str], present: np.ndarray, groups: str | None = None
     """-> (the fold of every image, (N,) of 0..FOLDS - 1, whether sequences were cut); the same for the same names.
 
     Folds are of whole sequences (data/sequences.py). Where those make folds of more than LARGEST, or a class occurs in
-    one fold alone, each sequence is cut in time. Folders train and val are no part of a name, as a sequence may go on
-    from one in the other, but where a name is in both. present (N, K): whether image n holds class k.
+    one fold alone, each sequence is cut in time. present (N, K): whether image n holds class k.
     """
-    names = [re.sub(rf"^({'|'.join(AUDITED)})/", "", key) for key in keys]
-    place = {key: i for i, key in enumerate(names if len(set(names)) == len(keys) else keys)}
+    place = {key: i for i, key in enumerate(names_across_splits(keys))}
     sequences = [[place[key] for key in sequence] for sequence in sequences_of(place, groups).values()]
     folds = _dealt(sequences, len(keys))
     cut = not _balanced(folds, present)
@@ -35,6 +33,15 @@ def folds_of(keys: Sequence[str], present: np.ndarray, groups: str | None = None
                 folds[piece] = number % FOLDS
                 number += 1
     return folds, cut
+
+
+def names_across_splits(keys: Sequence[str]) -> Sequence[str]:
+    """The keys without their folders train and val, as a sequence may go on from one in the other.
+
+    With these folders if a name is in both.
+    """
+    names = [re.sub(rf"^({'|'.join(AUDITED)})/", "", key) for key in keys]
+    return names if len(set(names)) == len(keys) else keys
 
 
 def _dealt(parts: list[list[int]], images: int) -> np.ndarray:

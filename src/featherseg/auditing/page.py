@@ -52,24 +52,26 @@ def write_page(
     worst: np.ndarray,
     out: Path,
     progress: Progress,
+    no_ranking: str | None,
 ) -> int:
-    """Write the page atomically; -> how many images it shows.
+    """Write the page atomically; -> how many images it shows, 0 with `no_ranking`, the reason why there is none.
 
     judged is of the images whose numbers are `seen`; worst (N,): the number of the most suspicious region of each, -1
     of an image without one; folder: of the examples, by number.
     """
-    order = np.argsort(-judged.images, kind="stable")[:MOST_SHOWN]
-    rows = []
+    order = np.argsort(-judged.images, kind="stable")[: 0 if no_ranking else MOST_SHOWN]
+    rows, scores = [], judged.scores
     for done, place in enumerate(order):
         progress("drawing the page", done, len(order))
         number, region = int(seen[place]), int(worst[place])
         if region >= 0:
             example = Example.load(kept_file(folder, number))
-            rows.append(_row(data, number, example, float(judged.images[place]), region))
+            rows.append(_row(data, number, example, float(scores[place]), region))
     body = render(
         "auditing/page.html",
         test=judged.self_test,
         rows=rows,
+        no_ranking=no_ranking,
         images=len(data),
         unseen=len(data) - len(seen),
         name=data.name,
@@ -78,7 +80,7 @@ def write_page(
     )
     files = resources.files("featherseg.auditing")
     style, script = ((files / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    write_text(out, page_html(f"{data.name} · featherseg audit", body, style, script))
+    write_text(out, page_html(f"{data.name} · featherseg audit", body, style, "" if no_ranking else script))
     return len(rows)
 
 

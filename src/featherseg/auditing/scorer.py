@@ -1,16 +1,15 @@
 """The scorer: learns from planted faults which regions, and which images, are wrong; cross-fitted over folds.
 
 An image's score is made of its regions' and of the evidence against the whole mask, by a regression that learns from
-planted faults as well. The
-probability of a fault cannot be known from planted faults alone, as nobody knows how many real ones there are; so the
-share of faults is estimated as of positive and unlabelled data (Garg et al., "Mixture proportion estimation and PU
-learning: a modern approach", NeurIPS 2021: best bin estimation).
+planted faults as well. Nobody knows how many real faults there are, so a score is what the self test can check: the
+share of planted faults among masks with that score (`Calibration`). What is probably wrong as it is should not be
+learnt as right; how much that is, is estimated as of positive and unlabelled data (Garg et al., "Mixture proportion
+estimation and PU learning: a modern approach", NeurIPS 2021: best bin estimation), which is an upper bound.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
-from typing import Any
 
 import numpy as np
 
@@ -18,23 +17,26 @@ from featherseg.auditing.boosting import Trees, fit_trees
 from featherseg.auditing.evidence import EVIDENCE
 from featherseg.auditing.examples import UNSURE, WRONG, Example
 from featherseg.auditing.folds import FOLDS
+from featherseg.auditing.regions import FEATURES
+from featherseg.auditing.self_test import (
+    NO_CALIBRATION,
+    NOTHING_PLANTED,
+    PLANTED,
+    Calibration,
+    Copies,
+    SelfTest,
+    average_precision,
+    fit_calibration,
+    run_self_test,
+)
 
 MOST_ROWS = 20_000
 """Regions that trees learn from, drawn from all: the memory does not grow with the images."""
 
-DRAWS = 5
-"""How often faults are planted into a share of the images for the self test; its figures are means."""
-
-PLANTED = 0.2
-"""The share of images that is made faulty in the self test."""
-
-FIRST = 50
-"""The images at the head of the list for which a precision is promised."""
-
 LEAST_FOUND = 0.3
-"""The part of the planted faults that a bin holds at least, for the share of faults to be told by it. Measured on
-normal scores 2.5 apart, 1000 images, 2 to 30 % faulty: the promise is off by 0.06 in the mean; with 0.2 by 0.14, with
-0.5 by 0.16.
+"""The part of the planted faults that a bin contains at least, if the share of faults is estimated from it. Measured on
+normal scores 2.5 apart, 1000 images, 2 to 30 % faulty: the precision of the first 50 that follows is off by 0.06 in the
+mean; with 0.2 by 0.14, with 0.5 by 0.16.
 """
 
 RIDGE = 1.0
@@ -62,31 +64,21 @@ Regions = Callable[[int, np.ndarray], object]
 
 
 @dataclass(frozen=True)
-class SelfTest:
-    """How well planted faults are found: means over DRAWS draws, faults in PLANTED of the images that can have them.
-
-    average_precision is by image, region_average_precision by region, soft_minimum is that of the baseline on the same
-    masks; planted_precision: of the first FIRST of a draw. faults: estimated share of images with a real fault, at
-    most; precision_at_50: the share of the first 50 images as they are that is likely wrong; images: how many a draw
-    ranks. None of all that is known, and images is 0, where no mask can have a fault: each shows one class alone.
-    """
-
-    average_precision: float | None
-    precision_at_50: float | None
-    region_average_precision: float | None
-    soft_minimum: float | None
-    planted_precision: float | None
-    by_fault: dict[str, float]
-    faults: float | None
-    images: int
-
-
-@dataclass(frozen=True)
 class Judged:
-    """The outcome: scores (N,) 0..1 of the images, 1 - soft-minimum where there is no self test, and that."""
+    """The outcome: what images (N,) are ranked by, 0..1, which is 1 - soft-minimum if there is no self test.
+
+    of_images and of_regions calibrate what images and regions are ranked by.
+    """
 
     images: np.ndarray
     self_test: SelfTest
+    of_images: Calibration = NO_CALIBRATION
+    of_regions: Calibration = NO_CALIBRATION
+
+    @property
+    def scores(self) -> np.ndarray:
+        """The scores of the images as they are shown, (N,) 0..1."""
+        return self.of_images(self.images)
 
 
 def judge(
@@ -94,10 +86,13 @@ def judge(
     folds: np.ndarray,
     names: tuple[str, ...],
     regions: Regions,
+    keys: Sequence[str],
+    groups: str | None = None,
     taught: np.ndarray | None = None,
 ) -> Judged:
     """Learn on all folds but one and score that one, for every fold (N,). names: of the faults, by number.
 
+    keys (N,) and groups tell the sequences, on which the intervals of the self test rest (`clusters_of`).
     taught: the places of the images that are learnt from, all where nothing is said; of the others a few numbers each
     are kept in memory. The regression learns from scores of trees that saw neither the fold that it will judge nor that
     of the image they score. Raises nothing: of too few images the scores say little, which the self test tells.
@@ -108,16 +103,17 @@ def judge(
     trees = _fit_regions(examples, folds, taught, doubtful)
 
     # Every image as it is, by what did not see its fold; of those that are learnt from every copy, for every fold
-    table, soft, is_taught = np.zeros((count, KNOWN), np.float32), np.zeros(count), np.isin(np.arange(count), taught)
-    image, fault, copy_soft = [], [], []
+    table, soft, plain = np.zeros((count, KNOWN), np.float32), np.zeros(count), np.zeros(count, bool)
+    is_taught = np.isin(np.arange(count), taught)
+    image, fault, copy_soft, copy_plain = [], [], [], []
     copy_rows: list[np.ndarray] = []  # each (FOLDS, KNOWN)
-    region_scores, region_wrong = [np.zeros(0)], [np.zeros(0, bool)]
+    region_scores, region_wrong, region_weights = [np.zeros(0)], [np.zeros(0, bool)], [np.zeros(0)]
     for number, example in enumerate(examples(np.arange(count))):
         own = folds[number]
         scores = trees[_pair(own, own)].probability(example.features)
         regions(number, scores[example.copies == 0].astype(np.float32))
         table[number] = _of_image(scores[example.copies == 0], example.evidence[0])
-        soft[number] = example.evidence[0][SOFT]
+        soft[number], plain[number] = example.evidence[0][SOFT], _is_plain(example, 0)
         if not is_taught[number]:
             continue
         by_fold = [
@@ -127,16 +123,19 @@ def judge(
             image.append(number)
             fault.append(kind)
             copy_soft.append(example.evidence[copy][SOFT])
+            copy_plain.append(_is_plain(example, copy))
             of_copy = [_of_image(one[example.copies == copy], example.evidence[copy]) for one in by_fold]
             copy_rows.append(np.array(of_copy, np.float32))
         if len(example.faults) > 1:
             kept = (example.changed >= WRONG) | ((example.copies == 0) & (example.changed < UNSURE))
             region_scores.append(scores[kept].astype(np.float32))
             region_wrong.append(example.changed[kept] >= WRONG)
+            in_a_draw = PLANTED / (len(example.faults) - 1)  # how often a draw of the self test shows each copy
+            region_weights.append(np.where(example.copies[kept] == 0, 1 - PLANTED, in_a_draw))
     of, kinds, rows = np.array(image), np.array(fault), np.array(copy_rows)  # (M,), (M,), (M, FOLDS, KNOWN)
     if not (kinds >= 0).any():
         unsure = np.where(soft == 0, 0.0, 1 / (1 + np.exp(-soft)))  # 0 where no pixel is labelled
-        return Judged(unsure, SelfTest(None, None, None, None, None, {}, None, 0))
+        return Judged(unsure, NOTHING_PLANTED)
 
     # The images: a regression over what is known of each
     whole, planted = np.zeros(count), kinds >= 0
@@ -148,12 +147,13 @@ def judge(
         found = _regression(rows[learnt, fold].astype(np.float64), planted[learnt], asked.astype(np.float64))
         whole[folds == fold], copy_scores[held] = np.split(found, [(folds == fold).sum()])
 
-    copies = (of[planted], kinds[planted], copy_scores[planted], np.array(copy_soft)[planted])
-    test = _self_test(whole, soft, copies, names)
-    of_regions = average_precision(np.concatenate(region_scores), np.concatenate(region_wrong))
-    share, first = expected_precision(whole, copies[2])
-    by_image = test["score"], first, of_regions, test["soft"], test["first"], test["faults"]
-    return Judged(whole, SelfTest(*by_image, share, test["images"]))
+    copies = Copies(
+        of[planted], kinds[planted], copy_scores[planted], np.array(copy_soft)[planted], np.array(copy_plain)[planted]
+    )
+    scores, wrong, weights = (np.concatenate(parts) for parts in (region_scores, region_wrong, region_weights))
+    by_region = average_precision(scores, wrong)
+    test, calibration = run_self_test(whole, soft, plain, copies, by_region, names, keys, groups)
+    return Judged(whole, test, calibration, fit_calibration(scores, wrong, weights))
 
 
 def _pair(a: int, b: int) -> tuple[int, int]:
@@ -177,7 +177,7 @@ def _doubtful(examples: Examples, folds: np.ndarray, taught: np.ndarray) -> dict
         rest = ~np.isin(folds[of], (a, b))
         scores = _regression(rows[rest], fault[rest] >= 0, rows[rest])
         as_is = fault[rest] < 0
-        share, _ = expected_precision(scores[as_is], scores[~as_is])
+        share = share_of_faults(scores[as_is], scores[~as_is])
         count = round(min(share, MOST_DOUBTFUL) * as_is.sum())
         found[a, b] = of[rest][as_is][np.argsort(-scores[as_is], kind="stable")[:count]]
     return found
@@ -216,6 +216,12 @@ def _even(yes: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     weights = np.ones(len(yes)) if weights is None else weights
     total = np.where(yes, weights[yes].sum(), weights[~yes].sum())
     return 0.5 * len(yes) * weights / np.maximum(total, 1e-6)
+
+
+def _is_plain(example: Example, copy: int) -> bool:
+    """Whether a copy of the mask shows one class alone, as far as it has regions."""
+    labelled = (example.copies == copy) & (example.features[:, FEATURES.index("predicted")] == 0)
+    return len(np.unique(example.features[labelled, FEATURES.index("class")])) < 2
 
 
 def _of_image(scores: np.ndarray, evidence: np.ndarray) -> np.ndarray:
@@ -262,71 +268,18 @@ def _regression(rows: np.ndarray, yes: np.ndarray, asked: np.ndarray) -> np.ndar
     return 1 / (1 + np.exp(-np.clip(z @ slope, -30, 30)))
 
 
-def _self_test(
-    whole: np.ndarray, soft: np.ndarray, faulty: tuple[np.ndarray, ...], names: tuple[str, ...]
-) -> dict[str, Any]:
-    """Draw after draw PLANTED of the images (N,) is replaced by one of its faulty copies (M,), the rest is as it is.
-
-    Where faults were planted into fewer, only images into which they were have a part. whole, soft: scores and
-    soft-minimum of the images; faulty: of the copies the image, the fault, score and soft-minimum.
-    """
-    image, kinds, scores, copy_soft = faulty
-    found: dict[str, list[float]] = {key: [] for key in ("score", "soft", "first", *names)}
-    copies: dict[int, list[int]] = {}
-    for row, number in enumerate(image):
-        copies.setdefault(int(number), []).append(row)
-    enough = len(copies) >= round(PLANTED * len(whole))
-    used = np.arange(len(whole)) if enough else np.array(list(copies), np.int64)
-    rng = np.random.default_rng(0)
-    for _ in range(DRAWS if copies else 0):
-        chosen = rng.permutation(list(copies))[: max(1, round(PLANTED * len(used)))]
-        drawn = np.array([rng.choice(copies[int(number)]) for number in chosen])
-        drawn_scores, drawn_soft, kind = whole.copy(), soft.copy(), np.full(len(whole), -1)
-        drawn_scores[chosen], drawn_soft[chosen], kind[chosen] = scores[drawn], copy_soft[drawn], kinds[drawn]
-        drawn_scores, drawn_soft, kind = drawn_scores[used], drawn_soft[used], kind[used]
-        found["score"].append(average_precision(drawn_scores, kind >= 0))
-        found["soft"].append(average_precision(drawn_soft, kind >= 0))
-        found["first"].append(float((kind[np.argsort(-drawn_scores, kind="stable")[:FIRST]] >= 0).mean()))
-        for number, name in enumerate(names):
-            one = (kind < 0) | (kind == number)
-            if (kind == number).any():
-                found[name].append(average_precision(drawn_scores[one], kind[one] >= 0))
-    means = {name: float(np.mean(values)) if values else 0.0 for name, values in found.items()}
-    return {
-        **{key: means[key] for key in ("score", "soft", "first")},
-        "faults": {name: means[name] for name in names if found[name]},
-        "images": len(used),
-    }
-
-
-def average_precision(scores: np.ndarray, wrong: np.ndarray) -> float:
-    """The mean over the wrong ones of the precision down to each, the highest score first; 0 where none is wrong.
-
-    Of equal scores all come at once, so that their order says nothing.
-    """
-    if not wrong.any():
-        return 0.0
-    order = np.argsort(-scores, kind="stable")
-    hits, ends = np.cumsum(wrong[order]), np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
-    precision, recall = hits[ends] / (ends + 1), hits[ends] / wrong.sum()
-    return float((np.diff(recall, prepend=0) * precision).sum())
-
-
-def expected_precision(scores: np.ndarray, planted: np.ndarray) -> tuple[float, float]:
-    """(the share of images with a fault, at most; the share of the first FIRST that has one).
+def share_of_faults(scores: np.ndarray, planted: np.ndarray) -> float:
+    """The share of images that have a fault, at most.
 
     scores are of the images as they are, `planted` of copies with a fault, which stand for real ones.
     """
     count = len(scores)
     if not count or not len(planted):
-        return 0.0, 0.0
+        return 0.0
     levels = np.unique(np.concatenate([scores, planted]))
     above = 1 - np.searchsorted(np.sort(scores), levels) / count
     found = 1 - np.searchsorted(np.sort(planted), levels) / len(planted)
     # Of bins with fewer of the planted the quotient is chance, and the least of many chances is far too low
     bound = (above + 2 * np.sqrt(above / count)) / np.maximum(found, 1e-9)
     best = int(np.where((found >= LEAST_FOUND) & (above > 0), bound, np.inf).argmin())
-    share = min(1.0, float(above[best] / found[best]))
-    head = np.sort(scores)[::-1][: min(FIRST, count)]
-    recall = float((planted >= head[-1]).mean())
-    return share, min(1.0, share * count * recall / len(head))
+    return min(1.0, float(above[best] / found[best]))

@@ -16,11 +16,12 @@ import numpy as np
 
 from featherseg.auditing.examples import Example, examine, kept_file
 from featherseg.auditing.faults import FAULTS
-from featherseg.auditing.folds import FOLDS, folds_of
+from featherseg.auditing.folds import FOLDS, folds_of, names_across_splits
 from featherseg.auditing.page import write_page
 from featherseg.auditing.probabilities import open_unseeing, probabilities_at, train_fold
 from featherseg.auditing.regions import KINDS
-from featherseg.auditing.scorer import MOST_TAUGHT, Judged, SelfTest, judge
+from featherseg.auditing.scorer import MOST_TAUGHT, Judged, judge
+from featherseg.auditing.self_test import SelfTest
 from featherseg.converters import check_writer, write_samples
 from featherseg.converters.masks import masks_of
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, UnknownName, require
@@ -35,7 +36,7 @@ from featherseg.data.fingerprint import files_of, groups_of
 from featherseg.data.panoptic.data import PanopticData
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.inference.runtimes.pytorch import TorchRuntime, weight_bytes
-from featherseg.runs import Run
+from featherseg.runs import Run, open_run
 
 MINUTES = 30.0
 """From start to page, where nothing is said."""
@@ -77,8 +78,10 @@ class Audit:
     """What was found. images: (key, score 0..1), the most suspicious first; regions likewise, MOST_REGIONS at most,
     each with key, kind (KINDS), class, score and box (x, y, width, height in pixels of the image).
 
-    unseen: keys of the images for which there was no time; they are the last of `images`, with score 0. to: the folder
-    for an annotation tool, where one was asked for.
+    A score is the share of planted faults among masks that score alike in the self test. no_ranking says why images and
+    regions are empty, if the self test shows that the list would be no better than chance. unseen: keys of the images
+    for which there was no time; they are the last of `images`, with score 0. to: the folder for an annotation tool, if
+    one was asked for and there is a ranking.
     """
 
     name: str
@@ -89,11 +92,13 @@ class Audit:
     notes: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
     to: Path | None = None
+    no_ranking: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as --json writes them."""
         return {
             "name": self.name,
+            "no_ranking": self.no_ranking,
             "images": [{"key": key, "score": score} for key, score in self.images],
             "regions": self.regions,
             "self_test": asdict(self.self_test),
@@ -104,7 +109,8 @@ class Audit:
 
     def _repr_html_(self) -> str:
         rows = [(key, f"{score:.3f}") for key, score in self.images[:20]]
-        return html_table(f"{self.name}: masks that are probably wrong", ("image", "score"), rows, self.notes)
+        notes = (self.no_ranking, *self.notes) if self.no_ranking else self.notes
+        return html_table(f"{self.name}: masks that are probably wrong", ("image", "score"), rows, notes)
 
 
 def audit(
@@ -139,7 +145,8 @@ def audit(
         progress: Called with (what is being done, steps done, steps in all). Default: a bar in a notebook.
 
     Returns:
-        Audit: images and regions, the most suspicious first, the self test, and where the page is.
+        Audit: images and regions, the most suspicious first, the self test, and where the page is. No images and no
+        regions, and the reason in `no_ranking`, if the self test does not show the list to be better than chance.
 
     Raises:
         UnknownName, DataNotFound, ConfigError, DataError: The data cannot be opened or are too few, the run was trained
@@ -201,23 +208,40 @@ def audit(
     in_order = spread_over(folds)
     taught = np.searchsorted(seen, in_order[np.isin(in_order, seen)][:MOST_TAUGHT])
     most = MostSuspicious(len(seen))
-    judged = judge(lambda places: _examples(folder, seen[places], progress), folds[seen], FAULTS, most.add, taught)
+    names = names_across_splits(data.keys)
+    judged = judge(
+        lambda places: _examples(folder, seen[places], progress),
+        folds[seen],
+        FAULTS,
+        most.add,
+        [names[number] for number in seen],
+        groups,
+        taught,
+    )
     if not judged.self_test.images:
         notes.append(
             "no fault could be planted into these masks, each of which shows one class alone: the images stand in the "
             "order of the soft-minimum, and how often that is right is not known"
         )
+    no_ranking = None
+    if judged.self_test.images and not judged.self_test.better_than_chance:
+        no_ranking = (
+            f"The list would be no better than chance, so there is none: {judged.self_test.message}. "
+            f"{_what_helps(data, folder, minutes, run)}"
+        )
+        if to is not None:
+            notes.append(f"nothing was written for {to_format}")
     if unseen := len(data) - len(seen):
         again = "the same command" + (" without --to" if to else "")
         anew = "" if run else ", with other --minutes an audit begins anew, with trainings of their own"
+        last = "" if no_ranking else ", and stand last with score 0"
         notes.append(
-            f"{unseen} of {len(data)} images were not looked at for want of time, and stand last with score 0: {again} "
-            f"goes on with them{anew}"
+            f"{unseen} of {len(data)} images were not looked at for want of time{last}: {again} goes on with them{anew}"
         )
 
     # The page, and the images for the tool
-    found = _told(data, seen, folder, judged, most, out, notes, progress)
-    if to is None:
+    found = _told(data, seen, folder, judged, most, out, notes, progress, no_ranking)
+    if to is None or no_ranking:
         return found
     place = {key: number for number, key in enumerate(data.keys)}
     first = [place[key] for key, _ in found.images[: min(top or TOP, len(seen))]]
@@ -418,6 +442,24 @@ def _digest(data: SegmentationData, masks: bytes, runtime: Runtime | None, minut
     return found.hexdigest()[:16]
 
 
+def _what_helps(data: SegmentationData, folder: Path, minutes: float, run: str | Path | Run | None) -> str:
+    """What may give a ranking: another run, or the minutes that trainings of the usual length need."""
+    from featherseg.training.length import usual_steps
+
+    if run is not None:
+        return "The run may not know these classes well enough: name a better one with --run, or leave it out."
+    trained = [open_run(folder / f"fold-{fold}") for fold in range(FOLDS)]
+    steps, images = min(max(fold.metrics()) for fold in trained), trained[0].recipe.train.batch_size
+    assert isinstance(images, int)
+    usual = usual_steps(len(data) * (FOLDS - 1) // FOLDS, images)
+    if steps >= usual:
+        return f"Its {FOLDS} trainings had {steps} steps, as many as are usual: longer ones may not help."
+    return (
+        f"Its {FOLDS} trainings had {steps} steps, and {usual} are usual for so many images: try --minutes "
+        f"{math.ceil(minutes * usual / steps)}."
+    )
+
+
 def _told(
     data: SegmentationData,
     seen: np.ndarray,
@@ -427,13 +469,19 @@ def _told(
     out: Path,
     notes: list[str],
     progress: Progress,
+    no_ranking: str | None,
 ) -> Audit:
     """The lists and the page; judged is of the images `seen`."""
-    order = np.argsort(-judged.images, kind="stable")
-    images = [(data.keys[seen[i]], float(judged.images[i])) for i in order]
     unseen = tuple(data.keys[i] for i in np.setdiff1d(np.arange(len(data)), seen))
+    if no_ranking:
+        write_page(data, seen, folder, judged, most.worst, out, progress, no_ranking)
+        return Audit(data.name, [], [], judged.self_test, out, tuple(notes), unseen, no_ranking=no_ranking)
+    order = np.argsort(-judged.images, kind="stable")
+    images = list(zip([data.keys[seen[i]] for i in order], judged.scores[order].tolist(), strict=True))
     regions, kept = [], dict[int, Example]()
-    for score, place, region in most.regions():
+    listed = most.regions()
+    scores = judged.of_regions(np.array([score for score, _, _ in listed]))
+    for score, (_, place, region) in zip(scores.tolist(), listed, strict=True):
         number = int(seen[place])
         if number not in kept:
             kept = {number: Example.load(kept_file(folder, number))}
@@ -445,7 +493,7 @@ def _told(
         of = data.classes[example.classes[region]].name
         kind = KINDS[example.kinds[region]]
         regions.append({"key": data.keys[number], "kind": kind, "class": of, "score": score, "box": box})
-    shown = write_page(data, seen, folder, judged, most.worst, out, progress)
+    shown = write_page(data, seen, folder, judged, most.worst, out, progress, None)
     notes = [*notes, f"{counted(shown, 'image')} of {len(data)} shown on the page"]
     images += [(key, 0.0) for key in unseen]
     return Audit(data.name, images, regions, judged.self_test, out, tuple(notes), unseen)

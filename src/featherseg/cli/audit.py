@@ -36,8 +36,9 @@ def audit(
 
     Every image of train and val is predicted by a model that never saw its sequence (or, where whole sequences would
     not do, its part of it): quick trainings (--minutes bounds all of it), or --run. The scorer learns from faults
-    planted into copies of the masks, and it prints how many of those it finds. Nothing of the dataset is changed. Exit
-    code 0 whatever is found. Stopped with Ctrl-C, the same command goes on where it was.
+    planted into copies of the masks, and it prints how many of those it finds. If that is no better than chance, there
+    is no ranking, and the minutes that longer trainings need are printed. Nothing of the dataset is changed. Exit code
+    0 whatever is found. Stopped with Ctrl-C, the same command goes on where it was.
 
     On the page a key accepts the prediction in a region, keeps the mask, or skips it; `featherseg check DATA --fix OUT
     --decisions FILE` writes a corrected copy. With --to the most suspicious images are written with their masks as they
@@ -76,15 +77,12 @@ def audit(
         )
     if json_file is not None:
         write_json(json_file, found.as_dict())
+    if found.no_ranking is not None:
+        console.print(found.no_ranking)
     for key, score in found.images[:SHOWN]:
         console.print(f"{score:.2f}  {one_line(key)}")
-    test = found.self_test
-    if test.images:
-        console.print(
-            f"self test: average precision {test.average_precision:.2f} of planted faults (soft-minimum "
-            f"{test.soft_minimum:.2f}); of the first {min(50, len(found.images) - len(found.unseen))} images about "
-            f"{test.precision_at_50:.0%} are likely wrong"
-        )
+    if found.self_test.images and found.no_ranking is None:
+        console.print(f"self test: {found.self_test.message}")
     for note in found.notes:
         console.print(f"note: {one_line(note)}", style="yellow")
     if found.to is not None:

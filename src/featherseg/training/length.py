@@ -78,6 +78,11 @@ def choose_batch_size(estimate: Estimate | None, crop: Size, images: int, *, ran
     return own * ranks
 
 
+def usual_steps(images: int, batch_size: int) -> int:
+    """Steps of a training on so many images that is given neither steps nor minutes."""
+    return max(LEAST_STEPS, round(SAMPLES * math.sqrt(images) / batch_size))
+
+
 def count_steps(recipe: Recipe, images: int) -> tuple[int, int]:
     """(optimiser steps of the whole run, optimiser steps between validations); steps and batch size are numbers."""
     settings = recipe.train
@@ -136,8 +141,7 @@ def resolve_length(
         found = {"steps": steps, "validations": validations, "validate_every": None}
         return recipe.model_copy(update={"train": settings.model_copy(update=found)}), pace
     if settings.steps == "auto":
-        steps = max(LEAST_STEPS, round(SAMPLES * math.sqrt(len(train)) / images))
-        settings = settings.model_copy(update={"steps": steps})
+        settings = settings.model_copy(update={"steps": usual_steps(len(train), images)})
         recipe = recipe.model_copy(update={"train": settings})
     taken: float | None = None
     with suppress(RuntimeError, ValueError):  # a model of one's own may be made for one size, and fails as it likes
