@@ -88,6 +88,16 @@ def of_rgb_masks(src: Path, name: str) -> None:
     _mask(src / f"masks/{name}.png", np.stack([_square_mask() * 255, *2 * [np.zeros(SIZE, np.uint8)]], axis=2))
 
 
+def of_coco_panoptic(src: Path, name: str) -> None:
+    colors = np.stack([_square_mask() * 7, _square_mask() * 9, _square_mask()], axis=2)  # 7 + 256 * 9 + 65536
+    _mask(src / f"panoptic/{name}.png", colors)
+    segment = {"id": 67847, "category_id": 3, "iscrowd": 0, "area": 96}
+    row = {"id": 1, "file_name": f"{name}.png", "height": SIZE[0], "width": SIZE[1]}
+    annotation = {"image_id": 1, "file_name": f"{name}.png", "segments_info": [segment]}
+    categories = [{"id": 3, "name": "car", "isthing": 1}]
+    write_json(src / "panoptic.json", {"images": [row], "annotations": [annotation], "categories": categories})
+
+
 FORMATS: list[Callable[[Path, str], None]] = [
     of_coco,
     of_labelme,
@@ -97,6 +107,7 @@ FORMATS: list[Callable[[Path, str], None]] = [
     of_supervisely,
     of_voc,
     of_roboflow,
+    of_coco_panoptic,
 ]
 
 SPELLINGS: dict[str, Callable[[str], str]] = {
@@ -143,7 +154,7 @@ def test_an_annotation_without_an_image_is_counted(write, tmp_path):
             if target.exists() and path.suffix in (".json", ".xml") and "meta" not in path.name:
                 target = target.with_stem("other")
             path.rename(target)
-        elif path.name == "gone.png" and path.parent.name in ("SegmentationClass", "masks"):
+        elif path.name == "gone.png" and path.parent.name in ("SegmentationClass", "masks", "panoptic"):
             path.rename(target)
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert sum(done.images.values()) == 1

@@ -40,9 +40,9 @@ def convert(
 ) -> None:
     """Write what an annotation tool exported as images/, masks/ and dataset.toml; objects are kept in instances/.
 
-    FORMAT: coco, labelme, cvat, yolo, label-studio, supervisely, voc, roboflow or rgb-masks. Of shapes that overlap the
-    later one lies on top; pixels without a shape become the class background. What could not be used is named, and left
-    out.
+    FORMAT: coco, coco-panoptic, labelme, cvat, yolo, label-studio, supervisely, voc, roboflow or rgb-masks. Of shapes
+    that overlap the later one lies on top; pixels without a shape become the class background. What could not be used
+    is named, and left out.
 
     With --to, SRC is a dataset, or a folder of masks that `featherseg predict` wrote, and OUT what the tool imports.
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from featherseg.converters import (
     coco,
+    coco_panoptic,
     cvat,
     label_studio,
     labelme,
@@ -43,6 +44,7 @@ class AnnotationFormat(Protocol):
 
 FORMATS: dict[str, AnnotationFormat] = {
     "coco": coco,
+    "coco-panoptic": coco_panoptic,
     "labelme": labelme,
     "cvat": cvat,
     "yolo": yolo,
@@ -113,7 +115,11 @@ def convert(
         raise unknown("format", from_format, FORMATS)
     with new_folder(out) as folder, open_source(src, folder, images) as source:
         source.find_keys(
-            {path for module in (coco, labelme, label_studio, supervisely) for path in module.find(source)}
+            {
+                path
+                for module in (coco, coco_panoptic, labelme, label_studio, supervisely)
+                for path in module.find(source)
+            }
         )
         name = from_format or detect(source)
         files = FORMATS[name].find(source)

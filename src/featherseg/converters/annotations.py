@@ -128,7 +128,8 @@ class Annotations:
     """All that was found: the classes of the source in its order with their colours, and its images.
 
     `with_objects` says whether shapes tell objects apart; `notes` are worth knowing, `left` is what was not taken;
-    `masks` are files of the source that are no images, though they end so.
+    `masks` are files of the source that are no images, though they end so; `things` are the classes with objects, None
+    for all.
     """
 
     classes: dict[str, Color | None]
@@ -138,6 +139,7 @@ class Annotations:
     notes: list[str] = field(default_factory=list)
     left: Left = field(default_factory=Left)
     masks: set[Path] = field(default_factory=set)
+    things: set[str] | None = None
 
     def __post_init__(self) -> None:
         if len(self.classes) > MOST_CLASSES:

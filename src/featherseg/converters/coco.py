@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from featherseg.converters import coco_panoptic
 from featherseg.converters.annotations import (
     AnnotatedImage,
     Annotations,
@@ -27,6 +28,7 @@ from featherseg.converters.run_lengths import coco_counts, region_of_counts
 from featherseg.converters.source import Source, nothing_readable, read_json, split_of
 from featherseg.core.errors import DataError
 from featherseg.core.types import Size
+from featherseg.data.panoptic.files import SEGMENTS
 from featherseg.data.regions import runs_of
 
 TITLE = "COCO"
@@ -38,12 +40,14 @@ OTHER_TASKS = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "st
 
 def find(source: Source) -> list[Path]:
     """The JSON files of this format; of COCO's own release those of objects alone."""
+    panoptic = coco_panoptic.find(source)
     found = [
         path
         for path, ends in source.jsons
         if ('"images"' in ends or '"annotations"' in ends)
         and ('"categories"' in ends or '"category_id"' in ends)
-        and '"segments_info"' not in ends
+        and SEGMENTS not in ends
+        and path not in panoptic
         and not any(key in ends for key in ('"dm_format_version"', '"from_name"', '"was_cancelled"'))
     ]
     if any(path.name.startswith("instances_") for path in found):

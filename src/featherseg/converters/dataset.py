@@ -358,7 +358,8 @@ def _config(
         splits = dict(SHARES) if images > 1 else {"train": 1.0}
     elif "train" in splits and "val" not in splits:
         splits["val"] = "10% of train"
-    things = [name for value, name in named.items() if value]
+    with_objects = named.values() if annotations.things is None else annotations.things
+    things = [name for value, name in named.items() if value and name in with_objects]
     meaning = {str(value): name for value, name in named.items()}
     meaning |= {str(IGNORE): IGNORE_NAME} if pixels[IGNORE] else {}
     return DatasetToml(

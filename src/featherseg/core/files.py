@@ -57,6 +57,10 @@ MOST_LINES = 2**28
 """Bytes of a JSON-lines file: a record for every ten steps of a training of ten million."""
 
 
+MOST_SEARCHED = 2**30
+"""Bytes of a file that are searched for a text."""
+
+
 def home_folder() -> Path:
     """Where featherseg keeps what it fetched or measured: $FEATHERSEG_HOME, or ~/.cache/featherseg if not set."""
     home = os.environ.get("FEATHERSEG_HOME")
@@ -332,6 +336,20 @@ def read_bounded(path: Path, most: int = MOST_TEXT) -> bytes:
     if len(content) > most:
         raise ValueError(f"it holds more than {most:,} bytes, the limit")
     return content
+
+
+def mentions(path: Path, text: bytes) -> bool:
+    """Whether a text stands in the first gigabyte of a file; False if it cannot be read."""
+    rest = b""
+    try:
+        with open(path, "rb") as file:
+            while (chunk := file.read(2**20)) and file.tell() <= MOST_SEARCHED:
+                if text in rest + chunk:
+                    return True
+                rest = chunk[-len(text) :]  # it may lie on both sides
+    except OSError:
+        pass
+    return False
 
 
 def load_json(path: Path) -> Any:

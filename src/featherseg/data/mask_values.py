@@ -28,6 +28,9 @@ THRESHOLD = 128
 NEAR = 24
 """Values this near to 0 or 255 are what JPEG and resizing leave of them."""
 
+LEAST_IDS, LEAST_MASKS = 12, 3
+"""Values of one mask each from which they may be ids of segments; in fewer masks classes occur once as well."""
+
 STRAY = 0.01
 """Pixels of other values, as a share of those of 255, up to which they are strays in a mask of 0 and 255."""
 
@@ -40,7 +43,7 @@ class MaskValues:
     """The raw values of masks: pixels of each, how many of these have a right neighbour alike; those of each folder.
 
     A folder is a pair of folders of the reading (its place) and the folders in a name ("" where there are none);
-    `images` counts the images with a mask in each, also those whose masks cannot be read.
+    `images` counts the images with a mask in each, also those whose masks cannot be read; `masks` is value -> masks.
     `lossy`: value that occurs in JPEG and lossy WebP alone -> its pixels whose right and lower neighbours are alike.
     """
 
@@ -49,6 +52,7 @@ class MaskValues:
     folders: dict[tuple[int, str], set[str]]
     lossy: Mapping[str, int] = field(default_factory=dict)
     images: Mapping[tuple[int, str], int] = field(default_factory=dict)
+    masks: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def total(self) -> int:
@@ -77,6 +81,18 @@ class MaskValues:
             return False
         near = all(value <= NEAR or value >= 255 - NEAR for value in between)
         return len(between) >= 2 and max(between) >= THRESHOLD and (len(between) >= 8 or near)
+
+    @property
+    def in_one_mask(self) -> int:
+        """How many colours (or numbers above 255) occur in one mask each."""
+        wide = (value for value in self.pixels if value.startswith("#") or int(value) > 255)
+        return sum(self.masks.get(value) == 1 for value in wide)
+
+    @property
+    def segment_ids(self) -> bool:
+        """Whether the values are ids of segments, no classes: dozens, most of which occur in one mask each."""
+        several = sum(self.images.values()) >= LEAST_MASKS
+        return several and self.in_one_mask >= max(LEAST_IDS, len(self.pixels) / 2)
 
     @cached_property
     def strays(self) -> Set[str]:
@@ -134,7 +150,7 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None) -> Ma
                 files.append(((number, inside.rpartition("/")[0]), pair.mask))
     for colors in (False, True):
         pixels, alike, flat, exact = Counter[int](), Counter[int](), Counter[int](), set[int]()
-        folders = dict[tuple[int, str], set[int]]()
+        folders, masks = dict[tuple[int, str], set[int]](), Counter[int]()
         for done, (place, path) in enumerate(files, start=1):
             try:
                 raw = read_mask(path, colors)
@@ -153,6 +169,7 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None) -> Ma
                 raw = raw[:, :, 0] if not colors else raw.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
             seen = _counts(raw)
             pixels.update(seen)
+            masks.update(seen.keys())
             same = raw[:, :-1] == raw[:, 1:]
             alike.update(_counts(raw[:, :-1][same]))
             if is_lossy(path):
@@ -175,7 +192,8 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None) -> Ma
     held = {place: {texts[value] for value in seen} for place, seen in folders.items()}
     counts, beside = ({text: counter[value] for value, text in texts.items()} for counter in (pixels, alike))
     lossy = {texts[value]: flat[value] for value in pixels.keys() - exact}
-    return MaskValues(counts, beside, held, lossy, Counter(place for place, _ in files))
+    images = Counter(place for place, _ in files)
+    return MaskValues(counts, beside, held, lossy, images, {text: masks[value] for value, text in texts.items()})
 
 
 def _counts(raw: np.ndarray) -> dict[int, int]:

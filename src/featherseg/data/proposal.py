@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from featherseg.core.config import parse, parse_toml, toml_string
 from featherseg.core.errors import AmbiguousData, ConfigError, DataError, DataNotFound, FeathersegError, did_you_mean
+from featherseg.core.files import mentions
 from featherseg.core.types import Progress
 from featherseg.core.wording import counted
 from featherseg.data.color_lists import find_color_list, is_ignored, read_color_list
@@ -25,6 +26,7 @@ from featherseg.data.mask_folders import FoldersAs, placeholder, read_folders
 from featherseg.data.mask_values import COMMON, THRESHOLD, MaskValues, read_values
 from featherseg.data.pairs import NamedData, Pair
 from featherseg.data.palettes import color_text, default_palette
+from featherseg.data.panoptic.files import SEGMENTS
 from featherseg.data.proposed_splits import NO_MASK, SHOWN, with_splits
 from featherseg.data.sequences import sequence_names
 from featherseg.data.written_proposal import write_proposal
@@ -37,6 +39,9 @@ PLAIN = ("background", "foreground")
 
 NEARLY = 0.9
 """A second reading must have so many of the first one's images."""
+
+MOST_JSONS = 20
+"""JSON files that are looked into: of other tools there may be one for each image."""
 
 CHECKED = 200
 """Images, spread over all, whose channels are looked at."""
@@ -128,6 +133,8 @@ def propose(
     if reading.links:
         notes.append(f"links to folders are {not_followed(reading.links)}")
 
+    _refuse_segments(folder, reading, values)
+
     # What the values mean: a class each, or the class of their folder
     write = " ".join((f"featherseg check {shlex.quote(str(folder))} --write", *options))
     of_folders = read_folders(folder, reading, values, names, folders, write)
@@ -137,7 +144,7 @@ def propose(
         notes.append(f"each folder is taken for a class, because {of_folders.why}")
         others.append(("two classes, and no folder in two splits", " ".join((*options, "--groups-from-folders"))))
     raw_map = _raw_map(folder, values, of_folder, names)
-    if values.colored and (path := _color_list(folder, sources)):
+    if values.colored and (path := _color_list(folder, [source.masks for source in sources])):
         raw_map |= _listed_names(path, raw_map, names, notes)
     if raw_map.get("255") == IGNORE_NAME and "255" not in names:
         share = values.pixels["255"] / values.total
@@ -232,6 +239,7 @@ def _choose_reading(
     if not judged:
         raise refused
     (reading, values), *rest = sorted(judged, key=_likeliest)
+    rest = [(other, of_other) for other, of_other in rest if not of_other.segment_ids]
     colored = {one.pairs[0].mask_pattern: of_one.colored for one, of_one in rest}
     further = [place for place in reading.further if colored.get(place, values.colored) == values.colored]
     if masks is None and values.classes <= 2 and further:
@@ -299,12 +307,47 @@ def _listed_names(path: Path, raw_map: Mapping[str, str], names: Mapping[str, st
     return {raw: IGNORE_NAME if is_ignored(name) else name for raw, name in listed.items() if raw in nameless}
 
 
-def _color_list(folder: Path, sources: Sequence[SourceTable]) -> Path | None:
+def _color_list(folder: Path, masks: Sequence[str]) -> Path | None:
     """The list of colours in the folder, or beside or above the masks."""
-    places = [folder / source.masks for source in sources]
-    places = list(dict.fromkeys(up for place in places for up in (place, *place.parents) if up.is_relative_to(folder)))
-    found = (find_color_list(sorted(path for path in place.iterdir() if path.is_file())) for place in places)
-    return next(filter(None, found), None)
+    return next(filter(None, map(find_color_list, _files_above(folder, masks))), None)
+
+
+def _files_above(folder: Path, masks: Sequence[str]) -> Iterator[list[Path]]:
+    """The files beside the masks, and of each folder above these, as far as it lies in `folder`."""
+    places = [up for top in masks for up in (folder / top, *(folder / top).parents) if up.is_relative_to(folder)]
+    for place in dict.fromkeys(places):
+        yield sorted(path for path in place.iterdir() if path.is_file())
+
+
+def _refuse_segments(folder: Path, reading: Reading, values: MaskValues) -> None:
+    """Raises DataError where the values are ids of segments: a panoptic JSON lists them, or most are of one mask."""
+    masks = [pair.masks for pair in reading.pairs]
+    if values.colored and (path := _panoptic_json(folder, masks, values.segment_ids)):
+        raise DataError(
+            f"the PNGs in {folder / masks[0]} hold ids that {path} lists as segments. Make a dataset of them: "
+            f"featherseg convert {shlex.quote(str(folder))} --out OUT"
+        )
+    if values.segment_ids and not (values.colored and _color_list(folder, masks)):
+        kind = "colours" if values.colored else "values"
+        raise DataError(
+            f"the masks in {folder / masks[0]} look like ids of segments, as {values.in_one_mask} of its "
+            f"{len(values.pixels)} {kind} occur in one mask each. Put the panoptic JSON that lists them beside the "
+            f"folder, as {masks[0]}.json; or, where they are classes, a list of these, as {folder / 'class_dict.csv'} "
+            "with lines NAME,R,G,B."
+        )
+
+
+def _panoptic_json(folder: Path, masks: Sequence[str], any_name: bool) -> Path | None:
+    """The JSON that lists segments of the masks: beside or above these, or in a folder called annotations.
+
+    It is called as the folder of the masks; with any_name otherwise, if there is no folder of its name.
+    """
+    places = [*masks, *({"annotations"} if (folder / "annotations").is_dir() else ())]
+    names = {place.rpartition("/")[2] for place in masks}
+    found = {path for files in _files_above(folder, places) for path in files if path.suffix.lower() == ".json"}
+    found = {path for path in found if path.stem in names or (any_name and not path.with_suffix("").is_dir())}
+    likely = sorted(found, key=lambda path: (path.stem not in names, "panoptic" not in path.stem.lower(), path))
+    return next((path for path in likely[:MOST_JSONS] if mentions(path, SEGMENTS.encode())), None)
 
 
 def _colors(raw_map: Mapping[str, str], sources: Sequence[SourceTable]) -> dict[str, str]:
@@ -337,6 +380,7 @@ def _likeliest(judged: Judged) -> tuple[bool, int, bool]:
     reading, values = judged
     name = reading.pairs[0].mask_pattern
     objects = bool(re.search("object|instance", name, re.IGNORECASE)) or values.classes > MAX_CLASSES
+    objects = objects or values.segment_ids
     return objects, -values.classes, values.colored
 
 

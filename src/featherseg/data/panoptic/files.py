@@ -26,6 +26,9 @@ MAX_ID = 256**3 - 1
 MAX_JSON_BYTES = 2**30
 """Size above which a JSON is refused before it is read."""
 
+SEGMENTS = '"segments_info"'
+"""A key that no JSON of another format has."""
+
 CITYSCAPES_IMAGE = "_leftImg8bit"
 
 _Row = Mapping[str, Any]
@@ -88,10 +91,10 @@ def read_panoptic_json(path: Path) -> PanopticJson:
     Raises DataNotFound for a missing file and DataError, naming the annotation, for one that is no panoptic JSON, that
     lists an id or a file twice, or whose file names lead out of the folder.
     """
-    return _parse(path, _load(path))
+    return panoptic_json_of(path, _load(path))
 
 
-def _parse(path: Path, content: Any) -> PanopticJson:
+def panoptic_json_of(path: Path, content: Any) -> PanopticJson:
     """What `read_panoptic_json` gives of a file that holds `content`."""
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
         raise DataError(f"{path} is not a panoptic JSON: expected an object with a list 'annotations'.")
@@ -101,11 +104,11 @@ def _parse(path: Path, content: Any) -> PanopticJson:
         twice, times = Counter(values).most_common(1)[0] if values else ("", 0)
         if times > 1:
             raise DataError(f"{path}: two annotations have the {key} {twice!r}. Keep one per image.")
-    return PanopticJson(annotations, _by_id(path, content, "categories"))
+    return PanopticJson(annotations, rows_by_id(path, content, "categories"))
 
 
-def _by_id(path: Path, content: Mapping[str, Any], key: str) -> dict[Any, Mapping[str, Any]]:
-    """id -> object of the list `key`, which may be missing."""
+def rows_by_id(path: Path, content: Mapping[str, Any], key: str) -> dict[Any, Mapping[str, Any]]:
+    """id -> object of the list `key`, which may be missing. Raises DataError."""
     rows = content.get(key, [])
     if not isinstance(rows, list) or not all(isinstance(r, dict) and isinstance(r.get("id"), int | str) for r in rows):
         raise DataError(f"{path}: {key!r} is not a list of objects with an 'id'.")
@@ -133,7 +136,7 @@ class PanopticWriter:
         `replaced`, of which then nothing is kept.
         """
         content = _load(self.path)
-        listed, images = _parse(self.path, content), _by_id(self.path, content, "images")
+        listed, images = panoptic_json_of(self.path, content), rows_by_id(self.path, content, "images")
         rows: dict[str, tuple[_Row | None, _Row]] = {}
         for annotation, raw in zip(listed.annotations, content["annotations"], strict=True):
             name, number = annotation.file_name, annotation.image_id
