@@ -1,8 +1,11 @@
+import re
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from annotation_sources import coco, square
+from annotation_sources import coco, labelme, picture, polygon, square, write_json
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -75,7 +78,85 @@ def test_what_was_converted_and_what_was_left_out_is_said(tmp_path):
     assert isinstance(run(src, "--out", tmp_path / "my out").exception, FeathersegError)
 
 
-def test_a_file_of_annotations_in_place_of_a_dataset_is_told_the_way(tmp_path):
-    path = coco(tmp_path / "src", [])
-    with pytest.raises(DataNotFound, match=r"is a file of annotations.*featherseg convert .*coco\.json --out OUT"):
-        open_dataset(str(path), "train")
+def main(monkeypatch, capsys, *arguments: object) -> tuple[int, str]:
+    """-> (exit code, all that is printed) of `featherseg *arguments`."""
+    monkeypatch.setattr("sys.argv", ["featherseg", *map(str, arguments)])
+    with pytest.raises(SystemExit) as finished:
+        cli.main()
+    captured = capsys.readouterr()
+    return int(finished.value.code or 0), captured.out + captured.err
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """The commands that a message names, each as arguments."""
+    return [shlex.split(found) for found in re.findall(r"featherseg ((?:check|convert) [^`\n]*)", text)]
+
+
+def of_labelme(folder: Path) -> None:
+    labelme(folder, [polygon("car", 1, 1, 9, 1, 9, 9)])
+    picture(folder / "a.png")
+
+
+def of_via(folder: Path) -> None:
+    picture(folder / "a.png")
+    write_json(folder / "via.json", {"_via_img_metadata": {}})
+
+
+def of_nothing_known(folder: Path) -> None:
+    picture(folder / "a.png")
+    write_json(folder / "notes.json", {"a": 1})
+    (folder / "readme.txt").write_text("text")
+    (folder / "page.xml").write_text("<a/>")
+
+
+def of_zip(folder: Path) -> None:
+    coco(folder / "inside", [("car", [square(2, 2, 9, 9)])])
+    shutil.make_archive(str(folder / "export"), "zip", folder / "inside")
+
+
+def of_masks(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(picture(folder / f"images/{name}.png"))
+        half = np.repeat([[0, 1]], 20, 0).repeat(15, 1).astype(np.uint8)
+        (folder / "masks").mkdir(exist_ok=True)
+        Image.fromarray(half).save(folder / f"masks/{name}.png")
+    write_json(folder / "notes.json", {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("make", "place", "expected"),
+    [  # what is in the folder, what is given to check, what is said
+        (lambda folder: coco(folder, [("car", [square(2, 2, 9, 9)])]), "", "holds annotations of COCO:"),
+        (lambda folder: coco(folder, [("car", [square(2, 2, 9, 9)])]), "coco.json", "holds annotations of COCO:"),
+        (of_labelme, "", "holds annotations of labelme:"),
+        (of_zip, "export.zip", "If a tool exported it:"),
+        (of_via, "", "is a file of VGG Image Annotator, which is not read. Export its annotations in COCO"),
+        (of_nothing_known, "", "no image has a mask of its name (1 file in .)"),
+        (of_nothing_known, "notes.json", "is a file that is no dataset"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["check", "train"])
+def test_what_is_no_dataset_is_sent_to_convert_only_where_that_goes_on(
+    tmp_path, monkeypatch, capsys, make, place, expected, verb
+):
+    make(tmp_path / "my src")
+    more = ["frm-lite0-light", "--out", tmp_path / "run", "--data"] if verb == "train" else []
+    code, text = main(monkeypatch, capsys, verb, *more, tmp_path / "my src" / place)
+    assert code == 2
+    assert expected in text
+    commands = [command for command in commands_in(text) if command[0] == "convert"]
+    assert bool(commands) == ("holds annotations" in expected or "exported" in expected)
+    for command in commands:
+        arguments = [str(tmp_path / "out") if argument == "OUT" else argument for argument in command]
+        assert main(monkeypatch, capsys, *arguments)[0] == 0
+
+
+@pytest.mark.parametrize(("make", "code"), [(of_masks, 0), (of_nothing_known, None)])
+def test_what_is_no_annotation_is_sent_to_check_only_where_that_goes_on(tmp_path, monkeypatch, capsys, make, code):
+    make(tmp_path / "my src")
+    failed, text = main(monkeypatch, capsys, "convert", tmp_path / "my src", "--out", tmp_path / "out")
+    assert failed == 2
+    assert "holds no annotations that are known" in text
+    assert [main(monkeypatch, capsys, *command)[0] for command in commands_in(text)] == ([] if code is None else [code])

@@ -481,13 +481,13 @@ def test_a_suffix_of_the_masks_is_found(tmp_path: Path):
 def test_what_is_no_dataset_is_named(tmp_path: Path, monkeypatch):
     with pytest.raises(UnknownName, match="Did you mean 'camvid'"):
         check_data("camvidd")
-    with pytest.raises(DataNotFound, match=r"has no images \(files ending in .* check NAME --data-root"):
+    with pytest.raises(DataNotFound, match=r"has no images \(files ending in "):
         check_data(str(tmp_path))
     with pytest.raises(DataNotFound, match="--data-root"):
         check_data("camvid")
     (tmp_path / "yard.tar.gz").touch()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataNotFound, match=r"yard\.tar\.gz is a file that is no dataset\. .* Unpack an archive"):
+    with pytest.raises(DataNotFound, match=r"yard\.tar\.gz is a file that is no dataset\. Expected a folder"):
         check_data("yard.tar.gz")
 
 

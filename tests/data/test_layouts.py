@@ -928,10 +928,6 @@ def test_a_folder_without_pairs_says_what_was_seen(tmp_path: Path):
     (tmp_path / "b").rename(tmp_path / "PixelLabelData")
     with pytest.raises(DataNotFound, match=r"MATLAB exports\. .* copy each file of gTruth\.LabelData\."):
         raise run("check", tmp_path).exception
-    shutil.rmtree(tmp_path / "PixelLabelData")
-    (tmp_path / "a/photo_1.json").write_text("{}")
-    with pytest.raises(DataNotFound, match=r"featherseg convert .* --out OUT"):
-        raise run("check", tmp_path).exception
 
 
 def test_a_smoothed_dataset_loses_nothing_when_it_is_mended(tmp_path: Path):

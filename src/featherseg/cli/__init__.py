@@ -21,7 +21,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from featherseg._version import __version__
-from featherseg.core.errors import ConfigError, FeathersegError
+from featherseg.core.errors import ConfigError, FeathersegError, NoDataset
 from featherseg.core.machine import one_command
 from featherseg.core.wording import ESCAPES, visible
 
@@ -166,6 +166,10 @@ def _run() -> int:
     """Run the verb that the command line names; -> the exit code. Errors for users become one message on stderr."""
     try:
         build_app()(prog_name="featherseg")
+    except NoDataset as error:
+        from featherseg.converters import next_step  # here: other commands start faster without it
+
+        return _fail(f"{error}{next_step(error.place)}")
     except FeathersegError as error:
         return _fail(str(error))
     except OSError as error:

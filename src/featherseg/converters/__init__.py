@@ -3,6 +3,8 @@
 To add a format: its file with TITLE, `find` and `read`, its line here, and its test.
 """
 
+import shlex
+import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,11 +25,12 @@ from featherseg.converters import (
 from featherseg.converters.annotations import Annotations
 from featherseg.converters.dataset import Conversion, write_dataset
 from featherseg.converters.masks import MaskedImage, Masks, masks_of, open_masks
-from featherseg.converters.source import Source, open_source, read_json
+from featherseg.converters.source import ARCHIVES, Source, open_source, read_json
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
 from featherseg.core.files import new_folder
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData
+from featherseg.data.layouts import find_readings
 
 
 class AnnotationFormat(Protocol):
@@ -59,6 +62,9 @@ FORMATS: dict[str, AnnotationFormat] = {
 WRITERS = {"coco": coco.write, "yolo": yolo.write, "labelme": labelme.write, "cvat": cvat.write}
 """Name -> what writes masks in that format, as `--to` takes it."""
 
+
+OF_TOOLS = (".json", ".xml", ".yaml", ".yml")
+"""Endings of single files that annotation tools write."""
 
 UNREAD = {
     '"_via_img_metadata"': ("VGG Image Annotator", "its annotations in COCO format"),
@@ -173,9 +179,7 @@ def _write(masks: Masks, format: str, folder: Path, out: Path, copy: bool, progr
 
 def detect(source: Source) -> str:
     """The name of the format whose files are in the source. Raises DataError for two of them, DataNotFound for none."""
-    found = {name: files for name, module in FORMATS.items() if (files := module.find(source))}
-    if len(found) > 1:  # a folder of masks may be what another format names
-        found.pop("rgb-masks", None)
+    found = _formats_in(source)
     if len(found) == 1:
         return next(iter(found))
     if found:
@@ -186,10 +190,58 @@ def detect(source: Source) -> str:
     for path in source.ending(".json")[:1]:
         read_json(path)  # of a broken one it says so
     titles = ", ".join(module.TITLE for module in FORMATS.values())
-    masks = " Images with masks need no conversion: featherseg check FOLDER." if source.images else ""
     raise DataNotFound(
-        f"{source.name} holds no annotations that are known: expected those of {titles}.{masks}{source.passed_over}"
+        f"{source.name} holds no annotations that are known: expected those of {titles}.{_masks_hint(source)}"
+        f"{source.passed_over}"
     )
+
+
+def next_step(place: Path) -> str:
+    """How a dataset is made of a file or a folder that is none, with a blank before it; empty if it is not known.
+
+    The command that converts its annotations, or what its tool has to export instead.
+    """
+    if zipfile.is_zipfile(place):  # not unpacked for this
+        return f" If a tool exported it:\n    featherseg convert {shlex.quote(str(place))} --out OUT"
+    if not place.is_dir() and place.suffix.lower() not in (*ARCHIVES, *OF_TOOLS):
+        return ""
+    try:
+        with open_source(place, place) as source:
+            source.find_keys(_known_jsons(source))
+            found = [name for name in _formats_in(source) if name != "rgb-masks"]
+            if not found:
+                _refuse_unread(source)
+    except DataError as error:
+        return f" {error}"
+    if not found:
+        return ""
+    titles = " and ".join(FORMATS[name].TITLE for name in found)
+    return f" It holds annotations of {titles}:\n    featherseg convert {shlex.quote(str(place))} --out OUT"
+
+
+def _formats_in(source: Source) -> dict[str, list[Path]]:
+    """Format -> its files, of the formats that are in the source."""
+    found = {name: files for name, module in FORMATS.items() if (files := module.find(source))}
+    if len(found) > 1:  # a folder of masks may be what another format names
+        found.pop("rgb-masks", None)
+    return found
+
+
+def _known_jsons(source: Source) -> set[Path]:
+    """The JSON files whose ends tell their tool."""
+    with_jsons = (coco, coco_panoptic, labelme, label_studio, supervisely)
+    return {path for module in with_jsons for path in module.find(source)}
+
+
+def _masks_hint(source: Source) -> str:
+    """The verb that reads the source where its images have masks, with a blank before it; else empty."""
+    try:
+        find_readings(source.root)
+    except DataError:
+        return ""
+    unpacked = source.name == str(source.root)
+    command = f"featherseg check {shlex.quote(source.name) if unpacked else 'FOLDER'} --write"
+    return f" Its images have masks, which need no conversion{'' if unpacked else ': unpack it'}:\n    {command}"
 
 
 def _refuse_unread(source: Source) -> None:

@@ -5,6 +5,7 @@ FeathersegError
 ├── UnknownName       a model, dataset, class or target that is in no catalogue ("did you mean")
 ├── DataError         images or masks
 │   ├── DataNotFound  a folder or a file that should be there and is not
+│   │   └── NoDataset  a file or a folder that is no dataset
 │   ├── AmbiguousData a folder that can be read in two ways (the message has a command for each)
 │   └── TooLarge      an image of more pixels than are decoded
 ├── WeightsError      a checkpoint that does not fit the model
@@ -61,6 +62,14 @@ class DataError(FeathersegError):
 
 class DataNotFound(DataError):
     """A folder or file of a dataset is not where it should be."""
+
+
+class NoDataset(DataNotFound):
+    """A file or a folder, `place`, is no dataset. The command line adds how to convert annotations that it holds."""
+
+    def __init__(self, found: str, place: Path) -> None:
+        super().__init__(found)
+        self.place = place
 
 
 class AmbiguousData(DataError):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from featherseg.core.errors import DataNotFound, near_path, unknown
+from featherseg.core.errors import DataNotFound, NoDataset, near_path, unknown
 from featherseg.core.storage import is_remote
 from featherseg.core.types import ClassInfo, DataFacts, SegmentationData
 from featherseg.data.datasets import DATASETS
@@ -134,22 +134,14 @@ def category_ids(classes: Sequence[ClassInfo]) -> tuple[int, ...]:
     return tuple(range(len(classes)))
 
 
-_OF_TOOLS = (".json", ".xml", ".zip", ".yaml", ".yml")
-"""Endings of what annotation tools write."""
-
-
 def find_dataset(name: str) -> type[NamedData] | type[Shapes]:
     """The dataset with that name; raises UnknownName with the nearest one, DataNotFound for what looks like a path."""
     if name in DATASETS:
         return DATASETS[name]
     path = Path(name)
-    if path.suffix.lower() in _OF_TOOLS and os.path.isfile(path):
-        raise DataNotFound(
-            f"{name} is a file of annotations. Make a dataset of it: featherseg convert {name} --out OUT"
-        )
     expected = f"Expected a folder of images and masks, a dataset.toml, or one of the datasets {', '.join(DATASETS)}."
     if os.path.isfile(path):
-        raise DataNotFound(f"{name} is a file that is no dataset. {expected} Unpack an archive, and name its folder.")
+        raise NoDataset(f"{name} is a file that is no dataset. {expected}", path)
     if "/" in name and not os.path.exists(path):
         raise DataNotFound(f"{name} does not exist.{near_path(path)} {expected}")
     raise unknown("dataset", name, [*DATASETS, "path/to/dataset.toml"], here=True)

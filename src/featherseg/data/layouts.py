@@ -7,7 +7,6 @@ folder with a suffix, prefix or ending of their own) are paired by the names in 
 
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
@@ -16,9 +15,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from featherseg.core.errors import DataNotFound, FeathersegError
+from featherseg.core.errors import DataNotFound, FeathersegError, NoDataset
 from featherseg.core.wording import counted
-from featherseg.data.image_tree import FEW_VALUES, MOST_DEPTH, SAMPLES, Affix, ImageTree, NamedFiles, above
+from featherseg.data.image_tree import SAMPLES, Affix, ImageTree, NamedFiles, above
 from featherseg.data.images import IMAGE_SUFFIXES, image_channels, image_size
 from featherseg.data.pairs import files_by_stem
 
@@ -108,8 +107,8 @@ def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
     """
     tree = ImageTree(folder)
     if not tree.files:
-        raise DataNotFound(
-            f"{folder} has no images (files ending in {', '.join(IMAGE_SUFFIXES)}).{tree.passed_over} {_hint(folder)}"
+        raise NoDataset(
+            f"{folder} has no images (files ending in {', '.join(IMAGE_SUFFIXES)}).{tree.passed_over}", folder
         )
     found = _pairs_below(tree, ".")
     if masks is not None:
@@ -124,10 +123,11 @@ def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
             raise DataNotFound(f"{folder}: {OF_MATLAB}")
         shown = sorted(tree.files.items(), key=lambda item: -sum(map(len, item[1].values())))[:SAMPLES]
         seen = ", ".join(f"{counted(sum(map(len, kinds.values())), 'file')} in {name}" for name, kinds in shown)
-        raise DataNotFound(
+        raise NoDataset(
             f"{folder}: no image has a mask of its name ({seen}). Expected a folder of images and one of masks with "
             f"the same names, up to a suffix or a prefix, as in images/01.jpg and masks/01_mask.png."
-            f"{tree.unread}{tree.passed_over} {_hint(folder)}"
+            f"{tree.unread}{tree.passed_over} See docs/data/folder.md.",
+            folder,
         )
     kinds: dict[tuple[str, Affix, Affix], dict[str, FolderPair]] = {}
     for pair in found:
@@ -317,16 +317,3 @@ def _says_mask(name: str) -> bool:
 def _words(name: str) -> list[str]:
     """In lower case: "Training_Images2" -> training, images."""
     return re.findall("[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
-
-
-def _hint(folder: Path) -> str:
-    """What the folder may be instead, by the files in it."""
-    kinds: Counter[str] = Counter()
-    for _, _, names in os.walk(folder):
-        kinds.update(os.path.splitext(name)[1].lower() for name in names)
-        if sum(kinds.values()) > MOST_DEPTH * FEW_VALUES:
-            break
-    found = [ending for ending in (".json", ".xml", ".txt", ".zip") if kinds[ending]]
-    if found:
-        return f"For the files of an annotation tool ({', '.join(found)}): featherseg convert {folder} --out OUT"
-    return f"See docs/data/folder.md. To check a dataset by its name: featherseg check NAME --data-root {folder}"

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from featherseg.core.config import parse, parse_toml, toml_string
-from featherseg.core.errors import AmbiguousData, ConfigError, DataError, DataNotFound, FeathersegError, did_you_mean
+from featherseg.core.errors import (
+    AmbiguousData,
+    ConfigError,
+    DataError,
+    DataNotFound,
+    FeathersegError,
+    NoDataset,
+    did_you_mean,
+)
 from featherseg.core.files import mentions
 from featherseg.core.types import Progress
 from featherseg.core.wording import counted
@@ -413,6 +421,8 @@ def _proposed(folder: Path, changed: int) -> Proposal:
         proposal = propose(folder)
     except AmbiguousData:
         raise
+    except NoDataset as error:
+        raise NoDataset(f"{folder} has no dataset.toml, and none can be proposed. {error}", folder) from None
     except DataError as error:
         raise DataNotFound(f"{folder} has no dataset.toml, and `{write}` finds nothing to write: {error}") from None
     if proposal.others or proposal.lists:
