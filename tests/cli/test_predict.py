@@ -13,6 +13,7 @@ from featherseg.cli.predict import predict
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, UnknownName
 from featherseg.core.files import unique_names
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
+from featherseg.inference.folder import Output
 from featherseg.runs import open_run, save_weights, write_info
 
 run = command(predict)
@@ -34,7 +35,7 @@ def test_a_folder_gives_three_files_an_image_and_names_stay_apart(lawn_run, phot
     result = run(lawn_run, photos, "-o", out)
     assert result.exit_code == 0
     kinds = ("color", "mask", "overlay")
-    assert sorted(file.name for file in out.iterdir()) == sorted(
+    assert sorted(file.name for file in out.glob("*.png")) == sorted(
         f"{n}_{k}.png" for n in ("a", "a-2", "b") for k in kinds
     )
     assert "3 images" in result.stdout
@@ -49,14 +50,14 @@ def test_a_folder_that_is_called_like_an_image_holds_the_files_of_all(lawn_run, 
     out = tmp_path / "out.png"
     out.mkdir()
     assert run(lawn_run, photos, "-o", out).exit_code == 0
-    assert len(os.listdir(out)) == 9
+    assert len(list(out.glob("*.png"))) == 9
 
 
 def test_masks_alone_are_those_of_the_other_runs(lawn_run, photos, tmp_path):
     assert run(lawn_run, photos, "-o", tmp_path / "all").exit_code == 0
     result = run(lawn_run, photos, "-o", tmp_path / "masks", "--masks")
     assert "3 images: NAME_mask.png in" in result.stdout
-    written = {file.name: file.read_bytes() for file in (tmp_path / "masks").iterdir()}
+    written = {file.name: file.read_bytes() for file in (tmp_path / "masks").glob("*.png")}
     assert written == {file.name: file.read_bytes() for file in (tmp_path / "all").glob("*_mask.png")}
 
 
@@ -65,7 +66,7 @@ def test_a_disk_that_refuses_ends_the_run_with_its_message(lawn_run, photos, tmp
     result = run(lawn_run, photos, "-o", tmp_path / "out")
     assert isinstance(result.exception, FeathersegError)
     assert "No space left" in str(result.exception)
-    assert not os.listdir(tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == ["predictions.jsonl"]
 
 
 def test_a_single_image_prints_its_shares(lawn_run, photos, tmp_path):
@@ -87,7 +88,7 @@ def test_a_bad_image_in_a_folder_is_named_and_the_others_go_on(lawn_run, photos,
     assert result.exit_code == 1
     assert "a.jpg cannot be read" in result.stdout
     assert (tmp_path / "out" / "b_mask.png").exists()
-    assert len(list((tmp_path / "out").iterdir())) == 6
+    assert len(list((tmp_path / "out").glob("*.png"))) == 6
 
 
 def test_a_single_bad_image_is_an_error_and_the_only_one_of_a_folder_is_left_out(lawn_run, photos, tmp_path):
@@ -110,6 +111,44 @@ def test_files_that_are_there_are_not_replaced_unasked(lawn_run, photos, tmp_pat
     assert "b_color.png exists" in str(result.exception)
     assert [file.name for file in out.iterdir()] == ["b_color.png"]
     assert run(lawn_run, photos, "-o", out, "--overwrite").exit_code == 0
+
+
+def test_the_same_command_goes_on_and_one_with_other_options_is_refused(lawn_run, photos, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    (photos / "c.png").write_bytes((photos / "a.png").read_bytes()[:500])
+    assert run(lawn_run, photos, "-o", out).exit_code == 1
+    before = {file.name: file.stat().st_mtime_ns for file in out.glob("*.png")}
+    Image.fromarray(np.zeros((64, 70, 3), np.uint8)).save(photos / "c.png")
+    monkeypatch.chdir(tmp_path)  # the same images by another path
+    result = run(lawn_run, "photos", "-o", "out")
+    assert "3 of 4 images are in out already: going on with the others\nc: 64x70" in result.stdout
+    assert "4 images: NAME_mask.png" in result.stdout
+    again = run(lawn_run, photos, "-o", out)
+    assert (again.exit_code, again.stdout) == (0, f"nothing left to do: 4 images predicted in {out}\n")
+    assert {name: (out / name).stat().st_mtime_ns for name in before} == before
+    for options, told in (
+        (["--tta", "flip"], "inference.flip was false, now true"),
+        (["--masks"], "masks was false, now true"),
+        (["--batch", 2, "--max-side", 64], "batch was 1, now 2; max_side was null, now 64"),
+    ):
+        error = run(lawn_run, photos, "-o", out, *options).exception
+        assert isinstance(error, ConfigError)
+        assert f"out holds predictions with other settings: {told}. Give the earlier options" in str(error)
+    assert run(lawn_run, photos, "-o", out, "--tta", "flip", "--overwrite").exit_code == 0
+    assert "nothing left" in run(lawn_run, photos, "-o", out, "--tta", "flip").stdout
+
+
+def test_ctrl_c_says_how_to_go_on(lawn_run, photos, tmp_path, monkeypatch):
+    save = Output.save
+
+    def stop(output, *given, **more):
+        save(output, *given, **more)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Output, "save", stop)
+    assert "the same command does the rest" in run(lawn_run, photos, "-o", tmp_path / "out").stdout
+    monkeypatch.setattr(Output, "save", save)
+    assert "1 of 3 images are in" in run(lawn_run, photos, "-o", tmp_path / "out").stdout
 
 
 def test_an_image_is_never_replaced_by_its_own_result(lawn_run, photos, tmp_path):
@@ -179,14 +218,14 @@ def test_a_submission_holds_one_mask_an_image_and_nothing_else(street_run, tmp_p
     assert result.exit_code == 0
     assert "2 images: NAME.png in" in result.stdout
     names = ["berlin_000000_000019_leftImg8bit", "bielefeld_000000_000019_leftImg8bit"]
-    assert sorted(file.name for file in out.iterdir()) == [f"{name}.png" for name in names]
+    assert sorted(file.name for file in out.iterdir()) == [*(f"{name}.png" for name in names), "predictions.jsonl"]
     for name in names:
         with Image.open(out / f"{name}.png") as mask, Image.open(plain / f"{name}_mask.png") as indices:
             assert (mask.mode, mask.size) == ("L", (96, 64))
             np.testing.assert_array_equal(np.array(mask), np.array(values)[np.array(indices)])
     again = run(street_run, *cities, "-o", out, "--submission", benchmark)
-    assert isinstance(again.exception, ConfigError)
-    assert "berlin_000000_000019_leftImg8bit.png exists, 2 files" in str(again.exception)
+    assert (again.exit_code, again.stdout) == (0, f"nothing left to do: 2 images predicted in {out}\n")
+    assert run(street_run, *cities, "-o", out, "--submission", benchmark, "--overwrite").exit_code == 0
 
 
 def test_a_submission_of_other_classes_or_to_nobody_or_of_two_of_a_name_is_refused(lawn_run, street_run, photos):

@@ -1,5 +1,6 @@
 """`predict s3://... -o s3://...`: the same bytes as on the disk, each object whole, the mask after its other files."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def predict(*words):
 
 
 def written(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.glob("*.png")}
 
 
 def test_the_objects_are_the_files_that_a_folder_gets(lawn_run, photos, bucket, tmp_path):
@@ -44,6 +45,8 @@ def test_the_objects_are_the_files_that_a_folder_gets(lawn_run, photos, bucket, 
     result = predict(lawn_run, "s3://b/in", "-o", "s3://b/out/deep")
     assert result.exit_code == 0, (result.output, result.exception)
     found = {key.removeprefix("b/out/deep/"): content for key, content in bucket.objects.items() if "/out/" in key}
+    record = found.pop("predictions.jsonl").splitlines()
+    assert [json.loads(line)["image"] for line in record[1:]] == [f"s3://b/in/{n}.png" for n in range(3)]
     assert found == written(tmp_path / "out")
     assert "in s3://b/out/deep" in result.output
     assert bucket.asked["read"] == 3  # each image once
@@ -56,18 +59,33 @@ def test_a_bucket_and_the_disk_go_together(lawn_run, photos, bucket, tmp_path):
     assert predict(lawn_run, "s3://b/in/1.png", "-o", tmp_path / "out2", "--masks").exit_code == 0
     assert written(tmp_path / "out2") == {"1_mask.png": written(tmp_path / "out")["1_mask.png"]}
     assert predict(lawn_run, photos, "-o", "s3://c", "--masks").exit_code == 0
-    assert {key.removeprefix("c/") for key in bucket.objects if key.startswith("c/")} == set(written(tmp_path / "out"))
+    assert {key.removeprefix("c/") for key in bucket.objects if key.startswith("c/")} == {
+        *written(tmp_path / "out"),
+        "predictions.jsonl",
+    }
 
 
 def test_what_is_there_is_replaced_only_where_that_is_asked(lawn_run, photos, bucket):
-    assert predict(lawn_run, "s3://b/in", "-o", "s3://b/out", "--masks").exit_code == 0
     bucket.objects["b/out/1_mask.png"] = b"mine"
     refused = predict(lawn_run, "s3://b/in", "-o", "s3://b/out", "--masks").exception
     assert isinstance(refused, ConfigError)
-    assert "s3://b/out/0_mask.png exists, 3 files" in str(refused)
+    assert "s3://b/out/1_mask.png exists, 1 file in all" in str(refused)
     assert bucket.objects["b/out/1_mask.png"] == b"mine"
     assert predict(lawn_run, "s3://b/in", "-o", "s3://b/out", "--masks", "--overwrite").exit_code == 0
     assert bucket.objects["b/out/1_mask.png"] != b"mine"
+
+
+def test_a_stopped_command_goes_on_in_a_bucket(lawn_run, photos, bucket):
+    assert predict(lawn_run, "s3://b/in", "-o", "s3://b/out").exit_code == 0
+    whole = dict(bucket.objects)
+    bucket.objects["b/out/predictions.jsonl"] = b"".join(whole["b/out/predictions.jsonl"].splitlines(True)[:2])
+    del bucket.objects["b/out/2_mask.png"]  # the record is behind: 1 is whole, 2 is begun
+    reads = bucket.asked["read"]
+    result = predict(lawn_run, "s3://b/in", "-o", "s3://b/out")
+    assert "1 of 3 images are in s3://b/out already" in result.output
+    assert bucket.objects == whole
+    assert bucket.asked["read"] - reads == 1 + 2 + 3 + 2  # the record, two images, their files that are there
+    assert "nothing left to do: 3 images" in predict(lawn_run, "s3://b/in", "-o", "s3://b/out").output
 
 
 def test_an_image_that_cannot_be_fetched_is_named_and_the_others_are_written(lawn_run, photos, bucket):
@@ -75,7 +93,8 @@ def test_an_image_that_cannot_be_fetched_is_named_and_the_others_are_written(law
     result = predict(lawn_run, "s3://b/in", "-o", "s3://b/out", "--masks")
     assert result.exit_code == 1
     assert "s3://b/in/1.png" in result.output
-    assert {key for key in bucket.objects if "/out/" in key} == {"b/out/0_mask.png", "b/out/2_mask.png"}
+    names = {"0_mask.png", "2_mask.png", "predictions.jsonl"}
+    assert {key for key in bucket.objects if "/out/" in key} == {f"b/out/{name}" for name in names}
 
 
 def test_a_result_that_cannot_be_put_ends_the_command(lawn_run, photos, bucket):

@@ -50,7 +50,7 @@ def test_videos_and_images_go_into_one_folder(lawn_run, clip, tmp_path):
     assert left in result.stdout
     assert left in run(lawn_run, photos, "-o", photos / "out", "--overwrite").stdout  # results are no images to name
     names = ["a_color.png", "a_mask.png", "a_overlay.png", "clip-2_overlay.mp4", "clip_overlay.mp4"]
-    assert sorted(file.name for file in (photos / "out").iterdir()) == names
+    assert sorted(file.name for file in (photos / "out").iterdir()) == sorted([*names, "predictions.jsonl"])
 
 
 def test_a_video_is_written_though_the_one_image_beside_it_cannot_be_read(lawn_run, clip, tmp_path):
@@ -146,7 +146,7 @@ def test_a_folder_that_is_called_camera_is_a_folder(lawn_run, tmp_path, monkeypa
     (tmp_path / "camera").mkdir()
     Image.new("RGB", (70, 64), (9, 90, 9)).save(tmp_path / "camera" / "a.png")
     assert run(lawn_run, "./camera", "-o", "out", "--masks").exit_code == 0
-    assert os.listdir("out") == ["a_mask.png"]
+    assert sorted(os.listdir("out")) == ["a_mask.png", "predictions.jsonl"]
     assert [camera_name(text) for text in ("camera", "camera:0")] == [None, "0"]
 
 

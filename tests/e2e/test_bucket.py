@@ -109,10 +109,11 @@ WORKER = f"""
 import sys
 sys.path.append({str(Path(__file__).parents[1])!r})
 from without_cluster import in_this_process
-from featherseg.inference.cluster import Job, model_digest, predict_folder
+from featherseg.inference.cluster import Job, predict_folder
+from featherseg.inference.runtimes.digest import model_digest
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
-digest = model_digest(open_runtime({STARTER!r}, "cpu"), {STARTER!r})
+digest = model_digest(open_runtime({STARTER!r}, "cpu"))
 job = Job({STARTER!r}, "s3://yard/in", "s3://yard/out", "cpu", InferenceSettings(), 4.0, None, digest)
 print(predict_folder(job, in_this_process, 2, lambda *counts: None))
 """

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from without_cluster import in_this_process
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError
 from featherseg.inference import cluster
-from featherseg.inference.cluster import Job, Manifest, Worker, model_digest, predict_folder
+from featherseg.inference.cluster import Job, Manifest, Worker, predict_folder
 from featherseg.inference.drawing import png_bytes
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import open_runtime
+from featherseg.inference.runtimes.digest import model_digest
 from featherseg.inference.settings import InferenceSettings
 from featherseg.runs import STARTER
 
@@ -51,7 +53,7 @@ def expected(photos, predictor):
 
 @pytest.fixture
 def job(photos, tmp_path, predictor):
-    digest = model_digest(predictor.runtime, STARTER)
+    digest = model_digest(predictor.runtime)
     return Job(STARTER, str(photos), str(tmp_path / "out"), "cpu", InferenceSettings(), 4.0, None, digest)
 
 
@@ -218,35 +220,28 @@ def test_the_same_through_a_bucket_each_object_by_one_put(job, photos, expected,
 
 
 def test_the_model_of_an_exported_file_is_known_by_its_bytes(tmp_path):
-    class Runtime:
-        model = None
-
     (tmp_path / "m.onnx").write_bytes(b"graph")
-    assert model_digest(Runtime(), str(tmp_path / "m.onnx")) == hashlib.sha256(b"graph").hexdigest()
+    assert model_digest(SimpleNamespace(path=tmp_path / "m.onnx")) == hashlib.sha256(b"graph").hexdigest()
     for name, content in (("m.ncnn.param", b"layers"), ("m.ncnn.bin", b"weights")):
         (tmp_path / name).write_bytes(content)
     of_both = hashlib.sha256(b"layersweights").hexdigest()
-    assert model_digest(Runtime(), str(tmp_path / "m.ncnn.param")) == of_both
+    assert model_digest(SimpleNamespace(path=tmp_path / "m.ncnn.param")) == of_both
 
 
 def test_a_bin_of_another_format_is_no_part_of_the_model(tmp_path):
     """OpenVINO's model.bin lies beside model.onnx where both were exported."""
-
-    class Runtime:
-        model = None
-
     files = [tmp_path / f"m.{ending}" for ending in ("onnx", "pt2", "tflite", "xml")]
     for file in files:
         file.write_bytes(b"graph")
-    before = [model_digest(Runtime(), str(file)) for file in files]
+    before = [model_digest(SimpleNamespace(path=file)) for file in files]
     (tmp_path / "m.bin").write_bytes(b"weights")
-    assert [model_digest(Runtime(), str(file)) for file in files[:3]] == before[:3]
-    assert model_digest(Runtime(), str(files[3])) == hashlib.sha256(b"graphweights").hexdigest()
+    assert [model_digest(SimpleNamespace(path=file)) for file in files[:3]] == before[:3]
+    assert model_digest(SimpleNamespace(path=files[3])) == hashlib.sha256(b"graphweights").hexdigest()
 
 
 def test_the_model_of_a_run_is_known_by_its_weights(predictor):
-    digest = model_digest(predictor.runtime, "a run")
-    assert digest == model_digest(open_runtime(STARTER, "cpu"), "the same run elsewhere")
+    digest = model_digest(predictor.runtime)
+    assert digest == model_digest(open_runtime(STARTER, "cpu"))
     other = open_runtime(STARTER, "cpu")
     next(other.model.parameters()).data[..., 0] += 1
-    assert model_digest(other, "a run") != digest
+    assert model_digest(other) != digest

@@ -16,7 +16,7 @@ from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.core.types import ClassInfo
 from featherseg.data.panoptic.files import read_panoptic_json
 from featherseg.inference import folder
-from featherseg.inference.folder import OutputSettings, open_output, write_predictions
+from featherseg.inference.folder import OutputSettings, ReadImage, open_output, version_of, write_predictions
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 
@@ -59,6 +59,8 @@ def test_images_of_earlier_commands_stay_listed_while_their_png_is_there(runtime
     after = json.loads((out / "panoptic.json").read_text())
     assert listed(out / "panoptic.json") == {"1.png": 1, "z.png": "z"}
     assert (after["images"][:1], after["annotations"][:1]) == (before["images"], before["annotations"])
+    assert predict(runtime, photos / "z.png", out).resumed == 1
+    (out / "predictions.jsonl").unlink()
     with pytest.raises(ConfigError, match=r"z_mask\.png exists, 2 files"):
         predict(runtime, photos / "z.png", out)
     predict(runtime, photos / "z.png", out, AGAIN)
@@ -112,7 +114,7 @@ def test_what_a_stopped_command_wrote_is_listed(runtime, photos, tmp_path):
         raise KeyboardInterrupt
 
     with open_output(out, files, OutputSettings()) as output:
-        output.check(runtime)
+        output.check(Predictor(runtime))
         with pytest.raises(KeyboardInterrupt):
             write_predictions(Predictor(runtime), output, stop)
     assert listed(out / "panoptic.json") == {"1.png": 1}
@@ -127,7 +129,7 @@ def test_the_list_is_written_from_time_to_time_so_that_a_kill_loses_little(runti
     monkeypatch.setattr(folder, "time", SimpleNamespace(monotonic=lambda: now))
     result = Predictor(runtime)(photos / "z.png")
     with open_output(out, [photos / "z.png"], ONCE) as output:
-        output.check(runtime)
+        output.check(Predictor(runtime))
         write = output.panoptic.writer.finish
 
         def slowly():
@@ -138,7 +140,7 @@ def test_the_list_is_written_from_time_to_time_so_that_a_kill_loses_little(runti
         def list_at(second, name):
             nonlocal now
             now = second
-            output.save(result, name, photos / "z.png")
+            output.save(result, ReadImage(name, photos / "z.png", version_of(photos / "z.png")))
             return list(listed(out / "panoptic.json")) if (out / "panoptic.json").exists() else []
 
         assert list_at(29.0, "a") == []

@@ -87,7 +87,8 @@ def predict(
 
     A panoptic model also writes its objects in the official format: panoptic/NAME.png and panoptic.json.
     With --submission cityscapes the masks hold that benchmark's label ids, with --submission bdd100k its train ids.
-    A video becomes NAME_overlay.mp4, or the file named by -o; after an interruption the same command continues.
+    A video becomes NAME_overlay.mp4, or the file named by -o. After an interruption the same command continues; images
+    that are listed in the folder's predictions.jsonl and have not changed since are not predicted again.
     A camera is recorded until Ctrl-C. Exit code 1 if an image or frames of a video could not be read, or the model does
     not take an image's size; the others are still written. In a bucket every file appears whole or not at all, an
     image's mask after its other files.
@@ -141,9 +142,9 @@ def predict(
     with open_output(output, files, OutputSettings(masks, submission, overwrite)) as out:
         moving.check(masks, overwrite)
         runtime = open_runtime(run, device, threads)
-        out.check(runtime)
         inference = with_own_resize(inference, resize, runtime)
         predictor = Predictor(runtime, batch=batch, inference=inference, memory_gb=memory_gb, max_side=max_side)
+        out.check(predictor)
         console = Console(highlight=False, soft_wrap=True)
         if runtime.how_far:
             console.print(f"NOTE: {runtime.how_far}.", markup=False)
@@ -170,10 +171,15 @@ def _predict_images(predictor: Predictor, out: Output, console: Console, *, alon
     from featherseg.inference.folder import write_predictions
 
     files = dict(zip(out.names, short_names([Path(str(file)) for file in out.files]), strict=True))
-    done, failed, hinted = 0, 0, False
+    done, failed, hinted, place = len(out.resumed), 0, False, escape(one_line(out.place))
+    if out.resumed and not out.waiting:
+        console.print(f"nothing left to do: {counted(done, 'image')} predicted in {place}")
+        return 0
+    if out.resumed:
+        console.print(f"{done} of {len(out.files)} images are in {place} already: going on with the others")
     silent = len(out.files) == 1 or not console.is_terminal
     with Progress(console=console, transient=True, disable=silent) as bar:
-        task = bar.add_task("predicting", total=len(out.files))
+        task = bar.add_task("predicting", total=len(out.files), completed=done)
 
         def told(name: str, found: Prediction | FeathersegError) -> None:
             nonlocal done, failed, hinted
@@ -190,8 +196,12 @@ def _predict_images(predictor: Predictor, out: Output, console: Console, *, alon
                 _print_shares(console, found)
             bar.update(task, completed=done + failed)
 
-        write_predictions(predictor, out, told, alone=alone)
-    console.print(f"{done} image{'s' * (done != 1)}: {out.kinds} in {escape(one_line(out.place))}")
+        try:
+            write_predictions(predictor, out, told, alone=alone)
+        except KeyboardInterrupt:
+            console.print(f"stopped with {done} of {len(out.files)} images done: the same command does the rest")
+            raise
+    console.print(f"{counted(done, 'image')}: {out.kinds} in {place}")
     if failed:
         console.print(f"[red]{failed} of {len(out.files)} left out (named above)[/]")
     return failed

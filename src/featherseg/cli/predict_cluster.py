@@ -39,9 +39,10 @@ def predict_over_cluster(
     from featherseg.cli.terminal import Console
     from featherseg.core.cluster import ray_cluster
     from featherseg.core.machine import usable_cores
-    from featherseg.inference.cluster import Job, model_digest, over_ray, predict_folder
+    from featherseg.inference.cluster import Job, over_ray, predict_folder
     from featherseg.inference.predictor import Predictor
     from featherseg.inference.runtimes import open_runtime
+    from featherseg.inference.runtimes.digest import model_digest
 
     workers = workers or usable_cores()
     folder, out = find_folder(paths, output)
@@ -54,7 +55,7 @@ def predict_over_cluster(
     place = str(Path(run).resolve()) if os.path.exists(run) else run
     settings = with_own_resize(inference, resize, runtime)
     Predictor(runtime, memory_gb=memory_gb, max_side=max_side)  # refuses what every worker would refuse
-    digest = model_digest(runtime, run)
+    digest = model_digest(runtime)
     console = Console(highlight=False, soft_wrap=True)
     if runtime.how_far:
         console.print(f"NOTE: {runtime.how_far}.", markup=False)

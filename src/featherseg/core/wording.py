@@ -4,7 +4,7 @@ import codecs
 import json
 import math
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath, PureWindowsPath
 from typing import Any
 
@@ -82,6 +82,21 @@ codecs.register_error(ESCAPES, _escape_lacking)
 
 SELECTED, TRAINED_ON = "selected on these images", "trained on these images"
 """What is said of a score on images by which weights or a model were chosen: unseen ones give less."""
+
+
+def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """`batch was 1, now 2; inference.flip was true, now false`; "" where both are the same as JSON."""
+    before, after = (_flat(json.loads(json.dumps(settings))) for settings in (then, now))  # tuples as lists
+    changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return "; ".join(f"{key} was {json.dumps(before.get(key))}, now {json.dumps(after.get(key))}" for key in changed)
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """{"inference": {"flip": true}} -> {"inference.flip": true}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def marks(*, selected: object, trained_on: object) -> str:

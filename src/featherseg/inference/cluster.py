@@ -19,13 +19,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from featherseg.core.allocator import return_freed_memory
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError
 from featherseg.core.files import (
     check_folder,
-    content_digest,
     load_json,
     name_too_long,
     write_atomic,
@@ -33,18 +31,28 @@ from featherseg.core.files import (
     write_json,
 )
 from featherseg.core.storage import StoredFile, is_remote, joined, read_lines, stream_files, write_file, write_whole
-from featherseg.core.wording import one_line
+from featherseg.core.wording import changed_settings, one_line
 from featherseg.data.images import EncodedImage, image_size, is_image, read_image
 from featherseg.inference.drawing import index_image, png_bytes
 from featherseg.inference.inputs import read_ahead
-from featherseg.inference.manifest import DONE, FAILED, MASK, STOPPED, Image, Listed, Manifest, Record, read_known
+from featherseg.inference.manifest import (
+    DONE,
+    FAILED,
+    MANIFEST,
+    MASK,
+    STOPPED,
+    Image,
+    Listed,
+    Manifest,
+    Record,
+    read_known,
+)
 from featherseg.inference.predictor import Predictor
-from featherseg.inference.runtimes import Runtime, open_runtime
-from featherseg.inference.runtimes.file_check import model_files
-from featherseg.inference.runtimes.pytorch import weight_bytes
+from featherseg.inference.runtimes import open_runtime
+from featherseg.inference.runtimes.digest import model_digest
 from featherseg.inference.settings import InferenceSettings
 
-MANIFEST, SETTINGS = "predictions.jsonl", "settings.json"
+SETTINGS = "settings.json"
 
 MOST_TASKS, SMALL_TASK = 20_000, 16
 """Ray's driver keeps some kilobytes of every task, so that their number is bounded; of few images a task has 16."""
@@ -156,11 +164,9 @@ class Place:
                 f"{self.file(name + MASK)} exists, and no {SETTINGS} says what it was predicted with. Choose another "
                 "folder with -o."
             )
-        wanted = job.settings()
-        if other := [key for key, value in wanted.items() if found is not None and found.get(key) != value]:
-            then = ", ".join(f"{key} {found.get(key)!r}, now {wanted[key]!r}" for key in other) if found else ""
+        if found is not None and (other := changed_settings(found, job.settings())):
             raise ConfigError(
-                f"{self.folder} holds masks that were predicted otherwise ({then}). Choose another folder with -o, or "
+                f"{self.folder} holds masks that were predicted otherwise: {other}. Choose another folder with -o, or "
                 "give the same command as then."
             )
 
@@ -220,7 +226,7 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self.job, self.place = job, Place(job.output)
         runtime = open_runtime(job.run, job.device)
-        if model_digest(runtime, job.run) != job.model:
+        if model_digest(runtime) != job.model:
             raise ConfigError(
                 f"{job.run} is not the same on {socket.gethostname()} as where the command was given. Give every "
                 "machine the same files."
@@ -293,17 +299,6 @@ class Worker:
         content = png_bytes(index_image(mask, self.predictor.classes))
         self.place.write(image.name, content)
         return Record(image.id, DONE, sha256=hashlib.sha256(content).hexdigest())
-
-
-def model_digest(runtime: Runtime, run: str) -> str:
-    """The sha256 of a model's weights, or of an exported file with its weights."""
-    model = getattr(runtime, "model", None)
-    if not isinstance(model, nn.Module):
-        return content_digest(*model_files(Path(run)))
-    weights = hashlib.sha256()
-    for content in weight_bytes(model):
-        weights.update(content)
-    return weights.hexdigest()
 
 
 class _RayWorker:

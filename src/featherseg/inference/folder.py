@@ -5,17 +5,15 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
-
-import numpy as np
+from typing import Any, NamedTuple, Self
 
 from featherseg.core.allocator import return_freed_memory
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, unknown
@@ -23,14 +21,22 @@ from featherseg.core.files import check_folder, name_too_long, unique_names
 from featherseg.core.notebook import html_table
 from featherseg.core.storage import StoredFile, address, is_remote, joined, list_files, write_whole
 from featherseg.core.types import Progress
-from featherseg.core.wording import counted
+from featherseg.core.wording import changed_settings, counted
 from featherseg.data.images import EncodedImage, find_images, image_size, read_image, refuse_image_name
-from featherseg.inference.inputs import read_ahead
-from featherseg.inference.predictor import Prediction, Predictor, output_files
-from featherseg.inference.runtimes import Runtime
+from featherseg.inference.folder_record import (
+    FolderRecord,
+    ImageFile,
+    Settings,
+    Version,
+    image_place,
+    settings_of,
+    version_of,
+)
+from featherseg.inference.inputs import InputImage, read_ahead
+from featherseg.inference.manifest import MANIFEST
+from featherseg.inference.predictor import KINDS, Prediction, Predictor
+from featherseg.inference.submissions import FOLDER as PANOPTIC
 from featherseg.inference.submissions import SUBMISSIONS, PanopticOutput
-
-ImageFile = Path | StoredFile
 
 Told = Callable[[str, Prediction | FeathersegError], object]
 """Called of every image with its name, and what was predicted for it or why it could not be read."""
@@ -66,13 +72,25 @@ class OutputSettings:
 DEFAULTS = OutputSettings()
 
 
+class ReadImage(NamedTuple):
+    """An image that was read: NAME of its results, its file, and which version of it that was."""
+
+    name: str
+    file: ImageFile
+    version: Version
+
+
 @dataclass(frozen=True)
 class PredictedFolder:
-    """Where predictions were written; names: NAME of every image that has them; left_out: why others have none."""
+    """Where predictions were written; names: NAME of every image that has them; left_out: why others have none.
+
+    resumed: how many of these an earlier command had written.
+    """
 
     folder: str
     names: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    resumed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -86,6 +104,7 @@ class PredictedFolder:
 class Output:
     """The folder to write into, and what becomes of each of `files` there, under its name in `names`.
 
+    After `check`, `waiting` are the images to predict, and `resumed` are the names of those that are predicted.
     Of a folder in a `bucket`, `folder` holds the files until they are put there. Raises UnknownName for a benchmark,
     ConfigError where two images would be one file of a submission.
     """
@@ -103,6 +122,13 @@ class Output:
                 f"two images have the same name, but {benchmark} takes one mask per image, named like it."
             )
         self.panoptic: PanopticOutput | None = None
+        self.record = FolderRecord(folder / MANIFEST)
+        self.waiting: list[tuple[str, ImageFile]] = []
+        self.resumed: set[str] = set()
+        self._predicted_as: Settings = {}
+        self._unrecorded: dict[str, list[str]] = {}  # name -> its files that are there, perhaps of a killed command
+        self._stored: dict[str, StoredFile] = {}  # by address
+        self._together: list[ReadImage] = []
         self._list_at = time.monotonic() + LISTED_EVERY
 
     @property
@@ -118,54 +144,82 @@ class Output:
         objects = ", panoptic/NAME.png and panoptic.json" if self.panoptic else ""
         return ("NAME_mask.png" if self.settings.masks else "NAME_mask.png, NAME_color.png, NAME_overlay.png") + objects
 
-    def check(self, runtime: Runtime) -> None:
-        """Raises ConfigError where files of this model's predictions would replace others, or an image itself.
+    def check(self, predictor: Predictor) -> None:
+        """Sort out the images that wait. Raises ConfigError where other files, or an image itself, would be replaced.
 
-        DataError where panoptic.json, which goes on listing earlier images, cannot be read or has other classes.
+        So it does where images were predicted with other settings. DataError where panoptic.json, which goes on listing
+        earlier images, cannot be read or has other classes.
         """
-        if runtime.panoptic and self.files and not self.submission:
-            self.panoptic = PanopticOutput(self.folder, runtime.classes)
-        written, there = self.all_files(self.names), dict[str, StoredFile]()
+        if predictor.runtime.panoptic and self.files and not self.submission:
+            self.panoptic = PanopticOutput(self.folder, predictor.runtime.classes)
+        there = self._list()
         if self.bucket is None:
-            images = {os.path.realpath(file) for file in self.files if isinstance(file, Path)}
-            if own := [file for file in written if os.path.realpath(file) in images]:
-                raise ConfigError(f"{own[0]} is one of the images itself. Choose another folder with -o.")
-            taken = [str(file) for file in written if os.path.exists(file)]
-        else:
-            with suppress(DataNotFound):
-                there = {file.address: file for file in list_files(self.bucket, deep=self.panoptic is not None)}
-            taken = [place for place in map(self._address, written) if place in there]
-        if taken and not self.settings.overwrite:
-            raise ConfigError(
-                f"{taken[0]} exists, {len(taken)} files in all. Use --overwrite, or another folder with -o."
-            )
+            real_folder = cache(os.path.realpath)  # asked once a folder, not once an image
+            images = {
+                os.path.realpath(file) if file.is_symlink() else os.path.join(real_folder(file.parent), file.name)
+                for file in self.files
+                if isinstance(file, Path)
+            }
+            folder = os.path.realpath(self.folder)
+            for own in (written for name in self.names for written in self.file_names(name)):
+                if os.path.join(folder, own.replace("/", os.sep)) in images:
+                    raise ConfigError(f"{self._shown(own)} is one of the images itself. Choose another folder with -o.")
         if self.panoptic:
-            listed = self.panoptic.writer.path
-            if stored := there.get(self._address(listed)):
-                listed.write_bytes(stored.read())
+            listed = self._fetch(self.panoptic.writer.path)
             if listed.exists():
-                exists = (lambda file: self._address(file) in there) if self.bucket else Path.is_file
-                self.panoptic.keep(self.names, exists, self._address(listed) if self.bucket else str(listed))
+                exists = (lambda file: self._relative(file) in there) if self.bucket else Path.is_file
+                self.panoptic.keep(self.names, exists, self._shown(self._relative(listed)))
+        self._predicted_as = settings_of(predictor, masks=self.settings.masks, submission=self.settings.submission)
+        self._fetch(self.record.path)
+        predicted, in_the_way = self.record.read(set(self.names)), list[str]()
+        for name, file in zip(self.names, self.files, strict=True):
+            written = self.file_names(name)
+            found = [] if self.settings.overwrite else [path for path in written if path in there]
+            earlier = predicted.get(name)
+            if not found:
+                pass
+            elif earlier is None:
+                self._unrecorded[name] = found
+                in_the_way += found if self.record.settings != self._predicted_as else []
+            elif earlier.settings != self._predicted_as:
+                other = changed_settings(earlier.settings, self._predicted_as)
+                raise ConfigError(
+                    f"{self.place} holds predictions with other settings: {other}. Give the earlier options, use "
+                    "--overwrite, or choose another folder with -o."
+                )
+            elif earlier.version == version_of(file):
+                if len(found) == len(written) and (self.panoptic is None or self.panoptic.lists(name)):
+                    self.resumed.add(name)
+                    continue
+            elif earlier.image != image_place(file):
+                in_the_way += found
+            self.waiting.append((name, file))
+        if in_the_way:
+            shown, files = self._shown(in_the_way[0]), counted(len(in_the_way), "file")
+            raise ConfigError(f"{shown} exists, {files} in all. Use --overwrite, or another folder with -o.")
 
-    def all_files(self, names: Sequence[str]) -> list[Path]:
-        """The files of images of these names, without what there is one of for all."""
+    def file_names(self, name: str) -> list[str]:
+        """The files of an image, relative to the folder, the mask first; without what there is one of for all."""
         if self.submission:
-            return [self.submission.file(self.folder, name) for name in names]
-        objects = self.panoptic.files(names) if self.panoptic else []
-        kinds = 1 if self.settings.masks else 3
-        return [file for name in names for file in output_files(self.folder, name)[:kinds]] + objects
+            return [f"{name}.png"]
+        kinds = KINDS[:1] if self.settings.masks else KINDS
+        return [f"{name}_{kind}.png" for kind in kinds] + ([f"{PANOPTIC}/{name}.png"] if self.panoptic else [])
 
-    def save(self, result: Prediction, name: str, file: ImageFile) -> None:
-        """Write the files of the image in `file`, as NAME."""
-        if self.submission:
-            self.submission.save(result.mask, self.folder, name)
-        elif self.settings.masks:
-            result.save(self.all_files([name])[0])
-        else:
-            result.save(self.folder, name)
-        if self.panoptic and result.panoptic:
-            self.panoptic.add(name, file.name, result.panoptic)
-        self._put(self.all_files([name]))
+    def save(self, result: Prediction, image: ReadImage, *, ends_group: bool = True) -> None:
+        """Write the files of an image; with the last one of those that were predicted together, all are recorded.
+
+        Predicted in other groups, an image may differ in a few pixels: so no group is continued in its middle.
+        Raises ConfigError where a file is there that neither this command nor one before it wrote.
+        """
+        self.record.begin(self._predicted_as)
+        if found := self._unrecorded.get(image.name):
+            self._compare(result, image, found)
+        self._write(self.folder, self.panoptic, result, image)
+        self._put([self.folder / file for file in self.file_names(image.name)])
+        self._together.append(image)
+        if ends_group:
+            self.record.add(self._together)
+            self._together = []
         if time.monotonic() >= self._list_at:
             self.finish()
 
@@ -174,18 +228,70 @@ class Output:
         began = time.monotonic()
         if self.panoptic and self.panoptic.added:
             self._put([self.panoptic.finish()])
+        if self.bucket and self.record.changed:
+            write_whole(self._shown(MANIFEST), self.record.path.read_bytes())
+            self.record.changed = False
         ended = time.monotonic()
         self._list_at = ended + max(LISTED_EVERY, (ended - began) / LISTING_SHARE)
+
+    def _write(self, folder: Path, panoptic: PanopticOutput | None, result: Prediction, image: ReadImage) -> None:
+        if self.submission:
+            self.submission.save(result.mask, folder, image.name)
+        elif self.settings.masks:
+            result.save(folder / self.file_names(image.name)[0])
+        else:
+            result.save(folder, image.name)
+        if panoptic and result.panoptic:
+            panoptic.add(image.name, image.file.name, result.panoptic)
+
+    def _compare(self, result: Prediction, image: ReadImage, found: Sequence[str]) -> None:
+        """Raises ConfigError where a file that is there and is not recorded is not what is written in its place.
+
+        A command that was killed between a file and its record has left such files.
+        """
+        with TemporaryDirectory(prefix="featherseg-") as scratch:
+            panoptic = PanopticOutput(Path(scratch), result.classes) if self.panoptic else None
+            self._write(Path(scratch), panoptic, result, image)
+            for file in found:
+                stored = self._stored.get(self._shown(file)) if self.bucket else None
+                content = stored.read() if stored else (self.folder / file).read_bytes()
+                if content != Path(scratch, file).read_bytes():
+                    raise ConfigError(
+                        f"{self._shown(file)} exists, and this command did not write it. Use --overwrite, or another "
+                        "folder with -o."
+                    )
+
+    def _list(self) -> Collection[str]:
+        """The files that are there, relative to the folder."""
+        if self.bucket is not None:
+            with suppress(DataNotFound):
+                self._stored = {file.address: file for file in list_files(self.bucket, deep=self.panoptic is not None)}
+            return {file.removeprefix(f"{self.bucket}/") for file in self._stored}
+        there = set[str]()
+        for inside in ("", f"{PANOPTIC}/") if self.panoptic else ("",):
+            with suppress(OSError):  # not there yet
+                there |= {inside + name for name in os.listdir(self.folder / inside)}
+        return there
+
+    def _fetch(self, file: Path) -> Path:
+        """A file that there is one of for all images: of a bucket a copy, if it is there."""
+        if stored := self._stored.get(self._shown(self._relative(file))):
+            file.write_bytes(stored.read())
+        return file
 
     def _put(self, files: Sequence[Path]) -> None:
         """Bring files to the bucket, where it is one; the mask, the first, last: with it an image is done."""
         for file in reversed(files if self.bucket else ()):
             if file.is_file():
-                write_whole(self._address(file), file.read_bytes())
+                write_whole(self._shown(self._relative(file)), file.read_bytes())
                 file.unlink()
 
-    def _address(self, file: Path) -> str:
-        return joined(str(self.bucket), file.relative_to(self.folder).as_posix())
+    def _relative(self, file: Path) -> str:
+        return file.relative_to(self.folder).as_posix()
+
+    def _shown(self, file: str) -> str:
+        """The path or the address of a file of the folder."""
+        return joined(self.bucket, file) if self.bucket else str(self.folder / file)
 
 
 @contextmanager
@@ -219,21 +325,24 @@ def write_predictions(predictor: Predictor, output: Output, told: Told, *, alone
         output.submission.check(predictor.runtime.name, predictor.classes)
     try:
         with Writer() as writer:
-            readable, names = ReadableOnly(predictor, output, writer, told, alone), list[str]()
-            for result in predictor(iter(readable)):  # not by enumerate, which would hold the last result
-                name, file = readable.given[len(names)]
-                names.append(name)
-                if predictor.is_light(result.mask.shape):
-                    writer.write(partial(output.save, result, name, file))
-                else:
-                    writer.wait()  # one image is saved at a time
-                    output.save(result, name, file)
-                told(name, result)
-                del result  # its image and mask are not held while the next is read
+            readable, saved = ReadableOnly(predictor, output, writer, told, alone), set[str]()
+            for group in predictor.in_groups(iter(readable)):
+                while group:
+                    result, image = group.pop(0), readable.given[len(saved)]
+                    saved.add(image.name)
+                    save = partial(output.save, result, image, ends_group=not group)
+                    if predictor.is_light(result.mask.shape):
+                        writer.write(save)
+                    else:
+                        writer.wait()  # one image is saved at a time
+                        save()
+                    told(image.name, result)
+                    del result, save  # its image and mask are not held while the next is read
             writer.wait()
     finally:  # also of a command that is stopped: what it wrote is listed
         output.finish()
-    return PredictedFolder(output.place, tuple(names), tuple(readable.left_out))
+    names = tuple(name for name in output.names if name in saved or name in output.resumed)
+    return PredictedFolder(output.place, names, tuple(readable.left_out), len(output.resumed))
 
 
 def write_folder(
@@ -251,59 +360,63 @@ def write_folder(
     files = find_images([Path(path) for path in paths], Path(out))
     done = count(1)
     with open_output(Path(out), files, settings) as output:
-        output.check(predictor.runtime)
+        output.check(predictor)
 
         def told(*_: object) -> None:
-            progress("predicting", next(done), len(files))
+            progress("predicting", next(done), len(output.waiting))
 
         return write_predictions(predictor, output, told, alone=is_alone(paths, files))
 
 
 class ReadableOnly:
-    """Reads images one after the other as (H, W, C) arrays; those that cannot be read are told and left out.
+    """Reads the images that wait, one after the other; those that cannot be read are told and left out.
 
     So are those of a size that the model does not take, and those whose name is too long for the files that `output`
-    would write. `given` are the names and files of the images that were given out. Before an image that needs the
+    would write. `given` are the images that were given out. Before an image that needs the
     memory for itself, what `writer` has in hand is written.
     """
 
     def __init__(self, predictor: Predictor, output: Output, writer: "Writer", told: Told, alone: bool) -> None:
         self.predictor, self.output, self.writer, self.told, self.alone = predictor, output, writer, told, alone
-        self.given: list[tuple[str, ImageFile]] = []
+        self.given: list[ReadImage] = []
         self.left_out: list[str] = []
         self._fetched: tuple[StoredFile, EncodedImage] | None = None
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        pairs = list(zip(self.output.names, self.output.files, strict=True))
-        ahead = read_ahead(pairs, self._read, self._is_light)
-        for pair in pairs:  # not by zip, which would hold an image while the next is read
-            pixels = next(ahead)
-            if isinstance(pixels, FeathersegError):
-                if self.alone or not isinstance(pixels, DataError | ConfigError):
-                    raise pixels
-                self.left_out.append(str(pixels))
-                self.told(pair[0], pixels)
+    def __iter__(self) -> Iterator[InputImage]:
+        waiting = self.output.waiting
+        ahead = read_ahead(waiting, self._read, self._is_light)
+        for name, file in waiting:  # not by zip, which would hold an image while the next is read
+            found = next(ahead)
+            if isinstance(found, FeathersegError):
+                if self.alone or not isinstance(found, DataError | ConfigError):
+                    raise found
+                self.left_out.append(str(found))
+                self.told(name, found)
                 continue
-            if not self.predictor.is_light(pixels.shape[:2]):
+            image, version = found
+            if not self.predictor.is_light(image.pixels.shape[:2]):
                 self.writer.wait()
                 return_freed_memory()  # each thread has a heap of its own, which keeps some
-            self.given.append(pair)
-            yield pixels
-            del pixels  # not held while the next is read
+            self.given.append(ReadImage(name, file, version))
+            del found  # not held while the next is read
+            yield image
+            del image
 
-    def _read(self, image: tuple[str, ImageFile]) -> np.ndarray:
-        name, file = image
-        if too_long := [written for written in self.output.all_files([name]) if name_too_long(written)]:
-            raise DataError(f"{file}: {too_long[0].name} would be too long a name for a file. Rename the image.")
+    def _read(self, waiting: tuple[str, ImageFile]) -> tuple[InputImage, Version]:
+        name, file = waiting
+        written = map(Path, self.output.file_names(name))
+        if too_long := [path.name for path in written if name_too_long(self.output.folder / path)]:
+            raise DataError(f"{file}: {too_long[0]} would be too long a name for a file. Rename the image.")
+        version = version_of(file)  # before it is read: a later change is seen
         source, self._fetched = self._source(file), None
         size = image_size(source)
         with _naming(file):
             self.predictor.plan(size)  # what the memory or the model does not take is said before it is decoded
-        return read_image(source, self.predictor.runtime.channels)
+        return InputImage(read_image(source, self.predictor.runtime.channels), name), version
 
-    def _is_light(self, image: tuple[str, ImageFile]) -> bool:
-        size = image_size(self._source(image[1]))
-        with _naming(image[1]):
+    def _is_light(self, waiting: tuple[str, ImageFile]) -> bool:
+        size = image_size(self._source(waiting[1]))
+        with _naming(waiting[1]):
             return self.predictor.is_light(size)
 
     def _source(self, file: ImageFile) -> Path | EncodedImage:

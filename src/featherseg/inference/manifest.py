@@ -17,7 +17,7 @@ from featherseg.core.files import MOST_TEXT, numbered, parse_json
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
 """What became of an image: its mask is there; it could not be read; nothing can be written, and all must stop."""
 
-MASK = "_mask.png"
+MASK, MANIFEST = "_mask.png", "predictions.jsonl"
 
 
 class Listed(NamedTuple):

@@ -111,7 +111,7 @@ class Prediction:
             lambda: drawing.color_mask(self.mask, self.classes),
             lambda: self.overlay(legend=True),
         )  # each is drawn when it is written: not all at a time
-        files = output_files(path, name or self.name)
+        files = [path / f"{name or self.name}_{kind}.png" for kind in KINDS]
         write_together({file: partial(_write_png, draw) for file, draw in zip(files, draws, strict=True)})
         return files
 
@@ -131,9 +131,8 @@ def class_counts(mask: np.ndarray, classes: int) -> np.ndarray:
     return np.array(Image.fromarray(mask).histogram()[:classes])
 
 
-def output_files(folder: Path, name: str) -> list[Path]:
-    """Mask, colours and overlay of an image, as `Prediction.save` names them."""
-    return [folder / f"{name}_{kind}.png" for kind in ("mask", "color", "overlay")]
+KINDS = ("mask", "color", "overlay")
+"""What `Prediction.save` writes into a folder: NAME_mask.png and so on."""
 
 
 class Predictor:
@@ -195,9 +194,10 @@ class Predictor:
         to 1. Raises DataError for anything else.
         """
         if isinstance(x, list | tuple):
-            return list(self._many(_sound(image) for image in read_ahead(x, self._read, self._is_light_file)))
+            read = (_sound(image) for image in read_ahead(x, self._read, self._is_light_file))
+            return [prediction for group in self._groups(read) for prediction in group]
         if isinstance(x, Iterator) and not is_open_file(x):
-            return self._many(self._read(image, copy=True) for image in x)
+            return (prediction for group in self.in_groups(x) for prediction in group)
         return self._together([self._read(x)])[0]
 
     def plan(self, size: tuple[int, int]) -> Plan:
@@ -223,22 +223,28 @@ class Predictor:
     def _is_light_file(self, x: Any) -> bool:
         return isinstance(x, str | Path) and os.path.isfile(x) and self.is_light(image_size(Path(x)))
 
-    def _many(self, images: Iterable[InputImage]) -> Iterator[Prediction]:
+    def in_groups(self, images: Iterator[Any]) -> Iterator[list[Prediction]]:
+        """The predictions of images, read as they are used: those in lists that went through the model together."""
+        return self._groups(self._read(image, copy=True) for image in images)
+
+    def _groups(self, images: Iterable[InputImage]) -> Iterator[list[Prediction]]:
         """In order; neighbours of one form go through the model together, at most `batch` of them."""
         waiting: list[InputImage] = []
         for image in images:
             if waiting and not alike(waiting[0].pixels, image.pixels):
-                yield from self._together(waiting)
+                yield self._together(waiting)
                 waiting = []
             waiting.append(image)
             if len(waiting) >= min(self.batch, self.plan(image.pixels.shape[:2]).at_once):
                 del image  # what was predicted is held by nobody while the next is read
-                yield from self._together(waiting)
+                yield self._together(waiting)
                 waiting = []
         if waiting:
-            yield from self._together(waiting)
+            yield self._together(waiting)
 
     def _read(self, x: Any, *, copy: bool = False) -> InputImage:
+        if isinstance(x, InputImage):
+            return x
         x = fetched(x)
         if isinstance(x, EncodedImage) or (isinstance(x, str | Path) and not os.path.isdir(x)):
             self.plan(image_size(x if isinstance(x, EncodedImage) else Path(x)))  # too large is refused undecoded

@@ -74,9 +74,9 @@ class PanopticOutput:
         self.added = False
         self.writer = PanopticWriter(output / FOLDER, categories(classes, self.ids))
 
-    def files(self, names: Sequence[str]) -> list[Path]:
-        """What will be written for images of these names, panoptic.json apart."""
-        return [self.writer.folder / f"{name}.png" for name in names]
+    def lists(self, name: str) -> bool:
+        """Whether panoptic.json lists the PNG of the image of that name."""
+        return self.writer.lists(f"{name}.png")
 
     def keep(self, names: Sequence[str], there: Callable[[Path], bool], place: str) -> None:
         """Go on with the panoptic.json that is there, so that it lists other images than these too, whose PNG is there.

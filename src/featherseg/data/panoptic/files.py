@@ -152,6 +152,10 @@ class PanopticWriter:
         elif rows.keys() - set(replaced):
             raise DataError(f"{self.path} lists images by other classes: expected one list of classes for all of them.")
 
+    def lists(self, file_name: str) -> bool:
+        """Whether the JSON lists the PNG of that name."""
+        return file_name in self._rows
+
     def add(self, image_id: int | str, image: str, file_name: str, panoptic: Panoptic, *, draw: bool = True) -> None:
         """Add one segmentation of the image `image` as the PNG `file_name`; without `draw` the PNG is there.
 

@@ -3,7 +3,6 @@
 A kill at any moment leaves whole segments; the next run of the same command goes on behind them.
 """
 
-import json
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +11,7 @@ from typing import Any
 
 from featherseg.core.errors import RunError
 from featherseg.core.files import load_json, locked, refuse_links, write_atomic, write_json
+from featherseg.core.wording import changed_settings
 from featherseg.inference.video.write import (
     SEGMENT_SUFFIX,
     OverlaidFrame,
@@ -97,24 +97,12 @@ def _check_origin(folder: Path, origin: Origin) -> None:
         before = None
     if not isinstance(before, dict):
         raise RunError(f"{folder} lacks a readable {RECORD}, so it cannot be continued. Delete it to start over.")
-    now = _flat(json.loads(json.dumps(origin)))  # tuples as the lists that a file gives
-    then = _flat(before)
-    changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
-    if changed:
-        was = "; ".join(f"{key} was {json.dumps(then.get(key))}, now {json.dumps(now.get(key))}" for key in changed)
+    if changed := changed_settings(before, origin):
         raise RunError(
-            f"{folder} was started with other settings: {was}. Use the earlier command, or delete {folder} to "
+            f"{folder} was started with other settings: {changed}. Use the earlier command, or delete {folder} to "
             "start over."
         )
 
 
 def _has_segments(folder: Path) -> bool:
     return any(folder.glob(f"*{SEGMENT_SUFFIX}"))
-
-
-def _flat(origin: Origin) -> Origin:
-    """{"inference": {"flip": true}} -> {"inference.flip": true}."""
-    flat: Origin = {}
-    for key, value in origin.items():
-        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
-    return flat
