@@ -140,7 +140,26 @@ def test_a_planted_fault_is_found_alone_and_gone_in_the_mended_copy(
 
 
 def test_every_kind_of_fault_is_planted_above():
-    assert {kind for _, kind, *_ in PLANTED} == set(FAULTS)
+    assert {kind for _, kind, *_ in PLANTED} == set(FAULTS) - {"classes"}
+
+
+@pytest.mark.parametrize(("split", "others"), [("val", "4 images of train"), ("train", "2 images of val")])
+def test_a_class_that_train_or_val_lacks_is_a_fault_and_no_image_is_left_out(yard, tmp_path, split, others):
+    for path in yard.glob(f"masks/{split}/*"):
+        save(path, np.full((4, 5), 4, np.uint8))
+    report = check_data(str(yard))
+    assert kinds(report) == [("classes", "")]
+    assert report.faults[0].text.startswith(f"{split} has no pixel of path, which is in {others}. Name images")
+    assert not report.notes
+    assert write_mended(report, tmp_path / "out").copied == 6
+
+
+def test_a_class_that_val_cannot_have_is_a_note(yard):
+    for path in set(yard.glob("masks/*/*")) - {yard / "masks/train/a.png"}:
+        save(path, np.full((4, 5), 4, np.uint8))
+    report = check_data(str(yard))
+    assert report.clean
+    assert report.notes == ["val: no pixel of path"]
 
 
 def test_a_mask_of_another_size_is_told_with_both_sizes(yard: Path):
@@ -361,10 +380,11 @@ def test_counts_sizes_and_notes_equal_a_loop_over_the_masks(yard: Path):
 
 
 def test_a_class_that_never_occurs_is_noted_and_has_weight_zero(yard: Path):
-    for path in yard.glob("masks/train/*"):
+    for path in yard.glob("masks/*/*"):
         save(path, np.full((4, 5), 4, np.uint8))
     report = check_data(str(yard))
-    assert report.notes[0] == "train: no pixel of path"
+    assert report.clean
+    assert report.notes[:2] == ["train: no pixel of path", "val: no pixel of path"]
     assert report.weights == [1.0, 0.0]
 
 

@@ -95,7 +95,7 @@ def check(
             _print_next(console, report, data)
     if fix is not None and report.mended is not None:
         _print_mended(console, report, fix)
-    elif report.faults and report.listing is not None:
+    elif any(fault.key for fault in report.faults) and report.listing is not None:
         console.print(f"A copy without these faults: featherseg check {shlex.quote(one_line(data))} --fix OUT")
     raise typer.Exit(0 if report.clean else 1)
 

@@ -1,10 +1,10 @@
 """Checking a whole dataset for what would spoil a training run; every fault is noted, none stops the rest."""
 
-import hashlib
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +12,22 @@ import numpy as np
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound
 from featherseg.core.notebook import html_table
-from featherseg.core.types import IGNORE, ClassInfo, Color, Progress
+from featherseg.core.types import IGNORE, ClassInfo, Color, Progress, Size
 from featherseg.core.wording import counted, size_text
 from featherseg.data import DATASETS, find_dataset, given_root, is_own, open_dataset, own_listing, own_path
 from featherseg.data.datasets.folder import FolderListing
 from featherseg.data.decisions import Changes, changes_of, read_decisions
-from featherseg.data.images import LOSSY, exif_turn, is_lossy, mask_palette, read_image, read_mask, veiled_color
+from featherseg.data.file_facts import FileFacts, ImageFacts, MaskFacts, in_threads
+from featherseg.data.images import LOSSY, read_mask
 from featherseg.data.labels import LabelMap
-from featherseg.data.lookalikes import Lookalikes
+from featherseg.data.lookalikes import Lookalikes, neighbours_look_alike
 from featherseg.data.mask_folders import FoldersAs
 from featherseg.data.pairs import SHOWN_NAMES, Listing, Pair, laid_over, other_size
 from featherseg.data.palettes import color_text
 from featherseg.data.proposal import Proposal, propose
-from featherseg.data.sequences import neighbours
+from featherseg.data.sequences import neighbours, sequences_of
 from featherseg.data.shapes import Shapes
+from featherseg.data.split_choice import PoolImage, choose_split
 from featherseg.data.statistics import ClassStatistics, median_frequency
 from featherseg.data.written_proposal import written_lists
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 FAULTS = {  # kind -> how a group of them is headed
     "empty": "splits without images",
+    "classes": "classes that train or val lacks",
     "unpaired": "images without a mask, or masks without an image",
     "twins": "files that share a stem",
     "unreadable": "files that cannot be read",
@@ -52,10 +55,10 @@ class PaletteColors:
         self._first: dict[int, tuple[Color, Path]] = {}
         self.notes: list[str] = []
 
-    def add(self, path: Path, raw: np.ndarray) -> None:
-        """The values (H, W) of a further mask, and the palette in its file, where it has one."""
-        palette = [] if self.notes else mask_palette(path)
-        for value in np.flatnonzero(np.bincount(raw.ravel())).tolist() if palette else ():
+    def add(self, path: Path, mask: MaskFacts) -> None:
+        """A further mask: its values, and the palette in its file, where it has one."""
+        palette = () if self.notes else mask.palette
+        for value in mask.values.tolist() if palette else ():
             if value >= len(palette):
                 return
             color = palette[value]
@@ -202,28 +205,41 @@ def check_data(
     decided = None if decisions is None else read_decisions(decisions)
     if DATASETS.get(data) is Shapes:
         return _count_synthetic(data, progress)
-    listing, proposal = _open_listing(data, root, progress, names, masks, folders, anew)
+    facts = FileFacts()
+    listing, proposal = _open_listing(data, root, progress, names, masks, folders, anew, facts)
     report = CheckReport(listing.name, listing.classes, listing=listing, proposal=proposal)
     if decided is not None:
         report.changes = changes_of(decided, listing, str(decisions))
-    total, done = sum(map(len, listing.splits.values())), 0
+    places = [(split, pair) for split, pairs in listing.splits.items() for pair in pairs]
+    reads = in_threads(partial(_read_pair, listing, facts), (pair for _, pair in places))
     first_places: dict[bytes, tuple[str, str]] = {}  # hash of a decoded image -> split and key of its first place
-    alike, palettes = Lookalikes(), PaletteColors()
+    alike, palettes, lossy = Lookalikes(), PaletteColors(), list[str]()
+    pools: dict[str, list[PoolImage]] = {split: [] for split in listing.splits}  # the sound images
+    depths: dict[str, dict[int, list[Pair]]] = {}  # split -> bits a channel -> the images that have them
     for split, pairs in listing.splits.items():
-        report.splits[split] = SplitReport(ClassStatistics.empty(len(listing.classes)))
+        report.splits[split], depths[split] = SplitReport(ClassStatistics.empty(len(listing.classes))), {}
         if not pairs:
             report.faults.append(Fault("empty", split, "", f"{split} has no images"))
-        depths: dict[int, list[Pair]] = {}  # bits a channel -> the images that have them
-        for pair in pairs:
-            _check_pair(report, listing, split, pair, first_places, alike, palettes, depths)
-            done += 1
-            if progress is not None:
-                progress("reading", done, total)
-        usual = max(depths, key=lambda bits: len(depths[bits]), default=0)
-        for bits in sorted(depths.keys() - {usual}):
+    for done, ((split, pair), seen) in enumerate(zip(places, reads, strict=True), start=1):
+        _check_pair(report, listing, split, pair, seen, first_places, alike, palettes)
+        if seen is not None:
+            of_masks = zip(pair.mask_files, seen.masks, strict=True)
+            lossy += [str(path) for path, mask in of_masks if isinstance(mask, MaskFacts) and mask.lossy]
+        if seen is not None and isinstance(seen.image, ImageFacts):
+            depths[split].setdefault(seen.image.bits, []).append(pair)
+            if seen.counts is not None:
+                classes = frozenset(np.flatnonzero(seen.counts[:IGNORE]).tolist())
+                pools[split].append(PoolImage(pair.key, classes, seen.image.look, seen.image.digest))
+        if progress is not None:
+            progress("checking" if proposal else "reading", done, len(places))
+    for split, of_bits in depths.items():
+        usual = max(of_bits, key=lambda bits: len(of_bits[bits]), default=0)
+        for bits in sorted(of_bits.keys() - {usual}):
             told = f"has {bits} bits a channel, most images of {split} {usual}: convert it"
-            report.faults += [Fault("depth", split, pair.key, f"{pair.image} {told}") for pair in depths[bits]]
-    report.notes += [*palettes.notes, *_notes(report, listing), *_alike_notes(report, alike)]
+            report.faults += [Fault("depth", split, pair.key, f"{pair.image} {told}") for pair in of_bits[bits]]
+    if isinstance(listing, FolderListing):
+        report.faults += _class_faults(report, listing, pools)
+    report.notes += [*palettes.notes, *_notes(report, listing, pools, lossy), *_alike_notes(report, alike)]
     return report
 
 
@@ -235,6 +251,7 @@ def _open_listing(
     masks: str | None,
     folders: FoldersAs | None,
     anew: bool,
+    facts: FileFacts,
 ) -> tuple[Listing, Proposal | None]:
     place = own_path(data)
     if is_own(data) and (anew or os.path.isdir(place)):
@@ -244,7 +261,7 @@ def _open_listing(
                 f"folder of images and masks alone: featherseg check {shlex.quote(data)}."
             )
         folder = Path(os.path.abspath(data)) if anew else place
-        proposal = propose(folder, names, masks, folders, progress)
+        proposal = propose(folder, names, masks, folders, progress, facts)
         return proposal.listing, proposal
     if names or masks or folders:
         again = ", or add --write to replace it" if is_own(data) and written_lists(place.parent) is not None else ""
@@ -267,7 +284,8 @@ def _count_synthetic(name: str, progress: Progress | None) -> CheckReport:
     for split, data in scenes.items():
         report.splits[split] = SplitReport(ClassStatistics.empty(len(data.classes)))
         for index, key in enumerate(data.keys):
-            _count(report.splits[split], key, data.label(index))
+            label = data.label(index)
+            _count(report.splits[split], key, np.bincount(label.ravel(), minlength=IGNORE + 1), label.shape[:2])
             done += 1
             if progress is not None:
                 progress("reading", done, total)
@@ -275,15 +293,68 @@ def _count_synthetic(name: str, progress: Progress | None) -> CheckReport:
     return report
 
 
+@dataclass(frozen=True)
+class _PairFacts:
+    """What was read of a pair: facts or errors of its image and of each of its masks.
+
+    `counts` (256,) are the pixels of each class id, values outside the map as IGNORE; None if a mask cannot be read.
+    `size` is that of the masks. `fault` is the kind and the text of what does not fit together in the pixels.
+    """
+
+    image: ImageFacts | DataError
+    masks: Sequence[MaskFacts | DataError]
+    counts: np.ndarray | None = None
+    size: Size = (0, 0)
+    fault: tuple[str, str] | None = None
+
+
+def _read_pair(listing: Listing, facts: FileFacts, pair: Pair) -> _PairFacts | None:
+    """Read the files of a complete pair; runs beside others of its kind."""
+    if pair.image is None or pair.mask is None:
+        return None
+    image, masks = facts.image(pair.image, listing.channels), listing.masks_of(pair)
+    if len(masks) == 1 and not listing.has_objects:
+        ((path, label_map),) = masks
+        mask = facts.mask(path, label_map.colors)
+        if isinstance(mask, DataError) or not _fits(mask, label_map):
+            return _PairFacts(image, [mask])
+        ids = label_map.apply(mask.raw)[0]  # of every value once
+        counts = np.bincount(np.where(ids < 0, IGNORE, ids), mask.pixels, IGNORE + 1)
+        return _PairFacts(image, [mask], counts.astype(np.int64), mask.size)
+
+    # What lies on top, and the objects, are told by the pixels
+    read = [facts.mask_and_pixels(path, label_map.colors) for path, label_map in masks]
+    seen = [mask for mask, _ in read]
+    if any(isinstance(mask, DataError) or not _fits(mask, own) for mask, (_, own) in zip(seen, masks, strict=True)):
+        return _PairFacts(image, seen)
+    try:
+        layers = [own.apply(raw) for (_, raw), (_, own) in zip(read, masks, strict=True) if raw is not None]
+        ids = laid_over(masks, layers)  # (H, W)
+    except DataError as error:
+        return _PairFacts(image, seen, fault=("size", str(error)))
+    counts, fault = np.bincount(np.where(ids < 0, IGNORE, ids).ravel(), minlength=IGNORE + 1), None
+    if isinstance(image, ImageFacts) and image.size == ids.shape:
+        try:
+            listing.check_objects(pair, ids)
+        except DataError as error:
+            fault = ("unpaired" if isinstance(error, DataNotFound) else "unreadable", str(error))
+    return _PairFacts(image, seen, counts, ids.shape[:2], fault)
+
+
+def _fits(mask: MaskFacts, label_map: LabelMap) -> bool:
+    """Whether a mask does not hold colours where numbers are looked up."""
+    return label_map.colors or mask.grey
+
+
 def _check_pair(
     report: CheckReport,
     listing: Listing,
     split: str,
     pair: Pair,
+    seen: _PairFacts | None,
     first_places: dict[bytes, tuple[str, str]],
     alike: Lookalikes,
     palettes: PaletteColors,
-    depths: dict[int, list[Pair]],
 ) -> None:
     """Add the faults of one pair to the report, and its pixels to the split's counts."""
 
@@ -292,92 +363,91 @@ def _check_pair(
 
     for twin in pair.twins:
         fault("twins", f"{twin} has the same stem as another file")
-    if pair.image is None or pair.mask is None:
+    if seen is None:
         if pair.image is None and pair.mask is None:
             return fault("unpaired", f"{pair.key} is listed, but has neither an image nor a mask")
         alone, lacking = (pair.image, "mask") if pair.mask is None else (pair.mask, "image")
         lacking += f" of {', '.join(pair.missing)}" if pair.missing else ""
         return fault("unpaired", f"{alone} has no {lacking}")
-    image, ids, entry = None, None, report.splits[split]
-    try:
-        image = read_image(pair.image, listing.channels)  # (H, W, C)
-        depths.setdefault(8 * image.dtype.itemsize, []).append(pair)
-        if exif_turn(pair.image) is not None:
+    image, entry = seen.image, report.splits[split]
+    if isinstance(image, DataError):
+        fault("unreadable", str(image))
+    else:
+        if image.turned:
             entry.turned.append(pair.key)
-        # Of the decoded pixels, so that the same image in another format or with other metadata is found.
-        digest = hashlib.blake2b(f"{image.shape} {image.dtype}".encode())
-        digest.update(np.ascontiguousarray(image).data)
-        first_split, first_key = first_places.setdefault(digest.digest(), (split, pair.key))
+        first_split, first_key = first_places.setdefault(image.digest, (split, pair.key))
         if (first_split, first_key) == (split, pair.key):
-            alike.add(split, pair.key, image)
+            alike.add_look(split, pair.key, image.look)
         if first_split != split:
             fault("duplicate", f"{pair.image} is the same image as {first_key} of {first_split}")
         elif first_key != pair.key:
             entry.repeated.append(pair.key)
-    except DataError as error:
-        fault("unreadable", str(error))
-    masks = listing.masks_of(pair)
-    layers = [_checked_ids(report, entry, pair, mask, label_map, palettes, fault) for mask, label_map in masks]
-    try:
-        whole = [layer for layer in layers if layer is not None]
-        ids = laid_over(masks, whole) if len(whole) == len(masks) else None
-    except DataError as error:
-        fault("size", str(error))
-    if image is None or ids is None:
-        return None
-    if image.shape[:2] != ids.shape:
-        return fault("size", f"{pair.mask} {other_size(pair, image.shape[:2], ids.shape)}")
-    try:
-        listing.check_objects(pair, ids)
-    except DataError as error:
-        return fault("unpaired" if isinstance(error, DataNotFound) else "unreadable", str(error))
-    _count(entry, pair.key, np.where(ids < 0, IGNORE, ids))
-
-
-def _checked_ids(
-    report: CheckReport,
-    entry: SplitReport,
-    pair: Pair,
-    mask: Path,
-    label_map: LabelMap,
-    palettes: PaletteColors,
-    fault: Callable[[str, str], None],
-) -> np.ndarray | None:
-    """The class ids (H, W) of one mask, -1 where a value is not in the map; None where it cannot be read."""
-    ids = None
-    try:
-        raw = read_mask(mask, label_map.colors)
-        if raw.ndim == 2 and not label_map.colors:
-            palettes.add(mask, raw)
-        if veiled_color(mask):
+    for (path, label_map), mask in zip(listing.masks_of(pair), seen.masks, strict=True):
+        if isinstance(mask, DataError):
+            fault("unreadable", str(mask))
+            continue
+        if not mask.colored and not label_map.colors:
+            palettes.add(path, mask)
+        if mask.veiled:
             entry.veiled.append(pair.key)
-        try:
-            ids = label_map.apply(raw)
-        except DataError as error:  # colours where numbers are looked up
+        if not _fits(mask, label_map):
             if all(other.kind != "colors" for other in report.faults):
-                report.notes.append(f"{mask}: {error}")
-            fault("colors", str(mask))
-        if ids is not None and ids.min() < 0:
-            outside = label_map.outside(raw)
-            fault("values", f"{mask} {label_map.describe(outside)}")
+                try:
+                    label_map.apply(read_mask(path))
+                except DataError as error:
+                    report.notes.append(f"{path}: {error}")
+            fault("colors", str(path))
+        elif outside := label_map.outside(mask.raw, mask.pixels[None]):
+            fault("values", f"{path} {label_map.describe(outside)}")
             if (advice := label_map.advice(outside)) and advice not in report.notes:
                 report.notes.append(advice)
-    except DataError as error:
-        fault("unreadable", str(error))
-    return ids
+    if isinstance(image, ImageFacts) and seen.counts is not None and image.size != seen.size:
+        return fault("size", f"{pair.mask} {other_size(pair, image.size, seen.size)}")
+    if seen.fault is not None:
+        return fault(*seen.fault)
+    if isinstance(image, ImageFacts) and seen.counts is not None:
+        _count(entry, pair.key, seen.counts, seen.size)
 
 
-def _count(entry: SplitReport, key: str, label: np.ndarray) -> None:
-    ignored = entry.statistics.add(label)
+def _count(entry: SplitReport, key: str, counts: np.ndarray, size: Size) -> None:
+    """Add an image with so many pixels of each class id, (256,)."""
+    entry.statistics.add_counts(counts)
     entry.images += 1
-    entry.ignored += ignored
-    size = size_text(label.shape)
-    entry.sizes[size] = entry.sizes.get(size, 0) + 1
-    if ignored == label.size:
+    entry.ignored += int(counts[IGNORE])
+    text = size_text(size)
+    entry.sizes[text] = entry.sizes.get(text, 0) + 1
+    if counts[IGNORE] == counts.sum():
         entry.only_ignored.append(key)
 
 
-def _notes(report: CheckReport, listing: Listing) -> list[str]:
+def _class_faults(report: CheckReport, listing: FolderListing, pools: Mapping[str, Sequence[PoolImage]]) -> list[Fault]:
+    """Classes that train lacks though another split has them, and that val lacks though it could have them."""
+    images = {split: entry.statistics.images for split, entry in report.splits.items() if entry.images}
+    faults, could = list[Fault](), frozenset[int]()
+    if any(val == 0 and train > 1 for train, val in zip(images.get("train", ()), images.get("val", ()), strict=False)):
+        both = [*pools["train"], *pools["val"]]
+        could = choose_split(both, len(pools["val"]) / len(both), listing.groups).in_val
+    for index, info in enumerate(report.classes):
+        have = {split: of_class[index] for split, of_class in images.items() if of_class[index]}
+        lacking = "train" if "train" in images and have and "train" not in have else ""
+        lacking = "val" if "val" in images and "val" not in have and index in could else lacking
+        if lacking:
+            where = " and ".join(f"{counted(count, 'image')} of {split}" for split, count in have.items())
+            faults.append(
+                Fault(
+                    "classes",
+                    lacking,
+                    "",
+                    f"{lacking} has no pixel of {info.name}, which is in {where}. Name images that have it in a list, "
+                    f'{lacking} = "{lacking}.txt" in [splits]',
+                )
+            )
+    return faults
+
+
+def _notes(
+    report: CheckReport, listing: Listing, pools: Mapping[str, Sequence[PoolImage]], lossy: Sequence[str]
+) -> list[str]:
     notes = []
     if len(listing.classes) == 1 and report.proposal is None:  # which says it of masks
         notes.append(
@@ -386,17 +456,28 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
         )
     for split, entry in report.splits.items():
         counts = zip(listing.classes, entry.statistics.images, strict=True)
+        faulty = [fault.text for fault in report.faults if (fault.kind, fault.split) == ("classes", split)]
         absent = [info.name for info, images in counts if entry.images and not images]
+        absent = [name for name in absent if not any(f"{split} has no pixel of {name}," in text for text in faulty)]
         more = f" and {len(absent) - SHOWN_CLASSES} more classes" if len(absent) > SHOWN_CLASSES else ""
         notes += [f"{split}: no pixel of {', '.join(absent[:SHOWN_CLASSES])}{more}"] if absent else []
         notes += _named(f"{split}: images with only ignored pixels", entry.only_ignored)
         notes += _named(f"{split}: duplicates of earlier images", entry.repeated)
         notes += _named(f"{split}: images that EXIF turns, whose masks must be of the upright image", entry.turned)
         notes += _named(f"{split}: masks {VEILED}", entry.veiled)
-    if listing.how_split.startswith(("by sequence", "by time")) and any("no pixel of" in note for note in notes):
+    looks = {image.key: image.look for pool in pools.values() for image in pool}
+    groups = listing.groups if isinstance(listing, FolderListing) else None
+    sequences = sequences_of(looks, groups).values()
+    frames = groups is not None or neighbours_look_alike([[looks[key] for key in own] for own in sequences])
+    lacking = [*notes, *(fault.text for fault in report.faults if fault.kind == "classes")]
+    if (
+        not frames
+        and listing.how_split.startswith(("by sequence", "by time"))
+        and any("no pixel of" in text for text in lacking)
+    ):
         notes.append(
-            'splits by fraction keep sequences together: where names like "rust_01" are of a class, or of photographs '
-            'that are no frames of one video, put split_by = "image" into dataset.toml'
+            "splits by fraction keep sequences together, but here neighbours look no more alike than other images: "
+            'for photographs that are no frames of one video put split_by = "image" into dataset.toml'
         )
     stems: dict[str, set[str]] = {}
     for split, pairs in listing.splits.items():
@@ -410,17 +491,14 @@ def _notes(report: CheckReport, listing: Listing) -> list[str]:
         said = "links to folders are not followed: name what they lead to as a [[source]] in dataset.toml"
         notes += _named(said, [str(link) for link in listing.links])
     keys = {split: [pair.key for pair in pairs] for split, pairs in listing.splits.items()}
-    groups = listing.groups if isinstance(listing, FolderListing) else None
-    for split, beside in neighbours(keys, listing.unlisted, groups).items():
+    for split, beside in neighbours(keys, listing.unlisted, groups).items() if frames else ():
         if beside > BESIDE * len(keys[split]):
             notes.append(
                 f"{split}: {beside} of {counted(len(keys[split]), 'image')} stand beside one of train, by their "
-                "names. If they are frames of a video, scores will be too high, as neighbours look alike: splits by "
-                "share keep sequences together, which `groups` in dataset.toml may tell"
+                "names, and neighbours look alike: scores will be too high. Splits by share keep sequences together, "
+                "which `groups` in dataset.toml may tell"
             )
-    masks = [path for pairs in listing.splits.values() for pair in pairs for path in pair.mask_files]
-    notes += _named(f"masks that are {LOSSY}", [str(mask) for mask in masks if is_lossy(mask)])
-    return notes
+    return notes + _named(f"masks that are {LOSSY}", lossy)
 
 
 def _alike_notes(report: CheckReport, alike: Lookalikes) -> list[str]:

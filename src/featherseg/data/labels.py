@@ -40,9 +40,14 @@ class LabelMap:
         at = np.searchsorted(self._raw, values).clip(max=len(self._raw) - 1)
         return np.where(self._raw[at] == values, self._ids[at].astype(np.int16), np.int16(-1))
 
-    def outside(self, raw: np.ndarray) -> dict[int, int]:
-        """The values that are not in the map, with their pixel counts, the most frequent first."""
-        values, counts = np.unique(self.values(raw)[self.apply(raw) < 0], return_counts=True)
+    def outside(self, raw: np.ndarray, pixels: np.ndarray | None = None) -> dict[int, int]:
+        """The values that are not in the map, with their pixel counts, the most frequent first.
+
+        pixels: how many pixels each element of `raw` stands for, one by default.
+        """
+        lacking = self.apply(raw) < 0
+        values, places = np.unique(self.values(raw)[lacking], return_inverse=True)
+        counts = np.bincount(places.ravel(), None if pixels is None else pixels[lacking], len(values))
         order = np.argsort(-counts, kind="stable")
         return {int(values[i]): int(counts[i]) for i in order}
 

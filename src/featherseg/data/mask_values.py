@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from featherseg.core.errors import DataError
 from featherseg.core.types import Progress
 from featherseg.data.datasets.dataset_toml import MOST_SOURCES, DatasetToml, SourceTable
 from featherseg.data.datasets.folder import list_pairs
-from featherseg.data.images import is_lossy, read_mask, veiled_color
+from featherseg.data.file_facts import FileFacts
 from featherseg.data.layouts import Reading
 from featherseg.data.palettes import color_text
 
@@ -121,7 +119,7 @@ class MaskValues:
         return 2 if two else len(values - self.strays - {"255"})
 
 
-def read_values(folder: Path, reading: Reading, progress: Progress | None) -> MaskValues:
+def read_values(folder: Path, reading: Reading, progress: Progress | None, facts: FileFacts) -> MaskValues:
     """The values of all masks of a reading that can be read; if one mask is a colour image, those of all are colours.
 
     Raises DataError where none can be read, where they are more than classes could be, where alpha tells apart what
@@ -151,29 +149,27 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None) -> Ma
     for colors in (False, True):
         pixels, alike, flat, exact = Counter[int](), Counter[int](), Counter[int](), set[int]()
         folders, masks = dict[tuple[int, str], set[int]](), Counter[int]()
-        for done, (place, path) in enumerate(files, start=1):
-            try:
-                raw = read_mask(path, colors)
-            except DataError as error:
-                unread = unread or f" {error}"
+        read = facts.masks((path for _, path in files), colors)
+        for done, ((place, path), mask) in enumerate(zip(files, read, strict=True), start=1):
+            if isinstance(mask, DataError):
+                unread = unread or f" {mask}"
                 continue
-            if color := veiled_color(path):
+            if mask.veiled:
                 raise DataError(
-                    f"{path} has {color_text(color)} both opaque and transparent; as alpha is not read, both would be "
-                    "one class. Expected classes told by their colours: save it without transparency, what was "
-                    "transparent painted in a colour of its own. If they are one class, write a dataset.toml by hand."
+                    f"{path} has {color_text(mask.veiled)} both opaque and transparent; as alpha is not read, both "
+                    "would be one class. Expected classes told by their colours: save it without transparency, what "
+                    "was transparent painted in a colour of its own. If they are one class, write a dataset.toml by "
+                    "hand."
                 )
-            if raw.ndim == 3 and not colors and (raw != raw[:, :, :1]).any():
+            if not colors and not mask.grey:
                 break  # all again, as colours
-            if raw.ndim == 3:
-                raw = raw[:, :, 0] if not colors else raw.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
-            seen = _counts(raw)
+            values = mask.values.tolist() if colors or not mask.colored else (mask.values & 255).tolist()
+            seen = dict(zip(values, mask.pixels.tolist(), strict=True))
             pixels.update(seen)
             masks.update(seen.keys())
-            same = raw[:, :-1] == raw[:, 1:]
-            alike.update(_counts(raw[:, :-1][same]))
-            if is_lossy(path):
-                flat.update(_counts(raw[:-1, :-1][same[:-1] & (raw[:-1, :-1] == raw[1:, :-1])]))
+            alike.update(dict(zip(values, mask.alike.tolist(), strict=True)))
+            if mask.lossy:
+                flat.update(dict(zip(values, mask.flat.tolist(), strict=True)))
             else:
                 exact.update(seen)
             folders.setdefault(place, set()).update(seen)
@@ -194,12 +190,3 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None) -> Ma
     lossy = {texts[value]: flat[value] for value in pixels.keys() - exact}
     images = Counter(place for place, _ in files)
     return MaskValues(counts, beside, held, lossy, images, {text: masks[value] for value, text in texts.items()})
-
-
-def _counts(raw: np.ndarray) -> dict[int, int]:
-    """Value -> pixels."""
-    if raw.dtype == np.uint8:
-        counts = np.bincount(raw.ravel(), minlength=1)  # a tenth of the time that sorting takes
-        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
-    values, counts = np.unique(raw, return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))

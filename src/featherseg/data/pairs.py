@@ -67,6 +67,11 @@ class Listing:
     links: Sequence[Path] = ()
     """Links to folders among the files, which are not followed."""
 
+    @property
+    def has_objects(self) -> bool:
+        """Whether `check_objects` looks at anything."""
+        return type(self).check_objects is not Listing.check_objects
+
     def map_of(self, pair: Pair) -> LabelMap:
         """What the raw values of this pair's mask mean: the same for all, but where a file or a folder says another."""
         return pair.label_map or self.label_map

@@ -27,6 +27,7 @@ from featherseg.data.color_lists import find_color_list, is_ignored, read_color_
 from featherseg.data.datasets import DATASETS
 from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, SourceTable, toml_text
 from featherseg.data.datasets.folder import FolderListing, list_folder, list_pairs
+from featherseg.data.file_facts import FileFacts
 from featherseg.data.image_tree import not_followed
 from featherseg.data.images import IMAGE_SUFFIXES, LOSSY, image_channels
 from featherseg.data.layouts import Reading, find_readings
@@ -36,7 +37,6 @@ from featherseg.data.pairs import NamedData, Pair
 from featherseg.data.palettes import color_text, default_palette
 from featherseg.data.panoptic.files import SEGMENTS
 from featherseg.data.proposed_splits import NO_MASK, SHOWN, with_splits
-from featherseg.data.sequences import sequence_names
 from featherseg.data.written_proposal import write_proposal
 
 MAX_CLASSES = 64
@@ -104,22 +104,24 @@ def propose(
     masks: str | None = None,
     folders: FoldersAs | None = None,
     progress: Progress | None = None,
+    facts: FileFacts | None = None,
 ) -> Proposal:
     """Look through `folder` for images and masks and propose a dataset.toml.
 
     Masks of 0 and one other value become background and foreground; of other masks each value is a class, and 255 is
     ignored, except of greys that are spread evenly up to it. names: raw value (or a folder that is a class) -> class;
     masks: the folder of masks to take where there are several; folders: what folders of masks of 0 and one other value
-    are. Raises DataNotFound where no image has a mask, DataError where no mask can be read, or where its values cannot
-    be classes, AmbiguousData where it is not clear what folders are, and ConfigError for a name of what is not there.
+    are; facts: keeps what is read of the files. Raises DataNotFound where no image has a mask, DataError where no mask
+    can be read, or where its values cannot be classes, AmbiguousData where it is not clear what folders are, and
+    ConfigError for a name of what is not there.
     """
-    names = dict(names or {})
+    names, facts = dict(names or {}), facts or FileFacts()
     options = [f"--masks {shlex.quote(masks)}"] if masks else []
     options += [f"--name {shlex.quote(f'{value}={name}')}" for value, name in names.items()]
     notes, others = list[str](), list[tuple[str, str]]()
 
     # Which folders hold images and masks, and the other ways to read them
-    reading, values, rest = _choose_reading(folder, masks, progress)
+    reading, values, rest = _choose_reading(folder, masks, progress, facts)
     for other, of_other in rest:
         place = other.pairs[0].masks
         place = other.pairs[0].mask_pattern if place == reading.pairs[0].masks else place
@@ -193,18 +195,15 @@ def propose(
     if ending and not config.image_suffix.lower().endswith(IMAGE_SUFFIXES):
         config = config.model_copy(update={"image_suffix": config.image_suffix + ending})
         pairs = list_pairs(config, folder)
-    if of_folder and len(set(sequence_names([pair.key for pair in pairs]))) <= len(sources):
-        notes.append('the names in a folder are numbered: taken for single images, split_by = "image"')
-        config = config.model_copy(update={"split_by": "image"})
     config = config.model_copy(update={"channels": _channels(pairs)})
 
     # The splits; of too few files for shares, one
-    config, lists = with_splits(config, folder, pairs, notes)
+    config, lists = with_splits(config, folder, pairs, notes, facts, progress)
     listing = list_folder(config, folder, lists=lists)
     if "by time" in listing.how_split:
         notes.append(
-            "the names are numbered, so they are taken for frames of videos, and cut in time with a gap. For single "
-            'photographs put split_by = "image" into dataset.toml'
+            "images with numbers next to each other look alike, so they are taken for frames of videos, and cut in "
+            'time with a gap. For single photographs put split_by = "image" into dataset.toml'
         )
     if config.shares and not all(listing.splits.values()):
         config = config.model_copy(update={"splits": {"train": 1.0}})
@@ -234,14 +233,14 @@ def propose(
 
 
 def _choose_reading(
-    folder: Path, masks: str | None, progress: Progress | None
+    folder: Path, masks: str | None, progress: Progress | None, facts: FileFacts
 ) -> tuple[Reading, MaskValues, list[Judged]]:
     """Of several readings the one whose masks tell more classes apart, of these one of numbers; -> it, the others."""
     readings = find_readings(folder, masks)
     judged, refused = list[Judged](), DataError("")
     for reading in [one for one in readings if one.count >= NEARLY * readings[0].count]:
         try:
-            judged.append((reading, read_values(folder, reading, progress)))
+            judged.append((reading, read_values(folder, reading, progress, facts)))
         except DataError as error:
             refused = error
     if not judged:

@@ -4,9 +4,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from featherseg.core.errors import DataError
+from featherseg.core.types import IGNORE, Progress
 from featherseg.core.wording import counted
 from featherseg.data.datasets.dataset_toml import DatasetToml
+from featherseg.data.file_facts import FileFacts, ImageFacts, MaskFacts
+from featherseg.data.labels import LabelMap
 from featherseg.data.pairs import Pair
+from featherseg.data.split_choice import PoolImage, choose_split
 from featherseg.data.split_lists import SPLITS, find_lists, split_of
 from featherseg.data.written_proposal import written_lists
 
@@ -17,12 +22,22 @@ SHOWN = 3
 """How many values or names a note gives."""
 
 
+VAL, VAL_OF_TRAIN = 0.2, 0.1
+"""Share of the images that val gets, and that of train where there is a train."""
+
+
 def with_splits(
-    config: DatasetToml, folder: Path, pairs: Sequence[Pair], notes: list[str]
+    config: DatasetToml,
+    folder: Path,
+    pairs: Sequence[Pair],
+    notes: list[str],
+    facts: FileFacts,
+    progress: Progress | None = None,
 ) -> tuple[DatasetToml, dict[str, list[str]]]:
     """The splits that folders or lists say, else shares; -> config, and the lists that have to be written for it.
 
-    Where they say val or test, but not train, the other images are train. What is left to look at goes to `notes`.
+    Where they say val or test, but not train, the other images are train. Where they say no val, the images are looked
+    at to choose one (`choose_split`). What is left to look at goes to `notes`.
     """
     # Of a folder that is labelled in part, the images that are
     everything = [pair.key for pair in pairs]
@@ -95,12 +110,50 @@ def with_splits(
         put("train", rest, None)
     elif len(splits) == 1:
         notes.append(f"of splits there is only {said}: no split takes the other {counted(len(rest), 'image')}")
-    if not splits and partly:
-        put("train", keys, None)
-        splits["val"] = "20% of train"
-    elif not splits:
-        splits = {"train": 0.8, "val": 0.2}
-    elif "val" not in splits:
-        splits["val"] = "10% of train"
-        notes.append("no validation split was found: a tenth of train is taken")
+    if "val" not in splits:
+        whole, share = owned.get("train", keys), VAL_OF_TRAIN if splits else VAL
+        if splits:
+            notes.append("no validation split was found: a tenth of train is taken")
+        chosen = choose_split(_pool(config, whole, pairs, facts, progress), share, config.groups)
+        notes += chosen.notes
+        config = config.model_copy(update={"split_by": chosen.split_by})
+        if chosen.lists:
+            lists.pop(str(splits.get("train")), None)
+        for split, own in chosen.lists.items():
+            put(split, own, None)
+        if not chosen.lists and partly and not splits:
+            put("train", keys, None)
+        if not chosen.lists:
+            splits |= {"val": f"{share:.0%} of train"} if splits else {"train": 1 - share, "val": share}
     return config.model_copy(update={"splits": {split: splits[split] for split in SPLITS if split in splits}}), lists
+
+
+def _pool(
+    config: DatasetToml, keys: Sequence[str], pairs: Sequence[Pair], facts: FileFacts, progress: Progress | None
+) -> list[PoolImage]:
+    """What a choice of splits goes by, for the images of `keys`."""
+    of_key = {pair.key: pair for pair in pairs}
+    own = [of_key.get(key, Pair(key, None, None)) for key in keys]
+    label_map = config.label_map()
+    looked_at = facts.images((pair.image for pair in own if pair.image), config.channels)
+    pool = list[PoolImage]()
+    for done, pair in enumerate(own, start=1):
+        image = next(looked_at) if pair.image else None
+        masks = [(pair.mask, pair.label_map or label_map), *pair.layers] if pair.mask else []
+        classes = frozenset[int]().union(*(_classes(facts.mask(path, own.colors), own) for path, own in masks))
+        look, digest = (image.look, image.digest) if isinstance(image, ImageFacts) else (None, None)
+        pool.append(PoolImage(pair.key, classes, look, digest))
+        if progress is not None:
+            progress("reading images", done, len(own))
+    return pool
+
+
+def _classes(mask: MaskFacts | DataError, label_map: LabelMap) -> frozenset[int]:
+    """The ids of the classes in a mask; none of one that cannot be read, or of colours where numbers are expected."""
+    if isinstance(mask, DataError):
+        return frozenset()
+    try:
+        ids = label_map.apply(mask.raw)
+    except DataError:
+        return frozenset()
+    return frozenset(ids[(ids >= 0) & (ids != IGNORE)].tolist())

@@ -72,7 +72,7 @@ def sequence_names(keys: Sequence[str], groups: str | None = None, *, last_numbe
     if groups is not None:
         found = [re.search(groups, key) for key in keys]
         return [key if m is None else m[m.re.groups and 1] or "" for key, m in zip(keys, found, strict=True)]
-    names = [_EXPORTED.sub("", key) for key in keys]
+    names = list(map(without_export_suffix, keys))
     plain = names if last_number else list(map(_plain, keys))
     forms: dict[str, list[int]] = {}
     for i, name in enumerate(plain):
@@ -91,7 +91,12 @@ def sequence_names(keys: Sequence[str], groups: str | None = None, *, last_numbe
 
 def _plain(key: str) -> str:
     """A key as numbers are looked for in it: without what exports add, hashes blanked."""
-    return _HASH.sub(lambda found: "#" * len(found[0]), _EXPORTED.sub("", key))
+    return _HASH.sub(lambda found: "#" * len(found[0]), without_export_suffix(key))
+
+
+def without_export_suffix(key: str) -> str:
+    """A key without what Roboflow adds to it: its versions of one image have the same."""
+    return _EXPORTED.sub("", key)
 
 
 def _most_shared(keys: Sequence[str], names: Sequence[str]) -> bool:
@@ -194,7 +199,7 @@ def neighbours(
     return {split: sum(owners[key] == split for key in beside) for split in splits if split != train}
 
 
-def _place(name: str) -> float:
+def place_of(name: str) -> float:
     """A hash of a name, uniform in 0..1."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
 
@@ -203,7 +208,7 @@ def _by_place(groups: Mapping[str, list[str]], parts: Mapping[str, float]) -> di
     """key -> split, by the place of its group's hash alone, whatever other files exist; without keys of no split."""
     owners: dict[str, str] = {}
     for group, keys in groups.items():
-        place = _place(group)
+        place = place_of(group)
         for name, share in parts.items():
             place -= share
             if place < 0:
@@ -217,7 +222,7 @@ def _by_order(groups: Mapping[str, list[str]], parts: Mapping[str, float]) -> di
 
     The largest takes the rest.
     """
-    left, owners = sorted(groups, key=_place), dict[str, str]()
+    left, owners = sorted(groups, key=place_of), dict[str, str]()
     largest, images = max(parts, key=lambda name: parts[name]), sum(map(len, groups.values()))
     for name, share in parts.items():
         if name == largest:

@@ -27,12 +27,16 @@ class ClassStatistics:
 
     def add(self, label: np.ndarray) -> int:
         """Count one label (H, W) of class ids; returns how many of its pixels are ignored."""
-        counts = np.bincount(label.ravel(), minlength=IGNORE + 1)  # (256,)
+        counts = np.bincount(label.ravel(), minlength=IGNORE + 1)
+        self.add_counts(counts)
+        return int(counts[IGNORE])
+
+    def add_counts(self, counts: np.ndarray) -> None:
+        """Count one label by its pixels of each class id, (256,)."""
         for index in np.flatnonzero(counts[: len(self.pixels)]):
             self.pixels[index] += int(counts[index])
-            self.image_pixels[index] += label.size
+            self.image_pixels[index] += int(counts.sum())
             self.images[index] += 1
-        return int(counts[IGNORE])
 
 
 def class_statistics(data: SegmentationData, progress: Progress | None = None) -> ClassStatistics:

@@ -40,6 +40,11 @@ class FolderListing(Listing):
         """What tells its sequences, see `data.sequences.sequence_names`."""
         return self.config.groups
 
+    @property
+    def has_objects(self) -> bool:
+        """Whether there is a folder that tells objects apart."""
+        return self.instances is not None
+
     def instances_of(self, pair: Pair) -> Path | None:
         """Where the numbers of the objects of a pair stand: the file of its key, whether it is there or not."""
         return self.instances and self.instances / f"{pair.key}.png"
