@@ -273,7 +273,7 @@ def test_images_outside_of_the_dataset_are_written_inside_of_the_output(form, tm
 
 def test_slips_on_the_way_back_are_messages(blobs, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataNotFound, match=r"neither a dataset\.toml nor predicted masks"):
+    with pytest.raises(DataNotFound, match="neither images with masks nor predicted masks"):
         featherseg.convert(tmp_path / "empty", tmp_path / "out", to_format="coco")
     with pytest.raises(ConfigError, match="--images is for predicted masks"):
         featherseg.convert(blobs, tmp_path / "out", to_format="coco", images=tmp_path)
@@ -283,6 +283,14 @@ def test_slips_on_the_way_back_are_messages(blobs, tmp_path):
     with pytest.raises(FeathersegError, match="have no mask"):
         featherseg.convert(blobs, tmp_path / "out", to_format="coco")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_dataset_toml_is_written_as_it_is_proposed(blobs, tmp_path):
+    (blobs / "dataset.toml").unlink()
+    done = featherseg.convert(blobs, tmp_path / "out", to_format="coco")
+    assert done.images == {"train": 3, "val": 3}
+    back = featherseg.convert(tmp_path / "out", tmp_path / "back")
+    assert back.images == done.images
 
 
 def test_outlines_of_labelme_have_few_corners_where_hardly_a_pixel_changes(tmp_path):

@@ -90,8 +90,8 @@ def convert(
     Of shapes that overlap the later one lies on top. The folder appears when all of it is written.
 
     Args:
-        src: A folder, a file of annotations, or the zip of an export; with `to_format` a dataset.toml, a folder with
-            one, or a folder of predicted masks.
+        src: A folder, a file of annotations, or the zip of an export; with `to_format` a dataset.toml, its folder, a
+            folder of images and masks, or a folder of predicted masks.
         out: A new folder.
         from_format: What `src` holds, a name of FORMATS. Default: it is detected.
         to_format: What to write instead of a dataset: coco, yolo, labelme or cvat.

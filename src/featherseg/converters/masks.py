@@ -15,12 +15,13 @@ from scipy import ndimage
 
 from featherseg.converters.pixel_rules import pillow_polygon
 from featherseg.converters.source import place_image
-from featherseg.core.errors import ConfigError, DataError, DataNotFound
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, NoDataset
 from featherseg.core.files import numbered, unique_names
 from featherseg.core.types import IGNORE, ClassInfo, Color, SegmentationData, Size
 from featherseg.core.wording import counted, size_text
+from featherseg.data import own_config
 from featherseg.data.color_lists import is_background
-from featherseg.data.datasets.dataset_toml import read_dataset_toml
+from featherseg.data.datasets.dataset_toml import DatasetToml
 from featherseg.data.datasets.folder import list_folder, read_instances
 from featherseg.data.fingerprint import files_of
 from featherseg.data.images import IMAGE_SUFFIXES, image_size, images_in, read_mask
@@ -132,22 +133,27 @@ def place(image: MaskedImage, folder: Path, copy: bool) -> None:
 
 
 def open_masks(src: Path, images: Path | None) -> Masks:
-    """The masks of a dataset.toml (or a folder with one), or of a folder of predictions; images from `images`.
+    """The masks of a folder of predictions, else of a dataset.toml or a folder; images of predictions from `images`.
 
     Raises DataNotFound where there is neither, ConfigError for `images` of a dataset, and what opening one raises.
     """
-    toml = src / "dataset.toml" if src.is_dir() else src
-    if toml.suffix == ".toml" and (toml.is_file() or not src.is_dir()):
-        if images is not None:
-            raise ConfigError(f"--images is for predicted masks: {toml} says where its images are. Leave it out.")
-        return _dataset(toml)
+    toml = src.suffix == ".toml" or (src / "dataset.toml").is_file()
     found = sorted(path for path in src.glob("*.png") if path.name.endswith(PREDICTED)) if src.is_dir() else []
-    if not found:
-        raise DataNotFound(
-            f"{src} holds neither a dataset.toml nor predicted masks. Expected NAME{PREDICTED} as `featherseg predict` "
-            "writes them, or a dataset."
-        )
-    return _predictions(src, found, images)
+    if found and not toml:
+        return _predictions(src, found, images)
+    neither = DataNotFound(
+        f"{src} holds neither images with masks nor predicted masks. Expected a dataset, or NAME{PREDICTED} as "
+        "`featherseg predict` writes them."
+    )
+    if not toml and not src.is_dir():
+        raise neither
+    try:
+        config = own_config(str(src))
+    except NoDataset:
+        raise neither from None
+    if images is not None:
+        raise ConfigError(f"--images is for predicted masks: {src} says where its images are. Leave it out.")
+    return _dataset(config, src if src.is_dir() else src.parent)
 
 
 def masks_of(data: SegmentationData, numbers: Sequence[int]) -> Masks:
@@ -179,10 +185,9 @@ def _refuse_channels(name: str, channels: int) -> None:
         raise DataError(f"{name} has images of {channels} channels, which annotation tools do not show.")
 
 
-def _dataset(toml: Path) -> Masks:
-    config = read_dataset_toml(toml)
-    listing = list_folder(config, toml.parent)
-    _refuse_channels(str(toml), listing.channels)
+def _dataset(config: DatasetToml, base: Path) -> Masks:
+    listing = list_folder(config, base)
+    _refuse_channels(str(base), listing.channels)
     # Fractions are ours: the tool gets its images undivided, and those beside a cut with what the cut was made in
     splits, unlisted = dict(listing.wholes), set(listing.unlisted)
     if not config.shares:
