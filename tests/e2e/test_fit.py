@@ -131,22 +131,23 @@ def _command_line(process):
         return []
 
 
-def test_a_file_over_the_limit_is_not_delivered(yard, tmp_path, monkeypatch):
+def test_a_file_over_the_limit_is_delivered_where_nobody_is_left_and_timed_again(yard, tmp_path, monkeypatch):
     plan = made(yard, given=True, rungs=(), final=(2, 1), max_ms=20.0)
     one = replace(plan.plan, candidates=(FAST,), final={FAST.name: (2, 1)})
     replace(plan, plan=one).write(tmp_path)
     take(monkeypatch, lambda scale: 20.5)
     settings = session.FitSettings(plan=tmp_path / "plan.json")
-    with pytest.raises(featherseg.FeathersegError, match=r"took 20\.5 ms .* over the limit of 20 ms"):
-        featherseg.fit(yard, 20, out=tmp_path / "out", settings=settings)
-    assert not (tmp_path / "out" / "fit.json").exists()
-    assert not list((tmp_path / "out" / "export").glob("*.onnx"))
+    found = featherseg.fit(yard, 20, out=tmp_path / "out", settings=settings)
+    assert (found.limit_kept, found.facts["latency_over_ms"]) == (False, 0.5)
+    assert found.file.is_file()
+    before = weights(tmp_path / "out")
     take(monkeypatch, lambda scale: 19.5)
 
     # Its folder, in which the splits are that were made for it, may be moved, then and in the end
     (tmp_path / "out").rename(tmp_path / "moved")
     found = featherseg.fit(out=tmp_path / "moved", resume=True, progress=(heard := Silent()))
-    assert found.facts["chosen"]["latency_ms"]["p50"] == 19.5
+    assert (found.limit_kept, found.facts["chosen"]["latency_ms"]["p50"]) == (True, 19.5)
+    assert weights(tmp_path / "moved") == before
     assert any(f"{FAST.model} took 5.0 ms once and 19.5 ms another time" in text for text in heard.messages)
     assert found.facts["chosen"]["timings_ms"] == [5.0, 19.5, 19.5, 19.5]
     assert found.file.is_file()

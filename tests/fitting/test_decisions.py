@@ -32,6 +32,9 @@ ALONE = Workers(None, 1, 1)
 SPLITS = "train = 0.6\nval = 0.2\ntest = 0.2"
 
 
+TOO_SLOW = "21.0 ms in the worst of 3 timings of its file"
+
+
 class Scored:
     """An executor that trains nothing: scores by model and step."""
 
@@ -251,16 +254,22 @@ def test_more_hours_are_appended_to_the_plan_and_carried_out_in_turn(tmp_path, m
 
 @pytest.fixture
 def fit_again(tmp_path, monkeypatch):
-    """Goes on with the fit in a folder, of which nothing is trained and some cannot be delivered; -> who is."""
+    """Goes on with the fit in a folder, of which nothing is trained and some cannot be delivered; -> who is.
+
+    failing: who, and its milliseconds over the limit, None where it has no file.
+    """
 
     @contextmanager
     def workers(*asked):
         yield Workers(Scored(lambda s: {SLOW.model: 0.6, FAST.model: 0.5}[s.recipe]), 1, 1)
 
     def go_on(failing, out=tmp_path):
-        def deliver(made, winner, final, scores, *rest):
-            if winner.name in failing:
-                raise Undelivered(f"{winner.name} took 21.0 ms", "21.0 ms", over_ms=failing[winner.name])
+        def deliver(made, winner, final, scores, *rest, accept):
+            over_ms = failing.get(winner.name)
+            if winner.name in failing and not (accept and over_ms):
+                reason = "its file could not be written" if over_ms is None else TOO_SLOW
+                raise Undelivered(f"{winner.name} took 21.0 ms", reason, over_ms=over_ms)
+            go_on.accepted = accept
             return winner.name
 
         monkeypatch.setattr(session, "deliver", deliver)
@@ -274,7 +283,7 @@ def fit_again(tmp_path, monkeypatch):
 def test_the_next_one_is_delivered_where_the_first_cannot_be(fit_again, tmp_path):
     assert fit_again({SLOW.name: 50.0}) == FAST.name
     plan = read_plan(tmp_path / "plan.json")
-    assert plan.failed == {SLOW.name: "21.0 ms"}
+    assert plan.failed == {SLOW.name: TOO_SLOW}
     assert [one.candidate for one in plan.finals] == [SLOW.name, FAST.name]
     assert fit_again({}) == FAST.name  # as it was decided
     replace(plan, given=True).write(tmp_path)
@@ -283,15 +292,64 @@ def test_the_next_one_is_delivered_where_the_first_cannot_be(fit_again, tmp_path
 
 def test_a_fit_of_which_none_can_be_delivered_can_be_tried_again(fit_again, tmp_path):
     with pytest.raises(RunError, match=f"{FAST.name} took"):
-        fit_again({SLOW.name: 50.0, FAST.name: None})
+        fit_again({SLOW.name: None, FAST.name: None})
     assert fit_again({}) == FAST.name
+
+
+def test_the_best_that_is_trained_is_delivered_where_nobody_keeps_the_limit(fit_again, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "_last_score", lambda made, one, out: {SLOW.name: 0.7, FAST.name: 0.6}[one.name])
+    assert (fit_again({SLOW.name: 50.0, FAST.name: 21.0}), fit_again.accepted) == (SLOW.name, True)
+    plan = read_plan(tmp_path / "plan.json")
+    assert (plan.over_limit, plan.failed) == (SLOW.name, {FAST.name: TOO_SLOW})
+    assert fit_again({SLOW.name: 50.0, FAST.name: 21.0}) == SLOW.name  # as it was decided
+    replace(plan, given=True).write(tmp_path)
+    assert (fit_again({SLOW.name: 50.0}), fit_again.accepted) == (SLOW.name, True)
+
+    # Where the best has no file, the next one that is trained
+    replace(made()).write(tmp_path)
+    assert fit_again({SLOW.name: None, FAST.name: 21.0}) == FAST.name
+    assert read_plan(tmp_path / "plan.json").over_limit == FAST.name
+
+
+@pytest.mark.parametrize(("hours", "delivering", "accepted"), [(0.02, 15.0, False), (0.02, 40.0, True)])
+def test_no_second_training_begins_that_would_end_behind_the_hours(fit_again, tmp_path, hours, delivering, accepted):
+    plan = replace(made(hours=hours), delivering=delivering)  # 72 s: three deliveries, and two validations of 1 s
+    plan.write(tmp_path)
+    failing = {SLOW.name: 21.0}
+    assert (fit_again(failing), fit_again.accepted) == ((SLOW.name, True) if accepted else (FAST.name, False))
+    assert [one.candidate for one in read_plan(tmp_path / "plan.json").finals] == [
+        SLOW.name,
+        *([] if accepted else [FAST.name]),
+    ]
+
+
+def test_whoever_has_no_file_gives_way_however_little_time_is_left(fit_again, tmp_path):
+    replace(made(hours=0.02), delivering=40.0).write(tmp_path)
+    assert (fit_again({SLOW.name: None}), fit_again.accepted) == (FAST.name, True)
+
+
+def test_a_model_over_the_limit_is_timed_again_by_a_resume_while_its_training_is_there(fit_again, tmp_path):
+    last = Final(SLOW.name, 1.0, 10, 2)
+    plan = replace(made(), finals=(last, Final(FAST.name, 1.0, 8, 2)), over_limit=SLOW.name)
+    plan.write(tmp_path)
+    over = {**facts(), "steps": 10, "limit_kept": False, "latency_over_ms": 1.0}
+    (tmp_path / "fit.json").write_text(json.dumps(over))
+    assert fit_again({}).limit_kept is False  # its trials are gone
+    (folder := trials.final_folder(tmp_path, SLOW, 10)).mkdir(parents=True)
+    (folder / "resolved.json").touch()
+    assert session._finished(plan, tmp_path) is None
+    (tmp_path / "fit.json").write_text(json.dumps(over | {"limit_kept": True}))
+    assert session._finished(plan, tmp_path).facts["steps"] == 10
+
+    # More hours train it again as any other
+    assert session._with_hours(plan, 2.0, tmp_path).over_limit is None
 
 
 def test_a_slower_one_takes_no_place_of_one_that_was_too_slow(tmp_path):
     for over_ms, failed in ((21.0, {"middle at 1", f"{SLOW.name}"}), (None, {"middle at 1"})):
         ranking = [replace(FAST, model="middle", latency_ms=10.0), SLOW, FAST]
         error = Undelivered("", "why", over_ms=over_ms)
-        found = make_do(made(), ranking, ranking[0], error, {}, tmp_path, Silent())
+        found = make_do(made(), ranking, ranking[0], error, {}, time.monotonic(), tmp_path, Silent())
         assert found.failed.keys() == failed
 
 
@@ -323,7 +381,7 @@ def test_no_image_is_made_too_small(tmp_path):
 def test_who_is_shrunk_stays_the_chosen_one_by_the_plan_too(fit_again, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "shrink", lambda made, one, *rest: replace(made, shrunk={one.name: 0.87}))
 
-    def deliver(made, winner, *rest):
+    def deliver(made, winner, *rest, **how):
         if not made.shrunk:
             raise Undelivered("too slow", "21.0 ms", over_ms=21.0)
         return winner.name, dict(made.shrunk)

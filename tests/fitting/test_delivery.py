@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from featherseg.data.fingerprint import Fingerprint
 from featherseg.exporters.report import ExportReport
 from featherseg.fitting import delivery
 from featherseg.fitting.delivery import Undelivered, deliver
-from featherseg.fitting.record import Final
-from featherseg.fitting.results import summary
+from featherseg.fitting.record import Final, read_plan
+from featherseg.fitting.results import choose_again, read_fit, summary
 from featherseg.fitting.trials import final_folder
 from featherseg.fitting.watch import Watch
 from featherseg.runs import save_weights, write_info
@@ -57,11 +58,13 @@ def delivered(tmp_path, monkeypatch):
     monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 6.0))
     plan = replace(made(yard), finals=(Final(FAST.name, 1.0, 10, 2),))
 
-    def go_on(plan=plan, watched=()):
+    def go_on(plan=plan, watched=(), *, used=0.0, accept=False):
         Fingerprint.of({name: open_dataset(str(yard), name) for name in ("train", "val")}).save(final / "data.json")
         watch = Watch(plan, FAST, 0.0, tmp_path / "aside", said)
         watch.timings = list(watched)
-        return deliver(plan, FAST, final, {FAST.name: 0.5}, watch, out, 0.0), out, said.messages
+        began = time.monotonic() - used
+        found = deliver(plan, FAST, final, {FAST.name: 0.5}, watch, out, began, accept=accept)
+        return found, out, said.messages
 
     said, go_on.yard, go_on.out, go_on.test, go_on.plan = Silent(), yard.parent, out, test, plan
     return go_on
@@ -179,6 +182,46 @@ def test_one_that_was_over_the_limit_while_it_trained_is_not_even_exported(deliv
     with pytest.raises(Undelivered, match=r"took 20\.5 ms .* over the limit of 20 ms") as error:
         delivered(watched=[timing(FAST.model, p50=ms) for ms in (7.0, 20.5, 6.0)])
     assert error.value.over_ms == 20.5
+
+
+def test_one_over_the_limit_is_delivered_where_that_is_accepted_and_says_by_how_much(delivered, monkeypatch):
+    found, out, _ = delivered()
+    assert [found.facts[key] for key in ("limit_kept", "latency_over_ms", "memory_over_mib")] == [True, 0.0, 0.0]
+    assert "The limit is not kept" not in found.page.read_text()
+
+    plan = replace(delivered.plan, config=replace(delivered.plan.config, max_mib=200.0))  # the file takes 300
+    found, out, _ = delivered(plan, watched=[timing(FAST.model, p50=25.2)], accept=True)
+    assert [found.facts[key] for key in ("limit_kept", "latency_over_ms", "memory_over_mib")] == [False, 5.2, 100.0]
+    assert not found.limit_kept
+    assert read_fit(out)["chosen"]["latency_ms"]["p50"] == 25.2
+    assert read_plan(out / "plan.json").over_limit == FAST.name
+    page = " ".join(found.page.read_text().split())
+    over = "5.2 ms (26%) over the limit of 20 ms and 100 MiB over the limit of 200 MiB"
+    assert f"The limit is not kept: the file is {over} in the worst of its timings." in page
+    assert choose_again(found.facts, 25.0) == []  # it has nothing to spare there
+    assert [row["status"] for row in choose_again(found.facts | {"max_mib": None}, 30.0)] == ["chosen"]
+
+
+def test_where_the_hours_are_over_one_timing_and_no_score_on_test_have_to_do(delivered):
+    found, out, said = delivered(used=2 * 3600)
+    assert found.facts["chosen"]["timings_ms"] == [5.0, 6.0]
+    assert (found.facts["chosen"]["miou_test"], found.facts["limit_kept"]) == (None, True)
+    assert any(f"without a score on test: its hours are over. Score it: featherseg evaluate {out}" in x for x in said)
+    assert len((out / "evaluations.jsonl").read_text().splitlines()) == 1
+
+    # A plan that is carried out to the letter is not ended by the clock
+    found, _, _ = delivered(replace(delivered.plan, given=True), used=2 * 3600)
+    assert len(found.facts["chosen"]["timings_ms"]) == 4
+    assert found.facts["chosen"]["miou_test"] > 0
+
+
+def test_the_page_tells_that_the_hours_ended_the_training(delivered):
+    stopped = replace(delivered.plan, finals=(Final(FAST.name, 1.0, 14, 6, 10),))
+    shutil.copytree(final_folder(delivered.out, FAST, 10), final_folder(delivered.out, FAST, 14))
+    found, _, _ = delivered(stopped)
+    assert [found.facts[key] for key in ("steps", "decay_steps", "steps_planned")] == [10, 2, 14]
+    page = " ".join(found.page.read_text().split())
+    assert "fell in the last 2 of its 10 steps. The hours ended its training there: 14 steps were planned." in page
 
 
 @pytest.mark.parametrize(("slowest", "over_ms"), [(24.0, None), (28.0, 21.0)])

@@ -32,7 +32,7 @@ from featherseg.fitting.page import fit_html, outlook
 from featherseg.fitting.parts import find_parts, whole_path
 from featherseg.fitting.plan import Candidate, make_plan
 from featherseg.fitting.record import read_plan
-from featherseg.fitting.results import choose_again, read_fit
+from featherseg.fitting.results import FitResult, choose_again, read_fit
 from featherseg.fitting.session import FitSettings
 from featherseg.fitting.trials import Segment, Workers
 from featherseg.training.memory import Estimate, estimate_memory
@@ -365,6 +365,55 @@ def test_hours_in_which_nothing_can_be_trained_are_refused(tmp_path, monkeypatch
     with pytest.raises(ConfigError, match=r"Give at least (\S+)\.$") as refused:
         beginning.begin(config, tmp_path, time.monotonic(), None, None, ALONE, Silent())
     assert 3600 * float(re.search(r"at least (\S+)\.$", str(refused.value))[1]) > 2 * 20 + 3 * 6
+
+
+def test_hours_that_a_busy_machine_needs_to_start_are_refused_before_anything_is_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(beginning, "find_parts", None)
+    config, began = made(hours=0.01).config, time.monotonic() - 19.0  # of 36 s
+    with pytest.raises(ConfigError, match=r"alone take about 3\.2 minutes here\. Give at least 0\.06"):
+        beginning.begin(config, tmp_path, began, None, None, ALONE, Silent())
+
+
+def test_a_delivery_takes_as_long_as_this_machine_needs_now(tmp_path, monkeypatch):
+    monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.01, 8))
+    monkeypatch.setattr(beginning, "time_candidate", lambda name, *rest: Measured(timing(*name[:2], 10.0), 8.0))
+    config = made(hours=0.3).config
+    for start_up, an_export in ((0.0, 8.0), (20.0, 20.0)):  # the measurement may be of an idle day
+        began = time.monotonic() - start_up
+        plan = beginning.begin(config, tmp_path, began, None, None, ALONE, Silent())
+        tested = 0.01 * len(open_dataset("shapes", "test"))
+        assert plan.delivering == pytest.approx(2.5 * an_export + tested, abs=3.0)
+        assert plan.ending > plan.delivering + 0.05 * 3600 * 0.3
+        assert read_plan(tmp_path / "plan.json") == plan
+
+
+def test_timing_candidates_ends_with_the_hours(tmp_path, monkeypatch):
+    timed = []
+
+    def time_candidate(name, *rest):
+        timed.append(name)
+        return Measured(timing(*name[:2], p50=10_000.0), 20.0)
+
+    monkeypatch.setattr(beginning, "time_candidate", time_candidate)
+    began = time.monotonic() - 3600.0
+    monkeypatch.setattr(beginning, "_refuse_short", lambda *asked: None)
+    with pytest.raises(ConfigError, match="none of 1 candidate that were timed keeps"):
+        beginning.begin(made(hours=0.5).config, tmp_path, began, None, None, ALONE, Silent())
+    assert len(timed) == 1
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_limit_that_is_not_kept_is_exit_code_1(tmp_path, monkeypatch, capsys, kept):
+    told = facts() | ({} if kept else {"limit_kept": False, "latency_over_ms": 5.2})
+    monkeypatch.setattr("featherseg.fit", lambda *given, **how: FitResult(tmp_path / "my fit", told))
+    words = ["--data", "shapes", "--max-ms", "20", "--out", str(tmp_path / "my fit")]
+    monkeypatch.setattr("sys.argv", ["featherseg", "fit", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == (0 if kept else 1)
+    said = capsys.readouterr().out
+    over = "5.2 ms (26%) over the limit of 20 ms. Time the file again when nothing else runs:\n"
+    assert (f"{over}featherseg fit --resume --out '{tmp_path / 'my fit'}'\n" in said) == (not kept)
 
 
 def test_an_option_that_is_of_no_use_is_refused(monkeypatch, tmp_path, capsys):

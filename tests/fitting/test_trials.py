@@ -179,7 +179,8 @@ def test_a_resumed_part_is_counted_by_the_steps_that_it_took(tmp_path, monkeypat
 
     monkeypatch.setattr(trials, "train", train)
     monkeypatch.setattr(trials, "score_at", lambda folder, steps: None)
-    monkeypatch.setattr(trials, "_last_step", lambda folder: 9)
+    monkeypatch.setattr(trials, "_last_score", lambda folder: 0.5)
+    monkeypatch.setattr(trials, "last_step", lambda folder: 9)
     monkeypatch.setattr(trials, "time", SimpleNamespace(monotonic=lambda: now[0]))
     trials._carry_out(segment, Timing())
     assert trials.progress_of(segment.folder) == (9, 1.0)

@@ -61,6 +61,14 @@ def test_it_is_timed_as_often_as_a_fiftieth_of_the_time_allows(hours, elsewhere,
         assert watching_seconds(hours) == 6 * (times + 1) or elsewhere
 
 
+def test_timings_that_a_busy_machine_takes_long_for_are_fewer(clock, tmp_path, monkeypatch):
+    now, taken = clock
+    watching = Watch(made(), SLOW, 1000.0 + 1600, tmp_path, Silent())
+    monkeypatch.setattr(Watch, "time", lambda self: taken.append(now[0]) or now.append(now.pop() + 20) or timing())
+    train(watching, now, 2000)
+    assert len(taken) == 3  # of the 54 s that eight should take
+
+
 def test_two_timings_lie_a_minute_apart_where_little_time_is_left(clock, tmp_path):
     now, taken = clock
     train(Watch(made(), SLOW, 1000.0 - 50, tmp_path, Silent()), now, 100)

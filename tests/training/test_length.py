@@ -200,6 +200,14 @@ def test_the_command_ends_within_its_minutes(minutes, tmp_path):
     assert time.monotonic() - began <= 1.05 * 60 * minutes
 
 
+def test_a_training_ends_with_the_step_that_is_called_its_last(tmp_path):
+    asked = []
+    request = replace(open_request('train.keep="last"'), ends=lambda step: asked.append(step) or step == 2)
+    run = train(request, tmp_path / "run", told := Silent())
+    assert (told.steps, asked) == ([1, 2], [1, 2])
+    assert run.metrics()[2]["val_miou"] is not None
+
+
 def test_a_training_whose_time_is_over_ends_with_the_step_it_is_in(tmp_path):
     """... validates, keeps its weights, and is finished: it does not go on another day."""
     told, late = Silent(), replace(open_request('train.keep="last"'), ends=time.monotonic())

@@ -1,6 +1,7 @@
 """`train.schedule = "stable"`: a run goes on to more steps as if it had been begun with them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -67,6 +68,13 @@ def test_a_run_that_goes_on_is_the_one_that_was_begun_with_all_steps(tmp_path):
     assert (longer.recipe.train.steps, longer.recipe.train.decay_steps) == (7, 2)
     assert reporter.steps[-1] == 7
     assert "is finished: 7 steps" in finished(run)
+
+    # So is one whose clock ended it, and that goes on
+    clock = tmp_path / "clock"
+    train(replace(request(*STABLE, "train.steps=6"), ends=lambda step: step == 3), clock, Silent())
+    assert max(open_run(clock).metrics()) == 3
+    longer = trained(clock, *STABLE, "train.steps=7", "train.decay_steps=2", resume=True)
+    assert equal_state(without_validations(longer), without_validations(whole))
 
     # Its rate has fallen, so it ends here
     with pytest.raises(ConfigError, match=r"is at step 7, and its rate has been falling since step 5"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -82,6 +83,10 @@ def fit(
     halving; the last one gets at least half of the time. Where no candidate keeps the limit, that is said within a
     minute on an idle machine. In the end --out is a run with its exported file in export/, its score on images that
     nothing was chosen by, fit.html and fit.json. Kill it at any time: `featherseg fit --resume --out OUT` goes on.
+
+    Exit code 0: a model within the limit. 1: the hours ended with a model over it, which is delivered; fit.json
+    (limit_kept, latency_over_ms) and fit.html say by how much. 2: nothing was delivered, as the hours were too short
+    to train anything or no candidate keeps the limit.
     """
     size = None if image_size is None else parse_size(image_size, "--image-size")
 
@@ -127,7 +132,7 @@ def fit(
     import featherseg
     from featherseg.cli.train import TrainingProgress
     from featherseg.core.allocator import keep_freed_memory
-    from featherseg.fitting.results import summary
+    from featherseg.fitting.results import over_text, summary
     from featherseg.fitting.session import FitSettings
 
     keep_freed_memory()
@@ -148,6 +153,10 @@ def fit(
         )
     print(one_line(summary(found.facts)))
     print(one_line(f"the exported file is {found.file}; what was tried: {found.page}"))
+    if not found.limit_kept:
+        print(one_line(f"the limit is not kept: {over_text(found.facts)}. Time the file again when nothing else runs:"))
+        print(one_line(f"featherseg fit --resume --out {shlex.quote(str(out))}"))
+        raise typer.Exit(1)
 
 
 def _measure(out: Path, data: str | None, format: str, size: Size | None, data_root: Path | None) -> None:

@@ -30,7 +30,6 @@ from featherseg.fitting.candidates import (
     resize_of,
     settings_of,
 )
-from featherseg.fitting.delivery import AGAIN
 from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.feasible import TIMING, calibration_of, image_of, no_candidate, time_offers
 from featherseg.fitting.latency import Timing, here, require_format, time_candidate
@@ -38,7 +37,7 @@ from featherseg.fitting.parts import find_parts, look_at, refuse_copies
 from featherseg.fitting.plan import Candidate, make_plan, rung_sizes
 from featherseg.fitting.record import FitConfig, Made, Parts
 from featherseg.fitting.trials import Workers, found_by
-from featherseg.fitting.watch import A_TIMING, watching_seconds
+from featherseg.fitting.watch import watching_seconds
 from featherseg.layers.model import SegmentationModel
 from featherseg.recipe import Recipe
 from featherseg.training import Request
@@ -69,8 +68,15 @@ VALIDATING, LEAST_SCORED = 0.03, 20
 STARTING, AN_IMAGE = 3.0, 0.0075
 """Seconds before the first step of a training, and of one that goes on; for the former also so many an image."""
 
-EXPORTING = 30.0
-"""Seconds that the export of the last one takes at least."""
+EXPORTING = 48.0
+"""Seconds that export and timings of the last one are given at least."""
+
+DELIVERING = 2.5
+"""Times as long as writing and timing an untrained file once: its export, three timings, the pages."""
+
+STARTS = 2.0
+"""Times as long as this program took to start: writing and timing a file once (10 s after 5 s of start on an idle
+machine of two cores, 51 s after 19 s at a load of 8)."""
 
 KEPT_BACK = 0.05
 """The share of the time that nothing is planned for: steps that get slower, a second delivery at a smaller scale. With
@@ -87,7 +93,9 @@ def begin(
     reporter: Reporter,
 ) -> Made:
     """Refuse what cannot be, time the candidates and, as the workers will take them, their steps, write the plan."""
-    ends = began + 3600 * config.hours
+    ends, start_up = began + 3600 * config.hours, time.monotonic() - began
+    if STARTS * start_up > ends - time.monotonic():
+        _refuse_short(config, began, (DELIVERING + 2) * STARTS * start_up)
 
     # The format, the splits, and the size of the images that will be predicted
     require_format(config.format)
@@ -163,10 +171,11 @@ def begin(
             reporter.message(
                 f"left out, of no scale that images of {size_text(image_size)} are tried at: {', '.join(others)}"
             )
-    an_export = median(exports or [0.0])
+    an_export = max(median(exports or [0.0]), start_up)  # kept ones may be of a machine with less to do
     feasible = [t for t in timings if t.keeps(*config.limits)]
     if not feasible:
         raise no_candidate(config, timings)
+    _refuse_short(config, began, DELIVERING * an_export + 2 * STARTING)
 
     # What a step of those takes that may train, and `each` image of a validation
     waiting = in_line([_candidate(timing, config) for timing in feasible], image_size)
@@ -181,7 +190,8 @@ def begin(
             recipe, (_, seen), model = _opened(timed[0], replace(config, device="cpu"), parts, image_size, size)
             by_cpu = time_validation(model, recipe, seen)[1]
         scoring += by_cpu * (3 * len(val) + tested)
-    ending = max(EXPORTING, 2 * an_export) + AGAIN * A_TIMING + 1.5 * scoring
+    delivering = DELIVERING * an_export + scoring
+    ending = max(EXPORTING, DELIVERING * an_export) + 1.5 * scoring
     ending += KEPT_BACK * 3600 * config.hours + (watching_seconds(config.hours) if measured is None else 0)
     few = max(LEAST_SCORED, int(VALIDATING * 3600 * config.hours / each))
     if few < len(val):
@@ -192,29 +202,33 @@ def begin(
     validating, opening = STARTING + each * min(few, len(val)), AN_IMAGE * (len(train) + len(val) + tested)
     turns = [math.ceil(number / workers.at_once) for number in rung_sizes(len(timed))]
     beside = (2 + sum(turns)) * validating + (turns or [1])[0] * opening
-    left = ends - time.monotonic()
-    delivering = 2 * an_export + AGAIN * min(A_TIMING, an_export) + scoring  # as `ending`, with nothing to spare
-    needed = delivering + 2 * validating + opening + timed[0].step_seconds
-    if needed > left:
-        least = config.hours + (needed - left) / (1 - TIMING - KEPT_BACK) / 3600  # of which these are shares
-        raise ConfigError(
-            f"--hours {config.hours:g}: timing, start, validation and export alone take about "
-            f"{(3600 * config.hours + needed - left) / 60:.1f} minutes here. Give at least "
-            f"{math.ceil(100 * least) / 100:g}."
-        )
+    _refuse_short(config, began, delivering + 2 * validating + opening + timed[0].step_seconds)
 
     # The plan for the rest
-    left = max(1.0, left - ending - beside)
+    left = max(1.0, ends - time.monotonic() - ending - beside)
     plan = make_plan(timed, left, workers.at_once)
     spent = time.monotonic() - began
     made = Made(
         config, parts, device, threads, image_size, size, tuple(timings), plan, spent, ending, validating, opening
     )
+    made = replace(made, delivering=delivering)
     made = replace(made, elsewhere=measured is not None, pretrained=pretrained)
     made.write(out)
     these = ", ".join(one.name for one in plan.candidates)
     reporter.message(f"training {these}: {duration(left)}, then export and the score on unseen images")
     return made
+
+
+def _refuse_short(config: FitConfig, began: float, needed: float) -> None:
+    """Raises ConfigError where less time is left than the seconds that are needed, with the hours that are enough."""
+    taken, hours = time.monotonic() - began, config.hours
+    if taken + needed <= 3600 * hours:
+        return
+    least = hours + (taken + needed - 3600 * hours) / (1 - TIMING - KEPT_BACK) / 3600  # of which these are shares
+    raise ConfigError(
+        f"--hours {hours:g}: timing, start, validation and export alone take about {(taken + needed) / 60:.1f} minutes "
+        f"here. Give at least {math.ceil(100 * least) / 100:g}."
+    )
 
 
 def check_loggers(config: FitConfig) -> None:
@@ -299,8 +313,8 @@ def _time_steps(
     waiting: the best guess first. Who needs more memory than there is leaves it, and the others move up; raises
     ConfigError where nobody is left.
     """
-    left, timed, each = max(1.0, ends - time.monotonic()), list[Candidate](), 0.0
-    while len(timed) < len(make_plan([*timed, *waiting[len(timed) :]], left, at_once).candidates):
+    timed, each = list[Candidate](), 0.0
+    while not timed or len(timed) < _compared([*timed, *waiting[len(timed) :]], ends, at_once):
         candidate = waiting[len(timed)]
         try:
             step, validation, batch = pace(candidate)
@@ -317,6 +331,11 @@ def _time_steps(
         each = max(each, validation)
         reporter.message(f"{candidate.name}: {candidate.latency_ms:.1f} ms, a step of training takes {step:.2f} s")
     return timed, each
+
+
+def _compared(waiting: list[Candidate], ends: float, at_once: int) -> int:
+    """How many of those a plan up to `ends` would train."""
+    return len(make_plan(waiting, max(1.0, ends - time.monotonic()), at_once).candidates)
 
 
 def _pace(

@@ -2,11 +2,11 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from featherseg.api import evaluate
 from featherseg.core.errors import ConfigError, DataError, ExportError, RunError, UnknownName
@@ -27,7 +27,7 @@ from featherseg.fitting.latency import Timing, cache_file, time_file
 from featherseg.fitting.page import write_page
 from featherseg.fitting.plan import SPARE, Candidate, name_of
 from featherseg.fitting.record import FitConfig, Made
-from featherseg.fitting.results import DROPPED, NEAR, OVER, SLOW, UNDELIVERED, FitResult
+from featherseg.fitting.results import DROPPED, HEAVY, NEAR, OVER, SLOW, UNDELIVERED, FitResult, is_over
 from featherseg.fitting.trials import TRIALS, copy_run, failure_at, final_folder, score_at, seconds_of, trial_folder
 from featherseg.fitting.watch import Watch
 from featherseg.inference.runtimes import open_runtime
@@ -44,6 +44,9 @@ BUNDLE, DRAFT = "measure.zip", "draft"
 
 AGAIN = 3
 """Timings of the file that is delivered, each in a process of its own; the worst of them counts."""
+
+LATE = 0.05
+"""The share of the hours by which the scoring of test images may be late before it is given up."""
 
 UNSTEADY = 1.25
 """Times that timings of one file may differ before it is told: more than the limit spares a candidate."""
@@ -62,6 +65,11 @@ class Undelivered(RunError):
     def __init__(self, text: str, reason: str, *, over_ms: float | None = None) -> None:
         super().__init__(text)
         self.reason, self.over_ms = reason, over_ms
+        self.over_limit = over_ms is not None or is_over(reason)
+
+
+class _HoursAreOver(Exception):
+    """Ends the scoring of test images."""
 
 
 def deliver(
@@ -72,21 +80,26 @@ def deliver(
     watch: Watch,
     out: Path,
     began: float,
+    *,
+    accept: bool = False,
 ) -> FitResult:
     """The run folder, its exported file, timed again, the score on images that nothing was chosen by, the page.
 
-    watch: through which it is reported; what the file took in its training counts as well. Raises Undelivered where
-    there is no file, or it is over the limit; what was delivered before then stays.
+    watch: through which it is reported; what the file took in its training counts as well. accept: it is delivered even
+    if it is over the limit. Where the hours are over, fewer timings and no score on test have to do. Raises Undelivered
+    where there is no file, or it is over the limit and not accepted; what was delivered before then stays.
     """
+    ends = math.inf if made.given else began + 3600 * made.config.hours
+
     # Who was over the limit while it trained needs no file
     shrunk = winner.name in made.shrunk
-    if watch.timings and not shrunk:
+    if watch.timings and not shrunk and not accept:
         worst(winner.name, watch.timings, made.config, final, out)
 
     # A draft of the run folder, by which report and card tell that val chose the model
     last = made.final(winner)
     assert last is not None
-    steps = last.steps
+    steps = last.reached
     remove_tree(draft := out / TRIALS / DRAFT)
     copy_run(final, draft, but=(TRACKERS,))  # OUT has its own, of the run under which the trials stand
     config, parts, scale, miou_val = made.config, made.parts, winner.scale, score_at(final, steps)
@@ -125,17 +138,17 @@ def deliver(
         name, called = (winner.model, scale, config.format), name_of(winner.model, scale)
         try:
             if shrunk and watch.timings:
-                pairs = [(time_file(report.path, image, name), watch.time()) for _ in range(AGAIN)]
+                pairs = _in_time(lambda: (time_file(report.path, image, name), watch.time()), ends)
                 again, slowdown = [small for small, _ in pairs], watch.slowdown(pairs)
-                slowed = worst(called, [t.slowed(slowdown) for t in again], config, final, out)
+                slowed = worst(called, [t.slowed(slowdown) for t in again], config, final, out, accept=accept)
                 watch.message(
                     f"{called}: about {slowed.latency(config.percentile):.1f} ms when this machine is as "
                     "slow as it was at times"
                 )
             else:
-                again = [*watch.timings, *(time_file(report.path, image, name) for _ in range(AGAIN))]
+                again = [*watch.timings, *_in_time(lambda: time_file(report.path, image, name), ends)]
                 watch.timings = again
-            timing = worst(called, again, config, final, out)
+            timing = worst(called, again, config, final, out, accept=accept)
         except RunError as error:
             remove_tree(draft)
             if isinstance(error, Undelivered):
@@ -155,7 +168,7 @@ def deliver(
     # Its scores, while what was delivered before is untouched; evaluations of that one still count
     if (out / EVALUATIONS).is_file():
         write_bytes(draft / EVALUATIONS, (out / EVALUATIONS).read_bytes())
-    judged = _judge(report, made, miou_val, draft, watch)
+    judged = _judge(report, made, miou_val, draft, out, watch, ends + LATE * 3600 * config.hours)
 
     # It is delivered: the draft becomes the run folder
     (out / FIT).unlink(missing_ok=True)
@@ -179,13 +192,17 @@ def deliver(
         "data": parts.name,
         "file": str(report.path.relative_to(out)),
         "steps": steps,
-        "decay_steps": last.decay,
+        "decay_steps": steps - last.constant,
         "candidates": _candidates(made, winner, final, timing, judged["miou_val"], scores, out),
+        **_over(made, [] if made.elsewhere else again),
         "seconds_before": round(made.spent, 1),
         "seconds": round(time.monotonic() - began, 1),
         "hours": config.hours,
     }
     facts |= {} if bundle is None else {"bundle": bundle}
+    facts |= {} if last.stopped is None else {"steps_planned": last.steps}
+    if facts["limit_kept"] is False and made.over_limit is None:
+        replace(made, over_limit=winner.name).write(out)
     write_page(out, facts, made.plan)
     write_report(open_run(out))
     write_card(open_run(out))
@@ -196,6 +213,34 @@ def deliver(
         if old != final:
             remove_tree(old)
     return FitResult(out, facts)
+
+
+One = TypeVar("One")
+
+
+def _in_time(measure: Callable[[], One], ends: float) -> list[One]:
+    """What AGAIN measurements give, or as many as there is time for, one at least."""
+    found: list[One] = []
+    while len(found) < AGAIN:
+        began = time.monotonic()
+        found.append(measure())
+        now = time.monotonic()
+        if now + (now - began) > ends:
+            break
+    return found
+
+
+def _over(made: Made, again: Sequence[Timing]) -> dict[str, Any]:
+    """Whether the limits are kept, and by how much they are not; null where nothing was timed here."""
+    config = made.config
+    if not again:
+        return {"limit_kept": None, "latency_over_ms": None, "memory_over_mib": None}
+    slowest = max(t.latency(config.percentile) for t in again)
+    heaviest = max(t.memory_mib or 0 for t in again)
+    over_mib = 0.0 if config.max_mib is None else round(max(0.0, heaviest - config.max_mib), 1)
+    over_ms = round(max(0.0, slowest - config.max_ms), 3)
+    kept = all(t.keeps(*config.limits, spare=0) for t in again)
+    return {"limit_kept": kept, "latency_over_ms": over_ms, "memory_over_mib": over_mib}
 
 
 def shrink(
@@ -241,12 +286,20 @@ def _score_val(made: Made, run: Path, resize: Resize | None, reporter: Reporter)
     return scoring.evaluate(runtime, val, settings, boundary=False, progress=reporter.progress).miou
 
 
-def _judge(report: ExportReport, made: Made, miou_val: float | None, run: Path, reporter: Reporter) -> dict[str, Any]:
+def _judge(
+    report: ExportReport, made: Made, miou_val: float | None, run: Path, out: Path, reporter: Reporter, ends: float
+) -> dict[str, Any]:
     """The mIoU, 0..1, on val, and on images that nothing was chosen by with its interval, None where there are none.
 
     Of an int8 file, whose masks are not the model's, that of the file; miou_val: the model's. Where those images cannot
-    be scored, it is None as well: the training was not for nothing.
+    be scored, or not by `ends`, it is None as well: the training was not for nothing.
     """
+
+    def progress(*state: Any) -> None:
+        if time.monotonic() > ends:
+            raise _HoursAreOver
+        reporter.progress(*state)
+
     parts, quantised = made.parts, EXPORTERS[made.config.format].quantised
     if quantised and report.parity and report.parity.file_miou is not None:
         miou_val = report.parity.file_miou
@@ -255,9 +308,14 @@ def _judge(report: ExportReport, made: Made, miou_val: float | None, run: Path, 
         return unscored
     try:
         data = open_dataset(parts.name, parts.test, None if parts.root is None else Path(parts.root))
-        tested = evaluate(open_run(run), split=parts.test, device=made.config.device, progress=reporter.progress)
+        tested = evaluate(open_run(run), split=parts.test, device=made.config.device, progress=progress)
         if quantised:
-            tested = evaluate(report.path, data, device="cpu", progress=reporter.progress)
+            tested = evaluate(report.path, data, device="cpu", progress=progress)
+    except _HoursAreOver:
+        reporter.message(
+            f"it is delivered without a score on {parts.test}: its hours are over. Score it: featherseg evaluate {out}"
+        )
+        return unscored
     except (DataError, ConfigError, UnknownName) as error:
         reporter.message(f"it is delivered without a score on {parts.test}, which cannot be scored: {error}")
         return unscored
@@ -269,15 +327,20 @@ def _judge(report: ExportReport, made: Made, miou_val: float | None, run: Path, 
     return {"miou_val": miou_val, "miou_test": tested.miou, "interval": low_high}
 
 
-def worst(name: str, again: Sequence[Timing], config: FitConfig, run: Path, out: Path) -> Timing:
-    """Of several timings of the file of a run the slowest. Raises Undelivered where one of them is over a limit."""
+def worst(
+    name: str, again: Sequence[Timing], config: FitConfig, run: Path, out: Path, *, accept: bool = False
+) -> Timing:
+    """Of several timings of the file of a run the slowest.
+
+    Raises Undelivered where one of them is over a limit, unless that is accepted.
+    """
     timing = max(again, key=lambda t: t.latency(config.percentile))
-    if all(t.keeps(*config.limits, spare=0) for t in again):
+    if accept or all(t.keeps(*config.limits, spare=0) for t in again):
         return timing
     taken, limit = timing.latency(config.percentile), f"{config.max_ms:g} ms"
     reason = f"{taken:.1f} {SLOW} {len(again)} timings of its file"
     if taken <= config.max_ms:
-        reason = f"{max(t.memory_mib or 0 for t in again):.0f} MiB when its file was run again"
+        reason = f"{max(t.memory_mib or 0 for t in again):.0f} {HEAVY}"
         limit = f"{config.max_mib:g} MiB"
     raise Undelivered(
         f"{name} took {reason}, over the limit of {limit}, and is not delivered; its run is {run}. Other "
@@ -320,7 +383,7 @@ def _candidates(
             if one.name in made.failed and (finals := made.finals_of(one)):
                 row["status"] = f"{UNDELIVERED}: {made.failed[one.name]}"
                 ended = final_folder(out, one, finals[-1].steps)
-                if not math.isnan(score := score_at(ended, finals[-1].steps) or math.nan):
+                if not math.isnan(score := score_at(ended, finals[-1].reached) or math.nan):
                     row |= {"miou_val": score, "run": str(ended.relative_to(out))}
                     row["seconds_trained"] = round(row["seconds_trained"] + seconds_of(ended), 1)
         if one == winner:

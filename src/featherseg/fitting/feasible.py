@@ -66,6 +66,8 @@ def time_offers(
         wanted = [offer for offer in line[:MOST] if offer in left]
         tried, taken = len(timings) + len(failed), time.monotonic() - began
         a_timing = taken / max(1, tried)
+        if tried and taken > 3600 * config.hours:
+            break
         if kept:
             if not wanted or taken + a_timing > TIMING * 3600 * config.hours:
                 break

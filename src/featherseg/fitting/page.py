@@ -11,7 +11,7 @@ from featherseg.comparison.pareto import Point, Quantity, front_svg
 from featherseg.core.files import read_lines, write_text
 from featherseg.core.notebook import percent
 from featherseg.fitting.plan import SPARE, Plan, least_to_compare
-from featherseg.fitting.results import NEAR, OVER, PAGE, UNDELIVERED, latency_text, summary
+from featherseg.fitting.results import NEAR, OVER, PAGE, UNDELIVERED, latency_text, over_text, summary
 from featherseg.reports.charts import Line, chart
 from featherseg.reports.page import page_html, render
 from featherseg.runs import METRICS
@@ -100,6 +100,7 @@ def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
         chosen=chosen,
         trained_as=trained_as,
         summary=summary(facts),
+        over=over_text(facts),
         latency=lambda row: latency_text(row, facts),
         name=name_of,
         front=front,

@@ -95,16 +95,32 @@ class Parts:
 
 @dataclass(frozen=True)
 class Final:
-    """The last training of a candidate: up to how many steps, so many of them at a falling rate, and by which hours."""
+    """The last training of a candidate: up to how many steps, so many of them at a falling rate, and by which hours.
+
+    stopped: the step after which the hours ended it, None where it reached its steps.
+    """
 
     candidate: str
     hours: Hours
     steps: Steps
     decay: int
+    stopped: Steps | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay <= self.steps:
             raise ValueError("a rate falls for more steps than there are")
+        if self.stopped is not None and not self.constant <= self.stopped < self.steps:
+            raise ValueError("a last training was stopped before its rate fell, or after its end")
+
+    @property
+    def constant(self) -> int:
+        """Steps at the constant rate."""
+        return self.steps - self.decay
+
+    @property
+    def reached(self) -> int:
+        """Its last step."""
+        return self.stopped or self.steps
 
 
 @dataclass(frozen=True)
@@ -113,10 +129,11 @@ class Made:
 
     device and threads are those that the timings are of; train_size the (height, width) of a typical training image,
     image_size of those that will be predicted. In seconds, spent: until the plan was made; ending: what is kept for the
-    end; validating: a validation, with what a training needs to start;
-    opening: what its first start needs beside that. finals: the last trainings in their order, each fixed when it
-    began; failed: who was to be delivered and could not be, and why; shrunk: the scale at which one is delivered that
-    was too slow at its own; given: it came from a file and is carried out to
+    end; delivering: what the delivery takes of that, as measured; validating: a validation, with what a training needs
+    to start; opening: what its first start needs beside that. finals: the last trainings in their order, each fixed
+    when it began, and fixed again where the hours ended it; failed: who was to be delivered and could not be, and why;
+    over_limit: who is delivered all the same, as no time or nobody is left; shrunk: the scale at which one is delivered
+    that was too slow at its own; given: it came from a file and is carried out to
     the letter; elsewhere: the timings are another device's; pretrained: candidates start from initial weights.
     """
 
@@ -132,8 +149,10 @@ class Made:
     ending: float
     validating: float
     opening: float
+    delivering: float = 0.0
     finals: tuple[Final, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
+    over_limit: str | None = None
     shrunk: Mapping[str, float] = field(default_factory=dict)
     given: bool = False
     elsewhere: bool = False
@@ -190,6 +209,8 @@ PLAIN = (
     "ending",
     "validating",
     "opening",
+    "delivering",
+    "over_limit",
     "given",
     "elsewhere",
     "pretrained",
@@ -226,6 +247,8 @@ class _PlanFile(Config):
     ending: Seconds
     validating: Seconds
     opening: Seconds
+    delivering: Seconds | None = None  # older ones lack it
+    over_limit: str | None = None
     finals: tuple[Final, ...]
     failed: dict[str, Annotated[str, AfterValidator(one_line)]]
     shrunk: dict[str, Scale] = Field(default_factory=dict)
@@ -255,8 +278,11 @@ class _PlanFile(Config):
             raise ValueError("its rungs do not end with one candidate, whose last steps are known")
         if any(not before[name] <= self.final[name][0] - self.final[name][1] for name in names):
             raise ValueError("a rate falls for more steps than there are behind the rungs")
-        if not names >= self.shrunk.keys() | {last.candidate for last in self.finals}:
+        trained = {last.candidate for last in self.finals}
+        if not names >= self.shrunk.keys() | trained:
             raise ValueError("what is none of its candidates has a scale or last steps")
+        if self.over_limit is not None and self.over_limit not in trained - self.failed.keys():
+            raise ValueError("who is delivered over the limit was not trained to its end")
         if not names > self.failed.keys():
             raise ValueError("none of its candidates is left, or one failed that is none")
         return self
@@ -278,6 +304,8 @@ def read_plan(path: Path) -> Made:
         ) from None
     plan = Plan(found.candidates, tuple((rung.steps, rung.keep) for rung in found.rungs), found.final)
     same = {key: getattr(found, key) for key in (*PLAIN, "config", "parts", "timings", "finals", "failed", "shrunk")}
+    if found.delivering is None:
+        same["delivering"] = found.ending
     if found.pretrained is None:
         same["pretrained"] = has_weights(found.candidates[0].model)
     same["parts"] = replace(found.parts, name=moved_dataset(found.parts.name, path.parent))

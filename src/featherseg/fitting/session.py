@@ -22,15 +22,16 @@ from featherseg.core.notebook import percent, reporter_of
 from featherseg.core.types import Progress, Reporter, Size, as_size
 from featherseg.core.wording import Doubt, counted
 from featherseg.data import is_own
-from featherseg.fitting.beginning import begin, check_loggers
+from featherseg.fitting.beginning import KEPT_BACK, begin, check_loggers
 from featherseg.fitting.bundle import read_latency
 from featherseg.fitting.candidates import resize_of, settings_of
+from featherseg.fitting.clock import FED, falling_steps, last_deadline, planned_last, rung_deadlines
 from featherseg.fitting.delivery import Undelivered, deliver, shrink
 from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.parts import DATASET, whole_path
 from featherseg.fitting.plan import DECAY, MOST_CONSTANT, MOST_STEPS, Candidate, name_of, survivors
 from featherseg.fitting.record import Final, FitConfig, Made, check_limits, read_plan
-from featherseg.fitting.results import FitResult, read_fit
+from featherseg.fitting.results import FitResult, is_over, read_fit
 from featherseg.fitting.trials import (
     FAILED,
     TRIALS,
@@ -39,12 +40,15 @@ from featherseg.fitting.trials import (
     Workers,
     failure_at,
     final_folder,
+    last_step,
     progress_of,
+    score_at,
     seconds_of,
     trial_folder,
     trial_workers,
 )
 from featherseg.fitting.watch import Watch
+from featherseg.runs import RESOLVED
 from featherseg.training.job import torch_as_it_was
 from featherseg.training.length import duration
 from featherseg.training.trackers import begin_group
@@ -57,9 +61,6 @@ SPENT, BEAT = "spent.json", 10.0
 
 MOST_SPENT = 1e9
 """Seconds that no fit takes."""
-
-FED = 0.75
-"""Of the time that is planned for the last training, what it gets at least if another rung is begun."""
 
 ALONE = 0.05
 """Of the last training's time, in which its steps are timed where it shared its machine before."""
@@ -126,7 +127,7 @@ def fit(
             images, a tenth of the training images becomes each.
         max_ms: What `Predictor` may take from a decoded image to its mask, in milliseconds.
         out: The folder to write, in the end a run folder; must be new, except with `resume`.
-        hours: From start to end; with `resume` more than before train the chosen model for longer.
+        hours: From start to end, kept within 10 %; with `resume` more than before train the chosen model for longer.
         format: Of the exported file, a key of `exporters.EXPORTERS` that is run here; default: onnx.
         image_size: (height, width) of the images that will be predicted; default: that of a typical training image.
         latency: The latency.json of another device, as the script of `featherseg fit --measure -o bundle.zip` writes it
@@ -138,13 +139,15 @@ def fit(
         progress: As of `featherseg.train`.
 
     Returns:
-        FitResult: what was chosen, every candidate, where the exported file is.
+        FitResult: what was chosen, every candidate, where the exported file is. limit_kept is False where the hours
+            ended with a model over the limit, which is delivered.
 
     Raises:
         ConfigError: A value is out of range, or no candidate keeps the limit: the fastest is told.
         UnknownName, DataNotFound, DataError, MissingExtra, DeviceError: Before anything is trained.
-        RunError: `out` exists (without `resume`), another process works in it, or no candidate could be delivered: its
-            training failed, or its file did, or was over the limit when it was timed again.
+        RunError: `out` exists (without `resume`), another process works in it, no candidate could be delivered, as its
+            training or its file failed, or a model within the limit that was delivered before stays.
+        TrainingError: Every training failed, or the hours were over before the first step.
         KeyboardInterrupt: It was stopped; `resume` goes on.
     """
     began, out, reporter = command_began(), Path(out), Once(reporter_of(progress))
@@ -220,7 +223,8 @@ def fit(
                 watches = dict[str, Watch]()
                 ranking, scores, made = halve(made, out, began, workers, reporter)
                 while True:
-                    if not (left := [one for one in ranking if one.name not in made.failed]):
+                    left = [one for one in ranking if made.over_limit in (None, one.name)]
+                    if not (left := [one for one in left if one.name not in made.failed]):
                         raise TrainingError(
                             f"{', '.join(made.failed)} could not be delivered by the plan, and the others' trainings "
                             "failed here. Fit without --plan."
@@ -230,9 +234,10 @@ def fit(
                     watch = watches.setdefault(winner.name, Watch(made, winner, ends, folder, reporter))
                     try:
                         final, made = train_to_the_end(made, winner, out, began, workers, watch)
-                        return deliver(made, winner, final, scores, watch, out, began)
+                        accept = _accepts_any(made, ranking, winner, began, out)
+                        return deliver(made, winner, final, scores, watch, out, began, accept=accept)
                     except Undelivered as error:
-                        made = make_do(read_plan(out / PLAN), ranking, winner, error, scores, out, reporter)
+                        made = make_do(read_plan(out / PLAN), ranking, winner, error, scores, began, out, reporter)
         except KeyboardInterrupt:
             reporter.message(f"stopped. Go on with: featherseg fit --resume --out {out}")
             raise
@@ -285,13 +290,22 @@ def _spent(out: Path, made: Made) -> float:
 
 
 def _finished(made: Made, out: Path) -> FitResult | None:
-    """What was delivered, where that is the last training of these hours; its trials may be gone."""
+    """What was delivered, where that is the last training of these hours; its trials may be gone.
+
+    None for a model over the limit that can be timed again: other programs may have slowed the machine down.
+    """
     if not (out / FIT).is_file() or not made.finals:
         return None
     facts, last = read_fit(out), made.finals[-1]
     chosen, reached = facts["chosen"], (made.config.hours, facts.get("steps"))
     name = name_of(chosen["model"], chosen.get("trained_scale", chosen["scale"]))
-    return FitResult(out, facts) if (last.candidate, last.hours, last.steps) == (name, *reached) else None
+    if made.over_limit is not None:
+        last = next(one for one in reversed(made.finals) if one.candidate == made.over_limit)
+    if (last.candidate, last.hours, last.reached) != (name, *reached):
+        return None
+    found, one = FitResult(out, facts), next(one for one in made.plan.candidates if one.name == name)
+    trained = (final_folder(out, one, last.steps) / RESOLVED).is_file()
+    return found if found.limit_kept or not trained else None
 
 
 def halve(
@@ -300,8 +314,9 @@ def halve(
     """Rung by rung, until one is left; -> it, then the others, who was dropped last first; their last scores (0..1).
 
     A rung that would leave the last one too little time, as steps take longer than planned, is not begun: the plan,
-    which comes back, then ends with the rung before. Where all of a rung fail, who was dropped before takes their
-    place. Raises TrainingError where there is nobody; --resume then tries those of the last rung again.
+    which comes back, then ends with the rung before. A rung that has begun ends by the clock, each candidate after its
+    share of the time; the plan has the steps that they reached. Where all of a rung fail, who was dropped before takes
+    their place. Raises TrainingError where there is nobody; --resume then tries those of the last rung again.
     """
     left, dropped, scores = list(made.plan.candidates), list[Candidate](), dict[str, float]()
     for number, (steps, keep) in enumerate(made.plan.rungs, start=1):
@@ -317,10 +332,18 @@ def halve(
         reporter.message(
             f"rung {number} of {len(made.plan.rungs)}: {counted(len(left), 'candidate')}, {keep} will stay"
         )
-        found = workers.execute([_segment(made, out, one, steps[one.name]) for one in left], reporter)
+        ends = math.inf if made.given else began + 3600 * made.config.hours
+        deadlines = rung_deadlines(made, left, ends, time.monotonic(), workers.at_once)
+        segments = [
+            replace(_segment(made, out, one, steps[one.name]), deadline=deadline)
+            for one, deadline in zip(left, deadlines, strict=True)
+        ]
+        found = workers.execute(segments, reporter)
+        made = _with_reached(made, out, number, segments)
         scores |= {one.name: score for one, score in zip(left, found, strict=True)}
         sound = [(one, score) for one, score in zip(left, found, strict=True) if not math.isnan(score)]
         if not sound and not dropped:
+            _refuse_untrained(made, segments, out, began)
             reasons = [_forget_failure(trial_folder(out, one), steps[one.name]) for one in left]
             raise TrainingError(
                 f"no candidate of rung {number} could be trained: {'; '.join(dict.fromkeys(reasons))}. "
@@ -334,6 +357,39 @@ def halve(
     return left + dropped, scores, made
 
 
+def _with_reached(made: Made, out: Path, number: int, segments: Sequence[Segment]) -> Made:
+    """Return the plan in which a rung has the steps that its trials reached, where the clock stopped them."""
+    (steps, keep), folders = made.plan.rungs[number - 1], {s.folder: s for s in segments if s.deadline is not None}
+    reached = dict(steps)
+    for one in made.plan.candidates:
+        segment = folders.get(trial_folder(out, one))
+        if segment is not None and failure_at(segment.folder, segment.steps) is None:
+            last = last_step(segment.folder)
+            reached[one.name] = last if 0 < last < segment.steps else segment.steps
+    if reached == steps:
+        return made
+    rungs = [*made.plan.rungs]
+    rungs[number - 1] = (reached, keep)
+    made = replace(made, plan=replace(made.plan, rungs=tuple(rungs)))
+    made.write(out)
+    return made
+
+
+def _refuse_untrained(made: Made, segments: Sequence[Segment], out: Path, began: float) -> None:
+    """Raises TrainingError where none of these trainings took a step, as the hours are over."""
+    now = time.monotonic()
+    for segment in segments:
+        if segment.deadline is None or segment.folder.exists() or segment.deadline.seconds_left(now, 0.0) > 0:
+            return
+    taken = now - began
+    least = (taken + made.delivering + 2 * made.validating + made.opening) / 3600 * (1 + KEPT_BACK)
+    raise TrainingError(
+        f"--hours {made.config.hours:g}: nothing could be trained. What comes before the training took "
+        f"{taken / 60:.1f} minutes here, and what follows takes about {made.delivering / 60:.1f}. Go on with more: "
+        f"featherseg fit --resume --hours {math.ceil(100 * least) / 100:g} --out {out}"
+    )
+
+
 def _starves(made: Made, out: Path, left: Sequence[Candidate], number: int, began: float, workers: Workers) -> bool:
     """Whether a rung would leave the last one less than FED of its planned time; not of one that has begun."""
     (before, _), (steps, _) = made.plan.rungs[number - 2 : number]
@@ -345,9 +401,7 @@ def _starves(made: Made, out: Path, left: Sequence[Candidate], number: int, bega
             return False
         more = steps[one.name] - trained
         rung.append(more * (pace or one.step_seconds) + made.validating)
-    last = left[0]
-    planned = (made.plan.final[last.name][0] - made.plan.rungs[-1][0][last.name]) * last.step_seconds
-    return seconds - sum(rung) / min(len(left), workers.at_once) < FED * planned
+    return seconds - sum(rung) / min(len(left), workers.at_once) < FED * planned_last(made, left[0])
 
 
 def make_do(
@@ -356,33 +410,94 @@ def make_do(
     winner: Candidate,
     error: Undelivered,
     scores: Mapping[str, float],
+    began: float,
     out: Path,
     reporter: Reporter,
 ) -> Made:
-    """The plan in which who was too slow sees smaller images, or the next one takes the place of who is not delivered.
+    """Return the plan of what is delivered in place of a model that could not be, or was over the limit.
 
-    That is a faster one where the limit was the reason. It is written down, so that it is decided alike when the plan
-    is carried out again. Raises the error where nobody is left or a model was delivered before, which stays.
+    One that was too slow sees smaller images, or the next candidate takes its place: a faster one where the limit was
+    the reason. Where the hours leave no time for that, or nobody is left, the best of those that were trained is
+    delivered over the limit. It is written down, so that it is decided alike when the plan is carried out again. Raises
+    the error where there is none, or a model that keeps the limit was delivered before, which stays.
     """
-    failed = dict(made.failed) | {winner.name: error.reason}
-    if error.over_ms is not None:
-        slower = (one.name for one in ranking if one.latency_ms > winner.latency_ms)
-        failed = dict.fromkeys(slower, f"slower than {winner.name}") | failed
-    left = [one.name for one in ranking if one.name not in failed]
-    if (out / FIT).is_file():
+    if (out / FIT).is_file() and FitResult(out, read_fit(out)).limit_kept:
         reporter.message(f"{out} stays as it was delivered before")
         raise error
-    if error.over_ms is not None and (last := made.final(winner)):
-        final, rival = final_folder(out, winner, last.steps), scores.get(left[0]) if left else None
+    failed = dict(made.failed) | {winner.name: error.reason}
+    if error.over_limit:
+        failed = dict.fromkeys(_slower(ranking, winner), f"slower than {winner.name}") | failed
+    left = [one for one in ranking if one.name not in failed]
+    time_to_shrink, time_to_train = _time_for_another(made, winner, left, began, out)
+
+    # Smaller images
+    if error.over_ms is not None and time_to_shrink and (last := made.final(winner)):
+        final, rival = final_folder(out, winner, last.steps), scores.get(left[0].name) if left else None
         if smaller := shrink(made, winner, final, error.over_ms, rival, reporter):
             smaller.write(out)
             return smaller
-    if not left:
+
+    # The next one. What failed for another reason than the limit needs one, however little it was trained
+    if left and (time_to_train or not error.over_limit):
+        reporter.message(f"{winner.name} is not delivered: {error.reason}; in its place {left[0].name}")
+        made = replace(made, failed=failed, over_limit=None)
+        made.write(out)
+        return made
+
+    # The best one that is trained, over the limit
+    over = [one for one in ranking if made.final(one) and is_over(failed.get(one.name, ""))]
+    if not over:
         raise error
-    reporter.message(f"{winner.name} is not delivered: {error.reason}; in its place {left[0]}")
-    made = replace(made, failed=failed)
+    best = max(over, key=lambda one: _last_score(made, one, out))
+    del failed[best.name]
+    made = replace(made, failed=failed, over_limit=best.name)
     made.write(out)
     return made
+
+
+def _slower(ranking: Sequence[Candidate], winner: Candidate) -> list[str]:
+    return [one.name for one in ranking if one.latency_ms > winner.latency_ms]
+
+
+def _last_score(made: Made, one: Candidate, out: Path) -> float:
+    """The mIoU (0..1) at the end of its last training, below 0 where there is none."""
+    last = made.final(one)
+    score = None if last is None else score_at(final_folder(out, one, last.steps), last.reached)
+    return -1.0 if score is None or math.isnan(score) else score
+
+
+def _time_for_another(
+    made: Made, winner: Candidate, left: Sequence[Candidate], began: float, out: Path, before: float = 0.0
+) -> tuple[bool, bool]:
+    """Whether the hours have time to deliver the winner for smaller images, and to train the first of `left`.
+
+    Its rate must have time to fall, and the winner to be delivered after all. before: seconds that are needed first,
+    at the planned pace.
+    """
+    if made.given:
+        return True, bool(left)
+    pace = progress_of(trial_folder(out, winner))[1] or winner.step_seconds
+    seconds = began + 3600 * made.config.hours - time.monotonic()
+    seconds = seconds / max(1.0, pace / winner.step_seconds) - before
+    training = 0.0
+    if left:
+        falling = falling_steps(last_step(trial_folder(out, left[0])))
+        training = falling * left[0].step_seconds + 2 * made.validating
+    delivering = made.delivering + made.validating
+    return seconds > delivering, bool(left) and seconds > training + 2 * delivering
+
+
+def _accepts_any(made: Made, ranking: Sequence[Candidate], winner: Candidate, began: float, out: Path) -> bool:
+    """Whether a winner is delivered even if its file is over the limit: nothing else could be done then."""
+    if made.over_limit == winner.name:
+        return True
+    if made.given or ((out / FIT).is_file() and FitResult(out, read_fit(out)).limit_kept):
+        return False
+    if any(is_over(reason) for reason in made.failed.values()):  # the best of them is
+        return False
+    gone = {winner.name, *made.failed, *_slower(ranking, winner)}
+    left = [one for one in ranking if one.name not in gone]
+    return not any(_time_for_another(made, winner, left, began, out, made.delivering))
 
 
 def train_to_the_end(
@@ -391,23 +506,28 @@ def train_to_the_end(
     """The winner at its constant rate, then a copy of it at a falling one, which may not go on; -> the copy.
 
     How many steps that is follows from the time that is left when it begins, and is written into the plan then. Where
-    others shared its machine before, some steps without them are timed first.
+    others shared its machine before, some steps without them are timed first. Where steps take longer than planned the
+    clock ends both; the plan then has the steps that were reached. Raises Undelivered where its training failed,
+    TrainingError where no step was taken in the hours.
     """
+    ends = math.inf if made.given else began + 3600 * made.config.hours
     if made.final(winner) is None:
         steps, decay = made.plan.final[winner.name]
         if not made.given:
             trial = trial_folder(out, winner)
-            ends = began + 3600 * made.config.hours - made.ending - 2 * made.validating
+            planned_end = ends - made.ending - 2 * made.validating
             trained, pace = progress_of(trial, shared := workers.threads if workers.shares else 0)
-            few = int(ALONE * (ends - time.monotonic()) / winner.step_seconds)
+            few = int(ALONE * (planned_end - time.monotonic()) / winner.step_seconds)
             if shared and not pace and few > 1:
                 timed = _segment(made, out, winner, min(trained + few, MOST_CONSTANT))
+                timed = replace(timed, deadline=last_deadline(made, winner, ends))
                 if math.isnan(workers.execute([timed], reporter)[0]):
                     raise _unfinished(winner, timed)
                 trained, pace = progress_of(trial, shared)
-            left = ends - time.monotonic() - (0 if trained else made.opening)
+            left = planned_end - time.monotonic() - (0 if trained else made.opening)
             pace = pace or winner.step_seconds
-            steps = min(trained + max(1, int(left / pace)), MOST_STEPS)
+            more = max(0 if trained else 1, int(left / pace))  # none: it is delivered as it is
+            steps = min(trained + more, MOST_STEPS)
             decay = min(int(DECAY * steps), steps - trained)
             if (out / FIT).is_file() and steps <= (delivered := read_fit(out)["steps"]):
                 if delivered >= MOST_STEPS:
@@ -421,27 +541,54 @@ def train_to_the_end(
                     f"{delivered}, as the last ones are taken anew. Give at least {math.ceil(100 * least) / 100:g}."
                 )
             # Of fewer hours those count that were reached: the trial cannot go back
-            reached = (one for one in made.finals if one.candidate != winner.name or one.steps - one.decay <= trained)
+            reached = (one for one in made.finals if one.candidate != winner.name or one.constant <= trained)
             made = replace(made, finals=tuple(reached))
         made = replace(made, finals=(*made.finals, Final(winner.name, made.config.hours, steps, decay)))
         made.write(out)
     *before, last = made.finals_of(winner)
     reporter.message(f"{winner.name} goes on to step {last.steps}, the last {last.decay} of them at a falling rate")
-    if last.steps < FEW:
+    if last.reached < FEW:
         reporter.message(
-            f"it has {counted(last.steps, 'step')}, which is very few: give it more --hours, or go on with --resume "
+            f"it has {counted(last.reached, 'step')}, which is very few: give it more --hours, or go on with --resume "
             "and more of them"
         )
-    for one in (*before, last):  # by fewer hours it stopped there
-        constant = _segment(made, out, winner, one.steps - one.decay)
+
+    # At its constant rate; by fewer hours it stopped there before
+    for one in (*before, last):
+        constant = _segment(made, out, winner, one.constant)
+        if one is last:
+            constant = replace(constant, deadline=last_deadline(made, winner, ends))
         if constant.steps and math.isnan(workers.execute([constant], reporter)[0]):
+            _refuse_untrained(made, [constant], out, began)
             raise _unfinished(winner, constant)
+    trained = last_step(constant.folder)
+    if not made.given and 0 < trained < last.constant:
+        decay = min(last.decay, falling_steps(trained))
+        made, last = _with_final(made, last, replace(last, steps=trained + decay, decay=decay), out)
+        reporter.message(
+            Doubt(f"steps take longer than planned: its rate falls from step {trained} on, up to {last.steps}")
+        )
+
+    # A copy at a falling rate, which may not go on
     folder = final_folder(out, winner, last.steps)
-    source = constant.folder if constant.steps else None
-    final = replace(constant, folder=folder, steps=last.steps, decay=last.decay, source=source)
+    source = constant.folder if last.constant else None
+    final = replace(constant, folder=folder, steps=last.steps, decay=last.decay, source=source, until=last.stopped)
+    final = replace(final, deadline=last_deadline(made, winner, ends, decay=False))
     if math.isnan(workers.execute([final], reporter)[0]):
+        _refuse_untrained(made, [final], out, began)
         raise _unfinished(winner, final)
+    trained = last_step(folder)
+    if not made.given and last.stopped is None and 0 < trained < last.steps:
+        reporter.message(Doubt(f"steps take longer than planned: the training ended at step {trained}"))
+        made, last = _with_final(made, last, replace(last, stopped=trained), out)
     return folder, made
+
+
+def _with_final(made: Made, old: Final, new: Final, out: Path) -> tuple[Made, Final]:
+    """Write the plan in which the hours ended a last training earlier; -> (it, that training)."""
+    made = replace(made, finals=tuple(new if one is old else one for one in made.finals))
+    made.write(out)
+    return made, new
 
 
 def _unfinished(winner: Candidate, segment: Segment) -> Undelivered:
@@ -488,7 +635,7 @@ def _with_hours(made: Made, hours: float | None, out: Path) -> Made:
         return made
     if hours < made.config.hours:
         raise ConfigError(f"--hours {hours:g}: it was begun with {made.config.hours:g}. More can be given, not less.")
-    made = replace(made, config=replace(made.config, hours=hours), given=False)
+    made = replace(made, config=replace(made.config, hours=hours), given=False, over_limit=None)
     if not (out / FIT).is_file():  # else they may be too few
         made.write(out)
     return made

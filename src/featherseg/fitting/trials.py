@@ -23,6 +23,7 @@ from featherseg.core.files import PLAN, append_line, load_json, read_lines, remo
 from featherseg.core.machine import usable_cores
 from featherseg.core.types import Reporter
 from featherseg.core.wording import Doubt, counted, one_line
+from featherseg.fitting.clock import Deadline, StepClock
 from featherseg.fitting.plan import Candidate
 from featherseg.runs import RESOLVED, open_run
 from featherseg.training import Request, train
@@ -39,7 +40,8 @@ class Segment:
     """A trial, and up to which step it goes on, the last `decay` of them at a falling rate.
 
     recipe and overrides are those of its training; source: the trial whose state it begins with, None for its own;
-    group: the folder of the fit.
+    group: the folder of the fit. until: the step after which its clock stopped it once, where that is known;
+    deadline: when it must stop whatever the step, None for never.
     """
 
     folder: Path
@@ -49,14 +51,22 @@ class Segment:
     decay: int = 0
     source: Path | None = None
     group: Path | None = None
+    until: int | None = None
+    deadline: Deadline | None = None
 
 
 class _Steps:
     """Reports and counts the steps of a trial; of its messages, which are for those who type `train`, the doubts."""
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, reporter: Reporter, until: int | None, deadline: Deadline | None) -> None:
         self.reporter, self.progress = reporter, reporter.progress
+        self.until, self.clock = until, None if deadline is None else StepClock(deadline)
         self.taken, self.first, self.last, self.beside = 0, 0.0, 0.0, 0.0
+
+    def is_last(self, step: int) -> bool:
+        """Whether the training stops after this step, before its last one."""
+        late = self.clock is not None and self.clock.is_last(step, time.monotonic(), self.beside)
+        return late or step == self.until
 
     def message(self, text: str) -> None:
         """Told where something may be wrong."""
@@ -95,7 +105,7 @@ def found_by(error: Exception) -> str:
 
 
 Executor = Callable[[Sequence[Segment], Reporter], list[float]]
-"""Carries segments out; -> the mIoU (0..1) of each on the validation split, NaN where its training failed."""
+"""Carries segments out; -> the last mIoU (0..1) of each on the validation split, NaN where its training failed."""
 
 
 def carry_out(segments: Sequence[Segment], reporter: Reporter) -> list[float]:
@@ -157,6 +167,8 @@ def _over_ray(there: Cluster, at_once: int, segments: Sequence[Segment], reporte
     for number, segment in enumerate(segments):
         source = None if segment.source is None else segment.source.resolve()
         there_too = replace(segment, folder=segment.folder.resolve(), source=source)
+        if segment.deadline is not None:  # machines have no other clock in common
+            there_too = replace(there_too, deadline=segment.deadline.moved(time.time() - time.monotonic()))
         waiting[task.remote(there_too, threads)] = number
     found = [math.nan] * len(segments)
     while waiting:
@@ -199,22 +211,27 @@ def _remotely(segment: Segment, threads: int) -> tuple[float, list[str]]:
     if not plan.is_file():
         raise DataNotFound(f"{platform.node()} does not see {plan}: --out must lie on a disk that all machines share.")
     torch.set_num_threads(threads)
+    if segment.deadline is not None:
+        segment = replace(segment, deadline=segment.deadline.moved(time.monotonic() - time.time()))
     told = _Told()
     return _carry_out(segment, told), told.messages
 
 
 def _carry_out(segment: Segment, reporter: Reporter) -> float:
-    folder, known = segment.folder, score_at(segment.folder, segment.steps)
+    folder, known = segment.folder, score_at(segment.folder, segment.until or segment.steps)
     if known is not None and (math.isnan(known) or not open_run(folder).unfinished):
         return known
     if not (folder / RESOLVED).is_file():
         remove_tree(folder)  # what failed before its first step, or a copy that was cut off
         if segment.source is not None:
             copy_run(segment.source, folder)
+    if segment.deadline is not None and segment.deadline.seconds_left(time.monotonic(), 0.0) <= 0:
+        return _last_score(folder)  # the hours are over
     lengths = (f"train.steps={segment.steps}", f"train.decay_steps={segment.decay}")
-    began, counting = time.monotonic(), _Steps(reporter)
+    began, counting = time.monotonic(), _Steps(reporter, segment.until, segment.deadline)
     try:
-        request = Request(segment.recipe, overrides=(*segment.overrides, *lengths), group=segment.group)
+        overrides = (*segment.overrides, *lengths)
+        request = Request(segment.recipe, overrides=overrides, group=segment.group, ends=counting.is_last)
         train(request, folder, counting, resume=True)
     except (TrainingError, ConfigError, torch.OutOfMemoryError) as error:  # the latter two: too little memory for it
         begun = (folder / RESOLVED).is_file()
@@ -228,8 +245,7 @@ def _carry_out(segment: Segment, reporter: Reporter) -> float:
     row = {"steps": counting.taken, "stepping": round(counting.last - counting.first, 3)}
     row |= {"threads": torch.get_num_threads(), "seconds": round(time.monotonic() - began, 2)}
     append_line(folder / SECONDS, row)
-    found = score_at(folder, segment.steps)
-    return math.nan if found is None else found
+    return math.nan if failure_at(folder, segment.steps) is not None else _last_score(folder)
 
 
 def trial_folder(out: Path, one: Candidate) -> Path:
@@ -255,6 +271,14 @@ def score_at(folder: Path, steps: int) -> float | None:
     return math.nan if record["val_miou"] is None else float(record["val_miou"])
 
 
+def _last_score(folder: Path) -> float:
+    """The mIoU of a trial at its last validation, NaN where there is none."""
+    if not (folder / RESOLVED).is_file():
+        return math.nan
+    scores = [row["val_miou"] for _, row in sorted(open_run(folder).metrics().items()) if "val_miou" in row]
+    return float(scores[-1]) if scores and scores[-1] is not None else math.nan
+
+
 def failure_at(folder: Path, steps: int) -> str | None:
     """Why a trial's training up to a step failed; None where it did not."""
     found = load_json(folder / FAILED) if (folder / FAILED).is_file() else {}
@@ -273,10 +297,11 @@ def progress_of(folder: Path, above: int = 0) -> tuple[int, float]:
     """
     rows = [row for row in read_lines(folder / SECONDS) if row["steps"] > 1 and row.get("threads", 1) > above]
     steps = sum(row["steps"] - 1 for row in rows)
-    return _last_step(folder), sum(row.get("stepping", row["seconds"]) for row in rows) / steps if rows else 0.0
+    return last_step(folder), sum(row.get("stepping", row["seconds"]) for row in rows) / steps if rows else 0.0
 
 
-def _last_step(folder: Path) -> int:
+def last_step(folder: Path) -> int:
+    """The step that a trial has reached, 0 before its first."""
     return max(open_run(folder).metrics(), default=0) if (folder / RESOLVED).is_file() else 0
 
 

@@ -45,7 +45,8 @@ class Watch:
         self.made, self.candidate, self.folder, self.reporter = made, candidate, folder, reporter
         self.message, self.progress = reporter.message, reporter.progress
         self.timings = list[Timing]()
-        self.left = 0 if made.elsewhere else max(0, round(watching_seconds(made.config.hours) / A_TIMING) - 1)
+        self.seconds = watching_seconds(made.config.hours)
+        self.left = 0 if made.elsewhere else max(0, round(self.seconds / A_TIMING) - 1)
         self.due = time.monotonic()
         self.every = max(LEAST, (ends - self.due) / max(1, self.left))
         self._file: Path | None = None
@@ -57,6 +58,9 @@ class Watch:
             self.left, self.due = self.left - 1, now + self.every
             with suppress(FeathersegError):  # stopped meanwhile, or too little memory: the training goes on
                 self.timings.append(self.time())
+            self.seconds -= time.monotonic() - now
+            if self.seconds <= 0:  # a busy machine takes longer for each
+                self.left = 0
 
     def time(self) -> Timing:
         """What the untrained file takes now. Raises what writing and timing it does."""

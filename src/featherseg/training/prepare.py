@@ -79,7 +79,8 @@ class Request:
     objects: Objects = NAMES_ALONE
     group: Path | None = None  # the folder of the sweep that it is one training of
     began: float = field(default_factory=command_began, compare=False)
-    ends: float | None = field(default=None, compare=False)  # by time.monotonic: the step then is the last
+    ends: float | Callable[[int], bool] | None = field(default=None, compare=False)
+    """The step at this time, by time.monotonic, is the last; or what is asked after a step whether it is."""
 
     def read(self) -> tuple[RecipeFile, Recipe]:
         """The recipe's text and its resolved form. Raises ConfigError or UnknownName."""

@@ -8,6 +8,7 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -55,12 +56,13 @@ class Recorder(Checkpoint):
         *,
         steps: int,
         every: int,
-        ends: float | None,
+        ends: float | Callable[[int], bool] | None,
         reporter: Reporter,
     ) -> None:
         self.run, self.val, self.settings, self.reporter = run, val, settings, reporter
         self.steps, self.every = steps, every  # of the whole run, and between validations
-        self.ends = math.inf if ends is None else ends  # by time.monotonic: the run is over then, whatever the step
+        moment = math.inf if ends is None or callable(ends) else ends
+        self.is_last = ends if callable(ends) else lambda step: time.monotonic() >= moment
         self.best, self.stale, self.finished = -math.inf, 0, False  # score, validations since, nothing left to do
         undo = run.recipe.loss.undo_class_weights
         self.undone = 0.0 if undo == "auto" else undo  # share of the class weights that kept weights undo
@@ -109,7 +111,8 @@ class Recorder(Checkpoint):
         record = {"step": step, **pl_module.take_record()}
         now = time.monotonic()
         late = now - self.saved_at >= self.settings.checkpoint_seconds
-        late, stop, last = trainer.strategy.broadcast((late, self.stop_asked, step == self.steps or now >= self.ends))
+        last = step == self.steps or self.is_last(step)
+        late, stop, last = trainer.strategy.broadcast((late, self.stop_asked, last))
         validate = step % self.every == 0 or last
         save = validate or late or stop
         if save:
