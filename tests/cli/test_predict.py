@@ -163,6 +163,7 @@ def test_an_image_is_never_replaced_by_its_own_result(lawn_run, photos, tmp_path
 def test_paths_that_cannot_be_are_refused_before_work(lawn_run, photos, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "rides" / "day").mkdir(parents=True)
+    (clip := tmp_path / "clip.mp4").touch()
     Image.new("RGB", (40, 30)).save(tmp_path / "rides" / "day" / "a.png")
     for arguments, named in (
         ((photos / "none.jpg",), "none.jpg does not exist"),
@@ -172,6 +173,9 @@ def test_paths_that_cannot_be_are_refused_before_work(lawn_run, photos, tmp_path
         ((photos, "-o", tmp_path / "out.png"), "out.png names an image: expected a folder"),
         ((photos, "-o", "s3://b/out.png"), "-o s3://b/out.png names an image"),
         ((photos, "--masks", "--submission", "cityscapes"), "--masks is for predictions without --submission"),
+        ((photos, "--probabilities", "npz", "--submission", "bdd100k"), "--probabilities is for predictions without"),
+        ((photos, "--probabilities", "npy"), "probabilities 'npy': expected npz or png"),
+        ((clip, "--probabilities", "png"), "--probabilities is for images"),
     ):
         result = run("no-such-run", *arguments)
         assert isinstance(result.exception, FeathersegError)

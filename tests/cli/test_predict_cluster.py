@@ -41,6 +41,8 @@ def photos(tmp_path):
         (["inn", "-o", "out", "--cluster", "local"], DataNotFound, "inn does not exist"),
         (["in", "-o", "out", "--cluster", "local", "--batch", "4"], ConfigError, "--batch cannot go with --cluster"),
         (["in", "-o", "out", "--cluster", "local", "--overwrite"], ConfigError, "--overwrite cannot go"),
+        (["in", "-o", "out", "--cluster", "local", "--threads", "2"], ConfigError, "--threads cannot go"),
+        (["in", "-o", "out", "--cluster", "local", "--probabilities", "npz"], ConfigError, "--probabilities cannot go"),
         (["in", "-o", "out", "--cluster", "local", "--submission", "cityscapes"], ConfigError, "--submission cannot"),
         (["in", "-o", "out", "--cluster", "local", "--device", "cuda:1"], ConfigError, "expected auto, cpu or cuda"),
         (["in", "-o", "out.png", "--cluster", "local"], ConfigError, "out.png names an image"),

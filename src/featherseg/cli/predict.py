@@ -72,6 +72,13 @@ def predict(
         bool,
         typer.Option("--masks", help="Of images, write the masks alone; of a video, also the masks, a PNG per frame."),
     ] = False,
+    probabilities: Annotated[
+        str | None,
+        typer.Option(
+            metavar="npz|png",
+            help="Also write those of all classes, NAME_probabilities.npz, or of the mask's, NAME_confidence.png.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite existing predictions.")] = False,
     cluster: Annotated[
         str | None,
@@ -100,14 +107,17 @@ def predict(
     # Options that do not go together
     if workers is not None and (cluster is None or workers < 1):
         raise ConfigError(f"--workers {workers}: expected at least 1, together with --cluster local or an address.")
-    if masks and submission is not None:
-        raise ConfigError("--masks is for predictions without --submission, which writes masks alone. Leave it out.")
+    for option, given in {"--masks": masks, "--probabilities": probabilities}.items():
+        if given and submission is not None:
+            raise ConfigError(
+                f"{option} is for predictions without --submission, which writes masks alone. Leave it out."
+            )
     refuse_image_name(output)
 
     # Over a cluster: masks alone, by a way of its own
     if cluster is not None:
-        given = {"--batch": batch != 1, "--submission": submission is not None, "--overwrite": overwrite}
-        refuse_options(given | {"--threads": threads is not None})
+        unfit = {"--batch": batch != 1, "--submission": submission is not None, "--overwrite": overwrite}
+        refuse_options(unfit | {"--threads": threads is not None, "--probabilities": probabilities is not None})
         failed = predict_over_cluster(
             run,
             paths,
@@ -130,6 +140,8 @@ def predict(
     inference = parse_inference(window, scales, tta, resize)
     if moving.paths and any(map(is_remote, (output, *moving.paths))):
         raise ConfigError("videos are read from and written to this machine's disk alone: copy them, or name images.")
+    if moving.paths and probabilities is not None:
+        raise ConfigError("--probabilities is for images: save a video's frames as images to get theirs.")
     from rich.markup import escape
 
     from featherseg.cli.terminal import Console
@@ -139,7 +151,7 @@ def predict(
     from featherseg.inference.video.read import is_video
 
     # All that would be in the way is refused; then the images, after them the videos
-    with open_output(output, files, OutputSettings(masks, submission, overwrite)) as out:
+    with open_output(output, files, OutputSettings(masks, submission, overwrite, probabilities)) as out:
         moving.check(masks, overwrite)
         runtime = open_runtime(run, device, threads)
         inference = with_own_resize(inference, resize, runtime)

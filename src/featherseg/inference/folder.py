@@ -3,6 +3,7 @@
 `open_output` and `Output.check` refuse what can be refused; then `write_predictions` keeps model and disk busy at once.
 """
 
+import copy
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -35,6 +36,7 @@ from featherseg.inference.folder_record import (
 from featherseg.inference.inputs import InputImage, read_ahead
 from featherseg.inference.manifest import MANIFEST
 from featherseg.inference.predictor import KINDS, Prediction, Predictor
+from featherseg.inference.soft_output import SOFT_FILES, check_soft, save_soft
 from featherseg.inference.submissions import FOLDER as PANOPTIC
 from featherseg.inference.submissions import SUBMISSIONS, PanopticOutput
 
@@ -55,18 +57,23 @@ class OutputSettings:
         masks: NAME_mask.png in place of these three.
         submission: NAME.png alone, in the format of a benchmark: cityscapes or bdd100k.
         overwrite: Replace files that are there.
+        probabilities: Also, as "npz", NAME_probabilities.npz: those of all classes, (K, H, W) float16; or, as "png",
+            NAME_confidence.png: that of the mask's class, 255 = certain.
 
     Raises:
-        ConfigError: masks and submission are both asked for.
+        ConfigError: A submission and other files are both asked for, or probabilities of another kind.
     """
 
     masks: bool = False
     submission: str | None = None
     overwrite: bool = False
+    probabilities: str | None = None
 
     def __post_init__(self) -> None:
-        if self.masks and self.submission is not None:
-            raise ConfigError("masks and submission: a submission holds masks alone. Give one of them.")
+        if (self.masks or self.probabilities) and self.submission is not None:
+            raise ConfigError("a submission holds masks alone. Leave out masks and probabilities.")
+        if self.probabilities not in (None, *SOFT_FILES):
+            raise ConfigError(f"probabilities {self.probabilities!r}: expected {' or '.join(SOFT_FILES)}.")
 
 
 DEFAULTS = OutputSettings()
@@ -141,8 +148,7 @@ class Output:
         """The files of an image, in words."""
         if self.submission:
             return "NAME.png"
-        objects = ", panoptic/NAME.png and panoptic.json" if self.panoptic else ""
-        return ("NAME_mask.png" if self.settings.masks else "NAME_mask.png, NAME_color.png, NAME_overlay.png") + objects
+        return ", ".join(self.file_names("NAME")) + (" and panoptic.json" if self.panoptic else "")
 
     def check(self, predictor: Predictor) -> None:
         """Sort out the images that wait. Raises ConfigError where other files, or an image itself, would be replaced.
@@ -152,6 +158,8 @@ class Output:
         """
         if predictor.runtime.panoptic and self.files and not self.submission:
             self.panoptic = PanopticOutput(self.folder, predictor.runtime.classes)
+        if self.settings.probabilities:
+            check_soft(predictor.runtime)
         there = self._list()
         if self.bucket is None:
             real_folder = cache(os.path.realpath)  # asked once a folder, not once an image
@@ -169,7 +177,8 @@ class Output:
             if listed.exists():
                 exists = (lambda file: self._relative(file) in there) if self.bucket else Path.is_file
                 self.panoptic.keep(self.names, exists, self._shown(self._relative(listed)))
-        self._predicted_as = settings_of(predictor, masks=self.settings.masks, submission=self.settings.submission)
+        what = {name: getattr(self.settings, name) for name in ("masks", "submission", "probabilities")}
+        self._predicted_as = settings_of(predictor, **what)
         self._fetch(self.record.path)
         predicted, in_the_way = self.record.read(set(self.names)), list[str]()
         for name, file in zip(self.names, self.files, strict=True):
@@ -203,7 +212,10 @@ class Output:
         if self.submission:
             return [f"{name}.png"]
         kinds = KINDS[:1] if self.settings.masks else KINDS
-        return [f"{name}_{kind}.png" for kind in kinds] + ([f"{PANOPTIC}/{name}.png"] if self.panoptic else [])
+        files = [f"{name}_{kind}.png" for kind in kinds]
+        if self.settings.probabilities:
+            files.append(name + SOFT_FILES[self.settings.probabilities][1])
+        return [*files, f"{PANOPTIC}/{name}.png"] if self.panoptic else files
 
     def save(self, result: Prediction, image: ReadImage, *, ends_group: bool = True) -> None:
         """Write the files of an image; with the last one of those that were predicted together, all are recorded.
@@ -241,6 +253,9 @@ class Output:
             result.save(folder / self.file_names(image.name)[0])
         else:
             result.save(folder, image.name)
+        if self.settings.probabilities and result.soft is not None:
+            ending = SOFT_FILES[self.settings.probabilities][1]
+            save_soft(result.soft, result.classes, folder / (image.name + ending))
         if panoptic and result.panoptic:
             panoptic.add(image.name, image.file.name, result.panoptic)
 
@@ -323,6 +338,9 @@ def write_predictions(predictor: Predictor, output: Output, told: Told, *, alone
     """
     if output.submission:
         output.submission.check(predictor.runtime.name, predictor.classes)
+    if output.settings.probabilities:
+        predictor = copy.copy(predictor)
+        predictor.soft = SOFT_FILES[output.settings.probabilities][0]
     try:
         with Writer() as writer:
             readable, saved = ReadableOnly(predictor, output, writer, told, alone), set[str]()

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from featherseg.core.machine import torch_threads
+from featherseg.core.types import Size
 from featherseg.inference.panoptic import Panoptic, merge
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings, check_panoptic, own_settings
-from featherseg.inference.test_time_augmentation import masks_of, passes_over, score_blocks
+from featherseg.inference.soft_output import SoftKind, agreeing, soft_output
+from featherseg.inference.test_time_augmentation import Pass, masks_of, passes_over, score_blocks
 from featherseg.kernels.library import beside_other_threads
 from featherseg.layers.resize import to_image
 
@@ -54,14 +56,42 @@ def predict_panoptic(
         ]
 
 
+@torch.inference_mode()
+def predict_soft(
+    runtime: Runtime, images: np.ndarray, inference: InferenceSettings, kind: SoftKind
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Images (B, H, W, C) -> of each its mask (H, W) uint8, and what `soft_output` gives of that kind, on the CPU."""
+    size = images.shape[1:3]
+    with threads_of(runtime):
+        passes = passes_over(runtime, images, inference)
+        masks = masks_of(passes, size, inference)
+        shape = (len(images), len(runtime.classes), *size) if kind == "probabilities" else (len(images), *size)
+        soft = np.empty(shape, dtype=np.float16 if kind == "probabilities" else np.uint8)
+        for start, block in probability_blocks(passes, size, inference):
+            rows = slice(start, start + block.shape[2])
+            found = soft_output(block, torch.from_numpy(masks[:, rows]).to(block.device), kind)
+            soft[..., rows, :] = found.cpu().numpy()
+    return list(zip(masks, soft, strict=True))
+
+
+@torch.inference_mode()
 def probabilities(runtime: Runtime, image: np.ndarray, inference: InferenceSettings | None = None) -> Tensor:
-    """Class probabilities of one image: (H, W, C) uint8 or uint16 -> (K, H, W) float32 on the CPU."""
+    """Class probabilities of one image: (H, W, C) uint8 or uint16 -> (K, H, W) float32 on the CPU.
+
+    The class of the mask that `predict_mask` gives has the highest in every pixel.
+    """
     inference = inference or own_settings(runtime)
     with threads_of(runtime):
         passes = passes_over(runtime, image[None], inference)
-        blocks = [scores[0] for _, scores in score_blocks(passes, image.shape[:2], inference)]
-    scores = torch.cat([block.cpu() for block in blocks], dim=1)  # (K, H, W)
-    return scores if len(passes) > 1 else scores.softmax(dim=0)
+        mask = masks_of(passes, image.shape[:2], inference)
+        blocks = [block.cpu() for _, block in probability_blocks(passes, image.shape[:2], inference)]
+    return agreeing(torch.cat(blocks, dim=2), torch.from_numpy(mask))[0]  # (K, H, W)
+
+
+def probability_blocks(passes: list[Pass], size: Size, inference: InferenceSettings) -> Iterator[tuple[int, Tensor]]:
+    """(first row, probabilities (B, K, rows, W) float32) from top to bottom, on the runtime's device."""
+    for start, scores in score_blocks(passes, size, inference):
+        yield start, scores if len(passes) > 1 else scores.softmax(dim=1)
 
 
 @contextmanager

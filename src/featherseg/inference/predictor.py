@@ -16,26 +16,28 @@ from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.files import write_together
 from featherseg.core.storage import is_remote
 from featherseg.core.types import ClassInfo
+from featherseg.core.wording import size_text
 from featherseg.data.images import EncodedImage, image_size
 from featherseg.inference import drawing
 from featherseg.inference.drawing import overlay_panoptic
 from featherseg.inference.inputs import InputImage, alike, fetched, is_open_file, read_ahead, read_input
-from featherseg.inference.masks import predict_masks, predict_panoptic, probabilities
+from featherseg.inference.masks import predict_masks, predict_panoptic, predict_soft, probabilities
 from featherseg.inference.panoptic import Panoptic
 from featherseg.inference.range_warning import warn_of_range
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.inference.runtimes.file_metadata import FileRuntime
 from featherseg.inference.settings import InferenceSettings, own_settings
 from featherseg.inference.sliding_window import windows
-from featherseg.inference.tiling import DEFAULT_GB, LARGEST_PASS, Plan, plan
+from featherseg.inference.soft_output import SoftKind, check_soft
+from featherseg.inference.tiling import DEFAULT_GB, LARGEST_PASS, Budget, Plan, plan
 from featherseg.layers.resize import resize_factor, scaled_size
 from featherseg.runs import Run
 
 MOST_GB = 1_000_000
 """Memory that may be asked for, in 10^9 bytes: what is larger is no size."""
 
-LIGHT_PIXELS = 1_000_000
-"""Of an image that may be read or written beside any other: 60 bytes a pixel, which PROCESS_BYTES has to spare."""
+LIGHT_PIXELS, LIGHT_BYTES = 1_000_000, 60
+"""Of an image that may be read or written beside any other, and bytes a pixel: PROCESS_BYTES has these to spare."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Prediction:
     mask (H, W) uint8 holds indices into `classes`; image (H, W, C) is the image: an array that was given alone or in a
     list is not copied, so that overlay and save draw on what it holds then; how is "whole" or "6 tiles of 1024x1024";
     name is the file's name without its ending, "image" for an image that came from no file; panoptic is of a panoptic
-    model: ids (H, W) of objects and regions, and what each id is.
+    model: ids (H, W) of objects and regions, and what each id is. soft is what `Predictor.soft` asks for.
     """
 
     mask: np.ndarray
@@ -56,6 +58,7 @@ class Prediction:
     inference: InferenceSettings
     runtime: Runtime
     panoptic: Panoptic | None = None
+    soft: np.ndarray | None = None
 
     @cached_property
     def shares(self) -> dict[str, float]:
@@ -75,7 +78,10 @@ class Prediction:
         return buffer.getvalue()
 
     def probabilities(self) -> np.ndarray:
-        """(K, H, W) float32, summing to 1 over the classes. The model runs again: nobody else needs so much room."""
+        """(K, H, W) float32, summing to 1 over the classes; the mask's class has the highest in every pixel.
+
+        The model runs again: nobody else needs so much room.
+        """
         return probabilities(self.runtime, self.image, self.inference).numpy()
 
     def overlay(self, opacity: float = 0.5, *, legend: bool = False) -> Image.Image:
@@ -144,9 +150,11 @@ class Predictor:
     were scored.
     memory_gb: what the process may take; an image that does not fit is cut into overlapping tiles. max_side: an image
     with a longer side is shrunk to it for the model, scales come on top; its mask has its size all the same. threads:
-    of the CPU; by default those of torch, at most as many as the process may use cores (affinity and cgroup quota). A
-    Predictor can be pickled; one of an exported file opens the file again. A program
-    that has others under way at the same time sets `share` and `largest`, as `tiling.plan` takes them.
+    of the CPU; by default those of torch, at most as many as the process may use cores (affinity and cgroup quota).
+
+    A Predictor can be pickled; one of an exported file opens the file again. A program that has others under way at the
+    same time sets `share` and `largest`, as `tiling.plan` takes them. If it sets `soft`, each Prediction has `soft`: of
+    "probabilities" (K, H, W) float16, of "confidence" (H, W) uint8, round(255 p) of the mask's class.
     Raises RunError, WeightsError, ExportError, DeviceError, ConfigError.
     """
 
@@ -171,6 +179,7 @@ class Predictor:
         self.inference = inference or own_settings(self.runtime)
         self.batch, self.memory_gb, self.max_side = batch, memory_gb, max_side
         self.share, self.largest = 1.0, LARGEST_PASS
+        self.soft: SoftKind | None = None
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
@@ -212,13 +221,29 @@ class Predictor:
             seen = windows(size, inference.window, inference.overlap)[0]  # all are of one size
             for factor in inference.factors(size):
                 self.runtime.check_size(scaled_size((seen.height, seen.width), factor))
-        return plan(
+        chosen = plan(
             self.runtime, size, inference, self.memory_gb, share=self.share, largest=self.largest, batch=self.batch
         )
+        if self.soft != "probabilities":
+            return chosen
+        at_once = int(Budget(self.memory_gb, self.share).free / 2 / (self.soft_bytes * size[0] * size[1]))
+        if not at_once:
+            needed = Budget(self.memory_gb, self.share).gb_for(2 * self.soft_bytes * size[0] * size[1])
+            raise ConfigError(
+                f"the probabilities of {len(self.classes)} classes for an image of {size_text(size)} (height x width) "
+                f"need a memory of {needed:.1f} GB. Give it with --memory-gb, or write the confidence (png) alone."
+            )
+        return replace(chosen, at_once=min(chosen.at_once, at_once))
+
+    @property
+    def soft_bytes(self) -> int:
+        """Of the probabilities, for a pixel."""
+        return 2 * len(self.classes) if self.soft == "probabilities" else 0
 
     def is_light(self, size: tuple[int, int]) -> bool:
         """Whether the memory has room for the next image and the last beside one of (height, width)."""
-        return size[0] * size[1] <= LIGHT_PIXELS or self.plan(size).at_once >= 3
+        light = LIGHT_PIXELS * LIGHT_BYTES // (LIGHT_BYTES + self.soft_bytes)
+        return size[0] * size[1] <= light or self.plan(size).at_once >= 3
 
     def _is_light_file(self, x: Any) -> bool:
         return isinstance(x, str | Path) and os.path.isfile(x) and self.is_light(image_size(Path(x)))
@@ -266,15 +291,18 @@ class Predictor:
                 release()
         return [
             Prediction(
-                mask, self.classes, image.pixels, image.name, chosen.how, chosen.inference, self.runtime, panoptic
+                mask, self.classes, image.pixels, image.name, chosen.how, chosen.inference, self.runtime, panoptic, soft
             )
-            for (mask, panoptic), image in zip(predicted, images, strict=True)
+            for (mask, panoptic, soft), image in zip(predicted, images, strict=True)
         ]
 
     def _predict(
         self, images: np.ndarray, inference: InferenceSettings
-    ) -> Iterable[tuple[np.ndarray, Panoptic | None]]:
-        """Images (B, H, W, C) -> of each its mask, and its objects where the model is panoptic."""
+    ) -> Iterable[tuple[np.ndarray, Panoptic | None, np.ndarray | None]]:
+        """Images (B, H, W, C) -> of each its mask, its objects where the model is panoptic, its `soft` where asked."""
+        if self.soft:
+            check_soft(self.runtime)
+            return [(mask, None, soft) for mask, soft in predict_soft(self.runtime, images, inference, self.soft)]
         if self.runtime.panoptic:
-            return predict_panoptic(self.runtime, images, inference)
-        return [(mask, None) for mask in predict_masks(self.runtime, images, inference)]
+            return [(*found, None) for found in predict_panoptic(self.runtime, images, inference)]
+        return [(mask, None, None) for mask in predict_masks(self.runtime, images, inference)]
