@@ -862,14 +862,19 @@ def test_a_folder_of_one_class_is_not_sent_to_training(tmp_path: Path):
 
 @pytest.mark.parametrize("weeds", [6, 4])
 @pytest.mark.parametrize("images", ["images", "masks"])
-def test_one_mask_for_each_class_of_an_image_is_refused(tmp_path: Path, weeds: int, images: str):
+def test_one_mask_for_each_class_of_an_image_is_a_layer(tmp_path: Path, weeds: int, images: str):
     for number, (image, mask) in enumerate(scenes()[:6]):
         save(tmp_path / f"{images}/p{number}.jpg", image)
         save(tmp_path / f"masks/p{number}_crop.png", (mask == 1) * np.uint8(255))
         if number < weeds:
             save(tmp_path / f"masks/p{number}_weed.png", (mask == 2) * np.uint8(255))
-    with pytest.raises(DataError, match=r"several masks for one image: .*_crop, .*_weed.* --masks 'masks/\*_crop'"):
-        raise run("check", tmp_path, "--write").exception
+    report = checked(tmp_path)
+    assert report["clean"]
+    assert report["classes"] == ["background", "crop", "weed"]
+    layers = {layer.class_: layer for layer in read_dataset_toml(tmp_path / "dataset.toml").layer}
+    assert layers["weed"].optional == (weeds < 6)
+    assert any("2 of 6 images have no mask in masks/*_weed" in note for note in report["look_at"]) == (weeds < 6)
+    (tmp_path / "dataset.toml").unlink()
     assert checked(tmp_path, "--masks", "masks/*_crop")["classes"] == ["background", "foreground"]
 
 

@@ -45,6 +45,12 @@ _TAIL = re.compile(r"(?:[-_. ]+[A-Za-z][A-Za-z0-9]*)+$")
 _HEADS = (re.compile(r"[A-Za-z]+(?:[-_. ]+(?=.)|(?=\d))"), re.compile(r"(?:[A-Za-z]+[-_. ]+)+(?=.)"))
 """What stands before it: one word, "mask_" or "img", and all words, "left_mask_"."""
 
+CHANNEL = re.compile("_[0-9]{4}")
+"""What stands behind the name of an image in nnU-Net's folders: the number of its channel."""
+
+_CHANNEL_TAIL, MOST_CHANNELS = re.compile(f"{CHANNEL.pattern}$"), 8
+"""Of so many channels at most the names of a folder are told from frames, which are numbered likewise."""
+
 Affix = tuple[str, str]
 """What a name has before and behind the part that an image and its mask share."""
 
@@ -143,7 +149,8 @@ class NamedFiles:
     @cached_property
     def tails(self) -> list[Affix]:
         """Nothing, and the suffixes that at least a tenth of the names have."""
-        return [("", tail) for tail in self._frequent(_TAIL.search)]
+        channels = [tail for tail in self._frequent(_CHANNEL_TAIL.search, 1 / MOST_CHANNELS, 2) if tail]
+        return [("", tail) for tail in (*self._frequent(_TAIL.search), *channels)]
 
     @cached_property
     def affixes(self) -> list[Affix]:
@@ -151,9 +158,9 @@ class NamedFiles:
         heads = dict.fromkeys(head for pattern in _HEADS for head in self._frequent(pattern.match))
         return [(head, tail) for head in heads for _, tail in self.tails]
 
-    def _frequent(self, find: Callable[[str], re.Match[str] | None]) -> list[str]:
+    def _frequent(self, find: Callable[[str], re.Match[str] | None], share: float = 0.1, least: int = 1) -> list[str]:
         counts = Counter(found[0] for stem in self.stems if (found := find(stem.rpartition("/")[2])))
-        least = max(1, len(self.stems) // 10)
+        least = max(least, int(len(self.stems) * share))
         return ["", *(text for text, count in counts.most_common(AFFIXES) if count >= least)]
 
     def cut(self, affix: Affix) -> set[str]:
@@ -185,6 +192,39 @@ class NamedFiles:
                 told = f"{'*'.join(affix)}-{'*'.join(self.without)}"
                 found.add(self.tree.is_mask(place, ending, told, chosen))
         return found
+
+
+@dataclass(frozen=True)
+class FolderPair:
+    """A folder of images and that of their masks, and how many names agree.
+
+    Folders are paths from the top ("." is the top); ANY in both stands for any folder.
+    """
+
+    images: str
+    masks: str
+    image_affix: Affix
+    mask_affix: Affix
+    count: int
+    seen: bool = True  # that these are masks is seen by their pixels, not by the names alone
+    also: tuple[str, ...] = ()  # other folders of images of these masks
+    objects: bool = False  # of an image there is a mask for each object
+
+    @property
+    def kind(self) -> tuple[str, Affix, Affix]:
+        """What pairs of one reading have in common: the name of the masks' folder but for the images', the affixes."""
+        images, masks = (path.rpartition("/")[2] for path in (self.images, self.masks))
+        return masks.replace(images, "*"), self.image_affix, self.mask_affix
+
+    @property
+    def mask_pattern(self) -> str:
+        """The masks' folder and what their names have: "gt/mask_*_left"."""
+        return f"{self.masks}/{'*'.join(self.mask_affix)}"
+
+    @property
+    def by_prefix(self) -> bool:
+        """Whether the names agree but for their beginnings: by that, files of different things may agree, too."""
+        return bool(self.image_affix[0] or self.mask_affix[0])
 
 
 def _has(name: str, affix: Affix) -> bool:

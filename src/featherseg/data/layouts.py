@@ -7,7 +7,7 @@ folder with a suffix, prefix or ending of their own) are paired by the names in 
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import cache, partial
@@ -15,18 +15,22 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from featherseg.core.errors import DataNotFound, FeathersegError, NoDataset
+from featherseg.core.errors import DataError, DataNotFound, FeathersegError, NoDataset
 from featherseg.core.wording import counted
-from featherseg.data.image_tree import SAMPLES, Affix, ImageTree, NamedFiles, above
+from featherseg.data.datasets.dataset_toml import ANY
+from featherseg.data.image_tree import (
+    CHANNEL,
+    SAMPLES,
+    Affix,
+    FolderPair,
+    ImageTree,
+    NamedFiles,
+    above,
+)
 from featherseg.data.images import IMAGE_SUFFIXES, image_channels, image_size
+from featherseg.data.naming import names_image, names_mask, words_of
 from featherseg.data.pairs import files_by_stem
-
-MASK_WORDS = {"mask", "label", "annotation", "annot", "gt", "ground", "truth", "groundtruth", "seg", "segmentation"}
-MASK_WORDS |= {"target", "segmentationclass", "manual", "trimap", "labelid", "trainid"}
-"""Words in the name of a folder or a suffix that mark masks; consulted where the pixels do not tell."""
-
-IMAGE_WORDS = {"image", "img", "jpegimage", "photo", "picture", "frame", "rgb", "color", "colour", "visible"}
-"""Words in the name of a folder that mark images; consulted where several folders have images of the same masks."""
+from featherseg.data.per_image import pairs_beside_folders, pairs_per_image
 
 LEAST_BY_PREFIX = 3
 """Names that must agree but for their beginnings: img_1 and lbl_1 alone may be anything."""
@@ -43,35 +47,6 @@ OF_MATLAB = (
     "masks, under the name of the image in the same row, as NAME.png."
 )
 """Why nothing can be paired in a folder of that name, and what to do."""
-
-
-@dataclass(frozen=True)
-class FolderPair:
-    """A folder of images and that of their masks, as paths from the top ("." is the top), and how many names agree."""
-
-    images: str
-    masks: str
-    image_affix: Affix
-    mask_affix: Affix
-    count: int
-    seen: bool = True  # that these are masks is seen by their pixels, not by the names alone
-    also: tuple[str, ...] = ()  # other folders of images of these masks
-
-    @property
-    def kind(self) -> tuple[str, Affix, Affix]:
-        """What pairs of one reading have in common: the name of the masks' folder but for the images', the affixes."""
-        images, masks = (path.rpartition("/")[2] for path in (self.images, self.masks))
-        return masks.replace(images, "*"), self.image_affix, self.mask_affix
-
-    @property
-    def mask_pattern(self) -> str:
-        """The masks' folder and what their names have: "gt/mask_*_left"."""
-        return f"{self.masks}/{'*'.join(self.mask_affix)}"
-
-    @property
-    def by_prefix(self) -> bool:
-        """Whether the names agree but for their beginnings: by that, files of different things may agree, too."""
-        return bool(self.image_affix[0] or self.mask_affix[0])
 
 
 @dataclass(frozen=True)
@@ -129,6 +104,7 @@ def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
             f"{tree.unread}{tree.passed_over} See docs/data/folder.md.",
             folder,
         )
+    _refuse_channels(tree, found[0])
     kinds: dict[tuple[str, Affix, Affix], dict[str, FolderPair]] = {}
     for pair in found:
         kinds.setdefault(pair.kind, {}).setdefault(pair.images, pair)
@@ -137,7 +113,7 @@ def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
         for other, more in kinds.items():  # the affixes are those of all folders
             pairs = {**more, **pairs} if other[1:] == kind[1:] else pairs
         used = {name for pair in pairs.values() for name in (pair.images, pair.masks)}
-        unused = [name for name in tree.files if used.isdisjoint(above(name))]
+        unused = [name for name in tree.files if not any(_is_named(used, up) for up in above(name))]
         ordered = tuple(pairs[name] for name in sorted(pairs))
         reading = Reading(ordered, tuple(unused), _further(tree, ordered[0]), tuple(tree.links))
         masks_of = [{(pair.images, pair.mask_pattern) for pair in one.pairs} for one in (reading, *readings)]
@@ -149,13 +125,18 @@ def _pairs_below(tree: ImageTree, folder: str) -> list[FolderPair]:
     """The pairs in a folder: among the folders in it, else in its own files, else those in each folder inside."""
     children = [child for child in tree.children[folder] if tree.below(child)]
     own = folder in tree.files
-    found = _beside(tree, children)
+    if found := pairs_per_image(tree, folder, children):
+        return found
+    found = _beside(tree, children) or pairs_beside_folders(tree, children)
     if own:
         found += _nested(tree, folder, children) or _together(tree, folder)
     paired = {name for pair in found for name in (pair.images, pair.masks)}
     for child in children:
         if child not in paired:
             found += _pairs_below(tree, child)
+    if not found:  # masks (or images) a folder deeper: images/1.jpg and masks/eye/1.png
+        deep = [place for place in tree.below(folder) if place != folder]
+        found = _beside(tree, deep) if len(deep) <= MOST_BESIDE else []
     return found
 
 
@@ -199,8 +180,8 @@ def _beside(tree: ImageTree, folders: Sequence[str]) -> list[FolderPair]:
 
 def _unlike_images(tree: ImageTree, pair: FolderPair) -> tuple[bool, bool, int, bool]:
     """Sorts folders of images of the same masks; last: of another size, not called images, of more words, grey."""
-    words = _words(pair.images.rpartition("/")[2])
-    named = any(word.rstrip("s") in IMAGE_WORDS for word in words)
+    name = pair.images.rpartition("/")[2]
+    words, named = words_of(name), names_image(name)
     sides = (pair.images, pair.image_affix), (pair.masks, pair.mask_affix)
     try:
         images, masks = (files_by_stem(tree.top / place, tail, (), head, []) for place, (head, tail) in sides)
@@ -274,7 +255,7 @@ def _compared(first: NamedFiles, second: NamedFiles) -> list[FolderPair]:
         seen = looks not in ([{True}, {True}], [{False}, {False}])
         if not seen:  # no difference to be seen: the names tell, else nothing
             words = zip((first, second), affixes, strict=True)
-            looks = [{any(map(_says_mask, (files.folder + tail, head)))} for files, (head, tail) in words]
+            looks = [{any(map(names_mask, (files.folder + tail, head)))} for files, (head, tail) in words]
         sides = [(first.folder, first.said(affixes[0])), (second.folder, second.said(affixes[1]))]
         if looks[0] == {True} and False in looks[1]:
             sides, looks = sides[::-1], looks[::-1]
@@ -310,10 +291,24 @@ def _implied(affixes: tuple[Affix, Affix], known: tuple[Affix, Affix]) -> bool:
     return more[0] == more[1]
 
 
-def _says_mask(name: str) -> bool:
-    return any(word.rstrip("s") in MASK_WORDS or word in MASK_WORDS for word in _words(name))
+def _is_named(places: Set[str], folder: str) -> bool:
+    """Whether a folder is one of these places, in which ANY may stand."""
+    parts = folder.split("/")
+    return any(
+        len(place) == len(parts) and all(one in (part, ANY) for one, part in zip(place, parts, strict=True))
+        for place in (place.split("/") for place in places)
+    )
 
 
-def _words(name: str) -> list[str]:
-    """In lower case: "Training_Images2" -> training, images."""
-    return re.findall("[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+def _refuse_channels(tree: ImageTree, pair: FolderPair) -> None:
+    """Raises DataError for a folder with a file for each channel of an image, as nnU-Net has them."""
+    files = NamedFiles(tree, pair.images)
+    tails = [tail for _, tail in files.tails if CHANNEL.fullmatch(tail)]
+    names = files.cut(pair.image_affix)
+    several = [tail for tail in tails if 2 * len(files.cut(("", tail)) & names) > len(names)]
+    if pair.image_affix[1] in several and len(several) > 1:
+        raise DataError(
+            f"{tree.top / pair.images} has {len(several)} files for each image, one a channel ({', '.join(several)}), "
+            "as nnU-Net has them. Write each image as one TIFF with a page for each channel, under the name of its "
+            "mask (docs/data/folder.md, Images)."
+        )

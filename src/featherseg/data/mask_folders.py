@@ -76,13 +76,20 @@ class _Level:
 
 
 def read_folders(
-    folder: Path, reading: Reading, values: MaskValues, given: Mapping[str, str], wanted: FoldersAs | None, command: str
+    folder: Path,
+    reading: Reading,
+    values: MaskValues,
+    given: Mapping[str, str],
+    wanted: FoldersAs | None,
+    command: str,
+    *,
+    layered: bool = False,
 ) -> FolderReading:
     """Say what the folders of a reading are: classes, groups, or nothing but folders.
 
     given: the names of values and folders; wanted: what the user says that folders are; command: what reads the folder,
-    to which an option is added. Raises AmbiguousData, with a command for each reading, where neither is wanted or
-    proved, and ConfigError for what the folder cannot be.
+    to which an option is added; layered: whether an image has several masks, a class each. Raises AmbiguousData, with a
+    command for each reading, where neither is wanted or proved, and ConfigError for what the folder cannot be.
     """
     if wanted is not None and wanted not in get_args(FoldersAs):
         raise unknown("meaning of folders", wanted, get_args(FoldersAs))
@@ -93,6 +100,13 @@ def read_folders(
             f"the images with masks in {folder} lie in one folder ({plain[0].images}), or in folders called as splits: "
             f"these are no {wanted}. Leave out --{wanted}-from-folders."
         )
+    if wanted == "classes" and layered:
+        raise ConfigError(
+            f"an image in {folder} has several masks, a class each: its folder is none. Leave out "
+            "--classes-from-folders."
+        )
+    if layered and wanted is None and levels and any(one.images > 1 for one in levels[0].folders):
+        wanted = "groups"  # a folder of several images is a patient, a city, a day, ...
     if wanted == "classes" and inside is None:
         raise ConfigError(
             f"the masks in {folder} hold {counted(len(values.pixels), 'value')}: expected 0 and one other, 1 or 255, "
@@ -103,7 +117,7 @@ def read_folders(
             f"--name {inside}={given[inside]} names one class of all folders, and --classes-from-folders makes one of "
             "each. Leave out one of them."
         )
-    if not levels or (inside is None and wanted is None):
+    if not levels or (wanted is None and (inside is None or layered)):
         return FolderReading(plain, given)
 
     # The level that the user names, else that of a folder which is named as normal, else the outermost

@@ -5,13 +5,16 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from featherseg.core.config import parse
 from featherseg.core.errors import DataError
 from featherseg.core.types import Progress
-from featherseg.data.datasets.dataset_toml import MOST_SOURCES, DatasetToml, SourceTable
+from featherseg.data.datasets.dataset_toml import MOST_SOURCES, DatasetToml
 from featherseg.data.datasets.folder import list_pairs
 from featherseg.data.file_facts import FileFacts
 from featherseg.data.layouts import Reading
+from featherseg.data.pairs import Pair
 from featherseg.data.palettes import color_text
 
 COMMON = 0.005
@@ -131,21 +134,13 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None, facts
             "images into one folder, below which they may lie in folders of their own, and the masks into another: "
             "images/scene_1/01.png and masks/scene_1/01.png."
         )
-    sources = tuple(SourceTable(images=pair.images, masks=pair.masks) for pair in reading.pairs)
-    config = DatasetToml(
-        name="any",
-        source=sources,
-        **reading.affixes,
-        splits={"train": 1.0},
-        classes={"any": "#000000"},
-        map={"0": "any"},
-    )
     files, unread = [], ""
-    for number, source in enumerate(sources):
-        for pair in list_pairs(config.model_copy(update={"source": (source,)}), folder):
-            if pair.image and pair.mask:
-                inside = pair.key.removeprefix(f"{source.images}/")
-                files.append(((number, inside.rpartition("/")[0]), pair.mask))
+    images = Counter[tuple[int, str]]()
+    for number in range(len(reading.pairs)):
+        for pair in _pairs_of(folder, reading, number):
+            place = number, pair.key.rpartition("/")[0]
+            files += [(place, path) for path in pair.mask_files]
+            images[place] += 1
     for colors in (False, True):
         pixels, alike, flat, exact = Counter[int](), Counter[int](), Counter[int](), set[int]()
         folders, masks = dict[tuple[int, str], set[int]](), Counter[int]()
@@ -188,5 +183,16 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None, facts
     held = {place: {texts[value] for value in seen} for place, seen in folders.items()}
     counts, beside = ({text: counter[value] for value, text in texts.items()} for counter in (pixels, alike))
     lossy = {texts[value]: flat[value] for value in pixels.keys() - exact}
-    images = Counter(place for place, _ in files)
     return MaskValues(counts, beside, held, lossy, images, {text: masks[value] for value, text in texts.items()})
+
+
+def _pairs_of(folder: Path, reading: Reading, number: int) -> list[Pair]:
+    """The images of one pair of folders that have a mask; keys are paths below the folder of images."""
+    pair = reading.pairs[number]
+    values: dict[str, Any] = {"images": pair.images, "masks": pair.masks, **reading.affixes}
+    if pair.objects:
+        layer = {"class": "any", "prefix": values.pop("mask_prefix"), "suffix": values.pop("mask_suffix")}
+        values["layer"] = [layer | {"objects": True}]
+    values |= {"name": "any", "splits": {"train": 1.0}, "classes": ["any"], "map": {"0": "any"}}
+    config = parse(DatasetToml, values, f"the masks of {folder}")
+    return [one for one in list_pairs(config, folder) if one.image and one.mask]

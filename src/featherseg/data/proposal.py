@@ -25,7 +25,7 @@ from featherseg.core.types import Progress
 from featherseg.core.wording import counted
 from featherseg.data.color_lists import find_color_list, is_ignored, read_color_list
 from featherseg.data.datasets import DATASETS
-from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, SourceTable, toml_text
+from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, toml_text
 from featherseg.data.datasets.folder import FolderListing, list_folder, list_pairs
 from featherseg.data.file_facts import FileFacts
 from featherseg.data.image_tree import not_followed
@@ -36,6 +36,7 @@ from featherseg.data.mask_values import COMMON, THRESHOLD, MaskValues, read_valu
 from featherseg.data.pairs import NamedData, Pair
 from featherseg.data.palettes import color_text, default_palette
 from featherseg.data.panoptic.files import SEGMENTS
+from featherseg.data.proposed_layers import LayeredReading, read_layers
 from featherseg.data.proposed_splits import NO_MASK, SHOWN, with_splits
 from featherseg.data.written_proposal import write_proposal
 
@@ -89,8 +90,8 @@ class Proposal:
         config = self.config
         if config.threshold is not None:
             value = "0" if int(value) < config.threshold else "255"
-        inside = value in ("1", "255") and any(source.class_ for source in config.source)
-        return "that of its folder" if inside else config.map.get(value, "")
+        inside = value in ("1", "255") and (config.layer or any(source.class_ for source in config.source))
+        return "that of its masks" if inside else config.map.get(value, "")
 
     def write(self, folder: Path) -> Path:
         """Write dataset.toml and the lists that it names; returns its path. Raises as `write_proposal`."""
@@ -121,8 +122,15 @@ def propose(
     notes, others = list[str](), list[tuple[str, str]]()
 
     # Which folders hold images and masks, and the other ways to read them
-    reading, values, rest = _choose_reading(folder, masks, progress, facts)
+    write = " ".join((f"featherseg check {shlex.quote(str(folder))} --write", *options))
+    reading, values, rest, layers = _choose_reading(folder, masks, names, write, progress, facts)
+    if layers is not None:
+        values, names = layers.values, dict(layers.names)
+        notes += layers.notes
+        others += [(f"the masks in {place} alone", f"--masks {shlex.quote(place)}") for place in layers.others]
     for other, of_other in rest:
+        if layers is not None and {other.pairs[0].mask_pattern, other.pairs[0].masks} & {*layers.others}:
+            continue
         place = other.pairs[0].masks
         place = other.pairs[0].mask_pattern if place == reading.pairs[0].masks else place
         what = f"the masks in {place} ({counted(of_other.classes, 'value')}) in place of {reading.pairs[0].masks}"
@@ -146,10 +154,9 @@ def propose(
     _refuse_segments(folder, reading, values)
 
     # What the values mean: a class each, or the class of their folder
-    write = " ".join((f"featherseg check {shlex.quote(str(folder))} --write", *options))
-    of_folders = read_folders(folder, reading, values, names, folders, write)
+    of_folders = read_folders(folder, reading, values, names, folders, write, layered=layers is not None)
     sources, names = of_folders.sources, dict(of_folders.names)
-    of_folder = any(source.class_ for source in sources)
+    of_folder = layers is not None or any(source.class_ for source in sources)
     if of_folders.why and folders is None:
         notes.append(f"each folder is taken for a class, because {of_folders.why}")
         others.append(("two classes, and no folder in two splits", " ".join((*options, "--groups-from-folders"))))
@@ -182,12 +189,15 @@ def propose(
         "name": folder.resolve().name[:MOST_NAME] or "folder",
         **reading.affixes,
         "splits": {"train": 1.0},
-        "classes": _colors(raw_map, sources),
+        "classes": _colors(raw_map, layers.classes if layers else [s.class_ for s in sources if s.class_]),
         "map": raw_map,
     }
     tables = [source.model_dump(by_alias=True, exclude_none=True) for source in sources]
-    values_of |= {"source": tables} if len(tables) > 1 else tables[0]
-    values_of |= {"threshold": THRESHOLD} if values.smoothed else {}
+    if layers is not None:
+        values_of |= dict(layers.tables) | {"mask_prefix": "", "mask_suffix": ""}
+    else:
+        values_of |= {"source": tables} if len(tables) > 1 else tables[0]
+        values_of |= {"threshold": THRESHOLD} if values.smoothed else {}
     values_of |= {"groups": of_folders.groups} if of_folders.groups else {}
     config = parse(DatasetToml, values_of, where)
     pairs = list_pairs(config, folder)
@@ -233,9 +243,12 @@ def propose(
 
 
 def _choose_reading(
-    folder: Path, masks: str | None, progress: Progress | None, facts: FileFacts
-) -> tuple[Reading, MaskValues, list[Judged]]:
-    """Of several readings the one whose masks tell more classes apart, of these one of numbers; -> it, the others."""
+    folder: Path, masks: str | None, names: Mapping[str, str], command: str, progress: Progress | None, facts: FileFacts
+) -> tuple[Reading, MaskValues, list[Judged], LayeredReading | None]:
+    """Of several readings the one whose masks tell more classes apart, of these one of numbers.
+
+    -> it, the others, and how masks of one image lie over one another.
+    """
     readings = find_readings(folder, masks)
     judged, refused = list[Judged](), DataError("")
     for reading in [one for one in readings if one.count >= NEARLY * readings[0].count]:
@@ -245,8 +258,13 @@ def _choose_reading(
             refused = error
     if not judged:
         raise refused
-    (reading, values), *rest = sorted(judged, key=_likeliest)
+    judged.sort(key=_likeliest)
+    (reading, values), *rest = judged
     rest = [(other, of_other) for other, of_other in rest if not of_other.segment_ids]
+    if (masks is None or reading.pairs[0].objects) and (
+        layers := read_layers(folder, judged, readings, names, command, progress, facts)
+    ):
+        return reading, values, rest, layers
     colored = {one.pairs[0].mask_pattern: of_one.colored for one, of_one in rest}
     further = [place for place in reading.further if colored.get(place, values.colored) == values.colored]
     if masks is None and values.classes <= 2 and further:
@@ -255,7 +273,7 @@ def _choose_reading(
             f"{folder} has several masks for one image: {', '.join((own, *further))}. Expected one, with a value for "
             f"each class: join them, or read one kind alone with --masks {shlex.quote(own)}."
         )
-    return reading, values, rest
+    return reading, values, rest, None
 
 
 def _raw_map(folder: Path, values: MaskValues, of_folder: bool, names: Mapping[str, str]) -> dict[str, str]:
@@ -357,14 +375,13 @@ def _panoptic_json(folder: Path, masks: Sequence[str], any_name: bool) -> Path |
     return next((path for path in likely[:MOST_JSONS] if mentions(path, SEGMENTS.encode())), None)
 
 
-def _colors(raw_map: Mapping[str, str], sources: Sequence[SourceTable]) -> dict[str, str]:
+def _colors(raw_map: Mapping[str, str], further: Sequence[str]) -> dict[str, str]:
     """Class name -> colour: the mask's own where the values are colours, else the default palette."""
     own: dict[str, str] = {}
     for raw, name in raw_map.items():
         own.setdefault(name, raw)
-    for source in sources:
-        if source.class_:
-            own.setdefault(source.class_, "")
+    for name in further:
+        own.setdefault(name, "")
     own.pop(IGNORE_NAME, None)
     palette = default_palette(len(own))
     return {

@@ -28,6 +28,8 @@ MOST_DEPTH = 3
 _TELLS = re.compile("split|fold|" + "|".join(WORDS), re.IGNORECASE)
 """In the name of a file that is no annotation of one image, of which there may be thousands."""
 
+WORDS |= {"tr": "train", "ts": "test"}  # imagesTr and imagesTs of nnU-Net
+
 KNOWN, KNOWN_BY_NUMBER = 0.5, 0.9
 """Share of a list's entries that must name an image for it to be one of these images; of one of numbers alone."""
 
