@@ -10,7 +10,8 @@ from bad_inputs.case import RGB, as_pillow_decodes, patches, saved
 from PIL import Image
 
 from featherseg.core.errors import TooLarge
-from featherseg.data.image_headers import MOST_EXIF, MOST_SEGMENTS, MOST_STEPS, SEGMENT_STEPS, bounded
+from featherseg.data.header_limits import MOST_STEPS, SEGMENT_STEPS
+from featherseg.data.image_headers import MOST_EXIF, MOST_SEGMENTS, bounded
 from featherseg.data.images import EncodedImage, image_size, read_image
 
 MANY = 10**9

@@ -250,8 +250,8 @@ def test_pillows_warning_about_large_images_does_not_leak(tmp_path: Path):
 def test_missing_and_foreign_files_are_named(tmp_path: Path):
     with pytest.raises(DataNotFound, match=r"b\.png does not exist"):
         read_image(tmp_path / "b.png")
-    Image.new("L", (2, 2)).save(tmp_path / "real.gif")
-    (tmp_path / "real.gif").rename(tmp_path / "a.png")  # GIF is not on the list, whatever the name says
+    Image.new("L", (2, 2)).save(tmp_path / "real.tga")
+    (tmp_path / "real.tga").rename(tmp_path / "a.png")  # TGA is not on the list, whatever the name says
     with pytest.raises(DataError, match=r"a\.png cannot be read: it is not an image of a supported format"):
         read_image(tmp_path / "a.png")
     with pytest.raises(DataError, match="cannot be read"):

@@ -1035,10 +1035,10 @@ def test_links_to_folders_and_files_of_other_kinds_are_named_where_nothing_is_fo
     with pytest.raises(DataNotFound, match=r"has no images.*not followed: Ground_Truth, Training_Images\. Name the"):
         raise run("check", tmp_path / "data").exception
     for number in range(4):
-        save(tmp_path / f"gif/train/{number}.jpg", scenes()[number][0])
-        save(tmp_path / f"gif/train_masks/{number}_mask.gif", scenes()[number][1])
-    with pytest.raises(DataNotFound, match=r"4 files in train.*Not read: 4 files ending in \.gif\. Save them as PNG"):
-        raise run("check", tmp_path / "gif").exception
+        save(tmp_path / f"tga/train/{number}.jpg", scenes()[number][0])
+        save(tmp_path / f"tga/train_masks/{number}_mask.tga", scenes()[number][1])
+    with pytest.raises(DataNotFound, match=r"4 files in train.*4 files are skipped, because \.tga is not read: conv"):
+        raise run("check", tmp_path / "tga").exception
 
 
 def test_a_root_beside_a_folder_without_a_dataset_toml_is_refused(tmp_path: Path):

@@ -26,6 +26,7 @@ from featherseg.core.errors import DataError, DataNotFound, near_path
 from featherseg.core.files import composed, parse_json, read_bounded, remove_tree, temporary_path
 from featherseg.core.wording import counted
 from featherseg.data.images import is_image
+from featherseg.data.unread import REMEDY, unread_endings, unread_note
 
 MOST_FILES = 2_000_000
 """Files of a folder or a zip; Open Images has 1.9 million."""
@@ -77,6 +78,11 @@ _PACKERS = zlib.error, lzma.LZMAError
 """What the decoders of a zip raise."""
 
 
+def not_read(name: str) -> str:
+    """Why an image of such a format is left out."""
+    return f"images of which {os.path.splitext(name)[1].lower()} is not read: convert them {REMEDY}"
+
+
 def name_form(name: str) -> str:
     """Return a path in the one form in which names of all tools are compared.
 
@@ -98,12 +104,16 @@ class Source:
         self.files = self._listed(root)
         self.roots = [root] if beside is None else [root, beside]
         self.images = [path for path in self.files if is_image(path)]
+        self.unread = {name_form(path.name) for path in self.files if unread_endings([path.name])}
+        """The names of images whose format is not read."""
         """The images, folder by folder and by name."""
         self._paths = {str(path): path for path in self.images}
         """What may be called each image: its path, also below `beside` where that holds images of `root` once more."""
         if beside is not None:
             there = {path.resolve(): path for path in self.images}
-            for path in filter(is_image, self._listed(beside)):
+            further = self._listed(beside)
+            self.unread |= {name_form(path.name) for path in further if unread_endings([path.name])}
+            for path in filter(is_image, further):
                 image = self._paths[str(path)] = there.setdefault(path.resolve(), path)
                 if image is path:
                     self.images.append(path)
@@ -130,11 +140,12 @@ class Source:
 
     @property
     def passed_over(self) -> str:
-        """What is said of links that lead out, with a blank before it; empty where there is none."""
+        """What is said of unread formats and of links that lead out, a blank before each; empty where there is none."""
+        unread = f" {unread_note(unread_endings(sorted(self.unread)))}." if self.unread else ""
         if not self.links_out:
-            return ""
+            return unread
         links = f"{counted(len(self.links_out), 'link')} out of it, first {self.relative(self.links_out[0])}"
-        return f" Not followed: {links}. Put the files themselves there."
+        return f"{unread} Not followed: {links}. Put the files themselves there."
 
     def ending(self, *endings: str) -> list[Path]:
         """The files whose names end so, in lower case; where one file was named, it alone."""
@@ -222,6 +233,8 @@ class Source:
         alike = [path for path in alike if not split or self.split(path) in ("", split)]
         if alike:
             return (alike[0], "by the end of its path") if len(alike) == 1 else (None, AMBIGUOUS)
+        if parts and name_form(parts[-1]) in self.unread:
+            return None, not_read(parts[-1])
         return None, LEADS_OUT if ".." in clean.split("/") else NOT_THERE
 
     @cached_property

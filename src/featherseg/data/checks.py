@@ -487,6 +487,7 @@ def _notes(
         "stems that occur in more than one split", [stem for stem, where in stems.items() if len(where) > 1]
     )
     notes += _named("images in no split", listing.unlisted)
+    notes += [listing.unread] if listing.unread else []
     if report.proposal is None:  # which names those beside images and masks, too
         said = "links to folders are not followed: name what they lead to as a [[source]] in dataset.toml"
         notes += _named(said, [str(link) for link in listing.links])

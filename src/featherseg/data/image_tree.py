@@ -12,11 +12,8 @@ import numpy as np
 
 from featherseg.core.errors import DataError, FeathersegError
 from featherseg.core.files import composed
-from featherseg.core.wording import counted
 from featherseg.data.images import IMAGE_SUFFIXES, read_mask
-
-OTHER_SUFFIXES = (".gif", ".tga", ".jp2", ".heic", ".avif", ".pgm", ".ppm", ".pbm", ".npy", ".mat", ".nii", ".dcm")
-"""Endings (in lower case) of files that hold images or masks and are not taken for such."""
+from featherseg.data.unread import unread_endings, unread_note
 
 MOST_FILES = 5_000_000
 """Images of a folder above which it is refused: their names alone take a gigabyte."""
@@ -64,7 +61,7 @@ class ImageTree:
         self.children: dict[str, list[str]] = {}
         self.unread = ""  # of the first file that could not be read
         self.links: list[str] = []  # to folders, which are not followed
-        self.other: Counter[str] = Counter()  # OTHER_SUFFIXES -> files
+        self.other: Counter[str] = Counter()  # endings of images that are not read -> files
         self._below: dict[str, list[str]] = {}
         self._looks: dict[tuple[str, str, str], bool] = {}
         self._names: dict[tuple[str, str, str], list[bool]] = {}  # the same of folders that are called alike
@@ -75,9 +72,9 @@ class ImageTree:
             folders[:] = sorted(f for f in folders if _is_sayable(f)) if depth < MOST_DEPTH else []
             self.children[name] = [join(name, child) for child in folders]
             self.links += [child for child in self.children[name] if os.path.islink(top / child)]
+            self.other += unread_endings(names)
             for file in sorted(names):
                 stem, ending = os.path.splitext(file)
-                self.other.update([ending.lower()] if ending.lower() in OTHER_SUFFIXES else ())
                 if ending.lower() in IMAGE_SUFFIXES and not file.startswith("."):
                     self.files.setdefault(name, {}).setdefault(ending, []).append(stem)
                     count += 1
@@ -92,8 +89,7 @@ class ImageTree:
         """What was not looked at, in a sentence with a blank before it for each; empty where nothing was."""
         text = f" Links to folders are {not_followed(self.links)}." if self.links else ""
         if self.other:
-            found = ", ".join(f"{counted(count, 'file')} ending in {ending}" for ending, count in self.other.items())
-            text += f" Not read: {found}. Save them as PNG."
+            text += f" {unread_note(self.other)}."
         return text
 
     def below(self, folder: str) -> list[str]:

@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, WebPImagePlugin  # noqa: F401  (else all plugins are loaded)
+from PIL import (  # those of all formats here: Pillow loads all that it has if one is missing
+    AvifImagePlugin,  # noqa: F401
+    ExifTags,
+    Image,
+    ImageFile,
+    Jpeg2KImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, TooLarge, near_path
 from featherseg.core.storage import StoredFile, address, is_remote, list_files
@@ -24,14 +32,19 @@ from featherseg.core.types import Color, Size
 from featherseg.core.wording import counted, one_line
 from featherseg.data.image_headers import bounded
 from featherseg.data.matlab import read_matrix
+from featherseg.data.tiff_bands import BandedTiff, banded_tiff
+from featherseg.data.unread import REMEDY, UNREAD_SUFFIXES, unread_endings, unread_note, warn_once
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
+    *(".avif", ".gif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
 """Endings (in lower case) of the files that are taken for images or masks."""
 
 MATLAB_SUFFIX, MATLAB_NAME = ".mat", "S"
 """A mask may be a MATLAB file that holds it as the matrix S, as those of COCO-Stuff 10k do."""
 
-LOSSY = "JPEG or lossy WebP, which change values along edges: write masks as PNG"
+LOSSY = "JPEG or of another lossy format, which changes values along edges: write masks as PNG"
 """What to say of masks for which `is_lossy` holds."""
 
 CMYK = (
@@ -46,7 +59,12 @@ MAX_PIXELS = 2 * 89_478_485
 MAX_PAGES = 512
 """Single-channel pages of a TIFF, above which it is refused."""
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+MOST_PLAIN_PIXELS = 2**24
+"""Of a PNM whose values are written as text, which Pillow decodes in Python."""
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # no bare lines of it on stderr: faults are raised here
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF", "GIF", "JPEG2000", "PPM")
 _TURNS = {  # EXIF orientation -> what brings the image upright (CIPA DC-008, table 6)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -92,14 +110,21 @@ def is_image(path: Path | str) -> bool:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The images directly inside a folder, by name. Raises DataNotFound where there is none."""
-    inside = sorted(file for file in folder.iterdir() if file.is_file() and is_image(file))
+    """The images directly inside a folder, by name; a warning counts those that are not read.
+
+    Raises DataNotFound where there is none.
+    """
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    inside, skipped = [file for file in files if is_image(file)], unread_note(unread_endings(map(str, files)))
     if not inside:
         deeper = folders_of_images(folder)
         raise DataNotFound(
-            f"{folder} has no images{f'; {deeper[0]} has: name folders of images' if deeper else ''}. Expected files "
+            f"{folder} has no images{f'; {deeper[0]} has: name folders of images' if deeper else ''}. "
+            f"{f'{skipped}. ' if skipped else ''}Expected files "
             f"ending in {', '.join(IMAGE_SUFFIXES)}; for videos, name the files, as in {folder}/*.mp4."
         )
+    if skipped:
+        warn_once(f"{folder}: {skipped}")
     return inside
 
 
@@ -113,9 +138,13 @@ def stored_images(place: str) -> list[StoredFile]:
 
     Raises DataNotFound where there is none, DataError where the bucket cannot be listed.
     """
-    found = [file for file in list_files(address(place)) if is_image(file.name)]
+    files = list_files(address(place))
+    found, skipped = [file for file in files if is_image(file.name)], unread_note(unread_endings(f.name for f in files))
     if not found:
-        raise DataNotFound(f"{place} has no images. Expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+        skipped = f"{skipped}. " if skipped else ""
+        raise DataNotFound(f"{place} has no images. {skipped}Expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+    if skipped:
+        warn_once(f"{place}: {skipped}")
     return found
 
 
@@ -150,13 +179,22 @@ def find_images(paths: Sequence[Path], output: Path) -> list[Path | StoredFile]:
 
 
 def is_lossy(path: Path) -> bool:
-    """Whether the file is a JPEG or a WebP that is not lossless: its pixels are near what was stored, not equal."""
+    """Whether the file is a JPEG, an AVIF, or a WebP or JPEG 2000 that is not lossless: its pixels are near what was
+    stored, not equal.
+    """
     try:
         with open(path, "rb") as file:
-            head = file.read(64)
+            head = file.read(4096)
     except OSError:
         return False
-    return head.startswith(b"\xff\xd8") or (head[8:12] == b"WEBP" and b"VP8 " in head)
+    style = head.find(b"\xff\x52\x00", head.find(b"\xff\x4f\xff\x51"))  # of JPEG 2000: its marker COD
+    jpeg2000 = head.startswith((b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ")) and style > 0
+    return (
+        head.startswith(b"\xff\xd8")
+        or (head[8:12] == b"WEBP" and b"VP8 " in head[:64])
+        or (head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"mif1"))
+        or (jpeg2000 and head[style + 13 : style + 14] == b"\0")  # the irreversible wavelet
+    )
 
 
 def image_size(path: Source) -> Size:
@@ -164,6 +202,8 @@ def image_size(path: Source) -> Size:
 
     Raises DataNotFound or DataError as `read_image` does.
     """
+    if (tiff := _banded(path)) is not None:
+        return tiff.seen_size
     with _opened(path) as image:
         return image.size if _orientation(image) >= 5 else image.size[::-1]
 
@@ -173,6 +213,8 @@ def exif_turn(path: Source) -> Image.Transpose | None:
 
     Raises DataNotFound or DataError as `read_image` does.
     """
+    if _banded(path) is not None:  # turned when it is read, as Pillow turns TIFFs
+        return None
     with _opened(path) as image:
         return _TURNS.get(_orientation(image))
 
@@ -182,14 +224,22 @@ def read_image(path: Source, channels: int = 3) -> np.ndarray:
 
     Palette and CMYK images become RGB; alpha is dropped unless four channels are asked, for which no CMYK is taken;
     grey is repeated where three are. A TIFF whose pages are single-channel images of one size holds one channel a page;
-    smaller versions of an image and its mask are none.
+    smaller versions of an image and its mask are none. The bands of a TIFF of one page are its channels; of RGB with
+    further bands, RGB alone is read where three channels are asked (`dropped_bands` names the others).
     Raises DataNotFound for a missing file and DataError for one that is corrupt, cut short, larger than MAX_PIXELS, or
     of other channels.
     """
+    if (tiff := _banded(path)) is not None:
+        with _file(path) as file, _faults(path):
+            if channels == tiff.bands:
+                return tiff.read(file, _decode_grey)
+            if channels == tiff.colors == 3:
+                return np.ascontiguousarray(tiff.read(file, _decode_grey)[:, :, :3])
+        raise _other_channels(path, tiff.bands, channels)
     with _opened(path) as image:
         if _is_single(image) and len(_pages(image, path)) > 1:
             return _read_pages(image, path, channels)
-        pixels = _pixels(image, path, keep_fourth=channels == 4)  # (H, W, C)
+        pixels = _full_range(_pixels(image, path, keep_fourth=channels == 4), image)  # (H, W, C)
     found = pixels.shape[2]
     if found == 1 and channels == 3:
         pixels = np.repeat(pixels, 3, axis=2)  # (H, W, 3)
@@ -207,6 +257,8 @@ def read_mask(path: Path, colors: bool = False) -> np.ndarray:
     """
     if path.suffix == MATLAB_SUFFIX:
         return read_matrix(path, MATLAB_NAME, MAX_PIXELS)
+    if (tiff := _banded(path)) is not None and (tiff.colors != 3 or tiff.depth != 8):
+        raise DataError(f"{path} has {counted(tiff.bands, 'band')}. Expected a mask of one, or colours of 8 bits.")
     with _opened(path) as image:
         pages = len(_pages(image, path)) if _is_single(image) or image.mode in ("P", "PA") else 1
         if pages > 1:
@@ -259,31 +311,78 @@ def mask_palette(path: Path) -> list[Color]:
 
 
 def image_channels(path: Path) -> int:
-    """Channels of the image from its header: pages of a TIFF, 1 for grey, else 3 (alpha is not counted)."""
+    """Channels of the image from its header: pages or bands of a TIFF, 1 for grey, else 3 (alpha is not counted).
+
+    A fourth band that is marked as alpha, as GDAL marks it by itself, is counted where its values are not those of
+    alpha: most of them neither 0 nor the largest.
+    """
+    if (tiff := _banded(path)) is not None:
+        return tiff.bands
     with _opened(path) as image:
+        if image.format == "TIFF" and image.mode == "RGBA" and _is_band(read_image(path, 4)[:, :, 3]):
+            return 4
         return len(_pages(image, path)) if _is_single(image) else 3
+
+
+def dropped_bands(path: Source, channels: int) -> str:
+    """What of an image is not read with so many channels: "alpha", "band 4", "bands 4 to 6"; "" if nothing is."""
+    if (tiff := _banded(path)) is not None:
+        if channels != tiff.colors == 3:
+            return ""
+        return "band 4" if tiff.bands == 4 else f"bands 4 to {tiff.bands}" if tiff.bands > 4 else ""
+    with _opened(path) as image:
+        return "alpha" if channels != 4 and image.mode in ("RGBA", "LA", "PA", "RGBa", "La") else ""
+
+
+def _is_band(values: np.ndarray) -> bool:
+    """Whether a fourth band marked as alpha has the values of another band."""
+    return bool(np.isin(values, (0, np.iinfo(values.dtype).max)).mean() < 0.5)
+
+
+def _banded(path: Source) -> BandedTiff | None:
+    """The page of a TIFF whose bands Pillow does not all read; None of any other file. Raises as `read_image` does."""
+    with _faults(path), _file(path) as file:
+        tiff = banded_tiff(file, str(path), MAX_PIXELS)
+        return None if tiff is None or (tiff.alpha and not tiff.planar) else tiff
+
+
+def _decode_grey(content: bytes, name: str) -> np.ndarray:
+    """(H, W) uint8 or uint16 of a grey TIFF in memory."""
+    with _opened(EncodedImage(content, name)) as image:
+        return np.array(image)
 
 
 @contextmanager
 def _opened(path: Source) -> Iterator[ImageFile.ImageFile]:
-    """Open an image whose header is sound and whose size is bounded; any fault inside the block is a DataError.
+    """Open an image whose header is sound and whose size is bounded; any fault inside the block is a DataError."""
+    with _faults(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns from half of MAX_PIXELS on, and of slightly odd headers
+        with (
+            _file(path) as file,
+            Image.open(bounded(file, str(path), MAX_PIXELS), formats=_FORMATS) as image,
+        ):
+            _check_page(image, path)
+            if image.format == "PPM":
+                _keep_values(image, path)
+            yield image
+
+
+@contextmanager
+def _faults(path: Source) -> Iterator[None]:
+    """Any fault inside the block is a DataError that names the file.
 
     The block catches every exception: on spoiled files Pillow's decoders raise nearly anything.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns from half of MAX_PIXELS on, and of slightly odd headers
-            with (
-                _file(path) as file,
-                Image.open(bounded(file, str(path), MAX_PIXELS), formats=_FORMATS) as image,
-            ):
-                _check_page(image, path)
-                yield image
+        yield
     except FeathersegError as error:
         raise type(error)(one_line(str(error))) from None  # the image's name is in it
     except FileNotFoundError:
         raise DataNotFound(f"{path} does not exist.") from None
     except Image.UnidentifiedImageError:
+        ending = os.path.splitext(str(path))[1].lower()
+        if ending in UNREAD_SUFFIXES:
+            raise DataError(f"{path} cannot be read: {ending} is not read. Convert it {REMEDY}.") from None
         raise DataError(
             f"{path} cannot be read: it is not an image of a supported format, or its header is damaged. Expected one "
             f"of {', '.join(_FORMATS)}."
@@ -321,6 +420,37 @@ def _check_bound(path: Source, width: int, height: int) -> None:
             f"{path} is too large: {height}x{width} (height x width) is {width * height:,} pixels, the limit is "
             f"{MAX_PIXELS:,}. Split it into parts."
         )
+
+
+def _keep_values(image: ImageFile.ImageFile, path: Source) -> None:
+    """Let Pillow decode a PNM as it is stored; by itself it scales values in Python, and colour to 8 bits."""
+    (tile,) = image.tile
+    plain = tile.codec_name == "ppm_plain"
+    if plain and image.width * image.height > MOST_PLAIN_PIXELS:
+        raise TooLarge(
+            f"{path} is too large: it holds {image.width * image.height:,} pixels as text, the limit is "
+            f"{MOST_PLAIN_PIXELS:,}. Save it as PNG."
+        )
+    if not isinstance(tile.args, tuple) or image.mode not in ("L", "I", "RGB"):
+        return
+    mode, largest = tile.args
+    if plain and mode == "RGB" and largest > 255:
+        raise DataError(f"{path} holds 16-bit colour as text, which is not read. Save it as PNG.")
+    image.info["largest"] = largest
+    if plain:
+        image.tile = [tile._replace(args=(mode, 65535 if image.mode == "I" else 255))]
+    else:
+        raw_mode = mode if largest < 256 else "I;16B" if mode == "L" else "RGB;16B"
+        image.tile = [tile._replace(codec_name="raw", args=raw_mode)]
+
+
+def _full_range(pixels: np.ndarray, image: ImageFile.ImageFile) -> np.ndarray:
+    """The values of a PNM, whose header names the largest, as shares of 8 or 16 bits; other images as they are."""
+    largest, full = image.info.get("largest", 0) if image.format == "PPM" else 0, np.iinfo(pixels.dtype).max
+    if largest in (0, full):
+        return pixels
+    values = np.minimum(pixels, largest).astype(np.uint32)
+    return ((values * full + largest // 2) // largest).astype(pixels.dtype)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -432,7 +562,9 @@ def _with_raw_mode(args: Any, raw_mode: str) -> Any:
 
 
 def _to_rgb(image: Image.Image, path: Source) -> Image.Image:
-    if image.mode in ("F", "LAB") or image.mode.startswith("I"):
+    if image.mode == "F":
+        raise DataError(f"{path} is an image of mode F, which holds floats. Expected 8 or 16 bits: convert it.")
+    if image.mode == "LAB" or image.mode.startswith("I"):
         raise DataError(
             f"{path} is an image of mode {image.mode}, which cannot be converted to RGB. Save it with 8 bits per "
             "channel."

@@ -1,6 +1,7 @@
 """A dataset that is pairs of files, image and mask: what the datasets with a name and `folder` share."""
 
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from featherseg.core.types import ClassInfo, DataFacts, Sample
 from featherseg.core.wording import counted, size_text
 from featherseg.data.images import IMAGE_SUFFIXES, LOSSY, is_image, is_lossy, read_image, read_mask
 from featherseg.data.labels import LabelMap
+from featherseg.data.unread import unread_endings
 
 SHOWN_NAMES = 3
 """How many missing files a message names."""
@@ -66,6 +68,8 @@ class Listing:
     """How a split by share was made, for a reader; empty of other splits."""
     links: Sequence[Path] = ()
     """Links to folders among the files, which are not followed."""
+    unread: str = ""
+    """What to say of files beside the images whose format is not read."""
 
     @property
     def has_objects(self) -> bool:
@@ -206,6 +210,7 @@ def files_by_stem(
     without: Collection[Path] = (),
     prefix: str = "",
     links: list[Path] | None = None,
+    unread: Counter[str] | None = None,
 ) -> FilesByStem:
     """The images of a folder and the folders below it by stem, in order: {"seq1/frame_0007": [path]}.
 
@@ -213,14 +218,17 @@ def files_by_stem(
     over, and the suffix is cut off: "_mask" of a_mask.png, or with the file's ending, ".png" or "_mask.png". So are
     names that do not begin with `prefix`, which is cut off: "mask_" of seq1/mask_01.png. The folder is the stem where
     nothing is left of a name: "01" of 01/image.png without "image". Files in the folders `without` are passed over, and
-    what is hidden (its name begins with a dot). Links to folders are not followed, but added to `links`. Raises
-    DataError for a name that is not UTF-8, and for such a link without `links`.
+    what is hidden (its name begins with a dot). Links to folders are not followed, but added to `links`.
+    `unread` counts files by ending whose format is not read. Raises DataError for a name that is not UTF-8, and for
+    such a link without `links`.
     """
     apart = {str(place) for place in without if place != folder}
     whole, named = suffix.lower().endswith(IMAGE_SUFFIXES), list[str]()
     for place, folders, names in os.walk(folder):  # quicker than Path.rglob
         below = os.path.relpath(place, folder).replace(os.sep, "/")
         named += [name if below == "." else f"{below}/{name}" for name in names if is_image(name) and name[0] != "."]
+        if unread is not None:
+            unread += unread_endings(names)
         folders[:] = [name for name in folders if os.path.join(place, name) not in apart and not name.startswith(".")]
         linked = [Path(place, name) for name in sorted(folders) if os.path.islink(os.path.join(place, name))]
         if links is not None:

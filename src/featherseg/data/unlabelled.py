@@ -10,6 +10,7 @@ from featherseg.core.types import IGNORE, ClassInfo, Sample
 from featherseg.data.images import IMAGE_SUFFIXES, image_size, is_image, read_image
 from featherseg.data.labels import LabelMap
 from featherseg.data.pairs import Pair, PairedFiles
+from featherseg.data.unread import unread_endings, unread_note, warn_once
 
 
 class Known(Protocol):
@@ -31,11 +32,14 @@ class UnlabelledImages(PairedFiles):
     """
 
     def __init__(self, folder: Path, known: Known, like: np.ndarray | None = None) -> None:
-        paths = sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
-        paths = [path for path in paths if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        files = [path for path in files if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
+        paths, skipped = list(filter(is_image, files)), unread_note(unread_endings(map(str, files)))
         if not paths:
-            missing = "has no images" if folder.is_dir() else "is no folder"
-            raise DataNotFound(f"{folder} {missing}. Expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+            missing = f"has no images.{f' {skipped}.' if skipped else ''}" if folder.is_dir() else "is no folder."
+            raise DataNotFound(f"{folder} {missing} Expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+        if skipped:
+            warn_once(f"{folder}: {skipped}")
         self.name, self.classes, self.channels = folder.name, known.classes, known.channels
         self.label_map, self.licence = LabelMap({}, expected=""), known.licence
         self.pairs = [Pair(path.relative_to(folder).as_posix(), path, None) for path in paths]

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -33,6 +34,7 @@ from featherseg.core.files import (
 from featherseg.core.storage import StoredFile, is_remote, joined, read_lines, stream_files, write_file, write_whole
 from featherseg.core.wording import changed_settings, one_line
 from featherseg.data.images import EncodedImage, image_size, is_image, read_image
+from featherseg.data.unread import unread_endings, unread_note, warn_once
 from featherseg.inference.drawing import index_image, png_bytes
 from featherseg.inference.inputs import read_ahead
 from featherseg.inference.manifest import (
@@ -117,15 +119,27 @@ def predict_folder(job: Job, execute: Execute, workers: int, told: Told) -> tupl
 
 
 def list_images(folder: str) -> Iterator[Listed]:
-    """The images directly in a folder, in any order, one after the other. Raises DataNotFound, DataError."""
+    """The images directly in a folder, in any order, one after the other; a warning counts those that are not read.
+
+    Raises DataNotFound, DataError.
+    """
+    unread = Counter[str]()
     if is_remote(folder):
-        yield from (Listed(file.name, file.size) for file in stream_files(folder) if is_image(file.name))
-        return
-    try:
-        with os.scandir(folder) as entries:
-            yield from (Listed(entry.name, 0) for entry in entries if is_image(entry.name) and entry.is_file())
-    except OSError as error:
-        raise DataNotFound(f"{folder} cannot be listed: {error.strerror}. Expected a folder of images.") from None
+        for file in stream_files(folder):
+            unread += unread_endings([file.name])
+            if is_image(file.name):
+                yield Listed(file.name, file.size)
+    else:
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    unread += unread_endings([entry.name])
+                    if is_image(entry.name) and entry.is_file():
+                        yield Listed(entry.name, 0)
+        except OSError as error:
+            raise DataNotFound(f"{folder} cannot be listed: {error.strerror}. Expected a folder of images.") from None
+    if skipped := unread_note(unread):
+        warn_once(f"{folder}: {skipped}")
 
 
 class Place:

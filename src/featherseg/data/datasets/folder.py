@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from featherseg.data.images import IMAGE_SUFFIXES, read_mask
 from featherseg.data.labels import LabelMap
 from featherseg.data.pairs import FilesByStem, Listing, Pair, PairedFiles, files_by_stem
 from featherseg.data.sequences import SplitBy, split_by_share
+from featherseg.data.unread import unread_note, warn_once
 
 MAX_OBJECT = 65535
 """The largest number of an object in a file of instances."""
@@ -66,6 +68,8 @@ class FolderData(PairedFiles):
         self, files: Path | FolderListing, split: str, root: Path | None = None, size: int | None = None
     ) -> None:
         listing = folder_listing(files, root) if isinstance(files, Path) else files
+        if listing.unread:
+            warn_once(f"{listing.name}: {listing.unread}")
         for part in split.split("+"):
             if part not in listing.splits:
                 raise unknown(f"split of {files if isinstance(files, Path) else files.name}", part, listing.splits)
@@ -139,8 +143,8 @@ def list_folder(
     lists: Mapping[str, list[str]] | None = None,
 ) -> FolderListing:
     """The files that `config` describes, its paths starting from `base`; `lists` are lists that are not written yet."""
-    links = list[Path]()
-    pairs = {pair.key: pair for pair in list_pairs(config, base, links)}
+    links, unread = list[Path](), Counter[str]()
+    pairs = {pair.key: pair for pair in list_pairs(config, base, links, unread)}
     by = split_by or config.split_by
 
     # Every split as it is said: a share of all, a folder, a list; then the shares of these
@@ -178,14 +182,17 @@ def list_folder(
         unlisted=[key for key in pairs if key not in listed],
         how_split=how,
         links=[link for link in dict.fromkeys(links) if link not in own],
+        unread=unread_note(unread),
         config=config,
         wholes=found_in(wholes),
         instances=instances,
     )
 
 
-def list_pairs(config: DatasetToml, base: Path, links: list[Path] | None = None) -> list[Pair]:
-    """The pairs of all folders that `config` names, in whatever split; `links` is as for `files_by_stem`.
+def list_pairs(
+    config: DatasetToml, base: Path, links: list[Path] | None = None, unread: Counter[str] | None = None
+) -> list[Pair]:
+    """The pairs of all folders that `config` names, in whatever split; `links`, `unread` are as for `files_by_stem`.
 
     Where there are several folders of images, keys begin with that of the image, or with what ANY stands for.
     """
@@ -202,7 +209,7 @@ def list_pairs(config: DatasetToml, base: Path, links: list[Path] | None = None)
             here = [replace(files, folder=_put(files.folder, name)) for files in masks]
             place = Path(images).as_posix() if config.source else name or "."
             head = "" if place == "." else f"{place}/"
-            pairs = _pairs_in(images, here, config, base, links)
+            pairs = _pairs_in(images, here, config, base, links, unread)
             found += [replace(pair, key=f"{head}{pair.key}") for pair in pairs]
     return found
 
@@ -245,7 +252,12 @@ def _put(place: str, name: str) -> str:
 
 
 def _pairs_in(
-    image_folder: str, masks: Sequence[_MaskFiles], config: DatasetToml, base: Path, links: list[Path] | None
+    image_folder: str,
+    masks: Sequence[_MaskFiles],
+    config: DatasetToml,
+    base: Path,
+    links: list[Path] | None,
+    unread: Counter[str] | None,
 ) -> list[Pair]:
     """The pairs of one folder of images and the folders of their masks."""
     images, folders = base / image_folder, [base / files.folder for files in masks]
@@ -256,7 +268,7 @@ def _pairs_in(
                     f"{folder}, which is {key!r} in the dataset.toml of {config.name!r}, is not a folder."
                 )
     apart = {images, *folders}
-    image_files = files_by_stem(images, config.image_suffix, apart - {images}, config.image_prefix, links)
+    image_files = files_by_stem(images, config.image_suffix, apart - {images}, config.image_prefix, links, unread)
     spelled = {composed(stem): stem for stem in image_files}  # the key is as the image is spelled
     mask_files = list[FilesByStem]()
     for files, folder in zip(masks, folders, strict=True):
