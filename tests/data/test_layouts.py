@@ -298,7 +298,11 @@ def test_a_proposal_is_replaced_by_the_next_until_it_or_a_list_is_edited(tmp_pat
     assert [note for note in report["look_at"] if "1 image in two lists" in note]
     assert {path.name: path.read_text() for path in tmp_path.glob("*.txt")} == lists
 
-    assert isinstance(run("check", tmp_path, "--name", "1=lane").exception, ConfigError)
+    with pytest.raises(ConfigError, match=r"Edit it, or add --write to replace it\."):
+        raise run("check", tmp_path, "--name", "1=lane").exception
+    for data in (tmp_path / "dataset.toml", "shapes"):
+        with pytest.raises(ConfigError, match=r"(Edit it|Leave them out)\."):
+            raise run("check", data, "--name", "1=lane").exception
     with (tmp_path / edited).open("a") as file:
         file.write("\n")
     kept = {path: path.read_bytes() for path in tmp_path.glob("*.t*")}
@@ -557,6 +561,9 @@ def test_binary_masks_in_folders_are_a_question_and_both_answers_work(tmp_path: 
     commands = [shlex.split(line)[1:] for line in result.stdout.splitlines() if line.startswith("    featherseg ")]
     assert [command[-1] for command in commands] == ["--classes-from-folders", "--groups-from-folders"]
 
+    for command in commands:
+        shown = run(*(word for word in command if word != "--write")).stdout
+        assert f"Write it: featherseg {shlex.join(command)}\n" in shown
     classes, groups = (run(*command, "--json") for command in commands)  # the second replaces what the first wrote
     assert len(json.loads(classes.stdout)["classes"]) == 1 + len({name.partition("/")[0] for name in folders})
     assert json.loads(groups.stdout)["classes"] == ["background", "foreground"]

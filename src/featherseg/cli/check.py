@@ -127,7 +127,7 @@ def _print_next(console: Console, report: CheckReport, data: str) -> None:
                 f"Train with it: featherseg train frm-lite0-light --data {shlex.quote(one_line(data))} --out RUN"
             )
     else:
-        console.print(f"Write it: {command}")
+        console.print(f"Write it: {command} {one_line(report.proposal.options)}".rstrip())
 
 
 def _print_report(console: Console, report: CheckReport) -> None:

@@ -203,7 +203,7 @@ def check_data(
     of single files are in the report.
     """
     decided = None if decisions is None else read_decisions(decisions)
-    if DATASETS.get(data) is Shapes:
+    if DATASETS.get(data) is Shapes and not (names or masks or folders):
         return _count_synthetic(data, progress)
     facts = FileFacts()
     listing, proposal = _open_listing(data, root, progress, names, masks, folders, anew, facts)
@@ -264,10 +264,13 @@ def _open_listing(
         proposal = propose(folder, names, masks, folders, progress, facts)
         return proposal.listing, proposal
     if names or masks or folders:
-        again = ", or add --write to replace it" if is_own(data) and written_lists(place.parent) is not None else ""
+        remedy = f"{data} says what its masks mean. Edit it" if is_own(data) else "Leave them out"
+        remedy += (
+            ", or add --write to replace it" if os.path.isdir(data) and written_lists(Path(data)) is not None else ""
+        )
         raise ConfigError(
             "--name, --masks, --classes-from-folders and --groups-from-folders are for a folder without a "
-            f"dataset.toml: {data} says what its masks mean. Edit it{again}."
+            f"dataset.toml. {remedy}."
         )
     if is_own(data):
         return own_listing(data, root), None

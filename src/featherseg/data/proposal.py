@@ -66,7 +66,7 @@ class Proposal:
     """A dataset.toml as text, the files it describes, and how often each raw value ("12" or "#40a0ff") occurs.
 
     `lists` are files that have to stand beside it; `notes` are for the user to look at, `others` the other readings of
-    the folder, (what is read otherwise, the options of `featherseg check` for it).
+    the folder, (what is read otherwise, the options of `featherseg check` for it), `options` those for this one.
     """
 
     text: str
@@ -76,6 +76,7 @@ class Proposal:
     lists: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     others: list[tuple[str, str]] = field(default_factory=list)
+    options: str = ""
 
     @property
     def summary(self) -> str:
@@ -123,6 +124,7 @@ def propose(
 
     # Which folders hold images and masks, and the other ways to read them
     write = " ".join((f"featherseg check {shlex.quote(str(folder))} --write", *options))
+    chosen = " ".join((*options, *([f"--{folders}-from-folders"] if folders else [])))
     reading, values, rest, layers = _choose_reading(folder, masks, names, write, progress, facts)
     if layers is not None:
         values, names = layers.values, dict(layers.names)
@@ -239,7 +241,7 @@ def propose(
                 f"{shlex.quote(str(folder))} knows its classes"
             )
     config = parse(DatasetToml, parse_toml(toml_text(config), where), where)  # it can be read, whatever the names are
-    return Proposal(toml_text(config), listing, config, values.pixels, lists, notes, others)
+    return Proposal(toml_text(config), listing, config, values.pixels, lists, notes, others, chosen)
 
 
 def _choose_reading(
