@@ -5,6 +5,7 @@ import base64
 import json
 import logging
 import threading
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -24,7 +25,9 @@ from PIL import Image
 
 from featherseg.core.errors import ConfigError
 from featherseg.inference.predictor import Predictor
+from featherseg.inference.soft_output import SoftKind, save_soft
 from featherseg.inference.tiling import PROCESS_BYTES
+from featherseg.serving import service
 from featherseg.serving.models import Served
 from featherseg.serving.schema import BatchAnswer, MaskAnswer
 from featherseg.serving.settings import Limits
@@ -214,7 +217,7 @@ def test_a_form_that_holds_no_image_is_refused(client, options, code):
 @pytest.mark.parametrize(
     ("query", "expected", "sentence"),
     [
-        ("format=gif", (422, "query"), "format = 'gif': input should be 'png', 'rle' or 'polygons'."),
+        ("format=gif", (422, "query"), "format = 'gif': input should be 'png', 'rle', 'polygons', 'probabilities' or "),
         ("fromat=rle", (422, "query"), "Did you mean 'format'?"),
         ("model=nobody", (404, "model"), "Known: color."),
     ],
@@ -223,6 +226,50 @@ def test_slips_in_the_query_are_told(client, query, expected, sentence):
     response = client.post(f"/v1/segment?{query}", files=form(encoded(image())))
     assert refusal(response) == expected
     assert sentence in response.text
+
+
+def test_probabilities_and_confidence_are_the_files_of_predict(start, tmp_path):
+    client, predictor = start(), color_predictor()
+    for format in get_args(SoftKind):
+        predictor.soft = format
+        predicted = predictor(image())
+        save_soft(predicted.soft, predicted.classes, tmp_path / format)
+        response = client.post(f"/v1/segment?format={format}", files=form(encoded(image())))
+        assert response.status_code == 200, response.text
+        assert response.content == (tmp_path / format).read_bytes()
+        assert response.headers["x-featherseg-model"] == "color"
+    refused = client.post("/v1/segment/batch?format=confidence", files=several(encoded(image())))
+    assert refusal(refused) == (422, "query")
+
+
+def test_probabilities_of_a_panoptic_model_are_refused(start):
+    client = start(served("things", panoptic=True))
+    for format in ("probabilities", "confidence"):
+        response = client.post(f"/v1/segment?format={format}", files=form(encoded(image())))
+        assert refusal(response) == (422, "query")
+        assert "panoptic" in response.text
+
+
+def test_probabilities_of_too_many_bytes_are_refused_and_name_the_confidence(start, monkeypatch):
+    monkeypatch.setattr(service, "MOST_PROBABILITIES", 2 * 3 * 24 * 40 - 1)
+    client = start()
+    response = client.post("/v1/segment?format=probabilities", files=form(encoded(image())))
+    assert refusal(response) == (413, "probabilities")
+    assert "format=confidence" in response.text
+    assert client.post("/v1/segment?format=confidence", files=form(encoded(image()))).status_code == 200
+
+
+def test_one_answer_of_probabilities_is_made_and_sent_at_a_time(gated):
+    client, predictor = gated
+    turn = client.app.state.service.probabilities_turn
+    client.do(turn.acquire())  # as an answer that is still being sent
+    waiting = client.begin("POST", "/v1/segment?format=probabilities", files=form(encoded(image())))
+    predictor.gate.set()
+    assert client.post("/v1/segment?format=confidence", files=form(encoded(image()))).status_code == 200
+    assert not waiting.done()
+    client.loop.call_soon_threadsafe(turn.release)
+    assert waiting.result(60).status_code == 200
+    assert not turn.locked()  # given back with the answer
 
 
 def test_addresses_and_methods_that_are_none_are_refused_in_the_same_form(client):

@@ -10,6 +10,7 @@ import numpy as np
 from featherseg.data.regions import Runs, corner_count, rings, runs_of
 from featherseg.inference import drawing
 from featherseg.inference.predictor import Prediction, class_counts
+from featherseg.inference.soft_output import confidence_png, probabilities_npz
 from featherseg.serving.refusal import Refused
 from featherseg.serving.schema import Format
 
@@ -20,6 +21,17 @@ MOST_RUNS, MOST_CORNERS = 2_000_000, 500_000
 def mask_png(prediction: Prediction) -> bytes:
     """The index mask (H, W) as a PNG: of the same mask, the bytes that `featherseg predict` writes as NAME_mask.png."""
     return drawing.png_bytes(drawing.index_image(prediction.mask, prediction.classes))
+
+
+def encode_soft(prediction: Prediction) -> bytes:
+    """`Prediction.soft`: an .npz of the probabilities of all classes, or a grey PNG of the mask's confidence.
+
+    The bytes that `featherseg predict --probabilities` writes.
+    """
+    assert prediction.soft is not None
+    if prediction.soft.ndim == 3:
+        return probabilities_npz(prediction.soft, prediction.classes)
+    return confidence_png(prediction.soft)
 
 
 def encoder(model: str, format: Format) -> Callable[[Prediction], bytes]:

@@ -4,19 +4,23 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
+from featherseg.core.errors import ConfigError
+from featherseg.inference.soft_output import SoftKind, check_soft
 from featherseg.serving.admission import Body
-from featherseg.serving.encode import encoder, mask_png
+from featherseg.serving.encode import encode_soft, encoder, mask_png
 from featherseg.serving.models import Served
 from featherseg.serving.refusal import RETRY_LATER, Refused, failed, stopping
 from featherseg.serving.schema import (
     BatchAnswer,
+    BatchQuery,
     ClassAnswer,
     ErrorAnswer,
     MaskAnswer,
@@ -56,9 +60,9 @@ for status in (429, 503):
 MODEL = {"X-Featherseg-Model": {"description": "The model's name, percent-encoded.", "schema": {"type": "string"}}}
 MASK = {
     "model": MaskAnswer,
-    "content": {"image/png": {}},
+    "content": {"image/png": {}, "application/octet-stream": {}},
     "headers": MODEL,
-    "description": "PNG, or JSON for rle and polygons.",
+    "description": "PNG; JSON for rle and polygons; an .npz of float16 for probabilities.",
 }
 JSON = "application/json"
 
@@ -111,12 +115,31 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
     )
     async def segment(request: Request, query: Annotated[SegmentQuery, Query()]) -> Response:
         model, seconds = service.model(query.model), service.settings.limits.seconds
+        headers = {"X-Featherseg-Model": quote(model.name)}
+        if query.format == "probabilities" or query.format == "confidence":
+            return await segment_soft(request, model, query.format, headers)
         encode = mask_png if query.format == "png" else encoder(model.name, query.format)
         async with received(service, request, "image", most=1) as (content,):
             segmenting = service.segment(model, content, encode, regions=query.format != "png")
             answer = await while_wanted(request, service, within(seconds, segmenting))
         media_type = "image/png" if query.format == "png" else JSON
-        return Response(answer, media_type=media_type, headers={"X-Featherseg-Model": quote(model.name)})
+        return Response(answer, media_type=media_type, headers=headers)
+
+    async def segment_soft(request: Request, model: Served, kind: SoftKind, headers: dict[str, str]) -> Response:
+        seconds = service.settings.limits.seconds
+        try:
+            check_soft(model.predictor.runtime)
+        except ConfigError as error:
+            raise Refused(422, "query", str(error)) from None
+        async with received(service, request, "image", most=1) as (content,), AsyncExitStack() as until_sent:
+            if kind == "probabilities":
+                turn = service.probabilities_turn
+                await while_wanted(request, service, within(seconds, turn.acquire()))
+                until_sent.callback(turn.release)
+            segmenting = service.segment(model, content, encode_soft, soft=kind)
+            answer = await while_wanted(request, service, within(seconds, segmenting))
+            media_type = "application/octet-stream" if kind == "probabilities" else "image/png"
+            return HeldResponse(answer, media_type=media_type, headers=headers, until_sent=until_sent.pop_all())
 
     @routes.post(
         "/v1/segment/batch",
@@ -125,7 +148,7 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
         responses={**REFUSALS, 200: {"model": BatchAnswer, "headers": MODEL}},
         openapi_extra=multipart("images", several=True),
     )
-    async def segment_batch(request: Request, query: Annotated[SegmentQuery, Query()]) -> Response:
+    async def segment_batch(request: Request, query: Annotated[BatchQuery, Query()]) -> Response:
         model, limits = service.model(query.model), service.settings.limits
         encode = encoder(model.name, query.format)
 
@@ -143,6 +166,18 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
             answers = await while_wanted(request, service, asyncio.gather(*map(one, contents)))
         content = b'{"results":[' + b",".join(answers) + b"]}"
         return Response(content, media_type=JSON, headers={"X-Featherseg-Model": quote(model.name)})
+
+
+class HeldResponse(Response):
+    """A response that closes `until_sent` when it is sent, or its client has left."""
+
+    def __init__(self, *arguments: Any, until_sent: AsyncExitStack, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.until_sent = until_sent
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self.until_sent:
+            await super().__call__(scope, receive, send)
 
 
 @asynccontextmanager

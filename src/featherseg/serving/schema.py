@@ -5,14 +5,22 @@ from typing import Any, Literal
 from pydantic import Field
 
 from featherseg.core.config import Config
+from featherseg.inference.soft_output import SoftKind
 
 Format = Literal["png", "rle", "polygons"]
 
 
-class SegmentQuery(Config):
-    """Of /v1/segment and /v1/segment/batch."""
+class BatchQuery(Config):
+    """Of /v1/segment/batch."""
 
     format: Format = "png"
+    model: str | None = None
+
+
+class SegmentQuery(Config):
+    """Of /v1/segment."""
+
+    format: Literal[Format, SoftKind] = "png"
     model: str | None = None
 
 

@@ -18,10 +18,12 @@ import numpy as np
 
 from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.core.types import Size
+from featherseg.core.wording import size_text
 from featherseg.inference.predictor import Prediction, Predictor
 from featherseg.inference.runtimes.file_metadata import FileRuntime
 from featherseg.inference.runtimes.onnx import OnnxRuntime
 from featherseg.inference.runtimes.pt2 import TorchExportRuntime
+from featherseg.inference.soft_output import SoftKind
 from featherseg.inference.tiling import DECODING_BYTES, LARGEST_PASS, PROCESS_BYTES
 from featherseg.serving.admission import Bodies, Budget, Slots
 from featherseg.serving.batching import Worker, turns
@@ -42,6 +44,9 @@ BODIES, SMALL_IMAGES, SMALL_PASSES, LARGE = 0.1, 0.15, 0.15, 0.6
 
 TURN_PIXELS = 2**21
 """Of one pass of a large image where passes take turns: a small one waits for one of them at most (1024x2048)."""
+
+MOST_PROBABILITIES = 2**27
+"""Bytes of one answer: 19 classes at 1024x2048 have 80 million. It is held beyond the shares above until it is sent."""
 
 STOP_SECONDS = 5.0
 """After the last answer; a model that still works for nobody is left behind then."""
@@ -74,6 +79,8 @@ class Service:
         self._images = Budget(int(SMALL_IMAGES * free))
         self._large = Slots(max(1, settings.limits.queue // 2))
         self._regions = asyncio.Semaphore(1)
+        self.probabilities_turn = asyncio.Semaphore(1)
+        """Held by one request for probabilities until its answer is sent: none of these answers is small."""
         self._small = {model.name: _with_share(model.predictor, SMALL_PASSES) for model in models}
         self._threads: ThreadPoolExecutor | None = None
         self._pooled: list[threading.Thread] = []
@@ -131,12 +138,24 @@ class Service:
         return self.models[name]
 
     async def segment(
-        self, model: Served, content: bytes, encode: Callable[[Prediction], T], *, regions: bool = False
+        self,
+        model: Served,
+        content: bytes,
+        encode: Callable[[Prediction], T],
+        *,
+        regions: bool = False,
+        soft: SoftKind | None = None,
     ) -> T:
-        """What `encode` makes of the prediction for an image file; of `regions` one at a time. Raises Refused."""
+        """What `encode` makes of the prediction for an image file. Raises Refused.
+
+        regions: one at a time. soft: what the prediction has beside the mask; such an image goes through the lane of
+        large ones, whatever its size.
+        """
         size = await self._in_thread(size_of, content, self.settings.limits.pixels)
-        if not await self._in_thread(self._is_small, model, size):
-            return await self._segment_large(model, content, size, encode)
+        if soft == "probabilities":
+            _check_probabilities(size, len(model.classes))
+        if soft or not await self._in_thread(self._is_small, model, size):
+            return await self._segment_large(model, content, size, encode, soft)
         async with self._images.take(size[0] * size[1] * DECODING_BYTES):
             pixels = await self._in_thread(decode, content, model.channels)
             prediction = await self._run(model, pixels)
@@ -154,12 +173,15 @@ class Service:
         except (ConfigError, DataError):
             return False
 
-    async def _segment_large(self, model: Served, content: bytes, size: Size, encode: Callable[[Prediction], T]) -> T:
+    async def _segment_large(
+        self, model: Served, content: bytes, size: Size, encode: Callable[[Prediction], T], soft: SoftKind | None
+    ) -> T:
         """In the lane of large images; given up, it ends there soon."""
         assert self._lane is not None
 
         # A predictor of its own, with the memory of the lane and, where the model takes turns, short passes.
         predictor = _with_share(model.predictor, LARGE)
+        predictor.soft = soft
         takes_turns = not _runs_in_parallel(model.predictor)
         predictor.largest = TURN_PIXELS if takes_turns and not model.panoptic else LARGEST_PASS
 
@@ -193,6 +215,19 @@ class Service:
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+
+def _check_probabilities(size: Size, classes: int) -> None:
+    """Raises Refused (413) where the probabilities of an image have more than MOST_PROBABILITIES bytes."""
+    needed = 2 * classes * size[0] * size[1]
+    if needed > MOST_PROBABILITIES:
+        raise Refused(
+            413,
+            "probabilities",
+            f"The probabilities of {classes} classes for an image of {size_text(size)} (height x width) have "
+            f"{needed:,} bytes; the limit is {MOST_PROBABILITIES:,}. Ask for format=confidence, or send a smaller "
+            "image.",
+        )
 
 
 def _with_share(predictor: Predictor, share: float) -> Predictor:
