@@ -71,17 +71,19 @@ class Masks:
         self.keys = [data.keys[n] for n in self.numbers]
         present = np.array([[(data.label(n) == k).any() for k in range(len(data.classes))] for n in range(len(data))])
         folds, _ = folds_of(data.keys, present)
+        sparse = bool((present.sum(axis=1) == 1).mean() > 0.5)
         self.folds = folds[self.numbers]
-        self._predict(folds, asked)
+        self._predict(folds, sparse, asked)
 
-    def _predict(self, folds: np.ndarray, asked: argparse.Namespace) -> None:
+    def _predict(self, folds: np.ndarray, sparse: bool, asked: argparse.Namespace) -> None:
         """Train what is missing; keep the probabilities of each image and its mask at the same pixels."""
         if asked.run:
             runtimes = [open_unseeing(asked.run, self.data, "cpu")[0]] * FOLDS
         else:
             runtimes = []
             for fold in range(FOLDS):
-                run = train_fold(self.data, folds, fold, self.out / f"fold-{fold}", asked.minutes, "cpu", tell)
+                out = self.out / f"fold-{fold}"
+                run = train_fold(self.data, folds, fold, out, asked.minutes, "cpu", tell, sparse)
                 runtimes.append(open_runtime(run, "cpu"))
         (self.out / "predicted").mkdir(parents=True, exist_ok=True)
         for place, number in enumerate(self.numbers):

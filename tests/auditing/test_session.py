@@ -176,7 +176,7 @@ def test_later_folds_take_the_steps_of_the_first_and_none_is_given_more_than_its
 ):
     asked = []
 
-    def train_fold(data, folds, fold, out, minutes, device, progress, steps):
+    def train_fold(data, folds, fold, out, minutes, device, progress, sparse, steps):
         asked.append((fold, steps, minutes))
         return SimpleNamespace(metrics=lambda: {3: {}, 7: {}}, init="from scratch")
 
@@ -191,6 +191,24 @@ def test_later_folds_take_the_steps_of_the_first_and_none_is_given_more_than_its
     assert max(row[2] for row in asked) <= session.TRAINING * 60
 
 
+@pytest.mark.parametrize("plain", [12, 13])
+def test_crops_are_drawn_by_class_if_most_masks_show_one_class(runtime, tmp_path, monkeypatch, plain):
+    class Sparse(Balls):
+        def label(self, index: int) -> np.ndarray:
+            return super().label(index) * (index >= plain)
+
+    asked = []
+
+    def train_fold(data, folds, fold, out, minutes, device, progress, sparse, steps):
+        asked.append(sparse)
+        raise TooFewMinutes(0.4, 0.6, 0.1)
+
+    monkeypatch.setattr(session, "train_fold", train_fold)
+    with pytest.raises(ConfigError):
+        audit(Sparse(), tmp_path / "audit.html")
+    assert asked == [plain > 12]
+
+
 class Unseen(Balls):
     """The same masks beside images that show nothing of them."""
 
@@ -199,22 +217,28 @@ class Unseen(Balls):
         return replace(super().__getitem__(index), image=noise)
 
 
-@pytest.mark.parametrize(("steps", "said"), [(125, "try --minutes 240."), (500, "longer ones may not help.")])
-def test_without_a_ranking_the_minutes_of_trainings_as_long_as_usual_are_named(
-    runtime, tmp_path, monkeypatch, steps, said
+@pytest.mark.parametrize(
+    ("steps", "batch_size", "said"),
+    [
+        (125, 8, "125 steps each: try --minutes 240, in which they have about 500."),
+        (500, 4, "500 steps each: try --minutes 116, in which they have about 960."),
+        (500, 8, "500 steps each, as many as are usual: longer ones may not help."),
+    ],
+)
+def test_without_a_ranking_the_minutes_that_trainings_need_are_named(
+    runtime, tmp_path, monkeypatch, steps, batch_size, said
 ):
-    """Which is 500 steps of 8 for sixteen images: with 60 minutes for 125 steps, 240."""
+    """At least 500 steps; usual are 960 crops by the root of sixteen images, in steps of the batch size."""
     trained = SimpleNamespace(
         metrics=lambda: {steps: {}},
         init="ImageNet weights",
-        recipe=SimpleNamespace(train=SimpleNamespace(batch_size=8)),
+        recipe=SimpleNamespace(train=SimpleNamespace(batch_size=batch_size)),
     )
     monkeypatch.setattr(session, "train_fold", lambda *_: trained)
     monkeypatch.setattr(session, "open_run", lambda path: trained)
     monkeypatch.setattr(session, "open_runtime", lambda run, device: runtime)
     found = audit(Unseen(), tmp_path / "audit.html", minutes=60)
     assert found.no_ranking.endswith(said)
-    assert f"Its 3 trainings had {steps} steps" in found.no_ranking
     assert (found.images, found.regions) == ([], [])
     again = audit(Unseen(), tmp_path / "audit.html", minutes=60)
     assert again == found
@@ -237,9 +261,11 @@ def test_a_fold_is_trained_until_its_minutes_are_over(tmp_path, monkeypatch, ste
     asked = []
     monkeypatch.setattr(job, "train", lambda request, out, reporter, resume: asked.append(request))
     began = time.monotonic()
-    train_fold(Balls(), np.arange(24) % 3, 1, tmp_path / "fold", 2.0, "cpu", lambda *_: None, steps)
+    train_fold(Balls(), np.arange(24) % 3, 1, tmp_path / "fold", 2.0, "cpu", lambda *_: None, steps is None, steps)
     (request,) = asked
     assert ("train.steps=7" if steps else "train.minutes=2.0") in request.overrides
+    assert ("data.class_uniform=0.5" in request.overrides) == (steps is None)  # where masks are sparse
+    assert "train.batch_size=4" in request.overrides
     assert 100 < request.ends - began < 120 + time.monotonic() - began
     assert not set(request.objects.data[0].keys) & {key for n, key in enumerate(Balls.keys) if n % 3 == 1}
 

@@ -66,8 +66,8 @@ TOP = 50
 FEWEST = 2 * FOLDS
 """Images, for models to be trained without some of them."""
 
-FORMAT = 4
-"""Raised where what is kept of images would be another: then an audit begins anew."""
+FORMAT = 5
+"""Raised where what is kept of images, or how models are trained, would be another: then an audit begins anew."""
 
 Source = Callable[[int, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """(number, image (H, W, C), rows, columns) -> probabilities (K, rows, columns) of a model that never saw the image."""
@@ -196,7 +196,9 @@ def audit(
         notes.append("sequences were cut in time, as whole ones would not do: a model may know an image's neighbours")
     runtimes: list[Runtime] = [] if runtime is None else [runtime] * FOLDS
     if runtime is None and not all(kept_file(folder, number).is_file() for number in range(len(data))):
-        runtimes, from_scratch = _train_folds(data, folds, folder, minutes, began, device, progress)
+        several = present.sum(axis=1)  # classes in a mask, 0 if it was not read
+        sparse = bool(2 * (several == 1).sum() > (several > 0).sum())
+        runtimes, from_scratch = _train_folds(data, folds, folder, minutes, began, device, progress, sparse)
         if from_scratch:
             notes.append("its models were trained from scratch: pip install 'featherseg[weights]' for better ones")
 
@@ -257,6 +259,7 @@ def _train_folds(
     began: float,
     device: str,
     progress: Progress,
+    sparse: bool,
 ) -> tuple[list[Runtime], bool]:
     """A quick training for each fold, without its images; -> (the models, whether they were trained from scratch)."""
     from featherseg.training.length import TooFewMinutes
@@ -266,7 +269,8 @@ def _train_folds(
         gone = (time.monotonic() - began) / 60
         shares.append(share_of_fold(minutes, gone, fold, *shares[:1]))
         try:
-            trained = train_fold(data, folds, fold, folder / f"fold-{fold}", shares[-1], device, progress, steps)
+            out = folder / f"fold-{fold}"
+            trained = train_fold(data, folds, fold, out, shares[-1], device, progress, sparse, steps)
         except TooFewMinutes as error:
             least = math.ceil((gone + (FOLDS - fold) * error.least) / TRAINING)
             raise ConfigError(
@@ -443,20 +447,21 @@ def _digest(data: SegmentationData, masks: bytes, runtime: Runtime | None, minut
 
 
 def _what_helps(data: SegmentationData, folder: Path, minutes: float, run: str | Path | Run | None) -> str:
-    """What may give a ranking: another run, or the minutes that trainings of the usual length need."""
-    from featherseg.training.length import usual_steps
+    """What may give a ranking: a better run, or minutes for LEAST_STEPS or as many steps as are usual."""
+    from featherseg.training.length import LEAST_STEPS, usual_steps
 
     if run is not None:
         return "The run may not know these classes well enough: name a better one with --run, or leave it out."
     trained = [open_run(folder / f"fold-{fold}") for fold in range(FOLDS)]
-    steps, images = min(max(fold.metrics()) for fold in trained), trained[0].recipe.train.batch_size
-    assert isinstance(images, int)
-    usual = usual_steps(len(data) * (FOLDS - 1) // FOLDS, images)
-    if steps >= usual:
-        return f"Its {FOLDS} trainings had {steps} steps, as many as are usual: longer ones may not help."
+    steps, batch_size = min(max(fold.metrics()) for fold in trained), trained[0].recipe.train.batch_size
+    assert isinstance(batch_size, int)
+    usual = usual_steps(len(data) * (FOLDS - 1) // FOLDS, batch_size)
+    more = next((wanted for wanted in (LEAST_STEPS, usual) if wanted > steps), None)
+    if more is None:
+        return f"Its {FOLDS} trainings had {steps} steps each, as many as are usual: longer ones may not help."
+    needed = math.ceil(minutes * more / steps)
     return (
-        f"Its {FOLDS} trainings had {steps} steps, and {usual} are usual for so many images: try --minutes "
-        f"{math.ceil(minutes * usual / steps)}."
+        f"Its {FOLDS} trainings had only {steps} steps each: try --minutes {needed}, in which they have about {more}."
     )
 
 
