@@ -274,6 +274,24 @@ def test_of_two_folders_of_masks_the_one_with_more_classes_is_taken_and_the_othe
     assert isinstance(run("check", tmp_path / "images", "--masks", "nowhere").exception, DataNotFound)
 
 
+@pytest.mark.parametrize("place", ["{}/{}.png", "day1/{}/{}.png|day2/{}/{}.png", "gt/{1}_{0}.png"])
+def test_masks_with_as_many_values_are_a_question_and_each_answer_works(tmp_path: Path, place: str):
+    for number, (image, mask) in enumerate(scenes()):
+        path = place.split("|")[number % 2 if "|" in place else 0]
+        save(tmp_path / (path.format("images", number) if "gt" not in path else f"images/{number}.png"), image)
+        for name, turned in (("first", mask), ("second", np.where(mask == 0, 2, np.where(mask == 2, 0, mask)))):
+            save(tmp_path / path.format(name, number), turned.astype(np.uint8))
+    result = run("check", tmp_path, "--write")
+    assert result.exit_code == 1
+    assert "with as many values each" in result.stdout
+    commands = [shlex.split(line)[1:] for line in result.stdout.splitlines() if line.startswith("    featherseg ")]
+    assert len(commands) == 2
+    for command in commands:
+        report = json.loads(run(*command, "--json").stdout)
+        assert sum(part["images"] for part in report["splits"].values()) >= COUNT - 2  # some lie beside a cut
+    assert commands[0] != commands[1]
+
+
 def test_masks_of_single_objects_are_not_taken_for_those_with_more_classes(tmp_path: Path):
     for number, (image, mask) in enumerate(scenes()):
         save(tmp_path / f"images/{number}.png", image)
@@ -640,6 +658,8 @@ def test_answers_for_folders_that_are_not_there_are_refused(tmp_path: Path):
         LAYOUTS["other_folder_names"](tmp_path / f"several/{name}")
     with pytest.raises(ConfigError, match="hold 4 values: expected 0 and one other"):
         raise run("check", tmp_path / "several", "--classes-from-folders").exception
+    hint = "images lie in 2 folders (austin, vienna): if each is a patient, a city or a day, --groups-from-folders"
+    assert [note for note in checked(tmp_path / "several")["look_at"] if note.startswith(hint)]
     checked(tmp_path / "several", "--groups-from-folders")
     found = folder_listing(tmp_path / "several/dataset.toml").splits.values()
     assert sorted({pair.key.split("/")[0] for pair in pairs} for pairs in found) == [{"austin"}, {"vienna"}]

@@ -38,13 +38,15 @@ class FolderReading:
     """Pairs of folders as dataset.toml has them, with a class each where the folders are classes.
 
     `groups` is the regular expression that finds an image's folder in its key, where folders are groups; `why` says by
-    what evidence they are classes; `names` are the names of values and folders that are left to be used.
+    what evidence they are classes; `hint` how they would be groups; `names` are the names of values and folders that
+    are left to be used.
     """
 
     sources: tuple[SourceTable, ...]
     names: Mapping[str, str]
     groups: str | None = None
     why: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,15 @@ def read_folders(
             f"--name {inside}={given[inside]} names one class of all folders, and --classes-from-folders makes one of "
             "each. Leave out one of them."
         )
-    if not levels or (wanted is None and (inside is None or layered)):
+    if not levels:
         return FolderReading(plain, given)
+    if wanted is None and (inside is None or layered):
+        hint = (
+            f"images lie in {_shown(levels[0])}: if each is a patient, a city or a day, --groups-from-folders keeps it "
+            "in one split"
+        )
+        single = layered or all(one.images < 2 for one in levels[0].folders)
+        return FolderReading(plain, given, hint="" if single else hint)
 
     # The level that the user names, else that of a folder which is named as normal, else the outermost
     foreground = values.foreground
@@ -155,11 +164,14 @@ def placeholder(value: str) -> str:
     return f"class_{value.removeprefix('#')}"
 
 
+def _shown(level: _Level) -> str:
+    return f"{len(level.names)} folders ({', '.join(level.names[:SHOWN])}{', ...' * (len(level.names) > SHOWN)})"
+
+
 def _question(folder: Path, level: _Level, command: str) -> AmbiguousData:
-    shown = ", ".join(level.names[:SHOWN]) + ", ..." * (len(level.names) > SHOWN)
     return AmbiguousData(
-        f"the masks in {folder} hold 0 and one other value, and lie in {len(level.names)} folders ({shown}). Is each "
-        "folder a class, or a group of images that belong together, such as a patient, a city or a day?",
+        f"the masks in {folder} hold 0 and one other value, and lie in {_shown(level)}. Is each folder a class, or a "
+        "group of images that belong together, such as a patient, a city or a day?",
         [
             ("a class for each folder", f"{command} --classes-from-folders"),
             (

@@ -133,8 +133,7 @@ def propose(
     for other, of_other in rest:
         if layers is not None and {other.pairs[0].mask_pattern, other.pairs[0].masks} & {*layers.others}:
             continue
-        place = other.pairs[0].masks
-        place = other.pairs[0].mask_pattern if place == reading.pairs[0].masks else place
+        place = _masks_place(other, reading)
         what = f"the masks in {place} ({counted(of_other.classes, 'value')}) in place of {reading.pairs[0].masks}"
         others.append((what, f"--masks {shlex.quote(place)}"))
     taken = {pair.masks for one, _ in rest for pair in one.pairs}
@@ -210,7 +209,7 @@ def propose(
     config = config.model_copy(update={"channels": _channels(pairs)})
 
     # The splits; of too few files for shares, one
-    config, lists = with_splits(config, folder, pairs, notes, facts, progress)
+    config, lists = with_splits(config, folder, pairs, notes, facts, progress, of_folders.hint)
     listing = list_folder(config, folder, lists=lists)
     if "by time" in listing.how_split:
         notes.append(
@@ -275,7 +274,24 @@ def _choose_reading(
             f"{folder} has several masks for one image: {', '.join((own, *further))}. Expected one, with a value for "
             f"each class: join them, or read one kind alone with --masks {shlex.quote(own)}."
         )
+    alike = [other for other in rest if _likeliest(other) == _likeliest((reading, values))]
+    if masks is None and alike:
+        places = [_masks_place(reading, alike[0][0]), *(_masks_place(other, reading) for other, _ in alike)]
+        raise AmbiguousData(
+            f"{folder} has masks of the same images in {', '.join(places[:SHOWN])}{', ...' * (len(places) > SHOWN)}, "
+            "with as many values each. Which of them are to be learned?",
+            [(f"the masks in {place}", f"{command} --masks {shlex.quote(place)}") for place in places[:SHOWN]],
+        )
     return reading, values, rest, None
+
+
+def _masks_place(reading: Reading, beside: Reading) -> str:
+    """What --masks takes to read a folder in one way, and not in the other."""
+    pair = reading.pairs[0]
+    name = pair.masks.rpartition("/")[2]
+    if pair.masks == beside.pairs[0].masks:
+        return pair.mask_pattern
+    return name if all(one.masks.rpartition("/")[2] == name for one in reading.pairs) else pair.masks
 
 
 def _raw_map(folder: Path, values: MaskValues, of_folder: bool, names: Mapping[str, str]) -> dict[str, str]:
