@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from featherseg.cli.terminal import Console
-    from featherseg.data.checks import CheckReport
+    from featherseg.data.checks import CheckReport, SplitReport
     from featherseg.data.proposal import Proposal
 
 SHOWN_FAULTS = 20
@@ -26,6 +26,9 @@ SHOWN_FAULTS = 20
 
 SHOWN_LINES = 150
 """How many lines of a proposed dataset.toml are printed: one of many folders has thousands."""
+
+SHOWN_CHANNELS = 12
+"""How many channels are printed with their range."""
 
 SHOWN_SIZES = 4
 """How many sizes of images are printed for a split."""
@@ -189,7 +192,20 @@ def _class_table(report: CheckReport) -> Table:
     table.add_row("ignored, of all pixels", *(f"{100 * split.ignored_share:.2f}" for split in splits), "")
     if any(split.sizes for split in splits):
         table.add_row("height x width", *(_most_frequent(split.sizes) for split in splits), "")
+    count = max((len(split.channels) for split in splits), default=0)
+    for index in range(min(count, SHOWN_CHANNELS)):
+        table.add_row(f"channel {index + 1}, range (mean)", *(_range(split, index) for split in splits), "")
+    if count > SHOWN_CHANNELS:
+        table.add_row(f"and {count - SHOWN_CHANNELS} more channels", *("" for _ in splits), "")
     return table
+
+
+def _range(split: SplitReport, index: int) -> str:
+    """`0 to 4,080 (812)` of a channel of the images of a split."""
+    if not split.channels:
+        return ""
+    channel = split.channels[index]
+    return f"{channel.least:,} to {channel.largest:,} ({channel.mean:,.0f})"
 
 
 def _most_frequent(sizes: dict[str, int]) -> str:

@@ -18,6 +18,7 @@ from featherseg.data import DATASETS, find_dataset, given_root, is_own, open_dat
 from featherseg.data.datasets.folder import FolderListing
 from featherseg.data.decisions import Changes, changes_of, read_decisions
 from featherseg.data.file_facts import FileFacts, ImageFacts, MaskFacts, in_threads
+from featherseg.data.image_range import ChannelRange, range_above
 from featherseg.data.images import LOSSY, read_mask
 from featherseg.data.labels import LabelMap
 from featherseg.data.lookalikes import Lookalikes, neighbours_look_alike
@@ -30,6 +31,7 @@ from featherseg.data.shapes import Shapes
 from featherseg.data.split_choice import PoolImage, choose_split
 from featherseg.data.statistics import ClassStatistics, median_frequency
 from featherseg.data.written_proposal import written_lists
+from featherseg.layers.normalise import FULL_RANGE
 
 if TYPE_CHECKING:
     from featherseg.data.fixes import MendReport
@@ -101,7 +103,7 @@ class SplitReport:
     """What one split holds. Samples that cannot be read or whose sizes differ are not counted.
 
     `ignored` is in pixels, `sizes` maps "HxW" to images; `only_ignored`, `repeated`, `turned` (by EXIF) and `veiled`
-    (VEILED) hold keys.
+    (VEILED) hold keys, `dropped` by what is not read of them; `bits` and `channels` are of all images that are read.
     """
 
     statistics: ClassStatistics
@@ -112,6 +114,9 @@ class SplitReport:
     repeated: list[str] = field(default_factory=list)
     turned: list[str] = field(default_factory=list)
     veiled: list[str] = field(default_factory=list)
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+    bits: int = 8
+    channels: list[ChannelRange] = field(default_factory=list)
 
     def share(self, index: int) -> float:
         """Pixels of class `index` as a fraction of the labelled ones."""
@@ -378,6 +383,11 @@ def _check_pair(
     else:
         if image.turned:
             entry.turned.append(pair.key)
+        if image.dropped:
+            entry.dropped.setdefault(image.dropped, []).append(pair.key)
+        ranges = zip(entry.channels or image.channels, image.channels, strict=True)
+        first, entry.bits = not entry.channels, max(entry.bits, image.bits)
+        entry.channels = [here if first else known.with_values(here) for known, here in ranges]
         first_split, first_key = first_places.setdefault(image.digest, (split, pair.key))
         if (first_split, first_key) == (split, pair.key):
             alike.add_look(split, pair.key, image.look)
@@ -468,6 +478,9 @@ def _notes(
         notes += _named(f"{split}: duplicates of earlier images", entry.repeated)
         notes += _named(f"{split}: images that EXIF turns, whose masks must be of the upright image", entry.turned)
         notes += _named(f"{split}: masks {VEILED}", entry.veiled)
+        for what, dropped in entry.dropped.items():
+            notes += _named(f"{split}: images of which {what} is not read", dropped)
+    notes += _range_notes(report)
     looks = {image.key: image.look for pool in pools.values() for image in pool}
     groups = listing.groups if isinstance(listing, FolderListing) else None
     sequences = sequences_of(looks, groups).values()
@@ -503,6 +516,20 @@ def _notes(
                 "which `groups` in dataset.toml may tell"
             )
     return notes + _named(f"masks that are {LOSSY}", lossy)
+
+
+def _range_notes(report: CheckReport) -> list[str]:
+    """What training makes of 16-bit images that use a part of their range, and which splits go beyond that."""
+    largest = {split: max(c.largest for c in e.channels) for split, e in report.splits.items() if e.channels}
+    train = "train" if "train" in largest else next(iter(largest), "")
+    if not train or report.splits[train].bits == 8 or (used := range_above(largest[train])) >= FULL_RANGE:
+        return []
+    notes = [
+        f"{train}: 16-bit values reach {largest[train]:,} of 65,535: training takes values below {used:,} as the whole "
+        "range, and the run keeps that"
+    ]
+    beyond = [f"{split} ({value:,})" for split, value in largest.items() if value >= used]
+    return [*notes, f"values above that range: {', '.join(beyond)}"] if beyond else notes
 
 
 def _alike_notes(report: CheckReport, alike: Lookalikes) -> list[str]:

@@ -14,7 +14,8 @@ import numpy as np
 from featherseg.core.errors import DataError
 from featherseg.core.machine import usable_cores
 from featherseg.core.types import Color, Size
-from featherseg.data.images import exif_turn, is_lossy, mask_palette, read_image, read_mask, veiled_color
+from featherseg.data.image_range import ChannelRange, channel_ranges
+from featherseg.data.images import dropped_bands, exif_turn, is_lossy, mask_palette, read_image, read_mask, veiled_color
 from featherseg.data.lookalikes import Look, look_of
 
 AHEAD = 4
@@ -31,7 +32,8 @@ MOST_KEPT = 256
 class ImageFacts:
     """Facts of one image. `size` is (height, width), `bits` are those of a channel, `turned` is by EXIF.
 
-    `digest` is of the decoded pixels, so the same image in another format has the same.
+    `dropped` names what is not read (`images.dropped_bands`). `digest` is of the decoded pixels, so the same image in
+    another format has the same.
     """
 
     size: Size
@@ -39,6 +41,8 @@ class ImageFacts:
     turned: bool
     digest: bytes
     look: Look
+    channels: tuple[ChannelRange, ...]
+    dropped: str
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,8 @@ def _image_facts(path: Path, channels: int) -> ImageFacts:
     digest = hashlib.sha256(f"{image.shape} {image.dtype}".encode())
     digest.update(image.data)
     bits, turned = 8 * image.dtype.itemsize, exif_turn(path) is not None
-    return ImageFacts(image.shape[:2], bits, turned, digest.digest()[:16], look_of(image))
+    ranges, dropped = channel_ranges(image), dropped_bands(path, channels)
+    return ImageFacts(image.shape[:2], bits, turned, digest.digest()[:16], look_of(image), ranges, dropped)
 
 
 def without_traceback(error: DataError) -> DataError:

@@ -327,9 +327,9 @@ def image_channels(path: Path) -> int:
 def dropped_bands(path: Source, channels: int) -> str:
     """What of an image is not read with so many channels: "alpha", "band 4", "bands 4 to 6"; "" if nothing is."""
     if (tiff := _banded(path)) is not None:
-        if channels != tiff.colors == 3:
+        if not channels == tiff.colors == 3 < tiff.bands:
             return ""
-        return "band 4" if tiff.bands == 4 else f"bands 4 to {tiff.bands}" if tiff.bands > 4 else ""
+        return "band 4" if tiff.bands == 4 else f"bands 4 to {tiff.bands}"
     with _opened(path) as image:
         return "alpha" if channels != 4 and image.mode in ("RGBA", "LA", "PA", "RGBa", "La") else ""
 

@@ -29,7 +29,7 @@ from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, Datase
 from featherseg.data.datasets.folder import FolderListing, list_folder, list_pairs
 from featherseg.data.file_facts import FileFacts
 from featherseg.data.image_tree import not_followed
-from featherseg.data.images import IMAGE_SUFFIXES, LOSSY, image_channels
+from featherseg.data.images import IMAGE_SUFFIXES, LOSSY, dropped_bands, image_channels
 from featherseg.data.layouts import Reading, find_readings
 from featherseg.data.mask_folders import FoldersAs, placeholder, read_folders
 from featherseg.data.mask_values import COMMON, THRESHOLD, MaskValues, read_values
@@ -206,7 +206,12 @@ def propose(
     if ending and not config.image_suffix.lower().endswith(IMAGE_SUFFIXES):
         config = config.model_copy(update={"image_suffix": config.image_suffix + ending})
         pairs = list_pairs(config, folder)
-    config = config.model_copy(update={"channels": _channels(pairs)})
+    channels, beside_rgb = _channels(pairs)
+    config = config.model_copy(update={"channels": channels})
+    if beside_rgb:
+        marked = "a band that is marked as alpha, but has other values,"
+        band = marked if beside_rgb == "alpha" else beside_rgb
+        notes.append(f"{band} is read as well: channels = 3 in dataset.toml leaves it out")
 
     # The splits; of too few files for shares, one
     config, lists = with_splits(config, folder, pairs, notes, facts, progress, of_folders.hint)
@@ -436,15 +441,19 @@ def _ending_of_images(pairs: Sequence[Pair]) -> str:
     return next(iter(endings[True])) if len(endings[True]) == 1 and endings[False] - endings[True] else ""
 
 
-def _channels(pairs: Sequence[Pair]) -> int:
-    """The most channels that a readable image has: grey ones can be read as RGB, not the other way round."""
+def _channels(pairs: Sequence[Pair]) -> tuple[int, str]:
+    """The most channels that a readable image has, and what of it three channels would leave out.
+
+    Grey images can be read as RGB, not the other way round.
+    """
     found = []
     for pair in pairs[:: max(1, len(pairs) // CHECKED)]:
         try:
-            found.append(image_channels(pair.image) if pair.image else 1)
+            channels = image_channels(pair.image) if pair.image else 1
+            found.append((channels, dropped_bands(pair.image, 3) if pair.image and channels > 3 else ""))
         except DataError:
             continue
-    return max(found, default=3)
+    return max(found, default=(3, ""))
 
 
 @lru_cache(maxsize=4)
