@@ -264,12 +264,12 @@ def fit_again(tmp_path, monkeypatch):
         yield Workers(Scored(lambda s: {SLOW.model: 0.6, FAST.model: 0.5}[s.recipe]), 1, 1)
 
     def go_on(failing, out=tmp_path):
-        def deliver(made, winner, final, scores, *rest, accept):
+        def deliver(made, winner, final, scores, watch, out, began, ends, *, accept):
             over_ms = failing.get(winner.name)
             if winner.name in failing and not (accept and over_ms):
                 reason = "its file could not be written" if over_ms is None else TOO_SLOW
                 raise Undelivered(f"{winner.name} took 21.0 ms", reason, over_ms=over_ms)
-            go_on.accepted = accept
+            go_on.accepted, go_on.left = accept, ends - began
             return winner.name
 
         monkeypatch.setattr(session, "deliver", deliver)
@@ -301,9 +301,13 @@ def test_the_best_that_is_trained_is_delivered_where_nobody_keeps_the_limit(fit_
     assert (fit_again({SLOW.name: 50.0, FAST.name: 21.0}), fit_again.accepted) == (SLOW.name, True)
     plan = read_plan(tmp_path / "plan.json")
     assert (plan.over_limit, plan.failed) == (SLOW.name, {FAST.name: TOO_SLOW})
+    assert fit_again.left == 3600.0
     assert fit_again({SLOW.name: 50.0, FAST.name: 21.0}) == SLOW.name  # as it was decided
+    (tmp_path / "fit.json").write_text(json.dumps({**facts(), "limit_kept": False}))
+    assert (fit_again({SLOW.name: 50.0}), fit_again.left) == (SLOW.name, math.inf)  # its hours may be over
+    (tmp_path / "fit.json").unlink()
     replace(plan, given=True).write(tmp_path)
-    assert (fit_again({SLOW.name: 50.0}), fit_again.accepted) == (SLOW.name, True)
+    assert (fit_again({SLOW.name: 50.0}), fit_again.accepted, fit_again.left) == (SLOW.name, True, math.inf)
 
     # Where the best has no file, the next one that is trained
     replace(made()).write(tmp_path)

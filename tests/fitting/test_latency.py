@@ -66,12 +66,8 @@ def test_the_process_takes_the_threads_that_are_told_and_no_file_of_the_folder_w
         return run(command, **how)
 
     monkeypatch.setattr(latency.subprocess, "run", seen)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        with pytest.raises(RunError, match=r"could not be timed: model\.onnx") as refused:
-            time_file(Path("model.onnx"), np.zeros((4, 4, 3), np.uint8), ("frm-lite0", 1.0, "onnx"))
-        assert words[-1] == str(here()[1]) == "3"
-    finally:
-        torch.set_num_threads(threads)
+    monkeypatch.setattr(latency, "default_threads", lambda: 3)
+    with pytest.raises(RunError, match=r"could not be timed: model\.onnx") as refused:
+        time_file(Path("model.onnx"), np.zeros((4, 4, 3), np.uint8), ("frm-lite0", 1.0, "onnx"))
+    assert words[-1] == str(here()[1]) == "3"
     assert "a file of the user" not in str(refused.value)

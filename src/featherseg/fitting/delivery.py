@@ -80,17 +80,16 @@ def deliver(
     watch: Watch,
     out: Path,
     began: float,
+    ends: float = math.inf,
     *,
     accept: bool = False,
 ) -> FitResult:
     """The run folder, its exported file, timed again, the score on images that nothing was chosen by, the page.
 
     watch: through which it is reported; what the file took in its training counts as well. accept: it is delivered even
-    if it is over the limit. Where the hours are over, fewer timings and no score on test have to do. Raises Undelivered
-    where there is no file, or it is over the limit and not accepted; what was delivered before then stays.
+    if it is over the limit. ends: by time.monotonic; then one timing, and soon no score on test, has to do. Raises
+    Undelivered where there is no file, or it is over the limit and not accepted; what was delivered before then stays.
     """
-    ends = math.inf if made.given else began + 3600 * made.config.hours
-
     # Who was over the limit while it trained needs no file
     shrunk = winner.name in made.shrunk
     if watch.timings and not shrunk and not accept:

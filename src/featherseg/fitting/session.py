@@ -212,6 +212,7 @@ def fit(
             measured = None if latency is None else read_latency(Path(latency))
             made = begin(config, out, began, measured, given, workers, reporter)
         made = _with_hours(made, hours, out)
+        again = made.over_limit is not None and (out / FIT).is_file()  # it is timed again, whatever its hours
         if finished := _finished(made, out):
             reporter.message(f"{out} is finished: {finished.facts['steps']} steps, nothing left to do")
             return finished
@@ -235,7 +236,8 @@ def fit(
                     try:
                         final, made = train_to_the_end(made, winner, out, began, workers, watch)
                         accept = _accepts_any(made, ranking, winner, began, out)
-                        return deliver(made, winner, final, scores, watch, out, began, accept=accept)
+                        ends = math.inf if made.given or again else began + 3600 * made.config.hours
+                        return deliver(made, winner, final, scores, watch, out, began, ends, accept=accept)
                     except Undelivered as error:
                         made = make_do(read_plan(out / PLAN), ranking, winner, error, scores, began, out, reporter)
         except KeyboardInterrupt:
@@ -425,8 +427,9 @@ def make_do(
         reporter.message(f"{out} stays as it was delivered before")
         raise error
     failed = dict(made.failed) | {winner.name: error.reason}
-    if error.over_limit:
-        failed = dict.fromkeys(_slower(ranking, winner), f"slower than {winner.name}") | failed
+    if error.over_ms is not None:
+        slower = (one.name for one in ranking if one.latency_ms > winner.latency_ms)
+        failed = dict.fromkeys(slower, f"slower than {winner.name}") | failed
     left = [one for one in ranking if one.name not in failed]
     time_to_shrink, time_to_train = _time_for_another(made, winner, left, began, out)
 
@@ -453,10 +456,6 @@ def make_do(
     made = replace(made, failed=failed, over_limit=best.name)
     made.write(out)
     return made
-
-
-def _slower(ranking: Sequence[Candidate], winner: Candidate) -> list[str]:
-    return [one.name for one in ranking if one.latency_ms > winner.latency_ms]
 
 
 def _last_score(made: Made, one: Candidate, out: Path) -> float:
@@ -495,8 +494,7 @@ def _accepts_any(made: Made, ranking: Sequence[Candidate], winner: Candidate, be
         return False
     if any(is_over(reason) for reason in made.failed.values()):  # the best of them is
         return False
-    gone = {winner.name, *made.failed, *_slower(ranking, winner)}
-    left = [one for one in ranking if one.name not in gone]
+    left = [one for one in ranking if one.name not in {winner.name, *made.failed}]
     return not any(_time_for_another(made, winner, left, began, out, made.delivering))
 
 
