@@ -609,6 +609,16 @@ def test_folders_are_classes_where_an_empty_one_is_named_as_normal(tmp_path: Pat
     assert checked(tmp_path, other["options"])["classes"] == ["background", "foreground"]
 
 
+def test_images_without_masks_beside_class_folders_are_named(tmp_path: Path):
+    """As in MVTec AD: sound products have no mask."""
+    binary_in_folders(tmp_path, "test/{}/{:03}.png", "ground_truth/{}/{:03}_mask.png", ("broken", "bent", "good"))
+    shutil.rmtree(tmp_path / "ground_truth/good")
+    report = checked(tmp_path, "--classes-from-folders")
+    assert report["classes"] == ["background", "bent", "broken"]
+    assert "4 images in test/good without a mask: left out" in report["look_at"]
+    assert sum(part["images"] for part in report["splits"].values()) == 8
+
+
 @pytest.mark.parametrize(("name", "empty"), [("winter", True), ("free", False), ("freedom", True)])
 def test_an_empty_folder_or_its_name_alone_is_no_evidence(tmp_path: Path, name: str, empty: bool):
     binary_in_folders(tmp_path, "{}/img/{}.png", "{}/lbl/{}.png", ("spring", name), empty=(name,) * empty)

@@ -38,8 +38,8 @@ class FolderReading:
     """Pairs of folders as dataset.toml has them, with a class each where the folders are classes.
 
     `groups` is the regular expression that finds an image's folder in its key, where folders are groups; `why` says by
-    what evidence they are classes; `hint` how they would be groups; `names` are the names of values and folders that
-    are left to be used.
+    what evidence they are classes; `hint` what is left to look at; `names` are the names of values and folders that are
+    left to be used.
     """
 
     sources: tuple[SourceTable, ...]
@@ -150,13 +150,19 @@ def read_folders(
         one.source.model_copy(update={"class_": labels[one.name] if one.values & foreground else None})
         for one in level.folders
     ]
-    why = (
-        f"{level.normal(foreground)} is named as normal and all its masks are background"
-        if normal and not named
-        else ""
-    )
+    evidence = level.normal(foreground) if normal and not named else None
+    why = f"{evidence} is named as normal and all its masks are background" if evidence else ""
     left = {name: text for name, text in given.items() if name not in labels}
-    return FolderReading(tuple(sources), left, why=why)
+    return FolderReading(tuple(sources), left, why=why, hint=_bare(reading, values, sources))
+
+
+def _bare(reading: Reading, values: MaskValues, sources: Sequence[SourceTable]) -> str:
+    """What is said of images without a mask in folders that are none of the sources; empty if there are none."""
+    counts = {_inside(reading.pairs[n].images, inside): count for (n, inside), count in values.bare.items()}
+    read = tuple(f"{one.images}/" for one in sources)
+    counts = {place: count for place, count in counts.items() if not f"{place}/".startswith(read)}
+    shown = ", ".join(list(counts)[:SHOWN]) + ", ..." * (len(counts) > SHOWN)
+    return f"{counted(sum(counts.values()), 'image')} in {shown} without a mask: left out" if counts else ""
 
 
 def placeholder(value: str) -> str:

@@ -44,7 +44,8 @@ class MaskValues:
     """The raw values of masks: pixels of each, how many of these have a right neighbour alike; those of each folder.
 
     A folder is a pair of folders of the reading (its place) and the folders in a name ("" where there are none);
-    `images` counts the images with a mask in each, also those whose masks cannot be read; `masks` is value -> masks.
+    `images` counts the images with a mask in each, also those whose masks cannot be read, `bare` those without one;
+    `masks` is value -> masks.
     `lossy`: value that occurs in JPEG and lossy WebP alone -> its pixels whose right and lower neighbours are alike.
     """
 
@@ -53,6 +54,7 @@ class MaskValues:
     folders: dict[tuple[int, str], set[str]]
     lossy: Mapping[str, int] = field(default_factory=dict)
     images: Mapping[tuple[int, str], int] = field(default_factory=dict)
+    bare: Mapping[tuple[int, str], int] = field(default_factory=dict)
     masks: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
@@ -135,12 +137,12 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None, facts
             "images/scene_1/01.png and masks/scene_1/01.png."
         )
     files, unread = [], ""
-    images = Counter[tuple[int, str]]()
+    images, bare = Counter[tuple[int, str]](), Counter[tuple[int, str]]()
     for number in range(len(reading.pairs)):
-        for pair in _pairs_of(folder, reading, number):
+        for pair in _images_of(folder, reading, number):
             place = number, pair.key.rpartition("/")[0]
             files += [(place, path) for path in pair.mask_files]
-            images[place] += 1
+            (images if pair.mask else bare)[place] += 1
     for colors in (False, True):
         pixels, alike, flat, exact = Counter[int](), Counter[int](), Counter[int](), set[int]()
         folders, masks = dict[tuple[int, str], set[int]](), Counter[int]()
@@ -183,11 +185,12 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None, facts
     held = {place: {texts[value] for value in seen} for place, seen in folders.items()}
     counts, beside = ({text: counter[value] for value, text in texts.items()} for counter in (pixels, alike))
     lossy = {texts[value]: flat[value] for value in pixels.keys() - exact}
-    return MaskValues(counts, beside, held, lossy, images, {text: masks[value] for value, text in texts.items()})
+    of_value = {text: masks[value] for value, text in texts.items()}
+    return MaskValues(counts, beside, held, lossy, images, bare, of_value)
 
 
-def _pairs_of(folder: Path, reading: Reading, number: int) -> list[Pair]:
-    """The images of one pair of folders that have a mask; keys are paths below the folder of images."""
+def _images_of(folder: Path, reading: Reading, number: int) -> list[Pair]:
+    """The images of one pair of folders with their masks; keys are paths below the folder of images."""
     pair = reading.pairs[number]
     values: dict[str, Any] = {"images": pair.images, "masks": pair.masks, **reading.affixes}
     if pair.objects:
@@ -195,4 +198,4 @@ def _pairs_of(folder: Path, reading: Reading, number: int) -> list[Pair]:
         values["layer"] = [layer | {"objects": True}]
     values |= {"name": "any", "splits": {"train": 1.0}, "classes": ["any"], "map": {"0": "any"}}
     config = parse(DatasetToml, values, f"the masks of {folder}")
-    return [one for one in list_pairs(config, folder) if one.image and one.mask]
+    return [one for one in list_pairs(config, folder) if one.image]

@@ -158,6 +158,9 @@ def propose(
     of_folders = read_folders(folder, reading, values, names, folders, write, layered=layers is not None)
     sources, names = of_folders.sources, dict(of_folders.names)
     of_folder = layers is not None or any(source.class_ for source in sources)
+    hints = list(filter(None, [of_folders.hint]))
+    if of_folder:
+        notes += hints
     if of_folders.why and folders is None:
         notes.append(f"each folder is taken for a class, because {of_folders.why}")
         others.append(("two classes, and no folder in two splits", " ".join((*options, "--groups-from-folders"))))
@@ -214,7 +217,7 @@ def propose(
         notes.append(f"{band} is read as well: channels = 3 in dataset.toml leaves it out")
 
     # The splits; of too few files for shares, one
-    config, lists = with_splits(config, folder, pairs, notes, facts, progress, of_folders.hint)
+    config, lists = with_splits(config, folder, pairs, notes, facts, progress, [] if of_folder else hints)
     listing = list_folder(config, folder, lists=lists)
     if "by time" in listing.how_split:
         notes.append(

@@ -33,12 +33,12 @@ def with_splits(
     notes: list[str],
     facts: FileFacts,
     progress: Progress | None = None,
-    of_folders: str = "",
+    hints: Sequence[str] = (),
 ) -> tuple[DatasetToml, dict[str, list[str]]]:
     """The splits that folders or lists say, else shares; -> config, and the lists that have to be written for it.
 
     Where they say val or test, but not train, the other images are train. Where they say no val, the images are looked
-    at to choose one (`choose_split`). What is left to look at goes to `notes`, also `of_folders` if val is chosen.
+    at to choose one (`choose_split`). What is left to look at goes to `notes`, also `hints` if val is chosen.
     """
     # Of a folder that is labelled in part, the images that are
     everything = [pair.key for pair in pairs]
@@ -116,7 +116,7 @@ def with_splits(
         if splits:
             notes.append("no validation split was found: a tenth of train is taken")
         chosen = choose_split(_pool(config, whole, pairs, facts, progress), share, config.groups)
-        notes += [*chosen.notes, *filter(None, [of_folders])]
+        notes += [*chosen.notes, *hints]
         config = config.model_copy(update={"split_by": chosen.split_by})
         if chosen.lists:
             lists.pop(str(splits.get("train")), None)
