@@ -14,7 +14,7 @@ from without_cluster import in_this_process
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError
 from featherseg.inference import cluster
 from featherseg.inference.cluster import Job, Manifest, Worker, predict_folder
-from featherseg.inference.drawing import png_bytes
+from featherseg.inference.drawing import mask_bytes
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.digest import model_digest
@@ -44,10 +44,8 @@ def photos(tmp_path):
 def expected(photos, predictor):
     """NAME_mask.png -> the bytes that `predict` writes."""
     names = {"a": "a.png", "b": "b.jpg", "b-2": "b.png", "c": "c.png", "e": "e.png", "f": "f.png"}
-    draw = cluster.index_image
     return {
-        f"{name}_mask.png": png_bytes(draw(predictor(photos / file).mask, predictor.classes))
-        for name, file in names.items()
+        f"{name}_mask.png": mask_bytes(predictor(photos / file).mask, predictor.classes) for name, file in names.items()
     }
 
 
@@ -106,7 +104,7 @@ def test_the_same_again_does_only_what_is_missing(job, photos, tmp_path, expecte
     counts, told = run(job)
     assert counts == (7, 0)
     assert told[0] == (5, 0, 7)
-    assert sorted(written) == ["c", "d"]
+    assert sorted(written) == ["c_mask.png", "d_mask.png"]
     assert {name: content for name, content in masks(tmp_path).items() if name != "d_mask.png"} == expected
     before = (tmp_path / "out/predictions.jsonl").read_bytes()
     assert run(job) == ((7, 0), [(7, 0, 7)])
@@ -181,7 +179,7 @@ def test_what_cannot_be_written_ends_the_command_and_keeps_what_is_done(job, tmp
     write = cluster.Place.write
 
     def full(place, name, content):
-        if name == "c":
+        if name == "c_mask.png":
             raise FeathersegError("cannot write c: no space left")
         write(place, name, content)
 

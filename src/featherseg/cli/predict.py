@@ -209,11 +209,13 @@ def _predict_images(predictor: Predictor, out: Output, console: Console, *, alon
             bar.update(task, completed=done + failed)
 
         try:
-            write_predictions(predictor, out, told, alone=alone)
+            written = write_predictions(predictor, out, told, alone=alone)
         except KeyboardInterrupt:
             console.print(f"stopped with {done} of {len(out.files)} images done: the same command does the rest")
             raise
     console.print(f"{counted(done, 'image')}: {out.kinds} in {place}")
+    for note in written.notes:
+        console.print(note, markup=False)
     if failed:
         console.print(f"[red]{failed} of {len(out.files)} left out (named above)[/]")
     return failed

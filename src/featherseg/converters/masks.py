@@ -24,13 +24,14 @@ from featherseg.data.color_lists import is_background
 from featherseg.data.datasets.dataset_toml import DatasetToml
 from featherseg.data.datasets.folder import list_folder, read_instances
 from featherseg.data.fingerprint import files_of
+from featherseg.data.georeference import DESCRIPTION
 from featherseg.data.images import IMAGE_SUFFIXES, image_size, images_in, read_mask
 from featherseg.data.pairs import complete, plain_key, read_label
 from featherseg.data.palettes import CLASSES_KEY, default_palette
 from featherseg.data.panoptic.files import read_ids, read_panoptic_json
 from featherseg.data.regions import Ring, rings
 
-PREDICTED = "_mask.png"
+PREDICTED = ("_mask.png", "_mask.tif")
 """What the masks of `featherseg predict` end in."""
 
 UNEQUAL = 0.0009
@@ -138,11 +139,11 @@ def open_masks(src: Path, images: Path | None) -> Masks:
     Raises DataNotFound where there is neither, ConfigError for `images` of a dataset, and what opening one raises.
     """
     toml = src.suffix == ".toml" or (src / "dataset.toml").is_file()
-    found = sorted(path for path in src.glob("*.png") if path.name.endswith(PREDICTED)) if src.is_dir() else []
+    found = sorted(path for path in src.glob("*_mask.*") if path.name.endswith(PREDICTED)) if src.is_dir() else []
     if found and not toml:
         return _predictions(src, found, images)
     neither = DataNotFound(
-        f"{src} holds neither images with masks nor predicted masks. Expected a dataset, or NAME{PREDICTED} as "
+        f"{src} holds neither images with masks nor predicted masks. Expected a dataset, or NAME{PREDICTED[0]} as "
         "`featherseg predict` writes them."
     )
     if not toml and not src.is_dir():
@@ -215,7 +216,7 @@ def _predictions(src: Path, found: list[Path], folder: Path | None) -> Masks:
     notes = [] if folder else ["the images are not in the folder of predictions: add them with --images FOLDER"]
     paths = images_in(folder) if folder else []
     images = dict(zip(unique_names(paths), paths, strict=True))  # as `predict` names them
-    if folder and (alone := [path for path in found if path.name.removesuffix(PREDICTED) not in images]):
+    if folder and (alone := [path for path in found if _image_name(path) not in images]):
         notes.append(f"{counted(len(alone), 'mask')} without an image in {folder}: {alone[0].name}")
     segments: dict[str, Any] = {}
     if (src / "panoptic.json").is_file():
@@ -227,7 +228,7 @@ def _predictions(src: Path, found: list[Path], folder: Path | None) -> Masks:
 
     def read() -> Iterator[MaskedImage]:
         for path in found:
-            stem = path.name.removesuffix(PREDICTED)
+            stem = _image_name(path)
             mask = read_mask(path)
             if mask.ndim != 2 or mask.dtype != np.uint8:
                 raise DataError(f"{path} is no mask of `featherseg predict`: expected one channel of 8 bits.")
@@ -248,13 +249,18 @@ def _predictions(src: Path, found: list[Path], folder: Path | None) -> Masks:
     return Masks(classes, read(), len(found), notes)
 
 
+def _image_name(mask: Path) -> str:
+    return mask.stem.removesuffix("_mask")
+
+
 def _classes_of(found: Sequence[Path]) -> tuple[ClassInfo, ...]:
     """The classes that the first mask names; of masks of older versions class_0, class_1, ... in its colours."""
-    with Image.open(found[0], formats=("PNG",)) as image:
+    with Image.open(found[0], formats=("PNG", "TIFF")) as image:
         text, palette = image.info.get(CLASSES_KEY), image.getpalette() or []
+        described = getattr(image, "tag_v2", {}).get(DESCRIPTION)
     try:
-        names = json.loads(text) if isinstance(text, str) else None
-    except ValueError:
+        names = json.loads(text) if isinstance(text, str) else json.loads(str(described))[CLASSES_KEY]
+    except (ValueError, TypeError, KeyError):
         names = None
     if not isinstance(names, list) or not 0 < len(names) <= IGNORE or not all(isinstance(n, str) and n for n in names):
         highest = max(int(read_mask(path)[read_mask(path) < IGNORE].max(initial=0)) for path in found)

@@ -142,6 +142,10 @@ def evaluate(
     return replace(scores, panoptic=found, panoptic_counts=np.diff([*sums, objects.quality.pooled()], axis=0))
 
 
+PREDICTED = (".png", "_mask.png", "_mask.tif")
+"""How the file of a prediction ends, behind the name of its image."""
+
+
 def evaluate_predictions(
     folder: Path, data: SegmentationData, *, boundary: bool = True, progress: Progress | None = None
 ) -> Scores:
@@ -179,8 +183,8 @@ def prediction_files(folder: Path, keys: Sequence[str], images: Sequence[str]) -
     """The prediction of each key; `images` are the names of their files without the ending.
 
     It is KEY.png, KEY with "/" as "_", or, where no other image has it, the last part of KEY or the image's name; each
-    also with _mask behind it, as `predict` writes them. Raises DataNotFound with counts and the first names, DataError
-    where a file may be of several images.
+    also with _mask behind it, as `predict` writes them, of GeoTIFFs _mask.tif. Raises DataNotFound with counts and the
+    first names, DataError where a file may be of several images.
     """
     if not folder.is_dir():
         raise DataNotFound(f"there is no folder of predictions at {folder}.")
@@ -190,15 +194,15 @@ def prediction_files(folder: Path, keys: Sequence[str], images: Sequence[str]) -
     missing: list[str] = []
     for key, names in zip(keys, short, strict=True):
         own = [name for name in sorted(names) if taken[name] == 1]
-        tried = [f"{name}{end}" for name in (key, key.replace("/", "_"), *own) for end in ("", "_mask")]
-        file = next((f for f in (folder / f"{name}.png" for name in tried) if f.is_file()), None)
+        tried = [folder / f"{name}{end}" for name in (key, key.replace("/", "_"), *own) for end in PREDICTED]
+        file = next((file for file in tried if file.is_file()), None)
         if file is None:
             missing.append(own[0] if own else key.replace("/", "_"))
             continue
         found.append(file)
         # predict numbers the images of several folders that have one name
         for name in own if file.parent == folder else ():
-            other = next((f for f in (folder / f"{name}-2{end}.png" for end in ("", "_mask")) if f.is_file()), None)
+            other = next((f for f in (folder / f"{name}-2{end}" for end in PREDICTED) if f.is_file()), None)
             if other and f"{name}-2" not in taken:
                 raise DataError(
                     f"{folder} has {file.name} and {other.name}, of images of one name: which of them is of {key!r} "

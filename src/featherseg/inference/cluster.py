@@ -33,15 +33,17 @@ from featherseg.core.files import (
 )
 from featherseg.core.storage import StoredFile, is_remote, joined, read_lines, stream_files, write_file, write_whole
 from featherseg.core.wording import changed_settings, one_line
-from featherseg.data.images import EncodedImage, image_size, is_image, read_image
+from featherseg.data.georeference import TIFF_SUFFIXES, Georeference
+from featherseg.data.images import EncodedImage, image_size, is_image
 from featherseg.data.unread import unread_endings, unread_note, warn_once
-from featherseg.inference.drawing import index_image, png_bytes
-from featherseg.inference.inputs import read_ahead
+from featherseg.inference.drawing import mask_bytes
+from featherseg.inference.inputs import InputImage, read_ahead, read_input
 from featherseg.inference.manifest import (
     DONE,
     FAILED,
     MANIFEST,
     MASK,
+    PLACED_MASK,
     STOPPED,
     Image,
     Listed,
@@ -54,7 +56,7 @@ from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.digest import model_digest
 from featherseg.inference.settings import InferenceSettings
 
-SETTINGS = "settings.json"
+SETTINGS, MASKS = "settings.json", (MASK, PLACED_MASK)
 
 MOST_TASKS, SMALL_TASK = 20_000, 16
 """Ray's driver keeps some kilobytes of every task, so that their number is bounded; of few images a task has 16."""
@@ -153,12 +155,12 @@ class Place:
         return joined(self.folder, name) if self.remote else str(Path(self.folder) / name)
 
     def masks(self) -> Iterator[str]:
-        """The names NAME of every NAME_mask.png in it, in any order."""
+        """The names NAME of every NAME_mask.png or .tif in it, in any order."""
         if self.remote:
-            yield from (file.name[: -len(MASK)] for file in stream_files(self.folder) if file.name.endswith(MASK))
+            yield from (file.name[: -len(MASK)] for file in stream_files(self.folder) if file.name.endswith(MASKS))
         elif os.path.isdir(self.folder):
             with os.scandir(self.folder) as entries:
-                yield from (entry.name[: -len(MASK)] for entry in entries if entry.name.endswith(MASK))
+                yield from (entry.name[: -len(MASK)] for entry in entries if entry.name.endswith(MASKS))
 
     def known(self) -> Iterator[tuple[str, str]]:
         """(name, sha256) of the masks in its manifest."""
@@ -200,19 +202,22 @@ class Place:
 
     def existing(self, image: Image) -> bytes | None:
         """An image's mask, where it is there: left by a command that was killed, or made by another at this moment."""
-        file = self.file(image.name + MASK)
-        if self.remote:
-            return b"".join(read_lines(file)) or None if image.there else None
-        with suppress(FileNotFoundError):
-            return Path(file).read_bytes()
+        may_have_place = os.path.splitext(image.file)[1].lower() in TIFF_SUFFIXES
+        for file in (self.file(image.name + ending) for ending in (MASKS if may_have_place else (MASK,))):
+            if self.remote:
+                if image.there and (content := b"".join(read_lines(file))):
+                    return content
+            else:
+                with suppress(FileNotFoundError):
+                    return Path(file).read_bytes()
         return None
 
     def write(self, name: str, content: bytes) -> None:
-        """A mask, whole or not at all. Raises FeathersegError."""
+        """The file of a mask, whole or not at all. Raises FeathersegError."""
         if self.remote:
-            write_whole(self.file(name + MASK), content)
+            write_whole(self.file(name), content)
         else:
-            write_bytes(Path(self.file(name + MASK)), content)
+            write_bytes(Path(self.file(name)), content)
 
     def _settings(self) -> dict[str, Any] | None:
         try:
@@ -258,34 +263,34 @@ class Worker:
         ahead = read_ahead(images, self._read, self._is_light)
         with ThreadPoolExecutor(max_workers=1) as writer:
             for image in images:  # not by zip, which would hold an image while the next is read
-                pixels = next(ahead)
-                if isinstance(pixels, Record):
-                    yield pixels
+                found = next(ahead)
+                if isinstance(found, Record):
+                    yield found
                     continue
-                if isinstance(pixels, FeathersegError):
-                    yield Record(image.id, FAILED, reason=one_line(str(pixels)))
+                if isinstance(found, FeathersegError):
+                    yield Record(image.id, FAILED, reason=one_line(str(found)))
                     continue
-                if not self.predictor.is_light(pixels.shape[:2]):  # it needs the memory for itself
+                if not self.predictor.is_light(found.pixels.shape[:2]):  # it needs the memory for itself
                     if writing:
                         yield writing.result()
                         writing = None
                     return_freed_memory()
-                mask = self.predictor(pixels).mask
-                del pixels
+                mask, place = self.predictor(found).mask, found.georeference
+                del found
                 if writing:
                     yield writing.result()
-                writing = writer.submit(self._write, image, mask)
+                writing = writer.submit(self._write, image, mask, place)
                 del mask
             if writing:
                 yield writing.result()
 
-    def _read(self, image: Image) -> np.ndarray | Record:
+    def _read(self, image: Image) -> InputImage | Record:
         source = self._source(image)
         if isinstance(source, Record):
             return source
         self._held = None
         self.predictor.plan(image_size(source))  # too large for the memory is said before it is decoded
-        return read_image(source, self.predictor.runtime.channels)
+        return read_input(source, self.predictor.runtime.channels)
 
     def _is_light(self, image: Image) -> bool:
         source = self._source(image)
@@ -309,9 +314,9 @@ class Worker:
         self._held = (image.id, source)
         return source
 
-    def _write(self, image: Image, mask: np.ndarray) -> Record:
-        content = png_bytes(index_image(mask, self.predictor.classes))
-        self.place.write(image.name, content)
+    def _write(self, image: Image, mask: np.ndarray, place: Georeference | None) -> Record:
+        content = mask_bytes(mask, self.predictor.classes, place)
+        self.place.write(image.name + (MASK if place is None else PLACED_MASK), content)
         return Record(image.id, DONE, sha256=hashlib.sha256(content).hexdigest())
 
 

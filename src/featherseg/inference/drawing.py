@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo, putchunk
 
 from featherseg.core.files import write_bytes
 from featherseg.core.types import ClassInfo
+from featherseg.data.georeference import Georeference, geotiff_bytes
 from featherseg.data.image_range import eight_bits
 from featherseg.data.palettes import CLASSES_KEY
 from featherseg.layers.normalise import FULL_RANGE
@@ -61,9 +62,16 @@ def index_image(mask: np.ndarray, classes: Sequence[ClassInfo]) -> Image.Image:
     return image
 
 
+def mask_bytes(mask: np.ndarray, classes: Sequence[ClassInfo], georeference: Georeference | None = None) -> bytes:
+    """The file of a mask (H, W) uint8: a palette PNG, or with a georeference a palette TIFF at that place."""
+    if georeference is None:
+        return png_bytes(index_image(mask, classes))
+    return geotiff_bytes(mask, classes, palette(classes).tobytes(), georeference)
+
+
 def save_index_png(mask: np.ndarray, classes: Sequence[ClassInfo], path: Path) -> None:
     """Write (H, W) uint8 class ids as a palette PNG, as `index_image` draws it."""
-    save_image(index_image(mask, classes), path)
+    write_bytes(path, mask_bytes(mask, classes))
 
 
 def save_image(image: Image.Image, path: Path) -> None:

@@ -6,6 +6,7 @@
 import copy
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -23,7 +24,9 @@ from featherseg.core.notebook import html_table
 from featherseg.core.storage import StoredFile, address, is_remote, joined, list_files, write_whole
 from featherseg.core.types import Progress
 from featherseg.core.wording import changed_settings, counted
+from featherseg.data.georeference import TIFF_SUFFIXES
 from featherseg.data.images import EncodedImage, find_images, image_size, read_image, refuse_image_name
+from featherseg.data.unused_parts import unused_notes, unused_parts
 from featherseg.inference.folder_record import (
     FolderRecord,
     ImageFile,
@@ -91,13 +94,14 @@ class ReadImage(NamedTuple):
 class PredictedFolder:
     """Where predictions were written; names: NAME of every image that has them; left_out: why others have none.
 
-    resumed: how many of these an earlier command had written.
+    resumed: how many of these an earlier command had written; notes: what was not used of images, by count.
     """
 
     folder: str
     names: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     resumed: int = 0
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -105,7 +109,7 @@ class PredictedFolder:
 
     def _repr_html_(self) -> str:
         title = f"{self.folder}: {counted(len(self.names), 'image')}"
-        return html_table(title, ("image",), [(name,) for name in self.names[:20]], self.left_out)
+        return html_table(title, ("image",), [(name,) for name in self.names[:20]], (*self.left_out, *self.notes))
 
 
 class Output:
@@ -169,7 +173,8 @@ class Output:
                 if isinstance(file, Path)
             }
             folder = os.path.realpath(self.folder)
-            for own in (written for name in self.names for written in self.file_names(name)):
+            pairs = zip(self.names, self.files, strict=True)
+            for own in (own for name, file in pairs for own in (*self.file_names(name), *self.other_mask(name, file))):
                 if os.path.join(folder, own.replace("/", os.sep)) in images:
                     raise ConfigError(f"{self._shown(own)} is one of the images itself. Choose another folder with -o.")
         if self.panoptic:
@@ -183,7 +188,9 @@ class Output:
         predicted, in_the_way = self.record.read(set(self.names)), list[str]()
         for name, file in zip(self.names, self.files, strict=True):
             written = self.file_names(name)
-            found = [] if self.settings.overwrite else [path for path in written if path in there]
+            found = [path for path in (*written, *self.other_mask(name, file)) if path in there]
+            if self.settings.overwrite:
+                found = []
             earlier = predicted.get(name)
             if not found:
                 pass
@@ -217,6 +224,11 @@ class Output:
             files.append(name + SOFT_FILES[self.settings.probabilities][1])
         return [*files, f"{PANOPTIC}/{name}.png"] if self.panoptic else files
 
+    def other_mask(self, name: str, file: ImageFile) -> list[str]:
+        """What the mask may be instead of the first of `file_names`: a TIFF at the place of an image that has one."""
+        is_tiff = os.path.splitext(file.name)[1].lower() in TIFF_SUFFIXES
+        return [f"{name}_mask.tif"] if is_tiff and not self.submission else []
+
     def save(self, result: Prediction, image: ReadImage, *, ends_group: bool = True) -> None:
         """Write the files of an image; with the last one of those that were predicted together, all are recorded.
 
@@ -227,7 +239,13 @@ class Output:
         if found := self._unrecorded.get(image.name):
             self._compare(result, image, found)
         self._write(self.folder, self.panoptic, result, image)
-        self._put([self.folder / file for file in self.file_names(image.name)])
+        first, *others = self.file_names(image.name)
+        mask = first if self.submission else result.file_names(image.name)[0]
+        self._put([self.folder / file for file in (mask, *others)])
+        for earlier in {first, *self.other_mask(image.name, image.file)} - {
+            mask
+        }:  # when the image had no place, or one
+            (self.folder / earlier).unlink(missing_ok=True)
         self._together.append(image)
         if ends_group:
             self.record.add(self._together)
@@ -250,7 +268,7 @@ class Output:
         if self.submission:
             self.submission.save(result.mask, folder, image.name)
         elif self.settings.masks:
-            result.save(folder / self.file_names(image.name)[0])
+            result.save(folder / result.file_names(image.name)[0])
         else:
             result.save(folder, image.name)
         if self.settings.probabilities and result.soft is not None:
@@ -270,7 +288,8 @@ class Output:
             for file in found:
                 stored = self._stored.get(self._shown(file)) if self.bucket else None
                 content = stored.read() if stored else (self.folder / file).read_bytes()
-                if content != Path(scratch, file).read_bytes():
+                again = Path(scratch, file)
+                if not again.is_file() or content != again.read_bytes():
                     raise ConfigError(
                         f"{self._shown(file)} exists, and this command did not write it. Use --overwrite, or another "
                         "folder with -o."
@@ -360,7 +379,8 @@ def write_predictions(predictor: Predictor, output: Output, told: Told, *, alone
     finally:  # also of a command that is stopped: what it wrote is listed
         output.finish()
     names = tuple(name for name in output.names if name in saved or name in output.resumed)
-    return PredictedFolder(output.place, names, tuple(readable.left_out), len(output.resumed))
+    notes = unused_notes(readable.unused)
+    return PredictedFolder(output.place, names, tuple(readable.left_out), len(output.resumed), notes)
 
 
 def write_folder(
@@ -398,6 +418,7 @@ class ReadableOnly:
         self.predictor, self.output, self.writer, self.told, self.alone = predictor, output, writer, told, alone
         self.given: list[ReadImage] = []
         self.left_out: list[str] = []
+        self.unused = Counter[str]()
         self._fetched: tuple[StoredFile, EncodedImage] | None = None
 
     def __iter__(self) -> Iterator[InputImage]:
@@ -430,7 +451,13 @@ class ReadableOnly:
         size = image_size(source)
         with _naming(file):
             self.predictor.plan(size)  # what the memory or the model does not take is said before it is decoded
-        return InputImage(read_image(source, self.predictor.runtime.channels), name), version
+        channels = self.predictor.runtime.channels
+        georeference, unused = unused_parts(source, channels)
+        pixels = read_image(source, channels)
+        if not self.output.other_mask(name, file):
+            georeference = None
+        self.unused.update(unused if georeference is None else (*unused, "place"))
+        return InputImage(pixels, name, georeference), version
 
     def _is_light(self, waiting: tuple[str, ImageFile]) -> bool:
         size = image_size(self._source(waiting[1]))

@@ -15,7 +15,9 @@ from torch import Tensor
 from featherseg.core.errors import DataError, FeathersegError
 from featherseg.core.storage import MOST_BYTES, StoredFile, is_remote
 from featherseg.core.wording import size_text
+from featherseg.data.georeference import Georeference
 from featherseg.data.images import CMYK, EncodedImage, read_image, stored_images
+from featherseg.data.unused_parts import unused_parts
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -28,10 +30,11 @@ KNOWN = (
 
 @dataclass(frozen=True)
 class InputImage:
-    """pixels (H, W, C) uint8 or uint16; name without ending."""
+    """pixels (H, W, C) uint8 or uint16; name without ending; where it lies, if its file says so."""
 
     pixels: np.ndarray
     name: str
+    georeference: Georeference | None = None
 
 
 def alike(first: np.ndarray, second: np.ndarray) -> bool:
@@ -102,9 +105,9 @@ def read_input(x: Any, channels: int) -> InputImage:
         path = Path(x)
         if os.path.isdir(path):  # Path.is_dir raises of a name that is too long
             raise DataError(f"{path} is a folder: pass its files, as in predictor(sorted(Path({str(x)!r}).iterdir())).")
-        return InputImage(read_image(path, channels), path.stem)
-    if isinstance(x, EncodedImage):
-        return InputImage(read_image(x, channels), Path(x.name).stem)
+        x = path
+    if isinstance(x, Path | EncodedImage):
+        return InputImage(read_image(x, channels), Path(str(x)).stem, unused_parts(x, channels)[0])
     if isinstance(x, Image.Image):
         pixels, name = _from_pil(x, channels), Path(getattr(x, "filename", "") or "image").stem
     elif isinstance(x, np.ndarray):

@@ -17,7 +17,8 @@ from featherseg.core.files import MOST_TEXT, numbered, parse_json
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
 """What became of an image: its mask is there; it could not be read; nothing can be written, and all must stop."""
 
-MASK, MANIFEST = "_mask.png", "predictions.jsonl"
+MASK, PLACED_MASK, MANIFEST = "_mask.png", "_mask.tif", "predictions.jsonl"
+"""Ends of the files of a mask, and of one of a GeoTIFF, behind the name of the image; the record of all."""
 
 
 class Listed(NamedTuple):
@@ -28,7 +29,7 @@ class Listed(NamedTuple):
 
 
 class Image(NamedTuple):
-    """An image to be predicted: its `file` in the folder; its mask is NAME_mask.png, and may be there already."""
+    """An image to be predicted: its `file` in the folder; its mask, NAME_mask.png or .tif, may be there already."""
 
     id: int
     file: str

@@ -17,6 +17,7 @@ from featherseg.core.files import write_together
 from featherseg.core.storage import is_remote
 from featherseg.core.types import ClassInfo
 from featherseg.core.wording import size_text
+from featherseg.data.georeference import TIFF_SUFFIXES, Georeference
 from featherseg.data.images import EncodedImage, image_size
 from featherseg.inference import drawing
 from featherseg.inference.drawing import overlay_panoptic
@@ -47,7 +48,8 @@ class Prediction:
     mask (H, W) uint8 holds indices into `classes`; image (H, W, C) is the image: an array that was given alone or in a
     list is not copied, so that overlay and save draw on what it holds then; how is "whole" or "6 tiles of 1024x1024";
     name is the file's name without its ending, "image" for an image that came from no file; panoptic is of a panoptic
-    model: ids (H, W) of objects and regions, and what each id is. soft is what `Predictor.soft` asks for.
+    model: ids (H, W) of objects and regions, and what each id is. soft is what `Predictor.soft` asks for. georeference
+    is where the image lies, if it came from a GeoTIFF: its mask is one then.
     """
 
     mask: np.ndarray
@@ -59,6 +61,7 @@ class Prediction:
     runtime: Runtime
     panoptic: Panoptic | None = None
     soft: np.ndarray | None = None
+    georeference: Georeference | None = None
 
     @cached_property
     def shares(self) -> dict[str, float]:
@@ -98,10 +101,11 @@ class Prediction:
         return drawing.with_legend(image, self.classes, self.shares) if legend else image
 
     def save(self, to: str | Path, name: str | None = None) -> list[Path]:
-        """Write the mask alone to a file that ends in .png, or mask, colours and overlay into a folder; -> the files.
+        """Write the mask alone to a .png or .tif file, or mask, colours and overlay into a folder; -> the files.
 
         In a folder they are NAME_mask.png (indices, with a palette), NAME_color.png and NAME_overlay.png (with legend);
-        with a name, `to` is a folder whatever its ending. Raises ConfigError for an address in a bucket.
+        with a name, `to` is a folder whatever its ending. The mask of a GeoTIFF is NAME_mask.tif, at the same place; a
+        .png has no place. Raises ConfigError for an address in a bucket, and for a .tif of an image without a place.
         """
         if is_remote(to):
             raise ConfigError(
@@ -109,17 +113,32 @@ class Prediction:
                 "IMAGES -o s3://BUCKET/FOLDER` writes into buckets."
             )
         path = Path(to)
-        if name is None and path.suffix.lower() == ".png":
-            drawing.save_index_png(self.mask, self.classes, path)
+        if name is None and path.suffix.lower() in (".png", *TIFF_SUFFIXES):
+            write_together({path: self.mask_writer(path)})
             return [path]
-        draws = (
-            lambda: drawing.index_image(self.mask, self.classes),
-            lambda: drawing.color_mask(self.mask, self.classes),
-            lambda: self.overlay(legend=True),
-        )  # each is drawn when it is written: not all at a time
-        files = [path / f"{name or self.name}_{kind}.png" for kind in KINDS]
-        write_together({file: partial(_write_png, draw) for file, draw in zip(files, draws, strict=True)})
-        return files
+        mask, color, overlay = (path / file for file in self.file_names(name or self.name))
+        # each is drawn when it is written: not all at a time
+        write_together(
+            {
+                mask: self.mask_writer(mask),
+                color: partial(_write_png, lambda: drawing.color_mask(self.mask, self.classes)),
+                overlay: partial(_write_png, lambda: self.overlay(legend=True)),
+            }
+        )
+        return [mask, color, overlay]
+
+    def file_names(self, name: str) -> list[str]:
+        """What `save` writes into a folder: the mask, a TIFF where the image has a place, then colours and overlay."""
+        ending = ".png" if self.georeference is None else ".tif"
+        return [f"{name}_mask{ending}", *(f"{name}_{kind}.png" for kind in KINDS[1:])]
+
+    def mask_writer(self, path: Path) -> Callable[[BinaryIO], object]:
+        """What writes the mask into a file named so: as a PNG, or a TIFF at the image's place."""
+        tiff = path.suffix.lower() in TIFF_SUFFIXES
+        if tiff and self.georeference is None:
+            raise ConfigError(f"{path}: {self.name} has no place on the map, so its mask is a PNG. Name a .png.")
+        place = self.georeference if tiff else None
+        return lambda file: file.write(drawing.mask_bytes(self.mask, self.classes, place))
 
 
 def _sound(image: InputImage | FeathersegError) -> InputImage:
@@ -291,7 +310,16 @@ class Predictor:
                 release()
         return [
             Prediction(
-                mask, self.classes, image.pixels, image.name, chosen.how, chosen.inference, self.runtime, panoptic, soft
+                mask=mask,
+                classes=self.classes,
+                image=image.pixels,
+                name=image.name,
+                how=chosen.how,
+                inference=chosen.inference,
+                runtime=self.runtime,
+                panoptic=panoptic,
+                soft=soft,
+                georeference=image.georeference,
             )
             for (mask, panoptic, soft), image in zip(predicted, images, strict=True)
         ]
