@@ -285,6 +285,13 @@ def test_sound_alone_is_no_video(predictor, tmp_path):
         segment_video(predictor, job(path, tmp_path / "out.mp4"))
 
 
+def test_a_codec_that_ffmpeg_does_not_know_is_told(tmp_path):
+    path = write_video(tmp_path / "a.webm", moving_images(3), codec="libvpx-vp9")
+    path.write_bytes(path.read_bytes().replace(b"V_VP9", b"V_VPX"))
+    with pytest.raises(DataError, match=r"a\.webm cannot be decoded: its codec is unknown here"):
+        read_facts(path)
+
+
 def test_frames_that_are_too_large_are_refused_before_they_are_decoded(predictor, tmp_path, clip, monkeypatch):
     monkeypatch.setattr(video_read, "MAX_PIXELS", 3000)
     with pytest.raises(DataError, match=r"48x64 .* 3,072 pixels; the limit is 3,000"):

@@ -238,6 +238,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         stream = next((s for s in container.streams.video if not _is_cover(s)), None)
         if stream is None:
             raise DataError(f"{path} has no video stream (audio only?). Expected a video.")
+        if stream.codec_context is None:
+            raise DataError(f"{path} cannot be decoded: its codec is unknown here. Convert it to H.264 or VP9.")
         _check_bound(path, (stream.height or 0, stream.width or 0))
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # also where a later frame is larger
         yield container, stream
