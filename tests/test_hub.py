@@ -121,6 +121,7 @@ def test_a_run_that_is_pushed_is_pulled_with_the_same_weights(hub, run):
     mine, theirs = open_run(run).model.state_dict(), pulled.model.state_dict()
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
     assert load_run(pulled.address).path == pulled.path  # as messages call it
+    assert not any("agent" in path for _, path in hub.requests)  # of huggingface_hub's telemetry
 
 
 def test_the_commit_is_called_by_the_last_score_of_these_weights_and_what_chose_them(monkeypatch, run):

@@ -1,38 +1,17 @@
 """An .onnx file brings its facts and its logits, or a sentence says why it cannot."""
 
-import json
-
 import numpy as np
 import onnx
 import pytest
 import torch
-from file_metadata import METADATA
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
+from small_onnx import WEIGHT, write_onnx
 from torch.testing import assert_close
 
 from featherseg import FeathersegError
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.file_metadata import FORMAT_VERSION
 from featherseg.inference.runtimes.onnx import OnnxRuntime
-
-WEIGHT = np.arange(6, dtype=np.float32).reshape(2, 3, 1, 1)
-
-
-def write_onnx(path, **changes):
-    """A 1x1 convolution with WEIGHT; `changes` replace metadata, None removes one."""
-    shape = ["batch", 3, "height", "width"]
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["images", "weight"], ["logits"])],
-        "pixelwise",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2, "height", "width"])],
-        [numpy_helper.from_array(WEIGHT, "weight")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    values = {key: value for key, value in {**METADATA, **changes}.items() if value is not None}
-    helper.set_model_props(model, {key: json.dumps(value) for key, value in values.items()})
-    onnx.save(model, path)
-    return path
 
 
 def test_an_onnx_file_brings_its_facts_and_its_logits(tmp_path):
