@@ -1,67 +1,17 @@
 """Folders in which an image has several masks, or a folder of its own: what `check --write` makes of them."""
 
-import json
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+from faces import EYE, NAMES, NOSE, SIZE, checked, make, nnunet, photo, run, square, written
 from PIL import Image, ImageFilter
 from published_layouts import save
-from typer.testing import CliRunner
 
-from featherseg.cli import build_app
 from featherseg.core.errors import DataError
 from featherseg.data import open_dataset
-from featherseg.data.datasets.dataset_toml import DatasetToml, read_dataset_toml
 from featherseg.data.datasets.folder import folder_listing
-
-NAMES = [f"leaf{letter}" for letter in "abcdefghij"]
-SIZE = 48
-
-
-def run(*arguments: object):
-    return CliRunner().invoke(build_app(), [str(argument) for argument in arguments])
-
-
-def checked(folder: Path, *options: str) -> dict:
-    """What `check --write` says as JSON; it must have written."""
-    result = run("check", folder, "--write", "--json", *options)
-    report = json.loads(result.stdout) if result.stdout else None
-    assert report is not None, result.exception or result.output
-    assert report["written"]
-    return report
-
-
-def photo(number: int) -> np.ndarray:
-    """(SIZE, SIZE, 3) of coarse blocks with noise, another for each number."""
-    rng = np.random.default_rng(number)
-    blocks = np.kron(rng.integers(0, 255, (6, 6, 3)), np.ones((SIZE // 6, SIZE // 6, 1)))
-    return np.clip(blocks + rng.integers(-9, 9, blocks.shape), 0, 255).astype(np.uint8)
-
-
-def square(number: int, left: int, side: int) -> np.ndarray:
-    """(SIZE, SIZE) of 0 and 255 in a square that lies elsewhere for each number."""
-    mask = np.zeros((SIZE, SIZE), np.uint8)
-    mask[4 + number : 4 + number + side, left : left + side] = 255
-    return mask
-
-
-EYE, NOSE = (2, 20), (16, 12)
-"""Left edge and side of two squares that overlap."""
-
-
-def make(folder: Path, image: str, *masks: str, count: int = 10) -> Path:
-    """Images and their masks: {name} is an image's name, {n} its number; the first masks are eyes, then noses."""
-    for number, name in enumerate(NAMES[:count]):
-        save(folder / image.format(name=name, n=number), photo(number))
-        for pattern, (left, side) in zip(masks, (EYE, NOSE, (30, 6)), strict=False):
-            save(folder / pattern.format(name=name, n=number), square(number, left, side))
-    return folder
-
-
-def written(folder: Path) -> DatasetToml:
-    return read_dataset_toml(folder / "dataset.toml")
 
 
 def label_of(folder: Path, key: str) -> np.ndarray:
@@ -242,16 +192,6 @@ def test_masks_that_overlap_are_no_objects(tmp_path):
     result = run("check", tmp_path, "--write")
     assert isinstance(result.exception, DataError)
     assert "they are neither objects nor called as classes" in str(result.exception)
-
-
-def nnunet(folder: Path, channels: int = 1) -> Path:
-    """imagesTr/case_000_0000.png, labelsTr/case_000.png, and images for testing that have no labels."""
-    for number in range(12):
-        for channel in range(channels):
-            save(folder / f"imagesTr/case_{number:03}_{channel:04}.png", photo(number)[:, :, channel])
-        save(folder / f"labelsTr/case_{number:03}.png", square(number, *EYE) // 255)
-        save(folder / f"imagesTs/case_{number + 50:03}_0000.png", photo(number + 50)[:, :, 0])
-    return folder
 
 
 def test_the_folders_of_nnunet_are_found(tmp_path):

@@ -239,8 +239,8 @@ def _masks_hint(source: Source) -> str:
         find_readings(source.root)
     except DataError:
         return ""
-    unpacked = source.name == str(source.root)
-    command = f"featherseg check {shlex.quote(source.name) if unpacked else 'FOLDER'} --write"
+    unpacked = str(source.root) in (source.name, str(Path(source.name).parent))
+    command = f"featherseg check {shlex.quote(str(source.root)) if unpacked else 'FOLDER'} --write"
     return f" Its images have masks, which need no conversion{'' if unpacked else ': unpack it'}:\n    {command}"
 
 

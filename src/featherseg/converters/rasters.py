@@ -1,15 +1,12 @@
 """Masks that a tool drew itself: which colours or values stand for which class, and the image that each belongs to."""
 
-import csv
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from featherseg.converters.annotations import Raster, UnusableShape
-from featherseg.converters.source import Source, name_form, read_text
-from featherseg.core.errors import DataError
+from featherseg.converters.source import Source, name_form
 from featherseg.core.files import composed
 from featherseg.core.types import Color
 from featherseg.data.color_lists import find_color_list, read_color_list
@@ -55,19 +52,6 @@ def listed_colors(source: Source) -> dict[str, list[Color]] | None:
     """The classes that a list beside the masks names, with all colours of each; None without one. Raises DataError."""
     path = find_color_list(reversed(source.files))
     return None if path is None else read_color_list(path)
-
-
-def listed_values(path: Path) -> dict[int, str]:
-    """_classes.csv of Roboflow: value -> name. Raises DataError for a line that is none."""
-    found: dict[int, str] = {}
-    for number, row in enumerate(csv.reader(read_text(path).splitlines()), start=1):
-        cells = [cell.strip() for cell in row]
-        if number == 1 and cells and not cells[0].isdigit():
-            continue
-        if len(cells) != 2 or not re.fullmatch(r"\d{1,3}", cells[0]) or not cells[1]:
-            raise DataError(f"{path}, line {number}: {','.join(row)[:80]!r} is no value with a name, such as 1, road")
-        found[int(cells[0])] = cells[1]
-    return found
 
 
 class Stems:

@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from featherseg.converters.annotations import AnnotatedImage, Annotations, Raster, UnusableShape, class_values
-from featherseg.converters.rasters import Stems, listed_values, raster_of
+from featherseg.converters.rasters import Stems, raster_of
 from featherseg.converters.source import Source, read_text, split_of
 from featherseg.core.errors import DataError
+from featherseg.data.class_lists import listed_values
 from featherseg.data.images import read_mask
 
 TITLE = "Roboflow masks"
@@ -30,7 +31,7 @@ def read(source: Source, files: list[Path]) -> Annotations:
     """All masks beside the lists. Raises DataError where two lists do not agree."""
     names: dict[int, str] = {}
     for path in files:
-        for value, name in listed_values(path).items():
+        for value, name in listed_values(path, read_text(path)).items():
             if names.setdefault(value, name) != name:
                 raise DataError(f"{path} calls {value} {name!r}, but another {LIST} calls it {names[value]!r}.")
     folders = {path.parent for path in files}

@@ -1,6 +1,7 @@
 """Datasets: images with their class ids. `DATASETS` is the catalogue, `open_dataset` the way in; torch-free."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from featherseg.core.types import ClassInfo, DataFacts, SegmentationData
 from featherseg.data.datasets import DATASETS
 from featherseg.data.datasets.dataset_toml import DatasetToml, read_dataset_toml
 from featherseg.data.datasets.folder import FolderData, FolderListing, list_folder
+from featherseg.data.masks_yaml import read_masks_yaml
 from featherseg.data.mirror import local_dataset, local_folder
 from featherseg.data.pairs import NamedData, PairedFiles
 from featherseg.data.prepared import with_cache
@@ -140,6 +142,12 @@ def find_dataset(name: str) -> type[NamedData] | type[Shapes]:
         return DATASETS[name]
     path = Path(name)
     expected = f"Expected a folder of images and masks, a dataset.toml, or one of the datasets {', '.join(DATASETS)}."
+    if os.path.isfile(path) and path.suffix.lower() in (".yaml", ".yml") and read_masks_yaml(path):
+        folder = shlex.quote(str(path.parent))
+        raise DataNotFound(
+            f"{name} names images and masks. Make a dataset.toml of them, and use its folder, {folder}:\n"
+            f"    featherseg check {folder} --write"
+        )
     if os.path.isfile(path):
         raise NoDataset(f"{name} is a file that is no dataset. {expected}", path)
     if "/" in name and not os.path.exists(path):

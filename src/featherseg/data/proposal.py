@@ -23,6 +23,7 @@ from featherseg.core.errors import (
 from featherseg.core.files import mentions
 from featherseg.core.types import Progress
 from featherseg.core.wording import counted
+from featherseg.data.class_lists import find_class_list
 from featherseg.data.color_lists import find_color_list, is_ignored, read_color_list
 from featherseg.data.datasets import DATASETS
 from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, toml_text
@@ -33,6 +34,7 @@ from featherseg.data.images import IMAGE_SUFFIXES, LOSSY, dropped_bands, image_c
 from featherseg.data.layouts import Reading, find_readings
 from featherseg.data.mask_folders import FoldersAs, placeholder, read_folders
 from featherseg.data.mask_values import COMMON, THRESHOLD, MaskValues, read_values
+from featherseg.data.masks_yaml import find_masks_yaml
 from featherseg.data.pairs import NamedData, Pair
 from featherseg.data.palettes import color_text, default_palette
 from featherseg.data.panoptic.files import SEGMENTS
@@ -125,7 +127,9 @@ def propose(
     # Which folders hold images and masks, and the other ways to read them
     write = " ".join((f"featherseg check {shlex.quote(str(folder))} --write", *options))
     chosen = " ".join((*options, *([f"--{folders}-from-folders"] if folders else [])))
-    reading, values, rest, layers = _choose_reading(folder, masks, names, write, progress, facts)
+    described = find_masks_yaml(folder)
+    wanted = masks or (described.masks if described else None)
+    reading, values, rest, layers = _choose_reading(folder, wanted, names, write, progress, facts)
     if layers is not None:
         values, names = layers.values, dict(layers.names)
         notes += layers.notes
@@ -165,8 +169,10 @@ def propose(
         notes.append(f"each folder is taken for a class, because {of_folders.why}")
         others.append(("two classes, and no folder in two splits", " ".join((*options, "--groups-from-folders"))))
     raw_map = _raw_map(folder, values, of_folder, names)
-    if values.colored and (path := _color_list(folder, [source.masks for source in sources])):
-        raw_map |= _listed_names(path, raw_map, names, notes)
+    if layers is None and (listed := _listed_names(folder, [s.masks for s in sources], values, raw_map, names, notes)):
+        raw_map |= listed
+        if not values.colored:  # class ids in the order of the list
+            raw_map = dict(sorted(raw_map.items(), key=lambda item: (int(item[0]) < 0, int(item[0]))))
     if raw_map.get("255") == IGNORE_NAME and "255" not in names:
         share = values.pixels["255"] / values.total
         notes.append(f"255 ({share:.2%} of the pixels) is taken for not labelled; --name 255=NAME if it is a class")
@@ -217,7 +223,12 @@ def propose(
         notes.append(f"{band} is read as well: channels = 3 in dataset.toml leaves it out")
 
     # The splits; of too few files for shares, one
-    config, lists = with_splits(config, folder, pairs, notes, facts, progress, [] if of_folder else hints)
+    said = described.below(folder / config.images) if described and config.images else {}
+    lists: dict[str, list[str]] = {}
+    if said:
+        config = config.model_copy(update={"splits": said})
+    else:
+        config, lists = with_splits(config, folder, pairs, notes, facts, progress, [] if of_folder else hints)
     listing = list_folder(config, folder, lists=lists)
     if "by time" in listing.how_split:
         notes.append(
@@ -340,22 +351,54 @@ def _raw_map(folder: Path, values: MaskValues, of_folder: bool, names: Mapping[s
     return raw_map
 
 
-def _listed_names(path: Path, raw_map: Mapping[str, str], names: Mapping[str, str], notes: list[str]) -> dict[str, str]:
-    """Raw value -> class name by a list of colours, for the values without a name; none by an unreadable list."""
-    named = {f"#{raw.removeprefix('#').lower()}" for raw in names}
+def _listed_names(
+    folder: Path,
+    masks: Sequence[str],
+    values: MaskValues,
+    raw_map: Mapping[str, str],
+    names: Mapping[str, str],
+    notes: list[str],
+) -> dict[str, str]:
+    """Raw value -> class name by a list beside the masks, for the values without a name; none by an unreadable list."""
     try:
-        listed = {color_text(color): name for name, colors in read_color_list(path).items() for color in colors}
+        if values.colored:
+            path = _color_list(folder, masks)
+            colors = read_color_list(path) if path else {}
+            listed = {color_text(color): name for name, of_class in colors.items() for color in of_class}
+        else:
+            path, listed = _class_names(folder, masks, values, raw_map)
     except DataError as error:
         notes.append(f"not used: {error}")
         return {}
-    nameless = {raw for raw in listed if raw_map.get(raw) in (None, placeholder(raw), *PLAIN)} - named
+    if path is None:
+        return {}
+    named = {f"#{raw.removeprefix('#').lower()}" if values.colored else raw for raw in names}
+    nameless = {raw for raw in listed if raw_map.get(raw) in (None, IGNORE_NAME, placeholder(raw), *PLAIN)} - named
     notes.append(f"{counted(len({listed[raw] for raw in nameless}), 'name')} of classes from {path.name}")
     notes += [
-        f"{name!r} is ignored: neither trained on nor scored; --name {raw[1:]}={name} if it is a class"
+        f"{name!r} is ignored: neither trained on nor scored; --name {raw.removeprefix('#')}={name} if it is a class"
         for raw, name in listed.items()
         if raw in nameless and is_ignored(name) and name != IGNORE_NAME
     ]
     return {raw: IGNORE_NAME if is_ignored(name) else name for raw, name in listed.items() if raw in nameless}
+
+
+def _class_names(
+    folder: Path, masks: Sequence[str], values: MaskValues, raw_map: Mapping[str, str]
+) -> tuple[Path | None, dict[str, str]]:
+    """The list of names nearest to the masks, and what it calls their values.
+
+    Raises DataError where the lists beside several folders of masks differ, or it is not clear what a name is of.
+    """
+    found = {top: next(filter(None, map(find_class_list, _files_above(folder, [top]))), None) for top in masks}
+    lists = [one for one in found.values() if one]
+    if not lists:
+        return None, {}
+    for other in lists[1:]:
+        if other.names != lists[0].names:
+            raise DataError(f"{lists[0].path} and {other.path} name the classes differently")
+    held = {255 if values.smoothed and value != "0" else int(value) for value in raw_map if int(value) >= 0}
+    return lists[0].path, {str(value): name for value, name in lists[0].named(held).items()}
 
 
 def _color_list(folder: Path, masks: Sequence[str]) -> Path | None:
