@@ -4,19 +4,24 @@ import math
 import platform
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from small_run import small_info
 from small_training import Silent
 
 from featherseg.core.cluster import Cluster
 from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, TrainingError
 from featherseg.core.files import PLAN, append_line
+from featherseg.core.types import ClassInfo
 from featherseg.core.wording import Doubt
 from featherseg.fitting import trials
+from featherseg.fitting.clock import Deadline
 from featherseg.fitting.trials import Once, Segment, trial_workers
+from featherseg.runs import write_info
 from featherseg.training.prepare import refuse_existing
 
 
@@ -156,6 +161,47 @@ def test_a_trial_that_failed_before_its_first_step_begins_anew(tmp_path, monkeyp
     (segment.folder / "failed.json").unlink()
     with pytest.raises(TypeError, match="not callable"):
         trials._carry_out(segment, Silent())
+
+
+def test_a_trial_stops_by_its_clock_and_where_it_stopped_before(tmp_path, monkeypatch):
+    (segment,), now = segments(tmp_path, 1), [0.0]  # to step 10
+    segment.folder.mkdir(parents=True)
+    write_info(segment.folder, small_info([ClassInfo("a", (0, 0, 0)), ClassInfo("b", (9, 9, 9))]))
+
+    def train(request, out, reporter, *, resume):
+        for step in range(trials.last_step(out) + 1, 11):
+            now[0] += 1
+            last = step == 10 or request.ends(step)
+            record = {"step": step} | ({"val_miou": step / 100} if last else {})
+            append_line(out / "metrics.jsonl", record)
+            reporter.step(step, 10, record)
+            if last:
+                return
+
+    monkeypatch.setattr(trials, "train", train)
+    monkeypatch.setattr(trials, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    late = replace(segment, deadline=Deadline(6.0, 1.0, 2.0))
+    assert (trials.carry_out([late], Silent()), trials.last_step(segment.folder)) == ([0.04], 4)
+    assert trials.carry_out([late], Silent()) == [0.04]  # the hours are over
+    assert (trials.carry_out([replace(segment, until=7)], Silent()), now) == ([0.07], [7.0])
+    assert (trials.carry_out([replace(segment, until=7)], Silent()), now) == ([0.07], [7.0])
+    assert (trials.carry_out([segment], Silent()), now) == ([0.1], [10.0])
+
+    # What has nothing is not begun when the hours are over
+    fresh = replace(late, folder=tmp_path / "trials" / "fresh")
+    assert math.isnan(trials.carry_out([fresh], Silent())[0])
+    assert not fresh.folder.exists()
+
+
+def test_a_machine_of_a_cluster_keeps_the_deadline_by_its_own_clock(tmp_path, monkeypatch, ray):
+    (tmp_path / "plan.json").touch()
+    (segment,), seen = segments(tmp_path, 1), []
+    monkeypatch.setattr(trials, "_carry_out", lambda segment, reporter: seen.append(segment) or 0.5)
+    clocks = iter([1000.0, 50.0])  # here, then there
+    monkeypatch.setattr(trials, "time", SimpleNamespace(monotonic=lambda: next(clocks), time=lambda: 5e9))
+    deadline = Deadline(1600.0, 1.0, 2.0)
+    trials._over_ray(Cluster(1, 2, 0), 1, [replace(segment, deadline=deadline)], Silent())
+    assert seen[0].deadline == replace(deadline, ends=650.0)
 
 
 def test_a_resumed_part_is_counted_by_the_steps_that_it_took(tmp_path, monkeypatch):
