@@ -66,3 +66,45 @@ def nnunet(folder: Path, channels: int = 1) -> Path:
         save(folder / f"labelsTr/case_{number:03}.png", square(number, *EYE) // 255)
         save(folder / f"imagesTs/case_{number + 50:03}_0000.png", photo(number + 50)[:, :, 0])
     return folder
+
+
+def face(number: int) -> np.ndarray:
+    """(SIZE, SIZE) of 0, 1 for the eye and 2 for the nose over it."""
+    return np.where(square(number, *NOSE), 2, np.where(square(number, *EYE), 1, 0)).astype(np.uint8)
+
+
+DATA_YAML = (
+    "path: .\ntrain: images/part1\nval: images/part2\nmasks_dir: {masks}\nnames: {{0: ground, 1: eye, 2: nose}}\n"
+)
+
+
+def masks_yaml(folder: Path, masks: str = "masks", text: str = DATA_YAML) -> Path:
+    """images/part1 and masks/part1 with a data.yaml of Ultralytics, and a folder of other masks."""
+    for number, name in enumerate(NAMES):
+        part = "part1" if number < 7 else "part2"
+        mask = face(number)
+        mask[:2] = 255
+        save(folder / f"images/{part}/{name}.jpg", photo(number))
+        save(folder / f"{masks}/{part}/{name}.png", mask)
+        save(folder / f"other/{part}/{name}.png", 3 * face(number) + np.arange(SIZE, dtype=np.uint8) % 3)
+    (folder / "data.yaml").write_text(text.format(masks=masks))
+    return folder
+
+
+def nuclei(folder: Path) -> Path:
+    """stage1_train/HASH/images/HASH.png with stage1_train/HASH/masks/*.png, and stage1_test, as DSB 2018."""
+    for number in range(14):
+        name, stage = f"{number * 7919 + 2**40:x}", "stage1_train" if number < 12 else "stage1_test"
+        save(folder / f"{stage}/{name}/images/{name}.png", photo(number))
+        for k in range(2 + number % 3) if number < 12 else ():
+            save(
+                folder / f"{stage}/{name}/masks/{number * 104729 + k * 7 + 2**41:x}.png", square(number, 2 + 11 * k, 9)
+            )
+    return folder
+
+
+def labelled_nnunet(folder: Path) -> Path:
+    """nnU-Net's folders with their dataset.json."""
+    labels = {"channel_names": {"0": "xray"}, "labels": {"background": 0, "nodule": 1}, "file_ending": ".png"}
+    (nnunet(folder) / "dataset.json").write_text(json.dumps(labels))
+    return folder

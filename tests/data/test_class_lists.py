@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from faces import EYE, NAMES, NOSE, SIZE, checked, nnunet, photo, run, square, written
+from faces import DATA_YAML, NAMES, checked, face, masks_yaml, nnunet, photo, run, written
 from published_layouts import save
 
 from featherseg.core.errors import DataError, DataNotFound
@@ -13,11 +13,6 @@ from featherseg.data.class_lists import read_class_list
 
 NUMBERS = {"background": 0, "eye": 1, "nose": 2}
 ROWS = [{"id": 0, "name": "background"}, {"id": 1, "name": "eye"}, {"id": 2, "name": "nose"}]
-
-
-def face(number: int) -> np.ndarray:
-    """(SIZE, SIZE) of 0, 1 for the eye and 2 for the nose over it."""
-    return np.where(square(number, *NOSE), 2, np.where(square(number, *EYE), 1, 0)).astype(np.uint8)
 
 
 def faces(folder, values=(0, 1, 2), masks: str = "masks"):
@@ -144,26 +139,9 @@ def test_the_names_of_nnunet_are_taken(tmp_path):
     assert checked(tmp_path)["classes"] == ["background", "nodule"]
 
 
-DATA_YAML = (
-    "path: .\ntrain: images/part1\nval: images/part2\nmasks_dir: {masks}\nnames: {{0: ground, 1: eye, 2: nose}}\n"
-)
-
-
-def with_yaml(folder, masks: str = "masks", text: str = DATA_YAML):
-    for number, name in enumerate(NAMES):
-        part = "part1" if number < 7 else "part2"
-        mask = face(number)
-        mask[:2] = 255
-        save(folder / f"images/{part}/{name}.jpg", photo(number))
-        save(folder / f"{masks}/{part}/{name}.png", mask)
-        save(folder / f"other/{part}/{name}.png", 3 * face(number) + np.arange(SIZE, dtype=np.uint8) % 3)
-    (folder / "data.yaml").write_text(text.format(masks=masks))
-    return folder
-
-
 @pytest.mark.parametrize("masks", ["masks", "semantic"])
 def test_a_data_yaml_with_masks_says_folders_names_and_splits(tmp_path, masks):
-    report = checked(with_yaml(tmp_path, masks))
+    report = checked(masks_yaml(tmp_path, masks))
     assert report["clean"]
     assert report["classes"] == ["ground", "eye", "nose"]
     assert (written(tmp_path).masks, written(tmp_path).splits) == (masks, {"train": "part1", "val": "part2"})
@@ -171,14 +149,14 @@ def test_a_data_yaml_with_masks_says_folders_names_and_splits(tmp_path, masks):
 
 
 def test_one_folder_for_train_and_val_is_not_taken_for_both(tmp_path):
-    report = checked(with_yaml(tmp_path, text=DATA_YAML.replace("part2", "part1")))
+    report = checked(masks_yaml(tmp_path, text=DATA_YAML.replace("part2", "part1")))
     assert not report["faults"]
     assert written(tmp_path).splits != {"train": "part1", "val": "part1"}
 
 
 @pytest.mark.parametrize("verb", [("check",), ("train", "frm-lite0-light", "--data"), ("convert",)])
 def test_a_data_yaml_with_masks_is_sent_to_check_and_no_further(tmp_path, verb):
-    file = with_yaml(tmp_path / "d") / "data.yaml"
+    file = masks_yaml(tmp_path / "d") / "data.yaml"
     result = run(*verb, file, *(("--out", tmp_path / "out") if len(verb) > 1 or verb[0] == "convert" else ()))
     assert isinstance(result.exception, DataNotFound)
     assert str(result.exception).endswith(f"\n    featherseg check {tmp_path / 'd'} --write")
