@@ -102,6 +102,15 @@ def test_images_without_masks_warn(folder, caplog):
     assert messages(caplog) == [f"{folder / 'images'}: {SKIPPED}"]
 
 
+def test_convert_of_masks_names_the_ending(folder, tmp_path):
+    for name in ("a", "b", "c", "d", "e"):
+        colors = np.zeros((16, 16, 3), np.uint8)
+        colors[4:9, 4:9] = (255, 0, 0)
+        Image.fromarray(colors).save(folder / f"masks/{name}.png")
+    report = convert(folder, tmp_path.with_name("converted-masks"), from_format="rgb-masks")
+    assert "images of which .heic is not read" in json.dumps(report.as_dict())
+
+
 def test_convert_names_the_ending_of_an_image_that_is_there(folder, tmp_path):
     names = ["a.png", "b.png", "e.HEIC", "gone.png"]
     shape = [[1, 1, 9, 1, 9, 9]]

@@ -77,6 +77,8 @@ class Stems:
             nearest = self._nearest(mask, name_form(stem), split)
             if len(nearest) == 1:
                 return nearest[0]
+        if ending := self._source.unread.get(name_form(stem)):
+            return mask.with_name(f"{stem}{ending}")
         return mask.with_name(f"{mask.stem}{IMAGE_SUFFIXES[0]}")
 
     def _nearest(self, mask: Path, stem: str, split: str) -> list[Path]:

@@ -12,7 +12,8 @@ import sys
 import zipfile
 import zlib
 from bisect import bisect_left
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from operator import itemgetter
@@ -26,7 +27,7 @@ from featherseg.core.errors import DataError, DataNotFound, near_path
 from featherseg.core.files import composed, parse_json, read_bounded, remove_tree, temporary_path
 from featherseg.core.wording import counted
 from featherseg.data.images import is_image
-from featherseg.data.unread import REMEDY, unread_endings, unread_note
+from featherseg.data.unread import REMEDY, UNREAD_SUFFIXES, unread_note
 
 MOST_FILES = 2_000_000
 """Files of a folder or a zip; Open Images has 1.9 million."""
@@ -78,9 +79,9 @@ _PACKERS = zlib.error, lzma.LZMAError
 """What the decoders of a zip raise."""
 
 
-def not_read(name: str) -> str:
-    """Why an image of such a format is left out."""
-    return f"images of which {os.path.splitext(name)[1].lower()} is not read: convert them {REMEDY}"
+def _unread(files: Iterable[Path]) -> dict[str, str]:
+    names = (os.path.splitext(name_form(path.name)) for path in files)
+    return {stem: ending for stem, ending in names if ending in UNREAD_SUFFIXES}
 
 
 def name_form(name: str) -> str:
@@ -104,15 +105,15 @@ class Source:
         self.files = self._listed(root)
         self.roots = [root] if beside is None else [root, beside]
         self.images = [path for path in self.files if is_image(path)]
-        self.unread = {name_form(path.name) for path in self.files if unread_endings([path.name])}
-        """The names of images whose format is not read."""
+        self.unread = _unread(self.files)
+        """Stem -> ending of the images whose format is not read, in the form of `name_form`."""
         """The images, folder by folder and by name."""
         self._paths = {str(path): path for path in self.images}
         """What may be called each image: its path, also below `beside` where that holds images of `root` once more."""
         if beside is not None:
             there = {path.resolve(): path for path in self.images}
             further = self._listed(beside)
-            self.unread |= {name_form(path.name) for path in further if unread_endings([path.name])}
+            self.unread |= _unread(further)
             for path in filter(is_image, further):
                 image = self._paths[str(path)] = there.setdefault(path.resolve(), path)
                 if image is path:
@@ -141,7 +142,7 @@ class Source:
     @property
     def passed_over(self) -> str:
         """What is said of unread formats and of links that lead out, a blank before each; empty where there is none."""
-        unread = f" {unread_note(unread_endings(sorted(self.unread)))}." if self.unread else ""
+        unread = f" {unread_note(Counter(self.unread.values()))}." if self.unread else ""
         if not self.links_out:
             return unread
         links = f"{counted(len(self.links_out), 'link')} out of it, first {self.relative(self.links_out[0])}"
@@ -233,8 +234,9 @@ class Source:
         alike = [path for path in alike if not split or self.split(path) in ("", split)]
         if alike:
             return (alike[0], "by the end of its path") if len(alike) == 1 else (None, AMBIGUOUS)
-        if parts and name_form(parts[-1]) in self.unread:
-            return None, not_read(parts[-1])
+        stem, ending = os.path.splitext(name_form(parts[-1] if parts else ""))
+        if self.unread.get(stem) == ending:
+            return None, f"images of which {ending} is not read: convert them {REMEDY}"
         return None, LEADS_OUT if ".." in clean.split("/") else NOT_THERE
 
     @cached_property
