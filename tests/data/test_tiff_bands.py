@@ -13,12 +13,12 @@ from PIL import Image
 from featherseg.core.errors import DataError, TooLarge
 from featherseg.data.images import (
     EncodedImage,
-    dropped_bands,
     image_channels,
     image_size,
     read_image,
     read_mask,
 )
+from featherseg.data.unused_parts import unused_parts
 
 tifffile = pytest.importorskip("tifffile")
 RNG = np.random.default_rng(0)
@@ -95,8 +95,8 @@ def test_of_rgb_with_further_bands_rgb_is_read_where_three_channels_are_asked_an
     content = image(written(pixels, photometric="rgb", extrasamples=extra))
     assert np.array_equal(read_image(content), pixels[:, :, :3])
     assert np.array_equal(read_image(content, pixels.shape[2]), pixels)
-    assert dropped_bands(content, 3) == ("band 4" if len(extra) == 1 else "bands 4 to 6")
-    assert dropped_bands(content, pixels.shape[2]) == ""
+    assert unused_parts(content, 3)[1] == {"bands"}
+    assert not unused_parts(content, pixels.shape[2])[1]
 
 
 def test_alpha_is_dropped_and_named_and_a_band_that_is_only_marked_as_alpha_counts():
@@ -104,7 +104,7 @@ def test_alpha_is_dropped_and_named_and_a_band_that_is_only_marked_as_alpha_coun
     for kind in ("assocalpha", "unassalpha"):
         near_infrared = image(written(np.dstack([rgb, band]), photometric="rgb", extrasamples=[kind]))
         assert image_channels(near_infrared) == 4
-        assert dropped_bands(near_infrared, 3) == "alpha"
+        assert unused_parts(near_infrared, 3)[1] == {"alpha"}
         opaque = image(
             written(np.dstack([rgb, np.full((8, 9), 255, np.uint8)]), photometric="rgb", extrasamples=[kind])
         )

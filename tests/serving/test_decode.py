@@ -52,15 +52,22 @@ def test_of_an_animation_the_first_frame_is_taken():
 
 @pytest.mark.parametrize(
     "content",
-    [b"just text", b"GIF89a" + bytes(40), b"%PDF-1.7", b"RIFF\0\0\0\0WAVE", b"<svg xmlns='x'/>", b"\x80\x04pickle."],
+    [
+        b"just text",
+        b"\0\0\x02\0" + bytes(40),
+        b"%PDF-1.7",
+        b"RIFF\0\0\0\0WAVE",
+        b"<svg xmlns='x'/>",
+        b"\x80\x04pickle.",
+    ],
 )
 def test_other_formats_are_refused_by_their_content(content):
     status, code, message = refusal(content)
     assert (status, code) == (415, "format")
-    assert "JPEG, PNG, WebP, BMP or TIFF" in message
+    assert "JPEG, PNG, WebP, BMP, TIFF, AVIF, GIF, JPEG 2000 or PNM" in message
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF", "GIF", "JPEG2000", "PPM"])
 def test_an_image_that_is_cut_short_is_refused_in_a_sentence(form):
     content = encoded(image(), form)
     for length in (12, len(content) // 2):

@@ -30,6 +30,7 @@ from featherseg.data.sequences import neighbours, sequences_of
 from featherseg.data.shapes import Shapes
 from featherseg.data.split_choice import PoolImage, choose_split
 from featherseg.data.statistics import ClassStatistics, median_frequency
+from featherseg.data.unused_parts import TOLD
 from featherseg.data.written_proposal import written_lists
 from featherseg.layers.normalise import FULL_RANGE
 
@@ -103,7 +104,7 @@ class SplitReport:
     """What one split holds. Samples that cannot be read or whose sizes differ are not counted.
 
     `ignored` is in pixels, `sizes` maps "HxW" to images; `only_ignored`, `repeated`, `turned` (by EXIF) and `veiled`
-    (VEILED) hold keys, `dropped` by what is not read of them; `bits` and `channels` are of all images that are read.
+    (VEILED) hold keys, `unused` by what is not used of them; `bits` and `channels` are of all images that are read.
     """
 
     statistics: ClassStatistics
@@ -114,7 +115,7 @@ class SplitReport:
     repeated: list[str] = field(default_factory=list)
     turned: list[str] = field(default_factory=list)
     veiled: list[str] = field(default_factory=list)
-    dropped: dict[str, list[str]] = field(default_factory=dict)
+    unused: dict[str, list[str]] = field(default_factory=dict)
     bits: int = 8
     channels: list[ChannelRange] = field(default_factory=list)
 
@@ -383,8 +384,8 @@ def _check_pair(
     else:
         if image.turned:
             entry.turned.append(pair.key)
-        if image.dropped:
-            entry.dropped.setdefault(image.dropped, []).append(pair.key)
+        for what in image.unused:
+            entry.unused.setdefault(what, []).append(pair.key)
         ranges = zip(entry.channels or image.channels, image.channels, strict=True)
         first, entry.bits = not entry.channels, max(entry.bits, image.bits)
         entry.channels = [here if first else known.with_values(here) for known, here in ranges]
@@ -478,8 +479,8 @@ def _notes(
         notes += _named(f"{split}: duplicates of earlier images", entry.repeated)
         notes += _named(f"{split}: images that EXIF turns, whose masks must be of the upright image", entry.turned)
         notes += _named(f"{split}: masks {VEILED}", entry.veiled)
-        for what, dropped in entry.dropped.items():
-            notes += _named(f"{split}: images of which {what} is not read", dropped)
+        for what in (what for what in TOLD if what in entry.unused):
+            notes += _named(f"{split}: images {TOLD[what]}", entry.unused[what])
     notes += _range_notes(report)
     looks = {image.key: image.look for pool in pools.values() for image in pool}
     groups = listing.groups if isinstance(listing, FolderListing) else None

@@ -15,8 +15,9 @@ from featherseg.core.errors import DataError
 from featherseg.core.machine import usable_cores
 from featherseg.core.types import Color, Size
 from featherseg.data.image_range import ChannelRange, channel_ranges
-from featherseg.data.images import dropped_bands, exif_turn, is_lossy, mask_palette, read_image, read_mask, veiled_color
+from featherseg.data.images import exif_turn, is_lossy, mask_palette, read_image, read_mask, veiled_color
 from featherseg.data.lookalikes import Look, look_of
+from featherseg.data.unused_parts import OF_PIXELS, unused_parts
 
 AHEAD = 4
 """Files for each core that are submitted before their results are taken, which bounds memory."""
@@ -32,7 +33,7 @@ MOST_KEPT = 256
 class ImageFacts:
     """Facts of one image. `size` is (height, width), `bits` are those of a channel, `turned` is by EXIF.
 
-    `dropped` names what is not read (`images.dropped_bands`). `digest` is of the decoded pixels, so the same image in
+    `unused` are keys of `unused_parts.TOLD`. `digest` is of the decoded pixels, so the same image in
     another format has the same.
     """
 
@@ -42,7 +43,7 @@ class ImageFacts:
     digest: bytes
     look: Look
     channels: tuple[ChannelRange, ...]
-    dropped: str
+    unused: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,8 @@ def _image_facts(path: Path, channels: int) -> ImageFacts:
     digest = hashlib.sha256(f"{image.shape} {image.dtype}".encode())
     digest.update(image.data)
     bits, turned = 8 * image.dtype.itemsize, exif_turn(path) is not None
-    ranges, dropped = channel_ranges(image), dropped_bands(path, channels)
-    return ImageFacts(image.shape[:2], bits, turned, digest.digest()[:16], look_of(image), ranges, dropped)
+    ranges, unused = channel_ranges(image), OF_PIXELS & unused_parts(path, channels)[1]
+    return ImageFacts(image.shape[:2], bits, turned, digest.digest()[:16], look_of(image), ranges, unused)
 
 
 def without_traceback(error: DataError) -> DataError:

@@ -225,7 +225,7 @@ def read_image(path: Source, channels: int = 3) -> np.ndarray:
     Palette and CMYK images become RGB; alpha is dropped unless four channels are asked, for which no CMYK is taken;
     grey is repeated where three are. A TIFF whose pages are single-channel images of one size holds one channel a page;
     smaller versions of an image and its mask are none. The bands of a TIFF of one page are its channels; of RGB with
-    further bands, RGB alone is read where three channels are asked (`dropped_bands` names the others).
+    further bands, RGB alone is read where three channels are asked.
     Raises DataNotFound for a missing file and DataError for one that is corrupt, cut short, larger than MAX_PIXELS, or
     of other channels.
     """
@@ -322,16 +322,6 @@ def image_channels(path: Path) -> int:
         if image.format == "TIFF" and image.mode == "RGBA" and _is_band(read_image(path, 4)[:, :, 3]):
             return 4
         return len(_pages(image, path)) if _is_single(image) else 3
-
-
-def dropped_bands(path: Source, channels: int) -> str:
-    """What of an image is not read with so many channels: "alpha", "band 4", "bands 4 to 6"; "" if nothing is."""
-    if (tiff := _banded(path)) is not None:
-        if not channels == tiff.colors == 3 < tiff.bands:
-            return ""
-        return "band 4" if tiff.bands == 4 else f"bands 4 to {tiff.bands}"
-    with _opened(path) as image:
-        return "alpha" if channels != 4 and image.mode in ("RGBA", "LA", "PA", "RGBa", "La") else ""
 
 
 def _is_band(values: np.ndarray) -> bool:

@@ -30,7 +30,7 @@ from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, Datase
 from featherseg.data.datasets.folder import FolderListing, list_folder, list_pairs
 from featherseg.data.file_facts import FileFacts
 from featherseg.data.image_tree import not_followed
-from featherseg.data.images import IMAGE_SUFFIXES, LOSSY, dropped_bands, image_channels
+from featherseg.data.images import IMAGE_SUFFIXES, LOSSY, image_channels
 from featherseg.data.layouts import Reading, find_readings
 from featherseg.data.mask_folders import FoldersAs, placeholder, read_folders
 from featherseg.data.mask_values import COMMON, THRESHOLD, MaskValues, read_values
@@ -40,6 +40,7 @@ from featherseg.data.palettes import color_text, default_palette
 from featherseg.data.panoptic.files import SEGMENTS
 from featherseg.data.proposed_layers import LayeredReading, read_layers
 from featherseg.data.proposed_splits import NO_MASK, SHOWN, with_splits
+from featherseg.data.unused_parts import unused_parts
 from featherseg.data.written_proposal import write_proposal
 
 MAX_CLASSES = 64
@@ -218,9 +219,8 @@ def propose(
     channels, beside_rgb = _channels(pairs)
     config = config.model_copy(update={"channels": channels})
     if beside_rgb:
-        marked = "a band that is marked as alpha, but has other values,"
-        band = marked if beside_rgb == "alpha" else beside_rgb
-        notes.append(f"{band} is read as well: channels = 3 in dataset.toml leaves it out")
+        marked = " (it is marked as alpha, but has other values)" if beside_rgb == "alpha" else ""
+        notes.append(f"what is beside red, green and blue is read as well{marked}: channels = 3 leaves it out")
 
     # The splits; of too few files for shares, one
     said = described.below(folder / config.images) if described and config.images else {}
@@ -488,7 +488,7 @@ def _ending_of_images(pairs: Sequence[Pair]) -> str:
 
 
 def _channels(pairs: Sequence[Pair]) -> tuple[int, str]:
-    """The most channels that a readable image has, and what of it three channels would leave out.
+    """The most channels that a readable image has, and whether three would leave out "alpha" or "bands".
 
     Grey images can be read as RGB, not the other way round.
     """
@@ -496,7 +496,8 @@ def _channels(pairs: Sequence[Pair]) -> tuple[int, str]:
     for pair in pairs[:: max(1, len(pairs) // CHECKED)]:
         try:
             channels = image_channels(pair.image) if pair.image else 1
-            found.append((channels, dropped_bands(pair.image, 3) if pair.image and channels > 3 else ""))
+            unused = unused_parts(pair.image, 3)[1] if pair.image and channels > 3 else set()
+            found.append((channels, "alpha" if "alpha" in unused else "bands" if "bands" in unused else ""))
         except DataError:
             continue
     return max(found, default=(3, ""))

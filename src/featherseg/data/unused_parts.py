@@ -35,6 +35,9 @@ TOLD = {
 }
 """What is worth knowing -> how it is said of one image."""
 
+OF_PIXELS = frozenset({"bands", "alpha", "pages", "profile", "hdr"})
+"""What concerns whoever trains on the images, too."""
+
 MOST_PARTS, MOST_PROFILE = 256, 2**20
 """Segments or chunks before the pixels that are looked at, and bytes of a colour profile."""
 
@@ -68,7 +71,7 @@ def unused_parts(source: Source, channels: int) -> tuple[Georeference | None, se
         place = None  # how a mask's file ends is foreseen by its image's ending
     if isinstance(source, Path) and place is None and _has_world_file(source):
         found.add("world")
-    return place, found - ({"alpha"} if channels == 4 else set())
+    return place, found - ({"alpha", "bands"} if channels > 3 else set())
 
 
 def unused_notes(counts: Counter[str]) -> tuple[str, ...]:

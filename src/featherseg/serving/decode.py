@@ -13,16 +13,25 @@ from featherseg.serving.refusal import Refused
 
 T = TypeVar("T")
 
-_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+FORMATS = "JPEG, PNG, WebP, BMP, TIFF, AVIF, GIF, JPEG 2000 or PNM"
+
+_JPEG = b"\xff\xd8\xff"
+_STARTS = (
+    *(_JPEG, b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF87a", b"GIF89a"),
+    *(b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "),  # JPEG 2000
+    *(f"P{kind}{blank}".encode() for kind in range(1, 7) for blank in " \t\r\n"),  # PNM
+)
 
 
 def size_of(content: bytes, most_pixels: int) -> Size:
     """(height, width) of an image, upright, from its header. Raises Refused: 400, 413, 415."""
     if not content:
         raise Refused(400, "empty", "The image is empty: the field holds no bytes.")
-    if not content.startswith(_STARTS) and not (content[:4] == b"RIFF" and content[8:12] == b"WEBP"):
-        raise Refused(415, "format", "This is not a JPEG, PNG, WebP, BMP or TIFF image. Send one of these.")
-    if content.startswith(_STARTS[0]) and _readable(lambda source: scan_count(source.content), content) > MOST_SCANS:
+    boxed = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
+    boxed |= content[4:8] == b"ftyp" and content[8:12] in (b"avif", b"avis", b"mif1")
+    if not boxed and not content.startswith(_STARTS):
+        raise Refused(415, "format", f"This is not a {FORMATS} image. Send one of these.")
+    if content.startswith(_JPEG) and _readable(lambda source: scan_count(source.content), content) > MOST_SCANS:
         raise Refused(413, "scans", f"The JPEG has more than {MOST_SCANS} scans. Save it again, not progressive.")
     height, width = _readable(image_size, content)
     if height * width > most_pixels:

@@ -3,7 +3,7 @@
 import { startCamera, stopCamera, takeFrame } from "./camera.js";
 import { showError, showMessage } from "./status.js";
 
-const IMAGE = /\.(jpe?g|png|webp|bmp|tiff?)$/i; // what is taken out of a folder
+const IMAGE = /\.(jpe?g|png|webp|bmp|tiff?|avif|gif|jp2|j2k|p[bgnp]m)$/i; // what is taken out of a folder
 const MOST = 10_000; // images at a time: a zip without extensions holds 65,535
 const element = (id) => document.getElementById(id);
 const video = element("video");
@@ -51,7 +51,7 @@ function takeFiles(files) { // as they were chosen, whatever they are called: th
 function takeFolder(found) { // the images among what a folder holds, in the order of their names
   const images = found.filter(({ name }) => IMAGE.test(name) && !/(^|\/)\./.test(name));
   const { compare } = new Intl.Collator("en", { numeric: true });
-  if (found.length && !images.length) showMessage("The folder holds no JPEG, PNG, WebP, BMP or TIFF image.", true);
+  if (found.length && !images.length) showMessage("The folder holds no image of a format that is read.", true);
   take(images.sort((a, b) => compare(a.name, b.name)));
 }
 
