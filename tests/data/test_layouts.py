@@ -730,6 +730,9 @@ def test_a_folder_that_is_labelled_in_part_trains_on_the_part(tmp_path: Path):
     assert {split: part["images"] for split, part in report["splits"].items()} == {"train": 8, "val": 2}
     assert [note for note in report["look_at"] if note.startswith("2 of 12 images have no mask")]
     assert len((tmp_path / "train.txt").read_text().splitlines()) == 10
+    for number in (10, 11):  # the same command takes the further ones, whatever it listed before
+        save(tmp_path / f"masks/photo-{chr(97 + number)}.png", scenes()[number][1])
+    assert sum(part["images"] for part in checked(tmp_path)["splits"].values()) == 12
     shutil.rmtree(tmp_path / "masks")
     (tmp_path / "dataset.toml").unlink()
     assert isinstance(run("check", tmp_path, "--write").exception, DataNotFound)
