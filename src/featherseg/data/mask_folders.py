@@ -5,6 +5,7 @@ folders that are classes. Otherwise the user is asked.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -70,6 +71,14 @@ class _Level:
     def names(self) -> list[str]:
         return list(dict.fromkeys(folder.name for folder in self.folders))
 
+    @cached_property
+    def single(self) -> bool:
+        """Whether no name has more than one image: a folder for each image."""
+        images = Counter[str]()
+        for folder in self.folders:
+            images[folder.name] += folder.images
+        return max(images.values()) < 2
+
     def normal(self, foreground: Set[str]) -> str | None:
         """The first name that is one of NORMAL and whose masks are all background."""
         filled = {folder.name for folder in self.folders if folder.values & foreground}
@@ -107,7 +116,7 @@ def read_folders(
             f"an image in {folder} has several masks, a class each: its folder is none. Leave out "
             "--classes-from-folders."
         )
-    if layered and wanted is None and levels and any(one.images > 1 for one in levels[0].folders):
+    if layered and wanted is None and levels and not levels[0].single:
         wanted = "groups"  # a folder of several images is a patient, a city, a day, ...
     if wanted == "classes" and inside is None:
         raise ConfigError(
@@ -126,8 +135,7 @@ def read_folders(
             f"images lie in {_shown(levels[0])}: if each is a patient, a city or a day, --groups-from-folders keeps it "
             "in one split"
         )
-        single = layered or all(one.images < 2 for one in levels[0].folders)
-        return FolderReading(plain, given, hint="" if single else hint)
+        return FolderReading(plain, given, hint="" if layered or levels[0].single else hint)
 
     # The level that the user names, else that of a folder which is named as normal, else the outermost
     foreground = values.foreground
@@ -138,12 +146,13 @@ def read_folders(
         wanted = "groups"
     elif wanted is None and (named or normal):
         wanted = "classes"
-    elif wanted is None and all(one.images < 2 for one in level.folders):
-        return FolderReading(plain, given)  # a folder for each image
+    elif wanted is None and level.single:
+        return FolderReading(plain, given)
     elif wanted is None and len(level.names) <= MOST_FOLDERS:
         raise _question(folder, level, command)
     if wanted != "classes":
-        return FolderReading(plain, given, groups=level.groups)
+        hint = "" if wanted else f"images lie in {_shown(level)}, more than classes can be: each stays in one split"
+        return FolderReading(plain, given, groups=level.groups, hint=hint)
 
     labels = _class_names(level.names) | {name: given[name] for name in level.names if name in given}
     sources = [
