@@ -106,6 +106,14 @@ def test_what_the_lines_leave_out_is_said(yard):
     assert usage_lines(yard, facts.model_copy(update={"channels": 4})) is None
 
 
+def test_the_lines_scale_grey_of_16_bits_by_the_range_of_the_run(yard):
+    facts = open_file(yard).facts
+    lines = str(usage_lines(yard, facts.model_copy(update={"image_range": 4096})))
+    assert "np.float32(photo) / 16]" in lines
+    assert "grey images alone" in lines
+    assert "np.float32(photo) / 257]" in str(usage_lines(yard, facts))
+
+
 def test_the_file_tells_order_scale_and_how_logits_become_a_mask_and_older_files_load(yard):
     texts = onnxruntime.InferenceSession(str(yard)).get_modelmeta().custom_metadata_map
     told = {key: json.loads(text) for key, text in texts.items()}
