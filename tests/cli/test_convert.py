@@ -153,10 +153,15 @@ def test_what_is_no_dataset_is_sent_to_convert_only_where_that_goes_on(
         assert main(monkeypatch, capsys, *arguments)[0] == 0
 
 
-@pytest.mark.parametrize(("make", "code"), [(of_masks, 0), (of_nothing_known, None)])
-def test_what_is_no_annotation_is_sent_to_check_only_where_that_goes_on(tmp_path, monkeypatch, capsys, make, code):
+@pytest.mark.parametrize(
+    ("make", "place", "code"), [(of_masks, "", 0), (of_masks, "notes.json", 0), (of_nothing_known, "", None)]
+)
+def test_what_is_no_annotation_is_sent_to_check_only_where_that_goes_on(
+    tmp_path, monkeypatch, capsys, make, place, code
+):
     make(tmp_path / "my src")
-    failed, text = main(monkeypatch, capsys, "convert", tmp_path / "my src", "--out", tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    failed, text = main(monkeypatch, capsys, "convert", Path("my src") / place, "--out", tmp_path / "out")
     assert failed == 2
     assert "holds no annotations that are known" in text
     assert [main(monkeypatch, capsys, *command)[0] for command in commands_in(text)] == ([] if code is None else [code])

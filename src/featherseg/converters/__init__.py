@@ -239,9 +239,9 @@ def _masks_hint(source: Source) -> str:
         find_readings(source.root)
     except DataError:
         return ""
-    unpacked = str(source.root) in (source.name, str(Path(source.name).parent))
-    command = f"featherseg check {shlex.quote(str(source.root)) if unpacked else 'FOLDER'} --write"
-    return f" Its images have masks, which need no conversion{'' if unpacked else ': unpack it'}:\n    {command}"
+    packed = zipfile.is_zipfile(source.name)
+    command = f"featherseg check {'FOLDER' if packed else shlex.quote(str(source.root))} --write"
+    return f" Its images have masks, which need no conversion{': unpack it' if packed else ''}:\n    {command}"
 
 
 def _refuse_unread(source: Source) -> None:
