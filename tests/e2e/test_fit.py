@@ -210,9 +210,9 @@ def test_one_that_is_too_slow_after_its_training_is_delivered_for_smaller_images
     assert weights(out) == weights(next((out / "trials").glob("*-to-2")))
 
 
-def test_a_fit_of_two_minutes_delivers_what_keeps_the_limit(tmp_path):
+def test_a_fit_of_three_minutes_delivers_what_keeps_the_limit(tmp_path):
     out = tmp_path / "camera"
-    words = ["--data", "shapes", "--max-ms", "200", "--hours", str(2 / 60)]
+    words = ["--data", "shapes", "--max-ms", "200", "--hours", str(3 / 60)]
     subprocess.run([sys.executable, "-m", "featherseg", "fit", *words, "--out", str(out)], check=True, timeout=900)
     facts = json.loads((out / "fit.json").read_text())
     assert facts["chosen"]["latency_ms"]["p50"] <= facts["limit_ms"] == 200

@@ -42,6 +42,12 @@ ALONE = Workers(None, 1, 1)
 SPLITS = "train = 0.6\nval = 0.2\ntest = 0.2"
 
 
+@pytest.fixture(autouse=True)
+def idle(monkeypatch):
+    """Masks are read in no time, whatever else runs here."""
+    monkeypatch.setattr(beginning, "mask_seconds", lambda train: 0.0)
+
+
 # Splits
 
 
@@ -370,7 +376,7 @@ def test_hours_in_which_nothing_can_be_trained_are_refused(tmp_path, monkeypatch
 def test_hours_that_a_busy_machine_needs_to_start_are_refused_before_anything_is_timed(tmp_path, monkeypatch):
     monkeypatch.setattr(beginning, "find_parts", None)
     config, began = made(hours=0.01).config, time.monotonic() - 19.0  # of 36 s
-    with pytest.raises(ConfigError, match=r"alone take about 3\.2 minutes here\. Give at least 0\.06"):
+    with pytest.raises(ConfigError, match=r"alone take about 3\.8 minutes here\. Give at least 0\.08"):
         beginning.begin(config, tmp_path, began, None, None, ALONE, Silent())
 
 
@@ -382,9 +388,23 @@ def test_a_delivery_takes_as_long_as_this_machine_needs_now(tmp_path, monkeypatc
         began = time.monotonic() - start_up
         plan = beginning.begin(config, tmp_path, began, None, None, ALONE, Silent())
         tested = 0.01 * len(open_dataset("shapes", "test"))
-        assert plan.delivering == pytest.approx(2.5 * an_export + tested, abs=3.0)
+        assert plan.delivering == pytest.approx(3.5 * an_export + tested, abs=3.0)
         assert plan.ending > plan.delivering + 0.05 * 3600 * 0.3
         assert read_plan(tmp_path / "plan.json") == plan
+
+
+def test_a_start_takes_as_long_as_opening_and_reading_masks_takes_here(tmp_path, monkeypatch):
+    toml = write_yard(tmp_path / "yard", splits=SPLITS)  # 18, 6 and 6 images
+    monkeypatch.setattr(beginning, "time_candidate", lambda name, *rest: Measured(timing(*name[:2], 10.0), 1.0))
+    monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.5, 8, 20.0))
+    monkeypatch.setattr(beginning, "mask_seconds", lambda train: 2.0)
+    plan = beginning.begin(made(toml).config, tmp_path, time.monotonic(), None, None, ALONE, Silent())
+    assert (plan.validating, plan.opening) == (20.0 + 6 * 0.5, 12 * 0.0075 + 18 * 2.0)
+
+    data, now = open_dataset(str(toml), "train"), [0.0]
+    monkeypatch.setattr(parts_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(type(data), "label", lambda self, index: now.append(now.pop() + 1 + (index == 17)))
+    assert parts_module.mask_seconds(data) == 9 / 8
 
 
 def test_timing_candidates_ends_with_the_hours(tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ from featherseg.fitting.candidates import (
 from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.feasible import TIMING, calibration_of, image_of, no_candidate, time_offers
 from featherseg.fitting.latency import Timing, here, require_format, time_candidate
-from featherseg.fitting.parts import find_parts, look_at, refuse_copies
+from featherseg.fitting.parts import find_parts, look_at, mask_seconds, refuse_copies
 from featherseg.fitting.plan import Candidate, make_plan, rung_sizes
 from featherseg.fitting.record import FitConfig, Made, Parts
 from featherseg.fitting.trials import Workers, found_by
@@ -52,11 +52,12 @@ take before that, so that it is."""
 
 
 class Pace(NamedTuple):
-    """Seconds of a step of training and of an image of validation, and the images of such a step."""
+    """Seconds of a step of training and of an image of validation, the images of such a step, seconds of the start."""
 
     step: float
     an_image: float
     batch_size: int
+    start: float = 0.0
 
 
 OVER_MEMORY = (ConfigError, torch.OutOfMemoryError)
@@ -66,13 +67,15 @@ VALIDATING, LEAST_SCORED = 0.03, 20
 """The share of the time that a validation may take, and the images that it has in any case."""
 
 STARTING, AN_IMAGE = 3.0, 0.0075
-"""Seconds before the first step of a training, and of one that goes on; for the former also so many an image."""
+"""Seconds before the first step of a training, and of one that goes on, at least; for the former also so many an image,
+or what reading a mask takes here."""
 
 EXPORTING = 48.0
 """Seconds that export and timings of the last one are given at least."""
 
-DELIVERING = 2.5
-"""Times as long as writing and timing an untrained file once: its export, three timings, the pages."""
+DELIVERING = 3.5
+"""Times as long as writing and timing an untrained file once: its export, three timings, the pages (at a load of 10 on
+two cores 128 s, 3 times 28 s and 3 s, where writing and timing had taken 57 s)."""
 
 STARTS = 2.0
 """Times as long as this program took to start: writing and timing a file once (10 s after 5 s of start on an idle
@@ -179,7 +182,7 @@ def begin(
 
     # What a step of those takes that may train, and `each` image of a validation
     waiting = in_line([_candidate(timing, config) for timing in feasible], image_size)
-    timed, each = _time_steps(waiting, pace, ends, workers.at_once, reporter)
+    timed, each, start = _time_steps(waiting, pace, ends, workers.at_once, reporter)
 
     # What is kept for the end: export, timings of the file, the scores; and of validation images as many as time allows
     tested = 0 if test is None else len(test)
@@ -199,7 +202,8 @@ def begin(
         reporter.message(f"{few} of {len(val)} validation images are scored in training: all would take too long")
 
     # What all trainings take beside their steps; hours in which not even one step is left are refused
-    validating, opening = STARTING + each * min(few, len(val)), AN_IMAGE * (len(train) + len(val) + tested)
+    validating = max(STARTING, start) + each * min(few, len(val))
+    opening = AN_IMAGE * (len(val) + tested) + max(AN_IMAGE, mask_seconds(train)) * len(train)
     turns = [math.ceil(number / workers.at_once) for number in rung_sizes(len(timed))]
     beside = (2 + sum(turns)) * validating + (turns or [1])[0] * opening
     _refuse_short(config, began, delivering + 2 * validating + opening + timed[0].step_seconds)
@@ -307,17 +311,18 @@ def _time_steps(
     ends: float,
     at_once: int,
     reporter: Reporter,
-) -> tuple[list[Candidate], float]:
-    """Time the steps of those that a plan up to `ends` would train; -> (they, seconds of an image of validation).
+) -> tuple[list[Candidate], float, float]:
+    """Time the steps of those that a plan up to `ends` would train; -> (they, seconds of an image of validation, those
+    of a start).
 
     waiting: the best guess first. Who needs more memory than there is leaves it, and the others move up; raises
     ConfigError where nobody is left.
     """
-    timed, each = list[Candidate](), 0.0
+    timed, each, start = list[Candidate](), 0.0, 0.0
     while not timed or len(timed) < _compared([*timed, *waiting[len(timed) :]], ends, at_once):
         candidate = waiting[len(timed)]
         try:
-            step, validation, batch = pace(candidate)
+            step, validation, batch, starting = pace(candidate)
         except OVER_MEMORY as error:
             waiting.remove(candidate)
             reporter.message(f"{candidate.name} is dropped: {found_by(error)}")
@@ -328,9 +333,9 @@ def _time_steps(
                 ) from error
             continue
         timed.append(replace(candidate, step_seconds=step, batch_size=batch))
-        each = max(each, validation)
+        each, start = max(each, validation), max(start, starting)
         reporter.message(f"{candidate.name}: {candidate.latency_ms:.1f} ms, a step of training takes {step:.2f} s")
-    return timed, each
+    return timed, each, start
 
 
 def _compared(waiting: list[Candidate], ends: float, at_once: int) -> int:
@@ -348,8 +353,9 @@ def _pace(
     reporter: Reporter,
 ) -> Pace:
     """What steps and validations take with so many threads. Raises OVER_MEMORY where there is no room for them."""
-    seconds = min(MOST_TIMED, STEPS_TIMED * 3600 * config.hours)
+    seconds, began = min(MOST_TIMED, STEPS_TIMED * 3600 * config.hours), time.monotonic()
     recipe, (train, val), model = _opened(candidate, config, parts, image_size, size)
+    start = time.monotonic() - began
     estimate = estimate_memory(model, recipe, largest_size(val))
     recipe = resolve_batch_size(recipe, estimate, len(train), lambda text: None)
     check_memory(estimate, recipe, lambda text: None)
@@ -357,7 +363,7 @@ def _pace(
     reporter.progress(f"timing the steps of {candidate.name}", 0, None)
     with torch_threads(threads):
         step, an_image = time_step(recipe, model, train, None, seconds), time_validation(model, recipe, val)[1]
-    return Pace(step, an_image, recipe.train.batch_size)
+    return Pace(step, an_image, recipe.train.batch_size, start)
 
 
 def _opened(
