@@ -169,6 +169,13 @@ def test_a_jpeg_2000_that_makes_its_decoder_allocate_is_refused_from_its_markers
     assert bounded(io.BytesIO(with_style(tile=512, precinct=8)), "a.j2k", MANY).tell() == 0
 
 
+def test_a_jpeg_2000_that_declares_another_size_than_its_data_have_is_refused():
+    content = bytearray(saved(RGB, "JPEG2000"))
+    struct.pack_into(">II", content, content.index(b"ihdr") + 4, 4, 4)
+    with pytest.raises(DataError, match="declares another size"):
+        image_size(EncodedImage(bytes(content), "a.jp2"))
+
+
 def test_a_jpeg_2000_of_five_channels_is_named():
     with pytest.raises(DataError, match=r"has 5 channels, which are not read from JPEG 2000\. Save it as TIFF"):
         read_image(EncodedImage(with_style(components=5)))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
 from featherseg.core.errors import DataError
-from featherseg.data.header_limits import SEGMENT_STEPS, Steps, number, too_large
+from featherseg.data.header_limits import SEGMENT_STEPS, Steps, boxes, number, too_large
 
 MOST_META = 2**24
 """Bytes of the box that lists a file's images; an image of 64 tiles has 10 kB."""
@@ -23,7 +23,7 @@ Boxes = Iterator[tuple[bytes, bytes]]
 
 def check_avif(file: BinaryIO, steps: Steps, max_pixels: int) -> None:
     """Raise TooLarge where AV1 images are much larger than declared, DataError for an animation."""
-    meta = _top_level(file, steps)
+    meta = _meta(file, steps)
     parts = dict(_boxes(meta[4:], steps))
     declared = 0
     for kind, body in _boxes(dict(_boxes(parts.get(b"iprp", b""), steps)).get(b"ipco", b""), steps):
@@ -48,28 +48,18 @@ def check_avif(file: BinaryIO, steps: Steps, max_pixels: int) -> None:
                 raise too_large(steps.name, found, f"{limit:,} pixels for what it declares")
 
 
-def _top_level(file: BinaryIO, steps: Steps) -> bytes:
-    """The body of the box `meta`."""
-    place, meta = 0, b""
-    while True:
-        steps.take(SEGMENT_STEPS)
-        file.seek(place)
-        head = file.read(16)
-        if len(head) < 8:
-            return meta
-        length, kind = struct.unpack_from(">I4s", head)
-        inside = 16 if length == 1 else 8
-        length = number(head[8:16]) if length == 1 else length
+def _meta(file: BinaryIO, steps: Steps) -> bytes:
+    """The body of the first box `meta`."""
+    found = None
+    for kind, place, length in boxes(file, steps):
         if kind in (b"moov", b"moof"):
             raise DataError(f"{steps.name} is an animation, which is not read from AVIF. Save one image of it.")
-        if kind == b"meta" and not meta:
-            if length > MOST_META:
+        if kind == b"meta" and found is None:
+            if (length or 0) > MOST_META:
                 raise too_large(steps.name, f"a list of images of {length:,} bytes", f"{MOST_META:,}")
-            file.seek(place + inside)
-            meta = file.read(max(0, (length or MOST_META) - inside))
-        if not inside <= length < 2**62:
-            return meta
-        place += length
+            file.seek(place)
+            found = file.read(MOST_META if length is None else length)
+    return found or b""
 
 
 def _boxes(content: bytes, steps: Steps) -> Boxes:

@@ -1,6 +1,9 @@
 """What reading a header may cost, whatever the format."""
 
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from featherseg.core.errors import TooLarge
 
@@ -31,3 +34,23 @@ def number(big_endian: bytes) -> int:
 
 def too_large(name: str, found: str, limit: str) -> TooLarge:
     return TooLarge(f"{name} is too large: it holds {found}, the limit is {limit}. Save it again with another program.")
+
+
+def boxes(file: BinaryIO, steps: Steps) -> Iterator[tuple[bytes, int, int | None]]:
+    """(type, place of the content, its bytes or None for all that is left) of each box of an ISO media file."""
+    place = 0
+    while True:
+        steps.take(SEGMENT_STEPS)
+        file.seek(place)
+        head = file.read(16)
+        if len(head) < 8:
+            return
+        length, kind = struct.unpack_from(">I4s", head)
+        inside = 16 if length == 1 else 8
+        length = number(head[8:16]) if length == 1 else length
+        if length == 0:
+            yield kind, place + inside, None
+        if not inside <= length < 2**62:
+            return
+        yield kind, place + inside, length - inside
+        place += length

@@ -333,7 +333,8 @@ def _banded(path: Source) -> BandedTiff | None:
     """The page of a TIFF whose bands Pillow does not all read; None of any other file. Raises as `read_image` does."""
     with _faults(path), _file(path) as file:
         tiff = banded_tiff(file, str(path), MAX_PIXELS)
-        return None if tiff is None or (tiff.alpha and not tiff.planar) else tiff
+        alpha = tiff is not None and tiff.alpha and not (tiff.planar and tiff.depth == 16)
+        return None if alpha else tiff
 
 
 def _decode_grey(content: bytes, name: str) -> np.ndarray:

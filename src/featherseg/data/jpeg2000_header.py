@@ -1,11 +1,13 @@
 """What a JPEG 2000 file makes its decoder allocate, read from its markers (ISO/IEC 15444-1, annexes A, B and I)."""
 
+import os
 import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from featherseg.core.errors import DataError
-from featherseg.data.header_limits import SEGMENT_STEPS, Steps, number, too_large
+from featherseg.core.types import Size
+from featherseg.data.header_limits import SEGMENT_STEPS, Steps, boxes, number, too_large
 
 MOST_TILES = 4096
 """OpenJPEG keeps some 10 kB of each; satellites' images of 10,980 x 10,980 pixels have 121."""
@@ -25,11 +27,16 @@ _SIZ, _COD, _COC, _SOT, _SOD, _EOC = 0xFF51, 0xFF52, 0xFF53, 0xFF90, 0xFF93, 0xF
 def check_jpeg2000(file: BinaryIO, steps: Steps, max_pixels: int) -> None:
     """Raise TooLarge where decoding takes far more than the pixels, DataError for what Pillow reads wrongly."""
     tile, components, layers = (0, 0), 0, 1
-    for marker, body in _markers(file, _codestream(file, steps), steps):
+    place, declared = _codestream(file, steps)
+    for marker, body in _markers(file, place, steps):
         if marker == _SIZ and len(body) >= 36:
             _, *sides, components = struct.unpack_from(">H8IH", body)
             right, bottom, left, top, tile_width, tile_height, tile_left, tile_top = sides
             width, height = right - left, bottom - top
+            if declared not in (None, (height, width)):
+                raise DataError(
+                    f"{steps.name} cannot be read: it declares another size than its data have. Replace it."
+                )
             if width * height > max_pixels:
                 raise too_large(steps.name, f"an image of {height}x{width} (height x width)", f"{max_pixels:,} pixels")
             across, down = (
@@ -85,26 +92,20 @@ def _check_style(
         raise too_large(name, f"{packets:,} packets in a tile", f"{MOST_PACKETS:,}")
 
 
-def _codestream(file: BinaryIO, steps: Steps) -> int:
-    """Where the codestream begins: at once, or in the first box jp2c (I.4)."""
+def _codestream(file: BinaryIO, steps: Steps) -> tuple[int, Size | None]:
+    """Where the codestream begins, at once or in the first box jp2c, and the (height, width) declared before (I.4)."""
     file.seek(0)
-    place = 0
     if file.read(4) == b"\xff\x4f\xff\x51":
-        return place
-    while True:
-        steps.take(SEGMENT_STEPS)
-        file.seek(place)
-        head = file.read(16)
-        if len(head) < 8:
-            return place
-        length, kind = struct.unpack_from(">I4s", head)
-        inside = 16 if length == 1 else 8
+        return 0, None
+    declared = None
+    for kind, place, _ in boxes(file, steps):
         if kind == b"jp2c":
-            return place + inside
-        length = number(head[8:16]) if length == 1 else length
-        if not inside <= length < 2**62:
-            return place
-        place += length
+            return place, declared
+        if kind == b"jp2h":  # whose first box is ihdr
+            file.seek(place)
+            head = file.read(16)
+            declared = struct.unpack_from(">II", head, 8) if head[4:8] == b"ihdr" and len(head) == 16 else (0, 0)
+    return file.seek(0, os.SEEK_END), None
 
 
 def _markers(file: BinaryIO, place: int, steps: Steps) -> Iterator[tuple[int, bytes]]:
