@@ -160,7 +160,9 @@ class Output:
         So it does where images were predicted with other settings. DataError where panoptic.json, which goes on listing
         earlier images, cannot be read or has other classes.
         """
-        if predictor.runtime.panoptic and self.files and not self.submission:
+        if not self.files:
+            return
+        if predictor.runtime.panoptic and not self.submission:
             self.panoptic = PanopticOutput(self.folder, predictor.runtime.classes)
         if self.settings.probabilities:
             check_soft(predictor.runtime)
@@ -242,10 +244,9 @@ class Output:
         first, *others = self.file_names(image.name)
         mask = first if self.submission else result.file_names(image.name)[0]
         self._put([self.folder / file for file in (mask, *others)])
-        for earlier in {first, *self.other_mask(image.name, image.file)} - {
-            mask
-        }:  # when the image had no place, or one
-            (self.folder / earlier).unlink(missing_ok=True)
+        of_another_kind = {first, *self.other_mask(image.name, image.file)} - {mask}  # the image had a place, or none
+        for file in of_another_kind:
+            (self.folder / file).unlink(missing_ok=True)
         self._together.append(image)
         if ends_group:
             self.record.add(self._together)
