@@ -71,7 +71,7 @@ def check(
         raise ConfigError("--classes-from-folders and --groups-from-folders exclude each other. Leave out one of them.")
     console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     try:
-        with progress_bar(console) as progress:
+        with progress_bar(Console(stderr=True)) as progress:
             report = featherseg.check(
                 data,
                 data_root,

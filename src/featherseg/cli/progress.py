@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,14 +12,36 @@ if TYPE_CHECKING:
     from featherseg.core.types import Progress
 
 
+LINE_SECONDS = 10
+"""Seconds between two lines where there is no terminal."""
+
+
 @contextmanager
 def progress_bar(console: Console) -> Iterator[Progress]:
-    """A bar on a terminal, gone when the work is done; silent elsewhere."""
+    """A bar on a terminal, gone when the work is done; elsewhere a line on stderr every ten seconds."""
     from rich.markup import escape
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
+    if not console.is_terminal:
+        yield _lines()
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
         yield lambda doing, done, total: bar.update(task, description=escape(doing), completed=done, total=total)
+
+
+def _lines() -> Progress:
+    """A progress that prints lines on stderr."""
+    from featherseg.cli.terminal import Console
+
+    console, last = Console(stderr=True, highlight=False, markup=False, soft_wrap=True), time.monotonic()
+
+    def tell(doing: str, done: int, total: int | None) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_SECONDS:
+            console.print(f"{doing}: {done}{f' of {total}' if total else ''}")
+            last = time.monotonic()
+
+    return tell

@@ -80,7 +80,7 @@ SHOWN_CLASSES = 10
 """How many classes without a pixel a note names."""
 
 VEILED = "with one colour both opaque and transparent, which is one class as alpha is not read"
-"""What is said of masks for which `veiled_color` finds one."""
+"""What is said of masks with such a colour."""
 
 BESIDE = 0.05
 """The part of a split that may stand beside an image of train: ends of clips do, and do not matter."""
@@ -482,16 +482,9 @@ def _notes(
         for what in (what for what in TOLD if what in entry.unused):
             notes += _named(f"{split}: images {TOLD[what]}", entry.unused[what])
     notes += _range_notes(report)
-    looks = {image.key: image.look for pool in pools.values() for image in pool}
-    groups = listing.groups if isinstance(listing, FolderListing) else None
-    sequences = sequences_of(looks, groups).values()
-    frames = groups is not None or neighbours_look_alike([[looks[key] for key in own] for own in sequences])
     lacking = [*notes, *(fault.text for fault in report.faults if fault.kind == "classes")]
-    if (
-        not frames
-        and listing.how_split.startswith(("by sequence", "by time"))
-        and any("no pixel of" in text for text in lacking)
-    ):
+    by_sequence = listing.how_split.startswith(("by sequence", "by time"))
+    if by_sequence and any("no pixel of" in text for text in lacking) and not _are_frames(listing, pools):
         notes.append(
             "splits by fraction keep sequences together, but here neighbours look no more alike than other images: "
             'for photographs that are no frames of one video put split_by = "image" into dataset.toml'
@@ -509,8 +502,11 @@ def _notes(
         said = "links to folders are not followed: name what they lead to as a [[source]] in dataset.toml"
         notes += _named(said, [str(link) for link in listing.links])
     keys = {split: [pair.key for pair in pairs] for split, pairs in listing.splits.items()}
-    for split, beside in neighbours(keys, listing.unlisted, groups).items() if frames else ():
-        if beside > BESIDE * len(keys[split]):
+    groups = listing.groups if isinstance(listing, FolderListing) else None
+    beside_train = neighbours(keys, listing.unlisted, groups).items()
+    many = {split: beside for split, beside in beside_train if beside > BESIDE * len(keys[split])}
+    if many and _are_frames(listing, pools):
+        for split, beside in many.items():
             notes.append(
                 f"{split}: {beside} of {counted(len(keys[split]), 'image')} stand beside one of train, by their "
                 "names, and neighbours look alike: scores will be too high. Splits by share keep sequences together, "
@@ -531,6 +527,14 @@ def _range_notes(report: CheckReport) -> list[str]:
     ]
     beyond = [f"{split} ({value:,})" for split, value in largest.items() if value >= used]
     return [*notes, f"values above that range: {', '.join(beyond)}"] if beyond else notes
+
+
+def _are_frames(listing: Listing, pools: Mapping[str, Sequence[PoolImage]]) -> bool:
+    """Whether images whose numbers follow one another look alike, or `groups` says what belongs together."""
+    if isinstance(listing, FolderListing) and listing.groups is not None:
+        return True
+    looks = {image.key: image.look for pool in pools.values() for image in pool}
+    return neighbours_look_alike([[looks[key] for key in own] for own in sequences_of(looks).values()])
 
 
 def _alike_notes(report: CheckReport, alike: Lookalikes) -> list[str]:

@@ -1,8 +1,10 @@
 """What the pixels of a dataset's files contain: each file is decoded once, on all cores, and only facts are kept."""
 
 import hashlib
+import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -15,8 +17,8 @@ from featherseg.core.errors import DataError
 from featherseg.core.machine import usable_cores
 from featherseg.core.types import Color, Size
 from featherseg.data.image_range import ChannelRange, channel_ranges
-from featherseg.data.images import exif_turn, is_lossy, mask_palette, read_image, read_mask, veiled_color
-from featherseg.data.lookalikes import Look, look_of
+from featherseg.data.images import exif_turn, is_lossy, mask_colors, read_image, read_mask
+from featherseg.data.lookalikes import Look, look_of, seen_rows
 from featherseg.data.unused_parts import OF_PIXELS, unused_parts
 
 AHEAD = 4
@@ -51,8 +53,8 @@ class MaskFacts:
     """Facts of one mask. `values` (N,) are its raw values in ascending order, colours as 0xRRGGBB.
 
     For each value, `pixels` (N,) counts its pixels, `alike` (N,) those whose right neighbour has the same value, and
-    `flat` (N,) those whose right and lower neighbours have it (of lossy files alone, else 0). `veiled` is as for
-    `images.veiled_color`, `palette` as for `images.mask_palette`.
+    `flat` (N,) those whose right and lower neighbours have it (of lossy files alone, else 0).
+    `palette` and `veiled` are as for `images.mask_colors`.
     """
 
     size: Size
@@ -139,14 +141,15 @@ class FileFacts:
         return facts, raw
 
     def _facts_of(self, path: Path, raw: np.ndarray) -> MaskFacts:
-        lossy, palette = is_lossy(path), tuple(mask_palette(path)) if raw.ndim == 2 else ()
+        lossy, (colors, veiled) = is_lossy(path), mask_colors(path)
+        palette = tuple(colors) if raw.ndim == 2 else ()
         return MaskFacts(
             size=(raw.shape[0], raw.shape[1]),
             dtype=raw.dtype,
             colored=raw.ndim == 3,
             table=count_values(raw, flat=lossy),
             lossy=lossy,
-            veiled=veiled_color(path),
+            veiled=veiled,
             palette=self._palettes.setdefault(palette, palette),
         )
 
@@ -160,14 +163,15 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
     if cores == 1:
         yield from map(function, left)
         return
-    pool = ThreadPoolExecutor(cores)
-    try:
-        waiting: list[Future[Result]] = [pool.submit(function, item) for item in islice(left, AHEAD * cores)]
-        while waiting:
-            yield waiting.pop(0).result()
-            waiting += [pool.submit(function, item) for item in islice(left, 1)]
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with warnings.catch_warnings():  # those that each thread saves while it decodes may be another one's
+        pool = ThreadPoolExecutor(cores)
+        try:
+            waiting = deque(pool.submit(function, item) for item in islice(left, AHEAD * cores))
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(function, item) for item in islice(left, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def count_values(raw: np.ndarray, flat: bool = False) -> np.ndarray:
@@ -201,7 +205,8 @@ def _image_facts(path: Path, channels: int) -> ImageFacts:
     digest = hashlib.sha256(f"{image.shape} {image.dtype}".encode())
     digest.update(image.data)
     bits, turned = 8 * image.dtype.itemsize, exif_turn(path) is not None
-    ranges, unused = channel_ranges(image), OF_PIXELS & unused_parts(path, channels)[1]
+    ranges = channel_ranges(seen_rows(image) if bits == 8 else image)  # of 8 bits an estimate will do
+    unused = OF_PIXELS & unused_parts(path, channels)[1]
     return ImageFacts(image.shape[:2], bits, turned, digest.digest()[:16], look_of(image), ranges, unused)
 
 

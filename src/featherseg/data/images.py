@@ -288,26 +288,33 @@ def read_mask(path: Path, colors: bool = False) -> np.ndarray:
         return raw.astype(np.uint8) if raw.dtype == bool else _native(raw)
 
 
-def veiled_color(path: Path) -> Color | None:
-    """A colour that a mask has both opaque and wholly transparent, which as alpha is dropped are one; else None."""
+def mask_colors(path: Path) -> tuple[list[Color], Color | None]:
+    """The colours that the file of a mask gives its values, and a colour that is both opaque and transparent.
+
+    The first are empty if it is no palette image. The second is None without such a colour: as alpha is dropped, its
+    pixels are one class.
+    """
     if path.suffix == MATLAB_SUFFIX:
-        return None
+        return [], None
     with _opened(path) as image:
+        if image.mode == "P":
+            return _palette(image), None
         if image.mode not in ("RGBA", "LA", "PA"):
-            return None
+            return [], None
         *bands, alpha = np.moveaxis(np.array(image.convert("RGBA"), np.int32), 2, 0)  # (H, W) each
     values = bands[0] << 16 | bands[1] << 8 | bands[2]
     both = np.intersect1d(values[alpha == 0], values[alpha == 255])
-    return (int(both[0]) >> 16, int(both[0]) >> 8 & 255, int(both[0]) & 255) if len(both) else None
+    return [], (int(both[0]) >> 16, int(both[0]) >> 8 & 255, int(both[0]) & 255) if len(both) else None
 
 
-def mask_palette(path: Path) -> list[Color]:
-    """The colours that the file of a mask gives its values; empty where it is no palette image."""
-    if path.suffix == MATLAB_SUFFIX:
-        return []
-    with _opened(path) as image:
-        bands = image.getpalette("RGB") if image.mode == "P" else None
-    return list(zip(bands[::3], bands[1::3], bands[2::3], strict=True)) if bands else []
+def _palette(image: Image.Image) -> list[Color]:
+    """The colours of a palette image; those of a PNG stand before its pixels, which are not decoded for them."""
+    palette = image.palette
+    if palette is not None and palette.rawmode == "RGB" and image.format == "PNG":
+        bands = list(bytes(palette.palette))
+    else:
+        bands = image.getpalette("RGB") or []
+    return list(zip(bands[::3], bands[1::3], bands[2::3], strict=True))
 
 
 def image_channels(path: Path) -> int:
