@@ -57,7 +57,7 @@ def folder(tmp_path):
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
     for i in range(12):
-        photo = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        photo = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
         mask = np.zeros((48, 64), np.uint8)
         mask[i : i + 20, 5:30] = 255
         Image.fromarray(photo).save(tmp_path / f"images/{i:03}.png")

@@ -310,7 +310,7 @@ def mask_colors(path: Path) -> tuple[list[Color], Color | None]:
 def _palette(image: Image.Image) -> list[Color]:
     """The colours of a palette image; those of a PNG stand before its pixels, which are not decoded for them."""
     palette = image.palette
-    if palette is not None and palette.rawmode == "RGB" and image.format == "PNG":
+    if palette is not None and palette.mode == "RGB" and palette.rawmode is None and image.format == "PNG":
         bands = list(bytes(palette.palette))
     else:
         bands = image.getpalette("RGB") or []

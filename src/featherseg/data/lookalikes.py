@@ -121,8 +121,8 @@ ROWS = 512
 REACH = 4
 """How far apart in order neighbours are compared: cameras that take turns have a neighbour at 2, 3 or 4."""
 
-MOVED = 2
-"""How far, in 1/16 of the image, neighbours may be moved against each other."""
+MOVES = (-2, 0, 2)
+"""How far, in 1/16 of the image, neighbours are moved against each other."""
 
 COMPARED = 400
 """Pairs of neighbours, and of images drawn at random, that are compared at each distance."""
@@ -224,7 +224,7 @@ def neighbours_look_alike(sequences: Sequence[Sequence[Look | None]]) -> bool:
 def _likeness(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """The correlation of each pair (P, 2) of images (M, SIDE, SIDE), moved so that it is largest: cameras turn."""
     most = np.full(len(pairs), -1.0)
-    for down, right in product(range(-MOVED, MOVED + 1), repeat=2):
+    for down, right in product(MOVES, repeat=2):
         one, other = (
             _unit(
                 images[pairs[:, side], max(0, y) : SIDE + min(0, y), max(0, x) : SIDE + min(0, x)].reshape(

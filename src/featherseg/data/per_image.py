@@ -17,6 +17,10 @@ MOST_FILES = 1000
 """Files of one folder above which it is none of one image."""
 
 
+MOST_ROLES = 32
+"""Files of one image, unless there are more folders, above which folders are none of one image."""
+
+
 @dataclass
 class _Role:
     """What a name has beside that of its folder ("_RAW"; "image" where it has nothing of it), and the files so called.
@@ -58,6 +62,8 @@ def _by_roles(tree: ImageTree, folder: str, children: Sequence[str]) -> list[Fol
     if len(roles) < 2:
         return []
     constant = [role for role in roles if role.count > 1]
+    if len(constant) > max(MOST_ROLES, len(own)):  # images/ and masks/ with a file for each image
+        return []
     images = [role for role in constant if role.count >= MOSTLY * len(own) and not role.is_mask(tree)]
     if len(images) > 1:
         images = [role for role in images if names_image(role.text)] or images
