@@ -6,7 +6,7 @@ from featherseg.cli.terminal import Console
 
 def test_without_a_terminal_a_line_is_printed_every_ten_seconds(monkeypatch, capsys):
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "monotonic", lambda: now[0])
     with progress.progress_bar(Console()) as tell:
         for second in range(35):
             now[0] = 100.0 + second

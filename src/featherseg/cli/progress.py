@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ def _lines() -> Progress:
     """A progress that prints lines on stderr."""
     from featherseg.cli.terminal import Console
 
-    console, last = Console(stderr=True, highlight=False, markup=False, soft_wrap=True), time.monotonic()
+    console, last = Console(stderr=True, highlight=False, markup=False, soft_wrap=True), monotonic()
 
     def tell(doing: str, done: int, total: int | None) -> None:
         nonlocal last
-        if time.monotonic() - last >= LINE_SECONDS:
+        if monotonic() - last >= LINE_SECONDS:
             console.print(f"{doing}: {done}{f' of {total}' if total else ''}")
-            last = time.monotonic()
+            last = monotonic()
 
     return tell
