@@ -176,7 +176,7 @@ def begin(
             )
     an_export = max(median(exports or [0.0]), start_up)  # kept ones may be of a machine with less to do
     feasible = [t for t in timings if t.keeps(*config.limits)]
-    if not feasible:
+    if not feasible and time.monotonic() < ends:  # else one that was not timed may keep the limit
         raise no_candidate(config, timings)
     _refuse_short(config, began, DELIVERING * an_export + 2 * STARTING)
 

@@ -127,7 +127,8 @@ def fit(
             images, a tenth of the training images becomes each.
         max_ms: What `Predictor` may take from a decoded image to its mask, in milliseconds.
         out: The folder to write, in the end a run folder; must be new, except with `resume`.
-        hours: From start to end, kept within 10 %; with `resume` more than before train the chosen model for longer.
+        hours: From start to end, kept within 10 % unless the machine gets busy at the very end; with `resume` more than
+            before train the chosen model for longer.
         format: Of the exported file, a key of `exporters.EXPORTERS` that is run here; default: onnx.
         image_size: (height, width) of the images that will be predicted; default: that of a typical training image.
         latency: The latency.json of another device, as the script of `featherseg fit --measure -o bundle.zip` writes it
