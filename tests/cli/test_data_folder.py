@@ -1,4 +1,4 @@
-"""A folder where a dataset is named: every verb says how it becomes one, and what a misspelled name may mean."""
+"""A folder where a dataset is named: every verb says what it lacks, and what a misspelled name may mean."""
 
 import json
 import re
@@ -41,8 +41,11 @@ def place(tmp_path, monkeypatch, lawn_run):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_folder_without_a_dataset_toml_is_sent_to_check(place, command):
-    assert re.search(r"featherseg check /\S*bare --write", refusal(command.format("bare")))
+def test_a_folder_that_is_no_dataset_is_not_sent_to_check(place, command):
+    """Which would find no more."""
+    text = refusal(command.format("bare"))
+    assert re.match(r"/\S*bare has no dataset\.toml, and none can be proposed\. /\S*bare has no images", text)
+    assert "featherseg check" not in text
 
 
 @pytest.mark.parametrize("data", ["lawn", "lawn/", "./lawn/dataset.toml"])

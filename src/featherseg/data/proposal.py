@@ -409,7 +409,7 @@ def _color_list(folder: Path, masks: Sequence[str]) -> Path | None:
 def _files_above(folder: Path, masks: Sequence[str]) -> Iterator[list[Path]]:
     """The files beside the masks, and of each folder above these, as far as it lies in `folder`."""
     places = [up for top in masks for up in (folder / top, *(folder / top).parents) if up.is_relative_to(folder)]
-    for place in dict.fromkeys(places):
+    for place in dict.fromkeys(place for place in places if place.is_dir()):  # a place may be a pattern: data/*/masks
         yield sorted(path for path in place.iterdir() if path.is_file())
 
 
