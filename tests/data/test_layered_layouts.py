@@ -74,6 +74,23 @@ def test_splits_as_folders_with_a_mask_for_each_class(tmp_path):
     assert written(tmp_path).images == "*/images"
 
 
+def test_folders_of_images_with_layers_are_groups(tmp_path):
+    for patient in range(5):
+        top = tmp_path / f"data/patient{patient}"
+        for number in range(4):
+            save(top / f"slice_{number}.png", photo(10 * patient + number))
+            for name, (left, side) in (("eye", EYE), ("nose", NOSE)):
+                save(top / f"slice_{number}_{name}.png", square(number, left, side))
+    report = checked(tmp_path)
+    assert report["classes"] == ["background", "eye", "nose"]
+    train, val = (open_dataset(str(tmp_path), split).keys for split in ("train", "val"))
+    assert len(train) + len(val) == 20
+    assert not {key.partition("/")[0] for key in train} & {key.partition("/")[0] for key in val}
+    for reading in report["other_readings"]:
+        parts = sum(part["images"] for part in checked(tmp_path, *shlex.split(reading["options"]))["splits"].values())
+        assert parts == 20
+
+
 def test_one_of_several_masks_is_taken_alone(tmp_path):
     make(tmp_path, "images/{name}.jpg", "masks/eye/{name}.png", "masks/nose/{name}.png")
     checked(tmp_path)

@@ -90,7 +90,8 @@ def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
         given = Path(os.path.abspath(masks))
         wanted = os.path.relpath(given, folder) if given.is_relative_to(os.path.abspath(folder)) else masks.rstrip("/")
         known = ", ".join(sorted({pair.masks for pair in found})) or "none"
-        found = [pair for pair in found if wanted in (pair.masks, pair.masks.rpartition("/")[2], pair.mask_pattern)]
+        ends = f"/{wanted}"
+        found = [pair for pair in found if f"/{pair.masks}".endswith(ends) or f"/{pair.mask_pattern}".endswith(ends)]
         if not found:
             raise DataNotFound(f"{folder} has no masks in {masks}. Folders of masks found: {known}.")
     if not found:

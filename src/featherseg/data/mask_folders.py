@@ -4,6 +4,7 @@ Their names do not tell which. A folder that is named as normal and holds nothin
 folders that are classes. Otherwise the user is asked.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
@@ -105,7 +106,7 @@ def read_folders(
     if wanted is not None and wanted not in get_args(FoldersAs):
         raise unknown("meaning of folders", wanted, get_args(FoldersAs))
     plain = tuple(SourceTable(images=pair.images, masks=pair.masks) for pair in reading.pairs)
-    levels, inside = _levels(reading, values), values.inside
+    levels, inside = _levels(reading, values, layered), values.inside
     if wanted and not levels:
         raise ConfigError(
             f"the images with masks in {folder} lie in one folder ({plain[0].images}), or in folders called as splits: "
@@ -197,11 +198,13 @@ def _question(folder: Path, level: _Level, command: str) -> AmbiguousData:
     )
 
 
-def _levels(reading: Reading, values: MaskValues) -> list[_Level]:
+def _levels(reading: Reading, values: MaskValues, layered: bool) -> list[_Level]:
     """The parts of the images' paths in which folders differ that are not all called as splits, the outermost first."""
     pairs = reading.pairs
     paths = {place: _parts(_inside(pairs[place[0]].images, place[1])) for place in values.images}
     own = 0 if len(pairs) > 1 else len(_parts(pairs[0].images))  # keys begin with the folder of images, where several
+    if layered and len(pairs) > 1:  # and of layers with what differs between these folders
+        own = len(list(filter(None, os.path.commonpath([pair.images for pair in pairs]).split(os.sep))))
     levels = []
     for depth in range(min(map(len, paths.values()), default=0)):
         columns = [{path[part] for path in paths.values()} for part in range(depth + 1)]

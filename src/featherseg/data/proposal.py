@@ -134,9 +134,8 @@ def propose(
     if layers is not None:
         values, names = layers.values, dict(layers.names)
         notes += layers.notes
-        others += [(f"the masks in {place} alone", f"--masks {shlex.quote(place)}") for place in layers.others]
     for other, of_other in rest:
-        if layers is not None and {other.pairs[0].mask_pattern, other.pairs[0].masks} & {*layers.others}:
+        if layers is not None and other.pairs[0].mask_pattern in layers.patterns:
             continue
         place = _masks_place(other, reading)
         what = f"the masks in {place} ({counted(of_other.classes, 'value')}) in place of {reading.pairs[0].masks}"
@@ -162,6 +161,9 @@ def propose(
     # What the values mean: a class each, or the class of their folder
     of_folders = read_folders(folder, reading, values, names, folders, write, layered=layers is not None)
     sources, names = of_folders.sources, dict(of_folders.names)
+    if layers is not None:
+        groups = " --groups-from-folders" * bool(of_folders.groups)
+        others += [(f"the masks in {place} alone", f"--masks {shlex.quote(place)}{groups}") for place in layers.others]
     of_folder = layers is not None or any(source.class_ for source in sources)
     hints = list(filter(None, [of_folders.hint]))
     if of_folder:

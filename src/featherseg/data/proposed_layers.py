@@ -1,5 +1,6 @@
 """Several binary masks of one image: whether they are classes that lie over one another, and in what order."""
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -57,14 +58,16 @@ SHOWN = 3
 class LayeredReading:
     """The keys of a dataset.toml for masks that lie over one another, their values together, and what to look at.
 
-    `names` are the names of values that are left to be used, `others` the masks that can be taken alone.
+    `names` are the names of values that are left to be used, `others` what --masks takes to read masks alone, whose
+    patterns are `patterns`.
     """
 
     tables: Mapping[str, Any]
     values: MaskValues
     names: Mapping[str, str]
     notes: Sequence[str]
-    others: Sequence[str]
+    others: Sequence[str] = ()
+    patterns: Sequence[str] = ()
 
     @property
     def classes(self) -> list[str]:
@@ -91,8 +94,13 @@ class _Kind:
 
     @property
     def pattern(self) -> str:
-        pair = self.reading.pairs[0]
-        return pair.masks if pair.mask_affix == ("", "") else pair.mask_pattern
+        """What --masks takes to read these alone."""
+        pair, masks = self.reading.pairs[0], [pair.masks for pair in self.reading.pairs]
+        place = pair.masks if pair.mask_affix == ("", "") else pair.mask_pattern
+        if len(masks) < 2:
+            return place
+        above = list(filter(None, os.path.commonpath(masks).split(os.sep)))
+        return "/".join(place.split("/")[len(above) + 1 :])  # what the folders have in common
 
 
 def read_layers(
@@ -151,7 +159,8 @@ def read_layers(
             tables["layer"][number]["optional"] = True
             notes.append(f"{said}, and every mask there has pixels of {label}: optional, as these images have none")
     rest = {key: name for key, name in names.items() if not any(key in _keys(kind) for kind in kinds)}
-    return LayeredReading(tables, _together(kinds), rest, notes, [kind.pattern for kind in kinds])
+    patterns = [kind.reading.pairs[0].mask_pattern for kind in kinds]
+    return LayeredReading(tables, _together(kinds), rest, notes, [kind.pattern for kind in kinds], patterns)
 
 
 def _objects(folder: Path, reading: Reading, values: MaskValues, names: Mapping[str, str]) -> LayeredReading | None:
@@ -184,7 +193,7 @@ def _objects(folder: Path, reading: Reading, values: MaskValues, names: Mapping[
         "are one region; --name 255=NAME names the class"
     )
     rest = {key: name for key, name in names.items() if key not in named}
-    return LayeredReading(tables, values, rest, [note], [])
+    return LayeredReading(tables, values, rest, [note])
 
 
 def _kinds(
