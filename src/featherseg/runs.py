@@ -8,6 +8,7 @@ card.md, evaluations.jsonl, examples/.
 import hashlib
 import logging
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from featherseg.core.errors import RunError, WeightsError, did_you_mean, near_pa
 from featherseg.core.files import FIT, FIT_LOCK, LOCK, PLAN, is_held, load_json, read_lines, write_bytes, write_json
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.old_names import with_loggers, with_new_names, with_old_split
+from featherseg.core.storage import refuse_address
 from featherseg.core.types import ClassInfo, Color
 from featherseg.core.wording import last_parts, marks
 from featherseg.hub import is_address, pull, pulled_from
@@ -305,9 +307,10 @@ def load_exactly(model: SegmentationModel, state: dict[str, Tensor], source: Pat
 
 def open_run(path: Path, own_model: SegmentationModel | None = None) -> Run:
     """Read a run folder's record. Raises RunError: no folder, half written, broken, or from a newer version."""
+    refuse_address(path)
     file = path / RESOLVED
     if path.is_file():
-        raise RunError(f"{path} is a file, expected a run folder, as `train` and `import` of featherseg write it.")
+        raise RunError(_no_run(path))
     if not path.is_dir():
         raise RunError(
             f"no run folder at {path}.{near_path(path)} Runs are written by `featherseg train ... --out {path}`."
@@ -319,7 +322,7 @@ def open_run(path: Path, own_model: SegmentationModel | None = None) -> Run:
     if not file.is_file() and is_held(path / LOCK):
         raise RunError(f"{path}: its training is being prepared. Wait for its first validation.")
     if not file.is_file():
-        raise RunError(f"{path} is not a run folder: it has no {RESOLVED}. Was training stopped before it started?")
+        raise RunError(_no_run(path))
     try:
         values = load_json(file)
     except (OSError, ValueError) as error:
@@ -338,6 +341,20 @@ def open_run(path: Path, own_model: SegmentationModel | None = None) -> Run:
     data = info.recipe.data.model_copy(update={"name": moved_dataset(info.recipe.data.name, fitted)})
     recipe = info.recipe.model_copy(update={"data": data})
     return Run(path, info.model_copy(update={"recipe": recipe}), own_model)
+
+
+def _no_run(path: Path) -> str:
+    """The message about a file or folder that is no run: what it is, and what is done with it."""
+    given = shlex.quote(str(path))
+    if path.name == "dataset.toml" or (path / "dataset.toml").is_file():
+        return f"{path} is a dataset, expected a run. Train one with: featherseg train frm-lite0 --data {given} -o RUN"
+    if path.suffix == ".toml":
+        return f"{path} is a recipe, expected a run. Train one with: featherseg train {given} -o RUN"
+    if path.is_file():
+        return f"{path} is a file, expected a run folder, as `train` and `import` of featherseg write it."
+    if (path / "recipe.toml").is_file():
+        return f"{path} is not a run: it has no {RESOLVED}. Its training was stopped before it started: train it anew."
+    return f"{path} is not a run: it has no {RESOLVED}. Expected a folder that `featherseg train` or `import` wrote."
 
 
 def moved_dataset(name: str, fitted: Path) -> str:

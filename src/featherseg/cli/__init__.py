@@ -23,6 +23,7 @@ from typer.core import TyperArgument, TyperCommand, TyperOption
 from featherseg._version import __version__
 from featherseg.core.errors import ConfigError, FeathersegError, NoDataset
 from featherseg.core.machine import one_command
+from featherseg.core.storage import refuse_address
 from featherseg.core.wording import ESCAPES, visible
 
 VERBS = {  # in the order of the work; what `featherseg --help` says of each
@@ -55,8 +56,16 @@ PIPE_CLOSED, USER_ERROR, STOPPED = 1, 2, 130
 DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
+ADDRESSES = {"allow_origin", "cluster", "licence", "token"}
+"""Options whose values may be addresses of any kind."""
+
+
 class _Command(TyperCommand):
-    """A verb. Raises ConfigError where an option of one value is given twice, as only the last would count."""
+    """A verb.
+
+    Raises ConfigError where an option of one value is given twice, as only the last would count, and where an address
+    is given that is not read: Path would make a local folder of it, https:/HOST.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -64,7 +73,12 @@ class _Command(TyperCommand):
             argument.metavar = argument.metavar or str(argument.name).upper()  # as the help's sentences call it
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        given = Counter(self.make_parser(ctx).parse_args(list(args))[2])
+        texts, _, order = self.make_parser(ctx).parse_args(list(args))
+        for value in (value for name, value in texts.items() if name not in ADDRESSES):
+            for text in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(text, str):
+                    refuse_address(text)
+        given = Counter(order)
         for option, times in given.items():
             if times > 1 and isinstance(option, TyperOption) and not (option.is_flag or option.multiple):
                 listed = ", separated by commas" if (option.metavar or "").endswith(",...") else ""

@@ -31,6 +31,17 @@ def is_remote(place: str | Path) -> bool:
     return _REMOTE.match(str(place)) is not None
 
 
+def refuse_address(place: str | Path) -> None:
+    """Raises ConfigError where a text is an address that is not read, such as https://HOST/image.jpg."""
+    text = str(place)
+    scheme = re.match(r"(?i)([a-z][a-z0-9+.-]+)://|https?:/", text)
+    if scheme and not is_remote(text) and not text.startswith("hf://"):
+        raise ConfigError(
+            f"{text} is an address, expected a path: only {' and '.join(f'{name}://' for name in PACKAGES)} are read, "
+            "and runs from hf://. Download it, and give the path."
+        )
+
+
 def address(place: str | Path) -> str:
     """The address as it is written: a Path has one slash fewer, `s3:/bucket/in`.
 

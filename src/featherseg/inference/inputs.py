@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from featherseg.core.errors import DataError, FeathersegError
-from featherseg.core.storage import MOST_BYTES, StoredFile, is_remote
+from featherseg.core.storage import MOST_BYTES, StoredFile, is_remote, refuse_address
 from featherseg.core.wording import size_text
 from featherseg.data.georeference import Georeference
 from featherseg.data.images import CMYK, EncodedImage, read_image, stored_images
@@ -77,8 +77,9 @@ def fetched(x: Any) -> Any:
     """An image in a bucket or an open file as its bytes; anything else as it is. Raises DataNotFound, DataError."""
     if is_open_file(x):
         return _content(x)
-    if isinstance(x, str | Path) and is_remote(x):
-        x = stored_images(str(x))[0]
+    if isinstance(x, str | Path):
+        refuse_address(x)
+        x = stored_images(str(x))[0] if is_remote(x) else x
     return EncodedImage(x.read(), str(x)) if isinstance(x, StoredFile) else x
 
 
