@@ -285,7 +285,7 @@ def test_labelled_images_beside_a_cut_are_in_the_copy_and_go_to_the_tool(tmp_pat
         done = featherseg.convert(place, tmp_path / f"tool{number}", to_format="labelme")
         assert (done.images, done.notes) == ({"all": 61}, [])
 
-    Image.new("L", (5, 5), 1).save(folder / f"masks/{first.unlisted[0]}.png")
+    Image.new("L", (5, 9), 1).save(folder / f"masks/{first.unlisted[0]}.png")
     report = featherseg.check(folder, fix=tmp_path / "out-2")
     assert (report.mended.copied, report.mended.left_out) == (60, {"size": 1})
 
@@ -304,6 +304,24 @@ def test_images_beside_the_cut_of_a_part_are_kept_and_those_of_no_split_are_coun
     assert done.notes == ["1 image in no split left out"]
     done = featherseg.convert(tmp_path / "out", tmp_path / "tool-2", to_format="coco")
     assert (sum(done.images.values()), done.notes) == (60, [])
+
+
+def test_masks_of_the_shape_of_their_image_are_resized(tmp_path: Path):
+    sizes = {"a": (433, 577), "b": (240, 320), "c": (960, 1281), "d": (480, 480), "e": (320, 240), "f": (480, 640)}
+    for key, (height, width) in sizes.items():
+        save(tmp_path / f"images/train/{key}.png", image(480, 640))
+        save(tmp_path / f"masks/train/{key}.png", mask(height, width))
+    save(tmp_path / "masks/train/b.png", np.where(mask(240, 320) == 0, 78, 4).astype(np.uint8))  # and not in the map
+    (tmp_path / "dataset.toml").write_text(TOML.replace('val = "val"', ""))
+    report = featherseg.check(tmp_path, fix=tmp_path / "out")
+    assert report.mended.copied == 4
+    assert report.mended.left_out == {"size": 2}
+    assert [Path(path).stem for path in report.mended.resized] == ["a", "b", "c"]
+    for key in "abcf":
+        raw = np.asarray(Image.open(tmp_path / f"masks/train/{key}.png"))
+        full = np.asarray(Image.fromarray(raw).resize((640, 480), Image.Resampling.NEAREST))
+        written = np.asarray(Image.open(tmp_path / f"out/masks/train/{key}.png"))
+        assert (written == np.select([full == 4, full == 9], [0, 1], 255)).all()
 
 
 @pytest.mark.parametrize(("groups", "kept"), [("frame_00[0-9]", True), ("^clip/frame_00[0-9]", False)])

@@ -222,6 +222,8 @@ def _print_mended(console: Console, report: CheckReport, out: Path) -> None:
     console.print(
         f"{one_line(str(out))}: {mended.copied} samples copied, stray values ignored in {len(mended.mended)} of them"
     )
+    if mended.resized:
+        console.print(f"  resized to their image, each pixel from the nearest: {counted(len(mended.resized), 'mask')}")
     for kind, count in mended.left_out.items():
         console.print(f"  left out, {FAULTS.get(kind, kind)}: {count}")
     if changes is not None:

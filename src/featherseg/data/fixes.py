@@ -12,11 +12,11 @@ from PIL import Image
 
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.files import check_folder, numbered, temporary_path
-from featherseg.core.types import IGNORE, Progress
+from featherseg.core.types import IGNORE, Progress, Size
 from featherseg.data.checks import CheckReport
 from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, ThingsTable, toml_text
 from featherseg.data.datasets.folder import FolderListing
-from featherseg.data.images import read_image, read_mask
+from featherseg.data.images import image_size, read_image, read_mask
 from featherseg.data.pairs import Listing, Pair, plain_key, read_ids
 from featherseg.data.palettes import color_text
 from featherseg.data.sequences import sequence_names
@@ -24,11 +24,12 @@ from featherseg.data.sequences import sequence_names
 
 @dataclass
 class MendReport:
-    """What `write_mended` did: samples copied, masks whose stray values became ignore, samples left out by fault, or
-    "in no split"; and key -> pixels that decisions changed in its mask.
+    """What `write_mended` did: samples copied, masks that were resized, masks whose stray values became ignore, samples
+    left out by fault, or "in no split"; and key -> pixels that decisions changed in its mask.
     """
 
     copied: int = 0
+    resized: list[str] = field(default_factory=list)
     changed: dict[str, int] = field(default_factory=dict)
     mended: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
@@ -37,12 +38,12 @@ class MendReport:
 def write_mended(report: CheckReport, out: Path, progress: Progress | None = None) -> MendReport:
     """Write the sound part of a checked dataset to `out`: images/, masks/ (palette PNG, class ids) and dataset.toml.
 
-    Values outside the map become 255 = ignore; samples with any other fault are left out, of an image in two splits
-    the later one. Splits that are shares stay shares, of what is copied, with the images beside their cuts; they become
-    lists where `groups` finds others in the names of the copy, which begin with a split's. Decisions are drawn into the
-    masks; of which object those pixels are is then not said. The folder appears in one rename when all of it is
-    written. Raises DataError where `out` exists and is not empty, where nothing sound is left, and where the disk
-    refuses.
+    Values outside the map become 255 = ignore, and masks of their image's shape at another size are resized (nearest
+    pixel). Samples with any other fault are left out, of an image in two splits the later one. Splits that are shares
+    stay shares, of what is copied, with the images beside their cuts; they become lists where `groups` finds others in
+    the names of the copy, which begin with a split's. Decisions are drawn into the masks; of which object those pixels
+    are is then not said. The folder appears in one rename when all of it is written. Raises DataError where `out`
+    exists and is not empty, where nothing sound is left, and where the disk refuses.
     """
     if report.listing is None:
         raise DataError(f"{report.name} is synthetic: there are no files to fix.")
@@ -84,7 +85,7 @@ def _write(report: CheckReport, folder: Path, name: str, progress: Progress | No
         cut_from |= dict.fromkeys(own.config.shares, "")
         splits |= {split: own.config.splits[split] for split in cut_from}
     checked = {(cut_from.get(split, split), pair.key): "" for split, pairs in listing.splits.items() for pair in pairs}
-    for fault in report.faults:
+    for fault in sorted(report.faults, key=lambda fault: fault.kind != "size"):  # that is told which cannot be mended
         if fault.kind != "values":
             checked[cut_from.get(fault.split, fault.split), fault.key] = fault.kind
     total, number, taken = sum(map(len, wholes.values())), 0, set[str]()
@@ -92,7 +93,8 @@ def _write(report: CheckReport, folder: Path, name: str, progress: Progress | No
         below = f"{whole}/" if all(pair.key.startswith(f"{whole}/") for pair in pairs) else ""
         for pair in pairs:
             kind = checked.get((whole, pair.key))
-            if kind := _fault_of(pair, listing) if kind is None else kind:
+            kind = _fault_of(pair, listing) if kind is None else kind
+            if kind and not (kind == "size" and _has_shape_of_image(pair, listing)):
                 done.left_out[kind] += 1
             else:
                 stem = next(numbered([plain_key(f"{whole}/{pair.key.removeprefix(below)}")], taken))
@@ -148,6 +150,27 @@ def _fault_of(pair: Pair, listing: Listing) -> str:
     return "twins" if pair.twins else ""
 
 
+def _has_shape_of_image(pair: Pair, listing: Listing) -> bool:
+    """Whether the mask of a pair has the shape of its image at another size, to the pixel that rounding may cost."""
+    image, _ = pair.files
+    try:
+        (height, width), ids = image_size(image), read_ids(listing.masks_of(pair))
+        listing.check_objects(pair, ids)
+    except DataError:
+        return False
+    rows, columns = ids.shape
+    return max(abs(rows - height * columns / width), abs(columns - width * rows / height)) <= 1
+
+
+def _resized(values: np.ndarray, size: Size) -> np.ndarray:
+    """Values (H, W) at another size, each that of the nearest pixel."""
+    rows, columns = (
+        ((np.arange(count) + 0.5) * length / count).astype(np.int64)
+        for count, length in zip(size, values.shape, strict=True)
+    )
+    return values[rows[:, None], columns]
+
+
 def _copy_pair(pair: Pair, folder: Path, stem: str, report: CheckReport, done: MendReport) -> None:
     """Copy the image as it is and write its mask as class ids, with what decisions change; `done` is told."""
     listing, (image, mask) = report.listing, pair.files
@@ -155,6 +178,10 @@ def _copy_pair(pair: Pair, folder: Path, stem: str, report: CheckReport, done: M
     ids = read_ids(listing.masks_of(pair))  # (H, W), -1 = not in the map
     if ids.min() < 0:
         done.mended.append(str(mask))
+    size = image_size(image)
+    if resized := ids.shape != size:
+        ids = _resized(ids, size)
+        done.resized.append(str(mask))
     drawn = ids if report.changes is None else report.changes.draw(pair, ids)
     if changed := int((drawn != ids).sum()):
         done.changed[pair.key] = changed
@@ -171,8 +198,8 @@ def _copy_pair(pair: Pair, folder: Path, stem: str, report: CheckReport, done: M
     if isinstance(listing, FolderListing) and (objects := listing.instances_of(pair)):
         place = folder / "instances" / f"{stem}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
-        if changed:  # of which object the new pixels are nobody said
-            numbers = read_mask(objects)
+        if changed or resized:  # of which object changed pixels are nobody said
+            numbers = _resized(read_mask(objects), size)
             Image.fromarray(np.where(drawn != ids, 0, numbers).astype(np.uint16)).save(place)
         else:
             shutil.copyfile(objects, place)
