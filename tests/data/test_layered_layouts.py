@@ -253,8 +253,10 @@ def test_the_folder_that_labelme_writes_for_an_image(tmp_path):
     make(tmp_path, "{name}_json/img.png", "{name}_json/label.png")
     for number, name in enumerate(NAMES):
         save(tmp_path / f"{name}_json/label_viz.png", photo(number) // 2 + 60)
-    assert checked(tmp_path)["clean"]
+    report = checked(tmp_path)
+    assert report["clean"]
     assert (written(tmp_path).image_suffix, written(tmp_path).mask_suffix) == ("img", "label")
+    assert any("not used: 10 files" in note and "label_viz.png" in note for note in report["look_at"])
 
 
 def test_lists_of_folders_are_the_splits_of_a_folder_for_each_image(tmp_path):

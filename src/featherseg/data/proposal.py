@@ -26,11 +26,11 @@ from featherseg.core.wording import counted
 from featherseg.data.class_lists import find_class_list
 from featherseg.data.color_lists import find_color_list, is_ignored, read_color_list
 from featherseg.data.datasets import DATASETS
-from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, toml_text
+from featherseg.data.datasets.dataset_toml import ANY, IGNORE_NAME, MOST_NAME, DatasetToml, toml_text
 from featherseg.data.datasets.folder import FolderListing, list_folder, list_pairs
 from featherseg.data.file_facts import FileFacts
 from featherseg.data.image_tree import not_followed
-from featherseg.data.images import IMAGE_SUFFIXES, LOSSY, image_channels
+from featherseg.data.images import IMAGE_SUFFIXES, LOSSY, image_channels, is_image
 from featherseg.data.layouts import Reading, find_readings
 from featherseg.data.mask_folders import FoldersAs, placeholder, read_folders
 from featherseg.data.mask_values import COMMON, THRESHOLD, MaskValues, read_values
@@ -224,6 +224,10 @@ def propose(
         marked = " (it is marked as alpha, but has other values)" if beside_rgb == "alpha" else ""
         notes.append(f"what is beside red, green and blue is read as well{marked}: channels = 3 leaves it out")
 
+    if stray := _beside(folder, config, pairs, (*reading.further, *(one.pairs[0].mask_pattern for one, _ in rest))):
+        files = counted(len(stray), "file")
+        notes.append(f"not used: {files} beside images and masks that are neither, such as {stray[0]}")
+
     # The splits; of too few files for shares, one
     said = described.below(folder / config.images) if described and config.images else {}
     lists: dict[str, list[str]] = {}
@@ -262,6 +266,17 @@ def propose(
             )
     config = parse(DatasetToml, parse_toml(toml_text(config), where), where)  # it can be read, whatever the names are
     return Proposal(toml_text(config), listing, config, values.pixels, lists, notes, others, chosen)
+
+
+def _beside(folder: Path, config: DatasetToml, pairs: Sequence[Pair], known: Sequence[str]) -> list[str]:
+    """The image files in a folder of images with their masks that are of no pair, and of none of the known patterns."""
+    if config.images is None or config.images != (config.masks or config.images) or ANY in config.images.split("/"):
+        return []
+    used = {path for pair in pairs for path in (pair.image, *pair.mask_files, *pair.twins)}
+    ends = tuple(pattern.rpartition("*")[2] for pattern in known if not pattern.endswith("*"))
+    files = (path for path in sorted((folder / config.images).rglob("*")) if is_image(path) and path not in used)
+    shown = [path for path in files if not path.stem.endswith(ends) and not path.name.endswith(ends)]
+    return [path.relative_to(folder).as_posix() for path in shown if not path.name.startswith(".")]
 
 
 def _choose_reading(

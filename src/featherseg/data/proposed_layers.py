@@ -23,7 +23,8 @@ from featherseg.data.mask_values import THRESHOLD, MaskValues, read_values
 from featherseg.data.naming import MASK_WORDS, names_mask
 from featherseg.data.pairs import Pair
 
-BACKGROUND, FOREGROUND = "background", "foreground"
+FOREGROUND = "foreground"
+"""The class of objects that nobody named."""
 
 SAMPLED = 200
 """Images, spread over all, of which it is measured how masks overlap."""
@@ -153,7 +154,7 @@ def read_layers(
         if not lacking:
             continue
         said = f"{lacking} of {counted(len(pairs), 'image')} have no mask in {kind.pattern}"
-        if _has_empty(pairs, number, kind.least):
+        if _has_empty(pairs, number, kind.least, facts):
             notes.append(f"{said}, though masks without a pixel of {label} are there: these are missing")
         else:
             tables["layer"][number]["optional"] = True
@@ -348,16 +349,16 @@ def _overlaps(pairs: Sequence[Pair], count: int) -> tuple[float, tuple[int, int]
     return several / max(1, total), next(iter(found), None)
 
 
-def _has_empty(pairs: Sequence[Pair], number: int, least: int) -> bool:
+def _has_empty(pairs: Sequence[Pair], number: int, least: int, facts: FileFacts) -> bool:
     """Whether a mask of this layer has no pixel inside."""
     paths = [path for pair in pairs for path, label_map in _masks(pair) if label_map.ids[255] - 1 == number]
-    return any(read_mask(path).max(initial=0) < least for path in paths)
+    read = [mask for mask in facts.masks(paths, colors=False) if not isinstance(mask, DataError)]
+    return any(mask.raw.max(initial=0) < least for mask in read)
 
 
 def _together(kinds: Sequence[_Kind]) -> MaskValues:
     """The values of all masks; the folders are those of the first."""
     pixels, alike = dict[str, int](), dict[str, int]()
-    lossy: dict[str, int] | None = None
     for kind in kinds:
         for sums, counts in ((pixels, kind.values.pixels), (alike, kind.values.alike)):
             for value, count in counts.items():
