@@ -128,8 +128,18 @@ def test_a_draw_takes_every_fault_as_often_and_each_image_once():
         assert len(set(copies.image[rows])) == 10
         assert np.bincount(copies.fault[rows]).tolist() == [5, 5]
     rows = copies.drawn(30, np.random.default_rng(0))
-    assert len(set(copies.image[rows])) == len(rows)
-    assert len(rows) >= 22, "where a fault runs out others take its place"
+    assert len(set(copies.image[rows])) == 30, "if a fault runs out others take its place"
+
+
+def test_faults_in_one_of_many_clips_give_no_warning(recwarn):
+    count = 100
+    image = np.arange(20)  # masks of two clips of ten can have a fault
+    copies = Copies(image, image % 2, *np.full((2, 20), 0.9), np.zeros(20, bool))
+    scores, plain = np.random.default_rng(0).random(count), np.zeros(count, bool)
+    keys = [f"clip{number // 10}/{number:04}" for number in range(count)]
+    test, _ = run_self_test(scores, scores, plain, copies, 0.5, NAMES, keys, None)
+    assert test.average_precision.low is not None
+    assert not recwarn.list
 
 
 @given(st.floats(-3, 3), st.floats(0.05, 0.5), st.integers(20, 400))

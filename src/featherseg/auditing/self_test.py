@@ -4,6 +4,7 @@ An interval is value ± t * spread over replicates, each of U - 1 of U clusters 
 Letters: N images, M faulty copies of their masks, U clusters, R replicates.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -127,7 +128,7 @@ class Calibration:
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         """(N,) 0..1 -> (N,) 0..1, in the same order."""
-        return 1 / (1 + np.exp(-(self.offset + self.slope * _logit(scores))))
+        return 1 / (1 + np.exp(-np.clip(self.offset + self.slope * _logit(scores), -30, 30)))
 
 
 NO_CALIBRATION = Calibration(0.0, 1.0)
@@ -196,7 +197,9 @@ def run_self_test(
             one = (kind < 0) | (kind == number)
             if (kind == number).any():
                 by_fault[name].append(average_precision(ranked[one], kind[one] >= 0))
-    means = np.nanmean(found, axis=0)  # (1 + R, 2); a replicate of a draw may have no planted fault
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a replicate may have no planted fault in any draw
+        means = np.nanmean(found, axis=0)  # (1 + R, 2)
     precision, first = (_measured(column, clusters) for column in means.T)
     pooled, wrong = (np.concatenate(parts) for parts in zip(*shown, strict=True))
     test = SelfTest(
