@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are w
 ROOT = Path(__file__).parents[1]
 DOCUMENTED = {
     "home/.cache/featherseg/*": "`~/.cache/featherseg`",
+    "home/.cache/fontconfig/*": "`~/.cache/fontconfig`",
     "home/.cache/huggingface/*": "`~/.cache/huggingface`",
     "home/.cache/matplotlib/*": "`~/.cache/matplotlib`",
     "home/.config/matplotlib": "`~/.config/matplotlib`",

@@ -22,7 +22,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-SECONDS = 600
+FONTS = "/var/cache/fontconfig/"
+"""Refreshed by matplotlib for root: SECURITY.md."""
+
+SECONDS = 1800
 """After which a verb is ended."""
 
 Cases = Mapping[str, Sequence[str]]
@@ -145,7 +148,7 @@ def _created_outside(calls: Sequence[str], folder: Path) -> Iterator[str]:
             found = re.search(r"= \d+<(/[^>]*)>", call) if "O_CREAT" in call or call.startswith("creat") else None
         else:
             found = re.search(r'.*"(/[^"]*)".*= 0', call) if re.match("mkdir|rename|link|symlink", call) else None
-        if found and not found[1].startswith((f"{folder}/", "/dev/", "/proc/")) and os.path.exists(found[1]):
+        if found and not found[1].startswith((f"{folder}/", "/dev/", "/proc/", FONTS)) and os.path.exists(found[1]):
             yield found[1]
 
 

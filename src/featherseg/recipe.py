@@ -1,6 +1,7 @@
 """Recipes: a flat TOML file becomes a typed, frozen Recipe; `--set key=value` overrides; slips get a sentence."""
 
 import os
+import shlex
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -367,6 +368,8 @@ def read_recipe(name: str) -> RecipeFile:
         path = Path(name)
         if not path.is_file():
             raise ConfigError(f"no recipe at {path}.{near_path(path)} Shipped recipes: {', '.join(shipped_recipes())}.")
+        if path.name == "dataset.toml":
+            raise _dataset_as_recipe(name)
         return RecipeFile(path.name, read_text(path))
     model, _, data = name.partition("_")
     file = _recipe_files().get(name) or ("fine-tuning" if name in models.MODELS else None)
@@ -376,7 +379,16 @@ def read_recipe(name: str) -> RecipeFile:
         raise UnknownName(
             f"there is no shipped recipe {name!r}. Use the default recipe with that data: {model} --data {data}"
         )
+    if os.path.isfile(os.path.join(name, "dataset.toml")):
+        raise _dataset_as_recipe(name)
     raise unknown("model or recipe", name, shipped_recipes())
+
+
+def _dataset_as_recipe(name: str) -> ConfigError:
+    return ConfigError(
+        f"{name} is a dataset, expected a model or a recipe. "
+        f"Name both: featherseg train frm-lite0 --data {shlex.quote(name)} -o RUN"
+    )
 
 
 @cache

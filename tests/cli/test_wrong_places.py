@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 import featherseg
 from featherseg.cli import build_app
 from featherseg.core.errors import ConfigError, RunError
-from featherseg.runs import STARTER
+from featherseg.runs import SHIPPED, STARTER
 
 URL = "https://example.org/a/photo.jpg"
 
@@ -93,3 +93,14 @@ def test_what_is_no_run_is_called_what_it_is(here, verb, place, message):
     error = refused(verb.format(place))
     assert isinstance(error, RunError)
     assert str(error).startswith(message)
+
+
+@pytest.mark.parametrize("place", ["yard", "yard/dataset.toml"])
+@pytest.mark.parametrize("verb", ["train {} -o out", "sweep {} --models frm-lite0 -o out"])
+def test_a_dataset_given_as_a_recipe_is_called_one(here, verb, place):
+    assert str(refused(verb.format(place))).startswith(f"{place} is a dataset, expected a model or a recipe. Name both")
+
+
+@pytest.mark.parametrize("verb", ["check {}", "prepare {}", "audit {}", f"evaluate {STARTER} --data {{}}"])
+def test_a_run_given_as_a_dataset_is_called_one(here, verb):
+    assert f"{SHIPPED / STARTER} is a run, expected a dataset" in str(refused(verb.format(SHIPPED / STARTER)))

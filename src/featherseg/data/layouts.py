@@ -82,6 +82,8 @@ def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
     """
     tree = ImageTree(folder)
     if not tree.files:
+        if (folder / "resolved.json").is_file():
+            raise NoDataset(f"{folder} is a run, expected a dataset: a folder of images and masks.", folder)
         raise NoDataset(
             f"{folder} has no images (files ending in {', '.join(IMAGE_SUFFIXES)}).{tree.passed_over}", folder
         )
