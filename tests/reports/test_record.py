@@ -28,7 +28,7 @@ class Data:
 
 
 class SemanticRuntime:
-    panoptic = None
+    panoptic, image_range = None, 65536
 
 
 def scores(miou: float) -> Scores:

@@ -163,7 +163,8 @@ def test_a_body_of_too_many_bytes_is_refused_whatever_its_length_was_said_to_be(
     [
         (b"", (400, "empty")),
         (b"some text, named .png", (415, "format")),
-        (b"GIF89a" + bytes(100), (415, "format")),
+        (b"%PDF-1.7" + bytes(100), (415, "format")),
+        (b"GIF89a" + bytes(100), (400, "unreadable")),
         (encoded(image())[:500], (400, "unreadable")),
         (encoded(image(0, (40, 60))), (413, "pixels")),
     ],

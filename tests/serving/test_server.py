@@ -10,13 +10,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from color_model import Gated, Slow, answer_of, image, large_image, mask_in, served, until
+from color_model import Gated, Slow, answer_of, image, large_image, mask_in, until
 from running_service import all_of, connected, form, post_head, posted, running
 
 from featherseg.core.errors import ConfigError
 from featherseg.inference.predictor import Predictor
 from featherseg.serving import server as server_module
-from featherseg.serving.app import create_app
 from featherseg.serving.models import Served
 from featherseg.serving.server import bind
 
@@ -130,28 +129,11 @@ with server.bind("127.0.0.1", 0) as listener:
 """
 
 
-@pytest.fixture
-def hangups():
-    """Leaves SIGHUP as it was."""
-    before = signal.getsignal(signal.SIGHUP)
-    yield
-    signal.signal(signal.SIGHUP, before)
+def test_sighup_while_a_model_works_on_an_image_answered_504_exits_with_0():
+    """The end of the interpreter would abort the process in the middle of an operation of torch.
 
-
-def test_sighup_ends_the_service_as_sigterm_does(hangups):
-    with bind("127.0.0.1", 0) as listener:
-        server_module.run(create_app([served()]), listener, lambda: os.kill(os.getpid(), signal.SIGHUP))
-
-
-def test_sighup_stays_ignored_under_nohup(hangups):
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with bind("127.0.0.1", 0) as listener:
-        server_module.run(create_app([served()]), listener, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-
-
-def test_sigterm_while_a_model_works_on_an_image_answered_504_exits_with_0():
-    """The end of the interpreter would abort the process in the middle of an operation of torch."""
+    SIGTERM is sent in tests/cli/test_serve.py.
+    """
     command = [sys.executable, "-c", SERVED, str(Path(__file__).parents[1])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -162,7 +144,7 @@ def test_sigterm_while_a_model_works_on_an_image_answered_504_exits_with_0():
             assert port, process.stderr.read()
             answer = httpx.post(f"http://127.0.0.1:{port}/v1/segment", files=form(image()), timeout=60)
             assert answer.status_code == 504
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGHUP)
             assert (process.wait(60), process.stderr.read()) == (0, "")
         finally:
             process.kill()
