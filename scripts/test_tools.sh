@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Installs what some tests need from Debian, where that may be done: Chromium for the pages, nginx for the service
-# behind a proxy. Elsewhere these tests say that they skip.
+# behind a proxy, strace to see every file and look-up. Without them tests are skipped, and say so, or see less.
 set -euo pipefail
 
 packages=()
 [ -x /usr/bin/chromium ] || packages+=(chromium)
+[ -x /usr/bin/strace ] || packages+=(strace)
 # where systemd runs, Debian's package would start a server on port 80
 [ -x /usr/sbin/nginx ] || [ -d /run/systemd/system ] || packages+=(nginx-light)
 [ ${#packages[@]} -gt 0 ] || exit 0
