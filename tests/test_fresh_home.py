@@ -69,16 +69,20 @@ SLOW = {
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A folder whose work/ has two datasets, weights and a fit's plan."""
-    work = tmp_path / "work"
+def folder(tmp_path_factory):
+    """A folder whose work/ has two datasets, weights and a fit's plan.
+
+    Its path is short: below a long TMPDIR the workers of a loader cannot open their sockets.
+    """
+    place = tmp_path_factory.mktemp("v")
+    work = place / "work"
     for name in ("yard", "field"):
         write_yard(work / name, images=20, splits="train = 0.6\nval = 0.2\ntest = 0.2")
     for path in (work / "field" / "images").iterdir():  # the model of yard has seen none of these
         Image.fromarray(255 - np.array(Image.open(path))).save(path)
     torch.save(Tiny(TinyConfig(), 2).state_dict(), work / "weights.pth")
     made(work / "yard" / "dataset.toml", given=True, max_ms=1000.0, rungs=((1, 1),), final=(2, 1)).write(work)
-    return tmp_path
+    return place
 
 
 def test_every_verb_has_a_case():

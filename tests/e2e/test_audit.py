@@ -57,7 +57,7 @@ def kill_at(process: subprocess.Popen, reached, seconds: float = SECONDS) -> Non
 @pytest.mark.slow
 def test_killed_at_several_points_it_ends_the_same_and_its_decisions_correct_the_masks(tmp_path):
     write_balls(tmp_path / "balls", things=True)
-    settings = {"train.steps": 40, "train.batch_size": 8, "train.validations": 1, "model.pretrained": False}
+    settings = {"train.steps": 120, "train.batch_size": 8, "train.validations": 1, "model.pretrained": False}
     featherseg.train("frm-lite0", (Others(), Others()), out=tmp_path / "run", settings=settings, report=False)
     whole = start(tmp_path, "whole")
     assert "the page is whole.html" in whole.communicate()[0]
