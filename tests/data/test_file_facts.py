@@ -11,7 +11,7 @@ from PIL import Image
 from featherseg.data import file_facts
 from featherseg.data.checks import check_data
 from featherseg.data.file_facts import FileFacts, count_values, in_threads
-from featherseg.data.images import mask_colors
+from featherseg.data.images import mask_and_colors
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
@@ -82,7 +82,7 @@ def test_each_file_is_decoded_once(monkeypatch, folder, proposed):
         report = check_data(str(folder))
         report.proposal.write(folder)
     read: Counter[str] = Counter()
-    for name in ("read_image", "read_mask"):
+    for name in ("image_and_turn", "mask_and_colors"):
         original = getattr(file_facts, name)
 
         def counting(path, *options, original=original):
@@ -108,4 +108,6 @@ def test_the_colours_of_a_palette_are_those_that_pillow_decodes(tmp_path, form):
     with Image.open(io.BytesIO((tmp_path / "mask").read_bytes())) as again:
         assert again.mode == "P"
         bands = again.getpalette("RGB")
-    assert mask_colors(tmp_path / "mask")[0] == list(zip(bands[::3], bands[1::3], bands[2::3], strict=True))
+    assert mask_and_colors(tmp_path / "mask", colors=False)[1] == list(
+        zip(bands[::3], bands[1::3], bands[2::3], strict=True)
+    )

@@ -1,7 +1,7 @@
 """What the pixels of a dataset's files contain: each file is decoded once, on all cores, and only facts are kept."""
 
-import hashlib
 import warnings
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ from featherseg.core.errors import DataError
 from featherseg.core.machine import usable_cores
 from featherseg.core.types import Color, Size
 from featherseg.data.image_range import ChannelRange, channel_ranges
-from featherseg.data.images import exif_turn, is_lossy, mask_colors, read_image, read_mask
+from featherseg.data.images import image_and_turn, is_lossy, mask_and_colors
 from featherseg.data.lookalikes import Look, look_of, seen_rows
 from featherseg.data.unused_parts import OF_PIXELS, unused_parts
 
@@ -35,8 +35,8 @@ MOST_KEPT = 256
 class ImageFacts:
     """Facts of one image. `size` is (height, width), `bits` are those of a channel, `turned` is by EXIF.
 
-    `unused` are keys of `unused_parts.TOLD`. `digest` is of the decoded pixels, so the same image in
-    another format has the same.
+    `unused` are keys of `unused_parts.TOLD`. `digest` is of the decoded pixels (their look, and
+    a CRC-32 of them all), so the same image in another format has the same.
     """
 
     size: Size
@@ -54,7 +54,7 @@ class MaskFacts:
 
     For each value, `pixels` (N,) counts its pixels, `alike` (N,) those whose right neighbour has the same value, and
     `flat` (N,) those whose right and lower neighbours have it (of lossy files alone, else 0).
-    `palette` and `veiled` are as for `images.mask_colors`.
+    `palette` and `veiled` are as for `images.mask_and_colors`.
     """
 
     size: Size
@@ -132,17 +132,16 @@ class FileFacts:
     def mask_and_pixels(self, path: Path, colors: bool) -> tuple[MaskFacts | DataError, np.ndarray | None]:
         """The facts of a mask, and its pixels, which are read each time; or why it cannot be read, and None."""
         try:
-            raw = read_mask(path, colors)  # (H, W) or (H, W, 3)
-            facts: MaskFacts | DataError = self._masks.get((path, colors)) or self._facts_of(path, raw)
+            raw, palette, veiled = mask_and_colors(path, colors)  # (H, W) or (H, W, 3)
+            facts: MaskFacts | DataError = self._masks.get((path, colors)) or self._facts_of(path, raw, palette, veiled)
         except DataError as error:
             facts, raw = without_traceback(error), None
         if isinstance(facts, DataError) or facts.table.shape[1] <= MOST_KEPT:
             self._masks[path, colors] = facts
         return facts, raw
 
-    def _facts_of(self, path: Path, raw: np.ndarray) -> MaskFacts:
-        lossy, (colors, veiled) = is_lossy(path), mask_colors(path)
-        palette = tuple(colors) if raw.ndim == 2 else ()
+    def _facts_of(self, path: Path, raw: np.ndarray, colors: list[Color], veiled: Color | None) -> MaskFacts:
+        lossy, palette = is_lossy(path), tuple(colors) if raw.ndim == 2 else ()
         return MaskFacts(
             size=(raw.shape[0], raw.shape[1]),
             dtype=raw.dtype,
@@ -181,33 +180,34 @@ def count_values(raw: np.ndarray, flat: bool = False) -> np.ndarray:
     """
     if raw.ndim == 3:
         raw = raw[:, :, 0].astype(np.int32) << 16 | raw[:, :, 1].astype(np.int32) << 8 | raw[:, :, 2]  # (H, W)
-    begins = np.ones(raw.shape, bool)
-    np.not_equal(raw[:, 1:], raw[:, :-1], out=begins[:, 1:])
+    pixels, begins = raw.ravel(), np.empty(raw.shape, bool)
+    np.not_equal(pixels[1:], pixels[:-1], out=begins.ravel()[1:])
+    begins[:, 0] = True
     starts = np.flatnonzero(begins)
     lengths = np.diff(starts, append=raw.size)
-    of_runs = raw.ravel()[starts]
+    of_runs = pixels[starts]
     if raw.dtype == np.uint8:
         values = np.flatnonzero(np.bincount(of_runs))
         places = np.searchsorted(values, of_runs)
     else:
         values, places = np.unique(of_runs, return_inverse=True)
-    pixels = np.bincount(places, lengths)  # exact: below 2**53
+    counts = np.bincount(places, lengths)  # exact: below 2**53
     alike = np.bincount(places, lengths - 1)
     flats = np.zeros(len(values), int)
     if flat:
         inside = ~begins[:-1, 1:] & (raw[:-1, :-1] == raw[1:, :-1])
         flats = np.bincount(np.searchsorted(values, raw[:-1, :-1][inside]), minlength=len(values))
-    return np.stack([values, pixels, alike, flats]).astype(np.int64)
+    return np.stack([values, counts, alike, flats]).astype(np.int64)
 
 
 def _image_facts(path: Path, channels: int) -> ImageFacts:
-    image = np.ascontiguousarray(read_image(path, channels))  # (H, W, C)
-    digest = hashlib.sha256(f"{image.shape} {image.dtype}".encode())
-    digest.update(image.data)
-    bits, turned = 8 * image.dtype.itemsize, exif_turn(path) is not None
-    ranges = channel_ranges(seen_rows(image) if bits == 8 else image)  # of 8 bits an estimate will do
+    pixels, turn = image_and_turn(path, channels)
+    image = np.ascontiguousarray(pixels)  # (H, W, C)
+    rows, bits = np.ascontiguousarray(seen_rows(image)), 8 * image.dtype.itemsize
+    look, ranges = look_of(rows), channel_ranges(rows if bits == 8 else image)  # of 8 bits an estimate will do
+    digest = f"{image.shape} {image.dtype} {zlib.crc32(image.data)} ".encode() + look
     unused = OF_PIXELS & unused_parts(path, channels)[1]
-    return ImageFacts(image.shape[:2], bits, turned, digest.digest()[:16], look_of(image), ranges, unused)
+    return ImageFacts(image.shape[:2], bits, turn is not None, digest, look, ranges, unused)
 
 
 def without_traceback(error: DataError) -> DataError:

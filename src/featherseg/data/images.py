@@ -229,23 +229,29 @@ def read_image(path: Source, channels: int = 3) -> np.ndarray:
     Raises DataNotFound for a missing file and DataError for one that is corrupt, cut short, larger than MAX_PIXELS, or
     of other channels.
     """
+    return image_and_turn(path, channels)[0]
+
+
+def image_and_turn(path: Source, channels: int) -> tuple[np.ndarray, Image.Transpose | None]:
+    """The image as `read_image` gives it, and its turn as `exif_turn` gives it."""
     if (tiff := _banded(path)) is not None:
         with _file(path) as file, _faults(path):
             if channels == tiff.bands:
-                return tiff.read(file, _decode_grey)
+                return tiff.read(file, _decode_grey), None
             if channels == tiff.colors == 3:
-                return np.ascontiguousarray(tiff.read(file, _decode_grey)[:, :, :3])
+                return np.ascontiguousarray(tiff.read(file, _decode_grey)[:, :, :3]), None
         raise _other_channels(path, tiff.bands, channels)
     with _opened(path) as image:
+        turn = _TURNS.get(_orientation(image))
         if _is_single(image) and len(_pages(image, path)) > 1:
-            return _read_pages(image, path, channels)
+            return _read_pages(image, path, channels), turn
         pixels = _full_range(_pixels(image, path, keep_fourth=channels == 4), image)  # (H, W, C)
     found = pixels.shape[2]
     if found == 1 and channels == 3:
         pixels = np.repeat(pixels, 3, axis=2)  # (H, W, 3)
     elif found != channels:
         raise _other_channels(path, found, channels)
-    return pixels
+    return pixels, turn
 
 
 def read_mask(path: Path, colors: bool = False) -> np.ndarray:
@@ -257,6 +263,26 @@ def read_mask(path: Path, colors: bool = False) -> np.ndarray:
     """
     if path.suffix == MATLAB_SUFFIX:
         return read_matrix(path, MATLAB_NAME, MAX_PIXELS)
+    with _opened_mask(path) as image:
+        return _mask_values(image, path, colors)
+
+
+def mask_and_colors(path: Path, colors: bool) -> tuple[np.ndarray, list[Color], Color | None]:
+    """The mask as `read_mask` gives it; the colours of its values; and a colour that is both opaque and transparent.
+
+    The colours are empty if it is no palette image. The last is None without such a colour: as alpha is dropped, its
+    pixels are one class.
+    """
+    if path.suffix == MATLAB_SUFFIX:
+        return read_mask(path), [], None
+    with _opened_mask(path) as image:
+        raw = _mask_values(image, path, colors)
+        return raw, _palette(image) if image.mode == "P" else [], _veiled(image)
+
+
+@contextmanager
+def _opened_mask(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """Open the image of a mask whose values Pillow reads; raises as `read_mask` does."""
     if (tiff := _banded(path)) is not None and (tiff.colors != 3 or tiff.depth != 8):
         raise DataError(f"{path} has {counted(tiff.bands, 'band')}. Expected a mask of one, or colours of 8 bits.")
     with _opened(path) as image:
@@ -271,40 +297,36 @@ def read_mask(path: Path, colors: bool = False) -> np.ndarray:
                 f"{path} has 16 bits for each of several channels. Expected class ids in one channel, or colours of 8 "
                 "bits. Save it so."
             )
-        upright = _upright(image)
-        if upright.mode in ("RGBA", "LA", "PA"):
-            *same, even = np.ptp(np.array(upright.getextrema()), axis=1) == 0  # of each channel, the last being alpha
-            if all(same) and not even:
-                raise DataError(
-                    f"{path} has one colour everywhere, drawn by transparency (alpha) alone, which is not "
-                    "read. Expected classes told by their values. Save it without transparency, its background painted "
-                    "in a colour of its own."
-                )
-        if colors or upright.mode not in ("1", "L", "P", "LA", "PA", "I", "I;16", "I;16B", "I;16L"):
-            return np.array(_to_rgb(upright, path))  # (H, W, 3)
-        if upright.mode in ("LA", "PA"):
-            return np.array(upright.getchannel(0))  # (H, W)
-        raw = np.array(upright)  # (H, W)
-        return raw.astype(np.uint8) if raw.dtype == bool else _native(raw)
+        yield image
 
 
-def mask_colors(path: Path) -> tuple[list[Color], Color | None]:
-    """The colours that the file of a mask gives its values, and a colour that is both opaque and transparent.
+def _mask_values(image: ImageFile.ImageFile, path: Path, colors: bool) -> np.ndarray:
+    """The raw values of an opened mask, as `read_mask` gives them."""
+    upright = _upright(image)
+    if upright.mode in ("RGBA", "LA", "PA"):
+        *same, even = np.ptp(np.array(upright.getextrema()), axis=1) == 0  # of each channel, the last being alpha
+        if all(same) and not even:
+            raise DataError(
+                f"{path} has one colour everywhere, drawn by transparency (alpha) alone, which is not read. Expected "
+                "classes told by their values. Save it without transparency, its background painted in a colour of "
+                "its own."
+            )
+    if colors or upright.mode not in ("1", "L", "P", "LA", "PA", "I", "I;16", "I;16B", "I;16L"):
+        return np.array(_to_rgb(upright, path))  # (H, W, 3)
+    if upright.mode in ("LA", "PA"):
+        return np.array(upright.getchannel(0))  # (H, W)
+    raw = np.array(upright)  # (H, W)
+    return raw.astype(np.uint8) if raw.dtype == bool else _native(raw)
 
-    The first are empty if it is no palette image. The second is None without such a colour: as alpha is dropped, its
-    pixels are one class.
-    """
-    if path.suffix == MATLAB_SUFFIX:
-        return [], None
-    with _opened(path) as image:
-        if image.mode == "P":
-            return _palette(image), None
-        if image.mode not in ("RGBA", "LA", "PA"):
-            return [], None
-        *bands, alpha = np.moveaxis(np.array(image.convert("RGBA"), np.int32), 2, 0)  # (H, W) each
+
+def _veiled(image: Image.Image) -> Color | None:
+    """A colour that is both opaque and transparent in the image, or None."""
+    if image.mode not in ("RGBA", "LA", "PA"):
+        return None
+    *bands, alpha = np.moveaxis(np.array(image.convert("RGBA"), np.int32), 2, 0)  # (H, W) each
     values = bands[0] << 16 | bands[1] << 8 | bands[2]
     both = np.intersect1d(values[alpha == 0], values[alpha == 255])
-    return [], (int(both[0]) >> 16, int(both[0]) >> 8 & 255, int(both[0]) & 255) if len(both) else None
+    return (int(both[0]) >> 16, int(both[0]) >> 8 & 255, int(both[0]) & 255) if len(both) else None
 
 
 def _palette(image: Image.Image) -> list[Color]:
