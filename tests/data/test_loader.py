@@ -1,4 +1,6 @@
+import os
 import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -229,3 +231,21 @@ def test_a_small_crop_is_cut_around_the_rare_class():
     never = TrainingSamples(data, Augment(crop=(2, 2)), seed=1, rare=find_rare_classes(data))
     plain = TrainingSamples(data, Augment(crop=(2, 2)), seed=1)
     assert all(torch.equal(never[epoch, 0][1], plain[epoch, 0][1]) for epoch in range(50))
+
+
+def test_workers_deliver_batches_under_a_long_temporary_folder(tmp_path):
+    long = tmp_path / ("t" * 80)
+    long.mkdir()
+    code = (
+        "from test_loader import FlatBatches, Tiny, TrainingSamples, training_loader, Augment\n"
+        "samples = TrainingSamples(Tiny(), Augment(crop=(4, 4)), seed=0)\n"
+        "batches = FlatBatches(7, 2, seed=3, start=0, total=2)\n"
+        "print(len(list(training_loader(samples, batches, workers=1))))\n"
+    )
+    search = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    environment = os.environ | {"TMPDIR": str(long), "PYTHONPATH": search}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.stdout == "2\n", run.stderr
+    assert list(long.iterdir()) == []

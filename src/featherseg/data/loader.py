@@ -1,9 +1,11 @@
 """The stream of training batches: a pure function of (seed, position), whatever the number of workers or restarts."""
 
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -171,6 +173,8 @@ def shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
 
 def training_loader(samples: TrainingSamples, batches: FlatBatches, *, workers: int) -> DataLoader[Batch]:
     """The loader of a whole run; `workers` processes draw the batches ahead, 0 draws them in this process."""
+    if workers:
+        _shorten_socket_paths()
     return DataLoader(
         samples,
         batch_sampler=batches,
@@ -188,6 +192,19 @@ def start_method() -> str:
     if (chosen := multiprocessing.get_start_method(allow_none=True)) is not None:
         return chosen
     return "fork" if sys.platform == "linux" else multiprocessing.get_start_method()
+
+
+def _shorten_socket_paths() -> None:
+    """Let multiprocessing put its sockets into /tmp if TMPDIR is too long for their paths.
+
+    The path of a socket has at most 107 bytes on Linux and 103 on macOS; multiprocessing adds
+    about 30. A worker that cannot open one sends no batch, and the training would wait for ever.
+    """
+    usual = tempfile.gettempdir()
+    if sys.platform != "win32" and len(os.fsencode(usual)) > 70 and os.access("/tmp", os.W_OK):
+        tempfile.tempdir = "/tmp"
+        multiprocessing.util.get_temp_dir()  # kept for this process and its workers, removed at exit
+        tempfile.tempdir = usual
 
 
 def _leave_signals(_: int) -> None:
