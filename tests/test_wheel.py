@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from featherseg.data import open_dataset
 from featherseg.runs import SHIPPED, STARTER, load_run
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src/featherseg"
 BUILD = ["-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "--no-index"]
 
 
@@ -34,6 +36,11 @@ def build(folder: Path, compiler: str | None) -> tuple[Path, str]:
     return wheel, done.stdout + done.stderr
 
 
+def is_data(path: Path) -> bool:
+    """Whether a file of the package is neither code nor built from it."""
+    return path.is_file() and path.suffix not in (".py", ".pyc", ".so", ".pyd")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="CC does not choose the compiler there")
 def test_a_wheel_built_without_a_compiler_says_so_and_works_from_another_folder(tmp_path, monkeypatch):
@@ -41,6 +48,9 @@ def test_a_wheel_built_without_a_compiler_says_so_and_works_from_another_folder(
     assert wheel.name.endswith("-py3-none-any.whl")
     assert "NO C COMPILER WORKED" in said
     assert wheel.stat().st_size < 4_000_000
+    data = {f"featherseg/{path.relative_to(PACKAGE).as_posix()}" for path in PACKAGE.rglob("*") if is_data(path)}
+    assert "featherseg/data/datasets/ade20k.toml" in data
+    assert data <= set(zipfile.ZipFile(wheel).namelist())
     installed, here = tmp_path / "lib" / "installed", tmp_path / "here"
     here.mkdir()
     pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(installed), str(wheel)]

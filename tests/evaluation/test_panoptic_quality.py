@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from panoptic_scenes import CATEGORIES, count_slowly, listed, scene
 
 from featherseg.core.errors import DataError, UnknownName
-from featherseg.data.datasets.bdd100k_panoptic import BDD100K_PANOPTIC_CLASSES, CATEGORY_IDS
+from featherseg.data.datasets.bdd100k_panoptic import CATEGORY_IDS, BDD100KPanoptic
 from featherseg.data.panoptic.data import categories
 from featherseg.data.panoptic.files import PanopticWriter
 from featherseg.evaluation import PanopticQuality
@@ -98,7 +98,7 @@ def test_the_pair_of_deeplab2_has_its_figures():
 
 def test_the_pairs_of_bdd100k_s_toolkit_have_its_figures():
     golden = json.loads((GOLDEN / "panoptic/overlaps.json").read_text())["bdd100k"]
-    counter = PanopticQuality(categories(BDD100K_PANOPTIC_CLASSES, CATEGORY_IDS), "bdd100k")
+    counter = PanopticQuality(categories(BDD100KPanoptic.facts.classes, CATEGORY_IDS), "bdd100k")
     for name in "ab":
         ground_truth, prediction = overlapping(golden[name]["overlaps"])
         counter.update(ground_truth, golden[name]["truth"], prediction, golden[name]["prediction"])

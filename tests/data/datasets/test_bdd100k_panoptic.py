@@ -11,12 +11,8 @@ from PIL import Image
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.data import dataset_facts, open_dataset
 from featherseg.data.checks import check_data
-from featherseg.data.datasets.bdd100k_panoptic import (
-    BDD100K_PANOPTIC_CLASSES,
-    CATEGORY_IDS,
-    BDD100KPanoptic,
-    read_bitmask,
-)
+from featherseg.data.datasets.bdd100k_panoptic import CATEGORY_IDS, BDD100KPanoptic, read_bitmask
+from featherseg.data.datasets.class_lists import read_classes
 from featherseg.runs import RESTRICTED
 
 FIXTURES = "data/fixtures/bdd100k"
@@ -70,9 +66,10 @@ def test_a_bitmask_holds_category_flags_and_a_number_of_two_bytes(tmp_path):
 
 
 def test_the_classes_are_30_of_stuff_and_10_things_by_their_category_ids():
-    assert [info.thing for info in BDD100K_PANOPTIC_CLASSES] == [False] * 30 + [True] * 10
+    assert tuple(read_classes("bdd100k_panoptic")) == CATEGORY_IDS
+    assert [info.thing for info in BDD100KPanoptic.facts.classes] == [False] * 30 + [True] * 10
     of_cityscapes = {info.name: info for info in dataset_facts("cityscapes").classes}
-    shared = [info for info in BDD100K_PANOPTIC_CLASSES if info.name in of_cityscapes]
+    shared = [info for info in BDD100KPanoptic.facts.classes if info.name in of_cityscapes]
     assert len(shared) == 19
     assert all(info == of_cityscapes[info.name] for info in shared)
 
@@ -83,7 +80,7 @@ def test_names_and_numbers_are_those_of_the_toolkit_s_own_pair(shared: Path):
     folder = shared / FIXTURES / "panseg_bdd100k"
     (frame,) = json.loads((folder / "panseg_bdd100k.json").read_text())
     ids, segments = read_bitmask(folder / "panseg_mask.png")
-    names = [BDD100K_PANOPTIC_CLASSES[segment["category_id"] - 1].name for segment in segments]
+    names = [BDD100KPanoptic.facts.classes[segment["category_id"] - 1].name for segment in segments]
     assert set(names) == {label["category"] for label in frame["labels"]}
     assert names.count("car") == sum(label["category"] == "car" for label in frame["labels"]) == 2
     assert ids.shape == (720, 1280)

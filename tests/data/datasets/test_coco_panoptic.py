@@ -11,14 +11,15 @@ from featherseg.converters.masks import masks_of
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.data import dataset_facts, open_dataset
 from featherseg.data.checks import check_data
+from featherseg.data.datasets.class_lists import read_classes
 from featherseg.data.datasets.coco_panoptic import CocoPanoptic
-from featherseg.data.datasets.coco_panoptic_classes import CATEGORIES, CLASS_OF, COCO_PANOPTIC_CLASSES
 from featherseg.data.fingerprint import Fingerprint
 from featherseg.data.fixes import write_mended
 from featherseg.data.panoptic.files import PanopticWriter, read_ids
 from featherseg.data.panoptic.segments import list_segments
 from featherseg.runs import RESTRICTED
 
+CATEGORIES = read_classes("coco_panoptic")
 STEMS = {"train": ["000000000009", "000000000025"], "val": ["000000000139"]}
 IDS = np.array([[0, 70000, 70000, 3], [200, 200, 16777215, 3]])
 CATEGORY_OF = {0: 0, 70000: 1, 200: 1, 3: 200, 16777215: 90}  # two persons, one of them a crowd, rug and toothbrush
@@ -69,9 +70,10 @@ def test_the_table_is_coco_s():
 
 
 def test_133_categories_80_of_them_things_first():
-    assert [info.thing for info in COCO_PANOPTIC_CLASSES] == [True] * 80 + [False] * 53
-    assert len({info.color for info in COCO_PANOPTIC_CLASSES}) == len({i.name for i in COCO_PANOPTIC_CLASSES}) == 133
-    assert (max(CATEGORIES), CLASS_OF[200], CLASS_OF[1]) == (200, 132, 0)
+    classes = CocoPanoptic.facts.classes
+    assert [info.thing for info in classes] == [True] * 80 + [False] * 53
+    assert len({info.color for info in classes}) == len({info.name for info in classes}) == 133
+    assert (max(CATEGORIES), classes[132], classes[0]) == (200, CATEGORIES[200], CATEGORIES[1])
 
 
 @pytest.mark.data
@@ -87,7 +89,7 @@ def test_the_real_image_has_its_people_its_crowd_and_its_ball(shared: Path, tmp_
     assert pixels == {(-1) ** segment["iscrowd"] * segment["id"]: segment["area"] for segment in things}
     for category in {segment["category_id"] for segment in content}:
         area = sum(segment["area"] for segment in content if segment["category_id"] == category)
-        assert (sample.label == CLASS_OF[category]).sum() == area
+        assert (sample.label == list(CATEGORIES).index(category)).sum() == area
     ids, segments = CocoPanoptic(fixture, "val").panoptic(0)
     np.testing.assert_array_equal(ids, read_ids(fixture / "panoptic_val2017/000000142238.png"))
     assert [s["area"] for s in segments] == [s["area"] for s in content]

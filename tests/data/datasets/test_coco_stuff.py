@@ -11,8 +11,9 @@ from PIL import Image
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.data import dataset_facts, open_dataset
 from featherseg.data.checks import check_data
+from featherseg.data.datasets.class_lists import read_classes
 from featherseg.data.datasets.coco_stuff import CocoStuff10k, CocoStuff164k
-from featherseg.data.datasets.coco_stuff_classes import CATEGORIES, COCO_STUFF_CLASSES
+from featherseg.data.palettes import default_palette
 from featherseg.runs import RESTRICTED
 
 UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)  # category ids without a segmentation
@@ -158,13 +159,16 @@ def test_the_folders_of_the_stuff_only_release_are_refused_by_name(large, place)
 
 def test_names_and_things_are_those_of_coco_s_own_tables():
     known = json.loads((GOLDEN / "class_tables.json").read_text())["coco-stuff"]
-    assert digest(sorted(CATEGORIES.items())).items() <= known.items()
-    assert [info.thing for info in COCO_STUFF_CLASSES] == [True] * 80 + [False] * 91
+    names = {number: info.name for number, info in read_classes("coco_stuff").items()}
+    assert digest(sorted(names.items())).items() <= known.items()
+    assert [info.thing for info in CocoStuff164k.facts.classes] == [True] * 80 + [False] * 91
 
 
 def test_the_171_names_and_colours_differ():
-    assert list(CATEGORIES) == USED
-    assert len({info.name for info in COCO_STUFF_CLASSES}) == len({info.color for info in COCO_STUFF_CLASSES}) == 171
+    classes = CocoStuff10k.facts.classes
+    assert list(read_classes("coco_stuff")) == USED
+    assert len({info.name for info in classes}) == 171
+    assert [info.color for info in classes] == default_palette(171)
 
 
 def test_splits_are_train_and_val_of_both_releases(large):

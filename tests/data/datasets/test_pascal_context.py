@@ -9,7 +9,9 @@ from PIL import Image
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.data import dataset_facts, open_dataset
 from featherseg.data.checks import check_data
-from featherseg.data.datasets.pascal_context import RAW_NAMES, PascalContext, PascalContext60
+from featherseg.data.datasets.class_lists import read_classes
+from featherseg.data.datasets.pascal_context import PascalContext, PascalContext60
+from featherseg.data.palettes import default_palette
 from featherseg.runs import RESTRICTED
 
 KEYS = {"train": ["2008_000008", "2008_000002"], "val": ["2008_000003"]}  # lists need no order
@@ -64,16 +66,17 @@ def test_raw_ids_in_16_bits_read_as_the_converter_numbers_them(root, dataset):
 
 def test_names_stand_in_the_order_of_the_masks():
     """Their raw ids number 459 names in the order of the alphabet, so the 59 stand in that order too."""
-    assert list(RAW_NAMES) == sorted(RAW_IDS)[1:]
-    assert list(RAW_NAMES.values()) == sorted(RAW_NAMES.values())
-    assert [RAW_NAMES[raw] for raw in (2, 23, 59, 284, 360, 458)] == [
+    names = {raw: info.name for raw, info in read_classes("pascal_context").items()}
+    assert list(names) == sorted(RAW_IDS)[1:]
+    assert list(names.values()) == sorted(names.values())
+    assert [names[raw] for raw in (2, 23, 59, 284, 360, 458)] == [
         *("aeroplane", "bicycle", "car", "person", "sky", "wood")
     ]
     by_59, by_60 = (dataset_facts(f"pascal-context-{classes}").classes for classes in (59, 60))
     assert (len(by_59), len(by_60)) == (59, 60)
     assert by_60[0].name == "background"
     assert by_60[1:] == by_59
-    assert len({info.color for info in by_60}) == 60
+    assert [info.color for info in by_60] == [(0, 0, 0), *default_palette(59)]
 
 
 @pytest.mark.parametrize(

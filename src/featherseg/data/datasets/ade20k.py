@@ -9,7 +9,7 @@ from pathlib import Path
 
 from featherseg.core.errors import DataNotFound
 from featherseg.core.types import IGNORE, DataFacts
-from featherseg.data.datasets.ade20k_classes import ADE20K_CLASSES
+from featherseg.data.datasets.class_lists import LazyFacts, read_classes
 from featherseg.data.labels import LabelMap
 from featherseg.data.pairs import Listing, NamedData, files_by_stem, make_splits
 
@@ -22,9 +22,10 @@ ADE20K_LICENCE = (
 )
 
 FROM_ADE20K = LabelMap(
-    {0: IGNORE, **{i + 1: i for i in range(len(ADE20K_CLASSES))}},
-    expected="the values of ADE20K SceneParsing (1 to 150, and 0 = other objects; ADEChallengeData2016.zip). Colours "
-    "of the full release (*_seg.png) and masks shifted to 0 to 149 and 255 are not read",
+    {0: IGNORE, **{value: value - 1 for value in range(1, 151)}},
+    expected="the values of ADE20K SceneParsing (1 to 150, and 0 = other objects; "
+    "ADEChallengeData2016.zip). Colours of the full release (*_seg.png) and masks shifted to 0 to 149 "
+    "and 255 are not read",
 )
 
 
@@ -34,7 +35,14 @@ class ADE20K(NamedData):
     Raises DataNotFound for the full release too.
     """
 
-    facts = DataFacts("ade20k", ADE20K_CLASSES, ADE20K_LICENCE, image_size=(512, 683))
+    facts = LazyFacts(
+        lambda: DataFacts(
+            "ade20k",
+            tuple(read_classes("ade20k").values()),
+            ADE20K_LICENCE,
+            image_size=(512, 683),
+        )
+    )
     no_test = (
         "the labels of the split test of ADE20K are not public, so it cannot be used for training or evaluation: use "
         "val, as in the literature."
@@ -50,7 +58,7 @@ class ADE20K(NamedData):
         }
         missing = f"{base / 'images'} has no images of {' or '.join(splits)}. {_EXPECTED}"
         pairs = make_splits(files, missing)
-        return Listing("ade20k", ADE20K_CLASSES, FROM_ADE20K, pairs, ADE20K_LICENCE)
+        return Listing("ade20k", cls.facts.classes, FROM_ADE20K, pairs, ADE20K_LICENCE)
 
 
 _EXPECTED = (

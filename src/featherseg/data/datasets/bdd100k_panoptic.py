@@ -10,58 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from featherseg.core.errors import DataError, DataNotFound
-from featherseg.core.types import IGNORE, ClassInfo, DataFacts, Sample
+from featherseg.core.types import IGNORE, DataFacts, Sample
 from featherseg.data.datasets.bdd100k import BDD100K_LICENCE
+from featherseg.data.datasets.class_lists import LazyFacts, read_classes
 from featherseg.data.images import read_image
 from featherseg.data.labels import LabelMap
 from featherseg.data.pairs import Listing, NamedData, Pair, files_by_stem, make_splits, other_size
 from featherseg.data.panoptic.data import categories
 from featherseg.data.panoptic.segments import Panoptic, list_segments, to_sample
 
-BDD100K_PANOPTIC_CLASSES = (  # in the order of the category ids 1..40; names and colours of the toolkit's label.py
-    ClassInfo("dynamic", (111, 74, 0)),
-    ClassInfo("ego vehicle", (0, 0, 0)),
-    ClassInfo("ground", (81, 0, 81)),
-    ClassInfo("static", (0, 0, 0)),
-    ClassInfo("parking", (250, 170, 160)),
-    ClassInfo("rail track", (230, 150, 140)),
-    ClassInfo("road", (128, 64, 128)),
-    ClassInfo("sidewalk", (244, 35, 232)),
-    ClassInfo("bridge", (150, 100, 100)),
-    ClassInfo("building", (70, 70, 70)),
-    ClassInfo("fence", (190, 153, 153)),
-    ClassInfo("garage", (180, 100, 180)),
-    ClassInfo("guard rail", (180, 165, 180)),
-    ClassInfo("tunnel", (150, 120, 90)),
-    ClassInfo("wall", (102, 102, 156)),
-    ClassInfo("banner", (250, 170, 100)),
-    ClassInfo("billboard", (220, 220, 250)),
-    ClassInfo("lane divider", (255, 165, 0)),
-    ClassInfo("parking sign", (220, 20, 60)),
-    ClassInfo("pole", (153, 153, 153)),
-    ClassInfo("polegroup", (153, 153, 153)),
-    ClassInfo("street light", (220, 220, 100)),
-    ClassInfo("traffic cone", (255, 70, 0)),
-    ClassInfo("traffic device", (220, 220, 220)),
-    ClassInfo("traffic light", (250, 170, 30)),
-    ClassInfo("traffic sign", (220, 220, 0)),
-    ClassInfo("traffic sign frame", (250, 170, 250)),
-    ClassInfo("terrain", (152, 251, 152)),
-    ClassInfo("vegetation", (107, 142, 35)),
-    ClassInfo("sky", (70, 130, 180)),
-    ClassInfo("person", (220, 20, 60), thing=True),
-    ClassInfo("rider", (255, 0, 0), thing=True),
-    ClassInfo("bicycle", (119, 11, 32), thing=True),
-    ClassInfo("bus", (0, 60, 100), thing=True),
-    ClassInfo("car", (0, 0, 142), thing=True),
-    ClassInfo("caravan", (0, 0, 90), thing=True),
-    ClassInfo("motorcycle", (0, 0, 230), thing=True),
-    ClassInfo("trailer", (0, 0, 110), thing=True),
-    ClassInfo("train", (0, 80, 100), thing=True),
-    ClassInfo("truck", (0, 0, 70), thing=True),
-)
-
-CATEGORY_IDS = tuple(range(1, len(BDD100K_PANOPTIC_CLASSES) + 1))
+CATEGORY_IDS = tuple(range(1, 41))  # and 0 = void
 
 IGNORED, CROWD = 1, 2
 """Bits of a bitmask's flags; 4 = occluded and 8 = truncated are not read."""
@@ -107,12 +65,14 @@ class BDD100KPanoptic(NamedData):
     Of its samples, `instances` has the ids of the bitmasks, below 0 for crowds; ignored segments are void.
     """
 
-    facts = DataFacts(
-        "bdd100k-panoptic",
-        BDD100K_PANOPTIC_CLASSES,
-        BDD100K_LICENCE,
-        image_size=(720, 1280),
-        category_ids=CATEGORY_IDS,
+    facts = LazyFacts(
+        lambda: DataFacts(
+            "bdd100k-panoptic",
+            tuple(read_classes("bdd100k_panoptic").values()),
+            BDD100K_LICENCE,
+            image_size=(720, 1280),
+            category_ids=CATEGORY_IDS,
+        )
     )
     no_test = (
         "the labels of the split test of BDD100K are not public, so it cannot be used for training or "
@@ -148,7 +108,7 @@ class BDD100KPanoptic(NamedData):
         masks = {split: files_by_stem(base / MASKS / split) for split in splits}
         missing = f"{base} has no images of {' or '.join(splits)}. {_EXPECTED}"
         pairs = make_splits({split: (images[split], masks[split]) for split in splits}, missing)
-        return BitmaskListing("bdd100k-panoptic", BDD100K_PANOPTIC_CLASSES, Bitmask(), pairs, BDD100K_LICENCE)
+        return BitmaskListing("bdd100k-panoptic", cls.facts.classes, Bitmask(), pairs, BDD100K_LICENCE)
 
 
 def read_bitmask(path: Path) -> Panoptic:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.types import DataFacts
-from featherseg.data.datasets.coco_panoptic_classes import CLASS_OF, COCO_PANOPTIC_CLASSES
+from featherseg.data.datasets.class_lists import LazyFacts, read_classes
 from featherseg.data.pairs import NamedData, files_by_stem
 from featherseg.data.panoptic.data import (
     VOID_ALONE,
@@ -32,12 +32,14 @@ class CocoPanoptic(NamedData, PanopticData):
     Raises DataError for a JSON that cannot be right.
     """
 
-    facts = DataFacts(
-        "coco-panoptic",
-        COCO_PANOPTIC_CLASSES,
-        COCO_PANOPTIC_LICENCE,
-        image_size=(480, 640),
-        category_ids=tuple(CLASS_OF),
+    facts = LazyFacts(
+        lambda: DataFacts(
+            "coco-panoptic",
+            tuple(read_classes("coco_panoptic").values()),
+            COCO_PANOPTIC_LICENCE,
+            image_size=(480, 640),
+            category_ids=tuple(read_classes("coco_panoptic")),
+        )
     )
     no_test = (
         "the labels of the splits test of COCO panoptic are not public, so they cannot be used for training or "
@@ -47,12 +49,13 @@ class CocoPanoptic(NamedData, PanopticData):
     @classmethod
     def list_files(cls, root: Path, splits: Sequence[str]) -> PanopticListing:
         pairs, annotations = {}, dict[str, Annotation]()
+        class_of = {category: index for index, category in enumerate(read_classes("coco_panoptic"))}
         for split in splits:
             name = f"panoptic_{split}2017"
             if (path := _first(root / "annotations", root, name=f"{name}.json")) is None:
                 continue
             content = read_panoptic_json(path)
-            check_categories(path, content, CLASS_OF, "the categories of COCO panoptic, 1 to 200")
+            check_categories(path, content, class_of, "the categories of COCO panoptic, 1 to 200")
             images = files_by_stem(_first(root / "images", root, name=f"{split}2017") or root / f"{split}2017")
             masks = _first(path.parent, root, name=name) or path.parent / name
             keys = [Path(annotation.file_name).stem for annotation in content.annotations]
@@ -65,11 +68,11 @@ class CocoPanoptic(NamedData, PanopticData):
         void = SegmentIds(VOID_ALONE, expected="the ids of a panoptic PNG")
         return PanopticListing(
             "coco-panoptic",
-            COCO_PANOPTIC_CLASSES,
+            cls.facts.classes,
             void,
             pairs,
             COCO_PANOPTIC_LICENCE,
-            class_of=CLASS_OF,
+            class_of=class_of,
             annotations=annotations,
         )
 

@@ -4,21 +4,24 @@ Two releases: 164k (118287 train / 5000 val of COCO 2017) and 10k (9000 train / 
 is read as released or as mmsegmentation's converter writes it; docs/data/coco-stuff.md shows layouts and licence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from featherseg.core.errors import DataNotFound
-from featherseg.core.types import DataFacts
-from featherseg.data.datasets.coco_stuff_classes import (
-    COCO_STUFF_CLASSES,
-    FROM_CATEGORY_IDS,
-    FROM_STUFFTHINGMAPS,
-    FROM_TRAIN_IDS_10K,
-    FROM_TRAIN_IDS_164K,
-)
+from featherseg.core.types import IGNORE, DataFacts
+from featherseg.data.datasets.class_lists import LazyFacts, read_classes
 from featherseg.data.labels import LabelMap
-from featherseg.data.pairs import FilesByStem, Listing, NamedData, files_by_stem, make_pairs, make_splits, read_list
+from featherseg.data.pairs import (
+    FilesByStem,
+    Listing,
+    NamedData,
+    Pair,
+    files_by_stem,
+    make_pairs,
+    make_splits,
+    read_list,
+)
 
 COCO_STUFF_LICENCE = (
     "trained on COCO-Stuff: its labels are CC BY 4.0, its images belong to Flickr users, each under the licence "
@@ -31,22 +34,66 @@ CONVERTED = "_labelTrainIds.png"
 
 @dataclass(frozen=True)
 class Layout:
-    """One form of masks: what their names end in, and what their values mean."""
+    """One way in which masks number the classes.
+
+    Their names end in `ending`. The first class has the value `first`; those that follow have the
+    next category ids as released, and consecutive numbers as converted. `void` is not labelled.
+    """
 
     ending: str
-    label_map: LabelMap
+    first: int
+    void: int
+    expected: str
+
+    def label_map(self) -> LabelMap:
+        """Return the map from the values of these masks to the class ids 0..170."""
+        categories = list(read_classes("coco_stuff"))  # 1..182 with gaps
+        numbers = range(len(categories)) if self.ending == CONVERTED else [c - 1 for c in categories]
+        ids = {self.first + number: i for i, number in enumerate(numbers)}
+        return LabelMap({**ids, self.void: IGNORE}, expected=self.expected)
 
 
-LAYOUTS_164K = (Layout(".png", FROM_STUFFTHINGMAPS), Layout(CONVERTED, FROM_TRAIN_IDS_164K))
-LAYOUTS_10K = (Layout(".mat", FROM_CATEGORY_IDS), Layout(CONVERTED, FROM_TRAIN_IDS_10K))
-"""Of either release, as released and as converted; the first that is there is read. The two lie side by side where a
-converter has run, and each has its own table: nothing is shifted twice."""
+# As released and as converted. Both are there after a converter has run: the first with masks is read.
+LAYOUTS_164K = (
+    Layout(
+        ".png",
+        first=0,
+        void=255,
+        expected="the values of COCO-Stuff 164k (stuffthingmaps_trainval2017: category id - 1, 0 to 181 "
+        "without the 11 ids that are never used, and 255 = void). 182 and 183 occur in the stuff-only "
+        "masks of the COCO-Stuff API (92 to 182, and 183 = other), which have no things and are not "
+        "read; ids that are never used occur in masks that were converted to 0 to 170, which are "
+        "expected in *_labelTrainIds.png",
+    ),
+    Layout(
+        CONVERTED,
+        first=0,
+        void=255,
+        expected="the train ids of COCO-Stuff 164k (0 to 170, and 255 = void)",
+    ),
+)
+LAYOUTS_10K = (
+    Layout(
+        ".mat",
+        first=1,
+        void=0,
+        expected="the values of COCO-Stuff 10k, version 1.1 (category ids, 1 to 182 without the 11 that "
+        "are never used, and 0 = unlabelled). Ids that are never used occur in version 1.0, which "
+        "numbers the classes from 2 to 172 and is not read: download cocostuff-10k-v1.1.zip",
+    ),
+    Layout(
+        CONVERTED,
+        first=1,
+        void=0,
+        expected="the train ids of COCO-Stuff 10k (1 to 171, and 0 = unlabelled)",
+    ),
+)
 
 
 class CocoStuff164k(NamedData):
     """COCO-Stuff 164k with 171 classes; keys are the stems of the images, "000000000009"."""
 
-    facts = DataFacts("coco-stuff-164k", COCO_STUFF_CLASSES, COCO_STUFF_LICENCE, image_size=(480, 640))
+    facts = LazyFacts(lambda: _facts("coco-stuff-164k"))
     no_test = (
         "the labels of the split test of COCO-Stuff 164k are not public, so it cannot be used for training or "
         "evaluation: use val."
@@ -59,7 +106,7 @@ class CocoStuff164k(NamedData):
             if any(masks.values()):
                 images = {split: files_by_stem(root / "images" / f"{split}2017") for split in splits}
                 pairs = make_splits({split: (images[split], masks[split]) for split in splits})
-                return Listing("coco-stuff-164k", COCO_STUFF_CLASSES, layout.label_map, pairs, COCO_STUFF_LICENCE)
+                return _listing(cls.facts, layout, pairs)
         raise DataNotFound(f"{root} {_state(root)} {_EXPECTED_164K}")
 
 
@@ -69,7 +116,7 @@ class CocoStuff10k(NamedData):
     The split val is the release's list test.txt.
     """
 
-    facts = DataFacts("coco-stuff-10k", COCO_STUFF_CLASSES, COCO_STUFF_LICENCE, image_size=(480, 640))
+    facts = LazyFacts(lambda: _facts("coco-stuff-10k"))
     no_test = "the 1000 images of test.txt are the val split of coco-stuff-10k; there is no test split."
 
     @classmethod
@@ -82,13 +129,22 @@ class CocoStuff10k(NamedData):
                 split: read_list(root / "imageLists" / f"{part}.txt", _EXPECTED_10K) for split, part in parts.items()
             }
             pairs = {split: make_pairs(stems[split], all_images, all_masks) for split in splits}
-            return Listing("coco-stuff-10k", COCO_STUFF_CLASSES, released.label_map, pairs, COCO_STUFF_LICENCE)
+            return _listing(cls.facts, released, pairs)
         masks = {split: _masks(root / "annotations" / f"{part}2014", converted) for split, part in parts.items()}
         if any(masks.values()):
             images = {split: files_by_stem(root / "images" / f"{part}2014") for split, part in parts.items()}
             pairs = make_splits({split: (images[split], masks[split]) for split in splits})
-            return Listing("coco-stuff-10k", COCO_STUFF_CLASSES, converted.label_map, pairs, COCO_STUFF_LICENCE)
+            return _listing(cls.facts, converted, pairs)
         raise DataNotFound(f"{root} {_state(root)} {_EXPECTED_10K}")
+
+
+def _facts(name: str) -> DataFacts:
+    classes = tuple(read_classes("coco_stuff").values())
+    return DataFacts(name, classes, COCO_STUFF_LICENCE, image_size=(480, 640))
+
+
+def _listing(facts: DataFacts, layout: Layout, pairs: Mapping[str, list[Pair]]) -> Listing:
+    return Listing(facts.name, facts.classes, layout.label_map(), pairs, facts.licence)
 
 
 def _masks(folder: Path, layout: Layout) -> FilesByStem:

@@ -5,87 +5,21 @@ mmsegmentation's converter writes; docs/data/pascal-context.md shows the layout 
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from featherseg.core.errors import DataNotFound
 from featherseg.core.types import IGNORE, ClassInfo, DataFacts
+from featherseg.data.datasets.class_lists import LazyFacts, read_classes
 from featherseg.data.labels import LabelMap
 from featherseg.data.pairs import Listing, NamedData, files_by_stem, make_pairs, read_list
-from featherseg.data.palettes import default_palette
 
 PASCAL_CONTEXT_LICENCE = (
     "trained on Pascal Context: the licence of its labels is unknown, and its images, those of PASCAL VOC 2010, are "
     "under Flickr's terms of use; ask before any use beyond research"
 )
 
-RAW_NAMES = {  # id among the 459 labels of the full annotation -> name; in this order the masks number them 1..59
-    2: "aeroplane",
-    9: "bag",
-    18: "bed",
-    19: "bedclothes",
-    22: "bench",
-    23: "bicycle",
-    25: "bird",
-    31: "boat",
-    33: "book",
-    34: "bottle",
-    44: "building",
-    45: "bus",
-    46: "cabinet",
-    59: "car",
-    65: "cat",
-    68: "ceiling",
-    72: "chair",
-    80: "cloth",
-    85: "computer",
-    98: "cow",
-    104: "cup",
-    105: "curtain",
-    113: "dog",
-    115: "door",
-    144: "fence",
-    158: "floor",
-    159: "flower",
-    162: "food",
-    187: "grass",
-    189: "ground",
-    207: "horse",
-    220: "keyboard",
-    232: "light",
-    258: "motorbike",
-    259: "mountain",
-    260: "mouse",
-    284: "person",
-    295: "plate",
-    296: "platform",
-    308: "pottedplant",
-    324: "road",
-    326: "rock",
-    347: "sheep",
-    349: "shelves",
-    354: "sidewalk",
-    355: "sign",
-    360: "sky",
-    366: "snow",
-    368: "sofa",
-    397: "table",
-    415: "track",
-    416: "train",
-    420: "tree",
-    424: "truck",
-    427: "tvmonitor",
-    440: "wall",
-    445: "water",
-    454: "window",
-    458: "wood",
-}
-
-FOREGROUND = tuple(  # the colours are ours: the dataset has no usual ones
-    ClassInfo(name, color) for name, color in zip(RAW_NAMES.values(), default_palette(len(RAW_NAMES)), strict=True)
-)
 BACKGROUND = ClassInfo("background", (0, 0, 0))
 
 
@@ -96,14 +30,15 @@ class ContextMap(LabelMap):
     """
 
     def __init__(self, classes: int) -> None:
-        background, first = (0, 1) if classes > len(FOREGROUND) else (IGNORE, 0)
+        raw_ids = list(read_classes("pascal_context"))
+        background, first = (0, 1) if classes > len(raw_ids) else (IGNORE, 0)
         expected = (
             "the values of Pascal Context's masks (0 = background and 1 to 59, or in 16-bit masks the 59 raw ids). "
             "Masks of all 459 labels are not read: convert the annotation with "
             "tools/dataset_converters/pascal_context.py of mmsegmentation"
         )
-        super().__init__({0: background, **{i + 1: i + first for i in range(len(RAW_NAMES))}}, expected=expected)
-        self.deep = LabelMap({0: background, **{raw: i + first for i, raw in enumerate(RAW_NAMES)}}, expected=expected)
+        super().__init__({0: background, **{i + 1: i + first for i in range(len(raw_ids))}}, expected=expected)
+        self.deep = LabelMap({0: background, **{raw: i + first for i, raw in enumerate(raw_ids)}}, expected=expected)
 
     def apply(self, raw: np.ndarray) -> np.ndarray:
         """(H, W) raw values -> (H, W) int16 ids, -1 where the value is not in the map of its number of bits."""
@@ -113,7 +48,7 @@ class ContextMap(LabelMap):
 class PascalContext(NamedData):
     """Pascal Context with 59 classes, background ignored; keys are the stems of the files, "2008_000002"."""
 
-    facts = DataFacts("pascal-context-59", FOREGROUND, PASCAL_CONTEXT_LICENCE, image_size=(375, 500))
+    facts = LazyFacts(lambda: _facts("pascal-context-59"))
     no_test = "the labels of the test images of Pascal Context are not public: use val, as in the literature."
 
     @classmethod
@@ -129,7 +64,12 @@ class PascalContext(NamedData):
 class PascalContext60(PascalContext):
     """With background as class 0, so that every other class id is one more."""
 
-    facts = replace(PascalContext.facts, name="pascal-context-60", classes=(BACKGROUND, *FOREGROUND))
+    facts = LazyFacts(lambda: _facts("pascal-context-60", BACKGROUND))
+
+
+def _facts(name: str, *background: ClassInfo) -> DataFacts:
+    classes = (*background, *read_classes("pascal_context").values())
+    return DataFacts(name, classes, PASCAL_CONTEXT_LICENCE, image_size=(375, 500))
 
 
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClassContext", "ImageSets/SegmentationContext"
