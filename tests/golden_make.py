@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from featherseg.counting.paper_tables import PAPERS
+from featherseg.counting.papers import read_paper
 from featherseg.data.datasets.bdd100k_panoptic import read_bitmask
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -175,7 +175,8 @@ def passage(papers: Path, name: str) -> str:
 
 def quoted(name: str) -> list[str]:
     """The sentences that we quote of a paper, without the marks of what is left out."""
-    return [sentence.text.removeprefix("... ").removesuffix(" ...") for sentence in PAPERS[name].sentences]
+    sentences = read_paper(name)["sentences"]
+    return [sentence["text"].removeprefix("... ").removesuffix(" ...") for sentence in sentences]
 
 
 def printed(papers: Path) -> dict:

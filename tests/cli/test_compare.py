@@ -28,8 +28,8 @@ from featherseg.cli.terminal import Console
 from featherseg.cli.train import train
 from featherseg.comparison import comparison, sweeps
 from featherseg.core.errors import ConfigError, FeathersegError, RunError, UnknownName, WeightsError
-from featherseg.counting import paper_tables
-from featherseg.counting.paper_counts import Count
+from featherseg.counting import papers
+from featherseg.counting.papers import Count
 from featherseg.data import open_dataset
 from featherseg.exporters import export
 from featherseg.recipe import PanopticTable
@@ -529,8 +529,8 @@ def test_what_cannot_be_trained_is_refused_before_the_first_is(tmp_path, models,
 
 def test_a_paper_s_tables_are_printed_whole_at_80_columns(monkeypatch):
     count = Count(Decimal("123.456"), "macs", (1024, 2048), 19)  # tests/counting counts what is printed here
-    monkeypatch.setattr(paper_tables, "parameters", lambda counting: count)
-    monkeypatch.setattr(paper_tables, "gmacs", lambda counting: [count])
+    monkeypatch.setattr(papers, "parameters", lambda counting: count)
+    monkeypatch.setattr(papers, "gmacs", lambda counting: [count])
     text = run("frm", verb="paper").stdout
     rows = [line for line in text.splitlines() if line.startswith("\N{BOX DRAWINGS LIGHT VERTICAL}")]
     assert not any("\N{HORIZONTAL ELLIPSIS}" in row or len(row) > 80 for row in rows)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from featherseg.core.wording import json_text, one_line, size_text
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
     from featherseg.comparison.results import CandidateResult, Comparison, Ranking
-    from featherseg.counting.paper_tables import CheckedTable
     from featherseg.uncertainty.bootstrap import Difference
 
 
@@ -114,33 +113,32 @@ def _figures(s: CandidateResult, between: str) -> tuple[str, ...]:
 
 def print_paper(name: str, console: Console, *, as_json: bool) -> None:
     """Every row and sentence of a paper that holds a number, beside our counts, each figure with a verdict."""
-    from featherseg.counting.paper_counts import VERDICTS
-    from featherseg.counting.paper_tables import check_paper, to_json
+    from featherseg.counting.papers import check_paper
 
     check = check_paper(name)
     if as_json:
-        print(json_text(to_json(check)))
+        print(json_text(check))
         return
-    console.print(f"{check.title}\n", markup=False)
-    for table in check.tables:
+    console.print(f"{check['paper']}\n", markup=False)
+    for table in check["tables"]:
         _print_published(console, table)
-    for checked in check.sentences:
-        sentence = checked.sentence
-        console.print(f"{checked.verdict}: \u201c{sentence.text}\u201d ({sentence.where})", markup=False)
-        console.print(f"  {checked.words}", markup=False)
+    for sentence in check["sentences"]:
+        quote = f"\u201c{sentence['text']}\u201d ({sentence['where']})"
+        console.print(f"{sentence['verdict']}: {quote}", markup=False)
+        console.print(f"  {sentence['words']}", markup=False)
     console.print("\nverdicts:")
-    for verdict, meaning in VERDICTS.items():
+    for verdict, meaning in check["verdicts"].items():
         console.print(f"  {verdict}: {meaning}", markup=False)
 
 
-def _print_published(console: Console, checked: CheckedTable) -> None:
+def _print_published(console: Console, checked: dict[str, Any]) -> None:
     """A table of a paper, a line a figure: printed, ours, verdict; below it, what meets a figure otherwise."""
     from rich.markup import escape
     from rich.table import Table
 
-    from featherseg.counting.paper_tables import NOT_RECOUNTED
+    from featherseg.counting.papers import NOT_RECOUNTED
 
-    table = Table("model", "figure", "printed", "ours", "verdict", title=escape(checked.table.title))
+    table = Table("model", "figure", "printed", "ours", "verdict", title=escape(checked["title"]))
     table.title_justify = "left"
     for column in table.columns:
         column.no_wrap = column is not table.columns[1]
@@ -148,22 +146,21 @@ def _print_published(console: Console, checked: CheckedTable) -> None:
     for column in table.columns[2:4]:
         column.justify = "right"
     notes = []
-    for found in checked.rows:
-        row = found.row
-        parts = list(dict.fromkeys(filter(None, (row.method, row.backbone))))
+    for row in checked["rows"]:
+        parts = list(dict.fromkeys(filter(None, (row["method"], row["backbone"]))))
         name = " ".join(parts)
-        at = f"G, {row.size}" if row.size != "-" else "G"
-        figures = [*zip(checked.table.measured, found.measured, strict=True), (at, found.gflops), ("M", found.params)]
-        shown = [(what, figure) for what, figure in figures if figure.printed != "-" or figure.ours]
-        for number, (what, figure) in enumerate(shown):
-            ours = f"{figure.ours.value:.3f}" if figure.ours else "-"
+        at = f"G, {row['size_printed']}" if row["size_printed"] != "-" else "G"
+        figures = {**row["measured"], at: row["gflops"], "M": row["params_m"]}
+        shown = {what: figure for what, figure in figures.items() if figure["printed"] != "-" or figure["ours"]}
+        for number, (what, figure) in enumerate(shown.items()):
+            ours = f"{figure['ours']['value']:.3f}" if figure["ours"] else "-"
             first = "" if number else "\n".join(parts)
-            verdict = NOT_RECOUNTED if figure.words == NOT_RECOUNTED else figure.verdict or "-"
-            table.add_row(*map(escape, (first, what, figure.printed, ours, verdict)))
-            if figure.verdict not in (None, "equal", "not testable here"):
-                notes.append(f"{name}, {figure.printed}: {figure.words}")
+            verdict = NOT_RECOUNTED if figure["words"] == NOT_RECOUNTED else figure["verdict"] or "-"
+            table.add_row(*map(escape, (first, what, figure["printed"], ours, verdict)))
+            if figure["verdict"] not in (None, "equal", "not testable here"):
+                notes.append(f"{name}, {figure['printed']}: {figure['words']}")
         table.add_section()
-        notes += [f"{name}: {row.remark}"] if row.remark else []
+        notes += [f"{name}: {row['remark']}"] if row["remark"] else []
     console.print(table, width=max(80, console.width))
     for note in notes:
         console.print(f"  {note}", markup=False)

@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -10,12 +9,26 @@ from golden_make import FIGURE, GOLDEN, quoted, sha256
 
 from featherseg.core.errors import UnknownName
 from featherseg.counting.cost import CONVENTIONS
-from featherseg.counting.paper_counts import FURTHER, VERDICTS, Count, gmacs, meeting, parameters, verdict
-from featherseg.counting.paper_rows import FRM, Counting, Sentence, ShareClaim
-from featherseg.counting.paper_tables import PAPERS, check_paper, check_row, check_sentence, to_json
+from featherseg.counting.papers import (
+    AUTHORS_CONVENTIONS,
+    VERDICTS,
+    Count,
+    Counting,
+    check_paper,
+    check_row,
+    check_sentence,
+    gmacs,
+    meeting,
+    parameters,
+    read_content,
+    read_counting,
+    read_paper,
+    verdict,
+)
 from featherseg.models import MODELS
 
 CITYSCAPES, BDD100K = (1024, 2048), (720, 1280)
+PAPERS = ("frm", "cgrseg", "rsp")
 PRINTED = json.loads((GOLDEN / "papers.json").read_text())
 
 COUNTS = [
@@ -104,30 +117,32 @@ def find(counting: Counting, by: str) -> Decimal:
 
 @pytest.mark.parametrize(("model", "size", "classes", "by", "macs"), COUNTS)
 def test_counts_are_the_known_integers(model, size, classes, by, macs):
-    further = tuple(name for name in FURTHER if name == by)
-    assert find(Counting(model, size, classes, further), by).scaleb(9) == macs
+    conventions = tuple(name for name in AUTHORS_CONVENTIONS if name == by)
+    counting = Counting(model=model, size=size, classes=classes, conventions=conventions)
+    assert find(counting, by).scaleb(9) == macs
 
 
 @pytest.mark.parametrize(("model", "size", "classes", "by", "printed"), GIGA)
 def test_counts_are_the_known_figures_to_their_last_digit(model, size, classes, by, printed):
-    further = tuple(name for name in FURTHER if name == by)
-    found = find(Counting(model, size, classes, further), by)
-    assert found.quantize(Decimal(printed)) == Decimal(printed)
+    conventions = tuple(name for name in AUTHORS_CONVENTIONS if name == by)
+    giga = find(Counting(model=model, size=size, classes=classes, conventions=conventions), by)
+    assert giga.quantize(Decimal(printed)) == Decimal(printed)
 
 
 @pytest.mark.parametrize(("model", "millions"), PARAMETERS.items())
 def test_parameters_are_the_known_ones_whatever_the_image_s_size(model, millions):
     for size in (CITYSCAPES, (128, 64)):
-        found = parameters(Counting(model, size)).value
-        assert found.quantize(Decimal(millions)) == Decimal(millions)
+        counted = parameters(Counting(model=model, size=size)).value
+        assert counted.quantize(Decimal(millions)) == Decimal(millions)
 
 
 def test_every_row_of_the_three_tables_is_there():
     """11, 3 and 4 rows; their figures, in the paper's order, are those that it prints."""
-    assert [len(table.rows) for table in FRM.tables] == [11, 3, 4]
-    for table, known in zip(FRM.tables, PRINTED["tables"], strict=True):
-        assert [[*row.measured, row.gflops, row.params] for row in table.rows] == known["rows"]
-        assert known["sizes"] in ([], [row.size for row in table.rows])
+    tables = [table["rows"] for table in read_paper("frm")["tables"]]
+    assert [len(rows) for rows in tables] == [11, 3, 4]
+    for rows, known in zip(tables, PRINTED["tables"], strict=True):
+        assert [[*row["measured"].values(), row["gflops"], row["params_m"]] for row in rows] == known["rows"]
+        assert known["sizes"] in ([], [row["size"] for row in rows])
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -137,19 +152,21 @@ def test_sentences_stand_in_the_text_and_hold_all_its_shares_scores_and_costs(na
 
 
 def test_every_verdict_of_frm_s_rows(frm):
-    found = [
-        (checked.row.method, checked.params.verdict, checked.gflops.verdict)
-        for table in frm.tables
-        for checked in table.rows
+    verdicts = [
+        (row["method"], row["params_m"]["verdict"], row["gflops"]["verdict"])
+        for table in frm["tables"]
+        for row in table["rows"]
     ]
-    assert found == VERDICTS_OF_FRM
+    assert verdicts == VERDICTS_OF_FRM
 
 
 def test_what_other_way_of_counting_meets_a_figure_is_named(frm):
     met = {
-        (checked.row.backbone, checked.row.gflops): {(one.by, one.size, one.classes) for one in checked.gflops.met_by}
-        for checked in (*frm.tables[0].rows, *frm.tables[1].rows)
-        if checked.gflops.verdict in ("other convention", "mislabelled")
+        (row["backbone"], row["gflops"]["printed"]): {
+            (count["by"], tuple(count["size"]), count["classes"]) for count in row["gflops"]["met_by"]
+        }
+        for row in (*frm["tables"][0]["rows"], *frm["tables"][1]["rows"])
+        if row["gflops"]["verdict"] in ("other convention", "mislabelled")
     }
     assert met == {
         ("ResNet-18", "243.87"): {("ptflops-0.6", CITYSCAPES, 19)},
@@ -163,39 +180,41 @@ def test_what_other_way_of_counting_meets_a_figure_is_named(frm):
 
 
 def test_a_wrong_label_is_answered_with_the_cost_at_that_size(frm):
-    figure = frm.tables[0].rows[1].gflops
-    assert (figure.ours.by, figure.ours.size, f"{figure.ours.value:.3f}") == ("macs", (1024, 1024), "86.279")
-    assert figure.words == ("243.727 (conv-bias-relu, 1024x2048, 150 classes); 86.279 (macs, 1024x1024, 19 classes)")
+    figure = frm["tables"][0]["rows"][1]["gflops"]
+    ours = figure["ours"]
+    assert (ours["by"], ours["size"], f"{ours['value']:.3f}") == ("macs", [1024, 1024], "86.279")
+    assert figure["words"] == ("243.727 (conv-bias-relu, 1024x2048, 150 classes); 86.279 (macs, 1024x1024, 19 classes)")
 
 
 def test_accuracies_and_models_that_are_not_built_are_not_judged(frm):
-    rows = [checked for table in frm.tables for checked in table.rows]
-    for checked in rows:
-        for figure in checked.measured:
-            assert figure.verdict == (None if figure.printed == "-" else "not testable here")
-    not_built = [checked for checked in rows if checked.row.counting is None]
-    assert [checked.row.method for checked in not_built] == ["NRD", "BiAlignNet", "SFANet", "IFA", "HANet", "PFNet"]
-    assert {checked.params.words for checked in not_built} == {"published, not recounted"}
-    assert not any(checked.params.ours for checked in not_built)
+    rows = [row for table in frm["tables"] for row in table["rows"]]
+    for row in rows:
+        for figure in row["measured"].values():
+            assert figure["verdict"] == (None if figure["printed"] == "-" else "not testable here")
+    not_built = [row for row in rows if row["model"] is None]
+    assert [row["method"] for row in not_built] == ["NRD", "BiAlignNet", "SFANet", "IFA", "HANet", "PFNet"]
+    assert {row["params_m"]["words"] for row in not_built} == {"published, not recounted"}
+    assert not any(row["params_m"]["ours"] for row in not_built)
 
 
 def test_a_figure_that_is_not_printed_has_a_count_and_no_verdict(frm):
-    rtformer = frm.tables[0].rows[6].gflops
-    assert (rtformer.printed, rtformer.verdict) == ("-", None)
-    assert float(rtformer.ours.value) == pytest.approx(139.5, abs=1)
+    rtformer = frm["tables"][0]["rows"][6]["gflops"]
+    assert (rtformer["printed"], rtformer["verdict"]) == ("-", None)
+    assert rtformer["ours"]["value"] == pytest.approx(139.5, abs=1)
 
 
 @pytest.mark.parametrize("digit", ["142.9", "143.2", "153.1"])
 def test_another_printed_digit_is_another_verdict(digit):
-    row = FRM.tables[0].rows[7]
-    assert check_row(row).gflops.verdict == "equal"
-    assert check_row(replace(row, gflops=digit)).gflops.verdict != "equal"
-    assert check_row(replace(row, params="20.2")).params.verdict == "not reproducible"
+    row = read_paper("frm")["tables"][0]["rows"][7]
+    assert check_row(row)["gflops"]["verdict"] == "equal"
+    assert check_row(row | {"gflops": digit})["gflops"]["verdict"] != "equal"
+    assert check_row(row | {"params_m": "20.2"})["params_m"]["verdict"] == "not reproducible"
 
 
 @pytest.mark.parametrize("printed", ["214.81", "214.83", "215.82"])
 def test_frm_s_own_figure_is_met_by_no_other_digit(printed):
-    assert check_row(replace(FRM.tables[0].rows[10], gflops=printed)).gflops.verdict == "not reproducible"
+    row = read_paper("frm")["tables"][0]["rows"][10]
+    assert check_row(row | {"gflops": printed})["gflops"]["verdict"] == "not reproducible"
 
 
 def test_rounding_and_cutting_off_are_both_equal():
@@ -223,48 +242,55 @@ def test_the_verdict_is_by_the_first_count():
 
 
 def test_frm_s_sentences(frm):
-    verdicts = [checked.verdict for checked in frm.sentences]
+    verdicts = [sentence["verdict"] for sentence in frm["sentences"]]
     other, no, untested = "other convention", "not reproducible", "not testable here"
     assert verdicts == [other, "equal", untested, no, untested]
-    words = [checked.words for checked in frm.sentences]
+    words = [sentence["words"] for sentence in frm["sentences"]]
     assert words[1].startswith(
         "76 %: 76.384 = 100 x 214.729 / 281.116 of ddrnet-39 (macs, 1024x2048, 19 classes). "
         "51 %: 50.919 = 100 x 16.478 / 32.360 of ddrnet-39 (parameters, 1024x2048, 19 classes). "
     )
     assert "80.4 - 79.7 = 0.7 points, as printed" in words[2]
     assert "64.9 - 60.6 = 4.3 points, as printed" in words[4]
-    similar = frm.sentences[4].ratios[0]
-    assert (similar.macs_share, similar.params_share) == pytest.approx((0.88, 1.28), abs=0.01)
-    assert "has 88.1% of the MACs (94.186 / 106.944 G, macs) and 128.0% of the parameters." in words[4]
+    similar = frm["sentences"][4]["ratios"][0]
+    assert (similar["macs_share"], similar["params_share"]) == pytest.approx((0.88, 1.28), abs=0.01)
+    assert (
+        "frm-van-s has 88.1% of the MACs of sfnet-r18 (94.186 / 106.944 G, macs) and 128.0% of its "
+        "parameters." in words[4]
+    )
 
 
 def test_a_sentence_has_the_worst_verdict_of_its_claims():
-    share = FRM.sentences[1].claims[0]
-    wrong = replace(share, printed="77")
-    assert isinstance(share, ShareClaim)
-    assert check_sentence(Sentence("", "", (share, share))).verdict == "equal"
-    assert check_sentence(Sentence("", "", (share, wrong))).verdict == "not reproducible"
-    assert check_sentence(Sentence("", "", (wrong, share))).verdict == "not reproducible"
-    assert check_sentence(Sentence("", "")).verdict == "not testable here"
+    def verdict_of(*claims: dict) -> str:
+        return check_sentence({"where": "", "text": "", "claims": claims})["verdict"]
+
+    share = read_paper("frm")["sentences"][1]["claims"][0]
+    wrong = share | {"printed": "77"}
+    assert verdict_of(share, share) == "equal"
+    assert verdict_of(share, wrong) == "not reproducible"
+    assert verdict_of(wrong, share) == "not reproducible"
+    assert verdict_of() == "not testable here"
 
 
 def test_cgrseg_s_table_is_another_convention(cgrseg):
-    rows = cgrseg.tables[0].rows
-    assert [(row.params.verdict, row.gflops.verdict) for row in rows] == [("equal", "other convention")] * 3
-    assert all("conv-bn" in [one.by for one in row.gflops.met_by] for row in rows)
-    assert [f"{row.gflops.ours.value:.3f}" for row in rows] == ["4.527", "8.525", "16.120"]
+    rows = cgrseg["tables"][0]["rows"]
+    verdicts = [(row["params_m"]["verdict"], row["gflops"]["verdict"]) for row in rows]
+    assert verdicts == [("equal", "other convention")] * 3
+    assert all("conv-bn" in [count["by"] for count in row["gflops"]["met_by"]] for row in rows)
+    assert [f"{row['gflops']['ours']['value']:.3f}" for row in rows] == ["4.527", "8.525", "16.120"]
 
 
 def test_cgrseg_s_abstract(cgrseg):
-    assert [checked.verdict for checked in cgrseg.sentences] == [
+    assert [sentence["verdict"] for sentence in cgrseg["sentences"]] == [
         "other convention",
         "not testable here",
         "other convention",
     ]
-    assert cgrseg.sentences[2].words.startswith(
+    about_38 = cgrseg["sentences"][2]
+    assert about_38["words"].startswith(
         "38 %: 37.808 = 100 - 100 x 4.024 / 6.470 of seaformer-large (conv-bn, 512x512, 150 classes); 28.596 = "
     )
-    fewer = {ratio.beside: 1 - ratio.macs_share for ratio in cgrseg.sentences[2].ratios}
+    fewer = {ratio["beside"]: 1 - ratio["macs_share"] for ratio in about_38["ratios"]}
     assert list(fewer) == ["seaformer-large", "segnext-t", "segnext-s"]
     assert fewer["seaformer-large"] == pytest.approx(1 - 4.527 / 6.340, abs=1e-3)
     assert fewer["segnext-t"] == pytest.approx(1 - 4.527 / 6.404, abs=1e-3)
@@ -272,30 +298,34 @@ def test_cgrseg_s_abstract(cgrseg):
 
 def test_rsp_s_abstract_cannot_be_tested_and_ours_are_put_beside_every_deeplabv3():
     rsp = check_paper("rsp")
-    assert rsp.tables == ()
-    assert [checked.verdict for checked in rsp.sentences] == ["not testable here"] * 2
-    ratios = rsp.sentences[1].ratios
-    shares = {(ratio.model, ratio.beside): ratio.macs_share for ratio in ratios}
+    assert rsp["tables"] == []
+    assert [sentence["verdict"] for sentence in rsp["sentences"]] == ["not testable here"] * 2
+    claim = rsp["sentences"][1]
+    shares = {(ratio["model"], ratio["beside"]): ratio["macs_share"] for ratio in claim["ratios"]}
     assert len(shares) == 5 * 7
     assert shares["rsp-lite0", "deeplabv3-r50"] == pytest.approx(22.720 / 1308.6, abs=1e-4)
     assert shares["rsp-b5", "deeplabv3-r50-os16"] == pytest.approx(0.268, abs=5e-4)
     assert shares["rsp-b5", "deeplabv3-r101-mmseg"] == pytest.approx(0.037, abs=5e-4)
     fewer = sum(share <= 0.25 for share in shares.values())
-    assert f"Of ours, {fewer} of 35 pairs" in rsp.sentences[1].words
+    assert f"{fewer} of 35 pairs of ours" in claim["words"]
 
 
-def test_the_models_of_rows_are_of_the_catalogue():
-    for paper in PAPERS.values():
-        rows = [row for table in paper.tables for row in table.rows if row.counting]
-        assert {row.counting.model for row in rows} <= set(MODELS)
-        assert all(set(row.counting.further) <= set(FURTHER) for row in rows)
-        assert all(len(row.measured) == len(table.measured) for table in paper.tables for row in table.rows)
+def test_countings_are_of_the_catalogue_and_each_is_used():
+    names = set(read_content()["countings"])
+    countings = [read_counting(name) for name in names]
+    assert {counting.model for counting in countings} <= set(MODELS)
+    assert all(set(counting.conventions) <= set(AUTHORS_CONVENTIONS) for counting in countings)
+    papers = [read_paper(name) for name in PAPERS]
+    rows = [row["counting"] for paper in papers for table in paper["tables"] for row in table["rows"]]
+    sentences = repr([paper["sentences"] for paper in papers])
+    assert {name for name in names if name in rows or f"'{name}'" in sentences} == names
 
 
 def test_the_json_form_holds_all_of_it(frm):
-    form = json.loads(json.dumps(to_json(frm)))
+    form = json.loads(json.dumps(frm))
+    assert form == frm
     assert list(form) == ["paper", "yardstick", "conventions", "verdicts", "tables", "sentences"]
-    assert list(form["conventions"]) == [*CONVENTIONS, *FURTHER]
+    assert list(form["conventions"]) == [*CONVENTIONS, *AUTHORS_CONVENTIONS]
     assert list(form["verdicts"]) == list(VERDICTS)
     assert [len(table["rows"]) for table in form["tables"]] == [11, 3, 4]
     segformer = form["tables"][0]["rows"][1]
