@@ -302,11 +302,11 @@ MAP, SEGMENTS = plain([[1, 1, 2, 2]], _1=1, _2=2)
             0,
             MAP,
             [SEGMENTS[0], {"id": 2, "category_id": 5}],
-            "segment 2 of the ground truth has the category_id 5: expected",
+            "segment 2 of the ground truth has the category_id 5. Expected",
         ),
         (1, MAP, [SEGMENTS[0], {"id": 2}], "segment 2 of the prediction has the category_id None"),
         (1, MAP, [*SEGMENTS, SEGMENTS[0]], "two segments of the prediction have the id 1"),
-        (1, MAP, [*SEGMENTS, {"id": 0, "category_id": 1}], "has the id 0: expected a whole number above 0"),
+        (1, MAP, [*SEGMENTS, {"id": 0, "category_id": 1}], "has the id 0. Expected a whole number above 0"),
         (1, MAP, [*SEGMENTS, {"category_id": 1}], "has the id None"),
         (0, MAP, [SEGMENTS[0], SEGMENTS[1] | {"area": 0}], "segment 2 of the ground truth has area 0"),
         (1, MAP[:, :3], SEGMENTS, r"the prediction is 1x3, its ground truth 1x4 \(height x width\)"),
@@ -330,5 +330,5 @@ def test_slips_in_the_categories_get_a_sentence():
         PanopticQuality(TWO, "cocoa")
     with pytest.raises(DataError, match="category id 1 occurs twice"):
         PanopticQuality([*TWO, {"id": 1, "isthing": 0}])
-    with pytest.raises(DataError, match="lacks a key: expected 'id' and 'isthing'"):
+    with pytest.raises(DataError, match=r"lacks a key\. Expected 'id' and 'isthing'"):
         PanopticQuality([{"id": 1, "name": "road"}])

@@ -16,8 +16,8 @@ CLASSES = 19
 def counts(name: str) -> tuple[int, int]:
     """(parameters, multiply-accumulates by `macs`) of a model at SIZE and CLASSES. Raises UnknownName.
 
-    As its row of the catalogue states them: counting them all takes ten seconds and more, so only a model whose row
-    states none is counted here.
+    As its row of the catalogue states them: counting them all takes ten seconds and more, so only
+    a model whose row states none is counted here.
     """
     row = models.entry(name)
     if row.params is not None and row.macs is not None:

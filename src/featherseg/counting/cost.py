@@ -1,10 +1,11 @@
 """Parameters and multiply-accumulates (MACs) of a model, by three conventions.
 
-torch's layers and pools have their rule in RULES. Any other layer that computes by itself says what it costs as `macs`:
-a method (first input, output) -> the multiply-accumulates that are not those of layers inside it, or 0 for none.
-Published "GFLOPs" are mostly MACs, counted by one of several tools that leave out different layers; a figure means
-something only with its convention. The rules see a layer's type and the shapes it met, not the operations that compute
-it, so that a faster way to compute a layer does not change what it costs.
+torch's layers and pools have their rule in RULES. Any other layer that computes by itself says
+what it costs as `macs`: a method (first input, output) -> the multiply-accumulates that are not
+those of layers inside it, or 0 for none. Published "GFLOPs" are mostly MACs, counted by one of
+several tools that leave out different layers; a figure means something only with its convention.
+The rules see a layer's type and the shapes it met, not the operations that compute it, so that a
+faster way to compute a layer does not change what it costs.
 """
 
 from __future__ import annotations
@@ -117,8 +118,8 @@ class Part:
 class Cost:
     """What a model weighs and what one image costs it.
 
-    size is the image's (H, W), counted_size what the model pads it to; macs holds a figure for each of
-    CONVENTIONS. params and macs["macs"] are the sums over parts.
+    size is the image's (H, W), counted_size what the model pads it to; macs holds a figure for
+    each of CONVENTIONS. params and macs["macs"] are the sums over parts.
     """
 
     model: str
@@ -151,7 +152,8 @@ class Cost:
 def cost(name: str, size: Size, classes: int) -> Cost:
     """The cost of a model of the catalogue for one RGB image of (H, W) pixels, counted once.
 
-    Raises UnknownName for a name that is in no catalogue, ConfigError for a class count that cannot be.
+    Raises UnknownName for a name that is in no catalogue, ConfigError for a class count that
+    cannot be.
     """
     with torch.device("meta"):
         model = models.build(name, classes=classes)
@@ -161,9 +163,9 @@ def cost(name: str, size: Size, classes: int) -> Cost:
 def cost_of(model: SegmentationModel, name: str, size: Size) -> Cost:
     """The cost of a model for one image.
 
-    Nothing is computed: a copy on the meta device sees shapes alone, so that any size is instant; but for a model of
-    one's own that does not run there. The padding to a model's size divisor is counted; auxiliary heads, which only
-    training has, are not.
+    Nothing is computed: a copy on the meta device sees shapes alone, so that any size is instant;
+    but for a model of one's own that does not run there. The padding to a model's size divisor is
+    counted; auxiliary heads, which only training has, are not.
 
     Args:
         model: as `models.build` gives it.
@@ -226,8 +228,9 @@ def count_parameters(model: nn.Module) -> int:
 def count_layers(module: nn.Module, images: Tensor | list[Tensor]) -> tuple[dict[str, Counts], Any]:
     """One forward pass of a model or of a part of it; -> (counts by the layer's full name, the pass's output).
 
-    images is what the module takes (a decoder takes a list of stages), on the module's device. A layer that runs twice
-    counts twice. Raises UnknownName, before the pass, naming every layer type that has no rule.
+    images is what the module takes (a decoder takes a list of stages), on the module's device. A
+    layer that runs twice counts twice. Raises UnknownName, before the pass, naming every layer
+    type that has no rule.
     """
     counts: dict[str, Counts] = {}
 

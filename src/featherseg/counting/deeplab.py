@@ -1,7 +1,7 @@
 """A model's cost beside DeepLabV3's.
 
-RSP's abstract claims 75 % fewer multiply-adds than DeepLabV3; which one is not known to us. So every one that is in use
-is counted, at the same image and classes.
+RSP's abstract claims 75 % fewer multiply-adds than DeepLabV3; which one is not known to us. So
+every one that is in use is counted, at the same image and classes.
 """
 
 from dataclasses import dataclass

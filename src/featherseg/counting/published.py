@@ -1,6 +1,7 @@
 """Published figures beside ours. They stand in one place, the [paper] tables of recipes; ours are counted or measured.
 
-A published figure is shown as it was printed and called published: nothing here repeats a measurement of others.
+A published figure is shown as it was printed and called published: nothing here repeats a
+measurement of others.
 """
 
 from dataclasses import dataclass
@@ -50,9 +51,10 @@ HEADS = ("figure", "published", "ours", "difference")
 def compare(run: Run) -> Comparison | None:
     """The row that a run's recipe names, beside the run's own figures; None where it names none.
 
-    None as well for a run on other data than the row's, or of a model with settings of its own. mIoU is the last score
-    of each split that was computed with the row's scales and flips, at the run's own test size; it names the number of
-    images. Counts are of the model with the row's classes.
+    None as well for a run on other data than the row's, or of a model with settings of its own.
+    mIoU is the last score of each split that was computed with the row's scales and flips, at the
+    run's own test size; it names the number of images. Counts are of the model with the row's
+    classes.
     """
     paper = run.recipe.paper
     if paper is None or run.recipe.data.name != paper.data or run.recipe.model.options:

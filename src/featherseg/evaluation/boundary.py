@@ -1,11 +1,13 @@
-"""Boundary F measure (Csurka et al., "What is a good evaluation measure for semantic segmentation?", BMVC 2013).
+"""Boundary F measure (Csurka et al., BMVC 2013).
 
-A boundary pixel of class k is a pixel of class k with a 4-neighbour of another class. Pixels whose label is ignore are
-taken out of both maps first: they are no boundary, and a pixel is no boundary for lying beside them or beside the
-image's edge. Per image and class, precision is the share of predicted boundary pixels that have a true one of the
-same class within the tolerance (Euclidean, between pixel centres), recall the reverse, F their harmonic mean.
-Empty sets: no boundary in either map is F = 1 (nothing to find, nothing invented), in just one of them F = 0.
-An image's score is the mean over the classes in its ground truth, a dataset's the mean over its images.
+A boundary pixel of class k is a pixel of class k with a 4-neighbour of another class. Pixels
+whose label is ignore are removed from both maps first: they are no boundary, and neither they nor
+the edge of the image make their neighbours a boundary. Per image and class, precision is the
+share of the predicted boundary pixels with a true one of the same class within the tolerance
+(Euclidean, between pixel centres), recall is the reverse, and F is their harmonic mean. If
+neither map has a boundary of the class, F is 1; if only one has, F is 0. The score of an image is
+the mean over the classes in its ground truth, and the score of a dataset is the mean over its
+images.
 """
 
 import math
@@ -17,7 +19,7 @@ from featherseg.core.types import IGNORE
 TOLERANCE = 0.0075
 """Share of the image's diagonal."""
 
-_VOID = 256  # predicted as no class: a region of its own, without a boundary of its own
+_VOID = 256  # predicted as no class: it bounds other classes, and has no boundary itself
 
 
 class BoundaryF:
@@ -30,7 +32,7 @@ class BoundaryF:
         self._count = np.zeros(classes, dtype=np.int64)
 
     def update(self, label: np.ndarray, prediction: np.ndarray) -> None:
-        """Add one image, both (H, W) integers; an image without a labelled pixel counts nowhere."""
+        """Add one image, both (H, W) integers; an image without a labelled pixel is skipped."""
         f = boundary_f(label, prediction, self.classes, self.tolerance)
         present = ~np.isnan(f)
         if present.any():
@@ -39,16 +41,21 @@ class BoundaryF:
             self._count[present] += 1
 
     def mean(self) -> float:
-        """Mean over the images, 0..1; NaN where there was none."""
+        """Return the mean over the images, 0..1; NaN if there was none."""
         return float(np.mean(self._images)) if self._images else float("nan")
 
     def per_class(self) -> np.ndarray:
-        """Mean over the images whose ground truth has the class, (K,) 0..1; NaN for a class in no truth."""
+        """Return the mean over the images whose ground truth has the class, (K,) 0..1 or NaN."""
         return np.where(self._count > 0, self._sum / np.maximum(self._count, 1), np.nan)
 
 
-def boundary_f(label: np.ndarray, prediction: np.ndarray, classes: int, tolerance: float = TOLERANCE) -> np.ndarray:
-    """F of each class in one image, (K,) 0..1; NaN for classes that its ground truth (H, W) does not hold."""
+def boundary_f(
+    label: np.ndarray,
+    prediction: np.ndarray,
+    classes: int,
+    tolerance: float = TOLERANCE,
+) -> np.ndarray:
+    """Return F of each class in one image (H, W), (K,) 0..1; NaN for a class not in its label."""
     ignored = label == IGNORE
     true, seen = label.astype(np.int16), prediction.astype(np.int16)  # room for _VOID
     seen[(prediction < 0) | (prediction >= classes)] = _VOID
@@ -56,8 +63,9 @@ def boundary_f(label: np.ndarray, prediction: np.ndarray, classes: int, toleranc
     radius = tolerance * math.hypot(*label.shape)
     true_at, seen_at = class_boundaries(true), class_boundaries(seen)
     precision_hits, recall_hits = np.zeros(classes), np.zeros(classes)
-    for first in range(0, classes, 64):
-        true_bits, seen_bits = _as_bits(true, true_at, first, classes), _as_bits(seen, seen_at, first, classes)
+    for first in range(0, classes, 64):  # one bit a class: 64 classes are dilated in one pass
+        true_bits = _as_bits(true, true_at, first, classes)
+        seen_bits = _as_bits(seen, seen_at, first, classes)
         precision_hits += _count(seen, (seen_bits & dilate(true_bits, radius)) != 0, classes)
         recall_hits += _count(true, (true_bits & dilate(seen_bits, radius)) != 0, classes)
     in_seen, in_true = _count(seen, seen_at, classes), _count(true, true_at, classes)
@@ -66,7 +74,7 @@ def boundary_f(label: np.ndarray, prediction: np.ndarray, classes: int, toleranc
 
 
 def class_boundaries(values: np.ndarray) -> np.ndarray:
-    """(H, W) -> bool (H, W): pixels with a 4-neighbour of another value, neither being IGNORE."""
+    """Return a bool (H, W): pixels with a 4-neighbour of another value, neither being IGNORE."""
     at = np.zeros(values.shape, dtype=bool)
     for axis in (0, 1):
         a = np.take(values, range(values.shape[axis] - 1), axis)
@@ -80,13 +88,14 @@ def class_boundaries(values: np.ndarray) -> np.ndarray:
 
 
 def dilate(bits: np.ndarray, radius: float) -> np.ndarray:
-    """OR of every pixel's bits over the disk of `radius` around it; (H, W) unsigned -> the same shape.
+    """Return the OR of every pixel's bits over the disk of `radius` around it; (H, W) unsigned.
 
-    The disk is a stack of rows, from its top row (narrowest) to its middle one: the row-wise dilation grows from one to
-    the next and is laid at both its heights, so that a disk costs O(radius) passes over the image.
+    The disk is a stack of rows. From the top row, the narrowest, to the middle one, the dilation
+    along the row grows and is added at both heights where the disk has that width. So a disk
+    costs O(radius) passes over the image.
     """
     reach = int(radius)
-    row = bits.copy()  # bits dilated along the rows by `half` to either side
+    row = bits.copy()  # bits dilated along the rows by `half` pixels to either side
     result = np.zeros_like(bits)
     half = 0
     for dy in range(reach, -1, -1):
@@ -102,20 +111,25 @@ def dilate(bits: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _shift(bits: np.ndarray, by: int, axis: int) -> np.ndarray:
-    """Move by `by` pixels along an axis, zeros coming in."""
+    """Return the bits moved by `by` pixels along an axis, with zeros shifted in."""
     moved = np.zeros_like(bits)
     length = bits.shape[axis]
     if abs(by) < length:
-        to, source = slice(max(by, 0), length + min(by, 0)), slice(max(-by, 0), length - max(by, 0))
+        to = slice(max(by, 0), length + min(by, 0))
+        source = slice(max(-by, 0), length - max(by, 0))
         index = (slice(None),) * axis
         moved[(*index, to)] = bits[(*index, source)]
     return moved
 
 
 def _as_bits(values: np.ndarray, at: np.ndarray, first: int, classes: int) -> np.ndarray:
-    """Bit k - first at the boundary pixels of class k, for up to 64 classes; in the smallest unsigned type."""
+    """Return bit k - first at the boundary pixels of class k, for up to 64 classes.
+
+    The type is the smallest unsigned one with enough bits, because dilation costs by the byte.
+    """
     count = min(classes - first, 64)
-    kind = next(t for t, bits in ((np.uint8, 8), (np.uint16, 16), (np.uint32, 32), (np.uint64, 64)) if count <= bits)
+    kinds = (np.uint8, np.uint16, np.uint32, np.uint64)
+    kind = next(kind for kind in kinds if count <= np.iinfo(kind).bits)
     table = np.zeros(_VOID + 1, dtype=kind)
     table[first : first + count] = np.left_shift(kind(1), np.arange(count, dtype=kind))
     return np.where(at, table[values], kind(0))
@@ -125,7 +139,13 @@ def _count(values: np.ndarray, at: np.ndarray, classes: int) -> np.ndarray:
     return np.bincount(values[at], minlength=classes)[:classes]
 
 
-def _f(precision_hits: np.ndarray, seen: np.ndarray, recall_hits: np.ndarray, true: np.ndarray) -> np.ndarray:
+def _f(
+    precision_hits: np.ndarray,
+    seen: np.ndarray,
+    recall_hits: np.ndarray,
+    true: np.ndarray,
+) -> np.ndarray:
+    """Return F of each class, (K,), from its matched and all boundary pixels in both maps."""
     precision = np.where(seen > 0, precision_hits / np.maximum(seen, 1), 0.0)
     recall = np.where(true > 0, recall_hits / np.maximum(true, 1), 0.0)
     total = precision + recall

@@ -1,4 +1,4 @@
-"""A dataset's panoptic ground truth beside what a model predicts, as `PanopticQuality` takes the two."""
+"""Feed a dataset's panoptic ground truth and a model's predictions to `PanopticQuality`."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,33 +12,38 @@ from featherseg.inference.panoptic import Panoptic
 
 @runtime_checkable
 class GroundTruth(Protocol):
-    """A dataset with segmentations of its own.
+    """A dataset that has panoptic segmentations besides its samples.
 
-    `categories` are COCO's, one a class in the order of the classes; `rule` is that of its benchmark.
+    `categories` are in COCO's form, one for each class in order; `rule` is the benchmark's.
     """
 
     categories: list[dict[str, Any]]
     rule: str
 
     def panoptic(self, index: int) -> Segmentation:
-        """The segmentation of a sample, as released."""
+        """Return the segmentation of a sample, as released."""
         ...
 
 
 class PanopticScorer:
-    """Sums up predictions over a dataset: by its own segmentations where it has them, else by those of its samples."""
+    """Panoptic quality over a dataset, by its own segmentations or else by those of its samples."""
 
     def __init__(self, data: SegmentationData) -> None:
         self.classes = data.classes
         self.ground_truth = data if isinstance(data, GroundTruth) else None
-        own = categories(data.classes, range(len(data.classes)))
-        self.categories = self.ground_truth.categories if self.ground_truth else own
-        self.quality = PanopticQuality(self.categories, self.ground_truth.rule if self.ground_truth else "coco")
+        if self.ground_truth:
+            self.categories, rule = self.ground_truth.categories, self.ground_truth.rule
+        else:
+            self.categories, rule = categories(data.classes, range(len(data.classes))), "coco"
+        self.quality = PanopticQuality(self.categories, rule)
 
     def update(self, index: int, sample: Sample, predicted: Panoptic) -> None:
-        """Add sample `index`, whose `instances` are known, and what was seen in it: segments with class ids."""
+        """Add sample `index`, which has `instances`, and its predicted segments with class ids."""
         ids = [category["id"] for category in self.categories]
-        segments = [{**segment, "category_id": ids[segment["category_id"]]} for segment in predicted.segments]
+        segments = [
+            {**segment, "category_id": ids[segment["category_id"]]}  # class id -> category id
+            for segment in predicted.segments
+        ]
         if self.ground_truth:
             ground_truth = self.ground_truth.panoptic(index)
         else:

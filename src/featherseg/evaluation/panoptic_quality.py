@@ -1,14 +1,15 @@
 """Panoptic quality (Kirillov et al., CVPR 2019), counted as the official tools count it.
 
-A predicted and a true segment of one category match where their IoU is over 0.5: at most one can. Of each category,
-over all images: SQ = mean IoU of the matches, RQ = TP / (TP + FP/2 + FN/2), PQ = SQ * RQ; then the mean over the
-categories that occur. Two rules say what the ground truth leaves open: that of COCO's panopticapi, whose code the
-Cityscapes benchmark shares, and that of the BDD100K toolkit (bdd100k/eval/pan_seg.py).
+A predicted and a true segment of one category match if their IoU is above 0.5, so each has at most
+one match. For each category, over all images: SQ = mean IoU of the matches,
+RQ = TP / (TP + FP/2 + FN/2), PQ = SQ * RQ. The scores are means over the categories that occur.
+Benchmarks differ in two rules: "coco" is that of COCO's panopticapi, which Cityscapes shares, and
+"bdd100k" is that of the BDD100K toolkit (bdd100k/eval/pan_seg.py).
 
 | rule | coco | bdd100k |
 |---|---|---|
 | pixels of a prediction on void belong to the union | no | yes |
-| an unmatched prediction is no error if more than half of it lies on | void, crowd of its category | void, any crowd |
+| unmatched prediction is no error if mostly on | void, crowd of its category | void, any crowd |
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,18 +24,19 @@ from featherseg.core.wording import counted, size_text
 RULES = ("coco", "bdd100k")
 
 VOID = 0
-"""The id of pixels that belong to no segment."""
+"""Id of the pixels that belong to no segment."""
 
 SHOWN_IDS = 5
-"""How many ids a message names."""
+"""Number of ids that a message names."""
 
 
 @dataclass(frozen=True)
 class _Segments:
-    """An image's segments: row 0 is void, the others are numbered as they are listed.
+    """The S segments of an image, numbered 1..S in their order; 0 is void.
 
-    rows (R,) int64 says to which each run of pixels belongs; category (S + 1,) holds the position in the list of
-    categories, -1 for void; crowd (S + 1,) bool.
+    rows (R,) int64 gives the segment of each run of pixels, category (S + 1,) the position of
+    each segment's category in the list of categories (-1 for void), crowd (S + 1,) bool whether
+    it is one.
     """
 
     rows: np.ndarray
@@ -45,8 +47,13 @@ class _Segments:
 class PanopticQuality:
     """Matches and misses of every category, summed over images.
 
-    `categories` are `{"id": int, "isthing": 0 | 1}`, as in COCO's JSON; further keys are passed over. `rule` is one of
-    RULES. Raises UnknownName for another rule, DataError for categories without these keys or with one id twice.
+    Args:
+        categories: `{"id": int, "isthing": 0 | 1}` each, as in COCO's JSON; other keys are ignored.
+        rule: one of RULES.
+
+    Raises:
+        UnknownName: for another rule.
+        DataError: for a category without these keys, or an id that occurs twice.
     """
 
     def __init__(self, categories: Sequence[Mapping[str, Any]], rule: str = "coco") -> None:
@@ -65,12 +72,18 @@ class PanopticQuality:
         predicted_ids: np.ndarray,
         predicted_segments: Sequence[Mapping[str, Any]],
     ) -> None:
-        """Add one image: two maps of segment ids (H, W), any integers from 0, 0 = void, and what the ids are.
+        """Add one image. A true segment without a pixel is a miss.
 
-        A segment is `{"id": int, "category_id": int}`; of a true one "iscrowd" (0 where it is missing) and "area" (its
-        pixels where it is missing) are read as well, and by the rule bdd100k "iscrowd" of a predicted one: it matches
-        nothing and is no error. A true segment without a pixel is a miss. Raises DataError, and counts nothing, where
-        maps and segments do not agree.
+        Args:
+            ground_truth_ids: (H, W) integers, the id of each pixel's segment, 0 = void.
+            ground_truth_segments: `{"id": int, "category_id": int}` each, optionally with "iscrowd"
+                (default 0) and "area" (default: its number of pixels).
+            predicted_ids: (H, W), as ground_truth_ids.
+            predicted_segments: as above without "area". The rule bdd100k reads "iscrowd" of these
+                too: such a segment matches nothing and is no error.
+
+        Raises:
+            DataError: if the maps and the segments disagree; then nothing is counted.
         """
         true_runs, predicted_runs, lengths = _runs(ground_truth_ids, predicted_ids)
         ground_truth = self._read("ground truth", true_runs, lengths, ground_truth_segments)
@@ -79,85 +92,110 @@ class PanopticQuality:
         overlap = _overlap(ground_truth, predicted, lengths)
         empty = np.flatnonzero(overlap.sum(axis=0)[1:] == 0)
         if empty.size:
-            raise DataError(
-                f"the prediction lists {_named([predicted_segments[i]['id'] for i in empty.tolist()])}, which no "
-                "pixel of its map has. Leave out segments without pixels."
-            )
+            ids = [predicted_segments[i]["id"] for i in empty.tolist()]
+            problem = f"the prediction lists {_named(ids)}, which no pixel of its map has"
+            raise DataError(f"{problem}. Leave out segments without pixels.")
         self._count(ground_truth, predicted, overlap, np.where(area > 0, area, overlap.sum(axis=1)))
 
     def add(self, other: "PanopticQuality") -> None:
-        """Add the counts of another with the same categories and rule, as of another process."""
+        """Add the counts of another process; its categories and rule must be the same."""
         assert (self.rule, self.things) == (other.rule, other.things)
         self._counts += other._counts
         self._iou_sum += other._iou_sum
 
     def pooled(self) -> np.ndarray:
-        """(3, C) in the order of the categories: counts from which `uncertainty` makes PQ as it makes IoU of pixels.
+        """Return (3, C) counts from which `uncertainty` computes PQ as it computes IoU from pixels.
 
-        True segments, the IoU of the matches, and what is left of PQ's denominator, TP + FP/2 + FN/2.
+        That is hits / (label + predicted - hits). The hits are the summed IoU of the matches,
+        label are the true segments, and predicted is such that the denominator is TP + FP/2 +
+        FN/2.
         """
         tp, fp, fn = self._counts.T
         return np.stack([tp + fn, self._iou_sum, (fp - fn) / 2 + self._iou_sum])
 
     def compute(self) -> dict[str, Any]:
-        """PQ, SQ and RQ as fractions, means over the categories that occur, of which there are n.
+        """Return PQ, SQ and RQ (0..1), means over the n categories that occur; NaN if none does.
 
-        `{"pq", "sq", "rq", "n", "things": {the same four}, "stuff": {the same four}, "per_category": {id: {"tp", "fp",
-        "fn", "iou_sum"}}}`. NaN where no category occurs.
+        The keys are "pq", "sq", "rq", "n", "things" and "stuff" with the same four, and
+        "per_category" with {id: {"tp", "fp", "fn", "iou_sum"}}.
         """
         per_category = {
             category: {"tp": tp, "fp": fp, "fn": fn, "iou_sum": iou_sum}
             for category, (tp, fp, fn), iou_sum in zip(
-                self.things, self._counts.tolist(), self._iou_sum.tolist(), strict=True
+                self.things,
+                self._counts.tolist(),
+                self._iou_sum.tolist(),
+                strict=True,
             )
         }
-        things, stuff = (
-            _mean([counts for category, counts in per_category.items() if self.things[category] == of_things])
-            for of_things in (True, False)
-        )
-        return _mean(list(per_category.values())) | {"things": things, "stuff": stuff, "per_category": per_category}
+        things = [counts for id, counts in per_category.items() if self.things[id]]
+        stuff = [counts for id, counts in per_category.items() if not self.things[id]]
+        return {
+            **_mean(list(per_category.values())),
+            "things": _mean(things),
+            "stuff": _mean(stuff),
+            "per_category": per_category,
+        }
 
     def _read(
         self, name: str, ids: np.ndarray, lengths: np.ndarray, segments: Sequence[Mapping[str, Any]]
     ) -> _Segments:
-        """Ids (R,) of runs as rows of the segments' list; raises DataError where the two do not agree."""
+        """Return the listed segments, with `rows` by the ids (R,) of the runs.
+
+        Raises DataError if ids and segments disagree.
+        """
         listed = _ids(name, segments)
         category = np.full(len(segments) + 1, -1)
         for row, segment in enumerate(segments, start=1):
             if segment.get("category_id") not in self._position:
                 raise DataError(
-                    f"segment {segment['id']} of the {name} has the category_id {segment.get('category_id')!r}: "
-                    f"expected an id of the categories, {_few(self.things)}."
+                    f"segment {segment['id']} of the {name} has the category_id "
+                    f"{segment.get('category_id')!r}. Expected an id of the categories: "
+                    f"{_few(self.things)}."
                 )
             category[row] = self._position[segment["category_id"]]
         crowd = np.array([False, *(bool(segment.get("iscrowd", 0)) for segment in segments)])
         return _Segments(_rows(name, ids, lengths, listed), category, crowd)
 
-    def _count(self, ground_truth: _Segments, predicted: _Segments, overlap: np.ndarray, true_area: np.ndarray) -> None:
-        """Add TP, FP, FN and IoU of the matches; overlap (T + 1, P + 1) counts pixels, true_area is (T + 1,)."""
+    def _count(
+        self,
+        ground_truth: _Segments,
+        predicted: _Segments,
+        overlap: np.ndarray,
+        true_area: np.ndarray,
+    ) -> None:
+        """Add TP, FP, FN and the IoU of matches; overlap is (T + 1, P + 1), true_area (T + 1,)."""
         predicted_area = overlap.sum(axis=0)  # (P + 1,)
+
+        # where the two rules differ, (P + 1,) each
         if self.rule == "coco":
-            outside_union, excused = overlap[VOID], overlap[VOID] + _same_crowd(ground_truth, predicted, overlap)
-            passed_over = np.zeros_like(predicted.crowd)
+            outside_union = overlap[VOID]
+            excused = overlap[VOID] + _same_crowd(ground_truth, predicted, overlap)
+            not_scored = np.zeros_like(predicted.crowd)
         else:
-            outside_union, excused = np.zeros_like(overlap[VOID]), overlap[VOID] + overlap[ground_truth.crowd].sum(0)
-            passed_over = predicted.crowd
-        t, p = np.nonzero(overlap)  # all pairs that meet
-        same = (ground_truth.category[t] == predicted.category[p]) & (t > 0) & ~ground_truth.crowd[t] & ~passed_over[p]
-        t, p = t[same], p[same]
+            outside_union = np.zeros_like(overlap[VOID])
+            excused = overlap[VOID] + overlap[ground_truth.crowd].sum(0)
+            not_scored = predicted.crowd
+
+        # pairs of segments that overlap, have one category and may match
+        t, p = np.nonzero(overlap)
+        same_category = ground_truth.category[t] == predicted.category[p]
+        may_match = same_category & (t > 0) & ~ground_truth.crowd[t] & ~not_scored[p]
+        t, p = t[may_match], p[may_match]
         iou = overlap[t, p] / (true_area[t] + predicted_area[p] - overlap[t, p] - outside_union[p])
         t, p, iou = t[iou > 0.5], p[iou > 0.5], iou[iou > 0.5]
 
-        missed, wrong = ~ground_truth.crowd, ~passed_over & (2 * excused <= predicted_area)
+        missed, wrong = ~ground_truth.crowd, ~not_scored & (2 * excused <= predicted_area)
         missed[[VOID, *t]] = wrong[[VOID, *p]] = False
-        of = (ground_truth.category[t], predicted.category[wrong], ground_truth.category[missed])
-        for column, found in enumerate(of):
-            np.add.at(self._counts[:, column], found, 1)
-        np.add.at(self._iou_sum, ground_truth.category[t], iou)
+        matched = ground_truth.category[t]
+        columns = (matched, predicted.category[wrong], ground_truth.category[missed])  # TP, FP, FN
+        for column, positions in enumerate(columns):
+            np.add.at(self._counts[:, column], positions, 1)
+        np.add.at(self._iou_sum, matched, iou)
 
 
 def quality(counts: Mapping[str, float]) -> dict[str, float]:
-    """{"pq", "sq", "rq"} of one category from its "tp", "fp", "fn" and "iou_sum"; NaN where it does not occur."""
+    """Return "pq", "sq" and "rq" of a category by its counts; NaN if it does not occur."""
     errors = 0.5 * counts["fp"] + 0.5 * counts["fn"]
     if counts["tp"] + errors == 0:
         return {"pq": float("nan"), "sq": float("nan"), "rq": float("nan")}
@@ -169,52 +207,56 @@ def quality(counts: Mapping[str, float]) -> dict[str, float]:
 
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Means over the categories that occur, and their number n."""
+    """Return the means over the categories that occur, and their number n."""
     known = [quality(row) for row in rows if row["tp"] + row["fp"] + row["fn"]]
-    means = {key: _ordered_sum([row[key] for row in known]) / len(known) if known else float("nan") for key in _FIGURES}
+    means: dict[str, Any] = dict.fromkeys(("pq", "sq", "rq"), float("nan"))
+    if known:  # summed in order, as the official tools do, so that the last bit agrees
+        sums = {key: np.add.accumulate([row[key] for row in known])[-1] for key in means}
+        means = {key: float(total) / len(known) for key, total in sums.items()}
     return means | {"n": len(known)}
 
 
-_FIGURES = ("pq", "sq", "rq")
+def _runs(
+    ground_truth: np.ndarray,
+    prediction: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return true id, predicted id and length of each run of pixels, (R,) int64 each.
 
-
-def _ordered_sum(values: Sequence[float]) -> float:
-    """The sum in the order of the values, as the official tools add them up."""
-    return float(np.add.accumulate(values)[-1])
-
-
-def _runs(ground_truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two maps (H, W), read along their rows -> the two ids and the pixels of every run in which neither changes.
-
-    (R,) int64 each. Raises DataError for maps of different size, of numbers that are not whole, or not (H, W).
+    The maps (H, W) are read along their rows; in a run neither id changes. Raises DataError for
+    maps of different sizes, of other numbers than integers, or that are not (H, W).
     """
     ground_truth, prediction = np.asarray(ground_truth), np.asarray(prediction)
     for name, ids in (("ground truth", ground_truth), ("prediction", prediction)):
         if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
             raise DataError(
-                f"the ids of the {name} are {ids.dtype} of shape {size_text(ids.shape)}: expected whole "
-                f"numbers (height, width)."
+                f"the ids of the {name} are {ids.dtype} of shape {size_text(ids.shape)}. "
+                "Expected whole numbers (height, width)."
             )
     if ground_truth.shape != prediction.shape:
         raise DataError(
-            f"the prediction is {size_text(prediction.shape)}, its ground truth {size_text(ground_truth.shape)} "
-            f"(height x width): expected a prediction of the ground truth's size."
+            f"the prediction is {size_text(prediction.shape)}, its ground truth "
+            f"{size_text(ground_truth.shape)} (height x width). Expected a prediction of its size."
         )
     t, p = ground_truth.ravel(), prediction.ravel()
-    starts = np.flatnonzero(np.concatenate([[t.size > 0], (t[1:] != t[:-1]) | (p[1:] != p[:-1])]))
+    changes = (t[1:] != t[:-1]) | (p[1:] != p[:-1])
+    starts = np.flatnonzero(np.concatenate([[t.size > 0], changes]))
     return t[starts].astype(np.int64), p[starts].astype(np.int64), np.diff(starts, append=t.size)
 
 
 def _overlap(ground_truth: _Segments, predicted: _Segments, lengths: np.ndarray) -> np.ndarray:
-    """(T + 1, P + 1) int64: in how many pixels each true segment meets each predicted one."""
+    """Return the number of pixels shared by each true and predicted segment, (T + 1, P + 1)."""
     shape = len(ground_truth.category), len(predicted.category)
     joint = ground_truth.rows * shape[1] + predicted.rows  # (R,)
-    pixels = np.bincount(joint, weights=lengths, minlength=shape[0] * shape[1])  # float64: exact up to 2^53 pixels
+    # float64: exact up to 2^53 pixels
+    pixels = np.bincount(joint, weights=lengths, minlength=shape[0] * shape[1])
     return pixels.astype(np.int64).reshape(shape)
 
 
 def _same_crowd(ground_truth: _Segments, predicted: _Segments, overlap: np.ndarray) -> np.ndarray:
-    """(P + 1,): pixels of each prediction on the crowd of its category, of several on the last (as panopticapi)."""
+    """Return the pixels of each prediction on the crowd of its category, (P + 1,).
+
+    If a category has several crowds, the last one counts, as in panopticapi.
+    """
     last = {int(ground_truth.category[row]): row for row in np.flatnonzero(ground_truth.crowd)}
     rows = np.array([last.get(category, -1) for category in predicted.category.tolist()])
     return np.where(rows >= 0, overlap[rows, np.arange(len(rows))], 0)
@@ -224,52 +266,58 @@ def _things(categories: Sequence[Mapping[str, Any]]) -> dict[int, bool]:
     things: dict[int, bool] = {}
     for category in categories:
         if not {"id", "isthing"} <= category.keys():
-            raise DataError(f"the category {dict(category)} lacks a key: expected 'id' and 'isthing'.")
+            raise DataError(f"category {dict(category)} lacks a key. Expected 'id' and 'isthing'.")
         if category["id"] in things:
-            raise DataError(f"the category id {category['id']} occurs twice: expected every id once.")
+            raise DataError(f"category id {category['id']} occurs twice. Expected each id once.")
         things[category["id"]] = bool(category["isthing"])
     return things
 
 
 def _ids(name: str, segments: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """The ids of the segments, (S,) int64; raises DataError for one that is no number above 0, or occurs twice."""
+    """Return the ids of the segments, (S,) int64; raises DataError for a wrong or repeated one."""
     listed = [segment.get("id") for segment in segments]
-    wrong = [i for i in listed if isinstance(i, bool) or not isinstance(i, int | np.integer) or i <= VOID]
+    wrong = [id for id in listed if not _is_positive(id)]
     if wrong:
-        raise DataError(
-            f"a segment of the {name} has the id {wrong[0]!r}: expected a whole number above 0 (0 is void)."
-        )
+        problem = f"a segment of the {name} has the id {wrong[0]!r}"
+        raise DataError(f"{problem}. Expected a whole number above 0.")
     if len(set(listed)) < len(listed):
         twice = next(i for i in listed if listed.count(i) > 1)
-        raise DataError(f"two segments of the {name} have the id {twice}: expected every id once.")
+        raise DataError(f"two segments of the {name} have the id {twice}. Expected each id once.")
     return np.array(listed, dtype=np.int64)
 
 
 def _rows(name: str, ids: np.ndarray, lengths: np.ndarray, listed: np.ndarray) -> np.ndarray:
-    """(R,) ids -> (R,) int64 positions in `listed`, from 1; 0 = void. Raises DataError for ids that are not listed."""
+    """Return the positions of the ids (R,) in `listed`, from 1, 0 = void, (R,) int64.
+
+    Raises DataError for ids that are not listed.
+    """
     order = np.argsort(listed)
     known, row = np.array([VOID, *listed[order]]), np.array([0, *(order + 1)])
     at = np.searchsorted(known, ids).clip(max=len(known) - 1)
-    strangers = known[at] != ids
-    if strangers.any():
+    unlisted = known[at] != ids
+    if unlisted.any():
         raise DataError(
-            f"the map of the {name} has {_named(np.unique(ids[strangers]).tolist())} "
-            f"({counted(int(lengths[strangers].sum()), 'pixel')} in all), not listed among its "
-            f"{counted(len(listed), 'segment')}. Name every id of the map, and give void the id 0."
+            f"the map of the {name} has {_named(np.unique(ids[unlisted]).tolist())} "
+            f"({counted(int(lengths[unlisted].sum()), 'pixel')} in all), not listed among its "
+            f"{counted(len(listed), 'segment')}. List every id of the map, and give void the id 0."
         )
     return row[at]
 
 
 def _area(segment: Mapping[str, Any]) -> int:
-    """The area that a true segment names, 0 for none; raises DataError for one that cannot be."""
+    """Return "area" of a true segment, 0 if it has none; raises DataError for an impossible one."""
     area = segment.get("area")
     if area is None:
         return 0
-    if isinstance(area, bool) or not isinstance(area, int | np.integer) or area <= 0:
-        raise DataError(
-            f"segment {segment['id']} of the ground truth has area {area!r}: expected its pixels, at least 1."
-        )
+    if not _is_positive(area):
+        problem = f"segment {segment['id']} of the ground truth has area {area!r}"
+        raise DataError(f"{problem}. Expected its number of pixels, at least 1.")
     return int(area)
+
+
+def _is_positive(value: Any) -> bool:
+    """Return whether a value from JSON is a whole number above 0."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value > 0)
 
 
 def _named(ids: Sequence[int]) -> str:

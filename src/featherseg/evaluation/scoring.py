@@ -1,7 +1,7 @@
-"""The one evaluator: validation in training, `featherseg evaluate` and export checks all score with these functions.
+"""The evaluator of training, `featherseg evaluate` and the checks of exported files.
 
-One image at a time, full-resolution labels, counts summed over the dataset. The same weights on the same machine give
-the same bits.
+It scores one image at a time at the full size of the label, and sums counts over the dataset. The
+same weights on the same machine give the same bits.
 """
 
 import math
@@ -32,17 +32,24 @@ from featherseg.uncertainty.bootstrap import image_counts
 
 @dataclass(frozen=True)
 class Scores:
-    """What an evaluation found. Shares are fractions 0..1, NaN where there was nothing to measure.
+    """The scores of a model on a dataset: fractions 0..1, NaN if there was nothing to measure.
 
-    confusion (K, K) counts pixels, rows are the ground truth; void (K,) counts those predicted as no class; iou and
-    class_boundary_f (K,); boundary_f is NaN where it was not asked for; per_image holds each image's own mIoU by its
-    key (NaN for one without a labelled pixel), counts (N, 3, K) its pixels of each class in the ground truth, hit and
-    predicted, which is what an interval of mIoU is drawn from. panoptic is what `PanopticQuality.compute` gives, its
-    categories in the order of the classes, and panoptic_counts (N, 3, K) what `PanopticQuality.pooled` gives of each
-    image, for an interval of PQ; both None where model or data know no objects. published is the paper's row
-    beside these figures, where the run's recipe names one; selected: whether the run kept its weights by these images;
-    trained_on: whether it was trained on some of them; look: which one of the run at test this is; notes are sentences
-    on how it was scored. data, split and inference name what was scored and how, the last two where they are known.
+    Args:
+        iou, class_boundary_f: (K,).
+        boundary_f: NaN as well if it was not requested.
+        confusion: (K, K) pixels, rows are the ground truth.
+        void: (K,) pixels predicted as no class.
+        per_image: key -> mIoU of the image, NaN for one without a labelled pixel.
+        counts: (N, 3, K), `bootstrap.image_counts` of each image, for an interval of mIoU.
+        panoptic: as `PanopticQuality.compute` returns it, categories in the order of the classes;
+            None if model or data have no objects.
+        panoptic_counts: (N, 3, K), `PanopticQuality.pooled` of each image, for an interval of PQ.
+        published: the paper's row beside these figures, if the run's recipe names one.
+        selected: the run chose its weights by the score on these images.
+        trained_on: the run was trained on some of these images.
+        look: how many times the run was scored on test, this time included; None on other splits.
+        notes: sentences on how it was scored.
+        data, split, inference: what was scored and how; None if not known.
     """
 
     classes: tuple[str, ...]
@@ -69,14 +76,14 @@ class Scores:
     inference: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values: fractions, pixel counts (confusion, void), null for NaN.
+        """Return plain JSON values: fractions, pixel counts (confusion, void), null for NaN.
 
-        "selected" and "trained_on" are there where true, "look" where it is one at test, "split" and "inference" where
-        they are known.
+        "selected" and "trained_on" are present only if true; "look", "split" and "inference" only
+        if they are known.
         """
-        scored = {"data": self.data, "split": self.split, "inference": self.inference}
-        found: dict[str, Any] = {key: text for key, text in scored.items() if text is not None}
-        found |= {
+        names = {"data": self.data, "split": self.split, "inference": self.inference}
+        values: dict[str, Any] = {key: text for key, text in names.items() if text is not None}
+        values |= {
             "miou": number(self.miou),
             "iou": [number(v) for v in self.iou],
             "pixel_accuracy": number(self.pixel_accuracy),
@@ -89,20 +96,26 @@ class Scores:
             "void": self.void.tolist(),
             "notes": list(self.notes),
         }
-        found |= {"panoptic": plain(self.panoptic)} if self.panoptic else {}
-        found |= {"look": self.look} if self.look else {}
-        return found | {key: True for key in ("selected", "trained_on") if getattr(self, key)}
+        values |= {"panoptic": plain(self.panoptic)} if self.panoptic else {}
+        values |= {"look": self.look} if self.look else {}
+        return values | {key: True for key in ("selected", "trained_on") if getattr(self, key)}
 
     def _repr_html_(self) -> str:
         rows: list[tuple[str, ...]] = [
             (name, percent(iou), percent(contour))
-            for name, iou, contour in zip(self.classes, self.iou, self.class_boundary_f, strict=True)
+            for name, iou, contour in zip(
+                self.classes,
+                self.iou,
+                self.class_boundary_f,
+                strict=True,
+            )
         ]
         rows.append(("mean", percent(self.miou), percent(self.boundary_f)))
         objects = [f"PQ {percent(self.panoptic['pq'])} %"] if self.panoptic else []
-        title = f"{self.images} images: mIoU {percent(self.miou)} %, pixel accuracy {percent(self.pixel_accuracy)} %"
-        told = marks(selected=self.selected, trained_on=self.trained_on)
-        title += f" ({told})" if told else ""
+        accuracy = percent(self.pixel_accuracy)
+        title = f"{self.images} images: mIoU {percent(self.miou)} %, pixel accuracy {accuracy} %"
+        caveats = marks(selected=self.selected, trained_on=self.trained_on)
+        title += f" ({caveats})" if caveats else ""
         return html_table(title, ("class", "IoU %", "boundary F %"), rows, (*objects, *self.notes))
 
 
@@ -114,10 +127,15 @@ def evaluate(
     boundary: bool = True,
     progress: Progress | None = None,
 ) -> Scores:
-    """Score a model on every image of `data`; `inference` as for predictions, by default that of validation.
+    """Score a model on every image of `data`, on its objects too if both have objects.
 
-    A panoptic model on data with objects is scored on its objects too, in the same pass. Raises ConfigError where the
-    classes or channels of model and data differ, or the inference settings are not for a panoptic model.
+    Args:
+        inference: as for predictions; default: that of validation in training.
+        boundary: whether to compute the boundary F measure as well.
+
+    Raises:
+        ConfigError: if classes or channels of model and data differ, or if the inference settings
+            cannot be used with a panoptic model.
     """
     check_classes(runtime, data)
     objects, sums = PanopticScorer(data) if runtime.panoptic else None, []
@@ -127,7 +145,7 @@ def evaluate(
             sample = data[index]
             warn_of_range(runtime, sample.image, sample.key)
             if objects is not None:
-                sums.append(objects.quality.pooled())  # of the images before
+                sums.append(objects.quality.pooled())  # of all images before this one
             if objects is None or sample.instances is None:
                 yield sample.key, sample.label, predict_mask(runtime, sample.image, inference)
                 continue
@@ -136,128 +154,167 @@ def evaluate(
             yield sample.key, sample.label, mask
 
     scores = _score(pairs(), data, boundary, progress)
-    found = objects.quality.compute() if objects else {"n": 0}
-    if objects is None or not found["n"]:
+    if objects is None or not (quality := objects.quality.compute())["n"]:
         return scores
-    return replace(scores, panoptic=found, panoptic_counts=np.diff([*sums, objects.quality.pooled()], axis=0))
+    of_images = np.diff([*sums, objects.quality.pooled()], axis=0)  # (N, 3, K)
+    return replace(scores, panoptic=quality, panoptic_counts=of_images)
 
 
 PREDICTED = (".png", "_mask.png", "_mask.tif")
-"""How the file of a prediction ends, behind the name of its image."""
+"""Ends of the file name of a prediction, after the name of its image."""
 
 
 def evaluate_predictions(
-    folder: Path, data: SegmentationData, *, boundary: bool = True, progress: Progress | None = None
+    folder: Path,
+    data: SegmentationData,
+    *,
+    boundary: bool = True,
+    progress: Progress | None = None,
 ) -> Scores:
-    """Score a folder of index PNGs, one for every key, named as `prediction_files` says.
+    """Score a folder of masks with class ids, one for each image, named as `prediction_files` says.
 
-    Values of K or more (255 among them) are "no class", which a note tells. Nothing is written. Raises DataNotFound
-    where files are missing, DataError for one that is not of its image's size or holds colours, or may be of several.
+    Values of K or more count as no class; a note names those other than 255. Nothing is written.
+
+    Raises:
+        DataNotFound: if files are missing.
+        DataError: for a file of another size, with colours, or that may be of several images.
     """
-    listed = files_of(data)
-    images = [pair.files[0].stem for pair in listed.pairs] if listed else []
+    listing = files_of(data)
+    images = [pair.files[0].stem for pair in listing.pairs] if listing else []
     files = prediction_files(folder, data.keys, images or data.keys)
-    strange: Counter[int] = Counter()  # value that is no class -> labelled pixels that have it
+    no_class: Counter[int] = Counter()  # value that is no class and not 255 -> its labelled pixels
 
     def pairs() -> Iterable[tuple[str, np.ndarray, np.ndarray]]:
         for index, (key, file) in enumerate(zip(data.keys, files, strict=True)):
             label, prediction = data.label(index), read_mask(file)  # (H, W), (H, W) raw values
             if prediction.shape != label.shape:
                 raise DataError(
-                    f"{file} is {size_text(prediction.shape)}, but the mask of {key!r} is {size_text(label.shape)} "
-                    "(height x width). Expected one class index per pixel, at full size."
+                    f"{file} is {size_text(prediction.shape)}, but the mask of {key!r} is "
+                    f"{size_text(label.shape)} (height x width). Expected one class id per pixel, "
+                    "at full size."
                 )
-            odd = prediction[(prediction >= len(data.classes)) & (prediction != IGNORE) & (label != IGNORE)]
-            strange.update(dict(zip(*(part.tolist() for part in np.unique(odd, return_counts=True)), strict=True)))
+            outside = (prediction >= len(data.classes)) & (prediction != IGNORE) & (label != IGNORE)
+            values, pixels = np.unique(prediction[outside], return_counts=True)
+            no_class.update(dict(zip(values.tolist(), pixels.tolist(), strict=True)))
             yield key, label, prediction
 
     scores = _score(pairs(), data, boundary, progress)
-    if not strange:
+    if not no_class:
         return scores
-    share = percent(strange.total() / (scores.void.sum() + scores.confusion.sum()))
-    told = f"{share} % of the labelled pixels are predicted as no class, by {_names(list(map(str, sorted(strange))))}"
-    return replace(scores, notes=(f"{told}: expected 0 to {len(data.classes) - 1}, the classes in the data's order",))
+    share = percent(no_class.total() / (scores.void.sum() + scores.confusion.sum()))
+    note = (
+        f"{share} % of the labelled pixels are predicted as no class, with the values "
+        f"{_names(list(map(str, sorted(no_class))))}: expected 0 to {len(data.classes) - 1}, the "
+        "classes in the data's order"
+    )
+    return replace(scores, notes=(note,))
 
 
 def prediction_files(folder: Path, keys: Sequence[str], images: Sequence[str]) -> list[Path]:
-    """The prediction of each key; `images` are the names of their files without the ending.
+    """Return the file of each key's prediction in `folder`.
 
-    It is KEY.png, KEY with "/" as "_", or, where no other image has it, the last part of KEY or the image's name; each
-    also with _mask behind it, as `predict` writes them, of GeoTIFFs _mask.tif. Raises DataNotFound with counts and the
-    first names, DataError where a file may be of several images.
+    The file's name is KEY, or KEY with "_" for "/", or, if no other image has that name, the last
+    part of KEY or the name of the image file, followed by .png, _mask.png or (GeoTIFF) _mask.tif.
+
+    Args:
+        keys: of the samples.
+        images: the names of their image files without the ending.
+
+    Raises:
+        DataNotFound: if predictions are missing, with their number and the first names.
+        DataError: if a file may be the prediction of several images.
     """
     if not folder.is_dir():
         raise DataNotFound(f"there is no folder of predictions at {folder}.")
-    short = [{key.rpartition("/")[2], image.rpartition("/")[2]} for key, image in zip(keys, images, strict=True)]
-    taken = Counter(name for names in short for name in names)
-    found: list[Path] = []
+    pairs = zip(keys, images, strict=True)
+    short_names = [{key.rpartition("/")[2], image.rpartition("/")[2]} for key, image in pairs]
+    uses = Counter(name for names in short_names for name in names)
+    files: list[Path] = []
     missing: list[str] = []
-    for key, names in zip(keys, short, strict=True):
-        own = [name for name in sorted(names) if taken[name] == 1]
-        tried = [folder / f"{name}{end}" for name in (key, key.replace("/", "_"), *own) for end in PREDICTED]
-        file = next((file for file in tried if file.is_file()), None)
+    for key, names in zip(keys, short_names, strict=True):
+        unique = [name for name in sorted(names) if uses[name] == 1]
+        stems = (key, key.replace("/", "_"), *unique)
+        file = _first_file(folder, stems)
         if file is None:
-            missing.append(own[0] if own else key.replace("/", "_"))
+            missing.append(unique[0] if unique else key.replace("/", "_"))
             continue
-        found.append(file)
-        # predict numbers the images of several folders that have one name
-        for name in own if file.parent == folder else ():
-            other = next((f for f in (folder / f"{name}-2{end}" for end in PREDICTED) if f.is_file()), None)
-            if other and f"{name}-2" not in taken:
+        files.append(file)
+        # `predict` adds -2 to the second image of one name, when it predicts several folders
+        for name in unique if file.parent == folder else ():
+            other = _first_file(folder, (f"{name}-2",))
+            if other and f"{name}-2" not in uses:
                 raise DataError(
-                    f"{folder} has {file.name} and {other.name}, of images of one name: which of them is of {key!r} "
-                    "is not known. Predict each folder of images into one of its own, or name masks by their keys."
+                    f"{folder} has {file.name} and {other.name}, from images with one name: "
+                    f"it is not clear which belongs to {key!r}. Predict each folder of images into "
+                    "a folder of its own, or name the masks by their keys."
                 )
-    if twice := [file for file, count in Counter(found).items() if count > 1]:
-        raise DataError(f"{twice[0]} may be the prediction of several images. Name each by its key, as in KEY.png.")
+    if repeated := [file for file, count in Counter(files).items() if count > 1]:
+        raise DataError(f"{repeated[0]} may belong to several images. Name each mask KEY.png.")
     if missing:
         raise DataNotFound(
-            f"{folder} holds predictions for {len(found)} of {len(keys)} images; {len(missing)} are missing, "
-            f"the first: {', '.join(f'{name}.png' for name in missing[:3])}."
+            f"{folder} has predictions for {len(files)} of {len(keys)} images. {len(missing)} are "
+            f"missing, the first: {', '.join(f'{name}.png' for name in missing[:3])}."
         )
-    return found
+    return files
+
+
+def _first_file(folder: Path, stems: Sequence[str]) -> Path | None:
+    """Return the first file of a prediction with one of these stems, in their order."""
+    paths = (folder / f"{stem}{end}" for stem in stems for end in PREDICTED)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def check_classes(runtime: Runtime, data: SegmentationData) -> None:
-    """Raises ConfigError where the classes (by name and order) or the channels of model and data differ."""
+    """Raise ConfigError if model and data differ in channels or classes (names and order)."""
     ours, theirs = [c.name for c in runtime.classes], [c.name for c in data.classes]
     if runtime.channels != data.channels:
         raise ConfigError(
-            f"{runtime.name} takes images with {runtime.channels} channels; {data.name} has {data.channels}."
+            f"{runtime.name} takes images with {runtime.channels} channels, but the images of "
+            f"{data.name} have {data.channels}."
         )
     if ours == theirs:
         return
-    only_ours, only_theirs = [n for n in ours if n not in theirs], [n for n in theirs if n not in ours]
+    only_ours = [name for name in ours if name not in theirs]
+    only_theirs = [name for name in theirs if name not in ours]
     if only_ours or only_theirs:
-        difference = f"only in the model: {_names(only_ours)}; only in the data: {_names(only_theirs)}"
+        in_model, in_data = _names(only_ours), _names(only_theirs)
+        difference = f"only in the model: {in_model}; only in the data: {in_data}"
     else:
-        at = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+        first = next(i for i, name in enumerate(ours) if name != theirs[i])
         difference = (
-            f"they are in a different order: class {at} is {ours[at]!r} in the model, {theirs[at]!r} in the data"
+            f"they are in a different order: class {first} is {ours[first]!r} in the model, "
+            f"{theirs[first]!r} in the data"
         )
     raise ConfigError(
-        f"{runtime.name} and {data.name} have different classes ({len(ours)} and {len(theirs)}): {difference}. "
-        "Evaluate on data with the model's classes, or fine-tune on these with: featherseg train --init "
-        f"{runtime.name}"
+        f"{runtime.name} and {data.name} have different classes ({len(ours)} and {len(theirs)}): "
+        f"{difference}. Evaluate on data with the model's classes, or fine-tune on these with: "
+        f"featherseg train --init {runtime.name}"
     )
 
 
-def plain(found: dict[str, Any]) -> dict[str, Any]:
-    """What `PanopticQuality.compute` gives as plain JSON values: null for NaN, ids as texts."""
-    return {
-        str(key): plain(value) if isinstance(value, dict) else number(value) if isinstance(value, float) else value
-        for key, value in found.items()
-    }
+def plain(value: Any) -> Any:
+    """Return what `PanopticQuality.compute` gives as JSON values: null for NaN, ids as texts."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    return number(value) if isinstance(value, float) else value
 
 
-def count_image(data: SegmentationData, key: str, label: np.ndarray, prediction: np.ndarray) -> Confusion:
-    """The pixels of one image: ground truth and prediction (H, W). Raises DataError, with its key, as `Confusion`."""
-    one = Confusion(len(data.classes))
+def count_image(
+    data: SegmentationData,
+    key: str,
+    label: np.ndarray,
+    prediction: np.ndarray,
+) -> Confusion:
+    """Return the counts of one image: label and prediction (H, W).
+
+    Raises DataError as `Confusion.update` does, with the image's key.
+    """
+    confusion = Confusion(len(data.classes))
     try:
-        one.update(label, prediction)
+        confusion.update(label, prediction)
     except DataError as error:
         raise DataError(f"{data.name}, image {key!r}: {error}") from None
-    return one
+    return confusion
 
 
 def _score(
@@ -266,19 +323,20 @@ def _score(
     boundary: bool,
     progress: Progress | None,
 ) -> Scores:
-    """Sum up (key, ground truth (H, W), prediction (H, W)) over a dataset."""
+    """Return the scores over all (key, label (H, W), prediction (H, W)) of a dataset."""
     total, contours = Confusion(len(data.classes)), BoundaryF(len(data.classes))
     per_image: dict[str, float] = {}
     counts: list[np.ndarray] = []
     for done, (key, label, prediction) in enumerate(pairs, start=1):
-        one = count_image(data, key, label, prediction)
-        total.add(one)
-        per_image[key] = one.miou()
-        counts.append(image_counts(one.matrix, one.void))
+        confusion = count_image(data, key, label, prediction)
+        total.add(confusion)
+        per_image[key] = confusion.miou()
+        counts.append(image_counts(confusion.matrix, confusion.void))
         if boundary:
             contours.update(label, prediction)
         if progress:
             progress("scoring", done, len(data))
+    no_counts = np.zeros((0, 3, len(data.classes)), dtype=np.int64)
     return Scores(
         data=data.name,
         classes=tuple(c.name for c in data.classes),
@@ -292,7 +350,7 @@ def _score(
         confusion=total.matrix,
         void=total.void,
         per_image=per_image,
-        counts=np.stack(counts) if counts else np.zeros((0, 3, len(data.classes)), dtype=np.int64),
+        counts=np.stack(counts) if counts else no_counts,
     )
 
 
@@ -302,5 +360,5 @@ def _names(names: list[str]) -> str:
 
 
 def number(value: float) -> float | None:
-    """A figure as JSON can hold it: null for NaN."""
+    """Return a figure as JSON can represent it: None, which is null, for NaN."""
     return None if math.isnan(value) else float(value)

@@ -1,19 +1,23 @@
 """Is one model better than another, or did the images (or the seeds) only happen to favour it?
 
-Two questions, kept apart. *These two files*: images are resampled (`compare_files`). *These two models*:
-images and training runs are resampled together (`compare_models`). Counts are pooled in each replicate and IoU
-is taken of the pool, as a dataset's IoU is. Letters: S models, T runs in all (m of one model), N images, U clusters,
-K classes, R replicates, P pairs of models, Q = 1 + K quantities: mIoU, then each class's IoU.
+Two questions, kept apart. *These two files*: images are resampled (`compare_files`). *These two
+models*: images and training runs are resampled together (`compare_models`). Counts are pooled in
+each replicate and IoU is taken of the pool, as a dataset's IoU is. Letters: S models, T runs in
+all (m of one model), N images, U clusters, K classes, R replicates, P pairs of models, Q = 1 + K
+quantities: mIoU, then each class's IoU.
 
-An interval is the difference ± t * spread of its replicates. A replicate draws U - 1 of U clusters, m - 1 of m runs:
-that makes its variance unbiased (McCarthy and Snowden, Vital and Health Statistics 2(95), 1985). Student's t has as
-many degrees of freedom as the clusters and runs leave (`_freedom`). The square of what a class that is in one cluster
-alone adds to a difference of mIoU counts as variance (`_lone_variance`). A cluster is a block in time, twice as long as
-each image's share in the difference stays correlated with the next ones; of that length and twice that length the wider
-interval counts, as blocks that are too short show too little spread and few long ones too much or too little. On fewer
-than MIN_CLUSTERS clusters nothing is called better. Where several pairs or classes are compared, their intervals are
-widened so that with 95 % none of the family is wrongly called better (Holm, Scandinavian Journal of Statistics 6(2),
-1979). That is about 0 alone: where all differ, each interval holds its own value in 95 %, all of them together in less.
+An interval is the difference ± t * spread of its replicates. A replicate draws U - 1 of U
+clusters, m - 1 of m runs: that makes its variance unbiased (McCarthy and Snowden, Vital and
+Health Statistics 2(95), 1985). Student's t has as many degrees of freedom as the clusters and
+runs leave (`_freedom`). The square of what a class that is in one cluster alone adds to a
+difference of mIoU counts as variance (`_lone_variance`). A cluster is a block in time, twice as
+long as each image's share in the difference stays correlated with the next ones; of that length
+and twice that length the wider interval counts, as blocks that are too short show too little
+spread and few long ones too much or too little. On fewer than MIN_CLUSTERS clusters nothing is
+called better. Where several pairs or classes are compared, their intervals are widened so that
+with 95 % none of the family is wrongly called better (Holm, Scandinavian Journal of Statistics
+6(2), 1979). That is about 0 alone: where all differ, each interval holds its own value in 95 %,
+all of them together in less.
 """
 
 import math
@@ -42,7 +46,8 @@ MIN_RUNS = 3
 class Interval:
     """A difference and its 95 % interval; low and high are NaN where there is none.
 
-    clusters is the number of clusters of images that it rests on, None where it was not drawn from images.
+    clusters is the number of clusters of images that it rests on, None where it was not drawn
+    from images.
     """
 
     value: float
@@ -73,9 +78,9 @@ class Interval:
 class Difference:
     """mIoU and IoU of each class of model `first` less those of model `second`, as fractions -1..1.
 
-    Whether the intervals of mIoU exclude 0 is corrected for the number of pairs, whether those of the classes do for
-    all pairs and classes (Holm); a class that is in the ground truth of fewer than two clusters has none, nor has any
-    where the images are too few.
+    Whether the intervals of mIoU exclude 0 is corrected for the number of pairs, whether those of
+    the classes do for all pairs and classes (Holm); a class that is in the ground truth of fewer
+    than two clusters has none, nor has any where the images are too few.
     """
 
     first: int
@@ -103,7 +108,8 @@ class Difference:
 def image_counts(confusion: np.ndarray, void: np.ndarray | None = None) -> np.ndarray:
     """(..., K, K) confusion as of `iou.Confusion`, (..., K) void -> (..., 3, K) pixels: labelled, hit, predicted.
 
-    All that IoU needs, in a fraction of the room: for 2,000 images of 150 classes 7 MB instead of 360.
+    All that IoU needs, in a fraction of the room: for 2,000 images of 150 classes 7 MB instead of
+    360.
     """
     label = confusion.sum(axis=-1) if void is None else confusion.sum(axis=-1) + void
     return np.stack([label, np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-2)], axis=-2)
@@ -114,8 +120,8 @@ def compare_files(
 ) -> list[Difference]:
     """Every pair of S files, each by its `image_counts` (N, 3, K) on the same images.
 
-    Says nothing about the models they are runs of. Raises ConfigError for fewer than two files, DataError where they
-    were not scored on the same images.
+    Says nothing about the models they are runs of. Raises ConfigError for fewer than two files,
+    DataError where they were not scored on the same images.
     """
     return _compare([one[None] for one in counts], clusters, replicates, seed)
 
@@ -135,8 +141,8 @@ def compare_models(
 ) -> list[Difference]:
     """Every pair of S models, each by the `image_counts` (m, N, 3, K) of its runs with different seeds.
 
-    A model's score is the mean over its runs. Raises ConfigError with the message of `too_few_runs`, and as
-    `compare_files`.
+    A model's score is the mean over its runs. Raises ConfigError with the message of
+    `too_few_runs`, and as `compare_files`.
     """
     if message := too_few_runs([len(runs) for runs in counts]):
         raise ConfigError(f"{message}. Train each with at least {MIN_RUNS} seeds.")
@@ -146,10 +152,11 @@ def compare_models(
 def compare_variants(
     counts: Sequence[np.ndarray], clusters: Sequences, *, replicates: int = REPLICATES, seed: int = 0
 ) -> list[Difference]:
-    """Each other variant less the first, by the `image_counts` (m, N, 3, K) of their runs, of which the i-th belong
-    together (one seed): images and pairs of runs are resampled.
+    """Each other variant less the first, by the `image_counts` (m, N, 3, K) of their runs, of
+    which the i-th belong together (one seed): images and pairs of runs are resampled.
 
-    Raises ConfigError for variants with other numbers of runs or fewer than three, and as `compare_files`.
+    Raises ConfigError for variants with other numbers of runs or fewer than three, and as
+    `compare_files`.
     """
     runs = [len(one) for one in counts]
     if len(set(runs)) > 1 or too_few_runs(runs):
@@ -275,7 +282,8 @@ def _draw(pooled: np.ndarray, replicates: int, rng: np.random.Generator) -> np.n
 def _iou(counts: np.ndarray, absent: np.ndarray) -> np.ndarray:
     """(..., 3, K) -> (..., K), NaN for a class in neither ground truth nor prediction, as `iou.Confusion` has it.
 
-    A class of which a replicate drew no pixel takes the value of all images, `absent`: that draw does not know it.
+    A class of which a replicate drew no pixel takes the value of all images, `absent`: that draw
+    does not know it.
     """
     label, hits, predicted = (counts[..., i, :] for i in range(3))
     union = label + predicted - hits
@@ -317,8 +325,8 @@ def _pairwise(scores: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 def _class_freedom(pooled: np.ndarray) -> np.ndarray:
     """Degrees of freedom of each class's IoU, (K,): Kish's effective number of clusters that hold it, less one.
 
-    A class in 3 of 100 images has 2 at most. NaN for one that is in fewer than two clusters, and for all where that is
-    so of most classes: their spread cannot be seen.
+    A class in 3 of 100 images has 2 at most. NaN for one that is in fewer than two clusters, and
+    for all where that is so of most classes: their spread cannot be seen.
     """
     label = pooled[:, 0, 0]  # (U, K)
     effective = label.sum(axis=0) ** 2 / np.maximum((label**2).sum(axis=0), 1)
@@ -344,9 +352,10 @@ def _run_terms(
 def _lone_variance(pooled: np.ndarray, iou: np.ndarray, runs: Sequence[int], pairs: np.ndarray) -> np.ndarray:
     """What classes that are in one cluster alone add to the variance of each difference of mIoU, (P,).
 
-    No replicate shows their spread. Between equal models what such a cluster's classes add to the difference is noise
-    about 0, whose variance its square estimates: as it grows with the difference itself, equal models are then called
-    better in at most 5 % whatever that variance is (simulated: test_bootstrap.py).
+    No replicate shows their spread. Between equal models what such a cluster's classes add to the
+    difference is noise about 0, whose variance its square estimates: as it grows with the
+    difference itself, equal models are then called better in at most 5 % whatever that variance
+    is (simulated: test_bootstrap.py).
     """
     there = pooled[:, 0, 0] > 0  # (U, K)
     lone = there.sum(axis=0) == 1
@@ -358,8 +367,9 @@ def _lone_variance(pooled: np.ndarray, iou: np.ndarray, runs: Sequence[int], pai
 def _freedom(resampled: np.ndarray, classes: np.ndarray, run_terms: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Degrees of freedom of every difference, (P, Q); resampled (R, P, Q) resamples images alone, classes (K,).
 
-    1 / freedom of mIoU is the mean over the classes (1 for a class without any), weighted by each one's share in the
-    variance of mIoU; NaN where no class has any. Runs join by Satterthwaite's rule (Biometrics Bulletin 2(6), 1946).
+    1 / freedom of mIoU is the mean over the classes (1 for a class without any), weighted by each
+    one's share in the variance of mIoU; NaN where no class has any. Runs join by Satterthwaite's
+    rule (Biometrics Bulletin 2(6), 1946).
     """
     deviation = np.nan_to_num(resampled - resampled.mean(axis=0))
     covariance = np.einsum("rpk,rp->pk", deviation[..., 1:], deviation[..., 0]).clip(0)  # (P, K)
@@ -398,8 +408,9 @@ def _intervals(
 def _holm_reach(value: np.ndarray, spread: np.ndarray, freedom: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     """Half the width of every interval of a family, (P, F); they exclude 0 where Holm's procedure sees a difference.
 
-    5 % are shared among the differences that are not shown yet, again and again until no more are; one difference alone
-    keeps all of it. NaN where freedom is. One on too few clusters is never shown.
+    5 % are shared among the differences that are not shown yet, again and again until no more
+    are; one difference alone keeps all of it. NaN where freedom is. One on too few clusters is
+    never shown.
     """
     members = max(1, int((~np.isnan(freedom)).sum()))
     left = members

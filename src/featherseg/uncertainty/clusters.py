@@ -1,8 +1,9 @@
 """What a bootstrap resamples: whole sequences where names and scores show enough of them, else blocks in time.
 
-Neighbouring images of a drive look alike, so that 233 of them count for less than 233 unrelated ones. How much less is
-read from their scores (`Sequences.correlated`). The constants were chosen by simulation (test_coverage.py): 95 %
-intervals from blocks of 25, whatever the scores, held the truth in 62 % where neighbours correlate by 0.98.
+Neighbouring images of a drive look alike, so that 233 of them count for less than 233 unrelated
+ones. How much less is read from their scores (`Sequences.correlated`). The constants were chosen
+by simulation (test_coverage.py): 95 % intervals from blocks of 25, whatever the scores, held the
+truth in 62 % where neighbours correlate by 0.98.
 """
 
 from collections.abc import Sequence
@@ -23,8 +24,9 @@ MIN_CLUSTERS = 8
 """Fewer clusters than these carry no claim: correlation that is as long as the images themselves cannot be seen."""
 
 JOINED = 1.0
-"""Standard errors of no correlation from which on sequences are taken to go on from one to the next. Sums of whole
-sequences in place of quarters missed more of those that do, or saw more in those that do not (simulated)."""
+"""Standard errors of no correlation from which on sequences are taken to go on from one to the
+next. Sums of whole sequences in place of quarters missed more of those that do, or saw more in
+those that do not (simulated)."""
 
 MIN_SEQUENCES = 10
 """Sequences from which they are drawn whole; the spread of fewer is known too badly, so they are cut into blocks."""
@@ -42,7 +44,8 @@ class Clusters:
 class Sequences:
     """Images in their order in time: order (N,) holds their indices, one sequence after the other, of these lengths.
 
-    whole: the sequences are the clusters, not blocks of them, where one scores unlike the next (`in_one`).
+    whole: the sequences are the clusters, not blocks of them, where one scores unlike the next
+    (`in_one`).
     """
 
     order: np.ndarray
@@ -86,8 +89,8 @@ class Sequences:
         return Sequences(self.order, np.array([len(self.order)]), whole=False)
 
     def joined(self, series: np.ndarray) -> np.ndarray:
-        """Whether each series (N, Q) goes on from one sequence to the next, (Q,): whether the last quarter of each
-        correlates with the first of the next by more than JOINED.
+        """Whether each series (N, Q) goes on from one sequence to the next, (Q,): whether the
+        last quarter of each correlates with the first of the next by more than JOINED.
         """
         parts = np.split(series[self.order], np.cumsum(self.lengths)[:-1])
         first = np.array([part[: max(1, len(part) // 4)].mean(axis=0) for part in parts[1:]])  # (S - 1, Q)
@@ -98,8 +101,9 @@ class Sequences:
     def correlated(self, series: np.ndarray) -> np.ndarray:
         """Over how many images each series stays correlated, (Q,): 1, 2, 4, ...; series (N, Q) has means of 0.
 
-        Autocorrelations are added up over 1, 2 to 3, 4 to 7, ... images; the first sum that is not above 0 ends it.
-        That the mean was taken off makes them too small by its variance, which is put back. Of zeros it is 1.
+        Autocorrelations are added up over 1, 2 to 3, 4 to 7, ... images; the first sum that is
+        not above 0 ends it. That the mean was taken off makes them too small by its variance,
+        which is put back. Of zeros it is 1.
         """
         images, most = len(self.order), min(max(2, len(self.order) // 2), int(self.lengths.max()))
         products, pairs = np.zeros((most, series.shape[1])), np.zeros((most, 1))
@@ -127,9 +131,10 @@ class Sequences:
 def clusters_of(keys: Sequence[str], groups: str | None = None) -> Sequences:
     """The sequences of the images with these keys; the frames' numbers give their order in time.
 
-    A sequence is a key without its frame number, or what `groups` of a dataset.toml finds in it (`data.sequences`).
-    Names show sequences where half of them hold two images or more. Ten sequences or more are drawn whole where their
-    scores show them to be apart; fewer are cut into blocks, none across two; so is the list where names show nothing.
+    A sequence is a key without its frame number, or what `groups` of a dataset.toml finds in it
+    (`data.sequences`). Names show sequences where half of them hold two images or more. Ten
+    sequences or more are drawn whole where their scores show them to be apart; fewer are cut into
+    blocks, none across two; so is the list where names show nothing.
     """
     names = sequence_names(keys, groups)
     place = {name: i for i, name in enumerate(sorted(set(names), key=lambda name: (in_natural_order(name), name)))}

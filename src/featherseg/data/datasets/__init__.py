@@ -33,6 +33,6 @@ DATASETS: Catalogue[type[NamedData] | type[Shapes]] = Catalogue(
     lambda entry: isinstance(entry, type) and issubclass(entry, NamedData),
     "a subclass of featherseg.data.pairs.NamedData",
 )
-"""Name -> class. Each says in `facts` and `splits` what is known of it without its files; all but `shapes`, which is
-drawn, are opened with the root that they lie in. `folder` data has no name: it is named by the path of its
-dataset.toml."""
+"""Name -> class. Each says in `facts` and `splits` what is known of it without its files; all but
+`shapes`, which is drawn, are opened with the root that they lie in. `folder` data has no name: it
+is named by the path of its dataset.toml."""

@@ -1,7 +1,8 @@
 """ADE20K SceneParsing (Zhou et al., CVPR 2017 and IJCV 2019): 20210 train / 2000 val images of many sizes.
 
-150 classes, as of the MIT scene parsing benchmark. The full release of ADE20K, with all its object names, is another
-dataset in another layout: it is recognised and refused. docs/data/ade20k.md shows the layout and the licence.
+150 classes, as of the MIT scene parsing benchmark. The full release of ADE20K, with all its
+object names, is another dataset in another layout: it is recognised and refused.
+docs/data/ade20k.md shows the layout and the licence.
 """
 
 from collections.abc import Sequence

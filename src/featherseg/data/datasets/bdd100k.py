@@ -1,6 +1,7 @@
 """BDD100K, semantic segmentation (Yu et al., CVPR 2020): 7000 train / 1000 val / 2000 test images of 720 x 1280.
 
-The 19 classes of Cityscapes as train ids. Two layouts are read; docs/data/bdd100k.md shows them and the licence.
+The 19 classes of Cityscapes as train ids. Two layouts are read; docs/data/bdd100k.md shows them
+and the licence.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """BDD100K panoptic (Yu et al., CVPR 2020): 7000 train / 1000 val images of 720 x 1280, 40 classes, 10 of them things.
 
-Masks are the bitmasks of the release; docs/data/bdd100k-panoptic.md shows the format, the layout and the licence.
+Masks are the bitmasks of the release; docs/data/bdd100k-panoptic.md shows the format, the layout
+and the licence.
 """
 
 from collections.abc import Sequence
@@ -62,7 +63,8 @@ class BitmaskListing(Listing):
 class BDD100KPanoptic(NamedData):
     """BDD100K panoptic with 40 classes; keys are the stems of the files, "0004a4c0-d4dff0ad".
 
-    Of its samples, `instances` has the ids of the bitmasks, below 0 for crowds; ignored segments are void.
+    Of its samples, `instances` has the ids of the bitmasks, below 0 for crowds; ignored segments
+    are void.
     """
 
     facts = LazyFacts(
@@ -114,9 +116,9 @@ class BDD100KPanoptic(NamedData):
 def read_bitmask(path: Path) -> Panoptic:
     """The segmentation of a bitmask: four bytes a pixel, category id, flags, and the segment's id, high byte first.
 
-    Crowds and ignored segments both have "iscrowd" = 1, as the toolkit scores neither; "ignored" tells them apart.
-    Category 0 is void. Raises DataError for an image without four channels, a category above 40, a segment without an
-    id, or one of two categories.
+    Crowds and ignored segments both have "iscrowd" = 1, as the toolkit scores neither; "ignored"
+    tells them apart. Category 0 is void. Raises DataError for an image without four channels, a
+    category above 40, a segment without an id, or one of two categories.
     """
     raw = _read_bytes(path)  # (H, W, 4)
     category, flags = raw[:, :, 0], raw[:, :, 1]

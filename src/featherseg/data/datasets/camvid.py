@@ -1,7 +1,8 @@
 """CamVid (Brostow et al., ECCV 2008 and PRL 30(2) 2009): 701 street images, 367 train / 101 val / 233 test.
 
-11 classes as grouped by Sturgess et al. (BMVC 2009) and packed by Badrinarayanan et al. (SegNet, PAMI 2017).
-Three layouts are read, told apart by what is on disk; docs/data/camvid.md shows them and the licence.
+11 classes as grouped by Sturgess et al. (BMVC 2009) and packed by Badrinarayanan et al. (SegNet,
+PAMI 2017). Three layouts are read, told apart by what is on disk; docs/data/camvid.md shows them
+and the licence.
 """
 
 from collections import defaultdict
@@ -107,8 +108,8 @@ def _pairs(root: Path, layout: Layout, split: str) -> list[Pair]:
 def subtrain_and_dev(train: list[str]) -> tuple[list[str], list[str]]:
     """(subtrain, dev): dev is the last fifth in time of each train sequence, subtrain what lies before.
 
-    The one frame before the cut is in neither. On the usual train list dev has 12, 20 and 40 frames of 0001TP, 0006R0
-    and 0016E5, and subtrain has 292.
+    The one frame before the cut is in neither. On the usual train list dev has 12, 20 and 40
+    frames of 0001TP, 0006R0 and 0016E5, and subtrain has 292.
     """
     sequences: dict[str, list[str]] = defaultdict(list)
     for stem in sorted(train):  # names hold the frame number, so this is the order in time

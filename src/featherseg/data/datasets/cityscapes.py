@@ -1,6 +1,7 @@
 """Cityscapes, fine annotations (Cordts et al., CVPR 2016): 2975 train / 500 val / 1525 test images of 1024 x 2048.
 
-19 classes. Masks of label ids or of train ids are read; docs/data/cityscapes.md shows the layout and the licence.
+19 classes. Masks of label ids or of train ids are read; docs/data/cityscapes.md shows the layout
+and the licence.
 """
 
 from collections.abc import Sequence

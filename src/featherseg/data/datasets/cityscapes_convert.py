@@ -1,8 +1,8 @@
 """Cityscapes as released -> panoptic PNGs and JSON, by the rules of cityscapesscripts' csCreatePanopticImgs.
 
-A pixel of *_instanceIds.png holds the label id of its class, or 1000 * label id + number where objects were told apart.
-That value is the segment's id. A label id alone is a crowd where its class has instances; classes that are not scored
-become void.
+A pixel of *_instanceIds.png holds the label id of its class, or 1000 * label id + number where
+objects were told apart. That value is the segment's id. A label id alone is a crowd where its
+class has instances; classes that are not scored become void.
 """
 
 from collections.abc import Sequence
@@ -44,10 +44,11 @@ def convert_cityscapes(
 ) -> list[Converted]:
     """Convert the splits train and val of the release under `root`, as far as they are there.
 
-    Writes cityscapes_panoptic_SPLIT.json and the folder of that name into `out` (by default gtFine), with label ids as
-    categories; with `train_ids` under SPLIT_trainId, with train ids. A PNG that is there and not older than its source
-    is kept, so that an interrupted conversion goes on where it stopped. Raises DataNotFound where there is nothing to
-    convert, and DataError for a file that is no mask of Cityscapes; the JSON of its split is then not written.
+    Writes cityscapes_panoptic_SPLIT.json and the folder of that name into `out` (by default
+    gtFine), with label ids as categories; with `train_ids` under SPLIT_trainId, with train ids. A
+    PNG that is there and not older than its source is kept, so that an interrupted conversion
+    goes on where it stopped. Raises DataNotFound where there is nothing to convert, and DataError
+    for a file that is no mask of Cityscapes; the JSON of its split is then not written.
     """
     layout = LAYOUTS[train_ids]
     sources = {split: sorted((root / "gtFine" / split).glob(f"*/*{SUFFIX}")) for split in Cityscapes.splits}

@@ -1,7 +1,7 @@
 """The 19 classes of Cityscapes (Cordts et al., CVPR 2016), which BDD100K shares, and the two ways to number them.
 
-Train ids 0..18 are the class ids of this package. Label ids 0..33 are what the official masks hold and what the
-official evaluation expects; ids that belong to no class here are void.
+Train ids 0..18 are the class ids of this package. Label ids 0..33 are what the official masks
+hold and what the official evaluation expects; ids that belong to no class here are void.
 """
 
 from featherseg.core.types import IGNORE, ClassInfo

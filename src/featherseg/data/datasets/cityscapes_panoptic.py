@@ -1,7 +1,8 @@
 """Cityscapes panoptic (Cordts et al., CVPR 2016): the images of Cityscapes, 19 classes, 8 of them things.
 
-Masks are read as cityscapesscripts' csCreatePanopticImgs or `featherseg convert --from cityscapes-panoptic` make them
-from the release, with label ids or train ids as categories; docs/data/cityscapes-panoptic.md shows layout and licence.
+Masks are read as cityscapesscripts' csCreatePanopticImgs or `featherseg convert --from
+cityscapes-panoptic` make them from the release, with label ids or train ids as categories;
+docs/data/cityscapes-panoptic.md shows layout and licence.
 """
 
 from collections.abc import Sequence

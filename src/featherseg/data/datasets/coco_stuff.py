@@ -1,7 +1,8 @@
 """COCO-Stuff (Caesar, Uijlings, Ferrari, CVPR 2018): COCO's images with every pixel labelled, 171 classes.
 
-Two releases: 164k (118287 train / 5000 val of COCO 2017) and 10k (9000 train / 1000 val), on which CGRSeg reports. Each
-is read as released or as mmsegmentation's converter writes it; docs/data/coco-stuff.md shows layouts and licence.
+Two releases: 164k (118287 train / 5000 val of COCO 2017) and 10k (9000 train / 1000 val), on
+which CGRSeg reports. Each is read as released or as mmsegmentation's converter writes it;
+docs/data/coco-stuff.md shows layouts and licence.
 """
 
 from collections.abc import Mapping, Sequence

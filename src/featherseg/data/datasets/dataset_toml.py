@@ -60,9 +60,10 @@ class SourceTable(Config):
 class LayerTable(Config):
     """[[layer]]: further binary masks of the same images, and the class that 1 and 255 mean in them.
 
-    `masks`, `prefix` and `suffix` say where they lie and what their names have beside the image's. Where `optional`, an
-    image without such a mask has none of the class. Of `objects` an image has a mask each: all files in the folder
-    called as the image, else in the folder that holds it alone.
+    `masks`, `prefix` and `suffix` say where they lie and what their names have beside the
+    image's. Where `optional`, an image without such a mask has none of the class. Of `objects` an
+    image has a mask each: all files in the folder called as the image, else in the folder that
+    holds it alone.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -78,8 +79,8 @@ class LayerTable(Config):
 class ThingsTable(Config):
     """[things]: the classes whose objects are told apart, and the folder that says which pixel is of which object.
 
-    Its PNGs have the names of the masks and hold the number of the object at every pixel, 1 to 65535; 0 is none, and on
-    a class of things a crowd: objects that nobody told apart.
+    Its PNGs have the names of the masks and hold the number of the object at every pixel, 1 to
+    65535; 0 is none, and on a class of things a crowd: objects that nobody told apart.
     """
 
     classes: Annotated[list[str], Field(min_length=1, max_length=IGNORE)]

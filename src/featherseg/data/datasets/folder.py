@@ -29,8 +29,8 @@ MAX_OBJECT = 65535
 class FolderListing(Listing):
     """The files of a folder of one's own; `instances` is the folder that tells objects apart, where there is one.
 
-    `config` describes them; `wholes` are the pairs of every folder and list that it names, before a share is cut out of
-    them, and those of all under "" where the splits are fractions.
+    `config` describes them; `wholes` are the pairs of every folder and list that it names, before
+    a share is cut out of them, and those of all under "" where the splits are fractions.
     """
 
     config: DatasetToml = field(kw_only=True)
@@ -60,8 +60,9 @@ class FolderListing(Listing):
 class FolderData(PairedFiles):
     """One split of a folder; keys are the stems below the folder of images, "train/frame_0007".
 
-    `files` is the dataset.toml, or the files as they were listed. Raises ConfigError for a slip in the file,
-    UnknownName for an unknown split, DataNotFound for missing folders, missing partners or no images.
+    `files` is the dataset.toml, or the files as they were listed. Raises ConfigError for a slip
+    in the file, UnknownName for an unknown split, DataNotFound for missing folders, missing
+    partners or no images.
     """
 
     def __init__(
@@ -111,7 +112,8 @@ def _digest(path: Path) -> bytes:
 def read_instances(path: Path, label: np.ndarray, classes: Sequence[ClassInfo]) -> np.ndarray:
     """The number of the object at every pixel, (H, W) int32; 0 where `label` (H, W) is of no class of things.
 
-    Raises what `read_mask` raises, and DataError for a file of colours, of another size, or of numbers over MAX_OBJECT.
+    Raises what `read_mask` raises, and DataError for a file of colours, of another size, or of
+    numbers over MAX_OBJECT.
     """
     raw = read_mask(path)
     if raw.ndim != 2:
@@ -130,8 +132,8 @@ def read_instances(path: Path, label: np.ndarray, classes: Sequence[ClassInfo]) 
 def folder_listing(toml: Path, root: Path | None = None, split_by: SplitBy | None = None) -> FolderListing:
     """The files of every split of a dataset.toml, also those without a partner.
 
-    `root` is the folder that the paths in the file start from, by default its own; `split_by` is what a split by share
-    keeps together, by default what the file says.
+    `root` is the folder that the paths in the file start from, by default its own; `split_by` is
+    what a split by share keeps together, by default what the file says.
     """
     return list_folder(read_dataset_toml(toml), root or toml.parent, split_by)
 
@@ -194,7 +196,8 @@ def list_pairs(
 ) -> list[Pair]:
     """The pairs of all folders that `config` names, in whatever split; `links`, `unread` are as for `files_by_stem`.
 
-    Where there are several folders of images, keys begin with that of the image, or with what ANY stands for.
+    Where there are several folders of images, keys begin with that of the image, or with what ANY
+    stands for.
     """
     classes = {source.class_ for source in config.source} | {layer.class_ for layer in config.layer}
     maps = {name: None if name is None else config.label_map(name) for name in {None, *classes}}  # one a class

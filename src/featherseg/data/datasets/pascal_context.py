@@ -1,7 +1,8 @@
 """Pascal Context (Mottaghi et al., CVPR 2014): 4998 train / 5105 val images of PASCAL VOC 2010, all pixels labelled.
 
-The 59 most frequent classes, with or without everything else as a class "background" (60). Masks are those that
-mmsegmentation's converter writes; docs/data/pascal-context.md shows the layout and the licence.
+The 59 most frequent classes, with or without everything else as a class "background" (60). Masks
+are those that mmsegmentation's converter writes; docs/data/pascal-context.md shows the layout and
+the licence.
 """
 
 from collections.abc import Sequence
