@@ -1,1 +1,1 @@
-"""How sure a score is: clusters of images, the cluster bootstrap, paired differences."""
+"""Confidence intervals of scores: clusters of images, cluster bootstrap, paired differences."""

@@ -1,9 +1,9 @@
-"""What a bootstrap resamples: whole sequences where names and scores show enough of them, else blocks in time.
+"""The units that a bootstrap resamples: whole sequences of images if there are enough, else blocks.
 
-Neighbouring images of a drive look alike, so that 233 of them count for less than 233 unrelated
-ones. How much less is read from their scores (`Sequences.correlated`). The constants were chosen
-by simulation (test_coverage.py): 95 % intervals from blocks of 25, whatever the scores, held the
-truth in 62 % where neighbours correlate by 0.98.
+Neighbouring images of a drive look alike, so 233 of them are worth less than 233 unrelated ones.
+How much less is estimated from their scores (`Sequences.correlated`). The constants were chosen by
+simulation (test_coverage.py). With fixed blocks of 25 images, 95 % intervals contained the true
+value in only 62 % of the cases if neighbours correlate by 0.98.
 """
 
 from collections.abc import Sequence
@@ -15,26 +15,31 @@ from featherseg.core.wording import counted
 from featherseg.data.sequences import in_natural_order, numbers_of, sequence_names
 
 BLOCK = 2
-"""Images in a block for every image over which scores stay correlated."""
+"""Length of a block, as a multiple of the number of images over which scores stay correlated."""
 
 MIN_IMAGES = 32
-"""Fewer consecutive images than these show nothing of how alike they are: no interval."""
+"""With fewer consecutive images their correlation cannot be estimated: there is no interval."""
 
 MIN_CLUSTERS = 8
-"""Fewer clusters than these carry no claim: correlation that is as long as the images themselves cannot be seen."""
+"""With fewer clusters nothing is claimed: correlation over all images would go unseen."""
 
 JOINED = 1.0
-"""Standard errors of no correlation from which on sequences are taken to go on from one to the
-next. Sums of whole sequences in place of quarters missed more of those that do, or saw more in
-those that do not (simulated)."""
+"""Standard errors above zero correlation from which a sequence counts as continued by the next.
+
+Comparing means of whole sequences instead of quarters missed more continued ones, or reported more
+in unrelated ones (simulated).
+"""
 
 MIN_SEQUENCES = 10
-"""Sequences from which they are drawn whole; the spread of fewer is known too badly, so they are cut into blocks."""
+"""Number of sequences from which whole sequences are drawn; fewer are cut into blocks.
+
+The spread of fewer than these is known too badly.
+"""
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """index (N,) names each image's cluster, 0..count-1."""
+    """The cluster of each image: index (N,) is 0..count-1."""
 
     index: np.ndarray
     count: int
@@ -42,10 +47,10 @@ class Clusters:
 
 @dataclass(frozen=True)
 class Sequences:
-    """Images in their order in time: order (N,) holds their indices, one sequence after the other, of these lengths.
+    """Images in order of time: order (N,) are their indices, sequence after sequence of `lengths`.
 
-    whole: the sequences are the clusters, not blocks of them, where one scores unlike the next
-    (`in_one`).
+    whole: the clusters are the sequences, unless scores continue from one to the next (`joined`);
+    otherwise the clusters are blocks.
     """
 
     order: np.ndarray
@@ -54,69 +59,87 @@ class Sequences:
 
     @property
     def single(self) -> bool:
-        """Whether each image is a sequence of its own, which is taken to be apart from all others."""
+        """Whether each image is a sequence by itself, unrelated to all others."""
         return self.whole and len(self.order) == len(self.lengths)
 
     @property
     def enough(self) -> bool:
-        """Whether there are images enough for an interval."""
+        """Whether there are enough images for an interval."""
         return self.whole or len(self.order) >= MIN_IMAGES
 
     @property
     def description(self) -> str:
-        """What the clusters are, for tables and pages."""
+        """The clusters in words, for tables and pages."""
         if self.whole:
-            return (
-                f"{len(self.lengths)} {'single images' if self.single else 'whole sequences, blocks where they go on'}"
-            )
+            kind = "single images" if self.single else "whole sequences, blocks where they go on"
+            return f"{len(self.lengths)} {kind}"
         if not self.enough:
             return f"one block of {counted(len(self.order), 'image')}"
         return "blocks of consecutive images, as long as neighbours score alike"
 
     def cut(self, length: int) -> Clusters:
-        """Blocks of about `length` consecutive images, none across two sequences, two at least; or the sequences."""
+        """Return blocks of about `length` consecutive images, or the sequences if they are `whole`.
+
+        No block crosses the end of a sequence; a single sequence has at least two blocks.
+        """
         images = len(self.order)
-        blocks = np.ones_like(self.lengths) if self.whole else np.maximum(1, np.rint(self.lengths / length).astype(int))
-        if len(blocks) == 1 and not self.whole:
-            blocks = np.maximum(blocks, min(2, images))
+        if self.whole:
+            blocks = np.ones_like(self.lengths)
+        else:
+            blocks = np.maximum(1, np.rint(self.lengths / length).astype(int))
+            if len(blocks) == 1:
+                blocks = np.maximum(blocks, min(2, images))
         index = np.empty(images, dtype=np.int64)
-        places = np.concatenate([np.arange(n) * b // n for n, b in zip(self.lengths, blocks, strict=True)])
+        counts = zip(self.lengths, blocks, strict=True)
+        places = np.concatenate([np.arange(n) * b // n for n, b in counts])  # block of each image
         index[self.order] = places + np.repeat(np.cumsum(blocks) - blocks, self.lengths)
         return Clusters(index, int(blocks.sum()))
 
     def in_one(self) -> "Sequences":
-        """The images as one sequence, where these go on from one to the next."""
+        """Return all images as one sequence, to be cut into blocks."""
         return Sequences(self.order, np.array([len(self.order)]), whole=False)
 
     def joined(self, series: np.ndarray) -> np.ndarray:
-        """Whether each series (N, Q) goes on from one sequence to the next, (Q,): whether the
-        last quarter of each correlates with the first of the next by more than JOINED.
+        """Return whether each series (N, Q) continues from one sequence to the next, (Q,) bool.
+
+        It does if the mean of each sequence's last quarter correlates with the mean of the next
+        one's first quarter by more than JOINED.
         """
         parts = np.split(series[self.order], np.cumsum(self.lengths)[:-1])
-        first = np.array([part[: max(1, len(part) // 4)].mean(axis=0) for part in parts[1:]])  # (S - 1, Q)
-        last = np.array([part[-max(1, len(part) // 4) :].mean(axis=0) for part in parts[:-1]])
+        quarters = [max(1, len(part) // 4) for part in parts]
+        pairs = list(zip(parts, quarters, strict=True))
+        first = np.array([part[:n].mean(axis=0) for part, n in pairs[1:]])  # (S - 1, Q)
+        last = np.array([part[-n:].mean(axis=0) for part, n in pairs[:-1]])
         spread = np.sqrt((first**2).sum(axis=0) * (last**2).sum(axis=0))
         return (first * last).sum(axis=0) > JOINED / len(parts) ** 0.5 * spread
 
     def correlated(self, series: np.ndarray) -> np.ndarray:
-        """Over how many images each series stays correlated, (Q,): 1, 2, 4, ...; series (N, Q) has means of 0.
+        """Return the number of images over which each series stays correlated, (Q,): 1, 2, 4, ...
 
-        Autocorrelations are added up over 1, 2 to 3, 4 to 7, ... images; the first sum that is
-        not above 0 ends it. That the mean was taken off makes them too small by its variance,
-        which is put back. Of zeros it is 1.
+        Autocorrelations are summed over the lags 1, 2 to 3, 4 to 7, ...; the first sum that is
+        not above 0 ends the correlation. A series of zeros has 1.
+
+        Args:
+            series: (N, Q), each with mean 0. Subtracting the mean lowers all covariances by the
+                variance of the mean, which is added back.
         """
-        images, most = len(self.order), min(max(2, len(self.order) // 2), int(self.lengths.max()))
-        products, pairs = np.zeros((most, series.shape[1])), np.zeros((most, 1))
+        images, width = len(self.order), series.shape[1]
+        most = min(max(2, images // 2), int(self.lengths.max()))  # lags
+
+        # autocovariance at each lag, by FFT: the sum over all pairs of images within a sequence
+        products, pairs = np.zeros((most, width)), np.zeros((most, 1))
         for part in np.split(series[self.order], np.cumsum(self.lengths)[:-1]):
-            padded = np.fft.rfft(part, 2 * len(part), axis=0)
-            found = np.fft.irfft(np.abs(padded) ** 2, 2 * len(part), axis=0)[: min(most, len(part))]
-            products[: len(found)] += found
-            pairs[: len(found), 0] += len(part) - np.arange(len(found))
+            lags = min(most, len(part))
+            spectrum = np.abs(np.fft.rfft(part, 2 * len(part), axis=0)) ** 2
+            products[:lags] += np.fft.irfft(spectrum, 2 * len(part), axis=0)[:lags]
+            pairs[:lags, 0] += len(part) - np.arange(lags)
         covariance = products / np.maximum(pairs, 1)
+
+        # the variance of the mean depends on the correlation, which depends on it
         variance, of_mean = np.maximum(covariance[0], 1e-300), 0.0
-        for _ in range(4):  # the correction converges in about as many
+        for _ in range(4):  # converges in about four rounds
             correlation = (covariance + of_mean) / (variance + of_mean)
-            reach, total, alive = np.ones(series.shape[1]), np.ones(series.shape[1]), np.ones(series.shape[1], bool)
+            reach, total, alive = np.ones(width), np.ones(width), np.ones(width, bool)
             lag = 1
             while lag < most:
                 added = correlation[lag : 2 * lag].sum(axis=0)
@@ -129,15 +152,16 @@ class Sequences:
 
 
 def clusters_of(keys: Sequence[str], groups: str | None = None) -> Sequences:
-    """The sequences of the images with these keys; the frames' numbers give their order in time.
+    """Return the sequences of the images with these keys, in the order of their frame numbers.
 
-    A sequence is a key without its frame number, or what `groups` of a dataset.toml finds in it
-    (`data.sequences`). Names show sequences where half of them hold two images or more. Ten
-    sequences or more are drawn whole where their scores show them to be apart; fewer are cut into
-    blocks, none across two; so is the list where names show nothing.
+    The name of a sequence is a key without its frame number, or what `groups` of a dataset.toml
+    matches in it (`data.sequences`). If the median sequence has fewer than two images, names show
+    no sequences, and all images are one. MIN_SEQUENCES or more are drawn whole, fewer are cut
+    into blocks.
     """
     names = sequence_names(keys, groups)
-    place = {name: i for i, name in enumerate(sorted(set(names), key=lambda name: (in_natural_order(name), name)))}
+    in_order = sorted(set(names), key=lambda name: (in_natural_order(name), name))
+    place = {name: i for i, name in enumerate(in_order)}
     index = np.array([place[name] for name in names])
     lengths = np.bincount(index)
     if np.median(lengths) < 2:
@@ -147,5 +171,5 @@ def clusters_of(keys: Sequence[str], groups: str | None = None) -> Sequences:
 
 
 def single_images(count: int) -> Sequences:
-    """Every image a cluster of its own: right only where the images are unrelated."""
+    """Return every image as a cluster by itself: right only if the images are unrelated."""
     return Sequences(np.arange(count), np.ones(count, dtype=np.int64), whole=True)
