@@ -31,12 +31,12 @@ from typing import Any
 
 import numpy as np
 from fit_table import GAIN, gained, read_table
-from rank import interval
 
 from featherseg.core.files import read_lines
 from featherseg.fitting.beginning import AN_IMAGE, MOST_TIMED, STARTING, STEPS_TIMED
 from featherseg.fitting.candidates import in_line
 from featherseg.fitting.plan import Candidate, best_guesses, make_plan, rung_sizes, survivors
+from featherseg.uncertainty.bootstrap import student_quantile
 
 TABLES = Path(__file__).parent / "tables"
 SHARES = (0.1, 0.25, 0.5)
@@ -251,9 +251,22 @@ def print_table(rows: Sequence[dict[str, Any]], ways: Sequence[str]) -> None:
         own = [row for row in rows if row["share"] == share]
         for way in ways[1:]:
             means = [np.mean([r[way] - r["fit"] for r in own if r["dataset"] == name]) for name in datasets]
-            mean, low, high = interval(np.array(means), 1)
+            mean, low, high = interval(np.array(means))
             worst = max(r["fit"] - r[way] for r in own)
             print(f"  {way} less fit: {mean:+.2f} ({low:+.2f} to {high:+.2f}), fit worse by {worst:.2f} at most")
+
+
+def interval(differences: np.ndarray) -> tuple[float, float, float]:
+    """Return the mean of paired differences (n,) and its 95 % interval by Student's t.
+
+    The bounds are NaN for fewer than three pairs.
+    """
+    count, value = len(differences), float(differences.mean())
+    if count < 3:
+        return value, np.nan, np.nan
+    quantile = float(student_quantile(0.975, np.array(count - 1.0)))
+    reach = quantile * differences.std(ddof=1) / np.sqrt(count)
+    return value, value - reach, value + reach
 
 
 def split_in_halves(datasets: Sequence[str]) -> tuple[list[str], list[str]]:

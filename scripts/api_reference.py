@@ -23,7 +23,7 @@ PARTS = {
         f"featherseg.{name}"
         for name in (
             *("fit", "train", "evaluate", "predict", "export", "report", "push"),
-            *("compare", "sweep", "benchmark", "check", "audit", "rank", "convert", "cost"),
+            *("compare", "sweep", "benchmark", "check", "audit", "convert", "cost"),
             *("load_run", "build", "load_official", "optimize"),
         )
     ],

@@ -961,7 +961,6 @@ def test_scripts_that_time_do_it_by_turns(load):
         "plain_loop",
         "against_plain",
         "recipe_changes",
-        "rank",
         "fit_table",
         "fit_default",
         "cores",
@@ -1009,74 +1008,13 @@ def test_a_change_is_trained_where_no_row_has_its_settings(load, tmp_path, monke
     assert set(changes.finished(table)) == {run for run in runs if run[1] == "recipe"}
 
 
-@pytest.fixture
-def simulation(load, monkeypatch, tmp_path):
-    """rank.py on Halves, with trainings that are only noted."""
-    rank = load("rank")
-    rank.trained = []
-
-    def train(model, data, out, init, settings, report):
-        assert init is None or (init / "curve.svg").is_file()
-        rank.trained.append((out.parent.name, sorted(data[0].keys)))
-        out.mkdir(parents=True)
-        (out / "curve.svg").touch()
-
-    class Halved(Halves):
-        name, licence, keys = "halves", "", [f"clip_{i:02d}" for i in range(40)]
-
-        def __len__(self):
-            return 40
-
-    monkeypatch.setattr(rank.featherseg, "train", train)
-    monkeypatch.setattr(rank, "open_runtime", lambda run, device: run)
-    monkeypatch.setattr(rank, "score", lambda run, data: len(run) + 50.0)
-    rng = np.random.default_rng(0)
-    found = rank.Measured(rng.random(40), rng.random(40), rng.normal(size=(40, 5)))
-    monkeypatch.setattr(rank.Measured, "of", lambda runtime, pool: found)
-    task = rank.Task(Halved(), Halved())
-    return rank, rank.Simulation("halves", task, tmp_path / "out", tmp_path / "rows.jsonl", "abc")
-
-
-def test_every_way_chooses_anew_from_one_start_and_what_is_there_is_not_trained_again(simulation):
-    rank, made = simulation
-    made.run(3)
-    assert len(rank.trained) == 17
-    sets = dict(rank.trained)
-    start = sets["halves-start-3-0"]
-    assert len(start) == 2
-    for way in rank.WAYS:
-        assert [len(sets[f"halves-{way}-3-{number}"]) for number in (1, 2, 3, 4)] == [4, 6, 8, 10]
-        assert set(start) < set(sets[f"halves-{way}-3-1"]) < set(sets[f"halves-{way}-3-2"])
-    assert len({tuple(sets[f"halves-{way}-3-4"]) for way in rank.WAYS}) == 4
-    made.run(3)
-    assert len(rank.trained) == 17
-    rows = made.table.read_text().splitlines()
-    made.table.write_text("\n".join(row for row in rows if '"entropy"' not in row) + "\n")
-    made.run(3)
-    assert len(rank.trained) == 17  # the weights are there, only their rows were missing
-    assert len(rank.finished(made.table)) == 17
-
-
-def test_intervals_of_pairs_are_student_s_and_hold_together(simulation, capsys):
-    rank, _ = simulation
+def test_intervals_of_differences_are_student_s(load):
     from scipy.stats import ttest_1samp
 
-    differences = np.array([1.0, 2.5, 0.5, 3.0, 1.5])
-    expected = ttest_1samp(differences, 0).confidence_interval(1 - 0.05 / 3)
-    assert rank.interval(differences, 3) == pytest.approx((differences.mean(), *expected))
-    assert np.isnan(rank.interval(differences[:2], 3)[1])
-    gain = {"rank": 8.0, "diversity": 0.1, "entropy": -8.0}
-    done = {("halves", "start", seed, 0): 10.0 for seed in range(5)}
-    done |= {
-        ("halves", way, seed, number): 20 + gain.get(way, 0) + 0.2 * ((seed * 3 + len(way)) % 5) + number
-        for way in rank.WAYS
-        for seed in range(5)
-        for number in (1, 2, 3, 4)
-    }
-    rank.print_table(done | {("halves", "rank", 9, 1): 99.0})  # a seed that is not whole
-    lines = capsys.readouterr().out.splitlines()
-    assert "seeds 0, 1, 2, 3, 4:" in lines[1]
-    assert [line.rpartition(": ")[2] for line in lines[-3:]] == ["better", "better", "no difference is shown"]
+    interval, differences = load("fit_regret").interval, np.array([1.0, 2.5, 0.5, 3.0, 1.5])
+    expected = ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert interval(differences) == pytest.approx((differences.mean(), *expected))
+    assert np.isnan(interval(differences[:2])[1])
 
 
 @pytest.mark.slow

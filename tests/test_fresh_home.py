@@ -50,7 +50,6 @@ QUICK = {
         f"{FILE} yard/images -o masks-2",
         "run/export/model.xml yard/images -o masks-3",
     ],
-    "rank": [f"{FILE} field/images --top 2 -o rank.csv"],
     "compare": [f"run {FILE} --no-costs -o compare.html"],
     "report": ["run"],
     "audit": ["field --run run --minutes 1 -o audit.html"],

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from featherseg.inference.optimize import optimize
     from featherseg.inference.predictor import Predictor
     from featherseg.models import build
-    from featherseg.ranking.session import rank
     from featherseg.reports.sharing import push
     from featherseg.runs import load_run
 
@@ -48,7 +47,6 @@ _HOMES = {
     "predict": "featherseg.api",
     "Predictor": "featherseg.inference.predictor",
     "push": "featherseg.reports.sharing",
-    "rank": "featherseg.ranking.session",
     "report": "featherseg.api",
     "sweep": "featherseg.comparison.sweeps",
     "train": "featherseg.api",
@@ -76,7 +74,6 @@ __all__ = [
     "optimize",
     "predict",
     "push",
-    "rank",
     "report",
     "sweep",
     "train",

@@ -48,7 +48,6 @@ def here(tmp_path, monkeypatch):
         f"export {URL}",
         f"export {STARTER} -o {URL}",
         f"serve {URL}",
-        f"rank {STARTER} {URL}",
         f"audit {URL}",
         f"prepare {URL}",
         f"report {URL}",

@@ -19,6 +19,7 @@ from featherseg.data.unlabelled import UnlabelledImages
 from featherseg.data.unread import unread_endings, unread_note, warn_once
 from featherseg.inference.cluster import list_images
 
+LIKE = np.zeros((1, 1, 3), np.uint8)
 SKIPPED = "2 files are skipped, because .heic is not read: convert them to JPEG, PNG or TIFF"
 
 
@@ -74,7 +75,7 @@ def test_a_folder_in_which_nothing_is_read_names_them_in_the_error(folder, tmp_p
     with pytest.raises(DataNotFound, match=r"has no images\. 2 files are skipped, because \.heic is not read"):
         find_images([folder / "images"], tmp_path / "out")
     with pytest.raises(DataNotFound, match=r"has no images\. 2 files are skipped, because \.heic is not read"):
-        UnlabelledImages(folder / "images", DataFacts("a", (ClassInfo("b", (0, 0, 0)),), "MIT"))
+        UnlabelledImages(folder / "images", DataFacts("a", (ClassInfo("b", (0, 0, 0)),), "MIT"), LIKE)
     with pytest.raises(DataNotFound, match=r"2 files are skipped, because \.heic is not read"):
         check_data(str(folder))
 
@@ -97,7 +98,7 @@ def test_check_notes_them_and_whoever_opens_the_dataset_is_warned(folder, caplog
 
 
 def test_images_without_masks_warn(folder, caplog):
-    data = UnlabelledImages(folder / "images", DataFacts("a", (ClassInfo("b", (0, 0, 0)),), "MIT"))
+    data = UnlabelledImages(folder / "images", DataFacts("a", (ClassInfo("b", (0, 0, 0)),), "MIT"), LIKE)
     assert len(data) == 4
     assert messages(caplog) == [f"{folder / 'images'}: {SKIPPED}"]
 

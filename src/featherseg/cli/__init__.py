@@ -37,7 +37,6 @@ VERBS = {  # in the order of the work; what `featherseg --help` says of each
     "import": "Import published weights as a run.",
     "evaluate": "Evaluate a run, a file or predictions.",
     "predict": "Predict masks of images and videos.",
-    "rank": "List images to annotate next.",
     "serve": "Serve models over HTTP, with a web page.",
     "export": "Export to ONNX, OpenVINO, int8 and others.",
     "compare": "Compare models on your own data.",

@@ -1,37 +1,30 @@
 """A folder of images without masks, as data: every pixel is ignored, so only a teacher has something to say of them."""
 
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from featherseg.core.errors import DataError, DataNotFound
-from featherseg.core.types import IGNORE, ClassInfo, Sample
+from featherseg.core.types import IGNORE, Sample, SegmentationData
 from featherseg.data.images import IMAGE_SUFFIXES, image_size, is_image, read_image
 from featherseg.data.labels import LabelMap
 from featherseg.data.pairs import Pair, PairedFiles
 from featherseg.data.unread import unread_endings, unread_note, warn_once
 
 
-class Known(Protocol):
-    """What images without masks take from a dataset or a model."""
-
-    @property
-    def classes(self) -> tuple[ClassInfo, ...]: ...
-    @property
-    def channels(self) -> int: ...
-    @property
-    def licence(self) -> str: ...
-
-
 class UnlabelledImages(PairedFiles):
-    """The images in a folder and the folders below it, by name, with classes and channels of `known`.
+    """The images of a folder and its subfolders, sorted by name; every pixel is ignored.
 
-    like: an image (H, W, C) whose bits a channel they must have. Raises DataNotFound where there is no image; reading
-    one of other bits raises DataError.
+    Args:
+        folder: Where the images lie.
+        train: The labelled training images: their classes, channels and licence are taken over.
+        like: An image (H, W, C) whose bit depth all images must have; reading another one raises DataError.
+
+    Raises:
+        DataNotFound: The folder has no images.
     """
 
-    def __init__(self, folder: Path, known: Known, like: np.ndarray | None = None) -> None:
+    def __init__(self, folder: Path, train: SegmentationData, like: np.ndarray) -> None:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         files = [path for path in files if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
         paths, skipped = list(filter(is_image, files)), unread_note(unread_endings(map(str, files)))
@@ -40,17 +33,17 @@ class UnlabelledImages(PairedFiles):
             raise DataNotFound(f"{folder} {missing} Expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
         if skipped:
             warn_once(f"{folder}: {skipped}")
-        self.name, self.classes, self.channels = folder.name, known.classes, known.channels
-        self.label_map, self.licence = LabelMap({}, expected=""), known.licence
+        self.name, self.classes, self.channels = folder.name, train.classes, train.channels
+        self.label_map, self.licence = LabelMap({}, expected=""), train.licence
         self.pairs = [Pair(path.relative_to(folder).as_posix(), path, None) for path in paths]
         self.keys = [pair.key for pair in self.pairs]
-        self.depth = None if like is None else like.dtype
+        self.depth = like.dtype
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
         assert pair.image is not None
         image = read_image(pair.image, self.channels)
-        if self.depth is not None and image.dtype != self.depth:
+        if image.dtype != self.depth:
             found, expected = 8 * image.dtype.itemsize, 8 * self.depth.itemsize
             raise DataError(f"{pair.image} has {found} bits a channel, the training images {expected}. Convert it.")
         return Sample(pair.key, image, np.full(image.shape[:2], IGNORE, np.uint8))

@@ -1,1 +1,0 @@
-"""`featherseg rank`: which unlabelled images to annotate next."""
