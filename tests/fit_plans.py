@@ -1,14 +1,16 @@
 """A fit's plan that was never made, and a folder of images for one."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 
 from featherseg.fitting.bundle import read_latency
 from featherseg.fitting.latency import Timing
+from featherseg.fitting.parts import find_parts
 from featherseg.fitting.plan import Candidate, Plan
-from featherseg.fitting.record import FitConfig, Made, Parts
+from featherseg.fitting.record import Final, FitConfig, Made, Parts
 
 FAST, SLOW = Candidate("frm-lite0-half-light", 1.0, 5.0, 0.1), Candidate("frm-lite0-light", 1.0, 15.0, 0.2)
 
@@ -17,13 +19,13 @@ def timing(model="frm-lite0-light", scale=1.0, p50=15.0, *, p95=None, memory=300
     return Timing(model, scale, format, p50, p95 or 1.5 * p50, 0.9 * p50, 1.1 * p50, memory, 12.5)
 
 
-def made(data="shapes", *, rungs=((4, 1),), final=(10, 2), given=False, root=None, **config):
-    """Two candidates, FAST and SLOW; rungs: (steps, how many stay)."""
+def made(data="shapes", *, candidates=(SLOW, FAST), rungs=((4, 1),), final=(10, 2), root=None, **config):
+    """The plan of candidates out of FAST and SLOW; rungs: (steps, how many stay)."""
     whole = {"data": str(data), "data_root": None, "max_ms": 20.0, "percentile": 50, "max_mib": None, "hours": 1.0}
     whole |= {"format": "onnx", "image_size": None, "device": "cpu"} | config
-    names = [SLOW.name, FAST.name]
+    names = [one.name for one in candidates]
     plan = Plan(
-        (SLOW, FAST),
+        candidates,
         tuple((dict.fromkeys(names, steps), keep) for steps, keep in rungs),
         dict.fromkeys(names, final),
     )
@@ -40,8 +42,15 @@ def made(data="shapes", *, rungs=((4, 1),), final=(10, 2), given=False, root=Non
         ending=30.0,
         validating=1.0,
         opening=0.0,
-        given=given,
     )
+
+
+def begin_planned(yard, out, **config):
+    """Leave `out` as a fit that has decided all its steps: --resume times nothing and takes them."""
+    plan, (parts, _) = made(yard, **config), find_parts(str(yard), None, out)
+    finals = [Final(one.name, plan.config.hours, *plan.plan.final[one.name]) for one in plan.plan.candidates]
+    size = plan.config.image_size or plan.image_size
+    replace(plan, parts=parts, image_size=size, finals=tuple(finals)).write(out)
 
 
 def write_yard(folder, images=30, splits='train = "images/"'):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fit_plans import made, write_yard
+from fit_plans import begin_planned, write_yard
 from PIL import Image
 from small_onnx import write_onnx
 from small_training import Tiny, TinyConfig
@@ -62,14 +62,14 @@ SLOW = {
     "train": [TRAIN],
     "export": ["run --format onnx-int8,openvino-int8,torch-export,ncnn"],
     "benchmark": ["efficientvit-seg-b0-shapes --rounds 4 --threads 1"],
-    "fit": ["--plan plan.json --data yard --max-ms 1000 --hours 1 -o fit"],
+    "fit": ["--resume -o fit"],
 }
 """Verb -> the words of its command lines, in order: later ones take what earlier ones wrote."""
 
 
 @pytest.fixture
 def folder(tmp_path_factory):
-    """A folder whose work/ has two datasets, weights and a fit's plan.
+    """A folder whose work/ has two datasets, weights and a fit that is planned.
 
     Its path is short: below a long TMPDIR the workers of a loader cannot open their sockets.
     """
@@ -80,7 +80,7 @@ def folder(tmp_path_factory):
     for path in (work / "field" / "images").iterdir():  # the model of yard has seen none of these
         Image.fromarray(255 - np.array(Image.open(path))).save(path)
     torch.save(Tiny(TinyConfig(), 2).state_dict(), work / "weights.pth")
-    made(work / "yard" / "dataset.toml", given=True, max_ms=1000.0, rungs=((1, 1),), final=(2, 1)).write(work)
+    begin_planned(work / "yard" / "dataset.toml", work / "fit", max_ms=1000.0, rungs=((1, 1),), final=(2, 1))
     return place
 
 

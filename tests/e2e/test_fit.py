@@ -1,4 +1,4 @@
-"""`featherseg fit` with real trainings: a plan that is carried out, killed and resumed, is one that was not."""
+"""`featherseg fit` with real trainings: one that is killed and resumed ends as one that was not."""
 
 import json
 import os
@@ -7,23 +7,25 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
-from fit_plans import FAST, made, timing, write_yard
+from fit_plans import FAST, begin_planned, timing, write_yard
 from PIL import Image
 from small_training import Silent
 
 import featherseg
 from featherseg.core.errors import ConfigError, ExportError, RunError
-from featherseg.fitting import delivery, session, watch
+from featherseg.fitting import delivery, watch
 
 pytestmark = pytest.mark.slow
 
 PLAN = {"rungs": ((3, 1),), "final": (8, 3)}
 """Steps: both to 3, the better one to 8, of which 3 at a falling rate."""
+
+ALONE = {"candidates": (FAST,), "rungs": (), "final": (2, 1)}
+"""One candidate that takes two steps."""
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +33,8 @@ def yard(tmp_path_factory):
     return write_yard(tmp_path_factory.mktemp("data") / "yard", splits="train = 1.0")
 
 
-def command(yard, out, *words, resume=False):
-    begin = ["--resume"] if resume else ["--data", str(yard), "--max-ms", "1000", "--hours", "1", *words]
-    return [sys.executable, "-m", "featherseg", "fit", *begin, "--out", str(out)]
+def command(out, *words):
+    return [sys.executable, "-m", "featherseg", "fit", "--resume", *words, "--out", str(out)]
 
 
 def take(patch, ms):
@@ -52,20 +53,21 @@ def decided(out):
     return facts["chosen"]["model"], facts["chosen"]["miou_test"], rows
 
 
-def test_a_plan_that_was_killed_ten_times_ends_as_one_that_was_not(yard, tmp_path):
-    made(yard, given=True, max_ms=1000.0, **PLAN).write(tmp_path)
-    words = ("--plan", str(tmp_path / "plan.json"))
+def test_a_fit_that_was_killed_ten_times_ends_as_one_that_was_not(yard, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole = tmp_path / "whole"
+    begin_planned(yard, whole, max_ms=1000.0, **PLAN)
     began = time.monotonic()
-    subprocess.run(command(yard, whole, *words), check=True, env=environment, timeout=900)
+    subprocess.run(command(whole), check=True, env=environment, timeout=900)
     seconds = time.monotonic() - began
 
     # Ten kills at random, over as many fits as end between them: each is as the one that was not killed
     rng, kills, killed = random.Random(0), 0, [tmp_path / "killed-0"]
     while True:
         out = killed[-1]
-        running = subprocess.Popen(command(yard, out, *words, resume=(out / "plan.json").is_file()), env=environment)
+        if not out.exists():
+            begin_planned(yard, out, max_ms=1000.0, **PLAN)
+        running = subprocess.Popen(command(out), env=environment)
         try:
             code = running.wait(rng.uniform(0.2, 0.7) * seconds if kills < 10 else 900)
         except subprocess.TimeoutExpired:
@@ -89,12 +91,9 @@ def test_a_plan_that_was_killed_ten_times_ends_as_one_that_was_not(yard, tmp_pat
 
     # More hours give the chosen one more steps; what is there stays until they are done
     before = json.loads((whole / "fit.json").read_text())["steps"]
-    plan = json.loads((whole / "plan.json").read_text())
-    plan["given"] = False
-    (whole / "plan.json").write_text(json.dumps(plan))
     assert json.loads((whole / "spent.json").read_text())["seconds"] > 10
     (whole / "spent.json").write_text(json.dumps({"seconds": 3600.0 - 60}))
-    subprocess.run([*command(yard, whole, resume=True), "--hours", "1.02"], check=True, env=environment, timeout=900)
+    subprocess.run(command(whole, "--hours", "1.02"), check=True, env=environment, timeout=900)
     after = json.loads((whole / "fit.json").read_text())
     assert after["steps"] > before
     assert weights(whole) != weights(killed[0])
@@ -102,10 +101,9 @@ def test_a_plan_that_was_killed_ten_times_ends_as_one_that_was_not(yard, tmp_pat
 
 def test_trials_side_by_side_on_ray_outlive_a_worker(yard, tmp_path):
     pytest.importorskip("ray")
-    made(yard, given=True, max_ms=1000.0, **PLAN).write(tmp_path)
     out = tmp_path / "out"
-    words = ("--plan", str(tmp_path / "plan.json"), "--cluster", "local", "--workers", "2")
-    running = subprocess.Popen(command(yard, out, *words))
+    begin_planned(yard, out, max_ms=1000.0, **PLAN)
+    running = subprocess.Popen(command(out, "--cluster", "local", "--workers", "2"))
     killed, together, ends = 0, 0, time.monotonic() + 600
     while running.poll() is None and time.monotonic() < ends:
         children = psutil.Process(running.pid).children(recursive=True)
@@ -132,12 +130,9 @@ def _command_line(process):
 
 
 def test_a_file_over_the_limit_is_delivered_where_nobody_is_left_and_timed_again(yard, tmp_path, monkeypatch):
-    plan = made(yard, given=True, rungs=(), final=(2, 1), max_ms=20.0)
-    one = replace(plan.plan, candidates=(FAST,), final={FAST.name: (2, 1)})
-    replace(plan, plan=one).write(tmp_path)
+    begin_planned(yard, tmp_path / "out", **ALONE)
     take(monkeypatch, lambda scale: 20.5)
-    settings = session.FitSettings(plan=tmp_path / "plan.json")
-    found = featherseg.fit(yard, 20, out=tmp_path / "out", settings=settings)
+    found = featherseg.fit(out=tmp_path / "out", resume=True)
     assert (found.limit_kept, found.facts["latency_over_ms"]) == (False, 0.5)
     assert found.file.is_file()
     before = weights(tmp_path / "out")
@@ -157,9 +152,7 @@ def test_a_file_over_the_limit_is_delivered_where_nobody_is_left_and_timed_again
 
 def test_what_was_delivered_stays_where_more_hours_deliver_nothing(tmp_path, monkeypatch):
     yard, out = write_yard(tmp_path / "yard", splits="train = 0.6\nval = 0.2\ntest = 0.2"), tmp_path / "fit"
-    plan = replace(made(yard, rungs=(), final=(2, 1), max_ms=20.0, hours=0.009), ending=10.0)
-    one = replace(plan.plan, candidates=(FAST,), final={FAST.name: (2, 1)})
-    replace(plan, plan=one, given=True).write(out)
+    begin_planned(yard, out, **ALONE)
     take(monkeypatch, lambda scale: 19.5)
     featherseg.fit(out=out, resume=True)
     record = json.loads((out / "parity.json").read_text())["onnx"]
@@ -167,7 +160,7 @@ def test_what_was_delivered_stays_where_more_hours_deliver_nothing(tmp_path, mon
 
     kept = (out / "fit.json", out / "weights.safetensors", out / "export" / "model.onnx", out / "parity.json")
     before = [path.read_bytes() for path in kept]
-    (out / "spent.json").write_text('{"seconds": 1}')
+    (out / "spent.json").write_text(json.dumps({"seconds": 3600 - 40}))  # of which 30 are kept for the delivery
 
     def fail(*given, **how):
         raise ExportError("int8 lost 2.3 points")
@@ -175,7 +168,7 @@ def test_what_was_delivered_stays_where_more_hours_deliver_nothing(tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(delivery, "export", fail)
         with pytest.raises(RunError, match=r"its run is .*-to-\d+, but there is no file: int8 lost"):
-            featherseg.fit(out=out, resume=True, hours=0.01, progress=(said := Silent()))
+            featherseg.fit(out=out, resume=True, hours=1.001, progress=(said := Silent()))
     with monkeypatch.context() as patch:
         take(patch, lambda scale: 20.5)
         with pytest.raises(RunError, match=r"20\.5 ms .* its run is .*-to-\d+"):
@@ -191,12 +184,10 @@ def test_what_was_delivered_stays_where_more_hours_deliver_nothing(tmp_path, mon
 
 
 def test_one_that_is_too_slow_after_its_training_is_delivered_for_smaller_images(yard, tmp_path, monkeypatch):
-    plan = replace(made(yard, given=True, rungs=(), final=(2, 1), image_size=(96, 144)), image_size=(96, 144))
-    one = replace(plan.plan, candidates=(FAST,), final={FAST.name: (2, 1)})
-    replace(plan, plan=one).write(tmp_path)
+    out = tmp_path / "out"
+    begin_planned(yard, out, **ALONE, image_size=(96, 144))
     take(monkeypatch, lambda scale: 23.0 * scale**2)
-    out, settings = tmp_path / "out", session.FitSettings(plan=tmp_path / "plan.json")
-    found = featherseg.fit(yard, 20, out=out, settings=settings)
+    found = featherseg.fit(out=out, resume=True)
     chosen = found.facts["chosen"]
     assert (chosen["scale"], chosen["trained_scale"]) == (0.89, 1.0)
     assert chosen["latency_ms"]["p50"] == pytest.approx(23 * 0.89**2, abs=1e-3)

@@ -87,7 +87,7 @@ def test_a_fit_of_seven_minutes_ends_with_them_under_load(since, slowdown, tmp_p
     assert fit(machine, plan, tmp_path)[2] <= 1.0
 
 
-def test_what_the_clock_decided_is_in_the_plan_and_repeated_by_it(tmp_path, monkeypatch):
+def test_what_the_clock_decided_is_in_the_plan_and_repeated_by_a_resume(tmp_path, monkeypatch):
     slow, plan = Machine(monkeypatch, 6.0, 500.0), planned(1.0)
     winner, last, _ = fit(slow, plan, tmp_path)
     decided = read_plan(tmp_path / "plan.json")
@@ -95,11 +95,10 @@ def test_what_the_clock_decided_is_in_the_plan_and_repeated_by_it(tmp_path, monk
     assert last.steps < plan.plan.final[winner.name][0]
     assert decided.finals == (last,)
 
-    # On a fast machine the plan takes the same steps
+    # On a fast machine a resumed fit takes the same steps
     fast = Machine(monkeypatch, 1.0, 0.0)
-    fit(fast, replace(decided, given=True), tmp_path)
+    fit(fast, decided, tmp_path)
     assert fast.reached == slow.reached
-    assert not any(segment.deadline for segment in fast.segments)
 
 
 def test_a_last_training_that_the_clock_stopped_is_repeated_up_to_that_step(tmp_path, monkeypatch):
@@ -107,7 +106,7 @@ def test_a_last_training_that_the_clock_stopped_is_repeated_up_to_that_step(tmp_
     winner, last, _ = fit(slow, plan, tmp_path)
     assert last.constant < last.stopped == last.reached < last.steps
     fast = Machine(monkeypatch, 1.0, 0.0)
-    assert fit(fast, replace(read_plan(tmp_path / "plan.json"), given=True), tmp_path)[:2] == (winner, last)
+    assert fit(fast, read_plan(tmp_path / "plan.json"), tmp_path)[:2] == (winner, last)
     assert (fast.segments[-1].steps, fast.segments[-1].until) == (last.steps, last.stopped)
 
 

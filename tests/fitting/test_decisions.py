@@ -10,24 +10,20 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fit_plans import FAST, SLOW, answer, facts, made, timing, write_yard
+from fit_plans import FAST, SLOW, facts, made, timing, write_yard
 from PIL import Image
 from small_training import Silent
 
 import featherseg
 from featherseg.core.errors import ConfigError, DataError, RunError, TrainingError
 from featherseg.core.files import locked
-from featherseg.core.wording import Doubt
 from featherseg.fitting import beginning, delivery, session, trials
 from featherseg.fitting.delivery import Undelivered, shrink, worst
-from featherseg.fitting.latency import here
 from featherseg.fitting.page import fit_html
 from featherseg.fitting.plan import Plan
 from featherseg.fitting.record import Final, read_plan
 from featherseg.fitting.session import halve, make_do, train_to_the_end
 from featherseg.fitting.trials import Segment, Workers
-
-ALONE = Workers(None, 1, 1)
 
 SPLITS = "train = 0.6\nval = 0.2\ntest = 0.2"
 
@@ -106,23 +102,21 @@ def test_a_last_training_that_failed_goes_on_by_the_next_resume(fit_again, tmp_p
     assert fit_again({}) == FAST.name
 
 
-def test_a_plan_whose_last_candidates_fail_here_is_refused(fit_again, tmp_path, monkeypatch):
+def test_a_fit_whose_last_candidates_fail_is_refused(fit_again, tmp_path, monkeypatch):
     @contextmanager
     def workers(*asked):
         yield Workers(Scored(lambda s: 0.6 if s.recipe == SLOW.model else math.nan), 1, 1)
 
     monkeypatch.setattr(session, "trial_workers", workers)
-    replace(made(given=True), failed={SLOW.name: "21.0 ms"}).write(tmp_path)
-    with pytest.raises(TrainingError, match=rf"{SLOW.name} could not be delivered by the plan, .* Fit without --plan"):
+    replace(made(), failed={SLOW.name: "21.0 ms"}).write(tmp_path)
+    with pytest.raises(TrainingError, match=rf"{SLOW.name} could not be delivered, .* Begin another fit"):
         fit_again({})
 
 
-@pytest.mark.parametrize(
-    ("slower", "given", "rungs"), [(1.0, False, 2), (1.1, False, 2), (1.6, False, 1), (1.6, True, 2)]
-)
-def test_a_rung_that_would_starve_the_last_one_is_not_begun(slower, given, rungs, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("slower", "rungs"), [(1.0, 2), (1.1, 2), (1.6, 1)])
+def test_a_rung_that_would_starve_the_last_one_is_not_begun(slower, rungs, tmp_path, monkeypatch):
     # FAST and SLOW as if they were four: an hour in steps of 0.1 and 0.2 s, a quarter of it for each of two rungs
-    plan = replace(made(rungs=((4000, 2), (8000, 1)), final=(17000, 3400), hours=1.0, given=given), ending=0.0)
+    plan = replace(made(rungs=((4000, 2), (8000, 1)), final=(17000, 3400), hours=1.0), ending=0.0)
     took = {FAST.name: 0.1 * slower, SLOW.name: 0.2 * slower}
     now, reached = [0.0], {}
 
@@ -184,14 +178,15 @@ def test_fewer_steps_than_were_planned_before_take_the_place_of_what_was_not_rea
         assert read_plan(tmp_path / "plan.json") == found
 
 
-def test_a_given_plan_is_carried_out_to_the_letter(tmp_path):
-    execute = Scored(lambda s: 0.5)
-    final, kept = train_to_the_end(made(given=True), SLOW, tmp_path, 0.0, Workers(execute, 1, 1), Silent())
+def test_a_last_training_that_was_begun_is_carried_out_to_the_letter(tmp_path):
+    execute, last = Scored(lambda s: 0.5), Final(SLOW.name, 1.0, 10, 2)
+    replace(made(), finals=(last,)).write(tmp_path)
+    plan = read_plan(tmp_path / "plan.json")
+    final, kept = train_to_the_end(plan, SLOW, tmp_path, 0.0, Workers(execute, 1, 1), Silent())
     trial = tmp_path / "trials" / "frm-lite0-light-1"
     assert execute.asked == [(SLOW.model, 8, 0, None), (SLOW.model, 10, 2, trial)]
     assert final == tmp_path / "trials" / "frm-lite0-light-1-to-10"
-    assert read_plan(tmp_path / "plan.json") == kept
-    assert kept.finals == (Final(SLOW.name, 1.0, 10, 2),)
+    assert kept == plan
 
 
 @pytest.mark.parametrize(("shares", "steps"), [(False, 503), (True, 2000)])
@@ -226,8 +221,7 @@ def test_the_last_one_gets_the_steps_of_the_pace_that_it_has_alone(tmp_path, mon
 
 @pytest.mark.parametrize(("steps", "told"), [(1, ["1 step"]), (199, ["199 steps"]), (200, [])])
 def test_very_few_steps_are_told(tmp_path, steps, told):
-    heard = Silent()
-    plan = made(given=True, rungs=((1, 1),), final=(steps, 0))
+    heard, plan = Silent(), replace(made(), finals=(Final(SLOW.name, 1.0, steps, 0),))
     train_to_the_end(plan, SLOW, tmp_path, 0.0, HALF, heard)
     assert [text for text in heard.messages if "very few" in text] == [
         f"it has {text}, which is very few: give it more --hours, or go on with --resume and more of them"
@@ -245,7 +239,7 @@ def test_more_hours_are_appended_to_the_plan_and_carried_out_in_turn(tmp_path, m
     _, kept = train_to_the_end(longer, SLOW, tmp_path, 0.0, Workers(execute, 1, 1), Silent())
     assert [one.hours for one in kept.finals] == [1.0, 2.0]
     again = Scored(lambda s: 0.5)
-    planned = replace(read_plan(tmp_path / "plan.json"), given=True)
+    planned = read_plan(tmp_path / "plan.json")
     train_to_the_end(planned, SLOW, tmp_path, 0.0, Workers(again, 1, 1), Silent())
     assert again.asked == execute.asked
     first, last = (one.steps - one.decay for one in kept.finals)
@@ -286,8 +280,6 @@ def test_the_next_one_is_delivered_where_the_first_cannot_be(fit_again, tmp_path
     assert plan.failed == {SLOW.name: TOO_SLOW}
     assert [one.candidate for one in plan.finals] == [SLOW.name, FAST.name]
     assert fit_again({}) == FAST.name  # as it was decided
-    replace(plan, given=True).write(tmp_path)
-    assert fit_again({}) == FAST.name
 
 
 def test_a_fit_of_which_none_can_be_delivered_can_be_tried_again(fit_again, tmp_path):
@@ -306,8 +298,6 @@ def test_the_best_that_is_trained_is_delivered_where_nobody_keeps_the_limit(fit_
     (tmp_path / "fit.json").write_text(json.dumps({**facts(), "limit_kept": False}))
     assert (fit_again({SLOW.name: 50.0}), fit_again.left) == (SLOW.name, math.inf)  # its hours may be over
     (tmp_path / "fit.json").unlink()
-    replace(plan, given=True).write(tmp_path)
-    assert (fit_again({SLOW.name: 50.0}), fit_again.accepted, fit_again.left) == (SLOW.name, True, math.inf)
 
     # Where the best has no file, the next one that is trained
     replace(made()).write(tmp_path)
@@ -510,60 +500,10 @@ def test_a_value_without_a_class_is_said_before_anything_is_timed(tmp_path, monk
     assert not (tmp_path / "out").exists()
 
 
-def test_a_given_plan_is_of_the_same_files_and_images(tmp_path):
-    config, given = made(max_ms=20.0, hours=0.1).config, made()
-    for other, message in ((config, "images of 64x96"), (replace(config, format="torch-export"), "of onnx files")):
-        with pytest.raises(ConfigError, match=message):
-            beginning.begin(other, tmp_path, time.monotonic(), None, given, ALONE, Silent())
-    there = replace(config, data=str(write_yard(tmp_path / "yard", splits=SPLITS)), max_ms=10.0)
-    with pytest.raises(ConfigError, match=r"over the limits by the plan: frm-lite0-light at 1\. Fit"):
-        beginning.begin(there, tmp_path, time.monotonic(), None, given, ALONE, Silent())
-    measured = answer(tmp_path / "latency.json", 5.0)
-    with pytest.raises(ConfigError, match="Give one of them"):
-        beginning.begin(config, tmp_path, time.monotonic(), measured, given, ALONE, Silent())
-
-
-def test_a_given_plan_tells_the_device_on_which_its_file_will_be_timed(tmp_path):
-    config = made(write_yard(tmp_path / "yard", splits=SPLITS), hours=0.1).config
-    for elsewhere, device in ((False, here()), (True, ("a board, 2 cores", 2))):
-        given, heard = replace(made(), elsewhere=elsewhere), Silent()
-        found = beginning.begin(config, tmp_path, time.monotonic(), None, given, ALONE, heard)
-        assert (found.device, found.threads) == device
-        told = [isinstance(text, Doubt) for text in heard.messages if "may take longer than 0.1 hours" in text]
-        assert told == ([] if elsewhere else [True])
-
-    # On the same one there is nothing to say
-    given, heard = replace(made(), device=here()[0], threads=here()[1]), Silent()
-    beginning.begin(config, tmp_path, time.monotonic(), None, given, ALONE, heard)
-    assert not any("the plan was made on" in text for text in heard.messages)
-
-
-@pytest.mark.parametrize("decided", [{"failed": {SLOW.name: "21.0 ms"}}, {"shrunk": {SLOW.name: 0.87}}])
-def test_a_plan_that_judged_candidates_by_its_limits_is_for_these_alone(tmp_path, decided):
-    given = replace(made(write_yard(tmp_path / "yard", splits=SPLITS), hours=0.1), **decided)
-    for other in ({"max_ms": 40.0}, {"percentile": 95}, {"max_mib": 400.0}):
-        config = replace(given.config, **{"max_ms": 30.0, **other})
-        with pytest.raises(
-            ConfigError, match=f"decided of {SLOW.name} .* --max-ms 20.0 --percentile 50, or fit without"
-        ):
-            beginning.begin(config, tmp_path, time.monotonic(), None, given, ALONE, Silent())
-    assert beginning.begin(given.config, tmp_path, time.monotonic(), None, given, ALONE, Silent()).given
-    wider, undecided = replace(given.config, max_ms=40.0), replace(given, failed={}, shrunk={})
-    slowest = replace(wider, percentile=95)
-    found = beginning.begin(slowest, tmp_path, time.monotonic(), None, undecided, ALONE, Silent())
-    assert [one.latency_ms for one in found.plan.candidates] == [22.5, 7.5]
-    assert beginning.begin(wider, tmp_path, time.monotonic(), None, undecided, ALONE, Silent()).given
-
-
-def test_a_plan_says_whether_initial_weights_are_taken(tmp_path, monkeypatch):
-    config = made(write_yard(tmp_path / "yard", splits=SPLITS), hours=0.1).config
-    monkeypatch.setattr(beginning, "has_weights", lambda model: model == FAST.model)
-    with pytest.raises(ConfigError, match=r"those of frm-lite0-light are not here\. .* featherseg weights"):
-        beginning.begin(config, tmp_path, time.monotonic(), None, made(), ALONE, Silent())
-    given = replace(made(), pretrained=False)
-    found = beginning.begin(config, tmp_path, time.monotonic(), None, given, ALONE, Silent())
-    for plan in (found, read_plan(tmp_path / "plan.json")):
-        assert "model.pretrained=false" in session._segment(plan, tmp_path, FAST, 5).overrides  # though they are here
+def test_a_plan_says_whether_initial_weights_are_taken(tmp_path):
+    replace(made(), pretrained=False).write(tmp_path)
+    plan = read_plan(tmp_path / "plan.json")
+    assert "model.pretrained=false" in session._segment(plan, tmp_path, FAST, 5).overrides  # though they are here
     assert not any("pretrained" in text for text in session._segment(made(), tmp_path, FAST, 5).overrides)
 
 

@@ -9,9 +9,8 @@ from fit_plans import FAST, SLOW, facts, made, write_yard
 from small_run import small_info
 
 import featherseg
-from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, RunError
+from featherseg.core.errors import ConfigError, FeathersegError, RunError
 from featherseg.data import open_dataset
-from featherseg.fitting import session
 from featherseg.fitting.parts import find_parts
 from featherseg.fitting.record import read_plan
 from featherseg.fitting.results import read_fit
@@ -19,23 +18,6 @@ from featherseg.fitting.session import FitSettings
 from featherseg.runs import open_run, write_info
 
 # What a fit is told
-
-
-@pytest.mark.parametrize(
-    ("percentile", "max_mib", "limits"),
-    [(None, None, (20.0, 95, 400.0)), (50, 300.0, (20.0, 50, 300.0))],
-)
-def test_a_plan_is_repeated_with_its_limits_unless_others_are_said(tmp_path, monkeypatch, percentile, max_mib, limits):
-    def begin(config, *rest):
-        raise RunError(repr(config.limits))
-
-    monkeypatch.setattr(session, "begin", begin)
-    plan = made(percentile=95, max_mib=400.0)
-    plan.write(tmp_path)
-    settings = FitSettings(percentile=percentile, max_mib=max_mib, plan=tmp_path / "plan.json")
-    with pytest.raises(RunError) as begun:
-        featherseg.fit("shapes", 20, out=tmp_path / "out", settings=settings)
-    assert str(begun.value) == repr(limits)
 
 
 @pytest.mark.parametrize(
@@ -54,9 +36,8 @@ def test_a_limit_that_is_too_large_is_told_the_largest(words, message):
 def test_trainings_that_cannot_be_followed_are_refused_before_the_plan_and_when_they_go_on(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     yard = write_yard(tmp_path / "yard", splits="train = 0.6\nval = 0.2\ntest = 0.2")
-    made(yard).write(tmp_path)
     for loggers, message in (("bogus", "bogus"), ("mlflow", "MLFLOW_TRACKING_URI|'mlflow'")):
-        settings = FitSettings(plan=tmp_path / "plan.json", loggers=(loggers,))
+        settings = FitSettings(loggers=(loggers,))
         with pytest.raises(FeathersegError, match=message):
             featherseg.fit(yard, 20, out=tmp_path / "out", settings=settings)
         assert not (tmp_path / "out").exists()
@@ -124,9 +105,13 @@ def test_a_plan_that_cannot_be_is_refused(tmp_path, key, value):
         read_plan(file)
 
 
-def test_a_plan_that_is_not_there_is_said(tmp_path):
-    with pytest.raises(DataNotFound, match=r"none\.json does not exist\. Expected the plan\.json of a fit"):
-        read_plan(tmp_path / "none.json")
+def test_a_plan_of_an_earlier_version_is_read(tmp_path):
+    made().write(tmp_path)
+    file = tmp_path / "plan.json"
+    content = json.loads(file.read_text())
+    del content["delivering"], content["shrunk"]
+    file.write_text(json.dumps(content | {"given": True}))
+    assert read_plan(file) == replace(made(), delivering=made().ending)
 
 
 def test_the_key_that_a_plan_lacks_is_named(tmp_path):

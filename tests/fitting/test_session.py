@@ -222,12 +222,12 @@ def test_the_choice_is_for_the_device_that_was_measured(tmp_path, monkeypatch, l
     config = made(max_ms=20.0, hours=0.05).config
     other = replace(config, image_size=(64, 96))
     with pytest.raises(ConfigError, match="--image-size 64x96, but the device measured images of 256x512"):
-        beginning.begin(other, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
-    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
+        beginning.begin(other, tmp_path, time.monotonic(), measured, ALONE, Silent())
+    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, Silent())
     assert [one.name for one in plan.plan.candidates] == [trained]
     assert (plan.device, plan.threads, plan.elsewhere) == ("a board", 4, True)
     with pytest.raises(ConfigError, match="holds no ncnn, but onnx, openvino"):
-        beginning.begin(replace(config, format="ncnn"), tmp_path, time.monotonic(), measured, None, ALONE, Silent())
+        beginning.begin(replace(config, format="ncnn"), tmp_path, time.monotonic(), measured, ALONE, Silent())
 
 
 def test_a_scale_that_is_not_offered_is_left_out_by_name(tmp_path, monkeypatch):
@@ -236,7 +236,7 @@ def test_a_scale_that_is_not_offered_is_left_out_by_name(tmp_path, monkeypatch):
     rows = [row.model_copy(update={"scale": 1.0000001}) if row.scale == 0.5 else row for row in measured.candidates]
     measured = measured.model_copy(update={"candidates": tuple(rows)})
     config = made(max_ms=20.0, hours=0.05).config
-    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, heard)
+    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, heard)
     assert [(t.model, t.scale) for t in plan.timings] == [(FAST.model, 1.0), (SLOW.model, 1.0)]
     assert f"left out, of no scale that images of 256x512 are tried at: {SLOW.model} at 1.0000001" in heard.messages
 
@@ -246,7 +246,7 @@ def test_models_that_are_left_out_for_want_of_weights_are_named(tmp_path, monkey
     for module in (beginning, candidates):
         monkeypatch.setattr(module, "has_weights", lambda model: "lite0" in model)
     heard, measured = Silent(), answer(tmp_path / "latency.json", 15.0)
-    beginning.begin(made(max_ms=20.0).config, tmp_path, time.monotonic(), measured, None, ALONE, heard)
+    beginning.begin(made(max_ms=20.0).config, tmp_path, time.monotonic(), measured, ALONE, heard)
     told = next(text for text in heard.messages if text.startswith("left out"))
     assert "frm-mobilenet-v2-light, frm-lite2-light, frm-lite2-half-light; how to get them: featherseg weights" in told
 
@@ -256,9 +256,9 @@ def test_latencies_of_images_of_another_size_are_taken_on_demand_alone(tmp_path,
     measured, yard = answer(tmp_path / "latency.json", 15.0), write_yard(tmp_path / "yard", splits=SPLITS)
     config = made(yard, hours=0.05).config
     with pytest.raises(ConfigError, match=r"images of 256x512, .* is 64x96\. .* --image-size 256x512; .* --measure"):
-        beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
+        beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, Silent())
     config = replace(config, image_size=(256, 512))
-    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
+    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, Silent())
     assert plan.image_size == (256, 512)
 
 
@@ -270,7 +270,7 @@ def test_who_has_no_room_in_the_memory_is_dropped_before_the_plan(tmp_path, monk
 
     monkeypatch.setattr(beginning, "_pace", pace)
     measured, config, said = answer(tmp_path / "latency.json", 15.0), made(hours=0.05).config, Silent()
-    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, said)
+    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, said)
     assert [one.name for one in plan.plan.candidates] == [FAST.name]
     assert f"{SLOW.name} is dropped: CUDA out of memory" in said.messages
 
@@ -282,7 +282,7 @@ def test_remedies_are_options_of_fit(tmp_path, monkeypatch):
     monkeypatch.setattr(beginning, "_pace", pace)
     measured, config, said = answer(tmp_path / "latency.json", 15.0), made(hours=0.05).config, Silent()
     with pytest.raises(ConfigError, match=r"about 9\.0 GB .* fit for smaller images: --image-size") as refused:
-        beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, said)
+        beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, said)
     assert "--set" not in f"{refused.value} {said.messages}"
 
 
@@ -308,7 +308,7 @@ def test_candidates_are_timed_beside_the_best_guess_where_the_time_allows_a_choi
     monkeypatch.setattr(feasible, "guess_speed", lambda: 0.0)  # whatever else runs here
     monkeypatch.setattr(beginning, "time_candidate", lambda name, *rest: Measured(timing(name[0], name[1], 10.0), 5.0))
     heard, config = Silent(), made(max_ms=1000.0, hours=0.5).config
-    plan = beginning.begin(config, tmp_path, time.monotonic(), None, None, ALONE, heard)
+    plan = beginning.begin(config, tmp_path, time.monotonic(), None, ALONE, heard)
     assert (len(plan.timings) > 1) == (len(plan.plan.candidates) > 1) == compared
     assert (plan.plan.candidates[0].name == best.name) == (not math.isnan(step))
     assert said.format(best.name) in [*heard.messages, ""]
@@ -321,7 +321,7 @@ def test_no_step_is_timed_that_the_memory_has_no_room_for(tmp_path, monkeypatch)
     monkeypatch.setattr(beginning, "time_step", None)
     measured, config = answer(tmp_path / "latency.json", 15.0), made(hours=0.05).config
     with pytest.raises(ConfigError, match=r"about 1\.0 GB of memory"):
-        beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
+        beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, Silent())
 
 
 def test_room_is_asked_for_as_the_training_will_and_its_batch_is_planned(tmp_path, monkeypatch):
@@ -338,7 +338,7 @@ def test_room_is_asked_for_as_the_training_will_and_its_batch_is_planned(tmp_pat
     monkeypatch.setattr(beginning, "time_step", lambda *given: 0.1)
     monkeypatch.setattr(beginning, "time_validation", lambda *given: (0.0, 0.01))
     measured, config = answer(tmp_path / "latency.json", 15.0), made(hours=0.5).config
-    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
+    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, Silent())
     assert set(asked) == {(3000, 4000)}
     first = plan.plan.candidates[0]
     assert first.batch_size == 3
@@ -357,10 +357,10 @@ def test_hours_in_which_nothing_can_be_trained_are_refused(tmp_path, monkeypatch
     monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.01, 8))
     measured, config = answer(tmp_path / "latency.json", 15.0), made(hours=0.003).config
     with pytest.raises(ConfigError, match=r"--hours 0\.003: .* alone take about .* Give at least (\S+)\.$") as refused:
-        beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, Silent())
+        beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, Silent())
     least = float(re.search(r"at least (\S+)\.$", str(refused.value))[1])
     config = replace(config, hours=least)
-    assert beginning.begin(config, tmp_path, time.monotonic(), measured, None, ALONE, Silent()).plan.candidates
+    assert beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, Silent()).plan.candidates
 
     # What the export and its timings take counts
     def time_candidate(name, *rest):
@@ -369,7 +369,7 @@ def test_hours_in_which_nothing_can_be_trained_are_refused(tmp_path, monkeypatch
     monkeypatch.setattr(beginning, "time_candidate", time_candidate)
     config = made(hours=0.01).config
     with pytest.raises(ConfigError, match=r"Give at least (\S+)\.$") as refused:
-        beginning.begin(config, tmp_path, time.monotonic(), None, None, ALONE, Silent())
+        beginning.begin(config, tmp_path, time.monotonic(), None, ALONE, Silent())
     assert 3600 * float(re.search(r"at least (\S+)\.$", str(refused.value))[1]) > 2 * 20 + 3 * 6
 
 
@@ -377,7 +377,7 @@ def test_hours_that_a_busy_machine_needs_to_start_are_refused_before_anything_is
     monkeypatch.setattr(beginning, "find_parts", None)
     config, began = made(hours=0.01).config, time.monotonic() - 19.0  # of 36 s
     with pytest.raises(ConfigError, match=r"alone take about 3\.8 minutes here\. Give at least 0\.08"):
-        beginning.begin(config, tmp_path, began, None, None, ALONE, Silent())
+        beginning.begin(config, tmp_path, began, None, ALONE, Silent())
 
 
 def test_a_delivery_takes_as_long_as_this_machine_needs_now(tmp_path, monkeypatch):
@@ -386,7 +386,7 @@ def test_a_delivery_takes_as_long_as_this_machine_needs_now(tmp_path, monkeypatc
     config = made(hours=0.3).config
     for start_up, an_export in ((0.0, 8.0), (20.0, 20.0)):  # the measurement may be of an idle day
         began = time.monotonic() - start_up
-        plan = beginning.begin(config, tmp_path, began, None, None, ALONE, Silent())
+        plan = beginning.begin(config, tmp_path, began, None, ALONE, Silent())
         tested = 0.01 * len(open_dataset("shapes", "test"))
         assert plan.delivering == pytest.approx(3.5 * an_export + tested, abs=3.0)
         assert plan.ending > plan.delivering + 0.05 * 3600 * 0.3
@@ -398,7 +398,7 @@ def test_a_start_takes_as_long_as_opening_and_reading_masks_takes_here(tmp_path,
     monkeypatch.setattr(beginning, "time_candidate", lambda name, *rest: Measured(timing(*name[:2], 10.0), 1.0))
     monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.5, 8, 20.0))
     monkeypatch.setattr(beginning, "mask_seconds", lambda train: 2.0)
-    plan = beginning.begin(made(toml).config, tmp_path, time.monotonic(), None, None, ALONE, Silent())
+    plan = beginning.begin(made(toml).config, tmp_path, time.monotonic(), None, ALONE, Silent())
     assert (plan.validating, plan.opening) == (20.0 + 6 * 0.5, 12 * 0.0075 + 18 * 2.0)
 
     data, now = open_dataset(str(toml), "train"), [0.0]
@@ -420,7 +420,7 @@ def test_timing_candidates_ends_with_the_hours(tmp_path, monkeypatch):
     for module in (beginning, feasible):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     with pytest.raises(ConfigError, match=r"--hours 0\.01: timing, start, validation and export alone take about 3\.1"):
-        beginning.begin(made(hours=0.01).config, tmp_path, 0.0, None, None, ALONE, Silent())
+        beginning.begin(made(hours=0.01).config, tmp_path, 0.0, None, ALONE, Silent())
     assert len(timed) == 1  # the cheapest is not tried any more
 
 
@@ -496,7 +496,7 @@ def test_one_command_with_resume_begins_a_fit_and_goes_on_with_it(monkeypatch, t
     assert "a new fit begins" in said
     assert "killed here" in said
     assert [(one.data, one.max_ms, one.percentile, one.format) for one in begun] == [("shapes", 9.0, 95, "onnx")]
-    for words in ((), ("--latency", str(file)), ("--plan", str(out / "plan.json"))):
+    for words in ((), ("--latency", str(file))):
         said = fit(*words)
         assert "going on with" in said
         assert "killed here" in said
@@ -504,8 +504,6 @@ def test_one_command_with_resume_begins_a_fit_and_goes_on_with_it(monkeypatch, t
 
     # What is not as it was is refused
     assert "it was begun with --percentile 95, and now it is 50" in fit(percentile="50")
-    made().write(tmp_path)
-    assert "it was begun with another plan than --plan" in fit("--plan", str(tmp_path / "plan.json"))
     file.write_text(file.read_text().replace('"p50": 5.0,', '"p50": 5.05,'))
     assert "it was begun with other latencies than --latency" in fit("--latency", str(file))
 

@@ -10,13 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from fit_plans import made, write_yard
+from fit_plans import begin_planned, write_yard
 from small_training import SMALL, Killed, KilledAt, Silent, equal_state, outcome, request, trained
 
 import featherseg
 from featherseg.core.errors import ConfigError, MissingExtra
 from featherseg.core.old_names import with_loggers
-from featherseg.fitting.session import FitSettings
 from featherseg.training import Request, trackers, train
 from featherseg.training.trackers import Tracker, check_trackers
 
@@ -211,9 +210,8 @@ def test_a_sweep_s_trainings_stand_under_one_run(mlflow_server, tmp_path):
 def test_a_fit_s_trainings_stand_under_one_run_and_rungs_go_on_with_theirs(mlflow_server, tmp_path):
     address, _ = mlflow_server
     yard = write_yard(tmp_path / "yard", splits="train = 0.6\nval = 0.2\ntest = 0.2")
-    made(yard, given=True, max_ms=1000.0, rungs=((2, 1),), final=(4, 2)).write(tmp_path)
-    settings = FitSettings(device="cpu", plan=tmp_path / "plan.json", loggers=("mlflow",))
-    featherseg.fit(yard, 1000.0, out=tmp_path / "out", settings=settings)
+    begin_planned(yard, tmp_path / "out", max_ms=1000.0, rungs=((2, 1),), final=(4, 2), loggers=("mlflow",))
+    featherseg.fit(out=tmp_path / "out", resume=True)
     _, runs = found_runs(address)
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert len(runs) == 3  # the chosen one's second folder goes on with the run of its first

@@ -50,9 +50,6 @@ def fit(
         bool,
         typer.Option("--resume", help="Go on with the stopped fit in --out, as begun; where there is none, begin it."),
     ] = False,
-    plan: Annotated[
-        Path | None, typer.Option(help="A plan.json to carry out again: nothing is timed beforehand.")
-    ] = None,
     cluster: Annotated[
         str | None, typer.Option(metavar="local|ADDRESS", help="Train candidates side by side by Ray, here or there.")
     ] = None,
@@ -98,7 +95,6 @@ def fit(
         "--max-mib": max_mib,
         "--image-size": image_size,
         "--data-root": data_root,
-        "--plan": plan,
         "--cluster": cluster,
         "--workers": workers,
         "--loggers": loggers or None,
@@ -137,7 +133,7 @@ def fit(
 
     keep_freed_memory()
     followed = tuple(filter(None, loggers.split(",")))
-    settings = FitSettings(percentile, max_mib, data_root, device, plan, cluster, workers, followed)
+    settings = FitSettings(percentile, max_mib, data_root, device, cluster, workers, followed)
     with TrainingProgress() as progress:
         found = featherseg.fit(
             data,

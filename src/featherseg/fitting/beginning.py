@@ -15,7 +15,7 @@ from featherseg.core.config import setting_texts
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import pick_device, torch_threads
 from featherseg.core.types import Reporter, SegmentationData, Size
-from featherseg.core.wording import Doubt, counted, size_text
+from featherseg.core.wording import counted, size_text
 from featherseg.data import open_dataset
 from featherseg.data.statistics import largest_size, typical_size
 from featherseg.exporters.formats import EXPORTERS
@@ -91,7 +91,6 @@ def begin(
     out: Path,
     began: float,
     measured: MeasuredLatency | None,
-    given: Made | None,
     workers: Workers,
     reporter: Reporter,
 ) -> Made:
@@ -118,10 +117,6 @@ def begin(
     size = typical_size(train)
     image_size = _size_to_predict(config, size, measured)
     check_size(image_size, config.data)
-    if given is not None:
-        if measured is not None:
-            raise ConfigError("--plan and --latency: a plan has its latencies. Give one of them.")
-        return _begin_as_planned(given, config, parts, image_size, out, began, reporter)
 
     @cache
     def pace(candidate: Candidate) -> Pace:
@@ -255,49 +250,6 @@ def _size_to_predict(config: FitConfig, typical: Size, measured: MeasuredLatency
             f"featherseg fit --measure --data {config.data} -o bundle.zip"
         )
     return config.image_size or typical
-
-
-def _begin_as_planned(
-    given: Made, config: FitConfig, parts: Parts, image_size: Size, out: Path, began: float, reporter: Reporter
-) -> Made:
-    """A plan of another fit, to be carried out again. Raises ConfigError where it is for something else."""
-    if (given.config.format, given.image_size) != (config.format, image_size):
-        raise ConfigError(
-            f"the plan is of {given.config.format} files and images of {size_text(given.image_size)}, not of "
-            f"{config.format} and {size_text(image_size)}. Give it the same --format and --image-size, or none."
-        )
-    if config.limits != given.config.limits and (decided := {**given.failed, **given.shrunk}):
-        own = given.config
-        raise ConfigError(
-            f"what the plan decided of {', '.join(decided)} at the delivery was for other limits: give it the same, "
-            f"--max-ms {own.max_ms} --percentile {own.percentile}"
-            + ("" if own.max_mib is None else f" --max-mib {own.max_mib}")
-            + ", or fit without --plan."
-        )
-    slow = [t.name for t in map(given.timing, given.plan.candidates) if not t.keeps(*config.limits)]
-    if slow:
-        raise ConfigError(f"over the limits by the plan: {', '.join(slow)}. Fit without it.")
-    names = dict.fromkeys(one.model for one in given.plan.candidates)
-    if given.pretrained and (absent := [name for name in names if not has_weights(name)]):
-        raise ConfigError(
-            f"the plan starts from initial weights, and those of {', '.join(absent)} are not here. How to get them: "
-            "featherseg weights"
-        )
-    parts = replace(parts, val_size=given.parts.val_size)
-    device, threads = (given.device, given.threads) if given.elsewhere else here()
-    if (device, threads) != (given.device, given.threads):
-        reporter.message(
-            Doubt(
-                f"the plan was made on {given.device} with {counted(given.threads, 'thread')}: here, on {device} with "
-                f"{counted(threads, 'thread')}, its steps may take longer than {config.hours:g} hours"
-            )
-        )
-    percentile, spent = config.percentile, time.monotonic() - began
-    candidates = tuple(replace(one, latency_ms=given.timing(one).latency(percentile)) for one in given.plan.candidates)
-    made = replace(given, config=config, parts=parts, plan=replace(given.plan, candidates=candidates), given=True)
-    made = replace(made, device=device, threads=threads, spent=spent)
-    made.write(out)
-    return made
 
 
 def _candidate(timing: Timing, config: FitConfig) -> Candidate:

@@ -77,18 +77,14 @@ def planned_last(made: Made, one: Candidate) -> float:
     return (made.plan.final[one.name][0] - made.plan.rungs[-1][0][one.name]) * one.step_seconds
 
 
-def rung_deadlines(
-    made: Made, left: Sequence[Candidate], ends: float, now: float, at_once: int
-) -> list[Deadline | None]:
+def rung_deadlines(made: Made, left: Sequence[Candidate], ends: float, now: float, at_once: int) -> list[Deadline]:
     """Return when each trial of a rung must stop: they share the time that the last training does not need.
 
     Args:
         left: The candidates of the rung, in the order in which they train.
-        ends: When the hours are over, by the clock of `now`; infinite for a plan that is given.
+        ends: When the hours are over, by the clock of `now`.
         at_once: Candidates that train at the same time.
     """
-    if ends == math.inf:
-        return [None] * len(left)
     turns, ending = math.ceil(len(left) / at_once), made.delivering + 2 * made.validating
     seconds = ends - FED * planned_last(made, left[0]) - now
     shares = [(place // at_once + 1) / turns for place in range(len(left))]
@@ -98,13 +94,11 @@ def rung_deadlines(
     ]
 
 
-def last_deadline(made: Made, one: Candidate, ends: float, *, decay: bool = True) -> Deadline | None:
+def last_deadline(made: Made, one: Candidate, ends: float, *, decay: bool = True) -> Deadline:
     """Return when the last training of a candidate must stop, so that its delivery ends with the hours.
 
     Args:
-        ends: When the hours are over, by time.monotonic; infinite for a plan that is given.
+        ends: When the hours are over, by time.monotonic.
         decay: Whether its steps with a falling rate are still to come.
     """
-    if ends == math.inf:
-        return None
     return Deadline(ends, one.step_seconds, made.delivering + (2 if decay else 1) * made.validating, decay)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, model_validator
 
 from featherseg.core.config import MOST_STEPS, Config, parse
-from featherseg.core.errors import ConfigError, DataNotFound, unknown
+from featherseg.core.errors import ConfigError, unknown
 from featherseg.core.files import PLAN, load_json, write_json
 from featherseg.core.types import Size
 from featherseg.core.wording import one_line, size_text
@@ -133,8 +133,8 @@ class Made:
     to start; opening: what its first start needs beside that. finals: the last trainings in their order, each fixed
     when it began, and fixed again where the hours ended it; failed: who was to be delivered and could not be, and why;
     over_limit: who is delivered all the same, as no time or nobody is left; shrunk: the scale at which one is delivered
-    that was too slow at its own; given: it came from a file and is carried out to
-    the letter; elsewhere: the timings are another device's; pretrained: candidates start from initial weights.
+    that was too slow at its own; elsewhere: the timings are another device's; pretrained: candidates start from
+    initial weights.
     """
 
     config: FitConfig
@@ -154,7 +154,6 @@ class Made:
     failed: Mapping[str, str] = field(default_factory=dict)
     over_limit: str | None = None
     shrunk: Mapping[str, float] = field(default_factory=dict)
-    given: bool = False
     elsewhere: bool = False
     pretrained: bool = True
 
@@ -211,7 +210,6 @@ PLAIN = (
     "opening",
     "delivering",
     "over_limit",
-    "given",
     "elsewhere",
     "pretrained",
 )
@@ -252,7 +250,7 @@ class _PlanFile(Config):
     finals: tuple[Final, ...]
     failed: dict[str, Annotated[str, AfterValidator(one_line)]]
     shrunk: dict[str, Scale] = Field(default_factory=dict)
-    given: bool
+    given: bool = False  # older ones have it: they could be carried out again
     elsewhere: bool
     pretrained: bool | None = None  # older ones lack it
 
@@ -289,14 +287,9 @@ class _PlanFile(Config):
 
 
 def read_plan(path: Path) -> Made:
-    """A plan.json, ours or another's.
-
-    Raises DataNotFound where there is none, ConfigError for one that cannot be, UnknownName for a model or format.
-    """
+    """Read the plan.json of a fit; raises ConfigError for one that cannot be, UnknownName for a model or format."""
     try:
         found = parse(_PlanFile, load_json(path), PLAN)
-    except FileNotFoundError:
-        raise DataNotFound(f"{path} does not exist. Expected the {PLAN} of a fit.") from None
     except (OSError, ValueError, ConfigError) as error:
         wrong = one_line(str(error).splitlines()[0].removeprefix(f"{PLAN}: ")).rstrip(".")
         raise ConfigError(

@@ -54,7 +54,7 @@ from featherseg.training.length import duration
 from featherseg.training.trackers import begin_group
 
 USUAL: Mapping[str, Any] = {"percentile": 50, "max_mib": None, "hours": 1.0, "format": "onnx", "image_size": None}
-"""What a fit is told where nothing else is said; under a plan it is what that was told."""
+"""The defaults of a new fit; None in a call stands for them, as a resumed fit keeps what it was begun with."""
 
 SPENT, BEAT = "spent.json", 10.0
 """What a fit took so far in all its commands, in seconds, and every how many of them it is written down."""
@@ -74,11 +74,10 @@ class FitSettings:
     """What a fit may be told beside data, limit and time.
 
     Args:
-        percentile: 50 or 95: so many of 100 masks are there within the limit; None: 50, or as the plan has it.
-        max_mib: What the process that predicts may hold of the memory, in MiB; None: any, or as the plan has it.
+        percentile: 50 or 95: so many of 100 masks are there within the limit; None: 50.
+        max_mib: What the process that predicts may hold of the memory, in MiB; None: any.
         data_root: The folder in which a dataset with a name lies.
         device: What it trains on: auto, cpu, cuda, cuda:N or mps.
-        plan: A plan.json to carry out again: nothing is timed beforehand, the same steps are taken.
         cluster: "local", "auto" or HOST:PORT of a Ray cluster, on which candidates train at the same time. Its machines
             are like this one and see the data and `out` under the same path.
         workers: Candidates that train at once there; None: one a machine.
@@ -92,7 +91,6 @@ class FitSettings:
     max_mib: float | None = None
     data_root: str | Path | None = None
     device: str = "auto"
-    plan: str | Path | None = None
     cluster: str | None = None
     workers: int | None = None
     loggers: tuple[str, ...] = ()
@@ -135,8 +133,8 @@ def fit(
             there: the choice is by what that device takes.
         resume: Go on with what is in `out`, as it was begun; nothing else need be given, and what is given must be as
             it was. Where there is nothing yet, it is begun.
-        settings: Percentile, memory, data root, training device, a plan to carry out again: FitSettings, or a mapping
-            of what differs from its defaults, {"percentile": 95}.
+        settings: Percentile, memory, data root, training device: FitSettings, or a mapping of what differs from its
+            defaults, {"percentile": 95}.
         progress: As of `featherseg.train`.
 
     Returns:
@@ -187,31 +185,25 @@ def fit(
             asked |= {key: getattr(settings, key) for key in ("max_mib", "data_root", "percentile")}
             asked |= {"loggers": settings.loggers or None}
             made.refuse_other(asked | {"device": None if settings.device == "auto" else settings.device})
-            _refuse_other_timings(made, latency, settings.plan)
+            _refuse_other_timings(made, latency)
             check_loggers(made.config)
             began -= (spent := _spent(out, made))
             reporter.message(f"going on with {out}: {duration(spent)} of {made.config.hours:g} h are used")
         else:
             if resume:
                 reporter.message(f"nothing to continue in {out}: a new fit begins")
-            given = None if settings.plan is None else read_plan(Path(settings.plan))
-            if given is not None and hours not in (None, given.config.hours):
-                raise ConfigError(
-                    f"--hours {hours:g}: the plan is of {given.config.hours:g}, and is carried out so. Leave it out."
-                )
             said: dict[str, Any] = {"percentile": settings.percentile, "max_mib": settings.max_mib}
             said |= {"hours": hours, "format": format, "image_size": image_size}
-            usual = USUAL if given is None else {key: getattr(given.config, key) for key in USUAL}
             config = FitConfig(
                 data=whole_path(str(data)) if is_own(str(data)) else str(data),
                 data_root=None if settings.data_root is None else whole_path(settings.data_root),
                 max_ms=float(max_ms or 0),
                 device=settings.device,
                 loggers=settings.loggers,
-                **{key: value if said[key] is None else said[key] for key, value in usual.items()},
+                **{key: value if said[key] is None else said[key] for key, value in USUAL.items()},
             )
             measured = None if latency is None else read_latency(Path(latency))
-            made = begin(config, out, began, measured, given, workers, reporter)
+            made = begin(config, out, began, measured, workers, reporter)
         made = _with_hours(made, hours, out)
         again = made.over_limit is not None and (out / FIT).is_file()  # it is timed again, whatever its hours
         if finished := _finished(made, out):
@@ -228,8 +220,8 @@ def fit(
                     left = [one for one in ranking if made.over_limit in (None, one.name)]
                     if not (left := [one for one in left if one.name not in made.failed]):
                         raise TrainingError(
-                            f"{', '.join(made.failed)} could not be delivered by the plan, and the others' trainings "
-                            "failed here. Fit without --plan."
+                            f"{', '.join(made.failed)} could not be delivered, and the trainings of the others failed. "
+                            "Begin another fit with another --out."
                         )
                     winner = left[0]
                     ends, folder = began + 3600 * made.config.hours - made.ending, Path(aside) / winner.name
@@ -237,7 +229,7 @@ def fit(
                     try:
                         final, made = train_to_the_end(made, winner, out, began, workers, watch)
                         accept = _accepts_any(made, ranking, winner, began, out)
-                        ends = math.inf if made.given or again else began + 3600 * made.config.hours
+                        ends = math.inf if again else began + 3600 * made.config.hours
                         return deliver(made, winner, final, scores, watch, out, began, ends, accept=accept)
                     except Undelivered as error:
                         made = make_do(read_plan(out / PLAN), ranking, winner, error, scores, began, out, reporter)
@@ -323,7 +315,7 @@ def halve(
     """
     left, dropped, scores = list(made.plan.candidates), list[Candidate](), dict[str, float]()
     for number, (steps, keep) in enumerate(made.plan.rungs, start=1):
-        if number > 1 and not made.given and _starves(made, out, left, number, began, workers):
+        if number > 1 and _starves(made, out, left, number, began, workers):
             reporter.message(
                 Doubt(f"steps take longer than planned: {left[0].name} is the last one already, without rung {number}")
             )
@@ -335,7 +327,7 @@ def halve(
         reporter.message(
             f"rung {number} of {len(made.plan.rungs)}: {counted(len(left), 'candidate')}, {keep} will stay"
         )
-        ends = math.inf if made.given else began + 3600 * made.config.hours
+        ends = began + 3600 * made.config.hours
         deadlines = rung_deadlines(made, left, ends, time.monotonic(), workers.at_once)
         segments = [
             replace(_segment(made, out, one, steps[one.name]), deadline=deadline)
@@ -362,7 +354,7 @@ def halve(
 
 def _with_reached(made: Made, out: Path, number: int, segments: Sequence[Segment]) -> Made:
     """Return the plan in which a rung has the steps that its trials reached, where the clock stopped them."""
-    (steps, keep), folders = made.plan.rungs[number - 1], {s.folder: s for s in segments if s.deadline is not None}
+    (steps, keep), folders = made.plan.rungs[number - 1], {s.folder: s for s in segments}
     reached = dict(steps)
     for one in made.plan.candidates:
         segment = folders.get(trial_folder(out, one))
@@ -421,8 +413,8 @@ def make_do(
 
     One that was too slow sees smaller images, or the next candidate takes its place: a faster one where the limit was
     the reason. Where the hours leave no time for that, or nobody is left, the best of those that were trained is
-    delivered over the limit. It is written down, so that it is decided alike when the plan is carried out again. Raises
-    the error where there is none, or a model that keeps the limit was delivered before, which stays.
+    delivered over the limit. It is written down, so that a resumed fit decides alike. Raises the error where there
+    is none, or a model that keeps the limit was delivered before, which stays.
     """
     if (out / FIT).is_file() and FitResult(out, read_fit(out)).limit_kept:
         reporter.message(f"{out} stays as it was delivered before")
@@ -474,8 +466,6 @@ def _time_for_another(
     Its rate must have time to fall, and the winner to be delivered after all. before: seconds that are needed first,
     at the planned pace.
     """
-    if made.given:
-        return True, bool(left)
     pace = progress_of(trial_folder(out, winner))[1] or winner.step_seconds
     seconds = began + 3600 * made.config.hours - time.monotonic()
     seconds = seconds / max(1.0, pace / winner.step_seconds) - before
@@ -491,7 +481,7 @@ def _accepts_any(made: Made, ranking: Sequence[Candidate], winner: Candidate, be
     """Whether a winner is delivered even if its file is over the limit: nothing else could be done then."""
     if made.over_limit == winner.name:
         return True
-    if made.given or ((out / FIT).is_file() and FitResult(out, read_fit(out)).limit_kept):
+    if (out / FIT).is_file() and FitResult(out, read_fit(out)).limit_kept:
         return False
     if any(is_over(reason) for reason in made.failed.values()):  # the best of them is
         return False
@@ -509,39 +499,37 @@ def train_to_the_end(
     clock ends both; the plan then has the steps that were reached. Raises Undelivered where its training failed,
     TrainingError where no step was taken in the hours.
     """
-    ends = math.inf if made.given else began + 3600 * made.config.hours
+    ends = began + 3600 * made.config.hours
     if made.final(winner) is None:
-        steps, decay = made.plan.final[winner.name]
-        if not made.given:
-            trial = trial_folder(out, winner)
-            planned_end = ends - made.ending - 2 * made.validating
-            trained, pace = progress_of(trial, shared := workers.threads if workers.shares else 0)
-            few = int(ALONE * (planned_end - time.monotonic()) / winner.step_seconds)
-            if shared and not pace and few > 1:
-                timed = _segment(made, out, winner, min(trained + few, MOST_CONSTANT))
-                timed = replace(timed, deadline=last_deadline(made, winner, ends))
-                if math.isnan(workers.execute([timed], reporter)[0]):
-                    raise _unfinished(winner, timed)
-                trained, pace = progress_of(trial, shared)
-            left = planned_end - time.monotonic() - (0 if trained else made.opening)
-            pace = pace or winner.step_seconds
-            more = max(0 if trained else 1, int(left / pace))  # none: it is delivered as it is
-            steps = min(trained + more, MOST_STEPS)
-            decay = min(int(DECAY * steps), steps - trained)
-            if (out / FIT).is_file() and steps <= (delivered := read_fit(out)["steps"]):
-                if delivered >= MOST_STEPS:
-                    raise ConfigError(
-                        f"--hours {made.config.hours:g}: {winner.name} was delivered with {delivered} steps, the most "
-                        "that a training takes. Leave it out."
-                    )
-                least = made.config.hours + ((delivered * 1.01 + 1 - trained) * pace - left) / 3600
+        trial = trial_folder(out, winner)
+        planned_end = ends - made.ending - 2 * made.validating
+        trained, pace = progress_of(trial, shared := workers.threads if workers.shares else 0)
+        few = int(ALONE * (planned_end - time.monotonic()) / winner.step_seconds)
+        if shared and not pace and few > 1:
+            timed = _segment(made, out, winner, min(trained + few, MOST_CONSTANT))
+            timed = replace(timed, deadline=last_deadline(made, winner, ends))
+            if math.isnan(workers.execute([timed], reporter)[0]):
+                raise _unfinished(winner, timed)
+            trained, pace = progress_of(trial, shared)
+        left = planned_end - time.monotonic() - (0 if trained else made.opening)
+        pace = pace or winner.step_seconds
+        more = max(0 if trained else 1, int(left / pace))  # none: it is delivered as it is
+        steps = min(trained + more, MOST_STEPS)
+        decay = min(int(DECAY * steps), steps - trained)
+        if (out / FIT).is_file() and steps <= (delivered := read_fit(out)["steps"]):
+            if delivered >= MOST_STEPS:
                 raise ConfigError(
-                    f"--hours {made.config.hours:g}: {winner.name} would get {steps} steps, and it was delivered with "
-                    f"{delivered}, as the last ones are taken anew. Give at least {math.ceil(100 * least) / 100:g}."
+                    f"--hours {made.config.hours:g}: {winner.name} was delivered with {delivered} steps, the most "
+                    "that a training takes. Leave it out."
                 )
-            # Of fewer hours those count that were reached: the trial cannot go back
-            reached = (one for one in made.finals if one.candidate != winner.name or one.constant <= trained)
-            made = replace(made, finals=tuple(reached))
+            least = made.config.hours + ((delivered * 1.01 + 1 - trained) * pace - left) / 3600
+            raise ConfigError(
+                f"--hours {made.config.hours:g}: {winner.name} would get {steps} steps, and it was delivered with "
+                f"{delivered}, as the last ones are taken anew. Give at least {math.ceil(100 * least) / 100:g}."
+            )
+        # Of fewer hours those count that were reached: the trial cannot go back
+        reached = (one for one in made.finals if one.candidate != winner.name or one.constant <= trained)
+        made = replace(made, finals=tuple(reached))
         made = replace(made, finals=(*made.finals, Final(winner.name, made.config.hours, steps, decay)))
         made.write(out)
     *before, last = made.finals_of(winner)
@@ -561,7 +549,7 @@ def train_to_the_end(
             _refuse_untrained(made, [constant], out, began)
             raise _unfinished(winner, constant)
     trained = last_step(constant.folder)
-    if not made.given and 0 < trained < last.constant:
+    if 0 < trained < last.constant:
         decay = min(last.decay, falling_steps(trained))
         made, last = _with_final(made, last, replace(last, steps=trained + decay, decay=decay), out)
         reporter.message(
@@ -577,7 +565,7 @@ def train_to_the_end(
         _refuse_untrained(made, [final], out, began)
         raise _unfinished(winner, final)
     trained = last_step(folder)
-    if not made.given and last.stopped is None and 0 < trained < last.steps:
+    if last.stopped is None and 0 < trained < last.steps:
         reporter.message(Doubt(f"steps take longer than planned: the training ended at step {trained}"))
         made, last = _with_final(made, last, replace(last, stopped=trained), out)
     return folder, made
@@ -616,16 +604,14 @@ def _segment(made: Made, out: Path, one: Candidate, steps: int) -> Segment:
     return Segment(trial_folder(out, one), one.model, setting_texts(settings), steps, group=out.absolute())
 
 
-def _refuse_other_timings(made: Made, latency: str | Path | None, plan: str | Path | None) -> None:
-    """Raises ConfigError where a resumed fit is given another latency.json or plan.json than it was begun with."""
+def _refuse_other_timings(made: Made, latency: str | Path | None) -> None:
+    """Raises ConfigError where a resumed fit is given another latency.json than it was begun with."""
     if latency is not None:
         there = timings_of(read_latency(Path(latency)), made.config.format)
         if not made.elsewhere or not set(made.timings) <= set(there):
             raise ConfigError(
                 f"it was begun with other latencies than --latency {latency}. Leave it out, or begin another."
             )
-    if plan is not None and read_plan(Path(plan)).timings != made.timings:
-        raise ConfigError(f"it was begun with another plan than --plan {plan}. Leave it out, or begin another.")
 
 
 def _with_hours(made: Made, hours: float | None, out: Path) -> Made:
@@ -634,7 +620,7 @@ def _with_hours(made: Made, hours: float | None, out: Path) -> Made:
         return made
     if hours < made.config.hours:
         raise ConfigError(f"--hours {hours:g}: it was begun with {made.config.hours:g}. More can be given, not less.")
-    made = replace(made, config=replace(made.config, hours=hours), given=False, over_limit=None)
+    made = replace(made, config=replace(made.config, hours=hours), over_limit=None)
     if not (out / FIT).is_file():  # else they may be too few
         made.write(out)
     return made
