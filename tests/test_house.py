@@ -146,13 +146,13 @@ def test_constraints_pin_every_dependency_of_the_package():
     assert not any("+" in version for version in pins.values())
 
 
-def test_a_function_has_at_most_10_parameters_and_a_verb_19():
+def test_a_function_has_at_most_11_parameters_and_a_verb_19():
     found = {}
     for path in (path for path in SOURCES if "kernels" not in path.parts):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 arguments = [a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg)]
                 count = len([name for name in arguments if name not in ("self", "cls")])
-                if count > (19 if "cli" in path.parts else 10):
+                if count > (19 if "cli" in path.parts else 11):
                     found[f"{path.name}: {node.name}"] = count
     assert found == {}

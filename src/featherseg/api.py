@@ -147,6 +147,7 @@ def evaluate(
     full: bool = False,
     device: str = "auto",
     inference: InferenceSettings | Mapping[str, Any] | None = None,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> Scores:
     """Score a run, an exported file or a folder of predictions at the full resolution of the labels.
@@ -165,6 +166,7 @@ def evaluate(
         full: Score all images of a run's own data, also those that its `data.val_size` left out.
         device: auto, cpu, cuda, cuda:N or mps.
         inference: How images are processed, or what differs from how the run was validated: {"flip": True}.
+        trust: Open a .pt2 file, which runs the code that it contains.
         progress: Called with (what is being done, images done, images in all). Default: a bar in a notebook.
 
     Returns:
@@ -191,7 +193,7 @@ def evaluate(
     if not isinstance(run, Run) and is_exported_file(str(run)):
         _refuse_unused({"full": full}, "an exported file is scored on all images")
         chosen, split, note = _named_data(data, split, data_root)
-        runtime = open_runtime(str(run), device)
+        runtime = open_runtime(str(run), device, trust=trust)
         settings = with_given(own_settings(runtime), inference, "inference")
         scores = scoring.evaluate(runtime, chosen, settings, progress=progress)
         return replace(scores, split=split, inference=str(settings), notes=note + _looked_at(settings))
@@ -232,6 +234,7 @@ def predict(
     max_side: int | None = None,
     out: str | Path | None = None,
     settings: OutputSettings | Mapping[str, Any] = DEFAULTS,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> Any:
     """Segment images; each `Prediction` holds the mask, and can draw and save it. With `out`, write them into a folder.
@@ -250,6 +253,7 @@ def predict(
         max_side: Shrink longer images to this side for the model, scales on top; masks keep the full size.
         out: The folder to write, also s3://BUCKET/FOLDER: only one result at a time is in the memory.
         settings: Which files are written of an image, whether those that are there are replaced; or {"masks": True}.
+        trust: Open a .pt2 file, which runs the code that it contains.
         progress: Of `out`, called with (what is being done, images done, images in all). Default: a bar in a notebook.
 
     Returns:
@@ -267,10 +271,10 @@ def predict(
         _refuse_unused(given, "without out nothing is written")
     if isinstance(run, Predictor):
         given = {"device": device != "auto", "batch": batch != 1, "inference": inference is not None}
-        given |= {"memory_gb": memory_gb != DEFAULT_GB, "max_side": max_side is not None}
+        given |= {"memory_gb": memory_gb != DEFAULT_GB, "max_side": max_side is not None, "trust": trust}
         _refuse_unused(given, "a Predictor was made with options of its own")
     else:
-        runtime = open_runtime(run, device)
+        runtime = open_runtime(run, device, trust=trust)
         run = Predictor(
             runtime,
             batch=batch,

@@ -115,8 +115,8 @@ def test_runs_with_a_model_of_one_s_own_are_compared_as_they_were_opened(field):
 def test_settings_that_a_panoptic_model_does_not_take_are_refused_before_any_is_scored(field, monkeypatch):
     opened = comparison.open_candidates
 
-    def last_one_panoptic(runs, device):
-        candidates = opened(runs, device)
+    def last_one_panoptic(runs, device, trust):
+        candidates = opened(runs, device, trust=trust)
         candidates[-1].runtime.panoptic = PanopticTable()
         return candidates
 

@@ -106,7 +106,7 @@ def test_an_image_of_another_range_is_named_once(runs, caplog):
 def test_an_exported_file_tells_the_range_and_applies_it(runs, tmp_path, format, file):
     run, data, _ = runs[12]
     report = export(run, format, tmp_path / file)
-    runtime = open_runtime(report.path, "cpu")
+    runtime = open_runtime(report.path, "cpu", trust=True)
     assert runtime.image_range == 4096
     expected = featherseg.Predictor(run)(data / "images/p7.png").mask
     assert (featherseg.Predictor(runtime)(data / "images/p7.png").mask == expected).mean() > 0.999

@@ -31,6 +31,7 @@ from featherseg.core.types import Progress, SegmentationData
 from featherseg.core.wording import counted, marks
 from featherseg.data import LabelledImages
 from featherseg.evaluation.scoring import number
+from featherseg.inference.runtimes import check_trust
 from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.record import check_recordable, learned_from, log_look, refuse_as_test
 from featherseg.runs import Run
@@ -43,6 +44,7 @@ def benchmark(
     data: str | None = None,
     data_root: Path | None = None,
     split: str | None = None,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> Benchmark:
     """Time models in every build and exported file, with the difference of their masks beside every latency.
@@ -52,6 +54,7 @@ def benchmark(
         plan: Sizes, batches, threads, device, baseline, repeats, also as a mapping: {"threads": [1, 4]}; its defaults
             are those of `featherseg benchmark`.
         data, data_root, split: What mIoU is measured on; naming one of them takes the others from the runs.
+        trust: Open .pt2 files, also those in a run's export/; they run the code that they contain.
         progress: Called with (what is being done, steps done, steps in all). Default: a bar in a notebook.
 
     Returns:
@@ -60,9 +63,12 @@ def benchmark(
     Raises:
         RunError, DataNotFound: A run, a file or the data cannot be opened; a baseline cannot be measured.
         ConfigError, UnknownName, DeviceError: The plan cannot be measured here.
+        UntrustedFile: A .pt2 file, without `trust`.
     """
     plan = with_given(Plan(), plan, "plan", but=("models", "labelled"))
     found = find_models([str(model.path) if isinstance(model, Run) else str(model) for model in models])
+    for file in (file for model in found for file in model.files):
+        check_trust(file, trust)
     if not (data is None and data_root is None and split is None):
         own = [model.run.recipe.data for model in found if model.run]
         plan = replace(plan, labelled=replace(labelled_set(own, data, data_root, split), size=None))

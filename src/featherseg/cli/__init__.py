@@ -8,6 +8,7 @@ import errno
 import io
 import logging
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -21,7 +22,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from featherseg._version import __version__
-from featherseg.core.errors import ConfigError, FeathersegError, NoDataset
+from featherseg.core.errors import ConfigError, FeathersegError, NoDataset, UntrustedFile
 from featherseg.core.machine import one_command
 from featherseg.core.storage import refuse_address
 from featherseg.core.wording import ESCAPES, visible
@@ -183,6 +184,9 @@ def _run() -> int:
         from featherseg.converters import next_step  # here: other commands start faster without it
 
         return _fail(f"{error}{next_step(error.place)}")
+    except UntrustedFile as error:
+        again = shlex.join(["featherseg", *sys.argv[1:2], "--trust", *sys.argv[2:]])
+        return _fail(f"{error.found} If you trust its origin, run:\n{again}")
     except FeathersegError as error:
         return _fail(str(error))
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from featherseg.cli.benchmark_tables import print_benchmark
-from featherseg.cli.options import AsJson, Data, DataRoot, Device, Split, out_option, parse_size
+from featherseg.cli.options import AsJson, Data, DataRoot, Device, Split, Trust, out_option, parse_size
 from featherseg.cli.progress import progress_bar
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Size
@@ -50,6 +50,7 @@ def benchmark(
         bool,
         typer.Option("--operators", help="Time every operator of the exported graph instead (.onnx or .xml)."),
     ] = False,
+    trust: Trust = False,
     out: Annotated[Path | None, out_option("Write the benchmark as one HTML page.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -91,7 +92,9 @@ def benchmark(
         calibrate=calibrate,
     )
     with progress_bar(console) as progress:
-        found = session.benchmark(models, plan, data=data, data_root=data_root, split=split, progress=progress)
+        found = session.benchmark(
+            models, plan, data=data, data_root=data_root, split=split, trust=trust, progress=progress
+        )
     if as_json:
         print(json_text(found.as_dict()))
     else:

@@ -21,6 +21,7 @@ from featherseg.cli.options import (
     RunsAndFiles,
     Scales,
     Split,
+    Trust,
     Tta,
     out_option,
     parse_inference,
@@ -53,6 +54,7 @@ def compare(
     max_mib: MaxMib = None,
     costs: Costs = True,
     device: Device = "auto",
+    trust: Trust = False,
     out: Annotated[Path | None, out_option("Write the comparison as one HTML page.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -90,6 +92,7 @@ def compare(
             costs=costs,
             budgets=budgets,
             device=device,
+            trust=trust,
             progress=progress,
         )
     show(found, found, console, out, as_json=as_json)

@@ -49,6 +49,7 @@ def steps(output: Path, *, trains: bool, exports: bool) -> list[tuple[str, ...]]
     kind, name = ("onnx", "model.onnx") if exports else ("torch-export", "model.pt2")
     file = f"{run}/export/{name}" if trains else f"{folder}/{name}"
     place = [] if trains else ["-o", file]
+    trust = [] if exports else ["--trust"]
     length = ("data.train_size=80", "data.val_size=20", "train.steps=40", "train.batch_size=4", "train.lr=5e-4")
     settings = ["--data", "shapes", *(word for setting in length for word in ("--set", setting)), "--no-report"]
     found: list[tuple[str, ...]] = []
@@ -66,7 +67,7 @@ def steps(output: Path, *, trains: bool, exports: bool) -> list[tuple[str, ...]]
     return [
         *found,
         ("Export, and compare the file with the model", "export", run, "--format", kind, *place),
-        ("Predict with the exported file", "predict", file, f"{folder}/scenes", "-o", f"{folder}/from-file"),
+        ("Predict with the exported file", "predict", file, f"{folder}/scenes", "-o", f"{folder}/from-file", *trust),
         ("Report", "report", run, "-o", f"{folder}/report.html"),
     ]
 

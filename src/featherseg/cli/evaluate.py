@@ -16,6 +16,7 @@ from featherseg.cli.options import (
     ResizeTo,
     Scales,
     ScoreSplit,
+    Trust,
     Tta,
     Window,
     parse_inference,
@@ -44,6 +45,7 @@ def evaluate(
     scales: Scales = "1",
     window: Window = None,
     resize: ResizeTo = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate at full label resolution: mIoU, IoU by class, pixel and class accuracy, boundary F.
@@ -71,6 +73,7 @@ def evaluate(
             full=full,
             device=device,
             inference=inference,
+            trust=trust,
             progress=progress,
         )
     for note in scores.notes:

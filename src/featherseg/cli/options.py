@@ -82,6 +82,9 @@ MaxMib = Annotated[
     float | None, typer.Option("--max-mib", help="Recommend the best model within this peak memory, in MiB.")
 ]
 Costs = Annotated[bool, typer.Option("--costs/--no-costs", help="Also measure latency and memory.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Open .pt2 files, which are programs: only where you trust their origin.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 

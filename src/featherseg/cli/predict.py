@@ -15,6 +15,7 @@ from featherseg.cli.options import (
     RunOrFile,
     Scales,
     Threads,
+    Trust,
     Tta,
     Window,
     out_option,
@@ -58,6 +59,7 @@ def predict(
     resize: ResizeTo = None,
     memory_gb: MemoryGb = 4.0,
     threads: Threads = None,
+    trust: Trust = False,
     max_side: Annotated[
         int | None,
         typer.Option(help="Longer side to downscale larger images to, before --scales; masks keep full size."),
@@ -129,6 +131,7 @@ def predict(
             resize=resize,
             memory_gb=memory_gb,
             max_side=max_side,
+            trust=trust,
         )
         if failed:
             raise typer.Exit(1)
@@ -153,7 +156,7 @@ def predict(
     # All that would be in the way is refused; then the images, after them the videos
     with open_output(output, files, OutputSettings(masks, submission, overwrite, probabilities)) as out:
         moving.check(masks, overwrite)
-        runtime = open_runtime(run, device, threads)
+        runtime = open_runtime(run, device, threads, trust=trust)
         inference = with_own_resize(inference, resize, runtime)
         predictor = Predictor(runtime, batch=batch, inference=inference, memory_gb=memory_gb, max_side=max_side)
         out.check(predictor)

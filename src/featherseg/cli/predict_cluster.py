@@ -30,6 +30,7 @@ def predict_over_cluster(
     resize: str | None,
     memory_gb: float,
     max_side: int | None,
+    trust: bool,
 ) -> int:
     """Write NAME_mask.png of every image in a folder, and predictions.jsonl; -> how many have no mask.
 
@@ -49,7 +50,7 @@ def predict_over_cluster(
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"--device {device}: every worker finds its own; with --cluster expected auto, cpu or cuda.")
     require("ray.data", "cluster", "prediction over a cluster")
-    runtime = open_runtime(run, "cpu")
+    runtime = open_runtime(run, "cpu", trust=trust)
     if runtime.panoptic:
         raise ConfigError(f"{runtime.name} sees objects, which are not written over a cluster. Leave out --cluster.")
     place = str(Path(run).resolve()) if os.path.exists(run) else run

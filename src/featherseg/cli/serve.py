@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featherseg.cli.options import Device, MemoryGb, RunsAndFiles, Threads
+from featherseg.cli.options import Device, MemoryGb, RunsAndFiles, Threads, Trust
 from featherseg.core.errors import ConfigError, require
 from featherseg.core.wording import one_line
 
@@ -43,6 +43,7 @@ def serve(
     batch: Annotated[int, typer.Option(min=1, help="Batch size, for images of the same size.")] = 4,
     memory_gb: MemoryGb = 4.0,
     threads: Threads = None,
+    trust: Trust = False,
     max_mb: Annotated[float, typer.Option(min=0.01, help="Maximum request size, in 10^6 bytes.")] = 20.0,
     max_megapixels: Annotated[float, typer.Option(min=0.01, help="Maximum image size, in 10^6 pixels.")] = 32.0,
     queue: Annotated[int, typer.Option(min=1, help="Maximum number of images in flight; more get 429.")] = 64,
@@ -87,7 +88,7 @@ def serve(
             threads=threads or usable_cores(),
         )
         keep_freed_memory(one_heap=True)
-        models = open_models(runs, device, batch, memory_gb, threads)
+        models = open_models(runs, device, batch, memory_gb, threads, trust)
         app, allowed = create_app(models, settings), allow_host or ()
         server.run(app, listener, lambda: print_start(models, settings, host, port, allowed, made=token is None))
 

@@ -70,8 +70,10 @@ class Candidate:
             return None
 
 
-def open_candidates(runs: Sequence[str | Run], device: str = "cpu") -> list[Candidate]:
+def open_candidates(runs: Sequence[str | Run], device: str = "cpu", *, trust: bool = False) -> list[Candidate]:
     """Open every file that is named; runs that are open already stay so, with models of one's own.
+
+    trust: open .pt2 files, which run the code that they contain.
 
     Raises ConfigError where one is named twice, or a copy of it as if it were another training; RunError and so on.
     """
@@ -81,7 +83,7 @@ def open_candidates(runs: Sequence[str | Run], device: str = "cpu") -> list[Cand
         raise ConfigError(f"{doubled[0]} is named twice: expected every run or file once.")
     if len(names) < 2:
         raise ConfigError(f"{len(names)} to compare: name two runs or exported files, or more.")
-    opened = [_open(run, device) for run in runs]
+    opened = [_open(run, device, trust) for run in runs]
     labels, called = _labels(opened), short_names([Path(name) for name in names], skip=EXPORTS)
     candidates = [
         Candidate(name, one.path, one.runtime, one.run, one.model, labels[one.model], one.init)
@@ -136,9 +138,9 @@ class _Opened:
     init: str
 
 
-def _open(run: str | Run, device: str) -> _Opened:
+def _open(run: str | Run, device: str, trust: bool) -> _Opened:
     if isinstance(run, str) and is_exported_file(run):
-        path, runtime = Path(run), open_runtime(run, device)
+        path, runtime = Path(run), open_runtime(run, device, trust=trust)
         init = runtime.facts.init if isinstance(runtime, FileRuntime) else None
         return _Opened(path, runtime, None, str(path.resolve()), init or NOT_RECORDED)
     run = run if isinstance(run, Run) else load_run(run)

@@ -46,6 +46,7 @@ def compare(
     costs: bool = True,
     budgets: Budgets | Mapping[str, Any] = Budgets(),  # noqa: B008 (frozen)
     device: str = "auto",
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare runs and exported files on the same images: mIoU with intervals, parameters, MACs, latency, memory.
@@ -64,6 +65,7 @@ def compare(
         costs: False leaves latency and memory out.
         budgets: Latency and memory within which the best model is named, also as a mapping: {"max_ms": 20}.
         device: auto, cpu, cuda, cuda:N or mps.
+        trust: Open .pt2 files, which run the code that they contain.
         progress: Called with (what is being done, steps done, steps in all). Default: a bar in a notebook.
 
     Returns:
@@ -82,7 +84,7 @@ def compare(
         raise ConfigError(f"expected a list of runs, such as [{str(runs)!r}, ...], found {str(runs)!r} alone.")
     if others := [run for run in runs if not isinstance(run, Run | str | Path)]:
         raise not_a_run(others[0])
-    candidates = open_candidates([run if isinstance(run, Run) else str(run) for run in runs], device)
+    candidates = open_candidates([run if isinstance(run, Run) else str(run) for run in runs], device, trust=trust)
 
     # Everything that can be refused is, before anything is scored
     if costs and (unopenable := [one.name for one in candidates if one.run and "model" in one.run.info.objects]):

@@ -12,6 +12,7 @@ FeathersegError
 ├── RunError          a run folder that cannot be read, or must not be overwritten
 ├── TrainingError     a training that cannot go on: its loss or its weights are not finite
 ├── ExportError       a model that cannot be written, or a file that cannot be run
+│   └── UntrustedFile a .pt2 file, which is a program, is to be opened without `trust`
 ├── DeviceError       a device that this machine does not have
 └── MissingExtra      an optional package that is not installed (the message holds the `pip install`)
 
@@ -98,6 +99,14 @@ class TrainingError(FeathersegError):
 
 class ExportError(FeathersegError):
     """A model cannot be exported, or an exported file cannot be run."""
+
+
+class UntrustedFile(ExportError):
+    """A .pt2 file was to be opened, and nothing says that its origin is trusted."""
+
+    def __init__(self, path: object) -> None:
+        found = f"{path} is a program: opening a .pt2 file runs the code that it contains."
+        super().__init__(found, "If you trust its origin, pass trust=True.")
 
 
 class DeviceError(FeathersegError):

@@ -75,7 +75,7 @@ class LabelledSplit:
 
     def score(self, file: Path | Run) -> float:
         """mIoU (0..1) of an exported file, or of the run itself, on the CPU, as `featherseg evaluate` takes it."""
-        return evaluate(open_runtime(file, "cpu"), self.data, boundary=False).miou
+        return evaluate(open_runtime(file, "cpu", trust=True), self.data, boundary=False).miou
 
 
 def labelled_split(run: Run, root: Path | None = None) -> LabelledSplit | None:

@@ -133,7 +133,8 @@ def verify(
     such as it was calibrated for but not the same; without any, on noise. Raises MissingExtra where its runtime is not
     installed, ExportError where the runtime refuses it.
     """
-    runtime, channels, rows = open_file(file, "cpu"), len(model.mean), list[ParityRow]()
+    runtime = open_file(file, "cpu", trust=True)  # this process has just written it
+    channels, rows = len(model.mean), list[ParityRow]()
     stated = {key: channels if key == "channels" else getattr(model, key) for key in STATED}
     difference = next((f"metadata: {key}" for key in STATED if getattr(runtime, key) != stated[key]), None)
     classes_differ = len(runtime.classes) != model.classes or (facts is not None and runtime.classes != facts.classes)

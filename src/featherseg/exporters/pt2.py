@@ -34,7 +34,7 @@ def write(job: Job) -> None:
 
 
 def _strip(program: Any) -> None:
-    """Drop what only debugging reads (paths of this machine among it), and what a reader would have to evaluate.
+    """Drop what only debugging reads (paths of this machine among it), the example image, and guards of its size.
 
     So go the strides noted beside every map, which nothing runs by: long expressions of sizes, which a reader parses
     (without them frm-lite0 opens in less than half the time).

@@ -170,6 +170,7 @@ class Predictor:
     memory_gb: what the process may take; an image that does not fit is cut into overlapping tiles. max_side: an image
     with a longer side is shrunk to it for the model, scales come on top; its mask has its size all the same. threads:
     of the CPU; by default those of torch, at most as many as the process may use cores (affinity and cgroup quota).
+    trust: open a .pt2 file, which runs the code that it contains.
 
     A Predictor can be pickled; one of an exported file opens the file again. A program that has others under way at the
     same time sets `share` and `largest`, as `tiling.plan` takes them. If it sets `soft`, each Prediction has `soft`: of
@@ -187,6 +188,7 @@ class Predictor:
         memory_gb: float = DEFAULT_GB,
         max_side: int | None = None,
         threads: int | None = None,
+        trust: bool = False,
     ) -> None:
         if batch < 1:
             raise ConfigError(f"batch = {batch}: expected at least 1.")
@@ -194,7 +196,7 @@ class Predictor:
             raise ConfigError(f"memory_gb = {memory_gb}: expected a number above 0, at most {MOST_GB:,} (--memory-gb).")
         if max_side is not None and max_side < 32:
             raise ConfigError(f"max_side = {max_side}: expected at least 32 pixels.")
-        self.runtime = open_runtime(run, device, threads)
+        self.runtime = open_runtime(run, device, threads, trust=trust)
         self.inference = inference or own_settings(self.runtime)
         self.batch, self.memory_gb, self.max_side = batch, memory_gb, max_side
         self.share, self.largest = 1.0, LARGEST_PASS

@@ -8,7 +8,6 @@ import numpy as np
 
 from featherseg.core.types import ClassInfo
 from featherseg.inference.predictor import Predictor
-from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.tiling import DEFAULT_GB
 
 WARM_UP_SIZE = (64, 64)
@@ -48,15 +47,17 @@ def open_models(
     batch: int = 1,
     memory_gb: float = DEFAULT_GB,
     threads: int | None = None,
+    trust: bool = False,
 ) -> list[Served]:
     """Run folders, names of runs and exported files, ready to answer; each has predicted a small image once.
 
+    trust: open .pt2 files, which run the code that they contain.
     Names are the folders' or files'; a later one of the same name is numbered: model.onnx, model.onnx-2.
     Raises the errors of `open_runtime`, ConfigError.
     """
     opened: list[Served] = []
     for run in runs:
-        predictor = Predictor(open_runtime(run, device, threads), batch=batch, memory_gb=memory_gb)
+        predictor = Predictor(run, device, threads=threads, trust=trust, batch=batch, memory_gb=memory_gb)
         name = _free_name(predictor.runtime.name, {model.name for model in opened})
         height, width = getattr(predictor.runtime, "fixed_size", None) or WARM_UP_SIZE
         predictor(np.zeros((height, width, predictor.runtime.channels), dtype=np.uint8))

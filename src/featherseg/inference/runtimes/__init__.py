@@ -1,5 +1,6 @@
 """One object that runs a model, wherever it came from: a torch run, or an exported file."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -7,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from featherseg.core.errors import ConfigError, ExportError, UnknownName
+from featherseg.core.errors import ConfigError, ExportError, UnknownName, UntrustedFile
 from featherseg.core.types import ClassInfo, Resize, SegOutput, Size
 from featherseg.inference.runtimes.file_metadata import FileRuntime, open_as
 from featherseg.inference.runtimes.litert import LitertRuntime
@@ -76,12 +77,29 @@ def is_exported_file(path: str | Path) -> bool:
     return str(path).endswith(tuple(FILE_RUNTIMES))
 
 
-def open_file(path: str | Path, device: str = "auto", threads: int | None = None) -> FileRuntime:
-    """An exported file, ready to run on `device`; also one that gives masks.
+def check_trust(path: str | Path, trust: bool) -> None:
+    """Raises UntrustedFile for a .pt2 file, which is a program, unless its origin is trusted."""
+    if not trust and str(path).endswith(".pt2") and os.path.isfile(path):
+        raise UntrustedFile(path)
 
-    threads: by default `core.machine.default_threads`. Raises ExportError, DeviceError, DataNotFound, MissingExtra;
-    UnknownName for an ending that no runtime has.
+
+def open_file(
+    path: str | Path, device: str = "auto", threads: int | None = None, *, trust: bool = False
+) -> FileRuntime:
+    """Open an exported file on `device`; also one that gives masks.
+
+    Args:
+        path: The file. Its ending names the runtime.
+        device: As the runtime has it; auto, cpu, cuda, cuda:N or mps.
+        threads: Of the CPU; default: `core.machine.default_threads`.
+        trust: Open a .pt2 file, which runs the code that it contains.
+
+    Raises:
+        UntrustedFile: A .pt2 file, without `trust`.
+        ExportError, DeviceError, DataNotFound, MissingExtra: It cannot be run here.
+        UnknownName: No runtime has this ending.
     """
+    check_trust(path, trust)
     for ending, runtime in FILE_RUNTIMES.items():
         if str(path).endswith(ending):
             return open_as(runtime, Path(path), device, threads)
@@ -90,17 +108,26 @@ def open_file(path: str | Path, device: str = "auto", threads: int | None = None
     )
 
 
-def open_runtime(run: Run | Runtime | str | Path, device: str = "auto", threads: int | None = None) -> Runtime:
-    """A Run, the path or the name of one, or the path of an exported file, ready to run on `device`.
+def open_runtime(
+    run: Run | Runtime | str | Path, device: str = "auto", threads: int | None = None, *, trust: bool = False
+) -> Runtime:
+    """Open a Run, the path or the name of one, or an exported file on `device`; a Runtime is returned as it is.
 
-    A Runtime is given back as it is. threads: by default `core.machine.default_threads`. Raises RunError, WeightsError,
-    ExportError, DeviceError, DataNotFound, and ConfigError for a Runtime with a device or threads: it has its own.
+    Args:
+        run: What to open.
+        device: auto, cpu, cuda, cuda:N or mps.
+        threads: Of the CPU; default: `core.machine.default_threads`.
+        trust: Open a .pt2 file, which runs the code that it contains.
+
+    Raises:
+        RunError, WeightsError, ExportError, DeviceError, DataNotFound: It cannot be opened; UntrustedFile is one.
+        ConfigError: A Runtime is given with a device or threads: it has its own.
     """
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise ConfigError(f"threads = {threads}: expected 1 to {MOST_THREADS:,} (--threads).")
     if isinstance(run, str | Path):
         if is_exported_file(run):
-            return _without_masks(open_file(run, device, threads))
+            return _without_masks(open_file(run, device, threads, trust=trust))
         run = load_run(run)
     elif not isinstance(run, Run):
         if not hasattr(run, "test_resize"):

@@ -122,7 +122,10 @@ class FileRuntime(ABC):
         self.outputs = ("masks",) if facts.masks else OUTPUTS if facts.panoptic else OUTPUTS[:1]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as its path: another process opens the file again, on the same device and threads."""
+        """Pickled as its path: another process opens the file again, on the same device and threads.
+
+        A .pt2 file is not asked about again: who opened it trusts it, and a pickle is a program itself.
+        """
         return open_as, (type(self), self.path, self.device_name, self.threads)
 
     @abstractmethod

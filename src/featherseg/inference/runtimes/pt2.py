@@ -1,4 +1,7 @@
-"""An exported .pt2 file, torch's own form of a model without its Python code, that is ready to run."""
+"""An exported .pt2 file, torch's own form of a model, that is ready to run.
+
+torch.export's reader runs code that a file contains: `open_file` opens one only with `trust`.
+"""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +13,6 @@ import torch
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError
 from featherseg.core.wording import one_line, visible
 from featherseg.inference.runtimes.file_metadata import FileRuntime, read_facts
-from featherseg.inference.runtimes.pt2_check import check_pt2
 from featherseg.layers.precision import autocast_off
 
 FACTS = "facts.json"
@@ -20,8 +22,8 @@ FACTS = "facts.json"
 class TorchExportRuntime(FileRuntime):
     """A file written by `featherseg export --format torch-export`, run by torch on the CPU, in fp32.
 
-    Raises ExportError for a file that is none, or that `check_pt2` refuses, DeviceError for a device that is not the
-    CPU.
+    Opening it runs the code that it contains. Raises ExportError for a file that is none, DeviceError for a device that
+    is not the CPU.
     """
 
     own_threads = False
@@ -32,11 +34,10 @@ class TorchExportRuntime(FileRuntime):
         if not path.is_file():
             command = f"featherseg export RUN --format torch-export -o {path}"
             raise DataNotFound(f"{path} does not exist. Write it with: {command}")
-        check_pt2(path)
         try:
             from torch.export.pt2_archive._package import load_pt2  # takes seconds to import
 
-            # not torch.export.load: of an archive that fails it reads an older form, with another reader of zip files
+            # not torch.export.load, which prints a traceback where the file is damaged
             content = load_pt2(str(path))
             program = content.exported_programs["model"]
             texts = json.loads(content.extra_files[FACTS])
