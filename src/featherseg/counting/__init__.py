@@ -1,1 +1,1 @@
-"""Parameters and multiply-accumulates; the tables of the papers counted again."""
+"""Parameters and multiply-accumulates of models, compared with what papers print."""

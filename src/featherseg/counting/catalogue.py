@@ -1,4 +1,4 @@
-"""What `featherseg models` says at once of the catalogue: parameters, multiply-accumulates, latency, accuracy."""
+"""Recorded figures of the catalogue's models: parameters, MACs, latency, accuracy."""
 
 from pathlib import Path
 from typing import Any
@@ -8,16 +8,19 @@ from featherseg.core.files import load_json
 from featherseg.counting.cost import cost
 
 SIZE = (512, 1024)
-"""(height, width) of the image that is counted."""
+"""(height, width) of the image that models are counted at."""
 
 CLASSES = 19
 
 
 def counts(name: str) -> tuple[int, int]:
-    """(parameters, multiply-accumulates by `macs`) of a model at SIZE and CLASSES. Raises UnknownName.
+    """Return (parameters, multiply-accumulates by `macs`) of a model at SIZE and CLASSES.
 
-    As its row of the catalogue states them: counting them all takes ten seconds and more, so only
-    a model whose row states none is counted here.
+    The figures are those of the model's row in the catalogue. A model is counted only if its row
+    has none, because counting all models takes more than ten seconds.
+
+    Raises:
+        UnknownName: for a model that is not in the catalogue.
     """
     row = models.entry(name)
     if row.params is not None and row.macs is not None:
@@ -27,18 +30,24 @@ def counts(name: str) -> tuple[int, int]:
 
 
 LATENCIES = Path(__file__).parent / "latencies.json"
-"""Milliseconds of semantic models: "ms", with "device", "threads", "format", "size", "classes", "date"."""
+"""Measured latency of semantic models: "ms" by model, and how they were measured."""
 
 
 def latencies() -> dict[str, Any]:
-    """What LATENCIES holds; a model that is not in "ms" was never timed."""
+    """Return "ms" by model, "device", "threads", "format", "size", "classes" and "date".
+
+    A model that is not in "ms" was never timed.
+    """
     return load_json(LATENCIES)
 
 
 SCORES = Path(__file__).parent / "scores.json"
-"""Test mIoU (0..1) of models that were trained alike: "miou" by dataset and model, "minutes" of one core, "seeds"."""
+"""Measured test mIoU of models that were trained under the same recipe."""
 
 
 def scores() -> dict[str, Any]:
-    """What SCORES holds; each model in it has for every dataset the mean of "seeds" runs at least."""
+    """Return "miou" (0..1) by dataset and model, "minutes" of one core in training, and "seeds".
+
+    Each model has a score on every dataset, the mean of at least "seeds" runs.
+    """
     return load_json(SCORES)

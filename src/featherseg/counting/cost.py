@@ -1,11 +1,11 @@
 """Parameters and multiply-accumulates (MACs) of a model, by three conventions.
 
-torch's layers and pools have their rule in RULES. Any other layer that computes by itself says
-what it costs as `macs`: a method (first input, output) -> the multiply-accumulates that are not
-those of layers inside it, or 0 for none. Published "GFLOPs" are mostly MACs, counted by one of
-several tools that leave out different layers; a figure means something only with its convention.
-The rules see a layer's type and the shapes it met, not the operations that compute it, so that a
-faster way to compute a layer does not change what it costs.
+RULES has a rule for torch's layers and for pools. Any other layer that computes by itself states
+its cost as `macs`: a method (first input, output) -> multiply-accumulates without those of layers
+inside it, or 0 for none. Published "GFLOPs" are mostly MACs, counted by one of several tools that
+skip different layers, so a figure means something only with its convention. The rules depend on a
+layer's type and shapes, not on the operations that compute it: a faster implementation of a layer
+does not change its cost.
 """
 
 from __future__ import annotations
@@ -24,44 +24,45 @@ from featherseg import models
 from featherseg.core.errors import FeathersegError, UnknownName
 from featherseg.core.notebook import html_table
 from featherseg.core.types import Size
+from featherseg.core.wording import size_text
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import OwnModel
 from featherseg.layers.pooling import RegionMax, RegionMean, StridedRegionMean
 
 CONVENTIONS = {
     "macs": "every multiply-accumulate of convolutions, linear layers and attention products",
-    "ptflops-0.6": "what the package ptflops 0.6 counts: convolutions and linear layers with their bias, norms, "
-    "activations, pools; no attention products",
+    "ptflops-0.6": "what the package ptflops 0.6 counts: convolutions and linear layers with their "
+    "bias, norms, activations, pools; no attention products",
     "conv-bn": "convolutions, and 2 for every output element of a batch norm",
 }
 
 
 class Counts(NamedTuple):
-    """One layer's figure by each convention, in the order of CONVENTIONS."""
+    """The figures of a layer by each convention, in the order of CONVENTIONS."""
 
     macs: int = 0
     ptflops: int = 0
     conv_bn: int = 0
 
     def plus(self, other: Counts) -> Counts:
-        """Both together, field by field."""
+        """Return the sums, field by field."""
         return Counts(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 def _convolution(conv: Any, x: Tensor, y: Tensor) -> Counts:
-    """k_h k_w C_in / groups products for every output element; ptflops adds the bias."""
+    """Count k_h k_w C_in / groups products for every output element; ptflops adds the bias."""
     macs = y.numel() * conv.weight[0].numel()
     return Counts(macs, macs + (y.numel() if conv.bias is not None else 0), macs)
 
 
 def _linear(linear: Any, x: Tensor, y: Tensor) -> Counts:
-    """C_in products for every output element; ptflops adds the bias once, whatever the number of positions."""
+    """Count C_in products for every output element; ptflops adds the bias once."""
     macs = y.numel() * linear.in_features
     return Counts(macs, macs + (linear.out_features if linear.bias is not None else 0))
 
 
 def _batch_norm(norm: Any, x: Tensor, y: Tensor) -> Counts:
-    """Two operations an element: scale and shift."""
+    """Count two operations for every element: scale and shift."""
     return Counts(ptflops=(2 if norm.affine else 1) * x.numel(), conv_bn=2 * y.numel())
 
 
@@ -93,8 +94,8 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.ReLU: _activation,
     nn.ReLU6: _activation,
     nn.GELU: _activation,
-    nn.SiLU: _nothing,  # ptflops 0.6 does not know it
-    nn.Hardswish: _nothing,  # nor this one
+    nn.SiLU: _nothing,  # ptflops 0.6 knows neither this
+    nn.Hardswish: _nothing,  # nor this
     nn.MaxPool2d: _pool,
     nn.AvgPool2d: _pool,
     RegionMean: _pool,
@@ -116,10 +117,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model weighs and what one image costs it.
+    """A model's parameters, and its multiply-accumulates (MACs) for one image.
 
-    size is the image's (H, W), counted_size what the model pads it to; macs holds a figure for
-    each of CONVENTIONS. params and macs["macs"] are the sums over parts.
+    size is the image's (H, W), counted_size the size that the model pads it to. macs has a figure
+    for each of CONVENTIONS. params and macs["macs"] are the sums over parts.
     """
 
     model: str
@@ -131,29 +132,32 @@ class Cost:
     parts: dict[str, Part]
 
     def as_dict(self) -> dict[str, Any]:
-        """The stable form: {"model", "size": [H, W], "classes", "params", "macs": {...}, "parts": {...}}."""
+        """Return the fields as JSON values, without counted_size; "size" is [H, W]."""
+        parts = self.parts.items()
         return {
             "model": self.model,
             "size": list(self.size),
             "classes": self.classes,
             "params": self.params,
             "macs": dict(self.macs),
-            "parts": {name: {"params": part.params, "macs": part.macs} for name, part in self.parts.items()},
+            "parts": {name: {"params": part.params, "macs": part.macs} for name, part in parts},
         }
 
     def _repr_html_(self) -> str:
-        rows = [(name, f"{part.params:,}", f"{part.macs / 1e9:.3f}") for name, part in self.parts.items()]
-        rows.append(("all", f"{self.params:,}", f"{self.macs['macs'] / 1e9:.3f}"))
-        height, width = self.size
-        return html_table(f"{self.model}, {height}x{width}", ("part", "parameters", "GMACs (macs)"), rows)
+        rows = [(name, part.params, part.macs) for name, part in self.parts.items()]
+        rows.append(("all", self.params, self.macs["macs"]))
+        texts = [(name, f"{params:,}", f"{macs / 1e9:.3f}") for name, params, macs in rows]
+        title = f"{self.model}, {size_text(self.size)}"
+        return html_table(title, ("part", "parameters", "GMACs (macs)"), texts)
 
 
 @cache
 def cost(name: str, size: Size, classes: int) -> Cost:
-    """The cost of a model of the catalogue for one RGB image of (H, W) pixels, counted once.
+    """Return the cost of a model of the catalogue for one RGB image of (H, W) pixels.
 
-    Raises UnknownName for a name that is in no catalogue, ConfigError for a class count that
-    cannot be.
+    Raises:
+        UnknownName: for a model that is not in the catalogue.
+        ConfigError: for an impossible number of classes.
     """
     with torch.device("meta"):
         model = models.build(name, classes=classes)
@@ -161,31 +165,31 @@ def cost(name: str, size: Size, classes: int) -> Cost:
 
 
 def cost_of(model: SegmentationModel, name: str, size: Size) -> Cost:
-    """The cost of a model for one image.
+    """Return the cost of a model for one image.
 
-    Nothing is computed: a copy on the meta device sees shapes alone, so that any size is instant;
-    but for a model of one's own that does not run there. The padding to a model's size divisor is
-    counted; auxiliary heads, which only training has, are not.
+    A copy of the model runs on the meta device, where only shapes are computed, so any size is
+    instant. A user's model that cannot run there is run on the CPU. The padding to a model's size
+    divisor is counted; auxiliary heads, which only training uses, are not.
 
     Args:
-        model: as `models.build` gives it.
-        name: what to call it.
+        model: as `models.build` returns it.
+        name: the name in the result.
         size: (height, width) of the image in pixels.
 
     Raises:
-        UnknownName: for a layer that has no rule, and for products of one's own model that belong to no layer.
+        UnknownName: for a layer without a rule, or products of a user's model outside of layers.
     """
-    height, width = size
+    shape = (1, len(model.mean), *size)
     twin = deepcopy(model).eval()
     try:
-        layers, out = _count(twin.to("meta"), torch.empty(1, len(model.mean), height, width, device="meta"))
+        layers, out = _count(twin.to("meta"), torch.empty(shape, device="meta"))
     except FeathersegError:
         raise
-    except Exception:  # a model of one's own that makes tensors itself or looks into them: it is computed
-        layers, out = _count(deepcopy(model).cpu().eval(), torch.zeros(1, len(model.mean), height, width))
+    except Exception:  # a user's model may create tensors or read their values in its forward
+        layers, out = _count(deepcopy(model).cpu().eval(), torch.zeros(shape))
     return Cost(
         model=name,
-        size=(height, width),
+        size=(size[0], size[1]),
         counted_size=out.padded_size,
         classes=model.classes,
         params=count_parameters(model) - count_parameters(model.aux_heads),
@@ -199,38 +203,53 @@ def cost_of(model: SegmentationModel, name: str, size: Size) -> Cost:
 
 
 def _count(model: SegmentationModel, images: Tensor) -> tuple[dict[str, Counts], Any]:
-    """`count_layers` of a whole model; of one's own, torch's count of all products beside that of its layers."""
+    """Return `count_layers` of a model; of a user's model, check that no products are missed."""
     if not isinstance(model, OwnModel):
         return count_layers(model, images)
     with FlopCounterMode(display=False) as counter:
         layers, out = count_layers(model, images)
-    of_all, of_layers = counter.get_total_flops() // 2, by_convention(layers)["macs"]
-    if of_all > MOST_UNSEEN * of_layers:
+    all_macs, layer_macs = counter.get_total_flops() // 2, by_convention(layers)["macs"]
+    if all_macs > MOST_UNSEEN * layer_macs:
         raise UnknownName(
-            f"{type(model.module).__name__}: {of_all - of_layers:,} multiply-accumulates of {of_all:,} are products "
-            "that no layer computes, such as q @ k or functional convolutions. Give the module that has them a method "
-            "macs(x, y) that returns theirs (counting/cost.py)."
+            f"{type(model.module).__name__}: {all_macs - layer_macs:,} multiply-accumulates of "
+            f"{all_macs:,} are products that no layer computes, such as q @ k or functional "
+            "convolutions. Give the module that has them a method macs(x, y) that returns theirs "
+            "(counting/cost.py)."
         )
     return layers, out
 
 
 MOST_UNSEEN = 1.01
-"""Times what the layers of one's own model count that torch may count of it."""
+"""Largest ratio of torch's count of a user's model to the count of its layers."""
 
-SHAPE_KEEPING = {nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid}
+SHAPE_KEEPING = {
+    nn.BatchNorm2d,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.GELU,
+    nn.SiLU,
+    nn.Hardswish,
+    nn.Sigmoid,
+    nn.Hardsigmoid,
+}
+"""Layers whose output has the shape of their input."""
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of parameters, each tensor once; buffers (batch-norm statistics) are none."""
+    """Return the number of parameters, each tensor once; buffers (statistics of norms) are none."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_layers(module: nn.Module, images: Tensor | list[Tensor]) -> tuple[dict[str, Counts], Any]:
-    """One forward pass of a model or of a part of it; -> (counts by the layer's full name, the pass's output).
+    """Run a model or a part of it once; return the counts by the layer's full name, and the output.
 
-    images is what the module takes (a decoder takes a list of stages), on the module's device. A
-    layer that runs twice counts twice. Raises UnknownName, before the pass, naming every layer
-    type that has no rule.
+    A layer that runs twice counts twice.
+
+    Args:
+        images: the module's input, on its device; a decoder takes a list of stages.
+
+    Raises:
+        UnknownName: before the pass, with every type of layer that has no rule.
     """
     counts: dict[str, Counts] = {}
 
@@ -242,10 +261,12 @@ def count_layers(module: nn.Module, images: Tensor | list[Tensor]) -> tuple[dict
 
     counted = list(_counted_layers(module))  # refuses an unknown layer before the first hook is set
     handles = [layer.register_forward_hook(count(name, rule)) for name, layer, rule in counted]
-    # these give the shape they are given, and torch works that out in Python: 1.6 of the 2 ms of a norm
-    without = images[0] if isinstance(images, list) else images
-    keeping = [layer for layer in module.modules() if without.is_meta and type(layer) in SHAPE_KEEPING]
-    for layer in keeping:
+
+    # On meta, layers that keep the shape are skipped: inferring the shape in Python takes 1.6 of
+    # the 2 ms of a norm.
+    first = images[0] if isinstance(images, list) else images
+    skipped = [m for m in module.modules() if first.is_meta and type(m) in SHAPE_KEEPING]
+    for layer in skipped:
         vars(layer)["forward"] = lambda x: x
     try:
         with torch.no_grad():
@@ -253,13 +274,13 @@ def count_layers(module: nn.Module, images: Tensor | list[Tensor]) -> tuple[dict
     finally:
         for handle in handles:
             handle.remove()
-        for layer in keeping:
+        for layer in skipped:
             del vars(layer)["forward"]
     return counts, output
 
 
 def by_convention(layers: dict[str, Counts]) -> dict[str, int]:
-    """The sum over layers, under the names of CONVENTIONS."""
+    """Return the sum over layers by the name of each of CONVENTIONS."""
     total = Counts()
     for counts in layers.values():
         total = total.plus(counts)
@@ -267,19 +288,20 @@ def by_convention(layers: dict[str, Counts]) -> dict[str, int]:
 
 
 def _rule(layer: nn.Module) -> Rule | None:
-    """The rule of a layer: of its type in RULES, or its own `macs`."""
+    """Return the rule of a layer: by its type in RULES, or its `macs`; None if it has neither."""
     if type(layer) in RULES:
         return RULES[type(layer)]
-    own = getattr(type(layer), "macs", None)
-    if own is None:
+    macs = getattr(type(layer), "macs", None)
+    if macs is None:
         return None
-    return lambda layer, x, y: Counts(own(layer, x, y) if callable(own) else own)
+    return lambda layer, x, y: Counts(macs(layer, x, y) if callable(macs) else macs)
 
 
 def _counted_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module, Rule]]:
-    """Every module that computes by itself: it has no children, or parameters of its own, or a rule.
+    """Yield every module that computes by itself, as (full name, module, rule).
 
-    Raises UnknownName naming every layer type of these that has no rule.
+    It has a rule, or no children, or parameters besides those of its children. Raises UnknownName
+    with every type of these that has no rule.
     """
     unknown: dict[str, str] = {}
     for name, layer in module.named_modules():
@@ -287,13 +309,14 @@ def _counted_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module, Rule]]:
             continue
         if rule := _rule(layer):
             yield name, layer, rule
-        elif next(layer.children(), None) is None or next(layer.parameters(recurse=False), None) is not None:
+        elif not list(layer.children()) or list(layer.parameters(recurse=False)):
             unknown[type(layer).__name__] = name
     if unknown:
         listed = ", ".join(f"{kind} (at {name})" for kind, name in unknown.items())
         raise UnknownName(
-            f"there is no counting rule for these layers: {listed}. Give each a method macs(x, y) that returns its "
-            "multiply-accumulates, or macs = 0 if it costs nothing (counting/cost.py)."
+            f"there is no counting rule for these layers: {listed}. Give each a method macs(x, y) "
+            "that returns its multiply-accumulates, or macs = 0 if it costs nothing "
+            "(counting/cost.py)."
         )
 
 

@@ -1,7 +1,7 @@
-"""A model's cost beside DeepLabV3's.
+"""A model's cost compared with that of DeepLabV3.
 
-RSP's abstract claims 75 % fewer multiply-adds than DeepLabV3; which one is not known to us. So
-every one that is in use is counted, at the same image and classes.
+RSP's abstract claims 75 % fewer multiply-adds than DeepLabV3, but not than which one. So every
+DeepLabV3 in use is counted, at the same image size and number of classes.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from featherseg.counting.cost import Cost, cost_of
 
 @dataclass(frozen=True)
 class DeepLabRatios:
-    """A DeepLabV3 and, as `ratio`, another model's MACs divided by its own, both by the convention `macs`."""
+    """A DeepLabV3; `ratio` is another model's MACs divided by its own, both by `macs`."""
 
     name: str
     params: int
@@ -26,7 +26,7 @@ class DeepLabRatios:
 
 
 def deeplabs() -> dict[str, tuple[str, dict[str, Any]]]:
-    """Name -> (model, options): the catalogue's, and mmsegmentation's layout, which is counted alone."""
+    """Return name -> (model, options): the catalogue's, and those laid out as in mmsegmentation."""
     mmseg = {"channels": 512, "project_kernel": 3}
     return {
         **{name: (name, {}) for name in models.MODELS if name.startswith("deeplabv3-")},
@@ -46,6 +46,10 @@ def _counted(size: Size, classes: int) -> list[Cost]:
 
 
 def beside_deeplabv3(cost: Cost) -> list[DeepLabRatios]:
-    """Every row of `deeplabs` at the image size and number of classes of `cost`, RGB."""
-    counted = [(other, other.macs["macs"]) for other in _counted(cost.size, cost.classes)]
-    return [DeepLabRatios(other.model, other.params, macs, cost.macs["macs"] / macs) for other, macs in counted]
+    """Return every model of `deeplabs` at the image size and number of classes of `cost`, RGB."""
+    ratios = []
+    for deeplab in _counted(cost.size, cost.classes):
+        macs = deeplab.macs["macs"]
+        ratio = cost.macs["macs"] / macs
+        ratios.append(DeepLabRatios(deeplab.model, deeplab.params, macs, ratio))
+    return ratios
