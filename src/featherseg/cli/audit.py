@@ -37,9 +37,9 @@ def audit(
     Every image of train and val is predicted by a model that never saw its sequence (or, where whole sequences would
     not do, its part of it): quick trainings (--minutes bounds all of it), or --run. The scorer learns from faults
     planted into copies of the masks, and it prints how many of those it finds. If that is no better than chance, there
-    is no ranking, and the minutes that longer trainings need are printed: images of 224x224 need eight to
-    twenty minutes of one core, larger ones more in proportion to their pixels. Nothing of the dataset is changed. Exit code 0 whatever is
-    found. Stopped with Ctrl-C, the same command goes on where it was.
+    is no ranking, and the minutes that longer trainings need are printed: images of 224x224 need eight to twenty
+    minutes of one core, larger ones more in proportion to their pixels. Nothing of the dataset is changed. Exit code 0
+    whatever is found. Stopped with Ctrl-C, the same command goes on where it was.
 
     On the page a key accepts the prediction in a region, keeps the mask, or skips it; `featherseg check DATA --fix OUT
     --decisions FILE` writes a corrected copy. With --to the most suspicious images are written with their masks as they
