@@ -6,10 +6,10 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
+from fake_benchmark_worker import STAGES
 
 from featherseg.benchmarking.charts import STAGE_CLASSES, latency_svg, roofline_svg, stages_svg
 from featherseg.benchmarking.page import benchmark_html, cautions
-from featherseg.benchmarking.worker import STAGES
 from featherseg.uncertainty.bootstrap import Interval
 
 NaN = float("nan")

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fake_benchmark_worker import STAGES
 from three_layers import CLASSES, three_layers
 
 from featherseg import models
 from featherseg.benchmarking import worker as benchmark_worker
 from featherseg.benchmarking.builds import TORCH_BUILDS, BuildRuntime, GraphReplay, pointwise_by_onednn
 from featherseg.benchmarking.images import write_images
-from featherseg.benchmarking.worker import STAGES, WARM_LEAST, WARM_MOST, Opened, precision_of, serve
+from featherseg.benchmarking.worker import WARM_LEAST, WARM_MOST, Opened, precision_of, serve
 from featherseg.inference.drawing import save_index_png
 from featherseg.inference.masks import predict_mask
 from featherseg.inference.runtimes.pytorch import TorchRuntime

@@ -42,7 +42,6 @@ from featherseg.inference.test_time_augmentation import Pass, masks_of, native
 from featherseg.layers.resize import preprocess, to_image
 from featherseg.runs import load_run
 
-STAGES = ("decode", "to device", "preprocess", "forward", "upsample + argmax", "encode")
 WARM_LEAST, WARM_MOST = 5, 12
 """Untimed passes: the least (two, and three that are alike), and the most where they never are."""
 ALIKE = 0.05

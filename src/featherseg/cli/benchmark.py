@@ -23,9 +23,7 @@ def benchmark(
     ],
     size: Annotated[
         list[str] | None,
-        typer.Option(
-            "--image-size", "--size", metavar="HxW", help="Of an image; may be repeated [default: the run's]."
-        ),
+        typer.Option("--image-size", metavar="HxW", help="Of an image; may be repeated [default: the run's]."),
     ] = None,
     threads: Annotated[
         list[int] | None, typer.Option(help="Threads of each process; may be repeated [default: all cores].")

@@ -46,9 +46,7 @@ def compare(
     resize: ResizeTo = None,
     size: Annotated[
         str | None,
-        typer.Option(
-            "--image-size", "--size", metavar="HxW", help="For latency and MACs [default: that of a typical image]."
-        ),
+        typer.Option("--image-size", metavar="HxW", help="For latency and MACs [default: that of a typical image]."),
     ] = None,
     max_ms: MaxMs = None,
     max_mib: MaxMib = None,

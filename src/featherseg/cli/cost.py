@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def cost(
     model: Annotated[str, typer.Argument(help="A model's name; `featherseg models` lists them.")],
     size: Annotated[
-        str, typer.Option("--image-size", "--size", metavar="HxW", help="Height and width of the image, in pixels.")
+        str, typer.Option("--image-size", metavar="HxW", help="Height and width of the image, in pixels.")
     ] = "1024x2048",
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 19,
     as_json: AsJson = False,

@@ -25,9 +25,7 @@ def import_(
     data_root: DataRoot = None,
     size: Annotated[
         str | None,
-        typer.Option(
-            "--image-size", "--size", metavar="HxW", help="Trained on images of this size [default: the dataset's]."
-        ),
+        typer.Option("--image-size", metavar="HxW", help="Trained on images of this size [default: the dataset's]."),
     ] = None,
     overrides: Overrides = None,
 ) -> None:

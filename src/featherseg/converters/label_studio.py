@@ -76,7 +76,7 @@ def read(source: Source, files: list[Path]) -> Annotations:
                 raise DataError(f"{path} has an annotation without a list of results. Export it again.")
             rows = [row for row in results if isinstance(row, dict) and isinstance(row.get("value"), dict)]
             tags = {str(row.get("to_name")) for row in rows if _kind(row) in _KINDS}
-            name = _file_name(source, path, task["data"], tags)
+            name = _file_name(task["data"], tags)
             if not done:
                 left.add(_PREDICTED if task.get("predictions") and not given else "tasks without an annotation", name)
                 continue
@@ -102,7 +102,7 @@ def read(source: Source, files: list[Path]) -> Annotations:
     return Annotations(dict.fromkeys(sorted(names)), images, notes=notes, left=left)
 
 
-def _file_name(source: Source, path: Path, data: dict[str, Any], tags: set[str]) -> str:
+def _file_name(data: dict[str, Any], tags: set[str]) -> str:
     """The image of a task, empty where it may be one of several.
 
     It is the one text that ends like an image; of several the one under the key that the results are `tags` of, or the

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from featherseg.core.types import Progress, SegmentationData
+from featherseg.core.types import SegmentationData
 from featherseg.layers.normalise import FULL_RANGE
 
 DARK = 8
@@ -51,7 +51,7 @@ def channel_ranges(image: np.ndarray) -> tuple[ChannelRange, ...]:
     return tuple(ChannelRange(int(c.min()), int(c.max()), int(c.sum(dtype=np.int64)), count) for c in channels)
 
 
-def measure_range(data: SegmentationData, progress: Progress | None = None) -> int | None:
+def measure_range(data: SegmentationData) -> int | None:
     """The image range of 16-bit images, None for 8-bit ones, of which one is read.
 
     Images are read until one uses the upper half of 16 bits: all of them if none does. Raises what reading raises.
@@ -64,8 +64,6 @@ def measure_range(data: SegmentationData, progress: Progress | None = None) -> i
         found = max(found, range_above(image.max()))
         if found >= FULL_RANGE:
             break
-        if progress is not None:
-            progress("measuring the range of 16-bit images", index + 1, len(data))
     return found or None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from featherseg.core.errors import DataError
 from featherseg.core.files import write_atomic
-from featherseg.core.types import IGNORE, Progress, SegmentationData
+from featherseg.core.types import IGNORE, SegmentationData
 
 Point = tuple[int, int]
 """(row, column) of a pixel."""
@@ -43,7 +43,7 @@ class ClassUniform:
     points: ClassPoints
 
 
-def find_class_points(data: SegmentationData, tile: int, progress: Progress | None = None) -> ClassPoints:
+def find_class_points(data: SegmentationData, tile: int) -> ClassPoints:
     """Look through all labels, in square tiles of `tile` pixels (the last of a row or column may be smaller).
 
     Raises what reading a label raises, and DataError where no pixel of any label has a class.
@@ -55,8 +55,6 @@ def find_class_points(data: SegmentationData, tile: int, progress: Progress | No
             for left in range(0, label.shape[1], tile):
                 points = tile_points(label[top : top + tile, left : left + tile])
                 rows += [(index, image, top + row, left + column) for index, (row, column) in points.items()]
-        if progress is not None:
-            progress("looking for classes", image + 1, len(data))
     if not rows:
         raise DataError(f"{data.name}: all pixels of all {len(data)} labels are ignored, so no class can be sampled.")
     return ClassPoints(np.array(rows, dtype=np.int32))

@@ -30,7 +30,6 @@ _STRIPS, _STRIP_BYTES, _PLANES, _PREDICTOR = 273, 279, 284, 317
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _EXTRA, _FORMAT = 322, 323, 324, 325, 338, 339
 _KIND, _SMALLER, _MASK = 254, 1, 4
 _GREY, _RGB = 1, 2
-_ALPHA = (1, 2)  # associated, and not
 
 Decode = Callable[[bytes, str], np.ndarray]
 """Decodes a grey TIFF of 8 or 16 bits in memory, with a name for messages, to (H, W)."""

@@ -25,15 +25,15 @@ _VOID = 256  # predicted as no class: it bounds other classes, and has no bounda
 class BoundaryF:
     """Boundary F of a dataset: `update` with each image, then `mean()` and `per_class()`."""
 
-    def __init__(self, classes: int, tolerance: float = TOLERANCE) -> None:
-        self.classes, self.tolerance = classes, tolerance
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
         self._images: list[float] = []
         self._sum = np.zeros(classes)
         self._count = np.zeros(classes, dtype=np.int64)
 
     def update(self, label: np.ndarray, prediction: np.ndarray) -> None:
         """Add one image, both (H, W) integers; an image without a labelled pixel is skipped."""
-        f = boundary_f(label, prediction, self.classes, self.tolerance)
+        f = boundary_f(label, prediction, self.classes)
         present = ~np.isnan(f)
         if present.any():
             self._images.append(float(f[present].mean()))

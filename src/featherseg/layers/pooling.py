@@ -88,12 +88,16 @@ def _regions(length: int, k: int, device: torch.device) -> Tensor:
     return (position >= first) & (position < last)
 
 
+REGIONS = (1, 2, 3, 6)
+"""Regions a side in the four branches of PyramidPooling (PSPNet, Fig. 3)."""
+
+
 class PyramidPooling(nn.Module):
     """PPM (Zhao et al., PSPNet, CVPR 2017, Sec. 3.2) in the form of SFNet's code: the map beside its means over k x k
     regions, each reduced by a 1x1 convolution and norm. (B, C, h, w) -> (B, D, h, w).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, regions: tuple[int, ...] = (1, 2, 3, 6)) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
             nn.Sequential(
@@ -101,10 +105,10 @@ class PyramidPooling(nn.Module):
                 nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False),
                 nn.BatchNorm2d(out_channels),
             )
-            for k in regions
+            for k in REGIONS
         )
         self.reduce = nn.Sequential(
-            nn.Conv2d(in_channels + len(regions) * out_channels, out_channels, kernel_size=1, bias=False),
+            nn.Conv2d(in_channels + len(REGIONS) * out_channels, out_channels, kernel_size=1, bias=False),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(),
             nn.Dropout2d(0.1),

@@ -34,17 +34,17 @@ def boundary_targets(labels: Tensor, reach: int = REACH) -> Tensor:
     return (largest != smallest)[:, 0].float()
 
 
-def near_another_class(labels: Tensor, ignore_index: int = IGNORE, reach: int = REACH) -> Tensor:
-    """Where another class lies at most `reach` rows and columns away: (B, H, W) -> the same, bool.
+def near_another_class(labels: Tensor, ignore_index: int = IGNORE) -> Tensor:
+    """Where another class lies at most REACH rows and columns away: (B, H, W) -> the same, bool.
 
     Unlike in `boundary_targets` "ignore" is no class: next to it alone, nothing is known of a boundary.
     """
-    values, ignored, side = labels[:, None].float(), (labels == ignore_index)[:, None], 2 * reach + 1  # (B, 1, H, W)
+    values, ignored, side = labels[:, None].float(), (labels == ignore_index)[:, None], 2 * REACH + 1  # (B, 1, H, W)
     greatest = []
     for x in (values, -values):  # of the square around a pixel, by its rows and then its columns
         x = x.masked_fill(ignored, -math.inf)
-        x = F.max_pool2d(x, (1, side), stride=1, padding=(0, reach))
-        greatest.append(F.max_pool2d(x, (side, 1), stride=1, padding=(reach, 0))[:, 0])
+        x = F.max_pool2d(x, (1, side), stride=1, padding=(0, REACH))
+        greatest.append(F.max_pool2d(x, (side, 1), stride=1, padding=(REACH, 0))[:, 0])
     return greatest[0] > -greatest[1]
 
 
@@ -59,9 +59,9 @@ def boundary_loss(logits: Tensor, targets: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logits[:, 0].float(), targets, weights)
 
 
-def labels_at_boundaries(labels: Tensor, boundary_logits: Tensor, threshold: float = THRESHOLD) -> Tensor:
-    """The labels of L_3: labels (B, H, W) where the boundary probability is above the threshold, elsewhere "ignore".
+def labels_at_boundaries(labels: Tensor, boundary_logits: Tensor) -> Tensor:
+    """The labels of L_3: labels (B, H, W) where the boundary probability is above THRESHOLD, elsewhere "ignore".
 
     boundary_logits (B, 1, H, W); no gradient goes through them.
     """
-    return torch.where(boundary_logits[:, 0].sigmoid() > threshold, labels, IGNORE)
+    return torch.where(boundary_logits[:, 0].sigmoid() > THRESHOLD, labels, IGNORE)

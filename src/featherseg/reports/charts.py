@@ -82,11 +82,11 @@ def thinned(points: Sequence[Point]) -> list[Point]:
     return [(sum(x for x, _ in chunk) / len(chunk), sum(y for _, y in chunk) / len(chunk)) for chunk in chunks]
 
 
-def smoothed(points: Sequence[Point], reach: int = 8) -> list[Point]:
-    """The mean of each point and up to `reach` neighbours on either side, fewer towards the ends."""
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """The mean of each point and up to 8 neighbours on either side, fewer towards the ends."""
     result = []
     for i, (x, _) in enumerate(points):
-        side = min(reach, i, len(points) - 1 - i)
+        side = min(8, i, len(points) - 1 - i)
         near = points[i - side : i + side + 1]
         result.append((x, sum(y for _, y in near) / len(near)))
     return result

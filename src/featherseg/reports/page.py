@@ -62,11 +62,6 @@ def page_html(title: str, body: str, style: str = "", script: str = "") -> str:
     )
 
 
-def section(title: str, content: str) -> str:
-    """A section of a page; both are HTML."""
-    return f"<section>\n<h2>{title}</h2>\n{content}\n</section>"
-
-
 def percent(share: float | None) -> str:
     """0.6153 -> "61.5"; a dash for none and for NaN."""
     return "\N{EN DASH}" if share is None or math.isnan(share) else f"{100 * share:.1f}"

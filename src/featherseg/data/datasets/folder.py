@@ -129,13 +129,12 @@ def read_instances(path: Path, label: np.ndarray, classes: Sequence[ClassInfo]) 
     return np.where(of_thing[label], raw, 0).astype(np.int32)
 
 
-def folder_listing(toml: Path, root: Path | None = None, split_by: SplitBy | None = None) -> FolderListing:
-    """The files of every split of a dataset.toml, also those without a partner.
+def folder_listing(toml: Path, root: Path | None = None) -> FolderListing:
+    """Return the files of every split of a dataset.toml, also those without a partner.
 
-    `root` is the folder that the paths in the file start from, by default its own; `split_by` is
-    what a split by share keeps together, by default what the file says.
+    `root` is the folder that the paths in the file start from, by default its own.
     """
-    return list_folder(read_dataset_toml(toml), root or toml.parent, split_by)
+    return list_folder(read_dataset_toml(toml), root or toml.parent)
 
 
 def list_folder(

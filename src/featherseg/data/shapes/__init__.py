@@ -5,8 +5,6 @@ same bytes on every machine, in every process and in any order. `shapes-v1` is p
 any change to a byte of a scene requires a new version. See docs/data/shapes.md.
 """
 
-import hashlib
-
 import numpy as np
 
 from featherseg.core.errors import DataError, unknown
@@ -17,9 +15,6 @@ from featherseg.data.shapes.plan import plan_scene
 from featherseg.data.shapes.scene import SKY, Building, Car, Person, Pole, Scene, Tree
 from featherseg.data.shapes.street import cast_shadows, ground_of, paint_building, paint_ground, paint_skyline
 from featherseg.data.shapes.things import paint_car, paint_person, paint_pole, paint_tree
-
-VERSION = "shapes-v1"
-CHECKSUM = "d782d6eff32827bebf7b8c9a99d7d093bf5349dfddb26f87c92cf492566a6a41"
 
 CLASSES = (
     ClassInfo("road", (128, 64, 128)),
@@ -124,15 +119,3 @@ def _paint_bonnet(canvas: Canvas, color: RGB, camera: Camera) -> None:
     parts = (rows > HEIGHT - 20 + away * away * 22).astype(np.uint8)
     shade = (rows - (HEIGHT - 26)) * -0.015 + (1.2 - away * 0.1)
     canvas.paint((HEIGHT - 26, 0), parts, [color], IGNORE, nearness=1.0, shade=shade)
-
-
-def checksum(scenes: int = 8) -> str:
-    """sha256 over image, label and instance bytes of the first scenes of each split."""
-    digest = hashlib.sha256()
-    for split in SPLITS:
-        for index in range(scenes):
-            sample = draw_scene(split, index)
-            assert sample.instances is not None
-            for array in (sample.image, sample.label, sample.instances.astype("<i4")):
-                digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

@@ -92,12 +92,10 @@ def grain() -> np.ndarray:
     return (Dice(7, 2).bytes(1 << 20).reshape(1024, 1024).astype(np.float32) - 127.5) * (1 / 127.5)
 
 
-SURFACES = ("asphalt", "slabs", "bricks", "cobbles")
-
-
 @cache
 def surfaces() -> np.ndarray:
-    """Tileable ground and wall textures: (4, 256, 256) float32 in about -1..1, in the order of SURFACES; 4 x 4 m."""
+    """Tileable ground and wall textures: (4, 256, 256) float32 in about -1..1; asphalt, slabs, bricks, cobbles;
+    4 x 4 m each."""
     rows, cols = np.arange(256)[:, None], np.arange(256)[None, :]
     noise = grain()[:256, :256] * 0.5 + fractal()[:256, :256] * 0.5
     return np.stack(

@@ -251,14 +251,14 @@ def count_cores() -> int:
     return min([len(cores), *quotas()])
 
 
-def quotas(root: str = "/sys/fs/cgroup") -> list[int]:
+def quotas() -> list[int]:
     """Cores that the quota of a container is worth, rounded up, by version 2 and 1 of control groups."""
     found = []
     for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         words = list[str]()
         for name in names:
             try:
-                with open(f"{root}/{name}", encoding="ascii") as file:
+                with open(f"/sys/fs/cgroup/{name}", encoding="ascii") as file:
                     words += file.read().split()
             except OSError:
                 pass

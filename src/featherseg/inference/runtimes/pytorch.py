@@ -10,7 +10,7 @@ from featherseg.core.machine import pick_device
 from featherseg.core.types import ClassInfo, Resize, SegOutput, Size
 from featherseg.inference.dataflow import SIZE
 from featherseg.inference.memory import peak_bytes, peak_bytes_per_pixel
-from featherseg.inference.optimize import Precision, optimize
+from featherseg.inference.optimize import optimize
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.precision import autocast_off
 from featherseg.recipe import PanopticTable
@@ -37,7 +37,6 @@ class TorchRuntime:
         test_resize: Resize | None = None,
         panoptic: PanopticTable | None = None,
         device: str | torch.device = "auto",
-        precision: Precision = "fp32",
     ) -> None:
         self.name, self.licence, self.how_far, self.classes = name, licence, how_far, tuple(classes)
         self.image_size, self.test_resize = image_size, test_resize
@@ -47,7 +46,7 @@ class TorchRuntime:
         self.image_range, self.align_corners = model.image_range, model.align_corners
         self.size_divisor = model.size_divisor
         self.minimum_size = model.minimum_size
-        self.model = optimize(model, precision, self.device)
+        self.model = optimize(model, device=self.device)
 
     @cached_property
     def peak_bytes_per_pixel(self) -> float:
