@@ -7,7 +7,6 @@ is worth knowing on the way goes to the logger "featherseg".
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -51,8 +50,6 @@ from featherseg.runs import DATA, METRICS, RESOLVED, Run, find_run, load_run, op
 
 if TYPE_CHECKING:
     from featherseg.training.objects import OwnAugmentation, OwnLoss
-
-log = logging.getLogger("featherseg")
 
 
 def train(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from featherseg.data import open_dataset
 from featherseg.data.checks import check_data
-from featherseg.data.lookalikes import Lookalikes
+from featherseg.data.lookalikes import Lookalikes, look_of
 
 SPLITS = ["train", "val", "test"]
 
@@ -22,8 +22,8 @@ def scenes() -> list[np.ndarray]:
 
 def found(places: list[tuple[str, str, np.ndarray]]) -> list[tuple[str, str]]:
     alike = Lookalikes()
-    for place in places:
-        alike.add(*place)
+    for split, key, image in places:
+        alike.add(split, key, look_of(image))
     return [(alike.places[image][1], alike.places[other][1]) for image, other in alike.across(SPLITS)]
 
 
@@ -73,7 +73,7 @@ def test_of_a_fixed_camera_all_images_are_alike_and_it_still_takes_seconds(scene
     for number in range(20_000):
         alike.places.append((SPLITS[number % 3], str(number)))
     one = Lookalikes()
-    one.add("train", "x", frame)
+    one.add("train", "x", look_of(frame))
     alike._thumbnails, alike._hashes = one._thumbnails * 20_000, one._hashes * 20_000
     assert len(alike._thumbnails) + len(alike._hashes) == 20_000 * 264
     begun = time.process_time()

@@ -391,7 +391,7 @@ def _check_pair(
         entry.channels = [here if first else known.with_values(here) for known, here in ranges]
         first_split, first_key = first_places.setdefault(image.digest, (split, pair.key))
         if (first_split, first_key) == (split, pair.key):
-            alike.add_look(split, pair.key, image.look)
+            alike.add(split, pair.key, image.look)
         if first_split != split:
             fault("duplicate", f"{pair.image} is the same image as {first_key} of {first_split}")
         elif first_key != pair.key:

@@ -65,11 +65,7 @@ class Lookalikes:
         self._thumbnails = bytearray()
         self._hashes = bytearray()
 
-    def add(self, split: str, key: str, image: np.ndarray) -> None:
-        """Keep an image (H, W, C), uint8 or uint16."""
-        self.add_look(split, key, look_of(image))
-
-    def add_look(self, split: str, key: str, look: Look) -> None:
+    def add(self, split: str, key: str, look: Look) -> None:
         """Keep an image by its look."""
         self.places.append((split, key))
         self._thumbnails += look[: SIDE * SIDE]

@@ -4,6 +4,7 @@ torch.export's reader runs code that a file contains: `open_file` opens one only
 """
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +39,9 @@ class TorchExportRuntime(FileRuntime):
             from torch.export.pt2_archive._package import load_pt2  # takes seconds to import
 
             # not torch.export.load, which prints a traceback where the file is damaged
-            content = load_pt2(str(path))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch 2.11: a tensor on the file's read-only bytes
+                content = load_pt2(str(path))
             program = content.exported_programs["model"]
             texts = json.loads(content.extra_files[FACTS])
         except Exception as error:  # torch's deserialiser raises dozens of kinds
