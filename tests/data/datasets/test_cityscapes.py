@@ -169,8 +169,8 @@ def test_values_outside_a_kind_of_masks_are_refused(root, kind, value, sentence)
 
 def test_roots_that_are_none_are_answered_with_the_one_that_is_meant(root):
     for wrong, sentence in (
-        (root / "leftImg8bit", rf"one of the two folders.*use {root}\."),
-        (root / "gtFine", rf"one of the two folders.*use {root}\."),
+        (root / "leftImg8bit", rf"a folder of Cityscapes, not .*use {root}\."),
+        (root / "gtFine", rf"a folder of Cityscapes, not .*use {root}\."),
         (root / "leftImg8bit/train", "has neither leftImg8bit nor gtFine. Expected"),
         (root.parent, rf"has neither .*{root} does: use that"),
     ):

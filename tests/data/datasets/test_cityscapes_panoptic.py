@@ -117,11 +117,11 @@ def test_an_interrupted_conversion_goes_on_and_a_newer_mask_is_converted_again(r
 
 
 def test_what_is_no_mask_of_instances_is_refused(root, tmp_path):
-    with pytest.raises(DataError, match=r"a\.png holds the value 34: expected label ids 0 to 33, or 1000 times"):
+    with pytest.raises(DataError, match=r"a\.png has the value 34: expected label ids 0 to 33, or 1000 times"):
         panoptic_of_instances(np.array([[7, 34]]), LABEL_IDS, "a.png")
-    with pytest.raises(DataError, match=r"a\.png holds the value 65535"):
+    with pytest.raises(DataError, match=r"a\.png has the value 65535"):
         panoptic_of_instances(np.array([[7, 65535]], np.uint16), LABEL_IDS, "a.png")
-    with pytest.raises(DataError, match=r"a\.png holds colours"):
+    with pytest.raises(DataError, match=r"a\.png has colours"):
         panoptic_of_instances(np.zeros((2, 2, 3), np.uint8), LABEL_IDS, "a.png")
     with pytest.raises(DataNotFound, match=r"has no instance masks\. Expected gtFine/.*instanceIds\.png"):
         convert_cityscapes(root / "gtFine")

@@ -237,8 +237,8 @@ def test_values_from_the_threshold_on_count_as_255_and_lower_ones_as_0(tmp_path:
     toml = write(tmp_path, top="threshold = 128", splits="train = 1.0", map='0 = "grass"\n255 = "path"')
     np.testing.assert_array_equal(FolderData(toml, "train").label(0), [[0, 0, 0], [1, 1, 1]])
     for wrong, message in (
-        (MAP, r"\[map\] says what 0 and 255 are"),
-        ('0 = "grass"', r"does not say what 255 is|no raw value"),
+        (MAP, r"expected 0 and 255 in \[map\]"),
+        ('0 = "grass"', r"\[map\] lacks 255|no raw value"),
     ):
         with pytest.raises(ConfigError, match=message):
             FolderData(write(tmp_path, top="threshold = 128", splits="train = 1.0", map=wrong), "train")
@@ -306,7 +306,7 @@ def test_the_class_of_a_source_is_part_of_what_a_run_knows_and_of_what_is_prepar
     ("old", "new", "message"),
     [
         ('class = "fray"', 'class = "frey"', r"source 2: class = 'frey' is not a class .* Did you mean 'fray'"),
-        ("[splits]", 'images = "images"\n[splits]', r"images and masks stand in every \[\[source\]\]"),
+        ("[splits]", 'images = "images"\n[splits]', r"images and masks are keys of each \[\[source\]\]"),
         ('images = "fray/imgs"', 'images = "crack/imgs"', "two .* have the same images"),
         ('class = "fray"\n', "", "no raw value in .* is mapped to class 'fray'"),
         ('"background"\n', '"background"\n255 = "ignore"\n', r"map\.255 = 'ignore', but 255 is the class of a"),
@@ -460,7 +460,7 @@ def test_an_unknown_or_empty_split_is_named(yard: Path):
         ("[map]", "[map", r"dataset\.toml is not valid TOML: .*line"),
         ('name = "yard"', 'name = "yard"\nchannels = "3"', r"channels = '3': input should be a valid integer"),
         ('name = "yard"', 'name = "yard"\nchannels = 0', r"channels = 0"),
-        ('val = "val"', 'val = "10% of trian"', r"a share of 'trian': expected another split"),
+        ('val = "val"', 'val = "10% of trian"', r"a share of 'trian': expected a split"),
         ('val = "val"', 'val = "ten % of train"', r"expected a share such as"),
         ('train = "train"', 'train = "20% of val"\ntest = "10% of train"', r"a share of 'train'"),
         ('val = "val"', 'val = "60% of train"\ntest = "40% of train"', r"take all of 'train'"),

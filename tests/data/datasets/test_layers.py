@@ -183,11 +183,15 @@ def test_objects_of_one_class_are_joined(tmp_path, image, masks, images):
 @pytest.mark.parametrize(
     ("layers", "images", "words"),
     [
-        ((LANE, HOLE), BY_SUFFIX + '\nmask_suffix = "_m"', "mask_suffix do not go with"),
-        ((LANE, HOLE.replace("_HOLE", "_LANE")), BY_SUFFIX, "have the same masks"),
+        ((LANE, HOLE), BY_SUFFIX + '\nmask_suffix = "_m"', "mask_suffix: with "),
+        ((LANE, HOLE.replace("_HOLE", "_LANE")), BY_SUFFIX, "have the same folder, prefix and suffix"),
         ((LANE, HOLE.replace("hole", "hoel")), BY_SUFFIX, "layer 2: class = 'hoel' .*Did you mean 'hole'"),
-        ((LANE, HOLE), BY_SUFFIX.replace('images = "D', 'images = "*/D'), "once in each, or in none"),
-        ((LANE, HOLE, '[[source]]\nimages = "a"\nmasks = "b"\n'), "", "do not go together"),
+        (
+            (LANE, HOLE),
+            BY_SUFFIX.replace('images = "D', 'images = "*/D'),
+            "once in each path of images and masks or never",
+        ),
+        ((LANE, HOLE, '[[source]]\nimages = "a"\nmasks = "b"\n'), "", "cannot be combined"),
         ((LANE + 'masks = "a"\n', HOLE + 'masks = "b"\n'), BY_SUFFIX, "remove the masks of all"),
     ],
 )
@@ -199,7 +203,7 @@ def test_a_slip_in_layers_is_named(road, layers, images, words):
 def test_layers_need_the_meaning_of_0(road):
     path = road / "dataset.toml"
     path.write_text(path.read_text().replace('0 = "ground"', '3 = "ground"'))
-    with pytest.raises(ConfigError, match="does not say what 0 is"):
+    with pytest.raises(ConfigError, match="lacks 0"):
         open_dataset(str(path), "train")
 
 

@@ -1,4 +1,4 @@
-"""The datasets with a name: `DATASETS` is the catalogue, one line each."""
+"""The datasets with a name: `DATASETS` is the catalogue, one line for each."""
 
 from featherseg.core.catalogue import Catalogue
 from featherseg.data.datasets.ade20k import ADE20K
@@ -33,6 +33,8 @@ DATASETS: Catalogue[type[NamedData] | type[Shapes]] = Catalogue(
     lambda entry: isinstance(entry, type) and issubclass(entry, NamedData),
     "a subclass of featherseg.data.pairs.NamedData",
 )
-"""Name -> class. Each says in `facts` and `splits` what is known of it without its files; all but
-`shapes`, which is drawn, are opened with the root that they lie in. `folder` data has no name: it
-is named by the path of its dataset.toml."""
+"""Name -> class; `facts` and `splits` of a class are what is known of the data without its files.
+
+All but `shapes`, which is generated, are opened with their root folder. A user's own folder has no
+name here: its name is the path of its dataset.toml.
+"""

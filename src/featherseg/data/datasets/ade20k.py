@@ -1,8 +1,8 @@
-"""ADE20K SceneParsing (Zhou et al., CVPR 2017 and IJCV 2019): 20210 train / 2000 val images of many sizes.
+"""ADE20K SceneParsing (Zhou et al., CVPR 2017 and IJCV 2019): 20210 train / 2000 val images.
 
-150 classes, as of the MIT scene parsing benchmark. The full release of ADE20K, with all its
-object names, is another dataset in another layout: it is recognised and refused.
-docs/data/ade20k.md shows the layout and the licence.
+Images of many sizes with the 150 classes of the MIT scene parsing benchmark. The full release of
+ADE20K, with all its object names, is another dataset in another layout: it is recognised and
+refused. docs/data/ade20k.md shows the layout and the licence.
 """
 
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 """The folder of each split whose labels are public."""
 
 ADE20K_LICENCE = (
-    "research and other non-commercial use only: trained on ADE20K, whose terms allow non-commercial research and "
-    "educational purposes"
+    "research and other non-commercial use only: trained on ADE20K, whose terms allow "
+    "non-commercial research and educational purposes"
 )
 
 FROM_ADE20K = LabelMap(
     {0: IGNORE, **{value: value - 1 for value in range(1, 151)}},
     expected="the values of ADE20K SceneParsing (1 to 150, and 0 = other objects; "
-    "ADEChallengeData2016.zip). Colours of the full release (*_seg.png) and masks shifted to 0 to 149 "
-    "and 255 are not read",
+    "ADEChallengeData2016.zip). Colours of the full release (*_seg.png) and masks shifted to 0 "
+    "to 149 and 255 are not read",
 )
 
 
@@ -45,17 +45,19 @@ class ADE20K(NamedData):
         )
     )
     no_test = (
-        "the labels of the split test of ADE20K are not public, so it cannot be used for training or evaluation: use "
-        "val, as in the literature."
+        "the labels of the split test of ADE20K are not public, so it cannot be used for "
+        "training or evaluation: use val, as in the literature."
     )
 
     @classmethod
     def list_files(cls, root: Path, splits: Sequence[str]) -> Listing:
         base = _find_base(root)
-        folders = {split: ADE20K_FOLDERS[split] for split in splits}
         files = {
-            split: (files_by_stem(base / "images" / folder), files_by_stem(base / "annotations" / folder))
-            for split, folder in folders.items()
+            split: (
+                files_by_stem(base / "images" / ADE20K_FOLDERS[split]),
+                files_by_stem(base / "annotations" / ADE20K_FOLDERS[split]),
+            )
+            for split in splits
         }
         missing = f"{base / 'images'} has no images of {' or '.join(splits)}. {_EXPECTED}"
         pairs = make_splits(files, missing)
@@ -63,24 +65,28 @@ class ADE20K(NamedData):
 
 
 _EXPECTED = (
-    "Expected, in this folder or in ADEChallengeData2016/ below it, images/{training,validation}/*.jpg and "
-    "annotations/{training,validation}/*.png from ADEChallengeData2016.zip (sceneparsing.csail.mit.edu). Set their "
-    "location with --data-root."
+    "Expected, in this folder or in ADEChallengeData2016/ below it, "
+    "images/{training,validation}/*.jpg and annotations/{training,validation}/*.png from "
+    "ADEChallengeData2016.zip (sceneparsing.csail.mit.edu). Set their location with --data-root."
 )
 
 
 def _find_base(root: Path) -> Path:
-    """`root` or its folder ADEChallengeData2016, whichever holds the two folders; raises DataNotFound for neither."""
+    """Return `root` or its folder ADEChallengeData2016, the one with the two folders.
+
+    Raises DataNotFound if neither has them.
+    """
     bases = (root, root / "ADEChallengeData2016")
     for base in bases:
         if all((base / part).is_dir() for part in ("images", "annotations")):
             return base
     if not root.is_dir():
         state = "is not a folder."
-    elif next(root.rglob("*_seg.png"), None):  # a colour mask beside its image, as in images/ADE/training/urban/street
+    elif next(root.rglob("*_seg.png"), None):  # a colour mask beside its image
         state = (
-            "is the full release of ADE20K, whose masks (*_seg.png) encode some 3000 object names as colours instead "
-            "of the 150 classes. Download SceneParsing, or convert it as described in docs/data/ade20k.md."
+            "is the full release of ADE20K, whose masks (*_seg.png) encode some 3000 object "
+            "names as colours instead of the 150 classes. Download SceneParsing, or convert it "
+            "as described in docs/data/ade20k.md."
         )
     elif any((base / "images").is_dir() for base in bases):
         state = "has images but no annotations: unpack both from ADEChallengeData2016.zip."

