@@ -2,7 +2,7 @@
 
 Short protocol: half-size images (180 x 240), 40 epochs on `subtrain`, evaluated on `dev` at full label
 resolution, seeds 0 to 2. Differences from the first row have 95 % intervals over clusters of images and pairs of seeds,
-corrected for the number of rows (`featherseg.uncertainty.bootstrap.compare_variants`): three pairs of one sign are no
+corrected for the number of rows (`featherseg.evaluation.bootstrap.compare_variants`): three pairs of one sign are no
 claim, as chance alone gives them to a quarter of the rows. Can be killed and restarted: once a run is scored, the
 pixels of its images stand in tables/counts, by recipe, variant, seed and settings, and it is not trained again.
 """
@@ -21,8 +21,8 @@ import numpy as np
 
 from featherseg import evaluate
 from featherseg.data import open_dataset
-from featherseg.uncertainty.bootstrap import compare_variants
-from featherseg.uncertainty.clusters import clusters_of
+from featherseg.evaluation.bootstrap import compare_variants
+from featherseg.evaluation.clusters import clusters_of
 
 Variants = Mapping[str, Sequence[str]]
 """Name -> overrides of the recipe; the first is what the others are compared with."""

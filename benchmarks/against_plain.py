@@ -48,19 +48,20 @@ from featherseg.core.machine import load_average, processor
 from featherseg.core.types import Resize, SegmentationData
 from featherseg.data import dataset_facts, open_dataset, score_split
 from featherseg.data.datasets.dataset_toml import DatasetToml, toml_text
-from featherseg.data.palettes import color_text
-from featherseg.data.statistics import choose_crop, typical_size
+from featherseg.data.datasets.statistics import choose_crop, typical_size
+from featherseg.data.images.palettes import color_text
+from featherseg.evaluation.bootstrap import MIN_RUNS, Difference, compare_variants
+from featherseg.evaluation.clusters import MIN_CLUSTERS, clusters_of
 from featherseg.evaluation.scoring import Scores, evaluate_predictions, number
 from featherseg.inference.masks import predict_mask
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import own_settings
 from featherseg.layers.resize import resized
-from featherseg.recipe import TrainTable, parse_recipe, read_recipe
+from featherseg.recipe.reading import parse_recipe, read_recipe
+from featherseg.recipe.tables import TrainTable
 from featherseg.reports.record import log_evaluation
-from featherseg.runs import RESOLVED, load_run
+from featherseg.runs.run import RESOLVED, load_run
 from featherseg.training.length import choose_batch_size
-from featherseg.uncertainty.bootstrap import MIN_RUNS, Difference, compare_variants
-from featherseg.uncertainty.clusters import MIN_CLUSTERS, clusters_of
 
 TABLE = Path(__file__).parent / "tables" / "against_plain.jsonl"
 MODEL, SEEDS = "frm-lite0-light", (0, 1, 2)

@@ -41,11 +41,11 @@ from featherseg.core.files import read_lines
 from featherseg.core.types import Size
 from featherseg.core.wording import counted
 from featherseg.data import dataset_facts
-from featherseg.data.statistics import typical_size
+from featherseg.data.datasets.statistics import typical_size
+from featherseg.evaluation.bootstrap import Difference, compare_variants
+from featherseg.evaluation.clusters import clusters_of
 from featherseg.fitting.candidates import resize_of
-from featherseg.recipe import parse_recipe, read_recipe
-from featherseg.uncertainty.bootstrap import Difference, compare_variants
-from featherseg.uncertainty.clusters import clusters_of
+from featherseg.recipe.reading import parse_recipe, read_recipe
 
 TABLE = Path(__file__).parent / "tables" / "against_ultralytics.jsonl"
 PEERS = ("yolo26n-sem", "yolo26s-sem")

@@ -38,10 +38,10 @@ from featherseg.auditing.scorer import SOFT, judge
 from featherseg.auditing.self_test import FIRST, PLANTED, average_precision
 from featherseg.core.types import SegmentationData
 from featherseg.data import open_dataset
-from featherseg.data.decisions import audited_places
+from featherseg.data.checks.decisions import audited_places
+from featherseg.evaluation.bootstrap import LEVEL
+from featherseg.evaluation.clusters import clusters_of
 from featherseg.inference.runtimes import open_runtime
-from featherseg.uncertainty.bootstrap import LEVEL
-from featherseg.uncertainty.clusters import clusters_of
 
 TABLE = Path(__file__).parent / "tables" / "audit.jsonl"
 REPLICATES = 1000

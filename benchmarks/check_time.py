@@ -12,10 +12,10 @@ from pathlib import Path
 import paired
 
 from featherseg.core.errors import DataError
-from featherseg.data.checks import check_data
-from featherseg.data.file_facts import in_threads
-from featherseg.data.images import read_image, read_mask
-from featherseg.data.proposal import propose
+from featherseg.data.checks.check import check_data
+from featherseg.data.discovery.file_facts import in_threads
+from featherseg.data.discovery.proposal import propose
+from featherseg.data.images.decoding import read_image, read_mask
 
 
 def main() -> None:

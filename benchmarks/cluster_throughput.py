@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from featherseg.runs import STARTER
+from featherseg.runs.run import STARTER
 
 
 def make_images(folder: Path, count: int, size: tuple[int, int], shares: int) -> None:

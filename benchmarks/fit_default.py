@@ -27,7 +27,7 @@ from fit_regret import DEFAULT
 
 import featherseg
 from featherseg.core.files import FIT, append_line, load_json, read_lines, remove_tree
-from featherseg.data.statistics import typical_size
+from featherseg.data.datasets.statistics import typical_size
 from featherseg.fitting.feasible import image_of
 from featherseg.fitting.latency import here, time_candidate, time_file
 from featherseg.fitting.plan import SPARE

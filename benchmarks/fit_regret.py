@@ -33,10 +33,10 @@ import numpy as np
 from fit_table import GAIN, gained, read_table
 
 from featherseg.core.files import read_lines
+from featherseg.evaluation.bootstrap import student_quantile
 from featherseg.fitting.beginning import AN_IMAGE, MOST_TIMED, STARTING, STEPS_TIMED
 from featherseg.fitting.candidates import in_line
 from featherseg.fitting.plan import Candidate, best_guesses, make_plan, rung_sizes, survivors
-from featherseg.uncertainty.bootstrap import student_quantile
 
 TABLES = Path(__file__).parent / "tables"
 SHARES = (0.1, 0.25, 0.5)
@@ -183,7 +183,7 @@ def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
     candidate that was timed again the last latency counts. Raises SystemExit where one has none, or they are of
     several devices.
     """
-    from featherseg.counting.catalogue import counts
+    from featherseg.costs.catalogue import counts
 
     rows = {
         (row["dataset"], row["model"], row["scale"]): row for row in read_lines(latencies) if row["format"] == "onnx"

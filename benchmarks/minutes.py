@@ -26,7 +26,7 @@ from featherseg.core.files import read_lines
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
-from featherseg.recipe import parse_recipe, read_recipe
+from featherseg.recipe.reading import parse_recipe, read_recipe
 
 TABLE = Path(__file__).parent / "tables" / "minutes.jsonl"
 ENLARGED = 1.5

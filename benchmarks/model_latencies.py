@@ -3,7 +3,7 @@
     taskset -c 0 python benchmarks/model_latencies.py [MODEL...]      # nothing else may run
 
 Each, or those that are named, is written as ONNX and timed in a process of its own, from a decoded RGB image to its
-mask, as `fit` times what it chooses from. Rewrites src/featherseg/counting/latencies.json; of models that are not named
+mask, as `fit` times what it chooses from. Rewrites src/featherseg/costs/latencies.json; of models that are not named
 it keeps what it has.
 """
 
@@ -13,7 +13,7 @@ from datetime import date
 import numpy as np
 
 from featherseg.core.files import load_json, write_json
-from featherseg.counting.catalogue import LATENCIES
+from featherseg.costs.catalogue import LATENCIES
 from featherseg.data import dataset_facts
 from featherseg.fitting.latency import here, time_candidate
 from featherseg.models import MODELS

@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from featherseg.benchmarking.statistics import MOST_WAIT
+from featherseg.comparison.statistics import MOST_WAIT
 from featherseg.core.machine import load_average, machine_text
 from featherseg.core.machine import machine as featherseg_machine
 

@@ -16,7 +16,7 @@ from featherseg.evaluation.ground_truth import PanopticScorer
 from featherseg.inference.masks import predict_panoptic
 from featherseg.inference.panoptic import Panoptic
 from featherseg.inference.runtimes import Runtime, open_runtime
-from featherseg.runs import load_run
+from featherseg.runs.run import load_run
 
 
 def regions(mask: np.ndarray) -> Panoptic:

@@ -34,8 +34,8 @@ from featherseg.core.machine import processor
 from featherseg.core.types import Sample, Size
 from featherseg.data import dataset_facts
 from featherseg.data.datasets.dataset_toml import DatasetToml, toml_text
-from featherseg.data.palettes import color_text
-from featherseg.recipe import parse_recipe, read_recipe
+from featherseg.data.images.palettes import color_text
+from featherseg.recipe.reading import parse_recipe, read_recipe
 
 TABLE = Path(__file__).parent / "tables" / "paper_recipes.jsonl"
 RECIPES = (

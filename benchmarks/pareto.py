@@ -38,8 +38,10 @@ import featherseg
 from featherseg.comparison.pareto import LATENCY, Point, front_svg, pareto_front
 from featherseg.core.files import append_line, read_lines, write_json, write_text
 from featherseg.core.machine import usable_cores
-from featherseg.counting.catalogue import SCORES
-from featherseg.data.statistics import typical_size
+from featherseg.costs.catalogue import SCORES
+from featherseg.data.datasets.statistics import typical_size
+from featherseg.evaluation.bootstrap import MIN_RUNS, compare_files
+from featherseg.evaluation.clusters import clusters_of
 from featherseg.evaluation.scoring import evaluate
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.pipeline import ExportSettings, export_formats
@@ -48,9 +50,7 @@ from featherseg.fitting.latency import write_untrained
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import own_settings
 from featherseg.reports.record import log_evaluation
-from featherseg.runs import WEIGHTS, load_run
-from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_files
-from featherseg.uncertainty.clusters import clusters_of
+from featherseg.runs.run import WEIGHTS, load_run
 
 FILES = both.TABLE.with_name("front_files.jsonl")
 LATENCIES = both.TABLE.with_name("front_latency.jsonl")
@@ -189,7 +189,7 @@ def print_front(label: str, minutes: float, table: Path, draw: Path | None) -> N
 
 
 def mark_front(labels: Sequence[str], minutes: float, table: Path, path: Path) -> None:
-    """Rewrite counting/scores.json by the table of against_ultralytics.py."""
+    """Rewrite costs/scores.json by the table of against_ultralytics.py."""
     found = {label: both.read_table(label, minutes, table) for label in labels}
     complete = [{n for (n, weights), own in of.items() if weights and len(own) >= MIN_RUNS} for of in found.values()]
     names = {name for name in set.intersection(*complete) if both.split_name(name)[1] == 1}

@@ -32,7 +32,7 @@ def processor_seconds(whose: int) -> float:
 def work(run: str, files: list[str]) -> None:
     """Print the seconds of an image for decoding, for the model, and for encoding the mask."""
     from featherseg import Predictor
-    from featherseg.data.images import read_image
+    from featherseg.data.images.decoding import read_image
     from featherseg.inference.drawing import index_image, png_bytes
     from featherseg.inference.masks import predict_mask
 

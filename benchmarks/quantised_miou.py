@@ -26,6 +26,8 @@ from featherseg.core.allocator import keep_freed_memory
 from featherseg.core.machine import computes_bf16
 from featherseg.core.types import SegmentationData
 from featherseg.data import open_dataset
+from featherseg.evaluation.bootstrap import Difference, compare_files
+from featherseg.evaluation.clusters import clusters_of
 from featherseg.evaluation.scoring import Scores, evaluate, number
 from featherseg.exporters import EXPORTERS
 from featherseg.inference.optimize import optimize
@@ -34,9 +36,7 @@ from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.inference.settings import own_settings
 from featherseg.inference.test_time_augmentation import passes_over
 from featherseg.reports.record import log_evaluation
-from featherseg.runs import Run, load_run
-from featherseg.uncertainty.bootstrap import Difference, compare_files
-from featherseg.uncertainty.clusters import clusters_of
+from featherseg.runs.run import Run, load_run
 
 FILES = ("openvino-int8", "onnx-int8")
 LIMITS = {"int8": (1.0, 1.5), "bf16": (0.2, None)}

@@ -66,7 +66,7 @@ def model_of(source: str) -> Any:
     import torch
 
     from featherseg import models
-    from featherseg.runs import load_run
+    from featherseg.runs.run import load_run
 
     if source not in models.MODELS:
         return load_run(source).model.eval()

@@ -15,11 +15,11 @@ import numpy as np
 
 from featherseg.comparison.candidates import Candidate, by_model, open_candidates
 from featherseg.data import LabelledImages
+from featherseg.evaluation.bootstrap import compare_models
+from featherseg.evaluation.clusters import clusters_of
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.settings import own_settings
 from featherseg.reports.record import log_evaluation
-from featherseg.uncertainty.bootstrap import compare_models
-from featherseg.uncertainty.clusters import clusters_of
 
 
 def called_better(counts: np.ndarray, keys: list[str]) -> list[tuple[int, ...]]:

@@ -29,9 +29,9 @@ from against_plain import Source, Task, say
 from minutes import task_of
 
 from featherseg.core.files import load_json, read_lines
-from featherseg.runs import WEIGHTS
-from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_variants
-from featherseg.uncertainty.clusters import clusters_of
+from featherseg.evaluation.bootstrap import MIN_RUNS, compare_variants
+from featherseg.evaluation.clusters import clusters_of
+from featherseg.runs.run import WEIGHTS
 
 TABLE = Path(__file__).parent / "tables" / "teaching.jsonl"
 TEACHES, UNTAUGHT, ALL = "teacher", "untaught", "three teachers"

@@ -22,12 +22,12 @@ from PIL import Image
 
 from featherseg.core.allocator import keep_freed_memory
 from featherseg.core.types import IGNORE
+from featherseg.data.cache.prepared import RAW, PreparedData, Storage, read_cache
+from featherseg.data.cache.prepared_writer import prepare_split
 from featherseg.data.datasets.folder import FolderData
-from featherseg.data.loader import TrainingSamples
-from featherseg.data.prepared import RAW, PreparedData, Storage, read_cache
-from featherseg.data.prepared_writer import prepare_split
+from featherseg.data.pipeline.loader import TrainingSamples
+from featherseg.data.pipeline.transforms import Augment
 from featherseg.data.shapes import CLASSES, Shapes
-from featherseg.data.transforms import Augment
 
 IMAGES, SIZE, CROP, SCALE, NOISE = 4, (1024, 2048), (1024, 1024), (0.5, 2.0), 1.5
 WAYS = {  # as it is printed -> what is run

@@ -16,12 +16,12 @@ import numpy as np
 
 from featherseg.cli.options import parse_resize
 from featherseg.data import open_dataset
-from featherseg.data.fingerprint import groups_of
+from featherseg.data.cache.fingerprint import groups_of
+from featherseg.evaluation.bootstrap import MIN_RUNS, compare_variants, score_interval
+from featherseg.evaluation.clusters import clusters_of
 from featherseg.inference.runtimes import open_runtime
-from featherseg.runs import load_run
+from featherseg.runs.run import load_run
 from featherseg.training.class_weights import SHARES, best_share, score_shares
-from featherseg.uncertainty.bootstrap import MIN_RUNS, compare_variants, score_interval
-from featherseg.uncertainty.clusters import clusters_of
 
 
 def main() -> None:

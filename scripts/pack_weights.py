@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from featherseg.runs import EVALUATIONS, METRICS, RESOLVED, load_run, save_weights
+from featherseg.runs.run import EVALUATIONS, METRICS, RESOLVED, load_run, save_weights
 
 KEPT = ("recipe.toml", RESOLVED, "environment.json", METRICS, "curve.svg", "card.md")
 """Beside the evaluations, which count the looks at test."""

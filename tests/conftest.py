@@ -128,9 +128,9 @@ def leave_shapes_undrawn():
 @pytest.fixture
 def light_models(monkeypatch):
     """frm-lite0 and efficientvit-seg-b0 are tiny: what a verb does with a model asks for none of its layers."""
-    from small_training import Tiny, TinyConfig
+    from support.models.small_training import Tiny, TinyConfig
 
-    from featherseg.counting.cost import cost
+    from featherseg.costs.cost import cost
     from featherseg.models import MODELS
 
     cost.cache_clear()

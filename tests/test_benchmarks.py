@@ -20,15 +20,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from simulated_scores import training_runs
+from support.models.simulated_scores import training_runs
 
 from featherseg.core.machine import usable_cores
 from featherseg.core.types import Sample
-from featherseg.counting.catalogue import SCORES
+from featherseg.costs.catalogue import SCORES
 from featherseg.data import open_dataset
-from featherseg.recipe import parse_recipe, read_recipe
-from featherseg.uncertainty.bootstrap import compare_variants
-from featherseg.uncertainty.clusters import clusters_of
+from featherseg.evaluation.bootstrap import compare_variants
+from featherseg.evaluation.clusters import clusters_of
+from featherseg.recipe.reading import parse_recipe, read_recipe
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(FOLDER.glob("*.py"))

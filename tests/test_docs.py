@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import typer
 from PIL import Image
-from small_run import small_info
+from support.models.small_run import small_info
 
 from featherseg import cli
 from featherseg.cli import probes
 from featherseg.core.files import write_json
 from featherseg.data import open_dataset
 from featherseg.data.datasets.dataset_toml import read_dataset_toml
-from featherseg.runs import build_model, save_weights
+from featherseg.runs.run import build_model, save_weights
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fit_plans import begin_planned, write_yard
 from PIL import Image
-from small_onnx import write_onnx
-from small_training import Tiny, TinyConfig
-from verbs_alone import run_verbs, without_network
+from support.models.fit_plans import begin_planned, write_yard
+from support.models.small_onnx import write_onnx
+from support.models.small_training import Tiny, TinyConfig
+from support.processes.verbs_alone import run_verbs, without_network
 
 from featherseg.cli import VERBS
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden_make import GOLDEN, KEY_SETS, made, text
-from golden_rule import image
-from parity_golden import entries
+from support.golden.golden_make import GOLDEN, KEY_SETS, made, text
+from support.golden.golden_rule import image
+from support.golden.parity_golden import entries
 
 FILES = sorted(path.relative_to(GOLDEN).as_posix() for path in GOLDEN.rglob("*.*") if path.suffix != ".md")
 

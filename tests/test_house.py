@@ -106,7 +106,7 @@ def test_text_is_read_and_written_in_a_named_encoding():  # what Windows takes b
 def test_no_test_stops_the_clock_of_all():  # a service that serves other tests would sleep by it, for hours
     stopped = re.compile(r"""setattr\([\w.]*\btime, "|setattr\("[\w.]*\btime\.""")
     assert stopped.search('monkeypatch.setattr(session.time, "monotonic", clock)')
-    assert stopped.search('monkeypatch.setattr("featherseg.fitting.session.time.monotonic", clock)')
+    assert stopped.search('monkeypatch.setattr("featherseg.fitting.fit.time.monotonic", clock)')
     files = [path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
     assert files
     assert [path for path in files if stopped.search(path.read_text(encoding="utf-8"))] == []

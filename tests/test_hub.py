@@ -12,9 +12,9 @@ import sys
 import pytest
 import torch
 import yaml
-from hub_server import TOKEN, Hub, running_hub
 from PIL import Image
-from small_run import small_info
+from support.models.small_run import small_info
+from support.servers.hub_server import TOKEN, Hub, running_hub
 
 from featherseg import hub as module
 from featherseg import models
@@ -22,9 +22,9 @@ from featherseg.core.errors import ConfigError, FeathersegError, RunError
 from featherseg.core.files import append_line, write_text
 from featherseg.core.types import ClassInfo
 from featherseg.hub import is_address, parse_address, pulled_from
-from featherseg.recipe import with_absolute_paths
+from featherseg.recipe.reading import with_absolute_paths
 from featherseg.reports.sharing import push
-from featherseg.runs import find_run, load_run, open_run, save_weights, write_info
+from featherseg.runs.run import find_run, load_run, open_run, save_weights, write_info
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
 pytest.importorskip("huggingface_hub.constants")

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from frozen_walks import FILE, WALKS, machine_kind, walk
+from support.golden.frozen_walks import FILE, WALKS, machine_kind, walk
 
 RECORD = json.loads(FILE.read_text(encoding="utf-8"))
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from featherseg.data import open_dataset
-from featherseg.runs import SHIPPED, STARTER, load_run
+from featherseg.runs.run import SHIPPED, STARTER, load_run
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/featherseg"

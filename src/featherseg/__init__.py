@@ -16,39 +16,39 @@ switch_off()
 if TYPE_CHECKING:
     from featherseg import backbones, kernels
     from featherseg.api import check, cost, evaluate, predict, report, train
-    from featherseg.auditing.session import audit
+    from featherseg.auditing.audit import audit
     from featherseg.backbones.weights import load_official
-    from featherseg.benchmarking.session import benchmark
-    from featherseg.comparison.comparison import compare
-    from featherseg.comparison.sweeps import sweep
+    from featherseg.comparison.benchmark import benchmark
+    from featherseg.comparison.compare import compare
+    from featherseg.comparison.sweep import sweep
     from featherseg.converters import convert
     from featherseg.exporters import export
-    from featherseg.fitting.session import fit
+    from featherseg.fitting.fit import fit
     from featherseg.inference.optimize import optimize
     from featherseg.inference.predictor import Predictor
     from featherseg.models import build
     from featherseg.reports.sharing import push
-    from featherseg.runs import load_run
+    from featherseg.runs.run import load_run
 
 _HOMES = {
-    "audit": "featherseg.auditing.session",
-    "benchmark": "featherseg.benchmarking.session",
+    "audit": "featherseg.auditing.audit",
+    "benchmark": "featherseg.comparison.benchmark",
     "build": "featherseg.models",
     "check": "featherseg.api",
-    "compare": "featherseg.comparison.comparison",
+    "compare": "featherseg.comparison.compare",
     "convert": "featherseg.converters",
     "cost": "featherseg.api",
     "evaluate": "featherseg.api",
     "export": "featherseg.exporters",
-    "fit": "featherseg.fitting.session",
+    "fit": "featherseg.fitting.fit",
     "load_official": "featherseg.backbones.weights",
-    "load_run": "featherseg.runs",
+    "load_run": "featherseg.runs.run",
     "optimize": "featherseg.inference.optimize",
     "predict": "featherseg.api",
     "Predictor": "featherseg.inference.predictor",
     "push": "featherseg.reports.sharing",
     "report": "featherseg.api",
-    "sweep": "featherseg.comparison.sweeps",
+    "sweep": "featherseg.comparison.sweep",
     "train": "featherseg.api",
 }
 _FOLDERS = ("backbones", "evaluation", "kernels", "losses", "models")

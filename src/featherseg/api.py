@@ -24,18 +24,18 @@ from featherseg.core.notebook import percent, progress_or_bar, reporter_of
 from featherseg.core.storage import is_remote
 from featherseg.core.types import Progress, Reporter, SegmentationData, Size, as_size
 from featherseg.core.wording import SELECTED, counted, marks
-from featherseg.counting.cost import Cost, cost_of
-from featherseg.counting.cost import cost as cost_by_name
-from featherseg.counting.published import compare
+from featherseg.costs.cost import Cost, cost_of
+from featherseg.costs.cost import cost as cost_by_name
+from featherseg.costs.published import compare
 from featherseg.data import LabelledImages, open_dataset, score_split, share_rule
-from featherseg.data.checks import CheckReport, check_data
-from featherseg.data.fingerprint import TEST, read_fingerprint
-from featherseg.data.fixes import free_target, write_mended
-from featherseg.data.images import images_in, is_image, stored_images
-from featherseg.data.mask_folders import FoldersAs
-from featherseg.data.mirror import local_folder
-from featherseg.data.sequences import OLD_RULES
-from featherseg.data.written_proposal import refuse_edited
+from featherseg.data.cache.fingerprint import TEST, read_fingerprint
+from featherseg.data.cache.mirror import local_folder
+from featherseg.data.checks.check import CheckReport, check_data
+from featherseg.data.checks.fixes import free_target, write_mended
+from featherseg.data.datasets.sequences import OLD_RULES
+from featherseg.data.discovery.mask_folders import FoldersAs
+from featherseg.data.discovery.written_proposal import refuse_edited
+from featherseg.data.images.decoding import images_in, is_image, stored_images
 from featherseg.evaluation import scoring
 from featherseg.evaluation.scoring import Scores
 from featherseg.inference.folder import DEFAULTS, OutputSettings, write_folder
@@ -46,7 +46,7 @@ from featherseg.inference.tiling import DEFAULT_GB
 from featherseg.layers.own_model import as_model
 from featherseg.reports.record import check_recordable, record, refuse_as_test, times_scored, told_seen
 from featherseg.reports.run_report import REPORT, Report, write_report
-from featherseg.runs import DATA, METRICS, RESOLVED, Run, find_run, load_run, open_run, parts_of
+from featherseg.runs.run import DATA, METRICS, RESOLVED, Run, find_run, load_run, open_run, parts_of
 
 if TYPE_CHECKING:
     from featherseg.training.objects import OwnAugmentation, OwnLoss

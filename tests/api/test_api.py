@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from own_objects import SETTINGS, Halves, darken, loss, own_model
 from PIL import Image
-from small_training import Silent
+from support.models.own_objects import SETTINGS, Halves, darken, loss, own_model
+from support.models.small_training import Silent
 
 import featherseg
 from featherseg.core.errors import ConfigError, FeathersegError, RunError
@@ -28,8 +28,8 @@ from featherseg.inference.folder import OutputSettings
 from featherseg.inference.runtimes import open_runtime
 from featherseg.layers.own_model import as_model
 from featherseg.layers.resize import to_image
-from featherseg.recipe import LossTable
-from featherseg.runs import STARTER
+from featherseg.recipe.tables import LossTable
+from featherseg.runs.run import STARTER
 
 DATA = (Halves(8), Halves(6))
 

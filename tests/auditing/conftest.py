@@ -1,10 +1,11 @@
 from pathlib import Path
 
 import pytest
-from balls import write_balls
-from color_model import CLASSES, ColorModel
+from support.data.balls import write_balls
+from support.models.color_model import CLASSES, ColorModel
 
-from featherseg.auditing import boosting, session
+from featherseg.auditing import audit as session
+from featherseg.auditing import boosting
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 
 

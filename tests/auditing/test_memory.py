@@ -5,12 +5,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from balls import Balls
+from support.data.balls import Balls
 
-from featherseg.auditing import session
+from featherseg.auditing import audit as session
+from featherseg.auditing.audit import audit
 from featherseg.auditing.examples import examine
 from featherseg.auditing.faults import FAULTS
-from featherseg.auditing.session import audit
 
 
 @pytest.mark.slow

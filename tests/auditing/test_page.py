@@ -4,15 +4,15 @@ import json
 
 import numpy as np
 import pytest
-from balls import WRONG, Balls
-from chromium import chromium
-from page_driver import PHONE, download, expect, opened
 from PIL import Image
+from support.data.balls import WRONG, Balls
+from support.servers.chromium import chromium
+from support.servers.page_driver import PHONE, download, expect, opened
 
 import featherseg
+from featherseg.auditing import audit as session
 from featherseg.auditing import page as page_module
-from featherseg.auditing import session
-from featherseg.auditing.session import audit
+from featherseg.auditing.audit import audit
 
 
 def said(page) -> list[str | None]:

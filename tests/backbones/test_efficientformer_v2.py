@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from parity_golden import numbered
+from support.golden.parity_golden import numbered
 from torch import nn
 from torch.testing import assert_close
 
@@ -20,7 +20,7 @@ from featherseg.backbones.efficientformer_v2 import (
 )
 from featherseg.backbones.weights import load_official
 from featherseg.core.errors import ConfigError, WeightsError
-from featherseg.counting.cost import by_convention, count_layers, count_parameters
+from featherseg.costs.cost import by_convention, count_layers, count_parameters
 from featherseg.exporters.parity import perturb
 from featherseg.layers.position_bias import PositionBias, resize_table
 

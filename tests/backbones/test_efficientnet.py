@@ -21,7 +21,7 @@ from featherseg.backbones.efficientnet import (
 )
 from featherseg.backbones.weights import find_pretrained, load_official, read_state
 from featherseg.core.errors import WeightsError
-from featherseg.counting.cost import count_parameters
+from featherseg.costs.cost import count_parameters
 from featherseg.exporters.parity import perturb
 from featherseg.layers.stochastic_depth import StochasticDepth
 

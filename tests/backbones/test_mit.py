@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from peer_golden import golden
-from seeded import seeded64 as seeded
+from support.golden.peer_golden import golden
+from support.models.seeded import seeded64 as seeded
 from torch import nn
 from torch.testing import assert_close
 
@@ -15,7 +15,7 @@ from featherseg import backbones
 from featherseg.backbones.mit import VARIANTS, Block, EfficientAttention, MixFeedForward
 from featherseg.backbones.weights import load_official
 from featherseg.core.errors import WeightsError
-from featherseg.counting.cost import by_convention, count_layers
+from featherseg.costs.cost import by_convention, count_layers
 from featherseg.exporters.parity import perturb
 
 

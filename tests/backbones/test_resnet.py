@@ -4,15 +4,15 @@ from functools import cache
 
 import pytest
 import torch
-import torchvision_resnet as official
-from seeded import seeded64 as seeded
+from support.models import torchvision_resnet as official
+from support.models.seeded import seeded64 as seeded
 from torch.testing import assert_close
 
 from featherseg import backbones
 from featherseg.backbones.resnet import VARIANTS
 from featherseg.backbones.weights import load_official
 from featherseg.core.errors import ConfigError
-from featherseg.counting.cost import count_parameters
+from featherseg.costs.cost import count_parameters
 
 DEPTHS = {"resnet-18": 18, "resnet-50": 50, "resnet-101": 101}
 HEAD = {"fc.weight": (1000, 1), "fc.bias": (1000,)}

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from parity_golden import misses, numbered
+from support.golden.parity_golden import misses, numbered
 from torch import nn
 from torch.testing import assert_close
 
@@ -13,7 +13,7 @@ from featherseg import backbones
 from featherseg.backbones.van import VARIANTS, Attention, Block, LargeKernelAttention
 from featherseg.backbones.weights import load_official
 from featherseg.core.errors import WeightsError
-from featherseg.counting.cost import by_convention, count_layers, count_parameters
+from featherseg.costs.cost import by_convention, count_layers, count_parameters
 
 PARAMETERS = {"van-b0": 3_848_800, "van-b1": 13_348_800, "van-b2": 26_065_472, "van-b3": 44_252_608}
 """Of the authors' networks without their classifiers of 1000 classes."""

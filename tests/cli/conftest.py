@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_run import small_info
+from support.models.small_run import small_info
 
 from featherseg import models
 from featherseg.core.types import ClassInfo
-from featherseg.runs import save_weights, write_info
+from featherseg.runs.run import save_weights, write_info
 
 TOML = """
 name = "lawn"

@@ -8,17 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from balls import Balls, write_balls
-from color_model import CLASSES, ColorModel
 from PIL import Image
-from small_run import small_info
+from support.data.balls import Balls, write_balls
+from support.models.color_model import CLASSES, ColorModel
+from support.models.small_run import small_info
 from typer.testing import CliRunner
 
 from featherseg import cli, models
-from featherseg.auditing import boosting, session
+from featherseg.auditing import audit as session
+from featherseg.auditing import boosting
 from featherseg.core.types import ClassInfo
 from featherseg.inference.runtimes.pytorch import TorchRuntime
-from featherseg.runs import save_weights, write_info
+from featherseg.runs.run import save_weights, write_info
 
 
 def invoke(*arguments: object):

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bad_inputs import sample, write
-from bad_inputs.case import RGB, saved
-from bad_inputs.names import NAMES, named
 from PIL import Image
-from small_run import small_info
-from small_training import Tiny, TinyConfig
-from small_video import moving_images, write_video
+from support.bad_inputs import sample, write
+from support.bad_inputs.case import RGB, saved
+from support.bad_inputs.names import NAMES, named
+from support.data.small_video import moving_images, write_video
+from support.models.small_run import small_info
+from support.models.small_training import Tiny, TinyConfig
 
 from featherseg import cli, models
 from featherseg.core.types import ClassInfo
 from featherseg.inference.predictor import Prediction, Predictor
-from featherseg.runs import save_weights, write_info
+from featherseg.runs.run import save_weights, write_info
 
 MODEL = "frm-lite0"  # a light one here
 HOSTILE = (

@@ -7,15 +7,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from small_run import small_info
+from support.models.small_run import small_info
 
-from featherseg.benchmarking import session
 from featherseg.cli.benchmark import benchmark
+from featherseg.comparison import benchmark as session
 from featherseg.core.errors import FeathersegError
 from featherseg.core.types import ClassInfo
-from featherseg.runs import open_run, write_info
+from featherseg.runs.run import open_run, write_info
 
-FAKE = Path(__file__).parents[1] / "fake_benchmark_worker.py"
+FAKE = Path(__file__).parents[1] / "support/processes/fake_benchmark_worker.py"
 asked = partial(benchmark, size=["32x48"], threads=[1], device="cpu", baseline="eager", rounds=4)
 
 

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import command
 from PIL import Image
+from support.processes.command import command
 
 from featherseg.cli.check import check
 from featherseg.core.errors import ConfigError, DataError, UnknownName

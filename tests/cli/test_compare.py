@@ -13,28 +13,29 @@ import numpy as np
 import pytest
 import torch
 import typer
-from command import command
-from three_layers import ThreeLayers
+from support.models.three_layers import ThreeLayers
+from support.processes.command import command
 from typer.testing import CliRunner
 
 import featherseg
 from featherseg import models
-from featherseg.benchmarking.latency import SideBySide
 from featherseg.cli.compare import compare
 from featherseg.cli.comparison_tables import _print_differences
 from featherseg.cli.paper import paper
 from featherseg.cli.sweep import sweep
 from featherseg.cli.terminal import Console
 from featherseg.cli.train import train
-from featherseg.comparison import comparison, sweeps
+from featherseg.comparison import compare as comparison
+from featherseg.comparison import sweep as sweeps
+from featherseg.comparison.latency import SideBySide
 from featherseg.core.errors import ConfigError, FeathersegError, RunError, UnknownName, WeightsError
-from featherseg.counting import papers
-from featherseg.counting.papers import Count
+from featherseg.costs import papers
+from featherseg.costs.papers import Count
 from featherseg.data import open_dataset
+from featherseg.evaluation.bootstrap import Difference, Interval
 from featherseg.exporters import export
-from featherseg.recipe import PanopticTable
-from featherseg.runs import load_run, open_run, save_weights, write_info
-from featherseg.uncertainty.bootstrap import Difference, Interval
+from featherseg.recipe.tables import PanopticTable
+from featherseg.runs.run import load_run, open_run, save_weights, write_info
 
 APP = typer.Typer()
 for verb in (compare, sweep, paper):
@@ -251,7 +252,7 @@ def test_images_that_a_run_learned_from_and_a_training_that_was_stopped_are_name
 
 
 def test_a_page_that_cannot_be_written_is_found_before_the_work(field, tmp_path, monkeypatch):
-    monkeypatch.setattr("featherseg.comparison.comparison.open_candidates", lambda *_: pytest.fail("began to work"))
+    monkeypatch.setattr("featherseg.comparison.compare.open_candidates", lambda *_: pytest.fail("began to work"))
     for target, message in (
         (tmp_path, "is a folder"),
         (field[0] / "weights.safetensors" / "page.html", "nothing can be"),

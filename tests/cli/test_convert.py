@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from annotation_sources import coco, labelme, picture, polygon, square, write_json
 from PIL import Image
+from support.data.annotation_sources import coco, labelme, picture, polygon, square, write_json
 from typer.testing import CliRunner
 
 from featherseg import cli

@@ -7,10 +7,10 @@ import pytest
 from featherseg.cli.cost import cost
 from featherseg.cli.models import catalogue_rows, models, print_table
 from featherseg.core.errors import ConfigError
-from featherseg.counting.catalogue import counts, latencies
-from featherseg.counting.cost import CONVENTIONS
-from featherseg.counting.cost import cost as count
-from featherseg.counting.deeplab import beside_deeplabv3
+from featherseg.costs.catalogue import counts, latencies
+from featherseg.costs.cost import CONVENTIONS
+from featherseg.costs.cost import cost as count
+from featherseg.costs.deeplab import beside_deeplabv3
 from featherseg.models import MODELS
 
 
@@ -22,7 +22,7 @@ def _wide_terminal(monkeypatch):
 @pytest.fixture
 def alone(monkeypatch):
     """DeepLabV3 is not counted beside: that takes a second for each size and number of classes."""
-    monkeypatch.setattr("featherseg.counting.deeplab.beside_deeplabv3", lambda counted: [])
+    monkeypatch.setattr("featherseg.costs.deeplab.beside_deeplabv3", lambda counted: [])
 
 
 def test_json_is_one_object_in_the_stable_form(capsys):

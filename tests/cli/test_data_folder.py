@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from featherseg import models
 from featherseg.cli import build_app
 from featherseg.core.errors import FeathersegError
-from featherseg.runs import save_weights
+from featherseg.runs.run import save_weights
 
 COMMANDS = [
     "evaluate lawn-run --data {}",

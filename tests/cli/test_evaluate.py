@@ -5,18 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import command
 from PIL import Image
+from support.processes.command import command
 
 import featherseg
 from featherseg.api import report
 from featherseg.cli.evaluate import evaluate
 from featherseg.core.errors import ConfigError, FeathersegError
-from featherseg.counting.cost import cost
+from featherseg.costs.cost import cost
 from featherseg.data import score_split
-from featherseg.recipe import PaperTable
+from featherseg.recipe.tables import PaperTable
 from featherseg.reports.card import card
-from featherseg.runs import open_run, write_info
+from featherseg.runs.run import open_run, write_info
 
 run = command(evaluate)
 

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from command import command
-from three_layer_run import three_layer_run
+from support.models.three_layer_run import three_layer_run
+from support.processes.command import command
 
-from featherseg import runs
 from featherseg.cli.export import export
 from featherseg.core.errors import ConfigError, ExportError, UnknownName
+from featherseg.runs import run as runs
 
 call = command(export)
 

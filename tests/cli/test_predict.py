@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command import command
 from PIL import Image
-from small_run import small_info
+from support.models.small_run import small_info
+from support.processes.command import command
 
 from featherseg import models
 from featherseg.cli.predict import predict
@@ -14,7 +14,7 @@ from featherseg.core.errors import ConfigError, DataError, FeathersegError, Unkn
 from featherseg.core.files import unique_names
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
 from featherseg.inference.folder import Output
-from featherseg.runs import open_run, save_weights, write_info
+from featherseg.runs.run import open_run, save_weights, write_info
 
 run = command(predict)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_bucket import install
 from PIL import Image
+from support.servers.fake_bucket import install
 from typer.testing import CliRunner
 
 import featherseg

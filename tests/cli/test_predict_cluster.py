@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from featherseg.cli import build_app, predict_cluster
 from featherseg.cli.predict_cluster import _Progress
 from featherseg.core.errors import ConfigError, DataNotFound, MissingExtra
-from featherseg.runs import STARTER
+from featherseg.runs.run import STARTER
 
 
 def predict(*words):

@@ -3,9 +3,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from command import command
 from PIL import Image
-from small_video import moving_images, read_video, write_video
+from support.data.small_video import moving_images, read_video, write_video
+from support.processes.command import command
 
 from featherseg.cli.predict import predict
 from featherseg.cli.predict_video import camera_name, find_moving

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from featherseg import cli
 from featherseg.core.errors import ConfigError, UnknownName
 from featherseg.data import open_dataset, open_files
-from featherseg.data.prepared import PreparedData, loss_of
+from featherseg.data.cache.prepared import PreparedData, loss_of
 
 
 @pytest.fixture(autouse=True)

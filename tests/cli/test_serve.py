@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from featherseg.cli.serve import print_start, serve
 from featherseg.core.errors import ConfigError, MissingExtra, RunError
 from featherseg.inference.predictor import Predictor
-from featherseg.runs import open_run
+from featherseg.runs.run import open_run
 from featherseg.serving.models import open_models
 from featherseg.serving.server import bind
 from featherseg.serving.settings import Settings, allowed_hosts

@@ -1,11 +1,12 @@
 """Runs that come with the package: every verb takes them by name, and writes into the working folder."""
 
 import pytest
-from three_layers import ThreeLayers
+from support.models.three_layers import ThreeLayers
 from typer.testing import CliRunner
 
-from featherseg import models, runs
+from featherseg import models
 from featherseg.cli import build_app
+from featherseg.runs import run as runs
 
 
 class TwoClasses(ThreeLayers):

@@ -5,9 +5,9 @@ import shlex
 import sys
 
 import pytest
-from color_model import image
-from export_job import job_of
-from three_layers import ThreeLayers
+from support.models.color_model import image
+from support.models.export_job import job_of
+from support.models.three_layers import ThreeLayers
 
 import featherseg
 from featherseg import cli

@@ -1,14 +1,14 @@
 """A place of another kind than a verb expects is called what it is, and nothing is written."""
 
 import pytest
-from fit_plans import write_yard
 from PIL import Image
+from support.models.fit_plans import write_yard
 from typer.testing import CliRunner
 
 import featherseg
 from featherseg.cli import build_app
 from featherseg.core.errors import ConfigError, RunError
-from featherseg.runs import SHIPPED, STARTER
+from featherseg.runs.run import SHIPPED, STARTER
 
 URL = "https://example.org/a/photo.jpg"
 

@@ -6,15 +6,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from small_run import small_info
+from support.models.small_run import small_info
 
 from featherseg.comparison import candidates
 from featherseg.comparison.candidates import _settings
-from featherseg.comparison.comparison import _by_seed
+from featherseg.comparison.compare import _by_seed
 from featherseg.core.files import short_names
 from featherseg.core.types import ClassInfo
-from featherseg.data.fingerprint import Fingerprint
-from featherseg.runs import DATA, open_run, write_info
+from featherseg.data.cache.fingerprint import Fingerprint
+from featherseg.runs.run import DATA, open_run, write_info
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_pupils_of_one_teacher_s_seeds_are_of_one_model(tmp_path):
 
 
 def test_teachers_on_the_hub_are_not_fetched_and_one_that_teaches_itself_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr("featherseg.runs.pull", lambda address: pytest.fail("fetched"))
+    monkeypatch.setattr("featherseg.runs.run.pull", lambda address: pytest.fail("fetched"))
     circle = [tmp_path / name for name in "ab"]
     of_hub = trained(tmp_path / "pupil", runs=["hf://org/teacher"])
     runs = [trained(path, runs=[other]) for path, other in zip(circle, reversed(circle), strict=True)]

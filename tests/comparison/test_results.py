@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
-from simulated_scores import training_runs
+from support.models.simulated_scores import training_runs
 
-from featherseg.benchmarking.latency import Latency
-from featherseg.comparison.comparison import _known
-from featherseg.comparison.results import Budgets, CandidateResult, Ranking
-from featherseg.uncertainty.bootstrap import compare_models
-from featherseg.uncertainty.clusters import single_images
+from featherseg.comparison.compare import _known
+from featherseg.comparison.compare_results import Budgets, CandidateResult, Ranking
+from featherseg.comparison.latency import Latency
+from featherseg.evaluation.bootstrap import compare_models
+from featherseg.evaluation.clusters import single_images
 
 
 def result(name: str, miou: float, pq: float | None) -> CandidateResult:

@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from annotation_sources import SIZE, coco, picture, square
 from PIL import Image, ImageDraw
 from scipy import ndimage
+from support.data.annotation_sources import SIZE, coco, picture, square
 
 import featherseg
 from featherseg.converters import write_samples

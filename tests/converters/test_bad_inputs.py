@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from annotation_sources import SIZE, coco, cvat, labelme, mask, picture, polygon, square, write_json
 from PIL import Image
+from support.data.annotation_sources import SIZE, coco, cvat, labelme, mask, picture, polygon, square, write_json
 
 import featherseg
 from featherseg.converters.annotations import UnusableShape

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from annotation_sources import picture, write_json
 from PIL import Image
+from support.data.annotation_sources import picture, write_json
 
 import featherseg
 from featherseg.core.errors import DataError

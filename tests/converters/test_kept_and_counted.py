@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from annotation_sources import SIZE, box, coco, labelme, mask, picture, polygon, square, write_json
 from PIL import Image
+from support.data.annotation_sources import SIZE, box, coco, labelme, mask, picture, polygon, square, write_json
 
 import featherseg
 from featherseg.core.errors import DataError, DataNotFound

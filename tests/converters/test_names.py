@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from annotation_sources import SIZE, box, labelme, mask, picture, polygon, square, write_json
 from PIL import Image
+from support.data.annotation_sources import SIZE, box, labelme, mask, picture, polygon, square, write_json
 
 import featherseg
 

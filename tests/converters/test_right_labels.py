@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from annotation_sources import SIZE, coco, labelme, mask, picture, polygon, square, turned, write_json
 from PIL import Image
+from support.data.annotation_sources import SIZE, coco, labelme, mask, picture, polygon, square, turned, write_json
 
 import featherseg
 from featherseg.converters.dataset import IMAGE_NOTE

@@ -10,7 +10,7 @@ from featherseg.core.errors import ConfigError, UnknownName
 from featherseg.data import DATASETS, dataset_facts
 from featherseg.losses import LOSSES
 from featherseg.models import MODELS, build
-from featherseg.recipe import parse_recipe, read_recipe
+from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.training.loss import build_loss
 
 

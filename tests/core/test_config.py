@@ -7,7 +7,8 @@ from pydantic import Field
 
 from featherseg.core.config import Config, parse, parse_toml, read_text, setting_texts, toml_value
 from featherseg.core.errors import OTHER_NAMES, ConfigError, did_you_mean, near_path
-from featherseg.recipe import Recipe, parse_recipe, read_recipe
+from featherseg.recipe.reading import parse_recipe, read_recipe
+from featherseg.recipe.tables import Recipe
 
 
 class Inner(Config):

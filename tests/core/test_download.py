@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from file_server import Behaviour, serving
+from support.servers.file_server import Behaviour, serving
 
 from featherseg.core import download as module
 from featherseg.core.download import DownloadError, check_address, download

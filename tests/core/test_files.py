@@ -8,8 +8,8 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
-from faulty_disk import FAULTS, Crash, FaultyDisk
 from filelock import FileLock
+from support.processes.faulty_disk import FAULTS, Crash, FaultyDisk
 
 from featherseg.core import files
 from featherseg.core.errors import FeathersegError, RunError

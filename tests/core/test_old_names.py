@@ -13,11 +13,11 @@ import pytest
 
 from featherseg.api import report
 from featherseg.core.old_names import with_loggers, with_new_names
-from featherseg.counting import published
+from featherseg.costs import published
 from featherseg.inference.runtimes import open_file
 from featherseg.reports.card import card
 from featherseg.reports.record import times_scored
-from featherseg.runs import open_run
+from featherseg.runs.run import open_run
 
 FORMAT_1 = Path(__file__).parents[1] / "format_1"
 

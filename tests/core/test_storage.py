@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from fake_bucket import install
+from support.servers.fake_bucket import install
 
 from featherseg.core import storage
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, MissingExtra

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from balls import WRONG, Balls, write_balls
 from PIL import Image
+from support.data.balls import WRONG, Balls, write_balls
 
 import featherseg
 from featherseg.core.types import Sample

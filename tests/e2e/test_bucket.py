@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lawn import TOML, png
-from running_bucket import KEY, SECRET, RunningBucket
+from support.data.lawn import TOML, png
+from support.servers.running_bucket import KEY, SECRET, RunningBucket
 
-from featherseg.runs import STARTER
+from featherseg.runs.run import STARTER
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +108,7 @@ def test_a_run_is_trained_and_scored_on_data_in_a_bucket(serve, tmp_path):
 WORKER = f"""
 import sys
 sys.path.append({str(Path(__file__).parents[1])!r})
-from without_cluster import in_this_process
+from support.processes.without_cluster import in_this_process
 from featherseg.inference.cluster import Job, predict_folder
 from featherseg.inference.runtimes.digest import model_digest
 from featherseg.inference.runtimes import open_runtime

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
-from small_training import Silent
+from support.models.small_training import Silent
 
 from featherseg.inference.predictor import Predictor
 from featherseg.training import Request, train

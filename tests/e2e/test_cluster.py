@@ -20,9 +20,9 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from running_bucket import KEY, SECRET, RunningBucket
+from support.servers.running_bucket import KEY, SECRET, RunningBucket
 
-from featherseg.runs import STARTER
+from featherseg.runs.run import STARTER
 
 pytestmark = pytest.mark.slow
 IMAGES = int(os.environ.get("FEATHERSEG_CLUSTER_IMAGES", "200"))
@@ -184,7 +184,7 @@ def test_an_address_where_nobody_is_gives_a_sentence(photos, tmp_path):
 
 @pytest.fixture
 def nodes(place, tmp_path):
-    script, told = Path(__file__).parents[1] / "ray_nodes.py", tmp_path / "nodes.txt"
+    script, told = Path(__file__).parents[1] / "support/servers/ray_nodes.py", tmp_path / "nodes.txt"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": told.open("w")}
     process = psutil.Popen([sys.executable, str(script)], **pipes, text=True, env=place.environment)
     address = process.stdout.readline().strip()
@@ -267,7 +267,7 @@ def test_of_a_worker_that_is_killed_while_it_puts_an_object_nothing_is_half_ther
 def test_a_driver_holds_no_list_of_ten_million_names():
     """The list is simulated, Ray is not; every name gets its line in the manifest."""
     pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'featherseg[cluster]'")
-    script, held = Path(__file__).parents[1] / "many_names.py", []
+    script, held = Path(__file__).parents[1] / "support/data/many_names.py", []
     for count in (10**5, NAMES):
         done = subprocess.run([sys.executable, str(script), str(count)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

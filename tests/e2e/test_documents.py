@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from annotation_sources import labelme, polygon
 from PIL import Image
-from small_video import write_video
+from support.data.annotation_sources import labelme, polygon
+from support.data.small_video import write_video
 
 from featherseg.data import open_dataset
 

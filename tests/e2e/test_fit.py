@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fit_plans import FAST, begin_planned, timing, write_yard
 from PIL import Image
-from small_training import Silent
+from support.models.fit_plans import FAST, begin_planned, timing, write_yard
+from support.models.small_training import Silent
 
 import featherseg
 from featherseg.core.errors import ConfigError, ExportError, RunError

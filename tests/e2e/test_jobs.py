@@ -12,13 +12,13 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from running_service import running
-from small_video import read_video, write_video
+from support.data.small_video import read_video, write_video
+from support.servers.running_service import running
 from typer.testing import CliRunner
 
 from featherseg.cli import build_app
 from featherseg.data import open_dataset
-from featherseg.runs import load_run
+from featherseg.runs.run import load_run
 from featherseg.serving.models import open_models
 
 TOML = """

@@ -12,10 +12,10 @@ from collections import Counter
 
 import pytest
 import torch
-from small_training import Silent, equal_state
+from support.models.small_training import Silent, equal_state
 
 from featherseg.core.files import read_lines
-from featherseg.runs import open_run
+from featherseg.runs.run import open_run
 from featherseg.training import Request, train
 
 STEPS, EVERY = 560, 70

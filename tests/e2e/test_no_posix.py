@@ -10,7 +10,7 @@ TESTS = Path(__file__).parents[1]
 
 
 def check(folder: Path, *form: str) -> None:
-    command = [sys.executable, TESTS / "no_posix.py", folder, *form]
+    command = [sys.executable, TESTS / "support/processes/no_posix.py", folder, *form]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     assert '"resumed_from": 3' in (folder / "run" / "metrics.jsonl").read_text()

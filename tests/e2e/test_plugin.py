@@ -6,15 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from own_objects import SETTINGS, Halves
 from PIL import Image
+from support.models.own_objects import SETTINGS, Halves
 
 import featherseg
 from featherseg.data import DATASETS
 from featherseg.losses import LOSSES
 from featherseg.models import MODELS
 
-PACKAGE = Path(__file__).parents[1] / "plugin_package"
+PACKAGE = Path(__file__).parents[1] / "support/plugin_package"
 PIP = ["-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--target"]
 
 

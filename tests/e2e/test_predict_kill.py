@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featherseg.runs import STARTER
+from featherseg.runs.run import STARTER
 
 LIVES = """
 import os, signal, sys
@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.append(sys.argv[1])
 import featherseg
-from pixel_model import pixel_runtime
+from support.models.pixel_model import pixel_runtime
 from featherseg.inference import folder_record
 from featherseg.inference.predictor import Predictor
 

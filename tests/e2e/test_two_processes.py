@@ -4,10 +4,10 @@ import subprocess
 import sys
 
 import pytest
-from small_training import SMALL, trained
+from support.models.small_training import SMALL, trained
 
 from featherseg.core.files import read_lines
-from featherseg.runs import load_run
+from featherseg.runs.run import load_run
 
 
 @pytest.mark.slow

@@ -7,15 +7,15 @@ import time
 import numpy as np
 import pytest
 import torch
-from small_run import small_info
-from small_video import distance, moving_images, read_video, write_video
+from support.data.small_video import distance, moving_images, read_video, write_video
+from support.models.small_run import small_info
 from typer.testing import CliRunner
 
 from featherseg import Predictor, models
 from featherseg.cli import build_app
 from featherseg.core.types import ClassInfo
 from featherseg.inference.video.segmentation import VideoJob, run_digest, segment_video
-from featherseg.runs import save_weights, write_info
+from featherseg.runs.run import save_weights, write_info
 
 SIZE = (48, 64)
 LOSS = 8.0

@@ -7,10 +7,10 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from golden_make import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from panoptic_scenes import CATEGORIES, count_slowly, listed, scene
+from support.data.panoptic_scenes import CATEGORIES, count_slowly, listed, scene
+from support.golden.golden_make import GOLDEN
 
 from featherseg.core.errors import DataError, UnknownName
 from featherseg.data.datasets.bdd100k_panoptic import CATEGORY_IDS, BDD100KPanoptic

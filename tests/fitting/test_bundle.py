@@ -14,14 +14,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from zipfile import ZipFile
 
-import fit_plans
 import numpy as np
 import pytest
 import torch
-from fit_plans import facts
-from shared_exports import small_graph
-from small_model import CLASSES, FACTS, small_model
-from small_run import small_info
+from support.models import fit_plans
+from support.models.fit_plans import facts
+from support.models.shared_exports import small_graph
+from support.models.small_model import CLASSES, FACTS, small_model
+from support.models.small_run import small_info
 from typer.testing import CliRunner
 
 from featherseg.cli import build_app

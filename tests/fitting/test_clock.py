@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from fit_plans import FAST, SLOW, made
-from simulated_machine import Machine, planned
-from small_training import Silent
+from support.models.fit_plans import FAST, SLOW, made
+from support.models.simulated_machine import Machine, planned
+from support.models.small_training import Silent
 
 from featherseg.core.errors import TrainingError
 from featherseg.fitting.clock import Deadline, StepClock, falling_steps, rung_deadlines
+from featherseg.fitting.fit import halve, train_to_the_end
 from featherseg.fitting.record import Final, read_plan
-from featherseg.fitting.session import halve, train_to_the_end
 from featherseg.fitting.trials import Segment
 
 

@@ -10,19 +10,20 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fit_plans import FAST, SLOW, facts, made, timing, write_yard
 from PIL import Image
-from small_training import Silent
+from support.models.fit_plans import FAST, SLOW, facts, made, timing, write_yard
+from support.models.small_training import Silent
 
 import featherseg
 from featherseg.core.errors import ConfigError, DataError, RunError, TrainingError
 from featherseg.core.files import locked
-from featherseg.fitting import beginning, delivery, session, trials
+from featherseg.fitting import beginning, delivery, trials
+from featherseg.fitting import fit as session
 from featherseg.fitting.delivery import Undelivered, shrink, worst
+from featherseg.fitting.fit import halve, make_do, train_to_the_end
 from featherseg.fitting.page import fit_html
 from featherseg.fitting.plan import Plan
 from featherseg.fitting.record import Final, read_plan
-from featherseg.fitting.session import halve, make_do, train_to_the_end
 from featherseg.fitting.trials import Segment, Workers
 
 SPLITS = "train = 0.6\nval = 0.2\ntest = 0.2"

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fit_plans import FAST, facts, made, timing, write_yard
 from PIL import Image
-from small_run import small_info
-from small_training import Silent
+from support.models.fit_plans import FAST, facts, made, timing, write_yard
+from support.models.small_run import small_info
+from support.models.small_training import Silent
 
 from featherseg import models
 from featherseg.core.errors import ExportError, FeathersegError, RunError
 from featherseg.core.files import append_line
 from featherseg.data import open_dataset
-from featherseg.data.fingerprint import Fingerprint
+from featherseg.data.cache.fingerprint import Fingerprint
 from featherseg.exporters.report import ExportReport
 from featherseg.fitting import delivery
 from featherseg.fitting.delivery import Undelivered, deliver
@@ -27,7 +27,7 @@ from featherseg.fitting.record import Final, read_plan
 from featherseg.fitting.results import choose_again, read_fit, summary
 from featherseg.fitting.trials import final_folder
 from featherseg.fitting.watch import Watch
-from featherseg.runs import save_weights, write_info
+from featherseg.runs.run import save_weights, write_info
 
 SPLITS = "train = 0.6\nval = 0.2\ntest = 0.2"
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fit_plans import made, timing
-from small_training import Silent
+from support.models.fit_plans import made, timing
+from support.models.small_training import Silent
 
 from featherseg.core.errors import RunError
 from featherseg.fitting import feasible, latency

@@ -18,7 +18,7 @@ from featherseg.fitting.plan import (
     make_plan,
     survivors,
 )
-from featherseg.recipe import TrainTable
+from featherseg.recipe.tables import TrainTable
 
 
 def candidate(number, latency=None, step=0.1):

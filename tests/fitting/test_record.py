@@ -5,17 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fit_plans import FAST, SLOW, facts, made, write_yard
-from small_run import small_info
+from support.models.fit_plans import FAST, SLOW, facts, made, write_yard
+from support.models.small_run import small_info
 
 import featherseg
 from featherseg.core.errors import ConfigError, FeathersegError, RunError
 from featherseg.data import open_dataset
+from featherseg.fitting.fit import FitSettings
 from featherseg.fitting.parts import find_parts
 from featherseg.fitting.record import read_plan
 from featherseg.fitting.results import read_fit
-from featherseg.fitting.session import FitSettings
-from featherseg.runs import open_run, write_info
+from featherseg.runs.run import open_run, write_info
 
 # What a fit is told
 

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from small_run import small_info
-from small_training import Silent
+from support.models.small_run import small_info
+from support.models.small_training import Silent
 
 from featherseg.core.cluster import Cluster
 from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, TrainingError
@@ -21,7 +21,7 @@ from featherseg.core.wording import Doubt
 from featherseg.fitting import trials
 from featherseg.fitting.clock import Deadline
 from featherseg.fitting.trials import Once, Segment, trial_workers
-from featherseg.runs import write_info
+from featherseg.runs.run import write_info
 from featherseg.training.prepare import refuse_existing
 
 

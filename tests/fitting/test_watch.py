@@ -5,8 +5,8 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from fit_plans import SLOW, made, timing, write_yard
-from small_training import Silent
+from support.models.fit_plans import SLOW, made, timing, write_yard
+from support.models.small_training import Silent
 
 from featherseg.core.errors import RunError
 from featherseg.fitting import watch

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from fuzzing import BUDGETS, change_bytes, change_json, fuzz, mutations, told
 from hypothesis import strategies as st
+from support.processes.fuzzing import BUDGETS, change_bytes, change_json, fuzz, mutations, told
 
 import featherseg
 from featherseg.core.errors import FeathersegError

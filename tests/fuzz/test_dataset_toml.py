@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from fuzzing import BUDGETS, change_bytes, change_toml, fuzz, mutations, told
 from hypothesis import strategies as st
 from PIL import Image
+from support.processes.fuzzing import BUDGETS, change_bytes, change_toml, fuzz, mutations, told
 
 from featherseg.core.errors import FeathersegError
 from featherseg.data import open_dataset

@@ -2,11 +2,11 @@
 
 import math
 
-from fuzzing import BUDGETS, TOML_VALUES, change_bytes, change_toml, fuzz, mutations, told
 from hypothesis import strategies as st
+from support.processes.fuzzing import BUDGETS, TOML_VALUES, change_bytes, change_toml, fuzz, mutations, told
 
 from featherseg.core.errors import FeathersegError
-from featherseg.recipe import parse_recipe, read_recipe, shipped_recipes
+from featherseg.recipe.reading import parse_recipe, read_recipe, shipped_recipes
 
 TEXTS = [read_recipe(name).text.encode() for name in shipped_recipes()]
 KEYS = (

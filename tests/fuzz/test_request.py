@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
-from asgi_client import Client
-from bad_inputs import sample
-from bad_inputs.case import RGB, saved
-from fuzzing import BUDGETS, HANG, change_bytes, fuzz, mutations
 from hypothesis import strategies as st
-from pixel_model import pixel_runtime
+from support.bad_inputs import sample
+from support.bad_inputs.case import RGB, saved
+from support.models.pixel_model import pixel_runtime
+from support.processes.fuzzing import BUDGETS, HANG, change_bytes, fuzz, mutations
+from support.servers.asgi_client import Client
 
 from featherseg.inference.predictor import Predictor
 from featherseg.serving.app import create_app

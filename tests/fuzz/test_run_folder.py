@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fuzzing import BUDGETS, change_bytes, change_json, fuzz, mutations, told
 from hypothesis import strategies as st
-from small_run import small_info
+from support.models.small_run import small_info
+from support.processes.fuzzing import BUDGETS, change_bytes, change_json, fuzz, mutations, told
 from typer.testing import CliRunner
 
 from featherseg import models
@@ -18,7 +18,7 @@ from featherseg.core.files import append_line, write_json
 from featherseg.data.shapes import Shapes
 from featherseg.inference.predictor import Predictor
 from featherseg.reports.run_report import gather, report_html
-from featherseg.runs import open_run, save_weights, write_info
+from featherseg.runs.run import open_run, save_weights, write_info
 
 MODEL = "seaformer-tiny"
 IMAGE = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bad_inputs import PARTS, corpus, write
-from bad_inputs.bombs import black_square, bombs
-from bad_inputs.case import GREY, RGB, BadInput, patches, saved, turned
-from bad_inputs.objects import objects
 from PIL import Image
-from pixel_model import mask_of, pixel_runtime
+from support.bad_inputs import PARTS, corpus, write
+from support.bad_inputs.bombs import black_square, bombs
+from support.bad_inputs.case import GREY, RGB, BadInput, patches, saved, turned
+from support.bad_inputs.objects import objects
+from support.models.pixel_model import mask_of, pixel_runtime
 
 from featherseg import FeathersegError
 from featherseg.core.errors import DataError
-from featherseg.data.images import image_size, read_image, read_mask
+from featherseg.data.images.decoding import image_size, read_image, read_mask
 from featherseg.inference.predictor import Predictor
 
 MOST_MEMORY = 200
@@ -154,7 +154,7 @@ READ_ALL = """
 import sys
 from pathlib import Path
 from featherseg.core.errors import FeathersegError
-from featherseg.data.images import read_image
+from featherseg.data.images.decoding import read_image
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fake_bucket import install
 from PIL import Image
-from without_cluster import in_this_process
+from support.processes.without_cluster import in_this_process
+from support.servers.fake_bucket import install
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError
 from featherseg.inference import cluster
@@ -19,7 +19,7 @@ from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.digest import model_digest
 from featherseg.inference.settings import InferenceSettings
-from featherseg.runs import STARTER
+from featherseg.runs.run import STARTER
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,14 @@ import os
 
 import numpy as np
 import pytest
-from file_metadata import ChannelsFile
 from PIL import Image
-from pixel_model import mask_of, pixel_runtime
+from support.models.file_metadata import ChannelsFile
+from support.models.pixel_model import mask_of, pixel_runtime
 
 import featherseg
 from featherseg import Predictor
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, UnknownName
-from featherseg.data.images import read_mask
+from featherseg.data.images.decoding import read_mask
 from featherseg.inference.folder import OutputSettings, Writer
 
 

@@ -6,21 +6,21 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
-from pixel_model import mask_of, pixel_runtime
-from without_cluster import in_this_process
+from support.models.pixel_model import mask_of, pixel_runtime
+from support.processes.without_cluster import in_this_process
 
 import featherseg
 from featherseg import Predictor
 from featherseg.converters.masks import open_masks
 from featherseg.core.errors import ConfigError
-from featherseg.data.images import read_mask
+from featherseg.data.images.decoding import read_mask
 from featherseg.evaluation.scoring import prediction_files
 from featherseg.inference.cluster import Job, predict_folder
 from featherseg.inference.folder import OutputSettings
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.digest import model_digest
 from featherseg.inference.settings import InferenceSettings
-from featherseg.runs import STARTER
+from featherseg.runs.run import STARTER
 
 rasterio = pytest.importorskip("rasterio")
 pytestmark = pytest.mark.filterwarnings("ignore")  # rasterio warns of images without a place

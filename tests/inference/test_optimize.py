@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from instructions import needs_bf16
+from support.processes.instructions import needs_bf16
 from torch import nn
 
 import featherseg

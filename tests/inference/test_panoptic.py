@@ -10,7 +10,7 @@ from featherseg.data.panoptic.targets import panoptic_targets
 from featherseg.inference import panoptic
 from featherseg.inference.memory import LiveBytes
 from featherseg.inference.panoptic import find_centers, merge
-from featherseg.recipe import PanopticTable
+from featherseg.recipe.tables import PanopticTable
 
 THINGS = {1, 3}  # classes; 0, 2 and 4 are stuff
 EVERYTHING = PanopticTable(stuff_area=0)

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from fake_bucket import install
 from PIL import Image
+from support.servers.fake_bucket import install
 
 import featherseg
 from featherseg import models

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from file_metadata import ChannelsFile
 from PIL import Image
+from support.models.file_metadata import ChannelsFile
 
 from featherseg import FeathersegError, Predictor
 from featherseg.core.errors import ConfigError, DataError
-from featherseg.data.images import image_size, read_mask
+from featherseg.data.images.decoding import image_size, read_mask
 from featherseg.inference.masks import predict_mask
 from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.tiling import PROCESS_BYTES

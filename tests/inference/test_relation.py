@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from seeded import seeded
+from support.models.seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.exporters.parity import perturb

@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 import torch
-from file_metadata import ChannelsFile
 from PIL import Image
-from pixel_model import CLASSES, pixel_runtime
+from support.models.file_metadata import ChannelsFile
+from support.models.pixel_model import CLASSES, pixel_runtime
 
 import featherseg
 from featherseg import Predictor, models

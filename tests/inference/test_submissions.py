@@ -4,7 +4,7 @@ from PIL import Image
 
 from featherseg.core.errors import ConfigError
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, FROM_LABEL_IDS, FROM_TRAIN_IDS
-from featherseg.data.images import read_mask
+from featherseg.data.images.decoding import read_mask
 from featherseg.inference.submissions import SUBMISSIONS
 
 MASK = np.random.default_rng(0).integers(0, 19, (30, 40)).astype(np.uint8)

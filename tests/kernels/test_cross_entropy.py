@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from bilinear import brought_back, interpolated
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.golden.bilinear import brought_back, interpolated
 from torch.testing import assert_close
 
 from featherseg import FeathersegError

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from relation_case import case
+from support.golden.relation_case import case
 from torch.testing import assert_close
 
 from featherseg import FeathersegError

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from relation_case import case
+from support.golden.relation_case import case
 from torch.testing import assert_close
 
 from featherseg.kernels import relation

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from bilinear import interpolated
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.golden.bilinear import interpolated
 from torch.nn.functional import interpolate
 
 from featherseg import FeathersegError

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from seeded import seeded64 as seeded
+from support.models.seeded import seeded64 as seeded
 from torch.testing import assert_close
 
 from featherseg.exporters.parity import perturb

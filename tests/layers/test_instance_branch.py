@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from featherseg.counting.cost import by_convention, count_layers, count_parameters
+from featherseg.costs.cost import by_convention, count_layers, count_parameters
 from featherseg.exporters.onnx import OPSET
 from featherseg.exporters.parity import perturb
 from featherseg.layers.instance_branch import InstanceBranch

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from instructions import needs_bf16
+from support.processes.instructions import needs_bf16
 from torch import nn
 from torch.testing import assert_close
 

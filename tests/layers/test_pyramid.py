@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from featherseg.counting.cost import count_parameters
+from featherseg.costs.cost import count_parameters
 from featherseg.exporters.parity import perturb
 from featherseg.layers.pyramid import FPN, BiFPN, BiFPNLayer, WeightedFusion, enlarge
 

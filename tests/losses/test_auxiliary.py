@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from seeded import seeded
+from support.models.seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.core.types import IGNORE, SegOutput

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from seeded import seeded
+from support.models.seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.core.types import IGNORE

@@ -1,13 +1,13 @@
 import json
 import math
 
-import golden_rule
 import numpy as np
 import pytest
 import torch
-from golden_make import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.golden import golden_rule
+from support.golden.golden_make import GOLDEN
 from torch.testing import assert_close
 
 from featherseg.core.errors import ConfigError

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from parity_golden import misses, numbered
-from seeded import seeded
-from shallow import once_each
+from support.golden.parity_golden import misses, numbered
+from support.models.seeded import seeded
+from support.models.shallow import once_each
 from torch import nn
 from torch.testing import assert_close
 
@@ -15,7 +15,7 @@ from featherseg.backbones.weights import load_official
 from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, WeightsError
 from featherseg.core.types import SegOutput
-from featherseg.counting.cost import by_convention, count_layers, count_parameters
+from featherseg.costs.cost import by_convention, count_layers, count_parameters
 from featherseg.exporters.parity import perturb
 from featherseg.layers.position_bias import PositionBias
 from featherseg.layers.resize import to_image

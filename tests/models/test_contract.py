@@ -4,14 +4,14 @@ import copy
 
 import pytest
 import torch
-from quick_exports import EVERY_MODEL
-from shallow import once_each, shallow
+from support.models.quick_exports import EVERY_MODEL
+from support.models.shallow import once_each, shallow
 from torch.testing import assert_close
 
 from featherseg import models
 from featherseg.core.errors import ConfigError, UnknownName
 from featherseg.layers.resize import to_image
-from featherseg.recipe import parse_recipe, read_recipe
+from featherseg.recipe.reading import parse_recipe, read_recipe
 
 SHIFTS = ("attention.key.bias", "attention.unary.bias")
 """Of FRM's attention: they shift all scores of a softmax alike, which changes nothing."""

@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from peer import Peer
-from peer_golden import golden
-from seeded import seeded
+from support.golden.peer import Peer
+from support.golden.peer_golden import golden
+from support.models.seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official

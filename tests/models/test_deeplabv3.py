@@ -3,15 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision_resnet as official
-from seeded import seeded
+from support.models import torchvision_resnet as official
+from support.models.seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
 from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError, WeightsError
-from featherseg.counting.cost import by_convention, count_layers, count_parameters
-from featherseg.counting.deeplab import deeplabs
+from featherseg.costs.cost import by_convention, count_layers, count_parameters
+from featherseg.costs.deeplab import deeplabs
 from featherseg.exporters.parity import perturb
 from featherseg.layers.resize import to_image
 from featherseg.models import configure

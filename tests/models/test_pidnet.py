@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from peer import Peer
-from seeded import seeded
+from support.golden.peer import Peer
+from support.models.seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.exporters.parity import perturb

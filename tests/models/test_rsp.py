@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from seeded import seeded
+from support.models.seeded import seeded
 from torch import nn
 from torch.export import Dim, export
 from torch.fx import GraphModule
@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import SegOutput
-from featherseg.counting.cost import by_convention, count_layers, count_parameters
+from featherseg.costs.cost import by_convention, count_layers, count_parameters
 from featherseg.exporters.parity import perturb
 from featherseg.layers.instance_branch import InstanceBranch
 from featherseg.layers.resize import to_image

@@ -3,14 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from peer import Peer
-from peer_golden import gmacs, golden
-from seeded import seeded64 as seeded
+from support.golden.peer import Peer
+from support.golden.peer_golden import gmacs, golden
+from support.models.seeded import seeded64 as seeded
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
 from featherseg.core.errors import WeightsError
-from featherseg.counting.cost import by_convention, count_layers, count_parameters
+from featherseg.costs.cost import by_convention, count_layers, count_parameters
 from featherseg.exporters.parity import perturb
 from featherseg.models.sctnet import VARIANTS, CFBlock, ConvolutionalAttention, SCTNet, SCTNetConfig
 

@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from peer import Peer
-from peer_golden import gmacs, golden
-from seeded import seeded
+from support.golden.peer import Peer
+from support.golden.peer_golden import gmacs, golden
+from support.models.seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
-from featherseg.counting.cost import count_parameters
+from featherseg.costs.cost import count_parameters
 from featherseg.exporters.parity import perturb
 from featherseg.layers.stochastic_depth import StochasticDepth
 from featherseg.models.seaformer import VARIANTS, AxisAttention, AxisPosition, SeaFormer, SeaFormerConfig

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from peer import Peer
-from peer_golden import gmacs, golden
-from seeded import seeded
+from support.golden.peer import Peer
+from support.golden.peer_golden import gmacs, golden
+from support.models.seeded import seeded
 from torch.testing import assert_close
 
 from featherseg import models
 from featherseg.backbones.weights import load_official
 from featherseg.core.errors import WeightsError
-from featherseg.counting.cost import count_parameters
+from featherseg.costs.cost import count_parameters
 from featherseg.exporters.parity import perturb
 from featherseg.layers.folding import factors, scale_outputs
 from featherseg.layers.resize import to_image

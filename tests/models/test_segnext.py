@@ -6,14 +6,14 @@ The authors draw the bases of the factorisation anew in every forward: there can
 import pytest
 import torch
 import torch.nn.functional as F
-from peer import Peer
-from peer_golden import gmacs, unfit
-from seeded import seeded
+from support.golden.peer import Peer
+from support.golden.peer_golden import gmacs, unfit
+from support.models.seeded import seeded
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
 from featherseg.core.errors import WeightsError
-from featherseg.counting.cost import count_parameters
+from featherseg.costs.cost import count_parameters
 from featherseg.exporters.parity import perturb
 from featherseg.layers.stochastic_depth import StochasticDepth
 from featherseg.models.segnext import VARIANTS, MatrixFactorisation, SegNeXt, SegNeXtConfig

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from peer import Peer
-from peer_golden import golden
-from seeded import seeded
+from support.golden.peer import Peer
+from support.golden.peer_golden import golden
+from support.models.seeded import seeded
 from torch import nn
 from torch.testing import assert_close
 
 from featherseg.backbones.weights import load_official
 from featherseg.core.errors import WeightsError
-from featherseg.counting.cost import by_convention, count_layers, count_parameters
+from featherseg.costs.cost import by_convention, count_layers, count_parameters
 from featherseg.exporters.parity import perturb
 from featherseg.models.sfnet import VARIANTS, SFNet, SFNetConfig
 

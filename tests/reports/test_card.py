@@ -1,13 +1,13 @@
 import re
 
 import pytest
-from small_run import small_info
-from small_training import Silent, request
+from support.models.small_run import small_info
+from support.models.small_training import Silent, request
 
 from featherseg.core.files import append_line
 from featherseg.core.types import ClassInfo
 from featherseg.reports.card import card
-from featherseg.runs import open_run, write_info
+from featherseg.runs.run import open_run, write_info
 from featherseg.training import train
 
 

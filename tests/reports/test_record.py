@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_run import small_info
+from support.models.small_run import small_info
 
 from featherseg.api import report
 from featherseg.core.errors import RunError
@@ -15,7 +15,7 @@ from featherseg.inference.settings import InferenceSettings
 from featherseg.reports import examples
 from featherseg.reports.card import write_card
 from featherseg.reports.record import record, times_scored
-from featherseg.runs import open_run, write_info
+from featherseg.runs.run import open_run, write_info
 
 
 class Data:

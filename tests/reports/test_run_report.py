@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_run import small_info
+from support.models.small_run import small_info
 
 from featherseg import FeathersegError
 from featherseg.api import report
@@ -20,7 +20,7 @@ from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.examples import PANELS
 from featherseg.reports.record import record
 from featherseg.reports.sections import most_mixed, row_shares
-from featherseg.runs import open_run
+from featherseg.runs.run import open_run
 
 HOSTILE = "<script>alert('x')</script>&\"quoted\""
 CLASSES = (ClassInfo("road", (128, 64, 128)), ClassInfo(HOSTILE, (0, 0, 142)))

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
 import pytest
-from asgi_client import Client
-from color_model import served
+from support.models.color_model import served
+from support.servers.asgi_client import Client
 
 from featherseg.serving.app import create_app
 from featherseg.serving.settings import Limits, Settings

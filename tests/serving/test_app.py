@@ -9,7 +9,8 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from color_model import (
+from PIL import Image
+from support.models.color_model import (
     CLASSES,
     Gated,
     answer_of,
@@ -21,7 +22,6 @@ from color_model import (
     served,
     until,
 )
-from PIL import Image
 
 from featherseg.core.errors import ConfigError
 from featherseg.inference.predictor import Predictor

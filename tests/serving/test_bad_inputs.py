@@ -5,12 +5,12 @@ import io
 
 import numpy as np
 import pytest
-from asgi_client import Client
-from bad_inputs import PARTS, BadInput, corpus, sample
-from bad_inputs.case import RGB, saved
-from bad_inputs.names import NAMES
 from PIL import Image
-from pixel_model import CLASSES, mask_of, pixel_runtime
+from support.bad_inputs import PARTS, BadInput, corpus, sample
+from support.bad_inputs.case import RGB, saved
+from support.bad_inputs.names import NAMES
+from support.models.pixel_model import CLASSES, mask_of, pixel_runtime
+from support.servers.asgi_client import Client
 
 from featherseg.inference.predictor import Predictor
 from featherseg.serving.models import Served

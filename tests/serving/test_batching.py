@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from color_model import Gated, answer_of, color_predictor, image, poisoned, until
+from support.models.color_model import Gated, answer_of, color_predictor, image, poisoned, until
 
 from featherseg.serving.batching import Worker
 

@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import httpx
 import pytest
-from color_model import Gated, image, until
-from running_service import all_of, connected, form, post_head, running
+from support.models.color_model import Gated, image, until
+from support.servers.running_service import all_of, connected, form, post_head, running
 
 from featherseg.serving import connection
 from featherseg.serving.models import Served

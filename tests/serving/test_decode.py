@@ -5,11 +5,11 @@ import zlib
 
 import numpy as np
 import pytest
-from color_model import encoded, image
 from PIL import Image
+from support.models.color_model import encoded, image
 
-from featherseg.data.image_headers import MOST_SCANS, scan_count
-from featherseg.data.images import read_image
+from featherseg.data.images.decoding import read_image
+from featherseg.data.images.headers import MOST_SCANS, scan_count
 from featherseg.serving.decode import decode, size_of
 from featherseg.serving.refusal import Refused
 

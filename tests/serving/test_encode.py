@@ -5,7 +5,7 @@ from base64 import b64decode
 
 import numpy as np
 import pytest
-from color_model import CLASSES, color_predictor, image, mask_in
+from support.models.color_model import CLASSES, color_predictor, image, mask_in
 
 from featherseg.serving import encode
 from featherseg.serving.encode import encoder, mask_png

@@ -13,9 +13,9 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from color_model import CLASSES, Slow, answer_of, image, large_image, mask_in, until
-from file_metadata import ChannelsFile
-from running_service import connected, form, posted, running
+from support.models.color_model import CLASSES, Slow, answer_of, image, large_image, mask_in, until
+from support.models.file_metadata import ChannelsFile
+from support.servers.running_service import connected, form, posted, running
 
 from featherseg import models
 from featherseg.core.errors import ConfigError

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from color_model import CLASSES, image
-from small_run import small_info
-from three_layers import FACTS, three_layers
+from support.models.color_model import CLASSES, image
+from support.models.small_run import small_info
+from support.models.three_layers import FACTS, three_layers
 
 from featherseg import models
 from featherseg.core.errors import ConfigError, ExportError, RunError
 from featherseg.exporters.onnx import to_onnx
 from featherseg.inference.predictor import Predictor
-from featherseg.runs import save_weights, write_info
+from featherseg.runs.run import save_weights, write_info
 from featherseg.serving.models import open_models
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from color_model import encoded, image
 from PIL import Image
+from support.models.color_model import encoded, image
 
 from featherseg.inference.tiling import PROCESS_BYTES
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from color_model import answer_of, image, mask_in, served, until
-from running_service import form
+from support.models.color_model import answer_of, image, mask_in, served, until
+from support.servers.running_service import form
 
 from featherseg.serving.app import create_app
 from featherseg.serving.server import bind, server_of

@@ -4,8 +4,8 @@ import json
 from contextlib import ExitStack, closing
 
 import pytest
-from asgi_client import Client
-from color_model import CLASSES, color_predictor, encoded, image, poisoned, served
+from support.models.color_model import CLASSES, color_predictor, encoded, image, poisoned, served
+from support.servers.asgi_client import Client
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import ClassInfo

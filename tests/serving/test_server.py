@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from color_model import Gated, Slow, answer_of, image, large_image, mask_in, until
-from running_service import all_of, connected, form, post_head, posted, running
+from support.models.color_model import Gated, Slow, answer_of, image, large_image, mask_in, until
+from support.servers.running_service import all_of, connected, form, post_head, posted, running
 
 from featherseg.core.errors import ConfigError
 from featherseg.inference.predictor import Predictor
@@ -104,7 +104,7 @@ def test_a_stop_ends_in_its_time_whatever_is_under_way(monkeypatch):
 SERVED = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
-from color_model import CLASSES, ColorModel
+from support.models.color_model import CLASSES, ColorModel
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.serving import server, service

@@ -1,7 +1,7 @@
 from contextlib import contextmanager
 
 import pytest
-from small_training import TINY, Silent, request
+from support.models.small_training import TINY, Silent, request
 
 from featherseg.models import MODELS
 from featherseg.training import train

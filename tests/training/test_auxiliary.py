@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from seeded import seeded
-from small_training import trained
+from support.models.seeded import seeded
+from support.models.small_training import trained
 
 from featherseg import models
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import IGNORE, SegOutput
 from featherseg.losses.boundary import boundary_loss, boundary_targets, labels_at_boundaries
-from featherseg.recipe import parse_recipe, read_recipe
+from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.training.loss import build_loss, keep_supervised_heads
 
 SIZE = (8, 9)

@@ -5,7 +5,7 @@ import torch
 
 from featherseg.losses import CrossEntropy, Hybrid
 from featherseg.models import build
-from featherseg.recipe import TrainTable
+from featherseg.recipe.tables import TrainTable
 from featherseg.training.module import SegmentationModule
 
 

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from own_objects import SETTINGS as OWN_SETTINGS
-from own_objects import Halves, own_model
-from small_training import Silent, equal_state, request, trained
+from support.models.own_objects import SETTINGS as OWN_SETTINGS
+from support.models.own_objects import Halves, own_model
+from support.models.small_training import Silent, equal_state, request, trained
 
 import featherseg
 from featherseg.core.errors import ConfigError, RunError
 from featherseg.data import open_dataset
-from featherseg.data.loader import start_method
-from featherseg.data.sampling import find_class_points
-from featherseg.recipe import parse_recipe, read_recipe
+from featherseg.data.pipeline.loader import start_method
+from featherseg.data.pipeline.sampling import find_class_points
+from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.training import batches, train
 from featherseg.training.batches import CLASS_POINTS, loader_workers, open_class_uniform, write_class_points
 
@@ -154,7 +154,7 @@ def test_a_script_that_cannot_be_imported_trains_with_either_way_of_workers(tmp_
     script = tmp_path / "script.py"
     script.write_text(
         f"import multiprocessing\nmultiprocessing.set_start_method({method!r})\n"
-        "import featherseg\nfrom own_objects import SETTINGS, Halves, own_model\n"
+        "import featherseg\nfrom support.models.own_objects import SETTINGS, Halves, own_model\n"
         "settings = {key: value for key, value in SETTINGS.items() if key != 'data.workers'}\n"
         f"featherseg.train(own_model(), (Halves(8), Halves(6)), out={str(tmp_path / 'run')!r}, settings=settings)\n"
     )

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from own_objects import TwoStrides
-from quick_exports import ONE_OF_EACH
-from small_training import equal_state
+from support.models.own_objects import TwoStrides
+from support.models.quick_exports import ONE_OF_EACH
+from support.models.small_training import equal_state
 
 from featherseg import models
 from featherseg.core.errors import ConfigError

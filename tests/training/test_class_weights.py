@@ -8,18 +8,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from color_model import CLASSES, ColorModel
-from own_objects import SETTINGS, Halves, own_model
-from small_training import Killed, KilledAt, Silent, equal_state, outcome, request, trained
+from support.models.color_model import CLASSES, ColorModel
+from support.models.own_objects import SETTINGS, Halves, own_model
+from support.models.small_training import Killed, KilledAt, Silent, equal_state, outcome, request, trained
 
 import featherseg
 from featherseg.core.errors import ConfigError, DataError
 from featherseg.core.types import Sample
 from featherseg.core.wording import Doubt
+from featherseg.evaluation.bootstrap import image_counts
+from featherseg.evaluation.clusters import clusters_of
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.pytorch import TorchRuntime
-from featherseg.recipe import parse_recipe, read_recipe
+from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.training import class_weights, train
 from featherseg.training.class_weights import (
     SHARES,
@@ -28,8 +30,6 @@ from featherseg.training.class_weights import (
     score_shares,
     undo_class_weights,
 )
-from featherseg.uncertainty.bootstrap import image_counts
-from featherseg.uncertainty.clusters import clusters_of
 
 WEIGHTS = [0.2, 5.0]
 """Of dark and bright: by them the dark halves of Spotted are called bright, as some of their pixels are."""

@@ -1,10 +1,10 @@
 """The pixel contrast in a training run: its embedding head learns, is resumed, and is passed on nowhere."""
 
 import torch
-from small_training import Silent, trained
+from support.models.small_training import Silent, trained
 
-from featherseg.counting.cost import cost_of
-from featherseg.runs import build_model, open_run
+from featherseg.costs.cost import cost_of
+from featherseg.runs.run import build_model, open_run
 
 CONTRAST = ("loss.contrast=1.0", "loss.contrast_views=4", "loss.contrast_dim=8")
 HEAD = "loss.contrast.embed.weight"

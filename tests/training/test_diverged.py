@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_training import Silent, request, trained
+from support.models.small_training import Silent, request, trained
 
 from featherseg.core.errors import ConfigError, TrainingError
 from featherseg.training import train

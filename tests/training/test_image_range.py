@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from small_training import SMALL, Killed, KilledAt, Silent
+from support.models.small_training import SMALL, Killed, KilledAt, Silent
 
 import featherseg
 from featherseg.data import open_dataset
@@ -15,7 +15,7 @@ from featherseg.evaluation.scoring import evaluate
 from featherseg.exporters import export
 from featherseg.exporters.parity import verify
 from featherseg.inference.runtimes import open_runtime
-from featherseg.runs import open_run
+from featherseg.runs.run import open_run
 from featherseg.training import Request, train
 
 STEPS = ("train.epochs=1", "train.batch_size=2", "augment.brightness=0", "augment.contrast=0", "augment.saturation=0",

@@ -2,9 +2,9 @@ import shutil
 
 import pytest
 import torch
-from parity_golden import numbered
 from safetensors.torch import save_file
-from small_training import Silent, request
+from support.golden.parity_golden import numbered
+from support.models.small_training import Silent, request
 
 from featherseg import models
 from featherseg.backbones.weights import find_pretrained, read_state
@@ -12,8 +12,9 @@ from featherseg.core.errors import WeightsError
 from featherseg.core.files import file_digest
 from featherseg.core.types import ClassInfo
 from featherseg.layers.position_bias import PositionBias
-from featherseg.recipe import ModelTable, parse_recipe, read_recipe
-from featherseg.runs import WEIGHTS, TeacherRow, open_run, write_info
+from featherseg.recipe.reading import parse_recipe, read_recipe
+from featherseg.recipe.tables import ModelTable
+from featherseg.runs.run import WEIGHTS, TeacherRow, open_run, write_info
 from featherseg.training import initialisation, train
 from featherseg.training.initialisation import carry_over, class_keys, terms_of
 

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from fit_plans import write_yard
 from PIL import Image
-from small_training import SMALL, Silent, equal_state, request, trained
+from support.models.fit_plans import write_yard
+from support.models.small_training import SMALL, Silent, equal_state, request, trained
 
 import featherseg
 from featherseg.core.errors import (
@@ -23,11 +23,11 @@ from featherseg.core.errors import (
     WeightsError,
 )
 from featherseg.data import open_dataset
-from featherseg.data.checks import check_data
+from featherseg.data.checks.check import check_data
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
-from featherseg.runs import load_run, open_run
+from featherseg.runs.run import load_run, open_run
 from featherseg.training import Request, train
 from featherseg.training.job import overfitting
 

@@ -5,17 +5,17 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from small_training import Silent, request
+from support.models.small_training import Silent, request
 
 import featherseg
 from featherseg.comparison.candidates import Candidate, cautions
 from featherseg.core.errors import DataError
 from featherseg.core.files import read_lines
 from featherseg.data import LabelledImages
-from featherseg.data.fingerprint import read_fingerprint
+from featherseg.data.cache.fingerprint import read_fingerprint
 from featherseg.inference.runtimes import open_runtime
 from featherseg.reports.record import learned_from, refuse_as_test
-from featherseg.runs import load_run
+from featherseg.runs.run import load_run
 from featherseg.training import train
 
 TOML = """
@@ -190,6 +190,6 @@ def test_only_files_of_a_size_that_training_has_are_read(trained, monkeypatch):
         (key, ((size, 0, 0), image[1]), mask, said)
         for size, (key, image, mask, said) in enumerate(known.splits["train"])
     ]
-    monkeypatch.setattr("featherseg.data.fingerprint.file_digest", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("featherseg.data.cache.fingerprint.file_digest", lambda path: pytest.fail(f"{path} was read"))
     data = featherseg.data.open_dataset(str(trained / "yard"), "test")
     assert known.model_copy(update={"splits": {"train": rows}}).trained_on(data) == {}

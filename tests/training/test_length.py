@@ -6,16 +6,16 @@ import time
 from dataclasses import replace
 
 import pytest
-from small_training import SMALL, Killed, KilledAt, Silent, equal_state
+from support.models.small_training import SMALL, Killed, KilledAt, Silent, equal_state
 
 from featherseg.core.errors import ConfigError
 from featherseg.data import open_dataset
-from featherseg.data.loader import TrainingSamples
-from featherseg.data.statistics import choose_crop
+from featherseg.data.datasets.statistics import choose_crop
+from featherseg.data.pipeline.loader import TrainingSamples
 from featherseg.evaluation.ground_truth import GroundTruth
 from featherseg.models import build
-from featherseg.recipe import parse_recipe, read_recipe
-from featherseg.runs import load_run
+from featherseg.recipe.reading import parse_recipe, read_recipe
+from featherseg.runs.run import load_run
 from featherseg.training import Request, length, train
 from featherseg.training.length import count_steps, duration
 from featherseg.training.objects import Objects

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_training import SMALL, Killed, KilledAt, Silent, equal_state, outcome
+from support.models.small_training import SMALL, Killed, KilledAt, Silent, equal_state, outcome
 
 from featherseg.core.errors import ConfigError
-from featherseg.recipe import TrainTable
-from featherseg.runs import open_run
+from featherseg.recipe.tables import TrainTable
+from featherseg.runs.run import open_run
 from featherseg.training import Request, train
 from featherseg.training.optimisers import build_schedule
 

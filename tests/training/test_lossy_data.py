@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from small_training import Silent, request
+from support.models.small_training import Silent, request
 
 from featherseg.data import open_dataset
-from featherseg.data.prepared import RAW, Storage
-from featherseg.data.prepared_writer import prepare_data
+from featherseg.data.cache.prepared import RAW, Storage
+from featherseg.data.cache.prepared_writer import prepare_data
 from featherseg.data.shapes import CLASSES
 from featherseg.training import train
 

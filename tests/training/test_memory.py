@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from own_objects import TwoStrides, WithPlaces
-from small_training import SMALL, equal_state
+from support.models.own_objects import TwoStrides, WithPlaces
+from support.models.small_training import SMALL, equal_state
 from torch import nn
 
 from featherseg import models
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.layers.own_model import OwnModel
-from featherseg.recipe import parse_recipe, read_recipe
+from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.training import memory
 from featherseg.training.length import choose_batch_size
 from featherseg.training.memory import check_memory, estimate_memory

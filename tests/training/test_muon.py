@@ -1,10 +1,10 @@
 import pytest
 import torch
-from small_training import Silent, request
+from support.models.small_training import Silent, request
 
 from featherseg import models
 from featherseg.losses import PixelContrast
-from featherseg.recipe import TrainTable
+from featherseg.recipe.tables import TrainTable
 from featherseg.training import train
 from featherseg.training.muon import Muon, orthogonalise
 from featherseg.training.optimisers import build_optimizer

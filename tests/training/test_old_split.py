@@ -7,13 +7,13 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from small_training import Killed, KilledAt, Silent, request
+from support.models.small_training import Killed, KilledAt, Silent, request
 
 import featherseg
 from featherseg.core.errors import ConfigError
 from featherseg.data import open_dataset
 from featherseg.exporters.calibration import labelled_split, training_images
-from featherseg.runs import open_run
+from featherseg.runs.run import open_run
 from featherseg.training import train
 
 TOML = """

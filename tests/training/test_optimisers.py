@@ -1,6 +1,6 @@
 import pytest
 import torch
-from parity_golden import numbered
+from support.golden.parity_golden import numbered
 
 from featherseg import models
 from featherseg.core.errors import ConfigError
@@ -8,7 +8,7 @@ from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import OwnModel
 from featherseg.layers.position_bias import PositionBias
 from featherseg.losses import PixelContrast
-from featherseg.recipe import TrainTable
+from featherseg.recipe.tables import TrainTable
 from featherseg.training.optimisers import build_optimizer, build_schedule, rate_factor
 
 RATES = {"lr": 2.0, "backbone_lr": 1.0, "weight_decay": 0.5}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
-from small_training import Killed, KilledAt, equal_state, request, trained
+from support.models.small_training import Killed, KilledAt, equal_state, request, trained
 
 from featherseg.core.errors import ConfigError
 from featherseg.training import job, train

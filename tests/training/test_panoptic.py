@@ -9,7 +9,7 @@ import pytest
 import torch
 import typer
 from PIL import Image
-from small_training import SMALL, Silent
+from support.models.small_training import SMALL, Silent
 from typer.testing import CliRunner
 
 import featherseg
@@ -20,20 +20,21 @@ from featherseg.cli.predict import predict as predict_verb
 from featherseg.core.errors import ConfigError
 from featherseg.core.files import read_lines
 from featherseg.data import open_dataset
-from featherseg.data.checks import check_data
+from featherseg.data.cache.prepared_writer import prepare_data
+from featherseg.data.checks.check import check_data
+from featherseg.data.checks.fixes import write_mended
 from featherseg.data.datasets.dataset_toml import DatasetToml, ThingsTable, toml_text
-from featherseg.data.fixes import write_mended
-from featherseg.data.palettes import color_text
+from featherseg.data.images.palettes import color_text
 from featherseg.data.panoptic.files import read_ids, read_panoptic_json
-from featherseg.data.prepared_writer import prepare_data
 from featherseg.evaluation import PanopticQuality
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.masks import predict_mask, predict_panoptic
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
-from featherseg.recipe import LossTable, parse_recipe, read_recipe
-from featherseg.runs import load_run, save_weights, write_info
+from featherseg.recipe.reading import parse_recipe, read_recipe
+from featherseg.recipe.tables import LossTable
+from featherseg.runs.run import load_run, save_weights, write_info
 from featherseg.training import Request, train
 from featherseg.training.objects import Objects
 from featherseg.training.prepare import check_instances

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from small_training import Killed, KilledAt, Silent, equal_state, outcome, request, trained
+from support.models.small_training import Killed, KilledAt, Silent, equal_state, outcome, request, trained
 
 from featherseg.core.machine import computes_bf16
-from featherseg.recipe import parse_recipe, read_recipe, shipped_recipes
-from featherseg.runs import load_run, write_info
+from featherseg.recipe.reading import parse_recipe, read_recipe, shipped_recipes
+from featherseg.runs.run import load_run, write_info
 from featherseg.training import prepare, train
 
 OPEN = ("train.precision=auto", "train.epochs=1", "train.checkpoint_seconds=1e-9")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from file_server import Behaviour, serving
+from support.servers.file_server import Behaviour, serving
 from torch import nn
 
 from featherseg.backbones import weights

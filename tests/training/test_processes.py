@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from small_training import SMALL, YARD, Silent, equal_state, request
+from support.models.small_training import SMALL, YARD, Silent, equal_state, request
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.files import read_lines

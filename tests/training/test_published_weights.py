@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from faulty_disk import FaultyDisk
-from peer_golden import golden
 from safetensors.torch import save_file
-from small_training import Silent, request
+from support.golden.peer_golden import golden
+from support.models.small_training import Silent, request
+from support.processes.faulty_disk import FaultyDisk
 
 from featherseg import models
 from featherseg.api import report
@@ -18,7 +18,7 @@ from featherseg.backbones.weights import find_pretrained, load_official
 from featherseg.core.errors import ConfigError, FeathersegError, RunError, UnknownName, WeightsError
 from featherseg.data.datasets.camvid import CAMVID_LICENCE
 from featherseg.models import MODELS
-from featherseg.runs import RESOLVED, open_run
+from featherseg.runs.run import RESOLVED, open_run
 from featherseg.training import train
 from featherseg.training.published_weights import ImportRequest, combined_licence, import_weights, strip_prefix
 

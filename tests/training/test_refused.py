@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from own_objects import SETTINGS, Halves, own_model
-from small_training import SMALL, Silent, request, trained
+from support.models.own_objects import SETTINGS, Halves, own_model
+from support.models.small_training import SMALL, Silent, request, trained
 
 import featherseg
 from featherseg import models
 from featherseg.core.errors import ConfigError, DataError, RunError
-from featherseg.recipe import parse_recipe, read_recipe
+from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.training import Request, job, memory, train
 from featherseg.training.module import SegmentationModule
 

@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 import torch
-from faulty_disk import FAULTS, Crash, FaultyDisk
-from small_training import Killed, KilledAt, Silent, equal_state, outcome, request, trained
+from support.models.small_training import Killed, KilledAt, Silent, equal_state, outcome, request, trained
+from support.processes.faulty_disk import FAULTS, Crash, FaultyDisk
 
 from featherseg.core.errors import FeathersegError, RunError
 from featherseg.core.files import read_lines
-from featherseg.runs import load_run, save_weights
+from featherseg.runs.run import load_run, save_weights
 from featherseg.training import Request, train
 from featherseg.training.recorder import AtomicCheckpoints
 

@@ -5,10 +5,10 @@ import shutil
 import sys
 
 import pytest
-from small_training import SMALL, Killed, KilledAt, Silent, request
+from support.models.small_training import SMALL, Killed, KilledAt, Silent, request
 
 from featherseg import cli
-from featherseg.comparison.sweeps import train_all
+from featherseg.comparison.sweep import train_all
 from featherseg.core.errors import ConfigError, DeviceError
 from featherseg.training import Request, train
 

@@ -6,14 +6,14 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from small_training import YARD, Killed, KilledAt, Silent, request
+from support.models.small_training import YARD, Killed, KilledAt, Silent, request
 
 import featherseg
 from featherseg.core.errors import DataError, FeathersegError
 from featherseg.data import open_dataset
-from featherseg.data.fingerprint import Fingerprint
-from featherseg.data.prepared import Storage
-from featherseg.data.prepared_writer import prepare_data
+from featherseg.data.cache.fingerprint import Fingerprint
+from featherseg.data.cache.prepared import Storage
+from featherseg.data.cache.prepared_writer import prepare_data
 from featherseg.training import Request, train
 
 
@@ -114,9 +114,9 @@ def test_the_same_data_in_another_place_are_accepted(begun, moved):
 
 def test_an_unchanged_file_is_not_read_again(moved, monkeypatch):
     data = {"train": open_dataset(str(moved / "yard" / "dataset.toml"), "train")}
-    monkeypatch.setattr("featherseg.data.prepared.SETTLED_SECONDS", -1e9)
+    monkeypatch.setattr("featherseg.data.cache.prepared.SETTLED_SECONDS", -1e9)
     known, read = Fingerprint.of(data), []
-    monkeypatch.setattr("featherseg.data.prepared.file_digest", read.append)
+    monkeypatch.setattr("featherseg.data.cache.prepared.file_digest", read.append)
     assert known.differences(data) == []
     assert not read
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 from PIL import Image
-from small_training import Silent, request
+from support.models.small_training import Silent, request
 
 import featherseg
 from featherseg.core.errors import ConfigError, UnknownName
 from featherseg.data import open_dataset
-from featherseg.recipe import parse_recipe, read_recipe
-from featherseg.runs import open_run
+from featherseg.recipe.reading import parse_recipe, read_recipe
+from featherseg.runs.run import open_run
 from featherseg.training import train
 
 

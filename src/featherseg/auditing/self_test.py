@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from featherseg.core.wording import counted
-from featherseg.uncertainty.bootstrap import LEVEL, WHOLE, student_quantile
-from featherseg.uncertainty.clusters import BLOCK, MIN_CLUSTERS, clusters_of, single_images
+from featherseg.evaluation.bootstrap import LEVEL, WHOLE, student_quantile
+from featherseg.evaluation.clusters import BLOCK, MIN_CLUSTERS, clusters_of, single_images
 
 DRAWS = 20
 """How often faults are planted into a share of the images; the figures are means over the draws."""

@@ -45,8 +45,8 @@ def audit(
     --decisions FILE` writes a corrected copy. With --to the most suspicious images are written with their masks as they
     are into a new folder beside the page (audit.labelme), to be corrected in the tool that they were drawn in.
     """
-    from featherseg.auditing.session import TRAINING
-    from featherseg.auditing.session import audit as audit_data
+    from featherseg.auditing.audit import TRAINING
+    from featherseg.auditing.audit import audit as audit_data
     from featherseg.cli.terminal import Console
     from featherseg.core.files import check_writable, write_json
 

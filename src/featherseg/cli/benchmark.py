@@ -70,10 +70,10 @@ def benchmark(
         }  # fmt: skip
         _print_operators(models, (sizes, batch or (), threads or (), rounds or 10), given, as_json=as_json)
         return
-    from featherseg.benchmarking import session
-    from featherseg.benchmarking.page import benchmark_html
-    from featherseg.benchmarking.results import USUAL_STARTS, Plan
     from featherseg.cli.terminal import Console
+    from featherseg.comparison import benchmark as session
+    from featherseg.comparison.benchmark_page import benchmark_html
+    from featherseg.comparison.benchmark_results import USUAL_STARTS, Plan
     from featherseg.core.files import check_writable, write_text
 
     if out:
@@ -108,9 +108,9 @@ Repeats = tuple[Sequence[Size], Sequence[int], Sequence[int], int]
 
 def _print_operators(models: list[str], repeats: Repeats, given: Mapping[str, object], *, as_json: bool) -> None:
     """Refuse what has no effect on a profile, then profile each of `models`."""
-    from featherseg.benchmarking.operators import time_operators
     from featherseg.cli.benchmark_tables import print_operators
     from featherseg.cli.terminal import Console
+    from featherseg.comparison.operators import time_operators
 
     if unused := [option for option, value in given.items() if value]:
         raise ConfigError(f"{', '.join(unused)} has no effect with --operators, which runs on the CPU: leave it out.")

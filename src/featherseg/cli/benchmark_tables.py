@@ -9,15 +9,15 @@ from featherseg.core.wording import counted, one_line, size_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from featherseg.benchmarking.operators import OperatorTimes
-    from featherseg.benchmarking.results import Benchmark, Row, Table
-    from featherseg.benchmarking.statistics import Speedup
     from featherseg.cli.terminal import Console
+    from featherseg.comparison.benchmark_results import Benchmark, Row, Table
+    from featherseg.comparison.operators import OperatorTimes
+    from featherseg.comparison.statistics import Speedup
 
 
 def print_benchmark(console: Console, benchmark: Benchmark) -> None:
     """Two tables a setting, then what was left out and what to beware of."""
-    from featherseg.benchmarking.page import cautions
+    from featherseg.comparison.benchmark_page import cautions
     from featherseg.core.machine import machine_text
 
     for table in benchmark.tables:
@@ -52,7 +52,7 @@ def print_operators(console: Console, found: Sequence[OperatorTimes]) -> None:
 
 def _print_latencies(console: Console, table: Table, baselines: tuple[str, ...]) -> None:
     """Latency and speedup, and beside them how near the masks are to those of plain float32 PyTorch."""
-    from featherseg.benchmarking.statistics import summarise
+    from featherseg.comparison.statistics import summarise
 
     scored = table.rows[0].fidelity.miou is not None
     heads = ["p50 ms", "images/s", *(f"vs {b}" for b in baselines), "logits off", "same class"]
@@ -75,8 +75,8 @@ def _print_latencies(console: Console, table: Table, baselines: tuple[str, ...])
 
 def _print_rest(console: Console, table: Table) -> None:
     """CPU time, end to end, first call, memory."""
-    from featherseg.benchmarking.charts import share
-    from featherseg.benchmarking.statistics import summarise
+    from featherseg.comparison.benchmark_charts import share
+    from featherseg.comparison.statistics import summarise
 
     gpu = table.rows[0].samples.gpu_mib is not None
     limited = any(row.limit_ms is not None for row in table.rows)
@@ -109,7 +109,7 @@ def _print(console: Console, title: str, heads: list[str], rows: list[tuple[Row,
 
 def _speedup(s: Speedup) -> str:
     """The ratio over its interval; no ratio where no difference is shown."""
-    from featherseg.benchmarking.statistics import NO_DIFFERENCE
+    from featherseg.comparison.statistics import NO_DIFFERENCE
 
     if s.itself:
         return "1"

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from featherseg.cli.terminal import Console
-    from featherseg.data.checks import CheckReport, SplitReport
-    from featherseg.data.proposal import Proposal
+    from featherseg.data.checks.check import CheckReport, SplitReport
+    from featherseg.data.discovery.proposal import Proposal
 
 SHOWN_FAULTS = 20
 """How many faults of one kind, or values of masks, are printed before "and N more"."""
@@ -134,7 +134,7 @@ def _print_next(console: Console, report: CheckReport, data: str) -> None:
 
 
 def _print_report(console: Console, report: CheckReport) -> None:
-    from featherseg.data.checks import FAULTS
+    from featherseg.data.checks.check import FAULTS
 
     for kind, heading in FAULTS.items():
         faults = [fault for fault in report.faults if fault.kind == kind]
@@ -215,7 +215,7 @@ def _most_frequent(sizes: dict[str, int]) -> str:
 
 
 def _print_mended(console: Console, report: CheckReport, out: Path) -> None:
-    from featherseg.data.checks import FAULTS
+    from featherseg.data.checks.check import FAULTS
 
     mended, changes = report.mended, report.changes
     assert mended is not None

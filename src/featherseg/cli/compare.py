@@ -32,8 +32,8 @@ from featherseg.core.wording import json_text, one_line
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
-    from featherseg.comparison.results import Comparison
-    from featherseg.comparison.sweeps import Sweep
+    from featherseg.comparison.compare_results import Comparison
+    from featherseg.comparison.sweep import Sweep
 
 
 def compare(
@@ -66,8 +66,8 @@ def compare(
         del inference["resize"]  # each model's own
     at = parse_size(size, "--image-size") if size else None
     from featherseg.cli.terminal import Console
-    from featherseg.comparison import comparison
-    from featherseg.comparison.results import Budgets
+    from featherseg.comparison import compare as comparison
+    from featherseg.comparison.compare_results import Budgets
     from featherseg.core.allocator import keep_freed_memory
     from featherseg.core.files import check_writable
     from featherseg.core.machine import pick_device
@@ -100,7 +100,7 @@ def show(
     result: Comparison | Sweep, comparison: Comparison, console: Console, page: Path | None, *, as_json: bool
 ) -> None:
     """Print the comparison of a result, or the result as JSON; write the page if one is wanted."""
-    from featherseg.comparison.page import comparison_html
+    from featherseg.comparison.compare_page import comparison_html
     from featherseg.core.files import write_text
 
     if as_json:

@@ -9,8 +9,8 @@ from featherseg.core.wording import json_text, one_line, size_text
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
-    from featherseg.comparison.results import CandidateResult, Comparison, Ranking
-    from featherseg.uncertainty.bootstrap import Difference
+    from featherseg.comparison.compare_results import CandidateResult, Comparison, Ranking
+    from featherseg.evaluation.bootstrap import Difference
 
 
 WIDEST = 16
@@ -113,7 +113,7 @@ def _figures(s: CandidateResult, between: str) -> tuple[str, ...]:
 
 def print_paper(name: str, console: Console, *, as_json: bool) -> None:
     """Every row and sentence of a paper that holds a number, beside our counts, each figure with a verdict."""
-    from featherseg.counting.papers import check_paper
+    from featherseg.costs.papers import check_paper
 
     check = check_paper(name)
     if as_json:
@@ -136,7 +136,7 @@ def _print_published(console: Console, checked: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from featherseg.counting.papers import NOT_RECOUNTED
+    from featherseg.costs.papers import NOT_RECOUNTED
 
     table = Table("model", "figure", "printed", "ours", "verdict", title=escape(checked["title"]))
     table.title_justify = "left"

@@ -10,9 +10,9 @@ from featherseg.cli.options import AsJson, parse_size
 from featherseg.core.wording import json_text, size_text
 
 if TYPE_CHECKING:
-    from featherseg.counting.cost import Cost
-    from featherseg.counting.deeplab import DeepLabRatios
-    from featherseg.recipe import PaperTable
+    from featherseg.costs.cost import Cost
+    from featherseg.costs.deeplab import DeepLabRatios
+    from featherseg.recipe.tables import PaperTable
 
 
 def cost(
@@ -26,8 +26,8 @@ def cost(
     """Count a model's parameters, and the multiply-accumulates (MACs) that one image costs it."""
     height_width = parse_size(size, "--image-size")
     import featherseg
-    from featherseg.counting.deeplab import beside_deeplabv3
-    from featherseg.counting.published import published
+    from featherseg.costs.deeplab import beside_deeplabv3
+    from featherseg.costs.published import published
 
     result, rows = featherseg.cost(model, height_width, classes), published(model)
     deeplabs = beside_deeplabv3(result)
@@ -44,7 +44,7 @@ def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
     from rich.table import Table
 
     from featherseg.cli.terminal import Console
-    from featherseg.counting.cost import CONVENTIONS
+    from featherseg.costs.cost import CONVENTIONS
 
     console = Console(highlight=False)
     height, width = result.size

@@ -42,7 +42,7 @@ def demo(output: Annotated[Path, out_option("The folder to write, a new one.")] 
 
 def steps(output: Path, *, trains: bool, exports: bool) -> list[tuple[str, ...]]:
     """What happens to the scenes in `output`: (title, words of the command); a title alone says what is left out."""
-    from featherseg.runs import STARTER
+    from featherseg.runs.run import STARTER
 
     folder = str(output)
     run = f"{folder}/run" if trains else STARTER

@@ -55,7 +55,7 @@ def export(
     from featherseg.cli.terminal import Console
     from featherseg.core.allocator import keep_freed_memory
     from featherseg.exporters import ExportSettings, export_formats
-    from featherseg.runs import load_run
+    from featherseg.runs.run import load_run
 
     names = [name.strip() for name in formats.split(",") if name.strip()]
     if not names:

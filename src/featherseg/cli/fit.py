@@ -128,8 +128,8 @@ def fit(
     import featherseg
     from featherseg.cli.train import TrainingProgress
     from featherseg.core.allocator import keep_freed_memory
+    from featherseg.fitting.fit import FitSettings
     from featherseg.fitting.results import over_text, summary
-    from featherseg.fitting.session import FitSettings
 
     keep_freed_memory()
     followed = tuple(filter(None, loggers.split(",")))

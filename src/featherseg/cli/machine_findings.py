@@ -109,7 +109,7 @@ def _why_no_extension() -> str:
 
 def _places() -> Iterator[Finding]:
     from featherseg.backbones.weights import PRETRAINED, weights_folder
-    from featherseg.runs import runs_by_name
+    from featherseg.runs.run import runs_by_name
 
     here = [name for name, source in PRETRAINED.items() if (path := source.path()) and path.is_file()]
     found = f"{', '.join(here) or 'none'}; others are looked for in {weights_folder()}"
@@ -127,7 +127,7 @@ def _places() -> Iterator[Finding]:
 
 def _caches() -> list[Path]:
     """Where prepared data of a folder DATA are looked for."""
-    from featherseg.data.prepared import cache_folders
+    from featherseg.data.cache.prepared import cache_folders
 
     return cache_folders(Path("DATA"))
 
@@ -143,7 +143,7 @@ def _shared_memory() -> Iterator[Finding]:
     """Loader workers pass batches through /dev/shm; containers often have 64 MiB of it."""
     if not SHARED_MEMORY.is_dir():
         return
-    from featherseg.recipe import shipped_recipes
+    from featherseg.recipe.reading import shipped_recipes
 
     needed, recipe = max((loader_bytes(name), name) for name in shipped_recipes())
     size = shutil.disk_usage(SHARED_MEMORY).total
@@ -157,8 +157,8 @@ def _shared_memory() -> Iterator[Finding]:
 
 def loader_bytes(recipe: str) -> int:
     """What the batches that loader workers hold ready take in shared memory: 8-bit images and their labels."""
-    from featherseg.data.loader import PREFETCH
-    from featherseg.recipe import parse_recipe, read_recipe
+    from featherseg.data.pipeline.loader import PREFETCH
+    from featherseg.recipe.reading import parse_recipe, read_recipe
     from featherseg.training.batches import loader_workers
 
     settings = parse_recipe(read_recipe(recipe))

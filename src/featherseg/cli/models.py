@@ -27,7 +27,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     from featherseg.cli.terminal import Console
-    from featherseg.counting.catalogue import CLASSES, SIZE, latencies, scores
+    from featherseg.costs.catalogue import CLASSES, SIZE, latencies, scores
 
     table = Table()
     for heading, width in (("model", None), ("ms", 5), ("params M", 6), ("GMACs", 5), ("ImageNet", 9), ("paper", None)):
@@ -63,12 +63,12 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 def catalogue_rows() -> list[dict[str, Any]]:
     """One JSON object a model, the fastest first, those that were never timed last.
 
-    params, and macs by the convention `macs`, at `size` and `classes`; latency_ms as in counting/latencies.json. miou
-    (0..1) by dataset as in counting/scores.json, and of its models whether they are `on_front`: no other that is as
+    params, and macs by the convention `macs`, at `size` and `classes`; latency_ms as in costs/latencies.json. miou
+    (0..1) by dataset as in costs/scores.json, and of its models whether they are `on_front`: no other that is as
     fast scores as much, by the mean over the datasets. Both are None for models that are not in there.
     """
     from featherseg.comparison.pareto import Point, pareto_front
-    from featherseg.counting.catalogue import CLASSES, SIZE, counts, latencies, scores
+    from featherseg.costs.catalogue import CLASSES, SIZE, counts, latencies, scores
     from featherseg.models import MODELS
 
     rows, ms, found = [], latencies()["ms"], scores()["miou"]

@@ -104,7 +104,7 @@ def predict(
     With --cluster the masks alone are written, and predictions.jsonl, which tells of every image; the same command
     again does what is missing.
     """
-    from featherseg.data.images import find_images, folders_of_images, refuse_image_name
+    from featherseg.data.images.decoding import find_images, folders_of_images, refuse_image_name
 
     # Options that do not go together
     if workers is not None and (cluster is None or workers < 1):

@@ -39,8 +39,8 @@ def prepare(
     changed.
     """
     from featherseg.cli.terminal import Console
-    from featherseg.data.prepared import Storage
-    from featherseg.data.prepared_writer import prepare_data, splits_on_disk
+    from featherseg.data.cache.prepared import Storage
+    from featherseg.data.cache.prepared_writer import prepare_data, splits_on_disk
 
     if quality is not None and storage is not Stored.JPEG:
         raise ConfigError("--quality is for --storage jpeg alone. Leave it out.")

@@ -10,7 +10,7 @@ from featherseg.core.wording import counted
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
-    from featherseg.counting.published import Comparison
+    from featherseg.costs.published import Comparison
     from featherseg.evaluation.scoring import Scores
 
 
@@ -55,7 +55,7 @@ def _print_objects(console: Console, classes: Sequence[str], found: Mapping[str,
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
     """A paper's row and the run's own figures."""
-    from featherseg.counting.published import HEADS
+    from featherseg.costs.published import HEADS
 
     title = f"Published in {comparison.row}, and this run"
     console.print_table(HEADS, [figure.texts() for figure in comparison.figures], title=title)

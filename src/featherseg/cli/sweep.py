@@ -51,8 +51,8 @@ def sweep(
     from featherseg.cli.compare import show
     from featherseg.cli.terminal import Console
     from featherseg.cli.train import TrainingProgress
-    from featherseg.comparison import sweeps
-    from featherseg.comparison.results import Budgets
+    from featherseg.comparison import sweep as sweeps
+    from featherseg.comparison.compare_results import Budgets
     from featherseg.core.allocator import keep_freed_memory
     from featherseg.core.files import check_writable
 

@@ -19,12 +19,12 @@ from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.files import file_digest, short_names
 from featherseg.core.types import Size
 from featherseg.core.wording import counted
-from featherseg.counting.cost import Cost, cost_of
-from featherseg.data.fingerprint import read_fingerprint
+from featherseg.costs.cost import Cost, cost_of
+from featherseg.data.cache.fingerprint import read_fingerprint
 from featherseg.hub import is_address
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
 from featherseg.inference.runtimes.file_metadata import FileRuntime
-from featherseg.runs import DATA, EXPORTS, WEIGHTS, Run, build_model, find_run, load_run, open_run
+from featherseg.runs.run import DATA, EXPORTS, WEIGHTS, Run, build_model, find_run, load_run, open_run
 
 NOT_RECORDED = "initialisation not recorded"
 MOST_SETTINGS = 2

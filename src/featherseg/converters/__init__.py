@@ -30,7 +30,7 @@ from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
 from featherseg.core.files import new_folder
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData
-from featherseg.data.layouts import find_readings
+from featherseg.data.discovery.layouts import find_readings
 
 
 class AnnotationFormat(Protocol):

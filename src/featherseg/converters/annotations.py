@@ -14,7 +14,7 @@ import numpy as np
 from featherseg.core.errors import DataError
 from featherseg.core.types import IGNORE, Color, Size
 from featherseg.core.wording import size_text
-from featherseg.data.color_lists import is_background, is_ignored
+from featherseg.data.discovery.color_lists import is_background, is_ignored
 
 BACKGROUND = "background"
 """The class of pixels that carry no annotation; value 0 of every mask."""

@@ -24,12 +24,12 @@ from featherseg.converters.annotations import (
 )
 from featherseg.converters.masks import Masks, Part, parts_of, place
 from featherseg.converters.pixel_rules import coco_polygons, points_of
+from featherseg.converters.regions import runs_of
 from featherseg.converters.run_lengths import coco_counts, region_of_counts
 from featherseg.converters.source import Source, nothing_readable, read_json, split_of
 from featherseg.core.errors import DataError
 from featherseg.core.types import Size
 from featherseg.data.panoptic.files import SEGMENTS
-from featherseg.data.regions import runs_of
 
 TITLE = "COCO"
 

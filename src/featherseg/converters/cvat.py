@@ -29,8 +29,8 @@ from featherseg.converters.run_lengths import counts_of_rows, mask_of_counts
 from featherseg.converters.source import Source, nothing_readable, read_xml, split_of
 from featherseg.core.errors import DataError
 from featherseg.core.types import Color, Size
-from featherseg.data.images import MAX_PIXELS
-from featherseg.data.palettes import color_text, parse_color
+from featherseg.data.images.decoding import MAX_PIXELS
+from featherseg.data.images.palettes import color_text, parse_color
 
 TITLE = "CVAT for images 1.1"
 

@@ -30,11 +30,11 @@ from featherseg.core.files import composed
 from featherseg.core.notebook import html_table
 from featherseg.core.types import IGNORE, Color, Progress, Size
 from featherseg.core.wording import counted
-from featherseg.data.color_lists import is_background
 from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, ThingsTable, toml_text
 from featherseg.data.datasets.folder import MAX_OBJECT
-from featherseg.data.images import EncodedImage, exif_turn, image_size
-from featherseg.data.palettes import color_text, default_palette
+from featherseg.data.discovery.color_lists import is_background
+from featherseg.data.images.decoding import EncodedImage, exif_turn, image_size
+from featherseg.data.images.palettes import color_text, default_palette
 
 SHARES = {"train": 0.8, "val": 0.2}
 """The splits of a source that has none."""

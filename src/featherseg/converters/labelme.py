@@ -30,7 +30,7 @@ from featherseg.converters.pixel_rules import check_points, pillow_polygon, pill
 from featherseg.converters.source import Source, read_json, split_of
 from featherseg.core.errors import DataError
 from featherseg.core.types import IGNORE, Size
-from featherseg.data.images import EncodedImage, read_image
+from featherseg.data.images.decoding import EncodedImage, read_image
 
 TITLE = "labelme"
 

@@ -14,22 +14,22 @@ from PIL import Image
 from scipy import ndimage
 
 from featherseg.converters.pixel_rules import pillow_polygon
+from featherseg.converters.regions import Ring, rings
 from featherseg.converters.source import place_image
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, NoDataset
 from featherseg.core.files import numbered, unique_names
 from featherseg.core.types import IGNORE, ClassInfo, Color, SegmentationData, Size
 from featherseg.core.wording import counted, size_text
 from featherseg.data import own_config
-from featherseg.data.color_lists import is_background
+from featherseg.data.cache.fingerprint import files_of
 from featherseg.data.datasets.dataset_toml import DatasetToml
 from featherseg.data.datasets.folder import list_folder, read_instances
-from featherseg.data.fingerprint import files_of
-from featherseg.data.georeference import DESCRIPTION
-from featherseg.data.images import IMAGE_SUFFIXES, image_size, images_in, read_mask
-from featherseg.data.pairs import complete, plain_key, read_label
-from featherseg.data.palettes import CLASSES_KEY, default_palette
+from featherseg.data.discovery.color_lists import is_background
+from featherseg.data.images.decoding import IMAGE_SUFFIXES, image_size, images_in, read_mask
+from featherseg.data.images.georeference import DESCRIPTION
+from featherseg.data.images.pairs import complete, plain_key, read_label
+from featherseg.data.images.palettes import CLASSES_KEY, default_palette
 from featherseg.data.panoptic.files import read_ids, read_panoptic_json
-from featherseg.data.regions import Ring, rings
 
 PREDICTED = ("_mask.png", "_mask.tif")
 """What the masks of `featherseg predict` end in."""

@@ -9,9 +9,9 @@ from featherseg.converters.annotations import Raster, UnusableShape
 from featherseg.converters.source import Source, name_form
 from featherseg.core.files import composed
 from featherseg.core.types import Color
-from featherseg.data.color_lists import find_color_list, read_color_list
-from featherseg.data.images import IMAGE_SUFFIXES, read_mask
-from featherseg.data.palettes import color_text
+from featherseg.data.discovery.color_lists import find_color_list, read_color_list
+from featherseg.data.images.decoding import IMAGE_SUFFIXES, read_mask
+from featherseg.data.images.palettes import color_text
 
 
 def color_codes(path: Path) -> np.ndarray:

@@ -10,7 +10,7 @@ from featherseg.converters.rasters import Stems, code_of, color_codes, listed_co
 from featherseg.converters.source import Source, split_of
 from featherseg.core.errors import DataError
 from featherseg.core.types import Color
-from featherseg.data.images import read_mask
+from featherseg.data.images.decoding import read_mask
 
 TITLE = "masks in colours"
 

@@ -10,8 +10,8 @@ from featherseg.converters.annotations import AnnotatedImage, Annotations, Raste
 from featherseg.converters.rasters import Stems, raster_of
 from featherseg.converters.source import Source, read_text, split_of
 from featherseg.core.errors import DataError
-from featherseg.data.class_lists import listed_values
-from featherseg.data.images import read_mask
+from featherseg.data.discovery.class_lists import listed_values
+from featherseg.data.images.decoding import read_mask
 
 TITLE = "Roboflow masks"
 

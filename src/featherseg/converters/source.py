@@ -26,8 +26,8 @@ from xml.parsers import expat
 from featherseg.core.errors import DataError, DataNotFound, near_path
 from featherseg.core.files import composed, parse_json, read_bounded, remove_tree, temporary_path
 from featherseg.core.wording import counted
-from featherseg.data.images import is_image
-from featherseg.data.unread import REMEDY, UNREAD_SUFFIXES, unread_note
+from featherseg.data.images.decoding import is_image
+from featherseg.data.images.unread import REMEDY, UNREAD_SUFFIXES, unread_note
 
 MOST_FILES = 2_000_000
 """Files of a folder or a zip; Open Images has 1.9 million."""

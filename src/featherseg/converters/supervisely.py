@@ -30,8 +30,8 @@ from featherseg.converters.pixel_rules import check_points, pillow_polygon, poin
 from featherseg.converters.source import AMBIGUOUS, KEPT_IN, SPLITS, Source, name_form, read_json, split_of
 from featherseg.core.errors import DataError
 from featherseg.core.types import Color, Size
-from featherseg.data.images import MAX_PIXELS, EncodedImage, is_image, read_image
-from featherseg.data.palettes import parse_color
+from featherseg.data.images.decoding import MAX_PIXELS, EncodedImage, is_image, read_image
+from featherseg.data.images.palettes import parse_color
 
 TITLE = "Supervisely"
 

@@ -23,8 +23,8 @@ from featherseg.converters.rasters import Stems, code_of, color_codes, listed_co
 from featherseg.converters.source import KEPT_IN, SPLITS, Source, name_form, read_text, split_of
 from featherseg.core.errors import DataError
 from featherseg.core.types import IGNORE, Color
-from featherseg.data.images import IMAGE_SUFFIXES, read_mask
-from featherseg.data.palettes import default_palette
+from featherseg.data.images.decoding import IMAGE_SUFFIXES, read_mask
+from featherseg.data.images.palettes import default_palette
 
 TITLE = "Pascal VOC"
 

@@ -9,15 +9,15 @@ from pathlib import Path
 from featherseg.core.errors import DataNotFound, NoDataset, near_path, unknown
 from featherseg.core.storage import is_remote
 from featherseg.core.types import ClassInfo, DataFacts, SegmentationData
+from featherseg.data.cache.mirror import local_dataset, local_folder
+from featherseg.data.cache.prepared import with_cache
 from featherseg.data.datasets import DATASETS
 from featherseg.data.datasets.dataset_toml import DatasetToml, read_dataset_toml
 from featherseg.data.datasets.folder import FolderData, FolderListing, list_folder
-from featherseg.data.masks_yaml import read_masks_yaml
-from featherseg.data.mirror import local_dataset, local_folder
-from featherseg.data.pairs import NamedData, PairedFiles
-from featherseg.data.prepared import with_cache
-from featherseg.data.proposal import proposed_config
-from featherseg.data.sequences import SplitBy
+from featherseg.data.datasets.sequences import SplitBy
+from featherseg.data.discovery.masks_yaml import read_masks_yaml
+from featherseg.data.discovery.proposal import proposed_config
+from featherseg.data.images.pairs import NamedData, PairedFiles
 from featherseg.data.shapes import Shapes
 
 
@@ -32,12 +32,12 @@ def open_dataset(
 ) -> SegmentationData:
     """Open one split of a dataset, or several as one, "train+val": a name of DATASETS, a dataset.toml, or its folder.
 
-    One in a bucket, "s3://bucket/dataset.toml", is copied here first (data/mirror.py).
+    One in a bucket, "s3://bucket/dataset.toml", is copied here first (data/cache/mirror.py).
     A folder without a dataset.toml is read as `featherseg check FOLDER --write` would write it, where that is clear.
     `root` is the folder of a dataset that lies on disk (for a dataset.toml: the folder its paths start from, by default
     its own); `size` takes at most so many samples, spread evenly. What `featherseg prepare` wrote is used where it is
-    found (data/prepared.py); images that lost something by it only where `exact` is off. `split_by` is what a split by
-    share keeps together where that is not what the dataset.toml says (data/sequences.py). Raises UnknownName for an
+    found; images that lost something by it only where `exact` is off. `split_by` is what a split by
+    share keeps together where that is not what the dataset.toml says. Raises UnknownName for an
     unknown dataset or split, DataNotFound and ConfigError for what is missing or wrong on disk.
     """
     data = open_files(name, split, root, size, split_by)

@@ -17,9 +17,10 @@ from featherseg.core.errors import ConfigError, DataError, DataNotFound
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.types import IGNORE, Progress, SegmentationData
 from featherseg.core.wording import marks, size_text
-from featherseg.counting.published import Comparison
-from featherseg.data.fingerprint import files_of
-from featherseg.data.images import read_mask
+from featherseg.costs.published import Comparison
+from featherseg.data.cache.fingerprint import files_of
+from featherseg.data.images.decoding import read_mask
+from featherseg.evaluation.bootstrap import image_counts
 from featherseg.evaluation.boundary import BoundaryF
 from featherseg.evaluation.ground_truth import PanopticScorer
 from featherseg.evaluation.iou import Confusion
@@ -27,7 +28,6 @@ from featherseg.inference.masks import predict_mask, predict_panoptic
 from featherseg.inference.range_warning import warn_of_range
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings
-from featherseg.uncertainty.bootstrap import image_counts
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from featherseg.data import open_dataset
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.runtimes import open_runtime
 from featherseg.layers.resize import preprocess
-from featherseg.runs import Run
+from featherseg.runs.run import Run
 
 CHECKED = 4
 """Images of the training split that a quantised file is compared with its model on; not calibrated with if it has

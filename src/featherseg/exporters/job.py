@@ -14,7 +14,7 @@ from featherseg.inference.runtimes.file_metadata import FORMAT_VERSION, OUTPUTS
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.normalise import divisor
 from featherseg.layers.resize import resized
-from featherseg.recipe import PanopticTable
+from featherseg.recipe.tables import PanopticTable
 
 DEFAULT_SIZE = (512, 1024)
 """(height, width) of images where it is not known what the model was trained on."""

@@ -22,7 +22,7 @@ from featherseg.core.errors import ConfigError, DataError, ExportError, Feathers
 from featherseg.core.files import check_writable, refuse_links, remove_tree, temporary_path, write_together
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import ClassInfo, Progress, Size, as_size
-from featherseg.data.palettes import default_palette
+from featherseg.data.images.palettes import default_palette
 from featherseg.exporters.calibration import Images, LabelledSplit, labelled_split, training_images
 from featherseg.exporters.formats import EXPORTERS, Format
 from featherseg.exporters.job import Facts, Job
@@ -33,7 +33,7 @@ from featherseg.exporters.report import PARITY, ExportReport, keep_reports
 from featherseg.inference.runtimes import open_file
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import as_model
-from featherseg.runs import EXPORTS, Run, load_run
+from featherseg.runs.run import EXPORTS, Run, load_run
 
 PASSES, WARM_UP = 5, 2
 """Runs that a file's latency is the median of, and those before them: its order of magnitude."""

@@ -11,7 +11,7 @@ from featherseg.core.old_names import with_new_names
 from featherseg.core.types import Size
 from featherseg.exporters.job import Quantised
 from featherseg.exporters.parity import ParityReport
-from featherseg.runs import Run
+from featherseg.runs.run import Run
 
 PARITY = "parity.json"
 HEADS = ("format", "error", "same class", "mIoU", "model's", "MB", "ms")

@@ -17,7 +17,7 @@ from featherseg.core.machine import pick_device, torch_threads
 from featherseg.core.types import Reporter, SegmentationData, Size
 from featherseg.core.wording import counted, size_text
 from featherseg.data import open_dataset
-from featherseg.data.statistics import largest_size, typical_size
+from featherseg.data.datasets.statistics import largest_size, typical_size
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.fitting.bundle import MeasuredLatency
 from featherseg.fitting.candidates import (
@@ -39,7 +39,7 @@ from featherseg.fitting.record import FitConfig, Made, Parts
 from featherseg.fitting.trials import Workers, found_by
 from featherseg.fitting.watch import watching_seconds
 from featherseg.layers.model import SegmentationModel
-from featherseg.recipe import Recipe
+from featherseg.recipe.tables import Recipe
 from featherseg.training import Request
 from featherseg.training.length import duration, time_step, time_validation
 from featherseg.training.memory import check_memory, estimate_memory

@@ -50,7 +50,7 @@ from featherseg.fitting.plan import Milliseconds, keeps_limits, name_of
 from featherseg.fitting.record import read_plan
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.resize import padding, resize_factor, scaled_size
-from featherseg.recipe import ImageSize
+from featherseg.recipe.tables import ImageSize
 
 FORMAT_VERSION = 1
 """Of bundle.json and of latency.json."""

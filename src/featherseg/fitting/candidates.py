@@ -10,9 +10,9 @@ from featherseg.backbones.weights import PRETRAINED
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Resize, Size
 from featherseg.core.wording import size_text
-from featherseg.counting.catalogue import counts
-from featherseg.data.images import MAX_PIXELS
-from featherseg.data.statistics import choose_crop
+from featherseg.costs.catalogue import counts
+from featherseg.data.datasets.statistics import choose_crop
+from featherseg.data.images.decoding import MAX_PIXELS
 from featherseg.fitting.plan import One, best_guesses, name_of
 from featherseg.layers.resize import resized
 

@@ -14,8 +14,10 @@ from featherseg.core.files import FIT, remove_tree, write_bytes, write_json
 from featherseg.core.notebook import percent
 from featherseg.core.types import Reporter, Resize
 from featherseg.data import open_dataset
-from featherseg.data.fingerprint import groups_of
+from featherseg.data.cache.fingerprint import groups_of
 from featherseg.evaluation import scoring
+from featherseg.evaluation.bootstrap import score_interval
+from featherseg.evaluation.clusters import clusters_of
 from featherseg.exporters import EXPORTERS, export
 from featherseg.exporters.pipeline import ExportSettings
 from featherseg.exporters.report import PARITY, ExportReport, keep_reports
@@ -34,10 +36,8 @@ from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.card import write_card
 from featherseg.reports.run_report import write_report
-from featherseg.runs import EVALUATIONS, open_run, write_info
+from featherseg.runs.run import EVALUATIONS, open_run, write_info
 from featherseg.training.trackers import TRACKERS
-from featherseg.uncertainty.bootstrap import score_interval
-from featherseg.uncertainty.clusters import clusters_of
 
 BUNDLE, DRAFT = "measure.zip", "draft"
 """What measures the model that is delivered on another device; in which folder of the trials a delivery is prepared."""

@@ -13,15 +13,15 @@ from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.files import check_writable
 from featherseg.core.types import ClassInfo, Progress, Size
 from featherseg.data import open_dataset
-from featherseg.data.palettes import default_palette
-from featherseg.data.statistics import typical_size
+from featherseg.data.datasets.statistics import typical_size
+from featherseg.data.images.palettes import default_palette
 from featherseg.exporters.job import Facts
 from featherseg.exporters.pipeline import describe
 from featherseg.fitting.bundle import BundleItem, MeasuredLatency, write_bundle
 from featherseg.fitting.candidates import check_size, offers, resize_of
 from featherseg.fitting.feasible import image_of
 from featherseg.fitting.latency import Timing
-from featherseg.runs import Run
+from featherseg.runs.run import Run
 
 CLASSES, SIZE = 19, (360, 480)
 """Of the candidates, where no data are named: latency hardly depends on the number of classes."""

@@ -31,7 +31,7 @@ from featherseg.core.files import home_folder, load_json, write_json
 from featherseg.core.machine import default_threads, machine, peak_memory, processor_text, usable_cores
 from featherseg.core.types import ClassInfo, Resize
 from featherseg.core.wording import counted
-from featherseg.counting.catalogue import SIZE
+from featherseg.costs.catalogue import SIZE
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.job import Facts, Job
 from featherseg.exporters.onnx import graph_form, to_onnx

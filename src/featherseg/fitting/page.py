@@ -14,7 +14,7 @@ from featherseg.fitting.plan import SPARE, Plan, least_to_compare
 from featherseg.fitting.results import NEAR, OVER, PAGE, UNDELIVERED, latency_text, over_text, summary
 from featherseg.reports.charts import Line, chart
 from featherseg.reports.page import page_html, render
-from featherseg.runs import METRICS
+from featherseg.runs.run import METRICS
 
 WIDE, NARROW = 720, 380
 """Units across of a drawing on a screen and on a phone, in which a letter is 12 high."""

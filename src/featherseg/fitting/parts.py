@@ -14,8 +14,8 @@ from featherseg.core.storage import address, is_remote
 from featherseg.core.types import IGNORE, SegmentationData
 from featherseg.core.wording import counted
 from featherseg.data import data_folder, is_own, open_dataset, own_config, own_listing, score_split
+from featherseg.data.cache.fingerprint import copies_of, files_of, named_pairs
 from featherseg.data.datasets.dataset_toml import toml_text
-from featherseg.data.fingerprint import copies_of, files_of, named_pairs
 from featherseg.fitting.record import Parts
 
 HELD_OUT = 0.1

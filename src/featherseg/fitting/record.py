@@ -17,8 +17,8 @@ from featherseg.exporters.formats import EXPORTERS
 from featherseg.fitting.candidates import MODELS, check_size, has_weights
 from featherseg.fitting.latency import Timing
 from featherseg.fitting.plan import MOST_MS, Candidate, Plan, Scale
-from featherseg.recipe import ImageSize, Positive
-from featherseg.runs import moved_dataset
+from featherseg.recipe.tables import ImageSize, Positive
+from featherseg.runs.run import moved_dataset
 
 FORMAT_VERSION = 1
 

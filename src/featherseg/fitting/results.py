@@ -25,7 +25,7 @@ from featherseg.fitting.plan import (
 )
 
 if TYPE_CHECKING:
-    from featherseg.runs import Run
+    from featherseg.runs.run import Run
 
 PAGE = "fit.html"
 
@@ -116,7 +116,7 @@ class FitResult:
     @property
     def run(self) -> "Run":
         """The trained model."""
-        from featherseg.runs import open_run
+        from featherseg.runs.run import open_run
 
         return open_run(self.path)
 

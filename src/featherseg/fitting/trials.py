@@ -25,7 +25,7 @@ from featherseg.core.types import Reporter
 from featherseg.core.wording import Doubt, counted, one_line
 from featherseg.fitting.clock import Deadline, StepClock
 from featherseg.fitting.plan import Candidate
-from featherseg.runs import RESOLVED, open_run
+from featherseg.runs.run import RESOLVED, open_run
 from featherseg.training import Request, train
 
 TRIALS, SECONDS, FAILED = "trials", "seconds.jsonl", "failed.json"

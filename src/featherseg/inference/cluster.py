@@ -33,9 +33,9 @@ from featherseg.core.files import (
 )
 from featherseg.core.storage import StoredFile, is_remote, joined, read_lines, stream_files, write_file, write_whole
 from featherseg.core.wording import changed_settings, one_line
-from featherseg.data.georeference import TIFF_SUFFIXES, Georeference
-from featherseg.data.images import EncodedImage, image_size, is_image
-from featherseg.data.unread import unread_endings, unread_note, warn_once
+from featherseg.data.images.decoding import EncodedImage, image_size, is_image
+from featherseg.data.images.georeference import TIFF_SUFFIXES, Georeference
+from featherseg.data.images.unread import unread_endings, unread_note, warn_once
 from featherseg.inference.drawing import mask_bytes
 from featherseg.inference.inputs import InputImage, read_ahead, read_input
 from featherseg.inference.manifest import (

@@ -19,9 +19,9 @@ from PIL.PngImagePlugin import PngInfo, putchunk
 
 from featherseg.core.files import write_bytes
 from featherseg.core.types import ClassInfo
-from featherseg.data.georeference import Georeference, geotiff_bytes
-from featherseg.data.image_range import eight_bits
-from featherseg.data.palettes import CLASSES_KEY
+from featherseg.data.images.georeference import Georeference, geotiff_bytes
+from featherseg.data.images.image_range import eight_bits
+from featherseg.data.images.palettes import CLASSES_KEY
 from featherseg.layers.normalise import FULL_RANGE
 
 VOID_COLOR = (0, 0, 0)

@@ -24,9 +24,9 @@ from featherseg.core.notebook import html_table
 from featherseg.core.storage import StoredFile, address, is_remote, joined, list_files, write_whole
 from featherseg.core.types import Progress
 from featherseg.core.wording import changed_settings, counted
-from featherseg.data.georeference import TIFF_SUFFIXES
-from featherseg.data.images import EncodedImage, find_images, image_size, read_image, refuse_image_name
-from featherseg.data.unused_parts import unused_notes, unused_parts
+from featherseg.data.images.decoding import EncodedImage, find_images, image_size, read_image, refuse_image_name
+from featherseg.data.images.georeference import TIFF_SUFFIXES
+from featherseg.data.images.unused_parts import unused_notes, unused_parts
 from featherseg.inference.folder_record import (
     FolderRecord,
     ImageFile,

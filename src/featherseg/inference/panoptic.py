@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featherseg.core.types import IGNORE
-from featherseg.recipe import PanopticTable
+from featherseg.recipe.tables import PanopticTable
 
 CHUNK_BYTES = 4 * 2**20
 """How large a block of distances, pixels x centres in float32, may be; three exist at a time."""

@@ -17,8 +17,8 @@ from featherseg.core.files import write_together
 from featherseg.core.storage import is_remote
 from featherseg.core.types import ClassInfo
 from featherseg.core.wording import size_text
-from featherseg.data.georeference import TIFF_SUFFIXES, Georeference
-from featherseg.data.images import EncodedImage, image_size
+from featherseg.data.images.decoding import EncodedImage, image_size
+from featherseg.data.images.georeference import TIFF_SUFFIXES, Georeference
 from featherseg.inference import drawing
 from featherseg.inference.drawing import overlay_panoptic
 from featherseg.inference.inputs import InputImage, alike, fetched, is_open_file, read_ahead, read_input
@@ -32,7 +32,7 @@ from featherseg.inference.sliding_window import windows
 from featherseg.inference.soft_output import SoftKind, check_soft
 from featherseg.inference.tiling import DEFAULT_GB, LARGEST_PASS, Budget, Plan, plan
 from featherseg.layers.resize import resize_factor, scaled_size
-from featherseg.runs import Run
+from featherseg.runs.run import Run
 
 MOST_GB = 1_000_000
 """Memory that may be asked for, in 10^9 bytes: what is larger is no size."""

@@ -5,7 +5,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from featherseg.data.image_range import range_note
+from featherseg.data.images.image_range import range_note
 from featherseg.inference.runtimes import Runtime
 
 _warned: WeakSet[Runtime] = WeakSet()

@@ -27,7 +27,7 @@ class ModelEntry:
     """One model of the catalogue: the class of its model, its settings, after which paper.
 
     params, and macs by the convention `macs`, are with 19 classes for one image of 512 x 1024, as counted
-    (counting/catalogue.py); panoptic: with an instance branch.
+    (costs/catalogue.py); panoptic: with an instance branch.
     """
 
     model: Callable[[Any, int], "SegmentationModel"]

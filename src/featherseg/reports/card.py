@@ -6,10 +6,10 @@ from typing import Any
 
 from featherseg.core.files import load_json, write_text
 from featherseg.core.wording import counted, marks, one_line, size_text
-from featherseg.counting.cost import count_parameters
-from featherseg.counting.published import HEADS, compare
-from featherseg.recipe import Recipe, shown_data
-from featherseg.runs import ENVIRONMENT, Run, parts_of
+from featherseg.costs.cost import count_parameters
+from featherseg.costs.published import HEADS, compare
+from featherseg.recipe.tables import Recipe, shown_data
+from featherseg.runs.run import ENVIRONMENT, Run, parts_of
 
 
 def write_card(run: Run) -> None:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from featherseg._version import __version__
 from featherseg.core.wording import counted
-from featherseg.data.palettes import color_text
+from featherseg.data.images.palettes import color_text
 from featherseg.reports.charts import STYLE
 
 CONTENT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the page may load and run nothing

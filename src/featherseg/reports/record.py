@@ -13,13 +13,13 @@ from featherseg.core.files import append_line, check_folder, refuse_links, write
 from featherseg.core.types import SegmentationData
 from featherseg.core.wording import counted
 from featherseg.data import LabelledImages
-from featherseg.data.fingerprint import TEST, named_pairs, read_fingerprint
+from featherseg.data.cache.fingerprint import TEST, named_pairs, read_fingerprint
 from featherseg.evaluation.scoring import Scores, number
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.card import write_card
 from featherseg.reports.examples import FOLDER, draw_examples
-from featherseg.runs import DATA, EVALUATIONS, Run, parts_of
+from featherseg.runs.run import DATA, EVALUATIONS, Run, parts_of
 
 SCORES = "scores.json"
 

@@ -15,13 +15,13 @@ from jinja2 import TemplateError
 from featherseg.core.errors import FeathersegError, RunError
 from featherseg.core.files import load_json, write_text
 from featherseg.core.old_names import with_new_names
-from featherseg.counting.cost import Cost, cost_of
-from featherseg.counting.published import compare
+from featherseg.costs.cost import Cost, cost_of
+from featherseg.costs.published import compare
 from featherseg.reports.examples import read_examples
 from featherseg.reports.page import page_html
 from featherseg.reports.record import SCORES, times_scored
 from featherseg.reports.sections import SECTIONS, Evidence, section_html
-from featherseg.runs import Run
+from featherseg.runs.run import Run
 
 REPORT, PARITY, ENVIRONMENT = "report.html", "parity.json", "environment.json"
 

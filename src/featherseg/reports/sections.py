@@ -10,13 +10,13 @@ from markupsafe import Markup
 
 from featherseg.core.errors import RunError
 from featherseg.core.wording import marks, size_text
-from featherseg.counting.cost import CONVENTIONS, Cost
-from featherseg.counting.published import HEADS, Comparison
+from featherseg.costs.cost import CONVENTIONS, Cost
+from featherseg.costs.published import HEADS, Comparison
 from featherseg.evaluation.panoptic_quality import quality
 from featherseg.reports.charts import loss_chart, miou_chart
 from featherseg.reports.examples import PANELS, Example, data_uri, panel_file
 from featherseg.reports.page import macro, percent
-from featherseg.runs import Run
+from featherseg.runs.run import Run
 
 SHOWN_MIXES = 12  # of the most frequent confusions
 MATRIX_LIMIT = 40  # with more classes the matrix is left out and only the most frequent confusions are listed

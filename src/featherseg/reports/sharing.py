@@ -13,7 +13,7 @@ from featherseg.core.notebook import percent
 from featherseg.core.storage import without_buckets
 from featherseg.core.wording import last_parts
 from featherseg.reports.card import card
-from featherseg.runs import EVALUATIONS, RESOLVED, WEIGHTS, Run, load_run
+from featherseg.runs.run import EVALUATIONS, RESOLVED, WEIGHTS, Run, load_run
 
 log = logging.getLogger("featherseg")
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from featherseg.core.errors import DataError, TooLarge
 from featherseg.core.types import Size
-from featherseg.data.image_headers import MOST_SCANS, scan_count
-from featherseg.data.images import EncodedImage, image_size, read_image
+from featherseg.data.images.decoding import EncodedImage, image_size, read_image
+from featherseg.data.images.headers import MOST_SCANS, scan_count
 from featherseg.serving.refusal import Refused
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from featherseg.data.regions import Runs, corner_count, rings, runs_of
+from featherseg.converters.regions import Runs, corner_count, rings, runs_of
 from featherseg.inference import drawing
 from featherseg.inference.predictor import Prediction, class_counts
 from featherseg.inference.soft_output import confidence_png, probabilities_npz

@@ -17,14 +17,14 @@ from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.machine import pick_device, usable_cores
 from featherseg.core.types import SegmentationData
 from featherseg.core.wording import counted
-from featherseg.data.loader import GROWTH, Batch, FlatBatches, TrainingSamples, start_method, training_loader
+from featherseg.data.cache.teacher_outputs import Teaching
 from featherseg.data.panoptic.targets import panoptic_targets
-from featherseg.data.rare import RareClasses, find_rare_classes
-from featherseg.data.sampling import ClassPoints, ClassUniform, find_class_points
-from featherseg.data.teacher_outputs import Teaching
-from featherseg.data.transforms import Augment
+from featherseg.data.pipeline.loader import GROWTH, Batch, FlatBatches, TrainingSamples, start_method, training_loader
+from featherseg.data.pipeline.rare import RareClasses, find_rare_classes
+from featherseg.data.pipeline.sampling import ClassPoints, ClassUniform, find_class_points
+from featherseg.data.pipeline.transforms import Augment
 from featherseg.layers.normalise import FULL_RANGE
-from featherseg.recipe import Recipe
+from featherseg.recipe.tables import Recipe
 from featherseg.training.objects import OwnAugmentation, augment_sample
 
 CLASS_POINTS, RARE_CLASSES = "class_points.npy", "rare_classes.npy"

@@ -21,17 +21,17 @@ from torch import Tensor
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Progress, SegmentationData
 from featherseg.core.wording import Doubt, counted
-from featherseg.data.checks import SHOWN_CLASSES
-from featherseg.data.statistics import class_statistics, median_frequency
+from featherseg.data.checks.check import SHOWN_CLASSES
+from featherseg.data.datasets.statistics import class_statistics, median_frequency
+from featherseg.evaluation.bootstrap import compare_files, image_counts
+from featherseg.evaluation.clusters import Sequences
 from featherseg.evaluation.iou import Confusion
 from featherseg.evaluation.scoring import check_classes, count_image
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import own_settings
 from featherseg.inference.test_time_augmentation import masks_of, passes_over
 from featherseg.layers.model import SegmentationModel
-from featherseg.recipe import Recipe
-from featherseg.uncertainty.bootstrap import compare_files, image_counts
-from featherseg.uncertainty.clusters import Sequences
+from featherseg.recipe.tables import Recipe
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 

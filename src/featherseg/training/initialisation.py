@@ -14,8 +14,8 @@ from featherseg.core.errors import DataNotFound, WeightsError
 from featherseg.core.files import file_digest
 from featherseg.core.types import ClassInfo
 from featherseg.layers.model import SegmentationModel
-from featherseg.recipe import ModelTable, Recipe
-from featherseg.runs import WEIGHTS, Run, TeacherRow, find_run, is_restricted, load_run
+from featherseg.recipe.tables import ModelTable, Recipe
+from featherseg.runs.run import WEIGHTS, Run, TeacherRow, find_run, is_restricted, load_run
 
 LEAST_BACKBONE = 0.8
 WRAPPERS = ("net.", "model.", "module.", "backbone.")

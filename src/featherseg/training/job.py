@@ -36,13 +36,13 @@ from featherseg.core.files import (
 from featherseg.core.machine import pick_device
 from featherseg.core.notebook import percent
 from featherseg.core.wording import Doubt
-from featherseg.data.statistics import largest_size
+from featherseg.data.datasets.statistics import largest_size
 from featherseg.kernels import native
 from featherseg.layers.normalise import FULL_RANGE
-from featherseg.recipe import Recipe
+from featherseg.recipe.tables import Recipe
 from featherseg.reports.card import write_card
 from featherseg.reports.charts import curve_svg
-from featherseg.runs import CHECKPOINT, CURVE, DATA, METRICS, RESOLVED, Run, open_run, write_info
+from featherseg.runs.run import CHECKPOINT, CURVE, DATA, METRICS, RESOLVED, Run, open_run, write_info
 from featherseg.training.batches import open_batches, open_class_uniform, open_rare_classes
 from featherseg.training.checkpointing import checkpoint_blocks
 from featherseg.training.length import count_steps

@@ -18,11 +18,11 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.machine import pick_device
 from featherseg.core.types import IGNORE, SegmentationData, Size
 from featherseg.core.wording import counted, size_text
-from featherseg.data.loader import GROWTH, Batch
+from featherseg.data.pipeline.loader import GROWTH, Batch
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.layers.model import SegmentationModel
-from featherseg.recipe import Recipe
+from featherseg.recipe.tables import Recipe
 from featherseg.training.batches import loader_workers, open_batches
 from featherseg.training.checkpointing import checkpoint_blocks
 from featherseg.training.loss import build_loss

@@ -18,7 +18,7 @@ from featherseg.losses import (
     PixelContrast,
 )
 from featherseg.losses.cross_entropy import Mean
-from featherseg.recipe import OF_ANY_LOSS, LossTable, Recipe
+from featherseg.recipe.tables import OF_ANY_LOSS, LossTable, Recipe
 from featherseg.training.objects import LossOfLogits, OwnLoss
 
 

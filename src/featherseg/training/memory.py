@@ -18,12 +18,12 @@ from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.machine import peak_memory, pick_device
 from featherseg.core.types import IGNORE, Size
 from featherseg.core.wording import Doubt, counted, size_text
+from featherseg.data.cache.teacher_outputs import Grid, Taught
 from featherseg.data.panoptic.targets import PanopticTargets
-from featherseg.data.teacher_outputs import Grid, Taught
 from featherseg.inference.memory import LiveBytes, peak_bytes_per_pixel
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.resize import resize_factor
-from featherseg.recipe import Recipe
+from featherseg.recipe.tables import Recipe
 from featherseg.training.checkpointing import checkpoint_blocks
 from featherseg.training.loss import build_loss
 from featherseg.training.module import compute_loss

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from featherseg.core.errors import TrainingError
-from featherseg.data.loader import Batch
+from featherseg.data.pipeline.loader import Batch
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.normalise import normalise
 from featherseg.losses import Hybrid, PanopticLosses, TaughtLosses
-from featherseg.recipe import TrainTable
+from featherseg.recipe.tables import TrainTable
 from featherseg.training.optimisers import build_optimizer, build_schedule
 
 SEED_STRIDE = 1_000_003  # a prime, so that seeds and micro-batches do not meet

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from featherseg.core.errors import ConfigError
 from featherseg.layers.model import SegmentationModel
-from featherseg.recipe import TrainTable
+from featherseg.recipe.tables import TrainTable
 from featherseg.training.muon import Muon
 
 Ids = set[int]

@@ -19,18 +19,29 @@ from featherseg.core.machine import command_began, computes_bf16, environment, p
 from featherseg.core.types import ClassInfo, SegmentationData
 from featherseg.core.wording import Doubt, counted, size_text
 from featherseg.data import open_dataset, score_split, share_rule
-from featherseg.data.fingerprint import TEST, Fingerprint, named_pairs, read_fingerprint
-from featherseg.data.image_range import measure_range
-from featherseg.data.prepared import loss_of
-from featherseg.data.statistics import choose_crop, largest_size, refuse_unlabelled, typical_size
-from featherseg.data.teacher_outputs import Teaching
-from featherseg.data.unlabelled import UnlabelledImages
+from featherseg.data.cache.fingerprint import TEST, Fingerprint, named_pairs, read_fingerprint
+from featherseg.data.cache.prepared import loss_of
+from featherseg.data.cache.teacher_outputs import Teaching
+from featherseg.data.datasets.statistics import choose_crop, largest_size, refuse_unlabelled, typical_size
+from featherseg.data.datasets.unlabelled import UnlabelledImages
+from featherseg.data.images.image_range import measure_range
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.normalise import FULL_RANGE
 from featherseg.layers.own_model import OwnModel
 from featherseg.layers.resize import resized
-from featherseg.recipe import LossTable, ModelTable, Recipe, RecipeFile, parse_recipe, read_recipe, with_absolute_paths
-from featherseg.runs import DATA, ENVIRONMENT, FORMAT_VERSION, METRICS, RESOLVED, Run, RunInfo, class_rows, write_info
+from featherseg.recipe.reading import RecipeFile, parse_recipe, read_recipe, with_absolute_paths
+from featherseg.recipe.tables import LossTable, ModelTable, Recipe
+from featherseg.runs.run import (
+    DATA,
+    ENVIRONMENT,
+    FORMAT_VERSION,
+    METRICS,
+    RESOLVED,
+    Run,
+    RunInfo,
+    class_rows,
+    write_info,
+)
 from featherseg.training.batches import (
     CLASS_POINTS,
     RARE_CLASSES,

@@ -23,17 +23,10 @@ from featherseg.core.types import DataFacts, Size
 from featherseg.core.wording import counted
 from featherseg.data import dataset_facts
 from featherseg.layers.model import SegmentationModel
-from featherseg.recipe import (
-    ModelTable,
-    Recipe,
-    RecipeFile,
-    parse_recipe,
-    read_recipe,
-    shipped_recipes,
-    with_absolute_paths,
-)
+from featherseg.recipe.reading import RecipeFile, parse_recipe, read_recipe, shipped_recipes, with_absolute_paths
+from featherseg.recipe.tables import ModelTable, Recipe
 from featherseg.reports.card import card
-from featherseg.runs import FORMAT_VERSION, Run, RunInfo, class_rows, is_restricted, save_weights, write_info
+from featherseg.runs.run import FORMAT_VERSION, Run, RunInfo, class_rows, is_restricted, save_weights, write_info
 from featherseg.training.initialisation import split_losses, strip_prefix
 
 NAMED = 5

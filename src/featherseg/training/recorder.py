@@ -24,15 +24,15 @@ from torch import Tensor
 from featherseg.core.files import append_line, write_bytes
 from featherseg.core.notebook import percent
 from featherseg.core.types import Reporter, SegmentationData
-from featherseg.data.fingerprint import groups_of
+from featherseg.data.cache.fingerprint import groups_of
+from featherseg.evaluation.clusters import clusters_of
 from featherseg.evaluation.iou import Confusion
 from featherseg.evaluation.scoring import evaluate, number
 from featherseg.inference.runtimes.pytorch import TorchRuntime
-from featherseg.recipe import TrainTable
-from featherseg.runs import CHECKPOINT, METRICS, Run, save_weights
+from featherseg.recipe.tables import TrainTable
+from featherseg.runs.run import CHECKPOINT, METRICS, Run, save_weights
 from featherseg.training.class_weights import best_share, score_shares, undo_class_weights
 from featherseg.training.module import SegmentationModule
-from featherseg.uncertainty.clusters import clusters_of
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

@@ -7,10 +7,11 @@ from featherseg import models
 from featherseg.core.errors import ConfigError, DataError
 from featherseg.core.types import SegmentationData
 from featherseg.data import DATASETS
-from featherseg.data.fingerprint import Fingerprint, class_differences, read_fingerprint
-from featherseg.data.pairs import NamedData
-from featherseg.recipe import ModelTable, Recipe, TrainTable, override_recipe, with_absolute_paths
-from featherseg.runs import DATA, Run, find_run, open_run
+from featherseg.data.cache.fingerprint import Fingerprint, class_differences, read_fingerprint
+from featherseg.data.images.pairs import NamedData
+from featherseg.recipe.reading import override_recipe, with_absolute_paths
+from featherseg.recipe.tables import ModelTable, Recipe, TrainTable
+from featherseg.runs.run import DATA, Run, find_run, open_run
 from featherseg.training.prepare import OBJECT_RECIPE, Request, Say
 from featherseg.training.teaching import open_unlabelled, teacher_row
 

@@ -26,10 +26,8 @@ from featherseg.core.storage import is_remote
 from featherseg.core.types import SegmentationData
 from featherseg.core.wording import counted, size_text
 from featherseg.data import data_folder
-from featherseg.data.images import image_size
-from featherseg.data.mirror import local_folder
-from featherseg.data.pairs import PairedFiles
-from featherseg.data.prepared import (
+from featherseg.data.cache.mirror import local_folder
+from featherseg.data.cache.prepared import (
     INDEX,
     PreparedData,
     Source,
@@ -39,8 +37,8 @@ from featherseg.data.prepared import (
     folder_name,
     stamp_of,
 )
-from featherseg.data.prepared_writer import FLUSH_BYTES
-from featherseg.data.teacher_outputs import (
+from featherseg.data.cache.prepared_writer import FLUSH_BYTES
+from featherseg.data.cache.teacher_outputs import (
     FORMAT_VERSION,
     Entry,
     Grid,
@@ -50,15 +48,17 @@ from featherseg.data.teacher_outputs import (
     read_outputs,
     stored,
 )
-from featherseg.data.unlabelled import UnlabelledImages
+from featherseg.data.datasets.unlabelled import UnlabelledImages
+from featherseg.data.images.decoding import image_size
+from featherseg.data.images.pairs import PairedFiles
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
 from featherseg.inference.settings import own_settings
 from featherseg.inference.tiling import plan
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.normalise import normalise
 from featherseg.layers.resize import scale_images, scaled_size
-from featherseg.recipe import Recipe
-from featherseg.runs import WEIGHTS, Run, TeacherRow, find_run, open_run
+from featherseg.recipe.tables import Recipe
+from featherseg.runs.run import WEIGHTS, Run, TeacherRow, find_run, open_run
 from featherseg.training.memory import available_memory, logits_grid
 from featherseg.training.objects import Objects
 

@@ -17,8 +17,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from featherseg.core.errors import ConfigError, require
 from featherseg.core.files import load_json, write_json
 from featherseg.core.wording import Doubt
-from featherseg.recipe import Recipe
-from featherseg.runs import RESOLVED, WEIGHTS, Run
+from featherseg.recipe.tables import Recipe
+from featherseg.runs.run import RESOLVED, WEIGHTS, Run
 
 TENSORBOARD, WANDB, TRACKERS = "tensorboard", "wandb", "trackers.json"
 PROJECT = "featherseg"

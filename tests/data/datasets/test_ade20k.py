@@ -3,16 +3,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden_make import GOLDEN, digest
-from joined_splits import assert_joined
 from PIL import Image
+from support.data.joined_splits import assert_joined
+from support.golden.golden_make import GOLDEN, digest
 
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.data import dataset_facts, open_dataset
-from featherseg.data.checks import check_data
+from featherseg.data.checks.check import check_data
 from featherseg.data.datasets.ade20k import ADE20K
 from featherseg.data.datasets.class_lists import read_classes
-from featherseg.runs import RESTRICTED
+from featherseg.runs.run import RESTRICTED
 
 RAW = np.arange(151, dtype=np.uint8)[None]  # every value once
 TRAIN, VAL = "training/ADE_train_00000001", "validation/ADE_val_00000001"

@@ -2,15 +2,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from joined_splits import assert_joined
 from PIL import Image
+from support.data.joined_splits import assert_joined
 
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.data import open_dataset
-from featherseg.data.checks import check_data
+from featherseg.data.checks.check import check_data
 from featherseg.data.datasets.bdd100k import BDD100K
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES
-from featherseg.runs import RESTRICTED
+from featherseg.runs.run import RESTRICTED
 
 RAW = np.append(np.arange(19), 255).astype(np.uint8).reshape(4, 5)  # every value once
 NEWER = ("images/10k/{split}/{key}.jpg", "labels/sem_seg/masks/{split}/{key}.png")

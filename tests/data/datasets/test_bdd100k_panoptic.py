@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joined_splits import assert_joined
 from PIL import Image
+from support.data.joined_splits import assert_joined
 
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.data import dataset_facts, open_dataset
-from featherseg.data.checks import check_data
+from featherseg.data.checks.check import check_data
 from featherseg.data.datasets.bdd100k_panoptic import CATEGORY_IDS, BDD100KPanoptic, read_bitmask
 from featherseg.data.datasets.class_lists import read_classes
-from featherseg.runs import RESTRICTED
+from featherseg.runs.run import RESTRICTED
 
 FIXTURES = "data/fixtures/bdd100k"
 VOID, ROAD, CAR, OTHER_CAR, CROWD, IGNORED = (

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from joined_splits import assert_joined
 from PIL import Image
+from support.data.joined_splits import assert_joined
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, UnknownName
 from featherseg.data import open_dataset

@@ -4,15 +4,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from joined_splits import assert_joined
 from PIL import Image
+from support.data.joined_splits import assert_joined
 
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.data import open_dataset
-from featherseg.data.checks import check_data
+from featherseg.data.checks.check import check_data
 from featherseg.data.datasets.cityscapes import Cityscapes
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, FROM_LABEL_IDS, LABEL_IDS
-from featherseg.runs import RESTRICTED
+from featherseg.runs.run import RESTRICTED
 
 KEYS = ["aachen/aachen_000000_000019", "aachen/aachen_000001_000019", "ulm/ulm_000000_000019"]
 RAW = np.arange(34, dtype=np.uint8).reshape(2, 17)  # every label id once

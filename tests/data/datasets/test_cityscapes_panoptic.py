@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from joined_splits import assert_joined
 from PIL import Image
+from support.data.joined_splits import assert_joined
 
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.data import dataset_facts, open_dataset
-from featherseg.data.checks import check_data
+from featherseg.data.checks.check import check_data
 from featherseg.data.datasets.cityscapes_convert import convert_cityscapes, panoptic_of_instances
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, FROM_LABEL_IDS, LABEL_IDS
 from featherseg.data.datasets.cityscapes_panoptic import CityscapesPanoptic

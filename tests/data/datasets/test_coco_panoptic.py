@@ -3,21 +3,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden_make import GOLDEN, digest
-from joined_splits import assert_joined
 from PIL import Image
+from support.data.joined_splits import assert_joined
+from support.golden.golden_make import GOLDEN, digest
 
 from featherseg.converters.masks import masks_of
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.data import dataset_facts, open_dataset
-from featherseg.data.checks import check_data
+from featherseg.data.cache.fingerprint import Fingerprint
+from featherseg.data.checks.check import check_data
+from featherseg.data.checks.fixes import write_mended
 from featherseg.data.datasets.class_lists import read_classes
 from featherseg.data.datasets.coco_panoptic import CocoPanoptic
-from featherseg.data.fingerprint import Fingerprint
-from featherseg.data.fixes import write_mended
 from featherseg.data.panoptic.files import PanopticWriter, read_ids
 from featherseg.data.panoptic.segments import list_segments
-from featherseg.runs import RESTRICTED
+from featherseg.runs.run import RESTRICTED
 
 CATEGORIES = read_classes("coco_panoptic")
 STEMS = {"train": ["000000000009", "000000000025"], "val": ["000000000139"]}

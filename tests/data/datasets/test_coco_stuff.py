@@ -3,18 +3,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden_make import GOLDEN, digest
-from joined_splits import assert_joined
-from matlab_file import write_matrix
 from PIL import Image
+from support.data.joined_splits import assert_joined
+from support.data.matlab_file import write_matrix
+from support.golden.golden_make import GOLDEN, digest
 
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.data import dataset_facts, open_dataset
-from featherseg.data.checks import check_data
+from featherseg.data.checks.check import check_data
 from featherseg.data.datasets.class_lists import read_classes
 from featherseg.data.datasets.coco_stuff import CocoStuff10k, CocoStuff164k
-from featherseg.data.palettes import default_palette
-from featherseg.runs import RESTRICTED
+from featherseg.data.images.palettes import default_palette
+from featherseg.runs.run import RESTRICTED
 
 UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)  # category ids without a segmentation
 USED = [i for i in range(1, 183) if i not in UNUSED]

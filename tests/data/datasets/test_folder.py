@@ -11,13 +11,13 @@ from PIL import Image
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, UnknownName
 from featherseg.data import open_dataset, share_rule
+from featherseg.data.cache.fingerprint import Fingerprint
+from featherseg.data.cache.prepared import meaning
 from featherseg.data.datasets.dataset_toml import DatasetToml, SourceTable, ThingsTable, read_dataset_toml, toml_text
 from featherseg.data.datasets.folder import FolderData, folder_listing
-from featherseg.data.fingerprint import Fingerprint
-from featherseg.data.labels import LabelMap
-from featherseg.data.pairs import Pair, files_by_stem
-from featherseg.data.palettes import color_text, default_palette, parse_color
-from featherseg.data.prepared import meaning
+from featherseg.data.images.labels import LabelMap
+from featherseg.data.images.pairs import Pair, files_by_stem
+from featherseg.data.images.palettes import color_text, default_palette, parse_color
 
 TOML = """
 name = "yard"

@@ -4,20 +4,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_bucket import install
 from PIL import Image
+from support.servers.fake_bucket import install
 
 from featherseg.converters.masks import open_masks
 from featherseg.core.errors import ConfigError, DataError, DataNotFound
-from featherseg.data import mirror, open_dataset, open_files
-from featherseg.data.checks import check_data
+from featherseg.data import open_dataset, open_files
+from featherseg.data.cache import mirror
+from featherseg.data.cache.fingerprint import Fingerprint
+from featherseg.data.cache.prepared import PreparedData, meaning
+from featherseg.data.cache.prepared_writer import prepare_data
+from featherseg.data.checks.check import check_data
+from featherseg.data.checks.fixes import write_mended
 from featherseg.data.datasets.dataset_toml import read_dataset_toml, toml_text
 from featherseg.data.datasets.folder import FolderData
-from featherseg.data.fingerprint import Fingerprint
-from featherseg.data.fixes import write_mended
-from featherseg.data.prepared import PreparedData, meaning
-from featherseg.data.prepared_writer import prepare_data
-from featherseg.recipe import parse_recipe, read_recipe
+from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.training.teaching import open_unlabelled
 
 HEAD = """

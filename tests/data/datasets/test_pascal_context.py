@@ -3,16 +3,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from joined_splits import assert_joined
 from PIL import Image
+from support.data.joined_splits import assert_joined
 
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.data import dataset_facts, open_dataset
-from featherseg.data.checks import check_data
+from featherseg.data.checks.check import check_data
 from featherseg.data.datasets.class_lists import read_classes
 from featherseg.data.datasets.pascal_context import PascalContext, PascalContext60
-from featherseg.data.palettes import default_palette
-from featherseg.runs import RESTRICTED
+from featherseg.data.images.palettes import default_palette
+from featherseg.runs.run import RESTRICTED
 
 KEYS = {"train": ["2008_000008", "2008_000002"], "val": ["2008_000003"]}  # lists need no order
 RAW_IDS = [  # as mmsegmentation's converter lists them, which sorts them and counts from 0

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faulty_disk import FAULTS, Crash, FaultyDisk
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from support.processes.faulty_disk import FAULTS, Crash, FaultyDisk
 
 from featherseg.core.errors import DataError, DataNotFound, FeathersegError
 from featherseg.data.panoptic import files as panoptic_files

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from panoptic_scenes import CATEGORIES, THINGS, scene
+from support.data.panoptic_scenes import CATEGORIES, THINGS, scene
 
 from featherseg.core.errors import DataError
 from featherseg.core.types import ClassInfo

@@ -5,9 +5,9 @@ import zipfile
 
 import pytest
 import torch
-from export_job import job_of
-from file_metadata import METADATA
-from small_model import FACTS, small_model
+from support.models.export_job import job_of
+from support.models.file_metadata import METADATA
+from support.models.small_model import FACTS, small_model
 
 from featherseg.core.errors import DataError, DataNotFound, DeviceError, ExportError
 from featherseg.exporters import litert

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 import torch
-from export_job import job_of
-from small_model import FACTS, small_model
+from support.models.export_job import job_of
+from support.models.small_model import FACTS, small_model
 
 from featherseg.core.errors import DataError, DataNotFound, DeviceError, ExportError
 from featherseg.exporters import ncnn

@@ -5,7 +5,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from small_onnx import WEIGHT, write_onnx
+from support.models.small_onnx import WEIGHT, write_onnx
 from torch.testing import assert_close
 
 from featherseg import FeathersegError

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from export_job import job_of
-from three_layers import CLASSES, FACTS, three_layers
+from support.models.export_job import job_of
+from support.models.three_layers import CLASSES, FACTS, three_layers
 from torch.testing import assert_close
 
 from featherseg.core.errors import DataNotFound, DeviceError, ExportError

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 import torch
-from export_job import job_of
-from three_layers import FACTS
+from support.models.export_job import job_of
+from support.models.three_layers import FACTS
 
 from featherseg import models
 from featherseg.exporters import onnx, openvino

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from file_metadata import ChannelsFile
-from shared_exports import small_graph
-from three_layers import FACTS, three_layers
+from support.models.file_metadata import ChannelsFile
+from support.models.shared_exports import small_graph
+from support.models.three_layers import FACTS, three_layers
 
 from featherseg import FeathersegError, Predictor
 from featherseg.core.errors import ConfigError, ExportError

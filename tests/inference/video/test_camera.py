@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from small_video import read_video
+from support.data.small_video import read_video
 
 from featherseg import Predictor
 from featherseg.core.errors import DeviceError, RunError

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from chromium import chromium
 from PIL import Image
-from small_video import distance, moving_images, read_video, write_video
+from support.data.small_video import distance, moving_images, read_video, write_video
+from support.servers.chromium import chromium
 
 from featherseg import Predictor
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, MissingExtra, RunError

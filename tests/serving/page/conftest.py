@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromium import chromium
-from page_driver import noise_run, opened, says, served_models, serving, unexpected
+from support.servers.chromium import chromium
+from support.servers.page_driver import noise_run, opened, says, served_models, serving, unexpected
 
 from featherseg.serving.models import open_models
 

@@ -4,9 +4,9 @@ import re
 
 import numpy as np
 import pytest
-from bad_inputs import sample
-from page_driver import expect, mask, opened, refused, says, serving, unexpected
-from pixel_model import mask_of, pixel_runtime
+from support.bad_inputs import sample
+from support.models.pixel_model import mask_of, pixel_runtime
+from support.servers.page_driver import expect, mask, opened, refused, says, serving, unexpected
 
 from featherseg.inference.predictor import Predictor
 from featherseg.serving.models import Served

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from color_model import encoded, mask_in
-from page_driver import download, expect, image, look, mask, refused, says
+from support.models.color_model import encoded, mask_in
+from support.servers.page_driver import download, expect, image, look, mask, refused, says
 
 NAMES = ["street/2.png", "street/10.png", "street/night/1.jpg"]
 

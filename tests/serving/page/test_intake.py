@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from color_model import encoded
-from page_driver import assert_shown, download, expect, image, look, mask, overlay, says
 from PIL import Image
+from support.models.color_model import encoded
+from support.servers.page_driver import assert_shown, download, expect, image, look, mask, overlay, says
 
 TURNED = [("JPEG", 1), ("JPEG", 2), ("JPEG", 3), ("PNG", 4), ("JPEG", 5), ("WEBP", 6), ("PNG", 7), ("JPEG", 8)]
 

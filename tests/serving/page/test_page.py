@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from color_model import ColorModel, encoded
-from page_driver import (
+from support.models.color_model import ColorModel, encoded
+from support.servers.page_driver import (
     CLASSES,
     HOSTILE,
     PHONE,

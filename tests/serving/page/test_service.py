@@ -1,7 +1,7 @@
 """What the service refuses is said, and a busy one is waited for."""
 
-from color_model import encoded
-from page_driver import expect, image, look, opened, refused, says, serving, unexpected
+from support.models.color_model import encoded
+from support.servers.page_driver import expect, image, look, opened, refused, says, serving, unexpected
 
 
 def test_what_is_no_image_gets_the_sentence_of_the_service(page):

@@ -10,7 +10,7 @@ from featherseg.data.datasets.cityscapes_panoptic import CityscapesPanoptic
 from featherseg.data.datasets.coco_panoptic import CocoPanoptic
 from featherseg.data.datasets.coco_stuff import CocoStuff10k, CocoStuff164k
 from featherseg.data.datasets.pascal_context import PascalContext, PascalContext60
-from featherseg.data.pairs import NamedData
+from featherseg.data.images.pairs import NamedData
 from featherseg.data.shapes import Shapes
 
 DATASETS: Catalogue[type[NamedData] | type[Shapes]] = Catalogue(
@@ -31,7 +31,7 @@ DATASETS: Catalogue[type[NamedData] | type[Shapes]] = Catalogue(
         "shapes": Shapes,
     },
     lambda entry: isinstance(entry, type) and issubclass(entry, NamedData),
-    "a subclass of featherseg.data.pairs.NamedData",
+    "a subclass of featherseg.data.images.pairs.NamedData",
 )
 """Name -> class; `facts` and `splits` of a class are what is known of the data without its files.
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from featherseg.core.errors import DataNotFound
 from featherseg.core.types import IGNORE, DataFacts
 from featherseg.data.datasets.class_lists import LazyFacts, read_classes
-from featherseg.data.labels import LabelMap
-from featherseg.data.pairs import Listing, NamedData, files_by_stem, make_splits
+from featherseg.data.images.labels import LabelMap
+from featherseg.data.images.pairs import Listing, NamedData, files_by_stem, make_splits
 
 ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 """The folder of each split whose labels are public."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from featherseg.core.errors import DataNotFound
 from featherseg.core.types import DataFacts
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, FROM_TRAIN_IDS
-from featherseg.data.pairs import Listing, NamedData, files_by_stem, make_splits
+from featherseg.data.images.pairs import Listing, NamedData, files_by_stem, make_splits
 
 BDD100K_LICENCE = (
     "research and other non-commercial use only: trained on BDD100K, whose data are free for "

@@ -15,8 +15,8 @@ from featherseg.data.datasets.cityscapes_labels import (
     FROM_LABEL_IDS,
     FROM_TRAIN_IDS,
 )
-from featherseg.data.labels import LabelMap
-from featherseg.data.pairs import FilesByStem, Listing, NamedData, files_by_stem, make_splits
+from featherseg.data.images.labels import LabelMap
+from featherseg.data.images.pairs import FilesByStem, Listing, NamedData, files_by_stem, make_splits
 
 CITYSCAPES_LICENCE = (
     "research and other non-commercial use only: trained on Cityscapes, whose terms allow academic "

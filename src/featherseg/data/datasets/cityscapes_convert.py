@@ -21,7 +21,7 @@ from featherseg.data.datasets.cityscapes_labels import (
     LAST_LABEL_ID,
 )
 from featherseg.data.datasets.cityscapes_panoptic import LAYOUTS, Layout
-from featherseg.data.images import read_mask
+from featherseg.data.images.decoding import read_mask
 from featherseg.data.panoptic.data import categories
 from featherseg.data.panoptic.files import PanopticWriter
 from featherseg.data.panoptic.segments import Panoptic, list_segments

@@ -5,7 +5,7 @@ masks and of the official evaluation; those that belong to none of the 19 classe
 """
 
 from featherseg.core.types import IGNORE, ClassInfo
-from featherseg.data.labels import LabelMap
+from featherseg.data.images.labels import LabelMap
 
 CITYSCAPES_CLASSES = (  # in the order of the train ids
     ClassInfo("road", (128, 64, 128)),

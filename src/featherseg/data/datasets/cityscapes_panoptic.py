@@ -13,7 +13,7 @@ from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.types import DataFacts
 from featherseg.data.datasets.cityscapes import CITYSCAPES_LICENCE, IMAGE_SUFFIX
 from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, LABEL_IDS
-from featherseg.data.pairs import NamedData, files_by_stem
+from featherseg.data.images.pairs import NamedData, files_by_stem
 from featherseg.data.panoptic.data import (
     VOID_ALONE,
     PanopticData,

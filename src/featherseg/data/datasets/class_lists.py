@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from featherseg.core.types import ClassInfo, DataFacts
-from featherseg.data.palettes import parse_color
+from featherseg.data.images.palettes import parse_color
 
 
 @cache

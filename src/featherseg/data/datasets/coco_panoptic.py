@@ -10,7 +10,7 @@ from pathlib import Path
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.types import DataFacts
 from featherseg.data.datasets.class_lists import LazyFacts, read_classes
-from featherseg.data.pairs import NamedData, files_by_stem
+from featherseg.data.images.pairs import NamedData, files_by_stem
 from featherseg.data.panoptic.data import (
     VOID_ALONE,
     PanopticData,

@@ -12,8 +12,8 @@ from pathlib import Path
 from featherseg.core.errors import DataNotFound
 from featherseg.core.types import IGNORE, DataFacts
 from featherseg.data.datasets.class_lists import LazyFacts, read_classes
-from featherseg.data.labels import LabelMap
-from featherseg.data.pairs import (
+from featherseg.data.images.labels import LabelMap
+from featherseg.data.images.pairs import (
     FilesByStem,
     Listing,
     NamedData,

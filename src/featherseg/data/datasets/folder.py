@@ -15,11 +15,11 @@ from featherseg.core.files import composed
 from featherseg.core.types import IGNORE, ClassInfo, Sample
 from featherseg.core.wording import size_text
 from featherseg.data.datasets.dataset_toml import ANY, DatasetToml, LayerTable, read_dataset_toml
-from featherseg.data.images import IMAGE_SUFFIXES, read_mask
-from featherseg.data.labels import LabelMap
-from featherseg.data.pairs import FilesByStem, Listing, Pair, PairedFiles, files_by_stem
-from featherseg.data.sequences import SplitBy, split_by_share
-from featherseg.data.unread import unread_note, warn_once
+from featherseg.data.datasets.sequences import SplitBy, split_by_share
+from featherseg.data.images.decoding import IMAGE_SUFFIXES, read_mask
+from featherseg.data.images.labels import LabelMap
+from featherseg.data.images.pairs import FilesByStem, Listing, Pair, PairedFiles, files_by_stem
+from featherseg.data.images.unread import unread_note, warn_once
 
 MAX_OBJECT = 65535
 """Largest number of an object in a file of instances."""

@@ -13,8 +13,8 @@ import numpy as np
 from featherseg.core.errors import DataNotFound
 from featherseg.core.types import IGNORE, ClassInfo, DataFacts
 from featherseg.data.datasets.class_lists import LazyFacts, read_classes
-from featherseg.data.labels import LabelMap
-from featherseg.data.pairs import Listing, NamedData, files_by_stem, make_pairs, read_list
+from featherseg.data.images.labels import LabelMap
+from featherseg.data.images.pairs import Listing, NamedData, files_by_stem, make_pairs, read_list
 
 PASCAL_CONTEXT_LICENCE = (
     "trained on Pascal Context: the licence of its labels is unknown, and its images, those of "

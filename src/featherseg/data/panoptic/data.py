@@ -9,9 +9,9 @@ import numpy as np
 
 from featherseg.core.errors import DataError
 from featherseg.core.types import IGNORE, ClassInfo, Sample
-from featherseg.data.images import read_image
-from featherseg.data.labels import LabelMap
-from featherseg.data.pairs import Listing, Pair, PairedFiles, files_by_stem, make_pairs, other_size
+from featherseg.data.images.decoding import read_image
+from featherseg.data.images.labels import LabelMap
+from featherseg.data.images.pairs import Listing, Pair, PairedFiles, files_by_stem, make_pairs, other_size
 from featherseg.data.panoptic.files import CATEGORY, ID, Annotation, PanopticJson, from_colors, read_ids
 from featherseg.data.panoptic.segments import Panoptic, check_agreement, to_sample
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.files import write_atomic, write_text
-from featherseg.data.images import image_channels, read_mask
+from featherseg.data.images.decoding import image_channels, read_mask
 from featherseg.data.panoptic.segments import Panoptic, Segment
 
 MAX_ID = 256**3 - 1

@@ -17,8 +17,8 @@ from featherseg.inference.runtimes.onnx import OnnxRuntime
 from featherseg.inference.runtimes.openvino import OpenvinoRuntime
 from featherseg.inference.runtimes.pt2 import TorchExportRuntime
 from featherseg.inference.runtimes.pytorch import TorchRuntime
-from featherseg.recipe import PanopticTable
-from featherseg.runs import Run, load_run, not_a_run
+from featherseg.recipe.tables import PanopticTable
+from featherseg.runs.run import Run, load_run, not_a_run
 
 MOST_THREADS = 4096
 """Threads that may be asked for."""

@@ -19,7 +19,7 @@ from featherseg.core.types import ClassInfo, Color, SegOutput, Size
 from featherseg.core.wording import size_text
 from featherseg.layers.normalise import FULL_RANGE
 from featherseg.layers.resize import padding
-from featherseg.recipe import ImageSize, PanopticTable, ResizeTo
+from featherseg.recipe.tables import ImageSize, PanopticTable, ResizeTo
 
 FORMAT_VERSION = 2
 OUTPUTS = ("logits", "centers", "offsets")

@@ -24,7 +24,7 @@ from featherseg.inference.runtimes.file_check import model_files
 from featherseg.inference.video.parts import Origin, Parts, open_parts
 from featherseg.inference.video.read import Frame, Frames, VideoFacts, is_video, read_facts
 from featherseg.inference.video.write import OverlaidFrame, VideoFormat, check_ending, check_format
-from featherseg.runs import RESOLVED, WEIGHTS, find_run
+from featherseg.runs.run import RESOLVED, WEIGHTS, find_run
 
 __all__ = ["SEGMENT_FRAMES", "VideoJob", "VideoResult", "is_video", "run_digest", "segment_video"]
 

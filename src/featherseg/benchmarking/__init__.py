@@ -1,1 +1,0 @@
-"""How fast models are: processes that take turns, latency, memory, the roofline."""

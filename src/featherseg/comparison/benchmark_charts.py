@@ -1,0 +1,206 @@
+"""The charts of a benchmark as SVG text: speedup with its intervals, where the time goes, the roofline.
+
+Colours are CSS classes, so that the page sets light and dark. Every name from outside is escaped.
+"""
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from featherseg.comparison.benchmark_results import Row, Table
+from featherseg.comparison.roofline import Limits
+from featherseg.comparison.statistics import NO_DIFFERENCE, Speedup, summarise
+from featherseg.reports.charts import Plot, short, ticks
+from featherseg.reports.labels import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, place_labels
+
+LABELS, FIGURES = 190, 150
+"""Room left of the bars for names and right of them for figures, in SVG units."""
+
+LINE = 30
+"""Height of a row of bars."""
+
+SEEN = 0.003
+"""Part of the longest stage from which a stage is seen, and named in the legend."""
+
+LONGEST = 26
+"""Letters of a name that are shown; the whole name stands in the mark's title."""
+
+STAGE_CLASSES = {
+    "decode": "decode",
+    "to device": "device",
+    "preprocess": "preprocess",
+    "forward": "forward",
+    "upsample + argmax": "masks",
+    "encode": "encode",
+}
+"""Stage -> its CSS class."""
+
+CHART_STYLE = """
+:root { --decode: #7d97a8; --device: #c4a93c; --preprocess: #b06a2c; --masks: #7a5ea8; --encode: #a9aeab; }
+@media (prefers-color-scheme: dark) {
+  :root { --decode: #8fb0c4; --device: #d8c15e; --preprocess: #e0a063; --masks: #a990d6; --encode: #737b78; }
+}
+.chart .decode{fill:var(--decode)} .chart .device{fill:var(--device)} .chart .preprocess{fill:var(--preprocess)}
+.chart .forward{fill:var(--accent)} .chart .masks{fill:var(--masks)} .chart .encode{fill:var(--encode)}
+.chart .faster{fill:var(--accent)} .chart .slower{fill:var(--loss)} .chart .even{fill:var(--muted)}
+.chart .bar-of{opacity:.82} .chart .row{fill:var(--ink)} .chart .figure-of{fill:var(--ink);font-weight:600}
+.chart .whisker{stroke:var(--ink);stroke-width:1.5;fill:none} .chart .one{stroke:var(--ink);stroke-dasharray:3 3}
+.chart .roof{fill:none;stroke-width:1.6} .chart .slope{stroke:var(--muted)}
+.chart .leader{stroke:var(--muted);stroke-width:.75}
+.chart .fp32{stroke:var(--accent)} .chart .bf16{stroke:var(--loss)} .chart .int8{stroke:var(--masks)}
+.chart circle.fp32{fill:var(--accent)} .chart circle.bf16{fill:var(--loss)} .chart circle.int8{fill:var(--masks)}
+.chart text.fp32{fill:var(--accent);stroke:none} .chart text.bf16{fill:var(--loss);stroke:none}
+.chart text.int8{fill:var(--masks);stroke:none}
+.keys i { background: var(--color); }
+"""
+
+
+def latency_svg(table: Table, baseline: str) -> str:
+    """How many times as fast as a baseline each row is, with its 95 % interval; grey where no difference is shown."""
+    found = [(row, row.by_wall[baseline]) for row in table.rows]
+    most = max(max(min(s.high, 1.5 * s.value), s.value) for _, s in found)
+    marks = ticks(0, max(most, 1.0))
+    scale = _Scale(marks[-1])
+    parts = [*_level(marks, scale, len(found), "x"), _upright(scale.at(1), len(found), "one")]
+    for i, (row, s) in enumerate(found):
+        kind = "even" if s.verdict == NO_DIFFERENCE else s.verdict
+        y, right = TOP + i * LINE, scale.at(s.value)
+        low, high = scale.at(s.low), scale.at(s.high)
+        parts.append(
+            f"<g><title>{escape(f'{row.variant.name}: {s}')}</title>{_name(row, y)}"
+            f'<rect class="bar-of {kind}" x="{LABELS}" y="{y + 6}" width="{right - LABELS:.1f}" height="{LINE - 12}"/>'
+            + ("" if s.itself else _whisker(low, high, y + LINE / 2))
+            + f'<text class="figure-of" x="{WIDTH - FIGURES + 12}" y="{y + 19}">{_figure(s)}</text></g>'
+        )
+    title = f"Times as fast as {baseline}, {table.setting}"
+    return _svg(title, f"Times as fast as {baseline}", parts, TOP + len(found) * LINE + 30)
+
+
+def stages_svg(table: Table) -> str:
+    """Where the time goes from an image file to a mask file: the median of each stage, in milliseconds."""
+    found = [(row, {s: summarise(ms).p50 for s, ms in row.samples.wall.items()}) for row in table.rows]
+    marks = ticks(0, max(sum(stages.values()) for _, stages in found))
+    scale = _Scale(marks[-1])
+    parts = _level(marks, scale, len(found), "")
+    for i, (row, stages) in enumerate(found):
+        y, left = TOP + i * LINE, float(LABELS)
+        parts.append(_name(row, y))
+        for stage, ms in stages.items():
+            width = scale.at(ms) - LABELS
+            parts.append(
+                f'<rect class="{STAGE_CLASSES[stage]}" x="{left:.1f}" y="{y + 6}" width="{width:.1f}" '
+                f'height="{LINE - 12}"><title>{escape(f"{row.variant.name}, {stage}: {ms:.2f} ms")}</title></rect>'
+            )
+            left += width
+        total = f"{summarise(row.samples.end_to_end_ms).p50:.1f} ms"
+        parts.append(f'<text class="figure-of" x="{WIDTH - FIGURES + 12}" y="{y + 19}">{total}</text>')
+    title = f"From an image file to a mask file, median ms of each stage, {table.setting}"
+    return _svg(title, "Median of each stage, ms", parts, TOP + len(found) * LINE + 30)
+
+
+def stage_keys(table: Table) -> str:
+    """The legend of `stages_svg`, HTML: stages that take no time anywhere are left out."""
+    longest = {s: max(np.median(row.samples.wall[s]) for row in table.rows) for s in table.rows[0].samples.wall}
+    shown = [s for s, ms in longest.items() if ms >= SEEN * max(longest.values())]
+    colors = {s: "accent" if s == "forward" else STAGE_CLASSES[s] for s in shown}
+    items = "".join(f'<li><span class="swatch" style="--color:var(--{colors[s]})"></span>{s}</li>' for s in shown)
+    return f'<ul class="legend">{items}</ul>'
+
+
+def roofline_svg(rows: Sequence[Row], limits: Limits) -> str:
+    """Operations a second by operations a byte, both logarithmic: the machine's roofs, and where each row is under."""
+    known = [row for row in rows if limits.peak(row.precision)]
+    roofs = {p: peak for p in ("fp32", "bf16", "int8") if (peak := limits.peak(p))}
+    if not known:
+        return ""
+    across = [row.work.intensity(row.precision) for row in known]
+    reached = [2 * row.work.macs / summarise(row.samples.forward_ms).p50 / 1e6 for row in known]  # GFLOP/s
+    ridges = [peak / limits.bandwidth for peak in roofs.values()]
+    xs = min([*across, *ridges]) / 2, max([*across, *ridges]) * 4
+    ys = min(reached) / 2, max(roofs.values()) * 1.6
+    plot = Plot(xs, ys, (LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM), log=True)
+    parts, lines = plot.axes(_powers(xs), _powers(ys)), []
+    start = max(plot.xs[0], plot.ys[0] / limits.bandwidth)
+    slope = plot.at(start, start * limits.bandwidth), plot.at(max(ridges), max(roofs.values()))
+    parts.append(f'<path class="roof slope" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in slope)}"/>')
+    for name, peak in roofs.items():
+        points = plot.at(peak / limits.bandwidth, peak), plot.at(plot.xs[1], peak)
+        parts.append(f'<path class="roof {name}" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in points)}"/>')
+        x, y = points[1]
+        label = f"{name}: {peak:,.0f} {'Gop/s' if name == 'int8' else 'GFLOP/s'}"
+        parts.append(f'<text class="{name}" x="{x - 4:.1f}" y="{y - 6:.1f}" text-anchor="end">{label}</text>')
+        lines.append(points)
+    marks = [plot.at(x, y) for x, y in zip(across, reached, strict=True)]
+    names = [f"{short(row.variant.name, LONGEST)} {share(row)}" for row in known]
+    for row, (x, y), name, box in zip(known, marks, names, place_labels(names, marks, lines), strict=True):
+        near = min(max(x, box[0]), box[2])
+        parts.append(
+            f'<g><title>{escape(row.variant.name)}</title><path class="leader" d="M{x:.1f} {y:.1f}L{near:.1f} '
+            f'{(box[1] + box[3]) / 2:.1f}"/><circle class="{row.precision}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
+            f'<text class="row" x="{(box[0] + box[2]) / 2:.1f}" y="{box[3] - 4:.1f}" text-anchor="middle">'
+            f"{escape(name)}</text></g>"
+        )
+    caption = f"operations for every byte that moves; the slope is memory, {limits.bandwidth:.0f} GB/s"
+    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end">{caption}</text>')
+    return _svg("Roofline: what the machine allows, and what each variant reaches", "GFLOP/s", parts, HEIGHT)
+
+
+def share(row: Row) -> str:
+    """`68 %`: the part of the possible speed that a row reaches; empty where the limit is not known."""
+    return "" if row.limit_ms is None else f"{100 * row.limit_ms / summarise(row.samples.forward_ms).p50:.0f} %"
+
+
+class _Scale:
+    """Values from 0 to `most` -> x between the names and the figures."""
+
+    def __init__(self, most: float) -> None:
+        self.most = most
+
+    def at(self, value: float) -> float:
+        return LABELS + (WIDTH - LABELS - FIGURES) * value / self.most
+
+
+def _powers(between: tuple[float, float]) -> list[float]:
+    low, high = (math.floor(math.log10(v)) for v in between)
+    every = [f * 10.0**p for p in range(low, high + 1) for f in ((1, 2, 5) if high - low < 3 else (1,))]
+    return [v for v in every if between[0] <= v <= between[1]]
+
+
+def _level(marks: Sequence[float], scale: _Scale, rows: int, unit: str) -> list[str]:
+    """Grid lines with their values below the rows."""
+    parts = []
+    for value in marks:
+        x = scale.at(value)
+        parts.append(_upright(x, rows, "grid"))
+        parts.append(f'<text x="{x:.1f}" y="{TOP + rows * LINE + 20}" text-anchor="middle">{value:g}{unit}</text>')
+    return parts
+
+
+def _upright(x: float, rows: int, style: str) -> str:
+    return f'<path class="{style}" d="M{x:.1f} {TOP}v{rows * LINE}"/>'
+
+
+def _whisker(low: float, high: float, y: float) -> str:
+    """From low to high; an end beyond the plot is cut off there, and has no cap."""
+    edge = WIDTH - FIGURES
+    cap = f"M{high:.1f} {y - 4}v8" if high <= edge else ""
+    return f'<path class="whisker" d="M{low:.1f} {y}H{min(high, edge):.1f}M{low:.1f} {y - 4}v8{cap}"/>'
+
+
+def _name(row: Row, y: float) -> str:
+    name = escape(short(row.variant.name, LONGEST))
+    return f'<text class="row" x="{LABELS - 10}" y="{y + 19}" text-anchor="end">{name}</text>'
+
+
+def _figure(s: Speedup) -> str:
+    return "1 (baseline)" if s.itself else NO_DIFFERENCE if s.verdict == NO_DIFFERENCE else str(s)
+
+
+def _svg(title: str, name: str, parts: Sequence[str], height: float) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" viewBox="0 0 {WIDTH} {height:.0f}" '
+        f'width="{WIDTH}" height="{height:.0f}"><title>{escape(title)}</title>'
+        f'<text class="name" x="0" y="20">{escape(name)}</text>{"".join(parts)}</svg>'
+    )

@@ -1,0 +1,76 @@
+"""A benchmark as one page: latency, where the time goes, how near the machine's limit, and what it was measured on."""
+
+from importlib import resources
+from typing import Any
+
+from markupsafe import Markup
+
+from featherseg.comparison.benchmark_charts import CHART_STYLE, latency_svg, roofline_svg, share, stage_keys, stages_svg
+from featherseg.comparison.benchmark_results import USUAL_STARTS, Benchmark
+from featherseg.comparison.builds import TORCH_BUILDS
+from featherseg.comparison.statistics import MOST_WAIT, NO_DIFFERENCE, summarise
+from featherseg.core.machine import machine_text
+from featherseg.reports.page import page_html, render
+
+
+def benchmark_html(benchmark: Benchmark) -> str:
+    """The whole page."""
+    names = ", ".join(model.name for model in benchmark.plan.models)
+    style = (resources.files("featherseg.comparison") / "benchmark_page.css").read_text(encoding="utf-8")
+    body = sections_html(benchmark, head=True)
+    return page_html(f"{names} · featherseg benchmark", body, CHART_STYLE + style)
+
+
+def sections_html(benchmark: Benchmark, *, head: bool = False) -> str:
+    """Its sections, with the page's head or without."""
+    tables = []
+    for table in (t for t in benchmark.tables if t.rows):
+        charts = "".join(latency_svg(table, baseline) for baseline in benchmark.plan.baselines)
+        charts += f"<h3>From an image file to a mask file</h3>{stages_svg(table)}{stage_keys(table)}"
+        for limits in benchmark.limits:
+            if limits.threads == table.setting.threads:
+                charts += f"<h3>What the machine allows</h3>{roofline_svg(table.rows, limits)}"
+                break
+        tables.append((table, Markup(charts)))
+    builds = dict.fromkeys(row.variant.build for t in benchmark.tables for row in t.rows if row.variant.build)
+    facts = {**benchmark.machine, "load_average_at_end": benchmark.load_at_end}
+    return render(
+        "comparison/benchmark_page.html",
+        b=benchmark,
+        head=head,
+        tables=tables,
+        cautions=cautions(benchmark),
+        machine=machine_text(dict(benchmark.machine)),
+        facts=[(key.replace("_", " "), _text(value)) for key, value in facts.items()],
+        builds=[(build, TORCH_BUILDS[build].description) for build in builds],
+        versus=[f"vs {baseline}" for baseline in benchmark.plan.baselines],
+        no_difference=NO_DIFFERENCE,
+        summarise=summarise,
+        share=share,
+    )
+
+
+def cautions(benchmark: Benchmark) -> list[str]:
+    """What a reader of the figures has to know first; also for the terminal."""
+    found = [
+        f"{model.name} is untrained: latency only. The effect of a lower precision on its masks is meaningless here."
+        for model in benchmark.plan.models
+        if model.run is None
+    ]
+    worst = max((table.run_queue_wait for table in benchmark.tables), default=1.0)
+    if worst > MOST_WAIT:
+        found.append(
+            f"Other processes used the machine: passes took up to {worst:.1f} times as long as their CPU time. Ratios "
+            "are affected less than times; repeat on an idle machine before quoting any."
+        )
+    if benchmark.plan.starts < USUAL_STARTS:
+        found.append(f"{benchmark.plan.starts} starts of each process: {USUAL_STARTS} or more are usual.")
+    return found
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items()) or "none"
+    if isinstance(value, list):
+        return "; ".join(map(_text, value)) or "none"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

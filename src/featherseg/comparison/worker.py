@@ -1,0 +1,294 @@
+"""One variant in a process of its own: it opens the model once and answers commands, a line of JSON each.
+
+    python -m featherseg.comparison.worker      # started by process.py
+
+The first line on standard input says what to open; each further one is a command of COMMANDS with its values. Every
+answer is one line of JSON on standard output: a result, {"doing": text, "done": n, "of": m} in between, or
+{"error": message}.
+It ends when its standard input does. What libraries print goes to standard error.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+
+from featherseg import models
+from featherseg.comparison.builds import TORCH_BUILDS, BuildRuntime
+from featherseg.comparison.roofline import measure_limits
+from featherseg.comparison.variants import CATALOGUE_CLASSES, untrained_classes
+from featherseg.core.allocator import keep_freed_memory
+from featherseg.core.errors import FeathersegError
+from featherseg.core.machine import peak_memory, pick_device
+from featherseg.core.types import SegOutput, Size
+from featherseg.data import open_dataset
+from featherseg.data.datasets.sequences import SplitBy
+from featherseg.data.images.decoding import read_image
+from featherseg.evaluation.scoring import evaluate
+from featherseg.inference.drawing import index_image, png_bytes
+from featherseg.inference.masks import threads_of
+from featherseg.inference.runtimes import Runtime, open_runtime
+from featherseg.inference.settings import InferenceSettings
+from featherseg.inference.sliding_window import Window
+from featherseg.inference.test_time_augmentation import Pass, masks_of, native
+from featherseg.layers.resize import preprocess, to_image
+from featherseg.runs.run import load_run
+
+WARM_LEAST, WARM_MOST = 5, 12
+"""Untimed passes: the least (two, and three that are alike), and the most where they never are."""
+ALIKE = 0.05
+SETTLING = 0.05
+"""Seconds of untimed passes before a timed one, at least: a runtime's idle threads keep a core for a while, which the
+next variant lacks. On two cores, behind one pass alone, times were up to 42 % too long (docs/log.md).
+"""
+MIB = 2**20
+
+Answer = dict[str, Any]
+
+
+@dataclass
+class Times:
+    """What one pass took, by stage in milliseconds: wall, process CPU, and the time that threads waited for a core."""
+
+    device: torch.device
+    wall: dict[str, float] = field(default_factory=dict)
+    cpu: dict[str, float] = field(default_factory=dict)
+    queue: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what is inside; a GPU is waited for on both sides, and times itself by its own events."""
+        cuda = self.device.type == "cuda"
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if cuda else []
+        wait(self.device)
+        line, cpu, wall = run_queue_ms(), time.process_time(), time.perf_counter()
+        if cuda:
+            events[0].record()
+        yield
+        if cuda:
+            events[1].record()
+        wait(self.device)
+        self.wall[name] = 1000 * (time.perf_counter() - wall)
+        self.cpu[name], self.queue[name] = 1000 * (time.process_time() - cpu), run_queue_ms() - line
+        if cuda and name == "forward":
+            self.wall[name] = events[0].elapsed_time(events[1])
+
+
+@dataclass
+class Opened:
+    """A model that is ready, and the images it is timed on: files of one size, as many as a batch."""
+
+    runtime: Runtime
+    usual_masks: bool
+    files: list[Path] = field(default_factory=list)
+
+    def decode(self, files: Sequence[Path]) -> np.ndarray:
+        """Image files -> (B, H, W, C) uint8."""
+        return np.stack([read_image(file, self.runtime.channels) for file in files])
+
+    def preprocess(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, C) uint8 -> normalised (B, C, h, w) float32, of the size at which the model sees such images."""
+        runtime = self.runtime
+        return preprocess(pixels.permute(0, 3, 1, 2), runtime.mean, runtime.std, runtime.test_resize)
+
+    @torch.inference_mode()
+    def masks(self, out: SegOutput, size: Size) -> np.ndarray:
+        """Logits -> (B, *size) uint8: by torch for the usual builds, as Predictor does it for the others."""
+        if self.usual_masks:
+            return np.asarray(to_image(out, size).argmax(dim=1).to(torch.uint8).cpu().numpy())
+        window = Window(0, 0, *size)
+        return masks_of([Pass(window, native(out, window), flipped=False)], size, InferenceSettings())
+
+    def encode(self, masks: np.ndarray) -> list[bytes]:
+        """Masks as palette PNGs, which is what `predict` writes."""
+        return [png_bytes(index_image(mask, self.runtime.classes)) for mask in masks]
+
+    def one_pass(self) -> tuple[Times, SegOutput, np.ndarray]:
+        """From files to files in memory, every stage timed; -> times, the model's output, masks (B, H, W)."""
+        times = Times(self.runtime.device)
+        with times.stage("decode"):
+            pixels = self.decode(self.files)
+        with times.stage("to device"):
+            there = torch.from_numpy(pixels).to(self.runtime.device)
+        with threads_of(self.runtime):
+            with times.stage("preprocess"):
+                images = self.preprocess(there)
+            with times.stage("forward"):
+                out = self.runtime(images)
+            with times.stage("upsample + argmax"):
+                masks = self.masks(out, pixels.shape[1:3])
+        with times.stage("encode"):
+            self.encode(masks)
+        return times, out, masks
+
+
+class Worker:
+    """What the commands do; `opened` is made by the first line, `send` writes a line of progress."""
+
+    def __init__(self, opened: Opened, send: Callable[[Answer], None]) -> None:
+        self.opened, self.send = opened, send
+
+    def prepare(self, files: list[str]) -> Answer:
+        """Take these images as the batch and warm up; the first pass at a size is reported on its own."""
+        self.opened.files = [Path(file) for file in files]
+        first, _, _ = self.opened.one_pass()
+        clock: list[float] = []
+        while len(clock) < WARM_LEAST - 1 or (len(clock) < WARM_MOST and not _alike(clock[-3:])):
+            times, _, _ = self.opened.one_pass()
+            clock.append((times.wall if times.device.type == "cuda" else times.cpu)["forward"])
+        return {"first_ms": first.wall["forward"], "warm_up_ms": clock}
+
+    def turn(self) -> Answer:
+        """A timed pass behind untimed ones, which take back caches and cores from the variant before."""
+        until = time.perf_counter() + SETTLING
+        self.opened.one_pass()
+        while time.perf_counter() < until:
+            self.opened.one_pass()
+        times, _, _ = self.opened.one_pass()
+        return {"wall": times.wall, "cpu": times.cpu, "queue": times.queue}
+
+    def memory(self) -> Answer:
+        """Peaks of this process so far, in MiB; None where the system does not tell, gpu_mib without a GPU."""
+        device = self.opened.runtime.device
+        gpu = torch.cuda.max_memory_allocated(device) / MIB if device.type == "cuda" else None
+        peak = peak_memory()
+        return {"process_mib": None if peak is None else peak / MIB, "gpu_mib": gpu}
+
+    def outputs(self, files: list[str], to: str) -> Answer:
+        """Write logits (N, K, h, w) float32 and masks (N, H, W) uint8 of N images of one size into `to`, an .npz."""
+        logits, masks = [], []
+        for file in files:
+            self.opened.files = [Path(file)]
+            _, out, mask = self.opened.one_pass()
+            logits.append(out.logits.float().cpu().numpy())
+            masks.append(mask)
+        np.savez(to, logits=np.concatenate(logits), masks=np.concatenate(masks))
+        return {}
+
+    def score(self, data: str, split: str, root: str | None, split_by: SplitBy | None, to: str) -> Answer:
+        """mIoU on a labelled split; the counts of every image, (N, 3, K), go to `to`, an .npy file."""
+        found = open_dataset(data, split, Path(root) if root else None, split_by=split_by)
+
+        def progress(doing: str, done: int, of: int | None) -> None:
+            self.send({"doing": doing, "done": done, "of": of})
+
+        scores = evaluate(self.opened.runtime, found, boundary=False, progress=progress)
+        np.save(to, scores.counts)
+        return {"miou": scores.miou, "images": scores.images}
+
+
+COMMANDS: dict[str, Callable[..., Answer]] = {
+    "prepare": Worker.prepare,
+    "turn": Worker.turn,
+    "memory": Worker.memory,
+    "outputs": Worker.outputs,
+    "score": Worker.score,
+}
+
+
+def open_variant(source: str, build: str | None, file: str | None, device: str) -> tuple[Opened, Answer]:
+    """The model of a run or of the catalogue in a build, or a file; -> ready to run, and what is known of it."""
+    start = time.perf_counter()
+    if file is not None:
+        runtime: Runtime = open_runtime(file, device, trust=True)  # who started this process was asked
+        opened, precision = Opened(runtime, usual_masks=False), precision_of(file)
+    else:
+        assert build is not None
+        runtime = _torch_runtime(source, build, device)
+        opened, precision = Opened(runtime, TORCH_BUILDS[build].usual_masks), TORCH_BUILDS[build].precision
+    return opened, {
+        "open_ms": 1000 * (time.perf_counter() - start),
+        "classes": [info.name for info in runtime.classes],
+        "channels": runtime.channels,
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "device": str(runtime.device),
+    }
+
+
+def precision_of(file: str) -> str:
+    """What most of an exported file's arithmetic is in, as its name says: model.int8.onnx."""
+    return next((p for p in ("int8", "bf16") if p in Path(file).name.split(".")), "fp32")
+
+
+def wait(device: torch.device) -> None:
+    """Until a GPU has done its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def run_queue_ms() -> float:
+    """How long the threads of this process have waited for a core so far; NaN where the kernel does not report it."""
+    waited = 0
+    try:
+        for task in os.scandir("/proc/self/task"):
+            waited += int(Path(task.path, "schedstat").read_text(encoding="ascii").split()[1])  # nanoseconds
+    except (OSError, IndexError):
+        return float("nan")
+    return waited / 1e6
+
+
+def serve(lines: Iterator[str], answers: TextIO) -> None:
+    """Answer every line; the first says what to open: {"do": "open", "threads", ...} or {"do": "limits", "threads"}."""
+
+    def send(answer: Answer) -> None:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+    worker: Worker | None = None
+    for line in lines:
+        order = json.loads(line)
+        do = order.pop("do")
+        try:
+            if do == "open":
+                torch.set_num_threads(order.pop("threads"))
+                if order.pop("allocator"):
+                    keep_freed_memory()
+                opened, answer = open_variant(**order)
+                worker = Worker(opened, send)
+            elif do == "limits":
+                torch.set_num_threads(order.pop("threads"))
+                answer = measure_limits(pick_device(order["device"])).as_json()
+            else:
+                assert worker is not None
+                answer = COMMANDS[do](worker, **order)
+        except FeathersegError as error:
+            answer = {"error": " ".join(str(error).splitlines())}
+        except Exception as error:  # whatever a runtime raises becomes the variant's error, not the benchmark's end
+            answer = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+        send(answer)
+
+
+def _torch_runtime(source: str, build: str, device: str) -> BuildRuntime:
+    where = pick_device(device)
+    if source in models.MODELS and not Path(source).exists():
+        torch.manual_seed(0)
+        model = models.build(source, CATALOGUE_CLASSES).eval()
+        return BuildRuntime(model, untrained_classes(), TORCH_BUILDS[build], where)
+    run = load_run(source)
+    return BuildRuntime(run.model, run.classes, TORCH_BUILDS[build], where, run.recipe.data.test_resize)
+
+
+def _alike(times: Sequence[float]) -> bool:
+    return max(times) <= (1 + ALIKE) * min(times)
+
+
+def main() -> None:
+    """Answers go to what was standard output; that itself now leads to standard error."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)
+        serve(iter(sys.stdin), answers)
+
+
+if __name__ == "__main__":
+    main()

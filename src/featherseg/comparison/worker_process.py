@@ -1,0 +1,97 @@
+"""The other side of worker.py: start a variant's process, send it commands, end it."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from featherseg.core.errors import RunError
+from featherseg.core.types import Progress
+
+COMMAND = (sys.executable, "-P", "-m", "featherseg.comparison.worker")  # -P: no files of the folder we stand in
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+PATIENCE = 5.0
+"""Seconds that a process has to end by itself."""
+
+
+class VariantError(RunError):
+    """A variant that cannot be opened, or whose process died: the others go on without it."""
+
+
+class Process:
+    """A worker's process; leaving the `with` ends it. It is not in the terminal's group: Ctrl-C reaches us alone."""
+
+    def __init__(self, name: str, threads: int, command: Sequence[str] = COMMAND) -> None:
+        self.name = name
+        self._messages = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (see close)
+        self._child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._messages,
+            encoding="utf-8",
+            env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))},
+            start_new_session=hasattr(os, "setsid"),
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # what Windows has in its place
+        )
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def send(self, do: str, **values: Any) -> None:
+        """Send a command without waiting for its answer."""
+        assert self._child.stdin is not None
+        try:
+            self._child.stdin.write(json.dumps({"do": do, **values}) + "\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            raise VariantError(self._last_line()) from None
+
+    def receive(self, progress: Progress | None = None) -> dict[str, Any]:
+        """Its next answer. Raises VariantError with its message, or its last line where it died."""
+        assert self._child.stdout is not None
+        for line in self._child.stdout:
+            found: dict[str, Any] = json.loads(line)
+            if "error" in found:
+                raise VariantError(found["error"])
+            if "done" not in found:
+                return found
+            if progress:
+                progress(found["doing"], found["done"], found["of"])
+        raise VariantError(self._last_line())
+
+    def request(self, do: str, progress: Progress | None = None, **values: Any) -> dict[str, Any]:
+        """`send`, then `receive`."""
+        self.send(do, **values)
+        return self.receive(progress)
+
+    def close(self) -> None:
+        """End it: by the end of its input, after PATIENCE by force."""
+        for pipe in (self._child.stdin, self._child.stdout):
+            assert pipe is not None
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                continue
+        try:
+            self._child.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._messages.close()
+
+    def _last_line(self) -> str:
+        """Why it is gone."""
+        status = self._child.wait()
+        if status < 0:
+            return f"its process was ended by signal {-status}; signal 9 is most often a lack of memory."
+        self._messages.seek(0)
+        lines = [line.strip() for line in self._messages.read().splitlines() if line.strip()]
+        return f"its process ended with status {status}: {lines[-1] if lines else 'without a message'}"

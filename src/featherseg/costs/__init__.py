@@ -1,0 +1,1 @@
+"""What a model costs: parameters, MACs, memory; and the figures that papers print."""

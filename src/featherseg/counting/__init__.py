@@ -1,1 +1,0 @@
-"""Parameters and multiply-accumulates of models, compared with what papers print."""

@@ -1,0 +1,1 @@
+"""What is kept on disk to read a dataset faster, and the fingerprint that says what was read."""

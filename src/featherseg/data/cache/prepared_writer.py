@@ -1,0 +1,269 @@
+"""Writes prepared data: what is there and still right is kept, so that an interrupted preparation goes on.
+
+The index names a sample only once the disk has its pixels, so that neither a kill nor a power cut leaves a wrong one.
+"""
+
+import io
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from featherseg.core.errors import ConfigError, DataError, FeathersegError
+from featherseg.core.files import append_line, check_folder, locked, refuse_links, write_text
+from featherseg.core.types import Progress
+from featherseg.data import data_folder, find_dataset, given_root, is_own, open_files, own_listing
+from featherseg.data.cache.prepared import (
+    FORMAT_VERSION,
+    INDEX,
+    RAW,
+    Cache,
+    Entry,
+    Source,
+    Stamp,
+    Storage,
+    aligned,
+    cache_folders,
+    decoded,
+    folder_name,
+    meaning,
+    meaning_of_all,
+    read_cache,
+)
+from featherseg.data.images.decoding import MAX_PIXELS, image_size
+from featherseg.data.images.pairs import PairedFiles
+from featherseg.data.shapes import Shapes
+
+FLUSH_BYTES = 64 * 2**20
+"""So much is written before the disk is waited for and the index says so: what a kill costs at most."""
+
+JUDGED = 9
+"""Images at most, spread over a dataset, by which the room that it needs is judged."""
+
+LONGEST_JPEG = 65535
+"""Pixels of the longest side that a JPEG can have."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was done for a split: its images, how many were there before, and bytes of the whole folder."""
+
+    images: int
+    kept: int
+    folder: Path
+    folder_bytes: int
+
+
+def prepare_data(
+    name: str,
+    split: str,
+    root: Path | None = None,
+    storage: Storage = RAW,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Prepare one split of a dataset; `name`, `split` and `root` as for `open_dataset`.
+
+    Written below `out`, which $FEATHERSEG_CACHE must name then, or to where it is looked for anyway. Raises the errors
+    of `open_dataset` and `prepare_split`, and ConfigError for a synthetic dataset.
+    """
+    data = open_files(name, split, root)
+    if not isinstance(data, PairedFiles):
+        raise _synthetic(name)
+    folders = [out] if out else cache_folders(data_folder(name, root))
+    if not folders:
+        raise ConfigError("FEATHERSEG_CACHE=off is set, so prepared data would not be used. Unset it first.")
+    # The first of the folders that is there or can be made; the last where that cannot be said of any.
+    place = next((f for f in folders[:-1] if os.access(f if f.exists() else f.parent, os.W_OK)), folders[-1])
+    if place.parent == data_folder(name, root):  # the dataset may be somebody else's; `out` is the user's own
+        refuse_links(place.parent, place.name)
+    refuse_links(place, folder_name(data.name))
+    check_folder(place)
+    return prepare_split(data, place / folder_name(data.name) / storage.folder, storage, progress)
+
+
+def splits_on_disk(name: str, root: Path | None = None) -> list[str]:
+    """The splits of a dataset that hold a file. Raises the errors of `prepare_data`."""
+    if is_own(name):
+        return list(own_listing(name, root).splits)
+    dataset = find_dataset(name)
+    if issubclass(dataset, Shapes):
+        raise _synthetic(name)
+    present = dataset.list_files(given_root(name, root), dataset.splits).splits
+    return [split for split in dataset.splits if split in present]
+
+
+def _synthetic(name: str) -> ConfigError:
+    return ConfigError(f"{name} is generated on the fly, so there are no files to prepare.")
+
+
+def prepare_split(data: PairedFiles, folder: Path, storage: Storage, progress: Progress | None = None) -> Prepared:
+    """Store every sample of a split in `folder`; samples of the same dataset that are there in this storage stay.
+
+    JPEGs of another quality are replaced. Raises what reading a sample raises, and FeathersegError where another
+    process writes there, or the disk is too small (before anything is written) or refuses.
+    """
+    try:
+        with _locked(folder):
+            cache = _opened(folder, storage)
+            missing = _missing(data, cache)
+            _check_room(data, missing, cache)
+            _store(data, missing, cache, progress)
+            return Prepared(len(data), len(data) - len(missing), folder, cache.pixels.stat().st_size)
+    except OSError as error:
+        raise FeathersegError(
+            f"cannot write prepared data to {folder}: {error.strerror or error}. Make room (or check the rights, or "
+            "name another folder with --out) and run the same command again: it continues where it stopped."
+        ) from error
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Only one process may write in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = FeathersegError(f"another process is preparing data in {folder}. Wait for it or stop it.")
+    with locked(folder / ".lock", taken):
+        yield
+
+
+def _opened(folder: Path, storage: Storage) -> Cache:
+    """What is in the folder in this storage, without a torn end; begun anew where nothing is."""
+    cache = read_cache(folder)
+    if cache is None or cache.storage != storage or not cache.pixels.is_file():
+        (folder / INDEX).unlink(missing_ok=True)  # first: from here on nothing refers to the old files
+        for old in folder.glob("pixels-*.bin"):
+            old.unlink()
+        pixels = folder / f"pixels-{secrets.token_hex(4)}.bin"  # a reader of the old ones must not take it for theirs
+        pixels.touch()
+        head = {"format_version": FORMAT_VERSION, "quality": storage.quality, "pixels": pixels.name}
+        write_text(folder / INDEX, json.dumps(head) + "\n")
+        cache = Cache(folder, storage, pixels, {})
+    os.truncate(cache.pixels, max((entry.end for entry in cache.entries.values()), default=0))
+    return cache
+
+
+def _missing(data: PairedFiles, cache: Cache) -> list[int]:
+    """The samples that are not there, or whose files hold something else by now.
+
+    Where a file was found to be the same by its content alone, the index learns its new stamp.
+    """
+    of_all, missing = meaning_of_all(data), []
+    for index, key in enumerate(data.keys):
+        entry, compared = cache.entries.get(key), dict[Path, Stamp]()
+        if entry is None or entry.meaning != meaning(data, index, of_all):
+            missing.append(index)
+            continue
+        files = data.pairs[index].files
+        if not _are_current(files, entry.sources, compared):
+            missing.append(index)
+        elif compared:
+            sources = [replace(s, stamp=compared.get(f, s.stamp)) for f, s in zip(files, entry.sources, strict=True)]
+            append_line(cache.folder / INDEX, replace(entry, sources=(sources[0], sources[1])).record())
+    return missing
+
+
+def _check_room(data: PairedFiles, missing: Sequence[int], cache: Cache) -> None:
+    """Raises FeathersegError where the disk has not the room that the missing samples need."""
+    if not missing:
+        return
+    judged = [_encoded(data, index, cache.storage)[0] for index in missing[:: -(-len(missing) // JUDGED)]]
+    per_pixel, pixels = max(aligned(entry.end) / entry.pixels for entry in judged), 0
+    for index in missing:
+        height, width = image_size(data.pairs[index].files[0])
+        pixels += height * width
+    needed, free = per_pixel * pixels, shutil.disk_usage(cache.folder).free
+    if needed > free:
+        raise FeathersegError(
+            f"{len(missing)} images of {data.name} take {needed / 1e9:.1f} GB as {cache.storage}, but the disk of "
+            f"{cache.folder} has {free / 1e9:.1f} GB free. Make room, or name a folder on another disk with --out."
+        )
+
+
+def _store(data: PairedFiles, missing: Sequence[int], cache: Cache, progress: Progress | None) -> None:
+    """Append the samples to the flat file, and their entries to the index whenever the disk has them."""
+    kept, waiting = len(data) - len(missing), list[Entry]()
+    with open(cache.pixels, "ab") as file:
+        flushed = file.tell()
+        for done, index in enumerate(missing, start=1):
+            entry, parts = _encoded(data, index, cache.storage, offset=aligned(file.tell()))
+            for part in parts:
+                file.write(bytes(aligned(file.tell()) - file.tell()))
+                file.write(part)
+            waiting.append(entry)
+            if file.tell() - flushed >= FLUSH_BYTES or done == len(missing):
+                file.flush()
+                os.fsync(file.fileno())
+                for entry in waiting:
+                    append_line(cache.folder / INDEX, entry.record())
+                flushed, waiting = file.tell(), []
+            if progress is not None:
+                progress("preparing", kept + done, len(data))
+
+
+def _encoded(data: PairedFiles, index: int, storage: Storage, offset: int = 0) -> tuple[Entry, list[bytes]]:
+    """A sample as it is stored: its entry, and image, label and instances as bytes."""
+    files = data.pairs[index].files
+    sources = (_source(files[0]), _source(files[1]))
+    sample = data[index]
+    if not _are_current(files, sources, {}):
+        raise DataError(f"{files[0]} or {files[1]} changed while it was being read. Run the same command again.")
+    height, width, channels = sample.image.shape
+    jpeg, difference = _as_jpeg(sample.image, files[0], storage.quality) if storage.quality else (b"", 0.0)
+    arrays = [sample.label.astype("u1")]
+    if sample.instances is not None:
+        arrays.append(sample.instances.astype("<i4"))
+    deep = sample.image.dtype == np.uint16
+    parts = [jpeg or sample.image.astype("<u2" if deep else "u1").tobytes(), *(array.tobytes() for array in arrays)]
+    entry = Entry(
+        key=data.keys[index],
+        offset=offset,
+        shape=(height, width, channels),
+        deep=deep,
+        jpeg=len(jpeg),
+        instances=sample.instances is not None,
+        difference=difference,
+        meaning=meaning(data, index, meaning_of_all(data)),
+        sources=sources,
+    )
+    return entry, parts
+
+
+def _as_jpeg(image: np.ndarray, source: Path, quality: int) -> tuple[bytes, float]:
+    """(H, W, C) -> a JPEG and the mean of |stored - image|; (b"", 0) for what JPEG cannot hold.
+
+    A source that is itself a JPEG with the same pixels is kept as it is.
+    """
+    if image.dtype != np.uint8 or image.shape[2] not in (1, 3) or max(image.shape) > LONGEST_JPEG:
+        return b"", 0.0
+    if image.shape[0] * image.shape[1] > MAX_PIXELS // 2:  # Pillow warns of larger ones
+        return b"", 0.0
+    plain = image if image.shape[2] == 3 else image[:, :, 0]
+    content = source.read_bytes()
+    if content.startswith(b"\xff\xd8") and np.array_equal(decoded(np.frombuffer(content, np.uint8)), plain):
+        return content, 0.0
+    buffer = io.BytesIO()
+    Image.fromarray(plain).save(buffer, "JPEG", quality=quality, subsampling=0)  # 4:4:4: colours keep their resolution
+    content = buffer.getvalue()
+    stored = decoded(np.frombuffer(content, np.uint8))
+    return content, float(np.abs(stored.astype(np.int16) - plain).mean())
+
+
+def _source(path: Path) -> Source:
+    try:
+        return Source.of(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def _are_current(files: Sequence[Path], sources: Sequence[Source], compared: dict[Path, Stamp]) -> bool:
+    try:
+        return all(source.is_current(path, compared) for path, source in zip(files, sources, strict=True))
+    except OSError:
+        return False

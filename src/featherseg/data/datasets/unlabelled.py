@@ -1,0 +1,55 @@
+"""A folder of images without masks, as data: every pixel is ignored, so only a teacher has something to say of them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from featherseg.core.errors import DataError, DataNotFound
+from featherseg.core.types import IGNORE, Sample, SegmentationData
+from featherseg.data.images.decoding import IMAGE_SUFFIXES, image_size, is_image, read_image
+from featherseg.data.images.labels import LabelMap
+from featherseg.data.images.pairs import Pair, PairedFiles
+from featherseg.data.images.unread import unread_endings, unread_note, warn_once
+
+
+class UnlabelledImages(PairedFiles):
+    """The images of a folder and its subfolders, sorted by name; every pixel is ignored.
+
+    Args:
+        folder: Where the images lie.
+        train: The labelled training images: their classes, channels and licence are taken over.
+        like: An image (H, W, C) whose bit depth all images must have; reading another one raises DataError.
+
+    Raises:
+        DataNotFound: The folder has no images.
+    """
+
+    def __init__(self, folder: Path, train: SegmentationData, like: np.ndarray) -> None:
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        files = [path for path in files if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
+        paths, skipped = list(filter(is_image, files)), unread_note(unread_endings(map(str, files)))
+        if not paths:
+            missing = f"has no images.{f' {skipped}.' if skipped else ''}" if folder.is_dir() else "is no folder."
+            raise DataNotFound(f"{folder} {missing} Expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+        if skipped:
+            warn_once(f"{folder}: {skipped}")
+        self.name, self.classes, self.channels = folder.name, train.classes, train.channels
+        self.label_map, self.licence = LabelMap({}, expected=""), train.licence
+        self.pairs = [Pair(path.relative_to(folder).as_posix(), path, None) for path in paths]
+        self.keys = [pair.key for pair in self.pairs]
+        self.depth = like.dtype
+
+    def __getitem__(self, index: int) -> Sample:
+        pair = self.pairs[index]
+        assert pair.image is not None
+        image = read_image(pair.image, self.channels)
+        if image.dtype != self.depth:
+            found, expected = 8 * image.dtype.itemsize, 8 * self.depth.itemsize
+            raise DataError(f"{pair.image} has {found} bits a channel, the training images {expected}. Convert it.")
+        return Sample(pair.key, image, np.full(image.shape[:2], IGNORE, np.uint8))
+
+    def label(self, index: int) -> np.ndarray:
+        """(H, W) uint8, ignored everywhere; the image is not read."""
+        path = self.pairs[index].image
+        assert path is not None
+        return np.full(image_size(path), IGNORE, np.uint8)

@@ -1,0 +1,172 @@
+"""Where on the Earth an image lies: the GeoTIFF tags of a TIFF, and masks as TIFFs with the same tags.
+
+The tags are copied as they stand, byte by byte (OGC GeoTIFF 1.1; 50844 is GDAL's, for satellite images).
+"""
+
+import json
+import struct
+import zlib
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+
+from featherseg.core.types import ClassInfo
+from featherseg.data.images.palettes import CLASSES_KEY
+
+TIFF_SUFFIXES = (".tif", ".tiff")
+"""Endings (in lower case) of images that may have a place; their masks end in .tif then."""
+
+PLACE_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
+"""ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, its doubles and its text, RPCCoefficient."""
+
+NODATA, DESCRIPTION = 42113, 270
+
+MOST_BYTES, MOST_ENTRIES = 2**20, 4096
+"""Of all these tags in one file, and tags of one directory: a grid of 10,000 ground control points has 480 kB."""
+
+_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+_STRIP_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Tag:
+    """One entry of a TIFF's directory; value: its bytes, in the file's order."""
+
+    number: int
+    type: int
+    count: int
+    value: bytes
+
+
+@dataclass(frozen=True)
+class Georeference:
+    """The tags that say where an image lies; order: of their bytes, "<" or ">". nodata: the image's, None without."""
+
+    order: str
+    tags: tuple[Tag, ...]
+    nodata: Tag | None = None
+
+
+@dataclass(frozen=True)
+class Directory:
+    """The tags of one page that were asked for, by number; following: where the next page's lie, 0 behind the last."""
+
+    order: str
+    tags: dict[int, Tag]
+    following: int
+
+    def number(self, tag: int, default: int) -> int:
+        """The first value of a tag of whole numbers."""
+        return next(iter(self.numbers(tag)), default)
+
+    def numbers(self, tag: int) -> tuple[int, ...]:
+        """The values of a tag of whole numbers; none of another one."""
+        found = self.tags.get(tag)
+        form = {1: "B", 3: "H", 4: "I"}.get(found.type) if found else None
+        return struct.unpack(f"{self.order}{found.count}{form}", found.value) if found and form else ()
+
+
+def read_directory(file: BinaryIO, wanted: Container[int], place: int | None = None) -> Directory | None:
+    """The directory of tags at `place`, by default that of the first page; None of what is no TIFF or BigTIFF.
+
+    A tag of more than MOST_BYTES, or one that is cut short, is left out.
+    """
+    try:
+        file.seek(0)
+        head = file.read(16)
+        order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
+        if not order or len(head) < 16 or (version := struct.unpack(f"{order}H", head[2:4])[0]) not in (42, 43):
+            return None
+        pointer, count_form, entry, inline = ("Q", "Q", "HHQ8s", 8) if version == 43 else ("I", "H", "HHI4s", 4)
+        file.seek(place or struct.unpack_from(f"{order}{pointer}", head, 8 if version == 43 else 4)[0])
+        (number,) = struct.unpack(f"{order}{count_form}", file.read(struct.calcsize(f"={count_form}")))
+        size = struct.calcsize(f"={entry}")
+        rows = file.read(size * min(number, MOST_ENTRIES))
+        following = struct.unpack(f"{order}{pointer}", file.read(inline))[0]
+        tags: dict[int, Tag] = {}
+        for tag, kind, count, cell in struct.iter_unpack(f"{order}{entry}", rows):
+            length = count * _TYPE_BYTES.get(kind, MOST_BYTES + 1)
+            if tag not in wanted or tag in tags or length > MOST_BYTES:
+                continue
+            if length > inline:
+                file.seek(struct.unpack(f"{order}{pointer}", cell)[0])
+                cell = file.read(length)
+            if len(cell) >= length:
+                tags[tag] = Tag(tag, kind, count, cell[:length])
+    except (struct.error, OverflowError, OSError, ValueError):  # cut short, or of places that no file has
+        return None
+    return Directory(order, tags, following)
+
+
+def georeference_of(page: Directory) -> Georeference | None:
+    """What places the image of a page; None where nothing does."""
+    place = tuple(page.tags[number] for number in PLACE_TAGS if number in page.tags)
+    if not place or sum(len(tag.value) for tag in place) > MOST_BYTES:
+        return None
+    return Georeference(page.order, place, page.tags.get(NODATA))
+
+
+def geotiff_bytes(mask: np.ndarray, classes: Sequence[ClassInfo], palette: bytes, georeference: Georeference) -> bytes:
+    """A mask (H, W) uint8 as a palette TIFF at the place of its image; palette: 256 colours, RGB.
+
+    The names of the classes are its description, as JSON. The image's nodata is kept where no class has that value.
+    """
+    order, (height, width) = georeference.order, mask.shape
+    rows = max(1, _STRIP_BYTES // width)
+    strips = [zlib.compress(mask[start : start + rows].tobytes()) for start in range(0, height, rows)]
+    colors = np.frombuffer(palette, np.uint8).reshape(256, 3).T.astype(np.uint16) * 257  # (3, 256)
+    text = json.dumps({CLASSES_KEY: [info.name for info in classes]}).encode() + b"\0"
+
+    def numbers(tag: int, *values: int, long: bool = False) -> Tag:
+        return Tag(
+            tag, 4 if long else 3, len(values), struct.pack(f"{order}{len(values)}{'I' if long else 'H'}", *values)
+        )
+
+    places = np.cumsum([8, *map(len, strips)])[:-1].tolist()
+    tags = [
+        numbers(256, width, long=True),
+        numbers(257, height, long=True),
+        numbers(258, 8),
+        numbers(259, 8),  # deflate
+        numbers(262, 3),  # a palette
+        Tag(DESCRIPTION, 2, len(text), text),
+        numbers(273, *places, long=True),
+        numbers(277, 1),
+        numbers(278, rows, long=True),
+        numbers(279, *map(len, strips), long=True),
+        numbers(284, 1),
+        numbers(320, *colors.ravel().tolist()),
+        *georeference.tags,
+    ]
+    if georeference.nodata and _unused(georeference.nodata, len(classes)):
+        tags.append(georeference.nodata)
+    return _tiff(order, b"".join(strips), sorted(tags, key=lambda tag: tag.number))
+
+
+def _unused(nodata: Tag, classes: int) -> bool:
+    """Whether it is a value of 8 bits that no class has: another one would hide a class, or be none."""
+    try:
+        value = float(nodata.value.rstrip(b"\0 ").decode("ascii"))
+    except ValueError:
+        return False
+    return value.is_integer() and classes <= value <= 255
+
+
+def _tiff(order: str, pixels: bytes, tags: Sequence[Tag]) -> bytes:
+    """Header, pixels, the directory of tags, and what does not fit into it."""
+    directory = 8 + len(pixels) + len(pixels) % 2
+    behind = directory + 2 + 12 * len(tags) + 4
+    entries, values = b"", b""
+    for tag in tags:
+        if len(tag.value) <= 4:
+            cell = tag.value.ljust(4, b"\0")
+        else:
+            cell = struct.pack(f"{order}I", behind + len(values))
+            values += tag.value + b"\0" * (len(tag.value) % 2)
+        entries += struct.pack(f"{order}HHI", tag.number, tag.type, tag.count) + cell
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, directory)
+    return b"".join([
+        head, pixels, b"\0" * (len(pixels) % 2), struct.pack(f"{order}H", len(tags)), entries, bytes(4), values
+    ])  # fmt: skip

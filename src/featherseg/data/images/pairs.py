@@ -1,0 +1,335 @@
+"""A dataset that is pairs of files, image and mask: what the datasets with a name and `folder` share."""
+
+import os
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
+from featherseg.core.types import ClassInfo, DataFacts, Sample
+from featherseg.core.wording import counted, size_text
+from featherseg.data.images.decoding import IMAGE_SUFFIXES, LOSSY, is_image, is_lossy, read_image, read_mask
+from featherseg.data.images.labels import LabelMap
+from featherseg.data.images.unread import unread_endings
+
+SHOWN_NAMES = 3
+"""How many missing files a message names."""
+
+Masks = Sequence[tuple[Path, LabelMap]]
+"""The masks of one image, from the lowest to the topmost, each with what its raw values mean."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One sample on disk. A file that is not there is None; `twins` are further files of the same stem.
+
+    `label_map` is what the values of this mask mean, where they mean another in those of other folders. `layers` are
+    further masks with their maps, each on top of those before it; `missing` names the layers that are not there.
+    """
+
+    key: str
+    image: Path | None
+    mask: Path | None
+    twins: tuple[Path, ...] = ()
+    label_map: LabelMap | None = field(default=None, compare=False)
+    layers: tuple[tuple[Path, LabelMap], ...] = field(default=(), compare=False)
+    missing: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """(image, mask) of a complete pair."""
+        assert self.image is not None
+        assert self.mask is not None
+        return self.image, self.mask
+
+    @property
+    def mask_files(self) -> list[Path]:
+        """The files of all its masks."""
+        return [path for path in (self.mask, *(layer for layer, _ in self.layers)) if path]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All files of a dataset before anyone asked whether they are sound, and what the raw values of masks mean."""
+
+    name: str
+    classes: tuple[ClassInfo, ...]
+    label_map: LabelMap
+    splits: Mapping[str, list[Pair]]
+    licence: str
+    channels: int = 3
+    unlisted: Sequence[str] = ()
+    """Keys of images that are in no split."""
+    how_split: str = ""
+    """How a split by share was made, for a reader; empty of other splits."""
+    links: Sequence[Path] = ()
+    """Links to folders among the files, which are not followed."""
+    unread: str = ""
+    """What to say of files beside the images whose format is not read."""
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether `check_objects` looks at anything."""
+        return type(self).check_objects is not Listing.check_objects
+
+    def map_of(self, pair: Pair) -> LabelMap:
+        """What the raw values of this pair's mask mean: the same for all, but where a file or a folder says another."""
+        return pair.label_map or self.label_map
+
+    def masks_of(self, pair: Pair) -> Masks:
+        """The masks of a complete pair: one, but of layers."""
+        return [(pair.files[1], self.map_of(pair)), *pair.layers]
+
+    def check_objects(self, pair: Pair, ids: np.ndarray) -> None:
+        """Raises DataError where what tells the objects of a pair apart does not fit its mask.
+
+        `ids` (H, W) is the mask in class ids, below 0 outside the map. Of most listings no objects are known.
+        """
+
+
+class PairedFiles:
+    """One split of a listing as `core.types.SegmentationData`, or several, "train+val": files are read when asked for.
+
+    groups: what tells its sequences, see `data.sequences.sequence_names`. Raises DataNotFound if a partner is missing,
+    and (on reading) DataError for faulty files.
+    """
+
+    groups: str | None = None
+
+    def __init__(self, listing: Listing, split: str, size: int | None = None) -> None:
+        self.name, self.classes, self.channels = listing.name, listing.classes, listing.channels
+        self.label_map, self.licence, self.masks_of = listing.label_map, listing.licence, listing.masks_of
+        parts = [complete(f"{listing.name} {part}", listing.splits.get(part, [])) for part in split.split("+")]
+        self.pairs = spread(list(dict.fromkeys(pair for part in parts for pair in part)), size)
+        self.keys = [pair.key for pair in self.pairs]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        pair = self.pairs[index]
+        image, label = read_image(pair.files[0], self.channels), self.label(index)  # (H, W, C), (H, W)
+        if image.shape[:2] != label.shape:
+            raise DataError(f"{pair.files[1]} {other_size(pair, image.shape[:2], label.shape)}")
+        return Sample(pair.key, image, label)
+
+    def label(self, index: int) -> np.ndarray:
+        """(H, W) uint8 class ids of sample `index`, 255 = ignore; the image is not read."""
+        return read_label(self.masks_of(self.pairs[index]))
+
+    def annotation(self, index: int) -> bytes | None:
+        """What decides sample `index` beside its two files and the map of all; None where nothing does."""
+        label_map = self.pairs[index].label_map
+        return None if label_map is None else repr(label_map.ids).encode()
+
+
+def read_label(masks: Masks) -> np.ndarray:
+    """The class ids (H, W) uint8 of the masks of one image.
+
+    Raises DataError for a mask that cannot be read, a value that is not in the map, and masks of several sizes.
+    """
+
+    def class_ids(path: Path, label_map: LabelMap) -> np.ndarray:
+        raw = read_mask(path, label_map.colors)
+        try:
+            return label_map(raw, str(path))
+        except DataError as error:
+            if not is_lossy(path):
+                raise
+            raise DataError(f"{error} The mask is {LOSSY}.") from None
+
+    return laid_over(masks, [class_ids(path, label_map) for path, label_map in masks])
+
+
+def read_ids(masks: Masks) -> np.ndarray:
+    """The class ids (H, W) int16 of the masks of one image, -1 where a value is not in the map.
+
+    Raises DataError for a mask that cannot be read, and for masks of several sizes.
+    """
+    return laid_over(masks, [label_map.apply(read_mask(path, label_map.colors)) for path, label_map in masks])
+
+
+def laid_over(masks: Masks, layers: Sequence[np.ndarray]) -> np.ndarray:
+    """The class ids (H, W) of the masks of one image, laid over one another in their order.
+
+    layers: the class ids (H, W) of each. A mask covers those before it but for the pixels where its raw value is 0.
+    Raises DataError for masks of several sizes.
+    """
+    covered = layers[0]
+    for (path, label_map), ids in zip(masks[1:], layers[1:], strict=True):
+        if ids.shape != covered.shape:
+            sizes = f"{size_text(ids.shape)}, but {masks[0][0]} is {size_text(covered.shape)}"
+            raise DataError(f"{path} is {sizes} (height x width). Expected masks of one size for an image.")
+        covered = np.where(ids == label_map.ids[0], covered, ids)
+    return covered
+
+
+class NamedData(PairedFiles):
+    """A dataset of the catalogue, which lies on disk under a root that the user gives.
+
+    `facts` are what is known of it without its files; `splits` its parts with public labels that share no image, and
+    `subsplits` parts of these; `no_test` says why there is no split test. Raises UnknownName for an unknown split,
+    DataNotFound for a missing or incomplete root and for a split test without public labels.
+    """
+
+    facts: ClassVar[DataFacts]
+    splits: ClassVar[tuple[str, ...]] = ("train", "val")
+    subsplits: ClassVar[tuple[str, ...]] = ()
+    no_test: ClassVar[str] = ""
+
+    def __init__(self, root: Path, split: str, size: int | None = None) -> None:
+        parts, known = split.split("+"), self.splits + self.subsplits
+        if "test" in parts and self.no_test:
+            raise DataNotFound(self.no_test)
+        for part in parts:
+            if part not in known:
+                raise unknown(f"split of {self.facts.name}", part, known)
+        super().__init__(self.list_files(root, parts), split, size)
+
+    @classmethod
+    def list_files(cls, root: Path, splits: Sequence[str]) -> Listing:
+        """The files of the splits under `root`, as far as they are unpacked; raises DataNotFound where none is."""
+        raise NotImplementedError
+
+
+def plain_key(key: str) -> str:
+    """A key as a path that stays in its folder: that of an image outside of the dataset's, ../day1/0001, leads out."""
+    return "/".join(part for part in key.split("/") if part not in ("", ".", ".."))
+
+
+FilesByStem = dict[str, list[Path]]
+
+
+def files_by_stem(
+    folder: Path,
+    suffix: str = "",
+    without: Collection[Path] = (),
+    prefix: str = "",
+    links: list[Path] | None = None,
+    unread: Counter[str] | None = None,
+) -> FilesByStem:
+    """The images of a folder and the folders below it by stem, in order: {"seq1/frame_0007": [path]}.
+
+    A stem that several files share (a.jpg beside a.png) has several paths. Names that do not end in `suffix` are passed
+    over, and the suffix is cut off: "_mask" of a_mask.png, or with the file's ending, ".png" or "_mask.png". So are
+    names that do not begin with `prefix`, which is cut off: "mask_" of seq1/mask_01.png. The folder is the stem where
+    nothing is left of a name: "01" of 01/image.png without "image". Files in the folders `without` are passed over, and
+    what is hidden (its name begins with a dot). Links to folders are not followed, but added to `links`.
+    `unread` counts files by ending whose format is not read. Raises DataError for a name that is not UTF-8, and for
+    such a link without `links`.
+    """
+    apart = {str(place) for place in without if place != folder}
+    whole, named = suffix.lower().endswith(IMAGE_SUFFIXES), list[str]()
+    for place, folders, names in os.walk(folder):  # quicker than Path.rglob
+        below = os.path.relpath(place, folder).replace(os.sep, "/")
+        named += [name if below == "." else f"{below}/{name}" for name in names if is_image(name) and name[0] != "."]
+        if unread is not None:
+            unread += unread_endings(names)
+        folders[:] = [name for name in folders if os.path.join(place, name) not in apart and not name.startswith(".")]
+        linked = [Path(place, name) for name in sorted(folders) if os.path.islink(os.path.join(place, name))]
+        if links is not None:
+            links += linked
+        elif linked:
+            raise DataError(
+                f"{linked[0]} is a link to a folder, which is not followed. Put the folder itself there, or make "
+                f"{folder} the link."
+            )
+    if spoiled := [name for name in named if not _is_text(name)]:
+        files = counted(len(spoiled), "file")
+        raise DataError(f"{folder} holds {files} of a name that is not UTF-8, first {spoiled[0]!r}. Rename them.")
+    found: FilesByStem = {}
+    for name in sorted(named, key=lambda name: name.split("/")):
+        stem = name if whole else os.path.splitext(name)[0]
+        fits = stem.lower().endswith(suffix.lower()) if whole else stem.endswith(suffix)  # .JPG is .jpg
+        below, _, last = stem[: len(stem) - len(suffix)].rpartition("/")
+        if fits and last.startswith(prefix) and os.path.isfile(path := os.path.join(folder, name)):
+            last = last.removeprefix(prefix)
+            if shared := "/".join(filter(None, (below, last))):
+                found.setdefault(shared, []).append(Path(path))
+    return found
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8; bytes that cannot be come as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def read_list(path: Path, expected: str) -> list[str]:
+    """The stems of a list file; a line may be a stem, a file name, or "image-path mask-path".
+
+    Raises DataNotFound with `expected` (what to say of the missing file) and DataError for one that cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise DataNotFound(f"{path} does not exist. {expected}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+    names = [Path(line.split()[0]) for line in lines if line.strip()]
+    return [name.stem if is_image(name) else name.name for name in names]
+
+
+def make_pairs(keys: Sequence[str], images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]) -> list[Pair]:
+    """One pair a key, from the files of either folder by stem."""
+    pairs = []
+    for key in keys:
+        image, *more_images = images.get(key, [None])
+        mask, *more_masks = masks.get(key, [None])
+        pairs.append(Pair(key, image, mask, tuple(path for path in more_images + more_masks if path)))
+    return pairs
+
+
+def make_splits(files: Mapping[str, tuple[FilesByStem, FilesByStem]], missing: str = "") -> dict[str, list[Pair]]:
+    """The pairs of the splits that have a file, by their images and masks, in the order of the stems.
+
+    Raises DataNotFound with `missing` where no split has one.
+    """
+    pairs = {
+        split: make_pairs(sorted({*images, *masks}), images, masks)
+        for split, (images, masks) in files.items()
+        if images or masks
+    }
+    if not pairs and missing:
+        raise DataNotFound(missing)
+    return pairs
+
+
+def complete(name: str, pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs themselves; raises DataNotFound with counts and the first names where there is none, or one is half."""
+    if not pairs:
+        raise DataNotFound(f"{name}: this split has no images.")
+    for part in ("image", "mask"):
+        half = [pair.key for pair in pairs if getattr(pair, part) is None]
+        if half:
+            names = ", ".join(half[:SHOWN_NAMES]) + (", ..." if len(half) > SHOWN_NAMES else "")
+            raise DataNotFound(
+                f"{name}: {len(half)} of {len(pairs)} samples have no {part}: {names}. Add what is missing, or "
+                "leave these out: `featherseg check DATA --fix OUT` lists all of them and writes a copy without them; "
+                'or name the others in a list, as in train = "train.txt" of a dataset.toml.'
+            )
+    twins = [pair for pair in pairs if pair.twins]
+    if twins:
+        raise DataError(f"{name}: {twins[0].twins[0]} has the same stem as another file. Keep one file per stem.")
+    return list(pairs)
+
+
+def spread(pairs: list[Pair], size: int | None) -> list[Pair]:
+    """At most `size` of the pairs, evenly spread over the list, always the same ones. None is all of them."""
+    if size is not None and size < 1:
+        raise ConfigError(f"a dataset of {size} samples was asked for. Expected at least 1.")
+    if size is None or size >= len(pairs):
+        return pairs
+    return [pairs[i * len(pairs) // size] for i in range(size)]
+
+
+def other_size(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> str:
+    """What to say of a mask that does not cover its image; sizes are (height, width)."""
+    return f"is {size_text(mask)}, but its image {pair.image} is {size_text(image)} (height x width)"

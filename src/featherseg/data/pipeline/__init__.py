@@ -1,0 +1,1 @@
+"""Training samples: sampling, augmentation, batches."""

@@ -1,0 +1,232 @@
+"""The stream of training batches: a pure function of (seed, position), whatever the number of workers or restarts."""
+
+import multiprocessing
+import multiprocessing.util
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from featherseg.core.errors import DataError
+from featherseg.core.types import Sample, SegmentationData
+from featherseg.data.cache.teacher_outputs import Taught, Teaching
+from featherseg.data.panoptic.targets import PanopticTargets
+from featherseg.data.pipeline.rare import RareClasses
+from featherseg.data.pipeline.sampling import ClassUniform
+from featherseg.data.pipeline.transforms import Augment, Crop, is_interleaved, mixed, pasted
+
+PREFETCH = 4
+"""Batches that a worker holds ready."""
+
+GROWTH = ((0.4, 0.5), (0.7, 0.75), (1.0, 1.0))
+"""`augment.progressive`: up to which share of the batches crops, and what is in them, have which part of their size.
+
+Small images first, as EfficientNetV2 is trained (Tan and Le, ICML 2021, Sec. 4); the shares are ours: the batches have
+57 % of the pixels.
+"""
+
+Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, PanopticTargets[Tensor] | Taught]
+"""images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8; for a panoptic model its targets as well, for a taught
+one what the teachers say."""
+
+
+class TrainingSamples(Dataset[Any]):
+    """Augmented samples by (epoch, index): the same two numbers give the same bytes in every process.
+
+    A third number is the part of its size that the sample is to have (`Augment.at`).
+
+    A sample is (image, label) without a batch axis, or with `targets`, `panoptic_targets` of the classes that have
+    instances, (image, label, targets of the instance branch). With `class_uniform` its share of them is replaced by
+    samples that are drawn by class, from the same two numbers. `before` changes a sample before it is augmented.
+    With `rare` classes, pixels of theirs are pasted into augment.copy_paste of the samples, not into `targets`.
+    With `teaching` (and an `augment` that traces) a sample is (image, label, Taught), and the share of them that the
+    teachers say is drawn from the images without masks.
+    """
+
+    def __init__(
+        self,
+        data: SegmentationData,
+        augment: Augment,
+        seed: int,
+        class_uniform: ClassUniform | None = None,
+        targets: Callable[[np.ndarray, np.ndarray], PanopticTargets[np.ndarray]] | None = None,
+        before: Callable[[Sample, np.random.Generator], Sample] | None = None,
+        rare: RareClasses | None = None,
+        teaching: Teaching | None = None,
+    ) -> None:
+        self.data, self.augment, self.seed = data, augment, seed
+        self.class_uniform, self.targets, self.before = class_uniform, targets, before
+        self.rare, self.teaching = rare, teaching
+        self._depth: np.dtype[Any] | None = None  # of the first image that this process read
+
+    def __getitem__(self, place: tuple[int, int] | tuple[int, int, float]) -> tuple[Any, ...]:
+        epoch, index, *part = place
+        augment = self.augment.at(*part) if part else self.augment
+        rng, point = np.random.default_rng([self.seed, epoch, index]), None
+        unlabelled = self.teaching.unlabelled if self.teaching else None
+        if self.teaching and unlabelled and rng.random() < self.teaching.share:
+            index = len(self.data) + int(rng.integers(len(unlabelled)))
+        elif self.class_uniform and rng.random() < self.class_uniform.share:
+            index, point = self.class_uniform.points.draw(rng)
+        sample = self._sample(index, rng)
+        if self.targets is None:
+            crop = self._crop(index, sample, augment, rng, point)
+            if augment.cutmix and rng.random() < augment.cutmix:
+                crop = mixed(crop, self._another(int(rng.integers(len(self.data))), augment, rng), rng)
+            if self.rare and rng.random() < augment.copy_paste:
+                crop = self._with_rare_classes(crop, self.rare, augment, rng)
+            if self.teaching is None:
+                return crop[:2]
+            assert crop.origins is not None
+            return crop.image, crop.label, self.teaching(crop.origins)
+        crop = augment(sample, rng, point)
+        assert crop.instances is not None  # refused before training starts
+        return crop.image, crop.label, self.targets(crop.label.numpy(), crop.instances.numpy())
+
+    def _another(self, index: int, augment: Augment, rng: np.random.Generator, holding: int | None = None) -> Crop:
+        """A crop of a sample, to be mixed into that of another; around a pixel of the class `holding`."""
+        sample, point = self._sample(index, rng), None
+        if holding is not None and len(pixels := np.flatnonzero(sample.label == holding)):
+            row, column = divmod(int(rng.choice(pixels)), sample.label.shape[1])
+            point = row, column
+        return self._crop(index, sample, augment, rng, point)
+
+    def _sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """Sample `index`, those without masks behind the others."""
+        unlabelled = self.teaching.unlabelled if self.teaching else None
+        behind = index - len(self.data)
+        sample = self.data[index] if unlabelled is None or behind < 0 else unlabelled[behind]
+        self._depth = self._depth or sample.image.dtype
+        if sample.image.dtype != self._depth:
+            bits = [f"{8 * kind.itemsize} bits a channel" for kind in (sample.image.dtype, self._depth)]
+            raise DataError(f"{sample.key} of {self.data.name} has {bits[0]}, others {bits[1]}. Convert one of them.")
+        return sample if self.before is None else self.before(sample, rng)
+
+    def _crop(
+        self, index: int, sample: Sample, augment: Augment, rng: np.random.Generator, point: tuple[int, int] | None
+    ) -> Crop:
+        """The sample without its instances, augmented."""
+        crop = augment(replace(sample, instances=None), rng, point)
+        return crop if crop.origins is None else crop._replace(origins=crop.origins.of(index))
+
+    def _with_rare_classes(self, crop: Crop, rare: RareClasses, augment: Augment, rng: np.random.Generator) -> Crop:
+        """The crop with all pixels of rare classes of another sample's crop, each at its place."""
+        holding, index = rare.draw(rng)
+        other = self._another(index, augment, rng, holding)
+        return pasted(crop, other, torch.isin(other.label, torch.tensor(rare.classes, dtype=torch.uint8)))
+
+
+class FlatBatches(Sampler[list[tuple[Any, ...]]]):
+    """The whole run as one stream of batches of (epoch, index), starting at batch `start`.
+
+    Every epoch is a shuffle of all n samples, epochs follow each other without a gap, so batch k of rank r is a pure
+    function of (seed, k, r). `len` is that of the whole run, as Lightning needs it. growth, rows as those of GROWTH:
+    the samples of a batch are (epoch, index, part) while the part is not 1.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        *,
+        seed: int,
+        start: int,
+        total: int,
+        rank: int = 0,
+        world: int = 1,
+        growth: Sequence[tuple[float, float]] = (),
+    ) -> None:
+        self.n, self.batch_size, self.seed = n, batch_size, seed
+        self.start, self.total, self.rank, self.world = start, total, rank, world
+        self.growth = growth
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __iter__(self) -> Iterator[list[tuple[Any, ...]]]:
+        for k in range(self.start, self.total):
+            first = (k * self.world + self.rank) * self.batch_size
+            part = next((part for until, part in self.growth if k < until * self.total), 1.0)
+            more = () if part == 1 else (part,)
+            yield [(*self._place(position), *more) for position in range(first, first + self.batch_size)]
+
+    def _place(self, position: int) -> tuple[int, int]:
+        epoch, offset = divmod(position, self.n)
+        return epoch, int(shuffled(self.n, self.seed, epoch)[offset])
+
+
+@lru_cache(maxsize=4)
+def shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of the samples in an epoch, (n,)."""
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+def training_loader(samples: TrainingSamples, batches: FlatBatches, *, workers: int) -> DataLoader[Batch]:
+    """The loader of a whole run; `workers` processes draw the batches ahead, 0 draws them in this process."""
+    if workers:
+        _shorten_socket_paths()
+    return DataLoader(
+        samples,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=PREFETCH if workers else None,
+        worker_init_fn=_leave_signals,
+        collate_fn=collate,
+        multiprocessing_context=start_method() if workers else None,
+    )
+
+
+def start_method() -> str:
+    """How workers begin: as the program has chosen, else by a fork on Linux, where Python 3.14 has another default."""
+    if (chosen := multiprocessing.get_start_method(allow_none=True)) is not None:
+        return chosen
+    return "fork" if sys.platform == "linux" else multiprocessing.get_start_method()
+
+
+def _shorten_socket_paths() -> None:
+    """Let multiprocessing put its sockets into /tmp if TMPDIR is too long for their paths.
+
+    The path of a socket has at most 107 bytes on Linux and 103 on macOS; multiprocessing adds
+    about 30. A worker that cannot open one sends no batch, and the training would wait for ever.
+    """
+    usual = tempfile.gettempdir()
+    if sys.platform != "win32" and len(os.fsencode(usual)) > 70 and os.access("/tmp", os.W_OK):
+        tempfile.tempdir = "/tmp"
+        multiprocessing.util.get_temp_dir()  # kept for this process and its workers, removed at exit
+        tempfile.tempdir = usual
+
+
+def _leave_signals(_: int) -> None:
+    """A worker ends with its training: what stops a whole job, as SLURM and systemd do, is for that to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):  # not on Windows
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # on Linux: it tells from whom a signal comes
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_await_parent, daemon=True).start()
+
+
+def _await_parent() -> None:
+    """End when the training itself says so: multiprocessing ends what is left of a loader by SIGTERM, and waits."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+def collate(samples: Sequence[tuple[Any, ...]]) -> Batch:
+    """Samples (image, label, ...) -> the batch of them; images whose channels are innermost in memory stay so."""
+    if not all(is_interleaved(image) for image, *_ in samples):
+        return default_collate(list(samples))
+    images, *rest = default_collate([(image.permute(1, 2, 0), *others) for image, *others in samples])  # (B, H, W, C)
+    return (images.permute(0, 3, 1, 2), *rest)  # (B, C, H, W)

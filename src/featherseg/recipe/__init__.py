@@ -1,0 +1,1 @@
+"""Recipes: what one can contain (`tables`), how one is read (`reading`), and the shipped ones (`shipped/`)."""

@@ -1,1 +1,0 @@
-"""Confidence intervals of scores: clusters of images, cluster bootstrap, paired differences."""

@@ -1,0 +1,38 @@
+"""What decoders say of a damaged file reaches nobody: our message, where it cannot be read, is the only one."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+CODE = """
+import sys
+from contextlib import suppress
+from pathlib import Path
+from featherseg.core.errors import DataError
+from featherseg.data.images.decoding import read_image
+with suppress(DataError):  # spoiled JPEG and fax data are read as other pixels
+    read_image(Path(sys.argv[1]))
+"""
+
+
+def spoil(content: bytearray, compression: str) -> bytearray:
+    """Change bytes in the middle of the compressed pixels; twelve samples per pixel where nothing is compressed."""
+    if compression == "raw":
+        entry = content.index(b"\x15\x01\x03\x00")  # tag 277, SamplesPerPixel
+        content[entry + 8] = 12
+    else:
+        content[200:260] = b"\xff" * 60
+    return content
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg", "group4"])
+def test_decoders_print_nothing(tmp_path, compression):
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    path = tmp_path / "damaged.tif"
+    Image.fromarray(pixels).convert("1" if compression == "group4" else "RGB").save(path, compression=compression)
+    path.write_bytes(spoil(bytearray(path.read_bytes()), compression))
+    done = subprocess.run([sys.executable, "-c", CODE, path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,64 @@
+"""ncnn: parity at the file's size, three files that belong together, a sentence where a layer is missing."""
+
+import json
+
+import pytest
+import torch
+from support.models.export_job import job_of
+from support.models.small_model import FACTS, small_model
+
+from featherseg import models
+from featherseg.core.errors import ExportError
+from featherseg.exporters import ncnn
+from featherseg.exporters.job import Facts
+from featherseg.exporters.parity import perturb, verify
+
+pytest.importorskip("pnnx")
+pytest.importorskip("ncnn")
+
+SYSTEMS = ("frm-lite0", "cgrseg-lite0", "cgrseg-t", "rsp-lite0", "rsp-lite0-panoptic")
+
+
+def test_three_files_give_the_models_logits(tmp_path):
+    ncnn.write(job_of(small_model(), FACTS, tmp_path))
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "model.ncnn.bin",
+        "model.ncnn.json",
+        "model.ncnn.param",
+    ]
+    report = verify(small_model(), tmp_path / "model.ncnn.param", facts=FACTS)
+    assert report.ok, report
+    assert {(row.batch, row.height, row.width) for row in report.rows} == {(1, 96, 128), (3, 96, 128)}
+
+
+def test_the_facts_lie_beside_and_name_the_size(tmp_path):
+    ncnn.write(job_of(small_model(), FACTS, tmp_path))
+    texts = json.loads((tmp_path / "model.ncnn.json").read_text())
+    assert json.loads(texts["fixed_size"]) == [96, 128]
+    assert json.loads(texts["classes"]) == [row.name for row in FACTS.classes]
+
+
+def test_other_weights_are_seen(tmp_path):
+    ncnn.write(job_of(small_model(), FACTS, tmp_path))
+    other = small_model()
+    with torch.no_grad():
+        other.classifier.weight.mul_(1.01)
+    assert not verify(other, tmp_path / "model.ncnn.param", facts=FACTS).ok
+
+
+def test_a_layer_that_ncnn_lacks_is_named(tmp_path):
+    model = small_model()
+    model.context.forward = lambda x: torch.special.bessel_j0(x)
+    with pytest.raises(ExportError, match=r"ncnn has no layer for .*bessel"):
+        ncnn.write(job_of(model, FACTS, tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_system_passes_at_a_size_that_it_pads(name, tmp_path):
+    model = perturb(models.build(name, classes=len(FACTS.classes)))
+    facts = Facts(name, FACTS.classes, "MIT", image_size=(90, 131))
+    ncnn.write(job_of(model, facts, tmp_path))
+    report = verify(model, tmp_path / "model.ncnn.param", facts=facts)
+    assert report.ok, report

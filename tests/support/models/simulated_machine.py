@@ -1,0 +1,71 @@
+"""A machine with a clock of its own, on which trainings take no time: a busy hour passes in milliseconds."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+from support.models.fit_plans import FAST, SLOW, made
+
+from featherseg.fitting import fit as session
+from featherseg.fitting.clock import StepClock
+from featherseg.fitting.plan import make_plan
+from featherseg.fitting.trials import Workers
+
+
+class Machine:
+    """Carries segments out. Everything takes `slowdown` times as long from `since` on, in seconds."""
+
+    def __init__(self, monkeypatch, slowdown, since, scores=None):
+        self.now, self.slowdown, self.since = 0.0, slowdown, since
+        self.scores = scores or {SLOW.model: 0.6, FAST.model: 0.5}
+        self.reached, self.took, self.segments = {}, {}, []
+        self.plan, self.dies_at = None, None
+        self.workers = Workers(self.execute, 1, 1)
+        monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(session, "last_step", lambda folder: self.reached.get(folder, 0))
+        monkeypatch.setattr(session, "progress_of", self.progress_of)
+
+    def spend(self, seconds):
+        """Let so many seconds of an idle machine pass."""
+        self.now += seconds * (self.slowdown if self.now >= self.since else 1.0)
+
+    def progress_of(self, folder, above=0):
+        rows = self.took.get(folder, [])
+        return self.reached.get(folder, 0), sum(rows) / len(rows) if rows else 0.0
+
+    def execute(self, segments, reporter):
+        for segment in segments:
+            self.segments.append(segment)
+            if segment.source in self.reached:
+                self.reached.setdefault(segment.folder, self.reached[segment.source])
+            last = segment.until or segment.steps
+            if self.reached.get(segment.folder, 0) >= last:
+                continue
+            if segment.deadline is not None and segment.deadline.seconds_left(self.now, 0.0) <= 0:
+                continue
+            self.train(segment, last)
+        return [self.scores[one.recipe] if one.folder in self.reached else math.nan for one in segments]
+
+    def train(self, segment, last):
+        self.spend(self.plan.validating / 2)  # it starts
+        clock = None if segment.deadline is None else StepClock(segment.deadline)
+        pace = next(one.step_seconds for one in self.plan.plan.candidates if one.model == segment.recipe)
+        for step in range(self.reached.get(segment.folder, 0) + 1, last + 1):
+            began = self.now
+            self.spend(pace)
+            self.took.setdefault(segment.folder, []).append(self.now - began)
+            self.reached[segment.folder] = step
+            if self.dies_at is not None and self.now > self.dies_at:
+                raise KeyboardInterrupt
+            if clock is not None and clock.is_last(step, self.now):
+                break
+        self.spend(self.plan.validating / 2)
+
+
+def planned(hours, *, spent=30.0, delivering=30.0, validating=6.0, step_seconds=0.2):
+    """The plan of a fit of FAST and SLOW in so many hours, as `begin` makes it."""
+    ordered = [replace(SLOW, step_seconds=step_seconds), replace(FAST, step_seconds=step_seconds / 2)]
+    ending = 1.5 * delivering + 0.05 * 3600 * hours
+    plan = make_plan(ordered, 3600 * hours - spent - ending - 4 * validating)
+    figures = {"spent": spent, "ending": ending, "delivering": delivering, "validating": validating}
+    return replace(made(hours=hours), plan=plan, **figures)
