@@ -91,7 +91,7 @@ def test_a_list_no_better_than_chance_is_not_shown_and_why_is_said_first(run, tm
     assert (found["images"], found["regions"]) == ([], [])
     test = found["self_test"]
     assert test["average_precision"]["low"] <= test["chance"]
-    _, first, *_ = done.output.splitlines()  # the plan stands before the work
+    _, first, *_ = done.stdout.splitlines()  # the plan stands before the work
     assert first == found["no_ranking"]
     assert first.startswith("The list would be no better than chance, so there is none: faults were planted into 5 of")
     assert "The run may not know these classes well enough" in first
