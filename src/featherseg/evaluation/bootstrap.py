@@ -344,7 +344,7 @@ def _draw(pooled: np.ndarray, replicates: int, rng: np.random.Generator) -> np.n
     clusters, sums = len(pooled), pooled.reshape(len(pooled), -1)
     drawn = np.empty((replicates, sums.shape[1]))
     chance, part = np.full(clusters, 1 / clusters), max(1, MOST_DRAWN // clusters)
-    for first in range(0, replicates, part):
+    for first in range(0, replicates, part):  # in parts: all draws at once may need gigabytes
         size = min(part, replicates - first)
         draws = rng.multinomial(max(1, clusters - 1), chance, size=size)  # (size, U)
         drawn[first : first + size] = draws.astype(float) @ sums

@@ -62,6 +62,8 @@ def boundary_f(
     seen[ignored] = IGNORE
     radius = tolerance * math.hypot(*label.shape)
     true_at, seen_at = class_boundaries(true), class_boundaries(seen)
+
+    # A pixel is matched if the other map, dilated by the tolerance, has its class there.
     precision_hits, recall_hits = np.zeros(classes), np.zeros(classes)
     for first in range(0, classes, 64):  # one bit a class: 64 classes are dilated in one pass
         true_bits = _as_bits(true, true_at, first, classes)

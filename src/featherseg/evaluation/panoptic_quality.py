@@ -182,9 +182,11 @@ class PanopticQuality:
         same_category = ground_truth.category[t] == predicted.category[p]
         may_match = same_category & (t > 0) & ~ground_truth.crowd[t] & ~not_scored[p]
         t, p = t[may_match], p[may_match]
+        # above 0.5 a segment has at most one match, so no assignment has to be chosen
         iou = overlap[t, p] / (true_area[t] + predicted_area[p] - overlap[t, p] - outside_union[p])
         t, p, iou = t[iou > 0.5], p[iou > 0.5], iou[iou > 0.5]
 
+        # every other segment is an error, unless it is void, a crowd, or mostly on void or crowds
         missed, wrong = ~ground_truth.crowd, ~not_scored & (2 * excused <= predicted_area)
         missed[[VOID, *t]] = wrong[[VOID, *p]] = False
         matched = ground_truth.category[t]

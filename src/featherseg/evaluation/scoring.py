@@ -156,6 +156,7 @@ def evaluate(
     scores = _score(pairs(), data, boundary, progress)
     if objects is None or not (quality := objects.quality.compute())["n"]:
         return scores
+    # the counts of an image are the difference between two running sums
     of_images = np.diff([*sums, objects.quality.pooled()], axis=0)  # (N, 3, K)
     return replace(scores, panoptic=quality, panoptic_counts=of_images)
 

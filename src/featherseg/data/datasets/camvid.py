@@ -125,7 +125,7 @@ def subtrain_and_dev(train: list[str]) -> tuple[list[str], list[str]]:
     subtrain, dev = [], []
     for stems in sequences.values():
         cut = len(stems) - len(stems) // 5
-        subtrain += stems[: cut - 1]
+        subtrain += stems[: cut - 1]  # the next frame looks like the first of dev
         dev += stems[cut:]
     return subtrain, dev
 

@@ -69,7 +69,8 @@ class CityscapesPanoptic(NamedData, PanopticData):
         else:
             raise DataNotFound(f"{root} {_state(root)} {_EXPECTED}")
 
-        # For each split: its JSON, its images, and the masks that the JSON names.
+        # For each split: its JSON, its images, and the masks that it names. The JSON names images
+        # without their city, which is part of a key.
         class_of = {category: index for index, category in enumerate(layout.category_ids)}
         pairs, annotations = {}, dict[str, Annotation]()
         for split in present:
