@@ -71,7 +71,7 @@ SLOW = {
 def folder(tmp_path_factory):
     """A folder whose work/ has two datasets, weights and a fit that is planned.
 
-    Its path is short: below a long TMPDIR the workers of a loader cannot open their sockets.
+    Its path is short, so that the sockets of a loader's workers lie below it and not in /tmp.
     """
     place = tmp_path_factory.mktemp("v")
     work = place / "work"
