@@ -54,14 +54,13 @@ def test_a_folder_with_letters_of_any_plane_is_named_as_it_is(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_shipped_recipes_are_right_and_short(name):
+def test_shipped_recipes_are_right(name):
     file = read_recipe(name)
     recipe = parse_recipe(file)
     assert recipe.model.name in MODELS
     assert recipe.data.name in DATASETS
     assert recipe.paper is None or recipe.paper.data == recipe.data.name
     assert file.text.startswith("# ")
-    assert 20 <= len(file.text.splitlines()) <= 55
 
 
 PUBLISHED = tomllib.loads((Path(__file__).parent / "published_settings.toml").read_text())["settings"]
