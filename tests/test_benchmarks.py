@@ -30,6 +30,8 @@ from featherseg.evaluation.bootstrap import compare_variants
 from featherseg.evaluation.clusters import clusters_of
 from featherseg.recipe.reading import parse_recipe, read_recipe
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
 

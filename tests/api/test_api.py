@@ -31,6 +31,8 @@ from featherseg.layers.resize import to_image
 from featherseg.recipe.tables import LossTable
 from featherseg.runs.run import STARTER
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 DATA = (Halves(8), Halves(6))
 
 

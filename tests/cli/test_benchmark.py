@@ -15,6 +15,8 @@ from featherseg.core.errors import FeathersegError
 from featherseg.core.types import ClassInfo
 from featherseg.runs.run import open_run, write_info
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 FAKE = Path(__file__).parents[1] / "support/processes/fake_benchmark_worker.py"
 asked = partial(benchmark, size=["32x48"], threads=[1], device="cpu", baseline="eager", rounds=4)
 

@@ -37,6 +37,8 @@ from featherseg.exporters import export
 from featherseg.recipe.tables import PanopticTable
 from featherseg.runs.run import load_run, open_run, save_weights, write_info
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 APP = typer.Typer()
 for verb in (compare, sweep, paper):
     APP.command()(verb)

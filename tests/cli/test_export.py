@@ -10,6 +10,8 @@ from featherseg.cli.export import export
 from featherseg.core.errors import ConfigError, ExportError, UnknownName
 from featherseg.runs import run as runs
 
+pytestmark = pytest.mark.usefixtures("quick_export")
+
 call = command(export)
 
 

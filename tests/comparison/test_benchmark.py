@@ -27,6 +27,8 @@ from featherseg.evaluation.bootstrap import Interval
 from featherseg.reports.record import times_scored
 from featherseg.runs.run import class_rows, open_run, save_weights, write_info
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 FAKE = Path(__file__).parents[1] / "support/processes/fake_benchmark_worker.py"
 
 

@@ -20,6 +20,8 @@ from featherseg.exporters import openvino
 from featherseg.exporters.onnx import to_onnx
 from featherseg.inference.runtimes.openvino import OpenvinoRuntime
 
+pytestmark = pytest.mark.usefixtures("quick_export")
+
 
 @pytest.fixture
 def graph(tmp_path, tmp_path_factory):

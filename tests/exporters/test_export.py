@@ -22,6 +22,8 @@ from featherseg.exporters.quiet import quiet
 from featherseg.inference.runtimes import open_runtime
 from featherseg.layers.model import SegmentationModel
 
+pytestmark = pytest.mark.usefixtures("quick_export")
+
 
 class OneLayer(SegmentationModel):
     """The least that is a model here: a convolution, with what every model states about itself."""

@@ -21,6 +21,8 @@ from featherseg.exporters.int8 import first_layers, layer_nodes, quantise
 from featherseg.exporters.onnx import to_onnx
 from featherseg.inference.runtimes import open_runtime
 
+pytestmark = pytest.mark.usefixtures("quick_export")
+
 WRITERS = {"model.int8.onnx": onnx_int8.write, "model.int8.xml": openvino_int8.write}
 IMAGES = [torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(i)) for i in range(4)]
 WIDTH = 96  # its weights are the most of the file

@@ -12,6 +12,8 @@ from featherseg.exporters import export_formats, openvino
 from featherseg.exporters.parity import perturb, verify
 from featherseg.inference.runtimes import open_file
 
+pytestmark = pytest.mark.usefixtures("quick_export")
+
 
 def test_a_pair_gives_its_models_logits_at_sizes_it_was_not_exported_at(tmp_path):
     openvino.write(job_of(three_layers(), FACTS, tmp_path))

@@ -23,6 +23,8 @@ from featherseg.inference.runtimes.file_metadata import read_facts
 from featherseg.recipe.tables import PanopticTable
 from featherseg.runs.run import open_run, save_weights, write_info
 
+pytestmark = pytest.mark.usefixtures("quick_export")
+
 FORMATS = Path(__file__).parents[2] / "docs" / "formats.md"
 
 

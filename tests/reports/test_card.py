@@ -10,6 +10,8 @@ from featherseg.reports.card import card
 from featherseg.runs.run import open_run, write_info
 from featherseg.training import train
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 
 def test_the_card_counts_the_looks_at_every_split(tmp_path):
     run = train(request("model.name=efficientvit-seg-b0", "train.epochs=1"), tmp_path / "run", Silent())

@@ -1,24 +1,13 @@
-from contextlib import contextmanager
-
 import pytest
-from support.models.small_training import TINY, Silent, request
+from support.models.quick_work import quick_training
+from support.models.small_training import Silent, request, tiny_models
 
-from featherseg.models import MODELS
 from featherseg.training import train
 
 
-@contextmanager
-def tiny_models():
-    """The catalogue has the models of small_training.py as well."""
-    with pytest.MonkeyPatch.context() as patched:
-        for name, entry in TINY.items():
-            patched.setitem(MODELS, name, entry)
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    """Of each module, as what a package has stays where its folder has no __init__.py, to the end of all tests."""
+@pytest.fixture(scope="module")
+def tiny(quick_training):
+    """The catalogue has the models of small_training.py, and small trainings are quick."""
     with tiny_models():
         yield
 
@@ -31,5 +20,5 @@ def reporter():
 @pytest.fixture(scope="package")
 def small_run(tmp_path_factory):
     """A finished run: 2 epochs of 2 steps."""
-    with tiny_models():
+    with tiny_models(), quick_training():
         return train(request(), tmp_path_factory.mktemp("runs") / "small", Silent())

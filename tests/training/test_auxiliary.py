@@ -12,6 +12,8 @@ from featherseg.losses.boundary import boundary_loss, boundary_targets, labels_a
 from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.training.loss import build_loss, keep_supervised_heads
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 SIZE = (8, 9)
 
 

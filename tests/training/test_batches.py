@@ -21,6 +21,8 @@ from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.training import batches, train
 from featherseg.training.batches import CLASS_POINTS, loader_workers, open_class_uniform, write_class_points
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 SETTINGS = ("data.class_uniform=0.5", "train.epochs=1", "data.val_size=1", "train.checkpoint_seconds=1e-9")
 
 

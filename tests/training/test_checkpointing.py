@@ -16,6 +16,8 @@ from featherseg.losses import CrossEntropy
 from featherseg.training.checkpointing import checkpoint_blocks
 from featherseg.training.module import compute_loss
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 
 # batch norm in our kernels; two branches, torch's batch norm and stochastic depth; attention
 @pytest.mark.parametrize("name", ["frm-lite0", "rtformer-slim", "segformer-b0"])

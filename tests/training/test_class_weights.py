@@ -31,6 +31,8 @@ from featherseg.training.class_weights import (
     undo_class_weights,
 )
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 WEIGHTS = [0.2, 5.0]
 """Of dark and bright: by them the dark halves of Spotted are called bright, as some of their pixels are."""
 

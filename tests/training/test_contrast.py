@@ -1,10 +1,13 @@
 """The pixel contrast in a training run: its embedding head learns, is resumed, and is passed on nowhere."""
 
+import pytest
 import torch
 from support.models.small_training import Silent, trained
 
 from featherseg.costs.cost import cost_of
 from featherseg.runs.run import build_model, open_run
+
+pytestmark = pytest.mark.usefixtures("tiny")
 
 CONTRAST = ("loss.contrast=1.0", "loss.contrast_views=4", "loss.contrast_dim=8")
 HEAD = "loss.contrast.embed.weight"

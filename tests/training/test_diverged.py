@@ -8,6 +8,8 @@ from featherseg.core.errors import ConfigError, TrainingError
 from featherseg.training import train
 from featherseg.training.module import SegmentationModule
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_checkpoint(tmp_path):
     reporter = Silent()

@@ -18,6 +18,8 @@ from featherseg.inference.runtimes import open_runtime
 from featherseg.runs.run import open_run
 from featherseg.training import Request, train
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 STEPS = ("train.epochs=1", "train.batch_size=2", "augment.brightness=0", "augment.contrast=0", "augment.saturation=0",
          "augment.photometric=false", "augment.blur=0", "augment.scale=[1.0, 1.0]", "augment.flip=0.5",
          "augment.cutmix=0", "augment.copy_paste=0", "augment.crop=[48, 48]")  # fmt: skip

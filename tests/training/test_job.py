@@ -31,6 +31,8 @@ from featherseg.runs.run import load_run, open_run
 from featherseg.training import Request, train
 from featherseg.training.job import overfitting
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 
 def test_a_run_folder_holds_what_it_should(small_run):
     names = {p.name for p in small_run.path.iterdir()}

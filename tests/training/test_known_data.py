@@ -18,6 +18,8 @@ from featherseg.reports.record import learned_from, refuse_as_test
 from featherseg.runs.run import load_run
 from featherseg.training import train
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 TOML = """
 name = "yard"
 images = "images"

@@ -20,6 +20,8 @@ from featherseg.training import Request, length, train
 from featherseg.training.length import count_steps, duration
 from featherseg.training.objects import Objects
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 OPEN = tuple(text for text in SMALL if "epochs" not in text)
 
 

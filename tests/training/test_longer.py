@@ -13,6 +13,8 @@ from featherseg.runs.run import open_run
 from featherseg.training import Request, train
 from featherseg.training.optimisers import build_schedule
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 STABLE = (
     "model.name=tiny",
     *(setting for setting in SMALL if not setting.startswith("train.epochs")),

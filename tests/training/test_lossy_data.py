@@ -13,6 +13,8 @@ from featherseg.data.cache.prepared_writer import prepare_data
 from featherseg.data.shapes import CLASSES
 from featherseg.training import train
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 SETTINGS = ("train.epochs=1", "data.val_size=1", "data.train_size=4")
 
 

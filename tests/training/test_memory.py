@@ -20,6 +20,8 @@ from featherseg.training import memory
 from featherseg.training.length import choose_batch_size
 from featherseg.training.memory import check_memory, estimate_memory
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 CROP = (256, 320)
 
 

@@ -9,6 +9,8 @@ from featherseg.training import train
 from featherseg.training.muon import Muon, orthogonalise
 from featherseg.training.optimisers import build_optimizer
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_convolutions_learn_as_their_matrices_do_in_torch_s_muon(layout):

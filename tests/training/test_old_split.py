@@ -16,6 +16,8 @@ from featherseg.exporters.calibration import labelled_split, training_images
 from featherseg.runs.run import open_run
 from featherseg.training import train
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 TOML = """
 name = "yard"
 images = "images"

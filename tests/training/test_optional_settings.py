@@ -8,6 +8,8 @@ from support.models.small_training import Killed, KilledAt, equal_state, request
 from featherseg.core.errors import ConfigError
 from featherseg.training import job, train
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 OPTIONS = (
     *(
         "train.schedule=cosine",

@@ -39,6 +39,8 @@ from featherseg.training import Request, train
 from featherseg.training.objects import Objects
 from featherseg.training.prepare import check_instances
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 NAME = "frm-lite0-panoptic"
 
 

@@ -9,6 +9,8 @@ from featherseg.recipe.reading import parse_recipe, read_recipe, shipped_recipes
 from featherseg.runs.run import load_run, write_info
 from featherseg.training import prepare, train
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 OPEN = ("train.precision=auto", "train.epochs=1", "train.checkpoint_seconds=1e-9")
 
 

@@ -20,6 +20,8 @@ from featherseg.core.files import read_lines
 from featherseg.training import Request, train
 from featherseg.training.prepare import check_machine
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 PROGRAM = """
 import sys, json
 import torch

@@ -22,6 +22,8 @@ from featherseg.runs.run import RESOLVED, open_run
 from featherseg.training import train
 from featherseg.training.published_weights import ImportRequest, combined_licence, import_weights, strip_prefix
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 CLASSES = 8  # of shapes
 
 

@@ -16,6 +16,8 @@ from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.training import Request, job, memory, train
 from featherseg.training.module import SegmentationModule
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 
 @pytest.mark.parametrize(
     ("folder", "late"), [("new", True), ("empty", False)], ids=["failed in the first step", "refused"]

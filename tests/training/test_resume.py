@@ -14,6 +14,8 @@ from featherseg.runs.run import load_run, save_weights
 from featherseg.training import Request, train
 from featherseg.training.recorder import AtomicCheckpoints
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 # a checkpoint every step; the embedding head of the contrast is resumed too
 CONTRAST = ("loss.contrast=1.0", "loss.contrast_views=4")
 LONG = ("train.epochs=3", "train.ema=0.9", "train.lr=1e-3", *CONTRAST, "train.checkpoint_seconds=1e-9")

@@ -12,6 +12,8 @@ from featherseg.comparison.sweep import train_all
 from featherseg.core.errors import ConfigError, DeviceError
 from featherseg.training import Request, train
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 
 @pytest.fixture(scope="module")
 def stopped_run(tmp_path_factory):

@@ -16,6 +16,8 @@ from featherseg.data.cache.prepared import Storage
 from featherseg.data.cache.prepared_writer import prepare_data
 from featherseg.training import Request, train
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):

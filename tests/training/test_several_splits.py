@@ -12,6 +12,8 @@ from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.runs.run import open_run
 from featherseg.training import train
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

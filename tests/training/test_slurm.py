@@ -11,6 +11,8 @@ from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.files import read_lines
 from featherseg.training import Request, job, train
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 SLURM = {
     "SLURM_NTASKS": "1",
     "SLURM_PROCID": "0",

@@ -30,6 +30,8 @@ from featherseg.runs.run import load_run, save_weights
 from featherseg.training import Request, job, teaching, train
 from featherseg.training.objects import Objects
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 LARGE, LITTLE = "frm-lite0", "efficientvit-seg-b0"
 EVERY_STEP = ("train.epochs=2", "train.ema=0.9", "train.checkpoint_seconds=1e-9")
 

@@ -19,6 +19,8 @@ from featherseg.core.old_names import with_loggers
 from featherseg.training import Request, trackers, train
 from featherseg.training.trackers import Tracker, check_trackers
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 ALL = 'train.loggers=["tensorboard"]'
 MLFLOW = 'train.loggers=["mlflow"]'
 

@@ -30,6 +30,8 @@ from featherseg.data.discovery.mask_folders import read_folders
 from featherseg.data.discovery.mask_values import MaskValues, read_values
 from featherseg.data.images.decoding import read_mask
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 VALUES = {"0": "elsewhere", "1": "road", "2": "object", "3": "ignore"}
 EXPECTED = {  # layout -> images a split, classes in the order of the masks' values
     "other_folder_names": ({"train": 10, "val": 2}, 4),

@@ -16,6 +16,8 @@ from featherseg.exporters import openvino, openvino_int8
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.openvino import OpenvinoRuntime
 
+pytestmark = pytest.mark.usefixtures("quick_export")
+
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):

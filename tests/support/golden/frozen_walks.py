@@ -1,7 +1,7 @@
 """Five walks through the package and what each leaves behind, to hold while the code is rearranged.
 
-    PYTHONPATH=tests python -m support.golden.frozen_walks            # walk again and rewrite frozen_walks.json
-    PYTHONPATH=tests python -m support.golden.frozen_walks --count    # print the table of docs/architecture.md
+    PYTHONPATH=tests python -m support.golden.frozen_walks            # rewrite frozen_walks.json
+    PYTHONPATH=tests python -m support.golden.frozen_walks --count    # print the table of the docs
 
 A walk is a user's way: image to mask, masks to mIoU, recipe to first optimiser steps, run to ONNX
 file, data to fitted model. frozen_walks.json records names of files, exit codes, keys of JSON, bits
@@ -184,6 +184,8 @@ def train_walk(folder: Path) -> Trace:
     trace.files["run"] = file_names(out)
     for name in ("resolved.json", "environment.json", "metrics.jsonl", "data.json"):
         trace.keys[name] = keys_of(out / name)
+    for path in ("gpus", "memory_gb.measured"):  # by the machine, and by what the process did before
+        trace.keys["environment.json"].pop(path, None)
     recipe = read_json(out / "resolved.json")["recipe"]
     trace.exact["recipe"] = {name: table for name, table in recipe.items() if name != "data"}
     steps = [record for record in read_lines(out / METRICS) if "loss" in record]
@@ -538,7 +540,7 @@ def print_counts() -> None:
     sys.stdout.write("| walk | files | functions | moves |\n|---|---|---|---|\n")
     for name in WALKS:
         sys.stdout.flush()
-        words = [sys.executable, __file__, "--count", name]
+        words = [sys.executable, "-m", "support.golden.frozen_walks", "--count", name]
         subprocess.run(words, check=True, stderr=subprocess.DEVNULL)
 
 

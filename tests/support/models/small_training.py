@@ -1,10 +1,12 @@
 """A small training on drawn scenes for tests: 8 images, crops of 64 x 96, a model of nine layers that are no use."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
+import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.resize import resize
+from featherseg.models import MODELS
 from featherseg.training import Request, train
 
 SMALL = (
@@ -102,7 +105,16 @@ TINY = {
     "tiny": ModelEntry(Tiny, TinyConfig(), paper="none"),
     "tiny-panoptic": ModelEntry(Tiny, TinyConfig(), paper="none", panoptic=True),
 }
-"""What conftest.py adds to the catalogue of models where tests train, in this process alone."""
+"""Models of this process alone, which `tiny_models` adds to the catalogue."""
+
+
+@contextmanager
+def tiny_models() -> Iterator[None]:
+    """The catalogue has the models of TINY as well."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name, entry in TINY.items():
+            patched.setitem(MODELS, name, entry)
+        yield
 
 
 class Silent:
