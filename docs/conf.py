@@ -15,9 +15,16 @@ version = release = (ROOT / "src/featherseg/_version.py").read_text(encoding="ut
 
 extensions = ["myst_parser"]
 root_doc = "README"
-include_patterns = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "docs/**.md"]
+include_patterns = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "CHANGELOG.md",
+    "docs/**.md",
+    "benchmarks/tables/*.md",
+]
 # not looked through for pages:
-exclude_patterns = [".venv", "benchmarks", "build", "demo", "dist", "runs", "src", "tests", "weights"]
+exclude_patterns = [".venv", "build", "demo", "dist", "runs", "src", "tests", "weights"]
 myst_heading_anchors = 4  # as links name them, by GitHub's rule
 
 html_theme = "furo"
@@ -41,11 +48,13 @@ def _contents() -> str:
         return [f"docs/{folder}/{name}" for name in names]
 
     others = sorted({path.stem for path in (ROOT / "docs").glob("*.md")} - set(REFERENCE))
+    measurements = sorted(f"benchmarks/tables/{path.stem}" for path in (ROOT / "benchmarks/tables").glob("*.md"))
     parts = {
         "Quick starts": pages("start"),
         "Reference": [f"docs/{name}" for name in (*REFERENCE, *others)],
         "Datasets": pages("data"),
         "Models": pages("papers"),
+        "Measurements": measurements,
         "Project": ["CONTRIBUTING", "SECURITY", "CHANGELOG", *pages("decisions")],
     }
     table = "\n```{{toctree}}\n:hidden:\n:caption: {}\n\n{}\n```\n"

@@ -23,6 +23,7 @@ from featherseg.runs.run import build_model, save_weights
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MEASUREMENTS = sorted((ROOT / "benchmarks/tables").glob("*.md"))  # their commands are those of their day
 QUICK = ("cost", "models", "doctor")
 
 
@@ -134,7 +135,7 @@ def test_the_page_of_verbs_is_what_the_command_line_says():
     assert verbs.PAGE.read_text() == verbs.page(), "write it again with: python scripts/verbs.py"
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*DOCUMENTS, *MEASUREMENTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_to_files(path):
     links = re.findall(r"\]\(([^)#]+)\)", path.read_text())
     missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
