@@ -1,6 +1,6 @@
 """The self test: how many planted faults the list finds, against a random order, with intervals over sequences.
 
-An interval is value ± t * spread over replicates, each of U - 1 of U clusters of images (`uncertainty.bootstrap`).
+An interval is value ± t * spread over replicates, each of U - 1 of U clusters of images (`evaluation.bootstrap`).
 Letters: N images, M faulty copies of their masks, U clusters, R replicates.
 """
 

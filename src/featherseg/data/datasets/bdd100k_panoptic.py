@@ -16,7 +16,14 @@ from featherseg.data.datasets.bdd100k import BDD100K_LICENCE
 from featherseg.data.datasets.class_lists import LazyFacts, read_classes
 from featherseg.data.images.decoding import read_image
 from featherseg.data.images.labels import LabelMap
-from featherseg.data.images.pairs import Listing, NamedData, Pair, files_by_stem, make_splits, other_size
+from featherseg.data.images.pairs import (
+    Listing,
+    NamedData,
+    Pair,
+    files_by_stem,
+    make_splits,
+    other_size,
+)
 from featherseg.data.panoptic.data import categories
 from featherseg.data.panoptic.segments import Panoptic, list_segments, to_sample
 

@@ -13,7 +13,14 @@ from pathlib import Path
 from featherseg.core.errors import DataNotFound
 from featherseg.core.types import IGNORE, ClassInfo, DataFacts
 from featherseg.data.images.labels import LabelMap
-from featherseg.data.images.pairs import Listing, NamedData, Pair, files_by_stem, make_pairs, read_list
+from featherseg.data.images.pairs import (
+    Listing,
+    NamedData,
+    Pair,
+    files_by_stem,
+    make_pairs,
+    read_list,
+)
 
 CAMVID_CLASSES = (  # in the order of the label values 0..10
     ClassInfo("sky", (128, 128, 128)),
