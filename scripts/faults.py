@@ -1,105 +1,256 @@
-"""Plants single faults in a copy of the package, one at a time, and records which tests catch each.
+"""Plant single faults in a copy of the package, one at a time, and run the tests that catch each.
 
-    python scripts/faults.py [NAME ...]
+    python scripts/faults.py [BEGINNING ...]    # all faults, or lines that begin so: data/ api.py
+    python scripts/faults.py --check            # only whether each can be planted
 
-The faults stand in scripts/faults.toml. What was found is added to scripts/faults.jsonl, a line a fault; one that has a
-line is not planted again, so that a stopped run goes on and a line that is taken out is measured anew. The tests of the
-spoiled file are run first, then those of its folder, then all quick ones, until some fail. Exit code 1 where nobody
-catches a fault. It is to be run where `make test` passes, and takes ten minutes for each fault that nobody catches.
-Faults in C need a compiler.
+A line of faults.txt is `FILE FUNCTION | CHANGE | TESTS`. FUNCTION is the qualified name of a
+function or class, or of what a module or class assigns. CHANGE is a change of the syntax tree, so
+reformatting the code costs nothing:
+
+    drop call NAME         a statement that calls NAME becomes `pass`
+    drop statement KIND    a statement, such as Assign, AugAssign or Raise, becomes `pass`
+    drop keyword NAME      a call loses a keyword argument
+    drop operand           `a + b` or `a and b` loses an operand; every operand is a place
+    drop element           a tuple, list, set or dict loses an item; every item is a place
+    drop subscript         `a[i]` becomes `a`
+    drop unary             `not a`, `-a` or `~a` becomes `a`
+    receiver NAME          `a.NAME(b)` becomes `a`
+    argument NAME K        `NAME(a, b)` becomes its K-th argument
+    negate, always, never  a condition: of if, while, assert, `x if c else y`, a comprehension
+    operator OLD NEW       an operator, by the names of `ast`: Lt LtE, Add Sub, And Or, In NotIn
+    constant OLD NEW       a literal becomes another expression
+    name OLD NEW           a name becomes another expression, an attribute another attribute
+    return NEW             `return a` returns another expression
+
+`#2` at the end means the second place in the function where this can be done, not the first. Exit
+code 1 if the tests do not catch a fault. Run it after `make test` has passed: it plants in HEAD.
 """
 
+import ast
 import contextlib
-import json
+import copy
+import difflib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
-import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-LIST, FOUND = ROOT / "scripts" / "faults.toml", ROOT / "scripts" / "faults.jsonl"
-COPY = ROOT / "build" / "faults"
-
-NAMED = 5
-"""Tests that are named of those which catch a fault: the others are not waited for."""
+LIST, COPY = ROOT / "scripts" / "faults.txt", ROOT / "build" / "faults"
 
 SECONDS = 1800
-"""After which tests that do not end have caught a fault as well."""
+"""Tests that have not ended after this time have caught the fault as well."""
 
 
-def main(names: Sequence[str]) -> int:
-    """Plant what is named, or all, and has no line yet; -> 1 where some fault was caught by nobody."""
-    faults = {fault["name"]: fault for fault in tomllib.loads(LIST.read_text(encoding="utf-8"))["fault"]}
-    if unknown := set(names) - set(faults):
-        sys.exit(f"no such fault in {LIST.name}: {', '.join(sorted(unknown))}")
-    lines = FOUND.read_text(encoding="utf-8").splitlines() if FOUND.is_file() else []
-    found = {row["fault"]: row for row in map(json.loads, lines)}
-    for name, fault in faults.items():
-        if name in found or (names and name not in names):
+class Fault(NamedTuple):
+    """A line of faults.txt."""
+
+    file: str
+    function: str
+    change: str
+    tests: list[str]
+
+    @classmethod
+    def read(cls, line: str) -> "Fault":
+        place, change, tests = line.split(" | ")
+        return cls(*place.split(), change, tests.split())
+
+    def plant(self, tree: ast.Module) -> None:
+        """Change the syntax tree of the file. Raises LookupError if there is no such place."""
+        words = re.findall(r"""'[^']*'|"[^"]*"|\S+""", self.change)
+        number = int(words.pop()[1:]) if words[-1].startswith("#") else 1
+        for parent, field, index, node in places(defined(tree, self.function)):
+            for new in substitutes(node, words):
+                number -= 1
+                if number == 0 and ast.dump(new) != ast.dump(node):
+                    if index is None:
+                        setattr(parent, field, new)
+                    else:
+                        getattr(parent, field)[index] = new
+                    return
+        raise LookupError(f"{self.file} {self.function} | {self.change}: there is no such place")
+
+
+def defined(tree: ast.AST, name: str) -> ast.AST:
+    """Return the definition or assignment of a qualified name. Raises LookupError."""
+    for part in name.split("."):
+        named = [statement for statement in own_statements(tree) if part in names_of(statement)]
+        if not named:
+            raise LookupError(f"{name} is not defined")
+        tree = named[-1]  # overloads come first
+    return tree
+
+
+def own_statements(tree: ast.AST) -> Iterator[ast.stmt]:
+    """The statements of a module, class or function, without those of definitions in it."""
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.stmt):
+            yield child
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.expr):
+            yield from own_statements(child)
+
+
+def names_of(statement: ast.stmt) -> list[str]:
+    """What a statement defines or assigns."""
+    match statement:
+        case ast.FunctionDef(name) | ast.AsyncFunctionDef(name) | ast.ClassDef(name):
+            return [name]
+        case ast.Assign(targets):
+            nodes = [node for target in targets for node in ast.walk(target)]
+            return [node.id for node in nodes if isinstance(node, ast.Name)]
+        case ast.AnnAssign(ast.Name(name)):
+            return [name]
+    return []
+
+
+def places(parent: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
+    """Every node below another, in the order of the source: (its parent, field, index, itself)."""
+    for field, value in ast.iter_fields(parent):
+        if field in ("annotation", "returns"):
             continue
-        found[name] = row = {"fault": name, "file": fault["file"], **measure(fault)}
-        with FOUND.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        print(
-            f"{name}: {row['caught_by'][0] if row['caught_by'] else 'CAUGHT BY NOBODY'} ({row['seconds']} s)",
-            flush=True,
-        )
-    missed = [name for name in faults if name in found and not found[name]["caught_by"]]
-    print(f"{len(found)} of {len(faults)} planted; caught by nobody: {', '.join(missed) or 'none'}")
-    return bool(missed)
+        for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            if isinstance(node, ast.AST):
+                yield parent, field, index, node
+                yield from places(node)
 
 
-def measure(fault: dict[str, str]) -> dict[str, object]:
-    """Plant one fault in a fresh copy of HEAD and run tests until some fail."""
-    began = time.monotonic()
+def substitutes(node: ast.AST, words: Sequence[str]) -> Iterator[ast.AST]:
+    """What may take the place of a node by a change."""
+    match words, node:
+        case ["drop", "call", name], ast.Expr(ast.Call() as call) if called(call) == name:
+            yield ast.Pass()
+        case ["drop", "statement", kind], ast.stmt() if type(node).__name__ == kind:
+            yield ast.Pass()
+        case ["drop", "keyword", name], ast.Call(keywords=given):
+            if name in [keyword.arg for keyword in given]:
+                yield changed(node, keywords=[one for one in given if one.arg != name])
+        case ["drop", "operand"], ast.BinOp(left, _, right):
+            yield from (right, left)
+        case ["drop", "operand"], ast.BoolOp(_, values):
+            for rest in shorter(values):
+                yield changed(node, values=rest) if len(rest) > 1 else rest[0]
+        case ["drop", "element"], ast.Tuple(items) | ast.List(items) | ast.Set(items):
+            for rest in shorter(items):
+                yield changed(node, elts=rest)
+        case ["drop", "element"], ast.Dict(keys, values):
+            for fewer_keys, fewer_values in zip(shorter(keys), shorter(values), strict=True):
+                yield changed(node, keys=fewer_keys, values=fewer_values)
+        case ["drop", "subscript"], ast.Subscript(value):
+            yield value
+        case ["drop", "unary"], ast.UnaryOp(_, operand):
+            yield operand
+        case ["receiver", name], ast.Call(ast.Attribute(value)) if called(node) == name:
+            yield value
+        case ["argument", name, number], ast.Call(_, args) if called(node) == name:
+            yield from args[int(number) - 1 : int(number)]
+        case [how], ast.If() | ast.While() | ast.IfExp() | ast.Assert():
+            yield changed(node, test=condition(node.test, how))
+        case [how], ast.comprehension(ifs=tests):
+            for i, test in enumerate(tests):
+                yield changed(node, ifs=[*tests[:i], condition(test, how), *tests[i + 1 :]])
+        case ["operator", old, new], ast.AST() if type(node).__name__ == old:
+            yield getattr(ast, new)()
+        case ["constant", old, new], ast.Constant() if ast.dump(node) == ast.dump(expression(old)):
+            yield expression(new)
+        case ["name", old, new], ast.Name(name) if name == old:
+            yield expression(new)
+        case ["name", old, new], ast.Attribute(_, name) if name == old:
+            yield changed(node, attr=new)
+        case ["return", new], ast.Return():
+            yield ast.Return(expression(new))
+
+
+def shorter(items: list) -> list[list]:
+    """All lists that have one item less."""
+    return [items[:i] + items[i + 1 :] for i in range(len(items))]
+
+
+def called(call: ast.Call) -> str:
+    """The name that is called, of a method without its object."""
+    return ast.unparse(call.func).rpartition(".")[2]
+
+
+def changed(node: ast.AST, **fields: object) -> ast.AST:
+    """A copy of a node with other fields."""
+    new = copy.copy(node)
+    for field, value in fields.items():
+        setattr(new, field, value)
+    return new
+
+
+def condition(test: ast.expr, how: str) -> ast.expr:
+    """A condition that is negated, or always or never holds."""
+    if how != "negate":
+        return ast.Constant(how == "always")
+    negated = isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
+    return test.operand if negated else ast.UnaryOp(ast.Not(), test)
+
+
+def expression(text: str) -> ast.expr:
+    """The syntax tree of an expression."""
+    return ast.parse(text, mode="eval").body
+
+
+def main(words: Sequence[str]) -> int:
+    """Plant all faults whose lines begin with one of `words`; return 1 if one is not caught."""
+    lines = LIST.read_text(encoding="utf-8").splitlines()
+    if words == ["--check"]:
+        for fault in map(Fault.read, lines):
+            path = ROOT / "src" / "featherseg" / fault.file
+            fault.plant(ast.parse(path.read_text(encoding="utf-8")))
+            if not all((ROOT / test).exists() for test in fault.tests):
+                raise LookupError(f"{fault.file} {fault.function}: no {' '.join(fault.tests)}")
+        return 0
+
     shutil.rmtree(COPY, ignore_errors=True)
     subprocess.run(["git", "clone", "-q", ROOT, COPY], check=True)
     for built in (ROOT / "src/featherseg/kernels").glob("*.so"):
         shutil.copy(built, COPY / built.relative_to(ROOT))
-    spoiled = COPY / "src" / "featherseg" / fault["file"]
-    text = spoiled.read_text(encoding="utf-8")
-    if text.count(fault["old"]) != 1:
-        sys.exit(
-            f"{fault['name']}: the text stands {text.count(fault['old'])} times in {fault['file']}, expected once."
-        )
-    spoiled.write_text(text.replace(fault["old"], fault["new"]), encoding="utf-8")
-    if spoiled.suffix in {".c", ".h"}:
-        subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace", "--force"], cwd=COPY, check=True)
-
-    # the nearest tests first: most faults are caught there, in seconds
-    own = sorted(COPY.glob(f"tests/**/test_{spoiled.stem.strip('_').removesuffix('_loops')}*.py"))
-    folder = COPY / "tests" / Path(fault["file"]).parts[0].replace("exporters", "export")
-    caught: list[str] = []
-    for places in (own, [folder] if folder.is_dir() else [], [COPY / "tests"]):
-        caught = caught or (failures(places) if places else [])
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
-    )
-    return {"caught_by": caught, "seconds": round(time.monotonic() - began), "commit": commit.stdout.strip()}
+    missed = []
+    for line in (line for line in lines if not words or line.startswith(tuple(words))):
+        fault = Fault.read(line)
+        path = COPY / "src" / "featherseg" / fault.file
+        source = path.read_text(encoding="utf-8")
+        tree = ast.parse(source)
+        sound = ast.unparse(tree)
+        fault.plant(tree)
+        faulty = ast.unparse(ast.fix_missing_locations(tree))
+        diff = difflib.unified_diff(sound.splitlines(), faulty.splitlines(), n=0, lineterm="")
+        print(line, *[f"  {row}" for row in list(diff)[2:]], sep="\n", flush=True)
+        path.write_text(faulty, encoding="utf-8")
+        if not fails(fault.tests):
+            missed.append(line)
+        path.write_text(source, encoding="utf-8")
+    print(*["not caught:", *missed] if missed else ["all are caught"], sep="\n")
+    return bool(missed)
 
 
-def failures(places: Sequence[Path]) -> list[str]:
-    """The first quick tests of these files or folders that fail, at most NAMED."""
-    command = [sys.executable, "-m", "pytest", *places, "-n", "2", "--dist", "worksteal", "-m", "not slow and not gpu"]
-    command += ["--tb=no", "-p", "no:cacheprovider", f"--maxfail={NAMED}"]
+def fails(tests: Sequence[str]) -> bool:
+    """Whether a quick test of these files fails in the copy."""
+    command = [sys.executable, "-m", "pytest", *tests, "-x", "-p", "no:cacheprovider"]
+    command += ["-m", "not slow and not gpu"]
     environment = os.environ | {"PYTHONPATH": str(COPY / "src"), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, cwd=COPY, env=environment, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True
-    ) as tests:
+    running = subprocess.Popen(
+        command,
+        cwd=COPY,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    with running:
         try:
-            output, _ = tests.communicate(timeout=SECONDS)
+            return running.wait(SECONDS) != 0
         except subprocess.TimeoutExpired:
-            return [f"(no end within {SECONDS} s)"]
-        finally:  # pytest's workers and what they started go with it
+            return True
+        finally:  # what the tests started ends with them
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(tests.pid, signal.SIGKILL)
-    told = [line for line in output.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-    return [line.partition(" ")[2].split(" - ")[0] for line in told][:NAMED]
+                os.killpg(running.pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":
