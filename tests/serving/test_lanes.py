@@ -176,7 +176,7 @@ def test_what_is_given_up_ends_at_the_next_operation_of_torch():
 
 @pytest.mark.parametrize("name", ["frm-lite0", "segformer-b0"])
 def test_a_large_mask_is_that_of_predict_with_the_memory_of_the_lane(start, name):
-    """docs/performance.md: serve at M GB looks at a large image as predict at 0.6 M + 0.24 (torch's CPU build)."""
+    """docs/formats.md: serve at M GB looks at a large image as predict at 0.6 M + 0.24 (torch's CPU build)."""
     torch.manual_seed(0)
     runtime = TorchRuntime(models.build(name, len(CLASSES)).eval(), CLASSES, device="cpu")
     own = PROCESS_BYTES / 1e9

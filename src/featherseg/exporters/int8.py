@@ -28,7 +28,7 @@ def quantise(job: Job, graph: Any, write: Write) -> Quantised:
     """Let `write(layers, nodes)` write candidates until one scores job.floor or more; -> what was kept, and its score.
 
     `graph` is the model's onnx.GraphProto. The layers that read the image stay out: with three channels they are
-    little of the work, and their error goes through everything (docs/performance.md). Then the 1, 2, 4, ... layers that
+    little of the work, and their error goes through everything (benchmarks/tables). Then the 1, 2, 4, ... layers that
     cost the logits most (`layer_noise`). The last candidate is what stays in the job's folder; without job.score the
     first one. Raises ExportError where leaving out MOST_KEPT of the layers is not enough.
     """

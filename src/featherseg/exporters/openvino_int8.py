@@ -35,7 +35,7 @@ def fused(model: Any) -> Any:
     """The openvino.Model itself, with its GELUs, norms and scaled convolutions each in one operation.
 
     OpenVINO does so whenever it opens a file. Here it must be done before int8 comes in between: a GELU in pieces, each
-    quantised, is slow and holds maps of its own (docs/performance.md).
+    quantised, is slow and holds maps of its own (benchmarks/tables).
     """
     passes: Any = require("openvino._offline_transformations", "openvino", "int8 for OpenVINO")
     passes.apply_moc_transformations(model, cf=True)

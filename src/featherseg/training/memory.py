@@ -33,7 +33,7 @@ SIDES = (128, 192)
 HELD, HELD_CHECKPOINTED, HELD_CUDA = 1.35, 2.5, 1.1
 """What is held for a byte of living tensors: small blocks keep large ones that were freed from being used again.
 
-Measured with glibc (1.2 to 1.6, where blocks are computed again 2.1 to 3; docs/performance.md), for CUDA assumed."""
+Measured with glibc (1.2 to 1.6, where blocks are computed again 2.1 to 3; benchmarks/tables), for CUDA assumed."""
 PROCESS = 40e6
 """Bytes that the process grows by beside its tensors."""
 DOUBT = 1.15
