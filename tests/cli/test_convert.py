@@ -128,11 +128,11 @@ def of_masks(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "place", "expected"),
     [  # what is in the folder, what is given to check, what is said
-        (lambda folder: coco(folder, [("car", [square(2, 2, 9, 9)])]), "", "holds annotations of COCO:"),
-        (lambda folder: coco(folder, [("car", [square(2, 2, 9, 9)])]), "coco.json", "holds annotations of COCO:"),
-        (of_labelme, "", "holds annotations of labelme:"),
+        (lambda folder: coco(folder, [("car", [square(2, 2, 9, 9)])]), "", "contains annotations of COCO:"),
+        (lambda folder: coco(folder, [("car", [square(2, 2, 9, 9)])]), "coco.json", "contains annotations of COCO:"),
+        (of_labelme, "", "contains annotations of labelme:"),
         (of_zip, "export.zip", "If a tool exported it:"),
-        (of_via, "", "is a file of VGG Image Annotator, which is not read. Export its annotations in COCO"),
+        (of_via, "", "is a file of VGG Image Annotator, which cannot be read. Export its annotations in COCO"),
         (of_nothing_known, "", "no image has a mask of its name (1 file in .)"),
         (of_nothing_known, "notes.json", "is a file that is no dataset"),
     ],
@@ -147,7 +147,7 @@ def test_what_is_no_dataset_is_sent_to_convert_only_where_that_goes_on(
     assert code == 2
     assert expected in text
     commands = [command for command in commands_in(text) if command[0] == "convert"]
-    assert bool(commands) == ("holds annotations" in expected or "exported" in expected)
+    assert bool(commands) == ("contains annotations" in expected or "exported" in expected)
     for command in commands:
         arguments = [str(tmp_path / "out") if argument == "OUT" else argument for argument in command]
         assert main(monkeypatch, capsys, *arguments)[0] == 0
@@ -163,5 +163,5 @@ def test_what_is_no_annotation_is_sent_to_check_only_where_that_goes_on(
     monkeypatch.chdir(tmp_path)
     failed, text = main(monkeypatch, capsys, "convert", Path("my src") / place, "--out", tmp_path / "out")
     assert failed == 2
-    assert "holds no annotations that are known" in text
+    assert "contains no known annotations" in text
     assert [main(monkeypatch, capsys, *command)[0] for command in commands_in(text)] == ([] if code is None else [code])

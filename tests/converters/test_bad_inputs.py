@@ -112,7 +112,7 @@ def test_two_tools_in_one_folder_are_told_apart_by_from(tmp_path):
 def test_nothing_known_and_nothing_there_are_said(tmp_path):
     (tmp_path / "src").mkdir()
     write_json(tmp_path / "src/a.json", {"hello": 1})
-    assert "no annotations that are known" in refused(tmp_path / "src", tmp_path / "out", DataNotFound)
+    assert "no known annotations" in refused(tmp_path / "src", tmp_path / "out", DataNotFound)
     assert "does not exist" in refused(tmp_path / "srk", tmp_path / "out", DataNotFound)
     assert "Did you mean 'coco'" in refused(tmp_path / "src", tmp_path / "out", UnknownName, from_format="coca")
     assert "no annotations of YOLO" in refused(tmp_path / "src", tmp_path / "out", DataNotFound, from_format="yolo")
@@ -123,11 +123,11 @@ def test_nothing_known_and_nothing_there_are_said(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"_via_settings": {}, "_via_img_metadata": {}}, "VGG Image Annotator, which is not read. Export its annotat"),
+        ({"_via_settings": {}, "_via_img_metadata": {}}, "VGG Image Annotator, which cannot be read. Export its annot"),
         ({"a.png99": {"regions": [{"shape_attributes": {"name": "rect"}}]}}, "VGG Image Annotator"),
         (
             {"dm_format_version": "1", "categories": {}, "items": [{"annotations": []}]},
-            "Datumaro, which is not read. Export COCO or",
+            "Datumaro, which cannot be read. Export COCO or",
         ),
     ],
 )
@@ -192,7 +192,7 @@ def test_a_zip_whose_packed_bytes_are_damaged_is_refused(packing, tmp_path):
 @pytest.mark.parametrize("name", ["export.zip", "export.tar.gz", "EXPORT.RAR"])
 def test_an_archive_that_is_not_read_is_called_one(name, tmp_path):
     (tmp_path / name).write_bytes(b"no zip")
-    assert "an archive of another kind, which is not read" in refused(tmp_path / name, tmp_path / "out")
+    assert "another kind of archive, which cannot be read" in refused(tmp_path / name, tmp_path / "out")
 
 
 def test_a_folder_in_use_is_never_written_over(tmp_path):

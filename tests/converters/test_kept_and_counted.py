@@ -217,7 +217,7 @@ def test_labels_without_names_of_their_classes_are_told_from_nothing(tmp_path):
             featherseg.convert(src, tmp_path / "out", **more)
     for label in (src / "labels").iterdir():
         label.write_text("0 0.5 0.5 0.1 0.1\n")  # of boxes
-    with pytest.raises(DataNotFound, match="holds no annotations that are known"):
+    with pytest.raises(DataNotFound, match="contains no known annotations"):
         featherseg.convert(src, tmp_path / "out")
 
 

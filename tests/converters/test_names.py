@@ -182,7 +182,7 @@ def test_labels_of_yolo_that_two_images_may_have_are_given_to_none(tmp_path):
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert done.images == {"all": 1}
     assert done.left_out["labels without an image"] == (1, "labels/%62.txt")
-    assert any("2 images without a label left out" in note for note in done.notes)
+    assert any("2 images without a label skipped" in note for note in done.notes)
 
 
 def test_images_without_a_label_of_yolo_are_background_where_no_label_is_left(tmp_path):
@@ -207,4 +207,4 @@ def test_names_in_lists_of_yolo_without_an_image_are_counted(tmp_path):
     (tmp_path / "src/val.txt").write_text("./images/b.png\n")
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert done.images == {"train": 1, "val": 1}
-    assert done.left_out == {"names in train.txt of which there is no image": (1, "C:\\data\\images\\z.png")}
+    assert done.left_out == {"names in train.txt without an image": (1, "C:\\data\\images\\z.png")}

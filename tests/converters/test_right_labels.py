@@ -395,7 +395,9 @@ def test_exports_of_label_studio_without_annotations_say_what_to_export(tmp_path
     least = {"image": "a.png", "id": 1, "tag": [CORNERS], "annotator": 1, "annotation_id": 1, "lead_time": 2.5}
     path = write_json(tmp_path / "src/project.json", [least])
     for asked in (None, "label-studio"):
-        with pytest.raises(DataNotFound, match=r"Label Studio in JSON-MIN, which is not read\. Export JSON from there"):
+        with pytest.raises(
+            DataNotFound, match=r"Label Studio in JSON-MIN, which cannot be read\. Export JSON from there"
+        ):
             featherseg.convert(path, tmp_path / "out", from_format=asked)
     task = {"data": {"image": "a.png"}, "annotations": [], "predictions": [{"result": [region("car")]}]}
     write_json(path, [task, task])

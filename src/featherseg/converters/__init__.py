@@ -1,6 +1,6 @@
-"""Annotation tools in and out. `FORMATS` is the catalogue, one line each; `convert` is the way in.
+"""Read and write the files of annotation tools: `FORMATS` is the catalogue, `convert` the entry.
 
-To add a format: its file with TITLE, `find` and `read`, its line here, and its test.
+To add a format: a file with TITLE, `find` and `read`, a line in FORMATS, and a test.
 """
 
 import shlex
@@ -34,9 +34,10 @@ from featherseg.data.discovery.layouts import find_readings
 
 
 class AnnotationFormat(Protocol):
-    """The files of one tool. `find` names those of a source that are its own, from names and ends of files.
+    """The files of one tool; `find` returns the files of a source that belong to it.
 
-    JSON files whose ends are those of no tool are told by their keys.
+    `find` looks at file names and at the first and last bytes of JSON and XML files; a JSON file
+    without a known key there is recognised by all its keys.
     """
 
     TITLE: str
@@ -57,10 +58,10 @@ FORMATS: dict[str, AnnotationFormat] = {
     "roboflow": roboflow,
     "rgb-masks": rgb_masks,
 }
-"""Name -> module, as `--from` takes it."""
+"""Name for `--from` -> module."""
 
 WRITERS = {"coco": coco.write, "yolo": yolo.write, "labelme": labelme.write, "cvat": cvat.write}
-"""Name -> what writes masks in that format, as `--to` takes it."""
+"""Name for `--to` -> function that writes masks in that format."""
 
 
 OF_TOOLS = (".json", ".xml", ".yaml", ".yml")
@@ -72,7 +73,7 @@ UNREAD = {
     '"dm_format_version"': ("Datumaro", "COCO or YOLO"),
     '"annotation_id"': ("Label Studio in JSON-MIN", "JSON"),
 }
-"""A key that tells a JSON file of a tool that is not read -> the tool, and what it can export that is."""
+"""A key of a tool's JSON file that cannot be read -> the tool, and the export that can be read."""
 
 
 def convert(
@@ -85,38 +86,48 @@ def convert(
     copy: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Write what an annotation tool exported as a dataset: images/, masks/, instances/ and dataset.toml. And back.
+    """Convert an annotation tool's export to a dataset folder, or a dataset to a tool's format.
 
-    Of shapes that overlap the later one lies on top. The folder appears when all of it is written.
+    A dataset folder contains images/, masks/, instances/ and dataset.toml. If shapes overlap, the
+    later one is on top. The folder appears only when all of it is written.
 
     Args:
-        src: A folder, a file of annotations, or the zip of an export; with `to_format` a dataset.toml, its folder, a
-            folder of images and masks, or a folder of predicted masks.
+        src: A folder, a file of annotations, or the zip of an export. With `to_format`: a
+            dataset.toml, its folder, a folder of images and masks, or of predicted masks.
         out: A new folder.
-        from_format: What `src` holds, a name of FORMATS. Default: it is detected.
-        to_format: What to write instead of a dataset: coco, yolo, labelme or cvat.
-        images: The folder of the images, where they are not in `src`: exports of annotations alone, predicted masks.
-        copy: Copy the images. Default: hard links, where the file system has them.
-        progress: Called with (what is being done, images done, images in all). Default: a bar in a notebook.
+        from_format: The format of `src`, a name of FORMATS. Default: it is detected.
+        to_format: The format to write instead of a dataset: coco, yolo, labelme or cvat.
+        images: The folder of the images if they are not in `src`: for annotations exported without
+            images, and for predicted masks.
+        copy: Copy the images. Default: hard links, if the file system supports them.
+        progress: Called with (current activity, images done, total images). Default: a bar in a
+            notebook.
 
     Returns:
-        Conversion: images by split, the classes, and what was left out and why.
+        Conversion: images by split, the classes, and what was skipped and why.
 
     Raises:
         UnknownName: No format has that name.
-        ConfigError: `from_format` and `to_format` are both given, or `images` for a dataset, which names its own.
-        DataNotFound: There are no annotations, or of no tool that is known.
-        DataError: They are broken, or of two tools.
+        ConfigError: `from_format` and `to_format` are both given, or `images` is given for a
+            dataset
+            (its dataset.toml names the images).
+        DataNotFound: There are no annotations, or none of a known tool.
+        DataError: The annotations are broken, or of two tools.
         FeathersegError: `out` is in use, or cannot be written.
     """
     src, out, progress = Path(src), Path(out), progress_or_bar(progress)
     images = None if images is None else Path(images)
     if to_format is not None:
         if from_format is not None:
-            raise ConfigError("--from and --to exclude each other: convert to a dataset first, then back.")
+            raise ConfigError(
+                "--from and --to exclude each other: convert to a dataset first, then back."
+            )
         return _convert_back(src, out, to_format, images, copy, progress)
     if from_format is None and (src / "dataset.toml").is_file():
-        raise DataError(f"{src} is a dataset already. To write it for a tool, name the tool: --to coco, labelme, ...")
+        raise DataError(
+            f"{src} is a dataset already. To write it for a tool, name the tool: --to coco, "
+            "labelme, ..."
+        )
     if from_format is not None and from_format not in FORMATS:
         raise unknown("format", from_format, FORMATS)
     with new_folder(out) as folder, open_source(src, folder, images) as source:
@@ -132,8 +143,8 @@ def convert(
         if not files:
             _refuse_unread(source)
             raise DataNotFound(
-                f"{source.name} holds no annotations of {FORMATS[name].TITLE}. Without --from, the format is detected."
-                f"{source.passed_over}"
+                f"{source.name} contains no annotations of {FORMATS[name].TITLE}. Without --from, "
+                f"the format is detected.{source.passed_over}"
             )
         annotations = FORMATS[name].read(source, files)
         return write_dataset(annotations, source, folder, out, FORMATS[name].TITLE, copy, progress)
@@ -150,19 +161,24 @@ def _convert_back(
 def write_samples(
     data: SegmentationData, numbers: Sequence[int], format: str, out: Path, progress: Progress
 ) -> Conversion:
-    """Some samples of a dataset for a tool, with their masks, into a new folder. Raises as `convert`."""
+    """Write some samples of a dataset with their masks to a new folder in a tool's format.
+
+    Raises the same errors as `convert`.
+    """
     check_writer(format)
     with new_folder(out) as folder:
         return _write(masks_of(data, numbers), format, folder, out, False, progress)
 
 
 def check_writer(format: str) -> None:
-    """Raises UnknownName where `--to` knows no tool of that name."""
+    """Raise UnknownName if `--to` has no tool of that name."""
     if format not in WRITERS:
         raise unknown("format", format, WRITERS)
 
 
-def _write(masks: Masks, format: str, folder: Path, out: Path, copy: bool, progress: Progress | None) -> Conversion:
+def _write(
+    masks: Masks, format: str, folder: Path, out: Path, copy: bool, progress: Progress | None
+) -> Conversion:
     counts = Counter[str]()
 
     def counted(given: Iterator[MaskedImage]) -> Iterator[MaskedImage]:
@@ -174,84 +190,106 @@ def _write(masks: Masks, format: str, folder: Path, out: Path, copy: bool, progr
 
     masks.images = counted(masks.images)
     WRITERS[format](folder, masks, copy)
-    return Conversion(FORMATS[format].TITLE, out, dict(counts), list(masks.colors()), notes=masks.notes)
+    return Conversion(
+        FORMATS[format].TITLE, out, dict(counts), list(masks.colors()), notes=masks.notes
+    )
 
 
 def detect(source: Source) -> str:
-    """The name of the format whose files are in the source. Raises DataError for two of them, DataNotFound for none."""
-    found = _formats_in(source)
-    if len(found) == 1:
-        return next(iter(found))
-    if found:
-        each = " and ".join(f"{FORMATS[name].TITLE} ({source.relative(files[0])})" for name, files in found.items())
-        choices = " or ".join(f"--from {name}" for name in found)
-        raise DataError(f"{source.name} holds annotations of {len(found)} tools: {each}. Choose one with {choices}.")
+    """Return the name of the format whose files are in the source.
+
+    Raises DataError if there are files of two formats, DataNotFound if there are none.
+    """
+    files_by_format = _formats_in(source)
+    if len(files_by_format) == 1:
+        return next(iter(files_by_format))
+    if files_by_format:
+        each = " and ".join(
+            f"{FORMATS[name].TITLE} ({source.relative(files[0])})"
+            for name, files in files_by_format.items()
+        )
+        choices = " or ".join(f"--from {name}" for name in files_by_format)
+        raise DataError(
+            f"{source.name} contains annotations of {len(files_by_format)} tools: {each}. Choose "
+            f"one with {choices}."
+        )
     _refuse_unread(source)
     for path in source.ending(".json")[:1]:
-        read_json(path)  # of a broken one it says so
+        read_json(path)  # raises the clearer error if the file is broken
     titles = ", ".join(module.TITLE for module in FORMATS.values())
     raise DataNotFound(
-        f"{source.name} holds no annotations that are known: expected those of {titles}.{_masks_hint(source)}"
-        f"{source.passed_over}"
+        f"{source.name} contains no known annotations. Expected those of "
+        f"{titles}.{_masks_hint(source)}{source.passed_over}"
     )
 
 
 def next_step(place: Path) -> str:
-    """How a dataset is made of a file or a folder that is none, with a blank before it; empty if it is not known.
+    """Return how to make a dataset of a file or folder that is none, with a leading blank.
 
-    The command that converts its annotations, or what its tool has to export instead.
+    The text is the command that converts its annotations, or what to export from the tool instead.
+    It is empty if the annotations are not recognised.
     """
-    if zipfile.is_zipfile(place):  # not unpacked for this
-        return f" If a tool exported it:\n    featherseg convert {shlex.quote(str(place))} --out OUT"
+    if zipfile.is_zipfile(place):  # unpacking it only for a hint would take too long
+        return (
+            f" If a tool exported it:\n    featherseg convert {shlex.quote(str(place))} --out OUT"
+        )
     if not place.is_dir() and place.suffix.lower() not in (*ARCHIVES, *OF_TOOLS):
         return ""
     try:
         with open_source(place, place) as source:
             source.find_keys(_known_jsons(source))
-            found = [name for name in _formats_in(source) if name != "rgb-masks"]
-            if not found:
+            names = [name for name in _formats_in(source) if name != "rgb-masks"]
+            if not names:
                 _refuse_unread(source)
     except DataError as error:
         return f" {error}"
-    if not found:
+    if not names:
         return ""
-    titles = " and ".join(FORMATS[name].TITLE for name in found)
-    return f" It holds annotations of {titles}:\n    featherseg convert {shlex.quote(str(place))} --out OUT"
+    titles = " and ".join(FORMATS[name].TITLE for name in names)
+    command = f"featherseg convert {shlex.quote(str(place))} --out OUT"
+    return f" It contains annotations of {titles}:\n    {command}"
 
 
 def _formats_in(source: Source) -> dict[str, list[Path]]:
-    """Format -> its files, of the formats that are in the source."""
-    found = {name: files for name, module in FORMATS.items() if (files := module.find(source))}
-    if len(found) > 1:  # a folder of masks may be what another format names
-        found.pop("rgb-masks", None)
-    return found
+    """Return format -> its files, for the formats that are in the source."""
+    files_by_format = {
+        name: files for name, module in FORMATS.items() if (files := module.find(source))
+    }
+    if len(files_by_format) > 1:  # the folder of masks may belong to another format, such as VOC
+        files_by_format.pop("rgb-masks", None)
+    return files_by_format
 
 
 def _known_jsons(source: Source) -> set[Path]:
-    """The JSON files whose ends tell their tool."""
+    """Return the JSON files that some format recognises by their first and last bytes."""
     with_jsons = (coco, coco_panoptic, labelme, label_studio, supervisely)
     return {path for module in with_jsons for path in module.find(source)}
 
 
 def _masks_hint(source: Source) -> str:
-    """The verb that reads the source where its images have masks, with a blank before it; else empty."""
+    """Return the command for a source of images with masks, with a leading blank; else ""."""
     try:
         find_readings(source.root)
     except DataError:
         return ""
     packed = zipfile.is_zipfile(source.name)
     command = f"featherseg check {'FOLDER' if packed else shlex.quote(str(source.root))} --write"
-    return f" Its images have masks, which need no conversion{': unpack it' if packed else ''}:\n    {command}"
+    unpack = ": unpack it" if packed else ""
+    return f" Its images have masks, which need no conversion{unpack}:\n    {command}"
 
 
 def _refuse_unread(source: Source) -> None:
-    """Raises DataNotFound where there is a file of a tool that is known, but not read, or lacks another one."""
+    """Raise DataNotFound for files of a known tool that cannot be read or lack another file."""
     for path, ends in source.jsons:
         for key, (tool, instead) in UNREAD.items():
             if key in ends:
-                raise DataNotFound(f"{path} is a file of {tool}, which is not read. Export {instead} from there.")
+                raise DataNotFound(
+                    f"{path} is a file of {tool}, which cannot be read. Export {instead} from "
+                    "there."
+                )
     if label := yolo.nameless_label(source):
         raise DataNotFound(
-            f"{source.relative(label)} is a label of YOLO, but no data.yaml and no classes.txt names the classes. Put "
-            f"a data.yaml into {source.name} with the line names: [CLASS, CLASS], in the order of their numbers."
+            f"{source.relative(label)} is a label of YOLO, but no data.yaml and no classes.txt "
+            f"names the classes. Put a data.yaml into {source.name} with the line names: [CLASS, "
+            "CLASS], in the order of their numbers."
         )

@@ -1,7 +1,4 @@
-"""COCO's instances, and what Roboflow exports as COCO: one JSON a split, with polygons or run lengths.
-
-Format: cocodataset.org/#format-data. Polygons are drawn as pycocotools draws them.
-"""
+"""COCO instances, also as exported by Roboflow: one JSON per split, polygons or run lengths."""
 
 import json
 from collections import Counter
@@ -15,9 +12,9 @@ from featherseg.converters.annotations import (
     AnnotatedImage,
     Annotations,
     EmptyShape,
-    Left,
     Region,
     Shape,
+    SkippedItems,
     UnusableShape,
     draw_box,
     unusable,
@@ -35,47 +32,61 @@ TITLE = "COCO"
 
 
 OTHER_TASKS = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")
-"""How the files of COCO's own release begin that repeat images of instances_*.json for another task."""
+"""Prefixes of the files in COCO's own release that list the images of instances_*.json again."""
 
 
 def find(source: Source) -> list[Path]:
-    """The JSON files of this format; of COCO's own release those of objects alone."""
+    """Return the JSON files of this format; of COCO's own release only those with instances."""
     panoptic = coco_panoptic.find(source)
-    found = [
+    paths = [
         path
         for path, ends in source.jsons
         if ('"images"' in ends or '"annotations"' in ends)
         and ('"categories"' in ends or '"category_id"' in ends)
         and SEGMENTS not in ends
         and path not in panoptic
-        and not any(key in ends for key in ('"dm_format_version"', '"from_name"', '"was_cancelled"'))
+        and not any(
+            key in ends for key in ('"dm_format_version"', '"from_name"', '"was_cancelled"')
+        )
     ]
-    if any(path.name.startswith("instances_") for path in found):
-        return [path for path in found if not path.name.startswith(OTHER_TASKS)]
-    return found
+    if any(path.name.startswith("instances_") for path in paths):
+        return [path for path in paths if not path.name.startswith(OTHER_TASKS)]
+    return paths
 
 
 def read(source: Source, files: list[Path]) -> Annotations:
-    """All annotations of the files, the names of categories joined over them. Raises DataError, DataNotFound."""
-    left, notes, licences = Left(), list[str](), set[str]()
+    """Return the annotations of all files, with the categories joined by name.
+
+    Raises DataError, DataNotFound.
+    """
+    skipped, notes, licences = SkippedItems(), list[str](), set[str]()
     names: dict[str, None] = {}
     images: list[AnnotatedImage] = []
     for path in files:
         content = read_json(path)
         if not isinstance(content, dict):
-            raise DataError(f"{path} is no COCO file: expected an object with images, annotations and categories.")
+            raise DataError(
+                f"{path} is no COCO file: expected an object with images, annotations and "
+                "categories."
+            )
         rows = {key: _rows(path, content, key) for key in ("images", "annotations", "categories")}
-        used = Counter(str(row.get("category_id")) for row in rows["annotations"] if _is_id(row.get("category_id")))
+        used = Counter(
+            str(row.get("category_id"))
+            for row in rows["annotations"]
+            if _is_id(row.get("category_id"))
+        )
         categories = _categories(path, rows["categories"], used, notes)
         names |= dict.fromkeys(categories.values())
         split = split_of(path.stem, *path.parent.relative_to(source.root).parts[::-1])
-        images += _images(path, rows, categories, split, left)
+        images += _images(path, rows, categories, split, skipped)
         if isinstance(listed := content.get("licenses"), list):
             licences |= {str(row.get("name") or "") for row in listed if isinstance(row, dict)}
     if not images:
         raise nothing_readable(source, "image with annotations of COCO")
     licence = licences.pop() if len(licences) == 1 else "not stated"
-    return Annotations(dict.fromkeys(names), images, licence=licence or "not stated", notes=notes, left=left)
+    return Annotations(
+        dict.fromkeys(names), images, licence=licence or "not stated", notes=notes, skipped=skipped
+    )
 
 
 def _rows(path: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
@@ -85,27 +96,49 @@ def _rows(path: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]
     return rows
 
 
-def _categories(path: Path, rows: list[dict[str, Any]], used: Counter[str], notes: list[str]) -> dict[Any, str]:
-    """Category id -> name. Ids may have gaps, and several ids one name; Roboflow's first is no class."""
+def _categories(
+    path: Path, rows: list[dict[str, Any]], used: Counter[str], notes: list[str]
+) -> dict[Any, str]:
+    """Return category id -> name.
+
+    Ids may have gaps, and several ids may share a name. Roboflow's first category is its project's
+    name and no class.
+    """
     categories: dict[Any, str] = {}
     parents = {str(row.get("supercategory")) for row in rows}
     for row in rows:
         number, name = row.get("id"), row.get("name")
         if not isinstance(name, str) or not name.strip() or not _is_id(number):
-            raise DataError(f"{path} has the category {row!r}: expected an id and a name. Give it a name.")
+            raise DataError(
+                f"{path} has the category {row!r}: expected an id and a name. Give it a name."
+            )
         if categories.setdefault(number, name.strip()) != name.strip():
-            raise DataError(f"{path} has two categories of the id {number}: {categories[number]!r} and {name!r}.")
-        if name in parents and str(row.get("supercategory")) == "none" and not used[str(number)] and len(rows) > 1:
+            raise DataError(
+                f"{path} has two categories of the id {number}: {categories[number]!r} and "
+                f"{name!r}."
+            )
+        if (
+            name in parents
+            and str(row.get("supercategory")) == "none"
+            and not used[str(number)]
+            and len(rows) > 1
+        ):
             del categories[number]
             notes.append(f"{name!r} is only the name of Roboflow's project, and no class")
     for name, times in Counter(categories.values()).items():
         if times > 1:
-            notes.append(f"{times} categories of {path.name} are called {name!r}: they are one class")
+            notes.append(
+                f"{times} categories of {path.name} are called {name!r}: they are one class"
+            )
     return categories
 
 
 def _images(
-    path: Path, rows: dict[str, list[dict[str, Any]]], categories: dict[Any, str], split: str, left: Left
+    path: Path,
+    rows: dict[str, list[dict[str, Any]]],
+    categories: dict[Any, str],
+    split: str,
+    skipped: SkippedItems,
 ) -> list[AnnotatedImage]:
     shapes: dict[Any, list[Shape]] = {}
     named: dict[Any, str] = {}
@@ -113,24 +146,31 @@ def _images(
     for row in rows["images"]:
         name, number = row.get("file_name"), row.get("id")
         if not isinstance(name, str) or not name or not _is_id(number):
-            raise DataError(f"{path} has the image {str(row)[:200]}: expected an id and a file_name.")
+            raise DataError(
+                f"{path} has the image {str(row)[:200]}: expected an id and a file_name."
+            )
         size = (row.get("height"), row.get("width"))
         if not all(type(side) is int and side > 0 for side in size):
             size = None  # type: ignore[assignment]
         if named.setdefault(number, name) != name:
             raise DataError(
-                f"{path} has two images of the id {number}, {named[number]!r} and {name!r}: of which one the "
-                "annotations are is not known. Give each image an id of its own."
+                f"{path} has two images of the id {number}, {named[number]!r} and {name!r}, so "
+                "their annotations cannot be told apart. Give each image an id of its own."
             )
-        own = shapes.setdefault(number, [])
-        images.append(AnnotatedImage(name, path.parent, own, size, split))  # type: ignore[arg-type]
-    images_of, categories_of = ({str(number): number for number in ids} for ids in (shapes, categories))
+        image_shapes = shapes.setdefault(number, [])
+        images.append(AnnotatedImage(name, path.parent, image_shapes, size, split))  # type: ignore[arg-type]
+    images_of, categories_of = (
+        {str(number): number for number in ids} for ids in (shapes, categories)
+    )
     for row in rows["annotations"]:
         number = _listed(row.get("image_id"), shapes, images_of)
         if number is None:
-            left.add_shape("annotations of images that are not listed", path.name)
+            skipped.add_shape("annotations of images that are not listed", path.name)
             continue
-        segmentation, category = row.get("segmentation"), _listed(row.get("category_id"), categories, categories_of)
+        segmentation, category = (
+            row.get("segmentation"),
+            _listed(row.get("category_id"), categories, categories_of),
+        )
         name = categories.get(category, "")
         unlisted = partial(unusable, "annotations of a category that is not listed")
         draw = draw_box if not segmentation else partial(_draw, segmentation) if name else unlisted
@@ -143,7 +183,7 @@ def _is_id(value: object) -> bool:
 
 
 def _listed(number: object, ids: Mapping[Any, object], by_text: Mapping[str, Any]) -> Any:
-    """The id that is meant, also where it is listed as 7 and named as "7", or the reverse; None where there is none."""
+    """Return the listed id equal to `number`, also across types (7 and "7"); None without one."""
     if not _is_id(number):
         return None
     return number if number in ids else by_text.get(str(number))
@@ -158,7 +198,9 @@ def _draw(segmentation: Any, size: Size) -> Region:
         return region_of_counts(counts if isinstance(counts, list) else [None], size)
     if isinstance(segmentation, list) and not any(isinstance(part, list) for part in segmentation):
         segmentation = [segmentation]  # one polygon, as some tools write it
-    if not isinstance(segmentation, list) or not all(isinstance(part, list) for part in segmentation):
+    if not isinstance(segmentation, list) or not all(
+        isinstance(part, list) for part in segmentation
+    ):
         raise UnusableShape("segmentations that are neither polygons nor run lengths")
     polygons, empty = [], EmptyShape("shapes that cover no pixel of their image")
     for part in segmentation:
@@ -172,25 +214,42 @@ def _draw(segmentation: Any, size: Size) -> Region:
 
 
 def write(folder: Path, masks: Masks, copy: bool) -> None:
-    """annotations/instances_SPLIT.json and images/: polygons where they say all, run lengths of what has holes."""
+    """Write annotations/instances_SPLIT.json and images/.
+
+    Parts without holes become polygons, parts with holes and crowds become run lengths.
+    """
     contents: dict[str, dict[str, Any]] = {}
     for image in masks.images:
         below = f"images/{image.split}" if image.split else "images"
         content = contents.setdefault(image.split, {"images": [], "annotations": []})
         height, width = image.mask.shape
-        row = {"id": len(content["images"]) + 1, "file_name": image.name, "height": height, "width": width}
+        row = {
+            "id": len(content["images"]) + 1,
+            "file_name": image.name,
+            "height": height,
+            "width": width,
+        }
         content["images"].append(row)
         for part in parts_of(image, masks):
             content["annotations"].append(
-                {"id": len(content["annotations"]) + 1, "image_id": row["id"], "category_id": masks.number_of(part) + 1}
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": row["id"],
+                    "category_id": masks.number_of(part) + 1,
+                }
                 | _segmentation(part, (height, width))
             )
         place(image, folder / below, copy)
-    categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(masks.colors(), start=1)]
+    categories = [
+        {"id": i, "name": name, "supercategory": ""}
+        for i, name in enumerate(masks.colors(), start=1)
+    ]
     for split, content in contents.items():
         path = folder / "annotations" / f"instances_{split or 'default'}.json"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(content | {"categories": categories}, ensure_ascii=False), encoding="utf-8")
+        path.write_text(
+            json.dumps(content | {"categories": categories}, ensure_ascii=False), encoding="utf-8"
+        )
 
 
 def _segmentation(part: Part, size: Size) -> dict[str, Any]:

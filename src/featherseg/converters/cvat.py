@@ -1,7 +1,7 @@
 """CVAT's XML 1.1 for images: polygons, masks, boxes and ellipses, stacked by z_order.
 
-Format: docs.cvat.ai, "XML annotation format". CVAT draws its own masks with pycocotools, so shapes are drawn by COCO's
-rule. Lines, points, cuboids, skeletons and tags cover no area.
+Format: docs.cvat.ai, "XML annotation format". CVAT draws its own masks with pycocotools, so shapes
+are drawn by COCO's rule. Lines, points, cuboids, skeletons and tags cover no area.
 """
 
 import json
@@ -17,9 +17,9 @@ import numpy as np
 from featherseg.converters.annotations import (
     AnnotatedImage,
     Annotations,
-    Left,
     Region,
     Shape,
+    SkippedItems,
     UnusableShape,
     placed_region,
 )
@@ -38,55 +38,79 @@ WITHOUT_AREA = ("polyline", "points", "cuboid", "skeleton", "tag")
 
 
 def find(source: Source) -> list[Path]:
-    """The XML files of this format."""
+    """Return the XML files of this format."""
     return [path for path, ends in source.xmls if "<annotations" in ends]
 
 
 def read(source: Source, files: list[Path]) -> Annotations:
-    """All annotations of the files; classes are the labels of the task. Raises DataError, DataNotFound."""
-    left = Left()
+    """Return the annotations of all files; the classes are the labels of the task.
+
+    Raises DataError, DataNotFound.
+    """
+    skipped = SkippedItems()
     classes: dict[str, Color | None] = {}
     images = []
     for path in files:
         root = read_xml(path)
-        if root.tag == "annotations" and root.find("image") is None and root.find("track") is not None:
-            raise DataError(f"{path} is 'CVAT for video'. Export the task again as 'CVAT for images 1.1'.")
+        if (
+            root.tag == "annotations"
+            and root.find("image") is None
+            and root.find("track") is not None
+        ):
+            raise DataError(
+                f"{path} is 'CVAT for video'. Export the task again as 'CVAT for images 1.1'."
+            )
         for label in root.iter("label"):
-            name, color = (label.findtext("name") or "").strip(), (label.findtext("color") or "").strip()
+            name, color = (
+                (label.findtext("name") or "").strip(),
+                (label.findtext("color") or "").strip(),
+            )
             if not name:
                 raise DataError(f"{path} has a label without a name. Give it one in CVAT.")
             if label.find("parent") is None and label.findtext("type") not in WITHOUT_AREA:
-                classes[name] = parse_color(color) if re.fullmatch("#[0-9a-fA-F]{6}", color) else None
+                classes[name] = (
+                    parse_color(color) if re.fullmatch("#[0-9a-fA-F]{6}", color) else None
+                )
         for image in root.iter("image"):
-            images.append(_image(path, image, classes, left))
+            images.append(_image(path, image, classes, skipped))
     if not images:
         raise nothing_readable(source, "image of CVAT")
-    return Annotations(classes, images, left=left)
+    return Annotations(classes, images, skipped=skipped)
 
 
-def _image(path: Path, image: Element, classes: dict[str, Color | None], left: Left) -> AnnotatedImage:
+def _image(
+    path: Path, image: Element, classes: dict[str, Color | None], skipped: SkippedItems
+) -> AnnotatedImage:
     name = image.get("name", "")
     shapes: list[tuple[int, Shape]] = []
     for element in image:
         if element.tag in WITHOUT_AREA or element.tag not in _DRAWN:
-            left.add_shape(f"shapes of the type {element.tag!r}, which cover no area", name)
+            skipped.add_shape(f"shapes of the type {element.tag!r}, which cover no area", name)
             continue
         label = element.get("label", "").strip()
         if not label:
-            raise DataError(f"{path}: image {name!r} has a {element.tag} without a label. Give it one in CVAT.")
+            raise DataError(
+                f"{path}: image {name!r} has a {element.tag} without a label. Give it one in CVAT."
+            )
         classes.setdefault(label, None)
         group = element.get("group_id", "0")
-        shape = Shape(label, partial(_draw, element.tag, dict(element.attrib)), None if group == "0" else group)
-        shapes.append((_whole(path, element.get("z_order", "0")), shape))
-    shapes.sort(key=lambda row: row[0])  # stable: the order of the file decides among equals
-    size = (_whole(path, image.get("height", "0")), _whole(path, image.get("width", "0")))
+        shape = Shape(
+            label,
+            partial(_draw, element.tag, dict(element.attrib)),
+            None if group == "0" else group,
+        )
+        shapes.append((_integer(path, element.get("z_order", "0")), shape))
+    shapes.sort(key=lambda row: row[0])  # stable: ties keep the order of the file
+    size = (_integer(path, image.get("height", "0")), _integer(path, image.get("width", "0")))
     split = split_of(image.get("subset", ""), *Path(name).parts[:-1], path.stem)
-    return AnnotatedImage(name, path.parent, [shape for _, shape in shapes], size if min(size) > 0 else None, split)
+    return AnnotatedImage(
+        name, path.parent, [shape for _, shape in shapes], size if min(size) > 0 else None, split
+    )
 
 
-def _whole(path: Path, text: str) -> int:
+def _integer(path: Path, text: str) -> int:
     if not re.fullmatch(r" *-?\d{1,9} *", text):
-        raise DataError(f"{path} has {text[:40]!r} where a whole number stands. Export it again.")
+        raise DataError(f"{path} has {text[:40]!r} instead of a whole number. Export it again.")
     return int(text)
 
 
@@ -127,7 +151,9 @@ def _ellipse(attributes: dict[str, str], size: Size) -> Region:
 
 
 def _mask(attributes: dict[str, str], size: Size) -> Region:
-    left, top, width, height = (int(number) for number in _numbers(attributes, "left", "top", "width", "height"))
+    left, top, width, height = (
+        int(number) for number in _numbers(attributes, "left", "top", "width", "height")
+    )
     if not (width > 0 and height > 0 and width * height <= MAX_PIXELS):
         raise UnusableShape("masks of an impossible size")
     try:
@@ -146,7 +172,10 @@ _DRAWN: dict[str, Callable[[dict[str, str], Size], Region]] = {
 
 
 def write(folder: Path, masks: Masks, copy: bool) -> None:
-    """annotations.xml with a brush mask for every part, images/, and labels.json for "Raw" of a new task."""
+    """Write images/, annotations.xml with a brush mask per part, and labels.json.
+
+    The content of labels.json is pasted under "Raw" when a task is created.
+    """
     root = Element("annotations")
     SubElement(root, "version").text = "1.1"
     labels = SubElement(SubElement(SubElement(root, "meta"), "task"), "labels")
@@ -157,8 +186,20 @@ def write(folder: Path, masks: Masks, copy: bool) -> None:
         element = SubElement(root, "image", attributes)
         for part in parts_of(image, masks):
             rle = ", ".join(map(str, counts_of_rows(part.inside)))
-            box = {"left": part.left, "top": part.top, "width": part.inside.shape[1], "height": part.inside.shape[0]}
-            facts = {"label": part.name, "source": "file", "occluded": "0", "rle": rle, **box, "z_order": "0"}
+            box = {
+                "left": part.left,
+                "top": part.top,
+                "width": part.inside.shape[1],
+                "height": part.inside.shape[0],
+            }
+            facts = {
+                "label": part.name,
+                "source": "file",
+                "occluded": "0",
+                "rle": rle,
+                **box,
+                "z_order": "0",
+            }
             SubElement(element, "mask", {key: str(value) for key, value in facts.items()})
         place(image, folder / "images" / image.split, copy)
     colors = [(name, color_text(color)) for name, color in masks.colors().items()]
@@ -167,4 +208,6 @@ def write(folder: Path, masks: Masks, copy: bool) -> None:
         SubElement(label, "name").text, SubElement(label, "color").text = name, color
     ElementTree(root).write(folder / "annotations.xml", encoding="utf-8", xml_declaration=True)
     raw = [{"name": name, "color": color, "attributes": []} for name, color in colors]
-    (folder / "labels.json").write_text(json.dumps(raw, ensure_ascii=False, indent=2), encoding="utf-8")
+    (folder / "labels.json").write_text(
+        json.dumps(raw, ensure_ascii=False, indent=2), encoding="utf-8"
+    )

@@ -1,4 +1,4 @@
-"""From the annotations of any tool to a dataset folder: images/, masks/, instances/ and dataset.toml."""
+"""Write a dataset folder from annotations: images/, masks/, instances/ and dataset.toml."""
 
 import os
 from collections import Counter
@@ -19,34 +19,53 @@ from featherseg.converters.annotations import (
     Annotations,
     Canvas,
     EmptyShape,
-    Left,
+    SkippedItems,
     UnusableShape,
     class_values,
     unusable,
 )
-from featherseg.converters.source import KEPT_IN, LEADS_OUT, NOT_THERE, Source, name_form, place_image
+from featherseg.converters.source import (
+    KEPT_IN,
+    LEADS_OUT,
+    NOT_THERE,
+    Source,
+    name_form,
+    place_image,
+)
 from featherseg.core.errors import DataError
 from featherseg.core.files import composed
 from featherseg.core.notebook import html_table
 from featherseg.core.types import IGNORE, Color, Progress, Size
 from featherseg.core.wording import counted
-from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, ThingsTable, toml_text
+from featherseg.data.datasets.dataset_toml import (
+    IGNORE_NAME,
+    MOST_NAME,
+    DatasetToml,
+    ThingsTable,
+    toml_text,
+)
 from featherseg.data.datasets.folder import MAX_OBJECT
 from featherseg.data.discovery.color_lists import is_background
 from featherseg.data.images.decoding import EncodedImage, exif_turn, image_size
 from featherseg.data.images.palettes import color_text, default_palette
 
 SHARES = {"train": 0.8, "val": 0.2}
-"""The splits of a source that has none."""
+"""The splits of a source without splits."""
 
-IMAGE_NOTE = "images that keep their size when EXIF turns them: their annotations were taken to be of the upright image"
+IMAGE_NOTE = (
+    "images that keep their size when EXIF turns them: "
+    "their annotations were taken to be of the upright image"
+)
 
 _ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was written: images by split, the classes, what was left out (reason -> how often, where first), notes."""
+    """The result of `convert`: images by split, classes, notes for the user, and what was skipped.
+
+    `left_out` maps a reason to how often it occurred and where first.
+    """
 
     format: str
     out: Path
@@ -56,35 +75,43 @@ class Conversion:
     notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain values."""
-        left = {reason: {"times": times, "first": first} for reason, (times, first) in self.left_out.items()}
+        """Return the fields as plain values."""
+        left_out = {
+            reason: {"times": times, "first": first}
+            for reason, (times, first) in self.left_out.items()
+        }
         return {
             "format": self.format,
             "out": str(self.out),
             "images": self.images,
             "classes": self.classes,
-            "left_out": left,
+            "left_out": left_out,
             "notes": self.notes,
         }
 
     def left_lines(self) -> list[str]:
-        """What was left out, a line a reason."""
-        return [f"left out: {reason} ({times}; first: {first})" for reason, (times, first) in self.left_out.items()]
+        """Return one line per reason for skipping."""
+        return [
+            f"left out: {reason} ({times}; first: {first})"
+            for reason, (times, first) in self.left_out.items()
+        ]
 
     def _repr_html_(self) -> str:
         title = f"{self.format}: {', '.join(self.classes)}"
-        return html_table(title, ("split", "images"), self.images.items(), [*self.left_lines(), *self.notes])
+        return html_table(
+            title, ("split", "images"), self.images.items(), [*self.left_lines(), *self.notes]
+        )
 
 
 @dataclass(frozen=True)
 class _Found:
-    """An annotated image with its file; None where it lies in its annotation."""
+    """An annotated image with its file; `path` is None if the image is stored in its annotation."""
 
     annotated: AnnotatedImage
     path: Path | None
 
     def file(self) -> Path | EncodedImage:
-        """Where the image is read from; what lies in an annotation is read here. Raises UnusableShape."""
+        """Return the image file, or the content stored in the annotation. Raises UnusableShape."""
         if self.path is not None:
             return self.path
         assert self.annotated.content is not None
@@ -92,15 +119,21 @@ class _Found:
 
 
 def write_dataset(
-    annotations: Annotations, source: Source, folder: Path, out: Path, title: str, copy: bool, progress: Progress | None
+    annotations: Annotations,
+    source: Source,
+    folder: Path,
+    out: Path,
+    title: str,
+    copy: bool,
+    progress: Progress | None,
 ) -> Conversion:
-    """Draw every image's masks into `folder`, which is to become `out`.
+    """Draw the masks of every image into `folder`, which later becomes `out`.
 
-    Raises DataError where no image can be used, or there are annotations and none can.
-
-    An image whose pixels are not known for certain (a broken shape, another size) is left out: its mask would be wrong.
+    An image with uncertain pixels (a broken shape, another size) is skipped, because its mask would
+    be wrong. Raises DataError if no image can be used, or if there are annotations and none can be
+    used.
     """
-    values, left = class_values(annotations.classes), annotations.left
+    values, skipped = class_values(annotations.classes), annotations.skipped
     splits = _located(annotations, source)
     keys = {split: _keys(found, source) for split, found in splits.items()}
     pixels: Counter[int] = Counter()
@@ -115,7 +148,7 @@ def write_dataset(
                 canvas = _drawn(found.annotated, file, annotations, values)
                 _write(canvas, file, folder, stem, _palette(values, annotations), copy)
             except (UnusableShape, DataError) as error:
-                left.add(_reason(error), where)
+                skipped.add(_reason(error), where)
                 continue
             finally:
                 done += 1
@@ -127,45 +160,61 @@ def write_dataset(
             drawn += canvas.drawn + (found.annotated.raster is not None)
             written[split].append(stem)
     if source.links_out:
-        left.add("links that lead out of the folder", source.relative(source.links_out[0]), len(source.links_out))
+        skipped.add(
+            "links that lead out of the folder",
+            source.relative(source.links_out[0]),
+            len(source.links_out),
+        )
     written = {split: stems for split, stems in written.items() if stems}
-    annotated = left.shapes or any(image.shapes for image in annotations.images)
+    annotated = skipped.shapes or any(image.shapes for image in annotations.images)
     if not written or (annotated and not drawn):
-        what = f"annotation can be used, and every mask would be {BACKGROUND}" if written else "image can be used"
-        message = f"{source.name}: no {what}. {'. '.join(_lines(left))}. Nothing was written."
-        if any(reason.startswith((NOT_THERE, LEADS_OUT)) for reason in left.reasons):
+        what = (
+            f"annotation can be used, and every mask would be {BACKGROUND}"
+            if written
+            else "image can be used"
+        )
+        message = f"{source.name}: no {what}. {'. '.join(_lines(skipped))}. Nothing was written."
+        if any(reason.startswith((NOT_THERE, LEADS_OUT)) for reason in skipped.reasons):
             message += " Name the folder of the images with --images."
             if source.roots[1:]:
-                there = f", such as {source.relative(source.images[-1])}" if source.images else ""
-                message += f" {source.roots[1]} was looked through: {counted(len(source.images), 'image')}{there}."
+                searched = counted(len(source.images), "image")
+                example = f", such as {source.relative(source.images[-1])}" if source.images else ""
+                message += f" {source.roots[1]} was looked through: {searched}{example}."
         raise DataError(message)
     if not pixels[0] and all(value == IGNORE for value in values.values()):
         void = ", ".join(map(repr, values)) or "ignored"
         raise DataError(
-            f"{source.name}: no pixel has a class: all are {void}, neither trained on nor scored. Expected a class "
-            "beside it, or pixels without a shape. If it is a class, such as a kind of defect, give it another name in "
-            "the annotations. Nothing was written."
+            f"{source.name}: no pixel has a class: all are {void}, neither trained on nor scored. "
+            "Expected a class beside it, or pixels without a shape. If it is a class, such as a "
+            "kind of defect, give it another name in the annotations. Nothing was written."
         )
     notes = list(annotations.notes)
-    if ignored := [name for name, value in values.items() if value == IGNORE and IGNORE_NAME not in name.lower()]:
+    if ignored := [
+        name
+        for name, value in values.items()
+        if value == IGNORE and IGNORE_NAME not in name.lower()
+    ]:
         notes.append(
-            f"{', '.join(map(repr, ignored))}: neither trained on nor scored. If that is a class, such as a kind of "
-            "defect, give it another name in the annotations"
+            f"{', '.join(map(repr, ignored))}: neither trained on nor scored. If that is a class, "
+            "such as a kind of defect, give it another name in the annotations"
         )
     located = {image.path for images in splits.values() for image in images}
-    unnamed = [path for path in source.images if path not in located and path not in annotations.masks]
-    if source.only:  # what else lies around a file is not part of an export
+    unnamed = [
+        path for path in source.images if path not in located and path not in annotations.masks
+    ]
+    if source.only:  # other files around a single annotation file are not part of the export
         folders = {path.parent for path in located if path}
         unnamed = [path for path in unnamed if path.parent in folders]
     if unnamed:
-        left.add("images that no annotation names", source.relative(unnamed[0]), len(unnamed))
+        skipped.add("images that no annotation names", source.relative(unnamed[0]), len(unnamed))
     if without:
         notes.append(f"{counted(without, 'image')} without any annotation: all {BACKGROUND}")
     config = _config(annotations, values, pixels, written, out.absolute().name)
     if "train" not in config.splits:
         notes.append(
-            f"no image is in train: by files or folders of that name, all are in {' and '.join(written)}. To train on "
-            "them, write train = 0.8 and val = 0.2 in place of what stands under [splits] in dataset.toml"
+            "no image is in train: by files or folders of that name, all are in "
+            f"{' and '.join(written)}. To train on them, replace the entries under [splits] in "
+            "dataset.toml by train = 0.8 and val = 0.2"
         )
     (folder / "dataset.toml").write_text(toml_text(config), encoding="utf-8")
     return Conversion(
@@ -173,53 +222,60 @@ def write_dataset(
         out,
         {split or "all": len(stems) for split, stems in written.items()},
         list(config.classes),
-        dict(left.reasons),
+        dict(skipped.reasons),
         notes,
     )
 
 
 def _tail(name: str, path: Path) -> int:
-    """How many parts of an image's name, from its end, are those of the file's path."""
+    """Return how many parts at the end of an image's name equal those of the file's path."""
     ours, theirs = (name_form(text).split("/")[::-1] for text in (name, path.as_posix()))
     alike = [a == b for a, b in zip(ours, theirs, strict=False)]
     return (*alike, False).index(False)
 
 
 def _located(annotations: Annotations, source: Source) -> dict[str, list[_Found]]:
-    """The images that are there, by split; what is listed twice is joined, or stays in one split."""
-    left, found, elsewhere = annotations.left, dict[object, _Found](), list[str]()
+    """Return the images with a file, by split; duplicates are joined or stay in one split."""
+    skipped, by_file, elsewhere = annotations.skipped, dict[object, _Found](), list[str]()
     for annotated in annotations.images:
-        # Where the annotation holds the image itself, no other file of its name is it, in a folder of another name
+        # An image stored in the annotation is not a file elsewhere that only shares its name
         inside = annotated.content
-        path, why = source.find_image(annotated.name, annotated.near, annotated.split, 2 if inside else 1)
+        path, why = source.find_image(
+            annotated.name, annotated.near, annotated.split, 2 if inside else 1
+        )
         if path is None and inside is None:
-            left.add(why, annotated.name)
+            skipped.add(why, annotated.name)
             continue
         if path is not None:
             annotated = replace(annotated, split=annotated.split or source.split(path))
             elsewhere += [f"{annotated.name} is {source.relative(path)}"] if why else []
         key = path or (annotated.near, annotated.name, inside and inside.digest)
-        before = found.setdefault(key, _Found(annotated, path))
+        before = by_file.setdefault(key, _Found(annotated, path))
         if before.annotated is annotated:
             continue
-        if path and _tail(annotated.name, path) != _tail(before.annotated.name, path):  # one of them is another's
+        # One of the two names matches this file better: the other one's image is missing
+        if path and _tail(annotated.name, path) != _tail(before.annotated.name, path):
             better = max(before.annotated, annotated, key=lambda image: _tail(image.name, path))
-            found[key] = _Found(better, path)
+            by_file[key] = _Found(better, path)
             worse = before.annotated if better is annotated else annotated
-            left.add(NOT_THERE, worse.name)
+            skipped.add(NOT_THERE, worse.name)
             continue
         if before.annotated.split == annotated.split:
-            found[key] = _Found(_joined(before.annotated, annotated, left), path)
+            by_file[key] = _Found(_joined(before.annotated, annotated, skipped), path)
         else:
-            kept = min((before.annotated, annotated), key=lambda image: [*KEPT_IN, image.split].index(image.split))
-            found[key] = _Found(kept, path)
-            left.add(f"images of two splits (kept in {kept.split})", annotated.name)
+            kept = min(
+                (before.annotated, annotated),
+                key=lambda image: [*KEPT_IN, image.split].index(image.split),
+            )
+            by_file[key] = _Found(kept, path)
+            skipped.add(f"images of two splits (kept in {kept.split})", annotated.name)
     if elsewhere:
         annotations.notes.append(
-            f"{counted(len(elsewhere), 'image')} found by the end of the path alone, first: {elsewhere[0]}"
+            f"{counted(len(elsewhere), 'image')} found by the end of the path alone, first: "
+            f"{elsewhere[0]}"
         )
     splits: dict[str, list[_Found]] = {}
-    for image in found.values():
+    for image in by_file.values():
         splits.setdefault(image.annotated.split, []).append(image)
     if "" in splits and len(splits) > 1:
         splits.setdefault("train", []).extend(splits.pop(""))
@@ -230,8 +286,13 @@ def _located(annotations: Annotations, source: Source) -> dict[str, list[_Found]
     return splits
 
 
-def _joined(before: AnnotatedImage, further: AnnotatedImage, left: Left) -> AnnotatedImage:
-    """An image that is listed twice, with the shapes of both; of no known pixels where they cannot be joined."""
+def _joined(
+    before: AnnotatedImage, further: AnnotatedImage, skipped: SkippedItems
+) -> AnnotatedImage:
+    """Return an image that is listed twice, with the shapes of both entries.
+
+    If they cannot be joined, its pixels are unknown.
+    """
     reason = ""
     if before.raster or further.raster:
         reason = "images with several masks: expected one for each image"
@@ -239,50 +300,58 @@ def _joined(before: AnnotatedImage, further: AnnotatedImage, left: Left) -> Anno
         reason = "images that are listed twice, in two sizes"
     if reason:
         return replace(before, raster=partial(unusable, reason))
-    entry = len(before.shapes)  # groups of two files may have one number
+    entry = len(before.shapes)  # keeps apart groups with the same number in the two entries
     before.shapes.extend(
         shape if shape.object_id is None else replace(shape, object_id=(entry, shape.object_id))
         for shape in list(further.shapes)
     )
-    left.add("further entries of an image that is listed twice (their shapes were joined)", further.name)
+    skipped.add(
+        "further entries of an image that is listed twice (their shapes were joined)", further.name
+    )
     return replace(before, size=before.size or further.size)
 
 
-def _keys(found: Sequence[_Found], source: Source) -> list[str]:
-    """A name for each image: its path below the folder that all lie in, without its ending; no two are alike.
+def _keys(images: Sequence[_Found], source: Source) -> list[str]:
+    """Return a unique name per image: its path below their common folder, without the ending.
 
-    Of images inside annotations that have one name it is that of the annotation's file.
+    Images stored in annotations that share a name get the name of the annotation's file.
     """
-    inside = Counter(_plain(image.annotated.name) for image in found if image.path is None)
+    inside = Counter(_plain(image.annotated.name) for image in images if image.path is None)
     paths = []
-    for image in found:
+    for image in images:
         name, content = _plain(image.annotated.name), image.annotated.content
         name = _plain(content.file.name) if content and inside[name] > 1 else name
         paths.append(PurePosixPath(source.relative(image.path) if image.path else name))
     common = os.path.commonpath([path.parent for path in paths]) if paths else ""
-    keys, taken = [], set[str]()
+    keys, used_keys = [], set[str]()
     for path in paths:
         stem = path.relative_to(common).with_suffix("").as_posix()
         key, number = stem, 1
-        while composed(key.lower()) in taken:  # some file systems do not tell a.png from A.png
+        while composed(key.lower()) in used_keys:  # to some file systems a.png is A.png
             number += 1
             key = f"{stem}-{number}"
-        taken.add(composed(key.lower()))
+        used_keys.add(composed(key.lower()))
         keys.append(key)
     return keys
 
 
 def _plain(name: str) -> str:
-    """The last part of a name that a tool wrote, as that of a file."""
+    """Return the last part of a tool's name for an image, as a valid file name."""
     last = PurePosixPath(name.replace("\\", "/")).name
-    return "".join(c if c.isprintable() and c not in ':*?"<>|' else "_" for c in last).strip(". ") or "image"
+    return (
+        "".join(c if c.isprintable() and c not in ':*?"<>|' else "_" for c in last).strip(". ")
+        or "image"
+    )
 
 
 def _drawn(
-    annotated: AnnotatedImage, file: Path | EncodedImage, annotations: Annotations, values: Mapping[str, int]
+    annotated: AnnotatedImage,
+    file: Path | EncodedImage,
+    annotations: Annotations,
+    values: Mapping[str, int],
 ) -> Canvas:
-    """The masks of one image, upright as the image is read."""
-    left = annotations.left
+    """Return the masks of one image in upright orientation, the way images are read."""
+    skipped = annotations.skipped
     if len(annotated.shapes) > MOST_SHAPES:
         raise UnusableShape(f"images of more than {MOST_SHAPES:,} shapes")
     upright, turn = image_size(file), exif_turn(file)
@@ -299,8 +368,8 @@ def _drawn(
         try:
             canvas.draw(shape, values.get(shape.name, 0))
         except EmptyShape as error:
-            left.add(str(error), annotated.name)
-    if turn is not None and size != upright:  # drawn on the image as it is stored
+            skipped.add(str(error), annotated.name)
+    if turn is not None and size != upright:  # annotated on the stored image, before EXIF turned it
         canvas.values = np.array(Image.fromarray(canvas.values).transpose(turn))
         if canvas.objects is not None:
             canvas.objects = np.array(Image.fromarray(canvas.objects).transpose(turn))
@@ -311,11 +380,17 @@ def _drawn(
     return canvas
 
 
-_SAME_SIZE = (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM)
+_SAME_SIZE = (
+    Image.Transpose.FLIP_LEFT_RIGHT,
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.FLIP_TOP_BOTTOM,
+)
 
 
-def _write(canvas: Canvas, file: Path | EncodedImage, folder: Path, stem: str, palette: bytes, copy: bool) -> None:
-    """One image with its mask and its objects."""
+def _write(
+    canvas: Canvas, file: Path | EncodedImage, folder: Path, stem: str, palette: bytes, copy: bool
+) -> None:
+    """Write one image with its mask and its objects."""
     mask = Image.fromarray(canvas.values)
     mask.putpalette(palette)
     instances = canvas.objects
@@ -338,7 +413,9 @@ def _ending(file: Path | EncodedImage) -> str:
     if isinstance(file, Path):
         return file.suffix
     with Image.open(BytesIO(file.content), formats=tuple(_ENDINGS)) as image:
-        return _ENDINGS.get(image.format or "PNG", ".jpg")  # several pictures in one JPEG are a format of their own
+        return _ENDINGS.get(
+            image.format or "PNG", ".jpg"
+        )  # Pillow calls a JPEG of several images MPO
 
 
 def _config(
@@ -348,8 +425,8 @@ def _config(
     written: Mapping[str, Sequence[str]],
     name: str,
 ) -> DatasetToml:
-    own = next((name for name in values if is_background(name)), BACKGROUND)
-    named = {0: own} if pixels[0] or own in values else {}
+    background = next((name for name in values if is_background(name)), BACKGROUND)
+    named = {0: background} if pixels[0] or background in values else {}
     named |= {value: name for name, value in values.items() if 0 < value < IGNORE}
     colors = _colors(annotations, values)
     images = sum(map(len, written.values()))
@@ -370,28 +447,34 @@ def _config(
         splits=splits,
         classes={name: color_text(colors[value]) for value, name in named.items()},
         map=meaning,
-        things=ThingsTable(classes=things, instances="instances") if annotations.with_objects and things else None,
+        things=ThingsTable(classes=things, instances="instances")
+        if annotations.with_objects and things
+        else None,
     )
 
 
 def _colors(annotations: Annotations, values: Mapping[str, int]) -> dict[int, Color]:
-    """Value -> colour: the source's own where no other class has it, black for background."""
+    """Return value -> colour: the source's if no other class has it; black for background."""
     spare = iter(default_palette(IGNORE))
     colors: dict[int, Color] = {0: (0, 0, 0)}
-    wanted = {value: annotations.classes[name] for name, value in values.items() if 0 < value < IGNORE}
-    taken = {(0, 0, 0)} | {color for color in wanted.values() if color}
+    wanted = {
+        value: annotations.classes[name] for name, value in values.items() if 0 < value < IGNORE
+    }
+    reserved = {(0, 0, 0)} | {color for color in wanted.values() if color}
     used = {(0, 0, 0)}
     for value, color in wanted.items():
         if color is None or color in used:
-            color = next(other for other in spare if other not in taken)
+            color = next(other for other in spare if other not in reserved)
         used.add(color)
-        taken.add(color)
+        reserved.add(color)
         colors[value] = color
     return colors
 
 
 def _palette(values: Mapping[str, int], annotations: Annotations) -> bytes:
-    palette = np.zeros((IGNORE + 1, 3), np.uint8)  # all 256: with fewer, Pillow packs the values into fewer bits
+    palette = np.zeros(
+        (IGNORE + 1, 3), np.uint8
+    )  # all 256: with fewer, Pillow packs the values into fewer bits
     for value, color in _colors(annotations, values).items():
         palette[value] = color
     return palette.tobytes()
@@ -401,7 +484,8 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, UnusableShape) else "images that cannot be read"
 
 
-def _lines(left: Left) -> list[str]:
+def _lines(skipped: SkippedItems) -> list[str]:
     return [
-        f"{reason[:1].upper()}{reason[1:]}: {times}, first {where}" for reason, (times, where) in left.reasons.items()
+        f"{reason[:1].upper()}{reason[1:]}: {times}, first {where}"
+        for reason, (times, where) in skipped.reasons.items()
     ]

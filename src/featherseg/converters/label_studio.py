@@ -1,7 +1,7 @@
-"""Label Studio's JSON export: polygons, brushes, rectangles and ellipses, in percent of the image.
+"""Label Studio's JSON export: polygons, brushes, rectangles, ellipses, in percent of the image.
 
-Format: labelstud.io/guide/export, docs of the tags PolygonLabels and BrushLabels. Label Studio has no rule for the
-pixels of a polygon; COCO's is taken, by which its export to COCO is drawn.
+Format: labelstud.io/guide/export, docs of the tags PolygonLabels and BrushLabels. Label Studio does
+not define the pixels of a polygon; COCO's rule is used, as in its own export to COCO.
 """
 
 import re
@@ -16,13 +16,19 @@ from featherseg.converters.annotations import (
     AnnotatedImage,
     Annotations,
     EmptyShape,
-    Left,
     Region,
     Shape,
+    SkippedItems,
     UnusableShape,
     whole_region,
 )
-from featherseg.converters.pixel_rules import check_points, coco_polygons, ellipse_points, points_of, rotated
+from featherseg.converters.pixel_rules import (
+    check_points,
+    coco_polygons,
+    ellipse_points,
+    points_of,
+    rotated,
+)
 from featherseg.converters.run_lengths import label_studio_mask
 from featherseg.converters.source import Source, nothing_readable, read_json, split_of
 from featherseg.core.errors import DataError, DataNotFound
@@ -33,92 +39,122 @@ from featherseg.data.images.decoding import is_image
 TITLE = "Label Studio"
 
 _KINDS = ("polygon", "brush", "rectangle", "ellipse", "bitmask", "vector")
-"""Types of regions that cover an area; a vector only where it is closed."""
+"""Types of regions that cover an area; a vector only if it is closed."""
 
 _UNDRAWN = ("bitmask", "vector")
-"""Those whose pixels are not known here."""
+"""Types whose pixels are unknown here."""
 
 _PREDICTED = "tasks with predictions of a model alone"
 
 
 def find(source: Source) -> list[Path]:
-    """The JSON files of this format."""
-    own, others = ('"from_name"', '"was_cancelled"'), ('"categories"', '"shapes"')
-    marks = (*own, '"annotations"', '"completions"')
+    """Return the JSON files of this format."""
+    own_marks, others = ('"from_name"', '"was_cancelled"'), ('"categories"', '"shapes"')
+    marks = (*own_marks, '"annotations"', '"completions"')
     return [
         path
         for path, ends in source.jsons
         if any(mark in ends for mark in marks)
         and ('"data"' in ends or '"from_name"' in ends)
-        and (any(mark in ends for mark in own) or not any(mark in ends for mark in others))
+        and (any(mark in ends for mark in own_marks) or not any(mark in ends for mark in others))
     ]
 
 
 def read(source: Source, files: list[Path]) -> Annotations:
-    """The annotations of every task. Raises DataError, DataNotFound.
+    """Return one annotation per task. Raises DataError, DataNotFound.
 
-    Of several that were not cancelled it is the last marked as ground truth, else the last that is not empty.
+    Cancelled annotations are ignored. Of several, the last one marked as ground truth counts, else
+    the last that is not empty.
     """
-    left, names, several = Left(), dict[str, None](), list[str]()
+    skipped, names, several = SkippedItems(), dict[str, None](), list[str]()
     images = []
     for path in files:
         content = read_json(path)
         for task in content if isinstance(content, list) else [content]:
             if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
-                raise DataError(f"{path} has a task without data, as in JSON-MIN. Export it from Label Studio as JSON.")
+                raise DataError(
+                    f"{path} has a task without data, as in JSON-MIN. Export it from Label Studio "
+                    "as JSON."
+                )
             given = task.get("annotations", task.get("completions")) or []
             if not isinstance(given, list):
-                raise DataError(f"{path} has a task whose annotations are no list: {str(given)[:80]}. Export it again.")
+                raise DataError(
+                    f"{path} has a task whose annotations are no list: {str(given)[:80]}. Export "
+                    "it again."
+                )
             done = [a for a in given if isinstance(a, dict) and not a.get("was_cancelled")]
-            chosen = [a for a in done if a.get("ground_truth")] or [a for a in done if a.get("result")] or done
+            chosen = (
+                [a for a in done if a.get("ground_truth")]
+                or [a for a in done if a.get("result")]
+                or done
+            )
             results = chosen[-1].get("result") if chosen else []
             if not isinstance(results, list):
-                raise DataError(f"{path} has an annotation without a list of results. Export it again.")
-            rows = [row for row in results if isinstance(row, dict) and isinstance(row.get("value"), dict)]
+                raise DataError(
+                    f"{path} has an annotation without a list of results. Export it again."
+                )
+            rows = [
+                row
+                for row in results
+                if isinstance(row, dict) and isinstance(row.get("value"), dict)
+            ]
             tags = {str(row.get("to_name")) for row in rows if _kind(row) in _KINDS}
             name = _file_name(task["data"], tags)
             if not done:
-                left.add(_PREDICTED if task.get("predictions") and not given else "tasks without an annotation", name)
+                skipped.add(
+                    _PREDICTED
+                    if task.get("predictions") and not given
+                    else "tasks without an annotation",
+                    name,
+                )
                 continue
             if not name or any(row.get("item_index") is not None for row in rows):
-                left.add("tasks of several images, or of none", name or str(task["data"])[:80])
+                skipped.add("tasks of several images, or of none", name or str(task["data"])[:80])
                 continue
             if len(done) > 1:
                 several.append(name)
-            images.append(_image(source, path, name, rows, names, left))
-    if not images and _PREDICTED in left.reasons:
+            images.append(_image(source, path, name, rows, names, skipped))
+    if not images and _PREDICTED in skipped.reasons:
         raise DataNotFound(
-            f"{source.name} holds {counted(left.reasons[_PREDICTED][0], 'task')} with predictions of a model alone, "
-            "and none with an annotation. Accept the predictions as annotations in Label Studio and export again."
+            f"{source.name} contains {counted(skipped.reasons[_PREDICTED][0], 'task')} with "
+            "predictions of a model alone, and none with an annotation. Accept the predictions as "
+            "annotations in Label Studio and export again."
         )
     if not images:
         raise nothing_readable(source, "task of Label Studio with an annotation")
     notes = []
     if several:
         notes.append(
-            f"{counted(len(several), 'image')} with several annotations, of which the last marked as ground truth was "
-            f"taken, else the last that is not empty, first: {several[0]}"
+            f"{counted(len(several), 'image')} with several annotations, of which the last marked "
+            f"as ground truth was taken, else the last that is not empty, first: {several[0]}"
         )
-    return Annotations(dict.fromkeys(sorted(names)), images, notes=notes, left=left)
+    return Annotations(dict.fromkeys(sorted(names)), images, notes=notes, skipped=skipped)
 
 
 def _file_name(data: dict[str, Any], tags: set[str]) -> str:
-    """The image of a task, empty where it may be one of several.
+    """Return the image of a task; empty if several could be meant.
 
-    It is the one text that ends like an image; of several the one under the key that the results are `tags` of, or the
-    one under a key like "image". Where none ends so: the first under a key like "image", else the first of all.
+    The image is the only text with an image's ending. If several have one, it is the text under a
+    key in `tags` (the keys that the results refer to), or under a key like "image". If none has
+    one, it is the first text under a key like "image", else the first of all.
     """
-    addresses = {key: _address(value) for key, value in data.items() if isinstance(value, str) and value}
-    found = {key: address for key, address in addresses.items() if is_image(address)}
-    like = {key: address for key, address in (found or addresses).items() if "im" in key.lower()}
-    if len(tags) > 1 or (len(found) > 1 and not tags & found.keys() and len(like) != 1):
+    addresses = {
+        key: _address(value) for key, value in data.items() if isinstance(value, str) and value
+    }
+    images = {key: address for key, address in addresses.items() if is_image(address)}
+    like = {key: address for key, address in (images or addresses).items() if "im" in key.lower()}
+    if len(tags) > 1 or (len(images) > 1 and not tags & images.keys() and len(like) != 1):
         return ""
-    named = {key: address for key, address in found.items() if key in tags} if len(found) > 1 else found
+    named = (
+        {key: address for key, address in images.items() if key in tags}
+        if len(images) > 1
+        else images
+    )
     return next(iter({**named, **like, **addresses}.values()), "")
 
 
 def _address(text: str) -> str:
-    """The path in a link: without its scheme, and that of a local file, "/data/local-files/?d=day/a.jpg"."""
+    """Return the path in a link, without scheme; also of "/data/local-files/?d=day/a.jpg"."""
     return re.sub(r"^[a-z0-9]+://", "", unquote(text.partition("?d=")[2] or text.partition("?")[0]))
 
 
@@ -127,10 +163,15 @@ def _kind(row: dict[str, Any]) -> str:
 
 
 def _image(
-    source: Source, path: Path, name: str, rows: list[dict[str, Any]], names: dict[str, None], left: Left
+    source: Source,
+    path: Path,
+    name: str,
+    rows: list[dict[str, Any]],
+    names: dict[str, None],
+    skipped: SkippedItems,
 ) -> AnnotatedImage:
     labels: dict[str, dict[str, None]] = {}
-    for row in rows:  # the label of a region may be a result of its own, with the region's id
+    for row in rows:  # the label of a region may be a separate result with the region's id
         for key, value in row["value"].items():
             if key.endswith("labels") and isinstance(value, list):
                 given = dict.fromkeys(text.strip() for text in value if isinstance(text, str))
@@ -140,20 +181,28 @@ def _image(
         kind = _kind(row)
         if kind not in _KINDS or (kind == "vector" and not row["value"].get("closed")):
             if kind not in ("", "choices", "text", "textarea"):
-                left.add_shape(f"results of the type {str(row.get('type'))[:80]!r}", name)
+                skipped.add_shape(f"results of the type {str(row.get('type'))[:80]!r}", name)
             continue
         stated = (row.get("original_height"), row.get("original_width"))
         if all(type(side) is int and side > 0 for side in stated):
             size = stated
         label, *further = labels.get(str(row.get("id", id(row)))) or [""]
         if not label:
-            left.add_shape("regions without a label", name)
+            skipped.add_shape("regions without a label", name)
             continue
         for text in further:
-            left.add(f"further labels of a region, of which the first was taken: {text[:80]!r}", name)
+            skipped.add(
+                f"further labels of a region, of which the first was taken: {text[:80]!r}", name
+            )
         names[label] = None
-        shapes.append(Shape(label, partial(_draw, kind, row["value"], row.get("image_rotation") or 0)))
-    split = split_of(*path.relative_to(source.root).parts[:-1]) if path.is_relative_to(source.root) else ""
+        shapes.append(
+            Shape(label, partial(_draw, kind, row["value"], row.get("image_rotation") or 0))
+        )
+    split = (
+        split_of(*path.relative_to(source.root).parts[:-1])
+        if path.is_relative_to(source.root)
+        else ""
+    )
     return AnnotatedImage(name, path.parent, shapes, size, split)  # type: ignore[arg-type]
 
 
@@ -170,11 +219,17 @@ def _draw(kind: str, value: dict[str, Any], rotation: object, size: Size) -> Reg
     if kind == "polygon":
         if value.get("closed") is False:
             raise EmptyShape("polygons that were not closed")
-        return coco_polygons([(points_of(value.get("points")) * percent).round(6)], size)  # 20.5 stays a half
-    keys = ("x", "y", "width", "height") if kind == "rectangle" else ("x", "y", "radiusX", "radiusY")
+        return coco_polygons(
+            [(points_of(value.get("points")) * percent).round(6)], size
+        )  # keeps 20.5 exact
+    keys = (
+        ("x", "y", "width", "height") if kind == "rectangle" else ("x", "y", "radiusX", "radiusY")
+    )
     (x, y), (across, down) = check_points([value.get(key) for key in keys]) * percent
     turned = float(check_points([value.get("rotation") or 0, 0])[0, 0])
     if kind == "ellipse":
         return coco_polygons([ellipse_points(x, y, across, down, turned)], size)
     corners = np.array([[x, y], [x + across, y], [x + across, y + down], [x, y + down]])
-    return coco_polygons([rotated(corners, corners[0], turned)], size)  # around the upper left corner
+    return coco_polygons(
+        [rotated(corners, corners[0], turned)], size
+    )  # around the upper left corner

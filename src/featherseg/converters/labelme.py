@@ -1,7 +1,8 @@
-"""labelme's JSON, one file an image (also AnyLabeling and X-AnyLabeling, which write the same form).
+"""labelme's JSON, one file per image; also written by AnyLabeling and X-AnyLabeling.
 
-Shapes are drawn as labelme draws them (`shape_to_mask` of labelme 6.3): by Pillow, lines 10 pixels wide, points with a
-radius of 5. Coordinates are of the image as labelme shows it, turned by its EXIF orientation.
+Shapes are drawn as labelme draws them (`shape_to_mask` of labelme 6.3): by Pillow, lines 10 pixels
+wide, points with a radius of 5. Coordinates refer to the image as labelme shows it, turned by its
+EXIF orientation.
 """
 
 import base64
@@ -37,7 +38,7 @@ TITLE = "labelme"
 LINE_WIDTH, POINT_RADIUS = 10, 5
 
 VERSION = "6.3.1"
-"""The labelme whose form is written."""
+"""The version of labelme whose format is written."""
 
 DRAWN_AS = {
     "line": f"lines: drawn {LINE_WIDTH} pixels wide, as labelme does",
@@ -46,13 +47,17 @@ DRAWN_AS = {
 
 
 def find(source: Source) -> list[Path]:
-    """The JSON files of this format."""
+    """Return the JSON files of this format."""
     marks = ('"imagePath"', '"imageData"', '"imageHeight"', '"shape_type"')
-    return [path for path, ends in source.jsons if '"shapes"' in ends and any(mark in ends for mark in marks)]
+    return [
+        path
+        for path, ends in source.jsons
+        if '"shapes"' in ends and any(mark in ends for mark in marks)
+    ]
 
 
 def read(source: Source, files: list[Path]) -> Annotations:
-    """All annotations of the files; classes in the order of their first shape. Raises DataError."""
+    """Return the annotations of all files; classes are sorted by name. Raises DataError."""
     names: dict[str, None] = {}
     images = []
     notes: dict[str, None] = {}
@@ -64,17 +69,29 @@ def read(source: Source, files: list[Path]) -> Annotations:
         for row in content["shapes"]:
             name = row.get("label") if isinstance(row, dict) else None
             if not isinstance(name, str) or not name.strip():
-                raise DataError(f"{path} has a shape without a label: {str(row)[:200]}. Give it one in labelme.")
+                raise DataError(
+                    f"{path} has a shape without a label: {str(row)[:200]}. Give it one in labelme."
+                )
             names[name.strip()] = None
             group = row.get("group_id")
-            shapes.append(Shape(name.strip(), partial(_draw, row), group if isinstance(group, int | str) else None))
+            shapes.append(
+                Shape(
+                    name.strip(),
+                    partial(_draw, row),
+                    group if isinstance(group, int | str) else None,
+                )
+            )
             kind = {"linestrip": "line"}.get(str(row.get("shape_type")), str(row.get("shape_type")))
             if kind in DRAWN_AS:
                 notes[f"there are {DRAWN_AS[kind]}"] = None
         size = (content.get("imageHeight"), content.get("imageWidth"))
         stated = size if all(type(side) is int and side > 0 for side in size) else None
         file_name, inside = content.get("imagePath"), content.get("imageData")
-        digest = hashlib.blake2b(inside.encode(errors="replace")).digest() if isinstance(inside, str) else b""
+        digest = (
+            hashlib.blake2b(inside.encode(errors="replace")).digest()
+            if isinstance(inside, str)
+            else b""
+        )
         images.append(
             AnnotatedImage(
                 file_name if isinstance(file_name, str) and file_name else path.stem,
@@ -148,9 +165,9 @@ def _mask(row: dict[str, Any], size: Size) -> Region:
 
 
 def write(folder: Path, masks: Masks, copy: bool) -> None:
-    """NAME.json beside NAME: polygons through the middles of the pixels along the outline, the larger ones below.
+    """Write NAME.json beside NAME: polygons through the pixel centres of outlines, larger first.
 
-    What lies in a hole is a shape on top of the one around it: a class, or the background.
+    A region in a hole is a shape on top of the one around it: a class, or the background.
     """
     for image in masks.images:
         height, width = image.mask.shape
@@ -159,7 +176,8 @@ def write(folder: Path, masks: Masks, copy: bool) -> None:
         shapes: list[dict[str, Any]] = [
             {
                 "label": "__ignore__" if part.class_id == IGNORE else part.name,
-                "points": outline + outline[-1:] * (3 - len(outline)),  # labelme takes no polygon of fewer
+                "points": outline
+                + outline[-1:] * (3 - len(outline)),  # labelme needs three corners
                 "group_id": part.number or None,
                 "description": "",
                 "shape_type": "polygon",

@@ -1,6 +1,7 @@
-"""Masks on their way back to an annotation tool: a dataset of one's own, or what `featherseg predict` wrote.
+"""Masks to write for an annotation tool: of a dataset, or predicted by `featherseg predict`.
 
-A mask becomes parts: an object each where objects are told apart, else a connected piece of a class each.
+A mask is split into parts: one part per object if there are objects, else per connected piece of a
+class.
 """
 
 import json
@@ -32,23 +33,24 @@ from featherseg.data.images.palettes import CLASSES_KEY, default_palette
 from featherseg.data.panoptic.files import read_ids, read_panoptic_json
 
 PREDICTED = ("_mask.png", "_mask.tif")
-"""What the masks of `featherseg predict` end in."""
+"""Endings of the masks written by `featherseg predict`."""
 
 UNEQUAL = 0.0009
-"""Share of an image's pixels that may change where outlines get fewer corners."""
+"""Share of an image's pixels that may change when outlines are simplified."""
 
 STEPS = (1.5, 1.0, 0.75, 0.5, 0.35)
-"""How far a corner may lie beside an outline without it, in pixels: what is tried, the coarsest first."""
+"""Tolerances in pixels for dropping corners of an outline, tried from coarse to fine."""
 
 IGNORE_CLASS, IGNORE_COLOR = "ignore", (224, 224, 192)
-"""The class of what is ignored, in tools that know none."""
+"""The class of ignored pixels, for tools without an ignore value."""
 
 
 @dataclass(frozen=True)
 class MaskedImage:
-    """An image with its mask: class ids (H, W) uint8, 255 = ignore; objects (H, W) int32 or None, 0 = none.
+    """An image with its mask, class ids (H, W) uint8, 255 = ignore; and objects or None.
 
-    `name` is the path that it is to have, "a/01.jpg"; `image` is None where only the mask is there.
+    Objects are (H, W) int32, 0 = none. `name` is the path to write, "a/01.jpg"; `image` is None if
+    only the mask exists.
     """
 
     name: str
@@ -60,9 +62,10 @@ class MaskedImage:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a mask: its class, the upper left corner of its box, which pixels of the box, (h, w) bool.
+    """A part of a mask: its class, and its pixels in a box with the upper left corner (top, left).
 
-    `number` is that of its object, 0 of none; a crowd is a region of things that nobody told apart.
+    `inside` is (h, w) bool. `number` is the number of its object, 0 for none. A crowd is a region
+    of things that were not separated.
     """
 
     class_id: int
@@ -74,28 +77,28 @@ class Part:
     crowd: bool = False
 
     def whole(self, size: Size) -> np.ndarray:
-        """The same as a mask (H, W) bool of the image."""
+        """Return the part as a mask (H, W) bool of the image."""
         mask = np.zeros(size, bool)
         height, width = self.inside.shape
         mask[self.top : self.top + height, self.left : self.left + width] = self.inside
         return mask
 
     def rings(self) -> tuple[list[Ring], list[Ring]]:
-        """Exterior rings and holes along the edges of pixels, in the image's coordinates."""
+        """Return exterior rings and holes along pixel edges, in image coordinates."""
         outside, holes = rings(self.inside)
         return [self._moved(ring) for ring in outside], [self._moved(ring) for ring in holes]
 
     def seamed_rings(self) -> list[Ring]:
-        """A ring for every connected piece; it goes to each of its holes and back along the same line, a seam."""
+        """Return one ring per connected piece; a seam leads to each of its holes and back."""
         numbers, _ = ndimage.label(self.inside)
-        found = []
+        seamed = []
         for number, box in enumerate(ndimage.find_objects(numbers), start=1):
             (exterior,), holes = rings(numbers[box] == number)
             ring = [*exterior, exterior[0]]
             for hole in holes:
                 ring += [*hole, hole[0], exterior[0]]
-            found.append(self._moved(ring, box[0].start, box[1].start))
-        return found
+            seamed.append(self._moved(ring, box[0].start, box[1].start))
+        return seamed
 
     def _moved(self, ring: Ring, top: int = 0, left: int = 0) -> Ring:
         return [[x + self.left + left, y + self.top + top] for x, y in ring]
@@ -103,7 +106,7 @@ class Part:
 
 @dataclass
 class Masks:
-    """What is to be written: the classes in order, the images one after the other, notes for the user."""
+    """The masks to write: the classes in order, the images one by one, notes for the user."""
 
     classes: tuple[ClassInfo, ...]
     images: Iterator[MaskedImage]
@@ -113,38 +116,45 @@ class Masks:
 
     @property
     def background(self) -> int | None:
-        """The id of the class background, which tools do not annotate."""
+        """The id of the background class, which tools do not annotate; None without one."""
         return next((i for i, info in enumerate(self.classes) if is_background(info.name)), None)
 
     def colors(self) -> dict[str, Color]:
-        """What tools call the classes, with colours: all but the background, and IGNORE_CLASS where it was drawn."""
-        named = {info.name: info.color for i, info in enumerate(self.classes) if i != self.background}
+        """Return class -> colour without background; adds IGNORE_CLASS if pixels are ignored."""
+        named = {
+            info.name: info.color for i, info in enumerate(self.classes) if i != self.background
+        }
         return named | ({IGNORE_CLASS: IGNORE_COLOR} if self.has_ignored else {})
 
     def number_of(self, part: Part) -> int:
-        """The place of a part's class in `colors`."""
+        """Return the index of a part's class in `colors`."""
         ids = [i for i in range(len(self.classes)) if i != self.background]
         return len(ids) if part.class_id == IGNORE else ids.index(part.class_id)
 
 
 def place(image: MaskedImage, folder: Path, copy: bool) -> None:
-    """Lay an image into a folder under its name, where it is there."""
+    """Place an image in a folder under its name, if its file exists."""
     if image.image is not None:
         place_image(image.image, folder / image.name, copy)
 
 
 def open_masks(src: Path, images: Path | None) -> Masks:
-    """The masks of a folder of predictions, else of a dataset.toml or a folder; images of predictions from `images`.
+    """Open the masks of a folder of predictions, a dataset.toml or a dataset folder.
 
-    Raises DataNotFound where there is neither, ConfigError for `images` of a dataset, and what opening one raises.
+    `images` is the folder of the predicted images. Raises DataNotFound if `src` is none of these,
+    ConfigError if `images` is given for a dataset, and the errors of opening a dataset.
     """
     toml = src.suffix == ".toml" or (src / "dataset.toml").is_file()
-    found = sorted(path for path in src.glob("*_mask.*") if path.name.endswith(PREDICTED)) if src.is_dir() else []
-    if found and not toml:
-        return _predictions(src, found, images)
+    predicted = (
+        sorted(path for path in src.glob("*_mask.*") if path.name.endswith(PREDICTED))
+        if src.is_dir()
+        else []
+    )
+    if predicted and not toml:
+        return _predictions(src, predicted, images)
     neither = DataNotFound(
-        f"{src} holds neither images with masks nor predicted masks. Expected a dataset, or NAME{PREDICTED[0]} as "
-        "`featherseg predict` writes them."
+        f"{src} contains neither images with masks nor predicted masks. Expected a dataset, or "
+        f"NAME{PREDICTED[0]} as written by `featherseg predict`."
     )
     if not toml and not src.is_dir():
         raise neither
@@ -153,19 +163,22 @@ def open_masks(src: Path, images: Path | None) -> Masks:
     except NoDataset:
         raise neither from None
     if images is not None:
-        raise ConfigError(f"--images is for predicted masks: {src} says where its images are. Leave it out.")
+        raise ConfigError(
+            f"--images is for predicted masks, but {src} is a dataset with images. Leave it out."
+        )
     return _dataset(config, src if src.is_dir() else src.parent)
 
 
 def masks_of(data: SegmentationData, numbers: Sequence[int]) -> Masks:
-    """The masks of these samples of a dataset, in this order.
+    """Return the masks of these samples of a dataset, in this order.
 
-    Raises DataError where its images are no files, or not of three channels: annotation tools show nothing else.
+    Raises DataError if its images are not files, or do not have three channels: annotation tools
+    show only such images.
     """
     files = files_of(data)
     if files is None:
         raise DataError(
-            f"{data.name} is made by a program: it has no files of images that an annotation tool could show."
+            f"{data.name} is generated: it has no image files that an annotation tool could show."
         )
     _refuse_channels(data.name, data.channels)
     things = any(info.thing for info in data.classes)
@@ -173,7 +186,10 @@ def masks_of(data: SegmentationData, numbers: Sequence[int]) -> Masks:
     def images() -> Iterator[MaskedImage]:
         names = numbered((plain_key(data.keys[number]) for number in numbers), set())
         for number, name in zip(numbers, names, strict=True):
-            image, objects = files.pairs[number].files[0], data[number].instances if things else None
+            image, objects = (
+                files.pairs[number].files[0],
+                data[number].instances if things else None,
+            )
             if objects is not None:
                 objects = np.maximum(objects, 0)  # crowds are below 0 in panoptic datasets
             yield MaskedImage(name + image.suffix, image, data.label(number), objects)
@@ -183,13 +199,16 @@ def masks_of(data: SegmentationData, numbers: Sequence[int]) -> Masks:
 
 def _refuse_channels(name: str, channels: int) -> None:
     if channels != 3:
-        raise DataError(f"{name} has images of {channels} channels, which annotation tools do not show.")
+        raise DataError(
+            f"{name} has images of {channels} channels, which annotation tools do not show."
+        )
 
 
 def _dataset(config: DatasetToml, base: Path) -> Masks:
     listing = list_folder(config, base)
     _refuse_channels(str(base), listing.channels)
-    # Fractions are ours: the tool gets its images undivided, and those beside a cut with what the cut was made in
+    # Splits by fractions are ours, so the tool gets its images undivided. Images that the fractions
+    # skipped go with the split that they were cut from
     splits, unlisted = dict(listing.wholes), set(listing.unlisted)
     if not config.shares:
         splits = {
@@ -201,69 +220,101 @@ def _dataset(config: DatasetToml, base: Path) -> Masks:
 
     def images() -> Iterator[MaskedImage]:
         for split, pairs in splits.items():
-            names = numbered((plain_key(pair.key.removeprefix(f"{split}/")) for pair in pairs), set())
+            plain_keys = (plain_key(pair.key.removeprefix(f"{split}/")) for pair in pairs)
+            names = numbered(plain_keys, set())
             for pair, name in zip(complete(f"{listing.name} {split}", pairs), names, strict=True):
                 image, mask = pair.files[0], read_label(listing.masks_of(pair))
                 objects = listing.instances_of(pair)
-                numbers = None if objects is None else read_instances(objects, mask, listing.classes)
+                numbers = (
+                    None if objects is None else read_instances(objects, mask, listing.classes)
+                )
                 yield MaskedImage(name + image.suffix, image, mask, numbers, split)
 
     return Masks(listing.classes, images(), sum(map(len, splits.values())), left)
 
 
-def _predictions(src: Path, found: list[Path], folder: Path | None) -> Masks:
-    classes = _classes_of(found)
-    notes = [] if folder else ["the images are not in the folder of predictions: add them with --images FOLDER"]
+def _predictions(src: Path, mask_paths: list[Path], folder: Path | None) -> Masks:
+    classes = _classes_of(mask_paths)
+    notes = (
+        []
+        if folder
+        else ["the images are not in the folder of predictions: add them with --images FOLDER"]
+    )
     paths = images_in(folder) if folder else []
     images = dict(zip(unique_names(paths), paths, strict=True))  # as `predict` names them
-    if folder and (alone := [path for path in found if _image_name(path) not in images]):
+    if folder and (alone := [path for path in mask_paths if _image_name(path) not in images]):
         notes.append(f"{counted(len(alone), 'mask')} without an image in {folder}: {alone[0].name}")
     segments: dict[str, Any] = {}
     if (src / "panoptic.json").is_file():
         content = read_panoptic_json(src / "panoptic.json")
-        segments = {Path(annotation.file_name).stem: annotation for annotation in content.annotations}
+        segments = {
+            Path(annotation.file_name).stem: annotation for annotation in content.annotations
+        }
         if content.categories:
-            named = {str(row.get("name")): bool(row.get("isthing")) for row in content.categories.values()}
-            classes = tuple(ClassInfo(info.name, info.color, named.get(info.name, False)) for info in classes)
+            named = {
+                str(row.get("name")): bool(row.get("isthing"))
+                for row in content.categories.values()
+            }
+            classes = tuple(
+                ClassInfo(info.name, info.color, named.get(info.name, False)) for info in classes
+            )
 
     def read() -> Iterator[MaskedImage]:
-        for path in found:
+        for path in mask_paths:
             stem = _image_name(path)
             mask = read_mask(path)
             if mask.ndim != 2 or mask.dtype != np.uint8:
-                raise DataError(f"{path} is no mask of `featherseg predict`: expected one channel of 8 bits.")
-            if strangers := set(np.unique(mask).tolist()) - {*range(len(classes)), IGNORE}:
-                raise DataError(f"{path} holds the value {min(strangers)}, but there are {len(classes)} classes.")
+                raise DataError(
+                    f"{path} is no mask of `featherseg predict`: expected one channel of 8 bits."
+                )
+            if unknown := set(np.unique(mask).tolist()) - {*range(len(classes)), IGNORE}:
+                raise DataError(
+                    f"{path} contains the value {min(unknown)}, but there are {len(classes)} "
+                    "classes."
+                )
             objects = None
             if stem in segments:
                 objects = read_ids(src / "panoptic" / segments[stem].file_name)
-                objects = np.where(np.isin(mask, [i for i, info in enumerate(classes) if info.thing]), objects, 0)
+                objects = np.where(
+                    np.isin(mask, [i for i, info in enumerate(classes) if info.thing]), objects, 0
+                )
             image = images.get(stem)
             if image and (size := image_size(image)) != mask.shape:
                 raise DataError(
-                    f"{path} is {size_text(mask.shape)} (height x width), but {image} is {size_text(size)}: it is of "
-                    "another image. Name the folder that was predicted, or predict it anew."
+                    f"{path} is {size_text(mask.shape)} (height x width), but {image} is "
+                    f"{size_text(size)}: it is of another image. Name the folder that was "
+                    "predicted, or predict it anew."
                 )
-            yield MaskedImage(f"{stem}{image.suffix if image else IMAGE_SUFFIXES[0]}", image, mask, objects)
+            yield MaskedImage(
+                f"{stem}{image.suffix if image else IMAGE_SUFFIXES[0]}", image, mask, objects
+            )
 
-    return Masks(classes, read(), len(found), notes)
+    return Masks(classes, read(), len(mask_paths), notes)
 
 
 def _image_name(mask: Path) -> str:
     return mask.stem.removesuffix("_mask")
 
 
-def _classes_of(found: Sequence[Path]) -> tuple[ClassInfo, ...]:
-    """The classes that the first mask names; of masks of older versions class_0, class_1, ... in its colours."""
-    with Image.open(found[0], formats=("PNG", "TIFF")) as image:
+def _classes_of(mask_paths: Sequence[Path]) -> tuple[ClassInfo, ...]:
+    """Return the classes named in the first mask; class_0, class_1, ... for older masks."""
+    with Image.open(mask_paths[0], formats=("PNG", "TIFF")) as image:
         text, palette = image.info.get(CLASSES_KEY), image.getpalette() or []
         described = getattr(image, "tag_v2", {}).get(DESCRIPTION)
     try:
-        names = json.loads(text) if isinstance(text, str) else json.loads(str(described))[CLASSES_KEY]
+        names = (
+            json.loads(text) if isinstance(text, str) else json.loads(str(described))[CLASSES_KEY]
+        )
     except (ValueError, TypeError, KeyError):
         names = None
-    if not isinstance(names, list) or not 0 < len(names) <= IGNORE or not all(isinstance(n, str) and n for n in names):
-        highest = max(int(read_mask(path)[read_mask(path) < IGNORE].max(initial=0)) for path in found)
+    if (
+        not isinstance(names, list)
+        or not 0 < len(names) <= IGNORE
+        or not all(isinstance(n, str) and n for n in names)
+    ):
+        highest = max(
+            int(read_mask(path)[read_mask(path) < IGNORE].max(initial=0)) for path in mask_paths
+        )
         names = [f"class_{index}" for index in range(highest + 1)]
     colors = [tuple(palette[3 * i : 3 * i + 3]) for i in range(len(names))]
     spare = default_palette(len(names))
@@ -274,7 +325,7 @@ def _classes_of(found: Sequence[Path]) -> tuple[ClassInfo, ...]:
 
 
 def parts_of(image: MaskedImage, masks: Masks) -> Iterator[Part]:
-    """The parts of a mask, without the background: objects, crowds, and connected pieces of what has no objects."""
+    """Yield the parts of a mask without background: objects, crowds, else connected pieces."""
     for part in _regions(image, masks):
         if part.class_id == masks.background:
             continue
@@ -285,42 +336,55 @@ def parts_of(image: MaskedImage, masks: Masks) -> Iterator[Part]:
 
 
 def stacked_parts(image: MaskedImage, masks: Masks) -> list[tuple[Part, Ring]]:
-    """Connected pieces, each with the polygon through the middles of the pixels along its outline; largest first.
+    """Return connected pieces, largest first, with polygons through the centres of outline pixels.
 
-    Filled in this order they give the mask: of the filled pieces that hold a pixel, one in the other, its own is the
-    smallest. The background is a piece only where it may lie in a hole: where it does not touch the image's border.
+    Filled in this order they give the mask: of the filled pieces around a pixel, which are nested,
+    the smallest is the pixel's own. The background is a piece only where it may lie in a hole, that
+    is, if it does not touch the image's border.
     """
     height, width = image.mask.shape
-    found: list[tuple[int, Part, Ring]] = []
+    by_area: list[tuple[int, Part, Ring]] = []
     for part in (piece for region in _regions(image, masks) for piece in _pieces(region)):
         bottom, right = part.top + part.inside.shape[0], part.left + part.inside.shape[1]
         at_border = part.top == 0 or part.left == 0 or bottom == height or right == width
         if part.class_id != masks.background or not at_border:
-            found.append((int(ndimage.binary_fill_holes(part.inside).sum()), part, _middles(part)))
-    found.sort(key=lambda row: -row[0])
-    return [(part, outline) for _, part, outline in found]
+            by_area.append(
+                (int(ndimage.binary_fill_holes(part.inside).sum()), part, _middles(part))
+            )
+    by_area.sort(key=lambda row: -row[0])
+    return [(part, outline) for _, part, outline in by_area]
 
 
 def simplified(parts: list[tuple[Part, Ring]], size: Size) -> list[tuple[Part, Ring]]:
-    """The same with fewer corners, as a person can move: at most UNEQUAL of the image's pixels change.
+    """Return the parts with fewer corners, so that a person can edit them.
 
-    Each outline is given its share of those by its length, and as coarse a line as keeps within it.
+    At most the share UNEQUAL of the image's pixels changes. Each outline gets a share of these
+    pixels by its length, and uses the coarsest tolerance that stays within it.
     """
     corners = sum(len(outline) for _, outline in parts)
-    found = []
+    coarser = []
     for part, outline in parts:
         share = UNEQUAL * size[0] * size[1] * len(outline) / corners
-        found.append((part, next(filter(None, (_coarser(part, outline, step, share) for step in STEPS)), outline)))
-    return found
+        coarser.append(
+            (
+                part,
+                next(
+                    filter(None, (_coarser(part, outline, step, share) for step in STEPS)), outline
+                ),
+            )
+        )
+    return coarser
 
 
 def _coarser(part: Part, outline: Ring, step: float, share: float) -> Ring | None:
-    """The outline without corners that lie less than `step` pixels beside it; None where over `share` pixels change."""
+    """Drop the corners within `step` pixels of the outline; None if over `share` pixels change."""
     if len(outline) < 5 or share < 1:
         return None
     points = np.array(outline, float)  # (N, 2)
     far = int(np.hypot(*(points - points[0]).T).argmax())
-    kept = sorted({0, far, *_corners_off(points, 0, far, step), *_corners_off(points, far, len(points), step)})
+    kept = sorted(
+        {0, far, *_corners_off(points, 0, far, step), *_corners_off(points, far, len(points), step)}
+    )
     height, width = part.inside.shape
     moved = points[kept] - (part.left - 1, part.top - 1)
     top, left, inside = pillow_polygon(moved, (height + 2, width + 2))
@@ -330,7 +394,10 @@ def _coarser(part: Part, outline: Ring, step: float, share: float) -> Ring | Non
 
 
 def _corners_off(points: np.ndarray, first: int, last: int, step: float) -> Iterator[int]:
-    """Corners between two that are kept, by Douglas and Peucker: the farthest off, then on both sides of it."""
+    """Yield the corners to keep between two kept ones, by Douglas and Peucker.
+
+    The farthest corner is kept first, then those on both sides of it.
+    """
     waiting = [(first, last)]
     while waiting:
         start, stop = waiting.pop()
@@ -339,7 +406,9 @@ def _corners_off(points: np.ndarray, first: int, last: int, step: float) -> Iter
             continue
         to_x, to_y = points[stop % len(points)] - points[start]
         length = np.hypot(to_x, to_y)
-        off = np.abs(to_x * y - to_y * x) / length if length else np.hypot(x, y)  # where it goes out and back
+        off = (
+            np.abs(to_x * y - to_y * x) / length if length else np.hypot(x, y)
+        )  # both ends are one point
         if off.max() > step:
             farthest = start + 1 + int(off.argmax())
             yield farthest
@@ -347,7 +416,7 @@ def _corners_off(points: np.ndarray, first: int, last: int, step: float) -> Iter
 
 
 def _regions(image: MaskedImage, masks: Masks) -> Iterator[Part]:
-    """What has one class and one object: class by class, then by the number of the object."""
+    """Yield the regions of one class and one object, ordered by class, then by object number."""
     objects = np.zeros(image.mask.shape, np.int32) if image.objects is None else image.objects
     joined, codes = np.unique(image.mask.astype(np.int64) << 32 | objects, return_inverse=True)
     codes = codes.reshape(image.mask.shape).astype(np.int32)
@@ -357,21 +426,32 @@ def _regions(image: MaskedImage, masks: Masks) -> Iterator[Part]:
         thing = class_id != IGNORE and masks.classes[class_id].thing
         name = IGNORE_CLASS if class_id == IGNORE else masks.classes[class_id].name
         crowd = thing and image.objects is not None and not number
-        yield Part(class_id, name, box[0].start, box[1].start, codes[box] == code, number if thing else 0, crowd)
+        yield Part(
+            class_id,
+            name,
+            box[0].start,
+            box[1].start,
+            codes[box] == code,
+            number if thing else 0,
+            crowd,
+        )
 
 
 def _pieces(part: Part) -> Iterator[Part]:
-    """The connected pieces of a part."""
+    """Yield the connected pieces of a part."""
     numbers, count = ndimage.label(part.inside)
     for number, box in enumerate(ndimage.find_objects(numbers), start=1):
         inside = part.inside if count == 1 else numbers[box] == number
-        yield replace(part, top=part.top + box[0].start, left=part.left + box[1].start, inside=inside)
+        yield replace(
+            part, top=part.top + box[0].start, left=part.left + box[1].start, inside=inside
+        )
 
 
 def _middles(part: Part) -> Ring:
-    """The outline of a connected part, through the middles of its pixels: each edge from its first to its last pixel.
+    """Return the outline of a connected part through the centres of its pixels.
 
-    Edges go clockwise, so that what is inside lies on their right.
+    Each edge runs from its first to its last pixel. Edges go clockwise, so that the inside is on
+    their right.
     """
     (exterior,), _ = rings(part.inside)
     outline: Ring = []
@@ -385,4 +465,6 @@ def _middles(part: Part) -> Ring:
         else:
             ends = [x, y - 1], [x, to_y]
         outline += [[column + part.left, row + part.top] for column, row in ends]
-    return [point for place, point in enumerate(outline) if point != outline[place - 1]] or outline[:1]
+    return [point for place, point in enumerate(outline) if point != outline[place - 1]] or outline[
+        :1
+    ]

@@ -1,4 +1,4 @@
-"""Masks that a tool drew itself: which colours or values stand for which class, and the image that each belongs to."""
+"""Masks drawn by a tool: the class of each colour or value, and the image of each mask."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,23 +15,23 @@ from featherseg.data.images.palettes import color_text
 
 
 def color_codes(path: Path) -> np.ndarray:
-    """A mask as one number a pixel, 0xRRGGBB, (H, W) int32; of a palette the colours, not the indices."""
+    """Return a mask as one number 0xRRGGBB per pixel, (H, W) int32; palettes are resolved."""
     colors = read_mask(path, colors=True).astype(np.int32)
     return colors[:, :, 0] << 16 | colors[:, :, 1] << 8 | colors[:, :, 2]
 
 
 def code_of(color: Color) -> int:
-    """(255, 0, 0) -> 0xff0000."""
+    """Return a colour as a number: (255, 0, 0) -> 0xff0000."""
     return color[0] << 16 | color[1] << 8 | color[2]
 
 
 def raster_of(raw: np.ndarray, values: Mapping[int, int]) -> Raster:
-    """Raw numbers (H, W) -> the values of our masks. Raises UnusableShape for a number that stands for nothing."""
+    """Map raw numbers (H, W) to mask values. Raises UnusableShape for a number without a class."""
     present, places = np.unique(raw, return_inverse=True)
-    strangers = [int(number) for number in present if int(number) not in values]
-    if strangers:
-        shown = color_text(_color(strangers[0])) if strangers[0] > 255 else str(strangers[0])
-        raise UnusableShape(f"masks with a value or a colour that stands for no class, such as {shown}")
+    unmapped = [int(number) for number in present if int(number) not in values]
+    if unmapped:
+        shown = color_text(_color(unmapped[0])) if unmapped[0] > 255 else str(unmapped[0])
+        raise UnusableShape(f"masks with a value or a colour without a class, such as {shown}")
     table = np.array([values[int(number)] for number in present], np.uint8)
     return Raster(table[places].reshape(raw.shape))
 
@@ -41,7 +41,7 @@ def _color(code: int) -> Color:
 
 
 def numbered(codes: np.ndarray, none: tuple[int, ...]) -> np.ndarray:
-    """Any numbers of objects (H, W) -> 1, 2, ... int32; 0 where they are one of `none`."""
+    """Renumber objects (H, W) as 1, 2, ... int32; numbers in `none` become 0."""
     present, places = np.unique(codes, return_inverse=True)
     table = np.cumsum(~np.isin(present, none)).astype(np.int32)
     table[np.isin(present, none)] = 0
@@ -49,27 +49,33 @@ def numbered(codes: np.ndarray, none: tuple[int, ...]) -> np.ndarray:
 
 
 def listed_colors(source: Source) -> dict[str, list[Color]] | None:
-    """The classes that a list beside the masks names, with all colours of each; None without one. Raises DataError."""
+    """Return class -> its colours, by a list beside the masks; None without one.
+
+    Raises DataError.
+    """
     path = find_color_list(reversed(source.files))
     return None if path is None else read_color_list(path)
 
 
 class Stems:
-    """The images of a source by stem, without masks."""
+    """Finds the image of a mask by its stem."""
 
     def __init__(self, source: Source, masks: set[Path]) -> None:
         self._source = source
         self._found: dict[str, list[Path]] = {}
         self._by_folder: dict[tuple[str, str], dict[tuple[int, str], list[Path]]] = {}
-        """Stem and split of masks -> place and name of a folder in a path -> the images that have it there."""
+        """Stem and split of a mask -> position and name of a folder -> images below such a folder.
+        """
         for path in source.images:
             if path not in masks:
                 self._found.setdefault(name_form(path.stem), []).append(path)
 
     def image_of(self, mask: Path, *suffixes: str) -> Path:
-        """The image of a mask, whose stem may end in one of the suffixes: of several the nearest; of none a guess.
+        """Return the image of a mask; the mask's stem may end in one of the suffixes.
 
-        None of another split than the mask's is its image, and of two as near neither is.
+        Of several images the nearest counts: the one sharing most folders. Images of another split
+        do not count, nor do two equally near ones. Without an image, a guess of its name is
+        returned.
         """
         stem, split = mask.stem, self._source.split(mask)
         for suffix in suffixes:
@@ -82,9 +88,16 @@ class Stems:
         return mask.with_name(f"{mask.stem}{IMAGE_SUFFIXES[0]}")
 
     def _nearest(self, mask: Path, stem: str, split: str) -> list[Path]:
-        """The images of the stem, and not of another split, that share the most folders with a mask; all, or two."""
+        """Return the images of a stem that share the most folders with a mask; several are a tie.
+
+        Images of another split are ignored.
+        """
         if (stem, split) not in self._by_folder:
-            images = [p for p in self._found.get(stem, []) if not split or self._source.split(p) in ("", split)]
+            images = [
+                p
+                for p in self._found.get(stem, [])
+                if not split or self._source.split(p) in ("", split)
+            ]
             if len(images) < 2:
                 return images
             by_folder = self._by_folder[stem, split] = {}
@@ -92,7 +105,7 @@ class Stems:
                 for folder in _folders(path):
                     by_folder.setdefault(folder, []).append(path)
         by_folder, ours = self._by_folder[stem, split], _folders(mask)
-        # The rarest folders first: an image in none of those that were looked at shares no more than are left
+        # Rarest folders first: an image not seen so far shares at most the remaining folders
         sharing = sorted((by_folder[folder] for folder in ours if folder in by_folder), key=len)
         most, nearest, seen = 0, list[Path](), set[Path]()
         for left, paths in zip(range(len(sharing), 0, -1), sharing, strict=True):
@@ -108,6 +121,6 @@ class Stems:
 
 
 def _folders(path: Path) -> set[tuple[int, str]]:
-    """The folders of a path, each with its place from the root and from the end; and one that all paths have."""
+    """Return (position, name) of a path's folders, from both ends, and one that all paths have."""
     parts = composed(path.parent.as_posix()).split("/")
     return {(0, "/"), *enumerate(parts), *((~i, part) for i, part in enumerate(reversed(parts)))}

@@ -1,7 +1,7 @@
-"""Maps of numbers as runs, COCO's run-length counts and polygons along the edges of the pixels; all exact.
+"""Maps of numbers as runs, COCO's run lengths, and exact polygons along pixel edges.
 
-A run is a stretch of one number down a column. Pixels touch along their sides: two that meet at a corner alone are two
-rings. Letters: (H, W) the map's size, N its runs.
+A run is a stretch of one number down a column. Pixels are connected by their sides: two that share
+only a corner are two rings. Letters: (H, W) the map's size, N its runs.
 """
 
 from collections.abc import Iterator
@@ -12,12 +12,13 @@ import numpy as np
 from featherseg.core.types import Size
 
 Ring = list[list[int]]
-"""[x, y] of the corners in order, the first not repeated: clockwise as seen for what is inside, else the other way."""
+"""Corners [x, y] in order, the first not repeated: clockwise as seen for exteriors, else reverse.
+"""
 
 
 @dataclass(frozen=True)
 class Runs:
-    """One number's runs in a map of `size`: first and last + 1 place (N,) in column-major order, ascending."""
+    """The runs of one number in a map: their first and last + 1 position, (N,), column-major."""
 
     starts: np.ndarray
     stops: np.ndarray
@@ -25,7 +26,7 @@ class Runs:
 
     @property
     def area(self) -> int:
-        """Pixels."""
+        """The number of pixels."""
         return int((self.stops - self.starts).sum())
 
     @property
@@ -37,8 +38,11 @@ class Runs:
         return left, top, right - left + 1, bottom - top + 1
 
     def counts(self) -> list[int]:
-        """COCO's uncompressed counts: lengths of zeros and ones in turn down the columns, the first of zeros."""
-        joined = self.starts[1:] == self.stops[:-1]  # the foot of a column and the head of the next
+        """Return COCO's uncompressed counts, column by column: lengths of zeros and ones in turn.
+
+        The first length is of zeros.
+        """
+        joined = self.starts[1:] == self.stops[:-1]  # a run that continues in the next column
         starts = self.starts[np.concatenate([[True], ~joined])]
         stops = self.stops[np.concatenate([~joined, [True]])]
         edges = np.stack([starts, stops], axis=1).ravel()
@@ -48,7 +52,7 @@ class Runs:
 
 
 def runs_of(numbers: np.ndarray) -> dict[int, Runs]:
-    """The runs of every number of a map (H, W), by number."""
+    """Return number -> its runs in a map (H, W)."""
     height, width = numbers.shape
     flat = np.ascontiguousarray(numbers.T).ravel()  # (W * H,)
     changes = np.empty(flat.shape, dtype=bool)
@@ -67,20 +71,24 @@ def runs_of(numbers: np.ndarray) -> dict[int, Runs]:
 
 
 def corner_count(numbers: np.ndarray) -> int:
-    """Places of a map (H, W) where rings have corners; up to four of them meet in one."""
+    """Return the number of points in a map (H, W) where rings have corners.
+
+    Up to four corners meet in one point.
+    """
     here = np.pad(numbers, 1, constant_values=-1)
     a, b, c, d = here[:-1, :-1], here[:-1, 1:], here[1:, :-1], here[1:, 1:]
     return int(np.count_nonzero(((a != b) | (c != d)) & ((a != c) | (b != d))))
 
 
 def rings(mask: np.ndarray) -> tuple[list[Ring], list[Ring]]:
-    """Exterior rings and holes of a mask (H, W) bool, each in the order of the upper left corners.
+    """Return the exterior rings and the holes of a mask (H, W) bool, ordered by upper left corner.
 
-    Along a ring rows and columns take turns, so that every corner has one neighbour on its row and one in its column.
-    Of the corners of a row, from the left, the first and second are neighbours, the third and fourth, and so on; of
-    those of a column likewise.
+    Along a ring rows and columns alternate, so every corner has one neighbour in its row and one in
+    its column. From the left, the first and second corner of a row are neighbours, the third and
+    fourth, and so on; columns likewise from the top.
     """
-    y, x, down = _corners(mask)  # (N,) each, row by row: neighbours on a row are 0 and 1, 2 and 3, ...
+    # (N,) each, row by row: neighbours in a row are corners 0 and 1, 2 and 3, ...
+    y, x, down = _corners(mask)
     by_column = np.lexsort((down, y, x)).reshape(-1, 2)
     in_column = np.empty(len(y), dtype=np.int64)
     in_column[by_column] = by_column[:, ::-1]
@@ -105,7 +113,10 @@ def rings(mask: np.ndarray) -> tuple[list[Ring], list[Ring]]:
 
 
 def _parted(ring: Ring) -> list[Ring]:
-    """An exterior ring without what it goes round between two passes of one point, then each of those: holes."""
+    """Split an exterior ring that passes a point twice: the ring without the loops, then the loops.
+
+    The loops are holes.
+    """
     path: Ring = []
     places: dict[tuple[int, int], int] = {}
     pockets = []
@@ -123,26 +134,28 @@ def _parted(ring: Ring) -> list[Ring]:
 
 
 def _corners(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(y, x, whether the ring goes on downwards), from top to bottom, left to right, leftwards before rightwards.
+    """Return (y, x, down) of all corners by row, column, and leftwards before rightwards.
 
-    Of the four pixels around a point, one that differs from the other three makes a corner, its two sides going on
-    along that pixel; two that meet at the point alone make two.
+    `down` is whether the ring continues downwards. Of the four pixels around a point, one that
+    differs from the other three makes a corner whose sides run along that pixel. Two pixels that
+    meet only in the point make two corners.
     """
     padded = np.pad(mask, 1)
-    quarters = [padded[dy : dy + mask.shape[0] + 1, dx : dx + mask.shape[1] + 1] for dy in (0, 1) for dx in (0, 1)]
+    rows, columns = mask.shape[0] + 1, mask.shape[1] + 1
+    quarters = [padded[dy : dy + rows, dx : dx + columns] for dy in (0, 1) for dx in (0, 1)]
     count = np.sum(quarters, axis=0, dtype=np.uint8)  # (H + 1, W + 1)
     touching = (count == 2) & (quarters[0] == quarters[3])
-    found = []
+    corners = []
     for (down, right), quarter in zip(((0, 0), (0, 1), (1, 0), (1, 1)), quarters, strict=True):
         y, x = np.nonzero(((count == 1) | touching) & quarter | (count == 3) & ~quarter)
-        found.append(np.stack([y, x, np.full_like(y, right), np.full_like(y, down)]))
-    y, x, right, down = np.concatenate(found, axis=1)
+        corners.append(np.stack([y, x, np.full_like(y, right), np.full_like(y, down)]))
+    y, x, right, down = np.concatenate(corners, axis=1)
     order = np.lexsort((right, x, y))
     return y[order], x[order], down[order]
 
 
 def _trace(in_column: list[int], inside: list[bool]) -> Iterator[list[int]]:
-    """The corners of one ring after the other: to the right first along what is inside, downwards around a hole."""
+    """Yield the corners of each ring: exteriors start to the right, holes downwards."""
     unseen = bytearray(b"\1") * len(in_column)
     for start in range(len(in_column)):
         ring, corner, on_row = [], start, inside[start]

@@ -1,12 +1,18 @@
-"""Roboflow's "Semantic Segmentation Masks": _classes.csv, and NAME_mask.png beside NAME.jpg in a folder a split.
+"""Roboflow's "Semantic Segmentation Masks": _classes.csv and NAME_mask.png beside NAME.jpg.
 
-What Roboflow exports as COCO or YOLO is read as these.
+There is one folder per split. Roboflow's exports as COCO or YOLO are read as these formats.
 """
 
 from functools import partial
 from pathlib import Path
 
-from featherseg.converters.annotations import AnnotatedImage, Annotations, Raster, UnusableShape, class_values
+from featherseg.converters.annotations import (
+    AnnotatedImage,
+    Annotations,
+    Raster,
+    UnusableShape,
+    class_values,
+)
 from featherseg.converters.rasters import Stems, raster_of
 from featherseg.converters.source import Source, read_text, split_of
 from featherseg.core.errors import DataError
@@ -19,7 +25,7 @@ LIST, SUFFIX = "_classes.csv", "_mask"
 
 
 def find(source: Source) -> list[Path]:
-    """The lists of classes, beside which masks lie."""
+    """Return the lists of classes; the masks lie beside them."""
     return [
         path
         for path in source.ending(".csv")
@@ -28,14 +34,21 @@ def find(source: Source) -> list[Path]:
 
 
 def read(source: Source, files: list[Path]) -> Annotations:
-    """All masks beside the lists. Raises DataError where two lists do not agree."""
+    """Return the annotations of all masks beside the lists.
+
+    Raises DataError if two lists disagree.
+    """
     names: dict[int, str] = {}
     for path in files:
         for value, name in listed_values(path, read_text(path)).items():
             if names.setdefault(value, name) != name:
-                raise DataError(f"{path} calls {value} {name!r}, but another {LIST} calls it {names[value]!r}.")
+                raise DataError(
+                    f"{path} calls {value} {name!r}, but another {LIST} calls it {names[value]!r}."
+                )
     folders = {path.parent for path in files}
-    masks = [path for path in source.images if path.parent in folders and path.stem.endswith(SUFFIX)]
+    masks = [
+        path for path in source.images if path.parent in folders and path.stem.endswith(SUFFIX)
+    ]
     stems, values = Stems(source, set(masks)), class_values(names.values())
     table = {value: values[name] for value, name in names.items()}
     images = [

@@ -1,4 +1,7 @@
-"""Masks as run lengths, in the three ways that tools write them. Counts that do not fit the image are an error."""
+"""Masks as run lengths, in the three encodings of annotation tools.
+
+Counts that do not fit the image are an error.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,22 +11,23 @@ from featherseg.converters.annotations import EmptyShape, Region, UnusableShape
 from featherseg.core.types import Size
 
 MOST_RUNS = 20_000_000
-"""Runs of one mask: pure noise of 40 megapixels."""
+"""Most runs of one mask; pure noise of 40 megapixels has as many."""
 
 
 def mask_of_counts(counts: Iterable[object], size: Size) -> np.ndarray:
-    """Lengths of zeros and ones in turn, the first of zeros, row by row -> mask (H, W) bool.
+    """Return the mask (H, W) bool of counts: lengths of zeros and ones in turn, row by row.
 
-    Raises UnusableShape where they are no counts, or do not add up to the pixels.
+    The first length is of zeros. Raises UnusableShape if these are not counts, or do not add up to
+    the number of pixels.
     """
     lengths = _checked(counts, size)
     return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(size)
 
 
 def region_of_counts(counts: Iterable[object], size: Size) -> Region:
-    """The same column by column, as COCO has it -> the columns of the mask in which it has ones.
+    """Return the columns of a mask that contain ones, from counts column by column, as in COCO.
 
-    Raises EmptyShape where it has none, UnusableShape as `mask_of_counts`.
+    Raises EmptyShape if there are no ones, UnusableShape as `mask_of_counts`.
     """
     lengths, height = _checked(counts, size), size[0]
     ends = np.cumsum(lengths)
@@ -38,20 +42,26 @@ def region_of_counts(counts: Iterable[object], size: Size) -> Region:
 
 
 def _checked(counts: Iterable[object], size: Size) -> np.ndarray:
-    """Counts as numbers, (n,) int64. Raises UnusableShape."""
+    """Return counts as (n,) int64. Raises UnusableShape."""
     lengths = list(counts)
-    if not all(type(length) is int and length >= 0 for length in lengths) or len(lengths) > MOST_RUNS:
+    if (
+        not all(type(length) is int and length >= 0 for length in lengths)
+        or len(lengths) > MOST_RUNS
+    ):
         raise UnusableShape("run lengths that are no counts of pixels")
     total = sum(lengths)  # type: ignore[arg-type]
     if total != size[0] * size[1]:
-        raise UnusableShape(f"run lengths of {total:,} pixels where the mask has {size[0] * size[1]:,}")
+        raise UnusableShape(
+            f"run lengths of {total:,} pixels where the mask has {size[0] * size[1]:,}"
+        )
     return np.array(lengths, np.int64)
 
 
 def coco_counts(text: str) -> list[int]:
-    """COCO's compressed counts, as `rleFrString` of pycocotools: five bits a character, differences from the third on.
+    """Decode COCO's compressed counts, as `rleFrString` of pycocotools.
 
-    Raises UnusableShape for what is no such text.
+    Each character has five bits; from the third number on they are differences. Raises
+    UnusableShape if the text is not of this form.
     """
     counts: list[int] = []
     value = shift = 0
@@ -61,9 +71,9 @@ def coco_counts(text: str) -> list[int]:
             raise UnusableShape("run lengths that are no text of COCO")
         value |= (bits & 31) << shift
         shift += 5
-        if bits & 32:  # goes on
+        if bits & 32:  # the number continues
             continue
-        value -= (bits & 16) << (shift - 4)  # the last bit but one is the sign
+        value -= (bits & 16) << (shift - 4)  # the fifth bit of the last character is the sign
         counts.append(value + (counts[-2] if len(counts) > 2 else 0))
         value = shift = 0
     if shift:
@@ -72,11 +82,12 @@ def coco_counts(text: str) -> list[int]:
 
 
 def label_studio_mask(data: Sequence[object], size: Size) -> np.ndarray:
-    """Label Studio's brush (thi.ng/rle-pack, as `brush.decode_rle` of label-studio-sdk) -> mask (H, W) bool.
+    """Return the mask (H, W) bool of Label Studio's brush (`brush.decode_rle` of label-studio-sdk).
 
-    Bits: how many values (32), bits of a value - 1 (5), four widths - 1 (4 each); then of every run whether its value
-    is repeated (1), which of the widths its length has (2), its length - 1, and the value, or all values. The values
-    are RGBA, of which the last counts. Raises UnusableShape where it is damaged or of another size.
+    The bits of this format, thi.ng/rle-pack: the number of values (32), bits of a value - 1 (5),
+    four widths - 1 (4 each). Then for every run: whether its value is repeated (1), which of the
+    widths its length has (2), its length - 1, and the value, or all values. The values are RGBA,
+    and alpha is the mask. Raises UnusableShape if the data is damaged or of another size.
     """
     try:
         packed = bytes(data)  # type: ignore[arg-type]
@@ -95,7 +106,9 @@ def label_studio_mask(data: Sequence[object], size: Size) -> np.ndarray:
 
     total, word, widths = read(32), read(5) + 1, [read(4) + 1 for _ in range(4)]
     if total != 4 * size[0] * size[1]:
-        raise UnusableShape(f"brush strokes of {total // 4:,} pixels in an image of {size[0] * size[1]:,}")
+        raise UnusableShape(
+            f"brush strokes of {total // 4:,} pixels in an image of {size[0] * size[1]:,}"
+        )
     values = np.zeros(total, bool)
     done = 0
     while done < total:
@@ -113,7 +126,10 @@ def label_studio_mask(data: Sequence[object], size: Size) -> np.ndarray:
 
 
 def counts_of_rows(inside: np.ndarray) -> list[int]:
-    """A mask (h, w) bool -> lengths of zeros and ones in turn, row by row, the first of zeros."""
+    """Return the counts of a mask (h, w) bool: lengths of zeros and ones in turn, row by row.
+
+    The first length is of zeros.
+    """
     flat = inside.ravel()
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     lengths = np.diff(changes, prepend=0, append=flat.size).tolist()

@@ -1,7 +1,7 @@
-"""Supervisely's project: meta.json, and ann/NAME.json beside img/NAME with polygons, bitmaps and rectangles.
+"""A Supervisely project: meta.json, and ann/NAME.json beside img/NAME.
 
-Format: docs.supervisely.com, "Supervisely annotation format". Corners are whole pixels; its SDK fills polygons with the
-outline included, and holes likewise.
+Shapes are polygons, bitmaps and rectangles. Format: docs.supervisely.com, "Supervisely annotation
+format". Corners are whole pixels; its SDK fills polygons and holes including the outline.
 """
 
 import base64
@@ -19,15 +19,23 @@ from featherseg.converters.annotations import (
     AnnotatedImage,
     Annotations,
     EmptyShape,
-    Left,
     Region,
     Shape,
+    SkippedItems,
     UnusableShape,
     placed_region,
     unusable,
 )
 from featherseg.converters.pixel_rules import check_points, pillow_polygon, points_of
-from featherseg.converters.source import AMBIGUOUS, KEPT_IN, SPLITS, Source, name_form, read_json, split_of
+from featherseg.converters.source import (
+    AMBIGUOUS,
+    KEPT_IN,
+    SPLITS,
+    Source,
+    name_form,
+    read_json,
+    split_of,
+)
 from featherseg.core.errors import DataError
 from featherseg.core.types import Color, Size
 from featherseg.data.images.decoding import MAX_PIXELS, EncodedImage, is_image, read_image
@@ -39,7 +47,7 @@ META = "meta.json"
 
 
 def find(source: Source) -> list[Path]:
-    """The annotations of this format: one JSON an image."""
+    """Return the annotations of this format: one JSON per image."""
     return [
         path
         for path, ends in source.jsons
@@ -48,8 +56,11 @@ def find(source: Source) -> list[Path]:
 
 
 def read(source: Source, files: list[Path]) -> Annotations:
-    """All annotations of the files; classes are those of meta.json that cover an area. Raises DataError."""
-    left, notes, images = Left(), list[str](), list[AnnotatedImage]()
+    """Return the annotations of all files; classes are those of meta.json that cover an area.
+
+    Raises DataError.
+    """
+    skipped, notes, images = SkippedItems(), list[str](), list[AnnotatedImage]()
     classes = _classes(source, files, notes)
     stems: dict[str, list[Path]] = {}
     for image in source.images:
@@ -57,25 +68,32 @@ def read(source: Source, files: list[Path]) -> Annotations:
     known = set(files)
     for path in files:
         name, near = path.name.removesuffix(".json"), path.parent.parent / "img"
-        if not is_image(name):  # older projects leave its ending out
+        if not is_image(name):  # older projects omit the image's ending
             alike = stems.get(name_form(name), [])
             alike = [image for image in alike if path.with_name(f"{image.name}.json") not in known]
-            found = {image.name for image in alike if image.parent == near} or {image.name for image in alike}
-            if len(found) > 1:
-                left.add(AMBIGUOUS, name)
+            names = {image.name for image in alike if image.parent == near} or {
+                image.name for image in alike
+            }
+            if len(names) > 1:
+                skipped.add(AMBIGUOUS, name)
                 continue
-            name = found.pop() if found else name
-        images.append(_image(source, path, name, near, classes, left))
-    return Annotations(classes, images, notes=notes, left=left)
+            name = names.pop() if names else name
+        images.append(_image(source, path, name, near, classes, skipped))
+    return Annotations(classes, images, notes=notes, skipped=skipped)
 
 
 def _classes(source: Source, files: list[Path], notes: list[str]) -> dict[str, Color | None]:
-    """The classes of every meta.json; of a dataset's folder without one those of the project directly above it."""
+    """Return the classes of every meta.json.
+
+    A dataset's folder without one uses that of the project directly above it.
+    """
     classes: dict[str, Color | None] = {}
     metas = [path for path in source.files if path.name == META]
     above = source.root.resolve().parent / META
     is_dataset = any(path.parent == source.root / "ann" for path in files)
-    if not metas and is_dataset and above.is_file() and not zipfile.is_zipfile(source.name):  # a zip lies elsewhere
+    if (
+        not metas and is_dataset and above.is_file() and not zipfile.is_zipfile(source.name)
+    ):  # a zip is unpacked elsewhere
         metas = [above]
         notes.append(f"the classes are those of {above}, above the folder")
     for path in metas:
@@ -84,7 +102,9 @@ def _classes(source: Source, files: list[Path], notes: list[str]) -> dict[str, C
         for row in rows if isinstance(rows, list) else ():
             name = row.get("title") if isinstance(row, dict) else None
             if not isinstance(name, str) or not name.strip():
-                raise DataError(f"{path} has a class without a title: {str(row)[:200]}. Give it one.")
+                raise DataError(
+                    f"{path} has a class without a title: {str(row)[:200]}. Give it one."
+                )
             if str(row.get("shape") or "any") in ("any", *_DRAWN, *_UNDRAWN):
                 classes[name.strip()] = _color(row.get("color"))
     return classes
@@ -98,7 +118,12 @@ def _color(text: object) -> Color | None:
 
 
 def _image(
-    source: Source, path: Path, name: str, near: Path, classes: dict[str, Color | None], left: Left
+    source: Source,
+    path: Path,
+    name: str,
+    near: Path,
+    classes: dict[str, Color | None],
+    skipped: SkippedItems,
 ) -> AnnotatedImage:
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("objects"), list):
@@ -110,18 +135,27 @@ def _image(
             raise DataError(f"{path} has an object without a classTitle: {str(row)[:200]}.")
         kind = str(row.get("geometryType") or ("bitmap" if row.get("bitmap") else "polygon"))[:80]
         if kind not in _DRAWN and kind not in _UNDRAWN:
-            left.add_shape(f"objects of the type {kind!r}", name)
+            skipped.add_shape(f"objects of the type {kind!r}", name)
             continue
         classes.setdefault(label.strip(), None)
-        unknown = partial(unusable, f"objects of the type {kind!r}: expected polygons, bitmaps or rectangles")
-        shapes.append(Shape(label.strip(), partial(_DRAWN[kind], row) if kind in _DRAWN else unknown))
+        unknown = partial(
+            unusable, f"objects of the type {kind!r}: expected polygons, bitmaps or rectangles"
+        )
+        shapes.append(
+            Shape(label.strip(), partial(_DRAWN[kind], row) if kind in _DRAWN else unknown)
+        )
     stated = content.get("size")
     size = (stated.get("height"), stated.get("width")) if isinstance(stated, dict) else (None, None)
     known = all(type(side) is int and side > 0 for side in size)
     tags = content.get("tags")
-    texts = [tag.get("name") if isinstance(tag, dict) else tag for tag in (tags if isinstance(tags, list) else ())]
+    texts = [
+        tag.get("name") if isinstance(tag, dict) else tag
+        for tag in (tags if isinstance(tags, list) else ())
+    ]
     tagged = {SPLITS.get(str(text).strip().lower()) for text in texts}
-    split = split_of(*path.relative_to(source.root).parts[:-1]) or next(filter(tagged.__contains__, KEPT_IN), "")
+    split = split_of(*path.relative_to(source.root).parts[:-1]) or next(
+        filter(tagged.__contains__, KEPT_IN), ""
+    )
     return AnnotatedImage(name, near, shapes, size if known else None, split)  # type: ignore[arg-type]
 
 
@@ -138,18 +172,26 @@ def _polygon(row: dict[str, Any], size: Size) -> Region:
             top, left, inside = pillow_polygon(np.rint(points_of(hole)), size, with_lines=True)
         except EmptyShape:
             continue
-        whole = np.zeros(size, bool)
-        whole[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+        hole_mask = np.zeros(size, bool)
+        hole_mask[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
         height, width = region.inside.shape
-        own = region.inside & ~whole[region.top : region.top + height, region.left : region.left + width]
-        region = region._replace(inside=own)
+        without_hole = (
+            region.inside
+            & ~hole_mask[region.top : region.top + height, region.left : region.left + width]
+        )
+        region = region._replace(inside=without_hole)
     return region
 
 
 def _rectangle(row: dict[str, Any], size: Size) -> Region:
     points = row.get("points")
-    corners = np.rint(check_points(points.get("exterior") if isinstance(points, dict) else None)).astype(int)
-    (left, top), (right, bottom) = corners.min(axis=0).clip(0).tolist(), corners.max(axis=0).tolist()
+    corners = np.rint(
+        check_points(points.get("exterior") if isinstance(points, dict) else None)
+    ).astype(int)
+    (left, top), (right, bottom) = (
+        corners.min(axis=0).clip(0).tolist(),
+        corners.max(axis=0).tolist(),
+    )
     height, width = min(bottom + 1, size[0]) - top, min(right + 1, size[1]) - left
     return placed_region(np.ones((max(height, 0), max(width, 0)), bool), top, left, size)
 
@@ -163,7 +205,9 @@ def _bitmap(row: dict[str, Any], size: Size) -> Region:
         packed = base64.b64decode(bitmap.get("data") or "", validate=True)
         content = zlib.decompressobj().decompress(packed, MAX_PIXELS)
         inside = (read_image(EncodedImage(content, "a bitmap")) > 0).any(axis=2)
-        with Image.open(BytesIO(content), formats=["PNG"]) as image:  # those of the SDK: palettes of black and white
+        with Image.open(
+            BytesIO(content), formats=["PNG"]
+        ) as image:  # the SDK writes palettes of black and white
             if "A" in image.getbands():
                 inside = np.array(image.getchannel("A")) > 0
     except (TypeError, ValueError, OSError, zlib.error, DataError):
@@ -172,6 +216,6 @@ def _bitmap(row: dict[str, Any], size: Size) -> Region:
 
 
 _UNDRAWN = ("alpha_mask", "oriented_bbox")
-"""Types that cover an area whose pixels are not known here; the others are lines and points."""
+"""Types whose pixels are unknown here; further types are lines and points."""
 
 _DRAWN = {"polygon": _polygon, "rectangle": _rectangle, "bitmap": _bitmap}

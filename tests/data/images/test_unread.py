@@ -109,7 +109,7 @@ def test_convert_of_masks_names_the_ending(folder, tmp_path):
         colors[4:9, 4:9] = (255, 0, 0)
         Image.fromarray(colors).save(folder / f"masks/{name}.png")
     report = convert(folder, tmp_path.with_name("converted-masks"), from_format="rgb-masks")
-    assert "images of which .heic is not read" in json.dumps(report.as_dict())
+    assert "images in the unsupported format .heic" in json.dumps(report.as_dict())
 
 
 def test_convert_names_the_ending_of_an_image_that_is_there(folder, tmp_path):
@@ -124,5 +124,5 @@ def test_convert_names_the_ending_of_an_image_that_is_there(folder, tmp_path):
     (folder / "a.json").write_text(json.dumps(content))
     report = convert(folder, tmp_path.with_name("converted"))
     left = json.dumps(report.as_dict())
-    assert "images of which .heic is not read: convert them to JPEG, PNG or TIFF" in left
+    assert "images in the unsupported format .heic: convert them to JPEG, PNG or TIFF" in left
     assert "images that are not there" in left
