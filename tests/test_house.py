@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import featherseg
+
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 HEAVY = ("torch", "lightning", "onnx", "onnxruntime", "onnxscript", "tensorboard", "pytorch_lightning")
@@ -152,6 +154,7 @@ def test_a_function_has_at_most_11_parameters_and_a_verb_19():
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 arguments = [a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg)]
                 count = len([name for name in arguments if name not in ("self", "cls")])
-                if count > (19 if "cli" in path.parts else 11):
+                verb = "cli" in path.parts or node.name in featherseg.__all__
+                if count > (19 if verb else 11):
                     found[f"{path.name}: {node.name}"] = count
     assert found == {}

@@ -15,7 +15,7 @@ switch_off()
 
 if TYPE_CHECKING:
     from featherseg import backbones, kernels
-    from featherseg.api import check, cost, evaluate, predict, report, train
+    from featherseg.api import check, cost, evaluate, report, train
     from featherseg.auditing.audit import audit
     from featherseg.backbones.weights import load_official
     from featherseg.comparison.benchmark import benchmark
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from featherseg.exporters import export
     from featherseg.fitting.fit import fit
     from featherseg.inference.optimize import optimize
+    from featherseg.inference.predict import predict
     from featherseg.inference.predictor import Predictor
     from featherseg.models import build
     from featherseg.reports.sharing import push
@@ -44,7 +45,7 @@ _HOMES = {
     "load_official": "featherseg.backbones.weights",
     "load_run": "featherseg.runs.run",
     "optimize": "featherseg.inference.optimize",
-    "predict": "featherseg.api",
+    "predict": "featherseg.inference.predict",
     "Predictor": "featherseg.inference.predictor",
     "push": "featherseg.reports.sharing",
     "report": "featherseg.api",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from featherseg.core.config import setting_texts, with_given
+from featherseg.core.config import refuse_unused, setting_texts, with_given
 from featherseg.core.errors import ConfigError, DataError, near_path, require
 from featherseg.core.files import check_folder
 from featherseg.core.machine import torch_threads, usable_cores
@@ -35,14 +35,10 @@ from featherseg.data.checks.fixes import free_target, write_mended
 from featherseg.data.datasets.sequences import OLD_RULES
 from featherseg.data.discovery.mask_folders import FoldersAs
 from featherseg.data.discovery.written_proposal import refuse_edited
-from featherseg.data.images.decoding import images_in, is_image, stored_images
 from featherseg.evaluation import scoring
 from featherseg.evaluation.scoring import Scores
-from featherseg.inference.folder import DEFAULTS, OutputSettings, write_folder
-from featherseg.inference.predictor import Predictor
-from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
+from featherseg.inference.runtimes import is_exported_file, open_runtime
 from featherseg.inference.settings import InferenceSettings, own_settings
-from featherseg.inference.tiling import DEFAULT_GB
 from featherseg.layers.own_model import as_model
 from featherseg.reports.record import check_recordable, record, refuse_as_test, times_scored, told_seen
 from featherseg.reports.run_report import REPORT, Report, write_report
@@ -182,13 +178,13 @@ def evaluate(
     progress = progress_or_bar(progress)
     if predictions is not None:
         unused = {"full": full, "device": device != "auto", "inference": _is_set(inference)}
-        _refuse_unused(unused, "predictions are scored as they are, all of them")
+        refuse_unused(unused, "predictions are scored as they are, all of them")
         chosen, split, note = _named_data(data, split, data_root)
         folder = local_folder(str(predictions)) if is_remote(predictions) else Path(predictions)
         scores = scoring.evaluate_predictions(folder, chosen, progress=progress)
         return replace(scores, split=split, notes=note + scores.notes)
     if not isinstance(run, Run) and is_exported_file(str(run)):
-        _refuse_unused({"full": full}, "an exported file is scored on all images")
+        refuse_unused({"full": full}, "an exported file is scored on all images")
         chosen, split, note = _named_data(data, split, data_root)
         runtime = open_runtime(str(run), device, trust=trust)
         settings = with_given(own_settings(runtime), inference, "inference")
@@ -218,74 +214,6 @@ def evaluate(
                 scores = replace(scores, look=times)
                 notes += (f"look {times} at test: this run has been evaluated on test {counted(times, 'time')}",)
     return replace(scores, published=compare(run), notes=notes)
-
-
-def predict(
-    run: Predictor | Run | Runtime | str | Path,
-    images: Any,
-    *,
-    device: str = "auto",
-    batch: int = 1,
-    inference: InferenceSettings | Mapping[str, Any] | None = None,
-    memory_gb: float = DEFAULT_GB,
-    max_side: int | None = None,
-    out: str | Path | None = None,
-    settings: OutputSettings | Mapping[str, Any] = DEFAULTS,
-    trust: bool = False,
-    progress: Progress | None = None,
-) -> Any:
-    """Segment images; each `Prediction` holds the mask, and can draw and save it. With `out`, write them into a folder.
-
-    For one image after the other keep a `featherseg.Predictor`: it opens the model once.
-
-    Args:
-        run: A Run, a run folder, the name of one, an exported file, or a Predictor (which has options of its own).
-        images: A path, a PIL image, an (H, W, C) uint8 or uint16 array, a (C, H, W) tensor; a list of them, an iterator
-            (read as it is used), or a folder, also in a bucket: the images directly inside, by name. With `out` paths
-            and folders, or a list of them.
-        device: auto, cpu, cuda, cuda:N or mps.
-        batch: How many images of one size go through the model at a time.
-        inference: How images are processed, or what differs from how the run was validated: {"flip": True}.
-        memory_gb: Memory to stay within; larger images are cut into tiles.
-        max_side: Shrink longer images to this side for the model, scales on top; masks keep the full size.
-        out: The folder to write, also s3://BUCKET/FOLDER: only one result at a time is in the memory.
-        settings: Which files are written of an image, whether those that are there are replaced; or {"masks": True}.
-        trust: Open a .pt2 file, which runs the code that it contains.
-        progress: Of `out`, called with (what is being done, images done, images in all). Default: a bar in a notebook.
-
-    Returns:
-        Prediction for one image, a list of them for a list or a folder, an iterator for an iterator. With `out`
-        a PredictedFolder, which says what was written, and why images that cannot be read were left out.
-
-    Raises:
-        RunError, ExportError, DeviceError: The model cannot be used.
-        DataError, DataNotFound: An image is missing or cannot be read.
-        ConfigError: A value is out of range or without effect, an image needs more than `memory_gb`, files are there.
-    """
-    settings = with_given(DEFAULTS, settings, "settings")
-    if out is None:
-        given = {"settings": settings != DEFAULTS, "progress": progress is not None}
-        _refuse_unused(given, "without out nothing is written")
-    if isinstance(run, Predictor):
-        given = {"device": device != "auto", "batch": batch != 1, "inference": inference is not None}
-        given |= {"memory_gb": memory_gb != DEFAULT_GB, "max_side": max_side is not None, "trust": trust}
-        _refuse_unused(given, "a Predictor was made with options of its own")
-    else:
-        runtime = open_runtime(run, device, trust=trust)
-        run = Predictor(
-            runtime,
-            batch=batch,
-            inference=with_given(own_settings(runtime), inference, "inference"),
-            memory_gb=memory_gb,
-            max_side=max_side,
-        )
-    if out is not None:
-        return write_folder(run, images, out, settings, progress_or_bar(progress))
-    if isinstance(images, str | Path) and is_remote(images) and not is_image(images):
-        images = stored_images(str(images))
-    elif isinstance(images, str | Path) and os.path.isdir(images):
-        images = images_in(Path(images))
-    return run(images)
 
 
 def check(
@@ -372,7 +300,7 @@ def cost(model: nn.Module | Run | str, size: Size = (1024, 2048), classes: int |
     size = as_size("size", size)
     if isinstance(model, str):
         return cost_by_name(model, size, 19 if classes is None else classes)
-    _refuse_unused({"classes": classes is not None}, "a model and a Run have their own number")
+    refuse_unused({"classes": classes is not None}, "a model and a Run have their own number")
     if isinstance(model, Run):
         return cost_of(model.untrained_model(), model.recipe.model.name, size)
     return cost_of(as_model(model), type(model).__name__, size)
@@ -403,7 +331,7 @@ def _named_data(
             "name the dataset: --data NAME or --data path/to/dataset.toml. Only a run knows its own dataset."
         )
     if not isinstance(data, str | Path):
-        _refuse_unused({"data_root": root is not None}, "a dataset of one's own knows where it lies")
+        refuse_unused({"data_root": root is not None}, "a dataset of one's own knows where it lies")
         return data, split, ()
     split = split or score_split(str(data), _path(root))
     note = f"scored on {split}{_UNCOUNTED if split == 'test' else ''}"
@@ -422,7 +350,7 @@ def _data_of(
 
     # Other data than the run's, or a dataset of one's own, of which nothing but its name is known
     if isinstance(data, str | Path) and not LabelledImages(own.name, "").is_of(str(data)):
-        _refuse_unused({"full": full}, _ALL)
+        refuse_unused({"full": full}, _ALL)
         split = split or score_split(str(data), _path(root))
         by = own.split_by if own.split_by in OLD_RULES else None  # an older run's own data may have been moved
         chosen = open_dataset(str(data), split, _path(root), split_by=by)
@@ -430,7 +358,7 @@ def _data_of(
         selected = bool(run.selected_on(own.val_split) and known and known.trained_on(chosen, "val"))
         return chosen, split, selected, trained, (f"scored on {split} of {data}", *seen)
     if data is not None and not isinstance(data, str | Path):
-        _refuse_unused({"full": full}, _ALL)
+        refuse_unused({"full": full}, _ALL)
         chosen, split = _named_data(data, split, root)[0], split or "val"
         selected = chosen.name == own.name and run.selected_on(split)
         return chosen, split, selected, *_trained_on(run, chosen, split)
@@ -488,12 +416,6 @@ def _is_set(inference: InferenceSettings | Mapping[str, Any] | None) -> bool:
     if isinstance(inference, Mapping):
         return "resize" in inference or with_given(InferenceSettings(), inference, "inference") != InferenceSettings()
     return inference is not None
-
-
-def _refuse_unused(given: Mapping[str, bool], reason: str) -> None:
-    """No option is ignored silently. Raises ConfigError where one is given that has no effect."""
-    if names := [name for name, is_given in given.items() if is_given]:
-        raise ConfigError(f"{', '.join(names)} would have no effect: {reason}. Leave it out.")
 
 
 def _looked_at(settings: InferenceSettings) -> tuple[str, ...]:

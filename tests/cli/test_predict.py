@@ -172,8 +172,8 @@ def test_paths_that_cannot_be_are_refused_before_work(lawn_run, photos, tmp_path
         ((photos, "-o", photos), "folder of the images itself"),
         ((photos, "-o", tmp_path / "out.png"), "out.png names an image: expected a folder"),
         ((photos, "-o", "s3://b/out.png"), "-o s3://b/out.png names an image"),
-        ((photos, "--masks", "--submission", "cityscapes"), "--masks is for predictions without --submission"),
-        ((photos, "--probabilities", "npz", "--submission", "bdd100k"), "--probabilities is for predictions without"),
+        ((photos, "--masks", "--submission", "cityscapes"), "a submission holds masks alone"),
+        ((photos, "--probabilities", "npz", "--submission", "bdd100k"), "a submission holds masks alone"),
         ((photos, "--probabilities", "npy"), "probabilities 'npy': expected npz or png"),
         ((clip, "--probabilities", "png"), "--probabilities is for images"),
     ):

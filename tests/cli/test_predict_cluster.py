@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from featherseg.cli import build_app, predict_cluster
-from featherseg.cli.predict_cluster import _Progress
+from featherseg.cli import build_app
+from featherseg.cli import predict as verb
+from featherseg.cli.terminal import Console
 from featherseg.core.errors import ConfigError, DataNotFound, MissingExtra
 from featherseg.runs.run import STARTER
 
@@ -65,17 +66,12 @@ def test_without_ray_the_extra_is_named(photos, tmp_path, monkeypatch):
     assert "pip install 'featherseg[cluster]'" in str(result.exception)
 
 
-def test_progress_tells_done_failed_rate_and_time_left(monkeypatch):
-    class Console:
-        is_terminal, lines = True, ()
-
-        def print(self, text, end):
-            self.lines += (text + end,)
-
-    now = iter([100.0, 100.0, 110.0, 110.0, 110.0])
-    monkeypatch.setattr(predict_cluster, "time", SimpleNamespace(monotonic=lambda: next(now)))
-    console = Console()
-    told = _Progress(console)
-    told(1000, 0, 6000)  # done by an earlier command
-    told(1095, 5, 6000)
-    assert console.lines == ("1095 of 6000 images done, 5 without a mask, 10.0 a second, 8:10 left\r",)
+def test_without_a_terminal_progress_is_a_line_a_minute(monkeypatch, capsys):
+    now = iter([0.0, 0.0, 30.0, 70.0])
+    monkeypatch.setattr(verb, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    reporter = verb.PredictConsole(Console(highlight=False, soft_wrap=True))
+    reporter.progress("predicting", 1000, 6000)  # done by an earlier command
+    reporter.progress("predicting", 1050, 6000)
+    reporter.progress("predicting, 5 images without a mask", 1700, 6000)
+    line = "predicting, 5 images without a mask: 1700 of 6000, 10.0 a second\n"
+    assert capsys.readouterr().out == line

@@ -8,9 +8,9 @@ from support.data.small_video import moving_images, read_video, write_video
 from support.processes.command import command
 
 from featherseg.cli.predict import predict
-from featherseg.cli.predict_video import camera_name, find_moving
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError
 from featherseg.inference.video import camera as video_camera
+from featherseg.inference.video.inputs import camera_name, find_videos
 from featherseg.inference.video.parts import Parts
 from featherseg.inference.video.segmentation import SEGMENT_FRAMES
 from featherseg.inference.video.write import SEGMENT_SUFFIX
@@ -133,7 +133,7 @@ def test_results_that_are_there_are_not_replaced_unasked(lawn_run, clip, tmp_pat
 )
 def test_what_does_not_go_together_is_refused_before_work(paths, output, submission, named):
     with pytest.raises(ConfigError, match=named):
-        find_moving([Path(path) for path in paths], Path(output), submission)
+        find_videos([Path(path) for path in paths], Path(output), submission)
 
 
 def test_cameras_are_told_from_files():

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from featherseg import Predictor, models
 from featherseg.cli import build_app
 from featherseg.core.types import ClassInfo
-from featherseg.inference.video.segmentation import VideoJob, run_digest, segment_video
+from featherseg.inference.video.segmentation import VideoJob, segment_video
 from featherseg.runs.run import save_weights, write_info
 
 SIZE = (48, 64)
@@ -61,7 +61,7 @@ def test_a_killed_video_resumes_and_has_all_frames_each_as_in_one_go(lawn_run, t
     clip = write_video(tmp_path / "clip.mp4", moving_images(count, SIZE))
     whole, out = tmp_path / f"whole{ending}", tmp_path / f"out{ending}"
     predictor = Predictor(lawn_run)
-    segment_video(predictor, VideoJob(clip, whole, run_digest(lawn_run)))
+    segment_video(predictor, VideoJob(clip, whole))
     for segments in kills:
         kill_after(segments, lawn_run, clip, out)
     done = CliRunner().invoke(build_app(), command(lawn_run, clip, out)[3:], catch_exceptions=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,9 +60,7 @@ def compare(
     Runs that differ only in their seed count as runs of one model: three of each show which models differ, fewer only
     which files. `featherseg sweep` trains such runs.
     """
-    inference = asdict(parse_inference(None, scales, tta, resize))
-    if resize is None:
-        del inference["resize"]  # each model's own
+    inference = parse_inference(None, scales, tta, resize)
     at = parse_size(size, "--image-size") if size else None
     from featherseg.cli.terminal import Console
     from featherseg.comparison import compare as comparison

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -55,8 +54,7 @@ def evaluate(
     lower. Nothing is written for an exported file, --predictions or a run included in featherseg. If the run's recipe
     names the row of a paper, its figures are printed next to the run's own.
     """
-    asked = asdict(parse_inference(window, scales, tta, resize))
-    inference = {key: value for key, value in asked.items() if resize or key != "resize"}  # else as it was validated
+    inference = parse_inference(window, scales, tta, resize)
     import featherseg
     from featherseg.cli.terminal import Console
     from featherseg.core.allocator import keep_freed_memory

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.models import OptionInfo
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Resize, Size
-
-if TYPE_CHECKING:
-    from featherseg.inference.runtimes import Runtime
-    from featherseg.inference.settings import InferenceSettings
 
 RunOrFile = Annotated[str, typer.Argument(help="A run (folder or name) or an exported file.", metavar="RUN")]
 RunFolder = Annotated[str, typer.Argument(help="A run (folder or name).")]
@@ -106,23 +102,24 @@ def check_settings(overrides: Sequence[str] | None, given: Mapping[str, tuple[st
     return [*(overrides or ())]
 
 
-def parse_inference(window: str | None, scales: str, tta: str | None, resize: str | None = None) -> InferenceSettings:
-    """`--window 512x512 --scales 0.75,1 --tta flip --resize 512x2048` -> InferenceSettings. Raises ConfigError."""
+def parse_inference(window: str | None, scales: str, tta: str | None, resize: str | None = None) -> dict[str, Any]:
+    """Return the fields of InferenceSettings that differ from how the run was validated.
+
+    `--window 512x512 --scales 0.75,1 --tta flip --resize 512x2048` gives all four. Raises ConfigError.
+    """
     from featherseg.inference.settings import InferenceSettings
 
     if tta not in (None, "flip"):
         raise ConfigError(f"--tta {tta!r}: expected flip. Several scales are given as --scales 0.75,1,1.25.")
-    return InferenceSettings(
+    given = InferenceSettings(
         window=parse_size(window, "--window") if window else None,
         scales=parse_scales(scales),
         flip=tta == "flip",
         resize=None if resize in (None, "off") else parse_resize(str(resize)),
     )
-
-
-def with_own_resize(inference: InferenceSettings, resize: str | None, runtime: Runtime) -> InferenceSettings:
-    """The settings at the size that the model was validated at, unless --resize names another."""
-    return inference if resize else replace(inference, resize=runtime.test_resize)
+    default = asdict(InferenceSettings())
+    changes = {name: value for name, value in asdict(given).items() if value != default[name]}
+    return changes | ({"resize": given.resize} if resize else {})
 
 
 def parse_resize(text: str) -> Resize:

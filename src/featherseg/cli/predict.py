@@ -1,10 +1,10 @@
-"""`featherseg predict RUN PATH...`: masks, colours and overlays of images and folders of images; videos."""
+"""`featherseg predict RUN PATH...`: masks, colours and overlays of images, folders and videos."""
 
 from __future__ import annotations
 
-import os
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
@@ -20,21 +20,17 @@ from featherseg.cli.options import (
     Window,
     out_option,
     parse_inference,
-    with_own_resize,
 )
-from featherseg.cli.predict_cluster import predict_over_cluster, refuse_options
-from featherseg.cli.predict_video import find_moving
-from featherseg.core.errors import ConfigError
-from featherseg.core.storage import is_remote
-from featherseg.core.wording import counted, one_line, size_text
+from featherseg.core.wording import one_line, size_text
 
 if TYPE_CHECKING:
-    from featherseg.cli.terminal import Console
-    from featherseg.inference.folder import Output
-    from featherseg.inference.predictor import Prediction, Predictor
+    from rich.progress import Progress
 
-LARGER_THAN_TRAINED = 2.0
-"""Sides beyond this multiple of the training images' earn a hint: things are larger than the model ever saw."""
+    from featherseg.cli.terminal import Console
+    from featherseg.inference.predictor import Prediction
+
+LINE_SECONDS = 60
+"""Seconds between two lines of progress where there is no terminal."""
 
 
 def predict(
@@ -104,146 +100,111 @@ def predict(
     With --cluster the masks alone are written, and predictions.jsonl, which tells of every image; the same command
     again does what is missing.
     """
-    from featherseg.data.images.decoding import find_images, folders_of_images, refuse_image_name
+    changes = parse_inference(window, scales, tta, resize)
+    import featherseg
+    from featherseg.cli.terminal import Console
+    from featherseg.inference.folder import OutputSettings
 
-    # Options that do not go together
-    if workers is not None and (cluster is None or workers < 1):
-        raise ConfigError(f"--workers {workers}: expected at least 1, together with --cluster local or an address.")
-    for option, given in {"--masks": masks, "--probabilities": probabilities}.items():
-        if given and submission is not None:
-            raise ConfigError(
-                f"{option} is for predictions without --submission, which writes masks alone. Leave it out."
-            )
-    refuse_image_name(output)
-
-    # Over a cluster: masks alone, by a way of its own
-    if cluster is not None:
-        unfit = {"--batch": batch != 1, "--submission": submission is not None, "--overwrite": overwrite}
-        refuse_options(unfit | {"--threads": threads is not None, "--probabilities": probabilities is not None})
-        failed = predict_over_cluster(
+    with PredictConsole(Console(highlight=False, soft_wrap=True)) as reporter:
+        result = featherseg.predict(
             run,
             paths,
-            output,
-            cluster=cluster,
-            workers=workers,
+            out=output,
             device=device,
-            inference=parse_inference(window, scales, tta, resize),
-            resize=resize,
+            batch=batch,
+            inference=changes or None,
             memory_gb=memory_gb,
             max_side=max_side,
+            threads=threads,
+            settings=OutputSettings(masks, submission, overwrite, probabilities),
             trust=trust,
+            cluster=cluster,
+            workers=workers,
+            progress=reporter,
         )
-        if failed:
-            raise typer.Exit(1)
-        return
-
-    # What the paths are: videos or a camera, images, folders of images
-    moving = find_moving(paths, output, submission)
-    files = find_images([path for path in paths if path not in moving.paths], output)
-    inference = parse_inference(window, scales, tta, resize)
-    if moving.paths and any(map(is_remote, (output, *moving.paths))):
-        raise ConfigError("videos are read from and written to this machine's disk alone: copy them, or name images.")
-    if moving.paths and probabilities is not None:
-        raise ConfigError("--probabilities is for images: save a video's frames as images to get theirs.")
-    from rich.markup import escape
-
-    from featherseg.cli.terminal import Console
-    from featherseg.inference.folder import OutputSettings, is_alone, open_output
-    from featherseg.inference.predictor import Predictor
-    from featherseg.inference.runtimes import open_runtime
-    from featherseg.inference.video.read import is_video
-
-    # All that would be in the way is refused; then the images, after them the videos
-    with open_output(output, files, OutputSettings(masks, submission, overwrite, probabilities)) as out:
-        moving.check(masks, overwrite)
-        runtime = open_runtime(run, device, threads, trust=trust)
-        inference = with_own_resize(inference, resize, runtime)
-        predictor = Predictor(runtime, batch=batch, inference=inference, memory_gb=memory_gb, max_side=max_side)
-        out.check(predictor)
-        console = Console(highlight=False, soft_wrap=True)
-        if runtime.how_far:
-            console.print(f"NOTE: {runtime.how_far}.", markup=False)
-        for folder in [path for path in paths if not is_remote(path) and os.path.isdir(path)]:
-            where = escape(one_line(str(folder)))
-            if videos := sum(is_video(file) for file in folder.iterdir()):
-                console.print(f"{where}: images alone are taken, not {counted(videos, 'video')}; name videos as files")
-            if deeper := [inside for inside in folders_of_images(folder) if inside.resolve() != output.resolve()]:
-                left = f"{counted(len(deeper), 'folder')} in it ({escape(one_line(deeper[0].name))})"
-                console.print(f"{where}: its own images are taken, not those of {left}; name each folder of images")
-        failed = _predict_images(predictor, out, console, alone=is_alone(paths, files)) if files else 0
-        failed += moving.run(predictor, run, masks, console) if moving.paths else 0
-    if failed:
+    if not result.complete:
         raise typer.Exit(1)
 
 
-def _predict_images(predictor: Predictor, out: Output, console: Console, *, alone: bool) -> int:
-    """Write the images' predictions and tell of each; -> how many were left out. The error of one `alone` is raised."""
-    from rich.markup import escape
-    from rich.progress import Progress
+class PredictConsole:
+    """A `PredictReporter` that prints: a line for each image, a bar for long work on a terminal.
 
-    from featherseg.core.errors import FeathersegError
-    from featherseg.core.files import short_names
-    from featherseg.inference.folder import write_predictions
+    Without a terminal the bar is a line every LINE_SECONDS.
+    """
 
-    files = dict(zip(out.names, short_names([Path(str(file)) for file in out.files]), strict=True))
-    done, failed, hinted, place = len(out.resumed), 0, False, escape(one_line(out.place))
-    if out.resumed and not out.waiting:
-        console.print(f"nothing left to do: {counted(done, 'image')} predicted in {place}")
-        return 0
-    if out.resumed:
-        console.print(f"{done} of {len(out.files)} images are in {place} already: going on with the others")
-    silent = len(out.files) == 1 or not console.is_terminal
-    with Progress(console=console, transient=True, disable=silent) as bar:
-        task = bar.add_task("predicting", total=len(out.files), completed=done)
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar: Progress | None = None
+        self.done = self.first = 0
+        self.total: int | None = None
+        self.began = self.printed = time.monotonic()
 
-        def told(name: str, found: Prediction | FeathersegError) -> None:
-            nonlocal done, failed, hinted
-            if isinstance(found, FeathersegError):
-                failed += 1
-                console.print(f"[red]left out[/] {escape(one_line(str(found)))}")
-                return
-            done += 1
-            # NAME is numbered where another image has it: then the file is told
-            shown = name if name == Path(files[name]).stem else f"{name} ({files[name]})"
-            console.print(f"{escape(one_line(shown))}: {size_text(found.mask.shape)}, {found.how}")
-            hinted = hinted or _print_hint(console, found, predictor)
-            if len(out.files) == 1:
-                _print_shares(console, found)
-            bar.update(task, completed=done + failed)
+    def __enter__(self) -> Self:
+        return self
 
-        try:
-            written = write_predictions(predictor, out, told, alone=alone)
-        except KeyboardInterrupt:
-            console.print(f"stopped with {done} of {len(out.files)} images done: the same command does the rest")
-            raise
-    console.print(f"{counted(done, 'image')}: {out.kinds} in {place}")
-    for note in written.notes:
-        console.print(note, markup=False)
-    if failed:
-        console.print(f"[red]{failed} of {len(out.files)} left out (named above)[/]")
-    return failed
+    def __exit__(self, *error: object) -> None:
+        if self.bar:
+            self.bar.stop()
 
+    def message(self, text: str) -> None:
+        """Print a sentence."""
+        self.console.print(one_line(text), markup=False)
 
-def _print_hint(console: Console, result: Prediction, predictor: Predictor) -> bool:
-    """Say so where an image is far larger than those of the training; -> whether it was said."""
-    from rich.markup import escape
+    def skipped(self, reason: str) -> None:
+        """Print why an image or a video is skipped."""
+        from rich.markup import escape
 
-    trained = predictor.runtime.image_size
-    if trained is None or predictor.max_side is not None or predictor.inference.resize is not None:
-        return False
-    height, width = result.mask.shape
-    if max(height / trained[0], width / trained[1]) <= LARGER_THAN_TRAINED:
-        return False
-    model = escape(one_line(predictor.runtime.name))
-    console.print(
-        f"[yellow]hint[/] {model} was trained on images of {size_text(trained)}; in this one, objects may be larger "
-        f"than in training. If the mask is poor, try --max-side {max(trained)}."
-    )
-    return True
+        self.console.print(f"[red]left out[/] {escape(one_line(reason))}")
 
+    def predicted(self, name: str, result: Prediction, images: int) -> None:
+        """Print how an image was predicted, and the shares of its classes if it is the only one."""
+        from featherseg.inference.drawing import printable
 
-def _print_shares(console: Console, result: Prediction) -> None:
-    from featherseg.inference.drawing import printable
+        self.message(f"{name}: {size_text(result.mask.shape)}, {result.how}")
+        if images == 1:
+            shares = sorted(result.shares.items(), key=lambda item: -item[1])
+            rows = [(printable(name), f"{share:.1%}") for name, share in shares if share > 0]
+            self.console.print_table(("class", "share"), rows)
 
-    shares = sorted(result.shares.items(), key=lambda item: -item[1])
-    console.print_table(("class", "share"), [(printable(name), f"{share:.1%}") for name, share in shares if share > 0])
+    def progress(self, doing: str, done: int, total: int | None) -> None:
+        """Draw how far the work is. What an earlier command did does not count for the rate."""
+        from rich.markup import escape
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        now = time.monotonic()
+        # The next piece of work, such as another video
+        if done < self.done or total != self.total:
+            self.__exit__()
+            self.bar, self.first, self.began, self.printed = None, done, now, now
+        self.done, self.total = done, total
+        rate = (done - self.first) / (now - self.began) if now > self.began else 0.0
+
+        if self.console.is_terminal and total != 1:
+            if self.bar is None:
+                columns = (
+                    TextColumn("{task.description}"),
+                    BarColumn(),
+                    MofNCompleteColumn(),
+                    TextColumn("{task.fields[rate]}/s"),
+                    TimeRemainingColumn(),
+                )
+                self.bar = Progress(*columns, console=self.console, transient=True)
+                self.bar.add_task("")
+                self.bar.start()
+            self.bar.update(
+                self.bar.task_ids[0],
+                description=escape(one_line(doing)),
+                completed=done,
+                total=total,
+                rate=f"{rate:.1f}" if rate else "-",
+            )
+        elif not self.console.is_terminal and now - self.printed >= LINE_SECONDS:
+            self.printed = now
+            of = "" if total is None else f" of {total}"
+            self.message(f"{doing}: {done}{of}, {rate:.1f} a second")

@@ -124,6 +124,12 @@ def with_given(
     return replace(own, **{key: getattr(found, key) for key in found.model_fields_set})
 
 
+def refuse_unused(given: Mapping[str, bool], reason: str) -> None:
+    """Raise ConfigError if an option is given that has no effect: {name: whether it is given}."""
+    if names := [name for name, is_given in given.items() if is_given]:
+        raise ConfigError(f"{', '.join(names)} would have no effect: {reason}. Leave it out.")
+
+
 def _path_of(problem: Any, values: Any) -> tuple[str, ...]:
     """Where a problem lies in the values: pydantic's path without the kinds that it tried there ("constrained-int")."""
     path = []

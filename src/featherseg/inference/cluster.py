@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 
 from featherseg.core.allocator import return_freed_memory
-from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError
+from featherseg.core.cluster import ray_cluster
+from featherseg.core.config import with_given
+from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, near_path, require
 from featherseg.core.files import (
     check_folder,
     load_json,
@@ -31,12 +33,23 @@ from featherseg.core.files import (
     write_bytes,
     write_json,
 )
-from featherseg.core.storage import StoredFile, is_remote, joined, read_lines, stream_files, write_file, write_whole
-from featherseg.core.wording import changed_settings, one_line
+from featherseg.core.machine import usable_cores
+from featherseg.core.storage import (
+    StoredFile,
+    address,
+    is_remote,
+    joined,
+    read_lines,
+    stream_files,
+    write_file,
+    write_whole,
+)
+from featherseg.core.wording import changed_settings, counted, one_line
 from featherseg.data.images.decoding import EncodedImage, image_size, is_image
 from featherseg.data.images.georeference import TIFF_SUFFIXES, Georeference
 from featherseg.data.images.unread import unread_endings, unread_note, warn_once
 from featherseg.inference.drawing import mask_bytes
+from featherseg.inference.folder import OutputSettings
 from featherseg.inference.inputs import InputImage, read_ahead, read_input
 from featherseg.inference.manifest import (
     DONE,
@@ -51,10 +64,12 @@ from featherseg.inference.manifest import (
     Record,
     read_known,
 )
-from featherseg.inference.predictor import Predictor
+from featherseg.inference.predictor import Predictor, PredictorOptions
+from featherseg.inference.reporter import PredictReporter
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.digest import model_digest
-from featherseg.inference.settings import InferenceSettings
+from featherseg.inference.settings import InferenceSettings, own_settings
+from featherseg.runs.run import Run
 
 SETTINGS, MASKS = "settings.json", (MASK, PLACED_MASK)
 
@@ -81,6 +96,24 @@ class Job:
         return {"format_version": 1, "model": self.model, "images": self.folder, "device": self.device, **how}
 
 
+@dataclass(frozen=True)
+class PredictedShards:
+    """What a cluster wrote: the folder, how many masks it has, how many images have none."""
+
+    folder: str
+    masks: int
+    failed: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image has a mask."""
+        return not self.failed
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
 Execute = Callable[[Job, Path, int, int], Iterator[list[Record]]]
 """(job, folder of the manifest, number of tasks, images in each) -> what became of them, task by task, in any order."""
 
@@ -88,6 +121,108 @@ Told = Callable[[int, int, int], None]
 """Called with how many images are done, how many have no mask (unreadable, or of a size that the model does not take),
 and how many there are.
 """
+
+
+def predict_shards(
+    model: object,
+    paths: Sequence[Path],
+    out: Path,
+    cluster: str,
+    workers: int | None,
+    settings: OutputSettings,
+    options: PredictorOptions,
+    reporter: PredictReporter,
+) -> PredictedShards:
+    """Write NAME_mask.png of every image in a folder, and predictions.jsonl, by many processes.
+
+    Raises:
+        ConfigError, DataNotFound, MissingExtra: Nothing is started before all is checked.
+    """
+    # What a cluster cannot do is refused
+    unfit = {
+        "--batch": options.batch != 1,
+        "--submission": settings.submission is not None,
+        "--overwrite": settings.overwrite,
+        "--threads": options.threads is not None,
+        "--probabilities": settings.probabilities is not None,
+    }
+    if names := [name for name, is_given in unfit.items() if is_given]:
+        raise ConfigError(
+            f"{', '.join(names)} cannot go with --cluster, which writes masks one by one, each worker on one "
+            "processor, and goes on where an earlier command stopped."
+        )
+    model = model.path if isinstance(model, Run) else model
+    if not isinstance(model, str | Path):
+        raise ConfigError(
+            f"--cluster takes a run or an exported file, which every worker opens, not a {type(model).__name__}."
+        )
+    folder, place = shard_folders(paths, out)
+    device = options.device
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device {device}: every worker finds its own; with --cluster expected auto, cpu or cuda.")
+    require("ray.data", "cluster", "prediction over a cluster")
+
+    # The model is opened once here, so that a wrong one is refused before Ray starts
+    runtime = open_runtime(model, "cpu", trust=options.trust)
+    if runtime.panoptic:
+        raise ConfigError(f"{runtime.name} sees objects, which are not written over a cluster. Leave out --cluster.")
+    run = str(Path(model).resolve()) if os.path.exists(model) else str(model)
+    chosen = with_given(own_settings(runtime), options.inference, "inference")
+    Predictor(runtime, memory_gb=options.memory_gb, max_side=options.max_side)
+    digest = model_digest(runtime)
+    if runtime.how_far:
+        reporter.message(f"NOTE: {runtime.how_far}.")
+    del runtime  # the workers need the memory
+
+    # The workers predict
+    done = failed = total = 0
+
+    def on_task(*counts: int) -> None:
+        nonlocal done, failed, total
+        done, failed, total = counts
+        lacking = f", {counted(failed, 'image')} without a mask" if failed else ""
+        reporter.progress(f"predicting{lacking}", done + failed, total)
+
+    workers = workers or usable_cores()
+    with ray_cluster(cluster, workers, "prediction over a cluster") as there:
+        if device == "cuda" and there.gpus < workers:
+            raise ConfigError(f"--device cuda: {workers} workers, but the cluster has {there.gpus} GPUs. Give fewer.")
+        device = "cuda" if device != "cpu" and there.gpus >= workers else "cpu"
+        job = Job(run, folder, place, device, chosen, options.memory_gb, options.max_side, digest)
+        reporter.message(f"{workers} workers, each on one {'GPU' if device == 'cuda' else 'processor'}")
+        try:
+            masks, failed = predict_folder(job, over_ray(workers), workers, on_task)
+        except KeyboardInterrupt:
+            reporter.message(
+                f"stopped with {done} of {total} images done, {failed} without a mask: what is done stays; the same "
+                "command does the rest"
+            )
+            raise
+    reporter.message(f"{masks} masks: NAME_mask.png and predictions.jsonl in {place}")
+    if failed:
+        reporter.message(f"{counted(failed, 'image')} without a mask: predictions.jsonl says why")
+    return PredictedShards(place, masks, failed)
+
+
+def shard_folders(paths: Sequence[Path], out: Path) -> tuple[str, str]:
+    """Return the folders of the images and of the masks, as absolute paths or addresses.
+
+    Raises:
+        ConfigError, DataNotFound: There is not one folder of images, or the masks would lie in it.
+    """
+    if len(paths) != 1:
+        raise ConfigError(f"--cluster takes one folder of images, not {len(paths)} paths.")
+    (path,) = paths
+    if not is_remote(path):
+        if not os.path.exists(path):
+            raise DataNotFound(f"{path} does not exist.{near_path(path)} Expected a folder of images.")
+        if not path.is_dir():
+            raise ConfigError(f"{path} is a file: --cluster takes a folder of images. Leave it out for one image.")
+    folder = address(path) if is_remote(path) else str(path.resolve())
+    place = address(out) if is_remote(out) else str(out.resolve())
+    if place == folder or place.startswith(folder.rstrip("/") + ("/" if is_remote(folder) else os.sep)):
+        raise ConfigError(f"-o {out} lies in the folder of the images. Choose another folder.")
+    return folder, place
 
 
 def predict_folder(job: Job, execute: Execute, workers: int, told: Told) -> tuple[int, int]:

@@ -10,21 +10,19 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
-from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from featherseg.core.allocator import return_freed_memory
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, unknown
 from featherseg.core.files import check_folder, name_too_long, unique_names
 from featherseg.core.notebook import html_table
 from featherseg.core.storage import StoredFile, address, is_remote, joined, list_files, write_whole
-from featherseg.core.types import Progress
 from featherseg.core.wording import changed_settings, counted
-from featherseg.data.images.decoding import EncodedImage, find_images, image_size, read_image, refuse_image_name
+from featherseg.data.images.decoding import EncodedImage, image_size, read_image
 from featherseg.data.images.georeference import TIFF_SUFFIXES
 from featherseg.data.images.unused_parts import unused_notes, unused_parts
 from featherseg.inference.folder_record import (
@@ -42,6 +40,9 @@ from featherseg.inference.predictor import KINDS, Prediction, Predictor
 from featherseg.inference.soft_output import SOFT_FILES, check_soft, save_soft
 from featherseg.inference.submissions import FOLDER as PANOPTIC
 from featherseg.inference.submissions import SUBMISSIONS, PanopticOutput
+
+if TYPE_CHECKING:
+    from featherseg.inference.video.segmentation import VideoResult
 
 Told = Callable[[str, Prediction | FeathersegError], object]
 """Called of every image with its name, and what was predicted for it or why it could not be read."""
@@ -92,9 +93,15 @@ class ReadImage(NamedTuple):
 
 @dataclass(frozen=True)
 class PredictedFolder:
-    """Where predictions were written; names: NAME of every image that has them; left_out: why others have none.
+    """What was written into a folder.
 
-    resumed: how many of these an earlier command had written; notes: what was not used of images, by count.
+    Args:
+        folder: The folder, or its address in a bucket.
+        names: NAME of every image that has predictions.
+        left_out: Why other images and videos have none.
+        resumed: How many of the images an earlier command had written.
+        notes: What was not used of images, by count.
+        videos: What became of each video.
     """
 
     folder: str
@@ -102,10 +109,17 @@ class PredictedFolder:
     left_out: tuple[str, ...] = ()
     resumed: int = 0
     notes: tuple[str, ...] = ()
+    videos: tuple["VideoResult", ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing was skipped and every frame of the videos could be read."""
+        return not self.left_out and not any(video.unreadable for video in self.videos)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        videos = [video.as_dict() for video in self.videos]
+        return asdict(replace(self, videos=())) | {"videos": videos}
 
     def _repr_html_(self) -> str:
         title = f"{self.folder}: {counted(len(self.names), 'image')}"
@@ -344,11 +358,6 @@ def open_output(place: Path, files: Sequence[ImageFile], settings: OutputSetting
         yield Output(place, files, settings)
 
 
-def is_alone(paths: Sequence[str | Path], files: Sequence[ImageFile]) -> bool:
-    """Whether `files`, which were found by `paths`, are one image that was named itself."""
-    return len(paths) == len(files) == 1 and not os.path.isdir(paths[0])
-
-
 def write_predictions(predictor: Predictor, output: Output, told: Told, *, alone: bool = False) -> PredictedFolder:
     """Write what can be read, and is of a size that the model takes. Other images are told and left out.
 
@@ -382,29 +391,6 @@ def write_predictions(predictor: Predictor, output: Output, told: Told, *, alone
     names = tuple(name for name in output.names if name in saved or name in output.resumed)
     notes = unused_notes(readable.unused)
     return PredictedFolder(output.place, names, tuple(readable.left_out), len(output.resumed), notes)
-
-
-def write_folder(
-    predictor: Predictor, images: Any, out: str | Path, settings: OutputSettings, progress: Progress
-) -> PredictedFolder:
-    """What `featherseg.predict` does with `out`; images: paths of images or folders, or a list of them.
-
-    Raises ConfigError for images that are no paths and an `out` that is named like an image, and what `find_images`,
-    `open_output`, `Output.check` and `write_predictions` raise.
-    """
-    paths = images if isinstance(images, list | tuple) else [images]
-    if not all(isinstance(path, str | Path) for path in paths):
-        raise ConfigError("with out, images are paths of images or folders: what is written is named like them.")
-    refuse_image_name(Path(out))
-    files = find_images([Path(path) for path in paths], Path(out))
-    done = count(1)
-    with open_output(Path(out), files, settings) as output:
-        output.check(predictor)
-
-        def told(*_: object) -> None:
-            progress("predicting", next(done), len(output.waiting))
-
-        return write_predictions(predictor, output, told, alone=is_alone(paths, files))
 
 
 class ReadableOnly:

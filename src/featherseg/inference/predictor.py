@@ -1,7 +1,7 @@
 """The way in for programs: `Predictor("frm-lite0-camvid")("street.jpg").mask`."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from io import BytesIO
@@ -154,6 +154,19 @@ def _write_png(draw: Callable[[], Image.Image], file: BinaryIO) -> None:
 def class_counts(mask: np.ndarray, classes: int) -> np.ndarray:
     """Pixels of every class in a mask (H, W) uint8, (K,) int64; by Pillow, as numpy would take 8 bytes a pixel."""
     return np.array(Image.fromarray(mask).histogram()[:classes])
+
+
+@dataclass(frozen=True)
+class PredictorOptions:
+    """What `featherseg.predict` opens a model with; it describes the fields."""
+
+    device: str = "auto"
+    batch: int = 1
+    inference: InferenceSettings | Mapping[str, Any] | None = None
+    memory_gb: float = DEFAULT_GB
+    max_side: int | None = None
+    threads: int | None = None
+    trust: bool = False
 
 
 KINDS = ("mask", "color", "overlay")

@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+import torch
 from support.data.small_video import read_video
 
 from featherseg import Predictor
@@ -17,6 +18,11 @@ from featherseg.inference.video.parts import parts_folder
 @pytest.fixture
 def predictor(make_runtime):
     return Predictor(make_runtime())
+
+
+def change_weights(predictor):
+    with torch.no_grad():
+        next(predictor.runtime.model.parameters()).add_(1)
 
 
 @pytest.fixture(autouse=True)
@@ -91,12 +97,14 @@ def test_a_recording_is_not_gone_on_with_by_another_model_or_other_settings(pred
             raise Killed
 
     with pytest.raises(Killed):
-        record(predictor, "1000000", target, threading.Event(), kill, model="one")
+        record(predictor, "1000000", target, threading.Event(), kill)
     before = {file: file.read_bytes() for file in parts_folder(target).iterdir()}
     if change == "settings":
         predictor.inference = InferenceSettings(flip=True)
+    else:
+        change_weights(predictor)
     with pytest.raises(RunError, match="was started with other settings"):
-        record(predictor, "40", target, threading.Event(), model="one" if change == "settings" else "two")
+        record(predictor, "40", target, threading.Event())
     assert {file: file.read_bytes() for file in parts_folder(target).iterdir()} == before
 
 

@@ -9,19 +9,22 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.data.small_video import distance, moving_images, read_video, write_video
 from support.servers.chromium import chromium
 
 from featherseg import Predictor
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, MissingExtra, RunError
+from featherseg.core.files import content_digest
+from featherseg.inference.runtimes.file_check import model_files
 from featherseg.inference.video import parts as video_parts
 from featherseg.inference.video import read as video_read
 from featherseg.inference.video import segmentation as video
 from featherseg.inference.video import write as video_write
 from featherseg.inference.video.parts import LOCK, parts_folder
 from featherseg.inference.video.read import Frames, read_facts
-from featherseg.inference.video.segmentation import VideoJob, is_video, run_digest, segment_video
+from featherseg.inference.video.segmentation import VideoJob, is_video, segment_video
 
 LOSS = 8.0
 """Levels of 255 that encoding may cost on average: small images of hard edges in colour, at half resolution."""
@@ -63,14 +66,10 @@ def clip(tmp_path):
     return write_video(tmp_path / "clip.mp4", moving_images(12), sound=True)
 
 
-def job(source, target, **more):
-    return VideoJob(source, target, model="n", **more)
-
-
 @pytest.mark.parametrize("ending", [".mp4", ".webm"])
 def test_every_frame_is_its_image_under_the_colours_of_its_classes(predictor, clip, tmp_path, ending):
     target = tmp_path / f"out{ending}"
-    result = segment_video(predictor, job(clip, target))
+    result = segment_video(predictor, VideoJob(clip, target))
     images, times = read_video(clip)
     frames, out_times = read_video(target)
     assert (result.frames, result.unreadable, result.damaged, result.resumed) == (12, 0, 0, 0)
@@ -90,7 +89,7 @@ def test_masks_are_those_of_the_images_without_loss(predictor, clip, tmp_path):
     masks.mkdir()
     for number in (11, 12, 13):
         (masks / f"{number:06d}.png").write_bytes(b"of an older, longer video")
-    segment_video(predictor, job(clip, tmp_path / "out.mp4", masks=masks))
+    segment_video(predictor, VideoJob(clip, tmp_path / "out.mp4", masks=masks))
     assert sorted(file.name for file in masks.iterdir()) == [f"{number:06d}.png" for number in range(12)]
     for number, image in enumerate(read_video(clip)[0]):
         with Image.open(masks / f"{number:06d}.png") as mask:
@@ -102,7 +101,7 @@ def test_uneven_times_are_kept(predictor, tmp_path, ending, slack):
     times = [900, 3903, 6906, 16916, 16999, 30030, 30031 + 3000, 40000]  # 1/90000 s; the first is not 0
     images = moving_images(len(times))
     source = write_video(tmp_path / "a.mp4", images, codec="libx264", times=times, time_base=Fraction(1, 90000))
-    segment_video(predictor, job(source, tmp_path / f"out{ending}"))
+    segment_video(predictor, VideoJob(source, tmp_path / f"out{ending}"))
     found = read_video(tmp_path / f"out{ending}")[1]
     for time, wanted in zip(found, times, strict=True):
         assert abs(time - Fraction(wanted - times[0], 90000)) <= slack
@@ -112,7 +111,7 @@ def test_uneven_times_are_kept(predictor, tmp_path, ending, slack):
 @pytest.mark.parametrize("ending", [".mp4", ".webm"])
 def test_the_rate_is_kept(predictor, tmp_path, rate, ending):
     source = write_video(tmp_path / "a.mp4", moving_images(6), rate=rate)
-    segment_video(predictor, job(source, tmp_path / f"out{ending}"))
+    segment_video(predictor, VideoJob(source, tmp_path / f"out{ending}"))
     facts = read_facts(tmp_path / f"out{ending}")
     assert abs(float(facts.rate) / float(rate) - 1) < 0.01
     assert facts.frames == 6
@@ -130,7 +129,7 @@ def test_turned_and_mirrored_videos_come_upright_and_are_written_so(predictor, t
     frame = next(Frames(source, facts).after(0)).pixels
     assert facts.size == upright.shape[:2]
     np.testing.assert_array_equal(frame, upright)
-    segment_video(predictor, job(source, tmp_path / "out.mp4"))
+    segment_video(predictor, VideoJob(source, tmp_path / "out.mp4"))
     assert read_facts(tmp_path / "out.mp4").turn == video_read.UPRIGHT
     assert read_video(tmp_path / "out.mp4")[0][0].shape == upright.shape
 
@@ -139,7 +138,7 @@ def test_turned_and_mirrored_videos_come_upright_and_are_written_so(predictor, t
 @pytest.mark.parametrize("size", [(47, 65), (33, 33), (1, 1), (2, 90)])
 def test_odd_sizes_are_kept(predictor, tmp_path, size, ending):
     source = write_video(tmp_path / "a.mkv", moving_images(2, size), codec="ffv1", pixels="bgr0")
-    segment_video(predictor, job(source, tmp_path / f"out{ending}"))
+    segment_video(predictor, VideoJob(source, tmp_path / f"out{ending}"))
     assert [frame.shape[:2] for frame in read_video(tmp_path / f"out{ending}")[0]] == [size, size]
 
 
@@ -198,15 +197,15 @@ def test_colours_are_read_as_the_file_names_them(tmp_path):
 def test_colours_are_written_as_they_were_drawn(predictor, tmp_path, ending):
     color = np.full((64, 64, 3), (250, 10, 10), dtype=np.uint8)
     source = write_video(tmp_path / "a.mkv", [color, color], codec="ffv1", pixels="bgr0")
-    segment_video(predictor, job(source, tmp_path / f"out{ending}"))
+    segment_video(predictor, VideoJob(source, tmp_path / f"out{ending}"))
     drawn = np.array(predictor(color).overlay())[16:48, 16:48]
     assert distance(read_video(tmp_path / f"out{ending}")[0][1][16:48, 16:48], drawn) < 3
 
 
 def test_a_model_of_grey_images_takes_a_video_and_one_of_five_channels_does_not(make_runtime, clip, tmp_path):
-    assert segment_video(Predictor(make_runtime(channels=1)), job(clip, tmp_path / "out.mp4")).frames == 12
+    assert segment_video(Predictor(make_runtime(channels=1)), VideoJob(clip, tmp_path / "out.mp4")).frames == 12
     with pytest.raises(ConfigError, match="takes images of 5 channels"):
-        segment_video(Predictor(make_runtime(channels=5)), job(clip, tmp_path / "b.mp4"))
+        segment_video(Predictor(make_runtime(channels=5)), VideoJob(clip, tmp_path / "b.mp4"))
 
 
 def spoil(path, begin, end):
@@ -228,7 +227,7 @@ def test_what_can_be_read_of_a_damaged_video_is_written_and_the_rest_is_counted(
     }
     for name, (source, frames) in cases.items():
         target = tmp_path / f"{name}.out.mp4"
-        result = segment_video(predictor, job(source, target))
+        result = segment_video(predictor, VideoJob(source, target))
         assert result.frames >= 5, name
         assert result.frames < frames or (name == "holes.mp4" and result.damaged), name
         assert result.frames + result.unreadable == frames, name
@@ -251,11 +250,11 @@ def test_what_is_no_video_is_refused_with_a_sentence(predictor, tmp_path, clip):
         (cut, "has no index"),
     ):
         with pytest.raises(DataError, match=named):
-            segment_video(predictor, job(source, tmp_path / "out.mp4"))
+            segment_video(predictor, VideoJob(source, tmp_path / "out.mp4"))
     with pytest.raises(DataNotFound, match=r"does not exist.*Did you mean '.*clip\.mp4'"):
-        segment_video(predictor, job(tmp_path / "clop.mp4", tmp_path / "out.mp4"))
+        segment_video(predictor, VideoJob(tmp_path / "clop.mp4", tmp_path / "out.mp4"))
     with pytest.raises(ConfigError, match=r"written as \.mp4 or \.webm"):
-        segment_video(predictor, job(clip, tmp_path / "out.mkv"))
+        segment_video(predictor, VideoJob(clip, tmp_path / "out.mkv"))
     assert not list(tmp_path.glob("out*"))
 
 
@@ -282,7 +281,7 @@ def test_sound_alone_is_no_video(predictor, tmp_path):
         tone.sample_rate, tone.pts = 44100, 0
         container.mux([*stream.encode(tone), *stream.encode()])
     with pytest.raises(DataError, match="has no video stream"):
-        segment_video(predictor, job(path, tmp_path / "out.mp4"))
+        segment_video(predictor, VideoJob(path, tmp_path / "out.mp4"))
 
 
 def test_a_codec_that_ffmpeg_does_not_know_is_told(tmp_path):
@@ -295,14 +294,14 @@ def test_a_codec_that_ffmpeg_does_not_know_is_told(tmp_path):
 def test_frames_that_are_too_large_are_refused_before_they_are_decoded(predictor, tmp_path, clip, monkeypatch):
     monkeypatch.setattr(video_read, "MAX_PIXELS", 3000)
     with pytest.raises(DataError, match=r"48x64 .* 3,072 pixels; the limit is 3,000"):
-        segment_video(predictor, job(clip, tmp_path / "out.mp4"))
+        segment_video(predictor, VideoJob(clip, tmp_path / "out.mp4"))
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".webm"])
 def test_a_browser_plays_what_is_written_in_the_right_colours(predictor, clip, tmp_path, ending):
     with chromium() as browser:  # first: it skips where there is none
         target = tmp_path / f"out{ending}"
-        segment_video(predictor, job(clip, target))
+        segment_video(predictor, VideoJob(clip, target))
         page = browser.new_page()
         content = base64.b64encode(target.read_bytes()).decode()
         shown = page.evaluate(FRAME_OF_VIDEO, [f"video/{ending[1:]}", content, 0.3])
@@ -315,13 +314,13 @@ def test_a_browser_plays_what_is_written_in_the_right_colours(predictor, clip, t
 def test_sides_that_vp9_does_not_know_are_refused(predictor, clip, tmp_path, monkeypatch):
     monkeypatch.setattr(video_write, "LONGEST_SIDE", 63)
     with pytest.raises(DataError, match=r"sides go up to 63 pixels\."):
-        segment_video(predictor, job(clip, tmp_path / "out.mp4"))
+        segment_video(predictor, VideoJob(clip, tmp_path / "out.mp4"))
 
 
 def test_without_pyav_a_sentence_says_what_to_install(predictor, clip, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MissingExtra, match=r"pip install 'featherseg\[video\]'"):
-        segment_video(predictor, job(clip, tmp_path / "out.mp4"))
+        segment_video(predictor, VideoJob(clip, tmp_path / "out.mp4"))
 
 
 class Stop(Exception):
@@ -339,13 +338,13 @@ def stop_after(frames):
 @pytest.mark.parametrize("ending", [".mp4", ".webm"])
 def test_a_stopped_run_goes_on_to_the_same_bytes_and_predicts_nothing_twice(predictor, clip, tmp_path, ending):
     whole, target = tmp_path / f"whole{ending}", tmp_path / f"out{ending}"
-    segment_video(predictor, job(clip, whole))
+    segment_video(predictor, VideoJob(clip, whole))
     for frames in (7, 11):
         with pytest.raises(Stop):
-            segment_video(predictor, job(clip, target), stop_after(frames))
+            segment_video(predictor, VideoJob(clip, target), stop_after(frames))
         assert not target.exists()
     seen = []
-    result = segment_video(predictor, job(clip, target), lambda doing, done, total: seen.append((done, total)))
+    result = segment_video(predictor, VideoJob(clip, target), lambda doing, done, total: seen.append((done, total)))
     assert (result.frames, result.resumed) == (12, 10)
     assert seen == [(10, 12), (11, 12), (12, 12)]
     assert target.read_bytes() == whole.read_bytes()
@@ -354,35 +353,38 @@ def test_a_stopped_run_goes_on_to_the_same_bytes_and_predicts_nothing_twice(pred
 def test_a_stopped_run_does_not_go_on_with_another_source_model_or_setting(predictor, make_runtime, clip, tmp_path):
     target = tmp_path / "out.mp4"
     with pytest.raises(Stop):
-        segment_video(predictor, job(clip, target), stop_after(7))
+        segment_video(predictor, VideoJob(clip, target), stop_after(7))
     shrunk = Predictor(make_runtime(), max_side=32)
     with pytest.raises(
         RunError, match=r"inference.resize was null, now \[32, 32\].*delete .*out.mp4.parts to start over"
     ):
-        segment_video(shrunk, job(clip, target))
-    with pytest.raises(RunError, match=r'model\.sha256 was "n", now "m"'):
-        segment_video(predictor, VideoJob(clip, target, model="m"))
+        segment_video(shrunk, VideoJob(clip, target))
+    other = Predictor(make_runtime())
+    with torch.no_grad():
+        next(other.runtime.model.parameters()).add_(1)
+    with pytest.raises(RunError, match=r"model\.sha256 was"):
+        segment_video(other, VideoJob(clip, target))
     write_video(clip, moving_images(13))
     with pytest.raises(RunError, match=r"source\.bytes was"):
-        segment_video(predictor, job(clip, target))
+        segment_video(predictor, VideoJob(clip, target))
     (parts_folder(target) / "parts.json").write_text("{")
     with pytest.raises(RunError, match="Delete it to start over"):
-        segment_video(predictor, job(clip, target))
+        segment_video(predictor, VideoJob(clip, target))
 
 
 def test_a_segment_that_the_disk_lost_is_made_again_with_all_behind_it(predictor, clip, tmp_path):
     whole, target = tmp_path / "whole.mp4", tmp_path / "out.mp4"
-    segment_video(predictor, job(clip, whole))
+    segment_video(predictor, VideoJob(clip, whole))
     with pytest.raises(Stop):
-        segment_video(predictor, job(clip, target), stop_after(11))
+        segment_video(predictor, VideoJob(clip, target), stop_after(11))
     (parts_folder(target) / "000000.nut").write_bytes(b"")
-    assert segment_video(predictor, job(clip, target)).resumed == 0
+    assert segment_video(predictor, VideoJob(clip, target)).resumed == 0
     assert target.read_bytes() == whole.read_bytes()
 
 
 def test_a_run_that_fails_before_its_first_segment_leaves_nothing(predictor, clip, tmp_path):
     with pytest.raises(Stop):
-        segment_video(predictor, job(clip, tmp_path / "out.mp4"), stop_after(2))
+        segment_video(predictor, VideoJob(clip, tmp_path / "out.mp4"), stop_after(2))
     assert [file.name for file in tmp_path.iterdir()] == ["clip.mp4"]
 
 
@@ -396,9 +398,9 @@ def test_a_stop_right_behind_a_segment_keeps_it(predictor, clip, tmp_path, monke
     extent = video_parts.segment_extent
     monkeypatch.setattr(video_parts, "segment_extent", stop)
     with pytest.raises(KeyboardInterrupt):
-        segment_video(predictor, job(clip, target))
+        segment_video(predictor, VideoJob(clip, target))
     monkeypatch.setattr(video_parts, "segment_extent", extent)
-    assert segment_video(predictor, job(clip, target)).resumed == 5
+    assert segment_video(predictor, VideoJob(clip, target)).resumed == 5
 
 
 @pytest.mark.parametrize("full", [0, 2, 3], ids=["first segment", "last segment", "joined"])
@@ -407,7 +409,7 @@ def test_a_full_disk_ends_a_video_in_a_message_and_loses_nothing(predictor, tmp_
     noise = np.random.default_rng(0).integers(0, 256, (12, 180, 240, 3), np.uint8)  # PyAV writes it frame by frame
     clip = write_video(tmp_path / "clip.mp4", noise)
     target, whole = tmp_path / f"out{ending}", tmp_path / f"whole{ending}"
-    segment_video(predictor, job(clip, whole))
+    segment_video(predictor, VideoJob(clip, whole))
     files, opened = count(), video_write._opened
 
     def disk(file, *options):
@@ -424,9 +426,9 @@ def test_a_full_disk_ends_a_video_in_a_message_and_loses_nothing(predictor, tmp_
 
     monkeypatch.setattr(video_write, "_opened", disk)
     with pytest.raises(FeathersegError, match=r"cannot write .*: No space left on device"):
-        segment_video(predictor, job(clip, target))
+        segment_video(predictor, VideoJob(clip, target))
     assert not target.exists()
-    assert segment_video(predictor, job(clip, target)).resumed == (0, 5, 10, 12)[full]
+    assert segment_video(predictor, VideoJob(clip, target)).resumed == (0, 5, 10, 12)[full]
     assert target.read_bytes() == whole.read_bytes()
 
 
@@ -439,7 +441,7 @@ def test_two_processes_do_not_write_one_video(predictor, clip, tmp_path):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline()
         with pytest.raises(RunError, match="another process is writing"):
-            segment_video(predictor, job(clip, target))
+            segment_video(predictor, VideoJob(clip, target))
         other.communicate("\n")
 
 
@@ -450,10 +452,14 @@ def test_names_of_videos_end_like_videos(tmp_path):
 
 def test_a_bin_of_another_format_is_no_part_of_the_model(tmp_path):
     """OpenVINO's model.bin lies beside model.onnx where both were exported."""
+
+    def digest_of(file):
+        return content_digest(*model_files(file))
+
     for name in ("m.onnx", "m.xml", "m.ncnn.param"):
         (tmp_path / name).write_bytes(b"graph")
-    digest = run_digest(tmp_path / "m.onnx")
+    digest = digest_of(tmp_path / "m.onnx")
     for name in ("m.bin", "m.ncnn.bin"):
         (tmp_path / name).write_bytes(b"weights")
-    assert run_digest(tmp_path / "m.onnx") == digest
-    assert run_digest(tmp_path / "m.xml") == run_digest(tmp_path / "m.ncnn.param") != digest
+    assert digest_of(tmp_path / "m.onnx") == digest
+    assert digest_of(tmp_path / "m.xml") == digest_of(tmp_path / "m.ncnn.param") != digest

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
@@ -49,6 +49,11 @@ class Recording:
     frames: int
     dropped: int
     size: Size
+    complete = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
 
 
 def record(
@@ -57,21 +62,18 @@ def record(
     target: Path,
     stop: threading.Event,
     progress: Progress | None = None,
-    *,
-    model: str = "",
 ) -> Recording:
     """Write what the camera sees until `stop` is set or the camera ends, each frame with the time it came at.
 
-    Killed, closed segments stay in TARGET.parts; the same call adds to them. `model` tells one model's weights from
-    another's, as `run_digest` gives it. Raises DeviceError for a camera that
-    cannot be opened, MissingExtra, ConfigError and RunError as `segment_video` does.
+    Killed, closed segments stay in TARGET.parts; the same call adds to them. Raises DeviceError for
+    a camera that cannot be opened, MissingExtra, ConfigError and RunError as `segment_video` does.
     """
     check_predictor(predictor)
     check_ending(target)
     with _Camera(camera) as source:
         format = VideoFormat(target.suffix.lower(), source.size, source.rate, TIME_BASE)
         check_format(format)
-        settings = settings_origin(predictor, source.size, model)
+        settings = settings_origin(predictor, source.size)
         origin = {"source": f"camera {camera}", "size": source.size, **settings}
         with open_parts(target, format, origin) as parts:
             frames = source.frames(stop, parts.end, predictor.runtime.channels)

@@ -10,23 +10,22 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from featherseg._version import __version__
 from featherseg.core.errors import ConfigError
-from featherseg.core.files import content_digest, refuse_links
+from featherseg.core.files import refuse_links
 from featherseg.core.types import Progress, Size
 from featherseg.inference.drawing import save_index_png
 from featherseg.inference.predictor import Predictor
-from featherseg.inference.runtimes import is_exported_file
-from featherseg.inference.runtimes.file_check import model_files
+from featherseg.inference.runtimes.digest import model_digest
 from featherseg.inference.video.parts import Origin, Parts, open_parts
 from featherseg.inference.video.read import Frame, Frames, VideoFacts, is_video, read_facts
 from featherseg.inference.video.write import OverlaidFrame, VideoFormat, check_ending, check_format
-from featherseg.runs.run import RESOLVED, WEIGHTS, find_run
 
-__all__ = ["SEGMENT_FRAMES", "VideoJob", "VideoResult", "is_video", "run_digest", "segment_video"]
+__all__ = ["SEGMENT_FRAMES", "VideoJob", "VideoResult", "is_video", "segment_video"]
 
 SEGMENT_FRAMES = 50
 """Frames of a segment: what a kill costs at most."""
@@ -39,12 +38,10 @@ class VideoJob:
     """What to segment and where to: target ends in .mp4 or .webm.
 
     masks: a folder for the masks without loss, 000000.png for the first frame and so on; None: none are written.
-    model: what tells one model's weights from another's, as `run_digest` gives it.
     """
 
     source: Path
     target: Path
-    model: str
     masks: Path | None = None
 
 
@@ -55,6 +52,7 @@ class VideoResult:
     damaged: frames that were partly unreadable and are in it all the same; how: "whole" or "6 tiles of 1024x1024".
     """
 
+    job: VideoJob
     facts: VideoFacts
     frames: int
     resumed: int
@@ -62,13 +60,11 @@ class VideoResult:
     damaged: int
     how: str
 
-
-def run_digest(run: str | Path) -> str:
-    """sha256 of a run's record and weights, or of an exported file with its weights. Raises RunError."""
-    if is_exported_file(run):
-        return content_digest(*model_files(Path(run)))
-    path = find_run(run)
-    return content_digest(path / RESOLVED, path / WEIGHTS)
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        names = ("frames", "resumed", "unreadable", "damaged", "how")
+        paths = {"source": str(self.job.source), "file": str(self.job.target)}
+        return paths | {name: getattr(self, name) for name in names}
 
 
 def segment_video(predictor: Predictor, job: VideoJob, progress: Progress | None = None) -> VideoResult:
@@ -98,7 +94,7 @@ def segment_video(predictor: Predictor, job: VideoJob, progress: Progress | None
             file.unlink()
             number += 1
     how = predictor.plan(facts.size).how
-    return VideoResult(facts, parts.frames, resumed, frames.unreadable, frames.damaged, how)
+    return VideoResult(job, facts, parts.frames, resumed, frames.unreadable, frames.damaged, how)
 
 
 def check_predictor(predictor: Predictor) -> None:
@@ -160,16 +156,16 @@ def _origin(predictor: Predictor, job: VideoJob, facts: VideoFacts) -> Origin:
     return {
         "source": {"name": job.source.name, "bytes": stat.st_size, "changed_ns": stat.st_mtime_ns, "head": head},
         "masks": job.masks.name if job.masks else None,
-        **settings_origin(predictor, facts.size, job.model),
+        **settings_origin(predictor, facts.size),
     }
 
 
-def settings_origin(predictor: Predictor, size: Size, model: str) -> Origin:
+def settings_origin(predictor: Predictor, size: Size) -> Origin:
     """What of the model, its device and its settings decides the result for frames of (height, width)."""
     plan = predictor.plan(size)
     return {
         "featherseg": __version__,
-        "model": {"name": predictor.runtime.name, "sha256": model},
+        "model": {"name": predictor.runtime.name, "sha256": model_digest(predictor.runtime)},
         "device": str(predictor.runtime.device),
         "inference": asdict(plan.inference),
         "together": min(predictor.batch, plan.at_once),
