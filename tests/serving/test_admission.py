@@ -16,7 +16,7 @@ def test_more_than_the_slots_are_refused_with_a_time_to_try_again():
         with pytest.raises(Refused, match="3 of 3 images") as refused, slots.take():
             pass
         assert (refused.value.status, refused.value.headers) == (429, {"Retry-After": "1"})
-    assert slots.taken == 0
+    assert slots.in_use == 0
 
 
 def test_slots_come_back_from_work_that_failed():
@@ -24,7 +24,7 @@ def test_slots_come_back_from_work_that_failed():
     with pytest.raises(ValueError, match="no"), slots.take():
         raise ValueError("no")
     with slots.take():
-        assert slots.taken == 1
+        assert slots.in_use == 1
 
 
 def told(story):
@@ -36,7 +36,7 @@ def told(story):
 async def _hold(budget, pixels, order, name, release):
     async with budget.take(pixels):
         order.append(name)
-        assert budget.taken <= budget.most
+        assert budget.in_use <= budget.most
         await release.wait()
 
 
@@ -54,7 +54,7 @@ def test_a_budget_is_kept_and_a_large_one_is_not_overtaken():
         before = list(order)
         release.set()
         await asyncio.gather(*tasks)
-        return before, order, budget.taken
+        return before, order, budget.in_use
 
     assert told(story()) == (["first"], ["first", "large", "small"], 0)
 
@@ -70,7 +70,7 @@ def test_a_budget_loses_nothing_to_tasks_that_are_given_up():
         tasks[1].cancel()  # has just come to its turn
         release.set()
         found = await asyncio.gather(*tasks, return_exceptions=True)
-        return order, [type(x).__name__ for x in found], budget.taken
+        return order, [type(x).__name__ for x in found], budget.in_use
 
     order, found, taken = told(story())
     assert order == [0, 1, 3]
@@ -100,6 +100,6 @@ def test_a_slow_body_whose_time_ends_at_this_moment_hurts_no_other():
                 time.sleep(0.1)  # both are due now: the one's end, then the other's growth, before any task runs
                 await grown.wait()
         found = await asyncio.gather(giving_up, return_exceptions=True)
-        return [type(x).__name__ for x in found], bodies.taken
+        return [type(x).__name__ for x in found], bodies.in_use
 
     assert told(story()) == (["TimeoutError"], 0)

@@ -84,7 +84,7 @@ def test_thirty_two_at_once_get_each_their_own_mask(client):
 def test_above_the_queue_429_says_when_to_try_again(gated):
     client, predictor = gated
     waiting = [client.begin("POST", "/v1/segment", files=form(encoded(image(seed)))) for seed in range(2)]
-    until(lambda: client.app.state.service.slots.taken == 2)
+    until(lambda: client.app.state.service.slots.in_use == 2)
     refused = client.post("/v1/segment", files=form(encoded(image())))
     assert refusal(refused) == (429, "busy")
     assert refused.headers["retry-after"] == "1"
@@ -99,7 +99,7 @@ def test_a_batch_takes_a_slot_an_image(start):
     content = encoded(image())
     assert client.post("/v1/segment/batch", files=several(*[content] * 3)).status_code == 200
     assert refusal(client.post("/v1/segment/batch", files=several(*[content] * 4))) == (429, "busy")
-    assert client.app.state.service.slots.taken == 0
+    assert client.app.state.service.slots.in_use == 0
 
 
 def test_an_answer_that_takes_too_long_is_given_up_and_the_next_is_right(start):
@@ -108,7 +108,7 @@ def test_an_answer_that_takes_too_long_is_given_up_and_the_next_is_right(start):
     assert refusal(client.post("/v1/segment", files=form(encoded(image())))) == (504, "time")
     predictor.gate.set()
     until(lambda: client.post("/v1/segment", files=form(encoded(image(1)))).status_code == 200)
-    assert client.app.state.service.slots.taken == 0
+    assert client.app.state.service.slots.in_use == 0
 
 
 def test_a_body_that_does_not_come_is_given_up(start):
@@ -122,7 +122,7 @@ def test_a_body_that_does_not_come_is_given_up(start):
         "/v1/segment", content=stalled(), headers={"Content-Type": "multipart/form-data; boundary=x"}
     )
     assert refusal(response) == (408, "time")
-    assert client.app.state.service.slots.taken == 0
+    assert client.app.state.service.slots.in_use == 0
 
 
 def test_an_image_at_which_the_model_fails_tells_nothing_and_hurts_no_other(client, caplog):

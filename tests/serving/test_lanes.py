@@ -54,14 +54,14 @@ def test_the_work_on_a_large_image_that_was_answered_504_ends(start, slow):
     for _ in range(2):
         assert client.post("/v1/segment", files=form(large_image())).status_code == 504
         until(lambda: not slow.running)
-        assert client.app.state.service.slots.taken == client.app.state.service._large.taken == 0
+        assert client.app.state.service.slots.in_use == client.app.state.service._large.in_use == 0
 
 
 def test_the_work_on_a_large_image_whose_sender_left_ends(slow):
     with running(Served("color", Predictor(slow))) as (address, server):
         with connected(address, posted(address, large_image())):
             until(lambda: slow.running)
-        until(lambda: not slow.running and server.service.slots.taken == 0)
+        until(lambda: not slow.running and server.service.slots.in_use == 0)
         slow.gate.set()
         answer = httpx.post(f"{address}/v1/segment", files=form(large_image()), timeout=60)
         np.testing.assert_array_equal(mask_in(answer.content), answer_of(large_image()))

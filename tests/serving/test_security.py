@@ -75,7 +75,7 @@ def test_further_names_are_answered_when_they_were_allowed(start):
 def test_a_port_of_a_tunnel_is_answered_by_the_words_of_its_refusal(start):
     refused = start().get("/v1/models", headers={"Host": "localhost:9000"}).json()["error"]["message"]
     assert "'localhost:9000' is not allowed" in refused
-    assert "--allow-host and just that, port included" in refused
+    assert "--allow-host and that name, port included" in refused
     client = start(hosts=allowed_hosts("127.0.0.1", 8000, ["localhost:9000"]))
     assert client.get("/v1/models", headers={"Host": "localhost:9000"}).status_code == 200
 

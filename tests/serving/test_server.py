@@ -54,11 +54,11 @@ def test_an_image_whose_client_left_is_not_looked_at():
         slots, connections = server.service.slots, []
         for number in (1, 2):
             connections.append(connected(address, posted(address, image())))
-            until(lambda number=number: slots.taken == number)
+            until(lambda number=number: slots.in_use == number)
         until(lambda: predictor.seen and server.service.waiting("color") == 1)
         for connection in connections:
             connection.close()
-        until(lambda: slots.taken == 0)
+        until(lambda: slots.in_use == 0)
         predictor.gate.set()
         assert httpx.post(f"{address}/v1/segment", files=form(image()), timeout=60).status_code == 200
         assert predictor.seen == [1, 1]  # the one that ran when its client left, and the last

@@ -1,4 +1,4 @@
-"""The application: routes, page, and how every refusal is answered."""
+"""The ASGI application: routes, page, and the answer to every refusal."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -20,11 +20,17 @@ from featherseg.serving.schema import SegmentQuery
 from featherseg.serving.service import Service
 from featherseg.serving.settings import Settings
 
-CODES = {404: ("path", "There is nothing at this URL."), 405: ("method", "This URL does not support that method.")}
+CODES = {
+    404: ("path", "There is nothing at this URL."),
+    405: ("method", "This URL does not support that method."),
+}
 
 
 def create_app(models: Sequence[Served], settings: Settings | None = None) -> FastAPI:
-    """The service as an ASGI application; its threads live as long as its lifespan. `app.state.service` is behind."""
+    """Create the service as an ASGI application; its threads run during its lifespan.
+
+    `app.state.service` is the Service.
+    """
     service = Service(models, settings or Settings())
 
     @asynccontextmanager
@@ -56,7 +62,7 @@ def create_app(models: Sequence[Served], settings: Settings | None = None) -> Fa
 
 
 def _require_token(description: dict[str, Any]) -> None:
-    """Say so in the description of the API, which is changed in place."""
+    """Add the token to the description of the API, in place."""
     description["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     description["security"] = [{"token": []}]
     for path in set(OPEN_PATHS) & set(description["paths"]):

@@ -1,7 +1,7 @@
-"""One thread a model: images of one size that wait at the same time go through it together.
+"""One thread per model: waiting images of one size go through the model together.
 
-Nothing waits for a batch to fill. A batch in which the model fails is run again image by image, so that one
-image hurts no other.
+Nothing waits for a batch to fill. If the model fails on a batch, its images are run one by one, so
+that one image cannot fail the others.
 """
 
 import threading
@@ -18,22 +18,24 @@ from featherseg.inference.predictor import Prediction
 Predict = Callable[[list[np.ndarray]], Sequence[Prediction]]
 
 turns = threading.Lock()
-"""Models take turns: each takes all cores, or the one device, by itself."""
+"""Models take turns, because each uses all cores, or the only device."""
 
 
-@dataclass(eq=False)  # a job is itself alone: arrays of two sizes cannot be compared
+@dataclass(eq=False)  # compared by identity: arrays of two sizes cannot be compared
 class _Job:
     pixels: np.ndarray  # (H, W, C)
     answer: "Future[Prediction]" = field(default_factory=Future)
 
 
 class Worker:
-    """Runs `predict` on images in the order they come, at most `batch` of one size at a time.
+    """Runs `predict` on images in order of arrival, at most `batch` of one size at a time.
 
-    observe is told the size of every batch. How many may wait is bounded by who submits.
+    `observe` is called with the size of every batch. The caller bounds how many images may wait.
     """
 
-    def __init__(self, predict: Predict, batch: int, observe: Callable[[int], None] = lambda size: None) -> None:
+    def __init__(
+        self, predict: Predict, batch: int, observe: Callable[[int], None] = lambda size: None
+    ) -> None:
         self.predict, self.batch, self.observe = predict, batch, observe
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
@@ -42,7 +44,10 @@ class Worker:
         self._thread.start()
 
     def submit(self, pixels: np.ndarray) -> "Future[Prediction]":
-        """The answer for an image (H, W, C) uint8 or uint16, to come; cancelled while it waits, it costs nothing."""
+        """Return a future of the prediction for an image (H, W, C) uint8 or uint16.
+
+        An image cancelled while it waits is not run.
+        """
         job = _Job(pixels)
         with self._changed:
             assert not self._closed
@@ -52,16 +57,16 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        """Images that are not yet run."""
+        """The number of images not yet run."""
         return len(self._jobs)
 
     @property
     def alive(self) -> bool:
-        """Whether answers will come."""
+        """Whether the thread runs and answers."""
         return self._thread.is_alive()
 
     def close(self, seconds: float) -> None:
-        """Finish what waits, for at most so long, and end the thread."""
+        """Finish waiting images, for at most `seconds`, and end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -73,20 +78,23 @@ class Worker:
             if running:
                 self.observe(len(running))
                 self._answer(running)
-            del jobs, running  # no image is held while the thread waits
+            del jobs, running  # frees the images while the thread waits
 
     def _take(self) -> list[_Job]:
-        """The first that waits, and those like it, at most a batch; none when closed and done."""
+        """Return the first waiting image and further ones of its size, at most a batch.
+
+        Returns nothing when closed and done.
+        """
         with self._changed:
             while not self._jobs and not self._closed:
                 self._changed.wait()
             if not self._jobs:
                 return []
             first = self._jobs[0].pixels
-            taken = [job for job in self._jobs if alike(job.pixels, first)][: self.batch]
-            for job in taken:
+            jobs = [job for job in self._jobs if alike(job.pixels, first)][: self.batch]
+            for job in jobs:
                 self._jobs.remove(job)
-            return taken
+            return jobs
 
     def _answer(self, jobs: Sequence[_Job]) -> None:
         try:

@@ -1,7 +1,8 @@
-"""One connection, bounded from its first byte: in time, in pieces, and in what it leaves unread.
+"""One connection with limits from its first byte: on time, pieces, and unread answers.
 
-uvicorn's protocol for h11 does the work. What it leaves open is closed here: connections that say nothing, bodies that
-nobody reads, bodies in tiny pieces, answers that are not fetched, and too many connections.
+uvicorn's h11 protocol does the work. Here are the limits it lacks: idle connections, bodies that
+the application does not read, bodies in tiny pieces, answers that are not fetched, and too many
+connections.
 """
 
 import asyncio
@@ -12,25 +13,25 @@ from typing import Any, cast
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_FILES = os.sysconf("SC_OPEN_MAX") if hasattr(os, "sysconf") else -1  # without a limit it is -1 too
+_FILES = os.sysconf("SC_OPEN_MAX") if hasattr(os, "sysconf") else -1  # -1 also means no limit
 MOST_CONNECTIONS = min(512, _FILES // 2) if _FILES > 0 else 512
-"""Above it the one that is worth least is closed: what says nothing must not use up the process' files."""
+"""Most connections; above, the least useful is closed, so that idle ones cannot use all files."""
 
 NEW_SECONDS = 1.0
-"""A connection that says nothing yet is not closed for others that are slow to send for so long."""
+"""Seconds in which an idle connection is not closed in favour of slow senders."""
 
 HEADER_SECONDS = 10.0
-"""For the head of a request to arrive, from the connection's first moment or from the answer before."""
+"""Seconds for the head of a request to arrive, from the connection or the previous answer on."""
 
 DRAIN_SECONDS = 5.0
-"""For the rest of a body that was refused: it is thrown away unread, so that the answer arrives."""
+"""Seconds for the rest of a refused body: it is discarded, so that the answer arrives."""
 
 FREE_PIECES, PIECE_BYTES = 1000, 256
-"""A body comes in at most so many pieces, and one more for each so many bytes."""
+"""A body may have this many pieces, and one more per this many bytes."""
 
 
 class _Counted(h11.Connection):
-    """Refuses bodies in tiny pieces: each costs as much time as a large one."""
+    """Refuses bodies in tiny pieces: each piece costs as much time as a large one."""
 
     pieces = size = 0
 
@@ -46,7 +47,7 @@ class _Counted(h11.Connection):
 
 
 class _Lingering:
-    """A transport whose `close` lets an answer arrive although the client is still sending."""
+    """A transport whose `close` lets an answer arrive while the client is still sending."""
 
     def __init__(self, transport: asyncio.Transport, protocol: "Connection") -> None:
         self._transport, self._protocol = transport, protocol
@@ -65,7 +66,7 @@ class _Lingering:
 
 
 class Connection(H11Protocol):
-    """A connection of the service; `sweep` is to be called about every second."""
+    """A connection of the service; `sweep` must be called about every second."""
 
     conn: _Counted
 
@@ -77,16 +78,16 @@ class Connection(H11Protocol):
 
     @property
     def is_answering(self) -> bool:
-        """Whether a request is under way, from its head to the end of its answer."""
+        """Whether a request is in progress, from its head to the end of its answer."""
         return self.cycle is not None and not self.cycle.response_complete
 
     @property
     def is_receiving(self) -> bool:
-        """Whether the body of a request is still to come."""
+        """Whether the body of a request is still arriving."""
         return self.cycle is not None and self.cycle.more_body
 
     def worth(self, now: float) -> tuple[int, float]:
-        """The least is closed first: what says nothing, then what is slow to send, then what has only just come."""
+        """Return a sort key, the lowest is closed first: idle, then slow, then new connections."""
         if not self.is_answering:
             return (0 if now - self.since > NEW_SECONDS else 2), self.since
         if self.is_receiving or self.unfetched_since <= now:
@@ -124,7 +125,7 @@ class Connection(H11Protocol):
             if self.cycle.response_started:
                 self.abort()
                 return
-            self.cycle.disconnected = True  # whoever reads the body is told that it ends
+            self.cycle.disconnected = True  # tells the reader of the body that it ends
             self.cycle.message_event.set()
         super().send_400_response(msg)
 
@@ -142,7 +143,7 @@ class Connection(H11Protocol):
             super().shutdown()
 
     def drain(self) -> None:
-        """Send what is to be sent and no more, and throw away what comes."""
+        """Send what is buffered and discard what arrives."""
         self.draining, self.since = True, time.monotonic()
         self._unset_keepalive_if_required()
         self.transport.resume_reading()
@@ -150,23 +151,29 @@ class Connection(H11Protocol):
             self.transport.write_eof()
 
     def abort(self) -> None:
-        """Close at once, whatever is unsent."""
+        """Close at once and drop unsent data."""
         self.transport.abort()
         self.connections.discard(self)
 
     def is_late(self, now: float, seconds: float) -> bool:
-        """Whether its time is over: for a head, for the rest of a refused body, or `seconds` for an unread answer."""
+        """Whether the connection is late.
+
+        It has a limited time for a head and for the rest of a refused body, and `seconds` for an
+        answer that the client does not read.
+        """
         if self.draining:
             return now - self.since > DRAIN_SECONDS
-        if self.is_answering:  # the application sees to its time, but for that of an answer that nobody fetches
+        if self.is_answering:  # the application limits its time, except for fetching the answer
             return now - self.unfetched_since > seconds
-        return now - self.since > (seconds if self.transport.get_write_buffer_size() else HEADER_SECONDS)
+        return now - self.since > (
+            seconds if self.transport.get_write_buffer_size() else HEADER_SECONDS
+        )
 
 
 def sweep(connections: set[Any], seconds: float, most: int) -> None:
-    """Close those whose time is over, and drop the oldest of unread answers of more than `most` bytes in all."""
+    """Close late connections, and the oldest unread answers beyond `most` bytes in total."""
     now, unread = time.monotonic(), 0
-    for connection in sorted(connections, key=lambda one: -one.since):  # the newest first
+    for connection in sorted(connections, key=lambda one: -one.since):  # newest first
         size = connection.transport.get_write_buffer_size()
         unread += size
         if connection.is_late(now, seconds) or (size and unread > most):

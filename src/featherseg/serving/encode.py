@@ -1,4 +1,4 @@
-"""A prediction as PNG or JSON."""
+"""Encode a prediction as PNG or JSON."""
 
 import json
 from base64 import b64encode
@@ -15,18 +15,21 @@ from featherseg.serving.refusal import Refused
 from featherseg.serving.schema import Format
 
 MOST_RUNS, MOST_CORNERS = 2_000_000, 500_000
-"""Of one mask; above them its JSON takes many seconds and 150 MB. A mask of noise has them, one of things has not."""
+"""Most runs and corners of one mask; beyond, its JSON takes many seconds and 150 MB.
+
+Masks of noise exceed them, masks of things do not.
+"""
 
 
 def mask_png(prediction: Prediction) -> bytes:
-    """The index mask (H, W) as a PNG: of the same mask, the bytes that `featherseg predict` writes as NAME_mask.png."""
+    """Return the index mask (H, W) as a PNG, equal to NAME_mask.png of `featherseg predict`."""
     return drawing.png_bytes(drawing.index_image(prediction.mask, prediction.classes))
 
 
 def encode_soft(prediction: Prediction) -> bytes:
-    """`Prediction.soft`: an .npz of the probabilities of all classes, or a grey PNG of the mask's confidence.
+    """Return `Prediction.soft`: an .npz of all classes' probabilities, or a grey PNG of confidence.
 
-    The bytes that `featherseg predict --probabilities` writes.
+    The bytes equal those of `featherseg predict --probabilities`.
     """
     assert prediction.soft is not None
     if prediction.soft.ndim == 3:
@@ -35,9 +38,9 @@ def encode_soft(prediction: Prediction) -> bytes:
 
 
 def encoder(model: str, format: Format) -> Callable[[Prediction], bytes]:
-    """What makes the JSON of a prediction by the model `model`: with its PNG in base64, runs or polygons.
+    """Return a function that encodes a prediction as JSON, with a base64 PNG, runs or polygons.
 
-    It raises Refused (413) for a mask that is too ragged.
+    The function raises Refused (413) for a mask with too many runs or corners.
     """
     if format == "png":
         return lambda prediction: _json(
@@ -50,14 +53,16 @@ def encoder(model: str, format: Format) -> Callable[[Prediction], bytes]:
         numbers, parts = _parts(prediction)
         check(numbers)
         runs = runs_of(numbers)
-        segments = [_about(part, prediction, runs) | draw_part(numbers, part.number, runs) for part in parts]
+        segments = [
+            _about(part, prediction, runs) | draw_part(numbers, part.number, runs) for part in parts
+        ]
         return _json(_head(model, prediction) | {"segments": segments})
 
     return encode
 
 
 class _Part(NamedTuple):
-    """One segment: its number in the map, its class, and which object it is (None: no object)."""
+    """One segment: its number in the map, its class, and its object (None: no object)."""
 
     number: int
     category: int
@@ -65,13 +70,17 @@ class _Part(NamedTuple):
 
 
 def _parts(prediction: Prediction) -> tuple[np.ndarray, Sequence[_Part]]:
-    """A map of numbers (H, W) and its segments: objects and regions of a panoptic model, classes of another."""
+    """Return a map of numbers (H, W) and its segments: objects and regions, or classes."""
     if prediction.panoptic is None:
-        return prediction.mask, [_Part(number, number, None) for number in np.unique(prediction.mask).tolist()]
+        return prediction.mask, [
+            _Part(number, number, None) for number in np.unique(prediction.mask).tolist()
+        ]
     ids, segments = prediction.panoptic
     things = [info.thing for info in prediction.classes]
     parts = [(segment["id"], segment["category_id"]) for segment in segments]
-    return ids, [_Part(number, category, number if things[category] else None) for number, category in parts]
+    return ids, [
+        _Part(number, category, number if things[category] else None) for number, category in parts
+    ]
 
 
 def _head(model: str, prediction: Prediction) -> dict[str, Any]:
@@ -84,14 +93,14 @@ def _head(model: str, prediction: Prediction) -> dict[str, Any]:
 
 
 def _about(part: _Part, prediction: Prediction, runs: dict[int, Runs]) -> dict[str, Any]:
-    info, own = prediction.classes[part.category], runs[part.number]
+    info, runs_of_part = prediction.classes[part.category], runs[part.number]
     return {
         "class": part.category,
         "name": info.name,
         "thing": info.thing,
         "id": part.object_id,
-        "area": own.area,
-        "bbox": own.box,
+        "area": runs_of_part.area,
+        "bbox": runs_of_part.box,
     }
 
 
@@ -112,7 +121,11 @@ def _polygons(numbers: np.ndarray, number: int, runs: dict[int, Runs]) -> dict[s
 def _check_runs(numbers: np.ndarray) -> None:
     runs = np.count_nonzero(numbers[1:] != numbers[:-1]) + numbers.shape[1]
     if runs > MOST_RUNS:
-        raise Refused(413, "ragged", f"The mask has {runs:,} runs, the limit is {MOST_RUNS:,}. Ask for format=png.")
+        raise Refused(
+            413,
+            "ragged",
+            f"The mask has {runs:,} runs, the limit is {MOST_RUNS:,}. Ask for format=png.",
+        )
 
 
 def _check_corners(numbers: np.ndarray) -> None:
@@ -121,7 +134,8 @@ def _check_corners(numbers: np.ndarray) -> None:
         raise Refused(
             413,
             "ragged",
-            f"The mask has {corners:,} corners, the limit is {MOST_CORNERS:,}. Ask for format=png or rle.",
+            f"The mask has {corners:,} corners, the limit is {MOST_CORNERS:,}. Ask for format=png "
+            "or rle.",
         )
 
 

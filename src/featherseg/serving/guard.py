@@ -1,6 +1,6 @@
-"""Stands before every route: Host, Origin and token are checked, bodies are measured, every answer gets its headers.
+"""The checks before every route: Host, Origin, token, body size; and the headers of every answer.
 
-What nobody foresaw becomes a plain 500 here; its traceback goes to the log, never to the client.
+An unforeseen error becomes a plain 500; its traceback goes to the log, never to the client.
 """
 
 import hmac
@@ -41,13 +41,13 @@ HEADERS = {
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
     "Cache-Control": "no-store",
 }
-"""On every answer, whatever its status."""
+"""Headers of every answer, whatever its status."""
 
 CROSS_ORIGIN = {
     "Access-Control-Expose-Headers": "X-Featherseg-Model, Retry-After",
     "Cross-Origin-Resource-Policy": "cross-origin",
 }
-"""On answers to pages of allowed origins."""
+"""Headers of answers to pages of allowed origins."""
 
 PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST",
@@ -56,14 +56,14 @@ PREFLIGHT = {
 }
 
 HEALTH_PATHS = ("/healthz", "/readyz")
-"""Answered under every Host: probes of load balancers send names of their own."""
+"""Paths answered for every Host, because load balancers probe with their own names."""
 
 OPEN_PATHS = ("/", *HEALTH_PATHS)
-"""What needs no token, beside the files of the page: nothing of it tells about an image or a model."""
+"""Paths without a token, besides the page's files; they reveal nothing about images or models."""
 
 PAGE = "/page/"
 GONE = 499
-"""Counted for clients that left before their answer; nobody receives it."""
+"""Status counted for clients that left before their answer; nobody receives it."""
 
 
 class Guard:
@@ -82,14 +82,14 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         root_path = self.service.settings.root_path
-        if root_path and scope["path"] == root_path:  # the page names its files relative to a folder
+        if root_path and scope["path"] == root_path:  # the page's links are relative to a folder
             await RedirectResponse(f"{root_path}/", status_code=308)(scope, receive, send)
             return
         scope = below_root(scope, root_path)
         status, started, request = GONE, time.perf_counter(), Headers(scope=scope)
         unread = request.get("content-length", "0") != "0" or "transfer-encoding" in request
 
-        # What comes in and goes out is watched: whether a body was read to its end, and which status was sent.
+        # Track whether the body was read to its end, and which status was sent
         async def watched_receive() -> Message:
             nonlocal unread
             message = await receive()
@@ -104,18 +104,18 @@ class Guard:
                 headers.update(self._cross_origin(request))
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
-                if unread:  # a body that was refused is not read for the sake of the next request
+                if unread:  # close instead of reading a refused body up to the next request
                     headers["Connection"] = "close"
             await send(message)
 
-        # A client that left is no fault; any other error is one of ours, answered without its text.
+        # A client that left is no error; any other exception is ours, answered without its text
         try:
             await self._checked(scope, watched_receive, send_with_headers)
         except ClientDisconnect:
             pass
         except Exception:
             log.exception("%s %r failed", scope["method"], scope["path"][:200])
-            if status != GONE:  # an answer has begun: cut it off
+            if status != GONE:  # the answer has begun: abort it
                 raise
             await failed().response()(scope, receive, send_with_headers)
         finally:
@@ -131,26 +131,32 @@ class Guard:
         if self._is_preflight(scope, Headers(scope=scope)):
             await Response(status_code=204, headers=PREFLIGHT)(scope, receive, send)
             return
-        await self.app(scope, bounded(receive, Headers(scope=scope), self.service.settings.limits.bytes), send)
+        await self.app(
+            scope, bounded(receive, Headers(scope=scope), self.service.settings.limits.bytes), send
+        )
 
     def _check(self, scope: Scope, headers: Headers) -> None:
-        """Raises Refused: 403 for a host or an origin, 401 for the token, 503 while stopping."""
+        """Raise Refused: 403 for a host or an origin, 401 for the token, 503 while stopping."""
         settings, path = self.service.settings, scope["path"]
         hosts = settings.hosts | {own_address(scope)}
         host = headers.get("host", "")
         if not is_allowed(host, hosts) and path not in HEALTH_PATHS:
-            mend = "Where it is a name of this service, start it with --allow-host and just that, port included."
-            raise Refused(403, "host", f"Host {shown(host)} is not allowed. {mend}")
+            advice = (
+                "If it is a name of this service, start it with --allow-host and that name, "
+                "port included."
+            )
+            raise Refused(403, "host", f"Host {shown(host)} is not allowed. {advice}")
         origin = headers.get("origin")
         scheme, _, from_host = (origin or "").partition("://")
-        own_page = scheme in ("http", "https") and is_allowed(from_host, hosts)  # "null" is none
+        # The origin "null" has no scheme, so it is no page of ours
+        own_page = scheme in ("http", "https") and is_allowed(from_host, hosts)
         if origin is not None and not own_page and origin.lower() not in settings.origins:
             raise Refused(
                 403,
                 "origin",
-                f"Requests from pages of {shown(origin)} are not allowed. If it is the address of this service, start "
-                "the service with --allow-host and its name, port included. If it is a page of yours, start it with "
-                "--allow-origin and just that.",
+                f"Requests from pages of {shown(origin)} are not allowed. If it is the address of "
+                "this service, start the service with --allow-host and its name, port included. "
+                "If the page is yours, start the service with --allow-origin and that address.",
             )
         is_open = path in OPEN_PATHS or path.startswith(PAGE) or self._is_preflight(scope, headers)
         if settings.token is not None and not is_open:
@@ -159,9 +165,12 @@ class Guard:
             raise stopping()
 
     def _is_preflight(self, scope: Scope, headers: Headers) -> bool:
-        """Whether a browser asks what a page of an allowed origin may send; it sends no token with that."""
-        asked = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
-        return asked and headers.get("origin", "").lower() in self.service.settings.origins
+        """Whether a browser asks what a page of an allowed origin may send (CORS preflight).
+
+        Browsers send no token with this request.
+        """
+        preflight = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
+        return preflight and headers.get("origin", "").lower() in self.service.settings.origins
 
     def _cross_origin(self, request: Headers) -> dict[str, str]:
         """The headers by which a browser lets a page of an allowed origin read the answer."""
@@ -174,7 +183,7 @@ class Guard:
 
 
 def below_root(scope: Scope, root_path: str) -> Scope:
-    """`scope` with the path below `root_path`; proxies pass it on with the root or without."""
+    """Return `scope` with the path below `root_path`; proxies forward paths with or without it."""
     path = scope["path"]
     if not root_path or not path.startswith(f"{root_path}/"):
         return scope
@@ -182,14 +191,15 @@ def below_root(scope: Scope, root_path: str) -> Scope:
 
 
 def is_allowed(host: str, hosts: Iterable[str]) -> bool:
-    """Whether a Host header is one of those, upper and lower case alike."""
+    """Whether a Host header is one of `hosts`, ignoring case."""
     return host.lower() in hosts
 
 
 def own_address(scope: Scope) -> str:
-    """The address and port at which this connection came in, as a Host header says them.
+    """Return the address and port on which this connection arrived, as a Host header.
 
-    It is always answered: a page that is led here by its own name (DNS rebinding) sends that name, never an address.
+    This Host is always answered. In an attack by DNS rebinding the page sends its own name, never
+    an address.
     """
     host, port = scope.get("server") or ("", None)
     try:
@@ -201,29 +211,33 @@ def own_address(scope: Scope) -> str:
 
 
 def check_token(authorization: str, token: str) -> None:
-    """Raises Refused (401) unless the header is `Bearer TOKEN`; how long it takes tells nothing of the token."""
+    """Raise Refused (401) unless the header is `Bearer TOKEN`, in constant time."""
     scheme, _, given = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+    if scheme.lower() != "bearer" or not hmac.compare_digest(
+        given.strip().encode(), token.encode()
+    ):
         raise Refused(
             401,
             "token",
-            "A token is required: the one that the service was started with, or printed then. Send it as "
-            "Authorization: Bearer TOKEN.",
+            "A token is required: the one that the service was started with, or printed then. "
+            "Send it as Authorization: Bearer TOKEN.",
             {"WWW-Authenticate": "Bearer"},
         )
 
 
 def shown(text: str) -> str:
-    """What a client sent, as it may stand in a message: ASCII, quoted, not long."""
+    """Return a client's text for a message: ASCII, quoted, shortened."""
     return ascii(text[:100])
 
 
 def bounded(receive: Receive, headers: Headers, most: int) -> Receive:
-    """`receive` that raises Refused (413) when a body is longer than `most` bytes, or says that it will be."""
+    """Wrap `receive` to raise Refused (413) if a body exceeds `most` bytes, or announces it."""
     received = 0
 
     def too_long(size: str) -> Refused:
-        return Refused(413, "bytes", f"The request has {size}; the limit is {most:,}. Send a smaller image.")
+        return Refused(
+            413, "bytes", f"The request has {size}; the limit is {most:,}. Send a smaller image."
+        )
 
     async def bounded_receive() -> Message:
         nonlocal received

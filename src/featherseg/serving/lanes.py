@@ -1,8 +1,8 @@
-"""The lane of large images: one at a time, behind the small ones, and ended when nobody waits for it any more.
+"""The lane of large images: one at a time, behind small ones, cancelled if nobody waits.
 
-A small image never stands behind a large one: it has a worker of its own (batching.py). Here a thread of low priority
-does all of one image (read, predict, encode) before the next; what is given up ends at the next operation of torch or,
-in an exported file, after the window at hand.
+A small image never waits for a large one: it has its own worker (batching.py). Here a thread of low
+priority reads, predicts and encodes one image after the other. A cancelled job ends at the next
+operation of torch or, for an exported file, after the current window.
 """
 
 import heapq
@@ -22,21 +22,21 @@ from featherseg.core.allocator import large_blocks_returned, return_freed_memory
 from featherseg.inference.runtimes import Runtime
 
 NICE = 10
-"""Steps of priority (Linux) by which the lane stands behind the small images: these get nine tenths of a core."""
+"""Niceness of the lane's thread (Linux): small images get nine tenths of a core."""
 
 SECONDS_PER_MEGAPIXEL = 1.0
-"""By so much later an image is taken to have come: smaller ones go first, and the largest still has its turn."""
+"""Seconds per megapixel by which an image queues later: small ones go first, large ones do run."""
 
 Stop = Callable[[], None]
-"""Called between steps; raises Stopped when the answer is wanted no more."""
+"""A function called between steps; raises Stopped when nobody waits for the answer."""
 
 
 class Stopped(Exception):
-    """Nobody waits for the answer."""
+    """Nobody waits for the answer any more."""
 
 
 class _Job:
-    """`work(stop)` and the answer to it; cancelled at any time, also while it runs."""
+    """`work(stop)` and the future of its result; may be cancelled, also while it runs."""
 
     def __init__(self, work: Callable[[Stop], Any], pixels: int) -> None:
         self.work: Callable[[Stop], Any] | None = work
@@ -52,11 +52,11 @@ class _Job:
             raise Stopped
 
     def _let_go(self, answer: "Future[Any]") -> None:
-        self.work = None  # and with it the image's bytes, though the job may stand in the queue for long
+        self.work = None  # frees the image's bytes: the job may stay in the queue for long
 
 
 class LargeLane:
-    """One thread that does one job after the other."""
+    """A thread that runs one job after the other."""
 
     def __init__(self) -> None:
         self._jobs: list[_Job] = []
@@ -66,7 +66,7 @@ class LargeLane:
         self._thread.start()
 
     def submit(self, work: Callable[[Stop], Any], pixels: int) -> "Future[Any]":
-        """The result of `work(stop)`, to come; cancelled, also while it runs, `stop` raises Stopped from then on."""
+        """Return a future of `work(stop)`; after its cancellation, `stop` raises Stopped."""
         job = _Job(work, pixels)
         with self._changed:
             self._jobs = [waiting for waiting in self._jobs if not waiting.answer.cancelled()]
@@ -81,14 +81,16 @@ class LargeLane:
         return self._thread.is_alive()
 
     def close(self, seconds: float) -> None:
-        """Finish what somebody waits for, for at most so long, and end the thread."""
+        """Finish jobs that somebody waits for, for at most `seconds`, and end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join(seconds)
 
     def _work(self) -> None:
-        if sys.platform == "linux":  # of this thread alone, and of those that torch starts for it
+        if (
+            sys.platform == "linux"
+        ):  # there, it applies to this thread and those that torch starts for it
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while True:
@@ -113,12 +115,12 @@ class LargeLane:
         except (Stopped, InvalidStateError):
             return
         except BaseException as error:
-            with suppress(InvalidStateError):  # it may be cancelled at any time
+            with suppress(InvalidStateError):  # cancelled meanwhile
                 job.answer.set_exception(error)
 
 
 class _StopBetweenOperations(TorchDispatchMode):
-    """Within it every operation of torch in this thread asks first whether it is still wanted."""
+    """While active, every operation of torch in this thread calls `stop` first."""
 
     def __init__(self, stop: Stop) -> None:
         super().__init__()
@@ -130,9 +132,11 @@ class _StopBetweenOperations(TorchDispatchMode):
 
 
 class Interruptible:
-    """A runtime that asks before each run whether it is still wanted, and holds `turn` during it alone."""
+    """A runtime that calls `stop` before each run, and holds `turn` only during the run."""
 
-    def __init__(self, runtime: Runtime, stop: Stop, turn: AbstractContextManager[Any] | None = None) -> None:
+    def __init__(
+        self, runtime: Runtime, stop: Stop, turn: AbstractContextManager[Any] | None = None
+    ) -> None:
         self._runtime, self._stop, self._turn = runtime, stop, turn or nullcontext()
 
     def __getattr__(self, name: str) -> Any:
@@ -142,11 +146,11 @@ class Interruptible:
         self._stop()
         with self._turn:
             out = self._runtime(images)
-        time.sleep(0.001)  # who waits for the turn has it now: a lock is not fair
+        time.sleep(0.001)  # lets a waiting thread take the turn: locks are not fair
         return out
 
     def release_memory(self) -> None:
-        """What the runtime keeps of its last run is given back, in a turn as well."""
+        """Release the memory that the runtime keeps from its last run, in a turn as well."""
         if release := getattr(self._runtime, "release_memory", None):
             with self._turn:
                 release()

@@ -1,4 +1,7 @@
-"""The files of the web page, read once: a request names one of them, never a path."""
+"""The files of the web page, read once at the start.
+
+A request can only name one of these files, never a path.
+"""
 
 from importlib.resources import files
 
@@ -17,7 +20,7 @@ INDEX = "index.html"
 
 
 def router() -> APIRouter:
-    """`/` and `/page/NAME`."""
+    """Return the routes `/` and `/page/NAME`."""
     routes = APIRouter(include_in_schema=False)
     contents = _read()
 
@@ -39,14 +42,14 @@ def router() -> APIRouter:
 
 
 def _read() -> dict[str, tuple[bytes, str]]:
-    """Content and type of every file of the page, by name."""
+    """Return name -> (content, content type) of every file of the page."""
     folder = files("featherseg.serving") / "page"
     if not folder.is_dir():
         return {}
-    found = {file.name: file for file in folder.iterdir() if file.is_file()}
+    page_files = {file.name: file for file in folder.iterdir() if file.is_file()}
     return {
         name: (file.read_bytes(), media_type)
-        for name, file in found.items()
+        for name, file in page_files.items()
         for ending, media_type in TYPES.items()
         if name.endswith(ending)
     }

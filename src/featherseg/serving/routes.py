@@ -56,8 +56,15 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 for status in (429, 503):
-    REFUSALS[status]["headers"] = {"Retry-After": {"description": "In seconds.", "schema": {"type": "integer"}}}
-MODEL = {"X-Featherseg-Model": {"description": "The model's name, percent-encoded.", "schema": {"type": "string"}}}
+    REFUSALS[status]["headers"] = {
+        "Retry-After": {"description": "In seconds.", "schema": {"type": "integer"}}
+    }
+MODEL = {
+    "X-Featherseg-Model": {
+        "description": "The model's name, percent-encoded.",
+        "schema": {"type": "string"},
+    }
+}
 MASK = {
     "model": MaskAnswer,
     "content": {"image/png": {}, "application/octet-stream": {}},
@@ -68,7 +75,7 @@ JSON = "application/json"
 
 
 def router(service: Service) -> APIRouter:
-    """The routes, bound to a service."""
+    """Return the routes of a service."""
     routes = APIRouter()
     _add_facts(routes, service)
     _add_segmentation(routes, service)
@@ -76,7 +83,7 @@ def router(service: Service) -> APIRouter:
 
 
 def _add_facts(routes: APIRouter, service: Service) -> None:
-    """What the service says of itself."""
+    """Add the routes for health, metrics, models and limits."""
 
     @routes.head("/healthz", include_in_schema=False)
     @routes.get("/healthz", summary="Whether the process responds")
@@ -104,7 +111,7 @@ def _add_facts(routes: APIRouter, service: Service) -> None:
 
 
 def _add_segmentation(routes: APIRouter, service: Service) -> None:
-    """What it is for."""
+    """Add the routes that segment images."""
 
     @routes.post(
         "/v1/segment",
@@ -125,13 +132,18 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
         media_type = "image/png" if query.format == "png" else JSON
         return Response(answer, media_type=media_type, headers=headers)
 
-    async def segment_soft(request: Request, model: Served, kind: SoftKind, headers: dict[str, str]) -> Response:
+    async def segment_soft(
+        request: Request, model: Served, kind: SoftKind, headers: dict[str, str]
+    ) -> Response:
         seconds = service.settings.limits.seconds
         try:
             check_soft(model.predictor.runtime)
         except ConfigError as error:
             raise Refused(422, "query", str(error)) from None
-        async with received(service, request, "image", most=1) as (content,), AsyncExitStack() as until_sent:
+        async with (
+            received(service, request, "image", most=1) as (content,),
+            AsyncExitStack() as until_sent,
+        ):
             if kind == "probabilities":
                 turn = service.probabilities_turn
                 await while_wanted(request, service, within(seconds, turn.acquire()))
@@ -139,7 +151,9 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
             segmenting = service.segment(model, content, encode_soft, soft=kind)
             answer = await while_wanted(request, service, within(seconds, segmenting))
             media_type = "application/octet-stream" if kind == "probabilities" else "image/png"
-            return HeldResponse(answer, media_type=media_type, headers=headers, until_sent=until_sent.pop_all())
+            return HeldResponse(
+                answer, media_type=media_type, headers=headers, until_sent=until_sent.pop_all()
+            )
 
     @routes.post(
         "/v1/segment/batch",
@@ -169,7 +183,7 @@ def _add_segmentation(routes: APIRouter, service: Service) -> None:
 
 
 class HeldResponse(Response):
-    """A response that closes `until_sent` when it is sent, or its client has left."""
+    """A response that closes `until_sent` when it is sent, or when its client has left."""
 
     def __init__(self, *arguments: Any, until_sent: AsyncExitStack, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -181,17 +195,21 @@ class HeldResponse(Response):
 
 
 @asynccontextmanager
-async def received(service: Service, request: Request, field: str, most: int) -> AsyncIterator[list[bytes]]:
-    """The files of a form, each with a slot from when all have arrived: who is slow to send takes nobody's.
+async def received(
+    service: Service, request: Request, field: str, most: int
+) -> AsyncIterator[list[bytes]]:
+    """Yield the files of a form; each holds a slot once all have arrived.
 
-    Raises Refused: 400, 408, 413, 429, 503.
+    A slow sender so takes no slot from others. Raises Refused: 400, 408, 413, 429, 503.
     """
     service.slots.check()
     try:
         async with asyncio.timeout(service.settings.limits.seconds) as deadline:
             body = Body(deadline)
             with service.bodies.hold(body):
-                contents = await read_files(request, field, most, lambda size: service.bodies.grow(body, size))
+                contents = await read_files(
+                    request, field, most, lambda size: service.bodies.grow(body, size)
+                )
                 body.arriving = False
                 deadline.reschedule(None)
                 with service.slots.take(len(contents)):
@@ -199,20 +217,24 @@ async def received(service: Service, request: Request, field: str, most: int) ->
     except TimeoutError:
         if service.ended.is_set():
             raise stopping() from None
-        raise Refused(408, "time", "The image took too long to arrive. Send a smaller one.") from None
+        raise Refused(
+            408, "time", "The image took too long to arrive. Send a smaller one."
+        ) from None
 
 
 async def within(seconds: float, work: Awaitable[T]) -> T:
-    """The result of `work`. Raises Refused (504) where it takes longer."""
+    """Return the result of `work`. Raises Refused (504) if it takes longer than `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             return await work
     except TimeoutError:
-        raise Refused(504, "time", "The response took too long. Send a smaller image, or try again later.") from None
+        raise Refused(
+            504, "time", "The response took too long. Send a smaller image, or try again later."
+        ) from None
 
 
 async def while_wanted(request: Request, service: Service, work: Awaitable[T]) -> T:
-    """The result of `work`, which is given up when the client leaves or the service ends.
+    """Return the result of `work`; cancel it when the client leaves or the service ends.
 
     Raises ClientDisconnect or Refused (503) then.
     """
@@ -235,7 +257,7 @@ async def _gone(request: Request) -> None:
 
 
 def model_answer(model: Served) -> ModelAnswer:
-    """What /v1/models says of a model."""
+    """Return a model's entry of /v1/models."""
     return ModelAnswer(
         name=model.name,
         classes=[ClassAnswer(name=c.name, color=c.color, thing=c.thing) for c in model.classes],

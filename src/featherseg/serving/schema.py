@@ -1,4 +1,4 @@
-"""Requests and answers, as /openapi.json describes them."""
+"""Requests and answers, as described in /openapi.json."""
 
 from typing import Any, Literal
 
@@ -11,14 +11,14 @@ Format = Literal["png", "rle", "polygons"]
 
 
 class BatchQuery(Config):
-    """Of /v1/segment/batch."""
+    """Parameters of /v1/segment/batch."""
 
     format: Format = "png"
     model: str | None = None
 
 
 class SegmentQuery(Config):
-    """Of /v1/segment."""
+    """Parameters of /v1/segment."""
 
     format: Literal[Format, SoftKind] = "png"
     model: str | None = None
@@ -31,7 +31,7 @@ class ClassAnswer(Config):
 
 
 class ModelAnswer(Config):
-    """One model; `channels` of the images that it takes."""
+    """One model; `channels` is the number of channels of its images."""
 
     name: str
     classes: list[ClassAnswer]
@@ -41,7 +41,7 @@ class ModelAnswer(Config):
 
 
 class ModelsAnswer(Config):
-    """The first is the default."""
+    """All models; the first is the default."""
 
     models: list[ModelAnswer]
 
@@ -62,7 +62,7 @@ class ErrorAnswer(Config):
 
 
 class ShareAnswer(Config):
-    """One class; `share` of the image, 0..1."""
+    """One class; `share` is its fraction of the image, 0..1."""
 
     index: int
     name: str
@@ -71,7 +71,7 @@ class ShareAnswer(Config):
 
 
 class RunLengths(Config):
-    """COCO's uncompressed form: lengths of zeros and ones in turn, column by column, the first of zeros."""
+    """COCO's uncompressed run lengths: zeros and ones in turn, column by column, zeros first."""
 
     size: tuple[int, int]
     counts: list[int]
@@ -80,7 +80,8 @@ class RunLengths(Config):
 class SegmentAnswer(Config):
     """All pixels of a class, or of one object; bbox is [x, y, width, height].
 
-    polygons are exterior rings, holes what is cut out of them, both lists of [x, y] at corners of pixels.
+    polygons are exterior rings, holes are cut out of them; both are lists of [x, y] at pixel
+    corners.
     """
 
     class_index: int = Field(alias="class")
@@ -95,7 +96,10 @@ class SegmentAnswer(Config):
 
 
 class MaskAnswer(Config):
-    """One image; size is [height, width]. mask_png (base64) in place of segments where PNG was asked of a batch."""
+    """One image; size is [height, width].
+
+    If a batch was requested as PNG, it has mask_png (base64) instead of segments.
+    """
 
     model: str
     size: tuple[int, int]
@@ -105,14 +109,16 @@ class MaskAnswer(Config):
 
 
 class BatchAnswer(Config):
-    """In the order of the images."""
+    """The answers in the order of the images."""
 
     results: list[MaskAnswer | ErrorAnswer]
 
 
 def multipart(field: str, several: bool = False) -> dict[str, Any]:
-    """The request body of a form with one file, or several files, in `field`."""
+    """Return the request body of a form with one file, or several files, in `field`."""
     file = {"type": "string", "format": "binary"}
     content = {"type": "array", "items": file} if several else file
     schema = {"type": "object", "required": [field], "properties": {field: content}}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+    return {
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+    }

@@ -1,4 +1,4 @@
-"""The process that serves: a socket, uvicorn, and a stop that finishes what runs."""
+"""The serving process: a socket, uvicorn, and a stop that finishes running requests."""
 
 import errno
 import os
@@ -21,23 +21,28 @@ STOPPED = 130
 """The exit code after Ctrl-C."""
 
 FINISH_SECONDS = 15.0
-"""After a signal, for the answers under way; what is not done then gets 503, and its work ends."""
+"""Seconds for running requests after a signal; then the others get 503 and are cancelled."""
 
 GRACE_SECONDS = 5
-"""After the last answer was made, for clients to fetch theirs; then the connections are closed. With FINISH_SECONDS
-before and `service.STOP_SECONDS` after it a stop takes 25 s at most.
+"""Seconds for clients to fetch the last answers; then connections are closed.
+
+With FINISH_SECONDS before and `service.STOP_SECONDS` after it a stop takes 25 s at most.
 """
 
 TICKS = 10
-"""uvicorn ticks ten times a second; connections are looked over once."""
+"""uvicorn ticks ten times a second; connections are checked once a second."""
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises ConfigError."""
+    """Return a listening socket; port 0 takes a free port. Raises ConfigError."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
     except (socket.gaierror, UnicodeError, OverflowError) as error:
-        raise ConfigError(f"--host {host!r}, --port {port}: no such address ({error}). Try --host 127.0.0.1.") from None
+        raise ConfigError(
+            f"--host {host!r}, --port {port}: no such address ({error}). Try --host 127.0.0.1."
+        ) from None
     listener = socket.socket(family, kind, protocol)
     try:
         if os.name == "posix":
@@ -52,29 +57,37 @@ def bind(host: str, port: int) -> socket.socket:
 
 def _bind_message(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} of {host} is in use by another program. Choose another with --port, or 0 for a free one."
+        return (
+            f"port {port} of {host} is in use by another program. Choose another with --port, "
+            "or 0 for a free one."
+        )
     if error.errno == errno.EADDRNOTAVAIL:
         return (
-            f"--host {host}: this machine has no such address. 127.0.0.1 is reachable only locally, 0.0.0.0 means all "
-            "its addresses."
+            f"--host {host}: this machine has no such address. 127.0.0.1 is reachable only "
+            "locally, 0.0.0.0 means all its addresses."
         )
-    return f"cannot listen on {host}, port {port}: {error.strerror or error}. Choose another port with --port."
+    return (
+        f"cannot listen on {host}, port {port}: {error.strerror or error}. "
+        "Choose another port with --port."
+    )
 
 
 def run(app: FastAPI, listener: socket.socket, announce: Callable[[], object]) -> None:
     """Serve until SIGTERM or SIGHUP (returns) or SIGINT (raises KeyboardInterrupt).
 
-    What runs is finished, the rest gets 503. SIGHUP, of a terminal that closes, stays ignored where `nohup` ignores it.
-
-    `announce` is called when requests are answered and signals are heard.
+    Running requests are finished, others get 503. SIGHUP, sent when a terminal closes, stays
+    ignored if `nohup` ignores it. `announce` is called when requests are answered and signals are
+    handled.
     """
     server = server_of(app, announce)
     if os.name == "posix" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, server.handle_exit)
     server.run(sockets=[listener])
-    if server.service.busy:  # the interpreter's end would abort the process while a model works for nobody
+    if (
+        server.service.busy
+    ):  # while a model still works, a normal exit of the interpreter would abort
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # a pipe that nobody reads any more
+            with suppress(OSError, ValueError):  # the pipe's reader is gone
                 stream.flush()
         os._exit(STOPPED if server.stopped_by == signal.SIGINT else 0)
     if server.stopped_by == signal.SIGINT:
@@ -82,7 +95,7 @@ def run(app: FastAPI, listener: socket.socket, announce: Callable[[], object]) -
 
 
 def server_of(app: FastAPI, announce: Callable[[], object] = lambda: None) -> "StoppableServer":
-    """uvicorn for the application of `create_app`."""
+    """Return the uvicorn server of an application from `create_app`."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -98,12 +111,15 @@ def server_of(app: FastAPI, announce: Callable[[], object] = lambda: None) -> "S
 
 
 class StoppableServer(uvicorn.Server):
-    """Stops in two steps: at a signal new requests are refused, and when no image is under way the server ends.
+    """Stops in two steps: a signal refuses new requests, and the server ends with the last image.
 
-    What is not answered after FINISH_SECONDS is given up; a second signal ends the server at once.
+    Requests not answered after FINISH_SECONDS are given up; a second signal ends the server at
+    once.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service, announce: Callable[[], object]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, announce: Callable[[], object]
+    ) -> None:
         super().__init__(config)
         self.service, self.announce = service, announce
         self.stopped_by: int | None = None
@@ -119,11 +135,15 @@ class StoppableServer(uvicorn.Server):
         self.finish_by = time.monotonic() + FINISH_SECONDS
 
     async def on_tick(self, counter: int) -> bool:
-        if self.service.stopping and (self.service.slots.taken == 0 or time.monotonic() > self.finish_by):
+        if self.service.stopping and (
+            self.service.slots.in_use == 0 or time.monotonic() > self.finish_by
+        ):
             self.should_exit = True
         if counter % TICKS == 0:
             service = self.service
-            sweep(self.server_state.connections, service.settings.limits.seconds, service.bodies.most)
+            sweep(
+                self.server_state.connections, service.settings.limits.seconds, service.bodies.most
+            )
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -1,7 +1,8 @@
-"""The service apart from HTTP: models with their threads, limits, metrics; images in, predictions out.
+"""The service without HTTP: models with threads, limits and metrics; images to predictions.
 
-What the process may take beyond its own needs is shared out: to bodies, to small images and their passes through a
-model, and to one large image at a time. Small ones have workers of their own and never stand behind a large one.
+The memory beyond the process' own needs is shared between request bodies, small images with their
+passes through a model, and one large image at a time. Small images have their own workers and never
+wait for a large one.
 """
 
 import asyncio
@@ -37,26 +38,32 @@ from featherseg.serving.settings import Settings
 T = TypeVar("T")
 
 SMALL_PIXELS = 1_000_000
-"""Up to so many, and while it goes through the model as a whole, an image is small."""
+"""Most pixels of a small image; it must also go through the model as a whole."""
 
 BODIES, SMALL_IMAGES, SMALL_PASSES, LARGE = 0.1, 0.15, 0.15, 0.6
-"""Shares of the memory beyond the process' own."""
+"""Shares of the memory beyond the process' own needs."""
 
 TURN_PIXELS = 2**21
-"""Of one pass of a large image where passes take turns: a small one waits for one of them at most (1024x2048)."""
+"""Most pixels of one pass of a large image if passes take turns (1024x2048).
+
+A small image waits for one such pass at most.
+"""
 
 MOST_PROBABILITIES = 2**27
-"""Bytes of one answer: 19 classes at 1024x2048 have 80 million. It is held beyond the shares above until it is sent."""
+"""Most bytes of one answer with probabilities: 19 classes at 1024x2048 have 80 million.
+
+It is held beyond the shares above until it is sent.
+"""
 
 STOP_SECONDS = 5.0
-"""After the last answer; a model that still works for nobody is left behind then."""
+"""Seconds to end the threads after the last answer; a model that works longer is abandoned."""
 
 
 class Service:
-    """Answers for images; `open` before the first, `close` after the last. For one event loop.
+    """Predicts images; call `open` before the first and `close` after the last.
 
-    Raises ConfigError where the memory is too little for an image of the size that a model was trained on, or the one
-    that its file takes.
+    For one event loop. Raises ConfigError if the memory is too small for an image of the size that
+    a model was trained on, or of the fixed size of its file.
     """
 
     def __init__(self, models: Sequence[Served], settings: Settings) -> None:
@@ -65,11 +72,13 @@ class Service:
         for model in models:
             runtime = model.predictor.runtime
             if usual := getattr(runtime, "fixed_size", None) or runtime.image_size:
-                _with_share(model.predictor, LARGE).plan(usual)  # too little memory is said now, not to each sender
+                _with_share(model.predictor, LARGE).plan(
+                    usual
+                )  # reports too little memory at the start, not to each client
         self.models = {model.name: model for model in models}
         self.settings = settings
         self.slots = Slots(settings.limits.queue)
-        self.metrics = Metrics(lambda: self.slots.taken)
+        self.metrics = Metrics(lambda: self.slots.in_use)
         self.stopping = False
         self.ended = asyncio.Event()
         self._workers: dict[str, Worker] = {}
@@ -80,7 +89,7 @@ class Service:
         self._large = Slots(max(1, settings.limits.queue // 2))
         self._regions = asyncio.Semaphore(1)
         self.probabilities_turn = asyncio.Semaphore(1)
-        """Held by one request for probabilities until its answer is sent: none of these answers is small."""
+        """Held by one request for probabilities until its answer, which is large, is sent."""
         self._small = {model.name: _with_share(model.predictor, SMALL_PASSES) for model in models}
         self._threads: ThreadPoolExecutor | None = None
         self._pooled: list[threading.Thread] = []
@@ -88,7 +97,9 @@ class Service:
     def open(self) -> None:
         """Start the threads."""
         self._threads = ThreadPoolExecutor(
-            self.settings.threads, "images", initializer=lambda: self._pooled.append(threading.current_thread())
+            self.settings.threads,
+            "images",
+            initializer=lambda: self._pooled.append(threading.current_thread()),
         )
         for name, model in self.models.items():
             observe = partial(self.metrics.ran, name)
@@ -96,12 +107,15 @@ class Service:
         self._lane = LargeLane()
 
     def give_up(self) -> None:
-        """Answer what is under way or arriving with 503, and end its work soon."""
+        """Answer running and arriving requests with 503, and cancel their work soon."""
         self.ended.set()
         self.bodies.give_up()
 
     async def close(self) -> None:
-        """End the threads, after the last answer; what takes longer than STOP_SECONDS is left behind, see `busy`."""
+        """End the threads after the last answer.
+
+        Work that takes longer than STOP_SECONDS is abandoned; see `busy`.
+        """
         self.stopping = True
         end = time.monotonic() + STOP_SECONDS
         if self._threads:
@@ -113,7 +127,7 @@ class Service:
 
     @property
     def busy(self) -> bool:
-        """Whether a thread still works: it must not see the interpreter end, or its end would wait for it."""
+        """Whether a thread still works; the interpreter must not end normally then."""
         workers = any(worker.alive for worker in self._workers.values())
         pooled = any(thread.is_alive() for thread in self._pooled)
         return workers or pooled or bool(self._lane and self._lane.alive)
@@ -126,15 +140,17 @@ class Service:
         return alive and not self.stopping
 
     def waiting(self, name: str) -> int:
-        """Images that are decoded and wait for the model of that name."""
+        """The number of decoded images waiting for the model of that name."""
         return self._workers[name].waiting
 
     def model(self, name: str | None) -> Served:
-        """The model of that name, by default the first. Raises Refused (404)."""
+        """Return the model of that name, by default the first. Raises Refused (404)."""
         if name is None:
             return next(iter(self.models.values()))
         if name not in self.models:
-            raise Refused(404, "model", f"There is no model with that name. Known: {', '.join(self.models)}.")
+            raise Refused(
+                404, "model", f"There is no model with that name. Known: {', '.join(self.models)}."
+            )
         return self.models[name]
 
     async def segment(
@@ -146,10 +162,10 @@ class Service:
         regions: bool = False,
         soft: SoftKind | None = None,
     ) -> T:
-        """What `encode` makes of the prediction for an image file. Raises Refused.
+        """Return `encode(prediction)` for an image file. Raises Refused.
 
-        regions: one at a time. soft: what the prediction has beside the mask; such an image goes through the lane of
-        large ones, whatever its size.
+        regions: held while encoding, one at a time. soft: what the prediction has besides the mask;
+        such an image goes through the lane of large images, whatever its size.
         """
         size = await self._in_thread(size_of, content, self.settings.limits.pixels)
         if soft == "probabilities":
@@ -164,7 +180,7 @@ class Service:
                 return await self._in_thread(encode, prediction)
 
     def _is_small(self, model: Served, size: Size) -> bool:
-        """Whether it fits beside others, and the model sees it as a whole all the same."""
+        """Whether an image fits beside others, and goes through the model as a whole."""
         predictor, pixels = self._small[model.name], size[0] * size[1]
         if pixels > SMALL_PIXELS or pixels * DECODING_BYTES > self._images.most:
             return False
@@ -174,19 +190,26 @@ class Service:
             return False
 
     async def _segment_large(
-        self, model: Served, content: bytes, size: Size, encode: Callable[[Prediction], T], soft: SoftKind | None
+        self,
+        model: Served,
+        content: bytes,
+        size: Size,
+        encode: Callable[[Prediction], T],
+        soft: SoftKind | None,
     ) -> T:
-        """In the lane of large images; given up, it ends there soon."""
+        """Segment in the lane of large images; a cancelled request ends there soon."""
         assert self._lane is not None
 
-        # A predictor of its own, with the memory of the lane and, where the model takes turns, short passes.
+        # Its own predictor, with the lane's memory and, if the model takes turns, short passes
         predictor = _with_share(model.predictor, LARGE)
         predictor.soft = soft
         takes_turns = not _runs_in_parallel(model.predictor)
         predictor.largest = TURN_PIXELS if takes_turns and not model.panoptic else LARGEST_PASS
 
         def work(stop: Stop) -> T:
-            predictor.runtime = Interruptible(model.predictor.runtime, stop, turns if takes_turns else None)
+            predictor.runtime = Interruptible(
+                model.predictor.runtime, stop, turns if takes_turns else None
+            )
             stop()
             pixels = decode(content, model.channels)
             stop()
@@ -194,9 +217,9 @@ class Service:
             stop()
             return encode(prediction)
 
-        # It waits in the lane; what the image cannot have is refused before.
+        # An image that needs too much memory is refused before it waits in the lane
         try:
-            await self._in_thread(predictor.plan, size)  # too large for the memory is said before it waits
+            await self._in_thread(predictor.plan, size)  # raises if the memory is too small
             with self._large.take():
                 answer = await asyncio.wrap_future(self._lane.submit(work, size[0] * size[1]))
         except Refused:
@@ -210,7 +233,7 @@ class Service:
     async def _run(self, model: Served, pixels: np.ndarray) -> Prediction:
         try:
             return await asyncio.wrap_future(self._workers[model.name].submit(pixels))
-        except FeathersegError as error:  # a size that a file does not take, too little memory
+        except FeathersegError as error:  # an unsupported size, or too little memory
             raise Refused(400, "image", str(error)) from None
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
@@ -218,27 +241,32 @@ class Service:
 
 
 def _check_probabilities(size: Size, classes: int) -> None:
-    """Raises Refused (413) where the probabilities of an image have more than MOST_PROBABILITIES bytes."""
+    """Raise Refused (413) if the probabilities of an image exceed MOST_PROBABILITIES bytes."""
     needed = 2 * classes * size[0] * size[1]
     if needed > MOST_PROBABILITIES:
         raise Refused(
             413,
             "probabilities",
-            f"The probabilities of {classes} classes for an image of {size_text(size)} (height x width) have "
-            f"{needed:,} bytes; the limit is {MOST_PROBABILITIES:,}. Ask for format=confidence, or send a smaller "
-            "image.",
+            f"The probabilities of {classes} classes for an image of {size_text(size)} (height x "
+            f"width) have {needed:,} bytes; the limit is {MOST_PROBABILITIES:,}. Ask for "
+            "format=confidence, or send a smaller image.",
         )
 
 
 def _with_share(predictor: Predictor, share: float) -> Predictor:
-    """The same, for `share` of the memory."""
-    own = copy.copy(predictor)
-    own.share = share
-    return own
+    """Return a copy of a predictor for `share` of the memory."""
+    shared = copy.copy(predictor)
+    shared.share = share
+    return shared
 
 
 def _runs_in_parallel(predictor: Predictor) -> bool:
-    """Whether two threads may use the model at once: torch and onnxruntime on the CPU; others take turns."""
+    """Whether two threads may use the model at once: torch and onnxruntime on the CPU.
+
+    Other models take turns.
+    """
     runtime = predictor.runtime
     of_file = isinstance(runtime, FileRuntime)
-    return runtime.device.type == "cpu" and (not of_file or isinstance(runtime, OnnxRuntime | TorchExportRuntime))
+    return runtime.device.type == "cpu" and (
+        not of_file or isinstance(runtime, OnnxRuntime | TorchExportRuntime)
+    )

@@ -1,4 +1,4 @@
-"""What the service allows, and from where."""
+"""Settings of the service: hosts, origins, token, limits."""
 
 import ipaddress
 import re
@@ -13,10 +13,10 @@ from featherseg.core.errors import ConfigError
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 EVERYWHERE = ("0.0.0.0", "::")
-"""To listen at all addresses of a machine; no request is for these."""
+"""Hosts that listen on all addresses of a machine; no request is addressed to them."""
 
 OWN_PATHS = ("v1", "page", "healthz", "readyz", "metrics", "openapi.json")
-"""How the paths of the service begin: a root path among them could not be told from these."""
+"""First parts of the service's paths; a root path must not begin like one of them."""
 
 _ORIGIN = re.compile(r"https?://(?:[\w.-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?", re.ASCII)
 
@@ -25,30 +25,31 @@ _ROOT_PATH = re.compile(r"(?:/[\w.~-]+)*", re.ASCII)
 _HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?", re.ASCII)
 
 SHORTEST_TOKEN = 16
-"""Characters; the tokens that are made here have 43."""
+"""Least number of characters of a token; generated tokens have 43."""
 
 
 def allowed_hosts(host: str, port: int, others: Iterable[str] = ()) -> frozenset[str]:
-    """What the Host header may say: the loopback names, `host` and `others`, with the port; others without it too.
+    """Return the allowed Host headers: loopback names, `host` and `others`, each with the port.
 
-    Raises ConfigError for another that is no NAME or NAME:PORT.
+    `others` are allowed without the port, too. Raises ConfigError for one that is no NAME or
+    NAME:PORT.
     """
-    own = () if host in EVERYWHERE else (host,)
-    named = [f"[{name}]" if ":" in name else name for name in (*LOOPBACK_NAMES, *own)]
+    listening = () if host in EVERYWHERE else (host,)
+    named = [f"[{name}]" if ":" in name else name for name in (*LOOPBACK_NAMES, *listening)]
     hosts = {f"{name}:{port}" for name in named}
     hosts |= set(named) if port == 80 else set()
     for other in others:
         if not _HOST.fullmatch(other):
             raise ConfigError(
-                f"--allow-host {other!r}: expected a NAME or NAME:PORT as it stands in the address, such as "
-                "box.example or box.example:8443, without https:// and without *."
+                f"--allow-host {other!r}: expected a NAME or NAME:PORT as it stands in the "
+                "address, such as box.example or box.example:8443, without https:// and without *."
             )
         hosts |= {other, f"{other}:{port}"}
     return frozenset(name.lower() for name in hosts)
 
 
 def allowed_origins(origins: Iterable[str]) -> frozenset[str]:
-    """Origins of other pages whose scripts may call the API, as a browser sends them.
+    """Return the origins whose pages may call the API, in the form that browsers send.
 
     Raises ConfigError for one that is no http(s)://NAME or http(s)://NAME:PORT.
     """
@@ -63,46 +64,59 @@ def allowed_origins(origins: Iterable[str]) -> frozenset[str]:
 
 
 def checked_root_path(path: str) -> str:
-    """The path below which a proxy shows the service, without a slash at its end; "" for none.
+    """Return the path at which a proxy shows the service, without a final slash; "" for none.
 
     Raises ConfigError.
     """
     path = path.rstrip("/")
     parts = path.split("/")[1:]
-    if not _ROOT_PATH.fullmatch(path) or {".", ".."} & set(parts) or set(parts[:1]) & set(OWN_PATHS):
+    if (
+        not _ROOT_PATH.fullmatch(path)
+        or {".", ".."} & set(parts)
+        or set(parts[:1]) & set(OWN_PATHS)
+    ):
         raise ConfigError(
-            f"--root-path {path!r}: expected the path of the address, such as /seg: letters, digits and - _ . ~, and "
-            f"none that begins like one of the service's own ({', '.join(OWN_PATHS)})."
+            f"--root-path {path!r}: expected the path of the address, such as /seg: letters, "
+            "digits and - _ . ~, and none that begins like one of the service's own "
+            f"({', '.join(OWN_PATHS)})."
         )
     return path
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address (no name) reaches this machine alone."""
+    """Whether an address (not a name) is reachable only from this machine."""
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def choose_token(given: str | None, address: str) -> str | None:
-    """The token that is required: the one given, else a new one where others reach `address`, else none.
+    """Return the required token: the given one, else a new one if others can reach `address`.
 
-    Raises ConfigError for one that is short or cannot stand in a header.
+    Returns None if no token is needed. Raises ConfigError for one that is short or cannot be sent
+    in a header.
     """
     if given is None:
         return None if is_loopback(address) else secrets.token_urlsafe(32)
-    if len(given) < SHORTEST_TOKEN or not given.isascii() or not given.isprintable() or " " in given:
+    if (
+        len(given) < SHORTEST_TOKEN
+        or not given.isascii()
+        or not given.isprintable()
+        or " " in given
+    ):
         raise ConfigError(
-            f"a token of {len(given)} characters was given: expected at least {SHORTEST_TOKEN} letters, digits and "
-            "signs, without spaces. Leave it out to have one generated when needed."
+            f"a token of {len(given)} characters was given: expected at least {SHORTEST_TOKEN} "
+            "letters, digits and signs, without spaces. Leave it out to have one generated when "
+            "needed."
         )
     return given
 
 
 class Limits(Config):
-    """What one request, and all of them together, may ask for; above each the answer is a refusal.
+    """Limits for one request, and for all together; requests above them are refused.
 
-    bytes: of a request's body. pixels: of one image, height times width, known before it is decoded. queue: images
-    that are received, waiting or being segmented, in all. seconds: for a body to arrive, and again for its answer.
-    batch: images of one request to /v1/segment/batch; by default 16, and no more than half of the queue.
+    bytes: of a request's body. pixels: of one image, height times width, checked before decoding.
+    queue: images received, waiting or being segmented, in all. seconds: for a body to arrive, and
+    again for its answer. batch: images of one request to /v1/segment/batch; by default 16, and at
+    most half of the queue.
     """
 
     bytes: int = Field(default=20_000_000, ge=1)
@@ -114,17 +128,18 @@ class Limits(Config):
     @model_validator(mode="before")
     @classmethod
     def _fit_batch(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """A batch that no queue has room for would be told to try again for ever."""
+        """Refuse a batch larger than the queue: its clients would retry for ever."""
         queue = given.get("queue")
         return {"batch": min(16, max(1, queue // 2)), **given} if isinstance(queue, int) else given
 
 
 class Settings(Config):
-    """What the service allows, and where it is found.
+    """Settings of the service.
 
-    hosts: values of the Host header that are answered. origins: origins of other pages whose scripts may call the
-    API. token: what every request must carry, but those for the page and the two health checks; None for nothing.
-    root_path: where a proxy shows the service, such as "/seg". threads: images decoded or encoded at a time.
+    hosts: values of the Host header that are answered. origins: origins of other pages whose
+    scripts may call the API. token: required with every request except for the page and the two
+    health checks; None for no token. root_path: where a proxy shows the service, such as "/seg".
+    threads: images decoded or encoded at a time.
     """
 
     limits: Limits = Limits()

@@ -1,4 +1,4 @@
-"""Files out of a multipart form, held in memory: nothing of a request is ever written to disk."""
+"""Read the files of a multipart form into memory; nothing is ever written to disk."""
 
 from collections.abc import AsyncGenerator, Callable
 
@@ -11,20 +11,24 @@ from starlette.requests import Request
 from featherseg.serving.refusal import Refused
 
 OTHER_FIELDS, OTHER_BYTES = 8, 10_000
-"""Fields beside the images that are passed over, and the bytes of one; more are refused."""
+"""Most other fields of a form, which are ignored, and most bytes of one; more are refused."""
 
 
 async def read_files(
     request: Request, field: str, most: int, arrived: Callable[[int], None] = lambda size: None
 ) -> list[bytes]:
-    """The files of `field`, in order, at least one and at most `most`. Raises Refused: 400, 413.
+    """Return the files of `field` in order, at least one and at most `most`.
 
-    arrived is told the size of every piece of the body, before it is kept; it may raise Refused too.
+    `arrived` is called with the size of every piece of the body before it is kept; it may raise
+    Refused too. Raises Refused: 400, 413.
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data":
         raise _bad("expected Content-Type: multipart/form-data.")
-    if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):  # some of Python's take minutes to decode
+    if options.get(b"charset", b"utf-8").lower() not in (
+        b"utf-8",
+        b"utf8",
+    ):  # some of Python's codecs take minutes
         raise _bad("expected the charset utf-8, or none.")
 
     async def pieces() -> AsyncGenerator[bytes, None]:
@@ -33,25 +37,36 @@ async def read_files(
             yield piece
 
     parser = MultiPartParser(
-        request.headers, pieces(), max_files=most, max_fields=OTHER_FIELDS, max_part_size=OTHER_BYTES
+        request.headers,
+        pieces(),
+        max_files=most,
+        max_fields=OTHER_FIELDS,
+        max_part_size=OTHER_BYTES,
     )
     parser.spool_max_size = 2**62  # bodies are bounded already
     try:
         values = (await parser.parse()).getlist(field)
         files = [value for value in values if isinstance(value, UploadFile)]
         if not files or len(files) < len(values):
-            raise _bad(f"expected a file in the field {field!r}, as `curl -F {field}=@photo.jpg` sends it.")
+            raise _bad(
+                f"expected a file in the field {field!r}, as `curl -F {field}=@photo.jpg` sends it."
+            )
         return [await file.read() for file in files]
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
             raise Refused(
-                413, "images", f"The request has more images than the limit of {most}. Send them in several requests."
+                413,
+                "images",
+                f"The request has more images than the limit of {most}. Send them in several "
+                "requests.",
             ) from None
         raise _bad(error.message) from None
-    except FormParserError as error:  # Starlette 1.0 passes on those of the parser below it
+    except FormParserError as error:  # Starlette 1.0 does not translate its parser's errors
         raise _bad(f"{error}.") from None
     finally:
-        for file in parser._files_to_close_on_error:  # also that of a part that breaks off, which no form holds
+        for (
+            file
+        ) in parser._files_to_close_on_error:  # also of an incomplete part, which is in no form
             file.close()
 
 
