@@ -114,7 +114,7 @@ def test_all_layers_that_read_the_image_stay_out_at_whatever_size_they_do(tmp_pa
 @pytest.mark.parametrize("miou", [0.2, float("nan")])
 def test_a_loss_that_no_layer_mends_is_refused(tmp_path, graph, miou):
     proto = onnx.load_from_string(graph())
-    with pytest.raises(ExportError, match=r"mIoU even with 2 of its 3 layers left out; 50\.00 is the minimum"):
+    with pytest.raises(ExportError, match=r"mIoU even with 2 of its 3 layers in fp32; 50\.00 is the minimum"):
         quantise(job(tmp_path, None, score=lambda file: miou, floor=0.5), proto.graph, lambda *kept: tmp_path)
 
 

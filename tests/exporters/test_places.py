@@ -101,7 +101,9 @@ def test_a_folder_that_is_no_export_stays(tmp_path):
     (out / "web" / "src").mkdir(parents=True)
     for name in ("index.html", "src/mine.ts"):
         (out / "web" / name).write_text("mine")
-    with pytest.raises(ExportError, match=r"web holds src, which no export wrote\. Remove it, or name another folder"):
+    with pytest.raises(
+        ExportError, match=r"web contains src, which no export wrote\. Remove it, or name another folder"
+    ):
         move(draft, EXPORTERS["web"], out / "web")
     assert [(out / "web" / name).read_text() for name in ("index.html", "src/mine.ts")] == ["mine", "mine"]
 

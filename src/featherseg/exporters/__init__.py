@@ -1,4 +1,4 @@
-"""Export: a trained model becomes files for other runtimes, each kept only if it gives the model's masks.
+"""Export a trained model to files for other runtimes; a file must give the model's masks.
 
 To add a format: its module with `write(job)`, its row in EXPORTERS (exporters/formats.py), a test.
 """

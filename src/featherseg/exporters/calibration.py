@@ -1,4 +1,4 @@
-"""Images of a run's own data: to calibrate int8 with, to compare a file with its model on, and to score it."""
+"""Images of a run's data to calibrate int8, to compare a file with its model, and to score it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +18,15 @@ from featherseg.layers.resize import preprocess
 from featherseg.runs.run import Run
 
 CHECKED = 4
-"""Images of the training split that a quantised file is compared with its model on; not calibrated with if it has
-more."""
+"""Number of training images on which a quantised file is compared with its model.
+
+They are not used for calibration if the split has enough others.
+"""
 
 
 @dataclass(frozen=True)
 class Images(Sequence[Tensor]):
-    """Some images of a split as the model sees them in validation, each read when it is asked for."""
+    """Some images of a split as the model sees them in validation, read when accessed."""
 
     run: Run
     data: SegmentationData
@@ -39,27 +41,38 @@ class Images(Sequence[Tensor]):
     def __getitem__(self, index: slice) -> "Images": ...
 
     def __getitem__(self, index: int | slice) -> "Tensor | Images":
-        """Normalised float32 (1, C, H, W); of a slice the images themselves, still unread."""
+        """Return a normalised float32 image (1, C, H, W); for a slice, unread `Images`."""
         if isinstance(index, slice):
             return Images(self.run, self.data, self.indices[index])
         image = self.data[self.indices[index]].image  # (H, W, C)
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]  # (1, C, H, W)
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[
+            None
+        ]  # (1, C, H, W)
         model, fit = self.run.model, self.run.recipe.data.test_resize
         return preprocess(pixels, model.mean, model.std, fit, model.image_range)
 
     @property
     def keys(self) -> list[str]:
-        """Their names."""
+        """Return the names of the images."""
         return [self.data.keys[i] for i in self.indices]
 
 
-def training_images(run: Run, count: int, seed: int, root: Path | None = None) -> tuple[Images, Images]:
-    """-> (`count` images of the run's training split, drawn by the seed; CHECKED others); fewer where it has fewer.
+def training_images(
+    run: Run, count: int, seed: int, root: Path | None = None
+) -> tuple[Images, Images]:
+    """Return `count` images of the run's training split, drawn by the seed, and CHECKED others.
 
-    root is where the dataset lies, by default where it lay for the training. Raises DataNotFound where it is not there.
+    There are fewer if the split has fewer. root is where the dataset lies, by default where it lay
+    during training. Raises DataNotFound if it is not there.
     """
-    own = run.recipe.data
-    data = open_dataset(own.name, own.train_split, root or _root(run), own.train_size, split_by=own.split_by)
+    settings = run.recipe.data
+    data = open_dataset(
+        settings.name,
+        settings.train_split,
+        root or _root(run),
+        settings.train_size,
+        split_by=settings.split_by,
+    )
     drawn = [int(i) for i in np.random.default_rng(seed).permutation(len(data))]
     checked = drawn[:CHECKED] if len(drawn) > CHECKED else []
     calibrated = drawn[len(checked) :][:count]
@@ -68,24 +81,30 @@ def training_images(run: Run, count: int, seed: int, root: Path | None = None) -
 
 @dataclass(frozen=True)
 class LabelledSplit:
-    """What the run was validated on, to score files with."""
+    """The split on which the run was validated, to score files."""
 
     data: SegmentationData
     split: str
 
     def score(self, file: Path | Run) -> float:
-        """mIoU (0..1) of an exported file, or of the run itself, on the CPU, as `featherseg evaluate` takes it."""
+        """Return the mIoU (0..1) of an exported file, or of the run, on the CPU like `evaluate`."""
         return evaluate(open_runtime(file, "cpu", trust=True), self.data, boundary=False).miou
 
 
 def labelled_split(run: Run, root: Path | None = None) -> LabelledSplit | None:
-    """The split that training validated on; None where it cannot be opened, or has no image."""
-    own = run.recipe.data
+    """Return the split that training validated on; None if it cannot be opened or has no image."""
+    settings = run.recipe.data
     try:
-        data = open_dataset(own.name, own.val_split, root or _root(run), own.val_size, split_by=own.split_by)
+        data = open_dataset(
+            settings.name,
+            settings.val_split,
+            root or _root(run),
+            settings.val_size,
+            split_by=settings.split_by,
+        )
     except (DataError, UnknownName):
         return None
-    return LabelledSplit(data, own.val_split) if len(data) else None
+    return LabelledSplit(data, settings.val_split) if len(data) else None
 
 
 def _root(run: Run) -> Path | None:

@@ -1,7 +1,7 @@
-"""Core ML, for Apple's devices. Written from coremltools' documentation and untested: nothing here was run.
+"""Core ML for Apple's devices. UNTESTED: written from coremltools' documentation, never run.
 
-The package takes one image (1, C, H, W) of one size, that which the model was trained on, normalised. No runtime of
-ours opens it.
+The package takes one normalised image (1, C, H, W) of one size, by default the training size.
+featherseg has no runtime for it.
 """
 
 import json
@@ -16,14 +16,16 @@ from featherseg.exporters.quiet import quiet
 
 
 def write(job: Job) -> None:
-    """model.mlpackage in the job's folder. Untested.
+    """Write model.mlpackage into the job's folder. Untested.
 
-    Raises MissingExtra without coremltools, ExportError where it gives up.
+    Raises MissingExtra without coremltools, ExportError if coremltools fails.
     """
     coremltools: Any = require("coremltools", "coreml", "Core ML export")
     size = job.facts.fixed_size
     with quiet("coremltools cannot write this model"):
-        program = torch.export.export(Maps(with_few_dimensions(job.model)).eval(), (example(job.model, size),))
+        program = torch.export.export(
+            Maps(with_few_dimensions(job.model)).eval(), (example(job.model, size),)
+        )
         package = coremltools.convert(
             program.run_decompositions({}),
             outputs=[coremltools.TensorType(name=name) for name in job.outputs],

@@ -1,4 +1,4 @@
-"""A model as a graph for one size of image, in few kinds of operations: for runtimes without dynamic sizes."""
+"""A model as a graph for one image size with few kinds of operations, for fixed-size runtimes."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -17,12 +17,15 @@ aten = torch.ops.aten
 
 
 def example(model: SegmentationModel, size: Size) -> Tensor:
-    """The image that is traced: (1, C, *size), zero everywhere."""
+    """Return the image used for tracing: zeros (1, C, *size)."""
     return torch.zeros(1, len(model.mean), *size)
 
 
 def with_few_dimensions(model: SegmentationModel) -> SegmentationModel:
-    """A copy that has tensors of five dimensions at most, as runtimes of phones ask for, where its layers can do so."""
+    """Return a copy with tensors of at most five dimensions, as runtimes of phones require.
+
+    Layers without such a form stay as they are.
+    """
     model = deepcopy(model)
     for layer in model.modules():
         if hasattr(layer, "few_dimensions"):
@@ -32,15 +35,17 @@ def with_few_dimensions(model: SegmentationModel) -> SegmentationModel:
 
 @torch.no_grad()
 def fixed_graph(model: SegmentationModel, size: Size) -> fx.GraphModule:
-    """Images (1, C, *size) -> as `Maps`; what does not depend on the image is computed now and kept as a constant.
+    """Return a graph of `Maps` for images (1, C, *size), with constant parts precomputed.
 
-    Batch norms stay one operation; strides of slices become pools, masks become sums. The model must be in eval mode,
-    in fp32, on the CPU. Raises ExportError where torch.export gives up.
+    Batch norms stay one operation; strides of slices become pools, masks become sums. The model
+    must be in eval mode, in fp32, on the CPU. Raises ExportError if torch.export fails.
     """
     images = example(model, size)
     with quiet(f"torch {torch.__version__} cannot write this model as a graph", "torch.export"):
         program = torch.export.export(Maps(with_few_dimensions(model)).eval(), (images,))
-        module = program.run_decompositions({}).module(check_guards=False)  # flat: no regions without autocast
+        module = program.run_decompositions({}).module(
+            check_guards=False
+        )  # flattens the regions without autocast
     _fold_constants(module)
     for node in list(module.graph.nodes):
         if node.target in REWRITES:
@@ -52,7 +57,7 @@ def fixed_graph(model: SegmentationModel, size: Size) -> fx.GraphModule:
 
 
 def _fold_constants(module: fx.GraphModule) -> None:
-    """Compute every operation that sees constants alone, and keep what others need of it."""
+    """Compute every operation on constants, and keep the results that others need."""
     known: dict[fx.Node, Any] = {}
     for node in list(module.graph.nodes):
         if node.op == "get_attr":
@@ -70,15 +75,17 @@ def _fold_constants(module: fx.GraphModule) -> None:
 
 
 def _constant(module: fx.GraphModule, node: fx.Node, value: Tensor) -> fx.Node:
-    """A constant of the graph, before `node`."""
+    """Insert a constant into the graph before `node`."""
     name = f"constant_of_{node.name}"
     module.register_buffer(name, value.detach().clone().contiguous())
     with module.graph.inserting_before(node):
         return module.graph.get_attr(name)
 
 
-def _replace(module: fx.GraphModule, node: fx.Node, target: Callable[..., Any], *args: Any) -> fx.Node:
-    """Put target(*args) where `node` was."""
+def _replace(
+    module: fx.GraphModule, node: fx.Node, target: Callable[..., Any], *args: Any
+) -> fx.Node:
+    """Replace `node` by target(*args)."""
     with module.graph.inserting_before(node):
         new = module.graph.call_function(target, args)
     new.meta = dict(node.meta)
@@ -88,21 +95,34 @@ def _replace(module: fx.GraphModule, node: fx.Node, target: Callable[..., Any], 
 
 
 def _drop(module: fx.GraphModule, node: fx.Node) -> None:
-    """Leave out what changes no value."""
+    """Remove an operation that changes no value."""
     if node.users:
         node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
     module.graph.erase_node(node)
 
 
 def _batch_norm(module: fx.GraphModule, node: fx.Node) -> None:
-    """The form that gives one result, in place of the one that also gives statistics."""
+    """Replace a batch norm that also returns statistics by the form with one result."""
     x, weight, bias, mean, variance, momentum, eps = node.args
     for result in list(node.users):
         assert result.target is getitem
         if result.args[1] != 0:
             module.graph.erase_node(result)
     (first,) = node.users
-    _replace(module, first, aten.batch_norm.default, x, weight, bias, mean, variance, False, momentum, eps, False)
+    _replace(
+        module,
+        first,
+        aten.batch_norm.default,
+        x,
+        weight,
+        bias,
+        mean,
+        variance,
+        False,
+        momentum,
+        eps,
+        False,
+    )
     module.graph.erase_node(node)
 
 
@@ -115,7 +135,7 @@ def _reshape(module: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _mask(module: fx.GraphModule, node: fx.Node) -> None:
-    """x where the mask is false, `value` (-inf) where it is true: a sum, as the mask is a constant here."""
+    """Replace masking with `value` (-inf) by a sum, because the mask is a constant here."""
     x, mask, value = node.args
     assert isinstance(mask, fx.Node)
     fixed = attrgetter(str(mask.target))(module)
@@ -124,7 +144,7 @@ def _mask(module: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _slice(module: fx.GraphModule, node: fx.Node) -> None:
-    """Every k-th row or column of a map, from the first on: a pool whose window is one position."""
+    """Replace a slice of every k-th row or column by a pool with a window of one position."""
     if len(node.args) < 5 or node.args[4] == 1:
         return
     x, dim, start, _, step = node.args
@@ -148,4 +168,4 @@ REWRITES: dict[Any, Callable[[fx.GraphModule, fx.Node], None]] = {
     aten.slice.Tensor: _slice,
     aten.pad.default: _pad,
 }
-"""What runtimes have no operation for, and what takes its place; every form gives the same values."""
+"""Operation that runtimes lack -> its replacement, which gives the same values."""

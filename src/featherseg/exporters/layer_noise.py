@@ -1,4 +1,4 @@
-"""How much a model's logits suffer from each layer in int8, so that the worst can stay out of it."""
+"""The effect of int8 in each single layer on the logits, so that the worst stay in fp32."""
 
 from collections.abc import Sequence
 
@@ -9,39 +9,47 @@ from torch import Tensor, nn
 from featherseg.layers.model import SegmentationModel
 
 WEIGHTED = (nn.Conv2d, nn.Linear)
-"""The layers that are quantised; a model's other work is not a layer of its own, or stays as it is."""
+"""The kinds of layers that are quantised; other operations are no separate layer, or stay in fp32.
+"""
 
 
 @torch.no_grad()
 def layer_noise(model: SegmentationModel, images: Sequence[Tensor]) -> dict[str, float]:
-    """Signal over noise, as powers, in the logits when one layer of WEIGHTED alone is in int8; the lowest first.
+    """Return module path -> signal-to-noise power ratio of the logits with that layer in int8.
 
-    By the path of the module. That layer's input is in 256 steps from its lowest to its highest value (of the whole
-    map), its weight in 255 about zero (of each output channel). An exporter has its own ranges: this tells which layers
-    are worst, not what a file will lose. images (1, C, H, W), normalised. The model runs once for every layer.
+    The lowest comes first. The layer's input is rounded to 256 steps between its extremes (over the
+    whole map), its weight to 255 steps about zero (per output channel). An exporter has its own
+    ranges: this shows which layers are worst, not how much a file will lose. images are (1, C, H,
+    W), normalised. The model runs once per layer.
     """
     layers = {path: layer for path, layer in model.named_modules() if isinstance(layer, WEIGHTED)}
     powers = {path: [0.0, 0.0] for path in layers}
     for image in images:
         exact = model(image).logits.double()
         for path, layer in layers.items():
-            handle = layer.register_forward_hook(lambda layer, inputs, output: _in_int8(layer, inputs[0]))
+            handle = layer.register_forward_hook(
+                lambda layer, inputs, output: _in_int8(layer, inputs[0])
+            )
             try:
                 noise = model(image).logits.double() - exact
             finally:
                 handle.remove()
             powers[path][0] += exact.square().sum().item()
             powers[path][1] += noise.square().sum().item()
-    ratios = {path: signal / noise if noise else float("inf") for path, (signal, noise) in powers.items()}
+    ratios = {
+        path: signal / noise if noise else float("inf") for path, (signal, noise) in powers.items()
+    }
     return dict(sorted(ratios.items(), key=lambda item: item[1]))
 
 
 def _in_int8(layer: nn.Module, x: Tensor) -> Tensor:
-    """What the layer gives with its input and its weight rounded to int8; as `layer(x)` in shape."""
+    """Return the layer's output with input and weight rounded to int8, shaped as `layer(x)`."""
     assert isinstance(layer, WEIGHTED)
     lowest, highest = x.min().clamp(max=0), x.max().clamp(min=0)
     step = ((highest - lowest) / 255).clamp(min=1e-12)
-    rounded = ((x / step).round().clamp((lowest / step).round(), (lowest / step).round() + 255)) * step
+    rounded = (
+        (x / step).round().clamp((lowest / step).round(), (lowest / step).round() + 255)
+    ) * step
     steps = (layer.weight.flatten(1).abs().amax(1) / 127).clamp(min=1e-12)  # (out channels,)
     steps = steps.view(-1, *[1] * (layer.weight.dim() - 1))
     weight = (layer.weight / steps).round() * steps

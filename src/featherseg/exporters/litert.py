@@ -1,6 +1,7 @@
-"""LiteRT (formerly TensorFlow Lite), for phones: one .tflite file, with the facts in a zip archive at its end.
+"""LiteRT (formerly TensorFlow Lite) for phones: one .tflite file with its facts in a zip.
 
-The file takes one image (1, C, H, W) of one size, that which the model was trained on, normalised; weights in fp32.
+The zip archive is at the end of the file. The file takes one normalised image (1, C, H, W) of one
+size, by default the training size; weights are in fp32.
 """
 
 import json
@@ -16,7 +17,10 @@ from featherseg.inference.runtimes.litert import FACTS
 
 
 def write(job: Job) -> None:
-    """model.tflite in the job's folder. Raises MissingExtra, and ExportError where the converter gives up."""
+    """Write model.tflite into the job's folder.
+
+    Raises MissingExtra, and ExportError if the converter fails.
+    """
     os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")  # it prints its progress otherwise
     with quiet("litert-torch cannot be imported"):
         litert_torch: Any = require("litert_torch", "litert", "LiteRT export")

@@ -1,4 +1,4 @@
-"""A model with what stands before and behind it: images in, masks out, for programs that have no code of ours."""
+"""A model with pre- and postprocessing: images in, masks out, for programs without featherseg."""
 
 from collections.abc import Callable
 
@@ -9,18 +9,19 @@ from featherseg.layers.normalise import normalise
 from featherseg.layers.resize import resize, to_image
 
 Note = Callable[[str, Tensor], None]
-"""Is told the name of a step and what it gives."""
+"""Called with the name and the output of a step."""
 
 
 def _unheard(name: str, value: Tensor) -> None:
-    """A Note that nobody reads."""
+    """A Note that does nothing."""
 
 
 class Masks(nn.Module):
-    """uint8 images (B, H, W, C), RGB for three channels -> masks (B, H, W) uint8: at every pixel the likeliest class.
+    """Images (B, H, W, C) uint8 -> masks (B, H, W) uint8 of the likeliest class; three channels are
+    RGB.
 
-    As `layers.resize.to_image` does it, in a form without a branch: logits are brought to the padded size and cropped
-    there. Ties go to the lowest class.
+    Like `layers.resize.to_image` without a branch: logits are resized to the padded size and
+    cropped to the image.
     """
 
     def __init__(self, model: SegmentationModel, note: Note = _unheard) -> None:
@@ -29,11 +30,15 @@ class Masks(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[1:3]
-        images = normalise(pixels.permute(0, 3, 1, 2), self.model.mean, self.model.std)  # (B, C, H, W)
+        images = normalise(
+            pixels.permute(0, 3, 1, 2), self.model.mean, self.model.std
+        )  # (B, C, H, W)
         self.note("normalise", images)
         out = self.model(images)
         self.note("logits", out.logits)
-        padded = resize(out.logits, out.padded_size, align_corners=out.align_corners)  # (B, K, H', W')
+        padded = resize(
+            out.logits, out.padded_size, align_corners=out.align_corners
+        )  # (B, K, H', W')
         self.note("upsample", padded)
         scores = padded[:, :, :height, :width]  # (B, K, H, W)
         self.note("crop", scores)
@@ -41,7 +46,7 @@ class Masks(nn.Module):
 
 
 def mask_stages(model: SegmentationModel, pixels: Tensor, note: Note = _unheard) -> Tensor:
-    """The same steps as prediction takes them, to compare with: images (B, H, W, C) uint8 -> scores (B, K, H, W)."""
+    """Return the model's scores as in prediction: images (B, H, W, C) uint8 -> (B, K, H, W)."""
     images = normalise(pixels.permute(0, 3, 1, 2), model.mean, model.std)
     note("normalise", images)
     out = model(images)

@@ -1,7 +1,8 @@
-"""ONNX: one file, any batch, height and width; all that predicting needs inside.
+"""ONNX: one file for any batch, height and width, with all that prediction needs inside.
 
-Normalised images in and logits out, or, with masks, uint8 images in and masks out. `usage_lines` are how such a file is
-used without featherseg: the lines that `export` prints; docs/formats.md shows them as well.
+The inputs are normalised images and the outputs logits, or, with masks, uint8 images and masks.
+`usage_lines` is how to use such a file without featherseg; `export` prints these lines, and
+docs/formats.md shows them as well.
 """
 
 import json
@@ -23,50 +24,64 @@ from featherseg.layers.model import SegmentationModel
 from featherseg.layers.normalise import FULL_RANGE, divisor
 
 OPSET = 18
-EXAMPLE = (2, 160, 224)  # (batch, height, width) of the image that is traced; a size of 1 would be built in as fixed
+EXAMPLE = (
+    2,
+    160,
+    224,
+)  # (batch, height, width) of the image that is traced; a size of 1 would be built in as fixed
 PADDED = (1, 33, 35)  # (batch, height, width) of an image that every model pads that pads at all
 DYNAMIC = {0: "batch", 2: "height", 3: "width"}
 DYNAMIC_IMAGES = {0: "batch", 1: "height", 2: "width"}
 
 
 def write(job: Job) -> None:
-    """model.onnx in the job's folder. Raises MissingExtra, and ExportError where the exporter gives up."""
+    """Write model.onnx into the job's folder.
+
+    Raises MissingExtra, and ExportError if the exporter fails.
+    """
     (job.folder / "model.onnx").write_bytes(job.graph())
 
 
-def to_onnx(model: SegmentationModel, facts: Facts, masks: bool = False, size: Size | None = None) -> bytes:
-    """The content of an .onnx file: input `images`, outputs `Maps` or `Masks`, `job.metadata` as its metadata_props.
+def to_onnx(
+    model: SegmentationModel, facts: Facts, masks: bool = False, size: Size | None = None
+) -> bytes:
+    """Return the content of an .onnx file: input `images`, outputs of `Maps` or `Masks`.
 
-    images are normalised float32 (B, C, H, W); with `masks` uint8 (B, H, W, C); with `size` one image of this
-    (height, width) alone, which is written in a fifth of the time. The model must be in eval mode, in
-    fp32, on the CPU. Its stages (exporters/stages.py) are named tensors inside the graph. Raises MissingExtra, and
-    ExportError where the exporter gives up.
+    `job.metadata` is in its metadata_props. images are normalised float32 (B, C, H, W); with
+    `masks` uint8 (B, H, W, C); with `size` only one image of this (height, width), which is written
+    in a fifth of the time. The model must be in eval mode, in fp32, on the CPU. Its stages
+    (exporters/stages.py) are named tensors in the graph. Raises MissingExtra, and ExportError if
+    the exporter fails.
     """
     onnx = require("onnx", "export", "ONNX export")
     require("onnxscript", "export", "ONNX export")
     outputs = ("masks",) if masks else OUTPUTS if model.panoptic else OUTPUTS[:1]
     channels = len(model.mean)
     example, padded = (
-        torch.zeros(batch, *size, channels, dtype=torch.uint8) if masks else torch.zeros(batch, channels, *size)
+        torch.zeros(batch, *size, channels, dtype=torch.uint8)
+        if masks
+        else torch.zeros(batch, channels, *size)
         for batch, *size in (EXAMPLE if size is None else (1, *size), PADDED)
     )
     failure = f"torch {torch.__version__} cannot write this model as ONNX"
     with Stages(model) as stages, quiet(failure, "torch.onnx", advice=EVERY_SIZE):
         graph = Staged(Masks(model, stages.note) if masks else Maps(model), stages).eval()
-        graph(padded)  # tells the names of the stages
+        graph(padded)  # collects the names of the stages
         program: Any = torch.onnx.export(
             graph,
             (example,),
             input_names=["images"],
             output_names=[*(PREFIX + name for name in graph.names), *outputs],
-            dynamic_shapes={"images": DYNAMIC_IMAGES if masks else DYNAMIC} if size is None else None,
+            dynamic_shapes={"images": DYNAMIC_IMAGES if masks else DYNAMIC}
+            if size is None
+            else None,
             opset_version=OPSET,
             dynamo=True,
             external_data=False,
             verbose=False,
         )
-        # Stages are outputs only so that they keep their names. Without them, what was kept apart to be an output,
-        # a convolution and its batch norm, becomes one again
+        # Stages are outputs only to keep their names. Without them, operations that were kept apart
+        # as outputs, such as a convolution and its batch norm, are fused again
         for _ in graph.names:
             program.model.graph.outputs.pop(0)
         program.optimize()
@@ -78,15 +93,17 @@ def to_onnx(model: SegmentationModel, facts: Facts, masks: bool = False, size: S
 
 
 def graph_form(model: SegmentationModel, channels_last: bool = False) -> SegmentationModel:
-    """A copy of the model whose layers have the form that runtimes are fast at, where they know one.
+    """Return a copy of the model with layers in the form that is fast in runtimes.
 
-    It is the same within rounding; the model itself where no layer knows another form. channels_last: the
-    runtime keeps maps so, as OpenVINO does; ONNX Runtime has blocks of channels, and copies into them and out of them.
+    It is equal within rounding. If no layer has another form, it is the model itself.
+    channels_last: the runtime keeps maps in this layout, as OpenVINO does; ONNX Runtime uses blocks
+    of channels and copies into them and out of them.
     """
     forms = {
         name: form
         for name, layer in model.named_modules()
-        if hasattr(layer, "for_graph") and (form := layer.for_graph(model.size_divisor, channels_last)) is not layer
+        if hasattr(layer, "for_graph")
+        and (form := layer.for_graph(model.size_divisor, channels_last)) is not layer
     }
     model = deepcopy(model) if forms else model
     for name, form in forms.items():
@@ -95,9 +112,10 @@ def graph_form(model: SegmentationModel, channels_last: bool = False) -> Segment
 
 
 class Staged(nn.Module):
-    """A graph that also gives its stages, before its own outputs: images -> (*stages, *outputs).
+    """A graph that also gives its stages, before its outputs: images -> (*stages, *outputs).
 
-    Which stages those are is decided when it runs outside of an export: an exporter may copy what torch passes on.
+    The stages are selected when it runs outside an export: an exporter may copy tensors that torch
+    passes on.
     """
 
     def __init__(self, inner: nn.Module, stages: Stages) -> None:
@@ -109,17 +127,23 @@ class Staged(nn.Module):
         self._stages.clear()
         outputs = self.inner(images)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        if not torch.compiler.is_exporting():  # inputs and outputs have names of their own
+        if not torch.compiler.is_exporting():  # inputs and outputs already have names
             named = [images, *outputs]
-            self.names = [name for name, value in self._stages.values.items() if all(value is not x for x in named)]
+            self.names = [
+                name
+                for name, value in self._stages.values.items()
+                if all(value is not x for x in named)
+            ]
         return [*(self._stages.values[name] for name in self.names), *outputs]
 
 
 def _order_gelu(graph: Any) -> None:
-    """GELU, x * (0.5 * (1 + erf)), as (x * (1 + erf)) * 0.5: the order that ONNX Runtime makes one operator of."""
+    """Reorder GELU, x * (0.5 * (1 + erf)), to (x * (1 + erf)) * 0.5, which ONNX Runtime fuses."""
     made: Any = {name: node for node in graph.node for name in node.output}
     erf = {node.output[0] for node in graph.node if node.op_type == "Erf"}
-    of_erf = {node.output[0] for node in graph.node if node.op_type == "Add" and node.input[0] in erf}
+    of_erf = {
+        node.output[0] for node in graph.node if node.op_type == "Add" and node.input[0] in erf
+    }
     for last in graph.node:
         half = made.get(last.input[1]) if last.op_type == "Mul" else None
         if half and half.op_type == "Mul" and half.input[1] in of_erf:
@@ -128,8 +152,15 @@ def _order_gelu(graph: Any) -> None:
 
 
 def _strip(graph: Any) -> None:
-    """Drop what the exporter notes beside every node: stack traces with paths of this machine, 2 MB of them."""
-    for item in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+    """Drop the exporter's notes on every node: 2 MB of stack traces with paths of this machine."""
+    for item in (
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *graph.initializer,
+    ):
         item.ClearField("metadata_props")
         item.ClearField("doc_string")
     for node in graph.node:
@@ -183,20 +214,19 @@ SAVE = 'Image.fromarray(mask).save("mask.png")\n'
 
 
 def usage_lines(path: Path, facts: FileFacts) -> str | None:
-    """Python lines that make mask.png of photo.jpg with the .onnx file at `path`; None where it takes no RGB images.
+    """Return Python lines that make mask.png of photo.jpg with an .onnx file; None if not RGB.
 
-    The mask is that of `predict`, but for pixels of two classes that are equally likely to the last bits, and for what
-    the lines leave out (resizing to test_resize, objects), which is said above them. Of 16 bits colour has the high
-    byte alone, as Pillow reads it, and a file of masks, which takes uint8, grey rounded to 8 bits.
+    The mask equals that of `predict`, except for pixels with two almost equally likely classes, and
+    for what the lines omit (resizing to test_resize, objects), which is stated above them. Colour
+    of 16 bits is reduced to its high byte, as Pillow reads it, and for a file of masks, which takes
+    uint8, grey is rounded to 8 bits.
     """
     if facts.channels != 3:
         return None
     notes = ""
     if facts.test_resize:
         short, long = facts.test_resize
-        notes += (
-            f"# To be added: make the image fit {short} (short side) x {long} (long side) pixels first, its ratio\n"
-        )
+        notes += f"# To be added: make the image fit {short} (short side) x {long} (long side) pixels first, its ratio\n"
         notes += "# kept, as the model sees it so, and bring the mask back to the image's own size in the end\n"
     if facts.image_range < FULL_RANGE:
         notes += "# grey images alone: Pillow reads colour of 16 bits as 8, and so loses what this model looks at\n"
@@ -204,5 +234,7 @@ def usage_lines(path: Path, facts: FileFacts) -> str | None:
         notes += "# classes alone: objects are found by featherseg's predict\n"
     enlarge = ENLARGE_BY_CORNERS if facts.align_corners else ENLARGE
     body = MASKS if facts.masks else LOGITS + enlarge + ARGMAX
-    head = HEAD.format(path=json.dumps(str(path), ensure_ascii=False), divisor=divisor(facts.image_range))
+    head = HEAD.format(
+        path=json.dumps(str(path), ensure_ascii=False), divisor=divisor(facts.image_range)
+    )
     return notes + head + body + SAVE

@@ -1,4 +1,4 @@
-"""Export, from a model to its files, top to bottom: prepare once, then draft, check and move each format."""
+"""Export from a model to its files, top to bottom: prepare once; draft, check, move each format."""
 
 import os
 import shutil
@@ -18,8 +18,21 @@ import torch
 from torch import nn
 
 from featherseg.core.config import with_given
-from featherseg.core.errors import ConfigError, DataError, ExportError, FeathersegError, require, unknown
-from featherseg.core.files import check_writable, refuse_links, remove_tree, temporary_path, write_together
+from featherseg.core.errors import (
+    ConfigError,
+    DataError,
+    ExportError,
+    FeathersegError,
+    require,
+    unknown,
+)
+from featherseg.core.files import (
+    check_writable,
+    refuse_links,
+    remove_tree,
+    temporary_path,
+    write_together,
+)
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import ClassInfo, Progress, Size, as_size
 from featherseg.data.images.palettes import default_palette
@@ -36,10 +49,10 @@ from featherseg.layers.own_model import as_model
 from featherseg.runs.run import EXPORTS, Run, load_run
 
 PASSES, WARM_UP = 5, 2
-"""Runs that a file's latency is the median of, and those before them: its order of magnitude."""
+"""Timed runs whose median is a file's latency, and warm-up runs: its order of magnitude."""
 
 LIKE_FILES = {".bin", ".engine", ".html", ".json", ".mlmodel", ".pt", ".pth"}
-"""How names end that are meant for a file, but not as an export names one; another dot may stand in a folder's name."""
+"""Endings of file names that no export writes; other dots may stand in a folder's name."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +61,14 @@ class ExportSettings:
 
     Args:
         masks: images in and masks out (see `job.Job`).
-        score: score file and model on the labelled split; int8 files always are, where there is one.
+        score: score file and model on the labelled split; int8 files are always scored, if there is
+            one.
         max_drop: points of mIoU, 0 to 100, that an int8 file may lose.
-        calibration: how many training images int8 is calibrated with, drawn by `seed`.
+        calibration: number of training images to calibrate int8 with, drawn by `seed`.
         data_root: where the run's dataset lies now.
-        image_size: (height, width) of the images that a file of one size will be used on (ncnn, litert, coreml); by
-            default that of a typical training image.
+        image_size: (height, width) of the images that a file of one size will be used on (ncnn,
+            litert,
+            coreml). Default: that of a typical training image.
 
     Raises:
         ConfigError: a value is out of range.
@@ -69,13 +84,19 @@ class ExportSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop <= 100:
-            raise ConfigError(f"max_drop = {self.max_drop}: expected points of mIoU, from 0 to 100.")
+            raise ConfigError(
+                f"max_drop = {self.max_drop}: expected points of mIoU, from 0 to 100."
+            )
         if self.calibration < 1:
             raise ConfigError(f"calibration = {self.calibration}: expected at least one image.")
         if self.seed < 0:
             raise ConfigError(f"seed = {self.seed}: expected 0 or more.")
-        if self.image_size is not None and not all(32 <= n <= 2**16 for n in as_size("image_size", self.image_size)):
-            raise ConfigError(f"image_size = {self.image_size}: expected (height, width), each from 32 pixels on.")
+        if self.image_size is not None and not all(
+            32 <= n <= 2**16 for n in as_size("image_size", self.image_size)
+        ):
+            raise ConfigError(
+                f"image_size = {self.image_size}: expected (height, width), each from 32 pixels on."
+            )
 
 
 DEFAULTS = ExportSettings()
@@ -89,24 +110,30 @@ def export(
     settings: ExportSettings | Mapping[str, Any] = DEFAULTS,
     progress: Progress | None = None,
 ) -> ExportReport:
-    """Write a run's model, or a bare one, as a file, after it was found to give the model's logits.
+    """Write a run's model, or a bare one, as a file, and check that it gives the model's logits.
 
     Args:
         model_or_run: a Run, a run folder, the name of one, or a model.
         format: a key of EXPORTERS.
-        path: a folder, or the file's name; RUN/export by default, export/ for a run that comes with the package. A
-            file that was there is replaced only when parity holds; of a file in its run, RUN/parity.json gets a row.
-        classes: of a bare model, by default class_0, class_1, ...; a run has its own.
-        settings: ExportSettings, or a mapping of what differs from its defaults, {"masks": True}.
+        path: a folder, or the file's name. Default: RUN/export, or export/ for a shipped run. An
+            older
+            file is replaced only if parity holds. A file in its run gets a row in RUN/parity.json.
+        classes: for a bare model; default class_0, class_1, ... A run has its own.
+        settings: ExportSettings, or a mapping of those that differ from the defaults, {"masks":
+            True}.
 
     Raises:
         UnknownName: for the format.
         MissingExtra, ConfigError, DataNotFound: for a package, a setting, the run's images.
-        ExportError: the model or a file cannot be written, parity fails, int8 loses more than it may, or the file would
-            replace one with the other outputs (masks, logits) whose name is not given.
+        ExportError: the model or a file cannot be written, parity fails, int8 loses more than it
+            may, or
+            the file would replace one with other outputs (masks, logits) without being named.
     """
     if not isinstance(format, str):
-        raise ConfigError(f"format = {format!r}: expected one name, such as 'onnx'. Call export once for each format.")
+        raise ConfigError(
+            f"format = {format!r}: expected one name, such as 'onnx'. Call export once for each "
+            "format."
+        )
     if isinstance(model_or_run, str | Path):
         model_or_run = load_run(model_or_run)
     elif isinstance(model_or_run, nn.Module):
@@ -126,9 +153,9 @@ def export_formats(
     settings: ExportSettings = DEFAULTS,
     progress: Progress | None = None,
 ) -> tuple[list[ExportReport], list[FeathersegError]]:
-    """`export` to several formats; one that fails does not stop the others: -> (reports, errors).
+    """`export` to several formats, continuing after failures; return (reports, errors).
 
-    What can be known before the work (names, places, packages, data) is raised at once.
+    Errors that can be known before the work (names, places, packages, data) are raised at once.
     """
     # Names, packages, settings and places
     formats = list(dict.fromkeys(formats))
@@ -138,11 +165,13 @@ def export_formats(
         raise ConfigError("score has no effect: a model without a run has no labelled images.")
     places = destinations((Path() if run.read_only else run.path) if run else None, formats, path)
 
-    # A file that lies in its run is told of in the run's parity.json
+    # A file inside its run gets a row in the run's parity.json
     kept = False
     if run and not run.read_only:
         place = next(iter(places.values()))
-        inside, folder = (Path(os.path.abspath(path)) for path in (place, run.path))  # RUN/../X is not in RUN
+        inside, folder = (
+            Path(os.path.abspath(path)) for path in (place, run.path)
+        )  # RUN/../X is not in RUN
         if folder in inside.parents:  # a link may lead out of it again
             refuse_links(run.path, inside.relative_to(folder).parts[0])
         kept = run.path.resolve() in place.resolve().parents
@@ -150,7 +179,7 @@ def export_formats(
             check_writable(run.path / PARITY)
     _refuse_other_kind(places, path, settings.masks)
 
-    # What the formats share: the model in fp32 on the CPU, its facts, its ONNX graph, the run's images
+    # Shared by the formats: the model in fp32 on the CPU, its facts, its ONNX graph, images
     reports, errors = list[ExportReport](), list[FeathersegError]()
     shown = progress_or_bar(progress)
 
@@ -162,7 +191,9 @@ def export_formats(
     model = deepcopy(original).to("cpu", torch.float32).eval()
     calibration, checked, split = None, None, None
     if run and int8:
-        calibration, checked = training_images(run, settings.calibration, settings.seed, settings.data_root)
+        calibration, checked = training_images(
+            run, settings.calibration, settings.seed, settings.data_root
+        )
     if run and (int8 or settings.score) and not settings.masks:
         split = labelled_split(run, settings.data_root)
         if split is None:
@@ -170,7 +201,7 @@ def export_formats(
 
     @cache
     def model_miou() -> float | None:
-        """Of the model itself on the labelled split, in fp32."""
+        """Return the mIoU of the model itself on the labelled split, in fp32."""
         if run is None or split is None:
             return None
         tell(f"scoring the model on {len(split.data)} images of {split.split}")
@@ -179,7 +210,9 @@ def export_formats(
     graph = cache(lambda form: to_onnx(form, facts, settings.masks))
     form = graph_form(model, channels_last=True)
     forms = {True: form, False: graph_form(form)}
-    shared = Shared(model, forms, facts, graph, calibration, checked, split, model_miou, settings, tell)
+    shared = Shared(
+        model, forms, facts, graph, calibration, checked, split, model_miou, settings, tell
+    )
 
     # One format after the other
     for name, place in places.items():
@@ -196,24 +229,31 @@ def export_formats(
 
 
 def _refuse_other_kind(places: Mapping[str, Path], path: str | Path | None, masks: bool) -> None:
-    """Raises ExportError where a file of logits would make way for one of masks, or the reverse, and is not named."""
+    """Raise ExportError if a file of logits would replace one of masks, or reverse, unnamed."""
     for name, place in places.items():
-        if not EXPORTERS[name].masks or not place.is_file() or (path is not None and place == Path(path)):
+        if (
+            not EXPORTERS[name].masks
+            or not place.is_file()
+            or (path is not None and place == Path(path))
+        ):
             continue
         try:
             there = open_file(place, "cpu").masks
-        except FeathersegError:  # damaged, or no export: replaced, as it always was
+        except FeathersegError:  # damaged, or no export: replaced
             continue
         if there != masks:
             old, new = ("masks", "logits") if there else ("logits", "masks")
             raise ExportError(
-                f"{place} returns {old}, and would be replaced by a file that returns {new}. -o FILE puts the new one "
-                f"elsewhere; -o {place} replaces the old one."
+                f"{place} returns {old}, and would be replaced by a file that returns {new}. -o "
+                f"FILE puts the new one elsewhere; -o {place} replaces the old one."
             )
 
 
 def _check_formats(formats: Sequence[str], settings: ExportSettings) -> bool:
-    """Whether one of the formats is in int8. Raises UnknownName, MissingExtra, ConfigError for what cannot be."""
+    """Return whether one of the formats is int8.
+
+    Raises UnknownName, MissingExtra, ConfigError for impossible formats and settings.
+    """
     for name in formats:
         if name not in EXPORTERS:
             raise unknown("export format", name, EXPORTERS)
@@ -221,29 +261,45 @@ def _check_formats(formats: Sequence[str], settings: ExportSettings) -> bool:
         row = EXPORTERS[name]
         if settings.masks and not row.masks:
             able = ", ".join(name for name, row in EXPORTERS.items() if row.masks)
-            raise ConfigError(f"--masks: {name} is not written with masks for outputs. Formats that are: {able}.")
+            raise ConfigError(
+                f"--masks: {name} is not written with masks for outputs. Formats that are: {able}."
+            )
         for package in row.packages:
             require(package, row.extra, f"Export to {name}")
         if row.need:
             row.need()
     if settings.masks and settings.score:
-        raise ConfigError("--score has no effect with --masks: only files that give logits are scored.")
+        raise ConfigError(
+            "--score has no effect with --masks: only files that give logits are scored."
+        )
     int8 = any(EXPORTERS[name].quantised for name in formats)
-    own = [name for name in ("max_drop", "calibration", "seed") if getattr(settings, name) != getattr(DEFAULTS, name)]
-    if own and not int8:
-        raise ConfigError(f"--{own[0].replace('_', '-')} has no effect: no format in int8 is among those to write.")
+    changed = [
+        name
+        for name in ("max_drop", "calibration", "seed")
+        if getattr(settings, name) != getattr(DEFAULTS, name)
+    ]
+    if changed and not int8:
+        raise ConfigError(
+            f"--{changed[0].replace('_', '-')} has no effect: no format in int8 is among those to "
+            "write."
+        )
     if settings.score and not any(EXPORTERS[name].verified for name in formats):
-        raise ConfigError(f"--score has no effect: nothing here runs {' or '.join(formats)}. Leave it out.")
+        raise ConfigError(
+            f"--score has no effect: nothing here runs {' or '.join(formats)}. Leave it out."
+        )
     if settings.data_root is not None and not (int8 or settings.score):
-        raise ConfigError("--data-root has no effect: no format in int8 is written, and --score is not given.")
+        raise ConfigError(
+            "--data-root has no effect: no format in int8 is written, and --score is not given."
+        )
     return int8
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What the formats of one export share; calibration and checked are None without a run's images.
+    """What the formats of one export share; calibration and checked are None without run images.
 
-    forms has `onnx.graph_form` of the model by `Format.channels_last`; graph gives the content of an .onnx file.
+    forms contains `onnx.graph_form` of the model by `Format.channels_last`; graph returns the
+    content of an .onnx file.
     """
 
     model: SegmentationModel
@@ -259,15 +315,17 @@ class Shared:
 
 
 def _export_one(name: str, place: Path, shared: Shared) -> ExportReport:
-    """Draft one format, check it, move it. Raises ExportError; `place` is as it was then."""
+    """Draft one format, check it, move it. Raises ExportError and leaves `place` unchanged then."""
     row, split = EXPORTERS[name], shared.split
     model, facts, parity = shared.model, shared.facts, None
     height, width = timed_size = facts.fixed_size
     try:
         with TemporaryDirectory() as folder:
-            # Draft it. Only int8 is given images, and the score down to which it may leave fp32; it has the model's own
-            # layers, as a shift that became a weight, in 8 bits, costs frm-lite0 three points
-            graph = partial(shared.graph, model if row.quantised else shared.forms[row.channels_last])
+            # Draft it. Only int8 gets images and a lowest score. It gets the model's own layers,
+            # because a shift that became a weight costs frm-lite0 three points in 8 bits
+            graph = partial(
+                shared.graph, model if row.quantised else shared.forms[row.channels_last]
+            )
             job = Job(model, facts, Path(folder), graph, masks=shared.settings.masks)
             if row.quantised:
                 floor = (shared.model_miou() or 0.0) - shared.settings.max_drop / 100
@@ -277,18 +335,20 @@ def _export_one(name: str, place: Path, shared: Shared) -> ExportReport:
             file = job.folder / (row.checked or row.main)
 
             if row.verified:
-                # The logits of the model, or no file
+                # The file must give the model's logits
                 images = (row.quantised and shared.checked) or ()
-                parity = verify(model, file, facts=facts, quantised=row.quantised, calibration=images)
+                parity = verify(
+                    model, file, facts=facts, quantised=row.quantised, calibration=images
+                )
                 if not parity.ok:
                     raise ExportError(f"{_difference(name, parity)} {place} was not written.")
 
-                # Its mIoU: of int8 known by now
+                # Its mIoU; that of int8 is already known
                 miou = quantised.miou if quantised else None
                 if split and shared.settings.score and not quantised:
                     try:
                         miou = split.score(file)
-                    except (DataError, ExportError) as error:  # it takes images of one size alone
+                    except (DataError, ExportError) as error:  # it takes images of only one size
                         shared.tell(f"the file's mIoU is not measured: {error}")
 
                 # Its latency, on an image of zeros
@@ -309,19 +369,26 @@ def _export_one(name: str, place: Path, shared: Shared) -> ExportReport:
         if error.errno not in DISK_REFUSES:
             raise ExportError(f"{name}: {error}. {place} was not written.") from error
         raise ExportError(
-            f"{name}: cannot write to {gettempdir()}, where files are drafted: {error.strerror}. Make room there, or "
-            f"name another folder in TMPDIR. {place} was not written."
+            f"{name}: cannot write to {gettempdir()}, where files are drafted: {error.strerror}. "
+            f"Make room there, or name another folder in TMPDIR. {place} was not written."
         ) from error
     names = tuple(shared.calibration.keys) if row.quantised and shared.calibration else ()
     return ExportReport(place, name, size, parity, timed_size, quantised, names)
 
 
-def describe(model: SegmentationModel, run: Run | None, classes: Sequence[ClassInfo] | None) -> Facts:
-    """What the file will tell about the model. Raises ExportError for the wrong number of classes."""
+def describe(
+    model: SegmentationModel, run: Run | None, classes: Sequence[ClassInfo] | None
+) -> Facts:
+    """Return the facts about the model for the file.
+
+    Raises ExportError for the wrong number of classes.
+    """
     if classes is None and run:
         classes = run.classes
     elif classes is None:
-        classes = [ClassInfo(f"class_{i}", color) for i, color in enumerate(default_palette(model.classes))]
+        classes = [
+            ClassInfo(f"class_{i}", color) for i, color in enumerate(default_palette(model.classes))
+        ]
     if len(classes) != model.classes:
         raise ExportError(f"{len(classes)} classes were named, but the model has {model.classes}.")
     if run is None:
@@ -340,53 +407,74 @@ def describe(model: SegmentationModel, run: Run | None, classes: Sequence[ClassI
 
 
 def _difference(name: str, parity: ParityReport) -> str:
-    """Why a file is not kept, in a sentence."""
+    """Return the sentence why a file is not kept."""
     row = next((row for row in parity.rows if not row.ok), parity.worst)
     where = f"; it begins to differ at {parity.first_difference}" if parity.first_difference else ""
     limit = f"at most {TOLERANCE:.0e} is allowed"
     if row.quantised:
-        limit = f"{row.same_class:.1%} of the places have the same class; at least {SAME_CLASS:.0%} must"
+        limit = (
+            f"{row.same_class:.1%} of the places have the same class; "
+            f"at least {SAME_CLASS:.0%} must"
+        )
         if row.same_class >= SAME_CLASS:
-            limit = f"{row.signal_db:.1f} dB of the signal above the noise; at least {SIGNAL_DB:g} dB must be"
+            limit = (
+                f"{row.signal_db:.1f} dB of the signal above the noise; "
+                f"at least {SIGNAL_DB:g} dB must be"
+            )
     return (
-        f"the exported model is not the same: at {row.height}x{row.width}, batch {row.batch}, the {name} file is "
-        f"off by {row.relative_error:.1e} of the logits' range ({limit}){where}."
+        f"the exported model is not the same: at {row.height}x{row.width}, batch {row.batch}, the "
+        f"{name} file is off by {row.relative_error:.1e} of the logits' range ({limit}){where}."
     )
 
 
-def destinations(folder: Path | None, formats: Sequence[str], path: str | Path | None) -> dict[str, Path]:
-    """Where the file (or folder) of each format goes: into `path`, by default into `folder`/export.
+def destinations(
+    folder: Path | None, formats: Sequence[str], path: str | Path | None
+) -> dict[str, Path]:
+    """Return where the file (or folder) of each format goes: into `path`, else `folder`/export.
 
-    One format may also be given its file's name: a path that ends as its files do. Raises ExportError where no place is
-    named, or a file that is none of the format's; FeathersegError where nothing can be written there.
+    For one format, `path` may also be the file's name, with the ending of the format. Raises
+    ExportError if no place is named, or a file with another ending; FeathersegError if nothing can
+    be written there.
     """
     if path is None:
         if folder is None:
-            raise ExportError("a model without a run has no folder of its own: name the file, path='model.onnx'.")
+            raise ExportError(
+                "a model without a run has no folder of its own: name the file, path='model.onnx'."
+            )
         path = folder / EXPORTS
     path = Path(path)
     places = {name: path / EXPORTERS[name].main for name in formats}
-    folders = [row.ending for row in map(EXPORTERS.__getitem__, formats) if row.is_folder]  # .mlpackage is one
+    folders = [
+        row.ending for row in map(EXPORTERS.__getitem__, formats) if row.is_folder
+    ]  # such as .mlpackage
     endings = {Path(row.main).suffix for row in EXPORTERS.values()} - {""} | LIKE_FILES
-    if path.suffix.lower() in endings and (path.suffix in folders or not path.is_dir()):  # the name of a file
+    if path.suffix.lower() in endings and (
+        path.suffix in folders or not path.is_dir()
+    ):  # a file's name
         if len(formats) > 1:
-            raise ExportError(f"{path} names one file, but {len(formats)} are to be written. Name a folder with -o.")
+            raise ExportError(
+                f"{path} names one file, but {len(formats)} are to be written. Name a folder with "
+                "-o."
+            )
         ending = EXPORTERS[formats[0]].ending
         if not ending or not path.name.endswith(ending):
             expected = f"a name that ends in {ending}, or a folder" if ending else "a folder"
             raise ExportError(f"{path} was named for {formats[0]}. Expected {expected}.")
         places = {formats[0]: path}
     for name, place in places.items():
-        check_writable(place / "index.html" if EXPORTERS[name].is_folder else place)  # a folder may be there before
+        check_writable(
+            place / "index.html" if EXPORTERS[name].is_folder else place
+        )  # the folder may exist already
     return places
 
 
 def move(draft: Path, format: Format, place: Path) -> int:
-    """Move what an exporter wrote into `draft` to where `place` is to be; -> its size in bytes.
+    """Move an exporter's files from `draft` to `place`; return their size in bytes.
 
-    Files replace old ones when all are written, the main one the last; a folder replaces a folder. The files of other
-    formats stay. Files called like the main one ("model.bin" beside "model.xml") take the name of `place`. Raises
-    FeathersegError where the disk refuses; what was there is there still.
+    Old files are replaced after all new ones are written, the main one last; a folder replaces a
+    folder. Files of other formats stay. Files named like the main one ("model.bin" beside
+    "model.xml") are renamed like `place`. Raises FeathersegError if the disk refuses; the old files
+    are unchanged then.
     """
     size = sum(file.stat().st_size for file in draft.rglob("*") if file.is_file())
     main = draft / format.main
@@ -403,15 +491,19 @@ def move(draft: Path, format: Format, place: Path) -> int:
 
 
 def _replace_folder(source: Path, place: Path) -> None:
-    """Put a copy of a folder where an older one may be, with the shortest time in which neither is there.
+    """Replace an older export folder by a copy of `source`, with the shortest gap between them.
 
-    Raises ExportError where what is there is no older one, but holds other files.
+    Raises ExportError if the existing folder contains other files.
     """
-    there = [] if place.is_symlink() else sorted(path.relative_to(place) for path in place.rglob("*"))
+    there = (
+        [] if place.is_symlink() else sorted(path.relative_to(place) for path in place.rglob("*"))
+    )
     others = [path for path in there if not (source / path).exists()]
     if others or (place.is_file() and not place.is_symlink()):
-        found = f"holds {others[0]}" if others else "is a file"
-        raise ExportError(f"{place} {found}, which no export wrote. Remove it, or name another folder with -o.")
+        reason = f"contains {others[0]}" if others else "is a file"
+        raise ExportError(
+            f"{place} {reason}, which no export wrote. Remove it, or name another folder with -o."
+        )
     place.parent.mkdir(parents=True, exist_ok=True)
     new, old = temporary_path(place), temporary_path(place)
     try:
@@ -425,7 +517,9 @@ def _replace_folder(source: Path, place: Path) -> None:
     except OSError as error:
         if not os.path.lexists(place) and os.path.lexists(old):
             old.rename(place)
-        raise ExportError(f"cannot write {place}: {error.strerror or error}. What was there is unchanged.") from error
+        raise ExportError(
+            f"cannot write {place}: {error.strerror or error}. What was there is unchanged."
+        ) from error
     finally:
         remove_tree(new)
         remove_tree(old)

@@ -1,4 +1,4 @@
-"""torch-export: a .pt2 file, the model as torch's operators without its Python code, any batch, height and width."""
+"""torch-export: a .pt2 file of torch operators without Python code, for any image size."""
 
 import json
 from io import BytesIO
@@ -12,38 +12,50 @@ from featherseg.exporters.quiet import EVERY_SIZE, quiet
 from featherseg.inference.runtimes.pt2 import FACTS
 
 EXAMPLE = (2, 160, 224)
-"""(batch, height, width) of the image that is traced; a size of 1 would be built in as fixed."""
+"""(batch, height, width) of the traced image; a size of 1 would become a constant."""
 
 
 def write(job: Job) -> None:
-    """model.pt2 in the job's folder, its metadata inside. Raises ExportError where torch cannot write the model.
+    """Write model.pt2 into the job's folder, with its metadata. Raises ExportError if torch fails.
 
-    Traced as torch's own ONNX exporter does it: otherwise the strides of a map decide what sizes the file takes, as it
-    matters to them whether the example leaves one position of it (DDRNet's would take sides of 65 to 256 alone).
+    It is traced like torch's own ONNX export. Otherwise the strides of a map decide which sizes the
+    file takes, because they depend on whether the example leaves one position of it (DDRNet would
+    only take sides of 65 to 256).
     """
     batch, height, width = EXAMPLE
     images = torch.zeros(batch, len(job.model.mean), height, width)
     any_size = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
-    content = BytesIO()  # in memory: on a disk that refuses, torch ends the process
+    content = BytesIO()  # in memory: if the disk refuses, torch aborts the process
     with quiet(f"torch {torch.__version__} cannot export this model", advice=EVERY_SIZE):
         with tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-            program = torch.export.export(Maps(job.model).eval(), (images,), dynamic_shapes=(any_size,))
+            program = torch.export.export(
+                Maps(job.model).eval(), (images,), dynamic_shapes=(any_size,)
+            )
         _strip(program)
         torch.export.save(program, content, extra_files={FACTS: json.dumps(job.metadata)})
     (job.folder / "model.pt2").write_bytes(content.getbuffer())
 
 
 def _strip(program: Any) -> None:
-    """Drop what only debugging reads (paths of this machine among it), the example image, and guards of its size.
+    """Drop debugging data (with paths of this machine), the example image, and guards of its size.
 
-    So go the strides noted beside every map, which nothing runs by: long expressions of sizes, which a reader parses
-    (without them frm-lite0 opens in less than half the time).
+    The strides stored with every map go too. Nothing uses them at run time, but they are long
+    expressions of sizes to parse: without them frm-lite0 opens in less than half the time.
     """
     program._guards_code = []
     program.example_inputs = None
     for module in program.graph_module.modules():
         for node in module.graph.nodes:
-            for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "custom"):
+            for key in (
+                "stack_trace",
+                "nn_module_stack",
+                "source_fn_stack",
+                "torch_fn",
+                "from_node",
+                "custom",
+            ):
                 node.meta.pop(key, None)
-            if node.op == "call_function" and isinstance(value := node.meta.get("val"), torch.Tensor):
+            if node.op == "call_function" and isinstance(
+                value := node.meta.get("val"), torch.Tensor
+            ):
                 node.meta["val"] = value.new_empty(()).expand(value.shape)  # its strides are 0

@@ -1,4 +1,4 @@
-"""What an export says of a file: how near it is to its model, what it scores, how large and how fast it is."""
+"""The report of an export: a file's parity with its model, score, size and latency."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,11 +19,11 @@ HEADS = ("format", "error", "same class", "mIoU", "model's", "MB", "ms")
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and how near it is to the model it came from.
+    """A written file and its parity with the model.
 
-    parity is None for a format that nothing here can run; it holds mIoU of model and file where they were scored, and
-    latency_ms, the median of a few passes at latency_size (height, width): its order of magnitude. calibration names
-    the images that int8 was calibrated with.
+    parity is None for a format that no runtime here can run; it contains mIoU of model and file, if
+    scored, and latency_ms, the median of a few passes at latency_size (height, width), as an order
+    of magnitude. calibration names the images that int8 was calibrated with.
     """
 
     path: Path
@@ -36,44 +36,59 @@ class ExportReport:
 
     @property
     def same_class(self) -> float | None:
-        """The fraction of positions with the same highest class, over all rows of the comparison."""
+        """The fraction of positions with the same highest class, over all rows."""
         rows = self.parity.rows if self.parity else ()
         places = [row.batch * row.height * row.width for row in rows]
         same = sum(row.same_class * count for row, count in zip(rows, places, strict=True))
         return same / sum(places) if rows else None
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields by name, and "same_class"; "parity" as `ParityReport.as_dict` gives it."""
+        """Return the fields by name, and "same_class"; "parity" as `ParityReport.as_dict`."""
         parity = self.parity.as_dict() if self.parity else None
-        return {**asdict(self), "path": str(self.path), "parity": parity, "same_class": self.same_class}
+        return {
+            **asdict(self),
+            "path": str(self.path),
+            "parity": parity,
+            "same_class": self.same_class,
+        }
 
     def texts(self) -> tuple[str, ...]:
-        """The report as a row under HEADS; a cell is empty where nothing was measured."""
+        """Return the report as a row under HEADS; cells without a measurement are empty."""
         parity, size = self.parity, f"{self.bytes / 1e6:.1f}"
         if parity is None:
             return self.format, "not run", "", "", "", size, ""
         same = "" if self.same_class is None else f"{self.same_class:.2%}"
         time = "" if parity.latency_ms is None else f"{parity.latency_ms:.1f}"
         error = f"{parity.worst.relative_error:.1e}"
-        return self.format, error, same, percent(parity.file_miou), percent(parity.model_miou), size, time
+        return (
+            self.format,
+            error,
+            same,
+            percent(parity.file_miou),
+            percent(parity.model_miou),
+            size,
+            time,
+        )
 
     def _repr_html_(self) -> str:
         return html_table("The file beside its model", HEADS, [self.texts()], [str(self.path)])
 
 
 def keep_reports(run: Run, reports: Sequence[ExportReport]) -> None:
-    """Put them into the run's parity.json, {format: report and the weights it is of}; those of other formats stay."""
+    """Write reports and the hash of their weights to the run's parity.json; other formats stay."""
     weights = {"weights_sha256": run.weights_sha256}
     rows = {row.format: row.as_dict() | weights for row in reports}
     write_json(run.path / PARITY, read_reports(run.path / PARITY) | rows)
 
 
 def read_reports(path: Path) -> dict[str, Any]:
-    """The records of a parity.json by format; none where it is missing or damaged."""
+    """Return the records of a parity.json by format; none if it is missing or damaged."""
     try:
         kept = with_new_names(load_json(path))
     except (OSError, ValueError):
         return {}
     if not isinstance(kept, dict):
         return {}
-    return {kept["format"]: kept} if isinstance(kept.get("format"), str) else kept  # one record: as of older exports
+    return (
+        {kept["format"]: kept} if isinstance(kept.get("format"), str) else kept
+    )  # older exports wrote one record

@@ -1,7 +1,8 @@
-"""TensorRT, for NVIDIA GPUs. Written from its documentation and untested: nothing here was run with TensorRT.
+"""TensorRT for NVIDIA GPUs. UNTESTED: written from its documentation, never run with TensorRT.
 
-An engine fits one kind of GPU and one version of TensorRT, so a folder is written that makes it where it will run: the
-ONNX file, a script that builds the engine with TensorRT's Python package, and a note. No runtime of ours opens it.
+An engine fits one kind of GPU and one version of TensorRT. Therefore the export is a folder to
+build it on the target: the ONNX file, a script that uses TensorRT's Python package, and a note.
+featherseg has no runtime for it.
 """
 
 import json
@@ -23,14 +24,17 @@ Compare its logits with those of model.onnx before it is used.
 
 
 def write(job: Job) -> None:
-    """tensorrt/ in the job's folder: model.onnx, model.json (the facts), build_engine.py and README.txt.
+    """Write tensorrt/ into the job's folder: model.onnx, model.json, build_engine.py, README.txt.
 
-    Untested. Raises MissingExtra, and ExportError where the ONNX exporter gives up.
+    model.json contains the facts. Untested. Raises MissingExtra, and ExportError if the ONNX
+    exporter fails.
     """
     folder = job.folder / "tensorrt"
     folder.mkdir()
     (folder / "model.onnx").write_bytes(job.graph())
-    (folder / "model.json").write_text(json.dumps(job.metadata, indent=2, ensure_ascii=False), encoding="utf-8")
+    (folder / "model.json").write_text(
+        json.dumps(job.metadata, indent=2, ensure_ascii=False), encoding="utf-8"
+    )
     script = files("featherseg.exporters") / "tensorrt_files" / "build_engine.py"
     (folder / "build_engine.py").write_bytes(script.read_bytes())
     height, width = job.facts.fixed_size

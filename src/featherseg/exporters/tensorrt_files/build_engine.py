@@ -1,6 +1,8 @@
-"""Build model.engine from model.onnx with TensorRT. UNTESTED: written from its documentation, run on no GPU.
+"""Build model.engine from model.onnx with TensorRT.
 
-python build_engine.py --height 512 --width 1024 [--fp16]
+UNTESTED: written from its documentation, run on no GPU.
+
+    python build_engine.py --height 512 --width 1024 [--fp16]
 """
 
 import argparse
@@ -15,7 +17,9 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--height", type=int, required=True, help="of the usual image, in pixels")
     options.add_argument("--width", type=int, required=True)
-    options.add_argument("--fp16", action="store_true", help="let layers run in half precision (TensorRT before 11)")
+    options.add_argument(
+        "--fp16", action="store_true", help="let layers run in half precision (TensorRT before 11)"
+    )
     chosen = options.parse_args()
     here = Path(__file__).parent
     logger = tensorrt.Logger(tensorrt.Logger.WARNING)
