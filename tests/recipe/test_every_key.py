@@ -6,6 +6,7 @@ compared with a run instead. The recipe that is recorded does not count. So a ke
 and not wired fails here without a row being added.
 """
 
+import math
 import time
 import types
 from collections.abc import Iterator
@@ -30,9 +31,9 @@ from featherseg.core.errors import FeathersegError
 from featherseg.core.files import append_line
 from featherseg.core.types import ClassInfo, SegOutput
 from featherseg.costs.published import compare
-from featherseg.layers.model import Decoded, ModelEntry
+from featherseg.layers.model import Decoded, ModelConfig, ModelEntry
 from featherseg.losses import LOSSES
-from featherseg.models import MODELS
+from featherseg.models import MODELS, build
 from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.recipe.tables import Recipe
 from featherseg.runs.run import CHECKPOINT, EVALUATIONS, Run
@@ -188,6 +189,9 @@ def table_of(field: FieldInfo) -> dict[str, FieldInfo]:
     table = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Config))
     return dict(table.model_fields)
 
+
+BACKBONES = ("efficientnet-lite0", "mit-b0", "mit-b1", "resnet-50")
+"""Backbones that models of other papers take."""
 
 KEYS: dict[str, FieldInfo] = {}
 """Every key of every table."""
@@ -357,6 +361,7 @@ def house(tmp_path_factory):
         patched.setitem(LOSSES, "scaled", ScaledLoss)
         patched.setattr(prepare, "estimate_memory", lambda *_, **__: None)
         patched.setattr(length, "time_batch", lambda *_, **__: 0.01)
+        patched.setattr(length, "time_reading", lambda *_, **__: 0.01)
         house = House(folder, names)
         for name, seed in (("teacher", 1), ("other_teacher", 2)):
             path = house.recipe(BASE | {"train.seed": seed})
@@ -402,3 +407,47 @@ def test_a_key_changes_something(key, house):
         f"{key} = {now} and {alike} end alike. Wire the key or delete it. If it acts only beside "
         f"other settings or by other values, name them in BESIDE or VALUES."
     )
+
+
+CONFIGS: dict[type[ModelConfig], str] = {}
+"""The settings of each paper's models -> the lightest model that has them."""
+for name in sorted(MODELS, key=lambda name: MODELS[name].params or math.inf):
+    CONFIGS.setdefault(type(MODELS[name].config), name)
+
+
+MODEL_OF = {"position_resize": "cgrseg-t"}
+"""Models of settings that do nothing in the lightest one, with its other backbone."""
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
+def test_each_setting_of_a_model_changes_it(config):
+    unchanged = []
+    for key, field in config.model_fields.items():
+        name = MODEL_OF.get(key, CONFIGS[config])
+        now = getattr(MODELS[name].config, key)
+        values = [*other_values(field.annotation, now), *(BACKBONES if key == "backbone" else ())]
+        if not any(changes(name, key, value) for value in values):
+            unchanged.append(key)
+    assert unchanged == []
+
+
+def changes(name: str, key: str, value: Any) -> bool:
+    """Whether the model can be built with this setting, and is another one."""
+    with suppress(FeathersegError):  # out of bounds, or not of this backbone
+        return shape_of(name, {key: value}) != unset_shape_of(name)
+    return False
+
+
+def shape_of(name: str, options: dict[str, Any] | None = None) -> Any:
+    """The layers of a model, the sizes of its weights and its plain attributes, without memory."""
+    with torch.device("meta"):
+        model = build(name, 3, options=options)
+    plain = [
+        {k: v for k, v in vars(part).items() if isinstance(v, bool | int | float | str | tuple)}
+        for part in model.modules()
+    ]
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return repr(model), plain, [(key, tensor.shape) for key, tensor in tensors]
+
+
+unset_shape_of = cache(shape_of)
