@@ -24,7 +24,7 @@ PARTS = {
         for name in (
             *("fit", "train", "evaluate", "predict", "export", "report", "push"),
             *("compare", "sweep", "benchmark", "check", "audit", "convert", "cost"),
-            *("load_run", "build", "load_official", "optimize"),
+            *("load_run", "build", "list_models", "load_official", "import_weights", "optimize"),
         )
     ],
     "Classes": [

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from featherseg.backbones.weights import load_official
     from featherseg.comparison.benchmark import benchmark
     from featherseg.comparison.compare import compare
+    from featherseg.comparison.model_list import list_models
     from featherseg.comparison.sweep import sweep
     from featherseg.converters import convert
     from featherseg.exporters import export
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from featherseg.models import build
     from featherseg.reports.sharing import push
     from featherseg.runs.run import load_run
+    from featherseg.training.published_weights import import_weights
 
 _HOMES = {
     "audit": "featherseg.auditing.audit",
@@ -42,6 +44,8 @@ _HOMES = {
     "evaluate": "featherseg.api",
     "export": "featherseg.exporters",
     "fit": "featherseg.fitting.fit",
+    "import_weights": "featherseg.training.published_weights",
+    "list_models": "featherseg.comparison.model_list",
     "load_official": "featherseg.backbones.weights",
     "load_run": "featherseg.runs.run",
     "optimize": "featherseg.inference.optimize",
@@ -69,7 +73,9 @@ __all__ = [
     "evaluate",
     "export",
     "fit",
+    "import_weights",
     "kernels",
+    "list_models",
     "load_official",
     "load_run",
     "optimize",

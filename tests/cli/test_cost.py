@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from featherseg import list_models
 from featherseg.cli.cost import cost
-from featherseg.cli.models import catalogue_rows, models, print_table
+from featherseg.cli.models import models, print_table
 from featherseg.core.errors import ConfigError
 from featherseg.costs.catalogue import counts, latencies
 from featherseg.costs.cost import CONVENTIONS
@@ -115,7 +116,7 @@ def test_the_catalogue_lists_every_model(capsys, monkeypatch):
 
 def test_the_front_is_marked(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    rows = catalogue_rows()
+    rows = list_models()
     print_table(rows)
     printed = capsys.readouterr().out
     trained = {row["model"]: (row["latency_ms"], sum(row["miou"].values())) for row in rows if row["miou"]}
@@ -132,7 +133,7 @@ def test_the_front_is_marked(capsys, monkeypatch):
 
 
 def test_the_catalogue_starts_with_the_fastest_and_ends_with_what_was_never_timed():
-    timed = [row["latency_ms"] for row in catalogue_rows()]
+    timed = [row["latency_ms"] for row in list_models()]
     known = [ms for ms in timed if ms is not None]
     assert timed == sorted(known) + [None] * (len(timed) - len(known))
     assert set(latencies()["ms"]) == {name for name, entry in MODELS.items() if not entry.panoptic}

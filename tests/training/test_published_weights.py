@@ -12,6 +12,7 @@ from support.golden.peer_golden import golden
 from support.models.small_training import Silent, request
 from support.processes.faulty_disk import FaultyDisk
 
+import featherseg
 from featherseg import models
 from featherseg.api import report
 from featherseg.backbones.weights import find_pretrained, load_official
@@ -20,7 +21,7 @@ from featherseg.data.datasets.camvid import CAMVID_LICENCE
 from featherseg.models import MODELS
 from featherseg.runs.run import RESOLVED, open_run
 from featherseg.training import train
-from featherseg.training.published_weights import ImportRequest, combined_licence, import_weights, strip_prefix
+from featherseg.training.published_weights import ImportRequest, combined_licence, strip_prefix, write_imported_run
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -50,7 +51,7 @@ def asked(file: Path, *overrides: str, **changes) -> ImportRequest:
 
 
 def imported(tmp_path: Path, file: Path, *overrides: str, **changes):
-    return import_weights(asked(file, *overrides, **changes), tmp_path / "run", lambda text: None)
+    return write_imported_run(asked(file, *overrides, **changes), tmp_path / "run", lambda text: None)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_an_imported_run_gives_the_logits_of_the_model_that_was_saved(tmp_path, 
     else:
         torch.save({"state_dict": state, "epoch": 3}, tmp_path / name)
     said = []
-    import_weights(asked(tmp_path / name), tmp_path / "run", said.append)
+    write_imported_run(asked(tmp_path / name), tmp_path / "run", said.append)
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         assert torch.equal(open_run(tmp_path / "run").model(images).logits, model(images).logits)
@@ -95,7 +96,7 @@ def test_checkpoints_load_as_their_authors_training_saves_them(tmp_path, model):
     name, _, unused = TRAINED[model]
     torch.save({"state_dict": as_saved(model)}, tmp_path / "w.pth")
     said = []
-    run = import_weights(asked(tmp_path / "w.pth", model=model, data="cityscapes"), tmp_path / "run", said.append)
+    run = write_imported_run(asked(tmp_path / "w.pth", model=model, data="cityscapes"), tmp_path / "run", said.append)
     expected = models.build(model, 19)
     load_official(expected, golden(name).state())
     found = run.model.state_dict()
@@ -144,7 +145,7 @@ def test_settings_of_the_model_are_given_as_in_a_recipe(tmp_path, file):
     run = imported(tmp_path, tmp_path / "none.pth", "model.context=none")
     assert run.recipe.model.options == {"context": "none"}
     with pytest.raises(WeightsError, match=r"unexpected: context\.attention"):
-        import_weights(asked(file, "model.context=none"), tmp_path / "other", print)
+        write_imported_run(asked(file, "model.context=none"), tmp_path / "other", print)
 
 
 def test_every_key_that_does_not_fit_is_named_and_nothing_is_written(tmp_path, model):
@@ -209,7 +210,7 @@ def test_code_in_a_file_is_not_run(tmp_path):
 def test_a_slip_is_a_sentence(tmp_path, changes, error, sentence):
     values = {"model": "frm-lite0", "data": "shapes", "licence": "MIT", **changes}
     with pytest.raises(error, match=sentence):
-        import_weights(ImportRequest(tmp_path / "w.pth", **values), tmp_path / "run", print)
+        write_imported_run(ImportRequest(tmp_path / "w.pth", **values), tmp_path / "run", print)
 
 
 def test_a_missing_file_and_a_folder_in_the_way_are_sentences(tmp_path):
@@ -241,3 +242,22 @@ def test_resuming_an_imported_run_is_refused_with_what_to_do(tmp_path, file):
 def test_every_model_of_the_catalogue_can_be_asked_for(name):
     _, recipe = ImportRequest(Path("w.pth"), name, "cityscapes", "MIT").read()
     assert (recipe.model.name, recipe.data.name) == (name, "cityscapes")
+
+
+def test_the_function_takes_settings_and_passes_messages_on(tmp_path, model):
+    state = {f"module.{key}": value for key, value in model.state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    messages = []
+    run = featherseg.import_weights(
+        tmp_path / "w.pth",
+        "frm-lite0",
+        "shapes",
+        out=tmp_path / "run",
+        licence="Apache-2.0",
+        image_size=(64, 96),
+        settings={"train.seed": 3},
+        on_message=messages.append,
+    )
+    assert (run.licence, run.recipe.train.seed) == ("Apache-2.0", 3)
+    assert featherseg.load_run(tmp_path / "run").classes == run.classes
+    assert messages == ["removed the prefix 'module.' from all keys"]

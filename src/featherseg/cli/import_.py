@@ -35,11 +35,19 @@ def import_(
     """
     height_width = parse_size(size, "--image-size") if size else None
     settings = check_settings(overrides, {"data.name": ("--data", data), "data.root": ("--data-root", data_root)})
-    terms = licence if licence is not None else ask_licence()
-    from featherseg.training.published_weights import ImportRequest, import_weights
+    import featherseg
 
-    request = ImportRequest(file, model, data, terms, data_root, height_width, tuple(settings))
-    run = import_weights(request, out, lambda text: print(one_line(text)))
+    run = featherseg.import_weights(
+        file,
+        model,
+        data,
+        out=out,
+        licence=licence if licence is not None else ask_licence(),
+        data_root=data_root,
+        image_size=height_width,
+        settings=settings,
+        on_message=lambda text: print(one_line(text)),
+    )
     print(one_line(f"licence: {run.licence}"))
     print(one_line(f"the run is in {out}; score it with: featherseg evaluate {out}"))
 

