@@ -242,9 +242,10 @@ def test_data_without_objects_and_settings_of_other_losses_are_refused():
     check_instances(recipe, model, objects, Objects())
     with pytest.raises(ConfigError, match="labels has no instance ids"):
         check_instances(recipe, model, Labels(classes[:4], objects.instances), Objects())
-    contrasted = recipe.model_copy(update={"loss": LossTable(contrast=1.0)})
-    with pytest.raises(ConfigError, match=r"loss\.contrast does not apply to panoptic models"):
-        check_instances(contrasted, model, objects, Objects())
+    for key, value in (("contrast", 1.0), ("contrast_views", 50), ("ohem_min_kept", 500)):
+        semantic = recipe.model_copy(update={"loss": LossTable(**{key: value})})
+        with pytest.raises(ConfigError, match=rf"loss\.{key} does not apply to panoptic models"):
+            check_instances(semantic, model, objects, Objects())
     for key, value in (("hardest", 0.2), ("center_sigma", 3)):
         foreign = recipe.model_copy(update={"loss": LossTable(**{key: value})})
         with pytest.raises(ConfigError, match=rf"loss\.{key} is for panoptic models"):

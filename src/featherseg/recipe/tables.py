@@ -141,6 +141,11 @@ class AugmentTable(Config):
 OF_ANY_LOSS = ("name", "options", "class_weights", "class_weight_power", "undo_class_weights")
 """Keys of [loss] that count for a loss of an installed package as well."""
 
+PANOPTIC_LOSS = ("hardest", "center_sigma")
+"""Keys of [loss] that only the loss of panoptic models has."""
+OF_PANOPTIC_LOSS = ("name", "options", "class_weights", "class_weight_power", *PANOPTIC_LOSS)
+"""All keys of [loss] that panoptic models may set."""
+
 
 class LossTable(Config):
     """[loss]: cross-entropy and its options, and the pixel contrast beside it (FRM Eq. 4)."""

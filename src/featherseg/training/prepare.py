@@ -30,7 +30,13 @@ from featherseg.layers.normalise import FULL_RANGE
 from featherseg.layers.own_model import OwnModel
 from featherseg.layers.resize import resized
 from featherseg.recipe.reading import RecipeFile, parse_recipe, read_recipe, with_absolute_paths
-from featherseg.recipe.tables import LossTable, ModelTable, Recipe
+from featherseg.recipe.tables import (
+    OF_PANOPTIC_LOSS,
+    PANOPTIC_LOSS,
+    LossTable,
+    ModelTable,
+    Recipe,
+)
 from featherseg.runs.run import (
     DATA,
     ENVIRONMENT,
@@ -466,14 +472,14 @@ def resolve_image_range(train: SegmentationData, model: SegmentationModel, say: 
 
 def check_instances(recipe: Recipe, model: SegmentationModel, train: SegmentationData, objects: Objects) -> None:
     """Raises ConfigError where a panoptic model finds no instances to learn, or settings are not of its loss."""
-    name, default = recipe.model.name, LossTable()
+    name = recipe.model.name
     if model.panoptic and (objects.loss or objects.augment):
         raise ConfigError(f"{name} is panoptic: it takes neither a loss nor an augmentation of one's own.")
+    changed = [key for key, value in LossTable() if getattr(recipe.loss, key) != value]
     if not model.panoptic:
-        if recipe.loss.hardest != default.hardest:
-            raise ConfigError(f"loss.hardest is for panoptic models; {name} is not one. See loss.ohem_threshold.")
-        if recipe.loss.center_sigma != default.center_sigma:
-            raise ConfigError(f"loss.center_sigma is for panoptic models; {name} is not one. Leave it out.")
+        for key in PANOPTIC_LOSS:
+            if key in changed:
+                raise ConfigError(f"loss.{key} is for panoptic models; {name} is not one. Leave it out.")
         return
     if not any(info.thing for info in train.classes) or train[0].instances is None:
         raise ConfigError(
@@ -483,20 +489,8 @@ def check_instances(recipe: Recipe, model: SegmentationModel, train: Segmentatio
     for key in ("cutmix", "copy_paste"):
         if getattr(recipe.augment, key):
             raise ConfigError(f"augment.{key} does not apply to panoptic models ({name}): leave it out.")
-    for key in (
-        "undo_class_weights",
-        "label_smoothing",
-        "mean",
-        "ohem_threshold",
-        "contrast",
-        "auxiliary",
-        "boundary",
-        "dice",
-        "lovasz",
-        "focal",
-        "boundary_weight",
-    ):
-        if getattr(recipe.loss, key) != getattr(default, key):
+    for key in changed:
+        if key not in OF_PANOPTIC_LOSS:
             raise ConfigError(f"loss.{key} does not apply to panoptic models ({name}): leave it out.")
 
 
