@@ -1,1 +1,4 @@
-"""What every layer above shares: types, errors, configuration, files, devices. Imports neither torch nor Lightning."""
+"""What all layers above share: types, errors, configuration, files, devices.
+
+Imports neither torch nor Lightning.
+"""

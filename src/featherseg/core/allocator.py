@@ -1,4 +1,7 @@
-"""Keep freed memory in the process: glibc gives every large block back and faults it in again at the next operation."""
+"""Keep freed memory in the process, because glibc returns every large block to the system.
+
+The next operation would fault its pages in again.
+"""
 
 import ctypes
 import os
@@ -6,10 +9,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -3, -4, -8  # malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = (
+    -1,
+    -2,
+    -3,
+    -4,
+    -8,
+)  # malloc.h
 
 LARGE_BLOCK = 32 << 20
-"""Bytes, the most that glibc takes: blocks from here on are mapped each by itself, where that is not turned off."""
+"""Largest threshold in bytes that glibc accepts; larger blocks are mapped one by one."""
 
 MAPPED_AT_MOST = 65536  # glibc's own
 
@@ -17,27 +26,32 @@ _kept = False
 
 
 def keep_freed_memory(*, one_heap: bool = False) -> bool:
-    """Tell glibc's malloc to reuse large blocks; -> whether it was done. For our own processes, not for a library.
+    """Make glibc's malloc reuse large blocks; return whether it was done. Not for libraries.
 
-    Training and inference on a CPU then spend a quarter to a half less time, as every feature map is over the 32 MiB
-    from which glibc maps and unmaps; freed memory stays in the process. Linux with glibc only;
-    FEATHERSEG_ALLOCATOR=off leaves malloc as it is. one_heap: threads share one, so that what one has freed serves the
-    others; for a process that lives long.
+    Training and inference on a CPU then take a quarter to a half less time, because every feature
+    map exceeds the 32 MiB from which glibc maps and unmaps; freed memory stays in the process.
+    Works on Linux with glibc only; FEATHERSEG_ALLOCATOR=off leaves malloc unchanged. one_heap:
+    threads share one heap, so that memory freed by one serves the others; for a process that lives
+    long.
     """
     global _kept
     mallopt = _mallopt()
     if mallopt is None or (one_heap and not mallopt(M_ARENA_MAX, 1)):
         return False
-    _kept = bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1) and mallopt(M_TOP_PAD, 64 << 20))
+    _kept = bool(
+        mallopt(M_MMAP_MAX, 0)
+        and mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        and mallopt(M_TOP_PAD, 64 << 20)
+    )
     return _kept
 
 
 @contextmanager
 def large_blocks_returned() -> Iterator[None]:
-    """Within it blocks of LARGE_BLOCK and more go back to the system when they are freed.
+    """Return freed blocks of at least LARGE_BLOCK to the system during the block.
 
-    Where the maps of large images and of small ones are freed beside each other, a heap that keeps them is in pieces
-    soon: 5.3 GB were held for 1.8 in use.
+    A heap that keeps the maps of large and of small images is soon fragmented: 5.3 GB were held for
+    1.8 in use.
     """
     mallopt = _mallopt()
     if mallopt is None or not _kept:
@@ -52,7 +66,7 @@ def large_blocks_returned() -> Iterator[None]:
 
 
 def return_freed_memory() -> None:
-    """Give the pages of freed blocks back to the system, those kept by `keep_freed_memory` too. glibc alone does it."""
+    """Return the pages of freed blocks to the system, also of those kept (glibc only)."""
     if sys.platform == "linux":
         try:
             ctypes.CDLL(None).malloc_trim(0)
@@ -61,7 +75,7 @@ def return_freed_memory() -> None:
 
 
 def _mallopt() -> Callable[[int, int], int] | None:
-    """glibc's own; None where there is none, or FEATHERSEG_ALLOCATOR=off."""
+    """Return glibc's mallopt; None without glibc, or with FEATHERSEG_ALLOCATOR=off."""
     if sys.platform != "linux" or os.environ.get("FEATHERSEG_ALLOCATOR") == "off":
         return None
     try:

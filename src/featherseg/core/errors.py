@@ -1,20 +1,16 @@
-"""Every error that is meant for a user: what was found, what was expected, how to mend it.
+"""Every error for users: what was found, what was expected, what to do.
 
-FeathersegError
-├── ConfigError       a recipe, a dataset.toml or a --set that cannot be right
-├── UnknownName       a model, dataset, class or target that is in no catalogue ("did you mean")
-├── DataError         images or masks
-│   ├── DataNotFound  a folder or a file that should be there and is not
-│   │   └── NoDataset  a file or a folder that is no dataset
-│   ├── AmbiguousData a folder that can be read in two ways (the message has a command for each)
-│   └── TooLarge      an image of more pixels than are decoded
-├── WeightsError      a checkpoint that does not fit the model
-├── RunError          a run folder that cannot be read, or must not be overwritten
-├── TrainingError     a training that cannot go on: its loss or its weights are not finite
-├── ExportError       a model that cannot be written, or a file that cannot be run
-│   └── UntrustedFile a .pt2 file, which is a program, is to be opened without `trust`
-├── DeviceError       a device that this machine does not have
-└── MissingExtra      an optional package that is not installed (the message holds the `pip install`)
+FeathersegError ├── ConfigError       a recipe, a dataset.toml or a --set is wrong ├── UnknownName
+a model, dataset, class or target is in no catalogue ("did you mean") ├── DataError         images
+or masks │   ├── DataNotFound  a folder or a file is missing │   │   └── NoDataset  a file or a
+folder is no dataset │   ├── AmbiguousData a folder can be read in two ways (the message has a
+command for each) │   └── TooLarge      an image has more pixels than are decoded ├── WeightsError
+a checkpoint does not fit the model ├── RunError          a run folder cannot be read, or must not
+be overwritten ├── TrainingError     a training cannot continue: its loss or its weights are not
+finite ├── ExportError       a model cannot be written, or a file cannot be run │   └──
+UntrustedFile a .pt2 file, which is a program, was opened without `trust` ├── DeviceError       this
+machine does not have the device └── MissingExtra      an optional package is not installed (the
+message has the `pip install`)
 
 The command line prints the message without a traceback and exits with 2.
 """
@@ -35,13 +31,13 @@ OTHER_NAMES = {
     "amp": "precision",
     "early_stopping": "patience",
 }
-"""What other tools call a key of a recipe -> its name here."""
+"""Other tools' name for a key of a recipe -> its name here."""
 
 
 class FeathersegError(Exception):
     """Base of every error whose message is written for a user.
 
-    found: the message without its remedy, for commands that have not the options which that names.
+    found: the message without its remedy, for commands that lack the options named in the remedy.
     """
 
     def __init__(self, found: object = "", remedy: str = "") -> None:
@@ -50,7 +46,7 @@ class FeathersegError(Exception):
 
 
 class ConfigError(FeathersegError):
-    """A recipe, a dataset.toml or a `--set` holds an unknown key or a value that cannot be right."""
+    """A recipe, a dataset.toml or a `--set` contains an unknown key or an impossible value."""
 
 
 class UnknownName(FeathersegError):
@@ -66,7 +62,10 @@ class DataNotFound(DataError):
 
 
 class NoDataset(DataNotFound):
-    """A file or a folder, `place`, is no dataset. The command line adds how to convert annotations that it holds."""
+    """The file or folder `place` is no dataset.
+
+    The command line adds how to convert the annotations in it.
+    """
 
     def __init__(self, found: str, place: Path) -> None:
         super().__init__(found)
@@ -74,10 +73,12 @@ class NoDataset(DataNotFound):
 
 
 class AmbiguousData(DataError):
-    """A folder can be read in several ways, and nothing in it tells which; `readings` are (reading, command) each."""
+    """A folder can be read in several ways; `readings` are (reading, command) pairs."""
 
     def __init__(self, found: str, readings: Sequence[tuple[str, str]]) -> None:
-        super().__init__("\n".join((found, *(f"{reading}:\n    {command}" for reading, command in readings))))
+        super().__init__(
+            "\n".join((found, *(f"{reading}:\n    {command}" for reading, command in readings)))
+        )
         self.found, self.readings = found, readings
 
 
@@ -94,7 +95,7 @@ class RunError(FeathersegError):
 
 
 class TrainingError(FeathersegError):
-    """A training cannot go on: its loss, its weights or the state of its optimiser are not finite."""
+    """A training cannot continue: its loss, weights or optimiser state are not finite."""
 
 
 class ExportError(FeathersegError):
@@ -102,7 +103,7 @@ class ExportError(FeathersegError):
 
 
 class UntrustedFile(ExportError):
-    """A .pt2 file was to be opened, and nothing says that its origin is trusted."""
+    """A .pt2 file was opened without `trust`."""
 
     def __init__(self, path: object) -> None:
         found = f"{path} is a program: opening a .pt2 file runs the code that it contains."
@@ -110,7 +111,7 @@ class UntrustedFile(ExportError):
 
 
 class DeviceError(FeathersegError):
-    """A device was asked for that this machine does not have."""
+    """This machine does not have the requested device."""
 
 
 class MissingExtra(FeathersegError):
@@ -118,9 +119,9 @@ class MissingExtra(FeathersegError):
 
 
 def did_you_mean(name: str, known: Iterable[str], *, here: bool = False) -> str:
-    """` Did you mean 'epochs'?` where a known name is close, else the list of known names, else nothing.
+    """Return ` Did you mean 'epochs'?` for a close known name, else all known names, else "".
 
-    With `here` what lies in the working folder counts as known, too.
+    With `here` the names in the working folder are known, too.
     """
     known = list(known)
     if OTHER_NAMES.get(name) in known:
@@ -132,10 +133,12 @@ def did_you_mean(name: str, known: Iterable[str], *, here: bool = False) -> str:
 
 
 def near_path(path: Path) -> str:
-    """` Did you mean 'neu/dataset.toml'?` where one part of a path that does not exist is misspelled; else nothing."""
+    """Return ` Did you mean 'neu/dataset.toml'?` if one part of a path is misspelled, else ""."""
     if os.path.exists(path):
         return ""
-    missing = next((part for part in (*reversed(path.parents), path) if not os.path.exists(part)), path)
+    missing = next(
+        (part for part in (*reversed(path.parents), path) if not os.path.exists(part)), path
+    )
     for name in get_close_matches(missing.name, _names_in(missing.parent), cutoff=0.6):
         if os.path.exists(near := missing.parent / name / path.relative_to(missing)):
             return f" Did you mean {str(near)!r}?"
@@ -150,7 +153,7 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, here: bool = False) -> UnknownName:
-    """The error for a name that is in no catalogue: `unknown model 'frm-lite'. Did you mean 'frm-lite0'?`"""
+    """Return the error for a name: `unknown model 'frm-lite'. Did you mean 'frm-lite0'?`"""
     return UnknownName(f"unknown {kind} {name!r}.{did_you_mean(name, known, here=here)}")
 
 
@@ -160,6 +163,6 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         raise MissingExtra(
-            f"{purpose} needs the package {module.split('.')[0]!r}, which is not installed here ({error}). "
-            f"Install it with: pip install 'featherseg[{extra}]'"
+            f"{purpose} needs the package {module.split('.')[0]!r}, which is not installed here "
+            f"({error}). Install it with: pip install 'featherseg[{extra}]'"
         ) from error

@@ -1,7 +1,8 @@
-"""Files that are never half written, and never written through a link that somebody else has placed.
+"""Files that are never half written, and never written through somebody else's link.
 
-A file is made anew beside its target, synced, renamed over it, and the folder is synced. Folders come from others:
-where something is appended, locked or written in a folder inside them, links are refused by name.
+A file is written beside its target, synced, renamed over it, and the folder is synced. Folders may
+come from others: before a file in them is appended to, locked or written, links are refused by
+name.
 """
 
 import errno
@@ -29,32 +30,32 @@ from featherseg.core.errors import FeathersegError
 from featherseg.core.wording import ESCAPES, finite
 
 _LEFTOVER = re.compile(r"\..{0,40}\.(\d{1,9})-([0-9a-f]{4})[0-9a-f]{12}\.tmp", re.DOTALL)
-"""A temporary file or folder of ours, the process that made it, and its machine."""
+"""A temporary file or folder of featherseg: its process id and its machine."""
 
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
-"""What file systems without a sync of folders answer."""
+"""Error numbers of file systems that cannot sync folders."""
 
 _entries: set[Path] = set()
 _looking = threading.Lock()
 
 
 FIT, PLAN = "fit.json", "plan.json"
-"""In a run folder: what `fit` chose, and by which scores; all that it decided before its first training."""
+"""In a run folder: the choice of `fit` with its scores; and its decisions before training."""
 
 LOCK, FIT_LOCK = ".lock", ".fit.lock"
-"""Files that a process holds while it trains in a run folder, and while it fits in one."""
+"""Files that a process locks while it trains in a run folder, and while it fits in one."""
 
 LOOKED = 0.2
-"""Seconds in which a lock is taken: `is_held` holds it for an instant."""
+"""Seconds to wait for a lock, because `is_held` holds it for an instant."""
 
 MOST_TEXT = 2**24
-"""Bytes of a JSON or TOML file that is read: Python takes up to twenty times as much for what it holds."""
+"""Most bytes of a JSON or TOML file: Python needs up to twenty times as much for the content."""
 
 MOST_YAML = 2**22
-"""Characters of a YAML text: its reader takes seconds for a megabyte."""
+"""Most characters of a YAML text: its reader needs seconds for a megabyte."""
 
 MOST_LINES = 2**28
-"""Bytes of a JSON-lines file: a record for every ten steps of a training of ten million."""
+"""Most bytes of a JSON-lines file: one record per ten steps of a training of ten million."""
 
 
 MOST_SEARCHED = 2**30
@@ -62,22 +63,26 @@ MOST_SEARCHED = 2**30
 
 
 def home_folder() -> Path:
-    """Where featherseg keeps what it fetched or measured: $FEATHERSEG_HOME, or ~/.cache/featherseg if not set."""
+    """Return the folder of downloads and measurements: $FEATHERSEG_HOME or ~/.cache/featherseg."""
     home = os.environ.get("FEATHERSEG_HOME")
     return Path(home) if home else Path.home() / ".cache" / "featherseg"
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Replace `path` by what `write(file)` writes: a crash, a full disk or a kill leaves the old or the new file.
+    """Replace `path` by the output of `write(file)`; a crash leaves the old or the new file.
 
-    The temporary file is a new one (see `temporary_path`); a link at `path` itself is replaced, not followed. Raises
-    FeathersegError naming the file where the disk refuses, or `path` is a device or anything else that is no file.
+    The temporary file is new (see `temporary_path`). A link at `path` is replaced, not followed.
+    Raises FeathersegError naming the file if the disk refuses, or `path` is a device or another
+    special file.
     """
     write_together({path: write})
 
 
 def write_together(writes: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
-    """`write_atomic` for files that belong together: all are on the disk before the first takes its name, in order."""
+    """Like `write_atomic` for several files: all are on disk before the first takes its name.
+
+    They take their names in order.
+    """
     path, temporaries = Path(), dict[Path, Path]()
     try:
         for path, write in writes.items():
@@ -94,8 +99,9 @@ def write_together(writes: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
             _sync_folder(folder)
     except OSError as error:
         raise FeathersegError(
-            f"cannot write {path}: {error.strerror or error}. Existing files are unchanged. Make room (or check the "
-            f"permissions of {path.parent}) and run the same command again; a training goes on with --resume."
+            f"cannot write {path}: {error.strerror or error}. Existing files are unchanged. Make "
+            f"room (or check the permissions of {path.parent}) and run the same command again; a "
+            "training goes on with --resume."
         ) from error
     finally:
         for temporary in temporaries.values():
@@ -103,42 +109,52 @@ def write_together(writes: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
 
 
 def replace_synced(temporary: Path, path: Path) -> None:
-    """`temporary`, a synced file beside it, takes the name `path`, also where the power fails behind it."""
+    """Rename the synced file `temporary` to `path`, and sync the folder."""
     os.replace(temporary, path)
     _sync_folder(path.parent)
 
 
 def temporary_path(path: Path) -> Path:
-    """A name for a temporary file or folder beside `path`, which nobody can foresee and nothing has yet.
+    """Return a new, unpredictable name for a temporary file or folder beside `path`.
 
-    Of a fixed name somebody else could have made a link, through which the write would go. What killed processes left
-    in the folder is removed when this process first asks for a name there. Raises FeathersegError for ".".
+    With a fixed name somebody else could place a link that redirects the write. Leftovers of killed
+    processes are removed on the first call for a folder. Raises FeathersegError for ".".
     """
     if not path.name:
         raise FeathersegError(
-            f"{path.absolute()} is where this command runs, and cannot be replaced. Name a new folder."
+            f"{path.absolute()} is where this command runs, and cannot be replaced. Name a new "
+            "folder."
         )
     folder = path.parent.absolute()
     with _looking:
         if folder not in _entries:
             _entries.add(folder)
-            with suppress(OSError), os.scandir(folder) as entries:  # one that may be written to, but not be listed
-                for entry in entries:  # one after the other: there may be millions
+            with (
+                suppress(OSError),
+                os.scandir(folder) as entries,
+            ):  # the folder may be writable but not listable
+                for entry in entries:  # a generator, because there may be millions
                     made_by = _LEFTOVER.fullmatch(entry.name)
                     ours = made_by and made_by[2] == _machine()
-                    if made_by and ours and (int(made_by[1]) == os.getpid() or not psutil.pid_exists(int(made_by[1]))):
+                    if (
+                        made_by
+                        and ours
+                        and (
+                            int(made_by[1]) == os.getpid() or not psutil.pid_exists(int(made_by[1]))
+                        )
+                    ):
                         remove_tree(folder / entry.name)
     return path.with_name(f".{path.name[:40]}.{os.getpid()}-{_machine()}{secrets.token_hex(6)}.tmp")
 
 
 @cache
 def _machine() -> str:
-    """Four digits of this machine's name: what others that share a folder write there is not ours to remove."""
+    """Return four digits for this machine: leftovers of other machines in a shared folder stay."""
     return hashlib.sha256(platform.node().encode()).hexdigest()[:4]
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a file, a link or a folder with all in it, as far as the system lets it; no link in it is followed."""
+    """Remove a file, a link or a folder tree as far as possible, without following links."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -147,17 +163,21 @@ def remove_tree(path: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raises FeathersegError where no file can be written at `path`: asked before work whose result goes there."""
+    """Raise FeathersegError if no file can be written at `path`; called before the work."""
     if os.path.isdir(path):
-        raise FeathersegError(f"{path} is a folder. Name the file to write, such as {path / 'NAME'}.")
+        raise FeathersegError(
+            f"{path} is a folder. Name the file to write, such as {path / 'NAME'}."
+        )
     _refuse_special(path)
     check_folder(path.parent)
     if name_too_long(path):
-        raise FeathersegError(f"{path} cannot be written: its name is too long for the file system.")
+        raise FeathersegError(
+            f"{path} cannot be written: its name is too long for the file system."
+        )
 
 
 def name_too_long(path: Path) -> bool:
-    """Whether the file system takes no name as long as that of `path`, whose folder may still be to be made."""
+    """Whether the name of `path` is too long for the file system; its folder may not exist yet."""
     there = next(folder for folder in path.absolute().parents if os.path.isdir(folder))
     try:
         os.lstat(there / path.name)
@@ -167,9 +187,10 @@ def name_too_long(path: Path) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises FeathersegError where no file can be written in `folder`, which may be new: one is made, and removed.
+    """Raise FeathersegError if no file can be written in `folder`, which may be new.
 
-    Only so it is known of the file systems that tell of rights and yet take nothing (/proc, /sys, a mounted archive).
+    A file is created and removed, because some file systems report rights but refuse (/proc, /sys,
+    a mounted archive).
     """
     absolute = folder.absolute()
     there = next(place for place in (absolute, *absolute.parents) if os.path.lexists(place))
@@ -192,7 +213,7 @@ def check_folder(folder: Path) -> None:
 
 
 def refuse_used(out: Path, remedy: str) -> None:
-    """Raises FeathersegError where `out` is no place for a new folder: in use, or nothing can be written there."""
+    """Raise FeathersegError if `out` cannot become a new folder: it is in use or not writable."""
     if os.path.lexists(out) and (out.is_symlink() or not out.is_dir() or any(out.iterdir())):
         raise FeathersegError(f"{out} exists and is not empty. {remedy}")
     check_folder(out.absolute().parent)
@@ -200,9 +221,9 @@ def refuse_used(out: Path, remedy: str) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `out` in one rename when the block ends; of a failed one nothing stays.
+    """Yield a folder that becomes `out` in one rename at the end; after a failure nothing remains.
 
-    Raises FeathersegError where `out` exists and is not empty, nothing can be written there, or the disk refuses.
+    Raises FeathersegError if `out` exists and is not empty, cannot be written, or the disk refuses.
     """
     refuse_used(out, "Choose a new folder with --out.")
     temporary = temporary_path(out)
@@ -212,46 +233,51 @@ def new_folder(out: Path) -> Iterator[Path]:
         os.replace(temporary, out)
     except OSError as error:
         raise FeathersegError(
-            f"cannot write {out}: {error.strerror or error}. Make room, or choose another folder with --out."
+            f"cannot write {out}: {error.strerror or error}. Make room, or choose another folder "
+            "with --out."
         ) from error
     finally:
         remove_tree(temporary)
 
 
 def refuse_links(folder: Path, *names: str, below: float = math.inf) -> None:
-    """Raises FeathersegError where one of the files or folders in `folder`, or anything in it, is a symbolic link.
+    """Raise FeathersegError if one of `names` in `folder`, or anything in it, is a symbolic link.
 
-    Asked before something is written there: a link in a folder from others may lead anywhere. `folder` itself may be
-    reached by links; those are its user's own. below: how many levels below the names are looked at.
+    Called before writing there: a link in a folder from others may lead anywhere. `folder` itself
+    may be reached by links, which are the user's own. below: how many levels below the names are
+    checked.
     """
     waiting = [(folder / name, below) for name in names]
     while waiting:
         place, levels = waiting.pop()
         if place.is_symlink():
             raise FeathersegError(
-                f"{place} is a symbolic link, and nothing is written through links inside {folder}, because they may "
-                "point anywhere. Replace it with a real file or folder, then run the same command again."
+                f"{place} is a symbolic link, and nothing is written through links inside "
+                f"{folder}, because they may point anywhere. Replace it with a real file or "
+                "folder, then run the same command again."
             )
         if levels and place.is_dir():
             waiting += [(inside, levels - 1) for inside in place.iterdir()]
 
 
 @contextmanager
-def locked(path: Path, taken: FeathersegError) -> Iterator[None]:
-    """Hold the file at `path`, made if need be, against other processes. Raises `taken` where one of them holds it.
+def locked(path: Path, held_error: FeathersegError) -> Iterator[None]:
+    """Lock the file at `path` against other processes; it is created if needed.
 
-    The lock goes with the process, however it ends: its forked workers, which may outlive it, close theirs
-    (docs/decisions/0005). A lock that is the last file in its folder goes when it is let go.
+    Raises `taken` if another process holds it. The lock ends with the process, however it ends;
+    forked workers, which may outlive it, close theirs (docs/decisions/0005). If the lock is the
+    last file in its folder, the file is removed when released.
     """
     refuse_links(path.parent, path.name)
     lock = FileLock(path, timeout=LOOKED)
     try:
         lock.acquire()
     except Timeout:
-        raise taken from None
+        raise held_error from None
     except OSError as error:
         raise FeathersegError(
-            f"cannot lock {path}: {error.strerror or error}. Remove it, or check the permissions of {path.parent}."
+            f"cannot lock {path}: {error.strerror or error}. Remove it, or check the permissions "
+            f"of {path.parent}."
         ) from error
     try:
         yield
@@ -263,7 +289,7 @@ def locked(path: Path, taken: FeathersegError) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock at `path`. False where there is no such file, or it may not be opened."""
+    """Whether a process holds the lock at `path`; False if the file cannot be opened."""
     if not path.is_file():
         return False
     try:
@@ -276,13 +302,13 @@ def is_held(path: Path) -> bool:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of what a file holds, as hexadecimal digits. Raises OSError."""
+    """Return the sha256 of a file's content as hexadecimal digits. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def content_digest(*files: Path) -> str:
-    """sha256 of what these files hold, one after the other, those that are there."""
+    """Return the sha256 of the content of these files in order; missing ones are skipped."""
     digest = hashlib.sha256()
     for path in files:
         if path.is_file():
@@ -298,12 +324,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def composed(name: str) -> str:
-    """A name as names are compared: a Mac writes a letter and its accent as two characters, most others as one."""
+    """Return a name in composed Unicode: macOS stores a letter and its accent separately."""
     return unicodedata.normalize("NFC", name)
 
 
 def write_text(path: Path, content: str) -> None:
-    """Atomically replace `path` by `content` in UTF-8; half characters, of names that are no UTF-8, become escapes."""
+    """Atomically replace `path` by `content` in UTF-8; lone surrogates become escapes."""
     write_bytes(path, content.encode(errors=ESCAPES))
 
 
@@ -313,10 +339,11 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def append_line(path: Path, content: dict[str, Any]) -> None:
-    """Append one JSON object as a line, in one write: a kill leaves whole lines, at worst one torn line at the end.
+    """Append one JSON object as a line, in one write.
 
-    A torn last line (an earlier kill) is closed first, so that it spoils no later record; NaN and infinity become null.
-    Raises FeathersegError where `path` is a link or no file.
+    After a kill at most the last line is torn; the next call ends it first, so that it spoils no
+    later record. NaN and infinity become null. Raises FeathersegError if `path` is a link or no
+    file.
     """
     line = (json.dumps(finite(content), ensure_ascii=False) + "\n").encode(errors=ESCAPES)
     refuse_links(path.parent, path.name)
@@ -330,35 +357,38 @@ def append_line(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_bounded(path: Path, most: int = MOST_TEXT) -> bytes:
-    """The bytes of a small file. Raises OSError, and ValueError above `most` bytes: a file may have any size."""
+    """Return the bytes of a small file. Raises OSError, and ValueError above `most` bytes."""
     with open(path, "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise ValueError(f"it holds more than {most:,} bytes, the limit")
+        raise ValueError(f"it has more than {most:,} bytes, the limit")
     return content
 
 
 def mentions(path: Path, text: bytes) -> bool:
-    """Whether a text stands in the first gigabyte of a file; False if it cannot be read."""
-    rest = b""
+    """Whether the first gigabyte of a file contains a text; False if it cannot be read."""
+    overlap = b""
     try:
         with open(path, "rb") as file:
             while (chunk := file.read(2**20)) and file.tell() <= MOST_SEARCHED:
-                if text in rest + chunk:
+                if text in overlap + chunk:
                     return True
-                rest = chunk[-len(text) :]  # it may lie on both sides
+                overlap = chunk[-len(text) :]  # the text may cross the chunks' border
     except OSError:
         pass
     return False
 
 
 def load_json(path: Path) -> Any:
-    """What a JSON file holds. Raises OSError, and ValueError where it is none, too large or nested too deep."""
+    """Return the content of a JSON file.
+
+    Raises OSError, and ValueError if it is no JSON, too large or too deeply nested.
+    """
     return parse_json(read_bounded(path).decode())
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text holds. Raises ValueError where it is none, or is nested too deep."""
+    """Return the content of a JSON text. Raises ValueError if it is no JSON or nested too deep."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -366,9 +396,12 @@ def parse_json(text: str) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML text holds, as data. Raises ValueError where it is none, too large, or refers to parts of itself."""
+    """Return the content of a YAML text as data.
+
+    Raises ValueError if it is no YAML, too large, or refers to parts of itself.
+    """
     if len(text) > MOST_YAML:
-        raise ValueError(f"it holds more than {MOST_YAML:,} characters, the limit")
+        raise ValueError(f"it has more than {MOST_YAML:,} characters, the limit")
     import yaml  # 15 ms
 
     try:
@@ -380,11 +413,13 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; a torn line is passed over, a missing file has none."""
+    """Return the records of a JSON-lines file; torn lines are skipped, a missing file has none."""
     if not path.is_file():
         return []
     if path.stat().st_size > MOST_LINES:
-        raise FeathersegError(f"{path} is larger than {MOST_LINES:,} bytes, the limit. Move it away or shorten it.")
+        raise FeathersegError(
+            f"{path} is larger than {MOST_LINES:,} bytes, the limit. Move it away or shorten it."
+        )
     records = []
     for line in path.read_bytes().splitlines():
         try:
@@ -396,11 +431,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def _refuse_special(path: Path) -> None:
     if (os.path.exists(path) and not os.path.isfile(path)) or str(path.parent.absolute()) == "/dev":
-        raise FeathersegError(f"{path} is a folder or a device, not a file, and is not replaced. Choose a file name.")
+        raise FeathersegError(
+            f"{path} is a folder or a device, not a file, and is not replaced. Choose a file name."
+        )
 
 
 def _sync_folder(folder: Path) -> None:
-    """So that the new name outlives a power cut, where the system can open a folder (Windows cannot) and sync it."""
+    """Sync a folder so that a rename survives a power cut, if the system can (Windows cannot)."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     try:
@@ -415,18 +452,24 @@ def _sync_folder(folder: Path) -> None:
 
 
 def short_names(paths: Sequence[Path], skip: str = "") -> list[str]:
-    """The last part of each path, and as many parts before it as it takes to tell it from the others.
+    """Return the last parts of each path, as many as distinguish it from the others.
 
-    Folders called `skip` count for nothing: of "export", runs/yard/export/model.onnx is yard/model.onnx.
+    Folders called `skip` do not count: with "export", runs/yard/export/model.onnx is
+    yard/model.onnx.
     """
     parts = [[part for part in path.parts if part != skip] for path in paths]
-    tails = [["/".join(own[start:]) for start in range(len(own) - 1, -1, -1)] for own in parts]  # c, b/c, a/b/c
-    taken = Counter(tail for own in tails for tail in own)
-    return [next((t for t in own if taken[t] == 1), str(path)) for own, path in zip(tails, paths, strict=True)]
+    tails = [
+        ["/".join(own[start:]) for start in range(len(own) - 1, -1, -1)] for own in parts
+    ]  # c, b/c, a/b/c
+    counts = Counter(tail for own in tails for tail in own)
+    return [
+        next((t for t in own if counts[t] == 1), str(path))
+        for own, path in zip(tails, paths, strict=True)
+    ]
 
 
 class Names(Protocol):
-    """Names that are given already, in lower case; a set is one."""
+    """The names in use, in lower case; a set is one."""
 
     def __contains__(self, name: str, /) -> bool: ...
 
@@ -434,15 +477,18 @@ class Names(Protocol):
 
 
 def unique_names(files: Iterable[Path]) -> list[str]:
-    """Each file's name without its ending; where several share one, the later ones are numbered: photo, photo-2."""
+    """Return each file's name without its ending; repeated names are numbered: photo, photo-2."""
     return list(numbered((file.stem for file in files), set()))
 
 
 def numbered(stems: Iterable[str], taken: Names) -> Iterator[str]:
-    """The stems, one after the other; one that is in `taken` gets the next free number. `taken` grows by them."""
+    """Yield the stems in order; one that is in `taken` gets the next free number.
+
+    Each result is added to `taken`.
+    """
     for stem in stems:
         name, number = stem, 1
-        while name.lower() in taken:  # in lower case: some file systems do not tell a.png from A.png
+        while name.lower() in taken:  # in lower case: to some file systems a.png is A.png
             number += 1
             name = f"{stem}-{number}"
         taken.add(name.lower())

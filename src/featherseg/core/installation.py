@@ -1,7 +1,7 @@
-"""What of featherseg is installed here, and whether it can be used: findings, each with the command that mends it.
+"""Findings on the installation, each with the command that repairs it.
 
-The package's requirements are read from its metadata. Nothing but the standard library and packaging is imported: this
-answers where all else is broken.
+The package's requirements are read from its metadata. Only the standard library and packaging are
+imported, so that it works when all else is broken.
 """
 
 import json
@@ -19,7 +19,7 @@ from featherseg._version import __version__
 PACKAGE, CORE = "featherseg", ""
 IMPORT_SECONDS = 180
 _IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
-"""Where the module has another name than the package."""
+"""Package -> its module, if the names differ."""
 
 _TRY_IMPORTS = """
 import importlib, json, sys
@@ -38,7 +38,7 @@ for name in sys.argv[1:]:
 class Requirement:
     """One line of the package's metadata: `torch>=2.10` is ("torch", ">=2.10", "").
 
-    extra: the extra that asks for it, "" for the core.
+    extra: the extra that requires it, "" for the core.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Requirement:
 
     @property
     def module(self) -> str:
-        """The name it is imported by."""
+        """The name of its module."""
         return _IMPORT_NAMES.get(self.name, self.name.replace("-", "_"))
 
     @property
     def found(self) -> str | None:
-        """The version that is installed; None where none is."""
+        """The installed version; None without one."""
         try:
             return metadata.version(self.name)
         except metadata.PackageNotFoundError:
@@ -60,9 +60,10 @@ class Requirement:
 
 
 def requirements() -> list[Requirement]:
-    """All requirements: the core, then each extra with those of the extras that it names; without those of development.
+    """Return all requirements: the core, then each extra with the extras it names.
 
-    Empty where the package was not installed but found on the path; packaging alone where that is what is missing.
+    Extras for development are skipped. Empty if the package is not installed but found on the path;
+    only packaging if that is missing.
     """
     try:
         from packaging.requirements import Requirement as Line
@@ -76,9 +77,13 @@ def requirements() -> list[Requirement]:
 
     def asked_by(extra: str) -> list[Line]:
         own = [line for line in lines if (line.marker is None) == (extra == CORE)]
-        own = [line for line in own if line.marker is None or line.marker.evaluate({"extra": extra})]
+        own = [
+            line for line in own if line.marker is None or line.marker.evaluate({"extra": extra})
+        ]
         named = [inner for line in own if line.name == PACKAGE for inner in sorted(line.extras)]
-        return [line for line in own if line.name != PACKAGE] + [line for inner in named for line in asked_by(inner)]
+        return [line for line in own if line.name != PACKAGE] + [
+            line for inner in named for line in asked_by(inner)
+        ]
 
     return [
         Requirement(line.name.lower(), str(line.specifier), extra)
@@ -89,7 +94,7 @@ def requirements() -> list[Requirement]:
 
 
 def satisfies(version: str, versions: str) -> bool:
-    """Whether "2.13.0+cpu" is one of ">=2.10,<3"; no version at all is none of them."""
+    """Whether a version such as "2.13.0+cpu" is in ">=2.10,<3"; None is in none."""
     from packaging.specifiers import SpecifierSet
     from packaging.version import InvalidVersion
 
@@ -100,13 +105,13 @@ def satisfies(version: str, versions: str) -> bool:
 
 
 def import_faults(modules: Iterable[str]) -> dict[str, str]:
-    """Module -> why it cannot be imported, of those that cannot; tried in a process of its own, which may die of it."""
-    rest: list[str] = list(modules)
+    """Return module -> why it cannot be imported; tried in a separate process, which may crash."""
+    remaining: list[str] = list(modules)
     faults: dict[str, str] = {}
-    while rest:
-        tried = _try_imports(rest)
+    while remaining:
+        tried = _try_imports(remaining)
         faults |= {name: fault for name, fault in tried.items() if fault}
-        rest = [name for name in rest if name not in tried] if tried else []
+        remaining = [name for name in remaining if name not in tried] if tried else []
     return faults
 
 
@@ -114,7 +119,12 @@ def _try_imports(modules: list[str]) -> dict[str, str | None]:
     command = [sys.executable, "-W", "ignore", "-c", _TRY_IMPORTS, *modules]
     try:
         done = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", timeout=IMPORT_SECONDS, check=False
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=IMPORT_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return {modules[0]: f"importing it takes longer than {IMPORT_SECONDS} s"}
@@ -122,7 +132,7 @@ def _try_imports(modules: list[str]) -> dict[str, str | None]:
     for line in done.stdout.splitlines():
         try:
             name, fault = json.loads(line)
-        except ValueError:  # what a module prints while it is imported
+        except ValueError:  # a module's own output during the import
             continue
         tried[name] = fault
     return tried
@@ -133,9 +143,10 @@ State = Literal["ok", "missing", "warning", "broken"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: section and name of what was checked, what was found, its state, and what to do where not "ok".
+    """One line: section, name, what was found, its state, and the remedy if it is not "ok".
 
-    "broken" keeps the core or an installed extra from working; "missing" is optional; "warning" may cost time or room.
+    "broken": the core or an installed extra does not work; "missing": optional; "warning": may cost
+    time or space.
     """
 
     section: str
@@ -146,35 +157,40 @@ class Finding:
 
 
 def is_healthy(findings: Sequence[Finding]) -> bool:
-    """Whether all that is needed works."""
+    """Whether everything required works."""
     return all(finding.state != "broken" for finding in findings)
 
 
 def installation() -> list[Finding]:
-    """Versions, the core packages, each imported once in another process, and those of the extras by their version."""
-    asked = requirements()
-    core = [row for row in asked if row.extra == CORE]
+    """Return findings on versions, the core packages, each imported once, and the extras."""
+    required = requirements()
+    core = [row for row in required if row.extra == CORE]
     faults = import_faults([row.module for row in core if row.found] or ["torch", "numpy"])
     findings = [*_versions(), *(_core_package(row, faults.get(row.module)) for row in core)]
-    if not asked:
-        # The package lies on the path but was not installed: which packages it needs is not known here.
-        tried = "; ".join(f"{name}: {fault}" for name, fault in faults.items()) or "torch and numpy can be imported"
+    if not required:
+        # On the path but not installed: its requirements are unknown
+        tried = (
+            "; ".join(f"{name}: {fault}" for name, fault in faults.items())
+            or "torch and numpy can be imported"
+        )
         state: State = "broken" if faults else "warning"
         found = f"is not installed, but runs from a folder; {tried}"
         findings.append(Finding("core", PACKAGE, found, state, "pip install -e . in its checkout"))
-    extras = [row for row in asked if row.extra != CORE]
-    return findings + [_package(row, _section(row.extra), f"'{PACKAGE}[{row.extra}]'") for row in extras]
+    extras = [row for row in required if row.extra != CORE]
+    return findings + [
+        _package(row, _section(row.extra), f"'{PACKAGE}[{row.extra}]'") for row in extras
+    ]
 
 
 def usable_extras(findings: Sequence[Finding]) -> list[str]:
-    """The extras whose packages are all here, each in a version that can be used."""
+    """Return the extras whose packages are all installed in a usable version."""
     extras = dict.fromkeys(row.extra for row in requirements() if row.extra != CORE)
     unusable = {finding.section for finding in findings if finding.state != "ok"}
     return [extra for extra in extras if _section(extra) not in unusable]
 
 
 def reinstall(*packages: str) -> str:
-    """The command that replaces packages that are damaged, without those that they need."""
+    """Return the command that reinstalls damaged packages without their requirements."""
     return f"pip install --force-reinstall --no-deps {' '.join(packages)}"
 
 
@@ -204,7 +220,9 @@ def _core_package(row: Requirement, fault: str | None) -> Finding:
 def _package(row: Requirement, section: str, what: str) -> Finding:
     wanted = f"{row.versions} required" if row.versions else "any version will do"
     if row.found is None:
-        return Finding(section, row.name, f"not installed, {wanted}", "missing", f"pip install {what}")
+        return Finding(
+            section, row.name, f"not installed, {wanted}", "missing", f"pip install {what}"
+        )
     if satisfies(row.found, row.versions):
         return Finding(section, row.name, f"{row.found}, {wanted}")
     remedy = f"pip install --upgrade '{row.name}{row.versions}'"

@@ -1,6 +1,6 @@
-"""This machine: the device to run on, and the records of it that a time or a figure depends on.
+"""This machine: the device to run on, and the facts on which timings and figures depend.
 
-The records hold no name of a host, a user or a folder.
+The records contain no name of a host, a user or a folder.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ CPU_FLAGS = (
     "i8mm",
     "bf16",
 )
-"""Instructions that decide how fast models are, where the processor has them."""
+"""Instruction sets that decide the speed of models."""
 
 VARIABLES = (
     "ATEN_",
@@ -82,11 +82,11 @@ VARIABLES = (
     "TORCH_",
     "TORCHINDUCTOR_",
 )
-"""Environment variables that change times: their names, or how these begin."""
+"""Environment variables that affect timings: their names or prefixes."""
 
 
 def machine() -> dict[str, Any]:
-    """Plain values: processor, caches, instructions, memory, system, versions, variables, GPUs, load average now."""
+    """Return plain values on processor, memory, system, versions, variables, GPUs and load."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         **processor(),
@@ -104,27 +104,37 @@ def machine() -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """Logical cores that this process may use: its affinity, and on Linux the quota of its control group."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of usable logical cores: the affinity, and on Linux the cgroup's quota."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return min(cores, cgroup_cores() or cores)
 
 
 @cache
 def cgroup_cores(root: Path = Path("/")) -> int | None:
-    """Cores that the quota of this process' control groups is worth, rounded up; None without a quota.
+    """Return the cores of this process' cgroup quota, rounded up; None without a quota.
 
-    The lowest quota of the group and those above it counts. A container often sees its own group as the root.
+    The lowest quota of the group and its parents counts. A container often sees its group as the
+    root.
     """
     shares = []
     for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, place = fields if len(fields := line.split(":", 2)) == 3 else ("", "none", "")
+        _, controllers, place = (
+            fields if len(fields := line.split(":", 2)) == 3 else ("", "none", "")
+        )
         if controllers and "cpu" not in controllers.split(","):
             continue
-        mount = root / "sys/fs/cgroup" / (controllers and "cpu")  # version 2 has no controllers here
+        mount = (
+            root / "sys/fs/cgroup" / (controllers and "cpu")
+        )  # version 2 has no controllers here
         group = PurePosixPath(place.lstrip("/"))
         for folder in (mount / part for part in (group, *group.parents)):
             if controllers:
-                words = [*_lines(folder / "cpu.cfs_quota_us"), *_lines(folder / "cpu.cfs_period_us")]
+                words = [
+                    *_lines(folder / "cpu.cfs_quota_us"),
+                    *_lines(folder / "cpu.cfs_period_us"),
+                ]
             else:
                 words = " ".join(_lines(folder / "cpu.max")).split()
             if len(words) == 2 and words[0] not in ("max", "-1"):
@@ -140,7 +150,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def default_threads() -> int:
-    """Threads that a model runs on unless others are asked for: torch's, at most one for each usable core."""
+    """Return the default number of threads of a model: torch's, at most one per usable core."""
     import torch
 
     return min(torch.get_num_threads(), usable_cores())
@@ -148,7 +158,7 @@ def default_threads() -> int:
 
 @contextmanager
 def torch_threads(count: int | None = None) -> Iterator[None]:
-    """Meanwhile torch computes on so many threads, by default on `default_threads`."""
+    """Let torch use `count` threads in the block, by default `default_threads`."""
     import torch
 
     before, wanted = torch.get_num_threads(), count or default_threads()
@@ -163,43 +173,53 @@ def torch_threads(count: int | None = None) -> Iterator[None]:
 
 
 def load_average() -> float | None:
-    """Processes that wanted a core during the last minute, on average; None where the system does not tell."""
+    """Return the average number of runnable processes in the last minute; None if unknown."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def peak_memory() -> float | None:
-    """The most that this process has held of the main memory, in bytes, as Linux or Windows has it; else None.
+    """Return the peak memory of this process in bytes, on Linux and Windows; else None.
 
-    Not getrusage: its peak survives the start of a new program, so that a child would report its parent's.
+    getrusage is not used: its peak survives exec, so a child would report its parent's.
     """
     try:
         rows = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next(int(row.split()[1]) for row in rows if row.startswith("VmHWM:")) * 1024.0  # kB in the file
+        return (
+            next(int(row.split()[1]) for row in rows if row.startswith("VmHWM:")) * 1024.0
+        )  # kB in the file
     except (OSError, StopIteration):
-        return getattr(psutil.Process().memory_info(), "peak_wset", None)  # Windows alone
+        return getattr(psutil.Process().memory_info(), "peak_wset", None)  # only on Windows
 
 
-def processor_text(found: dict[str, Any]) -> str:
-    """`AMD EPYC (family 25, model 17)`: virtual machines give generations of other speed one name."""
-    kind = ", ".join(f"{key.removeprefix('cpu_')} {found[key]}" for key in ("cpu_family", "cpu_model") if key in found)
-    return (found["processor"] or found["system"]) + (f" ({kind})" if kind else "")
+def processor_text(facts: dict[str, Any]) -> str:
+    """Return `AMD EPYC (family 25, model 17)`: virtual machines name several generations alike."""
+    kind = ", ".join(
+        f"{key.removeprefix('cpu_')} {facts[key]}"
+        for key in ("cpu_family", "cpu_model")
+        if key in facts
+    )
+    return (facts["processor"] or facts["system"]) + (f" ({kind})" if kind else "")
 
 
-def machine_text(found: dict[str, Any]) -> str:
-    """`AMD EPYC (family 25, model 17), 2 cores, 23 GiB; Linux 6.1; torch 2.13.0, openvino 2026.4`."""
-    gpus = "".join(f"; {gpu['name']}" for gpu in found["gpus"])
-    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-    size = f"{found['usable_cores']} cores, {found['memory_gib']:.0f} GiB{gpus}"
-    return f"{processor_text(found)}, {size}; {found['system']}; {versions}"
+def machine_text(facts: dict[str, Any]) -> str:
+    """Return `AMD EPYC (family 25, model 17), 2 cores, 23 GiB; Linux 6.1; torch 2.13.0, ...`."""
+    gpus = "".join(f"; {gpu['name']}" for gpu in facts["gpus"])
+    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    size = f"{facts['usable_cores']} cores, {facts['memory_gib']:.0f} GiB{gpus}"
+    return f"{processor_text(facts)}, {size}; {facts['system']}; {versions}"
 
 
 def processor() -> dict[str, Any]:
-    """The facts and flags of lscpu; the name alone where it is missing."""
+    """Return the facts and flags of lscpu; only the name without lscpu."""
     unknown = {"processor": platform.processor() or platform.machine(), "flags": []}
     if not (lscpu := shutil.which("lscpu")):
         return unknown
     done = subprocess.run(
-        [lscpu, "--json"], capture_output=True, encoding="utf-8", check=False, env={**os.environ, "LC_ALL": "C"}
+        [lscpu, "--json"],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        env={**os.environ, "LC_ALL": "C"},
     )
     try:
         rows = {row["field"]: row["data"] for row in _flat(json.loads(done.stdout)["lscpu"])}
@@ -211,7 +231,7 @@ def processor() -> dict[str, Any]:
 
 
 def _flat(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """lscpu's rows, of which newer ones hold others."""
+    """Flatten lscpu's rows, which newer versions nest."""
     return [one for row in rows for one in (row, *_flat(row.get("children", [])))]
 
 
@@ -223,7 +243,7 @@ def _version(package: str) -> str | None:
 
 
 def _gpus() -> list[dict[str, Any]]:
-    """Name, memory, driver and clocks of every GPU that torch sees."""
+    """Return name, memory, driver and clocks of every GPU that torch sees."""
     import torch
 
     names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
@@ -240,7 +260,10 @@ def _nvidia_smi() -> list[dict[str, str]]:
         return []
     command = [smi, f"--query-gpu={','.join(keys)}", "--format=csv,noheader"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
-    return [dict(zip(keys, map(str.strip, line.split(",")), strict=False)) for line in done.stdout.splitlines()]
+    return [
+        dict(zip(keys, map(str.strip, line.split(",")), strict=False))
+        for line in done.stdout.splitlines()
+    ]
 
 
 def _first_line(path: Path) -> str | None:
@@ -248,7 +271,7 @@ def _first_line(path: Path) -> str | None:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is the first GPU where there is one, else the CPU; else any device torch knows: "cpu", "cuda:1", "mps".
+    """Return a device: `auto` is the first GPU, else the CPU; else "cpu", "cuda:1", "mps", ...
 
     Raises DeviceError for a device that this machine does not have.
     """
@@ -259,19 +282,25 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise DeviceError(f"unknown device {name!r}. Expected auto, cpu, cuda, cuda:N or mps.") from None
+        raise DeviceError(
+            f"unknown device {name!r}. Expected auto, cpu, cuda, cuda:N or mps."
+        ) from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(
-            f"device {name!r} was requested, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
-            "devices here. Use --device cpu or --device auto, or install a CUDA build of torch and a driver."
+            f"device {name!r} was requested, but torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} CUDA devices here. Use --device cpu or --device auto, or "
+            "install a CUDA build of torch and a driver."
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("device 'mps' was requested, but this machine has none. Use --device cpu or --device auto.")
+        raise DeviceError(
+            "device 'mps' was requested, but this machine has none. Use --device cpu or --device "
+            "auto."
+        )
     return device
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether this device has instructions for bf16; others emulate it, slower than float32."""
+    """Whether this device has bf16 instructions; others emulate it, slower than float32."""
     import torch
 
     if device.type == "cuda":
@@ -287,7 +316,7 @@ _process_began: float | None = None
 
 @contextmanager
 def one_command() -> Iterator[None]:
-    """This process is one command of the terminal: what it may take counts from its start."""
+    """Mark this process as one command of the terminal: its time counts from its start."""
     global _process_began
     _process_began = time.monotonic() - (time.time() - psutil.Process().create_time())
     try:
@@ -297,12 +326,12 @@ def one_command() -> Iterator[None]:
 
 
 def command_began() -> float:
-    """When the command was given, by `time.monotonic`: the start of a command's process, elsewhere now."""
+    """Return `time.monotonic` at the start of the command's process; elsewhere now."""
     return time.monotonic() if _process_began is None else _process_began
 
 
 def environment() -> dict[str, Any]:
-    """What the figures of a run depend on beside its settings."""
+    """Return what the figures of a run depend on besides its settings."""
     import torch
 
     return {

@@ -1,4 +1,4 @@
-"""What results and long work show in Jupyter: tables, and a bar that moves. Nothing is shown anywhere else."""
+"""Tables and progress bars in Jupyter; nothing is shown anywhere else."""
 
 import logging
 import sys
@@ -13,7 +13,7 @@ REDRAW_SECONDS = 0.2  # between two drawings of a bar: each is a message to the 
 
 
 def progress_or_bar(progress: Progress | None) -> Progress:
-    """`progress` itself; where it is None, a bar in a notebook and silence anywhere else."""
+    """Return `progress`; for None, a bar in a notebook and nothing elsewhere."""
     if progress is not None:
         return progress
     ipython = sys.modules.get("IPython")
@@ -22,8 +22,10 @@ def progress_or_bar(progress: Progress | None) -> Progress:
 
 
 def reporter_of(progress: Progress | Reporter | None) -> Reporter:
-    """`progress` itself where it is a Reporter; else one that calls it, its messages going to the logger."""
-    return progress if isinstance(progress, Reporter) else _LoggedProgress(progress_or_bar(progress))
+    """Return a Reporter: `progress` itself, or one that calls it and logs messages."""
+    return (
+        progress if isinstance(progress, Reporter) else _LoggedProgress(progress_or_bar(progress))
+    )
 
 
 class _LoggedProgress:
@@ -33,21 +35,23 @@ class _LoggedProgress:
         self.call = progress
 
     def message(self, text: str) -> None:
-        """For people."""
+        """Log a message."""
         logging.getLogger("featherseg").info(text)
 
     def step(self, step: int, steps: int, record: dict[str, Any]) -> None:
-        """One step further."""
-        score = f", mIoU {percent(record['val_miou'])} %" if record.get("val_miou") is not None else ""
+        """Report a step."""
+        score = (
+            f", mIoU {percent(record['val_miou'])} %" if record.get("val_miou") is not None else ""
+        )
         self.call(f"training, loss {record['loss']:.3f}{score}", step, steps)
 
     def progress(self, doing: str, done: int, total: int | None) -> None:
-        """Of work between two steps."""
+        """Report work between two steps."""
         self.call(doing, done, total)
 
 
 class NotebookBar:
-    """A bar below the notebook's cell, drawn again as work goes on."""
+    """A progress bar below the notebook's cell."""
 
     def __init__(self) -> None:
         self.handle: Any = None
@@ -60,28 +64,34 @@ class NotebookBar:
 
         self.drawn = time.monotonic()
         place = f' value="{done}" max="{total}"' if total else ""
-        bar = HTML(f"<progress{place}></progress> {done}{f' of {total}' if total else ''} {escape(doing)}")
+        bar = HTML(
+            f"<progress{place}></progress> {done}{f' of {total}' if total else ''} {escape(doing)}"
+        )
         if self.handle is None:
             self.handle = display(bar, display_id=True)
         else:
             self.handle.update(bar)
 
 
-def html_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[object]], notes: Iterable[str] = ()) -> str:
-    """A table as HTML, the first column flush left; every text is escaped, None is an empty cell."""
+def html_table(
+    title: str, heads: Sequence[str], rows: Iterable[Sequence[object]], notes: Iterable[str] = ()
+) -> str:
+    """Return a table as HTML, first column left-aligned, texts escaped; None is an empty cell."""
 
     def cells(kind: str, texts: Sequence[object]) -> str:
         sides = ["left"] + ["right"] * (len(texts) - 1)
         shown = ("" if text is None else escape(str(text)) for text in texts)
         return "".join(
-            f'<{kind} style="text-align:{side}">{text}</{kind}>' for side, text in zip(sides, shown, strict=True)
+            f'<{kind} style="text-align:{side}">{text}</{kind}>'
+            for side, text in zip(sides, shown, strict=True)
         )
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     below = "".join(f"<p>{escape(note)}</p>" for note in notes)
-    return f"<table><caption>{escape(title)}</caption><tr>{cells('th', heads)}</tr>{body}</table>{below}"
+    head = f"<caption>{escape(title)}</caption><tr>{cells('th', heads)}</tr>"
+    return f"<table>{head}{body}</table>{below}"
 
 
 def percent(share: float | None) -> str:
-    """0.6153 -> "61.53"; empty where there was nothing to measure."""
+    """Return 0.6153 as "61.53"; "" for None."""
     return "" if share is None or share != share else f"{100 * share:.2f}"

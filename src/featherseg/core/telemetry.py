@@ -1,4 +1,4 @@
-"""Usage reports of other packages, switched off before any of them is imported; SECURITY.md lists them."""
+"""Switch off other packages' usage reports before their import; see SECURITY.md."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import sys
 OFF = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "NNCF_CI": "1",  # NNCF reads it for its telemetry alone
+    "NNCF_CI": "1",  # NNCF reads it only for its telemetry
     "ORT_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "WANDB_ERROR_REPORTING": "false",
@@ -15,9 +15,10 @@ OFF = {
 
 
 def switch_off() -> None:
-    """Set every variable of OFF that the user has not set, and keep OpenVINO from importing its reporter.
+    """Set every variable of OFF that the user has not set, and block OpenVINO's reporter.
 
-    Child processes inherit the variables. OpenVINO knows no variable, but reports nothing without openvino_telemetry.
+    Child processes inherit the variables. OpenVINO has no variable, but reports nothing without
+    openvino_telemetry.
     """
     for variable, value in OFF.items():
         os.environ.setdefault(variable, value)

@@ -1,4 +1,4 @@
-"""The types that travel between the folders: a sample of a dataset, a class, the output of a model."""
+"""The types shared by all folders: a dataset's sample, a class, a model's output."""
 
 from __future__ import annotations
 
@@ -21,41 +21,43 @@ Size = tuple[int, int]
 
 
 def as_size(name: str, value: object) -> Size:
-    """The (height, width) that was given for `name`. Raises ConfigError where it is no two whole numbers from 1 on."""
+    """Return `value` as (height, width). Raises ConfigError unless it is two integers from 1 on."""
     sides: list[Any] = list(value) if isinstance(value, tuple | list) else []
     if len(sides) != 2 or not all(isinstance(side, Integral) and int(side) >= 1 for side in sides):
-        raise ConfigError(f"{name} = {value!r}: expected (height, width) in whole pixels, such as (720, 1280).")
+        raise ConfigError(
+            f"{name} = {value!r}: expected (height, width) in whole pixels, such as (720, 1280)."
+        )
     return int(sides[0]), int(sides[1])
 
 
 Resize = tuple[int, int]
-"""(short side, long side) in pixels that an image is brought within, its ratio kept: as large as both allow."""
+"""(short side, long side) in pixels: an image is scaled as large as fits in both."""
 
 Color = tuple[int, int, int]
 """Red, green, blue, each 0..255."""
 
 
 Progress = Callable[[str, int, "int | None"], object]
-"""Called with what is being done, the steps done and the steps in all (None where that is not known)."""
+"""Called with (current activity, steps done, total steps or None)."""
 
 
 @runtime_checkable
 class Reporter(Protocol):
-    """Where a training tells how it goes: the command line draws it, tests leave it out."""
+    """Receives the progress of a training; the command line draws it."""
 
     def message(self, text: str) -> None:
-        """A sentence for the user."""
+        """Show a message to the user."""
 
     def step(self, step: int, steps: int, record: dict[str, Any]) -> None:
-        """A step was taken; `record` is what metrics.jsonl holds of it."""
+        """Report a step; `record` is its record of metrics.jsonl."""
 
     def progress(self, doing: str, done: int, total: int | None) -> None:
-        """Of work between two steps, such as a validation: a `Progress`."""
+        """Report work between two steps, such as a validation: a `Progress`."""
 
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """One class of a dataset: its name, the colour it is drawn in, and whether it has instances ("thing")."""
+    """One class of a dataset: its name, its colour, and whether it has instances ("thing")."""
 
     name: str
     color: Color
@@ -66,8 +68,9 @@ class ClassInfo:
 class Sample:
     """One image with its ground truth.
 
-    image is (H, W, C) uint8 or uint16, RGB for three channels; label is (H, W) uint8 class ids, 255 = ignore;
-    instances is (H, W) int32, 0 = none, or None where the dataset has no instances. Raises DataError for other arrays.
+    image is (H, W, C) uint8 or uint16, RGB for three channels; label is (H, W) uint8 class ids, 255
+    = ignore; instances is (H, W) int32, 0 = none, or None where the dataset has no instances.
+    Raises DataError for other arrays.
     """
 
     key: str
@@ -78,11 +81,21 @@ class Sample:
     def __post_init__(self) -> None:
         size = self.image.shape[:2]
         if self.image.ndim != 3 or self.image.dtype not in ("uint8", "uint16"):
-            raise DataError(f"image of {self.key}: {_array_text(self.image)}, expected (H, W, C) uint8 or uint16.")
+            raise DataError(
+                f"image of {self.key}: {_array_text(self.image)}, expected (H, W, C) uint8 or "
+                "uint16."
+            )
         if self.label.shape != size or self.label.dtype != "uint8":
-            raise DataError(f"label of {self.key}: {_array_text(self.label)}, expected {size} uint8, as its image is.")
-        if self.instances is not None and (self.instances.shape != size or self.instances.dtype != "int32"):
-            raise DataError(f"instances of {self.key}: {_array_text(self.instances)}, expected {size} int32.")
+            raise DataError(
+                f"label of {self.key}: {_array_text(self.label)}, expected {size} uint8, as its "
+                "image is."
+            )
+        if self.instances is not None and (
+            self.instances.shape != size or self.instances.dtype != "int32"
+        ):
+            raise DataError(
+                f"instances of {self.key}: {_array_text(self.instances)}, expected {size} int32."
+            )
 
 
 def _array_text(array: np.ndarray) -> str:
@@ -91,11 +104,11 @@ def _array_text(array: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What is known of a dataset without its images and masks.
+    """The facts of a dataset without its images and masks.
 
-    `licence` says under which terms weights that were trained on it may be used; `image_size` is the (height, width) of
-    its images (of a usual one where they differ), None where that is not known; `category_ids` are what a panoptic
-    benchmark calls the classes, in their order.
+    `licence` is the terms of use for weights trained on it; `image_size` is the (height, width) of
+    its images (of a typical one if they differ), None if unknown; `category_ids` are a panoptic
+    benchmark's ids of the classes, in order.
     """
 
     name: str
@@ -107,10 +120,10 @@ class DataFacts:
 
 
 class SegmentationData(Protocol):
-    """What every dataset offers: a sequence of samples, each read from disk (or drawn) when it is asked for.
+    """The interface of every dataset: a sequence of samples, each read or generated on access.
 
-    `label(i)` reads the label alone, `keys[i]` names the sample without reading it: "seq1/frame_0007". `licence` says
-    under which terms weights that were trained on it may be used.
+    `label(i)` reads only the label, `keys[i]` is the sample's name, "seq1/frame_0007", without
+    reading it. `licence` is the terms of use for weights trained on it.
     """
 
     @property
@@ -130,13 +143,14 @@ class SegmentationData(Protocol):
 
 
 class SegOutput(NamedTuple):
-    """What a segmentation model returns.
+    """The output of a segmentation model.
 
-    logits (B, K, h, w) cover `padded_size`, of which the images fill the upper left `image_size`; both are (H, W) in
-    pixels and equal for a model that runs at any size. `layers.resize.to_image` brings the logits to the image.
-    features (B, C, h', w') feed losses that look at embeddings, aux holds auxiliary logits by name; both only in
-    training mode. A panoptic model adds centers (B, 1, h, w) and offsets (B, 2, h, w), (dy, dx) in pixels of the
-    image at full resolution, whatever h and w; both cover what the logits cover.
+    logits (B, K, h, w) cover `padded_size`; the images fill its upper left `image_size`. Both are
+    (H, W) in pixels and equal for a model that runs at any size. `layers.resize.to_image` brings
+    the logits to the image. features (B, C, h', w') are for losses on embeddings, aux contains
+    auxiliary logits by name; both only in training mode. A panoptic model adds centers (B, 1, h, w)
+    and offsets (B, 2, h, w), (dy, dx) in pixels of the full-resolution image, whatever h and w;
+    both cover the same area as the logits.
     """
 
     logits: Tensor
