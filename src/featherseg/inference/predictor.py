@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, overload
@@ -117,12 +117,13 @@ class Prediction:
             write_together({path: self.mask_writer(path)})
             return [path]
         mask, color, overlay = (path / file for file in self.file_names(name or self.name))
-        # each is drawn when it is written: not all at a time
+        # Each is drawn when it is written, so that one at a time is in memory
+        classes, png = self.classes, drawing.png_bytes
         write_together(
             {
                 mask: self.mask_writer(mask),
-                color: partial(_write_png, lambda: drawing.color_mask(self.mask, self.classes)),
-                overlay: partial(_write_png, lambda: self.overlay(legend=True)),
+                color: lambda file: file.write(png(drawing.color_mask(self.mask, classes))),
+                overlay: lambda file: file.write(png(self.overlay(legend=True))),
             }
         )
         return [mask, color, overlay]
@@ -145,10 +146,6 @@ def _sound(image: InputImage | FeathersegError) -> InputImage:
     if isinstance(image, FeathersegError):
         raise image
     return image
-
-
-def _write_png(draw: Callable[[], Image.Image], file: BinaryIO) -> None:
-    file.write(drawing.png_bytes(draw()))
 
 
 def class_counts(mask: np.ndarray, classes: int) -> np.ndarray:

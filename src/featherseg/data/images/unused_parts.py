@@ -69,20 +69,18 @@ def unused_parts(source: Source, channels: int) -> tuple[Georeference | None, se
     suffix = os.path.splitext(str(source))[1].lower()
     if suffix and suffix not in TIFF_SUFFIXES:
         place = None  # how a mask's file ends is foreseen by its image's ending
-    if isinstance(source, Path) and place is None and _has_world_file(source):
-        found.add("world")
+    if isinstance(source, Path) and place is None:
+        # a.tfw or a.tifw beside a.tif, and so on
+        stem, suffix = os.path.splitext(source)
+        endings = (f"{suffix[1:2]}{suffix[-1:]}", suffix[1:])
+        if any(os.path.isfile(f"{stem}.{ending}w") for ending in endings):
+            found.add("world")
     return place, found - ({"alpha", "bands"} if channels > 3 else set())
 
 
 def unused_notes(counts: Counter[str]) -> tuple[str, ...]:
     """`3 images with an alpha channel, which is not used`, in the order of TOLD."""
     return tuple(f"{counted(counts[key], 'image')} {text}" for key, text in TOLD.items() if counts[key])
-
-
-def _has_world_file(path: Path) -> bool:
-    """Whether a.tfw or a.tifw lies beside a.tif, and so on."""
-    stem, suffix = os.path.splitext(path)
-    return any(os.path.isfile(f"{stem}.{ending}w") for ending in (f"{suffix[1:2]}{suffix[-1:]}", suffix[1:]))
 
 
 def _tiff(file: BinaryIO) -> tuple[Georeference | None, set[str]]:
