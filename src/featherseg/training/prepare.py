@@ -479,7 +479,7 @@ def check_instances(recipe: Recipe, model: SegmentationModel, train: Segmentatio
     if not model.panoptic:
         for key in PANOPTIC_LOSS:
             if key in changed:
-                raise ConfigError(f"loss.{key} is for panoptic models; {name} is not one. Leave it out.")
+                raise ConfigError(f"loss.{key} is for panoptic models; {name} is none. Leave it out.")
         return
     if not any(info.thing for info in train.classes) or train[0].instances is None:
         raise ConfigError(
