@@ -108,9 +108,8 @@ def convert(
 
     Raises:
         UnknownName: No format has that name.
-        ConfigError: `from_format` and `to_format` are both given, or `images` is given for a
-            dataset
-            (its dataset.toml names the images).
+        ConfigError: `from_format` and `to_format` are both given, or `images` for a dataset (its
+            dataset.toml names the images).
         DataNotFound: There are no annotations, or none of a known tool.
         DataError: The annotations are broken, or of two tools.
         FeathersegError: `out` is in use, or cannot be written.

@@ -77,8 +77,8 @@ def download(
 
     Raises:
         DownloadError: the address, the connection or the content is refused. If the connection
-            broke, the
-            received part is kept and the next call continues; an unexpected file is removed.
+            broke, the received part is kept and the next call continues; an unexpected file is
+            removed.
         FeathersegError: nothing can be written in the folder of `path`.
     """
     check_address(address, loopback)

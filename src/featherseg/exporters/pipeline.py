@@ -116,18 +116,18 @@ def export(
         model_or_run: a Run, a run folder, the name of one, or a model.
         format: a key of EXPORTERS.
         path: a folder, or the file's name. Default: RUN/export, or export/ for a shipped run. An
-            older
-            file is replaced only if parity holds. A file in its run gets a row in RUN/parity.json.
+            older file is replaced only if parity holds. A file in its run gets a row in
+            RUN/parity.json.
         classes: for a bare model; default class_0, class_1, ... A run has its own.
-        settings: ExportSettings, or a mapping of those that differ from the defaults, {"masks":
-            True}.
+        settings: ExportSettings, or a mapping of those that differ from the defaults, such as
+            {"masks": True}.
 
     Raises:
         UnknownName: for the format.
         MissingExtra, ConfigError, DataNotFound: for a package, a setting, the run's images.
         ExportError: the model or a file cannot be written, parity fails, int8 loses more than it
-            may, or
-            the file would replace one with other outputs (masks, logits) without being named.
+            may, or the file would replace one with other outputs (masks, logits) without being
+            named.
     """
     if not isinstance(format, str):
         raise ConfigError(
