@@ -299,7 +299,7 @@ def test_the_most_suspicious_images_come_with_their_masks_as_they_are_for_a_tool
 
 
 def test_what_no_tool_can_show_is_refused_at_once(runtime, tmp_path):
-    with pytest.raises(DataError, match="has no files of images that an annotation tool could show"):
+    with pytest.raises(DataError, match="it has no image files that an annotation tool could show"):
         audit(Balls(), tmp_path / "audit.html", run="colors", to_format="cvat")
     with pytest.raises(UnknownName, match="labelme"):
         audit(Balls(), tmp_path / "audit.html", run="colors", to_format="labelmee")
