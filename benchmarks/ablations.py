@@ -42,10 +42,14 @@ SHORT = (
 
 def ablate(description: str | None, recipe: str, variants: Variants) -> None:
     """The command line of an ablation: train and score every variant of a CamVid recipe, then print the table."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time; each gets its share of the cores")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="trainings at a time; each gets its share of the cores"
+    )
     arguments = parser.parse_args()
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
     tasks = [(variant, seed) for seed in SEEDS for variant in variants]
@@ -61,7 +65,9 @@ def ablate(description: str | None, recipe: str, variants: Variants) -> None:
             overrides = [word for setting in settings for word in ("--set", setting)]
             where, out = ["--data-root", str(arguments.data_root)], arguments.out / name
             featherseg(threads, "train", recipe, *where, "--out", str(out), "--resume", *overrides)
-            scores = evaluate(out, split="dev", data_root=arguments.data_root, inference={"scales": (0.5,)})
+            scores = evaluate(
+                out, split="dev", data_root=arguments.data_root, inference={"scales": (0.5,)}
+            )
             kept.parent.mkdir(exist_ok=True)
             np.savez_compressed(kept, counts=scores.counts.astype(np.int32))
         with np.load(kept) as stored:
@@ -70,7 +76,9 @@ def ablate(description: str | None, recipe: str, variants: Variants) -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool:
         scored = dict(zip(tasks, pool.map(run, tasks), strict=True))
     keys = open_dataset("camvid", "dev", arguments.data_root).keys
-    print_table({variant: np.stack([scored[variant, seed] for seed in SEEDS]) for variant in variants}, keys)
+    print_table(
+        {variant: np.stack([scored[variant, seed] for seed in SEEDS]) for variant in variants}, keys
+    )
 
 
 def featherseg(threads: int, *arguments: str) -> None:
@@ -86,9 +94,20 @@ def print_table(counts: Mapping[str, np.ndarray], keys: Sequence[str]) -> None:
     """Mean and single values of each variant, (m, N, 3, K) counts, and its difference from the first."""
     base, width = next(iter(counts)), max(12, *map(len, counts))
     differences = compare_variants(list(counts.values()), clusters_of(keys))
-    print(f"{'variant':{width}} {'mIoU':>6}  {'seeds':20}  points less {base}, 95 % interval over images and seeds")
-    for variant, runs, difference in zip(counts, counts.values(), [None, *differences], strict=True):
-        hits, union = runs[:, :, 1].sum(axis=1), (runs[:, :, 0] + runs[:, :, 2] - runs[:, :, 1]).sum(axis=1)
+    print(
+        f"{'variant':{width}} {'mIoU':>6}  {'seeds':20}  points less {base}, 95 % interval over images and seeds"
+    )
+    for variant, runs, difference in zip(
+        counts, counts.values(), [None, *differences], strict=True
+    ):
+        hits, union = (
+            runs[:, :, 1].sum(axis=1),
+            (runs[:, :, 0] + runs[:, :, 2] - runs[:, :, 1]).sum(axis=1),
+        )
         miou = 100 * np.nanmean(np.where(union > 0, hits / np.maximum(union, 1), np.nan), axis=1)
-        told = f"{difference.miou.points()}: {difference.message(list(counts))}" if difference else ""
-        print(f"{variant:{width}} {miou.mean():6.2f}  {'  '.join(f'{v:5.2f}' for v in miou):20}  {told}")
+        told = (
+            f"{difference.miou.points()}: {difference.message(list(counts))}" if difference else ""
+        )
+        print(
+            f"{variant:{width}} {miou.mean():6.2f}  {'  '.join(f'{v:5.2f}' for v in miou):20}  {told}"
+        )

@@ -43,7 +43,14 @@ import plain_loop
 import torch
 from PIL import Image
 
-from featherseg.core.files import append_line, load_json, read_lines, remove_tree, write_json, write_text
+from featherseg.core.files import (
+    append_line,
+    load_json,
+    read_lines,
+    remove_tree,
+    write_json,
+    write_text,
+)
 from featherseg.core.machine import load_average, processor
 from featherseg.core.types import Resize, SegmentationData
 from featherseg.data import dataset_facts, open_dataset, score_split
@@ -112,7 +119,11 @@ class Task:
 
     def folder(self, out: Path) -> Path:
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
-        return out / self.dataset / f"{self.side.replace(' ', '-')}-{self.scored_on}-{self.seed}-{digest}"
+        return (
+            out
+            / self.dataset
+            / f"{self.side.replace(' ', '-')}-{self.scored_on}-{self.seed}-{digest}"
+        )
 
     def counts(self, table: Path) -> Path:
         """Where its pixels of each image stand, once it is scored."""
@@ -164,13 +175,31 @@ def write_shapes(folder: Path, counts: Mapping[str, int] = SHAPES) -> Path:
 def train_featherseg(task: Task, source: Source, folder: Path) -> None:
     """The command of a user who sets nothing but the minutes (the seed apart)."""
     where = [] if source.root is None else ["--data-root", str(source.root)]
-    asked = ["--data", source.data, *where, "--minutes", str(task.minutes), "--set", f"train.seed={task.seed}"]
-    start(folder, "-m", "featherseg", "train", MODEL, *asked, "--resume", "--out", str(folder / "run"))
+    asked = [
+        "--data",
+        source.data,
+        *where,
+        "--minutes",
+        str(task.minutes),
+        "--set",
+        f"train.seed={task.seed}",
+    ]
+    start(
+        folder, "-m", "featherseg", "train", MODEL, *asked, "--resume", "--out", str(folder / "run")
+    )
 
 
 def train_plain(task: Task, source: Source, folder: Path) -> None:
     where = [] if source.root is None else ["--data-root", str(source.root)]
-    asked = ["--data", source.data, *where, "--split", task.trained_on, "--minutes", str(task.minutes)]
+    asked = [
+        "--data",
+        source.data,
+        *where,
+        "--split",
+        task.trained_on,
+        "--minutes",
+        str(task.minutes),
+    ]
     asked += ["--seed", str(task.seed), "--settings", json.dumps(dict(task.settings))]
     start(folder, str(Path(plain_loop.__file__)), str(folder), *asked)
 
@@ -204,7 +233,11 @@ def note_processor(folder: Path, seconds: float) -> None:
 def open_featherseg(source: Source, folder: Path) -> tuple[MaskOf, dict[str, Any]]:
     run = load_run(str(folder / "run"))
     runtime, recipe = open_runtime(run, "cpu"), run.recipe
-    facts = {"steps": recipe.train.steps, "crop": recipe.augment.crop, "precision": recipe.train.precision}
+    facts = {
+        "steps": recipe.train.steps,
+        "crop": recipe.augment.crop,
+        "precision": recipe.train.precision,
+    }
     facts |= {} if run.info.device == "cpu" else {"device": run.info.device}
     return lambda image: predict_mask(runtime, image), facts
 
@@ -215,7 +248,10 @@ def open_plain(source: Source, folder: Path) -> tuple[MaskOf, dict[str, Any]]:
     model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     model.eval()
     log = json.loads((folder / "log.json").read_text())
-    return lambda image: plain_loop.predict(model, image), {"steps": log["steps"], "precision": log["precision"]}
+    return lambda image: plain_loop.predict(model, image), {
+        "steps": log["steps"],
+        "precision": log["precision"],
+    }
 
 
 TRAIN = {"featherseg": train_featherseg, "plain": train_plain}
@@ -238,7 +274,9 @@ class Bench:
 
     seeds: Sequence[int] = SEEDS
 
-    def __init__(self, sources: Sequence[Source], minutes: float, out: Path, table: Path, jobs: int) -> None:
+    def __init__(
+        self, sources: Sequence[Source], minutes: float, out: Path, table: Path, jobs: int
+    ) -> None:
         self.sources = {source.label: source for source in sources}
         self.minutes, self.out, self.table, self.appending = minutes, out, table, threading.Lock()
         own: SimpleQueue[int] = SimpleQueue()
@@ -248,11 +286,20 @@ class Bench:
 
     def run(self) -> None:
         """Every task of every dataset: featherseg's at once, the opponent's as its settings are found."""
-        recipe, train = {"recipe": MODEL, "sha256": recipe_digest(MODEL)}, parse_recipe(read_recipe(MODEL)).train
-        recipes = {label: recipe | step_settings(train, source) for label, source in self.sources.items()}
+        recipe, train = (
+            {"recipe": MODEL, "sha256": recipe_digest(MODEL)},
+            parse_recipe(read_recipe(MODEL)).train,
+        )
+        recipes = {
+            label: recipe | step_settings(train, source) for label, source in self.sources.items()
+        }
         with ThreadPoolExecutor(len(self.sources)) as drivers:
             plain = [drivers.submit(self.oppose, source) for source in self.sources.values()]
-            ours = [self.submit(self.final(s, "featherseg", recipes[s], n)) for n in self.seeds for s in self.sources]
+            ours = [
+                self.submit(self.final(s, "featherseg", recipes[s], n))
+                for n in self.seeds
+                for s in self.sources
+            ]
             self.await_all([*plain, *ours])
 
     def final(self, dataset: str, side: str, settings: Mapping[str, Any], seed: int) -> Task:
@@ -263,11 +310,16 @@ class Bench:
         best = asdict(plain_loop.Settings())
         for name, values in FACTORS:
             tasks = [
-                Task(source.label, "plain", best | {name: v}, SEEDS[0], self.minutes, *source.tuning) for v in values
+                Task(
+                    source.label, "plain", best | {name: v}, SEEDS[0], self.minutes, *source.tuning
+                )
+                for v in values
             ]
             rows = [future.result() for future in [self.submit(task) for task in tasks]]
             best = max(rows, key=lambda row: row["score"] or 0.0)["settings"]
-        for future in [self.submit(self.final(source.label, "plain", best, seed)) for seed in self.seeds]:
+        for future in [
+            self.submit(self.final(source.label, "plain", best, seed)) for seed in self.seeds
+        ]:
             future.result()
 
     def finish(self, tasks: Sequence[Task]) -> None:
@@ -304,14 +356,18 @@ class Bench:
     def do(self, task: Task) -> dict[str, Any]:
         """Train, write masks, score; the counts of test images beside the table, then the row."""
         source, folder = self.sources[task.dataset], task.folder(self.out)
-        say(f"{task.dataset}: {task.side}, seed {task.seed}, for {task.scored_on}: {dict(task.settings)}")
+        say(
+            f"{task.dataset}: {task.side}, seed {task.seed}, for {task.scored_on}: {dict(task.settings)}"
+        )
         trained, log = folder / "trained.json", folder / "log.txt"
         if not trained.is_file() and not (folder / "run" / RESOLVED).is_file():
             remove_tree(folder)  # what was killed had a part of its minutes only
         folder.mkdir(parents=True, exist_ok=True)
         if not trained.is_file():
             begun_before, before = folder / "begun.json", {"seconds": 0.0, "commit": commit()}
-            if begun_before.is_file() and log.is_file():  # the last line is of about when it was killed
+            if (
+                begun_before.is_file() and log.is_file()
+            ):  # the last line is of about when it was killed
                 before = load_json(begun_before)
                 before["seconds"] += max(0.0, log.stat().st_mtime - before["began"])
             write_json(begun_before, before | {"began": time.time()})
@@ -322,14 +378,18 @@ class Bench:
         seconds, code = (load_json(trained)[key] for key in ("seconds", "commit"))
         used = folder / "processor.json"
         processor_seconds = round(load_json(used)["seconds"], 1) if used.is_file() else None
-        disturbed = task.side in self.clocked and (processor_seconds or seconds) < UNDISTURBED * seconds
+        disturbed = (
+            task.side in self.clocked and (processor_seconds or seconds) < UNDISTURBED * seconds
+        )
         remove_tree(folder / "masks")
         mask_of, facts = self.open(task, source, folder)
         data = source.open(task.scored_on)
         scores = score(mask_of, data, folder / "masks")
         if (folder / "run" / RESOLVED).is_file():
             run = load_run(str(folder / "run"))  # counts the look as well
-            log_evaluation(run, data, task.scored_on, own_settings(open_runtime(run, "cpu")), scores)
+            log_evaluation(
+                run, data, task.scored_on, own_settings(open_runtime(run, "cpu")), scores
+            )
         remove_tree(folder / "masks")
         if task.scored_on == "test":
             kept = task.counts(self.table)
@@ -338,7 +398,9 @@ class Bench:
         with self.appending:
             tables = {self.table.resolve(), *TABLE.resolve().parent.rglob("*.jsonl")}
             every = [row for table in tables for row in read_lines(table)]
-            looks = sum(r.get("dataset") == task.dataset and r.get("scored_on") == "test" for r in every)
+            looks = sum(
+                r.get("dataset") == task.dataset and r.get("scored_on") == "test" for r in every
+            )
             row = asdict(task) | {
                 "images": [len(source.open(task.trained_on)), len(data)],
                 "score": number(scores.miou),
@@ -357,7 +419,9 @@ class Bench:
             append_line(self.table, row)
         if disturbed:  # so that the next one who asks for it has it trained anew
             trained.unlink()
-        say(f"{task.dataset}: {task.side} {100 * scores.miou:.2f} on {task.scored_on}, {seconds:.0f} s")
+        say(
+            f"{task.dataset}: {task.side} {100 * scores.miou:.2f} on {task.scored_on}, {seconds:.0f} s"
+        )
         return row
 
 
@@ -368,14 +432,22 @@ def say(text: str) -> None:
 
 def told(difference: Difference) -> str:
     """mIoU in points with its interval, and where that carries no claim."""
-    few = f", on fewer than {MIN_CLUSTERS} clusters of images: no claim" if difference.miou.few else ""
+    few = (
+        f", on fewer than {MIN_CLUSTERS} clusters of images: no claim"
+        if difference.miou.few
+        else ""
+    )
     return f"{difference.miou.points()}{few}"
 
 
 def machine_name() -> str:
     """Of the processor, by more than its name, which two generations share."""
     cpuinfo, found = Path("/proc/cpuinfo"), str(processor()["processor"])
-    known = dict(re.findall(r"^(cpu family|model)\s*: (\d+)$", cpuinfo.read_text(), re.M)) if cpuinfo.is_file() else {}
+    known = (
+        dict(re.findall(r"^(cpu family|model)\s*: (\d+)$", cpuinfo.read_text(), re.M))
+        if cpuinfo.is_file()
+        else {}
+    )
     return ", ".join([found, *(f"{key} {value}" for key, value in known.items())])
 
 
@@ -399,10 +471,15 @@ def recipe_digest(name: str) -> str:
 
 def scratch_settings(train: TrainTable) -> dict[str, Any]:
     """What a recipe says of training from scratch alone, and rows from before do not have."""
-    return {"backbone_lr": train.backbone_lr, "optimizer": "muon" if train.optimizer == "auto" else train.optimizer}
+    return {
+        "backbone_lr": train.backbone_lr,
+        "optimizer": "muon" if train.optimizer == "auto" else train.optimizer,
+    }
 
 
-def step_settings(train: TrainTable, source: Source, resize: Resize | None = None) -> dict[str, Any]:
+def step_settings(
+    train: TrainTable, source: Source, resize: Resize | None = None
+) -> dict[str, Any]:
     """The images of a step where a recipe leaves them open and they are not as many as its rates are for.
 
     resize: what images are brought to fit.
@@ -417,14 +494,21 @@ def step_settings(train: TrainTable, source: Source, resize: Resize | None = Non
 def commit() -> str:
     """Of the code; with "+" where it was changed since."""
     git = ["git", "-C", str(Path(__file__).parents[1])]
-    asked = (["rev-parse", "--short=10", "HEAD"], ["status", "--porcelain", "src", "benchmarks/*.py"])
-    head, changed = (subprocess.run(git + a, capture_output=True, encoding="utf-8").stdout.strip() for a in asked)
+    asked = (
+        ["rev-parse", "--short=10", "HEAD"],
+        ["status", "--porcelain", "src", "benchmarks/*.py"],
+    )
+    head, changed = (
+        subprocess.run(git + a, capture_output=True, encoding="utf-8").stdout.strip() for a in asked
+    )
     return (head or "unknown") + "+" * bool(changed)
 
 
 def read_counts(rows: Sequence[dict[str, Any]], table: Path) -> tuple[np.ndarray, list[str]] | None:
     """The pixels of each image by row (m, N, 3, K), and the images' keys; None where an interval needs more."""
-    files = [Task(**{part.name: row[part.name] for part in fields(Task)}).counts(table) for row in rows]
+    files = [
+        Task(**{part.name: row[part.name] for part in fields(Task)}).counts(table) for row in rows
+    ]
     if len(files) < MIN_RUNS or not all(file.is_file() for file in files):
         return None
     stored = [np.load(file) for file in files]
@@ -433,13 +517,19 @@ def read_counts(rows: Sequence[dict[str, Any]], table: Path) -> tuple[np.ndarray
 
 def print_table(source: Source, minutes: float, table: Path) -> None:
     """What was tuned, both sides' scores, and featherseg less the plain loop with its interval."""
-    rows = [row for row in read_lines(table) if row["dataset"] == source.label and row["minutes"] == minutes]
+    rows = [
+        row
+        for row in read_lines(table)
+        if row["dataset"] == source.label and row["minutes"] == minutes
+    ]
     tuned = [row for row in rows if row["scored_on"] != "test"]
     print(f"\n{source.label}: {minutes:g} minutes of one core")
     for row in tuned:
         changed = ", ".join(f"{name} {row['settings'][name]}" for name, _ in FACTORS)
         less = f", had less than {UNDISTURBED:.0%} of its core" * ("disturbed" in row)
-        print(f"  plain on {row['scored_on']} {100 * (row['score'] or 0):6.2f}  {changed}, {row['steps']} steps{less}")
+        print(
+            f"  plain on {row['scored_on']} {100 * (row['score'] or 0):6.2f}  {changed}, {row['steps']} steps{less}"
+        )
     if len(processors := {row["processor"] for row in rows}) > 1:
         print(f"  rows are of several machines: {', '.join(sorted(processors))}")
 
@@ -447,13 +537,19 @@ def print_table(source: Source, minutes: float, table: Path) -> None:
     counts: dict[str, dict[int, np.ndarray]] = {"plain": {}, "featherseg": {}}
     keys: list[str] = []
     for side, found in counts.items():
-        final = [r for r in rows if r["side"] == side and r["scored_on"] == "test" and "disturbed" not in r]
+        final = [
+            r
+            for r in rows
+            if r["side"] == side and r["scored_on"] == "test" and "disturbed" not in r
+        ]
         kept = {row["seed"]: row for row in final if row["settings"] == final[-1]["settings"]}
         scores = [100 * (kept[seed]["score"] or 0) for seed in sorted(kept)]
         if scores:
             longest = max(row["seconds"] for row in kept.values()) / 60
             each = "  ".join(f"{v:5.2f}" for v in scores)
-            print(f"  {side:10} on test {np.mean(scores):6.2f}  ({each}), {longest:.1f} min at most")
+            print(
+                f"  {side:10} on test {np.mean(scores):6.2f}  ({each}), {longest:.1f} min at most"
+            )
         for seed, row in kept.items():
             file = Task(**{part.name: row[part.name] for part in fields(Task)}).counts(table)
             if file.is_file():
@@ -464,7 +560,9 @@ def print_table(source: Source, minutes: float, table: Path) -> None:
         print(f"  seeds of both sides: {len(both)}, of which an interval needs {MIN_RUNS}")
         return
     plain, ours = (np.stack([found[seed] for seed in both]) for found in counts.values())
-    looks = 2 if len(both) > len(SEEDS) else 1  # seeds are added by who saw the interval of the first
+    looks = (
+        2 if len(both) > len(SEEDS) else 1
+    )  # seeds are added by who saw the interval of the first
     difference, *_ = compare_variants([plain, *[ours] * looks], clusters_of(keys))
     correction = ", corrected for two looks" if looks == 2 else ""
     print(f"  featherseg less plain: {told(difference)} (95 %, over images and seeds{correction})")
@@ -472,12 +570,16 @@ def print_table(source: Source, minutes: float, table: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("datasets", nargs="+", metavar="DATASET")
     parser.add_argument("--data-root", type=Path, help="where a dataset with a name lies")
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="of both sides")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on a core of its own")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="trainings at a time, each on a core of its own"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/against-plain"))
     parser.add_argument("--rows", type=Path, default=TABLE, help="where finished rows are appended")
     parser.add_argument("--table", action="store_true", help="train nothing, print what is there")

@@ -77,10 +77,19 @@ def install(folder: Path) -> Path:
     command = folder.absolute() / "bin" / "yolo"  # it is started in other folders too
     if not command.is_file():
         torch_version = torch.__version__.split("+")[0]
-        packages = [f"ultralytics=={VERSION}", f"torch=={torch_version}", "onnx", "onnxslim", "onnxruntime"]
+        packages = [
+            f"ultralytics=={VERSION}",
+            f"torch=={torch_version}",
+            "onnx",
+            "onnxslim",
+            "onnxruntime",
+        ]
         uv = [sys.executable, "-m", "uv"]
         subprocess.run([*uv, "venv", "-q", "--clear", str(folder)], check=True)
-        subprocess.run([*uv, "pip", "install", "-q", "-p", str(folder / "bin" / "python"), *packages], check=True)
+        subprocess.run(
+            [*uv, "pip", "install", "-q", "-p", str(folder / "bin" / "python"), *packages],
+            check=True,
+        )
     return command
 
 
@@ -98,8 +107,16 @@ def write_dataset(source: Source, folder: Path) -> Path:
             Image.fromarray(sample.image).save(folder / "images" / split / name)
             Image.fromarray(sample.label).save(folder / "masks" / split / name)
     names = [info.name for info in dataset_facts(source.data).classes]
-    rows = [f"path: {folder.absolute()}", "train: images/train", "val: images/val", "masks_dir: masks", "names:"]
-    path.write_text("\n".join([*rows, *(f"  {number}: {name}" for number, name in enumerate(names))]) + "\n")
+    rows = [
+        f"path: {folder.absolute()}",
+        "train: images/train",
+        "val: images/val",
+        "masks_dir: masks",
+        "names:",
+    ]
+    path.write_text(
+        "\n".join([*rows, *(f"  {number}: {name}" for number, name in enumerate(names))]) + "\n"
+    )
     return path
 
 
@@ -113,7 +130,9 @@ class Bench(plain.Bench):
 
     clocked = tuple(PEERS)
 
-    def __init__(self, models: Sequence[str], scratch: Sequence[str], seeds: Sequence[int], *rest: Any) -> None:
+    def __init__(
+        self, models: Sequence[str], scratch: Sequence[str], seeds: Sequence[int], *rest: Any
+    ) -> None:
         super().__init__(*rest)
         self.models, self.scratch, self.seeds = models, scratch, seeds
 
@@ -129,7 +148,9 @@ class Bench(plain.Bench):
     def sides(self, source: Source) -> list[tuple[str, dict[str, Any]]]:
         """Model and settings of every row that is wanted of a dataset."""
         peers: list[tuple[str, dict[str, Any]]] = [
-            (name, {"pretrained": False, "version": VERSION}) for name in self.models if name in PEERS
+            (name, {"pretrained": False, "version": VERSION})
+            for name in self.models
+            if name in PEERS
         ]
         ours = [(name, settings_of(name, source, pretrained=False)) for name in self.scratch]
         ours += [(name, settings_of(name, source)) for name in self.models if name not in PEERS]
@@ -163,7 +184,12 @@ def train_peer(task: Task, source: Source, folder: Path) -> None:
     """`yolo semantic train`, then its export for images of the usual size; the last lines of what it said are kept."""
     out, size = folder.parents[1], typical_size(source.open("train"))
     data = write_dataset(source, out / source.label / "ultralytics-data")
-    train = {"data": data, "model": f"{task.side}.yaml", "imgsz": side_of(size), "time": task.minutes / 60}
+    train = {
+        "data": data,
+        "model": f"{task.side}.yaml",
+        "imgsz": side_of(size),
+        "time": task.minutes / 60,
+    }
     train |= {
         "seed": task.seed,
         "device": "cpu",
@@ -173,9 +199,15 @@ def train_peer(task: Task, source: Source, folder: Path) -> None:
         "plots": False,
     }
     shape = [math.ceil(side / STRIDE) * STRIDE for side in size]
-    best = {"model": folder.absolute() / "run" / "weights" / "best.pt", "imgsz": str(shape).replace(" ", "")}
+    best = {
+        "model": folder.absolute() / "run" / "weights" / "best.pt",
+        "imgsz": str(shape).replace(" ", ""),
+    }
     with open(folder / "log.txt", "w") as log:
-        for words in (["semantic", "train", *arguments(train)], ["export", "format=onnx", *arguments(best)]):
+        for words in (
+            ["semantic", "train", *arguments(train)],
+            ["export", "format=onnx", *arguments(best)],
+        ):
             start_peer([install(out / "ultralytics")], words, log, folder)
 
 
@@ -185,7 +217,11 @@ def arguments(values: Mapping[str, Any]) -> list[str]:
 
 def start_peer(command: Sequence[str | Path], words: Sequence[str], log: Any, folder: Path) -> None:
     """Its command on one thread, without GPUs, and without asking the network for updates or fonts."""
-    environment = {**os.environ, "YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(Path(command[-1]).parents[1])}
+    environment = {
+        **os.environ,
+        "YOLO_OFFLINE": "true",
+        "YOLO_CONFIG_DIR": str(Path(command[-1]).parents[1]),
+    }
     environment.pop("PYTHONPATH", None)
     code, seconds = cores.run([*command, *words], environment, log)
     plain.note_processor(folder, seconds)
@@ -196,11 +232,27 @@ def start_peer(command: Sequence[str | Path], words: Sequence[str], log: Any, fo
 
 def train_ours(task: Task, source: Source, folder: Path) -> None:
     where = [] if source.root is None else ["--data-root", str(source.root)]
-    asked = ["--data", source.data, *where, *plain.length_of(task), "--set", f"train.seed={task.seed}"]
+    asked = [
+        "--data",
+        source.data,
+        *where,
+        *plain.length_of(task),
+        "--set",
+        f"train.seed={task.seed}",
+    ]
     asked += ["--set", f"model.pretrained={str(task.settings['pretrained']).lower()}"]
     if resize := task.settings.get("resize"):
         asked += ["--set", f"augment.resize={resize}", "--set", f"data.test_resize={resize}"]
-    command = ["-m", "featherseg", "train", split_name(task.side)[0], *asked, "--resume", "--out", str(folder / "run")]
+    command = [
+        "-m",
+        "featherseg",
+        "train",
+        split_name(task.side)[0],
+        *asked,
+        "--resume",
+        "--out",
+        str(folder / "run"),
+    ]
     plain.start(folder, *command, gpus=not task.minutes)
 
 
@@ -217,7 +269,11 @@ def read_peer(file: Path, runtime: str = "onnx") -> MaskOf:
         import openvino  # trainings do without
 
         core = openvino.Core()
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+        }
         model = core.compile_model(core.read_model(file), "CPU", settings)
         return peer_mask(lambda images: model(images)[0], tuple(model.input(0).shape)[2:])
     options = onnxruntime.SessionOptions()
@@ -235,7 +291,9 @@ def peer_mask(model: Callable[[np.ndarray], np.ndarray], size: Sequence[int]) ->
         factor = min(height / image.shape[0], width / image.shape[1])
         inside = round(image.shape[0] * factor), round(image.shape[1] * factor)
         if inside != image.shape[:2]:
-            image_inside = np.asarray(Image.fromarray(image).resize(inside[::-1], Image.Resampling.BILINEAR))
+            image_inside = np.asarray(
+                Image.fromarray(image).resize(inside[::-1], Image.Resampling.BILINEAR)
+            )
         else:
             image_inside = image
         top, left = round((height - inside[0]) / 2 - 0.1), round((width - inside[1]) / 2 - 0.1)
@@ -245,7 +303,9 @@ def peer_mask(model: Callable[[np.ndarray], np.ndarray], size: Sequence[int]) ->
         mask = model(images)[0, top : top + inside[0], left : left + inside[1]]
         if inside == image.shape[:2]:
             return np.asarray(mask, np.uint8)
-        mask = Image.fromarray(np.asarray(mask, np.uint8)).resize(image.shape[1::-1], Image.Resampling.NEAREST)
+        mask = Image.fromarray(np.asarray(mask, np.uint8)).resize(
+            image.shape[1::-1], Image.Resampling.NEAREST
+        )
         return np.asarray(mask)
 
     return mask_of
@@ -253,10 +313,16 @@ def peer_mask(model: Callable[[np.ndarray], np.ndarray], size: Sequence[int]) ->
 
 def read_table(label: str, minutes: float, table: Path) -> dict[Side, Rows]:
     """Of every side its rows by seed: those of its newest settings, its last recipe."""
-    rows = [row for row in read_lines(table) if (row["dataset"], row["minutes"]) == (label, minutes)]
+    rows = [
+        row for row in read_lines(table) if (row["dataset"], row["minutes"]) == (label, minutes)
+    ]
     found: dict[Side, Rows] = {}
     for side in dict.fromkeys((row["side"], row["settings"]["pretrained"]) for row in rows):
-        own = [row for row in rows if (row["side"], row["settings"]["pretrained"]) == side and not row.get("disturbed")]
+        own = [
+            row
+            for row in rows
+            if (row["side"], row["settings"]["pretrained"]) == side and not row.get("disturbed")
+        ]
         found[side] = {row["seed"]: row for row in own if row["settings"] == own[-1]["settings"]}
     return found
 
@@ -286,29 +352,43 @@ def print_table(source: Source, minutes: float, table: Path) -> None:
     print(f"\n{source.label}: {minutes:g} minutes of one core, test mIoU")
     for side, rows in found.items():
         scores = scores_of(rows)
-        print(f"  {side[0]:24} {starts[side]:8} {np.mean(scores):6.2f}  ({'  '.join(f'{v:5.2f}' for v in scores)})")
+        print(
+            f"  {side[0]:24} {starts[side]:8} {np.mean(scores):6.2f}  ({'  '.join(f'{v:5.2f}' for v in scores)})"
+        )
 
     # A family: those of ours that have the same seeds with a peer
     families: dict[tuple[Side, frozenset[int]], list[Side]] = {}
-    for peer, side in product((s for s in found if s[0] in PEERS), (s for s in found if s[0] not in PEERS)):
-        families.setdefault((peer, frozenset(found[peer]) & frozenset(found[side])), []).append(side)
+    for peer, side in product(
+        (s for s in found if s[0] in PEERS), (s for s in found if s[0] not in PEERS)
+    ):
+        families.setdefault((peer, frozenset(found[peer]) & frozenset(found[side])), []).append(
+            side
+        )
     for (peer, seeds), sides in families.items():
         less = compare_sides(found[peer], [found[side] for side in sides], table)
         together = f" for these {len(sides)} together" * (len(sides) > 1)
         among = f"95 %{together}, over images and {counted(len(seeds), 'seed')}"
         for side, difference in zip(sides, less, strict=False):
-            print(f"  {side[0]} ({starts[side]}) less {peer[0]}: {plain.told(difference)} ({among})")
+            print(
+                f"  {side[0]} ({starts[side]}) less {peer[0]}: {plain.told(difference)} ({among})"
+            )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("datasets", nargs="+", metavar="DATASET")
     parser.add_argument("--data-root", type=Path, help="where a dataset with a name lies")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--models", nargs="+", default=[*PEERS, *OURS], help="of both sides")
-    parser.add_argument("--scratch", nargs="*", default=SCRATCH, help="of ours, what is trained without weights too")
+    parser.add_argument(
+        "--scratch", nargs="*", default=SCRATCH, help="of ours, what is trained without weights too"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on a core of its own")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="trainings at a time, each on a core of its own"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/against-ultralytics"))
     parser.add_argument("--rows", type=Path, default=TABLE, help="where finished rows are appended")
     parser.add_argument("--table", action="store_true", help="train nothing, print what is there")

@@ -69,7 +69,12 @@ class Masks:
         count = min(len(data), asked.images or len(data))
         self.numbers = np.linspace(0, len(data) - 1, count).round().astype(int)
         self.keys = [data.keys[n] for n in self.numbers]
-        present = np.array([[(data.label(n) == k).any() for k in range(len(data.classes))] for n in range(len(data))])
+        present = np.array(
+            [
+                [(data.label(n) == k).any() for k in range(len(data.classes))]
+                for n in range(len(data))
+            ]
+        )
         folds, _ = folds_of(data.keys, present)
         sparse = bool((present.sum(axis=1) == 1).mean() > 0.5)
         self.folds = folds[self.numbers]
@@ -118,7 +123,9 @@ class Masks:
             examine(label, chances, label.shape, FAULTS, rng, other).save(path)
         return Example.load(path)
 
-    def spoiled(self, place: int, draw: int, fault: str, label: np.ndarray, classes: int) -> np.ndarray:
+    def spoiled(
+        self, place: int, draw: int, fault: str, label: np.ndarray, classes: int
+    ) -> np.ndarray:
         """The mask with the fault of a draw."""
         rng = np.random.default_rng([JUDGED, draw, place])
         other = self.predicted(int(rng.integers(1, len(self.keys)) + place) % len(self.keys))[0]
@@ -183,7 +190,9 @@ def one_draw(masks: Masks, draw: int) -> dict[str, Any]:
         scores.append(of_regions[place][kept])
         given.append(-example.features[example.copies == 0][kept, FEATURES.index("given")])
         changed.append(share[kept] >= WRONG)
-    by_region = [average_precision(np.concatenate(one), np.concatenate(changed)) for one in (scores, given)]
+    by_region = [
+        average_precision(np.concatenate(one), np.concatenate(changed)) for one in (scores, given)
+    ]
 
     def by_kind(values: np.ndarray, number: int) -> float:
         rows = (kind < 0) | (kind == number)
@@ -192,7 +201,9 @@ def one_draw(masks: Masks, draw: int) -> dict[str, Any]:
     unknown = {}
     for number, name in enumerate(FAULTS if draw < STRICT else ()):
         others = partial(examples, without=number)
-        unknown[name] = by_kind(judge(others, masks.folds, FAULTS, lambda *_: None, masks.keys).images, number)
+        unknown[name] = by_kind(
+            judge(others, masks.folds, FAULTS, lambda *_: None, masks.keys).images, number
+        )
     np.savez_compressed(masks.out / f"draw-{draw}.npz", scores=judged.images, soft=soft, kind=kind)
     first = wrong[np.argsort(-judged.images, kind="stable")[:FIRST]].mean()
     return {
@@ -204,7 +215,10 @@ def one_draw(masks: Masks, draw: int) -> dict[str, Any]:
         "by_region": round(by_region[0], 4),
         "given_by_region": round(by_region[1], 4),
         "true": round(float(first), 3),
-        "self_test": {key: asdict(judged.self_test)[key] for key in ("average_precision", "chance", "precision_at_50")},
+        "self_test": {
+            key: asdict(judged.self_test)[key]
+            for key in ("average_precision", "chance", "precision_at_50")
+        },
         "better_than_chance": judged.self_test.better_than_chance,
     }
 
@@ -255,7 +269,12 @@ def write_first(masks: Masks) -> None:
         example, scores = masks.example(int(place), 0, None), of_regions[int(place)]
         region = int(scores.argmax()) if len(scores) else -1
         box = example.boxes[region].tolist() if len(scores) else []
-        row = {"key": masks.keys[place], "score": float(judged.images[place]), "place": int(place), "box": box}
+        row = {
+            "key": masks.keys[place],
+            "score": float(judged.images[place]),
+            "place": int(place),
+            "box": box,
+        }
         lines.append(json.dumps(row))
     (masks.out / "first.jsonl").write_text("\n".join(lines) + "\n")
 
@@ -276,43 +295,59 @@ def print_tables() -> None:
 
         print(f"\n{name}, {len(draws)} draws")
         head = [["all", mean("average_precision"), mean("soft_minimum"), ""]]
-        kinds = [[f, mean("by_fault", f), mean("soft_by_fault", f), mean("unknown", f)] for f in FAULTS]
+        kinds = [
+            [f, mean("by_fault", f), mean("soft_by_fault", f), mean("unknown", f)] for f in FAULTS
+        ]
         for line in [["faults", "audit", "soft-minimum", "kind not learnt"], *head, *kinds]:
             print("".join(f"{cell:16}" for cell in line))
-        print(f"by region {mean('by_region')} (mean probability of the label {mean('given_by_region')})")
+        print(
+            f"by region {mean('by_region')} (mean probability of the label {mean('given_by_region')})"
+        )
         print(f"first {FIRST}: {mean('true')} wrong")
         for row in group:
             if "difference" in row:
                 left = f", without {', '.join(row['left_out'])}" if row["left_out"] else ""
-                print(f"difference {row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}){left}")
+                print(
+                    f"difference {row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}){left}"
+                )
 
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("dataset", nargs="?", choices=list(SEEN_WRONG))
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--minutes", type=float, default=20.0, help="of each of the three trainings")
+    parser.add_argument(
+        "--minutes", type=float, default=20.0, help="of each of the three trainings"
+    )
     parser.add_argument("--run", help="a run that never saw the images, instead of trainings")
     parser.add_argument("--split", default="train+val")
     parser.add_argument("--images", type=int, help="so many, evenly spread")
     parser.add_argument("--draws", type=int, default=5)
-    parser.add_argument("--table", action="store_true", help="print what was measured, and nothing else")
+    parser.add_argument(
+        "--table", action="store_true", help="print what was measured, and nothing else"
+    )
     asked = parser.parse_args()
     if asked.table or asked.dataset is None:
         print_tables()
         return
     asked.out.mkdir(parents=True, exist_ok=True)
     name, root = ("camvid", asked.data_root) if asked.dataset == "camvid" else (None, None)
-    data = open_dataset(name or str(neu_seg.write(asked.data_root, asked.out / "lists")), asked.split, root)
+    data = open_dataset(
+        name or str(neu_seg.write(asked.data_root, asked.out / "lists")), asked.split, root
+    )
     masks = Masks(data, asked)
     settings = {"dataset": asked.dataset, "split": asked.split, "images": len(masks.keys)}
     settings |= {"run": Path(asked.run).name} if asked.run else {"minutes": asked.minutes}
 
     def write(row: dict[str, Any]) -> None:
         with TABLE.open("a") as file:
-            file.write(json.dumps({"settings": settings, **row, "commit": commit_of_source()}) + "\n")
+            file.write(
+                json.dumps({"settings": settings, **row, "commit": commit_of_source()}) + "\n"
+            )
 
     for draw in range(asked.draws):
         if not (asked.out / f"draw-{draw}.npz").exists():

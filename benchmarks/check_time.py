@@ -21,7 +21,12 @@ from featherseg.data.images.decoding import read_image, read_mask
 def main() -> None:
     folder, rounds = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 5
     listing = propose(folder).listing
-    pairs = [pair.files for of_split in listing.splits.values() for pair in of_split if pair.image and pair.mask]
+    pairs = [
+        pair.files
+        for of_split in listing.splits.values()
+        for pair in of_split
+        if pair.image and pair.mask
+    ]
     if not pairs:
         raise DataError(f"{folder} has no image with a mask.")
 
@@ -29,7 +34,10 @@ def main() -> None:
         read_image(files[0], listing.channels)
         read_mask(files[1], listing.label_map.colors)
 
-    functions = {"decode": lambda: list(in_threads(decode, pairs)), "check": lambda: check_data(str(folder))}
+    functions = {
+        "decode": lambda: list(in_threads(decode, pairs)),
+        "check": lambda: check_data(str(folder)),
+    }
     paired.print_table(paired.compare(functions, rounds=rounds, clock="cpu"))
 
 

@@ -35,9 +35,13 @@ def make_images(folder: Path, count: int, size: tuple[int, int], shares: int) ->
     for share in range(shares):
         (folder / f"share{share}").mkdir()
     for number in range(count):
-        coarse = np.random.default_rng(number).integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
+        coarse = np.random.default_rng(number).integers(
+            0, 256, (height // 16, width // 16, 3), dtype=np.uint8
+        )
         file = folder / "all" / f"{number:06}.jpg"
-        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(file, quality=90)
+        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(
+            file, quality=90
+        )
         os.link(file, folder / f"share{number % shares}" / file.name)
 
 
@@ -52,7 +56,10 @@ class Turn(NamedTuple):
 def timed(commands: list[list[str]], out: Path) -> tuple[Turn, dict[str, bytes]]:
     """Run them at once; -> what it took, and the masks."""
     began, spent = time.monotonic(), {}
-    running = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for command in commands]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for command in commands
+    ]
     while any(process.poll() is None for process in running):
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):
@@ -70,7 +77,9 @@ def timed(commands: list[list[str]], out: Path) -> tuple[Turn, dict[str, bytes]]
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", nargs="?", default=STARTER)
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--size", default="512x1024")
@@ -94,7 +103,13 @@ def main() -> None:
                     commands = [[*predict, str(folder / "in" / "all"), "-o", str(out), *rest]]
                 else:
                     commands = [
-                        [*predict, str(folder / "in" / f"share{i}"), "-o", str(out / str(i)), "--masks"]
+                        [
+                            *predict,
+                            str(folder / "in" / f"share{i}"),
+                            "-o",
+                            str(out / str(i)),
+                            "--masks",
+                        ]
                         for i in range(asked.workers)
                     ]
                 found, masks = timed(commands, out)
@@ -102,12 +117,19 @@ def main() -> None:
                     sys.exit(f"{way} wrote other masks")
                 seen = masks
                 turns[way].append(found)
-                figures = ", ".join(f"{name} {value:.1f} s" for name, value in found._asdict().items())
-                print(f"{way}, {asked.images} images: {figures}; load {os.getloadavg()[0]:.1f}", flush=True)
+                figures = ", ".join(
+                    f"{name} {value:.1f} s" for name, value in found._asdict().items()
+                )
+                print(
+                    f"{way}, {asked.images} images: {figures}; load {os.getloadavg()[0]:.1f}",
+                    flush=True,
+                )
     for part in Turn._fields:
         pairs = zip(turns["independent"], turns["cluster"], strict=True)
         ratios = [getattr(alone, part) / getattr(cluster, part) for alone, cluster in pairs]
-        print(f"by {part}: the cluster does {statistics.median(ratios):.1%} ({min(ratios):.1%} to {max(ratios):.1%})")
+        print(
+            f"by {part}: the cluster does {statistics.median(ratios):.1%} ({min(ratios):.1%} to {max(ratios):.1%})"
+        )
     if asked.json:
         asked.json.write_text(json.dumps(turns))
 

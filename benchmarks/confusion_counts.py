@@ -52,7 +52,9 @@ def of_images() -> tuple[np.ndarray, np.ndarray]:
     scores = torch.randn(1, CLASSES, SIZE[0] // 64, SIZE[1] // 64, generator=generator)
     logits = F.interpolate(scores, scale_factor=16, mode="bilinear")  # (1, K, H/4, W/4)
     logits += 0.05 * torch.randn(logits.shape, generator=generator)
-    unknown = upsample_argmax(torch.randn(1, 2, 32, 64, generator=generator) + torch.tensor([[[[1.6]], [[0.0]]]]), SIZE)
+    unknown = upsample_argmax(
+        torch.randn(1, 2, 32, 64, generator=generator) + torch.tensor([[[[1.6]], [[0.0]]]]), SIZE
+    )
     label = upsample_argmax(scores, SIZE).masked_fill_(unknown == 1, IGNORE)
     return label[0].numpy(), upsample_argmax(logits, SIZE)[0].numpy()
 
@@ -75,7 +77,9 @@ def compare(label: np.ndarray, prediction: np.ndarray, options: argparse.Namespa
     if COMPILED is not portable:
         functions["ours"] = lambda: ours(label, prediction, COMPILED)
     for name, count in functions.items():
-        print(f"{name}: {int(np.abs(count() - usual(label, prediction)).sum())} pixels counted elsewhere")
+        print(
+            f"{name}: {int(np.abs(count() - usual(label, prediction)).sum())} pixels counted elsewhere"
+        )
     table = paired.compare(functions, options.rounds, options.clock, memory=True)
     paired.print_table(table)
     return table

@@ -36,7 +36,9 @@ def take_cores(jobs: int) -> list[int]:
         _held.append(file)
         found.append(core)
     if len(found) < jobs:
-        sys.exit(f"--jobs {jobs}: {len(found)} cores are free for this process, and each training gets one.")
+        sys.exit(
+            f"--jobs {jobs}: {len(found)} cores are free for this process, and each training gets one."
+        )
     return found
 
 
@@ -47,12 +49,18 @@ def pin(core: int) -> None:
 
 
 def run(
-    command: Sequence[str | Path], environment: Mapping[str, str], log: IO[Any], *, gpus: bool = False
+    command: Sequence[str | Path],
+    environment: Mapping[str, str],
+    log: IO[Any],
+    *,
+    gpus: bool = False,
 ) -> tuple[int, float]:
     """A process with one thread, without GPUs unless asked, on this thread's core; -> exit code, seconds of it."""
     own = {**environment, "OMP_NUM_THREADS": "1", **({} if gpus else {"CUDA_VISIBLE_DEVICES": ""})}
     die = None if LIBC is None else _die_with_parent
-    process = subprocess.Popen(command, env=own, stdout=log, stderr=subprocess.STDOUT, preexec_fn=die)
+    process = subprocess.Popen(
+        command, env=own, stdout=log, stderr=subprocess.STDOUT, preexec_fn=die
+    )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return process.returncode, usage.ru_utime + usage.ru_stime

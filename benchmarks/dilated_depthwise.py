@@ -25,7 +25,9 @@ def variants(channels: int, height: int, width: int) -> dict[str, tuple[nn.Conv2
     """Name -> convolution and the map it is given; all have the same weights."""
     torch.manual_seed(0)
     options = {"padding": 9, "dilation": 3, "groups": channels}
-    usual, last, ours = (kind(channels, channels, 7, **options) for kind in (nn.Conv2d, nn.Conv2d, PhaseSplitConv2d))
+    usual, last, ours = (
+        kind(channels, channels, 7, **options) for kind in (nn.Conv2d, nn.Conv2d, PhaseSplitConv2d)
+    )
     for conv in (last, ours):
         conv.load_state_dict(usual.state_dict())
         conv.to(memory_format=torch.channels_last)

@@ -28,7 +28,9 @@ from featherseg.kernels import confusion_counts, native, upsample_argmax
 
 def usual_mask(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
     """(1, K, h, w) -> (H, W) int64: every score at full size, then the highest."""
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False).argmax(1)[0].numpy()
+    return (
+        F.interpolate(logits, size=size, mode="bilinear", align_corners=False).argmax(1)[0].numpy()
+    )
 
 
 def usual_counts(label: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
@@ -69,7 +71,9 @@ def main(arguments: argparse.Namespace) -> None:
     logits, label = scene(size, classes)
     nhwc = logits.contiguous(memory_format=torch.channels_last)
     usual, mask = usual_mask(logits, size), our_mask(logits, size)
-    print(f"kernels: {native() or 'numpy'}; masks differ at {int((usual != mask).sum())} of {mask.size} pixels;")
+    print(
+        f"kernels: {native() or 'numpy'}; masks differ at {int((usual != mask).sum())} of {mask.size} pixels;"
+    )
     equal = (usual_counts(label, mask, classes) == our_counts(label, mask, classes)).all()
     print(f"counts of one mask are {'equal' if equal else 'NOT EQUAL'}")
     contours = BoundaryF(classes)

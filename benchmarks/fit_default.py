@@ -51,21 +51,40 @@ def limit_of(p50_ms: float) -> float:
 
 def record(source: Source, hours: float, max_ms: float | None, out: Path) -> dict[str, Any]:
     """Train both sides, time their files again, score them."""
-    where = ["--data", source.data] + ([] if source.root is None else ["--data-root", str(source.root)])
-    fitted, plain, train = out / source.label / "fit", out / source.label / "default", source.open("train")
+    where = ["--data", source.data] + (
+        [] if source.root is None else ["--data-root", str(source.root)]
+    )
+    fitted, plain, train = (
+        out / source.label / "fit",
+        out / source.label / "default",
+        source.open("train"),
+    )
     image = image_of(train, typical_size(train))
     if max_ms is None:
         name = (DEFAULT, 1.0, "onnx")
-        max_ms = limit_of(time_candidate(name, train.classes, None, image, [image], lambda _: False).timing.p50)
+        max_ms = limit_of(
+            time_candidate(name, train.classes, None, image, [image], lambda _: False).timing.p50
+        )
 
     # Half an hour each; what was killed begins anew
     if not (fitted / FIT).is_file():
         remove_tree(fitted)
-        run_verb("fit", *where, "--max-ms", str(max_ms), "--hours", str(hours), "--out", str(fitted))
+        run_verb(
+            "fit", *where, "--max-ms", str(max_ms), "--hours", str(hours), "--out", str(fitted)
+        )
     facts = load_json(fitted / FIT)
     if not (plain / "export" / "model.onnx").is_file():
         remove_tree(plain)
-        run_verb("train", DEFAULT, *where, "--minutes", str(60 * hours), "--no-report", "--out", str(plain))
+        run_verb(
+            "train",
+            DEFAULT,
+            *where,
+            "--minutes",
+            str(60 * hours),
+            "--no-report",
+            "--out",
+            str(plain),
+        )
         run_verb("export", str(plain), "--format", "onnx")
 
     # Timed again, in turns
@@ -75,7 +94,9 @@ def record(source: Source, hours: float, max_ms: float | None, out: Path) -> dic
         for side, file in files.items():
             taken[side].append(round(time_file(file, image, (side, 1.0, "onnx")).p50, 2))
     scores, (device, threads) = featherseg.evaluate(plain, split="test"), here()
-    chosen = {key: facts["chosen"][key] for key in ("model", "scale", "miou_val", "miou_test", "interval")}
+    chosen = {
+        key: facts["chosen"][key] for key in ("model", "scale", "miou_val", "miou_test", "interval")
+    }
     return {
         "dataset": source.label,
         "hours": hours,
@@ -95,17 +116,23 @@ def record(source: Source, hours: float, max_ms: float | None, out: Path) -> dic
 def print_table(rows: list[dict[str, Any]]) -> None:
     """A line a side."""
     for row in rows:
-        print(f"\n{row['dataset']}, {row['hours']:g} h each, limit {row['limit_ms']:g} ms, {row['device']}")
+        print(
+            f"\n{row['dataset']}, {row['hours']:g} h each, limit {row['limit_ms']:g} ms, {row['device']}"
+        )
         for side in ("fit", "default"):
             one = row[side]
             name = one["model"] + (f" at {one['scale']:g}" if "scale" in one else "")
-            print(f"  {side:8} {name:28} test {100 * one['miou_test']:6.2f}, {np.median(one['p50_ms']):6.1f} ms")
+            print(
+                f"  {side:8} {name:28} test {100 * one['miou_test']:6.2f}, {np.median(one['p50_ms']):6.1f} ms"
+            )
         print(f"  over the limit in {row['over']} of {len(row['fit']['p50_ms'])} later timings")
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("datasets", nargs="+", metavar="DATASET")
     parser.add_argument("--data-root", type=Path, help="where a dataset with a name lies")
     parser.add_argument("--hours", type=float, default=0.5)
@@ -116,11 +143,21 @@ def main() -> None:
     asked = parser.parse_args()
     sources = [open_source(name, asked.data_root, asked.out) for name in asked.datasets]
     for source in sources:
-        done = [row for row in read_lines(asked.rows) if (row["dataset"], row["hours"]) == (source.label, asked.hours)]
+        done = [
+            row
+            for row in read_lines(asked.rows)
+            if (row["dataset"], row["hours"]) == (source.label, asked.hours)
+        ]
         if not asked.table and not done:
             asked.rows.parent.mkdir(parents=True, exist_ok=True)
             append_line(asked.rows, record(source, asked.hours, asked.max_ms, asked.out))
-    print_table([row for row in read_lines(asked.rows) if row["dataset"] in {source.label for source in sources}])
+    print_table(
+        [
+            row
+            for row in read_lines(asked.rows)
+            if row["dataset"] in {source.label for source in sources}
+        ]
+    )
 
 
 if __name__ == "__main__":

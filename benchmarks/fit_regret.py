@@ -95,7 +95,9 @@ Order = Callable[[Sequence[Recorded]], list[Recorded]]
 def fit(margin: float, order: Order, *, anew: bool = False) -> Way:
     """featherseg's halving; anew: who goes on starts from zero, and so has less of the last segment's time."""
 
-    def choose(found: Sequence[Recorded], seconds: float, _: np.random.Generator) -> tuple[Recorded, float]:
+    def choose(
+        found: Sequence[Recorded], seconds: float, _: np.random.Generator
+    ) -> tuple[Recorded, float]:
         of = {one.candidate.name: one for one in found}
         ordered = [one.candidate for one in order(found)]
         opening = max(one.opening for one in found)
@@ -112,7 +114,9 @@ def fit(margin: float, order: Order, *, anew: bool = False) -> Way:
             before = rung[left[0].name] * left[0].step_seconds
             left = survivors(standing, keep, margin)
         winner = left[0]
-        return of[winner.name], plan.final[winner.name][0] * winner.step_seconds - (before if anew else 0.0)
+        return of[winner.name], plan.final[winner.name][0] * winner.step_seconds - (
+            before if anew else 0.0
+        )
 
     return choose
 
@@ -125,14 +129,26 @@ def shipped(found: Sequence[Recorded]) -> list[Recorded]:
 
 def by_parameters(found: Sequence[Recorded]) -> list[Recorded]:
     """The model with the most parameters first."""
-    of, many = {one.candidate.name: one for one in found}, {one.candidate.model: one.parameters for one in found}
-    return [of[one.name] for one in best_guesses([one.candidate for one in found], lambda model: -many[model])]
+    of, many = (
+        {one.candidate.name: one for one in found},
+        {one.candidate.model: one.parameters for one in found},
+    )
+    return [
+        of[one.name]
+        for one in best_guesses([one.candidate for one in found], lambda model: -many[model])
+    ]
 
 
 def by_macs(found: Sequence[Recorded]) -> list[Recorded]:
     """The model with the most multiply-accumulates first."""
-    of, macs = {one.candidate.name: one for one in found}, {one.candidate.model: one.macs for one in found}
-    return [of[one.name] for one in best_guesses([one.candidate for one in found], lambda model: -macs[model])]
+    of, macs = (
+        {one.candidate.name: one for one in found},
+        {one.candidate.model: one.macs for one in found},
+    )
+    return [
+        of[one.name]
+        for one in best_guesses([one.candidate for one in found], lambda model: -macs[model])
+    ]
 
 
 def learnt_from(found: Mapping[tuple[str, int], list[Recorded]]) -> Order:
@@ -145,7 +161,9 @@ def learnt_from(found: Mapping[tuple[str, int], list[Recorded]]) -> Order:
     design = np.zeros((len(told), len(found) + len(names)))
     for line, (place, one) in zip(design, told, strict=True):
         line[[place, len(found) + names.index(one.candidate.name)]] = 1
-    points = np.linalg.lstsq(design, np.array([one.val_ended_at(GUESSED) for _, one in told]), rcond=None)[0]
+    points = np.linalg.lstsq(
+        design, np.array([one.val_ended_at(GUESSED) for _, one in told]), rcond=None
+    )[0]
     worth = dict(zip(names, points[len(found) :].tolist(), strict=True))
     return lambda own: sorted(own, key=lambda one: -worth.get(one.candidate.name, -np.inf))
 
@@ -153,7 +171,9 @@ def learnt_from(found: Mapping[tuple[str, int], list[Recorded]]) -> Order:
 def guess(order: Order) -> Way:
     """The first in an order, with all the time."""
 
-    def choose(found: Sequence[Recorded], seconds: float, _: np.random.Generator) -> tuple[Recorded, float]:
+    def choose(
+        found: Sequence[Recorded], seconds: float, _: np.random.Generator
+    ) -> tuple[Recorded, float]:
         chosen = order(found)[0]
         return chosen, max(1.0, seconds - chosen.beginning(seconds))
 
@@ -163,13 +183,17 @@ def guess(order: Order) -> Way:
 most_parameters, most_macs = guess(by_parameters), guess(by_macs)
 
 
-def default(found: Sequence[Recorded], seconds: float, rng: np.random.Generator) -> tuple[Recorded, float]:
+def default(
+    found: Sequence[Recorded], seconds: float, rng: np.random.Generator
+) -> tuple[Recorded, float]:
     """DEFAULT, at its scale nearest to 1."""
     own = [one for one in found if one.candidate.model == DEFAULT]
     return most_macs(own or found, seconds, rng)
 
 
-def at_random(found: Sequence[Recorded], seconds: float, rng: np.random.Generator) -> tuple[Recorded, float]:
+def at_random(
+    found: Sequence[Recorded], seconds: float, rng: np.random.Generator
+) -> tuple[Recorded, float]:
     """DRAWN candidates with equal time; the best of them on val."""
     drawn = rng.permutation(len(found))[:DRAWN]
     each = max(1.0, seconds / len(drawn) - max(one.beginning(seconds) for one in found))
@@ -186,19 +210,27 @@ def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
     from featherseg.costs.catalogue import counts
 
     rows = {
-        (row["dataset"], row["model"], row["scale"]): row for row in read_lines(latencies) if row["format"] == "onnx"
+        (row["dataset"], row["model"], row["scale"]): row
+        for row in read_lines(latencies)
+        if row["format"] == "onnx"
     }
     if len(devices := {(row["processor"], row["threads"]) for row in rows.values()}) > 1:
-        raise SystemExit(f"{latencies} is of several devices: {', '.join(map(str, sorted(devices)))}.")
+        raise SystemExit(
+            f"{latencies} is of several devices: {', '.join(map(str, sorted(devices)))}."
+        )
     times = {key: (row["p50_ms"], tuple(row["image_size"])) for key, row in rows.items()}
     found: dict[tuple[str, int], list[Recorded]] = {}
     for row in read_table(table).values():
         key = (row["dataset"], row["model"], row["scale"])
         if key not in times:
-            raise SystemExit(f"{latencies} has no latency of {row['model']} at {row['scale']:g} on {row['dataset']}.")
+            raise SystemExit(
+                f"{latencies} has no latency of {row['model']} at {row['scale']:g} on {row['dataset']}."
+            )
         if (gain := gained(row["rungs"])) >= GAIN:
             name = f"{row['model']} at {row['scale']:g} on {row['dataset']} with seed {row['seed']}"
-            print(f"{name} still gained {gain:.1f} points in its last fifth of {row['rungs'][-1]['seconds']} s")
+            print(
+                f"{name} still gained {gain:.1f} points in its last fifth of {row['rungs'][-1]['seconds']} s"
+            )
         steps, ended = (np.array([r[k] for r in row["rungs"]], float) for k in ("steps", "ended"))
         val, test = (np.array([r[k] for r in row["rungs"]], float) for k in ("val", "test_decayed"))
         p50_ms, size = times[key]
@@ -208,19 +240,28 @@ def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
         taken = STARTING + row["val_seconds"], AN_IMAGE * row["images"]
         own = found.setdefault((row["dataset"], row["seed"]), [])
         own.append(Recorded(one, size, *counts(row["model"]), *curves, *taken))
-    most = {dataset: max(len(own) for (other, _), own in found.items() if other == dataset) for dataset, _ in found}
+    most = {
+        dataset: max(len(own) for (other, _), own in found.items() if other == dataset)
+        for dataset, _ in found
+    }
     for (dataset, seed), own in [*found.items()]:
         if len(own) < max(2, WHOLE * most[dataset]):
-            print(f"{dataset} with seed {seed} is left out: it has {len(own)} of {most[dataset]} candidates")
+            print(
+                f"{dataset} with seed {seed} is left out: it has {len(own)} of {most[dataset]} candidates"
+            )
             del found[dataset, seed]
     return found
 
 
-def regrets(found: Mapping[tuple[str, int], list[Recorded]], ways: Mapping[str, Way]) -> list[dict[str, Any]]:
+def regrets(
+    found: Mapping[tuple[str, int], list[Recorded]], ways: Mapping[str, Way]
+) -> list[dict[str, Any]]:
     """A row a case: dataset, seed, limit, share, and the regret of every way in points."""
     rows = []
     for (dataset, seed), recorded in found.items():
-        ends: dict[str, list[float]] = {}  # of every candidate its test scores at its end, over seeds
+        ends: dict[
+            str, list[float]
+        ] = {}  # of every candidate its test scores at its end, over seeds
         for (other, _), more in found.items():
             for one in more if other == dataset else ():
                 ends.setdefault(one.candidate.name, []).append(float(one.test[-1]))
@@ -231,9 +272,17 @@ def regrets(found: Mapping[tuple[str, int], list[Recorded]], ways: Mapping[str, 
             best = max(float(np.mean(ends[one.candidate.name])) for one in feasible)
             row = {"dataset": dataset, "seed": seed, "limit": float(limit), "share": share}
             for name, way in ways.items():
-                chances = [np.random.default_rng([seed, round(limit * 1000), draw]) for draw in range(DRAWS)]
-                picks = [way(feasible, seconds, chance) for chance in (chances if name == "random" else chances[:1])]
-                row[name] = best - float(np.mean([chosen.test_at(trained) for chosen, trained in picks]))
+                chances = [
+                    np.random.default_rng([seed, round(limit * 1000), draw])
+                    for draw in range(DRAWS)
+                ]
+                picks = [
+                    way(feasible, seconds, chance)
+                    for chance in (chances if name == "random" else chances[:1])
+                ]
+                row[name] = best - float(
+                    np.mean([chosen.test_at(trained) for chosen, trained in picks])
+                )
             rows.append(row)
     return rows
 
@@ -244,16 +293,28 @@ def print_table(rows: Sequence[dict[str, Any]], ways: Sequence[str]) -> None:
     for share in SHARES:
         print(f"\n{share:.0%} of the time: mean regret in points (cases of at most {GOOD})")
         for dataset in [*datasets, None]:
-            own = [row for row in rows if row["share"] == share and dataset in (row["dataset"], None)]
-            cells = [(np.mean([r[w] for r in own]), np.mean([r[w] <= GOOD for r in own])) for w in ways]
-            told = [f"{way} {mean:.2f} ({good:.0%})" for way, (mean, good) in zip(ways, cells, strict=True)]
+            own = [
+                row for row in rows if row["share"] == share and dataset in (row["dataset"], None)
+            ]
+            cells = [
+                (np.mean([r[w] for r in own]), np.mean([r[w] <= GOOD for r in own])) for w in ways
+            ]
+            told = [
+                f"{way} {mean:.2f} ({good:.0%})"
+                for way, (mean, good) in zip(ways, cells, strict=True)
+            ]
             print(f"  {dataset or 'all':14}", "  ".join(told))
         own = [row for row in rows if row["share"] == share]
         for way in ways[1:]:
-            means = [np.mean([r[way] - r["fit"] for r in own if r["dataset"] == name]) for name in datasets]
+            means = [
+                np.mean([r[way] - r["fit"] for r in own if r["dataset"] == name])
+                for name in datasets
+            ]
             mean, low, high = interval(np.array(means))
             worst = max(r["fit"] - r[way] for r in own)
-            print(f"  {way} less fit: {mean:+.2f} ({low:+.2f} to {high:+.2f}), fit worse by {worst:.2f} at most")
+            print(
+                f"  {way} less fit: {mean:+.2f} ({low:+.2f} to {high:+.2f}), fit worse by {worst:.2f} at most"
+            )
 
 
 def interval(differences: np.ndarray) -> tuple[float, float, float]:
@@ -272,7 +333,8 @@ def interval(differences: np.ndarray) -> tuple[float, float, float]:
 def split_in_halves(datasets: Sequence[str]) -> tuple[list[str], list[str]]:
     """Datasets of one origin, which their names begin with, stay together."""
     origins = {
-        name.split("-")[0]: [other for other in datasets if other.startswith(name.split("-")[0])] for name in datasets
+        name.split("-")[0]: [other for other in datasets if other.startswith(name.split("-")[0])]
+        for name in datasets
     }
     halves: tuple[list[str], list[str]] = [], []
     for own in sorted(origins.values(), key=lambda own: (-len(own), own)):
@@ -282,15 +344,25 @@ def split_in_halves(datasets: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=Path, default=TABLES / "fit_table.jsonl")
     parser.add_argument("--latencies", type=Path, default=TABLES / "fit_latency.jsonl")
-    parser.add_argument("--margin", type=float, nargs="+", default=[0.0, 0.25, 0.5, 1.0], help="points, to choose from")
+    parser.add_argument(
+        "--margin",
+        type=float,
+        nargs="+",
+        default=[0.0, 0.25, 0.5, 1.0],
+        help="points, to choose from",
+    )
     asked = parser.parse_args()
     found = load(asked.rows, asked.latencies)
     datasets = sorted({dataset for dataset, _ in found})
     if len(datasets) < 2:
-        raise SystemExit(f"{asked.rows} has {len(datasets)} datasets: two or more are needed, to choose and to judge.")
+        raise SystemExit(
+            f"{asked.rows} has {len(datasets)} datasets: two or more are needed, to choose and to judge."
+        )
     halves, rows = split_in_halves(datasets), []
     for judged, tuned in (halves, halves[::-1]):
 
@@ -298,9 +370,14 @@ def main() -> None:
             return {key: more for key, more in found.items() if key[0] in names}
 
         order = learnt_from(of(tuned))
-        means = {m: np.mean([r["fit"] for r in regrets(of(tuned), {"fit": fit(m, order)})]) for m in asked.margin}
+        means = {
+            m: np.mean([r["fit"] for r in regrets(of(tuned), {"fit": fit(m, order)})])
+            for m in asked.margin
+        }
         margin = min(means, key=lambda m: (means[m], m))
-        print(f"{', '.join(judged)}: judged with the margin {margin:g}, chosen on {', '.join(tuned)}")
+        print(
+            f"{', '.join(judged)}: judged with the margin {margin:g}, chosen on {', '.join(tuned)}"
+        )
         ways = {"fit": fit(margin, order), "guess": guess(order), "as shipped": fit(0, shipped)}
         ways |= {"asha": fit(0.0, order, anew=True), "most parameters": most_parameters}
         ways |= {"most MACs": most_macs, "default": default, "random": at_random}

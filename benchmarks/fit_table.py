@@ -111,8 +111,18 @@ def settings_of(row: Row, source: Source) -> dict[str, Any]:
     data = DATA[label]
     fit = [max(32, round(side * scale)) for side in sorted(data.size)]
     crop = [max(32, round(side * scale)) for side in data.size]
-    found: dict[str, Any] = {"augment.resize": fit, "data.test_resize": fit, "augment.crop": crop, "data.workers": 0}
-    found |= {"train.schedule": "stable", "train.warmup_steps": 50, "train.keep": "last", "train.seed": seed}
+    found: dict[str, Any] = {
+        "augment.resize": fit,
+        "data.test_resize": fit,
+        "augment.crop": crop,
+        "data.workers": 0,
+    }
+    found |= {
+        "train.schedule": "stable",
+        "train.warmup_steps": 50,
+        "train.keep": "last",
+        "train.seed": seed,
+    }
     found |= {"train.validations": 1}  # at the end
     found |= {"data.train_size": data.train_size} if data.train_size else {}
     return found | ({"data.root": str(source.root)} if source.root else {})
@@ -139,12 +149,21 @@ def time_pace(row: Row, source: Source, out: Path) -> dict[str, Any]:
     """What a step and a validation take, by a run that is thrown away."""
     (label, model, scale, _), clock = row, Clock()
     remove_tree(out)
-    settings = settings_of(row, source) | {"train.steps": 2 * TIMED, "train.device": "cpu", "data.val_size": FEW}
+    settings = settings_of(row, source) | {
+        "train.steps": 2 * TIMED,
+        "train.device": "cpu",
+        "data.val_size": FEW,
+    }
     featherseg.train(model, source.data, out=out, settings=settings, report=False, progress=clock)
-    step = median(end - begin for begin, end in pairwise(clock.ends[TIMED - 1 :]))  # some have a validation before them
+    step = median(
+        end - begin for begin, end in pairwise(clock.ends[TIMED - 1 :])
+    )  # some have a validation before them
     few, began = open_dataset(source.data, "val", source.root, FEW), time.process_time()
     score(out, few)
-    each, sizes = (time.process_time() - began) / FEW, {split: len(source.open(split)) for split in SHAPES}
+    each, sizes = (
+        (time.process_time() - began) / FEW,
+        {split: len(source.open(split)) for split in SHAPES},
+    )
     images = sum(sizes.values()) - sizes["train"] + (DATA[label].train_size or sizes["train"])
     remove_tree(out)
     facts = {"dataset": label, "model": model, "scale": scale, "step_seconds": round(step, 4)}
@@ -160,7 +179,9 @@ def record(row: Row, source: Source, pace: dict[str, Any], out: Path) -> dict[st
     facts |= {"rungs": [], "seconds": 0.0}
     if (out / RUNGS_FILE).is_file():
         kept = load_json(out / RUNGS_FILE)
-        if is_over(kept) or ((out / "run").is_dir() and kept["step_seconds"] == pace["step_seconds"]):
+        if is_over(kept) or (
+            (out / "run").is_dir() and kept["step_seconds"] == pace["step_seconds"]
+        ):
             facts = kept
     if is_over(facts):
         return facts
@@ -172,7 +193,13 @@ def record(row: Row, source: Source, pace: dict[str, Any], out: Path) -> dict[st
         """What val has, in %, at the end of so many steps."""
         asked = settings_of(row, source) | {"train.steps": steps, "train.decay_steps": decay}
         featherseg.train(
-            model, source.data, out=run, settings=asked, resume=run.is_dir(), report=False, progress=Clock()
+            model,
+            source.data,
+            out=run,
+            settings=asked,
+            resume=run.is_dir(),
+            report=False,
+            progress=Clock(),
         )
         return round(100 * featherseg.load_run(run).metrics()[steps]["val_miou"], 3)
 
@@ -188,7 +215,9 @@ def record(row: Row, source: Source, pace: dict[str, Any], out: Path) -> dict[st
         facts["rungs"].append(rung)
         taken, began = time.monotonic() - began, time.monotonic()
         facts["seconds"] = round(facts["seconds"] + taken, 1)
-        gpu = f"{torch.cuda.get_device_name()}, one core of an " if torch.cuda.is_available() else ""
+        gpu = (
+            f"{torch.cuda.get_device_name()}, one core of an " if torch.cuda.is_available() else ""
+        )
         precision = featherseg.load_run(out / "run").recipe.train.precision
         facts |= {"processor": gpu + machine_name(), "precision": precision, "commit": commit()}
         write_json(out / RUNGS_FILE, facts)
@@ -217,10 +246,14 @@ def is_over(facts: dict[str, Any]) -> bool:
 
 def score(run: Path, data: SegmentationData) -> float:
     """mIoU in %."""
-    return round(100 * evaluate(open_runtime(featherseg.load_run(run), "auto"), data, boundary=False).miou, 3)
+    return round(
+        100 * evaluate(open_runtime(featherseg.load_run(run), "auto"), data, boundary=False).miou, 3
+    )
 
 
-def record_missing(rows: list[Row], places: dict[str, str], out: Path, table: Path, jobs: int) -> None:
+def record_missing(
+    rows: list[Row], places: dict[str, str], out: Path, table: Path, jobs: int
+) -> None:
     """Every row without an end in the table, in a process and on a core of its own; by seeds, most steps first."""
     lock, own = Lock(), SimpleQueue[int]()
     for core in cores.take_cores(jobs):
@@ -230,7 +263,16 @@ def record_missing(rows: list[Row], places: dict[str, str], out: Path, table: Pa
         raise SystemExit(f"{PACES} has no pace of {sorted(missing)[0]}: time it with --paces.")
 
     def one(row: Row) -> None:
-        words = [sys.executable, __file__, "--row", json.dumps(row), "--out", str(out), "--places", json.dumps(places)]
+        words = [
+            sys.executable,
+            __file__,
+            "--row",
+            json.dumps(row),
+            "--out",
+            str(out),
+            "--places",
+            json.dumps(places),
+        ]
         with open(out / f"{folder_of(row)}.txt", "w+") as log:
             code, _ = cores.run(words, os.environ, log, gpus=True)
             log.seek(0)
@@ -240,10 +282,15 @@ def record_missing(rows: list[Row], places: dict[str, str], out: Path, table: Pa
             return
         with lock:
             table.parent.mkdir(parents=True, exist_ok=True)
-            append_line(table, json.loads([line for line in said.splitlines() if line.startswith("{")][-1]))
+            append_line(
+                table, json.loads([line for line in said.splitlines() if line.startswith("{")][-1])
+            )
 
     done = {key for key, row in read_table(table).items() if is_over(row)}
-    rows = sorted((row for row in rows if row not in done), key=lambda row: (row[3], paces[row[:3]]["step_seconds"]))
+    rows = sorted(
+        (row for row in rows if row not in done),
+        key=lambda row: (row[3], paces[row[:3]]["step_seconds"]),
+    )
     out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs, initializer=lambda: cores.pin(own.get_nowait())) as pool:
         list(pool.map(one, rows))
@@ -269,7 +316,9 @@ def folder_of(row: Row) -> str:
 def source_of(label: str, places: dict[str, str]) -> Source:
     """The dataset of a label, where it lies: CamVid's folder, the dataset.toml of others."""
     name = DATA[label].name
-    return Source(label, name, Path(places[name])) if name == "camvid" else Source(label, places[name])
+    return (
+        Source(label, name, Path(places[name])) if name == "camvid" else Source(label, places[name])
+    )
 
 
 def time_paces(labels: list[str], places: dict[str, str], out: Path, table: Path) -> None:
@@ -278,10 +327,15 @@ def time_paces(labels: list[str], places: dict[str, str], out: Path, table: Path
     for label in labels:
         for one in CANDIDATES:
             if (label, *one) not in done:
-                append_line(table, time_pace((label, *one, SEEDS[0]), source_of(label, places), out / "pace"))
+                append_line(
+                    table,
+                    time_pace((label, *one, SEEDS[0]), source_of(label, places), out / "pace"),
+                )
 
 
-def time_missing(labels: list[str], places: dict[str, str], formats: list[str], table: Path) -> None:
+def time_missing(
+    labels: list[str], places: dict[str, str], formats: list[str], table: Path
+) -> None:
     """Every candidate of every dataset in every format without a row here, those of one dataset and format in turns.
 
     A row has the median over the turns: a machine whose speed changes by the minute then leaves their order alone.
@@ -298,13 +352,23 @@ def time_missing(labels: list[str], places: dict[str, str], formats: list[str], 
             for name in missing:
                 own = Path(folder) / name_of(*name[:2]).replace(" ", "-")
                 own.mkdir()
-                files[name] = write_untrained(name, train.classes, resize_of(name[1], size), image, [image], own)
+                files[name] = write_untrained(
+                    name, train.classes, resize_of(name[1], size), image, [image], own
+                )
             taken: dict[tuple[str, float, str], list[Timing]] = {name: [] for name in missing}
             for name in missing * TURNS:
                 taken[name].append(time_file(files[name], image, name))
         for (model, scale, _), timings in taken.items():
-            row: dict[str, Any] = {"dataset": label, "model": model, "scale": scale, "format": format}
-            row |= {key: round(median(getattr(one, key[:-3]) for one in timings), 3) for key in ("p50_ms", "p95_ms")}
+            row: dict[str, Any] = {
+                "dataset": label,
+                "model": model,
+                "scale": scale,
+                "format": format,
+            }
+            row |= {
+                key: round(median(getattr(one, key[:-3]) for one in timings), 3)
+                for key in ("p50_ms", "p95_ms")
+            }
             row |= {"turns": [round(one.p50, 3) for one in timings]}
             row |= {"image_size": size, "device": device, "threads": threads, "commit": commit()}
             append_line(table, row | {"processor": processor, "date": date.today().isoformat()})
@@ -321,16 +385,22 @@ def print_table(table: Path) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-root", type=Path, help="of CamVid; left out: without it")
     parser.add_argument("--neu-root", type=Path, help="of NEU-Seg; left out: without it")
     parser.add_argument("--out", type=Path, default=Path("runs/fit-table"))
-    parser.add_argument("--jobs", type=int, default=1, help="rows at a time, each on a core of its own")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="rows at a time, each on a core of its own"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--rows", type=Path, default=TABLE, help="where finished rows are appended")
     parser.add_argument("--table", action="store_true", help="train nothing, print what is there")
     parser.add_argument("--paces", action="store_true", help="train nothing to its end, time steps")
-    parser.add_argument("--latencies", nargs="+", metavar="FORMAT", help="train nothing, time the candidates")
+    parser.add_argument(
+        "--latencies", nargs="+", metavar="FORMAT", help="train nothing, time the candidates"
+    )
     parser.add_argument("--row", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--places", type=json.loads, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -339,13 +409,25 @@ def main() -> None:
     if asked.row:
         keep_freed_memory()  # as `featherseg fit` does: a seventh of a row of NEU-Seg went into mapping pages anew
         row = tuple(asked.row)
-        pace = next(r for r in read_lines(PACES) if is_current(r) and (r["dataset"], r["model"], r["scale"]) == row[:3])
-        print(json.dumps(record(row, source_of(row[0], asked.places), pace, asked.out / folder_of(row))))
+        pace = next(
+            r
+            for r in read_lines(PACES)
+            if is_current(r) and (r["dataset"], r["model"], r["scale"]) == row[:3]
+        )
+        print(
+            json.dumps(
+                record(row, source_of(row[0], asked.places), pace, asked.out / folder_of(row))
+            )
+        )
         return
     if not asked.table:
         places = {"shapes": str(write_shapes(asked.out.absolute() / "shapes", SHAPES))}
         places |= {"camvid": str(asked.data_root.absolute())} if asked.data_root else {}
-        places |= {"neu": str(neu_seg.write(asked.neu_root, asked.out / "neu-lists"))} if asked.neu_root else {}
+        places |= (
+            {"neu": str(neu_seg.write(asked.neu_root, asked.out / "neu-lists"))}
+            if asked.neu_root
+            else {}
+        )
         labels = [label for label, data in DATA.items() if data.name in places]
         if asked.latencies:
             time_missing(labels, places, asked.latencies, LATENCIES)
@@ -353,7 +435,9 @@ def main() -> None:
         if asked.paces:
             time_paces(labels, places, asked.out, PACES)
             return
-        rows = [(label, *one, seed) for seed in asked.seeds for label in labels for one in CANDIDATES]
+        rows = [
+            (label, *one, seed) for seed in asked.seeds for label in labels for one in CANDIDATES
+        ]
         record_missing(rows, places, asked.out, asked.rows, asked.jobs)
     print_table(asked.rows)
 

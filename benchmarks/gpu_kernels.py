@@ -37,7 +37,9 @@ def print_row(name: str, calls: dict[str, Callable[[], Tensor]], rounds: int) ->
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("H", "W"))
@@ -60,7 +62,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for batch in (1, 8):
         for stride in (4, 8):
-            logits = torch.randn(batch, CLASSES, size[0] // stride, size[1] // stride, generator=generator)
+            logits = torch.randn(
+                batch, CLASSES, size[0] // stride, size[1] // stride, generator=generator
+            )
             there = logits.to(asked.device, memory_format=torch.channels_last)
             calls = {
                 "torch": until_done(lambda x=there: usual(x, size)),
@@ -68,11 +72,15 @@ def main() -> None:
                 "ours on the CPU": lambda x=logits: upsample_argmax(x, size),
             }
             print_row(f"mask from 1/{stride}, batch {batch}", calls, asked.rounds)
-    pair = [torch.randint(0, CLASSES, size, dtype=torch.uint8, generator=generator) for _ in range(2)]
+    pair = [
+        torch.randint(0, CLASSES, size, dtype=torch.uint8, generator=generator) for _ in range(2)
+    ]
     there = [x.to(asked.device) for x in pair]
     calls = {
         "torch": until_done(
-            lambda: torch.bincount((there[0].long() * 20 + there[1]).flatten(), minlength=400).view(20, 20)
+            lambda: torch.bincount((there[0].long() * 20 + there[1]).flatten(), minlength=400).view(
+                20, 20
+            )
         ),
         "ours": until_done(lambda: torch.from_numpy(joint_counts(*there, CLASSES)[0].ravel())),
         "ours on the CPU": lambda: torch.from_numpy(joint_counts(*pair, CLASSES)[0].ravel()),

@@ -34,7 +34,13 @@ ENLARGED = 1.5
 
 
 def task_of(
-    recipe: str, overrides: Sequence[str], split: str, source: Source, minutes: float, seed: int, **more: Any
+    recipe: str,
+    overrides: Sequence[str],
+    split: str,
+    source: Source,
+    minutes: float,
+    seed: int,
+    **more: Any,
 ) -> Task:
     """A training of a recipe, changed by overrides, for so many minutes; more: what else tells its row from others."""
     trained_on, scored_on = ("train", "test") if split == "test" else source.tuning
@@ -55,7 +61,9 @@ class Bench(plain.Bench):
         where = [] if source.root is None else ["--data-root", str(source.root)]
         changes = [f"train.seed={task.seed}", f"data.train_split={json.dumps(task.trained_on)}"]
         changes += [f'data.val_split="{task.scored_on}"'] * (task.scored_on != "test")
-        words = [word for change in (*changes, *task.settings["overrides"]) for word in ("--set", change)]
+        words = [
+            word for change in (*changes, *task.settings["overrides"]) for word in ("--set", change)
+        ]
         asked = ["--data", source.data, *where, *plain.length_of(task), *words, *more]
         out = ["--resume", "--out", str(folder / "run")]
         command = ["-m", "featherseg", "train", task.side, *asked, *out]
@@ -66,7 +74,9 @@ class Bench(plain.Bench):
         if task.scored_on == "test":
             return mask_of, facts
         runtime, data = open_runtime(str(folder / "run"), "cpu"), source.open(task.scored_on)
-        enlarged = evaluate(runtime, data, boundary=False, inference=InferenceSettings(scales=(ENLARGED,)))
+        enlarged = evaluate(
+            runtime, data, boundary=False, inference=InferenceSettings(scales=(ENLARGED,))
+        )
         return mask_of, facts | {"enlarged": enlarged.miou}
 
 
@@ -78,7 +88,13 @@ def print_table(rows: Sequence[dict[str, Any]], label: str) -> None:
         if row["dataset"] == label:
             step = [f"steps of {images}"] if (images := row["settings"].get("batch_size")) else []
             changed = ", ".join([*row["settings"]["overrides"], *step]) or "as it is"
-            kind = (row["side"], row["settings"]["sha256"], changed, row["scored_on"], row["minutes"])
+            kind = (
+                row["side"],
+                row["settings"]["sha256"],
+                changed,
+                row["scored_on"],
+                row["minutes"],
+            )
             found.setdefault(kind, []).append(row)
     for (recipe, sha256, changed, split, minutes), same in sorted(found.items()):
         same.sort(key=lambda row: row["seed"])
@@ -86,12 +102,18 @@ def print_table(rows: Sequence[dict[str, Any]], label: str) -> None:
         told = f"{minutes:g} min, {' '.join(str(row['steps']) for row in same)} steps, {split} {np.mean(scores):.2f}"
         at = [f"{100 * row['enlarged']:.2f}" for row in same if "enlarged" in row]
         longest = max(row["seconds"] for row in same) / 60
-        more = f", {longest:.0f} min at most" + (f", enlarged {ENLARGED:g} times: {'  '.join(at)}" if at else "")
-        print(f"  {recipe} ({sha256[:6]}), {changed}: {told}  ({'  '.join(f'{v:.2f}' for v in scores)}){more}")
+        more = f", {longest:.0f} min at most" + (
+            f", enlarged {ENLARGED:g} times: {'  '.join(at)}" if at else ""
+        )
+        print(
+            f"  {recipe} ({sha256[:6]}), {changed}: {told}  ({'  '.join(f'{v:.2f}' for v in scores)}){more}"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("datasets", nargs="+", metavar="DATASET")
     parser.add_argument("--data-root", type=Path, help="where a dataset with a name lies")
     parser.add_argument("--recipe", default=plain.MODEL)
@@ -99,7 +121,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(plain.SEEDS))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--split", choices=("test", "val"), default="test")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on a core of its own")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="trainings at a time, each on a core of its own"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/minutes"))
     parser.add_argument("--rows", type=Path, default=TABLE, help="where finished rows are appended")
     parser.add_argument("--table", action="store_true", help="train nothing, print what is there")
@@ -107,7 +131,9 @@ def main() -> None:
     torch.set_num_threads(1)
     sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
     if not asked.table:
-        runs = [(s, m, seed) for seed in asked.seeds for m in sorted(asked.minutes) for s in sources]
+        runs = [
+            (s, m, seed) for seed in asked.seeds for m in sorted(asked.minutes) for s in sources
+        ]
         bench = Bench(sources, 0.0, asked.out, asked.rows, asked.jobs)
         bench.finish([task_of(asked.recipe, asked.overrides, asked.split, *run) for run in runs])
     for source in sources:

@@ -27,14 +27,24 @@ def main() -> None:
     known, named = load_json(LATENCIES), sys.argv[1:]
     classes = dataset_facts("camvid").classes
     device, threads = here()
-    facts = {"device": device, "threads": threads, "format": "onnx", "size": list(SIZE), "classes": len(classes)}
+    facts = {
+        "device": device,
+        "threads": threads,
+        "format": "onnx",
+        "size": list(SIZE),
+        "classes": len(classes),
+    }
     if named and any(known[key] != value for key, value in facts.items()):
-        sys.exit(f"the others were timed on {known['device']}, threads: {known['threads']}. Time all here, or none.")
+        sys.exit(
+            f"the others were timed on {known['device']}, threads: {known['threads']}. Time all here, or none."
+        )
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     names = named or [name for name, entry in MODELS.items() if not entry.panoptic]
     found = {name: ms for name, ms in known["ms"].items() if named and name in MODELS}
     for name in sorted(names, key=lambda name: MODELS[name].macs or 0):
-        timing = time_candidate((name, 1.0, "onnx"), classes, None, image, (), lambda _: False).timing
+        timing = time_candidate(
+            (name, 1.0, "onnx"), classes, None, image, (), lambda _: False
+        ).timing
         found[name] = round(timing.p50, 1)
         print(f"{name:28} {timing.p50:8.1f} ms ({timing.low:.1f} to {timing.high:.1f})", flush=True)
     order = dict(sorted(found.items(), key=lambda item: item[1]))

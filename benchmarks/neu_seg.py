@@ -53,13 +53,17 @@ def write(root: Path, out: Path) -> Path:
     for name, keys in lists(root).items():
         (out / f"{name}.txt").write_text("\n".join(keys) + "\n")
     if hashlib.sha256((out / "dev.txt").read_bytes()).hexdigest() != FIXED:
-        raise SystemExit(f"{root} does not hold the images of NEU-Seg as published: its tenth for choices is another.")
+        raise SystemExit(
+            f"{root} does not hold the images of NEU-Seg as published: its tenth for choices is another."
+        )
     (out / "dataset.toml").write_text(TOML.format(root=root.resolve().as_posix()))
     return out / "dataset.toml"
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("root", type=Path)
     parser.add_argument("out", type=Path)
     asked = parser.parse_args()

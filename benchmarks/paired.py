@@ -88,13 +88,18 @@ def ratio(rounds: np.ndarray) -> Ratio:
     starts, count = rounds.shape
     rng = np.random.default_rng(0)
     start = rng.integers(starts, size=(REPLICATES, starts, 1))
-    drawn = rounds[start, rng.integers(count, size=(REPLICATES, starts, count))]  # (REPLICATES, starts, rounds)
+    drawn = rounds[
+        start, rng.integers(count, size=(REPLICATES, starts, count))
+    ]  # (REPLICATES, starts, rounds)
     low, high = np.percentile(np.median(drawn, axis=(1, 2)), [2.5, 97.5])
     return Ratio(float(np.median(rounds)), float(low), float(high))
 
 
 def compare(
-    functions: Mapping[str, Callable[[], Any]], rounds: int = 30, clock: Clock = "cpu", memory: bool = False
+    functions: Mapping[str, Callable[[], Any]],
+    rounds: int = 30,
+    clock: Clock = "cpu",
+    memory: bool = False,
 ) -> Table:
     """Time functions without arguments in this process; the first is the baseline. Warmed up before, results dropped.
 
@@ -123,10 +128,16 @@ def processes(
     times, facts = [], {}
     peaks: dict[str, float] = {}
     for _ in range(starts):
-        children = {name: _Child(command, environments.get(name, {})) for name, command in commands.items()}
+        children = {
+            name: _Child(command, environments.get(name, {})) for name, command in commands.items()
+        }
         try:
-            facts = {name: child.read() for name, child in children.items()}  # waits until all are ready
-            times.append(_take_turns({name: child.step for name, child in children.items()}, rounds))
+            facts = {
+                name: child.read() for name, child in children.items()
+            }  # waits until all are ready
+            times.append(
+                _take_turns({name: child.step for name, child in children.items()}, rounds)
+            )
             peaks = {name: max(peaks.get(name, 0), child.end()) for name, child in children.items()}
         finally:
             for child in children.values():
@@ -144,7 +155,10 @@ def serve(step: Callable[[], Any], facts: Mapping[str, Any] | None = None, passe
         print(json.dumps(dict(facts or {})), file=answers)
         timed = _timed(step)
         for _ in sys.stdin:
-            print(json.dumps(np.median([timed() for _ in range(passes)], axis=0).tolist()), file=answers)
+            print(
+                json.dumps(np.median([timed() for _ in range(passes)], axis=0).tolist()),
+                file=answers,
+            )
         print(json.dumps(resident_mib("VmHWM")), file=answers)
 
 
@@ -161,15 +175,28 @@ def extra_mib(call: Callable[[], Any]) -> float:
 
 def resident_mib(line: str) -> float:
     """Memory of this process: `VmRSS` now, `VmHWM` its peak (Linux)."""
-    found = dict(row.split(":", 1) for row in Path("/proc/self/status").read_text().splitlines() if ":" in row)
+    found = dict(
+        row.split(":", 1)
+        for row in Path("/proc/self/status").read_text().splitlines()
+        if ":" in row
+    )
     return int(found[line].split()[0]) / 1024
 
 
-def parser(description: str | None, rounds: int = 30, clock: Clock = "cpu") -> argparse.ArgumentParser:
+def parser(
+    description: str | None, rounds: int = 30, clock: Clock = "cpu"
+) -> argparse.ArgumentParser:
     """What every timing script takes: --rounds, --clock, --threads, --json."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     made.add_argument("--rounds", type=int, default=rounds)
-    made.add_argument("--clock", choices=("cpu", "wall"), default=clock, help=f"what ratios are taken by ({clock})")
+    made.add_argument(
+        "--clock",
+        choices=("cpu", "wall"),
+        default=clock,
+        help=f"what ratios are taken by ({clock})",
+    )
     made.add_argument("--threads", type=int, default=1)
     made.add_argument("--json", type=Path, metavar="FILE", help="write all raw times")
     return made
@@ -189,14 +216,27 @@ def print_table(table: Table, columns: Mapping[str, Sequence[str]] | None = None
         rows.append([*cells, *(column[i] for column in columns.values())])
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
     for row in [heads, *rows]:
-        print("  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]))
+        print(
+            "  ".join(
+                [
+                    row[0].ljust(widths[0]),
+                    *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+                ]
+            )
+        )
     print(f"{table.wall_ms.shape[0]} x {table.wall_ms.shape[1]} rounds; {table.machine}")
 
 
 def print_goal(table: Table, name: str, at_least: float, base: str | None = None) -> bool:
     """Say whether `name` is at least so many times as fast as `base` (the first); -> whether its whole interval is."""
     found = table.ratio(name, base)
-    word = "reached" if found.low >= at_least else "missed" if found.high < at_least else "within the interval"
+    word = (
+        "reached"
+        if found.low >= at_least
+        else "missed"
+        if found.high < at_least
+        else "within the interval"
+    )
     print(f"goal {at_least:g}x for {name} vs {base or table.names[0]}: {found}: {word}")
     return found.low >= at_least
 
@@ -204,7 +244,8 @@ def print_goal(table: Table, name: str, at_least: float, base: str | None = None
 def write_json(file: Path, **tables: Table) -> None:
     """Everything that was measured, raw times included."""
     found = {
-        name: {**asdict(t), "wall_ms": t.wall_ms.tolist(), "cpu_ms": t.cpu_ms.tolist()} for name, t in tables.items()
+        name: {**asdict(t), "wall_ms": t.wall_ms.tolist(), "cpu_ms": t.cpu_ms.tolist()}
+        for name, t in tables.items()
     }
     file.write_text(json.dumps(found, indent=1, default=str) + "\n")
 
@@ -282,7 +323,9 @@ def _take_turns(steps: Mapping[str, Callable[[], tuple[float, float]]], rounds: 
     """Warm up, then time `rounds` rounds: (rounds, F, 2), wall and CPU milliseconds."""
     calls = list(steps.values())
     warm: list[list[float]] = []
-    while len(warm) < 3 or (len(warm) < WARM_UP and np.ptp(warm[-3:], axis=0).max(initial=0) > 0.05):
+    while len(warm) < 3 or (
+        len(warm) < WARM_UP and np.ptp(warm[-3:], axis=0).max(initial=0) > 0.05
+    ):
         warm.append([np.log(max(call()[1], 1e-3)) for call in calls])
     times = np.empty((rounds, len(calls), 2))
     for turn in range(rounds):
@@ -291,7 +334,13 @@ def _take_turns(steps: Mapping[str, Callable[[], tuple[float, float]]], rounds: 
     return times
 
 
-def _table(names: Mapping[str, Any], times: list[np.ndarray], clock: Clock, before: float | None, **rest: Any) -> Table:
+def _table(
+    names: Mapping[str, Any],
+    times: list[np.ndarray],
+    clock: Clock,
+    before: float | None,
+    **rest: Any,
+) -> Table:
     wall, cpu = np.moveaxis(np.stack(times), -1, 0)  # (starts, rounds, F) each
     where = f"{machine()}; load {before or 0:.1f} before, {load_average() or 0:.1f} after"
     if np.median(wall / np.maximum(cpu, 1e-6)) > MOST_WAIT:

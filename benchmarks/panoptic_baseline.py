@@ -37,7 +37,9 @@ def score(runtime: Runtime, data: SegmentationData) -> tuple[dict[str, Any], dic
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run")
     parser.add_argument("--split", default="test")
     parser.add_argument("--data-root", type=Path)

@@ -61,9 +61,16 @@ class Noise:
     def __init__(self, data: str, count: int) -> None:
         facts, rng = dataset_facts(data), np.random.default_rng(0)
         size = DATA[data][0]
-        self.name, self.channels, self.classes, self.licence = data, facts.channels, facts.classes, "CC0"
+        self.name, self.channels, self.classes, self.licence = (
+            data,
+            facts.channels,
+            facts.classes,
+            "CC0",
+        )
         self.keys = [f"image {i}" for i in range(count)]
-        squares = rng.integers(0, len(self.classes), [-(-side // 32) for side in size], dtype=np.uint8)
+        squares = rng.integers(
+            0, len(self.classes), [-(-side // 32) for side in size], dtype=np.uint8
+        )
         self._label = squares.repeat(32, 0).repeat(32, 1)[: size[0], : size[1]]
         self._image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
         things = np.array([info.thing for info in self.classes])[self._label]
@@ -77,7 +84,9 @@ class Noise:
         return self._label.copy()
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample(self.keys[index], self._image.copy(), self._label.copy(), self._objects.copy())
+        return Sample(
+            self.keys[index], self._image.copy(), self._label.copy(), self._objects.copy()
+        )
 
 
 def write_files(folder: Path, data: str, count: int) -> str:
@@ -88,7 +97,9 @@ def write_files(folder: Path, data: str, count: int) -> str:
         for part in ("images", "masks"):
             (folder / part / split).mkdir(parents=True)
         for number in range(images):
-            coarse = np.random.default_rng(number).integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
+            coarse = np.random.default_rng(number).integers(
+                0, 256, (height // 16, width // 16, 3), dtype=np.uint8
+            )
             image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
             image.save(folder / "images" / split / f"{number}.jpg", quality=90)
             Image.fromarray(noise.label(0)).save(folder / "masks" / split / f"{number}.png")
@@ -153,7 +164,9 @@ def serve(recipe: str, steps: int, batch: int, device: str, *, files: bool) -> N
     count, clock = batch * (steps + 2), Clock()
     with tempfile.TemporaryDirectory() as folder:
         if files:
-            request = Request(recipe, write_files(Path(folder, "data"), data, count), overrides=tuple(changes))
+            request = Request(
+                recipe, write_files(Path(folder, "data"), data, count), overrides=tuple(changes)
+            )
         else:
             objects = Objects(data=(Noise(data, count), Noise(data, 1)))
             request = Request(recipe, overrides=tuple(changes), objects=objects)
@@ -164,9 +177,15 @@ def serve(recipe: str, steps: int, batch: int, device: str, *, files: bool) -> N
     if not all(map(math.isfinite, clock.losses)):
         sys.exit(f"{recipe}: a loss is no number: {clock.losses}")
     on_gpu = device == "cuda"
-    found = {"crop": crop, "precision": run.recipe.train.precision, "losses": [round(x, 4) for x in clock.losses]}
+    found = {
+        "crop": crop,
+        "precision": run.recipe.train.precision,
+        "losses": [round(x, 4) for x in clock.losses],
+    }
     found |= {"seconds": round(float(seconds), 4), "processor_seconds": round(float(spent), 4)}
-    found |= {"waiting": round((clock.waits[-2] - clock.waits[0]) / (clock.ends[-2] - clock.ends[0]), 3)}
+    found |= {
+        "waiting": round((clock.waits[-2] - clock.waits[0]) / (clock.ends[-2] - clock.ends[0]), 3)
+    }
     found |= {"memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2) if on_gpu else memory}
     found |= {"device": torch.cuda.get_device_name() if on_gpu else processor()["processor"]}
     found |= {"threads": None if on_gpu else torch.get_num_threads()}
@@ -175,7 +194,10 @@ def serve(recipe: str, steps: int, batch: int, device: str, *, files: bool) -> N
 
 def whole(recipe: str, row: dict[str, Any]) -> tuple[int, float]:
     """(steps of the whole recipe, hours of them at the row's pace)."""
-    settings, data = parse_recipe(read_recipe(recipe)).train, parse_recipe(read_recipe(recipe)).data.name
+    settings, data = (
+        parse_recipe(read_recipe(recipe)).train,
+        parse_recipe(read_recipe(recipe)).data.name,
+    )
     assert settings.epochs
     assert isinstance(settings.batch_size, int)
     steps = settings.epochs * -(-DATA[data][1] // settings.batch_size)
@@ -189,7 +211,9 @@ def step_seconds(row: dict[str, Any]) -> float:
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """The rows in Markdown."""
-    print("| recipe | crop | batch | steps | GB | s a step | waiting | the whole: steps, hours | where |")
+    print(
+        "| recipe | crop | batch | steps | GB | s a step | waiting | the whole: steps, hours | where |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         steps, hours = whole(row["recipe"], row)
@@ -205,7 +229,9 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipes", nargs="*", default=RECIPES, metavar="RECIPE")
     parser.add_argument("--steps", type=int, default=3, help="that are timed")
     parser.add_argument("--batch", type=int, default=2, help="0: the recipe's own")
@@ -221,10 +247,25 @@ def main() -> None:
     for recipe in () if asked.table else asked.recipes:
         own = parse_recipe(read_recipe(recipe)).train.batch_size
         batch = asked.batch or own
-        key = {"recipe": recipe, "batch": batch, "steps": asked.steps, "on": asked.device, "files": asked.files}
+        key = {
+            "recipe": recipe,
+            "batch": batch,
+            "steps": asked.steps,
+            "on": asked.device,
+            "files": asked.files,
+        }
         if any(key.items() <= row.items() for row in read_lines(asked.out)):
             continue
-        command = [sys.executable, __file__, recipe, "--serve", "--steps", str(asked.steps), "--batch", str(batch)]
+        command = [
+            sys.executable,
+            __file__,
+            recipe,
+            "--serve",
+            "--steps",
+            str(asked.steps),
+            "--batch",
+            str(batch),
+        ]
         command += ["--device", asked.device, *["--files"] * asked.files]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode:

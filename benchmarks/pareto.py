@@ -63,9 +63,17 @@ def write_files(bench: Bench, source: Source, table: Path) -> None:
 
     A model without a run under --out is named, and left for the machine that has one.
     """
-    test, done = source.open("test"), {(row["dataset"], row["weights"]) for row in read_lines(table)}
-    for name, settings in [(name, settings) for name, settings in bench.sides(source) if name not in PEERS]:
-        places = [bench.final(source.label, name, settings, seed).folder(bench.out) / "run" for seed in bench.seeds]
+    test, done = (
+        source.open("test"),
+        {(row["dataset"], row["weights"]) for row in read_lines(table)},
+    )
+    for name, settings in [
+        (name, settings) for name, settings in bench.sides(source) if name not in PEERS
+    ]:
+        places = [
+            bench.final(source.label, name, settings, seed).folder(bench.out) / "run"
+            for seed in bench.seeds
+        ]
         folder = next((place for place in places if (place / WEIGHTS).is_file()), None)
         if folder is None:
             print(f"{source.label}: no run of {name} under {bench.out}")
@@ -78,15 +86,22 @@ def write_files(bench: Bench, source: Source, table: Path) -> None:
         row["weights"] = run.weights_sha256
         row["failed"] = [str(error) for error in errors]
         scores = {"fp32": evaluate(open_runtime(run, "cpu"), test, boundary=False)}
-        log_evaluation(run, test, "test", own_settings(open_runtime(run, "cpu")), scores["fp32"])  # a look is counted
+        log_evaluation(
+            run, test, "test", own_settings(open_runtime(run, "cpu")), scores["fp32"]
+        )  # a look is counted
         for format in FORMATS:
             file = folder / "export" / EXPORTERS[format].main
             if EXPORTERS[format].quantised and file.is_file():
                 scores[format] = evaluate(open_runtime(file, "cpu"), test, boundary=False)
                 counts = [scores[format].counts, scores["fp32"].counts]
                 lost = compare_files(counts, clusters_of(test.keys))[0].miou
-                row[format] = {"points": [round(100 * x, 3) for x in (lost.value, lost.low, lost.high)]}
-        append_line(table, row | {"scores": {k: round(100 * one.miou, 3) for k, one in scores.items()}} | made())
+                row[format] = {
+                    "points": [round(100 * x, 3) for x in (lost.value, lost.low, lost.high)]
+                }
+        append_line(
+            table,
+            row | {"scores": {k: round(100 * one.miou, 3) for k, one in scores.items()}} | made(),
+        )
 
 
 def time_models(bench: Bench, source: Source, threads: int, table: Path) -> None:
@@ -98,10 +113,19 @@ def time_models(bench: Bench, source: Source, threads: int, table: Path) -> None
     train = source.open("train")
     size, image = typical_size(source.open("test")), source.open("test")[0].image
     calibration = [train[index].image for index in range(min(8, len(train)))]
-    key = {"dataset": source.label, "threads": threads, "size": list(size), "processor": plain.machine_name()}
+    key = {
+        "dataset": source.label,
+        "threads": threads,
+        "size": list(size),
+        "processor": plain.machine_name(),
+    }
     done = {(r["model"], r["format"]) for r in read_lines(table) if key.items() <= r.items()}
     for format in FORMATS:
-        wanted = [name for name, _ in bench.sides(source) if not (name in PEERS and EXPORTERS[format].quantised)]
+        wanted = [
+            name
+            for name, _ in bench.sides(source)
+            if not (name in PEERS and EXPORTERS[format].quantised)
+        ]
         if all((name, format) in done for name in wanted):
             continue
         commands: dict[str, list[str]] = {}
@@ -109,19 +133,32 @@ def time_models(bench: Bench, source: Source, threads: int, table: Path) -> None
             np.save(Path(folder) / "image.npy", image)
             for name in wanted:
                 if name in PEERS:
-                    file = untrained_peer(bench.out / "ultralytics", name, len(train.classes), size, Path(folder))
+                    file = untrained_peer(
+                        bench.out / "ultralytics", name, len(train.classes), size, Path(folder)
+                    )
                 else:
                     place = Path(folder) / name
                     place.mkdir()
                     model, scale = both.split_name(name)
                     resize = resize_of(scale, size)
-                    file = write_untrained((model, scale, format), train.classes, resize, image, calibration, place)
+                    file = write_untrained(
+                        (model, scale, format), train.classes, resize, image, calibration, place
+                    )
                 runtime = format if name in PEERS else ""
-                commands[name] = [__file__, "--serve", str(file), f"{folder}/image.npy", str(threads), runtime]
+                commands[name] = [
+                    __file__,
+                    "--serve",
+                    str(file),
+                    f"{folder}/image.npy",
+                    str(threads),
+                    runtime,
+                ]
             timed = paired.processes(commands, ROUNDS)
         print(f"{source.label}, {format}")
         paired.print_table(timed)
-        found = zip(wanted, timed.p50_ms("wall").tolist(), timed.p50_ms("cpu").tolist(), strict=True)
+        found = zip(
+            wanted, timed.p50_ms("wall").tolist(), timed.p50_ms("cpu").tolist(), strict=True
+        )
         for name, wall, cpu in found:
             if (name, format) not in done:
                 times = {"p50_ms": round(wall, 3), "processor_ms": round(cpu, 3)}
@@ -131,15 +168,22 @@ def time_models(bench: Bench, source: Source, threads: int, table: Path) -> None
 def serve(file: str, image: str, threads: str, runtime: str) -> None:
     """One process of `time_models`: the image to its mask whenever asked. runtime: of a peer's file, else empty."""
     torch.set_num_threads(int(threads))
-    mask_of = both.read_peer(Path(file), runtime) if runtime else featherseg.Predictor(file, device="cpu")
+    mask_of = (
+        both.read_peer(Path(file), runtime) if runtime else featherseg.Predictor(file, device="cpu")
+    )
     paired.serve(partial(mask_of, np.load(image)), passes=PASSES)
 
 
-def untrained_peer(environment: Path, name: str, classes: int, size: Sequence[int], folder: Path) -> Path:
+def untrained_peer(
+    environment: Path, name: str, classes: int, size: Sequence[int], folder: Path
+) -> Path:
     """The peer's ONNX file for images of that size, from its YAML with so many classes."""
     file = folder / f"{name}.onnx"
     if not file.is_file():
-        command, family = both.install(environment), f"{name[:6]}-sem.yaml"  # of all sizes: yolo26-sem.yaml
+        command, family = (
+            both.install(environment),
+            f"{name[:6]}-sem.yaml",
+        )  # of all sizes: yolo26-sem.yaml
         text = next(environment.rglob(family)).read_text()
         (folder / family).write_text(re.sub(r"(?m)^nc: *\d+", f"nc: {classes}", text))
         sides = str([-(-side // both.STRIDE) * both.STRIDE for side in size]).replace(" ", "")
@@ -160,17 +204,27 @@ def print_front(label: str, minutes: float, table: Path, draw: Path | None) -> N
     found = both.read_table(label, minutes, table)
     rows = {name: same for (name, pretrained), same in found.items() if pretrained or name in PEERS}
     trained = Counter(row["processor"] for same in rows.values() for row in same.values())
-    lost = {row["model"]: row for row in read_lines(FILES) if (row["dataset"], row["minutes"]) == (label, minutes)}
-    times = [row for row in read_lines(LATENCIES) if row["dataset"] == label and row["model"] in rows]
+    lost = {
+        row["model"]: row
+        for row in read_lines(FILES)
+        if (row["dataset"], row["minutes"]) == (label, minutes)
+    }
+    times = [
+        row for row in read_lines(LATENCIES) if row["dataset"] == label and row["model"] in rows
+    ]
     own = ("threads", "format", "processor", "size")
-    for threads, format, processor, size in dict.fromkeys(tuple(str(row[key]) for key in own) for row in times):
+    for threads, format, processor, size in dict.fromkeys(
+        tuple(str(row[key]) for key in own) for row in times
+    ):
         points = []
         for row in times:
             name, quantised = row["model"], EXPORTERS[format].quantised
             known = not quantised or format in lost.get(name, {})
             if known and tuple(str(row[key]) for key in own) == (threads, format, processor, size):
                 less = lost[name][format]["points"][0] if quantised else 0.0
-                points.append(Point(name, row["p50_ms"], (np.mean(both.scores_of(rows[name])) + less) / 100))
+                points.append(
+                    Point(name, row["p50_ms"], (np.mean(both.scores_of(rows[name])) + less) / 100)
+                )
         if not points:
             continue
         front, best = pareto_front(points), None
@@ -191,17 +245,24 @@ def print_front(label: str, minutes: float, table: Path, draw: Path | None) -> N
 def mark_front(labels: Sequence[str], minutes: float, table: Path, path: Path) -> None:
     """Rewrite costs/scores.json by the table of against_ultralytics.py."""
     found = {label: both.read_table(label, minutes, table) for label in labels}
-    complete = [{n for (n, weights), own in of.items() if weights and len(own) >= MIN_RUNS} for of in found.values()]
+    complete = [
+        {n for (n, weights), own in of.items() if weights and len(own) >= MIN_RUNS}
+        for of in found.values()
+    ]
     names = {name for name in set.intersection(*complete) if both.split_name(name)[1] == 1}
     miou = {
-        label: {n: round(float(np.mean(both.scores_of(of[n, True]))) / 100, 6) for n in sorted(names)}
+        label: {
+            n: round(float(np.mean(both.scores_of(of[n, True]))) / 100, 6) for n in sorted(names)
+        }
         for label, of in found.items()
     }
     write_json(path, {"minutes": minutes, "seeds": MIN_RUNS, "miou": miou})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("datasets", nargs="+", metavar="DATASET")
     parser.add_argument("--data-root", type=Path, help="where a dataset with a name lies")
     parser.add_argument("--minutes", type=float, default=30.0)
@@ -211,12 +272,23 @@ def main() -> None:
     parser.add_argument("--files", action="store_true", help="export, and score int8")
     parser.add_argument("--latencies", action="store_true", help="time the models")
     parser.add_argument("--threads", type=int, help="only with so many, in this process")
-    parser.add_argument("--draw", type=Path, metavar="PREFIX", help="PREFIX-DATASET.svg: one thread, ONNX Runtime")
-    parser.add_argument("--mark", action="store_true", help="rewrite the scores that `featherseg models` marks")
+    parser.add_argument(
+        "--draw", type=Path, metavar="PREFIX", help="PREFIX-DATASET.svg: one thread, ONNX Runtime"
+    )
+    parser.add_argument(
+        "--mark", action="store_true", help="rewrite the scores that `featherseg models` marks"
+    )
     asked = parser.parse_args()
-    if asked.threads not in (None, count := usable_cores()):  # runtimes take as many threads as they find cores
-        parser.error(f"--threads {asked.threads}: this process may use {count} cores. Leave it out, or taskset.")
-    if asked.latencies and asked.threads is None:  # a process each: runtimes keep the cores that they find at first
+    if asked.threads not in (
+        None,
+        count := usable_cores(),
+    ):  # runtimes take as many threads as they find cores
+        parser.error(
+            f"--threads {asked.threads}: this process may use {count} cores. Leave it out, or taskset."
+        )
+    if (
+        asked.latencies and asked.threads is None
+    ):  # a process each: runtimes keep the cores that they find at first
         usable = sorted(os.sched_getaffinity(0))
         for count in dict.fromkeys((1, len(usable))):
             words = ["taskset", "-c", ",".join(map(str, usable[:count])), sys.executable, *sys.argv]

@@ -28,7 +28,12 @@ Drawn = list[tuple[int, int, Tensor]]
 
 def usual_draw(labels: Tensor, predicted: Tensor) -> Drawn:
     """labels, predicted (B, h, w): equally many of each class of each image with enough of it, half of them wrong."""
-    pairs = [(i, int(c)) for i, one in enumerate(labels) for c in one.unique() if (one == c).sum() > VIEWS]
+    pairs = [
+        (i, int(c))
+        for i, one in enumerate(labels)
+        for c in one.unique()
+        if (one == c).sum() > VIEWS
+    ]
     views, drawn = min(SAMPLES // len(pairs), VIEWS), []
     for image, cls in pairs:
         label, guess = labels[image].flatten(), predicted[image].flatten()
@@ -46,7 +51,9 @@ def usual_loss(embedded: Tensor, drawn: Drawn) -> Tensor:
     """Eq. 6 of a map (B, D, h, w): a gather for every class of every image, masks and exponents written out."""
     flat = embedded.permute(0, 2, 3, 1).flatten(1, 2)  # (B, h w, D)
     anchors = torch.cat([flat[image, positions] for image, _, positions in drawn])  # (M, D)
-    classes = torch.cat([torch.full((len(positions),), cls) for _, cls, positions in drawn])[:, None]
+    classes = torch.cat([torch.full((len(positions),), cls) for _, cls, positions in drawn])[
+        :, None
+    ]
     same = (classes == classes.mT).float()  # (M, M)
     scores = anchors @ anchors.mT / TEMPERATURE
     scores = scores - scores.max(dim=1, keepdim=True).values.detach()
@@ -58,13 +65,17 @@ def usual_loss(embedded: Tensor, drawn: Drawn) -> Tensor:
 
 def usual(embedded: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """As it is commonly written: from the embedded map on."""
-    small = F.interpolate(labels[:, None].float(), size=logits.shape[2:], mode="nearest")[:, 0].long()
+    small = F.interpolate(labels[:, None].float(), size=logits.shape[2:], mode="nearest")[
+        :, 0
+    ].long()
     return usual_loss(embedded, usual_draw(small, logits.argmax(1)))
 
 
 def ours_draw(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The pixels that `PixelContrast` draws: (positions in the flattened batch (M,), their classes (M,))."""
-    small = F.interpolate(labels[:, None].float(), size=logits.shape[2:], mode="nearest")[:, 0].long()
+    small = F.interpolate(labels[:, None].float(), size=logits.shape[2:], mode="nearest")[
+        :, 0
+    ].long()
     index = sample_pixels(small, mistakes(logits, small), CLASSES, SAMPLES, VIEWS)
     return index, small.flatten()[index]
 
@@ -93,7 +104,11 @@ def scene(layout: torch.memory_format) -> tuple[Tensor, Tensor, Tensor]:
     labels = blocks.repeat_interleave(64, 1).repeat_interleave(64, 2)  # (4, 1024, 1024)
     features, logits = torch.randn(4, 128, 256, 256), torch.randn(4, CLASSES, 256, 256)
     logits.scatter_add_(1, labels[:, None, ::4, ::4], torch.full((4, 1, 256, 256), 2.5))
-    return features.contiguous(memory_format=layout), logits.contiguous(memory_format=layout), labels
+    return (
+        features.contiguous(memory_format=layout),
+        logits.contiguous(memory_format=layout),
+        labels,
+    )
 
 
 def check_same(loss: PixelContrast, features: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -104,13 +119,22 @@ def check_same(loss: PixelContrast, features: Tensor, logits: Tensor, labels: Te
     drawn = as_drawn(*ours_draw(logits, labels), labels[0, ::4, ::4].numel())
     expected = usual_loss(whole_map(loss, features), drawn)
     wanted = [features, *loss.parameters()]
-    pairs = list(zip(torch.autograd.grad(value, wanted), torch.autograd.grad(expected, wanted), strict=True))
-    apart, largest = (
-        max(float(x.abs().max()) for x in xs) for xs in ([a - b for a, b in pairs], [b for _, b in pairs])
+    pairs = list(
+        zip(torch.autograd.grad(value, wanted), torch.autograd.grad(expected, wanted), strict=True)
     )
-    print(f"{sum(len(d) for _, _, d in drawn)} samples of {len(drawn)} classes of images; the same for both:")
-    print(f"  loss {value.item():.6f}, usual {expected.item():.6f}; gradients differ by {apart:.1e} at most")
-    print(f"  (the largest gradient is {largest:.1e}): {'reached' if apart <= GRADIENT_GOAL else 'MISSED'}")
+    apart, largest = (
+        max(float(x.abs().max()) for x in xs)
+        for xs in ([a - b for a, b in pairs], [b for _, b in pairs])
+    )
+    print(
+        f"{sum(len(d) for _, _, d in drawn)} samples of {len(drawn)} classes of images; the same for both:"
+    )
+    print(
+        f"  loss {value.item():.6f}, usual {expected.item():.6f}; gradients differ by {apart:.1e} at most"
+    )
+    print(
+        f"  (the largest gradient is {largest:.1e}): {'reached' if apart <= GRADIENT_GOAL else 'MISSED'}"
+    )
 
 
 def main() -> None:
@@ -122,7 +146,9 @@ def main() -> None:
         features, logits, labels = scene(layout)
         features.requires_grad_()
         loss = PixelContrast(128, CLASSES, dim=128, max_samples=SAMPLES, max_views=VIEWS)
-        embedded = whole_map(loss, features).detach().contiguous(memory_format=layout).requires_grad_()
+        embedded = (
+            whole_map(loss, features).detach().contiguous(memory_format=layout).requires_grad_()
+        )
         check_same(loss, features, logits, labels)
 
         def step(form, leaf, arguments=(logits, labels)):
@@ -135,7 +161,9 @@ def main() -> None:
         rows = {
             "embedded": {"usual": step(usual, embedded), "ours": step(ours, embedded)},
             "features": {
-                "usual": step(lambda x, *rest, loss=loss: usual(whole_map(loss, x), *rest), features),
+                "usual": step(
+                    lambda x, *rest, loss=loss: usual(whole_map(loss, x), *rest), features
+                ),
                 "ours": step(loss, features),
             },
         }

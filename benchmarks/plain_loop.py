@@ -110,18 +110,25 @@ class Crops:
             self.order += self.rng.permutation(len(self.data)).tolist()
         crops = [self.crop(*self.read(index)) for index in self.order[:count]]
         del self.order[:count]
-        images = torch.stack([image for image, _ in crops]).contiguous(memory_format=torch.channels_last)
+        images = torch.stack([image for image, _ in crops]).contiguous(
+            memory_format=torch.channels_last
+        )
         return images, torch.stack([label for _, label in crops])
 
     def crop(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Cut the window that becomes the crop, resize that alone, pad what is missing, flip every other one."""
         (height, width), scale = self.size, self.rng.uniform(*SCALES)
-        rows, columns = min(label.shape[0], round(height / scale)), min(label.shape[1], round(width / scale))
+        rows, columns = (
+            min(label.shape[0], round(height / scale)),
+            min(label.shape[1], round(width / scale)),
+        )
         top = int(self.rng.integers(label.shape[0] - rows + 1))
         left = int(self.rng.integers(label.shape[1] - columns + 1))
         size = min(height, round(rows * scale)), min(width, round(columns * scale))
         window = slice(top, top + rows), slice(left, left + columns)
-        cut = F.interpolate(image[:, *window][None].float(), size=size, mode="bilinear", align_corners=False)[0]
+        cut = F.interpolate(
+            image[:, *window][None].float(), size=size, mode="bilinear", align_corners=False
+        )[0]
         marked = F.interpolate(label[window][None, None], size=size, mode="nearest")[0, 0]
         pad = (0, width - size[1], 0, height - size[0])
         cut, marked = F.pad(cut, pad, value=127.0), F.pad(marked.long(), pad, value=IGNORE)
@@ -130,7 +137,10 @@ class Crops:
 
 def median_weights(data: SegmentationData) -> Tensor:
     """Median frequency balancing: the median of the classes' shares over each one's, (K,); 0 for one that is absent."""
-    counts = sum(np.bincount(data.label(i).ravel(), minlength=256)[: len(data.classes)] for i in range(len(data)))
+    counts = sum(
+        np.bincount(data.label(i).ravel(), minlength=256)[: len(data.classes)]
+        for i in range(len(data))
+    )
     shares = np.asarray(counts, dtype=float)
     weights = np.where(shares > 0, np.median(shares[shares > 0]) / np.maximum(shares, 1), 0)
     return torch.tensor(weights, dtype=torch.float32)
@@ -144,28 +154,45 @@ DECAYS: dict[str, Callable[[float], float]] = {
 
 
 def train(
-    data: SegmentationData, settings: Settings, seconds: float, seed: int, began: float, pretrained: bool = True
+    data: SegmentationData,
+    settings: Settings,
+    seconds: float,
+    seed: int,
+    began: float,
+    pretrained: bool = True,
 ) -> tuple[UNet, dict[str, object]]:
     """Train until `seconds` after `began` (time.time()); -> the model and {steps, precision, losses of all steps}."""
     torch.manual_seed(seed)
-    model = UNet(len(data.classes), data.channels, pretrained).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    model = (
+        UNet(len(data.classes), data.channels, pretrained)
+        .to(memory_format=torch.channels_last)
+        .train()
+    )  # type: ignore[call-overload]
     crops = Crops(data, settings, seed)
     weights = median_weights(data) if settings.class_weights == "median" else None
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
+    )
     start, limit = time.time(), began + seconds * settings.length
     took: dict[bool, list[float]] = {False: [], True: []}
     losses: list[float] = []
     half, longest = False, 0.0
     while not losses or time.time() + longest < limit:
         before = time.time()
-        half = TRIAL[len(losses)] if len(losses) < len(TRIAL) else min(took, key=lambda kind: min(took[kind]))
+        half = (
+            TRIAL[len(losses)]
+            if len(losses) < len(TRIAL)
+            else min(took, key=lambda kind: min(took[kind]))
+        )
         part = min(1.0, (before - start) / max(limit - start, 1e-9))
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * DECAYS[settings.schedule](part)
         images, labels = crops.batch(settings.batch_size)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             logits = model(images)
-        logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+        logits = F.interpolate(
+            logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False
+        )
         loss = F.cross_entropy(logits, labels, weights, ignore_index=IGNORE)
         optimizer.zero_grad()
         loss.backward()
@@ -173,27 +200,45 @@ def train(
         losses.append(loss.item())
         took[half].append(time.time() - before)
         longest = max(took[half][-10:])
-    return model.eval(), {"steps": len(losses), "precision": "bf16" if half else "fp32", "losses": losses}
+    return model.eval(), {
+        "steps": len(losses),
+        "precision": "bf16" if half else "fp32",
+        "losses": losses,
+    }
 
 
 @torch.inference_mode()
 def predict(model: UNet, image: np.ndarray) -> np.ndarray:
     """The class of every pixel of a whole image: (H, W, C) -> (H, W) uint8."""
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float().contiguous(memory_format=torch.channels_last)
-    logits = F.interpolate(model(pixels), size=image.shape[:2], mode="bilinear", align_corners=False)
+    pixels = (
+        torch.from_numpy(image)
+        .permute(2, 0, 1)[None]
+        .float()
+        .contiguous(memory_format=torch.channels_last)
+    )
+    logits = F.interpolate(
+        model(pixels), size=image.shape[:2], mode="bilinear", align_corners=False
+    )
     return logits[0].argmax(dim=0).to(torch.uint8).numpy()
 
 
 def main() -> None:
     """Train, and write weights.pt and log.json to OUT."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", required=True)
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--split", default="train")
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--settings", type=json.loads, default={}, help="what differs from " + str(asdict(Settings())))
+    parser.add_argument(
+        "--settings",
+        type=json.loads,
+        default={},
+        help="what differs from " + str(asdict(Settings())),
+    )
     asked = parser.parse_args()
     data = open_dataset(asked.data, asked.split, asked.data_root)
     began = psutil.Process().create_time()

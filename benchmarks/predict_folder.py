@@ -51,11 +51,19 @@ def work(run: str, files: list[str]) -> None:
 
 def run_python(arguments: list[str], source: str | None = None) -> tuple[float, float, str]:
     """Processor and wall seconds of a process of Python with one thread to compute, and what it prints."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"} | ({"PYTHONPATH": source} if source else {})
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as pip leaves it, which compiles what it installs
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"} | (
+        {"PYTHONPATH": source} if source else {}
+    )
+    environment.pop(
+        "PYTHONDONTWRITEBYTECODE", None
+    )  # as pip leaves it, which compiles what it installs
     begin, before = os.times().elapsed, processor_seconds(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        [sys.executable, *arguments], env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, *arguments],
+        env=environment,
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
     used = processor_seconds(resource.RUSAGE_CHILDREN) - before
     return used, os.times().elapsed - begin, done.stdout.decode()
@@ -85,7 +93,9 @@ def main(run: str, folder: str, rounds: str = "5", images: str = "1000000") -> N
                 found[f"{name}: % of it the work"].append(100 * len(files) * sum(laps) / used)
     print(f"{len(files)} images, {rounds} rounds")
     for name, values in found.items():
-        print(f"{name:76} {statistics.median(values):7.2f} ({min(values):.2f} to {max(values):.2f})")
+        print(
+            f"{name:76} {statistics.median(values):7.2f} ({min(values):.2f} to {max(values):.2f})"
+        )
 
 
 if __name__ == "__main__":

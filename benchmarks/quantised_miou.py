@@ -62,7 +62,9 @@ def runtimes_of(run: Run) -> dict[str, Runtime]:
             runtimes[target] = open_runtime(file, "cpu")
             print(f"{target}: {file}, sha256 {sha256(file)}")
         else:
-            print(f"{target}: no {file}. Write it with: featherseg export {run.path} --format {target}")
+            print(
+                f"{target}: no {file}. Write it with: featherseg export {run.path} --format {target}"
+            )
     return runtimes
 
 
@@ -133,16 +135,26 @@ def verdict(name: str, difference: Difference) -> str:
 def print_scores(scores: dict[str, Scores], data: SegmentationData) -> dict[str, Any]:
     """mIoU in % of each, and its difference from the model's; -> the same as plain values."""
     units, base = clusters_of(data.keys), scores["model"]
-    print(f"\n{data.name}, {base.images} images; {units.description}\n{'model':14} {100 * base.miou:6.2f}")
+    print(
+        f"\n{data.name}, {base.images} images; {units.description}\n{'model':14} {100 * base.miou:6.2f}"
+    )
     found: dict[str, Any] = {"model": {"miou": base.miou}}
     for name, one in scores.items():
         if name == "model":
             continue
         (difference,) = compare_files([one.counts, base.counts], units)
-        value, low, high = (100 * x for x in (difference.miou.value, difference.miou.low, difference.miou.high))
+        value, low, high = (
+            100 * x for x in (difference.miou.value, difference.miou.low, difference.miou.high)
+        )
         told = verdict(name, difference)
-        print(f"{name:14} {100 * one.miou:6.2f}  difference {value:+.2f} ({low:+.2f} to {high:+.2f}): {told}")
-        found[name] = {"miou": one.miou, "points": [number(x) for x in (value, low, high)], "verdict": told}
+        print(
+            f"{name:14} {100 * one.miou:6.2f}  difference {value:+.2f} ({low:+.2f} to {high:+.2f}): {told}"
+        )
+        found[name] = {
+            "miou": one.miou,
+            "points": [number(x) for x in (value, low, high)],
+            "verdict": told,
+        }
     return found
 
 
@@ -151,7 +163,9 @@ def main(given: argparse.Namespace) -> None:
     data = open_dataset(run.recipe.data.name, given.split, given.data_root)
     runtimes = runtimes_of(run)
     scores = score(runtimes, data)
-    log_evaluation(run, data, given.split, own_settings(runtimes["model"]), scores["model"])  # a look is counted
+    log_evaluation(
+        run, data, given.split, own_settings(runtimes["model"]), scores["model"]
+    )  # a look is counted
     found = print_scores(scores, data)
     if given.rounds:
         table = time_files(run, runtimes, data, given)

@@ -54,7 +54,10 @@ CHANGES: dict[str, tuple[str, ...] | dict[str, tuple[str, ...]]] = {
     "hard examples": ("loss.ohem_threshold=0.7",),
     "label smoothing": ("loss.label_smoothing=0.1",),
     "class-uniform": ("data.class_uniform=0.5",),
-    "smaller scales": {"camvid": ("augment.scale=[0.25, 1.0]",), "neu": ("augment.scale=[0.5, 2.0]",)},
+    "smaller scales": {
+        "camvid": ("augment.scale=[0.25, 1.0]",),
+        "neu": ("augment.scale=[0.5, 2.0]",),
+    },
     "uniform scales": ('augment.scale_drawn="uniformly"',),
     "blur": ("augment.blur=0.3",),
     "stronger colours": ("augment.photometric=true",),
@@ -65,8 +68,14 @@ CHANGES: dict[str, tuple[str, ...] | dict[str, tuple[str, ...]]] = {
     "twice the rate": ("train.lr=4e-3", "train.backbone_lr=1e-3"),
     "lovasz 1": ("loss.lovasz=1.0",),
     "lovasz 1, weaker class weights": ("loss.lovasz=1.0", "loss.class_weight_power=0.25"),
-    "narrower scales": {"camvid": ("augment.scale=[0.375, 0.75]",), "neu": ("augment.scale=[0.75, 1.5]",)},
-    "smaller and narrower scales": {"camvid": ("augment.scale=[0.25, 0.75]",), "neu": ("augment.scale=[0.5, 1.5]",)},
+    "narrower scales": {
+        "camvid": ("augment.scale=[0.375, 0.75]",),
+        "neu": ("augment.scale=[0.75, 1.5]",),
+    },
+    "smaller and narrower scales": {
+        "camvid": ("augment.scale=[0.25, 0.75]",),
+        "neu": ("augment.scale=[0.5, 1.5]",),
+    },
     "progressive": ("augment.progressive=true",),
 }
 """Name -> overrides of the recipe, by dataset where they differ."""
@@ -92,7 +101,9 @@ PROTOCOLS = {
     ),
 }
 PROTOCOLS |= {
-    f"camvid{LIGHT}": Protocol(str(SCREENED / "light.toml"), (*SHORT, 'data.name="camvid"'), "dev", (0.5,)),
+    f"camvid{LIGHT}": Protocol(
+        str(SCREENED / "light.toml"), (*SHORT, 'data.name="camvid"'), "dev", (0.5,)
+    ),
     f"neu{LIGHT}": Protocol(
         str(SCREENED / "light.toml"),
         ("data.workers=1", "augment.crop=[200, 200]", "train.steps=1000", "train.validations=1"),
@@ -128,10 +139,14 @@ def finished(table: Path) -> dict[Run, dict[str, Any]]:
     """The rows of runs by the settings that they would have today; one of other settings, as a shorter one, is none."""
     rows = [json.loads(line) for line in table.read_text().splitlines()] if table.exists() else []
     known = [((row["dataset"], row["change"], row["seed"]), row) for row in rows]
-    return {run: row for run, row in known if run[1] in CHANGES and row["settings"] == settings_of(run)}
+    return {
+        run: row for run, row in known if run[1] in CHANGES and row["settings"] == settings_of(run)
+    }
 
 
-def train_missing(runs: list[Run], data: Mapping[str, tuple[str, ...]], out: Path, table: Path, jobs: int) -> None:
+def train_missing(
+    runs: list[Run], data: Mapping[str, tuple[str, ...]], out: Path, table: Path, jobs: int
+) -> None:
     """Train, score and write down every run without a row; a run that fails is told and stays missing."""
     commit, lock = commit_of_source(), Lock()
 
@@ -141,18 +156,35 @@ def train_missing(runs: list[Run], data: Mapping[str, tuple[str, ...]], out: Pat
         overrides = [word for setting in settings_of(run) for word in ("--set", setting)]
         resumed, began = (folder / "resolved.json").exists(), time.monotonic()
         try:
-            featherseg(1, "train", protocol.recipe, *data[dataset], "--out", str(folder), "--resume", *overrides)
+            featherseg(
+                1,
+                "train",
+                protocol.recipe,
+                *data[dataset],
+                "--out",
+                str(folder),
+                "--resume",
+                *overrides,
+            )
         except SystemExit as failure:
             print(f"{run}: {failure}", file=sys.stderr, flush=True)
             return
         seconds = time.monotonic() - began
         root = Path(data[dataset][1]) if data[dataset][0] == "--data-root" else None
-        scores = evaluate(folder, split=protocol.split, data_root=root, inference={"scales": protocol.scales})
+        scores = evaluate(
+            folder, split=protocol.split, data_root=root, inference={"scales": protocol.scales}
+        )
         kept = counts_of(run, table)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(kept, counts=scores.counts.astype(np.int32), keys=list(scores.per_image))
+        np.savez_compressed(
+            kept, counts=scores.counts.astype(np.int32), keys=list(scores.per_image)
+        )
         row = {"dataset": dataset, "change": change, "settings": settings_of(run), "seed": seed}
-        row |= {"score": round(100 * scores.miou, 3), "seconds": None if resumed else round(seconds), "commit": commit}
+        row |= {
+            "score": round(100 * scores.miou, 3),
+            "seconds": None if resumed else round(seconds),
+            "commit": commit,
+        }
         with lock, table.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -165,7 +197,9 @@ def commit_of_source() -> str:
     """The commit that runs, with a + where the package was changed since."""
     here = Path(__file__).parents[1]
     git = [
-        subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True).stdout.strip()
+        subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True
+        ).stdout.strip()
         for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--", "src"))
     ]
     return git[0] + ("+" if git[1] else "")
@@ -175,7 +209,9 @@ def print_tables(datasets: list[str], seeds: list[int], table: Path) -> None:
     """A table a dataset: the changes of which all seeds have been trained."""
     done = finished(table)
     for dataset in datasets:
-        whole = [change for change in CHANGES if all((dataset, change, seed) in done for seed in seeds)]
+        whole = [
+            change for change in CHANGES if all((dataset, change, seed) in done for seed in seeds)
+        ]
         print(f"\n{dataset}, seeds {', '.join(map(str, seeds))}")
         files = {c: [counts_of((dataset, c, seed), table) for seed in seeds] for c in whole}
         counted = [c for c in whole if all(file.exists() for file in files[c])]
@@ -187,22 +223,36 @@ def print_tables(datasets: list[str], seeds: list[int], table: Path) -> None:
         for change in whole:
             if change not in counted:
                 scores = [done[dataset, change, seed]["score"] for seed in seeds]
-                base = [done[dataset, BASE, seed]["score"] for seed in seeds] if BASE in whole else scores
+                base = (
+                    [done[dataset, BASE, seed]["score"] for seed in seeds]
+                    if BASE in whole
+                    else scores
+                )
                 told = f"  {np.mean(scores) - np.mean(base):+.2f} points, no interval"
-                print(f"{change:25} {np.mean(scores):6.2f}  {'  '.join(f'{v:5.2f}' for v in scores):20}{told}")
+                print(
+                    f"{change:25} {np.mean(scores):6.2f}  {'  '.join(f'{v:5.2f}' for v in scores):20}{told}"
+                )
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-root", type=Path, help="of CamVid; left out: NEU-Seg alone")
     parser.add_argument("--neu-root", type=Path, help="of NEU-Seg; left out: CamVid alone")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on one thread")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--only", choices=list(CHANGES), nargs="+", metavar="NAME", help="besides the recipe")
     parser.add_argument(
-        "--light", action="store_true", help="change frm-lite0-light's recipe, not frm-lite0's of before"
+        "--jobs", type=int, default=1, help="trainings at a time, each on one thread"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument(
+        "--only", choices=list(CHANGES), nargs="+", metavar="NAME", help="besides the recipe"
+    )
+    parser.add_argument(
+        "--light",
+        action="store_true",
+        help="change frm-lite0-light's recipe, not frm-lite0's of before",
     )
     parser.add_argument("--table", action="store_true", help="print what is there, train nothing")
     asked = parser.parse_args()
@@ -217,7 +267,12 @@ def main() -> None:
         if asked.light:
             data = {f"{dataset}{LIGHT}": where for dataset, where in data.items()}
         changes = [change for change in CHANGES if not asked.only or change in (BASE, *asked.only)]
-        runs = [(dataset, change, seed) for seed in asked.seeds for change in changes for dataset in data]
+        runs = [
+            (dataset, change, seed)
+            for seed in asked.seeds
+            for change in changes
+            for dataset in data
+        ]
         train_missing(runs, data, asked.out, TABLE, asked.jobs)
     print_tables(list(PROTOCOLS), asked.seeds, TABLE)
 

@@ -132,7 +132,12 @@ def featherseg_step(row: str, source: str, images: np.ndarray, threads: int) -> 
     return lambda: runtime(x).logits.numpy()
 
 
-STEPS = {"torch": torch_step, "onnx": onnx_step, "openvino": openvino_step, "featherseg": featherseg_step}
+STEPS = {
+    "torch": torch_step,
+    "onnx": onnx_step,
+    "openvino": openvino_step,
+    "featherseg": featherseg_step,
+}
 
 
 def serve(row: str, source: str, size: str, threads: str, answer: str) -> None:
@@ -154,7 +159,9 @@ def parse_size(text: str) -> tuple[int, int]:
     return height, width
 
 
-def write_files(name: str, folder: Path, targets: list[str], size: tuple[int, int]) -> dict[str, Path]:
+def write_files(
+    name: str, folder: Path, targets: list[str], size: tuple[int, int]
+) -> dict[str, Path]:
     """Export a model with random weights; -> target -> its file. int8 is calibrated on ten images of noise."""
     import torch
 
@@ -165,12 +172,18 @@ def write_files(name: str, folder: Path, targets: list[str], size: tuple[int, in
 
     model, files = model_of(name).requires_grad_(False), {}
     facts = Facts(name, tuple(ClassInfo(f"class_{i}", (i, i, i)) for i in range(19)), "not stated")
-    noise = [torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(i)) for i in range(10)]
+    noise = [
+        torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(i)) for i in range(10)
+    ]
     for target in targets:
         print(f"writing {target}", file=sys.stderr, flush=True)
         kind, place = EXPORTERS[target], folder / target
         place.mkdir()
-        kind.write(Job(model, facts, place, partial(to_onnx, model, facts), noise if kind.quantised else ()))
+        kind.write(
+            Job(
+                model, facts, place, partial(to_onnx, model, facts), noise if kind.quantised else ()
+            )
+        )
         files[target] = place / kind.main
     return files
 
@@ -182,7 +195,9 @@ def files_of(run: Path, targets: list[str]) -> dict[str, Path]:
     files = {target: run / "export" / EXPORTERS[target].main for target in targets}
     for target, file in files.items():
         if not file.exists():
-            print(f"no {file}: its rows are left out. Write it with: featherseg export {run} --format {target}")
+            print(
+                f"no {file}: its rows are left out. Write it with: featherseg export {run} --format {target}"
+            )
     return {target: file for target, file in files.items() if file.exists()}
 
 
@@ -208,16 +223,22 @@ def print_goals(table: paired.Table, source: str) -> None:
     if "OpenVINO int8" in table.memory_mib:
         share = table.memory_mib["OpenVINO int8"] / table.memory_mib["eager"]
         word = "reached" if share <= FRM_MEMORY else "missed"
-        print(f"goal: memory of OpenVINO int8 at most {FRM_MEMORY:.0%} of eager's: {share:.0%}: {word}")
+        print(
+            f"goal: memory of OpenVINO int8 at most {FRM_MEMORY:.0%} of eager's: {share:.0%}: {word}"
+        )
 
 
 def main(arguments: argparse.Namespace, folder: Path) -> None:
     run = Path(arguments.source)
-    rows = [row for row in VARIANTS if not arguments.rows or row in arguments.rows or row == "eager"]
+    rows = [
+        row for row in VARIANTS if not arguments.rows or row in arguments.rows or row == "eager"
+    ]
     targets = [t for t in TARGETS if any(VARIANTS[row][1] == t for row in rows)]
     is_run = (run / "resolved.json").is_file()
     size = parse_size(arguments.size)
-    files = files_of(run, targets) if is_run else write_files(arguments.source, folder, targets, size)
+    files = (
+        files_of(run, targets) if is_run else write_files(arguments.source, folder, targets, size)
+    )
     rows = [row for row in rows if not VARIANTS[row][1] or VARIANTS[row][1] in files]
     answers = {row: folder / f"{i}.npy" for i, row in enumerate(rows)}
     commands = {
@@ -233,11 +254,17 @@ def main(arguments: argparse.Namespace, folder: Path) -> None:
         for row in rows
     }
     environments = {row: {"FEATHERSEG_ALLOCATOR": "off"} if row == "eager" else {} for row in rows}
-    table = paired.processes(commands, arguments.rounds, arguments.clock, arguments.starts, environments)
-    print(f"{arguments.source} at {arguments.size}, one image, {arguments.threads} threads a process")
+    table = paired.processes(
+        commands, arguments.rounds, arguments.clock, arguments.starts, environments
+    )
+    print(
+        f"{arguments.source} at {arguments.size}, one image, {arguments.threads} threads a process"
+    )
     paired.print_table(table, fidelity(answers))
     for file in files.values():
-        print(f"{file}: {sum(f.stat().st_size for f in file.parent.glob(f'{file.stem}.*')) / 2**20:.1f} MiB")
+        print(
+            f"{file}: {sum(f.stat().st_size for f in file.parent.glob(f'{file.stem}.*')) / 2**20:.1f} MiB"
+        )
     print_goals(table, arguments.source)
     if arguments.json:
         paired.write_json(arguments.json, runtimes=table)
@@ -250,7 +277,9 @@ if __name__ == "__main__":
     parser = paired.parser(__doc__, rounds=20, clock="wall")
     parser.add_argument("source", help="a name of the catalogue, or a run folder")
     parser.add_argument("--size", default="512x1024", help="height x width")
-    parser.add_argument("--starts", type=int, default=1, help="how often all processes are started anew")
+    parser.add_argument(
+        "--starts", type=int, default=1, help="how often all processes are started anew"
+    )
     parser.add_argument("--rows", nargs="+", choices=VARIANTS, help="only these rows, and eager")
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(given.threads)

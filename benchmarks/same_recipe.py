@@ -35,7 +35,9 @@ def called_better(counts: np.ndarray, keys: list[str]) -> list[tuple[int, ...]]:
 
 def main() -> None:
     """Score every run once, then part them in every way."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--split", default="val")
     parser.add_argument("--data-root", type=Path)
@@ -50,11 +52,15 @@ def main() -> None:
     scores = [evaluate(one.runtime, data, boundary=False) for one in files]
     for one, score in zip(files, scores, strict=True):
         if one.run:
-            log_evaluation(one.run, data, asked.split, own_settings(one.runtime), score)  # a look is counted
+            log_evaluation(
+                one.run, data, asked.split, own_settings(one.runtime), score
+            )  # a look is counted
         print(f"{one.name}: {100 * score.miou:.2f}")
     found = called_better(np.stack([score.counts for score in scores]), data.keys)
     splits = len(list(combinations(range(1, len(files)), len(files) // 2 - 1)))
-    print(f"{len(found)} of {splits} splits on {data.name} {asked.split}, {len(data)} images, say better: {found}")
+    print(
+        f"{len(found)} of {splits} splits on {data.name} {asked.split}, {len(data)} images, say better: {found}"
+    )
 
 
 if __name__ == "__main__":

@@ -79,7 +79,9 @@ class Server:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "featherseg", "serve", self.run, "--port", self.port]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8")
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
+        )
         assert self.process.stdout
         lines = iter(self.process.stdout.readline, "")
         self.address = next((line.strip() for line in lines if line.startswith("http://")), "")
@@ -99,9 +101,21 @@ class Server:
 def offline(run: str, files: Sequence[Path]) -> list[Image]:
     """Images and masks, made by `featherseg predict` in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "featherseg", "predict", run, *map(str, files), "-o", folder]
+        command = [
+            sys.executable,
+            "-m",
+            "featherseg",
+            "predict",
+            run,
+            *map(str, files),
+            "-o",
+            folder,
+        ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        return [Image(file.read_bytes(), Path(folder, f"{file.stem}_mask.png").read_bytes()) for file in files]
+        return [
+            Image(file.read_bytes(), Path(folder, f"{file.stem}_mask.png").read_bytes())
+            for file in files
+        ]
 
 
 async def ask(client: httpx.AsyncClient, image: Image) -> str:
@@ -115,7 +129,9 @@ async def ask(client: httpx.AsyncClient, image: Image) -> str:
     return "right" if answer.content == image.mask else "wrong"
 
 
-async def closed_loop(server: Server, images: Sequence[Image], requests: int) -> tuple[Counter[str], float]:
+async def closed_loop(
+    server: Server, images: Sequence[Image], requests: int
+) -> tuple[Counter[str], float]:
     """So many requests from CLIENTS clients, each asking again as soon as it was answered; -> outcomes, seconds."""
     turns: Iterator[Image] = (images[number % len(images)] for number in range(requests))
     outcomes: Counter[str] = Counter()
@@ -206,7 +222,9 @@ def print_result(result: Result) -> None:
         f"{ALL - FIRST} more": f"{words(result.rest)}; {result.per_second:.1f} a second on {result.cores} cores",
         "memory": f"{result.rss_first_mib:.0f} MiB after {FIRST}, {result.rss_all_mib:.0f} after {ALL}: "
         f"{result.growth:+.1f} % (goal: at most {GOAL_GROWTH:+.0f} %); {result.rss_end_mib:.0f} at the end",
-        f"{result.minutes:g} minutes at {result.offered_per_second:.1f} a second": words(result.open_loop),
+        f"{result.minutes:g} minutes at {result.offered_per_second:.1f} a second": words(
+            result.open_loop
+        ),
         "from the scheduled start": f"p50 {result.p50_ms:.0f} ms, p95 {result.p95_ms:.0f}, p99 {result.p99_ms:.0f}",
         f"killed under {CLIENTS} requests": words(result.killed),
         "restarted": words(result.after_restart),
@@ -217,11 +235,15 @@ def print_result(result: Result) -> None:
 
 def words(outcomes: dict[str, int]) -> str:
     """`1800 right, 3 429`."""
-    return ", ".join(f"{number} {name}" for name, number in sorted(outcomes.items(), key=lambda row: -row[1]))
+    return ", ".join(
+        f"{number} {name}" for name, number in sorted(outcomes.items(), key=lambda row: -row[1])
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run")
     parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--minutes", type=float, default=5)

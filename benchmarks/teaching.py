@@ -53,12 +53,17 @@ class Bench(minutes.Bench):
 
     def __init__(self, asked: argparse.Namespace, sources: Sequence[Source]) -> None:
         super().__init__(sources, asked.minutes, asked.out, asked.rows, asked.jobs)
-        self.asked, self.cache = asked, str(asked.out.absolute() / "cache")  # nothing is prepared there
+        self.asked, self.cache = (
+            asked,
+            str(asked.out.absolute() / "cache"),
+        )  # nothing is prepared there
 
     def alone(self, model: str, way: str, source: Source, seed: int) -> Task:
         """A teacher or an untaught student."""
         asked = self.asked
-        scratch, length = (asked.scratch, asked.minutes) if way == UNTAUGHT else (False, asked.teacher_minutes)
+        scratch, length = (
+            (asked.scratch, asked.minutes) if way == UNTAUGHT else (False, asked.teacher_minutes)
+        )
         if asked.split == "test":
             settings = both.settings_of(model, source, pretrained=not scratch)
             return Task(source.label, model, settings, seed, length, "train", "test")
@@ -75,24 +80,42 @@ class Bench(minutes.Bench):
         """Teachers first, those too whose run is gone; what they say of the images is kept before anyone is taught."""
         asked, sources = self.asked, list(self.sources.values())
         ways = [way for way in asked.ways if way != UNTAUGHT]
-        pupils = [self.pupil(source, way, seed) for seed in asked.seeds for source in sources for way in ways]
+        pupils = [
+            self.pupil(source, way, seed)
+            for seed in asked.seeds
+            for source in sources
+            for way in ways
+        ]
         pupils = [task for task in pupils if not task.find(read_lines(self.table))]
-        teachers = {task.folder(self.out): task for pupil in pupils for task in self.teachers_of(pupil)}
-        missing = [task for folder, task in teachers.items() if not (folder / "run" / WEIGHTS).is_file()]
+        teachers = {
+            task.folder(self.out): task for pupil in pupils for task in self.teachers_of(pupil)
+        }
+        missing = [
+            task for folder, task in teachers.items() if not (folder / "run" / WEIGHTS).is_file()
+        ]
         train = self.train_again if asked.split == "test" else self.do
         for done in [self.pool.submit(train, task) for task in missing]:
             done.result()
-        for looked in [self.pool.submit(self.look, task, folder) for folder, task in teachers.items()]:
+        for looked in [
+            self.pool.submit(self.look, task, folder) for folder, task in teachers.items()
+        ]:
             looked.result()
         untaught = []
         if UNTAUGHT in asked.ways and asked.split == "val":
-            untaught = [self.alone(asked.student, UNTAUGHT, source, seed) for seed in asked.seeds for source in sources]
+            untaught = [
+                self.alone(asked.student, UNTAUGHT, source, seed)
+                for seed in asked.seeds
+                for source in sources
+            ]
         self.finish([*untaught, *pupils])
 
     def teachers_of(self, pupil: Task) -> list[Task]:
         way = pupil.settings["way"]
         seeds = () if way in (TEACHES, UNTAUGHT) else plain.SEEDS if way == ALL else (pupil.seed,)
-        return [self.alone(self.asked.teacher, TEACHES, self.sources[pupil.dataset], seed) for seed in seeds]
+        return [
+            self.alone(self.asked.teacher, TEACHES, self.sources[pupil.dataset], seed)
+            for seed in seeds
+        ]
 
     def train_again(self, teacher: Task) -> None:
         """A run of against_ultralytics.py that does not lie here; it is not scored."""
@@ -108,10 +131,30 @@ class Bench(minutes.Bench):
             return
         out.mkdir(exist_ok=True)
         where = [] if source.root is None else ["--data-root", str(source.root)]
-        changes = ("train.steps=1", "train.validations=1", f"data.train_split={json.dumps(teacher.trained_on)}")
+        changes = (
+            "train.steps=1",
+            "train.validations=1",
+            f"data.train_split={json.dumps(teacher.trained_on)}",
+        )
         words = [word for change in changes for word in ("--set", change)]
-        options = ["--data", source.data, *where, "--teacher", str(folder / "run"), *words, "--resume"]
-        command = ["-m", "featherseg", "train", self.asked.student, *options, "--out", str(out / "run")]
+        options = [
+            "--data",
+            source.data,
+            *where,
+            "--teacher",
+            str(folder / "run"),
+            *words,
+            "--resume",
+        ]
+        command = [
+            "-m",
+            "featherseg",
+            "train",
+            self.asked.student,
+            *options,
+            "--out",
+            str(out / "run"),
+        ]
         plain.start(out, *command, cache=self.cache, gpus=not self.asked.minutes)
 
     def train(self, task: Task, source: Source, folder: Path, *more: str) -> None:
@@ -122,7 +165,11 @@ class Bench(minutes.Bench):
         mask_of, facts = super().open(task, source, folder)
         apart = [teacher.folder(self.out) for teacher in self.teachers_of(task)]
         for key, part in (("teachers_trained_s", ""), ("teachers_looked_s", "look")):
-            facts |= {key: sum(load_json(one / part / "processor.json")["seconds"] for one in apart)} if apart else {}
+            facts |= (
+                {key: sum(load_json(one / part / "processor.json")["seconds"] for one in apart)}
+                if apart
+                else {}
+            )
         return mask_of, facts
 
 
@@ -133,10 +180,15 @@ def print_table(rows: Sequence[dict[str, Any]], source: Source, table: Path) -> 
     students = {(row["side"], row["minutes"]) for row in rows if row["settings"]["way"] != TEACHES}
     alone = [row for row in read_lines(both.TABLE) if (row["side"], row["minutes"]) in students]
     sides = {row["side"] for row in rows}
-    known = {side: [both.settings_of(side, source, pretrained=p) for p in (True, False)] for side in sides}
+    known = {
+        side: [both.settings_of(side, source, pretrained=p) for p in (True, False)]
+        for side in sides
+    }
     for row in [*rows, *(row for row in alone if row["settings"] in known[row["side"]])]:
         settings = row["settings"]
-        if row["dataset"] == source.label and settings.get("batch_size") == known[row["side"]][0].get("batch_size"):
+        if row["dataset"] == source.label and settings.get("batch_size") == known[row["side"]][
+            0
+        ].get("batch_size"):
             way, overrides = settings.get("way", UNTAUGHT), settings.get("overrides", ())
             scratch = not settings.get("pretrained", not set(SCRATCH) <= set(overrides))
             side = f"{row['side']} from scratch" if scratch else row["side"]
@@ -148,9 +200,13 @@ def print_table(rows: Sequence[dict[str, Any]], source: Source, table: Path) -> 
         split, length, side, way, digest = kind
         scores = [100 * (by_seed[seed]["score"] or 0) for seed in sorted(by_seed)]
         taught = f" by {by[0]} of {by[1]:g} min" if by[0] else ""
-        taught += "".join(f", {change}" for change in by[2:] if change not in (*WAYS.get(way, ()), *SCRATCH))
+        taught += "".join(
+            f", {change}" for change in by[2:] if change not in (*WAYS.get(way, ()), *SCRATCH)
+        )
         each = "  ".join(f"{v:.2f}" for v in scores)
-        print(f"  {side} ({digest[:6]}), {way}{taught}, {length:g} min, {split} {np.mean(scores):.2f}  ({each})")
+        print(
+            f"  {side} ({digest[:6]}), {way}{taught}, {length:g} min, {split} {np.mean(scores):.2f}  ({each})"
+        )
         if split == "test" and way != TEACHES:
             tested.setdefault((length, side, digest), {})[f"{way}{taught}"] = by_seed
 
@@ -158,19 +214,32 @@ def print_table(rows: Sequence[dict[str, Any]], source: Source, table: Path) -> 
     for (length, side, _), ways in tested.items():
         alike: dict[tuple[int, ...], list[str]] = {}
         for way in ways:
-            if way != UNTAUGHT and len(seeds := sorted(ways[way].keys() & ways.get(UNTAUGHT, {}).keys())) >= MIN_RUNS:
+            if (
+                way != UNTAUGHT
+                and len(seeds := sorted(ways[way].keys() & ways.get(UNTAUGHT, {}).keys()))
+                >= MIN_RUNS
+            ):
                 alike.setdefault(tuple(seeds), []).append(way)
         for seeds, others in alike.items():
-            stored = [plain.read_counts([ways[way][s] for s in seeds], table) for way in (UNTAUGHT, *others)]
+            stored = [
+                plain.read_counts([ways[way][s] for s in seeds], table)
+                for way in (UNTAUGHT, *others)
+            ]
             if not all(stored):
                 continue
             counts, keys = [one[0] for one in stored if one], next(one[1] for one in stored if one)
-            for way, difference in zip(others, compare_variants(counts, clusters_of(keys)), strict=True):
-                print(f"  {side}, {length:g} min, {way} less untaught: {plain.told(difference)} (95 %)")
+            for way, difference in zip(
+                others, compare_variants(counts, clusters_of(keys)), strict=True
+            ):
+                print(
+                    f"  {side}, {length:g} min, {way} less untaught: {plain.told(difference)} (95 %)"
+                )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("datasets", nargs="+", metavar="DATASET")
     parser.add_argument("--data-root", type=Path, help="where a dataset with a name lies")
     parser.add_argument("--student", default="frm-lite0-half-light")
@@ -182,14 +251,20 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(plain.SEEDS))
     parser.add_argument("--split", choices=("test", "val"), default="test")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on a core of its own")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="trainings at a time, each on a core of its own"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/against-ultralytics"))
     parser.add_argument("--rows", type=Path, default=TABLE, help="where finished rows are appended")
     parser.add_argument("--table", action="store_true", help="train nothing, print what is there")
     asked = parser.parse_args()
     if asked.overrides and asked.split == "test":
-        parser.error("--set is for choices, on --split val: on test the untaught are against_ultralytics.py's runs.")
-    asked.teacher_minutes = asked.minutes if asked.teacher_minutes is None else asked.teacher_minutes
+        parser.error(
+            "--set is for choices, on --split val: on test the untaught are against_ultralytics.py's runs."
+        )
+    asked.teacher_minutes = (
+        asked.minutes if asked.teacher_minutes is None else asked.teacher_minutes
+    )
     sources = [plain.open_source(name, asked.data_root, asked.out) for name in asked.datasets]
     if not asked.table:
         Bench(asked, sources).run()

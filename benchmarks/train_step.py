@@ -39,7 +39,11 @@ def leave_out(done: int) -> None:
 
     if done < 2:
         conv.depthwise_conv2d = lambda x, weight, bias, *geometry: F.conv2d(
-            x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), *geometry, groups=len(weight)
+            x,
+            weight.to(x.dtype),
+            None if bias is None else bias.to(x.dtype),
+            *geometry,
+            groups=len(weight),
         )
     if done < 3:
         depthwise._kernel_takes = lambda *_: False
@@ -73,7 +77,9 @@ def serve(done: int, name: str, precision: str, batch: int) -> None:
             if done >= 6:
                 value = loss(out, labels)
             else:
-                logits = F.interpolate(out.logits, SIZE, mode="bilinear", align_corners=out.align_corners)
+                logits = F.interpolate(
+                    out.logits, SIZE, mode="bilinear", align_corners=out.align_corners
+                )
                 value = F.cross_entropy(logits, labels, ignore_index=255)
         value.backward()
         optimizer.step()
@@ -86,7 +92,10 @@ def main(rounds: int, model: str, precision: str, batch: int) -> None:
     command = [sys.executable, __file__, "--serve"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     rest = [model, precision, str(batch)]
-    served = {name: subprocess.Popen([*command, str(done), *rest], **pipes) for done, name in enumerate(ROWS)}
+    served = {
+        name: subprocess.Popen([*command, str(done), *rest], **pipes)
+        for done, name in enumerate(ROWS)
+    }
     taken = np.empty((rounds + 2, len(ROWS)))
     for turn in taken:
         for row, process in enumerate(served.values()):
@@ -95,8 +104,12 @@ def main(rounds: int, model: str, precision: str, batch: int) -> None:
             turn[row] = float(process.stdout.readline())
     seconds = taken[2:].T[:, None]  # (rows, 1, rounds), without the two to warm up
     for name, values in zip(ROWS, seconds, strict=True):
-        over_before, over_first = (paired.ratio(base / values) for base in (seconds[BEFORE], seconds[0]))
-        print(f"{name:34} {np.median(values):6.3f} s   {str(over_before).replace('x', ''):>18}   {over_first}")
+        over_before, over_first = (
+            paired.ratio(base / values) for base in (seconds[BEFORE], seconds[0])
+        )
+        print(
+            f"{name:34} {np.median(values):6.3f} s   {str(over_before).replace('x', ''):>18}   {over_first}"
+        )
         served[name].stdin.close()
         served[name].wait()
 

@@ -54,7 +54,9 @@ def serve(model: str, classes: int, batch: int, size: tuple[int, int], settings:
 
         def __init__(self, count: int) -> None:
             self.name, self.channels, self.licence = "random", 3, "CC0"
-            self.classes = tuple(ClassInfo(f"class {i}", (0, 0, 0), thing=i >= classes - 3) for i in range(classes))
+            self.classes = tuple(
+                ClassInfo(f"class {i}", (0, 0, 0), thing=i >= classes - 3) for i in range(classes)
+            )
             self.keys = [f"image {i}" for i in range(count)]
 
         def __len__(self) -> int:
@@ -68,7 +70,12 @@ def serve(model: str, classes: int, batch: int, size: tuple[int, int], settings:
             squares = rng.integers(0, classes, [-(-side // 32) for side in size], dtype=np.uint8)
             label = squares.repeat(32, 0).repeat(32, 1)[: size[0], : size[1]]
             image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-            return Sample(self.keys[index], image, label, np.where(label >= classes - 3, label + np.int32(1), 0))
+            return Sample(
+                self.keys[index],
+                image,
+                label,
+                np.where(label >= classes - 3, label + np.int32(1), 0),
+            )
 
     class Silent:
         def message(self, *_: object) -> None: ...
@@ -76,15 +83,24 @@ def serve(model: str, classes: int, batch: int, size: tuple[int, int], settings:
         step = progress = message
 
     keep_freed_memory()
-    fixed = [f"augment.crop={list(size)}", f"train.batch_size={batch}", "train.epochs=1", "model.pretrained=false"]
+    fixed = [
+        f"augment.crop={list(size)}",
+        f"train.batch_size={batch}",
+        "train.epochs=1",
+        "model.pretrained=false",
+    ]
     given = dict(text.split("=", 1) for text in settings)
     images = STEPS * batch * int(given.get("train.accumulate", 1))
-    request = Request(model, overrides=(*fixed, *settings), objects=Objects(data=(Random(images), Random(2))))
+    request = Request(
+        model, overrides=(*fixed, *settings), objects=Objects(data=(Random(images), Random(2)))
+    )
     with tempfile.TemporaryDirectory() as folder:
         run = train(request, Path(folder) / "run", Silent())
         gb = json.loads((run.path / "environment.json").read_text())["memory_gb"]
     estimated, measured = gb["estimated"], gb["measured"]
-    print(f"estimated {estimated:5.2f} GB, measured {measured:5.2f} GB, ratio {estimated / measured:.2f}")
+    print(
+        f"estimated {estimated:5.2f} GB, measured {measured:5.2f} GB, ratio {estimated / measured:.2f}"
+    )
 
 
 def main(rows: list[str]) -> None:
@@ -94,7 +110,9 @@ def main(rows: list[str]) -> None:
         print(f"{row:92}", found, end="", flush=True)
 
 
-def price(rounds: int, name: str, classes: int, batch: int, size: tuple[int, int], precision: str) -> None:
+def price(
+    rounds: int, name: str, classes: int, batch: int, size: tuple[int, int], precision: str
+) -> None:
     """Time forward, loss and backward with and without checkpointed activations."""
     import paired
     import torch
@@ -106,7 +124,9 @@ def price(rounds: int, name: str, classes: int, batch: int, size: tuple[int, int
     from featherseg.training.module import compute_loss
 
     keep_freed_memory()
-    built = [models.build(name, classes).train().to(memory_format=torch.channels_last) for _ in range(2)]
+    built = [
+        models.build(name, classes).train().to(memory_format=torch.channels_last) for _ in range(2)
+    ]
     checkpoint_blocks(built[1])
     labels = torch.randint(0, classes, (batch, *size), dtype=torch.uint8)
     images = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8)

@@ -45,10 +45,15 @@ def draw(folder: Path) -> FolderData:
     """Four streets as a dataset on disk, PNG images and masks of 1024x2048 (height x width)."""
     for number in range(IMAGES):
         scene, rng = Shapes("val")[number], np.random.default_rng(number)
-        large = np.asarray(Image.fromarray(scene.image).resize(SIZE[::-1], Image.Resampling.BICUBIC), np.float32)
+        large = np.asarray(
+            Image.fromarray(scene.image).resize(SIZE[::-1], Image.Resampling.BICUBIC), np.float32
+        )
         noisy = (large + rng.normal(0, NOISE, large.shape)).round().clip(0, 255).astype(np.uint8)
         times = SIZE[0] // scene.label.shape[0]
-        for kind, pixels in (("images", noisy), ("masks", scene.label.repeat(times, 0).repeat(times, 1))):
+        for kind, pixels in (
+            ("images", noisy),
+            ("masks", scene.label.repeat(times, 0).repeat(times, 1)),
+        ):
             file = folder / kind / "train" / f"{number}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(file)
@@ -63,12 +68,17 @@ def usual(image: Path, mask: Path, rng: np.random.Generator) -> tuple[torch.Tens
     """One sample as it is usually made: image (3, h, w) float32, label (h, w) int64."""
     scale = float(np.exp(rng.uniform(*np.log(SCALE))))
     size = round(SIZE[1] * scale), round(SIZE[0] * scale)  # width, height
-    pixels = np.array(Image.open(image).convert("RGB").resize(size, Image.Resampling.BILINEAR), np.float32)
+    pixels = np.array(
+        Image.open(image).convert("RGB").resize(size, Image.Resampling.BILINEAR), np.float32
+    )
     label = np.array(Image.open(mask).resize(size, Image.Resampling.NEAREST))
     rows, columns = (max(0, crop - length) for crop, length in zip(CROP, label.shape, strict=True))
     pixels = np.pad(pixels, ((0, rows), (0, columns), (0, 0)))
     label = np.pad(label, ((0, rows), (0, columns)), constant_values=IGNORE)
-    top, left = (int(rng.integers(0, length - crop + 1)) for crop, length in zip(CROP, label.shape, strict=True))
+    top, left = (
+        int(rng.integers(0, length - crop + 1))
+        for crop, length in zip(CROP, label.shape, strict=True)
+    )
     pixels, label = (x[top : top + CROP[0], left : left + CROP[1]] for x in (pixels, label))
     if rng.random() < 0.5:
         pixels, label = pixels[:, ::-1], label[:, ::-1]
@@ -80,7 +90,9 @@ def sampler(way: str, folder: Path) -> Callable[[int, int], object]:
     """A function (epoch, index) -> the sample, for one of WAYS; `folder` holds the dataset and its caches."""
     data = FolderData(folder / "dataset.toml", "train")
     if way == "usual":
-        return lambda epoch, index: usual(*data.pairs[index].files, np.random.default_rng([0, epoch, index]))
+        return lambda epoch, index: usual(
+            *data.pairs[index].files, np.random.default_rng([0, epoch, index])
+        )
     cache = read_cache(folder / way)
     source = PreparedData(data, [cache], exact=False) if cache else data
     samples = TrainingSamples(source, Augment(crop=CROP, scale=SCALE, flip=0.5), seed=0)

@@ -25,10 +25,14 @@ from featherseg.training.class_weights import SHARES, best_share, score_shares
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--split", help="default: that of validation")
-    parser.add_argument("--resize", type=parse_resize, help="short x long side that images are brought to")
+    parser.add_argument(
+        "--resize", type=parse_resize, help="short x long side that images are brought to"
+    )
     parser.add_argument("--data-root", type=Path)
     asked = parser.parse_args()
     plain, undone = [], []
@@ -38,9 +42,14 @@ def main() -> None:
             sys.exit(f"{name}: expected a run with class weights and loss.undo_class_weights = 0.")
         table, runtime = run.recipe.data, open_runtime(run, "cpu")
         root = asked.data_root or (Path(table.root) if table.root else None)
-        data = open_dataset(table.name, asked.split or table.val_split, root, split_by=table.split_by)
+        data = open_dataset(
+            table.name, asked.split or table.val_split, root, split_by=table.split_by
+        )
         runtime.test_resize = asked.resize or runtime.test_resize
-        counts, groups = score_shares(runtime, data, run.info.class_weights, SHARES[0])[1], groups_of(data)
+        counts, groups = (
+            score_shares(runtime, data, run.info.class_weights, SHARES[0])[1],
+            groups_of(data),
+        )
         shares = [
             f"{share:g}: {100 * score_interval(c, clusters_of(data.keys, groups)).value:.2f}"
             for share, c in counts.items()
@@ -48,15 +57,25 @@ def main() -> None:
         half = len(data) // 2
         halves = slice(0, half), slice(half, None)
         chosen = [
-            best_share({s: c[part] for s, c in counts.items()}, clusters_of(data.keys[part], groups)) for part in halves
+            best_share(
+                {s: c[part] for s, c in counts.items()}, clusters_of(data.keys[part], groups)
+            )
+            for part in halves
         ]
-        print(f"{name}: {'  '.join(shares)}; the halves choose {chosen[0]:g} and {chosen[1]:g}", flush=True)
+        print(
+            f"{name}: {'  '.join(shares)}; the halves choose {chosen[0]:g} and {chosen[1]:g}",
+            flush=True,
+        )
         plain.append(counts[0.0])
         undone.append(
-            np.concatenate([counts[other][part] for part, other in zip(halves, reversed(chosen), strict=True)])
+            np.concatenate(
+                [counts[other][part] for part, other in zip(halves, reversed(chosen), strict=True)]
+            )
         )
     if len(plain) >= MIN_RUNS:
-        (difference,) = compare_variants([np.stack(plain), np.stack(undone)], clusters_of(data.keys, groups))
+        (difference,) = compare_variants(
+            [np.stack(plain), np.stack(undone)], clusters_of(data.keys, groups)
+        )
         print(f"undone less plain: {difference.miou.points()} (95 %, over images and runs)")
 
 

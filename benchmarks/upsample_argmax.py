@@ -40,7 +40,9 @@ def differing(mask: Tensor, logits: Tensor) -> int:
 
 
 def variants(stride: int) -> dict[str, Callable[[], Tensor]]:
-    logits = torch.randn(1, CLASSES, SIZE[0] // stride, SIZE[1] // stride, generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(
+        1, CLASSES, SIZE[0] // stride, SIZE[1] // stride, generator=torch.Generator().manual_seed(0)
+    )
     last = logits.contiguous(memory_format=torch.channels_last)
     found = {
         "usual": lambda: usual(logits),
@@ -68,8 +70,12 @@ def main() -> None:
         paired.print_table(table)
         if "ours" in table.names:
             paired.print_goal(table, "ours", PLANES_GOAL)
-            paired.print_goal(table, "ours, channels-last", CHANNELS_LAST_GOAL, base="usual, channels-last")
-            print(f"extra memory of ours: {table.memory_mib['ours'] * 2**20 / 1e6:.1f} MB, goal {MEMORY_GOAL_MB} MB")
+            paired.print_goal(
+                table, "ours, channels-last", CHANNELS_LAST_GOAL, base="usual, channels-last"
+            )
+            print(
+                f"extra memory of ours: {table.memory_mib['ours'] * 2**20 / 1e6:.1f} MB, goal {MEMORY_GOAL_MB} MB"
+            )
         paired.print_goal(table, "ours in numpy", NUMPY_GOAL)
     if options.json:
         paired.write_json(options.json, **tables)

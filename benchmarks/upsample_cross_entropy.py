@@ -63,9 +63,15 @@ def scene(case: Case) -> tuple[Tensor, Tensor]:
     """Logits in channels-last and labels."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(
-        case.batch, case.classes, case.height // case.stride, case.width // case.stride, generator=generator
+        case.batch,
+        case.classes,
+        case.height // case.stride,
+        case.width // case.stride,
+        generator=generator,
     )
-    labels = torch.randint(0, case.classes, (case.batch, case.height, case.width), generator=generator)
+    labels = torch.randint(
+        0, case.classes, (case.batch, case.height, case.width), generator=generator
+    )
     labels[torch.rand(labels.shape, generator=generator) < 0.05] = IGNORE
     return logits.contiguous(memory_format=torch.channels_last), labels
 
@@ -77,12 +83,16 @@ def gradient(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: T
     return leaf.grad
 
 
-def print_errors(forms: Mapping[str, Callable[[Tensor, Tensor], Tensor]], logits: Tensor, labels: Tensor) -> None:
+def print_errors(
+    forms: Mapping[str, Callable[[Tensor, Tensor], Tensor]], logits: Tensor, labels: Tensor
+) -> None:
     """How far each gradient is from that in float64, of its range; one image, for the memory that float64 takes."""
     logits, labels = logits[:1], labels[:1]
     exact = gradient(usual, logits.double(), labels)
     for name, loss in forms.items():
-        error = float((gradient(loss, logits, labels) - exact).abs().max() / (exact.max() - exact.min()))
+        error = float(
+            (gradient(loss, logits, labels) - exact).abs().max() / (exact.max() - exact.min())
+        )
         verdict = "" if name == "usual" else ": reached" if error <= ERROR_GOAL else ": MISSED"
         print(f"{name}: gradient within {error:.1e} of float64's range{verdict}")
 
@@ -100,13 +110,17 @@ def main() -> None:
         logits, labels = scene(case)
         print_errors(forms, logits, labels)
         calls = {name: partial(gradient, loss, logits, labels) for name, loss in forms.items()}
-        tables[str(case)] = table = paired.compare(calls, options.rounds, options.clock, memory=True)
+        tables[str(case)] = table = paired.compare(
+            calls, options.rounds, options.clock, memory=True
+        )
         paired.print_table(table)
         if "ours" in table.names:
             paired.print_goal(table, "ours", case.goal)
             share = table.memory_mib["ours"] / table.memory_mib["usual"]
             verdict = "reached" if share <= MEMORY_GOAL else "MISSED"
-            print(f"extra memory of ours: {share:.1%} of the usual, goal {MEMORY_GOAL:.0%}: {verdict}")
+            print(
+                f"extra memory of ours: {share:.1%} of the usual, goal {MEMORY_GOAL:.0%}: {verdict}"
+            )
     if options.json:
         paired.write_json(options.json, **tables)
 

@@ -44,11 +44,16 @@ def _contents() -> str:
     """A hidden table of contents, for the side of the pages, behind the README."""
 
     def pages(folder: str) -> list[str]:
-        names = sorted((path.stem for path in (ROOT / "docs" / folder).glob("*.md")), key=lambda n: (n not in FIRST, n))
+        names = sorted(
+            (path.stem for path in (ROOT / "docs" / folder).glob("*.md")),
+            key=lambda n: (n not in FIRST, n),
+        )
         return [f"docs/{folder}/{name}" for name in names]
 
     others = sorted({path.stem for path in (ROOT / "docs").glob("*.md")} - set(REFERENCE))
-    measurements = sorted(f"benchmarks/tables/{path.stem}" for path in (ROOT / "benchmarks/tables").glob("*.md"))
+    measurements = sorted(
+        f"benchmarks/tables/{path.stem}" for path in (ROOT / "benchmarks/tables").glob("*.md")
+    )
     parts = {
         "Quick starts": pages("start"),
         "Reference": [f"docs/{name}" for name in (*REFERENCE, *others)],

@@ -65,7 +65,9 @@ def page() -> str:
     for heading, paths in PARTS.items():
         links = []
         for name in (path.rpartition(".")[2] for path in paths):
-            again = "-1" if name.lower() in taken else ""  # as the second heading `cost` is called, which is `Cost`
+            again = (
+                "-1" if name.lower() in taken else ""
+            )  # as the second heading `cost` is called, which is `Cost`
             taken.add(name.lower())
             links.append(f"[{name}](#{name.lower()}{again})")
         parts.append(f"## {heading}\n\n{' · '.join(links)}\n")
@@ -84,7 +86,9 @@ def _entry(path: str) -> str:
             if key.startswith("_") or not inspect.isfunction(function) or not function.__doc__:
                 continue
             called = "" if function is not member else _arguments(function)
-            lines.append(f"- `{key}{called}`: {' '.join(inspect.cleandoc(function.__doc__).split())}")
+            lines.append(
+                f"- `{key}{called}`: {' '.join(inspect.cleandoc(function.__doc__).split())}"
+            )
         lines += [""] if lines[-1] else []
     return "\n".join(lines)
 

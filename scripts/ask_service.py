@@ -14,10 +14,14 @@ command = ["featherseg", "serve", "efficientvit-seg-b0-shapes", "--port", "0"]
 with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as service:
     try:
         address = next(line for line in service.stdout or () if line.startswith("http://")).strip()
-        part = b'--part\r\nContent-Disposition: form-data; name="image"; filename="image.png"\r\n\r\n'
+        part = (
+            b'--part\r\nContent-Disposition: form-data; name="image"; filename="image.png"\r\n\r\n'
+        )
         body = part + image.read_bytes() + b"\r\n--part--\r\n"
         kind = {"Content-Type": "multipart/form-data; boundary=part"}
-        with urllib.request.urlopen(urllib.request.Request(f"{address}v1/segment", body, kind), timeout=60) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{address}v1/segment", body, kind), timeout=60
+        ) as answer:
             mask = answer.read()
     finally:
         service.terminate()

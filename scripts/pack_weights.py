@@ -20,7 +20,10 @@ def main() -> None:
     for name in (*KEPT, *([EVALUATIONS] if (run.path / EVALUATIONS).is_file() else [])):
         shutil.copy(run.path / name, target / name)
     state = run.model.state_dict()
-    save_weights(target, {key: value.half() if value.is_floating_point() else value for key, value in state.items()})
+    save_weights(
+        target,
+        {key: value.half() if value.is_floating_point() else value for key, value in state.items()},
+    )
 
 
 main()

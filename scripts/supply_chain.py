@@ -69,7 +69,11 @@ def needed(extras: tuple[str, ...]) -> set[str]:
 def licence(name: str) -> str:
     """What a package's metadata say: the expression, else its classifiers, else the first line of the text."""
     told = metadata.metadata(name)
-    classifiers = [row.rpartition(" :: ")[2] for row in told.get_all("Classifier") or [] if row.startswith("License")]
+    classifiers = [
+        row.rpartition(" :: ")[2]
+        for row in told.get_all("Classifier") or []
+        if row.startswith("License")
+    ]
     free = (told.get("License") or "").strip().partition("\n")[0]
     return told.get("License-Expression") or ", ".join(classifiers) or free
 
@@ -101,7 +105,9 @@ def proprietary(names: Iterable[str]) -> list[str]:
             terms.setdefault(term, []).append(name)
     number = sum(map(len, terms.values()))
     head = f"proprietary: {number} packages of NVIDIA's come with this torch (its CPU build needs none)"
-    return [head, *(f"  {', '.join(under)}: {term}" for term, under in terms.items())] if terms else []
+    return (
+        [head, *(f"  {', '.join(under)}: {term}" for term, under in terms.items())] if terms else []
+    )
 
 
 def holes() -> tuple[list[str], int]:
@@ -115,7 +121,9 @@ def holes() -> tuple[list[str], int]:
     for package in packages:
         for hole in package.get("vulns", []):
             mended = ", ".join(hole["fix_versions"]) or "no version yet"
-            found.append(f"{package['name']} {package['version']}: {hole['id']}, mended in {mended}")
+            found.append(
+                f"{package['name']} {package['version']}: {hole['id']}, mended in {mended}"
+            )
     return found, sum("skip_reason" in package for package in packages)
 
 
@@ -124,15 +132,26 @@ def main() -> int:
     names = sorted(needed(GATED))
     complaints = [text for name in names if (text := refused(name))]
     SBOM.parent.mkdir(exist_ok=True)
-    command = ["environment", sys.executable, "--pyproject", "pyproject.toml", "--mc-type", "library"]
+    command = [
+        "environment",
+        sys.executable,
+        "--pyproject",
+        "pyproject.toml",
+        "--mc-type",
+        "library",
+    ]
     subprocess.run([sys.executable, "-m", "cyclonedx_py", *command, "-o", str(SBOM)], check=True)
     parts = len(json.loads(SBOM.read_text(encoding="utf-8"))["components"])
-    print(f"licences: {len(names)} packages needed, {len(complaints)} refused; {SBOM} lists {parts} installed ones")
+    print(
+        f"licences: {len(names)} packages needed, {len(complaints)} refused; {SBOM} lists {parts} installed ones"
+    )
     for text in proprietary(names):
         print(text)
     found, unknown = holes()
     if unknown:
-        print(f"holes: SKIPPED for {'all' if unknown < 0 else unknown} packages, the database could not be reached")
+        print(
+            f"holes: SKIPPED for {'all' if unknown < 0 else unknown} packages, the database could not be reached"
+        )
     for text in (*complaints, *found):
         print(text)
     return 1 if complaints or found else 0

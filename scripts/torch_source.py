@@ -27,7 +27,9 @@ def nvidia_device() -> bool:
     if any(Path("/dev").glob("nvidia[0-9]*")):
         return True
     try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, encoding="utf-8", timeout=20, check=False)
+        done = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, encoding="utf-8", timeout=20, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0 and "GPU" in done.stdout
@@ -40,7 +42,16 @@ def at_hand(version: str) -> str | None:
             return _build(metadata.version("torch"), metadata.requires("torch") or [])
     except metadata.PackageNotFoundError:
         pass
-    command = [sys.executable, "-m", "pip", "install", "-qq", "--dry-run", "--no-deps", "--ignore-installed"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-qq",
+        "--dry-run",
+        "--no-deps",
+        "--ignore-installed",
+    ]
     command += ["--no-index", "--report", "-", f"torch=={version}"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
@@ -50,7 +61,11 @@ def at_hand(version: str) -> str | None:
 
 
 def _build(version: str, requires: list[str]) -> str:
-    return "cuda" if not version.endswith("+cpu") and re.search("nvidia|cuda", " ".join(requires)) else "cpu"
+    return (
+        "cuda"
+        if not version.endswith("+cpu") and re.search("nvidia|cuda", " ".join(requires))
+        else "cpu"
+    )
 
 
 def reachable(url: str) -> bool:
@@ -70,7 +85,10 @@ def choose(version: str, forced: bool) -> tuple[str | None, str]:
     if sys.platform != "linux":
         return None, f"PyPI's torch for this system is without CUDA: {CPU_SIZE}"
     if not forced and nvidia_device():
-        return None, f"an NVIDIA device is here: PyPI's torch with CUDA, {CUDA_SIZE} (make setup CPU=1: without)"
+        return (
+            None,
+            f"an NVIDIA device is here: PyPI's torch with CUDA, {CUDA_SIZE} (make setup CPU=1: without)",
+        )
     why = "CPU=1" if forced else "no NVIDIA device here"
     if reachable(f"{CPU_INDEX}/torch/"):
         return CPU_INDEX, f"{why}: torch's CPU build from {CPU_INDEX}, {CPU_SIZE}"

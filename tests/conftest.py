@@ -16,11 +16,15 @@ import featherseg  # noqa: F401 - before any test imports onnxruntime, whose tel
 
 SHARED = Path(__file__).parents[2] / "shared"
 
-hypothesis.settings.register_profile("fixed seeds", derandomize=True, deadline=None)  # a busy machine fails none
+hypothesis.settings.register_profile(
+    "fixed seeds", derandomize=True, deadline=None
+)  # a busy machine fails none
 hypothesis.settings.load_profile("fixed seeds")
 
 
-os.fsync = lambda descriptor: os.fstat(descriptor) and None  # what tests write need not outlive a loss of power
+os.fsync = lambda descriptor: (
+    os.fstat(descriptor) and None
+)  # what tests write need not outlive a loss of power
 gc.disable()  # until all is imported: it would look through the same million objects again and again
 
 
@@ -54,7 +58,10 @@ def light_models(monkeypatch):
     from featherseg.models import MODELS
 
     cost.cache_clear()
-    for name, config in (("frm-lite0", TinyConfig()), ("efficientvit-seg-b0", TinyConfig(channels=24))):
+    for name, config in (
+        ("frm-lite0", TinyConfig()),
+        ("efficientvit-seg-b0", TinyConfig(channels=24)),
+    ):
         light = replace(MODELS[name], model=lambda _, classes, config=config: Tiny(config, classes))
         monkeypatch.setitem(MODELS, name, light)
     yield

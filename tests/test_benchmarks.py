@@ -95,9 +95,13 @@ def test_an_ablation_s_table_claims_nothing_by_three_signs(load, capsys):
     ablations, rng = load("ablations"), np.random.default_rng(0)
     base = training_runs(rng, 3, 72, spread=0.1, noise=0.05)
     lower, far = base.copy(), base.copy()
-    lower[:, :, 1] = np.round(lower[:, :, 1] * np.array([0.998, 0.99, 0.97])[:, None, None])  # with every seed
+    lower[:, :, 1] = np.round(
+        lower[:, :, 1] * np.array([0.998, 0.99, 0.97])[:, None, None]
+    )  # with every seed
     far[:, :, 1] = np.round(0.7 * far[:, :, 1])
-    ablations.print_table({"whole": base, "lower": lower, "far": far}, [f"drive_{i:03d}" for i in range(72)])
+    ablations.print_table(
+        {"whole": base, "lower": lower, "far": far}, [f"drive_{i:03d}" for i in range(72)]
+    )
     _, whole, lower, far = capsys.readouterr().out.splitlines()
     assert whole.split()[0] == "whole"
     assert lower.endswith("no difference between lower and whole is shown")
@@ -106,7 +110,9 @@ def test_an_ablation_s_table_claims_nothing_by_three_signs(load, capsys):
 
 def test_functions_take_turns_in_an_order_that_moves_on(load):
     paired, calls = load("paired"), []
-    table = paired.compare({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=4)
+    table = paired.compare(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=4
+    )
     assert "".join(calls[-8:]) == "abbaabba"
     assert table.wall_ms.shape == table.cpu_ms.shape == (1, 4, 2)
     assert (table.wall_ms >= 0).all()
@@ -124,7 +130,9 @@ def test_processes_are_timed_and_tell_their_facts_whatever_they_print(load, tmp_
         f"import sys; sys.path.insert(0, {str(FOLDER)!r})\nimport paired\nprint('noise')\n"
         "paired.serve(lambda: print('more'), {'word': sys.argv[1]})\n"
     )
-    table = paired.processes({"x": [str(script), "one"], "y": [str(script), "two"]}, rounds=3, starts=2)
+    table = paired.processes(
+        {"x": [str(script), "one"], "y": [str(script), "two"]}, rounds=3, starts=2
+    )
     assert table.facts == {"x": {"word": "one"}, "y": {"word": "two"}}
     assert table.wall_ms.shape == (2, 3, 2)
     assert all(mib > 5 for mib in table.memory_mib.values())
@@ -159,7 +167,9 @@ def test_the_usual_contrast_is_ours_on_the_same_pixels(load):
 
     bench = load("pixel_contrast")
     torch.manual_seed(0)
-    embedded = torch.nn.functional.normalize(torch.randn(2, 6, 8, 8, dtype=torch.float64), dim=1).requires_grad_()
+    embedded = torch.nn.functional.normalize(
+        torch.randn(2, 6, 8, 8, dtype=torch.float64), dim=1
+    ).requires_grad_()
     index = torch.randperm(128)[:60]
     classes = index % 3
     ours = bench.contrast(bench.pick(embedded, index), classes, bench.TEMPERATURE)
@@ -181,7 +191,11 @@ class Halves:
         return np.tile((np.arange(64) > 10 + 6 * index).astype(np.uint8), (64, 1))
 
     def __getitem__(self, index):
-        return Sample(str(index), np.repeat(40 + 150 * self.label(index)[:, :, None], 3, axis=2), self.label(index))
+        return Sample(
+            str(index),
+            np.repeat(40 + 150 * self.label(index)[:, :, None], 3, axis=2),
+            self.label(index),
+        )
 
 
 def test_the_plain_loop_learns_and_ends_in_its_time(load, monkeypatch):
@@ -203,7 +217,9 @@ def test_crops_of_the_plain_loop_keep_image_and_label_together(load):
     loop = load("plain_loop")
     crops = loop.Crops(Halves(), loop.Settings(), seed=0)
     crops.size = (160, 160)
-    label = torch.arange(7, dtype=torch.uint8).repeat_interleave(30)[:, None].repeat(1, 100)  # 210 x 100, in stripes
+    label = (
+        torch.arange(7, dtype=torch.uint8).repeat_interleave(30)[:, None].repeat(1, 100)
+    )  # 210 x 100, in stripes
     image = 30.0 * label[None]
     for _ in range(20):
         crop, mask = crops.crop(image, label)
@@ -226,7 +242,9 @@ def against(load, monkeypatch):
 
     def open_side(source, folder):
         task = json.loads((folder / "task.json").read_text())
-        wrong = round(1e4 * task["settings"].get("lr", 3e-4)) + 50 * (task["settings"].get("area") == "crop")
+        wrong = round(1e4 * task["settings"].get("lr", 3e-4)) + 50 * (
+            task["settings"].get("area") == "crop"
+        )
 
         data = source.open(task["scored_on"])
         labels = {data[i].image.tobytes(): data.label(i) for i in range(len(data))}
@@ -244,7 +262,9 @@ def against(load, monkeypatch):
     return bench
 
 
-def test_the_plain_loop_is_tuned_first_and_the_same_command_does_only_what_is_missing(against, tmp_path, capsys):
+def test_the_plain_loop_is_tuned_first_and_the_same_command_does_only_what_is_missing(
+    against, tmp_path, capsys
+):
     toml = against.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})
     source, table = against.Source("toy-scenes", str(toml)), tmp_path / "tables" / "rows.jsonl"
 
@@ -255,15 +275,21 @@ def test_the_plain_loop_is_tuned_first_and_the_same_command_does_only_what_is_mi
         bench.run()
         return against.started
 
-    assert len(run()) == 3 + 4 * 1 + 2 * 3  # learning rates, the other value of four factors, both sides by three seeds
+    assert (
+        len(run()) == 3 + 4 * 1 + 2 * 3
+    )  # learning rates, the other value of four factors, both sides by three seeds
     rows = [json.loads(line) for line in table.read_text().splitlines()]
     last = [row for row in rows if row["side"] == "plain" and row["scored_on"] == "test"]
-    assert [(row["settings"]["lr"], row["settings"]["area"]) for row in last] == [(3e-4, "whole")] * 3
+    assert [(row["settings"]["lr"], row["settings"]["area"]) for row in last] == [
+        (3e-4, "whole")
+    ] * 3
     assert sorted(row["look"] for row in rows if row["look"]) == [1, 2, 3, 4, 5, 6]
 
     # Equal masks have equal scores, and no difference
     ours = [row for row in rows if row["side"] == "featherseg"]
-    scores, theirs = ({row["seed"]: (row["score"], row["iou"]) for row in side} for side in (ours, last))
+    scores, theirs = (
+        {row["seed"]: (row["score"], row["iou"]) for row in side} for side in (ours, last)
+    )
     assert scores == theirs
     assert len({score for score, _ in scores.values()}) == 3
     against.print_table(source, 0.1, table)
@@ -272,7 +298,9 @@ def test_the_plain_loop_is_tuned_first_and_the_same_command_does_only_what_is_mi
     assert "two looks" not in printed
 
     # Its settings were chosen on the validation images; CamVid's are a clip between training images, so on others
-    tuned = [(row["trained_on"], row["scored_on"]) for row in rows if row not in last and row not in ours]
+    tuned = [
+        (row["trained_on"], row["scored_on"]) for row in rows if row not in last and row not in ours
+    ]
     assert tuned == [source.tuning] * 7 == [("train", "val")] * 7
     assert against.Source("camvid", "camvid").tuning == ("subtrain", "dev")
 
@@ -282,9 +310,16 @@ def test_the_plain_loop_is_tuned_first_and_the_same_command_does_only_what_is_mi
     assert run() == []  # its training stands, so that it is scored alone
     assert len(table.read_text().splitlines()) == len(rows)
     table.write_text("".join(json.dumps(row) + "\n" for row in rows if row is not last[1]))
-    shutil.rmtree(against.Task(**{k: last[1][k] for k in against.Task.__dataclass_fields__}).folder(tmp_path / "out"))
+    shutil.rmtree(
+        against.Task(**{k: last[1][k] for k in against.Task.__dataclass_fields__}).folder(
+            tmp_path / "out"
+        )
+    )
     assert [(task.side, task.seed) for task in run()] == [("plain", last[1]["seed"])]
-    assert {(task.side, task.seed) for task in run(seeds=range(4))} == {("plain", 3), ("featherseg", 3)}
+    assert {(task.side, task.seed) for task in run(seeds=range(4))} == {
+        ("plain", 3),
+        ("featherseg", 3),
+    }
     against.print_table(source, 0.1, table)
     assert "corrected for two looks" in capsys.readouterr().out
     assert len(run(minutes=0.2)) == 13
@@ -292,7 +327,9 @@ def test_the_plain_loop_is_tuned_first_and_the_same_command_does_only_what_is_mi
     assert "an interval needs 3" in capsys.readouterr().out
 
 
-def test_a_killed_training_goes_on_with_the_seconds_it_had_and_stops_no_other(against, tmp_path, monkeypatch, capsys):
+def test_a_killed_training_goes_on_with_the_seconds_it_had_and_stops_no_other(
+    against, tmp_path, monkeypatch, capsys
+):
     toml = against.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})
     source, table = against.Source("toy-scenes", str(toml)), tmp_path / "tables" / "rows.jsonl"
     whole, kills = against.TRAIN["featherseg"], [1]
@@ -314,7 +351,11 @@ def test_a_killed_training_goes_on_with_the_seconds_it_had_and_stops_no_other(ag
     assert "failed: killed 1" in capsys.readouterr().err
     assert len(table.read_text().splitlines()) == 12  # all but this one
     against.Bench([source], 0.1, tmp_path / "out", table, 1).run()
-    (row,) = (r for r in map(json.loads, table.read_text().splitlines()) if (r["side"], r["seed"]) == ("featherseg", 1))
+    (row,) = (
+        r
+        for r in map(json.loads, table.read_text().splitlines())
+        if (r["side"], r["seed"]) == ("featherseg", 1)
+    )
     assert 39 < row["seconds"] < 60
 
 
@@ -331,7 +372,9 @@ def test_a_recipe_is_known_by_what_it_says(load, tmp_path):
 
 def test_every_number_of_minutes_has_a_row_of_its_own(load, tmp_path, monkeypatch, capsys):
     minutes, plain = load("minutes"), load("against_plain")
-    source = minutes.Source("toy-scenes", str(plain.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})))
+    source = minutes.Source(
+        "toy-scenes", str(plain.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2}))
+    )
     started, table = [], tmp_path / "tables" / "rows.jsonl"
 
     def start(folder, *command, cache, gpus):
@@ -352,8 +395,16 @@ def test_every_number_of_minutes_has_a_row_of_its_own(load, tmp_path, monkeypatc
 
     found = finish("test")
     assert len(found) == 4
-    assert all('--set data.train_split="train"' in command and "val_split" not in command for command in found)
-    assert [command.split("--minutes ")[1].split()[0] for command in found] == ["1.0", "2.0", "1.0", "2.0"]
+    assert all(
+        '--set data.train_split="train"' in command and "val_split" not in command
+        for command in found
+    )
+    assert [command.split("--minutes ")[1].split()[0] for command in found] == [
+        "1.0",
+        "2.0",
+        "1.0",
+        "2.0",
+    ]
     assert finish("test") == []
     assert len(finish("test", "augment.progressive=true")) == 4
     assert all('data.val_split="val"' in command for command in finish("val"))
@@ -372,15 +423,26 @@ def test_every_number_of_minutes_has_a_row_of_its_own(load, tmp_path, monkeypatc
 def test_rows_say_what_their_recipe_leaves_open(load, tmp_path):
     minutes, both, plain = load("minutes"), load("against_ultralytics"), load("against_plain")
     toml = plain.write_shapes(tmp_path / "data", {"train": 1, "val": 1, "test": 1})
-    keys = (tmp_path / "data" / "train.txt").read_text().split() + [f"train/copy-{number}" for number in range(69)]
+    keys = (tmp_path / "data" / "train.txt").read_text().split() + [
+        f"train/copy-{number}" for number in range(69)
+    ]
     (tmp_path / "data" / "train.txt").write_text("\n".join(keys))  # to draw as many takes seconds
     for part, key in product(("images", "masks"), keys[1:]):
-        shutil.copy(tmp_path / "data" / part / f"{keys[0]}.png", tmp_path / "data" / part / f"{key}.png")
+        shutil.copy(
+            tmp_path / "data" / part / f"{keys[0]}.png", tmp_path / "data" / part / f"{key}.png"
+        )
     source, scratch = minutes.Source("toy-scenes", str(toml)), ("model.pretrained=false",)
     alone = {"backbone_lr": None, "optimizer": "muon"}
-    assert alone.items() <= minutes.task_of("frm-lite0", scratch, "val", source, 1.0, 0).settings.items()
-    own = minutes.task_of("frm-lite0", (*scratch, "train.optimizer=adamw"), "val", source, 1.0, 0).settings
-    assert not alone.keys() & (own.keys() | minutes.task_of("frm-lite0", (), "val", source, 1.0, 0).settings.keys())
+    assert (
+        alone.items()
+        <= minutes.task_of("frm-lite0", scratch, "val", source, 1.0, 0).settings.items()
+    )
+    own = minutes.task_of(
+        "frm-lite0", (*scratch, "train.optimizer=adamw"), "val", source, 1.0, 0
+    ).settings
+    assert not alone.keys() & (
+        own.keys() | minutes.task_of("frm-lite0", (), "val", source, 1.0, 0).settings.keys()
+    )
     bench = SimpleNamespace(models=["frm-lite0"], scratch=["frm-lite0", "efficientvit-seg-b0"])
     first, second, third = (settings for _, settings in both.Bench.sides(bench, source))
     assert (first["optimizer"], second["optimizer"]) == ("muon", "adamw")
@@ -389,7 +451,10 @@ def test_rows_say_what_their_recipe_leaves_open(load, tmp_path):
         Image.open(file).resize((200, 200), Image.Resampling.NEAREST).save(file)
     small = [settings.get("batch_size") for _, settings in both.Bench.sides(bench, source)]
     assert small == [16, None, 16], "from-scratch.toml has 8"
-    assert both.settings_of("frm-lite0 at 0.5", source).items() >= {"resize": [100, 100], "batch_size": 16}.items()
+    assert (
+        both.settings_of("frm-lite0 at 0.5", source).items()
+        >= {"resize": [100, 100], "batch_size": 16}.items()
+    )
     assert both.settings_of("frm-lite0 at 1", source) == both.settings_of("frm-lite0", source)
     assert minutes.task_of("frm-lite0", (), "val", source, 1.0, 0).settings["batch_size"] == 16
 
@@ -409,12 +474,21 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     load, tmp_path, monkeypatch, capsys
 ):
     teaching, plain = load("teaching"), load("against_plain")
-    source = plain.Source("toy-scenes", str(plain.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2})))
-    started, table, student, teacher = [], tmp_path / "rows.jsonl", "frm-lite0-half-light", "frm-lite0"
+    source = plain.Source(
+        "toy-scenes", str(plain.write_shapes(tmp_path / "data", {"train": 1, "val": 2, "test": 2}))
+    )
+    started, table, student, teacher = (
+        [],
+        tmp_path / "rows.jsonl",
+        "frm-lite0-half-light",
+        "frm-lite0",
+    )
 
     def start(folder, *command, cache="off", gpus):
         assert not gpus
-        assert cache == ("off" if "model.pretrained=true" in command else str(tmp_path / "out" / "cache"))
+        assert cache == (
+            "off" if "model.pretrained=true" in command else str(tmp_path / "out" / "cache")
+        )
         started.append(" ".join(command))
         out = Path(command[-1])
         out.mkdir()
@@ -428,7 +502,14 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
 
     def run(*ways, split="val", seeds=(0,), scratch=False, teacher_minutes=1.0, overrides=()):
         started.clear()
-        asked = {"student": student, "teacher": teacher, "minutes": 1.0, "split": split, "seeds": seeds, "ways": ways}
+        asked = {
+            "student": student,
+            "teacher": teacher,
+            "minutes": 1.0,
+            "split": split,
+            "seeds": seeds,
+            "ways": ways,
+        }
         asked |= {"jobs": 1, "rows": table, "out": tmp_path / "out"}
         asked |= {"scratch": scratch, "teacher_minutes": teacher_minutes, "overrides": overrides}
         teaching.Bench(SimpleNamespace(**asked), [source]).run()
@@ -438,10 +519,14 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     trains, looks, taught = (teacher, True, False), (student, False, True), (student, True, True)
     assert run("untaught", "logits") == [trains, looks, (student, True, False), taught]
     assert run("untaught", "logits") == []
-    assert run("three teachers") == [trains, trains, looks, looks, taught], "that of seed 0 is there"
+    assert run("three teachers") == [trains, trains, looks, looks, taught], (
+        "that of seed 0 is there"
+    )
 
     # From scratch is the student alone, of longer minutes the teacher alone
-    assert run("untaught", "logits", scratch=True) == [(student, True, False), taught], "its teacher is there"
+    assert run("untaught", "logits", scratch=True) == [(student, True, False), taught], (
+        "its teacher is there"
+    )
     assert all("model.pretrained=false" in command for command in started)
     assert run("logits", teacher_minutes=2.0) == [trains, looks, taught]
     assert ["--minutes 2.0" in command for command in started] == [True, False, False]
@@ -450,7 +535,10 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     assert run("channels") == [trains, looks, taught]
 
     # What --set changes is the student's, untaught or taught
-    assert run("untaught", "logits", overrides=("train.steps=9",)) == [(student, True, False), taught]
+    assert run("untaught", "logits", overrides=("train.steps=9",)) == [
+        (student, True, False),
+        taught,
+    ]
     assert all("train.steps=9" in command for command in started)
 
     # Teachers and untaught runs of test are those of against_ultralytics.py; a teacher that is gone is trained again
@@ -461,13 +549,25 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     for seed in range(3):
         for model in (teacher, student):
             task = teaching.Task(
-                "toy-scenes", model, teaching.both.settings_of(model, source), seed, 1.0, "train", "test"
+                "toy-scenes",
+                model,
+                teaching.both.settings_of(model, source),
+                seed,
+                1.0,
+                "train",
+                "test",
             )
             (task.folder(tmp_path / "out") / "run").mkdir(parents=True, exist_ok=True)
             (task.folder(tmp_path / "out") / "run" / "weights.safetensors").touch()
             (task.folder(tmp_path / "out") / "processor.json").write_text('{"seconds": 60}')
             if model == student:
-                row = {"dataset": "toy-scenes", "side": model, "settings": task.settings, "seed": seed, "minutes": 1.0}
+                row = {
+                    "dataset": "toy-scenes",
+                    "side": model,
+                    "settings": task.settings,
+                    "seed": seed,
+                    "minutes": 1.0,
+                }
                 row |= {"trained_on": "train", "scored_on": "test", "score": 0.5}
                 kept.append(task.counts(table))
                 with (tmp_path / "alone.jsonl").open("a") as lines:
@@ -481,13 +581,24 @@ def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_ag
     capsys.readouterr()
     teaching.print_table(rows, source, table)
     printed = capsys.readouterr().out
-    assert f"{student} ({plain.recipe_digest(student)[:6]}), untaught, 1 min, test 50.00  (50.00" in printed
-    assert f"{student} ({plain.recipe_digest(student)[:6]}), untaught, train.steps=9, 1 min, val 4.25" in printed
+    assert (
+        f"{student} ({plain.recipe_digest(student)[:6]}), untaught, 1 min, test 50.00  (50.00"
+        in printed
+    )
+    assert (
+        f"{student} ({plain.recipe_digest(student)[:6]}), untaught, train.steps=9, 1 min, val 4.25"
+        in printed
+    )
     assert f"{student}, 1 min, logits by {teacher} of 1 min less untaught: " in printed
-    assert f"{student} from scratch ({plain.recipe_digest(student)[:6]}), logits by {teacher} of 1 min, " in printed
+    assert (
+        f"{student} from scratch ({plain.recipe_digest(student)[:6]}), logits by {teacher} of 1 min, "
+        in printed
+    )
 
 
-def test_a_row_of_the_table_of_fit_goes_from_rung_to_rung_until_it_gains_no_more(load, tmp_path, monkeypatch):
+def test_a_row_of_the_table_of_fit_goes_from_rung_to_rung_until_it_gains_no_more(
+    load, tmp_path, monkeypatch
+):
     table, calls = load("fit_table"), []
 
     class Runs:
@@ -521,7 +632,12 @@ def test_a_row_of_the_table_of_fit_goes_from_rung_to_rung_until_it_gains_no_more
     Runs.last = 400
     with pytest.raises(KeyboardInterrupt):
         table.record(row, source, pace, tmp_path / "row")
-    assert [call[:2] for call in calls] == [("run", 150), ("branch", 188), ("run", 300), ("branch", 375)]
+    assert [call[:2] for call in calls] == [
+        ("run", 150),
+        ("branch", 188),
+        ("run", 300),
+        ("branch", 375),
+    ]
     Runs.last, calls[:] = 10_000, []
     found = table.record(row, source, pace, tmp_path / "row")
 
@@ -529,8 +645,13 @@ def test_a_row_of_the_table_of_fit_goes_from_rung_to_rung_until_it_gains_no_more
     rungs = [(rung["seconds"], rung["steps"]) for rung in found["rungs"]]
     assert rungs == [(75, 150), (150, 300), (300, 600), (600, 1200), (1200, 2400)]
     assert calls[:3] == [("run", 600, 0, True), ("branch", 750, 150, True), ("run", 1200, 0, True)]
-    expected = {"val": 50 - 100 * 0.5 ** (1 + 150 / 200), "val_decayed": 50 - 100 * 0.5 ** (1 + 188 / 200)}
-    assert found["rungs"][0] == pytest.approx(found["rungs"][0] | expected | {"test_decayed": 188.0}, abs=1e-3)
+    expected = {
+        "val": 50 - 100 * 0.5 ** (1 + 150 / 200),
+        "val_decayed": 50 - 100 * 0.5 ** (1 + 188 / 200),
+    }
+    assert found["rungs"][0] == pytest.approx(
+        found["rungs"][0] | expected | {"test_decayed": 188.0}, abs=1e-3
+    )
     assert (found["step_seconds"], found["images"], found["precision"]) == (0.5, 7, "bf16")
     calls.clear()
     assert table.record(row, source, pace, tmp_path / "row") == found
@@ -544,19 +665,27 @@ def test_a_row_of_the_table_of_fit_goes_from_rung_to_rung_until_it_gains_no_more
     assert calls[0] == ("run", 38, 0, False)
 
     # Of scores that rise evenly over the logarithm of the time, what the last fifth brought
-    rising = [{"ended": ended, "val_decayed": 50 + 2 * math.log(ended)} for ended in (375, 750, 1600)]
+    rising = [
+        {"ended": ended, "val_decayed": 50 + 2 * math.log(ended)} for ended in (375, 750, 1600)
+    ]
     assert table.gained(rising) == pytest.approx(2 * math.log(1600) - 2 * math.log(0.8 * 1600))
 
     # A row without an end is taken further, and the longer one counts
     digest = table.recipe_digest("frm-lite0")
     began = found | {"recipe": digest, "rungs": found["rungs"][:4]}
-    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(began)}\n{json.dumps(found | {'recipe': digest})}\n")
+    (tmp_path / "rows.jsonl").write_text(
+        f"{json.dumps(began)}\n{json.dumps(found | {'recipe': digest})}\n"
+    )
     assert [table.is_over(one) for one in (began, found)] == [False, True]
     assert table.read_table(tmp_path / "rows.jsonl") == {row: found | {"recipe": digest}}
 
     source = SimpleNamespace(root=Path("there"))
     found = table.settings_of(("camvid-180x240", "frm-lite0", 0.5, 3), source)
-    assert (found["augment.resize"], found["augment.crop"], found["data.root"]) == ([90, 120], [90, 120], "there")
+    assert (found["augment.resize"], found["augment.crop"], found["data.root"]) == (
+        [90, 120],
+        [90, 120],
+        "there",
+    )
 
 
 def test_candidates_of_the_table_of_fit_are_timed_in_turns(load, tmp_path, monkeypatch):
@@ -599,19 +728,25 @@ def test_candidates_of_the_table_of_fit_are_timed_in_turns(load, tmp_path, monke
     assert [name[0] for name in timed[15:]] == ["small", "large"] * 5
 
 
-def test_a_pace_of_the_table_of_fit_is_that_of_a_step_and_of_the_validation(load, tmp_path, monkeypatch):
+def test_a_pace_of_the_table_of_fit_is_that_of_a_step_and_of_the_validation(
+    load, tmp_path, monkeypatch
+):
     table, times = load("fit_table"), iter([100.0, 102.4])
     clock = SimpleNamespace(process_time=lambda: next(times))
 
     def train(model, data, *, out, settings, report, progress):
-        progress.ends.extend([0.5 * step + (9 if step > 8 else 0) for step in range(settings["train.steps"])])
+        progress.ends.extend(
+            [0.5 * step + (9 if step > 8 else 0) for step in range(settings["train.steps"])]
+        )
 
     monkeypatch.setattr(table, "featherseg", SimpleNamespace(train=train))
     monkeypatch.setattr(table, "score", lambda run, data: 0.0)
     monkeypatch.setattr(table, "time", clock)
     monkeypatch.setattr(table, "open_dataset", lambda data, split, root, few: "v" * few)
     source = SimpleNamespace(
-        data="there", root=None, open=lambda split: {"train": "a" * 99, "val": "b" * 7}.get(split, "c")
+        data="there",
+        root=None,
+        open=lambda split: {"train": "a" * 99, "val": "b" * 7}.get(split, "c"),
     )
     found = table.time_pace(("shapes-60", "frm-lite0", 0.5, 3), source, tmp_path / "out")
     assert (found["step_seconds"], found["val_seconds"], found["images"]) == (0.5, 0.7, 60 + 7 + 1)
@@ -619,29 +754,55 @@ def test_a_pace_of_the_table_of_fit_is_that_of_a_step_and_of_the_validation(load
 
 def fit_rows(ends, digest, seeds=(0, 1)):
     """Rows of the table of fit and latencies: candidates that come near their ends by half every 120 seconds."""
-    models = ("frm-lite0-half-light-w32", "frm-lite0-half-light", "frm-lite0-light", "frm-lite2-light")
+    models = (
+        "frm-lite0-half-light-w32",
+        "frm-lite0-half-light",
+        "frm-lite0-light",
+        "frm-lite2-light",
+    )
     rows, times = [], []
     for dataset, seed, (number, model) in product(ends, seeds, enumerate(models)):
         rungs = []
         for seconds in (60, 120, 240, 480, 960):
             reached = ends[dataset][number] * (1 - 0.5 ** (1 + seconds / 120))
-            rung = {"seconds": seconds, "steps": seconds * 10, "ended": seconds * 12.5, "val": reached}
+            rung = {
+                "seconds": seconds,
+                "steps": seconds * 10,
+                "ended": seconds * 12.5,
+                "val": reached,
+            }
             rungs.append(rung | {"val_decayed": reached, "test_decayed": reached})
         key = {"dataset": dataset, "model": model, "scale": 1.0}
-        row = key | {"seed": seed, "step_seconds": 0.1, "val_seconds": 0.5, "rungs": rungs, "images": 200}
+        row = key | {
+            "seed": seed,
+            "step_seconds": 0.1,
+            "val_seconds": 0.5,
+            "rungs": rungs,
+            "images": 200,
+        }
         rows.append(row | {"recipe": digest(model)})
         time = {"format": "onnx", "p50_ms": 10.0 * (number + 1), "image_size": [180, 240]}
         times.append(key | time | {"processor": "here", "threads": 2})
     return rows, times
 
 
-def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(load, tmp_path, capsys, monkeypatch):
+def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(
+    load, tmp_path, capsys, monkeypatch
+):
     regret = load("fit_regret")
     ends = {"larger is better": (50, 55, 60, 65), "middle is best": (50, 70, 60, 65)}
     recorded, times = fit_rows(ends, regret.read_table.__globals__["recipe_digest"])
-    rungs = recorded[0]["rungs"]  # the first of a third seed, which has come to its end; three of the four of a fourth
-    recorded.append(recorded[0] | {"seed": 7, "rungs": [*rungs[:-1], rungs[-1] | {"val_decayed": 0.0}]})
-    recorded += [row | {"seed": 8} for row in recorded if (row["dataset"], row["seed"]) == ("middle is best", 0)][:3]
+    rungs = recorded[0][
+        "rungs"
+    ]  # the first of a third seed, which has come to its end; three of the four of a fourth
+    recorded.append(
+        recorded[0] | {"seed": 7, "rungs": [*rungs[:-1], rungs[-1] | {"val_decayed": 0.0}]}
+    )
+    recorded += [
+        row | {"seed": 8}
+        for row in recorded
+        if (row["dataset"], row["seed"]) == ("middle is best", 0)
+    ][:3]
     for name, rows in (("rows", recorded), ("times", times)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = regret.load(tmp_path / "rows.jsonl", tmp_path / "times.jsonl")
@@ -650,52 +811,84 @@ def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(load, tmp_p
     assert "larger is better with seed 7 is left out: it has 1 of 4 candidates" in told
     assert "middle is best with seed 8 is left out: it has 3 of 4 candidates" in told
     order = regret.by_macs
-    ways = {"fit": regret.fit(0.0, order), "most MACs": regret.most_macs, "asha": regret.fit(0.0, order, anew=True)}
+    ways = {
+        "fit": regret.fit(0.0, order),
+        "most MACs": regret.most_macs,
+        "asha": regret.fit(0.0, order, anew=True),
+    }
     rows = regret.regrets(found, ways)
     assert len(rows) == 2 * 2 * regret.LIMITS * len(regret.SHARES)
     assert min(row[way] for row in rows for way in ways) >= -1e-9
 
     # All keep the last limit: the last has the most MACs, which is 5 points below the best where the middle is best
-    half = {row["dataset"]: row for row in rows if (row["limit"], row["share"], row["seed"]) == (40.0, 0.5, 0)}
+    half = {
+        row["dataset"]: row
+        for row in rows
+        if (row["limit"], row["share"], row["seed"]) == (40.0, 0.5, 0)
+    }
     seconds = 0.5 * 4 * 960 * 1.25
     assert half["larger is better"]["most MACs"] == pytest.approx(0.0, abs=0.3)
-    assert half["middle is best"]["most MACs"] == pytest.approx(70 * (1 - 0.5**9) - 65 * (1 - 0.5**9), abs=0.3)
+    assert half["middle is best"]["most MACs"] == pytest.approx(
+        70 * (1 - 0.5**9) - 65 * (1 - 0.5**9), abs=0.3
+    )
     assert half["middle is best"]["fit"] == pytest.approx(0.0, abs=0.3)
-    assert all(row["asha"] >= row["fit"] - 1e-9 for row in rows)  # what started anew was trained for less
+    assert all(
+        row["asha"] >= row["fit"] - 1e-9 for row in rows
+    )  # what started anew was trained for less
     chosen, trained = regret.fit(0.0, order)(found["middle is best", 0], seconds, None)
     assert chosen.candidate.model == "frm-lite0-half-light"
     assert 0.5 * seconds <= trained <= seconds
 
     # The largest model, by either, is not the one at a larger scale, nor the slowest
     one = found["larger is better", 0][-1]
-    scales = [replace(one, candidate=replace(one.candidate, scale=scale)) for scale in (0.5, 2.0, 1.0, 1.5)]
+    scales = [
+        replace(one, candidate=replace(one.candidate, scale=scale))
+        for scale in (0.5, 2.0, 1.0, 1.5)
+    ]
     for largest in (regret.most_parameters, regret.most_macs):
         assert largest([*found["larger is better", 0][:-1], *scales], seconds, None)[0] is scales[2]
-    _, slim, wide, _ = found["larger is better", 0]  # 3.62 and 3.60 million parameters, 1.6 and 4.8 billion MACs
+    _, slim, wide, _ = found[
+        "larger is better", 0
+    ]  # 3.62 and 3.60 million parameters, 1.6 and 4.8 billion MACs
     assert regret.most_parameters([wide, slim], seconds, None)[0] is slim
     assert regret.most_macs([slim, wide], seconds, None)[0] is wide
 
     # An order that is learnt is that of the scores, whatever the datasets' levels, also where one was not recorded
-    learnt = regret.learnt_from({k: v[1:] if k == ("larger is better", 0) else v for k, v in found.items()})
+    learnt = regret.learnt_from(
+        {k: v[1:] if k == ("larger is better", 0) else v for k, v in found.items()}
+    )
     assert [one.candidate.latency_ms for one in learnt(found["middle is best", 0])][:2] == [40, 20]
-    only = regret.learnt_from({key: own for key, own in found.items() if key[0] == "middle is best"})
-    assert [one.candidate.latency_ms for one in only(found["larger is better", 0])] == [20, 40, 30, 10]
+    only = regret.learnt_from(
+        {key: own for key, own in found.items() if key[0] == "middle is best"}
+    )
+    assert [one.candidate.latency_ms for one in only(found["larger is better", 0])] == [
+        20,
+        40,
+        30,
+        10,
+    ]
 
     files = ["--rows", f"{tmp_path}/rows.jsonl", "--latencies", f"{tmp_path}/times.jsonl"]
     monkeypatch.setattr(sys, "argv", ["fit_regret", *files])
     regret.main()
     told = capsys.readouterr().out
     assert (
-        "frm-lite2-light at 1 on middle is best with seed 1 still gained 0.6 points in its last fifth of 960 s" in told
+        "frm-lite2-light at 1 on middle is best with seed 1 still gained 0.6 points in its last fifth of 960 s"
+        in told
     )
     assert "with seed 7 still" not in told
     assert "larger is better: judged with the margin 0, chosen on middle is best" in told
     assert "most MACs less fit: +" in told
-    assert "learnt from all of them: frm-lite2-light at 1, frm-lite0-half-light at 1, frm-lite0-light at 1" in told
+    assert (
+        "learnt from all of them: frm-lite2-light at 1, frm-lite0-half-light at 1, frm-lite0-light at 1"
+        in told
+    )
 
     # Timed again elsewhere: the last latency of each counts, of one device
     again = [row | {"processor": "there", "p50_ms": 2 * row["p50_ms"]} for row in times]
-    (tmp_path / "times.jsonl").write_text("".join(json.dumps(row) + "\n" for row in times + again[:1]))
+    (tmp_path / "times.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in times + again[:1])
+    )
     with pytest.raises(SystemExit, match="several devices"):
         regret.load(tmp_path / "rows.jsonl", tmp_path / "times.jsonl")
     (tmp_path / "times.jsonl").write_text("".join(json.dumps(row) + "\n" for row in times + again))
@@ -708,7 +901,9 @@ def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(load, tmp_p
     )
 
 
-def test_fit_and_the_default_are_timed_again_behind_both_and_rows_are_kept(load, tmp_path, monkeypatch, capsys):
+def test_fit_and_the_default_are_timed_again_behind_both_and_rows_are_kept(
+    load, tmp_path, monkeypatch, capsys
+):
     script = load("fit_default")
     plain, verbs, times = script.open_source.__globals__, [], iter(range(100))
     toml = plain["write_shapes"](tmp_path / "data", {"train": 2, "val": 2, "test": 2})
@@ -718,16 +913,32 @@ def test_fit_and_the_default_are_timed_again_behind_both_and_rows_are_kept(load,
         out = Path(words[words.index("--out") + 1]) if "--out" in words else Path(words[1])
         (out / "export").mkdir(parents=True, exist_ok=True)
         if words[0] == "fit":
-            chosen = {"model": "frm-lite0", "scale": 0.5, "miou_val": 0.5, "miou_test": 0.4, "interval": None}
-            facts = {"chosen": chosen, "limit_ms": 15.0, "seconds": 60.0, "file": "export/model.onnx"}
+            chosen = {
+                "model": "frm-lite0",
+                "scale": 0.5,
+                "miou_val": 0.5,
+                "miou_test": 0.4,
+                "interval": None,
+            }
+            facts = {
+                "chosen": chosen,
+                "limit_ms": 15.0,
+                "seconds": 60.0,
+                "file": "export/model.onnx",
+            }
             (out / "fit.json").write_text(json.dumps(facts))
         (out / "export" / "model.onnx").touch()
 
     monkeypatch.setattr(script, "run_verb", run_verb)
     monkeypatch.setattr(script, "time_file", lambda *_: SimpleNamespace(p50=float(next(times))))
-    monkeypatch.setattr(script, "featherseg", SimpleNamespace(evaluate=lambda run, split: SimpleNamespace(miou=0.3)))
+    monkeypatch.setattr(
+        script, "featherseg", SimpleNamespace(evaluate=lambda run, split: SimpleNamespace(miou=0.3))
+    )
     limits = [(script.limit_of(p50), p50) for p50 in np.linspace(1, 60, 997)]
-    assert all(0.9 * limit >= 1.02 * p50 - 1e-9 and 0.9 * limit < 1.02 * p50 + 0.01 for limit, p50 in limits)
+    assert all(
+        0.9 * limit >= 1.02 * p50 - 1e-9 and 0.9 * limit < 1.02 * p50 + 0.01
+        for limit, p50 in limits
+    )
     words = [
         "fit_default",
         str(toml),
@@ -807,7 +1018,9 @@ def test_the_peer_s_border_is_taken_off_its_mask(load, size):
     assert (mask[-1] == 7).all()
 
 
-def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(load, tmp_path, monkeypatch, capsys):
+def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(
+    load, tmp_path, monkeypatch, capsys
+):
     front, plain, table = load("pareto"), load("against_plain"), tmp_path / "rows.jsonl"
     for name in ("FILES", "LATENCIES"):
         monkeypatch.setattr(front, name, tmp_path / f"{name}.jsonl")
@@ -818,21 +1031,34 @@ def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(load, tmp_path
     for name, (ms, scores) in models.items():
         for seed, score in enumerate(scores):
             for pretrained in (False,) if name.startswith("yolo") else (False, True):
-                task = plain.Task("camvid", name, {"pretrained": pretrained}, seed, 30.0, "train", "test")
+                task = plain.Task(
+                    "camvid", name, {"pretrained": pretrained}, seed, 30.0, "train", "test"
+                )
                 shown = score / 100 if pretrained or name.startswith("yolo") else 0.01
                 plain.append_line(table, asdict(task) | {"score": shown, "processor": "here"})
                 counts = task.counts(table)
                 counts.parent.mkdir(exist_ok=True)
                 np.savez(counts, counts=next(runs), keys=[f"d_{i:03d}" for i in range(72)])
         for format, quicker in (("onnx", 1), ("onnx-int8", 2)):
-            row = {"dataset": "camvid", "model": name, "format": format, "threads": 1, "p50_ms": ms / quicker}
+            row = {
+                "dataset": "camvid",
+                "model": name,
+                "format": format,
+                "threads": 1,
+                "p50_ms": ms / quicker,
+            }
             row |= {"processor": "here", "size": [360, 480]}
             if not (name.startswith("yolo") and quicker == 2):
                 plain.append_line(front.LATENCIES, row)
             if quicker == 1:
                 plain.append_line(front.LATENCIES, row | {"processor": "there", "p50_ms": 2 * ms})
         for minutes, lost in ((30.0, -0.5), (120.0, -9.0)):
-            row = {"dataset": "camvid", "model": name, "minutes": minutes, "onnx-int8": {"points": [lost, -1, 0]}}
+            row = {
+                "dataset": "camvid",
+                "model": name,
+                "minutes": minutes,
+                "onnx-int8": {"points": [lost, -1, 0]},
+            }
             plain.append_line(front.FILES, row)
     front.print_front("camvid", 30.0, table, tmp_path / "front")
     printed = capsys.readouterr().out.splitlines()
@@ -856,7 +1082,9 @@ def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(load, tmp_path
     # `featherseg models` hears of those with weights and three seeds of every dataset
     lines = table.read_text().splitlines()
     other = [
-        line.replace('"camvid"', '"other"') for line in lines if '"side": "b"' not in line or '"seed": 2' not in line
+        line.replace('"camvid"', '"other"')
+        for line in lines
+        if '"side": "b"' not in line or '"seed": 2' not in line
     ]
     table.write_text("\n".join([*lines, *other]) + "\n")
     front.mark_front(["camvid", "other"], 30.0, table, tmp_path / "scores.json")
@@ -867,7 +1095,9 @@ def test_the_front_is_of_mean_scores_int8_less_what_its_file_lost(load, tmp_path
 
 def test_what_models_marks_is_what_the_committed_rows_say(load, tmp_path):
     front, marked = load("pareto"), json.loads(SCORES.read_text())
-    front.mark_front([*marked["miou"]], marked["minutes"], front.both.TABLE, tmp_path / "scores.json")
+    front.mark_front(
+        [*marked["miou"]], marked["minutes"], front.both.TABLE, tmp_path / "scores.json"
+    )
     again = json.loads((tmp_path / "scores.json").read_text())
     assert again == marked, "benchmarks/pareto.py camvid NEU/dataset.toml --data-root PATH --mark"
 
@@ -881,16 +1111,24 @@ def test_a_peer_is_compared_by_all_seeds_that_both_have(load, tmp_path, capsys):
     keys, table = [f"d_{i:03d}" for i in range(72)], tmp_path / "rows.jsonl"
     for (name, pretrained), own in of.items():
         for seed, counts in enumerate(own):
-            task = plain.Task("camvid", name, {"pretrained": pretrained}, seed, 30.0, "train", "test")
+            task = plain.Task(
+                "camvid", name, {"pretrained": pretrained}, seed, 30.0, "train", "test"
+            )
             plain.append_line(table, asdict(task) | {"score": 0.5})
             task.counts(table).parent.mkdir(exist_ok=True)
             np.savez(task.counts(table), counts=counts, keys=keys)
     both.print_table(plain.Source("camvid", "camvid"), 30.0, table)
-    told = [line.strip().split(": ") for line in capsys.readouterr().out.splitlines() if " less " in line]
+    told = [
+        line.strip().split(": ")
+        for line in capsys.readouterr().out.splitlines()
+        if " less " in line
+    ]
     assert [who for who, *_ in told] == [
         f"{side} less yolo26n-sem" for side in ("a (ImageNet)", "b (ImageNet)", "a (scratch)")
     ]
-    among = ["95 % for these 2 together, over images and 5 seeds"] * 2 + ["95 %, over images and 4 seeds"]
+    among = ["95 % for these 2 together, over images and 5 seeds"] * 2 + [
+        "95 %, over images and 4 seeds"
+    ]
     assert [text.split("(")[-1] for *_, text in told] == [f"{text})" for text in among]
     found = both.read_table("camvid", 30.0, table)
     expected = compare_variants([of[peer][:4], of[alone]], clusters_of(keys))
@@ -903,7 +1141,12 @@ def front_of_shapes(load, tmp_path, monkeypatch):
     alone(monkeypatch, plain.cores)
     toml = plain.write_shapes(tmp_path / "data", {"train": 2, "val": 2, "test": 2})
     source, table = plain.Source("toy-scenes", str(toml)), tmp_path / "rows.jsonl"
-    return front, front.Bench(["seaformer-tiny"], (), (0,), [source], 1.0, tmp_path / "out", table, 1), source, table
+    return (
+        front,
+        front.Bench(["seaformer-tiny"], (), (0,), [source], 1.0, tmp_path / "out", table, 1),
+        source,
+        table,
+    )
 
 
 def test_the_front_names_runs_that_lie_elsewhere(load, tmp_path, monkeypatch, capsys):
@@ -939,17 +1182,23 @@ def test_the_front_times_untrained_models_once(load, tmp_path, monkeypatch):
 
 def test_the_front_is_timed_with_as_many_threads_as_there_are_cores(load, monkeypatch, capsys):
     front, cores = load("pareto"), usable_cores()
-    monkeypatch.setattr(sys, "argv", ["pareto", "shapes", "--latencies", "--threads", str(cores + 1)])
+    monkeypatch.setattr(
+        sys, "argv", ["pareto", "shapes", "--latencies", "--threads", str(cores + 1)]
+    )
     with pytest.raises(SystemExit):
         front.main()
     assert f"--threads {cores + 1}: this process may use {cores} cores" in capsys.readouterr().err
 
 
-def test_the_front_is_timed_by_a_process_for_each_number_of_threads_that_finds_its_core_free(load, monkeypatch):
+def test_the_front_is_timed_by_a_process_for_each_number_of_threads_that_finds_its_core_free(
+    load, monkeypatch
+):
     front, started = load("pareto"), []
     monkeypatch.setattr(sys, "argv", ["pareto", "shapes", "--latencies"])
     monkeypatch.setattr(front.subprocess, "run", lambda words, check: started.append(words[-2:]))
-    monkeypatch.setattr(front.both.plain.cores, "take_cores", lambda jobs: pytest.fail("takes a core that it needs"))
+    monkeypatch.setattr(
+        front.both.plain.cores, "take_cores", lambda jobs: pytest.fail("takes a core that it needs")
+    )
     front.main()
     assert started == [["--threads", str(n)] for n in dict.fromkeys((1, usable_cores()))]
 
@@ -970,7 +1219,12 @@ def test_scripts_that_time_do_it_by_turns(load):
     alone |= {"paper_recipes", "cluster_throughput"}
     for file in SCRIPTS:
         tree = ast.parse(file.read_text())
-        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        }
         assert file.stem in alone or not names & {"time", "timeit"}, file.name
 
 
@@ -992,7 +1246,10 @@ def test_a_change_is_trained_where_no_row_has_its_settings(load, tmp_path, monke
 
     monkeypatch.setattr(changes, "featherseg", train)
     monkeypatch.setattr(changes, "evaluate", Scored)
-    data, out = {"camvid": ("--data-root", "there"), "neu": ("--data", "lists.toml")}, tmp_path / "out"
+    data, out = (
+        {"camvid": ("--data-root", "there"), "neu": ("--data", "lists.toml")},
+        tmp_path / "out",
+    )
     runs = [(d, c, seed) for d in data for c in ("recipe", "dice") for seed in (0, 1)]
     changes.train_missing(runs, data, out, table, 2)
     assert len(trained) == 8
@@ -1004,7 +1261,8 @@ def test_a_change_is_trained_where_no_row_has_its_settings(load, tmp_path, monke
     assert len(trained) == 10  # those that failed
     changes.print_tables(["neu"], [0], table)
     assert (
-        "dice                       62.50  62.50                 +12.50 points, no interval" in capsys.readouterr().out
+        "dice                       62.50  62.50                 +12.50 points, no interval"
+        in capsys.readouterr().out
     )
     monkeypatch.setitem(changes.CHANGES, "dice", ("loss.dice=1.0",))
     assert set(changes.finished(table)) == {run for run in runs if run[1] == "recipe"}
@@ -1023,10 +1281,18 @@ def test_intervals_of_differences_are_student_s(load):
 @pytest.mark.parametrize("stage", ["tests", "kernels", "latency", "training", "papers", "ddp"])
 def test_every_stage_for_a_gpu_runs_small_on_a_cpu_and_once(stage, tmp_path):
     command = [str(FOLDER.parent / "scripts" / "gpu.sh"), stage, "--dry"]
-    environment = os.environ | {"GPU_FOLDER": str(tmp_path / "gpu"), "PYTHON": sys.executable, "OUT": str(tmp_path)}
-    first, again = (subprocess.run(command, env=environment, capture_output=True, text=True) for _ in range(2))
+    environment = os.environ | {
+        "GPU_FOLDER": str(tmp_path / "gpu"),
+        "PYTHON": sys.executable,
+        "OUT": str(tmp_path),
+    }
+    first, again = (
+        subprocess.run(command, env=environment, capture_output=True, text=True) for _ in range(2)
+    )
     assert first.returncode == again.returncode == 0, first.stdout + first.stderr
     assert (tmp_path / f"{stage}.md").read_text().startswith("| ")
     rows = (tmp_path / "gpu-dry" / f"{stage}.md").read_text().splitlines()
     assert len(rows) > 2 or stage == "tests"  # which all need a GPU
-    assert again.stdout == f"gpu: {stage} is done: {tmp_path}/gpu-dry/{stage}.md\n" or stage == "tests"
+    assert (
+        again.stdout == f"gpu: {stage} is done: {tmp_path}/gpu-dry/{stage}.md\n" or stage == "tests"
+    )

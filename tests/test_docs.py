@@ -22,8 +22,15 @@ from featherseg.data.datasets.dataset_toml import read_dataset_toml
 from featherseg.runs.run import build_model, save_weights
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
-MEASUREMENTS = sorted((ROOT / "benchmarks/tables").glob("*.md"))  # their commands are those of their day
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+MEASUREMENTS = sorted(
+    (ROOT / "benchmarks/tables").glob("*.md")
+)  # their commands are those of their day
 QUICK = ("cost", "models", "doctor")
 
 
@@ -36,7 +43,9 @@ def commands(program: str) -> list[list[str]]:
     """Every command line of a program in sh blocks and in inline code, without its first word."""
     found: list[list[str]] = []
     for path in DOCUMENTS:
-        lines = [line for block in blocks(path, "sh") for line in block.replace("\\\n", " ").splitlines()]
+        lines = [
+            line for block in blocks(path, "sh") for line in block.replace("\\\n", " ").splitlines()
+        ]
         lines += re.findall(r"`(" + program + r" [^`]+)`", path.read_text().replace("\n", " "))
         words = (shlex.split(line, comments=True) for line in lines)
         found += [word[1:] for word in words if word[:1] == [program]]
@@ -45,7 +54,9 @@ def commands(program: str) -> list[list[str]]:
 
 def is_command(line: list[str]) -> bool:
     """A verb alone is a mention of it, unless it takes nothing; `featherseg --version` names no verb."""
-    return line in (["models"], ["doctor"], ["demo"]) or (len(line) > 1 and not line[0].startswith("-"))
+    return line in (["models"], ["doctor"], ["demo"]) or (
+        len(line) > 1 and not line[0].startswith("-")
+    )
 
 
 FEATHERSEG = [line for line in commands("featherseg") if is_command(line)]
@@ -77,20 +88,27 @@ def test_every_command_in_the_documents_parses(line):
     group = typer.main.get_command(cli.build_app())
     context = group.make_context("featherseg", list(line))
     verb, command, rest = group.resolve_command(context, line)
-    command.make_context(verb, rest, parent=context)  # raises for an unknown option or a missing argument
+    command.make_context(
+        verb, rest, parent=context
+    )  # raises for an unknown option or a missing argument
 
 
 def quick_commands():
     """One of each verb for quick tests, all for slow ones."""
     lines = [line for line in FEATHERSEG if line[0] in QUICK]
     first = {line[0]: line for line in reversed(lines)}
-    return [pytest.param(line, marks=[] if first[line[0]] is line else pytest.mark.slow) for line in lines]
+    return [
+        pytest.param(line, marks=[] if first[line[0]] is line else pytest.mark.slow)
+        for line in lines
+    ]
 
 
 @pytest.mark.parametrize("line", quick_commands(), ids=" ".join)
 def test_the_quick_commands_run(line, monkeypatch):
     monkeypatch.setattr("sys.argv", ["featherseg", *line])
-    monkeypatch.setattr(probes, "findings", lambda extras: [])  # each tried in a process, by tests/cli/test_doctor.py
+    monkeypatch.setattr(
+        probes, "findings", lambda extras: []
+    )  # each tried in a process, by tests/cli/test_doctor.py
     with pytest.raises(SystemExit) as finished:
         cli.main()
     assert not finished.value.code
@@ -135,7 +153,9 @@ def test_the_page_of_verbs_is_what_the_command_line_says():
     assert verbs.PAGE.read_text() == verbs.page(), "write it again with: python scripts/verbs.py"
 
 
-@pytest.mark.parametrize("path", [*DOCUMENTS, *MEASUREMENTS], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [*DOCUMENTS, *MEASUREMENTS], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_links_lead_to_files(path):
     links = re.findall(r"\]\(([^)#]+)\)", path.read_text())
     missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
@@ -143,7 +163,11 @@ def test_links_lead_to_files(path):
 
 
 def test_the_reference_of_the_api_is_what_the_docstrings_say():
-    spec = importlib.util.spec_from_file_location("api_reference", ROOT / "scripts" / "api_reference.py")
+    spec = importlib.util.spec_from_file_location(
+        "api_reference", ROOT / "scripts" / "api_reference.py"
+    )
     reference = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(reference)
-    assert reference.PAGE.read_text() == reference.page(), "write it again with: python scripts/api_reference.py"
+    assert reference.PAGE.read_text() == reference.page(), (
+        "write it again with: python scripts/api_reference.py"
+    )

@@ -14,7 +14,9 @@ from support.processes.verbs_alone import run_verbs, without_network
 
 from featherseg.cli import VERBS
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are watched as Linux lets it")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="processes are watched as Linux lets it"
+)
 ROOT = Path(__file__).parents[1]
 DOCUMENTED = {
     "home/.cache/featherseg/*": "`~/.cache/featherseg`",
@@ -80,7 +82,9 @@ def folder(tmp_path_factory):
     for path in (work / "field" / "images").iterdir():  # the model of yard has seen none of these
         Image.fromarray(255 - np.array(Image.open(path))).save(path)
     torch.save(Tiny(TinyConfig(), 2).state_dict(), work / "weights.pth")
-    begin_planned(work / "yard" / "dataset.toml", work / "fit", max_ms=1000.0, rungs=((1, 1),), final=(2, 1))
+    begin_planned(
+        work / "yard" / "dataset.toml", work / "fit", max_ms=1000.0, rungs=((1, 1),), final=(2, 1)
+    )
     return place
 
 
@@ -88,7 +92,9 @@ def test_every_verb_has_a_case():
     assert QUICK.keys() | SLOW.keys() == VERBS.keys()
 
 
-@pytest.mark.parametrize("cases", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"])
+@pytest.mark.parametrize(
+    "cases", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"]
+)
 def test_verbs_call_nobody_and_leave_files_only_where_it_is_documented(folder, cases):
     report = run_verbs(folder, cases, tuple(DOCUMENTED))
     assert (report.failed, report.files, report.network) == ([], [], [])
@@ -96,7 +102,9 @@ def test_verbs_call_nobody_and_leave_files_only_where_it_is_documented(folder, c
 
 def test_a_file_and_a_look_up_are_seen(folder):
     if not without_network():
-        pytest.skip("this user may not run a process without a network, and the look-up would be a real one")
+        pytest.skip(
+            "this user may not run a process without a network, and the look-up would be a real one"
+        )
     write_onnx(folder / "work" / "net.onnx")
     cases = {"predict": ["net.onnx yard/images/000x.png -o masks"], "weights": ["get resnet-18"]}
     report = run_verbs(folder, cases, tuple(DOCUMENTED), ORT_DISABLE_TELEMETRY="0")

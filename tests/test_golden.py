@@ -10,7 +10,9 @@ from support.golden.golden_make import GOLDEN, KEY_SETS, made, text
 from support.golden.golden_rule import image
 from support.golden.parity_golden import entries
 
-FILES = sorted(path.relative_to(GOLDEN).as_posix() for path in GOLDEN.rglob("*.*") if path.suffix != ".md")
+FILES = sorted(
+    path.relative_to(GOLDEN).as_posix() for path in GOLDEN.rglob("*.*") if path.suffix != ".md"
+)
 
 
 @pytest.fixture(scope="module")

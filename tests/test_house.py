@@ -15,7 +15,15 @@ import featherseg
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-HEAVY = ("torch", "lightning", "onnx", "onnxruntime", "onnxscript", "tensorboard", "pytorch_lightning")
+HEAVY = (
+    "torch",
+    "lightning",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "tensorboard",
+    "pytorch_lightning",
+)
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -25,7 +33,9 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def imported_by(statement: str) -> set[str]:
     """Top-level names in sys.modules after a statement, in a fresh interpreter."""
-    run = python("-c", f"import sys; {statement}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))")
+    run = python(
+        "-c", f"import sys; {statement}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    )
     assert run.returncode == 0, run.stderr
     return set(run.stdout.split())
 
@@ -35,12 +45,16 @@ def test_importing_featherseg_imports_nothing_heavy_and_no_config():
 
 
 def test_building_the_command_line_imports_nothing_heavy():
-    found = imported_by("from featherseg.cli import build_app; import typer; typer.main.get_command(build_app())")
+    found = imported_by(
+        "from featherseg.cli import build_app; import typer; typer.main.get_command(build_app())"
+    )
     assert found.isdisjoint({*HEAVY, "numpy", "PIL", "pydantic", "safetensors"})
 
 
 def test_without_lightning_all_but_training_is_there():
-    modules = "training.published_weights, featherseg.training.pretrained, featherseg.training.batches"
+    modules = (
+        "training.published_weights, featherseg.training.pretrained, featherseg.training.batches"
+    )
     modules += ", featherseg.fitting.elsewhere, featherseg.cli.machine_findings"
     blocked = "sys.modules['lightning'] = None; import featherseg"
     assert "featherseg" in imported_by(f"{blocked}, featherseg.{modules}")
@@ -50,17 +64,24 @@ def test_without_lightning_all_but_training_is_there():
 
 def test_help_answers_in_half_a_second():
     before = os.times()
-    run = python("-c", "from featherseg.cli import main; import sys; sys.argv = ['featherseg', '--help']; main()")
+    run = python(
+        "-c",
+        "from featherseg.cli import main; import sys; sys.argv = ['featherseg', '--help']; main()",
+    )
     after = os.times()
     assert run.returncode == 0
-    processor = after.children_user + after.children_system - before.children_user - before.children_system
+    processor = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
     assert processor < 0.5  # seconds; on an idle machine the wall clock says the same
 
 
 def test_layers_hold():
     # in a process of its own: it switches off the loggers that are there
     command = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
-    done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", command], cwd=ROOT, capture_output=True, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -71,7 +92,11 @@ def test_every_fault_can_be_planted():
 
 def test_nothing_prints_outside_the_command_line():
     for path in SOURCES:
-        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        calls = [
+            node.func
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call)
+        ]
         prints = [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
         assert not prints or "cli" in path.parts, path
 
@@ -83,24 +108,42 @@ def mode_of(call: ast.Call) -> str:
         return "b"
     is_path = function == "open" and module not in ("", "gzip", "bz2", "lzma", "io")
     given = [k.value for k in call.keywords if k.arg == "mode"] + call.args[0 if is_path else 1 :]
-    texts = [value.value for value in given[:1] if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+    texts = [
+        value.value
+        for value in given[:1]
+        if isinstance(value, ast.Constant) and isinstance(value.value, str)
+    ]
     default = "r" if module in ("", "io") or function == "fdopen" else "b"  # x may be no path
     return texts[0] if texts and set(texts[0]) <= set("rwxabt+") else default
 
 
 def test_the_mode_of_a_file_is_seen():
-    modes = {"open(p)": "r", "open(p, 'wb')": "wb", "open(p, mode='x')": "x", "os.fdopen(f, 'w')": "w"}
-    modes |= {"(a / b).open('a')": "a", "gzip.open(p)": "b", "gzip.open(p, 'rt')": "rt", "Image.open(p)": "b"}
+    modes = {
+        "open(p)": "r",
+        "open(p, 'wb')": "wb",
+        "open(p, mode='x')": "x",
+        "os.fdopen(f, 'w')": "w",
+    }
+    modes |= {
+        "(a / b).open('a')": "a",
+        "gzip.open(p)": "b",
+        "gzip.open(p, 'rt')": "rt",
+        "Image.open(p)": "b",
+    }
     modes |= {"archive.open('name.txt')": "b", "os.open(p, flags)": "b", "f(p)": "b"}
     assert {code: mode_of(ast.parse(code, mode="eval").body) for code in modes} == modes
 
 
 def test_text_is_read_and_written_in_a_named_encoding():  # what Windows takes by itself is not UTF-8
     for path in [*SOURCES, *(ROOT / "scripts").glob("*.py")]:
-        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+        for call in (
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+        ):
             named = {keyword.arg for keyword in call.keywords}
             method = call.func.attr if isinstance(call.func, ast.Attribute) else None
-            text = method in ("read_text", "write_text") or "b" not in mode_of(call) or "text" in named
+            text = (
+                method in ("read_text", "write_text") or "b" not in mode_of(call) or "text" in named
+            )
             assert not text or "encoding" in named, f"{path}:{call.lineno}"
 
 
@@ -116,12 +159,16 @@ def test_no_test_stops_the_clock_of_all():  # a service that serves other tests 
 def test_no_images_but_drawn_ones_enter_the_repository():  # those of datasets are under terms of their own
     if not (ROOT / ".git").exists() or not shutil.which("git"):
         pytest.skip("not a checkout of git, or git is not here")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if listed.returncode:  # such as a checkout that belongs to another user
         pytest.skip(listed.stderr)
     images = [name for name in listed.stdout.split("\0") if Path(name).suffix.lower() in IMAGES]
     assert any(name.startswith("tests/converters/files/") for name in images)
-    assert [name for name in images if not name.startswith(("tests/converters/files/", "docs/images/"))] == []
+    assert [
+        name for name in images if not name.startswith(("tests/converters/files/", "docs/images/"))
+    ] == []
 
 
 def test_continuous_integration_runs_the_readme_s_test_command():
@@ -131,7 +178,9 @@ def test_continuous_integration_runs_the_readme_s_test_command():
 
 def test_the_makefile_has_at_most_twelve_targets_and_each_says_what_it_does():
     lines = (ROOT / "Makefile").read_text().splitlines()
-    targets = [line for line in lines if line.partition(":")[0].replace("-", "").isalpha() and ":" in line]
+    targets = [
+        line for line in lines if line.partition(":")[0].replace("-", "").isalpha() and ":" in line
+    ]
     targets = [line for line in targets if not line.startswith(".") and ":=" not in line]
     assert 1 <= len(targets) <= 12
     assert all("## " in line for line in targets)
@@ -141,8 +190,15 @@ def test_constraints_pin_every_dependency_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *extras["train"], *extras["export"], *extras["dev"]]
-    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
-    named = {w.split(";")[0].split("[")[0].split("=")[0].split(">")[0].split("<")[0].strip().lower() for w in wanted}
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    named = {
+        w.split(";")[0].split("[")[0].split("=")[0].split(">")[0].split("<")[0].strip().lower()
+        for w in wanted
+    }
     assert named - {"featherseg"} <= {name.lower() for name in pins}
     assert not any("+" in version for version in pins.values())
 

@@ -28,7 +28,9 @@ from featherseg.runs.run import find_run, load_run, open_run, save_weights, writ
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
 pytest.importorskip("huggingface_hub.constants")
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own upload
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Use 'content=:DeprecationWarning"
+)  # huggingface_hub's own upload
 CLASSES = (ClassInfo("grass", (0, 160, 0)), ClassInfo("path", (160, 160, 160)))
 ADDRESS = "hf://meadow/lawn"
 
@@ -124,10 +126,19 @@ def test_a_run_that_is_pushed_is_pulled_with_the_same_weights(hub, run):
     assert not any("agent" in path for _, path in hub.requests)  # of huggingface_hub's telemetry
 
 
-def test_the_commit_is_called_by_the_last_score_of_these_weights_and_what_chose_them(monkeypatch, run):
+def test_the_commit_is_called_by_the_last_score_of_these_weights_and_what_chose_them(
+    monkeypatch, run
+):
     titles = []
-    monkeypatch.setattr(module, "upload", lambda files, address, title, public: titles.append(title) or "page")
-    score = {"data": "lawn", "split": "val", "miou": 0.5, "weights_sha256": open_run(run).weights_sha256}
+    monkeypatch.setattr(
+        module, "upload", lambda files, address, title, public: titles.append(title) or "page"
+    )
+    score = {
+        "data": "lawn",
+        "split": "val",
+        "miou": 0.5,
+        "weights_sha256": open_run(run).weights_sha256,
+    }
     append_line(run / "evaluations.jsonl", score | {"selected": True})
     append_line(run / "evaluations.jsonl", score | {"miou": 0.9, "weights_sha256": "of others"})
     push(run, ADDRESS)
@@ -142,25 +153,40 @@ def test_nothing_of_the_machine_the_data_s_files_or_checkpoints_is_passed_on(hub
         "images": 3,
         "miou": 0.5,
     }
-    append_line(run / "evaluations.jsonl", line | {"notes": ["1 mask of val changed: patient_0042"]})
+    append_line(
+        run / "evaluations.jsonl", line | {"notes": ["1 mask of val changed: patient_0042"]}
+    )
     push(run, ADDRESS)
     files = hub.commits["meadow/lawn"][-1][1]
     assert set(files) == {*module.SHARED, "README.md"}
     assert not any(b"/home/me" in content or b"patient" in content for content in files.values())
-    assert json.loads(files["evaluations.jsonl"]) == line | {"data": "field/dataset.toml", "notes": []}
+    assert json.loads(files["evaluations.jsonl"]) == line | {
+        "data": "field/dataset.toml",
+        "notes": [],
+    }
     assert "`field/dataset.toml`" in files["README.md"].decode()
     record = json.loads(files["resolved.json"])
-    assert (record["recipe"]["data"]["name"], record["recipe"]["data"]["root"]) == ("lawn/dataset.toml", None)
+    assert (record["recipe"]["data"]["name"], record["recipe"]["data"]["root"]) == (
+        "lawn/dataset.toml",
+        None,
+    )
 
 
 def test_names_that_look_like_paths_stay_and_paths_of_windows_go(hub, run):
     info = open_run(run).info
     names = ["/road/marking/arrow", "/roof/marking/arrow"]
-    rows = [row.model_copy(update={"name": name}) for row, name in zip(info.classes, names, strict=True)]
+    rows = [
+        row.model_copy(update={"name": name}) for row, name in zip(info.classes, names, strict=True)
+    ]
     data = info.recipe.data.model_copy(update={"name": r"C:\Users\anna\secret\lawn\dataset.toml"})
     recipe = info.recipe.model_copy(update={"data": data})
     loaded = {"init": r"\\server\anna\secret\runs\first"}
-    write_info(run, info.model_copy(update={"recipe": recipe, "classes": rows, "loaded": loaded, "licence": "/a/b/c"}))
+    write_info(
+        run,
+        info.model_copy(
+            update={"recipe": recipe, "classes": rows, "loaded": loaded, "licence": "/a/b/c"}
+        ),
+    )
     push(run, ADDRESS)
     files = hub.commits["meadow/lawn"][-1][1]
     record = json.loads(files["resolved.json"])
@@ -173,10 +199,17 @@ def test_names_that_look_like_paths_stay_and_paths_of_windows_go(hub, run):
 
 def test_where_data_lie_in_a_bucket_is_passed_on_nowhere(hub, run):
     info = open_run(run).info
-    data = info.recipe.data.model_copy(update={"name": "s3://private-bucket/a/lawn/dataset.toml", "root": None})
+    data = info.recipe.data.model_copy(
+        update={"name": "s3://private-bucket/a/lawn/dataset.toml", "root": None}
+    )
     recipe = info.recipe.model_copy(update={"data": data})
-    write_info(run, info.model_copy(update={"recipe": recipe, "loaded": {"init": "gs://private-bucket"}}))
-    write_text(run / "recipe.toml", '[data]\nname = "s3://private-bucket/a/lawn/dataset.toml"  # 90 images\n')
+    write_info(
+        run, info.model_copy(update={"recipe": recipe, "loaded": {"init": "gs://private-bucket"}})
+    )
+    write_text(
+        run / "recipe.toml",
+        '[data]\nname = "s3://private-bucket/a/lawn/dataset.toml"  # 90 images\n',
+    )
     append_line(run / "evaluations.jsonl", {"data": "s3:/private-bucket/a/b/c", "split": "val"})
     push(run, ADDRESS)
     files = hub.commits["meadow/lawn"][-1][1]
@@ -236,7 +269,9 @@ def test_a_branch_that_is_not_there_is_made(hub, run):
 def test_a_run_that_fit_chose_is_selected_on_its_validation_images_when_it_is_shared(hub, run):
     info = open_run(run).info
     train = info.recipe.train.model_copy(update={"keep": "last"})
-    write_info(run, info.model_copy(update={"recipe": info.recipe.model_copy(update={"train": train})}))
+    write_info(
+        run, info.model_copy(update={"recipe": info.recipe.model_copy(update={"train": train})})
+    )
     push(run, ADDRESS)
     assert not load_run(ADDRESS).selected_on("val")
     (run / "fit.json").write_text('{"data": "/home/me/secret"}')
@@ -248,7 +283,9 @@ def test_a_run_that_fit_chose_is_selected_on_its_validation_images_when_it_is_sh
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
-def test_a_cache_that_cannot_be_written_is_called_by_its_name(hub, run, monkeypatch, tmp_path, number):
+def test_a_cache_that_cannot_be_written_is_called_by_its_name(
+    hub, run, monkeypatch, tmp_path, number
+):
     push(run, ADDRESS)
 
     def full(*_, **__):
@@ -256,7 +293,9 @@ def test_a_cache_that_cannot_be_written_is_called_by_its_name(hub, run, monkeypa
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
     cache = re.escape(str(tmp_path / "cache"))
-    with pytest.raises(RunError, match=f"{cache} cannot be written: {os.strerror(number)}. .*HF_HUB_CACHE"):
+    with pytest.raises(
+        RunError, match=f"{cache} cannot be written: {os.strerror(number)}. .*HF_HUB_CACHE"
+    ):
         find_run(ADDRESS)
 
 
@@ -287,20 +326,29 @@ def test_what_the_hub_refuses_is_a_sentence_without_the_token(hub, run, monkeypa
 
 def test_files_that_make_no_run_are_not_fetched(hub, run):
     push(run, ADDRESS)
-    hub.add("meadow/lawn", {"evil.py": b"print()", "pytorch_model.bin": b"pickle", "last.ckpt": b"pickle"})
+    hub.add(
+        "meadow/lawn",
+        {"evil.py": b"print()", "pytorch_model.bin": b"pickle", "last.ckpt": b"pickle"},
+    )
     folder = find_run(ADDRESS)
     assert {path.name for path in folder.iterdir()} == set(module.SHARED) - {"evaluations.jsonl"}
     hub.add("meadow/empty", {"README.md": b"nothing"})
-    with pytest.raises(RunError, match=r"is no run: it has no resolved\.json and no weights\.safetensors"):
+    with pytest.raises(
+        RunError, match=r"is no run: it has no resolved\.json and no weights\.safetensors"
+    ):
         find_run("hf://meadow/empty")
-    assert not any("pickle" in path or "evil" in path or "README" in path for _, path in hub.requests)
+    assert not any(
+        "pickle" in path or "evil" in path or "README" in path for _, path in hub.requests
+    )
 
 
 def test_a_file_that_is_too_large_is_not_fetched(hub, run):
     push(run, ADDRESS)
     hub.sizes["resolved.json"] = 2**30
     hub.requests.clear()
-    with pytest.raises(RunError, match=r"its resolved\.json has 1,073,741,824 bytes; at most 16,777,216 are taken"):
+    with pytest.raises(
+        RunError, match=r"its resolved\.json has 1,073,741,824 bytes; at most 16,777,216 are taken"
+    ):
         find_run(ADDRESS)
     assert not any("/resolve/" in path for _, path in hub.requests)
 
@@ -350,7 +398,9 @@ def test_a_folder_of_one_s_own_was_not_pulled(run):
 def test_teachers_on_the_hub_keep_their_address():
     recipe = small_info(CLASSES).recipe
     teacher = recipe.teacher.model_copy(update={"runs": (ADDRESS,)})
-    assert with_absolute_paths(recipe.model_copy(update={"teacher": teacher})).teacher.runs == (ADDRESS,)
+    assert with_absolute_paths(recipe.model_copy(update={"teacher": teacher})).teacher.runs == (
+        ADDRESS,
+    )
 
 
 @pytest.mark.slow
@@ -365,7 +415,9 @@ def test_push_and_predict_from_the_command_line(hub, run, tmp_path):
 
     def featherseg(*arguments, **more):
         command = [sys.executable, "-m", "featherseg", *map(str, arguments)]
-        return subprocess.run(command, env=environment | more, capture_output=True, text=True, cwd=tmp_path)
+        return subprocess.run(
+            command, env=environment | more, capture_output=True, text=True, cwd=tmp_path
+        )
 
     pushed = featherseg("push", run, ADDRESS)
     assert pushed.returncode == 0, pushed.stderr
@@ -378,7 +430,9 @@ def test_push_and_predict_from_the_command_line(hub, run, tmp_path):
         assert TOKEN not in done.stdout + done.stderr
         masks.append((out / "photo_mask.png").read_bytes())
     assert masks[0] == masks[1] == masks[2]
-    nowhere = featherseg("predict", "hf://meadow/other", "photo.png", "-o", "out", HF_HUB_OFFLINE="1")
+    nowhere = featherseg(
+        "predict", "hf://meadow/other", "photo.png", "-o", "out", HF_HUB_OFFLINE="1"
+    )
     assert nowhere.returncode == 2
     assert "has no copy of it" in nowhere.stderr
     assert "Traceback" not in nowhere.stderr

@@ -18,12 +18,17 @@ from featherseg._version import __version__
 ROOT = Path(__file__).parents[1]
 IMAGE = ROOT / "Dockerfile"
 WORKFLOW = ROOT / ".github" / "workflows" / "tests.yml"
-DOCKER = shutil.which("docker") and not subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
+DOCKER = (
+    shutil.which("docker")
+    and not subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
+)
 
 
 def instructions() -> list[tuple[str, str]]:
     """Of the Dockerfile: (FROM, its argument), without comments, lines joined."""
-    lines = [line for line in IMAGE.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    lines = [
+        line for line in IMAGE.read_text().splitlines() if line.strip() and not line.startswith("#")
+    ]
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines()
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined)]
 
@@ -32,7 +37,9 @@ def last_stage() -> dict[str, list[str]]:
     """Instruction -> its arguments, of the image that is kept."""
     found = instructions()
     start = max(number for number, (word, _) in enumerate(found) if word == "FROM")
-    return {word: [rest for other, rest in found[start:] if other == word] for word, _ in found[start:]}
+    return {
+        word: [rest for other, rest in found[start:] if other == word] for word, _ in found[start:]
+    }
 
 
 def test_the_image_runs_as_a_numbered_user_who_is_not_root():
@@ -60,30 +67,46 @@ def test_the_image_asks_for_its_health_without_a_proxy():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         code = code.replace(":8000/healthz", f":{server.server_port}/")
         environment = {**os.environ, "http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, check=False
+        )
         server.shutdown()
     assert done.returncode == 0, done.stderr
 
 
 def test_the_image_s_bases_have_versions_and_nothing_secret_or_foreign_is_built_in():
     found = instructions()
-    assert all(re.match(r"python:3\.\d+-slim-\w+( AS \w+)?$", rest) for word, rest in found if word == "FROM")
+    assert all(
+        re.match(r"python:3\.\d+-slim-\w+( AS \w+)?$", rest)
+        for word, rest in found
+        if word == "FROM"
+    )
     assert not {"ADD", "ARG", "VOLUME", "ONBUILD"} & {word for word, _ in found}
     assert not re.search("token|secret|password", IMAGE.read_text(), re.IGNORECASE)
-    assert all("--no-cache-dir" in rest for word, rest in found if word == "RUN" and "pip install" in rest)
+    assert all(
+        "--no-cache-dir" in rest for word, rest in found if word == "RUN" and "pip install" in rest
+    )
 
 
 def test_what_the_image_is_built_from_is_let_in_and_nothing_else():
-    sources = [rest.split()[:-1] for word, rest in instructions() if word == "COPY" and "--from" not in rest]
+    sources = [
+        rest.split()[:-1]
+        for word, rest in instructions()
+        if word == "COPY" and "--from" not in rest
+    ]
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert ignored[1] == "*"
-    assert {line[1:] for line in ignored if line.startswith("!")} == {name for names in sources for name in names}
+    assert {line[1:] for line in ignored if line.startswith("!")} == {
+        name for names in sources for name in names
+    }
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile():
     if not shutil.which("hadolint"):
         pytest.skip("no hadolint")
-    done = subprocess.run(["hadolint", "--no-color", IMAGE], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["hadolint", "--no-color", IMAGE], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -91,7 +114,18 @@ def test_hadolint_finds_nothing_in_the_dockerfile():
 @pytest.mark.skipif(not DOCKER, reason="no Docker daemon")
 def test_the_image_is_built_and_becomes_healthy():
     subprocess.run(["docker", "build", "-q", "-t", "featherseg-test", ROOT], check=True)
-    command = ["docker", "run", "-d", "--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "featherseg-test"]
+    command = [
+        "docker",
+        "run",
+        "-d",
+        "--rm",
+        "--read-only",
+        "--tmpfs",
+        "/tmp",
+        "--cap-drop",
+        "ALL",
+        "featherseg-test",
+    ]
     name = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     ask = (
         "import time, urllib.request as r\nfor _ in range(60):\n"
@@ -133,7 +167,9 @@ def checkout(tmp_path):
 
 
 def refused(checkout: Path) -> str:
-    done = subprocess.run(["bash", "scripts/release.sh"], cwd=checkout, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "scripts/release.sh"], cwd=checkout, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert not (checkout / "dist").exists()
     return done.stderr

@@ -30,7 +30,13 @@ def checkout(tmp_path):
     """A folder with setup.sh, the files it looks at, and Pythons 3.11.2 and 3.13.0 that are stand-ins."""
     if os.name != "posix":
         pytest.skip("make and bash are not here")
-    for name in ("scripts/setup.sh", "scripts/torch_source.py", "pyproject.toml", "constraints.txt", "setup.py"):
+    for name in (
+        "scripts/setup.sh",
+        "scripts/torch_source.py",
+        "pyproject.toml",
+        "constraints.txt",
+        "setup.py",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     kernels = tmp_path / "src/featherseg/kernels"
@@ -48,7 +54,9 @@ def run_setup(checkout, **variables):
     """-> (exit code, what was said)."""
     environment = {"PATH": f"{checkout}/.venv/bin:{os.environ['PATH']}", **variables}
     command = ["bash", "scripts/setup.sh"]
-    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=checkout, env=environment, capture_output=True, text=True, check=False
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -68,7 +76,10 @@ def test_an_environment_of_another_python_is_made_anew(checkout):
     run_setup(checkout, PYTHON="./python3.13.0")
     code, told = run_setup(checkout, PYTHON="./python3.11.2")
     assert code == 0
-    assert ".venv is of Python 3.13.0 in /opt/3.13.0 and is made anew with Python 3.11.2 in /opt/3.11.2" in told
+    assert (
+        ".venv is of Python 3.13.0 in /opt/3.13.0 and is made anew with Python 3.11.2 in /opt/3.11.2"
+        in told
+    )
     assert installations(checkout) == 2
     assert run_setup(checkout, PYTHON="./python3.11.2") == (0, "")
 
@@ -123,7 +134,12 @@ def source(torch_source, monkeypatch):
     ("there", "forced", "index", "told"),
     [
         ({"reachable": True}, False, True, "no NVIDIA device here: torch's CPU build"),
-        ({}, False, False, "cannot be reached: going on with PyPI's torch, which brings CUDA, about 3.2 GB"),
+        (
+            {},
+            False,
+            False,
+            "cannot be reached: going on with PyPI's torch, which brings CUDA, about 3.2 GB",
+        ),
         ({"nvidia_device": True, "reachable": True}, False, False, "an NVIDIA device is here"),
         ({"nvidia_device": True, "reachable": True}, True, True, "CPU=1: torch's CPU build"),
         ({"at_hand": "cpu", "reachable": True}, True, False, "for CPU is at hand"),
@@ -140,7 +156,9 @@ def test_where_torch_is_taken_from(source, monkeypatch, there, forced, index, to
 
 
 def test_cpu_1_never_ends_in_cuda(source):
-    with pytest.raises(SystemExit, match="cannot be reached, and pip has no other source of torch's CPU build"):
+    with pytest.raises(
+        SystemExit, match="cannot be reached, and pip has no other source of torch's CPU build"
+    ):
         source.choose("2.13.0", forced=True)
 
 
@@ -153,9 +171,20 @@ def test_a_wheel_that_pip_finds_without_an_index_is_at_hand(torch_source, tmp_pa
     for version, line in (("99.1+cpu", ""), ("99.2", "Requires-Dist: nvidia-cublas\n")):
         with zipfile.ZipFile(tmp_path / f"torch-{version}-py3-none-any.whl", "w") as wheel:
             folder = f"torch-{version}.dist-info"
-            wheel.writestr(f"{folder}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n{line}")
-            wheel.writestr(f"{folder}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(
+                f"{folder}/METADATA",
+                f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n{line}",
+            )
+            wheel.writestr(
+                f"{folder}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
             wheel.writestr(f"{folder}/RECORD", "")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # where a machine may keep newer releases of torch away
-    assert [torch_source.at_hand(version) for version in ("99.1", "99.2", "99.3")] == ["cpu", "cuda", None]
+    monkeypatch.setenv(
+        "PIP_CONFIG_FILE", os.devnull
+    )  # where a machine may keep newer releases of torch away
+    assert [torch_source.at_hand(version) for version in ("99.1", "99.2", "99.3")] == [
+        "cpu",
+        "cuda",
+        None,
+    ]

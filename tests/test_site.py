@@ -12,7 +12,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY", "CHANGELOG"))]
-PAGES += [*sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "benchmarks/tables").glob("*.md"))]
+PAGES += [
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "benchmarks/tables").glob("*.md")),
+]
 
 
 @functools.cache
@@ -20,7 +23,9 @@ def anchors(path: Path) -> set[str]:
     """The names of a page's headings by GitHub's rule, the second of a name with -1."""
     found: dict[str, int] = {}
     names = set()
-    for heading in re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S), re.M):
+    for heading in re.findall(
+        r"^#+ (.+)$", re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S), re.M
+    ):
         text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
         name = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
         names.add(f"{name}-{found[name]}" if name in found else name)
@@ -31,7 +36,9 @@ def anchors(path: Path) -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_to_headings_lead_to_one(page):
     links = re.findall(r"\]\(([^)\s#:]*)#([^)\s]+)\)", page.read_text())
-    assert [(to, name) for to, name in links if name not in anchors((page.parent / to) if to else page)] == []
+    assert [
+        (to, name) for to, name in links if name not in anchors((page.parent / to) if to else page)
+    ] == []
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +46,18 @@ def site(tmp_path_factory):
     """What `make docs` builds."""
     pytest.importorskip("sphinx")
     folder = tmp_path_factory.mktemp("site")
-    (line,) = re.findall(r"^\t@(sphinx-build .+) build/site$", (ROOT / "Makefile").read_text(), re.M)
-    command = [sys.executable, "-m", "sphinx", *line.split()[1:], "-d", str(folder / "cache"), str(folder / "site")]
+    (line,) = re.findall(
+        r"^\t@(sphinx-build .+) build/site$", (ROOT / "Makefile").read_text(), re.M
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        *line.split()[1:],
+        "-d",
+        str(folder / "cache"),
+        str(folder / "site"),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return folder / "site"
@@ -67,6 +84,9 @@ def test_the_site_has_every_document_and_its_links_lead_somewhere(site):
 @pytest.mark.slow
 def test_the_site_asks_no_other_host_for_anything_and_finds_words(site):
     for path in site.rglob("*.html"):
-        loaded = re.findall(r'<(?:script|img|iframe)[^>]*\bsrc="([^"]+)"|<link[^>]*\bhref="([^"]+)"', path.read_text())
+        loaded = re.findall(
+            r'<(?:script|img|iframe)[^>]*\bsrc="([^"]+)"|<link[^>]*\bhref="([^"]+)"',
+            path.read_text(),
+        )
         assert not [link for pair in loaded for link in pair if "//" in link], path
     assert '"boundari"' in (site / "searchindex.js").read_text()  # the stem of boundary

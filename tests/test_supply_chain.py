@@ -27,11 +27,15 @@ def gate():
 )
 def test_gpl_and_agpl_are_refused(gate, monkeypatch, licence):
     monkeypatch.setattr(gate, "licence", lambda name: licence)
-    assert gate.refused("thing") == f"thing: {licence}. Nothing under the GPL or AGPL in core, train, export or serve."
+    assert (
+        gate.refused("thing")
+        == f"thing: {licence}. Nothing under the GPL or AGPL in core, train, export or serve."
+    )
 
 
 @pytest.mark.parametrize(
-    "licence", ["MIT", "LGPL-2.1-only", "GNU Lesser General Public License v3 (LGPLv3)", "GPL-2.0 OR MIT"]
+    "licence",
+    ["MIT", "LGPL-2.1-only", "GNU Lesser General Public License v3 (LGPLv3)", "GPL-2.0 OR MIT"],
 )
 def test_others_pass(gate, monkeypatch, licence):
     monkeypatch.setattr(gate, "licence", lambda name: licence)
@@ -45,7 +49,11 @@ def test_a_package_that_states_no_licence_is_refused(gate, monkeypatch, licence)
 
 
 def test_what_torch_s_cuda_build_brings_passes_and_is_named_with_its_terms(gate, monkeypatch):
-    said = {"cuda-toolkit": "", "nvidia-cublas": "LicenseRef-NVIDIA-Proprietary", "nvidia-nccl-cu13": "Proprietary"}
+    said = {
+        "cuda-toolkit": "",
+        "nvidia-cublas": "LicenseRef-NVIDIA-Proprietary",
+        "nvidia-nccl-cu13": "Proprietary",
+    }
     monkeypatch.setattr(gate, "licence", lambda name: said.get(name, "MIT"))
     assert [gate.refused(name) for name in said] == [None] * 3
     head, *terms = gate.proprietary([*said, "numpy"])
@@ -54,7 +62,9 @@ def test_what_torch_s_cuda_build_brings_passes_and_is_named_with_its_terms(gate,
     assert gate.proprietary(["numpy", "torch"]) == []
 
 
-@pytest.mark.parametrize("licence", ["LicenseRef-NVIDIA-Proprietary", "Other/Proprietary License", "Some EULA"])
+@pytest.mark.parametrize(
+    "licence", ["LicenseRef-NVIDIA-Proprietary", "Other/Proprietary License", "Some EULA"]
+)
 def test_anything_else_that_is_proprietary_is_refused(gate, monkeypatch, licence):
     monkeypatch.setattr(gate, "licence", lambda name: licence)
     assert f"nvidia-tensorrt: {licence}. Nothing proprietary" in gate.refused("nvidia-tensorrt")
@@ -66,11 +76,17 @@ def test_nvidia_s_packages_are_not_excused_from_the_gpl(gate, monkeypatch):
 
 
 def test_what_an_extra_brings_is_seen_and_what_another_brings_is_not(gate):
-    assert {"torch", "pillow", "typing-extensions"} <= gate.needed(("",))  # the last by way of torch
+    assert {"torch", "pillow", "typing-extensions"} <= gate.needed(
+        ("",)
+    )  # the last by way of torch
     assert "starlette" not in gate.needed(("",))
-    assert {"starlette", "anyio", "torch"} <= gate.needed(("", "serve"))  # anyio by way of starlette
+    assert {"starlette", "anyio", "torch"} <= gate.needed(
+        ("", "serve")
+    )  # anyio by way of starlette
     assert "av" not in gate.needed(gate.GATED)
 
 
 def test_nothing_that_is_needed_here_is_refused(gate):
-    assert [gate.refused(name) for name in sorted(gate.needed(gate.GATED)) if gate.refused(name)] == []
+    assert [
+        gate.refused(name) for name in sorted(gate.needed(gate.GATED)) if gate.refused(name)
+    ] == []

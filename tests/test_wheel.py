@@ -43,17 +43,33 @@ def is_data(path: Path) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="CC does not choose the compiler there")
-def test_a_wheel_built_without_a_compiler_says_so_and_works_from_another_folder(tmp_path, monkeypatch):
+def test_a_wheel_built_without_a_compiler_says_so_and_works_from_another_folder(
+    tmp_path, monkeypatch
+):
     wheel, said = build(tmp_path, "/bin/false")
     assert wheel.name.endswith("-py3-none-any.whl")
     assert "NO C COMPILER WORKED" in said
     assert wheel.stat().st_size < 4_000_000
-    data = {f"featherseg/{path.relative_to(PACKAGE).as_posix()}" for path in PACKAGE.rglob("*") if is_data(path)}
+    data = {
+        f"featherseg/{path.relative_to(PACKAGE).as_posix()}"
+        for path in PACKAGE.rglob("*")
+        if is_data(path)
+    }
     assert "featherseg/data/datasets/ade20k.toml" in data
     assert data <= set(zipfile.ZipFile(wheel).namelist())
     installed, here = tmp_path / "lib" / "installed", tmp_path / "here"
     here.mkdir()
-    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(installed), str(wheel)]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(installed),
+        str(wheel),
+    ]
     subprocess.run(pip, capture_output=True, check=True)
     Image.fromarray(open_dataset("shapes", "test")[7].image).save(here / "photo.jpg")
     environment = {**os.environ, "PYTHONPATH": str(installed)}
@@ -61,11 +77,15 @@ def test_a_wheel_built_without_a_compiler_says_so_and_works_from_another_folder(
 
     def featherseg(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "featherseg", *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=here, env=environment)
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=here, env=environment
+        )
 
     before = sorted(path for path in installed.rglob("*") if "__pycache__" not in path.parts)
     found = featherseg("predict", STARTER, "photo.jpg", "-o", "out")
-    assert (found.returncode, (here / "out" / "photo_mask.png").is_file()) == (0, True), found.stderr
+    assert (found.returncode, (here / "out" / "photo_mask.png").is_file()) == (0, True), (
+        found.stderr
+    )
     assert "synthetic" in found.stderr
     absent = featherseg("predict", "frm-lite0-camvid", "photo.jpg", "-o", "out2")
     assert absent.returncode == 2
@@ -75,7 +95,9 @@ def test_a_wheel_built_without_a_compiler_says_so_and_works_from_another_folder(
     doctor = featherseg("doctor").stdout
     assert "install a C compiler" in " ".join(doctor.split())
     assert STARTER in doctor
-    assert sorted(path for path in installed.rglob("*") if "__pycache__" not in path.parts) == before
+    assert (
+        sorted(path for path in installed.rglob("*") if "__pycache__" not in path.parts) == before
+    )
 
 
 @pytest.mark.slow
@@ -88,6 +110,11 @@ def test_a_wheel_built_with_a_compiler_is_named_for_its_machine(tmp_path):
 
 def test_what_ships_may_be_shipped_and_says_what_it_is():
     run = load_run(STARTER)
-    assert (run.shipped, run.licence, run.recipe.data.name, run.init) == (True, "Apache-2.0", "shapes", "from scratch")
+    assert (run.shipped, run.licence, run.recipe.data.name, run.init) == (
+        True,
+        "Apache-2.0",
+        "shapes",
+        "from scratch",
+    )
     assert "synthetic scenes only" in (run.path / "card.md").read_text()
     assert sum(file.stat().st_size for file in SHIPPED.rglob("*")) < 2_500_000

@@ -40,7 +40,13 @@ from featherseg.evaluation.scoring import Scores
 from featherseg.inference.runtimes import is_exported_file, open_runtime
 from featherseg.inference.settings import InferenceSettings, own_settings
 from featherseg.layers.own_model import as_model
-from featherseg.reports.record import check_recordable, record, refuse_as_test, times_scored, told_seen
+from featherseg.reports.record import (
+    check_recordable,
+    record,
+    refuse_as_test,
+    times_scored,
+    told_seen,
+)
 from featherseg.reports.run_report import REPORT, Report, write_report
 from featherseg.runs.run import DATA, METRICS, RESOLVED, Run, find_run, load_run, open_run, parts_of
 
@@ -107,7 +113,11 @@ def train(
     alone = [settings] if isinstance(settings, str) else settings
     texts = setting_texts(alone) if isinstance(alone, Mapping) else alone
     request = Request(
-        recipe=str(recipe) if isinstance(recipe, str | Path) else None if own is None or begun else OBJECT_RECIPE,
+        recipe=str(recipe)
+        if isinstance(recipe, str | Path)
+        else None
+        if own is None or begun
+        else OBJECT_RECIPE,
         data=None if data is None or pair else str(data),
         init=None if init is None else str(init),
         overrides=tuple(texts),
@@ -121,12 +131,16 @@ def train(
         if not report or this_rank() or current:
             return run
         start, split = time.monotonic(), run.recipe.data.val_split
-        scores = evaluate(run, pair and pair[1], split, device=run.recipe.train.device, progress=reporter.progress)
+        scores = evaluate(
+            run, pair and pair[1], split, device=run.recipe.train.device, progress=reporter.progress
+        )
         write_report(run)
     seconds = time.monotonic() - start
     told = marks(selected=scores.selected, trained_on=scores.trained_on)
     selected = f" ({told})" if told else ""
-    reporter.message(f"scored on {split}: mIoU {percent(scores.miou)} %{selected}; {page} is written ({seconds:.0f} s)")
+    reporter.message(
+        f"scored on {split}: mIoU {percent(scores.miou)} %{selected}; {page} is written ({seconds:.0f} s)"
+    )
     return run
 
 
@@ -174,7 +188,9 @@ def evaluate(
             holds images that the run was trained on.
     """
     if (run is None) == (predictions is None):
-        raise ConfigError("expected either a RUN (or an exported file) or --predictions DIR to evaluate.")
+        raise ConfigError(
+            "expected either a RUN (or an exported file) or --predictions DIR to evaluate."
+        )
     progress = progress_or_bar(progress)
     if predictions is not None:
         unused = {"full": full, "device": device != "auto", "inference": _is_set(inference)}
@@ -189,7 +205,9 @@ def evaluate(
         runtime = open_runtime(str(run), device, trust=trust)
         settings = with_given(own_settings(runtime), inference, "inference")
         scores = scoring.evaluate(runtime, chosen, settings, progress=progress)
-        return replace(scores, split=split, inference=str(settings), notes=note + _looked_at(settings))
+        return replace(
+            scores, split=split, inference=str(settings), notes=note + _looked_at(settings)
+        )
 
     assert run is not None
     run = run if isinstance(run, Run) else load_run(run)
@@ -202,7 +220,9 @@ def evaluate(
     # another number of threads than the training had may give other last bits
     with torch_threads(run.info.threads if run.info.threads <= usable_cores() else None):
         scores = scoring.evaluate(runtime, chosen, settings, progress=progress)
-        scores = replace(scores, split=split, inference=str(settings), selected=selected, trained_on=trained)
+        scores = replace(
+            scores, split=split, inference=str(settings), selected=selected, trained_on=trained
+        )
         notes += _looked_at(settings)
         if run.read_only:
             where = "is included in featherseg" if run.shipped else "lies in the hub's cache"
@@ -212,7 +232,9 @@ def evaluate(
             if TEST in parts_of(split):
                 times = times_scored(run, TEST, chosen.name)
                 scores = replace(scores, look=times)
-                notes += (f"look {times} at test: this run has been evaluated on test {counted(times, 'time')}",)
+                notes += (
+                    f"look {times} at test: this run has been evaluated on test {counted(times, 'time')}",
+                )
     return replace(scores, published=compare(run), notes=notes)
 
 
@@ -257,13 +279,17 @@ def check(
     progress, folder = progress_or_bar(progress), Path(data)
     if write:
         if not os.path.isdir(folder):
-            raise ConfigError(f"{data} is no folder.{near_path(folder)} --write needs one that holds images and masks.")
+            raise ConfigError(
+                f"{data} is no folder.{near_path(folder)} --write needs one that holds images and masks."
+            )
         refuse_edited(folder)
         check_folder(folder)
     if fix is not None:
         free_target(Path(fix))  # known before the long work
     elif decisions is not None:
-        raise ConfigError("--decisions are applied to a copy of the dataset: name its folder with --fix OUT.")
+        raise ConfigError(
+            "--decisions are applied to a copy of the dataset: name its folder with --fix OUT."
+        )
     names = None if names is None else {str(value): name for value, name in names.items()}
     report = check_data(
         str(data),
@@ -282,7 +308,9 @@ def check(
     return report
 
 
-def cost(model: nn.Module | Run | str, size: Size = (1024, 2048), classes: int | None = None) -> Cost:
+def cost(
+    model: nn.Module | Run | str, size: Size = (1024, 2048), classes: int | None = None
+) -> Cost:
     """Count a model's parameters, and the multiply-accumulates (MACs) that one image costs it.
 
     Args:
@@ -343,7 +371,11 @@ _ALL = "all images of other data than the run's own are scored"
 
 
 def _data_of(
-    run: Run, data: SegmentationData | str | Path | None, split: str | None, root: str | Path | None, full: bool
+    run: Run,
+    data: SegmentationData | str | Path | None,
+    split: str | None,
+    root: str | Path | None,
+    full: bool,
 ) -> tuple[SegmentationData, str, bool, bool, tuple[str, ...]]:
     """What to score a run on, its split, whether it was selected and whether it was trained on it, notes on that."""
     own, paper = run.recipe.data, run.recipe.paper
@@ -352,10 +384,14 @@ def _data_of(
     if isinstance(data, str | Path) and not LabelledImages(own.name, "").is_of(str(data)):
         refuse_unused({"full": full}, _ALL)
         split = split or score_split(str(data), _path(root))
-        by = own.split_by if own.split_by in OLD_RULES else None  # an older run's own data may have been moved
+        by = (
+            own.split_by if own.split_by in OLD_RULES else None
+        )  # an older run's own data may have been moved
         chosen = open_dataset(str(data), split, _path(root), split_by=by)
         (trained, seen), known = _trained_on(run, chosen, split), read_fingerprint(run.path / DATA)
-        selected = bool(run.selected_on(own.val_split) and known and known.trained_on(chosen, "val"))
+        selected = bool(
+            run.selected_on(own.val_split) and known and known.trained_on(chosen, "val")
+        )
         return chosen, split, selected, trained, (f"scored on {split} of {data}", *seen)
     if data is not None and not isinstance(data, str | Path):
         refuse_unused({"full": full}, _ALL)
@@ -365,7 +401,9 @@ def _data_of(
 
     # The run's own
     if "data" in run.info.objects:
-        raise ConfigError(f"{run.path} was trained on a dataset of one's own, {own.name}: pass data=, or name one.")
+        raise ConfigError(
+            f"{run.path} was trained on a dataset of one's own, {own.name}: pass data=, or name one."
+        )
     root = _path(root or own.root)
     if split is None:
         split = score_split(own.name, root, own.val_split)
@@ -373,25 +411,42 @@ def _data_of(
             split = next(iter(paper.miou))
     size = own.val_size if split == own.val_split and not full else None
     selected = run.selected_on(split)
-    notes = [f"scored on {split}" + (f": {SELECTED}, as the weights were chosen by their score" * selected)]
+    notes = [
+        f"scored on {split}"
+        + (f": {SELECTED}, as the weights were chosen by their score" * selected)
+    ]
     trained = bool(parts_of(split) & parts_of(own.train_split)) and not run.imported
     if trained and TEST in parts_of(split):
-        raise DataError(f"{run.name} was trained on {own.train_split}, so that {split} is no test. Score other images.")
+        raise DataError(
+            f"{run.name} was trained on {own.train_split}, so that {split} is no test. Score other images."
+        )
     if trained:
         notes += [f"this run was trained on {split}: that says nothing of other images"]
     if own.split_by and share_rule(own.name) not in (None, own.split_by):
         notes += [f"the splits are those of its training, made by {own.split_by} (data.split_by)"]
     if size:
-        notes += [f"{counted(size, 'image')} of {split}, as in training (data.val_size); all of them with --full"]
+        notes += [
+            f"{counted(size, 'image')} of {split}, as in training (data.val_size); all of them with --full"
+        ]
     chosen = open_dataset(own.name, split, root, size, split_by=own.split_by)
     known = read_fingerprint(run.path / DATA)
     if known is not None:
         role = "val" if split == own.val_split else "train" if split == own.train_split else TEST
-        whole = {"train": own.train_size is None, "val": not full or own.val_size is None, TEST: True}
-        changes = known.changes(role, chosen, part=not whole[role]) if role != TEST or split == TEST else []
+        whole = {
+            "train": own.train_size is None,
+            "val": not full or own.val_size is None,
+            TEST: True,
+        }
+        changes = (
+            known.changes(role, chosen, part=not whole[role])
+            if role != TEST or split == TEST
+            else []
+        )
         notes += [f"since the training: {text}" for text in changes]
     elif not (run.shipped or run.imported):
-        notes += [f"{run.name} has no {DATA}: whether its images and masks changed since the training is not known"]
+        notes += [
+            f"{run.name} has no {DATA}: whether its images and masks changed since the training is not known"
+        ]
     if not trained:
         trained, seen = _trained_on(run, chosen, split)
         notes += seen
@@ -414,7 +469,10 @@ def _trained_on(run: Run, data: SegmentationData, split: str) -> tuple[bool, tup
 def _is_set(inference: InferenceSettings | Mapping[str, Any] | None) -> bool:
     """Whether it asks for anything: for more than whole images, or for a size, be it their own (`--resize off`)."""
     if isinstance(inference, Mapping):
-        return "resize" in inference or with_given(InferenceSettings(), inference, "inference") != InferenceSettings()
+        return (
+            "resize" in inference
+            or with_given(InferenceSettings(), inference, "inference") != InferenceSettings()
+        )
     return inference is not None
 
 

@@ -44,7 +44,9 @@ def parse_address(name: str | Path) -> tuple[str, str | None]:
     """
     text = re.sub("^hf:/+", SCHEME, str(name))
     part = r"[A-Za-z0-9][\w.-]{0,95}"
-    match = re.fullmatch(rf"hf://({part}/{part})(?:@([A-Za-z0-9][\w./-]{{0,199}}))?", text, re.ASCII)
+    match = re.fullmatch(
+        rf"hf://({part}/{part})(?:@([A-Za-z0-9][\w./-]{{0,199}}))?", text, re.ASCII
+    )
     if match is None or ".." in text or "--" in match[1]:
         raise ConfigError(
             f"{text} is no address of a run on the hub: expected hf://ORG/NAME or hf://ORG/NAME@REVISION."
@@ -75,7 +77,10 @@ def pull(address: str | Path) -> Path:
         # What is there, and is it within bounds: asked before a byte is fetched; None where there is no connection
         found: dict[str, Any] | None
         try:
-            found = {file.path: file for file in hub.HfApi().get_paths_info(repository, list(SHARED), revision=commit)}
+            found = {
+                file.path: file
+                for file in hub.HfApi().get_paths_info(repository, list(SHARED), revision=commit)
+            }
         except hub.errors.HfHubHTTPError:
             raise
         except (hub.errors.HTTPError, ConnectionError):
@@ -88,12 +93,16 @@ def pull(address: str | Path) -> Path:
                     f"{address} is not fetched: its {name} has {file.size:,} bytes; at most {SHARED[name]:,} are taken."
                 )
         if found is not None and (missing := [name for name in NEEDED if name not in found]):
-            raise RunError(f"{address} is no run: it has no {' and no '.join(missing)}. See: featherseg push")
+            raise RunError(
+                f"{address} is no run: it has no {' and no '.join(missing)}. See: featherseg push"
+            )
 
         files = {}
         for name in SHARED if found is None else found:
             try:
-                path = hub.hf_hub_download(repository, name, revision=commit, local_files_only=found is None)
+                path = hub.hf_hub_download(
+                    repository, name, revision=commit, local_files_only=found is None
+                )
                 files[name] = Path(path)
             except hub.errors.LocalEntryNotFoundError:
                 if name in NEEDED or found is not None:
@@ -103,11 +112,18 @@ def pull(address: str | Path) -> Path:
     folder = files[NEEDED[0]].parent
     store = os.path.realpath(folder.parents[1])
     for name, path in files.items():
-        if os.path.commonpath([store, os.path.realpath(path)]) != store or path.stat().st_size > SHARED[name]:
-            raise RunError(f"{path} leads out of the hub's cache, or is too large. Delete {folder} and try again.")
+        if (
+            os.path.commonpath([store, os.path.realpath(path)]) != store
+            or path.stat().st_size > SHARED[name]
+        ):
+            raise RunError(
+                f"{path} leads out of the hub's cache, or is too large. Delete {folder} and try again."
+            )
         stored = getattr((found or {}).get(name), "lfs", None)
         if stored and stored.sha256 != file_digest(path):
-            raise RunError(f"{path} is not what {address} has: its sha256 is another. Delete {folder} and try again.")
+            raise RunError(
+                f"{path} is not what {address} has: its sha256 is another. Delete {folder} and try again."
+            )
     return folder
 
 
@@ -125,10 +141,21 @@ def upload(files: Mapping[str, bytes | Path], address: str, message: str, *, pub
         api.create_repo(repository, private=not public, exist_ok=True)
         if revision and not api.revision_exists(repository, revision):
             api.create_branch(repository, branch=revision)
-        there = [file.path for file in api.get_paths_info(repository, list(SHARED), revision=revision)]
-        changes = [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=file) for name, file in files.items()]
-        changes += [hub.CommitOperationDelete(path_in_repo=name) for name in there if name not in files]
-        return str(api.create_commit(repository, changes, commit_message=message, revision=revision).commit_url)
+        there = [
+            file.path for file in api.get_paths_info(repository, list(SHARED), revision=revision)
+        ]
+        changes = [
+            hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=file)
+            for name, file in files.items()
+        ]
+        changes += [
+            hub.CommitOperationDelete(path_in_repo=name) for name in there if name not in files
+        ]
+        return str(
+            api.create_commit(
+                repository, changes, commit_message=message, revision=revision
+            ).commit_url
+        )
 
 
 def _open_hub(repository: str) -> ModuleType:
@@ -158,7 +185,9 @@ def _told(hub: ModuleType, address: str | Path) -> Iterator[None]:
         ) from None
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
-        raise RunError(f"{address}: {server} answered {status}.{_REMEDIES.get(status, '')}") from None
+        raise RunError(
+            f"{address}: {server} answered {status}.{_REMEDIES.get(status, '')}"
+        ) from None
     except (errors.HTTPError, errors.HFValidationError, OSError, ValueError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
             cache = hub.constants.HF_HUB_CACHE
@@ -167,7 +196,9 @@ def _told(hub: ModuleType, address: str | Path) -> Iterator[None]:
                 "set HF_HUB_CACHE to a folder elsewhere."
             ) from None
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise RunError(f"{address} could not be reached on {server}: {reason}. Try again later.") from None
+        raise RunError(
+            f"{address} could not be reached on {server}: {reason}. Try again later."
+        ) from None
 
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)

@@ -39,7 +39,11 @@ DATA = (Halves(8), Halves(6))
 def surroundings() -> dict[str, object]:
     """What belongs to the whole process, and so to the program that calls us."""
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    loggers = [name for name in logging.root.manager.loggerDict if name.startswith(("lightning", "featherseg"))]
+    loggers = [
+        name
+        for name in logging.root.manager.loggerDict
+        if name.startswith(("lightning", "featherseg"))
+    ]
     return {
         "threads": torch.get_num_threads(),
         "random": torch.get_rng_state().tolist(),
@@ -49,7 +53,9 @@ def surroundings() -> dict[str, object]:
         "cudnn": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
         "warnings": list(warnings.filters),
         "signals": [signal.getsignal(number) for number in signals],
-        "environment": {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"},
+        "environment": {
+            key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"
+        },
         "folder": os.getcwd(),
         "root loggers": (logging.root.level, logging.root.handlers[:]),
         "levels": {name: logging.getLogger(name).level for name in loggers if name == "featherseg"},
@@ -62,7 +68,13 @@ def trained(tmp_path_factory):
     heard = []
     out = tmp_path_factory.mktemp("own") / "run"
     run = featherseg.train(
-        own_model(), DATA, out=out, settings=SETTINGS, loss=loss, augment=darken, progress=lambda *a: heard.append(a)
+        own_model(),
+        DATA,
+        out=out,
+        settings=SETTINGS,
+        loss=loss,
+        augment=darken,
+        progress=lambda *a: heard.append(a),
     )
     return run, heard
 
@@ -97,7 +109,9 @@ def test_a_run_of_one_s_own_exports_and_the_file_gives_its_masks(trained, tmp_pa
     report = featherseg.export(run, format="onnx", path=tmp_path / "own.onnx")
     assert report.parity.ok
     image = DATA[1][1].image
-    assert (featherseg.predict(report.path, image).mask == featherseg.predict(run, image).mask).all()
+    assert (
+        featherseg.predict(report.path, image).mask == featherseg.predict(run, image).mask
+    ).all()
     assert featherseg.evaluate(report.path, DATA[1]).miou == run.evaluations()[0]["miou"]
 
 
@@ -115,7 +129,11 @@ def test_logits_of_one_s_own_cover_the_image_however_they_are_given():
     plain.load_state_dict(given.state_dict())
     images = torch.randn(1, 3, 40, 50)
     found, expected = given(images), plain(images)
-    assert (found.image_size, found.padded_size) == (expected.image_size, expected.padded_size) == ((40, 50), (64, 64))
+    assert (
+        (found.image_size, found.padded_size)
+        == (expected.image_size, expected.padded_size)
+        == ((40, 50), (64, 64))
+    )
     assert torch.equal(to_image(found, (40, 50)), to_image(expected, (40, 50)))
 
 
@@ -151,7 +169,9 @@ class Spoiled(Halves):
 
     def __getitem__(self, index):
         sample = super().__getitem__(index)
-        return replace(sample, **{key: change(getattr(sample, key)) for key, change in self.parts.items()})
+        return replace(
+            sample, **{key: change(getattr(sample, key)) for key, change in self.parts.items()}
+        )
 
 
 def three_maps():
@@ -167,24 +187,49 @@ def three_maps():
             {"augment": lambda image, label, rng: (image[:20], label)},
             r"label of image-\d: \(32, 48\) uint8, expected \(20",
         ),
-        ({"augment": lambda image, label, rng: None}, r"augment= gave NoneType: expected \(image, label\)"),
-        ({"data": (Spoiled(8, image=lambda image: image / 255), DATA[1])}, r"image of image-\d: \(32, 48, 3\) float64"),
-        ({"data": (DATA[0], Spoiled(6, image=lambda image: image[..., 0]))}, r"image of image-0: \(32, 48\) uint8"),
-        ({"data": (Spoiled(8, label=lambda label: label[:, :9]), DATA[1])}, r"label of image-\d: \(32, 9\) uint8"),
-        ({"loss": lambda logits, labels: logits.mean(1)}, r"loss= gave \(4, 32, 48\): expected a tensor of one number"),
-        ({"model": three_maps()}, r"TwoStrides gave \(\d, 3, \d+, \d+\): expected logits \(B, 2, h, w\)"),
-        ({"loss": loss, "settings": {**SETTINGS, "loss.dice": 1.0}}, r"loss\.dice is not part of a loss that is given"),
+        (
+            {"augment": lambda image, label, rng: None},
+            r"augment= gave NoneType: expected \(image, label\)",
+        ),
+        (
+            {"data": (Spoiled(8, image=lambda image: image / 255), DATA[1])},
+            r"image of image-\d: \(32, 48, 3\) float64",
+        ),
+        (
+            {"data": (DATA[0], Spoiled(6, image=lambda image: image[..., 0]))},
+            r"image of image-0: \(32, 48\) uint8",
+        ),
+        (
+            {"data": (Spoiled(8, label=lambda label: label[:, :9]), DATA[1])},
+            r"label of image-\d: \(32, 9\) uint8",
+        ),
+        (
+            {"loss": lambda logits, labels: logits.mean(1)},
+            r"loss= gave \(4, 32, 48\): expected a tensor of one number",
+        ),
+        (
+            {"model": three_maps()},
+            r"TwoStrides gave \(\d, 3, \d+, \d+\): expected logits \(B, 2, h, w\)",
+        ),
+        (
+            {"loss": loss, "settings": {**SETTINGS, "loss.dice": 1.0}},
+            r"loss\.dice is not part of a loss that is given",
+        ),
         ({"settings": {**SETTINGS, "train.lr": None}}, r"None is no value of a recipe"),
     ],
 )
 def test_what_an_object_gives_is_looked_at(tmp_path, objects, said):
     given = {"data": DATA, "settings": SETTINGS} | objects
     with pytest.raises(FeathersegError, match=said):
-        featherseg.train(given.pop("model", own_model()), given.pop("data"), out=tmp_path / "run", **given)
+        featherseg.train(
+            given.pop("model", own_model()), given.pop("data"), out=tmp_path / "run", **given
+        )
 
 
 def test_nothing_is_printed_and_the_process_is_as_it_was(trained, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(logging, "raiseExceptions", False)  # torch's handler may hold the stream of an earlier test
+    monkeypatch.setattr(
+        logging, "raiseExceptions", False
+    )  # torch's handler may hold the stream of an earlier test
     run, _ = trained
     model = own_model()
     for kind in ("images", "masks"):
@@ -223,7 +268,11 @@ def test_results_show_themselves_and_give_plain_values(trained, tmp_path):
 def test_a_report_before_any_evaluation_says_what_is_missing_and_what_is_known(trained, tmp_path):
     run, _ = trained
     copy = tmp_path / "run"
-    shutil.copytree(run.path, copy, ignore=shutil.ignore_patterns("scores.json", "evaluations.jsonl", "examples"))
+    shutil.copytree(
+        run.path,
+        copy,
+        ignore=shutil.ignore_patterns("scores.json", "evaluations.jsonl", "examples"),
+    )
     made = featherseg.report(featherseg.load_run(copy, model=own_model()))
     page = unescape(made.path.read_text())
     best = max(record["val_miou"] for record in run.metrics().values() if "val_miou" in record)
@@ -236,7 +285,10 @@ def test_a_report_before_any_evaluation_says_what_is_missing_and_what_is_known(t
 def test_the_score_at_the_end_says_that_the_weights_were_selected_by_it(tmp_path):
     reporter, settings = Silent(), {**SETTINGS, "train.epochs": 1}
     featherseg.train(own_model(), DATA, out=tmp_path / "run", settings=settings, progress=reporter)
-    assert any("scored on val: mIoU" in said and "(selected on these images)" in said for said in reporter.messages)
+    assert any(
+        "scored on val: mIoU" in said and "(selected on these images)" in said
+        for said in reporter.messages
+    )
 
 
 def test_a_loss_of_one_s_own_takes_the_place_of_the_recipe_s_whole_table(trained):
@@ -272,7 +324,9 @@ def test_a_folder_and_an_iterator_are_predicted(trained, tmp_path):
 
 
 def test_the_run_that_ships_is_scored_and_nothing_is_written():
-    scores = featherseg.evaluate(STARTER, Shapes("test", 2), "test", progress=lambda doing, done, total: None)
+    scores = featherseg.evaluate(
+        STARTER, Shapes("test", 2), "test", progress=lambda doing, done, total: None
+    )
     assert "not stored" in scores.notes[-1]
 
 
@@ -308,22 +362,46 @@ def test_an_option_without_effect_is_refused(trained, tmp_path):
         (lambda model: featherseg.evaluate(model, "shapes"), "found FRM. A model alone"),
         (lambda model: featherseg.compare([model, model]), "found FRM. A model alone"),
         (lambda _: featherseg.compare("runs/one"), "expected a list of runs"),
-        (lambda model: featherseg.export(model, ["onnx"]), r"format = \['onnx'\]: expected one name"),
+        (
+            lambda model: featherseg.export(model, ["onnx"]),
+            r"format = \['onnx'\]: expected one name",
+        ),
         (lambda _: featherseg.build("frm-lite0", classes="3"), "classes = '3': expected 1 to 255"),
-        (lambda _: featherseg.build("frm-lite0", 3, channels=3.5), r"channels = 3\.5: expected 1 to"),
+        (
+            lambda _: featherseg.build("frm-lite0", 3, channels=3.5),
+            r"channels = 3\.5: expected 1 to",
+        ),
         (lambda _: featherseg.cost("frm-lite0", 512), r"size = 512: expected \(height, width\)"),
         (lambda _: featherseg.cost("frm-lite0", "512x512"), "size = '512x512': expected"),
         (lambda _: featherseg.cost("frm-lite0", (0, 512)), r"size = \(0, 512\): expected"),
         (lambda _: ExportSettings(image_size=512), "image_size = 512: expected"),
-        (lambda _: featherseg.fit("shapes", 20, out="no", settings="p95"), "settings = 'p95': expected a mapping with"),
-        (lambda _: featherseg.fit("shapes", 20, out="no", settings={"percentil": 95}), "Did you mean 'percentile'"),
-        (lambda _: featherseg.fit("shapes", 20, out="no", settings={"percentile": 90}), "percentile = 90: expected 50"),
+        (
+            lambda _: featherseg.fit("shapes", 20, out="no", settings="p95"),
+            "settings = 'p95': expected a mapping with",
+        ),
+        (
+            lambda _: featherseg.fit("shapes", 20, out="no", settings={"percentil": 95}),
+            "Did you mean 'percentile'",
+        ),
+        (
+            lambda _: featherseg.fit("shapes", 20, out="no", settings={"percentile": 90}),
+            "percentile = 90: expected 50",
+        ),
         (lambda model: featherseg.export(model, settings={"score": True}), "a model without a run"),
         (lambda model: featherseg.export(model, settings={"max_drop": 101}), "max_drop = 101"),
-        (lambda _: featherseg.compare(["a", "b"], budgets={"max_ms": -1}), "--max-ms -1: expected a number above 0"),
+        (
+            lambda _: featherseg.compare(["a", "b"], budgets={"max_ms": -1}),
+            "--max-ms -1: expected a number above 0",
+        ),
         (lambda _: featherseg.benchmark(["frm-lite0"], {"starts": 0}), "starts"),
-        (lambda _: featherseg.benchmark(["frm-lite0"], {"labelled": None}), "plan: unknown key 'labelled'"),
-        (lambda _: featherseg.predict(STARTER, [], out="no", settings={"mask": True}), "unknown key 'mask'. Did you"),
+        (
+            lambda _: featherseg.benchmark(["frm-lite0"], {"labelled": None}),
+            "plan: unknown key 'labelled'",
+        ),
+        (
+            lambda _: featherseg.predict(STARTER, [], out="no", settings={"mask": True}),
+            "unknown key 'mask'. Did you",
+        ),
     ],
 )
 def test_what_is_given_in_another_form_is_told_in_a_sentence(call, said):
@@ -347,7 +425,10 @@ def test_values_of_masks_are_named_by_numbers_as_well(tmp_path):
         for kind, pixels in (("images", np.zeros((16, 16, 3))), ("masks", 255 * (np.eye(16) > 0))):
             (tmp_path / kind).mkdir(exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / kind / f"{number}.png")
-    found = [featherseg.check(tmp_path, names={key: "crack"}).proposal.config.classes for key in (255, "255")]
+    found = [
+        featherseg.check(tmp_path, names={key: "crack"}).proposal.config.classes
+        for key in (255, "255")
+    ]
     assert "crack" in found[0]
     assert found[0] == found[1]
 
@@ -356,16 +437,35 @@ def test_every_public_function_is_callable_after_every_module_was_imported():
     """Functions are verbs and folders nouns: a folder called as a function would take its place once it is imported."""
     optional = {"featherseg.exporters.litert", "featherseg.exporters.coreml"}
     for module in pkgutil.walk_packages(featherseg.__path__, "featherseg."):
-        if module.name not in optional and not module.name.endswith(("__main__", "build_engine", "triton_kernels")):
+        if module.name not in optional and not module.name.endswith(
+            ("__main__", "build_engine", "triton_kernels")
+        ):
             import_module(module.name)
     functions = [name for name in featherseg.__all__ if name.islower() and not name.startswith("_")]
     folders = {"backbones", "kernels", "losses", "models", "evaluation"}
-    assert [name for name in functions if name not in folders and not callable(getattr(featherseg, name))] == []
-    for name in ("models", "backbones", "losses", "exporters", "training", "comparison", "evaluation", "data"):
+    assert [
+        name
+        for name in functions
+        if name not in folders and not callable(getattr(featherseg, name))
+    ] == []
+    for name in (
+        "models",
+        "backbones",
+        "losses",
+        "exporters",
+        "training",
+        "comparison",
+        "evaluation",
+        "data",
+    ):
         package = import_module(f"featherseg.{name}")
         exported = {n for n in getattr(package, "__all__", []) if n.islower()}
         assert [n for n in exported if not callable(getattr(package, n))] == [], name
-        assert exported.isdisjoint(path.stem for path in Path(package.__file__).parent.iterdir()), name
+        assert exported.isdisjoint(path.stem for path in Path(package.__file__).parent.iterdir()), (
+            name
+        )
     assert (
-        set(functions).difference(folders).isdisjoint(path.stem for path in Path(featherseg.__file__).parent.iterdir())
+        set(functions)
+        .difference(folders)
+        .isdisjoint(path.stem for path in Path(featherseg.__file__).parent.iterdir())
     )

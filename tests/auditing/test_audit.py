@@ -33,7 +33,12 @@ def test_the_wrong_masks_come_first_and_every_image_once(runtime, tmp_path: Path
     assert {row["key"] for row in told["images"][:2]} == {Balls.keys[number] for number in WRONG}
     assert told["no_ranking"] is None
     for key in ("average_precision", "precision_at_50"):
-        assert 0 <= told["self_test"][key]["low"] <= told["self_test"][key]["value"] <= told["self_test"][key]["high"]
+        assert (
+            0
+            <= told["self_test"][key]["low"]
+            <= told["self_test"][key]["value"]
+            <= told["self_test"][key]["high"]
+        )
     first = told["regions"][0]
     assert set(first) == {"key", "kind", "class", "score", "box"}
     assert first["key"] in {Balls.keys[number] for number in WRONG}
@@ -78,7 +83,10 @@ def test_masks_that_were_corrected_in_an_object_are_audited_anew(runtime, tmp_pa
 
 
 def test_how_many_images_a_tool_gets_is_refused_without_one_and_below_one(runtime, tmp_path: Path):
-    for options, said in (({"top": 3}, "--top says how many"), ({"top": 0, "to_format": "yolo"}, "at least 1 image")):
+    for options, said in (
+        ({"top": 3}, "--top says how many"),
+        ({"top": 0, "to_format": "yolo"}, "at least 1 image"),
+    ):
         with pytest.raises(ConfigError, match=said):
             audit(Balls(), tmp_path / "audit.html", run="colors", **options)
     assert list(tmp_path.iterdir()) == []
@@ -106,11 +114,18 @@ CHANCES = np.full((3, 40, 56), 1 / 3, np.float32)
 
 def looked_at(folder: Path) -> dict[int, bool]:
     """Image -> whether faults were planted into it."""
-    return {int(path.stem): len(session.Example.load(path).faults) > 1 for path in sorted(folder.glob("*.npz"))}
+    return {
+        int(path.stem): len(session.Example.load(path).faults) > 1
+        for path in sorted(folder.glob("*.npz"))
+    }
 
 
-@pytest.mark.parametrize(("seconds", "seen", "planted"), [(1000, 24, 24), (190, 19, 12), (0, 12, 12)])
-def test_as_many_images_are_looked_at_as_there_is_time_for(tmp_path, clock, monkeypatch, seconds, seen, planted):
+@pytest.mark.parametrize(
+    ("seconds", "seen", "planted"), [(1000, 24, 24), (190, 19, 12), (0, 12, 12)]
+)
+def test_as_many_images_are_looked_at_as_there_is_time_for(
+    tmp_path, clock, monkeypatch, seconds, seen, planted
+):
     """Each takes ten seconds of this clock. Faults are planted where the time would last for all, and into twelve."""
     monkeypatch.setattr(session, "ALWAYS_PLANTED", 12)
 
@@ -142,7 +157,10 @@ def test_every_beginning_of_the_order_is_spread_over_the_folds_and_over_the_imag
             gaps = np.diff([0, *sorted(places[:first]), len(members)])
             assert gaps.max() <= 2 * len(members) / first + 2
     for first in range(len(order)):
-        counts = [sum(folds[number] == fold for number in order[:first]) / folds.count(fold) for fold in set(folds)]
+        counts = [
+            sum(folds[number] == fold for number in order[:first]) / folds.count(fold)
+            for fold in set(folds)
+        ]
         assert max(counts) - min(counts) <= 1 / min(folds.count(fold) for fold in set(folds)) + 1e-9
 
 
@@ -192,7 +210,9 @@ def test_later_folds_take_the_steps_of_the_first_and_none_is_given_more_than_its
 
 
 @pytest.mark.parametrize("plain", [12, 13])
-def test_crops_are_drawn_by_class_if_most_masks_show_one_class(runtime, tmp_path, monkeypatch, plain):
+def test_crops_are_drawn_by_class_if_most_masks_show_one_class(
+    runtime, tmp_path, monkeypatch, plain
+):
     class Sparse(Balls):
         def label(self, index: int) -> np.ndarray:
             return super().label(index) * (index >= plain)
@@ -249,7 +269,9 @@ def test_too_few_minutes_are_told_in_those_of_the_audit(runtime, tmp_path, monke
         raise TooFewMinutes(0.4, 0.6, 0.1)
 
     monkeypatch.setattr(session, "train_fold", train_fold)
-    with pytest.raises(ConfigError, match=r"--minutes 2 are too few .* Give at least (\d+), or a run") as raised:
+    with pytest.raises(
+        ConfigError, match=r"--minutes 2 are too few .* Give at least (\d+), or a run"
+    ) as raised:
         audit(Balls(), tmp_path / "audit.html", minutes=2)
     least = int(re.search(r"at least (\d+)", str(raised.value))[1])
     assert session.share_of_fold(least, 0.0, 0) >= 0.7  # three of 0.7 minutes are 0.65 of all
@@ -261,13 +283,27 @@ def test_a_fold_is_trained_until_its_minutes_are_over(tmp_path, monkeypatch, ste
     asked = []
     monkeypatch.setattr(job, "train", lambda request, out, reporter, resume: asked.append(request))
     began = time.monotonic()
-    train_fold(Balls(), np.arange(24) % 3, 1, tmp_path / "fold", 2.0, "cpu", lambda *_: None, steps is None, steps)
+    train_fold(
+        Balls(),
+        np.arange(24) % 3,
+        1,
+        tmp_path / "fold",
+        2.0,
+        "cpu",
+        lambda *_: None,
+        steps is None,
+        steps,
+    )
     (request,) = asked
     assert ("train.steps=7" if steps else "train.minutes=2.0") in request.overrides
-    assert ("data.class_uniform=0.5" in request.overrides) == (steps is None)  # where masks are sparse
+    assert ("data.class_uniform=0.5" in request.overrides) == (
+        steps is None
+    )  # where masks are sparse
     assert "train.batch_size=4" in request.overrides
     assert 100 < request.ends - began < 120 + time.monotonic() - began
-    assert not set(request.objects.data[0].keys) & {key for n, key in enumerate(Balls.keys) if n % 3 == 1}
+    assert not set(request.objects.data[0].keys) & {
+        key for n, key in enumerate(Balls.keys) if n % 3 == 1
+    }
 
 
 def test_a_key_of_two_images_is_refused(runtime, tmp_path, monkeypatch):
@@ -276,10 +312,14 @@ def test_a_key_of_two_images_is_refused(runtime, tmp_path, monkeypatch):
         audit(Balls(), tmp_path / "audit.html", run="colors")
 
 
-def test_the_most_suspicious_images_come_with_their_masks_as_they_are_for_a_tool(runtime, on_disk, tmp_path):
+def test_the_most_suspicious_images_come_with_their_masks_as_they_are_for_a_tool(
+    runtime, on_disk, tmp_path
+):
     found = audit(on_disk, tmp_path / "audit.html", run="colors", to_format="labelme", top=3)
     assert found.to == tmp_path / "audit.labelme"
-    names = sorted(path.relative_to(found.to).with_suffix("").as_posix() for path in found.to.rglob("*.json"))
+    names = sorted(
+        path.relative_to(found.to).with_suffix("").as_posix() for path in found.to.rglob("*.json")
+    )
     assert names == sorted(key for key, _ in found.images[:3])
     back = tmp_path / "back"
     featherseg.convert(found.to, back)
@@ -294,7 +334,9 @@ def test_the_most_suspicious_images_come_with_their_masks_as_they_are_for_a_tool
 
     # What somebody may have corrected by now is not written over, and nothing is done before that is said
     runtime.model = None
-    with pytest.raises(FeathersegError, match=r"audit\.labelme exists and is not empty\. What is corrected"):
+    with pytest.raises(
+        FeathersegError, match=r"audit\.labelme exists and is not empty\. What is corrected"
+    ):
         audit(on_disk, tmp_path / "audit.html", run="colors", to_format="labelme")
 
 
@@ -310,7 +352,9 @@ def test_probabilities_at_some_places_are_those_of_the_whole_image(runtime):
     image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
     rows, columns = np.array([0, 3, 17, 36]), np.array([1, 2, 49])
     whole = probabilities(runtime, image).numpy()
-    assert probabilities_at(runtime, image, rows, columns) == pytest.approx(whole[:, rows][:, :, columns], abs=1e-6)
+    assert probabilities_at(runtime, image, rows, columns) == pytest.approx(
+        whole[:, rows][:, :, columns], abs=1e-6
+    )
 
 
 def test_small_images_are_audited_at_every_pixel_and_large_ones_evenly():
@@ -321,7 +365,9 @@ def test_small_images_are_audited_at_every_pixel_and_large_ones_evenly():
     assert set(np.diff(columns)) == {4}
 
 
-def test_the_page_runs_its_own_script_alone_and_names_are_text(runtime, tmp_path: Path, monkeypatch):
+def test_the_page_runs_its_own_script_alone_and_names_are_text(
+    runtime, tmp_path: Path, monkeypatch
+):
     monkeypatch.setattr(Balls, "keys", ["<script>alert(1)</script>", *Balls.keys[1:]])
     audit(Balls(), tmp_path / "audit.html", run="colors")
     page = (tmp_path / "audit.html").read_text(encoding="utf-8")

@@ -20,10 +20,18 @@ def test_an_image_more_takes_a_kilobyte_at_most(runtime, tmp_path, monkeypatch):
     2,000 images take at most twice what 200 take: most of that is of images that are learnt from, which are as many.
     """
     label = np.indices((40, 56)).sum(axis=0).astype(np.uint8) // 6 % 3
-    chances = np.random.default_rng(0).dirichlet((0.4, 0.4, 0.4), (5, 7)).transpose(2, 0, 1).repeat(8, 1).repeat(8, 2)
+    chances = (
+        np.random.default_rng(0)
+        .dirichlet((0.4, 0.4, 0.4), (5, 7))
+        .transpose(2, 0, 1)
+        .repeat(8, 1)
+        .repeat(8, 2)
+    )
     other = np.roll(label, 9, 1)
     made = {
-        faults: examine(label, chances.astype(np.float32), (40, 56), faults, np.random.default_rng(0), other)
+        faults: examine(
+            label, chances.astype(np.float32), (40, 56), faults, np.random.default_rng(0), other
+        )
         for faults in (FAULTS, ())
     }
     monkeypatch.setattr(session, "examine", lambda label, chances, size, faults, *_: made[faults])
@@ -37,7 +45,9 @@ def test_an_image_more_takes_a_kilobyte_at_most(runtime, tmp_path, monkeypatch):
             gc.collect()
 
     def peak(count: int, name: str) -> int:
-        monkeypatch.setattr(Balls, "keys", [f"clip{number // 10}/{number:06}" for number in range(count)])
+        monkeypatch.setattr(
+            Balls, "keys", [f"clip{number // 10}/{number:06}" for number in range(count)]
+        )
         gc.collect()
         tracemalloc.start()
         audit(Balls(), tmp_path / f"{name}.html", run="colors", minutes=600, progress=collect)
@@ -45,7 +55,9 @@ def test_an_image_more_takes_a_kilobyte_at_most(runtime, tmp_path, monkeypatch):
         tracemalloc.stop()
         return found
 
-    peak(2000, "first")  # imports, the first call of everything, and the room that Python makes for names of files
+    peak(
+        2000, "first"
+    )  # imports, the first call of everything, and the room that Python makes for names of files
     few, many = peak(200, "few"), peak(2000, "many")  # of 200 the list of regions is full
     assert (many - few) / 1800 < 1000
     assert many < 2 * few

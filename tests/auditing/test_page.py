@@ -21,7 +21,9 @@ def said(page) -> list[str | None]:
 
 
 def focused(page) -> int:
-    return page.evaluate("[...document.querySelectorAll('.suspect')].indexOf(document.activeElement)")
+    return page.evaluate(
+        "[...document.querySelectorAll('.suspect')].indexOf(document.activeElement)"
+    )
 
 
 def test_u_takes_back_the_last_decision_wherever_the_page_has_moved_to(runtime, tmp_path):
@@ -54,10 +56,15 @@ def test_decisions_stay_where_the_audit_goes_on_with_more_images(runtime, tmp_pa
         page.reload()
         assert page.locator(".suspect").count() > before
         (kept,) = page.locator(".suspect[data-decision]").all()
-        assert (kept.get_attribute("data-decision"), kept.get_attribute("data-region")) == ("keep", decided)
+        assert (kept.get_attribute("data-decision"), kept.get_attribute("data-region")) == (
+            "keep",
+            decided,
+        )
 
 
-def test_decisions_that_are_not_shown_any_more_are_saved_with_the_others(runtime, tmp_path, monkeypatch):
+def test_decisions_that_are_not_shown_any_more_are_saved_with_the_others(
+    runtime, tmp_path, monkeypatch
+):
     monkeypatch.setattr(page_module, "MOST_SHOWN", 6)
     audit(Balls(), tmp_path / "audit.html", run="colors")
     with chromium() as browser:
@@ -142,12 +149,21 @@ def test_what_is_decided_by_keys_is_kept_saved_and_drawn_into_the_masks(runtime,
     decisions = json.loads(content)
     assert name == "decisions.json"
     assert decisions["format"] == 1
-    assert [row["decision"] for row in decisions["decisions"]] == ["accept", "accept", "keep", "skip"]
+    assert [row["decision"] for row in decisions["decisions"]] == [
+        "accept",
+        "accept",
+        "keep",
+        "skip",
+    ]
     assert [row["key"] for row in decisions["decisions"]] == [key for key, _ in found.images[:4]]
     (tmp_path / "decisions.json").write_bytes(content)
     report = featherseg.check(on_disk, fix=tmp_path / "out", decisions=tmp_path / "decisions.json")
     assert set(report.mended.changed) == {Balls.keys[number] for number in WRONG}
     data = Balls()
-    for number, key in enumerate(Balls.keys):  # the model sees what is right, so what it says makes them right
+    for number, key in enumerate(
+        Balls.keys
+    ):  # the model sees what is right, so what it says makes them right
         mask = np.array(Image.open(next((tmp_path / "out/masks").rglob(f"{key}.png"))))
-        assert np.array_equal(mask, data.right(number) if number in WRONG else data.label(number)), key
+        assert np.array_equal(
+            mask, data.right(number) if number in WRONG else data.label(number)
+        ), key

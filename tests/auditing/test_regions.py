@@ -2,15 +2,30 @@ import numpy as np
 import pytest
 
 from featherseg.auditing.evidence import EVIDENCE, evidence_of
-from featherseg.auditing.regions import EDGE, FEATURES, SMALLEST, Prediction, components, regions_of, thickness_of
+from featherseg.auditing.regions import (
+    EDGE,
+    FEATURES,
+    SMALLEST,
+    Prediction,
+    components,
+    regions_of,
+    thickness_of,
+)
 from featherseg.auditing.soft_minimum import soft_minimum
 from featherseg.core.types import IGNORE
 
 
-def blocks(seed: int = 0, size: tuple[int, int] = (24, 32), classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+def blocks(
+    seed: int = 0, size: tuple[int, int] = (24, 32), classes: int = 3
+) -> tuple[np.ndarray, np.ndarray]:
     """A mask of blocks of 8 pixels, an ignored corner, and probabilities that mostly agree with it."""
     rng = np.random.default_rng(seed)
-    label = rng.integers(0, classes, (size[0] // 8, size[1] // 8)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+    label = (
+        rng.integers(0, classes, (size[0] // 8, size[1] // 8))
+        .repeat(8, 0)
+        .repeat(8, 1)
+        .astype(np.uint8)
+    )
     scores = rng.normal(size=(classes, *size)) + 1.5 * (np.arange(classes)[:, None, None] == label)
     scores[:, 8:16, 8:16] = scores[::-1, 8:16, 8:16]
     label[:5, :5] = IGNORE
@@ -37,7 +52,9 @@ def test_components_are_those_of_a_walk_from_pixel_to_pixel():
     label, _ = blocks(3)
     numbers, classes = components(label)
     expected = {frozenset(region) for region in flooded(label) if len(region) >= SMALLEST}
-    assert {frozenset(map(tuple, np.argwhere(numbers == i + 1).tolist())) for i in range(len(classes))} == expected
+    assert {
+        frozenset(map(tuple, np.argwhere(numbers == i + 1).tolist())) for i in range(len(classes))
+    } == expected
     assert all((label[numbers == i + 1] == k).all() for i, k in enumerate(classes))
 
 
@@ -76,17 +93,29 @@ def test_features_are_those_of_a_loop_over_pixels():
             "differs_inside": np.mean([predicted[p] != label[p] for p in inner]) if inner else 0,
             "differs_edge": np.mean([predicted[p] != label[p] for p in edge]) if edge else 0,
             "own_outside": np.mean([chances[own][q] for _, q in outside]) if outside else 0,
-            "neighbour_inside": np.mean([chances[mask[q]][p] for p, q in outside]) if outside else 0,
-            "differs_outside": np.mean([predicted[q] != label[q] for _, q in outside]) if outside else 0,
+            "neighbour_inside": np.mean([chances[mask[q]][p] for p, q in outside])
+            if outside
+            else 0,
+            "differs_outside": np.mean([predicted[q] != label[q] for _, q in outside])
+            if outside
+            else 0,
             "size": np.log(len(places) / label.size),
             "y": np.mean([p[0] for p in places]) / height,
             "class_share": (mask == own).mean(),
             "predicted": found.kinds[index],
         }
         for name, value in wanted.items():
-            assert found.features[index, FEATURES.index(name)] == pytest.approx(value, abs=1e-5), (index, name)
+            assert found.features[index, FEATURES.index(name)] == pytest.approx(value, abs=1e-5), (
+                index,
+                name,
+            )
         ys, xs = zip(*places, strict=True)
-        assert found.boxes[index].tolist() == [min(xs), min(ys), max(xs) - min(xs) + 1, max(ys) - min(ys) + 1]
+        assert found.boxes[index].tolist() == [
+            min(xs),
+            min(ys),
+            max(xs) - min(xs) + 1,
+            max(ys) - min(ys) + 1,
+        ]
 
 
 def test_thickness_is_the_distance_to_the_nearest_pixel_that_agrees():
@@ -107,7 +136,11 @@ def test_evidence_tells_a_moved_mask_and_a_wrong_one_from_a_right_one():
     def found(mask):
         return dict(zip(EVIDENCE, evidence_of(mask, prediction), strict=True))
 
-    right, moved, wrong = found(label), found(np.roll(label, 3, 1)), found(np.where(label == 1, 2, label))
+    right, moved, wrong = (
+        found(label),
+        found(np.roll(label, 3, 1)),
+        found(np.where(label == 1, 2, label)),
+    )
     assert right["odds"] == pytest.approx(0, abs=1e-6)
     assert wrong["odds"] == pytest.approx(np.log((1 - 500 / 4800) + 500 / 4800 * 18), rel=1e-4)
     assert wrong["soft_minimum"] > right["soft_minimum"]
@@ -122,7 +155,9 @@ def test_a_share_is_counted_over_the_pixels_of_the_region():
     covered = np.zeros(label.shape, bool)
     covered[:, :13] = True
     for index, share in enumerate(found.share(covered)):
-        assert share == pytest.approx(covered[found.numbers[found.kinds[index]] == index + 1].mean())
+        assert share == pytest.approx(
+            covered[found.numbers[found.kinds[index]] == index + 1].mean()
+        )
 
 
 def test_a_mask_that_is_all_ignored_has_no_region():

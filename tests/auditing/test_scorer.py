@@ -21,7 +21,12 @@ def scene(number: int) -> tuple[np.ndarray, np.ndarray]:
     label = np.zeros((48, 64), np.uint8)
     label[rng.integers(20, 28) :] = 1
     for _ in range(rng.integers(2, 5)):
-        y, x, height, width = rng.integers(0, 34), rng.integers(0, 48), rng.integers(6, 14), rng.integers(6, 16)
+        y, x, height, width = (
+            rng.integers(0, 34),
+            rng.integers(0, 48),
+            rng.integers(6, 14),
+            rng.integers(6, 16),
+        )
         label[y : y + height, x : x + width] = rng.integers(2, CLASSES)
     scores = 3.0 * (np.arange(CLASSES)[:, None, None] == label) + rng.normal(size=(CLASSES, 48, 64))
     y, x = rng.integers(0, 40), rng.integers(0, 56)
@@ -32,7 +37,9 @@ def scene(number: int) -> tuple[np.ndarray, np.ndarray]:
     return label, (np.exp(scores) / np.exp(scores).sum(0)).astype(np.float32)
 
 
-def examined_one(number: int, fault: str | None = None, planted: tuple[str, ...] = FAULTS) -> Example:
+def examined_one(
+    number: int, fault: str | None = None, planted: tuple[str, ...] = FAULTS
+) -> Example:
     """A scene as the audit sees it, with a real fault or without, and with copies of it to learn from."""
     label, chances = scene(number)
     rng = np.random.default_rng([1, number])
@@ -41,10 +48,15 @@ def examined_one(number: int, fault: str | None = None, planted: tuple[str, ...]
     return examine(label, chances, (48, 64), planted, rng, scene(number + 7)[0])
 
 
-def judged(examples: list[Example], taught: np.ndarray | None = None) -> tuple[Judged, dict[int, np.ndarray]]:
+def judged(
+    examples: list[Example], taught: np.ndarray | None = None
+) -> tuple[Judged, dict[int, np.ndarray]]:
     """-> (the outcome, of every image the scores of its regions)."""
     of_regions: dict[int, np.ndarray] = {}
-    folds, keys = np.arange(len(examples)) % FOLDS, [f"clip{n // 5}/{n:03}" for n in range(len(examples))]
+    folds, keys = (
+        np.arange(len(examples)) % FOLDS,
+        [f"clip{n // 5}/{n:03}" for n in range(len(examples))],
+    )
     given = partial(map, examples.__getitem__)
     return judge(given, folds, FAULTS, of_regions.__setitem__, keys, taught=taught), of_regions
 
@@ -96,7 +108,9 @@ def test_average_precision_is_that_of_a_walk_down_the_list():
     order = np.argsort(-scores)
     walked = [wrong[order[: place + 1]].mean() for place in range(40) if wrong[order[place]]]
     assert average_precision(scores, wrong) == pytest.approx(np.mean(walked))
-    assert average_precision(np.zeros(40), wrong) == pytest.approx(wrong.mean()), "equal scores order nothing"
+    assert average_precision(np.zeros(40), wrong) == pytest.approx(wrong.mean()), (
+        "equal scores order nothing"
+    )
 
 
 def test_the_estimated_share_of_faults_is_the_true_one_where_they_look_like_planted_ones():
@@ -104,7 +118,9 @@ def test_the_estimated_share_of_faults_is_the_true_one_where_they_look_like_plan
         found = []
         for seed in range(10):
             rng = np.random.default_rng(seed)
-            scores = np.where(rng.random(1000) < share, rng.normal(2.5, 1, 1000), rng.normal(0, 1, 1000))
+            scores = np.where(
+                rng.random(1000) < share, rng.normal(2.5, 1, 1000), rng.normal(0, 1, 1000)
+            )
             found.append(share_of_faults(scores, rng.normal(2.5, 1, 1000)))
         assert np.mean(found) == pytest.approx(share, abs=0.05)
 
@@ -113,7 +129,8 @@ def test_the_scorer_finds_faults_that_it_was_not_told_of(few_trees, sound: list[
     spoiled = {number: FAULTS[i % 5] for i, number in enumerate(range(0, 60, 6))}
     wrong = np.isin(np.arange(60), list(spoiled))
     examples = [
-        examined_one(number, spoiled.get(number)) if number in spoiled else sound[number] for number in range(60)
+        examined_one(number, spoiled.get(number)) if number in spoiled else sound[number]
+        for number in range(60)
     ]
     found = judged(examples)[0]
     assert average_precision(found.images, wrong) > 0.6
@@ -141,7 +158,9 @@ def test_no_image_has_a_part_in_the_scores_of_its_regions(few_trees, sound: list
 def test_what_speaks_against_an_image_never_speaks_for_it():
     rng = np.random.default_rng(0)
     yes = rng.random(300) < 0.5
-    rows = np.stack([yes + rng.normal(size=300), yes + rng.normal(size=300), rng.normal(size=300) - yes], axis=1)
+    rows = np.stack(
+        [yes + rng.normal(size=300), yes + rng.normal(size=300), rng.normal(size=300) - yes], axis=1
+    )
     asked = np.array([[0.0, 0, 0], [0, 0, 3], [1, 0, 0], [0, 1, 0]])
     base, against, first, second = _regression(rows, yes, asked)
     assert against == base
@@ -155,7 +174,9 @@ def test_of_few_images_the_score_is_no_worse_than_the_soft_minimum(few_trees, so
     assert np.mean(gains) > 0
 
 
-def test_images_that_are_not_learnt_from_are_judged_by_what_the_others_taught(few_trees, sound: list[Example]):
+def test_images_that_are_not_learnt_from_are_judged_by_what_the_others_taught(
+    few_trees, sound: list[Example]
+):
     """... whatever faults were planted into them; so that they need not be kept."""
     taught = np.arange(0, 60, 2)  # of every fold ten
     first, of_regions = judged(sound, taught)
@@ -168,7 +189,9 @@ def test_images_that_are_not_learnt_from_are_judged_by_what_the_others_taught(fe
     assert np.array_equal(judged(changed, taught)[0].images[::2], first.images[::2])
 
 
-def test_faults_in_too_few_images_for_a_fifth_are_found_among_those_alone(few_trees, sound: list[Example]):
+def test_faults_in_too_few_images_for_a_fifth_are_found_among_those_alone(
+    few_trees, sound: list[Example]
+):
     """Else the more images there are without, the rarer the faults, and the lower every figure."""
     few = [example if n < 6 else examined_one(n, planted=()) for n, example in enumerate(sound)]
     test = judged(few)[0].self_test
@@ -200,13 +223,17 @@ def test_folds_keep_sequences_together_and_hold_each_class_elsewhere():
 
 @pytest.mark.parametrize("groups", [None, "clip[0-9]"])
 def test_a_sequence_that_goes_on_from_train_into_val_is_in_one_fold(groups):
-    keys = [f"{'val' if i > 8 - c else 'train'}/clip{c}_{i:03}" for c in range(6) for i in range(10)]
+    keys = [
+        f"{'val' if i > 8 - c else 'train'}/clip{c}_{i:03}" for c in range(6) for i in range(10)
+    ]
     folds, _ = folds_of(keys, np.ones((len(keys), 2), bool), groups)
     assert all(len(set(folds[10 * c : 10 * c + 10])) == 1 for c in range(6))
 
 
 def test_names_that_are_in_train_and_in_val_are_of_two_sequences():
-    keys = [f"{split}/clip{c}_{i:03}" for split in ("train", "val") for c in range(6) for i in range(10)]
+    keys = [
+        f"{split}/clip{c}_{i:03}" for split in ("train", "val") for c in range(6) for i in range(10)
+    ]
     folds, _ = folds_of(keys, np.ones((len(keys), 2), bool))
     assert all(len(set(folds[10 * c : 10 * c + 10])) == 1 for c in range(12))
     assert sorted(np.bincount(folds)) == [40, 40, 40]

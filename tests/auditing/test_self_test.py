@@ -50,7 +50,9 @@ def audited(
     copy_plain = shows_one[image] & (fault == 0)
     kept = ~copy_plain  # nothing can be dropped from a mask of one class
     image, fault, copy_plain = image[kept], fault[kept], copy_plain[kept]
-    level = np.sqrt(alike) * of_clip[image] + np.sqrt(1 - alike) * rng.normal(size=len(image)) + apart
+    level = (
+        np.sqrt(alike) * of_clip[image] + np.sqrt(1 - alike) * rng.normal(size=len(image)) + apart
+    )
 
     def score(values: np.ndarray, one: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-values - of_masks * ~one))
@@ -72,7 +74,9 @@ def test_a_list_that_finds_faults_is_called_better_than_chance():
 
 def test_a_list_that_knows_only_which_masks_show_one_class_is_no_better_than_chance():
     tests = [audited(seed, 0.0, plain=0.6, of_masks=3.0)[0] for seed in range(20)]
-    assert all(test.average_precision.low > random_order(test.images, test.planted) for test in tests)
+    assert all(
+        test.average_precision.low > random_order(test.images, test.planted) for test in tests
+    )
     assert np.mean([test.better_than_chance for test in tests]) <= 0.1
 
 
@@ -101,14 +105,16 @@ def test_few_clusters_give_no_interval_and_no_claim():
 @pytest.mark.parametrize(("count", "wrong"), [(6, 1), (6, 3), (5, 5), (1, 1)])
 def test_a_random_order_has_the_mean_of_all_orders(count, wrong):
     faulty = np.arange(count) < wrong
-    orders = [average_precision(-np.array(order, float), faulty) for order in permutations(range(count))]
+    orders = [
+        average_precision(-np.array(order, float), faulty) for order in permutations(range(count))
+    ]
     assert random_order(count, wrong) == pytest.approx(np.mean(orders))
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=2, max_size=120).filter(
-        lambda rows: any(wrong and times for _, wrong, times in rows)
-    )
+    st.lists(
+        st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=2, max_size=120
+    ).filter(lambda rows: any(wrong and times for _, wrong, times in rows))
 )
 def test_an_image_that_counts_twice_is_one_that_stands_there_twice(rows):
     scores, wrong, times = (np.array(column) for column in zip(*rows, strict=True))
@@ -122,7 +128,9 @@ def test_an_image_that_counts_twice_is_one_that_stands_there_twice(rows):
 def test_a_draw_takes_every_fault_as_often_and_each_image_once():
     image, fault = np.repeat(np.arange(30), 2), np.tile([0, 1], 30)
     kept = (fault == 1) | (image < 8)  # eight masks have something to drop
-    copies = Copies(image[kept], fault[kept], *np.zeros((2, kept.sum())), np.zeros(kept.sum(), bool))
+    copies = Copies(
+        image[kept], fault[kept], *np.zeros((2, kept.sum())), np.zeros(kept.sum(), bool)
+    )
     for seed in range(10):
         rows = copies.drawn(10, np.random.default_rng(seed))
         assert len(set(copies.image[rows])) == 10
@@ -148,7 +156,9 @@ def test_a_score_is_the_share_of_faults_among_what_scores_alike(apart, share, co
     wrong = np.arange(count) < max(1, round(share * count))
     raw = 1 / (1 + np.exp(-4 * rng.normal(size=count) - 4 * apart * wrong))
     scores = fit_calibration(raw, wrong, np.ones(count))(raw)
-    assert scores.mean() == pytest.approx(wrong.mean(), abs=2.1 / count), "as many faults as there are"
+    assert scores.mean() == pytest.approx(wrong.mean(), abs=2.1 / count), (
+        "as many faults as there are"
+    )
     assert (np.diff(scores[np.argsort(raw)]) >= 0).all()
     assert 0 < scores.min() <= scores.max() < 1
 

@@ -42,10 +42,14 @@ def test_other_channels_are_taken(name):
 def test_a_key_of_another_network_is_refused(name):
     backbone = empty(name)
     with pytest.raises(WeightsError, match=r"unexpected: layer9\.0\.strange\.weight"):
-        load_official(backbone, {**backbone.state_dict(), "layer9.0.strange.weight": torch.zeros(1)})
+        load_official(
+            backbone, {**backbone.state_dict(), "layer9.0.strange.weight": torch.zeros(1)}
+        )
 
 
-@pytest.mark.parametrize("names", [names for names in FAMILIES.values() if len(names) > 1], ids=lambda names: names[0])
+@pytest.mark.parametrize(
+    "names", [names for names in FAMILIES.values() if len(names) > 1], ids=lambda names: names[0]
+)
 def test_the_weights_of_another_size_are_refused(names):
     with pytest.raises(WeightsError, match=r"these weights do not fit"):
         load_official(empty(names[0]), empty(names[-1]).state_dict())

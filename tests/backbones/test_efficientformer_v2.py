@@ -40,7 +40,11 @@ def imagenet(name):
 
 
 def in_cgrseg():
-    return {k.removeprefix("backbone."): v for k, v in numbered("cgrseg_t").items() if k.startswith("backbone.")}
+    return {
+        k.removeprefix("backbone."): v
+        for k, v in numbered("cgrseg_t").items()
+        if k.startswith("backbone.")
+    }
 
 
 def flat(conv_norm, x):
@@ -71,7 +75,9 @@ def test_attention_is_its_definition_position_by_position(stride, size):
             for j in range(count):
                 product = sum(heads_of(q, head)[i, c] * heads_of(k, head)[j, c] for c in range(2))
                 scores[head, i, j] = product / math.sqrt(2) + bias[head, i, j]
-    mixed = [sum(block.talking_before.weight[h, g, 0, 0] * scores[g] for g in range(8)) for h in range(8)]
+    mixed = [
+        sum(block.talking_before.weight[h, g, 0, 0] * scores[g] for g in range(8)) for h in range(8)
+    ]
     weights = [(m + block.talking_before.bias[h]).softmax(-1) for h, m in enumerate(mixed)]
     gathered = torch.zeros(count, 8 * 3, dtype=torch.float64)
     for h in range(8):
@@ -90,8 +96,12 @@ def test_attention_between_stages_asks_from_every_second_position(size):
     block = perturb(AttentionDownsample(6, 10, key_channels=2, value_channels=3).double())
     x = torch.randn(1, 6, *size, dtype=torch.float64)
     grid = tuple(-(-side // 2) for side in size)
-    local = F.conv2d(x, block.query.local.weight, block.query.local.bias, stride=2, padding=1, groups=6)
-    plain = torch.stack([x[0, :, 2 * r, 2 * c] for r in range(grid[0]) for c in range(grid[1])], 1).view(1, 6, *grid)
+    local = F.conv2d(
+        x, block.query.local.weight, block.query.local.bias, stride=2, padding=1, groups=6
+    )
+    plain = torch.stack(
+        [x[0, :, 2 * r, 2 * c] for r in range(grid[0]) for c in range(grid[1])], 1
+    ).view(1, 6, *grid)
     q, k, v = flat(block.query.project, local + plain), flat(block.key, x), flat(block.value, x)
     bias = block.position(grid, size)
     parts = []
@@ -105,7 +115,9 @@ def test_attention_between_stages_asks_from_every_second_position(size):
 
 @torch.no_grad()
 def test_a_block_adds_its_scaled_branches():
-    block = perturb(Block(Attention(4, stride=1, key_channels=2, value_channels=2), 4, expansion=3, drop=0.5))
+    block = perturb(
+        Block(Attention(4, stride=1, key_channels=2, value_channels=2), 4, expansion=3, drop=0.5)
+    )
     x = torch.randn(2, 4, 3, 5)
     y = x + block.attention.scale.weight.view(1, 4, 1, 1) * block.attention.branch(x)
     ffn = block.feed_forward.branch
@@ -118,10 +130,14 @@ def test_a_block_adds_its_scaled_branches():
 def test_scores_stay_in_full_precision_under_autocast():
     block = perturb(Attention(4, stride=1))
     with torch.no_grad():
-        block.talking_before.weight.mul_(50)  # sharp: in half precision the wrong position would win
+        block.talking_before.weight.mul_(
+            50
+        )  # sharp: in half precision the wrong position would win
         x = torch.randn(1, 4, 6, 6)
         seen = []
-        block.talking_after.register_forward_hook(lambda _, given, out: seen.append((given[0].dtype, out.dtype)))
+        block.talking_after.register_forward_hook(
+            lambda _, given, out: seen.append((given[0].dtype, out.dtype))
+        )
         with torch.autocast("cpu", dtype=torch.bfloat16):
             block(x)
     assert seen == [(torch.float32, torch.float32)]
@@ -174,7 +190,9 @@ def test_it_starts_as_the_authors_start_it():
     scales = [p for name, p in backbone.named_parameters() if name.endswith("scale.weight")]
     assert len(scales) == 3 + 3 + 9 + 6 + 2 + 2
     assert all(torch.equal(p, torch.full_like(p, 1e-5)) for p in scales)
-    assert not any(module.table.any() for module in backbone.modules() if isinstance(module, PositionBias))
+    assert not any(
+        module.table.any() for module in backbone.modules() if isinstance(module, PositionBias)
+    )
 
 
 @pytest.mark.parametrize(("name", "last"), [
@@ -218,7 +236,9 @@ def test_the_authors_imagenet_key_set_fills_all_but_the_position_tables(name):
     assert len(tables) == attentions
     assert not any(own[key].any() for key in tables)
     found = sorted(float(own[key].flatten()[0]) for key in own if key not in tables)
-    assert found == sorted(float(value.flatten()[0]) for key, value in state.items() if key not in unused)
+    assert found == sorted(
+        float(value.flatten()[0]) for key, value in state.items() if key not in unused
+    )
 
 
 def test_the_tables_of_imagenet_can_be_resized_over_both_directions():
@@ -228,8 +248,13 @@ def test_the_tables_of_imagenet_can_be_resized_over_both_directions():
     state[key], state[between] = torch.randn(8, 49), torch.randn(8, 196)
     unused = load_official(backbone, state)
     assert not [name for name in unused if name.endswith("attention_biases")]
-    assert torch.equal(backbone.stages[2].blocks[4].attention.branch.position.table, resize_table(state[key], (16, 16)))
-    assert torch.equal(backbone.stages[3].embed.position.table, resize_table(state[between], (32, 32)))
+    assert torch.equal(
+        backbone.stages[2].blocks[4].attention.branch.position.table,
+        resize_table(state[key], (16, 16)),
+    )
+    assert torch.equal(
+        backbone.stages[3].embed.position.table, resize_table(state[between], (32, 32))
+    )
 
 
 def test_the_backbone_of_a_cgrseg_file_brings_its_position_tables():

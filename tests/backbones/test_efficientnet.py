@@ -65,7 +65,10 @@ HEAD = {
 
 def noise(key, shape):
     """A tensor drawn by its official name."""
-    generator, kind = torch.Generator().manual_seed(zlib.crc32(key.encode())), key.rsplit(".", 1)[-1]
+    generator, kind = (
+        torch.Generator().manual_seed(zlib.crc32(key.encode())),
+        key.rsplit(".", 1)[-1],
+    )
     if kind == "num_batches_tracked":
         return torch.tensor(0)
     if kind == "weight" and len(shape) > 1:
@@ -81,16 +84,26 @@ def official_state(backbone, blocks):
     keys = ["_conv_stem.weight", *(f"_bn0.{t}" for t in norm)]
     for i in range(blocks):
         for part in OFFICIAL_PARTS:
-            tensors = norm if part.startswith("bn") else ("weight", "bias") if part.startswith("se") else ("weight",)
+            tensors = (
+                norm
+                if part.startswith("bn")
+                else ("weight", "bias")
+                if part.startswith("se")
+                else ("weight",)
+            )
             keys += [f"_blocks.{i}._{part}.{tensor}" for tensor in tensors]
     own = backbone.state_dict()
-    places = [f"groups.{n}.{i}" for n, group in enumerate(backbone.groups) for i in range(len(group))]
+    places = [
+        f"groups.{n}.{i}" for n, group in enumerate(backbone.groups) for i in range(len(group))
+    ]
     assert len(places) == blocks
     shapes = {key: own[_rename(key, places)].shape for key in keys if _rename(key, places) in own}
     return {key: noise(key, shape) for key, shape in shapes.items()}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n[-1] in "245")) for n in PACKAGE])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n[-1] in "245")) for n in PACKAGE]
+)
 def test_b_answers_as_the_package_does(name):
     blocks, _, expected = PACKAGE[name]
     backbone = backbones.build(name).eval()
@@ -107,7 +120,9 @@ def test_b_weighs_what_the_package_has_without_its_head(name):
         backbone = backbones.build(name)
     out = backbone.stage_channels[-1]
     head = 4 * out  # 1280 channels for 320
-    assert count_parameters(backbone) == PACKAGE[name][1] - (out * head + 2 * head + 1000 * head + 1000)
+    assert count_parameters(backbone) == PACKAGE[name][1] - (
+        out * head + 2 * head + 1000 * head + 1000
+    )
 
 
 def test_the_head_of_b_is_listed_and_a_foreign_key_refused():
@@ -128,14 +143,19 @@ def test_b_squeezes_to_a_quarter_of_what_a_block_takes_in():
 
 @torch.no_grad()
 def test_excitation_scales_each_channel_by_what_all_of_them_are_on_average():
-    block, x = SqueezeExcitation(6, 2), torch.randn(2, 6, 4, 5, generator=torch.Generator().manual_seed(0))
+    block, x = (
+        SqueezeExcitation(6, 2),
+        torch.randn(2, 6, 4, 5, generator=torch.Generator().manual_seed(0)),
+    )
     hidden = x.mean((2, 3)) @ block.reduce.weight[:, :, 0, 0].T + block.reduce.bias
     hidden = hidden / (1 + torch.exp(-hidden))
     gate = 1 / (1 + torch.exp(-(hidden @ block.expand.weight[:, :, 0, 0].T + block.expand.bias)))
     assert_close(block(x), x * gate[:, :, None, None])
 
 
-@pytest.mark.parametrize(("name", "last"), [("efficientnet-b0", 0.2 * 15 / 16), ("efficientnet-lite0", 0.0)])
+@pytest.mark.parametrize(
+    ("name", "last"), [("efficientnet-b0", 0.2 * 15 / 16), ("efficientnet-lite0", 0.0)]
+)
 def test_b_leaves_out_later_blocks_more_often_and_lite_none(name, last):
     rates = [m.rate for m in backbones.build(name).modules() if isinstance(m, StochasticDepth)]
     assert rates == pytest.approx([last * i / 15 for i in range(16)])
@@ -165,7 +185,9 @@ def test_stages_have_the_published_widths_and_strides(name, channels, size):
         stages = backbone(torch.zeros(1, 3, *size))
     assert backbone.stage_channels == channels
     strided = [tuple(-(-n // stride) for n in size) for stride in (4, 8, 16, 32)]
-    assert [tuple(s.shape[1:]) for s in stages] == [(c, *s) for c, s in zip(channels, strided, strict=True)]
+    assert [tuple(s.shape[1:]) for s in stages] == [
+        (c, *s) for c, s in zip(channels, strided, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("size", [(64, 96), (65, 97)])
@@ -187,7 +209,9 @@ def test_a_dilated_network_agrees_wherever_the_strided_one_has_a_position(size):
 @pytest.mark.parametrize("lite", [True, False])
 @pytest.mark.parametrize(("channels", "kernel"), [(16, 3), (24, 5), (7, 3)])
 def test_a_block_padded_in_front_of_its_first_convolution_gives_the_same(channels, kernel, lite):
-    block = perturb(InvertedBottleneck(channels, Group(kernel, 2, 6, 8, 1), 2, lite=lite, drop_rate=0.0))
+    block = perturb(
+        InvertedBottleneck(channels, Group(kernel, 2, 6, 8, 1), 2, lite=lite, drop_rate=0.0)
+    )
     form = block.for_graph(1, channels_last=False)
     assert isinstance(form, PaddedBottleneck)
     for size in [(8, 12), (9, 12), (8, 11), (7, 7), (1, 1), (2, 1)]:
@@ -197,7 +221,8 @@ def test_a_block_padded_in_front_of_its_first_convolution_gives_the_same(channel
 
 def test_only_strided_blocks_of_models_that_take_odd_sizes_are_padded_otherwise():
     strided, plain = (
-        InvertedBottleneck(8, Group(3, 1, 6, 8, 1), stride, lite=True, drop_rate=0.0) for stride in (2, 1)
+        InvertedBottleneck(8, Group(3, 1, 6, 8, 1), stride, lite=True, drop_rate=0.0)
+        for stride in (2, 1)
     )
     narrow = InvertedBottleneck(8, Group(3, 1, 1, 8, 1), 2, lite=True, drop_rate=0.0)
     assert strided.for_graph(32, channels_last=False) is strided

@@ -41,7 +41,10 @@ def reduced(block, x):
 @pytest.mark.parametrize(("reduction", "size"), [(2, (4, 6)), (2, (5, 7)), (1, (3, 2))])
 def test_every_position_attends_to_the_whole_squares_of_the_map(reduction, size):
     heads, width = 3, 2
-    block, x = perturb(EfficientAttention(6, heads=heads, reduction=reduction).double()), seeded(*size, 6)
+    block, x = (
+        perturb(EfficientAttention(6, heads=heads, reduction=reduction).double()),
+        seeded(*size, 6),
+    )
     cells = reduced(block, x) if reduction > 1 else list(x.flatten(0, 1))
     keys, values = zip(*(block.key_value(cell).chunk(2) for cell in cells), strict=True)
     expected = torch.zeros_like(x)
@@ -50,7 +53,9 @@ def test_every_position_attends_to_the_whole_squares_of_the_map(reduction, size)
             query, gathered = block.query(x[r, c]), torch.zeros(6, dtype=x.dtype)
             for head in range(heads):
                 part = slice(head * width, (head + 1) * width)
-                scores = [math.exp(float(query[part] @ key[part]) / math.sqrt(width)) for key in keys]
+                scores = [
+                    math.exp(float(query[part] @ key[part]) / math.sqrt(width)) for key in keys
+                ]
                 for score, value in zip(scores, values, strict=True):
                     gathered[part] += score / sum(scores) * value[part]
             expected[r, c] = block.project(gathered)
@@ -68,7 +73,9 @@ def test_the_feed_forward_network_is_its_equation():
             for k in range(width):
                 for i in range(max(r - 1, 0), min(r + 2, rows)):
                     for j in range(max(c - 1, 0), min(c + 2, columns)):
-                        near[r, c, k] += block.depthwise.weight[k, 0, i - r + 1, j - c + 1] * hidden[i, j, k]
+                        near[r, c, k] += (
+                            block.depthwise.weight[k, 0, i - r + 1, j - c + 1] * hidden[i, j, k]
+                        )
     gelu = near * 0.5 * (1 + torch.erf(near / math.sqrt(2)))
     assert_close(block(x[None])[0], block.project(gelu), atol=1e-12, rtol=1e-12)
 
@@ -108,7 +115,9 @@ def test_attention_costs_two_products_for_every_position_key_and_channel(size, k
     block = EfficientAttention(6, heads=3, reduction=2)
     layers, _ = count_layers(nn.Sequential(block), torch.zeros(2, *size, 6))
     positions = 2 * size[0] * size[1]
-    linear = positions * 6 * 6 * 2 + 2 * keys * (6 * 12 + 6 * 6 * 4)  # q and output; k and v; the reduction
+    linear = positions * 6 * 6 * 2 + 2 * keys * (
+        6 * 12 + 6 * 6 * 4
+    )  # q and output; k and v; the reduction
     assert by_convention(layers)["macs"] == linear + 2 * positions * keys * 6
 
 

@@ -9,7 +9,15 @@ from featherseg import backbones
 from featherseg.backbones.weights import find_pretrained, load_official, read_state
 
 NAME = "mobilenet-v2"
-TABLE = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+TABLE = [
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+]
 STRIDES = {24: 4, 32: 8, 96: 16, 320: 32}
 
 
@@ -20,20 +28,29 @@ def official():
 
 def layer(state, x, conv, norm, act=True, **how):
     x = F.conv2d(x, state[f"{conv}.weight"], padding=state[f"{conv}.weight"].shape[-1] // 2, **how)
-    x = F.batch_norm(x, *(state[f"{norm}.{name}"] for name in ("running_mean", "running_var", "weight", "bias")))
+    x = F.batch_norm(
+        x, *(state[f"{norm}.{name}"] for name in ("running_mean", "running_var", "weight", "bias"))
+    )
     return x.clamp(0, 6) if act else x
 
 
 def by_the_table(state, x):
     """The maps in front of every strided row, and the last."""
-    x, stages, channels, block = layer(state, x, "features.0.0", "features.0.1", stride=2), [], 32, 1
+    x, stages, channels, block = (
+        layer(state, x, "features.0.0", "features.0.1", stride=2),
+        [],
+        32,
+        1,
+    )
     for t, c, n, s in TABLE:
         for i in range(n):
             stride, path = s if i == 0 else 1, f"features.{block}.conv"
             y, at = x, 0
             if t != 1:
                 y, at = layer(state, y, f"{path}.0.0", f"{path}.0.1"), 1
-            y = layer(state, y, f"{path}.{at}.0", f"{path}.{at}.1", stride=stride, groups=channels * t)
+            y = layer(
+                state, y, f"{path}.{at}.0", f"{path}.{at}.1", stride=stride, groups=channels * t
+            )
             y = layer(state, y, f"{path}.{at + 1}", f"{path}.{at + 2}", act=False)
             x = x + y if stride == 1 and channels == c else y
             channels, block = c, block + 1
@@ -45,7 +62,9 @@ def by_the_table(state, x):
 @pytest.mark.parametrize("size", [(64, 96), (65, 99)])
 def test_it_is_the_table_on_the_published_weights(official, size):
     backbone = backbones.build(NAME).eval()
-    assert {key.split(".")[0] + "." + key.split(".")[1] for key in load_official(backbone, official)} == {
+    assert {
+        key.split(".")[0] + "." + key.split(".")[1] for key in load_official(backbone, official)
+    } == {
         "features.18",
         "classifier.1",
     }

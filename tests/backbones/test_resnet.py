@@ -42,7 +42,9 @@ def test_it_weighs_what_torchvision_s_weighs(name):
 @pytest.mark.parametrize("name", DEPTHS)
 def test_torchvision_s_keys_fill_every_tensor_and_the_head_is_listed(name):
     shapes = {**official.shapes(DEPTHS[name]), **HEAD}
-    state = {key: torch.full(shape, float(i)) for i, (key, shape) in enumerate(shapes.items())}  # a value a tensor
+    state = {
+        key: torch.full(shape, float(i)) for i, (key, shape) in enumerate(shapes.items())
+    }  # a value a tensor
     backbone = backbones.build(name)
     assert load_official(backbone, state) == list(HEAD)
     found = sorted(float(value.flatten()[0]) for value in backbone.state_dict().values())
@@ -76,7 +78,9 @@ def test_a_dilated_network_agrees_wherever_the_strided_one_has_a_position(size):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * ("101" in n)) for n in VARIANTS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * ("101" in n)) for n in VARIANTS]
+)
 @pytest.mark.parametrize(("output_stride", "strides"), [
     (32, (4, 8, 16, 32)), (16, (4, 8, 16, 16)), (8, (4, 8, 8, 8)),
 ])  # fmt: skip
@@ -87,12 +91,16 @@ def test_stages_have_the_published_widths_and_the_asked_strides(name, output_str
     widths = (64, 128, 256, 512) if name.startswith("resnet-18") else (256, 512, 1024, 2048)
     assert backbone.stage_channels == widths
     sizes = [tuple(-(-side // stride) for side in (97, 131)) for stride in strides]
-    assert [tuple(stage.shape[1:]) for stage in stages] == [(c, *s) for c, s in zip(widths, sizes, strict=True)]
+    assert [tuple(stage.shape[1:]) for stage in stages] == [
+        (c, *s) for c, s in zip(widths, sizes, strict=True)
+    ]
 
 
 def test_a_stem_of_three_convolutions_replaces_the_one_of_seven_by_seven():
     with torch.device("meta"):
-        plain, deep = (count_parameters(backbones.build(name)) for name in ("resnet-50", "resnet-50-v1c"))
+        plain, deep = (
+            count_parameters(backbones.build(name)) for name in ("resnet-50", "resnet-50-v1c")
+        )
     three = 9 * (3 * 32 + 32 * 32 + 32 * 64) + 2 * (32 + 32 + 64)
     assert deep - plain == three - (49 * 3 * 64 + 2 * 64)
 
@@ -107,5 +115,7 @@ def test_a_deep_stem_s_last_norm_is_torchvision_s_bn1():
 
 
 def test_a_backbone_without_a_dilated_form_says_so():
-    with pytest.raises(ConfigError, match=r"output_stride = 16: VAN has no dilated version. Expected a ResNet"):
+    with pytest.raises(
+        ConfigError, match=r"output_stride = 16: VAN has no dilated version. Expected a ResNet"
+    ):
         backbones.build("van-b0", 16)

@@ -35,7 +35,9 @@ def randomised(module, seed=0):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.3)
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.3
+            )
     return module
 
 
@@ -90,9 +92,19 @@ def test_a_block_adds_two_scaled_branches():
         branch = block.attention(block.attention_norm(x))
         y = x + block.attention_scale.weight.view(1, 4, 1, 1) * branch
         ffn = block.feed_forward
-        hidden = F.conv2d(ffn.expand(block.feed_forward_norm(y)), ffn.depthwise.weight, ffn.depthwise.bias, 1, 1, 1, 8)
+        hidden = F.conv2d(
+            ffn.expand(block.feed_forward_norm(y)),
+            ffn.depthwise.weight,
+            ffn.depthwise.bias,
+            1,
+            1,
+            1,
+            8,
+        )
         gelu = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-        assert_close(block(x), y + block.feed_forward_scale.weight.view(1, 4, 1, 1) * ffn.project(gelu))
+        assert_close(
+            block(x), y + block.feed_forward_scale.weight.view(1, 4, 1, 1) * ffn.project(gelu)
+        )
 
 
 def test_attention_has_a_shortcut_of_its_own():
@@ -115,7 +127,9 @@ def test_b1_costs_what_the_frm_papers_figures_need(size, convention):
     with torch.device("meta"):
         backbone = backbones.build("van-b1").eval()
     layers, _ = count_layers(backbone, torch.empty(1, 3, *size, device="meta"))
-    stages = [{name: c for name, c in layers.items() if name.startswith(f"stages.{i}.")} for i in range(4)]
+    stages = [
+        {name: c for name, c in layers.items() if name.startswith(f"stages.{i}.")} for i in range(4)
+    ]
     found = [by_convention(part)[convention] / 1e9 for part in (*stages, layers)]
     assert [round(value, 4) for value in found] == list(FRM_COUNTS[size][convention])
 
@@ -146,7 +160,9 @@ def test_channels_last_and_contiguous_images_give_the_same_stages():
     images = torch.randn(2, 3, 40, 72)
     with torch.no_grad():
         plain = backbone(images)
-        last = backbone.to(memory_format=torch.channels_last)(images.contiguous(memory_format=torch.channels_last))
+        last = backbone.to(memory_format=torch.channels_last)(
+            images.contiguous(memory_format=torch.channels_last)
+        )
     for a, b in zip(plain, last, strict=True):
         assert b.is_contiguous(memory_format=torch.channels_last)
         assert_close(a, b, atol=1e-4, rtol=1e-4)
@@ -170,7 +186,9 @@ def test_the_authors_key_set_fills_every_tensor(name):
     backbone = backbones.build(name)
     assert load_official(backbone, state) == ["head.weight", "head.bias"]
     values = [float(tensor.flatten()[0]) for tensor in backbone.state_dict().values()]
-    assert sorted(values) == sorted(float(v.flatten()[0]) for k, v in state.items() if not k.startswith("head."))
+    assert sorted(values) == sorted(
+        float(v.flatten()[0]) for k, v in state.items() if not k.startswith("head.")
+    )
 
 
 def test_without_the_head_it_loads_too():

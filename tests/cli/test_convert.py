@@ -15,7 +15,9 @@ from featherseg.data import open_dataset
 
 
 def run(*arguments: object):
-    return CliRunner().invoke(cli.build_app(), ["convert", *(str(argument) for argument in arguments)])
+    return CliRunner().invoke(
+        cli.build_app(), ["convert", *(str(argument) for argument in arguments)]
+    )
 
 
 @pytest.fixture
@@ -48,7 +50,9 @@ def test_what_is_converted_can_be_used_and_is_kept_the_second_time(release):
 def test_another_folder_and_train_ids(release, tmp_path):
     result = run(release, "--from", "cityscapes-panoptic", "--out", tmp_path / "out", "--train-ids")
     assert result.stdout == f"{tmp_path / 'out/cityscapes_panoptic_val_trainId.json'}: 1 image\n"
-    assert (tmp_path / "out/cityscapes_panoptic_val_trainId/bonn_000000_000019_gtFine_panoptic.png").is_file()
+    assert (
+        tmp_path / "out/cityscapes_panoptic_val_trainId/bonn_000000_000019_gtFine_panoptic.png"
+    ).is_file()
 
 
 def test_slips_are_sentences(release, tmp_path):
@@ -58,7 +62,16 @@ def test_slips_are_sentences(release, tmp_path):
     missing = run(tmp_path, "--from", "cityscapes-panoptic", "--out", tmp_path / "out").exception
     assert isinstance(missing, DataNotFound)
     assert isinstance(run(release, "--train-ids", "--out", tmp_path / "out").exception, ConfigError)
-    unfit = run(release, "--from", "cityscapes-panoptic", "--to", "coco", "--copy", "--out", tmp_path / "out").exception
+    unfit = run(
+        release,
+        "--from",
+        "cityscapes-panoptic",
+        "--to",
+        "coco",
+        "--copy",
+        "--out",
+        tmp_path / "out",
+    ).exception
     assert isinstance(unfit, ConfigError)
     assert "--to, --copy cannot go with --from cityscapes-panoptic" in str(unfit)
 
@@ -89,7 +102,9 @@ def main(monkeypatch, capsys, *arguments: object) -> tuple[int, str]:
 
 def commands_in(text: str) -> list[list[str]]:
     """The commands that a message names, each as arguments."""
-    return [shlex.split(found) for found in re.findall(r"featherseg ((?:check|convert) [^`\n]*)", text)]
+    return [
+        shlex.split(found) for found in re.findall(r"featherseg ((?:check|convert) [^`\n]*)", text)
+    ]
 
 
 def of_labelme(folder: Path) -> None:
@@ -128,11 +143,23 @@ def of_masks(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "place", "expected"),
     [  # what is in the folder, what is given to check, what is said
-        (lambda folder: coco(folder, [("car", [square(2, 2, 9, 9)])]), "", "contains annotations of COCO:"),
-        (lambda folder: coco(folder, [("car", [square(2, 2, 9, 9)])]), "coco.json", "contains annotations of COCO:"),
+        (
+            lambda folder: coco(folder, [("car", [square(2, 2, 9, 9)])]),
+            "",
+            "contains annotations of COCO:",
+        ),
+        (
+            lambda folder: coco(folder, [("car", [square(2, 2, 9, 9)])]),
+            "coco.json",
+            "contains annotations of COCO:",
+        ),
         (of_labelme, "", "contains annotations of labelme:"),
         (of_zip, "export.zip", "If a tool exported it:"),
-        (of_via, "", "is a file of VGG Image Annotator, which cannot be read. Export its annotations in COCO"),
+        (
+            of_via,
+            "",
+            "is a file of VGG Image Annotator, which cannot be read. Export its annotations in COCO",
+        ),
         (of_nothing_known, "", "no image has a mask of its name (1 file in .)"),
         (of_nothing_known, "notes.json", "is a file that is no dataset"),
     ],
@@ -149,19 +176,26 @@ def test_what_is_no_dataset_is_sent_to_convert_only_where_that_goes_on(
     commands = [command for command in commands_in(text) if command[0] == "convert"]
     assert bool(commands) == ("contains annotations" in expected or "exported" in expected)
     for command in commands:
-        arguments = [str(tmp_path / "out") if argument == "OUT" else argument for argument in command]
+        arguments = [
+            str(tmp_path / "out") if argument == "OUT" else argument for argument in command
+        ]
         assert main(monkeypatch, capsys, *arguments)[0] == 0
 
 
 @pytest.mark.parametrize(
-    ("make", "place", "code"), [(of_masks, "", 0), (of_masks, "notes.json", 0), (of_nothing_known, "", None)]
+    ("make", "place", "code"),
+    [(of_masks, "", 0), (of_masks, "notes.json", 0), (of_nothing_known, "", None)],
 )
 def test_what_is_no_annotation_is_sent_to_check_only_where_that_goes_on(
     tmp_path, monkeypatch, capsys, make, place, code
 ):
     make(tmp_path / "my src")
     monkeypatch.chdir(tmp_path)
-    failed, text = main(monkeypatch, capsys, "convert", Path("my src") / place, "--out", tmp_path / "out")
+    failed, text = main(
+        monkeypatch, capsys, "convert", Path("my src") / place, "--out", tmp_path / "out"
+    )
     assert failed == 2
     assert "contains no known annotations" in text
-    assert [main(monkeypatch, capsys, *command)[0] for command in commands_in(text)] == ([] if code is None else [code])
+    assert [main(monkeypatch, capsys, *command)[0] for command in commands_in(text)] == (
+        [] if code is None else [code]
+    )

@@ -30,7 +30,10 @@ def test_json_is_one_object_in_the_stable_form(capsys):
     cost("frm-lite0", "128x64", 5, as_json=True)
     printed, messages = capsys.readouterr()
     counted = count("frm-lite0", (128, 64), 5)
-    rows = {d.name: {"params": d.params, "macs": d.macs, "ratio": d.ratio} for d in beside_deeplabv3(counted)}
+    rows = {
+        d.name: {"params": d.params, "macs": d.macs, "ratio": d.ratio}
+        for d in beside_deeplabv3(counted)
+    }
     assert json.loads(printed) == {**counted.as_dict(), "published": [], "deeplabv3": rows}
     assert messages == ""
 
@@ -40,12 +43,21 @@ def test_the_table_names_every_convention_and_part(capsys):
     printed = capsys.readouterr().out
     counted = count("frm-lite0", (128, 64), 5)
     for name, meaning in CONVENTIONS.items():
-        row = next(line for line in printed.splitlines() if f" {name} " in line and f"{counted.macs[name]:,}" in line)
+        row = next(
+            line
+            for line in printed.splitlines()
+            if f" {name} " in line and f"{counted.macs[name]:,}" in line
+        )
         assert meaning in row
     for name, part in counted.parts.items():
         assert any(name in line and f"{part.params:,}" in line for line in printed.splitlines())
     for row in beside_deeplabv3(counted):
-        cells = (f" {row.name} ", f" {row.params:,} ", f" {row.macs / 1e9:.3f} ", f" {row.ratio:.1%} of it ")
+        cells = (
+            f" {row.name} ",
+            f" {row.params:,} ",
+            f" {row.macs / 1e9:.3f} ",
+            f" {row.ratio:.1%} of it ",
+        )
         assert any(all(cell in line for cell in cells) for line in printed.splitlines())
     assert "pads" not in printed
 
@@ -59,18 +71,30 @@ def test_published_figures_stand_beside_the_counts_of_their_size_and_classes(alo
     cost("frm-van-s", "720x1280", 19, as_json=False)
     lines = capsys.readouterr().out.splitlines()
     (row,) = [line for line in lines if " 94,556,983,260 " in line]
-    assert row.index("ptflops-0.6") < row.index(" 94.557 ") < row.index(" 94.55 ") < row.index(" 94,556,983,260 ")
+    assert (
+        row.index("ptflops-0.6")
+        < row.index(" 94.557 ")
+        < row.index(" 94.55 ")
+        < row.index(" 94,556,983,260 ")
+    )
     end = "16.48 M parameters; 214.82 GMACs by ptflops-0.6 at 1024x2048, 19 classes."
     assert f"Published, arXiv:2412.08670, Tables 1 and 2: {end}" in lines
 
 
 def test_rows_that_differ_in_their_accuracy_alone_are_printed_once(alone, capsys):
     cost("cgrseg-t", "512x512", 150, as_json=False)
-    assert capsys.readouterr().out.count("9.4 M parameters; 4.0 GMACs by conv-bn at 512x512, 150 classes.") == 1
+    assert (
+        capsys.readouterr().out.count(
+            "9.4 M parameters; 4.0 GMACs by conv-bn at 512x512, 150 classes."
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize(("size", "classes"), [("512x1024", 19), ("720x1280", 11)])
-def test_at_other_sizes_and_classes_published_figures_are_named_with_their_own(alone, size, classes, capsys):
+def test_at_other_sizes_and_classes_published_figures_are_named_with_their_own(
+    alone, size, classes, capsys
+):
     cost("frm-van-s", size, classes, as_json=False)
     printed = capsys.readouterr().out
     assert " published " not in printed
@@ -90,7 +114,9 @@ def test_a_padded_size_is_said(alone, capsys):
     assert "pads 20x300 to 64x300: the padded size is counted" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("text", ["1024", "0x5", "5x0", "abc", "", "1024x", "-1x5", "1.5x2", "1x2x3", "1024,2048"])
+@pytest.mark.parametrize(
+    "text", ["1024", "0x5", "5x0", "abc", "", "1024x", "-1x5", "1.5x2", "1x2x3", "1024,2048"]
+)
 def test_bad_sizes_are_answered_with_a_sentence(text):
     with pytest.raises(ConfigError, match="expected HEIGHTxWIDTH in pixels") as error:
         cost("frm-lite0", text, 19)
@@ -104,14 +130,23 @@ def test_the_catalogue_lists_every_model(capsys, monkeypatch):
     print_table(rows)
     printed = capsys.readouterr().out
     facts = latencies()
-    assert all(fact in " ".join(printed.split()) for fact in ("convention macs", facts["device"], facts["date"]))
+    assert all(
+        fact in " ".join(printed.split())
+        for fact in ("convention macs", facts["device"], facts["date"])
+    )
     lines = [line for line in printed.splitlines() if line.startswith("│")]
-    assert [line.split()[1] for line in lines] == [row["model"] for row in rows], "a row of the table is one line"
+    assert [line.split()[1] for line in lines] == [row["model"] for row in rows], (
+        "a row of the table is one line"
+    )
     assert sorted(row["model"] for row in rows) == sorted(MODELS)
     for row, line in zip(rows, lines, strict=True):
         assert (row["params"], row["macs"]) == counts(row["model"])
-        assert row["pretrained"] in ("installed", "download", "none") or row["pretrained"].startswith("pip install ")
-        assert line.rstrip(" │").endswith(" *") == ("ours" in row["paper"] or "reconstruction" in row["paper"])
+        assert row["pretrained"] in ("installed", "download", "none") or row[
+            "pretrained"
+        ].startswith("pip install ")
+        assert line.rstrip(" │").endswith(" *") == (
+            "ours" in row["paper"] or "reconstruction" in row["paper"]
+        )
 
 
 def test_the_front_is_marked(capsys, monkeypatch):
@@ -119,12 +154,18 @@ def test_the_front_is_marked(capsys, monkeypatch):
     rows = list_models()
     print_table(rows)
     printed = capsys.readouterr().out
-    trained = {row["model"]: (row["latency_ms"], sum(row["miou"].values())) for row in rows if row["miou"]}
+    trained = {
+        row["model"]: (row["latency_ms"], sum(row["miou"].values())) for row in rows if row["miou"]
+    }
     assert len(trained) >= 2
     for row in rows:
         (line,) = (line for line in printed.splitlines() if line.startswith(f"│ {row['model']} "))
         ms, score = trained.get(row["model"], (0, 0))
-        beaten = [name for name, (m, s) in trained.items() if name != row["model"] and m <= ms and s >= score]
+        beaten = [
+            name
+            for name, (m, s) in trained.items()
+            if name != row["model"] and m <= ms and s >= score
+        ]
         assert row["on_front"] == (None if row["model"] not in trained else not beaten)
         assert line.split("│")[2].strip().startswith("> ") == bool(row["on_front"])
         for miou in (row["miou"] or {}).values():

@@ -36,7 +36,9 @@ def place(tmp_path, monkeypatch, lawn_run):
     (tmp_path / "bare" / "images").mkdir(parents=True)
     (tmp_path / "w.pth").write_bytes(b"")
     (tmp_path / "lawn-run-2").mkdir()
-    (tmp_path / "lawn-run-2" / "resolved.json").write_bytes((lawn_run / "resolved.json").read_bytes())
+    (tmp_path / "lawn-run-2" / "resolved.json").write_bytes(
+        (lawn_run / "resolved.json").read_bytes()
+    )
     save_weights(tmp_path / "lawn-run-2", models.build("frm-lite0", 2).state_dict())
 
 
@@ -44,15 +46,21 @@ def place(tmp_path, monkeypatch, lawn_run):
 def test_a_folder_that_is_no_dataset_is_not_sent_to_check(place, command):
     """Which would find no more."""
     text = refusal(command.format("bare"))
-    assert re.match(r"/\S*bare has no dataset\.toml, and none can be proposed\. /\S*bare has no images", text)
+    assert re.match(
+        r"/\S*bare has no dataset\.toml, and none can be proposed\. /\S*bare has no images", text
+    )
     assert "featherseg check" not in text
 
 
 @pytest.mark.parametrize("data", ["lawn", "lawn/", "./lawn/dataset.toml"])
 def test_a_folder_is_its_dataset_toml(place, data):
-    result = CliRunner().invoke(build_app(), f"evaluate lawn-run --data {data} --split val --json".split())
+    result = CliRunner().invoke(
+        build_app(), f"evaluate lawn-run --data {data} --split val --json".split()
+    )
     assert result.exit_code == 0, result.exception
-    assert json.loads(result.stdout)["images"] == 1  # the run's own data, of which it took one image of val
+    assert (
+        json.loads(result.stdout)["images"] == 1
+    )  # the run's own data, of which it took one image of val
     assert CliRunner().invoke(build_app(), f"check {data}".split()).exit_code == 0
 
 
@@ -68,4 +76,6 @@ def test_a_folder_is_its_dataset_toml(place, data):
     ],
 )
 def test_a_misspelled_name_gets_the_one_that_is_there(place, command, meant):
-    assert re.search(rf"Did you mean '(/.*/)?{meant}'\?", refusal(command))  # where data lie is said from the root on
+    assert re.search(
+        rf"Did you mean '(/.*/)?{meant}'\?", refusal(command)
+    )  # where data lie is said from the root on

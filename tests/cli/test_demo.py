@@ -34,7 +34,9 @@ def test_every_command_of_the_demo_parses(tmp_path, trains, exports):
 
 
 def test_what_is_not_installed_is_named_with_its_command(tmp_path):
-    titles = " ".join(step[0] for step in demo.steps(tmp_path, trains=False, exports=False) if len(step) == 1)
+    titles = " ".join(
+        step[0] for step in demo.steps(tmp_path, trains=False, exports=False) if len(step) == 1
+    )
     assert "featherseg[train]" in titles
     assert "featherseg[export]" in titles
 

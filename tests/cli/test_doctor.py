@@ -13,7 +13,9 @@ from featherseg.cli import probes
 from featherseg.core.installation import Finding, requirements, usable_extras
 
 
-def doctor(*arguments: str, path: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+def doctor(
+    *arguments: str, path: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """The command, with a folder in front of all others where modules are looked for."""
     environment = {**os.environ, **variables, **({"PYTHONPATH": str(path)} if path else {})}
     command = [sys.executable, "-m", "featherseg", "doctor", *arguments]
@@ -23,7 +25,10 @@ def doctor(*arguments: str, path: Path | None = None, **variables: str) -> subpr
 def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict]:
     """By name; of an extra's package by "extra [x]/name"."""
     rows = json.loads(done.stdout)["findings"]
-    return {f"{row['section']}/{row['name']}" if "extra" in row["section"] else row["name"]: row for row in rows}
+    return {
+        f"{row['section']}/{row['name']}" if "extra" in row["section"] else row["name"]: row
+        for row in rows
+    }
 
 
 @pytest.mark.slow
@@ -34,7 +39,9 @@ def test_where_all_works_it_says_so_and_names_what_is_missing_with_its_command()
     assert json.loads(done.stdout)["healthy"] is True
     found = findings(done)
     assert found["featherseg"]["found"].startswith(__version__)
-    assert found["torch"]["found"].startswith(version("torch"))  # "2.13.0"; PyPI's build calls itself "2.13.0+cu130"
+    assert found["torch"]["found"].startswith(
+        version("torch")
+    )  # "2.13.0"; PyPI's build calls itself "2.13.0+cu130"
     assert found["cpu"]["found"].endswith("threads")
     assert ("cuda:0" in found) == torch.cuda.is_available()
     assert "FEATHERSEG_NO_EXT=1" in found["compiled loops"]["found"]
@@ -46,10 +53,15 @@ def test_where_all_works_it_says_so_and_names_what_is_missing_with_its_command()
 
 
 def test_a_torch_that_cannot_be_imported_is_a_line_and_no_traceback(tmp_path):
-    (tmp_path / "torch.py").write_text("raise ImportError('libtorch_cpu.so: cannot open shared object file')")
+    (tmp_path / "torch.py").write_text(
+        "raise ImportError('libtorch_cpu.so: cannot open shared object file')"
+    )
     done = doctor(path=tmp_path)
     assert done.returncode == 1
-    assert "cannot be imported: ImportError: libtorch_cpu.so: cannot open shared object file" in done.stdout
+    assert (
+        "cannot be imported: ImportError: libtorch_cpu.so: cannot open shared object file"
+        in done.stdout
+    )
     assert "pip install --force-reinstall --no-deps torch" in done.stdout
     assert "something is broken" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
@@ -80,7 +92,9 @@ def test_an_old_torch_and_an_extra_in_a_version_that_cannot_be_used_are_broken(t
     assert (row["state"], row["remedy"]) == ("broken", f"pip install --upgrade 'torch{asked}'")
     assert row["found"] == f"2.9.1, but {asked} required"
     row = findings(done)["extra [export]/onnxscript"]
-    (asked,) = (row.versions for row in requirements() if (row.extra, row.name) == ("export", "onnxscript"))
+    (asked,) = (
+        row.versions for row in requirements() if (row.extra, row.name) == ("export", "onnxscript")
+    )
     assert (row["state"], row["remedy"]) == ("broken", f"pip install --upgrade 'onnxscript{asked}'")
 
 
@@ -88,7 +102,9 @@ def test_an_extra_whose_version_will_do_but_whose_calls_are_gone_is_broken(tmp_p
     """PyAV 19 was such a one: `predict clip.mp4` ended in a traceback, and all that is needed worked."""
     pretend_installed(tmp_path, "av", "99.0")
     (tmp_path / "av.py").write_text("__version__ = '99.0'\nclass FFmpegError(Exception): pass\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    )
     (finding,) = probes.findings(["video"])
     assert finding.state == "broken"
     assert "AttributeError: module 'av' has no attribute 'open'" in finding.found

@@ -38,7 +38,10 @@ def test_json_alone_is_on_stdout_and_messages_on_stderr(lawn_run):
 def test_a_run_keeps_its_scores_and_counts_its_looks_at_test(lawn_run, lawn):
     for look, times in enumerate(("1 time ", "2 times "), start=1):
         result = run(lawn_run)
-        assert f"look {look} at test: this run has been evaluated on test {times.strip()}" in result.stdout
+        assert (
+            f"look {look} at test: this run has been evaluated on test {times.strip()}"
+            in result.stdout
+        )
         assert "selected" not in result.stdout
     assert json.loads(run(lawn_run, "--json").stdout)["look"] == 3
     assert "look" not in json.loads(run(lawn_run, "--split", "val", "--json").stdout)
@@ -61,16 +64,24 @@ def with_recipe(path: Path, table: str, **settings: object) -> None:
     """Give a run other settings of a table of its recipe."""
     info = open_run(path).info
     changed = getattr(info.recipe, table).model_copy(update=settings)
-    write_info(path, info.model_copy(update={"recipe": info.recipe.model_copy(update={table: changed})}))
+    write_info(
+        path, info.model_copy(update={"recipe": info.recipe.model_copy(update={table: changed})})
+    )
 
 
 def test_scores_on_the_split_that_kept_the_weights_are_called_selected(lawn_run, lawn):
     result = run(lawn_run, "--split", "val")
     assert result.stdout.count("selected on these images") == 2  # the split, and behind the figures
-    assert json.loads(run(lawn_run, "--split", "val", "--data", lawn, "--json").stdout)["selected"] is True
+    assert (
+        json.loads(run(lawn_run, "--split", "val", "--data", lawn, "--json").stdout)["selected"]
+        is True
+    )
     assert "selected" not in json.loads(run(lawn_run, "--json").stdout)
     assert [line["selected"] for line in lines(lawn_run)] == [True, True, False]
-    assert card(open_run(lawn_run)).count("evaluated on the split 2 times; selected on these images") == 1
+    assert (
+        card(open_run(lawn_run)).count("evaluated on the split 2 times; selected on these images")
+        == 1
+    )
     run(lawn_run, "--split", "val")
     assert "mIoU on lawn val (selected on these images), %" in report(lawn_run).path.read_text()
 
@@ -90,7 +101,9 @@ def test_a_test_split_without_masks_leaves_the_validation_split(lawn_run, lawn, 
     assert [line["split"] for line in lines(lawn_run)] == ["val"]
 
 
-@pytest.mark.parametrize(("name", "split"), [("shapes", "test"), ("cityscapes", "val"), ("ade20k", "val")])
+@pytest.mark.parametrize(
+    ("name", "split"), [("shapes", "test"), ("cityscapes", "val"), ("ade20k", "val")]
+)
 def test_named_datasets_are_scored_on_test_where_it_has_labels(name, split):
     assert score_split(name) == split
 
@@ -103,7 +116,10 @@ def test_camvid_is_scored_on_test_where_that_is_unpacked(shared, tmp_path):
 def test_without_a_run_no_look_is_counted_and_that_is_said(tmp_path, lawn):
     for number in range(2):
         Image.fromarray(np.zeros((64, 72), np.uint8)).save(tmp_path / f"{number}.png")
-    assert "scored on test: only a run counts its looks" in run("--predictions", tmp_path, "--data", lawn).stdout
+    assert (
+        "scored on test: only a run counts its looks"
+        in run("--predictions", tmp_path, "--data", lawn).stdout
+    )
 
 
 def test_a_run_whose_recipe_names_a_paper_s_row_is_printed_beside_it(lawn_run, lawn):
@@ -118,12 +134,18 @@ def test_a_run_whose_recipe_names_a_paper_s_row_is_printed_beside_it(lawn_run, l
         size=(64, 64),
     )
     info = open_run(lawn_run).info
-    write_info(lawn_run, info.model_copy(update={"recipe": info.recipe.model_copy(update={"paper": table})}))
+    write_info(
+        lawn_run,
+        info.model_copy(update={"recipe": info.recipe.model_copy(update={"paper": table})}),
+    )
     ours = f" {cost('frm-lite0', (64, 64), 2).params / 1e6:.3f} "
     printed = run(lawn_run).stdout
     assert "scored on val" in printed  # the split of the row
     assert "Published in Table 9, and this run" in printed
-    assert any("parameters, M" in line and " 3.5 " in line and ours in line for line in printed.splitlines())
+    assert any(
+        "parameters, M" in line and " 3.5 " in line and ours in line
+        for line in printed.splitlines()
+    )
     assert "Published" not in run(lawn_run, "--json").stdout
 
 
@@ -141,7 +163,9 @@ def test_modes_are_written_down(lawn_run):
 def test_a_run_is_scored_at_the_size_it_was_validated_at_unless_told_otherwise(lawn_run):
     info = open_run(lawn_run).info
     data = info.recipe.data.model_copy(update={"test_resize": (32, 100)})
-    write_info(lawn_run, info.model_copy(update={"recipe": info.recipe.model_copy(update={"data": data})}))
+    write_info(
+        lawn_run, info.model_copy(update={"recipe": info.recipe.model_copy(update={"data": data})})
+    )
     assert "images are processed: whole, fitted to 32x100" in run(lawn_run).stdout
     run(lawn_run, "--resize", "64x64", "--scales", "0.5,1")
     assert "are processed" not in run(lawn_run, "--resize", "off").stdout
@@ -171,7 +195,10 @@ def test_a_folder_of_predictions_is_scored_and_nothing_is_written(tmp_path, lawn
         ((), "RUN"),
         (("a", "--predictions", "b"), "expected either a RUN"),
         (("--predictions", "b"), "--data NAME"),
-        (("--predictions", "b", "--data", "c", "--resize", "off"), "inference would have no effect"),
+        (
+            ("--predictions", "b", "--data", "c", "--resize", "off"),
+            "inference would have no effect",
+        ),
         (("a.onnx",), "--data NAME"),
         (("a", "--scales", "big"), "--scales 'big'"),
         (("a", "--window", "512"), "--window '512'"),

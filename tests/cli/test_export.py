@@ -42,7 +42,11 @@ def test_a_training_that_was_stopped_is_told(run, tmp_path):
 def test_json_and_nothing_else(run, tmp_path):
     result = call(run.path, "--format", "onnx", "-o", tmp_path / "a.onnx", "--json")
     (report,) = json.loads(result.stdout)
-    assert (report["format"], report["path"], report["parity"]["ok"]) == ("onnx", str(tmp_path / "a.onnx"), True)
+    assert (report["format"], report["path"], report["parity"]["ok"]) == (
+        "onnx",
+        str(tmp_path / "a.onnx"),
+        True,
+    )
 
 
 def test_masks_are_written_for_formats_that_have_them(run):
@@ -56,7 +60,10 @@ def test_a_file_of_masks_and_one_of_logits_replace_each_other_by_name_alone(run)
     masks = file.read_bytes()
     error = call(run.path).exception
     assert isinstance(error, ExportError)
-    assert f"{file} returns masks, and would be replaced by a file that returns logits. -o FILE puts" in str(error)
+    assert (
+        f"{file} returns masks, and would be replaced by a file that returns logits. -o FILE puts"
+        in str(error)
+    )
     assert file.read_bytes() == masks
     assert call(run.path, "-o", file).exit_code == 0
     assert isinstance(call(run.path, "--masks").exception, ExportError)

@@ -88,6 +88,14 @@ def test_a_run_is_not_imported_through_a_link(file, lawn, tmp_path, tmp_path_fac
 def test_keys_without_a_use_steer_no_terminal(lawn, tmp_path):
     state = models.build("frm-lite0", 2).state_dict() | {"loss.a\x1b[2J\nerror: b": torch.zeros(1)}
     torch.save(state, tmp_path / "weights.pth")
-    result = imported(tmp_path / "weights.pth", lawn, tmp_path / "out", "--licence", "MIT", "--image-size", "64x72")
+    result = imported(
+        tmp_path / "weights.pth",
+        lawn,
+        tmp_path / "out",
+        "--licence",
+        "MIT",
+        "--image-size",
+        "64x72",
+    )
     assert result.exit_code == 0
     assert r"not used here: loss.a\x1b[2J\nerror: b" in result.stdout

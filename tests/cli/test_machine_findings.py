@@ -22,7 +22,9 @@ def test_the_loader_of_a_recipe_takes_what_its_batches_weigh(monkeypatch):
 def test_a_small_shared_memory_is_worth_a_warning(tmp_path, monkeypatch, mebibytes, state):
     monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path)
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage._replace(total=mebibytes << 20))
+    monkeypatch.setattr(
+        doctor.shutil, "disk_usage", lambda path: usage._replace(total=mebibytes << 20)
+    )
     found = of(str(tmp_path))
     assert found.state == state
     assert ("--set data.workers=0" in (found.remedy or "")) == (state == "warning")

@@ -36,8 +36,15 @@ def raising(error: BaseException):
 
 def test_the_size_of_an_image_has_one_name_in_every_verb():
     group = typer.main.get_command(cli.build_app())
-    options = {verb: [p.opts for p in group.get_command(typer.Context(group), verb).params] for verb in cli.VERBS}
-    named = {verb: found for verb, opts in options.items() if (found := [o for o in opts if o[0].endswith("-size")])}
+    options = {
+        verb: [p.opts for p in group.get_command(typer.Context(group), verb).params]
+        for verb in cli.VERBS
+    }
+    named = {
+        verb: found
+        for verb, opts in options.items()
+        if (found := [o for o in opts if o[0].endswith("-size")])
+    }
     assert named.keys() == {"benchmark", "compare", "cost", "import", "export", "fit"}
     assert all(names == [["--image-size"]] for names in named.values())
 
@@ -84,7 +91,9 @@ def test_an_option_of_one_value_is_given_once(monkeypatch, capsys, arguments, se
     assert err.startswith(f"error: {sentence}")
 
 
-@pytest.mark.parametrize("arguments", [["--nonsense"], ["nonsense"], ["cost"], ["train", "--out", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["--nonsense"], ["nonsense"], ["cost"], ["train", "--out", "x"]]
+)
 def test_wrong_usage_exits_with_2(monkeypatch, capsys, arguments):
     code, out, err = run_main(monkeypatch, capsys, *arguments)
     assert (code, out) == (2, "")
@@ -98,7 +107,9 @@ def test_ctrl_c_says_stopped_and_exits_with_130(monkeypatch, capsys):
 
 
 def test_a_full_disk_is_a_sentence(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "build_app", raising(OSError(28, "No space left on device", "runs/a/metrics.jsonl")))
+    monkeypatch.setattr(
+        cli, "build_app", raising(OSError(28, "No space left on device", "runs/a/metrics.jsonl"))
+    )
     code, _, err = run_main(monkeypatch, capsys)
     assert code == 2
     assert err.startswith("error: No space left on device: runs/a/metrics.jsonl.")
@@ -123,7 +134,10 @@ def test_names_in_tracebacks_and_warnings_steer_nothing(monkeypatch, capsys):
         cli.main()
     sys.excepthook(KeyError, bug, bug.__traceback__)
     logging.lastResort.handle(logging.makeLogRecord({"msg": "e\x1b[2J"}))
-    assert warnings.formatwarning("f\x1b[2J", UserWarning, "a.py", 1) == "a.py:1: UserWarning: f\\x1b[2J\n"
+    assert (
+        warnings.formatwarning("f\x1b[2J", UserWarning, "a.py", 1)
+        == "a.py:1: UserWarning: f\\x1b[2J\n"
+    )
     shown = capsys.readouterr().err
     assert not set(shown) & set("\x1b\x9b\x07\u202e")
     assert "Traceback" in shown
@@ -137,7 +151,9 @@ def test_several_sentences_stay_several_lines(monkeypatch, capsys):
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="no bash here")
 def test_a_reader_that_goes_away_is_no_error():
-    command = f"{sys.executable} -c 'from featherseg.cli import main; main()' models --json | head -c 1"
+    command = (
+        f"{sys.executable} -c 'from featherseg.cli import main; main()' models --json | head -c 1"
+    )
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (run.stdout, run.stderr) == ("[", "")
 

@@ -25,7 +25,9 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
     for name in ("a.png", "a.jpg", "b.webp"):
-        Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 70, 3)).astype(np.uint8)).save(folder / name)
+        Image.fromarray(
+            np.random.default_rng(1).integers(0, 256, (64, 70, 3)).astype(np.uint8)
+        ).save(folder / name)
     (folder / "notes.txt").write_text("no image")
     return folder
 
@@ -58,11 +60,15 @@ def test_masks_alone_are_those_of_the_other_runs(lawn_run, photos, tmp_path):
     result = run(lawn_run, photos, "-o", tmp_path / "masks", "--masks")
     assert "3 images: NAME_mask.png in" in result.stdout
     written = {file.name: file.read_bytes() for file in (tmp_path / "masks").glob("*.png")}
-    assert written == {file.name: file.read_bytes() for file in (tmp_path / "all").glob("*_mask.png")}
+    assert written == {
+        file.name: file.read_bytes() for file in (tmp_path / "all").glob("*_mask.png")
+    }
 
 
 def test_a_disk_that_refuses_ends_the_run_with_its_message(lawn_run, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     result = run(lawn_run, photos, "-o", tmp_path / "out")
     assert isinstance(result.exception, FeathersegError)
     assert "No space left" in str(result.exception)
@@ -91,7 +97,9 @@ def test_a_bad_image_in_a_folder_is_named_and_the_others_go_on(lawn_run, photos,
     assert len(list((tmp_path / "out").glob("*.png"))) == 6
 
 
-def test_a_single_bad_image_is_an_error_and_the_only_one_of_a_folder_is_left_out(lawn_run, photos, tmp_path):
+def test_a_single_bad_image_is_an_error_and_the_only_one_of_a_folder_is_left_out(
+    lawn_run, photos, tmp_path
+):
     (photos / "a.jpg").write_bytes(b"\xff\xd8 cut short")
     result = run(lawn_run, photos / "a.jpg", "-o", tmp_path / "out")
     assert isinstance(result.exception, DataError)
@@ -113,7 +121,9 @@ def test_files_that_are_there_are_not_replaced_unasked(lawn_run, photos, tmp_pat
     assert run(lawn_run, photos, "-o", out, "--overwrite").exit_code == 0
 
 
-def test_the_same_command_goes_on_and_one_with_other_options_is_refused(lawn_run, photos, tmp_path, monkeypatch):
+def test_the_same_command_goes_on_and_one_with_other_options_is_refused(
+    lawn_run, photos, tmp_path, monkeypatch
+):
     out = tmp_path / "out"
     (photos / "c.png").write_bytes((photos / "a.png").read_bytes()[:500])
     assert run(lawn_run, photos, "-o", out).exit_code == 1
@@ -124,7 +134,10 @@ def test_the_same_command_goes_on_and_one_with_other_options_is_refused(lawn_run
     assert "3 of 4 images are in out already: going on with the others\nc: 64x70" in result.stdout
     assert "4 images: NAME_mask.png" in result.stdout
     again = run(lawn_run, photos, "-o", out)
-    assert (again.exit_code, again.stdout) == (0, f"nothing left to do: 4 images predicted in {out}\n")
+    assert (again.exit_code, again.stdout) == (
+        0,
+        f"nothing left to do: 4 images predicted in {out}\n",
+    )
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
     for options, told in (
         (["--tta", "flip"], "inference.flip was false, now true"),
@@ -133,7 +146,10 @@ def test_the_same_command_goes_on_and_one_with_other_options_is_refused(lawn_run
     ):
         error = run(lawn_run, photos, "-o", out, *options).exception
         assert isinstance(error, ConfigError)
-        assert f"out holds predictions with other settings: {told}. Give the earlier options" in str(error)
+        assert (
+            f"out holds predictions with other settings: {told}. Give the earlier options"
+            in str(error)
+        )
     assert run(lawn_run, photos, "-o", out, "--tta", "flip", "--overwrite").exit_code == 0
     assert "nothing left" in run(lawn_run, photos, "-o", out, "--tta", "flip").stdout
 
@@ -155,7 +171,9 @@ def test_an_image_is_never_replaced_by_its_own_result(lawn_run, photos, tmp_path
     picture = Image.new("RGB", (40, 30), (9, 9, 9))
     for name in ("c.png", "c_mask.png"):
         picture.save(tmp_path / name)
-    result = run(lawn_run, tmp_path / "c.png", tmp_path / "c_mask.png", "-o", tmp_path, "--overwrite")
+    result = run(
+        lawn_run, tmp_path / "c.png", tmp_path / "c_mask.png", "-o", tmp_path, "--overwrite"
+    )
     assert "c_mask.png is one of the images itself" in str(result.exception)
     assert np.array(Image.open(tmp_path / "c_mask.png")).shape == (30, 40, 3)
 
@@ -168,12 +186,18 @@ def test_paths_that_cannot_be_are_refused_before_work(lawn_run, photos, tmp_path
     for arguments, named in (
         ((photos / "none.jpg",), "none.jpg does not exist"),
         ((tmp_path / "empty",), "has no images. Expected"),
-        ((tmp_path / "rides",), f"has no images; {tmp_path / 'rides' / 'day'} has: name folders of images. Expected"),
+        (
+            (tmp_path / "rides",),
+            f"has no images; {tmp_path / 'rides' / 'day'} has: name folders of images. Expected",
+        ),
         ((photos, "-o", photos), "folder of the images itself"),
         ((photos, "-o", tmp_path / "out.png"), "out.png names an image: expected a folder"),
         ((photos, "-o", "s3://b/out.png"), "-o s3://b/out.png names an image"),
         ((photos, "--masks", "--submission", "cityscapes"), "a submission holds masks alone"),
-        ((photos, "--probabilities", "npz", "--submission", "bdd100k"), "a submission holds masks alone"),
+        (
+            (photos, "--probabilities", "npz", "--submission", "bdd100k"),
+            "a submission holds masks alone",
+        ),
         ((photos, "--probabilities", "npy"), "probabilities 'npy': expected npz or png"),
         ((clip, "--probabilities", "png"), "--probabilities is for images"),
     ):
@@ -209,12 +233,18 @@ def street_run(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("benchmark", "values"), [("cityscapes", LABEL_IDS), ("bdd100k", range(19))])
-def test_a_submission_holds_one_mask_an_image_and_nothing_else(street_run, tmp_path, benchmark, values):
+@pytest.mark.parametrize(
+    ("benchmark", "values"), [("cityscapes", LABEL_IDS), ("bdd100k", range(19))]
+)
+def test_a_submission_holds_one_mask_an_image_and_nothing_else(
+    street_run, tmp_path, benchmark, values
+):
     for city in ("berlin", "bielefeld"):  # as in leftImg8bit/test
         image = tmp_path / "test" / city / f"{city}_000000_000019_leftImg8bit.png"
         image.parent.mkdir(parents=True)
-        Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 96, 3)).astype(np.uint8)).save(image)
+        Image.fromarray(
+            np.random.default_rng(1).integers(0, 256, (64, 96, 3)).astype(np.uint8)
+        ).save(image)
     cities = sorted((tmp_path / "test").iterdir())
     plain, out = tmp_path / "plain", tmp_path / "out"
     assert run(street_run, *cities, "-o", plain).exit_code == 0
@@ -222,17 +252,30 @@ def test_a_submission_holds_one_mask_an_image_and_nothing_else(street_run, tmp_p
     assert result.exit_code == 0
     assert "2 images: NAME.png in" in result.stdout
     names = ["berlin_000000_000019_leftImg8bit", "bielefeld_000000_000019_leftImg8bit"]
-    assert sorted(file.name for file in out.iterdir()) == [*(f"{name}.png" for name in names), "predictions.jsonl"]
+    assert sorted(file.name for file in out.iterdir()) == [
+        *(f"{name}.png" for name in names),
+        "predictions.jsonl",
+    ]
     for name in names:
-        with Image.open(out / f"{name}.png") as mask, Image.open(plain / f"{name}_mask.png") as indices:
+        with (
+            Image.open(out / f"{name}.png") as mask,
+            Image.open(plain / f"{name}_mask.png") as indices,
+        ):
             assert (mask.mode, mask.size) == ("L", (96, 64))
             np.testing.assert_array_equal(np.array(mask), np.array(values)[np.array(indices)])
     again = run(street_run, *cities, "-o", out, "--submission", benchmark)
-    assert (again.exit_code, again.stdout) == (0, f"nothing left to do: 2 images predicted in {out}\n")
-    assert run(street_run, *cities, "-o", out, "--submission", benchmark, "--overwrite").exit_code == 0
+    assert (again.exit_code, again.stdout) == (
+        0,
+        f"nothing left to do: 2 images predicted in {out}\n",
+    )
+    assert (
+        run(street_run, *cities, "-o", out, "--submission", benchmark, "--overwrite").exit_code == 0
+    )
 
 
-def test_a_submission_of_other_classes_or_to_nobody_or_of_two_of_a_name_is_refused(lawn_run, street_run, photos):
+def test_a_submission_of_other_classes_or_to_nobody_or_of_two_of_a_name_is_refused(
+    lawn_run, street_run, photos
+):
     out = photos / "out"
     result = run(lawn_run, photos / "b.webp", "-o", out, "--submission", "cityscapes")
     assert isinstance(result.exception, ConfigError)

@@ -34,18 +34,54 @@ def photos(tmp_path):
     [
         (["in", "-o", "out", "--workers", "0", "--cluster", "local"], ConfigError, "--workers 0"),
         (["in", "-o", "out", "--workers", "2"], ConfigError, "together with --cluster"),
-        (["in", "-o", "in/out", "--cluster", "local"], ConfigError, "lies in the folder of the images"),
+        (
+            ["in", "-o", "in/out", "--cluster", "local"],
+            ConfigError,
+            "lies in the folder of the images",
+        ),
         (["in", "-o", "in", "--cluster", "local"], ConfigError, "lies in the folder of the images"),
-        (["s3://b/in", "-o", "s3://b/in/out", "--cluster", "local"], ConfigError, "lies in the folder"),
-        (["in", "in", "-o", "out", "--cluster", "local"], ConfigError, "one folder of images, not 2"),
+        (
+            ["s3://b/in", "-o", "s3://b/in/out", "--cluster", "local"],
+            ConfigError,
+            "lies in the folder",
+        ),
+        (
+            ["in", "in", "-o", "out", "--cluster", "local"],
+            ConfigError,
+            "one folder of images, not 2",
+        ),
         (["in/0.png", "-o", "out", "--cluster", "local"], ConfigError, "is a file"),
         (["inn", "-o", "out", "--cluster", "local"], DataNotFound, "inn does not exist"),
-        (["in", "-o", "out", "--cluster", "local", "--batch", "4"], ConfigError, "--batch cannot go with --cluster"),
-        (["in", "-o", "out", "--cluster", "local", "--overwrite"], ConfigError, "--overwrite cannot go"),
-        (["in", "-o", "out", "--cluster", "local", "--threads", "2"], ConfigError, "--threads cannot go"),
-        (["in", "-o", "out", "--cluster", "local", "--probabilities", "npz"], ConfigError, "--probabilities cannot go"),
-        (["in", "-o", "out", "--cluster", "local", "--submission", "cityscapes"], ConfigError, "--submission cannot"),
-        (["in", "-o", "out", "--cluster", "local", "--device", "cuda:1"], ConfigError, "expected auto, cpu or cuda"),
+        (
+            ["in", "-o", "out", "--cluster", "local", "--batch", "4"],
+            ConfigError,
+            "--batch cannot go with --cluster",
+        ),
+        (
+            ["in", "-o", "out", "--cluster", "local", "--overwrite"],
+            ConfigError,
+            "--overwrite cannot go",
+        ),
+        (
+            ["in", "-o", "out", "--cluster", "local", "--threads", "2"],
+            ConfigError,
+            "--threads cannot go",
+        ),
+        (
+            ["in", "-o", "out", "--cluster", "local", "--probabilities", "npz"],
+            ConfigError,
+            "--probabilities cannot go",
+        ),
+        (
+            ["in", "-o", "out", "--cluster", "local", "--submission", "cityscapes"],
+            ConfigError,
+            "--submission cannot",
+        ),
+        (
+            ["in", "-o", "out", "--cluster", "local", "--device", "cuda:1"],
+            ConfigError,
+            "expected auto, cpu or cuda",
+        ),
         (["in", "-o", "out.png", "--cluster", "local"], ConfigError, "out.png names an image"),
     ],
 )

@@ -29,7 +29,9 @@ def test_one_video_becomes_the_file_that_is_named(lawn_run, clip, tmp_path):
     assert result.exit_code == 0
     assert f"{out}: 6 frames, 48x64, 25 frames/s, whole; its sound is left out" in result.stdout
     assert len(read_video(out)[0]) == 6
-    assert sorted(file.name for file in (tmp_path / "clip_seg_masks").iterdir()) == [f"{n:06d}.png" for n in range(6)]
+    assert sorted(file.name for file in (tmp_path / "clip_seg_masks").iterdir()) == [
+        f"{n:06d}.png" for n in range(6)
+    ]
 
 
 def test_videos_and_images_go_into_one_folder(lawn_run, clip, tmp_path):
@@ -39,7 +41,9 @@ def test_videos_and_images_go_into_one_folder(lawn_run, clip, tmp_path):
     write_video(photos / "b.mp4", moving_images(2))  # in a folder: not named, not taken
     for name in ("day", ".thumbs"):
         (photos / name).mkdir()
-        Image.new("RGB", (70, 64), (9, 90, 9)).save(photos / name / "c.png")  # in a folder of the folder: as little
+        Image.new("RGB", (70, 64), (9, 90, 9)).save(
+            photos / name / "c.png"
+        )  # in a folder of the folder: as little
     other = tmp_path / "other"
     other.mkdir()
     write_video(other / "clip.mp4", moving_images(2))
@@ -48,9 +52,13 @@ def test_videos_and_images_go_into_one_folder(lawn_run, clip, tmp_path):
     assert f"{photos}: images alone are taken, not 1 video; name videos as files" in result.stdout
     left = f"{photos}: its own images are taken, not those of 1 folder in it (day); name each folder of images"
     assert left in result.stdout
-    assert left in run(lawn_run, photos, "-o", photos / "out", "--overwrite").stdout  # results are no images to name
+    assert (
+        left in run(lawn_run, photos, "-o", photos / "out", "--overwrite").stdout
+    )  # results are no images to name
     names = ["a_color.png", "a_mask.png", "a_overlay.png", "clip-2_overlay.mp4", "clip_overlay.mp4"]
-    assert sorted(file.name for file in (photos / "out").iterdir()) == sorted([*names, "predictions.jsonl"])
+    assert sorted(file.name for file in (photos / "out").iterdir()) == sorted(
+        [*names, "predictions.jsonl"]
+    )
 
 
 def test_a_video_is_written_though_the_one_image_beside_it_cannot_be_read(lawn_run, clip, tmp_path):
@@ -137,7 +145,11 @@ def test_what_does_not_go_together_is_refused_before_work(paths, output, submiss
 
 
 def test_cameras_are_told_from_files():
-    assert [camera_name(text) for text in ("camera", "camera:2", "camera:Front View")] == ["0", "2", "Front View"]
+    assert [camera_name(text) for text in ("camera", "camera:2", "camera:Front View")] == [
+        "0",
+        "2",
+        "Front View",
+    ]
     assert [camera_name(text) for text in ("./camera", "camera.mp4", "my camera")] == [None] * 3
 
 
@@ -151,8 +163,13 @@ def test_a_folder_that_is_called_camera_is_a_folder(lawn_run, tmp_path, monkeypa
 
 
 def test_a_camera_is_recorded_and_says_what_it_left_out(lawn_run, tmp_path, monkeypatch):
-    source = ("lavfi", "testsrc=size=64x48:rate=25,trim=end_frame=1{}")  # 10 frames, as fast as they are drawn
-    monkeypatch.setattr(video_camera, "CAMERAS", dict.fromkeys(("linux", "darwin", "win32"), source))
+    source = (
+        "lavfi",
+        "testsrc=size=64x48:rate=25,trim=end_frame=1{}",
+    )  # 10 frames, as fast as they are drawn
+    monkeypatch.setattr(
+        video_camera, "CAMERAS", dict.fromkeys(("linux", "darwin", "win32"), source)
+    )
     before = signal.getsignal(signal.SIGINT)
     result = run(lawn_run, "camera", "-o", tmp_path / "out.mp4")
     assert result.exit_code == 0
@@ -184,7 +201,9 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(lawn_run, tmp_path, 
 
 
 @pytest.mark.parametrize("folder", ["clip_overlay_masks", "clip_overlay.mp4.parts"])
-def test_a_video_is_not_written_through_a_linked_folder(lawn_run, clip, tmp_path, tmp_path_factory, folder):
+def test_a_video_is_not_written_through_a_linked_folder(
+    lawn_run, clip, tmp_path, tmp_path_factory, folder
+):
     elsewhere, out = tmp_path_factory.mktemp("elsewhere"), tmp_path / "out"
     (elsewhere / "000009.png").touch()
     out.mkdir()

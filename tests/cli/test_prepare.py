@@ -16,15 +16,22 @@ def no_settings(monkeypatch):
 
 
 def run(*arguments: object):
-    return CliRunner().invoke(cli.build_app(), ["prepare", *(str(argument) for argument in arguments)])
+    return CliRunner().invoke(
+        cli.build_app(), ["prepare", *(str(argument) for argument in arguments)]
+    )
 
 
 def test_all_splits_are_prepared_beside_the_data_and_kept_the_second_time(lawn: Path):
     first, second = run(lawn), run(lawn)
     assert first.exit_code == second.exit_code == 0, first.exception
     folder = lawn.parent / ".featherseg/lawn/raw"
-    assert first.stdout.splitlines() == [f"{split}: 2 images; {folder} has 0.00 GB" for split in ("val", "test")]
-    assert second.stdout.splitlines()[0] == f"val: 2 images, 2 of them already there; {folder} has 0.00 GB"
+    assert first.stdout.splitlines() == [
+        f"{split}: 2 images; {folder} has 0.00 GB" for split in ("val", "test")
+    ]
+    assert (
+        second.stdout.splitlines()[0]
+        == f"val: 2 images, 2 of them already there; {folder} has 0.00 GB"
+    )
     for split in ("val", "test"):
         data = open_dataset(str(lawn), split)
         assert isinstance(data, PreparedData)
@@ -37,7 +44,9 @@ def test_one_split_as_jpeg_in_another_folder(lawn: Path, tmp_path: Path, monkeyp
     assert result.stdout.splitlines()[-1] == f"Used where FEATHERSEG_CACHE={out} is set."
     assert not isinstance(open_dataset(str(lawn), "val"), PreparedData)
     monkeypatch.setenv("FEATHERSEG_CACHE", str(out))
-    assert loss_of(open_dataset(str(lawn), "val", exact=False)).startswith("2 of 2 images as JPEG of quality 80")
+    assert loss_of(open_dataset(str(lawn), "val", exact=False)).startswith(
+        "2 of 2 images as JPEG of quality 80"
+    )
     assert loss_of(open_dataset(str(lawn), "test", exact=False)) is None
 
 

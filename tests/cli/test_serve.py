@@ -37,12 +37,29 @@ def as_nohup() -> None:
 
 def test_the_process_answers_what_predict_writes_and_exits_cleanly(whole_run: Path, tmp_path: Path):
     photo = tmp_path / "photo.png"
-    Image.fromarray(np.random.default_rng(2).integers(0, 256, (64, 70, 3)).astype(np.uint8)).save(photo)
+    Image.fromarray(np.random.default_rng(2).integers(0, 256, (64, 70, 3)).astype(np.uint8)).save(
+        photo
+    )
     expected = Predictor(whole_run, "cpu")(photo).save(tmp_path / "mask.png")[0].read_bytes()
-    command = [sys.executable, "-m", "featherseg", "serve", str(whole_run), "--port", "0", "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "featherseg",
+        "serve",
+        str(whole_run),
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+    ]
     environment = {**os.environ, "FEATHERSEG_TOKEN": TOKEN}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=as_nohup
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=as_nohup,
     ) as process:
         try:
             lines = [process.stdout.readline().strip()]
@@ -91,7 +108,8 @@ def test_without_the_extra_the_command_that_installs_it_is_told(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("host", "shown"), [("127.0.0.1", "http://127.0.0.1:81/"), ("::1", "http://[::1]:81/"), ("box", "http://box:81/")]
+    ("host", "shown"),
+    [("127.0.0.1", "http://127.0.0.1:81/"), ("::1", "http://[::1]:81/"), ("box", "http://box:81/")],
 )
 def test_the_address_is_printed_as_a_browser_takes_it(lawn_run, host, shown, capsys):
     print_start(open_models([lawn_run], "cpu"), Settings(), host, 81, made=True)
@@ -104,7 +122,9 @@ def test_a_training_that_was_stopped_is_told(lawn_run, capsys):
     assert f"NOTE: {open_run(lawn_run).how_far}.\n" in capsys.readouterr().out
 
 
-def test_at_all_addresses_the_one_of_this_machine_is_printed_with_a_token_that_was_made(lawn_run, capsys):
+def test_at_all_addresses_the_one_of_this_machine_is_printed_with_a_token_that_was_made(
+    lawn_run, capsys
+):
     print_start(open_models([lawn_run], "cpu"), Settings(token=TOKEN), "0.0.0.0", 81, made=True)
     *_, before, last = capsys.readouterr().out.splitlines()
     assert before == "listening on all addresses of this machine, port 81; locally:"
@@ -120,14 +140,25 @@ def test_a_token_with_signs_of_an_address_survives_in_it(lawn_run, capsys):
 
 @pytest.mark.parametrize("token", [None, TOKEN])
 def test_names_that_are_answered_without_a_token_are_warned_of(lawn_run, token, capsys):
-    print_start(open_models([lawn_run], "cpu"), Settings(token=token), "127.0.0.1", 81, ["box.example"], made=False)
+    print_start(
+        open_models([lawn_run], "cpu"),
+        Settings(token=token),
+        "127.0.0.1",
+        81,
+        ["box.example"],
+        made=False,
+    )
     warned = "whoever reaches box.example is answered; --token" in capsys.readouterr().out
     assert warned == (token is None)
 
 
-@pytest.mark.parametrize("name", ["https://box.example", "*", "*.example", "box.example/", "box:a", "", "a b", "::1"])
+@pytest.mark.parametrize(
+    "name", ["https://box.example", "*", "*.example", "box.example/", "box:a", "", "a b", "::1"]
+)
 def test_a_name_that_no_host_header_says_is_refused(tmp_path, name):
     error = slip(tmp_path, "--allow-host", name, "--port", 0)
     assert isinstance(error, ConfigError)
     assert "expected a NAME or NAME:PORT" in str(error)
-    assert {"box.example:8443", "[::1]:81"} <= allowed_hosts("127.0.0.1", 8000, ["box.example:8443", "[::1]:81"])
+    assert {"box.example:8443", "[::1]:81"} <= allowed_hosts(
+        "127.0.0.1", 8000, ["box.example:8443", "[::1]:81"]
+    )

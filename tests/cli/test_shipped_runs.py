@@ -34,10 +34,16 @@ def shipped(lawn_run, tmp_path, monkeypatch):
         ("evaluate lawn-run", "", "not stored"),
         ("report lawn-run", "report.html", "report.html"),
         ("export lawn-run --format torch-export", "export/model.pt2", "export/model.pt2"),
-        ("compare lawn-run ../elsewhere/other --no-costs --data ../lawn/dataset.toml -o page.html", "page.html", ""),
+        (
+            "compare lawn-run ../elsewhere/other --no-costs --data ../lawn/dataset.toml -o page.html",
+            "page.html",
+            "",
+        ),
     ],
 )
-def test_nothing_is_written_into_a_run_of_the_package(shipped, tmp_path, monkeypatch, command, written, said):
+def test_nothing_is_written_into_a_run_of_the_package(
+    shipped, tmp_path, monkeypatch, command, written, said
+):
     if command.startswith("export"):
         monkeypatch.setattr(runs.Run, "model", TwoClasses().eval())  # quick to export
     other = tmp_path / "elsewhere" / "other"

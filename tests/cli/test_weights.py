@@ -18,8 +18,17 @@ def run(*arguments: str) -> str:
 
 
 def test_the_list_says_terms_size_and_whether_they_are_here(monkeypatch):
-    row = {"backbone": "van-b1", "file": "v.tar", "here": None, "bytes": 53_500_000, "licence": "Apache-2.0"}
-    rows = [row | {"address": "https://a/v.tar"}, row | {"backbone": "other", "here": "/x", "address": "PyPI: p"}]
+    row = {
+        "backbone": "van-b1",
+        "file": "v.tar",
+        "here": None,
+        "bytes": 53_500_000,
+        "licence": "Apache-2.0",
+    }
+    rows = [
+        row | {"address": "https://a/v.tar"},
+        row | {"backbone": "other", "here": "/x", "address": "PyPI: p"},
+    ]
     monkeypatch.setattr(pretrained, "pretrained_rows", lambda: rows)
     out = run()
     assert out.splitlines()[:3] == [
@@ -31,9 +40,14 @@ def test_the_list_says_terms_size_and_whether_they_are_here(monkeypatch):
 
 
 def test_get_fetches_and_prints_file_checksum_and_licence(monkeypatch, tmp_path):
-    monkeypatch.setattr(pretrained, "fetch_pretrained", lambda name, progress: (tmp_path / "a.tar", "12ab"))
+    monkeypatch.setattr(
+        pretrained, "fetch_pretrained", lambda name, progress: (tmp_path / "a.tar", "12ab")
+    )
     out = run("get", "van-b1")
-    assert f"van-b1: {tmp_path / 'a.tar'}\n  sha256 12ab (not published, recorded beside it); licence: Apache" in out
+    assert (
+        f"van-b1: {tmp_path / 'a.tar'}\n  sha256 12ab (not published, recorded beside it); licence: Apache"
+        in out
+    )
 
 
 @pytest.mark.parametrize(

@@ -73,19 +73,32 @@ def test_an_address_is_refused_in_python():
 
 def test_a_licence_may_be_an_address(here):
     (here / "weights.pth").write_bytes(b"")
-    error = refused("import weights.pth --model frm-lite0 --data yard --licence https://example.org/terms -o out")
+    error = refused(
+        "import weights.pth --model frm-lite0 --data yard --licence https://example.org/terms -o out"
+    )
     assert "is an address" not in str(error)
 
 
-@pytest.mark.parametrize("verb", ["predict {} photo.png -o out", "report {}", "export {}", "serve {}", "evaluate {}"])
+@pytest.mark.parametrize(
+    "verb", ["predict {} photo.png -o out", "report {}", "export {}", "serve {}", "evaluate {}"]
+)
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("yard", "yard is a dataset, expected a run. Train one with: featherseg train frm-lite0 --data yard -o RUN"),
+        (
+            "yard",
+            "yard is a dataset, expected a run. Train one with: featherseg train frm-lite0 --data yard -o RUN",
+        ),
         ("yard/dataset.toml", "yard/dataset.toml is a dataset, expected a run"),
-        ("recipe.toml", "recipe.toml is a recipe, expected a run. Train one with: featherseg train recipe.toml -o RUN"),
+        (
+            "recipe.toml",
+            "recipe.toml is a recipe, expected a run. Train one with: featherseg train recipe.toml -o RUN",
+        ),
         ("photo.png", "photo.png is a file, expected a run folder"),
-        ("yard/images", "yard/images is not a run: it has no resolved.json. Expected a folder that"),
+        (
+            "yard/images",
+            "yard/images is not a run: it has no resolved.json. Expected a folder that",
+        ),
     ],
 )
 def test_what_is_no_run_is_called_what_it_is(here, verb, place, message):
@@ -97,9 +110,15 @@ def test_what_is_no_run_is_called_what_it_is(here, verb, place, message):
 @pytest.mark.parametrize("place", ["yard", "yard/dataset.toml"])
 @pytest.mark.parametrize("verb", ["train {} -o out", "sweep {} --models frm-lite0 -o out"])
 def test_a_dataset_given_as_a_recipe_is_called_one(here, verb, place):
-    assert str(refused(verb.format(place))).startswith(f"{place} is a dataset, expected a model or a recipe. Name both")
+    assert str(refused(verb.format(place))).startswith(
+        f"{place} is a dataset, expected a model or a recipe. Name both"
+    )
 
 
-@pytest.mark.parametrize("verb", ["check {}", "prepare {}", "audit {}", f"evaluate {STARTER} --data {{}}"])
+@pytest.mark.parametrize(
+    "verb", ["check {}", "prepare {}", "audit {}", f"evaluate {STARTER} --data {{}}"]
+)
 def test_a_run_given_as_a_dataset_is_called_one(here, verb):
-    assert f"{SHIPPED / STARTER} is a run, expected a dataset" in str(refused(verb.format(SHIPPED / STARTER)))
+    assert f"{SHIPPED / STARTER} is a run, expected a dataset" in str(
+        refused(verb.format(SHIPPED / STARTER))
+    )

@@ -18,7 +18,9 @@ def measured(tmp_path_factory) -> tuple[Benchmark, list[tuple[str, int, int]]]:
     steps, folder = [], tmp_path_factory.mktemp("workers")
     plan = Plan(sizes=[(32, 48)], threads=[1], device="cpu", starts=2, rounds=4, calibrate=True)
     completed = plan.completed(find_models(["frm-lite0"]))
-    return measure(completed, lambda *step: steps.append(step), (sys.executable, str(FAKE), str(folder))), steps
+    return measure(
+        completed, lambda *step: steps.append(step), (sys.executable, str(FAKE), str(folder))
+    ), steps
 
 
 @pytest.fixture

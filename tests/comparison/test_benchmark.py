@@ -44,7 +44,11 @@ class Workers:
 
     def alive(self) -> list[int]:
         """Process ids of those that are still there."""
-        return [int(p.name) for p in self.folder.iterdir() if p.name.isdigit() and psutil.pid_exists(int(p.name))]
+        return [
+            int(p.name)
+            for p in self.folder.iterdir()
+            if p.name.isdigit() and psutil.pid_exists(int(p.name))
+        ]
 
     @property
     def started(self) -> int:
@@ -59,7 +63,14 @@ def workers(tmp_path: Path) -> Workers:
 
 
 def plan(**changes) -> Plan:
-    made = {"sizes": [(32, 48)], "threads": [1], "device": "cpu", "starts": 2, "rounds": 4, **changes}
+    made = {
+        "sizes": [(32, 48)],
+        "threads": [1],
+        "device": "cpu",
+        "starts": 2,
+        "rounds": 4,
+        **changes,
+    }
     return Plan(**made).completed(made.get("models") or find_models(["frm-lite0"]))
 
 
@@ -84,11 +95,15 @@ def test_every_variant_is_a_process_a_start_and_ratios_are_those_of_neighbours_i
     assert workers.started == 3 * len(rows)
     assert rows["ours-fp32"].by_wall["eager"].value == pytest.approx(4)
     assert rows["ours-fp32"].by_wall["eager-tuned"].value == pytest.approx(2)
-    assert rows["ours-fp32"].end_to_end["eager"].value < 4  # the other stages take as long for everyone
+    assert (
+        rows["ours-fp32"].end_to_end["eager"].value < 4
+    )  # the other stages take as long for everyone
     assert rows["eager"].by_wall["eager"].itself
     assert {row.samples.forward_ms.shape for row in table.rows} == {(3, 2)}
     assert rows["eager"].samples.first_ms.tolist() == [1000] * 3
-    assert summarise(rows["eager"].samples.forward_ms).p95 < 1000  # the first call is in no other figure
+    assert (
+        summarise(rows["eager"].samples.forward_ms).p95 < 1000
+    )  # the first call is in no other figure
     assert rows["ours-fp32"].samples.process_mib.max() == 100
     assert not table.disturbed
     assert not workers.alive()
@@ -105,7 +120,9 @@ def test_fidelity_is_measured_against_plain_eager(outcome):
 
 def test_the_limit_is_the_longer_of_arithmetic_and_memory(outcome):
     row, bandwidth = outcome.tables[0].rows[0], 40
-    assert row.limit_ms == pytest.approx(max(2 * row.work.macs / 100, 4 * row.work.elements / bandwidth) / 1e6)
+    assert row.limit_ms == pytest.approx(
+        max(2 * row.work.macs / 100, 4 * row.work.elements / bandwidth) / 1e6
+    )
     assert outcome.limits[0].peak("int8") is None
 
 
@@ -130,21 +147,31 @@ def test_the_json_holds_a_schema_every_raw_time_and_the_machine(outcome):
 def test_the_json_has_null_where_there_is_no_interval(outcome):
     (table, *_) = outcome.tables
     unsure = replace(table.rows[0].fidelity, miou_difference=Interval(0.0, math.nan, math.nan))
-    one = replace(outcome, tables=(replace(table, rows=(replace(table.rows[0], fidelity=unsure),)),))
+    one = replace(
+        outcome, tables=(replace(table, rows=(replace(table.rows[0], fidelity=unsure),)),)
+    )
     row = json.loads(json.dumps(one.as_dict(), allow_nan=False))["tables"][0]["rows"][0]
     assert row["fidelity"]["miou_difference"]["low"] is None
 
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("turn", "its process ended with status 3: no such instruction"), ({"open": {"error": "needs 'x'"}}, "needs 'x'")],
+    [
+        ("turn", "its process ended with status 3: no such instruction"),
+        ({"open": {"error": "needs 'x'"}}, "needs 'x'"),
+    ],
 )
-def test_a_variant_that_fails_is_left_out_with_its_reason_and_the_others_go_on(workers, fault, reason):
+def test_a_variant_that_fails_is_left_out_with_its_reason_and_the_others_go_on(
+    workers, fault, reason
+):
     workers.fault("ours-bf16", fault)
     outcome = measure(plan(), command=workers.command)
     assert outcome.left_out == (("ours-bf16", reason),)
     assert [row.variant.name for row in outcome.tables[0].rows][-1] == "ours-fp32"
-    assert (outcome.limits, outcome.tables[0].rows[0].limit_ms) == ((), None)  # as nothing was calibrated
+    assert (outcome.limits, outcome.tables[0].rows[0].limit_ms) == (
+        (),
+        None,
+    )  # as nothing was calibrated
 
 
 @pytest.mark.slow
@@ -162,7 +189,9 @@ def test_each_number_of_threads_and_each_size_has_its_table_and_one_thread_a_row
 
 def test_without_a_baseline_there_is_no_benchmark(workers):
     workers.fault("eager-tuned", "prepare")
-    with pytest.raises(FeathersegError, match=r"eager-tuned, a baseline, cannot be measured: .*no such instruction"):
+    with pytest.raises(
+        FeathersegError, match=r"eager-tuned, a baseline, cannot be measured: .*no such instruction"
+    ):
         measure(plan(), command=workers.command)
     assert not workers.alive()
 
@@ -170,13 +199,17 @@ def test_without_a_baseline_there_is_no_benchmark(workers):
 def test_a_baseline_that_is_named_in_full_and_fails_is_no_benchmark_either(workers):
     workers.fault("ours-bf16", "prepare")
     two = plan(models=find_models(["frm-lite0", "ddrnet-23-slim"]), baseline="frm-lite0/ours-bf16")
-    with pytest.raises(FeathersegError, match="frm-lite0/ours-bf16, a baseline, cannot be measured"):
+    with pytest.raises(
+        FeathersegError, match="frm-lite0/ours-bf16, a baseline, cannot be measured"
+    ):
         measure(two, command=workers.command)
     assert not workers.alive()
 
 
 def test_a_model_of_other_classes_is_refused(workers):
-    workers.fault("ours-fp32", {"open": {"open_ms": 1, "classes": ["road", "sky"], "precision": "fp32"}})
+    workers.fault(
+        "ours-fp32", {"open": {"open_ms": 1, "classes": ["road", "sky"], "precision": "fp32"}}
+    )
     with pytest.raises(FeathersegError, match=r"different classes from frm-lite0: road, sky \(2\)"):
         measure(plan(), command=workers.command)
 
@@ -216,7 +249,9 @@ def test_what_cannot_be_measured_is_refused_before_any_process_starts(workers, c
 def test_a_real_run_is_measured_from_end_to_end_with_its_miou(tiny_run):
     """On two real processes a variant; what is certain on any machine is checked, no time."""
     asked = plan(
-        models=find_models([str(tiny_run)]), rounds=4, labelled=LabelledImages(str(_two_scenes(tiny_run)), "val")
+        models=find_models([str(tiny_run)]),
+        rounds=4,
+        labelled=LabelledImages(str(_two_scenes(tiny_run)), "val"),
     )
     outcome = measure(asked)
     assert not outcome.left_out
@@ -245,28 +280,45 @@ def test_a_run_s_masks_are_compared_on_images_of_its_own(workers, tiny_run):
         (table,) = measure(plan(models=models), command=workers.command).tables
         return list(dict.fromkeys(row.fidelity.images for row in table.rows))
 
-    of_scenes = ["2 images of two, brought to 32x48", "3 synthetic images (shapes val), brought to 32x48"]
+    of_scenes = [
+        "2 images of two, brought to 32x48",
+        "3 synthetic images (shapes val), brought to 32x48",
+    ]
     assert words() == of_scenes
     toml.unlink()  # moved away: drawn ones then, and it is said
     assert words()[0] == f"{of_scenes[1]}, as tiny's own {toml} was not found (set --data-root)"
 
 
 @pytest.mark.parametrize(("split", "marks"), [("val", "selected on these images"), ("test", "")])
-def test_a_look_is_counted_and_the_split_that_kept_the_weights_is_marked(workers, tiny_run, split, marks):
+def test_a_look_is_counted_and_the_split_that_kept_the_weights_is_marked(
+    workers, tiny_run, split, marks
+):
     toml = _two_scenes(tiny_run, untrained_classes(), split)  # as fake workers have them
     info = open_run(tiny_run).info
-    recipe = info.recipe.model_copy(update={"data": info.recipe.data.model_copy(update={"name": str(toml)})})
-    write_info(tiny_run, info.model_copy(update={"recipe": recipe, "classes": class_rows(untrained_classes())}))
+    recipe = info.recipe.model_copy(
+        update={"data": info.recipe.data.model_copy(update={"name": str(toml)})}
+    )
+    write_info(
+        tiny_run,
+        info.model_copy(update={"recipe": recipe, "classes": class_rows(untrained_classes())}),
+    )
     asked = plan(models=find_models([str(tiny_run)]), labelled=LabelledImages(str(toml), split))
     outcome = measure(asked, command=workers.command)
     assert {row.fidelity.marks for row in outcome.tables[0].rows} == {marks}
     (look,) = open_run(tiny_run).evaluations()  # one, of five variants
-    assert (look["data"], look["split"], look["miou"], look["selected"]) == ("two", split, 0.5, bool(marks))
+    assert (look["data"], look["split"], look["miou"], look["selected"]) == (
+        "two",
+        split,
+        0.5,
+        bool(marks),
+    )
     assert ("selected on these images" in (tiny_run / "card.md").read_text()) == bool(marks)
     assert times_scored(open_run(tiny_run), "test") == (split == "test")
 
 
-def _two_scenes(folder: Path, classes: Sequence[ClassInfo] | None = None, split: str = "val") -> Path:
+def _two_scenes(
+    folder: Path, classes: Sequence[ClassInfo] | None = None, split: str = "val"
+) -> Path:
     """A dataset.toml of two drawn scenes, with the classes of shapes or others."""
     from PIL import Image
 
@@ -300,7 +352,9 @@ def test_a_file_belongs_to_its_run_and_a_lone_one_is_refused(tiny_run, tmp_path)
     lone.touch()
     (beside,) = find_models([str(tiny_run), str(lone)])
     assert beside.files == (file, lone)
-    with pytest.raises(FeathersegError, match=r"lies in no run's export/.*featherseg benchmark RUN"):
+    with pytest.raises(
+        FeathersegError, match=r"lies in no run's export/.*featherseg benchmark RUN"
+    ):
         find_models([str(lone)])
     with pytest.raises(FeathersegError, match=r"none\.onnx does not exist"):
         find_models([str(tmp_path / "none.onnx")])

@@ -22,11 +22,15 @@ class Opened:
     channels, device = 3, torch.device("cpu")
 
 
-def timed(folder: Path, builds: Sequence[str], size: tuple[int, int] = (8, 8), progress=None) -> SideBySide:
+def timed(
+    folder: Path, builds: Sequence[str], size: tuple[int, int] = (8, 8), progress=None
+) -> SideBySide:
     """Models that the fake workers know, each called by the first letter of its build."""
     folder.mkdir(exist_ok=True)
     names, command = [build[0] for build in builds], (sys.executable, str(FAKE), str(folder))
-    return time_side_by_side(names, [Path(f) for f in builds], [Opened() for _ in builds], size, progress, command)
+    return time_side_by_side(
+        names, [Path(f) for f in builds], [Opened() for _ in builds], size, progress, command
+    )
 
 
 def noisy(rng: np.random.Generator, factors: Sequence[float]) -> SideBySide:
@@ -45,14 +49,22 @@ def test_models_take_turns_in_processes_that_are_started_anew(tmp_path):
     found = timed(tmp_path / "w", ["eager", "ours-fp32"], progress=lambda *step: steps.append(step))
     assert found.times_ms.shape == (2, STARTS, ROUNDS)
     assert len([p for p in (tmp_path / "w").iterdir() if p.name.isdigit()]) == 2 * STARTS
-    assert steps == [("time and memory", done, STARTS * ROUNDS) for done in range(1, STARTS * ROUNDS + 1)]
+    assert steps == [
+        ("time and memory", done, STARTS * ROUNDS) for done in range(1, STARTS * ROUNDS + 1)
+    ]
     growing = 100 * 1.05 ** np.arange(ROUNDS)  # what the fake workers make up: slower every round
-    np.testing.assert_allclose(found.times_ms, np.array([1, 0.25])[:, None, None] * np.tile(growing, (2, STARTS, 1)))
+    np.testing.assert_allclose(
+        found.times_ms, np.array([1, 0.25])[:, None, None] * np.tile(growing, (2, STARTS, 1))
+    )
     (ratio,) = found.ratios()
     assert ratio.value == pytest.approx(4)  # on a machine that grows slower
     assert ratio.message(found.names) == "o is faster than e: 4.00 times as fast"
     eager, ours = found.latency(0), found.latency(1)
-    assert (eager.process_mib, ours.process_mib, eager.gpu_mib) == (400, 100, None)  # each process's own
+    assert (eager.process_mib, ours.process_mib, eager.gpu_mib) == (
+        400,
+        100,
+        None,
+    )  # each process's own
     assert eager.p95_ms > eager.p50_ms == pytest.approx(4 * ours.p50_ms)
     assert re.fullmatch(r"cpu, \d+ cores; \d+ threads? each", found.machine)
 
@@ -70,7 +82,9 @@ def test_a_size_without_pixels_is_refused_before_anything_is_started(tmp_path):
     assert not list((tmp_path / "w").iterdir())
 
 
-@pytest.mark.parametrize(("low", "high", "faster"), [(0.5, 0.9, 0), (1.1, 1.5, 1), (0.9, 1.1, None), (0.9, 1.0, None)])
+@pytest.mark.parametrize(
+    ("low", "high", "faster"), [(0.5, 0.9, 0), (1.1, 1.5, 1), (0.9, 1.1, None), (0.9, 1.0, None)]
+)
 def test_faster_is_said_only_where_the_interval_excludes_1(low, high, faster):
     ratio = Ratio(0, 1, (low * high) ** 0.5, low, high)
     assert ratio.faster == faster

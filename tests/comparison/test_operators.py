@@ -30,13 +30,17 @@ def graph(tmp_path, tmp_path_factory):
     return path
 
 
-def test_the_nodes_are_those_of_the_optimised_graph_and_take_no_longer_than_the_passes(graph, tmp_path):
+def test_the_nodes_are_those_of_the_optimised_graph_and_take_no_longer_than_the_passes(
+    graph, tmp_path
+):
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     onnxruntime.InferenceSession(graph, options)
     nodes = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
     began = time.perf_counter()
-    (found,) = time_operators(str(graph), [(40, 56)], [2], [1], passes=1)  # warm-up passes would count
+    (found,) = time_operators(
+        str(graph), [(40, 56)], [2], [1], passes=1
+    )  # warm-up passes would count
     elapsed = 1000 * (time.perf_counter() - began)
     counts = {row.kind: row.nodes for row in found.operators}
     assert counts == {kind: nodes.count(kind) for kind in counts}
@@ -44,7 +48,12 @@ def test_the_nodes_are_those_of_the_optimised_graph_and_take_no_longer_than_the_
     assert 0 < found.ms < elapsed
     assert found.ms == pytest.approx(sum(row.ms for row in found.operators))
     assert sum(row.share for row in found.operators) == pytest.approx(1)
-    assert (found.size, found.batch, found.threads, found.runtime) == ((40, 56), 2, 1, "ONNX Runtime")
+    assert (found.size, found.batch, found.threads, found.runtime) == (
+        (40, 56),
+        2,
+        1,
+        "ONNX Runtime",
+    )
 
 
 def test_a_file_with_masks_is_given_images(tmp_path, tmp_path_factory):
@@ -57,7 +66,9 @@ def test_a_file_with_masks_is_given_images(tmp_path, tmp_path_factory):
 def test_a_node_is_its_median_and_nodes_of_one_name_are_all_counted(graph, monkeypatch):
     timed = [Timed("Conv", "a", ms) for ms in (1.0, 9.0, 2.0)]
     timed += [Timed("Reorder", "same", ms) for ms in (3.0, 5.0) * 3] + [Timed("Conv", "b", 4.0)] * 3
-    monkeypatch.setitem(operators.PROFILES, ".onnx", (*operators.PROFILES[".onnx"][:2], lambda *_: timed))
+    monkeypatch.setitem(
+        operators.PROFILES, ".onnx", (*operators.PROFILES[".onnx"][:2], lambda *_: timed)
+    )
     (found,) = time_operators(str(graph), passes=3)
     rows = [(row.kind, row.nodes, row.ms, row.slowest, row.slowest_ms) for row in found.operators]
     assert rows == [("Reorder", 2, 8.0, "same", 4.0), ("Conv", 2, 6.0, "b", 4.0)]
@@ -79,14 +90,20 @@ def test_openvino_is_timed_in_the_precision_that_its_runtime_chose(tmp_path, mon
 
     openvino.write(job_of(three_layers(), FACTS, tmp_path))
     asked, compile_model = [], Core.compile_model
-    monkeypatch.setattr(Core, "compile_model", lambda *given: asked.append(given[-1]) or compile_model(*given))
-    monkeypatch.setitem(operators.PROFILES, ".xml", ("OpenVINO", InBf16, operators.PROFILES[".xml"][2]))
+    monkeypatch.setattr(
+        Core, "compile_model", lambda *given: asked.append(given[-1]) or compile_model(*given)
+    )
+    monkeypatch.setitem(
+        operators.PROFILES, ".xml", ("OpenVINO", InBf16, operators.PROFILES[".xml"][2])
+    )
     time_operators(str(tmp_path / "model.xml"), [(40, 56)], threads=[1], passes=1)
     assert asked[-1]["INFERENCE_PRECISION_HINT"] == "bf16"
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_a_file_sees_images_of_the_size_that_its_model_was_validated_at(tmp_path, monkeypatch, masks):
+def test_a_file_sees_images_of_the_size_that_its_model_was_validated_at(
+    tmp_path, monkeypatch, masks
+):
     shapes, path = [], tmp_path / "resized.onnx"
     path.write_bytes(to_onnx(three_layers(), replace(FACTS, test_resize=(20, 28)), masks=masks))
 

@@ -8,7 +8,12 @@ from xml.etree import ElementTree
 import pytest
 from support.processes.fake_benchmark_worker import STAGES
 
-from featherseg.comparison.benchmark_charts import STAGE_CLASSES, latency_svg, roofline_svg, stages_svg
+from featherseg.comparison.benchmark_charts import (
+    STAGE_CLASSES,
+    latency_svg,
+    roofline_svg,
+    stages_svg,
+)
 from featherseg.comparison.benchmark_page import benchmark_html, cautions
 from featherseg.evaluation.bootstrap import Interval
 
@@ -47,18 +52,30 @@ def test_a_crowded_machine_is_flagged_and_a_quiet_one_is_not(outcome):
     assert not any("Other processes used the machine" in text for text in cautions(outcome))
     row = outcome.tables[0].rows[0]
     slow = {stage: 2 * ms for stage, ms in row.samples.wall.items()}
-    table = replace(outcome.tables[0], rows=(replace(row, samples=replace(row.samples, wall=slow)),))
-    assert any("up to 2.0 times as long" in text for text in cautions(replace(outcome, tables=(table,))))
+    table = replace(
+        outcome.tables[0], rows=(replace(row, samples=replace(row.samples, wall=slow)),)
+    )
+    assert any(
+        "up to 2.0 times as long" in text for text in cautions(replace(outcome, tables=(table,)))
+    )
 
 
 def test_miou_stands_beside_the_speed_where_there_is_one(outcome):
     rows = tuple(
-        replace(r, fidelity=replace(r.fidelity, miou=0.7132, miou_difference=Interval(-0.0041, -0.008, -0.0002)))
+        replace(
+            r,
+            fidelity=replace(
+                r.fidelity, miou=0.7132, miou_difference=Interval(-0.0041, -0.008, -0.0002)
+            ),
+        )
         for r in outcome.tables[0].rows
     )
     page = benchmark_html(replace(outcome, tables=(replace(outcome.tables[0], rows=rows),)))
     assert "71.32<small>-0.41, -0.80 to -0.02</small>" in page
-    few = [replace(r, fidelity=replace(r.fidelity, miou_difference=Interval(-0.0041, NaN, NaN))) for r in rows]
+    few = [
+        replace(r, fidelity=replace(r.fidelity, miou_difference=Interval(-0.0041, NaN, NaN)))
+        for r in rows
+    ]
     page = benchmark_html(replace(outcome, tables=(replace(outcome.tables[0], rows=tuple(few)),)))
     assert "71.32<small>-0.41, no interval</small>" in page
     assert "mIoU" not in benchmark_html(outcome)
@@ -80,7 +97,9 @@ def test_stages_add_up_to_the_whole_way(outcome):
     assert set(STAGE_CLASSES) == set(STAGES)
     first = bars[: len(STAGES)]
     for left, right in pairwise(first):
-        assert float(left.get("x", 0)) + float(left.get("width", 0)) == pytest.approx(float(right.get("x", 0)), abs=0.2)
+        assert float(left.get("x", 0)) + float(left.get("width", 0)) == pytest.approx(
+            float(right.get("x", 0)), abs=0.2
+        )
 
 
 def test_the_roofline_holds_every_variant_below_its_roof(outcome):
@@ -90,7 +109,9 @@ def test_the_roofline_holds_every_variant_below_its_roof(outcome):
     assert [e.get("class") for e in dots] == ["fp32"] * 4 + ["bf16"]
     roofs = {e.get("class"): e.get("d", "") for e in root.iter() if "roof" in e.get("class", "")}
     assert set(roofs) == {"roof slope", "roof fp32", "roof bf16"}
-    level = {name.split()[1]: float(d.split()[-1]) for name, d in roofs.items() if "slope" not in name}
+    level = {
+        name.split()[1]: float(d.split()[-1]) for name, d in roofs.items() if "slope" not in name
+    }
     assert all(float(dot.get("cy", 0)) > level[dot.get("class", "")] for dot in dots)
     assert any("fp32: 100 GFLOP/s" in text for text in texts(svg))
 

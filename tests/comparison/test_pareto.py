@@ -28,7 +28,10 @@ NETWORKS = [Point("a", 10, 0.60), Point("b", 20, 0.70), Point("c", 25, 0.65), Po
 
 points = st.lists(
     st.builds(
-        Point, st.text("abc-<&", min_size=1, max_size=60), st.integers(1, 9), st.integers(0, 9).map(lambda i: i / 9)
+        Point,
+        st.text("abc-<&", min_size=1, max_size=60),
+        st.integers(1, 9),
+        st.integers(0, 9).map(lambda i: i / 9),
     ),
     min_size=1,
     max_size=25,
@@ -39,7 +42,10 @@ points = st.lists(
 def test_a_point_is_on_the_front_where_none_is_as_cheap_and_as_good_and_better_in_one(models):
     kept = pareto_front(models)
     for p in models:
-        beaten = any(o.cost <= p.cost and o.miou >= p.miou and (o.cost < p.cost or o.miou > p.miou) for o in models)
+        beaten = any(
+            o.cost <= p.cost and o.miou >= p.miou and (o.cost < p.cost or o.miou > p.miou)
+            for o in models
+        )
         assert (p in kept) != beaten
     assert [p.cost for p in kept] == sorted(p.cost for p in kept)
     assert [p.miou for p in kept] == sorted(p.miou for p in kept)
@@ -48,24 +54,34 @@ def test_a_point_is_on_the_front_where_none_is_as_cheap_and_as_good_and_better_i
 def test_the_pick_is_the_best_that_fits_and_says_why():
     found = pick(NETWORKS, 25, LATENCY)
     assert found.point == NETWORKS[1]
-    assert found.reason == "b: mIoU 70.00 % at 20 ms, the highest of the 3 within 25 ms (latency p50)."
     assert (
-        pick(NETWORKS, 10, LATENCY).reason == "a: mIoU 60.00 % at 10 ms, the only one of 4 within 10 ms (latency p50)."
+        found.reason == "b: mIoU 70.00 % at 20 ms, the highest of the 3 within 25 ms (latency p50)."
+    )
+    assert (
+        pick(NETWORKS, 10, LATENCY).reason
+        == "a: mIoU 60.00 % at 10 ms, the only one of 4 within 10 ms (latency p50)."
     )
 
 
 def test_a_budget_that_none_keeps_names_the_least():
     found = pick(NETWORKS, 9, MEMORY)
     assert found.point is None
-    assert found.reason == "none of 4 models stays within 9 MiB (peak memory): the least is a with 10 MiB."
-    assert pick(NETWORKS[:1], 9, MEMORY).reason.startswith("the only model does not stay within 9 MiB")
+    assert (
+        found.reason
+        == "none of 4 models stays within 9 MiB (peak memory): the least is a with 10 MiB."
+    )
+    assert pick(NETWORKS[:1], 9, MEMORY).reason.startswith(
+        "the only model does not stay within 9 MiB"
+    )
     large = [replace(one, cost=12345.6) for one in NETWORKS[:1]]
     assert "12346 MiB" in pick(large, 16000, MEMORY).reason
     assert pick([], 9, MEMORY) == Pick(None, "peak memory was not measured here.")
 
 
 def test_the_pick_names_a_cheaper_model_that_is_not_told_apart():
-    found = pick(NETWORKS, 50, LATENCY, undecided=[frozenset("bd"), frozenset("cd"), frozenset("ab")])
+    found = pick(
+        NETWORKS, 50, LATENCY, undecided=[frozenset("bd"), frozenset("cd"), frozenset("ab")]
+    )
     assert found.point == NETWORKS[3]
     assert found.reason.endswith("; no difference to b is shown, which costs 20 ms.")
 
@@ -87,7 +103,9 @@ def test_the_drawing_names_every_model_and_marks_the_front_and_the_pick():
     assert {"mIoU, %", "60", "70"} <= {node.text for node in root.iter(f"{SVG}text")}
     rings = [node for node in root.iter(f"{SVG}circle") if node.get("class") == "pick"]
     marks = {g.find(f"{SVG}title").text[0]: g.find(f"{SVG}circle") for g in root.iter(f"{SVG}g")}
-    assert [(ring.get("cx"), ring.get("cy")) for ring in rings] == [(marks["b"].get("cx"), marks["b"].get("cy"))]
+    assert [(ring.get("cx"), ring.get("cy")) for ring in rings] == [
+        (marks["b"].get("cx"), marks["b"].get("cy"))
+    ]
     assert float(marks["d"].get("cx")) > float(marks["a"].get("cx"))  # dearer is further right
     assert float(marks["d"].get("cy")) < float(marks["a"].get("cy"))  # better is higher
 
@@ -114,7 +132,11 @@ def test_every_colour_is_a_variable_of_the_page_with_a_value_of_its_own():
 @pytest.mark.parametrize("width", [360, 720])
 def test_the_drawing_is_as_wide_as_it_is_asked_to_be(width):
     root = ElementTree.fromstring(front_svg(NETWORKS, LATENCY, budget=25, width=width))
-    across = [float(node.get("cx") or node.get("x")) for node in root.iter() if node.get("cx") or node.get("x")]
+    across = [
+        float(node.get("cx") or node.get("x"))
+        for node in root.iter()
+        if node.get("cx") or node.get("x")
+    ]
     assert root.get("viewBox").split()[2] == str(width)
     assert width / 2 < max(across) < width
 

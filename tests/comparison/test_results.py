@@ -16,7 +16,9 @@ def result(name: str, miou: float, pq: float | None) -> CandidateResult:
     seeds = np.array([-0.01, 0.0, 0.01])
     of_objects = None if pq is None else pq + seeds
     iou = np.full((3, 5), miou)
-    return CandidateResult(name, "scratch", (name,), 3, miou + seeds, iou, None, None, Latency(), of_objects)
+    return CandidateResult(
+        name, "scratch", (name,), 3, miou + seeds, iou, None, None, Latency(), of_objects
+    )
 
 
 def test_panoptic_models_are_ranked_by_pq_beside_miou():
@@ -27,12 +29,19 @@ def test_panoptic_models_are_ranked_by_pq_beside_miou():
     results = result("masks", 0.7, 0.2), result("plain", 0.65, None), result("objects", 0.6, 0.4)
     found = Ranking("scratch", results, (), "", (), (), differences)
     assert [s.name for s in found.by_pq] == ["objects", "masks"]
-    assert found.pq_verdict() == "by PQ: objects 40.00 %, masks 20.00 %; objects is better than every other"
+    assert (
+        found.pq_verdict()
+        == "by PQ: objects 40.00 %, masks 20.00 %; objects is better than every other"
+    )
     few = replace(found, results=(*results, result("new", 0.5, 0.9)), left_out=("new",))
     assert few.pq_verdict().endswith("; objects is better than every other with three seeds")
     values = found.as_dict(Budgets())
     assert values["by_pq"] == ["objects", "masks"]
-    assert [round(model["pq"], 6) if model["pq"] else None for model in values["models"]] == [0.2, None, 0.4]
+    assert [round(model["pq"], 6) if model["pq"] else None for model in values["models"]] == [
+        0.2,
+        None,
+        0.4,
+    ]
     assert values["pq_differences"][0]["better"] == "objects"
     assert values["pq_differences"][0]["pq"][2] < 0
 
@@ -59,12 +68,16 @@ def test_what_is_not_known_is_null_in_json():
 
 def test_a_model_whose_miou_is_not_known_is_on_no_front():
     ranked = Ranking("scratch", (result("a", 0.7, None), result("b", np.nan, None)), (), "", (), ())
-    timed = replace(ranked, results=tuple(replace(s, latency=Latency(9.0, 9.5)) for s in ranked.results))
+    timed = replace(
+        ranked, results=tuple(replace(s, latency=Latency(9.0, 9.5)) for s in ranked.results)
+    )
     assert [p.name for p in Budgets(max_ms=10).fronts(timed)[0][1]] == ["a"]
 
 
 def test_costs_in_json_are_named_as_those_of_fit():
-    measured = replace(result("a", 0.7, None), latency=Latency(12.5, 15.0, process_mib=300.0, gpu_mib=90.0))
+    measured = replace(
+        result("a", 0.7, None), latency=Latency(12.5, 15.0, process_mib=300.0, gpu_mib=90.0)
+    )
     assert measured.as_dict()["latency_ms"] == {"p50": 12.5, "p95": 15.0}
     assert measured.as_dict()["memory_mib"] == 90.0
     assert result("b", 0.6, None).as_dict()["latency_ms"] == {"p50": None, "p95": None}

@@ -10,7 +10,9 @@ from featherseg.comparison.roofline import Limits, Work, measure_limits, work_of
 from featherseg.core.types import SegOutput
 from featherseg.costs.cost import cost_of
 
-LIMITS = Limits("cpu", 1, {"fp32": {"matmul": 50.0, "conv3x3": 100.0}, "int8": {}}, {"copy": 10.0, "read": 20.0})
+LIMITS = Limits(
+    "cpu", 1, {"fp32": {"matmul": 50.0, "conv3x3": 100.0}, "int8": {}}, {"copy": 10.0, "read": 20.0}
+)
 
 
 class TwoLayers(nn.Module):
@@ -20,7 +22,11 @@ class TwoLayers(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.act, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1, bias=False)
+        self.first, self.act, self.second = (
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(4, 2, 1, bias=False),
+        )
 
     def forward(self, images: torch.Tensor) -> SegOutput:
         logits = self.second(self.act(self.first(images)))

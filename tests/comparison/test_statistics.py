@@ -9,7 +9,9 @@ from featherseg.comparison.statistics import Speedup, run_queue_wait, speedup, s
 STARTS, ROUNDS = 5, 4
 
 
-def noisy_times(rng: np.random.Generator, factors: tuple[float, ...], luck: float = 0.03) -> list[np.ndarray]:
+def noisy_times(
+    rng: np.random.Generator, factors: tuple[float, ...], luck: float = 0.03
+) -> list[np.ndarray]:
     """(S, R) times of each: a machine that drifts, luck of each process, noise, and one pass in 20 far out."""
     shape = (STARTS, ROUNDS)
     drift = np.cumsum(0.2 * rng.normal(size=STARTS * ROUNDS)).reshape(shape)
@@ -30,7 +32,9 @@ def test_a_variant_that_takes_a_fifth_longer_is_found_on_a_machine_that_drifts()
 
 def test_a_variant_beside_itself_is_seldom_called_faster_or_slower():
     rng = np.random.default_rng(1)
-    called = [speedup(*noisy_times(rng, (1, 1))).verdict != "no difference shown" for _ in range(400)]
+    called = [
+        speedup(*noisy_times(rng, (1, 1))).verdict != "no difference shown" for _ in range(400)
+    ]
     assert np.mean(called) <= 0.07
 
 
@@ -44,7 +48,9 @@ def test_intervals_hold_the_truth_in_about_95_of_100_benchmarks(luck):
 def test_the_ratio_turned_over_has_the_interval_turned_over():
     base, own = noisy_times(np.random.default_rng(3), (1.5, 1.0))
     forth, back = speedup(base, own), speedup(own, base)
-    assert [forth.value, forth.low, forth.high] == pytest.approx([1 / back.value, 1 / back.high, 1 / back.low])
+    assert [forth.value, forth.low, forth.high] == pytest.approx(
+        [1 / back.value, 1 / back.high, 1 / back.low]
+    )
 
 
 def test_a_variant_beside_its_own_times_is_the_baseline():
@@ -55,7 +61,12 @@ def test_a_variant_beside_its_own_times_is_the_baseline():
 
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
-    [(1.1, 1.5, "faster"), (0.5, 0.9, "slower"), (0.9, 1.1, "no difference shown"), (1.0, 1.2, "no difference shown")],
+    [
+        (1.1, 1.5, "faster"),
+        (0.5, 0.9, "slower"),
+        (0.9, 1.1, "no difference shown"),
+        (1.0, 1.2, "no difference shown"),
+    ],
 )
 def test_faster_is_said_only_where_the_interval_leaves_out_1(low, high, verdict):
     found = Speedup((low * high) ** 0.5, low, high)

@@ -14,7 +14,12 @@ from support.processes.fake_benchmark_worker import STAGES
 from featherseg import models
 from featherseg.comparison import worker as benchmark_worker
 from featherseg.comparison.benchmark_images import write_images
-from featherseg.comparison.builds import TORCH_BUILDS, BuildRuntime, GraphReplay, pointwise_by_onednn
+from featherseg.comparison.builds import (
+    TORCH_BUILDS,
+    BuildRuntime,
+    GraphReplay,
+    pointwise_by_onednn,
+)
 from featherseg.comparison.worker import WARM_LEAST, WARM_MOST, Opened, precision_of, serve
 from featherseg.inference.drawing import save_index_png
 from featherseg.inference.masks import predict_mask
@@ -138,7 +143,9 @@ def test_images_of_any_channels_are_read_back_as_they_were_written(tmp_path):
 
 
 def test_forcing_onednn_replaces_the_1x1_convolutions_alone():
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.Conv2d(8, 8, 3), torch.nn.Conv2d(8, 4, 1, stride=2))
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 1), torch.nn.Conv2d(8, 8, 3), torch.nn.Conv2d(8, 4, 1, stride=2)
+    )
     x = torch.randn(2, 3, 9, 11, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         wanted = model(x)
@@ -152,7 +159,12 @@ def test_a_cuda_graph_gives_what_its_model_gives_at_every_size():
     model = models.build("frm-lite0", 5).eval()
     plain = BuildRuntime(model, (), TORCH_BUILDS["ours-fp32"], torch.device("cuda"))
     torch.manual_seed(0)
-    graph = BuildRuntime(models.build("frm-lite0", 5).eval(), (), TORCH_BUILDS["ours-fp32-graph"], torch.device("cuda"))
+    graph = BuildRuntime(
+        models.build("frm-lite0", 5).eval(),
+        (),
+        TORCH_BUILDS["ours-fp32-graph"],
+        torch.device("cuda"),
+    )
     assert isinstance(graph._forward, GraphReplay)
     for shape in ((1, 3, 64, 96), (8, 3, 64, 96), (1, 3, 64, 96)):
         x = torch.randn(shape, device="cuda")
@@ -180,4 +192,6 @@ def test_what_is_timed_sees_images_at_the_size_that_the_model_is_used_at(files, 
     _, out, masks = opened.one_pass()
     factor = min(fit[0] / SIZE[0], fit[1] / SIZE[1])
     assert out.image_size == (round(SIZE[0] * factor), round(SIZE[1] * factor))
-    assert (masks[0] == predict_mask(runtime, opened.decode(opened.files)[0])).mean() > (0.98 if usual else 0.9999)
+    assert (masks[0] == predict_mask(runtime, opened.decode(opened.files)[0])).mean() > (
+        0.98 if usual else 0.9999
+    )

@@ -37,7 +37,9 @@ def mask(path: Path, values: np.ndarray) -> None:
 def polygon_mask(polygon, size=SIZE) -> np.ndarray:
     from pycocotools import mask as coco
 
-    return coco.decode(coco.merge(coco.frPyObjects([list(map(float, polygon))], *size))).astype(bool)
+    return coco.decode(coco.merge(coco.frPyObjects([list(map(float, polygon))], *size))).astype(
+        bool
+    )
 
 
 def ring() -> np.ndarray:
@@ -72,10 +74,16 @@ def pycocotools() -> None:
         add(4, next(ids), [polygon], polygon_mask(polygon))
     packed = coco.encode(np.asfortranarray(ring().astype(np.uint8)))
     add(7, 18, {"size": packed["size"], "counts": packed["counts"].decode()}, ring())
-    flat = (np.add.outer(np.arange(SIZE[0]), np.arange(SIZE[1])) % 11 < 4) & (np.arange(SIZE[1]) > 30)
+    flat = (np.add.outer(np.arange(SIZE[0]), np.arange(SIZE[1])) % 11 < 4) & (
+        np.arange(SIZE[1]) > 30
+    )
     bits = flat.ravel(order="F").astype(np.int8)
-    counts = np.diff(np.flatnonzero(np.diff(bits, prepend=0, append=1 - bits[-1])), prepend=0).tolist()
-    assert (coco.decode(coco.frPyObjects({"size": list(SIZE), "counts": counts}, *SIZE)) == flat).all()
+    counts = np.diff(
+        np.flatnonzero(np.diff(bits, prepend=0, append=1 - bits[-1])), prepend=0
+    ).tolist()
+    assert (
+        coco.decode(coco.frPyObjects({"size": list(SIZE), "counts": counts}, *SIZE)) == flat
+    ).all()
     add(7, 17, {"size": list(SIZE), "counts": counts}, flat, crowd=1)
     two = [[2.0, 2.0, 9.0, 2.0, 9.0, 9.0, 2.0, 9.0], [33.5, 25.5, 46.0, 26.0, 40.2, 35.0]]
     add(7, 3, two, polygon_mask(two[0]) | polygon_mask(two[1]))
@@ -130,7 +138,9 @@ def labelme() -> None:
     }  # fmt: skip
     for name, (file, size, shapes) in images.items():
         path = folder / f"{name}.json"
-        write_label_file(str(path), shapes=shapes, image_path=file, image_height=size[0], image_width=size[1])
+        write_label_file(
+            str(path), shapes=shapes, image_path=file, image_height=size[0], image_width=size[1]
+        )
         read = LabelFile(str(path))
         classes, objects = utils.shapes_to_label(size, read.shapes, value)
         mask(folder / f"expected/{name}.png", classes)
@@ -155,7 +165,11 @@ def label_studio() -> None:
     for number, (name, polygon) in enumerate(POLYGONS[:3]):
         points = np.reshape(polygon, (-1, 2)) / SIZE[::-1] * 100
         results.append(
-            result(number, "polygonlabels", {"points": points.tolist(), "closed": True, "polygonlabels": [name]})
+            result(
+                number,
+                "polygonlabels",
+                {"points": points.tolist(), "closed": True, "polygonlabels": [name]},
+            )
         )
         expected[polygon_mask(polygon)] = {"car": 1, "road": 2, "tree": 3}[name]
     rle = brush.mask2rle((ring() * 255).astype(np.uint8))
@@ -184,10 +198,14 @@ def supervision() -> None:
     names = ["car", "road", "tree"]
     picture = image(folder / "images/a.png")
     found = sv.Detections(
-        xyxy=sv.mask_to_xyxy(masks), mask=masks, class_id=np.array([names.index(name) for name, _ in POLYGONS])
+        xyxy=sv.mask_to_xyxy(masks),
+        mask=masks,
+        class_id=np.array([names.index(name) for name, _ in POLYGONS]),
     )
     dataset = sv.DetectionDataset(names, [str(picture)], {str(picture): found})
-    dataset.as_yolo(annotations_directory_path=str(folder / "labels"), data_yaml_path=str(folder / "data.yaml"))
+    dataset.as_yolo(
+        annotations_directory_path=str(folder / "labels"), data_yaml_path=str(folder / "data.yaml")
+    )
     expected = np.zeros(SIZE, np.uint8)
     for line in (folder / "labels/a.txt").read_text().splitlines():
         number, *values = line.split()
@@ -260,13 +278,19 @@ def datumaro() -> None:
                 inside = np.asarray(a.image)
             else:
                 polygon = a.as_polygon() if isinstance(a, dm.Bbox) else a.points
-                polygon = [float(number) for number in polygon]  # of 32 bits; CVAT gets two digits of them
+                polygon = [
+                    float(number) for number in polygon
+                ]  # of 32 bits; CVAT gets two digits of them
                 polygon = [round(number, 2) for number in polygon] if form == "cvat" else polygon
                 inside = mask_tools.rles_to_mask([polygon], SIZE[1], SIZE[0])
             values[np.asarray(inside, bool)] = a.label + 1
         return values
 
-    for form, folder in (("cvat", "cvat"), ("coco_instances", "coco-datumaro"), ("voc_segmentation", "voc")):
+    for form, folder in (
+        ("cvat", "cvat"),
+        ("coco_instances", "coco-datumaro"),
+        ("voc_segmentation", "voc"),
+    ):
         shutil.rmtree(FILES / folder, ignore_errors=True)
         dataset = dm.Dataset.from_iterable(list(items()), categories=names)
         if form == "voc_segmentation":  # as CVAT does for "Segmentation mask 1.1"
@@ -274,7 +298,10 @@ def datumaro() -> None:
             dataset.transform("boxes_to_masks")
         dataset.export(str(FILES / folder), form, save_media=True)
         for item in dataset:
-            mask(FILES / folder / f"expected/{item.id}.png", drawn(item, stacked=form != "coco_instances"))
+            mask(
+                FILES / folder / f"expected/{item.id}.png",
+                drawn(item, stacked=form != "coco_instances"),
+            )
 
 
 def cvat_docs() -> None:
@@ -285,15 +312,25 @@ def cvat_docs() -> None:
     root = ET.parse(folder / "annotations.xml").getroot()
     image(folder / "images/filename000.jpg", size, quality=1, optimize=True, progressive=True)
     expected, value = np.zeros(size, np.uint8), {"car": 1, "plate": 2}
-    for shape in sorted(root.iter("image").__next__(), key=lambda shape: int(shape.get("z_order", "0"))):
+    for shape in sorted(
+        root.iter("image").__next__(), key=lambda shape: int(shape.get("z_order", "0"))
+    ):
         if shape.tag == "polygon":
-            inside = polygon_mask([float(n) for n in shape.get("points").replace(";", ",").split(",")], size)
+            inside = polygon_mask(
+                [float(n) for n in shape.get("points").replace(";", ",").split(",")], size
+            )
         elif shape.tag == "box":
-            left, top, right, bottom = (float(shape.get(name)) for name in ("xtl", "ytl", "xbr", "ybr"))
+            left, top, right, bottom = (
+                float(shape.get(name)) for name in ("xtl", "ytl", "xbr", "ybr")
+            )
             inside = polygon_mask([left, top, right, top, right, bottom, left, bottom], size)
         elif shape.tag == "mask":
-            left, top, width, height = (int(shape.get(name)) for name in ("left", "top", "width", "height"))
-            bits = [i % 2 for i, n in enumerate(shape.get("rle").split(", ")) for _ in range(int(n))]
+            left, top, width, height = (
+                int(shape.get(name)) for name in ("left", "top", "width", "height")
+            )
+            bits = [
+                i % 2 for i, n in enumerate(shape.get("rle").split(", ")) for _ in range(int(n))
+            ]
             inside = np.zeros(size, bool)
             inside[top : top + height, left : left + width] = np.reshape(bits, (height, width))
         else:

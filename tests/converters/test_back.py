@@ -14,7 +14,13 @@ from support.data.annotation_sources import SIZE, coco, picture, square
 
 import featherseg
 from featherseg.converters import write_samples
-from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, UnknownName
+from featherseg.core.errors import (
+    ConfigError,
+    DataError,
+    DataNotFound,
+    FeathersegError,
+    UnknownName,
+)
 from featherseg.core.types import ClassInfo
 from featherseg.data import open_dataset
 from featherseg.data.panoptic.files import PanopticWriter
@@ -48,14 +54,20 @@ def blobs(tmp_path: Path) -> Path:
     for split in ("train", "val"):
         for number in range(3):
             size = rng.integers(40, 80, 2)
-            mask = ndimage.gaussian_filter(rng.normal(size=(4, *size)), (0, 3, 3)).argmax(0).astype(np.uint8)
+            mask = (
+                ndimage.gaussian_filter(rng.normal(size=(4, *size)), (0, 3, 3))
+                .argmax(0)
+                .astype(np.uint8)
+            )
             if number == 1:
                 mask[rng.random(size) < 0.05] = rng.integers(0, 4)
             if number == 2:
                 mask[10:14, 10:30] = 255
             objects = np.zeros(size, np.uint16)
             pieces, _ = ndimage.label(mask == 1)
-            objects[mask == 1] = (pieces[mask == 1] - 1) // 2  # two pieces an object, the first two a crowd
+            objects[mask == 1] = (
+                pieces[mask == 1] - 1
+            ) // 2  # two pieces an object, the first two a crowd
             pieces, _ = ndimage.label(mask == 2)
             objects[mask == 2] = pieces[mask == 2] + 500
             photo = rng.integers(0, 255, (*size, 3), dtype=np.uint8)
@@ -83,7 +95,10 @@ def test_masks_come_back_to_the_pixel(form, things, blobs, tmp_path):
     assert there.images == {"train": 3, "val": 3}
     featherseg.convert(tmp_path / "there", tmp_path / "back")
     for split in ("train", "val"):
-        data, back = (open_dataset(str(folder / "dataset.toml"), split) for folder in (blobs, tmp_path / "back"))
+        data, back = (
+            open_dataset(str(folder / "dataset.toml"), split)
+            for folder in (blobs, tmp_path / "back")
+        )
         assert data.keys == back.keys
         for index in range(3):
             assert (named(data, index) == named(back, index)).all()
@@ -154,11 +169,22 @@ def test_what_is_written_for_the_other_tools_has_their_form(blobs, tmp_path):
 
     root = ElementTree.parse(tmp_path / "cvat/annotations.xml").getroot()
     assert [image.get("name") for image in root.iter("image")][2:4] == ["train/2.png", "val/0.png"]
-    assert {label.findtext("name") for label in root.iter("label")} == {"cat", "dog", "tree", "ignore"}
-    assert [label["name"] for label in json.loads((tmp_path / "cvat/labels.json").read_text())][:2] == ["cat", "dog"]
+    assert {label.findtext("name") for label in root.iter("label")} == {
+        "cat",
+        "dog",
+        "tree",
+        "ignore",
+    }
+    assert [label["name"] for label in json.loads((tmp_path / "cvat/labels.json").read_text())][
+        :2
+    ] == ["cat", "dog"]
 
 
-CLASSES = (ClassInfo("background", (0, 0, 0)), ClassInfo("cat", (200, 0, 0), thing=True), ClassInfo("tree", (0, 99, 0)))
+CLASSES = (
+    ClassInfo("background", (0, 0, 0)),
+    ClassInfo("cat", (200, 0, 0), thing=True),
+    ClassInfo("tree", (0, 99, 0)),
+)
 
 
 def predicted(folder: Path) -> np.ndarray:
@@ -176,7 +202,9 @@ def predicted(folder: Path) -> np.ndarray:
 def test_predicted_masks_go_to_the_tool_with_their_names(form, tmp_path):
     mask = predicted(tmp_path / "predictions")
     picture(tmp_path / "photos/street.jpg")
-    done = featherseg.convert(tmp_path / "predictions", tmp_path / "there", to_format=form, images=tmp_path / "photos")
+    done = featherseg.convert(
+        tmp_path / "predictions", tmp_path / "there", to_format=form, images=tmp_path / "photos"
+    )
     assert done.classes == ["cat", "tree"]
     assert done.notes == []
     featherseg.convert(tmp_path / "there", tmp_path / "back")
@@ -186,18 +214,28 @@ def test_predicted_masks_go_to_the_tool_with_their_names(form, tmp_path):
 
 def test_images_of_one_name_get_their_own_masks(tmp_path):
     mask = predicted(tmp_path / "predictions")
-    save_index_png(mask[::-1], CLASSES, tmp_path / "predictions/street-2_mask.png")  # so `predict` names the second
+    save_index_png(
+        mask[::-1], CLASSES, tmp_path / "predictions/street-2_mask.png"
+    )  # so `predict` names the second
     for name in ("street.jpg", "street.png"):
         picture(tmp_path / "photos" / name)
     done = featherseg.convert(
-        tmp_path / "predictions", tmp_path / "there", to_format="labelme", images=tmp_path / "photos"
+        tmp_path / "predictions",
+        tmp_path / "there",
+        to_format="labelme",
+        images=tmp_path / "photos",
     )
     assert done.notes == []
-    for name, source, drawn in (("street.json", "street.jpg", mask), ("street-2.json", "street.png", mask[::-1])):
+    for name, source, drawn in (
+        ("street.json", "street.jpg", mask),
+        ("street-2.json", "street.png", mask[::-1]),
+    ):
         content = json.loads((tmp_path / "there" / name).read_text())
         placed = tmp_path / "there" / content["imagePath"]
         assert placed.read_bytes() == (tmp_path / "photos" / source).read_bytes()
-        left, top = np.array(next(s["points"] for s in content["shapes"] if s["label"] == "cat")).min(axis=0)
+        left, top = np.array(
+            next(s["points"] for s in content["shapes"] if s["label"] == "cat")
+        ).min(axis=0)
         assert drawn[int(top), int(left)] == 1
 
 
@@ -205,11 +243,17 @@ def test_masks_of_other_images_are_refused_or_told(tmp_path):
     mask = predicted(tmp_path / "predictions")
     save_index_png(mask, CLASSES, tmp_path / "predictions/park_mask.png")
     picture(tmp_path / "photos/street.jpg")
-    done = featherseg.convert(tmp_path / "predictions", tmp_path / "a", to_format="coco", images=tmp_path / "photos")
+    done = featherseg.convert(
+        tmp_path / "predictions", tmp_path / "a", to_format="coco", images=tmp_path / "photos"
+    )
     assert done.notes == [f"1 mask without an image in {tmp_path / 'photos'}: park_mask.png"]
     Image.new("RGB", (7, 5)).save(tmp_path / "photos/street.jpg")
-    with pytest.raises(DataError, match=r"street_mask\.png is .* but .*street\.jpg is 5x7: it is of another image"):
-        featherseg.convert(tmp_path / "predictions", tmp_path / "b", to_format="coco", images=tmp_path / "photos")
+    with pytest.raises(
+        DataError, match=r"street_mask\.png is .* but .*street\.jpg is 5x7: it is of another image"
+    ):
+        featherseg.convert(
+            tmp_path / "predictions", tmp_path / "b", to_format="coco", images=tmp_path / "photos"
+        )
 
 
 def test_predicted_masks_without_images_or_names_are_written_all_the_same(tmp_path):
@@ -233,16 +277,24 @@ def test_predicted_objects_are_kept(tmp_path):
             for i, info in enumerate(CLASSES)
         ],
     )
-    segments = [{"id": i, "category_id": category} for i, category in ((3, 0), (7, 1), (8, 1), (9, 2))]
+    segments = [
+        {"id": i, "category_id": category} for i, category in ((3, 0), (7, 1), (8, 1), (9, 2))
+    ]
     writer.add("street", "street.jpg", "street.png", (ids, segments))
     writer.finish()
     featherseg.convert(tmp_path / "predictions", tmp_path / "out", to_format="coco")
     content = json.loads((tmp_path / "out/annotations/instances_default.json").read_text())
-    assert sorted((row["category_id"], row["area"]) for row in content["annotations"]) == [(1, 24), (1, 24), (2, 90)]
+    assert sorted((row["category_id"], row["area"]) for row in content["annotations"]) == [
+        (1, 24),
+        (1, 24),
+        (2, 90),
+    ]
 
 
 def test_shares_are_not_cut_into_splits_for_the_tool(tmp_path):
-    featherseg.convert(coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])]).parent, tmp_path / "ds")
+    featherseg.convert(
+        coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])]).parent, tmp_path / "ds"
+    )
     toml = tmp_path / "ds/dataset.toml"
     assert tomllib.loads(toml.read_text())["splits"] == {"train": 1.0}
     featherseg.convert(toml, tmp_path / "out", to_format="cvat")
@@ -258,7 +310,9 @@ def test_images_outside_of_the_dataset_are_written_inside_of_the_output(form, tm
         (folder / "gt").mkdir()
         Image.fromarray(np.ones(SIZE, np.uint8)).save(folder / "gt/000.png")
     (ds / "train.txt").write_text("../../../raw/000\nraw/000\n")
-    sources = "".join(f'[[source]]\nimages = "{up}raw"\nmasks = "{up}gt"\n' for up in ("../../../", ""))
+    sources = "".join(
+        f'[[source]]\nimages = "{up}raw"\nmasks = "{up}gt"\n' for up in ("../../../", "")
+    )
     head = HEAD.replace('images = "images"\nmasks = "masks"\n', "").replace('val = "val"\n', "")
     (ds / "dataset.toml").write_text(head.replace('= "train"', '= "train.txt"') + sources)
     before = set(tmp_path.rglob("*"))
@@ -267,7 +321,10 @@ def test_images_outside_of_the_dataset_are_written_inside_of_the_output(form, tm
     write_samples(listed, [0, 1], form, tmp_path / "a/b/d", lambda *_: None)  # as `audit --to` does
     written = [path for path in set(tmp_path.rglob("*")) - before if path.suffix == ".png"]
     for out in "cd":
-        assert sorted(p.name for p in written if p.is_relative_to(tmp_path / "a/b" / out)) == ["000-2.png", "000.png"]
+        assert sorted(p.name for p in written if p.is_relative_to(tmp_path / "a/b" / out)) == [
+            "000-2.png",
+            "000.png",
+        ]
     assert len(written) == 4
 
 
@@ -303,9 +360,13 @@ def test_outlines_of_labelme_have_few_corners_where_hardly_a_pixel_changes(tmp_p
     (tmp_path / "predictions").mkdir()
     save_index_png(mask, CLASSES, tmp_path / "predictions/disc_mask.png")
     picture(tmp_path / "photos/disc.jpg", (480, 640))
-    featherseg.convert(tmp_path / "predictions", tmp_path / "out", to_format="labelme", images=tmp_path / "photos")
+    featherseg.convert(
+        tmp_path / "predictions", tmp_path / "out", to_format="labelme", images=tmp_path / "photos"
+    )
     content = json.loads((tmp_path / "out/disc.json").read_text())
-    assert max(len(shape["points"]) for shape in content["shapes"]) < 60  # along the pixels the disc has 452
+    assert (
+        max(len(shape["points"]) for shape in content["shapes"]) < 60
+    )  # along the pixels the disc has 452
     featherseg.convert(tmp_path / "out", tmp_path / "back")
     found = np.array(Image.open(tmp_path / "back/masks/disc.png"))
     assert (found == mask).mean() >= 0.999

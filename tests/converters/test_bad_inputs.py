@@ -10,13 +10,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.data.annotation_sources import SIZE, coco, cvat, labelme, mask, picture, polygon, square, write_json
+from support.data.annotation_sources import (
+    SIZE,
+    coco,
+    cvat,
+    labelme,
+    mask,
+    picture,
+    polygon,
+    square,
+    write_json,
+)
 
 import featherseg
 from featherseg.converters.annotations import UnusableShape
 from featherseg.converters.pixel_rules import coco_polygon
 from featherseg.converters.run_lengths import coco_counts, label_studio_mask
-from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, UnknownName
+from featherseg.core.errors import (
+    ConfigError,
+    DataError,
+    DataNotFound,
+    FeathersegError,
+    UnknownName,
+)
 
 LAUGHS = '<!DOCTYPE lolz [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>'
 OUTSIDE = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>'
@@ -114,8 +130,12 @@ def test_nothing_known_and_nothing_there_are_said(tmp_path):
     write_json(tmp_path / "src/a.json", {"hello": 1})
     assert "no known annotations" in refused(tmp_path / "src", tmp_path / "out", DataNotFound)
     assert "does not exist" in refused(tmp_path / "srk", tmp_path / "out", DataNotFound)
-    assert "Did you mean 'coco'" in refused(tmp_path / "src", tmp_path / "out", UnknownName, from_format="coca")
-    assert "no annotations of YOLO" in refused(tmp_path / "src", tmp_path / "out", DataNotFound, from_format="yolo")
+    assert "Did you mean 'coco'" in refused(
+        tmp_path / "src", tmp_path / "out", UnknownName, from_format="coca"
+    )
+    assert "no annotations of YOLO" in refused(
+        tmp_path / "src", tmp_path / "out", DataNotFound, from_format="yolo"
+    )
     refused(tmp_path / "src", tmp_path / "out", ConfigError, to_format="coco", from_format="coco")
     refused(tmp_path / "src", tmp_path / "out", DataNotFound, images=tmp_path / "nowhere")
 
@@ -123,7 +143,10 @@ def test_nothing_known_and_nothing_there_are_said(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"_via_settings": {}, "_via_img_metadata": {}}, "VGG Image Annotator, which cannot be read. Export its annot"),
+        (
+            {"_via_settings": {}, "_via_img_metadata": {}},
+            "VGG Image Annotator, which cannot be read. Export its annot",
+        ),
         ({"a.png99": {"regions": [{"shape_attributes": {"name": "rect"}}]}}, "VGG Image Annotator"),
         (
             {"dm_format_version": "1", "categories": {}, "items": [{"annotations": []}]},
@@ -134,10 +157,14 @@ def test_nothing_known_and_nothing_there_are_said(tmp_path):
 def test_files_of_tools_that_are_not_read_are_called_by_name(content, said, tmp_path):
     picture(tmp_path / "src/a.png")
     path = write_json(tmp_path / "src/project.json", content)
-    assert f"{path} is a file of {said}" in refused(tmp_path / "src", tmp_path / "out", DataNotFound)
+    assert f"{path} is a file of {said}" in refused(
+        tmp_path / "src", tmp_path / "out", DataNotFound
+    )
 
 
-@pytest.mark.parametrize("name", ["../../secret.png", "/etc/secret.png", "..\\..\\secret.png", "C:\\secret.png"])
+@pytest.mark.parametrize(
+    "name", ["../../secret.png", "/etc/secret.png", "..\\..\\secret.png", "C:\\secret.png"]
+)
 def test_names_lead_nowhere(name, tmp_path):
     picture(tmp_path / "secret.png")
     picture(tmp_path / "a/src/other.png")
@@ -160,7 +187,9 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
     assert not (tmp_path / "out/images/a.png").is_symlink()
 
 
-@pytest.mark.parametrize("name", ["../evil.json", "/evil.json", "a/../../evil.json", "C:/evil.json", "..\\evil.json"])
+@pytest.mark.parametrize(
+    "name", ["../evil.json", "/evil.json", "a/../../evil.json", "C:/evil.json", "..\\evil.json"]
+)
 def test_a_zip_with_names_that_leave_its_folder_is_refused(name, tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr(name, "{}")
@@ -175,7 +204,9 @@ def test_zip_bombs_and_damaged_zips_are_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "cut.zip", "w") as archive:
         archive.write(path, "coco.json")
     content = (tmp_path / "cut.zip").read_bytes()
-    (tmp_path / "cut.zip").write_bytes(content.replace(b'"images"', b'"imagez"', 1))  # its checksum is wrong now
+    (tmp_path / "cut.zip").write_bytes(
+        content.replace(b'"images"', b'"imagez"', 1)
+    )  # its checksum is wrong now
     assert "cannot be unpacked" in refused(tmp_path / "cut.zip", tmp_path / "out")
 
 
@@ -192,7 +223,9 @@ def test_a_zip_whose_packed_bytes_are_damaged_is_refused(packing, tmp_path):
 @pytest.mark.parametrize("name", ["export.zip", "export.tar.gz", "EXPORT.RAR"])
 def test_an_archive_that_is_not_read_is_called_one(name, tmp_path):
     (tmp_path / name).write_bytes(b"no zip")
-    assert "another kind of archive, which cannot be read" in refused(tmp_path / name, tmp_path / "out")
+    assert "another kind of archive, which cannot be read" in refused(
+        tmp_path / name, tmp_path / "out"
+    )
 
 
 def test_a_folder_in_use_is_never_written_over(tmp_path):
@@ -226,7 +259,9 @@ def test_too_many_shapes_on_one_image_are_refused_before_they_are_drawn(tmp_path
     path = coco(tmp_path / "src", [])
     row = '{"id":1,"image_id":1,"category_id":1,"segmentation":[[1,1,2,1,2,2]]}'
     text = json.dumps(json.loads(path.read_text()))
-    path.write_text(text.replace('"annotations": []', f'"annotations": [{",".join([row] * 100_001)}]'))
+    path.write_text(
+        text.replace('"annotations": []', f'"annotations": [{",".join([row] * 100_001)}]')
+    )
     assert "images of more than 100,000 shapes" in refused(path.parent, tmp_path / "out").casefold()
 
 
@@ -261,9 +296,18 @@ def test_cut_and_foreign_run_lengths_are_refused():
 @pytest.mark.parametrize(
     ("inside", "reason"),
     [
-        ('<mask label="car" rle="1, 2" left="0" top="0" width="9" height="9"/>', "run lengths of 3 pixels"),
-        ('<mask label="car" rle="a" left="0" top="0" width="9" height="9"/>', "run lengths that are no counts"),
-        ('<mask label="car" rle="1" left="0" top="0" width="1e9" height="1e9"/>', "an impossible size"),
+        (
+            '<mask label="car" rle="1, 2" left="0" top="0" width="9" height="9"/>',
+            "run lengths of 3 pixels",
+        ),
+        (
+            '<mask label="car" rle="a" left="0" top="0" width="9" height="9"/>',
+            "run lengths that are no counts",
+        ),
+        (
+            '<mask label="car" rle="1" left="0" top="0" width="1e9" height="1e9"/>',
+            "an impossible size",
+        ),
         ('<mask label="car" rle="1" left="nan" top="0" width="1" height="1"/>', "are no numbers"),
         ('<box label="car" xtl="0" ytl="0" xbr="inf" ybr="1"/>', "are no numbers"),
         ('<polygon label="car" points="1,2;3"/>', "no pairs of numbers"),
@@ -271,7 +315,9 @@ def test_cut_and_foreign_run_lengths_are_refused():
     ],
 )
 def test_impossible_shapes_of_cvat_leave_their_image_out(inside, reason, tmp_path):
-    assert reason in refused(cvat(tmp_path / "src", inside).parent, tmp_path / "out").replace("Run", "run")
+    assert reason in refused(cvat(tmp_path / "src", inside).parent, tmp_path / "out").replace(
+        "Run", "run"
+    )
 
 
 def test_video_tasks_and_labels_without_a_name_are_refused(tmp_path):
@@ -288,7 +334,10 @@ def test_lines_of_yolo_that_are_none_are_named(tmp_path):
     label = tmp_path / "src/labels/a.txt"
     label.write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n2 0.1 0.1 0.5 0.1 0.5 0.5\n")
     assert "line 2: class '2', but there are 2 names" in refused(tmp_path / "src", tmp_path / "out")
-    for line, reason in (("0 0.1 0.1 0.5 0.1 0.5", "half a corner"), ("0 0.1 x 0.5 0.1 0.5 0.5", "not finite")):
+    for line, reason in (
+        ("0 0.1 0.1 0.5 0.1 0.5", "half a corner"),
+        ("0 0.1 x 0.5 0.1 0.5 0.5", "not finite"),
+    ):
         label.write_text(line)
         assert reason in refused(tmp_path / "src", tmp_path / "out")
 
@@ -300,7 +349,9 @@ def test_a_type_that_is_no_text_is_dropped_and_told(tmp_path):
     content["objects"][0]["geometryType"] = {"of": ["long " * 1000]}
     path.write_text(json.dumps(content))
     left = featherseg.convert(tmp_path / "src", tmp_path / "out").left_out
-    assert [len(reason) < 200 for reason in left if reason.startswith("objects of the type")] == [True]
+    assert [len(reason) < 200 for reason in left if reason.startswith("objects of the type")] == [
+        True
+    ]
 
 
 def test_a_file_that_is_no_json_is_called_so_where_its_tool_is_not_known(tmp_path):

@@ -33,26 +33,39 @@ from featherseg.data import open_dataset
 
 def test_of_shapes_that_overlap_the_later_lies_on_top(tmp_path):
     big, small = square(2, 2, 20, 18), square(5, 5, 12, 12)
-    for order, inner in ((("road", big), ("car", small)), 1), ((("car", small), ("road", big)), None):
+    for order, inner in (
+        ((("road", big), ("car", small)), 1),
+        ((("car", small), ("road", big)), None),
+    ):
         out = tmp_path / f"out-{inner}"
-        featherseg.convert(coco(tmp_path / f"src-{inner}", [(n, [s]) for n, s in order]).parent, out)
+        featherseg.convert(
+            coco(tmp_path / f"src-{inner}", [(n, [s]) for n, s in order]).parent, out
+        )
         assert box(mask(out), 1) == (5, 5, 12, 12) if inner else not (mask(out) == 1).any()
 
 
 def test_z_order_of_cvat_decides_before_the_order_of_the_file(tmp_path):
     shape = '<polygon label="{}" points="{}" z_order="{}" occluded="0"/>'
-    inside = shape.format("car", "5,5;12,5;12,12;5,12", 3) + shape.format("road", "2,2;20,2;20,18;2,18", -1)
+    inside = shape.format("car", "5,5;12,5;12,12;5,12", 3) + shape.format(
+        "road", "2,2;20,2;20,18;2,18", -1
+    )
     featherseg.convert(cvat(tmp_path / "src", inside).parent, tmp_path / "out")
     assert box(mask(tmp_path / "out"), 1) == (5, 5, 12, 12)
     assert (mask(tmp_path / "out") == 2).sum() == 16 * 18 - 49
 
 
 def test_a_pixel_of_coco_and_cvat_covers_a_half_open_square_and_one_of_labelme_its_middle(tmp_path):
-    featherseg.convert(coco(tmp_path / "coco", [("car", [square(3, 4, 10, 9)])]).parent, tmp_path / "a")
+    featherseg.convert(
+        coco(tmp_path / "coco", [("car", [square(3, 4, 10, 9)])]).parent, tmp_path / "a"
+    )
     corners = "3,4;10,4;10,9;3,9"
-    featherseg.convert(cvat(tmp_path / "cvat", f'<polygon label="car" points="{corners}"/>').parent, tmp_path / "b")
+    featherseg.convert(
+        cvat(tmp_path / "cvat", f'<polygon label="car" points="{corners}"/>').parent, tmp_path / "b"
+    )
     picture(tmp_path / "labelme/a.png")
-    featherseg.convert(labelme(tmp_path / "labelme", [polygon("car", *square(3, 4, 10, 9))]).parent, tmp_path / "c")
+    featherseg.convert(
+        labelme(tmp_path / "labelme", [polygon("car", *square(3, 4, 10, 9))]).parent, tmp_path / "c"
+    )
     assert box(mask(tmp_path / "a"), 1) == box(mask(tmp_path / "b"), 1) == (4, 3, 9, 10)
     assert box(mask(tmp_path / "c"), 1) == (4, 3, 10, 11)
 
@@ -64,9 +77,12 @@ def test_holes_stay_holes(tmp_path):
     flat = inside.ravel(order="F").astype(int)
     counts = np.diff([0, *(np.flatnonzero(np.diff(flat)) + 1), flat.size]).tolist()
     featherseg.convert(
-        coco(tmp_path / "coco", [("car", {"size": list(SIZE), "counts": counts})]).parent, tmp_path / "a"
+        coco(tmp_path / "coco", [("car", {"size": list(SIZE), "counts": counts})]).parent,
+        tmp_path / "a",
     )
-    rows = np.diff([0, *(np.flatnonzero(np.diff(inside[3:15, 4:20].ravel().astype(int))) + 1), 12 * 16]).tolist()
+    rows = np.diff(
+        [0, *(np.flatnonzero(np.diff(inside[3:15, 4:20].ravel().astype(int))) + 1), 12 * 16]
+    ).tolist()
     rle = ", ".join(map(str, [0, *rows]))
     xml = f'<mask label="car" rle="{rle}" left="4" top="3" width="16" height="12" z_order="0"/>'
     featherseg.convert(cvat(tmp_path / "cvat", xml).parent, tmp_path / "b")
@@ -88,7 +104,12 @@ def test_two_categories_of_one_name_are_one_class_and_ids_may_have_gaps(tmp_path
     path = coco(tmp_path / "src", [])
     categories = [{"id": 900, "name": "car"}, {"id": 3, "name": "road"}, {"id": 41, "name": "car "}]
     annotations = [
-        {"id": i, "image_id": 1, "category_id": category, "segmentation": [square(8 * i, 2, 8 * i + 6, 8)]}
+        {
+            "id": i,
+            "image_id": 1,
+            "category_id": category,
+            "segmentation": [square(8 * i, 2, 8 * i + 6, 8)],
+        }
         for i, category in enumerate((900, 3, 41))
     ]
     images = [{"id": 1, "file_name": "a.png", "height": 20, "width": 30}]
@@ -110,7 +131,15 @@ def test_the_name_of_a_roboflow_project_is_no_class(tmp_path):
             {"id": 1, "name": "dog", "supercategory": "dogs-ab1c"},
         ],
         "images": [{"id": 0, "license": 1, "file_name": "a.png", "height": 20, "width": 30}],
-        "annotations": [{"id": 0, "image_id": 0, "category_id": 1, "segmentation": [square(1, 1, 5, 5)], "iscrowd": 0}],
+        "annotations": [
+            {
+                "id": 0,
+                "image_id": 0,
+                "category_id": 1,
+                "segmentation": [square(1, 1, 5, 5)],
+                "iscrowd": 0,
+            }
+        ],
     }
     write_json(path.with_name("_annotations.coco.json"), content)
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
@@ -141,7 +170,9 @@ def test_shapes_of_the_image_as_it_is_stored_are_turned_with_it(tmp_path):
     content = {
         "images": [{"id": 1, "file_name": "a.png", "height": SIZE[0], "width": SIZE[1]}],
         "categories": [{"id": 1, "name": "car"}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [square(3, 4, 12, 9)]}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [square(3, 4, 12, 9)]}
+        ],
     }
     write_json(tmp_path / "src/coco.json", content)
     featherseg.convert(tmp_path / "src", tmp_path / "out")
@@ -155,12 +186,18 @@ def test_an_image_that_is_listed_twice_has_the_shapes_of_both(tmp_path):
     path = coco(tmp_path / "src", [])
     images = [{"id": i, "file_name": "a.png", "height": 20, "width": 30} for i in (1, 2)]
     shapes = [
-        {"id": i, "image_id": i, "category_id": 1, "segmentation": [square(8 * i, 2, 8 * i + 6, 8)]} for i in (1, 2)
+        {"id": i, "image_id": i, "category_id": 1, "segmentation": [square(8 * i, 2, 8 * i + 6, 8)]}
+        for i in (1, 2)
     ]
-    write_json(path, {"images": images, "categories": [{"id": 1, "name": "car"}], "annotations": shapes})
+    write_json(
+        path, {"images": images, "categories": [{"id": 1, "name": "car"}], "annotations": shapes}
+    )
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert mask(tmp_path / "out")[4, [10, 18]].tolist() == [1, 1]
-    assert "further entries of an image that is listed twice (their shapes were joined)" in done.left_out
+    assert (
+        "further entries of an image that is listed twice (their shapes were joined)"
+        in done.left_out
+    )
 
 
 def test_images_of_one_name_in_two_folders_are_two(tmp_path):
@@ -182,7 +219,9 @@ def test_images_of_one_stem_get_names_of_their_own(tmp_path):
     featherseg.convert(tmp_path / "src", tmp_path / "out")
     images = sorted(path.name for path in (tmp_path / "out/images").iterdir())
     masks = sorted(path.name for path in (tmp_path / "out/masks").iterdir())
-    assert sorted(name.partition(".")[0] for name in images) == sorted(name.removesuffix(".png") for name in masks)
+    assert sorted(name.partition(".")[0] for name in images) == sorted(
+        name.removesuffix(".png") for name in masks
+    )
     assert len(masks) == 2
 
 
@@ -210,21 +249,28 @@ def test_images_that_nobody_annotated_are_counted(tmp_path):
     (tmp_path / "yolo/labels/a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
     (tmp_path / "yolo/data.yaml").write_text("names: [car]\n")
     done = featherseg.convert(tmp_path / "yolo", tmp_path / "out-yolo")
-    assert done.notes[0] == "images without a label are all background, as in YOLO: 1, first images/b.png"
+    assert (
+        done.notes[0]
+        == "images without a label are all background, as in YOLO: 1, first images/b.png"
+    )
     assert done.images == {"all": 2}
 
 
 def test_an_image_inside_a_labelme_file_is_written_out(tmp_path):
     path = picture(tmp_path / "elsewhere/a.png")
     inside = base64.b64encode(path.read_bytes()).decode()
-    labelme(tmp_path / "src", [polygon("car", *square(2, 3, 6, 5))], "../../a.png", imageData=inside)
+    labelme(
+        tmp_path / "src", [polygon("car", *square(2, 3, 6, 5))], "../../a.png", imageData=inside
+    )
     featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert (tmp_path / "out/images/a.png").read_bytes() == path.read_bytes()
 
 
 def test_paths_of_another_machine_find_the_image_of_that_name(tmp_path):
     picture(tmp_path / "src/pictures/a.png")
-    labelme(tmp_path / "src/json", [polygon("car", *square(2, 3, 6, 5))], "C:\\Users\\me\\data\\a.png")
+    labelme(
+        tmp_path / "src/json", [polygon("car", *square(2, 3, 6, 5))], "C:\\Users\\me\\data\\a.png"
+    )
     assert featherseg.convert(tmp_path / "src", tmp_path / "out").images == {"all": 1}
 
 
@@ -243,18 +289,28 @@ def test_classes_to_ignore_and_background_keep_their_meaning(tmp_path):
 
 
 def test_no_background_where_every_pixel_has_a_shape(tmp_path):
-    done = featherseg.convert(coco(tmp_path / "src", [("road", [square(0, 0, 30, 20)])]).parent, tmp_path / "out")
+    done = featherseg.convert(
+        coco(tmp_path / "src", [("road", [square(0, 0, 30, 20)])]).parent, tmp_path / "out"
+    )
     assert done.classes == ["car", "road"]
-    assert tomllib.loads((tmp_path / "out/dataset.toml").read_text())["map"] == {"1": "car", "2": "road"}
+    assert tomllib.loads((tmp_path / "out/dataset.toml").read_text())["map"] == {
+        "1": "car",
+        "2": "road",
+    }
 
 
 def test_train_alone_gets_a_validation_part(tmp_path):
     for number in range(12):
         picture(tmp_path / f"src/train/{chr(97 + number)}.png")
-        path = labelme(tmp_path / "src/train", [polygon("car", *square(2, 3, 6, 5))], f"{chr(97 + number)}.png")
+        path = labelme(
+            tmp_path / "src/train", [polygon("car", *square(2, 3, 6, 5))], f"{chr(97 + number)}.png"
+        )
         path.rename(path.with_name(f"{number}.json"))
     featherseg.convert(tmp_path / "src", tmp_path / "out")
-    splits = {name: open_dataset(str(tmp_path / "out/dataset.toml"), name).keys for name in ("train", "val")}
+    splits = {
+        name: open_dataset(str(tmp_path / "out/dataset.toml"), name).keys
+        for name in ("train", "val")
+    }
     assert splits["val"]
     assert len(splits["train"]) + len(splits["val"]) == 12
 
@@ -263,7 +319,10 @@ def test_an_image_of_two_splits_stays_in_test(tmp_path):
     picture(tmp_path / "src/images/a.png")
     picture(tmp_path / "src/images/b.png")
     for split in ("train", "test"):
-        rows = [{"id": i, "file_name": f"{n}.png", "height": 20, "width": 30} for i, n in enumerate("ab")]
+        rows = [
+            {"id": i, "file_name": f"{n}.png", "height": 20, "width": 30}
+            for i, n in enumerate("ab")
+        ]
         rows = rows if split == "train" else rows[:1]
         shapes = [{"id": 1, "image_id": 0, "category_id": 1, "segmentation": [square(1, 1, 5, 5)]}]
         content = {"images": rows, "categories": [{"id": 1, "name": "car"}], "annotations": shapes}
@@ -299,7 +358,9 @@ def test_a_cvat_export_of_masks_is_read_by_its_labelmap(tmp_path):
     for folder in ("SegmentationClass", "SegmentationObject"):
         (tmp_path / "src" / folder).mkdir()
         Image.fromarray(colors).save(tmp_path / f"src/{folder}/a.png")
-    lines = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:250,50,83::\nroad:10,20,30::\n"
+    lines = (
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:250,50,83::\nroad:10,20,30::\n"
+    )
     (tmp_path / "src/labelmap.txt").write_text(lines)
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert done.classes == ["background", "car", "road"]
@@ -319,7 +380,11 @@ def test_masks_of_pascal_voc_are_indices_and_255_is_ignored(tmp_path):
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert len(done.classes) == 21
     assert done.classes[15] == "person"
-    assert [note for note in done.notes if note.startswith("no labelmap.txt or class_names.txt names the classes")]
+    assert [
+        note
+        for note in done.notes
+        if note.startswith("no labelmap.txt or class_names.txt names the classes")
+    ]
     found = mask(tmp_path / "out", "2007_000001")
     assert box(found, 15) == (2, 3, 9, 12)
     assert (found[10:] == 255).all()
@@ -349,7 +414,10 @@ def test_a_mask_takes_no_image_of_another_split_and_neither_of_two_as_near(tmp_p
     picture(tmp_path / "src/val/right/a.jpg")
     done = featherseg.convert(tmp_path / "src", tmp_path / "out2")
     assert done.images == {"all": 1}
-    assert list(done.left_out) == ["images whose name several files have", "images that no annotation names"]
+    assert list(done.left_out) == [
+        "images whose name several files have",
+        "images that no annotation names",
+    ]
 
 
 def test_the_image_inside_a_labelme_file_comes_before_one_of_its_name_elsewhere(tmp_path):
@@ -375,9 +443,14 @@ def test_images_may_lie_in_another_folder(tmp_path):
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_images_of_a_folder_that_lies_in_the_source_or_around_it_are_counted_once(inside, tmp_path, monkeypatch):
+def test_images_of_a_folder_that_lies_in_the_source_or_around_it_are_counted_once(
+    inside, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    rows = [{"id": i, "file_name": f"/away/{n}.png", "height": 20, "width": 30} for i, n in enumerate("ab", 1)]
+    rows = [
+        {"id": i, "file_name": f"/away/{n}.png", "height": 20, "width": 30}
+        for i, n in enumerate("ab", 1)
+    ]
     coco(tmp_path / "p", [("car", [square(1, 1, 5, 5)])], images=rows)
     (tmp_path / "p/a.png").unlink()
     for name in "ab":
@@ -394,17 +467,27 @@ def test_large_files_whose_ends_tell_no_tool_are_told_by_their_keys(tmp_path):
     """As Label Studio writes COCO: images, categories, annotations; and labelme's keys in the order of the alphabet."""
     path = coco(tmp_path / "coco", [])
     content = json.loads(path.read_text())
-    content["images"] += [{"id": i, "file_name": f"{i}.png", "height": 20, "width": 30} for i in range(2, 400)]
+    content["images"] += [
+        {"id": i, "file_name": f"{i}.png", "height": 20, "width": 30} for i in range(2, 400)
+    ]
     ring = square(3, 4, 10, 9)[:4] + [10.0, 9.0] * 2000 + [3.0, 9.0]
     shape = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [ring], "iscrowd": 0}
-    path.write_text(json.dumps({key: content[key] for key in ("images", "categories")} | {"annotations": [shape]}))
+    path.write_text(
+        json.dumps(
+            {key: content[key] for key in ("images", "categories")} | {"annotations": [shape]}
+        )
+    )
     small = coco(tmp_path / "coco/val", [("car", [square(3, 4, 10, 9)])])
     picture(tmp_path / "labelme/a.png")
     corners = [3, 4, 9, 9, *[3, 9] * 2000]
-    shapes = [{"shape_type": "polygon", "label": "car", "points": np.reshape(corners, (-1, 2)).tolist()}]
+    shapes = [
+        {"shape_type": "polygon", "label": "car", "points": np.reshape(corners, (-1, 2)).tolist()}
+    ]
     content = {"imageData": "A" * 9000, "imagePath": "a.png", "shapes": shapes, "version": "5.0"}
     other = write_json(tmp_path / "labelme/a.json", content)
-    for number, (src, name) in enumerate(((path, "coco"), (path, None), (other, "labelme"), (other.parent, None))):
+    for number, (src, name) in enumerate(
+        ((path, "coco"), (path, None), (other, "labelme"), (other.parent, None))
+    ):
         featherseg.convert(src, tmp_path / f"out{number}", from_format=name)
         assert (mask(tmp_path / f"out{number}")[5:9, 4] == 1).all()
     done = featherseg.convert(small.parents[1], tmp_path / "both")
@@ -414,7 +497,11 @@ def test_large_files_whose_ends_tell_no_tool_are_told_by_their_keys(tmp_path):
 @pytest.mark.parametrize(("on_disk", "in_file"), [("NFD", "NFC"), ("NFC", "NFD")])
 def test_an_accent_in_a_name_is_one_character_or_two_alike(on_disk, in_file, tmp_path):
     there, named = (unicodedata.normalize(form, "Kälber") for form in (on_disk, in_file))
-    for name in (f"coco/Süd/{there}.png", f"voc/JPEGImages/{there}.jpg", f"yolo/images/{there}.png"):
+    for name in (
+        f"coco/Süd/{there}.png",
+        f"voc/JPEGImages/{there}.jpg",
+        f"yolo/images/{there}.png",
+    ):
         picture(tmp_path / name)
     for number, name in enumerate((f"{named}.png", f"/away/{named.upper()}.png")):
         rows = [{"id": 1, "file_name": name, "height": 20, "width": 30}]
@@ -426,7 +513,9 @@ def test_an_accent_in_a_name_is_one_character_or_two_alike(on_disk, in_file, tmp
     (tmp_path / "yolo/data.yaml").write_text("names: [car]\n")
     assert featherseg.convert(tmp_path / "yolo", tmp_path / "out-yolo").notes == []
     (tmp_path / "voc/SegmentationClass").mkdir()
-    Image.fromarray(np.full(SIZE, 1, np.uint8)).save(tmp_path / f"voc/SegmentationClass/{named}.png")
+    Image.fromarray(np.full(SIZE, 1, np.uint8)).save(
+        tmp_path / f"voc/SegmentationClass/{named}.png"
+    )
     done = featherseg.convert(tmp_path / "voc", tmp_path / "out-voc")
     assert (done.images, done.left_out) == ({"all": 1}, {})
 
@@ -438,7 +527,9 @@ def test_many_images_of_one_name_are_found_without_comparing_each_with_all(tmp_p
     compared = []
     folders, below = rasters._folders, Path.is_relative_to
     monkeypatch.setattr(rasters, "_folders", lambda path: (compared.append(path), folders(path))[1])
-    monkeypatch.setattr(Path, "is_relative_to", lambda path, other: (compared.append(path), below(path, other))[1])
+    monkeypatch.setattr(
+        Path, "is_relative_to", lambda path, other: (compared.append(path), below(path, other))[1]
+    )
     scenes = [tmp_path / f"scene_{number}" for number in range(60)]
     for scene in scenes:
         for name in ("rgb/1.png", "masks/1.png"):
@@ -449,8 +540,14 @@ def test_many_images_of_one_name_are_found_without_comparing_each_with_all(tmp_p
     for scene in scenes:
         image = scene / "rgb/1.png"
         assert stems.image_of(scene / "masks/1.png", "") == image
-        assert source.find_image(f"C:\\away\\{scene.name}\\rgb\\1.png", tmp_path) == (image, "by the end of its path")
-        assert source.find_image("rgb/1.png", scene / "json") == (None, "images whose name several files have")
+        assert source.find_image(f"C:\\away\\{scene.name}\\rgb\\1.png", tmp_path) == (
+            image,
+            "by the end of its path",
+        )
+        assert source.find_image("rgb/1.png", scene / "json") == (
+            None,
+            "images whose name several files have",
+        )
         assert source.find_image("1.png", scene / "rgb") == (image, "")
     assert len(compared) < 20 * len(scenes)
 
@@ -483,13 +580,16 @@ def test_objects_of_pascal_voc_are_told_apart(tmp_path):
 
 def voc_color(index: int) -> list[int]:
     """Entry of the palette of the VOC devkit: the bits of the index dealt to red, green and blue in turn."""
-    return [sum((index >> (3 * bit + band) & 1) << (7 - bit) for bit in range(3)) for band in range(3)]
+    return [
+        sum((index >> (3 * bit + band) & 1) << (7 - bit) for bit in range(3)) for band in range(3)
+    ]
 
 
 def test_the_parts_of_a_group_are_one_object(tmp_path):
     picture(tmp_path / "src/a.png")
     parts = [
-        polygon("car", *square(x, 2, x + 4, 8)) | {"group_id": group} for x, group in ((2, 7), (10, 7), (20, None))
+        polygon("car", *square(x, 2, x + 4, 8)) | {"group_id": group}
+        for x, group in ((2, 7), (10, 7), (20, None))
     ]
     labelme(tmp_path / "src", parts)
     featherseg.convert(tmp_path / "src", tmp_path / "out")
@@ -510,7 +610,9 @@ def test_a_source_named_from_where_one_stands_is_read_alike(tmp_path, monkeypatc
         (tmp_path / f"rgb/{split}/masks").mkdir(parents=True)
         Image.fromarray(colors).save(tmp_path / f"rgb/{split}/masks/a.png")
         picture(tmp_path / f"rgb/{split}/images/a.png")
-    (tmp_path / "ds/data.yaml").write_text("train: ../train/images\nval: ../valid/images\nnames: ['car']\n")
+    (tmp_path / "ds/data.yaml").write_text(
+        "train: ../train/images\nval: ../valid/images\nnames: ['car']\n"
+    )
     monkeypatch.chdir(tmp_path)
     for src, out in (("ds", "a"), ("rgb", "b")):
         assert featherseg.convert(src, out).images == {"train": 1, "val": 1}
@@ -526,8 +628,12 @@ def test_an_annotation_of_an_image_that_is_missing_goes_onto_no_other(tmp_path):
     picture(tmp_path / "src/cam2/0001.png")
     images = [{"id": i, "file_name": f"cam{i}/0001.png", "height": 20, "width": 30} for i in (1, 2)]
     corners = {1: square(2, 2, 9, 9), 2: square(12, 3, 20, 10)}
-    shapes = [{"id": i, "image_id": i, "category_id": 1, "segmentation": [corners[i]]} for i in (1, 2)]
-    write_json(path, {"images": images, "categories": [{"id": 1, "name": "car"}], "annotations": shapes})
+    shapes = [
+        {"id": i, "image_id": i, "category_id": 1, "segmentation": [corners[i]]} for i in (1, 2)
+    ]
+    write_json(
+        path, {"images": images, "categories": [{"id": 1, "name": "car"}], "annotations": shapes}
+    )
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert box(mask(tmp_path / "out", "0001"), 1) == (3, 12, 10, 20)
     assert list(done.left_out) == ["images that are not there"]
@@ -540,7 +646,9 @@ def test_lists_of_yolo_are_splits(tmp_path):
     (tmp_path / "yolo/labels/a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
     (tmp_path / "yolo/autosplit_train.txt").write_text("./images/a.png\n./images/b.png\n")
     (tmp_path / "yolo/autosplit_val.txt").write_text("/home/else/yolo/images/c.png\n")
-    (tmp_path / "yolo/data.yaml").write_text("names: [car]\ntrain: autosplit_train.txt\nval: autosplit_val.txt\n")
+    (tmp_path / "yolo/data.yaml").write_text(
+        "names: [car]\ntrain: autosplit_train.txt\nval: autosplit_val.txt\n"
+    )
     featherseg.convert(tmp_path / "yolo", tmp_path / "out")
     assert sorted(open_dataset(str(tmp_path / "out"), "val").keys) == ["val/c"]
     assert sorted(open_dataset(str(tmp_path / "out"), "train").keys) == ["train/a", "train/b"]
@@ -580,7 +688,9 @@ def test_names_in_a_zip_are_utf8_also_where_it_does_not_say_so(tmp_path):
 
 def test_one_flat_list_of_numbers_is_one_polygon(tmp_path):
     for number, segmentation in enumerate((square(2, 3, 6, 9), [square(2, 3, 6, 9)])):
-        featherseg.convert(coco(tmp_path / f"{number}", [("car", segmentation)]).parent, tmp_path / f"out{number}")
+        featherseg.convert(
+            coco(tmp_path / f"{number}", [("car", segmentation)]).parent, tmp_path / f"out{number}"
+        )
     assert np.array_equal(mask(tmp_path / "out0"), mask(tmp_path / "out1"))
 
 
@@ -603,7 +713,10 @@ def test_uploads_of_label_studio_are_found_under_the_names_that_they_had(tmp_pat
     with pytest.raises(DataError, match="whose name several files have"):
         featherseg.convert(path, tmp_path / "out-2", images=tmp_path / "photos")
     path.write_text(path.read_text().replace("my_photo", "your_photo"))
-    with pytest.raises(DataError, match=r"--images\. .*photos was looked through: 2 images, such as further/my photo"):
+    with pytest.raises(
+        DataError,
+        match=r"--images\. .*photos was looked through: 2 images, such as further/my photo",
+    ):
         featherseg.convert(path, tmp_path / "out-2", images=tmp_path / "photos")
 
 
@@ -625,7 +738,9 @@ def test_run_lengths_of_coco_go_down_the_columns(seed):
     flat[first:last] = rng.random(last - first) < 0.7
     flat[last - 1] = True
     lengths, value = [0], False
-    for pixel in flat.tolist():  # by the format's own words: runs of zeros and ones in turn, zeros first
+    for (
+        pixel
+    ) in flat.tolist():  # by the format's own words: runs of zeros and ones in turn, zeros first
         if pixel != value:
             lengths += [0]
             value = pixel

@@ -20,7 +20,9 @@ CATEGORIES = [
 SIZE = (24, 30)
 
 
-def panoptic(folder: Path, count: int = 6, split: str = "", name: str = "panoptic", first: int = 0) -> dict:
+def panoptic(
+    folder: Path, count: int = 6, split: str = "", name: str = "panoptic", first: int = 0
+) -> dict:
     """Images with a PNG of random ids each, void along one edge and a crowd in the second; returns the JSON."""
     rng = np.random.default_rng(first)
     content: dict = {"images": [], "annotations": [], "categories": CATEGORIES}
@@ -29,7 +31,13 @@ def panoptic(folder: Path, count: int = 6, split: str = "", name: str = "panopti
         for row, category in enumerate((187, 184, 1, 1, 17)):
             segment = int(rng.integers(1, 256**3))
             ids[4 * row : 4 * row + 6, row : 20 + row] = segment
-            segments.append({"id": segment, "category_id": category, "iscrowd": int(row == 2 and number == first + 1)})
+            segments.append(
+                {
+                    "id": segment,
+                    "category_id": category,
+                    "iscrowd": int(row == 2 and number == first + 1),
+                }
+            )
         colors = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=2).astype(np.uint8)
         path = folder / f"{name}/{number:06}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,8 +46,12 @@ def panoptic(folder: Path, count: int = 6, split: str = "", name: str = "panopti
         image = folder / f"images/{split}/{number:06}.jpg"
         image.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(image)
-        content["images"].append({"id": number, "file_name": image.name, "height": SIZE[0], "width": SIZE[1]})
-        content["annotations"].append({"image_id": number, "file_name": path.name, "segments_info": segments})
+        content["images"].append(
+            {"id": number, "file_name": image.name, "height": SIZE[0], "width": SIZE[1]}
+        )
+        content["annotations"].append(
+            {"image_id": number, "file_name": path.name, "segments_info": segments}
+        )
     write_json(folder / f"{name}.json", content)
     return content
 
@@ -72,11 +84,19 @@ def test_classes_and_objects_are_those_of_the_json(tmp_path):
         data = open_dataset(str(tmp_path / "out"), split)
         assert [info.name for info in data.classes if info.thing] == ["person", "cat"]
         for index, key in enumerate(data.keys):
-            annotation = next(row for row in content["annotations"] if row["file_name"] == f"{key}.png")
+            annotation = next(
+                row for row in content["annotations"] if row["file_name"] == f"{key}.png"
+            )
             label, objects = expected(tmp_path / "src/panoptic", annotation, done.classes)
             np.testing.assert_array_equal(data[index].label, label)
-            pairs = set(zip(data[index].instances.ravel().tolist(), objects.ravel().tolist(), strict=True))
-            assert len(pairs) == len({ours for ours, _ in pairs}) == len({theirs for _, theirs in pairs})
+            pairs = set(
+                zip(data[index].instances.ravel().tolist(), objects.ravel().tolist(), strict=True)
+            )
+            assert (
+                len(pairs)
+                == len({ours for ours, _ in pairs})
+                == len({theirs for _, theirs in pairs})
+            )
             assert (0, 0) in pairs
             seen += 1
     assert seen >= 5  # one may lie in the gap of a cut
@@ -133,19 +153,29 @@ def test_pngs_that_are_not_there_and_categories_without_a_name_are_refused(tmp_p
     (tmp_path / "src/panoptic").rename(tmp_path / "elsewhere")
     content["categories"] = CATEGORIES
     write_json(tmp_path / "src/panoptic.json", content)
-    with pytest.raises(DataError, match=r"first 000000\.png\. Put them into the folder panoptic beside it"):
+    with pytest.raises(
+        DataError, match=r"first 000000\.png\. Put them into the folder panoptic beside it"
+    ):
         featherseg.convert(tmp_path / "src", tmp_path / "out")
 
 
 @pytest.mark.parametrize("pngs", [True, False])
 def test_beside_instances_of_coco_they_are_a_choice_where_their_pngs_are_there(tmp_path, pngs):
     content = panoptic(tmp_path / "src", name="panoptic_val2017")
-    shape = {"id": 1, "image_id": 0, "category_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]], "iscrowd": 0}
+    shape = {
+        "id": 1,
+        "image_id": 0,
+        "category_id": 1,
+        "segmentation": [[1, 1, 9, 1, 9, 9]],
+        "iscrowd": 0,
+    }
     write_json(tmp_path / "src/instances_val2017.json", content | {"annotations": [shape]})
     if pngs:
         with pytest.raises(DataError, match="Choose one with --from coco or --from coco-panoptic"):
             featherseg.convert(tmp_path / "src", tmp_path / "out")
-        assert featherseg.convert(tmp_path / "src", tmp_path / "out", from_format="coco-panoptic").images == {"val": 6}
+        assert featherseg.convert(
+            tmp_path / "src", tmp_path / "out", from_format="coco-panoptic"
+        ).images == {"val": 6}
     else:
         (tmp_path / "src/panoptic_val2017").rename(tmp_path / "elsewhere")
         assert featherseg.convert(tmp_path / "src", tmp_path / "out").format == "COCO"
@@ -162,7 +192,9 @@ def test_check_sends_them_to_convert_and_takes_their_colours_for_no_classes(tmp_
         featherseg.check(tmp_path / "src", write=True)
     assert featherseg.convert(tmp_path / "src", tmp_path / "out").images == {"all": 6}
     (tmp_path / "src/annotations/segments.json").unlink()
-    with pytest.raises(DataError, match=r"30 of its 31 colours occur in one mask each.*class_dict\.csv"):
+    with pytest.raises(
+        DataError, match=r"30 of its 31 colours occur in one mask each.*class_dict\.csv"
+    ):
         featherseg.check(tmp_path / "src", write=True)
     assert not (tmp_path / "src/dataset.toml").exists()
 
@@ -183,5 +215,9 @@ def test_masks_of_classes_beside_panoptic_pngs_are_read(tmp_path):
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(colors).save(path)
     report = featherseg.check(tmp_path / "src")
-    assert [info.name for info in report.classes] == ["class_000000", "class_0000ff", "class_ff0000"]
+    assert [info.name for info in report.classes] == [
+        "class_000000",
+        "class_0000ff",
+        "class_ff0000",
+    ]
     assert report.proposal.others == []

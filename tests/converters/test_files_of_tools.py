@@ -56,7 +56,9 @@ def test_masks_are_those_of_an_independent_rasteriser(name, tmp_path):
     form, names = NAMES[name]
     done = featherseg.convert(tool_files(name, tmp_path / "src"), tmp_path / "out")
     found = named_masks(tmp_path / "out")
-    expected = [path for path in (FILES / name / "expected").glob("*.png") if "_objects" not in path.name]
+    expected = [
+        path for path in (FILES / name / "expected").glob("*.png") if "_objects" not in path.name
+    ]
     assert sorted(found) == sorted(path.stem for path in expected)
     for path in expected:
         wanted = np.array(names, dtype=object)[np.array(Image.open(path))]
@@ -88,7 +90,10 @@ def test_objects_are_those_of_labelme(tmp_path):
 def test_what_covers_no_area_in_cvat_is_named(tmp_path):
     done = featherseg.convert(tool_files("cvat-docs", tmp_path / "src"), tmp_path / "out")
     kinds = ("polyline", "points", "tag", "skeleton")
-    wanted = {f"shapes of the type {kind!r}, which cover no area": 1 + (kind == "polyline") for kind in kinds}
+    wanted = {
+        f"shapes of the type {kind!r}, which cover no area": 1 + (kind == "polyline")
+        for kind in kinds
+    }
     assert {reason: times for reason, (times, _) in done.left_out.items()} == wanted
     assert done.classes == ["background", "car", "traffic_line", "wheel", "plate"]
 

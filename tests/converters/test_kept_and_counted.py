@@ -8,7 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.data.annotation_sources import SIZE, box, coco, labelme, mask, picture, polygon, square, write_json
+from support.data.annotation_sources import (
+    SIZE,
+    box,
+    coco,
+    labelme,
+    mask,
+    picture,
+    polygon,
+    square,
+    write_json,
+)
 
 import featherseg
 from featherseg.core.errors import DataError, DataNotFound
@@ -18,9 +28,17 @@ SPLITS = {"train": "0001", "valid": "0401", "test": "0901"}
 
 
 def of_coco(src: Path) -> None:
-    rows = [{"id": int(n), "file_name": f"images/{s}/{n}.png", "height": 20, "width": 30} for s, n in SPLITS.items()]
+    rows = [
+        {"id": int(n), "file_name": f"images/{s}/{n}.png", "height": 20, "width": 30}
+        for s, n in SPLITS.items()
+    ]
     shapes = [
-        {"id": row["id"], "image_id": row["id"], "category_id": 1, "segmentation": [square(3, 4, 10, 9)]}
+        {
+            "id": row["id"],
+            "image_id": row["id"],
+            "category_id": 1,
+            "segmentation": [square(3, 4, 10, 9)],
+        }
         for row in rows
     ]
     content = {"images": rows, "categories": [{"id": 1, "name": "car"}], "annotations": shapes}
@@ -29,16 +47,25 @@ def of_coco(src: Path) -> None:
 
 def of_labelme(src: Path) -> None:
     for split, name in SPLITS.items():
-        path = labelme(src / "ann", [polygon("car", *square(3, 4, 9, 8))], f"../images/{split}/{name}.png")
+        path = labelme(
+            src / "ann", [polygon("car", *square(3, 4, 9, 8))], f"../images/{split}/{name}.png"
+        )
         path.rename(path.with_name(f"{name}.json"))
 
 
 def of_label_studio(src: Path) -> None:
     points = (np.reshape(square(3, 4, 10, 9), (-1, 2)) / SIZE[::-1] * 100).tolist()
-    row = {"type": "polygonlabels", "from_name": "tag", "value": {"points": points, "polygonlabels": ["car"]}}
+    row = {
+        "type": "polygonlabels",
+        "from_name": "tag",
+        "value": {"points": points, "polygonlabels": ["car"]},
+    }
     row |= {"original_height": SIZE[0], "original_width": SIZE[1]}
     places = [f"/data/local-files/?d=images/{split}/{name}.png" for split, name in SPLITS.items()]
-    write_json(src / "p.json", [{"data": {"image": place}, "annotations": [{"result": [row]}]} for place in places])
+    write_json(
+        src / "p.json",
+        [{"data": {"image": place}, "annotations": [{"result": [row]}]} for place in places],
+    )
 
 
 @pytest.mark.parametrize("write", [of_coco, of_labelme, of_label_studio])
@@ -83,17 +110,24 @@ def test_two_images_of_one_name_inside_labelme_files_are_two(tmp_path):
 def test_one_image_inside_two_labelme_files_is_one_with_the_shapes_of_both(tmp_path):
     inside = encoded(Image.new("RGB", SIZE[::-1], (200, 0, 0)), "PNG")
     for name, left in (("first", 2), ("second", 12)):
-        path = labelme(tmp_path / "src", [polygon("car", *square(left, 2, left + 5, 8))], imageData=inside)
+        path = labelme(
+            tmp_path / "src", [polygon("car", *square(left, 2, left + 5, 8))], imageData=inside
+        )
         path.rename(path.with_name(f"{name}.json"))
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert done.images == {"all": 1}
     assert mask(tmp_path / "out")[4, [3, 13]].tolist() == [1, 1]
-    assert "further entries of an image that is listed twice (their shapes were joined)" in done.left_out
+    assert (
+        "further entries of an image that is listed twice (their shapes were joined)"
+        in done.left_out
+    )
 
 
 def test_a_damaged_image_inside_a_labelme_file_is_left_out_and_the_others_converted(tmp_path):
     shapes = [polygon("car", *square(2, 3, 6, 5))]
-    labelme(tmp_path / "src", shapes, "b.png", imageData="no base64").rename(tmp_path / "src/b.json")
+    labelme(tmp_path / "src", shapes, "b.png", imageData="no base64").rename(
+        tmp_path / "src/b.json"
+    )
     labelme(tmp_path / "src", shapes, imageData=encoded(Image.new("RGB", SIZE[::-1]), "PNG"))
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert done.images == {"all": 1}
@@ -103,9 +137,17 @@ def test_a_damaged_image_inside_a_labelme_file_is_left_out_and_the_others_conver
 def test_images_inside_labelme_files_are_in_memory_one_at_a_time(tmp_path):
     rng, side, count = np.random.default_rng(0), 400, 12
     for number in range(count):
-        inside = encoded(Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)), "BMP")
+        inside = encoded(
+            Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)), "BMP"
+        )
         sizes = {"imageHeight": side, "imageWidth": side}
-        path = labelme(tmp_path / "src", [polygon("car", 2, 2, 9, 2, 9, 9)], f"{number}.bmp", imageData=inside, **sizes)
+        path = labelme(
+            tmp_path / "src",
+            [polygon("car", 2, 2, 9, 2, 9, 9)],
+            f"{number}.bmp",
+            imageData=inside,
+            **sizes,
+        )
         path.rename(path.with_name(f"{number}.json"))
     held = list[int]()
 
@@ -127,7 +169,11 @@ def color_mask(path: Path, *colors: tuple[int, int, int]) -> None:
 
 
 def of_voc(src: Path) -> str:
-    for name in ("SegmentationClass/a.png", "SegmentationObject/a.png", "SegmentationClassVisualization/a.jpg"):
+    for name in (
+        "SegmentationClass/a.png",
+        "SegmentationObject/a.png",
+        "SegmentationClassVisualization/a.jpg",
+    ):
         color_mask(src / name, (0, 0, 0), (200, 0, 0))
     (src / "labelmap.txt").write_text("background:0,0,0::\ncar:200,0,0::\n")
     return "JPEGImages"
@@ -164,11 +210,15 @@ def test_linked_folders_that_lead_out_are_counted(tmp_path):
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert done.left_out == {"links that lead out of the folder": (1, "more")}
     (tmp_path / "src/a.png").rename(tmp_path / "elsewhere/a.png")
-    with pytest.raises(DataError, match=r"Images that are not there: 1, .* Links that lead out .*: 1, first more\."):
+    with pytest.raises(
+        DataError, match=r"Images that are not there: 1, .* Links that lead out .*: 1, first more\."
+    ):
         featherseg.convert(tmp_path / "src", tmp_path / "none")
     path.rename(tmp_path / "elsewhere/coco.json")
     for asked in (None, "coco"):
-        with pytest.raises(DataNotFound, match=r"Not followed: 1 link out of it, first more\. Put the files"):
+        with pytest.raises(
+            DataNotFound, match=r"Not followed: 1 link out of it, first more\. Put the files"
+        ):
             featherseg.convert(tmp_path / "src", tmp_path / "none", from_format=asked)
 
 
@@ -195,16 +245,31 @@ def test_folders_of_splits_are_found_by_the_ends_of_their_paths(tmp_path):
 
 
 def test_folders_of_splits_that_are_not_there_are_counted(tmp_path):
-    src = yolo(tmp_path / "a", "train: ../train/images\nval: ../valid/images\n", "train/images/a", "train/images/b")
+    src = yolo(
+        tmp_path / "a",
+        "train: ../train/images\nval: ../valid/images\n",
+        "train/images/a",
+        "train/images/b",
+    )
     done = featherseg.convert(src, tmp_path / "out-a")
     assert (done.images, done.left_out) == ({"all": 2}, {NO_FOLDER: (1, "../valid/images")})
-    src = yolo(tmp_path / "b", "train: /farm/set_a/images\nval: /farm/set_b/images\n", "images/a", "images/b")
+    src = yolo(
+        tmp_path / "b",
+        "train: /farm/set_a/images\nval: /farm/set_b/images\n",
+        "images/a",
+        "images/b",
+    )
     done = featherseg.convert(src, tmp_path / "out-b")
     assert (done.images, done.left_out) == ({"all": 2}, {NO_FOLDER: (1, "/farm/set_b/images")})
 
 
 def test_one_folder_for_train_and_val_alike_is_not_missing(tmp_path):
-    src = yolo(tmp_path / "src", "train: images/train\nval: images/train\n", "images/train/a", "images/train/b")
+    src = yolo(
+        tmp_path / "src",
+        "train: images/train\nval: images/train\n",
+        "images/train/a",
+        "images/train/b",
+    )
     done = featherseg.convert(src, tmp_path / "out")
     assert (sum(done.images.values()), done.left_out) == (2, {})
 
@@ -213,7 +278,10 @@ def test_labels_without_names_of_their_classes_are_told_from_nothing(tmp_path):
     src = yolo(tmp_path / "src", "", "images/a", "images/b")
     (src / "data.yaml").unlink()
     for more in ({}, {"from_format": "yolo"}):
-        with pytest.raises(DataNotFound, match=r"labels/\w\.txt is a label of YOLO, but no data\.yaml and no classes"):
+        with pytest.raises(
+            DataNotFound,
+            match=r"labels/\w\.txt is a label of YOLO, but no data\.yaml and no classes",
+        ):
             featherseg.convert(src, tmp_path / "out", **more)
     for label in (src / "labels").iterdir():
         label.write_text("0 0.5 0.5 0.1 0.1\n")  # of boxes
@@ -222,7 +290,9 @@ def test_labels_without_names_of_their_classes_are_told_from_nothing(tmp_path):
 
 
 def test_what_stands_in_a_path_as_a_whole_comes_before_the_end_of_another(tmp_path):
-    src = yolo(tmp_path / "src", "train: /old/images\nval: images/val\n", "images/a", "images/val/b")
+    src = yolo(
+        tmp_path / "src", "train: /old/images\nval: images/val\n", "images/a", "images/val/b"
+    )
     done = featherseg.convert(src, tmp_path / "out")
     assert (done.images, done.left_out) == ({"train": 1, "val": 1}, {})
 

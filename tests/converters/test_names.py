@@ -8,7 +8,16 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from PIL import Image
-from support.data.annotation_sources import SIZE, box, labelme, mask, picture, polygon, square, write_json
+from support.data.annotation_sources import (
+    SIZE,
+    box,
+    labelme,
+    mask,
+    picture,
+    polygon,
+    square,
+    write_json,
+)
 
 import featherseg
 
@@ -22,7 +31,10 @@ LABEL = "0 0.1 0.2 0.5 0.2 0.5 0.6 0.1 0.6\n"
 def of_coco(src: Path, name: str) -> None:
     shape = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [square(3, 4, 15, 12)]}
     row = {"id": 1, "file_name": f"{name}.png", "height": SIZE[0], "width": SIZE[1]}
-    write_json(src / "coco.json", {"images": [row], "categories": [{"id": 1, "name": "car"}], "annotations": [shape]})
+    write_json(
+        src / "coco.json",
+        {"images": [row], "categories": [{"id": 1, "name": "car"}], "annotations": [shape]},
+    )
 
 
 def of_labelme(src: Path, name: str) -> None:
@@ -39,9 +51,16 @@ def of_cvat(src: Path, name: str) -> None:
 
 def of_label_studio(src: Path, name: str) -> None:
     points = (np.reshape(square(3, 4, 15, 12), (-1, 2)) / SIZE[::-1] * 100).tolist()
-    row = {"type": "polygonlabels", "from_name": "tag", "value": {"points": points, "polygonlabels": ["car"]}}
+    row = {
+        "type": "polygonlabels",
+        "from_name": "tag",
+        "value": {"points": points, "polygonlabels": ["car"]},
+    }
     row |= {"original_height": SIZE[0], "original_width": SIZE[1]}
-    write_json(src / "p.json", [{"data": {"image": f"images/{name}.png"}, "annotations": [{"result": [row]}]}])
+    write_json(
+        src / "p.json",
+        [{"data": {"image": f"images/{name}.png"}, "annotations": [{"result": [row]}]}],
+    )
 
 
 def of_yolo(src: Path, name: str) -> None:
@@ -59,7 +78,9 @@ def of_supervisely(src: Path, name: str) -> None:
     }
     size = {"height": SIZE[0], "width": SIZE[1]}
     write_json(src / f"ann/{name}.png.json", {"size": size, "tags": [], "objects": [shape]})
-    write_json(src / "meta.json", {"classes": [{"title": "car", "shape": "rectangle", "color": "#FF0000"}]})
+    write_json(
+        src / "meta.json", {"classes": [{"title": "car", "shape": "rectangle", "color": "#FF0000"}]}
+    )
 
 
 def _mask(path: Path, values: np.ndarray) -> None:
@@ -85,17 +106,25 @@ def of_roboflow(src: Path, name: str) -> None:
 
 
 def of_rgb_masks(src: Path, name: str) -> None:
-    _mask(src / f"masks/{name}.png", np.stack([_square_mask() * 255, *2 * [np.zeros(SIZE, np.uint8)]], axis=2))
+    _mask(
+        src / f"masks/{name}.png",
+        np.stack([_square_mask() * 255, *2 * [np.zeros(SIZE, np.uint8)]], axis=2),
+    )
 
 
 def of_coco_panoptic(src: Path, name: str) -> None:
-    colors = np.stack([_square_mask() * 7, _square_mask() * 9, _square_mask()], axis=2)  # 7 + 256 * 9 + 65536
+    colors = np.stack(
+        [_square_mask() * 7, _square_mask() * 9, _square_mask()], axis=2
+    )  # 7 + 256 * 9 + 65536
     _mask(src / f"panoptic/{name}.png", colors)
     segment = {"id": 67847, "category_id": 3, "iscrowd": 0, "area": 96}
     row = {"id": 1, "file_name": f"{name}.png", "height": SIZE[0], "width": SIZE[1]}
     annotation = {"image_id": 1, "file_name": f"{name}.png", "segments_info": [segment]}
     categories = [{"id": 3, "name": "car", "isthing": 1}]
-    write_json(src / "panoptic.json", {"images": [row], "annotations": [annotation], "categories": categories})
+    write_json(
+        src / "panoptic.json",
+        {"images": [row], "annotations": [annotation], "categories": categories},
+    )
 
 
 FORMATS: list[Callable[[Path, str], None]] = [
@@ -154,7 +183,11 @@ def test_an_annotation_without_an_image_is_counted(write, tmp_path):
             if target.exists() and path.suffix in (".json", ".xml") and "meta" not in path.name:
                 target = target.with_stem("other")
             path.rename(target)
-        elif path.name == "gone.png" and path.parent.name in ("SegmentationClass", "masks", "panoptic"):
+        elif path.name == "gone.png" and path.parent.name in (
+            "SegmentationClass",
+            "masks",
+            "panoptic",
+        ):
             path.rename(target)
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert sum(done.images.values()) == 1

@@ -11,26 +11,39 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from featherseg.converters.regions import corner_count, rings, runs_of
 
 MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=9))
-MAPS = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 3))
+MAPS = arrays(
+    np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 3)
+)
 
 
 def decode(counts, size):
     """Counts of zeros and ones in turn, column after column, as the COCO format has it."""
     flat = [i % 2 for i, count in enumerate(counts) for _ in range(count)]
-    return np.array([[flat[x * size[0] + y] for x in range(size[1])] for y in range(size[0])], dtype=bool)
+    return np.array(
+        [[flat[x * size[0] + y] for x in range(size[1])] for y in range(size[0])], dtype=bool
+    )
 
 
 def is_inside(ring, x, y):
     """Whether the middle of a pixel lies in a ring: edges of the ring that cross the row to its left are counted."""
     closed = [*ring, ring[0]]
-    crossed = [x0 <= x and min(y0, y1) <= y < max(y0, y1) for (x0, y0), (x1, y1) in pairwise(closed) if x0 == x1]
+    crossed = [
+        x0 <= x and min(y0, y1) <= y < max(y0, y1)
+        for (x0, y0), (x1, y1) in pairwise(closed)
+        if x0 == x1
+    ]
     return sum(crossed) % 2 == 1
 
 
 def fill(all_rings, size):
     """How many of the rings lie around each pixel: (H, W)."""
     height, width = size
-    return np.array([[sum(is_inside(ring, x, y) for ring in all_rings) for x in range(width)] for y in range(height)])
+    return np.array(
+        [
+            [sum(is_inside(ring, x, y) for ring in all_rings) for x in range(width)]
+            for y in range(height)
+        ]
+    )
 
 
 def turns_clockwise(ring):
@@ -67,7 +80,9 @@ def test_counts_of_an_l_are_those_worked_out_by_hand():
 @given(MASKS)
 def test_rings_fill_to_the_mask_they_came_from(mask):
     outside, holes = rings(mask)
-    inside = fill(outside, mask.shape) - fill(holes, mask.shape)  # how many more pieces than holes lie around a pixel
+    inside = fill(outside, mask.shape) - fill(
+        holes, mask.shape
+    )  # how many more pieces than holes lie around a pixel
     np.testing.assert_array_equal(inside, mask)
 
 
@@ -110,7 +125,9 @@ def test_a_frame_has_a_hole():
 
 @given(MAPS)
 def test_corners_are_counted_before_they_are_traced(numbers):
-    traced = sum(len(ring) for number in range(4) for part in rings(numbers == number) for ring in part)
+    traced = sum(
+        len(ring) for number in range(4) for part in rings(numbers == number) for ring in part
+    )
     assert corner_count(numbers) <= traced <= 4 * corner_count(numbers)
 
 

@@ -10,7 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.data.annotation_sources import SIZE, coco, labelme, mask, picture, polygon, square, turned, write_json
+from support.data.annotation_sources import (
+    SIZE,
+    coco,
+    labelme,
+    mask,
+    picture,
+    polygon,
+    square,
+    turned,
+    write_json,
+)
 
 import featherseg
 from featherseg.converters.dataset import IMAGE_NOTE
@@ -30,7 +40,12 @@ def test_lists_of_yolo_that_number_classes_otherwise_are_refused(tmp_path):
         featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert featherseg.convert(tmp_path / "src/data.yaml", tmp_path / "out").classes[1] == "car"
     (tmp_path / "src/coco.yaml").write_text("names: [car, person]\n")  # the beginning of the other
-    assert featherseg.convert(tmp_path / "src", tmp_path / "b").classes == ["background", "car", "person", "road"]
+    assert featherseg.convert(tmp_path / "src", tmp_path / "b").classes == [
+        "background",
+        "car",
+        "person",
+        "road",
+    ]
 
 
 def test_a_classes_txt_in_each_folder_of_yolo_is_compared(tmp_path):
@@ -83,7 +98,10 @@ def yolo(folder: Path, labels: dict[str, str], head: str = "") -> Path:
 
 def test_labels_of_yolo_in_pixels_or_of_key_points_are_no_outlines(tmp_path):
     """A label in pixels gave a mask that is one class, or all background."""
-    pixels, points = "0 5 5 20 5 20 15\n", "0 0.5 0.5 0.4 0.4 0.3 0.3 2 0.6 0.6 2 0.5 0.5 0 0.5 0.5 0\n"
+    pixels, points = (
+        "0 5 5 20 5 20 15\n",
+        "0 0.5 0.5 0.4 0.4 0.3 0.3 2 0.6 0.6 2 0.5 0.5 0 0.5 0.5 0\n",
+    )
     labels = {
         "a": pixels,
         "b": "0 0 0 20 0 20 20 0 20\n",
@@ -93,16 +111,25 @@ def test_labels_of_yolo_in_pixels_or_of_key_points_are_no_outlines(tmp_path):
     }
     done = featherseg.convert(yolo(tmp_path / "src", labels), tmp_path / "out")
     assert done.images == {"all": 2}
-    assert [(times, "fractions" in reason) for reason, (times, _) in done.left_out.items()] == [(3, True)]
+    assert [(times, "fractions" in reason) for reason, (times, _) in done.left_out.items()] == [
+        (3, True)
+    ]
     with pytest.raises(DataError, match="kpt_shape: its labels are key points"):
-        featherseg.convert(yolo(tmp_path / "pose", {"a": points}, "kpt_shape: [4, 3]\n"), tmp_path / "no")
+        featherseg.convert(
+            yolo(tmp_path / "pose", {"a": points}, "kpt_shape: [4, 3]\n"), tmp_path / "no"
+        )
 
 
 @pytest.mark.parametrize("image", ["1", 1, "7"])
 def test_ids_of_coco_may_be_numbers_in_one_place_and_text_in_the_other(image, tmp_path):
     images = [{"id": image, "file_name": "a.png", "height": 20, "width": 30}]
     shapes = [
-        {"id": 1, "image_id": 7 if image == "7" else "1", "category_id": "1", "segmentation": [square(1, 1, 5, 5)]}
+        {
+            "id": 1,
+            "image_id": 7 if image == "7" else "1",
+            "category_id": "1",
+            "segmentation": [square(1, 1, 5, 5)],
+        }
     ]
     path = coco(tmp_path / "src", [], images=images, annotations=shapes)
     assert featherseg.convert(path, tmp_path / "out").left_out == {}
@@ -113,11 +140,15 @@ def test_annotations_of_which_none_can_be_used_are_refused_and_images_without_an
     """Every mask was background, and the conversion a success."""
     shapes = [{"id": 1, "image_id": 5, "category_id": 1, "segmentation": [square(1, 1, 5, 5)]}]
     path = coco(tmp_path / "strange", [], annotations=shapes)
-    with pytest.raises(DataError, match=r"no annotation can be used, .* Annotations of images that are not listed: 1"):
+    with pytest.raises(
+        DataError,
+        match=r"no annotation can be used, .* Annotations of images that are not listed: 1",
+    ):
         featherseg.convert(path, tmp_path / "out")
     src = yolo(tmp_path / "some", {"a": "0 5 5 20 5 20 15\n", "b": ""})
     with pytest.raises(
-        DataError, match=r"no annotation can be used, .* no fractions of the image.*: 1, first images/a"
+        DataError,
+        match=r"no annotation can be used, .* no fractions of the image.*: 1, first images/a",
     ):
         featherseg.convert(src, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -140,18 +171,28 @@ def test_the_folder_that_is_named_says_no_split_of_coco(tmp_path):
 def test_a_source_of_test_alone_is_told_with_the_way_to_train_on_it(tmp_path):
     for name in "bcdef":
         picture(tmp_path / f"src/test shots/{name}.png")
-        path = labelme(tmp_path / "src/test shots", [polygon("car", *square(2, 3, 9, 9))], f"{name}.png")
+        path = labelme(
+            tmp_path / "src/test shots", [polygon("car", *square(2, 3, 9, 9))], f"{name}.png"
+        )
         path.rename(path.with_name(f"{name}.json"))
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert done.images == {"test": 5}
-    assert [note for note in done.notes if "no image is in train" in note and "all are in test" in note]
+    assert [
+        note for note in done.notes if "no image is in train" in note and "all are in test" in note
+    ]
     toml = tmp_path / "out/dataset.toml"
-    toml.write_text(toml.read_text().replace('test = "test"', "train = 0.8\nval = 0.2"))  # as the note says
+    toml.write_text(
+        toml.read_text().replace('test = "test"', "train = 0.8\nval = 0.2")
+    )  # as the note says
     assert [len(open_dataset(str(toml), split)) for split in ("train", "val")] == [4, 1]
 
 
 def test_files_beside_instances_of_coco_are_read_but_those_of_other_tasks(tmp_path):
-    for name, stem in (("instances_train.json", "a"), ("night.json", "b"), ("person_keypoints_train.json", "c")):
+    for name, stem in (
+        ("instances_train.json", "a"),
+        ("night.json", "b"),
+        ("person_keypoints_train.json", "c"),
+    ):
         path = coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])])
         content = json.loads(path.read_text())
         content["images"][0]["file_name"] = picture(tmp_path / f"src/{stem}.png").name
@@ -161,7 +202,9 @@ def test_files_beside_instances_of_coco_are_read_but_those_of_other_tasks(tmp_pa
 
 
 def test_two_images_of_one_id_in_coco_are_refused(tmp_path):
-    images = [{"id": 1, "file_name": name, "height": 20, "width": 30} for name in ("a.png", "b.png")]
+    images = [
+        {"id": 1, "file_name": name, "height": 20, "width": 30} for name in ("a.png", "b.png")
+    ]
     path = coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])], images=images)
     picture(tmp_path / "src/b.png")
     with pytest.raises(DataError, match="two images of the id 1"):
@@ -169,7 +212,16 @@ def test_two_images_of_one_id_in_coco_are_refused(tmp_path):
 
 
 def test_lists_of_pascal_voc_name_masks_by_all_of_their_name(tmp_path):
-    names = ["my image 1", "my image 2", "clip.0001", "clip.0002", "cam1/0001", "cam2/0001", "a_jpg.rf.0f3c", "plain"]
+    names = [
+        "my image 1",
+        "my image 2",
+        "clip.0001",
+        "clip.0002",
+        "cam1/0001",
+        "cam2/0001",
+        "a_jpg.rf.0f3c",
+        "plain",
+    ]
     for name in names:
         picture(tmp_path / f"src/JPEGImages/{name}.jpg")
         path = tmp_path / f"src/SegmentationClass/{name}.png"
@@ -177,13 +229,18 @@ def test_lists_of_pascal_voc_name_masks_by_all_of_their_name(tmp_path):
         Image.fromarray(np.full(SIZE, 1, np.uint8)).save(path)
     sets = tmp_path / "src/ImageSets/Segmentation"
     sets.mkdir(parents=True)
-    (sets / "train.txt").write_text('my image 1\nclip.0001\ncam1/0001\na_jpg.rf.0f3c\ngone\n"my image 2"\n')
+    (sets / "train.txt").write_text(
+        'my image 1\nclip.0001\ncam1/0001\na_jpg.rf.0f3c\ngone\n"my image 2"\n'
+    )
     (sets / "Validation.txt").write_text(
         "clip.0002.jpg\ncam2/0001\n/JPEGImages/plain.jpg /SegmentationClass/plain.png\n"
     )
     (sets / "test.txt").write_text('"my image 2" 1\n')
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
-    splits = {split: set(open_dataset(str(tmp_path / "out"), split).keys) for split in ("train", "val", "test")}
+    splits = {
+        split: set(open_dataset(str(tmp_path / "out"), split).keys)
+        for split in ("train", "val", "test")
+    }
     assert splits == {
         "train": {"train/my image 1", "train/clip.0001", "train/cam1/0001", "train/a_jpg.rf.0f3c"},
         "val": {"val/clip.0002", "val/cam2/0001", "val/plain"},
@@ -202,7 +259,9 @@ def test_a_list_that_gives_two_classes_one_colour_is_refused(tmp_path):
     (tmp_path / "src/class_dict.csv").write_text("name,r,g,b\ncar,200,200,200\nrust,200,200,200\n")
     with pytest.raises(DataError, match="'car' and 'rust' one colour, #c8c8c8"):
         featherseg.convert(tmp_path / "src", tmp_path / "out")
-    (tmp_path / "src/class_dict.csv").write_text("name,r,g,b\ncar,200,200,200\nvoid,0,0,0\nunlabelled,0,0,0\n")
+    (tmp_path / "src/class_dict.csv").write_text(
+        "name,r,g,b\ncar,200,200,200\nvoid,0,0,0\nunlabelled,0,0,0\n"
+    )
     assert featherseg.convert(tmp_path / "src", tmp_path / "out").images == {"all": 1}
 
 
@@ -211,7 +270,9 @@ def test_two_masks_of_one_image_leave_it_out(tmp_path):
         (tmp_path / f"src/masks/{folder}").mkdir(parents=True)
         for name in names:
             picture(tmp_path / f"src/images/{name}.jpg")
-            Image.fromarray(np.full((*SIZE, 3), color, np.uint8)).save(tmp_path / f"src/masks/{folder}/{name}.png")
+            Image.fromarray(np.full((*SIZE, 3), color, np.uint8)).save(
+                tmp_path / f"src/masks/{folder}/{name}.png"
+            )
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert done.images == {"all": 1}
     assert [reason.partition(":")[0] for reason in done.left_out] == ["images with several masks"]
@@ -245,7 +306,9 @@ def test_groups_of_two_files_are_two_objects(tmp_path):
 
 def test_a_class_called_void_is_named_as_ignored(tmp_path):
     shapes = [("void", [square(1, 1, 5, 5)]), ("car", [square(9, 9, 12, 12)])]
-    done = featherseg.convert(coco(tmp_path / "src", shapes, ("void", "car")).parent, tmp_path / "out")
+    done = featherseg.convert(
+        coco(tmp_path / "src", shapes, ("void", "car")).parent, tmp_path / "out"
+    )
     assert done.classes == ["background", "car"]
     assert [note for note in done.notes if note.startswith("'void': neither trained on nor scored")]
     path = coco(tmp_path / "all", [("void", [square(0, 0, 30, 20)])], ("void",))
@@ -255,10 +318,22 @@ def test_a_class_called_void_is_named_as_ignored(tmp_path):
 
 def test_a_square_image_that_exif_turns_is_noted(tmp_path):
     turned(tmp_path / "src/a.jpg", 6, (20, 20))
-    labelme(tmp_path / "src", [polygon("car", *square(2, 3, 6, 5))], "a.jpg", imageHeight=20, imageWidth=20)
+    labelme(
+        tmp_path / "src",
+        [polygon("car", *square(2, 3, 6, 5))],
+        "a.jpg",
+        imageHeight=20,
+        imageWidth=20,
+    )
     assert IMAGE_NOTE in featherseg.convert(tmp_path / "src", tmp_path / "out").notes
     turned(tmp_path / "src/a.jpg", 6)  # here the size tells
-    labelme(tmp_path / "src", [polygon("car", *square(2, 3, 6, 5))], "a.jpg", imageHeight=30, imageWidth=20)
+    labelme(
+        tmp_path / "src",
+        [polygon("car", *square(2, 3, 6, 5))],
+        "a.jpg",
+        imageHeight=30,
+        imageWidth=20,
+    )
     assert IMAGE_NOTE not in featherseg.convert(tmp_path / "src", tmp_path / "out2").notes
 
 
@@ -276,7 +351,9 @@ def test_an_image_found_by_less_than_its_name_is_noted(tmp_path):
     path = coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])], images=images)
     picture(tmp_path / "src/cam2/0001.png")
     done = featherseg.convert(path, tmp_path / "out")
-    assert done.notes == ["1 image found by the end of the path alone, first: cam1/0001.png is cam2/0001.png"]
+    assert done.notes == [
+        "1 image found by the end of the path alone, first: cam1/0001.png is cam2/0001.png"
+    ]
     images[0]["file_name"] = "cam2/0001.png"
     coco(tmp_path / "src", [("car", [square(1, 1, 5, 5)])], images=images)
     assert featherseg.convert(path, tmp_path / "out2").notes == []
@@ -298,7 +375,10 @@ CORNERS = {"points": [[10, 20], [30, 20], [30, 60]], "closed": True, "polygonlab
 @pytest.mark.parametrize(
     ("data", "more"),
     [
-        ({"image": "a.png", "right": "b.png"}, {"to_name": "second"}),  # a second region is of "image"
+        (
+            {"image": "a.png", "right": "b.png"},
+            {"to_name": "second"},
+        ),  # a second region is of "image"
         ({"left": "a.png", "right": "b.png"}, {}),
         ({"image": ["a.png", "b.png"]}, {"item_index": 1}),
     ],
@@ -306,7 +386,10 @@ CORNERS = {"points": [[10, 20], [30, 20], [30, 60]], "closed": True, "polygonlab
 def test_a_task_of_several_images_is_left_out(data, more, tmp_path):
     for name in "ab":
         picture(tmp_path / f"src/{name}.png")
-    rows = [("polygonlabels", CORNERS, {} if "item_index" not in more else more), ("polygonlabels", CORNERS, more)]
+    rows = [
+        ("polygonlabels", CORNERS, {} if "item_index" not in more else more),
+        ("polygonlabels", CORNERS, more),
+    ]
     label_studio(tmp_path / "src", data, rows)
     with pytest.raises(DataError, match="Label Studio"):
         featherseg.convert(tmp_path / "src", tmp_path / "out")
@@ -331,7 +414,11 @@ def test_the_image_of_a_task_is_what_ends_like_one(data, tmp_path):
 def test_an_uploaded_image_whose_name_several_files_have_is_called_so(tmp_path):
     for name in ("photos/a.png", "more/a.png"):
         picture(tmp_path / "src" / name)
-    label_studio(tmp_path / "src", {"image": "/data/upload/1/1a2b3c4d-a.png"}, [("polygonlabels", CORNERS, {})])
+    label_studio(
+        tmp_path / "src",
+        {"image": "/data/upload/1/1a2b3c4d-a.png"},
+        [("polygonlabels", CORNERS, {})],
+    )
     with pytest.raises(DataError, match="name several files have"):
         featherseg.convert(tmp_path / "src", tmp_path / "out")
     (tmp_path / "src/more/a.png").unlink()
@@ -346,35 +433,63 @@ def test_areas_of_label_studio_that_cannot_be_drawn_leave_the_image_out(kind, tm
     label_studio(tmp_path / "src", {"image": "a.png"}, rows)
     with pytest.raises(DataError, match="egions of the type"):
         featherseg.convert(tmp_path / "src", tmp_path / "out")
-    label_studio(tmp_path / "src", {"image": "a.png"}, [rows[0], ("vectorlabels", {"vectorlabels": ["line"]}, {})])
+    label_studio(
+        tmp_path / "src",
+        {"image": "a.png"},
+        [rows[0], ("vectorlabels", {"vectorlabels": ["line"]}, {})],
+    )
     assert featherseg.convert(tmp_path / "src", tmp_path / "out").classes == ["background", "car"]
 
 
 def region(*labels):
     value = CORNERS | {"polygonlabels": list(labels)}
-    return {"id": "r", "type": "polygonlabels", "from_name": "tag", "to_name": "image", "value": value}
+    return {
+        "id": "r",
+        "type": "polygonlabels",
+        "from_name": "tag",
+        "to_name": "image",
+        "value": value,
+    }
 
 
 @pytest.mark.parametrize(
     ("annotations", "taken"),
     [
-        ([{"result": [region("car")], "ground_truth": True}, {"result": [region("road")]}, {"result": []}], "car"),
+        (
+            [
+                {"result": [region("car")], "ground_truth": True},
+                {"result": [region("road")]},
+                {"result": []},
+            ],
+            "car",
+        ),
         ([{"result": [region("car")]}, {"result": [region("road")]}, {"result": []}], "road"),
         ([{"result": [region("car")]}, {"result": [], "ground_truth": True}], None),
     ],
 )
-def test_of_several_annotations_of_label_studio_ground_truth_comes_first(annotations, taken, tmp_path):
+def test_of_several_annotations_of_label_studio_ground_truth_comes_first(
+    annotations, taken, tmp_path
+):
     picture(tmp_path / "src/a.png")
-    write_json(tmp_path / "src/project.json", [{"data": {"image": "a.png"}, "annotations": annotations}])
+    write_json(
+        tmp_path / "src/project.json", [{"data": {"image": "a.png"}, "annotations": annotations}]
+    )
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert done.classes == ["background", *([taken] if taken else [])]
     assert bool(mask(tmp_path / "out").any()) == bool(taken)
-    assert [note for note in done.notes if note.startswith("1 image with several annotations") and "a.png" in note]
+    assert [
+        note
+        for note in done.notes
+        if note.startswith("1 image with several annotations") and "a.png" in note
+    ]
 
 
 def test_further_labels_of_a_region_of_label_studio_are_told(tmp_path):
     picture(tmp_path / "src/a.png")
-    task = {"data": {"image": "a.png"}, "annotations": [{"result": [region("car", "damaged", "car ")]}]}
+    task = {
+        "data": {"image": "a.png"},
+        "annotations": [{"result": [region("car", "damaged", "car ")]}],
+    }
     write_json(tmp_path / "src/project.json", [task])
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert done.classes == ["background", "car"]
@@ -385,21 +500,35 @@ def test_further_labels_of_a_region_of_label_studio_are_told(tmp_path):
 @pytest.mark.parametrize("column", ["shapes", "categories"])
 def test_columns_of_label_studio_may_be_called_as_keys_of_other_tools(column, tmp_path):
     picture(tmp_path / "src/a.png")
-    label_studio(tmp_path / "src", {"image": "a.png", column: "street"}, [("polygonlabels", CORNERS, {})])
+    label_studio(
+        tmp_path / "src", {"image": "a.png", column: "street"}, [("polygonlabels", CORNERS, {})]
+    )
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert done.classes == ["background", "car"]
 
 
 def test_exports_of_label_studio_without_annotations_say_what_to_export(tmp_path):
     picture(tmp_path / "src/a.png")
-    least = {"image": "a.png", "id": 1, "tag": [CORNERS], "annotator": 1, "annotation_id": 1, "lead_time": 2.5}
+    least = {
+        "image": "a.png",
+        "id": 1,
+        "tag": [CORNERS],
+        "annotator": 1,
+        "annotation_id": 1,
+        "lead_time": 2.5,
+    }
     path = write_json(tmp_path / "src/project.json", [least])
     for asked in (None, "label-studio"):
         with pytest.raises(
-            DataNotFound, match=r"Label Studio in JSON-MIN, which cannot be read\. Export JSON from there"
+            DataNotFound,
+            match=r"Label Studio in JSON-MIN, which cannot be read\. Export JSON from there",
         ):
             featherseg.convert(path, tmp_path / "out", from_format=asked)
-    task = {"data": {"image": "a.png"}, "annotations": [], "predictions": [{"result": [region("car")]}]}
+    task = {
+        "data": {"image": "a.png"},
+        "annotations": [],
+        "predictions": [{"result": [region("car")]}],
+    }
     write_json(path, [task, task])
     with pytest.raises(DataNotFound, match=r"2 tasks with predictions of a model alone.* Accept"):
         featherseg.convert(path, tmp_path / "out")
@@ -415,21 +544,35 @@ def test_alpha_masks_of_supervisely_leave_the_image_out(tmp_path):
         featherseg.convert(tmp_path / "src", tmp_path / "out")
 
 
-TRIANGLE_OBJECT = {"geometryType": "polygon", "points": {"exterior": [[2, 2], [20, 2], [20, 15]], "interior": []}}
+TRIANGLE_OBJECT = {
+    "geometryType": "polygon",
+    "points": {"exterior": [[2, 2], [20, 2], [20, 15]], "interior": []},
+}
 
 
 def supervisely(folder, name, label="car", annotation="", **more):
     """An image of a dataset of Supervisely with one polygon, or the objects in `more`."""
     picture(folder / "img" / name)
     size = {"height": SIZE[0], "width": SIZE[1]}
-    content = {"size": size, "tags": [], "objects": [TRIANGLE_OBJECT | {"classTitle": label}]} | more
+    content = {
+        "size": size,
+        "tags": [],
+        "objects": [TRIANGLE_OBJECT | {"classTitle": label}],
+    } | more
     return write_json(folder / "ann" / (annotation or f"{name}.json"), content)
 
 
 def test_tags_of_supervisely_that_are_called_as_splits_are_splits(tmp_path):
-    tagged = {"a": ["train"], "b": ["sunny", "Validation"], "c": ["train", "test"], "d": ["test drive"]}
+    tagged = {
+        "a": ["train"],
+        "b": ["sunny", "Validation"],
+        "c": ["train", "test"],
+        "d": ["test drive"],
+    }
     for name, tags in tagged.items():
-        supervisely(tmp_path / "src/ds", f"{name}.png", tags=[{"name": tag, "value": None} for tag in tags])
+        supervisely(
+            tmp_path / "src/ds", f"{name}.png", tags=[{"name": tag, "value": None} for tag in tags]
+        )
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
     assert done.images == {"train": 2, "val": 1, "test": 1}
     assert (tmp_path / "out/masks/val/b.png").is_file()
@@ -439,7 +582,14 @@ def test_tags_of_supervisely_that_are_called_as_splits_are_splits(tmp_path):
 
 def test_classes_of_supervisely_that_cover_no_area_are_none(tmp_path):
     supervisely(tmp_path / "src/ds", "a.png")
-    shapes = {"lane": "line", "car": "polygon", "knee": "graph", "tree": "any", "rust": "alpha_mask", "old": None}
+    shapes = {
+        "lane": "line",
+        "car": "polygon",
+        "knee": "graph",
+        "tree": "any",
+        "rust": "alpha_mask",
+        "old": None,
+    }
     classes = [{"title": title, "shape": shape} for title, shape in shapes.items()]
     write_json(tmp_path / "src/meta.json", {"classes": classes})
     done = featherseg.convert(tmp_path / "src", tmp_path / "out")
@@ -464,12 +614,21 @@ def test_a_dataset_of_supervisely_takes_the_classes_of_its_project(named, tmp_pa
     done = featherseg.convert(tmp_path / "src" / named, tmp_path / "out")
     assert done.classes == ["background", "road", "car"]
     assert any("src/meta.json" in note for note in done.notes)
-    with zipfile.ZipFile(tmp_path / "src/ds.zip", "w") as archive:  # unpacked beside OUT, which says nothing of it
+    with zipfile.ZipFile(
+        tmp_path / "src/ds.zip", "w"
+    ) as archive:  # unpacked beside OUT, which says nothing of it
         for path in (tmp_path / "src/ds").rglob("*.*"):
             archive.write(path, path.relative_to(tmp_path / "src/ds"))
-    assert featherseg.convert(tmp_path / "src/ds.zip", tmp_path / "src/out").classes == ["background", "car"]
+    assert featherseg.convert(tmp_path / "src/ds.zip", tmp_path / "src/out").classes == [
+        "background",
+        "car",
+    ]
     write_json(tmp_path / "src/ds/meta.json", {"classes": [{"title": "car"}, {"title": "tree"}]})
-    assert featherseg.convert(tmp_path / "src" / named, tmp_path / "own").classes == ["background", "car", "tree"]
+    assert featherseg.convert(tmp_path / "src" / named, tmp_path / "own").classes == [
+        "background",
+        "car",
+        "tree",
+    ]
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
@@ -479,7 +638,13 @@ def test_bitmaps_of_supervisely_with_alpha_are_read_by_it(mode, tmp_path):
     file = BytesIO()
     Image.fromarray(bitmap).save(file, "PNG")
     data = base64.b64encode(zlib.compress(file.getvalue())).decode()
-    row = {"classTitle": "car", "geometryType": "bitmap", "bitmap": {"data": data, "origin": [5, 2]}}
+    row = {
+        "classTitle": "car",
+        "geometryType": "bitmap",
+        "bitmap": {"data": data, "origin": [5, 2]},
+    }
     supervisely(tmp_path / "src", "a.png", objects=[row])
     featherseg.convert(tmp_path / "src", tmp_path / "out")
-    assert np.argwhere(mask(tmp_path / "out")).tolist() == [[y, x] for y in range(2, 6) for x in range(8, 11)]
+    assert np.argwhere(mask(tmp_path / "out")).tolist() == [
+        [y, x] for y in range(2, 6) for x in range(8, 11)
+    ]

@@ -48,9 +48,13 @@ def test_a_large_block_that_was_freed_is_used_again_unless_the_setting_is_off():
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 @pytest.mark.parametrize(("setting", "after"), [("", False), ("off", True)])
 def test_large_blocks_are_returned_within_a_block_of_code_and_used_again_behind_it(setting, after):
-    _, amount = faulted(setting, "with large_blocks_returned(): touch(); before = faults(); touch()")
+    _, amount = faulted(
+        setting, "with large_blocks_returned(): touch(); before = faults(); touch()"
+    )
     assert amount > 40 << 20
-    _, amount = faulted(setting, "with large_blocks_returned(): touch()\ntouch(); before = faults(); touch()")
+    _, amount = faulted(
+        setting, "with large_blocks_returned(): touch()\ntouch(); before = faults(); touch()"
+    )
     assert (amount > 40 << 20) == after
 
 
@@ -71,7 +75,9 @@ libc.malloc_stats()
     for one_heap in (True, False):
         command = [sys.executable, "-c", script.format(one_heap)]
         environment = {**os.environ, "FEATHERSEG_ALLOCATOR": ""}
-        told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
+        told = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True
+        ).stderr
         assert (told.count("Arena") == 1) == one_heap
 
 

@@ -23,7 +23,10 @@ def install(tmp_path, monkeypatch):
         folder = tmp_path / f"{package}-1.0.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        lines = [f"[{group}]", *(f"{name.replace('_', '-')} = {value}" for name, value in points.items())]
+        lines = [
+            f"[{group}]",
+            *(f"{name.replace('_', '-')} = {value}" for name, value in points.items()),
+        ]
         (folder / "entry_points.txt").write_text("\n".join(lines))
         importlib.invalidate_caches()
 
@@ -58,9 +61,13 @@ def test_so_is_a_dataset_and_a_loss(install, tmp_path):
     assert dataset_facts("roads") == dataset_facts("camvid")
     recipe, model = parse_recipe(read_recipe("frm-lite0"), NAMED), build("frm-lite0", 3)
     assert build_loss(None, recipe, model).mean == "number"
-    assert (recipe.loss.lovasz, recipe.loss.class_weights) == (0, "auto"), "of the recipe's own loss the weights stay"
+    assert (recipe.loss.lovasz, recipe.loss.class_weights) == (0, "auto"), (
+        "of the recipe's own loss the weights stay"
+    )
     with pytest.raises(ConfigError, match=r"loss.options do not fit the loss 'ours': .*'means'"):
-        build_loss(None, parse_recipe(read_recipe("frm-lite0"), [*NAMED, "loss.options={means=3}"]), model)
+        build_loss(
+            None, parse_recipe(read_recipe("frm-lite0"), [*NAMED, "loss.options={means=3}"]), model
+        )
     with pytest.raises(ConfigError, match=r"loss.contrast is not part of the loss 'ours'"):
         build_loss(None, parse_recipe(read_recipe("frm-lite0"), [*NAMED, "loss.contrast=1"]), model)
 
@@ -81,14 +88,19 @@ def test_a_broken_package_is_named_and_harms_no_other_model(install, tmp_path, v
 def test_a_name_is_offered_once(install):
     install("one", "featherseg.models", their_net="one:ENTRY")
     install("two", "featherseg.models", their_net="two:ENTRY")
-    with pytest.raises(ConfigError, match=r"two installed packages offer the model 'their-net': .*one.*Uninstall"):
+    with pytest.raises(
+        ConfigError, match=r"two installed packages offer the model 'their-net': .*one.*Uninstall"
+    ):
         build("their-net", classes=3)
 
 
 def test_featherseg_s_own_names_stay_its_own(install):
     install("theirs", "featherseg.models", frm_lite0="theirs:ENTRY")
     assert build("frm-lite0", classes=3).classes == 3
-    with pytest.raises(ConfigError, match="theirs offers the model 'frm-lite0', but featherseg has one of that name"):
+    with pytest.raises(
+        ConfigError,
+        match="theirs offers the model 'frm-lite0', but featherseg has one of that name",
+    ):
         list(MODELS)
 
 

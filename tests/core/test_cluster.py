@@ -22,7 +22,10 @@ NODES = [
 
 @pytest.mark.parametrize("address", ["remote", "127.0.0.1", ":6379", "a:b", "a:99999", "ray://a:1"])
 def test_what_is_no_address_is_told(address):
-    with pytest.raises(ConfigError, match="expected local, auto, or HOST:PORT"), cluster.ray_cluster(address, 1, "it"):
+    with (
+        pytest.raises(ConfigError, match="expected local, auto, or HOST:PORT"),
+        cluster.ray_cluster(address, 1, "it"),
+    ):
         pass
 
 

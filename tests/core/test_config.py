@@ -38,7 +38,9 @@ def test_a_misspelled_part_of_a_path_is_found(tmp_path, monkeypatch):
     assert near_path(Path("neeu")) == " Did you mean 'neu'?"
     assert near_path(Path("neu")) == ""
     assert near_path(Path("neeu/deep")) == " Did you mean 'neu/deep'?"
-    assert near_path(tmp_path / "neu" / "dep") == f" Did you mean {str(tmp_path / 'neu' / 'deep')!r}?"
+    assert (
+        near_path(tmp_path / "neu" / "dep") == f" Did you mean {str(tmp_path / 'neu' / 'deep')!r}?"
+    )
     for nothing in ("neeu/other", "q", "a" * 5000):
         assert near_path(Path(nothing)) == ""
 
@@ -46,12 +48,24 @@ def test_a_misspelled_part_of_a_path_is_found(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"train": {"epoch": 3, "epochs": 3}}, "here: unknown key 'train.epoch'. Did you mean 'epochs'?"),
+        (
+            {"train": {"epoch": 3, "epochs": 3}},
+            "here: unknown key 'train.epoch'. Did you mean 'epochs'?",
+        ),
         ({"train": {}}, "here: key 'train.epochs' is missing."),
         ({"train": {"epochs": "3"}}, "here: train.epochs = '3': input should be a valid integer."),
-        ({"train": {"epochs": 3, "rate": -1}}, "here: train.rate = -1: input should be greater than 0."),
-        ({"train": {"epochs": 3, "rate": float("inf")}}, "here: train.rate = inf: input should be a finite number."),
-        ({"train": {"epochs": 3}, "zzz": 1}, "here: unknown key 'zzz'. Known: train, name, share, weights."),
+        (
+            {"train": {"epochs": 3, "rate": -1}},
+            "here: train.rate = -1: input should be greater than 0.",
+        ),
+        (
+            {"train": {"epochs": 3, "rate": float("inf")}},
+            "here: train.rate = inf: input should be a finite number.",
+        ),
+        (
+            {"train": {"epochs": 3}, "zzz": 1},
+            "here: unknown key 'zzz'. Known: train, name, share, weights.",
+        ),
     ],
 )
 def test_a_slip_gets_a_sentence(values, sentence):
@@ -65,7 +79,10 @@ def test_a_slip_gets_a_sentence(values, sentence):
     [
         ({"share": 1.5}, "here: share = 1.5: input should be less than or equal to 1 or 'auto'."),
         ({"share": "aut"}, "here: share = 'aut': input should be a valid number or 'auto'."),
-        ({"weights": "x"}, "here: weights = 'x': input should be 'none' or 'auto' or a valid array."),
+        (
+            {"weights": "x"},
+            "here: weights = 'x': input should be 'none' or 'auto' or a valid array.",
+        ),
         ({"weights": [1, -1]}, "here: weights.1 = -1: input should be greater than or equal to 0."),
     ],
 )
@@ -87,14 +104,20 @@ def test_a_near_name_is_offered_and_else_the_list():
     assert did_you_mean("zzz", []) == ""
 
 
-@pytest.mark.parametrize("text", ["a = ", "a = " + "9" * 5000, "a = " + "[" * 5000, "a = 1\na = 2", "\x00"])
+@pytest.mark.parametrize(
+    "text", ["a = ", "a = " + "9" * 5000, "a = " + "[" * 5000, "a = 1\na = 2", "\x00"]
+)
 def test_what_is_no_toml_is_refused_by_the_file_s_name(text):
     with pytest.raises(ConfigError, match="here is not valid TOML: "):
         parse_toml(text, "here")
 
 
 def test_a_value_written_as_toml_is_read_as_it_was():
-    value = {"a b": [1, 2.5e-7, True, {"x": '\U00020bb7 \x7f\t"é\\'}], "c-1": (), "path": Path("/a/1")}
+    value = {
+        "a b": [1, 2.5e-7, True, {"x": '\U00020bb7 \x7f\t"é\\'}],
+        "c-1": (),
+        "path": Path("/a/1"),
+    }
     expected = {"a b": [1, 2.5e-7, True, {"x": '\U00020bb7 \x7f\t"é\\'}], "c-1": [], "path": "/a/1"}
     assert parse_toml(f"value = {toml_value(value)}", "here")["value"] == expected
     assert setting_texts({"train.seed": np.int64(3), "train.lr": np.float64(0.001)}) == (

@@ -23,12 +23,19 @@ def _no_proxy(monkeypatch):
 
 def fetch(behaviour: Behaviour, path: Path, **options) -> str:
     with serving(behaviour) as address:
-        return download(f"{address}/a.pth", path, **{"most": 10**6, "loopback": True, "pause": 0.0, **options})
+        return download(
+            f"{address}/a.pth", path, **{"most": 10**6, "loopback": True, "pause": 0.0, **options}
+        )
 
 
 def test_a_whole_file_arrives_and_nothing_stays_beside_it(tmp_path):
     seen = []
-    digest = fetch(Behaviour(CONTENT), tmp_path / "new" / "a.pth", sha256=SHA256, progress=lambda *s: seen.append(s))
+    digest = fetch(
+        Behaviour(CONTENT),
+        tmp_path / "new" / "a.pth",
+        sha256=SHA256,
+        progress=lambda *s: seen.append(s),
+    )
     assert (tmp_path / "new" / "a.pth").read_bytes() == CONTENT
     assert digest == SHA256
     assert os.listdir(tmp_path / "new") == ["a.pth"]
@@ -60,7 +67,9 @@ def test_a_host_that_cannot_be_reached_in_the_midst_is_a_broken_connection(tmp_p
 
 
 def test_what_came_before_a_break_is_kept_for_the_next_command(tmp_path):
-    with pytest.raises(DownloadError, match=r"3,000 bytes are kept; the same command goes on from there"):
+    with pytest.raises(
+        DownloadError, match=r"3,000 bytes are kept; the same command goes on from there"
+    ):
         fetch(Behaviour(CONTENT, cut=[3000, 0]), tmp_path / "a.pth")
     assert not (tmp_path / "a.pth").exists()
     part, note = (tmp_path / f".a.pth.{end}" for end in ("part", "part.json"))
@@ -77,7 +86,13 @@ def test_what_came_before_a_break_is_kept_for_the_next_command(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [{"ranges": False}, {"etag": '"2"'}, {"etag": ""}, {"etag": 'W/"1"'}, {"shift": 7}],
-    ids=["ignores Range", "another file by now", "no validator", "a weak validator", "another part"],
+    ids=[
+        "ignores Range",
+        "another file by now",
+        "no validator",
+        "a weak validator",
+        "another part",
+    ],
 )
 def test_a_server_that_does_not_continue_the_file_sends_it_anew(tmp_path, change):
     """Never a mixture of two files."""
@@ -85,7 +100,9 @@ def test_a_server_that_does_not_continue_the_file_sends_it_anew(tmp_path, change
     with serving(server) as address:
         address += "/a.pth"
         note = f'{{"address": "{address}", "size": {len(CONTENT)}, "version": "\\"1\\""}}'
-        (tmp_path / ".a.pth.part").write_bytes(b"x" * 2000 if "shift" not in change else CONTENT[:2000])
+        (tmp_path / ".a.pth.part").write_bytes(
+            b"x" * 2000 if "shift" not in change else CONTENT[:2000]
+        )
         (tmp_path / ".a.pth.part.json").write_text(note)
         for name, value in change.items():
             setattr(server, name, value)
@@ -158,7 +175,9 @@ def test_a_redirect_to_another_port_of_this_machine_is_followed(tmp_path):
     assert (tmp_path / "a.pth").read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("address", ["http://example.com/a", "http://127.0.0.1/a", "https:///a", "file:///a", "a"])
+@pytest.mark.parametrize(
+    "address", ["http://example.com/a", "http://127.0.0.1/a", "https:///a", "file:///a", "a"]
+)
 def test_only_https_is_fetched(address):
     with pytest.raises(DownloadError, match="https"):
         check_address(address)
@@ -168,7 +187,9 @@ def test_only_https_is_fetched(address):
 
 
 def test_a_wrong_checksum_leaves_no_file(tmp_path):
-    with pytest.raises(DownloadError, match=f"its sha256 is {SHA256}, expected one that begins with 0676ba61"):
+    with pytest.raises(
+        DownloadError, match=f"its sha256 is {SHA256}, expected one that begins with 0676ba61"
+    ):
         fetch(Behaviour(CONTENT), tmp_path / "a.pth", sha256="0676ba61")
     assert not [name for name in os.listdir(tmp_path) if name.endswith((".pth", ".part"))]
 
@@ -200,7 +221,9 @@ def test_a_disk_without_room_is_said_before_a_byte_is_taken(tmp_path, monkeypatc
 
 def test_a_file_where_the_folder_should_be_is_a_sentence(tmp_path):
     (tmp_path / "home").write_text("")
-    with pytest.raises(FeathersegError, match=r"nothing can be written to .*home/weights: .*home is not a folder"):
+    with pytest.raises(
+        FeathersegError, match=r"nothing can be written to .*home/weights: .*home is not a folder"
+    ):
         fetch(Behaviour(CONTENT), tmp_path / "home" / "weights" / "a.pth")
 
 

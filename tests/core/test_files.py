@@ -38,7 +38,9 @@ def save_in_three_writes(path):
 
 @pytest.mark.parametrize("fault", FAULTS, ids=["full disk", "I/O error", "crash"])
 @pytest.mark.parametrize("k", range(1, 12))
-def test_the_old_or_the_new_content_is_there_whatever_operation_fails(tmp_path, monkeypatch, k, fault):
+def test_the_old_or_the_new_content_is_there_whatever_operation_fails(
+    tmp_path, monkeypatch, k, fault
+):
     path = tmp_path / "file"
     write_bytes(path, b"old")
     with monkeypatch.context() as patched:
@@ -70,7 +72,10 @@ def test_a_torn_last_line_spoils_no_other_record(tmp_path):
 
 def test_what_killed_processes_left_goes_and_what_others_write_stays(tmp_path):
     here = temporary_path(tmp_path / "none" / "file").name.split("-")[1][:4]  # of this machine
-    gone, own = f".file.999999999-{here}456789abcdef.tmp", f".file.{os.getpid()}-{here}456789abcdef.tmp"
+    gone, own = (
+        f".file.999999999-{here}456789abcdef.tmp",
+        f".file.{os.getpid()}-{here}456789abcdef.tmp",
+    )
     running = f".file.{os.getppid()}-{here}456789abcdef.tmp"
     elsewhere = f".file.999999999-{int(here, 16) ^ 1:04x}456789abcdef.tmp"  # of a machine that shares the folder
     others = "note.tmp"
@@ -80,7 +85,9 @@ def test_what_killed_processes_left_goes_and_what_others_write_stays(tmp_path):
     folder.mkdir()
     (folder / "link").symlink_to(tmp_path / "note.tmp")
     write_bytes(tmp_path / "file", b"new")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([running, elsewhere, "file", others])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [running, elsewhere, "file", others]
+    )
 
 
 @pytest.mark.parametrize("link", [".file.tmp", "file.tmp", "file"])
@@ -102,7 +109,10 @@ def test_appends_and_locks_do_not_follow_links(tmp_path):
     link.symlink_to(victim)
     with pytest.raises(FeathersegError, match=r"folder/log\.jsonl is a symbolic link"):
         append_line(link, {"step": 1})
-    with pytest.raises(FeathersegError, match=r"folder/log\.jsonl is a symbolic link"), locked(link, RunError("taken")):
+    with (
+        pytest.raises(FeathersegError, match=r"folder/log\.jsonl is a symbolic link"),
+        locked(link, RunError("taken")),
+    ):
         pass
     assert victim.read_text() == "precious\n"
 
@@ -122,11 +132,15 @@ def test_links_anywhere_in_a_folder_are_refused_but_not_the_way_to_it(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self"), reason="this system has no /proc")
-@pytest.mark.parametrize("place", ["/proc/report.html", "/proc/new/report.html", "/dev/null", "/dev/new", "file/x"])
+@pytest.mark.parametrize(
+    "place", ["/proc/report.html", "/proc/new/report.html", "/dev/null", "/dev/new", "file/x"]
+)
 def test_a_place_that_takes_no_file_is_refused_before_the_work(tmp_path, monkeypatch, place):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(FeathersegError, match=r"nothing can be written|a folder or a device, not a file"):
+    with pytest.raises(
+        FeathersegError, match=r"nothing can be written|a folder or a device, not a file"
+    ):
         check_writable(Path(place))
     with pytest.raises(FeathersegError, match=r"cannot write|a folder or a device, not a file"):
         write_text(Path(place), "x")
@@ -178,7 +192,9 @@ def test_a_lock_ends_with_its_process_though_its_workers_live_on(tmp_path):
         "    time.sleep(60)\n"
     )
     path = tmp_path / ".lock"
-    with subprocess.Popen([sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE, text=True
+    ) as process:
         worker = int(process.stdout.readline())
         try:
             with pytest.raises(RunError, match="taken"), locked(path, RunError("taken")):
@@ -211,10 +227,14 @@ def test_a_name_that_is_no_utf8_is_written_and_read_again(tmp_path):
 
 def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
     synced, sync, replace = set(), os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.add(os.fstat(descriptor).st_ino), sync(descriptor)))
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: (synced.add(os.fstat(descriptor).st_ino), sync(descriptor))
+    )
     named = []
     monkeypatch.setattr(
-        os, "replace", lambda old, new: (named.append(os.stat(old).st_ino in synced), replace(old, new))
+        os,
+        "replace",
+        lambda old, new: (named.append(os.stat(old).st_ino in synced), replace(old, new)),
     )
     write_bytes(tmp_path / "a", b"content")
     write_json(tmp_path / "b", {})

@@ -38,7 +38,9 @@ def test_the_requirements_are_those_of_the_package_with_extras_of_extras_resolve
     assert not any(row.name.startswith("featherseg") for row in rows)
 
 
-def test_a_package_that_raises_and_one_that_kills_its_process_are_told_from_those_that_import(tmp_path, monkeypatch):
+def test_a_package_that_raises_and_one_that_kills_its_process_are_told_from_those_that_import(
+    tmp_path, monkeypatch
+):
     (tmp_path / "raises_here.py").write_text("raise OSError('no such library')")
     (tmp_path / "dies_here.py").write_text("import os\nos.abort()")
     (tmp_path / "talks_here.py").write_text("print('hello')")

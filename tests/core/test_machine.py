@@ -51,7 +51,9 @@ def test_auto_is_a_gpu_where_there_is_one():
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.mark.parametrize("name", ["cuda:63", "gpu", "mps" if not torch.backends.mps.is_available() else "cuda:63"])
+@pytest.mark.parametrize(
+    "name", ["cuda:63", "gpu", "mps" if not torch.backends.mps.is_available() else "cuda:63"]
+)
 def test_a_device_that_is_not_there_gets_a_sentence_with_a_way_out(name):
     with pytest.raises(DeviceError, match=name) as error:
         pick_device(name)
@@ -64,8 +66,14 @@ def test_a_device_that_is_not_there_gets_a_sentence_with_a_way_out(name):
         ({}, None),
         ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "max 100000"}, None),
         ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "150000 100000"}, 2),
-        ({"proc/self/cgroup": "0::/a/b", "sys/fs/cgroup/a/cpu.max": "300000 100000"}, 3),  # of the group above
-        ({"proc/self/cgroup": "0::/../x", "sys/fs/cgroup/cpu.max": "5000 100000"}, 1),  # as a container sees it
+        (
+            {"proc/self/cgroup": "0::/a/b", "sys/fs/cgroup/a/cpu.max": "300000 100000"},
+            3,
+        ),  # of the group above
+        (
+            {"proc/self/cgroup": "0::/../x", "sys/fs/cgroup/cpu.max": "5000 100000"},
+            1,
+        ),  # as a container sees it
         (
             {
                 "proc/self/cgroup": "5:memory:/d\n4:cpu,cpuacct:/d\n0::/",

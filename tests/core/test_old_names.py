@@ -63,8 +63,14 @@ def test_examples_that_an_older_run_drew_are_in_its_report(old_run):
 
 
 def test_camvid_s_part_for_choosing_a_recipe_has_its_new_name():
-    assert with_new_names({"data": {"name": "camvid", "train_split": "fit"}})["data"]["train_split"] == "subtrain"
-    assert with_new_names({"data": {"name": "other", "train_split": "fit"}})["data"]["train_split"] == "fit"
+    assert (
+        with_new_names({"data": {"name": "camvid", "train_split": "fit"}})["data"]["train_split"]
+        == "subtrain"
+    )
+    assert (
+        with_new_names({"data": {"name": "other", "train_split": "fit"}})["data"]["train_split"]
+        == "fit"
+    )
 
 
 def test_an_older_exported_file_says_what_it_said():

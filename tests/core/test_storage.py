@@ -23,13 +23,20 @@ def test_an_address_is_known_also_where_a_path_was_made_of_it(place):
     assert address(place) in ("s3://b/in", "gs://b")
 
 
-@pytest.mark.parametrize("place", ["in", "/s3/b", "./s3:/b", "hf://org/name", "file:///etc/passwd", "http://host/x"])
+@pytest.mark.parametrize(
+    "place", ["in", "/s3/b", "./s3:/b", "hf://org/name", "file:///etc/passwd", "http://host/x"]
+)
 def test_other_places_are_no_addresses_of_buckets(place):
     assert not is_remote(place)
 
 
 @pytest.mark.parametrize(
-    "place", [f"s3://AKIA:{SECRET}@bucket/in", f"s3://{SECRET}@bucket", f"s3://b/x?X-Amz-Signature={SECRET}"]
+    "place",
+    [
+        f"s3://AKIA:{SECRET}@bucket/in",
+        f"s3://{SECRET}@bucket",
+        f"s3://b/x?X-Amz-Signature={SECRET}",
+    ],
 )
 def test_credentials_in_an_address_are_refused_and_not_repeated(place):
     with pytest.raises(ConfigError) as refused:
@@ -43,7 +50,12 @@ def test_an_address_without_a_bucket_is_refused():
 
 
 def test_objects_are_listed_by_name_directly_in_a_folder_or_below_it(bucket):
-    bucket.objects = {"b/in/2.png": b"22", "b/in/1.png": b"1", "b/in/deep/3.png": b"333", "b/inn/4.png": b""}
+    bucket.objects = {
+        "b/in/2.png": b"22",
+        "b/in/1.png": b"1",
+        "b/in/deep/3.png": b"333",
+        "b/inn/4.png": b"",
+    }
     assert [(file.name, file.stem, file.size) for file in list_files("s3://b/in")] == [
         ("1.png", "1", 1),
         ("2.png", "2", 2),
@@ -69,7 +81,9 @@ def test_an_object_that_changes_or_is_too_large_is_refused(bucket):
     assert not bucket.asked
 
 
-def test_an_error_of_the_storage_is_told_without_the_secrets_of_the_environment(bucket, monkeypatch):
+def test_an_error_of_the_storage_is_told_without_the_secrets_of_the_environment(
+    bucket, monkeypatch
+):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7")
     bucket.objects = {"b/a": b"12"}
@@ -97,8 +111,14 @@ def test_a_folder_is_streamed_page_by_page_and_one_that_is_not_there_is_empty(mo
         def call_s3(self, method, Bucket, Prefix, Delimiter, ContinuationToken="0"):  # noqa: N803
             asked.append((method, Bucket, Prefix, Delimiter))
             start = int(ContinuationToken)
-            page = [{"Key": key, "Size": 7, "ETag": '"e"'} for key in keys if key.startswith(Prefix)][start : start + 2]
-            more = {"IsTruncated": True, "NextContinuationToken": str(start + 2)} if start + 2 < len(keys) else {}
+            page = [
+                {"Key": key, "Size": 7, "ETag": '"e"'} for key in keys if key.startswith(Prefix)
+            ][start : start + 2]
+            more = (
+                {"IsTruncated": True, "NextContinuationToken": str(start + 2)}
+                if start + 2 < len(keys)
+                else {}
+            )
             return {"Contents": page, **more} if page else {}
 
     monkeypatch.setattr(storage, "_storage", lambda place: Paged())

@@ -58,4 +58,7 @@ def test_importing_them_leaves_no_file(run_fresh, code):
 
 def test_onnxruntime_prints_nothing_where_home_cannot_be_written(run_fresh):
     """It would print in colour that its device id cannot be kept, as on a read-only root."""
-    assert run_fresh("import featherseg, onnxruntime", HOME="/proc/none", TMPDIR="/proc/none") == ("", [])
+    assert run_fresh("import featherseg, onnxruntime", HOME="/proc/none", TMPDIR="/proc/none") == (
+        "",
+        [],
+    )

@@ -70,7 +70,9 @@ them is 16.48 / 214.82 and 94.55, 15.23 / 213.21, 15.98 / 214.81.
 
 def ptflops_count(module: nn.Module, input_size: tuple[int, ...]) -> int:
     """What ptflops 0.6.9 says for one input of that size, without the batch."""
-    count, _ = get_model_complexity_info(module, input_size, as_strings=False, print_per_layer_stat=False)
+    count, _ = get_model_complexity_info(
+        module, input_size, as_strings=False, print_per_layer_stat=False
+    )
     return int(count)
 
 
@@ -133,7 +135,9 @@ def meta_counts(module: nn.Module, images: Tensor | list[Tensor]) -> dict[str, i
 
 
 def test_no_architecture_is_left_out_of_quick_tests():
-    assert {MODELS[name].model for name in ONE_OF_EACH} == {entry.model for entry in MODELS.values()}
+    assert {MODELS[name].model for name in ONE_OF_EACH} == {
+        entry.model for entry in MODELS.values()
+    }
 
 
 @pytest.mark.parametrize("name", EVERY_MODEL)
@@ -152,25 +156,37 @@ def test_models_cost_what_ptflops_and_torch_count(name, size, classes):
 def test_the_paper_s_models_cost_exactly_what_was_found_for_them(name, size):
     params, ptflops, macs = PAPER_COUNTS[name, size]
     result = cost(name, size, 19)
-    assert (result.params, result.macs["ptflops-0.6"], result.macs["macs"]) == (params, ptflops, macs)
+    assert (result.params, result.macs["ptflops-0.6"], result.macs["macs"]) == (
+        params,
+        ptflops,
+        macs,
+    )
     assert ptflops_count(as_tools_see_it(on_meta(name, 19)), (3, *size)) == ptflops
 
 
 def test_the_page_about_the_paper_prints_these_counts():
     page = (Path(__file__).parents[2] / "docs" / "papers" / "frm.md").read_text()
     for (name, _), counts in PAPER_COUNTS.items():
-        assert all(any(f"`{name}`" in line and f" {n:,} " in line for line in page.splitlines()) for n in counts)
+        assert all(
+            any(f"`{name}`" in line and f" {n:,} " in line for line in page.splitlines())
+            for n in counts
+        )
 
 
 def test_dappm_costs_what_its_paper_prints_where_its_norms_are_not_counted():
     """ptflops 0.6 does not know SyncBatchNorm, which DDRNet's code has there: 214.81 in the FRM paper's Table 2."""
-    layers, _ = count_layers(on_meta("frm-van-s-dappm", 19), torch.empty(1, 3, 1024, 2048, device="meta"))
+    layers, _ = count_layers(
+        on_meta("frm-van-s-dappm", 19), torch.empty(1, 3, 1024, 2048, device="meta")
+    )
     norms = [
         f"context.{name}"
         for name, layer in on_meta("frm-van-s-dappm", 19).context.named_modules()
         if isinstance(layer, nn.BatchNorm2d)
     ]
-    assert by_convention(layers)["ptflops-0.6"] - sum(layers[name].ptflops for name in norms) == 214_812_230_656
+    assert (
+        by_convention(layers)["ptflops-0.6"] - sum(layers[name].ptflops for name in norms)
+        == 214_812_230_656
+    )
 
 
 def on_meta(name: str, classes: int) -> nn.Module:
@@ -178,11 +194,21 @@ def on_meta(name: str, classes: int) -> nn.Module:
         return models.build(name, classes=classes).eval()
 
 
-QUICK = ("efficientformerv2-s0", "efficientnet-b0", "efficientnet-lite0", "mit-b0", "resnet-18", "resnet-50", "van-b0")
+QUICK = (
+    "efficientformerv2-s0",
+    "efficientnet-b0",
+    "efficientnet-lite0",
+    "mit-b0",
+    "resnet-18",
+    "resnet-50",
+    "van-b0",
+)
 """One backbone of every kind of block."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in BACKBONES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in BACKBONES]
+)
 def test_backbones_cost_what_ptflops_and_torch_count(name):
     size = (97, 131)
     with torch.device("meta"):
@@ -266,9 +292,13 @@ def test_the_attention_s_pool_decides_how_many_positions_are_compared(pool):
 @pytest.mark.parametrize("composability", ["dot", "difference"])
 def test_a_relation_counts_its_window_however_it_is_computed(window, composability):
     relation = PixelToRegion(32, window=window, composability=composability)
-    counted = meta_counts(TwoMaps(relation).to("meta"), torch.empty(1, 32, 8, 12, device="meta"))["macs"]
+    counted = meta_counts(TwoMaps(relation).to("meta"), torch.empty(1, 32, 8, 12, device="meta"))[
+        "macs"
+    ]
     pixels, cells = 8 * 12, 4 * 6
-    convolutions = pixels * (32 * 16 + 32 * 32) + cells * (32 * 16 + 32 * 32)  # query, out; key, value
+    convolutions = pixels * (32 * 16 + 32 * 32) + cells * (
+        32 * 16 + 32 * 32
+    )  # query, out; key, value
     prior = 4 * window**2 * (2 * 32 + 32 * 8)  # once a child and a cell of the window
     assert counted == convolutions + prior + pixels * window**2 * (16 + 32)
 
@@ -277,12 +307,16 @@ def test_the_prior_costs_32000_whatever_the_size():
     relations = [PixelToRegion(16, prior=prior) for prior in (True, False)]
     for size in [(6, 10), (20, 4)]:
         images = torch.empty(1, 16, *size, device="meta")
-        with_prior, without = (meta_counts(TwoMaps(r).to("meta"), images)["macs"] for r in relations)
+        with_prior, without = (
+            meta_counts(TwoMaps(r).to("meta"), images)["macs"] for r in relations
+        )
         assert with_prior - without == 32_000
 
 
 def test_conv_bn_is_convolutions_and_two_for_an_element_of_a_batch_norm():
-    block = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+    block = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)
+    )
     counted = meta_counts(block.to("meta"), torch.empty(1, 3, 5, 7, device="meta"))
     assert counted["conv-bn"] == (3 * 9 + 2) * 4 * 5 * 7
 
@@ -331,7 +365,10 @@ class Head(nn.Module):
 
 def stages_of(height: int, width: int) -> list[Tensor]:
     """Stage maps of VAN-S for an image of that size."""
-    return [torch.empty(1, c, height >> i + 2, width >> i + 2, device="meta") for i, c in enumerate(VAN_S)]
+    return [
+        torch.empty(1, c, height >> i + 2, width >> i + 2, device="meta")
+        for i, c in enumerate(VAN_S)
+    ]
 
 
 def test_a_model_that_pads_is_counted_at_the_padded_size():
@@ -367,7 +404,9 @@ def test_a_block_with_parameters_of_its_own_needs_a_rule():
 
 def test_a_model_of_one_s_own_is_counted_by_its_layers_or_not_at_all():
     """Also where it does not run on shapes alone; products between its layers cannot be seen by these."""
-    plain, places = (cost_of(OwnModel(own()), "own", (64, 96)).macs for own in (TwoStrides, WithPlaces))
+    plain, places = (
+        cost_of(OwnModel(own()), "own", (64, 96)).macs for own in (TwoStrides, WithPlaces)
+    )
     assert places == plain
     assert plain["macs"] == 32 * 48 * 8 * 27 + 16 * 24 * (8 * 72 + 2 * 8)
 
@@ -377,7 +416,9 @@ def test_a_model_of_one_s_own_is_counted_by_its_layers_or_not_at_all():
             flat = x.flatten(2)
             return (flat @ (flat.mT @ flat)).reshape(x.shape)
 
-    with pytest.raises(UnknownName, match=r"Attending: 589,824 multiply-accumulates of [\d,]+ are products"):
+    with pytest.raises(
+        UnknownName, match=r"Attending: 589,824 multiply-accumulates of [\d,]+ are products"
+    ):
         cost_of(OwnModel(Attending()), "own", (64, 96))
     Attending.macs = lambda self, x, y: 2 * 2 * (16 * 24) ** 2
     found = cost_of(OwnModel(Attending()), "own", (64, 96))
@@ -385,8 +426,12 @@ def test_a_model_of_one_s_own_is_counted_by_its_layers_or_not_at_all():
 
 
 def test_images_of_other_channels_are_counted():
-    rgb, grey = (cost_of(models.build("frm-lite0", classes=3, channels=c), "mine", (64, 64)) for c in (3, 1))
-    assert rgb.macs["macs"] - grey.macs["macs"] == 2 * 9 * 32 * 32 * 32  # 2 channels, 3x3, 32 out, at 1/2
+    rgb, grey = (
+        cost_of(models.build("frm-lite0", classes=3, channels=c), "mine", (64, 64)) for c in (3, 1)
+    )
+    assert (
+        rgb.macs["macs"] - grey.macs["macs"] == 2 * 9 * 32 * 32 * 32
+    )  # 2 channels, 3x3, 32 out, at 1/2
 
 
 def test_counting_leaves_the_model_as_it_was():

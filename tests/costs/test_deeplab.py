@@ -16,6 +16,9 @@ def test_every_deeplabv3_is_counted_at_the_other_model_s_image_and_classes():
             network, options = deeplabs()[name]
             model = models.build(network, 5, options=options).eval()
             model(torch.empty(1, 3, 97, 131))
-        row, macs = rows[name], counter.get_total_flops() // 2  # it counts a multiply-accumulate as two
+        row, macs = (
+            rows[name],
+            counter.get_total_flops() // 2,
+        )  # it counts a multiply-accumulate as two
         assert (row.params, row.macs) == (sum(p.numel() for p in model.parameters()), macs)
         assert row.ratio == pytest.approx(other.macs["macs"] / macs)

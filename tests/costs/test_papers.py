@@ -141,7 +141,9 @@ def test_every_row_of_the_three_tables_is_there():
     tables = [table["rows"] for table in read_paper("frm")["tables"]]
     assert [len(rows) for rows in tables] == [11, 3, 4]
     for rows, known in zip(tables, PRINTED["tables"], strict=True):
-        assert [[*row["measured"].values(), row["gflops"], row["params_m"]] for row in rows] == known["rows"]
+        assert [
+            [*row["measured"].values(), row["gflops"], row["params_m"]] for row in rows
+        ] == known["rows"]
         assert known["sizes"] in ([], [row["size"] for row in rows])
 
 
@@ -163,7 +165,8 @@ def test_every_verdict_of_frm_s_rows(frm):
 def test_what_other_way_of_counting_meets_a_figure_is_named(frm):
     met = {
         (row["backbone"], row["gflops"]["printed"]): {
-            (count["by"], tuple(count["size"]), count["classes"]) for count in row["gflops"]["met_by"]
+            (count["by"], tuple(count["size"]), count["classes"])
+            for count in row["gflops"]["met_by"]
         }
         for row in (*frm["tables"][0]["rows"], *frm["tables"][1]["rows"])
         if row["gflops"]["verdict"] in ("other convention", "mislabelled")
@@ -183,7 +186,9 @@ def test_a_wrong_label_is_answered_with_the_cost_at_that_size(frm):
     figure = frm["tables"][0]["rows"][1]["gflops"]
     ours = figure["ours"]
     assert (ours["by"], ours["size"], f"{ours['value']:.3f}") == ("macs", [1024, 1024], "86.279")
-    assert figure["words"] == ("243.727 (conv-bias-relu, 1024x2048, 150 classes); 86.279 (macs, 1024x1024, 19 classes)")
+    assert figure["words"] == (
+        "243.727 (conv-bias-relu, 1024x2048, 150 classes); 86.279 (macs, 1024x1024, 19 classes)"
+    )
 
 
 def test_accuracies_and_models_that_are_not_built_are_not_judged(frm):
@@ -192,7 +197,14 @@ def test_accuracies_and_models_that_are_not_built_are_not_judged(frm):
         for figure in row["measured"].values():
             assert figure["verdict"] == (None if figure["printed"] == "-" else "not testable here")
     not_built = [row for row in rows if row["model"] is None]
-    assert [row["method"] for row in not_built] == ["NRD", "BiAlignNet", "SFANet", "IFA", "HANet", "PFNet"]
+    assert [row["method"] for row in not_built] == [
+        "NRD",
+        "BiAlignNet",
+        "SFANet",
+        "IFA",
+        "HANet",
+        "PFNet",
+    ]
     assert {row["params_m"]["words"] for row in not_built} == {"published, not recounted"}
     assert not any(row["params_m"]["ours"] for row in not_built)
 
@@ -231,7 +243,11 @@ def test_where_figures_are_known_to_be_rounded_cutting_off_is_not_enough():
 
 
 def test_the_verdict_is_by_the_first_count():
-    yardstick, other, elsewhere = count("10.0"), count("12.0", by="conv-bn"), count("14.0", size=(8, 16))
+    yardstick, other, elsewhere = (
+        count("10.0"),
+        count("12.0", by="conv-bn"),
+        count("14.0", size=(8, 16)),
+    )
     counts = [yardstick, other, elsewhere]
     assert verdict("10.0", counts) == "equal"
     assert verdict("12.0", counts) == "other convention"
@@ -316,7 +332,9 @@ def test_countings_are_of_the_catalogue_and_each_is_used():
     assert {counting.model for counting in countings} <= set(MODELS)
     assert all(set(counting.conventions) <= set(AUTHORS_CONVENTIONS) for counting in countings)
     papers = [read_paper(name) for name in PAPERS]
-    rows = [row["counting"] for paper in papers for table in paper["tables"] for row in table["rows"]]
+    rows = [
+        row["counting"] for paper in papers for table in paper["tables"] for row in table["rows"]
+    ]
     sentences = repr([paper["sentences"] for paper in papers])
     assert {name for name in names if name in rows or f"'{name}'" in sentences} == names
 

@@ -24,8 +24,12 @@ RECIPES = {name: parse_recipe(read_recipe(name)) for name in shipped_recipes()}
 ROWS = {name: recipe.paper for name, recipe in RECIPES.items() if recipe.paper}
 
 OTHER_GMACS = {
-    "frm-van-s_bdd100k": Decimal("94.56"),  # 94.557: the paper's 94.55 cannot be had together with its 214.82
-    "frm-van-s-dappm_cityscapes": Decimal("214.83"),  # 214.81 without DAPPM's norms, unknown to the authors' tool
+    "frm-van-s_bdd100k": Decimal(
+        "94.56"
+    ),  # 94.557: the paper's 94.55 cannot be had together with its 214.82
+    "frm-van-s-dappm_cityscapes": Decimal(
+        "214.83"
+    ),  # 214.81 without DAPPM's norms, unknown to the authors' tool
 }
 """Where our count is not the printed one: ours, to the digits of the paper (docs/papers)."""
 
@@ -45,7 +49,9 @@ ROW = PaperTable(
 def run(tmp_path: Path) -> Run:
     """A run of frm-lite0 on shapes whose recipe names ROW."""
     info = small_info((ClassInfo("a", (1, 2, 3)), ClassInfo("b", (4, 5, 6))))
-    write_info(tmp_path, info.model_copy(update={"recipe": info.recipe.model_copy(update={"paper": ROW})}))
+    write_info(
+        tmp_path, info.model_copy(update={"recipe": info.recipe.model_copy(update={"paper": ROW})})
+    )
     return open_run(tmp_path)
 
 
@@ -66,7 +72,9 @@ def printed(name: str, key: str) -> Decimal:
 
 def is_printed(count: float, figure: Decimal) -> bool:
     """Whether a count, rounded or cut off at the figure's last digit, is the figure."""
-    return any(Decimal(count).quantize(figure, way) == figure for way in (ROUND_HALF_UP, ROUND_DOWN))
+    return any(
+        Decimal(count).quantize(figure, way) == figure for way in (ROUND_HALF_UP, ROUND_DOWN)
+    )
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -75,7 +83,9 @@ def test_we_count_what_the_paper_prints_to_its_last_digit(name):
     counted = cost(RECIPES[name].model.name, row.size, row.classes)
     assert is_printed(counted.params / 1e6, printed(name, "params_m"))
     figure = OTHER_GMACS.get(name, printed(name, "gmacs"))
-    met = {convention for convention, macs in counted.macs.items() if is_printed(macs / 1e9, figure)}
+    met = {
+        convention for convention, macs in counted.macs.items() if is_printed(macs / 1e9, figure)
+    }
     assert met == set() if row.convention == "other" else row.convention in met
 
 
@@ -88,7 +98,10 @@ def test_a_row_s_figures_stand_in_one_row_of_the_paper(name):
 
 
 def test_published_rows_are_found_by_the_model_they_are_of():
-    assert [(row.size, row.gmacs) for row in published("frm-van-s")] == [((720, 1280), 94.55), ((1024, 2048), 214.82)]
+    assert [(row.size, row.gmacs) for row in published("frm-van-s")] == [
+        ((720, 1280), 94.55),
+        ((1024, 2048), 214.82),
+    ]
     assert [row.gmacs for row in published("frm-van-s-ppm")] == [213.21]
     assert [row.gmacs for row in published("frm-van-s-dappm")] == [214.81]
     assert published("frm-lite0") == []
@@ -114,7 +127,10 @@ def test_the_last_look_at_a_split_at_one_scale_is_compared(run):
     look(run, 0.8, data="camvid")
     look(run, None)
     look(run, 0.8, images="many")  # edited by hand
-    append_line(run.path / "evaluations.jsonl", {"data": "shapes", "inference": "whole", "miou": 0.8, "images": 3})
+    append_line(
+        run.path / "evaluations.jsonl",
+        {"data": "shapes", "inference": "whole", "miou": 0.8, "images": 3},
+    )
     look(run, 0.3, split="test", images=7)
     assert [figure.texts() for figure in compare(run).figures[:2]] == [
         ("mIoU on shapes val, %, 3 images", "50.0", "52.34", "+2.34"),
@@ -130,7 +146,12 @@ def test_a_row_at_several_scales_is_compared_with_such_a_look_at_the_run_s_test_
     look(run, 0.9)
     look(run, 0.5, inference="whole, fitted to 32x100, flip, scales 0.5 1.0")
     figures = compare(open_run(run.path)).figures
-    assert figures[0].texts() == ("mIoU on shapes val, %, at several scales, 3 images", "50.0", "50.00", "+0.00")
+    assert figures[0].texts() == (
+        "mIoU on shapes val, %, at several scales, 3 images",
+        "50.0",
+        "50.00",
+        "+0.00",
+    )
     assert (figures[2].name, figures[2].ours) == (
         "parameters, M, 5 classes",
         cost("frm-lite0", (64, 96), 5).params / 1e6,
@@ -138,14 +159,19 @@ def test_a_row_at_several_scales_is_compared_with_such_a_look_at_the_run_s_test_
 
 
 def test_a_run_on_other_data_than_the_row_s_is_not_compared(run):
-    recipe = run.recipe.model_copy(update={"data": run.recipe.data.model_copy(update={"name": "camvid"})})
+    recipe = run.recipe.model_copy(
+        update={"data": run.recipe.data.model_copy(update={"name": "camvid"})}
+    )
     write_info(run.path, run.info.model_copy(update={"recipe": recipe}))
     assert compare(open_run(run.path)) is None
 
 
 def test_a_model_with_settings_of_its_own_is_not_the_row_s(run):
     other = ModelTable.model_validate({**run.recipe.model.model_dump(), "context": "ppm"})
-    write_info(run.path, run.info.model_copy(update={"recipe": run.recipe.model_copy(update={"model": other})}))
+    write_info(
+        run.path,
+        run.info.model_copy(update={"recipe": run.recipe.model_copy(update={"model": other})}),
+    )
     assert compare(open_run(run.path)) is None
 
 

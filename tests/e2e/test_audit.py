@@ -38,9 +38,21 @@ SECONDS = 600
 
 
 def start(place: Path, name: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "featherseg", "audit", "balls", "--run", "run", "--minutes", "60"]
+    command = [
+        sys.executable,
+        "-m",
+        "featherseg",
+        "audit",
+        "balls",
+        "--run",
+        "run",
+        "--minutes",
+        "60",
+    ]
     command += ["--json", f"{name}.json", "-o", f"{name}.html"]
-    return subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def kill_at(process: subprocess.Popen, reached, seconds: float = SECONDS) -> None:
@@ -57,8 +69,15 @@ def kill_at(process: subprocess.Popen, reached, seconds: float = SECONDS) -> Non
 @pytest.mark.slow
 def test_killed_at_several_points_it_ends_the_same_and_its_decisions_correct_the_masks(tmp_path):
     write_balls(tmp_path / "balls", things=True)
-    settings = {"train.steps": 120, "train.batch_size": 8, "train.validations": 1, "model.pretrained": False}
-    featherseg.train("frm-lite0", (Others(), Others()), out=tmp_path / "run", settings=settings, report=False)
+    settings = {
+        "train.steps": 120,
+        "train.batch_size": 8,
+        "train.validations": 1,
+        "model.pretrained": False,
+    }
+    featherseg.train(
+        "frm-lite0", (Others(), Others()), out=tmp_path / "run", settings=settings, report=False
+    )
     whole = start(tmp_path, "whole")
     assert "the page is whole.html" in whole.communicate()[0]
 
@@ -77,10 +96,16 @@ def test_killed_at_several_points_it_ends_the_same_and_its_decisions_correct_the
     assert pages[0] == pages[1]
 
     rows = [json.loads(unescape(text)) for text in re.findall(r'data-region="([^"]*)"', pages[0])]
-    accepted = [{"decision": "accept", **row} for row in rows if row["key"] in {Balls.keys[number] for number in WRONG}]
+    accepted = [
+        {"decision": "accept", **row}
+        for row in rows
+        if row["key"] in {Balls.keys[number] for number in WRONG}
+    ]
     (tmp_path / "decisions.json").write_text(json.dumps({"format": 1, "decisions": accepted}))
     check = ["check", "balls", "--fix", "out", "--decisions", "decisions.json"]
-    subprocess.run([sys.executable, "-m", "featherseg", *check], cwd=tmp_path, check=False, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "featherseg", *check], cwd=tmp_path, check=False, capture_output=True
+    )
     changes = {row["key"]: row["runs"] for row in accepted}
     for number, key in enumerate(Balls.keys):
         wanted = Balls().label(number)

@@ -35,19 +35,32 @@ def photos(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(6):
-        pixels = np.random.default_rng(number).integers(0, 256, (64, 64 + 8 * number, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(number).integers(
+            0, 256, (64, 64 + 8 * number, 3), dtype=np.uint8
+        )
         (folder / f"{number}.png").write_bytes(png(pixels))
     return folder
 
 
 @pytest.fixture
 def expected(photos, tmp_path):
-    command = [sys.executable, "-m", "featherseg", "predict", STARTER, str(photos), "-o", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "featherseg",
+        "predict",
+        STARTER,
+        str(photos),
+        "-o",
+        str(tmp_path / "out"),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
 
-def test_predictions_through_a_bucket_that_fails_now_and_then_are_those_of_the_disk(serve, photos, expected):
+def test_predictions_through_a_bucket_that_fails_now_and_then_are_those_of_the_disk(
+    serve, photos, expected
+):
     server = serve("every:4")
     server.put(**{f"in/{path.name}": path.read_bytes() for path in photos.iterdir()})
     code, said = server.featherseg("predict", STARTER, "s3://yard/in", "-o", "s3://yard/out")
@@ -66,7 +79,9 @@ def test_of_a_client_that_is_killed_no_object_is_half_there(serve, photos, expec
     assert "3_mask.png" not in found
     assert {name: expected[name] for name in found} == found
     assert {f"{number}_mask.png" for number in range(3)} <= set(found)
-    code, said = server.featherseg("predict", STARTER, "s3://yard/in", "-o", "s3://yard/out", "--overwrite")
+    code, said = server.featherseg(
+        "predict", STARTER, "s3://yard/in", "-o", "s3://yard/out", "--overwrite"
+    )
     assert code == 0, said
     assert server.objects("out") == expected
 
@@ -91,17 +106,23 @@ def test_a_run_is_trained_and_scored_on_data_in_a_bucket(serve, tmp_path):
     server.put(**files)
     name, run = "s3://yard/lawn/dataset.toml", tmp_path / "run"
     settings = ("--set", "train.steps=2", "--set", "train.batch_size=2", "--set", "data.workers=0")
-    code, said = server.featherseg("train", "efficientvit-seg-b0", "--data", name, *settings, "--out", run)
+    code, said = server.featherseg(
+        "train", "efficientvit-seg-b0", "--data", name, *settings, "--out", run
+    )
     assert code == 0, said
     assert "s3://yard/lawn: 16 files, 0.1 MB" in said
     assert name in (run / "resolved.json").read_text()
-    assert all(SECRET.encode() not in path.read_bytes() for path in run.rglob("*") if path.is_file())
+    assert all(
+        SECRET.encode() not in path.read_bytes() for path in run.rglob("*") if path.is_file()
+    )
 
     # Elsewhere, where there is no copy yet, the run finds its data as well.
     server.environment["FEATHERSEG_HOME"] = str(tmp_path / "other")
     code, said = server.featherseg("evaluate", run, "--split", "val")
     assert code == 0, said
-    assert (tmp_path / "other/mirror/s3/yard/lawn/masks/val/1.png").read_bytes() == files["lawn/masks/val/1.png"]
+    assert (tmp_path / "other/mirror/s3/yard/lawn/masks/val/1.png").read_bytes() == files[
+        "lawn/masks/val/1.png"
+    ]
     assert not (tmp_path / "other/mirror/s3/yard/lawn/dataset.toml").is_symlink()
 
 
@@ -122,7 +143,12 @@ print(predict_folder(job, in_this_process, 2, lambda *counts: None))
 def test_what_workers_of_a_cluster_put_is_whole_when_a_client_is_killed(serve, photos, expected):
     server = serve("hang:out/3_mask.png")
     server.put(**{f"in/{path.name}": path.read_bytes() for path in photos.iterdir()})
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": server.environment}
+    pipes = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+        "env": server.environment,
+    }
     client = subprocess.Popen([sys.executable, "-c", WORKER], **pipes)
     assert server.process.stdout.readline() == "hanging\n"  # half of the mask is sent
     client.kill()
@@ -146,7 +172,12 @@ def test_what_workers_of_a_cluster_put_is_whole_when_a_client_is_killed(serve, p
 def test_a_bucket_that_fails_now_and_then_gets_the_same_from_workers(serve, photos, expected):
     server = serve("every:5")
     server.put(**{f"in/{path.name}": path.read_bytes() for path in photos.iterdir()})
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": server.environment}
+    pipes = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+        "env": server.environment,
+    }
     said = subprocess.run([sys.executable, "-c", WORKER], **pipes, check=False).stdout
     assert said.splitlines()[-1] == "(6, 0)", said
     found = server.objects("out")

@@ -52,7 +52,9 @@ def test_other_channels_learn_from_the_averaged_imagenet_weights(tmp_path, chann
         "augment.brightness=0.2",
     )
     reporter = Silent()
-    run = train(Request("frm-lite0", data=str(toml), overrides=settings), tmp_path / "run", reporter)
+    run = train(
+        Request("frm-lite0", data=str(toml), overrides=settings), tmp_path / "run", reporter
+    )
     assert any(f"averaged to {channels} channels" in message for message in reporter.messages)
     assert run.info.channels == channels == len(run.model.mean)
     assert max(r["val_miou"] for r in run.metrics().values() if r.get("val_miou") is not None) > 0.9

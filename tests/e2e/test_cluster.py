@@ -41,13 +41,20 @@ def command(*words):
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """The images, the last of them cut short, and the masks that one process makes of them."""
-    pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'featherseg[cluster]'")
+    pytest.importorskip(
+        "ray.data", reason="Ray is not installed: pip install 'featherseg[cluster]'"
+    )
     folder, out = tmp_path_factory.mktemp("in"), tmp_path_factory.mktemp("alone")
     for number in range(IMAGES):
         pixels = np.random.default_rng(number).integers(0, 256, (64, 96, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:05}.png")
     (folder / "spoiled.png").write_bytes((folder / "00000.png").read_bytes()[:300])
-    assert subprocess.run(command(folder, "-o", out, "--masks"), capture_output=True, check=False).returncode == 1
+    assert (
+        subprocess.run(
+            command(folder, "-o", out, "--masks"), capture_output=True, check=False
+        ).returncode
+        == 1
+    )
     return folder, {path.name: path.read_bytes() for path in out.iterdir()}
 
 
@@ -56,7 +63,9 @@ class Disk:
 
     def __init__(self, photos, tmp_path):
         self.photos, self.out, self.environment = photos, tmp_path / "out", dict(os.environ)
-        self.environment["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray")  # names of sockets in it must be short
+        self.environment["RAY_TMPDIR"] = tempfile.mkdtemp(
+            prefix="ray"
+        )  # names of sockets in it must be short
 
     def names(self):
         """What is in the output folder, but for files that are being written."""
@@ -89,7 +98,9 @@ class Bucket(Disk):
     def stop(self):
         """Neither Ray's logs nor ours may have told a secret."""
         self.server.stop()
-        written = [path for path in Path(self.environment["RAY_TMPDIR"]).rglob("*") if path.is_file()]
+        written = [
+            path for path in Path(self.environment["RAY_TMPDIR"]).rglob("*") if path.is_file()
+        ]
         told = [path for path in written if tells(path)]
         super().stop()
         assert any(path.suffix == ".log" for path in written)
@@ -115,8 +126,12 @@ def check(place, expected):
     del found["settings.json"]
     assert found == expected
     assert len(lines) == IMAGES + 1
-    digests = {f"{line['name']}_mask.png": line["sha256"] for line in lines if line["status"] == "done"}
-    assert digests == {name: hashlib.sha256(content).hexdigest() for name, content in expected.items()}
+    digests = {
+        f"{line['name']}_mask.png": line["sha256"] for line in lines if line["status"] == "done"
+    }
+    assert digests == {
+        name: hashlib.sha256(content).hexdigest() for name, content in expected.items()
+    }
     assert [line["image"] for line in lines if line["status"] == "failed"] == ["spoiled.png"]
 
 
@@ -154,7 +169,9 @@ def check_memory(held):
         assert max(late) - max(early) < MOST_GROWN
 
 
-def test_this_machine_alone_writes_what_predict_writes_and_the_second_time_nothing(photos, tmp_path):
+def test_this_machine_alone_writes_what_predict_writes_and_the_second_time_nothing(
+    photos, tmp_path
+):
     folder, expected = photos
     place, held = Disk(folder, tmp_path), []
     words = command(folder, "-o", place.out, "--cluster", "local", "--workers", "2")
@@ -167,7 +184,9 @@ def test_this_machine_alone_writes_what_predict_writes_and_the_second_time_nothi
     check(place, expected)
     check_memory(held)
     times = {path.name: path.stat().st_mtime_ns for path in place.out.glob("*_mask.png")}
-    again = subprocess.run(words, capture_output=True, text=True, check=False, env=place.environment)
+    again = subprocess.run(
+        words, capture_output=True, text=True, check=False, env=place.environment
+    )
     assert again.returncode == 1, again.stdout + again.stderr
     assert "1 image without a mask" in again.stdout
     assert {path.name: path.stat().st_mtime_ns for path in place.out.glob("*_mask.png")} == times
@@ -184,7 +203,10 @@ def test_an_address_where_nobody_is_gives_a_sentence(photos, tmp_path):
 
 @pytest.fixture
 def nodes(place, tmp_path):
-    script, told = Path(__file__).parents[1] / "support/servers/ray_nodes.py", tmp_path / "nodes.txt"
+    script, told = (
+        Path(__file__).parents[1] / "support/servers/ray_nodes.py",
+        tmp_path / "nodes.txt",
+    )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": told.open("w")}
     process = psutil.Popen([sys.executable, str(script)], **pipes, text=True, env=place.environment)
     address = process.stdout.readline().strip()
@@ -197,7 +219,9 @@ def nodes(place, tmp_path):
 
 
 @pytest.mark.parametrize("number", range(ROUNDS))
-def test_workers_a_node_and_the_driver_are_killed_and_every_mask_is_there_once(photos, place, nodes, tmp_path, number):
+def test_workers_a_node_and_the_driver_are_killed_and_every_mask_is_there_once(
+    photos, place, nodes, tmp_path, number
+):
     (process, address), expected = nodes, photos[1]
     chance = random.Random(number)
     words = command(place.photos, "-o", place.out, "--cluster", address, "--workers", "3")
@@ -209,7 +233,9 @@ def test_workers_a_node_and_the_driver_are_killed_and_every_mask_is_there_once(p
     driver, held, said = None, [], (tmp_path / "said.txt").open("a+")
     try:
         while True:
-            driver = driver or subprocess.Popen(words, stdout=said, stderr=said, env=place.environment)
+            driver = driver or subprocess.Popen(
+                words, stdout=said, stderr=said, env=place.environment
+            )
             there = look(place, process, held)
             if moments and there >= moments[0]:
                 running = workers(process)
@@ -222,7 +248,9 @@ def test_workers_a_node_and_the_driver_are_killed_and_every_mask_is_there_once(p
                 elif fault == "node":
                     process.stdin.write("lose\n")
                     process.stdin.flush()
-                    assert process.stdout.readline() == "lost\n", (tmp_path / "nodes.txt").read_text()
+                    assert process.stdout.readline() == "lost\n", (
+                        tmp_path / "nodes.txt"
+                    ).read_text()
                 elif fault == "driver":
                     driver.kill()
                     driver.wait()
@@ -266,10 +294,14 @@ def test_of_a_worker_that_is_killed_while_it_puts_an_object_nothing_is_half_ther
 
 def test_a_driver_holds_no_list_of_ten_million_names():
     """The list is simulated, Ray is not; every name gets its line in the manifest."""
-    pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'featherseg[cluster]'")
+    pytest.importorskip(
+        "ray.data", reason="Ray is not installed: pip install 'featherseg[cluster]'"
+    )
     script, held = Path(__file__).parents[1] / "support/data/many_names.py", []
     for count in (10**5, NAMES):
-        done = subprocess.run([sys.executable, str(script), str(count)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, str(script), str(count)], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         lines, peak = map(int, done.stdout.split()[-2:])
         print(f"{count:,} names: {peak / 1e6:.0f} MB")  # noqa: T201

@@ -20,13 +20,28 @@ from featherseg.data import open_dataset
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs" / "start").glob("*.md"))]
-ELSEWHERE = ("CITYSCAPES", "ADEChallengeData2016", "PIDNet_S", "runs/a", "runs/frm", "van-b1", "frm-van-s", "hf://")
+ELSEWHERE = (
+    "CITYSCAPES",
+    "ADEChallengeData2016",
+    "PIDNet_S",
+    "runs/a",
+    "runs/frm",
+    "van-b1",
+    "frm-van-s",
+    "hf://",
+)
 ELSEWHERE += ("train.loggers=mlflow", "latency.json")
 """What stands for data that nobody may ship, and for servers: commands that name it are parsed by tests/test_docs.py,
 not run."""
 
 IMAGES, MINUTES = 24, "4"
-SHORT = ("model.pretrained=false", "data.workers=0", "train.epochs=1", "train.batch_size=2", "train.precision=fp32")
+SHORT = (
+    "model.pretrained=false",
+    "data.workers=0",
+    "train.epochs=1",
+    "train.batch_size=2",
+    "train.precision=fp32",
+)
 CROPS = {
     "frm-lite0-light": "[64, 96]",
     "frm-lite0-half-light": "[64, 96]",
@@ -52,28 +67,52 @@ def shortened(line: list[str]) -> list[str]:
     trains = line[0] == "train" and "--resume" not in line
     if trains or line[0] == "sweep":
         name = line[1]
-        line = [*line, *(part for setting in (*SHORT, f"augment.crop={CROPS[name]}") for part in ("--set", setting))]
+        line = [
+            *line,
+            *(
+                part
+                for setting in (*SHORT, f"augment.crop={CROPS[name]}")
+                for part in ("--set", setting)
+            ),
+        ]
         if "shapes" in name:
             line += ["--set", "data.train_size=4", "--set", "data.val_size=2"]
     if line[0] == "fit":
-        less = {"--hours": "0.05", "--max-ms": "5000", "--max-mib": "5000", "--image-size": "64x128"}
+        less = {
+            "--hours": "0.05",
+            "--max-ms": "5000",
+            "--max-mib": "5000",
+            "--image-size": "64x128",
+        }
         line = [less.get(before, word) for before, word in zip(["", *line], line, strict=False)]
     if line[0] == "audit":
-        line = [MINUTES if before == "--minutes" else word for before, word in zip(["", *line], line, strict=False)]
-    return [*line, "--max-drop", "100"] if line[0] == "export" and "int8" in " ".join(line) else line
+        line = [
+            MINUTES if before == "--minutes" else word
+            for before, word in zip(["", *line], line, strict=False)
+        ]
+    return (
+        [*line, "--max-drop", "100"] if line[0] == "export" and "int8" in " ".join(line) else line
+    )
 
 
 def accept_all(page: Path, decisions: Path) -> None:
     """What the page saves after the key `a` at every image (tests/auditing/test_page.py has it saved by a browser)."""
-    rows = [json.loads(unescape(text)) for text in re.findall(r'data-region="([^"]*)"', page.read_text())]
-    decisions.write_text(json.dumps({"format": 1, "decisions": [{"decision": "accept", **row} for row in rows]}))
+    rows = [
+        json.loads(unescape(text))
+        for text in re.findall(r'data-region="([^"]*)"', page.read_text())
+    ]
+    decisions.write_text(
+        json.dumps({"format": 1, "decisions": [{"decision": "accept", **row} for row in rows]})
+    )
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """Where the documents are read: images and masks in yard/, a labelme folder in annotated/, photos, a clip."""
     monkeypatch.chdir(tmp_path)
-    (toml,) = re.findall(r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    (toml,) = re.findall(
+        r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
     scenes = open_dataset("shapes", "train", size=IMAGES)
     for folder in ("yard/images", "yard/masks", "annotated"):
         (tmp_path / folder).mkdir(parents=True)
@@ -82,10 +121,21 @@ def place(tmp_path, monkeypatch):
         scene = scenes[index]
         for folder in ("yard/images", "annotated"):
             Image.fromarray(scene.image[::4, ::4]).save(tmp_path / folder / f"{index}.jpg")
-        mask = np.where(scene.label[::4, ::4] == 255, 255, scene.label[::4, ::4] % 3).astype(np.uint8)
+        mask = np.where(scene.label[::4, ::4] == 255, 255, scene.label[::4, ::4] % 3).astype(
+            np.uint8
+        )
         Image.fromarray(mask).save(tmp_path / f"yard/masks/{index}.png")
-        shapes = [polygon("road", 0, 40, 127, 40, 127, 63, 0, 63), polygon("car", 20 + index, 30, 60, 30, 60, 50)]
-        labelme(tmp_path / "annotated", shapes, f"{index}.jpg", imageHeight=mask.shape[0], imageWidth=mask.shape[1])
+        shapes = [
+            polygon("road", 0, 40, 127, 40, 127, 63, 0, 63),
+            polygon("car", 20 + index, 30, 60, 30, 60, 50),
+        ]
+        labelme(
+            tmp_path / "annotated",
+            shapes,
+            f"{index}.jpg",
+            imageHeight=mask.shape[0],
+            imageWidth=mask.shape[1],
+        )
         (tmp_path / "annotated/a.json").rename(tmp_path / f"annotated/{index}.json")
     (tmp_path / "photos").mkdir()
     Image.fromarray(scene.image).save(tmp_path / "photos" / "street.jpg")
@@ -102,7 +152,9 @@ def run(line: list[str]) -> None:
         assert done.returncode == 0, (line, done.stdout[-2000:], done.stderr[-2000:])
         return
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        [*command, "--port", "0"], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdout
         assert any(row.startswith("http://") for row in iter(process.stdout.readline, ""))
         process.send_signal(signal.SIGTERM)
@@ -113,7 +165,10 @@ def run(line: list[str]) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
 def test_the_commands_of_a_document_run_in_its_order(path, place):
     lines = commands(path)
-    assert lines or path.stem in ("sharing", "container")  # run by tests/test_hub.py; Docker is not at hand
+    assert lines or path.stem in (
+        "sharing",
+        "container",
+    )  # run by tests/test_hub.py; Docker is not at hand
     for line in lines:
         if "--decisions" in line:
             accept_all(place / "audit.html", place / line[line.index("--decisions") + 1])

@@ -49,7 +49,10 @@ def weights(out):
 
 def decided(out):
     facts = json.loads((out / "fit.json").read_text())
-    rows = [{key: row[key] for key in ("model", "scale", "status", "miou_val")} for row in facts["candidates"]]
+    rows = [
+        {key: row[key] for key in ("model", "scale", "status", "miou_val")}
+        for row in facts["candidates"]
+    ]
     return facts["chosen"]["model"], facts["chosen"]["miou_test"], rows
 
 
@@ -85,7 +88,9 @@ def test_a_fit_that_was_killed_ten_times_ends_as_one_that_was_not(yard, tmp_path
 
     # The delivered folder is a run with its file; both give one mask
     image = Image.open(next((yard.parent / "images").iterdir()))
-    masks = [featherseg.Predictor(path)(image).mask for path in (whole, whole / "export" / "model.onnx")]
+    masks = [
+        featherseg.Predictor(path)(image).mask for path in (whole, whole / "export" / "model.onnx")
+    ]
     assert (masks[0] == masks[1]).mean() > 0.999
     assert json.loads((whole / "fit.json").read_text())["chosen"]["miou_test"] > 0.2
 
@@ -129,7 +134,9 @@ def _command_line(process):
         return []
 
 
-def test_a_file_over_the_limit_is_delivered_where_nobody_is_left_and_timed_again(yard, tmp_path, monkeypatch):
+def test_a_file_over_the_limit_is_delivered_where_nobody_is_left_and_timed_again(
+    yard, tmp_path, monkeypatch
+):
     begin_planned(yard, tmp_path / "out", **ALONE)
     take(monkeypatch, lambda scale: 20.5)
     found = featherseg.fit(out=tmp_path / "out", resume=True)
@@ -143,31 +150,47 @@ def test_a_file_over_the_limit_is_delivered_where_nobody_is_left_and_timed_again
     found = featherseg.fit(out=tmp_path / "moved", resume=True, progress=(heard := Silent()))
     assert (found.limit_kept, found.facts["chosen"]["latency_ms"]["p50"]) == (True, 19.5)
     assert weights(tmp_path / "moved") == before
-    assert any(f"{FAST.model} took 5.0 ms once and 19.5 ms another time" in text for text in heard.messages)
+    assert any(
+        f"{FAST.model} took 5.0 ms once and 19.5 ms another time" in text for text in heard.messages
+    )
     assert found.facts["chosen"]["timings_ms"] == [5.0, 19.5, 19.5, 19.5]
     assert found.file.is_file()
     (tmp_path / "moved").rename(tmp_path / "away")
-    assert featherseg.evaluate(tmp_path / "away").miou == pytest.approx(found.facts["chosen"]["miou_test"], abs=1e-6)
+    assert featherseg.evaluate(tmp_path / "away").miou == pytest.approx(
+        found.facts["chosen"]["miou_test"], abs=1e-6
+    )
 
 
 def test_what_was_delivered_stays_where_more_hours_deliver_nothing(tmp_path, monkeypatch):
-    yard, out = write_yard(tmp_path / "yard", splits="train = 0.6\nval = 0.2\ntest = 0.2"), tmp_path / "fit"
+    yard, out = (
+        write_yard(tmp_path / "yard", splits="train = 0.6\nval = 0.2\ntest = 0.2"),
+        tmp_path / "fit",
+    )
     begin_planned(yard, out, **ALONE)
     take(monkeypatch, lambda scale: 19.5)
     featherseg.fit(out=out, resume=True)
     record = json.loads((out / "parity.json").read_text())["onnx"]
     assert Path(record["path"]) == out / "export" / "model.onnx"
 
-    kept = (out / "fit.json", out / "weights.safetensors", out / "export" / "model.onnx", out / "parity.json")
+    kept = (
+        out / "fit.json",
+        out / "weights.safetensors",
+        out / "export" / "model.onnx",
+        out / "parity.json",
+    )
     before = [path.read_bytes() for path in kept]
-    (out / "spent.json").write_text(json.dumps({"seconds": 3600 - 40}))  # of which 30 are kept for the delivery
+    (out / "spent.json").write_text(
+        json.dumps({"seconds": 3600 - 40})
+    )  # of which 30 are kept for the delivery
 
     def fail(*given, **how):
         raise ExportError("int8 lost 2.3 points")
 
     with monkeypatch.context() as patch:
         patch.setattr(delivery, "export", fail)
-        with pytest.raises(RunError, match=r"its run is .*-to-\d+, but there is no file: int8 lost"):
+        with pytest.raises(
+            RunError, match=r"its run is .*-to-\d+, but there is no file: int8 lost"
+        ):
             featherseg.fit(out=out, resume=True, hours=1.001, progress=(said := Silent()))
     with monkeypatch.context() as patch:
         take(patch, lambda scale: 20.5)
@@ -180,10 +203,14 @@ def test_what_was_delivered_stays_where_more_hours_deliver_nothing(tmp_path, mon
     # And where it can be delivered, it is
     found = featherseg.fit(out=out, resume=True)
     assert found.facts["steps"] > 2
-    assert [path.read_bytes() == old for path, old in zip(kept, before, strict=True)][:3] == [False] * 3
+    assert [path.read_bytes() == old for path, old in zip(kept, before, strict=True)][:3] == [
+        False
+    ] * 3
 
 
-def test_one_that_is_too_slow_after_its_training_is_delivered_for_smaller_images(yard, tmp_path, monkeypatch):
+def test_one_that_is_too_slow_after_its_training_is_delivered_for_smaller_images(
+    yard, tmp_path, monkeypatch
+):
     out = tmp_path / "out"
     begin_planned(yard, out, **ALONE, image_size=(96, 144))
     take(monkeypatch, lambda scale: 23.0 * scale**2)
@@ -204,7 +231,11 @@ def test_one_that_is_too_slow_after_its_training_is_delivered_for_smaller_images
 def test_a_fit_of_three_minutes_delivers_what_keeps_the_limit(tmp_path):
     out = tmp_path / "camera"
     words = ["--data", "shapes", "--max-ms", "200", "--hours", str(3 / 60)]
-    subprocess.run([sys.executable, "-m", "featherseg", "fit", *words, "--out", str(out)], check=True, timeout=900)
+    subprocess.run(
+        [sys.executable, "-m", "featherseg", "fit", *words, "--out", str(out)],
+        check=True,
+        timeout=900,
+    )
     facts = json.loads((out / "fit.json").read_text())
     assert facts["chosen"]["latency_ms"]["p50"] <= facts["limit_ms"] == 200
     assert {"p50", "p95", "interval"} <= facts["chosen"]["latency_ms"].keys()

@@ -48,8 +48,12 @@ def yard(tmp_path_factory):
             (root / folder / split).mkdir(parents=True)
         for index in range(count):
             scene = scenes[index]
-            Image.fromarray(scene.image[::2, ::2]).save(root / "images" / split / f"{index}.jpg", quality=95)
-            Image.fromarray(scene.label[::2, ::2].clip(max=3)).save(root / "masks" / split / f"{index}.png")
+            Image.fromarray(scene.image[::2, ::2]).save(
+                root / "images" / split / f"{index}.jpg", quality=95
+            )
+            Image.fromarray(scene.label[::2, ::2].clip(max=3)).save(
+                root / "masks" / split / f"{index}.png"
+            )
     (root / "dataset.toml").write_text(TOML)
     return root
 
@@ -81,7 +85,9 @@ def test_check_train_evaluate_predict_report(yard, tmp_path):
     call("report", run)
     page = (run / "report.html").read_text()
     assert "yard" in page
-    assert not re.search(r"(src|href)=.?https?:|url\(.?https?:", page)  # nothing is fetched from anywhere
+    assert not re.search(
+        r"(src|href)=.?https?:|url\(.?https?:", page
+    )  # nothing is fetched from anywhere
 
 
 def test_a_mask_value_outside_the_map_is_named_before_training(yard, tmp_path):

@@ -60,13 +60,19 @@ def yard(tmp_path_factory) -> Path:
             (root / folder / split).mkdir(parents=True)
         for index in range(count):
             scene = scenes[index]
-            mask = np.where(scene.label[::2, ::2] == 255, 255, scene.label[::2, ::2] % 3).astype(np.uint8)
+            mask = np.where(scene.label[::2, ::2] == 255, 255, scene.label[::2, ::2] % 3).astype(
+                np.uint8
+            )
             if split == "train" and index < 3:
                 mask[: 2 + index, :5] = STRAY
-            Image.fromarray(scene.image[::2, ::2]).save(root / "images" / split / f"{index}.jpg", quality=95)
+            Image.fromarray(scene.image[::2, ::2]).save(
+                root / "images" / split / f"{index}.jpg", quality=95
+            )
             Image.fromarray(mask).save(root / "masks" / split / f"{index}.png")
     for number in range(2):
-        Image.fromarray(scene.image[::2, ::2]).save(root / "images" / "train" / f"{UNPAIRED}{number}.jpg")
+        Image.fromarray(scene.image[::2, ::2]).save(
+            root / "images" / "train" / f"{UNPAIRED}{number}.jpg"
+        )
     (root / "dataset.toml").write_text(TOML)
     return root
 
@@ -76,7 +82,12 @@ def mended(yard, tmp_path_factory) -> Path:
     """The same, mended by `check --fix`; its dataset.toml."""
     out = tmp_path_factory.mktemp("mended") / "yard"
     found = call("check", yard, "--fix", out, code=1).output
-    for named in (str(STRAY), f"{UNPAIRED}0.jpg", f"{UNPAIRED}1.jpg", *(f"{number}.png" for number in range(3))):
+    for named in (
+        str(STRAY),
+        f"{UNPAIRED}0.jpg",
+        f"{UNPAIRED}1.jpg",
+        *(f"{number}.png" for number in range(3)),
+    ):
         assert named in found
     call("check", out / "dataset.toml")
     return out / "dataset.toml"
@@ -125,7 +136,9 @@ def test_an_engineer_brings_her_model_to_a_box_without_pytorch(run, yard, tmp_pa
     assert len(weights) == 3
     assert len(set(weights)) > 1
     reports = exported(run, "onnx,openvino", tmp_path / "box")
-    sizes = {(row["height"], row["width"]) for report in reports for row in report["parity"]["rows"]}
+    sizes = {
+        (row["height"], row["width"]) for report in reports for row in report["parity"]["rows"]
+    }
     assert all(report["parity"]["ok"] for report in reports)
     assert len(sizes) >= 3
     assert any(height % 2 or width % 2 for height, width in sizes)
@@ -138,7 +151,9 @@ def test_an_engineer_brings_her_model_to_a_box_without_pytorch(run, yard, tmp_pa
 
 
 def test_an_engineer_segments_a_clip_of_her_camera(run, yard, tmp_path):
-    frames = np.stack([np.array(Image.open(yard / "images" / "val" / f"{i % 3}.jpg")) for i in range(7)])
+    frames = np.stack(
+        [np.array(Image.open(yard / "images" / "val" / f"{i % 3}.jpg")) for i in range(7)]
+    )
     clip = write_video(tmp_path / "clip.mp4", frames)
     call("predict", run, clip, "-o", tmp_path / "clip_seg.mp4")
     drawn, times = read_video(tmp_path / "clip_seg.mp4")
@@ -168,7 +183,9 @@ def test_a_student_ablates_a_module_and_compares_the_runs(run, mended, tmp_path)
     text = page.read_text()
     assert "without" in text
     assert not re.search(r"(src|href)=.?https?:|<script", text)
-    whole, ablated = (sum(p.numel() for p in load_run(folder).model.parameters()) for folder in (run, without))
+    whole, ablated = (
+        sum(p.numel() for p in load_run(folder).model.parameters()) for folder in (run, without)
+    )
     assert ablated < whole
 
 
@@ -183,7 +200,10 @@ def test_a_data_lead_reads_the_report_and_asks_the_service(run, yard, tmp_path):
 
     images = sorted((yard / "images" / "val").iterdir())
     call("predict", run, *images, "-o", tmp_path / "masks")
-    with running(*open_models([run], "cpu")) as (address, _), httpx.Client(base_url=address, timeout=60) as client:
+    with (
+        running(*open_models([run], "cpu")) as (address, _),
+        httpx.Client(base_url=address, timeout=60) as client,
+    ):
         assert "<html" in client.get("/").text
         names = [row["name"] for row in client.get("/v1/models").json()["models"][0]["classes"]]
         assert names == ["ground", "wall", "thing"]

@@ -36,10 +36,21 @@ KILLS = ["anywhere"] * 4 + ["step"] * 8 + ["validation"] * 4 + ["checkpoint"] * 
 
 
 def start(out, *, resume):
-    command = [sys.executable, "-m", "featherseg", "train", "frm-lite0", "--no-report", "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "featherseg",
+        "train",
+        "frm-lite0",
+        "--no-report",
+        "--out",
+        str(out),
+    ]
     for setting in SETTINGS:
         command += ["--set", setting]
-    return subprocess.Popen(command + ["--resume"] * resume, stdout=subprocess.DEVNULL, start_new_session=True)
+    return subprocess.Popen(
+        command + ["--resume"] * resume, stdout=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def steps_by_life(out):
@@ -68,7 +79,9 @@ class Life:
     def saving(self):
         """Whether a checkpoint is being written right now (an older life may have left such a file behind)."""
         try:
-            return any(file.stat().st_mtime > self.begun for file in self.out.glob(".last.ckpt.*.tmp"))
+            return any(
+                file.stat().st_mtime > self.begun for file in self.out.glob(".last.ckpt.*.tmp")
+            )
         except FileNotFoundError:  # it has just become the checkpoint
             return False
 
@@ -87,7 +100,9 @@ class Life:
         elif moment == "step":
             self.wait_for(lambda: self.step() > 0)
             time.sleep(rng.uniform(0.0, 2.0))
-        elif moment == "validation":  # the step before one is logged: what follows the next step is the validation
+        elif (
+            moment == "validation"
+        ):  # the step before one is logged: what follows the next step is the validation
             self.wait_for(lambda: self.step() % EVERY == EVERY - 1)
             time.sleep(rng.uniform(0.4, 0.7))
         else:
@@ -111,7 +126,9 @@ def most_steps_within(seconds, process, out):
         seen.append((time.monotonic(), steps_by_life(out)[-1]))
         time.sleep(0.05)
     assert process.returncode == 0
-    return max(after - before for t, before in seen for later, after in seen if 0 <= later - t <= seconds)
+    return max(
+        after - before for t, before in seen for later, after in seen if 0 <= later - t <= seconds
+    )
 
 
 def repeated(out):
@@ -128,7 +145,10 @@ def repeated(out):
 def outcome(out):
     checkpoint = torch.load(out / "last.ckpt", weights_only=True)
     run = open_run(out)
-    parts = {key: checkpoint[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "average")}
+    parts = {
+        key: checkpoint[key]
+        for key in ("state_dict", "optimizer_states", "lr_schedulers", "average")
+    }
     return {"weights": dict(run.model.state_dict()), "metrics": run.metrics(), **parts}
 
 
@@ -146,7 +166,9 @@ def test_twenty_kills_and_the_run_ends_bit_identical(tmp_path, capsys):
         died_in[life.kill()] += 1
     assert start(out, resume=True).wait() == 0
     with capsys.disabled():
-        sys.stdout.write(f"\nkills: {dict(died_in)}; steps repeated: {repeated(out)}; an interval: {interval} steps\n")
+        sys.stdout.write(
+            f"\nkills: {dict(died_in)}; steps repeated: {repeated(out)}; an interval: {interval} steps\n"
+        )
     assert equal_state(outcome(out), outcome(whole))
     assert sorted(open_run(out).metrics()) == list(range(1, STEPS + 1))
     assert died_in["step"] + died_in["validation"] + died_in["checkpoint"] >= 10
@@ -157,12 +179,19 @@ def test_twenty_kills_and_the_run_ends_bit_identical(tmp_path, capsys):
 
 def test_a_killed_training_goes_on_and_ends_bit_identical(tmp_path):
     """One kill, in the ordinary tests, of a model that is quick to train."""
-    short = ("model.name=efficientvit-seg-b0", "train.epochs=1", "data.train_size=6", "data.val_size=1")
+    short = (
+        "model.name=efficientvit-seg-b0",
+        "train.epochs=1",
+        "data.train_size=6",
+        "data.val_size=1",
+    )
     short += ("train.checkpoint_seconds=0.001", "data.workers=0")
     whole, out = tmp_path / "whole", tmp_path / "run"
     request = Request("frm-lite0", overrides=(*SETTINGS, *short))
     train(request, whole, Silent())
-    process = multiprocessing.get_context("fork").Process(target=train, args=(request, out, Silent()))
+    process = multiprocessing.get_context("fork").Process(
+        target=train, args=(request, out, Silent())
+    )
     process.start()
     while steps_by_life(out)[-1] < 2:
         assert process.is_alive(), "the training ended before it could be killed"

@@ -14,7 +14,12 @@ def check(folder: Path, *form: str) -> None:
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     assert '"resumed_from": 3' in (folder / "run" / "metrics.jsonl").read_text()
-    left = ("run/weights.safetensors", "predictions/image_mask.png", "run/scores.json", "run/report.html")
+    left = (
+        "run/weights.safetensors",
+        "predictions/image_mask.png",
+        "run/scores.json",
+        "run/report.html",
+    )
     assert [name for name in left if not (folder / name).is_file()] == []
 
 
@@ -25,7 +30,8 @@ def test_train_resume_predict_evaluate_and_report_need_no_posix(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("form", "package", "file"), [("ncnn", "pnnx", "model.ncnn.param"), ("onnx", "onnxscript", "model.onnx")]
+    ("form", "package", "file"),
+    [("ncnn", "pnnx", "model.ncnn.param"), ("onnx", "onnxscript", "model.onnx")],
 )
 def test_export_needs_no_posix_either(tmp_path, form, package, file):
     """The same life with an export in it, which takes half a minute."""

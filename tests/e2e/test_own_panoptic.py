@@ -11,7 +11,13 @@ from typer.testing import CliRunner
 from featherseg import cli
 from featherseg.data import open_dataset
 
-SHORT = ("model.pretrained=false", "data.workers=0", "train.epochs=1", "train.batch_size=2", "train.precision=fp32")
+SHORT = (
+    "model.pretrained=false",
+    "data.workers=0",
+    "train.epochs=1",
+    "train.batch_size=2",
+    "train.precision=fp32",
+)
 SHORT += ("augment.crop=[64, 128]", "panoptic.threshold=0.0")
 
 
@@ -38,17 +44,27 @@ def instances(tmp_path: Path) -> Path:
         content: dict[str, list] = {
             "images": [],
             "annotations": [],
-            "categories": [{"id": 10 * i + 1, "name": name} for i, name in enumerate(names) if name != "sky"],
+            "categories": [
+                {"id": 10 * i + 1, "name": name} for i, name in enumerate(names) if name != "sky"
+            ],
         }
         for number in range(len(data)):
             sample = data[number]
-            image, label, objects = sample.image[::4, ::4], sample.label[::4, ::4], sample.instances[::4, ::4]
+            image, label, objects = (
+                sample.image[::4, ::4],
+                sample.label[::4, ::4],
+                sample.instances[::4, ::4],
+            )
             path = folder / split / f"{number:012d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path, quality=95)
             height, width = label.shape
-            content["images"].append({"id": number, "file_name": path.name, "height": height, "width": width})
-            for class_id, object_id in {*zip(label.ravel().tolist(), objects.ravel().tolist(), strict=True)}:
+            content["images"].append(
+                {"id": number, "file_name": path.name, "height": height, "width": width}
+            )
+            for class_id, object_id in {
+                *zip(label.ravel().tolist(), objects.ravel().tolist(), strict=True)
+            }:
                 if class_id == 255 or names[class_id] == "sky":
                     continue
                 inside = (label == class_id) & (objects == object_id)
@@ -95,4 +111,9 @@ def test_coco_instances_become_a_panoptic_model_and_its_objects_coco(instances, 
 
 
 def _names(instances: Path) -> list[str]:
-    return [row["name"] for row in json.loads((instances / "annotations/instances_val.json").read_text())["categories"]]
+    return [
+        row["name"]
+        for row in json.loads((instances / "annotations/instances_val.json").read_text())[
+            "categories"
+        ]
+    ]

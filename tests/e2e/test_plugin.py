@@ -23,7 +23,9 @@ def installed(tmp_path, monkeypatch):
     """The package installed into a folder of its own, and images and masks of its dataset."""
     source, target = tmp_path / "source", tmp_path / "site"
     shutil.copytree(PACKAGE, source, ignore=shutil.ignore_patterns("__pycache__"))
-    subprocess.run([sys.executable, *PIP, str(target), str(source)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, *PIP, str(target), str(source)], check=True, capture_output=True
+    )
     monkeypatch.syspath_prepend(target)
     for catalogue in (MODELS, DATASETS, LOSSES):  # what a test loads is gone after it
         monkeypatch.setattr(catalogue, "_entries", dict(catalogue._entries))
@@ -32,7 +34,9 @@ def installed(tmp_path, monkeypatch):
             (tmp_path / "data" / split / kind).mkdir(parents=True)
         for index in range(count):
             sample = Halves(count)[index]
-            Image.fromarray(sample.image).save(tmp_path / "data" / split / "images" / f"{index}.png")
+            Image.fromarray(sample.image).save(
+                tmp_path / "data" / split / "images" / f"{index}.png"
+            )
             Image.fromarray(sample.label).save(tmp_path / "data" / split / "masks" / f"{index}.png")
     yield
     sys.modules.pop("halves_segmentation", None)
@@ -42,12 +46,17 @@ def test_a_package_s_model_dataset_and_loss_train_evaluate_and_export(installed,
     """Without a change in featherseg, and by name as its own."""
     own = {"data.root": str(tmp_path / "data"), "model.pretrained": False, "model.width": 12}
     own |= {"loss.name": "plain-mean", "loss.options.smoothing": 0.05, "loss.class_weights": "none"}
-    run = featherseg.train("two-strides", "halves", out=tmp_path / "run", settings={**SETTINGS, **own})
+    run = featherseg.train(
+        "two-strides", "halves", out=tmp_path / "run", settings={**SETTINGS, **own}
+    )
     assert run.evaluations()[0]["miou"] > 0.9
     assert "two-strides" in (run.path / "report.html").read_text()
     assert featherseg.evaluate(tmp_path / "run").miou == run.evaluations()[0]["miou"]
     assert featherseg.load_run(tmp_path / "run").model.module.layers[0].out_channels == 12
     file = featherseg.export(tmp_path / "run", format="onnx").path
-    assert featherseg.evaluate(file, "halves", data_root=tmp_path / "data").miou == run.evaluations()[0]["miou"]
+    assert (
+        featherseg.evaluate(file, "halves", data_root=tmp_path / "data").miou
+        == run.evaluations()[0]["miou"]
+    )
     first, others = 16 * 24 * (27 * 8), 8 * 12 * (72 * 8 + 8 * 2)  # of 8 channels, its own width
     assert featherseg.cost("two-strides", (32, 48), 2).macs["macs"] == first + others

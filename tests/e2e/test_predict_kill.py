@@ -100,11 +100,15 @@ def test_a_folder_that_is_killed_again_and_again_ends_in_the_same_bytes(tmp_path
         Image.fromarray(pixels).save(photos / f"{number:02}.png")
     (photos / "03.png").write_bytes(b"no image")
     words = [sys.executable, "-c", LIVES, str(Path(__file__).parents[1]), photos, whole, killed]
-    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "None 11 11"
     assert sorted(os.listdir(killed)) == sorted(os.listdir(whole))
-    assert {f.name: f.read_bytes() for f in killed.iterdir()} == {f.name: f.read_bytes() for f in whole.iterdir()}
+    assert {f.name: f.read_bytes() for f in killed.iterdir()} == {
+        f.name: f.read_bytes() for f in whole.iterdir()
+    }
 
 
 @pytest.mark.slow
@@ -124,7 +128,9 @@ def test_the_command_goes_on_where_it_was_killed(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "of 60 images are in" in done.stdout
     assert subprocess.run([*command, str(tmp_path / "whole")], capture_output=True).returncode == 0
-    found, whole = ({f.name: f.read_bytes() for f in folder.iterdir()} for folder in (out, tmp_path / "whole"))
+    found, whole = (
+        {f.name: f.read_bytes() for f in folder.iterdir()} for folder in (out, tmp_path / "whole")
+    )
     assert found == whole
     again = subprocess.run([*command, str(out)], capture_output=True, text=True)
     assert (again.returncode, "nothing left to do: 60 images" in again.stdout) == (0, True)

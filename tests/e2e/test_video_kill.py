@@ -29,7 +29,12 @@ def lawn_run(tmp_path):
     path.mkdir()
     torch.manual_seed(0)
     save_weights(path, models.build("frm-lite0", 2).state_dict())
-    write_info(path, small_info((ClassInfo("grass", (0, 160, 0)), ClassInfo("path", (160, 160, 160))), image_size=SIZE))
+    write_info(
+        path,
+        small_info(
+            (ClassInfo("grass", (0, 160, 0)), ClassInfo("path", (160, 160, 160))), image_size=SIZE
+        ),
+    )
     return path
 
 
@@ -56,7 +61,9 @@ def kill_after(segments, run, clip, out):
     ("ending", "count", "kills"),
     [(".mp4", 110, (1,)), (".mp4", 300, (1, 4)), (".webm", 300, (1, 4))],
 )
-def test_a_killed_video_resumes_and_has_all_frames_each_as_in_one_go(lawn_run, tmp_path, ending, count, kills):
+def test_a_killed_video_resumes_and_has_all_frames_each_as_in_one_go(
+    lawn_run, tmp_path, ending, count, kills
+):
     """Each kill comes when so many segments, of 50 frames, are finished."""
     clip = write_video(tmp_path / "clip.mp4", moving_images(count, SIZE))
     whole, out = tmp_path / f"whole{ending}", tmp_path / f"out{ending}"
@@ -76,4 +83,6 @@ def test_a_killed_video_resumes_and_has_all_frames_each_as_in_one_go(lawn_run, t
         np.testing.assert_array_equal(frame, other)
     for number in range(0, count, 25):  # and they are those of their images
         assert distance(frames[number], np.array(predictor(images[number]).overlay())) < LOSS
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["run", "clip.mp4", whole.name, out.name])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["run", "clip.mp4", whole.name, out.name]
+    )

@@ -28,11 +28,15 @@ from featherseg.evaluation.iou import Confusion
 FRAMES = [f"{i:05d}" for i in range(1000)]
 
 
-def coverage(scene: Scene, images: int, clusters: Clusters, sets: int, replicates: int = 400) -> float:
+def coverage(
+    scene: Scene, images: int, clusters: Clusters, sets: int, replicates: int = 400
+) -> float:
     """Share of simulated sets whose interval of mIoU holds the true difference."""
     label, rng, held = scene.truth()[0], np.random.default_rng(1), 0
     for seed in range(sets):
-        found = compare_files(scene.counts(rng, images), clusters, replicates=replicates, seed=seed)[0].miou
+        found = compare_files(
+            scene.counts(rng, images), clusters, replicates=replicates, seed=seed
+        )[0].miou
         held += found.low <= label <= found.high
     return held / sets
 
@@ -43,7 +47,10 @@ def splits_called_better(runs: np.ndarray, clusters: Clusters, replicates: int) 
     for others in combinations(range(1, len(runs)), half - 1):
         first = [0, *others]
         second = [i for i in range(len(runs)) if i not in first]
-        called += compare_models([runs[first], runs[second]], clusters, replicates=replicates)[0].better is not None
+        called += (
+            compare_models([runs[first], runs[second]], clusters, replicates=replicates)[0].better
+            is not None
+        )
     return called
 
 
@@ -69,7 +76,10 @@ def equal_models(simulations: int) -> tuple[float, float]:
 def test_counts_and_differences_are_those_of_the_confusion():
     rng = np.random.default_rng(0)
     label = rng.integers(0, 4, (6, 20, 30)).astype(np.uint8)
-    files = [np.where(rng.random(label.shape) < share, label, rng.integers(0, 5, label.shape)) for share in (0.7, 0.5)]
+    files = [
+        np.where(rng.random(label.shape) < share, label, rng.integers(0, 5, label.shape))
+        for share in (0.7, 0.5)
+    ]
     totals, counts = [Confusion(4), Confusion(4)], []
     for total, file in zip(totals, files, strict=True):
         images = []
@@ -81,7 +91,9 @@ def test_counts_and_differences_are_those_of_the_confusion():
         counts.append(np.stack(images))
     (found,) = compare_files(counts, single_images(6))
     assert found.miou.value == pytest.approx(totals[0].miou() - totals[1].miou(), rel=1e-12)
-    np.testing.assert_allclose([c.value for c in found.classes], totals[0].iou() - totals[1].iou(), rtol=1e-12)
+    np.testing.assert_allclose(
+        [c.value for c in found.classes], totals[0].iou() - totals[1].iou(), rtol=1e-12
+    )
 
 
 def test_the_interval_is_that_of_a_loop_that_draws_images_one_by_one():
@@ -106,11 +118,18 @@ def test_the_same_seed_gives_the_same_interval_and_identical_files_no_difference
 
 def test_swapping_two_files_turns_the_interval_round():
     a, b = Scene().counts(np.random.default_rng(6), 50)
-    (forth,), (back,) = compare_files([a, b], single_images(50)), compare_files([b, a], single_images(50))
-    assert (forth.miou.low, forth.miou.high) == pytest.approx((-back.miou.high, -back.miou.low), rel=1e-9)
+    (forth,), (back,) = (
+        compare_files([a, b], single_images(50)),
+        compare_files([b, a], single_images(50)),
+    )
+    assert (forth.miou.low, forth.miou.high) == pytest.approx(
+        (-back.miou.high, -back.miou.low), rel=1e-9
+    )
 
 
-@pytest.mark.parametrize(("low", "high", "better"), [(0.1, 0.2, 0), (-0.2, -0.1, 1), (-0.1, 0.2, None), (0, 0.1, None)])
+@pytest.mark.parametrize(
+    ("low", "high", "better"), [(0.1, 0.2, 0), (-0.2, -0.1, 1), (-0.1, 0.2, None), (0, 0.1, None)]
+)
 def test_better_is_said_only_where_the_interval_excludes_no_difference(low, high, better):
     found = Difference(0, 1, Interval((low + high) / 2, low, high), ())
     assert found.better == better
@@ -133,7 +152,9 @@ def test_an_interval_on_fewer_than_8_clusters_says_so_and_carries_no_claim():
     )
 
 
-@pytest.mark.parametrize("clusters", [clusters_of, lambda keys: single_images(len(keys))], ids=["blocks", "single"])
+@pytest.mark.parametrize(
+    "clusters", [clusters_of, lambda keys: single_images(len(keys))], ids=["blocks", "single"]
+)
 def test_counts_of_many_images_are_not_held_again(clusters, monkeypatch):
     """Those of 100,000 images are gigabytes; so are the draws of as many clusters."""
     monkeypatch.setattr(bootstrap, "MOST_DRAWN", 2**17)
@@ -150,7 +171,9 @@ def test_replicates_are_the_same_however_many_are_drawn_at_a_time(monkeypatch):
     (whole,) = compare_files(counts, single_images(60))
     monkeypatch.setattr(bootstrap, "MOST_DRAWN", 1000)
     (parts,) = compare_files(counts, single_images(60))
-    assert [parts.miou.low, parts.miou.high] == pytest.approx([whole.miou.low, whole.miou.high], rel=1e-12)
+    assert [parts.miou.low, parts.miou.high] == pytest.approx(
+        [whole.miou.low, whole.miou.high], rel=1e-12
+    )
 
 
 def test_nothing_is_said_where_all_images_are_one_unit():
@@ -176,7 +199,10 @@ def test_what_a_single_image_shows_of_a_class_is_no_claim_of_its_own():
     counts = Scene().counts(np.random.default_rng(8), 60)
     counts[:, 1:, :, 0] = 0  # in the first image alone, ...
     counts[1] = counts[0]
-    counts[:, 0, 1, 0] = counts[:, 0, 0, 0] * [1, 0]  # ... where one model finds it and the other does not
+    counts[:, 0, 1, 0] = counts[:, 0, 0, 0] * [
+        1,
+        0,
+    ]  # ... where one model finds it and the other does not
     counts[:, 0, 2, 0] = counts[:, 0, 1, 0]
     (found,) = compare_files(counts, single_images(60))
     assert found.miou.value > 0.15
@@ -195,7 +221,9 @@ def test_nothing_is_said_where_most_classes_lie_within_one_unit():
 
 
 def test_fewer_images_with_a_class_leave_a_wider_interval_of_it():
-    (found,) = compare_files(Scene(rare=True).counts(np.random.default_rng(9), 100), single_images(100))
+    (found,) = compare_files(
+        Scene(rare=True).counts(np.random.default_rng(9), 100), single_images(100)
+    )
     widths = [c.high - c.low for c in found.classes]
     assert widths[0] > 2 * max(widths[1:])
 
@@ -231,7 +259,9 @@ def test_intervals_grow_with_the_number_of_comparisons():
     counts = Scene(qualities=(1.0,) * 6).counts(np.random.default_rng(12), 100)
     alone = compare_files(counts[:2], single_images(100))[0].miou
     among = compare_files(counts, single_images(100))[0].miou
-    assert 1.4 < (among.high - among.low) / (alone.high - alone.low) < 1.8  # 15 pairs: t at 0.17 % is 1.66 times that
+    assert (
+        1.4 < (among.high - among.low) / (alone.high - alone.low) < 1.8
+    )  # 15 pairs: t at 0.17 % is 1.66 times that
 
 
 def test_the_pairs_called_better_are_those_of_holms_procedure_on_one_by_one_p_values():
@@ -240,7 +270,9 @@ def test_the_pairs_called_better_are_those_of_holms_procedure_on_one_by_one_p_va
     p_values = {}
     for d in found:
         (alone,) = compare_files(counts[[d.first, d.second]], single_images(1500))
-        spread = (alone.miou.high - alone.miou.low) / 2 / 1.963  # t of some 700 degrees of freedom, all but normal
+        spread = (
+            (alone.miou.high - alone.miou.low) / 2 / 1.963
+        )  # t of some 700 degrees of freedom, all but normal
         p_values[d.first, d.second] = 2 * NormalDist().cdf(-abs(alone.miou.value) / spread)
     shown = set()
     for i, (pair, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
@@ -252,9 +284,13 @@ def test_the_pairs_called_better_are_those_of_holms_procedure_on_one_by_one_p_va
 
 
 def test_the_best_is_better_than_every_other():
-    apart = compare_files(Scene(qualities=(0.5, 1.5, 0.5)).counts(np.random.default_rng(17), 100), single_images(100))
+    apart = compare_files(
+        Scene(qualities=(0.5, 1.5, 0.5)).counts(np.random.default_rng(17), 100), single_images(100)
+    )
     assert best(apart) == 1
-    tied = compare_files(Scene(qualities=(1.5, 1.5, 0.5)).counts(np.random.default_rng(18), 100), single_images(100))
+    tied = compare_files(
+        Scene(qualities=(1.5, 1.5, 0.5)).counts(np.random.default_rng(18), 100), single_images(100)
+    )
     assert [d.better for d in tied] == [None, 0, 1]
     assert best(tied) is None
 
@@ -271,7 +307,8 @@ def test_files_of_other_images_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("freedom", "expected"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (9, 2.2622), (30, 2.0423), (120, 1.9799)]
+    ("freedom", "expected"),
+    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (9, 2.2622), (30, 2.0423), (120, 1.9799)],
 )
 def test_quantiles_are_those_of_the_printed_table(freedom, expected):
     assert student_quantile(0.975, np.array([freedom]))[0] == pytest.approx(expected, abs=5.1e-5)
@@ -295,7 +332,9 @@ def test_the_runs_of_one_recipe_are_seldom_called_better():
 
 @pytest.mark.parametrize("lone", [1, 2])
 def test_equal_models_are_seldom_better_where_classes_lie_in_single_images(lone):
-    assert falsely_better(Scene(qualities=(1.0, 1.0), lone=lone), 60) <= 0.1  # without lone's share a half
+    assert (
+        falsely_better(Scene(qualities=(1.0, 1.0), lone=lone), 60) <= 0.1
+    )  # without lone's share a half
 
 
 def test_ten_equal_models_have_no_best():
@@ -313,13 +352,17 @@ def test_intervals_cover_93_to_97_percent_of_independent_sets(images, clusters):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("clusters", [single_images(100), clusters_of(FRAMES[:100])], ids=["images", "blocks"])
+@pytest.mark.parametrize(
+    "clusters", [single_images(100), clusters_of(FRAMES[:100])], ids=["images", "blocks"]
+)
 def test_intervals_cover_90_percent_with_a_class_in_3_of_100_images(clusters):
     assert coverage(Scene(rare=True), 100, clusters, sets=2000) >= 0.90
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("spread", "noise"), [(0.1, 0.05), (0.02, 0.3)], ids=["runs differ", "images differ"])
+@pytest.mark.parametrize(
+    ("spread", "noise"), [(0.1, 0.05), (0.02, 0.3)], ids=["runs differ", "images differ"]
+)
 def test_of_35_splits_of_8_runs_at_most_3_are_called_better(spread, noise):
     rng = np.random.default_rng(15)
     for _ in range(40):
@@ -345,8 +388,12 @@ def test_simulated_models_have_the_classes_they_say():
 
 
 def test_the_mean_of_a_replicate_varies_as_the_mean_of_the_clusters_does():
-    values = np.array([1.0, 2.0, 4.0, 8.0, 3.0])  # with U draws instead of U - 1 it is a fifth too little
-    drawn = bootstrap._draw(np.ones((5, 1, 3, 1)) * values[:, None, None, None], 40_000, np.random.default_rng(0))
+    values = np.array(
+        [1.0, 2.0, 4.0, 8.0, 3.0]
+    )  # with U draws instead of U - 1 it is a fifth too little
+    drawn = bootstrap._draw(
+        np.ones((5, 1, 3, 1)) * values[:, None, None, None], 40_000, np.random.default_rng(0)
+    )
     means = drawn[:, 0, 0, 0] / 4
     assert means.var() == pytest.approx(values.var(ddof=1) / 5, rel=0.03)
 

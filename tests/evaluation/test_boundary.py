@@ -20,7 +20,9 @@ def boundary_of(values: np.ndarray, k: int) -> list[tuple[int, int]]:
     return found
 
 
-def by_the_definition(label: np.ndarray, prediction: np.ndarray, classes: int, tolerance: float) -> np.ndarray:
+def by_the_definition(
+    label: np.ndarray, prediction: np.ndarray, classes: int, tolerance: float
+) -> np.ndarray:
     radius = tolerance * math.hypot(*label.shape)
     prediction = np.where(label == 255, 255, np.where(prediction >= classes, 1000, prediction))
     scores = np.full(classes, np.nan)
@@ -43,13 +45,17 @@ def by_the_definition(label: np.ndarray, prediction: np.ndarray, classes: int, t
 def test_it_is_the_definition(classes, tolerance):
     rng = np.random.default_rng(classes)
     blocks = rng.integers(0, classes, (2, 4, 6)).repeat(5, 1).repeat(5, 2)
-    label, prediction = (np.where(rng.random((20, 30)) < 0.03, rng.integers(0, classes, (20, 30)), b) for b in blocks)
+    label, prediction = (
+        np.where(rng.random((20, 30)) < 0.03, rng.integers(0, classes, (20, 30)), b) for b in blocks
+    )
     prediction = np.where(rng.random(label.shape) < 0.6, label, prediction).astype(np.uint8)
     prediction[3:6, 3:9] = 255
     label = label.astype(np.uint8)
     label[10:14, 12:20] = 255
     expected = by_the_definition(label.astype(int), prediction.astype(int), classes, tolerance)
-    np.testing.assert_allclose(boundary_f(label, prediction, classes, tolerance), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        boundary_f(label, prediction, classes, tolerance), expected, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("radius", [0.0, 0.9, 1.0, 1.5, 2.0, 2.9, 5.0, 7.3, 40.0])
@@ -84,6 +90,8 @@ def test_a_dataset_is_the_mean_over_images_and_a_class_over_those_that_hold_it()
     measure.update(stripe(50), stripe(50))
     measure.update(stripe(50), np.zeros((100, 100), np.uint8))
     measure.update(np.zeros((100, 100), np.uint8), np.zeros((100, 100), np.uint8))
-    measure.update(np.full((100, 100), 255, np.uint8), stripe(50))  # nothing labelled: counts nowhere
+    measure.update(
+        np.full((100, 100), 255, np.uint8), stripe(50)
+    )  # nothing labelled: counts nowhere
     assert measure.mean() == pytest.approx(2 / 3)
     np.testing.assert_allclose(measure.per_class(), [2 / 3, 1 / 2, np.nan])

@@ -48,7 +48,9 @@ def official_scores(module: ModuleType, root: Path, predictions: Path) -> dict:
 def random_ids(rng: np.random.Generator, known: np.ndarray, void: float) -> np.ndarray:
     """(H, W) label ids in patches: most of `known` classes, a share `void` of the patches of ids that are no class."""
     patches = rng.choice(known, (8, 11))
-    patches = np.where(rng.random(patches.shape) < void, rng.choice(VOID_IDS, patches.shape), patches)
+    patches = np.where(
+        rng.random(patches.shape) < void, rng.choice(VOID_IDS, patches.shape), patches
+    )
     return patches.repeat(5, 0).repeat(5, 1)[: SIZE[0], : SIZE[1]].astype(np.uint8)
 
 
@@ -71,14 +73,23 @@ def test_scores_equal_those_of_the_official_evaluation(official, tmp_path, seed,
     present = rng.choice(LABEL_IDS, 13, replace=False)
     truths = [random_ids(rng, present[:11], void=0.2) for _ in KEYS]
     guesses = [random_ids(rng, present[2:], void) for _ in KEYS]
-    predictions = [np.where(rng.random(SIZE) < 0.6, t, g) for t, g in zip(truths, guesses, strict=True)]
-    predictions = [np.where(rng.random(SIZE) < 0.1, rng.choice(present[2:]), p).astype(np.uint8) for p in predictions]
+    predictions = [
+        np.where(rng.random(SIZE) < 0.6, t, g) for t, g in zip(truths, guesses, strict=True)
+    ]
+    predictions = [
+        np.where(rng.random(SIZE) < 0.1, rng.choice(present[2:]), p).astype(np.uint8)
+        for p in predictions
+    ]
     write_release(tmp_path, truths)
     (tmp_path / "theirs").mkdir()
     (tmp_path / "ours").mkdir()
     for key, mask in zip(KEYS, predictions, strict=True):
-        Image.fromarray(mask).save(tmp_path / "theirs" / f"{key.rpartition('/')[2]}.png")  # label ids
-        Image.fromarray(FROM_LABEL_IDS(mask, key)).save(tmp_path / "ours" / f"{key.rpartition('/')[2]}.png")
+        Image.fromarray(mask).save(
+            tmp_path / "theirs" / f"{key.rpartition('/')[2]}.png"
+        )  # label ids
+        Image.fromarray(FROM_LABEL_IDS(mask, key)).save(
+            tmp_path / "ours" / f"{key.rpartition('/')[2]}.png"
+        )
     theirs = official_scores(official, tmp_path, tmp_path / "theirs")
     ours = evaluate_predictions(tmp_path / "ours", Cityscapes(tmp_path, "val"), boundary=False)
     by_class = [theirs["classScores"][info.name] for info in CITYSCAPES_CLASSES]
@@ -94,9 +105,13 @@ def test_nothing_but_void_is_no_score_for_both(official, tmp_path):
     write_release(tmp_path, [np.full(SIZE, 4, np.uint8)] * 3)
     (tmp_path / "both").mkdir()
     for key in KEYS:
-        Image.fromarray(np.full(SIZE, 7, np.uint8)).save(tmp_path / "both" / f"{key.rpartition('/')[2]}.png")
+        Image.fromarray(np.full(SIZE, 7, np.uint8)).save(
+            tmp_path / "both" / f"{key.rpartition('/')[2]}.png"
+        )
     assert np.isnan(official_scores(official, tmp_path, tmp_path / "both")["averageScoreClasses"])
-    assert np.isnan(evaluate_predictions(tmp_path / "both", Cityscapes(tmp_path, "val"), boundary=False).miou)
+    assert np.isnan(
+        evaluate_predictions(tmp_path / "both", Cityscapes(tmp_path, "val"), boundary=False).miou
+    )
 
 
 def test_the_official_evaluation_finds_and_scores_our_submission(official, tmp_path):
@@ -105,6 +120,8 @@ def test_the_official_evaluation_finds_and_scores_our_submission(official, tmp_p
     data = Cityscapes(tmp_path, "val")
     for index, key in enumerate(data.keys):
         mask = np.where(data.label(index) == 255, 0, data.label(index))
-        SUBMISSIONS["cityscapes"].save(mask, tmp_path / "out", f"{key.rpartition('/')[2]}_leftImg8bit")
+        SUBMISSIONS["cityscapes"].save(
+            mask, tmp_path / "out", f"{key.rpartition('/')[2]}_leftImg8bit"
+        )
     scores = official_scores(official, tmp_path, tmp_path / "out")["classScores"]
     assert [scores[info.name] for info in CITYSCAPES_CLASSES] == [1.0] * 19

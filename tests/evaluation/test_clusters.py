@@ -24,7 +24,9 @@ def series(correlation: float, images: int, seed: int = 0) -> np.ndarray:
     return found - found.mean(axis=0)
 
 
-@pytest.mark.parametrize("form", ["{s:04d}TP_{f:06d}", "Seq{s:02d}VD_f{f:05d}", "seq{s}/frame_{f:04d}", "city/{s}/{f}"])
+@pytest.mark.parametrize(
+    "form", ["{s:04d}TP_{f:06d}", "Seq{s:02d}VD_f{f:05d}", "seq{s}/frame_{f:04d}", "city/{s}/{f}"]
+)
 def test_ten_sequences_are_drawn_whole(form):
     keys = [form.format(s=s, f=f) for s in range(10) for f in range(3 + s)]
     assert lengths(clusters_of(keys)) == lengths(clusters_of(keys), 1) == [3 + s for s in range(10)]
@@ -48,7 +50,9 @@ def test_camvids_two_test_sequences_are_cut_into_blocks_that_never_cross():
     assert clusters_of(keys).description.startswith("blocks of consecutive images")
 
 
-@pytest.mark.parametrize("form", ["ADE_val_{:08d}", "{:012d}", "munster/munster_{:06d}_000019", "0a{:06x}-7c39d841"])
+@pytest.mark.parametrize(
+    "form", ["ADE_val_{:08d}", "{:012d}", "munster/munster_{:06d}_000019", "0a{:06x}-7c39d841"]
+)
 def test_names_without_sequences_are_blocks_in_their_order(form):
     keys = [form.format(i) for i in range(500)]
     assert (clusters_of(keys).cut(25).index == np.arange(500) // 25).all()
@@ -58,7 +62,9 @@ def test_names_without_sequences_are_blocks_in_their_order(form):
 def test_frames_whose_numbers_are_not_padded_are_blocks_in_time(form):
     frames = sorted(range(1, 101), key=str)  # 1, 10, 100, 11, ...: as files are listed
     clusters = clusters_of([form.format(f) for f in frames]).cut(25)
-    assert {f: int(u) for f, u in zip(frames, clusters.index, strict=True)} == {f: (f - 1) // 25 for f in range(1, 101)}
+    assert {f: int(u) for f, u in zip(frames, clusters.index, strict=True)} == {
+        f: (f - 1) // 25 for f in range(1, 101)
+    }
 
 
 def test_one_sequence_is_two_blocks_at_least_and_single_images_are_all_apart():
@@ -100,7 +106,10 @@ def test_autocorrelation_is_looked_for_within_sequences_in_their_order_in_time()
 def test_what_the_files_differ_in_counts_and_not_how_hard_the_images_are():
     rng, hard = np.random.default_rng(2), series(0.98, 1000)[:, :5]
     label = np.full((1000, 5), 1000.0)
-    hits = [np.round(label / (1 + np.exp(-1 - hard - 0.1 * rng.normal(size=hard.shape)))) for _ in range(2)]
+    hits = [
+        np.round(label / (1 + np.exp(-1 - hard - 0.1 * rng.normal(size=hard.shape))))
+        for _ in range(2)
+    ]
     counts = [np.stack([label, own, own], axis=1) for own in hits]
     (found,) = compare_files(counts, clusters_of([f"{i:05d}" for i in range(1000)]), replicates=50)
     assert found.miou.clusters is not None

@@ -9,7 +9,12 @@ import pytest
 from support.models.simulated_scores import Scene, training_runs
 
 from featherseg import FeathersegError
-from featherseg.evaluation.bootstrap import Difference, compare_files, compare_models, compare_variants
+from featherseg.evaluation.bootstrap import (
+    Difference,
+    compare_files,
+    compare_models,
+    compare_variants,
+)
 from featherseg.evaluation.clusters import Sequences, clusters_of
 
 CORRELATIONS = (0, 0.8, 0.95, 0.98, 0.99)
@@ -19,7 +24,9 @@ LEFT_TO_CHANCE = 0.01
 
 def frames(*lengths: int) -> Sequences:
     """Sequences of so many frames each."""
-    return clusters_of([f"{'abcdefghijkl'[s]}_{f:05d}" for s, length in enumerate(lengths) for f in range(length)])
+    return clusters_of(
+        [f"{'abcdefghijkl'[s]}_{f:05d}" for s, length in enumerate(lengths) for f in range(length)]
+    )
 
 
 def parts(count: int, length: int) -> Sequences:
@@ -71,7 +78,10 @@ def test_a_true_difference_on_sequences_that_are_apart_is_still_seen():
     scene, rng = Scene(qualities=(1.0, 1.6), correlation=0.98), np.random.default_rng(3)
     twelve = frames(*[50] * 12)
     sets = [np.concatenate([scene.counts(rng, 50) for _ in range(12)], axis=1) for _ in range(20)]
-    assert sum(difference(counts, twelve, 1, seed).better == 1 for seed, counts in enumerate(sets)) >= 15
+    assert (
+        sum(difference(counts, twelve, 1, seed).better == 1 for seed, counts in enumerate(sets))
+        >= 15
+    )
 
 
 def test_a_true_difference_on_unrelated_images_is_still_seen():
@@ -88,7 +98,10 @@ def equal_variants(sets: int) -> tuple[float, float]:
         runs = training_runs(rng, 18, 72, spread=0.1, noise=0.05).reshape(6, 3, 72, 3, -1)
         found = compare_variants(list(runs), frames(72), replicates=200, seed=seed)
         shown += any(d.better is not None for d in found)
-        hits, union = runs[..., 1, :].sum(axis=2), (runs[..., 0, :] + runs[..., 2, :] - runs[..., 1, :]).sum(axis=2)
+        hits, union = (
+            runs[..., 1, :].sum(axis=2),
+            (runs[..., 0, :] + runs[..., 2, :] - runs[..., 1, :]).sum(axis=2),
+        )
         miou = (hits / union).mean(axis=-1)  # (6, 3)
         signs += bool((np.abs(np.sign(miou[1:] - miou[0]).sum(axis=1)) == 3).any())
         np.testing.assert_allclose([d.miou.value for d in found], (miou[1:] - miou[0]).mean(axis=1))
@@ -139,7 +152,9 @@ def test_intervals_cover_90_percent_and_equal_models_are_better_in_5(correlation
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lengths", [(62, 171), (100, 150, 250, 100), (50,) * 12], ids=["camvid", "four", "twelve"])
+@pytest.mark.parametrize(
+    "lengths", [(62, 171), (100, 150, 250, 100), (50,) * 12], ids=["camvid", "four", "twelve"]
+)
 @pytest.mark.parametrize("correlation", [0.8, 0.98])
 def test_so_they_do_over_several_sequences(correlation, lengths):
     held, called = shares(equal(correlation), frames(*lengths), sets=1000)

@@ -14,7 +14,9 @@ def random_pair(seed: int, classes: int, void: bool) -> tuple[np.ndarray, np.nda
     rng = np.random.default_rng(seed)
     label = rng.integers(0, classes - 1, (13, 17)).astype(np.uint8)
     label[rng.random(label.shape) < 0.1] = 255
-    prediction = np.where(rng.random(label.shape) < 0.6, label % classes, rng.integers(0, classes - 1, label.shape))
+    prediction = np.where(
+        rng.random(label.shape) < 0.6, label % classes, rng.integers(0, classes - 1, label.shape)
+    )
     if void:
         prediction[rng.random(label.shape) < 0.1] = 255
         prediction[rng.random(label.shape) < 0.1] = classes
@@ -52,10 +54,14 @@ def test_iou_is_that_of_cityscapesscripts():
         confusion.update(*random_pair(seed, len(names), void=True))
     theirs = np.zeros((len(name2label) + 1,) * 2, dtype=np.uint64)
     theirs[np.ix_(ids, ids)] = confusion.matrix
-    theirs[ids, name2label["unlabeled"].id] = confusion.void  # predicted as a label that is not scored
+    theirs[ids, name2label["unlabeled"].id] = (
+        confusion.void
+    )  # predicted as a label that is not scored
     args = official.CArgs()
     args.evalLabels = [name2label["unlabeled"].id, *ids.tolist()]
-    expected = {name: official.getIouScoreForLabel(name2label[name].id, theirs, args) for name in names}
+    expected = {
+        name: official.getIouScoreForLabel(name2label[name].id, theirs, args) for name in names
+    }
     np.testing.assert_allclose(confusion.iou(), list(expected.values()), rtol=1e-12)
     assert np.isnan(confusion.iou()[-1])
     assert confusion.miou() == pytest.approx(official.getScoreAverage(expected, args), rel=1e-12)
@@ -73,13 +79,17 @@ def test_accuracies_of_a_case_worked_out_by_hand():
 def test_nothing_labelled_gives_nan_and_no_warning():
     confusion = Confusion(4)
     confusion.update(np.full((3, 3), 255, np.uint8), np.zeros((3, 3), np.uint8))
-    assert np.isnan([confusion.miou(), confusion.pixel_accuracy(), confusion.class_accuracy()]).all()
+    assert np.isnan(
+        [confusion.miou(), confusion.pixel_accuracy(), confusion.class_accuracy()]
+    ).all()
 
 
 def test_counts_add_up_over_images():
     pairs = [random_pair(seed, 5, void=True) for seed in range(2)]
     total, parts = Confusion(5), Confusion(5)
-    total.update(np.concatenate([pairs[0][0], pairs[1][0]]), np.concatenate([pairs[0][1], pairs[1][1]]))
+    total.update(
+        np.concatenate([pairs[0][0], pairs[1][0]]), np.concatenate([pairs[0][1], pairs[1][1]])
+    )
     for label, prediction in pairs:
         one = Confusion(5)
         one.update(label, prediction)

@@ -32,7 +32,9 @@ def scored(ground_truth, prediction, rule: str = "coco", of=CATEGORIES) -> dict:
 
 def plain(ids: list[list[int]], **category: int) -> tuple[np.ndarray, list[dict]]:
     """(ids, segments) with the category of each id: plain([[1, 0]], _1=2) says that id 1 is of category 2."""
-    return np.array(ids), [{"id": int(name[1:]), "category_id": value} for name, value in category.items()]
+    return np.array(ids), [
+        {"id": int(name[1:]), "category_id": value} for name, value in category.items()
+    ]
 
 
 def pairs(rng: np.random.Generator, crowds: bool = True):
@@ -74,7 +76,9 @@ def test_every_case_has_the_figures_of_panopticapi():
     golden = json.loads((GOLDEN / "panoptic/panopticapi.json").read_text())
     assert len(golden["cases"]) == 37
     for case in golden["cases"]:
-        ground_truth, prediction = ((unrolled(case[k]), case[f"{k}_segments"]) for k in ("gt", "prediction"))
+        ground_truth, prediction = (
+            (unrolled(case[k]), case[f"{k}_segments"]) for k in ("gt", "prediction")
+        )
         found = scored(ground_truth, prediction, of=golden["categories"])
         assert found["pq"] == case["expected"]["pq"], case["name"]
         for category, expected in case["expected"]["per_category"].items():
@@ -85,10 +89,16 @@ def test_every_case_has_the_figures_of_panopticapi():
 def test_the_pair_of_deeplab2_has_its_figures():
     golden = json.loads((GOLDEN / "panoptic/overlaps.json").read_text())["deeplab2"]
     ground_truth, joined = overlapping(golden["overlaps"])
-    true_segments = [{"id": int(value), "category_id": number} for value, number in golden["truth"].items()]
-    predicted = [{"id": value, "category_id": value // 256} for value in np.unique(joined).tolist() if value]
+    true_segments = [
+        {"id": int(value), "category_id": number} for value, number in golden["truth"].items()
+    ]
+    predicted = [
+        {"id": value, "category_id": value // 256} for value in np.unique(joined).tolist() if value
+    ]
     found = scored(
-        (ground_truth, true_segments), (joined, predicted), of=[{"id": i, "isthing": 1} for i in range(1, 7)]
+        (ground_truth, true_segments),
+        (joined, predicted),
+        of=[{"id": i, "isthing": 1} for i in range(1, 7)],
     )
     pq, sq, rq, *counts = golden["expected"]
     assert [found["pq"], found["sq"], found["rq"]] == pytest.approx([pq, sq, rq], abs=5e-9)
@@ -107,12 +117,16 @@ def test_the_pairs_of_bdd100k_s_toolkit_have_its_figures():
     assert 100 * of_a["pq"] == pytest.approx(67.31291398, abs=5e-9)
     assert of_a["n"] == 16
     for category, expected in golden["image_a_per_category_tp_fp_fn_iousum"].items():
-        assert list(of_a["per_category"][int(category)].values()) == pytest.approx(expected, rel=1e-14)
+        assert list(of_a["per_category"][int(category)].values()) == pytest.approx(
+            expected, rel=1e-14
+        )
     found, expected = counter.compute(), golden["expected"]
     for key, figures in (("", found), ("/STUFF", found["stuff"]), ("/THING", found["things"])):
         assert figures["n"] == expected[f"N{key}"]
         assert 100 * figures["pq"] == pytest.approx(expected[f"PQ{key}"], rel=1e-14)
-    assert [100 * found["sq"], 100 * found["rq"]] == pytest.approx([expected["SQ"], expected["RQ"]], rel=1e-14)
+    assert [100 * found["sq"], 100 * found["rq"]] == pytest.approx(
+        [expected["SQ"], expected["RQ"]], rel=1e-14
+    )
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +142,10 @@ def official() -> ModuleType:
 def test_random_scenes_have_the_figures_of_cityscapesscripts(official, tmp_path, seed):
     """Five scenes with void and crowds, through the files that the writer makes."""
     rng = np.random.default_rng(seed)
-    counter, writers = PanopticQuality(CATEGORIES), [PanopticWriter(tmp_path / name, CATEGORIES) for name in ("t", "p")]
+    counter, writers = (
+        PanopticQuality(CATEGORIES),
+        [PanopticWriter(tmp_path / name, CATEGORIES) for name in ("t", "p")],
+    )
     for number in range(5):
         ground_truth, prediction = pairs(rng)
         counter.update(*ground_truth, *prediction)
@@ -188,7 +205,10 @@ def test_other_ids_and_another_order_of_the_list_change_nothing(seed, rule):
         new = {0: 0} | {s["id"]: 7 * (i + 1) for i, s in enumerate(reversed(segments))}
         shuffled = [s | {"id": new[s["id"]]} for s in segments]
         renamed.append(
-            (np.vectorize(new.get)(ids), shuffled[::-1] if not any(s["iscrowd"] for s in segments) else shuffled)
+            (
+                np.vectorize(new.get)(ids),
+                shuffled[::-1] if not any(s["iscrowd"] for s in segments) else shuffled,
+            )
         )
     after = scored(*renamed, rule)
     assert after["n"] == before["n"]
@@ -202,7 +222,10 @@ def test_other_ids_and_another_order_of_the_list_change_nothing(seed, rule):
 def test_counting_apart_and_adding_is_counting_together(seed, rule):
     rng = np.random.default_rng(seed)
     scenes = [pairs(rng) for _ in range(4)]
-    together, parts = PanopticQuality(CATEGORIES, rule), [PanopticQuality(CATEGORIES, rule) for _ in range(2)]
+    together, parts = (
+        PanopticQuality(CATEGORIES, rule),
+        [PanopticQuality(CATEGORIES, rule) for _ in range(2)],
+    )
     for number, (ground_truth, prediction) in enumerate(scenes):
         together.update(*ground_truth, *prediction)
         parts[number // 2].update(*ground_truth, *prediction)
@@ -212,7 +235,9 @@ def test_counting_apart_and_adding_is_counting_together(seed, rule):
 
 
 def test_a_match_needs_more_than_half():
-    half = scored(plain([[1, 1, 2, 2]], _1=1, _2=2), plain([[1, 2, 2, 2]], _1=1, _2=2), of=TWO)["per_category"]
+    half = scored(plain([[1, 1, 2, 2]], _1=1, _2=2), plain([[1, 2, 2, 2]], _1=1, _2=2), of=TWO)[
+        "per_category"
+    ]
     assert half[1] == {"tp": 0, "fp": 1, "fn": 1, "iou_sum": 0.0}  # IoU 1/2
     assert half[2]["tp"] == 1  # IoU 2/3
 
@@ -232,14 +257,23 @@ def test_a_prediction_mostly_on_void_is_no_false_alarm(rule, void, false_alarms)
     assert found["per_category"][1]["fp"] == false_alarms
 
 
-@pytest.mark.parametrize(("rule", "category", "false_alarms"), [("coco", 1, 0), ("coco", 3, 1), ("bdd100k", 3, 0)])
-def test_a_prediction_on_a_crowd_of_another_class_is_excused_by_one_rule_alone(rule, category, false_alarms):
+@pytest.mark.parametrize(
+    ("rule", "category", "false_alarms"), [("coco", 1, 0), ("coco", 3, 1), ("bdd100k", 3, 0)]
+)
+def test_a_prediction_on_a_crowd_of_another_class_is_excused_by_one_rule_alone(
+    rule, category, false_alarms
+):
     three = [*TWO, {"id": 3, "isthing": 1}]
     ground_truth = (
         np.array([[9, 9, 9, 2, 2, 2]]),
         [{"id": 9, "category_id": 1, "iscrowd": 1}, {"id": 2, "category_id": 2}],
     )
-    found = scored(ground_truth, (np.array([[5, 5, 5, 2, 2, 2]]), plain([[]], _5=category, _2=2)[1]), rule, three)
+    found = scored(
+        ground_truth,
+        (np.array([[5, 5, 5, 2, 2, 2]]), plain([[]], _5=category, _2=2)[1]),
+        rule,
+        three,
+    )
     assert found["per_category"][category]["fp"] == false_alarms
     assert found["per_category"][1]["fn"] == 0  # a crowd is never missed
 
@@ -251,8 +285,16 @@ def test_predicted_void_is_no_excuse_for_a_miss():
 
 
 def test_the_area_of_the_ground_truth_is_read_from_its_list():
-    ground_truth = np.array([[1, 1, 1, 2]]), [{"id": 1, "category_id": 1, "area": 4}, {"id": 2, "category_id": 2}]
-    assert scored(ground_truth, plain([[1, 1, 1, 2]], _1=1, _2=2), of=TWO)["per_category"][1]["iou_sum"] == 3 / 4
+    ground_truth = (
+        np.array([[1, 1, 1, 2]]),
+        [{"id": 1, "category_id": 1, "area": 4}, {"id": 2, "category_id": 2}],
+    )
+    assert (
+        scored(ground_truth, plain([[1, 1, 1, 2]], _1=1, _2=2), of=TWO)["per_category"][1][
+            "iou_sum"
+        ]
+        == 3 / 4
+    )
 
 
 def test_a_true_segment_without_a_pixel_is_a_miss():
@@ -274,7 +316,9 @@ def test_what_does_not_occur_is_not_a_number_and_takes_no_part():
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
 def test_every_kind_of_whole_numbers_will_do(dtype):
     ids, segments = plain([[1, 1, 200, 0]], _1=1, _200=2)
-    assert scored((ids.astype(dtype), segments), (ids.astype(np.int32), segments), of=TWO)["pq"] == 1.0
+    assert (
+        scored((ids.astype(dtype), segments), (ids.astype(np.int32), segments), of=TWO)["pq"] == 1.0
+    )
 
 
 def test_300_instances_at_full_size_are_found_again_two_pixels_on():
@@ -294,10 +338,20 @@ MAP, SEGMENTS = plain([[1, 1, 2, 2]], _1=1, _2=2)
 @pytest.mark.parametrize(
     ("part", "ids", "segments", "sentence"),
     [
-        (0, MAP, SEGMENTS[:1], r"map of the ground truth has id 2 \(2 pixels in all\), not listed among its 1 segment"),
+        (
+            0,
+            MAP,
+            SEGMENTS[:1],
+            r"map of the ground truth has id 2 \(2 pixels in all\), not listed among its 1 segment",
+        ),
         (1, MAP, SEGMENTS[:1], r"map of the prediction has id 2 \(2 pixels"),
         (1, MAP + 1, SEGMENTS, r"map of the prediction has id 3 \(2 pixels"),
-        (1, MAP, [*SEGMENTS, {"id": 3, "category_id": 1}], "prediction lists id 3, which no pixel of its map has"),
+        (
+            1,
+            MAP,
+            [*SEGMENTS, {"id": 3, "category_id": 1}],
+            "prediction lists id 3, which no pixel of its map has",
+        ),
         (
             0,
             MAP,
@@ -306,12 +360,32 @@ MAP, SEGMENTS = plain([[1, 1, 2, 2]], _1=1, _2=2)
         ),
         (1, MAP, [SEGMENTS[0], {"id": 2}], "segment 2 of the prediction has the category_id None"),
         (1, MAP, [*SEGMENTS, SEGMENTS[0]], "two segments of the prediction have the id 1"),
-        (1, MAP, [*SEGMENTS, {"id": 0, "category_id": 1}], "has the id 0. Expected a whole number above 0"),
+        (
+            1,
+            MAP,
+            [*SEGMENTS, {"id": 0, "category_id": 1}],
+            "has the id 0. Expected a whole number above 0",
+        ),
         (1, MAP, [*SEGMENTS, {"category_id": 1}], "has the id None"),
-        (0, MAP, [SEGMENTS[0], SEGMENTS[1] | {"area": 0}], "segment 2 of the ground truth has area 0"),
-        (1, MAP[:, :3], SEGMENTS, r"the prediction is 1x3, its ground truth 1x4 \(height x width\)"),
+        (
+            0,
+            MAP,
+            [SEGMENTS[0], SEGMENTS[1] | {"area": 0}],
+            "segment 2 of the ground truth has area 0",
+        ),
+        (
+            1,
+            MAP[:, :3],
+            SEGMENTS,
+            r"the prediction is 1x3, its ground truth 1x4 \(height x width\)",
+        ),
         (1, MAP.astype(np.float32), SEGMENTS, r"ids of the prediction are float32 of shape 1x4"),
-        (0, np.stack([MAP] * 3, axis=2), SEGMENTS, r"ids of the ground truth are int64 of shape 1x4x3"),
+        (
+            0,
+            np.stack([MAP] * 3, axis=2),
+            SEGMENTS,
+            r"ids of the ground truth are int64 of shape 1x4x3",
+        ),
         (0, -MAP, SEGMENTS, "map of the ground truth has ids -2, -1"),
     ],
 )

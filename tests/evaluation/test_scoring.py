@@ -30,7 +30,11 @@ class Scenes:
     def __getitem__(self, index: int) -> Sample:
         label = self.label(index)
         noise = np.random.default_rng(index).integers(0, 120, (*label.shape, 3))
-        return Sample(self.keys[index], (noise + 60 * (label % 3)[..., None]).clip(0, 255).astype(np.uint8), label)
+        return Sample(
+            self.keys[index],
+            (noise + 60 * (label % 3)[..., None]).clip(0, 255).astype(np.uint8),
+            label,
+        )
 
     def label(self, index: int) -> np.ndarray:
         label = np.zeros((64, 80 + index), dtype=np.uint8)
@@ -49,7 +53,9 @@ def runtime():
 def test_scores_are_those_of_the_masks_it_predicts(runtime):
     data, seen = Scenes(), []
     for inference in (None, InferenceSettings(flip=True)):
-        scores = evaluate(runtime, data, inference, progress=lambda doing, done, total: seen.append((done, total)))
+        scores = evaluate(
+            runtime, data, inference, progress=lambda doing, done, total: seen.append((done, total))
+        )
         expected = Confusion(4)
         for index in range(3):
             expected.update(data.label(index), predict_mask(runtime, data[index].image, inference))
@@ -93,7 +99,9 @@ def test_json_has_fractions_counts_and_null_for_what_does_not_occur(runtime):
     ],
 )
 def test_other_classes_or_channels_are_refused_with_the_difference(runtime, names, channels, named):
-    data = SimpleNamespace(name="other", classes=[ClassInfo(n, (0, 0, 0)) for n in names], channels=channels)
+    data = SimpleNamespace(
+        name="other", classes=[ClassInfo(n, (0, 0, 0)) for n in names], channels=channels
+    )
     with pytest.raises(FeathersegError, match=named):
         evaluate(runtime, data)
 
@@ -101,7 +109,9 @@ def test_other_classes_or_channels_are_refused_with_the_difference(runtime, name
 def write_predictions(folder, names, values=None):
     folder.mkdir(exist_ok=True)
     for index, name in enumerate(names):
-        mask = Scenes().label(index) if values is None else np.full_like(Scenes().label(index), values)
+        mask = (
+            Scenes().label(index) if values is None else np.full_like(Scenes().label(index), values)
+        )
         path = folder / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(mask).save(path)
@@ -129,13 +139,17 @@ def test_values_of_no_class_are_misses_and_nobodys_false_alarm(tmp_path, value):
         assert scores.notes == ()
         return
     (note,) = scores.notes
-    assert note.startswith("100.00 % of the labelled pixels are predicted as no class, with the values ")
+    assert note.startswith(
+        "100.00 % of the labelled pixels are predicted as no class, with the values "
+    )
     assert f" {value}: expected 0 to 3, the classes in" in note
 
 
 def test_missing_predictions_are_counted_and_named(tmp_path):
     write_predictions(tmp_path, ("1",))
-    with pytest.raises(FeathersegError, match=r"1 of 3 images\. 2 are missing, the first: 2\.png, 3\.png"):
+    with pytest.raises(
+        FeathersegError, match=r"1 of 3 images\. 2 are missing, the first: 2\.png, 3\.png"
+    ):
         evaluate_predictions(tmp_path, Scenes())
     with pytest.raises(FeathersegError, match="nowhere"):
         evaluate_predictions(tmp_path / "nowhere", Scenes())
@@ -148,7 +162,14 @@ def test_a_name_that_two_keys_share_is_not_guessed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names", [("b/1_mask", "a/x_mask"), ("b_1_mask", "a_x"), ("b_1", "a_x_mask"), ("1", "x"), ("1_left_mask", "x_mask")]
+    "names",
+    [
+        ("b/1_mask", "a/x_mask"),
+        ("b_1_mask", "a_x"),
+        ("b_1", "a_x_mask"),
+        ("1", "x"),
+        ("1_left_mask", "x_mask"),
+    ],
 )
 def test_predictions_lie_where_predict_wrote_them(tmp_path, names):
     write_predictions(tmp_path, names)
@@ -158,7 +179,9 @@ def test_predictions_lie_where_predict_wrote_them(tmp_path, names):
 
 def test_what_predict_numbered_is_of_nobody_known(tmp_path):
     write_predictions(tmp_path, ("1_mask", "1-2_mask", "2"))
-    with pytest.raises(FeathersegError, match=r"1_mask\.png and 1-2_mask\.png, from images with one name: .* 'b/1'"):
+    with pytest.raises(
+        FeathersegError, match=r"1_mask\.png and 1-2_mask\.png, from images with one name: .* 'b/1'"
+    ):
         prediction_files(tmp_path, ["b/1", "b/2"], ["1", "2"])
     assert len(prediction_files(tmp_path, ["b/1", "b/1-2"], ["1", "1-2"])) == 2
     (tmp_path / "1-2_mask.png").unlink()

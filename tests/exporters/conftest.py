@@ -46,7 +46,9 @@ def exported(request, tmp_path_factory) -> Exported:
 
     def opened(folder):
         run = open_run(folder)
-        run.__dict__["model"] = perturb(build(name, classes=len(CLASSES)))  # what `Run.model` would read
+        run.__dict__["model"] = perturb(
+            build(name, classes=len(CLASSES))
+        )  # what `Run.model` would read
         return run
 
     def fill(folder):

@@ -22,7 +22,9 @@ def test_the_seed_decides(tmp_path):
 
 
 def test_a_small_split_gives_all_that_it_has(tmp_path):
-    calibrated, checked = training_images(three_layer_run(tmp_path / "run", train_size=3), 5, seed=0)
+    calibrated, checked = training_images(
+        three_layer_run(tmp_path / "run", train_size=3), 5, seed=0
+    )
     assert sorted(calibrated.keys) == sorted(checked.keys) == Shapes("train", 3).keys
 
 
@@ -32,7 +34,9 @@ def test_an_image_is_normalised_and_brought_to_the_size_of_validation(tmp_path):
     pixels = Shapes("train", 12)[images.indices[0]].image.astype(np.float32)
     expected = (pixels - run.model.mean) / run.model.std  # (H, W, C)
     assert torch.equal(images[0][0].permute(1, 2, 0), torch.from_numpy(expected.astype(np.float32)))
-    fitted, _ = training_images(three_layer_run(tmp_path / "other", test_resize=(128, 512)), 2, seed=0)
+    fitted, _ = training_images(
+        three_layer_run(tmp_path / "other", test_resize=(128, 512)), 2, seed=0
+    )
     assert fitted[0].shape == (1, 3, 128, 256)
 
 
@@ -49,4 +53,6 @@ def test_the_labelled_split_is_what_training_validated_on(tmp_path):
 
 
 def test_a_split_that_is_not_there_is_none(tmp_path):
-    assert labelled_split(three_layer_run(tmp_path / "run", name="camvid", root=str(tmp_path))) is None
+    assert (
+        labelled_split(three_layer_run(tmp_path / "run", name="camvid", root=str(tmp_path))) is None
+    )

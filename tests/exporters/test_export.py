@@ -13,7 +13,13 @@ import torch
 from support.models.three_layer_run import three_layer_run
 from torch import Tensor, nn
 
-from featherseg.core.errors import ConfigError, ExportError, FeathersegError, MissingExtra, UnknownName
+from featherseg.core.errors import (
+    ConfigError,
+    ExportError,
+    FeathersegError,
+    MissingExtra,
+    UnknownName,
+)
 from featherseg.core.types import ClassInfo, SegOutput
 from featherseg.exporters import EXPORTERS, ExportSettings, export, export_formats, pipeline
 from featherseg.exporters.calibration import LabelledSplit
@@ -130,9 +136,19 @@ def test_several_targets_share_one_graph_and_land_side_by_side(tmp_path, monkeyp
     traced = []
     monkeypatch.setattr(pipeline, "to_onnx", lambda *args: traced.append(1) or to_onnx(*args))
     reports, errors = export_formats(OneLayer(), ["onnx", "openvino", "onnx"], tmp_path)
-    assert ([report.format for report in reports], errors, traced) == (["onnx", "openvino"], [], [1])
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.bin", "model.onnx", "model.xml"]
-    assert reports[1].bytes == sum((tmp_path / name).stat().st_size for name in ("model.bin", "model.xml"))
+    assert ([report.format for report in reports], errors, traced) == (
+        ["onnx", "openvino"],
+        [],
+        [1],
+    )
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "model.bin",
+        "model.onnx",
+        "model.xml",
+    ]
+    assert reports[1].bytes == sum(
+        (tmp_path / name).stat().st_size for name in ("model.bin", "model.xml")
+    )
 
 
 class KnowsAForm(nn.ReLU):
@@ -141,10 +157,14 @@ class KnowsAForm(nn.ReLU):
 
 
 @pytest.mark.parametrize("other", ["openvino", "onnx-int8"])
-def test_every_runtime_gets_the_layers_in_its_form_and_int8_those_of_the_model(other, tmp_path, monkeypatch):
+def test_every_runtime_gets_the_layers_in_its_form_and_int8_those_of_the_model(
+    other, tmp_path, monkeypatch
+):
     model, seen = OneLayer(), []
     model.conv = nn.Sequential(model.conv, KnowsAForm())
-    monkeypatch.setattr(pipeline, "to_onnx", lambda form, *args: seen.append(form.conv[1]) or to_onnx(form, *args))
+    monkeypatch.setattr(
+        pipeline, "to_onnx", lambda form, *args: seen.append(form.conv[1]) or to_onnx(form, *args)
+    )
     export_formats(model, ["onnx", other], tmp_path)  # int8 is refused later, for want of images
     assert [type(layer) for layer in seen] == [nn.Threshold, KnowsAForm]
     assert type(model.conv[1]) is KnowsAForm
@@ -189,7 +209,10 @@ def test_a_converter_that_misses_a_file_of_its_own_is_no_full_disk(tmp_path, mon
             raise FileNotFoundError(2, "No such file or directory", "libconverter.so")
 
     monkeypatch.setitem(EXPORTERS, "onnx", replace(EXPORTERS["onnx"], write=write))
-    with pytest.raises(ExportError, match=r"the converter cannot write this model \(FileNotFoundError: .*libconverter"):
+    with pytest.raises(
+        ExportError,
+        match=r"the converter cannot write this model \(FileNotFoundError: .*libconverter",
+    ):
         export(OneLayer(), path=tmp_path / "a.onnx")
 
 
@@ -212,7 +235,9 @@ def test_int8_of_a_run_is_scored_and_named_in_the_report(tmp_path):
     assert len(report.calibration) == 3
     assert report.parity.file_miou == pytest.approx(report.parity.model_miou, abs=0.02)
     assert report.quantised.tried == ((1, report.parity.file_miou),)
-    assert json.loads((run.path / "parity.json").read_text())["onnx-int8"]["calibration"] == list(report.calibration)
+    assert json.loads((run.path / "parity.json").read_text())["onnx-int8"]["calibration"] == list(
+        report.calibration
+    )
 
 
 def test_int8_that_loses_too_much_is_refused_and_the_old_file_stays(tmp_path, monkeypatch):
@@ -221,7 +246,9 @@ def test_int8_that_loses_too_much_is_refused_and_the_old_file_stays(tmp_path, mo
     (run.path / "export" / "model.int8.onnx").write_bytes(b"old")
     scores = iter([0.5, 0.45, 0.45])  # the model, then two candidates
     monkeypatch.setattr(LabelledSplit, "score", lambda split, file: next(scores))
-    with pytest.raises(ExportError, match=r"45\.00 mIoU even with 2 of its 3 layers in fp32; 49\.50 is"):
+    with pytest.raises(
+        ExportError, match=r"45\.00 mIoU even with 2 of its 3 layers in fp32; 49\.50 is"
+    ):
         export(run, "onnx-int8", settings=ExportSettings(calibration=2, max_drop=0.5))
     assert [file.read_bytes() for file in (run.path / "export").iterdir()] == [b"old"]
     assert not (run.path / "parity.json").exists()
@@ -229,7 +256,9 @@ def test_int8_that_loses_too_much_is_refused_and_the_old_file_stays(tmp_path, mo
 
 def test_records_of_other_targets_stay(tmp_path):
     run = three_layer_run(tmp_path / "run")
-    (run.path / "parity.json").write_text(json.dumps({"target": "ncnn", "bytes": 5}))  # as of older exports
+    (run.path / "parity.json").write_text(
+        json.dumps({"target": "ncnn", "bytes": 5})
+    )  # as of older exports
     export(run, "onnx")
     assert set(json.loads((run.path / "parity.json").read_text())) == {"ncnn", "onnx"}
 
@@ -270,7 +299,8 @@ def test_a_place_that_takes_no_file_is_refused_before_the_export(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "named"), [({"max_drop": -1}, "max_drop"), ({"calibration": 0}, "calibration"), ({"seed": -1}, "seed")]
+    ("values", "named"),
+    [({"max_drop": -1}, "max_drop"), ({"calibration": 0}, "calibration"), ({"seed": -1}, "seed")],
 )
 def test_options_out_of_range_are_refused(values, named):
     with pytest.raises(ConfigError, match=named):
@@ -307,5 +337,10 @@ def test_an_option_without_effect_is_refused(tmp_path, values, named):
 
 def test_no_score_is_asked_of_formats_that_nothing_here_runs(tmp_path):
     with pytest.raises(ConfigError, match="--score has no effect: nothing here runs tensorrt"):
-        export(three_layer_run(tmp_path / "run"), "tensorrt", tmp_path / "out", settings=ExportSettings(score=True))
+        export(
+            three_layer_run(tmp_path / "run"),
+            "tensorrt",
+            tmp_path / "out",
+            settings=ExportSettings(score=True),
+        )
     assert not (tmp_path / "out").exists()

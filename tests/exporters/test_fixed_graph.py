@@ -57,14 +57,19 @@ def test_every_rewrite_gives_the_models_values():
         graph, images = fixed_graph(model, SIZE), noise(4, SIZE)
         assert_close(graph(images)[0], model(images).logits, atol=1e-5, rtol=1e-5)
     left = operations(graph) & set(REWRITES)
-    assert left <= {torch.ops.aten.slice.Tensor, torch.ops.aten.pad.default}  # those that change something stay
+    assert left <= {
+        torch.ops.aten.slice.Tensor,
+        torch.ops.aten.pad.default,
+    }  # those that change something stay
     assert torch.ops.aten.arange.start_step not in operations(graph)
 
 
 def test_a_model_that_pads_is_the_same_at_a_size_that_it_pads():
     model, images = small_model(), noise(3, (33, 70))
     with torch.no_grad():
-        assert_close(fixed_graph(model, (33, 70))(images)[0], model(images).logits, atol=1e-5, rtol=1e-5)
+        assert_close(
+            fixed_graph(model, (33, 70))(images)[0], model(images).logits, atol=1e-5, rtol=1e-5
+        )
 
 
 def test_the_model_is_left_as_it_was():
@@ -81,10 +86,15 @@ def test_the_size_is_that_of_the_training():
 
 
 def test_a_file_of_one_size_takes_what_the_model_sees_of_an_image():
-    facts = Facts("a", (ClassInfo("b", (0, 0, 0)),), "MIT", image_size=(360, 480), test_resize=(180, 240))
+    facts = Facts(
+        "a", (ClassInfo("b", (0, 0, 0)),), "MIT", image_size=(360, 480), test_resize=(180, 240)
+    )
     assert facts.fixed_size == (180, 240)
     assert replace(facts, image_size=(480, 1280)).fixed_size == (90, 240)
-    assert replace(facts, used_size=(480, 1280)).fixed_size == (90, 240)  # image_size stays what it was trained on
+    assert replace(facts, used_size=(480, 1280)).fixed_size == (
+        90,
+        240,
+    )  # image_size stays what it was trained on
     assert replace(facts, test_resize=(720, 960)).fixed_size == (720, 960)
     told = metadata(small_model(), facts)
     assert "make the image fit 180 (short side) x 240 (long side) pixels" in told["preprocessing"]

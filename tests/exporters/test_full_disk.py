@@ -43,9 +43,18 @@ print(json.dumps(said))
 def test_a_disk_that_refuses_ends_every_export_in_a_message(tmp_path):
     for package in ("onnxscript", "openvino", "pnnx"):
         pytest.importorskip(package)
-    command = [sys.executable, "-c", EXPORTS, str(Path(__file__).parents[1]), str(tmp_path / "out"), json.dumps(LIMITS)]
+    command = [
+        sys.executable,
+        "-c",
+        EXPORTS,
+        str(Path(__file__).parents[1]),
+        str(tmp_path / "out"),
+        json.dumps(LIMITS),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr  # torch would end the process where a file of its own is cut short
+    assert done.returncode == 0, (
+        done.stderr
+    )  # torch would end the process where a file of its own is cut short
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["openvino"].startswith("OpenVINO cannot write model.xml")
     for target in ("onnx", "torch-export", "ncnn"):
@@ -80,7 +89,10 @@ def test_files_that_belong_together_stay_together_where_the_second_is_refused(tm
             move(draft, EXPORTERS["openvino"], out / "model.xml")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert {file.name: file.read_text() for file in out.iterdir()} == {"model.bin": "old", "model.xml": "old"}
+    assert {file.name: file.read_text() for file in out.iterdir()} == {
+        "model.bin": "old",
+        "model.xml": "old",
+    }
 
 
 def test_a_folder_stays_where_the_new_one_is_refused(tmp_path):
@@ -91,7 +103,10 @@ def test_a_folder_stays_where_the_new_one_is_refused(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(FeathersegError, match=r"cannot write .*web: File too large\. What was there is unchanged"):
+        with pytest.raises(
+            FeathersegError,
+            match=r"cannot write .*web: File too large\. What was there is unchanged",
+        ):
             move(draft, EXPORTERS["web"], out / "web")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

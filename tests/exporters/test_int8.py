@@ -70,9 +70,13 @@ def test_layers_that_are_kept_compute_as_before(tmp_path, graph, name):
     assert found == set(quantised.kept)
 
 
-def test_candidates_keep_1_2_4_layers_beside_the_first_until_one_is_good_enough(tmp_path, monkeypatch):
+def test_candidates_keep_1_2_4_layers_beside_the_first_until_one_is_good_enough(
+    tmp_path, monkeypatch
+):
     noisy = {f"layer{i}": float(i) for i in range(20)}
-    nodes = {name: [f"node of {name}"] for name in noisy if name != "layer1"}  # which was computed away
+    nodes = {
+        name: [f"node of {name}"] for name in noisy if name != "layer1"
+    }  # which was computed away
     names = ("pad", "node of layer3", "node of layer0")
     chain = [
         SimpleNamespace(name=name, op_type="any", input=[str(place)], output=[str(place + 1)])
@@ -87,7 +91,9 @@ def test_candidates_keep_1_2_4_layers_beside_the_first_until_one_is_good_enough(
         written.append(list(kept))
         return tmp_path
 
-    found = quantise(job(tmp_path, None, score=lambda file: 0.1 * len(written), floor=0.35), graph, write)
+    found = quantise(
+        job(tmp_path, None, score=lambda file: 0.1 * len(written), floor=0.35), graph, write
+    )
     assert [len(kept) for kept in written] == [1, 2, 3, 5]
     assert found.kept == ("layer3", "layer0", "layer2", "layer4", "layer5")
     assert written[-1] == [f"node of {path}" for path in found.kept]
@@ -114,12 +120,20 @@ def test_all_layers_that_read_the_image_stay_out_at_whatever_size_they_do(tmp_pa
 @pytest.mark.parametrize("miou", [0.2, float("nan")])
 def test_a_loss_that_no_layer_mends_is_refused(tmp_path, graph, miou):
     proto = onnx.load_from_string(graph())
-    with pytest.raises(ExportError, match=r"mIoU even with 2 of its 3 layers in fp32; 50\.00 is the minimum"):
-        quantise(job(tmp_path, None, score=lambda file: miou, floor=0.5), proto.graph, lambda *kept: tmp_path)
+    with pytest.raises(
+        ExportError, match=r"mIoU even with 2 of its 3 layers in fp32; 50\.00 is the minimum"
+    ):
+        quantise(
+            job(tmp_path, None, score=lambda file: miou, floor=0.5),
+            proto.graph,
+            lambda *kept: tmp_path,
+        )
 
 
 def test_without_labelled_images_the_first_candidate_stays(tmp_path, graph):
-    found = quantise(job(tmp_path, None), onnx.load_from_string(graph()).graph, lambda *kept: tmp_path)
+    found = quantise(
+        job(tmp_path, None), onnx.load_from_string(graph()).graph, lambda *kept: tmp_path
+    )
     assert (found.kept, found.miou, found.tried) == (("stem",), None, ())
 
 
@@ -162,7 +176,10 @@ class Scaled(ThreeLayers):
 
     def __init__(self):
         super().__init__()
-        self.mix, self.scale = nn.Conv2d(3, 3, 1, bias=False), nn.Parameter(torch.tensor([2.0, 3.0, 4.0]).view(3, 1, 1))
+        self.mix, self.scale = (
+            nn.Conv2d(3, 3, 1, bias=False),
+            nn.Parameter(torch.tensor([2.0, 3.0, 4.0]).view(3, 1, 1)),
+        )
 
     def forward(self, images):
         out = super().forward(images)
@@ -193,7 +210,9 @@ class Windowed(ThreeLayers):
     def forward(self, images):
         out = super().forward(images)
         batch, classes, height, width = out.logits.shape
-        windows = F.unfold(self.key(out.logits), 3, padding=1).view(batch, classes, 9, height, width)
+        windows = F.unfold(self.key(out.logits), 3, padding=1).view(
+            batch, classes, 9, height, width
+        )
         return out._replace(logits=out.logits + windows.sum(2))
 
 
@@ -213,17 +232,29 @@ class Inverted(ThreeLayers):
 
     def __init__(self):
         super().__init__()
-        self.body = nn.Sequential(nn.ReLU(), *[layer for _ in range(3) for layer in self.bottleneck(16, 64)])
+        self.body = nn.Sequential(
+            nn.ReLU(), *[layer for _ in range(3) for layer in self.bottleneck(16, 64)]
+        )
 
     def bottleneck(self, width, inner):
         depthwise = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
-        return nn.Conv2d(width, inner, 1), nn.ReLU6(), depthwise, nn.ReLU6(), nn.Conv2d(inner, width, 1)
+        return (
+            nn.Conv2d(width, inner, 1),
+            nn.ReLU6(),
+            depthwise,
+            nn.ReLU6(),
+            nn.Conv2d(inner, width, 1),
+        )
 
 
 def test_onnxruntime_leaves_in_float_what_stays_in_float_between_int8(tmp_path, monkeypatch):
     model, scores = Inverted().eval(), iter([0.5, 0.6])
-    monkeypatch.setattr("featherseg.exporters.int8.layer_noise", lambda model, images: {"body.3": 0.0, "head": 1.0})
-    found = onnx_int8.write(job_of(model, FACTS, tmp_path, IMAGES, score=lambda file: next(scores), floor=0.6))
+    monkeypatch.setattr(
+        "featherseg.exporters.int8.layer_noise", lambda model, images: {"body.3": 0.0, "head": 1.0}
+    )
+    found = onnx_int8.write(
+        job_of(model, FACTS, tmp_path, IMAGES, score=lambda file: next(scores), floor=0.6)
+    )
     assert found.kept == ("stem", "body.3")
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -254,13 +285,19 @@ def test_zero_is_0_in_int8_so_that_the_file_runs_at_every_size_on_processors_wit
     ranges = [
         [entry.get_node().get_data().item() for entry in operation.input_values()[1:3]]
         for operation in model.get_ops()
-        if operation.get_type_name() == "FakeQuantize" and operation.input_value(1).get_shape() in ([], [1, 1, 1, 1])
+        if operation.get_type_name() == "FakeQuantize"
+        and operation.input_value(1).get_shape() in ([], [1, 1, 1, 1])
     ]
     signed = [(low, high) for low, high in ranges if low < 0]
     assert len(ranges) > len(signed) >= 3  # the outputs of three bottlenecks
     assert all(high / -low == pytest.approx(127 / 128) for low, high in signed)
     assert all(low == 0 for low, high in ranges if low >= 0)
-    assert subprocess.run([sys.executable, "-c", RUN, tmp_path / "model.int8.xml"], check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", RUN, tmp_path / "model.int8.xml"], check=False
+        ).returncode
+        == 0
+    )
 
 
 def test_the_file_tells_what_was_kept(tmp_path, graph):
@@ -276,8 +313,15 @@ def test_every_output_channel_has_steps_of_its_own(tmp_path, graph):
     openvino_int8.write(job(tmp_path, graph))
     proto = onnx.load(tmp_path / "model.int8.onnx")
     dims = {item.name: list(item.dims) for item in proto.graph.initializer}
-    weights = [node for node in proto.graph.node if node.op_type == "DequantizeLinear" and "weight" in node.input[0]]
-    assert sorted(dims[node.input[1]] for node in weights) == [[3], [WIDTH]]  # the scales; the stem has none
+    weights = [
+        node
+        for node in proto.graph.node
+        if node.op_type == "DequantizeLinear" and "weight" in node.input[0]
+    ]
+    assert sorted(dims[node.input[1]] for node in weights) == [
+        [3],
+        [WIDTH],
+    ]  # the scales; the stem has none
     text = (tmp_path / "model.int8.xml").read_text(encoding="utf-8")
     assert f'shape="{WIDTH}, 1, 1, 1"' in text
 
@@ -285,10 +329,14 @@ def test_every_output_channel_has_steps_of_its_own(tmp_path, graph):
 def int8_weights(file):
     """The weights of a file that are int8, biases and first layer apart."""
     if file.suffix == ".xml":
-        constants = [op for op in Core().read_model(file).get_ops() if op.get_type_name() == "Constant"]
+        constants = [
+            op for op in Core().read_model(file).get_ops() if op.get_type_name() == "Constant"
+        ]
         arrays = [op.data for op in constants if op.get_element_type().to_string() == "i8"]
     else:
-        arrays = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(file).graph.initializer]
+        arrays = [
+            onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(file).graph.initializer
+        ]
     return [array for array in arrays if array.dtype == "int8" and array.ndim == 4]
 
 
@@ -298,7 +346,9 @@ def test_two_products_of_weights_and_values_stay_within_16_bits(tmp_path, graph,
     weights = int8_weights(tmp_path / name)
     assert len(weights) == 2  # all but the stem's
     for array in weights:
-        assert 2 * 255 * abs(array.astype(int)).max() < 2**15  # processors without VNNI add two and clip the sum
+        assert (
+            2 * 255 * abs(array.astype(int)).max() < 2**15
+        )  # processors without VNNI add two and clip the sum
         assert abs(array.astype(int)).max() > 55  # and no more is given away
 
 
@@ -307,7 +357,10 @@ def test_depthwise_weights_of_an_onnx_file_keep_their_8_bits(tmp_path):
     model.body[1] = nn.Conv2d(16, 16, 3, padding=1, groups=16)
     content = to_onnx(model, FACTS)
     onnx_int8.write(job_of(model, FACTS, tmp_path, IMAGES, graph=lambda: content))
-    reach = {array.shape: abs(array.astype(int)).max() for array in int8_weights(tmp_path / "model.int8.onnx")}
+    reach = {
+        array.shape: abs(array.astype(int)).max()
+        for array in int8_weights(tmp_path / "model.int8.onnx")
+    }
     assert reach[16, 1, 3, 3] == 127
     assert reach[3, 16, 1, 1] <= 64
 

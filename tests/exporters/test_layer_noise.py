@@ -53,7 +53,9 @@ def test_the_layer_with_one_wild_channel_before_it_is_named_first():
     with torch.no_grad():
         model.stem.bias[0] = 1e3  # all other channels share the steps of this one
         model.body[1].weight[:, 0] = 0
-    images = [torch.randn(1, 3, 40, 56, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    images = [
+        torch.randn(1, 3, 40, 56, generator=torch.Generator().manual_seed(i)) for i in range(2)
+    ]
     noise = layer_noise(model, images)
     assert next(iter(noise)) == "body.1"
     assert set(noise) == {"stem", "body.1", "head"}

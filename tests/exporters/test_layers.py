@@ -10,7 +10,12 @@ from featherseg.backbones.efficientformer_v2 import Attention, AttentionDownsamp
 from featherseg.exporters.onnx import OPSET
 from featherseg.exporters.parity import perturb
 from featherseg.layers.attention import DisentangledNonLocal
-from featherseg.layers.pooling import DeepAggregationPooling, PyramidPooling, RegionMax, StridedRegionMean
+from featherseg.layers.pooling import (
+    DeepAggregationPooling,
+    PyramidPooling,
+    RegionMax,
+    StridedRegionMean,
+)
 from featherseg.models.cgrseg import rectangular_module
 from featherseg.models.deeplabv3 import AtrousPyramid
 from featherseg.models.efficientvit import LinearAttention
@@ -25,7 +30,9 @@ def two_dimensional():
 LAYERS = {
     "ppm": lambda: PyramidPooling(6, 4),
     "dappm": lambda: DeepAggregationPooling(6, 3, 4),
-    "non-local, unpooled, without gamma": lambda: DisentangledNonLocal(6, key_channels=2, kv_pool=1, gamma=False),
+    "non-local, unpooled, without gamma": lambda: DisentangledNonLocal(
+        6, key_channels=2, kv_pool=1, gamma=False
+    ),
     "attention with a position bias": lambda: Attention(6, stride=2),
     "attention between stages": lambda: AttentionDownsample(6, 8),
     "attention between stages, its offsets resized in two directions": two_dimensional,
@@ -47,7 +54,10 @@ class Every(nn.ModuleDict):
 @pytest.mark.slow  # in quick tests they are those of the exported models
 @pytest.mark.filterwarnings("ignore")  # the exporter warns of its own insides
 def test_a_layer_exports_with_any_height_and_width(tmp_path):
-    layers, dynamic = Every({name: perturb(layer()) for name, layer in LAYERS.items()}).eval(), torch.export.Dim.DYNAMIC
+    layers, dynamic = (
+        Every({name: perturb(layer()) for name, layer in LAYERS.items()}).eval(),
+        torch.export.Dim.DYNAMIC,
+    )
     torch.onnx.export(
         layers,
         (torch.randn(2, 6, 7, 9),),
@@ -58,7 +68,9 @@ def test_a_layer_exports_with_any_height_and_width(tmp_path):
         external_data=False,
         verbose=False,
     )
-    session = onnxruntime.InferenceSession(tmp_path / "layer.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        tmp_path / "layer.onnx", providers=["CPUExecutionProvider"]
+    )
     for size in ((1, 2, 2), (1, 5, 11), (3, 23, 40), (2, 6, 6)):
         x = torch.randn(size[0], 6, *size[1:], generator=torch.Generator().manual_seed(0))
         with torch.no_grad():

@@ -16,7 +16,9 @@ from featherseg.exporters.parity import perturb, verify
 
 pytest.importorskip("litert_torch")
 pytest.importorskip("ai_edge_litert")
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the converter's own insides, when it is imported first
+pytestmark = pytest.mark.filterwarnings(
+    "ignore"
+)  # of the converter's own insides, when it is imported first
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,10 @@ def test_one_file_gives_the_models_logits(written):
     assert [file.name for file in written.parent.iterdir()] == ["model.tflite"]
     report = verify(small_model(), written, facts=FACTS)
     assert report.ok, report
-    assert {(row.batch, row.height, row.width) for row in report.rows} == {(1, 96, 128), (3, 96, 128)}
+    assert {(row.batch, row.height, row.width) for row in report.rows} == {
+        (1, 96, 128),
+        (3, 96, 128),
+    }
 
 
 def test_the_facts_lie_in_the_archive_at_its_end(written):

@@ -21,7 +21,9 @@ def model_of(align_corners: bool):
 
 
 def images_of(shape):
-    return torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(sum(shape)))
+    return torch.randint(
+        0, 256, (*shape, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(sum(shape))
+    )
 
 
 def predicted(model, pixels):
@@ -44,10 +46,16 @@ def test_masks_are_those_of_prediction(align_corners, shape):
 @pytest.mark.parametrize("align_corners", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_file_gives_the_same_masks_at_every_size(align_corners, tmp_path_factory):
     model = model_of(align_corners)
-    content = to_onnx(model, FACTS, True) if align_corners else small_graph(tmp_path_factory, masks=True)
+    content = (
+        to_onnx(model, FACTS, True) if align_corners else small_graph(tmp_path_factory, masks=True)
+    )
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     (images,), (masks,) = session.get_inputs(), session.get_outputs()
-    assert (images.name, images.type, images.shape) == ("images", "tensor(uint8)", ["batch", "height", "width", 3])
+    assert (images.name, images.type, images.shape) == (
+        "images",
+        "tensor(uint8)",
+        ["batch", "height", "width", 3],
+    )
     assert (masks.name, masks.type) == ("masks", "tensor(uint8)")
     for shape in SIZES:
         pixels = images_of(shape)
@@ -55,4 +63,6 @@ def test_a_file_gives_the_same_masks_at_every_size(align_corners, tmp_path_facto
         scores = predicted(model, pixels)
         assert found.shape == shape
         given = scores.gather(1, found.long()[:, None])[:, 0]
-        assert (scores.amax(1) - given).max() <= 1e-5  # another class only where the two are as likely
+        assert (
+            scores.amax(1) - given
+        ).max() <= 1e-5  # another class only where the two are as likely

@@ -28,7 +28,10 @@ def test_three_files_give_the_models_logits(tmp_path):
     ]
     report = verify(small_model(), tmp_path / "model.ncnn.param", facts=FACTS)
     assert report.ok, report
-    assert {(row.batch, row.height, row.width) for row in report.rows} == {(1, 96, 128), (3, 96, 128)}
+    assert {(row.batch, row.height, row.width) for row in report.rows} == {
+        (1, 96, 128),
+        (3, 96, 128),
+    }
 
 
 def test_the_facts_lie_beside_and_name_the_size(tmp_path):

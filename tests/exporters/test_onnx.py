@@ -17,15 +17,30 @@ from featherseg.exporters.onnx import EXAMPLE, OPSET
 from featherseg.exporters.stages import PREFIX, Stages
 from featherseg.inference.memory import peak_bytes_per_pixel
 
-SIZES = [(64, 64), (97, 131), (65, 99), (100, 100), (33, 65), (352, 480), (1, 1), (7, 300), (127, 130), (255, 511)]
+SIZES = [
+    (64, 64),
+    (97, 131),
+    (65, 99),
+    (100, 100),
+    (33, 65),
+    (352, 480),
+    (1, 1),
+    (7, 300),
+    (127, 130),
+    (255, 511),
+]
 
 
 @pytest.fixture(scope="module")
 def session(exported) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(str(exported.report.path), providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        str(exported.report.path), providers=["CPUExecutionProvider"]
+    )
 
 
-@pytest.mark.parametrize(("size", "batch"), [(size, 1 + 2 * (i % 2)) for i, size in enumerate(SIZES)])
+@pytest.mark.parametrize(
+    ("size", "batch"), [(size, 1 + 2 * (i % 2)) for i, size in enumerate(SIZES)]
+)
 def test_every_map_is_the_models_own_at_every_size(exported, session, size, batch):
     assert size != EXAMPLE[1:]
     images = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
@@ -39,7 +54,9 @@ def test_every_map_is_the_models_own_at_every_size(exported, session, size, batc
 
 def test_any_batch_height_and_width_go_in_and_logits_come_out_first(exported, session):
     (images,), (logits, *others) = session.get_inputs(), session.get_outputs()
-    assert [x.name for x in others] == (["centers", "offsets"] if exported.run.model.panoptic else [])
+    assert [x.name for x in others] == (
+        ["centers", "offsets"] if exported.run.model.panoptic else []
+    )
     assert (images.name, images.shape) == ("images", ["batch", 3, "height", "width"])
     assert (logits.name, logits.shape[1]) == ("logits", len(exported.run.classes))
 
@@ -62,7 +79,9 @@ def test_the_models_stages_are_named_inside_and_cost_nothing(exported):
     named = {name for node in graph.node for name in node.output if name.startswith(PREFIX)}
     assert len(named) >= 12
     assert named <= {PREFIX + stage for stage in stages.values}
-    assert named <= {name for node in graph.node for name in node.input}  # no node is there for a name's sake
+    assert named <= {
+        name for node in graph.node for name in node.input
+    }  # no node is there for a name's sake
 
 
 def test_no_path_of_this_machine_is_left_in_the_file(exported):
@@ -105,6 +124,8 @@ def test_the_metadata_say_all_that_predicting_needs(exported, session):
 
 def test_channels_are_the_models():
     grey = models.build("frm-lite0", classes=2, channels=1)
-    texts = metadata(grey, Facts("grey", (ClassInfo("a", (0, 0, 0)), ClassInfo("b", (1, 1, 1))), "MIT"))
+    texts = metadata(
+        grey, Facts("grey", (ClassInfo("a", (0, 0, 0)), ClassInfo("b", (1, 1, 1))), "MIT")
+    )
     assert json.loads(texts["channels"]) == 1
     assert len(json.loads(texts["mean"])) == len(json.loads(texts["std"])) == 1

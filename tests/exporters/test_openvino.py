@@ -61,7 +61,9 @@ ARCHITECTURES = (
 
 def test_no_architecture_is_left_out():
     files = {type(models.build(name, classes=3)).__module__ for name in ARCHITECTURES}
-    assert files == {f"featherseg.models.{path.stem}" for path in Path(models.__file__).parent.glob("[a-z]*.py")}
+    assert files == {
+        f"featherseg.models.{path.stem}" for path in Path(models.__file__).parent.glob("[a-z]*.py")
+    }
 
 
 @pytest.mark.slow
@@ -75,7 +77,10 @@ def test_one_variant_of_every_architecture_passes_the_check(name, tmp_path):
 
 def test_names_of_classes_are_text_in_the_xml(tmp_path):
     names = ['"/></net><net><layer version="evil"/>', "<!DOCTYPE a><![CDATA[", "\x1b[2J\n&lt;"]
-    facts = replace(FACTS, classes=[replace(row, name=name) for row, name in zip(FACTS.classes, names, strict=False)])
+    facts = replace(
+        FACTS,
+        classes=[replace(row, name=name) for row, name in zip(FACTS.classes, names, strict=False)],
+    )
     openvino.write(job_of(three_layers(), facts, tmp_path))
     found = [row.name for row in open_file(tmp_path / "model.xml", "cpu").classes]
     assert found == [row.name for row in facts.classes]

@@ -51,7 +51,9 @@ def test_a_file_of_slightly_other_weights_is_seen(exported, kind):
     if not tensors:
         pytest.skip(f"{exported.run.recipe.model.name} has no {kind}")
     with torch.no_grad():
-        for tensor in tensors:  # all: the last of a model may sit behind a gate that hardly lets it through
+        for (
+            tensor
+        ) in tensors:  # all: the last of a model may sit behind a gate that hardly lets it through
             tensor.mul_(1.05)
     assert verify(exported.run.model, exported.report.path, SMALL).ok
     report = verify(other, exported.report.path, SMALL)
@@ -68,7 +70,9 @@ def test_a_file_of_another_shape_is_infinitely_wrong(exported):
 
 
 def test_figures_that_are_not_finite_are_null_in_json():
-    (row,) = ParityReport((ParityRow(1, 64, 64, 1e-6, 1e-7, 1.0),)).as_dict()["rows"]  # as of a file that gives masks
+    (row,) = ParityReport((ParityRow(1, 64, 64, 1e-6, 1e-7, 1.0),)).as_dict()[
+        "rows"
+    ]  # as of a file that gives masks
     assert (row["signal_db"], row["relative_error"]) == (None, 1e-7)
 
 
@@ -88,7 +92,13 @@ def test_a_file_whose_metadata_alone_differ_is_not_ok():
 
 @pytest.mark.parametrize(
     ("same_class", "signal_db", "ok"),
-    [(SAME_CLASS, SIGNAL_DB, True), (0.99, 9.9, False), (0.89, 30.0, False), (0.99, nan, False), (nan, 30.0, False)],
+    [
+        (SAME_CLASS, SIGNAL_DB, True),
+        (0.99, 9.9, False),
+        (0.89, 30.0, False),
+        (0.99, nan, False),
+        (nan, 30.0, False),
+    ],
 )
 def test_a_quantised_file_has_limits_of_its_own(same_class, signal_db, ok):
     row = ParityRow(1, 64, 64, 1.0, 100 * TOLERANCE, same_class, signal_db, quantised=True)
@@ -99,13 +109,16 @@ def test_what_is_said_of_a_file_is_what_failed():
     fine = ParityRow(1, 64, 64, 9.0, 0.5, 1.0, 30.0, quantised=True)
     noisy = ParityRow(1, 65, 65, 1.0, 0.1, 0.99, 5.0, quantised=True)
     assert "at 65x65, batch 1" in _difference("int8", ParityReport((fine, noisy)))
-    assert "5.0 dB of the signal above the noise; at least 10 dB" in _difference("int8", ParityReport((fine, noisy)))
+    assert "5.0 dB of the signal above the noise; at least 10 dB" in _difference(
+        "int8", ParityReport((fine, noisy))
+    )
     other = replace(noisy, same_class=0.5)
     assert "50.0% of the places have the same class" in _difference("int8", ParityReport((other,)))
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in ONE_OF_EACH else pytest.mark.slow) for name in MODELS]
+    "name",
+    [pytest.param(name, marks=[] if name in ONE_OF_EACH else pytest.mark.slow) for name in MODELS],
 )
 def test_perturbed_weights_are_nowhere_initial_and_always_the_same(name):
     model = shallow(name, 3)
@@ -120,6 +133,12 @@ def test_perturbed_weights_are_nowhere_initial_and_always_the_same(name):
 
 
 def test_a_mask_is_as_wrong_as_the_score_that_would_give_it():
-    scores = torch.tensor([[[[4.0, 1.0]], [[0.0, 3.0]], [[2.0, 2.0]]]])  # (1, 3, 1, 2), over a range of 4
+    scores = torch.tensor(
+        [[[[4.0, 1.0]], [[0.0, 3.0]], [[2.0, 2.0]]]]
+    )  # (1, 3, 1, 2), over a range of 4
     error, relative, same, _ = _compare_masks(torch.tensor([[[2, 2]]]), scores)
-    assert (error, relative, same) == (1.0, 0.25, 0.0)  # class 2 for 0: 4 and 2 meet at 3, each off by 1
+    assert (error, relative, same) == (
+        1.0,
+        0.25,
+        0.0,
+    )  # class 2 for 0: 4 and 2 meet at 3, each off by 1

@@ -21,15 +21,21 @@ def test_a_folder_takes_all_and_a_file_one(tmp_path):
         "onnx": tmp_path / "out" / "model.onnx",
         "web": tmp_path / "out" / "web",
     }
-    assert destinations(None, ["onnx-int8"], tmp_path / "a.onnx") == {"onnx-int8": tmp_path / "a.onnx"}
+    assert destinations(None, ["onnx-int8"], tmp_path / "a.onnx") == {
+        "onnx-int8": tmp_path / "a.onnx"
+    }
     (tmp_path / "v1.0").mkdir()
-    assert destinations(None, ["onnx"], tmp_path / "v1.0") == {"onnx": tmp_path / "v1.0" / "model.onnx"}
+    assert destinations(None, ["onnx"], tmp_path / "v1.0") == {
+        "onnx": tmp_path / "v1.0" / "model.onnx"
+    }
 
 
 @pytest.mark.parametrize("targets", [["onnx"], ["web"], ["onnx", "coreml"]])
 def test_a_new_folder_may_have_a_dot_in_its_name(tmp_path, targets):
     out = tmp_path / "exports.2026"
-    assert destinations(None, targets, out) == {name: out / EXPORTERS[name].main for name in targets}
+    assert destinations(None, targets, out) == {
+        name: out / EXPORTERS[name].main for name in targets
+    }
 
 
 def test_a_package_of_core_ml_is_a_folder_that_the_next_one_replaces(tmp_path):
@@ -40,7 +46,9 @@ def test_a_package_of_core_ml_is_a_folder_that_the_next_one_replaces(tmp_path):
         for named in (tmp_path, package):
             assert destinations(None, ["coreml"], named) == {"coreml": package}
         move(draft, EXPORTERS["coreml"], package)
-    assert [(file.name, file.read_text()) for file in package.iterdir()] == [("Manifest.json", "new")]
+    assert [(file.name, file.read_text()) for file in package.iterdir()] == [
+        ("Manifest.json", "new")
+    ]
     with pytest.raises(ExportError, match="names one file, but 2"):
         destinations(None, ["onnx", "coreml"], package)
 
@@ -49,10 +57,22 @@ def test_a_package_of_core_ml_is_a_folder_that_the_next_one_replaces(tmp_path):
     ("file", "targets", "named"),
     [
         ("a.onnx", ["onnx", "openvino"], "names one file, but 2 are to be written"),
-        ("a.onnx", ["openvino"], r"a\.onnx was named for openvino. Expected a name that ends in \.xml, or a folder"),
+        (
+            "a.onnx",
+            ["openvino"],
+            r"a\.onnx was named for openvino. Expected a name that ends in \.xml, or a folder",
+        ),
         ("a.onnx", ["web"], "Expected a folder"),
-        ("a.ONNX", ["onnx"], r"a\.ONNX was named for onnx. Expected a name that ends in \.onnx, or a folder"),
-        ("a.bin", ["ncnn"], r"a\.bin was named for ncnn. Expected a name that ends in \.ncnn\.param, or a folder"),
+        (
+            "a.ONNX",
+            ["onnx"],
+            r"a\.ONNX was named for onnx. Expected a name that ends in \.onnx, or a folder",
+        ),
+        (
+            "a.bin",
+            ["ncnn"],
+            r"a\.bin was named for ncnn. Expected a name that ends in \.ncnn\.param, or a folder",
+        ),
     ],
 )
 def test_a_name_that_does_not_fit_is_refused(tmp_path, file, targets, named):
@@ -78,7 +98,9 @@ def test_the_file_that_is_opened_arrives_last(tmp_path, monkeypatch):
     for name in ("model.a", "model.onnx", "model.z"):
         (tmp_path / "draft" / name).write_text(name)
     order = []
-    monkeypatch.setattr(pipeline, "write_together", lambda writes: order.extend(path.name for path in writes))
+    monkeypatch.setattr(
+        pipeline, "write_together", lambda writes: order.extend(path.name for path in writes)
+    )
     move(tmp_path / "draft", EXPORTERS["onnx"], tmp_path / "out" / "b.onnx")
     assert order == ["b.a", "b.z", "b.onnx"]
 
@@ -91,7 +113,9 @@ def test_a_folder_replaces_a_folder(tmp_path):
     for text in ("old", "new"):
         (draft / "web" / "js" / "a.js").write_text(text)
         assert move(draft, EXPORTERS["web"], out / "web") == 3
-    assert [(str(f.relative_to(out)), f.read_text()) for f in out.rglob("*") if f.is_file()] == [("web/js/a.js", "new")]
+    assert [(str(f.relative_to(out)), f.read_text()) for f in out.rglob("*") if f.is_file()] == [
+        ("web/js/a.js", "new")
+    ]
 
 
 def test_a_folder_that_is_no_export_stays(tmp_path):
@@ -102,15 +126,23 @@ def test_a_folder_that_is_no_export_stays(tmp_path):
     for name in ("index.html", "src/mine.ts"):
         (out / "web" / name).write_text("mine")
     with pytest.raises(
-        ExportError, match=r"web contains src, which no export wrote\. Remove it, or name another folder"
+        ExportError,
+        match=r"web contains src, which no export wrote\. Remove it, or name another folder",
     ):
         move(draft, EXPORTERS["web"], out / "web")
-    assert [(out / "web" / name).read_text() for name in ("index.html", "src/mine.ts")] == ["mine", "mine"]
+    assert [(out / "web" / name).read_text() for name in ("index.html", "src/mine.ts")] == [
+        "mine",
+        "mine",
+    ]
 
 
 def test_links_beside_an_exported_file_are_replaced_and_not_followed(tmp_path, tmp_path_factory):
     """A folder from others is named with -o: links stand where a file's companions, or a whole folder, will go."""
-    elsewhere, draft, out = tmp_path_factory.mktemp("elsewhere"), tmp_path / "draft", tmp_path / "out"
+    elsewhere, draft, out = (
+        tmp_path_factory.mktemp("elsewhere"),
+        tmp_path / "draft",
+        tmp_path / "out",
+    )
     (draft / "web").mkdir(parents=True)
     (elsewhere / "web").mkdir()
     out.mkdir()

@@ -38,13 +38,17 @@ class Graph:
         node.output[:] = [before if name == tensor else name for name in node.output]
         self._add(list(self.nodes).index(node) + 1, op, before, tensor, others, attributes)
 
-    def change_input(self, node: Any, index: int, op: str, *others: np.ndarray, **attributes: Any) -> None:
+    def change_input(
+        self, node: Any, index: int, op: str, *others: np.ndarray, **attributes: Any
+    ) -> None:
         """Give a node op(x, *others) for its input x."""
         before = node.input[index]
         node.input[index] = f"{before}, for {node.name}"
         self._add(list(self.nodes).index(node), op, before, node.input[index], others, attributes)
 
-    def _add(self, place: int, op: str, x: str, y: str, others: tuple[np.ndarray, ...], attributes: Any) -> None:
+    def _add(
+        self, place: int, op: str, x: str, y: str, others: tuple[np.ndarray, ...], attributes: Any
+    ) -> None:
         names = [f"{y}, {i}" for i in range(len(others))]
         self.proto.graph.initializer.extend(map(numpy_helper.from_array, others, names))
         self.nodes.insert(place, helper.make_node(op, [x, *names], [y], **attributes))
@@ -53,18 +57,26 @@ class Graph:
         """Attributes of the node that gives `tensor`."""
         node = self.giving(tensor)
         for key, value in attributes.items():
-            next(attribute for attribute in node.attribute if attribute.name == key).s = value.encode()
+            next(
+                attribute for attribute in node.attribute if attribute.name == key
+            ).s = value.encode()
 
-    def set_weights(self, tensor: str, index: int, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    def set_weights(
+        self, tensor: str, index: int, change: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
         """What the node that gives `tensor` multiplies with (index 1) or adds (index 2)."""
         name = self.giving(tensor).input[index]
         held = next(value for value in self.proto.graph.initializer if value.name == name)
         value = numpy_helper.to_array(held)
-        held.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(change(value), dtype=value.dtype), name))
+        held.CopyFrom(
+            numpy_helper.from_array(np.ascontiguousarray(change(value), dtype=value.dtype), name)
+        )
 
     def set_metadata(self, **values: Any) -> None:
         texts = {prop.key: prop.value for prop in self.proto.metadata_props}
-        helper.set_model_props(self.proto, texts | {key: json.dumps(value) for key, value in values.items()})
+        helper.set_model_props(
+            self.proto, texts | {key: json.dumps(value) for key, value in values.items()}
+        )
 
 
 def flipped_in_the_metadata(graph):
@@ -78,11 +90,15 @@ def flipped_in_the_graph(graph):
 def pooling_of_the_examples_size(graph):  # the sum, over the area that the traced image has at 1/8
     pool = graph.giving("stage/context.pool")
     pool.op_type = "ReduceSum"
-    graph.change_after("stage/context.pool", "Div", np.float32((EXAMPLE[1] // 8) * (EXAMPLE[2] // 8)))
+    graph.change_after(
+        "stage/context.pool", "Div", np.float32((EXAMPLE[1] // 8) * (EXAMPLE[2] // 8))
+    )
 
 
 def grid_of_the_examples_size(graph):  # crashes in the runtime, at every other size
-    graph.change_after("stage/up", "Add", np.zeros((1, 1, EXAMPLE[1] // 4, EXAMPLE[2] // 4), np.float32))
+    graph.change_after(
+        "stage/up", "Add", np.zeros((1, 1, EXAMPLE[1] // 4, EXAMPLE[2] // 4), np.float32)
+    )
 
 
 def batch_norm_epsilon(model):
@@ -111,7 +127,9 @@ def normalised_twice(graph):
 
 
 def normalised_in_a_graph_of_normalised(graph):
-    graph.change_input(graph.giving("stage/input"), 0, "Sub", np.float32(SmallModel.mean).reshape(1, 3, 1, 1))
+    graph.change_input(
+        graph.giving("stage/input"), 0, "Sub", np.float32(SmallModel.mean).reshape(1, 3, 1, 1)
+    )
 
 
 def nearest_between_layers(graph):
@@ -123,7 +141,9 @@ def nearest_at_the_end(graph):
 
 
 def padded_left_and_above(graph):  # pads are the four beginnings, then the four ends
-    graph.change_input(graph.giving("stage/input"), 1, "Gather", np.array([4, 5, 6, 7, 0, 1, 2, 3]), axis=0)
+    graph.change_input(
+        graph.giving("stage/input"), 1, "Gather", np.array([4, 5, 6, 7, 0, 1, 2, 3]), axis=0
+    )
 
 
 def cropped_one_lower(graph):
@@ -147,12 +167,18 @@ def names_swapped(graph):
 
 def stale(graph):
     noise = np.random.default_rng(0)
-    graph.set_weights("stage/fuse.1", 1, lambda kernels: kernels + noise.normal(0, 0.02, kernels.shape).astype("f"))
+    graph.set_weights(
+        "stage/fuse.1",
+        1,
+        lambda kernels: kernels + noise.normal(0, 0.02, kernels.shape).astype("f"),
+    )
 
 
 def scale_clipped(tensor):
     """The scale that a quantiser and the dequantiser behind it share: four fifths of the range are cut off."""
-    return lambda graph: graph.set_weights(f"{tensor}_QuantizeLinear_Output", 1, lambda scale: scale / 5)
+    return lambda graph: graph.set_weights(
+        f"{tensor}_QuantizeLinear_Output", 1, lambda scale: scale / 5
+    )
 
 
 class Fault(NamedTuple):
@@ -172,7 +198,9 @@ FAULTS = {
     "RGB and BGR in the mean": Fault(mean_of_bgr, "logits", "metadata: mean"),
     "normalisation missing": Fault(unnormalised, "masks", "normalise"),
     "normalisation twice": Fault(normalised_twice, "masks", "normalise"),
-    "normalisation of what is normalised": Fault(normalised_in_a_graph_of_normalised, "logits", "input"),
+    "normalisation of what is normalised": Fault(
+        normalised_in_a_graph_of_normalised, "logits", "input"
+    ),
     "nearest for bilinear": Fault(nearest_between_layers, "logits", "up"),
     "nearest for bilinear at the end": Fault(nearest_at_the_end, "masks", "upsample"),
     "pad on the wrong side": Fault(padded_left_and_above, "logits", "input"),
@@ -181,7 +209,9 @@ FAULTS = {
     "class columns swapped": Fault(columns_swapped, "logits", "classifier"),
     "class names swapped": Fault(names_swapped, "logits", "metadata: classes"),
     "stale weights": Fault(stale, "logits", "fuse.1"),
-    "int8 scale clipped": Fault(scale_clipped("stage/backbone.stages.1"), "int8", "backbone.stages.1"),
+    "int8 scale clipped": Fault(
+        scale_clipped("stage/backbone.stages.1"), "int8", "backbone.stages.1"
+    ),
     "int8 scale of the input clipped": Fault(scale_clipped("stage/input"), "int8", "input"),
     "int8 scale of the logits clipped": Fault(scale_clipped("logits"), "int8", "classifier"),
 }
@@ -198,7 +228,9 @@ class Noise(CalibrationDataReader):
 
 
 def images(seeds):
-    return [torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return [
+        torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(seed)) for seed in seeds
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -248,13 +280,17 @@ def test_a_planted_fault_is_seen_and_located(model, files, name, tmp_path):
     assert report.first_difference == fault.where
 
 
-@pytest.mark.parametrize("name", ["pooling at the example's size", "nearest for bilinear", "stale weights"])
+@pytest.mark.parametrize(
+    "name", ["pooling at the example's size", "nearest for bilinear", "stale weights"]
+)
 def test_a_planted_fault_is_located_in_an_openvino_file(model, files, name, tmp_path):
     fault = FAULTS[name]
     graph = Graph(files[fault.file])
     fault.plant(graph)
     (tmp_path / "source.onnx").write_bytes(graph.proto.SerializeToString())
-    openvino.save(Core().read_model(tmp_path / "source.onnx"), tmp_path / "model.xml", metadata(model, FACTS))
+    openvino.save(
+        Core().read_model(tmp_path / "source.onnx"), tmp_path / "model.xml", metadata(model, FACTS)
+    )
     report = verify(model, tmp_path / "model.xml", facts=FACTS)
     assert not report.ok
     assert report.first_difference == fault.where

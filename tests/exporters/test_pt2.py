@@ -22,7 +22,9 @@ class FixedSize(ThreeLayers):
 class FixedBatch(ThreeLayers):
     def forward(self, images):
         out = super().forward(images)
-        return out._replace(logits=out.logits.reshape(len(images), 3, *out.logits.shape[2:]))  # len gives an int
+        return out._replace(
+            logits=out.logits.reshape(len(images), 3, *out.logits.shape[2:])
+        )  # len gives an int
 
 
 def test_a_file_gives_its_models_logits_at_sizes_it_was_not_exported_at(tmp_path):

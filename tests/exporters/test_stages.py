@@ -7,7 +7,13 @@ from support.models.shared_exports import small_graph
 from support.models.small_model import small_model
 from torch import nn
 
-from featherseg.exporters.stages import PREFIX, Stages, run_tensors, signal_to_noise_db, tensor_names
+from featherseg.exporters.stages import (
+    PREFIX,
+    Stages,
+    run_tensors,
+    signal_to_noise_db,
+    tensor_names,
+)
 
 ORDER = (
     "input",
@@ -62,7 +68,9 @@ def test_a_file_names_its_stages_and_holds_nothing_for_them(file):
     graph = onnx.load(file).graph
     assert [output.name for output in graph.output] == ["logits"]
     named = [name.removeprefix(PREFIX) for name in tensor_names(file) if name.startswith(PREFIX)]
-    assert named == [stage for stage in ORDER if stage not in ("fuse.0", "classifier")]  # folded; called "logits"
+    assert named == [
+        stage for stage in ORDER if stage not in ("fuse.0", "classifier")
+    ]  # folded; called "logits"
     read = {name for node in graph.node for name in node.input}
     assert all(PREFIX + stage in read for stage in named)
     assert not {"Identity", "BatchNormalization"} & {node.op_type for node in graph.node}
@@ -75,7 +83,10 @@ def test_tensors_of_a_file_are_those_of_its_model(file):
     found = run_tensors(file, images.numpy(), ["stage/context", "stage/input"])
     assert list(found) == ["stage/context", "stage/input"]
     for name, value in found.items():
-        assert signal_to_noise_db(torch.from_numpy(value), stages.values[name.removeprefix(PREFIX)]) > 100
+        assert (
+            signal_to_noise_db(torch.from_numpy(value), stages.values[name.removeprefix(PREFIX)])
+            > 100
+        )
 
 
 def test_a_decibel_is_a_tenth_of_a_power_of_ten():

@@ -25,7 +25,9 @@ def test_the_tensorrt_folder_holds_graph_facts_script_and_note(tmp_path):
         "model.onnx",
     ]
     assert (folder / "model.onnx").read_bytes() == b"graph"
-    assert json.loads(json.loads((folder / "model.json").read_text())["mean"]) == list(small_model().mean)
+    assert json.loads(json.loads((folder / "model.json").read_text())["mean"]) == list(
+        small_model().mean
+    )
     note, script = (folder / "README.txt").read_text(), (folder / "build_engine.py").read_text()
     assert "UNTESTED" in note
     assert "--height 96 --width 128" in note
@@ -34,7 +36,9 @@ def test_the_tensorrt_folder_holds_graph_facts_script_and_note(tmp_path):
 
 def test_the_name_of_a_run_steers_nothing_in_the_note_and_is_in_no_source(tmp_path):
     facts = replace(
-        FACTS, name='a\x1b[2J\n"; print(1)', classes=[replace(row, name="\nprint(2)") for row in FACTS.classes]
+        FACTS,
+        name='a\x1b[2J\n"; print(1)',
+        classes=[replace(row, name="\nprint(2)") for row in FACTS.classes],
     )
     tensorrt.write(job_of(small_model(), facts, tmp_path, graph=lambda: b"graph"))
     folder = tmp_path / "tensorrt"

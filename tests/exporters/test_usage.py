@@ -68,7 +68,9 @@ def test_the_documented_lines_give_predict_s_mask(photo, run, yard):
     assert (mask_by(documented()) == expected).mean() > 0.9999  # ties of two classes
 
 
-@pytest.mark.parametrize(("masks", "same"), [(False, 0.9999), (True, 0.99)])  # masks: off by the rounding to uint8
+@pytest.mark.parametrize(
+    ("masks", "same"), [(False, 0.9999), (True, 0.99)]
+)  # masks: off by the rounding to uint8
 def test_grey_of_16_bits_is_seen_as_predict_sees_it(photo, run, masks, same):
     path = export(run, "onnx", "grey.onnx", settings=ExportSettings(masks=masks)).path
     deep = Shapes("test")[7].image[..., 0] * np.uint16(256) + np.uint16(100)
@@ -97,13 +99,17 @@ def test_a_model_whose_corners_are_aligned_gets_lines_of_its_own(photo):
     expected = featherseg.Predictor(str(folder))(photo).mask
     assert len(np.unique(expected)) > 2
     assert (mask_by(lines) == expected).mean() > 0.9999
-    assert (mask_by(re.sub(r", box\)", ")", lines)) == expected).mean() < 0.9999  # the corners count
+    assert (
+        mask_by(re.sub(r", box\)", ")", lines)) == expected
+    ).mean() < 0.9999  # the corners count
 
 
 def test_what_the_lines_leave_out_is_said(yard):
     facts = open_file(yard).facts
     more = facts.model_copy(update={"test_resize": (512, 2048), "panoptic": PanopticTable()})
-    assert "make the image fit 512 (short side) x 2048 (long side) pixels" in str(usage_lines(yard, more))
+    assert "make the image fit 512 (short side) x 2048 (long side) pixels" in str(
+        usage_lines(yard, more)
+    )
     assert "classes alone" in str(usage_lines(yard, more))
     assert usage_lines(yard, facts.model_copy(update={"channels": 4})) is None
 

@@ -30,7 +30,9 @@ from featherseg.inference.runtimes.pytorch import TorchRuntime
 def archive(tmp_path, monkeypatch):
     """An npm archive whose files are stand-ins, accepted as the tested ones."""
     contents = {name: f"of {name}".encode() for name in web.RUNTIME}
-    monkeypatch.setattr(web, "RUNTIME", {name: hashlib.sha256(text).hexdigest() for name, text in contents.items()})
+    monkeypatch.setattr(
+        web, "RUNTIME", {name: hashlib.sha256(text).hexdigest() for name, text in contents.items()}
+    )
     path = tmp_path / f"onnxruntime-web-{web.VERSION}.tgz"
     with tarfile.open(path, "w:gz") as file:
         for name, text in contents.items():
@@ -63,10 +65,14 @@ def test_the_folder_stands_alone(archive, job):
     web.write(job)
     folder = job.folder / "web"
     page = (folder / "index.html").read_text()
-    named = {name for name in re.findall(r'(?:src|href)="([^"]+)"', page) if not name.startswith("data:")}
+    named = {
+        name for name in re.findall(r'(?:src|href)="([^"]+)"', page) if not name.startswith("data:")
+    }
     assert named <= {file.name for file in folder.iterdir()}
     for file in web.PAGE[:-1]:
-        assert "http" not in (folder / file).read_text().replace('http-equiv="Content-Security-Policy"', "")
+        assert "http" not in (folder / file).read_text().replace(
+            'http-equiv="Content-Security-Policy"', ""
+        )
     assert "connect-src 'none'" in page
 
 
@@ -86,22 +92,32 @@ def test_the_scripts_hold_the_model_and_the_runtime(archive, job):
 def test_the_page_reads_only_what_it_is_given(archive, job):
     web.write(job)
     facts = unpack(job.folder / "web" / "model.js", "model")["facts"]
-    assert set(re.findall(r"\bfacts\.(\w+)", (job.folder / "web" / "page.js").read_text())) == set(facts)
+    assert set(re.findall(r"\bfacts\.(\w+)", (job.folder / "web" / "page.js").read_text())) == set(
+        facts
+    )
 
 
 def test_names_from_others_end_no_script_of_the_page(archive, job):
     hostile = "</script><script>alert(1)</script>\u2028\n'\"`${x}\\"
-    facts = replace(job.facts, name=hostile, licence=hostile, classes=[replace(c, name=hostile) for c in FACTS.classes])
+    facts = replace(
+        job.facts,
+        name=hostile,
+        licence=hostile,
+        classes=[replace(c, name=hostile) for c in FACTS.classes],
+    )
     job = replace(job, facts=facts)
     web.write(job)
     folder = job.folder / "web"
     kept = unpack(folder / "model.js", "model")["facts"]
     assert {kept["name"], kept["licence"], *(row["name"] for row in kept["classes"])} == {hostile}
-    assert "alert" not in (folder / "index.html").read_text()  # the script is a file: only its own grammar counts
+    assert (
+        "alert" not in (folder / "index.html").read_text()
+    )  # the script is a file: only its own grammar counts
     assert (folder / "model.js").read_text().isascii()
     for script in ("page.js", "png.js"):
         assert not re.search(
-            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\(", (folder / script).read_text()
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\(",
+            (folder / script).read_text(),
         )
 
 
@@ -114,7 +130,9 @@ def test_the_model_inside_gives_the_models_masks(archive, tmp_path):
 
 def test_an_unpacked_package_serves_as_well(archive, job, tmp_path, monkeypatch):
     with tarfile.open(archive) as file:
-        for name in file.getnames():  # one by one: `extractall(filter=...)` is newer than Debian's Python 3.11.2
+        for name in (
+            file.getnames()
+        ):  # one by one: `extractall(filter=...)` is newer than Debian's Python 3.11.2
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(file.extractfile(name).read())
     monkeypatch.setenv(web.VARIABLE, str(tmp_path / "package"))
@@ -179,7 +197,10 @@ def page(browser):
     page = context.new_page()
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: page.errors.append(message.text) if message.type == "error" else None,
+    )
     yield page
     context.close()
 
@@ -204,7 +225,9 @@ def folder(archive, job) -> Path:
 
 def ready(page, folder: Path) -> None:
     page.goto((folder / "index.html").as_uri())
-    page.wait_for_function("document.getElementById('status').textContent == 'Ready.'", timeout=60_000)
+    page.wait_for_function(
+        "document.getElementById('status').textContent == 'Ready.'", timeout=60_000
+    )
 
 
 @pytest.mark.parametrize("name", ["model.js", "runtime.js", "ort.wasm.min.js", "png.js", "page.js"])
@@ -212,7 +235,9 @@ def test_a_file_that_is_missing_is_named(page, folder, name):
     (folder / name).unlink()
     page.goto((folder / "index.html").as_uri())
     said = page.inner_text("#status")
-    assert f"{name} could not be loaded" in said or (name == "page.js" and "page.js is missing" in said)
+    assert f"{name} could not be loaded" in said or (
+        name == "page.js" and "page.js is missing" in said
+    )
 
 
 def test_colours_are_seen_on_transparent_images_too(page, folder, tmp_path):
@@ -260,14 +285,18 @@ def opened(page, job):
     except MissingExtra as error:
         pytest.skip(str(error))
     page.goto((job.folder / "web" / "index.html").as_uri())
-    page.wait_for_function("document.getElementById('status').textContent == 'Ready.'", timeout=60_000)
+    page.wait_for_function(
+        "document.getElementById('status').textContent == 'Ready.'", timeout=60_000
+    )
     return page
 
 
 def look(page, image: Path) -> str:
     """Give the page an image; -> what it says then."""
     page.set_input_files("#file", image)
-    page.wait_for_function("/Done|could not/.test(document.getElementById('status').textContent)", timeout=60_000)
+    page.wait_for_function(
+        "/Done|could not/.test(document.getElementById('status').textContent)", timeout=60_000
+    )
     return page.inner_text("#status")
 
 
@@ -310,7 +339,9 @@ def test_a_browser_resizes_as_the_model_was_validated(page, job, tmp_path):
     except MissingExtra as error:
         pytest.skip(str(error))
     page.goto((job.folder / "web" / "index.html").as_uri())
-    page.wait_for_function("document.getElementById('status').textContent == 'Ready.'", timeout=60_000)
+    page.wait_for_function(
+        "document.getElementById('status').textContent == 'Ready.'", timeout=60_000
+    )
     look(page, tmp_path / "street.png")
     assert "131 x 97 pixels, resized to 64 x 47" in page.inner_text("#caption")
     assert download(page, tmp_path / "mask.png").shape == (97, 131)
@@ -329,7 +360,9 @@ def test_a_class_can_be_hidden_and_the_colours_made_stronger(opened, tmp_path):
     opened.click("#all")
     opened.fill("#opacity", "100")
     mask = download(opened, tmp_path / "mask.png")
-    assert np.array_equal(shown(), np.array([info.color for info in FACTS.classes], dtype=np.uint8)[mask])
+    assert np.array_equal(
+        shown(), np.array([info.color for info in FACTS.classes], dtype=np.uint8)[mask]
+    )
     opened.uncheck(f"#classes label:nth-child({mask[0, 0] + 1}) input")
     assert np.array_equal(shown()[mask == mask[0, 0]], pixels[mask == mask[0, 0]])
 
@@ -361,7 +394,9 @@ def test_a_browser_gives_every_systems_mask(name, page, tmp_path):
     except MissingExtra as error:
         pytest.skip(str(error))
     page.goto((tmp_path / "web" / "index.html").as_uri())
-    page.wait_for_function("document.getElementById('status').textContent == 'Ready.'", timeout=60_000)
+    page.wait_for_function(
+        "document.getElementById('status').textContent == 'Ready.'", timeout=60_000
+    )
     pixels = image(tmp_path / "street.png", (161, 225))
     assert "Done" in look(page, tmp_path / "street.png")
     mask = download(page, tmp_path / "mask.png")

@@ -25,7 +25,14 @@ from support.models.small_run import small_info
 from typer.testing import CliRunner
 
 from featherseg.cli import build_app
-from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, MissingExtra, RunError, UnknownName
+from featherseg.core.errors import (
+    ConfigError,
+    DataNotFound,
+    FeathersegError,
+    MissingExtra,
+    RunError,
+    UnknownName,
+)
 from featherseg.core.machine import machine, processor_text
 from featherseg.fitting import bundle
 from featherseg.fitting.bundle import BundleItem, confirm, read_latency, write_bundle
@@ -51,7 +58,9 @@ def torch_logits(image):
     """(5, h, w) of the padded image, (H', W')."""
     with torch.no_grad():
         model = small_model()
-        out = model(normalise(torch.from_numpy(image)[None].permute(0, 3, 1, 2), model.mean, model.std))
+        out = model(
+            normalise(torch.from_numpy(image)[None].permute(0, 3, 1, 2), model.mean, model.std)
+        )
     return out.logits[0].numpy(), out.padded_size
 
 
@@ -68,8 +77,17 @@ def measured(*rows, **changes):
     latency = {"p50": 12.0, "p95": 15.5, "interval": [11.8, 12.3]}
     row = {"model": NAME, "scale": 0.5, "format": "onnx", "latency_ms": latency}
     row |= {"memory_mib": 90.5, "file_mib": 12.0, "passes": 160}
-    report = {"format_version": 1, "device": "a board, 4 cores, Linux", "threads": 4, "bundle": "0123456789abcdef"}
-    report |= {"runtimes": {"onnx": "onnxruntime 1.31"}, "date": "2026-11-22T10:00:00+00:00", "image_size": [96, 128]}
+    report = {
+        "format_version": 1,
+        "device": "a board, 4 cores, Linux",
+        "threads": 4,
+        "bundle": "0123456789abcdef",
+    }
+    report |= {
+        "runtimes": {"onnx": "onnxruntime 1.31"},
+        "date": "2026-11-22T10:00:00+00:00",
+        "image_size": [96, 128],
+    }
     return report | {"candidates": [row | r for r in rows or [{}]]} | changes
 
 
@@ -86,7 +104,11 @@ def latency(tmp_path):
 def test_the_script_needs_python_3_9_and_nothing_but_numpy_and_a_runtime():
     tree = ast.parse(SCRIPT.read_text(encoding="utf-8"), feature_version=(3, 9))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
-    names = {n for i in imports for n in ([i.module] if isinstance(i, ast.ImportFrom) else [a.name for a in i.names])}
+    names = {
+        n
+        for i in imports
+        for n in ([i.module] if isinstance(i, ast.ImportFrom) else [a.name for a in i.names])
+    }
     others = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
     assert others == {"numpy", "onnxruntime", "openvino", "ncnn"}
 
@@ -104,20 +126,28 @@ def test_an_older_python_is_told_before_numpy_is_asked_for(monkeypatch):
 @pytest.mark.parametrize("size", [(48, 64), (72, 97), (96, 128), (131, 200), (1, 1)])
 def test_images_are_resized_as_torch_does_it_within_a_rounding(size):
     values = torch.from_numpy(IMAGE).permute(2, 0, 1)[None].float()
-    expected = torch.nn.functional.interpolate(values, size, mode="bilinear")[0].permute(1, 2, 0).numpy()
+    expected = (
+        torch.nn.functional.interpolate(values, size, mode="bilinear")[0].permute(1, 2, 0).numpy()
+    )
     found = MEASURE["resize_image"](IMAGE, size)
     assert found.dtype == np.uint8
-    assert np.abs(found - expected).max() <= 2  # each side: half a level, and half a step of the share
+    assert (
+        np.abs(found - expected).max() <= 2
+    )  # each side: half a level, and half a step of the share
 
 
 def test_masks_are_enlarged_to_the_nearest_place():
     mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    expected = torch.nn.functional.interpolate(torch.from_numpy(mask)[None, None], (7, 9), mode="nearest-exact")
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(mask)[None, None], (7, 9), mode="nearest-exact"
+    )
     assert np.array_equal(MEASURE["resize_mask"](mask, (7, 9)), expected[0, 0].numpy())
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
-@pytest.mark.parametrize(("size", "crop"), [((96, 128), (96, 128)), ((97, 61), (91, 61)), ((64, 40), (33, 40))])
+@pytest.mark.parametrize(
+    ("size", "crop"), [((96, 128), (96, 128)), ((97, 61), (91, 61)), ((64, 40), (33, 40))]
+)
 def test_logits_become_the_mask_of_torch_s_interpolation(size, crop, align_corners):
     logits = np.random.default_rng(1).normal(size=(5, 24, 32)).astype(np.float32)
     logits[4] = logits[0]  # of equals the lowest
@@ -130,7 +160,9 @@ def test_logits_become_the_mask_of_torch_s_interpolation(size, crop, align_corne
     assert (full.max(0) - np.take_along_axis(full, found[None].astype(int), 0)[0]).max() <= 1e-5
 
 
-@pytest.mark.parametrize(("height", "width"), [(96, 128), (93, 121)])  # the second is padded to multiples of 8
+@pytest.mark.parametrize(
+    ("height", "width"), [(96, 128), (93, 121)]
+)  # the second is padded to multiples of 8
 def test_masks_of_logits_are_predictor_s(height, width):
     image = IMAGE[:height, :width]
     logits, padded = torch_logits(image)
@@ -159,30 +191,45 @@ def test_the_median_s_interval_holds_it_in_95_of_100_draws():
 def unpack(folder, candidates, **others):
     """A bundle as it lies on the device."""
     np.save(folder / "image.npy", IMAGE)
-    rows = {"format_version": 1, "id": "0123456789abcdef", "image_size": SIZE, "candidates": candidates} | others
+    rows = {
+        "format_version": 1,
+        "id": "0123456789abcdef",
+        "image_size": SIZE,
+        "candidates": candidates,
+    } | others
     (folder / "bundle.json").write_text(json.dumps(rows))
     (folder / "measure.py").write_bytes(SCRIPT.read_bytes())
 
 
 def run_script(folder, *arguments, python=sys.executable, environment=None):
     command = [python, str(folder / "measure.py"), "--threads", "1", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder.parent, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=folder.parent, env=environment
+    )
 
 
-def test_a_candidate_that_fails_is_told_and_the_others_go_on_and_are_kept(tmp_path, tmp_path_factory):
+def test_a_candidate_that_fails_is_told_and_the_others_go_on_and_are_kept(
+    tmp_path, tmp_path_factory
+):
     folder = tmp_path / "bundle"
     folder.mkdir()
     (folder / "good.onnx").write_bytes(small_graph(tmp_path_factory, masks=True))
     (folder / "broken.onnx").write_bytes(b"no graph")
     row = {"model": NAME, "format": "onnx", "input_size": SIZE, "files": ["good.onnx"]}
     (folder / "openvino.py").write_text("raise ImportError('no such library on this device')\n")
-    rows = [row | {"scale": 2.0, "files": ["broken.onnx"]}, row | {"scale": 0.5, "input_size": [48, 64]}]
+    rows = [
+        row | {"scale": 2.0, "files": ["broken.onnx"]},
+        row | {"scale": 0.5, "input_size": [48, 64]},
+    ]
     unpack(folder, [*rows, row | {"scale": 1.0, "format": "openvino"}])
 
     done = run_script(folder)
     assert done.returncode == 0, done.stderr
     assert "at 2, onnx: left out, it failed: " in done.stdout
-    assert "at 1, openvino: left out, it failed: ImportError: no such library on this device" in done.stdout
+    assert (
+        "at 1, openvino: left out, it failed: ImportError: no such library on this device"
+        in done.stdout
+    )
     found = read_latency(folder / "latency.json")
     (only,) = found.candidates
     assert (only.model, only.scale, only.format) == (NAME, 0.5, "onnx")
@@ -221,14 +268,18 @@ def device(tmp_path):
     return run
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="boards are named by what their maker calls them")
+@pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="boards are named by what their maker calls them"
+)
 def test_generations_of_a_processor_that_virtual_machines_give_one_name_are_told_apart():
     here = processor_text(machine())
     assert re.search(r" \(family \d+, model \d+\)$", here)
     assert MEASURE["describe_device"]().startswith(f"{here}, ")
 
 
-def test_the_answer_of_other_threads_or_of_another_device_is_kept_beside_the_new_one(device, tmp_path, capsys):
+def test_the_answer_of_other_threads_or_of_another_device_is_kept_beside_the_new_one(
+    device, tmp_path, capsys
+):
     file = tmp_path / "latency.json"
     assert device(4) == (0, [0, 1])
     of_four = file.read_bytes()
@@ -245,7 +296,9 @@ def test_the_answer_of_other_threads_or_of_another_device_is_kept_beside_the_new
     file.write_text(json.dumps(json.loads(file.read_text()) | {"bundle": "f" * 16}))
     assert device(1) == (0, [0, 1])
     aside = {path.name for path in tmp_path.glob("latency-*.json")}
-    assert aside == {f"latency-{of}.json" for of in ("4-threads", "4-threads-2", "other-device", "other-bundle")}
+    assert aside == {
+        f"latency-{of}.json" for of in ("4-threads", "4-threads-2", "other-device", "other-bundle")
+    }
 
 
 @pytest.mark.parametrize(
@@ -259,9 +312,15 @@ def test_the_answer_of_other_threads_or_of_another_device_is_kept_beside_the_new
         None,
     ],
 )
-def test_a_latency_json_that_is_broken_is_kept_aside_and_measured_anew(device, tmp_path, capsys, change):
+def test_a_latency_json_that_is_broken_is_kept_aside_and_measured_anew(
+    device, tmp_path, capsys, change
+):
     assert device(1)[0] == 0
-    broken = "{" if change is None else json.dumps(json.loads((tmp_path / "latency.json").read_text()) | change)
+    broken = (
+        "{"
+        if change is None
+        else json.dumps(json.loads((tmp_path / "latency.json").read_text()) | change)
+    )
     (tmp_path / "latency.json").write_text(broken)
     assert device(1) == (0, [0, 1])
     assert "(unreadable) is kept as latency-unreadable.json" in capsys.readouterr().out
@@ -272,7 +331,10 @@ def test_a_latency_json_that_is_broken_is_kept_aside_and_measured_anew(device, t
 @pytest.mark.parametrize("name", ["latency.json", "latency.json.tmp"])
 def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(device, tmp_path, name):
     (tmp_path / name).mkdir()
-    with pytest.raises(SystemExit, match=r"latency\.json cannot be written \(.*\)\. Make room, or unpack the bundle"):
+    with pytest.raises(
+        SystemExit,
+        match=r"latency\.json cannot be written \(.*\)\. Make room, or unpack the bundle",
+    ):
         device(1)
     unpack(tmp_path, json.loads((tmp_path / "bundle.json").read_text())["candidates"])
     done = run_script(tmp_path)
@@ -295,21 +357,27 @@ def test_masks_of_the_files_are_predictor_s(tmp_path, tmp_path_factory):
 
 
 def test_a_format_that_no_script_runs_is_refused_before_any_work(tmp_path):
-    with pytest.raises(ConfigError, match="--format litert: another device measures onnx, openvino, ncnn alone"):
+    with pytest.raises(
+        ConfigError, match="--format litert: another device measures onnx, openvino, ncnn alone"
+    ):
         write_bundle(tmp_path / "b.zip", [item("onnx"), item("litert")], IMAGE)
 
 
 @pytest.mark.parametrize("size", [(31, 64), (999_999, 999_999), (2**16, 2**16)])
 def test_a_size_that_fit_would_refuse_is_refused_before_the_bundle(size, tmp_path):
     with pytest.raises(
-        ConfigError, match=r"image_size = \d+x\d+: .* from 32 pixels on, and at most 178,956,970 pixels"
+        ConfigError,
+        match=r"image_size = \d+x\d+: .* from 32 pixels on, and at most 178,956,970 pixels",
     ):
         bundle_candidates(tmp_path / "b.zip", image_size=size)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_data_root_without_data_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"--data-root .* without --data: no data are named\. Add --data, or leave"):
+    with pytest.raises(
+        ConfigError,
+        match=r"--data-root .* without --data: no data are named\. Add --data, or leave",
+    ):
         bundle_candidates(tmp_path / "b.zip", data_root=tmp_path)
 
 
@@ -392,7 +460,13 @@ def fitted(tmp_path):
     def write(percentile=50, limit=13.0, **more):
         run = tmp_path / "run"
         run.mkdir(exist_ok=True)
-        known = {"threads": 4, "limit_ms": limit, "percentile": percentile, "candidates": [], "max_mib": None}
+        known = {
+            "threads": 4,
+            "limit_ms": limit,
+            "percentile": percentile,
+            "candidates": [],
+            "max_mib": None,
+        }
         known |= {"bundle": "0123456789abcdef", "image_size": [96, 128]}
         content = facts() | known
         content["chosen"] |= {"model": NAME, "scale": 0.5}
@@ -402,17 +476,28 @@ def fitted(tmp_path):
     return write
 
 
-@pytest.mark.parametrize(("percentile", "limit", "keeps"), [(50, 12.0, True), (50, 11.99, False), (95, 13.0, False)])
-def test_confirm_tells_in_fit_json_whether_the_device_keeps_the_limit(fitted, latency, percentile, limit, keeps):
+@pytest.mark.parametrize(
+    ("percentile", "limit", "keeps"), [(50, 12.0, True), (50, 11.99, False), (95, 13.0, False)]
+)
+def test_confirm_tells_in_fit_json_whether_the_device_keeps_the_limit(
+    fitted, latency, percentile, limit, keeps
+):
     run = fitted(percentile, limit)
     before = json.loads((run / "fit.json").read_text())
     found = confirm(run, latency(measured({"scale": 1.0}, {})))
-    expected = {"device": "a board, 4 cores, Linux", "threads": 4, "latency_ms": ONE, "memory_mib": 90.5}
+    expected = {
+        "device": "a board, 4 cores, Linux",
+        "threads": 4,
+        "latency_ms": ONE,
+        "memory_mib": 90.5,
+    }
     assert found == expected | {"keeps_limit": keeps}
     assert json.loads((run / "fit.json").read_text()) == before | {"confirmed": found}
 
 
-@pytest.mark.parametrize(("most", "memory", "keeps"), [(90.5, 90.5, True), (50, 90.5, False), (50, None, True)])
+@pytest.mark.parametrize(
+    ("most", "memory", "keeps"), [(90.5, 90.5, True), (50, 90.5, False), (50, None, True)]
+)
 def test_confirm_holds_the_memory_against_its_limit(fitted, latency, most, memory, keeps):
     run = fitted(max_mib=most)
     answer = latency(measured({"memory_mib": memory}))
@@ -435,18 +520,28 @@ def test_confirm_takes_no_answer_of_the_candidates_before_the_training(fitted, l
     run, answer = fitted(), latency(measured({"scale": 1.0}, {}))
     content = json.loads((run / "fit.json").read_text())
     (run / "fit.json").write_text(json.dumps(content | {"bundle": "f" * 16}))
-    with pytest.raises(ConfigError, match="is not of the model that was delivered, but of another bundle"):
+    with pytest.raises(
+        ConfigError, match="is not of the model that was delivered, but of another bundle"
+    ):
         confirm(run, answer)
     (run / "fit.json").write_text(json.dumps(content | {"bundle": read_latency(answer).bundle}))
     assert confirm(run, answer)["keeps_limit"]
 
 
-def test_confirm_certifies_nothing_of_a_fit_that_was_timed_here_or_of_images_of_another_size(fitted, latency):
+def test_confirm_certifies_nothing_of_a_fit_that_was_timed_here_or_of_images_of_another_size(
+    fitted, latency
+):
     run, answer = fitted(), latency(measured())
     content = json.loads((run / "fit.json").read_text())
     for other, message in (
-        ({"bundle": None}, r"timed on the machine that trained it: there is no measure\.zip to confirm\. .* --measure"),
-        ({"image_size": [720, 1280]}, r"images of 96x128, .*fit\.json of 720x1280\. Run the measure\.py"),
+        (
+            {"bundle": None},
+            r"timed on the machine that trained it: there is no measure\.zip to confirm\. .* --measure",
+        ),
+        (
+            {"image_size": [720, 1280]},
+            r"images of 96x128, .*fit\.json of 720x1280\. Run the measure\.py",
+        ),
     ):
         (run / "fit.json").write_text(json.dumps(content | other))
         before = (run / "fit.json").read_bytes()
@@ -455,17 +550,24 @@ def test_confirm_certifies_nothing_of_a_fit_that_was_timed_here_or_of_images_of_
         assert (run / "fit.json").read_bytes() == before
 
 
-def test_confirm_takes_the_threads_that_the_candidates_were_measured_on_and_tells_of_another_device(fitted, latency):
+def test_confirm_takes_the_threads_that_the_candidates_were_measured_on_and_tells_of_another_device(
+    fitted, latency
+):
     run, answer = fitted(threads=2, device="a board, 4 cores, Linux 6.1"), latency(measured())
     before = (run / "fit.json").read_bytes()
-    with pytest.raises(ConfigError, match=r"on 4 threads, and the candidates on 2: .* python measure\.py --threads 2"):
+    with pytest.raises(
+        ConfigError,
+        match=r"on 4 threads, and the candidates on 2: .* python measure\.py --threads 2",
+    ):
         confirm(run, answer)
     assert (run / "fit.json").read_bytes() == before
     for device, told in (("a board, 4 cores, Linux 6.1", True), ("a board, 4 cores, Linux", False)):
         fitted(threads=4, device=device)
         done = CliRunner().invoke(build_app(), ["fit", "--confirm", str(answer), "--out", str(run)])
         assert done.exit_code == 0
-        assert (f"the candidates were measured on {device}: of another machine" in done.stdout) == told
+        assert (
+            f"the candidates were measured on {device}: of another machine" in done.stdout
+        ) == told
 
 
 def test_the_page_tells_how_to_check_on_the_device_and_what_it_said(fitted, latency):
@@ -484,20 +586,38 @@ def test_the_page_tells_how_to_check_on_the_device_and_what_it_said(fitted, late
     # The answer stands on the page
     run = fitted(**told | bundle | {"image_size": [96, 128]})
     plan.write(run)
-    answer = measured({"model": chosen["model"], "scale": 1.0, "latency_ms": ONE | {"p50": 12.1}}, threads=2)
+    answer = measured(
+        {"model": chosen["model"], "scale": 1.0, "latency_ms": ONE | {"p50": 12.1}}, threads=2
+    )
     confirm(run, latency(answer))
     page = " ".join((run / "fit.html").read_text().split())
-    assert "measured on a board, 4 cores, Linux, 2 threads: 12.1 ms and 90 MiB there, which keeps the limit" in page
+    assert (
+        "measured on a board, 4 cores, Linux, 2 threads: 12.1 ms and 90 MiB there, which keeps the limit"
+        in page
+    )
     assert "--confirm" not in page
 
 
 def test_the_delivered_bundle_says_how_its_answer_goes_back(tmp_path):
     info = small_info(CLASSES)
-    run = SimpleNamespace(model=small_model(), recipe=info.recipe, info=info, classes=CLASSES, licence="MIT", init=None)
+    run = SimpleNamespace(
+        model=small_model(),
+        recipe=info.recipe,
+        info=info,
+        classes=CLASSES,
+        licence="MIT",
+        init=None,
+    )
     id = bundle_chosen(tmp_path / "measure.zip", run, 0.5, "onnx", IMAGE, 3)
     write_bundle(tmp_path / "bundle.zip", [item("onnx")], IMAGE)
-    readme, others = (ZipFile(tmp_path / f"{name}.zip").read("README.txt").decode() for name in ("measure", "bundle"))
-    assert all("pip install numpy onnxruntime     (Python 3.9 or newer)\n" in text for text in (readme, others))
+    readme, others = (
+        ZipFile(tmp_path / f"{name}.zip").read("README.txt").decode()
+        for name in ("measure", "bundle")
+    )
+    assert all(
+        "pip install numpy onnxruntime     (Python 3.9 or newer)\n" in text
+        for text in (readme, others)
+    )
     assert "python measure.py --threads 3 " in readme
     assert "featherseg fit --confirm latency.json --out RUN" in readme
     assert "--latency" not in readme
@@ -506,7 +626,9 @@ def test_the_delivered_bundle_says_how_its_answer_goes_back(tmp_path):
     assert json.loads(ZipFile(tmp_path / "measure.zip").read("bundle.json"))["id"] == id
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"chosen": 3, "limit_ms": 1, "percentile": 50}'])
+@pytest.mark.parametrize(
+    "content", [None, "", "[]", "{}", '{"chosen": 3, "limit_ms": 1, "percentile": 50}']
+)
 def test_confirm_refuses_a_folder_that_fit_did_not_write(content, fitted, latency):
     run = fitted()
     (run / "fit.json").unlink()
@@ -539,7 +661,12 @@ def test_a_device_without_torch_measures_all_three_formats(tmp_path):
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = str(tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python")
     packages = [f"{name}=={version(name)}" for name in ("numpy", "onnxruntime", "openvino", "ncnn")]
-    pip = subprocess.run([python, "-m", "pip", "install", "-q", *packages], capture_output=True, text=True, check=False)
+    pip = subprocess.run(
+        [python, "-m", "pip", "install", "-q", *packages],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if pip.returncode:
         pytest.skip(f"no packages for a second environment: {pip.stderr.strip().splitlines()[-1:]}")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -550,8 +677,12 @@ def test_a_device_without_torch_measures_all_three_formats(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     found = read_latency(folder / "latency.json")
     rows = [(row.scale, row.format) for row in found.candidates]
-    assert rows == [(scale, format) for format in ("onnx", "openvino", "ncnn") for scale in (0.5, 1.0)], done.stdout
+    assert rows == [
+        (scale, format) for format in ("onnx", "openvino", "ncnn") for scale in (0.5, 1.0)
+    ], done.stdout
     assert set(found.runtimes) == {"onnx", "openvino", "ncnn"}
     assert found.bundle == json.loads((folder / "bundle.json").read_text())["id"]
     torch_is_larger = 300  # MiB
-    assert all(row.memory_mib is None or row.memory_mib < torch_is_larger for row in found.candidates)
+    assert all(
+        row.memory_mib is None or row.memory_mib < torch_is_larger for row in found.candidates
+    )

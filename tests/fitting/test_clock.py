@@ -33,7 +33,9 @@ def test_a_training_stops_so_that_what_follows_ends_in_time():
 
 
 def test_a_slow_first_step_and_pauses_are_not_the_pace_of_a_training():
-    assert last_step(StepClock(Deadline(100.0, 1.0, 10.0)), range(21, 90)) is None  # the first takes 20 s
+    assert (
+        last_step(StepClock(Deadline(100.0, 1.0, 10.0)), range(21, 90)) is None
+    )  # the first takes 20 s
     clock = StepClock(Deadline(100.0, 1.0, 10.0))
     assert last_step(clock, range(1, 11)) is None
     assert last_step(clock, range(51, 90), paused=40.0) is None  # its file was timed meanwhile
@@ -41,7 +43,9 @@ def test_a_slow_first_step_and_pauses_are_not_the_pace_of_a_training():
 
 
 def test_the_trials_of_a_rung_share_its_time():
-    plan = replace(made(rungs=((4, 1),), final=(1004, 200)), delivering=20.0, validating=5.0)  # 200 s for SLOW
+    plan = replace(
+        made(rungs=((4, 1),), final=(1004, 200)), delivering=20.0, validating=5.0
+    )  # 200 s for SLOW
     first, second = rung_deadlines(plan, [SLOW, FAST], 1000.0, 100.0, 1)
     ends = 1000 - 0.75 * 200
     assert [first.seconds_left(100.0, 0.0), second.seconds_left(100.0, 0.0)] == [
@@ -63,7 +67,9 @@ def fit(machine, plan, out):
 
 @pytest.mark.parametrize("slowdown", [1.0, 2.0, 5.0, 10.0])
 @pytest.mark.parametrize("since", [0.0, 0.2, 0.4, 0.6, 0.8])
-@pytest.mark.parametrize(("hours", "step_seconds"), [(0.3, 0.2), (1.0, 0.2), (1.0, 2.0), (4.0, 2.0)])
+@pytest.mark.parametrize(
+    ("hours", "step_seconds"), [(0.3, 0.2), (1.0, 0.2), (1.0, 2.0), (4.0, 2.0)]
+)
 def test_a_fit_ends_with_its_hours_however_slow_the_machine_gets(
     hours, step_seconds, since, slowdown, tmp_path, monkeypatch
 ):
@@ -124,10 +130,14 @@ def test_a_fit_that_is_resumed_under_load_ends_with_its_hours_as_well(tmp_path, 
     assert machine.now < 3600
 
 
-def test_hours_in_which_no_step_was_taken_are_told_with_those_that_are_needed(tmp_path, monkeypatch):
+def test_hours_in_which_no_step_was_taken_are_told_with_those_that_are_needed(
+    tmp_path, monkeypatch
+):
     machine, plan = Machine(monkeypatch, 1.0, 0.0), planned(0.05, delivering=60.0)
     machine.now, machine.plan = 170.0, plan
-    with pytest.raises(TrainingError, match=r"--hours 0\.05: nothing could be trained\. .* took 2\.8 minutes") as error:
+    with pytest.raises(
+        TrainingError, match=r"--hours 0\.05: nothing could be trained\. .* took 2\.8 minutes"
+    ) as error:
         fit(machine, plan, tmp_path)
     assert f"featherseg fit --resume --hours 0.08 --out {tmp_path}" in str(error.value)
     assert not machine.reached

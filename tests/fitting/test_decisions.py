@@ -47,9 +47,16 @@ HALF = Workers(Scored(lambda s: 0.5), 1, 1)
 
 
 def test_the_better_one_goes_on_and_the_faster_one_where_they_are_level(tmp_path):
-    for slow, fast, winner in ((0.6, 0.5, SLOW), (0.5, 0.6, FAST), (0.5001, 0.5, SLOW), (0.5, 0.5, FAST)):
+    for slow, fast, winner in (
+        (0.6, 0.5, SLOW),
+        (0.5, 0.6, FAST),
+        (0.5001, 0.5, SLOW),
+        (0.5, 0.5, FAST),
+    ):
         execute = Scored(lambda s, slow=slow, fast=fast: slow if s.recipe == SLOW.model else fast)
-        found, scores, _ = halve(made(), tmp_path, time.monotonic(), Workers(execute, 1, 1), Silent())
+        found, scores, _ = halve(
+            made(), tmp_path, time.monotonic(), Workers(execute, 1, 1), Silent()
+        )
         assert found == [winner, FAST if winner == SLOW else SLOW]
         assert scores == {SLOW.name: slow, FAST.name: fast}
         assert [steps for _, steps, _, _ in execute.asked] == [4, 4]
@@ -59,22 +66,39 @@ def test_a_training_that_fails_drops_its_candidate(tmp_path):
     half = Workers(Scored(lambda s: math.nan if s.recipe == SLOW.model else 0.1), 1, 1)
     found, _, _ = halve(made(), tmp_path, time.monotonic(), half, Silent())
     assert found == [FAST]
-    with pytest.raises(TrainingError, match=r"no candidate of rung 1 .*: see .* --resume tries again"):
-        halve(made(), tmp_path, time.monotonic(), Workers(Scored(lambda s: math.nan), 1, 1), Silent())
+    with pytest.raises(
+        TrainingError, match=r"no candidate of rung 1 .*: see .* --resume tries again"
+    ):
+        halve(
+            made(), tmp_path, time.monotonic(), Workers(Scored(lambda s: math.nan), 1, 1), Silent()
+        )
     for model, reason in ((FAST.model, "no room"), (SLOW.model, "no number")):
         (folder := tmp_path / "trials" / f"{model}-1").mkdir(parents=True)
         (folder / "failed.json").write_text(json.dumps({"steps": 4, "reason": reason}))
-    with pytest.raises(TrainingError, match=r"rung 1 could be trained: no number; no room\. What is done stays"):
-        halve(made(), tmp_path, time.monotonic(), Workers(Scored(lambda s: math.nan), 1, 1), Silent())
+    with pytest.raises(
+        TrainingError, match=r"rung 1 could be trained: no number; no room\. What is done stays"
+    ):
+        halve(
+            made(), tmp_path, time.monotonic(), Workers(Scored(lambda s: math.nan), 1, 1), Silent()
+        )
     assert not list(tmp_path.rglob("failed.json"))
 
 
 def test_who_was_dropped_takes_the_place_of_a_rung_that_fails(tmp_path):
-    middle, steps = replace(FAST, model="frm-lite0"), dict.fromkeys((FAST.name, SLOW.name, "frm-lite0 at 1"), 4)
-    plan = Plan((SLOW, middle, FAST), ((steps, 2), (dict.fromkeys(steps, 8), 1)), dict.fromkeys(steps, (10, 2)))
+    middle, steps = (
+        replace(FAST, model="frm-lite0"),
+        dict.fromkeys((FAST.name, SLOW.name, "frm-lite0 at 1"), 4),
+    )
+    plan = Plan(
+        (SLOW, middle, FAST),
+        ((steps, 2), (dict.fromkeys(steps, 8), 1)),
+        dict.fromkeys(steps, (10, 2)),
+    )
     first = {SLOW.model: 0.6, middle.model: 0.55, FAST.model: 0.5}
     execute = Scored(lambda s: first[s.recipe] if s.steps == 4 else math.nan)
-    found, _, _ = halve(replace(made(), plan=plan), tmp_path, time.monotonic(), Workers(execute, 1, 1), Silent())
+    found, _, _ = halve(
+        replace(made(), plan=plan), tmp_path, time.monotonic(), Workers(execute, 1, 1), Silent()
+    )
     assert found == [FAST]
 
 
@@ -87,8 +111,12 @@ def test_a_last_training_that_failed_goes_on_by_the_next_resume(fit_again, tmp_p
             folder = one.folder / "failed.json"
             if one.steps > 4 and one.recipe in broken and not folder.is_file():
                 one.folder.mkdir(parents=True, exist_ok=True)
-                folder.write_text(json.dumps({"steps": one.steps, "reason": "8 GiB of memory were taken"}))
-            found.append(math.nan if folder.is_file() else {SLOW.model: 0.6, FAST.model: 0.5}[one.recipe])
+                folder.write_text(
+                    json.dumps({"steps": one.steps, "reason": "8 GiB of memory were taken"})
+                )
+            found.append(
+                math.nan if folder.is_file() else {SLOW.model: 0.6, FAST.model: 0.5}[one.recipe]
+            )
         return found
 
     @contextmanager
@@ -96,9 +124,13 @@ def test_a_last_training_that_failed_goes_on_by_the_next_resume(fit_again, tmp_p
         yield Workers(execute, 1, 1)
 
     monkeypatch.setattr(session, "trial_workers", workers)
-    with pytest.raises(RunError, match=rf"{FAST.name} could not .* failed: 8 GiB .* and --resume tries again"):
+    with pytest.raises(
+        RunError, match=rf"{FAST.name} could not .* failed: 8 GiB .* and --resume tries again"
+    ):
         fit_again({})
-    assert read_plan(tmp_path / "plan.json").failed == {SLOW.name: "its training failed: 8 GiB of memory were taken"}
+    assert read_plan(tmp_path / "plan.json").failed == {
+        SLOW.name: "its training failed: 8 GiB of memory were taken"
+    }
     broken.clear()
     assert fit_again({}) == FAST.name
 
@@ -110,7 +142,9 @@ def test_a_fit_whose_last_candidates_fail_is_refused(fit_again, tmp_path, monkey
 
     monkeypatch.setattr(session, "trial_workers", workers)
     replace(made(), failed={SLOW.name: "21.0 ms"}).write(tmp_path)
-    with pytest.raises(TrainingError, match=rf"{SLOW.name} could not be delivered, .* Begin another fit"):
+    with pytest.raises(
+        TrainingError, match=rf"{SLOW.name} could not be delivered, .* Begin another fit"
+    ):
         fit_again({})
 
 
@@ -149,21 +183,29 @@ def test_a_rung_that_would_starve_the_last_one_is_not_begun(slower, rungs, tmp_p
 
 
 @pytest.mark.parametrize("begun_by", ["a step", "a failure"])
-def test_a_rung_that_has_begun_is_ended_however_little_time_is_left(tmp_path, monkeypatch, begun_by):
+def test_a_rung_that_has_begun_is_ended_however_little_time_is_left(
+    tmp_path, monkeypatch, begun_by
+):
     plan = Plan((SLOW, FAST), (({SLOW.name: 4, FAST.name: 4}, 2), ({SLOW.name: 8, FAST.name: 8}, 1)), {
         SLOW.name: (20, 2), FAST.name: (20, 2),
     })  # fmt: skip
-    monkeypatch.setattr(session, "progress_of", lambda *asked: (5 if begun_by == "a step" else 4, 0.2))
+    monkeypatch.setattr(
+        session, "progress_of", lambda *asked: (5 if begun_by == "a step" else 4, 0.2)
+    )
     if begun_by == "a failure":
         (folder := tmp_path / "trials" / f"{SLOW.model}-1").mkdir(parents=True)
         (folder / "failed.json").write_text(json.dumps({"steps": 8, "reason": "no number"}))
-    scored = Workers(Scored(lambda s: 0.6 if (s.recipe == FAST.model) == (s.steps == 8) else 0.4), 1, 1)
+    scored = Workers(
+        Scored(lambda s: 0.6 if (s.recipe == FAST.model) == (s.steps == 8) else 0.4), 1, 1
+    )
     late = time.monotonic() - 1e6
     found, _, after = halve(replace(made(), plan=plan), tmp_path, late, scored, Silent())
     assert (found[0], after.plan) == (FAST, plan)
 
 
-def test_fewer_steps_than_were_planned_before_take_the_place_of_what_was_not_reached(tmp_path, monkeypatch):
+def test_fewer_steps_than_were_planned_before_take_the_place_of_what_was_not_reached(
+    tmp_path, monkeypatch
+):
     """A last training that was killed, behind which a slow machine had less time than was thought."""
     monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: 1000.0))
     _, kept = train_to_the_end(made(), SLOW, tmp_path, 0.0, HALF, Silent())
@@ -191,11 +233,18 @@ def test_a_last_training_that_was_begun_is_carried_out_to_the_letter(tmp_path):
 
 
 @pytest.mark.parametrize(("shares", "steps"), [(False, 503), (True, 2000)])
-def test_the_last_one_gets_the_steps_of_the_pace_that_it_has_alone(tmp_path, monkeypatch, shares, steps):
+def test_the_last_one_gets_the_steps_of_the_pace_that_it_has_alone(
+    tmp_path, monkeypatch, shares, steps
+):
     """998 s are left behind step 4: 499 steps by the pace of the rungs, 24 of which take 0.5 s each without others."""
     plan = replace(made(hours=1000 / 3600), ending=0.0)
-    plan = replace(plan, plan=replace(plan.plan, candidates=(replace(SLOW, step_seconds=2.0), FAST)))
-    slow, rows = plan.plan.candidates[0], [(4, 2.0, 1)]  # up to which step, how long each took, by how many threads
+    plan = replace(
+        plan, plan=replace(plan.plan, candidates=(replace(SLOW, step_seconds=2.0), FAST))
+    )
+    slow, rows = (
+        plan.plan.candidates[0],
+        [(4, 2.0, 1)],
+    )  # up to which step, how long each took, by how many threads
     now = [0.0]
 
     def execute(segments, reporter):
@@ -213,10 +262,15 @@ def test_the_last_one_gets_the_steps_of_the_pace_that_it_has_alone(tmp_path, mon
     workers = Workers(execute, 2, 1, shares)
     _, kept = train_to_the_end(plan, slow, tmp_path, 0.0, workers, Silent())
     assert kept.finals[0].steps == steps
-    assert [step for step, _, _ in rows[1:]] == [*([28] if shares else []), kept.finals[0].steps - kept.finals[0].decay]
+    assert [step for step, _, _ in rows[1:]] == [
+        *([28] if shares else []),
+        kept.finals[0].steps - kept.finals[0].decay,
+    ]
 
     # Hours that are added are planned by what is known
-    _, kept = train_to_the_end(session._with_hours(kept, 2.0, tmp_path), slow, tmp_path, 0.0, workers, Silent())
+    _, kept = train_to_the_end(
+        session._with_hours(kept, 2.0, tmp_path), slow, tmp_path, 0.0, workers, Silent()
+    )
     assert len(rows) == (4 if shares else 3)
 
 
@@ -289,15 +343,22 @@ def test_a_fit_of_which_none_can_be_delivered_can_be_tried_again(fit_again, tmp_
     assert fit_again({}) == FAST.name
 
 
-def test_the_best_that_is_trained_is_delivered_where_nobody_keeps_the_limit(fit_again, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "_last_score", lambda made, one, out: {SLOW.name: 0.7, FAST.name: 0.6}[one.name])
+def test_the_best_that_is_trained_is_delivered_where_nobody_keeps_the_limit(
+    fit_again, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        session, "_last_score", lambda made, one, out: {SLOW.name: 0.7, FAST.name: 0.6}[one.name]
+    )
     assert (fit_again({SLOW.name: 50.0, FAST.name: 21.0}), fit_again.accepted) == (SLOW.name, True)
     plan = read_plan(tmp_path / "plan.json")
     assert (plan.over_limit, plan.failed) == (SLOW.name, {FAST.name: TOO_SLOW})
     assert fit_again.left == pytest.approx(3600.0)
     assert fit_again({SLOW.name: 50.0, FAST.name: 21.0}) == SLOW.name  # as it was decided
     (tmp_path / "fit.json").write_text(json.dumps({**facts(), "limit_kept": False}))
-    assert (fit_again({SLOW.name: 50.0}), fit_again.left) == (SLOW.name, math.inf)  # its hours may be over
+    assert (fit_again({SLOW.name: 50.0}), fit_again.left) == (
+        SLOW.name,
+        math.inf,
+    )  # its hours may be over
     (tmp_path / "fit.json").unlink()
 
     # Where the best has no file, the next one that is trained
@@ -306,12 +367,20 @@ def test_the_best_that_is_trained_is_delivered_where_nobody_keeps_the_limit(fit_
     assert read_plan(tmp_path / "plan.json").over_limit == FAST.name
 
 
-@pytest.mark.parametrize(("hours", "delivering", "accepted"), [(0.02, 15.0, False), (0.02, 40.0, True)])
-def test_no_second_training_begins_that_would_end_behind_the_hours(fit_again, tmp_path, hours, delivering, accepted):
-    plan = replace(made(hours=hours), delivering=delivering)  # 72 s: three deliveries, and two validations of 1 s
+@pytest.mark.parametrize(
+    ("hours", "delivering", "accepted"), [(0.02, 15.0, False), (0.02, 40.0, True)]
+)
+def test_no_second_training_begins_that_would_end_behind_the_hours(
+    fit_again, tmp_path, hours, delivering, accepted
+):
+    plan = replace(
+        made(hours=hours), delivering=delivering
+    )  # 72 s: three deliveries, and two validations of 1 s
     plan.write(tmp_path)
     failing = {SLOW.name: 21.0}
-    assert (fit_again(failing), fit_again.accepted) == ((SLOW.name, True) if accepted else (FAST.name, False))
+    assert (fit_again(failing), fit_again.accepted) == (
+        (SLOW.name, True) if accepted else (FAST.name, False)
+    )
     assert [one.candidate for one in read_plan(tmp_path / "plan.json").finals] == [
         SLOW.name,
         *([] if accepted else [FAST.name]),
@@ -323,7 +392,9 @@ def test_whoever_has_no_file_gives_way_however_little_time_is_left(fit_again, tm
     assert (fit_again({SLOW.name: None}), fit_again.accepted) == (FAST.name, True)
 
 
-def test_a_model_over_the_limit_is_timed_again_by_a_resume_while_its_training_is_there(fit_again, tmp_path):
+def test_a_model_over_the_limit_is_timed_again_by_a_resume_while_its_training_is_there(
+    fit_again, tmp_path
+):
     last = Final(SLOW.name, 1.0, 10, 2)
     plan = replace(made(), finals=(last, Final(FAST.name, 1.0, 8, 2)), over_limit=SLOW.name)
     plan.write(tmp_path)
@@ -344,14 +415,21 @@ def test_a_slower_one_takes_no_place_of_one_that_was_too_slow(tmp_path):
     for over_ms, failed in ((21.0, {"middle at 1", f"{SLOW.name}"}), (None, {"middle at 1"})):
         ranking = [replace(FAST, model="middle", latency_ms=10.0), SLOW, FAST]
         error = Undelivered("", "why", over_ms=over_ms)
-        found = make_do(made(), ranking, ranking[0], error, {}, time.monotonic(), tmp_path, Silent())
+        found = make_do(
+            made(), ranking, ranking[0], error, {}, time.monotonic(), tmp_path, Silent()
+        )
         assert found.failed.keys() == failed
 
 
 @pytest.mark.parametrize(
     ("over_ms", "before", "rival", "scale"),
     [
-        (23.5, None, 0.5, 0.75),  # 96x144 has 3x5 cells of 32 pixels, 0.625 of 128x192; 97x145 has 4x5, 0.83
+        (
+            23.5,
+            None,
+            0.5,
+            0.75,
+        ),  # 96x144 has 3x5 cells of 32 pixels, 0.625 of 128x192; 97x145 has 4x5, 0.83
         (23.5, None, None, 0.75),
         (23.5, None, 0.61, None),  # who would take its place is better
         (21.0, 0.87, 0.5, 0.83),  # still too slow at 0.87, which has 4x6 cells; 106x159 has 4x5
@@ -362,7 +440,9 @@ def test_one_that_is_too_slow_sees_smaller_images_where_it_stays_the_better_one(
     over_ms, before, rival, scale, tmp_path, monkeypatch
 ):
     resizes = []
-    monkeypatch.setattr(delivery, "_score_val", lambda made, run, resize, reporter: resizes.append(resize) or 0.6)
+    monkeypatch.setattr(
+        delivery, "_score_val", lambda made, run, resize, reporter: resizes.append(resize) or 0.6
+    )
     plan = replace(made(), image_size=(128, 192), shrunk={SLOW.name: before} if before else {})
     found = shrink(plan, SLOW, tmp_path, over_ms, rival, Silent())
     assert (found and found.shrunk) == (scale and {SLOW.name: scale})
@@ -374,7 +454,9 @@ def test_no_image_is_made_too_small(tmp_path):
 
 
 def test_who_is_shrunk_stays_the_chosen_one_by_the_plan_too(fit_again, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "shrink", lambda made, one, *rest: replace(made, shrunk={one.name: 0.87}))
+    monkeypatch.setattr(
+        session, "shrink", lambda made, one, *rest: replace(made, shrunk={one.name: 0.87})
+    )
 
     def deliver(made, winner, *rest, **how):
         if not made.shrunk:
@@ -389,19 +471,30 @@ def test_who_is_shrunk_stays_the_chosen_one_by_the_plan_too(fit_again, tmp_path,
 
 def test_one_that_was_not_delivered_is_told_by_its_last_training(tmp_path, monkeypatch):
     ended = {("frm-lite0-light-1-to-10", 10): 0.7}
-    monkeypatch.setattr(delivery, "score_at", lambda folder, steps: ended.get((folder.name, steps), 0.5))
-    monkeypatch.setattr(delivery, "seconds_of", lambda folder: 40.0 if folder.name.endswith("-to-10") else 30.0)
+    monkeypatch.setattr(
+        delivery, "score_at", lambda folder, steps: ended.get((folder.name, steps), 0.5)
+    )
+    monkeypatch.setattr(
+        delivery, "seconds_of", lambda folder: 40.0 if folder.name.endswith("-to-10") else 30.0
+    )
     finals = (Final(SLOW.name, 1.0, 10, 2), Final(FAST.name, 1.0, 8, 1))
     tried = replace(made(), finals=finals, failed={SLOW.name: "21.0 ms"})
     scores, delivered = {SLOW.name: 0.6, FAST.name: 0.5}, tried.timing(FAST)
     rows = delivery._candidates(tried, FAST, tmp_path / "final", delivered, 0.5, scores, tmp_path)
     row = next(row for row in rows if row["model"] == SLOW.model)
-    assert (row["status"], row["miou_val"], row["seconds_trained"]) == ("not delivered: 21.0 ms", 0.7, 70.0)
+    assert (row["status"], row["miou_val"], row["seconds_trained"]) == (
+        "not delivered: 21.0 ms",
+        0.7,
+        70.0,
+    )
     assert row["run"] == "trials/frm-lite0-light-1-to-10"
 
     # The page says where its weights are
     page = fit_html(facts() | {"candidates": rows}, {}, tried.plan)
-    assert "has 70.00 % on the validation images and was not delivered: 21.0 ms. Before it was trained it took" in page
+    assert (
+        "has 70.00 % on the validation images and was not delivered: 21.0 ms. Before it was trained it took"
+        in page
+    )
     assert "trials/frm-lite0-light-1-to-10 is a run" in page
     assert "it could not be delivered" not in fit_html(facts(), {}, tried.plan)
 
@@ -410,9 +503,14 @@ def test_one_whose_training_failed_in_a_rung_is_told_with_the_reason(tmp_path):
     (folder := tmp_path / "trials" / "frm-lite0-half-light-1").mkdir(parents=True)
     (folder / "failed.json").write_text('{"steps": 4, "reason": "the loss is no number"}')
     plan = made()
-    rows = delivery._candidates(plan, SLOW, tmp_path / "final", plan.timing(SLOW), 0.5, {FAST.name: math.nan}, tmp_path)
+    rows = delivery._candidates(
+        plan, SLOW, tmp_path / "final", plan.timing(SLOW), 0.5, {FAST.name: math.nan}, tmp_path
+    )
     row = next(row for row in rows if row["model"] == FAST.model)
-    assert (row["status"], row["miou_val"]) == ("its training failed at rung 1: the loss is no number", None)
+    assert (row["status"], row["miou_val"]) == (
+        "its training failed at rung 1: the loss is no number",
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -440,10 +538,19 @@ def test_one_that_was_shrunk_is_told_as_it_is_delivered(tmp_path, monkeypatch):
     monkeypatch.setattr(delivery, "score_at", lambda folder, steps: 0.5)
     monkeypatch.setattr(delivery, "seconds_of", lambda folder: 30.0)
     smaller, plan = timing(SLOW.model, 0.87, p50=19.0), made()
-    rows = delivery._candidates(plan, SLOW, tmp_path / "final", smaller, 0.55, {SLOW.name: 0.6}, tmp_path)
+    rows = delivery._candidates(
+        plan, SLOW, tmp_path / "final", smaller, 0.55, {SLOW.name: 0.6}, tmp_path
+    )
     row = next(row for row in rows if row["model"] == SLOW.model)
-    assert (row["scale"], row["latency_ms"]["p50"], row["miou_val"], row["status"]) == (0.87, 19.0, 0.55, "chosen")
-    slower = delivery._candidates(plan, SLOW, tmp_path, replace(smaller, p50=41.0), 0.55, {}, tmp_path)
+    assert (row["scale"], row["latency_ms"]["p50"], row["miou_val"], row["status"]) == (
+        0.87,
+        19.0,
+        0.55,
+        "chosen",
+    )
+    slower = delivery._candidates(
+        plan, SLOW, tmp_path, replace(smaller, p50=41.0), 0.55, {}, tmp_path
+    )
     assert [row["latency_ms"]["p50"] for row in slower] == [5.0, 40.0, 41.0]
     told = facts() | {"candidates": rows}
     told["chosen"] |= {"scale": 0.87, "trained_scale": 1.0}
@@ -459,16 +566,24 @@ def test_the_page_tells_how_far_timings_of_one_file_lie_apart():
     assert re.search(r"It was timed 4\s+times: 9\.5 to 15\.[23] ms", fit_html(told, {}, plan))
 
 
-def test_a_finished_fit_trains_nothing_again_though_its_trials_are_gone(fit_again, tmp_path, monkeypatch):
+def test_a_finished_fit_trains_nothing_again_though_its_trials_are_gone(
+    fit_again, tmp_path, monkeypatch
+):
     last = Final(SLOW.name, 1.0, 10, 2)
     replace(made(), finals=(last,)).write(tmp_path)
     (tmp_path / "fit.json").write_text(json.dumps({**facts(), "steps": 10}))
     assert fit_again({SLOW.name: 21.0}).facts["steps"] == 10
 
     # One whose last training has gone on since, or of another model, is not finished
-    for other in (replace(last, steps=12), replace(last, candidate=FAST.name), replace(last, hours=0.5)):
+    for other in (
+        replace(last, steps=12),
+        replace(last, candidate=FAST.name),
+        replace(last, hours=0.5),
+    ):
         replace(made(), finals=(last, other)).write(tmp_path)
-        monkeypatch.setattr(session, "train_to_the_end", lambda made, winner, *rest: ("folder", made))
+        monkeypatch.setattr(
+            session, "train_to_the_end", lambda made, winner, *rest: ("folder", made)
+        )
         assert fit_again({}) == SLOW.name
 
 
@@ -479,15 +594,21 @@ def test_a_model_that_was_delivered_before_stays(fit_again, tmp_path):
 
 
 def test_the_worst_of_three_timings_must_keep_the_limit(tmp_path):
-    again, config = [timing(p50=p50, p95=30.0) for p50 in (19.0, 20.5, 18.0)], made(max_ms=21.0, max_mib=400.0).config
+    again, config = (
+        [timing(p50=p50, p95=30.0) for p50 in (19.0, 20.5, 18.0)],
+        made(max_ms=21.0, max_mib=400.0).config,
+    )
     assert worst(SLOW.name, again, config, tmp_path, tmp_path).p50 == 20.5
     with pytest.raises(
-        Undelivered, match=r"20\.5 ms in the worst of 3 timings of its file, over the limit of 20 ms"
+        Undelivered,
+        match=r"20\.5 ms in the worst of 3 timings of its file, over the limit of 20 ms",
     ) as slow:
         worst(SLOW.name, again, replace(config, max_ms=20.0), tmp_path, tmp_path)
     assert slow.value.over_ms == 20.5
     again.append(replace(again[0], memory_mib=401.0))
-    with pytest.raises(Undelivered, match=r"401 MiB when its file was run again, over the limit of 400 MiB") as heavy:
+    with pytest.raises(
+        Undelivered, match=r"401 MiB when its file was run again, over the limit of 400 MiB"
+    ) as heavy:
         worst(SLOW.name, again, config, tmp_path, tmp_path)
     assert heavy.value.over_ms is None
 
@@ -504,8 +625,12 @@ def test_a_value_without_a_class_is_said_before_anything_is_timed(tmp_path, monk
 def test_a_plan_says_whether_initial_weights_are_taken(tmp_path):
     replace(made(), pretrained=False).write(tmp_path)
     plan = read_plan(tmp_path / "plan.json")
-    assert "model.pretrained=false" in session._segment(plan, tmp_path, FAST, 5).overrides  # though they are here
-    assert not any("pretrained" in text for text in session._segment(made(), tmp_path, FAST, 5).overrides)
+    assert (
+        "model.pretrained=false" in session._segment(plan, tmp_path, FAST, 5).overrides
+    )  # though they are here
+    assert not any(
+        "pretrained" in text for text in session._segment(made(), tmp_path, FAST, 5).overrides
+    )
 
 
 def test_the_last_one_gets_the_time_that_is_left(tmp_path, monkeypatch):
@@ -527,7 +652,9 @@ def test_the_last_one_gets_no_more_steps_than_a_training_may_have(tmp_path, monk
     assert read_plan(tmp_path / "plan.json") == kept
     (tmp_path / "fit.json").write_text(json.dumps(facts() | {"steps": 10_000_000}))
     longer = replace(plan, config=replace(plan.config, hours=80.0))
-    with pytest.raises(ConfigError, match=r"--hours 80: .* the most that a training takes\. Leave it out"):
+    with pytest.raises(
+        ConfigError, match=r"--hours 80: .* the most that a training takes\. Leave it out"
+    ):
         train_to_the_end(longer, SLOW, tmp_path, time.monotonic(), HALF, Silent())
 
 
@@ -535,7 +662,10 @@ def test_so_little_more_time_that_the_model_would_train_for_less_is_refused(tmp_
     monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: 1000.0))
     (tmp_path / "fit.json").write_text(json.dumps(facts() | {"steps": 14_000}))
     plan = made(hours=1.0)
-    with pytest.raises(ConfigError, match=r"would get 12840 steps, and it was delivered with 14000, .* at least 1\.08"):
+    with pytest.raises(
+        ConfigError,
+        match=r"would get 12840 steps, and it was delivered with 14000, .* at least 1\.08",
+    ):
         train_to_the_end(plan, SLOW, tmp_path, 0.0, HALF, Silent())
     longer = replace(plan, config=replace(plan.config, hours=1.08))
     _, kept = train_to_the_end(longer, SLOW, tmp_path, 0.0, HALF, Silent())
@@ -561,7 +691,10 @@ def test_a_second_fit_of_a_folder_takes_nothing_from_the_first(tmp_path):
     path, out = write_yard(tmp_path / "yard", splits=SPLITS), tmp_path / "out"
     out.mkdir()
     (out / "dataset.toml").write_text("the first one's")
-    with locked(out / ".fit.lock", RunError("taken")), pytest.raises(RunError, match="another process fits in"):
+    with (
+        locked(out / ".fit.lock", RunError("taken")),
+        pytest.raises(RunError, match="another process fits in"),
+    ):
         featherseg.fit(path, 20.0, out=out)
     assert (out / "dataset.toml").read_text() == "the first one's"
 

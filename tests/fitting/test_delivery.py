@@ -43,10 +43,15 @@ def delivered(tmp_path, monkeypatch):
     data = {"name": str(yard), "val_split": "val"}
     info = small_info(test.classes, model=FAST.model, data=data)
     train = info.recipe.train.model_copy(update={"keep": "last"})
-    write_info(final, info.model_copy(update={"recipe": info.recipe.model_copy(update={"train": train})}))
+    write_info(
+        final, info.model_copy(update={"recipe": info.recipe.model_copy(update={"train": train})})
+    )
     save_weights(final, models.build(FAST.model, 2, 3).state_dict())
     append_line(final / "metrics.jsonl", {"step": 10, "val_miou": 0.5})
-    for name, content in {"fit.json": json.dumps(facts() | {"steps": 1}), "weights.safetensors": "old"}.items():
+    for name, content in {
+        "fit.json": json.dumps(facts() | {"steps": 1}),
+        "weights.safetensors": "old",
+    }.items():
         (out / name).write_text(content)
     append_line(out / "evaluations.jsonl", LOOK)
 
@@ -60,11 +65,15 @@ def delivered(tmp_path, monkeypatch):
     plan = replace(made(yard), finals=(Final(FAST.name, 1.0, 10, 2),))
 
     def go_on(plan=plan, watched=(), *, left=math.inf, accept=False):
-        Fingerprint.of({name: open_dataset(str(yard), name) for name in ("train", "val")}).save(final / "data.json")
+        Fingerprint.of({name: open_dataset(str(yard), name) for name in ("train", "val")}).save(
+            final / "data.json"
+        )
         watch = Watch(plan, FAST, 0.0, tmp_path / "aside", said)
         watch.timings = list(watched)
         now = time.monotonic()
-        found = deliver(plan, FAST, final, {FAST.name: 0.5}, watch, out, now, now + left, accept=accept)
+        found = deliver(
+            plan, FAST, final, {FAST.name: 0.5}, watch, out, now, now + left, accept=accept
+        )
         return found, out, said.messages
 
     said, go_on.yard, go_on.out, go_on.test, go_on.plan = Silent(), yard.parent, out, test, plan
@@ -83,7 +92,9 @@ def test_a_model_is_delivered_with_its_score_and_earlier_looks_at_test_still_cou
 
 
 @pytest.mark.parametrize(("format", "told"), [("onnx", None), ("onnx-int8", Path("data"))])
-def test_where_the_dataset_lies_is_told_only_to_an_export_that_looks_at_it(delivered, monkeypatch, format, told):
+def test_where_the_dataset_lies_is_told_only_to_an_export_that_looks_at_it(
+    delivered, monkeypatch, format, told
+):
     def export(run, format, settings, **how):
         assert settings.data_root == told
         raise ExportError("seen")
@@ -97,7 +108,9 @@ def test_where_the_dataset_lies_is_told_only_to_an_export_that_looks_at_it(deliv
 
 @pytest.mark.parametrize("fault", ["trained on", "damaged", "another value"])
 def test_a_model_whose_test_images_cannot_be_scored_is_delivered_all_the_same(delivered, fault):
-    image, mask = (delivered.yard / part / f"{delivered.test.keys[0]}.png" for part in ("images", "masks"))
+    image, mask = (
+        delivered.yard / part / f"{delivered.test.keys[0]}.png" for part in ("images", "masks")
+    )
     if fault == "trained on":
         first = open_dataset(str(delivered.yard), "train").keys[0]
         shutil.copyfile(delivered.yard / "images" / f"{first}.png", image)
@@ -116,7 +129,9 @@ def test_a_score_of_images_without_a_labelled_pixel_is_none(delivered):
     toml = delivered.yard / "dataset.toml"
     toml.write_text(toml.read_text() + '255 = "ignore"\n')
     for key in delivered.test.keys:
-        Image.fromarray(np.full((64, 96), 255, np.uint8)).save(delivered.yard / "masks" / f"{key}.png")
+        Image.fromarray(np.full((64, 96), 255, np.uint8)).save(
+            delivered.yard / "masks" / f"{key}.png"
+        )
     found, out, said = delivered()
     assert (found.facts["chosen"]["miou_test"], found.facts["chosen"]["interval"]) == (None, None)
     assert "it is delivered without a score on test: no pixel there is labelled" in said
@@ -148,7 +163,9 @@ def test_the_page_tells_the_steps_in_which_the_rate_fell(delivered):
     assert "The score on test images is the only one" in page
 
 
-def test_what_was_delivered_before_stays_where_the_next_cannot_be_scored_for_want_of_memory(delivered, monkeypatch):
+def test_what_was_delivered_before_stays_where_the_next_cannot_be_scored_for_want_of_memory(
+    delivered, monkeypatch
+):
     def evaluate(*given, **how):
         raise MemoryError
 
@@ -185,29 +202,48 @@ def test_one_that_was_over_the_limit_while_it_trained_is_not_even_exported(deliv
     assert error.value.over_ms == 20.5
 
 
-def test_one_over_the_limit_is_delivered_where_that_is_accepted_and_says_by_how_much(delivered, monkeypatch):
+def test_one_over_the_limit_is_delivered_where_that_is_accepted_and_says_by_how_much(
+    delivered, monkeypatch
+):
     found, out, _ = delivered()
-    assert [found.facts[key] for key in ("limit_kept", "latency_over_ms", "memory_over_mib")] == [True, 0.0, 0.0]
+    assert [found.facts[key] for key in ("limit_kept", "latency_over_ms", "memory_over_mib")] == [
+        True,
+        0.0,
+        0.0,
+    ]
     assert "The limit is not kept" not in found.page.read_text()
 
-    plan = replace(delivered.plan, config=replace(delivered.plan.config, max_mib=200.0))  # the file takes 300
+    plan = replace(
+        delivered.plan, config=replace(delivered.plan.config, max_mib=200.0)
+    )  # the file takes 300
     found, out, _ = delivered(plan, watched=[timing(FAST.model, p50=25.2)], accept=True)
-    assert [found.facts[key] for key in ("limit_kept", "latency_over_ms", "memory_over_mib")] == [False, 5.2, 100.0]
+    assert [found.facts[key] for key in ("limit_kept", "latency_over_ms", "memory_over_mib")] == [
+        False,
+        5.2,
+        100.0,
+    ]
     assert not found.limit_kept
     assert read_fit(out)["chosen"]["latency_ms"]["p50"] == 25.2
     assert read_plan(out / "plan.json").over_limit == FAST.name
     page = " ".join(found.page.read_text().split())
     over = "5.2 ms (26%) over the limit of 20 ms and 100 MiB over the limit of 200 MiB"
     assert f"The limit is not kept: the file is {over} in the worst of its timings." in page
-    assert choose_again(found.facts | {"max_mib": None}, 26.0) == []  # it has nothing to spare there
-    assert [row["status"] for row in choose_again(found.facts | {"max_mib": None}, 30.0)] == ["chosen"]
+    assert (
+        choose_again(found.facts | {"max_mib": None}, 26.0) == []
+    )  # it has nothing to spare there
+    assert [row["status"] for row in choose_again(found.facts | {"max_mib": None}, 30.0)] == [
+        "chosen"
+    ]
 
 
 def test_where_the_hours_are_over_one_timing_and_no_score_on_test_have_to_do(delivered):
     found, out, said = delivered(left=-3600.0)
     assert found.facts["chosen"]["timings_ms"] == [5.0, 6.0]
     assert (found.facts["chosen"]["miou_test"], found.facts["limit_kept"]) == (None, True)
-    assert any(f"without a score on test: its hours are over. Score it: featherseg evaluate {out}" in x for x in said)
+    assert any(
+        f"without a score on test: its hours are over. Score it: featherseg evaluate {out}" in x
+        for x in said
+    )
     assert len((out / "evaluations.jsonl").read_text().splitlines()) == 1
 
 
@@ -217,11 +253,16 @@ def test_the_page_tells_that_the_hours_ended_the_training(delivered):
     found, _, _ = delivered(stopped)
     assert [found.facts[key] for key in ("steps", "decay_steps", "steps_planned")] == [10, 2, 14]
     page = " ".join(found.page.read_text().split())
-    assert "fell in the last 2 of its 10 steps. The hours ended its training there: 14 steps were planned." in page
+    assert (
+        "fell in the last 2 of its 10 steps. The hours ended its training there: 14 steps were planned."
+        in page
+    )
 
 
 @pytest.mark.parametrize(("slowest", "over_ms"), [(24.0, None), (28.0, 21.0)])
-def test_for_smaller_images_it_must_keep_the_limit_when_the_machine_is_slow(delivered, monkeypatch, slowest, over_ms):
+def test_for_smaller_images_it_must_keep_the_limit_when_the_machine_is_slow(
+    delivered, monkeypatch, slowest, over_ms
+):
     monkeypatch.setattr(delivery, "_score_val", lambda *asked: 0.4)
     monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 6.0))
     monkeypatch.setattr(Watch, "time", lambda self: timing(FAST.model, p50=8.0))
@@ -231,7 +272,10 @@ def test_for_smaller_images_it_must_keep_the_limit_when_the_machine_is_slow(deli
         found, _, said = delivered(plan, watched)
         assert found.facts["chosen"]["timings_ms"] == [6.0] * 3
         assert found.facts["chosen"]["latency_ms"]["p50"] == 6.0
-        assert f"{FAST.model} at 0.8: about 18.0 ms when this machine is as slow as it was at times" in said
+        assert (
+            f"{FAST.model} at 0.8: about 18.0 ms when this machine is as slow as it was at times"
+            in said
+        )
     else:
         with pytest.raises(Undelivered) as error:
             delivered(plan, watched)

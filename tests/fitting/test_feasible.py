@@ -12,7 +12,16 @@ from support.models.small_training import Silent
 
 from featherseg.core.errors import RunError
 from featherseg.fitting import feasible, latency
-from featherseg.fitting.candidates import MODELS, SCALES, TINY, has_weights, in_line, offers, resize_of, settings_of
+from featherseg.fitting.candidates import (
+    MODELS,
+    SCALES,
+    TINY,
+    has_weights,
+    in_line,
+    offers,
+    resize_of,
+    settings_of,
+)
 from featherseg.fitting.latency import median_interval
 from featherseg.fitting.plan import MOST, SPARE
 from featherseg.models import MODELS as CATALOGUE
@@ -53,7 +62,9 @@ def test_a_candidate_is_trained_at_its_scale_at_a_constant_rate():
 # Which keep the limit
 
 
-def measured(monkeypatch, speed, max_ms, hours=100.0, pace=1.0, broken=(), wrong=1.7, power=1.0, alone=()):
+def measured(
+    monkeypatch, speed, max_ms, hours=100.0, pace=1.0, broken=(), wrong=1.7, power=1.0, alone=()
+):
     """Timings that are taken where a multiply-accumulate takes `speed`, a timing `pace` seconds; -> them, all.
 
     power: of the scale, by which these times rise beside the multiply-accumulates'. alone: those beside which the time
@@ -72,7 +83,9 @@ def measured(monkeypatch, speed, max_ms, hours=100.0, pace=1.0, broken=(), wrong
         return timing(offer.model, offer.scale, truth[offer.name])
 
     config = made(max_ms=max_ms, hours=hours).config
-    found = feasible.time_offers(choice, config, (100, 100), measure, lambda t: t.name in alone, 0.0, Silent())
+    found = feasible.time_offers(
+        choice, config, (100, 100), measure, lambda t: t.name in alone, 0.0, Silent()
+    )
     assert len({(t.model, t.scale) for t in found}) == len(found)
     return found, truth
 
@@ -83,7 +96,9 @@ def test_those_that_would_be_compared_are_timed(monkeypatch, max_ms, power):
     choice = offers((100, 100))
     found, truth = measured(monkeypatch, 2.0 / (choice[0].macs * 1e4), max_ms, power=power)
     kept = {t.name for t in found if t.keeps(max_ms, 50, None)}
-    best = in_line([one for one in choice if truth[one.name] <= (1 - SPARE) * max_ms], (100, 100))[:MOST]
+    best = in_line([one for one in choice if truth[one.name] <= (1 - SPARE) * max_ms], (100, 100))[
+        :MOST
+    ]
     assert kept >= {one.name for one in best}
     assert len(found) <= MOST + 5
     if max_ms == 1000:
@@ -93,7 +108,9 @@ def test_those_that_would_be_compared_are_timed(monkeypatch, max_ms, power):
 def test_with_little_time_the_best_guess_within_the_limit_is_timed(monkeypatch):
     speed = 2.0 / (offers((100, 100))[0].macs * 1e4)
     found, truth = measured(monkeypatch, speed, 40.0, hours=40 / 3600, pace=4.0)  # 4 s for timing
-    best = in_line([one for one in offers((100, 100)) if truth[one.name] <= 40 / 1.7], (100, 100))[0]
+    best = in_line([one for one in offers((100, 100)) if truth[one.name] <= 40 / 1.7], (100, 100))[
+        0
+    ]
     assert [t.name for t in found] == [best.name]
 
 
@@ -128,10 +145,14 @@ def test_timing_ends_with_its_share_of_the_time_and_where_nothing_keeps_the_limi
     assert 10 * len(found) <= 60
     found, _ = measured(monkeypatch, 2.0 / cheapest, 1.0, pace=29.0)
     assert [t.p50 for t in found] == pytest.approx([2.0])
-    found, _ = measured(monkeypatch, 2.0 / cheapest, 3.0, hours=0.1, pace=30.0, wrong=0.3)  # the first guess is over it
+    found, _ = measured(
+        monkeypatch, 2.0 / cheapest, 3.0, hours=0.1, pace=30.0, wrong=0.3
+    )  # the first guess is over it
     assert [t.keeps(3.0, 50, None) for t in found] == [False, True]
     assert min(t.p50 for t in found) == pytest.approx(2.0)
-    assert "The fastest is frm-lite0-half-light-w32 at" in str(feasible.no_candidate(made(max_ms=1.0).config, found))
+    assert "The fastest is frm-lite0-half-light-w32 at" in str(
+        feasible.no_candidate(made(max_ms=1.0).config, found)
+    )
 
 
 def test_a_limit_is_of_time_with_something_to_spare_and_of_memory():
@@ -152,14 +173,18 @@ def test_what_was_measured_before_is_taken_where_it_is_believed(tmp_path, monkey
     given = ("frm-lite0-light", 1.0, "onnx"), (), None, np.zeros((8, 8, 3), np.uint8), ()
     assert latency.time_candidate(*given).timing.p50 == 30.0
     assert latency.time_candidate(*given).timing.p50 == 30.0
-    assert latency.time_candidate(*given, lambda t: t.p50 < 20).timing.p50 == 12.0  # nothing ran beside it this time
+    assert (
+        latency.time_candidate(*given, lambda t: t.p50 < 20).timing.p50 == 12.0
+    )  # nothing ran beside it this time
     assert latency.time_candidate(*given, lambda t: t.p50 < 20).timing.p50 == 12.0
 
     # What it took is known of it, and a row that cannot be does not take the others with it
     assert latency.time_candidate(*given).seconds > 0
     rows = json.loads((tmp_path / "latency.json").read_text())
     wrong = {"timing": {**next(iter(rows.values()))["timing"], "p50": "fast"}, "seconds": 1.0}
-    (tmp_path / "latency.json").write_text(json.dumps({"a": wrong, **rows, "b": {"p50": 1.0}, "c": None}))
+    (tmp_path / "latency.json").write_text(
+        json.dumps({"a": wrong, **rows, "b": {"p50": 1.0}, "c": None})
+    )
     assert latency._known(tmp_path / "latency.json").keys() == rows.keys()
     assert latency.time_candidate(*given).timing.p50 == 12.0
 
@@ -168,7 +193,9 @@ def test_what_was_measured_before_is_taken_where_it_is_believed(tmp_path, monkey
     for kind, p50 in (({"cpu_model": "another"}, 20.0), ({"flags": ["none"]}, 15.0), ({}, 12.0)):
         monkeypatch.setattr(latency, "machine", lambda kind=kind: {**found, **kind})
         assert latency.time_candidate(*given).timing.p50 == p50
-    monkeypatch.setattr(latency, "machine", lambda: {**found, "cpu_family": "25", "cpu_model": "17"})
+    monkeypatch.setattr(
+        latency, "machine", lambda: {**found, "cpu_family": "25", "cpu_model": "17"}
+    )
     assert "(family 25, model 17), " in latency.here()[0]
 
 

@@ -86,8 +86,14 @@ def test_images_that_were_set_aside_stay_what_they_are(tmp_path, splits, images)
     there, made = ("val", "test") if "val" in splits else ("test", "val")
     cut = open_dataset(parts.name, made, tmp_path / "yard")
     assert f"with masks: {len(cut)} images of train became {made}" in said[0]
-    assert open_dataset(parts.name, there, tmp_path / "yard").keys == open_dataset(str(toml), there).keys
-    train = {name: set(open_dataset(parts.name, name, tmp_path / "yard").keys) for name in ("train", "val", "test")}
+    assert (
+        open_dataset(parts.name, there, tmp_path / "yard").keys
+        == open_dataset(str(toml), there).keys
+    )
+    train = {
+        name: set(open_dataset(parts.name, name, tmp_path / "yard").keys)
+        for name in ("train", "val", "test")
+    }
     del train[there]
     assert set.union(*train.values()) == set(open_dataset(str(toml), "train").keys)
 
@@ -101,16 +107,23 @@ def test_splits_that_are_there_are_taken_as_they_are(tmp_path):
 
 
 def test_of_a_train_split_that_is_a_share_its_base_gives_the_others(tmp_path):
-    toml = write_yard(tmp_path / "yard", splits='pool = "pool.txt"\ntrain = "60% of pool"\nval = "20% of pool"')
+    toml = write_yard(
+        tmp_path / "yard", splits='pool = "pool.txt"\ntrain = "60% of pool"\nval = "20% of pool"'
+    )
     (tmp_path / "yard" / "pool.txt").write_text("\n".join(f"{number:03d}x" for number in range(30)))
     parts, said = find_parts(str(toml), None, tmp_path)
     assert "2 images of train became test" in said[0]
-    sizes = {name: len(open_dataset(parts.name, name, toml.parent)) for name in ("train", "val", "test", "pool")}
+    sizes = {
+        name: len(open_dataset(parts.name, name, toml.parent))
+        for name in ("train", "val", "test", "pool")
+    }
     assert sizes == {"train": 16, "val": 6, "test": 2, "pool": 6}
 
 
 @pytest.mark.parametrize("splits", [SPLITS, "train = 0.8\nval = 0.2", "train = 1.0"])
-def test_images_to_judge_by_that_would_be_trained_on_are_refused_before_anything_trains(tmp_path, monkeypatch, splits):
+def test_images_to_judge_by_that_would_be_trained_on_are_refused_before_anything_trains(
+    tmp_path, monkeypatch, splits
+):
     toml = write_yard(tmp_path / "yard", splits=splits)
     first, *others = sorted((tmp_path / "yard" / "images").iterdir())
     for image in others:  # so that some of each split are the same
@@ -119,7 +132,9 @@ def test_images_to_judge_by_that_would_be_trained_on_are_refused_before_anything
     mend = "`featherseg check DATA --fix OUT`"
     if splits != SPLITS:
         mend = rf"(is|are) cut from train: write train = .* test = 0\.\d+ into \[splits\] of .* first; then {mend}"
-    with pytest.raises(DataError, match=rf"images of .*yard.* would be trained on as well.*: \d+x \(there .*{mend}"):
+    with pytest.raises(
+        DataError, match=rf"images of .*yard.* would be trained on as well.*: \d+x \(there .*{mend}"
+    ):
         featherseg.fit(toml, 20.0, out=tmp_path / "out", hours=0.1)
     assert not (tmp_path / "out").exists()
 
@@ -148,7 +163,11 @@ def test_images_to_judge_or_to_choose_by_that_serve_otherwise_are_refused_before
     lists = "\n".join(f'{name} = "{name}.txt"' for name in ("train", "val", "test"))
     toml = write_yard(tmp_path / "yard", splits=lists)
     for name, parts in (("train", train), ("val", val), ("test", test)):
-        keys = [f"{'abc'.index(part)}{number}x".rjust(4, "0") for part in parts.split("+") for number in range(10)]
+        keys = [
+            f"{'abc'.index(part)}{number}x".rjust(4, "0")
+            for part in parts.split("+")
+            for number in range(10)
+        ]
         (tmp_path / "yard" / f"{name}.txt").write_text("\n".join(keys))
     monkeypatch.setattr(beginning, "time_offers", None)
     with pytest.raises(DataError, match=message):
@@ -160,21 +179,28 @@ def test_images_to_judge_or_to_choose_by_that_serve_otherwise_are_refused_before
 def test_so_few_images_that_no_split_can_be_cut_are_told_with_what_to_do(tmp_path, images):
     toml = write_yard(tmp_path / "yard", images, "train = 1.0")
     with pytest.raises(
-        DataError, match=rf"{images} training images? are too few to cut them from: .*\. Add images, or"
+        DataError,
+        match=rf"{images} training images? are too few to cut them from: .*\. Add images, or",
     ):
         find_parts(str(toml), None, tmp_path)
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_a_split_without_a_labelled_pixel_is_refused_before_anything_is_timed(tmp_path, monkeypatch, split):
+def test_a_split_without_a_labelled_pixel_is_refused_before_anything_is_timed(
+    tmp_path, monkeypatch, split
+):
     toml = write_yard(tmp_path / "yard", splits=SPLITS)
     toml.write_text(toml.read_text() + '255 = "ignore"\n')
     monkeypatch.setattr(beginning, "time_offers", None)
     first, *others = open_dataset(str(toml), split).keys
     for key in others:
-        Image.fromarray(np.full((64, 96), 255, np.uint8)).save(tmp_path / "yard" / "masks" / f"{key}.png")
+        Image.fromarray(np.full((64, 96), 255, np.uint8)).save(
+            tmp_path / "yard" / "masks" / f"{key}.png"
+        )
     parts_module.look_at(open_dataset(str(toml), split), "yard", 1.0)
-    Image.fromarray(np.full((64, 96), 255, np.uint8)).save(tmp_path / "yard" / "masks" / f"{first}.png")
+    Image.fromarray(np.full((64, 96), 255, np.uint8)).save(
+        tmp_path / "yard" / "masks" / f"{first}.png"
+    )
     said = rf" {split} has no labelled pixel: in all of its {len(others) + 1} masks .* in \[map\], or name other images"
     with pytest.raises(DataError, match=said):
         featherseg.fit(toml, 20.0, out=tmp_path / "out", hours=1.0)
@@ -202,11 +228,15 @@ def test_a_look_at_many_files_ends_with_its_share_of_the_time(tmp_path, monkeypa
     data = open_dataset(str(write_yard(tmp_path / "yard", splits=SPLITS)), "train")
     now, read = [0.0], []
     monkeypatch.setattr(parts_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(type(data), "label", lambda self, index: now.append(now.pop() + 1) or read.append("mask"))
+    monkeypatch.setattr(
+        type(data), "label", lambda self, index: now.append(now.pop() + 1) or read.append("mask")
+    )
     monkeypatch.setattr(
         type(data),
         "__getitem__",
-        lambda self, index: now.append(now.pop() + 1) or read.append("image") or SimpleNamespace(label=0),
+        lambda self, index: (
+            now.append(now.pop() + 1) or read.append("image") or SimpleNamespace(label=0)
+        ),
     )
     parts_module.look_at(data, "yard train", 100.0)
     assert read == ["mask"] * 4 + ["image"] * 3
@@ -222,24 +252,34 @@ def test_the_choice_is_for_the_device_that_was_measured(tmp_path, monkeypatch, l
     measured = answer(tmp_path / "latency.json", light_ms)
     config = made(max_ms=20.0, hours=0.05).config
     other = replace(config, image_size=(64, 96))
-    with pytest.raises(ConfigError, match="--image-size 64x96, but the device measured images of 256x512"):
+    with pytest.raises(
+        ConfigError, match="--image-size 64x96, but the device measured images of 256x512"
+    ):
         beginning.begin(other, tmp_path, time.monotonic(), measured, ALONE, Silent())
     plan = beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, Silent())
     assert [one.name for one in plan.plan.candidates] == [trained]
     assert (plan.device, plan.threads, plan.elsewhere) == ("a board", 4, True)
     with pytest.raises(ConfigError, match="holds no ncnn, but onnx, openvino"):
-        beginning.begin(replace(config, format="ncnn"), tmp_path, time.monotonic(), measured, ALONE, Silent())
+        beginning.begin(
+            replace(config, format="ncnn"), tmp_path, time.monotonic(), measured, ALONE, Silent()
+        )
 
 
 def test_a_scale_that_is_not_offered_is_left_out_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.01, 8))
     measured, heard = answer(tmp_path / "latency.json", 15.0), Silent()
-    rows = [row.model_copy(update={"scale": 1.0000001}) if row.scale == 0.5 else row for row in measured.candidates]
+    rows = [
+        row.model_copy(update={"scale": 1.0000001}) if row.scale == 0.5 else row
+        for row in measured.candidates
+    ]
     measured = measured.model_copy(update={"candidates": tuple(rows)})
     config = made(max_ms=20.0, hours=0.05).config
     plan = beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, heard)
     assert [(t.model, t.scale) for t in plan.timings] == [(FAST.model, 1.0), (SLOW.model, 1.0)]
-    assert f"left out, of no scale that images of 256x512 are tried at: {SLOW.model} at 1.0000001" in heard.messages
+    assert (
+        f"left out, of no scale that images of 256x512 are tried at: {SLOW.model} at 1.0000001"
+        in heard.messages
+    )
 
 
 def test_models_that_are_left_out_for_want_of_weights_are_named(tmp_path, monkeypatch):
@@ -249,14 +289,22 @@ def test_models_that_are_left_out_for_want_of_weights_are_named(tmp_path, monkey
     heard, measured = Silent(), answer(tmp_path / "latency.json", 15.0)
     beginning.begin(made(max_ms=20.0).config, tmp_path, time.monotonic(), measured, ALONE, heard)
     told = next(text for text in heard.messages if text.startswith("left out"))
-    assert "frm-mobilenet-v2-light, frm-lite2-light, frm-lite2-half-light; how to get them: featherseg weights" in told
+    assert (
+        "frm-mobilenet-v2-light, frm-lite2-light, frm-lite2-half-light; how to get them: featherseg weights"
+        in told
+    )
 
 
 def test_latencies_of_images_of_another_size_are_taken_on_demand_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.01, 8))
-    measured, yard = answer(tmp_path / "latency.json", 15.0), write_yard(tmp_path / "yard", splits=SPLITS)
+    measured, yard = (
+        answer(tmp_path / "latency.json", 15.0),
+        write_yard(tmp_path / "yard", splits=SPLITS),
+    )
     config = made(yard, hours=0.05).config
-    with pytest.raises(ConfigError, match=r"images of 256x512, .* is 64x96\. .* --image-size 256x512; .* --measure"):
+    with pytest.raises(
+        ConfigError, match=r"images of 256x512, .* is 64x96\. .* --image-size 256x512; .* --measure"
+    ):
         beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, Silent())
     config = replace(config, image_size=(256, 512))
     plan = beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, Silent())
@@ -270,7 +318,11 @@ def test_who_has_no_room_in_the_memory_is_dropped_before_the_plan(tmp_path, monk
         return Pace(0.1, 0.01, 8)
 
     monkeypatch.setattr(beginning, "_pace", pace)
-    measured, config, said = answer(tmp_path / "latency.json", 15.0), made(hours=0.05).config, Silent()
+    measured, config, said = (
+        answer(tmp_path / "latency.json", 15.0),
+        made(hours=0.05).config,
+        Silent(),
+    )
     plan = beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, said)
     assert [one.name for one in plan.plan.candidates] == [FAST.name]
     assert f"{SLOW.name} is dropped: CUDA out of memory" in said.messages
@@ -278,11 +330,20 @@ def test_who_has_no_room_in_the_memory_is_dropped_before_the_plan(tmp_path, monk
 
 def test_remedies_are_options_of_fit(tmp_path, monkeypatch):
     def pace(candidate, *rest):
-        raise ConfigError("a step takes about 9.0 GB of memory, and 1.0 GB are free on cpu.", "What fits: --set x=1.")
+        raise ConfigError(
+            "a step takes about 9.0 GB of memory, and 1.0 GB are free on cpu.",
+            "What fits: --set x=1.",
+        )
 
     monkeypatch.setattr(beginning, "_pace", pace)
-    measured, config, said = answer(tmp_path / "latency.json", 15.0), made(hours=0.05).config, Silent()
-    with pytest.raises(ConfigError, match=r"about 9\.0 GB .* fit for smaller images: --image-size") as refused:
+    measured, config, said = (
+        answer(tmp_path / "latency.json", 15.0),
+        made(hours=0.05).config,
+        Silent(),
+    )
+    with pytest.raises(
+        ConfigError, match=r"about 9\.0 GB .* fit for smaller images: --image-size"
+    ) as refused:
         beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, said)
     assert "--set" not in f"{refused.value} {said.messages}"
 
@@ -307,7 +368,11 @@ def test_candidates_are_timed_beside_the_best_guess_where_the_time_allows_a_choi
 
     monkeypatch.setattr(beginning, "_pace", pace)
     monkeypatch.setattr(feasible, "guess_speed", lambda: 0.0)  # whatever else runs here
-    monkeypatch.setattr(beginning, "time_candidate", lambda name, *rest: Measured(timing(name[0], name[1], 10.0), 5.0))
+    monkeypatch.setattr(
+        beginning,
+        "time_candidate",
+        lambda name, *rest: Measured(timing(name[0], name[1], 10.0), 5.0),
+    )
     heard, config = Silent(), made(max_ms=1000.0, hours=0.5).config
     plan = beginning.begin(config, tmp_path, time.monotonic(), None, ALONE, heard)
     assert (len(plan.timings) > 1) == (len(plan.plan.candidates) > 1) == compared
@@ -332,7 +397,9 @@ def test_room_is_asked_for_as_the_training_will_and_its_batch_is_planned(tmp_pat
         asked.append(size)
         return estimate_memory(model, recipe, (256, 512))
 
-    monkeypatch.setattr(beginning, "largest_size", lambda val: (3000, 4000))  # one of the validation images
+    monkeypatch.setattr(
+        beginning, "largest_size", lambda val: (3000, 4000)
+    )  # one of the validation images
     monkeypatch.setattr(beginning, "estimate_memory", estimate)
     monkeypatch.setattr(beginning, "resolve_batch_size", lambda recipe, *given: sized(recipe, 3))
     monkeypatch.setattr(beginning, "check_memory", lambda *given: None)
@@ -345,23 +412,33 @@ def test_room_is_asked_for_as_the_training_will_and_its_batch_is_planned(tmp_pat
     assert first.batch_size == 3
     assert "train.batch_size=3" in session._segment(plan, tmp_path, first, 10).overrides
     older = replace(first, batch_size=None)
-    assert not [word for word in session._segment(plan, tmp_path, older, 10).overrides if "batch_size" in word]
+    assert not [
+        word
+        for word in session._segment(plan, tmp_path, older, 10).overrides
+        if "batch_size" in word
+    ]
     assert read_plan(tmp_path / "plan.json").plan == plan.plan
 
 
 def sized(recipe, images):
     """The recipe with so many images a step."""
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"batch_size": images})})
+    return recipe.model_copy(
+        update={"train": recipe.train.model_copy(update={"batch_size": images})}
+    )
 
 
 def test_hours_in_which_nothing_can_be_trained_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.01, 8))
     measured, config = answer(tmp_path / "latency.json", 15.0), made(hours=0.003).config
-    with pytest.raises(ConfigError, match=r"--hours 0\.003: .* alone take about .* Give at least (\S+)\.$") as refused:
+    with pytest.raises(
+        ConfigError, match=r"--hours 0\.003: .* alone take about .* Give at least (\S+)\.$"
+    ) as refused:
         beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, Silent())
     least = float(re.search(r"at least (\S+)\.$", str(refused.value))[1])
     config = replace(config, hours=least)
-    assert beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, Silent()).plan.candidates
+    assert beginning.begin(
+        config, tmp_path, time.monotonic(), measured, ALONE, Silent()
+    ).plan.candidates
 
     # What the export and its timings take counts
     def time_candidate(name, *rest):
@@ -374,16 +451,22 @@ def test_hours_in_which_nothing_can_be_trained_are_refused(tmp_path, monkeypatch
     assert 3600 * float(re.search(r"at least (\S+)\.$", str(refused.value))[1]) > 2 * 20 + 3 * 6
 
 
-def test_hours_that_a_busy_machine_needs_to_start_are_refused_before_anything_is_timed(tmp_path, monkeypatch):
+def test_hours_that_a_busy_machine_needs_to_start_are_refused_before_anything_is_timed(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(beginning, "find_parts", None)
     config, began = made(hours=0.01).config, time.monotonic() - 19.0  # of 36 s
-    with pytest.raises(ConfigError, match=r"alone take about 3\.8 minutes here\. Give at least 0\.08"):
+    with pytest.raises(
+        ConfigError, match=r"alone take about 3\.8 minutes here\. Give at least 0\.08"
+    ):
         beginning.begin(config, tmp_path, began, None, ALONE, Silent())
 
 
 def test_a_delivery_takes_as_long_as_this_machine_needs_now(tmp_path, monkeypatch):
     monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.01, 8))
-    monkeypatch.setattr(beginning, "time_candidate", lambda name, *rest: Measured(timing(*name[:2], 10.0), 8.0))
+    monkeypatch.setattr(
+        beginning, "time_candidate", lambda name, *rest: Measured(timing(*name[:2], 10.0), 8.0)
+    )
     config = made(hours=0.3).config
     for start_up, an_export in ((0.0, 8.0), (20.0, 20.0)):  # the measurement may be of an idle day
         began = time.monotonic() - start_up
@@ -396,7 +479,9 @@ def test_a_delivery_takes_as_long_as_this_machine_needs_now(tmp_path, monkeypatc
 
 def test_a_start_takes_as_long_as_opening_and_reading_masks_takes_here(tmp_path, monkeypatch):
     toml = write_yard(tmp_path / "yard", splits=SPLITS)  # 18, 6 and 6 images
-    monkeypatch.setattr(beginning, "time_candidate", lambda name, *rest: Measured(timing(*name[:2], 10.0), 1.0))
+    monkeypatch.setattr(
+        beginning, "time_candidate", lambda name, *rest: Measured(timing(*name[:2], 10.0), 1.0)
+    )
     monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.5, 8, 20.0))
     monkeypatch.setattr(beginning, "mask_seconds", lambda train: 2.0)
     plan = beginning.begin(made(toml).config, tmp_path, time.monotonic(), None, ALONE, Silent())
@@ -404,7 +489,9 @@ def test_a_start_takes_as_long_as_opening_and_reading_masks_takes_here(tmp_path,
 
     data, now = open_dataset(str(toml), "train"), [0.0]
     monkeypatch.setattr(parts_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(type(data), "label", lambda self, index: now.append(now.pop() + 1 + (index == 17)))
+    monkeypatch.setattr(
+        type(data), "label", lambda self, index: now.append(now.pop() + 1 + (index == 17))
+    )
     assert parts_module.mask_seconds(data) == 9 / 8
 
 
@@ -417,10 +504,15 @@ def test_timing_candidates_ends_with_the_hours(tmp_path, monkeypatch):
         return Measured(timing(*name[:2], p50=10_000.0), 40.0)
 
     monkeypatch.setattr(beginning, "time_candidate", time_candidate)
-    monkeypatch.setattr(feasible, "guess_speed", lambda: 0.0)  # so that the best guess is timed first
+    monkeypatch.setattr(
+        feasible, "guess_speed", lambda: 0.0
+    )  # so that the best guess is timed first
     for module in (beginning, feasible):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    with pytest.raises(ConfigError, match=r"--hours 0\.01: timing, start, validation and export alone take about 3\.1"):
+    with pytest.raises(
+        ConfigError,
+        match=r"--hours 0\.01: timing, start, validation and export alone take about 3\.1",
+    ):
         beginning.begin(made(hours=0.01).config, tmp_path, 0.0, None, ALONE, Silent())
     assert len(timed) == 1  # the cheapest is not tried any more
 
@@ -428,7 +520,9 @@ def test_timing_candidates_ends_with_the_hours(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_limit_that_is_not_kept_is_exit_code_1(tmp_path, monkeypatch, capsys, kept):
     told = facts() | ({} if kept else {"limit_kept": False, "latency_over_ms": 5.2})
-    monkeypatch.setattr("featherseg.fit", lambda *given, **how: FitResult(tmp_path / "my fit", told))
+    monkeypatch.setattr(
+        "featherseg.fit", lambda *given, **how: FitResult(tmp_path / "my fit", told)
+    )
     words = ["--data", "shapes", "--max-ms", "20", "--out", str(tmp_path / "my fit")]
     monkeypatch.setattr("sys.argv", ["featherseg", "fit", *words])
     with pytest.raises(SystemExit) as ended:
@@ -460,7 +554,9 @@ def test_one_command_with_resume_begins_a_fit_and_goes_on_with_it(monkeypatch, t
     def begin(config, out, began, measured, *rest):
         begun.append(config)
         timings = timings_of(measured, config.format) if measured else made().timings
-        plan = replace(made(), config=config, elsewhere=measured is not None, timings=tuple(timings))
+        plan = replace(
+            made(), config=config, elsewhere=measured is not None, timings=tuple(timings)
+        )
         plan.write(out)
         return plan
 
@@ -496,7 +592,9 @@ def test_one_command_with_resume_begins_a_fit_and_goes_on_with_it(monkeypatch, t
     said = fit("--latency", str(file))
     assert "a new fit begins" in said
     assert "killed here" in said
-    assert [(one.data, one.max_ms, one.percentile, one.format) for one in begun] == [("shapes", 9.0, 95, "onnx")]
+    assert [(one.data, one.max_ms, one.percentile, one.format) for one in begun] == [
+        ("shapes", 9.0, 95, "onnx")
+    ]
     for words in ((), ("--latency", str(file))):
         said = fit(*words)
         assert "going on with" in said
@@ -513,7 +611,10 @@ def test_one_command_with_resume_begins_a_fit_and_goes_on_with_it(monkeypatch, t
 
 
 def test_another_limit_is_chosen_for_from_what_was_trained():
-    assert [row["model"] for row in choose_again(facts(), 50)] == ["frm-lite0-light", "frm-lite0-half-light"]
+    assert [row["model"] for row in choose_again(facts(), 50)] == [
+        "frm-lite0-light",
+        "frm-lite0-half-light",
+    ]
     assert [row["model"] for row in choose_again(facts(), 10)] == ["frm-lite0-half-light"]
     assert choose_again(facts(), 1) == []
 
@@ -523,14 +624,20 @@ def test_another_limit_is_chosen_for_from_what_was_trained():
     level = facts()
     level["candidates"][0]["miou_val"] = 0.6
     assert choose_again(level, 50)[0]["status"] == "chosen"
-    other = timing("frm-lite2-light", p50=6.0).as_dict() | {"status": "dropped at rung 1", "miou_val": 0.6}
+    other = timing("frm-lite2-light", p50=6.0).as_dict() | {
+        "status": "dropped at rung 1",
+        "miou_val": 0.6,
+    }
     level["candidates"].append(other | {"run": "trials/frm-lite2-light-1"})
     assert [row["latency_ms"]["p50"] for row in choose_again(level, 50)] == [15.0, 5.0, 6.0]
 
     # Who was dropped last comes first: its score is of a longer training
     level["candidates"][-1] |= {"status": "dropped at rung 10", "miou_val": 0.4}
     assert [row["latency_ms"]["p50"] for row in choose_again(level, 10)] == [6.0, 5.0]
-    level["candidates"][0]["status"], level["candidates"][-1]["status"] = "dropped at rung 2", "dropped at rung 1"
+    level["candidates"][0]["status"], level["candidates"][-1]["status"] = (
+        "dropped at rung 2",
+        "dropped at rung 1",
+    )
     assert [row["latency_ms"]["p50"] for row in choose_again(level, 10)] == [5.0, 6.0]
     del level["candidates"][-1]
 
@@ -555,36 +662,56 @@ def test_another_limit_is_chosen_for_by_what_the_delivered_file_took():
     assert choose_again(fast, 50)[0]["latency_ms"]["p50"] == 15.0
 
     # What the device itself says of the file counts before both
-    confirmed = {"latency_ms": {"p50": 30.0, "p95": 31.0}, "memory_mib": 100.0, "keeps_limit": False}
-    assert [row["model"] for row in choose_again(facts() | {"confirmed": confirmed}, 20)] == ["frm-lite0-half-light"]
+    confirmed = {
+        "latency_ms": {"p50": 30.0, "p95": 31.0},
+        "memory_mib": 100.0,
+        "keeps_limit": False,
+    }
+    assert [row["model"] for row in choose_again(facts() | {"confirmed": confirmed}, 20)] == [
+        "frm-lite0-half-light"
+    ]
     assert choose_again(facts() | {"confirmed": confirmed}, 40)[0]["latency_ms"]["p50"] == 30.0
     confirmed |= {"latency_ms": {"p50": 19.5, "p95": 31.0}, "keeps_limit": True}
     assert choose_again(slow | {"confirmed": confirmed}, 20)[0]["status"] == "chosen"
 
 
-def test_who_took_too_long_at_the_delivery_is_there_for_a_higher_limit(tmp_path, monkeypatch, capsys):
+def test_who_took_too_long_at_the_delivery_is_there_for_a_higher_limit(
+    tmp_path, monkeypatch, capsys
+):
     one = facts()
-    slow = timing("frm-lite2-light", p50=17.0).as_dict() | {"miou_val": 0.9, "run": "trials/frm-lite2-light-1-to-900"}
+    slow = timing("frm-lite2-light", p50=17.0).as_dict() | {
+        "miou_val": 0.9,
+        "run": "trials/frm-lite2-light-1-to-900",
+    }
     reason = "not delivered: 20.5 ms in the worst of 3 timings of its file"
     one["candidates"].append({**slow, "status": reason, "seconds_trained": 60.0})
-    assert [row["model"] for row in choose_again(one, 20)] == ["frm-lite0-light", "frm-lite0-half-light"]
+    assert [row["model"] for row in choose_again(one, 20)] == [
+        "frm-lite0-light",
+        "frm-lite0-half-light",
+    ]
     first = choose_again(one, 30)[0]
     assert (first["model"], first["latency_ms"]["p50"]) == ("frm-lite2-light", 20.5)
     assert choose_again(one, 22)[0]["status"] == "chosen"  # a tenth must be to spare
 
     (tmp_path / "fit.json").write_text(json.dumps(one))
-    monkeypatch.setattr("sys.argv", ["featherseg", "fit", "--show", "--max-ms", "30", "--out", str(tmp_path)])
+    monkeypatch.setattr(
+        "sys.argv", ["featherseg", "fit", "--show", "--max-ms", "30", "--out", str(tmp_path)]
+    )
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
     line = f"20.5 ms, validation mIoU 90.00 % (selected on these images), trained for 60 s, {reason} frm"
     assert f"frm-lite2-light at 1: {line}" in said
-    assert said.endswith(f"{tmp_path / 'trials/frm-lite2-light-1-to-900'}, trained to its end, without a file")
+    assert said.endswith(
+        f"{tmp_path / 'trials/frm-lite2-light-1-to-900'}, trained to its end, without a file"
+    )
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_a_bundle_tells_where_it_is_and_that_nothing_is_kept_of_a_stopped_one(tmp_path, monkeypatch, capsys, stopped):
+def test_a_bundle_tells_where_it_is_and_that_nothing_is_kept_of_a_stopped_one(
+    tmp_path, monkeypatch, capsys, stopped
+):
     def bundle_candidates(out, data, formats, size, data_root, progress):
         for number, name in enumerate(("a", "b")):
             progress(f"{name}: writing onnx", number, 2)
@@ -593,7 +720,9 @@ def test_a_bundle_tells_where_it_is_and_that_nothing_is_kept_of_a_stopped_one(tm
         return []
 
     monkeypatch.setattr("featherseg.fitting.elsewhere.bundle_candidates", bundle_candidates)
-    monkeypatch.setattr("sys.argv", ["featherseg", "fit", "--measure", "--out", str(tmp_path / "b.zip")])
+    monkeypatch.setattr(
+        "sys.argv", ["featherseg", "fit", "--measure", "--out", str(tmp_path / "b.zip")]
+    )
     with pytest.raises(SystemExit) as ended:
         main()
     lines = capsys.readouterr().out.splitlines()
@@ -631,9 +760,13 @@ def test_show_imports_nothing_heavy(tmp_path):
     assert done.stdout.endswith("False\n")
 
 
-def test_show_says_where_nothing_keeps_the_limit_that_some_is_to_spare(tmp_path, monkeypatch, capsys):
+def test_show_says_where_nothing_keeps_the_limit_that_some_is_to_spare(
+    tmp_path, monkeypatch, capsys
+):
     (tmp_path / "fit.json").write_text(json.dumps(facts()))
-    monkeypatch.setattr("sys.argv", ["featherseg", "fit", "--show", "--max-ms", "5.5", "--out", str(tmp_path)])
+    monkeypatch.setattr(
+        "sys.argv", ["featherseg", "fit", "--show", "--max-ms", "5.5", "--out", str(tmp_path)]
+    )
     with pytest.raises(SystemExit):
         main()
     assert "keeps 5.5 ms (with 10% to spare)" in capsys.readouterr().err
@@ -643,15 +776,25 @@ def test_a_folder_that_is_no_fit_is_told_and_the_nearest_one_where_it_is_a_typo(
     made().write(tmp_path / "yard-20ms")
     with pytest.raises(RunError, match=r"has not ended\. Go on with"):
         read_fit(tmp_path / "yard-20ms")
-    with pytest.raises(RunError, match=r"not the folder of a fit: it has no plan\.json\. Did you mean '.*yard-20ms'\?"):
+    with pytest.raises(
+        RunError,
+        match=r"not the folder of a fit: it has no plan\.json\. Did you mean '.*yard-20ms'\?",
+    ):
         read_fit(tmp_path / "yard-20m")
     with pytest.raises(RunError, match=r"not the folder of a fit: it has no plan\.json\. Expected"):
         read_fit(tmp_path)
 
 
 def test_the_page_tells_what_became_of_every_candidate_and_escapes_it():
-    page = fit_html(facts(), {FAST.name: [(4, 0.5)], SLOW.name: [(4, 0.5), (8, 0.55), (10, 0.6)]}, made().plan)
-    for text in ("over the limit", "dropped at rung 1", "a board, &lt;2&gt; cores", "mIoU 58.00 % (50.00 to 70.00)"):
+    page = fit_html(
+        facts(), {FAST.name: [(4, 0.5)], SLOW.name: [(4, 0.5), (8, 0.55), (10, 0.6)]}, made().plan
+    )
+    for text in (
+        "over the limit",
+        "dropped at rung 1",
+        "a board, &lt;2&gt; cores",
+        "mIoU 58.00 % (50.00 to 70.00)",
+    ):
         assert text in page
     assert "From step 4 to step 8, at its constant rate, the chosen model gained 5.0 points" in page
     assert "A higher limit would let in frm-lite0 at 1 first, with 40.0 ms" in page
@@ -659,7 +802,9 @@ def test_the_page_tells_what_became_of_every_candidate_and_escapes_it():
 
 
 def test_the_page_names_every_curve_and_is_drawn_for_screens_and_for_phones():
-    page = fit_html(facts(), {FAST.name: [(4, 0.5)], SLOW.name: [(4, 0.5), (8, 0.55), (10, 0.6)]}, made().plan)
+    page = fit_html(
+        facts(), {FAST.name: [(4, 0.5)], SLOW.name: [(4, 0.5), (8, 0.55), (10, 0.6)]}, made().plan
+    )
     for width in (720, 380):
         assert len(re.findall(f'viewBox="0 0 {width} ', page)) == 2
     assert f"<title>{FAST.name}: 50.0</title>" in page
@@ -673,12 +818,18 @@ def test_the_page_tells_where_all_of_the_time_went():
     told = facts() | {"seconds_before": 130.0, "seconds": 500.0}
     told["candidates"][1]["seconds_trained"] = 240.0
     page = fit_html(told, {}, made().plan)
-    for text in ("2 min: looking at the images", "4 min: training frm-lite0-light at 1, chosen", "8 min in all."):
+    for text in (
+        "2 min: looking at the images",
+        "4 min: training frm-lite0-light at 1, chosen",
+        "8 min in all.",
+    ):
         assert text in page
     assert "60 s: training frm-lite0-half-light at 1, dropped at rung 1" in page
     assert "70 s: export, timing the file, scoring" in page
     del told["seconds_before"]  # as in those of older versions
-    assert "3 min: looking at the images, timing candidates and their steps, export" in fit_html(told, {}, made().plan)
+    assert "3 min: looking at the images, timing candidates and their steps, export" in fit_html(
+        told, {}, made().plan
+    )
     side_by_side = fit_html(told | {"seconds": 250.0}, {}, made().plan)
     assert "4 min in all, as trainings ran side by side." in side_by_side
     assert "export" not in side_by_side.partition("Where the time went")[2].partition("<h2>")[0]
@@ -689,9 +840,15 @@ def test_the_page_of_one_candidate_draws_no_single_dot_and_tells_what_more_hours
     told["candidates"] = [row for row in told["candidates"] if row["status"] == "chosen"]
     page = " ".join(fit_html(told, {SLOW.name: [(10, 0.6)]}, plan).split())
     assert "<svg" not in page
-    assert "One candidate was trained, frm-lite0-light at 1: mIoU 60.0 % on the validation images at 15.0 ms" in page
+    assert (
+        "One candidate was trained, frm-lite0-light at 1: mIoU 60.0 % on the validation images at 15.0 ms"
+        in page
+    )
     assert "featherseg fit --resume --hours HOURS --out RUN" in page
-    assert "With 7 min for training, where this one had 100 s, a new fit could compare it with another" in page
+    assert (
+        "With 7 min for training, where this one had 100 s, a new fit could compare it with another"
+        in page
+    )
     assert "could compare it" not in fit_html(told, {}, make_plan([SLOW], 500.0))
 
 
@@ -704,7 +861,9 @@ def test_the_outlook_goes_by_the_percentile_of_the_limit_and_knows_the_fastest_b
     )
     chosen = next(row for row in content["candidates"] if row["status"] == "chosen")
     content["candidates"] = [chosen, calm, jumpy]
-    content["chosen"] |= {"latency_ms": {"p50": chosen["latency_ms"]["p50"] + 0.1, "p95": 21.0}}  # timed again
+    content["chosen"] |= {
+        "latency_ms": {"p50": chosen["latency_ms"]["p50"] + 0.1, "p95": 21.0}
+    }  # timed again
     said = " ".join(outlook(content, {}, made().plan))
     assert "would let in calm at 1 first" in said
     assert "The chosen one is the fastest that was timed." in said
@@ -721,11 +880,23 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path):
         ({"data": "shapes", "max_ms": -1}, ConfigError, "milliseconds above 0"),
         ({"data": "shapes", "max_ms": 5, "hours": 0.0}, ConfigError, "hours"),
         ({"data": "shapes", "max_ms": 5, "format": "onx"}, FeathersegError, "Did you mean 'onnx'"),
-        ({"data": "shapes", "max_ms": 5, "format": "tensorrt"}, FeathersegError, "run nowhere here"),
+        (
+            {"data": "shapes", "max_ms": 5, "format": "tensorrt"},
+            FeathersegError,
+            "run nowhere here",
+        ),
         ({"data": "shaps", "max_ms": 5}, FeathersegError, "shapes"),
         ({"data": "shapes", "max_ms": 5, "image_size": (3, 3)}, ConfigError, "image_size"),
-        ({"data": "shapes", "max_ms": 5, "image_size": (2**16, 2**16)}, ConfigError, "at most 178,956,970 pixels"),
-        ({"data": "shapes", "max_ms": 5, "settings": FitSettings(device="cuda:99")}, DeviceError, "CUDA devices"),
+        (
+            {"data": "shapes", "max_ms": 5, "image_size": (2**16, 2**16)},
+            ConfigError,
+            "at most 178,956,970 pixels",
+        ),
+        (
+            {"data": "shapes", "max_ms": 5, "settings": FitSettings(device="cuda:99")},
+            DeviceError,
+            "CUDA devices",
+        ),
         ({"resume": True}, ConfigError, "nothing to continue"),
     ]
     for words, kind, message in cases:
@@ -748,7 +919,9 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path):
     assert (tmp_path / "dataset.toml").read_text() == "mine"
 
 
-def test_images_too_small_are_refused_as_such_a_size_is_unless_larger_ones_are_predicted(tmp_path, monkeypatch):
+def test_images_too_small_are_refused_as_such_a_size_is_unless_larger_ones_are_predicted(
+    tmp_path, monkeypatch
+):
     def timed(choice, config, image_size, *rest):
         raise RunError(f"timed at {image_size}")
 
@@ -784,8 +957,12 @@ def test_a_resumed_fit_keeps_what_it_was_asked(tmp_path):
         featherseg.fit(out=tmp_path, resume=True, settings=FitSettings(percentile=95))
     with pytest.raises(ConfigError, match="begun with --image-size 64x96, and now it is 96x64"):
         featherseg.fit(image_size=(96, 64), out=tmp_path, resume=True)
-    with pytest.raises(ConfigError, match="begun with --loggers none, and now it is tensorboard,mlflow"):
-        featherseg.fit(out=tmp_path, resume=True, settings=FitSettings(loggers=("tensorboard", "mlflow")))
+    with pytest.raises(
+        ConfigError, match="begun with --loggers none, and now it is tensorboard,mlflow"
+    ):
+        featherseg.fit(
+            out=tmp_path, resume=True, settings=FitSettings(loggers=("tensorboard", "mlflow"))
+        )
     with pytest.raises(ConfigError, match="begun with --data shapes, and now it is camvid"):
         featherseg.fit("camvid", out=tmp_path, resume=True)
     of_ncnn = made()
@@ -805,7 +982,9 @@ def test_a_resumed_fit_keeps_what_it_was_asked(tmp_path):
 def test_the_same_data_may_be_spelled_otherwise_when_a_fit_goes_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     begun = made("yard", data_root="data")
-    begun.refuse_other({"data": str(tmp_path / "yard"), "data_root": f"{tmp_path}/data/", "image_size": (64, 96)})
+    begun.refuse_other(
+        {"data": str(tmp_path / "yard"), "data_root": f"{tmp_path}/data/", "image_size": (64, 96)}
+    )
     begun.refuse_other({"data": "yard/", "data_root": None, "max_ms": 20})
     with pytest.raises(ConfigError, match="begun with --data-root data, and now it is data2"):
         begun.refuse_other({"data_root": "data2"})

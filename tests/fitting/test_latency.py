@@ -25,7 +25,9 @@ def test_the_device_is_told_with_its_gpus(monkeypatch):
 
 
 @pytest.mark.parametrize(("max_ms", "passes"), [("100", FEW - 1), ("300", PASSES), ("inf", PASSES)])
-def test_few_passes_tell_that_a_file_is_far_over_the_limit(tmp_path, monkeypatch, capsys, max_ms, passes):
+def test_few_passes_tell_that_a_file_is_far_over_the_limit(
+    tmp_path, monkeypatch, capsys, max_ms, passes
+):
     now = [0.0]
 
     class Predictor:
@@ -40,7 +42,9 @@ def test_few_passes_tell_that_a_file_is_far_over_the_limit(tmp_path, monkeypatch
     monkeypatch.setattr("featherseg.inference.predictor.Predictor", Predictor)
     monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     np.save(tmp_path / "image.npy", np.zeros((4, 4, 3), np.uint8))
-    monkeypatch.setattr(sys, "argv", ["latency", "model.onnx", str(tmp_path / "image.npy"), max_ms, "1"])
+    monkeypatch.setattr(
+        sys, "argv", ["latency", "model.onnx", str(tmp_path / "image.npy"), max_ms, "1"]
+    )
     threads = torch.get_num_threads()
     try:
         latency.main()
@@ -52,11 +56,17 @@ def test_few_passes_tell_that_a_file_is_far_over_the_limit(tmp_path, monkeypatch
 
 def test_a_process_that_hangs_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(latency, "HANGS", 0.01)
-    with pytest.raises(RunError, match=r"frm-lite0 at 1 as onnx could not be timed: .* not ended after 0\.01 s"):
-        time_file(tmp_path / "model.onnx", np.zeros((4, 4, 3), np.uint8), ("frm-lite0", 1.0, "onnx"))
+    with pytest.raises(
+        RunError, match=r"frm-lite0 at 1 as onnx could not be timed: .* not ended after 0\.01 s"
+    ):
+        time_file(
+            tmp_path / "model.onnx", np.zeros((4, 4, 3), np.uint8), ("frm-lite0", 1.0, "onnx")
+        )
 
 
-def test_the_process_takes_the_threads_that_are_told_and_no_file_of_the_folder_we_stand_in(tmp_path, monkeypatch):
+def test_the_process_takes_the_threads_that_are_told_and_no_file_of_the_folder_we_stand_in(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "random.py").write_text("raise ImportError('a file of the user')")
     words, run = [], subprocess.run

@@ -31,12 +31,21 @@ FAST = [replace(one, step_seconds=one.step_seconds / 4) for one in ORDERED]
 
 
 def order(*rows, place=("large", "middle", "small").index, **first):
-    guesses = best_guesses([Candidate(model, scale, 100 * scale, 0.1) for model, scale in rows], place, **first)
+    guesses = best_guesses(
+        [Candidate(model, scale, 100 * scale, 0.1) for model, scale in rows], place, **first
+    )
     return [(one.model, one.scale) for one in guesses]
 
 
 def test_the_best_guess_is_the_first_model_at_its_scale_nearest_to_1():
-    rows = [("small", 1.0), ("small", 2.0), ("large", 0.5), ("large", 0.75), ("middle", 1.0), ("middle", 1.5)]
+    rows = [
+        ("small", 1.0),
+        ("small", 2.0),
+        ("large", 0.5),
+        ("large", 0.75),
+        ("middle", 1.0),
+        ("middle", 1.5),
+    ]
     assert order(*rows)[0] == ("large", 0.75)
     assert order(*rows, ("large", 1.0), ("large", 1.5), ("large", 2.0))[0] == ("large", 1.0)
     assert order(("large", 2.0), ("large", 1.5))[0] == ("large", 1.5)
@@ -45,7 +54,9 @@ def test_the_best_guess_is_the_first_model_at_its_scale_nearest_to_1():
 def test_models_are_compared_before_scales_and_of_each_two_at_most():
     scales = (0.5, 0.75, 1.0, 1.5, 2.0)
     found = order(*[(model, scale) for scale in scales for model in ("small", "large", "middle")])
-    assert found == [(model, scale) for scale in (1.0, 1.5) for model in ("large", "middle", "small")]
+    assert found == [
+        (model, scale) for scale in (1.0, 1.5) for model in ("large", "middle", "small")
+    ]
     assert order(("small", 0.5), ("small", 0.75)) == [("small", 0.75)]
 
     # Of many models the first ones are compared enlarged before the others are at all
@@ -57,13 +68,19 @@ def test_models_are_compared_before_scales_and_of_each_two_at_most():
     # Where images are tiny they are compared enlarged first
     found = order(*rows, place=int, enlarged_first=True)
     assert found[:MOST] == [(str(n), scale) for scale in (1.5, 1.0) for n in range(FIRST)]
-    assert order(("small", 0.5), ("small", 0.75), ("large", 1.0), enlarged_first=True)[0] == ("large", 1.0)
+    assert order(("small", 0.5), ("small", 0.75), ("large", 1.0), enlarged_first=True)[0] == (
+        "large",
+        1.0,
+    )
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_a_plan_fits_into_its_time_and_half_of_it_is_the_last_one_s(seed):
     rng = np.random.default_rng(seed)
-    steps, seconds = rng.uniform(0.01, 5, rng.integers(1, 13)).tolist(), float(10 ** rng.uniform(0, 5))
+    steps, seconds = (
+        rng.uniform(0.01, 5, rng.integers(1, 13)).tolist(),
+        float(10 ** rng.uniform(0, 5)),
+    )
     plan = make_plan([candidate(n, step=step) for n, step in enumerate(steps)], seconds)
     price = {one.name: one.step_seconds for one in plan.candidates}
     assert len(plan.candidates) <= min(MOST, len(steps))
@@ -76,7 +93,9 @@ def test_a_plan_fits_into_its_time_and_half_of_it_is_the_last_one_s(seed):
             left = [winner, *(name for name in left if name != winner)][:keep]
         assert left == [winner] or len(price) == 1
         alone = (plan.final[winner][0] - before[winner]) * price[winner]
-        whole_steps = sum(price.values()) * (1 + len(plan.rungs))  # at least one step each, whatever it takes
+        whole_steps = sum(price.values()) * (
+            1 + len(plan.rungs)
+        )  # at least one step each, whatever it takes
         assert spent + alone <= seconds + whole_steps
         assert alone >= FINALIST * seconds - 2 * price[winner] or seconds < whole_steps
 
@@ -87,7 +106,9 @@ def test_the_first_ones_train_and_each_rung_halves_them():
     assert [keep for _, keep in plan.rungs] == [4, 2, 1]
     seconds = [rung["model-3 at 1"] * 0.2 for rung, _ in plan.rungs]
     a_rung = 4 * 3600 / 3
-    assert seconds == pytest.approx([a_rung / 8, a_rung * (1 / 8 + 1 / 4), a_rung * (1 / 8 + 1 / 4 + 1 / 2)], abs=0.4)
+    assert seconds == pytest.approx(
+        [a_rung / 8, a_rung * (1 / 8 + 1 / 4), a_rung * (1 / 8 + 1 / 4 + 1 / 2)], abs=0.4
+    )
     steps, decay = plan.final["model-3 at 1"]
     assert steps * 0.2 == pytest.approx(seconds[-1] + 4 * 3600, abs=0.8)
     assert decay == int(DECAY * steps)
@@ -105,7 +126,9 @@ def test_candidates_that_train_at_once_get_more_time_each():
     plan = make_plan(ORDERED, 8 * 3600, at_once=4)
     seconds = [rung["model-3 at 1"] * 0.2 for rung, _ in plan.rungs]
     a_rung = 4 * 3600 / 3
-    assert seconds == pytest.approx([a_rung / 2, a_rung * (1 / 2 + 1), a_rung * (1 / 2 + 1 + 1)], abs=0.4)
+    assert seconds == pytest.approx(
+        [a_rung / 2, a_rung * (1 / 2 + 1), a_rung * (1 / 2 + 1 + 1)], abs=0.4
+    )
     assert len(make_plan(FAST, 12 * LEAST, at_once=4).candidates) == 8  # 48 one after the other
 
 
@@ -149,7 +172,10 @@ def test_none_is_compared_where_the_last_one_would_have_too_few_steps():
         assert plan.final["model-8 at 1"][0] - before >= FINAL_STEPS
 
     # Who is too slow for that comes first: it gets all of the time. Behind the others it is only left out
-    assert len(make_plan([*ORDERED[:3], candidate(8, step=2.01)], 2 * FINAL_STEPS * 2.0).candidates) == 3
+    assert (
+        len(make_plan([*ORDERED[:3], candidate(8, step=2.01)], 2 * FINAL_STEPS * 2.0).candidates)
+        == 3
+    )
 
 
 def test_noise_is_settled_by_latency():
@@ -176,7 +202,11 @@ def test_nobody_gives_way_to_one_who_is_worse_by_more_than_noise():
 @pytest.mark.parametrize("seed", range(60))
 def test_nobody_goes_on_who_is_worse_than_the_line_by_more_than_noise(seed):
     rng = np.random.default_rng(seed)
-    scores, keep, margin = rng.uniform(0, 1, rng.integers(1, 9)).tolist(), int(rng.integers(1, 9)), rng.uniform(0, 0.2)
+    scores, keep, margin = (
+        rng.uniform(0, 1, rng.integers(1, 9)).tolist(),
+        int(rng.integers(1, 9)),
+        rng.uniform(0, 0.2),
+    )
     standing = list(zip(EIGHT, scores, strict=False))
     found = survivors(standing, keep, margin)
     assert len(found) == len(set(found)) == min(keep, len(scores))

@@ -33,7 +33,9 @@ def test_a_limit_that_is_too_large_is_told_the_largest(words, message):
         made(**words)
 
 
-def test_trainings_that_cannot_be_followed_are_refused_before_the_plan_and_when_they_go_on(tmp_path, monkeypatch):
+def test_trainings_that_cannot_be_followed_are_refused_before_the_plan_and_when_they_go_on(
+    tmp_path, monkeypatch
+):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     yard = write_yard(tmp_path / "yard", splits="train = 0.6\nval = 0.2\ntest = 0.2")
     for loggers, message in (("bogus", "bogus"), ("mlflow", "MLFLOW_TRACKING_URI|'mlflow'")):
@@ -165,13 +167,21 @@ def test_what_a_record_of_a_fit_holds_beside_is_kept(tmp_path):
 
 
 def test_a_fit_whose_folder_was_moved_finds_the_splits_that_were_made_for_it(tmp_path):
-    yard, old, new = write_yard(tmp_path / "yard", splits="train = 1.0"), tmp_path / "old", tmp_path / "new"
+    yard, old, new = (
+        write_yard(tmp_path / "yard", splits="train = 1.0"),
+        tmp_path / "old",
+        tmp_path / "new",
+    )
     parts, _ = find_parts(str(yard), None, old)
     replace(made(yard), parts=parts).write(old)
     data = open_dataset(parts.name, "test", Path(parts.root))
     for run in (old, old / "trials" / "frm-lite0-1"):
         write_info(run, small_info(data.classes, data=parts.settings))
-        assert open_run(run).recipe.data.name == read_plan(old / "plan.json").parts.name == str(old / "dataset.toml")
+        assert (
+            open_run(run).recipe.data.name
+            == read_plan(old / "plan.json").parts.name
+            == str(old / "dataset.toml")
+        )
     old.rename(new)
     for run in (new, new / "trials" / "frm-lite0-1"):
         own = open_run(run).recipe.data

@@ -74,7 +74,9 @@ def test_trials_share_the_processors_of_a_machine(
 ):
     monkeypatch.setattr(trials, "_carry_out", lambda segment, reporter: segment.steps / 100)
     (tmp_path / PLAN).touch()
-    found = trials._over_ray(Cluster(machines, processors, 0), at_once, segments(tmp_path, count), Silent())
+    found = trials._over_ray(
+        Cluster(machines, processors, 0), at_once, segments(tmp_path, count), Silent()
+    )
     assert found == [(10 + n) / 100 for n in range(count)]
     assert ray.options[0]["num_cpus"] == threads
     assert ray.options[0]["num_gpus"] == 0
@@ -84,13 +86,18 @@ def test_trials_share_the_processors_of_a_machine(
     ("workers", "device", "at_once", "shares"),
     [(None, "auto", 2, False), (2, "cuda", 2, False), (3, "cpu", 3, False), (8, "cpu", 8, True)],
 )
-def test_each_trial_has_a_gpu_where_there_are_some(ray, monkeypatch, workers, device, at_once, shares):
+def test_each_trial_has_a_gpu_where_there_are_some(
+    ray, monkeypatch, workers, device, at_once, shares
+):
     monkeypatch.setattr(trials, "ray_cluster", lambda *asked: nullcontext(Cluster(3, 8, 2)))
     with trial_workers("auto", workers, device) as found:
         assert (found.at_once, found.shares) == (at_once, shares)
         assert found.execute.args[0].gpus == (0 if device == "cpu" else 2)
     with (
-        pytest.raises(ConfigError, match="--workers 3, but the cluster has 2 GPUs, and each candidate trains on one"),
+        pytest.raises(
+            ConfigError,
+            match="--workers 3, but the cluster has 2 GPUs, and each candidate trains on one",
+        ),
         trial_workers("auto", 3, "auto"),
     ):
         pass
@@ -110,7 +117,9 @@ def test_what_a_trial_says_and_that_it_failed_comes_back(ray, tmp_path, monkeypa
 
 
 def test_a_machine_that_does_not_see_the_folder_is_named(ray, tmp_path):
-    with pytest.raises(DataNotFound, match=f"{platform.node()} does not see .*plan.json: --out must lie on a disk"):
+    with pytest.raises(
+        DataNotFound, match=f"{platform.node()} does not see .*plan.json: --out must lie on a disk"
+    ):
         trials._over_ray(Cluster(2, 2, 0), 2, segments(tmp_path, 2), Silent())
 
 
@@ -118,24 +127,35 @@ def test_a_trial_whose_workers_all_die_is_named(ray, tmp_path, monkeypatch):
     monkeypatch.setattr(trials, "_carry_out", lambda segment, reporter: 0.5)
     (tmp_path / PLAN).touch()
     ray.lost = ("model-1",)
-    with pytest.raises(FeathersegError, match=r"gave up model-1: WorkerCrashed: unexpectedly\..* --resume"):
+    with pytest.raises(
+        FeathersegError, match=r"gave up model-1: WorkerCrashed: unexpectedly\..* --resume"
+    ):
         trials._over_ray(Cluster(2, 2, 0), 2, segments(tmp_path, 2), Silent())
 
 
 def test_workers_are_of_a_cluster():
-    with pytest.raises(ConfigError, match="add --cluster local or an address"), trial_workers(None, 2):
+    with (
+        pytest.raises(ConfigError, match="add --cluster local or an address"),
+        trial_workers(None, 2),
+    ):
         pass
     with pytest.raises(ConfigError, match="expected 1 or more"), trial_workers("local", 0):
         pass
     with trial_workers(None, None) as alone:
-        assert (alone.execute, alone.at_once, alone.threads) == (trials.carry_out, 1, torch.get_num_threads())
+        assert (alone.execute, alone.at_once, alone.threads) == (
+            trials.carry_out,
+            1,
+            torch.get_num_threads(),
+        )
 
 
 def test_a_relative_folder_is_told_as_a_whole_one(ray, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / PLAN).touch()
     seen = []
-    monkeypatch.setattr(trials, "_carry_out", lambda segment, reporter: seen.append(segment.folder) or 0.5)
+    monkeypatch.setattr(
+        trials, "_carry_out", lambda segment, reporter: seen.append(segment.folder) or 0.5
+    )
     trials._over_ray(Cluster(1, 2, 0), 1, segments(Path("."), 1), Silent())
     assert seen == [tmp_path / "trials" / "model-0"]
 
@@ -198,7 +218,9 @@ def test_a_machine_of_a_cluster_keeps_the_deadline_by_its_own_clock(tmp_path, mo
     (segment,), seen = segments(tmp_path, 1), []
     monkeypatch.setattr(trials, "_carry_out", lambda segment, reporter: seen.append(segment) or 0.5)
     clocks = iter([1000.0, 50.0])  # here, then there
-    monkeypatch.setattr(trials, "time", SimpleNamespace(monotonic=lambda: next(clocks), time=lambda: 5e9))
+    monkeypatch.setattr(
+        trials, "time", SimpleNamespace(monotonic=lambda: next(clocks), time=lambda: 5e9)
+    )
     deadline = Deadline(1600.0, 1.0, 2.0)
     trials._over_ray(Cluster(1, 2, 0), 1, [replace(segment, deadline=deadline)], Silent())
     assert seen[0].deadline == replace(deadline, ends=650.0)

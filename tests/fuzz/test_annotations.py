@@ -11,7 +11,11 @@ from featherseg.core.errors import FeathersegError
 from featherseg.data.datasets.dataset_toml import read_dataset_toml
 
 FILES = Path(__file__).parents[1] / "converters" / "files"
-TEXTS = [path for path in sorted(FILES.rglob("*")) if path.suffix in (".json", ".xml", ".txt", ".yaml", ".csv")]
+TEXTS = [
+    path
+    for path in sorted(FILES.rglob("*"))
+    if path.suffix in (".json", ".xml", ".txt", ".yaml", ".csv")
+]
 
 
 @BUDGETS
@@ -34,4 +38,9 @@ def test_any_annotation_file_becomes_a_dataset_or_a_message(tmp_path, seconds, s
             shutil.rmtree(out, ignore_errors=True)
             assert [entry.name for entry in tmp_path.iterdir()] == ["src"]
 
-    fuzz(target, st.tuples(st.sampled_from(TEXTS), mutations(change_json, change_bytes)), seconds, seed)
+    fuzz(
+        target,
+        st.tuples(st.sampled_from(TEXTS), mutations(change_json, change_bytes)),
+        seconds,
+        seed,
+    )

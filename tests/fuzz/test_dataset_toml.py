@@ -28,10 +28,14 @@ ground = "#808080"
 SHARES = (
     PLAIN.replace(b'train = "train"\nval = "val"', b"train = 0.5\nval = 0.5")
     .replace(b'[classes]\nground = "#808080"\n"a thing" = "#c00000"\n', b"")
-    .replace(b"licence", b'classes = ["ground", "a thing"]\nmask_suffix = ""\nchannels = 3\nlicence')
+    .replace(
+        b"licence", b'classes = ["ground", "a thing"]\nmask_suffix = ""\nchannels = 3\nlicence'
+    )
 )
 COLORS = (
-    PLAIN.replace(b"0 =", b'"#000000" =', 1).replace(b"1 =", b'"#010101" =', 1).replace(b"255 =", b'"#ffffff" =', 1)
+    PLAIN.replace(b"0 =", b'"#000000" =', 1)
+    .replace(b"1 =", b'"#010101" =', 1)
+    .replace(b"255 =", b'"#ffffff" =', 1)
 )
 LAYERS = (
     (
@@ -55,15 +59,23 @@ def yard(tmp_path):
     for split, number in (("train", 0), ("train", 1), ("val", 2)):
         for folder in ("images", "masks"):
             (tmp_path / folder / split).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "images" / split / f"{number}.png")
-        Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "masks" / split / f"{number}.png")
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(
+            tmp_path / "images" / split / f"{number}.png"
+        )
+        Image.fromarray(np.eye(8, dtype=np.uint8)).save(
+            tmp_path / "masks" / split / f"{number}.png"
+        )
     for folder, name in (("images", "0.png"), ("things", "0_thing.png")):
         (tmp_path / "sets/a" / folder).mkdir(parents=True)
-        Image.fromarray(np.eye(8, dtype=np.uint8)).convert("RGB").save(tmp_path / "sets/a" / folder / name)
+        Image.fromarray(np.eye(8, dtype=np.uint8)).convert("RGB").save(
+            tmp_path / "sets/a" / folder / name
+        )
     return tmp_path
 
 
-@pytest.mark.parametrize("text", [PLAIN, SHARES, COLORS, LAYERS], ids=["folders", "shares", "colours", "layers"])
+@pytest.mark.parametrize(
+    "text", [PLAIN, SHARES, COLORS, LAYERS], ids=["folders", "shares", "colours", "layers"]
+)
 def test_the_file_that_is_mutated_is_sound(yard, text):
     (yard / "dataset.toml").write_bytes(text)
     assert open_dataset(str(yard / "dataset.toml"), "train")[0].label.max() == 1
@@ -89,7 +101,9 @@ def test_any_dataset_toml_is_read_or_refused_in_a_sentence(yard, seconds, seed):
 
     fuzz(
         target,
-        st.tuples(st.sampled_from([PLAIN, SHARES, COLORS, LAYERS]), mutations(change_toml, change_bytes)),
+        st.tuples(
+            st.sampled_from([PLAIN, SHARES, COLORS, LAYERS]), mutations(change_toml, change_bytes)
+        ),
         seconds,
         seed,
     )

@@ -3,7 +3,15 @@
 import math
 
 from hypothesis import strategies as st
-from support.processes.fuzzing import BUDGETS, TOML_VALUES, change_bytes, change_toml, fuzz, mutations, told
+from support.processes.fuzzing import (
+    BUDGETS,
+    TOML_VALUES,
+    change_bytes,
+    change_toml,
+    fuzz,
+    mutations,
+    told,
+)
 
 from featherseg.core.errors import FeathersegError
 from featherseg.recipe.reading import parse_recipe, read_recipe, shipped_recipes
@@ -40,7 +48,9 @@ def test_any_recipe_is_parsed_or_refused_in_a_sentence(tmp_path, seconds, seed):
         text, mutate, overrides = case
         path.write_bytes(mutate(text))
         try:
-            recipe = parse_recipe(read_recipe(str(path)), [f"{key}={value}" for key, value in overrides])
+            recipe = parse_recipe(
+                read_recipe(str(path)), [f"{key}={value}" for key, value in overrides]
+            )
         except FeathersegError as error:
             told(error)
             return
@@ -48,4 +58,9 @@ def test_any_recipe_is_parsed_or_refused_in_a_sentence(tmp_path, seconds, seed):
         recipe.model_dump_json()
 
     overrides = st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from(TOML_VALUES)), max_size=2)
-    fuzz(target, st.tuples(st.sampled_from(TEXTS), mutations(change_toml, change_bytes), overrides), seconds, seed)
+    fuzz(
+        target,
+        st.tuples(st.sampled_from(TEXTS), mutations(change_toml, change_bytes), overrides),
+        seconds,
+        seed,
+    )

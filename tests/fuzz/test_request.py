@@ -22,8 +22,25 @@ from featherseg.serving.settings import Limits, Settings
 BOUNDARY = b"----a-boundary"
 PNG = saved(RGB, "PNG")
 PATHS = (
-    *("/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/models", "/v1/limits", "/page/page.js", "/page/"),
-    *("/v1/segment", "/v1/segment/", "/v1/segment/batch", "/v1//segment", "/v2/segment", "/v1/segment/../models"),
+    *(
+        "/",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/openapi.json",
+        "/v1/models",
+        "/v1/limits",
+        "/page/page.js",
+        "/page/",
+    ),
+    *(
+        "/v1/segment",
+        "/v1/segment/",
+        "/v1/segment/batch",
+        "/v1//segment",
+        "/v2/segment",
+        "/v1/segment/../models",
+    ),
     *(
         "/page/../../../etc/passwd",
         "/page/..%2f..%2fetc%2fpasswd",
@@ -34,9 +51,29 @@ PATHS = (
         "/" + "a" * 9000,
     ),
 )
-METHODS = ("POST", "GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "BREW", "")
+METHODS = (
+    "POST",
+    "GET",
+    "HEAD",
+    "PUT",
+    "DELETE",
+    "OPTIONS",
+    "PATCH",
+    "TRACE",
+    "CONNECT",
+    "BREW",
+    "",
+)
 QUERIES = (
-    *(b"", b"format=png", b"format=rle", b"format=polygons", b"format=", b"format=exe", b"format=png&format=rle"),
+    *(
+        b"",
+        b"format=png",
+        b"format=rle",
+        b"format=polygons",
+        b"format=",
+        b"format=exe",
+        b"format=png&format=rle",
+    ),
     *(
         b"model=pixels",
         b"model=none",
@@ -50,7 +87,12 @@ QUERIES = (
     ),
 )
 HEADERS = (
-    *((b"host", b"evil.example"), (b"host", b""), (b"host", b"127.0.0.1:8000\x00"), (b"host", b"localhost:8000")),
+    *(
+        (b"host", b"evil.example"),
+        (b"host", b""),
+        (b"host", b"127.0.0.1:8000\x00"),
+        (b"host", b"localhost:8000"),
+    ),
     *(
         (b"origin", b"http://evil.example"),
         (b"origin", b"null"),
@@ -94,7 +136,8 @@ HEADERS = (
 def client() -> Iterator[Client]:
     limits = Limits(bytes=200_000, pixels=100_000, batch=4, seconds=float(HANG))
     client = Client(
-        create_app([Served("pixels", Predictor(pixel_runtime()))], Settings(limits=limits)), "http://127.0.0.1:8000"
+        create_app([Served("pixels", Predictor(pixel_runtime()))], Settings(limits=limits)),
+        "http://127.0.0.1:8000",
     )
     yield client
     client.close()
@@ -107,7 +150,12 @@ def form(images: list[bytes], field: bytes) -> bytes:
         + field
         + b'"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
     )
-    return b"".join(b"--" + BOUNDARY + head + image + b"\r\n" for image in images) + b"--" + BOUNDARY + b"--\r\n"
+    return (
+        b"".join(b"--" + BOUNDARY + head + image + b"\r\n" for image in images)
+        + b"--"
+        + BOUNDARY
+        + b"--\r\n"
+    )
 
 
 def change_form(content: bytes, rng: random.Random) -> bytes:
@@ -127,14 +175,23 @@ def change_form(content: bytes, rng: random.Random) -> bytes:
         (BOUNDARY + b"--", BOUNDARY),
         (
             b"--" + BOUNDARY,
-            b"--" + BOUNDARY + b'\r\nContent-Disposition: form-data; name="x"\r\n\r\ny\r\n--' + BOUNDARY,
+            b"--"
+            + BOUNDARY
+            + b'\r\nContent-Disposition: form-data; name="x"\r\n\r\ny\r\n--'
+            + BOUNDARY,
         ),
     )
     return content.replace(*rng.choice(changes), rng.choice((1, -1)))
 
 
 def ask(
-    client: Client, method: str, path: str, query: bytes, headers: list, pieces: list[bytes], gone: bool = False
+    client: Client,
+    method: str,
+    path: str,
+    query: bytes,
+    headers: list,
+    pieces: list[bytes],
+    gone: bool = False,
 ) -> tuple[int, dict, bytes]:
     """(status, headers, body) of one request, given to the application without a parser of HTTP before it.
 
@@ -176,7 +233,11 @@ def ask(
     if not sent:
         return 0, {}, b""  # the client was gone
     start, *rest = sent
-    return start["status"], dict(start["headers"]), b"".join(message.get("body", b"") for message in rest)
+    return (
+        start["status"],
+        dict(start["headers"]),
+        b"".join(message.get("body", b"") for message in rest),
+    )
 
 
 def check_answer(method: str, status: int, headers: dict, body: bytes) -> None:
@@ -192,7 +253,9 @@ def check_answer(method: str, status: int, headers: dict, body: bytes) -> None:
 def test_an_address_with_a_slash_too_many_is_not_found_whatever_its_query(client):
     """Once it was redirected, and a query that is no UTF-8 became a 500 on the way."""
     for query in (b"", b"\xff"):
-        status, answered, content = ask(client, "POST", "/v1/segment/", query, [], [form([PNG], b"image")])
+        status, answered, content = ask(
+            client, "POST", "/v1/segment/", query, [], [form([PNG], b"image")]
+        )
         assert status == 404
         check_answer("POST", status, answered, content)
 

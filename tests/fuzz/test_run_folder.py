@@ -46,11 +46,23 @@ def whole(tmp_path_factory) -> Path:
     write_info(run, small_info(Shapes.classes, model=MODEL, data=data, image_size=(64, 96)))
     append_line(run / "metrics.jsonl", {"step": 1, "loss": 2.0, "lr": 0.1})
     append_line(run / "metrics.jsonl", {"step": 2, "loss": 1.0, "lr": 0.1, "val_miou": 0.4})
-    scored = CliRunner().invoke(build_app(), ["evaluate", str(run), "--split", "val"], catch_exceptions=False)
+    scored = CliRunner().invoke(
+        build_app(), ["evaluate", str(run), "--split", "val"], catch_exceptions=False
+    )
     assert scored.exit_code == 0
-    row = {"batch": 1, "height": 97, "width": 131, "max_error": 2e-5, "relative_error": 3e-6, "same_class": 1.0}
+    row = {
+        "batch": 1,
+        "height": 97,
+        "width": 131,
+        "max_error": 2e-5,
+        "relative_error": 3e-6,
+        "same_class": 1.0,
+    }
     parity = {"tolerance": 1e-4, "ok": True, "rows": [row]}
-    write_json(run / "parity.json", {"path": "a.onnx", "target": "onnx", "bytes": 15_000_000, "parity": parity})
+    write_json(
+        run / "parity.json",
+        {"path": "a.onnx", "target": "onnx", "bytes": 15_000_000, "parity": parity},
+    )
     write_json(run / "environment.json", {"torch": "2.13.0", "host": {"cpus": 2}})
     report_html(gather(open_run(run)))  # the first of a process imports for seconds
     return run

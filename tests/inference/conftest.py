@@ -12,16 +12,27 @@ from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.resize import pad_images
 
-CLASSES = (ClassInfo("road", (128, 64, 128)), ClassInfo("sky", (70, 130, 180)), ClassInfo("car", (0, 0, 142), True))
+CLASSES = (
+    ClassInfo("road", (128, 64, 128)),
+    ClassInfo("sky", (70, 130, 180)),
+    ClassInfo("car", (0, 0, 142), True),
+)
 
 
 class PoolModel(SegmentationModel):
     """Mean over cells of `stride` pixels, then a 3x3 (or 1x1) convolution: logits at 1/stride."""
 
-    def __init__(self, stride: int = 4, *, kernel: int = 3, divisor: int = 1, channels: int = 3) -> None:
+    def __init__(
+        self, stride: int = 4, *, kernel: int = 3, divisor: int = 1, channels: int = 3
+    ) -> None:
         super().__init__()
         self.stride, self.size_divisor, self.minimum_size = stride, divisor, 1
-        self.mean, self.std, self.align_corners, self.classes = (120.0,) * channels, (60.0,) * channels, False, 3
+        self.mean, self.std, self.align_corners, self.classes = (
+            (120.0,) * channels,
+            (60.0,) * channels,
+            False,
+            3,
+        )
         self.conv = nn.Conv2d(channels, 3, kernel, padding=kernel // 2)
 
     def forward(self, images):

@@ -37,14 +37,22 @@ def fault(case: BadInput, found: object) -> str | None:
         sentence = str(found)
         if case.pixels is not None and not case.may_fail:
             return f"{case.name} was refused: {sentence}"
-        return None if sentence and "Traceback" not in sentence else f"{case.name} has no sentence: {sentence}"
+        return (
+            None
+            if sentence and "Traceback" not in sentence
+            else f"{case.name} has no sentence: {sentence}"
+        )
     if isinstance(found, Exception):
         return f"{case.name} crashed: {found!r}"
     if case.pixels is None:
         return f"{case.name} was read as {found.mask.shape}"
     if found.image.dtype != case.pixels.dtype or not np.array_equal(found.image, case.pixels):
         return f"{case.name} was read as another image"
-    return None if np.array_equal(found.mask, mask_of(case.pixels)) else f"{case.name} has another mask"
+    return (
+        None
+        if np.array_equal(found.mask, mask_of(case.pixels))
+        else f"{case.name} has another mask"
+    )
 
 
 def answer(predictor: Predictor, thing: object) -> object:
@@ -89,7 +97,9 @@ def test_every_file_as_a_mask_or_a_size_is_read_or_refused_in_a_sentence(tmp_pat
 @pytest.mark.parametrize(
     "part",
     [
-        pytest.param(part, marks=[pytest.mark.slow] if part.__wrapped__ is bombs else [], id=part.__name__)
+        pytest.param(
+            part, marks=[pytest.mark.slow] if part.__wrapped__ is bombs else [], id=part.__name__
+        )
         for part in PARTS
     ],
 )  # Pillow itself decodes what the bombs hold, gigabytes of it
@@ -103,7 +113,9 @@ def test_every_file_that_pillow_opened_gives_its_own_mask_or_a_sentence(predicto
             continue
         found = answer(predictor, image)
         if isinstance(found, Exception):
-            faults.append(None if isinstance(found, DataError) else f"{case.name} crashed: {found!r}")
+            faults.append(
+                None if isinstance(found, DataError) else f"{case.name} crashed: {found!r}"
+            )
         elif case.pixels is not None and case.pixels.dtype == found.image.dtype == np.uint8:
             faults.append(fault(case, found) if image.format != "TIFF" else None)
     assert not [words for words in faults if words]
@@ -170,11 +182,15 @@ print(peak() - before)
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the peak of the memory is read from Linux")
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/status"), reason="the peak of the memory is read from Linux"
+)
 def test_no_bomb_takes_more_than_its_share_of_memory(tmp_path):
     for case in bombs():
         write(tmp_path, case)
-    done = subprocess.run([sys.executable, "-c", READ_ALL, str(tmp_path)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ALL, str(tmp_path)], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < MOST_MEMORY
 
@@ -182,7 +198,12 @@ def test_no_bomb_takes_more_than_its_share_of_memory(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_name_too_long_a_pipe_and_a_folder_are_refused_without_waiting(predictor, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    for path in (tmp_path / "pipe.png", tmp_path, tmp_path / ("x" * 300 + ".png"), tmp_path / ("a/" * 3000 + "b.png")):
+    for path in (
+        tmp_path / "pipe.png",
+        tmp_path,
+        tmp_path / ("x" * 300 + ".png"),
+        tmp_path / ("a/" * 3000 + "b.png"),
+    ):
         with pytest.raises(DataError):
             predictor(path)
 
@@ -196,7 +217,9 @@ def test_a_turned_tiff_is_upright_from_a_file(tmp_path, orientation, pixels):
     path = tmp_path / "phone.tif"
     path.write_bytes(saved(turned(pixels, orientation), "TIFF", exif=exif))
     channels = 1 if pixels.ndim == 2 else 3
-    np.testing.assert_array_equal(read_image(path, channels), pixels.reshape(*pixels.shape[:2], channels))
+    np.testing.assert_array_equal(
+        read_image(path, channels), pixels.reshape(*pixels.shape[:2], channels)
+    )
     np.testing.assert_array_equal(read_mask(path), pixels)
 
 

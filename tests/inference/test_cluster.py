@@ -33,7 +33,9 @@ def photos(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     for number, name in enumerate(("a.png", "b.png", "b.jpg", "c.png", "d.png", "e.png", "f.png")):
-        pixels = np.random.default_rng(number).integers(0, 256, (40, 48 + 4 * number, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(number).integers(
+            0, 256, (40, 48 + 4 * number, 3), dtype=np.uint8
+        )
         Image.fromarray(pixels).save(folder / name)
     (folder / "notes.txt").write_text("no image")
     (folder / "d.png").write_bytes((folder / "d.png").read_bytes()[:200])
@@ -45,14 +47,17 @@ def expected(photos, predictor):
     """NAME_mask.png -> the bytes that `predict` writes."""
     names = {"a": "a.png", "b": "b.jpg", "b-2": "b.png", "c": "c.png", "e": "e.png", "f": "f.png"}
     return {
-        f"{name}_mask.png": mask_bytes(predictor(photos / file).mask, predictor.classes) for name, file in names.items()
+        f"{name}_mask.png": mask_bytes(predictor(photos / file).mask, predictor.classes)
+        for name, file in names.items()
     }
 
 
 @pytest.fixture
 def job(photos, tmp_path, predictor):
     digest = model_digest(predictor.runtime)
-    return Job(STARTER, str(photos), str(tmp_path / "out"), "cpu", InferenceSettings(), 4.0, None, digest)
+    return Job(
+        STARTER, str(photos), str(tmp_path / "out"), "cpu", InferenceSettings(), 4.0, None, digest
+    )
 
 
 def run(job, execute=in_this_process):
@@ -66,10 +71,14 @@ def masks(tmp_path):
 
 
 def manifest(tmp_path):
-    return [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()
+    ]
 
 
-def test_the_masks_are_those_of_predict_and_the_manifest_tells_of_every_image(job, tmp_path, expected):
+def test_the_masks_are_those_of_predict_and_the_manifest_tells_of_every_image(
+    job, tmp_path, expected
+):
     counts, told = run(job)
     assert counts == (6, 1)
     assert told[0] == (0, 0, 7)
@@ -100,18 +109,24 @@ def test_the_same_again_does_only_what_is_missing(job, photos, tmp_path, expecte
     Image.fromarray(pixels).save(photos / "d.png")  # the spoiled one is mended
     written = []
     write = cluster.Place.write
-    monkeypatch.setattr(cluster.Place, "write", lambda place, name, b: (written.append(name), write(place, name, b)))
+    monkeypatch.setattr(
+        cluster.Place, "write", lambda place, name, b: (written.append(name), write(place, name, b))
+    )
     counts, told = run(job)
     assert counts == (7, 0)
     assert told[0] == (5, 0, 7)
     assert sorted(written) == ["c_mask.png", "d_mask.png"]
-    assert {name: content for name, content in masks(tmp_path).items() if name != "d_mask.png"} == expected
+    assert {
+        name: content for name, content in masks(tmp_path).items() if name != "d_mask.png"
+    } == expected
     before = (tmp_path / "out/predictions.jsonl").read_bytes()
     assert run(job) == ((7, 0), [(7, 0, 7)])
     assert (tmp_path / "out/predictions.jsonl").read_bytes() == before
 
 
-def test_a_share_that_is_done_again_by_another_worker_reads_what_the_first_left(job, tmp_path, expected):
+def test_a_share_that_is_done_again_by_another_worker_reads_what_the_first_left(
+    job, tmp_path, expected
+):
     def lossy(job, folder, tasks, size):
         """Of every task the first worker is lost after two images, and another does it whole."""
         with Manifest(folder) as plan:
@@ -127,7 +142,9 @@ def test_a_share_that_is_done_again_by_another_worker_reads_what_the_first_left(
     assert len(manifest(tmp_path)) == 7
 
 
-def test_of_a_stopped_command_the_manifest_tells_what_is_done_and_the_next_does_the_rest(job, tmp_path, expected):
+def test_of_a_stopped_command_the_manifest_tells_what_is_done_and_the_next_does_the_rest(
+    job, tmp_path, expected
+):
     def stopped(job, folder, tasks, size):
         yield from list(in_this_process(job, folder, tasks, size))[:3]
         raise KeyboardInterrupt
@@ -201,17 +218,28 @@ def test_a_folder_without_images_or_without_itself_is_told(job, tmp_path):
         run(job)
 
 
-def test_the_same_through_a_bucket_each_object_by_one_put(job, photos, expected, tmp_path, monkeypatch):
+def test_the_same_through_a_bucket_each_object_by_one_put(
+    job, photos, expected, tmp_path, monkeypatch
+):
     bucket = install(monkeypatch, tmp_path / "home")
     for path in photos.iterdir():
         bucket.objects[f"b/in/{path.name}"] = path.read_bytes()
     job = dataclasses.replace(job, folder="s3://b/in", output="s3://b/out")
     assert run(job)[0] == (6, 1)
-    found = {key.removeprefix("b/out/"): content for key, content in bucket.objects.items() if key.startswith("b/out/")}
-    assert {name: content for name, content in found.items() if name.endswith("_mask.png")} == expected
+    found = {
+        key.removeprefix("b/out/"): content
+        for key, content in bucket.objects.items()
+        if key.startswith("b/out/")
+    }
+    assert {
+        name: content for name, content in found.items() if name.endswith("_mask.png")
+    } == expected
     assert set(found) - set(expected) == {"predictions.jsonl", "settings.json"}
     assert bucket.asked["write"] == 6 + 2
-    del bucket.objects["b/out/predictions.jsonl"], bucket.objects["b/out/e_mask.png"]  # of a client that was killed
+    del (
+        bucket.objects["b/out/predictions.jsonl"],
+        bucket.objects["b/out/e_mask.png"],
+    )  # of a client that was killed
     assert run(job)[0] == (6, 1)
     assert bucket.asked["write"] == 8 + 3  # settings, the missing mask, the manifest
     assert len(bucket.objects["b/out/predictions.jsonl"].splitlines()) == 7
@@ -219,7 +247,10 @@ def test_the_same_through_a_bucket_each_object_by_one_put(job, photos, expected,
 
 def test_the_model_of_an_exported_file_is_known_by_its_bytes(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"graph")
-    assert model_digest(SimpleNamespace(path=tmp_path / "m.onnx")) == hashlib.sha256(b"graph").hexdigest()
+    assert (
+        model_digest(SimpleNamespace(path=tmp_path / "m.onnx"))
+        == hashlib.sha256(b"graph").hexdigest()
+    )
     for name, content in (("m.ncnn.param", b"layers"), ("m.ncnn.bin", b"weights")):
         (tmp_path / name).write_bytes(content)
     of_both = hashlib.sha256(b"layersweights").hexdigest()
@@ -234,7 +265,9 @@ def test_a_bin_of_another_format_is_no_part_of_the_model(tmp_path):
     before = [model_digest(SimpleNamespace(path=file)) for file in files]
     (tmp_path / "m.bin").write_bytes(b"weights")
     assert [model_digest(SimpleNamespace(path=file)) for file in files[:3]] == before[:3]
-    assert model_digest(SimpleNamespace(path=files[3])) == hashlib.sha256(b"graphweights").hexdigest()
+    assert (
+        model_digest(SimpleNamespace(path=files[3])) == hashlib.sha256(b"graphweights").hexdigest()
+    )
 
 
 def test_the_model_of_a_run_is_known_by_its_weights(predictor):

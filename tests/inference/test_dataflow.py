@@ -23,7 +23,9 @@ class Small(nn.Module):
         self.eval()
 
     def forward(self, images):
-        return SegOutput(self.wire(self, images), tuple(images.shape[2:]), tuple(images.shape[2:]), False)
+        return SegOutput(
+            self.wire(self, images), tuple(images.shape[2:]), tuple(images.shape[2:]), False
+        )
 
 
 def found(wire):

@@ -38,7 +38,10 @@ def test_masks_are_drawn_in_class_colours_and_what_is_no_class_is_black():
 def test_the_overlay_goes_from_the_image_to_the_colours():
     image = np.full((2, 3, 3), 200, dtype=np.uint8)
     assert (np.array(drawing.overlay(image, MASK, CLASSES, 0.0)) == image).all()
-    assert (np.array(drawing.overlay(image, MASK, CLASSES, 1.0)) == np.array(drawing.color_mask(MASK, CLASSES))).all()
+    assert (
+        np.array(drawing.overlay(image, MASK, CLASSES, 1.0))
+        == np.array(drawing.color_mask(MASK, CLASSES))
+    ).all()
     assert np.array(drawing.overlay(image, MASK, CLASSES, 0.5))[0, 0].tolist() == [164, 132, 164]
 
 
@@ -47,10 +50,14 @@ def test_a_black_class_leaves_the_image_as_it_is():
     classes = (ClassInfo("background", (0, 0, 0)), *CLASSES[1:])
     drawn = np.array(drawing.overlay(image, MASK, classes, 0.5))
     assert (drawn[MASK == 0] == 200).all()
-    assert (drawn[MASK == 1] == np.array(drawing.overlay(image, MASK, CLASSES, 0.5))[MASK == 1]).all()
+    assert (
+        drawn[MASK == 1] == np.array(drawing.overlay(image, MASK, CLASSES, 0.5))[MASK == 1]
+    ).all()
 
 
-@pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (3, np.uint16), (5, np.uint16), (4, np.uint8)])
+@pytest.mark.parametrize(
+    ("channels", "dtype"), [(1, np.uint8), (3, np.uint16), (5, np.uint16), (4, np.uint8)]
+)
 def test_images_of_any_channels_and_depth_can_be_looked_at(channels, dtype):
     image = np.full((2, 3, channels), 77 * (257 if dtype == np.uint16 else 1), dtype=dtype)
     view = drawing.rgb_view(image)
@@ -61,7 +68,9 @@ def test_images_of_any_channels_and_depth_can_be_looked_at(channels, dtype):
 @pytest.mark.parametrize("size", [(1, 1), (40, 9), (9, 900), (360, 480), (1500, 2000)])
 def test_a_legend_leaves_the_image_whole_and_shows_every_class_that_is_there(size):
     image = Image.new("RGB", size[::-1], (1, 2, 3))
-    sheet = np.array(drawing.with_legend(image, CLASSES, {"road": 0.7, "sky": 0.3, CLASSES[2].name: 0.0}))
+    sheet = np.array(
+        drawing.with_legend(image, CLASSES, {"road": 0.7, "sky": 0.3, CLASSES[2].name: 0.0})
+    )
     assert sheet.shape[0] > size[0]
     left = (sheet.shape[1] - size[1]) // 2
     assert (sheet[: size[0], left : left + size[1]] == (1, 2, 3)).all()
@@ -74,7 +83,10 @@ def test_a_legend_leaves_the_image_whole_and_shows_every_class_that_is_there(siz
 
 def test_a_legend_without_classes_is_a_sheet_all_the_same():
     assert (
-        drawing.with_legend(Image.new("RGB", (8, 8)), CLASSES, dict.fromkeys((c.name for c in CLASSES), 0.0)).width >= 8
+        drawing.with_legend(
+            Image.new("RGB", (8, 8)), CLASSES, dict.fromkeys((c.name for c in CLASSES), 0.0)
+        ).width
+        >= 8
     )
 
 
@@ -87,7 +99,12 @@ def test_names_are_drawn_in_one_line_without_control_characters():
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (37, 53)])
 def test_colours_are_read_from_the_png_as_they_were(size):
     noise = Image.fromarray(np.random.default_rng(2).integers(0, 256, (*size, 3)).astype(np.uint8))
-    for image in (noise, noise.quantize(5), noise.convert("L"), Image.new("RGB", size[::-1], (200, 7, 9))):
+    for image in (
+        noise,
+        noise.quantize(5),
+        noise.convert("L"),
+        Image.new("RGB", size[::-1], (200, 7, 9)),
+    ):
         with Image.open(BytesIO(drawing.png_bytes(image))) as read:
             read.verify()  # the checksums
         with Image.open(BytesIO(drawing.png_bytes(image))) as read:

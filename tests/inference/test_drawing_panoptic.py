@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from featherseg.core.types import ClassInfo
-from featherseg.inference.drawing import CLEAR, TINT, outlines, overlay_panoptic, printable, segment_colors
+from featherseg.inference.drawing import (
+    CLEAR,
+    TINT,
+    outlines,
+    overlay_panoptic,
+    printable,
+    segment_colors,
+)
 
 CLASSES = (
     ClassInfo("road", (128, 64, 128)),
@@ -23,9 +30,16 @@ def segment(number, category):
 
 def grid(rows, columns, side, category):
     """rows x columns squares, each an instance, on road: ids and segments."""
-    ids = (np.arange(rows)[:, None] * columns + np.arange(columns) + 2).repeat(side, 0).repeat(side, 1)
+    ids = (
+        (np.arange(rows)[:, None] * columns + np.arange(columns) + 2)
+        .repeat(side, 0)
+        .repeat(side, 1)
+    )
     ids = np.pad(ids, side, constant_values=1)
-    return ids.astype(np.int32), [segment(1, 0), *(segment(i, category) for i in range(2, rows * columns + 2))]
+    return ids.astype(np.int32), [
+        segment(1, 0),
+        *(segment(i, category) for i in range(2, rows * columns + 2)),
+    ]
 
 
 def distance(a, b):
@@ -37,13 +51,20 @@ def distance(a, b):
 def test_neighbours_have_colours_of_their_own_near_that_of_their_class(category, side, order):
     ids, segments = grid(6, 7, side, category)
     segments = segments[::order]
-    colors = dict(zip((s["id"] for s in segments), segment_colors(ids, segments, CLASSES), strict=True))
+    colors = dict(
+        zip((s["id"] for s in segments), segment_colors(ids, segments, CLASSES), strict=True)
+    )
     assert colors[1] == CLASSES[0].color
     for number in range(2, len(colors) + 1):
-        assert max(abs(a - b) for a, b in zip(colors[number], CLASSES[category].color, strict=True)) <= 255 * TINT + 1
+        assert (
+            max(abs(a - b) for a, b in zip(colors[number], CLASSES[category].color, strict=True))
+            <= 255 * TINT + 1
+        )
     touching = {*zip(ids[:, 1:].ravel().tolist(), ids[:, :-1].ravel().tolist(), strict=True)}
     touching |= {*zip(ids[1:].ravel().tolist(), ids[:-1].ravel().tolist(), strict=True)}
-    assert all(distance(colors[a], colors[b]) > CLEAR - 2 for a, b in touching if a != b)  # 2: rounding
+    assert all(
+        distance(colors[a], colors[b]) > CLEAR - 2 for a, b in touching if a != b
+    )  # 2: rounding
 
 
 def test_an_instance_on_its_own_has_the_colour_of_its_class():
@@ -72,7 +93,9 @@ def test_only_instances_are_outlined_and_what_is_no_segment_is_void():
     ids[2:7, 2:7] = 9
     ids[:, 11] = 1234
     found = np.array(
-        overlay_panoptic(np.zeros((9, 12, 3), np.uint8), ids, [segment(9, 1), segment(5, 0)], CLASSES, 1.0)
+        overlay_panoptic(
+            np.zeros((9, 12, 3), np.uint8), ids, [segment(9, 1), segment(5, 0)], CLASSES, 1.0
+        )
     )
     assert (found[ids == 5] == CLASSES[0].color).all()
     assert (found[ids == 1234] == 0).all()
@@ -85,12 +108,18 @@ def test_only_instances_are_outlined_and_what_is_no_segment_is_void():
 def test_the_overlay_goes_from_the_image_to_the_colours():
     ids, segments = np.full((4, 4), 1, np.int32), [segment(1, 0)]
     image = np.full((4, 4, 3), 200, np.uint8)
-    shown = [np.array(overlay_panoptic(image, ids, segments, CLASSES, o))[0, 0].tolist() for o in (0.0, 0.5, 1.0)]
+    shown = [
+        np.array(overlay_panoptic(image, ids, segments, CLASSES, o))[0, 0].tolist()
+        for o in (0.0, 0.5, 1.0)
+    ]
     assert shown == [[200, 200, 200], [164, 132, 164], [128, 64, 128]]
 
 
 def test_a_black_class_leaves_the_image_as_it_is():
-    ids, image = np.repeat([[1, 1, 2, 2]], 4, axis=0).astype(np.int32), np.full((4, 4, 3), 200, np.uint8)
+    ids, image = (
+        np.repeat([[1, 1, 2, 2]], 4, axis=0).astype(np.int32),
+        np.full((4, 4, 3), 200, np.uint8),
+    )
     classes = (CLASSES[0], ClassInfo("background", (0, 0, 0)))
     found = np.array(overlay_panoptic(image, ids, [segment(1, 0), segment(2, 1)], classes))
     assert found[0].tolist() == [[164, 132, 164]] * 2 + [[200, 200, 200]] * 2
@@ -100,7 +129,11 @@ def written(ids, name="car"):
     """Pixels that the name of instance 1 changes: (H, W) bool."""
     image = np.zeros((*ids.shape, 3), np.uint8)
     with_name, without = (
-        np.array(overlay_panoptic(image, ids, [segment(1, 0)], [ClassInfo(text, (0, 0, 142), thing=True)]))
+        np.array(
+            overlay_panoptic(
+                image, ids, [segment(1, 0)], [ClassInfo(text, (0, 0, 142), thing=True)]
+            )
+        )
         for text in (name, "")
     )
     return (with_name != without).any(axis=2)
@@ -119,7 +152,9 @@ def test_a_large_instance_bears_its_name_and_a_small_one_does_not(side, named):
 def test_a_name_at_the_border_stays_in_the_image(axis):
     ids = np.zeros((200, 200), np.int32)
     np.moveaxis(ids, axis, 0)[:4] = 1
-    middle, first, last = (written(np.roll(ids, shift, axis), "pedestrian").sum() for shift in (100, 0, -4))
+    middle, first, last = (
+        written(np.roll(ids, shift, axis), "pedestrian").sum() for shift in (100, 0, -4)
+    )
     assert middle > 400
     assert first == pytest.approx(middle, rel=0.1)
     assert last == pytest.approx(middle, rel=0.1)
@@ -138,8 +173,13 @@ def test_a_name_that_would_cover_that_of_a_larger_instance_is_left_out(column, n
     ids = np.zeros((200, 300), np.int32)
     ids[50:150, 100:160] = 1
     ids[90:110, column : column + 18] = 2  # in the middle of the first, or beside it
-    image, classes = np.zeros((200, 300, 3), np.uint8), (CLASSES[1], ClassInfo("", (0, 0, 142), thing=True))
-    one, both = (overlay_panoptic(image, ids, [segment(1, 0), segment(2, c)], classes) for c in (1, 0))
+    image, classes = (
+        np.zeros((200, 300, 3), np.uint8),
+        (CLASSES[1], ClassInfo("", (0, 0, 142), thing=True)),
+    )
+    one, both = (
+        overlay_panoptic(image, ids, [segment(1, 0), segment(2, c)], classes) for c in (1, 0)
+    )
     assert (one != both) == named
 
 
@@ -154,5 +194,7 @@ def test_any_image_with_hostile_names_can_be_drawn(size, channels, dtype):
 
 
 def test_a_segmentation_without_segments_is_the_image_under_void():
-    found = overlay_panoptic(np.full((5, 6, 3), 100, np.uint8), np.zeros((5, 6), np.int32), [], CLASSES)
+    found = overlay_panoptic(
+        np.full((5, 6, 3), 100, np.uint8), np.zeros((5, 6), np.int32), [], CLASSES
+    )
     assert (np.array(found) == 50).all()

@@ -28,7 +28,9 @@ def photos(tmp_path):
 
 def test_a_folder_is_written_and_what_cannot_be_read_is_told(photos, tmp_path):
     seen, out = [], tmp_path / "out"
-    found = featherseg.predict(pixel_runtime(), photos, out=out, progress=lambda *told: seen.append(told))
+    found = featherseg.predict(
+        pixel_runtime(), photos, out=out, progress=lambda *told: seen.append(told)
+    )
     assert found.names == ("a", "a-2", "b")
     assert "c.png" in found.left_out[0]
     assert found.as_dict()["folder"] == str(out)
@@ -60,7 +62,10 @@ def test_masks_alone_are_replaced_only_where_that_is_asked(photos, tmp_path):
     with pytest.raises(ConfigError, match=r"b_mask\.png exists, 2 files"):
         featherseg.predict(pixel_runtime(), images, out=out, settings=OutputSettings(masks=True))
     settings = OutputSettings(masks=True, overwrite=True)
-    assert featherseg.predict(pixel_runtime(), images, out=out, settings=settings).names == ("b", "a")
+    assert featherseg.predict(pixel_runtime(), images, out=out, settings=settings).names == (
+        "b",
+        "a",
+    )
 
 
 def test_an_image_that_has_changed_since_is_predicted_anew(photos, tmp_path):
@@ -105,22 +110,33 @@ def test_files_of_others_are_never_replaced_by_going_on(photos, tmp_path):
     other = tmp_path / "other" / "b.png"
     other.parent.mkdir()
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(other)
-    with pytest.raises(ConfigError, match=r"b_mask\.png exists, 1 file in all"):  # of another image called so
+    with pytest.raises(
+        ConfigError, match=r"b_mask\.png exists, 1 file in all"
+    ):  # of another image called so
         featherseg.predict(pixel_runtime(), other, out=out, settings=settings)
     (out / "a_mask.png").write_bytes(b"mine")
     with pytest.raises(ConfigError, match=r"a_mask\.png exists, and this command did not write it"):
         featherseg.predict(pixel_runtime(), [photos / "a.png", *images], out=out, settings=settings)
     assert (out / "a_mask.png").read_bytes() == b"mine"
-    written = featherseg.predict(pixel_runtime(), photos / "a.png", out=tmp_path / "two", settings=settings)
-    (out / "a_mask.png").write_bytes((tmp_path / "two" / "a_mask.png").read_bytes())  # as a killed command leaves it
-    assert featherseg.predict(pixel_runtime(), photos / "a.png", out=out, settings=settings).names == written.names
+    written = featherseg.predict(
+        pixel_runtime(), photos / "a.png", out=tmp_path / "two", settings=settings
+    )
+    (out / "a_mask.png").write_bytes(
+        (tmp_path / "two" / "a_mask.png").read_bytes()
+    )  # as a killed command leaves it
+    assert (
+        featherseg.predict(pixel_runtime(), photos / "a.png", out=out, settings=settings).names
+        == written.names
+    )
 
 
 def test_a_record_that_is_not_ours_is_not_written_to(photos, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     record = out / "predictions.jsonl"
-    record.write_text('{"name": "b", "image": "b.png", "status": "done", "sha256": "0", "reason": null}\n')
+    record.write_text(
+        '{"name": "b", "image": "b.png", "status": "done", "sha256": "0", "reason": null}\n'
+    )
     before = record.read_bytes()
     with pytest.raises(ConfigError, match="of another kind, such as --cluster writes"):
         featherseg.predict(pixel_runtime(), photos / "b.png", out=out)
@@ -136,14 +152,26 @@ def test_what_cannot_be_written_is_refused_before_the_model_works(photos, tmp_pa
     out = tmp_path / "out"
     for error, match, images, settings in (
         (ConfigError, "images are paths", np.zeros((40, 48, 3), np.uint8), {}),
-        (ConfigError, "a submission holds masks alone", photos, {"masks": True, "submission": "cityscapes"}),
+        (
+            ConfigError,
+            "a submission holds masks alone",
+            photos,
+            {"masks": True, "submission": "cityscapes"},
+        ),
         (UnknownName, "Did you mean 'cityscapes'", photos, {"submission": "cityscape"}),
         (ConfigError, "two images have the same name", photos, {"submission": "cityscapes"}),
-        (ConfigError, "needs the 19 of that benchmark", photos / "b.png", {"submission": "cityscapes"}),
+        (
+            ConfigError,
+            "needs the 19 of that benchmark",
+            photos / "b.png",
+            {"submission": "cityscapes"},
+        ),
         (DataError, "c.png cannot be read", photos / "c.png", {}),
     ):
         with pytest.raises(error, match=match):
-            featherseg.predict(pixel_runtime(), images, out=out, settings=OutputSettings(**settings))
+            featherseg.predict(
+                pixel_runtime(), images, out=out, settings=OutputSettings(**settings)
+            )
     assert not out.exists()
     with pytest.raises(ConfigError, match=r"out\.png names an image: expected a folder"):
         featherseg.predict(pixel_runtime(), photos, out=tmp_path / "out.png")

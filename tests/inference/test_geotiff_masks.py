@@ -49,13 +49,22 @@ def photos(tmp_path):
 
 def assert_placed(mask, image):
     with rasterio.open(mask) as found, rasterio.open(image) as expected:
-        assert (found.crs, found.transform, found.bounds) == (expected.crs, expected.transform, expected.bounds)
+        assert (found.crs, found.transform, found.bounds) == (
+            expected.crs,
+            expected.transform,
+            expected.bounds,
+        )
 
 
 def test_a_folder_gets_geotiffs_for_geotiffs_and_goes_on_with_them(photos, tmp_path):
     out = tmp_path / "out"
     found = featherseg.predict(pixel_runtime(), photos, out=out, settings=MASKS)
-    assert sorted(os.listdir(out)) == ["a_mask.tif", "b_mask.png", "c_mask.png", "predictions.jsonl"]
+    assert sorted(os.listdir(out)) == [
+        "a_mask.tif",
+        "b_mask.png",
+        "c_mask.png",
+        "predictions.jsonl",
+    ]
     assert found.notes == ("1 image with a place on the map: the mask is a GeoTIFF, NAME_mask.tif",)
     assert_placed(out / "a_mask.tif", photos / "a.tif")
     assert (read_mask(out / "a_mask.tif") == mask_of(np.array(Image.open(photos / "a.tif")))).all()
@@ -63,7 +72,12 @@ def test_a_folder_gets_geotiffs_for_geotiffs_and_goes_on_with_them(photos, tmp_p
     write(photos / "a.tif", 3)
     write(photos / "b.tif", 4, **UTM)
     assert featherseg.predict(pixel_runtime(), photos, out=out, settings=MASKS).resumed == 1
-    assert sorted(os.listdir(out)) == ["a_mask.png", "b_mask.tif", "c_mask.png", "predictions.jsonl"]
+    assert sorted(os.listdir(out)) == [
+        "a_mask.png",
+        "b_mask.tif",
+        "c_mask.png",
+        "predictions.jsonl",
+    ]
     assert featherseg.predict(pixel_runtime(), photos, out=out, settings=MASKS).resumed == 3
     (out / "predictions.jsonl").unlink()
     with pytest.raises(ConfigError, match=r"a_mask\.png exists, 3 files in all"):
@@ -81,7 +95,9 @@ def test_a_prediction_is_saved_at_the_place_of_its_file(photos, tmp_path):
         assert_placed(files[0], photos / "a.tif")
         assert_placed(found.save(tmp_path / "alone.tif")[0], photos / "a.tif")
         assert (read_mask(found.save(tmp_path / "alone.png")[0]) == found.mask).all()
-    with pytest.raises(ConfigError, match=r"no place on the map, so its mask is a PNG. Name a \.png"):
+    with pytest.raises(
+        ConfigError, match=r"no place on the map, so its mask is a PNG. Name a \.png"
+    ):
         predictor(photos / "b.tif").save(tmp_path / "b.tif")
 
 
@@ -101,19 +117,27 @@ def test_a_geotiff_that_is_turned_and_a_world_file_are_told(photos, tmp_path):
 def test_an_image_is_never_replaced_by_a_geotiff_of_its_own(photos, tmp_path):
     os.rename(photos / "c.png", photos / "a_mask.tif")
     with pytest.raises(ConfigError, match=r"a_mask\.tif is one of the images itself"):
-        featherseg.predict(pixel_runtime(), [photos / "a.tif", photos / "a_mask.tif"], out=photos, settings=MASKS)
+        featherseg.predict(
+            pixel_runtime(), [photos / "a.tif", photos / "a_mask.tif"], out=photos, settings=MASKS
+        )
 
 
 def test_they_are_found_by_evaluate(photos, tmp_path):
     out = tmp_path / "out"
     featherseg.predict(pixel_runtime(), photos, out=out)
     keys = ["a", "b", "c"]
-    assert [f.name for f in prediction_files(out, keys, keys)] == ["a_mask.tif", "b_mask.png", "c_mask.png"]
+    assert [f.name for f in prediction_files(out, keys, keys)] == [
+        "a_mask.tif",
+        "b_mask.png",
+        "c_mask.png",
+    ]
 
 
 def test_a_cluster_writes_them_too_and_does_the_rest(photos, tmp_path):
     digest = model_digest(open_runtime(STARTER, "cpu"))
-    job = Job(STARTER, str(photos), str(tmp_path / "out"), "cpu", InferenceSettings(), 4.0, None, digest)
+    job = Job(
+        STARTER, str(photos), str(tmp_path / "out"), "cpu", InferenceSettings(), 4.0, None, digest
+    )
     assert predict_folder(job, in_this_process, 2, lambda *counts: None) == (3, 0)
     (tmp_path / "out" / "b_mask.png").unlink()
     before = (tmp_path / "out" / "a_mask.tif").stat().st_mtime_ns
@@ -121,7 +145,9 @@ def test_a_cluster_writes_them_too_and_does_the_rest(photos, tmp_path):
     assert predict_folder(job, in_this_process, 2, lambda *counts: None) == (3, 0)
     assert (tmp_path / "out" / "a_mask.tif").stat().st_mtime_ns == before
     assert_placed(tmp_path / "out" / "a_mask.tif", photos / "a.tif")
-    alone = featherseg.predict(STARTER, photos, out=tmp_path / "alone", settings=MASKS, device="cpu")
+    alone = featherseg.predict(
+        STARTER, photos, out=tmp_path / "alone", settings=MASKS, device="cpu"
+    )
     for name in ("a_mask.tif", "b_mask.png", "c_mask.png"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
     assert len(alone.names) == 3
@@ -131,7 +157,9 @@ def test_convert_reads_them_with_the_names_of_their_classes(photos, tmp_path):
     featherseg.predict(STARTER, photos / "a.tif", out=tmp_path / "out", device="cpu")
     masks = open_masks(tmp_path / "out", photos)
     classes = open_runtime(STARTER, "cpu").classes
-    assert [(info.name, info.color) for info in masks.classes] == [(info.name, info.color) for info in classes]
+    assert [(info.name, info.color) for info in masks.classes] == [
+        (info.name, info.color) for info in classes
+    ]
     (image,) = masks.images
     assert (image.image, image.mask.shape) == (photos / "a.tif", (30, 44))
     assert (image.mask == read_mask(tmp_path / "out" / "a_mask.tif")).all()

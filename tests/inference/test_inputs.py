@@ -18,7 +18,15 @@ def test_a_path_a_pil_image_an_array_and_tensors_give_the_same_pixels(tmp_path):
     path = tmp_path / "street.view.png"
     Image.fromarray(PIXELS).save(path)
     tensor = torch.from_numpy(PIXELS).permute(2, 0, 1)
-    forms = (path, str(path), Image.open(path), Image.fromarray(PIXELS), PIXELS, tensor, tensor.float() / 255)
+    forms = (
+        path,
+        str(path),
+        Image.open(path),
+        Image.fromarray(PIXELS),
+        PIXELS,
+        tensor,
+        tensor.float() / 255,
+    )
     images = [read_input(form, 3) for form in forms]
     assert all((image.pixels == PIXELS).all() for image in images)
     assert [image.name for image in images] == ["street.view"] * 3 + ["image"] * 4
@@ -41,7 +49,9 @@ def test_pil_images_of_any_mode_become_rgb(mode):
 def test_the_inks_of_cmyk_are_no_four_channels():
     with pytest.raises(DataError, match="the PIL image is a CMYK image"):
         read_input(Image.new("CMYK", (2, 1), (255, 0, 0, 0)), 4)
-    assert read_input(Image.new("RGBA", (1, 1), (1, 2, 3, 4)), 4).pixels.tolist() == [[[1, 2, 3, 4]]]
+    assert read_input(Image.new("RGBA", (1, 1), (1, 2, 3, 4)), 4).pixels.tolist() == [
+        [[1, 2, 3, 4]]
+    ]
 
 
 def test_sixteen_bit_grey_is_kept_for_one_channel_and_repeated_for_three(tmp_path):

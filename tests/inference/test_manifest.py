@@ -28,8 +28,14 @@ def test_the_shares_are_the_images_without_a_known_mask_under_the_names_of_one_m
     names = unique_names([Path(file) for file in ordered])
     masks = data.draw(st.sets(st.sampled_from([*names, "other"])))
     known = data.draw(st.sets(st.sampled_from([*names, "other"])))
-    with plan(tmp_path_factory.mktemp("plan"), files, masks, [(name, "5a") for name in known]) as manifest:
-        expected = [(f, n, n in masks) for f, n in zip(ordered, names, strict=True) if n not in masks & known]
+    with plan(
+        tmp_path_factory.mktemp("plan"), files, masks, [(name, "5a") for name in known]
+    ) as manifest:
+        expected = [
+            (f, n, n in masks)
+            for f, n in zip(ordered, names, strict=True)
+            if n not in masks & known
+        ]
         shares = [manifest.share(number, size) for number in range(-(-manifest.waiting // size))]
         assert all(len(share) == size for share in shares[:-1])
         assert [(i.file, i.name, i.there) for share in shares for i in share] == expected
@@ -41,19 +47,29 @@ def test_a_line_tells_what_became_of_an_image_and_none_of_one_that_nobody_came_t
     with plan(tmp_path, files, masks=["a"], known=[("a", "aa")]) as manifest:
         b, c, d, _ = manifest.share(0, 10)
         manifest.record([Record(b.id, FAILED, reason="cut short"), Record(c.id, DONE, "cc")])
-        manifest.record([Record(c.id, DONE, "cc"), Record(d.id, DONE, "dd")])  # c is told twice: its worker was lost
+        manifest.record(
+            [Record(c.id, DONE, "cc"), Record(d.id, DONE, "dd")]
+        )  # c is told twice: its worker was lost
         assert (manifest.count(DONE), manifest.count(FAILED)) == (2, 1)
         lines = list(manifest.lines())
     assert [json.loads(line) for line in lines] == [
         {"name": "a", "image": "a.png", "status": "done", "sha256": "aa", "reason": None},
         {"name": "b", "image": "b.png", "status": "failed", "sha256": None, "reason": "cut short"},
-        {"name": "c\udcff", "image": "c\udcff.png", "status": "done", "sha256": "cc", "reason": None},
+        {
+            "name": "c\udcff",
+            "image": "c\udcff.png",
+            "status": "done",
+            "sha256": "cc",
+            "reason": None,
+        },
         {"name": "d", "image": "d.png", "status": "done", "sha256": "dd", "reason": None},
     ]
     assert list(read_known(lines)) == [("a", "aa"), ("c\udcff", "cc"), ("d", "dd")]
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are counted where /proc has them")
+@pytest.mark.skipif(
+    not Path("/proc/self/fd").is_dir(), reason="open files are counted where /proc has them"
+)
 def test_a_folder_that_cannot_be_listed_leaves_no_file_open(tmp_path):
     def listed():
         yield Listed("a.png", 0)
@@ -61,12 +77,23 @@ def test_a_folder_that_cannot_be_listed_leaves_no_file_open(tmp_path):
 
     with pytest.raises(DataNotFound):
         Manifest.plan(tmp_path, listed(), (), ())
-    assert not [file for file in Path("/proc/self/fd").iterdir() if file.resolve().parent == tmp_path]
+    assert not [
+        file for file in Path("/proc/self/fd").iterdir() if file.resolve().parent == tmp_path
+    ]
 
 
 def test_of_a_spoiled_manifest_only_whole_records_count():
-    spoiled = [b'{"name": "a", "sta', b"[1]", b"\xff", b'{"name": "b", "status": "done"}', b"{" * 9999, b"7"]
-    assert list(read_known([*spoiled, b'{"name": "c", "status": "done", "sha256": "cc"}'])) == [("c", "cc")]
+    spoiled = [
+        b'{"name": "a", "sta',
+        b"[1]",
+        b"\xff",
+        b'{"name": "b", "status": "done"}',
+        b"{" * 9999,
+        b"7",
+    ]
+    assert list(read_known([*spoiled, b'{"name": "c", "status": "done", "sha256": "cc"}'])) == [
+        ("c", "cc")
+    ]
 
 
 @pytest.mark.slow
@@ -77,7 +104,9 @@ def test_of_ten_million_names_this_process_holds_none(tmp_path):
         folder = tmp_path / str(count)
         folder.mkdir()
         most, size = 0, -(-count // 20_000)
-        files = (Listed(f"{number * 7919 % count:08}.jpg", 0) for number in range(count))  # in no order
+        files = (
+            Listed(f"{number * 7919 % count:08}.jpg", 0) for number in range(count)
+        )  # in no order
         masks = (f"{number:08}" for number in range(count // 2))
         known = ((f"{number:08}", "0" * 64) for number in range(count // 4))
         with Manifest.plan(folder, files, masks, known) as manifest:

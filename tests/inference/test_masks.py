@@ -29,14 +29,18 @@ def whole_logits(runtime, image) -> torch.Tensor:
     return to_image(out, image.shape[:2])[0]
 
 
-@pytest.mark.parametrize("options", [{"stride": 1, "kernel": 1}, {"stride": 4}, {"stride": 8, "divisor": 16}])
+@pytest.mark.parametrize(
+    "options", [{"stride": 1, "kernel": 1}, {"stride": 4}, {"stride": 8, "divisor": 16}]
+)
 @pytest.mark.parametrize("block", [1, 20_000, 10**9])
 def test_whole_is_the_model_brought_to_the_image(make_runtime, image, options, block, monkeypatch):
     monkeypatch.setattr(tta, "BLOCK_BYTES", block)
     runtime = make_runtime(**options)
     expected = whole_logits(runtime, image)
     assert_close(probabilities(runtime, image), expected.softmax(0), atol=1e-5, rtol=0)
-    assert (predict_mask(runtime, image) == expected.argmax(0).numpy()).mean() > 0.999  # ties within rounding
+    assert (
+        predict_mask(runtime, image) == expected.argmax(0).numpy()
+    ).mean() > 0.999  # ties within rounding
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -54,7 +58,13 @@ def test_rows_of_a_resized_map_are_cut_without_the_others(size, align_corners):
 
 
 def test_windows_cover_every_pixel_and_share_the_overlap():
-    for length, window, overlap in ((100, 32, 0.25), (33, 32, 0.5), (500, 64, 0.0), (64, 64, 0.25), (40, 64, 0.25)):
+    for length, window, overlap in (
+        (100, 32, 0.25),
+        (33, 32, 0.5),
+        (500, 64, 0.0),
+        (64, 64, 0.25),
+        (40, 64, 0.25),
+    ):
         found = windows((length, 50), (window, 64), overlap)
         covered = np.zeros(length, dtype=int)
         for w in found:
@@ -108,11 +118,16 @@ def test_a_pixel_is_blended_by_its_place_in_each_window(image):
 
 
 def test_flip_is_the_mean_of_the_image_and_its_mirror(make_runtime, image):
-    runtime = make_runtime(stride=8, divisor=16)  # pads on the right: the mirror is padded on the other side
+    runtime = make_runtime(
+        stride=8, divisor=16
+    )  # pads on the right: the mirror is padded on the other side
     straight = whole_logits(runtime, image).softmax(0)
     mirrored = whole_logits(runtime, np.ascontiguousarray(image[:, ::-1])).softmax(0).flip(2)
     assert_close(
-        probabilities(runtime, image, InferenceSettings(flip=True)), (straight + mirrored) / 2, atol=1e-5, rtol=0
+        probabilities(runtime, image, InferenceSettings(flip=True)),
+        (straight + mirrored) / 2,
+        atol=1e-5,
+        rtol=0,
     )
 
 
@@ -130,19 +145,29 @@ def test_scales_are_averaged_at_full_resolution(make_runtime, image):
         size = (round(70 * scale), round(93 * scale))
         scaled = torch.nn.functional.interpolate(pixels, size=size, mode="bilinear", antialias=True)
         expected += to_image(runtime(scaled), (70, 93))[0].softmax(0) / 3
-    assert_close(probabilities(runtime, image, InferenceSettings(scales=(0.5, 1.0, 1.5))), expected, atol=1e-5, rtol=0)
+    assert_close(
+        probabilities(runtime, image, InferenceSettings(scales=(0.5, 1.0, 1.5))),
+        expected,
+        atol=1e-5,
+        rtol=0,
+    )
 
 
 @pytest.mark.parametrize(
-    ("fit", "seen"), [((35, 200), (35, 46)), ((64, 80), (60, 80)), ((140, 140), (105, 140)), ((70, 93), (70, 93))]
+    ("fit", "seen"),
+    [((35, 200), (35, 46)), ((64, 80), (60, 80)), ((140, 140), (105, 140)), ((70, 93), (70, 93))],
 )
-def test_a_fitted_image_is_resized_for_the_model_and_scored_at_its_own_size(make_runtime, image, fit, seen):
+def test_a_fitted_image_is_resized_for_the_model_and_scored_at_its_own_size(
+    make_runtime, image, fit, seen
+):
     runtime = make_runtime(stride=4, divisor=8)
     pixels = normalise(torch.from_numpy(image).permute(2, 0, 1)[None], runtime.mean, runtime.std)
     if seen != (70, 93):
         pixels = torch.nn.functional.interpolate(pixels, size=seen, mode="bilinear", antialias=True)
     expected = to_image(runtime(pixels), (70, 93))[0].softmax(0)
-    assert_close(probabilities(runtime, image, InferenceSettings(resize=fit)), expected, atol=1e-5, rtol=0)
+    assert_close(
+        probabilities(runtime, image, InferenceSettings(resize=fit)), expected, atol=1e-5, rtol=0
+    )
 
 
 def test_scales_and_windows_come_on_top_of_the_fit(make_runtime, image):
@@ -150,11 +175,15 @@ def test_scales_and_windows_come_on_top_of_the_fit(make_runtime, image):
     seen = []
     forward = runtime.model.forward
     runtime.model.forward = lambda images: seen.append(tuple(images.shape[2:])) or forward(images)
-    found = probabilities(runtime, image, InferenceSettings(resize=(35, 100), scales=(1.0, 2.0), flip=True))
+    found = probabilities(
+        runtime, image, InferenceSettings(resize=(35, 100), scales=(1.0, 2.0), flip=True)
+    )
     assert seen == [(35, 46), (35, 46), (70, 93), (70, 93)]
     assert found.shape == (3, 70, 93)
     seen.clear()
-    predict_mask(runtime, image, InferenceSettings(resize=(35, 100), window=(70, 60)))  # in pixels of the image itself
+    predict_mask(
+        runtime, image, InferenceSettings(resize=(35, 100), window=(70, 60))
+    )  # in pixels of the image itself
     assert seen == [(35, 30), (35, 30)]
 
 
@@ -164,7 +193,9 @@ def test_by_default_an_image_is_predicted_as_in_validation(make_runtime, image):
     fitted = InferenceSettings(resize=(35, 200))
     assert (predict_mask(runtime, image) == predict_mask(runtime, image, fitted)).all()
     assert torch.equal(probabilities(runtime, image), probabilities(runtime, image, fitted))
-    assert not torch.equal(probabilities(runtime, image), probabilities(runtime, image, InferenceSettings()))
+    assert not torch.equal(
+        probabilities(runtime, image), probabilities(runtime, image, InferenceSettings())
+    )
 
 
 def test_images_in_a_batch_are_predicted_as_alone(make_runtime, image):
@@ -203,14 +234,19 @@ def test_a_mapping_changes_what_it_names_and_a_slip_gets_a_sentence():
     assert with_given(own, None, "inference") is own
     found = with_given(own, {"flip": True, "scales": [0.75, 1]}, "inference")
     assert found == replace(own, flip=True, scales=(0.75, 1.0))
-    assert with_given(own, {"resize": None, "window": (64, 96)}, "inference") == InferenceSettings(window=(64, 96))
+    assert with_given(own, {"resize": None, "window": (64, 96)}, "inference") == InferenceSettings(
+        window=(64, 96)
+    )
     for given, said in (
         ({"flp": True}, "inference: unknown key 'flp'. Did you mean 'flip'?"),
         ({"flip": "no"}, "inference: flip = 'no': input should be a valid boolean."),
         ({"scales": 1}, "inference: scales = 1: input should be a valid "),
         ({"window": 64}, "inference: window = 64: input should be a valid "),
         ({"window": (8, 64)}, "window = 8x64: expected at least 32x32"),
-        ("flip", "inference = 'flip': expected a mapping with some of the keys window, overlap, scales, "),
+        (
+            "flip",
+            "inference = 'flip': expected a mapping with some of the keys window, overlap, scales, ",
+        ),
     ):
         with pytest.raises(ConfigError) as raised:
             with_given(own, given, "inference")
@@ -228,10 +264,14 @@ def test_settings_say_what_they_are():
 
 @pytest.mark.skipif(library._openmp() is None, reason="torch's threads are no GNU OpenMP's here")
 @pytest.mark.parametrize("own", [True, False])
-def test_a_model_with_threads_of_its_own_has_the_cores_to_itself(make_runtime, image, monkeypatch, own):
+def test_a_model_with_threads_of_its_own_has_the_cores_to_itself(
+    make_runtime, image, monkeypatch, own
+):
     runtime, seen, before = make_runtime(), [], torch.get_num_threads()
     runtime.own_threads, forward = own, runtime.model.forward
-    monkeypatch.setattr(runtime.model, "forward", lambda x: seen.append(torch.get_num_threads()) or forward(x))
+    monkeypatch.setattr(
+        runtime.model, "forward", lambda x: seen.append(torch.get_num_threads()) or forward(x)
+    )
     torch.set_num_threads(2)
     try:
         masks = predict_mask(runtime, image), probabilities(runtime, image)

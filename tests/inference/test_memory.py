@@ -80,8 +80,12 @@ def test_the_bound_of_a_small_image_holds_for_larger_ones_and_spares_small_ones_
     assert "peak_bytes_per_pixel" not in vars(runtime)
     for height, width in ((96, 128), (97, 300), (256, 256)):
         area = height * width
-        assert peak_bytes(runtime, torch.zeros(1, 3, height, width)) <= area * runtime.most_bytes_per_pixel(area)
-    assert runtime.peak_bytes_per_pixel == runtime.most_bytes_per_pixel(10**9)  # what is measured needs no bound
+        assert peak_bytes(
+            runtime, torch.zeros(1, 3, height, width)
+        ) <= area * runtime.most_bytes_per_pixel(area)
+    assert runtime.peak_bytes_per_pixel == runtime.most_bytes_per_pixel(
+        10**9
+    )  # what is measured needs no bound
 
 
 TWELVE_MEGAPIXELS = r"""
@@ -101,13 +105,21 @@ print(1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_tex
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc: ru_maxrss holds the peak of the parent as well")
-@pytest.mark.parametrize(("gigabytes", "how"), [(3.4, "whole"), (1.4, "tiles")])  # beside the process itself
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="reads /proc: ru_maxrss holds the peak of the parent as well"
+)
+@pytest.mark.parametrize(
+    ("gigabytes", "how"), [(3.4, "whole"), (1.4, "tiles")]
+)  # beside the process itself
 def test_twelve_megapixels_stay_within_the_memory_that_was_allowed(gigabytes, how):
     gigabytes += PROCESS_BYTES / 1e9
     command = [sys.executable, "-c", TWELVE_MEGAPIXELS, str(gigabytes)]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )
     peak, words = done.stdout.split(maxsplit=1)
     assert int(peak) <= gigabytes * 1e9

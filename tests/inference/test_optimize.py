@@ -23,7 +23,10 @@ QUICK = ("frm-van-t", "cgrseg-t", "rsp-lite0-panoptic")  # the others in slow te
 SHAPES = ((2, 3, 65, 99), (1, 3, 128, 72))
 
 
-@pytest.fixture(scope="module", params=[pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in MODELS])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in MODELS],
+)
 def model(request):
     return perturb(models.build(request.param, classes=5))
 
@@ -43,7 +46,10 @@ def error(found, expected):
 
 
 def test_its_logits_are_those_of_the_model_within_rounding(model):
-    fast, exact = optimize(model), copy.deepcopy(model).double()  # in float32 a deep model shows its own rounding
+    fast, exact = (
+        optimize(model),
+        copy.deepcopy(model).double(),
+    )  # in float32 a deep model shows its own rounding
     for shape in SHAPES:
         (plain, expected), (out, found) = run(exact, shape), run(fast, shape)
         assert out[1:4] == plain[1:4]  # sizes and align_corners
@@ -85,8 +91,14 @@ def test_the_model_given_is_left_as_it_is_and_the_copy_is_ready_to_run():
 def test_van_takes_every_fast_path_of_a_cpu():
     layers = list(optimize(models.build("frm-van-t", classes=2)).backbone.modules())
     convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
-    assert not [c for c in convs if type(c) is nn.Conv2d and (c.kernel_size == (1, 1) or c.dilation != (1, 1))]
-    assert sum(isinstance(c, PhaseSplitConv2d) for c in convs) == sum((3, 3, 5, 2))  # VAN-B0's blocks
+    assert not [
+        c
+        for c in convs
+        if type(c) is nn.Conv2d and (c.kernel_size == (1, 1) or c.dilation != (1, 1))
+    ]
+    assert sum(isinstance(c, PhaseSplitConv2d) for c in convs) == sum(
+        (3, 3, 5, 2)
+    )  # VAN-B0's blocks
     assert sum(isinstance(layer, ScaledShortcut) for layer in layers) == sum((3, 3, 5, 2))
     assert [c for c in convs if isinstance(c, PointwiseConv2d)]
 
@@ -107,7 +119,9 @@ def test_optimising_twice_changes_nothing(name):
 @needs_bf16
 def test_in_bf16_scores_stay_in_float32():
     fast = optimize(models.build("cgrseg-t", classes=2), "bf16")
-    mixing = {n: p.dtype for n, p in fast.named_parameters() if "talking" in n and n.endswith("weight")}
+    mixing = {
+        n: p.dtype for n, p in fast.named_parameters() if "talking" in n and n.endswith("weight")
+    }
     assert set(mixing.values()) == {torch.float32}
 
 
@@ -118,5 +132,7 @@ def test_an_unknown_precision_is_refused_by_name():
 
 def test_bf16_is_refused_where_the_processor_has_none(monkeypatch):
     monkeypatch.setattr(bf16, "computes_bf16", lambda device: False)
-    with pytest.raises(FeathersegError, match=r"this cpu does not compute in it.*Use precision 'fp32'"):
+    with pytest.raises(
+        FeathersegError, match=r"this cpu does not compute in it.*Use precision 'fp32'"
+    ):
         optimize(models.build("frm-lite0", classes=2), "bf16")

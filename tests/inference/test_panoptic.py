@@ -60,13 +60,19 @@ def loop(mask, centers, offsets, settings):
             distances = [(to[0] - py) ** 2 + (to[1] - px) ** 2 for py, px in peaks]
             owner[y, x] = distances.index(min(distances))
             members.setdefault(owner[y, x], []).append(int(mask[y, x]))
-    voted = {centre: max(sorted(set(labels)), key=labels.count) for centre, labels in members.items()}
+    voted = {
+        centre: max(sorted(set(labels)), key=labels.count) for centre, labels in members.items()
+    }
     result = np.full((height, width), None)
     for y, x in np.ndindex(height, width):
         category = int(mask[y, x])
         if (y, x) in owner:
             result[y, x] = ("thing", owner[y, x], voted[owner[y, x]])
-        elif category not in THINGS and category != 255 and (mask == category).sum() >= settings.stuff_area:
+        elif (
+            category not in THINGS
+            and category != 255
+            and (mask == category).sum() >= settings.stuff_area
+        ):
             result[y, x] = ("stuff", category)
     return result
 
@@ -81,27 +87,47 @@ def loop(mask, centers, offsets, settings):
 def test_it_is_what_the_definition_says_pixel_by_pixel(seed, settings, chunk, monkeypatch):
     monkeypatch.setattr(panoptic, "CHUNK_BYTES", chunk)
     rng = np.random.default_rng(seed)
-    mask = rng.choice([0, 1, 2, 3, 4, 255], size=(4, 5), p=[0.2, 0.35, 0.1, 0.2, 0.1, 0.05]).astype(np.uint8)
+    mask = rng.choice([0, 1, 2, 3, 4, 255], size=(4, 5), p=[0.2, 0.35, 0.1, 0.2, 0.1, 0.05]).astype(
+        np.uint8
+    )
     mask = mask.repeat(4, axis=0).repeat(3, axis=1)  # (16, 15)
     centers = torch.from_numpy(rng.random((16, 15)))
     offsets = torch.from_numpy(rng.normal(0, 4, (2, 16, 15)))
-    found, expected = merge(mask, centers, offsets, THINGS, settings), loop(mask, centers, offsets, settings)
+    found, expected = (
+        merge(mask, centers, offsets, THINGS, settings),
+        loop(mask, centers, offsets, settings),
+    )
     assert_valid(found, mask)
     category = {segment["id"]: segment["category_id"] for segment in found.segments}
     pairs = {(int(i), owner) for i, owner in zip(found.ids.ravel(), expected.ravel(), strict=True)}
-    assert len(pairs) == len({i for i, _ in pairs}) == len({owner for _, owner in pairs})  # one to one
+    assert (
+        len(pairs) == len({i for i, _ in pairs}) == len({owner for _, owner in pairs})
+    )  # one to one
     assert all((owner is None) if i == 0 else (owner[-1] == category[i]) for i, owner in pairs)
 
 
 def random_scene(seed, size=(200, 240), objects=40):
     """Discs and rectangles over stuff, each with its id, centres at least 4 pixels apart; some void."""
     rng = np.random.default_rng(seed)
-    label = rng.choice([0, 2, 4], size=(4, 4)).astype(np.uint8).repeat(size[0] // 4, 0).repeat(size[1] // 4, 1)
+    label = (
+        rng.choice([0, 2, 4], size=(4, 4))
+        .astype(np.uint8)
+        .repeat(size[0] // 4, 0)
+        .repeat(size[1] // 4, 1)
+    )
     instances = np.zeros(size, np.int32)
     rows, columns = np.mgrid[: size[0], : size[1]]
     for number in range(1, objects + 1):
-        y, x, tall, wide = rng.uniform(0, size[0]), rng.uniform(0, size[1]), rng.uniform(2, 40), rng.uniform(2, 40)
-        shape = [np.hypot((rows - y) / tall, (columns - x) / wide) < 1, (abs(rows - y) < tall) & (abs(columns - x) < 3)]
+        y, x, tall, wide = (
+            rng.uniform(0, size[0]),
+            rng.uniform(0, size[1]),
+            rng.uniform(2, 40),
+            rng.uniform(2, 40),
+        )
+        shape = [
+            np.hypot((rows - y) / tall, (columns - x) / wide) < 1,
+            (abs(rows - y) < tall) & (abs(columns - x) < 3),
+        ]
         part = shape[number % 2]
         label[part], instances[part] = rng.choice([1, 3]), 1000 * number
     label[:9, :50], instances[:9, :50] = 255, 0
@@ -119,7 +145,13 @@ def random_scene(seed, size=(200, 240), objects=40):
 def test_true_targets_give_back_the_true_segments(seed):
     label, instances = random_scene(seed)
     targets = panoptic_targets(label, instances, THINGS)
-    found = merge(label, torch.from_numpy(targets.center), torch.from_numpy(targets.offset), THINGS, EVERYTHING)
+    found = merge(
+        label,
+        torch.from_numpy(targets.center),
+        torch.from_numpy(targets.offset),
+        THINGS,
+        EVERYTHING,
+    )
     assert_valid(found, label)
     ground_truth = np.where(instances > 0, instances, -label.astype(np.int32))
     pairs = {*zip(found.ids.ravel().tolist(), ground_truth.ravel().tolist(), strict=True)}
@@ -135,7 +167,11 @@ def test_an_instance_is_of_the_class_of_most_of_its_pixels_and_of_the_lower_wher
     found = merge(mask, centers, offsets, THINGS, EVERYTHING)
     assert found.ids.tolist() == [[1, 1, 1, 3, 2, 2]]
     assert [segment["category_id"] for segment in found.segments] == [3, 1, 0]
-    assert [segment.get("score") for segment in found.segments] == [pytest.approx(0.9), pytest.approx(0.8), None]
+    assert [segment.get("score") for segment in found.segments] == [
+        pytest.approx(0.9),
+        pytest.approx(0.8),
+        None,
+    ]
 
 
 def test_a_pixel_goes_where_its_offset_points():
@@ -167,7 +203,9 @@ def test_exactly_so_many_centres_are_kept_the_best_and_of_equals_the_first():
 
 
 def test_a_centre_is_above_the_threshold_and_the_largest_around():
-    centers, _ = maps(20, 20, {(4, 4): 0.5, (4, 7): 0.4, (4, 12): 0.3, (15, 15): 0.1, (0, 19): 0.100001})
+    centers, _ = maps(
+        20, 20, {(4, 4): 0.5, (4, 7): 0.4, (4, 12): 0.3, (15, 15): 0.1, (0, 19): 0.100001}
+    )
     positions, _ = find_centers(centers, PanopticTable(threshold=0.1, kernel=7))
     assert positions.tolist() == [[4, 4], [4, 12], [0, 19]]
 
@@ -225,7 +263,13 @@ def test_a_large_image_full_of_things_takes_less_than_100_mb():
     """1024x2048, every pixel a thing, 200 centres: all distances at once would be 1.7 GB."""
     centers, offsets = maps(1024, 2048)
     centers[50::100, 50::100] = torch.rand(10, 20, generator=torch.Generator().manual_seed(0)) + 0.2
-    inputs = (np.full((1024, 2048), 1, np.uint8), centers, offsets, THINGS, PanopticTable(stuff_area=2048))
+    inputs = (
+        np.full((1024, 2048), 1, np.uint8),
+        centers,
+        offsets,
+        THINGS,
+        PanopticTable(stuff_area=2048),
+    )
     with LiveBytes() as tensors:
         found = merge(*inputs)
     tracemalloc.start()

@@ -16,17 +16,29 @@ from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.core.types import ClassInfo
 from featherseg.data.panoptic.files import read_panoptic_json
 from featherseg.inference import folder
-from featherseg.inference.folder import OutputSettings, ReadImage, open_output, version_of, write_predictions
+from featherseg.inference.folder import (
+    OutputSettings,
+    ReadImage,
+    open_output,
+    version_of,
+    write_predictions,
+)
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 
-CLASSES = (ClassInfo("road", (128, 64, 128)), ClassInfo("sky", (70, 130, 180)), ClassInfo("car", (0, 0, 142), True))
+CLASSES = (
+    ClassInfo("road", (128, 64, 128)),
+    ClassInfo("sky", (70, 130, 180)),
+    ClassInfo("car", (0, 0, 142), True),
+)
 ONCE, AGAIN = (OutputSettings(masks=True, overwrite=overwrite) for overwrite in (False, True))
 
 
 def runtime_of(classes):
     torch.manual_seed(0)
-    return TorchRuntime(models.build("rsp-lite0-panoptic", len(classes)).eval(), classes, device="cpu")
+    return TorchRuntime(
+        models.build("rsp-lite0-panoptic", len(classes)).eval(), classes, device="cpu"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +70,10 @@ def test_images_of_earlier_commands_stay_listed_while_their_png_is_there(runtime
     predict(runtime, photos / "z.png", out)
     after = json.loads((out / "panoptic.json").read_text())
     assert listed(out / "panoptic.json") == {"1.png": 1, "z.png": "z"}
-    assert (after["images"][:1], after["annotations"][:1]) == (before["images"], before["annotations"])
+    assert (after["images"][:1], after["annotations"][:1]) == (
+        before["images"],
+        before["annotations"],
+    )
     assert predict(runtime, photos / "z.png", out).resumed == 1
     (out / "predictions.jsonl").unlink()
     with pytest.raises(ConfigError, match=r"z_mask\.png exists, 2 files"):
@@ -72,7 +87,11 @@ def test_images_of_earlier_commands_stay_listed_while_their_png_is_there(runtime
 
 def test_one_command_lists_what_its_own_reader_takes(runtime, photos, tmp_path):
     predict(runtime, photos, tmp_path / "out")
-    assert listed(tmp_path / "out/panoptic.json") == {"01.png": "01.png", "1.png": "1.png", "z.png": "z"}
+    assert listed(tmp_path / "out/panoptic.json") == {
+        "01.png": "01.png",
+        "1.png": "1.png",
+        "z.png": "z",
+    }
 
 
 def test_what_an_earlier_command_listed_stays_in_a_bucket(runtime, photos, tmp_path, monkeypatch):
@@ -80,9 +99,15 @@ def test_what_an_earlier_command_listed_stays_in_a_bucket(runtime, photos, tmp_p
     for name in ("1", "01", "z"):
         predict(runtime, photos / f"{name}.png", "s3://b/out")
     (tmp_path / "panoptic.json").write_bytes(objects["b/out/panoptic.json"])
-    assert listed(tmp_path / "panoptic.json") == {"1.png": "1.png", "01.png": "01.png", "z.png": "z"}
+    assert listed(tmp_path / "panoptic.json") == {
+        "1.png": "1.png",
+        "01.png": "01.png",
+        "z.png": "z",
+    }
     objects["b/out/panoptic.json"] = b"{"
-    with pytest.raises(DataError, match=r"^s3://b/out/panoptic\.json cannot be read as JSON.*move that file away"):
+    with pytest.raises(
+        DataError, match=r"^s3://b/out/panoptic\.json cannot be read as JSON.*move that file away"
+    ):
         predict(runtime, photos / "z.png", "s3://b/out", AGAIN)
 
 
@@ -90,12 +115,19 @@ def test_a_list_that_cannot_go_on_is_refused_before_the_model_works(runtime, pho
     out = tmp_path / "out"
     predict(runtime, photos / "1.png", out)
     other = runtime_of((*CLASSES[:2], replace(CLASSES[2], name="bus")))
-    with pytest.raises(DataError, match=r"panoptic\.json lists images by other classes.*Choose another folder"):
+    with pytest.raises(
+        DataError, match=r"panoptic\.json lists images by other classes.*Choose another folder"
+    ):
         predict(other, photos / "z.png", out)
     predict(other, photos / "1.png", out, AGAIN)  # nothing of the other model's is left
     assert read_panoptic_json(out / "panoptic.json").categories[2]["name"] == "bus"
     good = json.loads((out / "panoptic.json").read_text())
-    for damaged in ("{", "[]", json.dumps(good | {"images": 3}), json.dumps(good | {"images": [{"id": []}]})):
+    for damaged in (
+        "{",
+        "[]",
+        json.dumps(good | {"images": 3}),
+        json.dumps(good | {"images": [{"id": []}]}),
+    ):
         (out / "panoptic.json").write_text(damaged)
         with pytest.raises(DataError, match=r"panoptic\.json.*move that file away"):
             predict(other, photos / "z.png", out)
@@ -124,7 +156,9 @@ def test_what_a_stopped_command_wrote_is_listed(runtime, photos, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_the_list_is_written_from_time_to_time_so_that_a_kill_loses_little(runtime, photos, tmp_path, monkeypatch):
+def test_the_list_is_written_from_time_to_time_so_that_a_kill_loses_little(
+    runtime, photos, tmp_path, monkeypatch
+):
     now, out = 0.0, tmp_path / "out"
     monkeypatch.setattr(folder, "time", SimpleNamespace(monotonic=lambda: now))
     result = Predictor(runtime)(photos / "z.png")
@@ -147,6 +181,11 @@ def test_the_list_is_written_from_time_to_time_so_that_a_kill_loses_little(runti
         assert list_at(30.0, "b") == ["a.png", "b.png"]
         monkeypatch.setattr(output.panoptic.writer, "finish", slowly)
         assert list_at(59.0, "c") == ["a.png", "b.png"]
-        assert list_at(60.0, "d") == ["a.png", "b.png", "c.png", "d.png"]  # at 63, and not before 60 seconds behind
+        assert list_at(60.0, "d") == [
+            "a.png",
+            "b.png",
+            "c.png",
+            "d.png",
+        ]  # at 63, and not before 60 seconds behind
         assert list_at(122.0, "e") == ["a.png", "b.png", "c.png", "d.png"]
         assert list_at(123.0, "f") == ["a.png", "b.png", "c.png", "d.png", "e.png", "f.png"]

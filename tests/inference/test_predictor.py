@@ -93,7 +93,9 @@ def write_bomb():
     return bomb.getvalue()
 
 
-@pytest.mark.parametrize("form", [np.asarray, lambda frame: torch.from_numpy(frame).permute(2, 0, 1)])
+@pytest.mark.parametrize(
+    "form", [np.asarray, lambda frame: torch.from_numpy(frame).permute(2, 0, 1)]
+)
 def test_an_iterator_may_fill_one_array_anew_for_each_frame(make_runtime, image, form):
     frames = [image, image[::-1], image[:, ::-1]]
     expected = [Predictor(make_runtime())(frame.copy()) for frame in frames]
@@ -104,14 +106,24 @@ def test_an_iterator_may_fill_one_array_anew_for_each_frame(make_runtime, image,
             buffer[:] = frame
             yield form(buffer)
 
-    for found, one, frame in zip(Predictor(make_runtime(), batch=2)(camera()), expected, frames, strict=True):
+    for found, one, frame in zip(
+        Predictor(make_runtime(), batch=2)(camera()), expected, frames, strict=True
+    ):
         np.testing.assert_array_equal(found.mask, one.mask)
         np.testing.assert_array_equal(found.image, frame)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
 def test_batches_keep_the_order_and_mix_no_sizes(make_runtime, image, batch):
-    images = [image, image[::-1], image[:50], image[:50, ::-1], image, image[:, ::-1], image.astype(np.uint16) * 257]
+    images = [
+        image,
+        image[::-1],
+        image[:50],
+        image[:50, ::-1],
+        image,
+        image[:, ::-1],
+        image.astype(np.uint16) * 257,
+    ]
     seen = []
     runtime = make_runtime()
     runtime.peak_bytes_per_pixel = 100.0
@@ -122,7 +134,9 @@ def test_batches_keep_the_order_and_mix_no_sizes(make_runtime, image, batch):
     assert sum(seen) == len(images)
     for image, result in zip(images, results, strict=True):
         assert result.mask.shape == image.shape[:2]
-        assert (result.mask == predict_mask(make_runtime(), np.ascontiguousarray(image))).mean() > 0.999
+        assert (
+            result.mask == predict_mask(make_runtime(), np.ascontiguousarray(image))
+        ).mean() > 0.999
 
 
 def test_shares_and_probabilities_fit_the_mask(predictor, image):
@@ -139,17 +153,25 @@ def test_shares_and_probabilities_fit_the_mask(predictor, image):
 def test_save_writes_three_images_into_a_folder_or_the_mask_into_a_file(predictor, image, tmp_path):
     result = predictor(image)
     files = result.save(tmp_path / "new" / "folder", "street")
-    assert [file.name for file in files] == ["street_mask.png", "street_color.png", "street_overlay.png"]
+    assert [file.name for file in files] == [
+        "street_mask.png",
+        "street_color.png",
+        "street_overlay.png",
+    ]
     assert result.save(str(tmp_path / "only.png")) == [tmp_path / "only.png"]
     for file in (files[0], tmp_path / "only.png"):
         assert (read_mask(file) == result.mask).all()
     assert image_size(files[1]) == (70, 93)
     assert image_size(files[2])[0] > 70  # with its legend
     assert result.overlay().size == (93, 70)
-    assert result.save(tmp_path / "all.png", "street")[0] == tmp_path / "all.png" / "street_mask.png"
+    assert (
+        result.save(tmp_path / "all.png", "street")[0] == tmp_path / "all.png" / "street_mask.png"
+    )
 
 
-def test_save_writes_into_no_folder_that_is_called_like_a_bucket(predictor, image, tmp_path, monkeypatch):
+def test_save_writes_into_no_folder_that_is_called_like_a_bucket(
+    predictor, image, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     for to in ("s3://bucket/out", "gs://bucket/mask.png"):
         with pytest.raises(ConfigError, match="-o s3://BUCKET/FOLDER"):
@@ -225,7 +247,9 @@ def test_a_device_beside_a_runtime_is_refused(make_runtime):
 
 def test_scales_come_on_top_of_the_longest_side():
     runtime = ChannelsFile()
-    Predictor(runtime, inference=InferenceSettings(scales=(1, 2)), max_side=64)(np.zeros((96, 128, 3), np.uint8))
+    Predictor(runtime, inference=InferenceSettings(scales=(1, 2)), max_side=64)(
+        np.zeros((96, 128, 3), np.uint8)
+    )
     assert runtime.seen == [(48, 64), (96, 128)]
 
 

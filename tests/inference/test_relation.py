@@ -31,7 +31,12 @@ def maps(dtype=torch.float32):
 def test_the_fused_relation_is_the_plain_one(window, prior, composability):
     plain, fused = pair(window=window, prior=prior, composability=composability)
     expected = copy.deepcopy(plain).double()(*maps(torch.float64))
-    assert_close(fused(*maps()).double(), expected, atol=2e-6 * float(expected.max() - expected.min()), rtol=0)
+    assert_close(
+        fused(*maps()).double(),
+        expected,
+        atol=2e-6 * float(expected.max() - expected.min()),
+        rtol=0,
+    )
 
 
 @pytest.fixture
@@ -50,20 +55,29 @@ def calls(monkeypatch):
 def test_gradients_take_the_plain_way(calls):
     plain, fused = pair()
     low, high = (x.requires_grad_() for x in maps())
-    gradients = [torch.autograd.grad(layer(low, high).square().sum(), (low, high)) for layer in (plain, fused)]
+    gradients = [
+        torch.autograd.grad(layer(low, high).square().sum(), (low, high))
+        for layer in (plain, fused)
+    ]
     assert_close(*gradients)
     assert not calls
     fused(*maps())  # nothing to learn, nothing to trace
     assert len(calls) == 1
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")  # traces are old
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning"
+)  # traces are old
 def test_float64_traces_and_exports_take_the_plain_way(calls):
     plain, fused = pair()
     double = copy.deepcopy(fused).double()
-    assert torch.equal(double(*maps(torch.float64)), copy.deepcopy(plain).double()(*maps(torch.float64)))
+    assert torch.equal(
+        double(*maps(torch.float64)), copy.deepcopy(plain).double()(*maps(torch.float64))
+    )
     exported = torch.export.export(fused, maps()).module()
-    with quiet("torch cannot trace this"):  # torch 2.14 calls it deprecated; ncnn's exporter reads nothing else
+    with quiet(
+        "torch cannot trace this"
+    ):  # torch 2.14 calls it deprecated; ncnn's exporter reads nothing else
         traced = torch.jit.trace(fused, maps(), check_trace=False)
     assert not calls
     for graph in (exported, traced):
@@ -81,5 +95,7 @@ def test_maps_in_bf16_are_gathered_in_float32(calls):
 def test_it_has_the_weights_of_the_layer_that_it_is_made_from():
     plain, fused = pair()
     assert list(fused.state_dict()) == list(plain.state_dict())
-    assert all(torch.equal(fused.state_dict()[key], value) for key, value in plain.state_dict().items())
+    assert all(
+        torch.equal(fused.state_dict()[key], value) for key, value in plain.state_dict().items()
+    )
     assert not fused.training

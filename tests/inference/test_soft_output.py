@@ -17,7 +17,12 @@ from featherseg.core.types import ClassInfo
 from featherseg.inference.folder import OutputSettings
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.inference.settings import InferenceSettings
-from featherseg.inference.soft_output import agreeing, confidence_png, probabilities_npz, soft_output
+from featherseg.inference.soft_output import (
+    agreeing,
+    confidence_png,
+    probabilities_npz,
+    soft_output,
+)
 
 WAYS = {
     "whole": InferenceSettings(),
@@ -34,7 +39,9 @@ def softly(runtime, kind, **more):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_probabilities_sum_to_1_and_the_mask_is_their_highest(make_runtime, frm_runtime, image, way):
+def test_probabilities_sum_to_1_and_the_mask_is_their_highest(
+    make_runtime, frm_runtime, image, way
+):
     for runtime in (make_runtime(), make_runtime(stride=8, divisor=32), frm_runtime):
         expected = Predictor(runtime, inference=WAYS[way])(image)
         exact = expected.probabilities()  # (K, H, W)
@@ -54,13 +61,20 @@ def test_probabilities_sum_to_1_and_the_mask_is_their_highest(make_runtime, frm_
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_classes_that_rounding_makes_equal_or_swaps_follow_the_mask(dtype):
-    close = torch.tensor([[0.25, 0.25, 0.5 - 2**-12], [0.2, 0.4, 0.4], [0.5, 0.3, 0.2]], dtype=dtype).T[None, :, None]
+    close = torch.tensor(
+        [[0.25, 0.25, 0.5 - 2**-12], [0.2, 0.4, 0.4], [0.5, 0.3, 0.2]], dtype=dtype
+    ).T[None, :, None]
     mask = torch.tensor([[[2, 2, 0]]])  # (1, 1, 3)
-    for given, chosen in ((close, mask), (torch.full((1, 4, 2, 2), 0.25, dtype=dtype), torch.full((1, 2, 2), 3))):
+    for given, chosen in (
+        (close, mask),
+        (torch.full((1, 4, 2, 2), 0.25, dtype=dtype), torch.full((1, 2, 2), 3)),
+    ):
         found = agreeing(given.clone(), chosen)
         assert (found.argmax(dim=1) == chosen).all()
         assert (found - given).abs().max() <= 2**-11
-    assert (agreeing(close.clone(), mask)[..., 2] == close[..., 2]).all()  # where they agree nothing changes
+    assert (
+        agreeing(close.clone(), mask)[..., 2] == close[..., 2]
+    ).all()  # where they agree nothing changes
 
 
 def test_a_batch_gives_what_single_images_give(image):
@@ -78,13 +92,19 @@ def test_files_hold_the_arrays_and_are_the_same_bytes_each_time(image, tmp_path)
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         np.testing.assert_array_equal(arrays["probabilities"], found.soft)
         assert arrays["classes"].tolist() == [info.name for info in CLASSES]
-    sure = soft_output(torch.from_numpy(found.probabilities())[None], torch.from_numpy(found.mask)[None], "confidence")
+    sure = soft_output(
+        torch.from_numpy(found.probabilities())[None],
+        torch.from_numpy(found.mask)[None],
+        "confidence",
+    )
     with Image.open(io.BytesIO(confidence_png(sure[0].numpy()))) as png:
         assert png.mode == "L"
         np.testing.assert_array_equal(np.array(png), sure[0])
 
 
-@pytest.mark.parametrize(("kind", "name"), [("npz", "a_probabilities.npz"), ("png", "a_confidence.png")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("npz", "a_probabilities.npz"), ("png", "a_confidence.png")]
+)
 def test_a_folder_holds_them_beside_the_masks_and_goes_on_with_them(image, tmp_path, kind, name):
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
@@ -92,7 +112,9 @@ def test_a_folder_holds_them_beside_the_masks_and_goes_on_with_them(image, tmp_p
     settings = OutputSettings(masks=True, probabilities=kind)
     featherseg.predict(pixel_runtime(), photos, out=out, settings=settings)
     assert sorted(os.listdir(out)) == sorted(["a_mask.png", name, "predictions.jsonl"])
-    expected = softly(pixel_runtime(), {"npz": "probabilities", "png": "confidence"}[kind])(image).soft
+    expected = softly(pixel_runtime(), {"npz": "probabilities", "png": "confidence"}[kind])(
+        image
+    ).soft
     if kind == "npz":
         np.testing.assert_array_equal(np.load(out / name)["probabilities"], expected)
     else:
@@ -110,11 +132,24 @@ def test_what_has_no_probabilities_or_no_room_is_refused_in_a_sentence(image, tm
     classes = (ClassInfo("road", (1, 2, 3)), ClassInfo("car", (4, 5, 6), True))
     panoptic = TorchRuntime(models.build("rsp-lite0-panoptic", 2).eval(), classes, device="cpu")
     soft = OutputSettings(probabilities="npz")
-    with pytest.raises(ConfigError, match="is a panoptic model, whose objects have no probabilities"):
+    with pytest.raises(
+        ConfigError, match="is a panoptic model, whose objects have no probabilities"
+    ):
         featherseg.predict(panoptic, path, out=tmp_path / "out", settings=soft)
-    many = {"classes": [str(n) for n in range(100)], "colors": [(n, n, n) for n in range(100)], "things": [False] * 100}
-    with pytest.raises(ConfigError, match=r"100 classes for an image of 1500x1500 .* need a memory of [12]\.\d GB"):
-        featherseg.predict(Predictor(ChannelsFile(**many), memory_gb=1.0), path, out=tmp_path / "out", settings=soft)
+    many = {
+        "classes": [str(n) for n in range(100)],
+        "colors": [(n, n, n) for n in range(100)],
+        "things": [False] * 100,
+    }
+    with pytest.raises(
+        ConfigError, match=r"100 classes for an image of 1500x1500 .* need a memory of [12]\.\d GB"
+    ):
+        featherseg.predict(
+            Predictor(ChannelsFile(**many), memory_gb=1.0),
+            path,
+            out=tmp_path / "out",
+            settings=soft,
+        )
     assert not (tmp_path / "out").exists()
     for settings, match in (
         ({"probabilities": "tiff"}, "expected npz or png"),

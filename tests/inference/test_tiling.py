@@ -38,7 +38,11 @@ class Bounded(Costs):
 def test_a_bound_on_the_memory_decides_nothing_else_than_the_measure():
     for size in ((100, 100), (360, 480), (700, 900), (400, 60_000), (3000, 4000), (10_000, 10_000)):
         for gigabytes in (OWN + 0.4, 2.0, 4.0, 64.0):
-            for inference in (InferenceSettings(), InferenceSettings(scales=(0.5, 2.0)), InferenceSettings((512, 512))):
+            for inference in (
+                InferenceSettings(),
+                InferenceSettings(scales=(0.5, 2.0)),
+                InferenceSettings((512, 512)),
+            ):
                 found = []
                 for runtime in (Costs(), Bounded()):
                     try:
@@ -74,7 +78,9 @@ def test_a_window_that_was_asked_for_is_kept():
 
 
 def test_a_shrunk_image_needs_the_memory_of_its_small_form():
-    assert plan(Costs(), (9000, 12_000), InferenceSettings(scales=(0.05,)), OWN + 5.9).how == "whole"
+    assert (
+        plan(Costs(), (9000, 12_000), InferenceSettings(scales=(0.05,)), OWN + 5.9).how == "whole"
+    )
 
 
 def test_small_images_go_together_as_far_as_the_memory_reaches():

@@ -20,12 +20,16 @@ def by_loop(label: np.ndarray, prediction: np.ndarray, classes: int, ignore: int
     return counts
 
 
-def labels(shape: tuple[int, ...], classes: int, ignore: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def labels(
+    shape: tuple[int, ...], classes: int, ignore: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Truth of classes and ignored pixels; predictions of any byte."""
     rng = np.random.default_rng(seed)
     label = rng.integers(0, classes, shape)
     label[rng.random(shape) < 0.2] = ignore
-    return label.astype(np.uint8), rng.integers(0, 256 if seed % 2 else classes, shape).astype(np.uint8)
+    return label.astype(np.uint8), rng.integers(0, 256 if seed % 2 else classes, shape).astype(
+        np.uint8
+    )
 
 
 @many
@@ -96,7 +100,9 @@ def test_tensors_give_tensors(code):
     label, prediction = labels((13, 17), 5, 255, seed=3)
     expected = confusion_counts(label, prediction, 5)
     for dtype in (torch.uint8, torch.int64):
-        counts = confusion_counts(torch.from_numpy(label).to(dtype), torch.from_numpy(prediction).to(dtype), 5)
+        counts = confusion_counts(
+            torch.from_numpy(label).to(dtype), torch.from_numpy(prediction).to(dtype), 5
+        )
         assert isinstance(counts, torch.Tensor)
         assert (counts.numpy() == expected).all()
 
@@ -131,6 +137,8 @@ def test_what_cannot_be_counted_is_refused():
 @pytest.mark.gpu
 def test_a_cuda_device_gives_the_same():
     label, prediction = labels((123, 217), 19, 255, seed=3)
-    counts = confusion_counts(torch.from_numpy(label).cuda(), torch.from_numpy(prediction).cuda(), 19)
+    counts = confusion_counts(
+        torch.from_numpy(label).cuda(), torch.from_numpy(prediction).cuda(), 19
+    )
     assert counts.is_cuda
     assert (counts.cpu().numpy() == by_loop(label, prediction, 19, 255)).all()

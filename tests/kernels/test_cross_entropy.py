@@ -17,7 +17,9 @@ many = settings(max_examples=80, suppress_health_check=[HealthCheck.function_sco
 sides, label_sides = st.integers(1, 20), st.integers(1, 45)
 
 
-def definition(logits, labels, weights=None, smoothing=0.0, align=False, reduction="mean", upstream=None):
+def definition(
+    logits, labels, weights=None, smoothing=0.0, align=False, reduction="mean", upstream=None
+):
     """(loss, gradient) in float64: -sum_k target_k w_k log p_k of every pixel that counts, and what follows from it."""
     x, labels = logits.detach().double().numpy(), labels.long().numpy()
     classes = x.shape[1]
@@ -28,7 +30,9 @@ def definition(logits, labels, weights=None, smoothing=0.0, align=False, reducti
     p /= p.sum(axis=1, keepdims=True)
     counts = labels != 255
     own = np.moveaxis(np.eye(classes)[np.where(counts, labels, 0)], 3, 1)  # (B, K, H, W)
-    target = ((1 - smoothing) * own + smoothing / classes) * weights[:, None, None] * counts[:, None]
+    target = (
+        ((1 - smoothing) * own + smoothing / classes) * weights[:, None, None] * counts[:, None]
+    )
     log_p = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
     losses = -(target * log_p).sum(axis=1)
     slopes = p * target.sum(axis=1, keepdims=True) - target
@@ -68,7 +72,20 @@ def assert_defined(result, expected, scale=1.0):
        weighted=st.booleans(), align=st.booleans(), reduction=st.sampled_from(["mean", "sum", "none"]),
        scale=st.sampled_from([1.0, 30.0]), seed=st.integers(0, 99))  # fmt: skip
 def test_loss_and_gradient_are_those_of_the_definition_at_any_size(
-    every_code, h, w, height, width, classes, batch, ignored, smoothing, weighted, align, reduction, scale, seed
+    every_code,
+    h,
+    w,
+    height,
+    width,
+    classes,
+    batch,
+    ignored,
+    smoothing,
+    weighted,
+    align,
+    reduction,
+    scale,
+    seed,
 ):
     logits, labels = scene(batch, classes, (h, w), (height, width), ignored, seed)
     logits *= scale
@@ -76,7 +93,12 @@ def test_loss_and_gradient_are_those_of_the_definition_at_any_size(
     weights = torch.rand(classes, generator=generator) + 0.1 if weighted else None
     upstream = torch.randn(labels.shape, generator=generator) if reduction == "none" else None
     expected = definition(logits, labels, weights, smoothing, align, reduction, upstream)
-    options = {"class_weights": weights, "label_smoothing": smoothing, "align_corners": align, "reduction": reduction}
+    options = {
+        "class_weights": weights,
+        "label_smoothing": smoothing,
+        "align_corners": align,
+        "reduction": reduction,
+    }
     torchs, *compiled = every_code(lambda: found(logits, labels, upstream, **options))
     for result in (torchs, *compiled[:1]):
         assert_defined(result, expected, scale)
@@ -93,7 +115,9 @@ def test_it_is_torch_s_interpolate_and_cross_entropy(code, size, smoothing):
     scores = F.interpolate(expected, size, mode="bilinear")
     usual = F.cross_entropy(scores, labels, weights, ignore_index=255, **options)
     usual.backward()
-    assert_close(found(logits, labels, class_weights=weights, **options), (usual.detach(), expected.grad))
+    assert_close(
+        found(logits, labels, class_weights=weights, **options), (usual.detach(), expected.grad)
+    )
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -104,7 +128,12 @@ def test_float64_is_differentiated_exactly(reduction, align):
 
     def loss(x):
         return upsample_cross_entropy(
-            x, labels, class_weights=weights, label_smoothing=0.1, align_corners=align, reduction=reduction
+            x,
+            labels,
+            class_weights=weights,
+            label_smoothing=0.1,
+            align_corners=align,
+            reduction=reduction,
         )
 
     assert torch.autograd.gradcheck(loss, logits.double().requires_grad_())
@@ -126,7 +155,12 @@ def test_every_number_of_threads_gives_the_same_bits(code, monkeypatch):
     results = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        results.append((*found(logits, labels), *found(logits, labels, torch.ones(labels.shape), reduction="none")))
+        results.append(
+            (
+                *found(logits, labels),
+                *found(logits, labels, torch.ones(labels.shape), reduction="none"),
+            )
+        )
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
     assert_defined(results[0][:2], definition(logits, labels))
@@ -148,10 +182,19 @@ def test_bytes_as_labels_any_ignored_value_and_unlabelled_classes(code):
     logits, labels = scene()
     expected = found(logits, labels)
     assert_close(found(logits, labels.to(torch.uint8)), expected, rtol=0, atol=0)
-    assert_close(found(logits, labels.masked_fill(labels == 255, -100), ignore_index=-100), expected, rtol=0, atol=0)
-    assert_close(found(logits, labels.transpose(1, 2).contiguous().transpose(1, 2)), expected, rtol=0, atol=0)
+    assert_close(
+        found(logits, labels.masked_fill(labels == 255, -100), ignore_index=-100),
+        expected,
+        rtol=0,
+        atol=0,
+    )
+    assert_close(
+        found(logits, labels.transpose(1, 2).contiguous().transpose(1, 2)), expected, rtol=0, atol=0
+    )
     third = found(logits, labels.masked_fill(labels == 3, 255))
-    assert_close(found(logits, labels.masked_fill(labels == 255, 3), ignore_index=3), third, rtol=0, atol=0)
+    assert_close(
+        found(logits, labels.masked_fill(labels == 255, 3), ignore_index=3), third, rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,7 +209,12 @@ def test_bytes_as_labels_any_ignored_value_and_unlabelled_classes(code):
 )
 def test_the_layout_in_memory_does_not_matter(code, view):
     logits, labels = scene(size=(20, 7), label_size=(80, 28))
-    assert_close(found(view(logits), labels), found(logits, labels), rtol=0, atol=0 if code != "numpy" else 1e-6)
+    assert_close(
+        found(view(logits), labels),
+        found(logits, labels),
+        rtol=0,
+        atol=0 if code != "numpy" else 1e-6,
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -197,7 +245,9 @@ def test_a_loss_can_be_scaled_and_differentiated_twice_from_one_pass(code):
     logits, labels = scene()
     leaf = logits.clone().requires_grad_()
     loss = upsample_cross_entropy(leaf, labels)
-    first, second = (torch.autograd.grad(scale * loss, leaf, retain_graph=True)[0] for scale in (1.0, 3.0))
+    first, second = (
+        torch.autograd.grad(scale * loss, leaf, retain_graph=True)[0] for scale in (1.0, 3.0)
+    )
     assert_close(second, 3 * first)
     with torch.no_grad():
         assert torch.equal(upsample_cross_entropy(leaf, labels), loss)
@@ -214,7 +264,9 @@ def test_no_image_costs_nothing(code):
 def test_labels_that_are_no_class_are_refused(code, value):
     logits, labels = scene()
     labels[1, 23, 27] = value
-    with pytest.raises(DataError, match=rf"{value} \(1 pixels\): expected class ids 0..4, or 255 to ignore"):
+    with pytest.raises(
+        DataError, match=rf"{value} \(1 pixels\): expected class ids 0..4, or 255 to ignore"
+    ):
         upsample_cross_entropy(logits, labels)
 
 
@@ -244,7 +296,11 @@ def test_what_cannot_be_is_refused_by_its_value(change, named):
 def test_a_cuda_device_gives_the_same(layout, align):
     for size in ((132, 188), (97, 301), (10, 12)):
         logits, labels = scene(2, 19, (33, 47), size)
-        options = {"class_weights": torch.rand(19) + 0.1, "label_smoothing": 0.1, "align_corners": align}
+        options = {
+            "class_weights": torch.rand(19) + 0.1,
+            "label_smoothing": 0.1,
+            "align_corners": align,
+        }
         on_it = options | {"class_weights": options["class_weights"].cuda()}
         for reduction in ("mean", "none"):
             upstream = torch.randn(labels.shape) if reduction == "none" else None

@@ -30,7 +30,10 @@ def summed(x, weight, pull, stride, padding, dilation):
     to_x, to_weight = torch.zeros_like(x), torch.zeros_like(weight)
     for i, j in np.ndindex(*weight.shape[2:]):
         for row, column in np.ndindex(*pull.shape[2:]):
-            y, z = row * stride[0] - padding[0] + i * dilation[0], column * stride[1] - padding[1] + j * dilation[1]
+            y, z = (
+                row * stride[0] - padding[0] + i * dilation[0],
+                column * stride[1] - padding[1] + j * dilation[1],
+            )
             if 0 <= y < x.shape[2] and 0 <= z < x.shape[3]:
                 to_x[:, :, y, z] += pull[:, :, row, column] * weight[:, 0, i, j]
                 to_weight[:, 0, i, j] += (pull[:, :, row, column] * x[:, :, y, z]).sum(0)
@@ -53,7 +56,9 @@ def draw(case, dtype, batch=3, layout=torch.channels_last):
 def gradients(case, dtype, **kwargs):
     """-> the gradients of x, weight and bias of a case."""
     x, weight, bias, pull, geometry = draw(case, dtype, **kwargs)
-    return torch.autograd.grad(depthwise_conv2d(x, weight, bias, *geometry), (x, weight, bias), pull)
+    return torch.autograd.grad(
+        depthwise_conv2d(x, weight, bias, *geometry), (x, weight, bias), pull
+    )
 
 
 @pytest.mark.usefixtures("code")
@@ -66,8 +71,12 @@ def test_gradients_are_the_sums_over_positions(case, dtype):
     got = torch.autograd.grad(out, (x, weight, bias), pull)
     expected = summed(*(t.detach().double() for t in (x, weight, pull)), *geometry)
     rounding = 2**-8 if dtype == torch.bfloat16 else 1e-6
-    for ours, theirs, error in zip(got, expected, (rounding, 1e-6, 4e-6), strict=True):  # sums differ by order
-        assert_close(ours.double(), theirs, rtol=error, atol=error * max(1.0, float(theirs.abs().max())))
+    for ours, theirs, error in zip(
+        got, expected, (rounding, 1e-6, 4e-6), strict=True
+    ):  # sums differ by order
+        assert_close(
+            ours.double(), theirs, rtol=error, atol=error * max(1.0, float(theirs.abs().max()))
+        )
     assert [t.dtype for t in got] == [dtype, torch.float32, torch.float32]
 
 
@@ -77,7 +86,11 @@ def test_the_bits_depend_on_no_instruction_set_threads_or_layout(case, extension
     before, results = torch.get_num_threads(), []
     for name in extension.clones():
         use(name)
-        for threads, layout in ((1, torch.channels_last), (2, torch.channels_last), (5, torch.contiguous_format)):
+        for threads, layout in (
+            (1, torch.channels_last),
+            (2, torch.channels_last),
+            (5, torch.contiguous_format),
+        ):
             torch.set_num_threads(threads)
             results.append(gradients(case, torch.bfloat16, layout=layout))
     torch.set_num_threads(before)
@@ -113,7 +126,8 @@ def test_a_map_of_another_precision_than_the_weights_has_a_gradient():
     single = [t.detach().float().requires_grad_() for t in (weight, bias)]
     double = [t.detach().double().requires_grad_() for t in single]
     found, expected = (
-        torch.autograd.grad(depthwise_conv2d(x, *own, *geometry).square().sum(), (x, *own)) for own in (single, double)
+        torch.autograd.grad(depthwise_conv2d(x, *own, *geometry).square().sum(), (x, *own))
+        for own in (single, double)
     )
     assert [t.dtype for t in found] == [torch.float64, torch.float32, torch.float32]
     for ours, theirs in zip(found, expected, strict=True):
@@ -121,8 +135,12 @@ def test_a_map_of_another_precision_than_the_weights_has_a_gradient():
 
 
 def test_a_map_of_many_pixels_is_summed_as_exactly_as_one_of_few():
-    x, weight, bias, pull, geometry = draw((2, (150, 170), (3, 3), 1, (1, 1), 1), torch.float32, batch=2)
+    x, weight, bias, pull, geometry = draw(
+        (2, (150, 170), (3, 3), 1, (1, 1), 1), torch.float32, batch=2
+    )
     got = torch.autograd.grad(depthwise_conv2d(x, weight, bias, *geometry), weight, pull)[0]
     x64, weight64 = x.detach().double(), weight.detach().double().requires_grad_()
-    exact = torch.autograd.grad(F.conv2d(x64, weight64, None, *geometry, groups=2), weight64, pull.double())[0]
+    exact = torch.autograd.grad(
+        F.conv2d(x64, weight64, None, *geometry, groups=2), weight64, pull.double()
+    )[0]
     assert_close(got.double(), exact, rtol=0, atol=1e-6 * float(exact.abs().max()))

@@ -361,7 +361,9 @@ def depthwise_arguments() -> dict[str, object]:
 )
 def test_the_extension_takes_gradients_only_of_what_fits(extension, wrong):
     assert extension.depthwise_backward(*depthwise_arguments().values()) is None
-    assert extension.depthwise_backward(*(depthwise_arguments() | {"to_bias": None}).values()) is None
+    assert (
+        extension.depthwise_backward(*(depthwise_arguments() | {"to_bias": None}).values()) is None
+    )
     with pytest.raises(ValueError, match=r"expected|fit"):
         extension.depthwise_backward(*(depthwise_arguments() | wrong).values())
 
@@ -413,7 +415,9 @@ def test_the_extension_normalises_only_what_fits(extension, wrong):
         extension.norm_sums(*(norm_arguments() | wrong).values())
 
 
-@pytest.mark.parametrize("out", [np.zeros(81, np.float32), np.zeros(80, np.int16), np.zeros((2, 40), np.float32)])
+@pytest.mark.parametrize(
+    "out", [np.zeros(81, np.float32), np.zeros(80, np.int16), np.zeros((2, 40), np.float32)]
+)
 def test_the_extension_writes_normalised_values_only_where_they_fit(extension, out):
     arguments = list((norm_arguments() | {"table": np.zeros((4, 32), np.float32)}).values())
     arguments[3] = np.ones(80, np.float32)
@@ -463,8 +467,19 @@ def test_the_extension_resizes_back_only_what_fits(extension, wrong):
 
 def relation_gradients() -> dict[str, object]:
     """One head with queries of width 2 and values of width 3, a window of 3, a map of 2x16."""
-    planes = {"query": (2, 4, 2, 16), "key": (2, 4, 18), "value": (3, 4, 18), "pull": (3, 4, 2, 16), "prior": (4, 9)}
-    planes |= {"outside": (4, 18), "to_query": (2, 4, 2, 16), "to_key": (2, 4, 18), "to_value": (3, 4, 18)}
+    planes = {
+        "query": (2, 4, 2, 16),
+        "key": (2, 4, 18),
+        "value": (3, 4, 18),
+        "pull": (3, 4, 2, 16),
+        "prior": (4, 9),
+    }
+    planes |= {
+        "outside": (4, 18),
+        "to_query": (2, 4, 2, 16),
+        "to_key": (2, 4, 18),
+        "to_value": (3, 4, 18),
+    }
     arrays = {name: np.zeros(shape, np.float32) for name, shape in planes.items()}
     return arrays | {"to_prior": np.zeros((4, 9)), "scale": 1.0, "difference": False}
 

@@ -11,7 +11,15 @@ from featherseg.kernels import library, norm_act, portable
 from featherseg.kernels.norm import takes
 
 CUTS = [(-math.inf, math.inf), (0.0, math.inf), (0.0, 6.0)]
-SHAPES = [(2, 3, 5, 7), (3, 16, 9, 11), (1, 40, 3, 2), (2, 130, 6, 5), (2, 24, 40, 50), (4, 1, 3, 3), (1, 33, 64, 70)]
+SHAPES = [
+    (2, 3, 5, 7),
+    (3, 16, 9, 11),
+    (1, 40, 3, 2),
+    (2, 130, 6, 5),
+    (2, 24, 40, 50),
+    (4, 1, 3, 3),
+    (1, 33, 64, 70),
+]
 
 
 def draw(shape, dtype):
@@ -44,7 +52,9 @@ def test_values_statistics_and_gradients_are_those_of_float64(shape, cut, dtype)
     got = torch.autograd.grad(out, inputs, pull)
     wanted = torch.autograd.grad(expected, exact, pull.double())
     for ours, theirs, error in zip(got, wanted, (rounding, 3e-6, 3e-6), strict=True):
-        assert_close(ours.double(), theirs, rtol=error, atol=error * max(1.0, float(theirs.abs().max())))
+        assert_close(
+            ours.double(), theirs, rtol=error, atol=error * max(1.0, float(theirs.abs().max()))
+        )
     assert [t.dtype for t in (out, *got)] == [dtype, dtype, torch.float32, torch.float32]
 
 
@@ -63,13 +73,23 @@ def test_the_bits_depend_on_no_instruction_set_and_no_threads(extension, use):
 
 
 def test_a_map_of_more_values_than_a_kernel_takes_at_once():
-    lines = torch.tensor([[1.0, 5.0, -2.0, 8.0], [3.0, -5.0, 4.0, 0.0]]).repeat(1, 8)  # of 32 channels
-    x = lines.to(torch.bfloat16).repeat(2**19 + 3, 1).view(1, -1, 2, 32).permute(0, 3, 1, 2).requires_grad_()
+    lines = torch.tensor([[1.0, 5.0, -2.0, 8.0], [3.0, -5.0, 4.0, 0.0]]).repeat(
+        1, 8
+    )  # of 32 channels
+    x = (
+        lines.to(torch.bfloat16)
+        .repeat(2**19 + 3, 1)
+        .view(1, -1, 2, 32)
+        .permute(0, 3, 1, 2)
+        .requires_grad_()
+    )
     out, mean, variance = norm_act(x, torch.ones(32), torch.zeros(32), 0.0, -math.inf, math.inf)
     assert x.numel() > 2**25
     assert_close(mean, lines.mean(0))
     assert_close(variance, lines.var(0, unbiased=False))
-    assert torch.equal(out, ((lines - mean) / variance.sqrt()).T[None, :, None].bfloat16().expand_as(out))
+    assert torch.equal(
+        out, ((lines - mean) / variance.sqrt()).T[None, :, None].bfloat16().expand_as(out)
+    )
     (gradient,) = torch.autograd.grad(out, x, torch.ones_like(x))
     assert gradient.abs().max() < 1e-6
 
@@ -83,7 +103,13 @@ def test_nan_is_passed_on_within_its_channel(dtype):
         pull[0, 5, 1, 1] = torch.nan
     out, mean, variance = norm_act(*inputs, 1e-3, -math.inf, math.inf)
     to_x, to_weight, to_bias = torch.autograd.grad(out, inputs, pull)
-    for found, channels in ((out, [3]), (mean, [3]), (variance, [3]), (to_x, [3, 5]), (to_weight, [3, 5])):
+    for found, channels in (
+        (out, [3]),
+        (mean, [3]),
+        (variance, [3]),
+        (to_x, [3, 5]),
+        (to_weight, [3, 5]),
+    ):
         dims = [d for d in range(found.ndim) if d != (1 if found.ndim == 4 else 0)]
         every = found.isnan().all(dims) if dims else found.isnan()
         assert every.nonzero().flatten().tolist() == channels

@@ -34,7 +34,9 @@ def by_loop(query, key, value, prior, composability) -> np.ndarray:
                 logits.append(fit / depth**0.5 + prior[head, 2 * (y % 2) + x % 2, r])
                 values.append(value[b, head * value_depth : (head + 1) * value_depth, row, column])
         weights = np.exp(np.array(logits) - max(logits))
-        context[b, head * value_depth : (head + 1) * value_depth, y, x] = weights / weights.sum() @ np.array(values)
+        context[b, head * value_depth : (head + 1) * value_depth, y, x] = (
+            weights / weights.sum() @ np.array(values)
+        )
     return context
 
 
@@ -73,7 +75,9 @@ def test_maps_of_many_rows_have_no_seams(code, monkeypatch):
 def test_no_prior_is_a_prior_of_zeros_and_a_lone_cell_is_copied(code):
     query, key, value, prior = case(window=1)
     enlarged = value.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert_close(pixel_to_region(query, key, value, torch.zeros_like(prior)), enlarged, atol=1e-6, rtol=0)
+    assert_close(
+        pixel_to_region(query, key, value, torch.zeros_like(prior)), enlarged, atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,10 +117,16 @@ def test_logits_far_apart_leave_the_greatest_alone(code):
 
 @pytest.mark.parametrize(
     ("which", "place", "rows", "columns", "channels"),
-    [(0, (4, 18), (4, 5), (18, 19), 3), (1, (2, 9), (2, 8), (16, 22), 3), (2, (2, 9), (2, 8), (16, 22), 1)],
+    [
+        (0, (4, 18), (4, 5), (18, 19), 3),
+        (1, (2, 9), (2, 8), (16, 22), 3),
+        (2, (2, 9), (2, 8), (16, 22), 1),
+    ],
     ids=["query", "key", "value"],
 )
-def test_nan_goes_through_to_what_sees_it_and_nowhere_else(code, which, place, rows, columns, channels):
+def test_nan_goes_through_to_what_sees_it_and_nowhere_else(
+    code, which, place, rows, columns, channels
+):
     arguments = case(height=6, width=20)
     expected = pixel_to_region(*arguments)
     arguments[which][0, 0, place[0], place[1]] = torch.nan
@@ -171,7 +181,9 @@ def test_other_types_and_ways_are_refused_by_name():
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("which", [0, 1, 2])
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the loop, which computes what is not finite
+@pytest.mark.filterwarnings(
+    "ignore:invalid value:RuntimeWarning"
+)  # of the loop, which computes what is not finite
 def test_what_is_not_finite_comes_out_where_the_definition_has_it(which, broken, every_code):
     arguments = case(height=6, width=10, heads=4)
     arguments[which][0, 5, 3, 4] = broken

@@ -16,15 +16,21 @@ def in_torch(query, key, value, prior, composability):
     """The same in torch, differentiable: (B, C, 2h, 2w)."""
     heads, window, (batch, _, height, width) = len(prior), round(prior.shape[2] ** 0.5), key.shape
     keys, values = (
-        F.unfold(x, window, padding=window // 2).reshape(batch, heads, -1, 1, window**2, height * width)
+        F.unfold(x, window, padding=window // 2).reshape(
+            batch, heads, -1, 1, window**2, height * width
+        )
         for x in (key, value)
     )
     children = F.pixel_unshuffle(query, 2).reshape(batch, heads, -1, 4, 1, height * width)
     fit = children * keys if composability == "dot" else -((children - keys) ** 2)
     logits = fit.sum(2) / keys.shape[2] ** 0.5 + prior[None, ..., None]  # (B, n, 4, R, h * w)
-    cells = F.unfold(torch.ones(1, 1, height, width, dtype=query.dtype), window, padding=window // 2)
+    cells = F.unfold(
+        torch.ones(1, 1, height, width, dtype=query.dtype), window, padding=window // 2
+    )
     weights = logits.masked_fill(cells == 0, -torch.inf).softmax(3)
-    return F.pixel_shuffle((weights[:, :, None] * values).sum(4).reshape(batch, -1, height, width), 2)
+    return F.pixel_shuffle(
+        (weights[:, :, None] * values).sum(4).reshape(batch, -1, height, width), 2
+    )
 
 
 def gradients(arguments, composability, function=learnt_pixel_to_region):
@@ -55,7 +61,9 @@ def test_gradients_are_those_of_the_definition(shape, composability):
         assert_close(ours.double(), theirs, rtol=0, atol=5e-6 * max(1.0, float(theirs.abs().max())))
 
 
-def test_the_bits_of_gradients_depend_on_no_instruction_set_and_no_threads(extension, use, monkeypatch):
+def test_the_bits_of_gradients_depend_on_no_instruction_set_and_no_threads(
+    extension, use, monkeypatch
+):
     monkeypatch.setattr(relation, "THREAD_WORK", 1)
     before, results = torch.get_num_threads(), []
     for name in extension.clones():

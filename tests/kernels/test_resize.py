@@ -22,8 +22,14 @@ def gradient(case, dtype, corners, *, resized=resize_bilinear):
     """-> the gradient of x, where that of the result is a part of a map with more channels."""
     torch.manual_seed(0)
     channels, size, target = case
-    x = torch.randn(3, channels, *size).to(dtype, memory_format=torch.channels_last).requires_grad_()
-    pull = torch.randn(3, 2 * channels + 1, *target).to(dtype, memory_format=torch.channels_last)[:, 1 : channels + 1]
+    x = (
+        torch.randn(3, channels, *size)
+        .to(dtype, memory_format=torch.channels_last)
+        .requires_grad_()
+    )
+    pull = torch.randn(3, 2 * channels + 1, *target).to(dtype, memory_format=torch.channels_last)[
+        :, 1 : channels + 1
+    ]
     out = resized(x, target, align_corners=corners)
     return torch.autograd.grad(out, x, pull)[0]
 

@@ -15,7 +15,9 @@ many = settings(max_examples=60, suppress_health_check=[HealthCheck.function_sco
 sides = st.integers(1, 40)
 
 
-def scores_of(logits: torch.Tensor, size: tuple[int, int], align_corners: bool = False) -> np.ndarray:
+def scores_of(
+    logits: torch.Tensor, size: tuple[int, int], align_corners: bool = False
+) -> np.ndarray:
     """Interpolated scores by the definition, (B, K, H, W) float64."""
     return interpolated(logits.numpy(), size, align_corners)
 
@@ -36,7 +38,9 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 @many
 @given(h=sides, w=sides, height=sides, width=sides, classes=st.integers(1, 6), batch=st.integers(1, 2),
        align=st.booleans(), seed=st.integers(0, 99))  # fmt: skip
-def test_classes_are_those_of_the_definition_at_any_size(every_code, h, w, height, width, classes, batch, align, seed):
+def test_classes_are_those_of_the_definition_at_any_size(
+    every_code, h, w, height, width, classes, batch, align, seed
+):
     logits = noise(batch, classes, h, w, seed=seed)
     scores = scores_of(logits, (height, width), align)
     first, *others = every_code(lambda: upsample_argmax(logits, (height, width), align))
@@ -45,11 +49,19 @@ def test_classes_are_those_of_the_definition_at_any_size(every_code, h, w, heigh
 
 
 @many
-@given(h=sides, w=sides, factor=st.sampled_from([1, 2, 4, 8, 16, 32]), align=st.booleans(), seed=st.integers(0, 99))
+@given(
+    h=sides,
+    w=sides,
+    factor=st.sampled_from([1, 2, 4, 8, 16, 32]),
+    align=st.booleans(),
+    seed=st.integers(0, 99),
+)
 def test_whole_factors_and_true_ties_go_to_the_lowest_class(every_code, h, w, factor, align, seed):
     """Small whole numbers and halvings: float32 is exact here, so that equal is equal."""
     size = ((h - 1) * factor + 1, (w - 1) * factor + 1) if align else (h * factor, w * factor)
-    logits = torch.randint(0, 3, (1, 4, h, w), generator=torch.Generator().manual_seed(seed)).float()
+    logits = torch.randint(
+        0, 3, (1, 4, h, w), generator=torch.Generator().manual_seed(seed)
+    ).float()
     expected = scores_of(logits, size, align).argmax(axis=1)  # numpy's argmax: the first of equals
     for mask in every_code(lambda: upsample_argmax(logits, size, align)):
         assert (mask.numpy() == expected).all()
@@ -86,7 +98,14 @@ def test_classes_far_below_zero_are_chosen_among(code):
         lambda x: x.clone().requires_grad_(),
         lambda x: x.double(),
     ],
-    ids=["channels last", "columns first", "every other number", "cut out", "with gradient", "float64"],
+    ids=[
+        "channels last",
+        "columns first",
+        "every other number",
+        "cut out",
+        "with gradient",
+        "float64",
+    ],
 )
 @pytest.mark.parametrize("size", [(40, 96), (37, 91)])
 def test_the_layout_in_memory_does_not_matter(code, view, size):
@@ -105,7 +124,9 @@ def test_half_precision_is_converted(code, dtype):
 def test_a_crop_is_the_upper_left_part(code, align, crop):
     logits = noise(2, 4, 8, 12)
     whole = upsample_argmax(logits, (64, 96), align)
-    assert torch.equal(upsample_argmax(logits, (64, 96), align, crop=crop), whole[:, : crop[0], : crop[1]])
+    assert torch.equal(
+        upsample_argmax(logits, (64, 96), align, crop=crop), whole[:, : crop[0], : crop[1]]
+    )
 
 
 def test_what_is_cropped_away_may_be_nan(code):

@@ -10,7 +10,9 @@ from featherseg.layers.resize import resize
 
 def test_without_flow_it_is_a_bilinear_resize_between_corners():
     coarse = torch.randn(2, 3, 5, 7)
-    assert_close(warp(coarse, torch.zeros(2, 2, 10, 13)), resize(coarse, (10, 13), align_corners=True))
+    assert_close(
+        warp(coarse, torch.zeros(2, 2, 10, 13)), resize(coarse, (10, 13), align_corners=True)
+    )
 
 
 def test_flow_moves_right_and_down_in_units_of_half_a_map():

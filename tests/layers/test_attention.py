@@ -27,7 +27,11 @@ def loops(layer, x, *, kv_pool=2, gamma=True, residual=True, scale=False):
     channels, height, width = x.shape
     p = kv_pool
     pooled = torch.stack(
-        [x[:, p * r : p * r + p, p * c : p * c + p].amax((1, 2)) for r in range(height // p) for c in range(width // p)]
+        [
+            x[:, p * r : p * r + p, p * c : p * c + p].amax((1, 2))
+            for r in range(height // p)
+            for c in range(width // p)
+        ]
     )  # (M, C)
     seen = torch.stack([x[:, r, c] for r in range(height) for c in range(width)])  # (N, C)
 
@@ -37,7 +41,12 @@ def loops(layer, x, *, kv_pool=2, gamma=True, residual=True, scale=False):
 
     q, k, m, g = (
         linear(c, v)
-        for c, v in ((layer.query, seen), (layer.key, pooled), (layer.unary, pooled), (layer.value, pooled))
+        for c, v in (
+            (layer.query, seen),
+            (layer.key, pooled),
+            (layer.unary, pooled),
+            (layer.value, pooled),
+        )
     )
     q, k = q - q.mean(0), k - k.mean(0)
     unary = m[:, 0].exp()
@@ -45,7 +54,10 @@ def loops(layer, x, *, kv_pool=2, gamma=True, residual=True, scale=False):
     out = []
     for i in range(len(seen)):
         similar = (k @ q[i] / (q.shape[1] ** 0.5 if scale else 1.0)).exp()
-        y = sum((factor * similar[j] / similar.sum() + unary[j] / unary.sum()) * g[j] for j in range(len(pooled)))
+        y = sum(
+            (factor * similar[j] / similar.sum() + unary[j] / unary.sum()) * g[j]
+            for j in range(len(pooled))
+        )
         out.append(seen[i] + y if residual else y)
     return torch.stack(out, 1).view(channels, height, width)
 

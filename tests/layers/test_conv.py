@@ -21,7 +21,8 @@ def same_convolution(x, weight, stride):
     kernel = weight.shape[-1]
     rows, columns = (math.ceil(n / stride) for n in x.shape)
     above, left = (
-        max((out - 1) * stride + kernel - n, 0) // 2 for out, n in zip((rows, columns), x.shape, strict=True)
+        max((out - 1) * stride + kernel - n, 0) // 2
+        for out, n in zip((rows, columns), x.shape, strict=True)
     )
     out = torch.zeros(rows, columns, dtype=x.dtype)
     for r in range(rows):
@@ -38,15 +39,22 @@ def same_convolution(x, weight, stride):
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_same_padding_gives_tensorflows_positions(size, kernel):
     torch.manual_seed(0)
-    x, weight = torch.randn(size, dtype=torch.float64), torch.randn(kernel, kernel, dtype=torch.float64)
-    ours = nn.functional.conv2d(pad_same(x[None, None], kernel, 2), weight[None, None], stride=2)[0, 0]
+    x, weight = (
+        torch.randn(size, dtype=torch.float64),
+        torch.randn(kernel, kernel, dtype=torch.float64),
+    )
+    ours = nn.functional.conv2d(pad_same(x[None, None], kernel, 2), weight[None, None], stride=2)[
+        0, 0
+    ]
     assert_close(ours, same_convolution(x, weight, 2))
 
 
 @pytest.mark.parametrize(("kernel", "stride", "dilation", "bias"), [
     (3, 1, 1, False), (3, 2, 1, False), (5, 1, 1, False), (5, 2, 1, False), (5, 1, 1, True), (7, 1, 3, True),
 ])  # fmt: skip
-def test_mixed_precision_depthwise_has_the_gradients_of_full_precision(kernel, stride, dilation, bias):
+def test_mixed_precision_depthwise_has_the_gradients_of_full_precision(
+    kernel, stride, dilation, bias
+):
     torch.manual_seed(0)
     padding = kernel // 2 * dilation
     conv = nn.Conv2d(6, 6, kernel, stride, padding, dilation, groups=6, bias=bias)
@@ -80,7 +88,10 @@ def test_convolve_is_the_plain_convolution_outside_training_and_in_every_graph()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(layer(x), layer.conv(x))
     with pytest.deprecated_call():
-        graphs = [str(torch.jit.trace(layer, x).inlined_graph), str(torch.export.export(layer, (x,)).graph)]
+        graphs = [
+            str(torch.jit.trace(layer, x).inlined_graph),
+            str(torch.export.export(layer, (x,)).graph),
+        ]
     assert all("conv" in graph and "epthwise" not in graph for graph in graphs)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(layer.eval()(x), layer.conv(x))
@@ -103,9 +114,15 @@ def test_a_separable_convolution_filters_each_channel_then_mixes_them(act):
     torch.manual_seed(0)
     layer, x = DepthwiseSeparable(2, 3, 5, act=act).eval(), torch.randn(1, 2, 6, 7)
     each = [
-        torch.nn.functional.conv2d(x[:, i : i + 1], layer.depthwise.weight[i : i + 1], padding=2)[:, 0] for i in (0, 1)
+        torch.nn.functional.conv2d(x[:, i : i + 1], layer.depthwise.weight[i : i + 1], padding=2)[
+            :, 0
+        ]
+        for i in (0, 1)
     ]
-    mixed = torch.einsum("oc,bchw->bohw", layer.pointwise.weight[:, :, 0, 0], torch.stack(each, 1)) / (1 + 1e-5) ** 0.5
+    mixed = (
+        torch.einsum("oc,bchw->bohw", layer.pointwise.weight[:, :, 0, 0], torch.stack(each, 1))
+        / (1 + 1e-5) ** 0.5
+    )
     assert_close(layer(x), mixed.clamp(min=0) if act else mixed)
     assert sum(p.numel() for p in layer.parameters()) == 25 * 2 + 2 * 3 + 2 * 3
 
@@ -113,14 +130,19 @@ def test_a_separable_convolution_filters_each_channel_then_mixes_them(act):
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_replaced_strides_give_what_the_strides_gave_and_what_lies_between(output_stride):
     torch.manual_seed(0)
-    stages = [nn.Sequential(*(nn.Conv2d(2, 2, 3, s, 1, dtype=torch.float64) for s in (2, 1, 1))) for _ in range(2)]
+    stages = [
+        nn.Sequential(*(nn.Conv2d(2, 2, 3, s, 1, dtype=torch.float64) for s in (2, 1, 1)))
+        for _ in range(2)
+    ]
     x = torch.randn(1, 2, 16, 20, dtype=torch.float64)
     strided, step = nn.Sequential(*stages)(x), 32 // output_stride
     replace_strides(stages, output_stride)
     assert_close(nn.Sequential(*stages)(x)[:, :, ::step, ::step], strided)
 
 
-@pytest.mark.parametrize("act", [nn.Identity(), nn.ReLU(), nn.ReLU6(), nn.SiLU()], ids=lambda act: type(act).__name__)
+@pytest.mark.parametrize(
+    "act", [nn.Identity(), nn.ReLU(), nn.ReLU6(), nn.SiLU()], ids=lambda act: type(act).__name__
+)
 @pytest.mark.parametrize("shape", [(2, 6, 5, 7), (1, 6, 4, 4), (1, 6, 1, 2)])
 def test_norm_and_activation_are_those_of_the_layers_in_training(act, shape):
     torch.manual_seed(0)
@@ -143,11 +165,18 @@ def test_one_value_a_channel_has_no_variance_and_is_refused():
 @pytest.mark.parametrize("images", [1, 3, 16])
 def test_a_pointwise_convolution_is_the_same_for_rows_as_for_images(images):
     torch.manual_seed(0)
-    conv, x = nn.Conv2d(5, 7, 1), torch.randn(images, 5, 6, 9).to(memory_format=torch.channels_last).requires_grad_()
+    conv, x = (
+        nn.Conv2d(5, 7, 1),
+        torch.randn(images, 5, 6, 9).to(memory_format=torch.channels_last).requires_grad_(),
+    )
     ours, theirs = convolve(conv, x), conv(x)
     assert ours.is_contiguous(memory_format=torch.channels_last)
     assert_close(ours, theirs)
     pull = torch.randn_like(theirs)
     inputs = [x, *conv.parameters()]
-    for a, b in zip(torch.autograd.grad(ours, inputs, pull), torch.autograd.grad(theirs, inputs, pull), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(ours, inputs, pull),
+        torch.autograd.grad(theirs, inputs, pull),
+        strict=True,
+    ):
         assert_close(a, b)

@@ -19,11 +19,20 @@ def test_it_gives_what_torch_gives_at_every_size(rows, columns, batch, bias):
     kernel, dilation, padding, size = (
         tuple(values)
         for values in zip(
-            *((k, d, p * d, max(1, d * (k - 1) - 2 * p * d) + extra) for k, d, p, extra in (rows, columns)),
+            *(
+                (k, d, p * d, max(1, d * (k - 1) - 2 * p * d) + extra)
+                for k, d, p, extra in (rows, columns)
+            ),
             strict=True,
         )
     )
-    options = {"padding": padding, "dilation": dilation, "groups": 3, "bias": bias, "dtype": torch.float64}
+    options = {
+        "padding": padding,
+        "dilation": dilation,
+        "groups": 3,
+        "bias": bias,
+        "dtype": torch.float64,
+    }
     plain, split = nn.Conv2d(3, 3, kernel, **options), PhaseSplitConv2d(3, 3, kernel, **options)
     split.load_state_dict(plain.state_dict())
     x = torch.randn(batch, 3, *size, dtype=torch.float64)
@@ -56,6 +65,8 @@ def test_a_channels_last_map_stays_one():
 def test_an_exported_graph_holds_the_convolution_itself_for_every_size():
     conv = PhaseSplitConv2d(4, 4, 7, padding=9, dilation=3, groups=4)
     any_size = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    exported = torch.export.export(conv, (torch.randn(1, 4, 9, 12),), dynamic_shapes=(any_size,)).module()
+    exported = torch.export.export(
+        conv, (torch.randn(1, 4, 9, 12),), dynamic_shapes=(any_size,)
+    ).module()
     x = torch.randn(1, 4, 10, 17)
     assert_close(exported(x), conv(x))

@@ -33,6 +33,13 @@ def test_the_feed_forward_network_normalises_with_its_small_eps():
     block, x = perturb(ConvFeedForward(3).double()), seeded(2, 3, 5, 4)
     norm = block.norm
     scale = norm.weight / (norm.running_var + 1e-6).sqrt()
-    normed = (x - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
+    normed = (x - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[
+        :, None, None
+    ]
     hidden = block.expand(normed)
-    assert_close(block(x), block.project(hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))), atol=1e-12, rtol=0)
+    assert_close(
+        block(x),
+        block.project(hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))),
+        atol=1e-12,
+        rtol=0,
+    )

@@ -7,7 +7,9 @@ from torch import nn
 from featherseg.layers.initialise import initialise_by_fan_out
 
 
-@pytest.mark.parametrize(("groups", "kernel"), [(1, (3, 3)), (64, (5, 5)), (64, (1, 21)), (4, (1, 1))])
+@pytest.mark.parametrize(
+    ("groups", "kernel"), [(1, (3, 3)), (64, (5, 5)), (64, (1, 21)), (4, (1, 1))]
+)
 def test_a_convolution_starts_with_variance_two_over_what_each_input_feeds(groups, kernel):
     torch.manual_seed(0)
     layer = nn.Sequential(nn.Conv2d(64, 128, kernel, groups=groups), nn.BatchNorm2d(128))

@@ -18,7 +18,9 @@ CHANNELS = (8, 12, 6, 10)
 def pyramid(height, width, channels=CHANNELS, batch=1, **options):
     """Four maps as an image of 4 height x 4 width gives them, sizes rounded up."""
     sizes = [(-(-height // 2**i), -(-width // 2**i)) for i in range(4)]
-    return [torch.randn(batch, c, *size, **options) for c, size in zip(channels, sizes, strict=True)]
+    return [
+        torch.randn(batch, c, *size, **options) for c, size in zip(channels, sizes, strict=True)
+    ]
 
 
 def test_it_has_the_parameters_and_operations_of_the_specification():
@@ -77,7 +79,11 @@ def test_every_level_and_every_parameter_takes_part():
     centers, offsets = branch(maps)
     (centers.square().mean() + offsets.square().mean()).backward()
     assert all(level.grad.abs().sum() > 0 for level in maps)
-    assert [name for name, p in branch.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    assert [
+        name
+        for name, p in branch.named_parameters()
+        if p.grad is None or not p.grad.abs().sum() > 0
+    ] == []
 
 
 def test_a_centre_may_be_below_0_and_above_1():  # no sigmoid
@@ -115,11 +121,15 @@ def test_it_exports_with_any_height_and_width(tmp_path):
         external_data=False,
         verbose=False,
     )
-    session = onnxruntime.InferenceSession(tmp_path / "branch.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        tmp_path / "branch.onnx", providers=["CPUExecutionProvider"]
+    )
     for size in ((16, 16), (33, 17), (25, 64)):
         maps = pyramid(*size)
         with torch.no_grad():
             expected = layer(*maps)
-        found = session.run(None, {name: level.numpy() for name, level in zip("abcd", maps, strict=True)})
+        found = session.run(
+            None, {name: level.numpy() for name, level in zip("abcd", maps, strict=True)}
+        )
         for ours, theirs in zip(found, expected, strict=True):
             assert np.abs(ours - theirs.numpy()).max() <= 1e-5 * (theirs.max() - theirs.min())

@@ -6,7 +6,9 @@ from featherseg.layers.normalise import normalise
 
 def test_every_channel_has_its_own_mean_and_scale():
     images = torch.tensor([[[[10]], [[20]], [[30]]]], dtype=torch.uint8)
-    assert_close(normalise(images, (10, 10, 10), (1, 2, 4)).flatten(), torch.tensor([0.0, 5.0, 5.0]))
+    assert_close(
+        normalise(images, (10, 10, 10), (1, 2, 4)).flatten(), torch.tensor([0.0, 5.0, 5.0])
+    )
 
 
 def test_sixteen_bits_are_brought_to_the_range_of_eight():
@@ -19,7 +21,9 @@ def test_values_of_a_smaller_range_are_brought_to_0_to_255_by_a_power_of_two():
     eight = torch.tensor([[[[0, 1, 127, 255]]]], dtype=torch.uint8)
     twelve = (eight.to(torch.int32) * 16).to(torch.uint16)
     assert torch.equal(normalise(twelve, (127,), (128,), 4096), normalise(eight, (127,), (128,)))
-    assert torch.equal(normalise(eight, (127,), (128,), 4096), normalise(eight, (127,), (128,)))  # 8 bits are full
+    assert torch.equal(
+        normalise(eight, (127,), (128,), 4096), normalise(eight, (127,), (128,))
+    )  # 8 bits are full
 
 
 def test_the_images_stay_as_they_were():

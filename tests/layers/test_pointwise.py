@@ -43,7 +43,8 @@ def test_it_goes_by_onednn_on_one_thread_and_by_torchs_own_choice_where_a_graph_
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"), [({}, True), ({"groups": 2}, True), ({"stride": 2}, False), ({"padding": 1}, False)]
+    ("options", "expected"),
+    [({}, True), ({"groups": 2}, True), ({"stride": 2}, False), ({"padding": 1}, False)],
 )
 def test_only_a_1x1_of_stride_1_without_padding_is_one(options, expected):
     assert is_pointwise(nn.Conv2d(4, 4, 1, **options)) is expected

@@ -51,7 +51,10 @@ def bilinear(x, size, *, align_corners):
         for c in range(size[1]):
             y, z = place(r, x.shape[1], size[0]), place(c, x.shape[2], size[1])
             for row, weight_row in ((int(y), 1 - y % 1), (min(int(y) + 1, x.shape[1] - 1), y % 1)):
-                for column, weight in ((int(z), 1 - z % 1), (min(int(z) + 1, x.shape[2] - 1), z % 1)):
+                for column, weight in (
+                    (int(z), 1 - z % 1),
+                    (min(int(z) + 1, x.shape[2] - 1), z % 1),
+                ):
                     out[:, r, c] += weight_row * weight * x[:, row, column]
     return out
 
@@ -87,7 +90,9 @@ def test_pyramid_pooling_is_its_loops_over_adaptive_windows():
         for k, branch in zip((1, 2, 3, 6), layer.branches, strict=True):
             mean = normed(branch[2], pointwise(branch[1], regions(image, k)))
             priors.append(bilinear(mean, (7, 9), align_corners=True))
-        expected = normed(layer.reduce[1], pointwise(layer.reduce[0], torch.cat([*priors, image]))).relu()
+        expected = normed(
+            layer.reduce[1], pointwise(layer.reduce[0], torch.cat([*priors, image]))
+        ).relu()
         assert_close(got, expected, atol=1e-9, rtol=0)
 
 
@@ -98,7 +103,11 @@ def windows(x, kernel, stride):
     padded[:, stride : stride + height, stride : stride + width] = x
     rows = range(0, padded.shape[1] - kernel + 1, stride)
     columns = range(0, padded.shape[2] - kernel + 1, stride)
-    means = [padded[:, r : r + kernel, c : c + kernel].sum((1, 2)) / kernel**2 for r in rows for c in columns]
+    means = [
+        padded[:, r : r + kernel, c : c + kernel].sum((1, 2)) / kernel**2
+        for r in rows
+        for c in columns
+    ]
     return torch.stack(means, 1).view(channels, len(rows), len(columns))
 
 
@@ -111,9 +120,18 @@ def test_deep_aggregation_pooling_is_its_loops_over_windows(size):
     def block(parts, x):
         norm, _, conv = parts
         x = normed(norm, x).relu()
-        return pointwise(conv, x) if conv.kernel_size == (1, 1) else F.conv2d(x[None], conv.weight, padding=1)[0]
+        return (
+            pointwise(conv, x)
+            if conv.kernel_size == (1, 1)
+            else F.conv2d(x[None], conv.weight, padding=1)[0]
+        )
 
-    pools = [windows(x[0], 5, 2), windows(x[0], 9, 4), windows(x[0], 17, 8), x[0].mean((1, 2), keepdim=True)]
+    pools = [
+        windows(x[0], 5, 2),
+        windows(x[0], 9, 4),
+        windows(x[0], 17, 8),
+        x[0].mean((1, 2), keepdim=True),
+    ]
     maps = [block(layer.finest, x[0])]
     for pooled, scale, process in zip(pools, layer.scales, layer.process, strict=True):
         lifted = bilinear(block(scale[1], pooled), size, align_corners=False)
@@ -126,7 +144,9 @@ def test_deep_aggregation_pooling_is_its_loops_over_windows(size):
     ("layer", "parameters"),
     [(PyramidPooling(1024, 128), 722_176), (DeepAggregationPooling(1024, 128, 128), 1_472_768)],
 )
-def test_they_weigh_what_the_papers_table_2_forces(layer, parameters):  # 15.23 M and 15.98 M: docs/papers/frm.md
+def test_they_weigh_what_the_papers_table_2_forces(
+    layer, parameters
+):  # 15.23 M and 15.98 M: docs/papers/frm.md
     assert sum(p.numel() for p in layer.parameters()) == parameters
 
 
@@ -146,7 +166,9 @@ def test_strided_region_means_are_adaptive_windows_of_the_strided_size(stride, s
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 24), (25, 12)])
 def test_the_largest_values_are_those_of_torch_s_regions(size):
-    x = -torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)) - 1  # below the zeros of any padding
+    x = (
+        -torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)) - 1
+    )  # below the zeros of any padding
     assert torch.equal(RegionMax(12)(x), F.adaptive_max_pool2d(x, 12))
 
 

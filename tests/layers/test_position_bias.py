@@ -6,7 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from featherseg.layers.position_bias import PositionBias, _centred, offsets, resample_rows, resize_table
+from featherseg.layers.position_bias import (
+    PositionBias,
+    _centred,
+    offsets,
+    resample_rows,
+    resize_table,
+)
 
 CPU = torch.device("cpu")
 
@@ -42,7 +48,9 @@ def bias_of(side, stride=1, heads=3):
 @pytest.mark.parametrize(("side", "stride"), [(16, 1), (7, 1), (8, 2), (7, 2)])
 def test_offsets_are_numbered_as_the_authors_number_them(side, stride):
     own = math.ceil(side / stride)
-    assert torch.equal(offsets((own, own), (side, side), stride, CPU), by_first_appearance(side, stride))
+    assert torch.equal(
+        offsets((own, own), (side, side), stride, CPU), by_first_appearance(side, stride)
+    )
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -54,7 +62,9 @@ def test_at_its_own_size_every_pair_gets_the_entry_of_its_offset(how, stride):
     assert torch.equal(bias((own, own), (8, 8)), bias.table[:, by_first_appearance(8, stride)])
 
 
-@pytest.mark.parametrize(("length", "wanted"), [(1, 1), (1, 5), (6, 6), (6, 1), (6, 3), (6, 25), (9, 7), (16, 165)])
+@pytest.mark.parametrize(
+    ("length", "wanted"), [(1, 1), (1, 5), (6, 6), (6, 1), (6, 3), (6, 25), (9, 7), (16, 165)]
+)
 def test_rows_are_read_between_by_the_cubic_kernel(length, wanted):
     rows = torch.randn(length, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = torch.zeros(wanted, 2, dtype=torch.float64)
@@ -75,15 +85,21 @@ def test_what_an_export_holds_equals_torchs_bicubic_resize(size, dtype):
     assert_close(ours.double(), theirs, atol=1e-6 if dtype == torch.float32 else 1e-12, rtol=0)
 
 
-@pytest.mark.parametrize(("queries", "keys"), [((2, 3), (4, 6)), ((5, 9), (10, 18)), ((1, 1), (1, 1))])
+@pytest.mark.parametrize(
+    ("queries", "keys"), [((2, 3), (4, 6)), ((5, 9), (10, 18)), ((1, 1), (1, 1))]
+)
 def test_the_flattened_bias_is_the_tables_matrix_resized_as_an_image(queries, keys):
     bias = bias_of(8, stride=2)
     matrix = bias.table[:, by_first_appearance(8, 2)]
-    expected = F.interpolate(matrix[None], size=(math.prod(queries), math.prod(keys)), mode="bicubic")[0]
+    expected = F.interpolate(
+        matrix[None], size=(math.prod(queries), math.prod(keys)), mode="bicubic"
+    )[0]
     assert_close(bias(queries, keys), expected, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize(("queries", "keys"), [((4, 6), (8, 12)), ((3, 2), (5, 3)), ((1, 4), (1, 8))])
+@pytest.mark.parametrize(
+    ("queries", "keys"), [((4, 6), (8, 12)), ((3, 2), (5, 3)), ((1, 4), (1, 8))]
+)
 def test_two_dimensional_keeps_one_value_an_offset_and_that_of_offset_zero(queries, keys):
     bias = bias_of(8, stride=2)
     bias.how = "two-dimensional"

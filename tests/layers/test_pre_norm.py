@@ -18,7 +18,9 @@ def test_of_one_value_a_channel_the_running_statistics_are_taken_and_kept():
 @pytest.mark.parametrize("shape", [(2, 5, 1, 1), (1, 5, 1, 2)])
 def test_of_more_values_it_is_the_norm(shape):
     norm, x = nn.BatchNorm2d(5).train(), torch.randn(*shape)
-    expected = (x - x.mean((0, 2, 3), keepdim=True)) / (x.var((0, 2, 3), keepdim=True, correction=0) + norm.eps).sqrt()
+    expected = (x - x.mean((0, 2, 3), keepdim=True)) / (
+        x.var((0, 2, 3), keepdim=True, correction=0) + norm.eps
+    ).sqrt()
     assert_close(norm_of_few(norm, x), expected)
     assert norm.num_batches_tracked == 1
 
@@ -33,7 +35,10 @@ def test_norm_and_activation_come_before_the_convolution():
 
 def test_the_head_has_a_bias_at_its_end_alone():
     head = PreNormHead(4, 8, 3)
-    assert [conv.bias is not None for conv in head.modules() if isinstance(conv, nn.Conv2d)] == [False, True]
+    assert [conv.bias is not None for conv in head.modules() if isinstance(conv, nn.Conv2d)] == [
+        False,
+        True,
+    ]
     assert head(torch.randn(2, 4, 5, 6)).shape == (2, 3, 5, 6)
 
 

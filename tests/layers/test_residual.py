@@ -21,7 +21,9 @@ def test_a_block_adds_its_branch_to_its_shortcut(make, stride, width):
     x = torch.randn(2, 4, 7, 9)
     for act in (True, False):
         block = perturb(make(4, width, stride, act=act).eval())
-        expected = block.branch(x) + (x if isinstance(block.shortcut, nn.Identity) else block.shortcut(x))
+        expected = block.branch(x) + (
+            x if isinstance(block.shortcut, nn.Identity) else block.shortcut(x)
+        )
         assert_close(block(x), expected.clamp(min=0) if act else expected)
 
 

@@ -34,7 +34,9 @@ def mean_loss(logits, labels):
 def pidnet(hard=None):
     """PIDNet's loss as its recipes have it."""
     hard = hard or CrossEntropy()
-    auxiliary = AuxiliaryLoss(CrossEntropy(), hard, heads=0.4, boundaries=20.0, boundary_head="aux_d")
+    auxiliary = AuxiliaryLoss(
+        CrossEntropy(), hard, heads=0.4, boundaries=20.0, boundary_head="aux_d"
+    )
     return Hybrid(hard, auxiliary=auxiliary)
 
 

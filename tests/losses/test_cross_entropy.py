@@ -51,13 +51,17 @@ def test_it_is_the_weighted_mean_over_labelled_pixels(weights, smoothing):
     assert loss.item() == pytest.approx(loop(logits, labels, weights, smoothing), rel=1e-5)
     if not smoothing:
         tensor = None if weights is None else torch.tensor(weights)
-        assert_close(loss, torch.nn.functional.cross_entropy(logits, labels, tensor, ignore_index=255))
+        assert_close(
+            loss, torch.nn.functional.cross_entropy(logits, labels, tensor, ignore_index=255)
+        )
 
 
 @pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0, 3.0]])
 @pytest.mark.parametrize("ohem", [None, 0.4])
 @pytest.mark.parametrize("mean", ["labelled", "number", "all"])
-def test_the_sum_is_divided_by_weights_or_number_of_the_pixels_that_count_or_by_all(weights, ohem, mean):
+def test_the_sum_is_divided_by_weights_or_number_of_the_pixels_that_count_or_by_all(
+    weights, ohem, mean
+):
     logits, labels = scene()
     p = logits.softmax(1).gather(1, labels.masked_fill(labels == 255, 0)[:, None])[:, 0]
     found = CrossEntropy(weights, ohem_threshold=ohem, ohem_min_kept=1, mean=mean)(logits, labels)
@@ -71,7 +75,9 @@ def test_both_means_are_those_of_the_golden():
     labels = torch.from_numpy(golden_rule.labels(case["input_tag"], (1, *size), 150))
     with np.load(GOLDEN / "parity/cgrseg_t.npz", allow_pickle=False) as arrays:
         values = torch.from_numpy(arrays["case1_logits"])
-    logits = resize(values.view(case["outputs"]["logits"]["shape"]), tuple(size), align_corners=False)
+    logits = resize(
+        values.view(case["outputs"]["logits"]["shape"]), tuple(size), align_corners=False
+    )
     for mean, key in (("labelled", "ce_mean_valid_pixels"), ("all", "ce_mean_all_pixels")):
         loss = CrossEntropy(mean=mean)(logits, labels)
         assert loss.item() == pytest.approx(case["loss"][key], abs=1e-5)
@@ -91,7 +97,9 @@ def test_a_batch_without_labels_costs_nothing_and_can_be_differentiated(ohem, dt
 
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("processes", [False, True])
-@pytest.mark.parametrize("options", [{}, {"boundary_weight": 1.0}, {"ohem_threshold": 0.7, "ohem_min_kept": 10}])
+@pytest.mark.parametrize(
+    "options", [{}, {"boundary_weight": 1.0}, {"ohem_threshold": 0.7, "ohem_min_kept": 10}]
+)
 def test_a_batch_of_a_class_of_weight_0_costs_nothing_where_labels_are_smoothed(
     monkeypatch, native, processes, options
 ):
@@ -99,7 +107,9 @@ def test_a_batch_of_a_class_of_weight_0_costs_nothing_where_labels_are_smoothed(
     if not native:
         monkeypatch.setattr(library, "native", lambda: None)
     logits = torch.randn(2, 2, 4, 4, requires_grad=True)
-    loss = CrossEntropy([0.0, 1.0], label_smoothing=0.1, **options)(logits, torch.zeros(2, 8, 8).long())
+    loss = CrossEntropy([0.0, 1.0], label_smoothing=0.1, **options)(
+        logits, torch.zeros(2, 8, 8).long()
+    )
     loss.backward()
     assert loss.item() == 0.0
     assert logits.grad.abs().sum() == 0
@@ -134,10 +144,16 @@ def test_it_is_in_full_precision_whatever_autocast_says():
 
 
 @settings(max_examples=40)
-@given(seed=st.integers(0, 10_000), ignored=st.floats(0, 1), ohem=st.sampled_from([None, 0.0, 0.5, 1.0]))
+@given(
+    seed=st.integers(0, 10_000),
+    ignored=st.floats(0, 1),
+    ohem=st.sampled_from([None, 0.0, 0.5, 1.0]),
+)
 def test_it_is_always_finite_and_never_negative(seed, ignored, ohem):
     logits, labels = scene(seed, ignored=ignored)
-    loss = CrossEntropy([0.0, 1.0, 2.0, 0.5], ohem_threshold=ohem, ohem_min_kept=3)(logits * 50, labels)
+    loss = CrossEntropy([0.0, 1.0, 2.0, 0.5], ohem_threshold=ohem, ohem_min_kept=3)(
+        logits * 50, labels
+    )
     loss.backward()
     assert math.isfinite(loss.item())
     assert loss >= 0
@@ -158,7 +174,9 @@ def test_the_number_of_weights_must_be_that_of_the_classes():
 @pytest.mark.parametrize("size", [(24, 32), (21, 30), (42, 60)])
 @pytest.mark.parametrize("image", [(24, 32), (21, 30)])
 @pytest.mark.parametrize("align", [False, True])
-@pytest.mark.parametrize("options", [{}, {"mean": "number"}, {"mean": "all"}, {"ohem_threshold": 0.4}])
+@pytest.mark.parametrize(
+    "options", [{}, {"mean": "number"}, {"mean": "all"}, {"ohem_threshold": 0.4}]
+)
 def test_logits_of_a_model_give_what_they_give_at_the_image_s_size(size, image, align, options):
     logits = torch.randn(2, 4, 6, 8, generator=torch.Generator().manual_seed(1), requires_grad=True)
     _, labels = scene(size=size)
@@ -173,9 +191,13 @@ def test_logits_of_a_model_give_what_they_give_at_the_image_s_size(size, image, 
 def test_logits_of_the_image_s_size_are_never_made(image, monkeypatch):
     monkeypatch.setattr(resizing, "resize", None)
     hard = CrossEntropy([1.0, 2.0, 3.0], ohem_threshold=0.7, ohem_min_kept=5, label_smoothing=0.1)
-    loss = Hybrid(hard, auxiliary=AuxiliaryLoss(hard, hard, heads=0.4, boundaries=0.0, boundary_head=None))
+    loss = Hybrid(
+        hard, auxiliary=AuxiliaryLoss(hard, hard, heads=0.4, boundaries=0.0, boundary_head=None)
+    )
     logits = torch.randn(2, 3, 6, 8, requires_grad=True)
-    loss(SegOutput(logits, image, (24, 32), False, aux={"p": logits}), torch.ones(2, *image).long()).backward()
+    loss(
+        SegOutput(logits, image, (24, 32), False, aux={"p": logits}), torch.ones(2, *image).long()
+    ).backward()
     assert logits.grad.any()
 
 
@@ -208,7 +230,10 @@ def test_the_focal_loss_is_its_equation(focal, weights, mean):
 
 def test_the_focal_loss_has_finite_gradients_where_nothing_is_to_learn():
     logits, labels = scene()
-    for values, targets in ((logits, torch.full_like(labels, 255)), (logits[:, :1], torch.zeros_like(labels))):
+    for values, targets in (
+        (logits, torch.full_like(labels, 255)),
+        (logits[:, :1], torch.zeros_like(labels)),
+    ):
         x = values.detach().requires_grad_()
         loss = CrossEntropy(focal=0.5)(x, targets)
         loss.backward()
@@ -226,7 +251,9 @@ def is_near(labels, b, y, x, reach=2):
 
 @pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0, 3.0]])
 @pytest.mark.parametrize("mean", ["labelled", "number", "all"])
-@pytest.mark.parametrize("others", [{}, {"focal": 2.0}, {"label_smoothing": 0.2}, {"ohem_threshold": 0.3}])
+@pytest.mark.parametrize(
+    "others", [{}, {"focal": 2.0}, {"label_smoothing": 0.2}, {"ohem_threshold": 0.3}]
+)
 def test_pixels_near_another_class_weigh_more(weights, mean, others):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 4, 12, 13, generator=generator, dtype=torch.float64, requires_grad=True)

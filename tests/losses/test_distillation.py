@@ -27,7 +27,10 @@ def example(kind=torch.float64, classes=4, size=(3, 5)):
 
 def distillation(logits=0.0, channels=0.0, temperature=1.0):
     return Distillation(
-        logits=logits, logits_temperature=temperature, channels=channels, channels_temperature=temperature
+        logits=logits,
+        logits_temperature=temperature,
+        channels=channels,
+        channels_temperature=temperature,
     )
 
 
@@ -45,7 +48,10 @@ def by_loops(out, taught, temperature):
     """The two terms as their equations are printed, place by place and class by class."""
     s, t, inside = out.logits.tolist(), taught.logits.tolist(), taught.inside.tolist()
     images, classes, height, width = out.logits.shape
-    places = [[(y, x) for y in range(height) for x in range(width) if inside[image][y][x]] for image in range(images)]
+    places = [
+        [(y, x) for y in range(height) for x in range(width) if inside[image][y][x]]
+        for image in range(images)
+    ]
     logits = [
         kl(*([maps[image][k][y][x] for k in range(classes)] for maps in (t, s)), temperature)
         for image in range(images)
@@ -63,8 +69,12 @@ def by_loops(out, taught, temperature):
 def test_both_terms_are_what_loops_over_the_equations_give(temperature):
     out, taught = example()
     logits, channels = by_loops(out, taught, temperature)
-    assert distillation(logits=1, temperature=temperature)(out, taught).item() == pytest.approx(logits, rel=1e-12)
-    assert distillation(channels=1, temperature=temperature)(out, taught).item() == pytest.approx(channels, rel=1e-12)
+    assert distillation(logits=1, temperature=temperature)(out, taught).item() == pytest.approx(
+        logits, rel=1e-12
+    )
+    assert distillation(channels=1, temperature=temperature)(out, taught).item() == pytest.approx(
+        channels, rel=1e-12
+    )
     both = distillation(logits=2, channels=3, temperature=temperature)(out, taught)
     assert both.item() == pytest.approx(2 * logits + 3 * channels, rel=1e-12)
 
@@ -73,16 +83,22 @@ def test_both_terms_are_what_loops_over_the_equations_give(temperature):
 def test_value_and_gradient_are_those_of_kldivloss(temperature):
     out, taught = example()
     s, loss = out.logits, torch.nn.KLDivLoss(reduction="batchmean", log_target=True)
-    rows, target = (x.permute(0, 2, 3, 1)[taught.inside] / temperature for x in (s, taught.logits))  # (N, K)
+    rows, target = (
+        x.permute(0, 2, 3, 1)[taught.inside] / temperature for x in (s, taught.logits)
+    )  # (N, K)
     expected = temperature**2 * loss(rows.log_softmax(1), target.log_softmax(1))
     for image, inside in enumerate(taught.inside):
         rows, target = (x[image][:, inside] / temperature for x in (s, taught.logits))  # (K, N)
-        expected = expected + temperature**2 * loss(rows.log_softmax(1), target.log_softmax(1)) / len(s)
+        expected = expected + temperature**2 * loss(
+            rows.log_softmax(1), target.log_softmax(1)
+        ) / len(s)
     found = distillation(logits=1, channels=1, temperature=temperature)(out, taught)
     assert_close(found, expected)
     gradients = [torch.autograd.grad(value, s)[0] for value in (found, expected)]
     assert_close(*gradients)
-    assert not gradients[0].permute(0, 2, 3, 1)[~taught.inside].any()  # what fills up teaches nothing
+    assert (
+        not gradients[0].permute(0, 2, 3, 1)[~taught.inside].any()
+    )  # what fills up teaches nothing
 
 
 def test_the_gradient_is_that_of_small_steps():
@@ -132,4 +148,6 @@ def test_beside_masks_the_parts_are_told_and_without_any_class_only_the_teacher_
     assert found.teacher.item() == found.total.item() > 0
     found.total.backward()
     assert out.logits.grad.isfinite().all()
-    assert isinstance(Hybrid(CrossEntropy(), distillation=distillation(logits=1))(out, labels), Tensor)
+    assert isinstance(
+        Hybrid(CrossEntropy(), distillation=distillation(logits=1))(out, labels), Tensor
+    )

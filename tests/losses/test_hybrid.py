@@ -9,7 +9,9 @@ from featherseg.losses import AuxiliaryLoss, CrossEntropy, Hybrid, PixelContrast
 def output(size, padded):
     torch.manual_seed(0)
     shape = (padded[0] // 4, padded[1] // 4)
-    return SegOutput(torch.randn(2, 3, *shape), size, padded, False, features=torch.randn(2, 4, *shape))
+    return SegOutput(
+        torch.randn(2, 3, *shape), size, padded, False, features=torch.randn(2, 4, *shape)
+    )
 
 
 def test_it_is_cross_entropy_plus_the_weighted_contrast():  # FRM Eq. 4
@@ -45,14 +47,22 @@ def test_gradients_of_half_precision_are_those_of_full_precision_rounded(size, l
     labels[:, 20:] = 3  # not all of it is a boundary
     loss = Hybrid(
         CrossEntropy(),
-        auxiliary=AuxiliaryLoss(CrossEntropy(), CrossEntropy(), heads=1, boundaries=1, boundary_head="d"),
+        auxiliary=AuxiliaryLoss(
+            CrossEntropy(), CrossEntropy(), heads=1, boundaries=1, boundary_head="d"
+        ),
     )
     gradients = []
     for dtype in (torch.bfloat16, torch.float32):
-        logits, edges, head = (x.detach().clone().to(dtype).requires_grad_() for x in (*drawn, drawn[0]))
+        logits, edges, head = (
+            x.detach().clone().to(dtype).requires_grad_() for x in (*drawn, drawn[0])
+        )
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            loss(SegOutput(logits, size, (96, 128), False, aux={"d": edges, "p": head}), labels).backward()
+            loss(
+                SegOutput(logits, size, (96, 128), False, aux={"d": edges, "p": head}), labels
+            ).backward()
         gradients.append([x.grad.double() for x in (logits, edges, head)])
-    for half, full, limit in zip(*gradients, (1.8, 1.05, 1.05), strict=True):  # the logits are in L_3 too, and added up
+    for half, full, limit in zip(
+        *gradients, (1.8, 1.05, 1.05), strict=True
+    ):  # the logits are in L_3 too, and added up
         once = (full.bfloat16().double() - full).norm()
         assert 0 < (half - full).norm() < limit * once

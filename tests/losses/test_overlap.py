@@ -27,7 +27,10 @@ def scene(classes=4, ignored=0.3, seed=0):
 def places(logits, labels):
     """(probabilities of the classes, true class) of every labelled place."""
     p = logits.detach().softmax(1)
-    return [(p[b, :, y, x].tolist(), int(labels[b, y, x])) for b, y, x in torch.nonzero(labels != 255).tolist()]
+    return [
+        (p[b, :, y, x].tolist(), int(labels[b, y, x]))
+        for b, y, x in torch.nonzero(labels != 255).tolist()
+    ]
 
 
 def dice(found, k):
@@ -56,7 +59,9 @@ def test_it_is_the_mean_of_its_equation_over_the_classes_present(kind, seed):
     present = sorted({true for _, true in found})
     assert 2 not in present
     expected = sum(globals()[kind](found, k) for k in present) / len(present)
-    assert loss_of(kind)(logits, labels).item() == pytest.approx(expected, abs=1e-12 if kind == "dice" else 1e-4)
+    assert loss_of(kind)(logits, labels).item() == pytest.approx(
+        expected, abs=1e-12 if kind == "dice" else 1e-4
+    )
 
 
 def by_sorting(probabilities, truth):
@@ -102,9 +107,13 @@ def test_it_is_0_where_all_is_ignored_right_or_of_one_class(kind):
     nothing.backward()
     assert nothing == 0
     assert not logits.grad.any()
-    right = torch.nn.functional.one_hot(labels.masked_fill(labels == 255, 1), 4).movedim(-1, 1) * 200.0
+    right = (
+        torch.nn.functional.one_hot(labels.masked_fill(labels == 255, 1), 4).movedim(-1, 1) * 200.0
+    )
     assert loss_of(kind)(right, labels) == pytest.approx(0, abs=1e-12)
-    assert loss_of(kind)(logits[:, :1], labels.clamp(min=0, max=255).masked_fill(labels < 255, 0)) == 0
+    assert (
+        loss_of(kind)(logits[:, :1], labels.clamp(min=0, max=255).masked_fill(labels < 255, 0)) == 0
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

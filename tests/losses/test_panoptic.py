@@ -26,7 +26,9 @@ def scene(size=(8, 12), stride=4, padded=None, dtype=torch.float64):
     torch.manual_seed(0)
     padded = padded or size
     h, w = padded[0] // stride, padded[1] // stride
-    maps = [torch.randn(2, channels, h, w, dtype=dtype, requires_grad=True) for channels in (3, 1, 2)]
+    maps = [
+        torch.randn(2, channels, h, w, dtype=dtype, requires_grad=True) for channels in (3, 1, 2)
+    ]
     out = SegOutput(maps[0], size, padded, align_corners=False, centers=maps[1], offsets=maps[2])
     labels = torch.randint(0, 3, (2, *size))
     labels[torch.rand(2, *size) < 0.2] = 255
@@ -43,7 +45,9 @@ def scene(size=(8, 12), stride=4, padded=None, dtype=torch.float64):
 def full_size(x, out):
     """Bilinear to the padded image, the image's part of it."""
     height, width = out.image_size
-    x = F.interpolate(x.detach(), size=out.padded_size, mode="bilinear", align_corners=out.align_corners)
+    x = F.interpolate(
+        x.detach(), size=out.padded_size, mode="bilinear", align_corners=out.align_corners
+    )
     return x[:, :, :height, :width]
 
 
@@ -60,7 +64,9 @@ def loop(out, labels, targets, hardest, class_weights=(1.0, 1.0, 1.0)):
         center += weight * float(centers[b, 0, y, x] - targets.center[b, y, x]) ** 2
         center_share += weight
         weight = float(targets.offset_weight[b, y, x])
-        offset += weight * sum(abs(float(offsets[b, i, y, x] - targets.offset[b, i, y, x])) / 2 for i in range(2))
+        offset += weight * sum(
+            abs(float(offsets[b, i, y, x] - targets.offset[b, i, y, x])) / 2 for i in range(2)
+        )
         offset_share += weight
     kept = sorted(semantic, reverse=True)[: int(hardest * len(semantic))]
     return (
@@ -85,7 +91,9 @@ def test_the_weight_of_a_class_multiplies_that_of_its_pixels(hardest):
     out, labels, targets = scene()
     weights = [0.5, 2.0, 1.25]  # exact in float32
     found = PanopticLoss(hardest, weights)(out, labels, targets)
-    assert found.semantic.item() == pytest.approx(loop(out, labels, targets, hardest, weights)[0], rel=1e-10)
+    assert found.semantic.item() == pytest.approx(
+        loop(out, labels, targets, hardest, weights)[0], rel=1e-10
+    )
     assert_close(found[1:], PanopticLoss(hardest)(out, labels, targets)[1:])
 
 
@@ -108,7 +116,8 @@ def test_offsets_count_in_pixels_of_the_image_whatever_the_stride():
 def test_where_nothing_counts_it_is_0_and_can_be_differentiated(hardest):
     out, labels, targets = scene(dtype=torch.float32)
     nothing = targets._replace(
-        center_weight=torch.zeros_like(targets.center_weight), offset_weight=torch.zeros_like(targets.offset_weight)
+        center_weight=torch.zeros_like(targets.center_weight),
+        offset_weight=torch.zeros_like(targets.offset_weight),
     )
     total = PanopticLoss(hardest)(out, torch.full_like(labels, 255), nothing).total
     total.backward()
@@ -122,7 +131,10 @@ def test_each_part_pulls_at_its_own_map(hardest):
     for number in range(3):
         out, labels, targets = scene()
         PanopticLoss(hardest)(out, labels, targets)[number].backward()
-        pulled = [x.grad is not None and bool((x.grad != 0).any()) for x in (out.logits, out.centers, out.offsets)]
+        pulled = [
+            x.grad is not None and bool((x.grad != 0).any())
+            for x in (out.logits, out.centers, out.offsets)
+        ]
         assert pulled == [i == number for i in range(3)]
 
 
@@ -136,8 +148,12 @@ def test_what_is_left_out_has_no_gradient():
 
 def test_it_is_in_full_precision_whatever_autocast_says():
     out, labels, targets = scene(dtype=torch.float32)
-    half = out._replace(**{key: getattr(out, key).bfloat16() for key in ("logits", "centers", "offsets")})
-    rounded = half._replace(**{key: getattr(half, key).float() for key in ("logits", "centers", "offsets")})
+    half = out._replace(
+        **{key: getattr(out, key).bfloat16() for key in ("logits", "centers", "offsets")}
+    )
+    rounded = half._replace(
+        **{key: getattr(half, key).float() for key in ("logits", "centers", "offsets")}
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = PanopticLoss(0.2)(half, labels, targets)
     assert all(part.dtype == torch.float32 for part in found)
@@ -150,7 +166,9 @@ def test_a_share_of_hard_pixels_that_cannot_be_is_refused(share):
         PanopticLoss(share)
 
 
-@pytest.mark.parametrize("weights", [[-1.0, 1.0], [0.0, 0.0], [float("nan"), 1.0], [float("inf"), 1.0]])
+@pytest.mark.parametrize(
+    "weights", [[-1.0, 1.0], [0.0, 0.0], [float("nan"), 1.0], [float("inf"), 1.0]]
+)
 def test_class_weights_that_cannot_be_are_refused(weights):
     with pytest.raises(ConfigError, match="expected finite values >= 0, not all 0"):
         PanopticLoss(class_weights=weights)

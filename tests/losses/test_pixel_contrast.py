@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from featherseg.losses import PixelContrast
-from featherseg.losses.pixel_contrast import contrast, lowest_of_each_group, mistakes, pick, sample_pixels
+from featherseg.losses.pixel_contrast import (
+    contrast,
+    lowest_of_each_group,
+    mistakes,
+    pick,
+    sample_pixels,
+)
 
 
 def equation_6(embedded, classes, temperature):
@@ -21,7 +27,9 @@ def equation_6(embedded, classes, temperature):
             continue
         similar = [(embedded[i] @ e / temperature).exp() for e in embedded]
         against = sum((similar[n] for n in negatives), torch.zeros((), dtype=embedded.dtype))
-        losses.append(sum(-(similar[j] / (similar[j] + against)).log() for j in positives) / len(positives))
+        losses.append(
+            sum(-(similar[j] / (similar[j] + against)).log() for j in positives) / len(positives)
+        )
     return sum(losses) / len(losses)
 
 
@@ -34,9 +42,16 @@ def embedding(count, dim=5):
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
 def test_it_is_equation_6_in_value_and_gradient(classes, temperature):
     e, expected = embedding(len(classes)), embedding(len(classes))
-    ours, theirs = contrast(e, torch.tensor(classes), temperature), equation_6(expected, classes, temperature)
+    ours, theirs = (
+        contrast(e, torch.tensor(classes), temperature),
+        equation_6(expected, classes, temperature),
+    )
     assert_close(ours, theirs, atol=1e-9, rtol=0)
-    assert_close(*(torch.autograd.grad(*pair)[0] for pair in ((ours, e), (theirs, expected))), atol=1e-9, rtol=0)
+    assert_close(
+        *(torch.autograd.grad(*pair)[0] for pair in ((ours, e), (theirs, expected))),
+        atol=1e-9,
+        rtol=0,
+    )
 
 
 def test_sampling_before_the_embedding_is_embedding_everything_first():
@@ -51,7 +66,9 @@ def test_sampling_before_the_embedding_is_embedding_everything_first():
     whole = F.normalize(loss.embed(features), dim=1).permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, D)
     expected = equation_6(whole[index], labels.flatten()[index].tolist(), 0.1)
     assert_close(value, expected, atol=1e-9, rtol=0)
-    assert_close(*(torch.autograd.grad(v, features)[0] for v in (value, expected)), atol=1e-9, rtol=0)
+    assert_close(
+        *(torch.autograd.grad(v, features)[0] for v in (value, expected)), atol=1e-9, rtol=0
+    )
 
 
 def official_share(right, wrong, views):
@@ -72,8 +89,12 @@ def test_every_class_of_every_image_gives_the_same_number_half_of_them_mistakes(
     index = sample_pixels(labels, wrong, classes, max_samples, max_views).tolist()
     assert len(set(index)) == len(index)
     drawn = Counter((i // 72, int(labels.flatten()[i]), bool(wrong.flatten()[i])) for i in index)
-    there = Counter((i // 72, int(labels.flatten()[i]), bool(wrong.flatten()[i])) for i in range(144))
-    pairs = {(p, c) for p, c, _ in there if c >= 0 and there[p, c, False] + there[p, c, True] > max_views}
+    there = Counter(
+        (i // 72, int(labels.flatten()[i]), bool(wrong.flatten()[i])) for i in range(144)
+    )
+    pairs = {
+        (p, c) for p, c, _ in there if c >= 0 and there[p, c, False] + there[p, c, True] > max_views
+    }
     assert {(p, c) for p, c, _ in drawn} == pairs
     for p, c in pairs:
         views = max(1, min(max_samples // len(pairs), max_views))
@@ -99,7 +120,10 @@ NOTHING = {
 @pytest.mark.parametrize("case", NOTHING)
 def test_where_nothing_can_be_contrasted_it_is_zero_with_zero_gradients(case):
     labels, classes = NOTHING[case]
-    loss, features = PixelContrast(4, classes, max_views=2), torch.randn(2, 4, 16, 16, requires_grad=True)
+    loss, features = (
+        PixelContrast(4, classes, max_views=2),
+        torch.randn(2, 4, 16, 16, requires_grad=True),
+    )
     value = loss(features, torch.randn(2, classes, 16, 16), labels)
     value.backward()
     assert value == 0
@@ -136,7 +160,9 @@ def test_it_is_finite_over_the_range_of_half_precision(classes, scale, temperatu
 
 
 def test_more_classes_than_samples_still_give_one_view_each():
-    labels = torch.arange(171).view(1, 171, 1).repeat(8, 1, 4)  # 8 x 171 pairs of (image, class) > 1024
+    labels = (
+        torch.arange(171).view(1, 171, 1).repeat(8, 1, 4)
+    )  # 8 x 171 pairs of (image, class) > 1024
     assert len(sample_pixels(labels, labels < 0, 171, 1024, 2)) == 8 * 171
 
 
@@ -145,14 +171,21 @@ def test_groups_are_contrasted_among_themselves():
     labels = torch.zeros(2, 8, 8, dtype=torch.long)
     labels[1] = 1  # one class an image: alone, neither has negatives
     features, logits = torch.randn(2, 4, 8, 8), torch.randn(2, 2, 8, 8)
-    together, alone = PixelContrast(4, 2, max_views=9), PixelContrast(4, 2, max_views=9, groups_of=1)
+    together, alone = (
+        PixelContrast(4, 2, max_views=9),
+        PixelContrast(4, 2, max_views=9, groups_of=1),
+    )
     assert together(features, logits, labels) > 0
     assert alone(features, logits, labels) == 0
 
 
 def test_labels_are_read_at_the_size_of_the_logits():
     torch.manual_seed(0)
-    loss, features, logits = PixelContrast(4, 2, max_views=3), torch.randn(1, 4, 5, 6), torch.randn(1, 2, 5, 6)
+    loss, features, logits = (
+        PixelContrast(4, 2, max_views=3),
+        torch.randn(1, 4, 5, 6),
+        torch.randn(1, 2, 5, 6),
+    )
     labels = torch.randint(0, 2, (1, 5, 6))
     values = []
     for given_labels in (labels, labels.repeat_interleave(4, 1).repeat_interleave(4, 2)):
@@ -187,7 +220,9 @@ def test_pixels_are_picked_from_either_layout_and_the_gradient_comes_in_it(layou
 @settings(max_examples=60)
 @given(seed=st.integers(0, 999), power=st.sampled_from([0.001, 1.0, 5.0]))
 def test_the_lowest_of_each_group_are_found_whatever_the_values(seed, power):
-    torch.manual_seed(seed)  # power 0.001: all values near 1, more than the sorting without most of them counts on
+    torch.manual_seed(
+        seed
+    )  # power 0.001: all values near 1, more than the sorting without most of them counts on
     values, group = torch.rand(600, dtype=torch.float64) ** power, torch.randint(0, 4, (600,))
     keep = torch.minimum(torch.bincount(group, minlength=5), torch.randint(0, 90, (5,)))
     expected = []
@@ -200,9 +235,16 @@ def test_the_lowest_of_each_group_are_found_whatever_the_values(seed, power):
 def test_groups_draw_as_if_each_were_alone():
     torch.manual_seed(0)
     loss = PixelContrast(4, 3, dim=4, max_views=5, groups_of=2)
-    features, logits, labels = torch.randn(5, 4, 9, 9), torch.randn(5, 3, 9, 9), torch.randint(0, 3, (5, 9, 9))
+    features, logits, labels = (
+        torch.randn(5, 4, 9, 9),
+        torch.randn(5, 3, 9, 9),
+        torch.randint(0, 3, (5, 9, 9)),
+    )
     torch.manual_seed(1)
     together = loss(features, logits, labels)
     torch.manual_seed(1)
-    alone = [loss(*parts) for parts in zip(features.split(2), logits.split(2), labels.split(2), strict=True)]
+    alone = [
+        loss(*parts)
+        for parts in zip(features.split(2), logits.split(2), labels.split(2), strict=True)
+    ]
     assert_close(together, torch.stack(alone).mean())

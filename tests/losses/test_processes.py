@@ -33,7 +33,9 @@ def shared_out(monkeypatch):
             replace_mean(lambda total, seen=seen: (seen.append(total.detach()), total)[1])
             loss(*part)
             totals.append(seen)
-        means = [torch.stack([t.double() for t in column]).mean() for column in zip(*totals, strict=True)]
+        means = [
+            torch.stack([t.double() for t in column]).mean() for column in zip(*totals, strict=True)
+        ]
         found = []
         for part in parts:
             waiting = iter(means)
@@ -69,7 +71,10 @@ def test_unequal_shares_of_ignore_agree_with_one_process(shared_out, case, proce
 
 def test_weighted_means_of_a_panoptic_model_agree_too(shared_out):
     generator = torch.Generator().manual_seed(0)
-    losses, weights = torch.rand(4, 5, 5, generator=generator), torch.rand(4, 5, 5, generator=generator)
+    losses, weights = (
+        torch.rand(4, 5, 5, generator=generator),
+        torch.rand(4, 5, 5, generator=generator),
+    )
     weights[0] = 0
     weights[1, 2:] = 0
     whole = weighted_mean(losses, weights)
@@ -80,5 +85,7 @@ def test_weighted_means_of_a_panoptic_model_agree_too(shared_out):
 def test_processes_that_have_nothing_to_learn_from_give_0(shared_out):
     logits, labels = torch.randn(2, 3, 4, 4, requires_grad=True), torch.full((2, 8, 8), IGNORE)
     for case in CASES.values():
-        found = shared_out(CrossEntropy(**case), list(zip(logits.chunk(2), labels.chunk(2), strict=True)))
+        found = shared_out(
+            CrossEntropy(**case), list(zip(logits.chunk(2), labels.chunk(2), strict=True))
+        )
         assert [float(loss.detach()) for loss in found] == [0.0, 0.0]

@@ -50,7 +50,9 @@ KEY_SETS = {"cgrseg-t": "t", "cgrseg-b": "b5", "cgrseg-b6": "b", "cgrseg-l": "l"
 
 
 def network(name, classes=5, **options):
-    return CGRSeg(parse(CGRSegConfig, {**VARIANTS[name].config.model_dump(), **options}, name), classes)
+    return CGRSeg(
+        parse(CGRSegConfig, {**VARIANTS[name].config.model_dump(), **options}, name), classes
+    )
 
 
 def light():
@@ -67,18 +69,25 @@ def model():
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_it_weighs_what_the_authors_network_weighs(name):
     with torch.device("meta"):
-        assert tuple(count_parameters(network(name, k)) for k in (150, 171, 59, 60)) == PARAMETERS[name]
+        assert (
+            tuple(count_parameters(network(name, k)) for k in (150, 171, 59, 60))
+            == PARAMETERS[name]
+        )
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_it_costs_what_the_authors_network_costs(name):
     with torch.device("meta"):
-        layers, _ = count_layers(network(name, 150).eval(), torch.empty(1, 3, 512, 512, device="meta"))
+        layers, _ = count_layers(
+            network(name, 150).eval(), torch.empty(1, 3, 512, 512, device="meta")
+        )
     counted = by_convention(layers)
     assert (counted["macs"], counted["conv-bn"]) == COUNTS[name]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)]
+)
 def test_stages_taps_logits_and_gradient_equal_those_of_the_official_network(dtype):
     assert misses("cgrseg_t", dtype) == (40, [])
 
@@ -97,7 +106,12 @@ def band_at(x, conv, channel, row, column):
 def everywhere(x, conv):
     """`band_at` at all positions: (C, h, w) -> (C, h, w)."""
     channels, height, width = x.shape
-    values = [band_at(x, conv, c, r, k) for c in range(channels) for r in range(height) for k in range(width)]
+    values = [
+        band_at(x, conv, c, r, k)
+        for c in range(channels)
+        for r in range(height)
+        for k in range(width)
+    ]
     return torch.stack(values).view_as(x)
 
 
@@ -105,7 +119,9 @@ def everywhere(x, conv):
 @pytest.mark.parametrize("axial", ["add", "mul", "none"])
 @pytest.mark.parametrize(("band", "local_kernel"), [(5, 3), (0, 3), (7, 0), (9, 1)])
 def test_rectangular_attention_is_its_loops(axial, band, local_kernel):
-    block = perturb(RectangularAttention(2, axial=axial, band=band, local_kernel=local_kernel).double())
+    block = perturb(
+        RectangularAttention(2, axial=axial, band=band, local_kernel=local_kernel).double()
+    )
     x = seeded(2, 4, 6).double()
     g = x.clone()
     for c in range(2):
@@ -118,7 +134,9 @@ def test_rectangular_attention_is_its_loops(axial, band, local_kernel):
         assert block.along_row.weight.shape[2:] == (1, band)
         norm = block.norm
         along = everywhere(g, block.along_row) - norm.running_mean[:, None, None]
-        along = along / (norm.running_var + norm.eps).sqrt()[:, None, None] * norm.weight[:, None, None]
+        along = (
+            along / (norm.running_var + norm.eps).sqrt()[:, None, None] * norm.weight[:, None, None]
+        )
         g = everywhere((along + norm.bias[:, None, None]).clamp(min=0), block.along_column)
     expected = g.sigmoid() * (everywhere(x, block.local) if local_kernel else x)
     assert_close(block(x[None])[0], expected, atol=1e-12, rtol=0)
@@ -162,7 +180,9 @@ def test_the_path_leads_from_the_coarsest_stage_to_the_finest():
     contexts = [seeded(1, c, 2, 3) for c in (2, 3, 4)]
     fused = path.fuse[2](path.reconstruct[2](stages[2]), contexts[2])
     for i in (1, 0):
-        lifted = F.interpolate(fused, size=stages[i].shape[2:], mode="bilinear", align_corners=False)
+        lifted = F.interpolate(
+            fused, size=stages[i].shape[2:], mode="bilinear", align_corners=False
+        )
         fused = path.fuse[i](path.reconstruct[i](stages[i] + path.lateral[i](lifted)), contexts[i])
     assert_close(path(stages, contexts), fused)
     assert fused.shape == (1, 5, 16, 24)
@@ -184,7 +204,9 @@ def test_the_prototype_gate_is_its_loops():
     gate = perturb(PrototypeGate(3).double())
     x, coarse = seeded(1, 3, 4, 2).double(), torch.randn(1, 5, 4, 2, dtype=torch.float64)
     embedding = ClassEmbedding()(x, coarse)[0, :, :, 0]  # (3, 5)
-    scores = torch.stack([gate.pool.weigh.weight[0, :, 0, 0] @ embedding[:, k] for k in range(5)]).exp()
+    scores = torch.stack(
+        [gate.pool.weigh.weight[0, :, 0, 0] @ embedding[:, k] for k in range(5)]
+    ).exp()
     prototype = sum(scores[k] / scores.sum() * embedding[:, k] for k in range(5))
     hidden = gate.hidden.weight[:, :, 0, 0] @ prototype + gate.hidden.bias
     hidden = (hidden - hidden.mean()) / (hidden.var(unbiased=False) + 1e-5).sqrt()
@@ -195,13 +217,17 @@ def test_the_prototype_gate_is_its_loops():
 
 @torch.no_grad()
 def test_the_gate_is_one_half_before_training():
-    assert torch.equal(PrototypeGate(4)(seeded(2, 4, 3, 3), seeded(2, 6, 3, 3)), torch.full((2, 4, 1, 1), 0.5))
+    assert torch.equal(
+        PrototypeGate(4)(seeded(2, 4, 3, 3), seeded(2, 6, 3, 3)), torch.full((2, 4, 1, 1), 0.5)
+    )
 
 
 @torch.no_grad()
 def test_one_classifier_tells_classes_apart_twice(model):
     images, seen = seeded(1, 3, 64, 96), []
-    handle = model.classifier.register_forward_hook(lambda _, given, out: seen.append((given[0], out)))
+    handle = model.classifier.register_forward_hook(
+        lambda _, given, out: seen.append((given[0], out))
+    )
     logits = model(images).logits
     handle.remove()
     stages = model.backbone(images)[1:]
@@ -213,7 +239,9 @@ def test_one_classifier_tells_classes_apart_twice(model):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("size", [(33, 65), (64, 64), (97, 131), (100, 100), (520, 390), (65, 512), (1, 1)])
+@pytest.mark.parametrize(
+    "size", [(33, 65), (64, 64), (97, 131), (100, 100), (520, 390), (65, 512), (1, 1)]
+)
 def test_any_size_is_the_zero_padded_image_cropped(model, size):
     images = seeded(1, 3, *size)
     padded_size = tuple(-(-side // 32) * 32 for side in size)
@@ -236,7 +264,9 @@ def averaged(model):
     """As training keeps its weight average: a copy of the tensors, loaded into a network that ran before."""
     fresh = light().eval()
     fresh(torch.zeros(1, 3, 64, 64))
-    fresh.load_state_dict({key: value.detach().clone() for key, value in model.state_dict().items()})
+    fresh.load_state_dict(
+        {key: value.detach().clone() for key, value in model.state_dict().items()}
+    )
     return fresh
 
 
@@ -251,7 +281,9 @@ def there_and_back(model):
 
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore")  # the compiler warns of its own insides
-@pytest.mark.parametrize("change", [copied, averaged, there_and_back, pytest.param(compiled, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "change", [copied, averaged, there_and_back, pytest.param(compiled, marks=pytest.mark.slow)]
+)
 def test_weights_loaded_after_a_first_run_are_the_ones_that_act(model, change):
     """The authors' code keeps position biases from when eval() was called."""
     images, worn = seeded(1, 3, 64, 96), light().eval()
@@ -276,7 +308,9 @@ def test_the_authors_key_set_fills_every_tensor(name):
     unused = load_official(ours, state)
     assert all(key.rpartition(".")[2].startswith("attention_bias") for key in unused)
     found = sorted(float(tensor.flatten()[0]) for tensor in ours.state_dict().values())
-    assert found == sorted(float(value.flatten()[0]) for key, value in state.items() if key not in unused)
+    assert found == sorted(
+        float(value.flatten()[0]) for key, value in state.items() if key not in unused
+    )
 
 
 @pytest.mark.parametrize(("name", "file"), [("cgrseg-b", "b"), ("cgrseg-b6", "b5")])
@@ -284,7 +318,9 @@ def test_a_file_with_another_number_of_modules_is_refused_with_a_sentence(name, 
     found, own = (6, 5) if file == "b" else (5, 6)
     with torch.device("meta"):
         ours = network(name, 150)
-    with pytest.raises(WeightsError, match=rf"has {found} modules, that of this model {own}.*cgrseg-b6"):
+    with pytest.raises(
+        WeightsError, match=rf"has {found} modules, that of this model {own}.*cgrseg-b6"
+    ):
         load_official(ours, numbered(f"cgrseg_{file}"))
 
 
@@ -310,7 +346,9 @@ def test_every_switch_builds_a_network_that_learns(options):
     out = ours(seeded(2, 3, 64, 96))
     assert out.logits.shape == (2, 4, 8, 12)
     out.logits.square().mean().backward()
-    assert [n for n, p in ours.named_parameters() if not n.startswith("backbone.") and p.grad is None] == []
+    assert [
+        n for n, p in ours.named_parameters() if not n.startswith("backbone.") and p.grad is None
+    ] == []
 
 
 def test_switches_take_away_what_they_name():
@@ -333,7 +371,9 @@ def test_position_biases_can_be_resized_over_both_directions():
     official.load_state_dict(ours.state_dict())
     assert all(m.how == "two-dimensional" for m in ours.modules() if isinstance(m, PositionBias))
     with torch.no_grad():
-        assert not torch.allclose(ours(seeded(1, 3, 64, 96)).logits, official(seeded(1, 3, 64, 96)).logits)
+        assert not torch.allclose(
+            ours(seeded(1, 3, 64, 96)).logits, official(seeded(1, 3, 64, 96)).logits
+        )
 
 
 @pytest.mark.parametrize(("options", "said"), [
@@ -359,7 +399,9 @@ def test_it_starts_as_the_authors_start_it():
     assert all(torch.equal(p, torch.full_like(p, 1e-6)) for p in scales)
 
 
-@pytest.mark.parametrize("shape", [(1, 64, 64), (1, 32, 32), (1, 64, 512), (2, 32, 32), (1, 65, 33)])
+@pytest.mark.parametrize(
+    "shape", [(1, 64, 64), (1, 32, 32), (1, 64, 512), (2, 32, 32), (1, 65, 33)]
+)
 def test_one_small_image_can_be_trained_on(shape):
     """At 64 x 64 the context is one position; the authors' code fails there with a batch of one."""
     ours = network("cgrseg-lite0", 3, channels=16).train()

@@ -45,7 +45,9 @@ def test_any_size_goes_in_and_comes_back(model, stride, size):
 
 
 def test_an_image_is_judged_alone(model):
-    exact = copy.deepcopy(model).double()  # untrained gates may be steep: in fp32 they show its rounding
+    exact = copy.deepcopy(
+        model
+    ).double()  # untrained gates may be steep: in fp32 they show its rounding
     images = torch.randn(3, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
         together, alone = exact(images).logits, exact(images[1:2]).logits
@@ -57,12 +59,20 @@ def test_every_parameter_learns(model):
     for parameter in training.parameters():
         if not parameter.any():  # a gate at zero would hold gradients back
             torch.nn.init.normal_(parameter, std=0.1)
-    size = (192, 320) if model.minimum_size > 64 else (96, 160)  # at which attention has more than one place
-    out = training(torch.randn(5, 3, *size), aux=True)  # so many that stochastic depth leaves no layer out of all
+    size = (
+        (192, 320) if model.minimum_size > 64 else (96, 160)
+    )  # at which attention has more than one place
+    out = training(
+        torch.randn(5, 3, *size), aux=True
+    )  # so many that stochastic depth leaves no layer out of all
     beside = [*(out.aux or {}).values(), *(x for x in (out.centers, out.offsets) if x is not None)]
     maps = [to_image(out, size), *beside]
     sum(x.square().mean() for x in maps).backward()
-    still = {name for name, p in training.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+    still = {
+        name
+        for name, p in training.named_parameters()
+        if p.grad is None or not p.grad.abs().sum() > 0
+    }
     assert {name for name in still if not name.endswith(SHIFTS)} == set()
 
 
@@ -81,7 +91,9 @@ def test_one_step_on_one_image_moves_the_weights_and_leaves_all_finite(model, la
     optimiser.step()
     assert loss.isfinite()
     assert all(p.grad.isfinite().all() for p in training.parameters())
-    assert any(not torch.equal(p, old) for p, old in zip(training.parameters(), before, strict=True))
+    assert any(
+        not torch.equal(p, old) for p, old in zip(training.parameters(), before, strict=True)
+    )
     with torch.no_grad():
         assert training.eval()(images).logits.isfinite().all()
 
@@ -123,7 +135,9 @@ def test_features_and_auxiliary_logits_come_with_training_and_when_asked_for(mod
 def test_the_bias_of_its_classes_is_added_to_the_logits_last(model):
     images, shift = torch.randn(1, 3, 64, 96), torch.tensor([0.5, -1.0, 0.0, 2.0, 3.0])
     moved = copy.deepcopy(model)
-    moved.load_state_dict(model.state_dict() | {model.class_bias: model.state_dict()[model.class_bias] + shift})
+    moved.load_state_dict(
+        model.state_dict() | {model.class_bias: model.state_dict()[model.class_bias] + shift}
+    )
     expected = model(images).logits + shift.view(-1, 1, 1)
     assert_close(moved(images).logits, expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
 

@@ -66,7 +66,9 @@ def test_the_longer_network_s_third_stage_is_two_of_the_authors(theirs, ours):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("stride", "down", "size"), [(2, (8,), (9, 13)), (2, (6, 8), (5, 7)), (1, (8,), (9, 13))])
+@pytest.mark.parametrize(
+    ("stride", "down", "size"), [(2, (8,), (9, 13)), (2, (6, 8), (5, 7)), (1, (8,), (9, 13))]
+)
 def test_each_branch_is_added_to_the_other_at_that_one_s_size(stride, down, size):
     stage = perturb(BilateralStage((6, 8), 4, 2, stride=stride, down=down).eval())
     coarse_size = (17, 25) if len(down) == 1 else (9, 13)
@@ -81,5 +83,7 @@ def test_each_branch_is_added_to_the_other_at_that_one_s_size(stride, down, size
     for conv, norm in zip(stage.to_coarse[::3], stage.to_coarse[1::3], strict=True):
         x = norm(conv(x if conv is stage.to_coarse[0] else x.clamp(min=0)))
     assert_close(got_coarse, own_coarse + x)
-    lifted = F.interpolate(stage.to_fine(own_coarse.clamp(min=0)), size=fine_size, mode="bilinear", align_corners=False)
+    lifted = F.interpolate(
+        stage.to_fine(own_coarse.clamp(min=0)), size=fine_size, mode="bilinear", align_corners=False
+    )
     assert_close(got_fine, own_fine + lifted)

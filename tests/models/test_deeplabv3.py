@@ -15,7 +15,13 @@ from featherseg.costs.deeplab import deeplabs
 from featherseg.exporters.parity import perturb
 from featherseg.layers.resize import to_image
 from featherseg.models import configure
-from featherseg.models.deeplabv3 import VARIANTS, AtrousPyramid, DeepLabV3, DeepLabV3Config, ImagePooling
+from featherseg.models.deeplabv3 import (
+    VARIANTS,
+    AtrousPyramid,
+    DeepLabV3,
+    DeepLabV3Config,
+    ImagePooling,
+)
 
 FIGURES = {  # 19 classes: M parameters, GMACs at 1024x2048 and at 512x1024, measured on other code
     "deeplabv3-r50": (39.6, 1308.6, 327.2),
@@ -63,12 +69,20 @@ def head_shapes(classes):
     for i, size in enumerate((1, 3, 3, 3)):
         name = f"classifier.0.convs.{i}"
         keys |= official.conv_norm(f"{name}.0", (256, 2048, size, size), f"{name}.1")
-    keys |= official.conv_norm("classifier.0.convs.4.1", (256, 2048, 1, 1), "classifier.0.convs.4.2")
-    keys |= official.conv_norm("classifier.0.project.0", (256, 5 * 256, 1, 1), "classifier.0.project.1")
+    keys |= official.conv_norm(
+        "classifier.0.convs.4.1", (256, 2048, 1, 1), "classifier.0.convs.4.2"
+    )
+    keys |= official.conv_norm(
+        "classifier.0.project.0", (256, 5 * 256, 1, 1), "classifier.0.project.1"
+    )
     keys |= official.conv_norm("classifier.1", (256, 256, 3, 3), "classifier.2")
     keys |= {"classifier.4.weight": (classes, 256, 1, 1), "classifier.4.bias": (classes,)}
     keys |= official.conv_norm("aux_classifier.0", (256, 1024, 3, 3), "aux_classifier.1")
-    return {**keys, "aux_classifier.4.weight": (classes, 256, 1, 1), "aux_classifier.4.bias": (classes,)}
+    return {
+        **keys,
+        "aux_classifier.4.weight": (classes, 256, 1, 1),
+        "aux_classifier.4.bias": (classes,),
+    }
 
 
 def official_forward(state, stages, rates):
@@ -79,9 +93,13 @@ def official_forward(state, stages, rates):
         dilated = {"padding": rate, "dilation": rate} if rate else {}
         branches.append(official.normed(state, x, f"{name}.0", f"{name}.1", **dilated).relu())
     pooled = F.adaptive_avg_pool2d(x, 1)
-    pooled = official.normed(state, pooled, "classifier.0.convs.4.1", "classifier.0.convs.4.2").relu()
+    pooled = official.normed(
+        state, pooled, "classifier.0.convs.4.1", "classifier.0.convs.4.2"
+    ).relu()
     branches.append(F.interpolate(pooled, size=x.shape[2:], mode="bilinear", align_corners=False))
-    x = official.normed(state, torch.cat(branches, 1), "classifier.0.project.0", "classifier.0.project.1").relu()
+    x = official.normed(
+        state, torch.cat(branches, 1), "classifier.0.project.0", "classifier.0.project.1"
+    ).relu()
     x = official.normed(state, x, "classifier.1", "classifier.2", padding=1).relu()
     return F.conv2d(x, state["classifier.4.weight"], state["classifier.4.bias"])
 
@@ -91,16 +109,23 @@ def test_torchvision_s_weights_give_the_logits_computed_over_their_keys():
     backbone, head = official.shapes(50), official.made_up(head_shapes(3))
     inner = official.made_up(backbone)
     state = {**{f"backbone.{key}": value for key, value in inner.items()}, **head}
-    images, wide = seeded(1, 3, 33, 48).double(), [seeded(1, 2048, 2, 40).double()]  # wide: every dilation finds cells
+    images, wide = (
+        seeded(1, 3, 33, 48).double(),
+        [seeded(1, 2048, 2, 40).double()],
+    )  # wide: every dilation finds cells
     for name, output_stride, rates in (
         ("deeplabv3-r50", 8, (12, 24, 36)),
         ("deeplabv3-r50-os16", 16, (6, 12, 18)),
     ):
         ours = network(name, 3).double().eval()
-        assert load_official(ours, state) == [key for key in head if key.startswith("aux_classifier.")]
+        assert load_official(ours, state) == [
+            key for key in head if key.startswith("aux_classifier.")
+        ]
         expected = official_forward(head, official.forward(inner, images, 50, output_stride), rates)
         assert_close(ours(images).logits, expected, atol=1e-9, rtol=1e-9)
-        assert_close(ours.decode(wide).logits, official_forward(head, wide, rates), atol=1e-9, rtol=1e-9)
+        assert_close(
+            ours.decode(wide).logits, official_forward(head, wide, rates), atol=1e-9, rtol=1e-9
+        )
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -109,7 +134,9 @@ def test_torchvision_s_weights_give_the_logits_computed_over_their_keys():
     (lambda s: s.update({"classifier.4.bias": torch.zeros(7)}), r"shape of classifier\.bias: found \(7,\)"),
 ])  # fmt: skip
 def test_a_key_that_does_not_fit_is_refused(change, message):
-    shapes = {f"backbone.{key}": shape for key, shape in official.shapes(50).items()} | head_shapes(3)
+    shapes = {f"backbone.{key}": shape for key, shape in official.shapes(50).items()} | head_shapes(
+        3
+    )
     with torch.device("meta"):
         state = {key: torch.empty(shape) for key, shape in shapes.items()}
         ours = network("deeplabv3-r50", 3)
@@ -142,7 +169,9 @@ def norm_act(x, norm):
 @torch.no_grad()
 @pytest.mark.parametrize("project_kernel", [1, 3])
 def test_the_atrous_pyramid_is_its_loops(project_kernel):
-    block = perturb(AtrousPyramid(3, 2, (2, 3, 9), project_kernel=project_kernel).double())  # 9: only its centre inside
+    block = perturb(
+        AtrousPyramid(3, 2, (2, 3, 9), project_kernel=project_kernel).double()
+    )  # 9: only its centre inside
     x = seeded(3, 7, 5).double()
     parts = []
     for branch, rate in zip(block.branches, (1, 2, 3, 9), strict=False):
@@ -187,13 +216,17 @@ def test_of_several_images_the_pooled_norm_learns_its_statistics():
     assert not torch.equal(pooling[2].running_mean, torch.zeros(2))
 
 
-@pytest.mark.parametrize(("options", "stride"), [({"output_stride": 8}, 8), ({"project_kernel": 3}, 16)])
+@pytest.mark.parametrize(
+    ("options", "stride"), [({"output_stride": 8}, 8), ({"project_kernel": 3}, 16)]
+)
 def test_every_switch_builds_a_network_that_learns(options, stride):
     ours = perturb(network("deeplabv3-lite0", 4, channels=8, **options)).train()
     out = ours(seeded(2, 3, 64, 96))
     assert out.logits.shape == (2, 4, 64 // stride, 96 // stride)
     out.logits.square().mean().backward()
-    assert [name for name, p in ours.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    assert [
+        name for name, p in ours.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    ] == []
 
 
 @pytest.mark.parametrize(("options", "said"), [

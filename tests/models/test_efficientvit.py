@@ -12,7 +12,13 @@ from featherseg.backbones.weights import load_official
 from featherseg.core.errors import WeightsError
 from featherseg.costs.cost import count_parameters
 from featherseg.exporters.parity import perturb
-from featherseg.models.efficientvit import VARIANTS, EfficientViT, EfficientViTConfig, LinearAttention, resize_bicubic
+from featherseg.models.efficientvit import (
+    VARIANTS,
+    EfficientViT,
+    EfficientViTConfig,
+    LinearAttention,
+    resize_bicubic,
+)
 
 COUNTS = {  # M parameters and GMACs at 1024x2048 with 19 classes, GMACs at 512x512 of the network for 150 classes
     "efficientvit-seg-b0": (0.707, 4.391, None),
@@ -23,7 +29,12 @@ COUNTS = {  # M parameters and GMACs at 1024x2048 with 19 classes, GMACs at 512x
 
 
 class TestEfficientViT(Peer):
-    model, config, variants, name = EfficientViT, EfficientViTConfig, VARIANTS, "efficientvit-seg-b0"
+    model, config, variants, name = (
+        EfficientViT,
+        EfficientViTConfig,
+        VARIANTS,
+        "efficientvit-seg-b0",
+    )
     reference = "efficientvit_seg_b0"
     counts = COUNTS
     maps = [(16, 25, 33), (32, 13, 17), (64, 7, 9), (128, 4, 5)]
@@ -33,8 +44,15 @@ class TestEfficientViT(Peer):
 
     def measured(self, name):
         with torch.device("meta"):
-            ours, of_ade20k = network(name, 19).eval(), network(name, 150, classifier_expansion=0).eval()
-        found = (count_parameters(ours) / 1e6, gmacs(ours, (1024, 2048))["macs"], gmacs(of_ade20k, (512, 512))["macs"])
+            ours, of_ade20k = (
+                network(name, 19).eval(),
+                network(name, 150, classifier_expansion=0).eval(),
+            )
+        found = (
+            count_parameters(ours) / 1e6,
+            gmacs(ours, (1024, 2048))["macs"],
+            gmacs(of_ade20k, (512, 512))["macs"],
+        )
         return tuple(round(figure, 3) for figure in found)
 
 
@@ -50,7 +68,10 @@ def test_without_the_widened_layer_the_authors_classifier_has_its_place():
     state = golden("efficientvit_seg_b0").state()
     last = "head.output_ops.0.op_list"
     narrow = {key: value for key, value in state.items() if not key.startswith(f"{last}.")}
-    narrow |= {f"{last}.0.conv.weight": torch.ones(19, 32, 1, 1), f"{last}.0.conv.bias": torch.arange(19.0)}
+    narrow |= {
+        f"{last}.0.conv.weight": torch.ones(19, 32, 1, 1),
+        f"{last}.0.conv.bias": torch.arange(19.0),
+    }
     ours = network(classes=19, classifier_expansion=0)
     load_official(ours, narrow)
     assert torch.equal(ours.classifier.bias, torch.arange(19.0))
@@ -59,17 +80,24 @@ def test_without_the_widened_layer_the_authors_classifier_has_its_place():
 
 
 def test_an_imagenet_network_s_weights_fit_the_backbone_but_for_its_head():
-    inner = {k: v for k, v in golden("efficientvit_seg_b0").state().items() if k.startswith("backbone.")}
+    inner = {
+        k: v for k, v in golden("efficientvit_seg_b0").state().items() if k.startswith("backbone.")
+    }
     for state in (inner, {key.removeprefix("backbone."): value for key, value in inner.items()}):
         backbone = network().backbone
         assert load_official(backbone, {**state, "head.op_list.2.linear.bias": torch.zeros(7)}) == [
             "head.op_list.2.linear.bias"
         ]
-        assert_close(backbone.stem[0].conv.weight.double(), inner["backbone.input_stem.op_list.0.conv.weight"])
+        assert_close(
+            backbone.stem[0].conv.weight.double(),
+            inner["backbone.input_stem.op_list.0.conv.weight"],
+        )
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("size", [(5, 4), (1, 3)])  # the second has fewer positions than a head has channels
+@pytest.mark.parametrize(
+    "size", [(5, 4), (1, 3)]
+)  # the second has fewer positions than a head has channels
 def test_the_attention_is_the_paper_s_sum_over_all_positions(size):
     d, positions = 4, size[0] * size[1]
     block = perturb(LinearAttention(8, head_channels=d).double())
@@ -81,8 +109,12 @@ def test_the_attention_is_the_paper_s_sum_over_all_positions(size):
         for head in range(4):
             q, k, v = scales[b, 12 * head : 12 * (head + 1)].split(d)
             for i in range(positions):
-                weights = torch.stack([q[:, i].clamp(min=0) @ k[:, j].clamp(min=0) for j in range(positions)])
-                total = sum(weights[j] * v[:, j] for j in range(positions)) / (weights.sum() + 1e-15)
+                weights = torch.stack(
+                    [q[:, i].clamp(min=0) @ k[:, j].clamp(min=0) for j in range(positions)]
+                )
+                total = sum(weights[j] * v[:, j] for j in range(positions)) / (
+                    weights.sum() + 1e-15
+                )
                 gathered[b, d * head : d * (head + 1), i] = total
     expected = block.project(gathered.view(2, 16, *size))
     assert_close(block(x), expected, atol=1e-12, rtol=1e-9)
@@ -92,7 +124,9 @@ def test_the_attention_is_the_paper_s_sum_over_all_positions(size):
 def test_the_attention_s_sums_do_not_run_out_of_half_precision():
     block = LinearAttention(16, head_channels=16).eval()
     block.qkv.weight.fill_(1 / 16)
-    x = torch.full((1, 16, 64, 64), 30.0)  # 4096 products of 900: sums of 3.7 million, fp16 ends at 65504
+    x = torch.full(
+        (1, 16, 64, 64), 30.0
+    )  # 4096 products of 900: sums of 3.7 million, fp16 ends at 65504
     with torch.autocast("cpu", torch.float16):
         found = block(x)
     assert_close(found.float(), block(x), atol=1e-2, rtol=1e-2)

@@ -35,14 +35,19 @@ def test_the_stages_are_pooled_to_the_size_of_the_last_at_every_height():
     with torch.device("meta"):
         for height in range(1, 700):
             sizes = [-(-height // stride) for stride in (4, 8, 16, 32)]
-            pooled = [frm._pool(torch.empty(1, 1, s, 8), 2 ** (3 - i)).shape[2] for i, s in enumerate(sizes[:3])]
+            pooled = [
+                frm._pool(torch.empty(1, 1, s, 8), 2 ** (3 - i)).shape[2]
+                for i, s in enumerate(sizes[:3])
+            ]
             assert pooled == [sizes[3]] * 3
 
 
 def test_the_feed_forward_is_three_convolutions():
     torch.manual_seed(0)
     model, x = ConvFeedForward(6, hidden=4), torch.randn(1, 6, 5, 5)
-    hidden = nn.functional.conv2d(model.squeeze(x), model.depthwise.weight, model.depthwise.bias, padding=1, groups=4)
+    hidden = nn.functional.conv2d(
+        model.squeeze(x), model.depthwise.weight, model.depthwise.bias, padding=1, groups=4
+    )
     assert_close(model(x), model.restore(hidden.relu()))
 
 
@@ -68,21 +73,33 @@ def test_every_context_stands_on_all_stages_or_on_the_last(name, context, stages
 def test_the_light_decoder_fuses_at_an_eighth_and_adds_the_finest_stage_last():
     torch.manual_seed(0)
     model = models.build("frm-lite0-light", 3).eval()
-    stages = [torch.randn(1, c, 64 // 2**i, 96 // 2**i) for i, c in enumerate(model.backbone.stage_channels)]
+    stages = [
+        torch.randn(1, c, 64 // 2**i, 96 // 2**i)
+        for i, c in enumerate(model.backbone.stage_channels)
+    ]
     context = model.context(gather(stages))
     assert context.shape[2:] == stages[-1].shape[2:]
     light = model.decoder
     fused = light.fuse(light.pyramid(stages[1:], context))
     assert fused.shape[2:] == (32, 48)
     grown = nn.functional.interpolate(fused, (64, 96), mode="bilinear")
-    assert_close(model.decode(stages).logits, model.classifier(light.refine(light.lateral(stages[0]) + grown)))
+    assert_close(
+        model.decode(stages).logits,
+        model.classifier(light.refine(light.lateral(stages[0]) + grown)),
+    )
 
 
 def test_a_scaled_backbone_sees_means_of_four_pixels_and_the_detail_branch_all():
     torch.manual_seed(0)
     model, images = models.build("frm-lite0-half-light-w32", 3).eval(), torch.randn(1, 3, 129, 254)
     detail, *stages = model.encode(images)
-    sizes = [(32, 33, 64), (24, 17, 32), (40, 9, 16), (112, 5, 8), (320, 3, 4)]  # 1/4 to 1/64, rounded up
+    sizes = [
+        (32, 33, 64),
+        (24, 17, 32),
+        (40, 9, 16),
+        (112, 5, 8),
+        (320, 3, 4),
+    ]  # 1/4 to 1/64, rounded up
     assert [tuple(x.shape[1:]) for x in (detail, *stages)] == sizes
     halved = nn.functional.avg_pool2d(images[:, :, :128], 2)
     assert_close(model.encode(images[:, :, :128])[1:], model.backbone(halved))
@@ -94,24 +111,40 @@ def test_the_detail_is_added_to_what_the_light_decoder_makes_of_the_stages():
     model = models.build("frm-lite0-half-light-w32", 3).eval()
     detail, *stages = model.encode(torch.randn(1, 3, 128, 192))
     light, decoder = model.decoder.light, model.decoder
-    grown = nn.functional.interpolate(light(stages, model.context(gather(stages))), (32, 48), mode="bilinear")
+    grown = nn.functional.interpolate(
+        light(stages, model.context(gather(stages))), (32, 48), mode="bilinear"
+    )
     logits = model.classifier(decoder.refine(decoder.lateral(detail) + grown))
     assert_close(model.decode([detail, *stages]).logits, logits)
 
 
 @pytest.mark.parametrize(("scale", "rows"), [(0.5, 32), (0.75, 22)])
 def test_a_scaled_backbone_takes_any_number_of_channels_and_at_least_64_pixels(scale, rows):
-    model = models.build("frm-lite0-half-light-w32", 3, channels=5, options={"backbone_scale": scale}).eval()
-    assert model(torch.zeros(1, 5, 70, 200)).logits.shape == (1, 3, rows, 50)  # 70 is padded to 64 / scale
-    assert min(model.encode(torch.zeros(1, 5, model.minimum_size, 200))[1].shape[2:]) in (16, 17)  # 64 or 65 at 1/4
+    model = models.build(
+        "frm-lite0-half-light-w32", 3, channels=5, options={"backbone_scale": scale}
+    ).eval()
+    assert model(torch.zeros(1, 5, 70, 200)).logits.shape == (
+        1,
+        3,
+        rows,
+        50,
+    )  # 70 is padded to 64 / scale
+    assert min(model.encode(torch.zeros(1, 5, model.minimum_size, 200))[1].shape[2:]) in (
+        16,
+        17,
+    )  # 64 or 65 at 1/4
 
 
 def test_a_scaled_backbone_without_the_light_decoder_is_refused():
-    with pytest.raises(ConfigError, match=r"backbone_scale = 0\.5 with decoder = 'aligned': expected 'light'"):
+    with pytest.raises(
+        ConfigError, match=r"backbone_scale = 0\.5 with decoder = 'aligned': expected 'light'"
+    ):
         models.build("frm-lite0", 3, options={"backbone_scale": 0.5})
 
 
-@pytest.mark.parametrize(("halved", "strides", "group"), [(8, (4, 16, 32, 64), 2), (16, (4, 8, 32, 64), 3)])
+@pytest.mark.parametrize(
+    ("halved", "strides", "group"), [(8, (4, 16, 32, 64), 2), (16, (4, 8, 32, 64), 3)]
+)
 def test_stages_that_are_halved_see_means_of_four_pixels_of_the_finer_map(halved, strides, group):
     torch.manual_seed(0)
     model = models.build("frm-lite0-light", 3, options={"halved_from": halved}).eval()
@@ -119,9 +152,13 @@ def test_stages_that_are_halved_see_means_of_four_pixels_of_the_finer_map(halved
     plain.load_state_dict(model.state_dict())
     stages, whole = model.encode(images := torch.randn(1, 3, 129, 254)), plain.encode(images)
     assert [tuple(x.shape[2:]) for x in stages] == [(-(-129 // s), -(-254 // s)) for s in strides]
-    assert_close(stages[: group - 1], whole[: group - 1])  # the groups before it end one stage, or two
+    assert_close(
+        stages[: group - 1], whole[: group - 1]
+    )  # the groups before it end one stage, or two
     cells = (
-        nn.functional.pad(whole[group - 2], (0, 0, 0, 1), value=torch.nan).unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
+        nn.functional.pad(whole[group - 2], (0, 0, 0, 1), value=torch.nan)
+        .unflatten(3, (-1, 2))
+        .unflatten(2, (-1, 2))
     )
     x = cells.nanmean((3, 5))
     for block in model.backbone.groups[group:]:
@@ -132,7 +169,9 @@ def test_stages_that_are_halved_see_means_of_four_pixels_of_the_finer_map(halved
 
 
 def test_a_backbone_whose_stages_cannot_be_halved_says_so():
-    with pytest.raises(ConfigError, match=r"halved_from = 8: expected an EfficientNet or MobileNetV2, not VAN"):
+    with pytest.raises(
+        ConfigError, match=r"halved_from = 8: expected an EfficientNet or MobileNetV2, not VAN"
+    ):
         models.build("frm-van-t", 3, options={"halved_from": 8})
 
 

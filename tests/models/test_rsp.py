@@ -103,7 +103,9 @@ def test_it_costs_what_the_prototype_cost(backbone, width):
 
 
 @pytest.mark.parametrize(("backbone", "width", "options", "params", "large", "small"), ROUNDED)
-def test_baselines_and_other_windows_cost_what_the_table_says(backbone, width, options, params, large, small):
+def test_baselines_and_other_windows_cost_what_the_table_says(
+    backbone, width, options, params, large, small
+):
     model = on_meta(backbone, width, **options)
     found = (
         f"{count_parameters(model) / 1e6:.2f}",
@@ -118,7 +120,10 @@ SEMANTIC = {name: row for name, row in VARIANTS.items() if not row.panoptic}
 
 def test_the_page_about_the_paper_prints_these_counts():
     page = (Path(__file__).parents[2] / "docs" / "papers" / "rsp.md").read_text()
-    lines = {name: next(x for x in page.splitlines() if x.startswith(f"| `{name}` | ")) for name in SEMANTIC}
+    lines = {
+        name: next(x for x in page.splitlines() if x.startswith(f"| `{name}` | "))
+        for name in SEMANTIC
+    }
     for name, row in SEMANTIC.items():
         key = row.backbone, row.config.channels
         counts = [*PARTS.get(key, ()), sum(PARTS.get(key, ())), MACS.get(key), MACS_512.get(key)]
@@ -134,7 +139,10 @@ def test_an_instance_branch_adds_what_it_added_to_the_prototype():
 
 
 def test_the_rows_are_these():
-    rows = {name: (row.backbone.removeprefix("efficientnet-"), row.config.channels) for name, row in SEMANTIC.items()}
+    rows = {
+        name: (row.backbone.removeprefix("efficientnet-"), row.config.channels)
+        for name, row in SEMANTIC.items()
+    }
     assert rows == {
         "rsp-lite0": ("lite0", 64),
         "rsp-lite0-w128": ("lite0", 128),
@@ -169,7 +177,9 @@ def by_loop(block, low, high):
                     logit = fit / d**0.5
                     if block.prior is not None:
                         way = [row + 0.5 - (y + 0.5) / 2, column + 0.5 - (x + 0.5) / 2]
-                        logit = logit + block.prior(torch.tensor(way, dtype=low.dtype) / (k / 2))[head]
+                        logit = (
+                            logit + block.prior(torch.tensor(way, dtype=low.dtype) / (k / 2))[head]
+                        )
                     logits.append(logit)
                 weights = torch.stack(logits).softmax(0)
                 values = torch.stack([value[head * d_v : (head + 1) * d_v, r, c] for r, c in cells])
@@ -182,7 +192,9 @@ def by_loop(block, low, high):
 @pytest.mark.parametrize("prior", [True, False])
 @pytest.mark.parametrize("composability", ["dot", "difference"])
 def test_the_relation_is_the_loop_over_pixels(window, prior, composability):
-    block = perturb(PixelToRegion(8, window=window, heads=2, prior=prior, composability=composability)).double()
+    block = perturb(
+        PixelToRegion(8, window=window, heads=2, prior=prior, composability=composability)
+    ).double()
     for height, width in (4, 6), (3, 5), (1, 2):  # whole blocks and others
         low = seeded(1, 8, 2 * height, 2 * width, dtype=torch.float64)
         high = seeded(1, 8, height, width, dtype=torch.float64).flip(1)
@@ -205,7 +217,9 @@ def test_a_graph_has_blocks_and_one_of_few_dimensions_windows(sizes, few_dimensi
         def forward(self, high):
             return self.relation(F.interpolate(high, scale_factor=2.0), high)
 
-    program = export(Gathering().eval(), (torch.zeros(2, 8, 5, 7),), dynamic_shapes=sizes and {"high": sizes})
+    program = export(
+        Gathering().eval(), (torch.zeros(2, 8, 5, 7),), dynamic_shapes=sizes and {"high": sizes}
+    )
     parts = [part for part in program.graph_module.modules() if isinstance(part, GraphModule)]
     operations = [str(node.target) for part in parts for node in part.graph.nodes]
     assert sum("im2col" in name for name in operations) == (3 if few_dimensions else 0)
@@ -222,9 +236,15 @@ def test_a_window_wider_than_the_map_sees_all_of_it():
 def test_the_four_pixels_of_a_cell_have_four_priors():
     way = distances(3, torch.zeros(1))
     assert way.shape == (4, 9, 2)
-    assert_close(way[:, 4] * 1.5, torch.tensor([[0.25, 0.25], [0.25, -0.25], [-0.25, 0.25], [-0.25, -0.25]]))
-    assert_close(way[0, 0] * 1.5, torch.tensor([-0.75, -0.75]))  # from the upper left pixel to the upper left cell
-    assert_close(way[3, 5] * 1.5, torch.tensor([-0.25, 0.75]))  # from the lower right pixel to the cell on the right
+    assert_close(
+        way[:, 4] * 1.5, torch.tensor([[0.25, 0.25], [0.25, -0.25], [-0.25, 0.25], [-0.25, -0.25]])
+    )
+    assert_close(
+        way[0, 0] * 1.5, torch.tensor([-0.75, -0.75])
+    )  # from the upper left pixel to the upper left cell
+    assert_close(
+        way[3, 5] * 1.5, torch.tensor([-0.25, 0.75])
+    )  # from the lower right pixel to the cell on the right
     assert len({tuple(child.flatten().tolist()) for child in way}) == 4
 
 
@@ -232,7 +252,9 @@ def test_the_four_pixels_of_a_cell_have_four_priors():
 def test_alike_pixels_of_a_cell_gather_differently_by_their_place_alone():
     high = seeded(1, 4, 3, 3)
     low = seeded(1, 4, 1, 1).expand(1, 4, 6, 6)
-    with_prior, without = (perturb(PixelToRegion(4, window=3, heads=1, prior=prior)) for prior in (True, False))
+    with_prior, without = (
+        perturb(PixelToRegion(4, window=3, heads=1, prior=prior)) for prior in (True, False)
+    )
     cell = with_prior(low, high)[0, :, 2:4, 2:4].flatten(1)
     assert all((cell[:, i] - cell[:, j]).abs().max() > 1e-4 for i in range(4) for j in range(i))
     cell = without(low, high)[0, :, 2:4, 2:4].flatten(1)
@@ -257,7 +279,9 @@ def test_what_lies_outside_the_window_changes_nothing(window):
 def test_a_constant_coarse_map_gives_a_constant_context_up_to_the_borders(composability):
     block = perturb(PixelToRegion(4, window=5, heads=2, composability=composability)).double()
     value = seeded(4, dtype=torch.float64)
-    context = block(seeded(1, 4, 8, 12, dtype=torch.float64), value[:, None, None].expand(1, 4, 4, 6))
+    context = block(
+        seeded(1, 4, 8, 12, dtype=torch.float64), value[:, None, None].expand(1, 4, 4, 6)
+    )
     expected = block.out.weight[:, :, 0, 0] @ block.value.weight[:, :, 0, 0] @ value
     assert_close(context, expected[:, None, None].expand(1, 4, 8, 12), atol=1e-12, rtol=0)
 
@@ -267,7 +291,12 @@ def test_a_window_of_one_cell_is_a_convolution_of_the_enlarged_value():
     block = perturb(PixelToRegion(4, window=1, heads=2, prior=False)).double()
     high = seeded(1, 4, 4, 6, dtype=torch.float64)
     enlarged = block.value(high).repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert_close(block(seeded(1, 4, 8, 12, dtype=torch.float64), high), block.out(enlarged), atol=1e-12, rtol=0)
+    assert_close(
+        block(seeded(1, 4, 8, 12, dtype=torch.float64), high),
+        block.out(enlarged),
+        atol=1e-12,
+        rtol=0,
+    )
 
 
 @torch.no_grad()
@@ -296,7 +325,9 @@ def test_the_head_hands_down_from_coarse_to_fine():
 def test_the_pyramid_is_that_behind_the_neck(model):
     images = seeded(1, 3, 64, 96)
     pyramid = model.encode(images)
-    assert [tuple(level.shape) for level in pyramid] == [(1, 16, 16 >> i, 24 >> i) for i in range(4)]
+    assert [tuple(level.shape) for level in pyramid] == [
+        (1, 16, 16 >> i, 24 >> i) for i in range(4)
+    ]
     assert tuple(model.pyramid_channels) == (16,) * 4
     assert_close(model(images).logits, model.head(pyramid).logits)
 
@@ -327,7 +358,9 @@ def test_every_switch_builds_a_network_of_which_every_part_learns(options):
     out.logits.square().mean().backward()
     still = [n for n, p in ours.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     one_cell = options.get("window") == 1  # a softmax over one cell is 1 whatever is asked
-    without_effect = (".query.", ".key.", ".prior.") if one_cell else (".prior.2.bias",)  # that shifts all logits alike
+    without_effect = (
+        (".query.", ".key.", ".prior.") if one_cell else (".prior.2.bias",)
+    )  # that shifts all logits alike
     assert [name for name in still if not any(part in name for part in without_effect)] == []
 
 
@@ -368,7 +401,10 @@ def test_half_precision_moves_the_logits_little(model):
 def test_training_on_a_cpu_gathers_the_same_and_learns_the_same(composability, prior):
     torch.manual_seed(0)
     block = perturb(PixelToRegion(16, window=3, heads=2, composability=composability, prior=prior))
-    inputs = [torch.randn(2, c, h, w, requires_grad=True) for c, h, w in ((8, 10, 14), (8, 5, 7), (16, 5, 7))]
+    inputs = [
+        torch.randn(2, c, h, w, requires_grad=True)
+        for c, h, w in ((8, 10, 14), (8, 5, 7), (16, 5, 7))
+    ]
     learnt = [*inputs, *(block.prior.parameters() if prior else [])]
     pull = torch.randn(2, 16, 10, 14)
     (ours, found), (theirs, expected) = (

@@ -60,7 +60,9 @@ def test_the_fine_branch_looks_at_144_positions_whatever_the_size():
     with torch.device("meta"):
         ours = network(classes=19).eval()
     small, large = gmacs(ours, (256, 512))["macs"], gmacs(ours, (1024, 2048))["macs"]
-    once = 144 * (2 * 256 * 128) / 1e9  # the keys and values of two blocks, and the pooled branch of the context:
+    once = (
+        144 * (2 * 256 * 128) / 1e9
+    )  # the keys and values of two blocks, and the pooled branch of the context:
     once += 256 * 128 / 1e9
     assert large == pytest.approx(16 * small - 15 * once, abs=1e-9)
 
@@ -68,13 +70,17 @@ def test_the_fine_branch_looks_at_144_positions_whatever_the_size():
 def test_paddle_s_own_names_of_statistics_are_read():
     state = golden("rtformer_slim").state()
     for ours, theirs in PADDLE.items():
-        state = {k.removesuffix(ours) + theirs if k.endswith(ours) else k: v for k, v in state.items()}
+        state = {
+            k.removesuffix(ours) + theirs if k.endswith(ours) else k: v for k, v in state.items()
+        }
     assert load_official(network(classes=19), state) == []
 
 
 def test_weights_of_its_own_parts_are_asked_for_by_name():
     ours, state = network(classes=19), golden("rtformer_slim").state()
-    with pytest.raises(WeightsError, match=r"missing: backbone\.blocks\.1\.coarse_attention\.key\.weight"):
+    with pytest.raises(
+        WeightsError, match=r"missing: backbone\.blocks\.1\.coarse_attention\.key\.weight"
+    ):
         load_official(ours, {k: v for k, v in state.items() if k != "layer5.attn_l.k"})
     with pytest.raises(WeightsError, match=r"shape of backbone\.stem\.0\.weight"):
         load_official(network("rtformer-base", 19), state)
@@ -105,19 +111,25 @@ def test_the_fine_branch_attends_to_the_largest_values_of_regions(coarse_size):
         rows = slice(i * height // 12, math.ceil((i + 1) * height / 12))
         for j in range(12):
             columns = slice(j * width // 12, math.ceil((j + 1) * width / 12))
-            both = block.key_value[2].weight[:, :, 0, 0] @ normed_coarse[:, rows, columns].amax((1, 2))
+            both = block.key_value[2].weight[:, :, 0, 0] @ normed_coarse[:, rows, columns].amax(
+                (1, 2)
+            )
             keys.append(both[:4])
             values.append(both[4:])
     query, expected = normed(block.norm, fine), torch.zeros_like(fine)
     for r in range(3):
         for c in range(2):
             scores = [math.exp(float(query[:, r, c] @ key) / 12) for key in keys]
-            expected[:, r, c] = sum(s / sum(scores) * v for s, v in zip(scores, values, strict=True))
+            expected[:, r, c] = sum(
+                s / sum(scores) * v for s, v in zip(scores, values, strict=True)
+            )
     assert_close(block(fine[None], coarse[None])[0], expected, atol=1e-12, rtol=1e-12)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("channels", "inject"), [((6, 16), True), ((16, 16), True), ((16, 16), False)])
+@pytest.mark.parametrize(
+    ("channels", "inject"), [((6, 16), True), ((16, 16), True), ((16, 16), False)]
+)
 def test_a_block_hands_the_coarse_branch_to_the_fine_one_and_back(channels, inject):
     block = perturb(RTFormerBlock(channels, 4, inject=inject).double())
     stride = 2 if channels[0] != channels[1] else 1
@@ -129,7 +141,9 @@ def test_a_block_hands_the_coarse_branch_to_the_fine_one_and_back(channels, inje
     high = high + block.fine_feed_forward(high)
     if inject:
         norm, _, conv, norm_again, _, conv_again = block.to_coarse
-        low = low + conv_again(normed(norm_again, conv(normed(norm, high).clamp(min=0))).clamp(min=0))
+        low = low + conv_again(
+            normed(norm_again, conv(normed(norm, high).clamp(min=0))).clamp(min=0)
+        )
     got_low, got_high = block(coarse, fine)
     assert_close(got_low, low)
     assert_close(got_high, high)
@@ -138,5 +152,9 @@ def test_a_block_hands_the_coarse_branch_to_the_fine_one_and_back(channels, inje
 def test_attention_starts_small():
     ours = network().backbone
     for block in ours.blocks:
-        assert float(block.coarse_attention.key.weight.detach().std()) == pytest.approx(0.001, rel=0.05)
-        assert float(block.fine_attention.key_value[2].weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+        assert float(block.coarse_attention.key.weight.detach().std()) == pytest.approx(
+            0.001, rel=0.05
+        )
+        assert float(block.fine_attention.key_value[2].weight.detach().std()) == pytest.approx(
+            0.02, rel=0.05
+        )

@@ -32,8 +32,14 @@ class TestSCTNet(Peer):
         with torch.device("meta"):
             small, large = network(name, 19).eval(), network(name, 150).eval()
         millions = (count_parameters(small) - count_parameters(small.aux_heads)) / 1e6
-        products = [gmacs(model, size)["macs"] for model, size in ((small, (1024, 2048)), (large, (512, 512)))]
-        return (*(round(figure, 3) for figure in (millions, *products)), round(gmacs(small, (768, 1536))["macs"], 1))
+        products = [
+            gmacs(model, size)["macs"]
+            for model, size in ((small, (1024, 2048)), (large, (512, 512)))
+        ]
+        return (
+            *(round(figure, 3) for figure in (millions, *products)),
+            round(gmacs(small, (768, 1536))["macs"], 1),
+        )
 
 
 network = TestSCTNet.network
@@ -77,7 +83,9 @@ def test_what_training_saves_loads_with_its_auxiliary_head_and_without_the_teach
         x = ours.encode(seeded(1, 3, 40, 72))[1]  # (1, 64, 5, 9)
         head = {key.removeprefix("auxiliary_head.0."): value for key, value in state.items()}
         for norm, conv, padding in (("bn1", "conv1", 1), ("bn2", "conv_seg", 0)):
-            mean, var, weight, bias = (head[f"{norm}.{k}"] for k in ("running_mean", "running_var", "weight", "bias"))
+            mean, var, weight, bias = (
+                head[f"{norm}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")
+            )
             x = F.batch_norm(x, mean, var, weight, bias).relu()
             x = F.conv2d(x, head[f"{conv}.weight"], head[f"{conv}.bias"], padding=padding)
     assert_close(out.aux["aux"], x)
@@ -110,8 +118,12 @@ def test_attention_is_its_loops_along_columns_and_rows(size):
     block, x = perturb(ConvolutionalAttention(3).double()), seeded(3, *size)
     norm = block.norm
     scale = norm.weight / (norm.running_var + 1e-5).sqrt()
-    normed = (x - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
-    expected = attend(block.vertical[..., 0], normed) + attend(block.horizontal[:, :, 0], normed.mT).mT
+    normed = (x - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[
+        :, None, None
+    ]
+    expected = (
+        attend(block.vertical[..., 0], normed) + attend(block.horizontal[:, :, 0], normed.mT).mT
+    )
     assert_close(block(x[None])[0], expected, atol=1e-12, rtol=1e-12)
 
 

@@ -13,7 +13,13 @@ from featherseg.backbones.weights import load_official
 from featherseg.costs.cost import count_parameters
 from featherseg.exporters.parity import perturb
 from featherseg.layers.stochastic_depth import StochasticDepth
-from featherseg.models.seaformer import VARIANTS, AxisAttention, AxisPosition, SeaFormer, SeaFormerConfig
+from featherseg.models.seaformer import (
+    VARIANTS,
+    AxisAttention,
+    AxisPosition,
+    SeaFormer,
+    SeaFormerConfig,
+)
 
 COUNTS = {  # M parameters with 19 and with 150 classes; GMACs of 19 at 1024x2048, at 512x1024, of 150 at 512x512
     "seaformer-tiny": (1.655, 1.667, 4.078, 1.021, 0.563),
@@ -65,7 +71,9 @@ def test_positions_are_read_between_the_table_s_entries(length):
     table = position.table[0]
     expected = torch.zeros(1, 2, length, dtype=torch.float64)
     for i in range(length):
-        place = min(max((i + 0.5) * 16 / length - 0.5, 0), 15)  # centres of cells; none beyond the first and the last
+        place = min(
+            max((i + 0.5) * 16 / length - 0.5, 0), 15
+        )  # centres of cells; none beyond the first and the last
         low = math.floor(place)
         high = min(low + 1, 15)
         expected[0, :, i] = table[:, low] * (low + 1 - place) + table[:, high] * (place - low)
@@ -76,16 +84,24 @@ def test_positions_are_read_between_the_table_s_entries(length):
 def test_an_axis_is_attended_to_head_by_head():
     heads, d, length = 3, 4, 6
     block = perturb(AxisAttention(heads, d).double())
-    q, k, v = seeded(2, 12, length).double(), seeded(3, 12, length)[1:].double(), seeded(2, 24, length).double()
+    q, k, v = (
+        seeded(2, 12, length).double(),
+        seeded(3, 12, length)[1:].double(),
+        seeded(2, 24, length).double(),
+    )
     query, key = block.query_position(q), block.key_position(k)
     context = torch.zeros(2, 24, length, dtype=torch.float64)
     for b in range(2):
         for n in range(heads):
             for i in range(length):
                 own = slice(n * d, (n + 1) * d)
-                scores = torch.stack([query[b, own, i] @ key[b, own, j] / 2 for j in range(length)])  # sqrt(4)
+                scores = torch.stack(
+                    [query[b, own, i] @ key[b, own, j] / 2 for j in range(length)]
+                )  # sqrt(4)
                 weights = scores.exp() / scores.exp().sum()
-                context[b, 2 * n * d : 2 * (n + 1) * d, i] = v[b, 2 * n * d : 2 * (n + 1) * d] @ weights
+                context[b, 2 * n * d : 2 * (n + 1) * d, i] = (
+                    v[b, 2 * n * d : 2 * (n + 1) * d] @ weights
+                )
     assert_close(block(q, k, v), block.project(context[..., None]))
 
 
@@ -97,7 +113,9 @@ def test_before_training_the_global_part_of_an_attention_opens_every_gate_by_hal
 
 def test_stochastic_depth_grows_from_none_to_a_tenth_in_each_stage():
     with torch.device("meta"):
-        rates = [m.rate for m in network("seaformer-base").modules() if isinstance(m, StochasticDepth)]
+        rates = [
+            m.rate for m in network("seaformer-base").modules() if isinstance(m, StochasticDepth)
+        ]
     assert_close(torch.tensor(rates), torch.linspace(0, 0.1, 4).repeat(2))
 
 

@@ -53,13 +53,17 @@ def test_at_1024x1024_b1_costs_a_third_of_what_the_frm_paper_prints_for_that_siz
 def test_the_unused_classifier_is_accepted_or_left_out():
     ours, state = network(classes=19), golden("segformer_b0").state()
     assert load_official(ours, state) == UNUSED
-    assert load_official(ours, {key: value for key, value in state.items() if key not in UNUSED}) == []
+    assert (
+        load_official(ours, {key: value for key, value in state.items() if key not in UNUSED}) == []
+    )
 
 
 def test_weights_of_its_own_parts_are_asked_for_by_name():
     ours, state = network(classes=19), golden("segformer_b0").state()
     with pytest.raises(WeightsError, match=r"missing: decoder\.project\.2\.weight"):
-        load_official(ours, {k: v for k, v in state.items() if k != "decode_head.linear_c3.proj.weight"})
+        load_official(
+            ours, {k: v for k, v in state.items() if k != "decode_head.linear_c3.proj.weight"}
+        )
 
 
 @torch.no_grad()
@@ -70,13 +74,16 @@ def test_the_decoder_projects_lifts_and_fuses_coarse_to_fine():
             for p, x in zip(block.project, (fine, coarse), strict=True)]  # fmt: skip
     rows = torch.tensor([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]], dtype=torch.float64)
     columns = torch.tensor(
-        [[1, 0, 0], [0.75, 0.25, 0], [0.25, 0.75, 0], [0, 0.75, 0.25], [0, 0.25, 0.75], [0, 0, 1]], dtype=torch.float64
+        [[1, 0, 0], [0.75, 0.25, 0], [0.25, 0.75, 0], [0, 0.75, 0.25], [0, 0.25, 0.75], [0, 0, 1]],
+        dtype=torch.float64,
     )
     conv, norm, _ = block.fuse
     joined = torch.cat([rows @ maps[1] @ columns.mT, maps[0]], dim=1)
     fused = torch.einsum("oc,bchw->bohw", conv.weight[:, :, 0, 0], joined)
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    fused = (fused - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
+    fused = (fused - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[
+        :, None, None
+    ]
     assert_close(block([fine, coarse]), fused.clamp(min=0))
 
 
@@ -94,7 +101,9 @@ def test_any_size_is_taken_and_only_short_sides_are_padded(size):
 def test_a_single_small_image_trains_with_every_backbone(backbone):
     model = models.build("segformer-b0", 3, options={"backbone": backbone}).train()
     out = model(seeded(1, 3, 32, 32))
-    assert out.padded_size == ((32, 32) if backbone == "mit-b0" else (33, 33))  # MiT as its authors train it
+    assert out.padded_size == (
+        (32, 32) if backbone == "mit-b0" else (33, 33)
+    )  # MiT as its authors train it
     assert to_image(out, (32, 32)).shape == (1, 3, 32, 32)
 
 

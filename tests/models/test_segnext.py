@@ -40,7 +40,9 @@ class TestSegNeXt(Peer):
             small, large = network(name, 19).eval(), network(name, 150).eval()
         full, square = gmacs(small, (1024, 2048)), gmacs(large, (512, 512))
         found = [count_parameters(model) / 1e6 for model in (small, large)]
-        return tuple(round(x, 3) for x in (*found, full["macs"], full["ptflops-0.6"], square["macs"]))
+        return tuple(
+            round(x, 3) for x in (*found, full["macs"], full["ptflops-0.6"], square["macs"])
+        )
 
 
 network = TestSegNeXt.network
@@ -72,7 +74,9 @@ def block_shapes(key, c, hidden):
     shapes |= conv(f"{gate}.conv0", c, 1, 5, 5) | conv(f"{gate}.conv3", c, c, 1, 1)
     for i, k in enumerate((7, 11, 21)):
         shapes |= conv(f"{gate}.conv{i}_1", c, 1, 1, k) | conv(f"{gate}.conv{i}_2", c, 1, k, 1)
-    shapes |= conv(f"{key}.mlp.fc1", hidden, c, 1, 1) | conv(f"{key}.mlp.dwconv.dwconv", hidden, 1, 3, 3)
+    shapes |= conv(f"{key}.mlp.fc1", hidden, c, 1, 1) | conv(
+        f"{key}.mlp.dwconv.dwconv", hidden, 1, 3, 3
+    )
     shapes |= conv(f"{key}.mlp.fc2", c, hidden, 1, 1)
     return shapes | {f"{key}.layer_scale_1": (c,), f"{key}.layer_scale_2": (c,)}
 
@@ -80,7 +84,9 @@ def block_shapes(key, c, hidden):
 def backbone_shapes():
     shapes = conv("patch_embed1.proj.0", 16, 3, 3, 3) | batch_norm("patch_embed1.proj.1", 16)
     shapes |= conv("patch_embed1.proj.3", 32, 16, 3, 3) | batch_norm("patch_embed1.proj.4", 32)
-    for stage, (c, depth, expansion) in enumerate(zip(CHANNELS, DEPTHS, EXPANSIONS, strict=True), 1):
+    for stage, (c, depth, expansion) in enumerate(
+        zip(CHANNELS, DEPTHS, EXPANSIONS, strict=True), 1
+    ):
         if stage > 1:
             shapes |= conv(f"patch_embed{stage}.proj", c, CHANNELS[stage - 2], 3, 3)
             shapes |= batch_norm(f"patch_embed{stage}.norm", c)
@@ -94,7 +100,9 @@ def head_shapes(classes):
     shapes = conv("decode_head.conv_seg", classes, 256, 1, 1)
     shapes |= conv("decode_head.hamburger.ham_in.conv", 256, 256, 1, 1)
     for key, inputs in (("squeeze", 64 + 160 + 256), ("hamburger.ham_out", 256), ("align", 256)):
-        shapes |= {f"decode_head.{key}.conv.weight": (256, inputs, 1, 1)} | vectors(f"decode_head.{key}.gn", 256)
+        shapes |= {f"decode_head.{key}.conv.weight": (256, inputs, 1, 1)} | vectors(
+            f"decode_head.{key}.gn", 256
+        )
     return shapes
 
 
@@ -105,7 +113,11 @@ def state():
     generator, made_up = torch.Generator().manual_seed(0), {}
     for key, shape in shapes.items():
         spread = torch.Size(shape[1:]).numel() ** -0.5 if len(shape) > 1 else 0.1
-        centre = 1.0 if key.endswith("running_var") or (key.endswith("weight") and len(shape) == 1) else 0.0
+        centre = (
+            1.0
+            if key.endswith("running_var") or (key.endswith("weight") and len(shape) == 1)
+            else 0.0
+        )
         value = torch.randn(shape, generator=generator, dtype=torch.float64) * spread + centre
         made_up[key] = value.abs() if key.endswith("running_var") else value
     return made_up
@@ -124,7 +136,9 @@ class Official:
 
     def norm(self, x, key):
         mean, variance = self.state[f"{key}.running_mean"], self.state[f"{key}.running_var"]
-        return F.batch_norm(x, mean, variance, self.state[f"{key}.weight"], self.state[f"{key}.bias"])
+        return F.batch_norm(
+            x, mean, variance, self.state[f"{key}.weight"], self.state[f"{key}.bias"]
+        )
 
     def block(self, x, key):
         gate, y = f"{key}.attn.spatial_gating_unit", self.norm(x, f"{key}.norm1")
@@ -145,19 +159,31 @@ class Official:
         for stage in (1, 2, 3, 4):
             embed = f"backbone.patch_embed{stage}"
             if stage == 1:
-                x = F.gelu(self.norm(self.conv(x, f"{embed}.proj.0", stride=2, padding=1), f"{embed}.proj.1"))
-                x = self.norm(self.conv(x, f"{embed}.proj.3", stride=2, padding=1), f"{embed}.proj.4")
+                x = F.gelu(
+                    self.norm(
+                        self.conv(x, f"{embed}.proj.0", stride=2, padding=1), f"{embed}.proj.1"
+                    )
+                )
+                x = self.norm(
+                    self.conv(x, f"{embed}.proj.3", stride=2, padding=1), f"{embed}.proj.4"
+                )
             else:
                 x = self.norm(self.conv(x, f"{embed}.proj", stride=2, padding=1), f"{embed}.norm")
             for number in range(DEPTHS[stage - 1]):
                 x = self.block(x, f"backbone.block{stage}.{number}")
-            weight, bias = self.state[f"backbone.norm{stage}.weight"], self.state[f"backbone.norm{stage}.bias"]
+            weight, bias = (
+                self.state[f"backbone.norm{stage}.weight"],
+                self.state[f"backbone.norm{stage}.bias"],
+            )
             x = F.layer_norm(x.movedim(1, 3), weight.shape, weight, bias).movedim(3, 1)
             stages.append(x)
         return stages
 
     def projected(self, x, key):
-        weight, bias = self.state[f"decode_head.{key}.gn.weight"], self.state[f"decode_head.{key}.gn.bias"]
+        weight, bias = (
+            self.state[f"decode_head.{key}.gn.weight"],
+            self.state[f"decode_head.{key}.gn.bias"],
+        )
         return F.group_norm(self.conv(x, f"decode_head.{key}.conv"), 32, weight, bias)
 
     def logits(self, images):
@@ -179,7 +205,9 @@ def factorised(x, bases, steps):
     for step in range(steps + 1):
         coefficients = coefficients * (bases.T @ target) / (bases.T @ bases @ coefficients + 1e-6)
         if step < steps:
-            bases = bases * (target @ coefficients.T) / (bases @ coefficients @ coefficients.T + 1e-6)
+            bases = (
+                bases * (target @ coefficients.T) / (bases @ coefficients @ coefficients.T + 1e-6)
+            )
     return (bases @ coefficients).view_as(x)
 
 
@@ -232,7 +260,9 @@ def test_the_bases_are_the_same_in_every_network_and_in_no_file_of_weights():
     first = one.eval()(images).logits
     assert torch.equal(first, one(images).logits)
     assert torch.equal(first, other.eval()(images).logits)
-    assert round(float(bases[0, 0] / bases[1, 0]), 4) == 0.9282  # the 1st and the 17th number of Python's Random(0)
+    assert (
+        round(float(bases[0, 0] / bases[1, 0]), 4) == 0.9282
+    )  # the 1st and the 17th number of Python's Random(0)
 
 
 def test_stochastic_depth_grows_from_none_to_a_tenth():

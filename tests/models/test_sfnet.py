@@ -31,7 +31,9 @@ class TestSFNet(Peer):
 network = TestSFNet.network
 
 
-@pytest.mark.parametrize(("size", "macs"), [((1024, 2048), 243_866_546_688), ((720, 1280), 107_340_509_440)])
+@pytest.mark.parametrize(
+    ("size", "macs"), [((1024, 2048), 243_866_546_688), ((720, 1280), 107_340_509_440)]
+)
 def test_its_figures_in_the_frm_paper_s_tables_are_counted_to_the_last_unit(size, macs):
     with torch.device("meta"):
         ours = network(classes=19).eval()
@@ -46,7 +48,11 @@ def test_weights_of_auxiliary_heads_are_taken_by_the_step_they_belong_to():
         for key, value in ours.aux_heads["dsn_4"].state_dict().items():
             heads[f"head.dsn.{i}.{key}"] = torch.full_like(value, i)
     load_official(ours, state | heads)
-    assert [ours.aux_heads[name][4].bias[0].item() for name in ("dsn_4", "dsn_8", "dsn_16")] == [0, 1, 2]
+    assert [ours.aux_heads[name][4].bias[0].item() for name in ("dsn_4", "dsn_8", "dsn_16")] == [
+        0,
+        1,
+        2,
+    ]
     with pytest.raises(WeightsError, match=r"missing: aux_heads\.dsn_16\.4\.bias"):
         load_official(ours, {k: v for k, v in (state | heads).items() if k != "head.dsn.2.4.bias"})
 
@@ -59,7 +65,12 @@ def test_the_second_convolutions_of_the_last_stages_are_dilated_and_nothing_lose
             assert first.dilation == (1, 1)
             assert second.dilation == second.padding == (rate, rate)
     with torch.device("meta"):
-        assert [x.shape[2] for x in network().backbone(torch.empty(1, 3, 256, 64))] == [64, 32, 16, 8]
+        assert [x.shape[2] for x in network().backbone(torch.empty(1, 3, 256, 64))] == [
+            64,
+            32,
+            16,
+            8,
+        ]
 
 
 @torch.no_grad()

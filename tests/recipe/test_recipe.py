@@ -12,7 +12,9 @@ from featherseg.models import MODELS
 from featherseg.recipe.reading import RecipeFile, parse_recipe, read_recipe, shipped_recipes
 from featherseg.recipe.tables import AugmentTable, DataTable, LossTable, PanopticTable, TrainTable
 
-MINIMAL = RecipeFile("mine", '[model]\nname = "frm-lite0"\n[data]\nname = "shapes"\n[train]\nepochs = 3\n')
+MINIMAL = RecipeFile(
+    "mine", '[model]\nname = "frm-lite0"\n[data]\nname = "shapes"\n[train]\nepochs = 3\n'
+)
 
 
 @pytest.mark.parametrize("other", ["minutes = 2", "steps = 7"])
@@ -20,7 +22,9 @@ def test_a_recipe_of_two_lengths_is_refused(other, tmp_path, monkeypatch, capsys
     both = tmp_path / "both.toml"
     for first in {"epochs = 3", "minutes = 2"} - {other}:
         both.write_text(MINIMAL.text.replace("epochs = 3", f"{first}\n{other}"))
-        monkeypatch.setattr(sys, "argv", ["featherseg", "train", str(both), "--out", str(tmp_path / "run")])
+        monkeypatch.setattr(
+            sys, "argv", ["featherseg", "train", str(both), "--out", str(tmp_path / "run")]
+        )
         with pytest.raises(SystemExit) as finished:
             main()
         assert finished.value.code == 2
@@ -47,7 +51,9 @@ def test_options_of_no_loss_are_refused():
 def test_a_folder_with_letters_of_any_plane_is_named_as_it_is(tmp_path, monkeypatch, capsys):
     place = tmp_path / "\U00020bb7 1"
     words = ["featherseg", "train", "frm-lite0", "--data", "camvid", "--data-root", str(place)]
-    monkeypatch.setattr(sys, "argv", [*words, "--out", str(tmp_path / "run"), "--set", "model.pretrained=false"])
+    monkeypatch.setattr(
+        sys, "argv", [*words, "--out", str(tmp_path / "run"), "--set", "model.pretrained=false"]
+    )
     with pytest.raises(SystemExit):
         main()
     assert f"{place} is not a folder" in capsys.readouterr().err
@@ -63,16 +69,26 @@ def test_shipped_recipes_are_right(name):
     assert file.text.startswith("# ")
 
 
-PUBLISHED = tomllib.loads((Path(__file__).parent / "published_settings.toml").read_text())["settings"]
-ROWS = [pytest.param(row, model, id=f"{model}_{row['recipe']}") for row in PUBLISHED for model in row["paper"]]
+PUBLISHED = tomllib.loads((Path(__file__).parent / "published_settings.toml").read_text())[
+    "settings"
+]
+ROWS = [
+    pytest.param(row, model, id=f"{model}_{row['recipe']}")
+    for row in PUBLISHED
+    for model in row["paper"]
+]
 
 
 @pytest.mark.parametrize(("row", "model"), ROWS)
 def test_a_recipe_has_its_source_s_settings_and_no_others(row, model):
     recipe = parse_recipe(read_recipe(f"{model}_{row['recipe']}"))
-    ours = recipe.train.model_dump(include={"precision", "validate_every", "keep"})  # nobody publishes these
+    ours = recipe.train.model_dump(
+        include={"precision", "validate_every", "keep"}
+    )  # nobody publishes these
     assert (recipe.model.name, recipe.model.options) == (model, {})
-    assert recipe.data == parse(DataTable, {"name": row["recipe"], "workers": 8} | row.get("data", {}), "data")
+    assert recipe.data == parse(
+        DataTable, {"name": row["recipe"], "workers": 8} | row.get("data", {}), "data"
+    )
     assert recipe.train == parse(TrainTable, row["train"] | ours, "train")
     assert recipe.augment == parse(AugmentTable, row["augment"], "augment")
     assert recipe.loss == parse(LossTable, row["loss"], "loss")
@@ -81,7 +97,10 @@ def test_a_recipe_has_its_source_s_settings_and_no_others(row, model):
         assert getattr(recipe.paper, key) == printed.pop(key)
     assert (recipe.paper.miou if recipe.paper else {}) == printed
     if printed:
-        assert (recipe.paper.scales, recipe.paper.flip) == (tuple(row.get("scales", (1.0,))), "scales" in row)
+        assert (recipe.paper.scales, recipe.paper.flip) == (
+            tuple(row.get("scales", (1.0,))),
+            "scales" in row,
+        )
     if "steps" in row:
         an_epoch = -(-row["images"] // recipe.train.batch_size)
         assert 0 <= recipe.train.epochs * an_epoch - row["steps"] < an_epoch
@@ -97,17 +116,25 @@ def test_models_without_a_row_share_one_default_recipe():
     shared, other = (read_recipe(name).text for name in ("frm-lite0", "rsp-b5"))
     assert shared.replace('"frm-lite0"', '"rsp-b5"') == other
     assert parse_recipe(read_recipe("pidnet-m")).loss == LossTable(
-        class_weights="auto", class_weight_power=0.5, undo_class_weights="auto", auxiliary=0.4, boundary=20.0
+        class_weights="auto",
+        class_weight_power=0.5,
+        undo_class_weights="auto",
+        auxiliary=0.4,
+        boundary=20.0,
     )
 
 
 def test_cgrseg_lite0_is_trained_on_camvid_as_frm_lite0_is():
     frm, cgrseg = (parse_recipe(read_recipe(f"{name}-lite0_camvid")) for name in ("frm", "cgrseg"))
-    assert cgrseg == frm.model_copy(update={"model": frm.model.model_copy(update={"name": "cgrseg-lite0"})})
+    assert cgrseg == frm.model_copy(
+        update={"model": frm.model.model_copy(update={"name": "cgrseg-lite0"})}
+    )
 
 
 def test_overrides_are_toml_values_or_plain_text():
-    recipe = parse_recipe(MINIMAL, ["train.epochs=7", "augment.scale=[0.5, 2]", "data.root=/a b", "train.keep=last"])
+    recipe = parse_recipe(
+        MINIMAL, ["train.epochs=7", "augment.scale=[0.5, 2]", "data.root=/a b", "train.keep=last"]
+    )
     assert recipe.train.epochs == 7
     assert recipe.augment.scale == (0.5, 2.0)
     assert recipe.data.root == "/a b"
@@ -116,10 +143,20 @@ def test_overrides_are_toml_values_or_plain_text():
 
 def test_a_backbone_from_scratch_learns_at_the_rate_of_all():
     own = RecipeFile("own.toml", MINIMAL.text + "backbone_lr = 1e-3\n")
-    assert parse_recipe(own).train.backbone_lr == parse_recipe(own, ["model.pretrained=true"]).train.backbone_lr == 1e-3
+    assert (
+        parse_recipe(own).train.backbone_lr
+        == parse_recipe(own, ["model.pretrained=true"]).train.backbone_lr
+        == 1e-3
+    )
     assert parse_recipe(own, ["model.pretrained=false"]).train.backbone_lr is None
-    assert parse_recipe(own, ["train.backbone_lr=2e-3", "model.pretrained=false"]).train.backbone_lr == 2e-3
-    assert parse_recipe(own, ["model.name=segformer-b0", "model.pretrained=false"]).train.backbone_lr == 1e-3
+    assert (
+        parse_recipe(own, ["train.backbone_lr=2e-3", "model.pretrained=false"]).train.backbone_lr
+        == 2e-3
+    )
+    assert (
+        parse_recipe(own, ["model.name=segformer-b0", "model.pretrained=false"]).train.backbone_lr
+        == 1e-3
+    )
 
 
 def test_the_dataset_can_be_given_apart():
@@ -170,7 +207,21 @@ def test_a_recipe_that_is_not_there_is_answered_with_those_that_are(tmp_path):
 def test_what_a_recipe_leaves_out_is_what_the_field_usually_takes():
     train, augment, panoptic = TrainTable(epochs=1), AugmentTable(), PanopticTable()
     # "poly" with 0.9 and momentum 0.9: DeepLab (Chen et al., TPAMI 2018), Sec. 4.1; AdamW's 0.01 is torch's
-    assert (train.power, train.momentum, train.weight_decay, train.warmup_steps) == (0.9, 0.9, 0.01, 0)
+    assert (train.power, train.momentum, train.weight_decay, train.warmup_steps) == (
+        0.9,
+        0.9,
+        0.01,
+        0,
+    )
     assert (train.precision, train.accumulate, train.ema, train.keep) == ("fp32", 1, 0.0, "best")
-    assert (augment.scale, augment.crop, augment.flip, augment.category_ratio) == ((1.0, 1.0), None, 0.0, 1.0)  # off
-    assert (panoptic.threshold, panoptic.kernel, panoptic.top_k) == (0.1, 7, 200)  # Panoptic-DeepLab, Sec. 3.3
+    assert (augment.scale, augment.crop, augment.flip, augment.category_ratio) == (
+        (1.0, 1.0),
+        None,
+        0.0,
+        1.0,
+    )  # off
+    assert (panoptic.threshold, panoptic.kernel, panoptic.top_k) == (
+        0.1,
+        7,
+        200,
+    )  # Panoptic-DeepLab, Sec. 3.3

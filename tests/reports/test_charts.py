@@ -42,7 +42,9 @@ def test_the_curve_file_is_xml_with_a_title_for_each_chart():
 
 
 def test_a_higher_value_is_drawn_higher_and_a_later_step_further_right():
-    path = re.search(r'class="line miou" d="M([\d.]+) ([\d.]+)L([\d.]+) ([\d.]+)"', miou_chart(METRICS))
+    path = re.search(
+        r'class="line miou" d="M([\d.]+) ([\d.]+)L([\d.]+) ([\d.]+)"', miou_chart(METRICS)
+    )
     x0, y0, x1, y1 = map(float, path.groups())
     assert x1 > x0
     assert y1 > y0  # 0.4 after 0.5; SVG's y points down
@@ -56,10 +58,21 @@ def test_a_line_with_a_name_has_it_at_its_end_and_a_dot_at_each_point():
     ]
     root = ElementTree.fromstring(chart("mIoU", "told", lines, size=(600, 300)))
     assert root.get("viewBox") == "0 0 600 300"
-    dots = {node.get("class"): node.get("d").count("M") for node in root.iter("path") if "knots" in node.get("class")}
+    dots = {
+        node.get("class"): node.get("d").count("M")
+        for node in root.iter("path")
+        if "knots" in node.get("class")
+    }
     assert dots == {"line a knots": 2, "line b knots": 1}
-    assert [node.text for node in root.iter("text") if node.get("class") == "tag"] == ["long <one>", "other"]
-    assert [node.text for node in root.iter("title")] == ["told", "long <one>: 2.0, 4.0", "other: 3.0"]
+    assert [node.text for node in root.iter("text") if node.get("class") == "tag"] == [
+        "long <one>",
+        "other",
+    ]
+    assert [node.text for node in root.iter("title")] == [
+        "told",
+        "long <one>: 2.0, 4.0",
+        "other: 3.0",
+    ]
 
 
 @pytest.mark.parametrize("metrics", [{}, {1: {"step": 1, "lr": 0.1}}, {1: {"loss": float("inf")}}])

@@ -13,7 +13,10 @@ from featherseg.reports.examples import MAX_SIDE, choose, read_examples, webp
 CLASSES = (ClassInfo("road", (128, 64, 128)), ClassInfo("car", (0, 0, 142)))
 
 
-@given(st.dictionaries(st.text(max_size=3), st.floats(0, 1) | st.just(float("nan")), max_size=12), st.integers(1, 5))
+@given(
+    st.dictionaries(st.text(max_size=3), st.floats(0, 1) | st.just(float("nan")), max_size=12),
+    st.integers(1, 5),
+)
 def test_no_image_is_chosen_twice_and_the_extremes_are_there(mious, count):
     chosen = choose(mious, count)
     keys, known = [e.key for e in chosen], {k: m for k, m in mious.items() if m == m}
@@ -26,7 +29,12 @@ def test_no_image_is_chosen_twice_and_the_extremes_are_there(mious, count):
 
 def test_the_most_telling_image_comes_first():
     chosen = choose({"a": 0.5, "b": 0.1, "c": 0.9, "d": 0.7, "e": 0.3}, 2)
-    assert [(e.name, e.key) for e in chosen] == [("best-1", "c"), ("best-2", "d"), ("worst-1", "b"), ("worst-2", "e")]
+    assert [(e.name, e.key) for e in chosen] == [
+        ("best-1", "c"),
+        ("best-2", "d"),
+        ("worst-1", "b"),
+        ("worst-2", "e"),
+    ]
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
@@ -40,11 +48,15 @@ def test_large_masks_are_shrunk_without_new_colours(tmp_path):
     (tmp_path / "a.webp").write_bytes(webp(color_mask(label, CLASSES), lossless=True))
     image = np.array(Image.open(tmp_path / "a.webp").convert("RGB"))
     assert max(image.shape) == MAX_SIDE
-    assert {tuple(color) for color in image.reshape(-1, 3).tolist()} == {info.color for info in CLASSES}
+    assert {tuple(color) for color in image.reshape(-1, 3).tolist()} == {
+        info.color for info in CLASSES
+    }
 
 
 def test_a_folder_without_or_with_broken_images_has_no_examples(tmp_path):
     assert read_examples(tmp_path) == []
     (tmp_path / "examples").mkdir()
-    (tmp_path / "examples" / "examples.json").write_text('[{"name": "best-1", "key": "a", "miou": 0.5}]')
+    (tmp_path / "examples" / "examples.json").write_text(
+        '[{"name": "best-1", "key": "a", "miou": 0.5}]'
+    )
     assert read_examples(tmp_path) == []

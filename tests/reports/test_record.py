@@ -51,7 +51,11 @@ def scores(miou: float) -> Scores:
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    monkeypatch.setattr(examples, "predict_mask", lambda runtime, image, inference: np.zeros(image.shape[:2], np.uint8))
+    monkeypatch.setattr(
+        examples,
+        "predict_mask",
+        lambda runtime, image, inference: np.zeros(image.shape[:2], np.uint8),
+    )
     write_info(tmp_path, small_info(Data.classes))
     (tmp_path / "weights.safetensors").write_bytes(b"weights")
     return open_run(tmp_path)
@@ -79,11 +83,20 @@ def test_examples_are_drawn_as_they_were_scored(run, monkeypatch):
 
 
 def test_a_score_on_what_was_trained_on_is_called_so_on_card_and_page(run):
-    record(run, SemanticRuntime(), Data(), "val", InferenceSettings(flip=True), replace(scores(0.5), trained_on=True))
+    record(
+        run,
+        SemanticRuntime(),
+        Data(),
+        "val",
+        InferenceSettings(flip=True),
+        replace(scores(0.5), trained_on=True),
+    )
     assert json.loads((run.path / "scores.json").read_text())["trained_on"] is True
     assert "time; trained on these images" in (run.path / "card.md").read_text()
     report(run.path)
-    assert "one val (trained on these images, whole, flip)" in (run.path / "report.html").read_text()
+    assert (
+        "one val (trained on these images, whole, flip)" in (run.path / "report.html").read_text()
+    )
 
 
 def test_a_score_of_older_weights_leaves_card_and_page_its_look_stays_counted(run):
@@ -102,7 +115,12 @@ def test_a_score_of_older_weights_leaves_card_and_page_its_look_stays_counted(ru
 def test_the_line_says_what_was_scored_and_how(run):
     record(run, SemanticRuntime(), Data(), "val", InferenceSettings(flip=True), scores(0.25))
     line = json.loads((run.path / "evaluations.jsonl").read_text())
-    assert (line["data"], line["split"], line["inference"], line["miou"]) == ("one", "val", "whole, flip", 0.25)
+    assert (line["data"], line["split"], line["inference"], line["miou"]) == (
+        "one",
+        "val",
+        "whole, flip",
+        0.25,
+    )
     assert line["weights_sha256"].startswith("9a129038")  # sha256sum of "weights"
 
 

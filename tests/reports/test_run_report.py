@@ -111,10 +111,18 @@ def full(run):
     append_line(run / "metrics.jsonl", {"step": 2, "loss": 1.0, "lr": 0.1, "val_miou": 0.4})
     (run / "weights.safetensors").write_bytes(b"")
     record(open_run(run), AllClassOne(), Images(), "test", InferenceSettings(), scores())
-    row = {"batch": 1, "height": 97, "width": 131, "max_error": 2e-5, "relative_error": 3e-6, "same_class": 1.0}
+    row = {
+        "batch": 1,
+        "height": 97,
+        "width": 131,
+        "max_error": 2e-5,
+        "relative_error": 3e-6,
+        "same_class": 1.0,
+    }
     parity = {"tolerance": 1e-4, "ok": True, "rows": [row]}
     write_json(
-        run / "parity.json", {"path": "out/street.onnx", "target": "onnx", "bytes": 15_000_000, "parity": parity}
+        run / "parity.json",
+        {"path": "out/street.onnx", "target": "onnx", "bytes": 15_000_000, "parity": parity},
     )
     write_json(run / "environment.json", {"torch": "2.13.0", "host": {"cpus": 2}})
     return run
@@ -127,14 +135,27 @@ def text_of(page: str) -> str:
 def test_a_bare_run_has_a_report_that_names_what_is_missing(run):
     page = report(run).path.read_text()
     Page(page)
-    for sentence in ("No step was logged yet.", "Not scored yet:", "None drawn yet:", "Not exported yet:"):
+    for sentence in (
+        "No step was logged yet.",
+        "Not scored yet:",
+        "None drawn yet:",
+        "Not exported yet:",
+    ):
         assert sentence in page
     assert f"featherseg evaluate {run}" in page
 
 
 def test_a_full_run_shows_its_figures(full):
     text = text_of(report(full).path.read_text())
-    for words in ("55.0", "61.5", "3.7", "research only", "97x131", "2.0e-05", "street.onnx (onnx, 15.0 MB)"):
+    for words in (
+        "55.0",
+        "61.5",
+        "3.7",
+        "research only",
+        "97x131",
+        "2.0e-05",
+        "street.onnx (onnx, 15.0 MB)",
+    ):
         assert words in text
     assert "host.cpus 2" in text
     assert "train.epochs 4" in text
@@ -148,7 +169,9 @@ def test_figures_of_a_file_of_earlier_weights_are_not_shown_as_those_of_now(full
         write_json(full / "parity.json", {"onnx": row | {"weights_sha256": weights}})
         text = text_of(report(full).path.read_text())
         assert ("gives the model's logits" in unescape(text)) == shown
-        assert ("street.onnx is of weights that this run had before. Write it again:" in text) == (not shown)
+        assert ("street.onnx is of weights that this run had before. Write it again:" in text) == (
+            not shown
+        )
 
 
 def test_the_page_loads_nothing_and_runs_nothing(full):
@@ -166,7 +189,9 @@ def test_hostile_names_are_text(full):
     page = report(full).path.read_text()
     assert "<script" not in page
     assert "&lt;script&gt;" in page
-    assert not any(attribute.startswith("on") for _, attributes in Page(page).tags for attribute in attributes)
+    assert not any(
+        attribute.startswith("on") for _, attributes in Page(page).tags for attribute in attributes
+    )
 
 
 def test_tables_have_captions_images_have_words_and_drawings_have_titles(full):
@@ -201,7 +226,10 @@ def test_the_report_can_go_elsewhere(full, tmp_path):
         ("scores.json", "[]"),
         ("scores.json", '{"iou": [0.5], "confusion": [[1]], "void": [0]}'),
         ("parity.json", "nonsense"),
-        ("parity.json", '{"path": "a.onnx", "target": "onnx", "bytes": {}, "parity": {"rows": []}}'),
+        (
+            "parity.json",
+            '{"path": "a.onnx", "target": "onnx", "bytes": {}, "parity": {"rows": []}}',
+        ),
     ],
 )
 def test_a_damaged_file_is_named(full, file, content):

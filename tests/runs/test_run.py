@@ -33,11 +33,16 @@ def folder(path, model="ddrnet-23-slim", loaded=None):
 def test_a_run_from_before_its_model_had_auxiliary_heads_still_loads(tmp_path):
     path, model = folder(tmp_path / "run"), models.build("ddrnet-23-slim", 2).eval()
     state = model.state_dict()
-    save_weights(path, {key: value for key, value in state.items() if not key.startswith("aux_heads.")})
+    save_weights(
+        path, {key: value for key, value in state.items() if not key.startswith("aux_heads.")}
+    )
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(open_run(path).model(images).logits, model(images).logits)
-    for key in ("aux_heads.aux.0.0.weight", "head.0.0.weight"):  # of one that has them, none may be missing
+    for key in (
+        "aux_heads.aux.0.0.weight",
+        "head.0.0.weight",
+    ):  # of one that has them, none may be missing
         save_weights(path, {name: value for name, value in state.items() if name != key})
         with pytest.raises(WeightsError, match=f"missing: {key}"):
             _ = open_run(path).model
@@ -68,7 +73,10 @@ def test_a_training_that_can_go_on_is_unfinished_until_its_curve_is_drawn(tmp_pa
 def test_a_training_that_was_stopped_before_its_first_checkpoint_is_unfinished_as_well(tmp_path):
     run = open_run(folder(tmp_path / "run"))
     train = run.recipe.train.model_copy(update={"epochs": None, "steps": 20})
-    write_info(run.path, run.info.model_copy(update={"recipe": run.recipe.model_copy(update={"train": train})}))
+    write_info(
+        run.path,
+        run.info.model_copy(update={"recipe": run.recipe.model_copy(update={"train": train})}),
+    )
     append_line(run.path / "metrics.jsonl", {"step": 3, "val_miou": 0.1})
     run = open_run(run.path)
     assert run.unfinished
@@ -85,11 +93,19 @@ def test_a_run_that_a_process_trains_is_not_called_stopped(tmp_path):
     append_line(run.path / "metrics.jsonl", {"step": 18})
     (run.path / "last.ckpt").touch()
     with locked(run.path / ".lock", RunError("taken")):
-        assert run.how_far == "it is still training (step 18); its weights are those of its last validation"
-        with pytest.raises(RunError, match=r"not reached the first validation\. It is still running: wait for that"):
+        assert (
+            run.how_far
+            == "it is still training (step 18); its weights are those of its last validation"
+        )
+        with pytest.raises(
+            RunError, match=r"not reached the first validation\. It is still running: wait for that"
+        ):
             _ = run.model
     assert run.how_far.startswith("its training was stopped at step 18; ")
-    with pytest.raises(RunError, match=r"not reached the first validation\. Continue with: featherseg train --resume"):
+    with pytest.raises(
+        RunError,
+        match=r"not reached the first validation\. Continue with: featherseg train --resume",
+    ):
         _ = run.model
     for name in ("metrics.jsonl", "last.ckpt"):  # before its first step
         (run.path / name).unlink()
@@ -99,7 +115,10 @@ def test_a_run_that_a_process_trains_is_not_called_stopped(tmp_path):
     (run.path / "curve.svg").touch()
     assert not run.unfinished
     (run.path / "resolved.json").unlink()
-    with locked(run.path / ".lock", RunError("taken")), pytest.raises(RunError, match="is being prepared"):
+    with (
+        locked(run.path / ".lock", RunError("taken")),
+        pytest.raises(RunError, match="is being prepared"),
+    ):
         open_run(run.path)
 
 
@@ -115,7 +134,9 @@ def test_a_fit_that_still_runs_is_not_called_stopped(tmp_path):
 
 def test_a_fit_that_has_not_ended_is_called_so(tmp_path):
     (tmp_path / "plan.json").write_text("{}")
-    with pytest.raises(RunError, match=r"its fit has not ended\. Go on with: featherseg fit --resume --out"):
+    with pytest.raises(
+        RunError, match=r"its fit has not ended\. Go on with: featherseg fit --resume --out"
+    ):
         open_run(tmp_path)
 
 
@@ -160,7 +181,10 @@ def test_a_missing_run_is_told_without_a_path_inside_the_package(installed, name
 
 def test_a_checkout_finds_the_runs_of_its_repository(monkeypatch):
     monkeypatch.delenv("FEATHERSEG_HOME", raising=False)
-    assert runs_by_name()["frm-lite0-camvid"] == Path(__file__).parents[2] / "weights" / "frm-lite0-camvid"
+    assert (
+        runs_by_name()["frm-lite0-camvid"]
+        == Path(__file__).parents[2] / "weights" / "frm-lite0-camvid"
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,7 +193,11 @@ def test_a_checkout_finds_the_runs_of_its_repository(monkeypatch):
         ("channels", 2**40, "channels = 1099511627776: input should be less than or equal to 512"),
         ("channels", -1, "channels = -1: input should be greater than or equal to 1"),
         ("channels", 10**400, "channels = "),
-        ("classes", [{"name": str(i), "color": (0, 0, 0)} for i in range(256)], "at most 255 items"),
+        (
+            "classes",
+            [{"name": str(i), "color": (0, 0, 0)} for i in range(256)],
+            "at most 255 items",
+        ),
         ("classes", [], "at least 1 item"),
         ("image_size", (10**6, 10**6), "expected at most 178,956,970 pixels"),
         ("class_weights", [1.0] * 256, "at most 255 items"),
@@ -225,7 +253,10 @@ def test_a_model_has_at_most_64_layers_of_a_kind(model, option):
     [
         ('{"format_version": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deep"),
         ('{"format_version": ' + "9" * 5000 + "}", "not valid JSON"),
-        ('{"format_version": 1, "featherseg": "' + "x" * 2**24 + '"}', "more than 16,777,216 bytes"),
+        (
+            '{"format_version": 1, "featherseg": "' + "x" * 2**24 + '"}',
+            "more than 16,777,216 bytes",
+        ),
     ],
 )
 def test_a_record_of_any_length_or_depth_gets_a_message(tmp_path, text, said):
@@ -247,7 +278,12 @@ def test_settings_change_no_weight_of_the_model_they_repeat():
 def test_a_run_shows_the_scores_of_its_weights_and_what_chose_them(tmp_path):
     path = folder(tmp_path / "run")
     save_weights(path, models.build("ddrnet-23-slim", 2).state_dict())
-    score = {"data": "yard", "split": "val", "miou": 0.5, "weights_sha256": open_run(path).weights_sha256}
+    score = {
+        "data": "yard",
+        "split": "val",
+        "miou": 0.5,
+        "weights_sha256": open_run(path).weights_sha256,
+    }
     append_line(path / "evaluations.jsonl", score | {"trained_on": True})
     append_line(path / "evaluations.jsonl", score | {"miou": 0.9, "weights_sha256": "of others"})
     page = open_run(path)._repr_html_()
@@ -258,22 +294,32 @@ def test_a_run_shows_the_scores_of_its_weights_and_what_chose_them(tmp_path):
 @pytest.mark.parametrize(
     ("place", "name"), [("runs/yard", "yard"), (f"models--org--lawn/snapshots/{'0' * 40}", "lawn")]
 )
-def test_a_run_is_called_the_same_from_inside_its_folder_and_beside_it(tmp_path, monkeypatch, place, name):
+def test_a_run_is_called_the_same_from_inside_its_folder_and_beside_it(
+    tmp_path, monkeypatch, place, name
+):
     path = tmp_path / place
     (path / "export").mkdir(parents=True)
     write_info(path, small_info([ClassInfo("road", (0, 0, 0))]))
     for here, spelling in ((path, "."), (path.parent, path.name), (path / "export", "..")):
         monkeypatch.chdir(here)
         run = open_run(Path(spelling))
-        assert (run.name, run.read_only) == (name, name == "lawn")  # nothing is written into the hub's cache
+        assert (run.name, run.read_only) == (
+            name,
+            name == "lawn",
+        )  # nothing is written into the hub's cache
 
 
 @pytest.mark.parametrize(("patience", "selected"), [(None, False), (3, True)])
-def test_the_last_weights_are_chosen_by_validation_where_it_ended_the_training(tmp_path, patience, selected):
+def test_the_last_weights_are_chosen_by_validation_where_it_ended_the_training(
+    tmp_path, patience, selected
+):
     info = small_info(CLASSES)
     train = info.recipe.train.model_copy(update={"keep": "last", "patience": patience})
     (tmp_path / "run").mkdir()
-    write_info(tmp_path / "run", info.model_copy(update={"recipe": info.recipe.model_copy(update={"train": train})}))
+    write_info(
+        tmp_path / "run",
+        info.model_copy(update={"recipe": info.recipe.model_copy(update={"train": train})}),
+    )
     assert open_run(tmp_path / "run").selected_on("val") == selected
 
 

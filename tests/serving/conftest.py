@@ -19,7 +19,9 @@ def start() -> Iterator[Callable[..., Client]]:
     with ExitStack() as stack:
 
         def start(*models, limits=None, base_url=HOME, **settings):
-            app = create_app(models or [served()], Settings(limits=Limits(**(limits or {})), **settings))
+            app = create_app(
+                models or [served()], Settings(limits=Limits(**(limits or {})), **settings)
+            )
             return stack.enter_context(closing(Client(app, base_url)))
 
         yield start

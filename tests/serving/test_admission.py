@@ -49,7 +49,10 @@ def test_a_budget_is_kept_and_a_large_one_is_not_overtaken():
     async def story():
         budget, order, release = Budget(10), [], asyncio.Event()
         names = {"first": 6, "large": 10, "small": 1}
-        tasks = [asyncio.create_task(_hold(budget, pixels, order, name, release)) for name, pixels in names.items()]
+        tasks = [
+            asyncio.create_task(_hold(budget, pixels, order, name, release))
+            for name, pixels in names.items()
+        ]
         await _settle()
         before = list(order)
         release.set()
@@ -97,7 +100,9 @@ def test_a_slow_body_whose_time_ends_at_this_moment_hurts_no_other():
         async with asyncio.timeout(20) as deadline:
             with bodies.hold(Body(deadline)) as body:
                 loop.call_later(0.02, grow, body)
-                time.sleep(0.1)  # both are due now: the one's end, then the other's growth, before any task runs
+                time.sleep(
+                    0.1
+                )  # both are due now: the one's end, then the other's growth, before any task runs
                 await grown.wait()
         found = await asyncio.gather(giving_up, return_exceptions=True)
         return [type(x).__name__ for x in found], bodies.in_use

@@ -73,8 +73,12 @@ def test_the_mask_is_the_file_that_predict_writes(client, tmp_path):
 def test_thirty_two_at_once_get_each_their_own_mask(client):
     sizes = [(24, 40), (24, 40), (17, 33)]
     images = [image(seed, sizes[seed % 3]) for seed in range(64)]
-    answers = [client.begin("POST", "/v1/segment", files=form(encoded(pixels))) for pixels in images[:32]]
-    answers += [client.begin("POST", "/v1/segment", files=form(encoded(pixels))) for pixels in images[32:]]
+    answers = [
+        client.begin("POST", "/v1/segment", files=form(encoded(pixels))) for pixels in images[:32]
+    ]
+    answers += [
+        client.begin("POST", "/v1/segment", files=form(encoded(pixels))) for pixels in images[32:]
+    ]
     for pixels, answer in zip(images, answers, strict=True):
         response = answer.result(60)
         assert response.status_code == 200
@@ -83,7 +87,9 @@ def test_thirty_two_at_once_get_each_their_own_mask(client):
 
 def test_above_the_queue_429_says_when_to_try_again(gated):
     client, predictor = gated
-    waiting = [client.begin("POST", "/v1/segment", files=form(encoded(image(seed)))) for seed in range(2)]
+    waiting = [
+        client.begin("POST", "/v1/segment", files=form(encoded(image(seed)))) for seed in range(2)
+    ]
     until(lambda: client.app.state.service.slots.in_use == 2)
     refused = client.post("/v1/segment", files=form(encoded(image())))
     assert refusal(refused) == (429, "busy")
@@ -119,7 +125,9 @@ def test_a_body_that_does_not_come_is_given_up(start):
         await asyncio.Event().wait()
 
     response = client.post(
-        "/v1/segment", content=stalled(), headers={"Content-Type": "multipart/form-data; boundary=x"}
+        "/v1/segment",
+        content=stalled(),
+        headers={"Content-Type": "multipart/form-data; boundary=x"},
     )
     assert refusal(response) == (408, "time")
     assert client.app.state.service.slots.in_use == 0
@@ -154,7 +162,10 @@ def test_a_body_of_too_many_bytes_is_refused_whatever_its_length_was_said_to_be(
     for length in ({}, {"Content-Length": "10"}):
         headers = {"Content-Type": "multipart/form-data; boundary=x", **length}
         read = 0
-        assert refusal(client.post("/v1/segment", content=endless(), headers=headers)) == (413, "bytes")
+        assert refusal(client.post("/v1/segment", content=endless(), headers=headers)) == (
+            413,
+            "bytes",
+        )
         assert read <= 22_000
 
 
@@ -177,7 +188,9 @@ def test_what_cannot_be_read_is_refused(start, content, expected):
 
 
 def test_name_and_type_that_the_client_claims_mean_nothing(client):
-    response = client.post("/v1/segment", files=form(encoded(image()), "../../etc/\x1b[31mpasswd", "text/x-python"))
+    response = client.post(
+        "/v1/segment", files=form(encoded(image()), "../../etc/\x1b[31mpasswd", "text/x-python")
+    )
     np.testing.assert_array_equal(mask_in(response.content), answer_of(image()))
 
 
@@ -207,8 +220,20 @@ def test_memory_that_holds_no_image_of_the_training_is_refused_before_the_first_
         ({"files": {"photo": ("a.png", encoded(image()))}}, "form"),
         ({"files": {"image": ("a.png", encoded(image()))}, "data": {"image": "text"}}, "form"),
         ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}, "form"),
-        ({"content": b"no boundary", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, "form"),
-        ({"content": b"--x\r\n\r\n\r\n--x--", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, "form"),
+        (
+            {
+                "content": b"no boundary",
+                "headers": {"Content-Type": "multipart/form-data; boundary=x"},
+            },
+            "form",
+        ),
+        (
+            {
+                "content": b"--x\r\n\r\n\r\n--x--",
+                "headers": {"Content-Type": "multipart/form-data; boundary=x"},
+            },
+            "form",
+        ),
     ],
 )
 def test_a_form_that_holds_no_image_is_refused(client, options, code):
@@ -218,7 +243,11 @@ def test_a_form_that_holds_no_image_is_refused(client, options, code):
 @pytest.mark.parametrize(
     ("query", "expected", "sentence"),
     [
-        ("format=gif", (422, "query"), "format = 'gif': input should be 'png', 'rle', 'polygons', 'probabilities' or "),
+        (
+            "format=gif",
+            (422, "query"),
+            "format = 'gif': input should be 'png', 'rle', 'polygons', 'probabilities' or ",
+        ),
         ("fromat=rle", (422, "query"), "Did you mean 'format'?"),
         ("model=nobody", (404, "model"), "Known: color."),
     ],
@@ -257,7 +286,10 @@ def test_probabilities_of_too_many_bytes_are_refused_and_name_the_confidence(sta
     response = client.post("/v1/segment?format=probabilities", files=form(encoded(image())))
     assert refusal(response) == (413, "probabilities")
     assert "format=confidence" in response.text
-    assert client.post("/v1/segment?format=confidence", files=form(encoded(image()))).status_code == 200
+    assert (
+        client.post("/v1/segment?format=confidence", files=form(encoded(image()))).status_code
+        == 200
+    )
 
 
 def test_one_answer_of_probabilities_is_made_and_sent_at_a_time(gated):
@@ -266,7 +298,10 @@ def test_one_answer_of_probabilities_is_made_and_sent_at_a_time(gated):
     client.do(turn.acquire())  # as an answer that is still being sent
     waiting = client.begin("POST", "/v1/segment?format=probabilities", files=form(encoded(image())))
     predictor.gate.set()
-    assert client.post("/v1/segment?format=confidence", files=form(encoded(image()))).status_code == 200
+    assert (
+        client.post("/v1/segment?format=confidence", files=form(encoded(image()))).status_code
+        == 200
+    )
     assert not waiting.done()
     client.loop.call_soon_threadsafe(turn.release)
     assert waiting.result(60).status_code == 200
@@ -283,7 +318,9 @@ def test_rle_and_polygons_tell_the_same_mask(client):
     rle = client.post("/v1/segment?format=rle", files=form(content))
     polygons = client.post("/v1/segment?format=polygons", files=form(content))
     found = [MaskAnswer.model_validate_json(response.content) for response in (rle, polygons)]
-    assert [segment.area for segment in found[0].segments] == [segment.area for segment in found[1].segments]
+    assert [segment.area for segment in found[0].segments] == [
+        segment.area for segment in found[1].segments
+    ]
     counts = np.bincount(answer_of(image()).ravel(), minlength=3)
     assert [segment.area for segment in found[0].segments] == counts.tolist()
     assert [row.share for row in found[0].classes] == (counts / counts.sum()).tolist()
@@ -298,7 +335,9 @@ def test_a_batch_answers_in_order_and_one_bad_image_leaves_the_others_alone(clie
     assert [text["error"]["code"], poison["error"]["code"]] == ["format", "internal"]
     assert "secret" not in response.text
     for found, pixels in ((first, image(0)), (last, image(1, (9, 5)))):
-        np.testing.assert_array_equal(mask_in(base64.b64decode(found["mask_png"])), answer_of(pixels))
+        np.testing.assert_array_equal(
+            mask_in(base64.b64decode(found["mask_png"])), answer_of(pixels)
+        )
         assert found["size"] == list(pixels.shape[:2])
 
 
@@ -321,17 +360,25 @@ def test_more_images_than_a_batch_may_hold_are_refused(start):
 def test_a_batch_has_no_more_images_than_half_of_the_queue(start, queue, batch):
     client = start(limits={"queue": queue})
     assert client.get("/v1/limits").json()["batch"] == batch
-    assert client.post("/v1/segment/batch", files=several(*[encoded(image())] * batch)).status_code == 200
+    assert (
+        client.post("/v1/segment/batch", files=several(*[encoded(image())] * batch)).status_code
+        == 200
+    )
     assert Limits().batch == 16
 
 
 def test_several_models_answer_by_name_and_the_first_is_the_default(start):
     client = start(served("one"), served("two", panoptic=True))
     models = client.get("/v1/models").json()["models"]
-    assert [(model["name"], model["panoptic"]) for model in models] == [("one", False), ("two", True)]
+    assert [(model["name"], model["panoptic"]) for model in models] == [
+        ("one", False),
+        ("two", True),
+    ]
     assert models[0]["licence"] == "CC0-1.0"
     assert models[0]["channels"] == 3
-    assert models[0]["classes"] == [{"name": c.name, "color": list(c.color), "thing": c.thing} for c in CLASSES]
+    assert models[0]["classes"] == [
+        {"name": c.name, "color": list(c.color), "thing": c.thing} for c in CLASSES
+    ]
     for query, name in (("", "one"), ("?model=two", "two")):
         response = client.post(f"/v1/segment{query}", files=form(encoded(image())))
         assert response.headers["x-featherseg-model"] == name
@@ -339,7 +386,13 @@ def test_several_models_answer_by_name_and_the_first_is_the_default(start):
 
 def test_limits_health_and_readiness_are_told(start):
     client = start(limits={"bytes": 5000, "pixels": 99, "queue": 7, "seconds": 3.5, "batch": 2})
-    assert client.get("/v1/limits").json() == {"bytes": 5000, "pixels": 99, "queue": 7, "seconds": 3.5, "batch": 2}
+    assert client.get("/v1/limits").json() == {
+        "bytes": 5000,
+        "pixels": 99,
+        "queue": 7,
+        "seconds": 3.5,
+        "batch": 2,
+    }
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").status_code == 200
 
@@ -379,9 +432,21 @@ def test_the_description_names_every_path_and_refusal(client):
         "/healthz", "/readyz", "/metrics", "/v1/models", "/v1/limits", "/v1/segment", "/v1/segment/batch",
     }  # fmt: skip
     segment = paths["/v1/segment"]["post"]
-    assert {"200", "400", "401", "403", "404", "408", "413", "415", "422", "429", "500", "503", "504"} == set(
-        segment["responses"]
-    )
+    assert {
+        "200",
+        "400",
+        "401",
+        "403",
+        "404",
+        "408",
+        "413",
+        "415",
+        "422",
+        "429",
+        "500",
+        "503",
+        "504",
+    } == set(segment["responses"])
     assert "image" in json.dumps(segment["requestBody"])
     assert [p["name"] for p in segment["parameters"]] == ["format", "model"]
     for path in ("/v1/segment", "/v1/segment/batch"):
@@ -391,11 +456,18 @@ def test_the_description_names_every_path_and_refusal(client):
 
 def test_the_description_says_what_needs_the_token(start):
     token = "0123456789abcdef"
-    description = start(token=token).get("/openapi.json", headers={"Authorization": f"Bearer {token}"}).json()
-    assert description["components"]["securitySchemes"] == {"token": {"type": "http", "scheme": "bearer"}}
+    description = (
+        start(token=token).get("/openapi.json", headers={"Authorization": f"Bearer {token}"}).json()
+    )
+    assert description["components"]["securitySchemes"] == {
+        "token": {"type": "http", "scheme": "bearer"}
+    }
     assert description["security"] == [{"token": []}]
     methods = {path: next(iter(found.values())) for path, found in description["paths"].items()}
-    assert [path for path, method in methods.items() if method.get("security") == []] == ["/healthz", "/readyz"]
+    assert [path for path, method in methods.items() if method.get("security") == []] == [
+        "/healthz",
+        "/readyz",
+    ]
     assert "security" not in start().get("/openapi.json").json()
 
 

@@ -47,7 +47,9 @@ def refusal_fault(name: str, response) -> str | None:
     text = error["message"]
     if error.keys() != {"code", "message"} or not text.endswith(".") or len(text) < 15:
         return f"{name}: no sentence in {error}"
-    told = "Traceback" in text or "/tmp" in text or "site-packages" in text or not text.isprintable()
+    told = (
+        "Traceback" in text or "/tmp" in text or "site-packages" in text or not text.isprintable()
+    )
     return f"{name} tells too much: {text!r}" if told else None
 
 
@@ -74,7 +76,9 @@ def test_every_file_in_batches_leaves_its_neighbours_alone(client):
                 faults.append(None if refused else f"{case.name} was refused: {result}")
                 continue
             with Image.open(io.BytesIO(base64.b64decode(result["mask_png"]))) as image:
-                right = case.pixels is not None and np.array_equal(np.array(image), mask_of(case.pixels))
+                right = case.pixels is not None and np.array_equal(
+                    np.array(image), mask_of(case.pixels)
+                )
             faults.append(None if right else f"{case.name} has another mask")
     assert not [words for words in faults if words]
 
@@ -100,7 +104,9 @@ def test_a_sample_in_every_form_counts_the_pixels_of_its_mask(client, form):
         found = response.json()
         counts = np.bincount(mask_of(case.pixels).ravel(), minlength=3)
         assert found["size"] == list(case.pixels.shape[:2])
-        assert {s["class"]: s["area"] for s in found["segments"]} == {i: n for i, n in enumerate(counts) if n}
+        assert {s["class"]: s["area"] for s in found["segments"]} == {
+            i: n for i, n in enumerate(counts) if n
+        }
 
 
 def test_a_hostile_file_name_reaches_no_header_and_no_sentence(client):
@@ -115,24 +121,40 @@ def test_a_hostile_file_name_reaches_no_header_and_no_sentence(client):
 def test_hostile_class_names_travel_as_data_only(client):
     """JSON escapes control characters; nothing is taken as text of a page."""
     response = client.get("/v1/models")
-    assert [row["name"] for row in response.json()["models"][0]["classes"]] == [c.name for c in CLASSES]
+    assert [row["name"] for row in response.json()["models"][0]["classes"]] == [
+        c.name for c in CLASSES
+    ]
     assert response.headers["content-type"] == "application/json"
     assert response.headers["x-content-type-options"] == "nosniff"
     assert "\x1b" not in response.text
 
 
 @pytest.mark.parametrize(
-    "content_type", ["application/json", "multipart/form-data", "multipart/form-data; boundary=\x01", "", "image/png"]
+    "content_type",
+    [
+        "application/json",
+        "multipart/form-data",
+        "multipart/form-data; boundary=\x01",
+        "",
+        "image/png",
+    ],
 )
 def test_a_body_of_another_type_is_refused(client, content_type):
-    response = client.post("/v1/segment", content=saved(RGB, "PNG"), headers={"content-type": content_type})
+    response = client.post(
+        "/v1/segment", content=saved(RGB, "PNG"), headers={"content-type": content_type}
+    )
     assert refusal_fault(content_type, response) is None
 
 
 @pytest.mark.parametrize("charset", ["punycode", "idna", "utf-7", "no-such-charset", "'utf-8'"])
 def test_fields_are_decoded_as_utf_8_alone(client, charset):
     """In punycode, 600 kB of a field took minutes of the event loop."""
-    body = b'--x\r\nContent-Disposition: form-data; name="other"\r\n\r\n' + b"a-" + b"9" * 20 + b"\r\n--x--\r\n"
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="other"\r\n\r\n'
+        + b"a-"
+        + b"9" * 20
+        + b"\r\n--x--\r\n"
+    )
     headers = {"content-type": f"multipart/form-data; charset={charset}; boundary=x"}
     response = client.post("/v1/segment", content=body, headers=headers)
     assert refusal_fault(charset, response) is None
@@ -140,7 +162,9 @@ def test_fields_are_decoded_as_utf_8_alone(client, charset):
 
 
 def test_a_long_field_beside_the_image_is_refused(client):
-    response = client.post("/v1/segment", files={"image": ("a.png", saved(RGB, "PNG"))}, data={"x": "a" * 20_000})
+    response = client.post(
+        "/v1/segment", files={"image": ("a.png", saved(RGB, "PNG"))}, data={"x": "a" * 20_000}
+    )
     assert refusal_fault("a long field", response) is None
 
 
@@ -152,7 +176,10 @@ def test_forms_that_cannot_be_right_are_refused(client):
         "text": {"data": {"image": "a.png"}},
         "an address": {"data": {"image": "http://127.0.0.1:8000/"}},
         "nothing": {},
-        "too many fields": {"files": {"image": ("a.png", png)}, "data": {str(i): "x" for i in range(2000)}},
+        "too many fields": {
+            "files": {"image": ("a.png", png)},
+            "data": {str(i): "x" for i in range(2000)},
+        },
     }
     for name, form in forms.items():
         assert refusal_fault(name, client.post("/v1/segment", **form)) is None

@@ -42,7 +42,9 @@ def test_connections_that_hold_all_places_shut_nobody_out(monkeypatch, said):
     monkeypatch.setattr(connection, "MOST_CONNECTIONS", 8)
     with running() as (address, server):
         head = post_head(address, "Content-Length: 1000")
-        sent = {"nothing": b"", "half a head": head[:40], "a head": head}.get(said, head + b"--x\r\n")
+        sent = {"nothing": b"", "half a head": head[:40], "a head": head}.get(
+            said, head + b"--x\r\n"
+        )
         with several(address, 20, sent):
             until(lambda: len(server.server_state.connections) >= 8)
             is_served(address)
@@ -79,10 +81,17 @@ def test_a_head_that_does_not_come_in_its_time_is_not_waited_for(monkeypatch, dr
         pytest.fail("it is open still")
 
 
-@pytest.mark.parametrize(("key", "length", "expected"), [("wrong", "1000", 401), (TOKEN, "20000001", 413)])
+@pytest.mark.parametrize(
+    ("key", "length", "expected"), [("wrong", "1000", 401), (TOKEN, "20000001", 413)]
+)
 def test_token_and_size_are_checked_before_the_body_is_read(key, length, expected):
     with running(token=TOKEN) as (address, _):
-        head = post_head(address, f"Authorization: Bearer {key}", f"Content-Length: {length}", "Expect: 100-continue")
+        head = post_head(
+            address,
+            f"Authorization: Bearer {key}",
+            f"Content-Length: {length}",
+            "Expect: 100-continue",
+        )
         with connected(address, head) as client:
             assert status(client) == expected  # and no 100 Continue before it
 
@@ -156,14 +165,21 @@ def test_an_answer_that_nobody_fetches_does_not_keep_its_connection():
             client.settimeout(2)
             with suppress(TimeoutError, ConnectionError):
                 client.sendall(asked)
-            until(lambda: any(one.unfetched_since <= time.monotonic() for one in server.server_state.connections))
+            until(
+                lambda: any(
+                    one.unfetched_since <= time.monotonic()
+                    for one in server.server_state.connections
+                )
+            )
             until(lambda: not server.server_state.connections)
 
 
 def test_nonsense_after_an_answer_is_told_as_nonsense():
     with running() as (address, _):
         host = address.removeprefix("http://")
-        with connected(address, f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()) as client:
+        with connected(
+            address, f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+        ) as client:
             assert client.recv(15).startswith(b"HTTP/1.1 200")
             client.sendall(b"\0\xff\r\n\r\n")
             assert b"HTTP/1.1 400" in all_of(client)

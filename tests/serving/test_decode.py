@@ -67,7 +67,9 @@ def test_other_formats_are_refused_by_their_content(content):
     assert "JPEG, PNG, WebP, BMP, TIFF, AVIF, GIF, JPEG 2000 or PNM" in message
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF", "GIF", "JPEG2000", "PPM"])
+@pytest.mark.parametrize(
+    "form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF", "GIF", "JPEG2000", "PPM"]
+)
 def test_an_image_that_is_cut_short_is_refused_in_a_sentence(form):
     content = encoded(image(), form)
     for length in (12, len(content) // 2):
@@ -115,7 +117,8 @@ def test_a_jpeg_of_endless_scans_is_refused():
 
 
 @pytest.mark.parametrize(
-    "content", [b"\xff\xd8\xff", b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xff\xff\xff", b"\xff\xd8\xff\xe0\0\0"]
+    "content",
+    [b"\xff\xd8\xff", b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xff\xff\xff", b"\xff\xd8\xff\xe0\0\0"],
 )
 def test_counting_scans_ends_on_anything(content):
     assert scan_count(content) == 0

@@ -55,7 +55,11 @@ def test_a_segment_a_class_that_is_there(blocks):
     prediction = color_predictor()(blocks)
     found = answer(prediction, "rle")
     assert (found["model"], found["size"]) == ("color", [20, 30])
-    assert [(row["index"], row["name"]) for row in found["classes"]] == [(0, "wall"), (1, "grass"), (2, "ball")]
+    assert [(row["index"], row["name"]) for row in found["classes"]] == [
+        (0, "wall"),
+        (1, "grass"),
+        (2, "ball"),
+    ]
     assert [row["share"] for row in found["classes"]] == [528 / 600, 72 / 600, 0]
     assert found["classes"][1]["color"] == list(CLASSES[1].color)
     wall, grass = found["segments"]

@@ -97,11 +97,19 @@ def test_smaller_ones_go_first_but_the_largest_has_its_turn(monkeypatch):
     lane.submit(lambda stop: gate.wait(20), 0)
     for seconds, megapixels in [(0, 32), (1, 8), (2, 4), (30, 1), (31, 4)]:
         now = 100.0 + seconds
-        answers.append(lane.submit(lambda stop, size=megapixels: order.append(size), megapixels * 1_000_000))
+        answers.append(
+            lane.submit(lambda stop, size=megapixels: order.append(size), megapixels * 1_000_000)
+        )
     gate.set()
     for answer in answers:
         answer.result(20)
-    assert order == [4, 8, 1, 32, 4]  # one of 4 megapixels that comes 31 s later goes after the largest
+    assert order == [
+        4,
+        8,
+        1,
+        32,
+        4,
+    ]  # one of 4 megapixels that comes 31 s later goes after the largest
     lane.close(20)
 
 
@@ -149,7 +157,9 @@ print(lane.submit(faulted, 1).result(60))
 lane.close(60)
 print(faulted())
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     within, behind = map(int, done.stdout.split())
     assert within > 40 << 20
     assert behind < 1 << 20
@@ -188,12 +198,17 @@ def test_a_large_mask_is_that_of_predict_with_the_memory_of_the_lane(start, name
     assert client.post("/v1/segment", files=form(pixels)).content == mask_png(expected)
     whole = Predictor(runtime, memory_gb=4.0)(pixels)
     assert whole.how == "whole"
-    client = start(Served("net", Predictor(runtime, memory_gb=4.0)))  # it is small there, and goes whole
+    client = start(
+        Served("net", Predictor(runtime, memory_gb=4.0))
+    )  # it is small there, and goes whole
     assert client.post("/v1/segment", files=form(pixels)).content == mask_png(whole)
 
 
 def test_where_passes_take_turns_a_large_image_is_seen_in_short_ones(start):
-    runtime, size = ChannelsFile(peak_bytes_per_pixel=40.0), (1100, 2000)  # as of OpenVINO: passes take turns
+    runtime, size = (
+        ChannelsFile(peak_bytes_per_pixel=40.0),
+        (1100, 2000),
+    )  # as of OpenVINO: passes take turns
     client = start(Served("file", Predictor(runtime)))
     answer = client.post("/v1/segment", files=form(large_image(size)))
     np.testing.assert_array_equal(mask_in(answer.content), answer_of(large_image(size)))
@@ -218,12 +233,16 @@ def test_a_file_of_one_size_sees_a_large_image_whole(start):
 
 
 def test_a_file_for_another_size_than_the_training_images_is_served(start):
-    client = start(Served("file", Predictor(ChannelsFile(fixed_size=(40, 48), image_size=(64, 96)))))
+    client = start(
+        Served("file", Predictor(ChannelsFile(fixed_size=(40, 48), image_size=(64, 96))))
+    )
     answer = client.post("/v1/segment", files=form(image(0, (40, 48))))
     np.testing.assert_array_equal(mask_in(answer.content), answer_of(image(0, (40, 48))))
 
 
 def test_too_little_memory_for_the_one_size_of_a_file_is_said_before_anybody_sends(start):
     runtime = ChannelsFile(fixed_size=(1100, 2000), peak_bytes_per_pixel=1000.0)
-    with pytest.raises(ConfigError, match=r"GB of memory is too little for an image of 1100x2000.*with file\.xml"):
+    with pytest.raises(
+        ConfigError, match=r"GB of memory is too little for an image of 1100x2000.*with file\.xml"
+    ):
         start(Served("file", Predictor(runtime, memory_gb=PROCESS_BYTES / 1e9 + 1)))

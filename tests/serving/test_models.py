@@ -45,7 +45,9 @@ def test_runs_and_files_answer_as_their_predictor_does(run, file):
 
 def test_what_a_pixel_takes_is_known_before_the_first_request(run):
     (model,) = open_models([run], "cpu")
-    assert "peak_bytes_per_pixel" in vars(model.predictor.runtime)  # torch imports its compiler for it
+    assert "peak_bytes_per_pixel" in vars(
+        model.predictor.runtime
+    )  # torch imports its compiler for it
 
 
 def test_names_are_unique(file):

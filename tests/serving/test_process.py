@@ -34,11 +34,25 @@ def flat_png(size: tuple[int, int]) -> bytes:
 @contextmanager
 def process_of(*options: str) -> Iterator[tuple[str, subprocess.Popen]]:
     """(address, process) of `featherseg serve` of the shipped run."""
-    command = [sys.executable, "-m", "featherseg", "serve", str(RUN), "--port", "0", "--device", "cpu", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "featherseg",
+        "serve",
+        str(RUN),
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+        *options,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             lines = iter(process.stdout.readline, "")
-            yield next(line.strip().rstrip("/") for line in lines if line.startswith("http://")), process
+            yield (
+                next(line.strip().rstrip("/") for line in lines if line.startswith("http://")),
+                process,
+            )
         finally:
             process.kill()
 
@@ -46,7 +60,9 @@ def process_of(*options: str) -> Iterator[tuple[str, subprocess.Popen]]:
 def post(address: str, content: bytes, timeout: float) -> int | None:
     """The status; None where the client left before the answer came."""
     try:
-        return httpx.post(f"{address}/v1/segment", files={"image": content}, timeout=timeout).status_code
+        return httpx.post(
+            f"{address}/v1/segment", files={"image": content}, timeout=timeout
+        ).status_code
     except httpx.TransportError:
         return None
 

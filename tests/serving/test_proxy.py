@@ -22,12 +22,16 @@ from featherseg.serving.settings import Settings, allowed_hosts
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 PAGE = Path(__file__).parents[2] / "docs" / "start" / "proxy.md"
 
-pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed: apt-get install nginx-light")
+pytestmark = pytest.mark.skipif(
+    NGINX is None, reason="nginx is not installed: apt-get install nginx-light"
+)
 
 
 def free_ports(number: int) -> list[int]:
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
+        sockets = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)
+        ]
         return [one.getsockname()[1] for one in sockets]
 
 
@@ -43,12 +47,21 @@ def nginx(folder: Path, port: int, services: list[int], edit=lambda text: text):
     for documented, used in zip((8080, 8000, 8001), (port, *services), strict=True):
         block = block.replace(str(documented), str(used))
     paths = "".join(
-        f"{name}_temp_path {folder / name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        f"{name}_temp_path {folder / name};\n"
+        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     user = "user root;\n" if os.geteuid() == 0 else ""
     text = f"{user}daemon off;\npid {folder}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{paths}{edit(block)}}}\n"
     (folder / "nginx.conf").write_text(text)
-    command = [NGINX, "-e", str(folder / "errors.log"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    command = [
+        NGINX,
+        "-e",
+        str(folder / "errors.log"),
+        "-p",
+        str(folder),
+        "-c",
+        str(folder / "nginx.conf"),
+    ]
     with subprocess.Popen(command) as process:
         try:
             until(lambda: process.poll() is not None or listens(port))
@@ -77,7 +90,9 @@ class Running:
 def ask(port: int, method: str, path: str, **options) -> httpx.Response:
     """Through the proxy, by the name that a browser would have in its address."""
     headers = {"Host": f"box.example:{port}", **options.pop("headers", {})}
-    return httpx.request(method, f"http://127.0.0.1:{port}{path}", headers=headers, timeout=60, **options)
+    return httpx.request(
+        method, f"http://127.0.0.1:{port}{path}", headers=headers, timeout=60, **options
+    )
 
 
 @pytest.mark.parametrize("strips", [False, True], ids=["path passed on", "path stripped"])
@@ -85,7 +100,11 @@ def test_page_and_api_work_below_a_path(tmp_path, strips):
     port, *ports = free_ports(3)
 
     def edit(text: str) -> str:
-        return text.replace("proxy_pass http://featherseg;", "proxy_pass http://featherseg/;") if strips else text
+        return (
+            text.replace("proxy_pass http://featherseg;", "proxy_pass http://featherseg/;")
+            if strips
+            else text
+        )
 
     service = Running(ports[0], f"box.example:{port}")
     try:
@@ -96,7 +115,10 @@ def test_page_and_api_work_below_a_path(tmp_path, strips):
             assert 'href="page/page.css"' in ask(port, "GET", "/seg/").text
             assert ask(port, "GET", "/seg/page/page.css").status_code == 200
             assert ask(port, "GET", "/seg/readyz", headers={"Host": "probe"}).status_code == 200
-            assert ask(port, "GET", "/seg/v1/models", headers={"Host": "evil.example"}).status_code == 403
+            assert (
+                ask(port, "GET", "/seg/v1/models", headers={"Host": "evil.example"}).status_code
+                == 403
+            )
             assert ask(port, "GET", "/seg").headers["location"].endswith("/seg/")
     finally:
         service.stop()

@@ -59,7 +59,9 @@ def test_another_host_is_refused_on_loopback_too(client, path, host):
     assert (response.status_code, code(response)) == (403, "host")
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost:8000", "LOCALHOST:8000", "[::1]:8000"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:8000", "localhost:8000", "LOCALHOST:8000", "[::1]:8000"]
+)
 def test_the_names_of_loopback_are_answered(client, host):
     assert client.get("/healthz", headers={"Host": host}).status_code == 200
 
@@ -67,13 +69,21 @@ def test_the_names_of_loopback_are_answered(client, host):
 def test_further_names_are_answered_when_they_were_allowed(start):
     hosts = allowed_hosts("192.168.1.9", 8000, ["Box.local", "proxy.example:443"])
     client = start(hosts=hosts)
-    for host in ("box.local", "box.local:8000", "proxy.example:443", "192.168.1.9:8000", "localhost:8000"):
+    for host in (
+        "box.local",
+        "box.local:8000",
+        "proxy.example:443",
+        "192.168.1.9:8000",
+        "localhost:8000",
+    ):
         assert client.get("/v1/models", headers={"Host": host}).status_code == 200
     assert client.get("/v1/models", headers={"Host": "box.local:9000"}).status_code == 403
 
 
 def test_a_port_of_a_tunnel_is_answered_by_the_words_of_its_refusal(start):
-    refused = start().get("/v1/models", headers={"Host": "localhost:9000"}).json()["error"]["message"]
+    refused = (
+        start().get("/v1/models", headers={"Host": "localhost:9000"}).json()["error"]["message"]
+    )
     assert "'localhost:9000' is not allowed" in refused
     assert "--allow-host and that name, port included" in refused
     client = start(hosts=allowed_hosts("127.0.0.1", 8000, ["localhost:9000"]))
@@ -81,7 +91,11 @@ def test_a_port_of_a_tunnel_is_answered_by_the_words_of_its_refusal(start):
 
 
 def test_no_request_is_for_all_addresses():
-    assert allowed_hosts("0.0.0.0", 8000) == allowed_hosts("::", 8000) == allowed_hosts("127.0.0.1", 8000)
+    assert (
+        allowed_hosts("0.0.0.0", 8000)
+        == allowed_hosts("::", 8000)
+        == allowed_hosts("127.0.0.1", 8000)
+    )
 
 
 def test_the_address_at_which_a_connection_came_in_is_answered_but_no_name(start):
@@ -96,19 +110,29 @@ def test_the_address_at_which_a_connection_came_in_is_answered_but_no_name(start
      "chrome-extension://localhost:8000", "", "http://", "localhost:8000", "http://127.0.0.1:8000/path"],
 )  # fmt: skip
 def test_pages_of_other_origins_are_refused(client, origin):
-    for method, path in (("GET", "/v1/models"), ("POST", "/v1/segment"), ("OPTIONS", "/v1/segment")):
+    for method, path in (
+        ("GET", "/v1/models"),
+        ("POST", "/v1/segment"),
+        ("OPTIONS", "/v1/segment"),
+    ):
         response = client.begin(method, path, headers={"Origin": origin}).result(60)
         assert (response.status_code, code(response)) == (403, "origin")
 
 
-@pytest.mark.parametrize("origin", ["http://localhost:8000", "http://127.0.0.1:8000", "http://[::1]:8000"])
+@pytest.mark.parametrize(
+    "origin", ["http://localhost:8000", "http://127.0.0.1:8000", "http://[::1]:8000"]
+)
 def test_the_own_page_is_answered(client, origin):
-    response = client.post("/v1/segment", files={"image": encoded(image())}, headers={"Origin": origin})
+    response = client.post(
+        "/v1/segment", files={"image": encoded(image())}, headers={"Origin": origin}
+    )
     assert response.status_code == 200
     assert "access-control-allow-origin" not in response.headers
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/limits", "/metrics", "/openapi.json", "/nothing", "//v1/models"])
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/v1/limits", "/metrics", "/openapi.json", "/nothing", "//v1/models"]
+)
 @pytest.mark.parametrize(
     "authorization",
     [None, "", "Bearer", "Bearer ", f"Basic {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", TOKEN,
@@ -116,7 +140,9 @@ def test_the_own_page_is_answered(client, origin):
 )  # fmt: skip
 def test_without_the_token_nothing_is_told(standing, path, authorization):
     client = standing["with token"]
-    response = client.get(path, headers={} if authorization is None else {"Authorization": authorization})
+    response = client.get(
+        path, headers={} if authorization is None else {"Authorization": authorization}
+    )
     assert (response.status_code, code(response)) == (401, "token")
     assert response.headers["www-authenticate"] == "Bearer"
     assert client.get(f"{path}?token={TOKEN}").status_code == 401
@@ -143,14 +169,18 @@ def test_page_and_health_need_no_token(standing):
 def test_a_token_is_made_where_others_reach_the_address():
     assert choose_token(None, "127.0.0.1") is None
     assert choose_token(None, "::1") is None
-    made = [choose_token(None, address) for address in ("0.0.0.0", "192.168.1.9", "::", "fe80::1%eth0")]
+    made = [
+        choose_token(None, address) for address in ("0.0.0.0", "192.168.1.9", "::", "fe80::1%eth0")
+    ]
     assert len(set(made)) == 4
     assert all(len(token) >= 40 for token in made)
     assert choose_token(TOKEN, "127.0.0.1") == TOKEN
     assert is_loopback("127.8.8.8")
 
 
-@pytest.mark.parametrize("token", ["", "short", "sixteen letters and spaces", "sechzehn-zeichen-ä", "x" * 20 + "\n"])
+@pytest.mark.parametrize(
+    "token", ["", "short", "sixteen letters and spaces", "sechzehn-zeichen-ä", "x" * 20 + "\n"]
+)
 def test_a_token_that_is_short_or_no_header_is_refused(token):
     with pytest.raises(ConfigError, match="at least 16"):
         choose_token(token, "0.0.0.0")
@@ -171,7 +201,17 @@ def test_every_answer_carries_the_headers(start):
         client.post("/v1/segment", files={"image": encoded(image())}, headers=key),
         client.post("/v1/segment", files={"image": encoded(poisoned())}, headers=key),
     ]
-    assert [answer.status_code for answer in answers[1:]] == [200, 401, 200, 404, 405, 403, 413, 200, 500]
+    assert [answer.status_code for answer in answers[1:]] == [
+        200,
+        401,
+        200,
+        404,
+        405,
+        403,
+        413,
+        200,
+        500,
+    ]
     for answer in answers:
         for name in set(HEADERS) - {"Cache-Control"}:
             assert answer.headers[name] == HEADERS[name]
@@ -188,7 +228,15 @@ def test_the_policy_allows_no_inline_code_and_no_other_host():
 
 
 @pytest.mark.parametrize(
-    "name", ["..%2fapp.py", "%2e%2e%2fapp.py", "..%2f..%2fcli%2fserve.py", "..%5capp.py", "%00", "/etc/passwd"]
+    "name",
+    [
+        "..%2fapp.py",
+        "%2e%2e%2fapp.py",
+        "..%2f..%2fcli%2fserve.py",
+        "..%5capp.py",
+        "%00",
+        "/etc/passwd",
+    ],
 )
 def test_nothing_beside_the_page_is_served(client, name):
     response = client.get(f"/page/{name}")
@@ -229,7 +277,9 @@ def test_probes_are_answered_whatever_host_they_name(client, path):
 
 
 def test_the_refusal_of_an_origin_names_the_options_that_allow_it(client):
-    told = client.get("/v1/models", headers={"Origin": "https://box.example"}).json()["error"]["message"]
+    told = client.get("/v1/models", headers={"Origin": "https://box.example"}).json()["error"][
+        "message"
+    ]
     assert "'https://box.example'" in told
     assert "--allow-host" in told
     assert "--allow-origin" in told
@@ -246,7 +296,11 @@ def with_origin():
 
 
 def test_a_page_of_an_allowed_origin_may_ask_and_read(with_origin):
-    asked = {"Origin": APP, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    asked = {
+        "Origin": APP,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
     preflight = with_origin.begin("OPTIONS", "/v1/segment", headers=asked).result(60)
     assert preflight.status_code == 204
     assert preflight.headers["access-control-allow-origin"] == APP
@@ -283,7 +337,9 @@ def test_what_is_no_origin_is_refused_in_a_sentence(origin):
         allowed_origins([origin])
 
 
-@pytest.mark.parametrize("strips", [True, False], ids=["a proxy that strips the path", "one that passes it on"])
+@pytest.mark.parametrize(
+    "strips", [True, False], ids=["a proxy that strips the path", "one that passes it on"]
+)
 def test_below_a_root_path_everything_is_found(start, strips):
     client, root = start(root_path="/seg"), "" if strips else "/seg"
     assert client.get(f"{root}/healthz").status_code == 200
@@ -302,8 +358,15 @@ def test_without_a_root_path_the_description_names_no_server(client):
     assert "servers" not in client.get("/openapi.json").json()
 
 
-@pytest.mark.parametrize("path", ["seg", "//seg", "/a b", "/../x", "/v1", "/page/x", "/ä", "https://box.example/seg"])
+@pytest.mark.parametrize(
+    "path", ["seg", "//seg", "/a b", "/../x", "/v1", "/page/x", "/ä", "https://box.example/seg"]
+)
 def test_what_is_no_root_path_is_refused_in_a_sentence(path):
     with pytest.raises(ConfigError, match="--root-path"):
         checked_root_path(path)
-    assert [checked_root_path(good) for good in ("", "/", "/seg", "/a/b-c/")] == ["", "", "/seg", "/a/b-c"]
+    assert [checked_root_path(good) for good in ("", "/", "/seg", "/a/b-c/")] == [
+        "",
+        "",
+        "/seg",
+        "/a/b-c",
+    ]

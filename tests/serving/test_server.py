@@ -28,7 +28,9 @@ def test_a_free_port_is_taken_and_a_busy_one_refused_in_a_sentence():
             bind("127.0.0.1", port)
 
 
-@pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.7", "a" * 300, "127.0.0.1:8000", ""])
+@pytest.mark.parametrize(
+    "host", ["no.such.host.invalid", "203.0.113.7", "a" * 300, "127.0.0.1:8000", ""]
+)
 def test_an_address_that_is_not_here_is_refused_in_a_sentence(host):
     with pytest.raises(ConfigError, match=r"127\.0\.0\.1|--port"):
         bind(host, 0)
@@ -42,7 +44,10 @@ def test_masks_come_over_a_socket_on_one_connection():
 
 
 def test_a_large_body_is_refused_with_an_answer_that_arrives():
-    with running(bytes=10_000) as (address, _), httpx.Client(base_url=address, timeout=60) as client:
+    with (
+        running(bytes=10_000) as (address, _),
+        httpx.Client(base_url=address, timeout=60) as client,
+    ):
         for _ in range(2):
             response = client.post("/v1/segment", files={"image": ("a.png", bytes(30_000_000))})
             assert (response.status_code, response.json()["error"]["code"]) == (413, "bytes")
@@ -60,14 +65,19 @@ def test_an_image_whose_client_left_is_not_looked_at():
             connection.close()
         until(lambda: slots.in_use == 0)
         predictor.gate.set()
-        assert httpx.post(f"{address}/v1/segment", files=form(image()), timeout=60).status_code == 200
+        assert (
+            httpx.post(f"{address}/v1/segment", files=form(image()), timeout=60).status_code == 200
+        )
         assert predictor.seen == [1, 1]  # the one that ran when its client left, and the last
 
 
 def test_stopping_finishes_what_runs_and_refuses_what_comes():
     predictor = Gated()
     answers = []
-    with running(Served("color", predictor)) as (address, server), httpx.Client(base_url=address, timeout=60) as client:
+    with (
+        running(Served("color", predictor)) as (address, server),
+        httpx.Client(base_url=address, timeout=60) as client,
+    ):
         assert client.get("/readyz").status_code == 200
 
         def ask():
@@ -78,7 +88,9 @@ def test_stopping_finishes_what_runs_and_refuses_what_comes():
         until(lambda: predictor.seen)
         server.handle_exit(signal.SIGTERM, None)
         refusals = [client.get("/readyz"), client.post("/v1/segment", files=form(image()))]
-        assert [(answer.status_code, answer.headers["retry-after"]) for answer in refusals] == [(503, "5")] * 2
+        assert [(answer.status_code, answer.headers["retry-after"]) for answer in refusals] == [
+            (503, "5")
+        ] * 2
         predictor.gate.set()
         asking.join()
     np.testing.assert_array_equal(mask_in(answers[0].content), answer_of(image()))
@@ -98,7 +110,9 @@ def test_a_stop_ends_in_its_time_whatever_is_under_way(monkeypatch):
             server.handle_exit(signal.SIGTERM, None)
             for connection in (working, arriving):
                 assert all_of(connection).startswith(b"HTTP/1.1 503")
-        until(lambda: not slow.running and not server.service.busy)  # long before the 60 s of an answer
+        until(
+            lambda: not slow.running and not server.service.busy
+        )  # long before the 60 s of an answer
 
 
 SERVED = """
@@ -142,7 +156,9 @@ def test_sighup_while_a_model_works_on_an_image_answered_504_exits_with_0():
         try:
             port = process.stdout.readline().strip()
             assert port, process.stderr.read()
-            answer = httpx.post(f"http://127.0.0.1:{port}/v1/segment", files=form(image()), timeout=60)
+            answer = httpx.post(
+                f"http://127.0.0.1:{port}/v1/segment", files=form(image()), timeout=60
+            )
             assert answer.status_code == 504
             process.send_signal(signal.SIGHUP)
             assert (process.wait(60), process.stderr.read()) == (0, "")

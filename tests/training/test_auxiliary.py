@@ -21,7 +21,10 @@ def learning(name: str, *overrides: str) -> dict[str, bool]:
     """Whether the parameters of each auxiliary head learn under a recipe."""
     model = models.build(name.partition("_")[0], 3)
     keep_supervised_heads(model, parse_recipe(read_recipe(name), overrides))
-    return {head: all(p.requires_grad for p in module.parameters()) for head, module in model.aux_heads.items()}
+    return {
+        head: all(p.requires_grad for p in module.parameters())
+        for head, module in model.aux_heads.items()
+    }
 
 
 @pytest.mark.parametrize(("name", "overrides", "expected"), [
@@ -37,7 +40,9 @@ def test_a_head_learns_where_it_has_a_weight(name, overrides, expected):
     assert learning(name, *overrides) == expected
 
 
-@pytest.mark.parametrize(("name", "key"), [("frm-lite0", "auxiliary"), ("ddrnet-23-slim", "boundary")])
+@pytest.mark.parametrize(
+    ("name", "key"), [("frm-lite0", "auxiliary"), ("ddrnet-23-slim", "boundary")]
+)
 def test_a_weight_without_a_head_is_refused(name, key):
     with pytest.raises(ConfigError, match=rf"loss\.{key} = 0\.4: {name} has no head"):
         learning(name, f"loss.{key}=0.4")
@@ -65,7 +70,11 @@ def mined(pixels, threshold, kept):
 def test_pidnet_s_recipe_weighs_and_divides_each_loss_as_its_code_does(kept):
     labels = torch.zeros(1, *SIZE, dtype=torch.int64)
     labels[0, 3:, 5:], labels[0, :2, :4], labels[0, -1] = 2, 1, IGNORE
-    logits, aux_p, aux_d = 3 * seeded(1, 3, *SIZE), seeded(1, 3, *SIZE).flip(1), 2 + seeded(1, 1, *SIZE)
+    logits, aux_p, aux_d = (
+        3 * seeded(1, 3, *SIZE),
+        seeded(1, 3, *SIZE).flip(1),
+        2 + seeded(1, 1, *SIZE),
+    )
     weights = [0.5, 2.0, 3.0]
     recipe = parse_recipe(read_recipe("pidnet-s_cityscapes"), [f"loss.ohem_min_kept={kept}"])
     loss = build_loss(weights, recipe, models.build("pidnet-s", 3))
@@ -83,7 +92,12 @@ def test_pidnet_s_recipe_weighs_and_divides_each_loss_as_its_code_does(kept):
 
 @pytest.mark.slow
 def test_boundary_and_class_heads_move_in_a_training(tmp_path):
-    settings = ('model.name="pidnet-s"', "loss.auxiliary=0.4", "loss.boundary=20.0", "train.epochs=1")
+    settings = (
+        'model.name="pidnet-s"',
+        "loss.auxiliary=0.4",
+        "loss.boundary=20.0",
+        "train.epochs=1",
+    )
     run = trained(tmp_path / "whole", *settings)
     torch.manual_seed(0)
     begun = models.build("pidnet-s", len(run.classes)).aux_heads.state_dict()

@@ -50,9 +50,15 @@ def test_without_an_average_the_weights_themselves_are_kept():
     ("settings", "decay"),
     [
         ({"ema": 0.9}, 0.9),
-        ({"ema": 0.9, "steps": 5000, "ema_share": 0.001}, 0.8),  # 1 - 1 / 5; the share counts where both are given
+        (
+            {"ema": 0.9, "steps": 5000, "ema_share": 0.001},
+            0.8,
+        ),  # 1 - 1 / 5; the share counts where both are given
         ({"ema": 0.0, "steps": 5000, "ema_share": 1.0}, 1001 / 1010),  # warmed up still
-        ({"ema": 0.0, "steps": 5, "ema_share": 0.1}, 0.0),  # less than one step: the weights themselves
+        (
+            {"ema": 0.0, "steps": 5, "ema_share": 0.1},
+            0.0,
+        ),  # less than one step: the weights themselves
     ],
 )
 def test_the_average_keeps_its_share_of_itself_and_takes_the_rest_of_the_weights(settings, decay):

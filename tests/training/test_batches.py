@@ -19,11 +19,21 @@ from featherseg.data.pipeline.loader import start_method
 from featherseg.data.pipeline.sampling import find_class_points
 from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.training import batches, train
-from featherseg.training.batches import CLASS_POINTS, loader_workers, open_class_uniform, write_class_points
+from featherseg.training.batches import (
+    CLASS_POINTS,
+    loader_workers,
+    open_class_uniform,
+    write_class_points,
+)
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
-SETTINGS = ("data.class_uniform=0.5", "train.epochs=1", "data.val_size=1", "train.checkpoint_seconds=1e-9")
+SETTINGS = (
+    "data.class_uniform=0.5",
+    "train.epochs=1",
+    "data.val_size=1",
+    "train.checkpoint_seconds=1e-9",
+)
 
 
 class KilledAt(Silent):
@@ -53,7 +63,9 @@ def test_the_run_keeps_the_points_of_its_training_labels_in_tiles_of_the_crop(wh
     assert "locating the classes in 8 masks, to sample by class" in messages
 
 
-def test_a_killed_run_resumes_to_the_same_bits_without_looking_through_the_labels_again(whole, tmp_path):
+def test_a_killed_run_resumes_to_the_same_bits_without_looking_through_the_labels_again(
+    whole, tmp_path
+):
     run, _ = whole
     with pytest.raises(KeyboardInterrupt):
         train(request(*SETTINGS), tmp_path / "run", KilledAt(2))
@@ -76,7 +88,9 @@ def test_off_is_the_default_and_writes_nothing(tmp_path: Path):
 def test_points_that_are_missing_damaged_or_of_other_data_are_told(tmp_path: Path):
     _, recipe = request(*SETTINGS).read()
     data = open_dataset("shapes", "train", size=4)
-    with pytest.raises(RunError, match=rf"{CLASS_POINTS} cannot be read .*new run with another --out"):
+    with pytest.raises(
+        RunError, match=rf"{CLASS_POINTS} cannot be read .*new run with another --out"
+    ):
         open_class_uniform(tmp_path, recipe, data)
     write_class_points(tmp_path, recipe, data, lambda text: None)
     settings = open_class_uniform(tmp_path, recipe, data)
@@ -106,7 +120,9 @@ def test_points_that_are_missing_damaged_or_of_other_data_are_told(tmp_path: Pat
 def test_the_loader_gets_the_cores_that_there_are(monkeypatch, cores, device, asked, expected):
     monkeypatch.setattr(batches, "usable_cores", lambda: cores)
     monkeypatch.setattr(batches, "pick_device", lambda name: torch.device(device))
-    recipe = parse_recipe(read_recipe("frm-lite0"), () if asked is None else (f"data.workers={asked}",))
+    recipe = parse_recipe(
+        read_recipe("frm-lite0"), () if asked is None else (f"data.workers={asked}",)
+    )
     assert loader_workers(recipe) == expected
 
 
@@ -124,28 +140,47 @@ def test_workers_are_forked_where_a_system_can_and_the_program_says_nothing_else
 
 @pytest.mark.parametrize(
     ("program", "workers"),
-    [('featherseg.train("a", "b")', 0), ('if __name__ == "__main__":\n    featherseg.train("a", "b")', 1), (None, 0)],
+    [
+        ('featherseg.train("a", "b")', 0),
+        ('if __name__ == "__main__":\n    featherseg.train("a", "b")', 1),
+        (None, 0),
+    ],
     ids=["a script", "one that can be imported", "a notebook"],
 )
-def test_a_program_that_spawned_workers_cannot_import_gets_none(monkeypatch, tmp_path, program, workers):
+def test_a_program_that_spawned_workers_cannot_import_gets_none(
+    monkeypatch, tmp_path, program, workers
+):
     monkeypatch.setattr(batches, "usable_cores", lambda: 2)
     monkeypatch.setattr(batches, "start_method", lambda: "spawn")
     (tmp_path / "program.py").write_text(program or "")
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", program and str(tmp_path / "program.py"), raising=False)
+    monkeypatch.setattr(
+        sys.modules["__main__"], "__file__", program and str(tmp_path / "program.py"), raising=False
+    )
     assert loader_workers(parse_recipe(read_recipe("frm-lite0"))) == workers
     assert loader_workers(parse_recipe(read_recipe("frm-lite0"), ("data.workers=3",))) == 3
 
 
-def test_what_spawned_workers_cannot_be_given_is_drawn_here_or_refused_where_they_are_asked_for(monkeypatch, tmp_path):
+def test_what_spawned_workers_cannot_be_given_is_drawn_here_or_refused_where_they_are_asked_for(
+    monkeypatch, tmp_path
+):
     monkeypatch.setattr(batches, "start_method", lambda: "spawn")
     monkeypatch.setattr(batches, "loader_workers", lambda recipe: recipe.data.workers or 2)
     data, local = (Halves(8), Halves(6)), lambda image, label, rng: (image, label)
-    with pytest.raises(ConfigError, match=r"data\.workers = 1: on this system .*lambda.* or leave data\.workers out"):
+    with pytest.raises(
+        ConfigError,
+        match=r"data\.workers = 1: on this system .*lambda.* or leave data\.workers out",
+    ):
         featherseg.train(
-            own_model(), data, out=tmp_path / "run", augment=local, settings={**OWN_SETTINGS, "data.workers": 1}
+            own_model(),
+            data,
+            out=tmp_path / "run",
+            augment=local,
+            settings={**OWN_SETTINGS, "data.workers": 1},
         )
     assert not (tmp_path / "run").exists()
-    settings = {key: value for key, value in OWN_SETTINGS.items() if key != "data.workers"} | {"train.epochs": 1}
+    settings = {key: value for key, value in OWN_SETTINGS.items() if key != "data.workers"} | {
+        "train.epochs": 1
+    }
     featherseg.train(own_model(), data, out=tmp_path / "run", augment=local, settings=settings)
     assert (tmp_path / "run" / "weights.safetensors").is_file()
 
@@ -160,6 +195,13 @@ def test_a_script_that_cannot_be_imported_trains_with_either_way_of_workers(tmp_
         "settings = {key: value for key, value in SETTINGS.items() if key != 'data.workers'}\n"
         f"featherseg.train(own_model(), (Halves(8), Halves(6)), out={str(tmp_path / 'run')!r}, settings=settings)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
-    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, (tmp_path / "run" / "weights.safetensors").is_file()) == (0, True), done.stderr
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
+    }
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, (tmp_path / "run" / "weights.safetensors").is_file()) == (0, True), (
+        done.stderr
+    )

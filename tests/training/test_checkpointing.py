@@ -26,7 +26,10 @@ def test_gradients_and_running_statistics_stay_to_the_bit_in_less_memory(name):
     plain = models.build(name, 3).train().to(memory_format=torch.channels_last)
     again, peaks = copy.deepcopy(plain), []
     checkpoint_blocks(again)
-    batch = torch.randint(0, 256, (2, 3, 96, 128), dtype=torch.uint8), torch.zeros(2, 96, 128, dtype=torch.uint8)
+    batch = (
+        torch.randint(0, 256, (2, 3, 96, 128), dtype=torch.uint8),
+        torch.zeros(2, 96, 128, dtype=torch.uint8),
+    )
     for model in (plain, again):
         torch.manual_seed(1)
         with LiveBytes() as live:
@@ -41,7 +44,9 @@ def test_gradients_and_running_statistics_stay_to_the_bit_in_less_memory(name):
 
 
 @pytest.mark.parametrize(
-    "names", [ONE_OF_EACH, pytest.param(tuple(models.MODELS), marks=pytest.mark.slow)], ids=["quick", "all"]
+    "names",
+    [ONE_OF_EACH, pytest.param(tuple(models.MODELS), marks=pytest.mark.slow)],
+    ids=["quick", "all"],
 )
 def test_every_backbone_of_the_catalogue_has_blocks(names):
     for name in {models.entry(name).backbone: name for name in names}.values():

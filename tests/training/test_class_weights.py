@@ -10,7 +10,15 @@ import pytest
 import torch
 from support.models.color_model import CLASSES, ColorModel
 from support.models.own_objects import SETTINGS, Halves, own_model
-from support.models.small_training import Killed, KilledAt, Silent, equal_state, outcome, request, trained
+from support.models.small_training import (
+    Killed,
+    KilledAt,
+    Silent,
+    equal_state,
+    outcome,
+    request,
+    trained,
+)
 
 import featherseg
 from featherseg.core.errors import ConfigError, DataError
@@ -69,7 +77,10 @@ class Colors:
 
 def test_every_share_is_scored_as_a_loop_over_pixels_scores_it():
     logs = np.array([40.0, -25.0, 0.0])
-    data, weights = Colors(3, -0.75 * logs), [*np.exp(logs[:2]), 0.0]  # of a class without pixels nothing is undone
+    data, weights = (
+        Colors(3, -0.75 * logs),
+        [*np.exp(logs[:2]), 0.0],
+    )  # of a class without pixels nothing is undone
     runtime = TorchRuntime(ColorModel().eval(), CLASSES, name="color", device="cpu")
     total, counts = score_shares(runtime, data, weights, 0.25)
     assert set(counts) == set(SHARES)
@@ -85,7 +96,10 @@ def test_every_share_is_scored_as_a_loop_over_pixels_scores_it():
 
 
 def test_a_label_that_is_no_class_is_told_with_its_image():
-    data, runtime = Colors(2, 0), TorchRuntime(ColorModel().eval(), CLASSES, name="color", device="cpu")
+    data, runtime = (
+        Colors(2, 0),
+        TorchRuntime(ColorModel().eval(), CLASSES, name="color", device="cpu"),
+    )
     data.labels[1, 3, 3] = 7
     with pytest.raises(DataError, match="colors, image '1': "):
         score_shares(runtime, data, [1.0, 2.0, 3.0], 0.0)
@@ -95,14 +109,18 @@ def scored(accuracies):
     """The counts of images of one class, of whose 100,000 pixels such parts are hit; the rest is called another."""
     hits = np.round(100_000 * np.asarray(accuracies)).astype(int)
     nothing, missed = np.zeros_like(hits), 100_000 - hits
-    return np.stack([[hits + missed, nothing], [hits, nothing], [hits, missed]]).transpose(2, 0, 1)  # (N, 3, 2)
+    return np.stack([[hits + missed, nothing], [hits, nothing], [hits, missed]]).transpose(
+        2, 0, 1
+    )  # (N, 3, 2)
 
 
 def test_of_shares_that_are_near_to_the_best_the_smallest_is_taken():
     rng, clusters = np.random.default_rng(0), clusters_of([f"{i}" for i in range(40)])
     base, own = rng.uniform(0.5, 0.7, 40), rng.normal(0, 0.02, 40)
     gains = {0.25: 0.099, 0.5: 0.1, 0.75: 0.1}
-    shares = {0.0: scored(base)} | {share: scored(base + own + gain) for share, gain in gains.items()}
+    shares = {0.0: scored(base)} | {
+        share: scored(base + own + gain) for share, gain in gains.items()
+    }
     assert best_share(shares, clusters) == 0.25
     assert best_share(shares | {1.0: scored(base + own + 0.2)}, clusters) == 1.0
 
@@ -110,10 +128,16 @@ def test_of_shares_that_are_near_to_the_best_the_smallest_is_taken():
 def test_nothing_is_undone_where_the_images_do_not_show_a_gain():
     rng, keys = np.random.default_rng(0), [f"drive_{i:05}" for i in range(60)]
     base = rng.uniform(0.5, 0.7, 60)
-    unrelated, alike = rng.normal(0.02, 0.02, 60), 0.02 + 0.02 * np.sin(np.arange(60) / 12)  # the same gain in all
+    unrelated, alike = (
+        rng.normal(0.02, 0.02, 60),
+        0.02 + 0.02 * np.sin(np.arange(60) / 12),
+    )  # the same gain in all
 
     def best(gain, count=60):
-        return best_share({0.0: scored(base[:count]), 0.5: scored((base + gain)[:count])}, clusters_of(keys[:count]))
+        return best_share(
+            {0.0: scored(base[:count]), 0.5: scored((base + gain)[:count])},
+            clusters_of(keys[:count]),
+        )
 
     assert best(unrelated) == 0.5
     assert best(-unrelated) == 0.0
@@ -131,12 +155,18 @@ def test_only_the_bias_of_the_classes_changes():
 
 
 def train_spotted(out, undo, reporter=None, resume=False):
-    settings = SETTINGS | {"loss.class_weights": WEIGHTS, "loss.undo_class_weights": undo, "train.keep": "last"}
+    settings = SETTINGS | {
+        "loss.class_weights": WEIGHTS,
+        "loss.undo_class_weights": undo,
+        "train.keep": "last",
+    }
     settings |= {"train.checkpoint_seconds": 1e-6}
     model = own_model()
     model.class_bias = "layers.4.bias"
     data = Spotted(8), Spotted(40)
-    return featherseg.train(model, data, out=out, settings=settings, resume=resume, report=False, progress=reporter)
+    return featherseg.train(
+        model, data, out=out, settings=settings, resume=resume, report=False, progress=reporter
+    )
 
 
 def trained_state(run):
@@ -154,15 +184,22 @@ def test_the_share_that_is_best_on_validation_images_is_kept_and_scored_as_it_is
     assert share > 0
     assert last["val_miou"] > before["val_miou"] + 0.05
     assert "class_weights_undone" not in before
-    assert equal_state(trained_state(run), trained_state(plain))  # what trains on knows nothing of it
-    assert (bias_of(plain) - bias_of(run)).tolist() == pytest.approx((share * np.log(WEIGHTS)).tolist(), abs=1e-6)
+    assert equal_state(
+        trained_state(run), trained_state(plain)
+    )  # what trains on knows nothing of it
+    assert (bias_of(plain) - bias_of(run)).tolist() == pytest.approx(
+        (share * np.log(WEIGHTS)).tolist(), abs=1e-6
+    )
     assert evaluate(open_runtime(run), Spotted(40)).miou == last["val_miou"]
 
 
 def test_a_run_that_was_killed_undoes_the_same(tmp_path):
     reporter = Silent()
     whole = train_spotted(tmp_path / "whole", "auto", reporter)
-    assert any(re.search(r"\d+% of the class weights are undone .*: mIoU", text) for text in reporter.messages)
+    assert any(
+        re.search(r"\d+% of the class weights are undone .*: mIoU", text)
+        for text in reporter.messages
+    )
     with pytest.raises(Killed):
         train_spotted(tmp_path / "killed", "auto", KilledAt(17))
     resumed = train_spotted(tmp_path / "killed", "auto", resume=True)
@@ -172,32 +209,51 @@ def test_a_run_that_was_killed_undoes_the_same(tmp_path):
 
 def test_a_share_that_is_given_is_undone(tmp_path):
     given, none = (train_spotted(tmp_path / str(share), share) for share in (0.4, 0.0))
-    assert (bias_of(none) - bias_of(given)).tolist() == pytest.approx((0.4 * np.log(WEIGHTS)).tolist(), abs=1e-6)
+    assert (bias_of(none) - bias_of(given)).tolist() == pytest.approx(
+        (0.4 * np.log(WEIGHTS)).tolist(), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("both", [True, False])
 def test_images_that_are_trained_on_tell_no_share(both, tmp_path):
-    splits = ('data.train_split=["train", "val"]',) if both else ("data.train_split=val", "data.val_size=8")
+    splits = (
+        ('data.train_split=["train", "val"]',)
+        if both
+        else ("data.train_split=val", "data.val_size=8")
+    )
     reporter, weights = Silent(), "loss.class_weights=auto"
-    short = request(*splits, weights, "loss.undo_class_weights=auto", "train.epochs=1", "train.validations=1")
+    short = request(
+        *splits, weights, "loss.undo_class_weights=auto", "train.epochs=1", "train.validations=1"
+    )
     run = train(short, tmp_path / "run", reporter)
     assert run.recipe.loss.undo_class_weights == 0
-    assert any("the kept weights undo nothing of the class weights" in message for message in reporter.messages)
+    assert any(
+        "the kept weights undo nothing of the class weights" in message
+        for message in reporter.messages
+    )
     train(short, tmp_path / "run", Silent(), resume=True)  # the same recipe, which says "auto"
 
 
 def test_what_cannot_be_undone_is_refused_or_told(tmp_path):
-    with pytest.raises(ConfigError, match=r"undo_class_weights = 0\.5: there are none, as loss\.class_weights is"):
+    with pytest.raises(
+        ConfigError, match=r"undo_class_weights = 0\.5: there are none, as loss\.class_weights is"
+    ):
         trained(tmp_path / "run", "loss.undo_class_weights=0.5")
-    with pytest.raises(ConfigError, match=r"loss\.undo_class_weights does not apply to panoptic models"):
+    with pytest.raises(
+        ConfigError, match=r"loss\.undo_class_weights does not apply to panoptic models"
+    ):
         trained(tmp_path / "run", "model.name=tiny-panoptic", "loss.undo_class_weights=auto")
     settings = SETTINGS | {"loss.class_weights": WEIGHTS, "train.epochs": 1}
     own = {"recipe": own_model(), "data": (Halves(4), Halves(2)), "out": tmp_path / "run"}
-    with pytest.raises(ConfigError, match=r"TwoStrides names no bias of its classes \(class_bias\)\. Leave it out"):
+    with pytest.raises(
+        ConfigError, match=r"TwoStrides names no bias of its classes \(class_bias\)\. Leave it out"
+    ):
         featherseg.train(**own, settings=settings | {"loss.undo_class_weights": 0.5})
     assert not (tmp_path / "run").exists()
     reporter = Silent()
-    featherseg.train(**own, settings=settings | {"loss.undo_class_weights": "auto"}, progress=reporter)
+    featherseg.train(
+        **own, settings=settings | {"loss.undo_class_weights": "auto"}, progress=reporter
+    )
     assert any("so that its kept weights undo nothing" in message for message in reporter.messages)
 
 
@@ -205,7 +261,9 @@ def test_a_class_in_no_training_mask_is_told():
     recipe = parse_recipe(read_recipe("frm-lite0"), ["loss.undo_class_weights=0"])
     said, data = [], Halves(2)
     data.classes = (*Halves.classes, CLASSES[1])
-    assert [weight > 0 for weight in resolve_class_weights(recipe, data, ColorModel(), said.append)] == [
+    assert [
+        weight > 0 for weight in resolve_class_weights(recipe, data, ColorModel(), said.append)
+    ] == [
         True,
         True,
         False,

@@ -23,7 +23,9 @@ class HeadAt(Silent):
     def step(self, step, steps, record):
         super().step(step, steps, record)
         if (self.out / "last.ckpt").is_file():
-            self.heads.append(torch.load(self.out / "last.ckpt", weights_only=True)["state_dict"][HEAD])
+            self.heads.append(
+                torch.load(self.out / "last.ckpt", weights_only=True)["state_dict"][HEAD]
+            )
 
 
 def test_the_embedding_head_learns_and_is_passed_on_nowhere(tmp_path):

@@ -58,7 +58,9 @@ def twelve(grey):
 
 def asked(data, *overrides):
     sizes = [text for text in SMALL if not text.startswith(("data.train_size", "data.val_size"))]
-    return Request("frm-lite0", str(data), overrides=("model.name=tiny", *sizes, *STEPS, *overrides))
+    return Request(
+        "frm-lite0", str(data), overrides=("model.name=tiny", *sizes, *STEPS, *overrides)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,9 @@ def runs(tmp_path_factory):
 def test_a_12_bit_copy_of_an_8_bit_set_trains_to_the_same_bits(runs):
     (first, *_), (second, *_) = runs[8], runs[12]
     assert (first.info.image_range, second.info.image_range) == (None, 4096)
-    rows = [[(r["loss"], r.get("val_miou")) for r in run.metrics().values()] for run in (first, second)]
+    rows = [
+        [(r["loss"], r.get("val_miou")) for r in run.metrics().values()] for run in (first, second)
+    ]
     assert rows[0] == rows[1]
     assert any("below 4,096 of 65,536" in text for text in runs[12][2])
     assert not any("65,536" in text for text in runs[8][2])
@@ -85,11 +89,19 @@ def test_predict_and_evaluate_apply_the_range_of_the_run(runs, caplog):
     (first, data8, _), (second, data12, _) = runs[8], runs[12]
     file = "images/p7.png"
     with caplog.at_level(logging.WARNING):
-        masks = [featherseg.Predictor(run)(data / file) for run, data in ((first, data8), (second, data12))]
+        masks = [
+            featherseg.Predictor(run)(data / file)
+            for run, data in ((first, data8), (second, data12))
+        ]
     assert not caplog.records
     assert np.array_equal(masks[0].probabilities(), masks[1].probabilities())
-    assert np.array_equal(*(np.asarray(mask.overlay(0)) for mask in masks))  # a view of 12 bits is not black
-    scores = [evaluate(open_runtime(run), open_dataset(str(data), "val")) for run, data, _ in runs.values()]
+    assert np.array_equal(
+        *(np.asarray(mask.overlay(0)) for mask in masks)
+    )  # a view of 12 bits is not black
+    scores = [
+        evaluate(open_runtime(run), open_dataset(str(data), "val"))
+        for run, data, _ in runs.values()
+    ]
     assert scores[0].miou == scores[1].miou
 
 
@@ -143,8 +155,21 @@ def test_a_12_bit_copy_scores_within_two_points_with_the_augmentation_of_the_rec
     best = []
     for name, scale in (("eight", eight), ("twelve", twelve)):
         data = write_set(tmp_path / name, scale, images=12)
-        overrides = ("train.steps=40", f"train.seed={seed}", "data.workers=0", "train.precision=fp32")
-        run = train(Request("frm-lite0-light", str(data), overrides=overrides), tmp_path / f"{name}-run", Silent())
-        best.append(max(row["val_miou"] for row in run.metrics().values() if row.get("val_miou") is not None))
+        overrides = (
+            "train.steps=40",
+            f"train.seed={seed}",
+            "data.workers=0",
+            "train.precision=fp32",
+        )
+        run = train(
+            Request("frm-lite0-light", str(data), overrides=overrides),
+            tmp_path / f"{name}-run",
+            Silent(),
+        )
+        best.append(
+            max(
+                row["val_miou"] for row in run.metrics().values() if row.get("val_miou") is not None
+            )
+        )
     assert min(best) > 0.85
     assert abs(best[0] - best[1]) < 0.02

@@ -48,15 +48,23 @@ def test_classes_with_equal_names_keep_their_rows(small_run):
 
 
 def test_terms_of_weights_that_restrict_their_use_go_on_with_them(tmp_path, small_run):
-    source, terms = shutil.copytree(small_run.path, tmp_path / "source"), "CC BY-NC 4.0, no commercial use"
+    source, terms = (
+        shutil.copytree(small_run.path, tmp_path / "source"),
+        "CC BY-NC 4.0, no commercial use",
+    )
     write_info(source, open_run(source).info.model_copy(update={"licence": terms}))
     run = train(request("train.epochs=1", init=str(source)), tmp_path / "tuned", Silent())
     assert run.licence == f"Apache-2.0; its starting weights: {terms}"
-    assert (run.info.loaded["licence"], run.info.loaded["sha256"]) == (terms, file_digest(source / WEIGHTS))
+    assert (run.info.loaded["licence"], run.info.loaded["sha256"]) == (
+        terms,
+        file_digest(source / WEIGHTS),
+    )
     assert "license: other" in (run.path / "card.md").read_text().splitlines()
 
     # Those of the data already say it; a teacher's go on as well; what is free adds nothing
-    teacher = TeacherRow(name="t", model="tiny", weights="", outputs=64 * "0", licence="for research only")
+    teacher = TeacherRow(
+        name="t", model="tiny", weights="", outputs=64 * "0", licence="for research only"
+    )
     assert terms_of(terms, {"licence": terms}, []) == terms
     assert terms_of("MIT", {}, [teacher]) == "MIT; its teacher: for research only"
     assert terms_of("MIT", {"licence": "Apache-2.0"}, []) == "MIT"
@@ -73,11 +81,15 @@ def test_without_a_common_class_the_classifier_starts_anew(small_run):
 @pytest.mark.parametrize("prefix", ["", "net.", "module."])
 def test_a_bare_checkpoint_is_read_under_its_wrappers_names(tmp_path, prefix):
     source, model = build_model(seed=2), build_model()
-    save_file({f"{prefix}{k}": v for k, v in source.state_dict().items()}, tmp_path / "w.safetensors")
+    save_file(
+        {f"{prefix}{k}": v for k, v in source.state_dict().items()}, tmp_path / "w.safetensors"
+    )
     table = carry_over(model, str(tmp_path / "w.safetensors"), SETTINGS, OTHERS)
     assert torch.equal(model.classifier.weight, source.classifier.weight)
     assert table.reinitialised == []
-    assert "  classes taken in their order, as the file names none: lorry, car, road" in table.lines()
+    assert (
+        "  classes taken in their order, as the file names none: lorry, car, road" in table.lines()
+    )
 
 
 def test_the_authors_backbone_alone_can_be_carried_over():
@@ -126,7 +138,9 @@ def test_an_official_file_of_a_whole_model_is_carried_over_with_its_head(tmp_pat
 @pytest.mark.parametrize("prefix", ["model.", "module.", "module.model.", "_orig_mod.module."])
 def test_so_it_is_under_its_wrappers_names_and_beside_what_a_loss_kept(tmp_path, prefix):
     official = numbered("cgrseg_t")
-    state = {f"{prefix}{key}": value for key, value in official.items()} | {"loss.criterion.weight": torch.ones(2)}
+    state = {f"{prefix}{key}": value for key, value in official.items()} | {
+        "loss.criterion.weight": torch.ones(2)
+    }
     torch.save(state, tmp_path / "best.pt")
     model = models.build("cgrseg-t", 2)
     table = carry_over(model, str(tmp_path / "best.pt"), ModelTable(name="cgrseg-t"), OTHERS[:2])
@@ -140,13 +154,21 @@ def test_imagenet_weights_for_other_channels_keep_the_model_s_own_options(monkey
 
     def load(backbone, name):
         first = backbone.get_submodule(backbone.first_convolution)
-        seen.append((name, first.in_channels, {m.how for m in backbone.modules() if isinstance(m, PositionBias)}))
+        seen.append(
+            (
+                name,
+                first.in_channels,
+                {m.how for m in backbone.modules() if isinstance(m, PositionBias)},
+            )
+        )
         return {"file": f"{name}.pth"}
 
     monkeypatch.setattr(initialisation, "load_pretrained", load)
     options = {"position_resize": "two-dimensional"}
     recipe = parse_recipe(read_recipe("cgrseg-t"))
-    recipe = recipe.model_copy(update={"model": ModelTable(name="cgrseg-t", pretrained=True, **options)})
+    recipe = recipe.model_copy(
+        update={"model": ModelTable(name="cgrseg-t", pretrained=True, **options)}
+    )
     model = models.build("cgrseg-t", 2, channels=4, options=options)
     initialisation.starting_weights(model, recipe, None, OTHERS[:2])
     assert seen == [("efficientformerv2-s1", 3, {"two-dimensional"})]

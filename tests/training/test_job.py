@@ -47,7 +47,14 @@ def test_a_run_folder_holds_what_it_should(small_run):
         "curve.svg",
     } <= names
     assert sorted(small_run.metrics()) == [1, 2, 3, 4]
-    assert small_run.metrics()[4].keys() >= {"step", "loss", "lr", "val_miou", "val_iou", "val_pixel_accuracy"}
+    assert small_run.metrics()[4].keys() >= {
+        "step",
+        "loss",
+        "lr",
+        "val_miou",
+        "val_iou",
+        "val_pixel_accuracy",
+    }
     assert "`tiny`" in (small_run.path / "card.md").read_text()
 
 
@@ -61,27 +68,53 @@ def test_scoring_the_run_again_gives_the_logged_figure_to_the_bit(small_run):
 
 
 def test_validation_looks_at_the_recipe_s_test_size_and_so_does_whoever_scores_the_run(tmp_path):
-    settings = ("model.name=frm-lite0", "augment.photometric=true", "loss.mean=all", "train.epochs=1")
-    run = trained(tmp_path / "run", *settings, "augment.resize=[80, 120]", "data.test_resize=[48, 200]")
+    settings = (
+        "model.name=frm-lite0",
+        "augment.photometric=true",
+        "loss.mean=all",
+        "train.epochs=1",
+    )
+    run = trained(
+        tmp_path / "run", *settings, "augment.resize=[80, 120]", "data.test_resize=[48, 200]"
+    )
     (logged,) = (r["val_miou"] for r in run.metrics().values() if r.get("val_miou") is not None)
     runtime, data = open_runtime(run), open_dataset("shapes", "val", size=2)
     assert runtime.test_resize == (48, 200)
-    assert evaluate(runtime, data).miou == evaluate(runtime, data, InferenceSettings(resize=(48, 200))).miou == logged
+    assert (
+        evaluate(runtime, data).miou
+        == evaluate(runtime, data, InferenceSettings(resize=(48, 200))).miou
+        == logged
+    )
     assert evaluate(runtime, data, InferenceSettings()).miou != logged
 
 
 def test_where_images_are_resized_the_crop_that_is_left_open_is_of_what_they_become(tmp_path):
     small = [text for text in SMALL if "crop" not in text]
-    settings = ("model.name=tiny", *small, "train.epochs=1", "augment.resize=[60, 200]", "data.test_resize=[60, 200]")
-    run = train(Request("frm-lite0", overrides=settings), tmp_path / "run", Silent())  # images of 256x512
+    settings = (
+        "model.name=tiny",
+        *small,
+        "train.epochs=1",
+        "augment.resize=[60, 200]",
+        "data.test_resize=[60, 200]",
+    )
+    run = train(
+        Request("frm-lite0", overrides=settings), tmp_path / "run", Silent()
+    )  # images of 256x512
     assert run.recipe.augment.crop == (60, 120)
 
 
 def test_training_on_smaller_images_than_it_validates_is_told(tmp_path):
-    sizes = {"both": ("[60,200]", "[60,200]"), "one": ("[60,200]", None), "same": ("[256,512]", None)}
+    sizes = {
+        "both": ("[60,200]", "[60,200]"),
+        "one": ("[60,200]", None),
+        "same": ("[256,512]", None),
+    }
     told = {}
     for name, (train_size, test_size) in sizes.items():
-        settings = [f"augment.resize={train_size}", *([f"data.test_resize={test_size}"] if test_size else [])]
+        settings = [
+            f"augment.resize={train_size}",
+            *([f"data.test_resize={test_size}"] if test_size else []),
+        ]
         trained(tmp_path / name, "train.epochs=1", *settings, reporter=(said := Silent()))
         told[name] = [text for text in said.messages if "test_resize" in text]
     assert told == {
@@ -138,10 +171,22 @@ def test_an_existing_folder_is_never_overwritten(small_run, tmp_path):
         ({"data": "camvid"}, FeathersegError, "--data-root"),
         ({"overrides": ("train.device=cuda:7",)}, DeviceError, "cuda:7"),
         ({"overrides": ("train.device=cpu", "train.precision=fp16")}, ConfigError, "needs a GPU"),
-        ({"overrides": ("train.devices=2", "train.batch_size=3", "train.device=cpu")}, ConfigError, "multiple of 2"),
+        (
+            {"overrides": ("train.devices=2", "train.batch_size=3", "train.device=cpu")},
+            ConfigError,
+            "multiple of 2",
+        ),
         ({"overrides": ("loss.class_weights=[1.0, 2.0]",)}, ConfigError, "8 classes"),
-        ({"overrides": ("data.split_by=image",)}, ConfigError, "data.split_by: shapes has no splits by fraction"),
-        ({"overrides": ("train.groups=mmseg",)}, ConfigError, "EfficientNetLite. Use train.groups = 'structure'"),
+        (
+            {"overrides": ("data.split_by=image",)},
+            ConfigError,
+            "data.split_by: shapes has no splits by fraction",
+        ),
+        (
+            {"overrides": ("train.groups=mmseg",)},
+            ConfigError,
+            "EfficientNetLite. Use train.groups = 'structure'",
+        ),
         ({"overrides": ("data.train_split=training",)}, FeathersegError, "Did you mean 'train'"),
         ({"init": "no/such/run"}, RunError, "no run folder"),
         ({"init": "no/such/weights.pth"}, FeathersegError, "no weights at"),
@@ -184,7 +229,12 @@ def test_patience_ends_a_run_early(tmp_path):
     run = trained(tmp_path / "run", "train.epochs=5", "train.lr=1e-12", "train.patience=2")
     assert max(run.metrics()) < 10
     reporter = Silent()
-    train(request("train.epochs=5", "train.lr=1e-12", "train.patience=2"), run.path, reporter, resume=True)
+    train(
+        request("train.epochs=5", "train.lr=1e-12", "train.patience=2"),
+        run.path,
+        reporter,
+        resume=True,
+    )
     assert "finished" in reporter.messages[0]
 
 
@@ -199,20 +249,27 @@ def test_keep_last_holds_the_last_weights_and_average_differs_from_them(tmp_path
 def test_the_automatic_batch_size_is_written_into_the_run_and_the_rates_follow_it(tmp_path):
     said = Silent()
     run = train(
-        request("train.batch_size=auto", "train.epochs=1", "train.schedule=stable", "data.train_size=80"),
+        request(
+            "train.batch_size=auto", "train.epochs=1", "train.schedule=stable", "data.train_size=80"
+        ),
         tmp_path / "run",
         said,
     )
     assert (run.recipe.train.batch_size, run.recipe.train.lr_batch_size) == (16, 4)
     assert run.metrics()[1]["lr"] == pytest.approx(2 * run.recipe.train.lr)
     assert any(
-        f"steps have 16 images: learns at 2 times train.lr = {run.recipe.train.lr:g}" in m for m in said.messages
+        f"steps have 16 images: learns at 2 times train.lr = {run.recipe.train.lr:g}" in m
+        for m in said.messages
     )
 
 
 def test_precision_bf16_and_accumulation_train(tmp_path):
     run = trained(
-        tmp_path / "run", "train.precision=bf16", "train.accumulate=2", "train.optimizer=sgd", "train.epochs=1"
+        tmp_path / "run",
+        "train.precision=bf16",
+        "train.accumulate=2",
+        "train.optimizer=sgd",
+        "train.epochs=1",
     )
     assert sorted(run.metrics()) == [1]
     assert np.isfinite(run.metrics()[1]["loss"])
@@ -243,7 +300,9 @@ def test_weights_of_other_classes_are_refused(small_run, tmp_path):
     shutil.copytree(small_run.path, copy)
     values = json.loads((copy / "resolved.json").read_text())
     (copy / "resolved.json").write_text(json.dumps(values | {"classes": values["classes"][:3]}))
-    with pytest.raises(WeightsError, match=r"classifier.weight: found \(8, 16, 1, 1\), expected \(3, 16, 1, 1\)"):
+    with pytest.raises(
+        WeightsError, match=r"classifier.weight: found \(8, 16, 1, 1\), expected \(3, 16, 1, 1\)"
+    ):
         _ = load_run(copy).model
 
 
@@ -257,7 +316,9 @@ def test_a_run_is_found_by_name(small_run, monkeypatch):
 
 def test_masks_with_a_single_class_are_refused_as_there_is_nothing_to_learn(tmp_path):
     toml = write_yard(tmp_path / "yard", 4, "train = 0.5\nval = 0.5")
-    text = toml.read_text().replace('"ground", "box"', '"box"').replace('0 = "ground"', '0 = "ignore"')
+    text = (
+        toml.read_text().replace('"ground", "box"', '"box"').replace('0 = "ground"', '0 = "ignore"')
+    )
     toml.write_text(text)
     sentence = r"yard has one class, box, which every pixel then is: .* class of their own, such as background"
     with pytest.raises(ConfigError, match=sentence):
@@ -297,7 +358,9 @@ def test_a_wrong_mask_value_met_while_training_is_one_sentence(tmp_path, workers
     ],
 )
 def test_a_validation_that_fell_is_told_with_what_helps(scores, said):
-    metrics = {10 * n: {"loss": 1.0, "val_miou": score} for n, score in enumerate(scores, 1)} | {35: {"loss": 0.1}}
+    metrics = {10 * n: {"loss": 1.0, "val_miou": score} for n, score in enumerate(scores, 1)} | {
+        35: {"loss": 0.1}
+    }
     found = overfitting(metrics, "best")
     assert (found is None) == (said is None)
     if said:
@@ -308,7 +371,11 @@ def test_a_validation_that_fell_is_told_with_what_helps(scores, said):
 
 
 def test_a_panoptic_run_is_judged_by_pq_as_its_weights_are():
-    metrics = {n: {"val_miou": miou, "val_pq": pq} for n, (miou, pq) in enumerate([(0.6, 0.3), (0.5, 0.4)])}
+    metrics = {
+        n: {"val_miou": miou, "val_pq": pq} for n, (miou, pq) in enumerate([(0.6, 0.3), (0.5, 0.4)])
+    }
     assert overfitting(metrics, "best") is None
     metrics[2] = {"val_miou": 0.7, "val_pq": 0.2}
-    assert "validation PQ was 40.00 % at step 1 and 20.00 % at the end" in overfitting(metrics, "best")
+    assert "validation PQ was 40.00 % at step 1 and 20.00 % at the end" in overfitting(
+        metrics, "best"
+    )

@@ -40,7 +40,10 @@ LISTS = {"train": range(4), "val": range(4, 6), "test": range(6, 9)}
 def make(folder, lists=LISTS, seed=0):
     rng = np.random.default_rng(seed)
     for number in range(9):
-        for kind, pixels in (("images", rng.integers(0, 256, (64, 96, 3))), ("masks", rng.integers(0, 3, (64, 96)))):
+        for kind, pixels in (
+            ("images", rng.integers(0, 256, (64, 96, 3))),
+            ("masks", rng.integers(0, 3, (64, 96))),
+        ):
             (folder / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(folder / kind / f"{number}.png")
     (folder / "dataset.toml").write_text(TOML)
@@ -110,7 +113,9 @@ def test_images_and_masks_that_changed_since_are_named(moved, split, kind, numbe
 def test_images_that_came_or_went_and_values_that_mean_another_are_named(moved):
     (moved / "yard/test.txt").write_text("6\n7\n")
     text = (moved / "yard/dataset.toml").read_text()
-    (moved / "yard/dataset.toml").write_text(text.replace("1 =", "x =").replace("2 =", "1 =").replace("x =", "2 ="))
+    (moved / "yard/dataset.toml").write_text(
+        text.replace("1 =", "x =").replace("2 =", "1 =").replace("x =", "2 =")
+    )
     assert notes(moved, "test") == [
         "since the training: [map] 1 was path, is plant",
         "since the training: [map] 2 was plant, is path",
@@ -122,7 +127,8 @@ def test_an_image_of_the_training_is_no_test_under_whatever_name(moved):
     shutil.copy(moved / "yard/images/2.png", moved / "yard/images/7.png")
     before = sorted(path.name for path in (moved / "run").iterdir())
     with pytest.raises(
-        DataError, match=r"trained on 1 of these 3 images: 7 \(there 2\)\. So they are no test\. .*--fix"
+        DataError,
+        match=r"trained on 1 of these 3 images: 7 \(there 2\)\. So they are no test\. .*--fix",
     ):
         notes(moved, "test")
     assert sorted(path.name for path in (moved / "run").iterdir()) == before  # no look was counted
@@ -137,7 +143,9 @@ def test_other_data_with_images_of_the_training_are_no_test_either(moved, tmp_pa
     shutil.copy(moved / "yard/images/0.png", other / "images/6.png")
     with pytest.raises(DataError, match=r"trained on 1 of these 3 images: 6 \(there 0\)"):
         notes(moved, "test", str(other))
-    with pytest.raises(DataError, match="So they are no test"):  # as a dataset that is opened already
+    with pytest.raises(
+        DataError, match="So they are no test"
+    ):  # as a dataset that is opened already
         notes(moved, "test", featherseg.data.open_dataset(str(other), "test"))
     (other / "val.txt").write_text("6\n7\n")
     assert len(notes(moved, "val", str(other))) == 1
@@ -146,7 +154,9 @@ def test_other_data_with_images_of_the_training_are_no_test_either(moved, tmp_pa
 def test_compare_counts_images_of_the_training_under_other_names(moved, tmp_path):
     other = make(tmp_path / "other", seed=1)
     run = load_run(str(moved / "run"))
-    candidate = Candidate("run", run.path, open_runtime(run, "cpu"), run, model="one", label="one", init="scratch")
+    candidate = Candidate(
+        "run", run.path, open_runtime(run, "cpu"), run, model="one", label="one", init="scratch"
+    )
     labelled = LabelledImages(str(other), "test")
     assert learned_from(run, labelled.open(), labelled) == {}
     shutil.copy(moved / "yard/images/3.png", other / "images/8.png")
@@ -158,7 +168,9 @@ def test_compare_counts_images_of_the_training_under_other_names(moved, tmp_path
 
 def test_a_changed_test_split_does_not_keep_a_run_from_going_on(moved):
     (moved / "yard/masks/6.png").write_bytes((moved / "yard/masks/7.png").read_bytes())
-    run = train(request("train.epochs=1", data=str(moved / "yard")), moved / "run", Silent(), resume=True)
+    run = train(
+        request("train.epochs=1", data=str(moved / "yard")), moved / "run", Silent(), resume=True
+    )
     assert run.path == moved / "run"
 
 
@@ -173,14 +185,22 @@ def test_a_training_on_images_of_its_validation_says_so(tmp_path):
     shutil.copy(data / "images/1.png", data / "images/5.png")
     reporter = Silent()
     run = train(request("train.epochs=1", data=str(data)), tmp_path / "run", reporter)
-    assert [text for text in reporter.messages if text == "1 image of yard val is trained on too: 5 (there 1)"]
+    assert [
+        text
+        for text in reporter.messages
+        if text == "1 image of yard val is trained on too: 5 (there 1)"
+    ]
     assert [note for note in notes(tmp_path, "val") if "trained on 1 of these 2" in note]
     assert run.path.is_dir()
 
 
 def test_a_score_on_all_images_names_none_that_the_training_left_out(tmp_path):
     data = make(tmp_path / "yard")
-    train(request("train.epochs=1", "data.val_size=1", "data.train_size=2", data=str(data)), tmp_path / "run", Silent())
+    train(
+        request("train.epochs=1", "data.val_size=1", "data.train_size=2", data=str(data)),
+        tmp_path / "run",
+        Silent(),
+    )
     assert notes(tmp_path, "val") == []
     assert notes(tmp_path, "val", full=True) == []
     assert [note for note in notes(tmp_path, "train") if "since" in note] == []
@@ -192,6 +212,9 @@ def test_only_files_of_a_size_that_training_has_are_read(trained, monkeypatch):
         (key, ((size, 0, 0), image[1]), mask, said)
         for size, (key, image, mask, said) in enumerate(known.splits["train"])
     ]
-    monkeypatch.setattr("featherseg.data.cache.fingerprint.file_digest", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(
+        "featherseg.data.cache.fingerprint.file_digest",
+        lambda path: pytest.fail(f"{path} was read"),
+    )
     data = featherseg.data.open_dataset(str(trained / "yard"), "test")
     assert known.model_copy(update={"splits": {"train": rows}}).trained_on(data) == {}

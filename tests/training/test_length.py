@@ -60,20 +60,35 @@ def test_a_narrow_image_keeps_a_crop_that_fits_in():
 
 @pytest.mark.parametrize(
     ("images", "batch", "accumulate", "every", "expected"),
-    [(367, 8, 1, 10, (2300, 460)), (8, 4, 1, 1, (100, 2)), (5, 8, 1, 1, (50, 1)), (16, 2, 4, 2, (100, 4))],
+    [
+        (367, 8, 1, 10, (2300, 460)),
+        (8, 4, 1, 1, (100, 2)),
+        (5, 8, 1, 1, (50, 1)),
+        (16, 2, 4, 2, (100, 4)),
+    ],
 )
-def test_an_epoch_is_as_many_steps_as_its_images_need(small_run, images, batch, accumulate, every, expected):
+def test_an_epoch_is_as_many_steps_as_its_images_need(
+    small_run, images, batch, accumulate, every, expected
+):
     settings = small_run.recipe.train.model_copy(
-        update={"epochs": 50, "batch_size": batch, "accumulate": accumulate, "validate_every": every}
+        update={
+            "epochs": 50,
+            "batch_size": batch,
+            "accumulate": accumulate,
+            "validate_every": every,
+        }
     )
     assert count_steps(small_run.recipe.model_copy(update={"train": settings}), images) == expected
 
 
 @pytest.mark.parametrize(
-    ("images", "batch", "expected"), [(1, 8, 500), (30, 8, 657), (367, 8, 2299), (4000, 8, 7589), (4000, 32, 1897)]
+    ("images", "batch", "expected"),
+    [(1, 8, 500), (30, 8, 657), (367, 8, 2299), (4000, 8, 7589), (4000, 32, 1897)],
 )
 def test_open_steps_grow_with_the_root_of_the_number_of_images(images, batch, expected):
-    recipe = parse_recipe(read_recipe("frm-lite0"), [f"train.batch_size={batch}", "augment.crop=[64, 64]"])
+    recipe = parse_recipe(
+        read_recipe("frm-lite0"), [f"train.batch_size={batch}", "augment.crop=[64, 64]"]
+    )
     assert recipe.train.steps == "auto"
     data = [open_dataset("shapes", "train", size=images), open_dataset("shapes", "val", size=1)]
     model = build("tiny", len(data[0].classes))
@@ -94,7 +109,9 @@ def resolved(*overrides):
     recipe = parse_recipe(read_recipe("efficientvit-seg-b0"), ["augment.crop=[64, 64]", *overrides])
     data = [open_dataset("shapes", "train", size=8), open_dataset("shapes", "val", size=20)]
     model = build("tiny", len(data[0].classes))
-    return length.resolve_length(recipe, model, data, None, Objects(), time.monotonic() - 12)[0].train
+    return length.resolve_length(recipe, model, data, None, Objects(), time.monotonic() - 12)[
+        0
+    ].train
 
 
 @pytest.mark.usefixtures("paced")
@@ -113,14 +130,18 @@ def test_the_small_images_of_the_beginning_are_timed_as_such(monkeypatch):
 
     monkeypatch.setattr(length, "time_batch", by_height)
     settings = resolved("train.minutes=10", "augment.progressive=true")
-    pace = 0.4 * 0.25 + 0.3 * 0.375 + 0.3 * 0.5  # 32, 48 and 64 pixels for these shares of the steps
+    pace = (
+        0.4 * 0.25 + 0.3 * 0.375 + 0.3 * 0.5
+    )  # 32, 48 and 64 pixels for these shares of the steps
     seconds = 12 + settings.steps * pace + (settings.validations + 1) * 3 + length.ENDING
     assert 0.94 * 600 < seconds <= 0.985 * 600
 
 
 @pytest.mark.usefixtures("paced")
 def test_processes_on_one_cpu_take_as_many_times_as_long():
-    alone, two = (resolved("train.minutes=10", f"train.devices={number}").steps for number in (1, 2))
+    alone, two = (
+        resolved("train.minutes=10", f"train.devices={number}").steps for number in (1, 2)
+    )
     assert alone - 2 * two in (0, 1)
 
 
@@ -128,7 +149,9 @@ def test_processes_on_one_cpu_take_as_many_times_as_long():
 def test_reading_is_foretold_where_no_process_of_its_own_does_it(monkeypatch, workers, read):
     monkeypatch.setattr(length, "time_batch", lambda *args, **kwargs: 0.5)
     seen, own = [], TrainingSamples.__getitem__
-    monkeypatch.setattr(TrainingSamples, "__getitem__", lambda self, place: seen.append(place) or own(self, place))
+    monkeypatch.setattr(
+        TrainingSamples, "__getitem__", lambda self, place: seen.append(place) or own(self, place)
+    )
     settings = ["augment.crop=[64, 64]", "train.batch_size=8", f"data.workers={workers}"]
     recipe = parse_recipe(read_recipe("frm-lite0"), settings)
     data = [open_dataset("shapes", "train", size=8), open_dataset("shapes", "val", size=1)]
@@ -144,9 +167,13 @@ def test_a_rate_that_falls_for_longer_than_there_are_steps_is_refused(tmp_path):
 
 
 def test_the_share_of_images_without_masks_is_said():
-    recipe = parse_recipe(read_recipe("frm-lite0"), ["augment.crop=[64, 64]", "train.steps=75", "train.batch_size=4"])
+    recipe = parse_recipe(
+        read_recipe("frm-lite0"), ["augment.crop=[64, 64]", "train.steps=75", "train.batch_size=4"]
+    )
     assert "each of 30 images 10 times," in length.say_length(recipe, 30, 7, 1.0)
-    assert length.say_length(recipe, 30, 7, 1.0).endswith("about 75 s and 10 validations of 7 images")
+    assert length.say_length(recipe, 30, 7, 1.0).endswith(
+        "about 75 s and 10 validations of 7 images"
+    )
     taught = length.say_length(recipe, 30, 7, 1.0, 0.25)
     assert "each of 30 images 7.5 times (25% of what is seen has no mask)," in taught
 
@@ -159,7 +186,9 @@ def test_validations_take_a_twentieth_of_the_time_at_most():
 
 @pytest.mark.usefixtures("paced")
 def test_too_few_minutes_are_refused_with_how_many_are_needed():
-    with pytest.raises(ConfigError, match=r"train\.minutes = 0\.3: .* take about 0\.\d minutes here\. Give .* 1\."):
+    with pytest.raises(
+        ConfigError, match=r"train\.minutes = 0\.3: .* take about 0\.\d minutes here\. Give .* 1\."
+    ):
         resolved("train.minutes=0.3")
 
 
@@ -167,12 +196,17 @@ def test_too_few_minutes_are_refused_with_how_many_are_needed():
 @pytest.mark.usefixtures("paced")
 def test_a_run_of_so_many_minutes_resumes_to_the_bit(tmp_path, monkeypatch):
     monkeypatch.setattr(length, "time_batch", lambda *args, **kwargs: 60.0)
-    asked = ("train.minutes=10.41", "train.checkpoint_seconds=0.001")  # room for 9.9 steps, less what the start takes
+    asked = (
+        "train.minutes=10.41",
+        "train.checkpoint_seconds=0.001",
+    )  # room for 9.9 steps, less what the start takes
     whole = train(open_request(*asked), tmp_path / "whole", Silent())
     assert whole.recipe.train.steps == 9
     with pytest.raises(Killed):
         train(open_request(*asked), tmp_path / "killed", KilledAt(4))
-    monkeypatch.setattr(length, "time_batch", lambda *args, **kwargs: 1.0)  # a faster machine changes nothing
+    monkeypatch.setattr(
+        length, "time_batch", lambda *args, **kwargs: 1.0
+    )  # a faster machine changes nothing
     again = train(open_request(*asked), tmp_path / "killed", Silent(), resume=True)
     assert again.recipe.train.steps == load_run(tmp_path / "killed").recipe.train.steps == 9
     assert equal_state(again.model.state_dict(), whole.model.state_dict())
@@ -196,15 +230,33 @@ def test_times_are_told_in_units_that_fit():
 @pytest.mark.parametrize("minutes", [1.5, 3])
 def test_the_command_ends_within_its_minutes(minutes, tmp_path):
     began = time.monotonic()
-    settings = ["--set", "data.train_size=60", "--set", "data.val_size=20", "--minutes", str(minutes)]
-    command = [sys.executable, "-m", "featherseg", "train", "efficientvit-seg-b0", "--data", "shapes", *settings]
+    settings = [
+        "--set",
+        "data.train_size=60",
+        "--set",
+        "data.val_size=20",
+        "--minutes",
+        str(minutes),
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "featherseg",
+        "train",
+        "efficientvit-seg-b0",
+        "--data",
+        "shapes",
+        *settings,
+    ]
     subprocess.run([*command, "--out", tmp_path / "run"], check=True)
     assert time.monotonic() - began <= 1.05 * 60 * minutes
 
 
 def test_a_training_ends_with_the_step_that_is_called_its_last(tmp_path):
     asked = []
-    request = replace(open_request('train.keep="last"'), ends=lambda step: asked.append(step) or step == 2)
+    request = replace(
+        open_request('train.keep="last"'), ends=lambda step: asked.append(step) or step == 2
+    )
     run = train(request, tmp_path / "run", told := Silent())
     assert (told.steps, asked) == ([1, 2], [1, 2])
     assert run.metrics()[2]["val_miou"] is not None

@@ -46,13 +46,18 @@ def test_the_rate_is_kept_and_falls_in_the_last_steps():
     assert rates(6, warmup_steps=2) == [0.5] + [1.0] * 5
     falling = [1 - math.sqrt(over / 4) for over in range(4)]
     assert rates(10, decay_steps=4) == pytest.approx([1.0] * 6 + falling)
-    assert rates(10, decay_steps=4, floor=0.1) == pytest.approx([1.0] * 6 + [0.1 + 0.9 * x for x in falling])
+    assert rates(10, decay_steps=4, floor=0.1) == pytest.approx(
+        [1.0] * 6 + [0.1 + 0.9 * x for x in falling]
+    )
 
 
 def without_validations(run):
     """The outcome, but for what was validated on the way: that is spread over a run's own length."""
     found = outcome(run)
-    kept = {step: {k: v for k, v in row.items() if not k.startswith("val_")} for step, row in found["metrics"].items()}
+    kept = {
+        step: {k: v for k, v in row.items() if not k.startswith("val_")}
+        for step, row in found["metrics"].items()
+    }
     return {key: value for key, value in found.items() if key != "recorder"} | {"metrics": kept}
 
 
@@ -62,10 +67,14 @@ def test_a_run_that_goes_on_is_the_one_that_was_begun_with_all_steps(tmp_path):
     trained(run, *STABLE, "train.steps=2")
     train(request(*STABLE, "train.steps=4"), run, Silent(), resume=True)
     with pytest.raises(Killed):
-        train(request(*STABLE, "train.steps=7", "train.decay_steps=2"), run, KilledAt(5), resume=True)
+        train(
+            request(*STABLE, "train.steps=7", "train.decay_steps=2"), run, KilledAt(5), resume=True
+        )
     assert open_run(run).unfinished
     reporter = Silent()
-    longer = trained(run, *STABLE, "train.steps=7", "train.decay_steps=2", reporter=reporter, resume=True)
+    longer = trained(
+        run, *STABLE, "train.steps=7", "train.decay_steps=2", reporter=reporter, resume=True
+    )
     assert equal_state(without_validations(longer), without_validations(whole))
     assert (longer.recipe.train.steps, longer.recipe.train.decay_steps) == (7, 2)
     assert reporter.steps[-1] == 7
@@ -79,7 +88,9 @@ def test_a_run_that_goes_on_is_the_one_that_was_begun_with_all_steps(tmp_path):
     assert equal_state(without_validations(longer), without_validations(whole))
 
     # Its rate has fallen, so it ends here
-    with pytest.raises(ConfigError, match=r"is at step 7, and its rate has been falling since step 5"):
+    with pytest.raises(
+        ConfigError, match=r"is at step 7, and its rate has been falling since step 5"
+    ):
         train(request(*STABLE, "train.steps=9", "train.decay_steps=2"), run, Silent(), resume=True)
 
 
@@ -95,7 +106,10 @@ def test_a_run_that_cannot_go_on_as_asked_says_why(tmp_path):
     trained(run, *STABLE, "train.steps=3")
     before = (run / "resolved.json").read_bytes()
     for asked, said in (
-        (("train.steps=4", "train.decay_steps=2"), r"would have to fall from step 2 on\. Give at least 5 steps"),
+        (
+            ("train.steps=4", "train.decay_steps=2"),
+            r"would have to fall from step 2 on\. Give at least 5 steps",
+        ),
         (("train.steps=2",), r"would have to fall from step 2 on\. Give at least 3 steps"),
         (("train.steps=5", "train.lr=1e-4"), r"train\.lr is 0\.004 in the run and 0\.0001 now"),
     ):
@@ -104,16 +118,22 @@ def test_a_run_that_cannot_go_on_as_asked_says_why(tmp_path):
     assert (run / "resolved.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("setting", ["train.ema_share=0.5", "train.patience=3", "augment.progressive=true"])
+@pytest.mark.parametrize(
+    "setting", ["train.ema_share=0.5", "train.patience=3", "augment.progressive=true"]
+)
 def test_what_depends_on_the_length_keeps_it(setting, tmp_path):
     settings = (*(one for one in STABLE if not one.startswith("train.ema=")), setting)
     trained(tmp_path, *settings, "train.steps=1")
-    with pytest.raises(ConfigError, match=f"begun with {setting.partition('=')[0]}, which depends on the number"):
+    with pytest.raises(
+        ConfigError, match=f"begun with {setting.partition('=')[0]}, which depends on the number"
+    ):
         train(request(*settings, "train.steps=2"), tmp_path, Silent(), resume=True)
 
 
 def test_decay_steps_belong_to_a_stable_schedule_of_as_many_steps():
-    with pytest.raises(ValueError, match=r"train\.decay_steps is of train\.schedule = 'stable', and it is 'poly'"):
+    with pytest.raises(
+        ValueError, match=r"train\.decay_steps is of train\.schedule = 'stable', and it is 'poly'"
+    ):
         TrainTable(steps=4, decay_steps=2)
     with pytest.raises(ValueError, match=r"train\.decay_steps = 5: the run has 4 steps"):
         TrainTable(steps=4, schedule="stable", decay_steps=5)

@@ -39,19 +39,26 @@ def streets(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("storage", [RAW, Storage(80)])
-def test_a_run_says_that_its_images_were_jpegs_and_nothing_of_lossless_ones(streets, tmp_path, monkeypatch, storage):
+def test_a_run_says_that_its_images_were_jpegs_and_nothing_of_lossless_ones(
+    streets, tmp_path, monkeypatch, storage
+):
     monkeypatch.delenv("FEATHERSEG_CACHE", raising=False)
     for split in ("train", "val"):
         prepare_data(streets, split, storage=storage)
     reporter = Silent()
     run = train(request(*SETTINGS, data=streets), tmp_path / "run", reporter)
-    environment, card = json.loads((run.path / "environment.json").read_text()), (run.path / "card.md").read_text()
+    environment, card = (
+        json.loads((run.path / "environment.json").read_text()),
+        (run.path / "card.md").read_text(),
+    )
     if storage == RAW:
         assert "prepared_data" not in environment
         assert "JPEG" not in card
         return
     said = environment["prepared_data"]
-    assert said.startswith("4 of 4 images as JPEG of quality 80, whose values differ from the source by ")
+    assert said.startswith(
+        "4 of 4 images as JPEG of quality 80, whose values differ from the source by "
+    )
     assert f"- Prepared data: trained on {said}" in card
     assert f"prepared data: {said}" in reporter.messages
     assert {"torch", "command"} <= environment.keys()

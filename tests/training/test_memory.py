@@ -49,11 +49,15 @@ class OneLayer(nn.Module):
 
 def test_one_layer_takes_what_is_counted_by_hand():
     """Bytes a pixel: image 3, label 1 and 8 as int64, images as floats, logits and their gradient 12 each."""
-    estimate = estimate_memory(OwnModel(OneLayer()), recipe_of("train.ema=0.9", "loss.lovasz=0"), CROP)
+    estimate = estimate_memory(
+        OwnModel(OneLayer()), recipe_of("train.ema=0.9", "loss.lovasz=0"), CROP
+    )
     living = (estimate.added(8, CROP) - estimate.lasting) / estimate.held
     assert abs(living / (8 * 256 * 320 * (3 + 1 + 8 + 3 * 12)) - 1) < 0.1
     weights = 4 * (9 + 3)
-    assert estimate.lasting == memory.PROCESS + 3 * weights + 4 * weights / 2  # AdamW's moments, EMA; a checkpoint
+    assert (
+        estimate.lasting == memory.PROCESS + 3 * weights + 4 * weights / 2
+    )  # AdamW's moments, EMA; a checkpoint
 
 
 def test_it_grows_with_the_pixels_and_leaves_everything_as_it_was(model):
@@ -65,11 +69,18 @@ def test_it_grows_with_the_pixels_and_leaves_everything_as_it_was(model):
     one, two, wide = (estimate.added(*asked) for asked in ((8, CROP), (16, CROP), (8, (256, 640))))
     assert 1.8 < two / one < 2
     assert abs(wide / two - 1) < 0.01
-    for free in (5e8, 1e9, 4e9):  # what "auto" takes is not refused, but where one image is too many
+    for free in (
+        5e8,
+        1e9,
+        4e9,
+    ):  # what "auto" takes is not refused, but where one image is too many
         less = replace(estimate, available=free)
         settings = f"train.batch_size={choose_batch_size(less, CROP, 400)}"
         assert check_memory(less, recipe_of(settings), lambda text: None)
-    fitting = [choose_batch_size(estimate, size, 400) for size in (CROP, (512, 1024), (4096, 4096), (20_000, 20_000))]
+    fitting = [
+        choose_batch_size(estimate, size, 400)
+        for size in (CROP, (512, 1024), (4096, 4096), (20_000, 20_000))
+    ]
     assert fitting == sorted(fitting, reverse=True)
     assert fitting[-1] == 1
     larger = estimate_memory(model, recipe_of(), (4096, 4096))  # images of validation
@@ -80,8 +91,16 @@ def test_steps_have_more_images_where_crops_are_small_and_images_many():
     sizes = [(64, 64), (200, 200), (256, 320), (320, 320), (360, 480), (1024, 2048)]
     assert [choose_batch_size(None, size, 400) for size in sizes] == [32, 32, 16, 8, 8, 8]
     few = [choose_batch_size(None, (64, 64), images) for images in (1, 69, 70, 277, 278)]
-    assert few == [8, 8, 16, 16, 32], "500 steps of 32 are 16,000 samples, 960 for each root of 278 images"
-    assert [choose_batch_size(None, (256, 256), 400, ranks=n) for n in (1, 2, 3, 16, 20)] == [16, 16, 15, 16, 20]
+    assert few == [8, 8, 16, 16, 32], (
+        "500 steps of 32 are 16,000 samples, 960 for each root of 278 images"
+    )
+    assert [choose_batch_size(None, (256, 256), 400, ranks=n) for n in (1, 2, 3, 16, 20)] == [
+        16,
+        16,
+        15,
+        16,
+        20,
+    ]
 
 
 def test_attention_over_all_pairs_grows_with_the_square_of_the_pixels():
@@ -92,7 +111,10 @@ def test_attention_over_all_pairs_grows_with_the_square_of_the_pixels():
             return ((flat.mT @ flat).softmax(-1) @ flat.mT).mT.reshape(x.shape)
 
     estimate = estimate_memory(OwnModel(Pairs()), recipe_of(), CROP)
-    living = [(estimate.added(1, size) - estimate.lasting) / estimate.held for size in ((512, 512), (1024, 1024))]
+    living = [
+        (estimate.added(1, size) - estimate.lasting) / estimate.held
+        for size in ((512, 512), (1024, 1024))
+    ]
     assert 15 < living[1] / living[0] < 16
     assert 2 < living[0] / (4 * 128**4) < 4  # products, their softmax, and a gradient
 
@@ -103,16 +125,27 @@ def test_of_a_model_that_takes_one_size_alone_it_is_not_known():
             return self.layers(images) + torch.zeros(1, 1, CROP[0] // 4, CROP[1] // 4)
 
     said = []
-    assert check_memory(estimate_memory(OwnModel(Fixed()), recipe_of(), CROP), recipe_of(), said.append) is None
-    assert said == ["what a step takes of the memory is not known: the model takes no small images to try with"]
+    assert (
+        check_memory(
+            estimate_memory(OwnModel(Fixed()), recipe_of(), CROP), recipe_of(), said.append
+        )
+        is None
+    )
+    assert said == [
+        "what a step takes of the memory is not known: the model takes no small images to try with"
+    ]
 
 
 def test_a_model_that_makes_tensors_itself_or_looks_into_them_is_computed_to_be_known():
     plain, places = (
-        estimate_memory(OwnModel(own()), recipe_of(), (512, 640)).between for own in (TwoStrides, WithPlaces)
+        estimate_memory(OwnModel(own()), recipe_of(), (512, 640)).between
+        for own in (TwoStrides, WithPlaces)
     )
     assert 0.9 < places / plain < 1.3
-    plain, places = (TorchRuntime(OwnModel(own()), "cpu").peak_bytes_per_pixel for own in (TwoStrides, WithPlaces))
+    plain, places = (
+        TorchRuntime(OwnModel(own()), "cpu").peak_bytes_per_pixel
+        for own in (TwoStrides, WithPlaces)
+    )
     assert 0.9 < places / plain < 1.3  # of a large image it says whether it is predicted in parts
 
 
@@ -131,6 +164,8 @@ def test_a_model_that_makes_tensors_itself_or_looks_into_them_is_computed_to_be_
 )
 def test_a_training_takes_what_was_estimated(row):
     script = Path(__file__).parents[2] / "benchmarks" / "training_memory.py"
-    said = subprocess.run([sys.executable, str(script), *row.split()], capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        [sys.executable, str(script), *row.split()], capture_output=True, text=True, check=True
+    )
     ratio = float(re.search(r"([\d.]+)$", said.stdout.strip())[1])
     assert 0.8 < ratio < 1.2

@@ -19,7 +19,11 @@ def learns(model: SegmentationModel, groups: str) -> dict[str, tuple[float, floa
     names = {id(p): name for name, p in model.named_parameters()}
     table = TrainTable(epochs=1, groups=groups, **RATES)
     sorted_groups = build_optimizer(model, torch.nn.Identity(), table).param_groups
-    found = [(names[id(p)], (group["lr"], group["weight_decay"])) for group in sorted_groups for p in group["params"]]
+    found = [
+        (names[id(p)], (group["lr"], group["weight_decay"]))
+        for group in sorted_groups
+        for p in group["params"]
+    ]
     assert len(found) == len(names)
     return dict(found)
 
@@ -41,16 +45,25 @@ class Convolutions(SegmentationModel):
 
     def __init__(self):
         super().__init__()
-        layers = torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 8, 3, groups=8)
+        layers = (
+            torch.nn.Conv2d(3, 8, 3),
+            torch.nn.BatchNorm2d(8),
+            torch.nn.Conv2d(8, 8, 3, groups=8),
+        )
         self.backbone = torch.nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize(("images", "factor"), [({"batch_size": 2}, 0.5), ({"batch_size": 8, "accumulate": 4}, 2.0)])
+@pytest.mark.parametrize(
+    ("images", "factor"), [({"batch_size": 2}, 0.5), ({"batch_size": 8, "accumulate": 4}, 2.0)]
+)
 def test_rates_are_scaled_by_the_root_of_the_images_of_a_step(images, factor):
     model = models.build("efficientvit-seg-b0", 3)
     found = [
         [group["lr"] for group in build_optimizer(model, torch.nn.Identity(), table).param_groups]
-        for table in (TrainTable(epochs=1, **RATES), TrainTable(epochs=1, lr_batch_size=8, **images, **RATES))
+        for table in (
+            TrainTable(epochs=1, **RATES),
+            TrainTable(epochs=1, lr_batch_size=8, **images, **RATES),
+        )
     ]
     assert found[0] == [1.0, 1.0, 2.0, 2.0]
     assert found[1] == [factor * rate for rate in found[0]]
@@ -61,7 +74,9 @@ def test_adamw_steps_as_the_equations_whatever_the_layout_of_the_weights():
     """Loshchilov and Hutter, ICLR 2019, Algorithm 2, with torch's 0.9, 0.999 and 1e-8, in float64."""
     torch.manual_seed(0)
     model = Convolutions()
-    optimizer = build_optimizer(model, torch.nn.Identity(), TrainTable(epochs=1, lr=0.1, weight_decay=0.5))
+    optimizer = build_optimizer(
+        model, torch.nn.Identity(), TrainTable(epochs=1, lr=0.1, weight_decay=0.5)
+    )
     weights = [p.detach().double() for p in model.parameters()]
     moments = [(torch.zeros_like(w), torch.zeros_like(w)) for w in weights]
     for step in range(1, 4):
@@ -70,9 +85,14 @@ def test_adamw_steps_as_the_equations_whatever_the_layout_of_the_weights():
         model.backbone(images).square().sum().backward()
         for n, p in enumerate(model.parameters()):
             gradient, (first, second) = p.grad.double(), moments[n]
-            moments[n] = first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+            moments[n] = first, second = (
+                0.9 * first + 0.1 * gradient,
+                0.999 * second + 0.001 * gradient**2,
+            )
             weights[n] = weights[n] * (1 - 0.1 * (0.5 if p.ndim > 1 else 0.0))
-            weights[n] -= 0.1 * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+            weights[n] -= (
+                0.1 * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+            )
         optimizer.step()
         for p, w in zip(model.parameters(), weights, strict=True):
             torch.testing.assert_close(p.detach().double(), w, rtol=1e-4, atol=1e-5)
@@ -83,7 +103,9 @@ class Tables(SegmentationModel):
 
     def __init__(self):
         super().__init__()
-        self.backbone = torch.nn.ModuleDict({"position": PositionBias(2, 4), "matrix": torch.nn.Linear(3, 3)})
+        self.backbone = torch.nn.ModuleDict(
+            {"position": PositionBias(2, 4), "matrix": torch.nn.Linear(3, 3)}
+        )
         self.position, self.matrix = PositionBias(2, 4), torch.nn.Linear(3, 3)
 
 
@@ -138,7 +160,9 @@ def test_the_official_groups_have_their_accidents(cgrseg):
 def test_by_structure_only_convolutions_decay_and_all_of_the_backbone_has_one_rate(cgrseg):
     found = learns(cgrseg, "structure")
     assert {lr for n, (lr, _) in found.items() if n.startswith("backbone.")} == {1.0}
-    assert {n for n, (_, decay) in found.items() if decay} == {n for n, p in cgrseg.named_parameters() if p.ndim == 4}
+    assert {n for n, (_, decay) in found.items() if decay} == {
+        n for n, p in cgrseg.named_parameters() if p.ndim == 4
+    }
 
 
 def test_the_official_groups_are_of_one_backbone():
@@ -172,10 +196,15 @@ def test_cosine_ends_at_the_floor_as_torch_s_own_schedule_does(floor, warmup):
     settings = TrainTable(epochs=1, schedule="cosine", floor=floor, warmup_steps=warmup)
     ours, theirs = (torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0) for _ in range(2))
     build = torch.optim.lr_scheduler.CosineAnnealingLR
-    schedules = build_schedule(ours, settings, steps=10), build(theirs, T_max=10, eta_min=floor * 2.0)
+    schedules = (
+        build_schedule(ours, settings, steps=10),
+        build(theirs, T_max=10, eta_min=floor * 2.0),
+    )
     for step in range(11):
         warm = min(1.0, (step + 1) / warmup) if warmup else 1.0
-        assert ours.param_groups[0]["lr"] == pytest.approx(warm * theirs.param_groups[0]["lr"], abs=1e-12)
+        assert ours.param_groups[0]["lr"] == pytest.approx(
+            warm * theirs.param_groups[0]["lr"], abs=1e-12
+        )
         for optimizer, schedule in zip((ours, theirs), schedules, strict=True):
             optimizer.step()
             schedule.step()
@@ -184,7 +213,9 @@ def test_cosine_ends_at_the_floor_as_torch_s_own_schedule_does(floor, warmup):
 def test_poly_falls_to_the_floor_and_without_one_to_the_bit_as_before():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     plain, floored = (
-        build_schedule(optimizer, TrainTable(epochs=1, power=0.9, floor=floor), steps=7).lr_lambdas[0]
+        build_schedule(optimizer, TrainTable(epochs=1, power=0.9, floor=floor), steps=7).lr_lambdas[
+            0
+        ]
         for floor in (0.0, 0.25)
     )
     for step in range(8):
@@ -194,14 +225,23 @@ def test_poly_falls_to_the_floor_and_without_one_to_the_bit_as_before():
 
 @pytest.mark.parametrize(
     ("name", "row"),
-    [("frm-lite0", "groups"), ("efficientvit-seg-b0", "stages"), ("segformer-b0", "stages"), ("sfnet-r18", "stages")],
+    [
+        ("frm-lite0", "groups"),
+        ("efficientvit-seg-b0", "stages"),
+        ("segformer-b0", "stages"),
+        ("sfnet-r18", "stages"),
+    ],
 )
 def test_each_stage_learns_at_the_next_one_s_rate_times_the_layer_decay(name, row):
     model = models.build(name, 3)
     settings = TrainTable(epochs=1, layer_decay=0.5, **RATES)
     groups = build_optimizer(model, torch.nn.Identity(), settings).param_groups
     names = {id(p): key for key, p in model.named_parameters()}
-    found = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    found = {
+        names[id(p)]: (group["lr"], group["weight_decay"])
+        for group in groups
+        for p in group["params"]
+    }
     assert len(found) == len(names) == sum(len(group["params"]) for group in groups)
     last = len(getattr(model.backbone, row)) - 1
     for key, p in model.named_parameters():
@@ -217,7 +257,9 @@ def test_each_stage_learns_at_the_next_one_s_rate_times_the_layer_decay(name, ro
 def test_a_model_of_one_s_own_has_layer_decay_where_its_backbone_is_a_row_of_stages():
     own = torch.nn.Module()
     own.classes, own.mean, own.std = 2, (0.0,), (1.0,)
-    own.backbone = torch.nn.ModuleDict({"stages": torch.nn.ModuleList(torch.nn.Linear(1, 1) for _ in range(2))})
+    own.backbone = torch.nn.ModuleDict(
+        {"stages": torch.nn.ModuleList(torch.nn.Linear(1, 1) for _ in range(2))}
+    )
     settings = TrainTable(epochs=1, layer_decay=0.5, **RATES)
     groups = build_optimizer(OwnModel(own), torch.nn.Identity(), settings).param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}

@@ -19,8 +19,19 @@ OPTIONS = (
         "train.layer_decay=0.7",
     ),
     *("train.accumulate=2", "train.batch_size=2", "data.workers=1"),
-    *("loss.dice=0.5", "loss.lovasz=0.5", "loss.focal=2.0", "loss.boundary_weight=2.0", "loss.class_weights=auto"),
-    *("augment.rotate=20", "augment.cutmix=0.7", "augment.copy_paste=0.7", "augment.progressive=true"),
+    *(
+        "loss.dice=0.5",
+        "loss.lovasz=0.5",
+        "loss.focal=2.0",
+        "loss.boundary_weight=2.0",
+        "loss.class_weights=auto",
+    ),
+    *(
+        "augment.rotate=20",
+        "augment.cutmix=0.7",
+        "augment.copy_paste=0.7",
+        "augment.progressive=true",
+    ),
 )
 ALWAYS = ("train.precision=bf16", "train.checkpoint_seconds=1e-9")
 
@@ -33,20 +44,35 @@ def test_a_stopped_run_ends_as_the_uninterrupted_one(optimizer, tmp_path):
         train(request(*settings), tmp_path / "stopped", KilledAt(3))
     for run in (whole, trained(tmp_path / "stopped", *settings, resume=True)):
         kept = torch.load(run.path / "last.ckpt", weights_only=True)
-        parts = {key: kept[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "average")}
+        parts = {
+            key: kept[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "average")
+        }
         found.append({"weights": dict(run.model.state_dict()), "metrics": run.metrics(), **parts})
     assert equal_state(*found)
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-def test_a_step_s_whole_gradient_is_clipped_whatever_parts_and_scale_it_came_in(scaled, tmp_path, monkeypatch):
+def test_a_step_s_whole_gradient_is_clipped_whatever_parts_and_scale_it_came_in(
+    scaled, tmp_path, monkeypatch
+):
     """One step of plain SGD moves the weights by the rate times the gradient."""
     if scaled:  # as fp16 does on a GPU: the loss, and so the gradient of each part, is times 65,536
         monkeypatch.setitem(job.PRECISIONS, "fp32", None)
         fp16 = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
         monkeypatch.setattr(job, "_slurm", lambda: [fp16])
-    settings = ["train.epochs=1", "data.train_size=4", "train.keep=last", "train.ema=0", "train.momentum=0"]
-    settings += ["train.optimizer=sgd", "train.lr=0.5", "train.backbone_lr=0.5", "train.weight_decay=0"]
+    settings = [
+        "train.epochs=1",
+        "data.train_size=4",
+        "train.keep=last",
+        "train.ema=0",
+        "train.momentum=0",
+    ]
+    settings += [
+        "train.optimizer=sgd",
+        "train.lr=0.5",
+        "train.backbone_lr=0.5",
+        "train.weight_decay=0",
+    ]
     settings += ["train.batch_size=2", "train.accumulate=2"]
     weights = {}
     for norm in (0.0, 1e9, 0.25, 0.125):

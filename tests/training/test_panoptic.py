@@ -77,16 +77,29 @@ def test_it_is_scored_afterwards_as_it_was_in_training(panoptic_run):
 def test_panoptic_quality_and_miou_come_from_one_look(panoptic_run):
     """The numbers of the evaluator against PanopticQuality, told of every image by hand."""
     runtime, data = open_runtime(panoptic_run, "cpu"), open_dataset("shapes", "val", size=2)
-    quality = PanopticQuality([{"id": i + 1, "isthing": int(c.thing)} for i, c in enumerate(data.classes)])
+    quality = PanopticQuality(
+        [{"id": i + 1, "isthing": int(c.thing)} for i, c in enumerate(data.classes)]
+    )
     for index in range(2):
         sample = data[index]
         ((mask, seen),) = predict_panoptic(runtime, sample.image[None])
         np.testing.assert_array_equal(mask, predict_mask(runtime, sample.image))
-        ground_truth = np.where(sample.instances > 0, 100 + sample.instances, sample.label.astype(np.int32) + 1)
+        ground_truth = np.where(
+            sample.instances > 0, 100 + sample.instances, sample.label.astype(np.int32) + 1
+        )
         ground_truth[sample.label == 255] = 0
-        known = {int(i): int(sample.label[ground_truth == i][0]) + 1 for i in np.unique(ground_truth) if i}
+        known = {
+            int(i): int(sample.label[ground_truth == i][0]) + 1
+            for i in np.unique(ground_truth)
+            if i
+        }
         predicted = [{**s, "category_id": s["category_id"] + 1} for s in seen.segments]
-        quality.update(ground_truth, [{"id": i, "category_id": c} for i, c in known.items()], seen.ids, predicted)
+        quality.update(
+            ground_truth,
+            [{"id": i, "category_id": c} for i, c in known.items()],
+            seen.ids,
+            predicted,
+        )
     found = evaluate(runtime, data, boundary=False).panoptic
     expected = quality.compute()
     for key in ("pq", "sq", "rq", "n"):
@@ -114,7 +127,9 @@ def other_run(panoptic_run, path):
                panoptic_run.model.state_dict().items()}  # fmt: skip
     save_weights(path, weights)
     train_table = panoptic_run.recipe.train.model_copy(update={"seed": 1})
-    recipe = panoptic_run.recipe.model_copy(update={"train": train_table, "model": panoptic_run.recipe.model})
+    recipe = panoptic_run.recipe.model_copy(
+        update={"train": train_table, "model": panoptic_run.recipe.model}
+    )
     write_info(path, panoptic_run.info.model_copy(update={"recipe": recipe}))
     return path
 
@@ -122,12 +137,17 @@ def other_run(panoptic_run, path):
 def test_compare_ranks_by_panoptic_quality_as_well(panoptic_run, tmp_path):
     paths = [panoptic_run.path, other_run(panoptic_run, tmp_path / "other")]
     data = open_dataset("shapes", "val", size=2)
-    own = {path.name: evaluate(open_runtime(load_run(path), "cpu"), data, boundary=False) for path in paths}
+    own = {
+        path.name: evaluate(open_runtime(load_run(path), "cpu"), data, boundary=False)
+        for path in paths
+    }
     arguments = (*paths, "--no-costs", "--split", "val", "-o", tmp_path / "page.html")
     found = json.loads(invoke(compare_verb, *arguments, "--json").stdout)
     pq = {name: scores.panoptic["pq"] for name, scores in own.items()}
     (ranking,) = found["rankings"]
-    assert sorted(p for model in ranking["models"] for p in model["pq_runs"]) == pytest.approx(sorted(pq.values()))
+    assert sorted(p for model in ranking["models"] for p in model["pq_runs"]) == pytest.approx(
+        sorted(pq.values())
+    )
     (pair,) = found["pq_files"]
     assert pair["pq"][0] == pytest.approx(pq[pair["first"]] - pq[pair["second"]])
     assert pair["pq"][0] != pytest.approx(found["files"][0]["miou"][0])
@@ -138,7 +158,9 @@ def test_compare_ranks_by_panoptic_quality_as_well(panoptic_run, tmp_path):
 
 
 def test_counts_of_single_images_make_up_the_panoptic_quality(panoptic_run):
-    scores = evaluate(open_runtime(panoptic_run, "cpu"), open_dataset("shapes", "val", size=2), boundary=False)
+    scores = evaluate(
+        open_runtime(panoptic_run, "cpu"), open_dataset("shapes", "val", size=2), boundary=False
+    )
     segments, matched, rest = scores.panoptic_counts.sum(axis=0)
     denominator = segments + rest - matched
     assert scores.panoptic_counts.shape == (2, 3, 8)
@@ -155,10 +177,16 @@ def test_predict_writes_what_official_tools_read(panoptic_run, tmp_path):
     content = read_panoptic_json(out / "panoptic.json")
     assert [annotation.image_id for annotation in content.annotations] == [7, 8]
     images = json.loads((out / "panoptic.json").read_text())["images"]
-    assert [(image["id"], image["file_name"]) for image in images] == [(7, "000000000007.jpg"), (8, "000000000008.jpg")]
+    assert [(image["id"], image["file_name"]) for image in images] == [
+        (7, "000000000007.jpg"),
+        (8, "000000000008.jpg"),
+    ]
     assert [content.categories[i]["name"] for i in (0, 6)] == ["road", "car"]
     for annotation in content.annotations:
-        ids, name = read_ids(out / "panoptic" / annotation.file_name), annotation.file_name.removesuffix(".png")
+        ids, name = (
+            read_ids(out / "panoptic" / annotation.file_name),
+            annotation.file_name.removesuffix(".png"),
+        )
         areas = {segment["id"]: segment["area"] for segment in annotation.dicts()}
         assert areas == {int(i): int((ids == i).sum()) for i in np.unique(ids) if i}
         assert (out / f"{name}_mask.png").is_file()
@@ -182,15 +210,25 @@ def test_objects_are_found_where_they_are_whatever_size_the_model_sees(panoptic_
         def __call__(self, images):
             height, width = images.shape[2:]
             out = runtime(images)
-            row, column = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-            y, x = 0.47 * height, torch.where(column < width / 2, 0.26, 0.74) * width  # the centre of each half
+            row, column = torch.meshgrid(
+                torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij"
+            )
+            y, x = (
+                0.47 * height,
+                torch.where(column < width / 2, 0.26, 0.74) * width,
+            )  # the centre of each half
             centers = torch.exp(-((row - y) ** 2 + (column - x) ** 2) / height)[None, None]
             offsets = torch.stack([y - row, x - column])[None]
             logits = torch.zeros(1, 8, height, width)
             logits[:, 6] = 9.0
             size = (height, width)
             return out._replace(
-                logits=logits, centers=centers, offsets=offsets, image_size=size, padded_size=size, align_corners=False
+                logits=logits,
+                centers=centers,
+                offsets=offsets,
+                image_size=size,
+                padded_size=size,
+                align_corners=False,
             )
 
     for fit in (None, (32, 64), (96, 192)):
@@ -202,7 +240,11 @@ def test_objects_are_found_where_they_are_whatever_size_the_model_sees(panoptic_
 
 @pytest.mark.parametrize(
     "inference",
-    [InferenceSettings(flip=True), InferenceSettings(window=(64, 64)), InferenceSettings(scales=(0.5, 1.0))],
+    [
+        InferenceSettings(flip=True),
+        InferenceSettings(window=(64, 64)),
+        InferenceSettings(scales=(0.5, 1.0)),
+    ],
 )
 def test_looks_whose_objects_cannot_be_put_together_are_refused(panoptic_run, inference):
     with pytest.raises(ConfigError, match="runs once, on the whole image"):
@@ -258,7 +300,11 @@ def own_scenes(tmp_path_factory):
     folder, scenes = tmp_path_factory.mktemp("own"), open_dataset("shapes", "train", size=6)
     for index, key in enumerate("abcdef"):
         sample = scenes[index]
-        for kind, pixels in (("images", sample.image), ("masks", sample.label), ("instances", sample.instances)):
+        for kind, pixels in (
+            ("images", sample.image),
+            ("masks", sample.label),
+            ("instances", sample.instances),
+        ):
             (folder / kind).mkdir(exist_ok=True)
             kept = np.maximum(pixels, 0).astype(np.uint16) if kind == "instances" else pixels
             Image.fromarray(kept[:128, :192]).save(folder / kind / f"{key}.png")
@@ -270,7 +316,9 @@ def own_scenes(tmp_path_factory):
         splits={"train": 0.7, "val": 0.3},
         classes={info.name: color_text(info.color) for info in scenes.classes},
         map={str(index): name for index, name in enumerate(names)} | {"255": "ignore"},
-        things=ThingsTable(classes=[info.name for info in scenes.classes if info.thing], instances="instances"),
+        things=ThingsTable(
+            classes=[info.name for info in scenes.classes if info.thing], instances="instances"
+        ),
     )
     (folder / "dataset.toml").write_text(toml_text(config))
     return folder
@@ -284,7 +332,9 @@ def test_a_folder_with_things_holds_the_objects_it_was_made_of(own_scenes):
             scene, sample = scenes["abcdef".index(key)], data[index]
             assert data.classes == scenes.classes
             np.testing.assert_array_equal(sample.label, scene.label[:128, :192])
-            np.testing.assert_array_equal(sample.instances, np.maximum(scene.instances, 0)[:128, :192])
+            np.testing.assert_array_equal(
+                sample.instances, np.maximum(scene.instances, 0)[:128, :192]
+            )
     assert check_data(str(own_scenes)).clean
 
 
@@ -300,7 +350,9 @@ def test_a_panoptic_model_trains_on_a_folder_of_ones_own(own_scenes, tmp_path):
     prepare_data(str(own_scenes), "val", out=tmp_path / "cache")
     with pytest.MonkeyPatch.context() as patch:  # prepared data hold the objects as well
         patch.setenv("FEATHERSEG_CACHE", str(tmp_path / "cache"))
-        np.testing.assert_array_equal(open_dataset(str(own_scenes), "val")[0].instances, _instances(own_scenes, "val"))
+        np.testing.assert_array_equal(
+            open_dataset(str(own_scenes), "val")[0].instances, _instances(own_scenes, "val")
+        )
 
 
 def _instances(folder, split):
@@ -313,7 +365,10 @@ def test_faults_of_instances_are_found_and_the_mended_copy_has_the_others(own_sc
     (place / "instances/a.png").unlink()
     Image.new("L", (3, 3)).save(place / "instances/b.png")
     report = check_data(str(place))
-    assert sorted((fault.kind, fault.key) for fault in report.faults) == [("unpaired", "a"), ("unreadable", "b")]
+    assert sorted((fault.kind, fault.key) for fault in report.faults) == [
+        ("unpaired", "a"),
+        ("unreadable", "b"),
+    ]
     done = write_mended(report, tmp_path / "out")
     assert done.copied == 4
     assert check_data(str(tmp_path / "out")).clean

@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from support.models.small_training import Killed, KilledAt, Silent, equal_state, outcome, request, trained
+from support.models.small_training import (
+    Killed,
+    KilledAt,
+    Silent,
+    equal_state,
+    outcome,
+    request,
+    trained,
+)
 
 from featherseg.core.machine import computes_bf16
 from featherseg.recipe.reading import parse_recipe, read_recipe, shipped_recipes
@@ -27,7 +35,9 @@ def test_an_open_precision_is_what_the_device_computes_in(tmp_path, able, has, p
     assert run.recipe.train.precision == precision
     assert "train.precision" in run.info.found
     assert [m for m in said.messages if "train.precision" in m] == (
-        [] if has else ["trains in fp32, as this cpu has no instructions for bf16 (train.precision)"]
+        []
+        if has
+        else ["trains in fp32, as this cpu has no instructions for bf16 (train.precision)"]
     )
     asked = trained(tmp_path / "asked", *OPEN, f"train.precision={precision}")
     assert "train.precision" not in asked.info.found
@@ -49,7 +59,9 @@ def test_a_resumed_run_keeps_its_precision(tmp_path, able):
         train(request(*OPEN), tmp_path / "run", KilledAt(2))
     able(False)
     run = load_run(tmp_path / "run")
-    found = [key for key in run.info.found if key != "train.precision"]  # as runs have it that recipes gave bf16
+    found = [
+        key for key in run.info.found if key != "train.precision"
+    ]  # as runs have it that recipes gave bf16
     write_info(run.path, run.info.model_copy(update={"found": found}))
     run = trained(tmp_path / "run", *OPEN, resume=True, reporter=(said := Silent()))
     assert run.recipe.train.precision == "bf16"
@@ -61,7 +73,9 @@ def test_no_recipe_of_ours_names_a_precision_that_devices_may_lack():
         assert parse_recipe(read_recipe(name)).train.precision in ("auto", "fp32"), name
 
 
-@pytest.mark.parametrize(("flags", "has"), [({}, False), ({"avx2": True}, False), ({"avx512_bf16": True}, True)])
+@pytest.mark.parametrize(
+    ("flags", "has"), [({}, False), ({"avx2": True}, False), ({"avx512_bf16": True}, True)]
+)
 def test_a_cpu_computes_bf16_where_it_has_the_instructions(monkeypatch, flags, has):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
     assert computes_bf16(torch.device("cpu")) is has

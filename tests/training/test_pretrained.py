@@ -45,7 +45,9 @@ def fetch(monkeypatch, tmp_path):
 
     def fetch(content, sha256=""):
         with serving(Behaviour(content)) as address:
-            source = replace(PRETRAINED["van-b1"], address=f"{address}/van_small_811.pth.tar", sha256=sha256)
+            source = replace(
+                PRETRAINED["van-b1"], address=f"{address}/van_small_811.pth.tar", sha256=sha256
+            )
             monkeypatch.setitem(weights.PRETRAINED, "van-b1", source)
             return fetch_pretrained("van-b1", loopback=True)
 
@@ -59,7 +61,9 @@ def test_fetched_weights_are_found_and_their_checksum_is_recorded(fetch, tmp_pat
     assert record["sha256"] == digest
     assert record["licence"] == PRETRAINED["van-b1"].licence
     path.write_bytes(GOOD + b"x")
-    with pytest.raises(WeightsError, match=f"is not the fetched file: .* expected one that begins with {digest}"):
+    with pytest.raises(
+        WeightsError, match=f"is not the fetched file: .* expected one that begins with {digest}"
+    ):
         find_pretrained("van-b1")
 
 
@@ -79,16 +83,22 @@ def test_weights_that_are_here_are_not_fetched_again(fetch):
     ids=["nothing", "a page", "another shape", "other keys"],
 )
 def test_a_file_that_is_no_such_weights_is_refused_and_gone(fetch, tmp_path, content):
-    with pytest.raises(WeightsError, match="gave a file that does not fit van-b1, and it was removed"):
+    with pytest.raises(
+        WeightsError, match="gave a file that does not fit van-b1, and it was removed"
+    ):
         fetch(content)
-    assert not [path for path in (tmp_path / "weights").iterdir() if path.suffix in (".tar", ".part")]
+    assert not [
+        path for path in (tmp_path / "weights").iterdir() if path.suffix in (".tar", ".part")
+    ]
 
 
 def test_weights_that_come_another_way_say_which(monkeypatch, tmp_path):
     monkeypatch.setenv("FEATHERSEG_HOME", str(tmp_path))
     with pytest.raises(WeightsError, match=r"Download mscan_t\.pth from https://cloud"):
         fetch_pretrained("mscan-t")
-    with pytest.raises(WeightsError, match="there are no pretrained weights for the backbone 'van-b9'"):
+    with pytest.raises(
+        WeightsError, match="there are no pretrained weights for the backbone 'van-b9'"
+    ):
         fetch_pretrained("van-b9")
 
 

@@ -87,7 +87,9 @@ def yard(tmp_path, monkeypatch):
     for kind in ("images", "masks"):
         (tmp_path / "yard" / kind).mkdir(parents=True)
     for number in range(8):
-        Image.fromarray(rng.integers(0, 256, (40, 56, 3), dtype=np.uint8)).save(tmp_path / f"yard/images/{number}.png")
+        Image.fromarray(rng.integers(0, 256, (40, 56, 3), dtype=np.uint8)).save(
+            tmp_path / f"yard/images/{number}.png"
+        )
         mask = rng.integers(0, 3, (40, 56), dtype=np.uint8)
         mask[:, : (0, 10, 30, 50, 54, 55, 56, 20)[number]] = 255
         Image.fromarray(mask).save(tmp_path / f"yard/masks/{number}.png")
@@ -111,12 +113,15 @@ def finished(process, seconds=400):
 
 
 def losses(out):
-    return [record["loss"] for record in read_lines(Path(out) / "metrics.jsonl") if "loss" in record]
+    return [
+        record["loss"] for record in read_lines(Path(out) / "metrics.jsonl") if "loss" in record
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "more", [(), ("train.optimizer=adamw", "train.lr=0.002", "train.accumulate=2", "loss.mean=number")]
+    "more",
+    [(), ("train.optimizer=adamw", "train.lr=0.002", "train.accumulate=2", "loss.mean=number")],
 )
 def test_losses_of_two_and_four_processes_are_those_of_one(yard, more):
     for devices in (1, 2, 4):
@@ -140,7 +145,9 @@ def test_a_killed_process_ends_the_others_and_resuming_is_bit_equal(yard):
     finished(begin("whole", 2, *settings))
     process = begin("killed", 2, *settings)
     wait_for(process, "STEP 5")
-    (child,) = [p for p in psutil.Process(process.pid).children() if "program.py" in " ".join(p.cmdline())]
+    (child,) = [
+        p for p in psutil.Process(process.pid).children() if "program.py" in " ".join(p.cmdline())
+    ]
     child.kill()
     process.communicate(timeout=60)
     assert process.returncode != 0
@@ -149,7 +156,10 @@ def test_a_killed_process_ends_the_others_and_resuming_is_bit_equal(yard):
     states = [torch.load(f"{run}/last.ckpt", weights_only=True) for run in ("whole", "killed")]
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         assert equal_state(states[0][key], states[1][key]), key
-    assert Path("whole/weights.safetensors").read_bytes() == Path("killed/weights.safetensors").read_bytes()
+    assert (
+        Path("whole/weights.safetensors").read_bytes()
+        == Path("killed/weights.safetensors").read_bytes()
+    )
 
 
 @pytest.mark.slow
@@ -167,9 +177,13 @@ def test_another_number_of_processes_is_said_and_goes_on(yard):
 
 @pytest.mark.slow
 def test_a_process_that_hangs_ends_the_training_within_its_time(yard):
-    process = begin("run", 2, "train.steps=5000", "train.rank_seconds=60", "train.checkpoint_seconds=0.001")
+    process = begin(
+        "run", 2, "train.steps=5000", "train.rank_seconds=60", "train.checkpoint_seconds=0.001"
+    )
     wait_for(process, "STEP 3")
-    (child,) = [p for p in psutil.Process(process.pid).children() if "program.py" in " ".join(p.cmdline())]
+    (child,) = [
+        p for p in psutil.Process(process.pid).children() if "program.py" in " ".join(p.cmdline())
+    ]
     child.suspend()
     began = time.monotonic()
     try:
@@ -200,7 +214,9 @@ def test_the_page_s_torchrun_line_trains(yard):
 def test_torchrun_with_another_number_of_processes_is_refused(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    recipe = Request("frm-lite0", overrides=(*SMALL, "train.devices=2", "train.device=cpu")).read()[1]
+    recipe = Request("frm-lite0", overrides=(*SMALL, "train.devices=2", "train.device=cpu")).read()[
+        1
+    ]
     with pytest.raises(ConfigError, match="make 2, but torchrun started 4 processes"):
         check_machine(recipe)
 

@@ -21,7 +21,12 @@ from featherseg.data.datasets.camvid import CAMVID_LICENCE
 from featherseg.models import MODELS
 from featherseg.runs.run import RESOLVED, open_run
 from featherseg.training import train
-from featherseg.training.published_weights import ImportRequest, combined_licence, strip_prefix, write_imported_run
+from featherseg.training.published_weights import (
+    ImportRequest,
+    combined_licence,
+    strip_prefix,
+    write_imported_run,
+)
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -51,13 +56,17 @@ def asked(file: Path, *overrides: str, **changes) -> ImportRequest:
 
 
 def imported(tmp_path: Path, file: Path, *overrides: str, **changes):
-    return write_imported_run(asked(file, *overrides, **changes), tmp_path / "run", lambda text: None)
+    return write_imported_run(
+        asked(file, *overrides, **changes), tmp_path / "run", lambda text: None
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "prefix"), [("w.pth.tar", "module."), ("w.ckpt", "model.net."), ("w.safetensors", "")]
 )
-def test_an_imported_run_gives_the_logits_of_the_model_that_was_saved(tmp_path, model, name, prefix):
+def test_an_imported_run_gives_the_logits_of_the_model_that_was_saved(
+    tmp_path, model, name, prefix
+):
     state = {prefix + key: value for key, value in model.state_dict().items()}
     if name.endswith("safetensors"):
         save_file(state, tmp_path / name)
@@ -79,7 +88,11 @@ def test_a_prefix_that_one_key_lacks_stays():
 TRAINED = {  # reference; what the authors' training puts before the model's keys; keys beside it, without a use
     "pidnet-s": ("pidnet_s", "module.model.", ["module.sem_loss.criterion.weight"]),
     "ddrnet-23-slim": ("ddrnet_23_slim", "model.", ["loss.criterion.weight"]),
-    "sctnet-s": ("sctnet_s", "", [f"auxiliary_head.1.teacher_head.convs.{i}.bn.bias" for i in range(7)]),
+    "sctnet-s": (
+        "sctnet_s",
+        "",
+        [f"auxiliary_head.1.teacher_head.convs.{i}.bn.bias" for i in range(7)],
+    ),
 }
 
 
@@ -96,11 +109,17 @@ def test_checkpoints_load_as_their_authors_training_saves_them(tmp_path, model):
     name, _, unused = TRAINED[model]
     torch.save({"state_dict": as_saved(model)}, tmp_path / "w.pth")
     said = []
-    run = write_imported_run(asked(tmp_path / "w.pth", model=model, data="cityscapes"), tmp_path / "run", said.append)
+    run = write_imported_run(
+        asked(tmp_path / "w.pth", model=model, data="cityscapes"), tmp_path / "run", said.append
+    )
     expected = models.build(model, 19)
     load_official(expected, golden(name).state())
     found = run.model.state_dict()
-    assert all(torch.equal(found[k], v) for k, v in expected.state_dict().items() if not k.startswith("aux_heads."))
+    assert all(
+        torch.equal(found[k], v)
+        for k, v in expected.state_dict().items()
+        if not k.startswith("aux_heads.")
+    )
     assert run.info.loaded["unused"] == unused
     keys, more = ("7 keys", " and 2 more") if model == "sctnet-s" else ("1 key", "")
     assert said[-1] == f"{keys} of the file not used here: {', '.join(unused[:5])}{more}"
@@ -117,10 +136,17 @@ def test_beside_the_keys_of_losses_everything_must_fit(tmp_path, model):
     assert "unexpected: foreign.0." in str(refused.value)
 
 
-def test_the_run_says_where_its_weights_come_from_and_that_they_were_not_trained_here(tmp_path, file):
+def test_the_run_says_where_its_weights_come_from_and_that_they_were_not_trained_here(
+    tmp_path, file
+):
     run = imported(tmp_path, file, licence=" MIT ")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert run.info.loaded == {"imported": "weights.pth", "sha256": digest, "licence": "MIT", "unused": []}
+    assert run.info.loaded == {
+        "imported": "weights.pth",
+        "sha256": digest,
+        "licence": "MIT",
+        "unused": [],
+    }
     assert (run.licence, run.info.image_size, len(run.classes)) == ("MIT", (256, 512), CLASSES)
     assert open_run(run.path).info == run.info
     card, recipe = ((run.path / name).read_text() for name in ("card.md", "recipe.toml"))
@@ -128,7 +154,9 @@ def test_the_run_says_where_its_weights_come_from_and_that_they_were_not_trained
     assert "\n---\n\n# run\n" in card
     assert "trained by featherseg" not in card
     assert "epochs" not in card
-    assert recipe.startswith(f"# The weights of this run were imported from 'weights.pth' (sha256 {digest}).\n")
+    assert recipe.startswith(
+        f"# The weights of this run were imported from 'weights.pth' (sha256 {digest}).\n"
+    )
     page = report(run.path).path.read_text()
     assert "imported from weights.pth, not trained here" in page
     assert "were not trained with them" in page
@@ -136,7 +164,9 @@ def test_the_run_says_where_its_weights_come_from_and_that_they_were_not_trained
 
 
 def test_terms_of_the_data_that_restrict_stand_before_those_of_the_weights():
-    assert combined_licence("MIT", CAMVID_LICENCE) == f"{CAMVID_LICENCE}; the weights themselves: MIT"
+    assert (
+        combined_licence("MIT", CAMVID_LICENCE) == f"{CAMVID_LICENCE}; the weights themselves: MIT"
+    )
     assert combined_licence("MIT", "Apache-2.0") == "MIT"
 
 
@@ -167,13 +197,17 @@ def test_every_key_that_does_not_fit_is_named_and_nothing_is_written(tmp_path, m
 
 
 def test_another_number_of_classes_is_a_sentence_with_both(tmp_path, file):
-    with pytest.raises(ConfigError, match=r"is a frm-lite0 of 8 classes, but camvid has 11\. Name the dataset"):
+    with pytest.raises(
+        ConfigError, match=r"is a frm-lite0 of 8 classes, but camvid has 11\. Name the dataset"
+    ):
         imported(tmp_path, file, data="camvid")
 
 
 def test_weights_of_a_backbone_alone_are_told_apart(tmp_path):
     file = find_pretrained("efficientnet-lite0")
-    with pytest.raises(WeightsError, match="contains only the backbone efficientnet-lite0") as refused:
+    with pytest.raises(
+        WeightsError, match="contains only the backbone efficientnet-lite0"
+    ) as refused:
         imported(tmp_path, file)
     assert f"featherseg train frm-lite0 --data shapes --init {file} --out RUN" in str(refused.value)
 

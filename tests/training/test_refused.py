@@ -20,7 +20,9 @@ pytestmark = pytest.mark.usefixtures("tiny")
 
 
 @pytest.mark.parametrize(
-    ("folder", "late"), [("new", True), ("empty", False)], ids=["failed in the first step", "refused"]
+    ("folder", "late"),
+    [("new", True), ("empty", False)],
+    ids=["failed in the first step", "refused"],
 )
 def test_the_mended_command_runs(tmp_path, monkeypatch, folder, late):
     out = tmp_path / "run"
@@ -45,8 +47,14 @@ class Ignored(Halves):
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        ((Halves(4), Ignored(3)), r"halves val: no pixel of its 3 images is labelled, so no validation .*val_split"),
-        ((Ignored(4), Halves(3)), r"halves train: no pixel of its 4 images is labelled, so there is nothing to learn"),
+        (
+            (Halves(4), Ignored(3)),
+            r"halves val: no pixel of its 3 images is labelled, so no validation .*val_split",
+        ),
+        (
+            (Ignored(4), Halves(3)),
+            r"halves train: no pixel of its 4 images is labelled, so there is nothing to learn",
+        ),
     ],
     ids=["val", "train"],
 )
@@ -98,7 +106,9 @@ def test_what_a_kill_left_before_there_was_a_run_is_in_no_way(tmp_path):
         ),
     ],
 )
-def test_more_memory_than_there_is_is_refused_with_what_fits(tmp_path, monkeypatch, asked, sentence):
+def test_more_memory_than_there_is_is_refused_with_what_fits(
+    tmp_path, monkeypatch, asked, sentence
+):
     monkeypatch.setattr(memory, "available_memory", lambda device: 4e9)
     with pytest.raises(ConfigError, match=sentence) as told:
         trained(tmp_path / "run", "model.name=frm-lite0", *asked)
@@ -106,7 +116,9 @@ def test_more_memory_than_there_is_is_refused_with_what_fits(tmp_path, monkeypat
     fitting = str(told.value).rpartition("What fits: ")[2].rstrip(".").split("--set ")[1:]
     recipe = parse_recipe(read_recipe("frm-lite0"), [*SMALL, *asked, *map(str.strip, fitting)])
     said = []
-    memory.check_memory(memory.estimate_memory(models.build("frm-lite0", 8), recipe, (64, 96)), recipe, said.append)
+    memory.check_memory(
+        memory.estimate_memory(models.build("frm-lite0", 8), recipe, (64, 96)), recipe, said.append
+    )
     assert "may not fit" not in said[0]
 
 
@@ -116,8 +128,12 @@ def test_a_model_for_whose_weights_alone_there_is_no_room_is_refused(tmp_path, m
         trained(tmp_path / "run")
 
 
-@pytest.mark.parametrize(("peaks", "said"), [((1e9, 1.234e9), "held 1.23"), ((2e9, 2e9), "held at most 2.0")])
-def test_memory_is_said_before_the_first_step_and_after_the_last_and_kept(tmp_path, monkeypatch, peaks, said):
+@pytest.mark.parametrize(
+    ("peaks", "said"), [((1e9, 1.234e9), "held 1.23"), ((2e9, 2e9), "held at most 2.0")]
+)
+def test_memory_is_said_before_the_first_step_and_after_the_last_and_kept(
+    tmp_path, monkeypatch, peaks, said
+):
     reporter, measured = Silent(), iter(peaks)
     monkeypatch.setattr(job, "peak_held", lambda recipe: next(measured))
     run = trained(tmp_path / "run", "train.epochs=1", reporter=reporter)
@@ -132,7 +148,11 @@ def test_memory_is_said_before_the_first_step_and_after_the_last_and_kept(tmp_pa
 def test_what_is_free_is_within_the_limit_of_a_container(tmp_path, monkeypatch):
     free = memory.available_memory(torch.device("cpu"))
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    for name, text in (("max", "3000000"), ("current", "2500000"), ("stat", "anon 5\ninactive_file 250000\n")):
+    for name, text in (
+        ("max", "3000000"),
+        ("current", "2500000"),
+        ("stat", "anon 5\ninactive_file 250000\n"),
+    ):
         (tmp_path / f"memory.{name}").write_text(text)
     assert memory.available_memory(torch.device("cpu")) == 750_000 < free
     (tmp_path / "memory.max").write_text("max\n")

@@ -5,7 +5,15 @@ import shutil
 
 import pytest
 import torch
-from support.models.small_training import Killed, KilledAt, Silent, equal_state, outcome, request, trained
+from support.models.small_training import (
+    Killed,
+    KilledAt,
+    Silent,
+    equal_state,
+    outcome,
+    request,
+    trained,
+)
 from support.processes.faulty_disk import FAULTS, Crash, FaultyDisk
 
 from featherseg.core.errors import FeathersegError, RunError
@@ -18,7 +26,13 @@ pytestmark = pytest.mark.usefixtures("tiny")
 
 # a checkpoint every step; the embedding head of the contrast is resumed too
 CONTRAST = ("loss.contrast=1.0", "loss.contrast_views=4")
-LONG = ("train.epochs=3", "train.ema=0.9", "train.lr=1e-3", *CONTRAST, "train.checkpoint_seconds=1e-9")
+LONG = (
+    "train.epochs=3",
+    "train.ema=0.9",
+    "train.lr=1e-3",
+    *CONTRAST,
+    "train.checkpoint_seconds=1e-9",
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +47,11 @@ def uninterrupted(finished):
 
 @pytest.mark.parametrize(
     ("kills", "setting"),
-    [([1, 6], "train.checkpoint_activations=true"), ([3, 4], "data.workers=0"), ([2, 2], "data.workers=2")],
+    [
+        ([1, 6], "train.checkpoint_activations=true"),
+        ([3, 4], "data.workers=0"),
+        ([2, 2], "data.workers=2"),
+    ],
     ids=["first and last step, blocks computed again", "resumes of resumes", "same step again"],
 )
 def test_a_stopped_run_ends_as_the_uninterrupted_one(uninterrupted, tmp_path, kills, setting):
@@ -45,7 +63,9 @@ def test_a_stopped_run_ends_as_the_uninterrupted_one(uninterrupted, tmp_path, ki
     run = trained(out, *settings, resume=True)
     assert equal_state(outcome(run), uninterrupted)
     resumed = [r["resumed_from"] for r in read_lines(out / "metrics.jsonl") if "resumed_from" in r]
-    assert resumed == [step - 1 for step in kills]  # no more than the interval of a step is repeated
+    assert resumed == [
+        step - 1 for step in kills
+    ]  # no more than the interval of a step is repeated
 
 
 def test_a_checkpoint_in_which_the_model_is_called_net_goes_on(uninterrupted, tmp_path):
@@ -54,14 +74,21 @@ def test_a_checkpoint_in_which_the_model_is_called_net_goes_on(uninterrupted, tm
     file = tmp_path / "run" / "last.ckpt"
     checkpoint = torch.load(file, weights_only=True)
     state = checkpoint["state_dict"]
-    checkpoint["state_dict"] = {re.sub(r"^model\.", "net.", key): value for key, value in state.items()}
+    checkpoint["state_dict"] = {
+        re.sub(r"^model\.", "net.", key): value for key, value in state.items()
+    }
     assert checkpoint["state_dict"].keys() != state.keys()
     torch.save(checkpoint, file)
     assert equal_state(outcome(trained(tmp_path / "run", *LONG, resume=True)), uninterrupted)
 
 
 def test_without_a_checkpoint_it_starts_anew_and_says_so(tmp_path):
-    settings = (*LONG[:-1], "train.epochs=2", "train.checkpoint_seconds=1000", "train.validate_every=2")
+    settings = (
+        *LONG[:-1],
+        "train.epochs=2",
+        "train.checkpoint_seconds=1000",
+        "train.validate_every=2",
+    )
     whole = trained(tmp_path / "whole", *settings)
     with pytest.raises(Killed):
         train(request(*settings), tmp_path / "run", KilledAt(3))
@@ -85,7 +112,11 @@ def test_resume_touches_no_folder_that_holds_no_run(tmp_path):
         (tmp_path / name).write_text("mine")
     with pytest.raises(RunError, match="holds files, but no run to resume"):
         train(Request(None), tmp_path, Silent(), resume=True)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["notes.txt", "teacher", "weights.safetensors"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "notes.txt",
+        "teacher",
+        "weights.safetensors",
+    ]
 
 
 @pytest.mark.slow
@@ -98,7 +129,9 @@ def test_accumulation_resumes_at_whole_steps(tmp_path):
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=["full disk", "I/O error", "crash"])
-def test_a_save_that_fails_at_any_file_operation_leaves_a_run_that_loads(finished, tmp_path, monkeypatch, fault):
+def test_a_save_that_fails_at_any_file_operation_leaves_a_run_that_loads(
+    finished, tmp_path, monkeypatch, fault
+):
     out = tmp_path / "run"
     shutil.copytree(finished.path, out)
     old = finished.model.state_dict()
@@ -123,7 +156,9 @@ def test_a_save_that_fails_at_any_file_operation_leaves_a_run_that_loads(finishe
     assert k > 10  # both files were written under every fault
 
 
-def test_a_full_disk_stops_the_training_with_a_sentence_and_it_can_go_on(uninterrupted, tmp_path, monkeypatch):
+def test_a_full_disk_stops_the_training_with_a_sentence_and_it_can_go_on(
+    uninterrupted, tmp_path, monkeypatch
+):
     out = tmp_path / "run"
     original = AtomicCheckpoints.save_checkpoint
 

@@ -40,16 +40,40 @@ def content(folder):
     [
         ({"overrides": ("train.nonsense=1",)}, ConfigError, ["unknown key 'train.nonsense'"]),
         ({"overrides": ("model.nonsense=1",)}, ConfigError, ["nonsense"]),
-        ({"overrides": ("train.epochs=9",)}, ConfigError, ["train.epochs is 2 in the run and 9 now", "--init"]),
-        ({"overrides": ("train.batch_size=auto",)}, ConfigError, ["train.batch_size is 4 in the run and 'auto' now"]),
-        ({"overrides": ("train.patience=3",)}, ConfigError, ["train.patience is None in the run and 3 now"]),
+        (
+            {"overrides": ("train.epochs=9",)},
+            ConfigError,
+            ["train.epochs is 2 in the run and 9 now", "--init"],
+        ),
+        (
+            {"overrides": ("train.batch_size=auto",)},
+            ConfigError,
+            ["train.batch_size is 4 in the run and 'auto' now"],
+        ),
+        (
+            {"overrides": ("train.patience=3",)},
+            ConfigError,
+            ["train.patience is None in the run and 3 now"],
+        ),
         ({"overrides": ("paper.row=x",)}, ConfigError, ["paper"]),
         ({"overrides": ("train.device=cuda:7",)}, DeviceError, ["cuda:7"]),
         ({"data": "camvid"}, ConfigError, ["data.name is 'shapes' in the run and 'camvid' now"]),
-        ({"data": "no/such/dataset.toml"}, ConfigError, ["data.name is 'shapes'", "no/such/dataset.toml"]),
-        ({"data_root": "/no/such"}, ConfigError, ["data.root is None in the run and '/no/such' now"]),
+        (
+            {"data": "no/such/dataset.toml"},
+            ConfigError,
+            ["data.name is 'shapes'", "no/such/dataset.toml"],
+        ),
+        (
+            {"data_root": "/no/such"},
+            ConfigError,
+            ["data.root is None in the run and '/no/such' now"],
+        ),
         ({"init": "runs/other"}, ConfigError, ["--init is None in the run and 'runs/other' now"]),
-        ({"recipe": "pidnet-s"}, ConfigError, ["model.name is 'tiny' in the run and 'pidnet-s' now"]),
+        (
+            {"recipe": "pidnet-s"},
+            ConfigError,
+            ["model.name is 'tiny' in the run and 'pidnet-s' now"],
+        ),
     ],
     ids=lambda value: next(iter(value.values()))[0] if isinstance(value, dict) else None,
 )
@@ -65,7 +89,11 @@ def test_an_option_that_is_unknown_or_differs_is_refused(begun, asked, error, se
     "asked",
     [
         Request(None),
-        Request(None, "shapes", overrides=("train.epochs=2", "augment.crop=[64, 96]", "train.device=cpu")),
+        Request(
+            None,
+            "shapes",
+            overrides=("train.epochs=2", "augment.crop=[64, 96]", "train.device=cpu"),
+        ),
         request("train.checkpoint_seconds=5"),
     ],
     ids=["none", "some", "all"],
@@ -93,8 +121,14 @@ def test_a_number_that_the_run_found_may_be_left_open_again(tmp_path):
         train(Request("frm-lite0", overrides=tuple(most)), tmp_path / "run", Silent(), resume=True)
 
 
-def test_a_run_of_before_recipes_left_optimiser_and_batch_size_open_goes_on_with_its_recipe(tmp_path):
-    train(request("train.epochs=1", "train.optimizer=adamw", "train.batch_size=8"), tmp_path / "run", Silent())
+def test_a_run_of_before_recipes_left_optimiser_and_batch_size_open_goes_on_with_its_recipe(
+    tmp_path,
+):
+    train(
+        request("train.epochs=1", "train.optimizer=adamw", "train.batch_size=8"),
+        tmp_path / "run",
+        Silent(),
+    )
     resolved = tmp_path / "run" / "resolved.json"
     facts = json.loads(resolved.read_text())
     del facts["recipe"]["train"]["lr_batch_size"]
@@ -103,11 +137,24 @@ def test_a_run_of_before_recipes_left_optimiser_and_batch_size_open_goes_on_with
     train(today, tmp_path / "run", said := Silent(), resume=True)
     assert any("is finished" in text for text in said.messages)
     with pytest.raises(ConfigError, match=r"train\.lr_batch_size is None in the run and 4 now"):
-        train(request("train.epochs=1", "train.lr_batch_size=4"), tmp_path / "run", Silent(), resume=True)
+        train(
+            request("train.epochs=1", "train.lr_batch_size=4"),
+            tmp_path / "run",
+            Silent(),
+            resume=True,
+        )
 
 
 def test_the_command_ends_with_2_and_both_values(small_run, monkeypatch, capsys):
-    slip = ["featherseg", "train", "--resume", "--out", str(small_run.path), "--set", "train.epochs=9"]
+    slip = [
+        "featherseg",
+        "train",
+        "--resume",
+        "--out",
+        str(small_run.path),
+        "--set",
+        "train.epochs=9",
+    ]
     monkeypatch.setattr(sys, "argv", slip)
     with pytest.raises(SystemExit) as ended:
         cli.main()

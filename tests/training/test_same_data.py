@@ -24,7 +24,10 @@ def begun(tmp_path_factory):
     """A folder with a dataset of six images, and a run on it that was stopped after its first step."""
     folder, rng = tmp_path_factory.mktemp("begun"), np.random.default_rng(0)
     for number in range(8):
-        for kind, pixels in (("images", rng.integers(0, 256, (64, 96, 3))), ("masks", rng.integers(0, 3, (64, 96)))):
+        for kind, pixels in (
+            ("images", rng.integers(0, 256, (64, 96, 3))),
+            ("masks", rng.integers(0, 3, (64, 96))),
+        ):
             (folder / "yard" / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(folder / "yard" / kind / f"{number}.png")
     (folder / "yard" / "dataset.toml").write_text(YARD)
@@ -66,20 +69,31 @@ CHANGES = {
     "[map] 1 was path, is plant": lambda y: edit(
         y / "dataset.toml", '1 = "path"\n2 = "plant"', '1 = "plant"\n2 = "path"'
     ),
-    "[map] 9 was not there, is grass": lambda y: edit(y / "dataset.toml", "[map]", '[map]\n9 = "grass"'),
+    "[map] 9 was not there, is grass": lambda y: edit(
+        y / "dataset.toml", "[map]", '[map]\n9 = "grass"'
+    ),
     "class 2 was 'plant', is 'weed'": lambda y: edit(y / "dataset.toml", "plant", "weed"),
-    "class 0 was 'grass', is 'path'": lambda y: edit(y / "dataset.toml", '["grass", "path"', '["path", "grass"'),
+    "class 0 was 'grass', is 'path'": lambda y: edit(
+        y / "dataset.toml", '["grass", "path"', '["path", "grass"'
+    ),
     "class 3 'sky' is new": lambda y: (y / "dataset.toml").write_text(
         YARD.replace('"plant"]', '"plant", "sky"]') + '3 = "sky"\n'
     ),
     "2 images added to train: 6, 7": lambda y: edit(y / "train.txt", "3\n", "3\n6\n7\n"),
     "1 image removed from train: 1": lambda y: edit(y / "train.txt", "1\n", ""),
-    "1 image removed from val: 4": lambda y: (edit(y / "train.txt", "3\n", "3\n4\n"), edit(y / "val.txt", "4\n", "")),
-    "the images of train are in a different order": lambda y: edit(y / "train.txt", "0\n1\n", "1\n0\n"),
+    "1 image removed from val: 4": lambda y: (
+        edit(y / "train.txt", "3\n", "3\n4\n"),
+        edit(y / "val.txt", "4\n", ""),
+    ),
+    "the images of train are in a different order": lambda y: edit(
+        y / "train.txt", "0\n1\n", "1\n0\n"
+    ),
     "2 masks of train changed: 0, 1": lambda y: [
         shutil.copy(y / "masks" / "7.png", y / "masks" / f"{number}.png") for number in (0, 1)
     ],
-    "1 image of val changed: 5": lambda y: shutil.copy(y / "images" / "7.png", y / "images" / "5.png"),
+    "1 image of val changed: 5": lambda y: shutil.copy(
+        y / "images" / "7.png", y / "images" / "5.png"
+    ),
 }
 
 
@@ -138,7 +152,9 @@ def test_a_run_from_before_goes_on_with_a_note_and_its_classes_are_compared(move
 def test_images_that_were_prepared_with_a_loss_meanwhile_are_refused(moved, monkeypatch):
     monkeypatch.delenv("FEATHERSEG_CACHE", raising=False)
     prepare_data(str(moved / "yard" / "dataset.toml"), "train", storage=Storage(60))
-    with pytest.raises(DataError, match="prepared differently: as in their files; now 4 of 4 images as JPEG"):
+    with pytest.raises(
+        DataError, match="prepared differently: as in their files; now 4 of 4 images as JPEG"
+    ):
         go_on(moved)
 
 
@@ -152,7 +168,10 @@ def test_a_damaged_fingerprint_gets_a_message(moved, damage):
 def test_a_generated_dataset_is_known_by_its_samples():
     known = Fingerprint.of({"train": open_dataset("shapes", "train", size=4)})
     assert known.differences({"train": open_dataset("shapes", "train", size=4)}) == []
-    assert "1 image removed from train: " in known.differences({"train": open_dataset("shapes", "train", size=3)})[0]
+    assert (
+        "1 image removed from train: "
+        in known.differences({"train": open_dataset("shapes", "train", size=3)})[0]
+    )
 
 
 def test_a_finished_run_stands_for_the_data_it_was_trained_on_alone(moved):

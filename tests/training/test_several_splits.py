@@ -43,12 +43,18 @@ def test_files_of_several_splits_are_joined(tmp_path):
             path = tmp_path / kind / f"{key}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.zeros(shape, np.uint8)).save(path)
-    assert open_dataset(str(tmp_path / "dataset.toml"), "train+val").keys == ["train/1", "train/2", "val/1"]
+    assert open_dataset(str(tmp_path / "dataset.toml"), "train+val").keys == [
+        "train/1",
+        "train/2",
+        "val/1",
+    ]
 
 
 def test_the_last_weights_are_kept_and_nothing_is_called_selected(run):
     trained, messages = run
-    assert any("val is trained on too: the last weights are kept" in message for message in messages)
+    assert any(
+        "val is trained on too: the last weights are kept" in message for message in messages
+    )
     assert trained.recipe.train.keep == "last"
     assert trained.recipe.data.train_split == "val+test"
     assert open_run(trained.path).recipe == trained.recipe
@@ -57,13 +63,20 @@ def test_the_last_weights_are_kept_and_nothing_is_called_selected(run):
     assert "this run was trained on val: that says nothing of other images" in scores.notes
 
 
-@pytest.mark.parametrize(("trained_on", "validated_on"), [("val+test", "val+train"), ("val", "val")])
+@pytest.mark.parametrize(
+    ("trained_on", "validated_on"), [("val+test", "val+train"), ("val", "val")]
+)
 def test_so_they_are_whatever_the_splits_are_called(trained_on, validated_on, tmp_path):
     reporter = Silent()
     splits = (f"data.train_split={trained_on}", f"data.val_split={validated_on}")
-    short = request(*splits, "data.train_size=8", "data.val_size=8", "train.epochs=1", "train.validations=1")
+    short = request(
+        *splits, "data.train_size=8", "data.val_size=8", "train.epochs=1", "train.validations=1"
+    )
     run = train(short, tmp_path / "run", reporter)
-    assert any(f"{validated_on} is trained on too: the last weights" in message for message in reporter.messages)
+    assert any(
+        f"{validated_on} is trained on too: the last weights" in message
+        for message in reporter.messages
+    )
     assert run.recipe.train.keep == "last"
     assert not run.selected_on("val")
     train(short, tmp_path / "run", Silent(), resume=True)  # the same recipe, which says "best"
@@ -73,9 +86,15 @@ def test_so_they_are_whatever_the_splits_are_called(trained_on, validated_on, tm
 
 
 def test_a_recipe_may_say_so_in_a_list_and_best_is_never_kept_by_images_trained_on():
-    recipe = parse_recipe(read_recipe("frm-lite0"), ['data.train_split=["train", "val"]', "train.keep=best"])
+    recipe = parse_recipe(
+        read_recipe("frm-lite0"), ['data.train_split=["train", "val"]', "train.keep=best"]
+    )
     assert (recipe.data.train_split, recipe.train.keep) == ("train+val", "last")
-    other = parse_recipe(read_recipe("frm-lite0"), ['data.train_split=["train", "val"]', "data.val_split=test"])
+    other = parse_recipe(
+        read_recipe("frm-lite0"), ['data.train_split=["train", "val"]', "data.val_split=test"]
+    )
     assert other.train.keep == "best"
     with pytest.raises(ConfigError, match=r"train\.patience: val is trained on"):
-        parse_recipe(read_recipe("frm-lite0"), ['data.train_split=["train", "val"]', "train.patience=3"])
+        parse_recipe(
+            read_recipe("frm-lite0"), ['data.train_split=["train", "val"]', "train.patience=3"]
+        )

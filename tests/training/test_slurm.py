@@ -46,8 +46,12 @@ def ctrl_c():
 
 
 @pytest.mark.usefixtures("ctrl_c")
-@pytest.mark.parametrize(("warning", "accumulate"), [(signal.SIGUSR1, 1), (signal.SIGTERM, 2), (signal.SIGINT, 2)])
-def test_a_signal_leaves_a_checkpoint_in_the_run_and_none_beside_it(tmp_path, monkeypatch, warning, accumulate):
+@pytest.mark.parametrize(
+    ("warning", "accumulate"), [(signal.SIGUSR1, 1), (signal.SIGTERM, 2), (signal.SIGINT, 2)]
+)
+def test_a_signal_leaves_a_checkpoint_in_the_run_and_none_beside_it(
+    tmp_path, monkeypatch, warning, accumulate
+):
     (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"left by another training")
     monkeypatch.chdir(tmp_path)
     for key, value in SLURM.items():
@@ -58,7 +62,11 @@ def test_a_signal_leaves_a_checkpoint_in_the_run_and_none_beside_it(tmp_path, mo
         trained(tmp_path / "run", *settings, reporter=reporter)
     assert signal.getsignal(warning) == before
     metrics = tmp_path / "run" / "metrics.jsonl"
-    assert [line["step"] for line in read_lines(metrics)] == [1, 2, 3]  # the step that was under way is finished
+    assert [line["step"] for line in read_lines(metrics)] == [
+        1,
+        2,
+        3,
+    ]  # the step that was under way is finished
     assert any("stopped at step 3. Continue with" in text for text in reporter.messages)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hpc_ckpt_1.ckpt", "run"]
     with pytest.raises(Killed):
@@ -91,7 +99,9 @@ def test_ctrl_c_during_a_validation_stops_behind_it_and_says_so(tmp_path, step):
     kept = read_lines(metrics)
     train(Request(None), tmp_path / "run", Silent(), resume=True)
     trained(tmp_path / "whole", *settings)
-    assert [row for row in read_lines(metrics) if "step" in row] == read_lines(tmp_path / "whole" / "metrics.jsonl")
+    assert [row for row in read_lines(metrics) if "step" in row] == read_lines(
+        tmp_path / "whole" / "metrics.jsonl"
+    )
     assert read_lines(metrics)[:step] == kept
 
 
@@ -143,10 +153,15 @@ def test_other_processes_wait_as_long_as_the_first_prepares(tmp_path, monkeypatc
         job._wait_for_rank_zero(tmp_path / "none", Request(None))
 
 
-@pytest.mark.parametrize(("tasks", "said"), [({"SLURM_NTASKS_PER_NODE": "4"}, "4"), ({}, "not set")])
+@pytest.mark.parametrize(
+    ("tasks", "said"), [({"SLURM_NTASKS_PER_NODE": "4"}, "4"), ({}, "not set")]
+)
 def test_a_job_of_another_shape_is_refused(tmp_path, monkeypatch, tasks, said):
     for key, value in (SLURM | {"SLURM_NTASKS": "4"} | tasks).items():
         monkeypatch.setenv(key, value)
-    with pytest.raises(ConfigError, match=rf"train.devices = 1 .* SLURM gave this job 1 nodes and {said} tasks a node"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"train.devices = 1 .* SLURM gave this job 1 nodes and {said} tasks a node",
+    ):
         trained(tmp_path / "run")
     assert not (tmp_path / "run").exists()

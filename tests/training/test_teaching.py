@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.models.small_training import SMALL, YARD, Killed, KilledAt, Silent, equal_state, outcome, request
+from support.models.small_training import (
+    SMALL,
+    YARD,
+    Killed,
+    KilledAt,
+    Silent,
+    equal_state,
+    outcome,
+    request,
+)
 from support.models.small_training import trained as trained_on_shapes
 
 import featherseg
@@ -39,7 +48,9 @@ EVERY_STEP = ("train.epochs=2", "train.ema=0.9", "train.checkpoint_seconds=1e-9"
 def write_noise(path, seed, size=(64, 96), most=256):
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = size if most < 256 else (*size, 3)
-    Image.fromarray(np.random.default_rng(seed).integers(0, most, shape).astype(np.uint8)).save(path)
+    Image.fromarray(np.random.default_rng(seed).integers(0, most, shape).astype(np.uint8)).save(
+        path
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +65,9 @@ def yard(tmp_path_factory):
     (folder / "dataset.toml").write_text(YARD)
     (folder / "train.txt").write_text("0\n1\n2\n3\n")
     (folder / "val.txt").write_text("4\n5\n")
-    train(request("train.epochs=1", data=str(folder / "dataset.toml")), folder / "teacher", Silent())
+    train(
+        request("train.epochs=1", data=str(folder / "dataset.toml")), folder / "teacher", Silent()
+    )
     return folder
 
 
@@ -77,10 +90,18 @@ def taught(place, *overrides, out="run", reporter=None, resume=False, runs="teac
 
 
 def outputs_of(place):
-    return [read_outputs(folder) for folder in sorted((place / ".featherseg" / "yard").glob("teacher-*"))]
+    return [
+        read_outputs(folder)
+        for folder in sorted((place / ".featherseg" / "yard").glob("teacher-*"))
+    ]
 
 
-HARD = ("data.class_uniform=0.3", "augment.cutmix=0.5", "augment.rotate=20", "loss.class_weights=auto")
+HARD = (
+    "data.class_uniform=0.3",
+    "augment.cutmix=0.5",
+    "augment.rotate=20",
+    "loss.class_weights=auto",
+)
 
 
 @pytest.mark.parametrize(
@@ -110,12 +131,19 @@ def test_images_that_are_no_files_are_taught_from_the_run_s_own_folder(small_run
     run = trained_on_shapes(tmp_path / "run", *settings, resume=True, reporter=reporter)
     assert equal_state(outcome(run), outcome(whole))
     assert not any("looks at" in message for message in reporter.messages)
-    assert all({"loss_supervised", "loss_teacher"} <= record.keys() for record in run.metrics().values())
-    assert all(r["loss"] == pytest.approx(r["loss_supervised"] + r["loss_teacher"]) for r in run.metrics().values())
+    assert all(
+        {"loss_supervised", "loss_teacher"} <= record.keys() for record in run.metrics().values()
+    )
+    assert all(
+        r["loss"] == pytest.approx(r["loss_supervised"] + r["loss_teacher"])
+        for r in run.metrics().values()
+    )
 
 
 def test_the_teacher_changes_what_is_learned_and_is_on_record(place):
-    plain = train(request("train.epochs=1", data=str(place / "dataset.toml")), place / "plain", Silent())
+    plain = train(
+        request("train.epochs=1", data=str(place / "dataset.toml")), place / "plain", Silent()
+    )
     run, _ = taught(place)
     assert not equal_state(dict(plain.model.state_dict()), dict(run.model.state_dict()))
     (row,) = run.info.teachers
@@ -131,11 +159,18 @@ def test_what_is_kept_is_what_the_teacher_says_of_the_whole_image(place):
     taught(place, f"teacher.unlabelled={place / 'photos'}")
     (outputs,) = outputs_of(place)
     assert len(outputs.entries) == 7
-    runtime, data = open_runtime(load_run(place / "teacher")), open_dataset(str(place / "dataset.toml"), "train")
+    runtime, data = (
+        open_runtime(load_run(place / "teacher")),
+        open_dataset(str(place / "dataset.toml"), "train"),
+    )
     for index, key in enumerate(data.keys):
-        entry = outputs.entries[hashlib.sha256((place / "images" / f"{key}.png").read_bytes()).hexdigest()]
+        entry = outputs.entries[
+            hashlib.sha256((place / "images" / f"{key}.png").read_bytes()).hexdigest()
+        ]
         logits = torch.from_numpy(entry.read(outputs.file, slice(None), slice(None)))[None]
-        full = resize(logits, entry.grid.covered, align_corners=entry.grid.align_corners)[0, :, :64, :96].softmax(0)
+        full = resize(logits, entry.grid.covered, align_corners=entry.grid.align_corners)[
+            0, :, :64, :96
+        ].softmax(0)
         assert (full - probabilities(runtime, data[index].image)).abs().max() < 0.02
 
 
@@ -156,7 +191,11 @@ def test_outputs_are_computed_once_for_what_they_are_of(place):
 
     # Another teacher has outputs of its own, whatever its name
     weights = load_run(place / "teacher").path / "weights.safetensors"
-    other = train(request("train.epochs=1", "train.seed=5", data=str(place / "dataset.toml")), place / "b", Silent())
+    other = train(
+        request("train.epochs=1", "train.seed=5", data=str(place / "dataset.toml")),
+        place / "b",
+        Silent(),
+    )
     shutil.copy(other.path / "weights.safetensors", weights)
     _, said = taught(place, out="fourth")
     assert "looks at 4 images once" in said
@@ -187,10 +226,14 @@ def test_a_kill_on_the_way_costs_no_more_than_was_not_on_the_disk(place, monkeyp
     assert equal_state(dict(run.model.state_dict()), dict(other.model.state_dict()))
 
 
-def test_data_of_one_s_own_are_taught_from_the_run_and_nothing_is_written_beside_them(place, tmp_path, monkeypatch):
+def test_data_of_one_s_own_are_taught_from_the_run_and_nothing_is_written_beside_them(
+    place, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     data = tuple(open_dataset(str(place / "dataset.toml"), split) for split in ("train", "val"))
-    asked = request("train.epochs=1", f"teacher.runs={place / 'teacher'}", objects=Objects(data=data))
+    asked = request(
+        "train.epochs=1", f"teacher.runs={place / 'teacher'}", objects=Objects(data=data)
+    )
     run = train(asked, place / "run", Silent())
     assert [path.name[:8] for path in (run.path / "teacher").iterdir()] == ["teacher-"]
     assert not any(folder.exists() for folder in (place / ".featherseg", tmp_path / ".featherseg"))
@@ -205,7 +248,11 @@ def test_nothing_is_written_through_a_link_beside_the_data(place, tmp_path):
 
 
 def test_several_teachers_teach_together(place):
-    train(request("train.epochs=1", "train.seed=5", data=str(place / "dataset.toml")), place / "b", Silent())
+    train(
+        request("train.epochs=1", "train.seed=5", data=str(place / "dataset.toml")),
+        place / "b",
+        Silent(),
+    )
     run, said = taught(place, runs="teacher,b")
     assert [row.name for row in run.info.teachers] == ["teacher", "b"]
     assert said.count("looks at") == 2
@@ -225,7 +272,10 @@ def test_images_without_masks_change_neither_class_weights_nor_the_length(place)
 def test_images_that_are_scored_are_named_where_they_are_among_those_without_masks(place):
     shutil.copy(place / "images" / "4.png", place / "photos" / "seen.png")
     _, said = taught(place, f"teacher.unlabelled={place / 'photos'}")
-    assert "1 image of yard val is taught too, without its mask, so that a score on this split says less" in said
+    assert (
+        "1 image of yard val is taught too, without its mask, so that a score on this split says less"
+        in said
+    )
     assert "4 (there seen.png)" in said
 
 
@@ -245,7 +295,9 @@ def test_images_that_teach_are_known_wherever_they_are_scored_later(place):
     notes = featherseg.evaluate(run, split="val", device="cpu").notes
     assert [note for note in notes if "says less" in note] == told
     cautions = featherseg.compare([run, place / "wide"], costs=False, device="cpu").cautions
-    assert [text for text in cautions if "says less" in text] == [f"{run.name}: {text}" for text in told]
+    assert [text for text in cautions if "says less" in text] == [
+        f"{run.name}: {text}" for text in told
+    ]
     pupil, said = taught(place, out="pupil", runs="run")  # a teacher's teacher
     assert told[1] in said
     again, _ = taught(place, out="pupil", runs="run", resume=True)  # of no other data
@@ -260,7 +312,9 @@ def test_a_folder_with_the_masks_in_it_is_no_folder_of_images(place, monkeypatch
 
 
 def test_room_for_outputs_is_judged_by_the_size_of_each_image(place, monkeypatch):
-    write_noise(place / "photos" / "z.png", 20, (640, 960))  # none of the three that are looked at first
+    write_noise(
+        place / "photos" / "z.png", 20, (640, 960)
+    )  # none of the three that are looked at first
     taught(place, f"teacher.unlabelled={place / 'photos'}")
     (outputs,) = outputs_of(place)
     size = outputs.file.stat().st_size
@@ -292,7 +346,9 @@ def test_steps_of_images_without_masks_alone_are_sound(place, monkeypatch):
     monkeypatch.setattr("featherseg.training.teaching.MOST_UNLABELLED", 1.0)
     for number in range(200):  # nearly all of the samples
         shutil.copy(place / "photos" / "a.png", place / "photos" / f"{number}.png")
-    run, said = taught(place, f"teacher.unlabelled={place / 'photos'}", "train.batch_size=1", "train.epochs=1")
+    run, said = taught(
+        place, f"teacher.unlabelled={place / 'photos'}", "train.batch_size=1", "train.epochs=1"
+    )
     assert "looks at 7 images once" in said  # copies are the same image
     losses = [record["loss_supervised"] for record in run.metrics().values()]
     assert losses.count(0.0) >= 3
@@ -315,8 +371,16 @@ def with_another_teacher(place):
     [
         (without_outputs, RunError, "teacher itself cannot be opened"),
         (with_another_teacher, RunError, "has other weights by now"),
-        (lambda place: write_noise(place / "photos" / "a.png", 77), DataError, "1 image of unlabelled changed: a.png"),
-        (lambda place: (place / "photos" / "b.png").unlink(), DataError, "1 image removed from unlabelled: b.png"),
+        (
+            lambda place: write_noise(place / "photos" / "a.png", 77),
+            DataError,
+            "1 image of unlabelled changed: a.png",
+        ),
+        (
+            lambda place: (place / "photos" / "b.png").unlink(),
+            DataError,
+            "1 image removed from unlabelled: b.png",
+        ),
     ],
     ids=["no outputs, no teacher", "another teacher", "another image", "an image less"],
 )
@@ -334,11 +398,20 @@ def test_a_run_goes_on_with_the_same_teacher_and_images_or_not_at_all(place, spo
 def test_a_resumed_run_takes_its_teacher_from_where_it_lies_now_and_no_other(place):
     with pytest.raises(Killed):
         taught(place, *EVERY_STEP, reporter=KilledAt(2))
-    train(request("train.epochs=1", "train.seed=5", data=str(place / "dataset.toml")), place / "b", Silent())
+    train(
+        request("train.epochs=1", "train.seed=5", data=str(place / "dataset.toml")),
+        place / "b",
+        Silent(),
+    )
     with pytest.raises(ConfigError, match=r"teacher\.runs is"):
         taught(place, *EVERY_STEP, resume=True, runs="b")
     with pytest.raises(ConfigError, match=r"teacher\.runs is"):
-        train(request(*EVERY_STEP, data=str(place / "dataset.toml")), place / "run", Silent(), resume=True)
+        train(
+            request(*EVERY_STEP, data=str(place / "dataset.toml")),
+            place / "run",
+            Silent(),
+            resume=True,
+        )
     (place / "teacher").rename(place / "moved")
     shutil.rmtree(place / ".featherseg")
     run, said = taught(place, *EVERY_STEP, resume=True, runs="moved")
@@ -356,14 +429,20 @@ def test_a_resumed_run_takes_its_teacher_from_where_it_lies_now_and_no_other(pla
         ("teacher.runs=a,a", ConfigError, "every run once"),
         ("loss.name=other", ConfigError, "beside the recipe's own loss"),
         ("teacher.unlabelled=no/such/folder", DataNotFound, "is no folder"),
-        ("teacher.unlabelled=deep", DataError, r"a\.png has 16 bits a channel, the training images 8"),
+        (
+            "teacher.unlabelled=deep",
+            DataError,
+            r"a\.png has 16 bits a channel, the training images 8",
+        ),
         ("teacher.runs=[] teacher.unlabelled=x", ConfigError, "need a teacher"),
         ("teacher.runs=", ConfigError, "expected names, separated by commas"),
         ("teacher.runs=,", ConfigError, "expected names"),
         ("teacher.temperature=3", ConfigError, "unknown key 'teacher.temperature'"),
     ],
 )
-def test_what_cannot_teach_is_refused_before_anything_is_written(place, setting, error, told, monkeypatch):
+def test_what_cannot_teach_is_refused_before_anything_is_written(
+    place, setting, error, told, monkeypatch
+):
     (place / "deep").mkdir()
     Image.fromarray(np.zeros((64, 96), np.uint16)).save(place / "deep" / "a.png")
     monkeypatch.chdir(place)
@@ -378,7 +457,9 @@ def test_other_refusals_name_what_does_not_fit(place, small_run):
     values = json.loads(resolved.read_text())
     values["classes"] = values["classes"][::-1]
     resolved.write_text(json.dumps(values))
-    with pytest.raises(ConfigError, match=r"are plant, path, grass, those of the data are 3: grass, path, plant"):
+    with pytest.raises(
+        ConfigError, match=r"are plant, path, grass, those of the data are 3: grass, path, plant"
+    ):
         taught(place)
     (place / "teacher" / "weights.safetensors").unlink()
     values["classes"] = values["classes"][::-1]
@@ -401,7 +482,10 @@ def test_panoptic_models_other_channels_and_objects_of_one_s_own_are_refused(pla
     asked = Request("frm-lite0-panoptic", overrides=(*SMALL, f"teacher.runs={small_run.path}"))
     with pytest.raises(ConfigError, match="teachers tell classes alone"):
         train(asked, place / "run", Silent())
-    for objects in (Objects(loss=torch.nn.functional.cross_entropy), Objects(augment=lambda *both: both[:2])):
+    for objects in (
+        Objects(loss=torch.nn.functional.cross_entropy),
+        Objects(augment=lambda *both: both[:2]),
+    ):
         unweighted = [one for one in SMALL if not one.startswith("loss.")]
         overrides = ("model.name=tiny", *unweighted, f"teacher.runs={small_run.path}")
         asked = Request("frm-lite0", overrides=overrides, objects=objects)
@@ -410,21 +494,30 @@ def test_panoptic_models_other_channels_and_objects_of_one_s_own_are_refused(pla
 
 
 def test_a_disk_without_room_is_named_before_anything_is_written(place, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000)
+    )
     with pytest.raises(FeathersegError, match=r"the disk of .* has 0\.0 GB free"):
         taught(place)
     assert not (place / "run").exists()
 
 
-def test_minutes_that_the_teacher_alone_takes_are_refused_before_it_looks_at_every_image(place, monkeypatch):
+def test_minutes_that_the_teacher_alone_takes_are_refused_before_it_looks_at_every_image(
+    place, monkeypatch
+):
     seen, said = [], teaching._said
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 60 * len(seen), sleep=time.sleep)
     monkeypatch.setattr(teaching, "time", clock)
     monkeypatch.setattr(teaching, "_said", lambda *about: (seen.append(1), said(*about))[1])
     overrides = [text for text in SMALL if not text.startswith("train.epochs")]
     overrides += ["model.name=tiny", "train.minutes=4", f"teacher.runs={place / 'teacher'}"]
-    asked = Request(LARGE, data=str(place / "dataset.toml"), overrides=tuple(overrides), began=time.monotonic())
-    with pytest.raises(ConfigError, match=r"train\.minutes = 4: about 4\.\d minutes .* image\. Give 9, so that 4 are"):
+    asked = Request(
+        LARGE, data=str(place / "dataset.toml"), overrides=tuple(overrides), began=time.monotonic()
+    )
+    with pytest.raises(
+        ConfigError,
+        match=r"train\.minutes = 4: about 4\.\d minutes .* image\. Give 9, so that 4 are",
+    ):
         train(asked, place / "run", Silent())
     assert len(seen) == 2
     assert not (place / "run").exists()
@@ -434,7 +527,9 @@ def test_images_that_do_not_fit_into_the_memory_are_named(place, monkeypatch):
     resolved = place / "teacher" / "resolved.json"
     resolved.write_text(resolved.read_text().replace('"name": "tiny"', f'"name": "{LITTLE}"'))
     save_weights(place / "teacher", models.build(LITTLE, 3).state_dict())
-    monkeypatch.setattr("featherseg.training.teaching.available_memory", lambda _: PROCESS_BYTES + 0.1e9)
+    monkeypatch.setattr(
+        "featherseg.training.teaching.available_memory", lambda _: PROCESS_BYTES + 0.1e9
+    )
     write_noise(place / "images" / "3.png", 3, (900, 1200))
     write_noise(place / "masks" / "3.png", 3, (900, 1200), most=3)
     with pytest.raises(ConfigError, match=r"3\.png of 900x1200"):
@@ -442,8 +537,21 @@ def test_images_that_do_not_fit_into_the_memory_are_named(place, monkeypatch):
 
 
 def test_the_command_line_names_teachers_and_images_without_masks(place, monkeypatch, capsys):
-    words = ["train", "efficientvit-seg-b0", "--data", str(place / "dataset.toml"), "--out", str(place / "run")]
-    words += ["--teacher", f"{place / 'teacher'}", "--unlabelled", str(place / "photos"), "--no-report"]
+    words = [
+        "train",
+        "efficientvit-seg-b0",
+        "--data",
+        str(place / "dataset.toml"),
+        "--out",
+        str(place / "run"),
+    ]
+    words += [
+        "--teacher",
+        f"{place / 'teacher'}",
+        "--unlabelled",
+        str(place / "photos"),
+        "--no-report",
+    ]
     settings = [word for setting in (*SMALL, "train.epochs=1") for word in ("--set", setting)]
     monkeypatch.setattr(sys, "argv", ["featherseg", *words, *settings])
     with pytest.raises(SystemExit) as ended:
@@ -451,19 +559,32 @@ def test_the_command_line_names_teachers_and_images_without_masks(place, monkeyp
     assert not ended.value.code
     assert "3 images without masks: 43 % of the samples" in capsys.readouterr().out
     recipe = load_run(place / "run").recipe
-    assert (recipe.teacher.runs, recipe.teacher.unlabelled) == ((str(place / "teacher"),), str(place / "photos"))
+    assert (recipe.teacher.runs, recipe.teacher.unlabelled) == (
+        (str(place / "teacher"),),
+        str(place / "photos"),
+    )
 
 
 @pytest.mark.slow
 def test_in_a_sweep_the_largest_model_is_trained_first_and_teaches(place):
     asked = Request(LARGE, overrides=(*SMALL, "train.epochs=1"), data=str(place / "dataset.toml"))
     taught = replace(
-        asked, overrides=(*asked.overrides, f"teacher.unlabelled={place / 'photos'}", 'teacher.runs="largest"')
+        asked,
+        overrides=(
+            *asked.overrides,
+            f"teacher.unlabelled={place / 'photos'}",
+            'teacher.runs="largest"',
+        ),
     )
     reporter, out = Silent(), place / "field"
     runs = train_all(taught, [LITTLE, LARGE], [0, 1], out, reporter)
     titles = [message for message in reporter.messages if ", seed " in message]
-    assert titles == [f"{LARGE}, seed 0", f"{LARGE}, seed 1", f"{LITTLE}, seed 0", f"{LITTLE}, seed 1"]
+    assert titles == [
+        f"{LARGE}, seed 0",
+        f"{LARGE}, seed 1",
+        f"{LITTLE}, seed 0",
+        f"{LITTLE}, seed 1",
+    ]
     assert [run.name for run in runs] == [f"{LITTLE}-0", f"{LITTLE}-1", f"{LARGE}-0", f"{LARGE}-1"]
     assert [[row.name for row in load_run(run).info.teachers] for run in runs] == [
         [f"{LARGE}-0"],
@@ -494,11 +615,21 @@ def test_each_training_of_a_sweep_has_its_minutes(place, monkeypatch):
         ([LITTLE], "teacher.logits=1", "nobody to teach"),
         ([LITTLE, LARGE], "teacher.unlabelled=no/such", "is no folder"),
         ([LITTLE, LARGE], "teacher.logit=1", "unknown key 'teacher.logit'"),
-        ([LITTLE, LARGE], "model.name=rsp-lite0", r"model\.name = rsp-lite0: a sweep trains with each of its models"),
-        ([LITTLE, LARGE], "train.seed=7", r"train\.seed = 7: a sweep trains with each of its seeds"),
+        (
+            [LITTLE, LARGE],
+            "model.name=rsp-lite0",
+            r"model\.name = rsp-lite0: a sweep trains with each of its models",
+        ),
+        (
+            [LITTLE, LARGE],
+            "train.seed=7",
+            r"train\.seed = 7: a sweep trains with each of its seeds",
+        ),
     ],
 )
-def test_a_sweep_that_cannot_teach_is_refused_before_the_first_is_trained(place, models, setting, told):
+def test_a_sweep_that_cannot_teach_is_refused_before_the_first_is_trained(
+    place, models, setting, told
+):
     overrides = (*SMALL, setting, "teacher.runs=largest")
     asked = Request(LARGE, overrides=overrides, data=str(place / "dataset.toml"))
     with pytest.raises(FeathersegError, match=told):
@@ -508,5 +639,7 @@ def test_a_sweep_that_cannot_teach_is_refused_before_the_first_is_trained(place,
 
 def test_a_sweep_whose_largest_model_is_panoptic_has_no_teacher(tmp_path):
     asked = Request("frm-lite0-panoptic", overrides=(*SMALL, "teacher.runs=largest"), data="shapes")
-    with pytest.raises(ConfigError, match="frm-lite0-panoptic costs most and would teach, but it is panoptic"):
+    with pytest.raises(
+        ConfigError, match="frm-lite0-panoptic costs most and would teach, but it is panoptic"
+    ):
         train_all(asked, [LITTLE, "frm-lite0-panoptic"], [0, 1], tmp_path / "field", Silent())

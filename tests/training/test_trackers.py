@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 from support.models.fit_plans import begin_planned, write_yard
-from support.models.small_training import SMALL, Killed, KilledAt, Silent, equal_state, outcome, request, trained
+from support.models.small_training import (
+    SMALL,
+    Killed,
+    KilledAt,
+    Silent,
+    equal_state,
+    outcome,
+    request,
+    trained,
+)
 
 import featherseg
 from featherseg.core.errors import ConfigError, MissingExtra
@@ -88,7 +97,9 @@ def test_of_a_long_training_about_two_thousand_steps_are_sent(monkeypatch, tmp_p
     assert [step for step, _ in logger.seen] == [5, 10, 13, 15, 20, 25, 30]
 
 
-def test_a_tracker_that_is_not_installed_or_has_no_server_is_refused_before_the_training(monkeypatch):
+def test_a_tracker_that_is_not_installed_or_has_no_server_is_refused_before_the_training(
+    monkeypatch,
+):
     recipe = request(MLFLOW).read()[1]
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(MissingExtra, match=r"pip install 'featherseg\[mlflow\]'"):
@@ -101,8 +112,13 @@ def test_a_tracker_that_is_not_installed_or_has_no_server_is_refused_before_the_
 
 def test_a_run_from_before_keeps_its_tensorboard():
     old = {"recipe": {"train": {"tensorboard": True, "lr": 1}, "data": {}}}
-    assert with_loggers(old)["recipe"] == {"train": {"lr": 1, "loggers": ["tensorboard"]}, "data": {}}
-    assert with_loggers({"recipe": {"train": {"loggers": []}}}) == {"recipe": {"train": {"loggers": []}}}
+    assert with_loggers(old)["recipe"] == {
+        "train": {"lr": 1, "loggers": ["tensorboard"]},
+        "data": {},
+    }
+    assert with_loggers({"recipe": {"train": {"loggers": []}}}) == {
+        "recipe": {"train": {"loggers": []}}
+    }
 
 
 def test_settings_are_sent_by_their_keys(small_run):
@@ -119,10 +135,23 @@ def mlflow_server(tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-W", "ignore", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     command += ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--workers", "1"]
     command += ["--artifacts-destination", str(tmp_path / "artifacts")]
-    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL
+    )
     address = f"http://127.0.0.1:{port}"
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
@@ -159,7 +188,11 @@ def test_mlflow_shows_the_run_and_a_resumed_one_continues_it(mlflow_server, tmp_
     run = trained(out, MLFLOW, resume=True)
     client, runs = found_runs(address)
     (found,) = runs
-    assert found.info.run_id == begun.info.run_id == json.loads((out / "trackers.json").read_text())["mlflow"]
+    assert (
+        found.info.run_id
+        == begun.info.run_id
+        == json.loads((out / "trackers.json").read_text())["mlflow"]
+    )
     assert found.info.status == "FINISHED"
     assert found.data.params["train.batch_size"] == "4"
     assert found.data.params["model.name"] == "tiny"
@@ -204,7 +237,10 @@ def test_a_sweep_s_trainings_stand_under_one_run(mlflow_server, tmp_path):
     _, runs = found_runs(address)
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert len(runs) == 3
-    assert {run.data.tags.get("mlflow.parentRunId") for run in runs} == {None, parents[0].info.run_id}
+    assert {run.data.tags.get("mlflow.parentRunId") for run in runs} == {
+        None,
+        parents[0].info.run_id,
+    }
 
 
 @pytest.mark.slow
@@ -212,14 +248,22 @@ def test_a_sweep_s_trainings_stand_under_one_run(mlflow_server, tmp_path):
 def test_a_fit_s_trainings_stand_under_one_run_and_rungs_go_on_with_theirs(mlflow_server, tmp_path):
     address, _ = mlflow_server
     yard = write_yard(tmp_path / "yard", splits="train = 0.6\nval = 0.2\ntest = 0.2")
-    begin_planned(yard, tmp_path / "out", max_ms=1000.0, rungs=((2, 1),), final=(4, 2), loggers=("mlflow",))
+    begin_planned(
+        yard, tmp_path / "out", max_ms=1000.0, rungs=((2, 1),), final=(4, 2), loggers=("mlflow",)
+    )
     featherseg.fit(out=tmp_path / "out", resume=True)
     _, runs = found_runs(address)
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert len(runs) == 3  # the chosen one's second folder goes on with the run of its first
-    assert {run.data.tags.get("mlflow.parentRunId") for run in runs} == {None, parents[0].info.run_id}
+    assert {run.data.tags.get("mlflow.parentRunId") for run in runs} == {
+        None,
+        parents[0].info.run_id,
+    }
     assert parents[0].info.run_name == "out"
-    assert json.loads((tmp_path / "out" / "trackers.json").read_text())["mlflow"] == parents[0].info.run_id
+    assert (
+        json.loads((tmp_path / "out" / "trackers.json").read_text())["mlflow"]
+        == parents[0].info.run_id
+    )
 
 
 @pytest.mark.slow

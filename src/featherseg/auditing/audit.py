@@ -110,7 +110,9 @@ class Audit:
     def _repr_html_(self) -> str:
         rows = [(key, f"{score:.3f}") for key, score in self.images[:20]]
         notes = (self.no_ranking, *self.notes) if self.no_ranking else self.notes
-        return html_table(f"{self.name}: masks that are probably wrong", ("image", "score"), rows, notes)
+        return html_table(
+            f"{self.name}: masks that are probably wrong", ("image", "score"), rows, notes
+        )
 
 
 def audit(
@@ -162,17 +164,29 @@ def audit(
     if to_format is not None:
         check_writer(to_format)
     if top is not None and to_format is None:
-        raise ConfigError("--top says how many images --to writes: add --to labelme (or cvat, coco, yolo).")
+        raise ConfigError(
+            "--top says how many images --to writes: add --to labelme (or cvat, coco, yolo)."
+        )
     if top is not None and top < 1:
         raise ConfigError(f"top = {top}: expected at least 1 image.")
-    to, kept = None if to_format is None else out.with_suffix(f".{to_format}"), out.with_suffix(".audit")
+    to, kept = (
+        None if to_format is None else out.with_suffix(f".{to_format}"),
+        out.with_suffix(".audit"),
+    )
     if out in (to, kept):
-        raise ConfigError(f"{out} is what a folder beside the page is called. Name a page: {out.with_suffix('.html')}.")
+        raise ConfigError(
+            f"{out} is what a folder beside the page is called. Name a page: {out.with_suffix('.html')}."
+        )
     check_folder(kept)
     if to is not None:
-        refuse_used(to, "What is corrected there is not written over: move it away, or name another page with --out.")
+        refuse_used(
+            to,
+            "What is corrected there is not written over: move it away, or name another page with --out.",
+        )
     if data_root is not None and not isinstance(data, str | Path):
-        raise ConfigError("data_root would have no effect: a dataset of one's own knows where it lies. Leave it out.")
+        raise ConfigError(
+            "data_root would have no effect: a dataset of one's own knows where it lies. Leave it out."
+        )
 
     # The same of the images, and of the model that predicts them
     data = _opened(data, data_root)
@@ -193,14 +207,22 @@ def audit(
     folder = kept / _digest(data, masks, runtime, minutes, groups)
     folds, cut = folds_of(data.keys, present, groups)
     if cut and run is None:
-        notes.append("sequences were cut in time, as whole ones would not do: a model may know an image's neighbours")
+        notes.append(
+            "sequences were cut in time, as whole ones would not do: a model may know an image's neighbours"
+        )
     runtimes: list[Runtime] = [] if runtime is None else [runtime] * FOLDS
-    if runtime is None and not all(kept_file(folder, number).is_file() for number in range(len(data))):
+    if runtime is None and not all(
+        kept_file(folder, number).is_file() for number in range(len(data))
+    ):
         several = present.sum(axis=1)  # classes in a mask, 0 if it was not read
         sparse = bool(2 * (several == 1).sum() > (several > 0).sum())
-        runtimes, from_scratch = _train_folds(data, folds, folder, minutes, began, device, progress, sparse)
+        runtimes, from_scratch = _train_folds(
+            data, folds, folder, minutes, began, device, progress, sparse
+        )
         if from_scratch:
-            notes.append("its models were trained from scratch: pip install 'featherseg[weights]' for better ones")
+            notes.append(
+                "its models were trained from scratch: pip install 'featherseg[weights]' for better ones"
+            )
 
     # What they say of each image, as far as the time goes; a scorer that planted faults have taught judges it
     def source(number: int, image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -235,7 +257,11 @@ def audit(
             notes.append(f"nothing was written for {to_format}")
     if unseen := len(data) - len(seen):
         again = "the same command" + (" without --to" if to else "")
-        anew = "" if run else ", with other --minutes an audit begins anew, with trainings of their own"
+        anew = (
+            ""
+            if run
+            else ", with other --minutes an audit begins anew, with trainings of their own"
+        )
         last = "" if no_ranking else ", and stand last with score 0"
         notes.append(
             f"{unseen} of {len(data)} images were not looked at for want of time{last}: {again} goes on with them{anew}"
@@ -270,14 +296,18 @@ def _train_folds(
         shares.append(share_of_fold(minutes, gone, fold, *shares[:1]))
         try:
             out = folder / f"fold-{fold}"
-            trained = train_fold(data, folds, fold, out, shares[-1], device, progress, sparse, steps)
+            trained = train_fold(
+                data, folds, fold, out, shares[-1], device, progress, sparse, steps
+            )
         except TooFewMinutes as error:
             least = math.ceil((gone + (FOLDS - fold) * error.least) / TRAINING)
             raise ConfigError(
                 f"--minutes {minutes:g} are too few for {FOLDS} trainings, a page and what is between. Give at least "
                 f"{least}, or a run that never saw the images with --run."
             ) from error
-        steps = steps or max(trained.metrics())  # of the first: no later one is refused where the machine is busier
+        steps = steps or max(
+            trained.metrics()
+        )  # of the first: no later one is refused where the machine is busier
         found.append(open_runtime(trained, device))
     return found, trained.init == "from scratch"
 
@@ -295,7 +325,12 @@ def share_of_fold(minutes: float, gone: float, fold: int, first: float = 0.0) ->
 
 
 def examine_all(
-    data: SegmentationData, source: Source, folds: np.ndarray, folder: Path, ends: float, progress: Progress
+    data: SegmentationData,
+    source: Source,
+    folds: np.ndarray,
+    folder: Path,
+    ends: float,
+    progress: Progress,
 ) -> np.ndarray:
     """Keep of every image what is learnt and judged from, a file each in `folder`; those that are there stay.
 
@@ -323,7 +358,11 @@ def examine_all(
         rows, columns = audited_places((size[0], size[1]))
         label = sample.label[rows[:, None], columns]
         rng = np.random.default_rng([0, number])
-        other = data.label(int(rng.integers(1, count) + number) % count) if planted and count > 1 else label
+        other = (
+            data.label(int(rng.integers(1, count) + number) % count)
+            if planted and count > 1
+            else label
+        )
         chances = source(number, sample.image, rows, columns)
         predicted = time.monotonic()
         examine(label, chances, (size[0], size[1]), FAULTS if planted else (), rng, other).save(
@@ -342,7 +381,9 @@ def spread_over(folds: np.ndarray) -> np.ndarray:
     for fold in range(FOLDS):
         members = np.flatnonzero(folds == fold)
         bits, places = max(1, len(members) - 1).bit_length(), np.arange(len(members))
-        turned = sum((places >> bit & 1) << (bits - 1 - bit) for bit in range(bits))  # 001 becomes 100
+        turned = sum(
+            (places >> bit & 1) << (bits - 1 - bit) for bit in range(bits)
+        )  # 001 becomes 100
         when[members[np.argsort(turned)]] = places / max(1, len(members))
     return np.lexsort((folds, when))
 
@@ -364,11 +405,15 @@ class MostSuspicious:
         full = len(self._heap) == MOST_REGIONS
         for region in np.flatnonzero(scores >= (self._heap[0][0] if full else -1.0)).tolist():
             row = (float(scores[region]), -place, -region)
-            (heapq.heappushpop if len(self._heap) == MOST_REGIONS else heapq.heappush)(self._heap, row)
+            (heapq.heappushpop if len(self._heap) == MOST_REGIONS else heapq.heappush)(
+                self._heap, row
+            )
 
     def regions(self) -> list[tuple[float, int, int]]:
         """(score, image, region), the highest score first."""
-        return [(score, -place, -region) for score, place, region in sorted(self._heap, reverse=True)]
+        return [
+            (score, -place, -region) for score, place, region in sorted(self._heap, reverse=True)
+        ]
 
 
 def _examples(folder: Path, numbers: np.ndarray, progress: Progress) -> Iterator[Example]:
@@ -416,7 +461,13 @@ def _read_masks(data: SegmentationData, progress: Progress) -> tuple[np.ndarray,
     return present, digest.digest()
 
 
-def _digest(data: SegmentationData, masks: bytes, runtime: Runtime | None, minutes: float, groups: str | None) -> str:
+def _digest(
+    data: SegmentationData,
+    masks: bytes,
+    runtime: Runtime | None,
+    minutes: float,
+    groups: str | None,
+) -> str:
     """What an audit is known by: images, masks (size and time of the files), their meaning, what predicts them, folds.
 
     Not the contents of files: those of a large dataset take longer to read than it has minutes. masks: of those read.
@@ -426,7 +477,9 @@ def _digest(data: SegmentationData, masks: bytes, runtime: Runtime | None, minut
     def take(*facts: Any) -> None:
         found.update(json.dumps(facts).encode())
 
-    take(FORMAT, data.name, [(info.name, info.thing) for info in data.classes], data.channels, groups)
+    take(
+        FORMAT, data.name, [(info.name, info.thing) for info in data.classes], data.channels, groups
+    )
     for key in data.keys:
         take(key)
     if files is not None:
@@ -446,14 +499,19 @@ def _digest(data: SegmentationData, masks: bytes, runtime: Runtime | None, minut
     return found.hexdigest()[:16]
 
 
-def _what_helps(data: SegmentationData, folder: Path, minutes: float, run: str | Path | Run | None) -> str:
+def _what_helps(
+    data: SegmentationData, folder: Path, minutes: float, run: str | Path | Run | None
+) -> str:
     """What may give a ranking: a better run, or minutes for LEAST_STEPS or as many steps as are usual."""
     from featherseg.training.length import LEAST_STEPS, usual_steps
 
     if run is not None:
         return "The run may not know these classes well enough: name a better one with --run, or leave it out."
     trained = [open_run(folder / f"fold-{fold}") for fold in range(FOLDS)]
-    steps, batch_size = min(max(fold.metrics()) for fold in trained), trained[0].recipe.train.batch_size
+    steps, batch_size = (
+        min(max(fold.metrics()) for fold in trained),
+        trained[0].recipe.train.batch_size,
+    )
     assert isinstance(batch_size, int)
     usual = usual_steps(len(data) * (FOLDS - 1) // FOLDS, batch_size)
     more = next((wanted for wanted in (LEAST_STEPS, usual) if wanted > steps), None)
@@ -461,7 +519,8 @@ def _what_helps(data: SegmentationData, folder: Path, minutes: float, run: str |
         return f"Its {FOLDS} trainings had {steps} steps each, as many as are usual: longer ones may not help."
     needed = math.ceil(minutes * more / steps)
     return (
-        f"Its {FOLDS} trainings had only {steps} steps each: try --minutes {needed}, in which they have about {more}."
+        f"Its {FOLDS} trainings had only {steps} steps each: "
+        f"try --minutes {needed}, in which they have about {more}."
     )
 
 
@@ -480,9 +539,13 @@ def _told(
     unseen = tuple(data.keys[i] for i in np.setdiff1d(np.arange(len(data)), seen))
     if no_ranking:
         write_page(data, seen, folder, judged, most.worst, out, progress, no_ranking)
-        return Audit(data.name, [], [], judged.self_test, out, tuple(notes), unseen, no_ranking=no_ranking)
+        return Audit(
+            data.name, [], [], judged.self_test, out, tuple(notes), unseen, no_ranking=no_ranking
+        )
     order = np.argsort(-judged.images, kind="stable")
-    images = list(zip([data.keys[seen[i]] for i in order], judged.scores[order].tolist(), strict=True))
+    images = list(
+        zip([data.keys[seen[i]] for i in order], judged.scores[order].tolist(), strict=True)
+    )
     regions, kept = [], dict[int, Example]()
     listed = most.regions()
     scores = judged.of_regions(np.array([score for score, _, _ in listed]))
@@ -494,10 +557,17 @@ def _told(
         height, width = example.size / example.label.shape
         x, y, across, down = example.boxes[region].tolist()
         left, top = int(x * width), int(y * height)
-        box = [left, top, int(np.ceil((x + across) * width)) - left, int(np.ceil((y + down) * height)) - top]
+        box = [
+            left,
+            top,
+            int(np.ceil((x + across) * width)) - left,
+            int(np.ceil((y + down) * height)) - top,
+        ]
         of = data.classes[example.classes[region]].name
         kind = KINDS[example.kinds[region]]
-        regions.append({"key": data.keys[number], "kind": kind, "class": of, "score": score, "box": box})
+        regions.append(
+            {"key": data.keys[number], "kind": kind, "class": of, "score": score, "box": box}
+        )
     shown = write_page(data, seen, folder, judged, most.worst, out, progress, None)
     notes = [*notes, f"{counted(shown, 'image')} of {len(data)} shown on the page"]
     images += [(key, 0.0) for key in unseen]

@@ -38,7 +38,11 @@ class Trees:
 
 def fit_trees(rows: np.ndarray, yes: np.ndarray, weights: np.ndarray) -> Trees:
     """Learn from rows (N, F) which are `yes` (N,) bool; the same rows give the same trees. weights (N,) sum to N."""
-    cuts = np.quantile(rows, np.linspace(0, 1, BINS + 1)[1:-1], axis=0).T if len(rows) else np.zeros((rows.shape[1], 1))
+    cuts = (
+        np.quantile(rows, np.linspace(0, 1, BINS + 1)[1:-1], axis=0).T
+        if len(rows)
+        else np.zeros((rows.shape[1], 1))
+    )
     bins = _binned(rows, cuts)
     share = np.clip((weights * yes).sum() / max(weights.sum(), 1e-9), 1e-3, 1 - 1e-3)
     prior = float(np.log(share / (1 - share)))
@@ -54,7 +58,9 @@ def fit_trees(rows: np.ndarray, yes: np.ndarray, weights: np.ndarray) -> Trees:
 
 
 def _binned(rows: np.ndarray, cuts: np.ndarray) -> np.ndarray:
-    columns = [np.searchsorted(cut, column, side="right") for cut, column in zip(cuts, rows.T, strict=True)]
+    columns = [
+        np.searchsorted(cut, column, side="right") for cut, column in zip(cuts, rows.T, strict=True)
+    ]
     return np.stack(columns, axis=1).astype(np.uint8)
 
 
@@ -67,7 +73,9 @@ def _leaf(bins: np.ndarray, nodes: np.ndarray) -> np.ndarray:
     return at - (2**DEPTH - 1)
 
 
-def _tree(bins: np.ndarray, gradient: np.ndarray, hessian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _tree(
+    bins: np.ndarray, gradient: np.ndarray, hessian: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """(nodes, leaf values): level by level each node takes the cut that gains most; one that gains nothing sends all
     rows to the left.
     """
@@ -86,7 +94,11 @@ def _tree(bins: np.ndarray, gradient: np.ndarray, hessian: np.ndarray) -> tuple[
 
         g, h, n = sums(gradient), sums(hessian), sums(np.ones(count))
         rest_g, rest_h, rest_n = g[..., -1:] - g, h[..., -1:] - h, n[..., -1:] - n
-        gain = g**2 / (h + SHRINK) + rest_g**2 / (rest_h + SHRINK) - g[..., -1:] ** 2 / (h[..., -1:] + SHRINK)
+        gain = (
+            g**2 / (h + SHRINK)
+            + rest_g**2 / (rest_h + SHRINK)
+            - g[..., -1:] ** 2 / (h[..., -1:] + SHRINK)
+        )
         gain = np.where((n >= LEAST) & (rest_n >= LEAST), gain, 0).reshape(width, -1)
         for node, best in enumerate(gain.argmax(axis=1)):
             if gain[node, best] > 1e-9:

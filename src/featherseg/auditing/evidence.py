@@ -27,7 +27,9 @@ def evidence_of(label: np.ndarray, prediction: Prediction) -> np.ndarray:
     given, odds = prediction.of(label), prediction.log_odds(label)
     soft = np.clip(1 - soft_minimum(given[known]), 1e-6, 1 - 1e-6)
     shift = _gain_of_shift(label[::SPARSE, ::SPARSE], prediction.logarithms[:, ::SPARSE, ::SPARSE])
-    return np.array([np.log(soft / (1 - soft)), np.log(np.exp(odds[known]).mean(dtype=np.float64)), shift])
+    return np.array(
+        [np.log(soft / (1 - soft)), np.log(np.exp(odds[known]).mean(dtype=np.float64)), shift]
+    )
 
 
 def _gain_of_shift(label: np.ndarray, logarithms: np.ndarray) -> float:

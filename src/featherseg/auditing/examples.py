@@ -73,7 +73,11 @@ def examine(
     """
     prediction = Prediction(probabilities)
     as_is = regions_of(label, prediction)
-    features, copies, changed = [as_is.features], [np.zeros(len(as_is.kinds), np.int64)], [np.zeros(len(as_is.kinds))]
+    features, copies, changed = (
+        [as_is.features],
+        [np.zeros(len(as_is.kinds), np.int64)],
+        [np.zeros(len(as_is.kinds))],
+    )
     evidence, planted = [evidence_of(label, prediction)], [-1]
     for fault in faults:
         made = plant(label, fault, len(probabilities), rng, other)

@@ -16,7 +16,9 @@ GROWN = (0.01, 0.03)
 """How far a region grows, in parts of the longer side."""
 
 
-def plant(label: np.ndarray, fault: str, classes: int, rng: np.random.Generator, other: np.ndarray) -> np.ndarray:
+def plant(
+    label: np.ndarray, fault: str, classes: int, rng: np.random.Generator, other: np.ndarray
+) -> np.ndarray:
     """A copy of a mask (H, W) uint8 with one fault; the mask itself where it cannot have this one.
 
     Pixels that are ignored stay so. other (h, w): the mask of another image.
@@ -44,10 +46,14 @@ def plant(label: np.ndarray, fault: str, classes: int, rng: np.random.Generator,
         region = rng.choice(fit if len(fit) else np.arange(len(of))) + 1
         made, inside = label.copy(), numbers == region
         if fault == "dropped":  # what lies nearest takes its place
-            _, (rows, columns) = ndimage.distance_transform_edt(inside | (label == IGNORE), return_indices=True)
+            _, (rows, columns) = ndimage.distance_transform_edt(
+                inside | (label == IGNORE), return_indices=True
+            )
             made[inside] = label[rows[inside], columns[inside]]
         elif fault == "swapped":
-            made[inside] = rng.choice([k for k in range(classes) if k != of[region - 1]]) if classes > 1 else 0
+            made[inside] = (
+                rng.choice([k for k in range(classes) if k != of[region - 1]]) if classes > 1 else 0
+            )
         else:
             reach = max(1, round(rng.uniform(*GROWN) * max(label.shape)))
             made[ndimage.distance_transform_edt(~inside) <= reach] = of[region - 1]

@@ -15,14 +15,18 @@ LARGEST = 0.5
 """The part of all images that a fold may hold, for the others to be enough to learn from."""
 
 
-def folds_of(keys: Sequence[str], present: np.ndarray, groups: str | None = None) -> tuple[np.ndarray, bool]:
+def folds_of(
+    keys: Sequence[str], present: np.ndarray, groups: str | None = None
+) -> tuple[np.ndarray, bool]:
     """-> (the fold of every image, (N,) of 0..FOLDS - 1, whether sequences were cut); the same for the same names.
 
     Folds are of whole sequences. Where those make folds of more than LARGEST, or a class occurs in
     one fold alone, each sequence is cut in time. present (N, K): whether image n holds class k.
     """
     place = {key: i for i, key in enumerate(names_across_splits(keys))}
-    sequences = [[place[key] for key in sequence] for sequence in sequences_of(place, groups).values()]
+    sequences = [
+        [place[key] for key in sequence] for sequence in sequences_of(place, groups).values()
+    ]
     folds = _dealt(sequences, len(keys))
     cut = not _balanced(folds, present)
     if cut:
@@ -57,5 +61,7 @@ def _dealt(parts: list[list[int]], images: int) -> np.ndarray:
 def _balanced(folds: np.ndarray, present: np.ndarray) -> bool:
     counts = np.bincount(folds, minlength=FOLDS)
     held = np.array([present[folds == fold].sum(axis=0) for fold in range(FOLDS)])  # (FOLDS, K)
-    alone = (held == held.sum(axis=0)) & (held > 1)  # of a class in one image nothing can be learnt elsewhere
+    alone = (held == held.sum(axis=0)) & (
+        held > 1
+    )  # of a class in one image nothing can be learnt elsewhere
     return bool(counts.max() <= LARGEST * len(folds) and counts.min() > 0 and not alone.any())

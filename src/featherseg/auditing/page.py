@@ -80,11 +80,15 @@ def write_page(
     )
     files = resources.files("featherseg.auditing")
     style, script = ((files / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    write_text(out, page_html(f"{data.name} · featherseg audit", body, style, "" if no_ranking else script))
+    write_text(
+        out, page_html(f"{data.name} · featherseg audit", body, style, "" if no_ranking else script)
+    )
     return len(rows)
 
 
-def _row(data: SegmentationData, number: int, example: Example, score: float, region: int) -> dict[str, Any]:
+def _row(
+    data: SegmentationData, number: int, example: Example, score: float, region: int
+) -> dict[str, Any]:
     """An image on the page: three panels, its most suspicious region outlined, and what accepting would change."""
     inside = region_at(example, region)
     label, classes = example.label, data.classes
@@ -92,10 +96,16 @@ def _row(data: SegmentationData, number: int, example: Example, score: float, re
     photo = data[number].image
     full = rgb_view(photo, range_above(photo.max()))
     image = full.resize((width, height), Image.Resampling.BILINEAR)
-    drawn = [np.array(image), *(np.array(color_mask(mask, classes)) for mask in (label, example.prediction))]
+    drawn = [
+        np.array(image),
+        *(np.array(color_mask(mask, classes)) for mask in (label, example.prediction)),
+    ]
     edge = ndimage.binary_dilation(inside) & ~inside
     names = ("image", "given mask", "prediction")
-    panels = [(name, _source(_outlined(pixels, edge), name)) for name, pixels in zip(names, drawn, strict=True)]
+    panels = [
+        (name, _source(_outlined(pixels, edge), name))
+        for name, pixels in zip(names, drawn, strict=True)
+    ]
 
     # A small region once more, enlarged: the image in its own pixels
     rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
@@ -117,7 +127,9 @@ def _row(data: SegmentationData, number: int, example: Example, score: float, re
 
     # What it is, and what accepting would make of it
     runs = change_runs(label, example.prediction, inside)
-    becomes = np.bincount([run[0] for run in runs], [run[2] for run in runs]) if runs else np.zeros(1)
+    becomes = (
+        np.bincount([run[0] for run in runs], [run[2] for run in runs]) if runs else np.zeros(1)
+    )
     of = classes[example.classes[region]].name
     what = f"{of} in the {'mask' if KINDS[example.kinds[region]] == 'labelled' else 'prediction'}: accepting changes "
     if runs:
@@ -156,14 +168,24 @@ def _source(pixels: np.ndarray, name: str) -> Markup:
 def region_at(example: Example, region: int) -> np.ndarray:
     """Where region number `region` of an image is, (H, W) bool."""
     kind = example.kinds[region]
-    mask = example.label if kind == 0 else np.where(example.label == IGNORE, IGNORE, example.prediction)
+    mask = (
+        example.label
+        if kind == 0
+        else np.where(example.label == IGNORE, IGNORE, example.prediction)
+    )
     numbers, _ = components(mask)
     return numbers == region + 1 - (int((example.kinds == 0).sum()) if kind else 0)
 
 
 def change_runs(label: np.ndarray, prediction: np.ndarray, inside: np.ndarray) -> list[list[int]]:
     """What accepting a region changes: [class, first pixel, pixels] row by row, where mask and prediction differ."""
-    become = np.where(inside & (label != prediction) & (label != IGNORE), prediction.astype(np.int64), -1).ravel()
+    become = np.where(
+        inside & (label != prediction) & (label != IGNORE), prediction.astype(np.int64), -1
+    ).ravel()
     starts = np.flatnonzero(np.diff(become, prepend=-2))
     lengths = np.diff(starts, append=become.size)
-    return [[int(become[s]), int(s), int(n)] for s, n in zip(starts, lengths, strict=True) if become[s] >= 0]
+    return [
+        [int(become[s]), int(s), int(n)]
+        for s, n in zip(starts, lengths, strict=True)
+        if become[s] >= 0
+    ]

@@ -55,7 +55,9 @@ class Subset:
 
 
 @torch.inference_mode()
-def probabilities_at(runtime: Runtime, image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def probabilities_at(
+    runtime: Runtime, image: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> np.ndarray:
     """The probability of each class at these rows and columns of an image (H, W, C): (K, rows, columns) float32.
 
     Those at full resolution, of which only a block of rows exists at a time.
@@ -66,22 +68,30 @@ def probabilities_at(runtime: Runtime, image: np.ndarray, rows: np.ndarray, colu
         passes = passes_over(runtime, image[None], settings)
         for start, scores in score_blocks(passes, image.shape[:2], settings):
             wanted = rows[(rows >= start) & (rows < start + scores.shape[2])] - start
-            block = scores[0][:, torch.from_numpy(wanted)][:, :, torch.from_numpy(columns)]  # (K, rows, columns)
+            block = scores[0][:, torch.from_numpy(wanted)][
+                :, :, torch.from_numpy(columns)
+            ]  # (K, rows, columns)
             found.append((block.softmax(dim=0) if len(passes) == 1 else block).float().cpu())
     return torch.cat(found, dim=1).numpy()
 
 
-def open_unseeing(run: str | Path | Run, data: SegmentationData, device: str) -> tuple[Runtime, list[str]]:
+def open_unseeing(
+    run: str | Path | Run, data: SegmentationData, device: str
+) -> tuple[Runtime, list[str]]:
     """A run that was trained on none of these images, ready to run; -> (that, notes).
 
     Raises RunError, and ConfigError where its classes or channels differ, or it was trained on some of the images.
     """
     run = run if isinstance(run, Run) else load_run(run)
     runtime = open_runtime(run, device)
-    differences = class_differences([(info.name, info.thing) for info in runtime.classes], data.classes)
+    differences = class_differences(
+        [(info.name, info.thing) for info in runtime.classes], data.classes
+    )
     differences = [text for text in differences if " instances, " not in text]
     if differences or runtime.channels != data.channels:
-        raise ConfigError(f"{run.path} is not of these classes and channels: {'; '.join(differences) or 'channels'}.")
+        raise ConfigError(
+            f"{run.path} is not of these classes and channels: {'; '.join(differences) or 'channels'}."
+        )
     known = read_fingerprint(run.path / DATA)
     seen = {} if known is None else known.trained_on(data)
     if seen:

@@ -143,7 +143,9 @@ def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Only the MOST largest of at least SMALLEST pixels, numbered by class, from 1 on. mask (H, W) uint8, 255 = ignore.
     """
     raw, classes, count = np.zeros(mask.shape, np.int32), [np.zeros(0, np.int64)], 0
-    for index, box in enumerate(ndimage.find_objects(np.where(mask == IGNORE, 0, mask.astype(np.int32) + 1))):
+    for index, box in enumerate(
+        ndimage.find_objects(np.where(mask == IGNORE, 0, mask.astype(np.int32) + 1))
+    ):
         if box is not None:
             parts, more = ndimage.label(mask[box] == index)
             raw[box] += np.where(parts > 0, parts + count, 0).astype(np.int32)
@@ -195,7 +197,11 @@ def _features(
         """By region, over the pixels `where`; 0 of none."""
         weights = values.ravel() if where is None else np.where(where, values, 0).ravel()
         sums = np.bincount(ids, weights=weights, minlength=count + 1)[1:]
-        of = area if where is None else np.maximum(np.bincount(ids[where.ravel()], minlength=count + 1)[1:], 1)
+        of = (
+            area
+            if where is None
+            else np.maximum(np.bincount(ids[where.ravel()], minlength=count + 1)[1:], 1)
+        )
         return sums / of
 
     def most(values: np.ndarray) -> np.ndarray:
@@ -217,7 +223,10 @@ def _features(
         pairs += [(places[a][apart], places[b][apart]), (places[b][apart], places[a][apart])]
     inside, outside = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     inside, outside = inside[ids[inside] > 0], outside[ids[inside] > 0]
-    flat, by_class = mask.ravel(), prediction.probabilities.reshape(len(prediction.probabilities), -1)
+    flat, by_class = (
+        mask.ravel(),
+        prediction.probabilities.reshape(len(prediction.probabilities), -1),
+    )
     crossings = np.maximum(np.bincount(ids[inside], minlength=count + 1)[1:], 1)
 
     def across(values: np.ndarray) -> np.ndarray:
@@ -227,7 +236,8 @@ def _features(
     rim = (rows == 0) | (columns == 0) | (rows == height - 1) | (columns == width - 1)
     slices = ndimage.find_objects(numbers, max_label=count)
     boxes = np.array(
-        [(s[1].start, s[0].start, s[1].stop - s[1].start, s[0].stop - s[0].start) for s in slices], np.int64
+        [(s[1].start, s[0].start, s[1].stop - s[1].start, s[0].stop - s[0].start) for s in slices],
+        np.int64,
     ).reshape(count, 4)
     shares = np.bincount(flat, minlength=IGNORE + 1) / mask.size
     odds = mean(maps["odds"])

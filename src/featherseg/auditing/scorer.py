@@ -103,7 +103,11 @@ def judge(
     trees = _fit_regions(examples, folds, taught, doubtful)
 
     # Every image as it is, by what did not see its fold; of those that are learnt from every copy, for every fold
-    table, soft, plain = np.zeros((count, KNOWN), np.float32), np.zeros(count), np.zeros(count, bool)
+    table, soft, plain = (
+        np.zeros((count, KNOWN), np.float32),
+        np.zeros(count),
+        np.zeros(count, bool),
+    )
     is_taught = np.isin(np.arange(count), taught)
     image, fault, copy_soft, copy_plain = [], [], [], []
     copy_rows: list[np.ndarray] = []  # each (FOLDS, KNOWN)
@@ -117,22 +121,31 @@ def judge(
         if not is_taught[number]:
             continue
         by_fold = [
-            scores if fold == own else trees[_pair(fold, own)].probability(example.features) for fold in range(FOLDS)
+            scores if fold == own else trees[_pair(fold, own)].probability(example.features)
+            for fold in range(FOLDS)
         ]
         for copy, kind in enumerate(example.faults):
             image.append(number)
             fault.append(kind)
             copy_soft.append(example.evidence[copy][SOFT])
             copy_plain.append(_is_plain(example, copy))
-            of_copy = [_of_image(one[example.copies == copy], example.evidence[copy]) for one in by_fold]
+            of_copy = [
+                _of_image(one[example.copies == copy], example.evidence[copy]) for one in by_fold
+            ]
             copy_rows.append(np.array(of_copy, np.float32))
         if len(example.faults) > 1:
             kept = (example.changed >= WRONG) | ((example.copies == 0) & (example.changed < UNSURE))
             region_scores.append(scores[kept].astype(np.float32))
             region_wrong.append(example.changed[kept] >= WRONG)
-            in_a_draw = PLANTED / (len(example.faults) - 1)  # how often a draw of the self test shows each copy
+            in_a_draw = PLANTED / (
+                len(example.faults) - 1
+            )  # how often a draw of the self test shows each copy
             region_weights.append(np.where(example.copies[kept] == 0, 1 - PLANTED, in_a_draw))
-    of, kinds, rows = np.array(image), np.array(fault), np.array(copy_rows)  # (M,), (M,), (M, FOLDS, KNOWN)
+    of, kinds, rows = (
+        np.array(image),
+        np.array(fault),
+        np.array(copy_rows),
+    )  # (M,), (M,), (M, FOLDS, KNOWN)
     if not (kinds >= 0).any():
         unsure = np.where(soft == 0, 0.0, 1 / (1 + np.exp(-soft)))  # 0 where no pixel is labelled
         return Judged(unsure, NOTHING_PLANTED)
@@ -144,13 +157,21 @@ def judge(
         held = folds[of] == fold
         learnt = ~held & ~np.isin(of, doubtful[fold, fold])
         asked = np.concatenate([table[folds == fold], rows[held, fold]])
-        found = _regression(rows[learnt, fold].astype(np.float64), planted[learnt], asked.astype(np.float64))
+        found = _regression(
+            rows[learnt, fold].astype(np.float64), planted[learnt], asked.astype(np.float64)
+        )
         whole[folds == fold], copy_scores[held] = np.split(found, [(folds == fold).sum()])
 
     copies = Copies(
-        of[planted], kinds[planted], copy_scores[planted], np.array(copy_soft)[planted], np.array(copy_plain)[planted]
+        of[planted],
+        kinds[planted],
+        copy_scores[planted],
+        np.array(copy_soft)[planted],
+        np.array(copy_plain)[planted],
     )
-    scores, wrong, weights = (np.concatenate(parts) for parts in (region_scores, region_wrong, region_weights))
+    scores, wrong, weights = (
+        np.concatenate(parts) for parts in (region_scores, region_wrong, region_weights)
+    )
     by_region = average_precision(scores, wrong)
     test, calibration = run_self_test(whole, soft, plain, copies, by_region, names, keys, groups)
     return Judged(whole, test, calibration, fit_calibration(scores, wrong, weights))
@@ -160,7 +181,9 @@ def _pair(a: int, b: int) -> tuple[int, int]:
     return (int(min(a, b)), int(max(a, b)))
 
 
-def _doubtful(examples: Examples, folds: np.ndarray, taught: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
+def _doubtful(
+    examples: Examples, folds: np.ndarray, taught: np.ndarray
+) -> dict[tuple[int, int], np.ndarray]:
     """For every pair of folds the images of the others, of those `taught`, that are probably wrong as they are.
 
     What they show as right would be learnt as right. They are as many as there are faults by estimate, at most
@@ -184,7 +207,10 @@ def _doubtful(examples: Examples, folds: np.ndarray, taught: np.ndarray) -> dict
 
 
 def _fit_regions(
-    examples: Examples, folds: np.ndarray, taught: np.ndarray, doubtful: dict[tuple[int, int], np.ndarray]
+    examples: Examples,
+    folds: np.ndarray,
+    taught: np.ndarray,
+    doubtful: dict[tuple[int, int], np.ndarray],
 ) -> dict[tuple[int, int], Trees]:
     """For every pair of folds, of a fold with itself too, trees that learnt from the regions of the others.
 
@@ -198,7 +224,9 @@ def _fit_regions(
         for rows, is_wrong in ((wrong, True), (right, False)):
             drawn = np.random.default_rng([0, number]).permutation(rows)[: max(1, most // 2)]
             # A copy counts once, however many regions are wrong in it: in one that was shifted nearly all are
-            _, copy, count = np.unique(example.copies[drawn], return_inverse=True, return_counts=True)
+            _, copy, count = np.unique(
+                example.copies[drawn], return_inverse=True, return_counts=True
+            )
             kept.append(example.features[drawn])
             yes.append(np.full(len(drawn), is_wrong))
             weights.append(1 / count[copy])
@@ -243,15 +271,22 @@ def _regression(rows: np.ndarray, yes: np.ndarray, asked: np.ndarray) -> np.ndar
     would else be ranked the lower for what gives it away (shifted masks on NEU-Seg: 0.05 instead of 0.56).
     """
     middle, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-6
-    x, z = (np.column_stack([np.ones(len(part)), (part - middle) / spread]) for part in (rows, asked))
+    x, z = (
+        np.column_stack([np.ones(len(part)), (part - middle) / spread]) for part in (rows, asked)
+    )
     weights = _even(yes)
 
     def fit(x: np.ndarray, start: np.ndarray, ridge: float) -> np.ndarray:
-        slope, penalty = start, ridge * np.diag([0.0, *np.ones(x.shape[1] - 1)]) + 1e-6 * np.eye(x.shape[1])
+        slope, penalty = (
+            start,
+            ridge * np.diag([0.0, *np.ones(x.shape[1] - 1)]) + 1e-6 * np.eye(x.shape[1]),
+        )
         for _ in range(15):
             chance = 1 / (1 + np.exp(-np.clip(x @ slope, -30, 30)))
             curve = (x * (weights * chance * (1 - chance))[:, None]).T @ x + penalty
-            slope = slope + np.linalg.solve(curve, x.T @ (weights * (yes - chance)) - penalty @ (slope - start))
+            slope = slope + np.linalg.solve(
+                curve, x.T @ (weights * (yes - chance)) - penalty @ (slope - start)
+            )
         return slope
 
     start = np.zeros(x.shape[1])

@@ -42,7 +42,11 @@ class Measured:
     @property
     def interval(self) -> str:
         """`95 % interval 0.44 to 0.59`, or that there is none."""
-        return "no interval" if self.low is None else f"95 % interval {self.low:.2f} to {self.high:.2f}"
+        return (
+            "no interval"
+            if self.low is None
+            else f"95 % interval {self.low:.2f} to {self.high:.2f}"
+        )
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,12 @@ class SelfTest:
     def better_than_chance(self) -> bool:
         """Whether the interval of the average precision lies above chance."""
         found = self.average_precision
-        return found is not None and found.low is not None and self.chance is not None and found.low > self.chance
+        return (
+            found is not None
+            and found.low is not None
+            and self.chance is not None
+            and found.low > self.chance
+        )
 
     @property
     def message(self) -> str:
@@ -100,7 +109,10 @@ class Copies:
     def drawn(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Rows of at most `count` copies, each of another image, of every fault as many as there are."""
         rows = rng.permutation(len(self.image))
-        left = {fault: rows[self.fault[rows] == fault].tolist() for fault in rng.permutation(np.unique(self.fault))}
+        left = {
+            fault: rows[self.fault[rows] == fault].tolist()
+            for fault in rng.permutation(np.unique(self.fault))
+        }
         chosen: list[int] = []
         used: set[int] = set()
         while left and len(chosen) < count:
@@ -174,17 +186,28 @@ def run_self_test(
     enough = len(images) >= round(PLANTED * len(scores))
     used = np.arange(len(scores)) if enough else images
     planted = max(1, round(PLANTED * len(used)))
-    weights, clusters = _replicates([keys[number] for number in used.tolist()], groups, scores[used])
+    weights, clusters = _replicates(
+        [keys[number] for number in used.tolist()], groups, scores[used]
+    )
 
     rng = np.random.default_rng(0)
-    found: list[np.ndarray] = []  # of every draw (1 + R, 2): average precision and precision of the first
-    shown: list[tuple[np.ndarray, np.ndarray]] = []  # of every draw the scores, and which masks have a fault
+    found: list[
+        np.ndarray
+    ] = []  # of every draw (1 + R, 2): average precision and precision of the first
+    shown: list[
+        tuple[np.ndarray, np.ndarray]
+    ] = []  # of every draw the scores, and which masks have a fault
     baseline, unseeing = list[float](), list[float]()
     by_fault: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(DRAWS):
         rows = copies.drawn(planted, rng)
         chosen = copies.image[rows]
-        ranked, ranked_soft, several, kind = scores.copy(), soft.copy(), ~plain, np.full(len(scores), -1)
+        ranked, ranked_soft, several, kind = (
+            scores.copy(),
+            soft.copy(),
+            ~plain,
+            np.full(len(scores), -1),
+        )
         ranked[chosen], ranked_soft[chosen] = copies.score[rows], copies.soft[rows]
         several[chosen], kind[chosen] = ~copies.plain[rows], copies.fault[rows]
         ranked, kind = ranked[used], kind[used]
@@ -198,7 +221,9 @@ def run_self_test(
             if (kind == number).any():
                 by_fault[name].append(average_precision(ranked[one], kind[one] >= 0))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a replicate may have no planted fault in any draw
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # a replicate may have no planted fault in any draw
         means = np.nanmean(found, axis=0)  # (1 + R, 2)
     precision, first = (_measured(column, clusters) for column in means.T)
     pooled, wrong = (np.concatenate(parts) for parts in zip(*shown, strict=True))
@@ -220,7 +245,9 @@ def average_precision(scores: np.ndarray, wrong: np.ndarray) -> float:
 
     Equal scores count all at once, so that their order says nothing.
     """
-    return float(_precisions(scores, wrong, np.ones((1, len(scores))))[0, 0]) if wrong.any() else 0.0
+    return (
+        float(_precisions(scores, wrong, np.ones((1, len(scores))))[0, 0]) if wrong.any() else 0.0
+    )
 
 
 def random_order(count: int, wrong: int) -> float:
@@ -237,7 +264,9 @@ def _precisions(scores: np.ndarray, wrong: np.ndarray, weights: np.ndarray) -> n
     (R, 2); NaN in a row in which no wrong image counts.
     """
     order = np.argsort(-scores, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # the last one of equal scores
+    ends = np.append(
+        np.flatnonzero(np.diff(scores[order])), len(order) - 1
+    )  # the last one of equal scores
     weights = weights[:, order]
     count, hits = weights.cumsum(axis=1), (weights * wrong[order]).cumsum(axis=1)  # (R, N)
     total = hits[:, -1:]
@@ -245,10 +274,14 @@ def _precisions(scores: np.ndarray, wrong: np.ndarray, weights: np.ndarray) -> n
     average = (steps * hits[:, ends] / np.maximum(count[:, ends], 1e-9)).sum(axis=1)
     first = np.minimum(FIRST, count[:, -1:])
     taken = np.clip(first - (count - weights), 0, weights)
-    return np.column_stack([average, (taken * wrong[order]).sum(axis=1) / first[:, 0] + 0 * average])
+    return np.column_stack(
+        [average, (taken * wrong[order]).sum(axis=1) / first[:, 0] + 0 * average]
+    )
 
 
-def _replicates(keys: Sequence[str], groups: str | None, scores: np.ndarray) -> tuple[np.ndarray, int]:
+def _replicates(
+    keys: Sequence[str], groups: str | None, scores: np.ndarray
+) -> tuple[np.ndarray, int]:
     """-> (how often each image counts: all once, then in REPLICATES replicates, (1 + R, N); the number of clusters).
 
     Clusters are whole sequences, or blocks twice as long as the scores of neighbours stay alike, but LEAST_CLUSTERS of
@@ -268,7 +301,9 @@ def _replicates(keys: Sequence[str], groups: str | None, scores: np.ndarray) -> 
     if clusters.count < MIN_CLUSTERS:
         return once, clusters.count
     share = np.full(clusters.count, 1 / clusters.count)
-    times = np.random.default_rng(1).multinomial(clusters.count - 1, share, size=REPLICATES)  # (R, U)
+    times = np.random.default_rng(1).multinomial(
+        clusters.count - 1, share, size=REPLICATES
+    )  # (R, U)
     return np.concatenate([once, times[:, clusters.index]]), clusters.count
 
 

@@ -40,9 +40,13 @@ class ConvNorm(nn.Sequential):
     (B, C_in, h, w) -> (B, C_out, ceil(h / stride), ceil(w / stride)).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1
+    ) -> None:
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups),
+            nn.Conv2d(
+                in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups
+            ),
             nn.BatchNorm2d(out_channels),
         )
 
@@ -55,7 +59,8 @@ class ConvNorm(nn.Sequential):
 def _attention_macs(block: Any, x: Tensor, y: Tensor) -> int:
     """q k, and weights by values, of all heads; queries and keys stand at strides of their own."""
     queries, keys = (
-        -(-x.shape[2] // stride) * -(-x.shape[3] // stride) for stride in (block.query_stride, block.key_stride)
+        -(-x.shape[2] // stride) * -(-x.shape[3] // stride)
+        for stride in (block.query_stride, block.key_stride)
     )
     return len(x) * queries * keys * (block.key[0].out_channels + block.value[0].out_channels)
 
@@ -69,11 +74,17 @@ class Attention(nn.Module):
 
     macs = _attention_macs
 
-    def __init__(self, channels: int, *, stride: int, key_channels: int = 32, value_channels: int = 128) -> None:
+    def __init__(
+        self, channels: int, *, stride: int, key_channels: int = 32, value_channels: int = 128
+    ) -> None:
         super().__init__()
         width = HEADS * value_channels
         self.query_stride = self.key_stride = stride
-        self.reduce = ConvNorm(channels, channels, 3, stride=2, groups=channels) if stride == 2 else nn.Identity()
+        self.reduce = (
+            ConvNorm(channels, channels, 3, stride=2, groups=channels)
+            if stride == 2
+            else nn.Identity()
+        )
         self.query = ConvNorm(channels, HEADS * key_channels, 1)
         self.key = ConvNorm(channels, HEADS * key_channels, 1)
         self.value = ConvNorm(channels, width, 1)
@@ -81,7 +92,9 @@ class Attention(nn.Module):
         self.position = PositionBias(HEADS, SIDE)
         self.talking_before = nn.Conv2d(HEADS, HEADS, 1)  # mixes the heads' scores
         self.talking_after = nn.Conv2d(HEADS, HEADS, 1)  # mixes the heads' weights
-        self.project = nn.Sequential(nn.GELU(), nn.Conv2d(width, channels, 1), nn.BatchNorm2d(channels))
+        self.project = nn.Sequential(
+            nn.GELU(), nn.Conv2d(width, channels, 1), nn.BatchNorm2d(channels)
+        )
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w)
         size = (x.shape[2], x.shape[3])
@@ -123,7 +136,9 @@ class AttentionDownsample(nn.Module):
     query_stride, key_stride = 2, 1
     macs = _attention_macs
 
-    def __init__(self, channels: int, out_channels: int, *, key_channels: int = 16, value_channels: int = 64) -> None:
+    def __init__(
+        self, channels: int, out_channels: int, *, key_channels: int = 16, value_channels: int = 64
+    ) -> None:
         super().__init__()
         width = HEADS * value_channels
         self.query = LocalQuery(channels, HEADS * key_channels)
@@ -131,19 +146,29 @@ class AttentionDownsample(nn.Module):
         self.value = ConvNorm(channels, width, 1)
         self.local = ConvNorm(width, width, 3, stride=2, groups=width)
         self.position = PositionBias(HEADS, 2 * SIDE, stride=2)
-        self.project = nn.Sequential(nn.GELU(), nn.Conv2d(width, out_channels, 1), nn.BatchNorm2d(out_channels))
+        self.project = nn.Sequential(
+            nn.GELU(), nn.Conv2d(width, out_channels, 1), nn.BatchNorm2d(out_channels)
+        )
         self.shortcut = ConvNorm(channels, out_channels, 3, stride=2)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w), N = h * w; M = ceil(h / 2) * ceil(w / 2)
+    def forward(
+        self, x: Tensor
+    ) -> Tensor:  # (B, C, h, w), N = h * w; M = ceil(h / 2) * ceil(w / 2)
         query, value = self.query(x), self.value(x)
         local = self.local(value)  # (B, 8 * 64, ceil(h / 2), ceil(w / 2))
-        q, k, v = _heads(query), _heads(self.key(x)), _heads(value)  # (B, 8, 16, M), (B, 8, 16, N), (B, 8, 64, N)
+        q, k, v = (
+            _heads(query),
+            _heads(self.key(x)),
+            _heads(value),
+        )  # (B, 8, 16, M), (B, 8, 16, N), (B, 8, 64, N)
         with autocast_off(x.device):
             bias = self.position((query.shape[2], query.shape[3]), (x.shape[2], x.shape[3]))
             weights = (_scores(q, k) + bias).softmax(-1)  # (B, 8, M, N)
             gathered = at_least_fp32(v) @ weights.mT  # (B, 8, 64, M)
         gathered = gathered.to(value.dtype).reshape(local.shape)
-        return self.project(gathered + local) + self.shortcut(x)  # (B, C_out, ceil(h / 2), ceil(w / 2))
+        return self.project(gathered + local) + self.shortcut(
+            x
+        )  # (B, C_out, ceil(h / 2), ceil(w / 2))
 
 
 def _heads(x: Tensor) -> Tensor:
@@ -181,7 +206,11 @@ class Residual(nn.Module):
 
     def __init__(self, branch: nn.Module, channels: int, *, drop: float) -> None:
         super().__init__()
-        self.branch, self.scale, self.drop = branch, LayerScale(channels, LAYER_SCALE), StochasticDepth(drop)
+        self.branch, self.scale, self.drop = (
+            branch,
+            LayerScale(channels, LAYER_SCALE),
+            StochasticDepth(drop),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.drop(self.scale(self.branch(x)))
@@ -190,10 +219,16 @@ class Residual(nn.Module):
 class Block(nn.Module):
     """Attention, in some blocks, then the feed-forward network. (B, C, h, w) -> (B, C, h, w)."""
 
-    def __init__(self, attention: Attention | None, channels: int, *, expansion: int, drop: float) -> None:
+    def __init__(
+        self, attention: Attention | None, channels: int, *, expansion: int, drop: float
+    ) -> None:
         super().__init__()
-        self.attention = nn.Identity() if attention is None else Residual(attention, channels, drop=drop)
-        self.feed_forward = Residual(FeedForward(channels, expansion=expansion), channels, drop=drop)
+        self.attention = (
+            nn.Identity() if attention is None else Residual(attention, channels, drop=drop)
+        )
+        self.feed_forward = Residual(
+            FeedForward(channels, expansion=expansion), channels, drop=drop
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.feed_forward(self.attention(x))
@@ -227,13 +262,23 @@ VARIANTS = {
     ),
     "efficientformerv2-s2": EfficientFormerV2Config(
         channels=(32, 64, 144, 288),
-        expansions=((4,) * 4, (4,) * 4, (4, 4, 3, 3, 3, 3, 3, 3, 4, 4, 4, 4), (4, 4, 3, 3, 3, 3, 4, 4)),
+        expansions=(
+            (4,) * 4,
+            (4,) * 4,
+            (4, 4, 3, 3, 3, 3, 3, 3, 4, 4, 4, 4),
+            (4, 4, 3, 3, 3, 3, 4, 4),
+        ),
         attention_blocks=4,
         drop_path=0.02,
     ),
     "efficientformerv2-l": EfficientFormerV2Config(
         channels=(40, 80, 192, 384),
-        expansions=((4,) * 5, (4,) * 5, (*(4,) * 4, *(3,) * 7, *(4,) * 4), (4, 4, 4, 3, 3, 3, 3, 4, 4, 4)),
+        expansions=(
+            (4,) * 5,
+            (4,) * 5,
+            (*(4,) * 4, *(3,) * 7, *(4,) * 4),
+            (4, 4, 4, 3, 3, 3, 3, 4, 4, 4),
+        ),
         attention_blocks=6,
         drop_path=0.1,
     ),
@@ -293,11 +338,20 @@ class EfficientFormerV2(Backbone):
         scales and position tables do.
         """
         modules = list(self.modules())
-        talking = [h for m in modules if isinstance(m, Attention) for h in (m.talking_before, m.talking_after)]
-        downsamplings = [m for stage in self.stages for m in stage.children() if isinstance(m, ConvNorm)]
+        talking = [
+            h
+            for m in modules
+            if isinstance(m, Attention)
+            for h in (m.talking_before, m.talking_after)
+        ]
+        downsamplings = [
+            m for stage in self.stages for m in stage.children() if isinstance(m, ConvNorm)
+        ]
         normed = [*downsamplings, *(m for m in modules if isinstance(m, FeedForward))]
         norms = [m for part in normed for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
-        return [p for h in talking for p in h.parameters()], [p for norm in norms for p in norm.parameters()]
+        return [p for h in talking for p in h.parameters()], [
+            p for norm in norms for p in norm.parameters()
+        ]
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Key names of EfficientFormerV2's ImageNet code or of CGRSeg's backbone -> ours; -> (renamed state, unused).
@@ -309,7 +363,11 @@ class EfficientFormerV2(Backbone):
         segmentation = any(key.endswith(".attention_biases_seg") for key in state)
         for key, value in state.items():
             tail = key.rpartition(".")[2]
-            if key in OFFICIAL_HEAD or tail in OFFICIAL_INDICES or (tail == "attention_biases" and segmentation):
+            if (
+                key in OFFICIAL_HEAD
+                or tail in OFFICIAL_INDICES
+                or (tail == "attention_biases" and segmentation)
+            ):
                 unused.append(key)
             elif tail == "attention_biases":
                 name = _rename(f"{key}_seg")
@@ -375,7 +433,10 @@ OFFICIAL_BLOCK = {
     "mlp.mid_norm.": "feed_forward.branch.depthwise.1.",
     "mlp.fc2.": "feed_forward.branch.project.0.",
     "mlp.norm2.": "feed_forward.branch.project.1.",
-    **{f"token_mixer.{theirs}": f"attention.branch.{ours}" for theirs, ours in OFFICIAL_ATTENTION.items()},
+    **{
+        f"token_mixer.{theirs}": f"attention.branch.{ours}"
+        for theirs, ours in OFFICIAL_ATTENTION.items()
+    },
 }
 """Names inside a block, `network.4.7.<theirs>` -> `stages.2.blocks.7.<ours>`."""
 
@@ -401,7 +462,9 @@ def _rename(key: str) -> str:
     match = re.fullmatch(r"network\.(\d+)\.((\d+)\.)?(.+)", key)
     if match is None:
         return key
-    number, odd = divmod(int(match[1]), 2)  # even: the blocks of a stage; odd: what stands before the next
+    number, odd = divmod(
+        int(match[1]), 2
+    )  # even: the blocks of a stage; odd: what stands before the next
     if bool(odd) == bool(match[3]):
         return key
     place = f"stages.{number + 1}.embed" if odd else f"stages.{number}.blocks.{match[3]}"

@@ -74,9 +74,13 @@ class ConvNorm(nn.Sequential):
         groups: int = 1,
         act: type[nn.Module] | None = None,
     ) -> None:
-        padding = kernel // 2 if stride == 1 else 0  # what "same" is at stride 1; else forward pads by the size
+        padding = (
+            kernel // 2 if stride == 1 else 0
+        )  # what "same" is at stride 1; else forward pads by the size
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False),
+            nn.Conv2d(
+                in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False
+            ),
             nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.01),
             *([] if act is None else [act()]),
         )
@@ -113,12 +117,18 @@ class InvertedBottleneck(nn.Module):
     left out with probability drop_rate in training.
     """
 
-    def __init__(self, in_channels: int, group: Group, stride: int, *, lite: bool, drop_rate: float) -> None:
+    def __init__(
+        self, in_channels: int, group: Group, stride: int, *, lite: bool, drop_rate: float
+    ) -> None:
         super().__init__()
         hidden = in_channels * group.expansion
         act = nn.ReLU6 if lite else nn.SiLU
-        self.expand = ConvNorm(in_channels, hidden, 1, act=act) if group.expansion != 1 else nn.Identity()
-        self.depthwise = ConvNorm(hidden, hidden, group.kernel_size, stride=stride, groups=hidden, act=act)
+        self.expand = (
+            ConvNorm(in_channels, hidden, 1, act=act) if group.expansion != 1 else nn.Identity()
+        )
+        self.depthwise = ConvNorm(
+            hidden, hidden, group.kernel_size, stride=stride, groups=hidden, act=act
+        )
         squeezed = int(in_channels * SQUEEZE_RATIO)
         self.excite = nn.Identity() if lite else SqueezeExcitation(hidden, squeezed)
         self.project = ConvNorm(hidden, group.channels, 1)
@@ -126,7 +136,9 @@ class InvertedBottleneck(nn.Module):
         self.shortcut = stride == 1 and in_channels == group.channels
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C_in, h, w)
-        y = self.project(self.excite(self.depthwise(self.expand(x))))  # (B, C_out, ceil(h/s), ceil(w/s))
+        y = self.project(
+            self.excite(self.depthwise(self.expand(x)))
+        )  # (B, C_out, ceil(h/s), ceil(w/s))
         return x + self.drop(y) if self.shortcut else y
 
     def for_graph(self, size_divisor: int, channels_last: bool) -> nn.Module:
@@ -155,7 +167,9 @@ class PaddedBottleneck(nn.Module):
         self.more = LANES - conv.in_channels % LANES
         weight = conv.weight.detach().double() * factor[:, None, None, None]  # (C, C_in, 1, 1)
         shifts = (shift / self.more)[:, None, None, None].expand(-1, self.more, 1, 1)
-        self.weight = nn.Parameter(torch.cat([weight, shifts], dim=1).to(conv.weight.dtype), requires_grad=False)
+        self.weight = nn.Parameter(
+            torch.cat([weight, shifts], dim=1).to(conv.weight.dtype), requires_grad=False
+        )
         self.depthwise, self.excite, self.project = plain.depthwise, plain.excite, plain.project
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C_in, h, w)
@@ -178,7 +192,9 @@ class EfficientNet(GroupedBackbone):
     first_convolution = "stem.0"
     checkpointed = (ConvNorm, InvertedBottleneck)
 
-    def __init__(self, width: float, depth: float, *, lite: bool = False, stem_channels: int | None = None) -> None:
+    def __init__(
+        self, width: float, depth: float, *, lite: bool = False, stem_channels: int | None = None
+    ) -> None:
         super().__init__()
         rows = scaled_groups(width, depth, lite=lite)
         channels = stem_channels or round_channels(STEM_CHANNELS * width)
@@ -189,7 +205,11 @@ class EfficientNet(GroupedBackbone):
             blocks = []
             for i in range(row.repeats):
                 stride = row.stride if i == 0 else 1
-                blocks.append(InvertedBottleneck(channels, row, stride, lite=lite, drop_rate=count * drop_step))
+                blocks.append(
+                    InvertedBottleneck(
+                        channels, row, stride, lite=lite, drop_rate=count * drop_step
+                    )
+                )
                 channels, count = row.channels, count + 1
             groups.append(nn.Sequential(*blocks))
         self.groups = nn.ModuleList(groups)
@@ -204,7 +224,9 @@ class EfficientNet(GroupedBackbone):
         renamed, unused = {}, []
         for key, value in state.items():
             block = re.match(r"_blocks\.(\d+)\.", key)
-            if key.startswith(("_conv_head.", "_bn1.", "_fc.")) or (ended and block and int(block[1]) >= len(places)):
+            if key.startswith(("_conv_head.", "_bn1.", "_fc.")) or (
+                ended and block and int(block[1]) >= len(places)
+            ):
                 unused.append(key)
             else:
                 renamed[_rename(key, places)] = value
@@ -256,7 +278,9 @@ def scaled_groups(width: float, depth: float, *, lite: bool) -> tuple[Group, ...
         replace(
             group,
             channels=round_channels(group.channels * width),
-            repeats=group.repeats if lite and number in (0, last) else math.ceil(group.repeats * depth),
+            repeats=group.repeats
+            if lite and number in (0, last)
+            else math.ceil(group.repeats * depth),
         )
         for number, group in enumerate(GROUPS)
     )

@@ -40,4 +40,8 @@ class GroupedBackbone(Backbone):
     @property
     def block_paths(self) -> list[str]:
         """Names of its blocks, first to last: `groups.3.0`."""
-        return [f"groups.{n}.{i}" for n, group in enumerate(self.groups) for i, _ in enumerate(group.children())]
+        return [
+            f"groups.{n}.{i}"
+            for n, group in enumerate(self.groups)
+            for i, _ in enumerate(group.children())
+        ]

@@ -48,7 +48,9 @@ class EfficientAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # N = h * w, M = (h // R) * (w // R), d = C / n
         low = x if self.reduce is None else convolve_last(self.reduce, x)  # (B, h // R, w // R, C)
         key, value = self.key_value(self.norm(low)).chunk(2, dim=-1)  # 2 x (B, h // R, w // R, C)
-        query, key, value = (self._split(t) for t in (self.query(x), key, value))  # (B, n, N, d), 2 x (B, n, M, d)
+        query, key, value = (
+            self._split(t) for t in (self.query(x), key, value)
+        )  # (B, n, N, d), 2 x (B, n, M, d)
         out = F.scaled_dot_product_attention(query, key, value)  # (B, n, N, d)
         return self.project(out.transpose(1, 2).reshape(x.shape))  # (B, h, w, C)
 

@@ -30,10 +30,19 @@ class ConvNorm(nn.Sequential):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1, act: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        act: bool = True,
     ) -> None:
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
+            nn.Conv2d(
+                in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
+            ),
             nn.BatchNorm2d(out_channels),
             *([nn.ReLU6()] if act else []),
         )
@@ -91,7 +100,11 @@ class MobileNetV2(GroupedBackbone):
         for key, value in state.items():
             match = re.fullmatch(r"features\.(\d+)\.(?:conv\.)?(\d)\.(?:(\d)\.)?(\w+)", key)
             if match is None:
-                (unused.append(key) if key.startswith("classifier.") else renamed.update({key: value}))
+                (
+                    unused.append(key)
+                    if key.startswith("classifier.")
+                    else renamed.update({key: value})
+                )
                 continue
             block, layer, inner, name = int(match[1]), int(match[2]), match[3], match[4]
             if block == 0:
@@ -100,7 +113,11 @@ class MobileNetV2(GroupedBackbone):
                 unused.append(key)
             else:
                 # conv.0 and conv.1 hold convolution and norm; of the last convolution, conv.2, the norm is conv.3
-                parts = ("depthwise", "project") if block == 1 else ("expand", "depthwise", "project")
-                part, place = (parts[layer], int(inner)) if inner else (parts[-1], layer - len(parts) + 1)
+                parts = (
+                    ("depthwise", "project") if block == 1 else ("expand", "depthwise", "project")
+                )
+                part, place = (
+                    (parts[layer], int(inner)) if inner else (parts[-1], layer - len(parts) + 1)
+                )
                 renamed[f"{places[block - 1]}.{part}.{place}.{name}"] = value
         return renamed, unused

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from featherseg.layers.conv import replace_strides
 from featherseg.layers.model import Backbone
 from featherseg.layers.official_keys import BLOCK_PARTS
-from featherseg.layers.residual import ResidualBlock, basic_block, bottleneck, conv_norm, start_kaiming
+from featherseg.layers.residual import (
+    ResidualBlock,
+    basic_block,
+    bottleneck,
+    conv_norm,
+    start_kaiming,
+)
 
 STAGE_WIDTHS = (64, 128, 256, 512)
 """Channels of the 3x3 convolutions of each stage."""
@@ -93,7 +99,9 @@ class ResNet(Backbone):
         """
         unused = [key for key in state if key in ("fc.weight", "fc.bias")]
         last_norm = len(self.stem) - 2
-        return {_rename(key, last_norm): value for key, value in state.items() if key not in unused}, unused
+        return {
+            _rename(key, last_norm): value for key, value in state.items() if key not in unused
+        }, unused
 
 
 def _rename(key: str, last_norm: int) -> str:

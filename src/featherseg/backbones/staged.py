@@ -31,7 +31,9 @@ class StagedBackbone(Backbone):
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The authors' key names -> ours; -> (renamed state, keys that are not used: an ImageNet classifier's)."""
         unused = [key for key in state if key in ("head.weight", "head.bias")]
-        return {self._rename(key): value for key, value in state.items() if key not in unused}, unused
+        return {
+            self._rename(key): value for key, value in state.items() if key not in unused
+        }, unused
 
     def _rename(self, key: str) -> str:
         """`block1.0.mlp.fc1.bias` -> `stages.0.blocks.0.feed_forward.expand.bias`; others stay as they are."""
@@ -42,5 +44,7 @@ class StagedBackbone(Backbone):
         if kind == "norm":
             return f"stages.{int(number) - 1}.norm.{rest}"
         names = self.official_embed if kind == "patch_embed" else self.official_block
-        place = f"stages.{int(number) - 1}" if kind else f"stages.{int(block_of) - 1}.blocks.{block}"
+        place = (
+            f"stages.{int(number) - 1}" if kind else f"stages.{int(block_of) - 1}.blocks.{block}"
+        )
         return f"{place}.{rename_start(rest, names)}" if rest.startswith(tuple(names)) else key

@@ -96,7 +96,9 @@ class Block(nn.Module):
 class Stage(nn.Module):
     """Embed (strided convolution, batch norm), blocks, LayerNorm. (B, C_in, h, w) -> (B, C, h/stride, w/stride)."""
 
-    def __init__(self, in_channels: int, channels: int, depth: int, *, expansion: int, first: bool) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, depth: int, *, expansion: int, first: bool
+    ) -> None:
         super().__init__()
         kernel, stride = (7, 4) if first else (3, 2)
         self.embed = nn.Sequential(
@@ -108,8 +110,12 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm = self.embed
-        x = self.blocks(normalise_act(norm, None, conv(x)))  # (B, C, ceil(h / stride), ceil(w / stride))
-        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # no copy of a map that is in channels_last
+        x = self.blocks(
+            normalise_act(norm, None, conv(x))
+        )  # (B, C, ceil(h / stride), ceil(w / stride))
+        return self.norm(x.permute(0, 2, 3, 1)).permute(
+            0, 3, 1, 2
+        )  # no copy of a map that is in channels_last
 
 
 @dataclass(frozen=True)
@@ -161,7 +167,8 @@ class VAN(StagedBackbone):
         self.stage_channels = config.channels
         widths = (3, *config.channels)
         self.stages = nn.ModuleList(
-            Stage(widths[i], widths[i + 1], config.depths[i], expansion=EXPANSIONS[i], first=i == 0) for i in range(4)
+            Stage(widths[i], widths[i + 1], config.depths[i], expansion=EXPANSIONS[i], first=i == 0)
+            for i in range(4)
         )
         initialise_by_fan_out(self)
 

@@ -100,7 +100,9 @@ class DownloadedFile:
         """Raise WeightsError unless the content is the published one, or the one that was fetched, as far as known."""
         expected, known = self.sha256, "published"
         if not expected:
-            with suppress(OSError, ValueError, TypeError, KeyError):  # put there by hand, nothing is recorded
+            with suppress(
+                OSError, ValueError, TypeError, KeyError
+            ):  # put there by hand, nothing is recorded
                 expected, known = str(load_json(record_path(path))["sha256"]), "fetched"
         digest = file_digest(path)
         if not digest.startswith(expected):
@@ -188,9 +190,15 @@ PRETRAINED: dict[str, PackageFile | DownloadedFile] = {
     "efficientnet-b3": _efficientnet(3, "5fb5a3c3"),
     "efficientnet-b4": _efficientnet(4, "6ed6700e"),
     "efficientnet-b5": _efficientnet(5, "b6417697"),
-    "efficientnet-lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
-    "efficientnet-lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
-    "efficientnet-lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+    "efficientnet-lite0": _lite(
+        0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    ),
+    "efficientnet-lite1": _lite(
+        1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+    ),
+    "efficientnet-lite2": _lite(
+        2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+    ),
     "efficientvit-b1": _efficientvit(1),
     "efficientvit-b2": _efficientvit(2),
     "efficientvit-b3": _efficientvit(3),
@@ -241,7 +249,12 @@ def load_pretrained(backbone: nn.Module, name: str) -> dict[str, Any]:
     """
     path = find_pretrained(name)
     unused = load_official(backbone, read_state(path))
-    return {"file": path.name, "sha256": file_digest(path), "licence": PRETRAINED[name].licence, "unused": unused}
+    return {
+        "file": path.name,
+        "sha256": file_digest(path),
+        "licence": PRETRAINED[name].licence,
+        "unused": unused,
+    }
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -264,7 +277,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 )
         with torch.serialization.safe_globals([Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, zip and safetensors raise a dozen kinds for a file that is not theirs
+    except (
+        Exception
+    ) as error:  # torch, zip and safetensors raise a dozen kinds for a file that is not theirs
         raise WeightsError(
             f"{path} cannot be read as weights: {_found(path, error)}. Expected tensors by name, as safetensors and "
             "torch.save(model.state_dict(), FILE) write them."
@@ -273,10 +288,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise WeightsError(f"{path} contains no dictionary of tensors (found {type(content).__name__}).")
+        raise WeightsError(
+            f"{path} contains no dictionary of tensors (found {type(content).__name__})."
+        )
     for key, value in content.items():
         if value.layout != torch.strided or value.nbytes > value.untyped_storage().nbytes():
-            raise WeightsError(f"{path} holds {str(key)!r}, {tuple(value.shape)}, which has more elements than bytes.")
+            raise WeightsError(
+                f"{path} holds {str(key)!r}, {tuple(value.shape)}, which has more elements than bytes."
+            )
     return content
 
 
@@ -293,7 +312,11 @@ def _found(path: Path, error: Exception) -> str:
         return "it is a web page, so the download of the file itself has to be repeated"
     if "weights_only" in str(error):
         other = re.search(r"GLOBAL ([\w.]+)", str(error))
-        return f"it holds {other[1]}, which is no tensor" if other else "it is damaged, or holds more than tensors"
+        return (
+            f"it holds {other[1]}, which is no tensor"
+            if other
+            else "it is damaged, or holds more than tensors"
+        )
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".rstrip(".: ")
 
 
@@ -323,7 +346,11 @@ def copy_strictly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """
     own = module.state_dict()
     problems = [
-        *(f"missing: {key}" for key in own if key not in state and not key.endswith("num_batches_tracked")),
+        *(
+            f"missing: {key}"
+            for key in own
+            if key not in state and not key.endswith("num_batches_tracked")
+        ),
         *(f"unexpected: {key}" for key in state if key not in own),
         *(
             f"shape of {key}: found {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"

@@ -53,7 +53,14 @@ VERBS = {  # in the order of the work; what `featherseg --help` says of each
 }
 
 PIPE_CLOSED, USER_ERROR, STOPPED = 1, 2, 130
-DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, getattr(errno, "EDQUOT", errno.ENOSPC)}
+DISK_ERRORS = {
+    errno.ENOSPC,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EROFS,
+    errno.EACCES,
+    getattr(errno, "EDQUOT", errno.ENOSPC),
+}
 
 
 ADDRESSES = {"allow_origin", "cluster", "licence", "token"}
@@ -70,7 +77,9 @@ class _Command(TyperCommand):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         for argument in (one for one in self.params if isinstance(one, TyperArgument)):
-            argument.metavar = argument.metavar or str(argument.name).upper()  # as the help's sentences call it
+            argument.metavar = (
+                argument.metavar or str(argument.name).upper()
+            )  # as the help's sentences call it
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         texts, _, order = self.make_parser(ctx).parse_args(list(args))
@@ -80,10 +89,16 @@ class _Command(TyperCommand):
                     refuse_address(text)
         given = Counter(order)
         for option, times in given.items():
-            if times > 1 and isinstance(option, TyperOption) and not (option.is_flag or option.multiple):
+            if (
+                times > 1
+                and isinstance(option, TyperOption)
+                and not (option.is_flag or option.multiple)
+            ):
                 listed = ", separated by commas" if (option.metavar or "").endswith(",...") else ""
                 values = "all its values" if listed else "its value"
-                raise ConfigError(f"{option.opts[0]} was given {times} times. Give it once, with {values}{listed}.")
+                raise ConfigError(
+                    f"{option.opts[0]} was given {times} times. Give it once, with {values}{listed}."
+                )
         return super().parse_args(ctx, args)
 
 
@@ -109,7 +124,9 @@ def build_app() -> typer.Typer:
     app.callback()(_options)
     for verb, line in VERBS.items():
         name = f"{verb}_" if iskeyword(verb) else verb
-        app.command(verb, cls=_Command, short_help=line)(getattr(import_module(f"{__name__}.{name}"), name))
+        app.command(verb, cls=_Command, short_help=line)(
+            getattr(import_module(f"{__name__}.{name}"), name)
+        )
     return app
 
 
@@ -121,7 +138,10 @@ def _print_version(wanted: bool) -> None:
 
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Options of `featherseg` itself; the verbs have their own."""
@@ -131,7 +151,9 @@ def main() -> None:
     """Entry point. Exit codes: 0 done, 1 done with faults found, or a bug, 2 a user's slip, 130 stopped by Ctrl-C."""
     _messages_to_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors=ESCAPES)  # a name that the terminal's encoding lacks ends nothing
+        sys.stdout.reconfigure(
+            errors=ESCAPES
+        )  # a name that the terminal's encoding lacks ends nothing
     try:
         with one_command():
             code = _run()
@@ -193,7 +215,9 @@ def _run() -> int:
         if error.errno == errno.ENAMETOOLONG:
             return _fail(f"{error.strerror}: {error.filename}. Choose another location.")
         if error.errno in DISK_ERRORS:
-            return _fail(f"{error.strerror}: {error.filename or 'while writing'}. Make room, or check the permissions.")
+            return _fail(
+                f"{error.strerror}: {error.filename or 'while writing'}. Make room, or check the permissions."
+            )
         raise
     except KeyboardInterrupt:
         return _stopped()

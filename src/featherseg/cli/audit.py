@@ -18,17 +18,28 @@ SHOWN = 10
 
 def audit(
     data: Dataset,
-    run: Annotated[str | None, typer.Option(help="A run (folder or name) that was trained on none of these.")] = None,
-    minutes: Annotated[float, typer.Option(help="Time limit of the whole command.", min=1, max=100_000)] = 30,
+    run: Annotated[
+        str | None, typer.Option(help="A run (folder or name) that was trained on none of these.")
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(help="Time limit of the whole command.", min=1, max=100_000)
+    ] = 30,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="FORMAT", help="Also the most suspicious images for labelme, cvat, coco or yolo."),
+        typer.Option(
+            "--to",
+            metavar="FORMAT",
+            help="Also the most suspicious images for labelme, cvat, coco or yolo.",
+        ),
     ] = None,
-    top: Annotated[int | None, typer.Option(help="How many images --to writes [default: 50].", min=1)] = None,
+    top: Annotated[
+        int | None, typer.Option(help="How many images --to writes [default: 50].", min=1)
+    ] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the lists to this file.")
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Also write the lists to this file."),
     ] = None,
     out: Annotated[Path, out_option("The page to write.")] = Path("audit.html"),
 ) -> None:
@@ -53,7 +64,9 @@ def audit(
     if json_file is not None:
         check_writable(json_file)
         if json_file.resolve() == out.resolve():
-            raise ConfigError(f"--json {json_file} is the page, too, which would be lost. Name another file.")
+            raise ConfigError(
+                f"--json {json_file} is the page, too, which would be lost. Name another file."
+            )
     console = Console(highlight=False, markup=False, soft_wrap=True)
     trainings = "" if run else f"three quick trainings ({TRAINING:.0%} of the time), then "
     plan = f"{trainings}images are predicted, all that there is time for, and judged: {minutes:g} minutes in all"

@@ -39,13 +39,20 @@ def print_operators(console: Console, found: Sequence[OperatorTimes]) -> None:
     for times in found:
         setting = f"batch {times.batch}, {size_text(times.size)}, {counted(times.threads, 'thread')}, {times.runtime}"
         title = f"{times.name}, {setting}: {times.ms:.1f} ms in its operators"
-        grid = Grid("operator", title=escape(one_line(title)), title_justify="left", box=SIMPLE_HEAD)
+        grid = Grid(
+            "operator", title=escape(one_line(title)), title_justify="left", box=SIMPLE_HEAD
+        )
         for head in ("nodes", "ms", "share", "slowest ms"):
             grid.add_column(head, justify="right")
         grid.add_column("slowest", overflow="fold")
         for row in times.operators:
             if row.share >= 0.01:
-                cells = (str(row.nodes), f"{row.ms:.2f}", f"{100 * row.share:.1f} %", f"{row.slowest_ms:.2f}")
+                cells = (
+                    str(row.nodes),
+                    f"{row.ms:.2f}",
+                    f"{100 * row.share:.1f} %",
+                    f"{row.slowest_ms:.2f}",
+                )
                 grid.add_row(escape(one_line(row.kind)), *cells, escape(one_line(row.slowest)))
         console.print(grid)
 
@@ -65,9 +72,19 @@ def _print_latencies(console: Console, table: Table, baselines: tuple[str, ...])
             *(_speedup(row.by_wall[b]) for b in baselines),
         ]
         rows.append(
-            (row, [*cells, f"{f.of_range:.0e}", f"{100 * f.same_class:.2f} %", *([_miou(row)] if scored else [])])
+            (
+                row,
+                [
+                    *cells,
+                    f"{f.of_range:.0e}",
+                    f"{100 * f.same_class:.2f} %",
+                    *([_miou(row)] if scored else []),
+                ],
+            )
         )
-    title = f"{table.setting}: the model alone; 95 % intervals; logits off by this share of their range"
+    title = (
+        f"{table.setting}: the model alone; 95 % intervals; logits off by this share of their range"
+    )
     _print(console, title, [*heads, *(["mIoU %"] if scored else [])], rows)
     for images in dict.fromkeys(row.fidelity.images for row in table.rows):
         console.print(f"logits and masks compared on {images}", markup=False)
@@ -90,10 +107,17 @@ def _print_rest(console: Console, table: Table) -> None:
         cells += [f"{samples.gpu_mib.max():.0f}"] if samples.gpu_mib is not None else []
         rows.append((row, [*cells, *([share(row)] if limited else [])]))
     title = "end to end: from an image file to a mask file; MiB: the process at its peak"
-    _print(console, title, [*heads, *(["GPU MiB"] if gpu else []), *(["of the limit"] if limited else [])], rows)
+    _print(
+        console,
+        title,
+        [*heads, *(["GPU MiB"] if gpu else []), *(["of the limit"] if limited else [])],
+        rows,
+    )
 
 
-def _print(console: Console, title: str, heads: list[str], rows: list[tuple[Row, list[str]]]) -> None:
+def _print(
+    console: Console, title: str, heads: list[str], rows: list[tuple[Row, list[str]]]
+) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table as Grid

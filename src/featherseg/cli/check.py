@@ -35,26 +35,47 @@ SHOWN_SIZES = 4
 
 
 def check(
-    data: Annotated[str, typer.Argument(help="A dataset's name, a dataset.toml, or a folder of images and masks.")],
+    data: Annotated[
+        str,
+        typer.Argument(help="A dataset's name, a dataset.toml, or a folder of images and masks."),
+    ],
     data_root: DataRoot = None,
     write: Annotated[
         bool,
-        typer.Option("--write", help="Write the proposed dataset.toml; one that was edited is never replaced."),
+        typer.Option(
+            "--write",
+            help="Write the proposed dataset.toml; one that was edited is never replaced.",
+        ),
     ] = False,
     names: Annotated[
         list[str] | None,
-        typer.Option("--name", metavar="VALUE=NAME", help="Name the class of a mask value or folder; may be repeated."),
+        typer.Option(
+            "--name",
+            metavar="VALUE=NAME",
+            help="Name the class of a mask value or folder; may be repeated.",
+        ),
     ] = None,
-    masks: Annotated[str | None, typer.Option(help="The folder of masks to take, where there are several.")] = None,
+    masks: Annotated[
+        str | None, typer.Option(help="The folder of masks to take, where there are several.")
+    ] = None,
     classes_from_folders: Annotated[
-        bool, typer.Option("--classes-from-folders", help="Each folder of masks is a class, named after it.")
+        bool,
+        typer.Option(
+            "--classes-from-folders", help="Each folder of masks is a class, named after it."
+        ),
     ] = False,
     groups_from_folders: Annotated[
-        bool, typer.Option("--groups-from-folders", help="Folders are no classes; each stays in one split.")
+        bool,
+        typer.Option(
+            "--groups-from-folders", help="Folders are no classes; each stays in one split."
+        ),
     ] = False,
-    fix: Annotated[Path | None, typer.Option(help="Write a corrected copy to this new folder.")] = None,
+    fix: Annotated[
+        Path | None, typer.Option(help="Write a corrected copy to this new folder.")
+    ] = None,
     decisions: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --fix: what the page of `featherseg audit` saved.")
+        Path | None,
+        typer.Option(metavar="FILE", help="With --fix: what the page of `featherseg audit` saved."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -68,7 +89,9 @@ def check(
     from featherseg.cli.terminal import Console
 
     if classes_from_folders and groups_from_folders:
-        raise ConfigError("--classes-from-folders and --groups-from-folders exclude each other. Leave out one of them.")
+        raise ConfigError(
+            "--classes-from-folders and --groups-from-folders exclude each other. Leave out one of them."
+        )
     console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     try:
         with progress_bar(Console(stderr=True)) as progress:
@@ -78,7 +101,11 @@ def check(
                 write=write,
                 names=_parse_names(names or ()),
                 masks=masks,
-                folders="classes" if classes_from_folders else "groups" if groups_from_folders else None,
+                folders="classes"
+                if classes_from_folders
+                else "groups"
+                if groups_from_folders
+                else None,
                 fix=fix,
                 decisions=decisions,
                 progress=progress,
@@ -86,7 +113,16 @@ def check(
     except AmbiguousData as question:
         if as_json:
             readings = [{"what": what, "command": how} for what, how in question.readings]
-            print(json_text({"clean": False, "question": question.found, "readings": readings, "written": None}))
+            print(
+                json_text(
+                    {
+                        "clean": False,
+                        "question": question.found,
+                        "readings": readings,
+                        "written": None,
+                    }
+                )
+            )
         else:
             console.print(f"{visible(str(question))}\nNothing was written.", style="bold yellow")
         raise typer.Exit(1) from None
@@ -99,7 +135,9 @@ def check(
     if fix is not None and report.mended is not None:
         _print_mended(console, report, fix)
     elif any(fault.key for fault in report.faults) and report.listing is not None:
-        console.print(f"A copy without these faults: featherseg check {shlex.quote(one_line(data))} --fix OUT")
+        console.print(
+            f"A copy without these faults: featherseg check {shlex.quote(one_line(data))} --fix OUT"
+        )
     raise typer.Exit(0 if report.clean else 1)
 
 
@@ -109,7 +147,9 @@ def _parse_names(names: Sequence[str]) -> dict[str, str]:
     for text in names:
         value, equals, name = text.partition("=")
         if not (value.strip() and equals and name.strip()):
-            raise ConfigError(f"--name {text!r}: expected VALUE=NAME, such as 255=crack or ff0000=rust.")
+            raise ConfigError(
+                f"--name {text!r}: expected VALUE=NAME, such as 255=crack or ff0000=rust."
+            )
         found[value.strip()] = name.strip()
     return found
 
@@ -152,9 +192,16 @@ def _print_report(console: Console, report: CheckReport) -> None:
     if report.listing is not None and report.listing.how_split:
         console.print(f"split {one_line(report.listing.how_split)}")
     images = ", ".join(f"{name} {split.images}" for name, split in report.splits.items())
-    state = "clean" if report.clean else counted(len(report.faults), "fault") if report.faults else "one class alone"
+    state = (
+        "clean"
+        if report.clean
+        else counted(len(report.faults), "fault")
+        if report.faults
+        else "one class alone"
+    )
     console.print(
-        f"{one_line(report.name)}: {images} images: {state}", style="bold green" if report.clean else "bold red"
+        f"{one_line(report.name)}: {images} images: {state}",
+        style="bold green" if report.clean else "bold red",
     )
 
 
@@ -163,9 +210,13 @@ def _print_proposal(console: Console, proposal: Proposal) -> None:
     from rich.table import Table
 
     total = sum(proposal.pixels.values())
-    table = Table("raw value", "pixels", "share", "class", title="Values in the masks", title_justify="left")
+    table = Table(
+        "raw value", "pixels", "share", "class", title="Values in the masks", title_justify="left"
+    )
     for value, count in sorted(proposal.pixels.items(), key=lambda item: -item[1])[:SHOWN_FAULTS]:
-        table.add_row(value, f"{count:,}", f"{count / total:.2%}", one_line(proposal.meaning(value)))
+        table.add_row(
+            value, f"{count:,}", f"{count / total:.2%}", one_line(proposal.meaning(value))
+        )
     console.print(table)
     if len(proposal.pixels) > SHOWN_FAULTS:
         console.print(f"  and {len(proposal.pixels) - SHOWN_FAULTS} more values")
@@ -186,15 +237,21 @@ def _class_table(report: CheckReport) -> Table:
     for name in (*report.splits, "weight"):
         table.add_column(name, justify="right")
     for index, info in enumerate(report.classes):
-        cells = [f"{100 * split.share(index):.2f} ({split.statistics.images[index]})" for split in splits]
+        cells = [
+            f"{100 * split.share(index):.2f} ({split.statistics.images[index]})" for split in splits
+        ]
         table.add_row(one_line(info.name), *cells, f"{report.weights[index]:.3f}")
     table.add_section()
-    table.add_row("ignored, of all pixels", *(f"{100 * split.ignored_share:.2f}" for split in splits), "")
+    table.add_row(
+        "ignored, of all pixels", *(f"{100 * split.ignored_share:.2f}" for split in splits), ""
+    )
     if any(split.sizes for split in splits):
         table.add_row("height x width", *(_most_frequent(split.sizes) for split in splits), "")
     count = max((len(split.channels) for split in splits), default=0)
     for index in range(min(count, SHOWN_CHANNELS)):
-        table.add_row(f"channel {index + 1}, range (mean)", *(_range(split, index) for split in splits), "")
+        table.add_row(
+            f"channel {index + 1}, range (mean)", *(_range(split, index) for split in splits), ""
+        )
     if count > SHOWN_CHANNELS:
         table.add_row(f"and {count - SHOWN_CHANNELS} more channels", *("" for _ in splits), "")
     return table
@@ -211,7 +268,9 @@ def _range(split: SplitReport, index: int) -> str:
 def _most_frequent(sizes: dict[str, int]) -> str:
     ordered = sorted(sizes.items(), key=lambda item: -item[1])
     lines = [f"{size} ({images})" for size, images in ordered[:SHOWN_SIZES]]
-    return "\n".join(lines + [f"and {len(ordered) - SHOWN_SIZES} more"] * (len(ordered) > SHOWN_SIZES))
+    return "\n".join(
+        lines + [f"and {len(ordered) - SHOWN_SIZES} more"] * (len(ordered) > SHOWN_SIZES)
+    )
 
 
 def _print_mended(console: Console, report: CheckReport, out: Path) -> None:
@@ -223,7 +282,9 @@ def _print_mended(console: Console, report: CheckReport, out: Path) -> None:
         f"{one_line(str(out))}: {mended.copied} samples copied, stray values ignored in {len(mended.mended)} of them"
     )
     if mended.resized:
-        console.print(f"  resized to their image, each pixel from the nearest: {counted(len(mended.resized), 'mask')}")
+        console.print(
+            f"  resized to their image, each pixel from the nearest: {counted(len(mended.resized), 'mask')}"
+        )
     for kind, count in mended.left_out.items():
         console.print(f"  left out, {FAULTS.get(kind, kind)}: {count}")
     if changes is not None:

@@ -45,7 +45,11 @@ def compare(
     resize: ResizeTo = None,
     size: Annotated[
         str | None,
-        typer.Option("--image-size", metavar="HxW", help="For latency and MACs [default: that of a typical image]."),
+        typer.Option(
+            "--image-size",
+            metavar="HxW",
+            help="For latency and MACs [default: that of a typical image].",
+        ),
     ] = None,
     max_ms: MaxMs = None,
     max_mib: MaxMib = None,
@@ -94,7 +98,12 @@ def compare(
 
 
 def show(
-    result: Comparison | Sweep, comparison: Comparison, console: Console, page: Path | None, *, as_json: bool
+    result: Comparison | Sweep,
+    comparison: Comparison,
+    console: Console,
+    page: Path | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Print the comparison of a result, or the result as JSON; write the page if one is wanted."""
     from featherseg.comparison.compare_page import comparison_html

@@ -40,8 +40,16 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
             console.print(escape(one_line(f"for a budget: {chosen.reason}")))
     if comparison.files:
         console.print("\nthese files, whatever the models:")
-        _print_differences(console, comparison.files.differences, comparison.files.names, comparison.classes)
-        _print_differences(console, comparison.files.pq_differences, comparison.files.names, comparison.classes, "PQ")
+        _print_differences(
+            console, comparison.files.differences, comparison.files.names, comparison.classes
+        )
+        _print_differences(
+            console,
+            comparison.files.pq_differences,
+            comparison.files.names,
+            comparison.classes,
+            "PQ",
+        )
     if comparison.timing and len(comparison.timing.names) > 1:
         console.print(f"\nlatency at {size_text(comparison.size)}, {comparison.timing.machine}:")
         for ratio in comparison.timing.ratios():
@@ -90,8 +98,16 @@ def _print_differences(
     for d in differences:
         points = (-d.miou if d.better == d.second else d.miou).points(f" points of {of}")
         less = f"{names[d.first]} less {names[d.second]}"
-        console.print(escape(one_line(f"  {d.message(names)} ({f'{less}: ' if d.better is None else ''}{points})")))
-        apart = [f"{name} {i.points()}" for name, i in zip(classes, d.classes, strict=True) if i.sign]
+        console.print(
+            escape(
+                one_line(
+                    f"  {d.message(names)} ({f'{less}: ' if d.better is None else ''}{points})"
+                )
+            )
+        )
+        apart = [
+            f"{name} {i.points()}" for name, i in zip(classes, d.classes, strict=True) if i.sign
+        ]
         if apart:
             console.print(escape(one_line(f"    {less}: {'; '.join(apart)}")))
 
@@ -151,11 +167,17 @@ def _print_published(console: Console, checked: dict[str, Any]) -> None:
         name = " ".join(parts)
         at = f"G, {row['size_printed']}" if row["size_printed"] != "-" else "G"
         figures = {**row["measured"], at: row["gflops"], "M": row["params_m"]}
-        shown = {what: figure for what, figure in figures.items() if figure["printed"] != "-" or figure["ours"]}
+        shown = {
+            what: figure
+            for what, figure in figures.items()
+            if figure["printed"] != "-" or figure["ours"]
+        }
         for number, (what, figure) in enumerate(shown.items()):
             ours = f"{figure['ours']['value']:.3f}" if figure["ours"] else "-"
             first = "" if number else "\n".join(parts)
-            verdict = NOT_RECOUNTED if figure["words"] == NOT_RECOUNTED else figure["verdict"] or "-"
+            verdict = (
+                NOT_RECOUNTED if figure["words"] == NOT_RECOUNTED else figure["verdict"] or "-"
+            )
             table.add_row(*map(escape, (first, what, figure["printed"], ours, verdict)))
             if figure["verdict"] not in (None, "equal", "not testable here"):
                 notes.append(f"{name}, {figure['printed']}: {figure['words']}")

@@ -22,20 +22,30 @@ RELEASES = ("cityscapes-panoptic",)
 
 
 def convert(
-    src: Annotated[Path, typer.Argument(help="A folder, a file of annotations, or the zip of an export.")],
+    src: Annotated[
+        Path, typer.Argument(help="A folder, a file of annotations, or the zip of an export.")
+    ],
     out: Annotated[Path, out_option("Output folder, a new one.")],
     from_: Annotated[
-        str | None, typer.Option("--from", metavar="FORMAT", help="What SRC holds [default: it is detected].")
+        str | None,
+        typer.Option("--from", metavar="FORMAT", help="What SRC holds [default: it is detected]."),
     ] = None,
     to: Annotated[
-        str | None, typer.Option("--to", metavar="FORMAT", help="Back to a tool: coco, yolo, labelme or cvat.")
+        str | None,
+        typer.Option("--to", metavar="FORMAT", help="Back to a tool: coco, yolo, labelme or cvat."),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option("--images", help="The folder of the images, where they are not in SRC.")
+        Path | None,
+        typer.Option("--images", help="The folder of the images, where they are not in SRC."),
     ] = None,
-    copy: Annotated[bool, typer.Option("--copy", help="Copy the images [default: hard links].")] = False,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Copy the images [default: hard links].")
+    ] = False,
     train_ids: Annotated[
-        bool, typer.Option("--train-ids", help="Of cityscapes-panoptic: train ids as categories, not label ids.")
+        bool,
+        typer.Option(
+            "--train-ids", help="Of cityscapes-panoptic: train ids as categories, not label ids."
+        ),
     ] = False,
 ) -> None:
     """Write what an annotation tool exported as images/, masks/ and dataset.toml; objects are kept in instances/.
@@ -59,7 +69,11 @@ def convert(
     if train_ids and from_ not in RELEASES:
         raise ConfigError("--train-ids is for --from cityscapes-panoptic alone. Leave it out.")
     if from_ in RELEASES:
-        if unfit := [name for name, given in {"--to": to, "--images": images, "--copy": copy}.items() if given]:
+        if unfit := [
+            name
+            for name, given in {"--to": to, "--images": images, "--copy": copy}.items()
+            if given
+        ]:
             raise ConfigError(f"{', '.join(unfit)} cannot go with --from {from_}. Leave it out.")
         _convert_release(console, src, out, train_ids)
         return
@@ -71,7 +85,10 @@ def convert(
         )
     _print_done(console, done)
     if to is None:
-        console.print(f"Use it with --data {shlex.quote(one_line(str(done.out / 'dataset.toml')))}", markup=False)
+        console.print(
+            f"Use it with --data {shlex.quote(one_line(str(done.out / 'dataset.toml')))}",
+            markup=False,
+        )
 
 
 def _print_done(console: Console, done: Conversion) -> None:
@@ -95,4 +112,6 @@ def _convert_release(console: Console, root: Path, out: Path, train_ids: bool) -
         kept = f", {split.kept} of them already there" if split.kept else ""
         print(one_line(f"{split.json}: {counted(split.images, 'image')}{kept}"))
     if out.resolve() == (root / "gtFine").resolve():
-        print(one_line(f"Use it with --data cityscapes-panoptic --data-root {shlex.quote(str(root))}"))
+        print(
+            one_line(f"Use it with --data cityscapes-panoptic --data-root {shlex.quote(str(root))}")
+        )

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 def cost(
     model: Annotated[str, typer.Argument(help="A model's name; `featherseg models` lists them.")],
     size: Annotated[
-        str, typer.Option("--image-size", metavar="HxW", help="Height and width of the image, in pixels.")
+        str,
+        typer.Option(
+            "--image-size", metavar="HxW", help="Height and width of the image, in pixels."
+        ),
     ] = "1024x2048",
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 19,
     as_json: AsJson = False,
@@ -49,16 +52,22 @@ def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
     console = Console(highlight=False)
     height, width = result.size
     classes = "1 class" if result.classes == 1 else f"{result.classes} classes"
-    console.print(f"{result.model}, {height}x{width} pixels, {classes}: {result.params:,} parameters")
+    console.print(
+        f"{result.model}, {height}x{width} pixels, {classes}: {result.params:,} parameters"
+    )
     if result.counted_size != result.size:
         padded = size_text(result.counted_size)
         console.print(f"The model pads {height}x{width} to {padded}: the padded size is counted.")
     here = [row for row in rows if (row.size, row.classes) == (result.size, result.classes)]
     printed: dict[str, str] = {row.convention: str(row.gmacs) for row in here}
-    totals = Table("convention", "GMACs", *(["published"] if printed else []), "exactly", "what is counted")
+    totals = Table(
+        "convention", "GMACs", *(["published"] if printed else []), "exactly", "what is counted"
+    )
     for name, meaning in CONVENTIONS.items():
         theirs = [printed.get(name, "")] if printed else []
-        totals.add_row(name, f"{result.macs[name] / 1e9:.3f}", *theirs, f"{result.macs[name]:,}", meaning)
+        totals.add_row(
+            name, f"{result.macs[name] / 1e9:.3f}", *theirs, f"{result.macs[name]:,}", meaning
+        )
     parts = Table("part", "parameters", "GMACs (macs)", "share")
     for name, part in result.parts.items():
         share = part.macs / result.macs["macs"]
@@ -84,8 +93,16 @@ def _print_deeplabs(result: Cost, deeplabs: list[DeepLabRatios]) -> None:
 
     console = Console(highlight=False)
     console.print_table(
-        ("DeepLabV3, same image and classes", "parameters", "GMACs (macs)", f"{result.model} costs"),
-        [(row.name, f"{row.params:,}", f"{row.macs / 1e9:.3f}", f"{row.ratio:.1%} of it") for row in deeplabs],
+        (
+            "DeepLabV3, same image and classes",
+            "parameters",
+            "GMACs (macs)",
+            f"{result.model} costs",
+        ),
+        [
+            (row.name, f"{row.params:,}", f"{row.macs / 1e9:.3f}", f"{row.ratio:.1%} of it")
+            for row in deeplabs
+        ],
     )
     note = "-os16 and -lite0: output stride 16, the others 8. -mmseg: mmsegmentation's layout, with 512 channels."
     console.print(note, soft_wrap=True)

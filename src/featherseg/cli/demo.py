@@ -17,14 +17,18 @@ TRAIN = ("lightning", "tensorboard")
 EXPORT = ("onnx", "onnxscript", "onnxruntime")
 
 
-def demo(output: Annotated[Path, out_option("The folder to write, a new one.")] = Path("demo")) -> None:
+def demo(
+    output: Annotated[Path, out_option("The folder to write, a new one.")] = Path("demo"),
+) -> None:
     """Train, evaluate, predict, export and report on synthetic street scenes; needs nothing but the package.
 
     Every step is a command, and is printed. Training starts from the model that is included and takes 40 steps. Without
     the extra [train] the included model takes the place of the trained one; without [export] the exported file is
     PyTorch's own (.pt2) in place of ONNX.
     """
-    if output.is_symlink() or (output.exists() and not (output.is_dir() and not any(output.iterdir()))):
+    if output.is_symlink() or (
+        output.exists() and not (output.is_dir() and not any(output.iterdir()))
+    ):
         raise FeathersegError(f"{output} exists and is not empty. Choose a new folder with -o.")
     from featherseg.core.files import check_folder
 
@@ -50,16 +54,39 @@ def steps(output: Path, *, trains: bool, exports: bool) -> list[tuple[str, ...]]
     file = f"{run}/export/{name}" if trains else f"{folder}/{name}"
     place = [] if trains else ["-o", file]
     trust = [] if exports else ["--trust"]
-    length = ("data.train_size=80", "data.val_size=20", "train.steps=40", "train.batch_size=4", "train.lr=5e-4")
-    settings = ["--data", "shapes", *(word for setting in length for word in ("--set", setting)), "--no-report"]
+    length = (
+        "data.train_size=80",
+        "data.val_size=20",
+        "train.steps=40",
+        "train.batch_size=4",
+        "train.lr=5e-4",
+    )
+    settings = [
+        "--data",
+        "shapes",
+        *(word for setting in length for word in ("--set", setting)),
+        "--no-report",
+    ]
     found: list[tuple[str, ...]] = []
     if trains:
         train = ("train", "efficientvit-seg-b0", "--init", STARTER, *settings, "--out", run)
         found.append(("Train, from the model that is included", *train))
     else:
-        found.append((f"Not trained, as that needs: pip install 'featherseg[train]'. The included {STARTER} is used",))
+        found.append(
+            (
+                f"Not trained, as that needs: pip install 'featherseg[train]'. The included {STARTER} is used",
+            )
+        )
     found += [
-        ("Evaluate on scenes it has not seen", "evaluate", run, "--data", "shapes", "--split", "test"),
+        (
+            "Evaluate on scenes it has not seen",
+            "evaluate",
+            run,
+            "--data",
+            "shapes",
+            "--split",
+            "test",
+        ),
         ("Predict four of them", "predict", run, f"{folder}/scenes", "-o", f"{folder}/predictions"),
     ]
     if not exports:
@@ -67,7 +94,15 @@ def steps(output: Path, *, trains: bool, exports: bool) -> list[tuple[str, ...]]
     return [
         *found,
         ("Export, and compare the file with the model", "export", run, "--format", kind, *place),
-        ("Predict with the exported file", "predict", file, f"{folder}/scenes", "-o", f"{folder}/from-file", *trust),
+        (
+            "Predict with the exported file",
+            "predict",
+            file,
+            f"{folder}/scenes",
+            "-o",
+            f"{folder}/from-file",
+            *trust,
+        ),
         ("Report", "report", run, "-o", f"{folder}/report.html"),
     ]
 
@@ -76,7 +111,9 @@ def run_command(words: list[str]) -> None:
     """Run a verb in this process. Raises typer.Exit where it ends with another code than 0."""
     from featherseg.cli import build_app
 
-    code = typer.main.get_command(build_app()).main(words, prog_name="featherseg", standalone_mode=False)
+    code = typer.main.get_command(build_app()).main(
+        words, prog_name="featherseg", standalone_mode=False
+    )
     if code:
         raise typer.Exit(code)
 

@@ -37,7 +37,10 @@ def doctor(
     else:
         findings.append(Finding("machine", "the rest", "not checked, as the core cannot be used"))
     if as_json:
-        content = {"healthy": is_healthy(findings), "findings": [asdict(finding) for finding in findings]}
+        content = {
+            "healthy": is_healthy(findings),
+            "findings": [asdict(finding) for finding in findings],
+        }
         print(json_text(content))
     else:
         _print(findings)

@@ -27,17 +27,24 @@ from featherseg.core.wording import json_text, one_line
 
 def evaluate(
     run: Annotated[
-        str | None, typer.Argument(help="A run (folder or name) or an exported file.", metavar="RUN")
+        str | None,
+        typer.Argument(help="A run (folder or name) or an exported file.", metavar="RUN"),
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(help="Evaluate this folder of index PNGs, as predict writes them or KEY.png, instead of a model."),
+        typer.Option(
+            help="Evaluate this folder of index PNGs, as predict writes them or KEY.png, instead of a model."
+        ),
     ] = None,
     data: Data = None,
     data_root: DataRoot = None,
     split: ScoreSplit = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Evaluate all images, including those left out by the run's data.val_size.")
+        bool,
+        typer.Option(
+            "--full",
+            help="Evaluate all images, including those left out by the run's data.val_size.",
+        ),
     ] = False,
     device: Device = "auto",
     tta: Tta = None,

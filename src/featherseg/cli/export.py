@@ -20,26 +20,47 @@ if TYPE_CHECKING:
 def export(
     run: RunFolder,
     formats: Annotated[
-        str, typer.Option("--format", metavar="FORMAT,...", help="Such as onnx,openvino,onnx-int8: docs/formats.md.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT,...",
+            help="Such as onnx,openvino,onnx-int8: docs/formats.md.",
+        ),
     ] = "onnx",
-    output: Annotated[Path | None, out_option("A folder; for one format, a file [default: RUN/export/].")] = None,
+    output: Annotated[
+        Path | None, out_option("A folder; for one format, a file [default: RUN/export/].")
+    ] = None,
     masks: Annotated[
         bool,
         typer.Option(
-            "--masks", help="Take images and return masks: normalisation and upsampling become part of the file."
+            "--masks",
+            help="Take images and return masks: normalisation and upsampling become part of the file.",
         ),
     ] = False,
     score: Annotated[
-        bool, typer.Option("--score", help="Evaluate every file on the run's labelled images; int8 files always are.")
+        bool,
+        typer.Option(
+            "--score",
+            help="Evaluate every file on the run's labelled images; int8 files always are.",
+        ),
     ] = False,
     max_drop: Annotated[
-        float, typer.Option(help="Points of mIoU that int8 may lose; layers are kept out of int8 to meet this.")
+        float,
+        typer.Option(
+            help="Points of mIoU that int8 may lose; layers are kept out of int8 to meet this."
+        ),
     ] = 1.0,
-    calibration: Annotated[int, typer.Option(help="Number of training images for int8 calibration.")] = 64,
+    calibration: Annotated[
+        int, typer.Option(help="Number of training images for int8 calibration.")
+    ] = 64,
     seed: Annotated[int, typer.Option(help="Seed that selects these images.")] = 0,
     image_size: Annotated[
         str | None,
-        typer.Option("--image-size", metavar="HxW", help="For ncnn and litert [default: a typical training image's]."),
+        typer.Option(
+            "--image-size",
+            metavar="HxW",
+            help="For ncnn and litert [default: a typical training image's].",
+        ),
     ] = None,
     data_root: DataRoot = None,
     as_json: AsJson = False,
@@ -100,7 +121,9 @@ def _print_reports(console: Console, reports: Sequence[ExportReport]) -> None:
         table.add_row(*report.texts())
     console.print(table)
     for report in reports:
-        console.print(f"{report.format}: {one_line(str(report.path))}{_remarks(report)}", markup=False)
+        console.print(
+            f"{report.format}: {one_line(str(report.path))}{_remarks(report)}", markup=False
+        )
 
 
 def _print_usage(console: Console, reports: Sequence[ExportReport]) -> None:
@@ -110,7 +133,9 @@ def _print_usage(console: Console, reports: Sequence[ExportReport]) -> None:
 
     file = next((report.path for report in reports if report.path.suffix == ".onnx"), None)
     if file and (lines := usage_lines(file, open_file(file, "cpu").facts)):
-        console.print(f"\nWithout featherseg (for other files see docs/formats.md):\n\n{lines}", markup=False)
+        console.print(
+            f"\nWithout featherseg (for other files see docs/formats.md):\n\n{lines}", markup=False
+        )
 
 
 def _remarks(report: ExportReport) -> str:

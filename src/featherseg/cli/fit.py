@@ -22,52 +22,93 @@ MODES = {
 
 
 def fit(
-    out: Annotated[Path, out_option("The folder to write: in the end a run. Must be new, except with --resume.")],
+    out: Annotated[
+        Path,
+        out_option("The folder to write: in the end a run. Must be new, except with --resume."),
+    ],
     data: Annotated[
-        str | None, typer.Option(help="A dataset's name, a dataset.toml or its folder; needed to begin a fit.")
+        str | None,
+        typer.Option(help="A dataset's name, a dataset.toml or its folder; needed to begin a fit."),
     ] = None,
     max_ms: Annotated[
         float | None,
-        typer.Option("--max-ms", help="Latency limit in ms, from a decoded image to its mask; 10% are kept to spare."),
+        typer.Option(
+            "--max-ms",
+            help="Latency limit in ms, from a decoded image to its mask; 10% are kept to spare.",
+        ),
     ] = None,
     hours: Annotated[
-        float | None, typer.Option(help="Time limit of the whole command [default: 1]; with --resume the new total.")
+        float | None,
+        typer.Option(
+            help="Time limit of the whole command [default: 1]; with --resume the new total."
+        ),
     ] = None,
     percentile: Annotated[
-        int | None, typer.Option(help="Percentile of the latency that --max-ms limits: 50 or 95 [default: 50].")
+        int | None,
+        typer.Option(
+            help="Percentile of the latency that --max-ms limits: 50 or 95 [default: 50]."
+        ),
     ] = None,
-    max_mib: Annotated[float | None, typer.Option("--max-mib", help="Memory limit of the process, MiB.")] = None,
+    max_mib: Annotated[
+        float | None, typer.Option("--max-mib", help="Memory limit of the process, MiB.")
+    ] = None,
     format: Annotated[
-        str | None, typer.Option(help="Of the exported file: onnx, openvino, onnx-int8 and so on [default: onnx].")
+        str | None,
+        typer.Option(
+            help="Of the exported file: onnx, openvino, onnx-int8 and so on [default: onnx]."
+        ),
     ] = None,
     image_size: Annotated[
         str | None,
-        typer.Option("--image-size", metavar="HxW", help="Of images to predict [default: as those to train with]."),
+        typer.Option(
+            "--image-size",
+            metavar="HxW",
+            help="Of images to predict [default: as those to train with].",
+        ),
     ] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on with the stopped fit in --out, as begun; where there is none, begin it."),
+        typer.Option(
+            "--resume",
+            help="Go on with the stopped fit in --out, as begun; where there is none, begin it.",
+        ),
     ] = False,
     cluster: Annotated[
-        str | None, typer.Option(metavar="local|ADDRESS", help="Train candidates side by side by Ray, here or there.")
+        str | None,
+        typer.Option(
+            metavar="local|ADDRESS", help="Train candidates side by side by Ray, here or there."
+        ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Candidates at once, with --cluster [default: one a machine].")
+        int | None,
+        typer.Option(min=1, help="Candidates at once, with --cluster [default: one a machine]."),
     ] = None,
     loggers: Annotated[
-        str, typer.Option(metavar="NAME[,NAME]", help="Follow the trainings there as well: tensorboard, mlflow, wandb.")
+        str,
+        typer.Option(
+            metavar="NAME[,NAME]",
+            help="Follow the trainings there as well: tensorboard, mlflow, wandb.",
+        ),
     ] = "",
     show: Annotated[
         bool,
-        typer.Option("--show", help="Choose again from what --out has trained, for another --max-ms."),
+        typer.Option(
+            "--show", help="Choose again from what --out has trained, for another --max-ms."
+        ),
     ] = False,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Write --out, a .zip that times the candidates on another device.")
+        bool,
+        typer.Option(
+            "--measure", help="Write --out, a .zip that times the candidates on another device."
+        ),
     ] = False,
     latency: Annotated[
-        Path | None, typer.Option(help="A latency.json measured on another device: the choice is made for that one.")
+        Path | None,
+        typer.Option(
+            help="A latency.json measured on another device: the choice is made for that one."
+        ),
     ] = None,
     confirm: Annotated[
         Path | None,
@@ -108,7 +149,9 @@ def fit(
         "--resume": resume or None,
     }
     for mode, used in MODES.items():
-        unused = [word for word, value in given.items() if value is not None and word not in (mode, *used)]
+        unused = [
+            word for word, value in given.items() if value is not None and word not in (mode, *used)
+        ]
         if given[mode] is not None and unused:
             raise ConfigError(f"{mode} makes no use of {', '.join(unused)}: leave it out.")
 
@@ -150,12 +193,18 @@ def fit(
     print(one_line(summary(found.facts)))
     print(one_line(f"the exported file is {found.file}; what was tried: {found.page}"))
     if not found.limit_kept:
-        print(one_line(f"the limit is not kept: {over_text(found.facts)}. Time the file again when nothing else runs:"))
+        print(
+            one_line(
+                f"the limit is not kept: {over_text(found.facts)}. Time the file again when nothing else runs:"
+            )
+        )
         print(one_line(f"featherseg fit --resume --out {shlex.quote(str(out))}"))
         raise typer.Exit(1)
 
 
-def _measure(out: Path, data: str | None, format: str, size: Size | None, data_root: Path | None) -> None:
+def _measure(
+    out: Path, data: str | None, format: str, size: Size | None, data_root: Path | None
+) -> None:
     """Write the bundle and say what to do with it."""
     from featherseg.cli.progress import progress_bar
     from featherseg.cli.terminal import Console
@@ -187,12 +236,24 @@ def _confirm(run: Path, latency: Path) -> None:
 
     found, facts = confirm(run, latency), read_fit(run)
     taken = found["latency_ms"][f"p{facts['percentile']}"]
-    memory = "" if (most := facts.get("max_mib")) is None else f"; {found['memory_mib'] or '?'} MiB, limit {most:g}"
+    memory = (
+        ""
+        if (most := facts.get("max_mib")) is None
+        else f"; {found['memory_mib'] or '?'} MiB, limit {most:g}"
+    )
     print(one_line(f"{found['device']}: {taken:.1f} ms, limit {facts['limit_ms']:g} ms{memory}"))
     if found["device"] != (chosen_for := facts.get("device", found["device"])):
-        print(one_line(f"the candidates were measured on {chosen_for}: of another machine this tells nothing"))
+        print(
+            one_line(
+                f"the candidates were measured on {chosen_for}: of another machine this tells nothing"
+            )
+        )
     if not found["keeps_limit"]:
-        print(one_line(f"over the limit: featherseg fit --show --max-ms X --out {run} lists what is faster"))
+        print(
+            one_line(
+                f"over the limit: featherseg fit --show --max-ms X --out {run} lists what is faster"
+            )
+        )
         raise typer.Exit(1)
 
 
@@ -220,7 +281,11 @@ def _show(out: Path, max_ms: float | None) -> None:
         )
     best = fitting[0]
     if best["status"] == "chosen":
-        print(one_line(f"the choice for {limit:g} ms is the one that is delivered: {out / facts['file']}"))
+        print(
+            one_line(
+                f"the choice for {limit:g} ms is the one that is delivered: {out / facts['file']}"
+            )
+        )
         return
     ended = best["status"].startswith(UNDELIVERED)
     training = "trained to its end, without a file" if ended else "which was not trained to its end"

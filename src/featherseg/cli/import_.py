@@ -12,20 +12,29 @@ from featherseg.core.wording import one_line
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="The weights: .pth, .pt, .ckpt, .pth.tar or .safetensors.")],
+    file: Annotated[
+        Path, typer.Argument(help="The weights: .pth, .pt, .ckpt, .pth.tar or .safetensors.")
+    ],
     model: Annotated[str, typer.Option(help="The model's name; `featherseg models` lists them.")],
     data: Annotated[
         str,
-        typer.Option(help="The dataset whose classes it was trained on: a name or a dataset.toml. No images needed."),
+        typer.Option(
+            help="The dataset whose classes it was trained on: a name or a dataset.toml. No images needed."
+        ),
     ],
     out: Annotated[Path, out_option("The run folder to write; must be new.")],
     licence: Annotated[
-        str | None, typer.Option(help="Terms of use of the weights [default: asked on the terminal].")
+        str | None,
+        typer.Option(help="Terms of use of the weights [default: asked on the terminal]."),
     ] = None,
     data_root: DataRoot = None,
     size: Annotated[
         str | None,
-        typer.Option("--image-size", metavar="HxW", help="Trained on images of this size [default: the dataset's]."),
+        typer.Option(
+            "--image-size",
+            metavar="HxW",
+            help="Trained on images of this size [default: the dataset's].",
+        ),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -34,7 +43,9 @@ def import_(
     Every key and shape must fit. Nothing in the file is executed; its sha256 and the licence are kept in the run.
     """
     height_width = parse_size(size, "--image-size") if size else None
-    settings = check_settings(overrides, {"data.name": ("--data", data), "data.root": ("--data-root", data_root)})
+    settings = check_settings(
+        overrides, {"data.name": ("--data", data), "data.root": ("--data-root", data_root)}
+    )
     import featherseg
 
     run = featherseg.import_weights(
@@ -59,4 +70,6 @@ def ask_licence() -> str:
             "under which terms may these weights be used? There is no terminal to ask on: give --licence TEXT, as in "
             '--licence "Apache-2.0" or --licence "non-commercial use only".'
         )
-    return typer.prompt("Under which terms may these weights be used, as their authors state them?", err=True)
+    return typer.prompt(
+        "Under which terms may these weights be used, as their authors state them?", err=True
+    )

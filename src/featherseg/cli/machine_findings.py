@@ -25,7 +25,9 @@ LITTLE_DISK_GIB = 2.0
 def system() -> list[Finding]:
     """All findings except those of the packages, in the order they are printed."""
     return [
-        finding for section in (_machine, _devices, _kernels, _places, _shared_memory) for finding in _guarded(section)
+        finding
+        for section in (_machine, _devices, _kernels, _places, _shared_memory)
+        for finding in _guarded(section)
     ]
 
 
@@ -46,7 +48,9 @@ def _machine() -> Iterator[Finding]:
 
     facts = processor()
     yield Finding("machine", "processor", facts["processor"])
-    yield Finding("machine", "instructions", ", ".join(facts["flags"]) or "none that models run faster with")
+    yield Finding(
+        "machine", "instructions", ", ".join(facts["flags"]) or "none that models run faster with"
+    )
     yield Finding("machine", "cores", f"{usable_cores()} usable")
     yield Finding("machine", "memory", f"{psutil.virtual_memory().total / 2**30:.1f} GiB")
 
@@ -59,12 +63,20 @@ def _devices() -> Iterator[Finding]:
         warnings.simplefilter("always")
         names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     for number, device in enumerate(names):
-        yield Finding("devices", f"cuda:{number}", f"{device.name}, {device.total_memory / 2**30:.1f} GiB")
+        yield Finding(
+            "devices", f"cuda:{number}", f"{device.name}, {device.total_memory / 2**30:.1f} GiB"
+        )
     if not names:
-        yield Finding("devices", "cuda", f"none: {_why_no_cuda([str(warning.message) for warning in caught])}")
+        yield Finding(
+            "devices", "cuda", f"none: {_why_no_cuda([str(warning.message) for warning in caught])}"
+        )
     if sys.platform == "darwin":
         there = torch.backends.mps.is_available()
-        yield Finding("devices", "mps", "available" if there else "none: this torch or this system has no Metal")
+        yield Finding(
+            "devices",
+            "mps",
+            "available" if there else "none: this torch or this system has no Metal",
+        )
 
 
 def _why_no_cuda(messages: list[str]) -> str:
@@ -74,8 +86,9 @@ def _why_no_cuda(messages: list[str]) -> str:
         return f"torch {torch.__version__} is built without CUDA"
     if not shutil.which("nvidia-smi"):
         return f"torch {torch.__version__} is built for CUDA {torch.version.cuda}, but there is no NVIDIA driver here"
-    return f"torch {torch.__version__}, built for CUDA {torch.version.cuda}, sees no device" + "".join(
-        f"; {line}" for line in messages
+    return (
+        f"torch {torch.__version__}, built for CUDA {torch.version.cuda}, sees no device"
+        + "".join(f"; {line}" for line in messages)
     )
 
 
@@ -86,7 +99,11 @@ def _kernels() -> Iterator[Finding]:
     if chosen := native():
         yield Finding("kernels", "compiled loops", f"in use ({chosen})")
     elif os.environ.get("FEATHERSEG_NO_EXT") == "1":
-        yield Finding("kernels", "compiled loops", "disabled, numpy is used instead: FEATHERSEG_NO_EXT=1 is set")
+        yield Finding(
+            "kernels",
+            "compiled loops",
+            "disabled, numpy is used instead: FEATHERSEG_NO_EXT=1 is set",
+        )
     else:
         found = f"none, numpy is used instead, slower with the same results: {_why_no_extension()}"
         yield Finding("kernels", "compiled loops", found, "warning", NO_COMPILER)
@@ -111,16 +128,27 @@ def _places() -> Iterator[Finding]:
     from featherseg.backbones.weights import PRETRAINED, weights_folder
     from featherseg.runs.run import runs_by_name
 
-    here = [name for name, source in PRETRAINED.items() if (path := source.path()) and path.is_file()]
+    here = [
+        name for name, source in PRETRAINED.items() if (path := source.path()) and path.is_file()
+    ]
     found = f"{', '.join(here) or 'none'}; others are looked for in {weights_folder()}"
     yield Finding("places", "ImageNet weights", found)
     home = os.environ.get("FEATHERSEG_HOME")
     found = f"including those in {home}" if home else "$FEATHERSEG_HOME may name a folder of yours"
-    yield Finding("places", "runs by name", f"{', '.join(sorted(runs_by_name())) or 'none'}; {found}")
-    caches = [f"below {place.parent}" if place.parent.name == "data" else str(place) for place in _caches()]
+    yield Finding(
+        "places", "runs by name", f"{', '.join(sorted(runs_by_name())) or 'none'}; {found}"
+    )
+    caches = [
+        f"below {place.parent}" if place.parent.name == "data" else str(place)
+        for place in _caches()
+    ]
     found = ", else ".join(caches) or "not read: FEATHERSEG_CACHE=off is set"
     yield Finding("places", "prepared data", found)
-    for name, path in (("here", Path.cwd()), ("home", Path.home()), ("temporary files", Path(tempfile.gettempdir()))):
+    for name, path in (
+        ("here", Path.cwd()),
+        ("home", Path.home()),
+        ("temporary files", Path(tempfile.gettempdir())),
+    ):
         if path.is_dir():
             yield _disk(name, path)
 
@@ -136,7 +164,13 @@ def _disk(name: str, path: Path) -> Finding:
     free = shutil.disk_usage(path).free / 2**30
     little = free < LITTLE_DISK_GIB
     remedy = "make room there, or work elsewhere" if little else None
-    return Finding("places", f"disk: {name}", f"{free:.1f} GiB free in {path}", "warning" if little else "ok", remedy)
+    return Finding(
+        "places",
+        f"disk: {name}",
+        f"{free:.1f} GiB free in {path}",
+        "warning" if little else "ok",
+        remedy,
+    )
 
 
 def _shared_memory() -> Iterator[Finding]:
@@ -162,7 +196,10 @@ def loader_bytes(recipe: str) -> int:
     from featherseg.training.batches import loader_workers
 
     settings = parse_recipe(read_recipe(recipe))
-    height, width = settings.augment.crop or (0, 0)  # without a crop: as large as the images, not known here
+    height, width = settings.augment.crop or (
+        0,
+        0,
+    )  # without a crop: as large as the images, not known here
     images = settings.train.batch_size
     if isinstance(images, str):  # "auto": found with the crop
         images = 1

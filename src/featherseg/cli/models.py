@@ -30,20 +30,40 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     from featherseg.costs.catalogue import CLASSES, SIZE, latencies, scores
 
     table = Table()
-    for heading, width in (("model", None), ("ms", 5), ("params M", 6), ("GMACs", 5), ("ImageNet", 9), ("paper", None)):
-        side: Literal["right", "left"] = "right" if heading in ("ms", "params M", "GMACs") else "left"
-        table.add_column(heading, justify=side, overflow="fold", no_wrap=heading == "model", max_width=width)
+    for heading, width in (
+        ("model", None),
+        ("ms", 5),
+        ("params M", 6),
+        ("GMACs", 5),
+        ("ImageNet", 9),
+        ("paper", None),
+    ):
+        side: Literal["right", "left"] = (
+            "right" if heading in ("ms", "params M", "GMACs") else "left"
+        )
+        table.add_column(
+            heading, justify=side, overflow="fold", no_wrap=heading == "model", max_width=width
+        )
     for row in rows:
-        ms = "" if row["latency_ms"] is None else f"{'> ' if row['on_front'] else ''}{row['latency_ms']:.0f}"
+        ms = (
+            ""
+            if row["latency_ms"] is None
+            else f"{'> ' if row['on_front'] else ''}{row['latency_ms']:.0f}"
+        )
         millions, gmacs = f"{row['params'] / 1e6:.2f}", f"{row['macs'] / 1e9:.1f}"
-        paper = row["paper"].split(",")[0] + " *" * row["paper"].endswith(")")  # of "FRM, arXiv:..., ... (ours)" FRM *
+        paper = row["paper"].split(",")[0] + " *" * row["paper"].endswith(
+            ")"
+        )  # of "FRM, arXiv:..., ... (ours)" FRM *
         table.add_row(row["model"], ms, millions, gmacs, row["pretrained"], paper)
     console = Console(highlight=False)
     console.print(table, markup=False)
 
     timed, trained = latencies(), scores()
     known = [row for row in rows if row["miou"]]
-    told = [f"{row['model']} {', '.join(f'{100 * miou:.1f}' for miou in row['miou'].values())}" for row in known]
+    told = [
+        f"{row['model']} {', '.join(f'{100 * miou:.1f}' for miou in row['miou'].values())}"
+        for row in known
+    ]
     lines = (
         f"ms: from a decoded image of {size_text(timed['size'])} to its mask, {timed['format']}, {timed['classes']} "
         f"classes, threads: {timed['threads']}, on {timed['device']} ({timed['date']}). Elsewhere the order may be "

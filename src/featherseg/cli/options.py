@@ -14,22 +14,32 @@ from typer.models import OptionInfo
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Resize, Size
 
-RunOrFile = Annotated[str, typer.Argument(help="A run (folder or name) or an exported file.", metavar="RUN")]
+RunOrFile = Annotated[
+    str, typer.Argument(help="A run (folder or name) or an exported file.", metavar="RUN")
+]
 RunFolder = Annotated[str, typer.Argument(help="A run (folder or name).")]
 RunsAndFiles = Annotated[
     list[str], typer.Argument(help="Runs (folders or names) and exported files.", metavar="RUN...")
 ]
-Dataset = Annotated[str, typer.Argument(metavar="DATA", help="A dataset's name, a dataset.toml or its folder.")]
+Dataset = Annotated[
+    str, typer.Argument(metavar="DATA", help="A dataset's name, a dataset.toml or its folder.")
+]
 Data = Annotated[
     str | None,
-    typer.Option("--data", help="A dataset's name, a dataset.toml or its folder [default: the run's or recipe's]."),
+    typer.Option(
+        "--data",
+        help="A dataset's name, a dataset.toml or its folder [default: the run's or recipe's].",
+    ),
 ]
 DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", help="The folder that contains the dataset."),
 ]
 Split = Annotated[
-    str | None, typer.Option("--split", help="Split of the dataset [default: the validation split of the training].")
+    str | None,
+    typer.Option(
+        "--split", help="Split of the dataset [default: the validation split of the training]."
+    ),
 ]
 ScoreSplit = Annotated[
     str | None,
@@ -44,11 +54,18 @@ TrainingDevice = Annotated[
 ]
 Tta = Annotated[
     str | None,
-    typer.Option("--tta", metavar="flip", help="Test-time augmentation: average with the flipped image."),
+    typer.Option(
+        "--tta", metavar="flip", help="Test-time augmentation: average with the flipped image."
+    ),
 ]
-Scales = Annotated[str, typer.Option("--scales", help="Average over several scales, such as 0.75,1,1.25.")]
+Scales = Annotated[
+    str, typer.Option("--scales", help="Average over several scales, such as 0.75,1,1.25.")
+]
 Window = Annotated[
-    str | None, typer.Option("--window", metavar="HxW", help="Sliding window of this size; overlaps are blended.")
+    str | None,
+    typer.Option(
+        "--window", metavar="HxW", help="Sliding window of this size; overlaps are blended."
+    ),
 ]
 ResizeTo = Annotated[
     str | None,
@@ -60,9 +77,14 @@ ResizeTo = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", help="Threads of the CPU [default: torch's, at most the cores that may be used]."),
+    typer.Option(
+        "--threads",
+        help="Threads of the CPU [default: torch's, at most the cores that may be used].",
+    ),
 ]
-MemoryGb = Annotated[float, typer.Option("--memory-gb", help="Memory limit; larger images are tiled.")]
+MemoryGb = Annotated[
+    float, typer.Option("--memory-gb", help="Memory limit; larger images are tiled.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -72,14 +94,19 @@ Overrides = Annotated[
     ),
 ]
 MaxMs = Annotated[
-    float | None, typer.Option("--max-ms", help="Recommend the best model within this latency (p50, in ms).")
+    float | None,
+    typer.Option("--max-ms", help="Recommend the best model within this latency (p50, in ms)."),
 ]
 MaxMib = Annotated[
-    float | None, typer.Option("--max-mib", help="Recommend the best model within this peak memory, in MiB.")
+    float | None,
+    typer.Option("--max-mib", help="Recommend the best model within this peak memory, in MiB."),
 ]
 Costs = Annotated[bool, typer.Option("--costs/--no-costs", help="Also measure latency and memory.")]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Open .pt2 files, which are programs: only where you trust their origin.")
+    bool,
+    typer.Option(
+        "--trust", help="Open .pt2 files, which are programs: only where you trust their origin."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
@@ -90,7 +117,9 @@ def out_option(help: str) -> OptionInfo:
     return option
 
 
-def check_settings(overrides: Sequence[str] | None, given: Mapping[str, tuple[str, object]]) -> list[str]:
+def check_settings(
+    overrides: Sequence[str] | None, given: Mapping[str, tuple[str, object]]
+) -> list[str]:
     """The texts of --set. Raises ConfigError where one of them gives the key of an option that was given as well.
 
     given: key of the recipe -> the option that sets it, and its value, None where it was not given.
@@ -98,11 +127,15 @@ def check_settings(overrides: Sequence[str] | None, given: Mapping[str, tuple[st
     for text in overrides or ():
         option, value = given.get(key := text.partition("=")[0].strip(), ("", None))
         if value is not None:
-            raise ConfigError(f"{key} is given twice, by {option} and by --set {text}. Leave one of them out.")
+            raise ConfigError(
+                f"{key} is given twice, by {option} and by --set {text}. Leave one of them out."
+            )
     return [*(overrides or ())]
 
 
-def parse_inference(window: str | None, scales: str, tta: str | None, resize: str | None = None) -> dict[str, Any]:
+def parse_inference(
+    window: str | None, scales: str, tta: str | None, resize: str | None = None
+) -> dict[str, Any]:
     """Return the fields of InferenceSettings that differ from how the run was validated.
 
     `--window 512x512 --scales 0.75,1 --tta flip --resize 512x2048` gives all four. Raises ConfigError.
@@ -110,7 +143,9 @@ def parse_inference(window: str | None, scales: str, tta: str | None, resize: st
     from featherseg.inference.settings import InferenceSettings
 
     if tta not in (None, "flip"):
-        raise ConfigError(f"--tta {tta!r}: expected flip. Several scales are given as --scales 0.75,1,1.25.")
+        raise ConfigError(
+            f"--tta {tta!r}: expected flip. Several scales are given as --scales 0.75,1,1.25."
+        )
     given = InferenceSettings(
         window=parse_size(window, "--window") if window else None,
         scales=parse_scales(scales),
@@ -126,7 +161,9 @@ def parse_resize(text: str) -> Resize:
     """`"512x2048"` -> (512, 2048), short side first. Raises ConfigError."""
     short, long = parse_size(text, "--resize", "SHORTxLONG")
     if short > long:
-        raise ConfigError(f"--resize {text!r}: expected the short side first, such as {long}x{short}.")
+        raise ConfigError(
+            f"--resize {text!r}: expected the short side first, such as {long}x{short}."
+        )
     return short, long
 
 
@@ -134,7 +171,9 @@ def parse_size(text: str, option: str, pattern: str = "HEIGHTxWIDTH") -> Size:
     """`"512x1024"` -> (512, 1024), height first; `option` and `pattern` stand in the message. Raises ConfigError."""
     match = re.fullmatch(r"([1-9]\d{0,5})[xX]([1-9]\d{0,5})", text.strip())
     if match is None:
-        raise ConfigError(f"{option} {text!r}: expected {pattern} in pixels, each at least 1, such as 512x1024.")
+        raise ConfigError(
+            f"{option} {text!r}: expected {pattern} in pixels, each at least 1, such as 512x1024."
+        )
     return int(match[1]), int(match[2])
 
 
@@ -143,4 +182,6 @@ def parse_scales(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError(f"--scales {text!r}: expected factors separated by commas, such as 0.75,1,1.25.") from None
+        raise ConfigError(
+            f"--scales {text!r}: expected factors separated by commas, such as 0.75,1,1.25."
+        ) from None

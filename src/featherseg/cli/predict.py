@@ -45,7 +45,9 @@ def predict(
     ],
     output: Annotated[
         Path,
-        out_option("The output folder, also s3://BUCKET/FOLDER; for one video or a camera, a .mp4 or .webm."),
+        out_option(
+            "The output folder, also s3://BUCKET/FOLDER; for one video or a camera, a .mp4 or .webm."
+        ),
     ] = Path("predictions"),
     device: Device = "auto",
     batch: Annotated[int, typer.Option(help="Batch size, for images of the same size.")] = 1,
@@ -58,17 +60,23 @@ def predict(
     trust: Trust = False,
     max_side: Annotated[
         int | None,
-        typer.Option(help="Longer side to downscale larger images to, before --scales; masks keep full size."),
+        typer.Option(
+            help="Longer side to downscale larger images to, before --scales; masks keep full size."
+        ),
     ] = None,
     submission: Annotated[
         str | None,
         typer.Option(
-            metavar="BENCHMARK", help="Write only NAME.png, in the format of the cityscapes or bdd100k benchmark."
+            metavar="BENCHMARK",
+            help="Write only NAME.png, in the format of the cityscapes or bdd100k benchmark.",
         ),
     ] = None,
     masks: Annotated[
         bool,
-        typer.Option("--masks", help="Of images, write the masks alone; of a video, also the masks, a PNG per frame."),
+        typer.Option(
+            "--masks",
+            help="Of images, write the masks alone; of a video, also the masks, a PNG per frame.",
+        ),
     ] = False,
     probabilities: Annotated[
         str | None,
@@ -77,15 +85,19 @@ def predict(
             help="Also write those of all classes, NAME_probabilities.npz, or of the mask's, NAME_confidence.png.",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite existing predictions.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Overwrite existing predictions.")
+    ] = False,
     cluster: Annotated[
         str | None,
         typer.Option(
-            metavar="local|ADDRESS", help="Write the masks of one folder by many processes, by Ray: docs/scale.md."
+            metavar="local|ADDRESS",
+            help="Write the masks of one folder by many processes, by Ray: docs/scale.md.",
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="With --cluster: how many processes [default: this machine's cores].")
+        int | None,
+        typer.Option(help="With --cluster: how many processes [default: this machine's cores]."),
     ] = None,
 ) -> None:
     """Write NAME_mask.png (class indices with a palette), NAME_color.png and NAME_overlay.png for every image.

@@ -24,14 +24,19 @@ class Stored(StrEnum):
 def prepare(
     data: Dataset,
     data_root: DataRoot = None,
-    split: Annotated[list[str] | None, typer.Option(help="A split to prepare; may be repeated [default: all].")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="A split to prepare; may be repeated [default: all].")
+    ] = None,
     storage: Annotated[
         Stored, typer.Option(help="raw is lossless; jpeg is smaller, and for training only.")
     ] = Stored.RAW,
     quality: Annotated[
-        int | None, typer.Option(min=1, max=100, help="JPEG quality, for --storage jpeg [default: 95].")
+        int | None,
+        typer.Option(min=1, max=100, help="JPEG quality, for --storage jpeg [default: 95]."),
     ] = None,
-    out: Annotated[Path | None, out_option("Write to this folder [default: .featherseg next to the data].")] = None,
+    out: Annotated[
+        Path | None, out_option("Write to this folder [default: .featherseg next to the data].")
+    ] = None,
 ) -> None:
     """Store the decoded images and labels of a dataset; training and evaluation then use them automatically.
 
@@ -51,6 +56,10 @@ def prepare(
             done = prepare_data(data, name, data_root, stored_as, out, progress)
         kept = f", {done.kept} of them already there" if done.kept else ""
         gigabytes = f"{done.folder_bytes / 1e9:.2f} GB"
-        print(one_line(f"{name}: {counted(done.images, 'image')}{kept}; {done.folder} has {gigabytes}"))
+        print(
+            one_line(
+                f"{name}: {counted(done.images, 'image')}{kept}; {done.folder} has {gigabytes}"
+            )
+        )
     if out is not None:
         print(one_line(f"Used where FEATHERSEG_CACHE={out} is set."))

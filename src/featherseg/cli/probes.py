@@ -32,7 +32,11 @@ def findings(extras: Iterable[str]) -> list[Finding]:
     command = [sys.executable, "-P", "-W", "ignore", "-m", __name__]
     begun = {
         extra: subprocess.Popen(
-            [*command, extra], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+            [*command, extra],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
         )
         for extra in extras
         if extra in PROBES
@@ -41,7 +45,11 @@ def findings(extras: Iterable[str]) -> list[Finding]:
     found = []
     for extra, process in begun.items():
         try:
-            lines = process.communicate(timeout=max(0.0, end - time.monotonic()))[0].strip().splitlines()
+            lines = (
+                process.communicate(timeout=max(0.0, end - time.monotonic()))[0]
+                .strip()
+                .splitlines()
+            )
             last = lines[-1] if lines else f"the process died of it, exit code {process.returncode}"
         except subprocess.TimeoutExpired:
             process.kill()
@@ -50,8 +58,12 @@ def findings(extras: Iterable[str]) -> list[Finding]:
         if process.returncode == 0:
             found.append(Finding("extras, tried", extra, last))
         else:
-            remedy = reinstall(*(f"'{row.name}{row.versions}'" for row in requirements() if row.extra == extra))
-            found.append(Finding("extras, tried", extra, f"does not work: {last}", "broken", remedy))
+            remedy = reinstall(
+                *(f"'{row.name}{row.versions}'" for row in requirements() if row.extra == extra)
+            )
+            found.append(
+                Finding("extras, tried", extra, f"does not work: {last}", "broken", remedy)
+            )
     return found
 
 
@@ -114,15 +126,21 @@ def _openvino(folder: Path) -> str:
     from onnx import TensorProto, helper, numpy_helper
 
     weights = numpy_helper.from_array(np.ones((2, 3, 3, 3), np.float32), "weights")
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, "height", "width"])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2, "height", "width"])
+    images = helper.make_tensor_value_info(
+        "images", TensorProto.FLOAT, ["batch", 3, "height", "width"]
+    )
+    logits = helper.make_tensor_value_info(
+        "logits", TensorProto.FLOAT, ["batch", 2, "height", "width"]
+    )
     node = helper.make_node("Conv", ["images", "weights"], ["logits"], pads=[1, 1, 1, 1])
     graph = helper.make_graph([node], "probe", [images], [logits], [weights])
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     core = openvino.Core()
     model = core.read_model(proto.SerializeToString())
     settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    _expect_shape(core.compile_model(model, "CPU", settings)([np.zeros((1, 3, 5, 7), np.float32)])[0])
+    _expect_shape(
+        core.compile_model(model, "CPU", settings)([np.zeros((1, 3, 5, 7), np.float32)])[0]
+    )
     logging.getLogger("nncf").setLevel(logging.ERROR)
     nncf.quantize(model, nncf.Dataset([np.zeros((1, 3, 8, 8), np.float32)]), subset_size=1)
     return "a convolution was compiled, run and quantised to int8"
@@ -140,7 +158,10 @@ def _serve(folder: Path) -> str:
         return len(await image.read())
 
     body = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n1234567\r\n--b--\r\n'
-    headers = [(b"content-type", b"multipart/form-data; boundary=b"), (b"content-length", str(len(body)).encode())]
+    headers = [
+        (b"content-type", b"multipart/form-data; boundary=b"),
+        (b"content-length", str(len(body)).encode()),
+    ]
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:
@@ -152,7 +173,11 @@ def _serve(folder: Path) -> str:
     config = uvicorn.Config(app, log_level="error")
     config.load()
     scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers}
-    asyncio.run(config.loaded_app({**scope, "asgi": {"version": "3.0"}, "http_version": "1.1"}, receive, send))
+    asyncio.run(
+        config.loaded_app(
+            {**scope, "asgi": {"version": "3.0"}, "http_version": "1.1"}, receive, send
+        )
+    )
     if sent[0]["status"] != 200 or sent[1]["body"] != b"7":
         raise RuntimeError(f"a form was answered with {sent}")
     prometheus_client.generate_latest()
@@ -161,7 +186,13 @@ def _serve(folder: Path) -> str:
 
 def _video(folder: Path) -> str:
     from featherseg.inference.video.read import Frames, read_facts
-    from featherseg.inference.video.write import CONTAINERS, OverlaidFrame, VideoFormat, join_segments, write_segment
+    from featherseg.inference.video.write import (
+        CONTAINERS,
+        OverlaidFrame,
+        VideoFormat,
+        join_segments,
+        write_segment,
+    )
 
     for suffix in CONTAINERS:
         format = VideoFormat(suffix, (48, 64), Fraction(25), Fraction(1, 1000))
@@ -172,7 +203,9 @@ def _video(folder: Path) -> str:
             join_segments(file, format, [segment])
         pixels = [frame.pixels for frame in Frames(path, read_facts(path)).after(0)]
         if len(pixels) != 1 or abs(float(pixels[0].mean()) - 200) > 8:
-            raise RuntimeError(f"one frame was written as {suffix}, {len(pixels)} came back, or another")
+            raise RuntimeError(
+                f"one frame was written as {suffix}, {len(pixels)} came back, or another"
+            )
     return f"a frame was written and read again: {', '.join(CONTAINERS)}"
 
 
@@ -183,9 +216,13 @@ def _ncnn(folder: Path) -> str:
 
     layer, images = torch.nn.Conv2d(3, 2, 3, padding=1).eval(), torch.zeros(1, 3, 5, 7)
     torch.jit.trace(layer, images, check_trace=False).save(str(folder / "model.pt"))
-    subprocess.run([pnnx.EXEC_PATH, "model.pt", "fp16=0"], cwd=folder, capture_output=True, check=True)
+    subprocess.run(
+        [pnnx.EXEC_PATH, "model.pt", "fp16=0"], cwd=folder, capture_output=True, check=True
+    )
     net = ncnn.Net()
-    if net.load_param(str(folder / "model.ncnn.param")) or net.load_model(str(folder / "model.ncnn.bin")):
+    if net.load_param(str(folder / "model.ncnn.param")) or net.load_model(
+        str(folder / "model.ncnn.bin")
+    ):
         raise RuntimeError("ncnn refuses what pnnx wrote")
     extractor = net.create_extractor()
     extractor.input("in0", ncnn.Mat(images[0].numpy()).clone())
@@ -203,7 +240,9 @@ def _litert(folder: Path) -> str:
     litert_torch.convert(layer, (torch.zeros(1, 3, 5, 7),)).export(str(path))
     interpreter = Interpreter(model_path=str(path))
     interpreter.allocate_tensors()
-    _expect_shape(interpreter.get_signature_runner()(args_0=np.zeros((1, 3, 5, 7), np.float32))["output_0"])
+    _expect_shape(
+        interpreter.get_signature_runner()(args_0=np.zeros((1, 3, 5, 7), np.float32))["output_0"]
+    )
     return "a convolution was written as LiteRT and run"
 
 
@@ -215,7 +254,9 @@ def _coreml(folder: Path) -> str:
 
 def _expect_shape(found: Any) -> None:
     if np.shape(found) != (1, 2, 5, 7):
-        raise RuntimeError(f"a convolution gave an array of {np.shape(found)} instead of (1, 2, 5, 7)")
+        raise RuntimeError(
+            f"a convolution gave an array of {np.shape(found)} instead of (1, 2, 5, 7)"
+        )
 
 
 PROBES = {

@@ -26,10 +26,17 @@ def progress_bar(console: Console) -> Iterator[Progress]:
     if not console.is_terminal:
         yield _lines()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
-        yield lambda doing, done, total: bar.update(task, description=escape(doing), completed=done, total=total)
+        yield lambda doing, done, total: bar.update(
+            task, description=escape(doing), completed=done, total=total
+        )
 
 
 def _lines() -> Progress:

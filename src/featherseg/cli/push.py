@@ -10,8 +10,12 @@ from featherseg.core.wording import one_line
 
 def push(
     run: RunFolder,
-    address: Annotated[str, typer.Argument(metavar="hf://ORG/NAME", help="Where it goes; @BRANCH may follow.")],
-    public: Annotated[bool, typer.Option("--public", help="Make a new repository for all to see.")] = False,
+    address: Annotated[
+        str, typer.Argument(metavar="hf://ORG/NAME", help="Where it goes; @BRANCH may follow.")
+    ],
+    public: Annotated[
+        bool, typer.Option("--public", help="Make a new repository for all to see.")
+    ] = False,
 ) -> None:
     """Write a run to the Hugging Face Hub, where hf://ORG/NAME is a run for every verb.
 

@@ -11,7 +11,9 @@ from featherseg.core.wording import one_line
 
 def report(
     run: RunFolder,
-    output: Annotated[Path | None, out_option("The file to write [default: RUN/report.html].")] = None,
+    output: Annotated[
+        Path | None, out_option("The file to write [default: RUN/report.html].")
+    ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Write report.html: curves, IoU by class, confusion, best and worst images, cost, export parity.

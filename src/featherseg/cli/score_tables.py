@@ -46,10 +46,17 @@ def _print_objects(console: Console, classes: Sequence[str], found: Mapping[str,
     console.print_table(
         ("class", "PQ %", "SQ %", "RQ %", "found", "false", "missed"),
         [
-            (name, *map(_percent, quality(one).values()), *(str(one[key]) for key in ("tp", "fp", "fn")))
+            (
+                name,
+                *map(_percent, quality(one).values()),
+                *(str(one[key]) for key in ("tp", "fp", "fn")),
+            )
             for name, one in zip(classes, counts, strict=True)
         ],
-        [(f"{name} ({mean['n']})", *(_percent(mean[key]) for key in ("pq", "sq", "rq"))) for name, mean in kinds],
+        [
+            (f"{name} ({mean['n']})", *(_percent(mean[key]) for key in ("pq", "sq", "rq")))
+            for name, mean in kinds
+        ],
     )
 
 

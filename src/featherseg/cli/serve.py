@@ -24,31 +24,50 @@ MOST = 1_000_000
 def serve(
     runs: RunsAndFiles,
     host: Annotated[
-        str, typer.Option(help="The address to listen on; 0.0.0.0 for all addresses of this machine.")
+        str,
+        typer.Option(help="The address to listen on; 0.0.0.0 for all addresses of this machine."),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 chooses a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 chooses a free one.")
+    ] = 8000,
     token: Annotated[
         str | None,
-        typer.Option(envvar=TOKEN_VARIABLE, show_envvar=False, help=f"Of every request; safer as ${TOKEN_VARIABLE}."),
+        typer.Option(
+            envvar=TOKEN_VARIABLE,
+            show_envvar=False,
+            help=f"Of every request; safer as ${TOKEN_VARIABLE}.",
+        ),
     ] = None,
     allow_host: Annotated[
-        list[str] | None, typer.Option(metavar="NAME[:PORT]", help="Another host name of this machine.")
+        list[str] | None,
+        typer.Option(metavar="NAME[:PORT]", help="Another host name of this machine."),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
-        typer.Option(metavar="ORIGIN", help="A page whose scripts may call the API: https://app.example."),
+        typer.Option(
+            metavar="ORIGIN", help="A page whose scripts may call the API: https://app.example."
+        ),
     ] = None,
-    root_path: Annotated[str, typer.Option(metavar="PATH", help="Where a proxy shows the service, such as /seg.")] = "",
+    root_path: Annotated[
+        str, typer.Option(metavar="PATH", help="Where a proxy shows the service, such as /seg.")
+    ] = "",
     device: Device = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Batch size, for images of the same size.")] = 4,
     memory_gb: MemoryGb = 4.0,
     threads: Threads = None,
     trust: Trust = False,
-    max_mb: Annotated[float, typer.Option(min=0.01, help="Maximum request size, in 10^6 bytes.")] = 20.0,
-    max_megapixels: Annotated[float, typer.Option(min=0.01, help="Maximum image size, in 10^6 pixels.")] = 32.0,
-    queue: Annotated[int, typer.Option(min=1, help="Maximum number of images in flight; more get 429.")] = 64,
+    max_mb: Annotated[
+        float, typer.Option(min=0.01, help="Maximum request size, in 10^6 bytes.")
+    ] = 20.0,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.01, help="Maximum image size, in 10^6 pixels.")
+    ] = 32.0,
+    queue: Annotated[
+        int, typer.Option(min=1, help="Maximum number of images in flight; more get 429.")
+    ] = 64,
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="Time for a request to arrive, and again for its response.")
+        float,
+        typer.Option(min=0.1, help="Time for a request to arrive, and again for its response."),
     ] = 60.0,
 ) -> None:
     """Serve models over HTTP until Ctrl-C: the page at /, the API at /v1/segment, its description at /openapi.json.
@@ -72,11 +91,17 @@ def serve(
         choose_token,
     )
 
-    for option, value in {"--max-mb": max_mb, "--max-megapixels": max_megapixels, "--seconds": seconds}.items():
+    for option, value in {
+        "--max-mb": max_mb,
+        "--max-megapixels": max_megapixels,
+        "--seconds": seconds,
+    }.items():
         if not value <= MOST:  # of nan no comparison holds
             raise ConfigError(f"{option} {value:g}: expected a number, at most {MOST:,}.")
     origins, root_path = allowed_origins(allow_origin or ()), checked_root_path(root_path)
-    limits = Limits(bytes=round(max_mb * 1e6), pixels=round(max_megapixels * 1e6), queue=queue, seconds=seconds)
+    limits = Limits(
+        bytes=round(max_mb * 1e6), pixels=round(max_megapixels * 1e6), queue=queue, seconds=seconds
+    )
     with server.bind(host, port) as listener:
         address, port = listener.getsockname()[:2]
         settings = Settings(
@@ -90,11 +115,21 @@ def serve(
         keep_freed_memory(one_heap=True)
         models = open_models(runs, device, batch, memory_gb, threads, trust)
         app, allowed = create_app(models, settings), allow_host or ()
-        server.run(app, listener, lambda: print_start(models, settings, host, port, allowed, made=token is None))
+        server.run(
+            app,
+            listener,
+            lambda: print_start(models, settings, host, port, allowed, made=token is None),
+        )
 
 
 def print_start(
-    models: Sequence[Served], settings: Settings, host: str, port: int, allowed: Sequence[str] = (), *, made: bool
+    models: Sequence[Served],
+    settings: Settings,
+    host: str,
+    port: int,
+    allowed: Sequence[str] = (),
+    *,
+    made: bool,
 ) -> None:
     """What is served, where, and within which limits; a warning where `allowed` names open it to others.
 
@@ -111,7 +146,9 @@ def print_start(
     for model in models:
         objects = ", objects" if model.panoptic else ""
         terms = model.licence or "licence not stated"
-        console.print(escape(one_line(f"{model.name}: {len(model.classes)} classes{objects}; {terms}")))
+        console.print(
+            escape(one_line(f"{model.name}: {len(model.classes)} classes{objects}; {terms}"))
+        )
         if how_far := model.predictor.runtime.how_far:
             console.print(f"NOTE: {how_far}.", markup=False)
     limits = settings.limits
@@ -121,7 +158,9 @@ def print_start(
     )
     if allowed and settings.token is None:
         names = escape(one_line(", ".join(allowed)))
-        console.print(f"[yellow]no token[/] whoever reaches {names} is answered; --token or ${TOKEN_VARIABLE} sets one")
+        console.print(
+            f"[yellow]no token[/] whoever reaches {names} is answered; --token or ${TOKEN_VARIABLE} sets one"
+        )
     shown = f"[{host}]" if ":" in host else host
     fragment = f"#token={quote(settings.token, safe='')}" if settings.token and made else ""
     if settings.token and not made:

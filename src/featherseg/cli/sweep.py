@@ -24,21 +24,32 @@ from featherseg.core.errors import ConfigError
 
 
 def sweep(
-    recipe: Annotated[str, typer.Argument(help="A model (its default recipe), a shipped recipe, or a .toml file.")],
-    models: Annotated[str, typer.Option(help="The models to train, such as frm-lite0-light,rsp-lite0.")],
-    out: Annotated[Path, out_option("The folder for the runs, OUT/MODEL-SEED; a stopped sweep continues.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A model (its default recipe), a shipped recipe, or a .toml file.")
+    ],
+    models: Annotated[
+        str, typer.Option(help="The models to train, such as frm-lite0-light,rsp-lite0.")
+    ],
+    out: Annotated[
+        Path, out_option("The folder for the runs, OUT/MODEL-SEED; a stopped sweep continues.")
+    ],
     seeds: Annotated[str, typer.Option(help="Seeds; one run of each model per seed.")] = "0,1,2",
     data: Data = None,
     data_root: DataRoot = None,
     teach: Annotated[
-        bool, typer.Option("--teach", help="Train the model that costs most first; it teaches the others.")
+        bool,
+        typer.Option(
+            "--teach", help="Train the model that costs most first; it teaches the others."
+        ),
     ] = False,
     overrides: Overrides = None,
     max_ms: MaxMs = None,
     max_mib: MaxMib = None,
     costs: Costs = True,
     device: TrainingDevice = None,
-    page: Annotated[Path | None, typer.Option(help="Write the comparison as one HTML page.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write the comparison as one HTML page.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train several models under one recipe, then compare them on the validation split.
@@ -47,7 +58,9 @@ def sweep(
     on another split or with other settings: `featherseg compare OUT/*`.
     """
     if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
-        raise ConfigError(f"--seeds {seeds!r}: expected whole numbers separated by commas, such as 0,1,2.")
+        raise ConfigError(
+            f"--seeds {seeds!r}: expected whole numbers separated by commas, such as 0,1,2."
+        )
     from featherseg.cli.compare import show
     from featherseg.cli.terminal import Console
     from featherseg.cli.train import TrainingProgress
@@ -56,7 +69,10 @@ def sweep(
     from featherseg.core.allocator import keep_freed_memory
     from featherseg.core.files import check_writable
 
-    options: dict[str, tuple[str, object]] = {"data.name": ("--data", data), "data.root": ("--data-root", data_root)}
+    options: dict[str, tuple[str, object]] = {
+        "data.name": ("--data", data),
+        "data.root": ("--data-root", data_root),
+    }
     options |= {"train.device": ("--device", device), "teacher.runs": ("--teach", teach or None)}
     settings = check_settings(overrides, options)
     budgets = Budgets(max_ms, max_mib)

@@ -19,7 +19,11 @@ class Console(rich.console.Console):
         return super().render_str(visible(text), **options)
 
     def print_table(
-        self, heads: Sequence[str], rows: Iterable[Sequence[str]], totals: Iterable[Sequence[str]] = (), title: str = ""
+        self,
+        heads: Sequence[str],
+        rows: Iterable[Sequence[str]],
+        totals: Iterable[Sequence[str]] = (),
+        title: str = "",
     ) -> None:
         """Texts as a table, the first column flush left, the others right; a rule between the rows and the totals."""
         table = Table(*map(escape, heads), title=escape(title) or None, title_justify="left")

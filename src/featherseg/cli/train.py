@@ -6,7 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from featherseg.cli.options import Data, DataRoot, Overrides, TrainingDevice, check_settings, out_option
+from featherseg.cli.options import (
+    Data,
+    DataRoot,
+    Overrides,
+    TrainingDevice,
+    check_settings,
+    out_option,
+)
 
 LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal to draw on
 
@@ -22,11 +29,14 @@ def train(
     data: Data = None,
     data_root: DataRoot = None,
     init: Annotated[
-        str | None, typer.Option(help="Weights to start from: a run (by path or name) or a checkpoint file.")
+        str | None,
+        typer.Option(help="Weights to start from: a run (by path or name) or a checkpoint file."),
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(help="Time limit of the whole command, start and report included; in place of epochs and steps."),
+        typer.Option(
+            help="Time limit of the whole command, start and report included; in place of epochs and steps."
+        ),
     ] = None,
     teacher: Annotated[
         str | None,
@@ -37,7 +47,9 @@ def train(
     ] = None,
     unlabelled: Annotated[
         Path | None,
-        typer.Option(help="A folder of images without masks, from which the teacher alone is learned."),
+        typer.Option(
+            help="A folder of images without masks, from which the teacher alone is learned."
+        ),
     ] = None,
     overrides: Overrides = None,
     device: TrainingDevice = None,
@@ -46,7 +58,10 @@ def train(
     ] = False,
     report: Annotated[
         bool,
-        typer.Option("--report/--no-report", help="Evaluate the run on its validation split and write its report."),
+        typer.Option(
+            "--report/--no-report",
+            help="Evaluate the run on its validation split and write its report.",
+        ),
     ] = True,
 ) -> None:
     """Train a model and write a run folder; then evaluate it on its validation split and write report.html.
@@ -56,7 +71,9 @@ def train(
     To train with other settings, start a new run with --init RUN.
     """
     if recipe is None and not resume:
-        raise typer.BadParameter("name a model or a recipe (`featherseg models` lists them)", param_hint="RECIPE")
+        raise typer.BadParameter(
+            "name a model or a recipe (`featherseg models` lists them)", param_hint="RECIPE"
+        )
     import featherseg
     from featherseg.core.allocator import keep_freed_memory
     from featherseg.core.config import setting_texts
@@ -70,10 +87,19 @@ def train(
         "train.device": ("--device", device),
     }
     settings = check_settings(overrides, {"data.name": ("--data", data), **options})
-    settings += setting_texts({key: value for key, (_, value) in options.items() if value is not None})
+    settings += setting_texts(
+        {key: value for key, (_, value) in options.items() if value is not None}
+    )
     with TrainingProgress() as progress:
         featherseg.train(
-            recipe, data, out=out, init=init, settings=settings, resume=resume, report=report, progress=progress
+            recipe,
+            data,
+            out=out,
+            init=init,
+            settings=settings,
+            resume=resume,
+            report=report,
+            progress=progress,
         )
 
 
@@ -81,7 +107,13 @@ class TrainingProgress:
     """Draws a training, or several in turn: a bar with rate and time left on a terminal, else a line now and then."""
 
     def __init__(self, *, stderr: bool = False) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
         from featherseg.cli.terminal import Console
 
@@ -96,7 +128,11 @@ class TrainingProgress:
             disable=not self.console.is_terminal,
         )
         self.task: Any = None
-        self.begun, self.first, self.said = 0.0, 0, 0.0  # clock and step at the first step seen, clock of the last line
+        self.begun, self.first, self.said = (
+            0.0,
+            0,
+            0.0,
+        )  # clock and step at the first step seen, clock of the last line
         self.last = self.steps = 0  # of the training that is shown
 
     def __enter__(self) -> "TrainingProgress":
@@ -113,7 +149,9 @@ class TrainingProgress:
     def step(self, step: int, steps: int, record: dict[str, Any]) -> None:
         """One step further."""
         now = time.monotonic()
-        if self.task is not None and (step <= self.last or steps != self.steps):  # the next training
+        if self.task is not None and (
+            step <= self.last or steps != self.steps
+        ):  # the next training
             self.bar.remove_task(self.task)
             self.task = None
         self.last, self.steps = step, steps
@@ -124,7 +162,9 @@ class TrainingProgress:
         text = f"loss {record['loss']:.3f}, {rate:.2f} steps/s"
         self.bar.update(self.task, completed=step, description=text)
         if record.get("val_miou") is not None:
-            objects = f"PQ {100 * record['val_pq']:.2f} %, " if record.get("val_pq") is not None else ""
+            objects = (
+                f"PQ {100 * record['val_pq']:.2f} %, " if record.get("val_pq") is not None else ""
+            )
             self.message(f"step {step}: validation {objects}mIoU {100 * record['val_miou']:.2f} %")
         elif not self.console.is_terminal and now - self.said > LINE_SECONDS:
             left = f", {(steps - step) / rate / 60:.0f} min left" if rate else ""

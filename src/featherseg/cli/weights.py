@@ -12,9 +12,14 @@ from featherseg.core.wording import json_text, one_line
 
 def weights(
     action: Annotated[
-        str | None, typer.Argument(metavar="[get]", help="get: fetch the weights of the backbones that follow.")
+        str | None,
+        typer.Argument(
+            metavar="[get]", help="get: fetch the weights of the backbones that follow."
+        ),
     ] = None,
-    backbones: Annotated[list[str] | None, typer.Argument(metavar="[BACKBONE]...", help="Such as van-b1.")] = None,
+    backbones: Annotated[
+        list[str] | None, typer.Argument(metavar="[BACKBONE]...", help="Such as van-b1.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the backbones' ImageNet weights: licence, size, here or where from; or fetch some with `get`.
@@ -23,7 +28,9 @@ def weights(
     compared with the published one; where none was published, it is recorded beside the file.
     """
     if action not in (None, "get"):
-        raise ConfigError(f"featherseg weights {action}: expected nothing or get.{did_you_mean(action, ['get'])}")
+        raise ConfigError(
+            f"featherseg weights {action}: expected nothing or get.{did_you_mean(action, ['get'])}"
+        )
     if action == "get" and not backbones:
         raise ConfigError("name the backbones, as in: featherseg weights get van-b1")
     if action == "get" and as_json:

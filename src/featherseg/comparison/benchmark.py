@@ -15,7 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from featherseg.comparison.benchmark_images import Images, labelled_set, write_images, write_own_images
+from featherseg.comparison.benchmark_images import (
+    Images,
+    labelled_set,
+    write_images,
+    write_own_images,
+)
 from featherseg.comparison.benchmark_results import Benchmark, Plan, Row, Samples, Setting, Table
 from featherseg.comparison.builds import EAGER, TORCH_BUILDS
 from featherseg.comparison.fidelity import Fidelity, Scored, fidelity_of, with_miou
@@ -66,7 +71,9 @@ def benchmark(
         UntrustedFile: A .pt2 file, without `trust`.
     """
     plan = with_given(Plan(), plan, "plan", but=("models", "labelled"))
-    found = find_models([str(model.path) if isinstance(model, Run) else str(model) for model in models])
+    found = find_models(
+        [str(model.path) if isinstance(model, Run) else str(model) for model in models]
+    )
     for file in (file for model in found for file in model.files):
         check_trust(file, trust)
     if not (data is None and data_root is None and split is None):
@@ -75,7 +82,9 @@ def benchmark(
     return measure(plan.completed(found), progress_or_bar(progress))
 
 
-def measure(plan: Plan, progress: Progress | None = None, command: Sequence[str] = COMMAND) -> Benchmark:
+def measure(
+    plan: Plan, progress: Progress | None = None, command: Sequence[str] = COMMAND
+) -> Benchmark:
     """Measure a completed plan; `command` is what a worker is started with.
 
     Raises what `Plan.check` does, DataNotFound for the labelled set, ConfigError where a file has other classes than
@@ -92,7 +101,9 @@ def measure(plan: Plan, progress: Progress | None = None, command: Sequence[str]
             limits += [lane.measure_limits()] if plan.calibrate else []
             tables += lane.run(limits[-1] if limits else None)
             left_out |= lane.left_out
-    return Benchmark(plan, tuple(tables), tuple(left_out.items()), tuple(limits), here, load_average())
+    return Benchmark(
+        plan, tuple(tables), tuple(left_out.items()), tuple(limits), here, load_average()
+    )
 
 
 class _Steps:
@@ -123,7 +134,10 @@ class _Log:
         """As arrays."""
         stages = list(self.turns[0][0]["wall"])
         wall, cpu, queue = (
-            {s: np.array([[turn[clock][s] for turn in start] for start in self.turns]) for s in stages}
+            {
+                s: np.array([[turn[clock][s] for turn in start] for start in self.turns])
+                for s in stages
+            }
             for clock in ("wall", "cpu", "queue")
         )
         gpu = [m["gpu_mib"] for m in self.memory]
@@ -141,10 +155,20 @@ class _Log:
 class _Lane:
     """All variants on one number of threads: their processes of the start that runs now, their answers so far."""
 
-    def __init__(self, plan: Plan, threads: int, folder: Path, steps: _Steps, command: Sequence[str]) -> None:
-        self.plan, self.threads, self.folder, self.steps, self.command = plan, threads, folder, steps, command
+    def __init__(
+        self, plan: Plan, threads: int, folder: Path, steps: _Steps, command: Sequence[str]
+    ) -> None:
+        self.plan, self.threads, self.folder, self.steps, self.command = (
+            plan,
+            threads,
+            folder,
+            steps,
+            command,
+        )
         self.data = plan.labelled.open() if plan.labelled else None
-        self.seen: dict[str, dict[str, str]] = {}  # of each run's source: of the labelled images those it learned from
+        self.seen: dict[
+            str, dict[str, str]
+        ] = {}  # of each run's source: of the labelled images those it learned from
         for model in plan.models if self.data else ():
             self.seen[model.source] = _check_labelled(model, self.data, plan.labelled)
         self.variants = plan.variants(threads)
@@ -162,7 +186,9 @@ class _Lane:
         """The machine's rates, measured in a process of its own."""
         self.steps.take("measuring what this machine can do at most", 0)
         with Process("limits", self.threads, self.command) as process:
-            return Limits(**process.request("limits", threads=self.threads, device=self.plan.device))
+            return Limits(
+                **process.request("limits", threads=self.threads, device=self.plan.device)
+            )
 
     def run(self, limits: Limits | None) -> list[Table]:
         """Every start, then the tables."""
@@ -193,7 +219,8 @@ class _Lane:
             self.steps.take(f"{doing}: {counted(len(self.running), 'variant')} opened")
 
         self.running = {
-            v.name: stack.enter_context(Process(v.name, self.threads, self.command)) for v in self._present()
+            v.name: stack.enter_context(Process(v.name, self.threads, self.command))
+            for v in self._present()
         }
         self._each(send)
         self._each(receive)
@@ -205,7 +232,9 @@ class _Lane:
 
         def prepare(variant: Variant, process: Process) -> None:
             files = self._images(variant.model, setting).files[: setting.batch]
-            first[variant.name] = process.request("prepare", files=list(map(str, files)))["first_ms"]
+            first[variant.name] = process.request("prepare", files=list(map(str, files)))[
+                "first_ms"
+            ]
             self.steps.take(f"{doing}: warming up")
 
         def turn(variant: Variant, process: Process) -> None:
@@ -232,7 +261,9 @@ class _Lane:
             own = self.folder / f"{self._number(variant)}.npz"
             process.request("outputs", files=list(map(str, images.files)), to=str(own))
             reference = self.folder / f"{self._number(self._reference(variant))}.npz"
-            self.logs[variant.name, setting].fidelity = fidelity_of(reference, own, images.description)
+            self.logs[variant.name, setting].fidelity = fidelity_of(
+                reference, own, images.description
+            )
 
         self._each(compare)  # a model's reference is its first variant
 
@@ -253,22 +284,36 @@ class _Lane:
             own = self.scored[variant.name] = Scored(miou, np.load(to))
             reference = self.scored[self._reference(variant).name]
             run, seen = variant.model.run, self.seen[variant.model.source]
-            selected = bool(run and labelled.is_of(run.recipe.data.name) and run.selected_on(labelled.split))
+            selected = bool(
+                run and labelled.is_of(run.recipe.data.name) and run.selected_on(labelled.split)
+            )
             for log in (self.logs[variant.name, setting] for setting in self.settings):
                 assert log.fidelity is not None
                 found = with_miou(log.fidelity, reference, own, data)
                 log.fidelity = replace(found, marks=marks(selected=selected, trained_on=seen))
             if own is reference and run and not run.read_only:  # one look, however many variants
                 size = InferenceSettings(resize=run.recipe.data.test_resize)
-                look = {"data": data.name, "split": labelled.split, "inference": str(size), "images": len(data)}
-                told = {"selected": selected} | ({"trained_on": True} if seen else {}) | {"notes": ["by benchmark"]}
+                look = {
+                    "data": data.name,
+                    "split": labelled.split,
+                    "inference": str(size),
+                    "images": len(data),
+                }
+                told = (
+                    {"selected": selected}
+                    | ({"trained_on": True} if seen else {})
+                    | {"notes": ["by benchmark"]}
+                )
                 log_look(run, look | {"miou": number(miou)} | told)
 
         self._each(score)
 
     def _rows(self, setting: Setting, limits: Limits | None) -> list[Row]:
         samples = {v.name: self.logs[v.name, setting].samples() for v in self._present()}
-        work = {n.source: work_of(n.on_meta(), n.seen(setting.size), setting.batch) for n in self.plan.models}
+        work = {
+            n.source: work_of(n.on_meta(), n.seen(setting.size), setting.batch)
+            for n in self.plan.models
+        }
         rows = []
         for variant in self._present():
             own, fidelity = samples[variant.name], self.logs[variant.name, setting].fidelity
@@ -282,9 +327,14 @@ class _Lane:
                     precision,
                     own,
                     fidelity,
-                    by_wall={b: speedup(base.forward_ms, own.forward_ms) for b, base in bases.items()},
+                    by_wall={
+                        b: speedup(base.forward_ms, own.forward_ms) for b, base in bases.items()
+                    },
                     by_cpu={b: _cpu_speed(base, own) for b, base in bases.items()},
-                    end_to_end={b: speedup(base.end_to_end_ms, own.end_to_end_ms) for b, base in bases.items()},
+                    end_to_end={
+                        b: speedup(base.end_to_end_ms, own.end_to_end_ms)
+                        for b, base in bases.items()
+                    },
                     work=todo,
                     limit_ms=todo.limit_ms(limits, precision) if limits else None,
                 )
@@ -300,7 +350,9 @@ class _Lane:
                 action(variant, self.running[variant.name])
             except VariantError as error:
                 if {variant.short, variant.name} & set(self.plan.baselines):
-                    raise VariantError(f"{variant.name}, a baseline, cannot be measured: {error}") from None
+                    raise VariantError(
+                        f"{variant.name}, a baseline, cannot be measured: {error}"
+                    ) from None
                 self.left_out[variant.name] = str(error)
                 self.running[variant.name].close()
 
@@ -321,7 +373,9 @@ class _Lane:
         folder = self.folder / f"{height}x{width}-{setting.batch}-{owner}"
         if folder not in self.images:
             what = folder, setting.size, channels, setting.batch
-            self.images[folder] = write_images(*what, self.data) if self.data else write_own_images(*what, model.run)
+            self.images[folder] = (
+                write_images(*what, self.data) if self.data else write_own_images(*what, model.run)
+            )
         return self.images[folder]
 
 
@@ -351,7 +405,9 @@ def _check_labelled(
     assert data is not None
     assert labelled is not None
     if model.run is None:
-        raise ConfigError(f"{model.name} is untrained: it has no mIoU. Leave out --split, or name a run.")
+        raise ConfigError(
+            f"{model.name} is untrained: it has no mIoU. Leave out --split, or name a run."
+        )
     ours, theirs = [info.name for info in model.classes], [info.name for info in data.classes]
     if ours != theirs:
         raise ConfigError(

@@ -80,7 +80,9 @@ def latency_svg(table: Table, baseline: str) -> str:
 
 def stages_svg(table: Table) -> str:
     """Where the time goes from an image file to a mask file: the median of each stage, in milliseconds."""
-    found = [(row, {s: summarise(ms).p50 for s, ms in row.samples.wall.items()}) for row in table.rows]
+    found = [
+        (row, {s: summarise(ms).p50 for s, ms in row.samples.wall.items()}) for row in table.rows
+    ]
     marks = ticks(0, max(sum(stages.values()) for _, stages in found))
     scale = _Scale(marks[-1])
     parts = _level(marks, scale, len(found), "")
@@ -95,17 +97,25 @@ def stages_svg(table: Table) -> str:
             )
             left += width
         total = f"{summarise(row.samples.end_to_end_ms).p50:.1f} ms"
-        parts.append(f'<text class="figure-of" x="{WIDTH - FIGURES + 12}" y="{y + 19}">{total}</text>')
+        parts.append(
+            f'<text class="figure-of" x="{WIDTH - FIGURES + 12}" y="{y + 19}">{total}</text>'
+        )
     title = f"From an image file to a mask file, median ms of each stage, {table.setting}"
     return _svg(title, "Median of each stage, ms", parts, TOP + len(found) * LINE + 30)
 
 
 def stage_keys(table: Table) -> str:
     """The legend of `stages_svg`, HTML: stages that take no time anywhere are left out."""
-    longest = {s: max(np.median(row.samples.wall[s]) for row in table.rows) for s in table.rows[0].samples.wall}
+    longest = {
+        s: max(np.median(row.samples.wall[s]) for row in table.rows)
+        for s in table.rows[0].samples.wall
+    }
     shown = [s for s, ms in longest.items() if ms >= SEEN * max(longest.values())]
     colors = {s: "accent" if s == "forward" else STAGE_CLASSES[s] for s in shown}
-    items = "".join(f'<li><span class="swatch" style="--color:var(--{colors[s]})"></span>{s}</li>' for s in shown)
+    items = "".join(
+        f'<li><span class="swatch" style="--color:var(--{colors[s]})"></span>{s}</li>'
+        for s in shown
+    )
     return f'<ul class="legend">{items}</ul>'
 
 
@@ -116,7 +126,9 @@ def roofline_svg(rows: Sequence[Row], limits: Limits) -> str:
     if not known:
         return ""
     across = [row.work.intensity(row.precision) for row in known]
-    reached = [2 * row.work.macs / summarise(row.samples.forward_ms).p50 / 1e6 for row in known]  # GFLOP/s
+    reached = [
+        2 * row.work.macs / summarise(row.samples.forward_ms).p50 / 1e6 for row in known
+    ]  # GFLOP/s
     ridges = [peak / limits.bandwidth for peak in roofs.values()]
     xs = min([*across, *ridges]) / 2, max([*across, *ridges]) * 4
     ys = min(reached) / 2, max(roofs.values()) * 1.6
@@ -124,17 +136,25 @@ def roofline_svg(rows: Sequence[Row], limits: Limits) -> str:
     parts, lines = plot.axes(_powers(xs), _powers(ys)), []
     start = max(plot.xs[0], plot.ys[0] / limits.bandwidth)
     slope = plot.at(start, start * limits.bandwidth), plot.at(max(ridges), max(roofs.values()))
-    parts.append(f'<path class="roof slope" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in slope)}"/>')
+    parts.append(
+        f'<path class="roof slope" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in slope)}"/>'
+    )
     for name, peak in roofs.items():
         points = plot.at(peak / limits.bandwidth, peak), plot.at(plot.xs[1], peak)
-        parts.append(f'<path class="roof {name}" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in points)}"/>')
+        parts.append(
+            f'<path class="roof {name}" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in points)}"/>'
+        )
         x, y = points[1]
         label = f"{name}: {peak:,.0f} {'Gop/s' if name == 'int8' else 'GFLOP/s'}"
-        parts.append(f'<text class="{name}" x="{x - 4:.1f}" y="{y - 6:.1f}" text-anchor="end">{label}</text>')
+        parts.append(
+            f'<text class="{name}" x="{x - 4:.1f}" y="{y - 6:.1f}" text-anchor="end">{label}</text>'
+        )
         lines.append(points)
     marks = [plot.at(x, y) for x, y in zip(across, reached, strict=True)]
     names = [f"{short(row.variant.name, LONGEST)} {share(row)}" for row in known]
-    for row, (x, y), name, box in zip(known, marks, names, place_labels(names, marks, lines), strict=True):
+    for row, (x, y), name, box in zip(
+        known, marks, names, place_labels(names, marks, lines), strict=True
+    ):
         near = min(max(x, box[0]), box[2])
         parts.append(
             f'<g><title>{escape(row.variant.name)}</title><path class="leader" d="M{x:.1f} {y:.1f}L{near:.1f} '
@@ -142,14 +162,22 @@ def roofline_svg(rows: Sequence[Row], limits: Limits) -> str:
             f'<text class="row" x="{(box[0] + box[2]) / 2:.1f}" y="{box[3] - 4:.1f}" text-anchor="middle">'
             f"{escape(name)}</text></g>"
         )
-    caption = f"operations for every byte that moves; the slope is memory, {limits.bandwidth:.0f} GB/s"
+    caption = (
+        f"operations for every byte that moves; the slope is memory, {limits.bandwidth:.0f} GB/s"
+    )
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end">{caption}</text>')
-    return _svg("Roofline: what the machine allows, and what each variant reaches", "GFLOP/s", parts, HEIGHT)
+    return _svg(
+        "Roofline: what the machine allows, and what each variant reaches", "GFLOP/s", parts, HEIGHT
+    )
 
 
 def share(row: Row) -> str:
     """`68 %`: the part of the possible speed that a row reaches; empty where the limit is not known."""
-    return "" if row.limit_ms is None else f"{100 * row.limit_ms / summarise(row.samples.forward_ms).p50:.0f} %"
+    return (
+        ""
+        if row.limit_ms is None
+        else f"{100 * row.limit_ms / summarise(row.samples.forward_ms).p50:.0f} %"
+    )
 
 
 class _Scale:
@@ -164,7 +192,9 @@ class _Scale:
 
 def _powers(between: tuple[float, float]) -> list[float]:
     low, high = (math.floor(math.log10(v)) for v in between)
-    every = [f * 10.0**p for p in range(low, high + 1) for f in ((1, 2, 5) if high - low < 3 else (1,))]
+    every = [
+        f * 10.0**p for p in range(low, high + 1) for f in ((1, 2, 5) if high - low < 3 else (1,))
+    ]
     return [v for v in every if between[0] <= v <= between[1]]
 
 
@@ -174,7 +204,9 @@ def _level(marks: Sequence[float], scale: _Scale, rows: int, unit: str) -> list[
     for value in marks:
         x = scale.at(value)
         parts.append(_upright(x, rows, "grid"))
-        parts.append(f'<text x="{x:.1f}" y="{TOP + rows * LINE + 20}" text-anchor="middle">{value:g}{unit}</text>')
+        parts.append(
+            f'<text x="{x:.1f}" y="{TOP + rows * LINE + 20}" text-anchor="middle">{value:g}{unit}</text>'
+        )
     return parts
 
 
@@ -186,7 +218,9 @@ def _whisker(low: float, high: float, y: float) -> str:
     """From low to high; an end beyond the plot is cut off there, and has no cap."""
     edge = WIDTH - FIGURES
     cap = f"M{high:.1f} {y - 4}v8" if high <= edge else ""
-    return f'<path class="whisker" d="M{low:.1f} {y}H{min(high, edge):.1f}M{low:.1f} {y - 4}v8{cap}"/>'
+    return (
+        f'<path class="whisker" d="M{low:.1f} {y}H{min(high, edge):.1f}M{low:.1f} {y - 4}v8{cap}"/>'
+    )
 
 
 def _name(row: Row, y: float) -> str:

@@ -33,31 +33,47 @@ class Images:
     description: str
 
 
-def labelled_set(own: Sequence[DataTable], data: str | None, root: Path | None, split: str | None) -> LabelledImages:
+def labelled_set(
+    own: Sequence[DataTable], data: str | None, root: Path | None, split: str | None
+) -> LabelledImages:
     """What several runs are scored on: their own data and split where they agree and nothing else is named.
 
     own are the [data] tables of the runs. Of a split of which not all validate on the same number of images, all are
     scored. Raises ConfigError where it is not clear which dataset or which split is meant.
     """
-    data = next((d.name for d in own if data is not None and LabelledImages(d.name, "").is_of(data)), data)
+    data = next(
+        (d.name for d in own if data is not None and LabelledImages(d.name, "").is_of(data)), data
+    )
     names, splits = {d.name for d in own}, {d.val_split for d in own}
     if data is None and len(names) != 1:
-        found = f"the runs were trained on {', '.join(sorted(names))}" if names else "no run is among them"
-        raise ConfigError(f"{found}: name the dataset with --data NAME or --data path/to/dataset.toml.")
+        found = (
+            f"the runs were trained on {', '.join(sorted(names))}"
+            if names
+            else "no run is among them"
+        )
+        raise ConfigError(
+            f"{found}: name the dataset with --data NAME or --data path/to/dataset.toml."
+        )
     name = data or own[0].name
     if split is None and names == {name} and len(splits) > 1:
-        raise ConfigError(f"the runs were validated on {', '.join(sorted(splits))}: name the split with --split.")
+        raise ConfigError(
+            f"the runs were validated on {', '.join(sorted(splits))}: name the split with --split."
+        )
     split = split or (splits.pop() if len(splits) == 1 and names == {name} else "val")
     roots = [Path(d.root) for d in own if d.name == name and d.root]
     sizes = {d.val_size if (d.name, d.val_split) == (name, split) else None for d in own}
     size = sizes.pop() if len(sizes) == 1 else None
     rules = {d.split_by for d in own}
     by = rules.pop() if len(rules) == 1 else None
-    by = by if names == {name} or by in OLD_RULES else None  # older runs' own data may have been moved
+    by = (
+        by if names == {name} or by in OLD_RULES else None
+    )  # older runs' own data may have been moved
     return LabelledImages(name, split, root or (roots[0] if roots else None), size, by)
 
 
-def write_own_images(folder: Path, size: Size, channels: int, batch: int, run: Run | None) -> Images:
+def write_own_images(
+    folder: Path, size: Size, channels: int, batch: int, run: Run | None
+) -> Images:
     """`write_images` of the split that a run was validated on; where it cannot be read, synthetic ones."""
     if run is None:
         return write_images(folder, size, channels, batch, None)
@@ -68,11 +84,15 @@ def write_own_images(folder: Path, size: Size, channels: int, batch: int, run: R
         return write_images(folder, size, channels, batch, data)
     except FeathersegError:
         found = write_images(folder, size, channels, batch, None)
-        description = f"{found.description}, as {run.name}'s own {own.name} was not found (set --data-root)"
+        description = (
+            f"{found.description}, as {run.name}'s own {own.name} was not found (set --data-root)"
+        )
         return Images(found.files, description)
 
 
-def write_images(folder: Path, size: Size, channels: int, batch: int, data: SegmentationData | None) -> Images:
+def write_images(
+    folder: Path, size: Size, channels: int, batch: int, data: SegmentationData | None
+) -> Images:
     """Write max(LEAST, batch) images of (height, width), lossless: evenly spaced ones of `data`, else synthetic ones.
 
     Images of another size are resized, their ratio not kept; synthetic ones have other than three channels in grey.
@@ -83,7 +103,11 @@ def write_images(folder: Path, size: Size, channels: int, batch: int, data: Segm
     places = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist()
     resized = [_resized(source[i].image, size, channels) for i in places]
     files = [_write(pixels, folder / f"{number}.png") for number, pixels in enumerate(resized)]
-    of = f"{counted(len(files), 'image')} of {data.name}" if data else f"{counted(len(files), 'synthetic image')}"
+    of = (
+        f"{counted(len(files), 'image')} of {data.name}"
+        if data
+        else f"{counted(len(files), 'synthetic image')}"
+    )
     description = f"{of}{'' if data else ' (shapes val)'}, brought to {size_text(size)}"
     return Images(tuple(files[i % len(files)] for i in range(count)), description)
 
@@ -95,7 +119,9 @@ def _resized(image: np.ndarray, size: Size, channels: int) -> np.ndarray:
     if pixels.shape[1] != channels:
         pixels = pixels.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1)
     pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
-    return np.ascontiguousarray(pixels[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy())
+    return np.ascontiguousarray(
+        pixels[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
+    )
 
 
 def _write(pixels: np.ndarray, path: Path) -> Path:
@@ -104,6 +130,8 @@ def _write(pixels: np.ndarray, path: Path) -> Path:
         Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(path)
         return path
     path = path.with_suffix(".tif")
-    pages: Sequence[Image.Image] = [Image.fromarray(np.ascontiguousarray(page)) for page in np.moveaxis(pixels, 2, 0)]
+    pages: Sequence[Image.Image] = [
+        Image.fromarray(np.ascontiguousarray(page)) for page in np.moveaxis(pixels, 2, 0)
+    ]
     pages[0].save(path, save_all=True, append_images=pages[1:])
     return path

@@ -5,7 +5,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from featherseg.comparison.benchmark_charts import CHART_STYLE, latency_svg, roofline_svg, share, stage_keys, stages_svg
+from featherseg.comparison.benchmark_charts import (
+    CHART_STYLE,
+    latency_svg,
+    roofline_svg,
+    share,
+    stage_keys,
+    stages_svg,
+)
 from featherseg.comparison.benchmark_results import USUAL_STARTS, Benchmark
 from featherseg.comparison.builds import TORCH_BUILDS
 from featherseg.comparison.statistics import MOST_WAIT, NO_DIFFERENCE, summarise
@@ -16,7 +23,9 @@ from featherseg.reports.page import page_html, render
 def benchmark_html(benchmark: Benchmark) -> str:
     """The whole page."""
     names = ", ".join(model.name for model in benchmark.plan.models)
-    style = (resources.files("featherseg.comparison") / "benchmark_page.css").read_text(encoding="utf-8")
+    style = (resources.files("featherseg.comparison") / "benchmark_page.css").read_text(
+        encoding="utf-8"
+    )
     body = sections_html(benchmark, head=True)
     return page_html(f"{names} · featherseg benchmark", body, CHART_STYLE + style)
 
@@ -26,13 +35,17 @@ def sections_html(benchmark: Benchmark, *, head: bool = False) -> str:
     tables = []
     for table in (t for t in benchmark.tables if t.rows):
         charts = "".join(latency_svg(table, baseline) for baseline in benchmark.plan.baselines)
-        charts += f"<h3>From an image file to a mask file</h3>{stages_svg(table)}{stage_keys(table)}"
+        charts += (
+            f"<h3>From an image file to a mask file</h3>{stages_svg(table)}{stage_keys(table)}"
+        )
         for limits in benchmark.limits:
             if limits.threads == table.setting.threads:
                 charts += f"<h3>What the machine allows</h3>{roofline_svg(table.rows, limits)}"
                 break
         tables.append((table, Markup(charts)))
-    builds = dict.fromkeys(row.variant.build for t in benchmark.tables for row in t.rows if row.variant.build)
+    builds = dict.fromkeys(
+        row.variant.build for t in benchmark.tables for row in t.rows if row.variant.build
+    )
     facts = {**benchmark.machine, "load_average_at_end": benchmark.load_at_end}
     return render(
         "comparison/benchmark_page.html",
@@ -64,7 +77,9 @@ def cautions(benchmark: Benchmark) -> list[str]:
             "are affected less than times; repeat on an idle machine before quoting any."
         )
     if benchmark.plan.starts < USUAL_STARTS:
-        found.append(f"{benchmark.plan.starts} starts of each process: {USUAL_STARTS} or more are usual.")
+        found.append(
+            f"{benchmark.plan.starts} starts of each process: {USUAL_STARTS} or more are usual."
+        )
     return found
 
 

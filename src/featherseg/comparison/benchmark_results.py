@@ -9,7 +9,13 @@ import numpy as np
 from featherseg.comparison.builds import EAGER, TUNED, builds_for
 from featherseg.comparison.fidelity import Fidelity
 from featherseg.comparison.roofline import Limits, Work
-from featherseg.comparison.statistics import MIN_STARTS, MOST_WAIT, Speedup, run_queue_wait, summarise
+from featherseg.comparison.statistics import (
+    MIN_STARTS,
+    MOST_WAIT,
+    Speedup,
+    run_queue_wait,
+    summarise,
+)
 from featherseg.comparison.variants import BenchmarkModel, Variant, baseline_of, variants_of
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import default_threads, pick_device, usable_cores
@@ -209,7 +215,8 @@ class Benchmark:
                 "baselines": list(plan.baselines),
                 "starts": plan.starts,
                 "rounds": plan.starts * plan.rounds_each,
-                "labelled": plan.labelled and {"name": plan.labelled.name, "split": plan.labelled.split},
+                "labelled": plan.labelled
+                and {"name": plan.labelled.name, "split": plan.labelled.split},
             },
             "limits": [limits.as_json() for limits in self.limits],
             "tables": finite([_table_json(table) for table in self.tables]),
@@ -224,7 +231,11 @@ class Benchmark:
 
 
 def _table_json(table: Table) -> dict[str, Any]:
-    setting = {"size": list(table.setting.size), "batch": table.setting.batch, "threads": table.setting.threads}
+    setting = {
+        "size": list(table.setting.size),
+        "batch": table.setting.batch,
+        "threads": table.setting.threads,
+    }
     wait = {"run_queue_wait": table.run_queue_wait, "disturbed": table.disturbed}
     return {**setting, **wait, "rows": [_row_json(row, table.setting.batch) for row in table.rows]}
 
@@ -236,7 +247,12 @@ def _row_json(row: Row, batch: int) -> dict[str, Any]:
         "variant": row.variant.name,
         "model": row.variant.model.name,
         "precision": row.precision,
-        "forward_ms": {"p50": forward.p50, "p95": forward.p95, "min": forward.least, "iqr": forward.iqr},
+        "forward_ms": {
+            "p50": forward.p50,
+            "p95": forward.p95,
+            "min": forward.least,
+            "iqr": forward.iqr,
+        },
         "end_to_end_ms": {"p50": summarise(samples.end_to_end_ms).p50},
         "images_per_second": 1000 * batch / forward.p50,
         "speedup": {
@@ -248,7 +264,10 @@ def _row_json(row: Row, batch: int) -> dict[str, Any]:
         "macs": row.work.macs,
         "samples": {
             **{
-                clock: {stage: values.round(4).tolist() for stage, values in getattr(samples, clock).items()}
+                clock: {
+                    stage: values.round(4).tolist()
+                    for stage, values in getattr(samples, clock).items()
+                }
                 for clock in ("wall", "cpu", "queue")
             },
             "open_ms": samples.open_ms.tolist(),

@@ -77,7 +77,9 @@ class BuildRuntime:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> SegOutput:
         """Normalised float32 images (B, C, H, W) on `device` -> SegOutput; float32 stays float32 (no TF32)."""
-        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False)
+        exact = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=False, allow_tf32=False
+        )
         with autocast_off(self.device), exact:
             return self._forward(images.contiguous(memory_format=self._layout))
 
@@ -99,7 +101,10 @@ class GraphReplay:
         return out
 
     def _capture(self, images: Tensor) -> tuple[Any, Tensor, SegOutput]:
-        given, side = images.clone(memory_format=torch.preserve_format), torch.cuda.Stream(images.device)
+        given, side = (
+            images.clone(memory_format=torch.preserve_format),
+            torch.cuda.Stream(images.device),
+        )
         side.wait_stream(torch.cuda.current_stream(images.device))
         with torch.cuda.stream(side):
             for _ in range(GRAPH_WARM_UP):
@@ -117,7 +122,11 @@ def pointwise_by_onednn(model: SegmentationModel) -> SegmentationModel:
     On one thread torch hands them to its BLAS, which on some processors takes twice as long.
     """
     for layer in model.modules():
-        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.padding_mode == "zeros":
+        if (
+            isinstance(layer, nn.Conv2d)
+            and layer.kernel_size == (1, 1)
+            and layer.padding_mode == "zeros"
+        ):
             layer.forward = partial(_mkldnn_convolution, layer)  # type: ignore[method-assign]
     return model
 
@@ -146,7 +155,11 @@ def _compiled(model: SegmentationModel) -> Callable[[Tensor], SegOutput]:
 
 TORCH_BUILDS = {
     EAGER: TorchBuild(
-        "plain eager PyTorch, float32", _as_it_is, allocator=False, channels_last=False, usual_masks=True
+        "plain eager PyTorch, float32",
+        _as_it_is,
+        allocator=False,
+        channels_last=False,
+        usual_masks=True,
     ),
     "eager-1x1": TorchBuild(
         "plain eager, 1x1 convolutions by oneDNN as on several threads",
@@ -158,11 +171,21 @@ TORCH_BUILDS = {
         one_thread=True,
     ),
     TUNED: TorchBuild("eager, freed memory kept, channels-last", _as_it_is, usual_masks=True),
-    "ours-fp32": TorchBuild("featherseg.optimize, float32: what Predictor runs", partial(_ours, "fp32")),
-    "ours-bf16": TorchBuild("featherseg.optimize, bfloat16", partial(_ours, "bf16"), precision="bf16"),
-    "compiled": TorchBuild("torch.compile, channels-last", _compiled, usual_masks=True, devices=("cuda",)),
-    "ours-fp32-graph": TorchBuild("ours-fp32 as a CUDA graph", partial(_graph, "fp32"), devices=("cuda",)),
-    "ours-bf16-graph": TorchBuild("ours-bf16 as a CUDA graph", partial(_graph, "bf16"), "bf16", devices=("cuda",)),
+    "ours-fp32": TorchBuild(
+        "featherseg.optimize, float32: what Predictor runs", partial(_ours, "fp32")
+    ),
+    "ours-bf16": TorchBuild(
+        "featherseg.optimize, bfloat16", partial(_ours, "bf16"), precision="bf16"
+    ),
+    "compiled": TorchBuild(
+        "torch.compile, channels-last", _compiled, usual_masks=True, devices=("cuda",)
+    ),
+    "ours-fp32-graph": TorchBuild(
+        "ours-fp32 as a CUDA graph", partial(_graph, "fp32"), devices=("cuda",)
+    ),
+    "ours-bf16-graph": TorchBuild(
+        "ours-bf16 as a CUDA graph", partial(_graph, "bf16"), "bf16", devices=("cuda",)
+    ),
 }
 """Name -> build; the first is what every fidelity is measured against."""
 
@@ -170,5 +193,7 @@ TORCH_BUILDS = {
 def builds_for(device: str, threads: int) -> list[str]:
     """The names of TORCH_BUILDS that apply on a kind of device ("cpu", "cuda") with so many threads."""
     return [
-        n for n, build in TORCH_BUILDS.items() if device in build.devices and (threads == 1 or not build.one_thread)
+        n
+        for n, build in TORCH_BUILDS.items()
+        if device in build.devices and (threads == 1 or not build.one_thread)
     ]

@@ -24,13 +24,28 @@ from featherseg.data.cache.fingerprint import read_fingerprint
 from featherseg.hub import is_address
 from featherseg.inference.runtimes import Runtime, is_exported_file, open_runtime
 from featherseg.inference.runtimes.file_metadata import FileRuntime
-from featherseg.runs.run import DATA, EXPORTS, WEIGHTS, Run, build_model, find_run, load_run, open_run
+from featherseg.runs.run import (
+    DATA,
+    EXPORTS,
+    WEIGHTS,
+    Run,
+    build_model,
+    find_run,
+    load_run,
+    open_run,
+)
 
 NOT_RECORDED = "initialisation not recorded"
 MOST_SETTINGS = 2
 """More settings than these do not name a model."""
 
-FREE = {"train.seed", "train.device", "train.checkpoint_seconds", "train.loggers", "train.rank_seconds"}
+FREE = {
+    "train.seed",
+    "train.device",
+    "train.checkpoint_seconds",
+    "train.loggers",
+    "train.rank_seconds",
+}
 FREE |= {"data.root", "data.workers"}
 """Settings in which runs of one model may differ."""
 
@@ -70,7 +85,9 @@ class Candidate:
             return None
 
 
-def open_candidates(runs: Sequence[str | Run], device: str = "cpu", *, trust: bool = False) -> list[Candidate]:
+def open_candidates(
+    runs: Sequence[str | Run], device: str = "cpu", *, trust: bool = False
+) -> list[Candidate]:
     """Open every file that is named; runs that are open already stay so, with models of one's own.
 
     trust: open .pt2 files, which run the code that they contain.
@@ -79,7 +96,9 @@ def open_candidates(runs: Sequence[str | Run], device: str = "cpu", *, trust: bo
     """
     names = [str(run.path) if isinstance(run, Run) else run for run in runs]
     paths = [str(Path(name).resolve()) for name in names]
-    if doubled := sorted({name for name, path in zip(names, paths, strict=True) if paths.count(path) > 1}):
+    if doubled := sorted(
+        {name for name, path in zip(names, paths, strict=True) if paths.count(path) > 1}
+    ):
         raise ConfigError(f"{doubled[0]} is named twice: expected every run or file once.")
     if len(names) < 2:
         raise ConfigError(f"{len(names)} to compare: name two runs or exported files, or more.")
@@ -106,7 +125,9 @@ def seeds_of(files: Sequence[Candidate]) -> int:
     return len({one.seed for one in files})
 
 
-def cautions(candidates: Sequence[Candidate], seen: Mapping[Path, Mapping[str, str]], images: int) -> list[str]:
+def cautions(
+    candidates: Sequence[Candidate], seen: Mapping[Path, Mapping[str, str]], images: int
+) -> list[str]:
     """What a reader of the scores has to know: runs that are not finished, or were trained on some of these images.
 
     seen holds these by the run's path (`reports.record.learned_from`); exported files do not record them.
@@ -115,18 +136,26 @@ def cautions(candidates: Sequence[Candidate], seen: Mapping[Path, Mapping[str, s
     found = [f"{one.name} is not finished: {one.run.how_far}" for one in unfinished if one.run]
     for one in candidates:
         if learned := seen.get(one.path):
-            found.append(f"{one.name} was trained on {len(learned)} of these {counted(images, 'image')}")
+            found.append(
+                f"{one.name} was trained on {len(learned)} of these {counted(images, 'image')}"
+            )
     for files in by_model(candidates).values():
         if (seeds := seeds_of(files)) < len(files):
-            found.append(f"the {len(files)} runs of {files[0].label} have only {counted(seeds, 'seed')}: so many count")
+            found.append(
+                f"the {len(files)} runs of {files[0].label} have only {counted(seeds, 'seed')}: so many count"
+            )
     return found
 
 
 def trained_unlike(candidates: Sequence[Candidate]) -> tuple[str, ...]:
     """The recorded settings of the training, without those of the model itself, in which these differ."""
     settings = [_settings(one.run) for one in candidates if one.run]
-    names = {name for values in settings for name in values if name.split(".")[0] not in NOT_OF_TRAINING}
-    return tuple(sorted(name for name in names if len({repr(values.get(name)) for values in settings}) > 1))
+    names = {
+        name for values in settings for name in values if name.split(".")[0] not in NOT_OF_TRAINING
+    }
+    return tuple(
+        sorted(name for name in names if len({repr(values.get(name)) for values in settings}) > 1)
+    )
 
 
 @dataclass(frozen=True)
@@ -157,14 +186,24 @@ def _settings(run: Run, known: dict[Path, str] | None = None) -> dict[str, Any]:
     """
     known = {} if known is None else known
     tables = run.recipe.model_dump(mode="json")
-    flat = {f"{table}.{key}": value for table, rows in tables.items() for key, value in (rows or {}).items()}
-    flat["data.split_by"] = flat["data.split_by"] or "hash"  # both where nothing is split by share: now, and before
+    flat = {
+        f"{table}.{key}": value
+        for table, rows in tables.items()
+        for key, value in (rows or {}).items()
+    }
+    flat["data.split_by"] = (
+        flat["data.split_by"] or "hash"
+    )  # both where nothing is split by share: now, and before
     flat["teacher.runs"] = [_teaching(path, known) for path in flat["teacher.runs"]]
-    if fingerprint := read_fingerprint(run.path / DATA):  # then a folder need not be told by where it lay
+    if fingerprint := read_fingerprint(
+        run.path / DATA
+    ):  # then a folder need not be told by where it lay
         flat["data.images"] = fingerprint.learned
         for key in ("data.name", "teacher.unlabelled"):
             flat[key] = Path(flat[key]).name if os.path.isabs(flat[key] or "") else flat[key]
-    found = FREE | set(run.info.found or ())  # what training found itself: of equal settings, or of the machine
+    found = FREE | set(
+        run.info.found or ()
+    )  # what training found itself: of equal settings, or of the machine
     if run.recipe.train.minutes:
         found |= {"train.steps", "train.validations", "train.validate_every"}
     return {name: value for name, value in flat.items() if name not in found}
@@ -186,7 +225,9 @@ def _teaching(path: str, known: dict[Path, str]) -> str:
     if folder not in known:
         known[folder] = path
         training = json.dumps([_settings(run, known), run.info.loaded], sort_keys=True)
-        known[folder] = f"{run.recipe.model.name} ({hashlib.sha256(training.encode()).hexdigest()[:6]})"
+        known[folder] = (
+            f"{run.recipe.model.name} ({hashlib.sha256(training.encode()).hexdigest()[:6]})"
+        )
     return known[folder]
 
 
@@ -196,7 +237,9 @@ def _labels(opened: Sequence[_Opened]) -> dict[str, str]:
     An exported file is called by its path, as far as it takes.
     """
     firsts = {one.model: one for one in reversed(opened)}
-    tails = dict(zip(firsts, short_names([one.path for one in firsts.values()], skip=EXPORTS), strict=True))
+    tails = dict(
+        zip(firsts, short_names([one.path for one in firsts.values()], skip=EXPORTS), strict=True)
+    )
     of_model: dict[str, dict[str, Run]] = {}  # model -> model -> its first run
     for key, one in firsts.items():
         if one.run:
@@ -212,9 +255,16 @@ def _settings_apart(runs: dict[str, Run]) -> dict[str, str]:
     """The settings in which trainings of one model differ, as text; none where these are many, or do not differ."""
     settings = {key: _settings(run) for key, run in runs.items()}
     names = sorted({name for values in settings.values() for name in values})
-    differing = [name for name in names if len({repr(values.get(name)) for values in settings.values()}) > 1]
-    texts = {key: ", ".join(f"{name}={values.get(name)}" for name in differing) for key, values in settings.items()}
-    return texts if len(differing) <= MOST_SETTINGS and len(set(texts.values())) == len(runs) else {}
+    differing = [
+        name for name in names if len({repr(values.get(name)) for values in settings.values()}) > 1
+    ]
+    texts = {
+        key: ", ".join(f"{name}={values.get(name)}" for name in differing)
+        for key, values in settings.items()
+    }
+    return (
+        texts if len(differing) <= MOST_SETTINGS and len(set(texts.values())) == len(runs) else {}
+    )
 
 
 def _refuse_copies(candidates: Sequence[Candidate]) -> None:

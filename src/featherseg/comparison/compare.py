@@ -12,8 +12,21 @@ from typing import Any
 import numpy as np
 
 from featherseg.comparison.benchmark_images import labelled_set
-from featherseg.comparison.candidates import Candidate, by_model, cautions, open_candidates, seeds_of, trained_unlike
-from featherseg.comparison.compare_results import Budgets, CandidateResult, Comparison, FilePairs, Ranking
+from featherseg.comparison.candidates import (
+    Candidate,
+    by_model,
+    cautions,
+    open_candidates,
+    seeds_of,
+    trained_unlike,
+)
+from featherseg.comparison.compare_results import (
+    Budgets,
+    CandidateResult,
+    Comparison,
+    FilePairs,
+    Ranking,
+)
 from featherseg.comparison.latency import Latency, time_side_by_side
 from featherseg.core.config import with_given
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError
@@ -23,12 +36,24 @@ from featherseg.core.wording import SELECTED, counted
 from featherseg.data import LabelledImages
 from featherseg.data.cache.fingerprint import TEST, groups_of, read_fingerprint
 from featherseg.data.datasets.statistics import refuse_unlabelled, typical_size
-from featherseg.evaluation.bootstrap import MIN_RUNS, Difference, compare_files, compare_models, too_few_runs
+from featherseg.evaluation.bootstrap import (
+    MIN_RUNS,
+    Difference,
+    compare_files,
+    compare_models,
+    too_few_runs,
+)
 from featherseg.evaluation.clusters import MIN_CLUSTERS, MIN_IMAGES, Sequences, clusters_of
 from featherseg.evaluation.scoring import Scores, check_classes, evaluate
 from featherseg.inference.settings import InferenceSettings, check_panoptic, own_settings
 from featherseg.layers.resize import resize_factor, scaled_size
-from featherseg.reports.record import check_recordable, learned_from, log_evaluation, refuse_as_test, times_scored
+from featherseg.reports.record import (
+    check_recordable,
+    learned_from,
+    log_evaluation,
+    refuse_as_test,
+    times_scored,
+)
 from featherseg.runs.run import DATA, Run, not_a_run
 
 MOST_FILES = 12
@@ -81,18 +106,28 @@ def compare(
     progress = progress_or_bar(progress)
     size = None if size is None else as_size("size", size)
     if isinstance(runs, str | Path):
-        raise ConfigError(f"expected a list of runs, such as [{str(runs)!r}, ...], found {str(runs)!r} alone.")
+        raise ConfigError(
+            f"expected a list of runs, such as [{str(runs)!r}, ...], found {str(runs)!r} alone."
+        )
     if others := [run for run in runs if not isinstance(run, Run | str | Path)]:
         raise not_a_run(others[0])
-    candidates = open_candidates([run if isinstance(run, Run) else str(run) for run in runs], device, trust=trust)
+    candidates = open_candidates(
+        [run if isinstance(run, Run) else str(run) for run in runs], device, trust=trust
+    )
 
     # Everything that can be refused is, before anything is scored
-    if costs and (unopenable := [one.name for one in candidates if one.run and "model" in one.run.info.objects]):
+    if costs and (
+        unopenable := [
+            one.name for one in candidates if one.run and "model" in one.run.info.objects
+        ]
+    ):
         raise ConfigError(
             f"{unopenable[0]} is of a model of one's own, which processes that are timed cannot open: pass costs=False."
         )
     labelled, images = _open_images(candidates, data, data_root, split)
-    refuse_unlabelled(images, labelled.split, "so nothing can be scored on it. Name another split with --split.")
+    refuse_unlabelled(
+        images, labelled.split, "so nothing can be scored on it. Name another split with --split."
+    )
     recorded = {one.path: one.run for one in candidates if one.run and not one.run.read_only}
     for one in candidates:
         check_classes(one.runtime, images)
@@ -104,13 +139,22 @@ def compare(
             refuse_as_test(one.run, seen[one.path], images, labelled.split)
     of = f"{images.name} {labelled.split}"
     known = {one.name: read_fingerprint(one.run.path / DATA) for one in candidates if one.run}
-    doubts = [f"{name}: {told}" for name, row in known.items() if row for told in row.doubts(images, of)]
-    settings = {one.path: with_given(own_settings(one.runtime), inference, "inference") for one in candidates}
+    doubts = [
+        f"{name}: {told}" for name, row in known.items() if row for told in row.doubts(images, of)
+    ]
+    settings = {
+        one.path: with_given(own_settings(one.runtime), inference, "inference")
+        for one in candidates
+    }
     for one in candidates:
         if one.runtime.panoptic and images[0].instances is not None:
             check_panoptic(settings[one.path])
     otherwise = list(
-        dict.fromkeys(str(settings[one.path]) for one in candidates if settings[one.path] != own_settings(one.runtime))
+        dict.fromkeys(
+            str(settings[one.path])
+            for one in candidates
+            if settings[one.path] != own_settings(one.runtime)
+        )
     )
     if otherwise and budgets != Budgets():
         raise ConfigError(
@@ -125,9 +169,13 @@ def compare(
     firsts = [files[0] for files in models.values()]
     timing = None
     if costs:
-        labels, paths, runtimes = zip(*((one.label, one.path, one.runtime) for one in firsts), strict=True)
+        labels, paths, runtimes = zip(
+            *((one.label, one.path, one.runtime) for one in firsts), strict=True
+        )
         timing = time_side_by_side(labels, paths, runtimes, size, progress)
-    latencies = {one.model: timing.latency(place) for place, one in enumerate(firsts)} if timing else {}
+    latencies = (
+        {one.model: timing.latency(place) for place, one in enumerate(firsts)} if timing else {}
+    )
 
     # Scores of every file on every image; when all are there, a line in the record of every run
     scores = {one.path: _score(one, images, settings[one.path], progress) for one in candidates}
@@ -138,17 +186,23 @@ def compare(
     # Which differences the figures show: of models where their runs suffice, else of these files
     clusters = clusters_of(images.keys, groups_of(images))
     results = {
-        key: _result(files, [scores[one.path] for one in files], latencies.get(key, Latency()), size)
+        key: _result(
+            files, [scores[one.path] for one in files], latencies.get(key, Latency()), size
+        )
         for key, files in models.items()
     }
     rankings = _rankings(models, scores, results, clusters)
     by_file = bool(too_few_runs([s.seeds for s in results.values()]))
-    pairs = _pairs(candidates, scores, clusters) if by_file and len(candidates) <= MOST_FILES else None
+    pairs = (
+        _pairs(candidates, scores, clusters) if by_file and len(candidates) <= MOST_FILES else None
+    )
 
     # What limits these figures, in sentences
     found = [*cautions(candidates, seen, len(images)), *doubts]
     if selected := any(chosen.values()):
-        found.append(f"{SELECTED}: what is chosen here scores less on unseen ones; --split test is for the last look")
+        found.append(
+            f"{SELECTED}: what is chosen here scores less on unseen ones; --split test is for the last look"
+        )
     elif looks := [
         f"{one.name} {times_scored(recorded[one.path], TEST, images.name)}"
         for one in candidates
@@ -162,10 +216,16 @@ def compare(
         )
     if costs and otherwise:
         asked = "; ".join(otherwise)
-        found.append(f"latency, MACs and memory are those of one pass at each model's own size, not of {asked}")
+        found.append(
+            f"latency, MACs and memory are those of one pass at each model's own size, not of {asked}"
+        )
     if by_file and pairs is None:
-        found.append(f"{len(candidates)} files are not compared pair by pair: name {MOST_FILES} or fewer for that")
-    differences = [d for one in (*rankings, pairs) if one for d in (*one.differences, *one.pq_differences)]
+        found.append(
+            f"{len(candidates)} files are not compared pair by pair: name {MOST_FILES} or fewer for that"
+        )
+    differences = [
+        d for one in (*rankings, pairs) if one for d in (*one.differences, *one.pq_differences)
+    ]
     if few := sum(d.miou.few for d in differences):
         found.append(
             f"of {counted(len(differences), 'difference')}, on fewer than {MIN_CLUSTERS} clusters of images, too few "
@@ -189,21 +249,31 @@ def compare(
 
 
 def _open_images(
-    candidates: Sequence[Candidate], data: str | SegmentationData | None, root: Path | None, split: str | None
+    candidates: Sequence[Candidate],
+    data: str | SegmentationData | None,
+    root: Path | None,
+    split: str | None,
 ) -> tuple[LabelledImages, SegmentationData]:
     """What they are scored on, by name and opened. Raises what `labelled_set` and `open_dataset` do, ConfigError."""
     if isinstance(data, str | None):
-        labelled = labelled_set([one.run.recipe.data for one in candidates if one.run], data, root, split)
+        labelled = labelled_set(
+            [one.run.recipe.data for one in candidates if one.run], data, root, split
+        )
         return labelled, labelled.open()
     if root is not None:
-        raise ConfigError("data_root would have no effect: a dataset of one's own knows where it lies.")
+        raise ConfigError(
+            "data_root would have no effect: a dataset of one's own knows where it lies."
+        )
     return LabelledImages(data.name, split or "val"), data
 
 
 def _by_seed(files: Sequence[Candidate], values: Sequence[np.ndarray]) -> np.ndarray:
     """(m, ...) of m seeds: runs of one seed are no further trainings, so that their mean stands for them."""
     seeds = [one.seed for one in files]
-    of = {seed: [value for value, own in zip(values, seeds, strict=True) if own == seed] for seed in seeds}
+    of = {
+        seed: [value for value, own in zip(values, seeds, strict=True) if own == seed]
+        for seed in seeds
+    }
     return np.stack([np.mean(same, axis=0) if len(same) > 1 else same[0] for same in of.values()])
 
 
@@ -212,7 +282,9 @@ def _kept_by(run: Run | None, labelled: LabelledImages) -> bool:
     return bool(run and labelled.is_of(run.recipe.data.name) and run.selected_on(labelled.split))
 
 
-def _score(one: Candidate, data: SegmentationData, inference: InferenceSettings, progress: Progress) -> Scores:
+def _score(
+    one: Candidate, data: SegmentationData, inference: InferenceSettings, progress: Progress
+) -> Scores:
     def named(doing: str, done: int, of: int | None) -> None:
         progress(f"{doing} {one.name}", done, of)
 
@@ -224,7 +296,9 @@ def _score(one: Candidate, data: SegmentationData, inference: InferenceSettings,
         raise RunError(f"{one.name} could not be scored: {error}") from None
 
 
-def _result(files: Sequence[Candidate], scores: Sequence[Scores], latency: Latency, size: Size) -> CandidateResult:
+def _result(
+    files: Sequence[Candidate], scores: Sequence[Scores], latency: Latency, size: Size
+) -> CandidateResult:
     first, pq = files[0], [np.array(s.panoptic["pq"]) for s in scores if s.panoptic]
     cost = first.cost(scaled_size(size, resize_factor(size, first.runtime.test_resize)))
     return CandidateResult(
@@ -248,11 +322,17 @@ def _rankings(
     clusters: Sequences,
 ) -> tuple[Ranking, ...]:
     """A ranking of every initialisation, in the order in which they were named."""
-    counts = {key: _by_seed(files, [scores[one.path].counts for one in files]) for key, files in models.items()}
+    counts = {
+        key: _by_seed(files, [scores[one.path].counts for one in files])
+        for key, files in models.items()
+    }
     of_objects = {
         key: _by_seed(files, found)
         for key, files in models.items()
-        if len(found := [own for one in files if (own := scores[one.path].panoptic_counts) is not None]) == len(files)
+        if len(
+            found := [own for one in files if (own := scores[one.path].panoptic_counts) is not None]
+        )
+        == len(files)
     }
     firsts = [files[0] for files in models.values()]
     return tuple(
@@ -280,7 +360,9 @@ def _rank(
         reason = too_few_runs([s.seeds for s in ranked])
     else:
         found = compare_models([counts[order[place]] for place in known], clusters)
-        objects = [of_objects.get(key) if place in known else None for place, key in enumerate(order)]
+        objects = [
+            of_objects.get(key) if place in known else None for place, key in enumerate(order)
+        ]
         by_pq = _known(objects, compare_models, clusters)
     return Ranking(
         init=firsts[0].init,
@@ -293,7 +375,9 @@ def _rank(
     )
 
 
-def _pairs(candidates: Sequence[Candidate], scores: Mapping[Path, Scores], clusters: Sequences) -> FilePairs:
+def _pairs(
+    candidates: Sequence[Candidate], scores: Mapping[Path, Scores], clusters: Sequences
+) -> FilePairs:
     """Differences of these files, two by two, which say nothing of their models."""
     own = [scores[one.path] for one in candidates]
     differences = compare_files([one.counts for one in own], clusters)
@@ -308,5 +392,7 @@ def _known(
 ) -> tuple[Difference, ...]:
     """Differences among those with counts, by their places in the whole list; none of fewer than two."""
     places = [place for place, one in enumerate(counts) if one is not None]
-    found = compared([one for one in counts if one is not None], clusters) if len(places) > 1 else ()
+    found = (
+        compared([one for one in counts if one is not None], clusters) if len(places) > 1 else ()
+    )
     return tuple(replace(d, first=places[d.first], second=places[d.second]) for d in found)

@@ -27,8 +27,12 @@ FIGURES: dict[str, Callable[[CandidateResult], str]] = {
 def comparison_html(comparison: Comparison) -> str:
     """The whole page."""
     names = ", ".join(s.name for r in comparison.rankings for s in r.results)
-    style = (resources.files("featherseg.comparison") / "compare_page.css").read_text(encoding="utf-8")
-    return page_html(f"{names} · featherseg comparison", sections_html(comparison, head=True), style)
+    style = (resources.files("featherseg.comparison") / "compare_page.css").read_text(
+        encoding="utf-8"
+    )
+    return page_html(
+        f"{names} · featherseg comparison", sections_html(comparison, head=True), style
+    )
 
 
 def sections_html(comparison: Comparison, *, head: bool = False) -> str:
@@ -40,8 +44,12 @@ def sections_html(comparison: Comparison, *, head: bool = False) -> str:
         for quantity, points, budget in comparison.budgets.fronts(ranking):
             if len(points) > 1:
                 chosen = picks[quantity].point if quantity in picks else None
-                charts += front_svg(points, quantity, picked=chosen.name if chosen else "", budget=budget)
-        columns = {heading: [figure(s) for s in ranking.results] for heading, figure in FIGURES.items()}
+                charts += front_svg(
+                    points, quantity, picked=chosen.name if chosen else "", budget=budget
+                )
+        columns = {
+            heading: [figure(s) for s in ranking.results] for heading, figure in FIGURES.items()
+        }
         measured = {heading: cells for heading, cells in columns.items() if any(cells)}
         rankings.append((ranking, measured, Markup(charts), list(picks.values())))
     return render(

@@ -40,7 +40,11 @@ class CandidateResult:
     def class_iou(self) -> np.ndarray:
         """IoU of each class, (K,): the mean of the seeds in which it is known, NaN where it is in none."""
         known = ~np.isnan(self.iou)
-        return np.where(known.any(axis=0), np.where(known, self.iou, 0).sum(axis=0) / known.sum(axis=0).clip(1), np.nan)
+        return np.where(
+            known.any(axis=0),
+            np.where(known, self.iou, 0).sum(axis=0) / known.sum(axis=0).clip(1),
+            np.nan,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; mIoU and IoU as fractions, null where nothing was measured."""
@@ -85,11 +89,15 @@ class Ranking:
 
     def pq_verdict(self) -> str:
         """`by PQ: a 54.53 %, b 50.10 %; a is better than every other` where that is shown; no full stop."""
-        order = ", ".join(f"{s.name} {100 * float(s.pq.mean()):.2f} %" for s in self.by_pq if s.pq is not None)
+        order = ", ".join(
+            f"{s.name} {100 * float(s.pq.mean()):.2f} %" for s in self.by_pq if s.pq is not None
+        )
         first = best(self.pq_differences)
         shown = "no model is shown to be" if first is None else f"{self.results[first].name} is"
         seeds = " with three seeds" if any(s.name in self.left_out for s in self.by_pq) else ""
-        return f"by PQ: {order}" + (f"; {shown} better than every other{seeds}" if len(self.by_pq) > 1 else "")
+        return f"by PQ: {order}" + (
+            f"; {shown} better than every other{seeds}" if len(self.by_pq) > 1 else ""
+        )
 
     @property
     def best(self) -> CandidateResult | None:
@@ -101,7 +109,11 @@ class Ranking:
     def undecided(self) -> set[frozenset[str]]:
         """Pairs of names that were compared, and between which no difference is shown."""
         names = [s.name for s in self.results]
-        return {frozenset((names[d.first], names[d.second])) for d in self.differences if d.better is None}
+        return {
+            frozenset((names[d.first], names[d.second]))
+            for d in self.differences
+            if d.better is None
+        }
 
     @property
     def title(self) -> str:
@@ -114,15 +126,25 @@ class Ranking:
         """What the figures show of the list as a whole; no full stop."""
         if self.reason:
             return self.reason
-        others = "every other model with three seeds" if self.left_out else "every other model of this list"
+        others = (
+            "every other model with three seeds"
+            if self.left_out
+            else "every other model of this list"
+        )
         if self.best is None:
             return f"no model is shown to be better than {others}"
-        return f"{self.best.name}{', as trained here,' if self.unlike else ''} is better than {others}"
+        return (
+            f"{self.best.name}{', as trained here,' if self.unlike else ''} is better than {others}"
+        )
 
     def as_dict(self, budgets: "Budgets") -> dict[str, Any]:
         """Plain values, the model for each budget among them."""
         names = [s.name for s in self.results]
-        fronts = {q.name: [p.name for p in pareto_front(points)] for q, points, _ in budgets.fronts(self) if points}
+        fronts = {
+            q.name: [p.name for p in pareto_front(points)]
+            for q, points, _ in budgets.fronts(self)
+            if points
+        }
         return {
             "init": self.init,
             "models": [s.as_dict() for s in self.results],
@@ -163,7 +185,9 @@ class Budgets:
             if value is not None and not value > 0:
                 raise ConfigError(f"{flag} {value:g}: expected a number above 0.")
             if value is not None and not costs:
-                raise ConfigError(f"{flag} needs time and memory to be measured: leave out --no-costs.")
+                raise ConfigError(
+                    f"{flag} needs time and memory to be measured: leave out --no-costs."
+                )
 
     def fronts(self, ranking: Ranking) -> list[tuple[Quantity, list[Point], float | None]]:
         """What is paid, the models by it, and the budget for it."""
@@ -221,9 +245,16 @@ class Comparison:
             "cautions": list(self.cautions),
             "rankings": [ranking.as_dict(self.budgets) for ranking in self.rankings],
             "files": [_difference(d, files.names) for d in files.differences] if files else None,
-            "pq_files": [_difference(d, files.names, "pq") for d in files.pq_differences] if files else None,
+            "pq_files": [_difference(d, files.names, "pq") for d in files.pq_differences]
+            if files
+            else None,
             "latency_ratios": [
-                {"first": names[r.first], "second": names[r.second], "ratio": [r.value, r.low, r.high]} for r in ratios
+                {
+                    "first": names[r.first],
+                    "second": names[r.second],
+                    "ratio": [r.value, r.low, r.high],
+                }
+                for r in ratios
             ],
         }
 

@@ -53,5 +53,7 @@ def with_miou(found: Fidelity, reference: Scored, own: Scored, data: Segmentatio
     """The same with its mIoU, and the difference with its 95 % interval over sequences or blocks of images."""
     if own is reference or (own.counts == reference.counts).all():
         return replace(found, miou=own.miou, miou_difference=Interval(0.0, 0.0, 0.0))
-    (difference,) = compare_files([own.counts, reference.counts], clusters_of(data.keys, groups_of(data)))
+    (difference,) = compare_files(
+        [own.counts, reference.counts], clusters_of(data.keys, groups_of(data))
+    )
     return replace(found, miou=own.miou, miou_difference=difference.miou)

@@ -90,13 +90,18 @@ class SideBySide:
     def latency(self, place: int) -> Latency:
         """Of one model."""
         p50, p95 = np.percentile(self.times_ms[place], [50, 95]).tolist()
-        memory = (None if np.isnan(mib[place]) else float(mib[place]) for mib in (self.process_mib, self.gpu_mib))
+        memory = (
+            None if np.isnan(mib[place]) else float(mib[place])
+            for mib in (self.process_mib, self.gpu_mib)
+        )
         return Latency(p50, p95, *memory)
 
     def ratios(self) -> list[Ratio]:
         """Every pair of models, the level of the intervals divided among them (Bonferroni)."""
         pairs = list(combinations(range(len(self.names)), 2))
-        found = [(a, b, speedup(self.times_ms[a], self.times_ms[b], pairs=len(pairs))) for a, b in pairs]
+        found = [
+            (a, b, speedup(self.times_ms[a], self.times_ms[b], pairs=len(pairs))) for a, b in pairs
+        ]
         return [Ratio(a, b, s.value, s.low, s.high) for a, b, s in found]
 
 
@@ -115,12 +120,23 @@ def time_side_by_side(
     a size below 1, RunError with the message of a model that could not be run.
     """
     if min(size) < 1:
-        raise ConfigError(f"size = {size_text(size)}: expected a height and a width of at least 1 pixel.")
+        raise ConfigError(
+            f"size = {size_text(size)}: expected a height and a width of at least 1 pixel."
+        )
     threads, starts = default_threads(), []
     with TemporaryDirectory(prefix="featherseg-side-by-side-") as folder:
-        images = [write_images(Path(folder, str(c)), size, c, 1, None).files[0] for c in (r.channels for r in runtimes)]
+        images = [
+            write_images(Path(folder, str(c)), size, c, 1, None).files[0]
+            for c in (r.channels for r in runtimes)
+        ]
         orders = [
-            {"source": "", "build": None, "file": str(path), "device": str(runtime.device), "threads": threads}
+            {
+                "source": "",
+                "build": None,
+                "file": str(path),
+                "device": str(runtime.device),
+                "threads": threads,
+            }
             for path, runtime in zip(paths, runtimes, strict=True)
         ]
         for start in range(STARTS):
@@ -130,7 +146,12 @@ def time_side_by_side(
                 starts.append(_take_turns(processes, start, progress))
     times, process_mib, gpu_mib = (np.stack(part, axis=1) for part in zip(*starts, strict=True))
     return SideBySide(
-        tuple(names), size, describe_device(runtimes), times, process_mib.max(axis=1), gpu_mib.max(axis=1)
+        tuple(names),
+        size,
+        describe_device(runtimes),
+        times,
+        process_mib.max(axis=1),
+        gpu_mib.max(axis=1),
     )
 
 
@@ -140,7 +161,9 @@ def describe_device(runtimes: Sequence[Runtime]) -> str:
     return f"{' and '.join(devices)}, {usable_cores()} cores; {counted(default_threads(), 'thread')} each"
 
 
-def _prepare(processes: Sequence[Process], orders: Sequence[dict[str, Any]], images: Sequence[Path]) -> None:
+def _prepare(
+    processes: Sequence[Process], orders: Sequence[dict[str, Any]], images: Sequence[Path]
+) -> None:
     """Open every model, all at the same time, then warm them up, one after the other."""
     for process, order in zip(processes, orders, strict=True):
         with _named(process):
@@ -165,7 +188,9 @@ def _take_turns(
         if progress:
             progress("time and memory", start * ROUNDS + turn + 1, STARTS * ROUNDS)
     memory = [process.request("memory") for process in processes]
-    peaks = np.array([[m[kind] for m in memory] for kind in ("process_mib", "gpu_mib")], dtype=float)  # None -> NaN
+    peaks = np.array(
+        [[m[kind] for m in memory] for kind in ("process_mib", "gpu_mib")], dtype=float
+    )  # None -> NaN
     return times, peaks[0], peaks[1]
 
 

@@ -70,7 +70,11 @@ class Timed(NamedTuple):
 
 
 def time_operators(
-    name: str, sizes: Sequence[Size] = (), batches: Sequence[int] = (), threads: Sequence[int] = (), passes: int = 10
+    name: str,
+    sizes: Sequence[Size] = (),
+    batches: Sequence[int] = (),
+    threads: Sequence[int] = (),
+    passes: int = 10,
 ) -> list[OperatorTimes]:
     """Time every operator of a graph, on the CPU, as its runtime runs it, on images of random values.
 
@@ -99,7 +103,9 @@ def time_operators(
             (model,) = find_models([name])
             path, own, label = _onnx_of(model, Path(folder)), model.size, model.name
         if path.suffix not in PROFILES:
-            raise ConfigError(f"{path.name}: operators are timed of {' and '.join(PROFILES)} files.")
+            raise ConfigError(
+                f"{path.name}: operators are timed of {' and '.join(PROFILES)} files."
+            )
         of_runtime, open_file, profile = PROFILES[path.suffix]
         runtime = open_file(path, "cpu")  # what is wrong with the file is said here
         found = []
@@ -112,7 +118,11 @@ def time_operators(
                     images = rng.normal(size=(batch, runtime.channels, *seen)).astype(np.float32)
                 for number in threads or [torch.get_num_threads()]:
                     timed = profile(path, runtime, images, number, passes, Path(folder))
-                    found.append(_summed(OperatorTimes(label, of_runtime, size, batch, number), timed, passes))
+                    found.append(
+                        _summed(
+                            OperatorTimes(label, of_runtime, size, batch, number), timed, passes
+                        )
+                    )
     return found
 
 
@@ -124,7 +134,9 @@ def _onnx_of(model: BenchmarkModel, folder: Path) -> Path:
     if model.run:
         shipped = model.run.path / EXPORTS / "model.onnx"
         return shipped if shipped.is_file() else export(model.run, path=folder / "model.onnx").path
-    return export(perturb(models.build(model.name, CATALOGUE_CLASSES)), path=folder / "model.onnx").path
+    return export(
+        perturb(models.build(model.name, CATALOGUE_CLASSES)), path=folder / "model.onnx"
+    ).path
 
 
 def _profile_onnx(
@@ -137,8 +149,12 @@ def _profile_onnx(
         session.run(None, {name: images})
     events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     suffix = "_kernel_time"
-    nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith(suffix)]
-    timed = [Timed(e["args"]["op_name"], e["name"].removesuffix(suffix), e["dur"] / 1000) for e in nodes]
+    nodes = [
+        event for event in events if event.get("cat") == "Node" and event["name"].endswith(suffix)
+    ]
+    timed = [
+        Timed(e["args"]["op_name"], e["name"].removesuffix(suffix), e["dur"] / 1000) for e in nodes
+    ]
     return timed[len(timed) // (WARM_UP + passes) * WARM_UP :]
 
 
@@ -155,7 +171,8 @@ def _profile_openvino(
         request.infer([images])
         if number >= WARM_UP:
             timed += [
-                Timed(p.node_type, p.node_name, p.real_time.total_seconds() * 1000) for p in request.profiling_info
+                Timed(p.node_type, p.node_name, p.real_time.total_seconds() * 1000)
+                for p in request.profiling_info
             ]
     return timed
 
@@ -186,6 +203,8 @@ def _summed(of: OperatorTimes, timed: Iterable[Timed], passes: int) -> OperatorT
         ms = sum(ms for _, ms in nodes.values())
         slowest = max(nodes, key=lambda node: nodes[node][1] / nodes[node][0])
         each = nodes[slowest][1] / nodes[slowest][0]
-        operators.append(Operator(kind, sum(n for n, _ in nodes.values()), ms, ms / total, slowest, each))
+        operators.append(
+            Operator(kind, sum(n for n, _ in nodes.values()), ms, ms / total, slowest, each)
+        )
     operators.sort(key=lambda operator: -operator.ms)
     return replace(of, ms=total, operators=tuple(operators))

@@ -7,7 +7,19 @@ from itertools import pairwise
 
 from featherseg.core.wording import counted
 from featherseg.reports.charts import STYLE, Plot, short, ticks
-from featherseg.reports.labels import AREA, BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Mark, anchor, leader, place_labels
+from featherseg.reports.labels import (
+    AREA,
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Mark,
+    anchor,
+    leader,
+    place_labels,
+)
 
 LONGEST = 32  # letters of a name that are shown; the whole name stands in the mark's title
 ROOM = 5.0  # points of mIoU to either side where all models have about the same
@@ -58,11 +70,18 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
     def beats(a: Point, b: Point) -> bool:
         return a.cost <= b.cost and a.miou >= b.miou and (a.cost, a.miou) != (b.cost, b.miou)
 
-    return sorted((p for p in points if not any(beats(other, p) for other in points)), key=lambda p: (p.cost, p.miou))
+    return sorted(
+        (p for p in points if not any(beats(other, p) for other in points)),
+        key=lambda p: (p.cost, p.miou),
+    )
 
 
 def pick(
-    points: Sequence[Point], budget: float, quantity: Quantity, *, undecided: Collection[frozenset[str]] = ()
+    points: Sequence[Point],
+    budget: float,
+    quantity: Quantity,
+    *,
+    undecided: Collection[frozenset[str]] = (),
 ) -> Pick:
     """The highest mIoU that costs `budget` at most, the cheapest of equals.
 
@@ -75,13 +94,22 @@ def pick(
     limit = f"{budget:g} {quantity.unit} ({quantity.name})"
     if not fitting:
         least = min(points, key=lambda p: p.cost)
-        whole = "the only model does not stay" if len(points) == 1 else f"none of {len(points)} models stays"
-        return Pick(None, f"{whole} within {limit}: the least is {least.name} with {_cost(least, quantity)}.")
+        whole = (
+            "the only model does not stay"
+            if len(points) == 1
+            else f"none of {len(points)} models stays"
+        )
+        return Pick(
+            None,
+            f"{whole} within {limit}: the least is {least.name} with {_cost(least, quantity)}.",
+        )
     best = max(fitting, key=lambda p: (p.miou, -p.cost))
     alone = f"the only one of {len(points)} " if len(points) > 1 else ""
     within = alone if len(fitting) == 1 else f"the highest of the {len(fitting)} "
     reason = f"{best.name}: mIoU {100 * best.miou:.2f} % at {_cost(best, quantity)}, {within}within {limit}"
-    rivals = [p for p in fitting if p.cost < best.cost and frozenset((p.name, best.name)) in undecided]
+    rivals = [
+        p for p in fitting if p.cost < best.cost and frozenset((p.name, best.name)) in undecided
+    ]
     if rivals:
         rival = min(rivals, key=lambda p: p.cost)
         reason += f"; no difference to {rival.name} is shown, which costs {_cost(rival, quantity)}"
@@ -89,7 +117,12 @@ def pick(
 
 
 def front_svg(
-    points: Sequence[Point], quantity: Quantity, *, picked: str = "", budget: float | None = None, width: int = WIDTH
+    points: Sequence[Point],
+    quantity: Quantity,
+    *,
+    picked: str = "",
+    budget: float | None = None,
+    width: int = WIDTH,
 ) -> str:
     """The models by cost and mIoU, the front as a stepped line, the pick ringed: an SVG, alone or in a page.
 
@@ -123,11 +156,17 @@ def front_svg(
         x = plot.at(budget, ys[0])[0]
         parts.append(f'<path class="budget" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
         lines.append(((x, TOP), (x, HEIGHT - BOTTOM)))
-    labels = place_labels([short(p.name, LONGEST) for p in points], marks, lines, (*AREA[:2], width - 2, AREA[3]))
+    labels = place_labels(
+        [short(p.name, LONGEST) for p in points], marks, lines, (*AREA[:2], width - 2, AREA[3])
+    )
     for point, (x, y), box in zip(points, marks, labels, strict=True):
         on = point in kept
         title = f"{point.name}: mIoU {100 * point.miou:.2f} %, {_cost(point, quantity)}{', on the front' if on else ''}"
-        ring = f'<circle class="pick" cx="{x:.1f}" cy="{y:.1f}" r="8"/>' if point.name == picked else ""
+        ring = (
+            f'<circle class="pick" cx="{x:.1f}" cy="{y:.1f}" r="8"/>'
+            if point.name == picked
+            else ""
+        )
         parts.append(
             f'<g><title>{escape(title)}</title>{leader(x, y, box)}<circle class="{"dot" if on else "beaten"}" '
             f'cx="{x:.1f}" cy="{y:.1f}" r="4"/>{ring}<text class="{"on" if on else "off"}" {anchor(x, box)} '

@@ -79,7 +79,10 @@ class Work:
         peak = limits.peak(precision)
         if peak is None:
             return None
-        arithmetic, memory = 2 * self.macs / peak, self.elements * BYTES[precision] / limits.bandwidth
+        arithmetic, memory = (
+            2 * self.macs / peak,
+            self.elements * BYTES[precision] / limits.bandwidth,
+        )
         return max(arithmetic, memory) / 1e6  # rates are in 10^9 a second
 
 
@@ -107,7 +110,11 @@ def measure_limits(device: torch.device) -> Limits:
     generator = torch.Generator().manual_seed(0)
     side = MATRIX[kind]
     a = torch.randn(side, side, generator=generator).to(device)
-    x = torch.randn(CONVOLUTION[kind], generator=generator).to(device).contiguous(memory_format=torch.channels_last)
+    x = (
+        torch.randn(CONVOLUTION[kind], generator=generator)
+        .to(device)
+        .contiguous(memory_format=torch.channels_last)
+    )
     w = torch.randn(x.shape[1], x.shape[1], 3, 3, generator=generator).to(device)
     w = w.contiguous(memory_format=torch.channels_last)
     kernels: dict[str, dict[str, float]] = {}
@@ -115,7 +122,9 @@ def measure_limits(device: torch.device) -> Limits:
         m, (maps, weights) = a.to(dtype), (x.to(dtype), w.to(dtype))
         found = {
             "matmul": _rate(partial(torch.mm, m, m), 2 * side**3, device),
-            "conv3x3": _rate(partial(F.conv2d, maps, weights, padding=1), 18 * x.numel() * x.shape[1], device),
+            "conv3x3": _rate(
+                partial(F.conv2d, maps, weights, padding=1), 18 * x.numel() * x.shape[1], device
+            ),
         }
         kernels[precision] = {name: rate for name, rate in found.items() if rate is not None}
     q = (a * 20).clamp(-127, 127).to(torch.int8)

@@ -62,7 +62,9 @@ def summarise(times_ms: np.ndarray) -> Summary:
     return Summary(float(p50), float(p95), float(times_ms.min()), float(high - low))
 
 
-def speedup(baseline_ms: np.ndarray, own_ms: np.ndarray, *, pairs: int = 1, seed: int = 0) -> Speedup:
+def speedup(
+    baseline_ms: np.ndarray, own_ms: np.ndarray, *, pairs: int = 1, seed: int = 0
+) -> Speedup:
     """The median of the rounds' ratios baseline / own, both (S, R), of which each pair was taken in one round.
 
     The interval is that value, times and divided by exp(t * spread): spread is that of the logarithm over bootstrap

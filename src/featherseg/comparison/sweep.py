@@ -101,7 +101,9 @@ def sweep(
     with torch_as_it_was():
         runs = train_all(request, models, seeds, out, reporter)
     device = device or open_run(runs[0]).recipe.train.device
-    found = compare(runs, data, data_root=data_root, costs=costs, device=device, progress=reporter.progress)
+    found = compare(
+        runs, data, data_root=data_root, costs=costs, device=device, progress=reporter.progress
+    )
     return Sweep(tuple(runs), found)
 
 
@@ -120,14 +122,21 @@ def train_all(
 
     if len(set(names)) != len(names) or len(set(seeds)) != len(seeds) or not names or not seeds:
         raise ConfigError("expected every model and every seed once, and one of each at least.")
-    asked = {text.partition("=")[0].strip(): text.partition("=")[2].strip(' "') for text in request.overrides}
+    asked = {
+        text.partition("=")[0].strip(): text.partition("=")[2].strip(' "')
+        for text in request.overrides
+    }
     for key, these in (("model.name", "models"), ("train.seed", "seeds")):
         if key in asked:
-            raise ConfigError(f"{key} = {asked[key]}: a sweep trains with each of its {these}. Leave it out.")
+            raise ConfigError(
+                f"{key} = {asked[key]}: a sweep trains with each of its {these}. Leave it out."
+            )
     teacher, untaught = None, request.overrides
     if asked.get("teacher.runs") == LARGEST:
         if len(names) < 2:
-            raise ConfigError(f"teacher.runs = {LARGEST!r}: one model has nobody to teach. Name two or more.")
+            raise ConfigError(
+                f"teacher.runs = {LARGEST!r}: one model has nobody to teach. Name two or more."
+            )
         teacher = max(names, key=lambda name: cost(name, COSTED, 19).macs["macs"])
         untaught = tuple(text for text in untaught if not text.strip().startswith("teacher."))
 
@@ -137,7 +146,9 @@ def train_all(
         own = [f'model.name="{name}"']
         if catalogue.configure(name).backbone not in PRETRAINED:
             own.append("model.pretrained=false")
-        one = replace(request, overrides=(*own, *untaught), group=out.absolute())  # the user's own come last and count
+        one = replace(
+            request, overrides=(*own, *untaught), group=out.absolute()
+        )  # the user's own come last and count
         _, recipe, (data, _), model, _ = check_request(one, lambda message: None)
         taught = teacher is not None and name != teacher
         if name == teacher and model.panoptic:
@@ -149,7 +160,9 @@ def train_all(
             if taught:
                 runs = {"teacher.runs": [(out / f"{teacher}-{seed}").absolute()]}
                 others = [text for text in request.overrides if text not in untaught]
-                seeded = replace(seeded, overrides=(*seeded.overrides, *others, *setting_texts(runs)))
+                seeded = replace(
+                    seeded, overrides=(*seeded.overrides, *others, *setting_texts(runs))
+                )
             trainings.append((f"{name}, seed {seed}", seeded, out / f"{name}-{seed}"))
         if taught:
             check_pupil(recipe, model, request.objects)
@@ -165,11 +178,17 @@ def train_all(
         reporter.message(f"{counted(waiting, 'training')} to begin{about}, then the comparison")
 
     # The teacher's runs first
-    for title, own_request, run in sorted(trainings, key=lambda training: training[0].partition(",")[0] != teacher):
+    for title, own_request, run in sorted(
+        trainings, key=lambda training: training[0].partition(",")[0] != teacher
+    ):
         reporter.message(title)
         try:
-            train(replace(own_request, began=time.monotonic()), run, reporter, resume=True)  # train.minutes are of each
+            train(
+                replace(own_request, began=time.monotonic()), run, reporter, resume=True
+            )  # train.minutes are of each
         except KeyboardInterrupt:
-            reporter.message("the same sweep, started again, goes on with this run and trains those that are missing")
+            reporter.message(
+                "the same sweep, started again, goes on with this run and trains those that are missing"
+            )
             raise
     return [run for _, _, run in trainings]

@@ -55,7 +55,10 @@ class BenchmarkModel:
         """(height, width) it is timed at by default: its training images', or its paper's."""
         if self.run:
             return self.run.info.image_size
-        return next((size for name, size in CATALOGUE_SIZES.items() if self.name.startswith(name)), USUAL_SIZE)
+        return next(
+            (size for name, size in CATALOGUE_SIZES.items() if self.name.startswith(name)),
+            USUAL_SIZE,
+        )
 
     @property
     def source(self) -> str:
@@ -103,7 +106,9 @@ def find_models(names: Sequence[str]) -> list[BenchmarkModel]:
     for name in (n for n in names if is_exported_file(n)):
         path = Path(name)
         if not path.exists():
-            raise DataNotFound(f"{path} does not exist. Write it with: featherseg export RUN --format FORMAT -o {path}")
+            raise DataNotFound(
+                f"{path} does not exist. Write it with: featherseg export RUN --format FORMAT -o {path}"
+            )
         owner = _owner(path, named)
         known = runs.get(owner.source, owner)
         if not any(path.samefile(file) for file in known.files):
@@ -135,13 +140,17 @@ def baseline_of(variant: Variant, baseline: str, variants: Sequence[Variant]) ->
     own = [v for v in variants if v.model is variant.model and v.short == baseline]
     found = own or [v for v in variants if v.name == baseline]
     if not found:
-        raise unknown("baseline", baseline, dict.fromkeys(n for v in variants for n in (v.short, v.name)))
+        raise unknown(
+            "baseline", baseline, dict.fromkeys(n for v in variants for n in (v.short, v.name))
+        )
     return found[0]
 
 
 def untrained_classes() -> tuple[ClassInfo, ...]:
     """class_0, class_1, ... in colours that lie apart."""
-    return tuple(ClassInfo(f"class_{i}", c) for i, c in enumerate(default_palette(CATALOGUE_CLASSES)))
+    return tuple(
+        ClassInfo(f"class_{i}", c) for i, c in enumerate(default_palette(CATALOGUE_CLASSES))
+    )
 
 
 def _catalogue_or_run(name: str) -> BenchmarkModel:
@@ -153,13 +162,17 @@ def _catalogue_or_run(name: str) -> BenchmarkModel:
         if "/" in name or Path(name).exists():
             raise
         near = did_you_mean(name, [m for m in models.MODELS if m[:3] == name[:3]])
-        raise RunError(f"{error} Nor is it a model of the catalogue (`featherseg models`).{near}") from None
+        raise RunError(
+            f"{error} Nor is it a model of the catalogue (`featherseg models`).{near}"
+        ) from None
     return BenchmarkModel(run.name, run, _exported(run.path))
 
 
 def _exported(run: Path) -> tuple[Path, ...]:
     """The files of RUN/export/ that a runtime opens."""
-    return tuple(sorted(p for p in (run / EXPORTS).glob("*") if p.name.endswith(tuple(FILE_RUNTIMES))))
+    return tuple(
+        sorted(p for p in (run / EXPORTS).glob("*") if p.name.endswith(tuple(FILE_RUNTIMES)))
+    )
 
 
 def _owner(file: Path, named: Sequence[BenchmarkModel]) -> BenchmarkModel:

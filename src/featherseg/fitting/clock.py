@@ -77,7 +77,9 @@ def planned_last(made: Made, one: Candidate) -> float:
     return (made.plan.final[one.name][0] - made.plan.rungs[-1][0][one.name]) * one.step_seconds
 
 
-def rung_deadlines(made: Made, left: Sequence[Candidate], ends: float, now: float, at_once: int) -> list[Deadline]:
+def rung_deadlines(
+    made: Made, left: Sequence[Candidate], ends: float, now: float, at_once: int
+) -> list[Deadline]:
     """Return when each trial of a rung must stop: they share the time that the last training does not need.
 
     Args:
@@ -101,4 +103,6 @@ def last_deadline(made: Made, one: Candidate, ends: float, *, decay: bool = True
         ends: When the hours are over, by time.monotonic.
         decay: Whether its steps with a falling rate are still to come.
     """
-    return Deadline(ends, one.step_seconds, made.delivering + (2 if decay else 1) * made.validating, decay)
+    return Deadline(
+        ends, one.step_seconds, made.delivering + (2 if decay else 1) * made.validating, decay
+    )

@@ -29,8 +29,25 @@ from featherseg.fitting.latency import Timing, cache_file, time_file
 from featherseg.fitting.page import write_page
 from featherseg.fitting.plan import SPARE, Candidate, name_of
 from featherseg.fitting.record import FitConfig, Made
-from featherseg.fitting.results import DROPPED, HEAVY, NEAR, OVER, SLOW, UNDELIVERED, FitResult, is_over
-from featherseg.fitting.trials import TRIALS, copy_run, failure_at, final_folder, score_at, seconds_of, trial_folder
+from featherseg.fitting.results import (
+    DROPPED,
+    HEAVY,
+    NEAR,
+    OVER,
+    SLOW,
+    UNDELIVERED,
+    FitResult,
+    is_over,
+)
+from featherseg.fitting.trials import (
+    TRIALS,
+    copy_run,
+    failure_at,
+    final_folder,
+    score_at,
+    seconds_of,
+    trial_folder,
+)
 from featherseg.fitting.watch import Watch
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
@@ -100,7 +117,9 @@ def deliver(
     assert last is not None
     steps = last.reached
     remove_tree(draft := out / TRIALS / DRAFT)
-    copy_run(final, draft, but=(TRACKERS,))  # OUT has its own, of the run under which the trials stand
+    copy_run(
+        final, draft, but=(TRACKERS,)
+    )  # OUT has its own, of the run under which the trials stand
     config, parts, scale, miou_val = made.config, made.parts, winner.scale, score_at(final, steps)
     root, info = None if parts.root is None else Path(parts.root), dict[str, Any](fitted=True)
     if shrunk:
@@ -124,11 +143,16 @@ def deliver(
         raise Undelivered(text, "its file could not be written") from error
 
     # Its latency: another device is given what measures it; here it is timed again, and goes where it takes too long
-    timing, image = made.timing(winner), image_of(open_dataset(parts.name, parts.val, root), made.image_size)
+    timing, image = (
+        made.timing(winner),
+        image_of(open_dataset(parts.name, parts.val, root), made.image_size),
+    )
     bundle, taken = None, [timing.latency(config.percentile)]
     if made.elsewhere:
         if config.format in RUNTIMES:
-            bundle = bundle_chosen(draft / BUNDLE, open_run(draft), scale, config.format, image, made.threads)
+            bundle = bundle_chosen(
+                draft / BUNDLE, open_run(draft), scale, config.format, image, made.threads
+            )
             watch.message(
                 f"unpack {out / BUNDLE} on {made.device}, run there: python measure.py --threads {made.threads}; then "
                 f"here: featherseg fit --confirm latency.json --out {out}"
@@ -139,13 +163,18 @@ def deliver(
             if shrunk and watch.timings:
                 pairs = _in_time(lambda: (time_file(report.path, image, name), watch.time()), ends)
                 again, slowdown = [small for small, _ in pairs], watch.slowdown(pairs)
-                slowed = worst(called, [t.slowed(slowdown) for t in again], config, final, out, accept=accept)
+                slowed = worst(
+                    called, [t.slowed(slowdown) for t in again], config, final, out, accept=accept
+                )
                 watch.message(
                     f"{called}: about {slowed.latency(config.percentile):.1f} ms when this machine is as "
                     "slow as it was at times"
                 )
             else:
-                again = [*watch.timings, *_in_time(lambda: time_file(report.path, image, name), ends)]
+                again = [
+                    *watch.timings,
+                    *_in_time(lambda: time_file(report.path, image, name), ends),
+                ]
                 watch.timings = again
             timing = worst(called, again, config, final, out, accept=accept)
         except RunError as error:
@@ -243,7 +272,12 @@ def _over(made: Made, again: Sequence[Timing]) -> dict[str, Any]:
 
 
 def shrink(
-    made: Made, winner: Candidate, final: Path, over_ms: float, rival: float | None, reporter: Reporter
+    made: Made,
+    winner: Candidate,
+    final: Path,
+    over_ms: float,
+    rival: float | None,
+    reporter: Reporter,
 ) -> Made | None:
     """The plan in which the file of one that took over_ms, more than the limit, sees smaller images; weights stay.
 
@@ -281,12 +315,21 @@ def _score_val(made: Made, run: Path, resize: Resize | None, reporter: Reporter)
     parts = made.parts
     root = None if parts.root is None else Path(parts.root)
     val = open_dataset(parts.name, parts.val, root, parts.val_size, exact=False)
-    runtime, settings = open_runtime(open_run(run), made.config.device), InferenceSettings(resize=resize)
+    runtime, settings = (
+        open_runtime(open_run(run), made.config.device),
+        InferenceSettings(resize=resize),
+    )
     return scoring.evaluate(runtime, val, settings, boundary=False, progress=reporter.progress).miou
 
 
 def _judge(
-    report: ExportReport, made: Made, miou_val: float | None, run: Path, out: Path, reporter: Reporter, ends: float
+    report: ExportReport,
+    made: Made,
+    miou_val: float | None,
+    run: Path,
+    out: Path,
+    reporter: Reporter,
+    ends: float,
 ) -> dict[str, Any]:
     """The mIoU, 0..1, on val, and on images that nothing was chosen by with its interval, None where there are none.
 
@@ -306,8 +349,12 @@ def _judge(
     if parts.test is None:
         return unscored
     try:
-        data = open_dataset(parts.name, parts.test, None if parts.root is None else Path(parts.root))
-        tested = evaluate(open_run(run), split=parts.test, device=made.config.device, progress=progress)
+        data = open_dataset(
+            parts.name, parts.test, None if parts.root is None else Path(parts.root)
+        )
+        tested = evaluate(
+            open_run(run), split=parts.test, device=made.config.device, progress=progress
+        )
         if quantised:
             tested = evaluate(report.path, data, device="cpu", progress=progress)
     except _HoursAreOver:
@@ -316,10 +363,14 @@ def _judge(
         )
         return unscored
     except (DataError, ConfigError, UnknownName) as error:
-        reporter.message(f"it is delivered without a score on {parts.test}, which cannot be scored: {error}")
+        reporter.message(
+            f"it is delivered without a score on {parts.test}, which cannot be scored: {error}"
+        )
         return unscored
     if math.isnan(tested.miou):
-        reporter.message(f"it is delivered without a score on {parts.test}: no pixel there is labelled")
+        reporter.message(
+            f"it is delivered without a score on {parts.test}: no pixel there is labelled"
+        )
         return unscored
     interval = score_interval(tested.counts, clusters_of(list(tested.per_image), groups_of(data)))
     low_high = None if math.isnan(interval.low) else [interval.low, interval.high]
@@ -327,7 +378,13 @@ def _judge(
 
 
 def worst(
-    name: str, again: Sequence[Timing], config: FitConfig, run: Path, out: Path, *, accept: bool = False
+    name: str,
+    again: Sequence[Timing],
+    config: FitConfig,
+    run: Path,
+    out: Path,
+    *,
+    accept: bool = False,
 ) -> Timing:
     """Of several timings of the file of a run the slowest.
 
@@ -363,21 +420,36 @@ def _candidates(
     for timing in made.timings:
         one = planned.get(timing.name)
         shown = delivered if one == winner and delivered.scale != winner.scale else timing
-        row = {**shown.as_dict(), "status": "", "seconds_trained": 0.0, "miou_val": None, "run": None}
+        row = {
+            **shown.as_dict(),
+            "status": "",
+            "seconds_trained": 0.0,
+            "miou_val": None,
+            "run": None,
+        }
         if one is None:
             kept = timing.keeps(*made.config.limits)
             row["status"] = "not trained: others are better guesses" if kept else OVER
             if not kept and (taken := timing.latency(made.config.percentile)) <= made.config.max_ms:
-                row["status"] = NEAR if taken > made.config.max_ms * (1 - SPARE) else "over the limit of memory"
+                row["status"] = (
+                    NEAR if taken > made.config.max_ms * (1 - SPARE) else "over the limit of memory"
+                )
         else:
             folder, score = trial_folder(out, one), scores.get(timing.name)
-            row |= {"seconds_trained": round(seconds_of(folder), 1), "run": str(folder.relative_to(out))}
+            row |= {
+                "seconds_trained": round(seconds_of(folder), 1),
+                "run": str(folder.relative_to(out)),
+            }
             row["miou_val"] = None if score is None or math.isnan(score) else score
             rungs = [
-                n for n, (rung, _) in enumerate(made.plan.rungs, 1) if score_at(folder, rung[timing.name]) is not None
+                n
+                for n, (rung, _) in enumerate(made.plan.rungs, 1)
+                if score_at(folder, rung[timing.name]) is not None
             ]
             row["status"] = f"{DROPPED} {rungs[-1]}" if rungs else "not trained"
-            if rungs and (reason := failure_at(folder, made.plan.rungs[rungs[-1] - 1][0][timing.name])):
+            if rungs and (
+                reason := failure_at(folder, made.plan.rungs[rungs[-1] - 1][0][timing.name])
+            ):
                 row["status"] = f"its training failed at rung {rungs[-1]}: {reason}"
             if one.name in made.failed and (finals := made.finals_of(one)):
                 row["status"] = f"{UNDELIVERED}: {made.failed[one.name]}"

@@ -44,7 +44,9 @@ def bundle_candidates(
     if out.suffix != ".zip":
         raise ConfigError(f"--out {out}: a bundle is a .zip, such as bundle.zip.")
     if data is None and data_root is not None:
-        raise ConfigError(f"--data-root {data_root} without --data: no data are named. Add --data, or leave it out.")
+        raise ConfigError(
+            f"--data-root {data_root} without --data: no data are named. Add --data, or leave it out."
+        )
     if image_size is not None:
         check_size(image_size)
     if data is not None:
@@ -54,7 +56,9 @@ def bundle_candidates(
         image = image_of(train, size)
     else:
         size = image_size or SIZE
-        classes = tuple(ClassInfo(f"class_{i}", color) for i, color in enumerate(default_palette(CLASSES)))
+        classes = tuple(
+            ClassInfo(f"class_{i}", color) for i, color in enumerate(default_palette(CLASSES))
+        )
         image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     names = list(dict.fromkeys(offer.model for offer in offers(size)))
     items = []
@@ -62,18 +66,29 @@ def bundle_candidates(
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(0)
             model = models.build(name, len(classes), image.shape[2]).eval()
-        scales = {offer.scale: resize_of(offer.scale, size) for offer in offers(size) if offer.model == name}
-        items += [BundleItem(model, name, Facts(name, classes, "untrained"), scales, format) for format in formats]
+        scales = {
+            offer.scale: resize_of(offer.scale, size)
+            for offer in offers(size)
+            if offer.model == name
+        }
+        items += [
+            BundleItem(model, name, Facts(name, classes, "untrained"), scales, format)
+            for format in formats
+        ]
     return list(write_bundle(out, items, image, progress))
 
 
-def bundle_chosen(out: Path, run: Run, scale: float, format: str, image: np.ndarray, threads: int) -> str:
+def bundle_chosen(
+    out: Path, run: Run, scale: float, format: str, image: np.ndarray, threads: int
+) -> str:
     """Write the trained model alone, for a last measurement on the device; image: (H, W, C) as they are there.
 
     threads: those that the candidates were measured on. -> the id of this bundle, which the answer names.
     """
     resizes = {scale: run.recipe.data.test_resize}
-    item = BundleItem(run.model, run.recipe.model.name, describe(run.model, run, None), resizes, format)
+    item = BundleItem(
+        run.model, run.recipe.model.name, describe(run.model, run, None), resizes, format
+    )
     write_bundle(out, [item], image, threads=threads)
     with ZipFile(out) as archive:
         return str(json.loads(archive.read("bundle.json"))["id"])
@@ -84,7 +99,9 @@ def timings_of(measured: MeasuredLatency, format: str) -> list[Timing]:
     rows = [row for row in measured.candidates if row.format == format]
     if not rows:
         formats = ", ".join(sorted({row.format for row in measured.candidates}))
-        raise ConfigError(f"latency.json holds no {format}, but {formats}: name one of these with --format.")
+        raise ConfigError(
+            f"latency.json holds no {format}, but {formats}: name one of these with --format."
+        )
     return [
         Timing(
             row.model,

@@ -73,7 +73,9 @@ def time_offers(
                 break
             best = line[0].name
             if best in kept and alone(kept[best]):
-                reporter.message(f"the time is too short to compare {best} with others, so that they are not timed")
+                reporter.message(
+                    f"the time is too short to compare {best} with others, so that they are not timed"
+                )
                 break
             offer = wanted[0]
         elif wanted and (not tried or (tried < GUESSES and taken + 2 * a_timing <= REFUSING)):
@@ -105,7 +107,10 @@ def image_of(data: SegmentationData, size: Size, place: float = 0.5) -> np.ndarr
     if image.shape[:2] == size:
         return image
     planes = (Image.fromarray(image[..., i]) for i in range(image.shape[2]))
-    return np.stack([np.asarray(p.resize((size[1], size[0]), Image.Resampling.BILINEAR)) for p in planes], axis=-1)
+    return np.stack(
+        [np.asarray(p.resize((size[1], size[0]), Image.Resampling.BILINEAR)) for p in planes],
+        axis=-1,
+    )
 
 
 def calibration_of(train: SegmentationData, size: Size) -> list[np.ndarray]:
@@ -117,7 +122,9 @@ def no_candidate(config: FitConfig, timings: Sequence[Timing]) -> ConfigError:
     limits = f"{config.max_ms:g} ms (p{config.percentile}, with {SPARE:.0%} to spare)"
     limits += f" and {config.max_mib:g} MiB" if config.max_mib is not None else ""
     if not timings:
-        return ConfigError(f"no candidate was timed as {config.format}: there is nothing to choose from.")
+        return ConfigError(
+            f"no candidate was timed as {config.format}: there is nothing to choose from."
+        )
     fastest = min(timings, key=lambda t: t.latency(config.percentile))
     memory = "" if fastest.memory_mib is None else f" and {fastest.memory_mib:.0f} MiB"
     return ConfigError(

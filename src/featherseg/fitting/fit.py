@@ -16,7 +16,16 @@ from typing import Any
 
 from featherseg.core.config import setting_texts, with_given
 from featherseg.core.errors import ConfigError, FeathersegError, RunError, TrainingError
-from featherseg.core.files import FIT, FIT_LOCK, PLAN, check_folder, load_json, locked, refuse_links, write_json
+from featherseg.core.files import (
+    FIT,
+    FIT_LOCK,
+    PLAN,
+    check_folder,
+    load_json,
+    locked,
+    refuse_links,
+    write_json,
+)
 from featherseg.core.machine import command_began
 from featherseg.core.notebook import percent, reporter_of
 from featherseg.core.types import Progress, Reporter, Size, as_size
@@ -53,7 +62,13 @@ from featherseg.training.job import torch_as_it_was
 from featherseg.training.length import duration
 from featherseg.training.trackers import begin_group
 
-USUAL: Mapping[str, Any] = {"percentile": 50, "max_mib": None, "hours": 1.0, "format": "onnx", "image_size": None}
+USUAL: Mapping[str, Any] = {
+    "percentile": 50,
+    "max_mib": None,
+    "hours": 1.0,
+    "format": "onnx",
+    "image_size": None,
+}
 """The defaults of a new fit; None in a call stands for them, as a resumed fit keeps what it was begun with."""
 
 SPENT, BEAT = "spent.json", 10.0
@@ -159,20 +174,31 @@ def fit(
     # Whether there is a fit to go on with, or room for a new one
     there = (out / PLAN).is_file()
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    begun = {name for name in names if name not in (FIT_LOCK, DATASET) and not name.endswith(".tmp")}
+    begun = {
+        name for name in names if name not in (FIT_LOCK, DATASET) and not name.endswith(".tmp")
+    }
     new = not out.exists() or (out.is_dir() and (not names or (FIT_LOCK in names and not begun)))
     if not resume and not new:
-        raise RunError(f"{out} already exists. Add --resume to continue it, or choose another folder with --out.")
+        raise RunError(
+            f"{out} already exists. Add --resume to continue it, or choose another folder with --out."
+        )
     if resume and not there and not new:
-        raise RunError(f"{out} holds files, but no {PLAN} of a fit to resume: choose another folder with --out.")
+        raise RunError(
+            f"{out} holds files, but no {PLAN} of a fit to resume: choose another folder with --out."
+        )
     if not there and (data is None or max_ms is None):
         begin_with = "there is nothing to continue" if resume else "too little was said"
-        raise ConfigError(f"{out}: {begin_with}. Begin with data, limit and time: --data DATA --max-ms 20 --hours 2")
+        raise ConfigError(
+            f"{out}: {begin_with}. Begin with data, limit and time: --data DATA --max-ms 20 --hours 2"
+        )
     check_folder(out)
     made_here = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
     with (
-        locked(out / FIT_LOCK, RunError(f"another process fits in {out}. Wait for it or stop it first.")),
+        locked(
+            out / FIT_LOCK,
+            RunError(f"another process fits in {out}. Wait for it or stop it first."),
+        ),
         _unless_begun(out, new, made_here),
         torch_as_it_was(),
         trial_workers(settings.cluster, settings.workers, settings.device) as workers,
@@ -181,14 +207,23 @@ def fit(
         # The plan: that of the fit that goes on, or a new one
         if there:
             made = read_plan(out / PLAN)
-            asked: dict[str, Any] = {"data": data, "max_ms": max_ms, "image_size": image_size, "format": format}
+            asked: dict[str, Any] = {
+                "data": data,
+                "max_ms": max_ms,
+                "image_size": image_size,
+                "format": format,
+            }
             asked |= {key: getattr(settings, key) for key in ("max_mib", "data_root", "percentile")}
             asked |= {"loggers": settings.loggers or None}
-            made.refuse_other(asked | {"device": None if settings.device == "auto" else settings.device})
+            made.refuse_other(
+                asked | {"device": None if settings.device == "auto" else settings.device}
+            )
             _refuse_other_timings(made, latency)
             check_loggers(made.config)
             began -= (spent := _spent(out, made))
-            reporter.message(f"going on with {out}: {duration(spent)} of {made.config.hours:g} h are used")
+            reporter.message(
+                f"going on with {out}: {duration(spent)} of {made.config.hours:g} h are used"
+            )
         else:
             if resume:
                 reporter.message(f"nothing to continue in {out}: a new fit begins")
@@ -205,9 +240,13 @@ def fit(
             measured = None if latency is None else read_latency(Path(latency))
             made = begin(config, out, began, measured, workers, reporter)
         made = _with_hours(made, hours, out)
-        again = made.over_limit is not None and (out / FIT).is_file()  # it is timed again, whatever its hours
+        again = (
+            made.over_limit is not None and (out / FIT).is_file()
+        )  # it is timed again, whatever its hours
         if finished := _finished(made, out):
-            reporter.message(f"{out} is finished: {finished.facts['steps']} steps, nothing left to do")
+            reporter.message(
+                f"{out} is finished: {finished.facts['steps']} steps, nothing left to do"
+            )
             return finished
 
         # Rung by rung, then the last one to its end; where that cannot be delivered, the next
@@ -224,15 +263,31 @@ def fit(
                             "Begin another fit with another --out."
                         )
                     winner = left[0]
-                    ends, folder = began + 3600 * made.config.hours - made.ending, Path(aside) / winner.name
-                    watch = watches.setdefault(winner.name, Watch(made, winner, ends, folder, reporter))
+                    ends, folder = (
+                        began + 3600 * made.config.hours - made.ending,
+                        Path(aside) / winner.name,
+                    )
+                    watch = watches.setdefault(
+                        winner.name, Watch(made, winner, ends, folder, reporter)
+                    )
                     try:
                         final, made = train_to_the_end(made, winner, out, began, workers, watch)
                         accept = _accepts_any(made, ranking, winner, began, out)
                         ends = math.inf if again else began + 3600 * made.config.hours
-                        return deliver(made, winner, final, scores, watch, out, began, ends, accept=accept)
+                        return deliver(
+                            made, winner, final, scores, watch, out, began, ends, accept=accept
+                        )
                     except Undelivered as error:
-                        made = make_do(read_plan(out / PLAN), ranking, winner, error, scores, began, out, reporter)
+                        made = make_do(
+                            read_plan(out / PLAN),
+                            ranking,
+                            winner,
+                            error,
+                            scores,
+                            began,
+                            out,
+                            reporter,
+                        )
         except KeyboardInterrupt:
             reporter.message(f"stopped. Go on with: featherseg fit --resume --out {out}")
             raise
@@ -280,7 +335,12 @@ def _spent(out: Path, made: Made) -> float:
         if not 0 <= (seconds := float(load_json(out / SPENT)["seconds"])) < MOST_SPENT:
             raise ValueError(f"{seconds} seconds")
         return seconds
-    except (OSError, ValueError, TypeError, KeyError):  # killed at its first steps, or of an older version
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+    ):  # killed at its first steps, or of an older version
         return made.spent + sum(seconds_of(path) for path in (out / TRIALS).glob("*"))
 
 
@@ -298,7 +358,10 @@ def _finished(made: Made, out: Path) -> FitResult | None:
         last = next(one for one in reversed(made.finals) if one.candidate == made.over_limit)
     if (last.candidate, last.hours, last.reached) != (name, *reached):
         return None
-    found, one = FitResult(out, facts), next(one for one in made.plan.candidates if one.name == name)
+    found, one = (
+        FitResult(out, facts),
+        next(one for one in made.plan.candidates if one.name == name),
+    )
     trained = (final_folder(out, one, last.steps) / RESOLVED).is_file()
     return found if found.limit_kept or not trained else None
 
@@ -317,7 +380,9 @@ def halve(
     for number, (steps, keep) in enumerate(made.plan.rungs, start=1):
         if number > 1 and _starves(made, out, left, number, began, workers):
             reporter.message(
-                Doubt(f"steps take longer than planned: {left[0].name} is the last one already, without rung {number}")
+                Doubt(
+                    f"steps take longer than planned: {left[0].name} is the last one already, without rung {number}"
+                )
             )
             (before, _) = made.plan.rungs[number - 2]
             rungs = (*made.plan.rungs[: number - 2], (before, 1))
@@ -336,7 +401,9 @@ def halve(
         found = workers.execute(segments, reporter)
         made = _with_reached(made, out, number, segments)
         scores |= {one.name: score for one, score in zip(left, found, strict=True)}
-        sound = [(one, score) for one, score in zip(left, found, strict=True) if not math.isnan(score)]
+        sound = [
+            (one, score) for one, score in zip(left, found, strict=True) if not math.isnan(score)
+        ]
         if not sound and not dropped:
             _refuse_untrained(made, segments, out, began)
             reasons = [_forget_failure(trial_folder(out, one), steps[one.name]) for one in left]
@@ -348,7 +415,9 @@ def halve(
         left, dropped = ranked[:keep], ranked[keep:] + dropped
         if not left:
             break
-        reporter.message(f"rung {number}: {', '.join(f'{one.name} {percent(s)} %' for one, s in sound)}")
+        reporter.message(
+            f"rung {number}: {', '.join(f'{one.name} {percent(s)} %' for one, s in sound)}"
+        )
     return left + dropped, scores, made
 
 
@@ -374,7 +443,11 @@ def _refuse_untrained(made: Made, segments: Sequence[Segment], out: Path, began:
     """Raises TrainingError where none of these trainings took a step, as the hours are over."""
     now = time.monotonic()
     for segment in segments:
-        if segment.deadline is None or segment.folder.exists() or segment.deadline.seconds_left(now, 0.0) > 0:
+        if (
+            segment.deadline is None
+            or segment.folder.exists()
+            or segment.deadline.seconds_left(now, 0.0) > 0
+        ):
             return
     taken = now - began
     least = (taken + made.delivering + 2 * made.validating + made.opening) / 3600 * (1 + KEPT_BACK)
@@ -385,14 +458,21 @@ def _refuse_untrained(made: Made, segments: Sequence[Segment], out: Path, began:
     )
 
 
-def _starves(made: Made, out: Path, left: Sequence[Candidate], number: int, began: float, workers: Workers) -> bool:
+def _starves(
+    made: Made, out: Path, left: Sequence[Candidate], number: int, began: float, workers: Workers
+) -> bool:
     """Whether a rung would leave the last one less than FED of its planned time; not of one that has begun."""
     (before, _), (steps, _) = made.plan.rungs[number - 2 : number]
-    seconds = began + 3600 * made.config.hours - time.monotonic() - made.ending - 2 * made.validating
+    seconds = (
+        began + 3600 * made.config.hours - time.monotonic() - made.ending - 2 * made.validating
+    )
     rung = []
     for one in left:
         trained, pace = progress_of(trial_folder(out, one))
-        if trained > before[one.name] or failure_at(trial_folder(out, one), steps[one.name]) is not None:
+        if (
+            trained > before[one.name]
+            or failure_at(trial_folder(out, one), steps[one.name]) is not None
+        ):
             return False
         more = steps[one.name] - trained
         rung.append(more * (pace or one.step_seconds) + made.validating)
@@ -428,14 +508,19 @@ def make_do(
 
     # Smaller images
     if error.over_ms is not None and time_to_shrink and (last := made.final(winner)):
-        final, rival = final_folder(out, winner, last.steps), scores.get(left[0].name) if left else None
+        final, rival = (
+            final_folder(out, winner, last.steps),
+            scores.get(left[0].name) if left else None,
+        )
         if smaller := shrink(made, winner, final, error.over_ms, rival, reporter):
             smaller.write(out)
             return smaller
 
     # The next one. What failed for another reason than the limit needs one, however little it was trained
     if left and (time_to_train or not error.over_limit):
-        reporter.message(f"{winner.name} is not delivered: {error.reason}; in its place {left[0].name}")
+        reporter.message(
+            f"{winner.name} is not delivered: {error.reason}; in its place {left[0].name}"
+        )
         made = replace(made, failed=failed, over_limit=None)
         made.write(out)
         return made
@@ -459,7 +544,12 @@ def _last_score(made: Made, one: Candidate, out: Path) -> float:
 
 
 def _time_for_another(
-    made: Made, winner: Candidate, left: Sequence[Candidate], began: float, out: Path, before: float = 0.0
+    made: Made,
+    winner: Candidate,
+    left: Sequence[Candidate],
+    began: float,
+    out: Path,
+    before: float = 0.0,
 ) -> tuple[bool, bool]:
     """Whether the hours have time to deliver the winner for smaller images, and to train the first of `left`.
 
@@ -477,7 +567,9 @@ def _time_for_another(
     return seconds > delivering, bool(left) and seconds > training + 2 * delivering
 
 
-def _accepts_any(made: Made, ranking: Sequence[Candidate], winner: Candidate, began: float, out: Path) -> bool:
+def _accepts_any(
+    made: Made, ranking: Sequence[Candidate], winner: Candidate, began: float, out: Path
+) -> bool:
     """Whether a winner is delivered even if its file is over the limit: nothing else could be done then."""
     if made.over_limit == winner.name:
         return True
@@ -528,12 +620,18 @@ def train_to_the_end(
                 f"{delivered}, as the last ones are taken anew. Give at least {math.ceil(100 * least) / 100:g}."
             )
         # Of fewer hours those count that were reached: the trial cannot go back
-        reached = (one for one in made.finals if one.candidate != winner.name or one.constant <= trained)
+        reached = (
+            one for one in made.finals if one.candidate != winner.name or one.constant <= trained
+        )
         made = replace(made, finals=tuple(reached))
-        made = replace(made, finals=(*made.finals, Final(winner.name, made.config.hours, steps, decay)))
+        made = replace(
+            made, finals=(*made.finals, Final(winner.name, made.config.hours, steps, decay))
+        )
         made.write(out)
     *before, last = made.finals_of(winner)
-    reporter.message(f"{winner.name} goes on to step {last.steps}, the last {last.decay} of them at a falling rate")
+    reporter.message(
+        f"{winner.name} goes on to step {last.steps}, the last {last.decay} of them at a falling rate"
+    )
     if last.reached < FEW:
         reporter.message(
             f"it has {counted(last.reached, 'step')}, which is very few: give it more --hours, or go on with --resume "
@@ -553,20 +651,31 @@ def train_to_the_end(
         decay = min(last.decay, falling_steps(trained))
         made, last = _with_final(made, last, replace(last, steps=trained + decay, decay=decay), out)
         reporter.message(
-            Doubt(f"steps take longer than planned: its rate falls from step {trained} on, up to {last.steps}")
+            Doubt(
+                f"steps take longer than planned: its rate falls from step {trained} on, up to {last.steps}"
+            )
         )
 
     # A copy at a falling rate, which may not go on
     folder = final_folder(out, winner, last.steps)
     source = constant.folder if last.constant else None
-    final = replace(constant, folder=folder, steps=last.steps, decay=last.decay, source=source, until=last.stopped)
+    final = replace(
+        constant,
+        folder=folder,
+        steps=last.steps,
+        decay=last.decay,
+        source=source,
+        until=last.stopped,
+    )
     final = replace(final, deadline=last_deadline(made, winner, ends, decay=False))
     if math.isnan(workers.execute([final], reporter)[0]):
         _refuse_untrained(made, [final], out, began)
         raise _unfinished(winner, final)
     trained = last_step(folder)
     if last.stopped is None and 0 < trained < last.steps:
-        reporter.message(Doubt(f"steps take longer than planned: the training ended at step {trained}"))
+        reporter.message(
+            Doubt(f"steps take longer than planned: the training ended at step {trained}")
+        )
         made, last = _with_final(made, last, replace(last, stopped=trained), out)
     return folder, made
 
@@ -601,7 +710,9 @@ def _segment(made: Made, out: Path, one: Candidate, steps: int) -> Segment:
     settings = settings_of(resize, made.train_size, made.parts.settings, pretrained=made.pretrained)
     settings |= {"train.device": made.config.device, "train.loggers": made.config.loggers}
     settings |= {} if one.batch_size is None else {"train.batch_size": one.batch_size}
-    return Segment(trial_folder(out, one), one.model, setting_texts(settings), steps, group=out.absolute())
+    return Segment(
+        trial_folder(out, one), one.model, setting_texts(settings), steps, group=out.absolute()
+    )
 
 
 def _refuse_other_timings(made: Made, latency: str | Path | None) -> None:
@@ -619,7 +730,9 @@ def _with_hours(made: Made, hours: float | None, out: Path) -> Made:
     if hours is None or hours == made.config.hours:
         return made
     if hours < made.config.hours:
-        raise ConfigError(f"--hours {hours:g}: it was begun with {made.config.hours:g}. More can be given, not less.")
+        raise ConfigError(
+            f"--hours {hours:g}: it was begun with {made.config.hours:g}. More can be given, not less."
+        )
     made = replace(made, config=replace(made.config, hours=hours), over_limit=None)
     if not (out / FIT).is_file():  # else they may be too few
         made.write(out)

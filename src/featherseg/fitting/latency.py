@@ -28,7 +28,13 @@ from featherseg import models
 from featherseg._version import __version__
 from featherseg.core.errors import DeviceError, FeathersegError, RunError, require
 from featherseg.core.files import home_folder, load_json, write_json
-from featherseg.core.machine import default_threads, machine, peak_memory, processor_text, usable_cores
+from featherseg.core.machine import (
+    default_threads,
+    machine,
+    peak_memory,
+    processor_text,
+    usable_cores,
+)
 from featherseg.core.types import ClassInfo, Resize
 from featherseg.core.wording import counted
 from featherseg.costs.catalogue import SIZE
@@ -77,7 +83,9 @@ class Timing:
         """The one that the limit is about."""
         return self.p95 if percentile == 95 else self.p50
 
-    def keeps(self, max_ms: float, percentile: int, max_mib: float | None, spare: float = SPARE) -> bool:
+    def keeps(
+        self, max_ms: float, percentile: int, max_mib: float | None, spare: float = SPARE
+    ) -> bool:
         """Whether it stays within the limits, that of time with something to spare."""
         return keeps_limits(self.latency(percentile), self.memory_mib, max_ms, max_mib, spare)
 
@@ -91,7 +99,13 @@ class Timing:
         interval = [round(self.low, 3), round(self.high, 3)]
         times = {"p50": round(self.p50, 3), "p95": round(self.p95, 3), "interval": interval}
         sizes = {"memory_mib": self.memory_mib, "file_mib": round(self.file_mib, 2)}
-        return {"model": self.model, "scale": self.scale, "format": self.format, "latency_ms": times, **sizes}
+        return {
+            "model": self.model,
+            "scale": self.scale,
+            "format": self.format,
+            "latency_ms": times,
+            **sizes,
+        }
 
 
 @dataclass(frozen=True)
@@ -109,19 +123,33 @@ def here() -> tuple[str, int]:
     return ", ".join([*parts, *(gpu["name"] for gpu in found["gpus"])]), default_threads()
 
 
-def time_file(file: Path, image: np.ndarray, name: tuple[str, float, str], max_ms: float = math.inf) -> Timing:
+def time_file(
+    file: Path, image: np.ndarray, name: tuple[str, float, str], max_ms: float = math.inf
+) -> Timing:
     """Time an exported file on an image (H, W, C) uint8, in a process of its own; name: model, scale, format.
 
     max_ms: the limit, FAR above which FEW passes are enough. Raises RunError where the file cannot be run.
     """
     with TemporaryDirectory(prefix="featherseg-latency-") as folder:
         np.save(Path(folder) / "image.npy", image)
-        words = [sys.executable, "-P", "-m", "featherseg.fitting.latency", str(file), f"{folder}/image.npy"]
+        words = [
+            sys.executable,
+            "-P",
+            "-m",
+            "featherseg.fitting.latency",
+            str(file),
+            f"{folder}/image.npy",
+        ]
         words += [str(max_ms), str(default_threads())]  # as `here` tells
         timed = f"{name_of(*name[:2])} as {name[2]} could not be timed:"
         try:
             done = subprocess.run(
-                words, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=HANGS
+                words,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                check=False,
+                timeout=HANGS,
             )
         except subprocess.TimeoutExpired:
             raise RunError(f"{timed} its process had not ended after {HANGS:g} s.") from None
@@ -166,7 +194,9 @@ def time_candidate(
     found = Measured(timing, time.monotonic() - began)
     if timing.p50 <= FAR * max_ms:  # else it may be of FEW passes
         with suppress(FeathersegError):  # where nothing can be kept, it is timed anew
-            write_json(cache, {name: asdict(row) for name, row in (_known(cache) | {key: found}).items()})
+            write_json(
+                cache, {name: asdict(row) for name, row in (_known(cache) | {key: found}).items()}
+            )
     return found
 
 
@@ -187,7 +217,15 @@ def write_untrained(
     facts = Facts(name[0], classes, "untrained", image.shape[:2], resize)
     seen = [_normalised(model, pixels, resize) for pixels in calibration] if row.quantised else []
     form = model if row.quantised else graph_form(model, row.channels_last)
-    row.write(Job(model, facts, folder, lambda: to_onnx(form, facts, size=(height, width)), calibration=seen))
+    row.write(
+        Job(
+            model,
+            facts,
+            folder,
+            lambda: to_onnx(form, facts, size=(height, width)),
+            calibration=seen,
+        )
+    )
     return folder / row.main
 
 
@@ -214,8 +252,12 @@ def require_format(format: str) -> None:
     if row.need:
         row.need()
     if not row.verified or row.checked:
-        able = ", ".join(name for name, one in EXPORTERS.items() if one.verified and not one.checked)
-        raise DeviceError(f"--format {format} is run nowhere here, so that it cannot be timed. Expected one of {able}.")
+        able = ", ".join(
+            name for name, one in EXPORTERS.items() if one.verified and not one.checked
+        )
+        raise DeviceError(
+            f"--format {format} is run nowhere here, so that it cannot be timed. Expected one of {able}."
+        )
 
 
 def cache_file() -> Path:
@@ -233,7 +275,9 @@ def _known(cache: Path) -> dict[str, Measured]:
     return known
 
 
-def _key(name: tuple[str, float, str], classes: int, resize: Resize | None, shape: tuple[int, ...]) -> str:
+def _key(
+    name: tuple[str, float, str], classes: int, resize: Resize | None, shape: tuple[int, ...]
+) -> str:
     """What a measurement depends on: the candidate, the image, this machine, the versions of what runs it."""
     found = machine()
     facts = [*name, classes, resize, shape, __version__, default_threads()]
@@ -251,7 +295,11 @@ def _normalised(model: Any, image: np.ndarray, resize: Resize | None) -> torch.T
 def _size(file: Path) -> int:
     """Bytes of an exported file and of what stands beside it under its name (weights of OpenVINO and ncnn)."""
     stem = file.name.removesuffix(".ncnn.param").removesuffix(".xml")
-    beside = [path for path in file.parent.iterdir() if path.is_file() and path.name.startswith(f"{stem}.")]
+    beside = [
+        path
+        for path in file.parent.iterdir()
+        if path.is_file() and path.name.startswith(f"{stem}.")
+    ]
     return sum(path.stat().st_size for path in {file, *beside})
 
 
@@ -261,10 +309,15 @@ def main() -> None:
 
     try:
         torch.set_num_threads(int(sys.argv[4]))
-        predictor, image = Predictor(sys.argv[1], device="cpu", trust=True), np.load(sys.argv[2], allow_pickle=False)
+        predictor, image = (
+            Predictor(sys.argv[1], device="cpu", trust=True),
+            np.load(sys.argv[2], allow_pickle=False),
+        )
         times: list[float] = []
         began, far = 0.0, FAR * float(sys.argv[3])
-        while len(times) < WARM + PASSES or (len(times) < WARM + MOST_PASSES and time.perf_counter() - began < SECONDS):
+        while len(times) < WARM + PASSES or (
+            len(times) < WARM + MOST_PASSES and time.perf_counter() - began < SECONDS
+        ):
             start = time.perf_counter()
             began = began if len(times) > WARM else start
             predictor(image)
@@ -274,7 +327,10 @@ def main() -> None:
     except FeathersegError as error:
         sys.exit(" ".join(str(error).splitlines()))
     peak = peak_memory()
-    answer = {"ms": times[WARM:] or times[1:], "memory_mib": None if peak is None else round(peak / MIB, 1)}
+    answer = {
+        "ms": times[WARM:] or times[1:],
+        "memory_mib": None if peak is None else round(peak / MIB, 1),
+    }
     sys.stdout.write(json.dumps(answer) + "\n")
 
 

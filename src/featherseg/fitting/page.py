@@ -11,7 +11,15 @@ from featherseg.comparison.pareto import Point, Quantity, front_svg
 from featherseg.core.files import read_lines, write_text
 from featherseg.core.notebook import percent
 from featherseg.fitting.plan import SPARE, Plan, least_to_compare
-from featherseg.fitting.results import NEAR, OVER, PAGE, UNDELIVERED, latency_text, over_text, summary
+from featherseg.fitting.results import (
+    NEAR,
+    OVER,
+    PAGE,
+    UNDELIVERED,
+    latency_text,
+    over_text,
+    summary,
+)
 from featherseg.reports.charts import Line, chart
 from featherseg.reports.page import page_html, render
 from featherseg.runs.run import METRICS
@@ -76,7 +84,9 @@ def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
         if len(marks) > 1
     ]
     pace = {one.name: one.step_seconds / 60 for one in plan.candidates}
-    trained_as = name_of(facts["chosen"] | {"scale": facts["chosen"].get("trained_scale", facts["chosen"]["scale"])})
+    trained_as = name_of(
+        facts["chosen"] | {"scale": facts["chosen"].get("trained_scale", facts["chosen"]["scale"])}
+    )
     pace[chosen] = pace[trained_as]  # at another scale where that was too slow in the end
     lines = [
         Line(
@@ -84,7 +94,9 @@ def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
             f"line {'miou' if name == chosen else 'other'}",
             name,
         )
-        for name, values in sorted(points.items(), key=lambda item: item[0] == chosen)  # that is drawn over the others
+        for name, values in sorted(
+            points.items(), key=lambda item: item[0] == chosen
+        )  # that is drawn over the others
     ]
     told = "mIoU on the validation images by minutes of training, the chosen candidate in colour"
     charts = [
@@ -121,14 +133,22 @@ def spent(facts: Mapping[str, Any]) -> list[tuple[str, float, str]]:
     """What the time went for, its seconds, and its CSS class: before the trainings, each of them, and the rest."""
     rows = [row for row in facts["candidates"] if row["seconds_trained"]]
     found = [
-        (f"training {name_of(row)}, {row['status']}", row["seconds_trained"], "chosen" * (row["status"] == "chosen"))
+        (
+            f"training {name_of(row)}, {row['status']}",
+            row["seconds_trained"],
+            "chosen" * (row["status"] == "chosen"),
+        )
         for row in sorted(rows, key=lambda row: -(row["miou_val"] or 0.0))
     ]
     before = facts.get("seconds_before", 0.0)  # older ones lack it
     rest = facts["seconds"] - before - sum(seconds for _, seconds, _ in found)
     looked = "looking at the images, timing candidates and their steps"
     about = "export, timing the file, scoring, and trainings that were cut off or replaced"
-    found = [(looked, before, "beside"), *found, (about if before else f"{looked}, {about}", rest, "beside")]
+    found = [
+        (looked, before, "beside"),
+        *found,
+        (about if before else f"{looked}, {about}", rest, "beside"),
+    ]
     return [row for row in found if row[1] > 0]
 
 
@@ -140,7 +160,9 @@ def lasted(seconds: float) -> str:
 def outlook(facts: Mapping[str, Any], points: Curves, plan: Plan) -> list[str]:
     """What more time, and a higher limit, would probably buy: sentences that say no more than was seen."""
     said = []
-    values = points.get(name_of(facts["chosen"]), [])[:-1]  # the last one is behind the falling rate, which ends a run
+    values = points.get(name_of(facts["chosen"]), [])[
+        :-1
+    ]  # the last one is behind the falling rate, which ends a run
     if len(values) > 1:
         (start, before), (end, score) = values[-2:]
         more = "some more" if score - before > NOISE else "little"

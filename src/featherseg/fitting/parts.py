@@ -46,12 +46,18 @@ def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str
         test = score_split(data, root)
         parts = Parts(data, where, test="test" if test == "test" else None)
         said = (
-            [] if parts.test else [f"{data} has no other images with masks: nothing is scored that was not chosen by"]
+            []
+            if parts.test
+            else [
+                f"{data} has no other images with masks: nothing is scored that was not chosen by"
+            ]
         )
         return parts, said
     config, listing = own_config(data), own_listing(data, root)
     if "train" not in config.splits:
-        raise DataError(f"{data} has no split named train, but {', '.join(config.splits)}. Name one of them train.")
+        raise DataError(
+            f"{data} has no split named train, but {', '.join(config.splits)}. Name one of them train."
+        )
     labelled = {name for name, pairs in listing.splits.items() if any(pair.mask for pair in pairs)}
     missing = [name for name in ("val", "test") if name not in labelled]
     base = os.path.abspath(data_folder(data, root))
@@ -74,7 +80,10 @@ def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str
     for splits in (others | {"train": train} | made, {"train": train} | made | others):
         write_text(out / DATASET, toml_text(config.model_copy(update={"splits": splits})))
         found = own_listing(parts.name, Path(base)).splits
-        if all({pair.key for pair in found[name]} == {pair.key for pair in listing.splits[name]} for name in others):
+        if all(
+            {pair.key for pair in found[name]} == {pair.key for pair in listing.splits[name]}
+            for name in others
+        ):
             break
     these = " and ".join(missing)
     if not all(found.get(name) for name in ("train", *missing)):
@@ -85,15 +94,20 @@ def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str
         )
     opened = {name: open_dataset(parts.name, name, Path(base)) for name in ("train", "val", "test")}
     cut = ", ".join(f"{name} = {json.dumps(splits[name])}" for name in ("train", *missing))
-    mend = (
-        f"{these} {'is' if len(missing) == 1 else 'are'} cut from train: write {cut} into [splits] of its dataset.toml"
-    )
+    are = "is" if len(missing) == 1 else "are"
+    mend = f"{these} {are} cut from train: write {cut} into [splits] of its dataset.toml"
     refuse_copies(data, opened, f"{mend} first; then ")
-    became = " and ".join(f"{counted(len(opened[name]), 'image')} of train became {name}" for name in missing)
+    became = " and ".join(
+        f"{counted(len(opened[name]), 'image')} of train became {name}" for name in missing
+    )
     return parts, [f"{data} has no {these} images with masks: {became} ({out / DATASET})"]
 
 
-USES = (("val", "train", "trained on"), ("test", "train", "trained on"), ("test", "val", "chosen by"))
+USES = (
+    ("val", "train", "trained on"),
+    ("test", "train", "trained on"),
+    ("test", "val", "chosen by"),
+)
 """A split that is scored, another, and what is done by the images of that."""
 
 

@@ -51,7 +51,11 @@ Scale = Annotated[float, Field(gt=0, le=16)]
 
 
 def keeps_limits(
-    latency_ms: float, memory_mib: float | None, max_ms: float, max_mib: float | None, spare: float = SPARE
+    latency_ms: float,
+    memory_mib: float | None,
+    max_ms: float,
+    max_mib: float | None,
+    spare: float = SPARE,
 ) -> bool:
     """Whether it stays within the limits, that of time with something to spare; memory may not be known."""
     light = max_mib is None or memory_mib is None or memory_mib <= max_mib
@@ -78,7 +82,9 @@ class Scaled(Protocol):
 One = TypeVar("One", bound=Scaled)
 
 
-def best_guesses(feasible: Iterable[One], place: Callable[[str], int], *, enlarged_first: bool = False) -> list[One]:
+def best_guesses(
+    feasible: Iterable[One], place: Callable[[str], int], *, enlarged_first: bool = False
+) -> list[One]:
     """In which order candidates that keep the limit are compared, the best guess first; others are not compared.
 
     place: of a model among the others, 0 for the best guess. Each is taken at its scale nearest to 1, from below where
@@ -92,7 +98,9 @@ def best_guesses(feasible: Iterable[One], place: Callable[[str], int], *, enlarg
     found = list[One]()
     for some in (models[:FIRST], models[FIRST:]):
         nearest = [own[0] for own in some]
-        enlarged = [above[0] for own in some if (above := [one for one in own[1:] if one.scale > 1])]
+        enlarged = [
+            above[0] for own in some if (above := [one for one in own[1:] if one.scale > 1])
+        ]
         found += enlarged + nearest if enlarged_first else nearest + enlarged
     return found
 
@@ -154,7 +162,9 @@ def make_plan(ordered: Sequence[Candidate], seconds: float, at_once: int = 1) ->
         rungs.append((steps, math.ceil(number / 2)))
     left = FINALIST * seconds if rungs else seconds
     final = {one.name: _whole((spent + left) / one.step_seconds, MOST_STEPS) for one in chosen}
-    return Plan(chosen, tuple(rungs), {name: (steps, int(DECAY * steps)) for name, steps in final.items()})
+    return Plan(
+        chosen, tuple(rungs), {name: (steps, int(DECAY * steps)) for name, steps in final.items()}
+    )
 
 
 def least_to_compare(step_seconds: float) -> float:
@@ -175,7 +185,9 @@ def rung_sizes(compared: int) -> list[int]:
     return found
 
 
-def survivors(standing: Sequence[tuple[Candidate, float]], keep: int, margin: float = 0.0) -> list[Candidate]:
+def survivors(
+    standing: Sequence[tuple[Candidate, float]], keep: int, margin: float = 0.0
+) -> list[Candidate]:
     """Who goes on, `keep` of them: place by place the best one left, of equal ones the cheapest in latency.
 
     margin: of scores, within which they count as equal. With half a point the recorded table's choices are worse on one

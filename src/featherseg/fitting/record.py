@@ -35,7 +35,9 @@ def check_limits(percentile: int | None, max_mib: float | None) -> None:
     if percentile not in (None, 50, 95):
         raise ConfigError(f"percentile = {percentile}: expected 50 or 95.")
     if max_mib is not None and not 0 < max_mib < 1e9:
-        raise ConfigError(f"max_mib = {max_mib}: expected a number of MiB above 0 and below 1,000,000,000.")
+        raise ConfigError(
+            f"max_mib = {max_mib}: expected a number of MiB above 0 and below 1,000,000,000."
+        )
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class FitConfig:
     def __post_init__(self) -> None:
         check_limits(self.percentile, self.max_mib)
         if not 0 < self.max_ms < MOST_MS:
-            raise ConfigError(f"max_ms = {self.max_ms}: expected milliseconds above 0 and below {MOST_MS:,}.")
+            raise ConfigError(
+                f"max_ms = {self.max_ms}: expected milliseconds above 0 and below {MOST_MS:,}."
+            )
         if not 0 < self.hours < MOST_HOURS:
             raise ConfigError(
                 f"hours = {self.hours}: expected a number above 0 and below {MOST_HOURS:,}, such as 2 or 0.5."
@@ -89,7 +93,12 @@ class Parts:
     @property
     def settings(self) -> dict[str, Any]:
         """Keys of [data]."""
-        found = {"name": self.name, "root": self.root, "train_split": self.train, "val_split": self.val}
+        found = {
+            "name": self.name,
+            "root": self.root,
+            "train_split": self.train,
+            "val_split": self.val,
+        }
         return found | ({} if self.val_size is None else {"val_size": self.val_size})
 
 
@@ -159,7 +168,9 @@ class Made:
 
     def timing(self, candidate: Candidate) -> Timing:
         """What was measured of a candidate."""
-        return next(t for t in self.timings if (t.model, t.scale) == (candidate.model, candidate.scale))
+        return next(
+            t for t in self.timings if (t.model, t.scale) == (candidate.model, candidate.scale)
+        )
 
     def finals_of(self, candidate: Candidate) -> list[Final]:
         """Its last trainings, up to that of these hours."""
@@ -167,7 +178,9 @@ class Made:
 
     def final(self, candidate: Candidate) -> Final | None:
         """Its last training of these hours, where it has begun."""
-        return next((one for one in self.finals_of(candidate)[-1:] if one.hours == self.config.hours), None)
+        return next(
+            (one for one in self.finals_of(candidate)[-1:] if one.hours == self.config.hours), None
+        )
 
     def refuse_other(self, asked: Mapping[str, Any]) -> None:
         """Raises ConfigError where what is asked of the fit is not what it was begun with; None is not asked."""
@@ -175,7 +188,11 @@ class Made:
             own: Any = self.image_size if key == "image_size" else getattr(self.config, key)
             if value is None or value == own:
                 continue
-            if key in ("data", "data_root") and own and os.path.abspath(value) == os.path.abspath(own):
+            if (
+                key in ("data", "data_root")
+                and own
+                and os.path.abspath(value) == os.path.abspath(own)
+            ):
                 continue  # one folder has many spellings
             if key == "image_size":
                 own, value = size_text(own), size_text(value)
@@ -295,8 +312,13 @@ def read_plan(path: Path) -> Made:
         raise ConfigError(
             f"{path} is no plan that can be carried out: {wrong}. Expected the {PLAN} of a fit."
         ) from None
-    plan = Plan(found.candidates, tuple((rung.steps, rung.keep) for rung in found.rungs), found.final)
-    same = {key: getattr(found, key) for key in (*PLAIN, "config", "parts", "timings", "finals", "failed", "shrunk")}
+    plan = Plan(
+        found.candidates, tuple((rung.steps, rung.keep) for rung in found.rungs), found.final
+    )
+    same = {
+        key: getattr(found, key)
+        for key in (*PLAIN, "config", "parts", "timings", "finals", "failed", "shrunk")
+    }
     if found.delivering is None:
         same["delivering"] = found.ending
     if found.pretrained is None:

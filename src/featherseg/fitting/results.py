@@ -149,7 +149,11 @@ class FitResult:
             )
             for row in self.facts["candidates"]
         ]
-        return html_table(summary(self.facts), ("candidate", "latency, ms", "val mIoU %", "what became of it"), rows)
+        return html_table(
+            summary(self.facts),
+            ("candidate", "latency, ms", "val mIoU %", "what became of it"),
+            rows,
+        )
 
 
 def summary(facts: Mapping[str, Any]) -> str:
@@ -192,11 +196,15 @@ def read_fit(out: Path) -> dict[str, Any]:
     file = out / FIT
     if not file.is_file() and not (out / PLAN).is_file():
         near = "" if out.exists() else near_path(out)
-        raise RunError(f"{out} is not the folder of a fit: it has no {PLAN}.{near} Expected the --out of a fit.")
+        raise RunError(
+            f"{out} is not the folder of a fit: it has no {PLAN}.{near} Expected the --out of a fit."
+        )
     if not file.is_file() and is_held(out / FIT_LOCK):
         raise RunError(f"{out} holds no {FIT} yet: its fit is still running. Wait for its end.")
     if not file.is_file():
-        raise RunError(f"{out} holds no {FIT}: its fit has not ended. Go on with: featherseg fit --resume --out {out}")
+        raise RunError(
+            f"{out} holds no {FIT}: its fit has not ended. Go on with: featherseg fit --resume --out {out}"
+        )
     try:
         parse(_Facts, found := load_json(file), FIT)
     except (OSError, ValueError, ConfigError) as error:
@@ -216,7 +224,10 @@ def choose_again(facts: Mapping[str, Any], max_ms: float) -> Sequence[Mapping[st
         raise ConfigError(f"--max-ms {max_ms}: expected milliseconds above 0.")
     key = f"p{facts['percentile']}"
     confirmed = facts.get("confirmed") or {}
-    fitting, rungs = dict[Candidate, Mapping[str, Any]](), dict[float, list[tuple[Candidate, float]]]()
+    fitting, rungs = (
+        dict[Candidate, Mapping[str, Any]](),
+        dict[float, list[tuple[Candidate, float]]](),
+    )
     for row in facts["candidates"]:
         proven = False
         if row["status"] == "chosen":  # its file was timed again
@@ -228,10 +239,18 @@ def choose_again(facts: Mapping[str, Any], max_ms: float) -> Sequence[Mapping[st
             taken = max(row["latency_ms"][key], float(slow[1]))
             row = {**row, "latency_ms": {**row["latency_ms"], key: taken}}
         latency_ms, memory_mib = row["latency_ms"][key], row.get("memory_mib")
-        kept = keeps_limits(latency_ms, memory_mib, max_ms, facts.get("max_mib"), 0.0 if proven else SPARE)
-        if kept and row["miou_val"] is not None and (slow or not row["status"].startswith(UNDELIVERED)):
+        kept = keeps_limits(
+            latency_ms, memory_mib, max_ms, facts.get("max_mib"), 0.0 if proven else SPARE
+        )
+        if (
+            kept
+            and row["miou_val"] is not None
+            and (slow or not row["status"].startswith(UNDELIVERED))
+        ):
             fitting[one := Candidate(row["model"], row["scale"], latency_ms, 0.0)] = row
             dropped = re.fullmatch(rf"{DROPPED} (\d{{1,9}})", row["status"])
-            rungs.setdefault(int(dropped[1]) if dropped else math.inf, []).append((one, row["miou_val"]))
+            rungs.setdefault(int(dropped[1]) if dropped else math.inf, []).append(
+                (one, row["miou_val"])
+            )
     last_first = (scored for _, scored in sorted(rungs.items(), reverse=True))
     return [fitting[one] for scored in last_first for one in survivors(scored, len(scored))]

@@ -19,7 +19,15 @@ import torch
 
 from featherseg.core.cluster import Cluster, ray_cluster
 from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, TrainingError
-from featherseg.core.files import PLAN, append_line, load_json, read_lines, remove_tree, write_atomic, write_json
+from featherseg.core.files import (
+    PLAN,
+    append_line,
+    load_json,
+    read_lines,
+    remove_tree,
+    write_atomic,
+    write_json,
+)
 from featherseg.core.machine import usable_cores
 from featherseg.core.types import Reporter
 from featherseg.core.wording import Doubt, counted, one_line
@@ -124,7 +132,9 @@ class Workers:
 
 
 @contextmanager
-def trial_workers(cluster: str | None, workers: int | None, device: str = "auto") -> Iterator[Workers]:
+def trial_workers(
+    cluster: str | None, workers: int | None, device: str = "auto"
+) -> Iterator[Workers]:
     """This process, or a Ray cluster ("local", "auto", HOST:PORT) with `workers` trials at once, else one a machine.
 
     Every machine must see the data and OUT under the same path. Where there are GPUs each trial takes one, unless the
@@ -149,7 +159,9 @@ def trial_workers(cluster: str | None, workers: int | None, device: str = "auto"
             )
         at_once = workers or min(there.machines, there.gpus or there.machines)
         threads = _threads(there, at_once)
-        yield Workers(partial(_over_ray, there, at_once), at_once, threads, _threads(there, 1) > threads)
+        yield Workers(
+            partial(_over_ray, there, at_once), at_once, threads, _threads(there, 1) > threads
+        )
 
 
 def _threads(there: Cluster, at_once: int) -> int:
@@ -157,18 +169,24 @@ def _threads(there: Cluster, at_once: int) -> int:
     return max(1, there.processors // -(-at_once // there.machines))
 
 
-def _over_ray(there: Cluster, at_once: int, segments: Sequence[Segment], reporter: Reporter) -> list[float]:
+def _over_ray(
+    there: Cluster, at_once: int, segments: Sequence[Segment], reporter: Reporter
+) -> list[float]:
     """Every segment a task; of a worker that was killed it is done again by another, from its last checkpoint on."""
     import ray
 
     threads = _threads(there, min(at_once, len(segments)))
-    task = ray.remote(_remotely).options(num_cpus=threads, num_gpus=min(1, there.gpus), max_retries=MOST_LOST)
+    task = ray.remote(_remotely).options(
+        num_cpus=threads, num_gpus=min(1, there.gpus), max_retries=MOST_LOST
+    )
     waiting = {}
     for number, segment in enumerate(segments):
         source = None if segment.source is None else segment.source.resolve()
         there_too = replace(segment, folder=segment.folder.resolve(), source=source)
         if segment.deadline is not None:  # machines have no other clock in common
-            there_too = replace(there_too, deadline=segment.deadline.moved(time.time() - time.monotonic()))
+            there_too = replace(
+                there_too, deadline=segment.deadline.moved(time.time() - time.monotonic())
+            )
         waiting[task.remote(there_too, threads)] = number
     found = [math.nan] * len(segments)
     while waiting:
@@ -209,7 +227,9 @@ def _remotely(segment: Segment, threads: int) -> tuple[float, list[str]]:
     """A segment in a process of the cluster; -> its score and its messages."""
     plan = segment.folder.parent.parent / PLAN
     if not plan.is_file():
-        raise DataNotFound(f"{platform.node()} does not see {plan}: --out must lie on a disk that all machines share.")
+        raise DataNotFound(
+            f"{platform.node()} does not see {plan}: --out must lie on a disk that all machines share."
+        )
     torch.set_num_threads(threads)
     if segment.deadline is not None:
         segment = replace(segment, deadline=segment.deadline.moved(time.monotonic() - time.time()))
@@ -231,15 +251,24 @@ def _carry_out(segment: Segment, reporter: Reporter) -> float:
     began, counting = time.monotonic(), _Steps(reporter, segment.until, segment.deadline)
     try:
         overrides = (*segment.overrides, *lengths)
-        request = Request(segment.recipe, overrides=overrides, group=segment.group, ends=counting.is_last)
+        request = Request(
+            segment.recipe, overrides=overrides, group=segment.group, ends=counting.is_last
+        )
         train(request, folder, counting, resume=True)
-    except (TrainingError, ConfigError, torch.OutOfMemoryError) as error:  # the latter two: too little memory for it
+    except (
+        TrainingError,
+        ConfigError,
+        torch.OutOfMemoryError,
+    ) as error:  # the latter two: too little memory for it
         begun = (folder / RESOLVED).is_file()
         if begun and isinstance(error, ConfigError):
             raise
         reporter.message(f"{folder.name} is dropped: {found_by(error)}")
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / FAILED, {"steps": segment.steps, "reason": one_line(found_by(error)).rstrip(".")})
+        write_json(
+            folder / FAILED,
+            {"steps": segment.steps, "reason": one_line(found_by(error)).rstrip(".")},
+        )
         if not begun:
             return math.nan
     row = {"steps": counting.taken, "stepping": round(counting.last - counting.first, 3)}
@@ -275,7 +304,11 @@ def _last_score(folder: Path) -> float:
     """The mIoU of a trial at its last validation, NaN where there is none."""
     if not (folder / RESOLVED).is_file():
         return math.nan
-    scores = [row["val_miou"] for _, row in sorted(open_run(folder).metrics().items()) if "val_miou" in row]
+    scores = [
+        row["val_miou"]
+        for _, row in sorted(open_run(folder).metrics().items())
+        if "val_miou" in row
+    ]
     return float(scores[-1]) if scores and scores[-1] is not None else math.nan
 
 
@@ -295,9 +328,15 @@ def progress_of(folder: Path, above: int = 0) -> tuple[int, float]:
 
     From the first step of a segment to its last: starts, which look at all images, and validations are planned apart.
     """
-    rows = [row for row in read_lines(folder / SECONDS) if row["steps"] > 1 and row.get("threads", 1) > above]
+    rows = [
+        row
+        for row in read_lines(folder / SECONDS)
+        if row["steps"] > 1 and row.get("threads", 1) > above
+    ]
     steps = sum(row["steps"] - 1 for row in rows)
-    return last_step(folder), sum(row.get("stepping", row["seconds"]) for row in rows) / steps if rows else 0.0
+    return last_step(folder), sum(
+        row.get("stepping", row["seconds"]) for row in rows
+    ) / steps if rows else 0.0
 
 
 def last_step(folder: Path) -> int:

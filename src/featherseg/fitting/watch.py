@@ -40,7 +40,9 @@ class Watch:
     from a cluster, and where the latencies are another device's, it is not timed.
     """
 
-    def __init__(self, made: Made, candidate: Candidate, ends: float, folder: Path, reporter: Reporter) -> None:
+    def __init__(
+        self, made: Made, candidate: Candidate, ends: float, folder: Path, reporter: Reporter
+    ) -> None:
         """ends: when its last training will, by time.monotonic, about; folder: where its file is written."""
         self.made, self.candidate, self.folder, self.reporter = made, candidate, folder, reporter
         self.message, self.progress = reporter.message, reporter.progress
@@ -56,7 +58,9 @@ class Watch:
         self.reporter.step(*record)
         if self.left and (now := time.monotonic()) >= self.due:
             self.left, self.due = self.left - 1, now + self.every
-            with suppress(FeathersegError):  # stopped meanwhile, or too little memory: the training goes on
+            with suppress(
+                FeathersegError
+            ):  # stopped meanwhile, or too little memory: the training goes on
                 self.timings.append(self.time())
             self.seconds -= time.monotonic() - now
             if self.seconds <= 0:  # a busy machine takes longer for each
@@ -70,7 +74,11 @@ class Watch:
         image = image_of(open_dataset(made.parts.name, made.parts.val, root), made.image_size)
         if self._file is None:
             train = open_dataset(made.parts.name, made.parts.train, root)
-            seen = calibration_of(train, made.image_size) if EXPORTERS[made.config.format].quantised else []
+            seen = (
+                calibration_of(train, made.image_size)
+                if EXPORTERS[made.config.format].quantised
+                else []
+            )
             resize = resize_of(one.scale, made.image_size, whole=made.config.image_size is None)
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = write_untrained(name, train.classes, resize, image, seen, self.folder)
@@ -83,5 +91,7 @@ class Watch:
         """
         percentile = self.made.config.percentile
         slowest = max(t.latency(percentile) for t in self.timings)
-        expected = slowest * median(small.latency(percentile) / own.latency(percentile) for small, own in pairs)
+        expected = slowest * median(
+            small.latency(percentile) / own.latency(percentile) for small, own in pairs
+        )
         return max(1.0, expected / max(small.latency(percentile) for small, _ in pairs))

@@ -24,7 +24,14 @@ import numpy as np
 from featherseg.core.allocator import return_freed_memory
 from featherseg.core.cluster import ray_cluster
 from featherseg.core.config import with_given
-from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, near_path, require
+from featherseg.core.errors import (
+    ConfigError,
+    DataError,
+    DataNotFound,
+    FeathersegError,
+    near_path,
+    require,
+)
 from featherseg.core.files import (
     check_folder,
     load_json,
@@ -92,8 +99,18 @@ class Job:
 
     def settings(self) -> dict[str, Any]:
         """What the masks depend on: with others, none is added to a folder."""
-        how = {"inference": str(self.inference), "memory_gb": self.memory_gb, "max_side": self.max_side}
-        return {"format_version": 1, "model": self.model, "images": self.folder, "device": self.device, **how}
+        how = {
+            "inference": str(self.inference),
+            "memory_gb": self.memory_gb,
+            "max_side": self.max_side,
+        }
+        return {
+            "format_version": 1,
+            "model": self.model,
+            "images": self.folder,
+            "device": self.device,
+            **how,
+        }
 
 
 @dataclass(frozen=True)
@@ -159,13 +176,17 @@ def predict_shards(
     folder, place = shard_folders(paths, out)
     device = options.device
     if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"--device {device}: every worker finds its own; with --cluster expected auto, cpu or cuda.")
+        raise ConfigError(
+            f"--device {device}: every worker finds its own; with --cluster expected auto, cpu or cuda."
+        )
     require("ray.data", "cluster", "prediction over a cluster")
 
     # The model is opened once here, so that a wrong one is refused before Ray starts
     runtime = open_runtime(model, "cpu", trust=options.trust)
     if runtime.panoptic:
-        raise ConfigError(f"{runtime.name} sees objects, which are not written over a cluster. Leave out --cluster.")
+        raise ConfigError(
+            f"{runtime.name} sees objects, which are not written over a cluster. Leave out --cluster."
+        )
     run = str(Path(model).resolve()) if os.path.exists(model) else str(model)
     chosen = with_given(own_settings(runtime), options.inference, "inference")
     Predictor(runtime, memory_gb=options.memory_gb, max_side=options.max_side)
@@ -186,10 +207,14 @@ def predict_shards(
     workers = workers or usable_cores()
     with ray_cluster(cluster, workers, "prediction over a cluster") as there:
         if device == "cuda" and there.gpus < workers:
-            raise ConfigError(f"--device cuda: {workers} workers, but the cluster has {there.gpus} GPUs. Give fewer.")
+            raise ConfigError(
+                f"--device cuda: {workers} workers, but the cluster has {there.gpus} GPUs. Give fewer."
+            )
         device = "cuda" if device != "cpu" and there.gpus >= workers else "cpu"
         job = Job(run, folder, place, device, chosen, options.memory_gb, options.max_side, digest)
-        reporter.message(f"{workers} workers, each on one {'GPU' if device == 'cuda' else 'processor'}")
+        reporter.message(
+            f"{workers} workers, each on one {'GPU' if device == 'cuda' else 'processor'}"
+        )
         try:
             masks, failed = predict_folder(job, over_ray(workers), workers, on_task)
         except KeyboardInterrupt:
@@ -215,12 +240,18 @@ def shard_folders(paths: Sequence[Path], out: Path) -> tuple[str, str]:
     (path,) = paths
     if not is_remote(path):
         if not os.path.exists(path):
-            raise DataNotFound(f"{path} does not exist.{near_path(path)} Expected a folder of images.")
+            raise DataNotFound(
+                f"{path} does not exist.{near_path(path)} Expected a folder of images."
+            )
         if not path.is_dir():
-            raise ConfigError(f"{path} is a file: --cluster takes a folder of images. Leave it out for one image.")
+            raise ConfigError(
+                f"{path} is a file: --cluster takes a folder of images. Leave it out for one image."
+            )
     folder = address(path) if is_remote(path) else str(path.resolve())
     place = address(out) if is_remote(out) else str(out.resolve())
-    if place == folder or place.startswith(folder.rstrip("/") + ("/" if is_remote(folder) else os.sep)):
+    if place == folder or place.startswith(
+        folder.rstrip("/") + ("/" if is_remote(folder) else os.sep)
+    ):
         raise ConfigError(f"-o {out} lies in the folder of the images. Choose another folder.")
     return folder, place
 
@@ -234,7 +265,9 @@ def predict_folder(job: Job, execute: Execute, workers: int, told: Told) -> tupl
     with TemporaryDirectory(prefix="featherseg-") as scratch, ExitStack() as stack:
         place = Place(job.output)
         place.check(job)
-        planned = Manifest.plan(Path(scratch), list_images(job.folder), place.masks(), place.known())
+        planned = Manifest.plan(
+            Path(scratch), list_images(job.folder), place.masks(), place.known()
+        )
         manifest = stack.enter_context(planned)
         if not manifest.total:
             raise DataNotFound(f"{job.folder} has no images.")
@@ -243,10 +276,15 @@ def predict_folder(job: Job, execute: Execute, workers: int, told: Told) -> tupl
         failed = 0
         told(done, failed, manifest.total)
         stack.callback(lambda: place.write_manifest(manifest, Path(scratch)))
-        size = max(-(-manifest.waiting // MOST_TASKS), min(SMALL_TASK, -(-manifest.waiting // (4 * workers))))
+        size = max(
+            -(-manifest.waiting // MOST_TASKS),
+            min(SMALL_TASK, -(-manifest.waiting // (4 * workers))),
+        )
         if manifest.waiting:
             for records in execute(job, Path(scratch), -(-manifest.waiting // size), size):
-                if stopped := next((record for record in records if record.status == STOPPED), None):
+                if stopped := next(
+                    (record for record in records if record.status == STOPPED), None
+                ):
                     raise FeathersegError(str(stopped.reason))
                 manifest.record(records)
                 failed += (unread := sum(record.status == FAILED for record in records))
@@ -274,7 +312,9 @@ def list_images(folder: str) -> Iterator[Listed]:
                     if is_image(entry.name) and entry.is_file():
                         yield Listed(entry.name, 0)
         except OSError as error:
-            raise DataNotFound(f"{folder} cannot be listed: {error.strerror}. Expected a folder of images.") from None
+            raise DataNotFound(
+                f"{folder} cannot be listed: {error.strerror}. Expected a folder of images."
+            ) from None
     if skipped := unread_note(unread):
         warn_once(f"{folder}: {skipped}")
 
@@ -292,10 +332,16 @@ class Place:
     def masks(self) -> Iterator[str]:
         """The names NAME of every NAME_mask.png or .tif in it, in any order."""
         if self.remote:
-            yield from (file.name[: -len(MASK)] for file in stream_files(self.folder) if file.name.endswith(MASKS))
+            yield from (
+                file.name[: -len(MASK)]
+                for file in stream_files(self.folder)
+                if file.name.endswith(MASKS)
+            )
         elif os.path.isdir(self.folder):
             with os.scandir(self.folder) as entries:
-                yield from (entry.name[: -len(MASK)] for entry in entries if entry.name.endswith(MASKS))
+                yield from (
+                    entry.name[: -len(MASK)] for entry in entries if entry.name.endswith(MASKS)
+                )
 
     def known(self) -> Iterator[tuple[str, str]]:
         """(name, sha256) of the masks in its manifest."""
@@ -338,7 +384,9 @@ class Place:
     def existing(self, image: Image) -> bytes | None:
         """An image's mask, where it is there: left by a command that was killed, or made by another at this moment."""
         may_have_place = os.path.splitext(image.file)[1].lower() in TIFF_SUFFIXES
-        for file in (self.file(image.name + ending) for ending in (MASKS if may_have_place else (MASK,))):
+        for file in (
+            self.file(image.name + ending) for ending in (MASKS if may_have_place else (MASK,))
+        ):
             if self.remote:
                 if image.there and (content := b"".join(read_lines(file))):
                     return content
@@ -364,9 +412,13 @@ class Place:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise DataError(f"{self.file(SETTINGS)} cannot be read: {error}. Choose another folder with -o.") from None
+            raise DataError(
+                f"{self.file(SETTINGS)} cannot be read: {error}. Choose another folder with -o."
+            ) from None
         if found is not None and not isinstance(found, dict):
-            raise DataError(f"{self.file(SETTINGS)} is no record of a prediction. Choose another folder with -o.")
+            raise DataError(
+                f"{self.file(SETTINGS)} is no record of a prediction. Choose another folder with -o."
+            )
         return found
 
 
@@ -385,7 +437,9 @@ class Worker:
                 f"{job.run} is not the same on {socket.gethostname()} as where the command was given. Give every "
                 "machine the same files."
             )
-        self.predictor = Predictor(runtime, inference=job.inference, memory_gb=job.memory_gb, max_side=job.max_side)
+        self.predictor = Predictor(
+            runtime, inference=job.inference, memory_gb=job.memory_gb, max_side=job.max_side
+        )
         self._held: tuple[int, Record | Path | EncodedImage] | None = None
 
     def predict(self, images: Sequence[Image]) -> Iterator[Record]:
@@ -405,7 +459,9 @@ class Worker:
                 if isinstance(found, FeathersegError):
                     yield Record(image.id, FAILED, reason=one_line(str(found)))
                     continue
-                if not self.predictor.is_light(found.pixels.shape[:2]):  # it needs the memory for itself
+                if not self.predictor.is_light(
+                    found.pixels.shape[:2]
+                ):  # it needs the memory for itself
                     if writing:
                         yield writing.result()
                         writing = None
@@ -424,7 +480,9 @@ class Worker:
         if isinstance(source, Record):
             return source
         self._held = None
-        self.predictor.plan(image_size(source))  # too large for the memory is said before it is decoded
+        self.predictor.plan(
+            image_size(source)
+        )  # too large for the memory is said before it is decoded
         return read_input(source, self.predictor.runtime.channels)
 
     def _is_light(self, image: Image) -> bool:
@@ -438,7 +496,9 @@ class Worker:
         source: Record | Path | EncodedImage
         mask = self.place.file(image.name + MASK)
         if not self.place.remote and name_too_long(Path(mask)):
-            raise DataError(f"{image.file}: {image.name + MASK} would be too long a name for a file. Rename the image.")
+            raise DataError(
+                f"{image.file}: {image.name + MASK} would be too long a name for a file. Rename the image."
+            )
         if (there := self.place.existing(image)) is not None:
             source = Record(image.id, DONE, sha256=hashlib.sha256(there).hexdigest())
         elif is_remote(self.job.folder):
@@ -505,7 +565,12 @@ def over_ray(workers: int) -> Execute:
         context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+        lasting = {
+            "num_cpus": 0,
+            "max_restarts": -1,
+            "max_task_retries": -1,
+            "scheduling_strategy": here,
+        }
         shares = ray.remote(_Shares).options(**lasting).remote(str(folder))
         results = ray.data.from_items(list(range(tasks)), override_num_blocks=tasks).map_batches(
             _RayWorker,

@@ -35,7 +35,9 @@ def links(model: SegmentationModel, kinds: tuple[type[nn.Module], ...]) -> list[
     The model must be in eval mode.
     """
     names = {layer: name for name, layer in model.named_modules() if isinstance(layer, kinds)}
-    calls: list[tuple[str, Tensor, Tensor]] = []  # (layer, what it took, what it gave): kept, so that ids stay theirs
+    calls: list[
+        tuple[str, Tensor, Tensor]
+    ] = []  # (layer, what it took, what it gave): kept, so that ids stay theirs
     reads = _Reads()
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -50,7 +52,9 @@ def links(model: SegmentationModel, kinds: tuple[type[nn.Module], ...]) -> list[
     reads.count.update(id(leaf) for leaf in tree_leaves(out))
     runs = Counter(name for name, _, _ in calls)
     source = {id(output): name for name, _, output in calls}
-    found = [(source[id(x)], name) for name, x, _ in calls if id(x) in source and reads.count[id(x)] == 1]
+    found = [
+        (source[id(x)], name) for name, x, _ in calls if id(x) in source and reads.count[id(x)] == 1
+    ]
     return [(first, second) for first, second in found if runs[first] == runs[second] == 1]
 
 
@@ -63,5 +67,7 @@ class _Reads(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func not in LOOKS:
-            self.count.update(id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+            self.count.update(
+                id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)
+            )
         return func(*args, **(kwargs or {}))

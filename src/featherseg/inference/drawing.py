@@ -47,7 +47,9 @@ def palette(classes: Sequence[ClassInfo]) -> np.ndarray:
 
 def color_mask(mask: np.ndarray, classes: Sequence[ClassInfo]) -> Image.Image:
     """(H, W) uint8 class ids -> an RGB image in the classes' colours."""
-    return index_image(mask, classes).convert("RGB")  # an index into an array would take 8 bytes a pixel on the way
+    return index_image(mask, classes).convert(
+        "RGB"
+    )  # an index into an array would take 8 bytes a pixel on the way
 
 
 def index_image(mask: np.ndarray, classes: Sequence[ClassInfo]) -> Image.Image:
@@ -62,7 +64,9 @@ def index_image(mask: np.ndarray, classes: Sequence[ClassInfo]) -> Image.Image:
     return image
 
 
-def mask_bytes(mask: np.ndarray, classes: Sequence[ClassInfo], georeference: Georeference | None = None) -> bytes:
+def mask_bytes(
+    mask: np.ndarray, classes: Sequence[ClassInfo], georeference: Georeference | None = None
+) -> bytes:
     """The file of a mask (H, W) uint8: a palette PNG, or with a georeference a palette TIFF at that place."""
     if georeference is None:
         return png_bytes(index_image(mask, classes))
@@ -98,7 +102,9 @@ def png_bytes(image: Image.Image) -> bytes:
     np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
     packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
     file.write(b"\x89PNG\r\n\x1a\n")
-    putchunk(file, b"IHDR", struct.pack(">IIBBBBB", *image.size, 8, 2, 0, 0, 0))  # 8 bits, RGB, not interlaced
+    putchunk(
+        file, b"IHDR", struct.pack(">IIBBBBB", *image.size, 8, 2, 0, 0, 0)
+    )  # 8 bits, RGB, not interlaced
     putchunk(file, b"IDAT", packer.compress(rows.data), packer.flush())
     putchunk(file, b"IEND")
     return file.getvalue()
@@ -142,12 +148,16 @@ class _Entry:
     share: str
 
 
-def with_legend(image: Image.Image, classes: Sequence[ClassInfo], shares: Mapping[str, float]) -> Image.Image:
+def with_legend(
+    image: Image.Image, classes: Sequence[ClassInfo], shares: Mapping[str, float]
+) -> Image.Image:
     """The image on a sheet, under it the classes it holds: swatch, name and share, the largest first.
 
     Text grows with the image; the sheet is wider than an image that is too narrow for the longest name.
     """
-    shown = sorted((c for c in classes if shares[c.name] >= SMALLEST_SHARE), key=lambda c: -shares[c.name])
+    shown = sorted(
+        (c for c in classes if shares[c.name] >= SMALLEST_SHARE), key=lambda c: -shares[c.name]
+    )
     entries = [_Entry(c.color, printable(c.name), f"{shares[c.name]:.1%}") for c in shown]
     text = min(max(round(max(image.size) / 45), 12), 120)  # pixels
     font = ImageFont.load_default(text)
@@ -180,7 +190,9 @@ def _draw_entry(
     swatch = (left, middle - text // 2, left + text, middle - text // 2 + text)
     pen.rounded_rectangle(swatch, radius=text // 5, fill=entry.color, outline=_FAINT)
     pen.text((left + 1.5 * text, middle), entry.name, fill=_INK, font=font, anchor="lm")
-    pen.text((left + 2.0 * text + name_width, middle), entry.share, fill=_FAINT, font=font, anchor="lm")
+    pen.text(
+        (left + 2.0 * text + name_width, middle), entry.share, fill=_FAINT, font=font, anchor="lm"
+    )
 
 
 def printable(name: str) -> str:
@@ -235,7 +247,9 @@ def overlay_panoptic(
     return canvas
 
 
-def segment_colors(ids: np.ndarray, segments: Segments, classes: Sequence[ClassInfo]) -> list[tuple[int, int, int]]:
+def segment_colors(
+    ids: np.ndarray, segments: Segments, classes: Sequence[ClassInfo]
+) -> list[tuple[int, int, int]]:
     """One colour a segment, in their order: of stuff that of its class, of an instance that or a tint of it.
 
     The first tint that is CLEAR of all neighbours is taken, else the one that is farthest from them.
@@ -300,15 +314,22 @@ def _write_names(image: Image.Image, numbers: np.ndarray, infos: Sequence[ClassI
         if not infos[i].thing or areas[i] < (1.5 * text) ** 2:
             continue
         name, middle = printable(infos[i].name), _middle(numbers == i + 1)
-        left, top, right, bottom = pen.textbbox((0, 0), name, font=font, anchor="mm", stroke_width=stroke)
+        left, top, right, bottom = pen.textbbox(
+            (0, 0), name, font=font, anchor="mm", stroke_width=stroke
+        )
         y = max(min(middle[0], image.height - bottom), -top)
         x = max(min(middle[1], image.width - right), -left)
         box = (left + x, top + y, right + x, bottom + y)
         if not any(
-            left + x <= other[2] and other[0] <= right + x and top + y <= other[3] and other[1] <= bottom + y
+            left + x <= other[2]
+            and other[0] <= right + x
+            and top + y <= other[3]
+            and other[1] <= bottom + y
             for other in written
         ):
-            pen.text((x, y), name, _PAPER, font=font, anchor="mm", stroke_width=stroke, stroke_fill=_INK)
+            pen.text(
+                (x, y), name, _PAPER, font=font, anchor="mm", stroke_width=stroke, stroke_fill=_INK
+            )
             written.append(box)
 
 

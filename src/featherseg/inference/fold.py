@@ -15,7 +15,9 @@ def fold(model: SegmentationModel) -> None:
     padding: one forward shows where. The model must be in eval mode.
     """
     for block in list(model.modules()):
-        if fold_own := getattr(block, "fold_own", None):  # what a block knows to fold that its data flow does not show
+        if fold_own := getattr(
+            block, "fold_own", None
+        ):  # what a block knows to fold that its data flow does not show
             fold_own()
     home: dict[str, str] = {}  # a folded layer -> the convolution that it is part of
     for name, behind in links(model, (nn.Conv2d, nn.BatchNorm2d, LayerScale)):
@@ -24,7 +26,11 @@ def fold(model: SegmentationModel) -> None:
         if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d | LayerScale):
             scale_outputs(first, *factors(second))
             home[behind] = before
-        elif isinstance(first, nn.BatchNorm2d | LayerScale) and isinstance(second, nn.Conv2d) and _sees_all(second):
+        elif (
+            isinstance(first, nn.BatchNorm2d | LayerScale)
+            and isinstance(second, nn.Conv2d)
+            and _sees_all(second)
+        ):
             scale_inputs(second, *factors(first))
             home[before] = behind
     for name in home:

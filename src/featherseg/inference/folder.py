@@ -77,7 +77,9 @@ class OutputSettings:
         if (self.masks or self.probabilities) and self.submission is not None:
             raise ConfigError("a submission holds masks alone. Leave out masks and probabilities.")
         if self.probabilities not in (None, *SOFT_FILES):
-            raise ConfigError(f"probabilities {self.probabilities!r}: expected {' or '.join(SOFT_FILES)}.")
+            raise ConfigError(
+                f"probabilities {self.probabilities!r}: expected {' or '.join(SOFT_FILES)}."
+            )
 
 
 DEFAULTS = OutputSettings()
@@ -123,7 +125,9 @@ class PredictedFolder:
 
     def _repr_html_(self) -> str:
         title = f"{self.folder}: {counted(len(self.names), 'image')}"
-        return html_table(title, ("image",), [(name,) for name in self.names[:20]], (*self.left_out, *self.notes))
+        return html_table(
+            title, ("image",), [(name,) for name in self.names[:20]], (*self.left_out, *self.notes)
+        )
 
 
 class Output:
@@ -135,7 +139,11 @@ class Output:
     """
 
     def __init__(
-        self, folder: Path, files: Sequence[ImageFile], settings: OutputSettings, bucket: str | None = None
+        self,
+        folder: Path,
+        files: Sequence[ImageFile],
+        settings: OutputSettings,
+        bucket: str | None = None,
     ) -> None:
         self.folder, self.files, self.settings, self.bucket = folder, files, settings, bucket
         if (benchmark := settings.submission) is not None and benchmark not in SUBMISSIONS:
@@ -151,7 +159,9 @@ class Output:
         self.waiting: list[tuple[str, ImageFile]] = []
         self.resumed: set[str] = set()
         self._predicted_as: Settings = {}
-        self._unrecorded: dict[str, list[str]] = {}  # name -> its files that are there, perhaps of a killed command
+        self._unrecorded: dict[
+            str, list[str]
+        ] = {}  # name -> its files that are there, perhaps of a killed command
         self._stored: dict[str, StoredFile] = {}  # by address
         self._together: list[ReadImage] = []
         self._list_at = time.monotonic() + LISTED_EVERY
@@ -184,21 +194,33 @@ class Output:
         if self.bucket is None:
             real_folder = cache(os.path.realpath)  # asked once a folder, not once an image
             images = {
-                os.path.realpath(file) if file.is_symlink() else os.path.join(real_folder(file.parent), file.name)
+                os.path.realpath(file)
+                if file.is_symlink()
+                else os.path.join(real_folder(file.parent), file.name)
                 for file in self.files
                 if isinstance(file, Path)
             }
             folder = os.path.realpath(self.folder)
             pairs = zip(self.names, self.files, strict=True)
-            for own in (own for name, file in pairs for own in (*self.file_names(name), *self.other_mask(name, file))):
+            for own in (
+                own
+                for name, file in pairs
+                for own in (*self.file_names(name), *self.other_mask(name, file))
+            ):
                 if os.path.join(folder, own.replace("/", os.sep)) in images:
-                    raise ConfigError(f"{self._shown(own)} is one of the images itself. Choose another folder with -o.")
+                    raise ConfigError(
+                        f"{self._shown(own)} is one of the images itself. Choose another folder with -o."
+                    )
         if self.panoptic:
             listed = self._fetch(self.panoptic.writer.path)
             if listed.exists():
-                exists = (lambda file: self._relative(file) in there) if self.bucket else Path.is_file
+                exists = (
+                    (lambda file: self._relative(file) in there) if self.bucket else Path.is_file
+                )
                 self.panoptic.keep(self.names, exists, self._shown(self._relative(listed)))
-        what = {name: getattr(self.settings, name) for name in ("masks", "submission", "probabilities")}
+        what = {
+            name: getattr(self.settings, name) for name in ("masks", "submission", "probabilities")
+        }
         self._predicted_as = settings_of(predictor, **what)
         self._fetch(self.record.path)
         predicted, in_the_way = self.record.read(set(self.names)), list[str]()
@@ -220,7 +242,9 @@ class Output:
                     "--overwrite, or choose another folder with -o."
                 )
             elif earlier.version == version_of(file):
-                if len(found) == len(written) and (self.panoptic is None or self.panoptic.lists(name)):
+                if len(found) == len(written) and (
+                    self.panoptic is None or self.panoptic.lists(name)
+                ):
                     self.resumed.add(name)
                     continue
             elif earlier.image != image_place(file):
@@ -228,7 +252,9 @@ class Output:
             self.waiting.append((name, file))
         if in_the_way:
             shown, files = self._shown(in_the_way[0]), counted(len(in_the_way), "file")
-            raise ConfigError(f"{shown} exists, {files} in all. Use --overwrite, or another folder with -o.")
+            raise ConfigError(
+                f"{shown} exists, {files} in all. Use --overwrite, or another folder with -o."
+            )
 
     def file_names(self, name: str) -> list[str]:
         """The files of an image, relative to the folder, the mask first; without what there is one of for all."""
@@ -258,7 +284,9 @@ class Output:
         first, *others = self.file_names(image.name)
         mask = first if self.submission else result.file_names(image.name)[0]
         self._put([self.folder / file for file in (mask, *others)])
-        of_another_kind = {first, *self.other_mask(image.name, image.file)} - {mask}  # the image had a place, or none
+        of_another_kind = {first, *self.other_mask(image.name, image.file)} - {
+            mask
+        }  # the image had a place, or none
         for file in of_another_kind:
             (self.folder / file).unlink(missing_ok=True)
         self._together.append(image)
@@ -279,7 +307,9 @@ class Output:
         ended = time.monotonic()
         self._list_at = ended + max(LISTED_EVERY, (ended - began) / LISTING_SHARE)
 
-    def _write(self, folder: Path, panoptic: PanopticOutput | None, result: Prediction, image: ReadImage) -> None:
+    def _write(
+        self, folder: Path, panoptic: PanopticOutput | None, result: Prediction, image: ReadImage
+    ) -> None:
         if self.submission:
             self.submission.save(result.mask, folder, image.name)
         elif self.settings.masks:
@@ -314,7 +344,10 @@ class Output:
         """The files that are there, relative to the folder."""
         if self.bucket is not None:
             with suppress(DataNotFound):
-                self._stored = {file.address: file for file in list_files(self.bucket, deep=self.panoptic is not None)}
+                self._stored = {
+                    file.address: file
+                    for file in list_files(self.bucket, deep=self.panoptic is not None)
+                }
             return {file.removeprefix(f"{self.bucket}/") for file in self._stored}
         there = set[str]()
         for inside in ("", f"{PANOPTIC}/") if self.panoptic else ("",):
@@ -344,7 +377,9 @@ class Output:
 
 
 @contextmanager
-def open_output(place: Path, files: Sequence[ImageFile], settings: OutputSettings) -> Iterator[Output]:
+def open_output(
+    place: Path, files: Sequence[ImageFile], settings: OutputSettings
+) -> Iterator[Output]:
     """The folder, or address in a bucket, that predictions of `files` go to. Raises what `Output` does.
 
     FeathersegError where nothing can be written there.
@@ -358,7 +393,9 @@ def open_output(place: Path, files: Sequence[ImageFile], settings: OutputSetting
         yield Output(place, files, settings)
 
 
-def write_predictions(predictor: Predictor, output: Output, told: Told, *, alone: bool = False) -> PredictedFolder:
+def write_predictions(
+    predictor: Predictor, output: Output, told: Told, *, alone: bool = False
+) -> PredictedFolder:
     """Write what can be read, and is of a size that the model takes. Other images are told and left out.
 
     alone: nothing else was asked for than this image, so that its error is raised. The next image is read and the last
@@ -390,7 +427,9 @@ def write_predictions(predictor: Predictor, output: Output, told: Told, *, alone
         output.finish()
     names = tuple(name for name in output.names if name in saved or name in output.resumed)
     notes = unused_notes(readable.unused)
-    return PredictedFolder(output.place, names, tuple(readable.left_out), len(output.resumed), notes)
+    return PredictedFolder(
+        output.place, names, tuple(readable.left_out), len(output.resumed), notes
+    )
 
 
 class ReadableOnly:
@@ -401,8 +440,16 @@ class ReadableOnly:
     memory for itself, what `writer` has in hand is written.
     """
 
-    def __init__(self, predictor: Predictor, output: Output, writer: "Writer", told: Told, alone: bool) -> None:
-        self.predictor, self.output, self.writer, self.told, self.alone = predictor, output, writer, told, alone
+    def __init__(
+        self, predictor: Predictor, output: Output, writer: "Writer", told: Told, alone: bool
+    ) -> None:
+        self.predictor, self.output, self.writer, self.told, self.alone = (
+            predictor,
+            output,
+            writer,
+            told,
+            alone,
+        )
         self.given: list[ReadImage] = []
         self.left_out: list[str] = []
         self.unused = Counter[str]()
@@ -432,12 +479,16 @@ class ReadableOnly:
         name, file = waiting
         written = map(Path, self.output.file_names(name))
         if too_long := [path.name for path in written if name_too_long(self.output.folder / path)]:
-            raise DataError(f"{file}: {too_long[0]} would be too long a name for a file. Rename the image.")
+            raise DataError(
+                f"{file}: {too_long[0]} would be too long a name for a file. Rename the image."
+            )
         version = version_of(file)  # before it is read: a later change is seen
         source, self._fetched = self._source(file), None
         size = image_size(source)
         with _naming(file):
-            self.predictor.plan(size)  # what the memory or the model does not take is said before it is decoded
+            self.predictor.plan(
+                size
+            )  # what the memory or the model does not take is said before it is decoded
         channels = self.predictor.runtime.channels
         georeference, unused = unused_parts(source, channels)
         pixels = read_image(source, channels)

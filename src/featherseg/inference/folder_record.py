@@ -100,7 +100,9 @@ class FolderRecord:
             os.truncate(self.path, whole)
         return predicted
 
-    def _read_line(self, line: bytes, names: Container[str], predicted: dict[str, PredictedImage]) -> None:
+    def _read_line(
+        self, line: bytes, names: Container[str], predicted: dict[str, PredictedImage]
+    ) -> None:
         try:
             row = parse_json(line[:MOST_TEXT].decode())
             if "settings" in row:

@@ -92,9 +92,13 @@ def _content(file: Any) -> EncodedImage:
         content = file.read(MOST_BYTES + 1)
     except Exception as error:  # closed, written to alone, or of a class of one's own
         reason = str(error) or type(error).__name__
-        raise DataError(f"{shown} cannot be read: {reason}. Open it with open(path, 'rb').") from None
+        raise DataError(
+            f"{shown} cannot be read: {reason}. Open it with open(path, 'rb')."
+        ) from None
     if not isinstance(content, bytes):
-        raise DataError(f"{shown} is a file of {type(content).__name__}, not of bytes. Open it with open(path, 'rb').")
+        raise DataError(
+            f"{shown} is a file of {type(content).__name__}, not of bytes. Open it with open(path, 'rb')."
+        )
     if len(content) > MOST_BYTES:
         raise DataError(f"{shown} has more than {MOST_BYTES:,} bytes, the limit for one file.")
     return EncodedImage(content, shown)
@@ -105,7 +109,9 @@ def read_input(x: Any, channels: int) -> InputImage:
     if isinstance(x, str | Path):
         path = Path(x)
         if os.path.isdir(path):  # Path.is_dir raises of a name that is too long
-            raise DataError(f"{path} is a folder: pass its files, as in predictor(sorted(Path({str(x)!r}).iterdir())).")
+            raise DataError(
+                f"{path} is a folder: pass its files, as in predictor(sorted(Path({str(x)!r}).iterdir()))."
+            )
         x = path
     if isinstance(x, Path | EncodedImage):
         return InputImage(read_image(x, channels), Path(str(x)).stem, unused_parts(x, channels)[0])
@@ -124,9 +130,13 @@ def _from_pil(image: Image.Image, channels: int) -> np.ndarray:
     """Upright by its EXIF orientation; alpha is dropped, palette, grey and CMYK become RGB where that is asked."""
     try:
         upright = ImageOps.exif_transpose(image)
-    except Exception as error:  # Pillow decodes late, and of a spoiled file it raises nearly anything
+    except (
+        Exception
+    ) as error:  # Pillow decodes late, and of a spoiled file it raises nearly anything
         reason = str(error) or type(error).__name__
-        raise DataError(f"the PIL image cannot be read: {reason}. Its file is damaged or closed.") from error
+        raise DataError(
+            f"the PIL image cannot be read: {reason}. Its file is damaged or closed."
+        ) from error
     sixteen_bits = upright.mode.startswith("I;16")
     if sixteen_bits and channels in (1, 3):
         deep = np.array(upright).astype(np.uint16)[:, :, None]  # (H, W, 1)
@@ -143,7 +153,9 @@ def _from_pil(image: Image.Image, channels: int) -> np.ndarray:
     if channels == 4 and upright.mode == "CMYK":
         raise DataError(f"the PIL image {CMYK}")
     if upright.mode in ("P", "PA"):
-        raise DataError(f"a PIL image with a palette has colours: expected {channels} channels. Convert it first.")
+        raise DataError(
+            f"a PIL image with a palette has colours: expected {channels} channels. Convert it first."
+        )
     pixels = np.array(upright)
     return pixels if pixels.ndim == 3 else pixels[:, :, None]  # (H, W, C)
 
@@ -151,14 +163,24 @@ def _from_pil(image: Image.Image, channels: int) -> np.ndarray:
 def _from_tensor(tensor: Tensor, channels: int) -> np.ndarray:
     """(C, H, W) -> (H, W, C); floats are taken as 0..1, as torchvision gives them."""
     if tensor.is_nested or tensor.is_meta or tensor.layout != torch.strided:
-        raise DataError(f"a {tensor.type()} has no plain pixels: expected a dense ({channels}, H, W) tensor.")
+        raise DataError(
+            f"a {tensor.type()} has no plain pixels: expected a dense ({channels}, H, W) tensor."
+        )
     if tensor.ndim != 3 or tensor.shape[0] != channels:
-        hint = " It looks like (H, W, C): use .permute(2, 0, 1)." if tensor.shape[-1:] == (channels,) else ""
+        hint = (
+            " It looks like (H, W, C): use .permute(2, 0, 1)."
+            if tensor.shape[-1:] == (channels,)
+            else ""
+        )
         hint = " Pass a batch as a list: list(tensor)." if tensor.ndim == 4 else hint
-        raise DataError(f"a tensor of shape {tuple(tensor.shape)}: expected ({channels}, H, W).{hint}")
+        raise DataError(
+            f"a tensor of shape {tuple(tensor.shape)}: expected ({channels}, H, W).{hint}"
+        )
     values = tensor.detach().cpu()
     if values.is_floating_point() and values.numel():
-        values = values.float() if values.dtype.itemsize < 4 else values  # half precision would round twice
+        values = (
+            values.float() if values.dtype.itemsize < 4 else values
+        )  # half precision would round twice
         low, high = values.min().item(), values.max().item()
         if not (low >= 0 and high <= 1):
             raise DataError(
@@ -169,17 +191,25 @@ def _from_tensor(tensor: Tensor, channels: int) -> np.ndarray:
     try:
         return values.permute(1, 2, 0).numpy()  # (H, W, C)
     except TypeError:  # such as a quantised one
-        raise DataError(f"a tensor of {values.dtype}: expected uint8 or uint16 values, or floats 0 to 1.") from None
+        raise DataError(
+            f"a tensor of {values.dtype}: expected uint8 or uint16 values, or floats 0 to 1."
+        ) from None
 
 
 def _checked(pixels: np.ndarray, channels: int) -> np.ndarray:
     if pixels.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
-        raise DataError(f"pixels of type {pixels.dtype}: expected uint8 or uint16, as stored in image files.")
+        raise DataError(
+            f"pixels of type {pixels.dtype}: expected uint8 or uint16, as stored in image files."
+        )
     pixels = np.asarray(pixels).astype(pixels.dtype.newbyteorder("="), copy=False)
     if pixels.ndim == 2 and channels == 1:
         pixels = pixels[:, :, None]  # (H, W, 1)
     if pixels.ndim != 3 or pixels.shape[2] != channels:
-        hint = " It looks like (C, H, W): use .transpose(1, 2, 0)." if pixels.shape[:1] == (channels,) else ""
+        hint = (
+            " It looks like (C, H, W): use .transpose(1, 2, 0)."
+            if pixels.shape[:1] == (channels,)
+            else ""
+        )
         hint = " Pass a batch as a list: list(array)." if pixels.ndim == 4 else hint
         if (pixels.ndim, channels) == (2, 3):
             hint = " Repeat the one that it has: np.stack([x] * 3, -1)."
@@ -188,5 +218,7 @@ def _checked(pixels: np.ndarray, channels: int) -> np.ndarray:
             f"channel{'s' * (channels != 1)}.{hint}"
         )
     if 0 in pixels.shape:
-        raise DataError(f"an image of size {size_text(pixels.shape)} (height x width) has no pixels.")
+        raise DataError(
+            f"an image of size {size_text(pixels.shape)} (height x width) has no pixels."
+        )
     return pixels

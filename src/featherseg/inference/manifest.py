@@ -74,7 +74,11 @@ class Manifest:
 
     @classmethod
     def plan(
-        cls, folder: Path, files: Iterable[Listed], masks: Iterable[str], known: Iterable[tuple[str, str]]
+        cls,
+        folder: Path,
+        files: Iterable[Listed],
+        masks: Iterable[str],
+        known: Iterable[tuple[str, str]],
     ) -> "Manifest":
         """Of the images in `files`, in any order, those wait whose mask is not there, or whose sha256 is not known.
 
@@ -90,14 +94,25 @@ class Manifest:
                 CREATE TABLE taken (name BLOB PRIMARY KEY) WITHOUT ROWID;
                 CREATE TABLE image (id INTEGER PRIMARY KEY, file BLOB, size INTEGER, name BLOB, sha256 TEXT);"""
             )
-            db.executemany("INSERT INTO found VALUES (?, ?)", ((os.fsencode(f.file), f.size) for f in files))
-            db.executemany("INSERT OR IGNORE INTO mask VALUES (?)", ((os.fsencode(name),) for name in masks))
             db.executemany(
-                "INSERT OR REPLACE INTO known VALUES (?, ?)", ((os.fsencode(n), digest) for n, digest in known)
+                "INSERT INTO found VALUES (?, ?)", ((os.fsencode(f.file), f.size) for f in files)
             )
-            stems = (PurePath(os.fsdecode(file)).stem for (file,) in db.execute("SELECT file FROM found ORDER BY file"))
+            db.executemany(
+                "INSERT OR IGNORE INTO mask VALUES (?)", ((os.fsencode(name),) for name in masks)
+            )
+            db.executemany(
+                "INSERT OR REPLACE INTO known VALUES (?, ?)",
+                ((os.fsencode(n), digest) for n, digest in known),
+            )
+            stems = (
+                PurePath(os.fsdecode(file)).stem
+                for (file,) in db.execute("SELECT file FROM found ORDER BY file")
+            )
             found = db.execute("SELECT file, size FROM found ORDER BY file")
-            rows = ((*row, os.fsencode(name)) for row, name in zip(found, numbered(stems, _Taken(db)), strict=True))
+            rows = (
+                (*row, os.fsencode(name))
+                for row, name in zip(found, numbered(stems, _Taken(db)), strict=True)
+            )
             db.executemany("INSERT INTO image (file, size, name) VALUES (?, ?, ?)", rows)
             db.executescript(
                 """UPDATE image SET sha256 = known.sha256 FROM known, mask
@@ -126,7 +141,9 @@ class Manifest:
 
     def count(self, status: str) -> int:
         """How many of those that waited have it."""
-        found: int = self._db.execute("SELECT count(*) FROM results.result WHERE status = ?", (status,)).fetchone()[0]
+        found: int = self._db.execute(
+            "SELECT count(*) FROM results.result WHERE status = ?", (status,)
+        ).fetchone()[0]
         return found
 
     def lines(self) -> Iterator[bytes]:
@@ -148,7 +165,10 @@ class _Taken:
         self._db = db
 
     def __contains__(self, name: str) -> bool:
-        return self._db.execute("SELECT 1 FROM taken WHERE name = ?", (os.fsencode(name),)).fetchone() is not None
+        return (
+            self._db.execute("SELECT 1 FROM taken WHERE name = ?", (os.fsencode(name),)).fetchone()
+            is not None
+        )
 
     def add(self, name: str) -> None:
         self._db.execute("INSERT INTO taken VALUES (?)", (os.fsencode(name),))

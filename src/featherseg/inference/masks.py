@@ -18,14 +18,18 @@ from featherseg.kernels.library import beside_other_threads
 from featherseg.layers.resize import to_image
 
 
-def predict_masks(runtime: Runtime, images: np.ndarray, inference: InferenceSettings | None = None) -> np.ndarray:
+def predict_masks(
+    runtime: Runtime, images: np.ndarray, inference: InferenceSettings | None = None
+) -> np.ndarray:
     """The class of every pixel: images (B, H, W, C) uint8 or uint16 -> (B, H, W) uint8; by default `own_settings`."""
     inference = inference or own_settings(runtime)
     with threads_of(runtime):
         return masks_of(passes_over(runtime, images, inference), images.shape[1:3], inference)
 
 
-def predict_mask(runtime: Runtime, image: np.ndarray, inference: InferenceSettings | None = None) -> np.ndarray:
+def predict_mask(
+    runtime: Runtime, image: np.ndarray, inference: InferenceSettings | None = None
+) -> np.ndarray:
     """The class of every pixel of one image: (H, W, C) uint8 or uint16 -> (H, W) uint8."""
     return predict_masks(runtime, image[None], inference)[0]
 
@@ -48,7 +52,9 @@ def predict_panoptic(
         assert out.centers is not None
         assert out.offsets is not None
         centers = to_image(out._replace(logits=out.centers), size)[:, 0]  # (B, H, W)
-        offsets = to_image(out._replace(logits=out.offsets), size) / inference.factors(size)[0]  # (B, 2, H, W)
+        offsets = (
+            to_image(out._replace(logits=out.offsets), size) / inference.factors(size)[0]
+        )  # (B, 2, H, W)
         masks = masks_of([only], size, inference)
         return [
             (mask, merge(mask, center, offset, things, runtime.panoptic))
@@ -65,7 +71,11 @@ def predict_soft(
     with threads_of(runtime):
         passes = passes_over(runtime, images, inference)
         masks = masks_of(passes, size, inference)
-        shape = (len(images), len(runtime.classes), *size) if kind == "probabilities" else (len(images), *size)
+        shape = (
+            (len(images), len(runtime.classes), *size)
+            if kind == "probabilities"
+            else (len(images), *size)
+        )
         soft = np.empty(shape, dtype=np.float16 if kind == "probabilities" else np.uint8)
         for start, block in probability_blocks(passes, size, inference):
             rows = slice(start, start + block.shape[2])
@@ -75,7 +85,9 @@ def predict_soft(
 
 
 @torch.inference_mode()
-def probabilities(runtime: Runtime, image: np.ndarray, inference: InferenceSettings | None = None) -> Tensor:
+def probabilities(
+    runtime: Runtime, image: np.ndarray, inference: InferenceSettings | None = None
+) -> Tensor:
     """Class probabilities of one image: (H, W, C) uint8 or uint16 -> (K, H, W) float32 on the CPU.
 
     The class of the mask that `predict_mask` gives has the highest in every pixel.
@@ -84,11 +96,15 @@ def probabilities(runtime: Runtime, image: np.ndarray, inference: InferenceSetti
     with threads_of(runtime):
         passes = passes_over(runtime, image[None], inference)
         mask = masks_of(passes, image.shape[:2], inference)
-        blocks = [block.cpu() for _, block in probability_blocks(passes, image.shape[:2], inference)]
+        blocks = [
+            block.cpu() for _, block in probability_blocks(passes, image.shape[:2], inference)
+        ]
     return agreeing(torch.cat(blocks, dim=2), torch.from_numpy(mask))[0]  # (K, H, W)
 
 
-def probability_blocks(passes: list[Pass], size: Size, inference: InferenceSettings) -> Iterator[tuple[int, Tensor]]:
+def probability_blocks(
+    passes: list[Pass], size: Size, inference: InferenceSettings
+) -> Iterator[tuple[int, Tensor]]:
     """(first row, probabilities (B, K, rows, W) float32) from top to bottom, on the runtime's device."""
     for start, scores in score_blocks(passes, size, inference):
         yield start, scores if len(passes) > 1 else scores.softmax(dim=1)

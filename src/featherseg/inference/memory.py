@@ -41,10 +41,17 @@ class LiveBytes(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for leaf in tree_leaves((args, kwargs)):  # what comes from outside (weights, input) is no cost of this forward
-            if isinstance(leaf, Tensor) and (key := (storage := leaf.untyped_storage())._cdata) not in self._known:
+        for leaf in tree_leaves(
+            (args, kwargs)
+        ):  # what comes from outside (weights, input) is no cost of this forward
+            if (
+                isinstance(leaf, Tensor)
+                and (key := (storage := leaf.untyped_storage())._cdata) not in self._known
+            ):
                 self._known.add(key)
-                weakref.finalize(storage, self._known.discard, key)  # the next storage may get its address
+                weakref.finalize(
+                    storage, self._known.discard, key
+                )  # the next storage may get its address
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):

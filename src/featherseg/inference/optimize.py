@@ -45,7 +45,9 @@ def optimize(
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}.")
     device = device or next(model.parameters()).device
-    faster: Any = copy.deepcopy(model).to(device, torch.float32)  # Any: torch types no `to` with a memory format
+    faster: Any = copy.deepcopy(model).to(
+        device, torch.float32
+    )  # Any: torch types no `to` with a memory format
     faster.eval().requires_grad_(False)
     fold(faster)
     if device.type == "cpu":
@@ -59,7 +61,9 @@ def _take_fast_paths(model: nn.Module) -> None:
     """Put in place of layers that a CPU is slow at those that give the same faster."""
     for name, layer in list(model.named_modules()):
         if type(layer) is nn.Conv2d and (splits(layer) or is_pointwise(layer)):
-            model.set_submodule(name, _as(PhaseSplitConv2d if splits(layer) else PointwiseConv2d, layer))
+            model.set_submodule(
+                name, _as(PhaseSplitConv2d if splits(layer) else PointwiseConv2d, layer)
+            )
     for name, layer in list(model.named_modules()):
         if for_cpu := getattr(layer, "for_cpu", None):  # a layer that knows a faster form of itself
             model.set_submodule(name, for_cpu())
@@ -69,6 +73,13 @@ def _as(kind: type[nn.Conv2d], conv: nn.Conv2d) -> nn.Conv2d:
     """A convolution of that kind with the weights of `conv`."""
     settings: Any = {key: getattr(conv, key) for key in ("stride", "padding", "dilation", "groups")}
     size: Any = conv.kernel_size  # Any: torch types them as longer than two
-    made = kind(conv.in_channels, conv.out_channels, size, bias=conv.bias is not None, device="meta", **settings)
+    made = kind(
+        conv.in_channels,
+        conv.out_channels,
+        size,
+        bias=conv.bias is not None,
+        device="meta",
+        **settings,
+    )
     made.weight, made.bias = conv.weight, conv.bias
     return made.train(conv.training)

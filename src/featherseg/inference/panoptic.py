@@ -33,7 +33,11 @@ class Panoptic(NamedTuple):
 
 @torch.inference_mode()
 def merge(
-    mask: np.ndarray, centers: Tensor, offsets: Tensor, things: Collection[int], settings: PanopticTable
+    mask: np.ndarray,
+    centers: Tensor,
+    offsets: Tensor,
+    things: Collection[int],
+    settings: PanopticTable,
 ) -> Panoptic:
     """The panoptic segmentation of one image, all maps at its size; a pure function of its inputs.
 
@@ -45,13 +49,17 @@ def merge(
     positions, scores = find_centers(centers, settings)  # (K, 2), (K,)
     on_thing = torch.from_numpy(of_thing[mask]).to(offsets.device)  # (H, W)
     numbers = nearest_centers(on_thing, offsets, positions).cpu().numpy()  # (H, W): 1..K, 0 = none
-    votes = _count(numbers, mask, rows=len(scores) + 1)  # the first row counts the pixels of no instance
+    votes = _count(
+        numbers, mask, rows=len(scores) + 1
+    )  # the first row counts the pixels of no instance
 
     segments: list[dict[str, Any]] = []
     instance_id, stuff_id = np.zeros(len(votes), np.int32), np.zeros(IGNORE + 1, np.int32)
     for number, score in enumerate(scores.tolist(), start=1):
         if votes[number].any():
-            segments.append(_segment(len(segments) + 1, votes[number].argmax(), votes[number].sum()))
+            segments.append(
+                _segment(len(segments) + 1, votes[number].argmax(), votes[number].sum())
+            )
             segments[-1]["score"] = min(score, 1.0)
             instance_id[number] = len(segments)
     for category, area in enumerate(votes[0, :IGNORE]):
@@ -69,7 +77,9 @@ def find_centers(heat: Tensor, settings: PanopticTable) -> tuple[Tensor, Tensor]
     k = settings.kernel
     over_rows = F.max_pool2d(heat[None, None], (k, 1), stride=1, padding=(k // 2, 0))
     highest = F.max_pool2d(over_rows, (1, k), stride=1, padding=(0, k // 2))[0, 0]  # (H, W)
-    positions = ((heat == highest) & (heat > settings.threshold)).nonzero()  # from top to bottom, left to right
+    positions = (
+        (heat == highest) & (heat > settings.threshold)
+    ).nonzero()  # from top to bottom, left to right
     values = heat[positions[:, 0], positions[:, 1]]
     best = values.sort(descending=True, stable=True).indices[: settings.top_k]
     return positions[best], values[best]

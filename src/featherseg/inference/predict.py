@@ -114,7 +114,9 @@ def predict(
     settings = with_given(DEFAULTS, settings, "settings")
     options = PredictorOptions(device, batch, inference, memory_gb, max_side, threads, trust)
     if workers is not None and (cluster is None or workers < 1):
-        raise ConfigError(f"--workers {workers}: expected at least 1, together with --cluster local or an address.")
+        raise ConfigError(
+            f"--workers {workers}: expected at least 1, together with --cluster local or an address."
+        )
 
     # Nothing is written: the predictions are returned
     if out is None:
@@ -125,7 +127,9 @@ def predict(
     # Many processes write the masks of one folder
     paths, out = input_paths(inputs), Path(out)
     reporter: PredictReporter = (
-        progress if isinstance(progress, PredictReporter) else LoggedReporter(progress_or_bar(progress))
+        progress
+        if isinstance(progress, PredictReporter)
+        else LoggedReporter(progress_or_bar(progress))
     )
     refuse_image_name(out)
     if cluster is not None:
@@ -160,7 +164,9 @@ def predict(
         return result
 
 
-def open_predictor(model: Predictor | Run | Runtime | str | Path, options: PredictorOptions) -> Predictor:
+def open_predictor(
+    model: Predictor | Run | Runtime | str | Path, options: PredictorOptions
+) -> Predictor:
     """Return the model as a Predictor with these options.
 
     Raises:
@@ -199,7 +205,9 @@ def input_paths(inputs: Any) -> list[Path]:
     """
     paths = inputs if isinstance(inputs, list | tuple) else [inputs]
     if not all(isinstance(path, str | Path) for path in paths):
-        raise ConfigError("with out, images are paths of images or folders: what is written is named like them.")
+        raise ConfigError(
+            "with out, images are paths of images or folders: what is written is named like them."
+        )
     return [Path(path) for path in paths]
 
 
@@ -207,17 +215,25 @@ def report_unused(paths: Sequence[Path], out: Path, reporter: PredictReporter) -
     """Report videos and folders inside the folders of images: they are not predicted."""
     for folder in [path for path in paths if not is_remote(path) and os.path.isdir(path)]:
         if videos := sum(is_video(file) for file in folder.iterdir()):
-            reporter.message(f"{folder}: images alone are taken, not {counted(videos, 'video')}; name videos as files")
+            reporter.message(
+                f"{folder}: images alone are taken, not {counted(videos, 'video')}; name videos as files"
+            )
         if inside := [f for f in folders_of_images(folder) if f.resolve() != out.resolve()]:
             folders = f"{counted(len(inside), 'folder')} in it ({inside[0].name})"
-            reporter.message(f"{folder}: its own images are taken, not those of {folders}; name each folder of images")
+            reporter.message(
+                f"{folder}: its own images are taken, not those of {folders}; name each folder of images"
+            )
 
 
-def write_images(predictor: Predictor, output: Output, reporter: PredictReporter, *, alone: bool) -> PredictedFolder:
+def write_images(
+    predictor: Predictor, output: Output, reporter: PredictReporter, *, alone: bool
+) -> PredictedFolder:
     """Write the predictions of the images that wait. The error of one `alone` is raised."""
     images, resumed = len(output.files), len(output.resumed)
     if resumed and output.waiting:
-        reporter.message(f"{resumed} of {images} images are in {output.place} already: going on with the others")
+        reporter.message(
+            f"{resumed} of {images} images are in {output.place} already: going on with the others"
+        )
     files = short_names([Path(str(file)) for file in output.files])
     file_of = dict(zip(output.names, files, strict=True))
     done, skipped, hint = 0, 0, ""
@@ -239,7 +255,9 @@ def write_images(predictor: Predictor, output: Output, reporter: PredictReporter
     try:
         result = write_predictions(predictor, output, on_image, alone=alone)
     except KeyboardInterrupt:
-        reporter.message(f"stopped with {resumed + done} of {images} images done: the same command does the rest")
+        reporter.message(
+            f"stopped with {resumed + done} of {images} images done: the same command does the rest"
+        )
         raise
 
     # The summary
@@ -295,7 +313,9 @@ def write_videos(
             reporter.skipped(skipped[-1])
             continue
         except KeyboardInterrupt:
-            reporter.message(f"{target.name} is not finished: the same command goes on where it was stopped.")
+            reporter.message(
+                f"{target.name} is not finished: the same command goes on where it was stopped."
+            )
             raise
         results.append(result)
         report_video(result, reporter)
@@ -322,7 +342,9 @@ def report_video(result: "VideoResult", reporter: PredictReporter) -> None:
         reporter.message(f"{frames} could be read only in part, and show what could be")
 
 
-def record_camera(predictor: Predictor, camera: str, target: Path, reporter: PredictReporter) -> "Recording":
+def record_camera(
+    predictor: Predictor, camera: str, target: Path, reporter: PredictReporter
+) -> "Recording":
     """Record a camera until Ctrl-C, which ends it in good order; a second Ctrl-C stops at once."""
     from featherseg.inference.video.camera import record
 

@@ -21,7 +21,14 @@ from featherseg.data.images.decoding import EncodedImage, image_size
 from featherseg.data.images.georeference import TIFF_SUFFIXES, Georeference
 from featherseg.inference import drawing
 from featherseg.inference.drawing import overlay_panoptic
-from featherseg.inference.inputs import InputImage, alike, fetched, is_open_file, read_ahead, read_input
+from featherseg.inference.inputs import (
+    InputImage,
+    alike,
+    fetched,
+    is_open_file,
+    read_ahead,
+    read_input,
+)
 from featherseg.inference.masks import predict_masks, predict_panoptic, predict_soft, probabilities
 from featherseg.inference.panoptic import Panoptic
 from featherseg.inference.range_warning import warn_of_range
@@ -67,7 +74,10 @@ class Prediction:
     def shares(self) -> dict[str, float]:
         """Class name -> share of the pixels, 0..1; every class is listed."""
         counts = class_counts(self.mask, len(self.classes))
-        return {info.name: float(count / self.mask.size) for info, count in zip(self.classes, counts, strict=True)}
+        return {
+            info.name: float(count / self.mask.size)
+            for info, count in zip(self.classes, counts, strict=True)
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, of a panoptic model with its objects: the mask itself stays an array."""
@@ -93,11 +103,17 @@ class Prediction:
         Raises ConfigError for the opacity.
         """
         if not 0 <= opacity <= 1:
-            raise ConfigError(f"opacity = {opacity}: expected 0 (the image alone) to 1 (the colours alone).")
+            raise ConfigError(
+                f"opacity = {opacity}: expected 0 (the image alone) to 1 (the colours alone)."
+            )
         if self.panoptic is None:
-            image = drawing.overlay(self.image, self.mask, self.classes, opacity, self.runtime.image_range)
+            image = drawing.overlay(
+                self.image, self.mask, self.classes, opacity, self.runtime.image_range
+            )
         else:
-            image = overlay_panoptic(self.image, *self.panoptic, self.classes, opacity, self.runtime.image_range)
+            image = overlay_panoptic(
+                self.image, *self.panoptic, self.classes, opacity, self.runtime.image_range
+            )
         return drawing.with_legend(image, self.classes, self.shares) if legend else image
 
     def save(self, to: str | Path, name: str | None = None) -> list[Path]:
@@ -137,7 +153,9 @@ class Prediction:
         """What writes the mask into a file named so: as a PNG, or a TIFF at the image's place."""
         tiff = path.suffix.lower() in TIFF_SUFFIXES
         if tiff and self.georeference is None:
-            raise ConfigError(f"{path}: {self.name} has no place on the map, so its mask is a PNG. Name a .png.")
+            raise ConfigError(
+                f"{path}: {self.name} has no place on the map, so its mask is a PNG. Name a .png."
+            )
         place = self.georeference if tiff else None
         return lambda file: file.write(drawing.mask_bytes(self.mask, self.classes, place))
 
@@ -203,7 +221,9 @@ class Predictor:
         if batch < 1:
             raise ConfigError(f"batch = {batch}: expected at least 1.")
         if not 0 < memory_gb <= MOST_GB:
-            raise ConfigError(f"memory_gb = {memory_gb}: expected a number above 0, at most {MOST_GB:,} (--memory-gb).")
+            raise ConfigError(
+                f"memory_gb = {memory_gb}: expected a number above 0, at most {MOST_GB:,} (--memory-gb)."
+            )
         if max_side is not None and max_side < 32:
             raise ConfigError(f"max_side = {max_side}: expected at least 32 pixels.")
         self.runtime = open_runtime(run, device, threads, trust=trust)
@@ -246,20 +266,35 @@ class Predictor:
         Raises ConfigError, DataError for a size that a file of one size does not take.
         """
         inference = self.inference
-        if self.max_side is not None and resize_factor(size, inference.resize) * max(size) > self.max_side:
+        if (
+            self.max_side is not None
+            and resize_factor(size, inference.resize) * max(size) > self.max_side
+        ):
             inference = replace(inference, resize=(self.max_side, self.max_side))
-        if isinstance(self.runtime, FileRuntime):  # first: for an image of another size no memory is enough
+        if isinstance(
+            self.runtime, FileRuntime
+        ):  # first: for an image of another size no memory is enough
             seen = windows(size, inference.window, inference.overlap)[0]  # all are of one size
             for factor in inference.factors(size):
                 self.runtime.check_size(scaled_size((seen.height, seen.width), factor))
         chosen = plan(
-            self.runtime, size, inference, self.memory_gb, share=self.share, largest=self.largest, batch=self.batch
+            self.runtime,
+            size,
+            inference,
+            self.memory_gb,
+            share=self.share,
+            largest=self.largest,
+            batch=self.batch,
         )
         if self.soft != "probabilities":
             return chosen
-        at_once = int(Budget(self.memory_gb, self.share).free / 2 / (self.soft_bytes * size[0] * size[1]))
+        at_once = int(
+            Budget(self.memory_gb, self.share).free / 2 / (self.soft_bytes * size[0] * size[1])
+        )
         if not at_once:
-            needed = Budget(self.memory_gb, self.share).gb_for(2 * self.soft_bytes * size[0] * size[1])
+            needed = Budget(self.memory_gb, self.share).gb_for(
+                2 * self.soft_bytes * size[0] * size[1]
+            )
             raise ConfigError(
                 f"the probabilities of {len(self.classes)} classes for an image of {size_text(size)} (height x width) "
                 f"need a memory of {needed:.1f} GB. Give it with --memory-gb, or write the confidence (png) alone."
@@ -277,7 +312,9 @@ class Predictor:
         return size[0] * size[1] <= light or self.plan(size).at_once >= 3
 
     def _is_light_file(self, x: Any) -> bool:
-        return isinstance(x, str | Path) and os.path.isfile(x) and self.is_light(image_size(Path(x)))
+        return (
+            isinstance(x, str | Path) and os.path.isfile(x) and self.is_light(image_size(Path(x)))
+        )
 
     def in_groups(self, images: Iterator[Any]) -> Iterator[list[Prediction]]:
         """The predictions of images, read as they are used: those in lists that went through the model together."""
@@ -303,9 +340,15 @@ class Predictor:
             return x
         x = fetched(x)
         if isinstance(x, EncodedImage) or (isinstance(x, str | Path) and not os.path.isdir(x)):
-            self.plan(image_size(x if isinstance(x, EncodedImage) else Path(x)))  # too large is refused undecoded
+            self.plan(
+                image_size(x if isinstance(x, EncodedImage) else Path(x))
+            )  # too large is refused undecoded
         image = read_input(x, self.runtime.channels)
-        return replace(image, pixels=image.pixels.copy()) if copy and isinstance(x, np.ndarray | Tensor) else image
+        return (
+            replace(image, pixels=image.pixels.copy())
+            if copy and isinstance(x, np.ndarray | Tensor)
+            else image
+        )
 
     def _together(self, images: Sequence[InputImage]) -> list[Prediction]:
         """Images of one size and type, as many at a time as the memory allows."""
@@ -314,7 +357,9 @@ class Predictor:
         for image in images:
             warn_of_range(self.runtime, image.pixels, image.name)
         groups = [images[i : i + chosen.at_once] for i in range(0, len(images), chosen.at_once)]
-        stacks = (np.stack([p.pixels for p in g]) if len(g) > 1 else g[0].pixels[None] for g in groups)  # (B, H, W, C)
+        stacks = (
+            np.stack([p.pixels for p in g]) if len(g) > 1 else g[0].pixels[None] for g in groups
+        )  # (B, H, W, C)
         try:
             predicted = [s for stack in stacks for s in self._predict(stack, chosen.inference)]
         finally:
@@ -342,7 +387,10 @@ class Predictor:
         """Images (B, H, W, C) -> of each its mask, its objects where the model is panoptic, its `soft` where asked."""
         if self.soft:
             check_soft(self.runtime)
-            return [(mask, None, soft) for mask, soft in predict_soft(self.runtime, images, inference, self.soft)]
+            return [
+                (mask, None, soft)
+                for mask, soft in predict_soft(self.runtime, images, inference, self.soft)
+            ]
         if self.runtime.panoptic:
             return [(*found, None) for found in predict_panoptic(self.runtime, images, inference)]
         return [(mask, None, None) for mask in predict_masks(self.runtime, images, inference)]

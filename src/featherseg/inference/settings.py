@@ -31,14 +31,20 @@ class InferenceSettings:
 
     def __post_init__(self) -> None:
         if not self.scales or any(not 0.001 <= s <= 10 for s in self.scales):
-            raise ConfigError(f"scales = {list(self.scales)}: expected at least one factor from 0.001 to 10.")
+            raise ConfigError(
+                f"scales = {list(self.scales)}: expected at least one factor from 0.001 to 10."
+            )
         if self.window is not None and min(self.window) < LEAST_WINDOW:
             least = size_text((LEAST_WINDOW, LEAST_WINDOW))
-            raise ConfigError(f"window = {size_text(self.window)}: expected at least {least} pixels (height x width).")
+            raise ConfigError(
+                f"window = {size_text(self.window)}: expected at least {least} pixels (height x width)."
+            )
         if not 0 <= self.overlap <= 0.9:
             raise ConfigError(f"overlap = {self.overlap}: expected a share from 0 to 0.9.")
         if self.resize is not None and not 1 <= self.resize[0] <= self.resize[1]:
-            raise ConfigError(f"resize = {size_text(self.resize)}: expected the short side first, at least 1 pixel.")
+            raise ConfigError(
+                f"resize = {size_text(self.resize)}: expected the short side first, at least 1 pixel."
+            )
 
     def factors(self, size: Size) -> tuple[float, ...]:
         """What an image of `size` is resized by before the model, one factor a scale."""

@@ -63,7 +63,9 @@ def soft_output(probabilities: Tensor, mask: Tensor, kind: SoftKind) -> Tensor:
     return (chosen * 255).round().to(torch.uint8)
 
 
-def write_probabilities(file: BinaryIO, probabilities: np.ndarray, classes: Sequence[ClassInfo]) -> None:
+def write_probabilities(
+    file: BinaryIO, probabilities: np.ndarray, classes: Sequence[ClassInfo]
+) -> None:
     """Write (K, H, W) float16 as an .npz: `probabilities`, and `classes`, their names. The same bytes each time.
 
     Nothing is compressed: deflate saves a fifth, and takes longer than the model.

@@ -84,15 +84,22 @@ class PanopticOutput:
         Raises DataError, which calls it `place`, for one that cannot be read, or has other classes.
         """
         try:
-            self.writer.keep(lambda file: there(self.writer.folder / file), [f"{name}.png" for name in names])
+            self.writer.keep(
+                lambda file: there(self.writer.folder / file), [f"{name}.png" for name in names]
+            )
         except DataError as error:
             found = str(error).replace(str(self.writer.path), place)
-            raise DataError(f"{found} Choose another folder with -o, or move that file away.") from None
+            raise DataError(
+                f"{found} Choose another folder with -o, or move that file away."
+            ) from None
 
     def add(self, name: str, image: str, panoptic: Panoptic) -> None:
         """Write the PNG of one image, whose file is `image`; its image id is NAME as the benchmarks have it."""
         self.added = True
-        segments = [{**segment, "category_id": self.ids[segment["category_id"]]} for segment in panoptic.segments]
+        segments = [
+            {**segment, "category_id": self.ids[segment["category_id"]]}
+            for segment in panoptic.segments
+        ]
         self.writer.add(official_id(name), image, f"{name}.png", (panoptic.ids, segments))
 
     def finish(self) -> Path:

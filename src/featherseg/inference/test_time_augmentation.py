@@ -41,9 +41,15 @@ def passes_over(runtime: Runtime, images: np.ndarray, inference: InferenceSettin
     passes = []
     for window in windows(size, inference.window, inference.overlap):
         # Crop, normalise, then one pass a scale and mirror image.
-        crop = images[:, window.top : window.top + window.height, window.left : window.left + window.width]
-        pixels = torch.from_numpy(np.array(crop, order="C")).to(runtime.device).permute(0, 3, 1, 2)  # (B, C, h, w)
-        if isinstance(runtime, FileRuntime):  # which takes planes: of bytes they are made the fastest
+        crop = images[
+            :, window.top : window.top + window.height, window.left : window.left + window.width
+        ]
+        pixels = (
+            torch.from_numpy(np.array(crop, order="C")).to(runtime.device).permute(0, 3, 1, 2)
+        )  # (B, C, h, w)
+        if isinstance(
+            runtime, FileRuntime
+        ):  # which takes planes: of bytes they are made the fastest
             pixels = pixels.contiguous()
         pixels = normalise(pixels, runtime.mean, runtime.std, runtime.image_range)
         for factor in inference.factors(size):
@@ -64,7 +70,9 @@ def native(out: SegOutput, window: Window) -> SegOutput:
 
     logits = to_image(out, out.image_size)  # (B, K, h * scale, w * scale)
     centers, offsets = brought(out.centers), brought(out.offsets)
-    return SegOutput(logits, out.image_size, out.image_size, False, centers=centers, offsets=offsets)
+    return SegOutput(
+        logits, out.image_size, out.image_size, False, centers=centers, offsets=offsets
+    )
 
 
 def masks_of(passes: list[Pass], size: Size, inference: InferenceSettings) -> np.ndarray:
@@ -81,7 +89,9 @@ def masks_of(passes: list[Pass], size: Size, inference: InferenceSettings) -> np
 
 
 @torch.inference_mode()
-def score_blocks(passes: list[Pass], size: Size, inference: InferenceSettings) -> Iterator[tuple[int, Tensor]]:
+def score_blocks(
+    passes: list[Pass], size: Size, inference: InferenceSettings
+) -> Iterator[tuple[int, Tensor]]:
     """(first row, scores (B, K, rows, W) float32) from top to bottom, on the runtime's device.
 
     Scores are logits where the model runs once, probabilities (means over the passes) where it runs several times.
@@ -104,7 +114,9 @@ def _rows(run: Pass, start: int, stop: int) -> Tensor:
     if (start, stop) == (0, size[0]):
         rows = to_image(out, size)
     else:
-        rows = resize_rows(out.logits, full, start, stop, align_corners=out.align_corners)[..., : size[1]]
+        rows = resize_rows(out.logits, full, start, stop, align_corners=out.align_corners)[
+            ..., : size[1]
+        ]
     return rows.flip(3) if run.flipped else rows
 
 
@@ -133,9 +145,13 @@ def _blend(passes: list[Pass], start: int, stop: int, width: int, overlap: float
         upper, lower = max(start, window.top), min(stop, window.top + window.height)
         if upper >= lower:
             continue
-        weight = edge_weights(window.height, overlap, first)[upper - window.top : lower - window.top, None]
+        weight = edge_weights(window.height, overlap, first)[
+            upper - window.top : lower - window.top, None
+        ]
         weight = weight * edge_weights(window.width, overlap, first)  # (rows, w)
-        scores = _rows(run, upper - window.top, lower - window.top).softmax(dim=1)  # (B, K, rows, w)
+        scores = _rows(run, upper - window.top, lower - window.top).softmax(
+            dim=1
+        )  # (B, K, rows, w)
         columns = slice(window.left, window.left + window.width)
         total[:, :, upper - start : lower - start, columns] += scores * weight
         weights[upper - start : lower - start, columns] += weight

@@ -82,7 +82,11 @@ def plan(
 
     # What fits even by a bound on its memory needs no measuring, which takes longer than a small image.
     bound = getattr(runtime, "most_bytes_per_pixel", None)
-    costs = _costs(runtime, size, inference, bound(area * max(inference.factors(size)) ** 2)) if bound else None
+    costs = (
+        _costs(runtime, size, inference, bound(area * max(inference.factors(size)) ** 2))
+        if bound
+        else None
+    )
     if costs is None or area * max(batch * (costs.kept + costs.run), costs.ends) > budget.free:
         costs = _costs(runtime, size, inference, runtime.peak_bytes_per_pixel)
     pixels = _pixels_that_fit(runtime, size, inference, budget, largest, costs)
@@ -96,7 +100,9 @@ def plan(
         if runtime.panoptic:
             side = int(max(size) * resize_factor(size, inference.resize) * (pixels / area) ** 0.5)
             return Plan(
-                replace(inference, resize=(side, side)), f"whole, shrunk to {side} pixels to fit into memory", at_once=1
+                replace(inference, resize=(side, side)),
+                f"whole, shrunk to {side} pixels to fit into memory",
+                at_once=1,
             )
         inference = replace(inference, window=_tile(size, pixels))
     tiles = windows(size, inference.window, inference.overlap)
@@ -130,13 +136,22 @@ class Costs(NamedTuple):
 
 
 def _pixels_that_fit(
-    runtime: Runtime, size: Size, inference: InferenceSettings, budget: Budget, largest: int, costs: Costs
+    runtime: Runtime,
+    size: Size,
+    inference: InferenceSettings,
+    budget: Budget,
+    largest: int,
+    costs: Costs,
 ) -> int:
     """Pixels of the image that one run of the model may see. Raises ConfigError where that is too few."""
     kept, run, ends = costs
     area = size[0] * size[1]
-    pixels = min(int((budget.free - kept * area) / run), int(largest / max(inference.factors(size)) ** 2))
-    uncut = getattr(runtime, "fixed_size", None) is not None  # of the one size that it takes, a tile is another
+    pixels = min(
+        int((budget.free - kept * area) / run), int(largest / max(inference.factors(size)) ** 2)
+    )
+    uncut = (
+        getattr(runtime, "fixed_size", None) is not None
+    )  # of the one size that it takes, a tile is another
     smallest = inference.window or (size if uncut else (SMALLEST_TILE, SMALLEST_TILE))
     least = min(smallest[0], size[0]) * min(smallest[1], size[1])
     needed = max(kept * area + run * least, ends * area)
@@ -159,9 +174,13 @@ def _costs(runtime: Runtime, size: Size, inference: InferenceSettings, peak: flo
     areas = sum(factor**2 for factor in factors) * (2 if inference.flip else 1)
     objects = OBJECT_BYTES if runtime.panoptic else 0
     image = 2 * runtime.channels
-    kept = objects + image + 1 + 4 * len(runtime.classes) / 16 * areas / (1 - inference.overlap) ** 2
+    kept = (
+        objects + image + 1 + 4 * len(runtime.classes) / 16 * areas / (1 - inference.overlap) ** 2
+    )
     unscaled = 0 if factors == (1.0,) else 4 * runtime.channels  # float32, beside the resized one
-    normalising = 3 * 4 * runtime.channels + image  # float32 copies before the model runs, of a window's own copy
+    normalising = (
+        3 * 4 * runtime.channels + image
+    )  # float32 copies before the model runs, of a window's own copy
     run = MARGIN * max(peak * max(factors) ** 2 + unscaled, normalising)
     output = PANOPTIC_OUTPUT_BYTES if runtime.panoptic else OUTPUT_BYTES
     return Costs(kept, run, max(DECODING_BYTES, 14 + 2 * image, image + 1 + output))

@@ -14,7 +14,9 @@ Labels = TypeVar("Labels", np.ndarray, Tensor)
 BYTES = 256
 
 
-def confusion_counts(label: Labels, prediction: Labels, classes: int, ignore_index: int = IGNORE) -> Labels:
+def confusion_counts(
+    label: Labels, prediction: Labels, classes: int, ignore_index: int = IGNORE
+) -> Labels:
     """Pixels of label x prediction: two arrays or two tensors of integers, of one shape -> (K, K) int64, of their kind.
 
     Pixels whose label is `ignore_index` count nowhere, nor do those whose prediction is outside 0..K-1: the row of a
@@ -24,7 +26,9 @@ def confusion_counts(label: Labels, prediction: Labels, classes: int, ignore_ind
     if not 1 <= classes <= BYTES:
         raise DataError(f"classes = {classes}: expected 1 to {BYTES}.")
     if label.shape != prediction.shape:
-        raise DataError(f"label {tuple(label.shape)}, prediction {tuple(prediction.shape)}: expected equal shapes.")
+        raise DataError(
+            f"label {tuple(label.shape)}, prediction {tuple(prediction.shape)}: expected equal shapes."
+        )
     counts = _square(label, prediction, classes, ignore_index)
     return torch.from_numpy(counts).to(label.device) if isinstance(label, Tensor) else counts
 
@@ -38,7 +42,9 @@ def joint_counts(
     is neither a class nor `ignore_index`.
     """
     side = min(classes + 1, BYTES)
-    ignored = ignore_index if 0 <= ignore_index < BYTES else 0  # 0 is a class, so that nothing else is let through
+    ignored = (
+        ignore_index if 0 <= ignore_index < BYTES else 0
+    )  # 0 is a class, so that nothing else is let through
     if isinstance(label, Tensor) and label.device.type != "cpu":
         from featherseg.kernels import cuda
 
@@ -56,7 +62,9 @@ def refuse_outside(label: np.ndarray, classes: int, ignore_index: int = IGNORE) 
     if bad.size:
         values, counts = np.unique(bad, return_counts=True)
         named = ", ".join(f"{v} ({n} pixels)" for v, n in zip(values[:5], counts[:5], strict=True))
-        raise DataError(f"the label holds {named}: expected class ids 0..{classes - 1}, or {ignore_index} to ignore.")
+        raise DataError(
+            f"the label holds {named}: expected class ids 0..{classes - 1}, or {ignore_index} to ignore."
+        )
 
 
 def _square(label: Labels, prediction: Labels, classes: int, ignore_index: int) -> np.ndarray:
@@ -76,7 +84,9 @@ def _counted(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of integers that are no bytes: those that count, as bytes, (N,) each."""
     if label.dtype.kind not in "biu" or prediction.dtype.kind not in "biu":
-        raise DataError(f"label of {label.dtype}, prediction of {prediction.dtype}: expected integers.")
+        raise DataError(
+            f"label of {label.dtype}, prediction of {prediction.dtype}: expected integers."
+        )
     refuse_outside(label, classes, ignore_index)
     counted = (label != ignore_index) & (prediction >= 0) & (prediction < classes)
     return label[counted].astype(np.uint8), prediction[counted].astype(np.uint8)

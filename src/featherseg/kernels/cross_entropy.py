@@ -95,10 +95,14 @@ class _CrossEntropy(Function):
             return losses
         total, weight, _, gradient = _compute(exact, task, gradient=wanted)
         if reduction == "mean":
-            weight = torch.where(weight > 0, weight, math.inf)  # smoothed losses have a sum even where no pixel weighs
+            weight = torch.where(
+                weight > 0, weight, math.inf
+            )  # smoothed losses have a sum even where no pixel weighs
             total = total / weight
         if gradient is not None:
-            ctx.save_for_backward(gradient if reduction == "sum" else gradient.div_(weight.to(gradient)))
+            ctx.save_for_backward(
+                gradient if reduction == "sum" else gradient.div_(weight.to(gradient))
+            )
         return total.to(exact.dtype)
 
     @staticmethod
@@ -108,19 +112,25 @@ class _CrossEntropy(Function):
         if ctx.task is None:
             return (saved * upstream).to(ctx.kind), None, None, None
         exact = saved.detach().to(ctx.task.weights.dtype)
-        gradient = _compute(exact, ctx.task._replace(scales=upstream.contiguous()), gradient=True).gradient
+        gradient = _compute(
+            exact, ctx.task._replace(scales=upstream.contiguous()), gradient=True
+        ).gradient
         assert gradient is not None
         return gradient.to(ctx.kind), None, None, None
 
 
-def _compute(logits: Tensor, task: Task, *, losses: bool = False, gradient: bool = False) -> Outcome:
+def _compute(
+    logits: Tensor, task: Task, *, losses: bool = False, gradient: bool = False
+) -> Outcome:
     """One pass, by the code that suits the device and the type."""
     if logits.dtype == torch.float32 and logits.device.type == "cpu" and library.native():
         return _in_strips(logits, task, losses, gradient)
     labels, classes = task.labels, logits.shape[1]
     if bool(((labels != task.ignore_index) & ((labels < 0) | (labels >= classes))).any()):
         refuse_outside(labels.cpu().numpy(), classes, task.ignore_index)
-    compute = _by_triton if logits.dtype == torch.float32 and cuda.has_triton(logits) else _in_blocks
+    compute = (
+        _by_triton if logits.dtype == torch.float32 and cuda.has_triton(logits) else _in_blocks
+    )
     return compute(logits, task, losses, gradient)
 
 
@@ -150,12 +160,16 @@ def _in_strips(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outc
             results = array(each, b, part), array(slopes, b), array(edges, b, i)
             inputs = array(logits, b), array(labels, b, part), *tables, array(task.scales, b, part)
             work.append(partial(kernel, *inputs, *results, min(start + STRIP, height), *rest))
-    found = library.run(work, max(1, min(torch.get_num_threads(), labels.numel() * classes // THREAD_WORK)))
+    found = library.run(
+        work, max(1, min(torch.get_num_threads(), labels.numel() * classes // THREAD_WORK))
+    )
     if any(outside for outside, _, _ in found):
         refuse_outside(labels.numpy(), classes, task.ignore_index)
     if slopes is not None and edges is not None and len(starts) > 1:
         slopes[:, :, STRIP::STRIP] += edges[:, :-1].transpose(1, 2)
-    total, weight = (torch.tensor(sum(one[i] for one in found), dtype=torch.float64) for i in (1, 2))
+    total, weight = (
+        torch.tensor(sum(one[i] for one in found), dtype=torch.float64) for i in (1, 2)
+    )
     return Outcome(total, weight, each, slopes)
 
 
@@ -225,19 +239,29 @@ def _in_blocks(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outc
     return Outcome(each.sum(), _weight(task), each if losses else None, whole)
 
 
-def _check(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float, reduction: str) -> None:
+def _check(
+    logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float, reduction: str
+) -> None:
     if logits.ndim != 4 or not logits.is_floating_point() or min(logits.shape[1:]) < 1:
         raise FeathersegError(
             f"logits {tuple(logits.shape)} of {logits.dtype}: expected floating point (B, K, h, w), each at least 1."
         )
-    if labels.dtype not in (torch.int64, torch.uint8) or labels.ndim != 3 or len(labels) != len(logits):
+    if (
+        labels.dtype not in (torch.int64, torch.uint8)
+        or labels.ndim != 3
+        or len(labels) != len(logits)
+    ):
         raise FeathersegError(
             f"labels {tuple(labels.shape)} of {labels.dtype}: expected ({len(logits)}, H, W) of int64 or uint8."
         )
     if labels.device != logits.device:
-        raise FeathersegError(f"labels on {labels.device}: expected them on {logits.device}, as the logits.")
+        raise FeathersegError(
+            f"labels on {labels.device}: expected them on {logits.device}, as the logits."
+        )
     if weights is not None and weights.shape != logits.shape[1:2]:
-        raise FeathersegError(f"class_weights {tuple(weights.shape)}: expected ({logits.shape[1]},), one a class.")
+        raise FeathersegError(
+            f"class_weights {tuple(weights.shape)}: expected ({logits.shape[1]},), one a class."
+        )
     if not 0 <= smoothing <= 1:
         raise FeathersegError(f"label_smoothing = {smoothing}: expected 0 to 1.")
     if reduction not in ("mean", "none", "sum"):

@@ -24,7 +24,9 @@ def upsample_argmax(logits: Tensor, rows: Places, columns: Places) -> tuple[Tens
     low, high = logits.aminmax() if logits.numel() else (logits.new_zeros(()),) * 2
     finite = bool((low.isfinite() & high.isfinite()).item())
     tables = [torch.from_numpy(values).to(logits.device) for values in (*rows, *columns)]
-    mask = torch.empty((len(logits), len(rows[0]), len(columns[0])), dtype=torch.uint8, device=logits.device)
+    mask = torch.empty(
+        (len(logits), len(rows[0]), len(columns[0])), dtype=torch.uint8, device=logits.device
+    )
     if has_triton(logits):
         from featherseg.kernels import triton_kernels
 
@@ -36,7 +38,10 @@ def upsample_argmax(logits: Tensor, rows: Places, columns: Places) -> tuple[Tens
 
 def joint_counts(label: Tensor, prediction: Tensor, side: int) -> Tensor:
     """Pixels of each pair of bytes: two uint8 tensors of one shape -> (S, S) int64; S - 1 and more count together."""
-    label, prediction = label.flatten().clamp(max=side - 1), prediction.flatten().clamp(max=side - 1)
+    label, prediction = (
+        label.flatten().clamp(max=side - 1),
+        prediction.flatten().clamp(max=side - 1),
+    )
     if has_triton(label):
         from featherseg.kernels import triton_kernels
 
@@ -45,7 +50,12 @@ def joint_counts(label: Tensor, prediction: Tensor, side: int) -> Tensor:
 
 
 def _in_blocks(
-    logits: Tensor, mask: Tensor, rows: Tensor, row_shares: Tensor, columns: Tensor, column_shares: Tensor
+    logits: Tensor,
+    mask: Tensor,
+    rows: Tensor,
+    row_shares: Tensor,
+    columns: Tensor,
+    column_shares: Tensor,
 ) -> None:
     """Block of rows by block of rows, so that the scores at full resolution never exist as a whole."""
     left, right = columns, (columns + 1).clamp(max=logits.shape[3] - 1)
@@ -54,6 +64,10 @@ def _in_blocks(
     for start in range(0, mask.shape[1], step):
         part = slice(start, start + step)
         share = row_shares[part, None]
-        lines = logits[:, :, rows[part]] * (1 - share) + logits[:, :, next_rows[part]] * share  # (B, K, n, w)
-        scores = lines[..., left] * (1 - column_shares) + lines[..., right] * column_shares  # (B, K, n, W)
+        lines = (
+            logits[:, :, rows[part]] * (1 - share) + logits[:, :, next_rows[part]] * share
+        )  # (B, K, n, w)
+        scores = (
+            lines[..., left] * (1 - column_shares) + lines[..., right] * column_shares
+        )  # (B, K, n, W)
         mask[:, part] = scores.argmax(dim=1).to(torch.uint8)

@@ -39,7 +39,9 @@ def depthwise_conv2d(
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.bias_type, ctx.geometry = None if bias is None else bias.dtype, geometry
         typed_bias = None if bias is None else bias.to(x.dtype)
@@ -50,17 +52,34 @@ class _Depthwise(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         bias_type, geometry = ctx.bias_type, ctx.geometry
         if _kernel_takes(x, weight, gradients[0], geometry):
-            to_x, to_weight, to_bias = _backward(x, weight, gradients[0], geometry, biased=bias_type is not None)
+            to_x, to_weight, to_bias = _backward(
+                x, weight, gradients[0], geometry, biased=bias_type is not None
+            )
         else:
             half = x.dtype in (torch.float16, torch.bfloat16)
             wide = [t.float() if half else t.to(x.dtype) for t in (gradients[0], x, weight)]
-            rest = (*geometry, False, [0, 0], len(weight), [True, True, bias_type is not None])  # not transposed
-            to_x, to_weight, to_bias = torch.ops.aten.convolution_backward(*wide, [len(weight)], *rest)
-        return to_x.to(x.dtype), to_weight.to(weight.dtype), None if bias_type is None else to_bias.to(bias_type), None
+            rest = (
+                *geometry,
+                False,
+                [0, 0],
+                len(weight),
+                [True, True, bias_type is not None],
+            )  # not transposed
+            to_x, to_weight, to_bias = torch.ops.aten.convolution_backward(
+                *wide, [len(weight)], *rest
+            )
+        return (
+            to_x.to(x.dtype),
+            to_weight.to(weight.dtype),
+            None if bias_type is None else to_bias.to(bias_type),
+            None,
+        )
 
 
 def _kernel_takes(x: Tensor, weight: Tensor, pull: Tensor, geometry: Geometry) -> bool:
-    if library.kernels is portable or torch.is_grad_enabled():  # the gradient of a gradient is torch's
+    if (
+        library.kernels is portable or torch.is_grad_enabled()
+    ):  # the gradient of a gradient is torch's
         return False
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or not x.numel():
         return False
@@ -80,7 +99,9 @@ def _backward(
     """-> the gradients of x, weight and bias (zeros unless `biased`) where that of the output is `pull`."""
     maps = [t.contiguous(memory_format=torch.channels_last) for t in (x, pull.to(x.dtype))]
     to_x = torch.empty_like(maps[0])
-    table = np.ascontiguousarray(weight.detach().float()[:, 0].permute(1, 2, 0).numpy())  # (k, k, C)
+    table = np.ascontiguousarray(
+        weight.detach().float()[:, 0].permute(1, 2, 0).numpy()
+    )  # (k, k, C)
     arrays = (library.numbers(maps[0]), library.numbers(maps[1]), table, library.numbers(to_x))
     lines, reach = len(x) * x.shape[2], (len(table) - 1) * geometry[2][0]
     step = max(LEAST_LINES, 2 * reach, -(-lines // MOST_PIECES))

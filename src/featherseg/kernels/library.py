@@ -122,7 +122,10 @@ def _openmp() -> Callable[..., None] | None:
         return None
     parallel: Any = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
     if parallel:
-        parallel.argtypes, parallel.restype = [_CALLBACK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+        parallel.argtypes, parallel.restype = (
+            [_CALLBACK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint],
+            None,
+        )
     return parallel
 
 

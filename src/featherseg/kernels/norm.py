@@ -27,7 +27,11 @@ LANES = 32
 
 def takes(x: Tensor) -> bool:
     """Whether `norm_act` has a kernel for such a map (B, C, h, w) here."""
-    known = x.dtype in (torch.float32, torch.bfloat16) and x.device.type == "cpu" and library.kernels is not portable
+    known = (
+        x.dtype in (torch.float32, torch.bfloat16)
+        and x.device.type == "cpu"
+        and library.kernels is not portable
+    )
     return known and x.is_contiguous(memory_format=torch.channels_last) and x.numel() > x.shape[1]
 
 
@@ -48,7 +52,9 @@ class _NormAct(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, low: float, high: float
     ) -> tuple[Tensor, Tensor]:
         values, count = library.numbers(x).reshape(-1), x.numel() // x.shape[1]
-        centre = x.detach()[0, :, 0, 0].float().numpy()  # sums of squares of what lies around 0 lose nothing
+        centre = (
+            x.detach()[0, :, 0, 0].float().numpy()
+        )  # sums of squares of what lies around 0 lose nothing
         with np.errstate(all="ignore"):
             first, second = _sums(values, None, [centre], (low, high)) / count
             mean, variance = centre + first, np.maximum(second - first**2, 0)
@@ -80,7 +86,9 @@ class _NormAct(torch.autograd.Function):
                 library.numbers(to_x).reshape(-1),
                 limits,
             )
-            to_weight, to_bias = torch.from_numpy(np.array([product * inverse, to_bias], np.float32)).unbind()
+            to_weight, to_bias = torch.from_numpy(
+                np.array([product * inverse, to_bias], np.float32)
+            ).unbind()
         return to_x, to_weight, to_bias, None, None, None
 
 
@@ -126,20 +134,34 @@ def _sums(
 
 
 def _apply(
-    x: np.ndarray, pull: np.ndarray | None, rows: Sequence[np.ndarray], out: np.ndarray, limits: tuple[float, float]
+    x: np.ndarray,
+    pull: np.ndarray | None,
+    rows: Sequence[np.ndarray],
+    out: np.ndarray,
+    limits: tuple[float, float],
 ) -> None:
     table = _table(x, rows)
     period = table.shape[1]
-    lines, threads = -(-x.size // period), max(1, min(torch.get_num_threads(), x.size // LEAST_VALUES))
+    lines, threads = (
+        -(-x.size // period),
+        max(1, min(torch.get_num_threads(), x.size // LEAST_VALUES)),
+    )
     step = min(-(-lines // threads), MOST_VALUES // period)
     work = []
     for i in range(0, lines, step):
         own = _part(period, i, step, x, pull, out)
         those = (0, min(step, lines - i))
-        work.append(partial(library.kernels.norm_apply, own[0], own[1], table, own[2], *limits, *those))
+        work.append(
+            partial(library.kernels.norm_apply, own[0], own[1], table, own[2], *limits, *those)
+        )
     library.run(work, threads)
 
 
-def _part(period: int, line: int, lines: int, *arrays: np.ndarray | None) -> list[np.ndarray | None]:
+def _part(
+    period: int, line: int, lines: int, *arrays: np.ndarray | None
+) -> list[np.ndarray | None]:
     """So many lines of `period` values of each of the arrays, from `line` on."""
-    return [None if values is None else values[line * period : (line + lines) * period] for values in arrays]
+    return [
+        None if values is None else values[line * period : (line + lines) * period]
+        for values in arrays
+    ]

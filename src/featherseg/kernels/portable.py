@@ -31,7 +31,9 @@ def upsample_argmax(
         part = slice(start, start + step)
         first, stop = rows[part].min(), rows[part].max() + 2
         with np.errstate(invalid="ignore", over="ignore"):
-            lines = _stretch(logits[:, first:stop], columns, column_shares)  # (K, rows of the source, W)
+            lines = _stretch(
+                logits[:, first:stop], columns, column_shares
+            )  # (K, rows of the source, W)
             if not np.isfinite(lines).all():
                 return False
             _pick(lines, rows[part] - first, row_shares[part, None], mask[part])
@@ -68,7 +70,9 @@ def _pick(lines: np.ndarray, rows: np.ndarray, shares: np.ndarray, mask: np.ndar
         np.maximum(mask, later, out=mask)
 
 
-def joint_counts(label: np.ndarray, prediction: np.ndarray, counts: np.ndarray, classes: int, ignored: int, /) -> bool:
+def joint_counts(
+    label: np.ndarray, prediction: np.ndarray, counts: np.ndarray, classes: int, ignored: int, /
+) -> bool:
     """Count pairs of labels; -> whether the label holds a byte that is neither a class nor `ignored`.
 
     label, prediction: contiguous uint8 arrays of one size; counts (S, S) int64, written, S = min(K + 1, 256): bytes
@@ -127,11 +131,15 @@ def pixel_to_region(
         pixels = query[:, fine].reshape(-1, rows, 2, width, 2).transpose(0, 2, 4, 1, 3)
         children = _by_head(pixels.reshape(-1, 4, rows, width), heads)  # (n, d, 4, rows, w)
         with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-            logits = _logits(children, keys[:, :, around], prior, scale, squared)  # (R, n, 4, rows, w)
+            logits = _logits(
+                children, keys[:, :, around], prior, scale, squared
+            )  # (R, n, 4, rows, w)
             for logit, apart in zip(logits, _cells(outside[around], window), strict=True):
                 logit += apart
             gathered = _weighted(_softmax(logits), values[:, :, around])  # (n, C / n, 4, rows, w)
-        pixels = gathered.reshape(-1, 2, 2, rows, width).transpose(0, 3, 1, 4, 2)  # (C, rows, 2, w, 2)
+        pixels = gathered.reshape(-1, 2, 2, rows, width).transpose(
+            0, 3, 1, 4, 2
+        )  # (C, rows, 2, w, 2)
         context[:, fine] = pixels.reshape(-1, 2 * rows, 2 * width)
 
 
@@ -145,7 +153,9 @@ def _cells(x: np.ndarray, window: int) -> list[np.ndarray]:
     return [x[..., i : i + rows, j : j + width] for i, j in np.ndindex(window, window)]
 
 
-def _logits(children: np.ndarray, keys: np.ndarray, prior: np.ndarray, scale: float, squared: bool) -> np.ndarray:
+def _logits(
+    children: np.ndarray, keys: np.ndarray, prior: np.ndarray, scale: float, squared: bool
+) -> np.ndarray:
     """(n, d, 4, rows, w) and (n, d, rows + k - 1, w + k - 1) -> (R, n, 4, rows, w)."""
     heads, depth, *rest = children.shape
     logits = np.zeros((prior.shape[2], heads, *rest), np.float32)

@@ -27,7 +27,11 @@ THREAD_WORK = 2**23
 
 
 def pixel_to_region(
-    query: Tensor, key: Tensor, value: Tensor, prior: Tensor, composability: Literal["dot", "difference"] = "dot"
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prior: Tensor,
+    composability: Literal["dot", "difference"] = "dot",
 ) -> Tensor:
     """context(p) = sum_r softmax_r(f(q_p, k_r) / sqrt(d) + g(p, r)) v_r, each head by itself, on a CPU.
 
@@ -48,7 +52,11 @@ def learns(query: Tensor) -> bool:
 
 
 def learnt_pixel_to_region(
-    query: Tensor, key: Tensor, value: Tensor, prior: Tensor, composability: Literal["dot", "difference"] = "dot"
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prior: Tensor,
+    composability: Literal["dot", "difference"] = "dot",
 ) -> Tensor:
     """`pixel_to_region` with gradients of all four, the same bits for every number of threads."""
     _check(query, key, value, prior, composability)
@@ -68,7 +76,9 @@ def _relate(query: Tensor, key: Tensor, value: Tensor, prior: Tensor, *, squared
 
 class _Relation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, prior: Tensor, squared: bool) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, prior: Tensor, squared: bool
+    ) -> Tensor:
         ctx.save_for_backward(query, key, value, prior)
         ctx.squared = squared
         return _relate(query, key, value, prior, squared=squared)
@@ -78,12 +88,17 @@ class _Relation(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, prior = ctx.saved_tensors
         heads, (batch, channels, height, width) = len(prior), key.shape
-        reach, right = isqrt(prior.shape[2]) // 2, -width % CELLS  # planes as wide as the kernel works, zeros around
+        reach, right = (
+            isqrt(prior.shape[2]) // 2,
+            -width % CELLS,
+        )  # planes as wide as the kernel works, zeros around
         around = (reach, reach + right, reach, reach)
         children = [F.pad(F.pixel_unshuffle(x, 2), (0, right)) for x in (query, gradients[0])]
         planes = [children[0], F.pad(key, around), F.pad(value, around), children[1]]
         border = F.pad(torch.zeros(height, width), (reach, reach, reach, reach), value=-torch.inf)
-        outside = F.pad(border, (0, right)).numpy()  # what is computed beyond the border counts nowhere
+        outside = F.pad(
+            border, (0, right)
+        ).numpy()  # what is computed beyond the border counts nowhere
         by_head = [x.contiguous().numpy().reshape(batch * heads, -1, *x.shape[2:]) for x in planes]
         by_head[::3] = [x.reshape(len(x), -1, 4, *x.shape[2:]) for x in by_head[::3]]
         found = [np.zeros_like(x) for x in by_head[:3]]
@@ -92,12 +107,21 @@ class _Relation(torch.autograd.Function):
         work: list[Callable[[], None]] = []
         for n in range(batch * heads):
             given, sums = [x[n] for x in by_head], [x[n] for x in found]
-            rest = (table[n % heads], outside, *sums, to_prior[n // heads, n % heads], scale, ctx.squared)
+            rest = (
+                table[n % heads],
+                outside,
+                *sums,
+                to_prior[n // heads, n % heads],
+                scale,
+                ctx.squared,
+            )
             work.append(partial(library.kernels.pixel_to_region_backward, *given, *rest))
         products = 8 * table.shape[2] * batch * height * width * (channels + value.shape[1])
         library.run(work, max(1, min(torch.get_num_threads(), products // THREAD_WORK)))
         to_query, to_key, to_value = (
-            torch.from_numpy(x.reshape(batch, -1, *x.shape[-2:])[:, :, edge:, edge:][:, :, :height, :width])
+            torch.from_numpy(
+                x.reshape(batch, -1, *x.shape[-2:])[:, :, edge:, edge:][:, :, :height, :width]
+            )
             for x, edge in zip(found, (0, reach, reach), strict=True)
         )
         prior_sum = torch.from_numpy(to_prior.sum(0).astype(np.float32))
@@ -121,11 +145,15 @@ def _fill(maps: list[np.ndarray], table: np.ndarray, scale: float, squared: bool
 
 def _check(query: Tensor, key: Tensor, value: Tensor, prior: Tensor, composability: str) -> None:
     if composability not in COMPOSABILITIES:
-        raise FeathersegError(f"composability {composability!r}: expected one of {', '.join(COMPOSABILITIES)}.")
+        raise FeathersegError(
+            f"composability {composability!r}: expected one of {', '.join(COMPOSABILITIES)}."
+        )
     tensors = (query, key, value, prior)
     if any(x.dtype != torch.float32 or x.device.type not in ("cpu", "meta") for x in tensors):
         kinds = ", ".join(f"{x.dtype} on {x.device}" for x in tensors)
-        raise FeathersegError(f"query, key, value and prior are {kinds}: expected torch.float32 on the CPU.")
+        raise FeathersegError(
+            f"query, key, value and prior are {kinds}: expected torch.float32 on the CPU."
+        )
     shapes = [tuple(x.shape) for x in tensors]
     if not _shapes_agree(*shapes):
         raise FeathersegError(
@@ -134,11 +162,20 @@ def _check(query: Tensor, key: Tensor, value: Tensor, prior: Tensor, composabili
         )
 
 
-def _shapes_agree(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], prior: tuple[int, ...]) -> bool:
-    if [len(query), len(key), len(value), len(prior)] != [4, 4, 4, 3] or min(*key[1:], value[1], prior[0]) < 1:
+def _shapes_agree(
+    query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], prior: tuple[int, ...]
+) -> bool:
+    if [len(query), len(key), len(value), len(prior)] != [4, 4, 4, 3] or min(
+        *key[1:], value[1], prior[0]
+    ) < 1:
         return False
     batch, channels, height, width = key
     heads, children, cells = prior
-    same = query == (batch, channels, 2 * height, 2 * width) and value == (batch, value[1], height, width)
+    same = query == (batch, channels, 2 * height, 2 * width) and value == (
+        batch,
+        value[1],
+        height,
+        width,
+    )
     windows = children == 4 and cells in [window**2 for window in WINDOWS]
     return same and windows and channels % heads == 0 and value[1] % heads == 0

@@ -36,7 +36,11 @@ class _Resize(torch.autograd.Function):
         (pull,), shape, corners = gradients, ctx.shape, ctx.align_corners
         known = pull.dtype in (torch.float32, torch.bfloat16) and pull.device.type == "cpu"
         if library.kernels is portable or torch.is_grad_enabled() or not known or not pull.numel():
-            return torch.ops.aten.upsample_bilinear2d_backward(pull, pull.shape[2:], shape, corners), None, None
+            return (
+                torch.ops.aten.upsample_bilinear2d_backward(pull, pull.shape[2:], shape, corners),
+                None,
+                None,
+            )
         if pull.stride(1) != 1:
             pull = pull.contiguous(memory_format=torch.channels_last)
         out = torch.empty(shape, dtype=pull.dtype, memory_format=torch.channels_last)
@@ -45,7 +49,13 @@ class _Resize(torch.autograd.Function):
         axes = [axis(shape[d], pull.shape[d], pull.shape[d], corners) for d in (2, 3)]
         maps = list(zip(library.numbers(pull), library.numbers(out), strict=True))
         work = [
-            partial(library.kernels.resize_backward, a[..., c : c + step], b[..., c : c + step], *axes[0], *axes[1])
+            partial(
+                library.kernels.resize_backward,
+                a[..., c : c + step],
+                b[..., c : c + step],
+                *axes[0],
+                *axes[1],
+            )
             for a, b in maps
             for c in range(0, shape[1], step)
         ]

@@ -34,8 +34,14 @@ def _upsample_argmax(
     plane = logits + image * batch_stride
     for k in range(classes):
         above, below = plane + top * row_stride, plane + bottom * row_stride
-        upper = tl.load(above + left * column_stride) * (1 - across) + tl.load(above + right * column_stride) * across
-        lower = tl.load(below + left * column_stride) * (1 - across) + tl.load(below + right * column_stride) * across
+        upper = (
+            tl.load(above + left * column_stride) * (1 - across)
+            + tl.load(above + right * column_stride) * across
+        )
+        lower = (
+            tl.load(below + left * column_stride) * (1 - across)
+            + tl.load(below + right * column_stride) * across
+        )
         value = upper * (1 - down) + lower * down
         which = tl.where(value > best, k, which)
         best = tl.maximum(best, value)
@@ -49,7 +55,9 @@ def _joint_counts(first, second, counts, length, side, COPIES: tl.constexpr, BLO
     program = tl.program_id(0)
     place = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < length
-    pair = tl.load(first + place, inside, 0).to(tl.int32) * side + tl.load(second + place, inside, 0).to(tl.int32)
+    pair = tl.load(first + place, inside, 0).to(tl.int32) * side + tl.load(
+        second + place, inside, 0
+    ).to(tl.int32)
     ones = tl.full((BLOCK,), 1, tl.int64)
     tl.atomic_add(counts + (program % COPIES) * side * side + pair, ones, inside, sem="relaxed")
 
@@ -81,8 +89,14 @@ def _losses(
     plane = logits + image * batch_stride
     for k in range(classes):
         above, below = plane + top * row_stride, plane + bottom * row_stride
-        upper = tl.load(above + left * column_stride) * (1 - across) + tl.load(above + right * column_stride) * across
-        lower = tl.load(below + left * column_stride) * (1 - across) + tl.load(below + right * column_stride) * across
+        upper = (
+            tl.load(above + left * column_stride) * (1 - across)
+            + tl.load(above + right * column_stride) * across
+        )
+        lower = (
+            tl.load(below + left * column_stride) * (1 - across)
+            + tl.load(below + right * column_stride) * across
+        )
         value = upper * (1 - down) + lower * down
         greater = tl.maximum(most, value)
         total = total * tl.exp(most - greater) + tl.exp(value - greater)
@@ -126,10 +140,22 @@ def _slopes(
     even = tl.load(spread)
     for y in range(tl.load(row_starts + tl.maximum(i - 1, 0)), tl.load(row_starts + i + 1)):
         top, down = tl.load(rows + y).to(tl.int64), tl.load(row_shares + y)
-        above, below = plane + top * row_stride, plane + tl.minimum(top + 1, height - 1) * row_stride
-        one = tl.load(above + before, there, 0.0) * (1 - down) + tl.load(below + before, there, 0.0) * down
-        two = tl.load(above + here, there, 0.0) * (1 - down) + tl.load(below + here, there, 0.0) * down
-        three = tl.load(above + after, there, 0.0) * (1 - down) + tl.load(below + after, there, 0.0) * down
+        above, below = (
+            plane + top * row_stride,
+            plane + tl.minimum(top + 1, height - 1) * row_stride,
+        )
+        one = (
+            tl.load(above + before, there, 0.0) * (1 - down)
+            + tl.load(below + before, there, 0.0) * down
+        )
+        two = (
+            tl.load(above + here, there, 0.0) * (1 - down)
+            + tl.load(below + here, there, 0.0) * down
+        )
+        three = (
+            tl.load(above + after, there, 0.0) * (1 - down)
+            + tl.load(below + after, there, 0.0) * down
+        )
         row = (image * out_height + y) * out_width
         line = tl.zeros((SOURCE_COLUMNS, CLASSES), tl.float32)
         for t in range(most_columns):
@@ -142,19 +168,31 @@ def _slopes(
             share = tl.load(column_shares + x, inside, 0.0)
             is_left = tl.load(columns + x, inside, 0) < j
             keep = (1 - share)[:, None]
-            left, right = tl.where(is_left[:, None], one, two), tl.where(is_left[:, None], two, three)
+            left, right = (
+                tl.where(is_left[:, None], one, two),
+                tl.where(is_left[:, None], two, three),
+            )
             value = left * keep + right * share[:, None]
             power = tl.exp(value - tl.load(sums + row + x, inside, 0.0)[:, None])
             slope = power * (own + even * scale)[:, None] - class_weight * scale[:, None]
             slope -= tl.where(label[:, None] == k[None, :], own[:, None], 0.0)
-            line += tl.where(counts[:, None], slope * tl.where(is_left, share, 1 - share)[:, None], 0.0)
+            line += tl.where(
+                counts[:, None], slope * tl.where(is_left, share, 1 - share)[:, None], 0.0
+            )
         total += line * tl.where(top < i, down, 1 - down)
     place = gradient + image * slope_batch + k.to(tl.int64)[None, :] * slope_class
-    tl.store(place + i.to(tl.int64) * slope_row + j.to(tl.int64)[:, None] * slope_column, total, there)
+    tl.store(
+        place + i.to(tl.int64) * slope_row + j.to(tl.int64)[:, None] * slope_column, total, there
+    )
 
 
 def upsample_argmax(
-    logits: Tensor, mask: Tensor, rows: Tensor, row_shares: Tensor, columns: Tensor, column_shares: Tensor
+    logits: Tensor,
+    mask: Tensor,
+    rows: Tensor,
+    row_shares: Tensor,
+    columns: Tensor,
+    column_shares: Tensor,
 ) -> None:
     """Fill in mask (B, H, W) uint8 from logits (B, K, h, w) float32; the tables as in `portable.upsample_argmax`."""
     batch, height, width = mask.shape
@@ -171,12 +209,19 @@ def joint_counts(label: Tensor, prediction: Tensor, side: int) -> Tensor:
     counts = torch.zeros(COPIES, side, side, dtype=torch.int64, device=label.device)
     if label.numel():
         grid = (triton.cdiv(label.numel(), BLOCK),)
-        _joint_counts[grid](label, prediction, counts, label.numel(), side, COPIES=COPIES, BLOCK=BLOCK)
+        _joint_counts[grid](
+            label, prediction, counts, label.numel(), side, COPIES=COPIES, BLOCK=BLOCK
+        )
     return counts.sum(dim=0)
 
 
 def cross_entropy(
-    logits: Tensor, labels: Tensor, weights: Tensor, tables: Sequence[Tensor], ignore_index: int, smoothing: float
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    tables: Sequence[Tensor],
+    ignore_index: int,
+    smoothing: float,
 ) -> tuple[Tensor, Tensor]:
     """Losses of logits (B, K, h, w) and log(sum of exp) of their scores, (B, H, W) each; all float32 but the labels.
 

@@ -27,7 +27,9 @@ class Axis(NamedTuple):
     share: np.ndarray
 
 
-def upsample_argmax(logits: Tensor, size: Size, align_corners: bool = False, crop: Size | None = None) -> Tensor:
+def upsample_argmax(
+    logits: Tensor, size: Size, align_corners: bool = False, crop: Size | None = None
+) -> Tensor:
     """`interpolate(logits, size, mode="bilinear").argmax(1)`: (B, K, h, w) -> (B, H, W) uint8 on the same device.
 
     The class is the same wherever the two best differ by more than 1e-5 of the logits' range; of equals it is the
@@ -61,8 +63,12 @@ def axis(source: int, target: int, count: int, align_corners: bool) -> Axis:
     if align_corners:
         place *= np.float32(source - 1) / np.float32(max(target - 1, 1))
     else:
-        place = (place + np.float32(0.5)) * (np.float32(source) / np.float32(target)) - np.float32(0.5)
-    place = np.clip(place, np.float32(0), np.float32(source - 1))  # of integers numpy 1 would make float64
+        place = (place + np.float32(0.5)) * (np.float32(source) / np.float32(target)) - np.float32(
+            0.5
+        )
+    place = np.clip(
+        place, np.float32(0), np.float32(source - 1)
+    )  # of integers numpy 1 would make float64
     low = place.astype(np.int32)
     return Axis(low, place - low.astype(np.float32))
 
@@ -73,7 +79,14 @@ def _fill(logits: np.ndarray, mask: np.ndarray, rows: Axis, columns: Axis) -> bo
     threads = max(1, min(library.thread_count(), mask.size * logits.shape[1] // THREAD_WORK))
     band = -(-height // threads)
     work: list[Callable[[], bool]] = [
-        partial(library.kernels.upsample_argmax, logits[b], mask[b, s], rows.low[s], rows.share[s], *columns)
+        partial(
+            library.kernels.upsample_argmax,
+            logits[b],
+            mask[b, s],
+            rows.low[s],
+            rows.share[s],
+            *columns,
+        )
         for b in range(batch)
         for s in (slice(start, start + band) for start in range(0, height, band))
     ]
@@ -86,8 +99,12 @@ def _check(logits: Tensor, size: Size, crop: Size) -> None:
             f"logits {tuple(logits.shape)} of {logits.dtype}: expected floating point (B, K, h, w), each at least 1."
         )
     if logits.shape[1] > MOST_CLASSES:
-        raise FeathersegError(f"logits of {logits.shape[1]} classes: a mask of bytes holds at most {MOST_CLASSES}.")
+        raise FeathersegError(
+            f"logits of {logits.shape[1]} classes: a mask of bytes holds at most {MOST_CLASSES}."
+        )
     if len(size) != 2 or min(size) < 1:
         raise FeathersegError(f"size = {tuple(size)}: expected (height, width), at least 1 each.")
     if len(crop) != 2 or min(crop) < 1 or crop[0] > size[0] or crop[1] > size[1]:
-        raise FeathersegError(f"crop = {tuple(crop)}: expected (height, width) within the size {tuple(size)}.")
+        raise FeathersegError(
+            f"crop = {tuple(crop)}: expected (height, width) within the size {tuple(size)}."
+        )

@@ -25,8 +25,12 @@ class FlowAlignment(nn.Module):
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         height, width = fine.shape[2:]
-        lifted = resize(self.down_coarse(coarse), (height, width), align_corners=True)  # (B, C_f, H, W)
-        flow = self.flow(torch.cat([lifted, self.down_fine(fine)], dim=1))  # (B, 2, H, W) in pixels of the fine map
+        lifted = resize(
+            self.down_coarse(coarse), (height, width), align_corners=True
+        )  # (B, C_f, H, W)
+        flow = self.flow(
+            torch.cat([lifted, self.down_fine(fine)], dim=1)
+        )  # (B, 2, H, W) in pixels of the fine map
         return self.warp(coarse, flow)
 
     def warp(self, coarse: Tensor, flow: Tensor) -> Tensor:
@@ -61,15 +65,21 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
     with autocast_off(x.device):
         x_full, flow = at_least_fp32(x), at_least_fp32(flow)
         grid = torch.stack(positions(flow), dim=-1)  # (B, H, W, 2)
-        moved = F.grid_sample(x_full, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+        moved = F.grid_sample(
+            x_full, grid, mode="bilinear", padding_mode="zeros", align_corners=True
+        )
     return moved.to(x.dtype)  # (B, C, H, W)
 
 
 def positions(flow: Tensor) -> tuple[Tensor, Tensor]:
     """grid_x, grid_y (B, H, W): those of a regular grid from -1 to 1, moved by flow (B, 2, H, W) / its size."""
     height, width = flow.shape[2:]
-    column = torch.arange(width, device=flow.device, dtype=flow.dtype) * (2.0 / (width - 1)) - 1.0  # (W,) -1..1
-    row = torch.arange(height, device=flow.device, dtype=flow.dtype) * (2.0 / (height - 1)) - 1.0  # (H,) -1..1
+    column = (
+        torch.arange(width, device=flow.device, dtype=flow.dtype) * (2.0 / (width - 1)) - 1.0
+    )  # (W,) -1..1
+    row = (
+        torch.arange(height, device=flow.device, dtype=flow.dtype) * (2.0 / (height - 1)) - 1.0
+    )  # (H,) -1..1
     return column[None, None, :] + flow[:, 0] / width, row[None, :, None] + flow[:, 1] / height
 
 
@@ -81,12 +91,18 @@ def warp_rows(x: Tensor, flow: Tensor) -> Tensor:
     (batch, channels, height, width), stride = x.shape, x.shape[3] + 2
     grid_x, grid_y = positions(flow)
     (row, down), (column, right) = _corner(grid_y, height), _corner(grid_x, width)  # (B, H, W) each
-    rows = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).reshape(-1, channels)  # (B (h + 2) (w + 2), C)
+    rows = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).reshape(
+        -1, channels
+    )  # (B (h + 2) (w + 2), C)
     image = torch.arange(batch, device=x.device)[:, None, None] * ((height + 2) * stride)
     first, (down, right) = image + row * stride + column, (down[..., None], right[..., None])
-    above = F.embedding(first, rows) * ((1 - down) * (1 - right)) + F.embedding(first + 1, rows) * ((1 - down) * right)
+    above = F.embedding(first, rows) * ((1 - down) * (1 - right)) + F.embedding(first + 1, rows) * (
+        (1 - down) * right
+    )
     first = first + stride
-    below = F.embedding(first, rows) * (down * (1 - right)) + F.embedding(first + 1, rows) * (down * right)
+    below = F.embedding(first, rows) * (down * (1 - right)) + F.embedding(first + 1, rows) * (
+        down * right
+    )
     return (above + below).permute(0, 3, 1, 2)  # (B, C, H, W)
 
 
@@ -114,7 +130,9 @@ class AlignedPyramid(nn.Module):
         self.align = nn.ModuleList(FlowAlignment(width, flow_channels=width // 2) for _ in fine)
         self.smooth = nn.ModuleList(ConvNormAct(width, width, 3) for _ in fine)
 
-    def forward(self, stages: Sequence[Tensor], context: Tensor) -> Tensor:  # context (B, D, H/32, W/32)
+    def forward(
+        self, stages: Sequence[Tensor], context: Tensor
+    ) -> Tensor:  # context (B, D, H/32, W/32)
         return self.join(self.descend(stages, context), context)
 
     def descend(self, stages: Sequence[Tensor], context: Tensor) -> list[Tensor]:
@@ -123,7 +141,9 @@ class AlignedPyramid(nn.Module):
         Sum i = 0..2: (B, D, H/2^(i+2), W/2^(i+2)), the stage and all that is coarser.
         """
         sums = [context]
-        for stage, lateral, align in reversed(list(zip(stages, self.lateral, self.align, strict=False))):
+        for stage, lateral, align in reversed(
+            list(zip(stages, self.lateral, self.align, strict=False))
+        ):
             own = lateral(stage)  # (B, D, H/2^(i+2), W/2^(i+2))
             sums.insert(0, own + align(own, sums[0]))
         return sums[:-1]

@@ -44,7 +44,9 @@ class DisentangledNonLocal(nn.Module):
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w), N = h * w; M = (h // 2) * (w // 2), or N without the pool
+    def forward(
+        self, x: Tensor
+    ) -> Tensor:  # (B, C, h, w), N = h * w; M = (h // 2) * (w // 2), or N without the pool
         pooled = x if 1 in x.shape[2:] else self.pool(x)  # (B, C, h // 2, w // 2)
         q, k = self.query(x).flatten(2), self.key(pooled).flatten(2)  # (B, C_k, N), (B, C_k, M)
         m, g = self.unary(pooled).flatten(2), self.value(pooled).flatten(2)  # (B, 1, M), (B, C, M)
@@ -55,7 +57,9 @@ class DisentangledNonLocal(nn.Module):
             context = g @ pairwise.mT  # (B, C, N)  Eq. 2
             if self.gamma is not None:
                 context = at_least_fp32(self.gamma) * context
-            context = context + g @ m.softmax(-1).mT  # (B, C, N)  Eq. 3, second term: the same for every position
+            context = (
+                context + g @ m.softmax(-1).mT
+            )  # (B, C, N)  Eq. 3, second term: the same for every position
         context = context.to(x.dtype).reshape(x.shape)  # (B, C, h, w)
         return x + context if self.residual else context
 

@@ -49,10 +49,17 @@ class DepthwiseSeparable(nn.Module):
     (B, C_in, h, w) -> (B, C_out, h, w).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, *, act: bool = True) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, *, act: bool = True
+    ) -> None:
         super().__init__()
         self.depthwise = nn.Conv2d(
-            in_channels, in_channels, kernel_size, padding=kernel_size // 2, groups=in_channels, bias=False
+            in_channels,
+            in_channels,
+            kernel_size,
+            padding=kernel_size // 2,
+            groups=in_channels,
+            bias=False,
         )
         self.pointwise = nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
@@ -89,7 +96,10 @@ def replace_strides(stages: Sequence[nn.Module], output_stride: int) -> None:
     for stage in stages[-1:] if output_stride == 16 else stages:
         rate = dilation
         for conv in [layer for layer in stage.modules() if isinstance(layer, nn.Conv2d)]:
-            strided, reach = conv.stride != (1, 1), conv.kernel_size[0] // 2  # reach 0: a 1x1 convolution
+            strided, reach = (
+                conv.stride != (1, 1),
+                conv.kernel_size[0] // 2,
+            )  # reach 0: a 1x1 convolution
             conv.stride = (1, 1)
             if reach:
                 conv.dilation, conv.padding = (rate, rate), (reach * rate, reach * rate)
@@ -112,12 +122,18 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
         return conv(x)
     if is_pointwise(conv) and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
         batch, channels, height, width = x.shape
-        if torch.get_num_threads() > 1 or batch >= MANY or not x.is_contiguous(memory_format=torch.channels_last):
+        if (
+            torch.get_num_threads() > 1
+            or batch >= MANY
+            or not x.is_contiguous(memory_format=torch.channels_last)
+        ):
             return conv(x)
         rows = x.permute(0, 2, 3, 1).reshape(batch * height, 1, width, channels).permute(0, 3, 1, 2)
         out = conv(rows).permute(0, 2, 3, 1)  # (B h, 1, w, C_out)
         return out.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
-    depthwise = conv.groups == conv.in_channels == conv.out_channels > 1 and conv.padding_mode == "zeros"
+    depthwise = (
+        conv.groups == conv.in_channels == conv.out_channels > 1 and conv.padding_mode == "zeros"
+    )
     if not depthwise or isinstance(conv.padding, str):
         return conv(x)
     x = x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
@@ -141,8 +157,19 @@ def normalise_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:
     """
     if not isinstance(norm, nn.BatchNorm2d) or not (norm.training and trains_here(x) and takes(x)):
         return norm(x) if act is None else act(norm(x))
-    mean, variance, tracked, rate = norm.running_mean, norm.running_var, norm.num_batches_tracked, norm.momentum
-    if mean is None or variance is None or tracked is None or rate is None or norm.weight.dtype != torch.float32:
+    mean, variance, tracked, rate = (
+        norm.running_mean,
+        norm.running_var,
+        norm.num_batches_tracked,
+        norm.momentum,
+    )
+    if (
+        mean is None
+        or variance is None
+        or tracked is None
+        or rate is None
+        or norm.weight.dtype != torch.float32
+    ):
         return norm(x) if act is None else act(norm(x))
     cut = CUTS.get(type(act))
     out, *found = norm_act(x, norm.weight, norm.bias, norm.eps, *(cut or CUTS[nn.Identity]))

@@ -8,7 +8,12 @@ from torch import Tensor, nn
 def splits(conv: nn.Conv2d) -> bool:
     """Whether PhaseSplitConv2d computes it: dilated, depthwise, stride 1, padded with a multiple of its dilation."""
     depthwise = conv.groups == conv.in_channels == conv.out_channels
-    if conv.dilation == (1, 1) or not depthwise or conv.stride != (1, 1) or conv.padding_mode != "zeros":
+    if (
+        conv.dilation == (1, 1)
+        or not depthwise
+        or conv.stride != (1, 1)
+        or conv.padding_mode != "zeros"
+    ):
         return False
     return not isinstance(conv.padding, str) and all(
         p % d == 0 for p, d in zip(conv.padding, conv.dilation, strict=True)
@@ -33,10 +38,20 @@ class PhaseSplitConv2d(nn.Conv2d):
         below, right = -x.shape[2] % rows, -x.shape[3] % columns
         if below or right:
             x = F.pad(x, (0, right, 0, below))
-        x = x.permute(0, 2, 3, 1).unflatten(2, (-1, columns)).unflatten(1, (-1, rows))  # (B, h / d, d, w / d, d, C)
-        phases = x.permute(2, 4, 0, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)  # (d d B, C, h / d, w / d)
+        x = (
+            x.permute(0, 2, 3, 1).unflatten(2, (-1, columns)).unflatten(1, (-1, rows))
+        )  # (B, h / d, d, w / d, d, C)
+        phases = (
+            x.permute(2, 4, 0, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
+        )  # (d d B, C, h / d, w / d)
         padding = (top // rows, left // columns)
-        out = F.conv2d(phases, self.weight, self.bias, padding=padding, groups=self.groups)  # (d d B, C, ., .)
-        out = out.permute(0, 2, 3, 1).unflatten(0, (rows, columns, -1))  # (d, d, B, h' / d, w' / d, C)
-        out = out.permute(2, 3, 0, 4, 1, 5).flatten(3, 4).flatten(1, 2)  # (B, h', w', C), up to d - 1 more of each
+        out = F.conv2d(
+            phases, self.weight, self.bias, padding=padding, groups=self.groups
+        )  # (d d B, C, ., .)
+        out = out.permute(0, 2, 3, 1).unflatten(
+            0, (rows, columns, -1)
+        )  # (d, d, B, h' / d, w' / d, C)
+        out = (
+            out.permute(2, 3, 0, 4, 1, 5).flatten(3, 4).flatten(1, 2)
+        )  # (B, h', w', C), up to d - 1 more of each
         return out.permute(0, 3, 1, 2)[:, :, :out_height, :out_width]

@@ -26,8 +26,12 @@ class InstanceBranch(nn.Module):
 
     def __init__(self, pyramid_channels: Sequence[int]) -> None:
         super().__init__()
-        self.lateral = nn.ModuleList(ConvNormAct(channels, WIDTH, 1) for channels in pyramid_channels)
-        self.fuse = nn.ModuleList(DepthwiseSeparable(2 * WIDTH, WIDTH, KERNEL) for _ in pyramid_channels[:-1])
+        self.lateral = nn.ModuleList(
+            ConvNormAct(channels, WIDTH, 1) for channels in pyramid_channels
+        )
+        self.fuse = nn.ModuleList(
+            DepthwiseSeparable(2 * WIDTH, WIDTH, KERNEL) for _ in pyramid_channels[:-1]
+        )
         self.center = _head(1)
         self.offset = _head(2)
 
@@ -35,11 +39,16 @@ class InstanceBranch(nn.Module):
         """Level i, fine to coarse: (B, C_i, h_i, w_i) -> centers (B, 1, h_0, w_0), offsets (B, 2, h_0, w_0)."""
         *fine, top = (lateral(level) for lateral, level in zip(self.lateral, pyramid, strict=True))
         for level, fuse in zip(reversed(fine), reversed(self.fuse), strict=True):
-            lifted = resize(top, (level.shape[2], level.shape[3]), align_corners=False)  # (B, 64, h_i, w_i)
+            lifted = resize(
+                top, (level.shape[2], level.shape[3]), align_corners=False
+            )  # (B, 64, h_i, w_i)
             top = fuse(torch.cat([level, lifted], dim=1))  # (B, 64, h_i, w_i)
         return self.center(top), self.offset(top)
 
 
 def _head(channels: int) -> nn.Sequential:
     """(B, 64, h, w) -> (B, channels, h, w)."""
-    return nn.Sequential(DepthwiseSeparable(WIDTH, HEAD_WIDTH, KERNEL), nn.Conv2d(HEAD_WIDTH, channels, kernel_size=1))
+    return nn.Sequential(
+        DepthwiseSeparable(WIDTH, HEAD_WIDTH, KERNEL),
+        nn.Conv2d(HEAD_WIDTH, channels, kernel_size=1),
+    )

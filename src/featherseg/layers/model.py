@@ -160,7 +160,9 @@ class SegmentationModel(nn.Module):
         With `aux` also the auxiliary logits by name, (B, classes, h', w') or of boundaries (B, 1, h', w').
         """
         image_size = (images.shape[2], images.shape[3])
-        images, padded_size = pad_images(images, divisor=self.size_divisor, minimum=self.least_side(images))
+        images, padded_size = pad_images(
+            images, divisor=self.size_divisor, minimum=self.least_side(images)
+        )
         pyramid = self.encode(images)
         out = self.decode(pyramid)
         centers, offsets = self.instance_branch(pyramid) if self.instance_branch else (None, None)
@@ -196,18 +198,30 @@ class SegmentationModel(nn.Module):
         """The pyramid -> logits (B, K, h, w), and what losses look at beside them."""
         raise NotImplementedError
 
-    def rename_backbone(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str], dict[str, Tensor]]:
+    def rename_backbone(
+        self, state: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], list[str], dict[str, Tensor]]:
         """An authors' model with its backbone under `backbone.`, that part renamed as the backbone says.
 
         -> (renamed keys of the backbone, those that are not used, all other keys as they were).
         """
-        own = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+        own = {
+            key.removeprefix("backbone."): value
+            for key, value in state.items()
+            if key.startswith("backbone.")
+        }
         renamed, unused = self.backbone.rename_official(own)
         rest = {key: value for key, value in state.items() if not key.startswith("backbone.")}
-        return {f"backbone.{k}": v for k, v in renamed.items()}, [f"backbone.{k}" for k in unused], rest
+        return (
+            {f"backbone.{k}": v for k, v in renamed.items()},
+            [f"backbone.{k}" for k in unused],
+            rest,
+        )
 
     def with_own_aux_heads(self, renamed: dict[str, Tensor]) -> dict[str, Tensor]:
         """A state by our names in which no auxiliary head is missing: a file made for inference has none, ours stay."""
         if any(key.startswith("aux_heads.") for key in renamed):
             return renamed
-        return renamed | {key: value for key, value in self.state_dict().items() if key.startswith("aux_heads.")}
+        return renamed | {
+            key: value for key, value in self.state_dict().items() if key.startswith("aux_heads.")
+        }

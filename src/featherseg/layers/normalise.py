@@ -14,7 +14,9 @@ def divisor(image_range: int) -> float:
     return 257.0 if image_range == FULL_RANGE else image_range / 256
 
 
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float], image_range: int = FULL_RANGE) -> Tensor:
+def normalise(
+    images: Tensor, mean: Sequence[float], std: Sequence[float], image_range: int = FULL_RANGE
+) -> Tensor:
     """(images - mean) / std, in float32, on the images' own device.
 
     images (B, C, H, W), uint8 or uint16 as stored, stay as they are; mean and std, one value a channel, in units of

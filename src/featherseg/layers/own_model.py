@@ -49,28 +49,36 @@ class OwnModel(SegmentationModel):
         Raises ConfigError where the module gives others.
         """
         image_size = (images.shape[2], images.shape[3])
-        images, padded_size = pad_images(images, divisor=self.size_divisor, minimum=self.least_side(images))
+        images, padded_size = pad_images(
+            images, divisor=self.size_divisor, minimum=self.least_side(images)
+        )
         out = self.module(images)
         if isinstance(out, SegOutput):  # of the padded images, as it sees no others
             return out._replace(image_size=image_size, padded_size=padded_size)
         if not (isinstance(out, Tensor) and out.ndim == 4 and out.shape[1] == self.classes):
             found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             kind = type(self.module).__name__
-            raise ConfigError(f"{kind} gave {found}: expected logits (B, {self.classes}, h, w), as its `classes` says.")
+            raise ConfigError(
+                f"{kind} gave {found}: expected logits (B, {self.classes}, h, w), as its `classes` says."
+            )
         return SegOutput(out, image_size, padded_size, self.align_corners)
 
 
 class _OwnBackbone(Backbone):
     """What is asked of a backbone, of a module that may be none."""
 
-    def __init__(self, module: nn.Module | None, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self, module: nn.Module | None, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
         super().__init__()
         self.module, self.mean, self.std = module, mean, std
         self.checkpointed = getattr(module, "checkpointed", ())
 
     def widen(self, channels: int) -> None:
         if channels != len(self.mean):
-            raise ConfigError(f"this model takes images of {len(self.mean)} channels; the data have {channels}.")
+            raise ConfigError(
+                f"this model takes images of {len(self.mean)} channels; the data have {channels}."
+            )
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         return dict(state), []

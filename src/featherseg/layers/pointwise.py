@@ -19,4 +19,6 @@ class PointwiseConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling() or x.device.type != "cpu" or torch.get_num_threads() > 1:
             return super().forward(x)
-        return torch.mkldnn_convolution(x, self.weight, self.bias, (0, 0), (1, 1), (1, 1), self.groups)
+        return torch.mkldnn_convolution(
+            x, self.weight, self.bias, (0, 0), (1, 1), (1, 1), self.groups
+        )

@@ -108,7 +108,9 @@ class PyramidPooling(nn.Module):
             for k in REGIONS
         )
         self.reduce = nn.Sequential(
-            nn.Conv2d(in_channels + len(REGIONS) * out_channels, out_channels, kernel_size=1, bias=False),
+            nn.Conv2d(
+                in_channels + len(REGIONS) * out_channels, out_channels, kernel_size=1, bias=False
+            ),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(),
             nn.Dropout2d(0.1),
@@ -130,12 +132,18 @@ class DeepAggregationPooling(nn.Module):
     (B, C, h, w) -> (B, D, h, w); branch_channels is the width of each scale. DDRNet's convolutions have no bias.
     """
 
-    def __init__(self, in_channels: int, branch_channels: int, out_channels: int, *, bias: bool = False) -> None:
+    def __init__(
+        self, in_channels: int, branch_channels: int, out_channels: int, *, bias: bool = False
+    ) -> None:
         super().__init__()
         self.finest = NormActConv(in_channels, branch_channels, 1, bias=bias)
         self.scales = pooled_scales(in_channels, branch_channels, bias=bias)
-        self.process = nn.ModuleList(NormActConv(branch_channels, branch_channels, 3, bias=bias) for _ in self.scales)
-        self.compress = NormActConv((len(self.scales) + 1) * branch_channels, out_channels, 1, bias=bias)
+        self.process = nn.ModuleList(
+            NormActConv(branch_channels, branch_channels, 3, bias=bias) for _ in self.scales
+        )
+        self.compress = NormActConv(
+            (len(self.scales) + 1) * branch_channels, out_channels, 1, bias=bias
+        )
         self.shortcut = NormActConv(in_channels, out_channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w)
@@ -152,9 +160,12 @@ def pooled_scales(in_channels: int, branch_channels: int, *, bias: bool = False)
 
     Each (B, C, h, w) -> (B, C_b, h / stride, w / stride), sizes rounded up.
     """
-    pools = [nn.AvgPool2d(kernel, stride, padding=stride) for kernel, stride in ((5, 2), (9, 4), (17, 8))]
+    pools = [
+        nn.AvgPool2d(kernel, stride, padding=stride) for kernel, stride in ((5, 2), (9, 4), (17, 8))
+    ]
     return nn.ModuleList(
-        nn.Sequential(pool, NormActConv(in_channels, branch_channels, 1, bias=bias)) for pool in (*pools, RegionMean(1))
+        nn.Sequential(pool, NormActConv(in_channels, branch_channels, 1, bias=bias))
+        for pool in (*pools, RegionMean(1))
     )
 
 

@@ -48,7 +48,10 @@ class PositionBias(nn.Module):
 def offsets(queries: Size, keys: Size, stride: int, device: torch.device) -> Tensor:
     """|dy| * keys' width + |dx| between every query, at every stride-th key, and every key: (queries, keys) int64."""
     rows, columns = (
-        (torch.arange(q, device=device)[:, None] * stride - torch.arange(k, device=device)[None, :]).abs()
+        (
+            torch.arange(q, device=device)[:, None] * stride
+            - torch.arange(k, device=device)[None, :]
+        ).abs()
         for q, k in zip(queries, keys, strict=True)
     )  # (query rows, key rows), (query columns, key columns)
     index = rows[:, None, :, None] * keys[1] + columns[None, :, None, :]
@@ -74,7 +77,9 @@ def resize_matrix(bias: Tensor, size: Size) -> Tensor:
     times as long.
     """
     if torch.compiler.is_exporting():
-        bias = resample_rows(bias.mT, *_centred(bias.shape[2], size[1], bias.device)).mT  # (heads, queries, size[1])
+        bias = resample_rows(
+            bias.mT, *_centred(bias.shape[2], size[1], bias.device)
+        ).mT  # (heads, queries, size[1])
         return resample_rows(bias, *_centred(bias.shape[1], size[0], bias.device))
     if bias.shape[1:] == size:
         return bias
@@ -100,7 +105,9 @@ def resample_rows(x: Tensor, numerator: Tensor, denominator: int) -> Tensor:
     t = (numerator - near * denominator).to(x.dtype) / denominator  # 0 <= t < 1, from `near` on
     s = 1 - t
     taps = ((-1, A * t * s * s), (0, _inner(t)), (1, _inner(s)), (2, A * s * t * t))
-    terms = [x.index_select(-2, (near + step).clamp(0, last)) * weight[:, None] for step, weight in taps]
+    terms = [
+        x.index_select(-2, (near + step).clamp(0, last)) * weight[:, None] for step, weight in taps
+    ]
     return terms[0] + terms[1] + terms[2] + terms[3]
 
 

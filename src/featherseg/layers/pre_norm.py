@@ -8,12 +8,25 @@ class NormActConv(nn.Sequential):
     """Batch norm, ReLU, convolution, padded so that the size stays. (B, C_in, h, w) -> (B, C_out, h, w)."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, groups: int = 1, bias: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        groups: int = 1,
+        bias: bool = False,
     ) -> None:
         super().__init__(
             nn.BatchNorm2d(in_channels),
             nn.ReLU(),
-            nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups, bias=bias),
+            nn.Conv2d(
+                in_channels,
+                out_channels,
+                kernel_size,
+                padding=kernel_size // 2,
+                groups=groups,
+                bias=bias,
+            ),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,7 +41,9 @@ def norm_of_few(norm: nn.Module, x: Tensor) -> Tensor:
     """
     if norm.training and x.numel() == x.shape[1]:
         assert isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
-        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        return F.batch_norm(
+            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+        )
     return norm(x)
 
 
@@ -39,7 +54,9 @@ class PreNormHead(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, width: int, classes: int, *, bias: bool = False) -> None:
-        super().__init__(NormActConv(in_channels, width, 3, bias=bias), NormActConv(width, classes, 1, bias=True))
+        super().__init__(
+            NormActConv(in_channels, width, 3, bias=bias), NormActConv(width, classes, 1, bias=True)
+        )
 
 
 OFFICIAL_HEAD = {"bn1.": "0.0.", "conv1.": "0.2.", "bn2.": "1.0.", "conv2.": "1.2."}

@@ -42,7 +42,9 @@ class BiFPNLayer(nn.Module):
     def __init__(self, channels: int, levels: int) -> None:
         super().__init__()
         self.down = nn.ModuleList(WeightedFusion(channels, 2) for _ in range(levels - 1))
-        self.up = nn.ModuleList(WeightedFusion(channels, 3 if i < levels - 2 else 2) for i in range(levels - 1))
+        self.up = nn.ModuleList(
+            WeightedFusion(channels, 3 if i < levels - 2 else 2) for i in range(levels - 1)
+        )
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:  # level i: (B, C, h / 2^i, w / 2^i)
@@ -68,13 +70,19 @@ class BiFPN(nn.Module):
         super().__init__()
         self.channels = channels
         self.lateral = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, channels, kernel_size=1, bias=False), nn.BatchNorm2d(channels))
+            nn.Sequential(
+                nn.Conv2d(c, channels, kernel_size=1, bias=False), nn.BatchNorm2d(channels)
+            )
             for c in stage_channels
         )
-        self.layers = nn.Sequential(*(BiFPNLayer(channels, len(stage_channels)) for _ in range(repeats)))
+        self.layers = nn.Sequential(
+            *(BiFPNLayer(channels, len(stage_channels)) for _ in range(repeats))
+        )
 
     def forward(self, stages: Sequence[Tensor]) -> list[Tensor]:
-        return self.layers([lateral(stage) for lateral, stage in zip(self.lateral, stages, strict=True)])
+        return self.layers(
+            [lateral(stage) for lateral, stage in zip(self.lateral, stages, strict=True)]
+        )
 
 
 class FPN(nn.Module):
@@ -87,7 +95,9 @@ class FPN(nn.Module):
         super().__init__()
         self.channels = channels
         self.lateral = nn.ModuleList(nn.Conv2d(c, channels, kernel_size=1) for c in stage_channels)
-        self.smooth = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in stage_channels)
+        self.smooth = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, padding=1) for _ in stage_channels
+        )
 
     def forward(self, stages: Sequence[Tensor]) -> list[Tensor]:
         levels = [lateral(stage) for lateral, stage in zip(self.lateral, stages, strict=True)]

@@ -27,7 +27,9 @@ class ResidualBlock(nn.Module):
         self.branch = branch
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(*conv_norm(in_channels, out_channels, 1, stride=stride, bias=bias))
+            self.shortcut = nn.Sequential(
+                *conv_norm(in_channels, out_channels, 1, stride=stride, bias=bias)
+            )
         self.act: nn.Module = nn.ReLU() if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,7 +44,9 @@ def conv_norm(
     return conv, nn.BatchNorm2d(out_channels)
 
 
-def basic_block(in_channels: int, width: int, stride: int, *, act: bool = True, bias: bool = False) -> ResidualBlock:
+def basic_block(
+    in_channels: int, width: int, stride: int, *, act: bool = True, bias: bool = False
+) -> ResidualBlock:
     """Two 3x3 convolutions (Fig. 5, left): C_in -> width channels."""
     branch = nn.Sequential(
         *conv_norm(in_channels, width, 3, stride=stride, bias=bias),
@@ -52,7 +56,9 @@ def basic_block(in_channels: int, width: int, stride: int, *, act: bool = True, 
     return ResidualBlock(branch, in_channels, width, stride=stride, act=act, bias=bias)
 
 
-def bottleneck(in_channels: int, width: int, stride: int, *, expansion: int = 4, act: bool = True) -> ResidualBlock:
+def bottleneck(
+    in_channels: int, width: int, stride: int, *, expansion: int = 4, act: bool = True
+) -> ResidualBlock:
     """1x1, 3x3, 1x1 (Fig. 5, right): C_in -> expansion * width channels."""
     branch = nn.Sequential(
         *conv_norm(in_channels, width, 1),
@@ -72,11 +78,16 @@ def open_basic_stage(
     Stages of DDRNet, PIDNet, RTFormer, SCTNet. (B, C_in, h, w) -> (B, width, ceil(h / stride), ceil(w / stride)).
     """
     layers = [basic_block(in_channels, width, stride, act=blocks > 1, bias=bias)]
-    layers += [basic_block(width, width, 1, act=number < blocks, bias=bias) for number in range(2, blocks + 1)]
+    layers += [
+        basic_block(width, width, 1, act=number < blocks, bias=bias)
+        for number in range(2, blocks + 1)
+    ]
     return nn.Sequential(*layers)
 
 
-def open_bottleneck_stage(in_channels: int, width: int, blocks: int = 1, *, stride: int = 1) -> nn.Sequential:
+def open_bottleneck_stage(
+    in_channels: int, width: int, blocks: int = 1, *, stride: int = 1
+) -> nn.Sequential:
     """Bottlenecks that double their width, none with a ReLU at its end: the last stages of DDRNet and PIDNet.
 
     (B, C_in, h, w) -> (B, 2 * width, ceil(h / stride), ceil(w / stride)).

@@ -38,7 +38,11 @@ def scale_images(images: Tensor, factor: float) -> Tensor:
 
 
 def preprocess(
-    images: Tensor, mean: Sequence[float], std: Sequence[float], fit: Resize | None, image_range: int = FULL_RANGE
+    images: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    fit: Resize | None,
+    image_range: int = FULL_RANGE,
 ) -> Tensor:
     """Images as a model sees them: normalised, as `normalise` does it, then as large as `fit` allows, (B, C, h, w)."""
     normal = normalise(images, mean, std, image_range)
@@ -58,7 +62,9 @@ def pad_images(images: Tensor, *, divisor: int = 1, minimum: int = 1) -> tuple[T
     """
     height, width = images.shape[2:]
     rows, columns = padding(height, divisor, minimum), padding(width, divisor, minimum)
-    if torch.compiler.is_exporting() or rows or columns:  # an exported graph must hold the pad for every size
+    if (
+        torch.compiler.is_exporting() or rows or columns
+    ):  # an exported graph must hold the pad for every size
         images = F.pad(images, (0, columns, 0, rows))
     return images, (height + rows, width + columns)
 
@@ -78,7 +84,9 @@ def to_image(out: SegOutput, size: Size) -> Tensor:
     logits = out.logits
     if out.padded_size != out.image_size:
         height, width = out.image_size
-        logits = resize(logits, out.padded_size, align_corners=out.align_corners)[:, :, :height, :width]
+        logits = resize(logits, out.padded_size, align_corners=out.align_corners)[
+            :, :, :height, :width
+        ]
         if size == out.image_size:
             return logits
         return resize(logits, size, align_corners=False)

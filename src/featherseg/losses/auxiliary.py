@@ -18,7 +18,13 @@ class AuxiliaryLoss(nn.Module):
     """
 
     def __init__(
-        self, plain: CrossEntropy, hard: CrossEntropy, *, heads: float, boundaries: float, boundary_head: str | None
+        self,
+        plain: CrossEntropy,
+        hard: CrossEntropy,
+        *,
+        heads: float,
+        boundaries: float,
+        boundary_head: str | None,
     ) -> None:
         super().__init__()
         self.plain, self.hard = plain, hard
@@ -28,12 +34,18 @@ class AuxiliaryLoss(nn.Module):
         """A model's output with its auxiliary logits, and labels (B, H, W) int64 -> scalar, float32."""
         assert out.aux is not None
         heads = {name: out._replace(logits=logits) for name, logits in out.aux.items()}
-        losses = [self.plain(head, labels) for name, head in heads.items() if name != self.boundary_head]
+        losses = [
+            self.plain(head, labels) for name, head in heads.items() if name != self.boundary_head
+        ]
         loss = self.heads * torch.stack(losses).sum()
         if not self.boundaries:
             return loss
         assert self.boundary_head is not None  # refused before training starts
         edges = out._replace(logits=at_least_fp32(out.aux[self.boundary_head]))
-        found = to_image(edges, (labels.shape[1], labels.shape[2]))  # (B, 1, H, W), fp32: half precision costs gradient
+        found = to_image(
+            edges, (labels.shape[1], labels.shape[2])
+        )  # (B, 1, H, W), fp32: half precision costs gradient
         at_boundaries = self.hard(out, labels_at_boundaries(labels, found))
-        return loss + self.boundaries * boundary_loss(found, boundary_targets(labels)) + at_boundaries
+        return (
+            loss + self.boundaries * boundary_loss(found, boundary_targets(labels)) + at_boundaries
+        )

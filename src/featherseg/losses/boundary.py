@@ -39,7 +39,11 @@ def near_another_class(labels: Tensor, ignore_index: int = IGNORE) -> Tensor:
 
     Unlike in `boundary_targets` "ignore" is no class: next to it alone, nothing is known of a boundary.
     """
-    values, ignored, side = labels[:, None].float(), (labels == ignore_index)[:, None], 2 * REACH + 1  # (B, 1, H, W)
+    values, ignored, side = (
+        labels[:, None].float(),
+        (labels == ignore_index)[:, None],
+        2 * REACH + 1,
+    )  # (B, 1, H, W)
     greatest = []
     for x in (values, -values):  # of the square around a pixel, by its rows and then its columns
         x = x.masked_fill(ignored, -math.inf)

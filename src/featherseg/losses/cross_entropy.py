@@ -24,7 +24,9 @@ def weights_tensor(class_weights: Sequence[float]) -> Tensor:
     """(K,) float32. Raises ConfigError where one is not finite or below 0, or all are 0."""
     weights = torch.tensor(class_weights, dtype=torch.float32)
     if not (torch.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
-        raise ConfigError(f"class weights {list(class_weights)}: expected finite values >= 0, not all 0.")
+        raise ConfigError(
+            f"class weights {list(class_weights)}: expected finite values >= 0, not all 0."
+        )
     return weights
 
 
@@ -67,7 +69,9 @@ class CrossEntropy(nn.Module):
         self.ohem_min_kept = ohem_min_kept
         self.mean: Mean = mean
         if focal and label_smoothing:
-            raise ConfigError("loss.focal and loss.label_smoothing: the focal loss needs p(true class); give one.")
+            raise ConfigError(
+                "loss.focal and loss.label_smoothing: the focal loss needs p(true class); give one."
+            )
         self.focal, self.boundary_weight = focal, boundary_weight
         self.ignore_index = ignore_index
 
@@ -76,11 +80,15 @@ class CrossEntropy(nn.Module):
         logits, covered, align_corners = cover(out, labels, self.ignore_index)
         weights = self.class_weights
         if weights is not None and len(weights) != logits.shape[1]:
-            raise ConfigError(f"{len(weights)} class weights were given for {logits.shape[1]} classes.")
+            raise ConfigError(
+                f"{len(weights)} class weights were given for {logits.shape[1]} classes."
+            )
         with autocast_off(logits.device):
             near = near_another_class(covered, self.ignore_index) if self.boundary_weight else None
             if self.ohem_threshold is not None:
-                covered = covered.masked_fill(~self._hard(logits.detach(), covered, align_corners), self.ignore_index)
+                covered = covered.masked_fill(
+                    ~self._hard(logits.detach(), covered, align_corners), self.ignore_index
+                )
             if self.focal or near is not None:
                 return self._one_by_one(logits, covered, align_corners, near) / (
                     labels.numel() if self.mean == "all" else 1
@@ -101,27 +109,41 @@ class CrossEntropy(nn.Module):
                 return loss / _nonzero(mean_over_processes(counted.sum())).to(loss)
             if not several_processes():  # the kernel has divided by the weights already
                 return loss
-            total = counted.sum() if weights is None else weights[covered.masked_fill(~counted, 0)][counted].sum()
+            total = (
+                counted.sum()
+                if weights is None
+                else weights[covered.masked_fill(~counted, 0)][counted].sum()
+            )
             return loss / _nonzero(mean_over_processes(total)).to(loss)
 
-    def _one_by_one(self, logits: Tensor, labels: Tensor, align_corners: bool, near: Tensor | None) -> Tensor:
+    def _one_by_one(
+        self, logits: Tensor, labels: Tensor, align_corners: bool, near: Tensor | None
+    ) -> Tensor:
         """The sum of the losses, divided by the weights or the number of the pixels that count, or by nothing."""
         losses = upsample_cross_entropy(
             logits,
             labels,
             ignore_index=self.ignore_index,
-            class_weights=None if self.focal else self.class_weights,  # p is of the loss without them
+            class_weights=None
+            if self.focal
+            else self.class_weights,  # p is of the loss without them
             label_smoothing=self.label_smoothing,
             align_corners=align_corners,
             reduction="none",
         )  # (B, H, W)
         counted = labels != self.ignore_index
-        factors = counted.to(losses) if near is None else counted * (1 + self.boundary_weight * near.to(losses))
+        factors = (
+            counted.to(losses)
+            if near is None
+            else counted * (1 + self.boundary_weight * near.to(losses))
+        )
         weights = factors
         if self.class_weights is not None:
             weights = factors * self.class_weights[labels.masked_fill(~counted, 0)].to(losses)
         if self.focal:
-            surprise = (-torch.expm1(-losses)).clamp(min=torch.finfo(losses.dtype).eps)  # 1 - p; its root is steep at 0
+            surprise = (-torch.expm1(-losses)).clamp(
+                min=torch.finfo(losses.dtype).eps
+            )  # 1 - p; its root is steep at 0
             total = (surprise**self.focal * losses * weights).sum()
         else:
             total = (losses * factors).sum()
@@ -134,7 +156,11 @@ class CrossEntropy(nn.Module):
         """Where the pixels are that OHEM keeps, (B, H, W) bool."""
         assert self.ohem_threshold is not None
         losses = upsample_cross_entropy(
-            logits, labels, ignore_index=self.ignore_index, align_corners=align_corners, reduction="none"
+            logits,
+            labels,
+            ignore_index=self.ignore_index,
+            align_corners=align_corners,
+            reduction="none",
         )
         valid = labels != self.ignore_index
         probability = losses.neg().exp()  # (B, H, W), of the true class
@@ -150,7 +176,9 @@ def _nonzero(divisor: Tensor) -> Tensor:
     return torch.where(divisor > 0, divisor, math.inf)
 
 
-def cover(out: SegOutput | Tensor, labels: Tensor, ignore_index: int = IGNORE) -> tuple[Tensor, Tensor, bool]:
+def cover(
+    out: SegOutput | Tensor, labels: Tensor, ignore_index: int = IGNORE
+) -> tuple[Tensor, Tensor, bool]:
     """What `upsample_cross_entropy` takes: logits (B, K, h, w), labels of what they cover (B, H', W'), align_corners.
 
     Where the images were padded, so are the labels, with ignore_index; labels of another size than the images get
@@ -161,7 +189,9 @@ def cover(out: SegOutput | Tensor, labels: Tensor, ignore_index: int = IGNORE) -
     size = (labels.shape[1], labels.shape[2])
     if size != out.image_size and out.padded_size != out.image_size:
         return to_image(out._replace(logits=at_least_fp32(out.logits)), size), labels, False
-    rows, columns = (padded - own for padded, own in zip(out.padded_size, out.image_size, strict=True))
+    rows, columns = (
+        padded - own for padded, own in zip(out.padded_size, out.image_size, strict=True)
+    )
     if rows or columns:
         labels = F.pad(labels, (0, columns, 0, rows), value=ignore_index)
     return out.logits, labels, out.align_corners

@@ -52,7 +52,12 @@ class Distillation(nn.Module):
     """
 
     def __init__(
-        self, *, logits: float, logits_temperature: float, channels: float, channels_temperature: float
+        self,
+        *,
+        logits: float,
+        logits_temperature: float,
+        channels: float,
+        channels_temperature: float,
     ) -> None:
         super().__init__()
         self.logits, self.logits_temperature = logits, logits_temperature
@@ -61,7 +66,9 @@ class Distillation(nn.Module):
     def forward(self, out: SegOutput, taught: Taught) -> Tensor:
         """A model's output and what the teachers say at the same places -> scalar, at least float32."""
         with autocast_off(out.logits.device):
-            s = at_least_fp32(out.logits).contiguous()  # (B, K, h, w); softmax is slow where K is innermost
+            s = at_least_fp32(
+                out.logits
+            ).contiguous()  # (B, K, h, w); softmax is slow where K is innermost
             t, inside = taught.logits.detach().to(s), taught.inside  # (B, K, h, w), (B, h, w)
             loss = s.new_zeros(())
             if self.logits:

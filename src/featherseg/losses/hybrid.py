@@ -27,7 +27,9 @@ class Hybrid(nn.Module):
         self.cross_entropy, self.contrast, self.weight = cross_entropy, contrast, weight
         self.auxiliary, self.overlap, self.distillation = auxiliary, overlap, distillation
 
-    def forward(self, out: SegOutput, labels: Tensor, taught: Taught | None = None) -> Tensor | TaughtLosses:
+    def forward(
+        self, out: SegOutput, labels: Tensor, taught: Taught | None = None
+    ) -> Tensor | TaughtLosses:
         """A model's output in training and labels (B, H, W) int64 -> scalar, float32; of a taught model its parts."""
         supervised = self._supervised(out, labels)
         if self.distillation is None or taught is None:
@@ -44,6 +46,10 @@ class Hybrid(nn.Module):
         if self.contrast is None:
             return loss
         assert out.features is not None  # refused before training starts
-        rows, columns = (padded - own for padded, own in zip(out.padded_size, out.image_size, strict=True))
-        covered = F.pad(labels, (0, columns, 0, rows), value=IGNORE)  # (B, H', W'): what the features cover
+        rows, columns = (
+            padded - own for padded, own in zip(out.padded_size, out.image_size, strict=True)
+        )
+        covered = F.pad(
+            labels, (0, columns, 0, rows), value=IGNORE
+        )  # (B, H', W'): what the features cover
         return loss + self.weight * self.contrast(out.features, out.logits, covered)

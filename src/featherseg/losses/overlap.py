@@ -28,7 +28,9 @@ class OverlapLoss(nn.Module):
         """
         logits, covered, _ = cover(out, labels)
         with autocast_off(logits.device):
-            small = F.interpolate(covered[:, None].float(), size=logits.shape[2:], mode="nearest-exact")[:, 0]
+            small = F.interpolate(
+                covered[:, None].float(), size=logits.shape[2:], mode="nearest-exact"
+            )[:, 0]
             known = small != IGNORE  # (B, h, w)
             probabilities = at_least_fp32(logits).movedim(1, -1)[known].softmax(1)  # (M, K)
             truth = F.one_hot(small[known].long(), logits.shape[1]).bool()  # (M, K)
@@ -38,7 +40,9 @@ class OverlapLoss(nn.Module):
                 loss = loss + self.dice * _mean(soft_dice(probabilities, truth), present)
             if self.lovasz:
                 here = present.nonzero()[:, 0]
-                loss = loss + self.lovasz * _mean(lovasz_softmax(probabilities[:, here], truth[:, here]), present[here])
+                loss = loss + self.lovasz * _mean(
+                    lovasz_softmax(probabilities[:, here], truth[:, here]), present[here]
+                )
             return loss
 
 
@@ -68,15 +72,29 @@ def lovasz_softmax(probabilities: Tensor, truth: Tensor) -> Tensor:
         classes = torch.arange(errors.shape[1], device=errors.device)
         place = ((1 - errors) * BINS).clamp(0, BINS - 1).int() + BINS * classes.int()
         place = 2 * place + truth  # (M, K) class, bin, whether it is of the class
-        count = torch.bincount(place.flatten(), minlength=2 * BINS * len(classes)).view(-1, BINS, 2).double()
+        count = (
+            torch.bincount(place.flatten(), minlength=2 * BINS * len(classes))
+            .view(-1, BINS, 2)
+            .double()
+        )
         after = count.cumsum(1)
         before, number = after - count, after[:, -1:, 1]
 
         def iou(others: Tensor, own: Tensor) -> Tensor:
             return (number - own[..., 1]) / (number + others[..., 0]).clamp(min=1)  # (K, BINS)
 
-        first, last, by_others, by_own = iou(before, before), iou(after, after), iou(after, before), iou(before, after)
-        lost = torch.stack([first - by_others + by_own - last, first - by_own + by_others - last], dim=2) / 2
+        first, last, by_others, by_own = (
+            iou(before, before),
+            iou(after, after),
+            iou(after, before),
+            iou(before, after),
+        )
+        lost = (
+            torch.stack(
+                [first - by_others + by_own - last, first - by_own + by_others - last], dim=2
+            )
+            / 2
+        )
         weight = (lost / count.clamp(min=1)).to(errors).flatten()[place]  # (M, K)
     return (errors * weight).sum(0)
 

@@ -65,11 +65,16 @@ class PanopticLoss(nn.Module):
     """
 
     def __init__(
-        self, hardest: float = 1.0, class_weights: Sequence[float] | None = None, center_sigma: int = 8
+        self,
+        hardest: float = 1.0,
+        class_weights: Sequence[float] | None = None,
+        center_sigma: int = 8,
     ) -> None:
         super().__init__()
         if not 0 < hardest <= 1:
-            raise ConfigError(f"hardest = {hardest}: expected a fraction of the pixels, above 0 and at most 1.")
+            raise ConfigError(
+                f"hardest = {hardest}: expected a fraction of the pixels, above 0 and at most 1."
+            )
         self.hardest, self.offset_weight = hardest, OFFSET_WEIGHT * 8 / center_sigma
         own = None if class_weights is None else weights_tensor(class_weights)
         weights = None if own is None else torch.cat([own, torch.zeros(IGNORE + 1)])[: IGNORE + 1]
@@ -86,7 +91,8 @@ class PanopticLoss(nn.Module):
         size = (labels.shape[1], labels.shape[2])
         with autocast_off(out.logits.device):
             centers, offsets = (
-                to_image(out._replace(logits=at_least_fp32(x)), size) for x in (out.centers, out.offsets)
+                to_image(out._replace(logits=at_least_fp32(x)), size)
+                for x in (out.centers, out.offsets)
             )  # (B, 1, H, W), (B, 2, H, W)
             center = (centers[:, 0] - targets.center).square()  # (B, H, W)
             offset = (offsets - targets.offset).abs().mean(dim=1)  # (B, H, W), over dy and dx
@@ -99,7 +105,9 @@ class PanopticLoss(nn.Module):
     def _semantic(self, out: SegOutput, labels: Tensor, weights: Tensor) -> Tensor:
         """Weighted cross-entropy over the hardest pixels, scalar."""
         logits, covered, align_corners = cover(out, labels)
-        losses = upsample_cross_entropy(logits, covered, align_corners=align_corners, reduction="none")
+        losses = upsample_cross_entropy(
+            logits, covered, align_corners=align_corners, reduction="none"
+        )
         losses = losses[:, : labels.shape[1], : labels.shape[2]]  # (B, H, W), 0 where ignored
         weights = weights * (labels != IGNORE)
         if self.class_weights is not None:
@@ -117,4 +125,6 @@ def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
     Of several processes both sums are over all.
     """
     total = mean_over_processes(weights.sum()).to(losses)
-    return (losses * weights).sum() / torch.where(total > 0, total, 1.0)  # 1 / tiny, times 200, would be infinite
+    return (losses * weights).sum() / torch.where(
+        total > 0, total, 1.0
+    )  # 1 / tiny, times 200, would be infinite

@@ -42,7 +42,9 @@ class PixelContrast(nn.Module):
         """
         group = self.groups_of or len(features)
         with autocast_off(features.device):
-            small = F.interpolate(labels[:, None].float(), size=logits.shape[2:], mode="nearest")[:, 0].long()
+            small = F.interpolate(labels[:, None].float(), size=logits.shape[2:], mode="nearest")[
+                :, 0
+            ].long()
             known = small.masked_fill(small == self.ignore_index, -1)  # (B, h, w)
             wrong = mistakes(logits.detach(), known)
             drawn = [  # positions in the flattened group
@@ -50,7 +52,9 @@ class PixelContrast(nn.Module):
                 for parts in zip(known.split(group), wrong.split(group), strict=True)
             ]
             pixels = small[0].numel()
-            index = torch.cat([one + i * group * pixels for i, one in enumerate(drawn)])  # (M,) into B * h * w
+            index = torch.cat(
+                [one + i * group * pixels for i, one in enumerate(drawn)]
+            )  # (M,) into B * h * w
             embedded = self._embed(at_least_fp32(pick(features, index)))  # (M, D)
             sizes = [len(one) for one in drawn]
             parts = zip(embedded.split(sizes), small.flatten()[index].split(sizes), strict=True)
@@ -92,7 +96,9 @@ def contrast(embedded: Tensor, classes: Tensor, temperature: float) -> Tensor:
     scores = (embedded / temperature) @ embedded.mT  # (M, M)
     same = classes[:, None] == classes[None, :]
     positive = same & ~torch.eye(len(classes), dtype=torch.bool, device=classes.device)
-    lowest = torch.finfo(scores.dtype).min / 2  # not -inf: an anchor without negatives would get NaN gradients
+    lowest = (
+        torch.finfo(scores.dtype).min / 2
+    )  # not -inf: an anchor without negatives would get NaN gradients
     negatives = scores.masked_fill(same, lowest).logsumexp(1, keepdim=True)  # (M, 1)
     gains = F.logsigmoid(scores - negatives).masked_fill(~positive, 0.0)  # (M, M)
     count = positive.sum(1)  # (M,)
@@ -100,17 +106,23 @@ def contrast(embedded: Tensor, classes: Tensor, temperature: float) -> Tensor:
 
 
 @torch.no_grad()
-def sample_pixels(labels: Tensor, wrong: Tensor, classes: int, max_samples: int, max_views: int) -> Tensor:
+def sample_pixels(
+    labels: Tensor, wrong: Tensor, classes: int, max_samples: int, max_views: int
+) -> Tensor:
     """Draw the pixels to contrast, the same number of every class of every image that has more than max_views of it.
 
     labels (B, h, w) with -1 = ignore, wrong (B, h, w) bool: the model's mistakes -> (M,) positions in the flattened
     batch. Half of a draw are mistakes, or as near to it as there are. Drawn with torch's generator.
     """
     images = torch.arange(len(labels), device=labels.device).view(-1, 1, 1)
-    group = (2 * (images * classes + labels) + wrong).flatten()  # (B h w,): image, class, right or wrong
+    group = (
+        2 * (images * classes + labels) + wrong
+    ).flatten()  # (B h w,): image, class, right or wrong
     known = (labels >= 0).flatten()
     groups = 2 * len(labels) * classes
-    counts = torch.bincount(group.masked_fill(~known, groups), minlength=groups + 1)[:-1].view(-1, 2)  # (B K, 2)
+    counts = torch.bincount(group.masked_fill(~known, groups), minlength=groups + 1)[:-1].view(
+        -1, 2
+    )  # (B K, 2)
     taking = counts.sum(1) > max_views
     pairs = int(taking.sum())
     if pairs == 0:
@@ -119,7 +131,9 @@ def sample_pixels(labels: Tensor, wrong: Tensor, classes: int, max_samples: int,
     keep = (_share_out(counts[:, 0], counts[:, 1], views) * taking[:, None]).flatten()  # (2 B K,)
     index = (known & taking[group.clamp(min=0) // 2]).nonzero()[:, 0]  # candidates
     return index[
-        lowest_of_each_group(torch.rand(len(index), dtype=torch.float64, device=index.device), group[index], keep)
+        lowest_of_each_group(
+            torch.rand(len(index), dtype=torch.float64, device=index.device), group[index], keep
+        )
     ]
 
 
@@ -145,5 +159,7 @@ def _share_out(right: Tensor, wrong: Tensor, views: int) -> Tensor:
     """How many of the right and of the wrong pixels make up `views`: (P,), (P,) -> (P, 2)."""
     half = views // 2
     few_wrong, few_right = wrong < views / 2, right < views / 2
-    take_wrong = torch.where(few_wrong, wrong, torch.where(few_right, views - right, torch.full_like(wrong, half)))
+    take_wrong = torch.where(
+        few_wrong, wrong, torch.where(few_right, views - right, torch.full_like(wrong, half))
+    )
     return torch.stack([views - take_wrong, take_wrong], dim=1)

@@ -5,7 +5,11 @@ from torch import Tensor, distributed
 
 def several_processes() -> bool:
     """Whether this is one of several processes of a training."""
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    return (
+        distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_world_size() > 1
+    )
 
 
 def mean_over_processes(total: Tensor) -> Tensor:

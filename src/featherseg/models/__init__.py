@@ -77,7 +77,9 @@ def configure(name: str, options: Mapping[str, Any] | None = None) -> ModelConfi
     options = options or {}
     for key in options:
         if key not in known:
-            raise ConfigError(f"unknown key 'model.{key}' for {name}.{did_you_mean(key, [*known, 'pretrained'])}")
+            raise ConfigError(
+                f"unknown key 'model.{key}' for {name}.{did_you_mean(key, [*known, 'pretrained'])}"
+            )
         if not _is_bounded(options[key]):
             raise ConfigError(
                 f"model.{key} = {str(options[key])[:40]} is too large: expected a number up to {MOST_OPTION}, or at "
@@ -89,7 +91,8 @@ def configure(name: str, options: Mapping[str, Any] | None = None) -> ModelConfi
 def _is_bounded(value: Any) -> bool:
     ones = value if isinstance(value, (list, tuple)) else [value]
     return len(ones) <= 16 and all(
-        not isinstance(one, (list, tuple, dict)) and (not isinstance(one, (int, float)) or abs(one) <= MOST_OPTION)
+        not isinstance(one, (list, tuple, dict))
+        and (not isinstance(one, (int, float)) or abs(one) <= MOST_OPTION)
         for one in ones
     )
 
@@ -122,16 +125,23 @@ def build(
     """
     config = configure(name, options)
     if not (isinstance(classes, Integral) and 1 <= classes <= 255):
-        raise ConfigError(f"classes = {classes!r}: expected 1 to 255 (label value 255 means ignore).")
+        raise ConfigError(
+            f"classes = {classes!r}: expected 1 to 255 (label value 255 means ignore)."
+        )
     if not (isinstance(channels, Integral) and 1 <= channels <= MOST_CHANNELS):
         raise ConfigError(f"channels = {channels!r}: expected 1 to {MOST_CHANNELS}.")
     if options:
         try:
             with torch.device("meta"):
-                parameters = sum(tensor.numel() for tensor in _built(name, config, classes, channels).parameters())
+                parameters = sum(
+                    tensor.numel()
+                    for tensor in _built(name, config, classes, channels).parameters()
+                )
         except Exception as error:  # a model checks its settings by failing
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ConfigError(f"{name} cannot be built with {dict(options)}: {reason.rstrip('.')}.") from error
+            raise ConfigError(
+                f"{name} cannot be built with {dict(options)}: {reason.rstrip('.')}."
+            ) from error
         if parameters > most_parameters:
             raise ConfigError(
                 f"{name} with {dict(options)} has {parameters:,} parameters, expected at most {most_parameters:,}. "

@@ -40,17 +40,25 @@ class RectangularAttention(nn.Module):
     (gate = sigmoid(g)), local_kernel 0 puts x for local(x). (B, C, h, w) -> (B, C, h, w).
     """
 
-    def __init__(self, channels: int, *, axial: Axial = "add", band: int = 11, local_kernel: int = 3) -> None:
+    def __init__(
+        self, channels: int, *, axial: Axial = "add", band: int = 11, local_kernel: int = 3
+    ) -> None:
         super().__init__()
         self.axial, self.band = axial, band
         self.local: nn.Module = nn.Identity()
         if local_kernel:
-            self.local = nn.Conv2d(channels, channels, local_kernel, padding=local_kernel // 2, groups=channels)
+            self.local = nn.Conv2d(
+                channels, channels, local_kernel, padding=local_kernel // 2, groups=channels
+            )
         if band:
             along, across = (1, band), (band, 1)
-            self.along_row = nn.Conv2d(channels, channels, along, padding=(0, band // 2), groups=channels)
+            self.along_row = nn.Conv2d(
+                channels, channels, along, padding=(0, band // 2), groups=channels
+            )
             self.norm, self.act = nn.BatchNorm2d(channels), nn.ReLU()
-            self.along_column = nn.Conv2d(channels, channels, across, padding=(band // 2, 0), groups=channels)
+            self.along_column = nn.Conv2d(
+                channels, channels, across, padding=(band // 2, 0), groups=channels
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.key_areas(x)
@@ -64,7 +72,10 @@ class RectangularAttention(nn.Module):
         """g: (B, C, h, w) -> (B, C, h, w)."""
         if self.axial == "none":
             return x
-        rows, columns = x.mean(3, keepdim=True), x.mean(2, keepdim=True)  # (B, C, h, 1), (B, C, 1, w)
+        rows, columns = (
+            x.mean(3, keepdim=True),
+            x.mean(2, keepdim=True),
+        )  # (B, C, h, 1), (B, C, 1, w)
         return rows + columns if self.axial == "add" else rows * columns
 
 
@@ -88,7 +99,9 @@ class RectangularModule(nn.Module):
         return x + self.scale(self.project(self.act(self.expand(y))))
 
 
-def rectangular_module(channels: int, *, axial: Axial = "add", band: int = 11, local_kernel: int = 3) -> nn.Module:
+def rectangular_module(
+    channels: int, *, axial: Axial = "add", band: int = 11, local_kernel: int = 3
+) -> nn.Module:
     """A RectangularModule with its attention: (B, C, h, w) -> (B, C, h, w)."""
     attention = RectangularAttention(channels, axial=axial, band=band, local_kernel=local_kernel)
     return RectangularModule(attention, channels)
@@ -104,14 +117,18 @@ class PyramidContext(nn.Module):
     stage i = 0..2: (B, C_i, H/2^(i+3), W/2^(i+3)) -> context i: (B, C_i, P).
     """
 
-    def __init__(self, stage_channels: Sequence[int], repeats: int, make_module: MakeModule) -> None:
+    def __init__(
+        self, stage_channels: Sequence[int], repeats: int, make_module: MakeModule
+    ) -> None:
         super().__init__()
         self.stage_channels = list(stage_channels)
         self.pools = nn.ModuleList(StridedRegionMean(stride) for stride in STRIDES)
         self.refine = nn.Sequential(*(make_module(sum(stage_channels)) for _ in range(repeats)))
 
     def forward(self, stages: Sequence[Tensor]) -> Sequence[Tensor]:
-        pooled = torch.cat([pool(stage) for pool, stage in zip(self.pools, stages, strict=True)], dim=1)
+        pooled = torch.cat(
+            [pool(stage) for pool, stage in zip(self.pools, stages, strict=True)], dim=1
+        )
         return self.refine(pooled).split(self.stage_channels, dim=1)
 
 
@@ -147,18 +164,26 @@ class SpatialReconstruction(nn.Module):
     forward(stages, contexts) -> (B, D, H/8, W/8); no activation behind it.
     """
 
-    def __init__(self, stage_channels: Sequence[int], width: int, make_module: MakeModule, *, gated: bool) -> None:
+    def __init__(
+        self, stage_channels: Sequence[int], width: int, make_module: MakeModule, *, gated: bool
+    ) -> None:
         super().__init__()
         self.reconstruct = nn.ModuleList(make_module(c) for c in stage_channels)
         self.fuse = nn.ModuleList(ContextFusion(c, width, gated=gated) for c in stage_channels)
-        self.lateral = nn.ModuleList(nn.Conv2d(width, c, kernel_size=1) for c in stage_channels[:-1])
+        self.lateral = nn.ModuleList(
+            nn.Conv2d(width, c, kernel_size=1) for c in stage_channels[:-1]
+        )
 
     def forward(self, stages: Sequence[Tensor], contexts: Sequence[Tensor | None]) -> Tensor:
         fused = self.fuse[2](self.reconstruct[2](stages[2]), contexts[2])  # (B, D, H/32, W/32)
         for i in (1, 0):
             size = (stages[i].shape[2], stages[i].shape[3])
-            x = stages[i] + self.lateral[i](resize(fused, size, align_corners=False))  # (B, C_i, H/2^(i+3), W/2^(i+3))
-            fused = self.fuse[i](self.reconstruct[i](x), contexts[i])  # (B, D, H/2^(i+3), W/2^(i+3))
+            x = stages[i] + self.lateral[i](
+                resize(fused, size, align_corners=False)
+            )  # (B, C_i, H/2^(i+3), W/2^(i+3))
+            fused = self.fuse[i](
+                self.reconstruct[i](x), contexts[i]
+            )  # (B, D, H/2^(i+3), W/2^(i+3))
         return fused
 
 
@@ -261,11 +286,19 @@ class CGRSeg(SegmentationModel):
             set_position_resize(self.backbone, config.position_resize)
         channels = self.backbone.stage_channels[1:]
         make_module = partial(
-            rectangular_module, axial=config.axial, band=config.band, local_kernel=config.local_kernel
+            rectangular_module,
+            axial=config.axial,
+            band=config.band,
+            local_kernel=config.local_kernel,
         )
-        self.context = PyramidContext(channels, config.repeats, make_module) if config.context else None
+        self.context = (
+            PyramidContext(channels, config.repeats, make_module) if config.context else None
+        )
         self.decoder = SpatialReconstruction(
-            channels, width, make_module if config.reconstruction else nn.Identity, gated=config.context
+            channels,
+            width,
+            make_module if config.reconstruction else nn.Identity,
+            gated=config.context,
         )
         self.smooth = nn.Sequential(*_project(width, width, groups=width), nn.ReLU())
         self.prototype = PrototypeGate(width) if config.prototype_head else None
@@ -310,17 +343,27 @@ class CGRSeg(SegmentationModel):
 _entry = partial(ModelEntry, CGRSeg, paper="CGRSeg, arXiv:2405.06228")
 _lite = partial(ModelEntry, CGRSeg, paper="CGRSeg, arXiv:2405.06228, on EfficientNet-Lite (ours)")
 VARIANTS = {
-    "cgrseg-t": _entry(CGRSegConfig(backbone="efficientformerv2-s1"), params=9_347_748, macs=9_715_977_984),
+    "cgrseg-t": _entry(
+        CGRSegConfig(backbone="efficientformerv2-s1"), params=9_347_748, macs=9_715_977_984
+    ),
     "cgrseg-b": _entry(
-        CGRSegConfig(backbone="efficientformerv2-s2", channels=256), params=18_076_308, macs=18_038_271_488
+        CGRSegConfig(backbone="efficientformerv2-s2", channels=256),
+        params=18_076_308,
+        macs=18_038_271_488,
     ),  # the paper's 18.1 M
     "cgrseg-b6": _entry(
-        CGRSegConfig(backbone="efficientformerv2-s2", channels=256, repeats=6), params=19_081_204, macs=18_166_199_808
+        CGRSegConfig(backbone="efficientformerv2-s2", channels=256, repeats=6),
+        params=19_081_204,
+        macs=18_166_199_808,
     ),  # the authors' config, 19.1 M
     "cgrseg-l": _entry(
-        CGRSegConfig(backbone="efficientformerv2-l", channels=256, band=9), params=35_644_036, macs=33_966_431_744
+        CGRSegConfig(backbone="efficientformerv2-l", channels=256, band=9),
+        params=35_644_036,
+        macs=33_966_431_744,
     ),
-    "cgrseg-lite0": _lite(CGRSegConfig(backbone="efficientnet-lite0"), params=8_177_868, macs=5_000_836_864),
+    "cgrseg-lite0": _lite(
+        CGRSegConfig(backbone="efficientnet-lite0"), params=8_177_868, macs=5_000_836_864
+    ),
 }
 
 

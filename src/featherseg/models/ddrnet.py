@@ -21,7 +21,12 @@ from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, 
 from featherseg.layers.official_keys import rename_start
 from featherseg.layers.pooling import OFFICIAL_DAPPM, DeepAggregationPooling
 from featherseg.layers.pre_norm import OFFICIAL_HEAD, PreNormHead
-from featherseg.layers.residual import conv_norm, open_basic_stage, open_bottleneck_stage, start_kaiming
+from featherseg.layers.residual import (
+    conv_norm,
+    open_basic_stage,
+    open_bottleneck_stage,
+    start_kaiming,
+)
 from featherseg.layers.resize import resize
 
 
@@ -33,7 +38,13 @@ class BilateralStage(nn.Module):
     """
 
     def __init__(
-        self, coarse_channels: tuple[int, int], fine_channels: int, depth: int, *, stride: int, down: tuple[int, ...]
+        self,
+        coarse_channels: tuple[int, int],
+        fine_channels: int,
+        depth: int,
+        *,
+        stride: int,
+        down: tuple[int, ...],
     ) -> None:
         super().__init__()
         before, after = coarse_channels
@@ -47,7 +58,9 @@ class BilateralStage(nn.Module):
 
     def forward(self, coarse: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
         coarse, fine = self.coarse(self.act(coarse)), self.fine(self.act(fine))
-        lifted = resize(self.to_fine(self.act(coarse)), (fine.shape[2], fine.shape[3]), align_corners=False)
+        lifted = resize(
+            self.to_fine(self.act(coarse)), (fine.shape[2], fine.shape[3]), align_corners=False
+        )
         return coarse + self.to_coarse(self.act(fine)), fine + lifted
 
 
@@ -81,17 +94,25 @@ class DualResolution(Backbone):
         p, last = trunk.planes, len(trunk.dual) - 1
         self.stage_channels = (p, 2 * p, 4 * p, 16 * p)
         self.stem = nn.Sequential(
-            *conv_norm(3, p, 3, stride=2, bias=True), nn.ReLU(), *conv_norm(p, p, 3, stride=2, bias=True), nn.ReLU()
+            *conv_norm(3, p, 3, stride=2, bias=True),
+            nn.ReLU(),
+            *conv_norm(p, p, 3, stride=2, bias=True),
+            nn.ReLU(),
         )
         self.single = nn.ModuleList(
-            [open_basic_stage(p, p, trunk.single[0]), open_basic_stage(p, 2 * p, trunk.single[1], stride=2)]
+            [
+                open_basic_stage(p, p, trunk.single[0]),
+                open_basic_stage(p, 2 * p, trunk.single[1], stride=2),
+            ]
         )
         self.dual = nn.ModuleList()
         width = 2 * p
         for number, depth in enumerate(trunk.dual):
             down = (4 * p,) if number < last else (4 * p, 8 * p)  # to 1/16, to 1/32
             stride = 2 if number in (0, last) else 1
-            self.dual.append(BilateralStage((width, down[-1]), 2 * p, depth, stride=stride, down=down))
+            self.dual.append(
+                BilateralStage((width, down[-1]), 2 * p, depth, stride=stride, down=down)
+            )
             width = down[-1]
         self.fine = open_bottleneck_stage(2 * p, 2 * p)
         self.coarse = open_bottleneck_stage(8 * p, 8 * p, stride=2)
@@ -149,7 +170,9 @@ class DDRNet(SegmentationModel):
         _, middle, fine, coarse = pyramid
         context = resize(self.context(coarse), (fine.shape[2], fine.shape[3]), align_corners=False)
         features = fine + context  # (B, 4 W_p, H/8, W/8)
-        return Decoded(self.head(features), features, aux=lambda: {"aux": self.aux_heads["aux"](middle)})
+        return Decoded(
+            self.head(features), features, aux=lambda: {"aux": self.aux_heads["aux"](middle)}
+        )
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The authors' key names -> ours; -> (renamed state, none that is not used).
@@ -165,10 +188,16 @@ class DDRNet(SegmentationModel):
 _entry = partial(ModelEntry, DDRNet, paper="DDRNet, arXiv:2101.06085")
 VARIANTS = {
     "ddrnet-23-slim": _entry(
-        DDRNetConfig(backbone="ddrnet-23-slim", head_channels=64), params=5_695_987, macs=9_070_379_008
+        DDRNetConfig(backbone="ddrnet-23-slim", head_channels=64),
+        params=5_695_987,
+        macs=9_070_379_008,
     ),
     "ddrnet-23": _entry(DDRNetConfig(backbone="ddrnet-23"), params=20_148_947, macs=35_765_223_424),
-    "ddrnet-39": _entry(DDRNetConfig(backbone="ddrnet-39", head_channels=256), params=32_360_275, macs=70_279_102_464),
+    "ddrnet-39": _entry(
+        DDRNetConfig(backbone="ddrnet-39", head_channels=256),
+        params=32_360_275,
+        macs=70_279_102_464,
+    ),
 }
 
 
@@ -194,6 +223,8 @@ def official_parts(stages: int) -> dict[str, str]:
 OFFICIAL_DECODER = {
     **{f"spp.{theirs}": f"context.{ours}" for theirs, ours in OFFICIAL_DAPPM.items()},
     **{f"final_layer.{theirs}": f"head.{ours}" for theirs, ours in OFFICIAL_HEAD.items()},
-    **{f"seghead_extra.{theirs}": f"aux_heads.aux.{ours}" for theirs, ours in OFFICIAL_HEAD.items()},
+    **{
+        f"seghead_extra.{theirs}": f"aux_heads.aux.{ours}" for theirs, ours in OFFICIAL_HEAD.items()
+    },
 }
 """How the authors' other keys begin -> how ours begin."""

@@ -42,9 +42,13 @@ class ImagePooling(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         pool, conv, norm, act = self
         pooled = conv(pool(x))  # (B, D, 1, 1)
-        if self.training and len(x) == 1:  # one value a channel has no variance: the running statistics instead
+        if (
+            self.training and len(x) == 1
+        ):  # one value a channel has no variance: the running statistics instead
             assert isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
-            pooled = F.batch_norm(pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+            pooled = F.batch_norm(
+                pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+            )
         else:
             pooled = norm(pooled)
         return act(pooled).expand(-1, -1, x.shape[2], x.shape[3])
@@ -53,7 +57,9 @@ class ImagePooling(nn.Sequential):
 class AtrousPyramid(nn.Module):
     """ASPP, Fig. 5: the five branches, concatenated and projected to D channels. (B, C, h, w) -> (B, D, h, w)."""
 
-    def __init__(self, in_channels: int, width: int, rates: Sequence[int], *, project_kernel: int) -> None:
+    def __init__(
+        self, in_channels: int, width: int, rates: Sequence[int], *, project_kernel: int
+    ) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
             [
@@ -104,7 +110,9 @@ class DeepLabV3(SegmentationModel):
         self.smooth = ConvNormAct(width, width, 3) if config.project_kernel == 1 else nn.Identity()
         self.classifier = nn.Conv2d(width, classes, kernel_size=1)
 
-    def decode(self, pyramid: list[Tensor]) -> Decoded:  # none coarser than the output stride; the last (B, C, h, w)
+    def decode(
+        self, pyramid: list[Tensor]
+    ) -> Decoded:  # none coarser than the output stride; the last (B, C, h, w)
         features = self.smooth(self.drop(self.aspp(pyramid[-1])))  # (B, D, h, w)
         return Decoded(self.classifier(features), features)  # (B, K, h, w)
 
@@ -112,23 +120,39 @@ class DeepLabV3(SegmentationModel):
         """torchvision's key names -> ours; -> (renamed state, keys that are not used: its auxiliary head)."""
         renamed, unused, rest = self.rename_backbone(state)
         auxiliary = [key for key in rest if key.startswith("aux_classifier.")]
-        renamed |= {rename_start(key, OFFICIAL_PARTS): value for key, value in rest.items() if key not in auxiliary}
+        renamed |= {
+            rename_start(key, OFFICIAL_PARTS): value
+            for key, value in rest.items()
+            if key not in auxiliary
+        }
         return renamed, unused + auxiliary
 
 
 _entry = partial(ModelEntry, DeepLabV3, paper="DeepLabV3, arXiv:1706.05587")
-_lite = partial(ModelEntry, DeepLabV3, paper="DeepLabV3, arXiv:1706.05587, on EfficientNet-Lite (ours)")
+_lite = partial(
+    ModelEntry, DeepLabV3, paper="DeepLabV3, arXiv:1706.05587, on EfficientNet-Lite (ours)"
+)
 VARIANTS = {
-    "deeplabv3-r50": _entry(DeepLabV3Config(backbone="resnet-50"), params=39_638_355, macs=327_154_139_136),
-    "deeplabv3-r50-os16": _entry(
-        DeepLabV3Config(backbone="resnet-50", output_stride=16), params=39_638_355, macs=96_806_633_472
+    "deeplabv3-r50": _entry(
+        DeepLabV3Config(backbone="resnet-50"), params=39_638_355, macs=327_154_139_136
     ),
-    "deeplabv3-r101": _entry(DeepLabV3Config(backbone="resnet-101"), params=58_630_483, macs=482_309_832_704),
+    "deeplabv3-r50-os16": _entry(
+        DeepLabV3Config(backbone="resnet-50", output_stride=16),
+        params=39_638_355,
+        macs=96_806_633_472,
+    ),
+    "deeplabv3-r101": _entry(
+        DeepLabV3Config(backbone="resnet-101"), params=58_630_483, macs=482_309_832_704
+    ),
     "deeplabv3-r101-os16": _entry(
-        DeepLabV3Config(backbone="resnet-101", output_stride=16), params=58_630_483, macs=135_595_556_864
+        DeepLabV3Config(backbone="resnet-101", output_stride=16),
+        params=58_630_483,
+        macs=135_595_556_864,
     ),
     "deeplabv3-lite0": _lite(
-        DeepLabV3Config(backbone="efficientnet-lite0", output_stride=16), params=6_260_499, macs=13_705_461_760
+        DeepLabV3Config(backbone="efficientnet-lite0", output_stride=16),
+        params=6_260_499,
+        macs=13_705_461_760,
     ),  # ours
 }
 

@@ -46,7 +46,13 @@ class ConvLayer(nn.Sequential):
         act: bool = True,
     ) -> None:
         conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=not norm
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding=kernel_size // 2,
+            groups=groups,
+            bias=not norm,
         )
         layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
         if norm:
@@ -72,17 +78,27 @@ class Bottleneck(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, channels: int, *, stride: int = 1, expansion: int = EXPANSION, norms: bool = True
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        stride: int = 1,
+        expansion: int = EXPANSION,
+        norms: bool = True,
     ) -> None:
         super().__init__()
         hidden = expansion * in_channels
-        self.expand = ConvLayer(in_channels, hidden, 1, norm=norms) if expansion > 1 else nn.Identity()
+        self.expand = (
+            ConvLayer(in_channels, hidden, 1, norm=norms) if expansion > 1 else nn.Identity()
+        )
         self.depthwise = ConvLayer(hidden, hidden, 3, stride=stride, groups=hidden, norm=norms)
         self.project = ConvLayer(hidden, channels, 1, act=False)
         self.residual = stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.project(self.depthwise(self.expand(x)))  # (B, C, ceil(h / stride), ceil(w / stride))
+        y = self.project(
+            self.depthwise(self.expand(x))
+        )  # (B, C, ceil(h / stride), ceil(w / stride))
         return x + y if self.residual else y
 
 
@@ -113,9 +129,13 @@ class LinearAttention(nn.Module):
         assert isinstance(gather, nn.Conv2d)
         qkv = torch.cat([qkv, mix(convolve(gather, qkv))], dim=1)  # (B, 6 C, h, w)
         with autocast_off(x.device):
-            heads = at_least_fp32(qkv).reshape(x.shape[0], -1, 3 * self.head_channels, x.shape[2] * x.shape[3])
+            heads = at_least_fp32(qkv).reshape(
+                x.shape[0], -1, 3 * self.head_channels, x.shape[2] * x.shape[3]
+            )
             q, k, v = heads.split(self.head_channels, dim=2)  # each (B, 2 n, d, N)
-            v = F.pad(v, (0, 0, 0, 1), value=1.0)  # (B, 2 n, d + 1, N): the last row becomes the denominator
+            v = F.pad(
+                v, (0, 0, 0, 1), value=1.0
+            )  # (B, 2 n, d + 1, N): the last row becomes the denominator
             out = (v @ k.relu().mT) @ q.relu()  # (B, 2 n, d + 1, N)
             total = out[:, :, -1:]  # 0 where no key meets the query: then all of out is 0
             out = out[:, :, :-1] / torch.where(total > 0, total, 1.0)
@@ -161,7 +181,11 @@ def _stage(config: EfficientViTBackboneConfig, number: int) -> nn.Sequential:
 
     (B, C_in, h, w) -> (B, C, ceil(h / 2), ceil(w / 2)).
     """
-    before, channels, depth = config.channels[number - 1], config.channels[number], config.depths[number]
+    before, channels, depth = (
+        config.channels[number - 1],
+        config.channels[number],
+        config.depths[number],
+    )
     attends = number >= 3
     down = Bottleneck(before, channels, stride=2, norms=not attends)
     if attends:
@@ -201,7 +225,9 @@ class EfficientViTBackbone(Backbone):
         renamed = {}
         for key, value in state.items():
             if key not in unused:
-                renamed[_rename(f"backbone.{key.removeprefix('backbone.')}").removeprefix("backbone.")] = value
+                renamed[
+                    _rename(f"backbone.{key.removeprefix('backbone.')}").removeprefix("backbone.")
+                ] = value
         return renamed, unused
 
 
@@ -231,7 +257,9 @@ class EfficientViT(SegmentationModel):
         width = config.channels
         self.classes, self.feature_channels = classes, width
         self.backbone = EfficientViTBackbone(BACKBONES[config.backbone])
-        self.lateral = nn.ModuleList(ConvLayer(c, width, 1, act=False) for c in self.backbone.stage_channels[1:])
+        self.lateral = nn.ModuleList(
+            ConvLayer(c, width, 1, act=False) for c in self.backbone.stage_channels[1:]
+        )
         self.middle = nn.Sequential(*(Bottleneck(width, width) for _ in range(config.depth)))
         last = width * config.classifier_expansion or width
         self.expand = ConvLayer(width, last, 1) if config.classifier_expansion else None
@@ -239,7 +267,9 @@ class EfficientViT(SegmentationModel):
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
         stages = pyramid[1:]  # (B, C_i, H/2^(i+3), W/2^(i+3)) for i = 0..2
-        finest, *coarse = (lateral(stage) for lateral, stage in zip(self.lateral, stages, strict=True))
+        finest, *coarse = (
+            lateral(stage) for lateral, stage in zip(self.lateral, stages, strict=True)
+        )
         size = (finest.shape[2], finest.shape[3])
         fused = finest + sum(resize_bicubic(x, size) for x in coarse)  # (B, D, H/8, W/8)
         features = self.middle(fused)
@@ -250,23 +280,34 @@ class EfficientViT(SegmentationModel):
         """Key names of the authors' segmentation networks -> ours; -> (renamed state, keys not used: none)."""
         renamed = {_rename(key): value for key, value in state.items()}
         if self.expand is None:  # then theirs has the classifier in its place
-            renamed = {re.sub(r"^expand\.conv\.", "classifier.", key): value for key, value in renamed.items()}
+            renamed = {
+                re.sub(r"^expand\.conv\.", "classifier.", key): value
+                for key, value in renamed.items()
+            }
         return renamed, []
 
 
 _entry = partial(ModelEntry, EfficientViT, paper="EfficientViT, arXiv:2205.14756")
 VARIANTS = {
     "efficientvit-seg-b0": _entry(
-        EfficientViTConfig(backbone="efficientvit-b0", channels=32, depth=1), params=706_691, macs=1_097_859_072
+        EfficientViTConfig(backbone="efficientvit-b0", channels=32, depth=1),
+        params=706_691,
+        macs=1_097_859_072,
     ),
     "efficientvit-seg-b1": _entry(
-        EfficientViTConfig(backbone="efficientvit-b1", channels=64), params=4_803_443, macs=6_276_251_648
+        EfficientViTConfig(backbone="efficientvit-b1", channels=64),
+        params=4_803_443,
+        macs=6_276_251_648,
     ),
     "efficientvit-seg-b2": _entry(
-        EfficientViTConfig(backbone="efficientvit-b2", channels=96), params=15_323_779, macs=18_410_373_120
+        EfficientViTConfig(backbone="efficientvit-b2", channels=96),
+        params=15_323_779,
+        macs=18_410_373_120,
     ),
     "efficientvit-seg-b3": _entry(
-        EfficientViTConfig(backbone="efficientvit-b3", channels=128), params=39_603_155, macs=44_806_963_200
+        EfficientViTConfig(backbone="efficientvit-b3", channels=128),
+        params=39_603_155,
+        macs=44_806_963_200,
     ),
 }
 

@@ -50,7 +50,9 @@ class FeatureRefinement(nn.Module):
     (B, C, H/32, W/32) -> (B, D, H/32, W/32).
     """
 
-    def __init__(self, attention: DisentangledNonLocal, feed_forward: ConvFeedForward, reduce: ConvNormAct) -> None:
+    def __init__(
+        self, attention: DisentangledNonLocal, feed_forward: ConvFeedForward, reduce: ConvNormAct
+    ) -> None:
         super().__init__()
         self.attention, self.feed_forward, self.reduce = attention, feed_forward, reduce
 
@@ -66,13 +68,17 @@ def gather(stages: Sequence[Tensor], strides: Sequence[int] = (4, 8, 16, 32)) ->
     stage i = 0..3: (B, C_i, H/strides[i], W/strides[i]) -> (B, C, h, w), the size of the last.
     """
     *fine, last = stages
-    pooled = [_pool(stage, strides[-1] // stride) for stage, stride in zip(fine, strides, strict=False)]
+    pooled = [
+        _pool(stage, strides[-1] // stride) for stage, stride in zip(fine, strides, strict=False)
+    ]
     return torch.cat([*pooled, last], dim=1)  # (B, C, h, w)
 
 
 def _pool(stage: Tensor, k: int) -> Tensor:
     """Average over k x k cells; at the right and lower edge over the part of the cell that lies inside."""
-    return F.avg_pool2d(stage, k, ceil_mode=True, count_include_pad=False)  # (B, C_i, ceil(h/k), ceil(w/k))
+    return F.avg_pool2d(
+        stage, k, ceil_mode=True, count_include_pad=False
+    )  # (B, C_i, ceil(h/k), ceil(w/k))
 
 
 class FRMConfig(ModelConfig):
@@ -85,8 +91,12 @@ class FRMConfig(ModelConfig):
 
     decoder_channels: Annotated[int, Field(ge=2)] = 128
     decoder: Literal["aligned", "light"] = "aligned"  # light: LightDecoder
-    backbone_scale: Annotated[float, Field(ge=0.25, le=1)] = 1.0  # of the image's sides; below 1 DetailBranch sees all
-    halved_from: Literal[8, 16] | None = None  # stages from this stride on see maps of half the size
+    backbone_scale: Annotated[float, Field(ge=0.25, le=1)] = (
+        1.0  # of the image's sides; below 1 DetailBranch sees all
+    )
+    halved_from: Literal[8, 16] | None = (
+        None  # stages from this stride on see maps of half the size
+    )
     stages: Literal["all", "last"] = "all"
     context: Literal["frm", "ppm", "dappm", "none"] = "frm"
     ffn_hidden: Annotated[int, Field(ge=1)] = 128
@@ -172,7 +182,9 @@ class DetailBranch(nn.Sequential):
 
     def __init__(self) -> None:
         narrow = self.channels // 2
-        super().__init__(ConvNormAct(3, narrow, 3, stride=2), ConvNormAct(narrow, self.channels, 3, stride=2))
+        super().__init__(
+            ConvNormAct(3, narrow, 3, stride=2), ConvNormAct(narrow, self.channels, 3, stride=2)
+        )
 
     def widen(self, channels: int) -> None:
         """Take images of another number of channels than three."""
@@ -201,7 +213,9 @@ class FRM(SegmentationModel):
         self.strides = [4, 8, 16, 32]
         if config.halved_from is not None:
             self.backbone.halve_from(config.halved_from)
-            self.strides = [2 * stride if stride >= config.halved_from else stride for stride in self.strides]
+            self.strides = [
+                2 * stride if stride >= config.halved_from else stride for stride in self.strides
+            ]
             self.minimum_size *= 2
         self.scale = Fraction(config.backbone_scale).limit_denominator(64)
         self.detail = DetailBranch() if self.scale < 1 else None
@@ -214,7 +228,13 @@ class FRM(SegmentationModel):
         self.all_stages = config.stages == "all"
         self.context = build_context(config, sum(channels) if self.all_stages else channels[-1])
         light = config.decoder == "light"
-        decoder = AlignedPyramid if not light else DetailDecoder if self.detail is not None else LightDecoder
+        decoder = (
+            AlignedPyramid
+            if not light
+            else DetailDecoder
+            if self.detail is not None
+            else LightDecoder
+        )
         self.decoder = decoder(self.pyramid_channels, width)
         self.fuse = nn.Identity() if light else ConvNormAct(len(channels) * width, width, 3)
         self.classifier = nn.Conv2d(width, classes, kernel_size=1)
@@ -236,8 +256,13 @@ class FRM(SegmentationModel):
         if self.detail is None:
             return self.backbone(images)
         part, whole = self.scale.numerator, self.scale.denominator
-        height, width = ((side * part + whole - 1) // whole for side in images.shape[2:])  # rounded up
-        return [self.detail(images), *self.backbone(resize(images, (height, width), align_corners=False))]
+        height, width = (
+            (side * part + whole - 1) // whole for side in images.shape[2:]
+        )  # rounded up
+        return [
+            self.detail(images),
+            *self.backbone(resize(images, (height, width), align_corners=False)),
+        ]
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:  # 4 or 5 x (B, C_i, H/2^(i+2), W/2^(i+2))
         stages = pyramid if self.detail is None else pyramid[1:]
@@ -276,7 +301,9 @@ def _light(
 
 VARIANTS = {
     "frm-van-t": _entry(FRMConfig(backbone="van-b0"), params=5_567_221, macs=35_778_002_944),
-    "frm-van-s": _entry(FRMConfig(backbone="van-b1"), params=16_477_525, macs=53_430_517_760),  # the paper's
+    "frm-van-s": _entry(
+        FRMConfig(backbone="van-b1"), params=16_477_525, macs=53_430_517_760
+    ),  # the paper's
     "frm-van-s-ppm": _entry(
         FRMConfig(backbone="van-b1", context="ppm"), params=15_229_395, macs=52_949_680_128
     ),  # Table 2
@@ -285,12 +312,22 @@ VARIANTS = {
     ),  # Table 2
     "frm-van-b": _entry(FRMConfig(backbone="van-b2"), params=29_194_197, macs=79_526_952_960),
     "frm-lite0": _lite(
-        FRMConfig(backbone="efficientnet-lite0", decoder_channels=64), params=3_776_749, macs=10_697_953_280
+        FRMConfig(backbone="efficientnet-lite0", decoder_channels=64),
+        params=3_776_749,
+        macs=10_697_953_280,
     ),
-    "frm-lite0-half-light-w32": _light("efficientnet-lite0", scale=0.5, width=32, params=3_513_821, macs=1_347_728_384),
-    "frm-lite0-half-light": _light("efficientnet-lite0", scale=0.5, params=3_616_189, macs=1_647_653_888),
-    "frm-lite2-half-light": _light("efficientnet-lite2", scale=0.5, params=5_106_677, macs=2_149_310_464),
-    "frm-lite0-half16-light": _light("efficientnet-lite0", halved=16, params=3_604_077, macs=2_601_202_688),
+    "frm-lite0-half-light-w32": _light(
+        "efficientnet-lite0", scale=0.5, width=32, params=3_513_821, macs=1_347_728_384
+    ),
+    "frm-lite0-half-light": _light(
+        "efficientnet-lite0", scale=0.5, params=3_616_189, macs=1_647_653_888
+    ),
+    "frm-lite2-half-light": _light(
+        "efficientnet-lite2", scale=0.5, params=5_106_677, macs=2_149_310_464
+    ),
+    "frm-lite0-half16-light": _light(
+        "efficientnet-lite0", halved=16, params=3_604_077, macs=2_601_202_688
+    ),
     "frm-mobilenet-v2-light": _light("mobilenet-v2", params=2_412_817, macs=3_889_356_800),
     "frm-lite0-light": _light("efficientnet-lite0", params=3_604_077, macs=4_790_276_096),
     "frm-lite2-light": _light("efficientnet-lite2", params=5_094_565, macs=6_799_851_520),

@@ -62,7 +62,9 @@ class ParallelAggregationPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         finest = self.finest(x)  # (B, C_b, h, w)
-        scales = torch.cat([_resize_to(scale(x), finest) + finest for scale in self.scales], dim=1)  # (B, 4 C_b, h, w)
+        scales = torch.cat(
+            [_resize_to(scale(x), finest) + finest for scale in self.scales], dim=1
+        )  # (B, 4 C_b, h, w)
         return self.compress(torch.cat([finest, self.process(scales)], dim=1)) + self.shortcut(x)
 
 
@@ -91,7 +93,9 @@ class LightBoundaryFusion(nn.Module):
 
     def forward(self, details: Tensor, context: Tensor, boundary: Tensor) -> Tensor:
         share = boundary.sigmoid()
-        return self.details((1 - share) * context + details) + self.context(context + share * details)
+        return self.details((1 - share) * context + details) + self.context(
+            context + share * details
+        )
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,10 @@ class ThreeBranches(Backbone):
         p, shallow, deep = trunk.planes, trunk.shallow, trunk.deep
         self.stage_channels = (p, 2 * p, 2 * p, 4 * p, 16 * p)
         self.stem = nn.Sequential(
-            *conv_norm(3, p, 3, stride=2, bias=True), nn.ReLU(), *conv_norm(p, p, 3, stride=2, bias=True), nn.ReLU()
+            *conv_norm(3, p, 3, stride=2, bias=True),
+            nn.ReLU(),
+            *conv_norm(p, p, 3, stride=2, bias=True),
+            nn.ReLU(),
         )
         self.context = nn.ModuleList(  # I
             [
@@ -146,13 +153,17 @@ class ThreeBranches(Backbone):
                 open_bottleneck_stage(2 * p, 2 * p),
             ]
         )
-        self.compress = nn.ModuleList(nn.Sequential(*conv_norm(c, 2 * p, 1)) for c in (4 * p, 8 * p))
+        self.compress = nn.ModuleList(
+            nn.Sequential(*conv_norm(c, 2 * p, 1)) for c in (4 * p, 8 * p)
+        )
         self.pick = nn.ModuleList(AttentionPick(2 * p, p) for _ in self.compress)
         first = p if trunk.light else 2 * p
         self.boundary = nn.ModuleList(  # D
             [
                 basic_block(2 * p, first, 1, act=False),
-                open_bottleneck_stage(p, p) if trunk.light else basic_block(2 * p, 2 * p, 1, act=False),
+                open_bottleneck_stage(p, p)
+                if trunk.light
+                else basic_block(2 * p, 2 * p, 1, act=False),
             ]
         )
         self.difference = nn.ModuleList(
@@ -168,14 +179,18 @@ class ThreeBranches(Backbone):
         for i, stage in enumerate((self.context[2], self.context[3])):
             details, boundary = self.details[i](details), self.boundary[i](boundary)
             context = self.act(stage(context))  # (B, 4 W_p, H/16, W/16), (B, 8 W_p, H/32, W/32)
-            details = self.act(self.pick[i](details, self.compress[i](context)))  # (B, 2 W_p, H/8, W/8)
+            details = self.act(
+                self.pick[i](details, self.compress[i](context))
+            )  # (B, 2 W_p, H/8, W/8)
             boundary = self.act(boundary + _resize_to(self.difference[i](context), boundary))
             middle.append(details)
         return [quarter, middle[0], boundary, self.details[2](details), self.context[4](context)]
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The authors' key names -> ours; -> (renamed state, none that is not used)."""
-        return {rename_start(key, OFFICIAL_BACKBONE, ("layer",)): value for key, value in state.items()}, []
+        return {
+            rename_start(key, OFFICIAL_BACKBONE, ("layer",)): value for key, value in state.items()
+        }, []
 
 
 class PIDNetConfig(ModelConfig):
@@ -215,7 +230,10 @@ class PIDNet(SegmentationModel):
         self.fuse = LightBoundaryFusion(width) if config.light else BoundaryFusion(width)
         self.head = PreNormHead(width, config.head_channels, classes)
         self.aux_heads = nn.ModuleDict(
-            {"aux_p": PreNormHead(half, config.head_channels, classes), "aux_d": PreNormHead(half, planes, 1)}
+            {
+                "aux_p": PreNormHead(half, config.head_channels, classes),
+                "aux_d": PreNormHead(half, planes, 1),
+            }
         )
         for part in (self.pooling, self.boundary, self.fuse, self.head, self.aux_heads):
             start_kaiming(part)
@@ -226,7 +244,10 @@ class PIDNet(SegmentationModel):
         features = self.fuse(details, pooled, self.boundary(boundary))  # (B, 4 W_p, H/8, W/8)
 
         def aux() -> dict[str, Tensor]:
-            return {"aux_p": self.aux_heads["aux_p"](middle), "aux_d": self.aux_heads["aux_d"](boundary)}
+            return {
+                "aux_p": self.aux_heads["aux_p"](middle),
+                "aux_d": self.aux_heads["aux_d"](boundary),
+            }
 
         return Decoded(self.head(features), features, aux)
 
@@ -235,7 +256,9 @@ class PIDNet(SegmentationModel):
 
         A file without the auxiliary heads, as they are made for inference, leaves ours as they are.
         """
-        parts = {theirs: f"backbone.{ours}" for theirs, ours in OFFICIAL_BACKBONE.items()} | OFFICIAL_DECODER
+        parts = {
+            theirs: f"backbone.{ours}" for theirs, ours in OFFICIAL_BACKBONE.items()
+        } | OFFICIAL_DECODER
         renamed = {rename_start(key, parts, ("layer",)): value for key, value in state.items()}
         return self.with_own_aux_heads(renamed), []
 

@@ -64,13 +64,17 @@ class PixelToRegion(nn.Module):
         self.out = nn.Conv2d(channels, channels, kernel_size=1, bias=False)
         self.prior = None
         if prior:
-            self.prior = nn.Sequential(nn.Linear(2, PRIOR_WIDTH), nn.ReLU(), nn.Linear(PRIOR_WIDTH, heads))
+            self.prior = nn.Sequential(
+                nn.Linear(2, PRIOR_WIDTH), nn.ReLU(), nn.Linear(PRIOR_WIDTH, heads)
+            )
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
         assert low.shape[2:] == (2 * high.shape[2], 2 * high.shape[3]), (low.shape, high.shape)
         query, key, value = self.query(low), self.key(high), self.value(high)
         with autocast_off(low.device):
-            context = self.gather(at_least_fp32(query), at_least_fp32(key), at_least_fp32(value))  # (B, C, 2h, 2w)
+            context = self.gather(
+                at_least_fp32(query), at_least_fp32(key), at_least_fp32(value)
+            )  # (B, C, 2h, 2w)
         return self.out(context.to(low.dtype))  # (B, C, 2h, 2w)
 
     def gather(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -92,23 +96,40 @@ class PixelToRegion(nn.Module):
         below, right = BLOCK * rows - height, BLOCK * columns - width
         reach = self.window // 2
         border = (0, 0, reach, reach + right, reach, reach + below)
-        children = self.by_head(F.pad(query, (0, 2 * right, 0, 2 * below)))  # (B, n, 2 T rows, 2 T columns, d)
-        keys, values = self.by_head(key), self.by_head(value)  # (B, n, h, w, d), (B, n, h, w, C / n)
+        children = self.by_head(
+            F.pad(query, (0, 2 * right, 0, 2 * below))
+        )  # (B, n, 2 T rows, 2 T columns, d)
+        keys, values = (
+            self.by_head(key),
+            self.by_head(value),
+        )  # (B, n, h, w, d), (B, n, h, w, C / n)
 
         # a key more, by which every query is multiplied as it is: what a cell adds to the logits of all pixels
         scale = keys.shape[-1] ** -0.5
         own = torch.zeros_like(keys[..., :1])
-        if self.composability == "difference":  # -(q - k)^2 = 2 q k - k^2 - q^2, of which the last changes no softmax
+        if (
+            self.composability == "difference"
+        ):  # -(q - k)^2 = 2 q k - k^2 - q^2, of which the last changes no softmax
             own, scale = -scale * keys.square().sum(-1, keepdim=True), 2 * scale
         keys = torch.cat([F.pad(keys * scale, border), F.pad(own, border, value=OUTSIDE)], dim=-1)
 
         side = 2 * BLOCK
         children = children.unflatten(2, (rows, side)).unflatten(4, (columns, side)).transpose(3, 4)
-        children = F.pad(children.reshape(batch, self.heads, rows * columns, side**2, -1), (0, 1), value=1.0)
-        logits = children @ self.windows(keys, rows, columns).mT + self.bias()[:, None]  # (B, n, blocks, 4 T^2, S^2)
-        context = logits.softmax(-1) @ self.windows(F.pad(values, border), rows, columns)  # (..., 4 T^2, C / n)
-        context = context.reshape(batch, self.heads, rows, columns, side, side, -1).permute(0, 1, 6, 2, 4, 3, 5)
-        return context.reshape(batch, -1, side * rows, side * columns)[:, :, : 2 * height, : 2 * width]
+        children = F.pad(
+            children.reshape(batch, self.heads, rows * columns, side**2, -1), (0, 1), value=1.0
+        )
+        logits = (
+            children @ self.windows(keys, rows, columns).mT + self.bias()[:, None]
+        )  # (B, n, blocks, 4 T^2, S^2)
+        context = logits.softmax(-1) @ self.windows(
+            F.pad(values, border), rows, columns
+        )  # (..., 4 T^2, C / n)
+        context = context.reshape(batch, self.heads, rows, columns, side, side, -1).permute(
+            0, 1, 6, 2, 4, 3, 5
+        )
+        return context.reshape(batch, -1, side * rows, side * columns)[
+            :, :, : 2 * height, : 2 * width
+        ]
 
     def gather_unfolded(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The same as `gather`, cell by cell, from copies of all windows."""
@@ -127,9 +148,13 @@ class PixelToRegion(nn.Module):
         if self.prior is not None:
             logits = logits + self.priors()[:, None]
         inside = torch.ones(1, 1, height, width, dtype=key.dtype, device=key.device)
-        inside = F.unfold(inside, self.window, padding=self.window // 2)  # (1, R, h * w), 0 outside the map
+        inside = F.unfold(
+            inside, self.window, padding=self.window // 2
+        )  # (1, R, h * w), 0 outside the map
         weight = logits.masked_fill((inside == 0).mT[:, None, :, None], float("-inf")).softmax(-1)
-        context = torch.einsum("bnlcr,bndrl->bndcl", weight, windows(value))  # (B, n, C / n, 4, h * w)
+        context = torch.einsum(
+            "bnlcr,bndrl->bndcl", weight, windows(value)
+        )  # (B, n, C / n, 4, h * w)
         return F.pixel_shuffle(context.reshape(batch, -1, height, width), 2)  # (B, C, 2h, 2w)
 
     def for_cpu(self) -> "PixelToRegion":
@@ -138,7 +163,12 @@ class PixelToRegion(nn.Module):
 
     def macs(self, x: Tensor, y: Tensor) -> int:
         """Every pixel of the fine map by the keys and the values of its window, however that is computed."""
-        return y.numel() // y.shape[1] * self.window**2 * (self.key.out_channels + self.value.out_channels)
+        return (
+            y.numel()
+            // y.shape[1]
+            * self.window**2
+            * (self.key.out_channels + self.value.out_channels)
+        )
 
     def priors(self) -> Tensor:
         """g of each head, for the four pixels of a cell and the R cells around it: (n, 4, R)."""
@@ -148,9 +178,15 @@ class PixelToRegion(nn.Module):
     def bias(self) -> Tensor:
         """g for the pixels of a block and the cells in reach of it, OUTSIDE beyond a window: (n, 4 T^2, S^2)."""
         size = (self.heads, 2, 2, self.window, self.window)
-        priors = self.query.weight.new_zeros(size) if self.prior is None else self.priors().reshape(size)
+        priors = (
+            self.query.weight.new_zeros(size) if self.prior is None else self.priors().reshape(size)
+        )
         places = range(BLOCK)
-        cells = [F.pad(priors, (x, BLOCK - 1 - x, y, BLOCK - 1 - y), value=OUTSIDE) for y in places for x in places]
+        cells = [
+            F.pad(priors, (x, BLOCK - 1 - x, y, BLOCK - 1 - y), value=OUTSIDE)
+            for y in places
+            for x in places
+        ]
         bias = torch.stack(cells, dim=1).unflatten(1, (BLOCK, BLOCK))  # (n, T, T, 2, 2, S, S)
         return bias.transpose(2, 3).reshape(self.heads, 4 * BLOCK**2, -1)
 
@@ -160,9 +196,15 @@ class PixelToRegion(nn.Module):
         """
         more = (self.window - 1) // BLOCK  # blocks beside a block that are in its reach
         x = x.unflatten(3, (columns + more, BLOCK))
-        x = torch.cat([x[:, :, :, i : i + columns] for i in range(more + 1)], dim=4)  # (.., columns, S, c)
-        x = x.unflatten(2, (rows + more, BLOCK)).transpose(3, 4)  # (B, n, rows + more, columns, T, S, c)
-        x = torch.cat([x[:, :, i : i + rows] for i in range(more + 1)], dim=4)  # (B, n, rows, columns, S, S, c)
+        x = torch.cat(
+            [x[:, :, :, i : i + columns] for i in range(more + 1)], dim=4
+        )  # (.., columns, S, c)
+        x = x.unflatten(2, (rows + more, BLOCK)).transpose(
+            3, 4
+        )  # (B, n, rows + more, columns, T, S, c)
+        x = torch.cat(
+            [x[:, :, i : i + rows] for i in range(more + 1)], dim=4
+        )  # (B, n, rows, columns, S, S, c)
         return x.flatten(4, 5).flatten(2, 3)
 
     def by_head(self, x: Tensor) -> Tensor:
@@ -201,7 +243,9 @@ class FusedPixelToRegion(PixelToRegion):
         takes = query.dtype == torch.float32 and query.device.type in ("cpu", "meta")
         if trained or not takes or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return super().gather(query, key, value)
-        return pixel_to_region(query, key, value, at_least_fp32(self.table), self.composability)  # (B, C, 2h, 2w)
+        return pixel_to_region(
+            query, key, value, at_least_fp32(self.table), self.composability
+        )  # (B, C, 2h, 2w)
 
     def for_cpu(self) -> "FusedPixelToRegion":
         return self
@@ -212,9 +256,13 @@ def distances(window: int, like: Tensor) -> Tensor:
     windows, of the type and on the device of `like`.
     """
     steps = torch.arange(window, dtype=like.dtype, device=like.device) - window // 2
-    fine = torch.arange(2, dtype=like.dtype, device=like.device) / 2 - 0.25  # -0.25, 0.25: centres of half cells
+    fine = (
+        torch.arange(2, dtype=like.dtype, device=like.device) / 2 - 0.25
+    )  # -0.25, 0.25: centres of half cells
     along = (steps - fine[:, None]) / (window / 2)  # (2, k)
-    dy, dx = torch.broadcast_tensors(along[:, None, :, None], along[None, :, None, :])  # (2, 2, k, k)
+    dy, dx = torch.broadcast_tensors(
+        along[:, None, :, None], along[None, :, None, :]
+    )  # (2, 2, k, k)
     return torch.stack((dy, dx), dim=-1).reshape(4, window**2, 2)
 
 
@@ -235,7 +283,9 @@ class Propagation(nn.Module):
         if self.relation is not None:
             context = self.relation(low, high)  # (B, C, 2h, 2w)
         else:
-            context = resize(high, (low.shape[2], low.shape[3]), align_corners=False)  # (B, C, 2h, 2w)
+            context = resize(
+                high, (low.shape[2], low.shape[3]), align_corners=False
+            )  # (B, C, 2h, 2w)
         return low + self.fuse(low + context if self.add else torch.cat([low, context], dim=1))
 
 
@@ -245,7 +295,9 @@ class TopDownHead(nn.Module):
     level i = 0..3 of the pyramid: (B, C, H/2^(i+2), W/2^(i+2)) -> logits (B, K, H/4, W/4), features (B, C, H/4, W/4).
     """
 
-    def __init__(self, channels: int, classes: int, make_propagation: Callable[[], Propagation]) -> None:
+    def __init__(
+        self, channels: int, classes: int, make_propagation: Callable[[], Propagation]
+    ) -> None:
         super().__init__()
         self.propagate = nn.ModuleList(make_propagation() for _ in range(3))  # to H_2, H_3, H_4
         self.smooth = DepthwiseSeparable(channels, channels)
@@ -318,15 +370,24 @@ class RSP(SegmentationModel):
 
 _entry = partial(ModelEntry, RSP, paper="RSP, arXiv:2106.01744 (reconstruction)")
 VARIANTS = {
-    "rsp-lite0": _entry(RSPConfig(backbone="efficientnet-lite0"), params=3_149_941, macs=5_680_117_504),
-    "rsp-lite0-w128": _entry(
-        RSPConfig(backbone="efficientnet-lite0", channels=128), params=3_618_421, macs=10_513_299_200
+    "rsp-lite0": _entry(
+        RSPConfig(backbone="efficientnet-lite0"), params=3_149_941, macs=5_680_117_504
     ),
-    "rsp-lite2": _entry(RSPConfig(backbone="efficientnet-lite2"), params=4_552_117, macs=7_664_555_776),
+    "rsp-lite0-w128": _entry(
+        RSPConfig(backbone="efficientnet-lite0", channels=128),
+        params=3_618_421,
+        macs=10_513_299_200,
+    ),
+    "rsp-lite2": _entry(
+        RSPConfig(backbone="efficientnet-lite2"), params=4_552_117, macs=7_664_555_776
+    ),
     "rsp-b3": _entry(RSPConfig(backbone="efficientnet-b3"), params=10_301_085, macs=11_628_312_384),
     "rsp-b5": _entry(RSPConfig(backbone="efficientnet-b5"), params=27_498_149, macs=25_955_209_792),
     "rsp-lite0-panoptic": _entry(
-        RSPConfig(backbone="efficientnet-lite0"), params=3_208_920, macs=6_590_543_616, panoptic=True
+        RSPConfig(backbone="efficientnet-lite0"),
+        params=3_208_920,
+        macs=6_590_543_616,
+        panoptic=True,
     ),
 }
 

@@ -23,7 +23,13 @@ from featherseg.layers.official_keys import rename_start
 from featherseg.layers.pooling import OFFICIAL_DAPPM, DeepAggregationPooling, RegionMax
 from featherseg.layers.pre_norm import OFFICIAL_HEAD, NormActConv, PreNormHead
 from featherseg.layers.precision import at_least_fp32, autocast_off
-from featherseg.layers.residual import ResidualBlock, basic_block, conv_norm, open_basic_stage, start_kaiming
+from featherseg.layers.residual import (
+    ResidualBlock,
+    basic_block,
+    conv_norm,
+    open_basic_stage,
+    start_kaiming,
+)
 from featherseg.layers.resize import resize
 from featherseg.layers.stochastic_depth import StochasticDepth
 
@@ -87,13 +93,17 @@ class RTFormerBlock(nn.Module):
     forward(coarse, fine): (B, C, h, w), (B, F, H/8, W/8) -> (B, D, H/32, W/32), fine as it was.
     """
 
-    def __init__(self, coarse_channels: tuple[int, int], fine_channels: int, *, inject: bool) -> None:
+    def __init__(
+        self, coarse_channels: tuple[int, int], fine_channels: int, *, inject: bool
+    ) -> None:
         super().__init__()
         before, after = coarse_channels
         stride = 1 if before == after else 2
         self.shortcut: nn.Module = nn.Identity()
         if stride == 2:
-            self.shortcut = nn.Sequential(nn.BatchNorm2d(before), nn.Conv2d(before, after, 1, stride, bias=False))
+            self.shortcut = nn.Sequential(
+                nn.BatchNorm2d(before), nn.Conv2d(before, after, 1, stride, bias=False)
+            )
         self.coarse_attention = GPUFriendlyAttention(before, after, stride=stride)
         self.coarse_feed_forward = ConvFeedForward(after)
         self.to_fine = NormActConv(after, fine_channels, 1)
@@ -103,9 +113,13 @@ class RTFormerBlock(nn.Module):
         self.drop = StochasticDepth(DROP_PATH)
 
     def forward(self, coarse: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
-        coarse = self.shortcut(coarse) + self.drop(self.coarse_attention(coarse))  # (B, D, H/32, W/32)
+        coarse = self.shortcut(coarse) + self.drop(
+            self.coarse_attention(coarse)
+        )  # (B, D, H/32, W/32)
         coarse = coarse + self.drop(self.coarse_feed_forward(coarse))
-        fine = fine + resize(self.to_fine(coarse), (fine.shape[2], fine.shape[3]), align_corners=False)
+        fine = fine + resize(
+            self.to_fine(coarse), (fine.shape[2], fine.shape[3]), align_corners=False
+        )
         fine = fine + self.drop(self.fine_attention(fine, coarse))
         fine = fine + self.drop(self.fine_feed_forward(fine))
         return coarse if self.to_coarse is None else coarse + self.to_coarse(fine), fine
@@ -115,8 +129,16 @@ def _to_coarse(fine_channels: int, coarse_channels: int) -> nn.Sequential:
     """Two 3x3 convolutions of stride 2: (B, F, H/8, W/8) -> (B, D, H/32, W/32)."""
     half = coarse_channels // 2
     return nn.Sequential(
-        *(nn.BatchNorm2d(fine_channels), nn.ReLU(), nn.Conv2d(fine_channels, half, 3, 2, padding=1, bias=False)),
-        *(nn.BatchNorm2d(half), nn.ReLU(), nn.Conv2d(half, coarse_channels, 3, 2, padding=1, bias=False)),
+        *(
+            nn.BatchNorm2d(fine_channels),
+            nn.ReLU(),
+            nn.Conv2d(fine_channels, half, 3, 2, padding=1, bias=False),
+        ),
+        *(
+            nn.BatchNorm2d(half),
+            nn.ReLU(),
+            nn.Conv2d(half, coarse_channels, 3, 2, padding=1, bias=False),
+        ),
     )
 
 
@@ -149,7 +171,10 @@ class TwoBranchTransformer(Backbone):
         p = trunk.planes
         self.stage_channels = (p, 2 * p, 2 * p, 8 * p)
         self.stem = nn.Sequential(
-            *conv_norm(3, p, 3, stride=2, bias=True), nn.ReLU(), *conv_norm(p, p, 3, stride=2, bias=True), nn.ReLU()
+            *conv_norm(3, p, 3, stride=2, bias=True),
+            nn.ReLU(),
+            *conv_norm(p, p, 3, stride=2, bias=True),
+            nn.ReLU(),
         )
         self.stages = nn.ModuleList(
             [
@@ -174,7 +199,9 @@ class TwoBranchTransformer(Backbone):
         quarter = self.stages[0](self.stem(images))  # (B, P, H/4, W/4)
         eighth = self.stages[1](self.act(quarter))  # (B, 2 P, H/8, W/8)
         coarse = self.stages[2](self.act(eighth))  # (B, 4 P, H/16, W/16)
-        lifted = resize(self.to_fine(coarse), (eighth.shape[2], eighth.shape[3]), align_corners=False)
+        lifted = resize(
+            self.to_fine(coarse), (eighth.shape[2], eighth.shape[3]), align_corners=False
+        )
         first = fine = self.fine(self.act(eighth + lifted))  # (B, 2 P, H/8, W/8)
         for block in self.blocks:
             coarse, fine = block(self.act(coarse), self.act(fine))
@@ -227,7 +254,9 @@ class RTFormer(SegmentationModel):
         self.classes, self.feature_channels = classes, 2 * fine
         self.context = DeepAggregationPooling(coarse, config.context_channels, fine)
         self.head = PreNormHead(2 * fine, config.head_channels, classes)
-        self.aux_heads = nn.ModuleDict({"aux": PreNormHead(first, config.head_channels // 2, classes)})
+        self.aux_heads = nn.ModuleDict(
+            {"aux": PreNormHead(first, config.head_channels // 2, classes)}
+        )
         for part in (self.context, self.head, self.aux_heads):
             start_kaiming(part)
 
@@ -235,7 +264,9 @@ class RTFormer(SegmentationModel):
         _, first, fine, coarse = pyramid
         context = resize(self.context(coarse), (fine.shape[2], fine.shape[3]), align_corners=False)
         features = torch.cat([fine, context], dim=1)  # (B, 4 P, H/8, W/8)
-        return Decoded(self.head(features), features, aux=lambda: {"aux": self.aux_heads["aux"](first)})
+        return Decoded(
+            self.head(features), features, aux=lambda: {"aux": self.aux_heads["aux"](first)}
+        )
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The authors' key names -> ours; -> (renamed state, none that is not used).
@@ -243,16 +274,22 @@ class RTFormer(SegmentationModel):
         Paddle's `_mean` and `_variance` are read as torch's `running_mean` and `running_var`. A file without the
         auxiliary head, as they are made for inference, leaves ours as it is.
         """
-        parts = {theirs: f"backbone.{ours}" for theirs, ours in OFFICIAL_BACKBONE.items()} | OFFICIAL_DECODER
+        parts = {
+            theirs: f"backbone.{ours}" for theirs, ours in OFFICIAL_BACKBONE.items()
+        } | OFFICIAL_DECODER
         renamed = {_rename(key, parts): value for key, value in state.items()}
         return self.with_own_aux_heads(renamed), []
 
 
 _entry = partial(ModelEntry, RTFormer, paper="RTFormer, arXiv:2210.07124")
 VARIANTS = {
-    "rtformer-slim": _entry(RTFormerConfig(backbone="rtformer-slim"), params=5_365_043, macs=9_455_304_704),
+    "rtformer-slim": _entry(
+        RTFormerConfig(backbone="rtformer-slim"), params=5_365_043, macs=9_455_304_704
+    ),
     "rtformer-base": _entry(
-        RTFormerConfig(backbone="rtformer-base", head_channels=256), params=17_765_971, macs=34_750_398_464
+        RTFormerConfig(backbone="rtformer-base", head_channels=256),
+        params=17_765_971,
+        macs=34_750_398_464,
     ),
 }
 
@@ -289,7 +326,9 @@ OFFICIAL_BACKBONE = {
 OFFICIAL_DECODER = {
     **{f"spp.{theirs}": f"context.{ours}" for theirs, ours in OFFICIAL_DAPPM.items()},
     **{f"seghead.{theirs}": f"head.{ours}" for theirs, ours in OFFICIAL_HEAD.items()},
-    **{f"seghead_extra.{theirs}": f"aux_heads.aux.{ours}" for theirs, ours in OFFICIAL_HEAD.items()},
+    **{
+        f"seghead_extra.{theirs}": f"aux_heads.aux.{ours}" for theirs, ours in OFFICIAL_HEAD.items()
+    },
 }
 """How the authors' keys begin -> how ours begin."""
 

@@ -99,7 +99,10 @@ class SingleBranch(Backbone):
         p = planes
         self.stage_channels = (p, 2 * p, 4 * p, 8 * p)
         self.stem = nn.Sequential(
-            *conv_norm(3, p, 3, stride=2, bias=True), nn.ReLU(), *conv_norm(p, p, 3, stride=2, bias=True), nn.ReLU()
+            *conv_norm(3, p, 3, stride=2, bias=True),
+            nn.ReLU(),
+            *conv_norm(p, p, 3, stride=2, bias=True),
+            nn.ReLU(),
         )
         self.quarter = open_basic_stage(p, p, 2, bias=True)
         self.eighth = open_basic_stage(p, 2 * p, 2, stride=2, bias=True)
@@ -115,11 +118,18 @@ class SingleBranch(Backbone):
         quarter = self.quarter(self.stem(images))  # (B, P, H/4, W/4)
         eighth = self.eighth(self.act(quarter))  # (B, 2 P, H/8, W/8)
         sixteenth = self.sixteenth(self.act(eighth))  # (B, 4 P, H/16, W/16)
-        return [quarter, eighth, sixteenth, self.last(self.down(sixteenth))]  # the last (B, 8 P, H/32, W/32)
+        return [
+            quarter,
+            eighth,
+            sixteenth,
+            self.last(self.down(sixteenth)),
+        ]  # the last (B, 8 P, H/32, W/32)
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The authors' key names -> ours; -> (renamed state, none that is not used)."""
-        return {rename_start(key, OFFICIAL_BACKBONE, RESIDUAL): value for key, value in state.items()}, []
+        return {
+            rename_start(key, OFFICIAL_BACKBONE, RESIDUAL): value for key, value in state.items()
+        }, []
 
 
 class SCTNetConfig(ModelConfig):
@@ -156,9 +166,13 @@ class SCTNet(SegmentationModel):
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
         _, eighth, _, last = pyramid
-        context = resize(self.context(last), (eighth.shape[2], eighth.shape[3]), align_corners=False)
+        context = resize(
+            self.context(last), (eighth.shape[2], eighth.shape[3]), align_corners=False
+        )
         features = torch.cat([eighth, context], dim=1)  # (B, 4 P, H/8, W/8)
-        return Decoded(self.head(features), features, aux=lambda: {"aux": self.aux_heads["aux"](eighth)})
+        return Decoded(
+            self.head(features), features, aux=lambda: {"aux": self.aux_heads["aux"](eighth)}
+        )
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """The authors' key names -> ours; -> (renamed state, keys of the SegFormer they align with, which is not here).
@@ -167,12 +181,20 @@ class SCTNet(SegmentationModel):
         training saves it. A file without auxiliary heads leaves ours as it is.
         """
         teacher = [key for key in state if key.startswith(OFFICIAL_TEACHER)]
-        decoder = "decode_head." if any(key.startswith("decode_head.") for key in state) else "decoder."
-        parts = {f"backbone.{theirs}": f"backbone.{ours}" for theirs, ours in OFFICIAL_BACKBONE.items()}
+        decoder = (
+            "decode_head." if any(key.startswith("decode_head.") for key in state) else "decoder."
+        )
+        parts = {
+            f"backbone.{theirs}": f"backbone.{ours}" for theirs, ours in OFFICIAL_BACKBONE.items()
+        }
         parts |= OFFICIAL_CONTEXT
         for place, own in ((decoder, "head."), ("auxiliary_head.0.", "aux_heads.aux.")):
             parts |= {place + theirs: own + ours for theirs, ours in OFFICIAL_CLASSIFIER.items()}
-        renamed = {rename_start(k, parts, RESIDUAL): v for k, v in state.items() if not k.startswith(OFFICIAL_TEACHER)}
+        renamed = {
+            rename_start(k, parts, RESIDUAL): v
+            for k, v in state.items()
+            if not k.startswith(OFFICIAL_TEACHER)
+        }
         return self.with_own_aux_heads(renamed), teacher
 
 
@@ -212,10 +234,14 @@ OFFICIAL_BACKBONE = {
     },
 }
 
-OFFICIAL_CONTEXT = {f"backbone.spp.{theirs}": f"context.{ours}" for theirs, ours in OFFICIAL_DAPPM.items()}
+OFFICIAL_CONTEXT = {
+    f"backbone.spp.{theirs}": f"context.{ours}" for theirs, ours in OFFICIAL_DAPPM.items()
+}
 """How the authors' keys begin -> how ours begin."""
 
-OFFICIAL_CLASSIFIER = {"conv_seg." if part == "conv2." else part: ours for part, ours in OFFICIAL_HEAD.items()}
+OFFICIAL_CLASSIFIER = {
+    "conv_seg." if part == "conv2." else part: ours for part, ours in OFFICIAL_HEAD.items()
+}
 """Names inside the head and the auxiliary head."""
 
 OFFICIAL_TEACHER = "auxiliary_head.1."

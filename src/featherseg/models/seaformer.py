@@ -43,11 +43,19 @@ class ConvNorm(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 1, *, stride: int = 1, groups: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        *,
+        stride: int = 1,
+        groups: int = 1,
     ) -> None:
         super().__init__()
         padding = kernel_size // 2
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
+        )
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,7 +68,9 @@ class InvertedResidual(nn.Module):
     With expansion 1 the first is left away. (B, C_in, h, w) -> (B, C, ceil(h / stride), ceil(w / stride)).
     """
 
-    def __init__(self, in_channels: int, channels: int, kernel_size: int, *, expansion: int, stride: int) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, kernel_size: int, *, expansion: int, stride: int
+    ) -> None:
         super().__init__()
         hidden = expansion * in_channels
         expand = [ConvNorm(in_channels, hidden), nn.ReLU()] if expansion > 1 else []
@@ -82,7 +92,9 @@ class AxisPosition(nn.Module):
         self.table = nn.Parameter(torch.randn(1, channels, POSITIONS))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + F.interpolate(at_least_fp32(self.table), size=x.shape[2], mode="linear", align_corners=False)
+        return x + F.interpolate(
+            at_least_fp32(self.table), size=x.shape[2], mode="linear", align_corners=False
+        )
 
 
 class AxisAttention(nn.Module):
@@ -100,7 +112,9 @@ class AxisAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with autocast_off(q.device):
-            query = self.query_position(at_least_fp32(q)).unflatten(1, (self.heads, -1))  # (B, n, d, L)
+            query = self.query_position(at_least_fp32(q)).unflatten(
+                1, (self.heads, -1)
+            )  # (B, n, d, L)
             key = self.key_position(at_least_fp32(k)).unflatten(1, (self.heads, -1))  # (B, n, d, L)
             weight = (query.mT @ key * self.key_channels**-0.5).softmax(-1)  # (B, n, L, L)
             context = at_least_fp32(v).unflatten(1, (self.heads, -1)) @ weight.mT  # (B, n, 2 d, L)
@@ -128,13 +142,20 @@ class SqueezeAttention(nn.Module):
         super().__init__()
         width, values = heads * key_channels, 2 * heads * key_channels
         self.query, self.key, self.value = (ConvNorm(channels, c) for c in (width, width, values))
-        self.rows, self.columns = AxisAttention(heads, key_channels), AxisAttention(heads, key_channels)
+        self.rows, self.columns = (
+            AxisAttention(heads, key_channels),
+            AxisAttention(heads, key_channels),
+        )
         self.project = _closed_projection(values, channels)
         gather = ConvNorm(2 * values, 2 * values, 3, groups=2 * values)
         self.detail = nn.Sequential(gather, nn.ReLU6(), ConvNorm(2 * values, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.query(x), self.key(x), self.value(x)  # (B, n d, h, w) twice, (B, 2 n d, h, w)
+        q, k, v = (
+            self.query(x),
+            self.key(x),
+            self.value(x),
+        )  # (B, n d, h, w) twice, (B, 2 n d, h, w)
         rows = self.rows(q.mean(3), k.mean(3), v.mean(3))  # (B, 2 n d, h, 1)
         columns = self.columns(q.mean(2), k.mean(2), v.mean(2)).mT  # (B, 2 n d, 1, w)
         gate = F.hardsigmoid(self.project(v + (rows + columns)))  # (B, C, h, w)
@@ -159,7 +180,9 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention, then the feed-forward network, each added. (B, C, h, w) -> (B, C, h, w)."""
 
-    def __init__(self, attention: SqueezeAttention, feed_forward: FeedForward, *, drop: float) -> None:
+    def __init__(
+        self, attention: SqueezeAttention, feed_forward: FeedForward, *, drop: float
+    ) -> None:
         super().__init__()
         self.attention, self.feed_forward = attention, feed_forward
         self.drop = StochasticDepth(drop)
@@ -194,8 +217,12 @@ BACKBONES = {
         heads=4,
         expansions=((1,), (4, 3), (3, 3), (3, 3), (3,), (6,)),
     ),
-    "seaformer-small": SeaFormerBackboneConfig(channels=(24, 48, 96, 160, 192), depths=(3, 3), heads=6),
-    "seaformer-base": SeaFormerBackboneConfig(channels=(32, 64, 128, 192, 256), depths=(4, 4), heads=8),
+    "seaformer-small": SeaFormerBackboneConfig(
+        channels=(24, 48, 96, 160, 192), depths=(3, 3), heads=6
+    ),
+    "seaformer-base": SeaFormerBackboneConfig(
+        channels=(32, 64, 128, 192, 256), depths=(4, 4), heads=8
+    ),
     "seaformer-large": SeaFormerBackboneConfig(
         channels=(64, 128, 192, 256, 320),
         depths=(3, 3, 3),
@@ -266,7 +293,9 @@ class SeaFormerBackbone(Backbone):
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Key names of the authors' backbone -> ours; -> (renamed state, unused: an ImageNet classifier's)."""
         unused = [key for key in state if key.startswith("linear.")]
-        return {_rename(key, self.first_transformer): v for key, v in state.items() if key not in unused}, unused
+        return {
+            _rename(key, self.first_transformer): v for key, v in state.items() if key not in unused
+        }, unused
 
 
 class Fusion(nn.Module):
@@ -281,7 +310,9 @@ class Fusion(nn.Module):
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         gate = F.hardsigmoid(self.gate(coarse))  # (B, D, h', w')
-        return self.project(fine) * resize(gate, (fine.shape[2], fine.shape[3]), align_corners=False)
+        return self.project(fine) * resize(
+            gate, (fine.shape[2], fine.shape[3]), align_corners=False
+        )
 
 
 class SeaFormerConfig(ModelConfig):
@@ -317,7 +348,9 @@ class SeaFormer(SegmentationModel):
         self.classifier = nn.Conv2d(width, classes, kernel_size=1)
         nn.init.normal_(self.classifier.weight, std=0.01)
 
-    def decode(self, pyramid: list[Tensor]) -> Decoded:  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..4
+    def decode(
+        self, pyramid: list[Tensor]
+    ) -> Decoded:  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..4
         x = pyramid[1]  # (B, C_1, H/8, W/8)
         for fuse, coarse in zip(self.fuse, pyramid[-len(self.fuse) :], strict=True):
             x = fuse(x, coarse)  # (B, D_i, H/8, W/8)
@@ -337,16 +370,24 @@ class SeaFormer(SegmentationModel):
 _entry = partial(ModelEntry, SeaFormer, paper="SeaFormer, arXiv:2301.13156")
 VARIANTS = {
     "seaformer-tiny": _entry(
-        SeaFormerConfig(backbone="seaformer-tiny", widths=(64, 96)), params=1_654_611, macs=1_021_136_896
+        SeaFormerConfig(backbone="seaformer-tiny", widths=(64, 96)),
+        params=1_654_611,
+        macs=1_021_136_896,
     ),
     "seaformer-small": _entry(
-        SeaFormerConfig(backbone="seaformer-small", widths=(96, 128)), params=3_973_219, macs=1_920_930_816
+        SeaFormerConfig(backbone="seaformer-small", widths=(96, 128)),
+        params=3_973_219,
+        macs=1_920_930_816,
     ),
     "seaformer-base": _entry(
-        SeaFormerConfig(backbone="seaformer-base", widths=(128, 160)), params=8_584_563, macs=3_335_094_272
+        SeaFormerConfig(backbone="seaformer-base", widths=(128, 160)),
+        params=8_584_563,
+        macs=3_335_094_272,
     ),
     "seaformer-large": _entry(
-        SeaFormerConfig(backbone="seaformer-large", widths=(128, 160, 192)), params=13_926_227, macs=12_461_494_272
+        SeaFormerConfig(backbone="seaformer-large", widths=(128, 160, 192)),
+        params=13_926_227,
+        macs=12_461_494_272,
     ),
 }
 
@@ -390,7 +431,9 @@ def _rename(key: str, first_transformer: int) -> str:
         return f"stem.{'0' if match[1] == 'stem_block.0' else '2.layers'}.{match[2]}"
     if match := re.fullmatch(r"smb(\d)\.layer(\d)\.conv\.(.+)", key):
         stage = int(match[1]) - 1
-        layer = int(match[2]) - (2 if stage == 0 else 1)  # the first of the first stage is in our stem
+        layer = int(match[2]) - (
+            2 if stage == 0 else 1
+        )  # the first of the first stage is in our stem
         return f"stages.{stage}.residuals.{layer}.layers.{match[3]}"
     if match := re.fullmatch(r"trans(\d)\.transformer_blocks\.(\d+)\.(.+)", key):
         stage = first_transformer + int(match[1]) - 1

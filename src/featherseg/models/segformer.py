@@ -33,9 +33,13 @@ class AllLinearDecoder(nn.Module):
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         size = (stages[0].shape[2], stages[0].shape[3])
-        maps = [project(x) for project, x in zip(self.project, stages, strict=True)]  # (B, D, H/2^(i+2), W/2^(i+2))
+        maps = [
+            project(x) for project, x in zip(self.project, stages, strict=True)
+        ]  # (B, D, H/2^(i+2), W/2^(i+2))
         finest, coarser = maps[0], [resize(x, size, align_corners=False) for x in maps[1:]]
-        return self.fuse(torch.cat([*reversed(coarser), finest], dim=1))  # coarse to fine, as in published weights
+        return self.fuse(
+            torch.cat([*reversed(coarser), finest], dim=1)
+        )  # coarse to fine, as in published weights
 
     def for_graph(self, size_divisor: int, channels_last: bool) -> nn.Module:
         """The same within rounding, several times faster; with the same weights, which must not change any more."""
@@ -58,7 +62,11 @@ class SummedDecoder(nn.Module):
         conv, norm, self.act = plain.fuse.children()
         assert isinstance(conv, nn.Conv2d)
         fusion = conv.weight.detach().double().flatten(1)  # (D, 4 D), coarse to fine
-        shift = torch.zeros(len(fusion), dtype=torch.float64) if conv.bias is None else conv.bias.detach().double()
+        shift = (
+            torch.zeros(len(fusion), dtype=torch.float64)
+            if conv.bias is None
+            else conv.bias.detach().double()
+        )
         if isinstance(norm, nn.BatchNorm2d):  # else it is folded already
             factor, moved = factors(norm)
             fusion, shift = fusion * factor[:, None], shift * factor + moved
@@ -68,8 +76,12 @@ class SummedDecoder(nn.Module):
             assert isinstance(project, nn.Conv2d)
             assert project.bias is not None
             weight, bias = project.weight.detach().double(), share @ project.bias.detach().double()
-            project.weight.data = torch.einsum("dm,mcij->dcij", share, weight).to(project.weight.dtype)
-            project.bias.data = (bias + (shift if project is self.project[0] else 0)).to(project.bias.dtype)
+            project.weight.data = torch.einsum("dm,mcij->dcij", share, weight).to(
+                project.weight.dtype
+            )
+            project.bias.data = (bias + (shift if project is self.project[0] else 0)).to(
+                project.bias.dtype
+            )
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         size = (stages[0].shape[2], stages[0].shape[3])
@@ -99,7 +111,9 @@ class SegFormer(SegmentationModel):
         super().__init__()
         self.classes, self.feature_channels = classes, config.channels
         self.backbone = backbones.build(config.backbone)
-        self.lone_side = 32 * any(isinstance(layer, nn.BatchNorm2d) for layer in self.backbone.modules())  # MiT: none
+        self.lone_side = 32 * any(
+            isinstance(layer, nn.BatchNorm2d) for layer in self.backbone.modules()
+        )  # MiT: none
         self.decoder = AllLinearDecoder(self.backbone.stage_channels, config.channels)
         self.drop = nn.Dropout2d(0.1)
         self.classifier = nn.Conv2d(config.channels, classes, 1)
@@ -129,8 +143,12 @@ class SegFormer(SegmentationModel):
 
 _entry = partial(ModelEntry, SegFormer, paper="SegFormer, arXiv:2105.15203")
 VARIANTS = {
-    "segformer-b0": _entry(SegFormerConfig(backbone="mit-b0"), params=3_719_027, macs=17_757_110_272),
-    "segformer-b1": _entry(SegFormerConfig(backbone="mit-b1"), params=13_682_131, macs=34_817_966_080),
+    "segformer-b0": _entry(
+        SegFormerConfig(backbone="mit-b0"), params=3_719_027, macs=17_757_110_272
+    ),
+    "segformer-b1": _entry(
+        SegFormerConfig(backbone="mit-b1"), params=13_682_131, macs=34_817_966_080
+    ),
 }
 
 

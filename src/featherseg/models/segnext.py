@@ -102,7 +102,10 @@ class Block(nn.Module):
         super().__init__()
         self.attention_norm, self.attention = nn.BatchNorm2d(channels), Attention(channels)
         self.attention_scale = LayerScale(channels, LAYER_SCALE)
-        self.feed_forward_norm, self.feed_forward = nn.BatchNorm2d(channels), FeedForward(channels, expansion=expansion)
+        self.feed_forward_norm, self.feed_forward = (
+            nn.BatchNorm2d(channels),
+            FeedForward(channels, expansion=expansion),
+        )
         self.feed_forward_scale = LayerScale(channels, LAYER_SCALE)
         self.drop = StochasticDepth(drop)
 
@@ -128,7 +131,9 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(self.embed(x))  # (B, C, ceil(h / stride), ceil(w / stride))
         x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return x.contiguous() if torch.compiler.is_exporting() else x  # a view would export for sides above 32 alone
+        return (
+            x.contiguous() if torch.compiler.is_exporting() else x
+        )  # a view would export for sides above 32 alone
 
 
 @dataclass(frozen=True)
@@ -149,13 +154,21 @@ def _embed(in_channels: int, channels: int, *, first: bool) -> list[nn.Module]:
     """To half the size; in the first stage to a quarter, by two convolutions."""
     if first:
         half = channels // 2
-        return [*_embed(in_channels, half, first=False), nn.GELU(), *_embed(half, channels, first=False)]
+        return [
+            *_embed(in_channels, half, first=False),
+            nn.GELU(),
+            *_embed(half, channels, first=False),
+        ]
     return [nn.Conv2d(in_channels, channels, 3, 2, padding=1), nn.BatchNorm2d(channels)]
 
 
 def _stage(config: MSCANConfig, number: int) -> Stage:
     """Stage 0 to 3."""
-    channels, before, total = config.channels[number], sum(config.depths[:number]), sum(config.depths)
+    channels, before, total = (
+        config.channels[number],
+        sum(config.depths[:number]),
+        sum(config.depths),
+    )
     embed = _embed((3, *config.channels)[number], channels, first=number == 0)
     blocks = (
         Block(channels, expansion=EXPANSIONS[number], drop=DROP_PATH * (before + i) / (total - 1))
@@ -164,7 +177,12 @@ def _stage(config: MSCANConfig, number: int) -> Stage:
     return Stage(nn.Sequential(*embed), nn.Sequential(*blocks), channels)
 
 
-OFFICIAL_EMBED = {"proj.weight": "embed.0.weight", "proj.bias": "embed.0.bias", "norm.": "embed.1.", "proj.": "embed."}
+OFFICIAL_EMBED = {
+    "proj.weight": "embed.0.weight",
+    "proj.bias": "embed.0.bias",
+    "norm.": "embed.1.",
+    "proj.": "embed.",
+}
 """Names inside a patch embedding, `patch_embed2.<theirs>` -> `stages.1.<ours>`; the first is a sequence."""
 
 OFFICIAL_BLOCK = {
@@ -255,7 +273,9 @@ class Hamburger(nn.Module):
         super().__init__()
         self.project_in = nn.Conv2d(channels, channels, 1)
         self.factorise = MatrixFactorisation(channels, rank)
-        self.project_out = nn.Sequential(nn.Conv2d(channels, channels, 1, bias=False), _group_norm(channels))
+        self.project_out = nn.Sequential(
+            nn.Conv2d(channels, channels, 1, bias=False), _group_norm(channels)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x + self.project_out(self.factorise(F.relu(self.project_in(x)))))
@@ -267,7 +287,9 @@ def _group_norm(channels: int) -> nn.GroupNorm:
 
 def _project(in_channels: int, out_channels: int) -> nn.Sequential:
     """1x1, group norm, ReLU: (B, C_in, h, w) -> (B, C_out, h, w)."""
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), _group_norm(out_channels), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, bias=False), _group_norm(out_channels), nn.ReLU()
+    )
 
 
 class SegNeXtConfig(ModelConfig):
@@ -305,13 +327,17 @@ class SegNeXt(SegmentationModel):
         fine, *coarse = pyramid[1:]  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 1..3
         size = (fine.shape[2], fine.shape[3])
         stages = [fine, *(resize(stage, size, align_corners=False) for stage in coarse)]
-        features = self.align(self.hamburger(self.squeeze(torch.cat(stages, dim=1))))  # (B, D, H/8, W/8)
+        features = self.align(
+            self.hamburger(self.squeeze(torch.cat(stages, dim=1)))
+        )  # (B, D, H/8, W/8)
         return Decoded(self.classifier(self.drop(features)), features)  # (B, K, H/8, W/8)
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Key names of the authors' code -> ours; -> (renamed state, the backbone's keys that are not used)."""
         renamed, unused, rest = self.rename_backbone(state)
-        return renamed | {rename_start(key, OFFICIAL_HEAD): value for key, value in rest.items()}, unused
+        return renamed | {
+            rename_start(key, OFFICIAL_HEAD): value for key, value in rest.items()
+        }, unused
 
 
 _entry = partial(ModelEntry, SegNeXt, paper="SegNeXt, arXiv:2209.08575")

@@ -33,7 +33,9 @@ def dilate_second_convolutions(backbone: Backbone) -> None:
     Raises ConfigError for another backbone.
     """
     if not isinstance(backbone, ResNet):
-        raise ConfigError(f"SFNet on {type(backbone).__name__}: expected a ResNet as backbone, as in 'resnet-18-deep'.")
+        raise ConfigError(
+            f"SFNet on {type(backbone).__name__}: expected a ResNet as backbone, as in 'resnet-18-deep'."
+        )
     for stage, rate in ((backbone.stages[2], 2), (backbone.stages[3], 4)):
         for block in stage.children():
             _, second, *_ = (layer for layer in block.modules() if isinstance(layer, nn.Conv2d))
@@ -45,7 +47,9 @@ class AuxiliaryHead(nn.Sequential):
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__(
-            *ConvNormAct(width, width, 3, bias=True), nn.Dropout2d(0.1), nn.Conv2d(width, classes, kernel_size=1)
+            *ConvNormAct(width, width, 3, bias=True),
+            nn.Dropout2d(0.1),
+            nn.Conv2d(width, classes, kernel_size=1),
         )
 
 
@@ -77,7 +81,9 @@ class SFNet(SegmentationModel):
         self.decoder = AlignedPyramid(channels, width)
         self.fuse = ConvNormAct(4 * width, width, 3)
         self.classifier = nn.Conv2d(width, classes, kernel_size=1)
-        self.aux_heads = nn.ModuleDict({f"dsn_{stride}": AuxiliaryHead(width, classes) for stride in AUX_STRIDES})
+        self.aux_heads = nn.ModuleDict(
+            {f"dsn_{stride}": AuxiliaryHead(width, classes) for stride in AUX_STRIDES}
+        )
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:  # 4 x (B, C_i, H/2^(i+2), W/2^(i+2))
         context = self.context(pyramid[-1])  # (B, D, H/32, W/32)
@@ -85,7 +91,9 @@ class SFNet(SegmentationModel):
         features = self.fuse(self.decoder.join(sums, context))  # (B, D, H/4, W/4)
 
         def aux() -> dict[str, Tensor]:
-            return {name: head(x) for (name, head), x in zip(self.aux_heads.items(), sums, strict=True)}
+            return {
+                name: head(x) for (name, head), x in zip(self.aux_heads.items(), sums, strict=True)
+            }
 
         return Decoded(self.classifier(features), features, aux)
 
@@ -97,7 +105,9 @@ class SFNet(SegmentationModel):
         renamed: dict[str, Tensor] = {}
         trunk: dict[str, Tensor] = {}
         for key, value in state.items():
-            (renamed if key.startswith("head.") else trunk)[rename_start(key, OFFICIAL_PARTS)] = value
+            (renamed if key.startswith("head.") else trunk)[rename_start(key, OFFICIAL_PARTS)] = (
+                value
+            )
         own, unused = self.backbone.rename_official(trunk)
         renamed |= {f"backbone.{key}": value for key, value in own.items()}
         return self.with_own_aux_heads(renamed), [f"backbone.{key}" for key in unused]
@@ -105,7 +115,9 @@ class SFNet(SegmentationModel):
 
 _entry = partial(ModelEntry, SFNet, paper="SFNet, arXiv:2002.10120")
 VARIANTS = {
-    "sfnet-r18": _entry(SFNetConfig(backbone="resnet-18-deep"), params=12_869_715, macs=60_743_614_464),
+    "sfnet-r18": _entry(
+        SFNetConfig(backbone="resnet-18-deep"), params=12_869_715, macs=60_743_614_464
+    ),
 }
 
 

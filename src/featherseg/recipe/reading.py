@@ -42,7 +42,9 @@ def read_recipe(name: str) -> RecipeFile:
     if name.endswith(".toml"):
         path = Path(name)
         if not path.is_file():
-            raise ConfigError(f"no recipe at {path}.{near_path(path)} Shipped recipes: {', '.join(shipped_recipes())}.")
+            raise ConfigError(
+                f"no recipe at {path}.{near_path(path)} Shipped recipes: {', '.join(shipped_recipes())}."
+            )
         if path.name == "dataset.toml":
             raise _dataset_as_recipe(name)
         return RecipeFile(path.name, read_text(path))
@@ -83,7 +85,9 @@ def _recipe_files() -> dict[str, str]:
 
 def _whole_recipe(file: str, model: str) -> str:
     """A recipe with every setting: the file's own, and in their place those of its row for the model."""
-    text = (resources.files("featherseg.recipe") / "shipped" / f"{file}.toml").read_text(encoding="utf-8")
+    text = (resources.files("featherseg.recipe") / "shipped" / f"{file}.toml").read_text(
+        encoding="utf-8"
+    )
     tables = tomllib.loads(text, parse_float=Decimal)  # Decimal: a printed 9.40 keeps its digits
     row = tables.pop("models", {}).get(model, {})
     tables["model"] = {"name": model, **tables["model"]}
@@ -91,7 +95,11 @@ def _whole_recipe(file: str, model: str) -> str:
     comment = text.partition("\n\n")[0]
     parts = [comment]
     for name, table in tables.items():
-        parts.append("\n".join([f"[{name}]", *(f"{key} = {toml_value(value)}" for key, value in table.items())]))
+        parts.append(
+            "\n".join(
+                [f"[{name}]", *(f"{key} = {toml_value(value)}" for key, value in table.items())]
+            )
+        )
     return "\n\n".join(parts) + "\n"
 
 
@@ -101,13 +109,17 @@ def parse_recipe(file: RecipeFile, overrides: Iterable[str] = (), **data: str | 
     Raises ConfigError with a sentence for each slip: unknown keys, values of the wrong type or out of range.
     """
     values = parse_toml(file.text, file.name)
-    if isinstance(train := values.get("train"), dict):  # in records, steps that were found stand beside minutes
+    if isinstance(
+        train := values.get("train"), dict
+    ):  # in records, steps that were found stand beside minutes
         for group in (LENGTHS, AVERAGES):
             _one_of([f"train.{key}" for key in group if train.get(key)])
     return _override(values, file.name, overrides, data)
 
 
-def override_recipe(recipe: Recipe, where: str, overrides: Iterable[str] = (), **data: str | None) -> Recipe:
+def override_recipe(
+    recipe: Recipe, where: str, overrides: Iterable[str] = (), **data: str | None
+) -> Recipe:
     """`parse_recipe` of a recipe that was read before; `where` names it in messages. Raises ConfigError."""
     return _override(recipe.model_dump(mode="json", exclude_none=True), where, overrides, data)
 
@@ -120,13 +132,17 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     """The recipe with the paths of data and teachers starting from the root, so that they hold in every folder."""
     name, root = recipe.data.name, recipe.data.root
     paths = {
-        "name": (_absolute(name) if is_remote(name) else str(own_path(name))) if is_own(name) else name,
+        "name": (_absolute(name) if is_remote(name) else str(own_path(name)))
+        if is_own(name)
+        else name,
         "root": None if root is None else _absolute(root),
     }
     runs, unlabelled = recipe.teacher.runs, recipe.teacher.unlabelled
     named = [is_address(run) or not (os.path.exists(run) or Path(run).name != run) for run in runs]
     teachers = {
-        "runs": tuple(run if plain else os.path.abspath(run) for run, plain in zip(runs, named, strict=True)),
+        "runs": tuple(
+            run if plain else os.path.abspath(run) for run, plain in zip(runs, named, strict=True)
+        ),
         "unlabelled": None if unlabelled is None else _absolute(unlabelled),
     }
     update = {
@@ -136,32 +152,44 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update=update)
 
 
-def _override(values: dict[str, Any], where: str, overrides: Iterable[str], data: dict[str, str | None]) -> Recipe:
+def _override(
+    values: dict[str, Any], where: str, overrides: Iterable[str], data: dict[str, str | None]
+) -> Recipe:
     overrides = list(overrides)
     for key, value in data.items():
         if value is not None:
             _assign(values, ["data", key], value, f"--data {value}")
     named = {override.partition("=")[0].strip() for override in overrides}
-    if "loss.name" in named and isinstance(values.get("loss"), dict):  # the recipe's own loss gives way
+    if "loss.name" in named and isinstance(
+        values.get("loss"), dict
+    ):  # the recipe's own loss gives way
         values["loss"] = {key: value for key, value in values["loss"].items() if key in OF_ANY_LOSS}
     for group in (LENGTHS, AVERAGES):
         keys = named & {f"train.{key}" for key in group}
         _one_of(sorted(keys))
         if keys and isinstance(values.get("train"), dict):  # the recipe's own gives way
-            values["train"] = {key: value for key, value in values["train"].items() if key not in group}
+            values["train"] = {
+                key: value for key, value in values["train"].items() if key not in group
+            }
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or "." not in key:
-            raise ConfigError(f"--set {override!r}: expected TABLE.KEY=VALUE, as in --set train.epochs=40.")
+            raise ConfigError(
+                f"--set {override!r}: expected TABLE.KEY=VALUE, as in --set train.epochs=40."
+            )
         _assign(values, key.strip().split("."), _literal(text.strip()), f"--set {override}")
     recipe = parse(Recipe, values, where)
     given = named & {"model.pretrained", "model.name", "train.backbone_lr"}
     if given == {"model.pretrained"} and not recipe.model.pretrained:
         # The recipe's rate is for weights that know something; other models than its own keep it: one got worse without
-        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"backbone_lr": None})})
+        recipe = recipe.model_copy(
+            update={"train": recipe.train.model_copy(update={"backbone_lr": None})}
+        )
     models.configure(recipe.model.name, recipe.model.options)
     if recipe.trains_on_all:
-        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"keep": "last"})})
+        recipe = recipe.model_copy(
+            update={"train": recipe.train.model_copy(update={"keep": "last"})}
+        )
     return recipe
 
 

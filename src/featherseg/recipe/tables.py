@@ -14,7 +14,9 @@ from featherseg.losses.cross_entropy import Mean
 Positive = Annotated[int, Field(gt=0, le=MOST_STEPS)]
 Pixels = Annotated[int, Field(gt=0, le=2**15)]  # a side of an image
 Weights = Annotated[list[float], Field(max_length=255)]
-Rate = Annotated[float, Field(gt=0, le=1e30)]  # what fp32 holds, with room for an optimiser's factors
+Rate = Annotated[
+    float, Field(gt=0, le=1e30)
+]  # what fp32 holds, with room for an optimiser's factors
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 
@@ -33,7 +35,11 @@ def _decodable(size: tuple[int, int]) -> tuple[int, int]:
 
 def _joined(splits: Any) -> Any:
     """["train", "val"] as `data.open_dataset` takes it: "train+val"."""
-    if isinstance(splits, list) and splits and all(isinstance(split, str) and split for split in splits):
+    if (
+        isinstance(splits, list)
+        and splits
+        and all(isinstance(split, str) and split for split in splits)
+    ):
         return "+".join(splits)
     return splits
 
@@ -45,7 +51,9 @@ def _separated(names: Any) -> Any:
     """ "runs/a,runs/b" as ("runs/a", "runs/b")."""
     if isinstance(names, str):
         if not (found := tuple(name.strip() for name in names.split(",") if name.strip())):
-            raise ValueError("expected names, separated by commas; leave it out, or give [], for none")
+            raise ValueError(
+                "expected names, separated by commas; leave it out, or give [], for none"
+            )
         return found
     return tuple(names) if isinstance(names, list) else names
 
@@ -54,7 +62,9 @@ Runs = Annotated[tuple[str, ...], Field(max_length=16), BeforeValidator(_separat
 """Runs by path or name, separated by commas where they are a text."""
 
 Loggers = Annotated[
-    tuple[Literal["tensorboard", "mlflow", "wandb"], ...], Field(max_length=3), BeforeValidator(_separated)
+    tuple[Literal["tensorboard", "mlflow", "wandb"], ...],
+    Field(max_length=3),
+    BeforeValidator(_separated),
 ]
 """Where a training is followed beside its run folder; separated by commas where they are a text."""
 
@@ -95,16 +105,22 @@ class DataTable(Config):
 
     name: str
     root: str | None = None
-    split_by: SplitBy | None = None  # what splits by share keep together; None: as the dataset.toml says
+    split_by: SplitBy | None = (
+        None  # what splits by share keep together; None: as the dataset.toml says
+    )
     train_split: Splits = "train"  # or several, ["train", "val"]: then the last weights are kept
     val_split: str = "val"
     train_size: Positive | None = None  # use only so many images
     val_size: Positive | None = None
-    workers: Annotated[int, Field(ge=0, le=1024)] | None = None  # None: as the cores allow (training/batches.py)
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = (
+        None  # None: as the cores allow (training/batches.py)
+    )
     test_resize: ResizeTo | None = (
         None  # images are brought to fit this wherever the model is validated, scored or used
     )
-    class_uniform: Share = 0.0  # so many of the samples are drawn by class, every class alike, and cropped around it
+    class_uniform: Share = (
+        0.0  # so many of the samples are drawn by class, every class alike, and cropped around it
+    )
 
     @property
     def shown(self) -> str:
@@ -117,24 +133,38 @@ class AugmentTable(Config):
 
     resize: ResizeTo | None = None  # the image is brought to fit this first
     scale: tuple[float, float] = (1.0, 1.0)  # the image is resized by a factor drawn from here ...
-    scale_drawn: Literal["log-uniformly", "uniformly"] = "log-uniformly"  # ... so that 1/2 is as likely as 2, or not
+    scale_drawn: Literal["log-uniformly", "uniformly"] = (
+        "log-uniformly"  # ... so that 1/2 is as likely as 2, or not
+    )
     crop: ImageSize | None = None  # (height, width); found from the images where left out
-    progressive: bool = False  # crops, and what is in them, are of half their size at first (loader.py: GROWTH)
-    category_ratio: Share = 1.0  # draw a crop again (10 times) while one class covers more than this share
-    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0  # the crop is turned by up to so many degrees, either way
+    progressive: bool = (
+        False  # crops, and what is in them, are of half their size at first (loader.py: GROWTH)
+    )
+    category_ratio: Share = (
+        1.0  # draw a crop again (10 times) while one class covers more than this share
+    )
+    rotate: Annotated[float, Field(ge=0, le=180)] = (
+        0.0  # the crop is turned by up to so many degrees, either way
+    )
     flip: Share = 0.0  # probability of a left-right flip
-    photometric: bool = False  # mmsegmentation's PhotoMetricDistortion (data/pipeline/transforms.py)
+    photometric: bool = (
+        False  # mmsegmentation's PhotoMetricDistortion (data/pipeline/transforms.py)
+    )
     brightness: Share = 0.0  # factors drawn from 1 - x .. 1 + x
     contrast: Share = 0.0
     saturation: Share = 0.0
     blur: Share = 0.0  # probability of a Gaussian blur
     cutmix: Share = 0.0  # probability that a box of the crop is that of another sample's crop
-    copy_paste: Share = 0.0  # probability that another's pixels of rare classes are pasted (data/pipeline/rare.py)
+    copy_paste: Share = (
+        0.0  # probability that another's pixels of rare classes are pasted (data/pipeline/rare.py)
+    )
 
     @model_validator(mode="after")
     def _range_is_a_range(self) -> "AugmentTable":
         if not 0.05 <= self.scale[0] <= self.scale[1] <= 20:
-            raise ValueError(f"augment.scale = {list(self.scale)}: expected [low, high], 0.05 <= low <= high <= 20")
+            raise ValueError(
+                f"augment.scale = {list(self.scale)}: expected [low, high], 0.05 <= low <= high <= 20"
+            )
         return self
 
 
@@ -150,34 +180,62 @@ OF_PANOPTIC_LOSS = ("name", "options", "class_weights", "class_weight_power", *P
 class LossTable(Config):
     """[loss]: cross-entropy and its options, and the pixel contrast beside it (FRM Eq. 4)."""
 
-    name: str | None = None  # a loss of an installed package, in place of the cross-entropy and what stands beside it
+    name: str | None = (
+        None  # a loss of an installed package, in place of the cross-entropy and what stands beside it
+    )
     options: dict[str, Any] = Field(default_factory=dict)  # what that loss is made with
-    class_weights: Literal["none", "auto"] | Weights = "none"  # auto: median frequency of the training masks
+    class_weights: Literal["none", "auto"] | Weights = (
+        "none"  # auto: median frequency of the training masks
+    )
     class_weight_power: Share = 1.0  # auto weights to this power: 0.5 takes their square roots
-    undo_class_weights: Share | Literal["auto"] = 0.0  # share that kept weights undo; auto: as validation shows
+    undo_class_weights: Share | Literal["auto"] = (
+        0.0  # share that kept weights undo; auto: as validation shows
+    )
     label_smoothing: Share = 0.0
     mean: Mean = "labelled"  # divided by the pixels' weights, their number, or that of all (losses/cross_entropy.py)
-    ohem_threshold: Share | None = None  # keep pixels whose true class has less probability than this ...
+    ohem_threshold: Share | None = (
+        None  # keep pixels whose true class has less probability than this ...
+    )
     ohem_min_kept: Positive = 10_000  # ... and at least so many pixels an image
-    auxiliary: Annotated[float, Field(ge=0)] = 0.0  # weight of each auxiliary head's cross-entropy; 0 = off
+    auxiliary: Annotated[float, Field(ge=0)] = (
+        0.0  # weight of each auxiliary head's cross-entropy; 0 = off
+    )
     boundary: Annotated[float, Field(ge=0)] = 0.0  # PIDNet: weight of the boundary loss; 0 = off
-    dice: Annotated[float, Field(ge=0)] = 0.0  # weight of a soft Dice loss beside it (losses/overlap.py); 0 = off
+    dice: Annotated[float, Field(ge=0)] = (
+        0.0  # weight of a soft Dice loss beside it (losses/overlap.py); 0 = off
+    )
     lovasz: Annotated[float, Field(ge=0)] = 0.0  # weight of Lovasz-softmax beside it; 0 = off
-    focal: Annotated[float, Field(ge=0, le=100)] = 0.0  # times (1 - p) ** focal, p of the true class; 0 = off
-    boundary_weight: Annotated[float, Field(ge=0)] = 0.0  # pixels 2 or less from another class weigh 1 + this; 0 = off
-    hardest: Annotated[float, Field(gt=0, le=1)] = 1.0  # panoptic models: share of the pixels whose class loss counts
-    center_sigma: Annotated[int, Field(ge=1, le=64)] = 8  # panoptic models: pixels, how wide a centre's Gaussian is
+    focal: Annotated[float, Field(ge=0, le=100)] = (
+        0.0  # times (1 - p) ** focal, p of the true class; 0 = off
+    )
+    boundary_weight: Annotated[float, Field(ge=0)] = (
+        0.0  # pixels 2 or less from another class weigh 1 + this; 0 = off
+    )
+    hardest: Annotated[float, Field(gt=0, le=1)] = (
+        1.0  # panoptic models: share of the pixels whose class loss counts
+    )
+    center_sigma: Annotated[int, Field(ge=1, le=64)] = (
+        8  # panoptic models: pixels, how wide a centre's Gaussian is
+    )
     contrast: Annotated[float, Field(ge=0)] = 0.0  # weight of the pixel contrast (lambda); 0 = off
     contrast_temperature: Annotated[float, Field(gt=0)] = 0.1  # tau of Eq. 6
     contrast_dim: Annotated[int, Field(gt=0, le=4096)] = 256  # of the embedding
-    contrast_samples: Annotated[int, Field(gt=0, le=2**16)] = 1024  # pixels of a group of images, at most
-    contrast_views: Annotated[int, Field(gt=0, le=2**16)] = 100  # pixels of one class in one image, at most
-    contrast_group: Positive | None = None  # images contrasted with each other; all on a device where left out
+    contrast_samples: Annotated[int, Field(gt=0, le=2**16)] = (
+        1024  # pixels of a group of images, at most
+    )
+    contrast_views: Annotated[int, Field(gt=0, le=2**16)] = (
+        100  # pixels of one class in one image, at most
+    )
+    contrast_group: Positive | None = (
+        None  # images contrasted with each other; all on a device where left out
+    )
 
     @model_validator(mode="after")
     def _options_are_of_a_named_loss(self) -> "LossTable":
         if self.options and not self.name:
-            raise ValueError("loss.options are those of a loss of another package: name it with loss.name")
+            raise ValueError(
+                "loss.options are those of a loss of another package: name it with loss.name"
+            )
         return self
 
 
@@ -185,18 +243,28 @@ class TeacherTable(Config):
     """[teacher]: runs that the model learns from beside the masks (losses/distillation.py); off without `runs`."""
 
     runs: Runs = ()  # by path or name; of several the mean of their logits
-    unlabelled: str | None = None  # a folder of images without masks, of which only the teachers tell something
-    logits: Annotated[float, Field(ge=0)] = 1.0  # weight of L_logits: the classes of each place; 0 = off
+    unlabelled: str | None = (
+        None  # a folder of images without masks, of which only the teachers tell something
+    )
+    logits: Annotated[float, Field(ge=0)] = (
+        1.0  # weight of L_logits: the classes of each place; 0 = off
+    )
     logits_temperature: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    channels: Annotated[float, Field(ge=0)] = 3.0  # weight of L_channels: the places of each class; 0 = off
+    channels: Annotated[float, Field(ge=0)] = (
+        3.0  # weight of L_channels: the places of each class; 0 = off
+    )
     channels_temperature: Annotated[float, Field(gt=0, le=1000)] = 4.0
 
     @model_validator(mode="after")
     def _somebody_teaches_something(self) -> "TeacherTable":
         if self.unlabelled and not self.runs:
-            raise ValueError("teacher.unlabelled: images without masks need a teacher. Name one with teacher.runs")
+            raise ValueError(
+                "teacher.unlabelled: images without masks need a teacher. Name one with teacher.runs"
+            )
         if self.runs and not (self.logits or self.channels):
-            raise ValueError("teacher.logits and teacher.channels are both 0: give one of them a weight")
+            raise ValueError(
+                "teacher.logits and teacher.channels are both 0: give one of them a weight"
+            )
         if len(set(self.runs)) < len(self.runs):
             raise ValueError(f"teacher.runs = {list(self.runs)}: give every run once")
         return self
@@ -212,26 +280,48 @@ class TrainTable(Config):
     epochs: Positive | None = None
     steps: Positive | Literal["auto"] | None = None
     minutes: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    batch_size: Positive | Literal["auto"] = 8  # over all devices, without accumulation; auto: more of small crops
-    lr_batch_size: Positive | None = None  # images of a step that the rates are for: others scale them by the root
+    batch_size: Positive | Literal["auto"] = (
+        8  # over all devices, without accumulation; auto: more of small crops
+    )
+    lr_batch_size: Positive | None = (
+        None  # images of a step that the rates are for: others scale them by the root
+    )
     accumulate: Positive = 1
-    checkpoint_activations: bool = False  # the backbone keeps no maps for the backward, it computes them again
-    optimizer: Literal["auto", "adamw", "muon", "sgd"] = "adamw"  # auto: muon from scratch, behind weights adamw
+    checkpoint_activations: bool = (
+        False  # the backbone keeps no maps for the backward, it computes them again
+    )
+    optimizer: Literal["auto", "adamw", "muon", "sgd"] = (
+        "adamw"  # auto: muon from scratch, behind weights adamw
+    )
     lr: Rate = 2e-3
     backbone_lr: Rate | None = None  # lr where left out
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # a stage's rate is that of the next, deeper one times this
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = (
+        1.0  # a stage's rate is that of the next, deeper one times this
+    )
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    groups: Literal["structure", "mmseg", "uniform"] = "structure"  # of parameters (training/optimisers.py)
+    groups: Literal["structure", "mmseg", "uniform"] = (
+        "structure"  # of parameters (training/optimisers.py)
+    )
     momentum: Share = 0.9  # of sgd
-    clip_norm: Annotated[float, Field(ge=0)] = 0.0  # the gradient of a step is scaled to this norm at most; 0 = off
-    schedule: Literal["poly", "cosine", "stable"] = "poly"  # of the rate over the steps; stable: may go on longer
+    clip_norm: Annotated[float, Field(ge=0)] = (
+        0.0  # the gradient of a step is scaled to this norm at most; 0 = off
+    )
+    schedule: Literal["poly", "cosine", "stable"] = (
+        "poly"  # of the rate over the steps; stable: may go on longer
+    )
     power: Annotated[float, Field(gt=0)] = 0.9  # poly: lr * (1 - step / steps) ** power
-    decay_steps: Annotated[int, Field(ge=0)] = 0  # stable: the last steps, in which the rate falls; before, it is lr
+    decay_steps: Annotated[int, Field(ge=0)] = (
+        0  # stable: the last steps, in which the rate falls; before, it is lr
+    )
     floor: Share = 0.0  # share of lr that the schedule ends at
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weight average; 0 = off
-    ema_share: Share = 0.0  # in its place: the average reaches back over this share of the steps; 0 = off
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # auto: bf16 where the device computes in it, else fp32
+    ema_share: Share = (
+        0.0  # in its place: the average reaches back over this share of the steps; 0 = off
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = (
+        "fp32"  # auto: bf16 where the device computes in it, else fp32
+    )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     validations: Positive = 10  # spread over the run, one an epoch at most ...
     validate_every: Positive | None = None  # ... or every so many epochs
@@ -241,7 +331,9 @@ class TrainTable(Config):
     device: str = "auto"
     devices: Annotated[int, Field(gt=0, le=1024)] = 1
     nodes: Annotated[int, Field(gt=0, le=1024)] = 1
-    rank_seconds: Annotated[float, Field(ge=1, le=1e6)] = 1800.0  # that processes wait for one another, validations too
+    rank_seconds: Annotated[float, Field(ge=1, le=1e6)] = (
+        1800.0  # that processes wait for one another, validations too
+    )
     sync_bn: bool = True  # with more than one GPU
     loggers: Loggers = ()  # beside the run folder, which has it all
 
@@ -255,7 +347,9 @@ class TrainTable(Config):
     @model_validator(mode="after")
     def _length_is_one(self) -> "TrainTable":
         if self.epochs and (self.steps or self.minutes):
-            raise ValueError(f"train.epochs and train.{'steps' if self.steps else 'minutes'}: give one of them")
+            raise ValueError(
+                f"train.epochs and train.{'steps' if self.steps else 'minutes'}: give one of them"
+            )
         if self.minutes and self.steps == "auto":
             raise ValueError("train.minutes and train.steps = 'auto': give one of them")
         return self
@@ -263,9 +357,13 @@ class TrainTable(Config):
     @model_validator(mode="after")
     def _rate_falls_within_the_steps(self) -> "TrainTable":
         if self.decay_steps and self.schedule != "stable":
-            raise ValueError(f"train.decay_steps is of train.schedule = 'stable', and it is {self.schedule!r}")
+            raise ValueError(
+                f"train.decay_steps is of train.schedule = 'stable', and it is {self.schedule!r}"
+            )
         if isinstance(self.steps, int) and self.decay_steps > self.steps:
-            raise ValueError(f"train.decay_steps = {self.decay_steps}: the run has {self.steps} steps")
+            raise ValueError(
+                f"train.decay_steps = {self.decay_steps}: the run has {self.steps} steps"
+            )
         return self
 
     def average_decay(self, steps: int) -> float:
@@ -280,10 +378,16 @@ LENGTHS, AVERAGES = ("epochs", "steps", "minutes"), ("ema", "ema_share")
 class PanopticTable(Config):
     """[panoptic]: how a panoptic model's centres and offsets become objects; it changes no training."""
 
-    threshold: Annotated[float, Field(ge=0)] = 0.1  # values of the centre map at or below it are no centre
-    kernel: Annotated[int, Field(gt=0, lt=512)] = 7  # pixels, odd: a centre is the largest in a square of this side
+    threshold: Annotated[float, Field(ge=0)] = (
+        0.1  # values of the centre map at or below it are no centre
+    )
+    kernel: Annotated[int, Field(gt=0, lt=512)] = (
+        7  # pixels, odd: a centre is the largest in a square of this side
+    )
     top_k: Annotated[int, Field(gt=0, le=10_000)] = 200  # centres that are kept at most, the best
-    stuff_area: Annotated[int, Field(ge=0)] = 0  # pixels under which a class without instances becomes void
+    stuff_area: Annotated[int, Field(ge=0)] = (
+        0  # pixels under which a class without instances becomes void
+    )
 
     @model_validator(mode="after")
     def _kernel_has_a_middle(self) -> "PanopticTable":
@@ -304,7 +408,9 @@ class PaperTable(Config):
     data: str
     classes: Positive
     miou: dict[str, Percent]
-    scales: Annotated[tuple[Annotated[float, Field(gt=0, le=8)], ...], Field(max_length=16)] = (1.0,)
+    scales: Annotated[tuple[Annotated[float, Field(gt=0, le=8)], ...], Field(max_length=16)] = (
+        1.0,
+    )
     flip: bool = False
     params_m: Annotated[float, Field(gt=0)]  # millions
     gmacs: Annotated[float, Field(gt=0)]  # 10^9
@@ -333,5 +439,7 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _no_patience_without_images_to_tell(self) -> "Recipe":
         if self.trains_on_all and self.train.patience:
-            raise ValueError(f"train.patience: {self.data.val_split} is trained on and so tells no end: leave it out")
+            raise ValueError(
+                f"train.patience: {self.data.val_split} is trained on and so tells no end: leave it out"
+            )
         return self

@@ -25,7 +25,8 @@ def card(run: Run) -> str:
     validated = {
         step: record
         for step, record in run.metrics().items()
-        if isinstance(record.get("val_miou"), float | int) and isinstance(record.get("val_pq"), float | int | None)
+        if isinstance(record.get("val_miou"), float | int)
+        and isinstance(record.get("val_pq"), float | int | None)
     }
     lines = [
         *_front_matter(run, model.panoptic),
@@ -38,7 +39,9 @@ def card(run: Run) -> str:
         f"- Classes: {', '.join(_text(row.name) for row in info.classes)}",
     ]
     if not run.imported:
-        started = info.loaded.get("file") or (run.init if info.loaded.get("init") else "random weights")
+        started = info.loaded.get("file") or (
+            run.init if info.loaded.get("init") else "random weights"
+        )
         lines += [
             f"- Started from: {_text(started)}",
             *(
@@ -50,13 +53,21 @@ def card(run: Run) -> str:
             *_loss(run),
         ]
     if validated:
-        judged = "val_pq" if any(record.get("val_pq") is not None for record in validated.values()) else "val_miou"
+        judged = (
+            "val_pq"
+            if any(record.get("val_pq") is not None for record in validated.values())
+            else "val_miou"
+        )
         best = max(validated, key=lambda step: validated[step].get(judged) or 0.0)
         kept = best if recipe.train.keep == "best" else max(validated)
         figures = _figures(validated[kept].get("val_pq"), validated[kept]["val_miou"])
-        told = marks(selected=run.selected_on(recipe.data.val_split), trained_on=run.validated_on_training)
+        told = marks(
+            selected=run.selected_on(recipe.data.val_split), trained_on=run.validated_on_training
+        )
         told = f"; {told}" if told else ""
-        lines += [f"- {figures} on split {_code(recipe.data.val_split)} of the kept weights (step {kept}){told}"]
+        lines += [
+            f"- {figures} on split {_code(recipe.data.val_split)} of the kept weights (step {kept}){told}"
+        ]
     lines += _scored(run)
     lines += _paper(run)
     if not run.imported and recipe.data.name == "shapes":
@@ -139,7 +150,11 @@ def _scored(run: Run) -> list[str]:
         for evaluation in run.evaluations()
         if all(isinstance(evaluation.get(key), kind) for key, kind in _EVALUATION.items())
     ]
-    evaluations = [evaluation for evaluation in evaluations if isinstance(evaluation.get("pq"), float | int | None)]
+    evaluations = [
+        evaluation
+        for evaluation in evaluations
+        if isinstance(evaluation.get("pq"), float | int | None)
+    ]
     current = run.current_evaluations()
     latest = {
         (evaluation["data"], evaluation["split"], evaluation["inference"]): evaluation
@@ -148,7 +163,9 @@ def _scored(run: Run) -> list[str]:
     }
 
     def times(data: str, split: str) -> int:
-        return sum(e["data"] == data and bool(parts_of(e["split"]) & parts_of(split)) for e in evaluations)
+        return sum(
+            e["data"] == data and bool(parts_of(e["split"]) & parts_of(split)) for e in evaluations
+        )
 
     return [
         f"- {_figures(evaluation.get('pq'), evaluation['miou'])} on {_code(shown_data(data))}, split {_code(split)}, "
@@ -165,7 +182,11 @@ _EVALUATION = {"data": str, "split": str, "inference": str, "images": int, "miou
 
 def _text(value: Any) -> str:
     """A name or sentence that may come from others, as Markdown shows it letter by letter: no HTML, link or table."""
-    return re.sub(r"([\\`<>&|\[\]*~]|(?<![^\W_])_|_(?![^\W_])|(?<=[a-z]):(?=//))", r"\\\1", one_line(str(value)))
+    return re.sub(
+        r"([\\`<>&|\[\]*~]|(?<![^\W_])_|_(?![^\W_])|(?<=[a-z]):(?=//))",
+        r"\\\1",
+        one_line(str(value)),
+    )
 
 
 def _code(value: Any) -> str:

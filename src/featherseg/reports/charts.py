@@ -41,7 +41,11 @@ class Line:
 def curve_svg(metrics: Mapping[int, Mapping[str, Any]]) -> str:
     """A stand-alone SVG file of loss and validation mIoU; `metrics` maps a step to its record (`Run.metrics`)."""
     charts = [loss_chart(metrics), miou_chart(metrics)]
-    placed = [f'<g transform="translate({i * WIDTH} 0)">{chart}</g>' for i, chart in enumerate(charts) if chart]
+    placed = [
+        f'<g transform="translate({i * WIDTH} 0)">{chart}</g>'
+        for i, chart in enumerate(charts)
+        if chart
+    ]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * WIDTH} {HEIGHT}" width="{2 * WIDTH}" '
         f'height="{HEIGHT}"><title>Loss and validation mIoU by step</title><style>{STYLE}</style>'
@@ -56,7 +60,9 @@ def loss_chart(metrics: Mapping[int, Mapping[str, Any]]) -> str:
         return ""
     thin = thinned(points)
     title = f"Training loss: {points[0][1]:.3g} at step {points[0][0]:g}, {points[-1][1]:.3g} at step {points[-1][0]:g}"
-    return chart("Training loss", title, [Line(thin, "faint loss"), Line(smoothed(thin), "line loss")])
+    return chart(
+        "Training loss", title, [Line(thin, "faint loss"), Line(smoothed(thin), "line loss")]
+    )
 
 
 def miou_chart(metrics: Mapping[int, Mapping[str, Any]]) -> str:
@@ -72,14 +78,21 @@ def miou_chart(metrics: Mapping[int, Mapping[str, Any]]) -> str:
 def finite_points(metrics: Mapping[int, Mapping[str, Any]], key: str) -> list[Point]:
     """(step, value) of every record that has a finite number under `key`, in the order of the steps."""
     found = ((step, metrics[step].get(key)) for step in sorted(metrics))
-    return [(float(step), float(v)) for step, v in found if isinstance(v, int | float) and math.isfinite(v)]
+    return [
+        (float(step), float(v))
+        for step, v in found
+        if isinstance(v, int | float) and math.isfinite(v)
+    ]
 
 
 def thinned(points: Sequence[Point]) -> list[Point]:
     """At most MAX_POINTS points: neighbours are averaged in groups of one size."""
     group = math.ceil(len(points) / MAX_POINTS)
     chunks = [points[i : i + group] for i in range(0, len(points), group)]
-    return [(sum(x for x, _ in chunk) / len(chunk), sum(y for _, y in chunk) / len(chunk)) for chunk in chunks]
+    return [
+        (sum(x for x, _ in chunk) / len(chunk), sum(y for _, y in chunk) / len(chunk))
+        for chunk in chunks
+    ]
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:
@@ -122,7 +135,9 @@ class Plot:
     def at(self, x: float, y: float) -> Point:
         """Where a value lies; on logarithmic axes those below the least lie on the edge."""
         left, top, right, bottom = self.box
-        return left + (right - left) * self._share(x, self.xs), bottom - (bottom - top) * self._share(y, self.ys)
+        return left + (right - left) * self._share(x, self.xs), bottom - (
+            bottom - top
+        ) * self._share(y, self.ys)
 
     def axes(self, xs: Sequence[float], ys: Sequence[float]) -> list[str]:
         """Grid lines at ys, and the values of both axes."""
@@ -134,7 +149,9 @@ class Plot:
             parts.append(f'<text x="{left - 8}" y="{level + 4:.1f}" text-anchor="end">{y:g}</text>')
         for x in xs:
             across = self.at(x, self.ys[0])[0]
-            parts.append(f'<text x="{across:.1f}" y="{bottom + 18}" text-anchor="middle">{x:g}</text>')
+            parts.append(
+                f'<text x="{across:.1f}" y="{bottom + 18}" text-anchor="middle">{x:g}</text>'
+            )
         return parts
 
     def _share(self, value: float, between: tuple[float, float]) -> float:
@@ -145,7 +162,11 @@ class Plot:
 
 
 def chart(
-    name: str, title: str, lines: Sequence[Line], mark: Point | None = None, size: tuple[int, int] = (WIDTH, HEIGHT)
+    name: str,
+    title: str,
+    lines: Sequence[Line],
+    mark: Point | None = None,
+    size: tuple[int, int] = (WIDTH, HEIGHT),
 ) -> str:
     """Lines over a common axis from 0 on, as an SVG for a page; title is told to those who do not see it.
 
@@ -153,7 +174,10 @@ def chart(
     """
     width, height = size
     every = [point for line in lines for point in line.points]
-    xs, ys = ticks(0, max(x for x, _ in every)), ticks(min(y for _, y in every), max(y for _, y in every))
+    xs, ys = (
+        ticks(0, max(x for x, _ in every)),
+        ticks(min(y for _, y in every), max(y for _, y in every)),
+    )
     right = max(x for x, _ in every) or 1.0
     plot = Plot((0, right), (ys[0], ys[-1]), room := (LEFT, TOP, width - RIGHT, height - BOTTOM))
     at = plot.at
@@ -161,23 +185,34 @@ def chart(
     parts += plot.axes([x for x in xs if x <= right], ys)
     for line in lines:
         spots = [f"{px:.1f} {py:.1f}" for px, py in (at(x, y) for x, y in line.points)]
-        drawn = f'<path class="{line.style}" d="M{"L".join(spots)}{"h.1" if len(spots) == 1 else ""}"/>'
+        drawn = (
+            f'<path class="{line.style}" d="M{"L".join(spots)}{"h.1" if len(spots) == 1 else ""}"/>'
+        )
         if line.name:
             told = f"{line.name}: {', '.join(f'{y:.1f}' for _, y in line.points)}"
-            dots = f'<path class="{line.style} knots" d="{"".join(f"M{spot}h.1" for spot in spots)}"/>'
+            dots = (
+                f'<path class="{line.style} knots" d="{"".join(f"M{spot}h.1" for spot in spots)}"/>'
+            )
             drawn = f"<g><title>{escape(told)}</title>{drawn}{dots}</g>"
         parts.append(drawn)
     named = [(line.name, [at(*point) for point in line.points]) for line in lines if line.name]
-    ends, others = [spots[-1] for _, spots in named], [spot for _, spots in named for spot in spots[:-1]]
+    ends, others = (
+        [spots[-1] for _, spots in named],
+        [spot for _, spots in named for spot in spots[:-1]],
+    )
     pieces = [piece for _, spots in named for piece in pairwise(spots)]
     boxes = place_labels([own for own, _ in named], ends + others, pieces, room)
     for (own, _), (x, y), box in zip(named, ends, boxes, strict=True):
-        parts.append(f'{leader(x, y, box)}<text class="tag" {anchor(x, box)} y="{box[3] - 4:.1f}">{escape(own)}</text>')
+        parts.append(
+            f'{leader(x, y, box)}<text class="tag" {anchor(x, box)} y="{box[3] - 4:.1f}">{escape(own)}</text>'
+        )
     if mark is not None:
         px, py = at(*mark)
         parts.append(f'<circle class="dot" cx="{px:.1f}" cy="{py:.1f}" r="4"/>')
         held = "end" if px > width / 2 else "start"
-        parts.append(f'<text class="value" x="{px:.1f}" y="{py - 9:.1f}" text-anchor="{held}">{mark[1]:.2f}</text>')
+        parts.append(
+            f'<text class="value" x="{px:.1f}" y="{py - 9:.1f}" text-anchor="{held}">{mark[1]:.2f}</text>'
+        )
     return (
         f'<svg class="chart" role="img" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
         f"<title>{escape(title)}</title>{''.join(parts)}</svg>"

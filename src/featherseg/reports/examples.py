@@ -62,19 +62,27 @@ def draw_examples(
     for example in chosen:
         images = panels(runtime, data[index[example.key]], data.classes, inference)
         for panel, image in zip(PANELS, images, strict=True):
-            drawn = panel != "image" and runtime.panoptic is None  # flat colours, not over the image
+            drawn = (
+                panel != "image" and runtime.panoptic is None
+            )  # flat colours, not over the image
             write_bytes(folder / example.file(panel), webp(image, lossless=drawn))
     write_json(folder / INDEX, [asdict(example) for example in chosen])
     return chosen
 
 
 def panels(
-    runtime: Runtime, sample: Sample, classes: Sequence[ClassInfo], inference: InferenceSettings | None = None
+    runtime: Runtime,
+    sample: Sample,
+    classes: Sequence[ClassInfo],
+    inference: InferenceSettings | None = None,
 ) -> list[Image.Image]:
     """A sample's image, its ground truth and what is predicted; objects outlined where a panoptic model told."""
     if runtime.panoptic is None or sample.instances is None:
         masks = (sample.label, predict_mask(runtime, sample.image, inference))
-        return [rgb_view(sample.image, runtime.image_range), *(color_mask(mask, classes) for mask in masks)]
+        return [
+            rgb_view(sample.image, runtime.image_range),
+            *(color_mask(mask, classes) for mask in masks),
+        ]
     ((_, found),) = predict_panoptic(runtime, sample.image[None], inference)
     label = from_sample(sample.label, sample.instances, classes, range(len(classes)))
     seen = [
@@ -112,7 +120,9 @@ def read_examples(run_path: Path) -> list[Example]:
     def is_there(file: Path) -> bool:
         return file.is_file() and file.resolve().parent == inside
 
-    return [e for e in examples if all(is_there(panel_file(run_path, e, panel)) for panel in PANELS)]
+    return [
+        e for e in examples if all(is_there(panel_file(run_path, e, panel)) for panel in PANELS)
+    ]
 
 
 def examples_folder(run_path: Path) -> Path:
@@ -124,7 +134,9 @@ def examples_folder(run_path: Path) -> Path:
 def panel_file(run_path: Path, example: Example, panel: str) -> Path:
     """The drawn file of a panel, whichever format the run has."""
     folder = examples_folder(run_path)
-    return folder / example.file("truth" if folder.name == OLD_EXAMPLES and panel == PANELS[1] else panel)
+    return folder / example.file(
+        "truth" if folder.name == OLD_EXAMPLES and panel == PANELS[1] else panel
+    )
 
 
 def webp(image: Image.Image, *, lossless: bool) -> bytes:
@@ -133,7 +145,9 @@ def webp(image: Image.Image, *, lossless: bool) -> bytes:
     factor = min(1.0, MAX_SIDE / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     if image.size != size:
-        image = image.resize(size, Image.Resampling.NEAREST if lossless else Image.Resampling.LANCZOS)
+        image = image.resize(
+            size, Image.Resampling.NEAREST if lossless else Image.Resampling.LANCZOS
+        )
     buffer = BytesIO()
     image.save(buffer, "WEBP", lossless=lossless, quality=85)
     return buffer.getvalue()

@@ -20,7 +20,10 @@ AREA: Box = (LEFT, TOP - LINE, WIDTH - 2, HEIGHT - BOTTOM)
 
 
 def place_labels(
-    names: Sequence[str], marks: Sequence[Mark], lines: Sequence[tuple[Mark, Mark]] = (), room: Box = AREA
+    names: Sequence[str],
+    marks: Sequence[Mark],
+    lines: Sequence[tuple[Mark, Mark]] = (),
+    room: Box = AREA,
 ) -> list[Box]:
     """A box for each label, near its mark, that covers no mark, no other label and nothing outside the room.
 
@@ -28,13 +31,19 @@ def place_labels(
     level `lines` are kept free too where there is room. The last place tried where all are taken.
     """
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in marks]
-    thin = [(min(a, c) - 1, min(b, d) - 1, max(a, c) + 1, max(b, d) + 1) for (a, b), (c, d) in lines]
+    thin = [
+        (min(a, c) - 1, min(b, d) - 1, max(a, c) + 1, max(b, d) + 1) for (a, b), (c, d) in lines
+    ]
     boxes = []
     for name, (x, y) in zip(names, marks, strict=False):
-        places = [_box(name, x + dx * d, y + dy * d, dx) for d in DISTANCES for dx, dy in DIRECTIONS]
+        places = [
+            _box(name, x + dx * d, y + dy * d, dx) for d in DISTANCES for dx, dy in DIRECTIONS
+        ]
         free = [place for place in places if _inside(place, room) and not _hits(place, taken)]
         near = free[:FEW]
-        box = next((place for place in near if not _hits(place, thin)), near[0] if near else places[-1])
+        box = next(
+            (place for place in near if not _hits(place, thin)), near[0] if near else places[-1]
+        )
         taken.append(box)
         boxes.append(box)
     return boxes

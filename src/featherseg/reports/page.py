@@ -24,9 +24,23 @@ CONTENT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'" 
 @cache
 def _templates() -> Environment:
     loader = PackageLoader("featherseg", "")
-    found = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    found.filters |= {"percent": percent, "fixed": fixed, "capital": lambda text: text[:1].upper() + text[1:]}
-    found.filters |= {"hex": color_text, "value_text": value_text, "figure_texts": lambda figure: figure.texts()}
+    found = Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters |= {
+        "percent": percent,
+        "fixed": fixed,
+        "capital": lambda text: text[:1].upper() + text[1:],
+    }
+    found.filters |= {
+        "hex": color_text,
+        "value_text": value_text,
+        "figure_texts": lambda figure: figure.texts(),
+    }
     found.globals |= {"counted": counted, "enumerate": enumerate, "zip": zip}
     return found
 
@@ -38,7 +52,9 @@ def render(template: str, **values: Any) -> str:
 
 def macro(template: str, name: str, *values: Any, **context: Any) -> str:
     """A macro of a template, which sees `context`, called with `values`."""
-    return str(getattr(_templates().get_template(template).make_module(context), name)(*values)).strip()
+    return str(
+        getattr(_templates().get_template(template).make_module(context), name)(*values)
+    ).strip()
 
 
 def page_html(title: str, body: str, style: str = "", script: str = "") -> str:

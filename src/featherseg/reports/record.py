@@ -30,11 +30,18 @@ def check_recordable(run: Run) -> None:
         check_folder(run.path)
         refuse_links(run.path, EVALUATIONS, FOLDER)
     except FeathersegError as error:
-        raise RunError(f"evaluations are counted in their run. {error} Or score a copy of the run.") from None
+        raise RunError(
+            f"evaluations are counted in their run. {error} Or score a copy of the run."
+        ) from None
 
 
 def record(
-    run: Run, runtime: Runtime, data: SegmentationData, split: str, inference: InferenceSettings, scores: Scores
+    run: Run,
+    runtime: Runtime,
+    data: SegmentationData,
+    split: str,
+    inference: InferenceSettings,
+    scores: Scores,
 ) -> None:
     """Append a line to evaluations.jsonl, write scores.json, draw examples/.
 
@@ -90,7 +97,9 @@ def learned_from(run: Run, images: SegmentationData, labelled: LabelledImages) -
         known = read_fingerprint(run.path / DATA)
         found |= known.trained_on(images) if known else {}
         if labelled.is_of(table.name):
-            learned = replace(labelled, split=table.train_split, size=table.train_size, split_by=table.split_by)
+            learned = replace(
+                labelled, split=table.train_split, size=table.train_size, split_by=table.split_by
+            )
             found |= {key: key for key in set(learned.open().keys) & set(images.keys)}
     except FeathersegError:  # that split is not on this machine
         pass

@@ -77,7 +77,9 @@ def _cost(run: Run) -> Cost | str:
     """What the model costs, or why that cannot be counted."""
     try:
         return cost_of(run.untrained_model(), run.recipe.model.name, run.info.image_size)
-    except FeathersegError as error:  # a model of one's own: not here, or with layers that state no `macs`
+    except (
+        FeathersegError
+    ) as error:  # a model of one's own: not here, or with layers that state no `macs`
         return str(error)
 
 
@@ -104,7 +106,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}. Remove it, or write it again.") from None
     if not isinstance(values, dict):
-        raise RunError(f"{path} holds a {type(values).__name__}, expected an object. Remove it, or write it again.")
+        raise RunError(
+            f"{path} holds a {type(values).__name__}, expected an object. Remove it, or write it again."
+        )
     return values
 
 
@@ -114,7 +118,14 @@ def report_html(evidence: Evidence) -> str:
     for name in SECTIONS:
         try:
             body.append(section_html(name, evidence))
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+            TemplateError,
+        ) as error:
             raise RunError(
                 f"the section {name!r} of the report cannot be written: {SCORES}, {PARITY} or another file in "
                 f"{evidence.run.path} holds values that featherseg does not write ({error}). Write it again."

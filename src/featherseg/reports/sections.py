@@ -19,7 +19,9 @@ from featherseg.reports.page import macro, percent
 from featherseg.runs.run import Run
 
 SHOWN_MIXES = 12  # of the most frequent confusions
-MATRIX_LIMIT = 40  # with more classes the matrix is left out and only the most frequent confusions are listed
+MATRIX_LIMIT = (
+    40  # with more classes the matrix is left out and only the most frequent confusions are listed
+)
 
 SECTIONS = (
     "head",
@@ -89,10 +91,16 @@ def _figures(e: Evidence) -> dict[str, str]:
     """The figures to remember."""
     figures: dict[str, str] = {}
     if e.scores is None:  # the best validation of the training, where there was one
-        validated = [r["val_miou"] for r in e.metrics.values() if isinstance(r.get("val_miou"), float)]
-        figures |= {"mIoU in training's best validation, %": percent(max(validated))} if validated else {}
+        validated = [
+            r["val_miou"] for r in e.metrics.values() if isinstance(r.get("val_miou"), float)
+        ]
+        figures |= (
+            {"mIoU in training's best validation, %": percent(max(validated))} if validated else {}
+        )
     else:
-        figures |= {f"PQ{_where(e.scores)}, %": percent(_number(_objects(e), "pq"))} if _objects(e) else {}
+        figures |= (
+            {f"PQ{_where(e.scores)}, %": percent(_number(_objects(e), "pq"))} if _objects(e) else {}
+        )
         figures |= {
             f"mIoU{_where(e.scores)}, %": percent(_number(e.scores, "miou")),
             "pixel accuracy, %": percent(_number(e.scores, "pixel_accuracy")),
@@ -118,12 +126,20 @@ def _origin(run: Run) -> str:
 def row_shares(counts: Sequence[Sequence[float]], void: Sequence[float]) -> list[list[float]]:
     """Each row of a confusion matrix (label x prediction) as shares of its labelled pixels, 0..1; zeros for none."""
     totals = [sum(row) + missed for row, missed in zip(counts, void, strict=True)]
-    return [[n / total if total else 0.0 for n in row] for row, total in zip(counts, totals, strict=True)]
+    return [
+        [n / total if total else 0.0 for n in row]
+        for row, total in zip(counts, totals, strict=True)
+    ]
 
 
 def most_mixed(rows: Sequence[Sequence[float]]) -> list[tuple[float, int, int]]:
     """(share of the truth's pixels, ground truth, prediction) of every mistake that occurs, the largest share first."""
-    mistakes = [(share, t, p) for t, row in enumerate(rows) for p, share in enumerate(row) if t != p and share > 0]
+    mistakes = [
+        (share, t, p)
+        for t, row in enumerate(rows)
+        for p, share in enumerate(row)
+        if t != p and share > 0
+    ]
     return sorted(mistakes, key=lambda mistake: (-mistake[0], mistake[1:]))
 
 
@@ -141,13 +157,19 @@ def _flat(values: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
     """Nested tables as pairs with dotted keys."""
     pairs: list[tuple[str, Any]] = []
     for key, value in values.items():
-        pairs += _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else [(f"{above}{key}", value)]
+        pairs += (
+            _flat(value, f"{above}{key}.")
+            if isinstance(value, Mapping)
+            else [(f"{above}{key}", value)]
+        )
     return pairs
 
 
 def _shares(scores: Mapping[str, Any]) -> list[float]:
     """Share of each class in the labelled pixels."""
-    totals = [sum(row) + missed for row, missed in zip(scores["confusion"], scores["void"], strict=True)]
+    totals = [
+        sum(row) + missed for row, missed in zip(scores["confusion"], scores["void"], strict=True)
+    ]
     return [total / (sum(totals) or 1) for total in totals]
 
 
@@ -160,7 +182,9 @@ def _objects(e: Evidence) -> Mapping[str, Any] | None:
     """What was scored of objects, None where nothing was. Raises RunError where it is of other classes."""
     found = e.scores.get("panoptic") if e.scores else None
     if found is not None and len(found.get("per_category", ())) != len(e.run.classes):
-        raise RunError(f"{e.run.path}: its scores of objects are of other classes than the run's. Score it again.")
+        raise RunError(
+            f"{e.run.path}: its scores of objects are of other classes than the run's. Score it again."
+        )
     return found
 
 

@@ -44,7 +44,9 @@ def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
     hub.parse_address(address)
     run = run if isinstance(run, Run) else load_run(run)
     if not (run.path / WEIGHTS).is_file():
-        raise RunError(f"{run.path} holds no {WEIGHTS} yet: train it to its first validation before it is passed on.")
+        raise RunError(
+            f"{run.path} holds no {WEIGHTS} yet: train it to its first validation before it is passed on."
+        )
     if not run.address:  # whose links are the hub's own
         refuse_links(run.path, *hub.SHARED)
     files: dict[str, bytes | Path] = {}
@@ -53,11 +55,17 @@ def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
         if not path.is_file():
             continue
         if path.stat().st_size > most:
-            raise RunError(f"{path} has {path.stat().st_size:,} bytes; at most {most:,} are passed on.")
+            raise RunError(
+                f"{path} has {path.stat().st_size:,} bytes; at most {most:,} are passed on."
+            )
         files[name] = path if name == WEIGHTS else read_bounded(path, most)
     if EVALUATIONS in files:  # whose notes name files of the data
-        lines = [_without_paths({**line, "notes": []}) for line in read_lines(run.path / EVALUATIONS)]
-        files[EVALUATIONS] = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines).encode()
+        lines = [
+            _without_paths({**line, "notes": []}) for line in read_lines(run.path / EVALUATIONS)
+        ]
+        files[EVALUATIONS] = "".join(
+            f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines
+        ).encode()
     record = _without_paths(load_json(run.path / RESOLVED))
     record["recipe"]["data"]["root"] = None  # else it would be looked for below the working folder
     record |= {"fitted": True} if (run.path / FIT).is_file() else {}  # which itself stays here
@@ -65,12 +73,19 @@ def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
     files["card.md"] = files[hub.README] = card(run).encode(errors="replace")
     for name, content in files.items():
         if isinstance(content, bytes):
-            files[name] = without_buckets(content.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+            files[name] = without_buckets(content.decode(errors="surrogateescape")).encode(
+                errors="surrogateescape"
+            )
     scores = [
         f"mIoU {percent(e.get('miou'))} % on {e.get('split')}{f' ({told})' if (told := run.marks_of(e)) else ''}"
         for e in run.current_evaluations()[-1:]
     ]
-    page = hub.upload(files, address, ", ".join([f"{run.recipe.model.name} by featherseg", *scores]), public=public)
+    page = hub.upload(
+        files,
+        address,
+        ", ".join([f"{run.recipe.model.name} by featherseg", *scores]),
+        public=public,
+    )
     log.info("%s is at %s; licence: %s", run.name, page, run.licence)
     return page
 
@@ -81,5 +96,7 @@ def _without_paths(value: Any) -> Any:
         return {key: one if key in NAMES else _without_paths(one) for key, one in value.items()}
     if isinstance(value, list):
         return [_without_paths(one) for one in value]
-    absolute = isinstance(value, str) and (os.path.isabs(value) or PureWindowsPath(value).is_absolute())
+    absolute = isinstance(value, str) and (
+        os.path.isabs(value) or PureWindowsPath(value).is_absolute()
+    )
     return last_parts(value) if absolute else value

@@ -25,7 +25,17 @@ from featherseg._version import __version__
 from featherseg.backbones.weights import copy_strictly, read_state
 from featherseg.core.config import Config, parse
 from featherseg.core.errors import RunError, WeightsError, did_you_mean, near_path
-from featherseg.core.files import FIT, FIT_LOCK, LOCK, PLAN, is_held, load_json, read_lines, write_bytes, write_json
+from featherseg.core.files import (
+    FIT,
+    FIT_LOCK,
+    LOCK,
+    PLAN,
+    is_held,
+    load_json,
+    read_lines,
+    write_bytes,
+    write_json,
+)
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.old_names import with_loggers, with_new_names, with_old_split
 from featherseg.core.storage import refuse_address
@@ -38,7 +48,12 @@ from featherseg.layers.own_model import as_model
 from featherseg.recipe.tables import ImageSize, Recipe, Weights
 
 FORMAT_VERSION = 2
-RESOLVED, WEIGHTS, CHECKPOINT, METRICS = "resolved.json", "weights.safetensors", "last.ckpt", "metrics.jsonl"
+RESOLVED, WEIGHTS, CHECKPOINT, METRICS = (
+    "resolved.json",
+    "weights.safetensors",
+    "last.ckpt",
+    "metrics.jsonl",
+)
 DATA = "data.json"  # what the training knows its data by
 EXPORTS = "export"  # the folder of exported files
 CURVE = "curve.svg"  # drawn once a training is over
@@ -90,16 +105,26 @@ class RunInfo(Config):
     classes: Annotated[list[ClassRow], Field(min_length=1, max_length=255)]
     channels: Annotated[int, Field(ge=1, le=models.MOST_CHANNELS)]
     image_size: ImageSize  # (height, width) of the images it was trained on: their median
-    image_range: Annotated[int, Field(ge=2, le=FULL_RANGE)] | None = None  # of 16-bit training images; None: 8 bits
+    image_range: Annotated[int, Field(ge=2, le=FULL_RANGE)] | None = (
+        None  # of 16-bit training images; None: 8 bits
+    )
     licence: str
     loaded: dict[str, Any]  # which weights training started from, or which file was imported
     class_weights: Weights | None  # of the loss, as resolved from the recipe
-    threads: Annotated[int, Field(ge=1, le=4096)]  # of torch on the CPU: other numbers give other bits
-    found: list[str] | None = None  # keys of the recipe that training set itself: an open crop, "auto"; None: not kept
+    threads: Annotated[
+        int, Field(ge=1, le=4096)
+    ]  # of torch on the CPU: other numbers give other bits
+    found: list[str] | None = (
+        None  # keys of the recipe that training set itself: an open crop, "auto"; None: not kept
+    )
     device: str | None = None  # the kind that it was begun on, "cuda"; None: not kept
     teachers: tuple[TeacherRow, ...] = ()  # in the order of the recipe's
-    objects: tuple[str, ...] = ()  # what training was given as objects, not names: model, data, loss, augment
-    fitted: bool = False  # whether it was chosen by `fit`, of a run that was shared without its fit.json
+    objects: tuple[
+        str, ...
+    ] = ()  # what training was given as objects, not names: model, data, loss, augment
+    fitted: bool = (
+        False  # whether it was chosen by `fit`, of a run that was shared without its fit.json
+    )
 
 
 def parts_of(split: str) -> set[str]:
@@ -122,7 +147,11 @@ class Run:
     def name(self) -> str:
         """The folder's name, or that of the repository on the hub."""
         address = self.address
-        return address.rpartition("@")[0].rpartition("/")[2] if address else Path(os.path.abspath(self.path)).name
+        return (
+            address.rpartition("@")[0].rpartition("/")[2]
+            if address
+            else Path(os.path.abspath(self.path)).name
+        )
 
     @property
     def shipped(self) -> bool:
@@ -176,7 +205,11 @@ class Run:
     def current_evaluations(self) -> list[dict[str, Any]]:
         """Those of `evaluations` that are of the weights that are there, as far as it is known."""
         now = self.weights_sha256
-        return [line for line in self.evaluations() if now is None or line.get("weights_sha256") in (None, now)]
+        return [
+            line
+            for line in self.evaluations()
+            if now is None or line.get("weights_sha256") in (None, now)
+        ]
 
     @property
     def weights_sha256(self) -> str | None:
@@ -187,8 +220,15 @@ class Run:
     def selected_on(self, split: str) -> bool:
         """Whether its weights, its end, or by `fit` its model were chosen by the score on that split of its data."""
         train = self.recipe.train
-        chosen = train.keep == "best" or train.patience or self.info.fitted or (self.path / FIT).is_file()
-        return not self.imported and bool(chosen and parts_of(split) & parts_of(self.recipe.data.val_split))
+        chosen = (
+            train.keep == "best"
+            or train.patience
+            or self.info.fitted
+            or (self.path / FIT).is_file()
+        )
+        return not self.imported and bool(
+            chosen and parts_of(split) & parts_of(self.recipe.data.val_split)
+        )
 
     @property
     def validated_on_training(self) -> bool:
@@ -249,7 +289,11 @@ class Run:
 
     def untrained_model(self, most_parameters: int = models.MOST_PARAMETERS) -> SegmentationModel:
         """The model before its weights. Raises ConfigError above `most_parameters`, RunError without own_model."""
-        model = build_model(self.info, most_parameters) if "model" not in self.info.objects else self._own_copy()
+        model = (
+            build_model(self.info, most_parameters)
+            if "model" not in self.info.objects
+            else self._own_copy()
+        )
         model.image_range = self.info.image_range or FULL_RANGE
         return model
 
@@ -263,7 +307,11 @@ class Run:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values: where it is, its record (resolved.json), and every evaluation."""
-        return {"path": str(self.path), **self.info.model_dump(mode="json"), "evaluations": self.evaluations()}
+        return {
+            "path": str(self.path),
+            **self.info.model_dump(mode="json"),
+            "evaluations": self.evaluations(),
+        }
 
     def _repr_html_(self) -> str:
         facts = {
@@ -289,13 +337,17 @@ class Run:
 
     def metrics(self) -> dict[int, dict[str, Any]]:
         """The last record of every step of metrics.jsonl."""
-        return {r["step"]: r for r in read_lines(self.path / METRICS) if isinstance(r.get("step"), int)}
+        return {
+            r["step"]: r for r in read_lines(self.path / METRICS) if isinstance(r.get("step"), int)
+        }
 
 
 def build_model(info: RunInfo, most_parameters: int = models.MOST_PARAMETERS) -> SegmentationModel:
     """The untrained model that a run's record describes. Raises ConfigError above `most_parameters`."""
     model = info.recipe.model
-    return models.build(model.name, len(info.classes), info.channels, model.options, most_parameters)
+    return models.build(
+        model.name, len(info.classes), info.channels, model.options, most_parameters
+    )
 
 
 def load_exactly(model: SegmentationModel, state: dict[str, Tensor], source: Path) -> None:
@@ -317,9 +369,13 @@ def open_run(path: Path, own_model: SegmentationModel | None = None) -> Run:
             f"no run folder at {path}.{near_path(path)} Runs are written by `featherseg train ... --out {path}`."
         )
     if not file.is_file() and is_held(path / FIT_LOCK):
-        raise RunError(f"{path}: its fit is still running. Wait for its end: the folder is a run then.")
+        raise RunError(
+            f"{path}: its fit is still running. Wait for its end: the folder is a run then."
+        )
     if not file.is_file() and (path / PLAN).is_file():
-        raise RunError(f"{path}: its fit has not ended. Go on with: featherseg fit --resume --out {path}")
+        raise RunError(
+            f"{path}: its fit has not ended. Go on with: featherseg fit --resume --out {path}"
+        )
     if not file.is_file() and is_held(path / LOCK):
         raise RunError(f"{path}: its training is being prepared. Wait for its first validation.")
     if not file.is_file():
@@ -339,7 +395,9 @@ def open_run(path: Path, own_model: SegmentationModel | None = None) -> Run:
     values = with_new_names(values) if version < FORMAT_VERSION else values
     info = parse(RunInfo, with_loggers(with_old_split(values)), str(file))
     fitted = path.parents[1] if path.parent.name == "trials" else path
-    data = info.recipe.data.model_copy(update={"name": moved_dataset(info.recipe.data.name, fitted)})
+    data = info.recipe.data.model_copy(
+        update={"name": moved_dataset(info.recipe.data.name, fitted)}
+    )
     recipe = info.recipe.model_copy(update={"data": data})
     return Run(path, info.model_copy(update={"recipe": recipe}), own_model)
 
@@ -350,7 +408,9 @@ def _no_run(path: Path) -> str:
     if path.name == "dataset.toml" or (path / "dataset.toml").is_file():
         return f"{path} is a dataset, expected a run. Train one with: featherseg train frm-lite0 --data {given} -o RUN"
     if path.suffix == ".toml":
-        return f"{path} is a recipe, expected a run. Train one with: featherseg train {given} -o RUN"
+        return (
+            f"{path} is a recipe, expected a run. Train one with: featherseg train {given} -o RUN"
+        )
     if path.is_file():
         return f"{path} is a file, expected a run folder, as `train` and `import` of featherseg write it."
     if (path / "recipe.toml").is_file():
@@ -383,7 +443,10 @@ def load_run(name: str | Path, model: nn.Module | None = None) -> Run:
     """
     run = open_run(find_run(name), None if model is None else as_model(model))
     if run.shipped:
-        log.warning("%s was trained on synthetic street scenes only: on photographs it is often wrong", run.name)
+        log.warning(
+            "%s was trained on synthetic street scenes only: on photographs it is often wrong",
+            run.name,
+        )
     if is_restricted(run.licence):
         log.warning("%s: %s", run.name, run.licence)
     return run
@@ -435,16 +498,24 @@ def runs_by_name() -> dict[str, Path]:
     """The runs that a name finds: in $FEATHERSEG_HOME, its weights/, in weights/ of a checkout, and in the package."""
     folders = [SHIPPED]
     source = Path(__file__).resolve().parents[3]
-    if (source / "pyproject.toml").is_file():  # else the package is installed, and that folder is not ours
+    if (
+        source / "pyproject.toml"
+    ).is_file():  # else the package is installed, and that folder is not ours
         folders.insert(0, source / "weights")
     if home := os.environ.get("FEATHERSEG_HOME"):
         folders[:0] = [Path(home), Path(home) / "weights"]
-    return {run.parent.name: run.parent for folder in reversed(folders) for run in sorted(folder.glob(f"*/{RESOLVED}"))}
+    return {
+        run.parent.name: run.parent
+        for folder in reversed(folders)
+        for run in sorted(folder.glob(f"*/{RESOLVED}"))
+    }
 
 
 def save_weights(run: Path, state: dict[str, Tensor]) -> str:
     """Atomically write weights.safetensors; -> its sha256."""
-    content = save({key: value.detach().cpu().contiguous() for key, value in state.items()}, {"format": "pt"})
+    content = save(
+        {key: value.detach().cpu().contiguous() for key, value in state.items()}, {"format": "pt"}
+    )
     write_bytes(run / WEIGHTS, content)
     return hashlib.sha256(content).hexdigest()
 

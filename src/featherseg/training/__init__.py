@@ -15,5 +15,7 @@ __all__ = ["Request", "train"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module(f"featherseg.training.{'job' if name == 'train' else 'prepare'}"), name)
+        return getattr(
+            import_module(f"featherseg.training.{'job' if name == 'train' else 'prepare'}"), name
+        )
     raise AttributeError(f"module 'featherseg.training' has no attribute {name!r}")

@@ -19,7 +19,14 @@ from featherseg.core.types import SegmentationData
 from featherseg.core.wording import counted
 from featherseg.data.cache.teacher_outputs import Teaching
 from featherseg.data.panoptic.targets import panoptic_targets
-from featherseg.data.pipeline.loader import GROWTH, Batch, FlatBatches, TrainingSamples, start_method, training_loader
+from featherseg.data.pipeline.loader import (
+    GROWTH,
+    Batch,
+    FlatBatches,
+    TrainingSamples,
+    start_method,
+    training_loader,
+)
 from featherseg.data.pipeline.rare import RareClasses, find_rare_classes
 from featherseg.data.pipeline.sampling import ClassPoints, ClassUniform, find_class_points
 from featherseg.data.pipeline.transforms import Augment
@@ -33,7 +40,9 @@ MOST_WORKERS = 8
 """Of a process that trains on a GPU, where the recipe leaves their number open."""
 
 
-def write_class_points(out: Path, recipe: Recipe, data: SegmentationData, say: Callable[[str], None]) -> None:
+def write_class_points(
+    out: Path, recipe: Recipe, data: SegmentationData, say: Callable[[str], None]
+) -> None:
     """Write to the run folder the points of the training labels, in tiles of the crop's longer side, and rare classes.
 
     Each only where the recipe needs it: `data.class_uniform`, `augment.copy_paste`. Raises what reading a label raises.
@@ -62,7 +71,8 @@ def open_class_uniform(out: Path, recipe: Recipe, data: SegmentationData) -> Cla
     if not recipe.data.class_uniform:
         return None
     return ClassUniform(
-        recipe.data.class_uniform, ClassPoints(_read_rows(out / CLASS_POINTS, "data.class_uniform", data))
+        recipe.data.class_uniform,
+        ClassPoints(_read_rows(out / CLASS_POINTS, "data.class_uniform", data)),
     )
 
 
@@ -105,12 +115,18 @@ def open_batches(
     assert recipe.augment.crop is not None
     assert isinstance(batch_size, int)
     things = [i for i, info in enumerate(data.classes) if info.thing]
-    targets = partial(panoptic_targets, things=things, sigma=recipe.loss.center_sigma) if panoptic else None
+    targets = (
+        partial(panoptic_targets, things=things, sigma=recipe.loss.center_sigma)
+        if panoptic
+        else None
+    )
     before = None if augment is None else partial(augment_sample, augment)
     table = recipe.augment.model_dump()
     growth = GROWTH if table.pop("progressive") else ()
     own = Augment(**table, traced=teaching is not None, image_range=image_range)
-    samples = TrainingSamples(data, own, settings.seed, class_uniform, targets, before, rare, teaching)
+    samples = TrainingSamples(
+        data, own, settings.seed, class_uniform, targets, before, rare, teaching
+    )
     workers = loader_workers(recipe)
     if workers and start_method() != "fork":
         try:
@@ -151,9 +167,15 @@ def loader_workers(recipe: Recipe) -> int:
     if start_method() != "fork":
         file = getattr(sys.modules["__main__"], "__file__", None)
         try:
-            if file is None or "__main__" not in Path(file).read_text(encoding="utf-8", errors="replace"):
+            if file is None or "__main__" not in Path(file).read_text(
+                encoding="utf-8", errors="replace"
+            ):
                 return 0
         except OSError:  # the command of featherseg, inside of an .exe
             pass
     cores = usable_cores() // recipe.train.devices
-    return min(2, max(0, cores - 1)) if pick_device(recipe.train.device).type == "cpu" else min(MOST_WORKERS, cores)
+    return (
+        min(2, max(0, cores - 1))
+        if pick_device(recipe.train.device).type == "cpu"
+        else min(MOST_WORKERS, cores)
+    )

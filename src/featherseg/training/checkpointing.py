@@ -31,7 +31,11 @@ def _wrap_blocks(module: nn.Module, classes: tuple[type[nn.Module], ...]) -> int
     for name, child in module.named_children():
         if isinstance(child, classes):
             twice = partial(_buffers_kept, child)
-            setattr(module, name, checkpoint_wrapper(child, context_fn=lambda twice=twice: (nullcontext(), twice())))
+            setattr(
+                module,
+                name,
+                checkpoint_wrapper(child, context_fn=lambda twice=twice: (nullcontext(), twice())),
+            )
             found += 1
         else:
             found += _wrap_blocks(child, classes)

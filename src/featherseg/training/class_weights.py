@@ -49,7 +49,9 @@ def resolve_class_weights(
     weights, undo = recipe.loss.class_weights, recipe.loss.undo_class_weights
     if weights == "none":
         if undo not in ("auto", 0):
-            raise ConfigError(f"loss.undo_class_weights = {undo}: there are none, as loss.class_weights is 'none'.")
+            raise ConfigError(
+                f"loss.undo_class_weights = {undo}: there are none, as loss.class_weights is 'none'."
+            )
         return None
     if undo and (model.class_bias is None or model.class_bias not in model.state_dict()):
         found = f"loss.undo_class_weights = {undo!r}: {recipe.model.name} names no bias of its classes (class_bias)"
@@ -68,10 +70,16 @@ def resolve_class_weights(
 
         frequent = median_frequency(class_statistics(train, told))
         balanced = [w**recipe.loss.class_weight_power if w else 0.0 for w in frequent]
-        if absent := [info.name for info, weight in zip(train.classes, balanced, strict=True) if not weight]:
+        if absent := [
+            info.name for info, weight in zip(train.classes, balanced, strict=True) if not weight
+        ]:
             more = f" and {len(absent) - SHOWN_CLASSES} more" if len(absent) > SHOWN_CLASSES else ""
             names = ", ".join(absent[:SHOWN_CLASSES]) + more
-            say(Doubt(f"{recipe.data.train_split}: no pixel of {names}, so that nothing of it is learned"))
+            say(
+                Doubt(
+                    f"{recipe.data.train_split}: no pixel of {names}, so that nothing of it is learned"
+                )
+            )
         return balanced
     if len(weights) != len(train.classes):
         raise ConfigError(
@@ -109,8 +117,12 @@ def score_shares(
         sample = data[index]
         (only,) = passes_over(runtime, sample.image[None], inference)
         for share, of_images in counts.items():
-            logits = only.out.logits if share == undone else only.out.logits + (undone - share) * logs  # (1, K, h, w)
-            mask = masks_of([replace(only, out=only.out._replace(logits=logits))], sample.label.shape, inference)[0]
+            logits = (
+                only.out.logits if share == undone else only.out.logits + (undone - share) * logs
+            )  # (1, K, h, w)
+            mask = masks_of(
+                [replace(only, out=only.out._replace(logits=logits))], sample.label.shape, inference
+            )[0]
             one = count_image(data, sample.key, sample.label, mask)
             of_images.append(image_counts(one.matrix, one.void))
             if share == undone:
@@ -126,9 +138,15 @@ def best_share(counts: Mapping[float, np.ndarray], clusters: Sequences) -> float
     A gain is one whose 95 % interval over the images is above 0 (`compare_files`). Of shares near to the best the
     smallest is taken.
     """
-    gains = {share: compare_files([counts[share], counts[0.0]], clusters)[0].miou for share in counts if share}
+    gains = {
+        share: compare_files([counts[share], counts[0.0]], clusters)[0].miou
+        for share in counts
+        if share
+    }
     shown = {share: gain.value for share, gain in gains.items() if gain.sign > 0}
-    return min((share for share in shown if shown[share] >= max(shown.values()) - NEAR), default=0.0)
+    return min(
+        (share for share in shown if shown[share] >= max(shown.values()) - NEAR), default=0.0
+    )
 
 
 def _logs(class_weights: Sequence[float]) -> Tensor:

@@ -53,7 +53,11 @@ class KeyTable:
             shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
             rows.append(f"  {len(names)} {what}" + (f": {shown}" if names else ""))
         if self.classes_kept or self.classes_new:
-            how = "taken in their order, as the file names none" if self.in_order else "matched by name"
+            how = (
+                "taken in their order, as the file names none"
+                if self.in_order
+                else "matched by name"
+            )
             rows.append(f"  classes {how}: {', '.join(self.classes_kept) or 'none'}")
             rows.append(f"  new classes: {', '.join(self.classes_new) or 'none'}")
         return rows
@@ -68,8 +72,14 @@ def starting_weights(
     """
     if init is not None:
         table = carry_over(model, init, recipe.model, classes)
-        record: dict[str, Any] = {"init": table.source, "sha256": table.sha256, "keys": len(table.loaded)}
-        record |= {"classes_kept": table.classes_kept} | ({"licence": table.licence} if table.licence else {})
+        record: dict[str, Any] = {
+            "init": table.source,
+            "sha256": table.sha256,
+            "keys": len(table.loaded),
+        }
+        record |= {"classes_kept": table.classes_kept} | (
+            {"licence": table.licence} if table.licence else {}
+        )
         return record, table.lines()
     if recipe.model.pretrained:
         name = models.configure(recipe.model.name, recipe.model.options).backbone
@@ -77,27 +87,42 @@ def starting_weights(
             return _pretrained_wide(model, recipe, name)
         record = load_pretrained(model.backbone, name)
         return record, [f"backbone from {record['file']} ({record['licence']})"]
-    rates = "" if recipe.train.backbone_lr else f", all of the model learns at train.lr = {recipe.train.lr:g}"
+    rates = (
+        ""
+        if recipe.train.backbone_lr
+        else f", all of the model learns at train.lr = {recipe.train.lr:g}"
+    )
     return {}, [f"training from scratch: no pretrained weights{rates}"]
 
 
 def terms_of(licence: str, loaded: Mapping[str, Any], teachers: Sequence[TeacherRow]) -> str:
     """The terms of a run: those of the data, and those of starting weights and teachers that restrict its use."""
-    others = [("starting weights", loaded.get("licence", "")), *(("teacher", row.licence) for row in teachers)]
-    further = [f"its {what}: {own}" for what, own in others if is_restricted(own) and own not in licence]
+    others = [
+        ("starting weights", loaded.get("licence", "")),
+        *(("teacher", row.licence) for row in teachers),
+    ]
+    further = [
+        f"its {what}: {own}" for what, own in others if is_restricted(own) and own not in licence
+    ]
     return "; ".join(dict.fromkeys([licence, *further]))
 
 
-def _pretrained_wide(model: SegmentationModel, recipe: Recipe, name: str) -> tuple[dict[str, Any], list[str]]:
+def _pretrained_wide(
+    model: SegmentationModel, recipe: Recipe, name: str
+) -> tuple[dict[str, Any], list[str]]:
     """ImageNet weights for images of other channels: load three, then average the first convolution."""
     rgb = models.build(recipe.model.name, model.classes, 3, recipe.model.options).backbone
     record = load_pretrained(rgb, name)
     rgb.widen(len(model.mean))
     model.backbone.load_state_dict(rgb.state_dict())
-    return record, [f"backbone from {record['file']}, first convolution averaged to {len(model.mean)} channels"]
+    return record, [
+        f"backbone from {record['file']}, first convolution averaged to {len(model.mean)} channels"
+    ]
 
 
-def carry_over(model: SegmentationModel, init: str, settings: ModelTable, classes: tuple[ClassInfo, ...]) -> KeyTable:
+def carry_over(
+    model: SegmentationModel, init: str, settings: ModelTable, classes: tuple[ClassInfo, ...]
+) -> KeyTable:
     """Copy every tensor whose key and shape fit; of tensors that grow with the classes, the rows of equal names.
 
     `init` is a run (path or name) or a checkpoint file. Raises WeightsError where under 80 % of the backbone's tensors
@@ -134,7 +159,9 @@ def _find_init(init: str) -> tuple[Path, Run | None]:
     if path.is_file():
         return path, None
     if path.suffix in (".pth", ".pt", ".ckpt", ".safetensors", ".tar"):
-        raise DataNotFound(f"no weights at {path}. --init takes a run folder, the name of a run, or a checkpoint file.")
+        raise DataNotFound(
+            f"no weights at {path}. --init takes a run folder, the name of a run, or a checkpoint file."
+        )
     run = load_run(find_run(init))
     return run.path / WEIGHTS, run
 
@@ -144,16 +171,25 @@ def _best_names(model: SegmentationModel, state: Mapping[str, Tensor]) -> dict[s
 
     As they are; without wrappers' prefixes ("net.", "module.model."); each as ours, the authors' model or a backbone.
     """
-    stripped = [{k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)} for prefix in WRAPPERS]
+    stripped = [
+        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        for prefix in WRAPPERS
+    ]
     readings = [dict(state), *stripped]
     for one in (dict(state), strip_prefix(state)[0]):
         readings.append(one)
         if whole := getattr(model, "rename_official", None):
             readings.append(whole(one)[0])
         renamed, _ = model.backbone.rename_official(one)
-        readings += [{f"backbone.{key}": value for key, value in reading.items()} for reading in (renamed, one)]
+        readings += [
+            {f"backbone.{key}": value for key, value in reading.items()}
+            for reading in (renamed, one)
+        ]
     own = model.state_dict()
-    return max(readings, key=lambda reading: sum(k in own and own[k].shape == v.shape for k, v in reading.items()))
+    return max(
+        readings,
+        key=lambda reading: sum(k in own and own[k].shape == v.shape for k, v in reading.items()),
+    )
 
 
 def split_losses(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -165,7 +201,9 @@ def split_losses(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[s
 def strip_prefix(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """(the tensors without the wrappers' prefixes that every key has, what was taken off: "module.model.")."""
     prefix = ""
-    while found := next((p for p in PREFIXES if state and all(k.startswith(prefix + p) for k in state)), ""):
+    while found := next(
+        (p for p in PREFIXES if state and all(k.startswith(prefix + p) for k in state)), ""
+    ):
         prefix += found
     return {key.removeprefix(prefix): value for key, value in state.items()}, prefix
 
@@ -180,7 +218,9 @@ def class_keys(settings: ModelTable, classes: int, channels: int) -> set[str]:
     return {key for key in fewer if fewer[key].shape != more[key].shape}
 
 
-def _copy_rows(value: Tensor, found: Tensor, known: list[str], classes: tuple[ClassInfo, ...], table: KeyTable) -> None:
+def _copy_rows(
+    value: Tensor, found: Tensor, known: list[str], classes: tuple[ClassInfo, ...], table: KeyTable
+) -> None:
     """Rows of classes with the same name; without names (a bare checkpoint) all rows where the number is equal."""
     names = [c.name for c in classes]
     if not known and len(found) == len(value):
@@ -193,7 +233,9 @@ def _copy_rows(value: Tensor, found: Tensor, known: list[str], classes: tuple[Cl
 
 
 def _refuse_foreign(own: Mapping[str, Tensor], table: KeyTable, init: str) -> None:
-    backbone = [k for k in own if k.startswith("backbone.") and not k.endswith("num_batches_tracked")]
+    backbone = [
+        k for k in own if k.startswith("backbone.") and not k.endswith("num_batches_tracked")
+    ]
     matched = len(set(backbone) & set(table.loaded))
     if matched < LEAST_BACKBONE * len(backbone):
         raise WeightsError(

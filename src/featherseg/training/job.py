@@ -42,7 +42,16 @@ from featherseg.layers.normalise import FULL_RANGE
 from featherseg.recipe.tables import Recipe
 from featherseg.reports.card import write_card
 from featherseg.reports.charts import curve_svg
-from featherseg.runs.run import CHECKPOINT, CURVE, DATA, METRICS, RESOLVED, Run, open_run, write_info
+from featherseg.runs.run import (
+    CHECKPOINT,
+    CURVE,
+    DATA,
+    METRICS,
+    RESOLVED,
+    Run,
+    open_run,
+    write_info,
+)
 from featherseg.training.batches import open_batches, open_class_uniform, open_rare_classes
 from featherseg.training.checkpointing import checkpoint_blocks
 from featherseg.training.length import count_steps
@@ -71,7 +80,10 @@ PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "
 RANK_WAIT_SECONDS = 600
 LENGTH = {"steps", "decay_steps"}
 """Keys of [train] that a run with a stable schedule may have larger when it goes on."""
-ADVERTS = [f"lightning.pytorch.{part}" for part in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")]
+ADVERTS = [
+    f"lightning.pytorch.{part}"
+    for part in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")
+]
 """Loggers of Lightning that advertise, and say a line a checkpoint."""
 
 
@@ -125,7 +137,11 @@ def overfitting(metrics: dict[int, dict[str, Any]], keep: str) -> str | None:
 
     metrics: records by step, as metrics.jsonl has them; keep: which weights were kept, "best" or "last".
     """
-    scores = {step: judged(record) for step, record in metrics.items() if record.get("val_miou") is not None}
+    scores = {
+        step: judged(record)
+        for step, record in metrics.items()
+        if record.get("val_miou") is not None
+    }
     if not scores:
         return None
     best, last = max(scores, key=lambda step: scores[step]), max(scores)
@@ -133,7 +149,11 @@ def overfitting(metrics: dict[int, dict[str, Any]], keep: str) -> str | None:
         return None
     name = "PQ" if metrics[best].get("val_pq") is not None else "mIoU"
     text = f"validation {name} was {percent(scores[best])} % at step {best} and {percent(scores[last])} % at the end: "
-    kept = "the weights of the best were kept" if keep == "best" else "the last weights were kept (train.keep=best)"
+    kept = (
+        "the weights of the best were kept"
+        if keep == "best"
+        else "the last weights were kept (train.keep=best)"
+    )
     return (
         f"{text}the model may be learning its training images by heart, or the validation images "
         f"be too few to tell. More images or fewer steps may help; {kept}"
@@ -142,7 +162,14 @@ def overfitting(metrics: dict[int, dict[str, Any]], keep: str) -> str | None:
 
 def this_rank() -> int:
     """This process's number in a distributed run (torchrun, SLURM, or Lightning's own children), 0 alone."""
-    return next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
+    return next(
+        (
+            int(os.environ[name])
+            for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+            if name in os.environ
+        ),
+        0,
+    )
 
 
 @contextmanager
@@ -152,18 +179,26 @@ def _locked(out: Path, resume: bool) -> Iterator[None]:
     new = not out.exists()
     check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
-    refuse_links(out, METRICS, TENSORBOARD, *([WANDB] if (out / WANDB).is_symlink() else []))  # which holds its own
-    with locked(out / LOCK, RunError(f"another process is training in {out}. Wait for it or stop it first.")):
+    refuse_links(
+        out, METRICS, TENSORBOARD, *([WANDB] if (out / WANDB).is_symlink() else [])
+    )  # which holds its own
+    with locked(
+        out / LOCK, RunError(f"another process is training in {out}. Wait for it or stop it first.")
+    ):
         try:
             yield
         finally:
-            if new and not (out / RESOLVED).is_file():  # refused before it began: leave nothing behind
+            if (
+                new and not (out / RESOLVED).is_file()
+            ):  # refused before it began: leave nothing behind
                 shutil.rmtree(out, ignore_errors=True)  # Windows keeps the lock until it is let go
 
 
 def _remove_unbegun(out: Path) -> None:
     """Of a run that failed before its first step was taken nothing stays: it would be in the mended command's way."""
-    if (out / CHECKPOINT).is_file() or any(isinstance(r.get("step"), int) for r in read_lines(out / METRICS)):
+    if (out / CHECKPOINT).is_file() or any(
+        isinstance(r.get("step"), int) for r in read_lines(out / METRICS)
+    ):
         return
     for name in (RESOLVED, *BEGINNINGS):  # first that which makes it a run
         remove_tree(out / name)
@@ -193,7 +228,11 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
 
     # Nothing is left to do where its last checkpoint says so, unless it was given more steps since
     checkpoint, length = _read_checkpoint(out / CHECKPOINT), recipe.train.model_dump(include=LENGTH)
-    longer = recipe.train.schedule == "stable" and recipe.train.patience is None and isinstance(recipe.train.steps, int)
+    longer = (
+        recipe.train.schedule == "stable"
+        and recipe.train.patience is None
+        and isinstance(recipe.train.steps, int)
+    )
     finished = checkpoint and checkpoint["callbacks"]["Recorder"]["finished"]
     if checkpoint and finished and not (longer and checkpoint["global_step"] < length["steps"]):
         if recipe.train.device != run.recipe.train.device:
@@ -202,7 +241,9 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
         if resume and (moved or (out / DATA).is_file()):
             with suppress(*(() if moved else (DataNotFound,))):  # it needs them no longer
                 check_same_data(run, recipe, open_data(recipe, request.objects), reporter.message)
-        reporter.message(f"{out} is finished: {checkpoint['global_step']} steps, nothing left to do")
+        reporter.message(
+            f"{out} is finished: {checkpoint['global_step']} steps, nothing left to do"
+        )
         return _as_it_is_here(run, recipe)
 
     # Data and model: with a checkpoint Lightning brings the weights, else the model is as it was begun
@@ -212,7 +253,9 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
         model = run.untrained_model()
     else:
         init = run.info.loaded.get("init")
-        model, _ = new_model(recipe, run.classes, run.info.channels, init, lambda text: None, request.objects.model)
+        model, _ = new_model(
+            recipe, run.classes, run.info.channels, init, lambda text: None, request.objects.model
+        )
         model.image_range = run.info.image_range or FULL_RANGE
     training = Training(run, recipe, train_data, val_data, model, request.objects)
 
@@ -221,16 +264,24 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
         check_same_data(run, recipe, (train_data, val_data), reporter.message)
         resolve_precision(recipe, reporter.message)  # it may be another machine
         _note_resume(training, checkpoint, reporter)
-        estimate = estimate_memory(model, recipe, largest_size(val_data), own_loss=request.objects.loss is not None)
+        estimate = estimate_memory(
+            model, recipe, largest_size(val_data), own_loss=request.objects.loss is not None
+        )
         estimated = check_memory(estimate, recipe, reporter.message)
         training = replace(training, estimated_gb=estimated)
         if length != run.recipe.train.model_dump(include=LENGTH):
-            kept = run.recipe.model_copy(update={"train": run.recipe.train.model_copy(update=length)})
-            training = replace(training, run=replace(run, info=run.info.model_copy(update={"recipe": kept})))
+            kept = run.recipe.model_copy(
+                update={"train": run.recipe.train.model_copy(update=length)}
+            )
+            training = replace(
+                training, run=replace(run, info=run.info.model_copy(update={"recipe": kept}))
+            )
             write_info(out, training.run.info)
             reporter.message(f"it goes on to step {recipe.train.steps}")
     own_data = request.objects.data is not None
-    teaching = open_teaching(recipe, run.info.teachers, train_data, model, out, reporter.message, own_data=own_data)
+    teaching = open_teaching(
+        recipe, run.info.teachers, train_data, model, out, reporter.message, own_data=own_data
+    )
     training = replace(training, teaching=teaching)
     run = _run(training, reporter, request, resume_from=out / CHECKPOINT if checkpoint else None)
     return _as_it_is_here(run, recipe)
@@ -248,11 +299,24 @@ def _note_resume(training: Training, checkpoint: dict[str, Any] | None, reporter
     """Write down and say from which step it goes on, and where the machine is another than it was begun on."""
     step = checkpoint["global_step"] if checkpoint else 0
     append_line(training.run.path / METRICS, {"resumed_from": step})
-    reporter.message(f"resuming from step {step}" if checkpoint else "no checkpoint yet: starting from step 0")
-    info, device, threads = training.run.info, pick_device(training.recipe.train.device).type, torch.get_num_threads()
+    reporter.message(
+        f"resuming from step {step}" if checkpoint else "no checkpoint yet: starting from step 0"
+    )
+    info, device, threads = (
+        training.run.info,
+        pick_device(training.recipe.train.device).type,
+        torch.get_num_threads(),
+    )
     if info.device not in (None, device):
-        reporter.message(Doubt(f"begun on {info.device}, resumed on {device}: the result may differ in the last bits"))
-    begun_with, now = (recipe.train.devices * recipe.train.nodes for recipe in (training.run.recipe, training.recipe))
+        reporter.message(
+            Doubt(
+                f"begun on {info.device}, resumed on {device}: the result may differ in the last bits"
+            )
+        )
+    begun_with, now = (
+        recipe.train.devices * recipe.train.nodes
+        for recipe in (training.run.recipe, training.recipe)
+    )
     if begun_with != now:
         reporter.message(
             f"begun with {begun_with} of devices x nodes, resumed with {now}: a step has the same images; its loss may "
@@ -265,12 +329,16 @@ def _note_resume(training: Training, checkpoint: dict[str, Any] | None, reporter
         reporter.message(Doubt(f"{threads_then}: the result may differ in the last bits ({hint})"))
 
 
-def _run(training: Training, reporter: Reporter, request: Request, *, resume_from: Path | None) -> Run:
+def _run(
+    training: Training, reporter: Reporter, request: Request, *, resume_from: Path | None
+) -> Run:
     """Make module, loss and loader of what was opened, and let Lightning take every step."""
     run, recipe, model = training.run, training.recipe, training.model
     if not this_rank():
         if pick_device(recipe.train.device).type == "cpu" and native() is None:
-            reporter.message("without the compiled loops a step takes longer: featherseg doctor says what is missing")
+            reporter.message(
+                "without the compiled loops a step takes longer: featherseg doctor says what is missing"
+            )
         note_loss(run.path, training.train, reporter.message)
         (run.path / CURVE).unlink(missing_ok=True)  # of a finished run that was given more steps
     keep_supervised_heads(model, recipe)
@@ -290,9 +358,19 @@ def _run(training: Training, reporter: Reporter, request: Request, *, resume_fro
     )
     loss = build_loss(run.info.class_weights, recipe, model, training.objects.loss)
     module = SegmentationModule(model, loss, recipe.train, steps=steps, make_loader=batches)
-    recorder = Recorder(run, training.val, recipe.train, steps=steps, every=every, ends=request.ends, reporter=reporter)
+    recorder = Recorder(
+        run,
+        training.val,
+        recipe.train,
+        steps=steps,
+        every=every,
+        ends=request.ends,
+        reporter=reporter,
+    )
     before = peak_held(recipe)
-    trackers = [Tracker(name, run, steps, reporter.message, request.group) for name in recipe.train.loggers]
+    trackers = [
+        Tracker(name, run, steps, reporter.message, request.group) for name in recipe.train.loggers
+    ]
     done = False
     try:
         for tracker in trackers:
@@ -320,7 +398,9 @@ def _run_trainer(
 ) -> None:
     settings = recipe.train
     device, processes = pick_device(settings.device), settings.devices * settings.nodes
-    ddp = processes > 1 or "TORCHELASTIC_RUN_ID" in os.environ  # torchrun with one process is DDP as well
+    ddp = (
+        processes > 1 or "TORCHELASTIC_RUN_ID" in os.environ
+    )  # torchrun with one process is DDP as well
     with warnings.catch_warnings(), quiet(ADVERTS):
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -328,16 +408,20 @@ def _run_trainer(
             max_steps=module.steps,
             max_epochs=-1,
             accumulate_grad_batches=settings.accumulate,
-            gradient_clip_val=settings.clip_norm or None,  # of the step's whole gradient, fp16's scale taken off
+            gradient_clip_val=settings.clip_norm
+            or None,  # of the step's whole gradient, fp16's scale taken off
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
             devices=[device.index] if device.index is not None else settings.devices,
             num_nodes=settings.nodes,
-            strategy=DDPStrategy(timeout=timedelta(seconds=settings.rank_seconds)) if ddp else "auto",
+            strategy=DDPStrategy(timeout=timedelta(seconds=settings.rank_seconds))
+            if ddp
+            else "auto",
             sync_batchnorm=settings.sync_bn and device.type == "cuda" and processes > 1,
             precision=PRECISIONS[settings.precision],
             callbacks=[recorder],
             plugins=[AtomicCheckpoints(), *_slurm()],
-            default_root_dir=out / RESOLVED,  # a file: of a folder, SLURM's checkpoints in it would be loaded
+            default_root_dir=out
+            / RESOLVED,  # a file: of a folder, SLURM's checkpoints in it would be loaded
             logger=trackers or False,
             use_distributed_sampler=False,
             limit_val_batches=0,
@@ -351,15 +435,23 @@ def _run_trainer(
             ended = True
         except SystemExit:  # Lightning's answer to Ctrl-C, and the recorder's to a signal
             kept = f"step {recorder.saved_step}" if (out / CHECKPOINT).is_file() else "the start"
-            again = "" if recorder.saved_step == trainer.global_step else f"; it goes on from {kept}"
+            again = (
+                "" if recorder.saved_step == trainer.global_step else f"; it goes on from {kept}"
+            )
             if not this_rank():
                 goes_on = f"Continue with: featherseg train --resume --out {out}"
-                recorder.reporter.message(f"stopped at step {trainer.global_step}{again}. {goes_on}")
+                recorder.reporter.message(
+                    f"stopped at step {trainer.global_step}{again}. {goes_on}"
+                )
             raise KeyboardInterrupt from None
-        except DataError as error:  # of a loader worker: torch puts the worker's traceback before the sentence
+        except (
+            DataError
+        ) as error:  # of a loader worker: torch puts the worker's traceback before the sentence
             raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
         except (RuntimeError, torch.distributed.DistError) as error:
-            if processes == 1 or not re.search("gloo|nccl|timed? ?out|connection", str(error), re.IGNORECASE):
+            if processes == 1 or not re.search(
+                "gloo|nccl|timed? ?out|connection", str(error), re.IGNORECASE
+            ):
                 raise
             raise TrainingError(
                 f"another of the {processes} processes of this training has ended, or did not answer for "
@@ -367,7 +459,9 @@ def _run_trainer(
                 f"featherseg train --resume --out {out}"
             ) from error
         finally:
-            launcher = trainer.strategy.launcher  # of processes on this machine that nobody else has started
+            launcher = (
+                trainer.strategy.launcher
+            )  # of processes on this machine that nobody else has started
             if not ended and launcher is not None and hasattr(launcher, "kill"):
                 launcher.kill(getattr(signal, "SIGKILL", signal.SIGTERM))
 
@@ -389,5 +483,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
             f"run from step 0; {path.parent}/weights.safetensors stays as it is."
         ) from error
     if missing:
-        raise RunError(f"{path} is not a featherseg checkpoint: it has no {', '.join(sorted(missing))}.")
+        raise RunError(
+            f"{path} is not a featherseg checkpoint: it has no {', '.join(sorted(missing))}."
+        )
     return checkpoint

@@ -126,7 +126,10 @@ def resolve_length(
     """
     settings, (train, val) = recipe.train, data
     assert isinstance(settings.batch_size, int)
-    batch_size, images = settings.batch_size, settings.batch_size * settings.accumulate  # images of a step
+    batch_size, images = (
+        settings.batch_size,
+        settings.batch_size * settings.accumulate,
+    )  # images of a step
     if settings.minutes and settings.steps is None:
         left = 60 * settings.minutes * (1 - SPARE) - ENDING
         trial = min(MEASURED * left, max(MOST_MEASURED, LONG * left))
@@ -135,7 +138,9 @@ def resolve_length(
         validating = opening + len(val) * each
         validations = min(settings.validations, max(1, int(VALIDATING * left / validating)))
         again = SCORED_AGAIN if class_weights and recipe.loss.undo_class_weights == "auto" else 0
-        left -= time.monotonic() - began + (validations + 1 + again) * validating  # once more for the report
+        left -= (
+            time.monotonic() - began + (validations + 1 + again) * validating
+        )  # once more for the report
         if (steps := int(left / pace)) < 1:
             raise TooFewMinutes(settings.minutes, settings.minutes - left / 60, pace / 60)
         found = {"steps": steps, "validations": validations, "validate_every": None}
@@ -144,15 +149,31 @@ def resolve_length(
         settings = settings.model_copy(update={"steps": usual_steps(len(train), images)})
         recipe = recipe.model_copy(update={"train": settings})
     taken: float | None = None
-    with suppress(RuntimeError, ValueError):  # a model of one's own may be made for one size, and fails as it likes
+    with suppress(
+        RuntimeError, ValueError
+    ):  # a model of one's own may be made for one size, and fails as it likes
         assert recipe.augment.crop is not None
-        few = max(min(2, batch_size), min(batch_size, TRIAL_PIXELS // math.prod(recipe.augment.crop)))
-        teaching = (drawing or {}).get("teaching")
-        batch = blank_batch(model, few, recipe.augment.crop, torch.device("cpu"), teaching.grid if teaching else None)
-        on_device = (
-            images / settings.devices / settings.nodes if pick_device(settings.device).type == "cuda" else images
+        few = max(
+            min(2, batch_size), min(batch_size, TRIAL_PIXELS // math.prod(recipe.augment.crop))
         )
-        taken = time_batch(model, recipe, repeat(batch), class_weights, objects, TRIAL_SECONDS) * on_device / few
+        teaching = (drawing or {}).get("teaching")
+        batch = blank_batch(
+            model,
+            few,
+            recipe.augment.crop,
+            torch.device("cpu"),
+            teaching.grid if teaching else None,
+        )
+        on_device = (
+            images / settings.devices / settings.nodes
+            if pick_device(settings.device).type == "cuda"
+            else images
+        )
+        taken = (
+            time_batch(model, recipe, repeat(batch), class_weights, objects, TRIAL_SECONDS)
+            * on_device
+            / few
+        )
         if loader_workers(recipe) == 0:  # reading waits for the step, and the step for it
             taken += time_reading(recipe, model, train, objects, drawing) * settings.accumulate
         taken *= sum(share * part**2 for _, share, part in _sizes(recipe))
@@ -167,7 +188,9 @@ def time_reading(
     drawing: Mapping[str, Any] | None = None,
 ) -> float:
     """Seconds that a batch is read and augmented in by this process, the second of two."""
-    batches = open_batches(recipe, train, total=2, panoptic=model.panoptic, augment=objects.augment, **drawing or {})
+    batches = open_batches(
+        recipe, train, total=2, panoptic=model.panoptic, augment=objects.augment, **drawing or {}
+    )
     stream = iter(batches(0, 0, 1))
     next(stream)
     began = time.monotonic()
@@ -191,7 +214,12 @@ def time_step(
     """
     total, ranks, pace = 2**40, recipe.train.devices * recipe.train.nodes, 0.0
     batches = open_batches(
-        recipe, train, total=total, panoptic=model.panoptic, augment=objects.augment, **drawing or {}
+        recipe,
+        train,
+        total=total,
+        panoptic=model.panoptic,
+        augment=objects.augment,
+        **drawing or {},
     )
     for start, share, _ in (sizes := _sizes(recipe)):
         stream = batches(math.ceil(start * total), 0, ranks)
@@ -207,10 +235,14 @@ def _sizes(recipe: Recipe) -> list[tuple[float, float, float]]:
     """From which share of the steps on, and for which share of them, crops have which part of their size."""
     growth = GROWTH if recipe.augment.progressive else ((1.0, 1.0),)
     starts = [0.0, *(until for until, _ in growth)]
-    return [(start, until - start, part) for start, (until, part) in zip(starts, growth, strict=False)]
+    return [
+        (start, until - start, part) for start, (until, part) in zip(starts, growth, strict=False)
+    ]
 
 
-def say_length(recipe: Recipe, images: int, scored: int, pace: float | None, taught: float = 0.0) -> str:
+def say_length(
+    recipe: Recipe, images: int, scored: int, pace: float | None, taught: float = 0.0
+) -> str:
     """`2,300 steps of 8 images, crops of 360x480: each image 50 times, about 24 min and 10 validations of 101 images`.
 
     images, scored: how many are trained on and validated on; taught: share of the samples that are drawn from images
@@ -221,9 +253,8 @@ def say_length(recipe: Recipe, images: int, scored: int, pace: float | None, tau
     steps, every = count_steps(recipe, images)
     a_step = recipe.train.batch_size * recipe.train.accumulate
     growing = ", at first at half their size" if recipe.augment.progressive else ""
-    text = (
-        f"{counted(steps, 'step')} of {counted(a_step, 'image')}, crops of {size_text(recipe.augment.crop)}{growing}: "
-    )
+    crop = size_text(recipe.augment.crop)
+    text = f"{counted(steps, 'step')} of {counted(a_step, 'image')}, crops of {crop}{growing}: "
     text += f"each of {counted(images, 'image')} {steps * a_step * (1 - taught) / images:.3g} times"
     text += f" ({taught:.0%} of what is seen has no mask)" if taught else ""
     if pace is None:
@@ -261,7 +292,11 @@ def time_batch(
         optimizer = build_optimizer(model, loss, settings)
         if settings.checkpoint_activations:
             checkpoint_blocks(model)
-        average = [p.detach().clone() for p in model.parameters()] if settings.ema or settings.ema_share else []
+        average = (
+            [p.detach().clone() for p in model.parameters()]
+            if settings.ema or settings.ema_share
+            else []
+        )
         ends: list[float] = []
         for batch in batches:
             on_device = move_data_to_device(batch, device)
@@ -270,7 +305,10 @@ def time_batch(
             optimizer.zero_grad()
             total.backward()
             if settings.clip_norm:
-                clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], settings.clip_norm)
+                clip_grad_norm_(
+                    [p for group in optimizer.param_groups for p in group["params"]],
+                    settings.clip_norm,
+                )
             optimizer.step()
             with torch.no_grad():
                 for mean, parameter in zip(average, model.parameters(), strict=False):
@@ -283,7 +321,9 @@ def time_batch(
     return (later[-1] - later[0]) / (len(later) - 1)
 
 
-def time_validation(model: SegmentationModel, recipe: Recipe, val: SegmentationData) -> tuple[float, float]:
+def time_validation(
+    model: SegmentationModel, recipe: Recipe, val: SegmentationData
+) -> tuple[float, float]:
     """(seconds to open the model, seconds an image) of scoring `val`, with all scores."""
     began = time.monotonic()
     runtime = TorchRuntime(
@@ -308,7 +348,9 @@ class _Few:
         self._data, self._number = data, number
 
     def __getattr__(self, name: str) -> Any:
-        if name == "panoptic":  # goes by places in all of the data; what the samples hold takes as long
+        if (
+            name == "panoptic"
+        ):  # goes by places in all of the data; what the samples hold takes as long
             raise AttributeError(name)
         return getattr(self._data, name)
 

@@ -23,7 +23,10 @@ from featherseg.training.objects import LossOfLogits, OwnLoss
 
 
 def build_loss(
-    class_weights: Sequence[float] | None, recipe: Recipe, model: SegmentationModel, own: OwnLoss | None = None
+    class_weights: Sequence[float] | None,
+    recipe: Recipe,
+    model: SegmentationModel,
+    own: OwnLoss | None = None,
 ) -> nn.Module:
     """The loss of the recipe, or one's own; the embedding head of the contrast starts the same for the same seed.
 
@@ -37,11 +40,15 @@ def build_loss(
             raise unknown("loss", settings.name, LOSSES)
         for key, value in LossTable():
             if key not in OF_ANY_LOSS and getattr(settings, key) != value:
-                raise ConfigError(f"loss.{key} is not part of the loss {settings.name!r}: leave it out.")
+                raise ConfigError(
+                    f"loss.{key} is not part of the loss {settings.name!r}: leave it out."
+                )
         try:
             return LOSSES[settings.name](model, class_weights, **settings.options)
         except TypeError as error:
-            raise ConfigError(f"loss.options do not fit the loss {settings.name!r}: {error}.") from error
+            raise ConfigError(
+                f"loss.options do not fit the loss {settings.name!r}: {error}."
+            ) from error
     if model.panoptic:
         return PanopticLoss(settings.hardest, class_weights, settings.center_sigma)
     cross_entropy = CrossEntropy(
@@ -91,9 +98,14 @@ def _contrast(settings: LossTable, model: SegmentationModel, seed: int) -> Pixel
 def keep_supervised_heads(model: SegmentationModel, recipe: Recipe) -> None:
     """Let only those auxiliary heads learn that have a loss. Raises ConfigError for a weight without a head."""
     weights = {"loss.auxiliary": recipe.loss.auxiliary, "loss.boundary": recipe.loss.boundary}
-    keys = {name: "loss.boundary" if name == model.boundary_head else "loss.auxiliary" for name in model.aux_heads}
+    keys = {
+        name: "loss.boundary" if name == model.boundary_head else "loss.auxiliary"
+        for name in model.aux_heads
+    }
     for key, weight in weights.items():
         if weight and key not in keys.values():
-            raise ConfigError(f"{key} = {weight}: {recipe.model.name} has no head for it. Set {key}=0.")
+            raise ConfigError(
+                f"{key} = {weight}: {recipe.model.name} has no head for it. Set {key}=0."
+            )
     for name, head in model.aux_heads.items():
         head.requires_grad_(weights[keys[name]] > 0)

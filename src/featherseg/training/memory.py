@@ -80,14 +80,24 @@ def estimate_memory(
     settings, crop, device = recipe.train, recipe.augment.crop, pick_device(recipe.train.device)
     assert crop is not None
     weights = float(sum(p.numel() * p.element_size() for p in model.parameters()))
-    learning = float(sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
+    learning = float(
+        sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    )
     sharing = 1 if device.type == "cuda" else settings.devices
     copies = (settings.momentum > 0 if settings.optimizer == "sgd" else 2) * learning
-    lasting = copies + weights * ((max(settings.ema, settings.ema_share) > 0) + (device.type == "cuda"))
-    lasting += learning * (settings.devices * settings.nodes > 1)  # what the devices exchange gradients by
-    if device.type != "cuda":  # a checkpoint is written in memory first; about half of it finds a place that is free
+    lasting = copies + weights * (
+        (max(settings.ema, settings.ema_share) > 0) + (device.type == "cuda")
+    )
+    lasting += learning * (
+        settings.devices * settings.nodes > 1
+    )  # what the devices exchange gradients by
+    if (
+        device.type != "cuda"
+    ):  # a checkpoint is written in memory first; about half of it finds a place that is free
         lasting += PROCESS + (weights + lasting) / 2
-    if 2 * weights + lasting + 2 * learning > available_memory(device) / sharing:  # with the trial's copy
+    if (
+        2 * weights + lasting + 2 * learning > available_memory(device) / sharing
+    ):  # with the trial's copy
         raise ConfigError(f"{recipe.model.name} alone takes more memory than is free on {device}.")
 
     # Two steps: with images of two sizes, or where they are small anyway, with two numbers of them
@@ -99,7 +109,10 @@ def estimate_memory(
         raise
     except Exception:  # a model of one's own may be made for one size, and fails as it likes
         return None
-    events, (fewer, more) = np.array(counts[1].events), (np.array(live.sizes, float) for live in counts)
+    events, (fewer, more) = (
+        np.array(counts[1].events),
+        (np.array(live.sizes, float) for live in counts),
+    )
     if len(fewer) != len(more):  # other operations: their peaks alone can be compared
         events, fewer, more = np.ones(1, int), *(np.array([float(live.peak)]) for live in counts)
     few, many = (images * math.prod(size) for images, size in trials)
@@ -127,7 +140,11 @@ def estimate_memory(
         resident=0.0 if device.type == "cuda" else float(psutil.Process().memory_info().rss),
         lasting=lasting,
         between=between,
-        held=HELD_CUDA if device.type == "cuda" else HELD_CHECKPOINTED if settings.checkpoint_activations else HELD,
+        held=HELD_CUDA
+        if device.type == "cuda"
+        else HELD_CHECKPOINTED
+        if settings.checkpoint_activations
+        else HELD,
         fixed=(fixed[order] * signs).cumsum(),
         linear=(linear[order] * signs).cumsum(),
         quadratic=(quadratic[order] * signs).cumsum(),
@@ -135,7 +152,12 @@ def estimate_memory(
 
 
 def _count_steps(
-    model: SegmentationModel, recipe: Recipe, sizes: list[tuple[int, Size]], device: torch.device, *, own_loss: bool
+    model: SegmentationModel,
+    recipe: Recipe,
+    sizes: list[tuple[int, Size]],
+    device: torch.device,
+    *,
+    own_loss: bool,
 ) -> list[LiveBytes]:
     """What lives in a training step on images of each of the sizes (number, (height, width))."""
     model = copy.deepcopy(model).train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -164,7 +186,11 @@ def _count_steps(
 
 
 def blank_batch(
-    model: SegmentationModel, images: int, size: Size, device: torch.device, taught: Grid | None = None
+    model: SegmentationModel,
+    images: int,
+    size: Size,
+    device: torch.device,
+    taught: Grid | None = None,
 ) -> Any:
     """A batch for trials, black, in which two classes lie beside each other; with targets for a panoptic model.
 
@@ -172,13 +198,22 @@ def blank_batch(
     """
     labels = torch.zeros(images, *size, dtype=torch.uint8, device=device)
     labels[:, :, size[1] // 2 :] = model.classes - 1
-    batch: Any = [torch.zeros(images, len(model.mean), *size, dtype=torch.uint8, device=device), labels]
+    batch: Any = [
+        torch.zeros(images, len(model.mean), *size, dtype=torch.uint8, device=device),
+        labels,
+    ]
     if model.panoptic:
         maps = [(2, *size) if name == "offset" else size for name in PanopticTargets._fields]
-        batch.append(PanopticTargets(*(torch.ones(images, *shape, device=device) for shape in maps)))
+        batch.append(
+            PanopticTargets(*(torch.ones(images, *shape, device=device) for shape in maps))
+        )
     if taught:
-        logits = torch.zeros(images, model.classes, *taught.size, dtype=torch.float16, device=device)
-        batch.append(Taught(logits, torch.ones(images, *taught.size, dtype=torch.bool, device=device)))
+        logits = torch.zeros(
+            images, model.classes, *taught.size, dtype=torch.float16, device=device
+        )
+        batch.append(
+            Taught(logits, torch.ones(images, *taught.size, dtype=torch.bool, device=device))
+        )
     return batch
 
 
@@ -190,14 +225,20 @@ def logits_grid(model: SegmentationModel, size: Size) -> Grid:
     return Grid((height, width), out.padded_size, out.align_corners)
 
 
-def check_memory(estimate: Estimate | None, recipe: Recipe, say: Callable[[str], None]) -> float | None:
+def check_memory(
+    estimate: Estimate | None, recipe: Recipe, say: Callable[[str], None]
+) -> float | None:
     """Say what the training will take of the memory, and what of it is free; -> what the process will hold, in GB.
 
     Crop and batch size are numbers in the recipe. Raises ConfigError where it cannot fit, with what does.
     """
     settings, crop = recipe.train, recipe.augment.crop
     if estimate is None:
-        say(Doubt("what a step takes of the memory is not known: the model takes no small images to try with"))
+        say(
+            Doubt(
+                "what a step takes of the memory is not known: the model takes no small images to try with"
+            )
+        )
         return None
     assert isinstance(settings.batch_size, int)
     assert crop is not None
@@ -207,7 +248,9 @@ def check_memory(estimate: Estimate | None, recipe: Recipe, say: Callable[[str],
     takes = f"a step of {counted(own, 'image')} of {size_text(crop)} takes"
     there = f"{free / 1e9:.1f} GB are free on {pick_device(settings.device)}"
     if added > DOUBT * free:
-        parts = [n for n in range(own, 0, -1) if own % n == 0 and DOUBT * estimate.added(n, crop) <= free]
+        parts = [
+            n for n in range(own, 0, -1) if own % n == 0 and DOUBT * estimate.added(n, crop) <= free
+        ]
         if parts:
             remedy = f"--set train.batch_size={parts[0] * ranks} --set train.accumulate="
             remedy += str(own // parts[0] * settings.accumulate)
@@ -215,12 +258,22 @@ def check_memory(estimate: Estimate | None, recipe: Recipe, say: Callable[[str],
             shares = (share / 20 for share in range(19, 0, -1))
             lengths = ([max(32, int(side * share) // 32 * 32) for side in crop] for share in shares)
             smaller = [(height, width) for height, width in lengths]
-            fits = next((size for size in smaller if DOUBT * estimate.added(1, size) <= free), smaller[-1])
+            fits = next(
+                (size for size in smaller if DOUBT * estimate.added(1, size) <= free), smaller[-1]
+            )
             remedy = f"--set train.batch_size={ranks} --set augment.crop={list(fits)}"
-        hint = "" if settings.checkpoint_activations else "--set train.checkpoint_activations=true takes less. "
+        hint = (
+            ""
+            if settings.checkpoint_activations
+            else "--set train.checkpoint_activations=true takes less. "
+        )
         found = f"{takes} about {added / 1e9:.1f} GB of memory, and {there}."
         raise ConfigError(found, f"{hint}What fits: {remedy}.")
-    doubt = ": it may not fit. A smaller train.batch_size or augment.crop needs less" if DOUBT * added > free else ""
+    doubt = (
+        ": it may not fit. A smaller train.batch_size or augment.crop needs less"
+        if DOUBT * added > free
+        else ""
+    )
     peak = round((estimate.resident + added) / 1e9, 2)
     text = f"{takes} about {added / 1e9:.1f} GB of memory, {there}{doubt}; this process will hold about {peak} GB"
     say(Doubt(text) if doubt else text)
@@ -239,8 +292,14 @@ def available_memory(device: torch.device) -> float:
         return float(torch.cuda.mem_get_info(device)[0])
     free = float(psutil.virtual_memory().available)
     try:  # cgroup v2, where it has a limit; files that are cached count as used there, and make room when asked
-        limit, used = (int((CGROUP / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current"))
-        counts = dict(line.split() for line in (CGROUP / "memory.stat").read_text(encoding="ascii").splitlines())
+        limit, used = (
+            int((CGROUP / f"memory.{name}").read_text(encoding="ascii"))
+            for name in ("max", "current")
+        )
+        counts = dict(
+            line.split()
+            for line in (CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+        )
         return min(free, float(limit - used + int(counts["inactive_file"])))
     except (OSError, ValueError, KeyError):
         return free

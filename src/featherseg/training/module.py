@@ -23,7 +23,9 @@ SEED_STRIDE = 1_000_003  # a prime, so that seeds and micro-batches do not meet
 def compute_loss(model: Any, loss: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """A batch as the loader gives it -> what training minimises, scalar, and its parts where it has several."""
     images, labels, *targets = batch
-    inputs = normalise(images, model.mean, model.std, model.image_range).contiguous(memory_format=torch.channels_last)
+    inputs = normalise(images, model.mean, model.std, model.image_range).contiguous(
+        memory_format=torch.channels_last
+    )
     supervised = isinstance(loss, Hybrid) and loss.auxiliary is not None
     found = loss(model(inputs, aux=supervised), labels.long(), *targets)
     in_parts = isinstance(found, PanopticLosses | TaughtLosses)
@@ -51,14 +53,18 @@ class SegmentationModule(pl.LightningModule):
         self.loss, self.settings, self.steps, self.make_loader = loss, settings, steps, make_loader
         self.micro_batch = 0
         self.average: dict[str, Tensor] = {}
-        self.losses: list[dict[str, float]] = []  # since the last optimiser step, each with its parts
+        self.losses: list[
+            dict[str, float]
+        ] = []  # since the last optimiser step, each with its parts
         self.lr = 0.0
 
     def on_fit_start(self) -> None:
         """Start the weight average, or take a checkpoint's: only now does the model lie on its device."""
         if self.settings.ema or self.settings.ema_share:
             start = self.average or self.model.state_dict()
-            self.average = {key: value.detach().to(self.device, copy=True) for key, value in start.items()}
+            self.average = {
+                key: value.detach().to(self.device, copy=True) for key, value in start.items()
+            }
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The rest of the run; Lightning asks for it after the checkpoint is loaded."""
@@ -72,17 +78,25 @@ class SegmentationModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8, what Batch has beside them -> scalar loss."""
-        torch.manual_seed(self.settings.seed * SEED_STRIDE + self.micro_batch * 64 + self.global_rank)
+        torch.manual_seed(
+            self.settings.seed * SEED_STRIDE + self.micro_batch * 64 + self.global_rank
+        )
         self.micro_batch += 1
         total, parts = compute_loss(self.model, self.loss, batch)
         values = {key: value.detach() for key, value in {"loss": total, **parts}.items()}
         if self.trainer.world_size > 1:  # the loss of all, so that all find it finite or none
-            means = self.trainer.strategy.reduce(torch.stack(list(values.values())), reduce_op="mean")
+            means = self.trainer.strategy.reduce(
+                torch.stack(list(values.values())), reduce_op="mean"
+            )
             values = dict(zip(values, means, strict=True))
         self.losses.append({key: float(value) for key, value in values.items()})
-        if not math.isfinite(self.losses[-1]["loss"]):  # the number is here already: no further wait for the device
+        if not math.isfinite(
+            self.losses[-1]["loss"]
+        ):  # the number is here already: no further wait for the device
             self.lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
-            raise self._diverged(f"the loss is {self.losses[-1]['loss']}", self.trainer.global_step + 1)
+            raise self._diverged(
+                f"the loss is {self.losses[-1]['loss']}", self.trainer.global_step + 1
+            )
         return total
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -105,15 +119,27 @@ class SegmentationModule(pl.LightningModule):
 
         Raises TrainingError naming the first tensor that is not, and `step`.
         """
-        tensors = {**self.model.state_dict(), **{f"EMA of {key}": value for key, value in self.average.items()}}
+        tensors = {
+            **self.model.state_dict(),
+            **{f"EMA of {key}": value for key, value in self.average.items()},
+        }
         tensors |= {f"loss.{key}": value for key, value in self.loss.state_dict().items()}
         for optimizer in self.trainer.optimizers:
             states = enumerate(optimizer.state.values())
-            tensors |= {f"optimizer.{n}.{k}": v for n, state in states for k, v in state.items() if torch.is_tensor(v)}
+            tensors |= {
+                f"optimizer.{n}.{k}": v
+                for n, state in states
+                for k, v in state.items()
+                if torch.is_tensor(v)
+            }
         floats = {key: value for key, value in tensors.items() if value.is_floating_point()}
-        finite = torch.stack([value.isfinite().all().to(self.device) for value in floats.values()]).tolist()
+        finite = torch.stack(
+            [value.isfinite().all().to(self.device) for value in floats.values()]
+        ).tolist()
         if not all(finite):
-            raise self._diverged(f"{list(floats)[finite.index(False)]} holds values that are not finite", step)
+            raise self._diverged(
+                f"{list(floats)[finite.index(False)]} holds values that are not finite", step
+            )
 
     def _diverged(self, what: str, step: int) -> TrainingError:
         """The error for a training that ran away at `step`, with what helps."""
@@ -135,7 +161,9 @@ class SegmentationModule(pl.LightningModule):
         """
         losses, self.losses = self.losses, []
         means = {key: sum(loss[key] for loss in losses) / len(losses) for key in losses[0]}
-        return {"loss": means.pop("loss"), "lr": self.lr} | {f"loss_{key}": value for key, value in means.items()}
+        return {"loss": means.pop("loss"), "lr": self.lr} | {
+            f"loss_{key}": value for key, value in means.items()
+        }
 
     def kept_state(self) -> dict[str, Tensor]:
         """The weights that are validated and kept: the average where there is one, else the model's own."""
@@ -148,6 +176,8 @@ class SegmentationModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
         state = checkpoint["state_dict"]
-        for key in [key for key in state if key.startswith("net.")]:  # what the model was called before
+        for key in [
+            key for key in state if key.startswith("net.")
+        ]:  # what the model was called before
             state["model." + key.removeprefix("net.")] = state.pop(key)
         self.micro_batch, self.average = checkpoint["micro_batch"], checkpoint["average"]

@@ -54,10 +54,14 @@ class Muon(Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(weight)
                 momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-                ahead = gradient.lerp(momentum, MOMENTUM).flatten(1).to(self.dtype)  # (out, in * ...)
+                ahead = (
+                    gradient.lerp(momentum, MOMENTUM).flatten(1).to(self.dtype)
+                )  # (out, in * ...)
                 alike.setdefault(tuple(sorted(ahead.shape)), []).append((weight, group, ahead))
         for (low, high), found in alike.items():
-            wide = orthogonalise(torch.stack([x if len(x) == low else x.mT for *_, x in found]))  # (N, low, high)
+            wide = orthogonalise(
+                torch.stack([x if len(x) == low else x.mT for *_, x in found])
+            )  # (N, low, high)
             for (weight, group, x), update in zip(found, wide, strict=True):
                 lr, turned = group["lr"], update if len(x) == low else update.mT
                 weight.mul_(1 - lr * group["weight_decay"])

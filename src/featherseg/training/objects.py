@@ -15,7 +15,9 @@ from featherseg.layers.resize import to_image
 OwnLoss = Callable[[Tensor, Tensor], Tensor]
 """(logits (B, K, H, W) at the labels' size, labels (B, H, W) int64, 255 = ignore) -> scalar."""
 
-OwnAugmentation = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+OwnAugmentation = Callable[
+    [np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]
+]
 """(image (H, W, C), label (H, W) uint8, generator) -> (image, label), of the same types: before the recipe's crop."""
 
 PROTOCOL = ("name", "classes", "channels", "licence", "keys", "label", "__len__", "__getitem__")
@@ -74,7 +76,13 @@ def augment_sample(augment: OwnAugmentation, sample: Sample, rng: np.random.Gene
     Raises ConfigError where it makes none, DataError for those that are no sample.
     """
     made = augment(sample.image, sample.label, rng)
-    if not (isinstance(made, tuple | list) and len(made) == 2 and all(isinstance(part, np.ndarray) for part in made)):
-        raise ConfigError(f"augment= gave {type(made).__name__}: expected (image, label), two arrays of numpy.")
+    if not (
+        isinstance(made, tuple | list)
+        and len(made) == 2
+        and all(isinstance(part, np.ndarray) for part in made)
+    ):
+        raise ConfigError(
+            f"augment= gave {type(made).__name__}: expected (image, label), two arrays of numpy."
+        )
     image, label = made
     return replace(sample, image=np.ascontiguousarray(image), label=np.ascontiguousarray(label))

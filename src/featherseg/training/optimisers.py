@@ -34,8 +34,12 @@ def build_optimizer(model: SegmentationModel, loss: nn.Module, settings: TrainTa
         own = [p for p in everything if (id(p) in at_backbone_rate) == in_backbone]
         for factor in sorted({factors.get(id(p), 1.0) for p in own if factors} or {1.0}):
             level = [p for p in own if factors.get(id(p), 1.0) == factor]
-            decayed, kept = ([p for p in level if (id(p) in undecayed) == undecays] for undecays in (False, True))
-            groups.append({"params": decayed, "lr": factor * lr, "weight_decay": settings.weight_decay})
+            decayed, kept = (
+                [p for p in level if (id(p) in undecayed) == undecays] for undecays in (False, True)
+            )
+            groups.append(
+                {"params": decayed, "lr": factor * lr, "weight_decay": settings.weight_decay}
+            )
             groups.append({"params": kept, "lr": factor * lr, "weight_decay": 0.0})
     if settings.optimizer == "sgd":
         return SGD(groups, lr=settings.lr, momentum=settings.momentum)
@@ -43,10 +47,18 @@ def build_optimizer(model: SegmentationModel, loss: nn.Module, settings: TrainTa
         # Fused it is one pass over the weights instead of ten, but Lightning would not clip its gradients
         return AdamW(groups, lr=settings.lr, fused=not settings.clip_norm)
     # The first and the last layer are told by their channels; a hidden one with as many learns by AdamW as they do
-    hidden = [p for p in everything if p.ndim > 1 and len(p) != model.classes and p.shape[1] != len(model.mean)]
+    hidden = [
+        p
+        for p in everything
+        if p.ndim > 1 and len(p) != model.classes and p.shape[1] != len(model.mean)
+    ]
     matrices = {id(p) for p in hidden if p.shape[1] > 1} - undecayed  # those with 1 mix no channels
     groups = [
-        {**group, "matrices": is_matrix, "params": [p for p in group["params"] if (id(p) in matrices) == is_matrix]}
+        {
+            **group,
+            "matrices": is_matrix,
+            "params": [p for p in group["params"] if (id(p) in matrices) == is_matrix],
+        }
         for group in groups
         for is_matrix in (True, False)
     ]
@@ -58,7 +70,9 @@ def rate_factor(settings: TrainTable) -> float:
 
     Malladi et al., "On the SDEs and scaling rules for adaptive gradient algorithms", NeurIPS 2022.
     """
-    if settings.lr_batch_size is None or settings.batch_size == "auto":  # a number once a training has begun
+    if (
+        settings.lr_batch_size is None or settings.batch_size == "auto"
+    ):  # a number once a training has begun
         return 1.0
     return math.sqrt(settings.batch_size * settings.accumulate / settings.lr_batch_size)
 
@@ -68,13 +82,21 @@ def _stage_factors(model: SegmentationModel, decay: float) -> dict[int, float]:
 
     The stem comes before the first stage. Raises ConfigError where the backbone is no row of stages.
     """
-    backbone = getattr(model.backbone, "module", None) or model.backbone  # what a model of one's own calls so
+    backbone = (
+        getattr(model.backbone, "module", None) or model.backbone
+    )  # what a model of one's own calls so
     parts = {name: part for name, part in backbone.named_children() if list(part.parameters())}
     row = parts.pop("stages", None) or parts.pop("groups", None)
     if not isinstance(row, nn.ModuleList | nn.Sequential) or parts.keys() - {"stem"}:
-        raise ConfigError(f"train.layer_decay: {type(backbone).__name__} is no row of stages. Leave it out.")
+        raise ConfigError(
+            f"train.layer_decay: {type(backbone).__name__} is no row of stages. Leave it out."
+        )
     levels = [*parts.values(), *row]
-    return {id(p): decay**above for above, level in enumerate(reversed(levels)) for p in level.parameters()}
+    return {
+        id(p): decay**above
+        for above, level in enumerate(reversed(levels))
+        for p in level.parameters()
+    }
 
 
 def sort_parameters(
@@ -110,10 +132,16 @@ def build_schedule(optimizer: Optimizer, settings: TrainTable, steps: int) -> La
         warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
         left = max(0.0, 1 - step / steps)
         if settings.schedule == "stable":
-            over = max(0.0, 1 - (steps - step) / settings.decay_steps) if settings.decay_steps else 0.0
+            over = (
+                max(0.0, 1 - (steps - step) / settings.decay_steps) if settings.decay_steps else 0.0
+            )
             fall = 1 - math.sqrt(min(1.0, over))
         else:
-            fall = (1 - math.cos(math.pi * left)) / 2 if settings.schedule == "cosine" else left**settings.power
+            fall = (
+                (1 - math.cos(math.pi * left)) / 2
+                if settings.schedule == "cosine"
+                else left**settings.power
+            )
         return warmup * (settings.floor + (1 - settings.floor) * fall)
 
     return LambdaLR(optimizer, factor)

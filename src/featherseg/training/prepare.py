@@ -22,7 +22,12 @@ from featherseg.data import open_dataset, score_split, share_rule
 from featherseg.data.cache.fingerprint import TEST, Fingerprint, named_pairs, read_fingerprint
 from featherseg.data.cache.prepared import loss_of
 from featherseg.data.cache.teacher_outputs import Teaching
-from featherseg.data.datasets.statistics import choose_crop, largest_size, refuse_unlabelled, typical_size
+from featherseg.data.datasets.statistics import (
+    choose_crop,
+    largest_size,
+    refuse_unlabelled,
+    typical_size,
+)
 from featherseg.data.datasets.unlabelled import UnlabelledImages
 from featherseg.data.images.image_range import measure_range
 from featherseg.layers.model import SegmentationModel
@@ -102,23 +107,37 @@ class Request:
     def read(self) -> tuple[RecipeFile, Recipe]:
         """The recipe's text and its resolved form. Raises ConfigError or UnknownName."""
         if self.recipe is None:
-            raise ConfigError("no recipe was given. Name a model or recipe: featherseg train frm-lite0-light --out RUN")
+            raise ConfigError(
+                "no recipe was given. Name a model or recipe: featherseg train frm-lite0-light --out RUN"
+            )
         file = read_recipe(self.recipe)
-        for key in [override.partition("=")[0].strip() for override in self.overrides] if self.objects.loss else ():
+        for key in (
+            [override.partition("=")[0].strip() for override in self.overrides]
+            if self.objects.loss
+            else ()
+        ):
             if key.startswith("loss."):
-                raise ConfigError(f"{key} is not part of a loss that is given as loss=: leave it out.")
-        return file, self.with_objects(with_absolute_paths(parse_recipe(file, self.overrides, **self.data_keys)))
+                raise ConfigError(
+                    f"{key} is not part of a loss that is given as loss=: leave it out."
+                )
+        return file, self.with_objects(
+            with_absolute_paths(parse_recipe(file, self.overrides, **self.data_keys))
+        )
 
     def with_objects(self, recipe: Recipe) -> Recipe:
         """The recipe with the names of the objects; what was published is not of them."""
         model, data = self.objects.model, self.objects.data
         if model is not None:
             name = type(model.module if isinstance(model, OwnModel) else model).__name__
-            recipe = recipe.model_copy(update={"model": ModelTable(name=name, pretrained=False), "paper": None})
+            recipe = recipe.model_copy(
+                update={"model": ModelTable(name=name, pretrained=False), "paper": None}
+            )
         if data is not None:
             named = recipe.data.model_copy(update={"name": data[0].name, "root": None})
             recipe = recipe.model_copy(update={"data": named, "paper": None})
-        if self.objects.loss is not None:  # the recipe's class weights and auxiliary heads are no part of it
+        if (
+            self.objects.loss is not None
+        ):  # the recipe's class weights and auxiliary heads are no part of it
             recipe = recipe.model_copy(update={"loss": LossTable()})
         return recipe
 
@@ -136,9 +155,15 @@ def refuse_existing(out: Path, *, resume: bool = False) -> None:
     if resume and (out / RESOLVED).is_file():
         return
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    unbegun = LOCK in names and all(name in (LOCK, *BEGINNINGS) or name.endswith(".tmp") for name in names)
+    unbegun = LOCK in names and all(
+        name in (LOCK, *BEGINNINGS) or name.endswith(".tmp") for name in names
+    )
     if out.exists() and not unbegun and (names or not out.is_dir()):
-        found = "holds files, but no run to resume" if resume else "already exists. Add --resume to continue it"
+        found = (
+            "holds files, but no run to resume"
+            if resume
+            else "already exists. Add --resume to continue it"
+        )
         raise RunError(f"{out} {found}, or choose another folder with --out; nothing was changed.")
 
 
@@ -148,7 +173,9 @@ def open_data(recipe: Recipe, objects: Objects) -> tuple[SegmentationData, Segme
         return objects.data
     root = None if recipe.data.root is None else Path(recipe.data.root)
     name, by = recipe.data.name, recipe.data.split_by
-    train = open_dataset(name, recipe.data.train_split, root, recipe.data.train_size, exact=False, split_by=by)
+    train = open_dataset(
+        name, recipe.data.train_split, root, recipe.data.train_size, exact=False, split_by=by
+    )
     val = open_dataset(name, recipe.data.val_split, root, recipe.data.val_size, split_by=by)
     return train, val
 
@@ -164,7 +191,9 @@ def test_of(recipe: Recipe, objects: Objects) -> dict[str, SegmentationData]:
         return {}
 
 
-Checked = tuple[RecipeFile, Recipe, tuple[SegmentationData, SegmentationData], SegmentationModel, dict[str, Any]]
+Checked = tuple[
+    RecipeFile, Recipe, tuple[SegmentationData, SegmentationData], SegmentationModel, dict[str, Any]
+]
 """A recipe as written and resolved, (train, val), the model at its start, the record of its weights."""
 
 
@@ -178,24 +207,36 @@ def _check(request: Request, say: Say) -> tuple[Checked, list[Run], UnlabelledIm
     file, recipe = request.read()
     rule = None if request.objects.data else share_rule(recipe.data.name)
     if recipe.data.split_by is None:  # kept, whatever the dataset.toml will say later
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"split_by": rule})})
+        recipe = recipe.model_copy(
+            update={"data": recipe.data.model_copy(update={"split_by": rule})}
+        )
     elif rule is None:
-        raise ConfigError(f"data.split_by: {recipe.data.name} has no splits by fraction. Leave it out.")
+        raise ConfigError(
+            f"data.split_by: {recipe.data.name} has no splits by fraction. Leave it out."
+        )
     check_machine(recipe)
     recipe = resolve_precision(recipe, say)
     train, val = open_data(recipe, request.objects)
     nothing = "so {}. Label some, look at what their values mean ([map]), or name another split by data.{}_split."
     if request.objects.loss is None:
-        refuse_unlabelled(train, recipe.data.train_split, nothing.format("there is nothing to learn", "train"))
-    refuse_unlabelled(val, recipe.data.val_split, nothing.format("no validation can judge the weights", "val"))
+        refuse_unlabelled(
+            train, recipe.data.train_split, nothing.format("there is nothing to learn", "train")
+        )
+    refuse_unlabelled(
+        val, recipe.data.val_split, nothing.format("no validation can judge the weights", "val")
+    )
     init = request.init
     if init is not None and Path(init).exists():  # a resume may come from another folder
         init = os.path.abspath(init)
-    model, loaded = new_model(recipe, train.classes, train.channels, init, say, request.objects.model)
+    model, loaded = new_model(
+        recipe, train.classes, train.channels, init, say, request.objects.model
+    )
     check_instances(recipe, model, train, request.objects)
     if not model.panoptic and request.objects.loss is None:
         refuse_one_class(train)
-    return (file, recipe, (train, val), model, loaded), *check_teachers(recipe, model, train, request.objects)
+    return (file, recipe, (train, val), model, loaded), *check_teachers(
+        recipe, model, train, request.objects
+    )
 
 
 def refuse_one_class(data: SegmentationData) -> None:
@@ -247,7 +288,9 @@ def begin(request: Request, out: Path, say: Say) -> Training:
 
     # What the recipe leaves open becomes a number, and must fit into the memory; then the teachers' outputs
     size, asked, own_data = typical_size(train), recipe, request.objects.data is not None
-    shared = not own_data and not set(train.keys).isdisjoint(val.keys)  # keys of objects may be mere numbers
+    shared = not own_data and not set(train.keys).isdisjoint(
+        val.keys
+    )  # keys of objects may be mere numbers
     if shared or recipe.trains_on_all:
         recipe = keep_last(recipe, say)
     trained = resized(size, asked.augment.resize)
@@ -263,16 +306,30 @@ def begin(request: Request, out: Path, say: Say) -> Training:
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=found)})
         if scratch:
             say("from scratch matrices learn by Muon, the rest by AdamW (train.optimizer)")
-    estimate = estimate_memory(model, recipe, largest_size(val), own_loss=request.objects.loss is not None)
+    estimate = estimate_memory(
+        model, recipe, largest_size(val), own_loss=request.objects.loss is not None
+    )
     recipe = resolve_batch_size(recipe, estimate, len(train), say)
     estimated = check_memory(estimate, recipe, say)
     class_weights = resolve_class_weights(recipe, train, model, say)
     rows = tuple(teacher_row(run) for run in teachers)
     for run in teachers:
         if run.unfinished:
-            say(Doubt(f"teacher {run.name} is not finished: it teaches by its weights of now, and must keep them"))
+            say(
+                Doubt(
+                    f"teacher {run.name} is not finished: it teaches by its weights of now, and must keep them"
+                )
+            )
     teaching = open_teaching(
-        recipe, rows, train, model, out, say, own_data=own_data, unlabelled=unlabelled, began=request.began
+        recipe,
+        rows,
+        train,
+        model,
+        out,
+        say,
+        own_data=own_data,
+        unlabelled=unlabelled,
+        began=request.began,
     )
 
     # What of all images is looked at, before the time that is left is measured; until resolved.json is there, it is
@@ -291,13 +348,19 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     }
 
     # How many steps it has, by the time that is left where minutes were asked for, and what is odd about them
-    recipe, pace = resolve_length(recipe, model, (train, val), class_weights, request.objects, request.began, drawing)
+    recipe, pace = resolve_length(
+        recipe, model, (train, val), class_weights, request.objects, request.began, drawing
+    )
     steps = count_steps(recipe, len(train))[0]
     if recipe.train.decay_steps > steps:
-        raise ConfigError(f"train.decay_steps = {recipe.train.decay_steps}: the run has {counted(steps, 'step')}.")
+        raise ConfigError(
+            f"train.decay_steps = {recipe.train.decay_steps}: the run has {counted(steps, 'step')}."
+        )
     say(say_length(recipe, len(train), len(val), pace, teaching.share if teaching else 0.0))
     if recipe.train.warmup_steps >= steps:
-        say(f"train.warmup_steps = {recipe.train.warmup_steps}: the rate rises to the last step and never reaches lr")
+        say(
+            f"train.warmup_steps = {recipe.train.warmup_steps}: the rate rises to the last step and never reaches lr"
+        )
     if asked.train.minutes and asked.train.validate_every:
         said = f"in place of train.validate_every = {asked.train.validate_every}"
         say(f"{counted(recipe.train.validations, 'validation')}, as the minutes allow, {said}")
@@ -340,7 +403,11 @@ def begin(request: Request, out: Path, say: Say) -> Training:
 
 
 def _doubt_scores(
-    known: Fingerprint, recipe: Recipe, val: SegmentationData, test: Mapping[str, SegmentationData], say: Say
+    known: Fingerprint,
+    recipe: Recipe,
+    val: SegmentationData,
+    test: Mapping[str, SegmentationData],
+    say: Say,
 ) -> None:
     """Say which images that will be scored are trained on, with masks or without, or taught a teacher."""
     for name, scored in {recipe.data.val_split: val, **test}.items():
@@ -390,12 +457,17 @@ def check_machine(recipe: Recipe) -> None:
     if device.type == "cpu" and settings.precision == "fp16":
         raise ConfigError("train.precision = 'fp16' needs a GPU. On a CPU use bf16 or fp32.")
     if device.type == "cuda" and settings.devices > torch.cuda.device_count():
-        raise DeviceError(f"train.devices = {settings.devices}, but this machine has {torch.cuda.device_count()} GPUs.")
+        raise DeviceError(
+            f"train.devices = {settings.devices}, but this machine has {torch.cuda.device_count()} GPUs."
+        )
     if SLURMEnvironment.detect():
         try:
             SLURMEnvironment().validate_settings(settings.devices, settings.nodes)
         except (ValueError, RuntimeError):  # RuntimeError where tasks a node are not set
-            shape = {key: os.environ.get(f"SLURM_{key}", "not set") for key in ("NNODES", "NTASKS_PER_NODE")}
+            shape = {
+                key: os.environ.get(f"SLURM_{key}", "not set")
+                for key in ("NNODES", "NTASKS_PER_NODE")
+            }
             raise ConfigError(
                 f"train.nodes = {settings.nodes} and train.devices = {settings.devices} (of a node), but SLURM gave "
                 f"this job {shape['NNODES']} nodes and {shape['NTASKS_PER_NODE']} tasks a node. Make them the same."
@@ -451,7 +523,9 @@ def new_model(
     else:
         model = copy.deepcopy(own)
     if recipe.loss.contrast and model.feature_channels is None:
-        raise ConfigError(f"loss.contrast: {recipe.model.name} has no features to contrast. Set loss.contrast=0.")
+        raise ConfigError(
+            f"loss.contrast: {recipe.model.name} has no features to contrast. Set loss.contrast=0."
+        )
     keep_supervised_heads(model, recipe)
     build_optimizer(model, nn.Identity(), recipe.train)  # refused here where it cannot be
     loaded, sentences = starting_weights(model, recipe, init, classes)
@@ -466,20 +540,28 @@ def resolve_image_range(train: SegmentationData, model: SegmentationModel, say: 
     if image_range is not None:
         model.image_range = image_range
         if image_range < FULL_RANGE:
-            say(f"16-bit images use values below {image_range:,} of {FULL_RANGE:,}: the model scales them by that")
+            say(
+                f"16-bit images use values below {image_range:,} of {FULL_RANGE:,}: the model scales them by that"
+            )
     return image_range
 
 
-def check_instances(recipe: Recipe, model: SegmentationModel, train: SegmentationData, objects: Objects) -> None:
+def check_instances(
+    recipe: Recipe, model: SegmentationModel, train: SegmentationData, objects: Objects
+) -> None:
     """Raises ConfigError where a panoptic model finds no instances to learn, or settings are not of its loss."""
     name = recipe.model.name
     if model.panoptic and (objects.loss or objects.augment):
-        raise ConfigError(f"{name} is panoptic: it takes neither a loss nor an augmentation of one's own.")
+        raise ConfigError(
+            f"{name} is panoptic: it takes neither a loss nor an augmentation of one's own."
+        )
     changed = [key for key, value in LossTable() if getattr(recipe.loss, key) != value]
     if not model.panoptic:
         for key in PANOPTIC_LOSS:
             if key in changed:
-                raise ConfigError(f"loss.{key} is for panoptic models; {name} is none. Leave it out.")
+                raise ConfigError(
+                    f"loss.{key} is for panoptic models; {name} is none. Leave it out."
+                )
         return
     if not any(info.thing for info in train.classes) or train[0].instances is None:
         raise ConfigError(
@@ -488,10 +570,14 @@ def check_instances(recipe: Recipe, model: SegmentationModel, train: Segmentatio
         )
     for key in ("cutmix", "copy_paste"):
         if getattr(recipe.augment, key):
-            raise ConfigError(f"augment.{key} does not apply to panoptic models ({name}): leave it out.")
+            raise ConfigError(
+                f"augment.{key} does not apply to panoptic models ({name}): leave it out."
+            )
     for key in changed:
         if key not in OF_PANOPTIC_LOSS:
-            raise ConfigError(f"loss.{key} does not apply to panoptic models ({name}): leave it out.")
+            raise ConfigError(
+                f"loss.{key} does not apply to panoptic models ({name}): leave it out."
+            )
 
 
 def resolve_batch_size(recipe: Recipe, estimate: Estimate | None, images: int, say: Say) -> Recipe:
@@ -504,6 +590,8 @@ def resolve_batch_size(recipe: Recipe, estimate: Estimate | None, images: int, s
         settings = settings.model_copy(update={"batch_size": batch})
     if (factor := rate_factor(settings)) != 1:
         a_step = counted(batch * settings.accumulate, "image")
-        rates = f"{factor:.3g} times train.lr = {settings.lr:g}, which is for {settings.lr_batch_size}"
+        rates = (
+            f"{factor:.3g} times train.lr = {settings.lr:g}, which is for {settings.lr_batch_size}"
+        )
         say(f"steps have {a_step}: learns at {rates} (train.lr_batch_size)")
     return recipe.model_copy(update={"train": settings})

@@ -42,12 +42,19 @@ def pretrained_rows() -> list[dict[str, Any]]:
             path = None
             with torch.device("meta"):
                 size = 4 * sum(parameter.numel() for parameter in _build(name).parameters())
-        own = {"here": path and str(path), "bytes": size, "licence": source.licence, "address": source.address}
+        own = {
+            "here": path and str(path),
+            "bytes": size,
+            "licence": source.licence,
+            "address": source.address,
+        }
         rows.append({"backbone": name, "file": Path(source.file).name, **own})
     return rows
 
 
-def fetch_pretrained(name: str, progress: Progress | None = None, *, loopback: bool = False) -> tuple[Path, str]:
+def fetch_pretrained(
+    name: str, progress: Progress | None = None, *, loopback: bool = False
+) -> tuple[Path, str]:
     """Fetch a backbone's ImageNet weights into `weights_folder()`; -> (the file, its sha256).
 
     The file takes its name once it is whole, has the published checksum as far as there is one, and fits the backbone;
@@ -85,7 +92,12 @@ def fetch_pretrained(name: str, progress: Progress | None = None, *, loopback: b
         progress=progress,
         loopback=loopback,
     )
-    known = {"backbone": name, "address": source.address, "sha256": digest, "licence": source.licence}
+    known = {
+        "backbone": name,
+        "address": source.address,
+        "sha256": digest,
+        "licence": source.licence,
+    }
     write_json(record_path(path), known)
     return path, digest
 
@@ -94,4 +106,6 @@ def _build(name: str) -> Backbone:
     """The untrained backbone, also one that only models have."""
     if name in backbones.BACKBONES:
         return backbones.build(name)
-    return models.build(next(model for model, entry in models.MODELS.items() if entry.backbone == name), 2).backbone
+    return models.build(
+        next(model for model, entry in models.MODELS.items() if entry.backbone == name), 2
+    ).backbone

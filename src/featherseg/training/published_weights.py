@@ -25,10 +25,24 @@ from featherseg.core.types import DataFacts, Size, as_size
 from featherseg.core.wording import counted
 from featherseg.data import dataset_facts
 from featherseg.layers.model import SegmentationModel
-from featherseg.recipe.reading import RecipeFile, parse_recipe, read_recipe, shipped_recipes, with_absolute_paths
+from featherseg.recipe.reading import (
+    RecipeFile,
+    parse_recipe,
+    read_recipe,
+    shipped_recipes,
+    with_absolute_paths,
+)
 from featherseg.recipe.tables import ModelTable, Recipe
 from featherseg.reports.card import card
-from featherseg.runs.run import FORMAT_VERSION, Run, RunInfo, class_rows, is_restricted, save_weights, write_info
+from featherseg.runs.run import (
+    FORMAT_VERSION,
+    Run,
+    RunInfo,
+    class_rows,
+    is_restricted,
+    save_weights,
+    write_info,
+)
 from featherseg.training.initialisation import split_losses, strip_prefix
 
 NAMED = 5
@@ -61,7 +75,9 @@ class ImportRequest:
         own = f"{self.model}_{self.data}"
         file = read_recipe(own if own in shipped_recipes() else self.model)
         root = None if self.data_root is None else str(self.data_root)
-        return file, with_absolute_paths(parse_recipe(file, self.overrides, name=self.data, root=root))
+        return file, with_absolute_paths(
+            parse_recipe(file, self.overrides, name=self.data, root=root)
+        )
 
 
 def import_weights(
@@ -106,7 +122,9 @@ def import_weights(
     root = None if data_root is None else Path(data_root)
     size = None if image_size is None else as_size("image_size", image_size)
     request = ImportRequest(Path(file), model, str(data), licence, root, size, tuple(texts))
-    return write_imported_run(request, Path(out), on_message or logging.getLogger("featherseg").info)
+    return write_imported_run(
+        request, Path(out), on_message or logging.getLogger("featherseg").info
+    )
 
 
 def write_imported_run(request: ImportRequest, out: Path, say: Callable[[str], object]) -> Run:
@@ -117,10 +135,14 @@ def write_imported_run(request: ImportRequest, out: Path, say: Callable[[str], o
     every key that is missing, unexpected or of another shape.
     """
     if os.path.islink(out) or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise RunError(f"{out} already exists. Choose another folder with --out; nothing was changed.")
+        raise RunError(
+            f"{out} already exists. Choose another folder with --out; nothing was changed."
+        )
     check_folder(out)
     if not request.licence.strip():
-        raise ConfigError("the licence is empty: state the terms of use of these weights with --licence TEXT.")
+        raise ConfigError(
+            "the licence is empty: state the terms of use of these weights with --licence TEXT."
+        )
     file, recipe = request.read()
     facts = dataset_facts(recipe.data.name)
     size = request.size or facts.image_size
@@ -129,7 +151,9 @@ def write_imported_run(request: ImportRequest, out: Path, say: Callable[[str], o
             f"{recipe.data.name} does not define the image size that these weights were trained on: set --image-size "
             "HEIGHTxWIDTH."
         )
-    model = models.build(recipe.model.name, len(facts.classes), facts.channels, recipe.model.options)
+    model = models.build(
+        recipe.model.name, len(facts.classes), facts.channels, recipe.model.options
+    )
     loaded = _load(model, request, recipe, say)
     info = _info(request, file, recipe, facts, size, loaded)
     _write_run(out, info, model, _marked(file, loaded))
@@ -142,7 +166,9 @@ def _load(
     """Fill the model from the file; -> the run's record of it. Raises WeightsError or ConfigError."""
     path = request.file
     if not path.is_file():
-        raise WeightsError(f"{path} is not a file. Expected weights: .pth, .pt, .ckpt, .pth.tar or .safetensors.")
+        raise WeightsError(
+            f"{path} is not a file. Expected weights: .pth, .pt, .ckpt, .pth.tar or .safetensors."
+        )
     state, losses = split_losses(read_state(path))
     state, prefix = strip_prefix(state)
     if prefix:
@@ -155,18 +181,33 @@ def _load(
         raise WeightsError(f"{path}: {error}") from None
     if unused:
         more = f" and {len(unused) - NAMED} more" if len(unused) > NAMED else ""
-        say(f"{counted(len(unused), 'key')} of the file not used here: {', '.join(unused[:NAMED])}{more}")
-    return {"imported": path.name, "sha256": file_digest(path), "licence": request.licence.strip(), "unused": unused}
+        say(
+            f"{counted(len(unused), 'key')} of the file not used here: {', '.join(unused[:NAMED])}{more}"
+        )
+    return {
+        "imported": path.name,
+        "sha256": file_digest(path),
+        "licence": request.licence.strip(),
+        "unused": unused,
+    }
 
 
-def _refuse_other_classes(model: SegmentationModel, state: Mapping[str, Tensor], request: ImportRequest) -> None:
+def _refuse_other_classes(
+    model: SegmentationModel, state: Mapping[str, Tensor], request: ImportRequest
+) -> None:
     """Raises ConfigError where nothing differs but the number of classes."""
     rename = getattr(model, "rename_official", None)
     found = rename(state)[0] if rename else state
     own = model.state_dict()
-    if any(key not in found and not key.endswith("num_batches_tracked") for key in own) or set(found) - set(own):
+    if any(key not in found and not key.endswith("num_batches_tracked") for key in own) or set(
+        found
+    ) - set(own):
         return
-    shapes = [(value.shape, own[key].shape) for key, value in found.items() if value.shape != own[key].shape]
+    shapes = [
+        (value.shape, own[key].shape)
+        for key, value in found.items()
+        if value.shape != own[key].shape
+    ]
     if all(len(a) and len(b) and a[1:] == b[1:] and b[0] == model.classes for a, b in shapes):
         counts = {theirs[0] for theirs, _ in shapes}
         if len(counts) == 1:
@@ -176,7 +217,9 @@ def _refuse_other_classes(model: SegmentationModel, state: Mapping[str, Tensor],
             )
 
 
-def _refuse_backbone_alone(model: ModelTable, state: Mapping[str, Tensor], request: ImportRequest) -> None:
+def _refuse_backbone_alone(
+    model: ModelTable, state: Mapping[str, Tensor], request: ImportRequest
+) -> None:
     """Raises WeightsError where the file holds the backbone and nothing of the rest, as ImageNet weights do."""
     name = models.configure(model.name, model.options).backbone
     try:
@@ -191,7 +234,12 @@ def _refuse_backbone_alone(model: ModelTable, state: Mapping[str, Tensor], reque
 
 
 def _info(
-    request: ImportRequest, file: RecipeFile, recipe: Recipe, facts: DataFacts, size: Size, loaded: dict[str, Any]
+    request: ImportRequest,
+    file: RecipeFile,
+    recipe: Recipe,
+    facts: DataFacts,
+    size: Size,
+    loaded: dict[str, Any],
 ) -> RunInfo:
     return RunInfo(
         format_version=FORMAT_VERSION,

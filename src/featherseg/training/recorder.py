@@ -38,7 +38,9 @@ from featherseg.training.module import SegmentationModule
 class AtomicCheckpoints(TorchCheckpointIO):
     """Lightning's checkpoints, written as every file of ours (its own are neither atomic nor synced)."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         """Replace the file in one step; made up in memory first: torch hides a full disk."""
         content = io.BytesIO()
         torch.save(checkpoint, content)
@@ -63,15 +65,26 @@ class Recorder(Checkpoint):
         self.steps, self.every = steps, every  # of the whole run, and between validations
         moment = math.inf if ends is None or callable(ends) else ends
         self.is_last = ends if callable(ends) else lambda step: time.monotonic() >= moment
-        self.best, self.stale, self.finished = -math.inf, 0, False  # score, validations since, nothing left to do
+        self.best, self.stale, self.finished = (
+            -math.inf,
+            0,
+            False,
+        )  # score, validations since, nothing left to do
         undo = run.recipe.loss.undo_class_weights
-        self.undone = 0.0 if undo == "auto" else undo  # share of the class weights that kept weights undo
+        self.undone = (
+            0.0 if undo == "auto" else undo
+        )  # share of the class weights that kept weights undo
         self.saved_at, self.saved_step = time.monotonic(), 0
         self.stop_asked = False  # by a signal
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
-        return {"best": self.best, "stale": self.stale, "finished": self.finished, "undone": self.undone}
+        return {
+            "best": self.best,
+            "stale": self.stale,
+            "finished": self.finished,
+            "undone": self.undone,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
@@ -89,19 +102,29 @@ class Recorder(Checkpoint):
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
         self.finished = False  # a run that was, and goes on, has more steps now
         if threading.current_thread() is threading.main_thread():
-            asks_to_stop = [signal.SIGTERM, *([signal.SIGUSR1] if SLURMEnvironment.detect() else [])]
+            asks_to_stop = [
+                signal.SIGTERM,
+                *([signal.SIGUSR1] if SLURMEnvironment.detect() else []),
+            ]
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 asks_to_stop.append(signal.SIGINT)
             for number in asks_to_stop:
                 signal.signal(number, self._ask_to_stop)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        if self.stop_asked and number == signal.SIGINT:  # again: at once, back to the last checkpoint
+        if (
+            self.stop_asked and number == signal.SIGINT
+        ):  # again: at once, back to the last checkpoint
             signal.default_int_handler(number, frame)
         self.stop_asked = True
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """After an optimiser step, never inside an accumulation window: validate when due, log, save when due."""
         assert isinstance(pl_module, SegmentationModule)
@@ -118,8 +141,12 @@ class Recorder(Checkpoint):
         if save:
             pl_module.check_finite(step)
         if validate:
-            record |= trainer.strategy.broadcast(self._validate(pl_module) if trainer.is_global_zero else {})
-            stop = trainer.strategy.broadcast(stop or self.stop_asked)  # while the images were scored
+            record |= trainer.strategy.broadcast(
+                self._validate(pl_module) if trainer.is_global_zero else {}
+            )
+            stop = trainer.strategy.broadcast(
+                stop or self.stop_asked
+            )  # while the images were scored
             self._judge(record, last)
             trainer.should_stop = trainer.should_stop or self.finished
         if trainer.is_global_zero:
@@ -143,7 +170,9 @@ class Recorder(Checkpoint):
         if better != self.undone:
             self.undone, before = better, record
             state, record, _ = self._score(trained, module.device)
-            scores = f"mIoU {percent(record['val_miou'])} % in place of {percent(before['val_miou'])}"
+            scores = (
+                f"mIoU {percent(record['val_miou'])} % in place of {percent(before['val_miou'])}"
+            )
             self.reporter.message(
                 f"{better:.0%} of the class weights are undone in the weights that are kept: {scores}"
             )
@@ -155,13 +184,22 @@ class Recorder(Checkpoint):
         self, trained: dict[str, Tensor], device: torch.device
     ) -> tuple[dict[str, Tensor], dict[str, Any], float]:
         """-> (the weights with the share undone, the record of their scores, the share that should be)."""
-        recipe, model, state, better = self.run.recipe, self.run.untrained_model(), trained, self.undone
+        recipe, model, state, better = (
+            self.run.recipe,
+            self.run.untrained_model(),
+            trained,
+            self.undone,
+        )
         weights = self.run.info.class_weights if model.class_bias in trained else None
         if weights and model.class_bias:
             state = undo_class_weights(trained, model.class_bias, weights, self.undone)
         model.load_state_dict(state)
         runtime = TorchRuntime(
-            model, self.run.classes, test_resize=recipe.data.test_resize, panoptic=recipe.panoptic, device=device
+            model,
+            self.run.classes,
+            test_resize=recipe.data.test_resize,
+            panoptic=recipe.panoptic,
+            device=device,
         )
         progress, record = self._show_scoring, dict[str, Any]()
         if weights and recipe.loss.undo_class_weights == "auto":
@@ -181,7 +219,11 @@ class Recorder(Checkpoint):
         return state, record, better
 
     def _show_scoring(self, doing: str, done: int, total: int | None) -> None:
-        waits = "stopping behind this validation, or at once by another Ctrl-C: " if self.stop_asked else ""
+        waits = (
+            "stopping behind this validation, or at once by another Ctrl-C: "
+            if self.stop_asked
+            else ""
+        )
         self.reporter.progress(f"{waits}{doing}", done, total)
 
     def _judge(self, record: dict[str, Any], last: bool) -> None:
@@ -190,7 +232,9 @@ class Recorder(Checkpoint):
             self.best, self.stale = judged(record), 0
         else:
             self.stale += 1
-        out_of_patience = self.settings.patience is not None and self.stale >= self.settings.patience
+        out_of_patience = (
+            self.settings.patience is not None and self.stale >= self.settings.patience
+        )
         self.finished = last or out_of_patience
 
 

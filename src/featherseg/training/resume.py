@@ -34,12 +34,16 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
         named = own  # a recipe whose model has a name in the catalogue
         if "model" in run.info.objects:
             named = own.model_copy(update={"model": ModelTable(name=OBJECT_RECIPE)})
-        asked = with_absolute_paths(override_recipe(named, str(run.path), request.overrides, **request.data_keys))
+        asked = with_absolute_paths(
+            override_recipe(named, str(run.path), request.overrides, **request.data_keys)
+        )
         asked = request.with_objects(asked)
     else:
         _, asked = request.read()
     if asked.data.split_by is None:  # of its dataset.toml, which may say another by now
-        asked = asked.model_copy(update={"data": asked.data.model_copy(update={"split_by": own.data.split_by})})
+        asked = asked.model_copy(
+            update={"data": asked.data.model_copy(update={"split_by": own.data.split_by})}
+        )
     given, needed = request.objects.names, run.info.objects
     if given != needed:
         these = " and ".join(f"{name}=" for name in needed) or "none"
@@ -47,15 +51,29 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
             f"{run.path} was begun with {these} as objects, and {', '.join(given) or 'none'} came now: pass {these}."
         )
     mine, theirs = (_settings(recipe, request) for recipe in (own, asked))
-    open_keys = {"augment.crop", "train.batch_size"} if run.info.found is None else set(run.info.found)
-    open_keys |= {"train.optimizer", "train.precision"}  # runs of before recipes left these open: AdamW, bf16
+    open_keys = (
+        {"augment.crop", "train.batch_size"} if run.info.found is None else set(run.info.found)
+    )
+    open_keys |= {
+        "train.optimizer",
+        "train.precision",
+    }  # runs of before recipes left these open: AdamW, bf16
     found_beside = {"train.validations", "train.validate_every"} if own.train.minutes else set()
     found_beside |= {"train.keep"} & open_keys  # as it validates on images that it trains on
-    if own.train.lr_batch_size is None and own.train.batch_size == asked.train.lr_batch_size:  # of before, too
+    if (
+        own.train.lr_batch_size is None and own.train.batch_size == asked.train.lr_batch_size
+    ):  # of before, too
         found_beside.add("train.lr_batch_size")
         open_keys.add("train.batch_size")
-    same = FREE | found_beside | _places(own, asked) | {key for key in open_keys if theirs.get(key) in (None, "auto")}
-    different = {k: (mine.get(k), theirs.get(k)) for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)}
+    same = (
+        FREE
+        | found_beside
+        | _places(own, asked)
+        | {key for key in open_keys if theirs.get(key) in (None, "auto")}
+    )
+    different = {
+        k: (mine.get(k), theirs.get(k)) for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)
+    }
     begun, init = run.info.loaded.get("init"), request.init
     if init is not None and (
         begun is None or {begun, os.path.abspath(begun)}.isdisjoint({init, os.path.abspath(init)})
@@ -63,16 +81,27 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
         different["--init"] = (begun, init)
     teacher = own.teacher
     if asked.teacher != own.teacher and _same_teachers(run, asked):
-        same |= {"teacher.runs", "teacher.unlabelled"} if asked.teacher.unlabelled else {"teacher.runs"}
-        moved = {"runs": asked.teacher.runs, "unlabelled": asked.teacher.unlabelled or teacher.unlabelled}
+        same |= (
+            {"teacher.runs", "teacher.unlabelled"} if asked.teacher.unlabelled else {"teacher.runs"}
+        )
+        moved = {
+            "runs": asked.teacher.runs,
+            "unlabelled": asked.teacher.unlabelled or teacher.unlabelled,
+        }
         teacher = teacher.model_copy(update=moved)
-    if request.objects.loss is not None:  # runs of before kept the recipe's table, of which nothing is its
+    if (
+        request.objects.loss is not None
+    ):  # runs of before kept the recipe's table, of which nothing is its
         same |= {key for key in different if key.startswith("loss.")}
     longer: dict[str, int] = {}
     if {"train.steps", "train.decay_steps"} & different.keys() and own.train.schedule == "stable":
         longer = _longer(run, own.train, asked.train)
         same |= {f"train.{key}" for key in longer}
-    told = [f"{key} is {a!r} in the run and {b!r} now" for key, (a, b) in different.items() if key not in same]
+    told = [
+        f"{key} is {a!r} in the run and {b!r} now"
+        for key, (a, b) in different.items()
+        if key not in same
+    ]
     if told:
         raise ConfigError(
             f"{run.path} was started with other settings: {'; '.join(told)}. A resumed run keeps its settings: leave "
@@ -80,7 +109,11 @@ def resumed_recipe(run: Run, request: Request) -> Recipe:
             f"train {own.model.name} --init {run.path} --out NEW"
         )
     data = own.data.model_copy(
-        update={"name": asked.data.name, "root": asked.data.root or own.data.root, "workers": asked.data.workers}
+        update={
+            "name": asked.data.name,
+            "root": asked.data.root or own.data.root,
+            "workers": asked.data.workers,
+        }
     )
     free = {key: getattr(asked.train, key) for key in _FREE_TRAIN}
     train = own.train.model_copy(update=free | longer)
@@ -102,7 +135,9 @@ def _longer(run: Run, own: TrainTable, asked: TrainTable) -> dict[str, int]:
         "augment.progressive": run.recipe.augment.progressive,
     }
     for key in [key for key, value in bound.items() if value]:
-        raise ConfigError(f"{run.path} was begun with {key}, which depends on the number of steps: it keeps its own.")
+        raise ConfigError(
+            f"{run.path} was begun with {key}, which depends on the number of steps: it keeps its own."
+        )
     falls, fell = steps - asked.decay_steps, own.steps - own.decay_steps
     if own.decay_steps and done > fell:
         raise ConfigError(
@@ -123,11 +158,14 @@ def _same_teachers(run: Run, asked: Recipe) -> bool:
     if names == with_absolute_paths(run.recipe).teacher.runs:
         return True
     return len(names) == len(rows) and all(
-        teacher_row(open_run(find_run(name))).outputs == row.outputs for name, row in zip(names, rows, strict=True)
+        teacher_row(open_run(find_run(name))).outputs == row.outputs
+        for name, row in zip(names, rows, strict=True)
     )
 
 
-def check_same_data(run: Run, recipe: Recipe, data: tuple[SegmentationData, SegmentationData], say: Say) -> None:
+def check_same_data(
+    run: Run, recipe: Recipe, data: tuple[SegmentationData, SegmentationData], say: Say
+) -> None:
     """Compare the data, (train, val), and the recipe's images without masks with what the run was begun with.
 
     A run from before that was kept has it written now.
@@ -140,7 +178,9 @@ def check_same_data(run: Run, recipe: Recipe, data: tuple[SegmentationData, Segm
         splits["unlabelled"] = unlabelled
     known = read_fingerprint(run.path / DATA)
     if known is None:
-        different = class_differences([(info.name, info.thing) for info in run.classes], train.classes)
+        different = class_differences(
+            [(info.name, info.thing) for info in run.classes], train.classes
+        )
     else:
         different = known.differences(splits)
     if different:
@@ -164,12 +204,18 @@ def data_moved(recipe: Recipe, run: Run) -> bool:
 def _own_recipe(run: Run) -> Recipe:
     """With whole paths; the name of data that came as an object is none, even where a folder is called so."""
     recipe = with_absolute_paths(run.recipe)
-    return recipe.model_copy(update={"data": run.recipe.data}) if "data" in run.info.objects else recipe
+    return (
+        recipe.model_copy(update={"data": run.recipe.data})
+        if "data" in run.info.objects
+        else recipe
+    )
 
 
 def _places(own: Recipe, asked: Recipe) -> set[str]:
     """The keys that say where the data lie: those of a dataset on disk may have been moved."""
-    if all(os.path.isabs(recipe.data.name) for recipe in (own, asked)):  # paths, of which either may be gone
+    if all(
+        os.path.isabs(recipe.data.name) for recipe in (own, asked)
+    ):  # paths, of which either may be gone
         return {"data.name", "data.root"}
     return {"data.root"} if issubclass(DATASETS.get(own.data.name, object), NamedData) else set()
 
@@ -185,5 +231,9 @@ def _settings(recipe: Recipe, request: Request) -> dict[str, Any]:
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= (
+            _flat(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{key}": value}
+        )
     return flat

@@ -21,7 +21,14 @@ import numpy as np
 import torch
 
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError
-from featherseg.core.files import append_line, check_folder, file_digest, locked, refuse_links, write_text
+from featherseg.core.files import (
+    append_line,
+    check_folder,
+    file_digest,
+    locked,
+    refuse_links,
+    write_text,
+)
 from featherseg.core.storage import is_remote
 from featherseg.core.types import SegmentationData
 from featherseg.core.wording import counted, size_text
@@ -90,15 +97,21 @@ class _Image(NamedTuple):
 def check_pupil(recipe: Recipe, model: SegmentationModel, objects: Objects) -> None:
     """Raises ConfigError where no teacher can stand beside what is asked for."""
     if recipe.loss.name or objects.loss:
-        raise ConfigError("teacher.runs: a teacher stands beside the recipe's own loss. Leave out one of them.")
+        raise ConfigError(
+            "teacher.runs: a teacher stands beside the recipe's own loss. Leave out one of them."
+        )
     if objects.augment:
         raise ConfigError(
             "teacher.runs: what a teacher says cannot follow an augmentation of one's own. Leave out one of them."
         )
     if recipe.augment.progressive:
-        raise ConfigError("augment.progressive: what a teacher says is for crops of one size. Leave out one of them.")
+        raise ConfigError(
+            "augment.progressive: what a teacher says is for crops of one size. Leave out one of them."
+        )
     if model.panoptic:
-        raise ConfigError(f"{recipe.model.name} is panoptic: teachers tell classes alone. Leave out --teacher.")
+        raise ConfigError(
+            f"{recipe.model.name} is panoptic: teachers tell classes alone. Leave out --teacher."
+        )
 
 
 def check_teachers(
@@ -115,10 +128,14 @@ def check_teachers(
     check_pupil(recipe, model, objects)
     for name in recipe.teacher.runs:
         if is_exported_file(name):
-            raise ConfigError(f"{name} is an exported file. A teacher is a run: the folder that was trained.")
+            raise ConfigError(
+                f"{name} is an exported file. A teacher is a run: the folder that was trained."
+            )
         run = open_run(find_run(name))
         if run.untrained_model().panoptic:
-            raise ConfigError(f"{name} is panoptic ({run.recipe.model.name}): it cannot teach. Name a semantic one.")
+            raise ConfigError(
+                f"{name} is panoptic ({run.recipe.model.name}): it cannot teach. Name a semantic one."
+            )
         if run.info.channels != train.channels:
             raise ConfigError(
                 f"{name} takes images with {run.info.channels} channels; {train.name} has {train.channels}. A teacher "
@@ -153,12 +170,16 @@ def teacher_row(run: Run) -> TeacherRow:
     try:
         weights, model = file_digest(run.path / WEIGHTS), run.recipe.model
     except FileNotFoundError:
-        raise RunError(f"{run.name} has no weights yet: its training has not reached the first validation.") from None
+        raise RunError(
+            f"{run.name} has no weights yet: its training has not reached the first validation."
+        ) from None
     classes = [row.name for row in run.info.classes]
     resize = run.recipe.data.test_resize
     facts = [FORMAT_VERSION, weights, model.name, model.options, run.info.channels, classes, resize]
     outputs = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    return TeacherRow(name=run.name, model=model.name, weights=weights, outputs=outputs, licence=run.licence)
+    return TeacherRow(
+        name=run.name, model=model.name, weights=weights, outputs=outputs, licence=run.licence
+    )
 
 
 def open_unlabelled(recipe: Recipe, train: SegmentationData) -> UnlabelledImages | None:
@@ -166,12 +187,20 @@ def open_unlabelled(recipe: Recipe, train: SegmentationData) -> UnlabelledImages
     folder = recipe.teacher.unlabelled
     if folder is None:
         return None
-    found = UnlabelledImages(local_folder(folder) if is_remote(folder) else Path(folder), train, train[0].image)
+    found = UnlabelledImages(
+        local_folder(folder) if is_remote(folder) else Path(folder), train, train[0].image
+    )
     found[0]  # of other bits a channel? That is said now
     exact, place = train.data if isinstance(train, PreparedData) else train, cache(Path.resolve)
-    masks = [path for pair in exact.pairs for path in pair.mask_files] if isinstance(exact, PairedFiles) else []
+    masks = (
+        [path for pair in exact.pairs for path in pair.mask_files]
+        if isinstance(exact, PairedFiles)
+        else []
+    )
     known = {(place(mask.parent), mask.name) for mask in masks}
-    if wrong := [p.key for p in found.pairs if p.image and (place(p.image.parent), p.image.name) in known]:
+    if wrong := [
+        p.key for p in found.pairs if p.image and (place(p.image.parent), p.image.name) in known
+    ]:
         are = "image in it is a mask" if len(wrong) == 1 else "images in it are masks"
         raise DataError(
             f"{folder}: {len(wrong)} {are} of {train.name}, such as {wrong[0]}. Name the folder of the images alone."
@@ -207,7 +236,11 @@ def open_teaching(
     minutes = recipe.train.minutes
 
     def check_time(seconds: float) -> None:
-        if minutes is None or began is None or (total := time.monotonic() - began + seconds) <= 60 * minutes:
+        if (
+            minutes is None
+            or began is None
+            or (total := time.monotonic() - began + seconds) <= 60 * minutes
+        ):
             return
         raise ConfigError(
             f"train.minutes = {minutes:g}: about {total / 60:.1f} minutes will have gone by until the teachers have "
@@ -218,7 +251,9 @@ def open_teaching(
     places = [out / OUTPUTS] if own_data else _places(recipe, train, out)
     folders = [[place / f"teacher-{row.outputs[:16]}" for place in places] for row in rows]
     there = [[found for folder in own if (found := read_outputs(folder))] for own in folders]
-    known = {key: digest for own in there for outputs in own for key, digest in outputs.digests.items()}
+    known = {
+        key: digest for own in there for outputs in own for key, digest in outputs.digests.items()
+    }
     sources = [_source(image, known) for image in images]
 
     # Each teacher's outputs, computed where they are not whole
@@ -226,13 +261,23 @@ def open_teaching(
     for name, row, own, candidates in zip(recipe.teacher.runs, rows, folders, there, strict=True):
         needed = {source.sha256 for source in sources}
         outputs = next((found for found in candidates if needed <= found.entries.keys()), None)
-        named = [(image.key, source.stamp) for image, source in zip(images, sources, strict=True) if source.stamp]
-        if outputs is None or (os.access(outputs.folder, os.W_OK) and not outputs.digests.keys() >= set(named)):
+        named = [
+            (image.key, source.stamp)
+            for image, source in zip(images, sources, strict=True)
+            if source.stamp
+        ]
+        if outputs is None or (
+            os.access(outputs.folder, os.W_OK) and not outputs.digests.keys() >= set(named)
+        ):
             writable = (f for f in own[:-1] if _is_writable(f.parent.parent))
             folder = outputs.folder if outputs else next(writable, own[-1])
             with _errors_of(folder):
-                outputs = _compute(name, row, images, sources, folder, recipe.train.device, say, check_time)
-        say(f"taught by {row.name} ({row.model}): {counted(len(images), 'image')}, kept in {outputs.folder}")
+                outputs = _compute(
+                    name, row, images, sources, folder, recipe.train.device, say, check_time
+                )
+        say(
+            f"taught by {row.name} ({row.model}): {counted(len(images), 'image')}, kept in {outputs.folder}"
+        )
         files.append(outputs.file)
         entries.append(tuple(outputs.entries[source.sha256] for source in sources))
     share = 0.0
@@ -242,14 +287,23 @@ def open_teaching(
             f"{counted(len(unlabelled), 'image')} without masks: {100 * share:.0f} % of the samples, drawn at random; "
             "of them only the teacher tells something"
         )
-    return Teaching(tuple(files), tuple(entries), logits_grid(model, recipe.augment.crop), unlabelled, share)
+    return Teaching(
+        tuple(files), tuple(entries), logits_grid(model, recipe.augment.crop), unlabelled, share
+    )
 
 
 def _images(data: SegmentationData) -> list[_Image]:
     """The images of a dataset; of what was prepared the files that it was prepared from, which lost nothing."""
     exact = data.data if isinstance(data, PreparedData) else data
-    paths = [pair.image for pair in exact.pairs] if isinstance(exact, PairedFiles) else [None] * len(exact)
-    return [_Image(key, path, exact, place) for place, (key, path) in enumerate(zip(exact.keys, paths, strict=True))]
+    paths = (
+        [pair.image for pair in exact.pairs]
+        if isinstance(exact, PairedFiles)
+        else [None] * len(exact)
+    )
+    return [
+        _Image(key, path, exact, place)
+        for place, (key, path) in enumerate(zip(exact.keys, paths, strict=True))
+    ]
 
 
 def _source(image: _Image, known: dict[tuple[str, Stamp], str]) -> Source:
@@ -338,9 +392,14 @@ def _compute(
             runtime = _teacher(name, row, folder, len(missing), device)
             _check_memory(runtime, [image for image, _ in missing.values()])
             _store(runtime, list(missing.values()), outputs, say, check_time)
-        for image, source in zip(images, sources, strict=True):  # of files that are copies, or were touched
+        for image, source in zip(
+            images, sources, strict=True
+        ):  # of files that are copies, or were touched
             if source.stamp and (image.key, source.stamp) not in outputs.digests:
-                append_line(folder / INDEX, {"key": image.key, "stamp": source.stamp, "sha256": source.sha256})
+                append_line(
+                    folder / INDEX,
+                    {"key": image.key, "stamp": source.stamp, "sha256": source.sha256},
+                )
     whole = read_outputs(folder)
     assert whole is not None
     return whole
@@ -352,7 +411,9 @@ def _opened(folder: Path) -> TeacherOutputs:
     if outputs is None or not outputs.file.is_file():
         file = folder / f"logits-{secrets.token_hex(4)}.bin"
         file.touch()
-        write_text(folder / INDEX, json.dumps({"format_version": FORMAT_VERSION, "file": file.name}) + "\n")
+        write_text(
+            folder / INDEX, json.dumps({"format_version": FORMAT_VERSION, "file": file.name}) + "\n"
+        )
         outputs = TeacherOutputs(folder, file, {}, {})
     os.truncate(outputs.file, max((entry.end for entry in outputs.entries.values()), default=0))
     return outputs
@@ -360,7 +421,9 @@ def _opened(folder: Path) -> TeacherOutputs:
 
 def _teacher(name: str, row: TeacherRow, folder: Path, missing: int, device: str) -> Runtime:
     """The teacher, ready to run. Raises RunError where it is not there or is another by now."""
-    needed = f"The outputs of teacher {row.name} for {counted(missing, 'image')} are not in {folder}"
+    needed = (
+        f"The outputs of teacher {row.name} for {counted(missing, 'image')} are not in {folder}"
+    )
     try:
         run = open_run(find_run(name))
         same = teacher_row(run).outputs == row.outputs
@@ -406,7 +469,9 @@ def _store(
         ends.append(time.monotonic())
     pace = min(later - sooner for sooner, later in pairwise(ends))  # the first starts things up
     most = max(aligned(len(content)) for _, content in judged)
-    share = max(aligned(len(content)) / math.prod(entry.resized) for entry, content in judged)  # of the pixels seen
+    share = max(
+        aligned(len(content)) / math.prod(entry.resized) for entry, content in judged
+    )  # of the pixels seen
     needed = sum(_room(runtime, image.path, share) if image.path else most for image, _ in order)
     free = shutil.disk_usage(outputs.folder).free
     if needed > free:
@@ -427,13 +492,21 @@ def _store(
         flushed, flushed_at, said_at = file.tell(), time.monotonic(), time.monotonic()
         file.write(bytes(first_free(outputs) - file.tell()))
         for done, (image, source) in enumerate(order, start=1):
-            entry, content = judged[done - 1] if done <= len(judged) else _said(runtime, image, source)
+            entry, content = (
+                judged[done - 1] if done <= len(judged) else _said(runtime, image, source)
+            )
             file.write(bytes(aligned(file.tell()) - file.tell()))
             record = entry.record() | {"offset": file.tell()}
-            waiting.append({"key": image.key, "stamp": source.stamp, "sha256": source.sha256, **record})
+            waiting.append(
+                {"key": image.key, "stamp": source.stamp, "sha256": source.sha256, **record}
+            )
             file.write(content)
             now = time.monotonic()
-            if file.tell() - flushed >= FLUSH_BYTES or now - flushed_at >= FLUSH_SECONDS or done == len(order):
+            if (
+                file.tell() - flushed >= FLUSH_BYTES
+                or now - flushed_at >= FLUSH_SECONDS
+                or done == len(order)
+            ):
                 file.flush()
                 os.fsync(file.fileno())
                 for line in waiting:
@@ -455,16 +528,22 @@ def _said(runtime: Runtime, image: _Image, source: Source) -> tuple[Entry, bytes
     """What a teacher says of an image: an entry, its offset still 0, and what the flat file holds of it."""
     pixels = image.data[image.place].image  # (H, W, C)
     if image.path and not source.is_current(image.path, {}):
-        raise DataError(f"{image.path} changed while it was being read. Run the same command again.")
+        raise DataError(
+            f"{image.path} changed while it was being read. Run the same command again."
+        )
     size = (pixels.shape[0], pixels.shape[1])
     (factor,) = own_settings(runtime).factors(size)
-    inputs = torch.from_numpy(np.array(pixels[None], order="C")).to(runtime.device).permute(0, 3, 1, 2)
+    inputs = (
+        torch.from_numpy(np.array(pixels[None], order="C")).to(runtime.device).permute(0, 3, 1, 2)
+    )
     normal = normalise(inputs, runtime.mean, runtime.std, runtime.image_range)
     scaled = scale_images(normal, factor)  # (1, C, H * factor, W * factor)
     out = runtime(scaled)
     logits = out.logits[0].float().cpu().numpy()  # (K, h, w)
     if not np.isfinite(logits).all():
-        raise ConfigError(f"teacher {runtime.name} gives values for {image.key!r} that are not finite.")
+        raise ConfigError(
+            f"teacher {runtime.name} gives values for {image.key!r} that are not finite."
+        )
     grid = Grid((logits.shape[1], logits.shape[2]), out.padded_size, out.align_corners)
     resized = (scaled.shape[2], scaled.shape[3])
     return Entry(0, len(logits), grid, size, resized), stored(logits)

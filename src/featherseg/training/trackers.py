@@ -49,7 +49,9 @@ class Tracker(Logger):
     `group` is the folder of the sweep or the fit that the run is one of: its runs stand under one parent there.
     """
 
-    def __init__(self, name: str, run: Run, steps: int, say: Say, group: Path | None = None) -> None:
+    def __init__(
+        self, name: str, run: Run, steps: int, say: Say, group: Path | None = None
+    ) -> None:
         super().__init__()
         self._name, self._run, self._say, self._group = name, run, say, group
         self._every = 1 if name == TENSORBOARD else max(1, steps // POINTS)
@@ -78,14 +80,18 @@ class Tracker(Logger):
         if self._name == "mlflow":
             uri, project = _mlflow_place()
             tags = {"mlflow.parentRunId": _mlflow_parent(self._group)} if self._group else None
-            self._logger = MLFlowLogger(project, self._run.name, uri, tags, run_id=known.get("mlflow"))
+            self._logger = MLFlowLogger(
+                project, self._run.name, uri, tags, run_id=known.get("mlflow")
+            )
             identity = self._logger.run_id  # asks the server
             self._logger.experiment.update_run(identity, status="RUNNING")
         else:
             group = self._group.name if self._group else None
             project = os.environ.get("WANDB_PROJECT", PROJECT)
             version = known.get("wandb")
-            self._logger = WandbLogger(self._run.name, self._run.path, version, project=project, group=group)
+            self._logger = WandbLogger(
+                self._run.name, self._run.path, version, project=project, group=group
+            )
             identity = self._logger.experiment.id
         write_json(self._run.path / TRACKERS, _known(self._run.path) | {self._name: identity})
         if self._name not in known:
@@ -112,7 +118,11 @@ class Tracker(Logger):
         self._try(lambda: self._finish(done))
 
     def _finish(self, done: bool) -> None:
-        files = [self._run.path / name for name in ARTIFACTS if done and (self._run.path / name).is_file()]
+        files = [
+            self._run.path / name
+            for name in ARTIFACTS
+            if done and (self._run.path / name).is_file()
+        ]
         if self._name == "mlflow":
             for file in files:
                 self._logger.experiment.log_artifact(self._logger.run_id, str(file))
@@ -128,7 +138,9 @@ class Tracker(Logger):
         try:
             with quiet(TALKATIVE, logging.ERROR):
                 call()
-        except Exception as error:  # of a dozen kinds, over a network; a training of hours does not end by it
+        except (
+            Exception
+        ) as error:  # of a dozen kinds, over a network; a training of hours does not end by it
             self._logger = None
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             text = f"{self._name} fails ({reason}): the training goes on without it; every figure is in"
@@ -188,5 +200,7 @@ def _known(folder: Path) -> dict[str, str]:
 def _settings(run: Run) -> dict[str, Any]:
     """Every setting by its key, {"train.lr": 0.002}, and what the run is."""
     tables = run.recipe.model_dump(mode="json", exclude={"paper"})
-    flat = {f"{table}.{key}": value for table, rows in tables.items() for key, value in rows.items()}
+    flat = {
+        f"{table}.{key}": value for table, rows in tables.items() for key, value in rows.items()
+    }
     return flat | {"classes": len(run.info.classes), "licence": run.licence, "init": run.init}

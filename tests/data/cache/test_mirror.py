@@ -47,7 +47,9 @@ def again(bucket):
     bucket.asked.clear()
 
 
-@pytest.mark.parametrize("name", ["s3://yard/lawn/dataset.toml", "s3://yard/lawn", "s3://yard/lawn/"])
+@pytest.mark.parametrize(
+    "name", ["s3://yard/lawn/dataset.toml", "s3://yard/lawn", "s3://yard/lawn/"]
+)
 def test_a_dataset_in_a_bucket_is_read_like_one_on_the_disk(lawn, name):
     train = open_dataset(name, "train")
     assert train.keys == ["train/a", "train/b"]
@@ -68,7 +70,9 @@ def test_how_much_is_copied_is_said_before_the_first_file(lawn, caplog, monkeypa
     seen = []
     read = type(lawn).cat_file
     monkeypatch.setattr(
-        type(lawn), "cat_file", lambda self, place: seen.append(len(caplog.messages)) or read(self, place)
+        type(lawn),
+        "cat_file",
+        lambda self, place: seen.append(len(caplog.messages)) or read(self, place),
     )
     with caplog.at_level(logging.INFO, "featherseg"):
         open_dataset("s3://yard/lawn/dataset.toml", "train")
@@ -90,7 +94,9 @@ def test_a_second_use_fetches_nothing_and_a_changed_file_alone(lawn):
     again(lawn)
     open_dataset(name, "train")
     assert lawn.asked["read"] == 0
-    value = next(value for value in range(61, 256) if len(gray(value)) == len(gray(60)))  # told by its version alone
+    value = next(
+        value for value in range(61, 256) if len(gray(value)) == len(gray(60))
+    )  # told by its version alone
     lawn.objects["yard/lawn/images/train/b.png"] = gray(value)
     again(lawn)
     assert open_dataset(name, "train")[1].image[0, 0, 0] == value
@@ -153,17 +159,23 @@ def test_a_recipe_keeps_the_address_and_no_path_of_this_machine():
     recipe = parse_recipe(read_recipe("frm-lite0"), name="s3://yard/lawn/dataset.toml")
     assert is_remote(with_absolute_paths(recipe).data.name)
     with pytest.raises(ConfigError, match="credentials"):
-        with_absolute_paths(parse_recipe(read_recipe("frm-lite0"), name="s3://me:secret@yard/dataset.toml"))
+        with_absolute_paths(
+            parse_recipe(read_recipe("frm-lite0"), name="s3://me:secret@yard/dataset.toml")
+        )
 
 
 def test_predictions_in_a_bucket_are_scored(lawn):
-    lawn.objects |= {f"b/masks/train_{key}.png": lawn.objects[f"yard/lawn/masks/train/{key}.png"] for key in "ab"}
+    lawn.objects |= {
+        f"b/masks/train_{key}.png": lawn.objects[f"yard/lawn/masks/train/{key}.png"] for key in "ab"
+    }
     scores = featherseg.evaluate(data="s3://yard/lawn", split="train", predictions="s3://b/masks")
     assert scores.miou == 1.0
 
 
 def test_images_without_masks_may_lie_in_a_bucket(lawn):
     lawn.objects |= {"b/more/x.png": gray(7), "b/more/y.png": gray(8)}
-    recipe = parse_recipe(read_recipe("frm-lite0"), ['teacher.runs="large"', 'teacher.unlabelled="s3://b/more"'])
+    recipe = parse_recipe(
+        read_recipe("frm-lite0"), ['teacher.runs="large"', 'teacher.unlabelled="s3://b/more"']
+    )
     found = open_unlabelled(recipe, open_dataset("s3://yard/lawn", "train"))
     assert found.keys == ["x.png", "y.png"]

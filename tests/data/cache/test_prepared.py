@@ -17,7 +17,15 @@ from PIL import Image
 from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.data import open_dataset, open_files
 from featherseg.data.cache import prepared, prepared_writer
-from featherseg.data.cache.prepared import RAW, PreparedData, Source, Storage, cache_folders, loss_of, read_cache
+from featherseg.data.cache.prepared import (
+    RAW,
+    PreparedData,
+    Source,
+    Storage,
+    cache_folders,
+    loss_of,
+    read_cache,
+)
 from featherseg.data.cache.prepared_writer import prepare_data, splits_on_disk
 from featherseg.data.panoptic.files import PanopticWriter
 from featherseg.data.panoptic.segments import list_segments
@@ -113,7 +121,10 @@ def test_prepared_samples_are_those_of_the_files(yard):
     assert_same(data, open_files(yard, "train"))
     assert loss_of(data) is None
     assert (data.name, data.classes, data.channels, data.licence) == (
-        *(getattr(open_files(yard, "train"), name) for name in ("name", "classes", "channels", "licence")),
+        *(
+            getattr(open_files(yard, "train"), name)
+            for name in ("name", "classes", "channels", "licence")
+        ),
     )
 
 
@@ -137,12 +148,17 @@ def test_splits_share_a_folder_and_a_part_of_a_split_needs_no_other(yard):
 
 
 @pytest.mark.parametrize("storage", [RAW, JPEG])
-@pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (1, np.uint16), (3, np.uint16), (5, np.uint16)])
+@pytest.mark.parametrize(
+    ("channels", "dtype"), [(1, np.uint8), (1, np.uint16), (3, np.uint16), (5, np.uint16)]
+)
 def test_deep_images_and_other_channels_keep_every_value(tmp_path, storage, channels, dtype):
     rng = np.random.default_rng(0)
     for kind in ("images", "masks"):
         (tmp_path / kind / "train").mkdir(parents=True)
-    pages = [Image.fromarray(rng.integers(0, np.iinfo(dtype).max, (9, 7), dtype=dtype)) for _ in range(channels)]
+    pages = [
+        Image.fromarray(rng.integers(0, np.iinfo(dtype).max, (9, 7), dtype=dtype))
+        for _ in range(channels)
+    ]
     if channels == 3:  # of 16-bit colour Pillow writes none: grey is repeated
         pages = pages[:1]
     pages[0].save(tmp_path / "images/train/a.tif", save_all=True, append_images=pages[1:])
@@ -195,7 +211,9 @@ def overwrite(path: Path) -> None:
     assert path.stat().st_size == before.st_size
 
 
-@pytest.mark.parametrize("settled", [-1.0, 2.0])  # seconds; stamps of these files are trusted with the first alone
+@pytest.mark.parametrize(
+    "settled", [-1.0, 2.0]
+)  # seconds; stamps of these files are trusted with the first alone
 @pytest.mark.parametrize("of", [image_of, mask_of])
 def test_a_changed_file_is_never_served_as_it_was(yard, monkeypatch, caplog, of, settled):
     monkeypatch.setattr(prepared, "SETTLED_SECONDS", settled)
@@ -265,14 +283,21 @@ def write_coco(root: Path, crowds: frozenset[int]) -> None:
 def test_panoptic_samples_keep_their_instances_and_a_changed_annotation_counts(tmp_path):
     write_coco(tmp_path, frozenset([200]))
     prepare_data("coco-panoptic", "val", tmp_path)
-    data, files = (opened("coco-panoptic", "val", tmp_path) for opened in (open_dataset, open_files))
+    data, files = (
+        opened("coco-panoptic", "val", tmp_path) for opened in (open_dataset, open_files)
+    )
     assert isinstance(data, PreparedData)
     assert data[0].instances.tolist() == [[0, 70000, 70000, 0], [-200, -200, 9, 0]]
     assert_same(data, files)
     assert (data.categories, data.rule) == (files.categories, files.rule)
     assert data.panoptic(0)[1] == files.panoptic(0)[1]
     write_coco(tmp_path, frozenset())
-    assert open_dataset("coco-panoptic", "val", tmp_path)[0].instances.tolist()[1] == [200, 200, 9, 0]
+    assert open_dataset("coco-panoptic", "val", tmp_path)[0].instances.tolist()[1] == [
+        200,
+        200,
+        9,
+        0,
+    ]
 
 
 def test_training_samples_are_the_same_to_the_bit_also_by_class(yard):
@@ -282,7 +307,9 @@ def test_training_samples_are_the_same_to_the_bit_also_by_class(yard):
     points = find_class_points(data, 16)
     np.testing.assert_array_equal(points.rows, find_class_points(files, 16).rows)
     augment = Augment((24, 32), scale=(0.5, 2.0), flip=0.5, category_ratio=0.7, contrast=0.3)
-    ours, theirs = (TrainingSamples(source, augment, 0, ClassUniform(0.5, points)) for source in (data, files))
+    ours, theirs = (
+        TrainingSamples(source, augment, 0, ClassUniform(0.5, points)) for source in (data, files)
+    )
     for index in range(12):
         for a, b in zip(ours[0, index % 6], theirs[0, index % 6], strict=True):
             assert a.equal(b)
@@ -310,7 +337,9 @@ def test_an_interrupted_preparation_goes_on(yard, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         prepare_data(yard, "train", progress=stop)
-    assert_same(open_dataset(yard, "train"), open_files(yard, "train"))  # some from the cache, the others from files
+    assert_same(
+        open_dataset(yard, "train"), open_files(yard, "train")
+    )  # some from the cache, the others from files
     with open(next(folder_of(yard).glob("pixels-*")), "ab") as file:
         file.write(b"torn")
     with open(folder_of(yard) / "index.jsonl", "a") as file:
@@ -337,7 +366,10 @@ def test_a_disk_that_fails_leaves_no_wrong_sample(yard, monkeypatch, failing):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
-        with pytest.raises(FeathersegError, match=r"cannot write .*: No space left on device\. .*Make room|make room"):
+        with pytest.raises(
+            FeathersegError,
+            match=r"cannot write .*: No space left on device\. .*Make room|make room",
+        ):
             prepare_data(yard, "train")
     assert_same(open_dataset(yard, "train"), open_files(yard, "train"))
     prepare_data(yard, "train")
@@ -429,8 +461,12 @@ def test_another_quality_replaces_what_is_there_and_open_readers_go_back_to_the_
 
 
 def test_a_disk_that_is_too_small_is_known_before_anything_is_written(yard, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
-    with pytest.raises(FeathersegError, match=r"6 images of yard take 0\.0 GB as raw, .* has 0\.0 GB free"):
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000)
+    )
+    with pytest.raises(
+        FeathersegError, match=r"6 images of yard take 0\.0 GB as raw, .* has 0\.0 GB free"
+    ):
         prepare_data(yard, "train")
     assert next(folder_of(yard).glob("pixels-*")).stat().st_size == 0
 
@@ -486,7 +522,9 @@ def test_where_prepared_data_are_looked_for(yard, tmp_path, monkeypatch):
         prepare_data(yard, "train")
 
 
-def test_data_that_cannot_be_written_beside_are_prepared_in_a_folder_of_the_user(yard, tmp_path, monkeypatch):
+def test_data_that_cannot_be_written_beside_are_prepared_in_a_folder_of_the_user(
+    yard, tmp_path, monkeypatch
+):
     monkeypatch.setattr(os, "access", lambda path, mode: tmp_path / "home" in Path(path).parents)
     folder = prepare_data(yard, "train").folder
     assert folder.parents[1] == cache_folders(Path(yard).parent)[1]

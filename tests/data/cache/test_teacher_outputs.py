@@ -8,7 +8,15 @@ import torch
 
 from featherseg.core.types import ClassInfo, Sample
 from featherseg.data.cache.prepared import INDEX
-from featherseg.data.cache.teacher_outputs import FORMAT_VERSION, Entry, Grid, Taught, Teaching, read_outputs, stored
+from featherseg.data.cache.teacher_outputs import (
+    FORMAT_VERSION,
+    Entry,
+    Grid,
+    Taught,
+    Teaching,
+    read_outputs,
+    stored,
+)
 from featherseg.data.pipeline.loader import FlatBatches, TrainingSamples, training_loader
 from featherseg.data.pipeline.rare import RareClasses
 from featherseg.data.pipeline.sampling import ClassPoints, ClassUniform
@@ -87,7 +95,9 @@ def test_the_teacher_says_of_a_pixel_what_it_said_where_the_pixel_comes_from(tmp
     drawn, seen = samples(tmp_path, augment, rare=rare, class_uniform=points), set()
     for epoch in range(12):
         image, label, taught = drawn[epoch, epoch % 2]
-        came_from = (image.float() - 50) / STEP  # (3, H, W): the middle of the first pixel is 0 here
+        came_from = (
+            image.float() - 50
+        ) / STEP  # (3, H, W): the middle of the first pixel is 0 here
         said = taught.logits.float() - torch.tensor([0.5, 0.5, 0])[:, None, None]
         # where neighbours come from elsewhere an image's pixels are mixed, as they are along its borders
         smooth = (came_from[2] - came_from[2].round()).abs() < 0.01
@@ -100,16 +110,22 @@ def test_the_teacher_says_of_a_pixel_what_it_said_where_the_pixel_comes_from(tmp
         seen |= set(came_from[2][inside].round().int().unique().tolist())
         if not rare and 2 not in came_from[2][inside].round():
             assert torch.equal(taught.inside, label != 255)  # what was filled up is not taught
-        assert torch.equal(taught.logits[:, ~taught.inside], torch.zeros(3, int((~taught.inside).sum())).half())
+        assert torch.equal(
+            taught.logits[:, ~taught.inside], torch.zeros(3, int((~taught.inside).sum())).half()
+        )
     assert seen == {0, 1, 2}
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("covered", [(24, 32), (32, 40)], ids=["the crop", "padded"])
-def test_at_any_stride_of_the_model_a_place_is_taught_what_lies_there(tmp_path, align_corners, covered):
+def test_at_any_stride_of_the_model_a_place_is_taught_what_lies_there(
+    tmp_path, align_corners, covered
+):
     augment = Augment((24, 32), flip=0.5)
     dense = samples(tmp_path, augment)
-    coarse = samples(tmp_path, augment, Grid((covered[0] // 4, covered[1] // 4), covered, align_corners))
+    coarse = samples(
+        tmp_path, augment, Grid((covered[0] // 4, covered[1] // 4), covered, align_corners)
+    )
     for index in range(2):
         full, found = dense[0, index][2].logits.float(), coarse[0, index][2]
         # torch's own way from the model's logits to pixels must lead through what is taught, where it is inside
@@ -160,7 +176,9 @@ def test_of_several_teachers_the_mean_counts(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_taught_batches_do_not_depend_on_workers_or_restarts(tmp_path, workers):
-    drawn = samples(tmp_path, AUGMENTS["all"], rare=RareClasses(np.array([[1, 0], [1, 1]], np.int32)))
+    drawn = samples(
+        tmp_path, AUGMENTS["all"], rare=RareClasses(np.array([[1, 0], [1, 1]], np.int32))
+    )
 
     def stream(count, start):
         batches = FlatBatches(2, 3, seed=1, start=start, total=5)
@@ -169,14 +187,22 @@ def test_taught_batches_do_not_depend_on_workers_or_restarts(tmp_path, workers):
     whole = stream(0, 0)
     for here, there in zip(whole[2:], stream(workers, 2), strict=True):
         assert isinstance(there[2], Taught)
-        assert all(torch.equal(a, b) for a, b in zip((*here[:2], *here[2]), (*there[:2], *there[2]), strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip((*here[:2], *here[2]), (*there[:2], *there[2]), strict=True)
+        )
     assert whole[0][2].logits.shape == (3, 3, 50, 60)
 
 
-def test_an_index_that_is_torn_or_names_more_than_the_file_holds_is_read_as_far_as_it_is_whole(tmp_path):
+def test_an_index_that_is_torn_or_names_more_than_the_file_holds_is_read_as_far_as_it_is_whole(
+    tmp_path,
+):
     entries = written(tmp_path / "outputs.bin", [fine(size) for size in SIZES])
     head = {"format_version": FORMAT_VERSION, "file": "outputs.bin"}
-    lines = [{"key": str(n), "stamp": [n, 2, 3], "sha256": f"{n}", **e.record()} for n, e in enumerate(entries)]
+    lines = [
+        {"key": str(n), "stamp": [n, 2, 3], "sha256": f"{n}", **e.record()}
+        for n, e in enumerate(entries)
+    ]
     lines[1]["grid"] = [[0, 0], [1, 1], False]
     lines[2]["offset"] = 10**9
     text = "\n".join([*map(json.dumps, [head, *lines]), '{"key": "3", "sta'])
@@ -184,5 +210,7 @@ def test_an_index_that_is_torn_or_names_more_than_the_file_holds_is_read_as_far_
     found = read_outputs(tmp_path)
     assert found.entries == {"0": entries[0]}
     assert found.digests == {("0", (0, 2, 3)): "0"}
-    (tmp_path / INDEX).write_text(text.replace(f'"format_version": {FORMAT_VERSION}', '"format_version": 99'))
+    (tmp_path / INDEX).write_text(
+        text.replace(f'"format_version": {FORMAT_VERSION}', '"format_version": 99')
+    )
     assert read_outputs(tmp_path) is None

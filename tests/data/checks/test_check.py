@@ -95,7 +95,9 @@ def plant_colors(folder: Path) -> None:
 
 
 def plant_duplicate(folder: Path) -> None:
-    Image.open(folder / "images/train/b.png").save(folder / "images/val/f.bmp")  # other bytes, same pixels
+    Image.open(folder / "images/train/b.png").save(
+        folder / "images/val/f.bmp"
+    )  # other bytes, same pixels
     (folder / "images/val/f.png").unlink()
 
 
@@ -113,10 +115,31 @@ PLANTED = [
     (plant_unreadable, "unreadable", "train/a", "images/train/a.png cannot be read", 5, 0),
     (plant_unreadable_mask, "unreadable", "train/a", "masks/train/a.png cannot be read", 5, 0),
     (plant_size, "size", "train/a", "masks/train/a.png is 5x4, but its image", 5, 0),
-    (plant_depth, "depth", "train/a", "images/train/a.png has 16 bits a channel, most images of train 8", 5, 0),
-    (plant_values, "values", "train/a", "masks/train/a.png holds value 78 (3 pixels), which is not in [map]", 6, 1),
+    (
+        plant_depth,
+        "depth",
+        "train/a",
+        "images/train/a.png has 16 bits a channel, most images of train 8",
+        5,
+        0,
+    ),
+    (
+        plant_values,
+        "values",
+        "train/a",
+        "masks/train/a.png holds value 78 (3 pixels), which is not in [map]",
+        6,
+        1,
+    ),
     (plant_colors, "colors", "train/a", "masks/train/a.png", 5, 0),
-    (plant_duplicate, "duplicate", "val/f", "images/val/f.bmp is the same image as train/b of train", 5, 0),
+    (
+        plant_duplicate,
+        "duplicate",
+        "val/f",
+        "images/val/f.bmp is the same image as train/b of train",
+        5,
+        0,
+    ),
     (plant_twins, "twins", "train/a", "images/train/a.png has the same stem as another file", 5, 0),
     (plant_empty, "empty", "", "val has no images", 4, 0),
 ]
@@ -143,13 +166,19 @@ def test_every_kind_of_fault_is_planted_above():
     assert {kind for _, kind, *_ in PLANTED} == set(FAULTS) - {"classes"}
 
 
-@pytest.mark.parametrize(("split", "others"), [("val", "4 images of train"), ("train", "2 images of val")])
-def test_a_class_that_train_or_val_lacks_is_a_fault_and_no_image_is_left_out(yard, tmp_path, split, others):
+@pytest.mark.parametrize(
+    ("split", "others"), [("val", "4 images of train"), ("train", "2 images of val")]
+)
+def test_a_class_that_train_or_val_lacks_is_a_fault_and_no_image_is_left_out(
+    yard, tmp_path, split, others
+):
     for path in yard.glob(f"masks/{split}/*"):
         save(path, np.full((4, 5), 4, np.uint8))
     report = check_data(str(yard))
     assert kinds(report) == [("classes", "")]
-    assert report.faults[0].text.startswith(f"{split} has no pixel of path, which is in {others}. Name images")
+    assert report.faults[0].text.startswith(
+        f"{split} has no pixel of path, which is in {others}. Name images"
+    )
     assert not report.notes
     assert write_mended(report, tmp_path / "out").copied == 6
 
@@ -184,7 +213,10 @@ def test_photographs_in_the_place_of_masks_are_told_as_such(yard: Path):
     for path in yard.glob("masks/*/*.png"):
         save(path, np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
     (remedy,) = [note for note in check_data(str(yard)).notes if "colour image" in note]
-    assert "are images and masks exchanged there? A mask is a PNG with one value or colour a class." in remedy
+    assert (
+        "are images and masks exchanged there? A mask is a PNG with one value or colour a class."
+        in remedy
+    )
     assert "most frequent" not in remedy
 
 
@@ -198,15 +230,22 @@ def test_a_value_that_marks_what_is_not_labelled_gets_its_line_of_the_map(yard: 
     assert check_data(str(yard)).clean
     in_colours = TOML.replace('0 = "ignore"\n4', '"#000000"').replace("9 =", '"#000009" =')
     (yard / "dataset.toml").write_text(in_colours)
-    assert [note for note in check_data(str(yard)).notes if 'add to [map]: "#ffffff" = "ignore"' in note]
+    assert [
+        note for note in check_data(str(yard)).notes if 'add to [map]: "#ffffff" = "ignore"' in note
+    ]
 
 
 @pytest.mark.parametrize(
-    ("form", "options", "lossy"), [("JPEG", {}, 1), ("WEBP", {}, 1), ("WEBP", {"lossless": True}, 0)]
+    ("form", "options", "lossy"),
+    [("JPEG", {}, 1), ("WEBP", {}, 1), ("WEBP", {"lossless": True}, 0)],
 )
-def test_masks_saved_as_jpeg_are_said_to_be_smeared(yard: Path, form: str, options: dict, lossy: int):
+def test_masks_saved_as_jpeg_are_said_to_be_smeared(
+    yard: Path, form: str, options: dict, lossy: int
+):
     path = yard / "masks/train/a.png"
-    Image.open(path).convert("L").resize((40, 32)).save(path, form, **options)  # whatever its name ends in
+    Image.open(path).convert("L").resize((40, 32)).save(
+        path, form, **options
+    )  # whatever its name ends in
     save(yard / "images/train/a.png", image(32, 40))
     notes = [note for note in check_data(str(yard)).notes if "write masks as PNG" in note]
     assert len(notes) == lossy
@@ -223,7 +262,10 @@ def test_images_that_exif_turns_are_told(yard: Path):
         shown.save(yard / "images/train/a.png", exif=exif)
     report = check_data(str(yard))
     assert report.faults == []
-    assert "train: images that EXIF turns, whose masks must be of the upright image (1): train/a" in report.notes
+    assert (
+        "train: images that EXIF turns, whose masks must be of the upright image (1): train/a"
+        in report.notes
+    )
 
 
 def test_many_faults_are_all_found_in_one_go(yard: Path):
@@ -239,7 +281,9 @@ def test_many_faults_are_all_found_in_one_go(yard: Path):
     ]
 
 
-def test_a_copy_keeps_images_and_class_ids_and_turns_stray_values_into_ignore(yard: Path, tmp_path: Path):
+def test_a_copy_keeps_images_and_class_ids_and_turns_stray_values_into_ignore(
+    yard: Path, tmp_path: Path
+):
     plant_values(yard)
     stray = np.array(Image.open(yard / "masks/train/a.png")) == 78
     before = FolderData(yard / "dataset.toml", "train")
@@ -260,7 +304,10 @@ def clip(folder: Path, splits: str, more: str = "") -> Path:
     """Sixty frames of one clip below clip/, and an image of a name of its own."""
     rng = np.random.default_rng(0)
     for key in (*(f"clip/frame_{number:04d}" for number in range(60)), "alone"):
-        for kind, pixels in (("images", rng.integers(0, 255, (8, 8, 3))), ("masks", np.arange(64).reshape(8, 8) % 2)):
+        for kind, pixels in (
+            ("images", rng.integers(0, 255, (8, 8, 3))),
+            ("masks", np.arange(64).reshape(8, 8) % 2),
+        ):
             path = folder / kind / f"{key}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray((pixels + (kind == "masks")).astype(np.uint8)).save(path)
@@ -295,7 +342,8 @@ def test_images_beside_the_cut_of_a_part_are_kept_and_those_of_no_split_are_coun
     report = featherseg.check(folder, fix=tmp_path / "out")
     assert (report.mended.copied, report.mended.left_out) == (60, {"in no split": 1})
     sizes = [
-        {s: len(pairs) for s, pairs in r.listing.splits.items()} for r in (report, check_data(str(tmp_path / "out")))
+        {s: len(pairs) for s, pairs in r.listing.splits.items()}
+        for r in (report, check_data(str(tmp_path / "out")))
     ]
     assert sizes[0] == sizes[1]
     assert sum(sizes[0].values()) < 60
@@ -307,11 +355,20 @@ def test_images_beside_the_cut_of_a_part_are_kept_and_those_of_no_split_are_coun
 
 
 def test_masks_of_the_shape_of_their_image_are_resized(tmp_path: Path):
-    sizes = {"a": (433, 577), "b": (240, 320), "c": (960, 1281), "d": (480, 480), "e": (320, 240), "f": (480, 640)}
+    sizes = {
+        "a": (433, 577),
+        "b": (240, 320),
+        "c": (960, 1281),
+        "d": (480, 480),
+        "e": (320, 240),
+        "f": (480, 640),
+    }
     for key, (height, width) in sizes.items():
         save(tmp_path / f"images/train/{key}.png", image(480, 640))
         save(tmp_path / f"masks/train/{key}.png", mask(height, width))
-    save(tmp_path / "masks/train/b.png", np.where(mask(240, 320) == 0, 78, 4).astype(np.uint8))  # and not in the map
+    save(
+        tmp_path / "masks/train/b.png", np.where(mask(240, 320) == 0, 78, 4).astype(np.uint8)
+    )  # and not in the map
     (tmp_path / "dataset.toml").write_text(TOML.replace('val = "val"', ""))
     report = featherseg.check(tmp_path, fix=tmp_path / "out")
     assert report.mended.copied == 4
@@ -324,17 +381,24 @@ def test_masks_of_the_shape_of_their_image_are_resized(tmp_path: Path):
         assert (written == np.select([full == 4, full == 9], [0, 1], 255)).all()
 
 
-@pytest.mark.parametrize(("groups", "kept"), [("frame_00[0-9]", True), ("^clip/frame_00[0-9]", False)])
+@pytest.mark.parametrize(
+    ("groups", "kept"), [("frame_00[0-9]", True), ("^clip/frame_00[0-9]", False)]
+)
 def test_groups_that_tell_sequences_keep_them_in_the_copy(tmp_path: Path, groups: str, kept: bool):
     """They were left out where the copy's names begin with the split: neighbours were in train and val."""
     folder = clip(tmp_path / "ds", 'train = "clip"\nval = "30% of train"', f"groups = {groups!r}\n")
     report = featherseg.check(folder, fix=tmp_path / "out")
-    assert (f"groups = '{groups}'" in (tmp_path / "out/dataset.toml").read_text().replace('"', "'")) == kept
+    assert (
+        f"groups = '{groups}'" in (tmp_path / "out/dataset.toml").read_text().replace('"', "'")
+    ) == kept
     copy = check_data(str(tmp_path / "out")).listing
     tens = {split: {pair.key[-4:-1] for pair in pairs} for split, pairs in copy.splits.items()}
     assert not tens["train"] & tens["val"]
     if not kept:
-        own = {split: [f"train/{pair.key}" for pair in pairs] for split, pairs in report.listing.splits.items()}
+        own = {
+            split: [f"train/{pair.key}" for pair in pairs]
+            for split, pairs in report.listing.splits.items()
+        }
         assert {split: [pair.key for pair in pairs] for split, pairs in copy.splits.items()} == own
 
 
@@ -421,13 +485,21 @@ def test_linked_folders_are_a_note_where_the_dataset_does_not_name_them(yard: Pa
     (note,) = [note for note in report.notes if "links to folders are not followed" in note]
     assert note.endswith(f"(2): {yard / 'images/more'}, {yard / 'masks/more'}")
     assert sum(split.images for split in report.splits.values()) == 6
-    own = TOML.replace('images = "images"\nmasks = "masks"\n', "").replace('"train"', '"images/train"')
+    own = TOML.replace('images = "images"\nmasks = "masks"\n', "").replace(
+        '"train"', '"images/train"'
+    )
     own = own.replace('"val"', '"images/val"\ntest = "images/more"')
-    tables = [f'[[source]]\nimages = "images{below}"\nmasks = "masks{below}"\n' for below in ("", "/more")]
+    tables = [
+        f'[[source]]\nimages = "images{below}"\nmasks = "masks{below}"\n' for below in ("", "/more")
+    ]
     (yard / "dataset.toml").write_text(own + "".join(tables))
     report = check_data(str(yard))
     assert not [note for note in report.notes if "links" in note]
-    assert {name: split.images for name, split in report.splits.items()} == {"train": 4, "val": 2, "test": 1}
+    assert {name: split.images for name, split in report.splits.items()} == {
+        "train": 4,
+        "val": 2,
+        "test": 1,
+    }
 
 
 def test_the_report_is_plain_json(yard: Path):
@@ -463,7 +535,9 @@ def test_a_plain_folder_of_0_and_255_becomes_background_and_foreground(tmp_path:
     assert [info.name for info in report.classes] == ["background", "foreground"]
     toml = tmp_path / "spots/dataset.toml"
     toml.write_text(report.proposal.text)
-    np.testing.assert_array_equal(FolderData(toml, "train").label(0) * 255, masks[FolderData(toml, "train").keys[0]])
+    np.testing.assert_array_equal(
+        FolderData(toml, "train").label(0) * 255, masks[FolderData(toml, "train").keys[0]]
+    )
 
 
 def test_a_plain_folder_of_indices_keeps_255_for_ignore_and_finds_its_splits(tmp_path: Path):
@@ -484,7 +558,9 @@ def test_a_plain_folder_of_colours_is_mapped_by_colour(tmp_path: Path):
     ]
 
 
-def test_smoothed_masks_of_0_and_255_lose_no_pixel_and_the_seams_of_others_are_faults(tmp_path: Path):
+def test_smoothed_masks_of_0_and_255_lose_no_pixel_and_the_seams_of_others_are_faults(
+    tmp_path: Path,
+):
     pixels = np.zeros((100, 200), np.uint8)
     pixels[:, 100:] = 255
     pixels[0, :100] = np.arange(100)  # a seam of many grey values
@@ -525,7 +601,9 @@ def test_what_is_no_dataset_is_named(tmp_path: Path, monkeypatch):
         check_data("camvid")
     (tmp_path / "yard.tar.gz").touch()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataNotFound, match=r"yard\.tar\.gz is a file that is no dataset\. Expected a folder"):
+    with pytest.raises(
+        DataNotFound, match=r"yard\.tar\.gz is a file that is no dataset\. Expected a folder"
+    ):
         check_data("yard.tar.gz")
 
 
@@ -558,7 +636,9 @@ class Labels:
 
 
 def test_class_statistics_read_labels_only_and_ignore_no_size():
-    statistics = class_statistics(Labels([np.array([[0, 0, 255]], np.uint8), np.array([[1, 0, 1, 1]], np.uint8)]))
+    statistics = class_statistics(
+        Labels([np.array([[0, 0, 255]], np.uint8), np.array([[1, 0, 1, 1]], np.uint8)])
+    )
     assert statistics == ClassStatistics(pixels=[3, 3, 0], image_pixels=[7, 4, 0], images=[2, 1, 0])
     assert median_frequency(statistics) == pytest.approx(
         [(3 / 7 + 3 / 4) / 2 / (3 / 7), (3 / 7 + 3 / 4) / 2 / (3 / 4), 0]
@@ -576,7 +656,10 @@ def test_camvid_is_clean_and_its_weights_are_the_published_ones(shared: Path):
     assert np.round(report.weights, 4).tolist() == facts["train_median_frequency_weights"]
     for split, known in facts["splits"].items():
         entry = report.splits[split]
-        assert (entry.images, [*entry.statistics.pixels, entry.ignored]) == (known["images"], known["pixels"])
+        assert (entry.images, [*entry.statistics.pixels, entry.ignored]) == (
+            known["images"],
+            known["pixels"],
+        )
         assert entry.statistics.images == known["images_with_class"][:11]
         assert entry.sizes == {"360x480": known["images"]}
 
@@ -613,7 +696,9 @@ def test_palettes_that_give_one_value_two_colours_are_a_note(yard: Path):
     assert report.clean
 
 
-def test_a_copy_may_have_a_long_name_and_no_place_under_the_feet_of_its_user(yard: Path, tmp_path: Path, monkeypatch):
+def test_a_copy_may_have_a_long_name_and_no_place_under_the_feet_of_its_user(
+    yard: Path, tmp_path: Path, monkeypatch
+):
     write_mended(check_data(str(yard)), tmp_path / ("n" * 150))
     assert check_data(str(tmp_path / ("n" * 150))).clean
     (tmp_path / "empty").mkdir()

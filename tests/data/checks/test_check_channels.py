@@ -59,7 +59,10 @@ def test_check_shows_range_and_mean_of_each_channel_over_all_images_of_a_split(t
     assert "channel 3, range (mean)" in printed
     assert "7 to 7 (7)" in printed
     assert not any("16-bit" in note for note in report.notes)
-    assert json.loads(run(tmp_path, "--json").stdout)["splits"]["train"]["channels"][2]["largest"] == 250
+    assert (
+        json.loads(run(tmp_path, "--json").stdout)["splits"]["train"]["channels"][2]["largest"]
+        == 250
+    )
 
 
 def test_check_says_which_part_of_16_bits_train_uses_and_what_goes_beyond(tmp_path):
@@ -68,7 +71,8 @@ def test_check_says_which_part_of_16_bits_train_uses_and_what_goes_beyond(tmp_pa
     write(tmp_path, {"train": [twelve], "val": [twelve * 2]}, channels=1)
     notes = check_data(str(tmp_path)).notes
     assert any(
-        "train: 16-bit values reach 4,080 of 65,535: training takes values below 4,096" in note for note in notes
+        "train: 16-bit values reach 4,080 of 65,535: training takes values below 4,096" in note
+        for note in notes
     )
     assert "values above that range: val (8,160)" in notes
 
@@ -103,8 +107,14 @@ def test_a_proposal_takes_all_bands(tmp_path, bands, kind):
         (tmp_path / place).mkdir()
     for i in range(6):
         pixels = RNG.integers(0, 200, (16, 16, bands), dtype=np.uint8)
-        options = {"photometric": "rgb", "extrasamples": [kind]} if kind else {"photometric": "minisblack"}
-        tifffile.imwrite(tmp_path / f"images/t{'abcdef'[i]}.tif", pixels, planarconfig="contig", **options)
+        options = (
+            {"photometric": "rgb", "extrasamples": [kind]}
+            if kind
+            else {"photometric": "minisblack"}
+        )
+        tifffile.imwrite(
+            tmp_path / f"images/t{'abcdef'[i]}.tif", pixels, planarconfig="contig", **options
+        )
         mask = np.zeros((16, 16), np.uint8)
         mask[2 : 5 + i] = 1
         Image.fromarray(mask).save(tmp_path / f"masks/t{'abcdef'[i]}.png")
@@ -112,4 +122,6 @@ def test_a_proposal_takes_all_bands(tmp_path, bands, kind):
     assert f"channels = {bands}" in report.proposal.text
     assert len(report.splits["train"].channels) == bands
     assert report.clean
-    assert any("channels = 3 leaves it out" in note for note in report.proposal.notes) == (bands == 4)
+    assert any("channels = 3 leaves it out" in note for note in report.proposal.notes) == (
+        bands == 4
+    )

@@ -13,7 +13,13 @@ from PIL import Image
 import featherseg
 from featherseg.core.errors import ConfigError, DataError
 from featherseg.core.files import MOST_TEXT
-from featherseg.data.checks.decisions import Changes, audited_places, changes_of, mask_digest, read_decisions
+from featherseg.data.checks.decisions import (
+    Changes,
+    audited_places,
+    changes_of,
+    mask_digest,
+    read_decisions,
+)
 from featherseg.data.images.pairs import Pair
 
 KINDS = {
@@ -21,10 +27,18 @@ KINDS = {
     "colours": ('"#00ff00" = "grass"\n"#804000" = "path"', {0: (0, 255, 0), 1: (128, 64, 0)}),
 }
 LABEL = np.array([[0, 0, 1, 1, 0], [0, 1, 1, 1, 0], [0, 0, 0, 0, 0], [1, 1, 0, 0, 1]], np.uint8)
-SOUND = {"decision": "accept", "key": "train/a", "region": 0, "size": [4, 5], "runs": [[0, 2, 2], [1, 10, 3]]}
+SOUND = {
+    "decision": "accept",
+    "key": "train/a",
+    "region": 0,
+    "size": [4, 5],
+    "runs": [[0, 2, 2], [1, 10, 3]],
+}
 
 
-def made(folder: Path, kind: str = "numbers", label: np.ndarray = LABEL, things: bool = False) -> Path:
+def made(
+    folder: Path, kind: str = "numbers", label: np.ndarray = LABEL, things: bool = False
+) -> Path:
     """Images a and b of train, c of test."""
     text, values = KINDS[kind]
     channels = 3 if kind == "colours" else 1
@@ -35,10 +49,14 @@ def made(folder: Path, kind: str = "numbers", label: np.ndarray = LABEL, things:
     for key in ("train/a", "train/b", "test/c"):
         for below in ("images", "masks", *(["instances"] if things else [])):
             (folder / below / key).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (*label.shape, 3), np.uint8)).save(folder / f"images/{key}.png")
+        Image.fromarray(rng.integers(0, 256, (*label.shape, 3), np.uint8)).save(
+            folder / f"images/{key}.png"
+        )
         Image.fromarray(raw.squeeze()).save(folder / f"masks/{key}.png")
         if things:
-            Image.fromarray(np.where(label == 1, 300, 0).astype(np.uint16)).save(folder / f"instances/{key}.png")
+            Image.fromarray(np.where(label == 1, 300, 0).astype(np.uint16)).save(
+                folder / f"instances/{key}.png"
+            )
     table = '\n[things]\nclasses = ["path"]\ninstances = "instances"\n' if things else ""
     (folder / "dataset.toml").write_text(
         'name = "yard"\nimages = "images"\nmasks = "masks"\nclasses = ["grass", "path"]\n'
@@ -63,7 +81,10 @@ def mask(out: Path, key: str = "train/a") -> np.ndarray:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_accepted_is_changed_and_nothing_else(tmp_path, kind):
     report = fixed(
-        made(tmp_path / "yard", kind), tmp_path / "out", SOUND, {**SOUND, "decision": "keep", "key": "train/b"}
+        made(tmp_path / "yard", kind),
+        tmp_path / "out",
+        SOUND,
+        {**SOUND, "decision": "keep", "key": "train/b"},
     )
     wanted = LABEL.copy()
     wanted[0, 2:4], wanted[2, :3] = 0, 1
@@ -131,7 +152,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_a_decision_on_these_data_is_refused_before_anything_is_written(tmp_path, case):
+def test_what_cannot_be_a_decision_on_these_data_is_refused_before_anything_is_written(
+    tmp_path, case
+):
     change, said = REFUSED[case]
     folder = made(tmp_path / "yard")
     with pytest.raises(DataError, match=said):
@@ -139,7 +162,9 @@ def test_what_cannot_be_a_decision_on_these_data_is_refused_before_anything_is_w
     assert sorted(path.name for path in tmp_path.iterdir()) == ["yard"]
 
 
-def test_a_missing_file_of_decisions_says_where_such_files_come_from_and_what_is_called_alike(tmp_path):
+def test_a_missing_file_of_decisions_says_where_such_files_come_from_and_what_is_called_alike(
+    tmp_path,
+):
     folder = made(tmp_path / "yard")
     saved(tmp_path / "decisions.json", SOUND)
     said = r"decision\.json does not exist\. Did you mean '.*decisions\.json'\? .* on the page of `featherseg audit`"
@@ -156,7 +181,10 @@ def test_a_missing_file_of_decisions_says_where_such_files_come_from_and_what_is
         ("[" * 100_000, "nested too deeply"),
         ("[1]", "holds no decisions"),
         ('{"format": 2, "decisions": []}', "has format 2, but this version reads 1"),
-        (json.dumps({"format": 1, "decisions": [SOUND, SOUND]}), "decides twice on region 0 of 'train/a'"),
+        (
+            json.dumps({"format": 1, "decisions": [SOUND, SOUND]}),
+            "decides twice on region 0 of 'train/a'",
+        ),
         (json.dumps({"format": 1, "decisions": [5]}), "decision 1: expected the keys"),
         (
             '{"format":1,"decisions":[{"runs":[' + "[0,1,1]," * (MOST_TEXT // 8) + "[0,1,1]]}]}",
@@ -199,4 +227,6 @@ def test_an_image_in_two_splits_changes_in_both_and_one_name_of_two_images_is_re
     with pytest.raises(DataError, match="has 2 images of that name in train and val"):
         changes_of(decisions, twice, "decisions.json")
     elsewhere = replace(listing, splits={"train": [pair], "test": [other]})
-    assert np.array_equal(changes_of(decisions, elsewhere, "decisions.json").draw(other, LABEL), LABEL)
+    assert np.array_equal(
+        changes_of(decisions, elsewhere, "decisions.json").draw(other, LABEL), LABEL
+    )

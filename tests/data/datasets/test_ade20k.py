@@ -23,7 +23,9 @@ def write_pair(base: Path, stem: str, values: np.ndarray = RAW) -> Path:
     for path in (image, mask):
         path.parent.mkdir(parents=True, exist_ok=True)
     seed = sum(stem.encode())
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*values.shape[:2], 3), dtype=np.uint8)).save(image)
+    Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (*values.shape[:2], 3), dtype=np.uint8)
+    ).save(image)
     Image.fromarray(values).save(mask)
     return mask
 
@@ -40,8 +42,13 @@ def root(tmp_path: Path) -> Path:
 def test_names_and_things_are_those_of_the_benchmark_s_own_table():
     known = json.loads((GOLDEN / "class_tables.json").read_text())["ade20k"]
     classes = read_classes("ade20k")
-    assert list(classes) == list(range(1, 151))  # the order of the file is that of the masks' values
-    assert digest((info.name.split()[0], info.thing) for info in classes.values()).items() <= known.items()
+    assert list(classes) == list(
+        range(1, 151)
+    )  # the order of the file is that of the masks' values
+    assert (
+        digest((info.name.split()[0], info.thing) for info in classes.values()).items()
+        <= known.items()
+    )
 
 
 def test_colours_are_the_usual_ones():
@@ -57,7 +64,9 @@ def test_colours_are_the_usual_ones():
 def test_the_real_mask_reads_one_less_and_other_objects_are_ignored(shared: Path):
     data = ADE20K(shared / "data/fixtures/ade20k_sceneparsing", "val")
     sample = data[0]
-    raw = np.array(Image.open(shared / "data/fixtures/ade20k_sceneparsing/annotations" / f"{VAL}.png"))
+    raw = np.array(
+        Image.open(shared / "data/fixtures/ade20k_sceneparsing/annotations" / f"{VAL}.png")
+    )
     expected = [[255 if value == 0 else value - 1 for value in row] for row in raw.tolist()]
     assert sample.key == "ADE_val_00000001"
     assert sample.image.shape == (*raw.shape, 3)
@@ -81,7 +90,9 @@ def test_splits_are_found_from_the_folder_and_from_the_one_above(root, part):
 
 def test_masks_that_were_shifted_before_are_refused(root):
     write_pair(root, VAL, np.array([[0, 149, 255]], np.uint8))
-    with pytest.raises(DataError, match=r"ADE_val_00000001\.png holds value 255 .*shifted to 0 to 149 and 255"):
+    with pytest.raises(
+        DataError, match=r"ADE_val_00000001\.png holds value 255 .*shifted to 0 to 149 and 255"
+    ):
         ADE20K(root, "val").label(0)
 
 
@@ -95,15 +106,25 @@ def test_a_mask_of_the_full_release_in_the_place_of_one_is_refused(root):
 
 
 @pytest.mark.parametrize(
-    "folder", ["images/ADE/training/urban/street", "ADE20K_2021_17_01/images/ADE/training/street", "images/training/a"]
+    "folder",
+    [
+        "images/ADE/training/urban/street",
+        "ADE20K_2021_17_01/images/ADE/training/street",
+        "images/training/a",
+    ],
 )
 def test_the_full_release_is_recognised_and_refused(tmp_path, folder):
     place = tmp_path / folder
     place.mkdir(parents=True)
     Image.new("RGB", (4, 3)).save(place / "ADE_train_00016964.jpg")
     Image.new("RGB", (4, 3), (120, 184, 1)).save(place / "ADE_train_00016964_seg.png")
-    (place / "ADE_train_00016964.json").write_text('{"annotation": {"filename": "ADE_train_00016964.jpg"}}')
-    with pytest.raises(DataNotFound, match=r"full release of ADE20K.*Download SceneParsing.*ADEChallengeData2016\.zip"):
+    (place / "ADE_train_00016964.json").write_text(
+        '{"annotation": {"filename": "ADE_train_00016964.jpg"}}'
+    )
+    with pytest.raises(
+        DataNotFound,
+        match=r"full release of ADE20K.*Download SceneParsing.*ADEChallengeData2016\.zip",
+    ):
         ADE20K(tmp_path, "train")
 
 

@@ -20,12 +20,18 @@ KEYS = ["0004a4c0-d4dff0ad", "00054602-3bf57337"]
 
 def write_tree(base: Path, layout: tuple[str, str], mode: str = "L") -> None:
     """A miniature release: two images in train, one in val, one without a mask in test."""
-    for split, keys in {"train": KEYS, "val": ["7d06fefd-f7be05a6"], "test": ["cabc30fc-e7726578"]}.items():
+    for split, keys in {
+        "train": KEYS,
+        "val": ["7d06fefd-f7be05a6"],
+        "test": ["cabc30fc-e7726578"],
+    }.items():
         for number, key in enumerate(keys):
             image, mask = (base / path.format(split=split, key=key) for path in layout)
             image.parent.mkdir(parents=True, exist_ok=True)
             seed = [number, len(split)]
-            Image.fromarray(np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)).save(image)
+            Image.fromarray(
+                np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+            ).save(image)
             if split != "test":
                 mask.parent.mkdir(parents=True, exist_ok=True)
                 image = Image.fromarray(RAW)
@@ -37,7 +43,9 @@ def write_tree(base: Path, layout: tuple[str, str], mode: str = "L") -> None:
 @pytest.mark.parametrize("below", ["", "bdd100k"])
 @pytest.mark.parametrize("layout", [NEWER, OLDER], ids=["newer", "older"])
 @pytest.mark.parametrize("mode", ["L", "P"])
-def test_both_layouts_are_read_from_their_folder_and_from_the_one_above(tmp_path, below, layout, mode):
+def test_both_layouts_are_read_from_their_folder_and_from_the_one_above(
+    tmp_path, below, layout, mode
+):
     write_tree(tmp_path / below, layout, mode)
     data = open_dataset("bdd100k", "train", tmp_path)
     assert data.keys == KEYS
@@ -72,7 +80,9 @@ def test_values_that_are_no_train_ids_are_refused(tmp_path):
     write_tree(tmp_path, NEWER)
     path = tmp_path / "labels/sem_seg/masks/val/7d06fefd-f7be05a6.png"
     Image.fromarray(np.full((4, 5), 26, np.uint8)).save(path)
-    with pytest.raises(DataError, match=r"7d06fefd-f7be05a6\.png holds value 26 \(20 pixels\).*19 train ids"):
+    with pytest.raises(
+        DataError, match=r"7d06fefd-f7be05a6\.png holds value 26 \(20 pixels\).*19 train ids"
+    ):
         BDD100K(tmp_path, "val").label(0)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (4, 5, 3), dtype=np.uint8)).save(path)
     with pytest.raises(DataError, match="the mask is a colour image"):
@@ -85,7 +95,10 @@ def test_values_that_are_no_train_ids_are_refused(tmp_path):
         ([], "has none of BDD100K's layouts"),
         (["images/10k/train"], "has images but no labels/sem_seg/masks"),
         (["bdd100k/labels/sem_seg/masks/train"], "no images/10k: unpack the 10K images"),
-        (["images/100k/train", "labels/sem_seg/masks/train"], "images/100k, but the segmentation labels belong to"),
+        (
+            ["images/100k/train", "labels/sem_seg/masks/train"],
+            "images/100k, but the segmentation labels belong to",
+        ),
         (["images/10k/train", "labels/sem_seg/masks/train"], "images/10k has no images of train"),
     ],
 )

@@ -24,7 +24,9 @@ VOID, ROAD, CAR, OTHER_CAR, CROWD, IGNORED = (
     (31, 2, 0, 33),
     (40, 1, 0, 34),
 )
-BYTES = np.array([[VOID, ROAD, ROAD, CAR], [OTHER_CAR, CROWD, CROWD, IGNORED]], np.uint8)  # (2, 4, 4)
+BYTES = np.array(
+    [[VOID, ROAD, ROAD, CAR], [OTHER_CAR, CROWD, CROWD, IGNORED]], np.uint8
+)  # (2, 4, 4)
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:
@@ -45,9 +47,14 @@ def write_bitmask(path: Path, ids: np.ndarray, segments: list[dict]) -> None:
 
 
 def write_tree(base: Path) -> None:
-    for split, keys in {"train": ["0004a4c0-d4dff0ad", "00054602-3bf57337"], "val": ["7d06fefd-f7be05a6"]}.items():
+    for split, keys in {
+        "train": ["0004a4c0-d4dff0ad", "00054602-3bf57337"],
+        "val": ["7d06fefd-f7be05a6"],
+    }.items():
         for number, key in enumerate(keys):
-            pixels = np.random.default_rng([number, len(split)]).integers(0, 256, (2, 4, 3), dtype=np.uint8)
+            pixels = np.random.default_rng([number, len(split)]).integers(
+                0, 256, (2, 4, 3), dtype=np.uint8
+            )
             save(base / f"images/10k/{split}/{key}.jpg", pixels)
             save(base / f"labels/pan_seg/bitmasks/{split}/{key}.png", BYTES)
 
@@ -87,23 +94,36 @@ def test_names_and_numbers_are_those_of_the_toolkit_s_own_pair(shared: Path):
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", ["panseg_bdd100k/panseg_mask", "eval/pan_seg/gt/a", "eval/pan_seg/pred/b"])
+@pytest.mark.parametrize(
+    "name", ["panseg_bdd100k/panseg_mask", "eval/pan_seg/gt/a", "eval/pan_seg/pred/b"]
+)
 def test_real_bitmasks_write_back_byte_for_byte(shared: Path, tmp_path: Path, name):
     """The toolkit numbers things from 31 as the writer does, and stuff by its category."""
     path = shared / FIXTURES / f"{name}.png"
     write_bitmask(tmp_path / "a.png", *read_bitmask(path))
-    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "a.png")), np.array(Image.open(path)))
+    np.testing.assert_array_equal(
+        np.array(Image.open(tmp_path / "a.png")), np.array(Image.open(path))
+    )
 
 
 @settings(max_examples=30)
 @given(
-    st.lists(st.tuples(st.integers(1, 16777215), st.sampled_from(CATEGORY_IDS), st.booleans()), max_size=9),
+    st.lists(
+        st.tuples(st.integers(1, 16777215), st.sampled_from(CATEGORY_IDS), st.booleans()),
+        max_size=9,
+    ),
     st.integers(0, 999),
 )
-def test_any_segmentation_keeps_its_categories_and_things_in_a_bitmask(tmp_path_factory, rows, seed):
+def test_any_segmentation_keeps_its_categories_and_things_in_a_bitmask(
+    tmp_path_factory, rows, seed
+):
     rows = list({row[0]: row for row in rows}.values())
     ids = np.random.default_rng(seed).choice([0, *(row[0] for row in rows)], (6, 9))
-    segments = [{"id": i, "category_id": c, "iscrowd": crowd and c > 30} for i, c, crowd in rows if (ids == i).any()]
+    segments = [
+        {"id": i, "category_id": c, "iscrowd": crowd and c > 30}
+        for i, c, crowd in rows
+        if (ids == i).any()
+    ]
     path = tmp_path_factory.mktemp("bitmask") / "a.png"
     write_bitmask(path, ids, segments)
     found, listed = read_bitmask(path)
@@ -152,7 +172,10 @@ def test_check_finds_categories_that_are_none(tmp_path):
     report = check_data("bdd100k-panoptic", tmp_path)
     assert report.clean
     assert {name: split.images for name, split in report.splits.items()} == {"train": 2, "val": 1}
-    save(tmp_path / "labels/pan_seg/bitmasks/val/7d06fefd-f7be05a6.png", np.full((2, 4, 4), 99, np.uint8) & 254)
+    save(
+        tmp_path / "labels/pan_seg/bitmasks/val/7d06fefd-f7be05a6.png",
+        np.full((2, 4, 4), 99, np.uint8) & 254,
+    )
     (fault,) = check_data("bdd100k-panoptic", tmp_path).faults
     assert "holds value 98 (8 pixels), which is not in the 40 category ids of BDD100K" in fault.text
 

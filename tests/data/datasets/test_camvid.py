@@ -67,8 +67,12 @@ def test_dev_is_the_last_fifth_of_each_train_sequence_one_frame_after_fit(shared
         assert cut[0] < min(key for key in dev if key.startswith(sequence))
 
 
-@pytest.mark.parametrize(("frames", "dev"), [(62, 12), (101, 20), (204, 40)])  # the three train sequences
-def test_fit_and_dev_share_no_frame_and_follow_time_not_the_order_of_the_list(frames: int, dev: int):
+@pytest.mark.parametrize(
+    ("frames", "dev"), [(62, 12), (101, 20), (204, 40)]
+)  # the three train sequences
+def test_fit_and_dev_share_no_frame_and_follow_time_not_the_order_of_the_list(
+    frames: int, dev: int
+):
     names = [f"a_{i:03}" for i in range(frames)]
     assert subtrain_and_dev(names[::-1]) == (names[: frames - dev - 1], names[frames - dev :])
 
@@ -87,18 +91,29 @@ def test_the_original_colours_are_grouped_to_the_same_labels(tmp_path: Path):
     """The 32 colours as the data set's own list names them, grouped by the names of the 32 classes."""
     for folder in ("701_StillsRaw_full", "LabeledApproved_full"):
         (tmp_path / folder).mkdir()
-    colors = [(color, index) for index, info in enumerate(CAMVID_CLASSES) for color in CAMVID_COLORS[info.name]]
+    colors = [
+        (color, index)
+        for index, info in enumerate(CAMVID_CLASSES)
+        for color in CAMVID_COLORS[info.name]
+    ]
     colors.append((0, 255))
     assert len({color for color, _ in colors}) == 32
-    mask = np.array([[(color >> 16, color >> 8 & 255, color & 255) for color, _ in colors]], np.uint8)  # (1, 32, 3)
+    mask = np.array(
+        [[(color >> 16, color >> 8 & 255, color & 255) for color, _ in colors]], np.uint8
+    )  # (1, 32, 3)
     Image.fromarray(mask).save(tmp_path / "LabeledApproved_full/0001TP_006690_L.png")
     Image.new("RGB", (32, 1)).save(tmp_path / "701_StillsRaw_full/0001TP_006690.png")
     (tmp_path / "test.txt").write_text("0001TP_006690.png\n\n")
-    np.testing.assert_array_equal(CamVid(tmp_path, "test")[0].label, [[index for _, index in colors]])
+    np.testing.assert_array_equal(
+        CamVid(tmp_path, "test")[0].label, [[index for _, index in colors]]
+    )
 
 
 @pytest.mark.parametrize(
-    ("color", "name"),  # the classes of the original colours, from the data set's own label_colors.txt
+    (
+        "color",
+        "name",
+    ),  # the classes of the original colours, from the data set's own label_colors.txt
     [
         ((64, 128, 64), "pedestrian"),  # Animal
         ((192, 0, 128), "building"),  # Archway
@@ -110,7 +125,9 @@ def test_the_original_colours_are_grouped_to_the_same_labels(tmp_path: Path):
         ((192, 192, 0), "tree"),  # VegetationMisc
     ],
 )
-def test_an_original_class_falls_into_its_group(tmp_path: Path, color: tuple[int, int, int], name: str):
+def test_an_original_class_falls_into_its_group(
+    tmp_path: Path, color: tuple[int, int, int], name: str
+):
     for folder in ("701_StillsRaw_full", "LabeledApproved_full"):
         (tmp_path / folder).mkdir()
     Image.new("RGB", (1, 1), color).save(tmp_path / "LabeledApproved_full/a_L.png")
@@ -125,7 +142,9 @@ def test_an_unknown_colour_is_named_with_file_and_pixels(tmp_path: Path):
     Image.new("RGB", (3, 2), (1, 2, 3)).save(tmp_path / "LabeledApproved_full/a_L.png")
     Image.new("RGB", (3, 2)).save(tmp_path / "701_StillsRaw_full/a.png")
     (tmp_path / "test.txt").write_text("a")
-    with pytest.raises(DataError, match=r"a_L\.png holds value #010203 \(6 pixels\), .* CamVid's 32 colours"):
+    with pytest.raises(
+        DataError, match=r"a_L\.png holds value #010203 \(6 pixels\), .* CamVid's 32 colours"
+    ):
         CamVid(tmp_path, "test").label(0)
 
 
@@ -139,8 +158,13 @@ def test_segnets_own_layout_and_lists_are_read(tmp_path: Path):
 
 
 def test_a_value_outside_0_to_11_is_named_with_file_and_pixels(pack: Path):
-    Image.fromarray(np.where(PIXELS < 3, np.uint8(78), PIXELS)).save(pack / "labels/test/seq_test.png")
-    with pytest.raises(DataError, match=r"labels/test/seq_test\.png holds value 78 \(3 pixels\), .*CamVid's 11-class"):
+    Image.fromarray(np.where(PIXELS < 3, np.uint8(78), PIXELS)).save(
+        pack / "labels/test/seq_test.png"
+    )
+    with pytest.raises(
+        DataError,
+        match=r"labels/test/seq_test\.png holds value 78 \(3 pixels\), .*CamVid's 11-class",
+    ):
         CamVid(pack, "test").label(0)
 
 
@@ -182,4 +206,6 @@ def test_splits_may_be_trained_on_as_one(pack: Path, splits: tuple[str, ...]):
 @pytest.mark.data
 def test_a_part_of_train_beside_train_adds_nothing(shared: Path):
     root = shared / "data" / "camvid"
-    assert open_dataset("camvid", "train+dev", root).keys == open_dataset("camvid", "train", root).keys
+    assert (
+        open_dataset("camvid", "train+dev", root).keys == open_dataset("camvid", "train", root).keys
+    )

@@ -25,13 +25,17 @@ def official() -> SimpleNamespace:
         warnings.simplefilter("ignore")
         from cityscapesscripts.helpers import annotation, labels
         from cityscapesscripts.preparation import json2labelImg
-    return SimpleNamespace(labels=labels.labels, annotation=annotation, draw=json2labelImg.createLabelImage)
+    return SimpleNamespace(
+        labels=labels.labels, annotation=annotation, draw=json2labelImg.createLabelImage
+    )
 
 
 def write_image(root: Path, split: str, key: str, seed: int = 0) -> None:
     path = root / f"leftImg8bit/{split}/{key}_leftImg8bit.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (2, 17, 3), dtype=np.uint8)).save(path)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (2, 17, 3), dtype=np.uint8)).save(
+        path
+    )
 
 
 def write_mask(root: Path, split: str, key: str, kind: str, values: np.ndarray) -> Path:
@@ -45,7 +49,9 @@ def write_mask(root: Path, split: str, key: str, kind: str, values: np.ndarray) 
 def root(tmp_path: Path) -> Path:
     """The release in small: two cities in train, one image in val, with all kinds of masks."""
     root = tmp_path / "release"
-    for number, (split, key) in enumerate([*(("train", key) for key in KEYS), ("val", "bonn/bonn_000000_000019")]):
+    for number, (split, key) in enumerate(
+        [*(("train", key) for key in KEYS), ("val", "bonn/bonn_000000_000019")]
+    ):
         write_image(root, split, key, seed=number)
         write_mask(root, split, key, "labelIds", RAW)
         write_mask(root, split, key, "instanceIds", RAW.astype(np.uint16) * 1000)
@@ -54,7 +60,9 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def test_links_lead_to_the_folders_of_the_release_and_none_inside_them_is_passed_over(root, tmp_path):
+def test_links_lead_to_the_folders_of_the_release_and_none_inside_them_is_passed_over(
+    root, tmp_path
+):
     for name in ("leftImg8bit", "gtFine"):
         (root / name).rename(tmp_path / name)
         (root / name).symlink_to(tmp_path / name)
@@ -62,18 +70,25 @@ def test_links_lead_to_the_folders_of_the_release_and_none_inside_them_is_passed
     for name in ("leftImg8bit", "gtFine"):
         (tmp_path / name / "train/ulm").rename(tmp_path / f"ulm-{name}")
         (tmp_path / name / "train/ulm").symlink_to(tmp_path / f"ulm-{name}")
-    with pytest.raises(DataError, match=r"train/ulm is a link to a folder.* or make \S+/train the link"):
+    with pytest.raises(
+        DataError, match=r"train/ulm is a link to a folder.* or make \S+/train the link"
+    ):
         Cityscapes(root, "train")
     assert len(Cityscapes(root, "val")) == 1
 
 
 def test_classes_colours_things_and_ids_are_those_of_cityscapesscripts(official):
-    scored = sorted((label for label in official.labels if 0 <= label.trainId < 255), key=lambda label: label.trainId)
+    scored = sorted(
+        (label for label in official.labels if 0 <= label.trainId < 255),
+        key=lambda label: label.trainId,
+    )
     assert [(c.name, c.color, c.thing) for c in CITYSCAPES_CLASSES] == [
         (label.name, label.color, label.hasInstances) for label in scored
     ]
     assert tuple(label.id for label in scored) == LABEL_IDS
-    assert FROM_LABEL_IDS.ids == {label.id: label.trainId for label in official.labels if label.id >= 0}
+    assert FROM_LABEL_IDS.ids == {
+        label.id: label.trainId for label in official.labels if label.id >= 0
+    }
 
 
 @pytest.mark.data
@@ -84,7 +99,9 @@ def test_label_ids_of_the_real_mask_read_as_the_official_table_says(shared: Path
     assert sample.image.shape == (128, 256, 3)
     raw = np.array(Image.open(root / f"gtFine/val/{sample.key}_gtFine_labelIds.png"))
     table = {label.id: label.trainId for label in official.labels}
-    np.testing.assert_array_equal(sample.label, [[table[value] for value in row] for row in raw.tolist()])
+    np.testing.assert_array_equal(
+        sample.label, [[table[value] for value in row] for row in raw.tolist()]
+    )
 
 
 @pytest.mark.data
@@ -95,7 +112,10 @@ def test_the_real_train_id_mask_reads_as_stored(shared: Path, tmp_path: Path):
     the two files were shrunk apart.
     """
     fixture, key = shared / "data/fixtures/cityscapes", "frankfurt/frankfurt_000000_000294"
-    for part in (f"leftImg8bit/val/{key}_leftImg8bit.png", f"gtFine/val/{key}_gtFine_labelTrainIds.png"):
+    for part in (
+        f"leftImg8bit/val/{key}_leftImg8bit.png",
+        f"gtFine/val/{key}_gtFine_labelTrainIds.png",
+    ):
         (tmp_path / part).parent.mkdir(parents=True)
         (tmp_path / part).symlink_to(fixture / part)
     label = Cityscapes(tmp_path, "val").label(0)
@@ -138,23 +158,33 @@ def test_samples_go_by_city_and_void_labels_are_ignored(root):
     assert data[0].image.shape == (2, 17, 3)
     label = data.label(0)
     assert label.dtype == np.uint8
-    assert {int(raw): int(i) for raw, i in zip(RAW.ravel(), label.ravel(), strict=True) if i != 255} == dict(
-        zip(LABEL_IDS, range(19), strict=True)
-    )
+    assert {
+        int(raw): int(i) for raw, i in zip(RAW.ravel(), label.ravel(), strict=True) if i != 255
+    } == dict(zip(LABEL_IDS, range(19), strict=True))
     assert any(word in data.licence for word in RESTRICTED)
 
 
 def test_label_ids_come_before_train_ids(root):
-    write_mask(root, "val", "bonn/bonn_000000_000019", "labelTrainIds", np.full((2, 17), 255, np.uint8))
+    write_mask(
+        root, "val", "bonn/bonn_000000_000019", "labelTrainIds", np.full((2, 17), 255, np.uint8)
+    )
     assert (Cityscapes(root, "val").label(0) != 255).any()
 
 
 @pytest.mark.parametrize(
     ("kind", "value", "sentence"),
     [
-        ("labelIds", 34, r"labelIds\.png holds value 34 \(1 pixel\).*label ids of Cityscapes \(0 to 33"),
+        (
+            "labelIds",
+            34,
+            r"labelIds\.png holds value 34 \(1 pixel\).*label ids of Cityscapes \(0 to 33",
+        ),
         ("labelIds", 255, r"holds value 255 .*train ids are expected in \*_labelTrainIds\.png"),
-        ("labelTrainIds", 19, r"labelTrainIds\.png holds value 19 .*19 train ids \(0 to 18, and 255"),
+        (
+            "labelTrainIds",
+            19,
+            r"labelTrainIds\.png holds value 19 .*19 train ids \(0 to 18, and 255",
+        ),
     ],
 )
 def test_values_outside_a_kind_of_masks_are_refused(root, kind, value, sentence):
@@ -191,7 +221,9 @@ def test_a_release_that_is_half_unpacked_is_read_as_far_as_images_and_masks_agre
             path.unlink()
     assert Cityscapes(root, "train").keys == KEYS[2:]
     write_image(root, "train", "zurich/zurich_000000_000019")
-    with pytest.raises(DataNotFound, match="1 of 2 samples have no mask: zurich/zurich_000000_000019"):
+    with pytest.raises(
+        DataNotFound, match="1 of 2 samples have no mask: zurich/zurich_000000_000019"
+    ):
         Cityscapes(root, "train")
     for path in root.glob("*/val/*/*"):
         path.unlink()
@@ -205,7 +237,10 @@ def test_check_counts_the_splits_that_are_there(root):
     assert {name: split.images for name, split in report.splits.items()} == {"train": 3, "val": 1}
     write_image(root, "train", "zurich/zurich_000000_000019", seed=9)
     write_mask(root, "train", KEYS[0], "labelIds", RAW + 100)
-    assert sorted(fault.kind for fault in check_data("cityscapes", root).faults) == ["unpaired", "values"]
+    assert sorted(fault.kind for fault in check_data("cityscapes", root).faults) == [
+        "unpaired",
+        "values",
+    ]
 
 
 def test_train_and_val_may_be_trained_on_as_one(root):

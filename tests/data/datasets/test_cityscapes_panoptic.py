@@ -16,7 +16,10 @@ from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, FROM_
 from featherseg.data.datasets.cityscapes_panoptic import CityscapesPanoptic
 from featherseg.data.panoptic.files import read_ids, write_ids
 
-KEYS = {"train": ["aachen/aachen_000000_000019", "ulm/ulm_000000_000019"], "val": ["bonn/bonn_000000_000019"]}
+KEYS = {
+    "train": ["aachen/aachen_000000_000019", "ulm/ulm_000000_000019"],
+    "val": ["bonn/bonn_000000_000019"],
+}
 LABELS = (0, 4, 7, 9, 11, 23, 24, 26, 29, 33)  # void, classes that are not scored, stuff, things
 
 
@@ -36,7 +39,10 @@ def root(tmp_path: Path) -> Path:
         for number, key in enumerate(keys):
             rng = np.random.default_rng([number, len(split)])
             for path, pixels in (
-                (f"leftImg8bit/{split}/{key}_leftImg8bit.png", rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)),
+                (
+                    f"leftImg8bit/{split}/{key}_leftImg8bit.png",
+                    rng.integers(0, 256, (24, 32, 3), dtype=np.uint8),
+                ),
                 (f"gtFine/{split}/{key}_gtFine_instanceIds.png", instance_ids(rng)),
             ):
                 (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -57,19 +63,29 @@ def test_the_conversion_is_that_of_cityscapesscripts(root, tmp_path, capsys, tra
         warnings.simplefilter("ignore")
         from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
     (tmp_path / "theirs").mkdir()
-    convert2panoptic(str(root / "gtFine"), str(tmp_path / "theirs"), useTrainId=train_ids, setNames=["train", "val"])
+    convert2panoptic(
+        str(root / "gtFine"),
+        str(tmp_path / "theirs"),
+        useTrainId=train_ids,
+        setNames=["train", "val"],
+    )
     capsys.readouterr()
     steps = []
     converted = convert_cityscapes(
-        root, tmp_path / "ours", train_ids=train_ids, progress=lambda doing, done, total: steps.append((done, total))
+        root,
+        tmp_path / "ours",
+        train_ids=train_ids,
+        progress=lambda doing, done, total: steps.append((done, total)),
     )
     assert steps == [(1, 3), (2, 3), (3, 3)]
-    assert sorted(p.relative_to(tmp_path / "ours") for p in (tmp_path / "ours").rglob("*")) == sorted(
-        p.relative_to(tmp_path / "theirs") for p in (tmp_path / "theirs").rglob("*")
-    )
+    assert sorted(
+        p.relative_to(tmp_path / "ours") for p in (tmp_path / "ours").rglob("*")
+    ) == sorted(p.relative_to(tmp_path / "theirs") for p in (tmp_path / "theirs").rglob("*"))
     crowds = 0
     for split in converted:
-        ours, theirs = (json.loads((tmp_path / who / split.json.name).read_text()) for who in ("ours", "theirs"))
+        ours, theirs = (
+            json.loads((tmp_path / who / split.json.name).read_text()) for who in ("ours", "theirs")
+        )
         assert ours["annotations"] == theirs["annotations"]
         keys = ("id", "name", "color", "isthing")
         by_id = sorted(theirs["categories"], key=lambda category: category["id"])
@@ -77,12 +93,16 @@ def test_the_conversion_is_that_of_cityscapesscripts(root, tmp_path, capsys, tra
         for annotation in ours["annotations"]:
             crowds += sum(segment["iscrowd"] for segment in annotation["segments_info"])
             png = Path(split.json.stem) / annotation["file_name"]
-            np.testing.assert_array_equal(read_ids(tmp_path / "ours" / png), read_ids(tmp_path / "theirs" / png))
+            np.testing.assert_array_equal(
+                read_ids(tmp_path / "ours" / png), read_ids(tmp_path / "theirs" / png)
+            )
     assert crowds
 
 
 @pytest.mark.data
-def test_the_real_mask_converts_as_cityscapesscripts_converts_it(shared: Path, tmp_path: Path, capsys):
+def test_the_real_mask_converts_as_cityscapesscripts_converts_it(
+    shared: Path, tmp_path: Path, capsys
+):
     root = shared / "data/fixtures/cityscapes"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -91,10 +111,14 @@ def test_the_real_mask_converts_as_cityscapesscripts_converts_it(shared: Path, t
     convert2panoptic(str(root / "gtFine"), str(tmp_path / "theirs"), setNames=["val"])
     capsys.readouterr()
     (val,) = convert_cityscapes(root, tmp_path / "ours")
-    ours, theirs = (json.loads((tmp_path / who / val.json.name).read_text()) for who in ("ours", "theirs"))
+    ours, theirs = (
+        json.loads((tmp_path / who / val.json.name).read_text()) for who in ("ours", "theirs")
+    )
     assert ours["annotations"] == theirs["annotations"]
     png = f"{val.json.stem}/{ours['annotations'][0]['file_name']}"
-    np.testing.assert_array_equal(read_ids(tmp_path / "ours" / png), read_ids(tmp_path / "theirs" / png))
+    np.testing.assert_array_equal(
+        read_ids(tmp_path / "ours" / png), read_ids(tmp_path / "theirs" / png)
+    )
 
 
 def test_an_interrupted_conversion_goes_on_and_a_newer_mask_is_converted_again(root, tmp_path):
@@ -117,13 +141,17 @@ def test_an_interrupted_conversion_goes_on_and_a_newer_mask_is_converted_again(r
 
 
 def test_what_is_no_mask_of_instances_is_refused(root, tmp_path):
-    with pytest.raises(DataError, match=r"a\.png has the value 34: expected label ids 0 to 33, or 1000 times"):
+    with pytest.raises(
+        DataError, match=r"a\.png has the value 34: expected label ids 0 to 33, or 1000 times"
+    ):
         panoptic_of_instances(np.array([[7, 34]]), LABEL_IDS, "a.png")
     with pytest.raises(DataError, match=r"a\.png has the value 65535"):
         panoptic_of_instances(np.array([[7, 65535]], np.uint16), LABEL_IDS, "a.png")
     with pytest.raises(DataError, match=r"a\.png has colours"):
         panoptic_of_instances(np.zeros((2, 2, 3), np.uint8), LABEL_IDS, "a.png")
-    with pytest.raises(DataNotFound, match=r"has no instance masks\. Expected gtFine/.*instanceIds\.png"):
+    with pytest.raises(
+        DataNotFound, match=r"has no instance masks\. Expected gtFine/.*instanceIds\.png"
+    ):
         convert_cityscapes(root / "gtFine")
     with pytest.raises(DataNotFound, match="nowhere is not a folder"):
         convert_cityscapes(root / "nowhere")
@@ -131,7 +159,9 @@ def test_what_is_no_mask_of_instances_is_refused(root, tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match="cannot be read"):
         convert_cityscapes(root, tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").glob("*.json")] == ["cityscapes_panoptic_train.json"]
+    assert [path.name for path in (tmp_path / "out").glob("*.json")] == [
+        "cityscapes_panoptic_train.json"
+    ]
 
 
 # The dataset
@@ -147,7 +177,10 @@ def test_samples_have_the_classes_of_cityscapes_and_its_objects(root, train_ids)
         label_ids = np.where(raw < 1000, raw, raw // 1000).astype(np.uint8)
         np.testing.assert_array_equal(sample.label, FROM_LABEL_IDS(label_ids, key))
         np.testing.assert_array_equal(data.label(index), sample.label)
-        thing = np.isin(label_ids, [i for i, info in zip(LABEL_IDS, CITYSCAPES_CLASSES, strict=True) if info.thing])
+        thing = np.isin(
+            label_ids,
+            [i for i, info in zip(LABEL_IDS, CITYSCAPES_CLASSES, strict=True) if info.thing],
+        )
         expected = np.where(thing, np.where(raw < 1000, -raw.astype(int), raw), 0)
         np.testing.assert_array_equal(sample.instances, expected)
         assert (expected < 0).any()
@@ -158,7 +191,9 @@ def test_samples_have_the_classes_of_cityscapes_and_its_objects(root, train_ids)
         dataset_facts("cityscapes").classes,
         dataset_facts("cityscapes-panoptic").licence,
     )
-    assert {name: split.images for name, split in check_data("cityscapes-panoptic", root).splits.items()} == {
+    assert {
+        name: split.images for name, split in check_data("cityscapes-panoptic", root).splits.items()
+    } == {
         "train": 2,
         "val": 1,
     }
@@ -166,16 +201,29 @@ def test_samples_have_the_classes_of_cityscapes_and_its_objects(root, train_ids)
 
 def test_a_file_as_deeplab2_s_tests_have_it_is_read(tmp_path: Path):
     """Train ids, no categories in its JSON, an instance with the number 0, and a crowd of cars."""
-    ids = np.array([0, 26000, 26, 26001, 21, 23, 11, 7]).repeat([3, 4, 5, 6, 7, 8, 9, 14]).reshape(7, 8)
+    ids = (
+        np.array([0, 26000, 26, 26001, 21, 23, 11, 7])
+        .repeat([3, 4, 5, 6, 7, 8, 9, 14])
+        .reshape(7, 8)
+    )
     categories = {26000: 13, 26: 13, 26001: 13, 21: 8, 23: 10, 11: 2, 7: 0}
     segments = [
-        {"area": int((ids == i).sum()), "category_id": categories[i], "id": i, "iscrowd": int(i == 26)}
+        {
+            "area": int((ids == i).sum()),
+            "category_id": categories[i],
+            "id": i,
+            "iscrowd": int(i == 26),
+        }
         for i in categories
     ]
     folder, name = tmp_path / "gtFine/cityscapes_panoptic_val_trainId", "dummy_000000_000000"
     folder.mkdir(parents=True)
     write_ids(folder / f"{name}_gtFine_panoptic.png", ids)
-    annotation = {"file_name": f"{name}_gtFine_panoptic.png", "image_id": name, "segments_info": segments}
+    annotation = {
+        "file_name": f"{name}_gtFine_panoptic.png",
+        "image_id": name,
+        "segments_info": segments,
+    }
     folder.with_name(f"{folder.name}.json").write_text(json.dumps({"annotations": [annotation]}))
     (tmp_path / "leftImg8bit/val/dummy").mkdir(parents=True)
     Image.new("RGB", (8, 7)).save(tmp_path / f"leftImg8bit/val/dummy/{name}_leftImg8bit.png")
@@ -195,21 +243,31 @@ def test_label_ids_in_a_file_that_is_named_as_train_ids_are_refused(root):
     convert_cityscapes(root)
     folder = root / "gtFine"
     for path in list(folder.glob("cityscapes_panoptic_*")):
-        path.rename(path.with_name(path.name.replace("val", "val_trainId").replace("train.", "train_trainId.")))
+        path.rename(
+            path.with_name(
+                path.name.replace("val", "val_trainId").replace("train.", "train_trainId.")
+            )
+        )
     with pytest.raises(
-        DataError, match=r"says that category 7 is 'road', but according to the file name it is 'traffic sign'"
+        DataError,
+        match=r"says that category 7 is 'road', but according to the file name it is 'traffic sign'",
     ):
         CityscapesPanoptic(root, "val")
     path = folder / "cityscapes_panoptic_val_trainId.json"
     content = json.loads(path.read_text())
     del content["categories"]
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"has a segment of category (2|3)\d\. Expected the ids \[0, 1, .*file name"):
+    with pytest.raises(
+        DataError, match=r"has a segment of category (2|3)\d\. Expected the ids \[0, 1, .*file name"
+    ):
         CityscapesPanoptic(root, "val")
 
 
 def test_what_is_missing_is_named(root):
-    with pytest.raises(DataNotFound, match=r"without panoptic masks\. Expected .*featherseg convert ROOT --from city"):
+    with pytest.raises(
+        DataNotFound,
+        match=r"without panoptic masks\. Expected .*featherseg convert ROOT --from city",
+    ):
         CityscapesPanoptic(root, "val")
     with pytest.raises(DataNotFound, match="has no gtFine"):
         CityscapesPanoptic(root.parent, "val")

@@ -22,7 +22,13 @@ from featherseg.runs.run import RESTRICTED
 CATEGORIES = read_classes("coco_panoptic")
 STEMS = {"train": ["000000000009", "000000000025"], "val": ["000000000139"]}
 IDS = np.array([[0, 70000, 70000, 3], [200, 200, 16777215, 3]])
-CATEGORY_OF = {0: 0, 70000: 1, 200: 1, 3: 200, 16777215: 90}  # two persons, one of them a crowd, rug and toothbrush
+CATEGORY_OF = {
+    0: 0,
+    70000: 1,
+    200: 1,
+    3: 200,
+    16777215: 90,
+}  # two persons, one of them a crowd, rug and toothbrush
 
 
 def write_release(root: Path, images: str = "", masks: str = "annotations") -> None:
@@ -30,11 +36,18 @@ def write_release(root: Path, images: str = "", masks: str = "annotations") -> N
     for split, stems in STEMS.items():
         writer = PanopticWriter(root / "annotations" / f"panoptic_{split}2017", [])
         for stem in stems:
-            writer.add(int(stem), f"{stem}.jpg", f"{stem}.png", list_segments(IDS, CATEGORY_OF, frozenset([200])))
+            writer.add(
+                int(stem),
+                f"{stem}.jpg",
+                f"{stem}.png",
+                list_segments(IDS, CATEGORY_OF, frozenset([200])),
+            )
             path = root / images / f"{split}2017/{stem}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             seed = int(stem)
-            Image.fromarray(np.random.default_rng(seed).integers(0, 256, (2, 4, 3), dtype=np.uint8)).save(path)
+            Image.fromarray(
+                np.random.default_rng(seed).integers(0, 256, (2, 4, 3), dtype=np.uint8)
+            ).save(path)
         writer.finish()
         if masks != "annotations":
             writer.folder.rename(root / masks / writer.folder.name)
@@ -50,7 +63,9 @@ def test_an_image_of_two_splits_is_named(root, monkeypatch):
     monkeypatch.setitem(STEMS, "val", STEMS["train"][:1])
     write_release(root)
     for split in ("train+val", "val+train"):
-        with pytest.raises(DataError, match=r"000000000009 is an image of several splits of .*: give each a name"):
+        with pytest.raises(
+            DataError, match=r"000000000009 is an image of several splits of .*: give each a name"
+        ):
             CocoPanoptic(root, split)
     assert len(CocoPanoptic(root, "val")) == 1
 
@@ -82,11 +97,15 @@ def test_the_real_image_has_its_people_its_crowd_and_its_ball(shared: Path, tmp_
     fixture = shared / "data/fixtures/coco_panoptic"
     sample = CocoPanoptic(fixture, "val")[0]
     assert (sample.key, sample.image.shape) == ("000000142238", (427, 640, 3))
-    content = json.loads((fixture / "panoptic_val2017.json").read_text())["annotations"][0]["segments_info"]
+    content = json.loads((fixture / "panoptic_val2017.json").read_text())["annotations"][0][
+        "segments_info"
+    ]
     pixels = {int(i): int((sample.instances == i).sum()) for i in np.unique(sample.instances)}
     del pixels[0]
     things = [segment for segment in content if CATEGORIES[segment["category_id"]].thing]
-    assert pixels == {(-1) ** segment["iscrowd"] * segment["id"]: segment["area"] for segment in things}
+    assert pixels == {
+        (-1) ** segment["iscrowd"] * segment["id"]: segment["area"] for segment in things
+    }
     for category in {segment["category_id"] for segment in content}:
         area = sum(segment["area"] for segment in content if segment["category_id"] == category)
         assert (sample.label == list(CATEGORIES).index(category)).sum() == area
@@ -95,7 +114,9 @@ def test_the_real_image_has_its_people_its_crowd_and_its_ball(shared: Path, tmp_
     assert [s["area"] for s in segments] == [s["area"] for s in content]
 
 
-@pytest.mark.parametrize(("images", "masks"), [("", "annotations"), ("images", "annotations"), ("", "")])
+@pytest.mark.parametrize(
+    ("images", "masks"), [("", "annotations"), ("images", "annotations"), ("", "")]
+)
 def test_usual_layouts_are_read(tmp_path, images, masks):
     write_release(tmp_path, images, masks)
     data = open_dataset("coco-panoptic", "train", tmp_path)
@@ -114,18 +135,26 @@ def test_the_segmentation_is_what_the_evaluation_takes(root):
     ids, segments = data.panoptic(0)
     np.testing.assert_array_equal(ids, IDS)
     assert {"id": 200, "category_id": 1, "area": 2, "iscrowd": 1} in segments
-    assert data.categories[:1] == [{"id": 1, "name": "person", "isthing": 1, "color": [220, 20, 60]}]
+    assert data.categories[:1] == [
+        {"id": 1, "name": "person", "isthing": 1, "color": [220, 20, 60]}
+    ]
     assert [category["id"] for category in data.categories] == list(CATEGORIES)
 
 
 def test_png_and_json_that_disagree_are_refused(root):
     edit(root, id=4)
     for read in (CocoPanoptic(root, "val").label, CocoPanoptic(root, "val").panoptic):
-        with pytest.raises(DataError, match=r"000000000139\.png draws the segment id 3, which its annotation does not"):
+        with pytest.raises(
+            DataError,
+            match=r"000000000139\.png draws the segment id 3, which its annotation does not",
+        ):
             read(0)
     report = check_data("coco-panoptic", root)
     assert [fault.kind for fault in report.faults] == ["values"]
-    assert "holds value 3 (2 pixels), which is not in the 4 segments that its annotation lists" in report.faults[0].text
+    assert (
+        "holds value 3 (2 pixels), which is not in the 4 segments that its annotation lists"
+        in report.faults[0].text
+    )
 
 
 def test_check_finds_what_ends_a_training(root):
@@ -141,7 +170,9 @@ def test_check_finds_what_ends_a_training(root):
 
 def test_a_category_that_coco_has_not_is_refused(root):
     edit(root, category_id=12)
-    with pytest.raises(DataError, match=r"panoptic_val2017\.json: 000000000139\.png has a segment of category 12"):
+    with pytest.raises(
+        DataError, match=r"panoptic_val2017\.json: 000000000139\.png has a segment of category 12"
+    ):
         CocoPanoptic(root, "val")
 
 
@@ -170,7 +201,9 @@ def test_what_is_missing_is_named(root, tmp_path_factory):
     with pytest.raises(DataNotFound, match="1 of 2 samples have no mask: 000000000025"):
         CocoPanoptic(root, "train")
     empty = tmp_path_factory.mktemp("empty")
-    with pytest.raises(DataNotFound, match=r"no folder annotations\. Expected .*panoptic_annotations_trainval2017"):
+    with pytest.raises(
+        DataNotFound, match=r"no folder annotations\. Expected .*panoptic_annotations_trainval2017"
+    ):
         CocoPanoptic(empty, "train")
     (empty / "annotations").mkdir()
     (empty / "annotations/instances_val2017.json").write_text("{}")

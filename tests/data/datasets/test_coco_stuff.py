@@ -25,7 +25,9 @@ LABEL = np.array([[*range(171), 255]], np.uint8)  # every class id once
 def write_image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     seed = sum(str(path.name).encode())
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (1, 172, 3), dtype=np.uint8)).save(path)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (1, 172, 3), dtype=np.uint8)).save(
+        path
+    )
 
 
 def write_mask(path: Path, values: list[int] | np.ndarray) -> None:
@@ -65,7 +67,9 @@ def convert(root: Path, year: int, parts: dict[str, list[str]], values: list[int
 def test_164k_as_released_holds_the_category_id_less_one(large):
     data = CocoStuff164k(large, "train")
     np.testing.assert_array_equal(data.label(0), LABEL)
-    write_mask(large / f"annotations/train2017/{STEM_164K}.png", [0, 10, 12, 91, 181, 255, *[255] * 166])
+    write_mask(
+        large / f"annotations/train2017/{STEM_164K}.png", [0, 10, 12, 91, 181, 255, *[255] * 166]
+    )
     names = [data.classes[i].name for i in data.label(0)[0, :5]]
     assert names == ["person", "fire hydrant", "stop sign", "banner", "wood"]
 
@@ -82,12 +86,19 @@ def test_10k_as_released_holds_the_category_id(small):
     data = CocoStuff10k(small, "train")
     assert data.keys == [STEM_10K]
     np.testing.assert_array_equal(data.label(0), LABEL)
-    write_matrix(small / f"annotations/{STEM_10K}.mat", np.array([[1, 11, 13, 92, 182, 0]], np.uint8))
+    write_matrix(
+        small / f"annotations/{STEM_10K}.mat", np.array([[1, 11, 13, 92, 182, 0]], np.uint8)
+    )
     assert data.label(0).tolist() == [[0, 10, 11, 80, 170, 255]]
 
 
 def test_10k_as_converted_holds_the_class_id_plus_one(small):
-    convert(small, 2014, {"train": [STEM_10K], "test": ["COCO_train2014_000000000081"]}, [*range(1, 172), 0])
+    convert(
+        small,
+        2014,
+        {"train": [STEM_10K], "test": ["COCO_train2014_000000000081"]},
+        [*range(1, 172), 0],
+    )
     for path in (small / "annotations").glob("*.mat"):
         path.unlink()
     for split, key in (("train", STEM_10K), ("val", "COCO_train2014_000000000081")):
@@ -112,7 +123,9 @@ def test_the_10k_release_comes_before_its_conversion(small):
 def test_ids_that_no_mask_holds_are_refused_in_either_release(large, unused):
     """They give away masks whose numbers were closed up, but not their names."""
     write_mask(large / f"annotations/train2017/{STEM_164K}.png", [unused - 1] * 172)
-    with pytest.raises(DataError, match=rf"{STEM_164K}\.png holds value {unused - 1} .*converted to 0 to 170"):
+    with pytest.raises(
+        DataError, match=rf"{STEM_164K}\.png holds value {unused - 1} .*converted to 0 to 170"
+    ):
         CocoStuff164k(large, "train").label(0)
 
 
@@ -145,7 +158,9 @@ def test_a_stuff_only_mask_is_refused_by_name(large, value):
     """There 92 to 182 are stuff and 183 stands for all things."""
     mask = np.array([[92, 105, 156, value]], np.uint8)
     Image.fromarray(mask).save(large / f"annotations/train2017/{STEM_164K}.png")
-    with pytest.raises(DataError, match=r"holds value 18[23] .*stuff-only masks of the COCO-Stuff API"):
+    with pytest.raises(
+        DataError, match=r"holds value 18[23] .*stuff-only masks of the COCO-Stuff API"
+    ):
         CocoStuff164k(large, "train").label(0)
 
 
@@ -153,7 +168,9 @@ def test_a_stuff_only_mask_is_refused_by_name(large, value):
 def test_the_folders_of_the_stuff_only_release_are_refused_by_name(large, place):
     (large / "annotations").rename(large / "other")
     (large / place / "stuff_train2017_pixelmaps").mkdir(parents=True)
-    with pytest.raises(DataNotFound, match=r"pixelmaps, the stuff-only masks of the COCO-Stuff API.*stuffthingmaps"):
+    with pytest.raises(
+        DataNotFound, match=r"pixelmaps, the stuff-only masks of the COCO-Stuff API.*stuffthingmaps"
+    ):
         CocoStuff164k(large, "train")
 
 
@@ -175,9 +192,15 @@ def test_splits_are_train_and_val_of_both_releases(large):
     data = open_dataset("coco-stuff-164k", "val", large)
     assert data.keys == ["000000000139"]
     assert data[0].image.shape == (1, 172, 3)
-    assert data.classes == dataset_facts("coco-stuff-164k").classes == dataset_facts("coco-stuff-10k").classes
+    assert (
+        data.classes
+        == dataset_facts("coco-stuff-164k").classes
+        == dataset_facts("coco-stuff-10k").classes
+    )
     assert any(word in data.licence for word in RESTRICTED)
-    assert {name: split.images for name, split in check_data("coco-stuff-164k", large).splits.items()} == {
+    assert {
+        name: split.images for name, split in check_data("coco-stuff-164k", large).splits.items()
+    } == {
         "train": 2,
         "val": 1,
     }
@@ -190,7 +213,10 @@ def test_val_of_10k_is_the_list_test(small):
 
 def test_what_is_missing_is_named(small, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
-    for reader, expected in ((CocoStuff164k, "stuffthingmaps"), (CocoStuff10k, r"cocostuff-10k-v1\.1\.zip")):
+    for reader, expected in (
+        (CocoStuff164k, "stuffthingmaps"),
+        (CocoStuff10k, r"cocostuff-10k-v1\.1\.zip"),
+    ):
         with pytest.raises(DataNotFound, match=f"has no folder annotations.*{expected}"):
             reader(empty, "train")
     with pytest.raises(DataNotFound, match="has no readable mask in annotations"):
@@ -199,7 +225,9 @@ def test_what_is_missing_is_named(small, tmp_path_factory):
     with pytest.raises(DataNotFound, match=f"1 of 1 samples have no image: {STEM_10K}"):
         CocoStuff10k(small, "train")
     (small / "imageLists/train.txt").unlink()
-    with pytest.raises(DataNotFound, match=r"imageLists/train\.txt does not exist\. Expected images/\*\.jpg"):
+    with pytest.raises(
+        DataNotFound, match=r"imageLists/train\.txt does not exist\. Expected images/\*\.jpg"
+    ):
         CocoStuff10k(small, "train")
 
 

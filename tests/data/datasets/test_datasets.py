@@ -13,7 +13,11 @@ ROOTS = {"camvid": "data/camvid"}  # below the folder of real data; shapes is dr
 def test_what_is_known_without_the_images_is_what_the_dataset_says(name, request):
     root = request.getfixturevalue("shared") / ROOTS[name] if name in ROOTS else None
     data, facts = open_dataset(name, "val", root, 1), dataset_facts(name)
-    assert (facts.classes, facts.licence, facts.channels) == (data.classes, data.licence, data.channels)
+    assert (facts.classes, facts.licence, facts.channels) == (
+        data.classes,
+        data.licence,
+        data.channels,
+    )
     assert facts.image_size == data.label(0).shape
 
 

@@ -13,7 +13,13 @@ from featherseg.core.errors import ConfigError, DataError, DataNotFound, Unknown
 from featherseg.data import open_dataset, share_rule
 from featherseg.data.cache.fingerprint import Fingerprint
 from featherseg.data.cache.prepared import meaning
-from featherseg.data.datasets.dataset_toml import DatasetToml, SourceTable, ThingsTable, read_dataset_toml, toml_text
+from featherseg.data.datasets.dataset_toml import (
+    DatasetToml,
+    SourceTable,
+    ThingsTable,
+    read_dataset_toml,
+    toml_text,
+)
 from featherseg.data.datasets.folder import FolderData, folder_listing
 from featherseg.data.images.labels import LabelMap
 from featherseg.data.images.pairs import Pair, files_by_stem
@@ -37,7 +43,9 @@ RAW = np.array([[0, 4, 9], [9, 4, 4]], np.uint8)
 LABEL = np.array([[255, 0, 1], [1, 0, 0]], np.uint8)
 
 
-def write(folder: Path, *, top: str = "", splits: str = 'train = "train"\nval = "val"', map: str = MAP) -> Path:
+def write(
+    folder: Path, *, top: str = "", splits: str = 'train = "train"\nval = "val"', map: str = MAP
+) -> Path:
     path = folder / "dataset.toml"
     path.write_text(TOML.format(top=top, splits=splits, map=map))
     return path
@@ -63,9 +71,17 @@ def yard(tmp_path: Path) -> Path:
 
 def test_a_folder_is_read_by_its_toml(yard: Path):
     data = open_dataset(str(yard / "dataset.toml"), "train")
-    assert (data.name, data.channels, data.keys, len(data)) == ("yard", 3, ["train/a", "train/b"], 2)
+    assert (data.name, data.channels, data.keys, len(data)) == (
+        "yard",
+        3,
+        ["train/a", "train/b"],
+        2,
+    )
     assert data.licence == "not stated"
-    assert [(info.name, info.color) for info in data.classes] == [("grass", (58, 125, 44)), ("path", (200, 180, 150))]
+    assert [(info.name, info.color) for info in data.classes] == [
+        ("grass", (58, 125, 44)),
+        ("path", (200, 180, 150)),
+    ]
     sample = data[1]
     assert (sample.key, sample.image.shape, sample.label.dtype) == ("train/b", (2, 3, 3), np.uint8)
     np.testing.assert_array_equal(sample.label, LABEL)
@@ -115,12 +131,16 @@ def test_a_colour_mask_where_numbers_are_expected_is_named(yard: Path):
         FolderData(yard / "dataset.toml", "val").label(0)
 
 
-@pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (1, np.uint16), (6, np.uint8), (6, np.uint16)])
+@pytest.mark.parametrize(
+    ("channels", "dtype"), [(1, np.uint8), (1, np.uint16), (6, np.uint8), (6, np.uint16)]
+)
 def test_images_of_one_to_n_channels_and_8_or_16_bits(tmp_path: Path, channels: int, dtype: type):
     add(tmp_path, "train/a")
     (tmp_path / "images/train/a.png").unlink()
     pixels = np.arange(6 * channels, dtype=dtype).reshape(2, 3, channels) * 3
-    first, *rest = [Image.fromarray(np.ascontiguousarray(pixels[:, :, band])) for band in range(channels)]
+    first, *rest = [
+        Image.fromarray(np.ascontiguousarray(pixels[:, :, band])) for band in range(channels)
+    ]
     first.save(tmp_path / "images/train/a.tiff", save_all=True, append_images=rest)
     sample = FolderData(write(tmp_path, top=f"channels = {channels}"), "train")[0]
     assert sample.image.dtype == dtype
@@ -130,7 +150,8 @@ def test_images_of_one_to_n_channels_and_8_or_16_bits(tmp_path: Path, channels: 
 def test_a_value_outside_the_map_is_named_with_file_and_pixels(yard: Path):
     add(yard, "val/c", np.array([[78, 78, 9], [78, 250, 4]], np.uint8))
     with pytest.raises(
-        DataError, match=r"masks/val/c\.png holds value 78 \(3 pixels\), 250 \(1 pixel\), which is not in \[map\]"
+        DataError,
+        match=r"masks/val/c\.png holds value 78 \(3 pixels\), 250 \(1 pixel\), which is not in \[map\]",
     ):
         FolderData(yard / "dataset.toml", "val")[0]
 
@@ -196,7 +217,9 @@ def test_images_and_masks_may_both_have_a_suffix(tmp_path: Path):
         (tmp_path / f"images/{name}.png").rename(tmp_path / f"images/{name}_image.png")
         (tmp_path / f"masks/{name}.png").rename(tmp_path / f"masks/{name}_annotation.png")
     (tmp_path / "images/readme_figure.png").write_bytes(b"")
-    toml = write(tmp_path, top='image_suffix = "_image"\nmask_suffix = "_annotation"', splits="train = 1.0")
+    toml = write(
+        tmp_path, top='image_suffix = "_image"\nmask_suffix = "_annotation"', splits="train = 1.0"
+    )
     data = FolderData(toml, "train")
     assert data.keys == ["001", "002"]
     np.testing.assert_array_equal(data.label(0), LABEL)
@@ -211,7 +234,9 @@ def test_images_and_masks_may_both_have_a_suffix(tmp_path: Path):
         ('image_suffix = "_rgb"', "a_rgb.png", "a.png"),
     ],
 )
-def test_in_one_folder_masks_are_told_by_ending_or_suffix(tmp_path: Path, keys: str, image: str, mask: str):
+def test_in_one_folder_masks_are_told_by_ending_or_suffix(
+    tmp_path: Path, keys: str, image: str, mask: str
+):
     (tmp_path / "both").mkdir()
     Image.new("RGB", (3, 2), (9, 9, 9)).save(tmp_path / "both" / image)
     Image.fromarray(RAW).save(tmp_path / "both" / mask)
@@ -228,20 +253,26 @@ def test_one_folder_may_lie_in_the_other(tmp_path: Path, images: str, masks: str
         (tmp_path / folder).mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / folder / "a.png")
     toml = write(tmp_path, splits="train = 1.0")
-    toml.write_text(toml.read_text().replace('"images"', f'"{images}"').replace('"masks"', f'"{masks}"'))
+    toml.write_text(
+        toml.read_text().replace('"images"', f'"{images}"').replace('"masks"', f'"{masks}"')
+    )
     assert FolderData(toml, "train").keys == ["a"]
 
 
 def test_values_from_the_threshold_on_count_as_255_and_lower_ones_as_0(tmp_path: Path):
     add(tmp_path, "a", np.array([[0, 1, 127], [128, 254, 255]], np.uint8))
-    toml = write(tmp_path, top="threshold = 128", splits="train = 1.0", map='0 = "grass"\n255 = "path"')
+    toml = write(
+        tmp_path, top="threshold = 128", splits="train = 1.0", map='0 = "grass"\n255 = "path"'
+    )
     np.testing.assert_array_equal(FolderData(toml, "train").label(0), [[0, 0, 0], [1, 1, 1]])
     for wrong, message in (
         (MAP, r"expected 0 and 255 in \[map\]"),
         ('0 = "grass"', r"\[map\] lacks 255|no raw value"),
     ):
         with pytest.raises(ConfigError, match=message):
-            FolderData(write(tmp_path, top="threshold = 128", splits="train = 1.0", map=wrong), "train")
+            FolderData(
+                write(tmp_path, top="threshold = 128", splits="train = 1.0", map=wrong), "train"
+            )
 
 
 SOURCES = """
@@ -272,7 +303,9 @@ def tiles(tmp_path: Path) -> Path:
     for name, value in (("crack", 255), ("fray", 1), ("free", 0)):
         (tmp_path / name / "imgs").mkdir(parents=True)
         Image.new("RGB", (3, 2)).save(tmp_path / name / "imgs/e1.jpg")
-        Image.fromarray(np.array([[0, 0, value], [0, value, value]], np.uint8)).save(tmp_path / name / "imgs/e1.png")
+        Image.fromarray(np.array([[0, 0, value], [0, value, value]], np.uint8)).save(
+            tmp_path / name / "imgs/e1.png"
+        )
     (tmp_path / "dataset.toml").write_text(SOURCES.format(top='mask_suffix = ".png"'))
     return tmp_path / "dataset.toml"
 
@@ -292,7 +325,9 @@ def test_the_class_of_a_source_is_part_of_what_a_run_knows_and_of_what_is_prepar
     before = FolderData(tiles, "train")
     known = Fingerprint.of({"train": before})
     text = tiles.read_text()
-    tiles.write_text(text.replace('class = "crack"', 'class = "x"').replace('class = "fray"', 'class = "crack"'))
+    tiles.write_text(
+        text.replace('class = "crack"', 'class = "x"').replace('class = "fray"', 'class = "crack"')
+    )
     tiles.write_text(tiles.read_text().replace('class = "x"', 'class = "fray"'))
     after = FolderData(tiles, "train")
     assert known.differences({"train": after}) == [
@@ -305,11 +340,23 @@ def test_the_class_of_a_source_is_part_of_what_a_run_knows_and_of_what_is_prepar
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('class = "fray"', 'class = "frey"', r"source 2: class = 'frey' is not a class .* Did you mean 'fray'"),
-        ("[splits]", 'images = "images"\n[splits]', r"images and masks are keys of each \[\[source\]\]"),
+        (
+            'class = "fray"',
+            'class = "frey"',
+            r"source 2: class = 'frey' is not a class .* Did you mean 'fray'",
+        ),
+        (
+            "[splits]",
+            'images = "images"\n[splits]',
+            r"images and masks are keys of each \[\[source\]\]",
+        ),
         ('images = "fray/imgs"', 'images = "crack/imgs"', "two .* have the same images"),
         ('class = "fray"\n', "", "no raw value in .* is mapped to class 'fray'"),
-        ('"background"\n', '"background"\n255 = "ignore"\n', r"map\.255 = 'ignore', but 255 is the class of a"),
+        (
+            '"background"\n',
+            '"background"\n255 = "ignore"\n',
+            r"map\.255 = 'ignore', but 255 is the class of a",
+        ),
     ],
 )
 def test_a_slip_in_the_sources_gets_a_sentence(tiles: Path, old: str, new: str, message: str):
@@ -331,25 +378,36 @@ THINGS = '\n[things]\nclasses = ["path"]\ninstances = "instances"\n'
 def test_things_have_their_objects_from_a_folder_of_their_own(yard: Path):
     toml = yard / "dataset.toml"
     toml.write_text(toml.read_text() + THINGS)
-    with pytest.raises(DataNotFound, match=r"2 of 2 samples have no file of instances: .*instances/train/a\.png"):
+    with pytest.raises(
+        DataNotFound, match=r"2 of 2 samples have no file of instances: .*instances/train/a\.png"
+    ):
         FolderData(toml, "train")
     for key in ("train/a", "train/b"):
         (yard / "instances/train").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.array([[5, 5, 1000], [0, 5, 5]], np.uint16)).save(yard / f"instances/{key}.png")
+        Image.fromarray(np.array([[5, 5, 1000], [0, 5, 5]], np.uint16)).save(
+            yard / f"instances/{key}.png"
+        )
     data = FolderData(toml, "train")
     assert [info.thing for info in data.classes] == [False, True]
-    np.testing.assert_array_equal(data[0].instances, [[0, 0, 1000], [0, 0, 0]])  # grass has none, and 0 is a crowd
+    np.testing.assert_array_equal(
+        data[0].instances, [[0, 0, 1000], [0, 0, 0]]
+    )  # grass has none, and 0 is a crowd
     known = Fingerprint.of({"train": data})
     Image.fromarray(np.array([[0, 0, 3], [4, 0, 0]], np.uint8)).save(yard / "instances/train/b.png")
     assert known.differences({"train": FolderData(toml, "train")}) == [
         "the annotations of 1 mask of train changed: train/b"
     ]
-    for wrong, message in ((np.zeros((3, 3), np.uint8), "is 3x3"), (np.zeros((2, 3, 3), np.uint8), "colour image")):
+    for wrong, message in (
+        (np.zeros((3, 3), np.uint8), "is 3x3"),
+        (np.zeros((2, 3, 3), np.uint8), "colour image"),
+    ):
         Image.fromarray(wrong).save(yard / "instances/train/a.png")
         with pytest.raises(DataError, match=message):
             data[0]
     toml.write_text(toml.read_text().replace('classes = ["path"]', 'classes = ["pat"]'))
-    with pytest.raises(ConfigError, match=r"things\.classes = 'pat' is not a class .* Did you mean 'path'"):
+    with pytest.raises(
+        ConfigError, match=r"things\.classes = 'pat' is not a class .* Did you mean 'path'"
+    ):
         read_dataset_toml(toml)
 
 
@@ -358,21 +416,32 @@ def test_a_split_may_take_a_share_of_another(tmp_path: Path):
         add(tmp_path, f"train/photo-{chr(97 + i // 26)}{chr(97 + i % 26)}")
     for i in range(5):
         add(tmp_path, f"test/other-{chr(97 + i)}")
-    toml = write(tmp_path, splits='train = "train"\nval = "10% of train"\ndev = "20% of train"\ntest = "test"')
+    toml = write(
+        tmp_path,
+        splits='train = "train"\nval = "10% of train"\ndev = "20% of train"\ntest = "test"',
+    )
     listing = folder_listing(toml)
     splits = {name: [pair.key for pair in pairs] for name, pairs in listing.splits.items()}
-    assert {name: len(keys) for name, keys in splits.items()} == {"train": 28, "val": 4, "dev": 8, "test": 5}
+    assert {name: len(keys) for name, keys in splits.items()} == {
+        "train": 28,
+        "val": 4,
+        "dev": 8,
+        "test": 5,
+    }
     assert len({key for keys in splits.values() for key in keys}) == 45
     assert "train by image" in listing.how_split
     assert share_rule(str(toml)) == "sequence-2"
     assert (
         read_dataset_toml(toml).splits
-        == DatasetToml.model_validate_json(read_dataset_toml(toml).model_dump_json(exclude_none=True)).splits
+        == DatasetToml.model_validate_json(
+            read_dataset_toml(toml).model_dump_json(exclude_none=True)
+        ).splits
     )
 
 
 @pytest.mark.parametrize(
-    "pattern", [r"^(\w+)_\d+", r"[(+*]+\)+_", "patient([0-9]{3})", r"(?:clip|take)\d{2,4}", "a?b?c?"]
+    "pattern",
+    [r"^(\w+)_\d+", r"[(+*]+\)+_", "patient([0-9]{3})", r"(?:clip|take)\d{2,4}", "a?b?c?"],
 )
 def test_groups_of_usual_regular_expressions_are_taken(tmp_path: Path, pattern: str):
     toml = write(tmp_path, top=f"groups = '{pattern}'", splits="train = 0.8\nval = 0.2")
@@ -380,7 +449,12 @@ def test_groups_of_usual_regular_expressions_are_taken(tmp_path: Path, pattern: 
 
 
 def test_groups_say_what_stays_together(tmp_path: Path):
-    keys = [f"{date}_patient{patient}_{i}" for patient in range(10) for date in ("mon", "tue") for i in range(3)]
+    keys = [
+        f"{date}_patient{patient}_{i}"
+        for patient in range(10)
+        for date in ("mon", "tue")
+        for i in range(3)
+    ]
     for key in keys:
         add(tmp_path, key)
     toml = write(tmp_path, top='groups = "patient[0-9]+"', splits="train = 0.8\nval = 0.2")
@@ -389,7 +463,9 @@ def test_groups_say_what_stays_together(tmp_path: Path):
     assert (len(patients["train"]), len(patients["val"])) == (8, 2)
     assert not patients["train"] & patients["val"]
     assert "(by groups): 10 sequences" in folder_listing(toml).how_split
-    by_hand = folder_listing(write(tmp_path, top='groups = "_patient([0-4])_|_"', splits="train = 0.8\nval = 0.2"))
+    by_hand = folder_listing(
+        write(tmp_path, top='groups = "_patient([0-4])_|_"', splits="train = 0.8\nval = 0.2")
+    )
     assert "6 sequences" in by_hand.how_split  # five patients, and all others as one
 
 
@@ -407,7 +483,9 @@ def test_a_list_names_stems_in_its_own_order(yard: Path):
 
 
 @pytest.mark.parametrize(("on_disk", "typed"), [("NFD", "NFC"), ("NFC", "NFD")])
-def test_a_split_s_folder_is_found_however_its_accents_are_spelled(tmp_path: Path, on_disk: str, typed: str):
+def test_a_split_s_folder_is_found_however_its_accents_are_spelled(
+    tmp_path: Path, on_disk: str, typed: str
+):
     add(tmp_path, f"{normalize(on_disk, 'träin')}/a")
     toml = write(tmp_path, splits=f'train = "{normalize(typed, "träin")}"')
     assert len(FolderData(toml, "train")) == 1
@@ -415,12 +493,18 @@ def test_a_split_s_folder_is_found_however_its_accents_are_spelled(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("split_by", "together"), [("sequence", 10), ("image", 1)])
-def test_shares_split_without_overlap_and_keep_sequences_together(tmp_path: Path, split_by: str, together: int):
+def test_shares_split_without_overlap_and_keep_sequences_together(
+    tmp_path: Path, split_by: str, together: int
+):
     for i in range(50):
         add(tmp_path, f"clip{i // 10}_{i % 10:03}")
-    toml = write(tmp_path, top=f'split_by = "{split_by}"', splits="train = 0.6\nval = 0.2\ntest = 0.2")
+    toml = write(
+        tmp_path, top=f'split_by = "{split_by}"', splits="train = 0.6\nval = 0.2\ntest = 0.2"
+    )
     splits = {split: FolderData(toml, split).keys for split in ("train", "val", "test")}
-    assert sorted(key for keys in splits.values() for key in keys) == sorted(pair.key for pair in all_pairs(toml))
+    assert sorted(key for keys in splits.values() for key in keys) == sorted(
+        pair.key for pair in all_pairs(toml)
+    )
     assert [len(keys) for keys in splits.values()] == [30, 10, 10]
     parts = {(key[:5], split) for split, keys in splits.items() for key in keys}
     assert (len(parts) == 5) == (together == 10)
@@ -458,7 +542,11 @@ def test_an_unknown_or_empty_split_is_named(yard: Path):
         ('train = "train"', "train = 0", r"a fraction between 0 and 1"),
         ('train = "train"', 'train = "../train"', r"expected a folder inside images"),
         ("[map]", "[map", r"dataset\.toml is not valid TOML: .*line"),
-        ('name = "yard"', 'name = "yard"\nchannels = "3"', r"channels = '3': input should be a valid integer"),
+        (
+            'name = "yard"',
+            'name = "yard"\nchannels = "3"',
+            r"channels = '3': input should be a valid integer",
+        ),
         ('name = "yard"', 'name = "yard"\nchannels = 0', r"channels = 0"),
         ('val = "val"', 'val = "10% of trian"', r"a share of 'trian': expected a split"),
         ('val = "val"', 'val = "ten % of train"', r"expected a share such as"),
@@ -493,7 +581,10 @@ def test_classes_without_colours_get_different_ones_and_none_is_black(tmp_path: 
     toml.write_text(
         'name = "a"\nimages = "i"\nmasks = "m"\nclasses = ["x", "y"]\n[splits]\ntrain = 1.0\n[map]\n0 = "x"\n1 = "y"'
     )
-    assert [info.color for info in read_dataset_toml(toml).class_infos()] == [(128, 0, 0), (0, 128, 0)]  # as in VOC
+    assert [info.color for info in read_dataset_toml(toml).class_infos()] == [
+        (128, 0, 0),
+        (0, 128, 0),
+    ]  # as in VOC
     palette = default_palette(255)
     assert len({*palette, (0, 0, 0)}) == 256
 
@@ -507,7 +598,11 @@ NAMES = st.text(min_size=1, max_size=8).filter(lambda name: name != "ignore" and
 
 
 @settings(max_examples=30)
-@given(names=st.lists(NAMES, min_size=1, max_size=6, unique=True), channels=st.integers(1, 64), shares=st.booleans())
+@given(
+    names=st.lists(NAMES, min_size=1, max_size=6, unique=True),
+    channels=st.integers(1, 64),
+    shares=st.booleans(),
+)
 def test_a_written_toml_reads_as_what_it_was_written_from(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], channels: int, shares: bool
 ):
@@ -529,11 +624,31 @@ def test_a_written_toml_reads_as_what_it_was_written_from(
 
 
 def test_every_further_key_survives_being_written(tmp_path: Path):
-    common = {"name": "a", "classes": {"x": "#000001", "y": "#000002"}, "map": {"0": "x", "255": "y"}}
+    common = {
+        "name": "a",
+        "classes": {"x": "#000001", "y": "#000002"},
+        "map": {"0": "x", "255": "y"},
+    }
     for more in (
-        {"images": "i", "masks": "m", "image_suffix": "_i.jpg", "mask_suffix": ".png", "threshold": 99},
-        {"images": "i", "masks": "m", "groups": r"^(\w+)\\", "things": ThingsTable(classes=["y"], instances='"n"')},
-        {"source": (SourceTable(images="a", masks="b"), SourceTable(images="c", masks="d", class_="y"))},
+        {
+            "images": "i",
+            "masks": "m",
+            "image_suffix": "_i.jpg",
+            "mask_suffix": ".png",
+            "threshold": 99,
+        },
+        {
+            "images": "i",
+            "masks": "m",
+            "groups": r"^(\w+)\\",
+            "things": ThingsTable(classes=["y"], instances='"n"'),
+        },
+        {
+            "source": (
+                SourceTable(images="a", masks="b"),
+                SourceTable(images="c", masks="d", class_="y"),
+            )
+        },
     ):
         config = DatasetToml(**common, splits={"train": "train", "val": "2.5% of train"}, **more)
         (tmp_path / "dataset.toml").write_text(toml_text(config), encoding="utf-8")
@@ -576,7 +691,9 @@ def test_hidden_folders_and_files_are_no_images(tmp_path):
 def test_a_name_that_is_no_text_is_said(tmp_path):
     with open(os.fsencode(tmp_path / "x") + b"\xdf.png", "wb"):
         pass
-    with pytest.raises(DataError, match=r"1 file of a name that is not UTF-8, first 'x\\udcdf.png'\. Rename them"):
+    with pytest.raises(
+        DataError, match=r"1 file of a name that is not UTF-8, first 'x\\udcdf.png'\. Rename them"
+    ):
         files_by_stem(tmp_path)
 
 

@@ -32,7 +32,10 @@ classes = ["ground", "lane", "hole"]
 """
 BY_SUFFIX = 'images = "Dataset"\nmasks = "Dataset"\nimage_suffix = "_RAW"'
 ALL = "train = 1.0"
-LANE, HOLE = '[[layer]]\nclass = "lane"\nsuffix = "_LANE"\n', '[[layer]]\nclass = "hole"\nsuffix = "_HOLE"\n'
+LANE, HOLE = (
+    '[[layer]]\nclass = "lane"\nsuffix = "_LANE"\n',
+    '[[layer]]\nclass = "hole"\nsuffix = "_HOLE"\n',
+)
 LANES = np.array([[0, 255, 255, 255], [0, 255, 255, 0]], np.uint8)
 HOLES = np.array([[0, 0, 255, 0], [255, 0, 0, 0]], np.uint8)
 LABEL = [[0, 1, 2, 1], [2, 1, 1, 0]]
@@ -46,7 +49,9 @@ def save(path: Path, pixels: np.ndarray) -> Path:
 
 def describe(folder: Path, *layers: str, images: str = BY_SUFFIX, splits: str = ALL) -> str:
     """Write a dataset.toml and return its path."""
-    (folder / "dataset.toml").write_text(HEAD.format(images=images, splits=splits) + "".join(layers))
+    (folder / "dataset.toml").write_text(
+        HEAD.format(images=images, splits=splits) + "".join(layers)
+    )
     return str(folder / "dataset.toml")
 
 
@@ -82,13 +87,19 @@ def test_a_threshold_reads_smoothed_layers(road):
 
 def test_what_is_ignored_in_a_layer_covers_those_below(road):
     text = describe(road, LANE, HOLE)
-    Path(text).write_text(Path(text).read_text().replace('0 = "ground"', '0 = "ground"\n7 = "ignore"'))
+    Path(text).write_text(
+        Path(text).read_text().replace('0 = "ground"', '0 = "ground"\n7 = "ignore"')
+    )
     save(road / "Dataset/a/a_HOLE.png", np.where(HOLES, 7, 0).astype(np.uint8))
     assert open_dataset(text, "train")[0].label.tolist() == [[0, 1, 255, 1], [255, 1, 1, 0]]
 
 
 def test_the_file_is_read_as_it_is_written(road):
-    describe(road, LANE + "optional = true\n", '[[layer]]\nclass = "hole"\nmasks = "Dataset"\nprefix = "h"\n')
+    describe(
+        road,
+        LANE + "optional = true\n",
+        '[[layer]]\nclass = "hole"\nmasks = "Dataset"\nprefix = "h"\n',
+    )
     config = read_dataset_toml(road / "dataset.toml")
     (road / "again.toml").write_text(toml_text(config))
     assert read_dataset_toml(road / "again.toml") == config
@@ -153,7 +164,9 @@ def test_any_folder_stands_in_images_and_masks(tmp_path):
         save(tmp_path / f"{split}/lane/x.png", LANES)
         save(tmp_path / f"{split}/hole/x.png", HOLES)
     layers = [f'[[layer]]\nclass = "{name}"\nmasks = "*/{name}"\n' for name in ("lane", "hole")]
-    text = describe(tmp_path, *layers, images='images = "*/images"', splits='train = "train"\nval = "val"')
+    text = describe(
+        tmp_path, *layers, images='images = "*/images"', splits='train = "train"\nval = "val"'
+    )
     for split in ("train", "val"):
         data = open_dataset(text, split)
         assert data.keys == [f"{split}/x"]
@@ -163,16 +176,26 @@ def test_any_folder_stands_in_images_and_masks(tmp_path):
 @pytest.mark.parametrize(
     ("image", "masks", "images"),
     [
-        ("cells/a/images/a.png", "cells/a/masks/{}.png", 'images = "cells/*/images"\nmasks = "cells/*/masks"'),
+        (
+            "cells/a/images/a.png",
+            "cells/a/masks/{}.png",
+            'images = "cells/*/images"\nmasks = "cells/*/masks"',
+        ),
         ("images/a.png", "masks/a/{}.png", 'images = "images"\nmasks = "masks"'),
-        ("cells/a/image.png", "cells/a/mask_{}.png", 'images = "cells"\nmasks = "cells"\nimage_suffix = "image"'),
+        (
+            "cells/a/image.png",
+            "cells/a/mask_{}.png",
+            'images = "cells"\nmasks = "cells"\nimage_suffix = "image"',
+        ),
     ],
 )
 def test_objects_of_one_class_are_joined(tmp_path, image, masks, images):
     save(tmp_path / image, np.zeros((2, 4, 3), np.uint8))
     save(tmp_path / masks.format("f0"), LANES)
     save(tmp_path / masks.format("f1"), HOLES)
-    layer = '[[layer]]\nclass = "lane"\nobjects = true\n' + 'prefix = "mask_"\n' * ("mask_" in masks)
+    layer = '[[layer]]\nclass = "lane"\nobjects = true\n' + 'prefix = "mask_"\n' * (
+        "mask_" in masks
+    )
     text = describe(tmp_path, layer, images=images)
     Path(text).write_text(Path(text).read_text().replace(', "hole"', ""))
     data = open_dataset(text, "train")
@@ -185,8 +208,16 @@ def test_objects_of_one_class_are_joined(tmp_path, image, masks, images):
     ("layers", "images", "words"),
     [
         ((LANE, HOLE), BY_SUFFIX + '\nmask_suffix = "_m"', "mask_suffix: with "),
-        ((LANE, HOLE.replace("_HOLE", "_LANE")), BY_SUFFIX, "have the same folder, prefix and suffix"),
-        ((LANE, HOLE.replace("hole", "hoel")), BY_SUFFIX, "layer 2: class = 'hoel' .*Did you mean 'hole'"),
+        (
+            (LANE, HOLE.replace("_HOLE", "_LANE")),
+            BY_SUFFIX,
+            "have the same folder, prefix and suffix",
+        ),
+        (
+            (LANE, HOLE.replace("hole", "hoel")),
+            BY_SUFFIX,
+            "layer 2: class = 'hoel' .*Did you mean 'hole'",
+        ),
         (
             (LANE, HOLE),
             BY_SUFFIX.replace('images = "D', 'images = "*/D'),
@@ -216,7 +247,9 @@ def test_a_training_knows_its_upper_layers(road):
     save(road / "Dataset/a/a_HOLE.png", 255 - HOLES)
     changed = open_files(str(road), "train")
     assert isinstance(changed, FolderData)
-    assert known.differences({"train": changed}) == ["the annotations of 1 mask of train changed: a/a"]
+    assert known.differences({"train": changed}) == [
+        "the annotations of 1 mask of train changed: a/a"
+    ]
     assert meaning(changed, 0, "") != meant
     describe(road, HOLE, LANE)
     save(road / "Dataset/a/a_HOLE.png", HOLES)
@@ -246,8 +279,14 @@ def test_layers_are_converted_as_one_mask(road):
 
 def test_layers_in_a_bucket_are_copied(road, monkeypatch, tmp_path):
     bucket = install(monkeypatch, tmp_path / "home")
-    files = [path for path in road.rglob("*") if path.is_file() and path.suffix in (".jpg", ".png", ".toml")]
-    bucket.objects = {f"yard/{path.relative_to(road).as_posix()}": path.read_bytes() for path in files}
+    files = [
+        path
+        for path in road.rglob("*")
+        if path.is_file() and path.suffix in (".jpg", ".png", ".toml")
+    ]
+    bucket.objects = {
+        f"yard/{path.relative_to(road).as_posix()}": path.read_bytes() for path in files
+    }
     mirror.local_dataset.cache_clear()
     assert open_dataset("s3://yard/dataset.toml", "train")[1].label.tolist() == LABEL
 
@@ -261,14 +300,20 @@ def test_any_folder_in_a_bucket_is_copied(monkeypatch, tmp_path):
     text.write_text(text.read_text().replace(', "hole"', ""))
     bucket = install(monkeypatch, tmp_path / "home")
     files = [path for path in place.rglob("*") if path.is_file()]
-    bucket.objects = {f"yard/{path.relative_to(place).as_posix()}": path.read_bytes() for path in files}
+    bucket.objects = {
+        f"yard/{path.relative_to(place).as_posix()}": path.read_bytes() for path in files
+    }
     mirror.local_dataset.cache_clear()
-    assert open_dataset("s3://yard/dataset.toml", "train")[0].label.tolist() == (LANES > 0).astype(int).tolist()
+    assert (
+        open_dataset("s3://yard/dataset.toml", "train")[0].label.tolist()
+        == (LANES > 0).astype(int).tolist()
+    )
 
 
 def test_masks_of_upper_layers_are_no_images_without_masks(road):
     recipe = parse_recipe(
-        read_recipe("frm-lite0-light"), [f"teacher.unlabelled={road / 'Dataset/a'}", 'teacher.runs=["r"]']
+        read_recipe("frm-lite0-light"),
+        [f"teacher.unlabelled={road / 'Dataset/a'}", 'teacher.runs=["r"]'],
     )
     with pytest.raises(DataError, match="images in it are masks of road"):
         open_unlabelled(recipe, open_files(str(road), "train"))

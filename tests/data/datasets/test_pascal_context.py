@@ -16,8 +16,60 @@ from featherseg.runs.run import RESTRICTED
 
 KEYS = {"train": ["2008_000008", "2008_000002"], "val": ["2008_000003"]}  # lists need no order
 RAW_IDS = [  # as mmsegmentation's converter lists them, which sorts them and counts from 0
-    *(0, 2, 259, 260, 415, 324, 9, 258, 144, 18, 19, 22, 23, 397, 25, 284, 158, 159, 416, 33, 162, 420, 454, 295, 296),
-    *(427, 44, 45, 46, 308, 59, 440, 445, 31, 232, 65, 354, 424, 68, 326, 72, 458, 34, 207, 80, 355, 85, 347, 220, 349),
+    *(
+        0,
+        2,
+        259,
+        260,
+        415,
+        324,
+        9,
+        258,
+        144,
+        18,
+        19,
+        22,
+        23,
+        397,
+        25,
+        284,
+        158,
+        159,
+        416,
+        33,
+        162,
+        420,
+        454,
+        295,
+        296,
+    ),
+    *(
+        427,
+        44,
+        45,
+        46,
+        308,
+        59,
+        440,
+        445,
+        31,
+        232,
+        65,
+        354,
+        424,
+        68,
+        326,
+        72,
+        458,
+        34,
+        207,
+        80,
+        355,
+        85,
+        347,
+        220,
+        349,
+    ),
     *(360, 98, 187, 104, 105, 366, 189, 368, 113, 115),
 ]
 CONVERTED = np.arange(60, dtype=np.uint8).reshape(4, 15)  # every value once
@@ -58,7 +110,11 @@ def test_with_59_classes_background_is_ignored_and_every_other_value_is_one_less
 @pytest.mark.parametrize("dataset", [PascalContext, PascalContext60])
 def test_raw_ids_in_16_bits_read_as_the_converter_numbers_them(root, dataset):
     converted = {raw: value for value, raw in enumerate(sorted(RAW_IDS))}
-    write_mask(root, "2008_000003", np.array([[converted[raw] for raw in row] for row in DEEP.tolist()], np.uint8))
+    write_mask(
+        root,
+        "2008_000003",
+        np.array([[converted[raw] for raw in row] for row in DEEP.tolist()], np.uint8),
+    )
     expected = dataset(root, "val").label(0)
     write_mask(root, "2008_000003", DEEP)
     np.testing.assert_array_equal(dataset(root, "val").label(0), expected)
@@ -108,14 +164,18 @@ def test_splits_are_the_lists_wherever_the_root_points(root, above, name):
 
 def test_what_is_missing_is_named(root):
     (root / "ImageSets/SegmentationContext/val.txt").unlink()
-    with pytest.raises(DataNotFound, match=r"SegmentationContext/val\.txt does not exist.*mmsegmentation"):
+    with pytest.raises(
+        DataNotFound, match=r"SegmentationContext/val\.txt does not exist.*mmsegmentation"
+    ):
         PascalContext(root, "val")
     (root / "SegmentationClassContext").rename(root / "masks")
     with pytest.raises(DataNotFound, match="JPEGImages but no SegmentationClassContext"):
         PascalContext(root, "train")
     (root / "trainval").mkdir()
     (root / "trainval/2008_000002.mat").touch()
-    with pytest.raises(DataNotFound, match=r"annotations of 459 labels \(trainval/\*\.mat\), which are not read"):
+    with pytest.raises(
+        DataNotFound, match=r"annotations of 459 labels \(trainval/\*\.mat\), which are not read"
+    ):
         PascalContext(root, "train")
     (root / "JPEGImages").rename(root / "images")
     (root / "trainval/2008_000002.mat").unlink()

@@ -5,7 +5,12 @@ from itertools import pairwise
 
 import pytest
 
-from featherseg.data.datasets.sequences import neighbours, sequence_names, sequences_of, split_by_share
+from featherseg.data.datasets.sequences import (
+    neighbours,
+    sequence_names,
+    sequences_of,
+    split_by_share,
+)
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -64,14 +69,18 @@ def test_numbers_that_do_not_run_or_run_beside_are_not_the_frames(form):
     assert "by time: 1 sequence" in how
     left = [key for key in keys if key not in owners(splits)]
     assert not any(neighbours(splits, left).values())
-    assert neighbours(split(keys, split_by="sequence-1"))["test"] >= 40 or "000{}" in form  # seen: 43 of 45
+    assert (
+        neighbours(split(keys, split_by="sequence-1"))["test"] >= 40 or "000{}" in form
+    )  # seen: 43 of 45
 
 
 @pytest.mark.parametrize("form", TIMES)
 def test_a_time_is_one_number(form):
     seconds = range(36_000, 36_200)
     fractions = range(0, 10, 3) if "{n}" in form else [0]
-    times = [(s, n, {"h": s // 3600, "m": s // 60 % 60, "x": s % 60}) for s in seconds for n in fractions]
+    times = [
+        (s, n, {"h": s // 3600, "m": s // 60 % 60, "x": s % 60}) for s in seconds for n in fractions
+    ]
     keys = [form.format(s=s, n=n, **day) for s, n, day in times]
     assert sequences_of(reversed(keys)) == {TIMES[form]: keys}
 
@@ -82,7 +91,14 @@ def test_two_numbers_that_run_together_are_both_the_frames():
 
 
 @pytest.mark.parametrize(
-    "form", ["seq{s}_{f:04}", "{s:04}TP_{f:06}", "20240512_1433{s:02}_{f:04}", "2024-05-{s:02}_{f}", "{s}/{f}_720p"]
+    "form",
+    [
+        "seq{s}_{f:04}",
+        "{s:04}TP_{f:06}",
+        "20240512_1433{s:02}_{f:04}",
+        "2024-05-{s:02}_{f}",
+        "{s}/{f}_720p",
+    ],
 )
 def test_a_number_that_many_images_share_is_the_sequences(form):
     keys = [form.format(s=s, f=f) for s in range(10, 20) for f in range(100)]
@@ -144,7 +160,9 @@ def test_older_runs_splits_are_made_as_they_were():
 def test_one_clip_is_cut_in_time_with_a_gap_at_every_cut(frames):
     splits, how = split_by_share(clips(1, frames), SHARES)
     assert "by time: 1 sequence" in how
-    assert not any(neighbours(splits, [k for k in clips(1, frames) if k not in owners(splits)]).values())
+    assert not any(
+        neighbours(splits, [k for k in clips(1, frames) if k not in owners(splits)]).values()
+    )
     places = {name: [int(key.rpartition("_")[2]) for key in keys] for name, keys in splits.items()}
     for name in ("val", "test"):
         distance = min(abs(a - b) for a in places[name] for b in places["train"])
@@ -161,9 +179,13 @@ def test_too_few_or_too_unequal_sequences_are_cut_as_well(keys):
     assert all(len(splits[name]) >= 0.08 * len(keys) for name in splits)
 
 
-@pytest.mark.parametrize(("count", "expected"), [(10, [8, 1, 1]), (24, [20, 2, 2]), (200, [160, 20, 20])])
+@pytest.mark.parametrize(
+    ("count", "expected"), [(10, [8, 1, 1]), (24, [20, 2, 2]), (200, [160, 20, 20])]
+)
 def test_shares_of_few_single_images_are_exact(count, expected):
-    splits, how = split_by_share([f"photo-{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(count)], SHARES)
+    splits, how = split_by_share(
+        [f"photo-{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(count)], SHARES
+    )
     assert [len(keys) for keys in splits.values()] == expected
     assert how.startswith("by image: no two names are of one sequence; train 8")
 
@@ -178,9 +200,21 @@ def test_images_that_are_no_frames_are_split_singly_where_that_is_asked():
     ("old", "new"),
     [
         (clips(60, 10), clips(5, 10, first=60)),  # further sequences
-        (clips(60, 10), [f"clip{c:02}/frame_{f}" for c in range(60) for f in range(10, 14)]),  # of known ones
-        ([f"photo-{hashlib.sha256(bytes([i % 256, i // 256])).hexdigest()}x" for i in range(600)], ["photo-new"]),
-        (clips(1, 600), [f"clip00/frame_{f}" for f in range(600, 900)]),  # later frames of one that is cut
+        (
+            clips(60, 10),
+            [f"clip{c:02}/frame_{f}" for c in range(60) for f in range(10, 14)],
+        ),  # of known ones
+        (
+            [
+                f"photo-{hashlib.sha256(bytes([i % 256, i // 256])).hexdigest()}x"
+                for i in range(600)
+            ],
+            ["photo-new"],
+        ),
+        (
+            clips(1, 600),
+            [f"clip00/frame_{f}" for f in range(600, 900)],
+        ),  # later frames of one that is cut
     ],
 )
 def test_from_500_images_on_new_ones_move_no_old_one(old, new):
@@ -189,7 +223,9 @@ def test_from_500_images_on_new_ones_move_no_old_one(old, new):
     assert len(set(before.values())) == 3
 
 
-@pytest.mark.parametrize(("frames", "expected"), [(0, [0, 0]), (1, [1, 0]), (2, [1, 1]), (10, [7, 2])])
+@pytest.mark.parametrize(
+    ("frames", "expected"), [(0, [0, 0]), (1, [1, 0]), (2, [1, 1]), (10, [7, 2])]
+)
 def test_of_very_few_images_none_is_lost_without_need(frames, expected):
     shares = {"train": 0.8, "val": 0.2}
     assert [len(keys) for keys in split(clips(1, frames), shares).values()] == expected

@@ -4,7 +4,17 @@ import json
 
 import numpy as np
 import pytest
-from support.data.faces import DATA_YAML, NAMES, checked, face, masks_yaml, nnunet, photo, run, written
+from support.data.faces import (
+    DATA_YAML,
+    NAMES,
+    checked,
+    face,
+    masks_yaml,
+    nnunet,
+    photo,
+    run,
+    written,
+)
 from support.data.published_layouts import save
 
 from featherseg.core.errors import DataError, DataNotFound
@@ -37,7 +47,10 @@ def listed(folder, name: str, text: str, values=(0, 1, 2)) -> dict:
         ("classes.txt", "eye\nnose\n"),  # the background has no name there
         ("labels.txt", "0: background\n1: eye\n2: nose\n"),
         ("label_names.txt", "# a comment\n0 background\n1 eye\n2 nose"),
-        ("dataset.json", json.dumps({"labels": NUMBERS, "channel_names": {"0": "RGB"}, "numTraining": 10})),
+        (
+            "dataset.json",
+            json.dumps({"labels": NUMBERS, "channel_names": {"0": "RGB"}, "numTraining": 10}),
+        ),
         ("dataset.json", json.dumps({"labels": {"0": "background", "1": "eye", "2": "nose"}})),
         ("label_names.json", json.dumps(["background", "eye", "nose"])),
         ("classes.json", json.dumps({"categories": ROWS})),
@@ -51,12 +64,18 @@ def test_names_of_values_are_taken(tmp_path, name, text):
     assert classes == ["background", "eye", "nose"] or (
         text.startswith("eye") and classes == ["class_0", "eye", "nose"]
     )
-    assert any(note.endswith(f"of classes from {name.rpartition('/')[2]}") for note in report["look_at"])
+    assert any(
+        note.endswith(f"of classes from {name.rpartition('/')[2]}") for note in report["look_at"]
+    )
     assert open_dataset(str(tmp_path), "val")[0].label.max() == 2
 
 
 def test_as_many_names_as_values_are_taken_in_their_order(tmp_path):
-    assert listed(tmp_path, "classes.txt", "skin\neye\nnose\n")["classes"] == ["skin", "eye", "nose"]
+    assert listed(tmp_path, "classes.txt", "skin\neye\nnose\n")["classes"] == [
+        "skin",
+        "eye",
+        "nose",
+    ]
 
 
 def test_masks_of_0_and_255_take_two_names_of_which_one_is_the_background(tmp_path):
@@ -65,14 +84,21 @@ def test_masks_of_0_and_255_take_two_names_of_which_one_is_the_background(tmp_pa
 
 
 def test_what_a_list_ignores_is_ignored(tmp_path):
-    report = listed(tmp_path, "dataset.json", json.dumps({"labels": {"background": 0, "eye": 1, "ignore": 2}}))
+    report = listed(
+        tmp_path, "dataset.json", json.dumps({"labels": {"background": 0, "eye": 1, "ignore": 2}})
+    )
     assert report["classes"] == ["background", "eye"]
     assert written(tmp_path).map["2"] == "ignore"
 
 
 def test_a_class_of_the_list_that_no_mask_has_keeps_its_place(tmp_path):
     text = "Pixel Value, Class\n0, background\n1, eye\n2, ear\n3, nose"
-    assert listed(tmp_path, "_classes.csv", text, values=(0, 1, 3))["classes"] == ["background", "eye", "ear", "nose"]
+    assert listed(tmp_path, "_classes.csv", text, values=(0, 1, 3))["classes"] == [
+        "background",
+        "eye",
+        "ear",
+        "nose",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +120,9 @@ def test_lists_that_differ_between_folders_are_left_with_a_word(tmp_path):
         for number, name in enumerate(NAMES[:5]):
             save(tmp_path / f"{split}/{split}{name}.jpg", photo(number + 10 * len(split)))
             save(tmp_path / f"{split}/{split}{name}_mask.png", face(number))
-        (tmp_path / f"{split}/_classes.csv").write_text(f"Pixel Value, Class\n0, background\n1, {second}\n2, nose")
+        (tmp_path / f"{split}/_classes.csv").write_text(
+            f"Pixel Value, Class\n0, background\n1, {second}\n2, nose"
+        )
     report = checked(tmp_path)
     assert report["classes"] == ["class_0", "class_1", "class_2"]
     assert any("name the classes differently" in note for note in report["look_at"])
@@ -134,7 +162,11 @@ def test_names_given_by_hand_are_kept(tmp_path):
 
 
 def test_the_names_of_nnunet_are_taken(tmp_path):
-    labels = {"channel_names": {"0": "xray"}, "labels": {"background": 0, "nodule": 1}, "file_ending": ".png"}
+    labels = {
+        "channel_names": {"0": "xray"},
+        "labels": {"background": 0, "nodule": 1},
+        "file_ending": ".png",
+    }
     (nnunet(tmp_path) / "dataset.json").write_text(json.dumps(labels))
     assert checked(tmp_path)["classes"] == ["background", "nodule"]
 
@@ -144,7 +176,10 @@ def test_a_data_yaml_with_masks_says_folders_names_and_splits(tmp_path, masks):
     report = checked(masks_yaml(tmp_path, masks))
     assert report["clean"]
     assert report["classes"] == ["ground", "eye", "nose"]
-    assert (written(tmp_path).masks, written(tmp_path).splits) == (masks, {"train": "part1", "val": "part2"})
+    assert (written(tmp_path).masks, written(tmp_path).splits) == (
+        masks,
+        {"train": "part1", "val": "part2"},
+    )
     assert written(tmp_path).map["255"] == "ignore"
 
 
@@ -157,7 +192,9 @@ def test_one_folder_for_train_and_val_is_not_taken_for_both(tmp_path):
 @pytest.mark.parametrize("verb", [("check",), ("train", "frm-lite0-light", "--data"), ("convert",)])
 def test_a_data_yaml_with_masks_is_sent_to_check_and_no_further(tmp_path, verb):
     file = masks_yaml(tmp_path / "d") / "data.yaml"
-    result = run(*verb, file, *(("--out", tmp_path / "out") if len(verb) > 1 or verb[0] == "convert" else ()))
+    result = run(
+        *verb, file, *(("--out", tmp_path / "out") if len(verb) > 1 or verb[0] == "convert" else ())
+    )
     assert isinstance(result.exception, DataNotFound)
     assert str(result.exception).endswith(f"\n    featherseg check {tmp_path / 'd'} --write")
     assert run("check", tmp_path / "d", "--write").exit_code == 0

@@ -102,7 +102,9 @@ def test_what_is_kept_of_an_unreadable_file_holds_no_pixels(folder):
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF"])
 def test_the_colours_of_a_palette_are_those_that_pillow_decodes(tmp_path, form):
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 5, (7, 9)).astype(np.uint8)).convert("P")
+    image = Image.fromarray(
+        np.random.default_rng(0).integers(0, 5, (7, 9)).astype(np.uint8)
+    ).convert("P")
     image.putpalette(list(range(15)))
     image.save(tmp_path / "mask", form)
     with Image.open(io.BytesIO((tmp_path / "mask").read_bytes())) as again:

@@ -6,7 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
-from support.data.faces import EYE, NAMES, NOSE, SIZE, checked, make, nnunet, photo, run, square, written
+from support.data.faces import (
+    EYE,
+    NAMES,
+    NOSE,
+    SIZE,
+    checked,
+    make,
+    nnunet,
+    photo,
+    run,
+    square,
+    written,
+)
 from support.data.published_layouts import save
 
 from featherseg.core.errors import DataError
@@ -56,8 +68,13 @@ def test_a_mask_for_each_class_becomes_a_layer(tmp_path, image, eye, nose):
     report = checked(make(tmp_path, image, eye, nose))
     assert report["clean"]
     assert report["classes"] == ["background", "eye", "nose"]  # fewer pixels lie on top
-    assert any("From the lowest to the topmost, with ever fewer pixels: eye, nose;" in n for n in report["look_at"])
-    key = {"d": "leafb/leafb" if "RAW" in image else "leafb", "{": "leafb/leafb"}.get(image[0], "leafb")
+    assert any(
+        "From the lowest to the topmost, with ever fewer pixels: eye, nose;" in n
+        for n in report["look_at"]
+    )
+    key = {"d": "leafb/leafb" if "RAW" in image else "leafb", "{": "leafb/leafb"}.get(
+        image[0], "leafb"
+    )
     expected = np.where(square(1, *NOSE), 2, np.where(square(1, *EYE), 1, 0))
     np.testing.assert_array_equal(label_of(tmp_path, key), expected)
     assert len(report["other_readings"]) == 2
@@ -66,7 +83,10 @@ def test_a_mask_for_each_class_becomes_a_layer(tmp_path, image, eye, nose):
 def test_splits_as_folders_with_a_mask_for_each_class(tmp_path):
     for split in ("train", "val"):
         make(
-            tmp_path / split, "images/" + split + "{name}.jpg", f"eye/{split}{{name}}.png", f"nose/{split}{{name}}.png"
+            tmp_path / split,
+            "images/" + split + "{name}.jpg",
+            f"eye/{split}{{name}}.png",
+            f"nose/{split}{{name}}.png",
         )
     report = checked(tmp_path)
     assert report["classes"] == ["background", "eye", "nose"]
@@ -87,7 +107,10 @@ def test_folders_of_images_with_layers_are_groups(tmp_path):
     assert len(train) + len(val) == 20
     assert not {key.partition("/")[0] for key in train} & {key.partition("/")[0] for key in val}
     for reading in report["other_readings"]:
-        parts = sum(part["images"] for part in checked(tmp_path, *shlex.split(reading["options"]))["splits"].values())
+        parts = sum(
+            part["images"]
+            for part in checked(tmp_path, *shlex.split(reading["options"]))["splits"].values()
+        )
         assert parts == 20
 
 
@@ -107,7 +130,11 @@ def test_layers_are_named(tmp_path, key):
 
 def pasted(question) -> list[list[str]]:
     """The arguments of the commands that a question prints."""
-    return [shlex.split(line)[1:] for line in question.output.splitlines() if line.strip().startswith("featherseg ")]
+    return [
+        shlex.split(line)[1:]
+        for line in question.output.splitlines()
+        if line.strip().startswith("featherseg ")
+    ]
 
 
 def test_masks_of_two_persons_are_a_question(tmp_path):
@@ -126,7 +153,9 @@ def test_masks_of_two_persons_are_a_question(tmp_path):
         assert len(written(tmp_path).classes) == classes
 
 
-@pytest.mark.parametrize("names", [("ho1", "ho2"), ("mask1", "mask2"), ("expert", "student"), ("fov", "vessel")])
+@pytest.mark.parametrize(
+    "names", [("ho1", "ho2"), ("mask1", "mask2"), ("expert", "student"), ("fov", "vessel")]
+)
 def test_names_that_are_no_classes_are_a_question(tmp_path, names):
     make(tmp_path, "images/{name}.jpg", *(f"masks/{{name}}_{name}.png" for name in names))
     question = run("check", tmp_path, "--write")
@@ -171,7 +200,11 @@ def test_smoothed_layers_get_a_threshold(tmp_path):
 @pytest.mark.parametrize(
     ("image", "masks", "images"),
     [
-        ("stage1_train/{name}/images/{name}.png", "stage1_train/{name}/masks/{hash}.png", "stage1_train/*/images"),
+        (
+            "stage1_train/{name}/images/{name}.png",
+            "stage1_train/{name}/masks/{hash}.png",
+            "stage1_train/*/images",
+        ),
         ("data/{name}/{name}.png", "data/{name}/masks/{hash}.png", "data/*"),
         ("images/{name}.png", "masks/{name}/{hash}.png", "images"),
         ("data/{name}/image.png", "data/{name}/mask_{k}.png", "data"),
@@ -185,7 +218,9 @@ def test_a_mask_for_each_object_is_joined(tmp_path, image, masks, images):
         for k in range(2 + number % 3):
             mask = square(number, 2 + 11 * k, 9)
             expected[name] = np.maximum(expected.get(name, 0), mask // 255)
-            save(tmp_path / masks.format(name=name, k=k, hash=f"{hash((number, k)) % 2**60:x}"), mask)
+            save(
+                tmp_path / masks.format(name=name, k=k, hash=f"{hash((number, k)) % 2**60:x}"), mask
+            )
     report = checked(tmp_path)
     assert report["clean"]
     assert report["classes"] == ["background", "foreground"]
@@ -195,7 +230,11 @@ def test_a_mask_for_each_object_is_joined(tmp_path, image, masks, images):
     assert any("a mask for each object" in note for note in report["look_at"])
     for split in config.splits:
         for sample in (data := open_dataset(str(tmp_path), split)):
-            name = sample.key.rpartition("/")[2] if sample.key.rpartition("/")[2] != "image" else sample.key[:5]
+            name = (
+                sample.key.rpartition("/")[2]
+                if sample.key.rpartition("/")[2] != "image"
+                else sample.key[:5]
+            )
             np.testing.assert_array_equal(sample.label, expected[name])
         assert len(data)
     assert checked(tmp_path, "--name", "255=nucleus")["classes"] == ["background", "nucleus"]
@@ -256,7 +295,9 @@ def test_the_folder_that_labelme_writes_for_an_image(tmp_path):
     report = checked(tmp_path)
     assert report["clean"]
     assert (written(tmp_path).image_suffix, written(tmp_path).mask_suffix) == ("img", "label")
-    assert any("not used: 10 files" in note and "label_viz.png" in note for note in report["look_at"])
+    assert any(
+        "not used: 10 files" in note and "label_viz.png" in note for note in report["look_at"]
+    )
 
 
 def test_lists_of_folders_are_the_splits_of_a_folder_for_each_image(tmp_path):
@@ -268,4 +309,7 @@ def test_lists_of_folders_are_the_splits_of_a_folder_for_each_image(tmp_path):
     for split, names in (("train", NAMES[:6]), ("val", NAMES[6:])):
         (tmp_path / f"{split}.txt").write_text("\n".join(names))
     report = checked(tmp_path)
-    assert {split: part["images"] for split, part in report["splits"].items()} == {"train": 6, "val": 4}
+    assert {split: part["images"] for split, part in report["splits"].items()} == {
+        "train": 6,
+        "val": 4,
+    }

@@ -13,7 +13,15 @@ from unicodedata import normalize
 import numpy as np
 import pytest
 from PIL import Image
-from support.data.published_layouts import COUNT, LAYOUTS, TILES, TURNED, magnetic_tiles, save, scenes
+from support.data.published_layouts import (
+    COUNT,
+    LAYOUTS,
+    TILES,
+    TURNED,
+    magnetic_tiles,
+    save,
+    scenes,
+)
 from support.models.small_training import SMALL
 from typer.testing import CliRunner
 
@@ -59,7 +67,9 @@ def checked(folder: Path, *options: str) -> dict:
     assert result.exit_code in (0, 1), result.exception
     report = json.loads(result.stdout)
     assert report["written"] == str(folder / "dataset.toml")
-    assert (folder / "dataset.toml").read_text().partition("\n")[2] == report["proposed_dataset_toml"]
+    assert (folder / "dataset.toml").read_text().partition("\n")[2] == report[
+        "proposed_dataset_toml"
+    ]
     return report
 
 
@@ -88,7 +98,9 @@ def test_check_writes_a_dataset_that_reads_as_the_scenes_it_was_made_of(tmp_path
             sample = data[index]
             value, turn = TURNED.get(sample.key.split("/")[0], (0, np.s_[:]))
             image = sample.image[turn].astype(int)
-            likest = min(known, key=lambda n: np.abs(scenes()[n][0] - image).mean())  # called at once
+            likest = min(
+                known, key=lambda n: np.abs(scenes()[n][0] - image).mean()
+            )  # called at once
             label, mask = sample.label[turn], known[likest]
             if name == "class_is_the_folder":
                 expected = np.where(mask == value, value, 0)
@@ -105,7 +117,9 @@ def train(folder: Path, out: Path, steps: int):
     settings = [text for text in SMALL if not text.startswith("train.epochs")]
     settings += [f"train.steps={steps}", "train.batch_size=2", "data.train_size=6"]
     options = [part for text in settings for part in ("--set", text)]
-    return run("train", "efficientvit-seg-b0", "--data", folder, "--no-report", "--out", out, *options)
+    return run(
+        "train", "efficientvit-seg-b0", "--data", folder, "--no-report", "--out", out, *options
+    )
 
 
 @pytest.mark.usefixtures("light_models")
@@ -156,7 +170,9 @@ def test_a_defect_in_a_folder_without_a_class_is_a_fault(tmp_path: Path):
     mask = next((tmp_path / "MT_Free/Imgs").glob("*.png"))
     save(mask, np.full_like(np.asarray(Image.open(mask)), 200))
     report = json.loads(run("check", tmp_path, "--json").stdout)
-    assert [(fault["kind"], Path(fault["key"]).name) for fault in report["faults"]] == [("values", mask.stem)]
+    assert [(fault["kind"], Path(fault["key"]).name) for fault in report["faults"]] == [
+        ("values", mask.stem)
+    ]
 
 
 @pytest.mark.usefixtures("light_models")
@@ -166,9 +182,14 @@ def test_a_folder_without_a_dataset_toml_is_trained_on_as_it_is_proposed(tmp_pat
     result = train(tmp_path / "data", tmp_path / "run", 1)
     assert result.exit_code == 0, result.exception
     (said,) = {text for text in caplog.messages if "has no dataset.toml" in text}
-    assert "--write` would write it (images in images, masks in masks; classes background, foreground)" in said
+    assert (
+        "--write` would write it (images in images, masks in masks; classes background, foreground)"
+        in said
+    )
     assert not (tmp_path / "data/dataset.toml").exists()
-    assert json.loads((tmp_path / "run/resolved.json").read_text())["recipe"]["data"]["name"] == str(tmp_path / "data")
+    assert json.loads((tmp_path / "run/resolved.json").read_text())["recipe"]["data"][
+        "name"
+    ] == str(tmp_path / "data")
     checked(tmp_path / "data")  # and goes on with the file that says the same
     result = run("evaluate", tmp_path / "run", "--split", "val", "--json")
     assert result.exit_code == 0, result.exception
@@ -185,23 +206,32 @@ def test_a_folder_whose_meaning_is_not_clear_is_sent_to_check(tmp_path: Path, na
 
 def test_names_are_given_to_values_colours_and_folders(tmp_path: Path):
     LAYOUTS["other_folder_names"](tmp_path / "a")
-    report = checked(tmp_path / "a", *(part for v, n in VALUES.items() for part in ("--name", f"{v}={n}")))
+    report = checked(
+        tmp_path / "a", *(part for v, n in VALUES.items() for part in ("--name", f"{v}={n}"))
+    )
     assert report["classes"] == ["elsewhere", "road", "object"]
     assert read_dataset_toml(tmp_path / "a/dataset.toml").map == VALUES
     assert not [note for note in report["look_at"] if "without a name" in note]
 
     LAYOUTS["rgb_masks"](tmp_path / "b")
-    report = checked(tmp_path / "b", "--name", "ff0000=rust", "--name", "#00FF00=rust", "--name", "000000=steel")
+    report = checked(
+        tmp_path / "b", "--name", "ff0000=rust", "--name", "#00FF00=rust", "--name", "000000=steel"
+    )
     assert report["classes"] == ["steel", "rust"]
 
     LAYOUTS["class_is_the_folder"](tmp_path / "c")
     report = checked(tmp_path / "c", "--name", "MT_Fray=torn edge")
     assert report["classes"] == ["background", "crack", "torn edge"]
     assert report["other_readings"] == []  # the name says that folders are classes
-    assert checked(tmp_path / "c", "--name", "255=foreground")["classes"] == ["background", "foreground"]
+    assert checked(tmp_path / "c", "--name", "255=foreground")["classes"] == [
+        "background",
+        "foreground",
+    ]
     for number in (1, 2):
         (tmp_path / "c" / ("MT_Crack", "MT_Fray")[number - 1]).rename(tmp_path / f"c/type{number}")
-    assert checked(tmp_path / "c", "--name", "type1=crack", "--name", "MT_Free=none")["classes"][:2] == [
+    assert checked(tmp_path / "c", "--name", "type1=crack", "--name", "MT_Free=none")["classes"][
+        :2
+    ] == [
         "background",
         "crack",
     ]
@@ -209,15 +239,26 @@ def test_names_are_given_to_values_colours_and_folders(tmp_path: Path):
 
 def test_masks_in_colours_are_named_by_the_list_beside_them(tmp_path: Path):
     LAYOUTS["rgb_masks"](tmp_path / "a")
-    (tmp_path / "a/class_dict.csv").write_text("name,r,g,b\nsteel,0,0,0\nrust,255,0,0\nmoss,0, 255, 0\npaint,1,2,3\n")
+    (tmp_path / "a/class_dict.csv").write_text(
+        "name,r,g,b\nsteel,0,0,0\nrust,255,0,0\nmoss,0, 255, 0\npaint,1,2,3\n"
+    )
     with (tmp_path / "a/class_dict.csv").open("a") as file:
         file.write("nameplate,4,5,6\nname board,7,8,9\n")
     report = checked(tmp_path / "a", "--name", "00ff00=lichen")
-    assert sorted(report["classes"]) == ["lichen", "name board", "nameplate", "paint", "rust", "steel"]
+    assert sorted(report["classes"]) == [
+        "lichen",
+        "name board",
+        "nameplate",
+        "paint",
+        "rust",
+        "steel",
+    ]
     assert "5 names of classes from class_dict.csv" in report["look_at"]
 
     LAYOUTS["rgb_masks"](tmp_path / "b")
-    (tmp_path / "b/gt/labelmap.txt").write_text("# label:color_rgb:parts:actions\nmoss:0,255,0::\nignore:0,0,0::\n")
+    (tmp_path / "b/gt/labelmap.txt").write_text(
+        "# label:color_rgb:parts:actions\nmoss:0,255,0::\nignore:0,0,0::\n"
+    )
     assert sorted(checked(tmp_path / "b")["classes"]) == ["class_ff0000", "moss"]
     assert read_dataset_toml(tmp_path / "b/dataset.toml").map["#000000"] == "ignore"
 
@@ -225,18 +266,30 @@ def test_masks_in_colours_are_named_by_the_list_beside_them(tmp_path: Path):
     (tmp_path / "v/label_colors.txt").write_text("0 0 0\tVoid\n255 0 0\trust\n0 255 0\tmoss\n")
     report = checked(tmp_path / "v")
     assert sorted(report["classes"]) == ["moss", "rust"]
-    assert [note for note in report["look_at"] if "'Void' is ignored" in note and "--name 000000=Void" in note]
+    assert [
+        note
+        for note in report["look_at"]
+        if "'Void' is ignored" in note and "--name 000000=Void" in note
+    ]
     (tmp_path / "v/dataset.toml").unlink()
-    assert sorted(checked(tmp_path / "v", "--name", "000000=Void")["classes"]) == ["Void", "moss", "rust"]
+    assert sorted(checked(tmp_path / "v", "--name", "000000=Void")["classes"]) == [
+        "Void",
+        "moss",
+        "rust",
+    ]
 
     LAYOUTS["rgb_masks"](tmp_path / "c")
     (tmp_path / "c/labelmap.txt").write_text("what is this\n")
     report = checked(tmp_path / "c")
     assert "class_ff0000" in report["classes"]
-    assert any("line 1: 'what is this' is no class with a colour" in note for note in report["look_at"])
+    assert any(
+        "line 1: 'what is this' is no class with a colour" in note for note in report["look_at"]
+    )
 
     LAYOUTS["rgb_masks"](tmp_path / "d")
-    (tmp_path / "d/class_dict.csv").write_text("name,r,g,b\nrust,0,0,0\nmoss,0,255,0\nrust,255,0,0\n")
+    (tmp_path / "d/class_dict.csv").write_text(
+        "name,r,g,b\nrust,0,0,0\nmoss,0,255,0\nrust,255,0,0\n"
+    )
     report = checked(tmp_path / "d")
     assert sorted(report["classes"]) == ["moss", "rust"]
     assert "2 names of classes from class_dict.csv" in report["look_at"]
@@ -257,7 +310,9 @@ def test_masks_in_colours_are_named_by_the_list_beside_them(tmp_path: Path):
         ("1", "expected VALUE=NAME"),
     ],
 )
-def test_a_name_for_what_is_not_there_is_refused_and_nothing_written(tmp_path: Path, given: str, message: str):
+def test_a_name_for_what_is_not_there_is_refused_and_nothing_written(
+    tmp_path: Path, given: str, message: str
+):
     LAYOUTS["other_folder_names"](tmp_path)
     result = run("check", tmp_path, "--write", "--name", given)
     assert isinstance(result.exception, ConfigError)
@@ -266,7 +321,9 @@ def test_a_name_for_what_is_not_there_is_refused_and_nothing_written(tmp_path: P
     assert not (tmp_path / "dataset.toml").exists()
 
 
-def test_of_two_folders_of_masks_the_one_with_more_classes_is_taken_and_the_other_can_be(tmp_path: Path):
+def test_of_two_folders_of_masks_the_one_with_more_classes_is_taken_and_the_other_can_be(
+    tmp_path: Path,
+):
     LAYOUTS["suffixes_on_both_sides"](tmp_path)
     report = checked(tmp_path)
     assert 'masks = "annotations"' in report["proposed_dataset_toml"]
@@ -275,24 +332,39 @@ def test_of_two_folders_of_masks_the_one_with_more_classes_is_taken_and_the_othe
     for given in ("binary", "binary/", str(tmp_path / "binary")):
         report = checked(tmp_path, "--masks", given)
         assert report["classes"] == ["background", "foreground"]
-    assert isinstance(run("check", tmp_path / "images", "--masks", "nowhere").exception, DataNotFound)
+    assert isinstance(
+        run("check", tmp_path / "images", "--masks", "nowhere").exception, DataNotFound
+    )
 
 
 @pytest.mark.parametrize("place", ["{}/{}.png", "day1/{}/{}.png|day2/{}/{}.png", "gt/{1}_{0}.png"])
 def test_masks_with_as_many_values_are_a_question_and_each_answer_works(tmp_path: Path, place: str):
     for number, (image, mask) in enumerate(scenes()):
         path = place.split("|")[number % 2 if "|" in place else 0]
-        save(tmp_path / (path.format("images", number) if "gt" not in path else f"images/{number}.png"), image)
-        for name, turned in (("first", mask), ("second", np.where(mask == 0, 2, np.where(mask == 2, 0, mask)))):
+        save(
+            tmp_path
+            / (path.format("images", number) if "gt" not in path else f"images/{number}.png"),
+            image,
+        )
+        for name, turned in (
+            ("first", mask),
+            ("second", np.where(mask == 0, 2, np.where(mask == 2, 0, mask))),
+        ):
             save(tmp_path / path.format(name, number), turned.astype(np.uint8))
     result = run("check", tmp_path, "--write")
     assert result.exit_code == 1
     assert "with as many values each" in result.stdout
-    commands = [shlex.split(line)[1:] for line in result.stdout.splitlines() if line.startswith("    featherseg ")]
+    commands = [
+        shlex.split(line)[1:]
+        for line in result.stdout.splitlines()
+        if line.startswith("    featherseg ")
+    ]
     assert len(commands) == 2
     for command in commands:
         report = json.loads(run(*command, "--json").stdout)
-        assert sum(part["images"] for part in report["splits"].values()) >= COUNT - 2  # some lie beside a cut
+        assert (
+            sum(part["images"] for part in report["splits"].values()) >= COUNT - 2
+        )  # some lie beside a cut
     assert commands[0] != commands[1]
 
 
@@ -301,7 +373,10 @@ def test_masks_of_single_objects_are_not_taken_for_those_with_more_classes(tmp_p
         save(tmp_path / f"images/{number}.png", image)
         save(tmp_path / f"coarse/{number}.png", mask)
         ids = (
-            np.arange(128, dtype=np.uint8)[:, None].repeat(64, 1).reshape(-1, 64)[: mask.shape[0] * 2 : 2] + number * 5
+            np.arange(128, dtype=np.uint8)[:, None]
+            .repeat(64, 1)
+            .reshape(-1, 64)[: mask.shape[0] * 2 : 2]
+            + number * 5
         )
         save(tmp_path / f"numbers/{number}.png", np.ascontiguousarray(ids[:, : mask.shape[1]]))
     report = checked(tmp_path)
@@ -310,12 +385,16 @@ def test_masks_of_single_objects_are_not_taken_for_those_with_more_classes(tmp_p
 
 
 @pytest.mark.parametrize("edited", ["dataset.toml", "train.txt", "val.txt"])
-def test_a_proposal_is_replaced_by_the_next_until_it_or_a_list_is_edited(tmp_path: Path, edited: str):
+def test_a_proposal_is_replaced_by_the_next_until_it_or_a_list_is_edited(
+    tmp_path: Path, edited: str
+):
     LAYOUTS["lists_of_numbers"](tmp_path)
     checked(tmp_path)
     lists = {path.name: path.read_text() for path in tmp_path.glob("*.txt")}
     assert lists.keys() == {"train.txt", "val.txt", "test.txt"}
-    report = checked(tmp_path, "--name", "1=road")  # not by its own lists, which are in no two splits
+    report = checked(
+        tmp_path, "--name", "1=road"
+    )  # not by its own lists, which are in no two splits
     assert "road" in report["classes"]
     assert [note for note in report["look_at"] if "1 image in two lists" in note]
     assert {path.name: path.read_text() for path in tmp_path.glob("*.txt")} == lists
@@ -372,7 +451,11 @@ def test_faults_end_with_1_and_the_file_is_written_all_the_same(tmp_path: Path):
 def test_an_image_in_two_lists_stays_in_test_and_is_named(tmp_path: Path):
     LAYOUTS["lists_of_numbers"](tmp_path)
     report = checked(tmp_path)
-    assert [note for note in report["look_at"] if "1 image in two lists" in note and note.endswith("tile_003")]
+    assert [
+        note
+        for note in report["look_at"]
+        if "1 image in two lists" in note and note.endswith("tile_003")
+    ]
     assert "tile_003\n" in (tmp_path / "test.txt").read_text()
     assert "tile_003\n" not in (tmp_path / "train.txt").read_text()
 
@@ -381,7 +464,9 @@ def test_a_list_in_our_own_form_is_used_where_it_lies(tmp_path: Path):
     LAYOUTS["other_folder_names"](tmp_path)
     for split, part in (("train", range(8)), ("val", range(8, COUNT))):
         (tmp_path / "ImageSets").mkdir(exist_ok=True)
-        (tmp_path / f"ImageSets/{split}.txt").write_text("".join(f"{number:03}\n" for number in part))
+        (tmp_path / f"ImageSets/{split}.txt").write_text(
+            "".join(f"{number:03}\n" for number in part)
+        )
     checked(tmp_path)
     assert read_dataset_toml(tmp_path / "dataset.toml").splits == {
         "train": "ImageSets/train.txt",
@@ -403,14 +488,32 @@ def test_a_list_in_our_own_form_is_used_where_it_lies(tmp_path: Path):
             {"train": 8, "val": 3, "test": 1},
             "train takes the other 8 images",
         ),
-        ({"train.txt": range(8)}, {"train": 7, "val": 1}, "only train (train.txt): no split takes the other 4"),
-        ({"train.txt": range(8), "val.txt": [8, 9, 10, 11, 99]}, {"train": 8, "val": 4}, "val.txt: 1 name of val"),
-        ({"train.txt": range(8), "val.txt": range(11, 15)}, {"train": 7, "val": 1}, "val.txt is not used: it names 1 "),
-        ({"test.txt": range(12)}, {"train": 10, "val": 2}, "not used, as nothing would be left for train: test (test"),
+        (
+            {"train.txt": range(8)},
+            {"train": 7, "val": 1},
+            "only train (train.txt): no split takes the other 4",
+        ),
+        (
+            {"train.txt": range(8), "val.txt": [8, 9, 10, 11, 99]},
+            {"train": 8, "val": 4},
+            "val.txt: 1 name of val",
+        ),
+        (
+            {"train.txt": range(8), "val.txt": range(11, 15)},
+            {"train": 7, "val": 1},
+            "val.txt is not used: it names 1 ",
+        ),
+        (
+            {"test.txt": range(12)},
+            {"train": 10, "val": 2},
+            "not used, as nothing would be left for train: test (test",
+        ),
         ({"train.txt": range(12)}, {"train": 10, "val": 2}, ""),
     ],
 )
-def test_lists_of_some_splits_are_used_and_what_is_not_is_said(tmp_path: Path, files: dict, splits: dict, note: str):
+def test_lists_of_some_splits_are_used_and_what_is_not_is_said(
+    tmp_path: Path, files: dict, splits: dict, note: str
+):
     for number, (image, mask) in enumerate(scenes()):
         save(tmp_path / f"images/p{chr(97 + number)}.png", image)
         save(tmp_path / f"masks/p{chr(97 + number)}.png", mask)
@@ -421,8 +524,14 @@ def test_lists_of_some_splits_are_used_and_what_is_not_is_said(tmp_path: Path, f
     assert {split: part["images"] for split, part in report["splits"].items()} == splits
     assert any(note in text for text in report["look_at"])
     for name, numbers in files.items():  # what a list holds out is not trained on
-        trained = {key for split in ("train", "val") for key in open_dataset(str(tmp_path), split).keys}
-        held_out = {f"p{chr(97 + number)}" for number in numbers} if "test" in name and len(numbers) < 12 else set()
+        trained = {
+            key for split in ("train", "val") for key in open_dataset(str(tmp_path), split).keys
+        }
+        held_out = (
+            {f"p{chr(97 + number)}" for number in numbers}
+            if "test" in name and len(numbers) < 12
+            else set()
+        )
         assert trained.isdisjoint(held_out)
 
 
@@ -432,19 +541,29 @@ def test_lists_of_some_splits_are_used_and_what_is_not_is_said(tmp_path: Path, f
         ("images/train/{}", {"train": 7, "val": 1}),
         ("images/test/{}", {"train": 3, "val": 1, "test": 8}),
         ("images/val/{}|images/{}|pi", {"train": 3, "val": 8, "test": 1}),  # and a test.txt
-        ("images/test/{}|images/more/{}", {"train": 10, "val": 2}),  # which may be a class, or a place
+        (
+            "images/test/{}|images/more/{}",
+            {"train": 10, "val": 2},
+        ),  # which may be a class, or a place
     ],
 )
-def test_a_folder_called_as_a_split_beside_loose_images_is_that_split(tmp_path: Path, place: str, splits: dict):
+def test_a_folder_called_as_a_split_beside_loose_images_is_that_split(
+    tmp_path: Path, place: str, splits: dict
+):
     inside, beside, listed = (*place.split("|"), "", "")[:3]
     for number, (image, mask) in enumerate(scenes()):
-        path = tmp_path / (inside if number < 8 else beside or "images/{}").format(f"p{chr(97 + number)}.png")
+        path = tmp_path / (inside if number < 8 else beside or "images/{}").format(
+            f"p{chr(97 + number)}.png"
+        )
         save(path, image)
         save(Path(str(path).replace("/images/", "/masks/")), mask)
     (tmp_path / "test.txt").write_text(listed)
     report = checked(tmp_path)
     assert {split: part["images"] for split, part in report["splits"].items()} == splits
-    assert any("there is only" in note or "8 images in a folder called test: not" in note for note in report["look_at"])
+    assert any(
+        "there is only" in note or "8 images in a folder called test: not" in note
+        for note in report["look_at"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -490,30 +609,47 @@ def test_what_jpeg_leaves_along_edges_is_no_class_and_not_clean(tmp_path: Path, 
         image = np.random.default_rng(number).integers(0, 256, (320, 400, 3)).astype(np.uint8)
         save(tmp_path / f"images/{number}.png", image)
         drawn = np.array(colors, np.uint8)[mask]
-        save(tmp_path / f"masks/{number}.{'png' if (number, drawn.ndim) == (5, 2) else 'jpg'}", drawn)
+        save(
+            tmp_path / f"masks/{number}.{'png' if (number, drawn.ndim) == (5, 2) else 'jpg'}", drawn
+        )
     report = checked(tmp_path)
     assert len(report["classes"]) == 3
     assert not report["clean"]
     assert {fault["kind"] for fault in report["faults"]} == {"values"}
-    assert [note for note in report["look_at"] if "write masks as PNG" in note and "along their edges" in note]
+    assert [
+        note
+        for note in report["look_at"]
+        if "write masks as PNG" in note and "along their edges" in note
+    ]
     (tmp_path / "dataset.toml").unlink()
-    (tmp_path / "masks").rename(tmp_path / "jpegs")  # beside masks that are exact they do not count as more classes
+    (tmp_path / "masks").rename(
+        tmp_path / "jpegs"
+    )  # beside masks that are exact they do not count as more classes
     for number, mask in enumerate(masks):
-        save(tmp_path / f"masks/{number}.png", np.where((x < 9) & (y < 9), 3, mask).astype(np.uint8))
+        save(
+            tmp_path / f"masks/{number}.png", np.where((x < 9) & (y < 9), 3, mask).astype(np.uint8)
+        )
     checked(tmp_path)
     assert read_dataset_toml(tmp_path / "dataset.toml").masks == "masks"
 
 
 def test_tens_of_thousands_of_values_are_judged_in_a_moment(tmp_path: Path):
-    values = {f"#{number:06x}": 1 for number in range(40_000)} | {"#ff0000": 50_000, "#00ff00": 50_000}
+    values = {f"#{number:06x}": 1 for number in range(40_000)} | {
+        "#ff0000": 50_000,
+        "#00ff00": 50_000,
+    }
     begun = time.process_time()
     found = proposal._raw_map(tmp_path, MaskValues(values, {}, {}), False, {})
     assert set(found) == {"#ff0000", "#00ff00"}
     assert time.process_time() - begun < 5
 
 
-@pytest.mark.parametrize(("stray", "width", "threshold"), [(1, 1, 128), (254, 1, 128), (7, 1, 128), (1, 8, None)])
-def test_a_stray_pixel_does_not_make_the_foreground_ignored(tmp_path: Path, stray: int, width: int, threshold: int):
+@pytest.mark.parametrize(
+    ("stray", "width", "threshold"), [(1, 1, 128), (254, 1, 128), (7, 1, 128), (1, 8, None)]
+)
+def test_a_stray_pixel_does_not_make_the_foreground_ignored(
+    tmp_path: Path, stray: int, width: int, threshold: int
+):
     for number in range(4):
         mask = np.zeros((64, 100), np.uint8)
         mask[:, 20:] = 255
@@ -522,7 +658,9 @@ def test_a_stray_pixel_does_not_make_the_foreground_ignored(tmp_path: Path, stra
         save(tmp_path / f"masks/{number}.png", mask)
     checked(tmp_path)
     config = read_dataset_toml(tmp_path / "dataset.toml")
-    assert config.threshold == threshold  # eight in a row are an object: 255 may well be what is not labelled
+    assert (
+        config.threshold == threshold
+    )  # eight in a row are an object: 255 may well be what is not labelled
     assert config.map["255"] == ("foreground" if threshold else "ignore")
 
 
@@ -537,7 +675,9 @@ def test_a_stray_pixel_does_not_make_the_foreground_ignored(tmp_path: Path, stra
         ((*range(20), 254, 255), 21),
     ],
 )
-def test_classes_are_not_taken_for_smoothed_edges(tmp_path: Path, values: tuple[int, ...], classes: int):
+def test_classes_are_not_taken_for_smoothed_edges(
+    tmp_path: Path, values: tuple[int, ...], classes: int
+):
     mask = np.repeat(np.array(values, np.uint8), 8)[None].repeat(16, 0)
     for number in range(3):
         save(
@@ -552,17 +692,27 @@ def test_classes_are_not_taken_for_smoothed_edges(tmp_path: Path, values: tuple[
     assert (share in notes) == (config.map["255"] == "ignore") == (classes < len(values))
 
 
-def binary_in_folders(folder: Path, images: str, masks: str, names: Sequence[str], empty: Sequence[str] = ()) -> None:
+def binary_in_folders(
+    folder: Path, images: str, masks: str, names: Sequence[str], empty: Sequence[str] = ()
+) -> None:
     """Images and masks of 0 and 255 in folders of these names; masks of `empty` are all background."""
     for turn, name in enumerate(names):
         for number, (image, mask) in enumerate(scenes()[:4]):
-            road = np.zeros_like(mask) if name in empty else np.where(mask == 1, 255, 0).astype(np.uint8)
+            road = (
+                np.zeros_like(mask)
+                if name in empty
+                else np.where(mask == 1, 255, 0).astype(np.uint8)
+            )
             save(folder / images.format(name, number), np.rot90(image, turn))
             save(folder / masks.format(name, number), np.rot90(road, turn))
 
 
 GROUPS = {  # from public releases and reports: names of folders, images, masks
-    "patients": (("TCGA_CS_4941_19960909", "TCGA_DU_5849"), "kaggle/{0}/{0}_{1}.tif", "kaggle/{0}/{0}_{1}_mask.tif"),
+    "patients": (
+        ("TCGA_CS_4941_19960909", "TCGA_DU_5849"),
+        "kaggle/{0}/{0}_{1}.tif",
+        "kaggle/{0}/{0}_{1}_mask.tif",
+    ),
     "people": (("Meyer", "Okafor", "Rossi"), "{}/images/{}.png", "{}/masks/{}.png"),
     "cities": (("austin", "chicago", "vienna"), "{}/images/{}.tif", "{}/gt/{}.tif"),
     "cities_inside": (("austin", "chicago", "vienna"), "images/{}/{}.tif", "gt/{}/{}.tif"),
@@ -580,19 +730,31 @@ def test_binary_masks_in_folders_are_a_question_and_both_answers_work(tmp_path: 
     result = run("check", place, "--write")
     assert result.exit_code == 1
     assert not (place / "dataset.toml").exists()
-    commands = [shlex.split(line)[1:] for line in result.stdout.splitlines() if line.startswith("    featherseg ")]
-    assert [command[-1] for command in commands] == ["--classes-from-folders", "--groups-from-folders"]
+    commands = [
+        shlex.split(line)[1:]
+        for line in result.stdout.splitlines()
+        if line.startswith("    featherseg ")
+    ]
+    assert [command[-1] for command in commands] == [
+        "--classes-from-folders",
+        "--groups-from-folders",
+    ]
 
     if name == "people":
         shown = run(*(word for word in commands[1] if word != "--write")).stdout
         assert f"Write it: featherseg {shlex.join(commands[1])}\n" in shown
-    classes, groups = (run(*command, "--json") for command in commands)  # the second replaces what the first wrote
-    assert len(json.loads(classes.stdout)["classes"]) == 1 + len({name.partition("/")[0] for name in folders})
+    classes, groups = (
+        run(*command, "--json") for command in commands
+    )  # the second replaces what the first wrote
+    assert len(json.loads(classes.stdout)["classes"]) == 1 + len(
+        {name.partition("/")[0] for name in folders}
+    )
     assert json.loads(groups.stdout)["classes"] == ["background", "foreground"]
     listing = folder_listing(place / "dataset.toml")
     names = {name.partition("/")[0] for name in folders}
     found = [
-        {name for name in names for pair in pairs if name in pair.key.split("/")} for pairs in listing.splits.values()
+        {name for name in names for pair in pairs if name in pair.key.split("/")}
+        for pairs in listing.splits.values()
     ]
     assert set.union(*found) == names
     assert sum(map(len, found)) == len(names)  # no folder lies in two splits
@@ -601,7 +763,9 @@ def test_binary_masks_in_folders_are_a_question_and_both_answers_work(tmp_path: 
 
 @pytest.mark.parametrize("name", ["free", "Good", "OK", "normal", "None", "background", "MT_FREE"])
 def test_folders_are_classes_where_an_empty_one_is_named_as_normal(tmp_path: Path, name: str):
-    binary_in_folders(tmp_path, "{}/img/{}.png", "{}/lbl/{}.png", ("crack", "rust", name), empty=(name,))
+    binary_in_folders(
+        tmp_path, "{}/img/{}.png", "{}/lbl/{}.png", ("crack", "rust", name), empty=(name,)
+    )
     report = checked(tmp_path)
     assert report["classes"] == ["background", "crack", "rust"]
     assert [
@@ -615,7 +779,9 @@ def test_folders_are_classes_where_an_empty_one_is_named_as_normal(tmp_path: Pat
 
 def test_images_without_masks_beside_class_folders_are_named(tmp_path: Path):
     """As in MVTec AD: sound products have no mask."""
-    binary_in_folders(tmp_path, "test/{}/{:03}.png", "ground_truth/{}/{:03}_mask.png", ("broken", "bent", "good"))
+    binary_in_folders(
+        tmp_path, "test/{}/{:03}.png", "ground_truth/{}/{:03}_mask.png", ("broken", "bent", "good")
+    )
     shutil.rmtree(tmp_path / "ground_truth/good")
     report = checked(tmp_path, "--classes-from-folders")
     assert report["classes"] == ["background", "bent", "broken"]
@@ -625,21 +791,29 @@ def test_images_without_masks_beside_class_folders_are_named(tmp_path: Path):
 
 @pytest.mark.parametrize(("name", "empty"), [("winter", True), ("free", False), ("freedom", True)])
 def test_an_empty_folder_or_its_name_alone_is_no_evidence(tmp_path: Path, name: str, empty: bool):
-    binary_in_folders(tmp_path, "{}/img/{}.png", "{}/lbl/{}.png", ("spring", name), empty=(name,) * empty)
+    binary_in_folders(
+        tmp_path, "{}/img/{}.png", "{}/lbl/{}.png", ("spring", name), empty=(name,) * empty
+    )
     result = run("check", tmp_path, "--write", "--json")
     assert result.exit_code == 1
     report = json.loads(result.stdout)
     assert (report["clean"], report["written"], len(report["readings"])) == (False, None, 2)
     with pytest.raises(AmbiguousData, match="--groups-from-folders"):
         own_config(tmp_path)
-    with pytest.raises(UnknownName, match=r"unknown meaning of folders 'class'\. Did you mean 'classes'"):
+    with pytest.raises(
+        UnknownName, match=r"unknown meaning of folders 'class'\. Did you mean 'classes'"
+    ):
         featherseg.check(tmp_path, folders="class")
 
 
 def test_class_folders_below_split_folders_are_classes_in_their_splits(tmp_path: Path):
     for split in ("train", "val"):
         binary_in_folders(
-            tmp_path, f"images/{split}/{{}}/{{}}.png", f"masks/{split}/{{}}/{{}}.png", ("rust", "ok"), ("ok",)
+            tmp_path,
+            f"images/{split}/{{}}/{{}}.png",
+            f"masks/{split}/{{}}/{{}}.png",
+            ("rust", "ok"),
+            ("ok",),
         )
     assert checked(tmp_path)["classes"] == ["background", "rust"]
     splits = folder_listing(tmp_path / "dataset.toml").splits
@@ -650,7 +824,10 @@ def test_class_folders_below_split_folders_are_classes_in_their_splits(tmp_path:
     ("options", "message"),
     [
         (["--classes-from-folders", "--groups-from-folders"], "exclude each other"),
-        (["--classes-from-folders", "--name", "255=rust"], "--name 255=rust names one class of all folders"),
+        (
+            ["--classes-from-folders", "--name", "255=rust"],
+            "--name 255=rust names one class of all folders",
+        ),
         (["--groups-from-folders", "--name", "austin=rust"], "hold no austin"),
     ],
 )
@@ -665,7 +842,8 @@ def test_answers_for_folders_that_are_not_there_are_refused(tmp_path: Path):
     LAYOUTS["other_folder_names"](tmp_path / "one")
     for option in ("classes", "groups"):
         with pytest.raises(
-            ConfigError, match=f"lie in one folder .*are no {option}. Leave out --{option}-from-folders"
+            ConfigError,
+            match=f"lie in one folder .*are no {option}. Leave out --{option}-from-folders",
         ):
             raise run("check", tmp_path / "one", f"--{option}-from-folders").exception
     for name in ("austin", "vienna"):
@@ -676,7 +854,10 @@ def test_answers_for_folders_that_are_not_there_are_refused(tmp_path: Path):
     assert [note for note in checked(tmp_path / "several")["look_at"] if note.startswith(hint)]
     checked(tmp_path / "several", "--groups-from-folders")
     found = folder_listing(tmp_path / "several/dataset.toml").splits.values()
-    assert sorted({pair.key.split("/")[0] for pair in pairs} for pairs in found) == [{"austin"}, {"vienna"}]
+    assert sorted({pair.key.split("/")[0] for pair in pairs} for pairs in found) == [
+        {"austin"},
+        {"vienna"},
+    ]
 
 
 def test_more_folders_than_classes_can_be_are_groups(tmp_path: Path):
@@ -695,7 +876,10 @@ def test_folders_of_single_images_and_values_that_tell_classes_are_no_question(t
     for number, (image, mask) in enumerate(scenes()):
         leaf = f"leaf{chr(97 + number)}"
         save(tmp_path / f"single/{leaf}/{leaf}.png", image)
-        save(tmp_path / f"single/{leaf}/{leaf}_mask.png", np.where(mask == 1, 255, 0).astype(np.uint8))
+        save(
+            tmp_path / f"single/{leaf}/{leaf}_mask.png",
+            np.where(mask == 1, 255, 0).astype(np.uint8),
+        )
         save(tmp_path / f"values/{('rust', 'dent')[number % 2]}/img/{number}.png", image)
         save(tmp_path / f"values/{('rust', 'dent')[number % 2]}/gt/{number}.png", mask)
     assert checked(tmp_path / "single")["classes"] == ["background", "foreground"]
@@ -714,7 +898,10 @@ def test_names_as_of_cityscapes_and_its_colour_copies_are_told_apart(tmp_path: P
     config = read_dataset_toml(tmp_path / "dataset.toml")
     assert (config.image_suffix, config.mask_suffix) == ("_leftImg8bit", "_gtFine_labelIds")
     assert config.splits == {"train": "train", "val": "val"}
-    assert {split: part["images"] for split, part in report["splits"].items()} == {"train": 9, "val": 3}
+    assert {split: part["images"] for split, part in report["splits"].items()} == {
+        "train": 9,
+        "val": 3,
+    }
     (other,) = report["other_readings"]
     assert other["options"] == "--masks 'gtFine/*_gtFine_color'"
     (tmp_path / "dataset.toml").unlink()
@@ -723,7 +910,9 @@ def test_names_as_of_cityscapes_and_its_colour_copies_are_told_apart(tmp_path: P
 
 
 @pytest.mark.parametrize(("masks", "known"), [("annotations", True), ("labels", False)])
-def test_folders_called_as_those_of_a_public_dataset_are_said_to_be_so(tmp_path: Path, masks: str, known: bool):
+def test_folders_called_as_those_of_a_public_dataset_are_said_to_be_so(
+    tmp_path: Path, masks: str, known: bool
+):
     for number, (image, mask) in enumerate(scenes()):
         split = "training" if number < 9 else "validation"
         save(tmp_path / f"images/{split}/ADE_{split}_{number:08}.jpg", image)
@@ -739,11 +928,16 @@ def test_a_folder_that_is_labelled_in_part_trains_on_the_part(tmp_path: Path):
         save(tmp_path / f"images/photo-{chr(97 + number)}.jpg", image)
         if number < 10:
             save(tmp_path / f"masks/photo-{chr(97 + number)}.png", mask)
-    with pytest.raises(DataNotFound, match="2 of 12 images have no mask: lists of splits have to be written"):
+    with pytest.raises(
+        DataNotFound, match="2 of 12 images have no mask: lists of splits have to be written"
+    ):
         own_config(tmp_path)
     report = checked(tmp_path)
     assert report["clean"]
-    assert {split: part["images"] for split, part in report["splits"].items()} == {"train": 8, "val": 2}
+    assert {split: part["images"] for split, part in report["splits"].items()} == {
+        "train": 8,
+        "val": 2,
+    }
     assert [note for note in report["look_at"] if note.startswith("2 of 12 images have no mask")]
     assert len((tmp_path / "train.txt").read_text().splitlines()) == 10
     for number in (10, 11):  # the same command takes the further ones, whatever it listed before
@@ -761,7 +955,9 @@ def test_odd_names_of_images_are_listed_so_that_they_are_read_again(tmp_path: Pa
         if number < 6:
             save(tmp_path / "masks" / normalize("NFC", f"{stem.format(number)}.png"), mask)
     checked(tmp_path)
-    lines = [line for path in sorted(tmp_path.glob("*.txt")) for line in path.read_text().splitlines()]
+    lines = [
+        line for path in sorted(tmp_path.glob("*.txt")) for line in path.read_text().splitlines()
+    ]
 
     def complete() -> list[int]:
         splits = folder_listing(tmp_path / "dataset.toml").splits.values()
@@ -782,7 +978,10 @@ def test_voc_is_read_by_its_classes_and_its_lists_for_segmentation(tmp_path: Pat
         if number < 10:
             save(tmp_path / f"SegmentationClass/2007_{number:06}.png", mask)
             save(tmp_path / f"SegmentationObject/2007_{number:06}.png", objects)
-    for task, splits in (("Segmentation", {"train": 6, "trainval": 10, "val": -4}), ("Main", {"train": 9, "val": -3})):
+    for task, splits in (
+        ("Segmentation", {"train": 6, "trainval": 10, "val": -4}),
+        ("Main", {"train": 9, "val": -3}),
+    ):
         (tmp_path / f"ImageSets/{task}").mkdir(parents=True)
         for split, count in splits.items():
             names = [f"2007_{number:06}\n" for number in range(10)]
@@ -795,7 +994,9 @@ def test_voc_is_read_by_its_classes_and_its_lists_for_segmentation(tmp_path: Pat
         "train": "ImageSets/Segmentation/train.txt",
         "val": "ImageSets/Segmentation/val.txt",
     }
-    assert [other["options"] for other in report["other_readings"]] == ["--masks SegmentationObject"]
+    assert [other["options"] for other in report["other_readings"]] == [
+        "--masks SegmentationObject"
+    ]
 
 
 def test_further_files_beside_the_images_are_left_out_by_their_ending(tmp_path: Path):
@@ -827,7 +1028,9 @@ def test_further_files_beside_the_images_are_left_out_by_their_ending(tmp_path: 
         ("train/image_{}.png", "train/masks/mask_{}.png", "{}"),
     ],
 )
-def test_names_that_differ_in_their_beginning_are_paired(tmp_path: Path, image: str, mask: str, keys: str):
+def test_names_that_differ_in_their_beginning_are_paired(
+    tmp_path: Path, image: str, mask: str, keys: str
+):
     for number, pixels in enumerate(scenes()):
         for name, part in zip((image, mask), pixels, strict=True):
             save(tmp_path / name.format(number), part)
@@ -849,9 +1052,15 @@ def test_a_beginning_is_no_reason_to_pair_what_a_whole_name_pairs_otherwise(tmp_
     """Numbers alone agree between any two folders: cat_3 is the image of the mask cat_3, not of dog_3."""
     for number, (image, mask) in enumerate(scenes()):
         for kind in ("cat", "dog"):
-            if (kind, number) != ("dog", 0):  # so that more names of cats agree with masks of dogs than those of dogs
+            if (kind, number) != (
+                "dog",
+                0,
+            ):  # so that more names of cats agree with masks of dogs than those of dogs
                 save(tmp_path / f"{kind}_images/{kind}_{number}.png", image)
-            save(tmp_path / f"{kind}_masks/{kind}_{number}.png", mask if kind == "cat" else np.minimum(mask, 1))
+            save(
+                tmp_path / f"{kind}_masks/{kind}_{number}.png",
+                mask if kind == "cat" else np.minimum(mask, 1),
+            )
     (reading,) = layouts.find_readings(tmp_path)
     assert [(pair.images, pair.masks, pair.count) for pair in reading.pairs] == [
         ("cat_images", "cat_masks", 12),
@@ -860,7 +1069,9 @@ def test_a_beginning_is_no_reason_to_pair_what_a_whole_name_pairs_otherwise(tmp_
 
 
 @pytest.mark.parametrize("further", [0, 1])
-def test_folders_that_hold_images_and_masks_each_are_not_paired_by_the_numbers_in_them(tmp_path: Path, further: int):
+def test_folders_that_hold_images_and_masks_each_are_not_paired_by_the_numbers_in_them(
+    tmp_path: Path, further: int
+):
     """As BUSI's: a folder for each class, "cat (3).png" with its "cat (3)_mask.png"; the numbers agree across them."""
     for number, (image, mask) in enumerate(scenes()):
         for kind, turn in (("cat", np.s_[:]), ("dog", np.s_[::-1])):
@@ -871,7 +1082,10 @@ def test_folders_that_hold_images_and_masks_each_are_not_paired_by_the_numbers_i
             if kind == "cat" and number < further:
                 save(tmp_path / f"{kind}/{kind} ({number})_mask_1.png", binary)
     (reading,) = layouts.find_readings(tmp_path)
-    assert [(pair.images, pair.masks, pair.count) for pair in reading.pairs] == [("cat", "cat", 12), ("dog", "dog", 11)]
+    assert [(pair.images, pair.masks, pair.count) for pair in reading.pairs] == [
+        ("cat", "cat", 12),
+        ("dog", "dog", 11),
+    ]
     assert read_values(tmp_path, reading, None, FileFacts()).classes == 2
 
 
@@ -885,17 +1099,26 @@ def test_folders_that_hold_images_and_masks_each_are_not_paired_by_the_numbers_i
         ({"images": (1, 1), "overlays": (3, 1)}, "images"),
     ],
 )
-def test_of_two_folders_of_images_the_likelier_is_taken_and_the_other_named(tmp_path: Path, folders: dict, images: str):
+def test_of_two_folders_of_images_the_likelier_is_taken_and_the_other_named(
+    tmp_path: Path, folders: dict, images: str
+):
     for number, (image, mask) in enumerate(scenes()):
         for name, (channels, part) in folders.items():
-            save(tmp_path / f"{name}/{number}.png", image[::part, ::part] if channels == 3 else image[:, :, 0])
+            save(
+                tmp_path / f"{name}/{number}.png",
+                image[::part, ::part] if channels == 3 else image[:, :, 0],
+            )
         save(tmp_path / f"label/{number}.png", mask)
     report = checked(tmp_path)
     config = read_dataset_toml(tmp_path / "dataset.toml")
     assert (config.images, config.channels) == (images, folders[images][0])
     said = " ".join(report["look_at"])
     for name in folders.keys() - {images}:
-        kind = "fit the images in" if folders[name][1] == 1 else "not used, as they are no images with masks:"
+        kind = (
+            "fit the images in"
+            if folders[name][1] == 1
+            else "not used, as they are no images with masks:"
+        )
         assert re.search(rf"{kind}[^:]* {name}\b", said)
 
 
@@ -929,7 +1152,9 @@ def test_one_mask_for_each_class_of_an_image_is_a_layer(tmp_path: Path, weeds: i
     assert report["classes"] == ["background", "crop", "weed"]
     layers = {layer.class_: layer for layer in read_dataset_toml(tmp_path / "dataset.toml").layer}
     assert layers["weed"].optional == (weeds < 6)
-    assert any("2 of 6 images have no mask in masks/*_weed" in note for note in report["look_at"]) == (weeds < 6)
+    assert any(
+        "2 of 6 images have no mask in masks/*_weed" in note for note in report["look_at"]
+    ) == (weeds < 6)
     (tmp_path / "dataset.toml").unlink()
     assert checked(tmp_path, "--masks", "masks/*_crop")["classes"] == ["background", "foreground"]
 
@@ -938,17 +1163,27 @@ def test_one_mask_for_each_class_of_an_image_is_a_layer(tmp_path: Path, weeds: i
 def test_negative_values_are_taken_for_no_data(tmp_path: Path, values: tuple[int, ...]):
     for number in range(4):
         save(tmp_path / f"images/{number}.png", scenes()[number][0])
-        save(tmp_path / f"masks/{number}.tif", np.array(values, np.int32)[scenes()[number][1] % len(values)])
+        save(
+            tmp_path / f"masks/{number}.tif",
+            np.array(values, np.int32)[scenes()[number][1] % len(values)],
+        )
     report = checked(tmp_path)
     assert report["clean"]
     assert len(report["classes"]) == len(values) - 1
     assert read_dataset_toml(tmp_path / "dataset.toml").map[str(values[-1])] == "ignore"
-    assert any(f"{values[-1]} (" in note and "taken for no data" in note for note in report["look_at"])
+    assert any(
+        f"{values[-1]} (" in note and "taken for no data" in note for note in report["look_at"]
+    )
 
 
 def test_more_folders_than_a_dataset_can_have_are_refused():
-    pairs = [layouts.FolderPair(f"{i}/images", f"{i}/masks", ("", ""), ("", ""), 1) for i in range(10_001)]
-    with pytest.raises(DataError, match=r"10,001 folders of images with masks, the limit is 10,000\. Put"):
+    pairs = [
+        layouts.FolderPair(f"{i}/images", f"{i}/masks", ("", ""), ("", ""), 1)
+        for i in range(10_001)
+    ]
+    with pytest.raises(
+        DataError, match=r"10,001 folders of images with masks, the limit is 10,000\. Put"
+    ):
         read_values(Path("scenes"), layouts.Reading(tuple(pairs), ()), None, FileFacts())
 
 
@@ -963,7 +1198,9 @@ def test_what_alpha_alone_tells_apart_is_not_proposed_as_one_class(tmp_path: Pat
         assert len(checked(tmp_path)["classes"]) == 3
         return
     found = "#{:02x}{:02x}{:02x}".format(*ground)
-    with pytest.raises(DataError, match=f"has {found} both opaque and transparent.*save it without transparency"):
+    with pytest.raises(
+        DataError, match=f"has {found} both opaque and transparent.*save it without transparency"
+    ):
         raise run("check", tmp_path).exception
     text = 'name = "x"\nimages = "images"\nmasks = "masks"\nsplits = {train = 1.0}\nclasses = ["a", "b"]\n[map]\n'
     (tmp_path / "dataset.toml").write_text(text + f'"{found}" = "a"\n"#00ff00" = "b"\n')
@@ -978,7 +1215,9 @@ def test_masks_that_cannot_be_read_are_said_to_be_so(tmp_path: Path):
     with pytest.raises(DataError, match=r"no readable mask.*mode F"):
         raise run("check", tmp_path).exception
     (tmp_path / "masks").rename(tmp_path / "drawn")
-    with pytest.raises(DataNotFound, match=r"no image has a mask of its name .*a\.tif is an image of mode F"):
+    with pytest.raises(
+        DataNotFound, match=r"no image has a mask of its name .*a\.tif is an image of mode F"
+    ):
         raise run("check", tmp_path).exception
 
 
@@ -986,10 +1225,14 @@ def test_a_folder_without_pairs_says_what_was_seen(tmp_path: Path):
     for number, (image, mask) in enumerate(scenes()):
         save(tmp_path / f"a/photo_{number}.png", image)
         save(tmp_path / f"b/label_{number + 100}.png", mask)
-    with pytest.raises(DataNotFound, match=r"no image has a mask of its name \(12 files in a, 12 files in b\)"):
+    with pytest.raises(
+        DataNotFound, match=r"no image has a mask of its name \(12 files in a, 12 files in b\)"
+    ):
         raise run("check", tmp_path).exception
     (tmp_path / "b").rename(tmp_path / "PixelLabelData")
-    with pytest.raises(DataNotFound, match=r"MATLAB exports\. .* copy each file of gTruth\.LabelData\."):
+    with pytest.raises(
+        DataNotFound, match=r"MATLAB exports\. .* copy each file of gTruth\.LabelData\."
+    ):
         raise run("check", tmp_path).exception
 
 
@@ -998,7 +1241,10 @@ def test_a_smoothed_dataset_loses_nothing_when_it_is_mended(tmp_path: Path):
     report = checked(tmp_path / "data")
     assert run("check", tmp_path / "data", "--fix", tmp_path / "out").exit_code == 0
     for split in report["splits"]:
-        before, after = open_dataset(str(tmp_path / "data"), split), open_dataset(str(tmp_path / "out"), split)
+        before, after = (
+            open_dataset(str(tmp_path / "data"), split),
+            open_dataset(str(tmp_path / "out"), split),
+        )
         for index in range(len(before)):
             np.testing.assert_array_equal(after.label(index), before.label(index))
 
@@ -1010,7 +1256,9 @@ def test_a_list_is_found_behind_hundreds_of_annotations_of_single_images(tmp_pat
         (tmp_path / f"ann/{number:03}.json").write_text('{"shapes": []}')
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/split.json").write_text(
-        json.dumps({"train": [f"{n:03}" for n in range(7)], "val": [f"{n:03}" for n in range(7, 12)]})
+        json.dumps(
+            {"train": [f"{n:03}" for n in range(7)], "val": [f"{n:03}" for n in range(7, 12)]}
+        )
     )
     assert checked(tmp_path)["splits"].keys() == {"train", "val"}
     assert len(open_dataset(str(tmp_path), "val")) == 5
@@ -1018,7 +1266,9 @@ def test_a_list_is_found_behind_hundreds_of_annotations_of_single_images(tmp_pat
 
 def test_a_copy_of_folders_beside_the_dataset_stays_in_its_own(tmp_path: Path):
     for number, (image, mask) in enumerate(scenes()):
-        place = tmp_path / ("day1" if number < 6 else "set/day1")  # ../day1 and day1: two folders of one name
+        place = tmp_path / (
+            "day1" if number < 6 else "set/day1"
+        )  # ../day1 and day1: two folders of one name
         save(place / f"images/{number % 6:03}.png", image)
         save(place / f"masks/{number % 6:03}.png", mask)
     text = 'name = "x"\n[splits]\ntrain = 1.0\n[classes]\na = "#000000"\nb = "#ffffff"\n'
@@ -1028,14 +1278,23 @@ def test_a_copy_of_folders_beside_the_dataset_stays_in_its_own(tmp_path: Path):
     (tmp_path / "set/dataset.toml").write_text(text)
     assert run("check", tmp_path / "set", "--fix", tmp_path / "deep/out").exit_code == 0
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
-    before, after = open_dataset(str(tmp_path / "set"), "train"), open_dataset(str(tmp_path / "deep/out"), "train")
+    before, after = (
+        open_dataset(str(tmp_path / "set"), "train"),
+        open_dataset(str(tmp_path / "deep/out"), "train"),
+    )
     assert len(after) == len(before) == COUNT
-    assert {after.label(i).tobytes() for i in range(COUNT)} == {before.label(i).tobytes() for i in range(COUNT)}
+    assert {after.label(i).tobytes() for i in range(COUNT)} == {
+        before.label(i).tobytes() for i in range(COUNT)
+    }
 
 
-def test_hundreds_of_folders_are_read_in_seconds_and_few_of_their_files(tmp_path: Path, monkeypatch):
+def test_hundreds_of_folders_are_read_in_seconds_and_few_of_their_files(
+    tmp_path: Path, monkeypatch
+):
     opened = []
-    monkeypatch.setattr(image_tree, "read_mask", lambda path: opened.append(path) or read_mask(path))
+    monkeypatch.setattr(
+        image_tree, "read_mask", lambda path: opened.append(path) or read_mask(path)
+    )
     for patient in range(300):
         image, mask = scenes()[patient % COUNT]
         save(tmp_path / f"patient{patient:04}/scan/0.png", image)
@@ -1060,7 +1319,10 @@ def test_folders_whose_names_no_file_can_hold_and_classes_called_ignore_are_no_b
     for number, (image, mask) in enumerate(scenes()):
         for name, turn in (("ignore", np.s_[:]), ("scratch", np.s_[::-1])):
             save(tmp_path / f"a/{name}/images/{number}.png", image[turn])
-            save(tmp_path / f"a/{name}/masks/{number}.png", np.where(mask[turn] == 1, 255, 0).astype(np.uint8))
+            save(
+                tmp_path / f"a/{name}/masks/{number}.png",
+                np.where(mask[turn] == 1, 255, 0).astype(np.uint8),
+            )
         save(tmp_path / f"b/images/{number}.png", image)
         save(tmp_path / f"b/masks/{number}.png", mask)
     report = checked(tmp_path / "a", "--classes-from-folders")
@@ -1080,7 +1342,11 @@ def test_links_lead_nowhere_and_hidden_folders_are_passed_over(tmp_path: Path):
     LAYOUTS["other_folder_names"](tmp_path / "data/.hidden")
     report = checked(tmp_path / "data")
     assert sum(part["images"] for part in report["splits"].values()) == 12
-    assert [note for note in report["look_at"] if note.startswith("links to folders are not followed: more. Name the")]
+    assert [
+        note
+        for note in report["look_at"]
+        if note.startswith("links to folders are not followed: more. Name the")
+    ]
 
 
 def test_links_to_folders_and_files_of_other_kinds_are_named_where_nothing_is_found(tmp_path: Path):
@@ -1088,12 +1354,17 @@ def test_links_to_folders_and_files_of_other_kinds_are_named_where_nothing_is_fo
     (tmp_path / "data/other").mkdir(parents=True)
     for name in ("Training_Images", "Ground_Truth"):
         (tmp_path / "data" / name).symlink_to(tmp_path / "real" / name)
-    with pytest.raises(DataNotFound, match=r"has no images.*not followed: Ground_Truth, Training_Images\. Name the"):
+    with pytest.raises(
+        DataNotFound, match=r"has no images.*not followed: Ground_Truth, Training_Images\. Name the"
+    ):
         raise run("check", tmp_path / "data").exception
     for number in range(4):
         save(tmp_path / f"tga/train/{number}.jpg", scenes()[number][0])
         save(tmp_path / f"tga/train_masks/{number}_mask.tga", scenes()[number][1])
-    with pytest.raises(DataNotFound, match=r"4 files in train.*4 files are skipped, because \.tga is not read: conv"):
+    with pytest.raises(
+        DataNotFound,
+        match=r"4 files in train.*4 files are skipped, because \.tga is not read: conv",
+    ):
         raise run("check", tmp_path / "tga").exception
 
 
@@ -1110,6 +1381,8 @@ def test_a_photograph_is_no_mask_and_a_smoothed_mask_is_one():
     dull = np.random.default_rng(0).normal(110, 14, (200, 200)).round().astype(np.uint8)  # steel
     assert not looks_like_mask(dull)
     large = np.asarray(
-        Image.fromarray((mask == 1).astype(np.uint8) * 255).resize((1024, 512), Image.Resampling.BICUBIC)
+        Image.fromarray((mask == 1).astype(np.uint8) * 255).resize(
+            (1024, 512), Image.Resampling.BICUBIC
+        )
     )
     assert looks_like_mask(large)

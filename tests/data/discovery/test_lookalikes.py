@@ -24,7 +24,9 @@ def found(places: list[tuple[str, str, np.ndarray]]) -> list[tuple[str, str]]:
     alike = Lookalikes()
     for split, key, image in places:
         alike.add(split, key, look_of(image))
-    return [(alike.places[image][1], alike.places[other][1]) for image, other in alike.across(SPLITS)]
+    return [
+        (alike.places[image][1], alike.places[other][1]) for image, other in alike.across(SPLITS)
+    ]
 
 
 def jpeg(image: np.ndarray) -> np.ndarray:
@@ -34,7 +36,9 @@ def jpeg(image: np.ndarray) -> np.ndarray:
 
 
 CHANGES = {
-    "smaller": lambda image: np.asarray(Image.fromarray(image).resize((image.shape[1] // 2, image.shape[0] // 2))),
+    "smaller": lambda image: np.asarray(
+        Image.fromarray(image).resize((image.shape[1] // 2, image.shape[0] // 2))
+    ),
     "compressed": jpeg,
     "brighter": lambda image: np.clip(image * 0.9 + 20, 0, 255).astype(np.uint8),
     "moved by a pixel": lambda image: np.roll(image, (1, 1), (0, 1)),
@@ -59,12 +63,20 @@ def test_images_of_one_split_and_images_that_show_nothing_are_not_named(scenes):
 
 
 def test_copies_within_a_split_are_passed_over(scenes):
-    places = [("train", "a", scenes[0]), ("val", "b", jpeg(scenes[0])), ("val", "c", CHANGES["brighter"](scenes[0]))]
+    places = [
+        ("train", "a", scenes[0]),
+        ("val", "b", jpeg(scenes[0])),
+        ("val", "c", CHANGES["brighter"](scenes[0])),
+    ]
     assert found(places) == [("b", "a"), ("c", "a")]
 
 
 def test_the_earlier_split_is_the_one_that_is_looked_like(scenes):
-    places = [("test", "a", scenes[0]), ("val", "b", jpeg(scenes[0])), ("train", "c", CHANGES["brighter"](scenes[0]))]
+    places = [
+        ("test", "a", scenes[0]),
+        ("val", "b", jpeg(scenes[0])),
+        ("train", "c", CHANGES["brighter"](scenes[0])),
+    ]
     assert found(places) == [("a", "b"), ("b", "c")] or found(places) == [("a", "c"), ("b", "c")]
 
 
@@ -89,4 +101,7 @@ def test_check_names_them(tmp_path, scenes):
             Image.fromarray(pixels).save(tmp_path / kind / split / f"{chr(97 + number)}.png")
     Image.fromarray(jpeg(scenes[4])).save(tmp_path / "images/test/k.png")
     notes = check_data(str(tmp_path)).notes
-    assert "test: images that look nearly like one of train: scores will be too high (1): test/k (train/e)" in notes
+    assert (
+        "test: images that look nearly like one of train: scores will be too high (1): test/k (train/e)"
+        in notes
+    )

@@ -13,8 +13,29 @@ from support.models.small_training import SMALL
 from featherseg.data import open_dataset
 from featherseg.runs.run import open_run
 
-INDOOR = ["cabinet", "ceiling", "chair", "door", "elevator", "railing", "road", "stair", "tree", "wall"]
-INDOOR2 = ["Road", "bin", "ceiling", "chair", "door", "fire extinguisher", "glasses", "picture", "table"]
+INDOOR = [
+    "cabinet",
+    "ceiling",
+    "chair",
+    "door",
+    "elevator",
+    "railing",
+    "road",
+    "stair",
+    "tree",
+    "wall",
+]
+INDOOR2 = [
+    "Road",
+    "bin",
+    "ceiling",
+    "chair",
+    "door",
+    "fire extinguisher",
+    "glasses",
+    "picture",
+    "table",
+]
 INDOOR2 += ["vending machine", "wall"]
 TILES = ["blowhole", "break", "crack", "fray", "uneven"]
 MADE = {
@@ -37,14 +58,18 @@ def train_20_steps(data: Path, out: Path) -> list[str]:
     settings = [text for text in SMALL if not text.startswith(("train.epochs", "data.train_size"))]
     settings += ["train.steps=20", "train.batch_size=2"]
     options = [part for text in settings for part in ("--set", text)]
-    result = run("train", "efficientvit-seg-b0", "--data", data, "--no-report", "--out", out, *options)
+    result = run(
+        "train", "efficientvit-seg-b0", "--data", data, "--no-report", "--out", out, *options
+    )
     assert result.exit_code == 0, result.exception or result.output
     return [row.name for row in open_run(out).info.classes]
 
 
 def assert_val_has_every_class_that_it_can(report: dict) -> None:
     for number, name in enumerate(report["classes"]):
-        images = {split: part["statistics"]["images"][number] for split, part in report["splits"].items()}
+        images = {
+            split: part["statistics"]["images"][number] for split, part in report["splits"].items()
+        }
         assert images["train"], name
         assert images["val"] or images["train"] < 2, name
 
@@ -97,7 +122,9 @@ def test_a_real_release_is_trained_on_without_an_edit(tmp_path, shared, name):
 def test_one_folder_of_the_road_set_reads_as_its_masks(tmp_path, shared):
     data = part_of(shared, "road", tmp_path / "data")
     checked(data)
-    assert [layer.class_ for layer in written(data).layer] == REAL["road"][1:]  # potholes over cracks over lanes
+    assert [layer.class_ for layer in written(data).layer] == REAL["road"][
+        1:
+    ]  # potholes over cracks over lanes
     sample = open_dataset(str(data), "val")[0]
     stem = sample.key.rpartition("/")[2]
     expected = np.zeros(sample.label.shape, np.uint8)

@@ -9,7 +9,13 @@ import pytest
 from PIL import Image
 
 from featherseg.data.checks.check import CheckReport, check_data
-from featherseg.data.discovery.lookalikes import Look, look_of, neighbours_look_alike, order_by_look, show_same
+from featherseg.data.discovery.lookalikes import (
+    Look,
+    look_of,
+    neighbours_look_alike,
+    order_by_look,
+    show_same,
+)
 from featherseg.data.discovery.split_choice import PoolImage, SplitChoice, choose_split
 
 SHARE = 0.2
@@ -41,19 +47,28 @@ def noisy(image: np.ndarray, seed: int) -> np.ndarray:
 def pool(images: dict[str, np.ndarray], rare: set[str] = frozenset()) -> list[PoolImage]:
     """Images with class 0 everywhere, and class 1 in the rare ones."""
     classes = {key: frozenset({0, 1} if key in rare else {0}) for key in images}
-    return [PoolImage(key, classes[key], look_of(image), image.tobytes()) for key, image in images.items()]
+    return [
+        PoolImage(key, classes[key], look_of(image), image.tobytes())
+        for key, image in images.items()
+    ]
 
 
 def parts(choice: SplitChoice, images: list[PoolImage]) -> tuple[list[str], list[str]]:
     """The keys of train and val."""
     from featherseg.data.datasets.sequences import split_by_share
 
-    found = choice.lists or split_by_share([i.key for i in images], {"train": 0.8, "val": 0.2}, choice.split_by)[0]
+    found = (
+        choice.lists
+        or split_by_share([i.key for i in images], {"train": 0.8, "val": 0.2}, choice.split_by)[0]
+    )
     return found["train"], found["val"]
 
 
 def test_a_rare_class_in_a_run_of_numbered_photographs_is_in_train_and_val():
-    images = pool({f"field_{i:04}": photo(i) for i in range(1, 401)}, {f"field_{i:04}" for i in range(371, 391)})
+    images = pool(
+        {f"field_{i:04}": photo(i) for i in range(1, 401)},
+        {f"field_{i:04}" for i in range(371, 391)},
+    )
     choice = choose_split(images, SHARE)
     train, val = parts(choice, images)
     rare = {image.key for image in images if 1 in image.classes}
@@ -92,11 +107,15 @@ def test_two_cameras_in_turns_are_frames(name):
     images = {}
     for frame in range(60):
         for letter, image in (("A", left[frame]), ("B", right[frame])):
-            images[name.format(letter=letter, frame=frame, number=2 * frame + (letter == "B"))] = image
+            images[name.format(letter=letter, frame=frame, number=2 * frame + (letter == "B"))] = (
+                image
+            )
     choice = choose_split(pool(images), SHARE)
     assert choice.split_by == "sequence-2"
     alternate = "number" in name
-    assert not beside(*parts(choice, pool(images)), lambda key: int(key[-4:]) // (2 if alternate else 1))
+    assert not beside(
+        *parts(choice, pool(images)), lambda key: int(key[-4:]) // (2 if alternate else 1)
+    )
 
 
 def test_frames_whose_class_lies_in_one_stretch_are_cut_so_that_val_has_it():
@@ -138,7 +157,13 @@ def test_three_versions_of_each_photograph_are_in_one_split(name):
 
 def test_versions_of_the_frames_of_a_video_are_not_on_both_sides_of_a_cut():
     frames = walk(40, 5)
-    images = pool({f"f{i:03}_jpg.rf.{k:032x}": noisy(frames[i], 100 * i + k) for i in range(40) for k in range(3)})
+    images = pool(
+        {
+            f"f{i:03}_jpg.rf.{k:032x}": noisy(frames[i], 100 * i + k)
+            for i in range(40)
+            for k in range(3)
+        }
+    )
     choice = choose_split(images, SHARE)
     train, val = parts(choice, images)
     assert choice.split_by == "sequence-2"
@@ -190,7 +215,9 @@ def test_check_writes_splits_that_have_each_class(tmp_path):
     assert not any("stand beside" in note for note in report.notes)
 
 
-def test_numbered_photographs_of_an_older_dataset_toml_keep_their_splits_and_are_told_the_rule(tmp_path):
+def test_numbered_photographs_of_an_older_dataset_toml_keep_their_splits_and_are_told_the_rule(
+    tmp_path,
+):
     for i in range(40):
         save(tmp_path / f"images/{i:04}.png", photo(i))
         save(tmp_path / f"masks/{i:04}.png", np.full((48, 64), i == 20, np.uint8))

@@ -32,7 +32,11 @@ def spoil(content: bytearray, compression: str) -> bytearray:
 def test_decoders_print_nothing(tmp_path, compression):
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     path = tmp_path / "damaged.tif"
-    Image.fromarray(pixels).convert("1" if compression == "group4" else "RGB").save(path, compression=compression)
+    Image.fromarray(pixels).convert("1" if compression == "group4" else "RGB").save(
+        path, compression=compression
+    )
     path.write_bytes(spoil(bytearray(path.read_bytes()), compression))
-    done = subprocess.run([sys.executable, "-c", CODE, path], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, path], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")

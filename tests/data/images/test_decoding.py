@@ -12,7 +12,13 @@ from PIL import Image, ImageOps
 
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.data.images import decoding as images
-from featherseg.data.images.decoding import EncodedImage, image_channels, image_size, read_image, read_mask
+from featherseg.data.images.decoding import (
+    EncodedImage,
+    image_channels,
+    image_size,
+    read_image,
+    read_mask,
+)
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -30,10 +36,17 @@ def png_of_rows(rows: bytes, height: int, width: int, bits: int, color_type: int
     """A PNG whose header says (height, width), whatever the rows hold."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def tiff(pixels: np.ndarray, order: str, deflate: bool) -> bytes:
@@ -44,16 +57,36 @@ def tiff(pixels: np.ndarray, order: str, deflate: bool) -> bytes:
     start = 8 + 2 * bands
     compression = 8 if deflate else 1
     short, long = 3, 4
-    entries = [(256, long, 1, width), (257, long, 1, height), (258, short, bands, 8), (259, short, 1, compression)]
-    entries += [(262, short, 1, 2), (273, long, 1, start), (277, short, 1, bands), (278, long, 1, height)]
+    entries = [
+        (256, long, 1, width),
+        (257, long, 1, height),
+        (258, short, bands, 8),
+        (259, short, 1, compression),
+    ]
+    entries += [
+        (262, short, 1, 2),
+        (273, long, 1, start),
+        (277, short, 1, bands),
+        (278, long, 1, height),
+    ]
     entries += [(279, long, 1, len(strip))]
     body = struct.pack(f"{order}{bands}H", *[16] * bands) + strip
     directory = struct.pack(f"{order}H", len(entries))
     for tag, kind, count, value in entries:
-        packed = struct.pack(f"{order}HH", value, 0) if (kind, count) == (short, 1) else struct.pack(f"{order}I", value)
+        packed = (
+            struct.pack(f"{order}HH", value, 0)
+            if (kind, count) == (short, 1)
+            else struct.pack(f"{order}I", value)
+        )
         directory += struct.pack(f"{order}HHI", tag, kind, count) + packed
     magic = b"II*\0" if order == "<" else b"MM\0*"
-    return magic + struct.pack(f"{order}I", 8 + len(body)) + body + directory + struct.pack(f"{order}I", 0)
+    return (
+        magic
+        + struct.pack(f"{order}I", 8 + len(body))
+        + body
+        + directory
+        + struct.pack(f"{order}I", 0)
+    )
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".bmp", ".tif", ".tiff"])
@@ -66,7 +99,9 @@ def test_rgb_survives_every_lossless_format(tmp_path: Path, suffix: str):
 
 def test_a_jpeg_equals_pillows_own_decoding(tmp_path: Path):
     Image.fromarray(RGB).save(tmp_path / "a.JPG")
-    np.testing.assert_array_equal(read_image(tmp_path / "a.JPG"), np.array(Image.open(tmp_path / "a.JPG")))
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "a.JPG"), np.array(Image.open(tmp_path / "a.JPG"))
+    )
 
 
 def test_grey_is_one_channel_and_is_repeated_where_three_are_asked(tmp_path: Path):
@@ -86,7 +121,9 @@ def test_alpha_is_dropped_without_blending_and_kept_where_four_channels_are_aske
 def test_a_palette_image_becomes_its_colours(tmp_path: Path, transparency: int | bytes | None):
     image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8))
     image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
-    image.save(tmp_path / "a.png", **({} if transparency is None else {"transparency": transparency}))
+    image.save(
+        tmp_path / "a.png", **({} if transparency is None else {"transparency": transparency})
+    )
     expected = [[[10, 20, 30], [40, 50, 60]], [[70, 80, 90], [40, 50, 60]]]
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
 
@@ -133,7 +170,10 @@ def test_sixteen_bits_that_cannot_be_kept_are_refused_and_not_cut(tmp_path: Path
 
 def test_a_mask_of_16_bits_in_several_channels_is_refused_not_cut(tmp_path: Path):
     (tmp_path / "a.png").write_bytes(png(DEEP[:, :, :3] % 20, 2))
-    with pytest.raises(DataError, match=r"a\.png has 16 bits for each of several channels\. Expected class ids in one"):
+    with pytest.raises(
+        DataError,
+        match=r"a\.png has 16 bits for each of several channels\. Expected class ids in one",
+    ):
         read_mask(tmp_path / "a.png")
     (tmp_path / "b.tif").write_bytes(tiff(DEEP[:, :, :3] % 20, "<", False))
     with pytest.raises(DataError, match="has 16 bits for each"):
@@ -142,7 +182,9 @@ def test_a_mask_of_16_bits_in_several_channels_is_refused_not_cut(tmp_path: Path
 
 def test_a_colour_image_where_grey_is_taken_is_refused_with_what_helps(tmp_path: Path):
     Image.new("RGB", (5, 4)).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"takes 1\. Convert it to grey, or set the dataset's channels to 3\."):
+    with pytest.raises(
+        DataError, match=r"takes 1\. Convert it to grey, or set the dataset's channels to 3\."
+    ):
         read_image(tmp_path / "a.png", 1)
 
 
@@ -153,19 +195,28 @@ def test_a_tiff_of_n_pages_has_n_channels(tmp_path: Path, dtype: type):
     first.save(tmp_path / "a.tif", save_all=True, append_images=rest)
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif", 5), pixels)
     assert image_channels(tmp_path / "a.tif") == 5
-    with pytest.raises(DataError, match=r"has 5 channels, but the model or dataset takes 3\. Store it as a TIFF"):
+    with pytest.raises(
+        DataError, match=r"has 5 channels, but the model or dataset takes 3\. Store it as a TIFF"
+    ):
         read_image(tmp_path / "a.tif")
 
 
 def test_smaller_versions_and_the_mask_of_an_image_are_no_channels(tmp_path: Path):
-    levels = [Image.fromarray(RNG.integers(0, 60000, (8 >> level, 8 >> level)).astype(np.uint16)) for level in range(3)]
+    levels = [
+        Image.fromarray(RNG.integers(0, 60000, (8 >> level, 8 >> level)).astype(np.uint16))
+        for level in range(3)
+    ]
     for page in (*levels[1:], mask := Image.fromarray(np.full((8, 8), 65535, np.uint16))):
-        page.encoderinfo = {"tiffinfo": {254: 4 if page is mask else 1}}  # NewSubfileType, as GDAL writes it
+        page.encoderinfo = {
+            "tiffinfo": {254: 4 if page is mask else 1}
+        }  # NewSubfileType, as GDAL writes it
     levels[0].save(tmp_path / "a.tif", save_all=True, append_images=[*levels[1:], mask])
     assert image_channels(tmp_path / "a.tif") == 1
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif", 1)[:, :, 0], np.array(levels[0]))
     np.testing.assert_array_equal(read_mask(tmp_path / "a.tif"), np.array(levels[0]))
-    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), np.repeat(np.array(levels[0])[:, :, None], 3, 2))
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "a.tif"), np.repeat(np.array(levels[0])[:, :, None], 3, 2)
+    )
 
 
 def test_pages_of_different_size_are_refused(tmp_path: Path):
@@ -193,7 +244,9 @@ def test_bytes_in_memory_are_read_as_their_file_is(tmp_path: Path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
-def test_exif_orientation_turns_the_image_as_pillows_exif_transpose_does(tmp_path: Path, orientation: int, suffix: str):
+def test_exif_orientation_turns_the_image_as_pillows_exif_transpose_does(
+    tmp_path: Path, orientation: int, suffix: str
+):
     path = tmp_path / f"a{suffix}"
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -204,7 +257,10 @@ def test_exif_orientation_turns_the_image_as_pillows_exif_transpose_does(tmp_pat
 
 
 @settings(max_examples=30)
-@given(cut=st.integers(0, 400), flips=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4))
+@given(
+    cut=st.integers(0, 400),
+    flips=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4),
+)
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tif"])
 def test_a_spoiled_file_is_read_or_refused_with_its_name(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, cut: int, flips: list[tuple[int, int]]
@@ -233,17 +289,23 @@ def test_a_truncated_file_is_named_with_the_reason(tmp_path: Path):
 
 
 def test_a_huge_image_is_refused_from_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "over.png").write_bytes(png_of_rows(b"", 9000, 20000, 8, 0))  # beyond Pillow's own limit
+    (tmp_path / "over.png").write_bytes(
+        png_of_rows(b"", 9000, 20000, 8, 0)
+    )  # beyond Pillow's own limit
     with pytest.raises(DataError, match=r"over\.png is too large"):
         read_image(tmp_path / "over.png")
     monkeypatch.setattr(images, "MAX_PIXELS", 34)
     Image.fromarray(RGB).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"a\.png is too large: 5x7 \(height x width\) is 35 pixels"):
+    with pytest.raises(
+        DataError, match=r"a\.png is too large: 5x7 \(height x width\) is 35 pixels"
+    ):
         image_size(tmp_path / "a.png")
 
 
 def test_pillows_warning_about_large_images_does_not_leak(tmp_path: Path):
-    (tmp_path / "a.png").write_bytes(png_of_rows(b"", 9500, 10000, 8, 0))  # warnings are errors in these tests
+    (tmp_path / "a.png").write_bytes(
+        png_of_rows(b"", 9500, 10000, 8, 0)
+    )  # warnings are errors in these tests
     assert image_size(tmp_path / "a.png") == (9500, 10000)
 
 
@@ -251,8 +313,12 @@ def test_missing_and_foreign_files_are_named(tmp_path: Path):
     with pytest.raises(DataNotFound, match=r"b\.png does not exist"):
         read_image(tmp_path / "b.png")
     Image.new("L", (2, 2)).save(tmp_path / "real.tga")
-    (tmp_path / "real.tga").rename(tmp_path / "a.png")  # TGA is not on the list, whatever the name says
-    with pytest.raises(DataError, match=r"a\.png cannot be read: it is not an image of a supported format"):
+    (tmp_path / "real.tga").rename(
+        tmp_path / "a.png"
+    )  # TGA is not on the list, whatever the name says
+    with pytest.raises(
+        DataError, match=r"a\.png cannot be read: it is not an image of a supported format"
+    ):
         read_image(tmp_path / "a.png")
     with pytest.raises(DataError, match="cannot be read"):
         read_image(tmp_path)
@@ -285,7 +351,9 @@ def test_a_mask_that_only_its_alpha_tells_apart_is_refused(tmp_path: Path, color
     assert (read_mask(tmp_path / "all.png") == 255).any()
     pixels[0, :, -1] = 0
     Image.fromarray(pixels).save(tmp_path / "part.png")
-    with pytest.raises(DataError, match=r"part\.png has one colour .* Save it without transparency"):
+    with pytest.raises(
+        DataError, match=r"part\.png has one colour .* Save it without transparency"
+    ):
         read_mask(tmp_path / "part.png")
 
 
@@ -293,7 +361,9 @@ def test_a_palette_mask_can_be_read_as_colours(tmp_path: Path):
     mask = Image.fromarray(np.array([[0, 1]], np.uint8))
     mask.putpalette([9, 8, 7, 6, 5, 4])
     mask.save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_mask(tmp_path / "a.png", colors=True), [[[9, 8, 7], [6, 5, 4]]])
+    np.testing.assert_array_equal(
+        read_mask(tmp_path / "a.png", colors=True), [[[9, 8, 7], [6, 5, 4]]]
+    )
 
 
 def test_a_mask_of_several_pages_is_refused(tmp_path: Path):
@@ -309,7 +379,9 @@ def test_a_mask_of_several_pages_is_refused(tmp_path: Path):
     ):
         pages[0].save(tmp_path / f"{name}.tif", save_all=True, append_images=pages[1:])
         for colors in (False, True):
-            with pytest.raises(DataError, match=rf"{name}\.tif holds 2 pages\. Expected a mask of one page"):
+            with pytest.raises(
+                DataError, match=rf"{name}\.tif holds 2 pages\. Expected a mask of one page"
+            ):
                 read_mask(tmp_path / f"{name}.tif", colors)
 
 

@@ -38,7 +38,14 @@ PLACES = {
 def write(path, size=(30, 44), **place):
     """A GeoTIFF of RGB noise."""
     pixels = np.random.default_rng(0).integers(0, 256, (3, *size), np.uint8)
-    profile = {"driver": "GTiff", "height": size[0], "width": size[1], "count": 3, "dtype": "uint8", **place}
+    profile = {
+        "driver": "GTiff",
+        "height": size[0],
+        "width": size[1],
+        "count": 3,
+        "dtype": "uint8",
+        **place,
+    }
     with rasterio.open(path, "w", **profile) as file:
         file.write(pixels)
     return path
@@ -61,7 +68,11 @@ def test_a_mask_has_the_projection_the_transform_and_the_bounds_of_its_image(nam
     source, target = write(tmp_path / "a.tif", **PLACES[name]), tmp_path / "a_mask.tif"
     mask = mask_at(source, target)
     with rasterio.open(source) as image, rasterio.open(target) as found:
-        assert (found.crs, found.transform, found.bounds) == (image.crs, image.transform, image.bounds)
+        assert (found.crs, found.transform, found.bounds) == (
+            image.crs,
+            image.transform,
+            image.bounds,
+        )
         np.testing.assert_array_equal(found.read(1), mask)
         assert found.colormap(1)[1] == (40, 160, 30, 255)
         assert found.tags()["TIFFTAG_IMAGEDESCRIPTION"] == '{"classes": ["water", "land"]}'
@@ -70,17 +81,24 @@ def test_a_mask_has_the_projection_the_transform_and_the_bounds_of_its_image(nam
 
 def test_ground_control_points_and_a_mask_of_many_strips_are_kept(tmp_path):
     size, target = (700, 3000), tmp_path / "m.tif"
-    points = [rasterio.control.GroundControlPoint(10.0 * i, 20.0 * (i % 3), 13 + i / 7, 52 - i / 9) for i in range(12)]
+    points = [
+        rasterio.control.GroundControlPoint(10.0 * i, 20.0 * (i % 3), 13 + i / 7, 52 - i / 9)
+        for i in range(12)
+    ]
     with rasterio.open(write(tmp_path / "a.tif", size), "r+") as file:
         file.gcps = points, rasterio.crs.CRS.from_epsg(4326)
     mask = mask_at(tmp_path / "a.tif", target, size)
     with rasterio.open(tmp_path / "a.tif") as image, rasterio.open(target) as found:
-        assert [p.asdict() | {"id": 0} for p in found.gcps[0]] == [p.asdict() | {"id": 0} for p in image.gcps[0]]
+        assert [p.asdict() | {"id": 0} for p in found.gcps[0]] == [
+            p.asdict() | {"id": 0} for p in image.gcps[0]
+        ]
         assert found.gcps[1] == image.gcps[1]
         np.testing.assert_array_equal(found.read(1), mask)
 
 
-@pytest.mark.parametrize(("nodata", "kept"), [(0, None), (1, None), (2, 2), (255, 255), (-9999, None), (2.5, None)])
+@pytest.mark.parametrize(
+    ("nodata", "kept"), [(0, None), (1, None), (2, 2), (255, 255), (-9999, None), (2.5, None)]
+)
 def test_nodata_that_would_hide_a_class_is_left_out(tmp_path, nodata, kept):
     dtype = "uint8" if nodata in range(256) else "float32"
     mask_at(write(tmp_path / "a.tif", **UTM, nodata=nodata, dtype=dtype), tmp_path / "m.tif")
@@ -94,7 +112,13 @@ def test_what_has_no_place_or_is_damaged_gives_none(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     assert place_of(tmp_path / "a.png") is None
     sound = write(tmp_path / "a.tif", **UTM).read_bytes()
-    for content in (sound[:12], sound[:200], b"II*\0" + b"\xff" * 20, b"II+\0\x08\0\0\0" + b"\xff" * 8, b""):
+    for content in (
+        sound[:12],
+        sound[:200],
+        b"II*\0" + b"\xff" * 20,
+        b"II+\0\x08\0\0\0" + b"\xff" * 8,
+        b"",
+    ):
         path.write_bytes(content)
         assert place_of(path) is None
     many = struct.pack("<HHII", 33922, 12, MOST_BYTES // 8 + 1, 8)  # more numbers than are read

@@ -55,14 +55,19 @@ def directories(count: int, tags: int = 1000) -> bytes:
     content[:8] = b"II*\0\x08\0\0\0"
     for place in range(8, 8 + 12 * count, 12):
         struct.pack_into("<H", content, place, tags)
-        struct.pack_into("<I", content, place + 2 + 12 * tags, place + 12 if place < 12 * count - 4 else 0)
+        struct.pack_into(
+            "<I", content, place + 2 + 12 * tags, place + 12 if place < 12 * count - 4 else 0
+        )
     return bytes(content)
 
 
 def pages_of_same_strips(count: int) -> bytes:
     """A TIFF of so many directories, all of which say the same places of MOST_SEGMENTS strips."""
     first = 8 + 4 * MOST_SEGMENTS
-    rows = [struct.pack("<HHHIII", 1, 273, 4, MOST_SEGMENTS, 8, first + 18 * (page + 1)) for page in range(count)]
+    rows = [
+        struct.pack("<HHHIII", 1, 273, 4, MOST_SEGMENTS, 8, first + 18 * (page + 1))
+        for page in range(count)
+    ]
     return b"II*\0" + struct.pack("<I", first) + bytes(4 * MOST_SEGMENTS) + b"".join(rows)
 
 
@@ -78,10 +83,14 @@ def test_the_segments_of_all_strips_together_are_bounded():
     places = [8 + 6 * number for number in range(2000)]
     planes = [(277, "short", [2000]), (284, "short", [2]), (273, "long", places)]
     with pytest.raises(TooLarge, match=r"a\.tif is too large: it holds too many segments"):
-        bounded(BytesIO(strips_of_jpeg((64, 64), (b"\xff\xd8" + EMPTY) * 2000, *planes)), "a.tif", MANY)
+        bounded(
+            BytesIO(strips_of_jpeg((64, 64), (b"\xff\xd8" + EMPTY) * 2000, *planes)), "a.tif", MANY
+        )
 
 
-@pytest.mark.parametrize("between", [b"", b"\0", b"\xff\xff", b"\xff\xd0"], ids=["", "a byte", "fill", "a restart"])
+@pytest.mark.parametrize(
+    "between", [b"", b"\0", b"\xff\xff", b"\xff\xd0"], ids=["", "a byte", "fill", "a restart"]
+)
 def test_a_jpeg_of_more_lines_than_its_strip_is_found_behind_what_libjpeg_passes_over(between):
     lines = saved(Image.new("L", (64, 160)), "JPEG", progressive=True)
     with pytest.raises(TooLarge, match="a JPEG of 160 lines, the limit is 8"):
@@ -90,7 +99,12 @@ def test_a_jpeg_of_more_lines_than_its_strip_is_found_behind_what_libjpeg_passes
 
 def test_a_plane_of_more_lines_than_the_image_is_found():
     low, high = (saved(Image.new("L", (64, rows)), "JPEG") for rows in (8, 160))
-    planes = [(277, "short", [3]), (284, "short", [2]), (258, "short", [8] * 3), (262, "short", [2])]
+    planes = [
+        (277, "short", [3]),
+        (284, "short", [2]),
+        (258, "short", [8] * 3),
+        (262, "short", [2]),
+    ]
     planes += [(273, "long", [8, 8 + len(low), 8]), (279, "long", [len(low), len(high), len(low)])]
     with pytest.raises(TooLarge, match="a JPEG of 160 lines"):
         bounded(BytesIO(strips_of_jpeg((8, 64), low + high, *planes)), "a.tif", MANY)
@@ -102,7 +116,11 @@ def test_a_tiff_of_many_strips_or_pages_of_jpeg_is_read():
     assert len(Image.open(BytesIO(content)).tag_v2[273]) == 25
     np.testing.assert_array_equal(read_image(EncodedImage(content)), as_pillow_decodes(content))
     page = Image.fromarray(RGB)
-    assert image_size(EncodedImage(saved(page, "TIFF", compression="jpeg", save_all=True, append_images=[page] * 600)))
+    assert image_size(
+        EncodedImage(
+            saved(page, "TIFF", compression="jpeg", save_all=True, append_images=[page] * 600)
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,18 +134,31 @@ def test_a_tiff_of_many_strips_or_pages_of_jpeg_is_read():
         with_segments(segment(2, b"MPF\0") * COUNT),
         with_segments(bytes(MOST_STEPS)),
     ],
-    ids=["", "behind a byte", "behind a restart", "behind an end", "behind the size", "of MPF", "bytes between them"],
+    ids=[
+        "",
+        "behind a byte",
+        "behind a restart",
+        "behind an end",
+        "behind the size",
+        "of MPF",
+        "bytes between them",
+    ],
 )
 @pytest.mark.filterwarnings("ignore:Image appears to be a malformed MPO")
 def test_a_jpeg_of_endless_segments_is_refused(content):
     with Image.open(BytesIO(content)) as image:
         assert image.size == (33, 24)
-    with pytest.raises(TooLarge, match=r"the image is too large: it holds too many segments.*limit is 16,384 segments"):
+    with pytest.raises(
+        TooLarge,
+        match=r"the image is too large: it holds too many segments.*limit is 16,384 segments",
+    ):
         image_size(EncodedImage(content))
 
 
 def test_a_jpeg_of_some_hundred_segments_is_read():
-    content = with_segments(segment(2, b"ICC_PROFILE\0" + bytes(3000)) * 255 + segment(1, b"http://ns.adobe.com") * 500)
+    content = with_segments(
+        segment(2, b"ICC_PROFILE\0" + bytes(3000)) * 255 + segment(1, b"http://ns.adobe.com") * 500
+    )
     np.testing.assert_array_equal(read_image(EncodedImage(content)), as_pillow_decodes(JPEG))
     padded = with_segments(bytes(2**16))
     np.testing.assert_array_equal(read_image(EncodedImage(padded)), as_pillow_decodes(JPEG))
@@ -136,7 +167,9 @@ def test_a_jpeg_of_some_hundred_segments_is_read():
 def in_pieces(block: bytes, count: int) -> bytes:
     """EXIF in so many segments."""
     length = -(-len(block) // count)
-    return b"".join(segment(1, b"Exif\0\0" + block[at : at + length]) for at in range(0, len(block), length))
+    return b"".join(
+        segment(1, b"Exif\0\0" + block[at : at + length]) for at in range(0, len(block), length)
+    )
 
 
 def test_exif_in_pieces_is_one_block_as_for_pillow_and_has_few_of_them():
@@ -145,7 +178,9 @@ def test_exif_in_pieces_is_one_block_as_for_pillow_and_has_few_of_them():
     content = with_segments(in_pieces(exif.tobytes()[6:], 3))
     assert image_size(EncodedImage(content)) == (33, 24)
     with pytest.raises(TooLarge, match=f"more than {MOST_EXIF} segments of EXIF"):
-        image_size(EncodedImage(with_segments(segment(1, b"Exif\0\0" + bytes(10)) * (MOST_EXIF + 1))))
+        image_size(
+            EncodedImage(with_segments(segment(1, b"Exif\0\0" + bytes(10)) * (MOST_EXIF + 1)))
+        )
     entries = b"".join(struct.pack("<HHII", 1000 + tag, 7, 9000, 8) for tag in range(400))
     bomb = (b"II*\0\x08\0\0\0" + struct.pack("<H", 400) + entries).ljust(9008, b"\0")
     for segments in (in_pieces(bomb, 1), in_pieces(bomb, 3)):
@@ -166,7 +201,9 @@ def test_exif_in_pieces_is_one_block_as_for_pillow_and_has_few_of_them():
     ids=["a TIFF", "EXIF", "MPF twice", "eXIf twice", "places of strips"],
 )
 def test_tags_that_would_be_gone_over_again_and_again_are_refused_by_their_number(content):
-    with pytest.raises(TooLarge, match=r"a is too large: it holds .*tags, the limit is .*262,144 tags"):
+    with pytest.raises(
+        TooLarge, match=r"a is too large: it holds .*tags, the limit is .*262,144 tags"
+    ):
         bounded(BytesIO(content), "a", MANY)
 
 

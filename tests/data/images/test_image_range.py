@@ -18,7 +18,9 @@ class Images:
 
     def __getitem__(self, index):
         self.read += 1
-        return Sample(str(index), self.images[index], np.zeros(self.images[index].shape[:2], np.uint8))
+        return Sample(
+            str(index), self.images[index], np.zeros(self.images[index].shape[:2], np.uint8)
+        )
 
 
 def deep(*values):
@@ -26,7 +28,8 @@ def deep(*values):
 
 
 @pytest.mark.parametrize(
-    ("largest", "found"), [(0, 2), (1, 2), (255, 256), (4080, 4096), (4095, 4096), (4096, 8192), (65535, 65536)]
+    ("largest", "found"),
+    [(0, 2), (1, 2), (255, 256), (4080, 4096), (4095, 4096), (4096, 8192), (65535, 65536)],
 )
 def test_the_range_is_the_next_power_of_two_above_the_largest_value(largest, found):
     assert range_above(largest) == found
@@ -47,7 +50,10 @@ def test_an_image_is_shown_as_its_8_bit_original():
     assert np.array_equal(eight_bits(eight.astype(np.uint16) * 16 + 15, 4096), eight)
     assert np.array_equal(eight_bits(eight.astype(np.uint16) * 256 + 255), eight)
     assert eight_bits(eight, 4096) is eight
-    assert eight_bits(deep(4096, 65535), 4096).ravel().tolist() == [255, 255]  # brighter than in training
+    assert eight_bits(deep(4096, 65535), 4096).ravel().tolist() == [
+        255,
+        255,
+    ]  # brighter than in training
 
 
 @pytest.mark.parametrize(

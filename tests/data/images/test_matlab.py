@@ -49,7 +49,9 @@ def test_every_form_of_numbers_reads_row_by_row(tmp_path, order, compress, kind,
 
 def test_large_numbers_take_the_smallest_type_that_holds_them(tmp_path):
     for value, kind in ((255, np.uint8), (256, np.uint16), (70_000, np.int64), (-1, np.int64)):
-        found = read_matrix(write_matrix(tmp_path / "a.mat", np.full((2, 3), float(value))), "S", LIMIT)
+        found = read_matrix(
+            write_matrix(tmp_path / "a.mat", np.full((2, 3), float(value))), "S", LIMIT
+        )
         assert (found.dtype, found[0, 0]) == (kind, value)
 
 
@@ -69,7 +71,10 @@ def test_a_mask_may_be_a_matlab_file_with_the_matrix_s(tmp_path):
 )
 def test_matrices_that_are_no_label_map_are_refused(tmp_path, values, sentence):
     path = write_matrix(tmp_path / "a.mat", values, compress=False)
-    with pytest.raises(DataError, match=rf"a\.mat cannot be read: .*{sentence}.*Expected a MATLAB file with the label"):
+    with pytest.raises(
+        DataError,
+        match=rf"a\.mat cannot be read: .*{sentence}.*Expected a MATLAB file with the label",
+    ):
         read_matrix(path, "S", LIMIT)
 
 
@@ -84,7 +89,9 @@ def test_a_packed_matrix_takes_no_more_memory_than_its_size_says(tmp_path, name)
     path = write_matrix(tmp_path / "a.mat", np.zeros((6000, 1000), np.uint8), name)
     content = path.read_bytes()
     place = content.rindex(b"\x78\x9c")
-    matrix = zlib.decompress(content[place:]).replace(struct.pack("<2i", 6000, 1000), struct.pack("<2i", 1, 2))
+    matrix = zlib.decompress(content[place:]).replace(
+        struct.pack("<2i", 6000, 1000), struct.pack("<2i", 1, 2)
+    )
     packed = zlib.compress(matrix)
     path.write_bytes(content[: place - 4] + struct.pack("<I", len(packed)) + packed)
     tracemalloc.start()
@@ -112,13 +119,17 @@ def test_files_that_are_none_are_refused_with_what_to_do(tmp_path):
 
 @pytest.mark.parametrize("compress", [True, False])
 def test_a_spoiled_file_is_a_sentence_wherever_it_is_cut_or_changed(tmp_path, compress):
-    path = write_matrix(tmp_path / "a.mat", np.arange(40, dtype=np.uint8).reshape(5, 8), compress=compress)
+    path = write_matrix(
+        tmp_path / "a.mat", np.arange(40, dtype=np.uint8).reshape(5, 8), compress=compress
+    )
     content, random = path.read_bytes(), np.random.default_rng(0)
     for at in range(0, len(content), 3):
         path.write_bytes(content[:at])
         with pytest.raises(DataError):
             read_matrix(path, "S", LIMIT)
     for at in range(128, len(content)):
-        path.write_bytes(content[:at] + bytes([content[at] ^ random.integers(1, 256)]) + content[at + 1 :])
+        path.write_bytes(
+            content[:at] + bytes([content[at] ^ random.integers(1, 256)]) + content[at + 1 :]
+        )
         with suppress(DataError):  # it may also read: some bytes say nothing
             read_matrix(path, "S", LIMIT)

@@ -32,7 +32,9 @@ MANY = 10**9
 
 def saved(image, format, **options) -> bytes:
     buffer = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, format, **options)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(
+        buffer, format, **options
+    )
     return buffer.getvalue()
 
 
@@ -47,7 +49,9 @@ def pnm(magic: str, pixels: np.ndarray, largest: int | None) -> bytes:
     return head.encode() + pixels.astype(">u2" if largest > 255 else np.uint8).tobytes()
 
 
-@pytest.mark.parametrize("name", ["a.AVIF", "a.gif", "a.jp2", "a.j2k", "a.ppm", "a.pgm", "a.pbm", "a.pnm"])
+@pytest.mark.parametrize(
+    "name", ["a.AVIF", "a.gif", "a.jp2", "a.j2k", "a.ppm", "a.pgm", "a.pbm", "a.pnm"]
+)
 def test_their_files_are_images(name):
     assert is_image(name)
 
@@ -59,7 +63,9 @@ def test_their_files_are_images(name):
 def test_colour_is_as_pillow_decodes_it(format, options):
     content = saved(RGB, format, **options)
     image = EncodedImage(content)
-    assert np.array_equal(read_image(image), np.array(Image.open(io.BytesIO(content)).convert("RGB")))
+    assert np.array_equal(
+        read_image(image), np.array(Image.open(io.BytesIO(content)).convert("RGB"))
+    )
     assert image_size(image) == (20, 30)
     if format != "AVIF":
         assert np.array_equal(read_image(image), RGB)
@@ -68,7 +74,9 @@ def test_colour_is_as_pillow_decodes_it(format, options):
 def test_the_first_frame_of_a_gif_is_read_without_its_remarks():
     first = Image.fromarray(GREY % 7)
     first.putpalette([value for i in range(7) for value in (i * 30, 9, 255 - i)])
-    content = saved(first, "GIF", save_all=True, append_images=[first.rotate(90)], comment=b"remark" * 100)
+    content = saved(
+        first, "GIF", save_all=True, append_images=[first.rotate(90)], comment=b"remark" * 100
+    )
     expected = np.array(Image.open(io.BytesIO(content)).convert("RGB"))
     assert np.array_equal(read_image(EncodedImage(content)), expected)
     kept = bounded(io.BytesIO(content), "a", MANY)
@@ -94,7 +102,9 @@ def test_an_avif_is_turned_by_its_exif_orientation(tmp_path: Path):
 
 @pytest.mark.parametrize("largest", [1, 15, 255, 1023, 4095, 65535])
 @pytest.mark.parametrize("magic", ["P2", "P3", "P5", "P6"])
-def test_a_pnm_is_brought_to_the_full_range_by_its_header_and_a_mask_is_not(tmp_path: Path, magic, largest):
+def test_a_pnm_is_brought_to_the_full_range_by_its_header_and_a_mask_is_not(
+    tmp_path: Path, magic, largest
+):
     channels = 3 if magic in ("P3", "P6") else 1
     pixels = RNG.integers(0, largest + 1, (4, 5, channels))
     path = tmp_path / "a.pnm"
@@ -116,7 +126,9 @@ def test_a_pnm_is_brought_to_the_full_range_by_its_header_and_a_mask_is_not(tmp_
 def test_a_bitmap_is_read(tmp_path: Path, magic):
     bits = RNG.integers(0, 2, (4, 8))
     (tmp_path / "a.pbm").write_bytes(pnm(magic, bits, None))
-    assert np.array_equal(read_image(tmp_path / "a.pbm", 1)[:, :, 0], np.where(bits, 0, 255))  # 1 is black
+    assert np.array_equal(
+        read_image(tmp_path / "a.pbm", 1)[:, :, 0], np.where(bits, 0, 255)
+    )  # 1 is black
 
 
 @pytest.mark.parametrize("bits", [12, 16])
@@ -177,7 +189,9 @@ def test_a_jpeg_2000_that_declares_another_size_than_its_data_have_is_refused():
 
 
 def test_a_jpeg_2000_of_five_channels_is_named():
-    with pytest.raises(DataError, match=r"has 5 channels, which are not read from JPEG 2000\. Save it as TIFF"):
+    with pytest.raises(
+        DataError, match=r"has 5 channels, which are not read from JPEG 2000\. Save it as TIFF"
+    ):
         read_image(EncodedImage(with_style(components=5)))
 
 
@@ -207,7 +221,9 @@ def test_an_avif_whose_frames_are_larger_than_it_declares_is_refused():
 
 
 def test_an_animated_avif_is_named():
-    content = saved(Image.fromarray(RGB), "AVIF", save_all=True, append_images=[Image.fromarray(RGB[::-1])])
+    content = saved(
+        Image.fromarray(RGB), "AVIF", save_all=True, append_images=[Image.fromarray(RGB[::-1])]
+    )
     with pytest.raises(DataError, match="is an animation, which is not read from AVIF"):
         read_image(EncodedImage(content, "a.avif"))
 

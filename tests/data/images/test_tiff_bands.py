@@ -49,7 +49,9 @@ def image(content: bytes) -> EncodedImage:
 def test_bands_are_those_that_tifffile_wrote(bands, dtype, planar, order, form):
     pixels = RNG.integers(0, np.iinfo(dtype).max + 1, (37, 53, bands), dtype=dtype)
     stored = np.moveaxis(pixels, 2, 0) if planar else pixels
-    content = written(stored, planarconfig="separate" if planar else "contig", byteorder=order, **form)
+    content = written(
+        stored, planarconfig="separate" if planar else "contig", byteorder=order, **form
+    )
     assert np.array_equal(tifffile.imread(io.BytesIO(content)), stored)
     found = read_image(image(content), bands)
     assert found.dtype == dtype
@@ -68,8 +70,21 @@ def test_compressions_of_gdal_are_read(tmp_path: Path, compression, interleave, 
     if predictor == 2 and compression == "packbits":
         pytest.skip("has no predictor")
     pixels = RNG.integers(0, 4000, (6, 70, 90), dtype=np.uint16)
-    options = {"driver": "GTiff", "height": 70, "width": 90, "count": 6, "dtype": "uint16", "predictor": predictor}
-    form = {"compress": compression, "interleave": interleave, "tiled": True, "blockxsize": 32, "blockysize": 16}
+    options = {
+        "driver": "GTiff",
+        "height": 70,
+        "width": 90,
+        "count": 6,
+        "dtype": "uint16",
+        "predictor": predictor,
+    }
+    form = {
+        "compress": compression,
+        "interleave": interleave,
+        "tiled": True,
+        "blockxsize": 32,
+        "blockysize": 16,
+    }
     with rasterio.open(tmp_path / "a.tif", "w", **options, **form) as file:
         file.write(pixels)
     assert np.array_equal(read_image(tmp_path / "a.tif", 6), np.moveaxis(pixels, 0, 2))
@@ -90,7 +105,9 @@ def test_bands_are_turned_as_pillow_turns_a_tiff(orientation):
 
 
 @pytest.mark.parametrize("extra", [["unspecified"], ["unspecified"] * 3])
-def test_of_rgb_with_further_bands_rgb_is_read_where_three_channels_are_asked_and_the_rest_is_named(extra):
+def test_of_rgb_with_further_bands_rgb_is_read_where_three_channels_are_asked_and_the_rest_is_named(
+    extra,
+):
     pixels = RNG.integers(0, 256, (8, 9, 3 + len(extra)), dtype=np.uint8)
     content = image(written(pixels, photometric="rgb", extrasamples=extra))
     assert np.array_equal(read_image(content), pixels[:, :, :3])
@@ -100,13 +117,22 @@ def test_of_rgb_with_further_bands_rgb_is_read_where_three_channels_are_asked_an
 
 
 def test_alpha_is_dropped_and_named_and_a_band_that_is_only_marked_as_alpha_counts():
-    rgb, band = RNG.integers(0, 256, (8, 9, 3), dtype=np.uint8), RNG.integers(0, 200, (8, 9), dtype=np.uint8)
+    rgb, band = (
+        RNG.integers(0, 256, (8, 9, 3), dtype=np.uint8),
+        RNG.integers(0, 200, (8, 9), dtype=np.uint8),
+    )
     for kind in ("assocalpha", "unassalpha"):
-        near_infrared = image(written(np.dstack([rgb, band]), photometric="rgb", extrasamples=[kind]))
+        near_infrared = image(
+            written(np.dstack([rgb, band]), photometric="rgb", extrasamples=[kind])
+        )
         assert image_channels(near_infrared) == 4
         assert unused_parts(near_infrared, 3)[1] == {"alpha"}
         opaque = image(
-            written(np.dstack([rgb, np.full((8, 9), 255, np.uint8)]), photometric="rgb", extrasamples=[kind])
+            written(
+                np.dstack([rgb, np.full((8, 9), 255, np.uint8)]),
+                photometric="rgb",
+                extrasamples=[kind],
+            )
         )
         assert image_channels(opaque) == 3
         assert np.array_equal(read_image(opaque), rgb)
@@ -135,7 +161,9 @@ def test_values_that_are_not_read_are_named(pixels, options, said):
 
 def test_other_channels_than_asked_are_refused_with_what_helps(tmp_path: Path):
     content = written(np.zeros((8, 9, 5), np.uint8))
-    with pytest.raises(DataError, match=r"has 5 channels, but the model or dataset takes 3\..*channels to 5"):
+    with pytest.raises(
+        DataError, match=r"has 5 channels, but the model or dataset takes 3\..*channels to 5"
+    ):
         read_image(image(content))
     (tmp_path / "a.tif").write_bytes(content)
     with pytest.raises(DataError, match=r"has 5 bands\. Expected a mask of one"):
@@ -164,7 +192,9 @@ def changed(content: bytes, tag: int, value: int) -> bytes:
     ],
 )
 def test_what_a_header_claims_is_bounded_before_memory_is_asked_for(tag, value, error):
-    content = written(np.zeros((64, 90, 5), np.uint8), compression="zlib", predictor=True, rowsperstrip=64)
+    content = written(
+        np.zeros((64, 90, 5), np.uint8), compression="zlib", predictor=True, rowsperstrip=64
+    )
     read_image(image(content), 5)
     with pytest.raises(error, match=r"a\.tif"):
         read_image(image(changed(content, tag, value)), 5)
@@ -178,7 +208,9 @@ def test_a_strip_that_inflates_to_more_than_its_rows_is_cut_by_the_decoder():
 
 
 def test_spoiled_files_are_named_or_read():
-    content = written(RNG.integers(0, 256, (40, 50, 6), dtype=np.uint8), compression="zlib", tile=(16, 16))
+    content = written(
+        RNG.integers(0, 256, (40, 50, 6), dtype=np.uint8), compression="zlib", tile=(16, 16)
+    )
     errors, rng = [], np.random.default_rng(2)
     for length in (len(content) // 2, 30, 9):
         with pytest.raises(DataError, match=r"^a\.tif "):
@@ -196,7 +228,9 @@ def test_spoiled_files_are_named_or_read():
 
 
 def test_twelve_bands_leave_no_bare_line_of_pillow(capfd):
-    assert not any(isinstance(handler, logging.StreamHandler) for handler in logging.getLogger("PIL").handlers)
+    assert not any(
+        isinstance(handler, logging.StreamHandler) for handler in logging.getLogger("PIL").handlers
+    )
     logging.getLogger("PIL.TiffImagePlugin").error("More samples per pixel than can be decoded: 12")
     with pytest.raises(DataError):
         read_image(image(written(np.zeros((8, 9, 12), np.uint8))))

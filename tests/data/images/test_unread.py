@@ -35,7 +35,9 @@ def folder(tmp_path: Path) -> Path:
     for name in "abcd":
         for place in ("images", "masks"):
             (tmp_path / place).mkdir(exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(tmp_path / f"images/{name}.png")
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(
+            tmp_path / f"images/{name}.png"
+        )
         mask = np.zeros((16, 16), np.uint8)
         mask[4:9, 4:9] = 255
         Image.fromarray(mask).save(tmp_path / f"masks/{name}.png")
@@ -49,13 +51,18 @@ def messages(caplog) -> list[str]:
 
 
 def test_the_note_counts_each_ending():
-    assert unread_endings(["a.HEIC", "b.npy", "c/d.npy", ".e.npy", "f.png", "g.txt"]) == {".heic": 1, ".npy": 2}
+    assert unread_endings(["a.HEIC", "b.npy", "c/d.npy", ".e.npy", "f.png", "g.txt"]) == {
+        ".heic": 1,
+        ".npy": 2,
+    }
     assert unread_note(Counter()) == ""
     assert unread_note(Counter({".heic": 2})) == SKIPPED
-    assert unread_note(Counter({".heic": 1})) == "1 file is skipped, because .heic is not read: " + (
-        "convert it to JPEG, PNG or TIFF"
+    assert unread_note(
+        Counter({".heic": 1})
+    ) == "1 file is skipped, because .heic is not read: " + ("convert it to JPEG, PNG or TIFF")
+    assert "these formats are not read: 1 .heic, 2 .npy: convert" in unread_note(
+        Counter({".heic": 1, ".npy": 2})
     )
-    assert "these formats are not read: 1 .heic, 2 .npy: convert" in unread_note(Counter({".heic": 1, ".npy": 2}))
 
 
 def test_a_folder_of_images_to_predict_warns_once(folder, tmp_path, caplog):
@@ -72,16 +79,25 @@ def test_predict_on_a_cluster_warns(folder, caplog):
 def test_a_folder_in_which_nothing_is_read_names_them_in_the_error(folder, tmp_path):
     for path in (folder / "images").glob("*.png"):
         path.unlink()
-    with pytest.raises(DataNotFound, match=r"has no images\. 2 files are skipped, because \.heic is not read"):
+    with pytest.raises(
+        DataNotFound, match=r"has no images\. 2 files are skipped, because \.heic is not read"
+    ):
         find_images([folder / "images"], tmp_path / "out")
-    with pytest.raises(DataNotFound, match=r"has no images\. 2 files are skipped, because \.heic is not read"):
-        UnlabelledImages(folder / "images", DataFacts("a", (ClassInfo("b", (0, 0, 0)),), "MIT"), LIKE)
+    with pytest.raises(
+        DataNotFound, match=r"has no images\. 2 files are skipped, because \.heic is not read"
+    ):
+        UnlabelledImages(
+            folder / "images", DataFacts("a", (ClassInfo("b", (0, 0, 0)),), "MIT"), LIKE
+        )
     with pytest.raises(DataNotFound, match=r"2 files are skipped, because \.heic is not read"):
         check_data(str(folder))
 
 
 def test_a_single_file_gets_a_sentence(folder):
-    with pytest.raises(DataError, match=r"f\.heic cannot be read: \.heic is not read\. Convert it to JPEG, PNG or TIF"):
+    with pytest.raises(
+        DataError,
+        match=r"f\.heic cannot be read: \.heic is not read\. Convert it to JPEG, PNG or TIF",
+    ):
         read_image(folder / "images/f.heic")
 
 
@@ -98,7 +114,9 @@ def test_check_notes_them_and_whoever_opens_the_dataset_is_warned(folder, caplog
 
 
 def test_images_without_masks_warn(folder, caplog):
-    data = UnlabelledImages(folder / "images", DataFacts("a", (ClassInfo("b", (0, 0, 0)),), "MIT"), LIKE)
+    data = UnlabelledImages(
+        folder / "images", DataFacts("a", (ClassInfo("b", (0, 0, 0)),), "MIT"), LIKE
+    )
     assert len(data) == 4
     assert messages(caplog) == [f"{folder / 'images'}: {SKIPPED}"]
 
@@ -116,10 +134,20 @@ def test_convert_names_the_ending_of_an_image_that_is_there(folder, tmp_path):
     names = ["a.png", "b.png", "e.HEIC", "gone.png"]
     shape = [[1, 1, 9, 1, 9, 9]]
     rows = [
-        {"id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "area": 1, "bbox": [1, 1, 8, 8], "segmentation": shape}
+        {
+            "id": i,
+            "image_id": i,
+            "category_id": 1,
+            "iscrowd": 0,
+            "area": 1,
+            "bbox": [1, 1, 8, 8],
+            "segmentation": shape,
+        }
         for i in range(4)
     ]
-    images = [{"id": i, "file_name": name, "width": 16, "height": 16} for i, name in enumerate(names)]
+    images = [
+        {"id": i, "file_name": name, "width": 16, "height": 16} for i, name in enumerate(names)
+    ]
     content = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "a"}]}
     (folder / "a.json").write_text(json.dumps(content))
     report = convert(folder, tmp_path.with_name("converted"))

@@ -15,7 +15,9 @@ from featherseg.data.images.unused_parts import TOLD, unused_notes, unused_parts
 RGB = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8))
 RGBA = Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 24, 4), np.uint8))
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-OTHER = SRGB.replace(b"sRGB", b"wide").replace("sRGB".encode("utf-16-be"), "wide".encode("utf-16-be"))
+OTHER = SRGB.replace(b"sRGB", b"wide").replace(
+    "sRGB".encode("utf-16-be"), "wide".encode("utf-16-be")
+)
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
 
 
@@ -46,7 +48,9 @@ def test_a_profile_other_than_srgb_is_told(format):
     assert unused(saved(RGB, format, icc_profile=SRGB)) == set()
 
 
-@pytest.mark.parametrize(("format", "options"), [("PNG", {}), ("WEBP", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
+@pytest.mark.parametrize(
+    ("format", "options"), [("PNG", {}), ("WEBP", {}), ("WEBP", {"lossless": True}), ("TIFF", {})]
+)
 def test_alpha_is_told_unless_the_model_takes_it(format, options):
     content = saved(RGBA, format, **options)
     assert unused(content) == {"alpha"}
@@ -75,11 +79,17 @@ def test_a_transfer_curve_of_high_dynamic_range_is_told():
     assert unused(with_chunk(png, b"cICP", bytes([1, 13, 0, 1]))) == set()
     jpeg = saved(RGB, "JPEG")
     body = b'http://ns.adobe.com/xap/1.0/\0<x hdrgm:Version="1.0"/>'
-    assert unused(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]) == {"hdr"}
+    assert unused(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]) == {
+        "hdr"
+    }
 
 
 def test_a_world_file_is_told_by_the_ending_of_its_image(tmp_path):
-    for name, world, told in (("a.tif", "a.tfw", True), ("b.jpg", "b.jgw", True), ("c.png", "c.tfw", False)):
+    for name, world, told in (
+        ("a.tif", "a.tfw", True),
+        ("b.jpg", "b.jgw", True),
+        ("c.png", "c.tfw", False),
+    ):
         RGB.save(tmp_path / name)
         (tmp_path / world).touch()
         assert unused_parts(tmp_path / name, 3) == (None, {"world"} if told else set())

@@ -80,14 +80,27 @@ def test_a_png_is_the_old_or_the_new_one_whatever_happens(tmp_path, monkeypatch,
 
 def test_names_that_would_share_an_image_id_have_their_file_names_in_whatever_order(tmp_path):
     """Otherwise its own reader refuses it; other names keep the form of COCO and of Cityscapes."""
-    ids = {"1.png": "1.png", "01.png": "01.png", "x.png": "x.png", "x_leftImg8bit.png": "x_leftImg8bit.png"}
+    ids = {
+        "1.png": "1.png",
+        "01.png": "01.png",
+        "x.png": "x.png",
+        "x_leftImg8bit.png": "x_leftImg8bit.png",
+    }
     ids |= {"000000000007.png": 7, "jena_1_2_leftImg8bit.png": "jena_1_2"}
     ids |= {"x.png_leftImg8bit.png": "x.png_leftImg8bit.png"}  # would share what x.png has by now
     for number, names in enumerate((list(ids), sorted(ids), sorted(ids, reverse=True))):
-        for folder, at_once in ((tmp_path / f"{number}/at-once", True), (tmp_path / f"{number}/by-one", False)):
+        for folder, at_once in (
+            (tmp_path / f"{number}/at-once", True),
+            (tmp_path / f"{number}/by-one", False),
+        ):
             writer = PanopticWriter(folder, [])
             for name in [*names, names[0]]:  # the first is predicted anew at the end
-                writer.add(official_id(name.removesuffix(".png")), "a.jpg", name, (np.ones((2, 2), int), []))
+                writer.add(
+                    official_id(name.removesuffix(".png")),
+                    "a.jpg",
+                    name,
+                    (np.ones((2, 2), int), []),
+                )
                 if not at_once:
                     writer.finish()
                     writer = PanopticWriter(folder, [])
@@ -114,16 +127,23 @@ def test_real_files_read_and_write_back_the_same(shared: Path, tmp_path: Path, n
         known = {segment["id"]: segment for segment in annotation.dicts()}
         assert set(np.unique(ids)) - {0} == set(known)
         crowds = frozenset(i for i, segment in known.items() if segment["iscrowd"])
-        panoptic = list_segments(ids, {i: segment["category_id"] for i, segment in known.items()} | {0: 0}, crowds)
+        panoptic = list_segments(
+            ids, {i: segment["category_id"] for i, segment in known.items()} | {0: 0}, crowds
+        )
         writer.add(annotation.image_id, "image.jpg", annotation.file_name, panoptic)
     again = read_panoptic_json(writer.finish())
     assert again.categories == content.categories
     for before, after, theirs in zip(content.annotations, again.annotations, raw, strict=True):
         assert (after.image_id, after.file_name) == (before.image_id, before.file_name)
         assert sorted(after.segments.tolist()) == sorted(before.segments.tolist())
-        old, new = read_ids(folder / before.file_name), read_ids(tmp_path / folder.name / after.file_name)
+        old, new = (
+            read_ids(folder / before.file_name),
+            read_ids(tmp_path / folder.name / after.file_name),
+        )
         np.testing.assert_array_equal(new, old)
-        written = json.loads((tmp_path / f"{folder.name}.json").read_text())["annotations"][0]["segments_info"]
+        written = json.loads((tmp_path / f"{folder.name}.json").read_text())["annotations"][0][
+            "segments_info"
+        ]
         ours = {segment["id"]: segment for segment in written}
         for segment in theirs["segments_info"]:
             assert segment.items() <= ours[segment["id"]].items()
@@ -146,17 +166,22 @@ def write(path: Path, annotations: object, **more: object) -> Path:
 
 def test_what_a_segment_may_leave_out(tmp_path):
     path = write(tmp_path / "a.json", [annotated(segments_info=[{"id": 5, "category_id": 1}])])
-    assert read_panoptic_json(path).annotations[0].dicts() == [{"id": 5, "category_id": 1, "iscrowd": 0}]
+    assert read_panoptic_json(path).annotations[0].dicts() == [
+        {"id": 5, "category_id": 1, "iscrowd": 0}
+    ]
     path = write(tmp_path / "a.json", [annotated(segments_info=[])])
     assert read_panoptic_json(path).annotations[0].segments.shape == (0, 4)
 
 
 @pytest.mark.parametrize(
-    "name", ["../a.png", "/etc/a.png", "x/../../a.png", "..", "", "..\\a.png", "C:\\a.png", "a\0.png"]
+    "name",
+    ["../a.png", "/etc/a.png", "x/../../a.png", "..", "", "..\\a.png", "C:\\a.png", "a\0.png"],
 )
 def test_file_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
     path = write(tmp_path / "a.json", [annotated(file_name=name)])
-    with pytest.raises(DataError, match=r"annotation 0 names the file .*: expected a name inside the folder"):
+    with pytest.raises(
+        DataError, match=r"annotation 0 names the file .*: expected a name inside the folder"
+    ):
         read_panoptic_json(path)
     writer = PanopticWriter(tmp_path / "out", [])
     with pytest.raises(DataError, match="expected a name inside the folder"):
@@ -168,12 +193,18 @@ def test_file_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
     [
         ({}, "not a panoptic JSON: expected an object with a list 'annotations'"),
         ([7], "annotation 0 has no list 'segments_info'"),
-        ([annotated(), {"image_id": 2, "bbox": [1]}], "annotation 1 has no list 'segments_info'.*another task"),
+        (
+            [annotated(), {"image_id": 2, "bbox": [1]}],
+            "annotation 1 has no list 'segments_info'.*another task",
+        ),
         ([annotated(image_id=None)], "annotation 0 lacks 'image_id'"),
         ([annotated(file_name=3)], "annotation 0 lacks 'image_id'.* or 'file_name'"),
         ([annotated(), annotated(image_id=2)], "two annotations have the file_name 'a.png'"),
         ([annotated(), annotated(file_name="b.png")], "two annotations have the image_id 1"),
-        ([annotated(segments_info=[SEGMENT, SEGMENT])], r"annotation 0 \(a\.png\) lists one id twice"),
+        (
+            [annotated(segments_info=[SEGMENT, SEGMENT])],
+            r"annotation 0 \(a\.png\) lists one id twice",
+        ),
         ([annotated(segments_info=[SEGMENT | {"id": 0}])], "an id from 1 to 16777215"),
         ([annotated(segments_info=[SEGMENT | {"id": MAX_ID + 1}])], "an id from 1 to 16777215"),
         ([annotated(segments_info=[SEGMENT | {"id": "5"}])], "expected whole numbers"),

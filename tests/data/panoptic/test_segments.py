@@ -50,7 +50,9 @@ def test_a_sample_has_classes_instances_and_crowds_where_the_masks_are(seed):
     assert not instances[ids == 0].any()
     for segment in segments:
         mask = ids == segment["id"]
-        expected = segment["id"] * (-1) ** segment["iscrowd"] if segment["category_id"] in THINGS else 0
+        expected = (
+            segment["id"] * (-1) ** segment["iscrowd"] if segment["category_id"] in THINGS else 0
+        )
         assert (label[mask] == CLASS_OF[segment["category_id"]]).all()
         assert (instances[mask] == expected).all()
 
@@ -82,7 +84,10 @@ def test_things_without_an_instance_are_a_crowd():
 
 def test_an_instance_of_two_classes_is_two_segments():
     label, instances = np.array([[0, 1]], np.uint8), np.array([[7, 7]], np.int32)
-    assert [s["category_id"] for s in from_sample(label, instances, CLASSES, CATEGORY_IDS)[1]] == [1, 4]
+    assert [s["category_id"] for s in from_sample(label, instances, CLASSES, CATEGORY_IDS)[1]] == [
+        1,
+        4,
+    ]
 
 
 @pytest.mark.parametrize("label", [255, 2])
@@ -97,7 +102,9 @@ def test_an_image_of_void_or_of_one_class_has_no_or_one_segment(label):
 def test_a_map_and_a_list_that_differ_are_named():
     ids, segments = np.array([[0, 3, 3, 4]]), [{"id": 3}, {"id": 4}]
     check_agreement(ids, segments, "a.png")
-    with pytest.raises(DataError, match=r"a\.png draws the segment id 4, which its annotation does not list"):
+    with pytest.raises(
+        DataError, match=r"a\.png draws the segment id 4, which its annotation does not list"
+    ):
         check_agreement(ids, segments[:1], "a.png")
     with pytest.raises(DataError, match=r"a\.png lists the segment id 9, which no pixel has"):
         check_agreement(ids, [*segments, {"id": 9}], "a.png")

@@ -41,20 +41,27 @@ def loop(label, instances, sigma=8):
         cx = sum(x for _, x in members) / len(members)
         for y, x in np.ndindex(height, width):
             dy, dx = y - int(cy), x - int(cx)
-            if abs(dy) <= 3 * sigma + 1 and abs(dx) <= 3 * sigma + 1:  # a patch of 6 sigma + 3 pixels: 51 for 8
+            if (
+                abs(dy) <= 3 * sigma + 1 and abs(dx) <= 3 * sigma + 1
+            ):  # a patch of 6 sigma + 3 pixels: 51 for 8
                 center[y, x] = max(center[y, x], math.exp(-(dy * dy + dx * dx) / (2 * sigma**2)))
         for y, x in members:
             offset[:, y, x] = cy - y, cx - x
             offset_weight[y, x] = 1
             semantic_weight[y, x] = 3 if len(members) < (8 * sigma) ** 2 else 1  # 64 x 64 for 8
     stuff = np.isin(label, [0, 2])
-    return PanopticTargets(center, offset, np.where(stuff, 1, offset_weight), offset_weight, semantic_weight)
+    return PanopticTargets(
+        center, offset, np.where(stuff, 1, offset_weight), offset_weight, semantic_weight
+    )
 
 
 @pytest.mark.parametrize(("seed", "sigma"), [(0, 8), (1, 8), (2, 3), (3, 1)])
 def test_they_are_what_the_definition_says_pixel_by_pixel(seed, sigma):
     label, instances = scene(seed)
-    found, expected = panoptic_targets(label, instances, THINGS, sigma), loop(label, instances, sigma)
+    found, expected = (
+        panoptic_targets(label, instances, THINGS, sigma),
+        loop(label, instances, sigma),
+    )
     assert expected.center.max() == 1
     assert (instances < 0).any()
     for name, ours, theirs in zip(found._fields, found, expected, strict=True):
@@ -66,9 +73,13 @@ def test_an_object_of_three_pixels_by_hand():
     label, instances = np.zeros((2, 4), np.uint8), np.zeros((2, 4), np.int32)
     label[0, 1:3], label[1, 1] = 1, 1
     instances[label == 1] = 5
-    found = panoptic_targets(label, instances, THINGS)  # the mean is (1/3, 4/3): the peak is at (0, 1)
+    found = panoptic_targets(
+        label, instances, THINGS
+    )  # the mean is (1/3, 4/3): the peak is at (0, 1)
     assert np.unravel_index(found.center.argmax(), (2, 4)) == (0, 1)
-    assert found.center[0].tolist() == pytest.approx([math.exp(-1 / 128), 1, math.exp(-1 / 128), math.exp(-4 / 128)])
+    assert found.center[0].tolist() == pytest.approx(
+        [math.exp(-1 / 128), 1, math.exp(-1 / 128), math.exp(-4 / 128)]
+    )
     assert found.offset[:, 0, 1].tolist() == pytest.approx([1 / 3, 1 / 3])
     assert found.offset[:, 0, 2].tolist() == pytest.approx([1 / 3, -2 / 3])
     assert found.offset[:, 1, 1].tolist() == pytest.approx([-2 / 3, 1 / 3])
@@ -77,7 +88,9 @@ def test_an_object_of_three_pixels_by_hand():
 
 @pytest.mark.parametrize(("sigma", "side"), [(8, 64), (4, 32), (2, 16)])
 @pytest.mark.parametrize(("missing", "weight"), [(1, 3), (0, 1)])
-def test_an_object_of_64_by_64_pixels_is_not_small_and_less_in_smaller_images(sigma, side, missing, weight):
+def test_an_object_of_64_by_64_pixels_is_not_small_and_less_in_smaller_images(
+    sigma, side, missing, weight
+):
     label = np.zeros((70, 70), np.uint8)
     label[: side - missing, :side] = 1
     found = panoptic_targets(label, label.astype(np.int32), THINGS, sigma)
@@ -118,7 +131,9 @@ def test_images_without_objects_have_targets_too(value):
 def test_ids_may_be_any_number():
     label, instances = scene(0)
     large = np.where(instances > 0, 2**31 - 1 - instances, instances).astype(np.int32)
-    for ours, theirs in zip(*(panoptic_targets(label, ids, THINGS) for ids in (instances, large)), strict=True):
+    for ours, theirs in zip(
+        *(panoptic_targets(label, ids, THINGS) for ids in (instances, large)), strict=True
+    ):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 

@@ -9,7 +9,13 @@ import torch
 
 from featherseg.core.errors import DataError
 from featherseg.core.types import ClassInfo, Sample
-from featherseg.data.pipeline.loader import GROWTH, FlatBatches, TrainingSamples, collate, training_loader
+from featherseg.data.pipeline.loader import (
+    GROWTH,
+    FlatBatches,
+    TrainingSamples,
+    collate,
+    training_loader,
+)
 from featherseg.data.pipeline.rare import find_rare_classes
 from featherseg.data.pipeline.transforms import Augment
 
@@ -50,7 +56,9 @@ def test_the_stream_goes_on_where_it_was_left(start):
 
 def test_samples_are_small_at_first_and_whole_at_the_end():
     growing = batches(total=10, growth=GROWTH)
-    assert [tuple(place[:2]) for batch in growing for place in batch] == [p for b in batches(total=10) for p in b]
+    assert [tuple(place[:2]) for batch in growing for place in batch] == [
+        p for b in batches(total=10) for p in b
+    ]
     assert [batch[0][2:] for batch in growing] == [(0.5,)] * 4 + [(0.75,)] * 3 + [()] * 3
     assert batches(6, total=10, growth=GROWTH) == growing[6:]
     assert [until for until, _ in GROWTH] == sorted(until for until, _ in GROWTH)
@@ -82,7 +90,9 @@ def test_a_small_sample_shows_what_the_whole_one_shows():
     for epoch in range(20):
         (whole, _), (half, label) = samples[epoch, 0], samples[epoch, 0, 0.5]
         assert (half.shape, label.shape) == ((1, 16, 12), (16, 12))
-        means = whole.float().reshape(1, 16, 2, 12, 2).mean(dim=(2, 4))  # of the pixels that one of half stands for
+        means = (
+            whole.float().reshape(1, 16, 2, 12, 2).mean(dim=(2, 4))
+        )  # of the pixels that one of half stands for
         assert (half.float() - means).abs().mean() < 1.5
 
 
@@ -94,22 +104,30 @@ def test_ranks_share_the_stream_out():
 
 @pytest.mark.parametrize("brightness", [0.0, 0.5])
 def test_a_batch_is_its_samples_beside_each_other_in_the_memory_layout_that_they_have(brightness):
-    samples = TrainingSamples(Tiny(), Augment(crop=(6, 5), scale=(0.5, 2.0), flip=0.5, brightness=brightness), seed=1)
+    samples = TrainingSamples(
+        Tiny(), Augment(crop=(6, 5), scale=(0.5, 2.0), flip=0.5, brightness=brightness), seed=1
+    )
     drawn = [samples[0, index] for index in range(4)]
     images, labels = collate(drawn)
     assert images.shape == (4, 3, 6, 5)
     for number, (image, label) in enumerate(drawn):
         assert torch.equal(images[number], image)
         assert torch.equal(labels[number], label)
-    assert images.is_contiguous(memory_format=torch.channels_last if not brightness else torch.contiguous_format)
+    assert images.is_contiguous(
+        memory_format=torch.channels_last if not brightness else torch.contiguous_format
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_do_not_depend_on_the_number_of_workers(workers):
-    samples = TrainingSamples(Tiny(), Augment(crop=(6, 6), scale=(0.5, 2.0), flip=0.5, brightness=0.5), seed=1)
+    samples = TrainingSamples(
+        Tiny(), Augment(crop=(6, 6), scale=(0.5, 2.0), flip=0.5, brightness=0.5), seed=1
+    )
 
     def stream(count):
-        return list(training_loader(samples, FlatBatches(7, 3, seed=1, start=2, total=6), workers=count))
+        return list(
+            training_loader(samples, FlatBatches(7, 3, seed=1, start=2, total=6), workers=count)
+        )
 
     for here, there in zip(stream(0), stream(workers), strict=True):
         assert torch.equal(here[0], there[0])
@@ -119,7 +137,9 @@ def test_batches_do_not_depend_on_the_number_of_workers(workers):
 @pytest.mark.parametrize("name", ["TERM", "USR1"])
 def test_a_worker_leaves_it_to_the_training_to_answer_a_signal(name):
     batches = FlatBatches(7, 3, seed=1, start=0, total=12)
-    stream = iter(training_loader(TrainingSamples(Tiny(), Augment(crop=(4, 4)), seed=2), batches, workers=1))
+    stream = iter(
+        training_loader(TrainingSamples(Tiny(), Augment(crop=(4, 4)), seed=2), batches, workers=1)
+    )
     next(stream)  # it has begun
     (worker,) = stream._workers
     subprocess.run(["/bin/kill", f"-{name}", str(worker.pid)], check=True)  # from a stranger
@@ -129,7 +149,9 @@ def test_a_worker_leaves_it_to_the_training_to_answer_a_signal(name):
 
 def test_a_worker_ends_when_the_training_says_so():
     batches = FlatBatches(7, 3, seed=1, start=0, total=12)
-    stream = iter(training_loader(TrainingSamples(Tiny(), Augment(crop=(4, 4)), seed=2), batches, workers=1))
+    stream = iter(
+        training_loader(TrainingSamples(Tiny(), Augment(crop=(4, 4)), seed=2), batches, workers=1)
+    )
     next(stream)
     (worker,) = stream._workers
     worker.terminate()  # as multiprocessing does when this process ends
@@ -170,7 +192,9 @@ def test_a_mixed_sample_has_one_box_of_another_label_and_image_alike():
 
 def test_as_many_are_mixed_as_the_probability_says_and_the_others_are_as_without():
     plain, often = (
-        TrainingSamples(Tiny(), Augment(crop=(6, 6), scale=(0.5, 2.0), flip=0.5, cutmix=share), seed=1)
+        TrainingSamples(
+            Tiny(), Augment(crop=(6, 6), scale=(0.5, 2.0), flip=0.5, cutmix=share), seed=1
+        )
         for share in (0.0, 0.3)
     )
     same = [torch.equal(plain[epoch, 2][0], often[epoch, 2][0]) for epoch in range(200)]
@@ -197,7 +221,11 @@ def test_the_rare_third_of_the_classes_that_occur_is_found_with_the_images_that_
     assert rare.classes == [3, 4]
     rng = np.random.default_rng(0)
     drawn = Counter(rare.draw(rng) for _ in range(3000))
-    assert {key: round(n / 3000, 1) for key, n in drawn.items()} == {(3, 2): 0.2, (3, 5): 0.2, (4, 2): 0.5}
+    assert {key: round(n / 3000, 1) for key, n in drawn.items()} == {
+        (3, 2): 0.2,
+        (3, 5): 0.2,
+        (4, 2): 0.5,
+    }
     rare.save(tmp_path / "rare.npy")
     assert np.array_equal(np.load(tmp_path / "rare.npy"), rare.rows)
     data = Rare()
@@ -209,7 +237,9 @@ def test_the_rare_third_of_the_classes_that_occur_is_found_with_the_images_that_
 def test_pixels_of_rare_classes_are_pasted_with_their_colours_and_nothing_else():
     data, seen = Rare(), set()
     before = {index: data[index].image.copy() for index in range(7)}
-    samples = TrainingSamples(data, Augment(crop=(8, 8), copy_paste=1.0), seed=1, rare=find_rare_classes(data))
+    samples = TrainingSamples(
+        data, Augment(crop=(8, 8), copy_paste=1.0), seed=1, rare=find_rare_classes(data)
+    )
     for epoch in range(20):
         image, label = samples[epoch, 0]
         own, changed = torch.from_numpy(data.label(0)), label != torch.from_numpy(data.label(0))
@@ -226,7 +256,9 @@ def test_pixels_of_rare_classes_are_pasted_with_their_colours_and_nothing_else()
 
 def test_a_small_crop_is_cut_around_the_rare_class():
     data = Rare()
-    samples = TrainingSamples(data, Augment(crop=(2, 2), copy_paste=1.0), seed=1, rare=find_rare_classes(data))
+    samples = TrainingSamples(
+        data, Augment(crop=(2, 2), copy_paste=1.0), seed=1, rare=find_rare_classes(data)
+    )
     assert all(samples[epoch, 0][1].ge(3).any() for epoch in range(50))
     never = TrainingSamples(data, Augment(crop=(2, 2)), seed=1, rare=find_rare_classes(data))
     plain = TrainingSamples(data, Augment(crop=(2, 2)), seed=1)
@@ -245,7 +277,12 @@ def test_workers_deliver_batches_under_a_long_temporary_folder(tmp_path):
     search = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     environment = os.environ | {"TMPDIR": str(long), "PYTHONPATH": search}
     run = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert run.stdout == "2\n", run.stderr
     assert list(long.iterdir()) == []

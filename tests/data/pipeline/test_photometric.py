@@ -65,7 +65,10 @@ def test_nothing_is_changed_where_nothing_is_drawn():
     for dtype in (np.uint8, np.uint16):
         assert torch.equal(Distortion(contrast_first=False)(noise_image(dtype)), noise_image(dtype))
     assert_close(
-        recoloured(noise_image().float() / 255, 1.0, 1.0), noise_image().float() / 255, atol=1e-5, rtol=0
+        recoloured(noise_image().float() / 255, 1.0, 1.0),
+        noise_image().float() / 255,
+        atol=1e-5,
+        rtol=0,
     )  # once round
 
 
@@ -79,7 +82,11 @@ def test_images_of_other_channels_keep_their_colours_and_get_the_rest(channels):
 def test_each_change_is_drawn_in_half_of_the_images_and_over_its_whole_range():
     drawn = [Distortion.draw(np.random.default_rng([5, i])) for i in range(2000)]
     assert drawn[:5] == [Distortion.draw(np.random.default_rng([5, i])) for i in range(5)]
-    ranges = {"brightness": (0.0, -32 / 255, 32 / 255), "contrast": (1.0, 0.5, 1.5), "saturation": (1.0, 0.5, 1.5)}
+    ranges = {
+        "brightness": (0.0, -32 / 255, 32 / 255),
+        "contrast": (1.0, 0.5, 1.5),
+        "saturation": (1.0, 0.5, 1.5),
+    }
     for name, (plain, low, high) in {**ranges, "hue": (0.0, -0.1, 0.1)}.items():
         changed = np.array([getattr(d, name) for d in drawn if getattr(d, name) != plain])
         assert 0.45 < len(changed) / len(drawn) < 0.55

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from featherseg.core.errors import DataError
 from featherseg.core.types import ClassInfo, Sample
 from featherseg.data.pipeline.loader import FlatBatches, TrainingSamples, training_loader
-from featherseg.data.pipeline.sampling import ClassPoints, ClassUniform, find_class_points, tile_points
+from featherseg.data.pipeline.sampling import (
+    ClassPoints,
+    ClassUniform,
+    find_class_points,
+    tile_points,
+)
 from featherseg.data.pipeline.transforms import Augment
 
 RARE = 3
@@ -65,7 +70,9 @@ def test_every_tile_leaves_one_point_for_each_class_it_holds(points):
         for image in range(len(data))
         for top in range(3)  # 16 + 16 + 8 rows
         for left in range(4)  # 16 + 16 + 16 + 2 columns
-        for index in np.unique(data.label(image)[16 * top : 16 * top + 16, 16 * left : 16 * left + 16])
+        for index in np.unique(
+            data.label(image)[16 * top : 16 * top + 16, 16 * left : 16 * left + 16]
+        )
         if index != 255
     }
     assert found == dict.fromkeys(expected, 1)
@@ -106,13 +113,20 @@ def test_points_survive_a_file(points, tmp_path):
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_the_share_of_crops_that_hold_the_rare_class_follows_the_share_asked_for(points, share):
-    samples = TrainingSamples(Town(), Augment(crop=(12, 12)), seed=1, class_uniform=ClassUniform(share, points))
+    samples = TrainingSamples(
+        Town(), Augment(crop=(12, 12)), seed=1, class_uniform=ClassUniform(share, points)
+    )
     places = [(epoch, index) for epoch in range(100) for index in range(6)]
     rare = sum((samples[place][1] == RARE).any().item() for place in places) / len(places)
     by_chance = np.mean(
-        [(TrainingSamples(Town(), Augment(crop=(12, 12)), seed=1)[place][1] == RARE).any().item() for place in places]
+        [
+            (TrainingSamples(Town(), Augment(crop=(12, 12)), seed=1)[place][1] == RARE).any().item()
+            for place in places
+        ]
     )
-    assert rare == pytest.approx(share / 3 + (1 - share) * by_chance, abs=0.07)  # a third of the draws is this class
+    assert rare == pytest.approx(
+        share / 3 + (1 - share) * by_chance, abs=0.07
+    )  # a third of the draws is this class
 
 
 def test_without_it_every_sample_is_the_one_asked_for():
@@ -120,7 +134,9 @@ def test_without_it_every_sample_is_the_one_asked_for():
     samples = TrainingSamples(data, augment, seed=1)
     for epoch, index in ((0, 3), (2, 5)):
         expected = augment(data[index], np.random.default_rng([1, epoch, index]))
-        assert all(torch.equal(a, b) for a, b in zip(samples[epoch, index], expected[:2], strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(samples[epoch, index], expected[:2], strict=True)
+        )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -130,7 +146,11 @@ def test_samples_depend_neither_on_workers_nor_on_where_the_stream_starts(points
     samples = TrainingSamples(Town(), augment, 2, ClassUniform(0.5, points))
 
     def stream(start, workers):
-        return list(training_loader(samples, FlatBatches(6, 4, seed=2, start=start, total=6), workers=workers))
+        return list(
+            training_loader(
+                samples, FlatBatches(6, 4, seed=2, start=start, total=6), workers=workers
+            )
+        )
 
     for here, there in zip(stream(0, 0)[start:], stream(start, workers), strict=True):
         assert torch.equal(here[0], there[0])

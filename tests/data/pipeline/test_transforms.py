@@ -38,7 +38,9 @@ ALL = Augment(
 
 def scene(size=(40, 50), channels=3, dtype=np.uint8, seed=0):
     rng = np.random.default_rng(seed)
-    label = rng.choice(np.array([0, 3, 7, 255], np.uint8), size=(size[0] // 5 + 1, size[1] // 5 + 1))
+    label = rng.choice(
+        np.array([0, 3, 7, 255], np.uint8), size=(size[0] // 5 + 1, size[1] // 5 + 1)
+    )
     label = label.repeat(5, 0).repeat(5, 1)[: size[0], : size[1]]
     return Sample("a", rng.integers(0, np.iinfo(dtype).max, (*size, channels), dtype=dtype), label)
 
@@ -95,7 +97,10 @@ def test_a_factor_is_drawn_evenly_or_evenly_by_its_logarithm():
     def shares(how):
         """The share of factors below 1, the least and the greatest, as the crops show them."""
         settings = Augment(crop=(1, 60), scale=(0.5, 2.0), scale_drawn=how)
-        windows = [random_window(marked(3, 300), settings, np.random.default_rng(seed))[0] for seed in range(400)]
+        windows = [
+            random_window(marked(3, 300), settings, np.random.default_rng(seed))[0]
+            for seed in range(400)
+        ]
         factors = 1 / np.array([columns_a_pixel(image) for image in windows])
         return np.mean(factors < 1), factors.min(), factors.max()
 
@@ -108,7 +113,8 @@ def test_a_factor_is_drawn_evenly_or_evenly_by_its_logarithm():
 
 def test_photometric_distortion_changes_the_image_alone_and_by_its_own_draws():
     plain, distorted = (
-        Augment(crop=(20, 30), flip=0.5, photometric=on)(scene(), np.random.default_rng(4)) for on in (False, True)
+        Augment(crop=(20, 30), flip=0.5, photometric=on)(scene(), np.random.default_rng(4))
+        for on in (False, True)
     )
     assert torch.equal(plain[1], distorted[1])
     assert not torch.equal(plain[0], distorted[0])
@@ -123,7 +129,9 @@ def slow_cut(sample, window, size, *, planar=False, traced=False):
             return x
         full = torch.empty(*x.shape[:-2], *size, dtype=x.dtype)
         full[...] = around
-        full[..., y0 : y0 + x.shape[-2], x0 : x0 + x.shape[-1]] = x[..., : size[0] - y0, : size[1] - x0]
+        full[..., y0 : y0 + x.shape[-2], x0 : x0 + x.shape[-1]] = x[
+            ..., : size[0] - y0, : size[1] - x0
+        ]
         return full
 
     def ids(x):
@@ -138,7 +146,11 @@ def slow_cut(sample, window, size, *, planar=False, traced=False):
             return x
         y = x[None] if x.dtype == torch.uint8 else x[None].float()
         y = torch.nn.functional.interpolate(y, size=inside, mode="bilinear", antialias=True)[0]
-        return y if x.dtype == torch.uint8 else y.round().clamp(0, torch.iinfo(x.dtype).max).to(x.dtype)
+        return (
+            y
+            if x.dtype == torch.uint8
+            else y.round().clamp(0, torch.iinfo(x.dtype).max).to(x.dtype)
+        )
 
     top, left, height, width = window
     rows = slice(max(0, top), min(sample.label.shape[0], top + height))
@@ -146,16 +158,26 @@ def slow_cut(sample, window, size, *, planar=False, traced=False):
     y0, y1 = (round((edge - top) * size[0] / height) for edge in (rows.start, rows.stop))
     x0, x1 = (round((edge - left) * size[1] / width) for edge in (columns.start, columns.stop))
     inside = max(y1, y0 + 1) - y0, max(x1, x0 + 1) - x0
-    image = resized(torch.from_numpy(np.ascontiguousarray(sample.image[rows, columns])).permute(2, 0, 1))
+    image = resized(
+        torch.from_numpy(np.ascontiguousarray(sample.image[rows, columns])).permute(2, 0, 1)
+    )
     mean = image.float().mean(dim=(1, 2)).round().to(image.dtype)[:, None, None]
-    instances = None if sample.instances is None else placed(ids(sample.instances[rows, columns]), 0)
+    instances = (
+        None if sample.instances is None else placed(ids(sample.instances[rows, columns]), 0)
+    )
     return Crop(placed(image, mean), placed(ids(sample.label[rows, columns]), 255), instances)
 
 
 @pytest.mark.parametrize("recolored", [False, True])
 @pytest.mark.parametrize("scale", [(0.4, 3.0), (1.0, 1.0), (0.5, 0.5)])
 def test_every_crop_has_the_bits_that_the_first_plain_form_gave(monkeypatch, recolored, scale):
-    colors = {"photometric": True, "brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "blur": 0.3}
+    colors = {
+        "photometric": True,
+        "brightness": 0.3,
+        "contrast": 0.3,
+        "saturation": 0.3,
+        "blur": 0.3,
+    }
 
     def crops():
         for seed in range(60):
@@ -165,14 +187,22 @@ def test_every_crop_has_the_bits_that_the_first_plain_form_gave(monkeypatch, rec
             plain = scene((height, width), int(rng.choice([1, 3, 3, 4, 5])), dtype, seed)
             ids = rng.integers(-3, 9, (height, width)).astype(np.int32) if seed % 2 else None
             sample = Sample("a", plain.image, plain.label, ids)
-            augment = Augment(tuple(crop), scale=scale, category_ratio=0.8, flip=0.5, **(colors if recolored else {}))
+            augment = Augment(
+                tuple(crop),
+                scale=scale,
+                category_ratio=0.8,
+                flip=0.5,
+                **(colors if recolored else {}),
+            )
             yield augment(sample, rng)
 
     now = list(crops())
     monkeypatch.setattr(transforms, "cut", slow_cut)
     for fast, slow in zip(now, crops(), strict=True):
         for a, b in zip(fast, slow, strict=True):
-            assert (a is None and b is None) or (a.dtype == b.dtype and np.array_equal(a.numpy(), b.numpy()))
+            assert (a is None and b is None) or (
+                a.dtype == b.dtype and np.array_equal(a.numpy(), b.numpy())
+            )
 
 
 @pytest.mark.parametrize("size", [(9, 2), (7, 1), (13, 3)])
@@ -180,7 +210,9 @@ def test_five_channels_in_a_crop_of_one_column_are_as_they_were(size):
     """torch gives other values there for channels that are innermost in memory."""
     sample = scene(size, channels=5)
     for new in ((40, 1), (3, 1), (6, 1)):
-        assert torch.equal(cut(sample, (0, 0, *size), new).image, slow_cut(sample, (0, 0, *size), new).image)
+        assert torch.equal(
+            cut(sample, (0, 0, *size), new).image, slow_cut(sample, (0, 0, *size), new).image
+        )
 
 
 @settings(max_examples=60)
@@ -188,15 +220,21 @@ def test_five_channels_in_a_crop_of_one_column_are_as_they_were(size):
 def test_ids_are_picked_as_torch_picks_the_nearest(height, width, new_height, new_width):
     ids = np.random.default_rng(height).integers(-(2**30), 2**30, (height, width), dtype=np.int32)
     picked = resize_ids(ids, (new_height, new_width))
-    numbers = torch.arange(height * width, dtype=torch.float32).reshape(1, 1, height, width)  # exact in float32
-    nearest = torch.nn.functional.interpolate(numbers, size=(new_height, new_width), mode="nearest-exact")
+    numbers = torch.arange(height * width, dtype=torch.float32).reshape(
+        1, 1, height, width
+    )  # exact in float32
+    nearest = torch.nn.functional.interpolate(
+        numbers, size=(new_height, new_width), mode="nearest-exact"
+    )
     np.testing.assert_array_equal(picked, ids.ravel()[nearest[0, 0].long().numpy()])
 
 
 def test_a_crop_that_keeps_its_colours_has_its_channels_innermost_in_memory():
     for scale in (0.5, 1.0, 2.0):
         assert is_interleaved(
-            Augment((20, 30), scale=(scale, scale), flip=1.0)(scene(), np.random.default_rng(0)).image
+            Augment((20, 30), scale=(scale, scale), flip=1.0)(
+                scene(), np.random.default_rng(0)
+            ).image
         )
 
 
@@ -221,7 +259,12 @@ def test_without_augmentation_the_window_is_a_plain_crop():
     sample = scene()
     image, label, *_ = random_window(sample, Augment(crop=(20, 30)), np.random.default_rng(0))
     whole = torch.from_numpy(sample.image).permute(2, 0, 1)
-    places = [(y, x) for y in range(21) for x in range(21) if torch.equal(whole[:, y : y + 20, x : x + 30], image)]
+    places = [
+        (y, x)
+        for y in range(21)
+        for x in range(21)
+        if torch.equal(whole[:, y : y + 20, x : x + 30], image)
+    ]
     assert len(places) == 1
     y, x = places[0]
     assert torch.equal(torch.from_numpy(sample.label)[y : y + 20, x : x + 30], label)
@@ -232,7 +275,9 @@ def test_image_and_mask_move_together():
     label[20:40, 30:60] = 1
     sample = Sample("a", np.repeat(label[:, :, None] * 200, 3, axis=2), label)
     for seed in range(20):
-        image, mask, *_ = Augment(crop=(48, 48), scale=(0.5, 2.0), flip=0.5)(sample, np.random.default_rng(seed))
+        image, mask, *_ = Augment(crop=(48, 48), scale=(0.5, 2.0), flip=0.5)(
+            sample, np.random.default_rng(seed)
+        )
         bright = image[0] > 100
         inside = mask != 255
         assert (bright[inside] != (mask[inside] == 1)).float().mean() < 0.05  # edges alone
@@ -249,7 +294,9 @@ def test_a_window_larger_than_the_image_is_filled_with_ignore():
 
 def test_resizing_a_window_is_cropping_the_resized_image():
     ramp = np.linspace(0, 255, 64).round().astype(np.uint8)
-    sample = Sample("a", np.repeat(np.tile(ramp, (64, 1))[:, :, None], 3, axis=2), np.zeros((64, 64), np.uint8))
+    sample = Sample(
+        "a", np.repeat(np.tile(ramp, (64, 1))[:, :, None], 3, axis=2), np.zeros((64, 64), np.uint8)
+    )
     image, *_ = cut(sample, (16, 16, 32, 32), (64, 64))
     whole = torch.nn.functional.interpolate(
         torch.from_numpy(sample.image).permute(2, 0, 1)[None], size=(128, 128), mode="bilinear"
@@ -264,10 +311,15 @@ def test_a_window_of_one_class_is_drawn_again():
     sample = Sample("a", np.zeros((40, 200, 3), np.uint8), label)
 
     def share_of_one_window(ratio, seed):
-        window = random_window(sample, Augment(crop=(20, 40), category_ratio=ratio), np.random.default_rng(seed))
+        window = random_window(
+            sample, Augment(crop=(20, 40), category_ratio=ratio), np.random.default_rng(seed)
+        )
         return largest_share(window[1].numpy())
 
-    shares = {ratio: np.mean([share_of_one_window(ratio, seed) for seed in range(40)]) for ratio in (1.0, 0.7)}
+    shares = {
+        ratio: np.mean([share_of_one_window(ratio, seed) for seed in range(40)])
+        for ratio in (1.0, 0.7)
+    }
     assert shares[0.7] < shares[1.0] - 0.1
 
 
@@ -278,12 +330,16 @@ def test_a_window_of_one_class_is_drawn_again():
     at=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
     seed=st.integers(0, 1000),
 )
-def test_a_crop_over_a_point_holds_it_and_leaves_the_image_no_more_than_others_do(height, width, at, seed):
+def test_a_crop_over_a_point_holds_it_and_leaves_the_image_no_more_than_others_do(
+    height, width, at, seed
+):
     row, column = int(at[0] * height), int(at[1] * width)
     label = np.zeros((height, width), np.uint8)
     label[row, column] = 9
     sample = Sample("a", np.zeros((height, width, 3), np.uint8), label)
-    _, mask, *_ = random_window(sample, Augment(crop=(20, 30)), np.random.default_rng(seed), (row, column))
+    _, mask, *_ = random_window(
+        sample, Augment(crop=(20, 30)), np.random.default_rng(seed), (row, column)
+    )
     assert (mask == 9).sum() == 1
     assert (mask != 255).sum() == min(height, 20) * min(width, 30)
 
@@ -298,7 +354,10 @@ def test_a_point_is_met_everywhere_in_the_crop():
     label = np.zeros((60, 80), np.uint8)
     label[30, 40] = 9
     sample = Sample("a", np.zeros((60, 80, 3), np.uint8), label)
-    windows = [random_window(sample, Augment(crop=(4, 6)), np.random.default_rng(i), (30, 40)) for i in range(400)]
+    windows = [
+        random_window(sample, Augment(crop=(4, 6)), np.random.default_rng(i), (30, 40))
+        for i in range(400)
+    ]
     assert {tuple(np.argwhere(mask.numpy() == 9)[0].tolist()) for _, mask, *_ in windows} == {
         (y, x) for y in range(4) for x in range(6)
     }
@@ -334,7 +393,9 @@ def test_blur_is_a_convolution_with_the_gaussian():
     distance = (torch.arange(21)[:, None] - 10) ** 2 + (torch.arange(21) - 10) ** 2
     near = distance <= 9
     expected = torch.exp(-distance / (2 * 1.5**2))
-    assert_close((out[0] / out.max())[near], (expected / expected.max())[near], atol=1e-4, rtol=1e-3)
+    assert_close(
+        (out[0] / out.max())[near], (expected / expected.max())[near], atol=1e-4, rtol=1e-3
+    )
     assert_close(out.sum(), torch.tensor(1.0))
 
 
@@ -364,11 +425,19 @@ def turned(crop, degrees):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_turned_crop_is_what_every_pixel_comes_from(degrees, dtype):
     sample = scene((14, 21), dtype=dtype)
-    crop = cut(sample, (0, 0, 14, 21), (14, 21))._replace(instances=torch.arange(14 * 21).view(14, 21).int())
+    crop = cut(sample, (0, 0, 14, 21), (14, 21))._replace(
+        instances=torch.arange(14 * 21).view(14, 21).int()
+    )
     found, (image, label) = rotated(crop, degrees), turned(crop, degrees)
-    assert abs(found.image.double().numpy() - image).max() <= (0.51 if dtype == np.uint8 else 3)  # of 65,535: in fp32
-    assert (found.label.numpy() == label).mean() > 0.99  # but where the source lies between two pixels
-    assert torch.equal(found.label, torch.where(found.instances > 0, crop.label.flatten()[found.instances], 255))
+    assert abs(found.image.double().numpy() - image).max() <= (
+        0.51 if dtype == np.uint8 else 3
+    )  # of 65,535: in fp32
+    assert (
+        found.label.numpy() == label
+    ).mean() > 0.99  # but where the source lies between two pixels
+    assert torch.equal(
+        found.label, torch.where(found.instances > 0, crop.label.flatten()[found.instances], 255)
+    )
 
 
 def test_a_right_angle_moves_whole_pixels_and_none_is_as_it_was():

@@ -38,11 +38,15 @@ def test_every_pixel_of_a_box_projects_back_onto_itself(x, width):
     for i in range(0, patch.y.shape[0], 7):
         for j in range(0, patch.y.shape[1], 5):
             z, along = float(patch.z[j]), float(patch.along[j])
-            place = x + side * along if patch.front[j] else x  # the flank lies in the plane x, `along` metres deep
+            place = (
+                x + side * along if patch.front[j] else x
+            )  # the flank lies in the plane x, `along` metres deep
             assert z == pytest.approx(8.0 if patch.front[j] else 8.0 + along, rel=1e-4)
             column = CAMERA.column(place, z)
             assert column == pytest.approx(patch.corner[1] + j + 0.5, abs=0.01)
-            assert CAMERA.row(column, float(patch.y[i, j]), z) == pytest.approx(patch.corner[0] + i + 0.5, abs=0.01)
+            assert CAMERA.row(column, float(patch.y[i, j]), z) == pytest.approx(
+                patch.corner[0] + i + 0.5, abs=0.01
+            )
 
 
 def test_a_box_in_the_middle_shows_no_flank():
@@ -82,7 +86,9 @@ def test_later_paint_hides_earlier_paint_and_what_is_hidden_has_no_id():
 def test_part_zero_is_not_painted_and_parts_pick_their_colour():
     canvas = Canvas(background=0)
     parts = np.array([[0, 1], [2, 0]], np.uint8)
-    canvas.paint((HEIGHT - 2, 0), parts, [(10.0, 20.0, 30.0), (40.0, 50.0, 60.0)], 5, nearness=1.0, shade=0.5)
+    canvas.paint(
+        (HEIGHT - 2, 0), parts, [(10.0, 20.0, 30.0), (40.0, 50.0, 60.0)], 5, nearness=1.0, shade=0.5
+    )
     assert canvas.label()[-2:, :2].tolist() == [[0, 5], [5, 0]]
     assert canvas.color()[:, -2, 1].tolist() == [5.0, 10.0, 15.0]
     assert canvas.color()[:, -1, 0].tolist() == [20.0, 25.0, 30.0]

@@ -45,7 +45,9 @@ def test_a_scene_is_the_same_in_another_process_whatever_was_drawn_before():
         "draw_scene('val', 9); print(hashlib.sha256(draw_scene('train', 5).image.tobytes()).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert other.stdout.strip() == hashlib.sha256(draw_scene("train", 5).image.tobytes()).hexdigest()
+    assert (
+        other.stdout.strip() == hashlib.sha256(draw_scene("train", 5).image.tobytes()).hexdigest()
+    )
 
 
 def test_a_sample_has_the_types_that_are_promised(train):
@@ -80,7 +82,9 @@ def test_ids_run_from_one_without_a_gap_and_each_has_one_class(train):
     for sample in train:
         ids = np.unique(sample.instances)
         assert ids.tolist() == list(range(len(ids)))
-        pairs = np.unique(np.stack([sample.instances, sample.label])[:, sample.instances > 0], axis=1)
+        pairs = np.unique(
+            np.stack([sample.instances, sample.label])[:, sample.instances > 0], axis=1
+        )
         assert pairs.shape[1] == len(ids) - 1
 
 
@@ -115,9 +119,14 @@ def test_an_unknown_split_a_size_of_nothing_and_a_wild_index_are_refused():
 
 def test_the_rarest_class_covers_less_than_half_a_percent(train, val):
     for samples in (train, val):
-        counts = np.bincount(np.concatenate([s.label.reshape(-1) for s in samples]), minlength=256)[:8]
+        counts = np.bincount(np.concatenate([s.label.reshape(-1) for s in samples]), minlength=256)[
+            :8
+        ]
         shares = counts / counts.sum()
-        log.info("share %%: %s", {c.name: round(100 * float(s), 2) for c, s in zip(CLASSES, shares, strict=True)})
+        log.info(
+            "share %%: %s",
+            {c.name: round(100 * float(s), 2) for c, s in zip(CLASSES, shares, strict=True)},
+        )
         assert 0.001 < shares.min() < 0.005
 
 
@@ -136,7 +145,11 @@ def touching(sample: Sample) -> tuple[int, int]:
 def test_a_fifth_of_the_instances_touch_one_of_their_own_class(train, val):
     for samples in (train, val):
         touch, count = np.sum([touching(s) for s in samples], axis=0)
-        log.info("%.1f instances a scene, %.1f %% touch their like", count / len(samples), 100 * touch / count)
+        log.info(
+            "%.1f instances a scene, %.1f %% touch their like",
+            count / len(samples),
+            100 * touch / count,
+        )
         assert touch / count >= 0.2
 
 
@@ -163,8 +176,12 @@ def test_naive_bayes_on_colour_and_position_stays_under_35_percent(train, val):
     labels = np.stack([s.label for s in train])
     valid = labels != IGNORE
     log_posterior: list[np.ndarray] = []
-    for bins, size in zip(color_and_place_bins(np.stack([s.image for s in train])), (4096, 512), strict=True):
-        counts = np.bincount(bins[valid] * 8 + labels[valid], minlength=size * 8).reshape(size, 8) + 0.5
+    for bins, size in zip(
+        color_and_place_bins(np.stack([s.image for s in train])), (4096, 512), strict=True
+    ):
+        counts = (
+            np.bincount(bins[valid] * 8 + labels[valid], minlength=size * 8).reshape(size, 8) + 0.5
+        )
         log_posterior.append(np.log(counts / counts.sum(1, keepdims=True)))
     prior = np.log(np.bincount(labels[valid], minlength=8) / valid.sum())
     color, place = color_and_place_bins(np.stack([s.image for s in val]))
@@ -181,7 +198,9 @@ def test_a_small_model_on_colour_and_position_stays_under_35_percent(train, val,
     from torch import nn
 
     def features(images: np.ndarray) -> torch.Tensor:
-        rows, columns = (np.broadcast_to(g, images.shape[:3]) for g in np.indices(images.shape[1:3]))
+        rows, columns = (
+            np.broadcast_to(g, images.shape[:3]) for g in np.indices(images.shape[1:3])
+        )
         place = np.stack([rows / 128 - 1, columns / 256 - 1], -1)
         return torch.from_numpy(np.concatenate([images / 127.5 - 1, place], -1).astype(np.float32))
 
@@ -202,5 +221,7 @@ def test_a_small_model_on_colour_and_position_stays_under_35_percent(train, val,
     with torch.no_grad():
         predictions = np.stack([model(features(s.image[None])[0]).argmax(-1).numpy() for s in val])
     score = miou(predictions, np.stack([s.label for s in val]))
-    log.info("three hidden layers of 96, class weights to the power %.1f: mIoU %.3f", balance, score)
+    log.info(
+        "three hidden layers of 96, class weights to the power %.1f: mIoU %.3f", balance, score
+    )
     assert 0.2 < score < 0.35

@@ -13,12 +13,19 @@ from onnx import TensorProto, helper, numpy_helper
 
 from featherseg.core.errors import ExportError
 from featherseg.inference.runtimes import file_check, open_file
-from featherseg.inference.runtimes.file_check import MESSAGES, Refused, check_file, walk_onnx, walk_openvino
+from featherseg.inference.runtimes.file_check import (
+    MESSAGES,
+    Refused,
+    check_file,
+    walk_onnx,
+    walk_openvino,
+)
 
 WEIGHT = np.arange(24, dtype=np.float32).reshape(2, 12)
 XML = '<?xml version="1.0"?><net name="n" version="11"><layers>{}</layers></net>'
 CONSTANT = (
-    '<layer id="0" type="Const" version="opset1"><data element_type="f32" shape="{}" offset="{}" size="{}"/></layer>'
+    '<layer id="0" type="Const" version="opset1">'
+    '<data element_type="f32" shape="{}" offset="{}" size="{}"/></layer>'
 )
 
 
@@ -34,7 +41,9 @@ def model(*nodes, tensors=(), **fields):
 
 
 def external(name="away"):
-    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[2], data_location=TensorProto.EXTERNAL)
+    tensor = TensorProto(
+        name=name, data_type=TensorProto.FLOAT, dims=[2], data_location=TensorProto.EXTERNAL
+    )
     tensor.external_data.add(key="location", value="../../etc/passwd")
     return tensor
 
@@ -55,12 +64,16 @@ def function(*nodes):
 
 def sparse():
     return helper.make_sparse_tensor(
-        numpy_helper.from_array(np.float32([1]), "values"), numpy_helper.from_array(np.int64([0]), "indices"), [1 << 50]
+        numpy_helper.from_array(np.float32([1]), "values"),
+        numpy_helper.from_array(np.int64([0]), "indices"),
+        [1 << 50],
     )
 
 
 def huge():
-    return TensorProto(name="huge", data_type=TensorProto.FLOAT, dims=[1 << 40, 1 << 40], raw_data=b"1234")
+    return TensorProto(
+        name="huge", data_type=TensorProto.FLOAT, dims=[1 << 40, 1 << 40], raw_data=b"1234"
+    )
 
 
 def with_sparse():
@@ -74,12 +87,21 @@ CUSTOM = helper.make_node("Evil", ["x"], ["z"], domain="evil.ops")
 FOREIGN = {
     "an initial value elsewhere": (model(tensors=[external()]), "another file"),
     "a constant elsewhere": (model(constant(external())), "another file"),
-    "a constant elsewhere, in a branch": (model(inside(inside(constant(external())))), "another file"),
-    "a constant elsewhere, in a function": (model(functions=[function(constant(external()))]), "another file"),
+    "a constant elsewhere, in a branch": (
+        model(inside(inside(constant(external())))),
+        "another file",
+    ),
+    "a constant elsewhere, in a function": (
+        model(functions=[function(constant(external()))]),
+        "another file",
+    ),
     "a custom operator": (model(CUSTOM), "'evil.ops'"),
     "a custom operator in a branch": (model(inside(CUSTOM)), "'evil.ops'"),
     "a custom operator in a function": (model(functions=[function(CUSTOM)]), "'evil.ops'"),
-    "a runtime's own operator": (model(helper.make_node("EPContext", [], ["z"], domain="com.microsoft")), "microsoft"),
+    "a runtime's own operator": (
+        model(helper.make_node("EPContext", [], ["z"], domain="com.microsoft")),
+        "microsoft",
+    ),
     "an absurd tensor": (model(tensors=[huge()]), "more elements than it has bytes for"),
     "a sparse tensor": (with_sparse(), "sparse"),
 }
@@ -110,8 +132,12 @@ def test_a_file_that_was_cut_off_is_refused(cut):
 
 def test_plain_models_pass(tmp_path):
     plain = model(constant(numpy_helper.from_array(WEIGHT)), inside(), functions=[function()])
-    plain.graph.initializer.append(helper.make_tensor("packed", TensorProto.INT4, [5], [1, 2, 3, 4, 5]))
-    plain.graph.initializer.append(helper.make_tensor("unpacked", TensorProto.FLOAT, [3], [1, 2, 3]))
+    plain.graph.initializer.append(
+        helper.make_tensor("packed", TensorProto.INT4, [5], [1, 2, 3, 4, 5])
+    )
+    plain.graph.initializer.append(
+        helper.make_tensor("unpacked", TensorProto.FLOAT, [3], [1, 2, 3])
+    )
     plain.graph.initializer.append(numpy_helper.from_array(np.float32(1), "scalar"))
     plain.graph.initializer.append(numpy_helper.from_array(np.zeros((0, 7)), "empty"))
     path = tmp_path / "net.onnx"
@@ -122,8 +148,14 @@ def test_plain_models_pass(tmp_path):
 def test_no_message_of_onnx_that_can_hold_a_node_or_a_tensor_is_missing_in_the_table():
     kinds = {name: getattr(onnx, name).DESCRIPTOR for name in MESSAGES}
     for name, descriptor in kinds.items():
-        inner = {field.number: field.message_type.name for field in fields(descriptor) if reaches(field.message_type)}
-        assert MESSAGES[name] == ({} if name == "SparseTensorProto" else inner)  # which is refused as it is
+        inner = {
+            field.number: field.message_type.name
+            for field in fields(descriptor)
+            if reaches(field.message_type)
+        }
+        assert MESSAGES[name] == (
+            {} if name == "SparseTensorProto" else inner
+        )  # which is refused as it is
     assert kinds["NodeProto"].fields_by_name["domain"].number == file_check.NODE_DOMAIN
     numbers = {field.name: field.number for field in kinds["TensorProto"].fields}
     assert numbers["dims"] == file_check.TENSOR_DIMS
@@ -157,7 +189,9 @@ def holds_foreign(proto) -> bool:
     return False
 
 
-SEEDS = [foreign.SerializeToString() for foreign, _ in FOREIGN.values()] + [model().SerializeToString()]
+SEEDS = [foreign.SerializeToString() for foreign, _ in FOREIGN.values()] + [
+    model().SerializeToString()
+]
 
 
 @settings(max_examples=300)
@@ -221,18 +255,33 @@ def test_a_plain_openvino_pair_passes(tmp_path):
 
 BILLION = '<!DOCTYPE net [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>'
 FOREIGN_XML = {
-    "a layer of a library": (XML.format('<layer type="Evil" version="extension"/>'), "layers of 'extension'"),
+    "a layer of a library": (
+        XML.format('<layer type="Evil" version="extension"/>'),
+        "layers of 'extension'",
+    ),
     "a layer of nearly its own": (
         XML.format('<layer type="Evil" version="opset1 and more"/>'),
         "layers of 'opset1 and",
     ),
     "a layer without a version": (XML.format('<layer type="Evil"/>'), "layers of ''"),
-    "a layer in a branch": (XML.format('<layer version="opset1"><body><layer version="x"/></body></layer>'), "'x'"),
+    "a layer in a branch": (
+        XML.format('<layer version="opset1"><body><layer version="x"/></body></layer>'),
+        "'x'",
+    ),
     "entities": (XML.format("").replace("<net", BILLION + "<net"), "document type"),
-    "a document type of elsewhere": ('<!DOCTYPE net SYSTEM "file:///etc/passwd"><net/>', "document type"),
-    "a constant behind the weights": (XML.format(CONSTANT.format("2, 12", 4, 96)), "bytes 4 to 100 of 96"),
+    "a document type of elsewhere": (
+        '<!DOCTYPE net SYSTEM "file:///etc/passwd"><net/>',
+        "document type",
+    ),
+    "a constant behind the weights": (
+        XML.format(CONSTANT.format("2, 12", 4, 96)),
+        "bytes 4 to 100 of 96",
+    ),
     "a constant before them": (XML.format(CONSTANT.format("2, 12", -8, 96)), "bytes -8"),
-    "a constant that is absurd": (XML.format(CONSTANT.format("1000000, 1000000", 0, 96)), "more elements"),
+    "a constant that is absurd": (
+        XML.format(CONSTANT.format("1000000, 1000000", 0, 96)),
+        "more elements",
+    ),
     "no numbers": (XML.format(CONSTANT.format("2", "zero", 96)), "no model"),
     "another document": ("<html></html>", "no model"),
     "an unfinished document": ("<net>", "no model"),

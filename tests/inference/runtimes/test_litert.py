@@ -32,11 +32,16 @@ def test_a_file_without_facts_is_refused(tmp_path):
         LitertRuntime(path)
 
 
-@pytest.mark.parametrize(("place", "value"), [(6, 1), (8, 99)])  # it is encrypted, it is packed in an unknown way
+@pytest.mark.parametrize(
+    ("place", "value"), [(6, 1), (8, 99)]
+)  # it is encrypted, it is packed in an unknown way
 def test_facts_that_cannot_be_unpacked_are_none(tmp_path, place, value):
     path = with_facts(tmp_path / "model.tflite", TEXTS)
     content = bytearray(path.read_bytes())
-    for start in (content.index(b"PK\3\4"), content.index(b"PK\1\2") + 2):  # the entry, and its row in the directory
+    for start in (
+        content.index(b"PK\3\4"),
+        content.index(b"PK\1\2") + 2,
+    ):  # the entry, and its row in the directory
         content[start + place] = value
     path.write_bytes(content)
     with pytest.raises(ExportError, match="lacks the metadata"):
@@ -72,7 +77,9 @@ def test_a_batch_comes_out_as_the_model_gives_it_at_its_size_alone(tmp_path):
     with torch.no_grad():
         expected = small_model()(images)
     found = runtime(images)
-    assert (found.logits - expected.logits).abs().max() <= 1e-5 * (expected.logits.max() - expected.logits.min())
+    assert (found.logits - expected.logits).abs().max() <= 1e-5 * (
+        expected.logits.max() - expected.logits.min()
+    )
     assert (found.image_size, found.padded_size) == (expected.image_size, expected.padded_size)
     with pytest.raises(DataError, match=r"takes images of 96x128 .* only, not of 64x64"):
         runtime(torch.zeros(1, 3, 64, 64))

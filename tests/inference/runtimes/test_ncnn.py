@@ -38,7 +38,9 @@ def test_a_batch_comes_out_as_the_model_gives_it(graph):
     with torch.no_grad():
         expected = small_model()(images)
     found = open_runtime(graph, "cpu")(images)
-    assert (found.logits - expected.logits).abs().max() <= 1e-5 * (expected.logits.max() - expected.logits.min())
+    assert (found.logits - expected.logits).abs().max() <= 1e-5 * (
+        expected.logits.max() - expected.logits.min()
+    )
     assert (found.image_size, found.padded_size) == (expected.image_size, expected.padded_size)
 
 
@@ -50,7 +52,9 @@ def test_an_image_of_another_size_is_refused_with_both_sizes(graph):
 @pytest.mark.parametrize("ending", ["param", "bin", "json"])
 def test_a_missing_file_is_named(graph, ending):
     graph.with_name(f"model.ncnn.{ending}").unlink()
-    with pytest.raises(DataNotFound, match=rf"model\.ncnn\.{ending} does not exist; ncnn needs three files"):
+    with pytest.raises(
+        DataNotFound, match=rf"model\.ncnn\.{ending} does not exist; ncnn needs three files"
+    ):
         NcnnRuntime(graph)
 
 

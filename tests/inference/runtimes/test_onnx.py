@@ -21,12 +21,23 @@ def test_an_onnx_file_brings_its_facts_and_its_logits(tmp_path):
         ("sky", (70, 130, 180), True),
     ]
     assert (runtime.mean, runtime.std, runtime.channels) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 3)
-    assert (runtime.licence, runtime.peak_bytes_per_pixel, runtime.image_size) == ("Apache-2.0", 20.0, None)
+    assert (runtime.licence, runtime.peak_bytes_per_pixel, runtime.image_size) == (
+        "Apache-2.0",
+        20.0,
+        None,
+    )
     assert runtime.test_resize is None
-    assert open_runtime(write_onnx(tmp_path / "net.onnx", test_resize=[512, 2048]), "cpu").test_resize == (512, 2048)
+    assert open_runtime(
+        write_onnx(tmp_path / "net.onnx", test_resize=[512, 2048]), "cpu"
+    ).test_resize == (512, 2048)
     images = torch.randn(2, 3, 70, 33)
     out = runtime(images)
-    assert_close(out.logits, torch.nn.functional.conv2d(images, torch.from_numpy(WEIGHT)), atol=1e-5, rtol=1e-5)
+    assert_close(
+        out.logits,
+        torch.nn.functional.conv2d(images, torch.from_numpy(WEIGHT)),
+        atol=1e-5,
+        rtol=1e-5,
+    )
     assert (out.image_size, out.padded_size, out.align_corners) == ((70, 33), (96, 64), True)
 
 
@@ -72,12 +83,16 @@ def test_it_runs_on_as_many_threads_as_torch(tmp_path):
 
 def test_weights_in_another_file_are_refused(tmp_path):
     path = write_onnx(tmp_path / "net.onnx")
-    onnx.save(onnx.load(path), path, save_as_external_data=True, location="net.weights", size_threshold=0)
+    onnx.save(
+        onnx.load(path), path, save_as_external_data=True, location="net.weights", size_threshold=0
+    )
     with pytest.raises(FeathersegError, match="a tensor that lies in another file"):
         open_runtime(path, "cpu")
 
 
-@pytest.mark.parametrize("device", ["tpu", "mps", "cpu:x", "cpu:1", "cuda:x", "cuda:-1", "auto:one", "auto:1"])
+@pytest.mark.parametrize(
+    "device", ["tpu", "mps", "cpu:x", "cpu:1", "cuda:x", "cuda:-1", "auto:one", "auto:1"]
+)
 def test_a_device_that_onnxruntime_does_not_have_is_refused(tmp_path, device):
     with pytest.raises(FeathersegError, match=device):
         open_runtime(write_onnx(tmp_path / "net.onnx"), device)
@@ -92,7 +107,9 @@ def test_names_in_the_file_reach_the_terminal_in_no_way(tmp_path, capfd, where):
     if where == "node":
         node.name = name  # fails when it runs: the image has other channels than the weight
         model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = name
-        model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros((2, 4, 1, 1), np.float32), "weight"))
+        model.graph.initializer[0].CopyFrom(
+            numpy_helper.from_array(np.zeros((2, 4, 1, 1), np.float32), "weight")
+        )
     elif where == "input":
         node.input[0] = name  # no such value
     else:

@@ -37,7 +37,11 @@ def pair(written, tmp_path):
 
 def test_a_pair_brings_its_facts_and_its_logits_at_any_size(written):
     runtime, model = open_runtime(written, "cpu"), three_layers()
-    assert (runtime.classes, runtime.licence, runtime.image_size) == (CLASSES, "Apache-2.0", (48, 64))
+    assert (runtime.classes, runtime.licence, runtime.image_size) == (
+        CLASSES,
+        "Apache-2.0",
+        (48, 64),
+    )
     assert (runtime.mean, runtime.size_divisor, runtime.minimum_size) == (model.mean, 8, 16)
     for shape in ((1, 3, 48, 64), (3, 3, 33, 71), (1, 3, 5, 90)):
         images = torch.randn(shape)
@@ -55,11 +59,15 @@ def test_it_runs_in_fp32_on_as_many_threads_as_torch(written):
 
 
 def test_what_is_not_in_int8_runs_in_bf16_where_the_processor_has_it(tmp_path):
-    images = [torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    images = [
+        torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(i)) for i in range(2)
+    ]
     openvino_int8.write(job_of(three_layers(), FACTS, tmp_path, images))
     compiled = OpenvinoRuntime(tmp_path / "model.int8.xml")._compiled
     able = "BF16" in Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == ("bf16" if able else "f32")
+    assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == (
+        "bf16" if able else "f32"
+    )
 
 
 def test_weights_of_another_export_are_refused(pair):
@@ -73,7 +81,9 @@ def test_weights_of_another_export_are_refused(pair):
 
 def test_a_pair_that_is_half_there_is_refused(pair):
     pair.with_suffix(".bin").unlink()
-    with pytest.raises(DataNotFound, match=r"model\.bin does not exist; an OpenVINO file is a pair"):
+    with pytest.raises(
+        DataNotFound, match=r"model\.bin does not exist; an OpenVINO file is a pair"
+    ):
         OpenvinoRuntime(pair)
 
 
@@ -88,7 +98,10 @@ def test_what_is_no_openvino_file_is_refused(pair):
 
 def test_a_file_of_others_is_refused(pair):
     text = pair.read_text(encoding="utf-8")
-    pair.write_text(text.replace("<featherseg>", "<other>").replace("</featherseg>", "</other>"), encoding="utf-8")
+    pair.write_text(
+        text.replace("<featherseg>", "<other>").replace("</featherseg>", "</other>"),
+        encoding="utf-8",
+    )
     with pytest.raises(ExportError, match="lacks the metadata"):
         OpenvinoRuntime(pair)
 
@@ -102,7 +115,9 @@ def test_another_device_is_refused(written, device):
 def test_names_in_the_file_reach_the_terminal_through_our_message_alone(pair, capfd):
     """XML holds no control characters; direction marks go through what shows messages."""
     text = pair.read_text(encoding="utf-8")
-    hostile = re.sub(r'name="[^"]*"( type=)"Convolution"', 'name="a\u202eb"\\1"Non\u202esense"', text)
+    hostile = re.sub(
+        r'name="[^"]*"( type=)"Convolution"', 'name="a\u202eb"\\1"Non\u202esense"', text
+    )
     assert hostile != text
     pair.write_text(hostile, encoding="utf-8")
     with pytest.raises(ExportError, match="cannot be run by OpenVINO"):

@@ -21,7 +21,11 @@ def written(tmp_path_factory):
 
 def test_a_file_brings_its_facts_and_its_logits_at_any_size(written):
     runtime, model = open_runtime(written, "cpu", trust=True), three_layers()
-    assert (runtime.classes, runtime.licence, runtime.image_size) == (CLASSES, "Apache-2.0", (48, 64))
+    assert (runtime.classes, runtime.licence, runtime.image_size) == (
+        CLASSES,
+        "Apache-2.0",
+        (48, 64),
+    )
     for shape in ((1, 3, 48, 64), (3, 3, 33, 71), (1, 3, 5, 90), (1, 3, 1, 1)):
         images = torch.randn(shape)
         with torch.no_grad():

@@ -33,8 +33,12 @@ print(json.dumps([before, resident("VmHWM"), resident("VmRSS")]))
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
-@pytest.mark.parametrize(("write", "file"), [(onnx.write, "model.onnx"), (openvino.write, "model.xml")])
-def test_an_exported_file_keeps_the_memory_that_was_allowed_and_gives_it_back(tmp_path, write, file):
+@pytest.mark.parametrize(
+    ("write", "file"), [(onnx.write, "model.onnx"), (openvino.write, "model.xml")]
+)
+def test_an_exported_file_keeps_the_memory_that_was_allowed_and_gives_it_back(
+    tmp_path, write, file
+):
     """onnxruntime once took twice what was counted and kept it; OpenVINO takes twice, which is counted now."""
     torch.manual_seed(0)
     model = models.build("frm-lite0", classes=3).eval()

@@ -26,7 +26,9 @@ def test_a_run_that_is_not_there_is_refused_by_name(tmp_path):
 
 
 def test_a_file_of_an_unknown_kind_is_answered_with_the_endings(tmp_path):
-    with pytest.raises(FeathersegError, match=r"does not have the suffix of an exported file.*\.onnx"):
+    with pytest.raises(
+        FeathersegError, match=r"does not have the suffix of an exported file.*\.onnx"
+    ):
         open_file(tmp_path / "net.bin")
 
 
@@ -57,13 +59,22 @@ def test_every_number_of_an_export_s_metadata_is_bounded(key, value):
 
 def test_metadata_nested_without_end_are_refused():
     with pytest.raises(ExportError, match="nested too deep"):
-        read_facts({**metadata(three_layers(), FACTS), "options": "[" * 100_000 + "]" * 100_000}, Path("a.onnx"))
+        read_facts(
+            {**metadata(three_layers(), FACTS), "options": "[" * 100_000 + "]" * 100_000},
+            Path("a.onnx"),
+        )
 
 
 @pytest.mark.parametrize("names", ["ab", "abcd"])
 def test_logits_of_another_number_of_classes_than_the_file_names_are_refused(names):
-    facts = {"classes": list(names), "colors": [[1, 2, 3]] * len(names), "things": [False] * len(names)}
-    with pytest.raises(ExportError, match=rf"logits of shape \(1, 3, 8, 8\); expected {len(names)} channels"):
+    facts = {
+        "classes": list(names),
+        "colors": [[1, 2, 3]] * len(names),
+        "things": [False] * len(names),
+    }
+    with pytest.raises(
+        ExportError, match=rf"logits of shape \(1, 3, 8, 8\); expected {len(names)} channels"
+    ):
         ChannelsFile(**facts)(torch.zeros(1, 3, 8, 8))
     assert ChannelsFile()(torch.zeros(1, 3, 8, 8)).logits.shape == (1, 3, 8, 8)
 
@@ -76,8 +87,12 @@ def graph(tmp_path, tmp_path_factory):
     return path
 
 
-def test_every_kind_of_file_is_opened_and_every_model_run_on_the_threads_asked_for(graph, make_runtime, image):
-    assert open_as(lambda path, device: Threads(), Path("a"), "auto", 3).seen == 3  # what each kind passes on
+def test_every_kind_of_file_is_opened_and_every_model_run_on_the_threads_asked_for(
+    graph, make_runtime, image
+):
+    assert (
+        open_as(lambda path, device: Threads(), Path("a"), "auto", 3).seen == 3
+    )  # what each kind passes on
     predictor = Predictor(graph, threads=3)
     assert predictor.runtime._session.get_session_options().intra_op_num_threads == 3
     runtime, seen = make_runtime(), []

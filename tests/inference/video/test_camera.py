@@ -29,7 +29,9 @@ def change_weights(predictor):
 def test_image(monkeypatch):
     """`camera:FRAMES` is a camera that ends after so many frames, which come as fast as they can be drawn."""
     source = ("lavfi", "testsrc=size=64x48:rate=25,trim=end_frame={}")
-    monkeypatch.setattr(video_camera, "CAMERAS", dict.fromkeys(("linux", "darwin", "win32"), source))
+    monkeypatch.setattr(
+        video_camera, "CAMERAS", dict.fromkeys(("linux", "darwin", "win32"), source)
+    )
     monkeypatch.setattr(video_camera, "SEGMENT_FRAMES", 5)
 
 
@@ -81,15 +83,22 @@ def test_a_recording_that_was_killed_is_gone_on_with(predictor, tmp_path):
         record(predictor, "1000000", target, threading.Event(), kill)
     assert not target.exists()
     stop = threading.Event()
-    recording = record(predictor, "1000000", target, stop, lambda what, done, total: done == 9 and stop.set())
+    recording = record(
+        predictor, "1000000", target, stop, lambda what, done, total: done == 9 and stop.set()
+    )
     times = read_video(target)[1]
     assert recording.frames == len(times)
-    assert len(times) in (9, 10)  # five of the first, four of the second, and one that was taken ahead
+    assert len(times) in (
+        9,
+        10,
+    )  # five of the first, four of the second, and one that was taken ahead
     assert times == sorted(set(times))
 
 
 @pytest.mark.parametrize("change", ["model", "settings"])
-def test_a_recording_is_not_gone_on_with_by_another_model_or_other_settings(predictor, tmp_path, change):
+def test_a_recording_is_not_gone_on_with_by_another_model_or_other_settings(
+    predictor, tmp_path, change
+):
     target = tmp_path / "out.mp4"
 
     def kill(what, done, total):
@@ -109,7 +118,9 @@ def test_a_recording_is_not_gone_on_with_by_another_model_or_other_settings(pred
 
 
 def test_without_a_camera_a_sentence_says_so(predictor, tmp_path, monkeypatch):
-    monkeypatch.setattr(video_camera, "CAMERAS", {"linux": ("video4linux2", str(tmp_path / "video{}"))})
+    monkeypatch.setattr(
+        video_camera, "CAMERAS", {"linux": ("video4linux2", str(tmp_path / "video{}"))}
+    )
     with pytest.raises(DeviceError, match=r"camera '3' cannot be opened .*video3: No such file"):
         record(predictor, "3", tmp_path / "out.mp4", threading.Event())
     assert not list(tmp_path.iterdir())

@@ -15,7 +15,14 @@ from support.data.small_video import distance, moving_images, read_video, write_
 from support.servers.chromium import chromium
 
 from featherseg import Predictor
-from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, MissingExtra, RunError
+from featherseg.core.errors import (
+    ConfigError,
+    DataError,
+    DataNotFound,
+    FeathersegError,
+    MissingExtra,
+    RunError,
+)
 from featherseg.core.files import content_digest
 from featherseg.inference.runtimes.file_check import model_files
 from featherseg.inference.video import parts as video_parts
@@ -67,7 +74,9 @@ def clip(tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".webm"])
-def test_every_frame_is_its_image_under_the_colours_of_its_classes(predictor, clip, tmp_path, ending):
+def test_every_frame_is_its_image_under_the_colours_of_its_classes(
+    predictor, clip, tmp_path, ending
+):
     target = tmp_path / f"out{ending}"
     result = segment_video(predictor, VideoJob(clip, target))
     images, times = read_video(clip)
@@ -90,7 +99,9 @@ def test_masks_are_those_of_the_images_without_loss(predictor, clip, tmp_path):
     for number in (11, 12, 13):
         (masks / f"{number:06d}.png").write_bytes(b"of an older, longer video")
     segment_video(predictor, VideoJob(clip, tmp_path / "out.mp4", masks=masks))
-    assert sorted(file.name for file in masks.iterdir()) == [f"{number:06d}.png" for number in range(12)]
+    assert sorted(file.name for file in masks.iterdir()) == [
+        f"{number:06d}.png" for number in range(12)
+    ]
     for number, image in enumerate(read_video(clip)[0]):
         with Image.open(masks / f"{number:06d}.png") as mask:
             np.testing.assert_array_equal(np.array(mask), predictor(image).mask)
@@ -98,9 +109,20 @@ def test_masks_are_those_of_the_images_without_loss(predictor, clip, tmp_path):
 
 @pytest.mark.parametrize(("ending", "slack"), [(".mp4", 0), (".webm", Fraction(1, 1000))])
 def test_uneven_times_are_kept(predictor, tmp_path, ending, slack):
-    times = [900, 3903, 6906, 16916, 16999, 30030, 30031 + 3000, 40000]  # 1/90000 s; the first is not 0
+    times = [
+        900,
+        3903,
+        6906,
+        16916,
+        16999,
+        30030,
+        30031 + 3000,
+        40000,
+    ]  # 1/90000 s; the first is not 0
     images = moving_images(len(times))
-    source = write_video(tmp_path / "a.mp4", images, codec="libx264", times=times, time_base=Fraction(1, 90000))
+    source = write_video(
+        tmp_path / "a.mp4", images, codec="libx264", times=times, time_base=Fraction(1, 90000)
+    )
     segment_video(predictor, VideoJob(source, tmp_path / f"out{ending}"))
     found = read_video(tmp_path / f"out{ending}")[1]
     for time, wanted in zip(found, times, strict=True):
@@ -119,7 +141,9 @@ def test_the_rate_is_kept(predictor, tmp_path, rate, ending):
 
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
-def test_turned_and_mirrored_videos_come_upright_and_are_written_so(predictor, tmp_path, degrees, mirrored):
+def test_turned_and_mirrored_videos_come_upright_and_are_written_so(
+    predictor, tmp_path, degrees, mirrored
+):
     source = write_video(tmp_path / "a.mp4", moving_images(2), turn=(degrees, mirrored))
     stored = read_video(source)[0][0]
     upright = np.rot90(stored, degrees // 90)  # FFmpeg counts them counterclockwise
@@ -187,7 +211,9 @@ def test_colours_are_read_as_the_file_names_them(tmp_path):
             context = stream.codec_context
             context.colorspace = context.color_primaries = context.color_trc = space
             context.color_range = 1
-            frame = av.VideoFrame.from_ndarray(color, format="rgb24").reformat(format="yuv420p", dst_colorspace=space)
+            frame = av.VideoFrame.from_ndarray(color, format="rgb24").reformat(
+                format="yuv420p", dst_colorspace=space
+            )
             container.mux([*stream.encode(frame), *stream.encode()])
         pixels = next(Frames(path, read_facts(path)).after(0)).pixels
         assert distance(pixels, color) < LOSS
@@ -202,8 +228,15 @@ def test_colours_are_written_as_they_were_drawn(predictor, tmp_path, ending):
     assert distance(read_video(tmp_path / f"out{ending}")[0][1][16:48, 16:48], drawn) < 3
 
 
-def test_a_model_of_grey_images_takes_a_video_and_one_of_five_channels_does_not(make_runtime, clip, tmp_path):
-    assert segment_video(Predictor(make_runtime(channels=1)), VideoJob(clip, tmp_path / "out.mp4")).frames == 12
+def test_a_model_of_grey_images_takes_a_video_and_one_of_five_channels_does_not(
+    make_runtime, clip, tmp_path
+):
+    assert (
+        segment_video(
+            Predictor(make_runtime(channels=1)), VideoJob(clip, tmp_path / "out.mp4")
+        ).frames
+        == 12
+    )
     with pytest.raises(ConfigError, match="takes images of 5 channels"):
         segment_video(Predictor(make_runtime(channels=5)), VideoJob(clip, tmp_path / "b.mp4"))
 
@@ -216,14 +249,19 @@ def spoil(path, begin, end):
     return path
 
 
-def test_what_can_be_read_of_a_damaged_video_is_written_and_the_rest_is_counted(predictor, tmp_path):
+def test_what_can_be_read_of_a_damaged_video_is_written_and_the_rest_is_counted(
+    predictor, tmp_path
+):
     noise = np.random.default_rng(0).integers(0, 256, (20, 48, 64, 3)).astype(np.uint8)
     first = {"container_options": {"movflags": "faststart"}}  # its index stands before the images
     cases = {
         "cut.mp4": (spoil(write_video(tmp_path / "cut.mp4", noise, **first), 0.6, 1), 20),
         "holes.mp4": (spoil(write_video(tmp_path / "holes.mp4", noise, **first), 0.5, 0.6), 20),
         "cut.avi": (spoil(write_video(tmp_path / "cut.avi", noise), 0.6, 1), 20),
-        "cut.webm": (spoil(write_video(tmp_path / "cut.webm", noise, codec="libvpx-vp9"), 0.6, 1), 20),
+        "cut.webm": (
+            spoil(write_video(tmp_path / "cut.webm", noise, codec="libvpx-vp9"), 0.6, 1),
+            20,
+        ),
     }
     for name, (source, frames) in cases.items():
         target = tmp_path / f"{name}.out.mp4"
@@ -237,7 +275,9 @@ def test_what_can_be_read_of_a_damaged_video_is_written_and_the_rest_is_counted(
 def test_what_is_no_video_is_refused_with_a_sentence(predictor, tmp_path, clip):
     text, playlist, empty = tmp_path / "text.mp4", tmp_path / "list.mp4", tmp_path / "empty.webm"
     text.write_text("no video\n" * 100)
-    playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{clip.as_uri()}\n#EXT-X-ENDLIST\n")
+    playlist.write_text(
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{clip.as_uri()}\n#EXT-X-ENDLIST\n"
+    )
     empty.touch()
     image = tmp_path / "image.mp4"
     Image.new("RGB", (64, 48)).save(image, format="PNG")
@@ -277,7 +317,9 @@ def test_sound_alone_is_no_video(predictor, tmp_path):
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44100)
-        tone = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        tone = av.AudioFrame.from_ndarray(
+            np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+        )
         tone.sample_rate, tone.pts = 44100, 0
         container.mux([*stream.encode(tone), *stream.encode()])
     with pytest.raises(DataError, match="has no video stream"):
@@ -291,7 +333,9 @@ def test_a_codec_that_ffmpeg_does_not_know_is_told(tmp_path):
         read_facts(path)
 
 
-def test_frames_that_are_too_large_are_refused_before_they_are_decoded(predictor, tmp_path, clip, monkeypatch):
+def test_frames_that_are_too_large_are_refused_before_they_are_decoded(
+    predictor, tmp_path, clip, monkeypatch
+):
     monkeypatch.setattr(video_read, "MAX_PIXELS", 3000)
     with pytest.raises(DataError, match=r"48x64 .* 3,072 pixels; the limit is 3,000"):
         segment_video(predictor, VideoJob(clip, tmp_path / "out.mp4"))
@@ -307,8 +351,12 @@ def test_a_browser_plays_what_is_written_in_the_right_colours(predictor, clip, t
         shown = page.evaluate(FRAME_OF_VIDEO, [f"video/{ending[1:]}", content, 0.3])
         page.close()
     assert (shown["error"], shown["size"]) == (None, [48, 64])
-    expected = np.array(predictor(read_video(clip)[0][7]).overlay())  # 25 frames/s: the one shown at 0.3 s
-    assert distance(np.array(shown["pixels"], np.uint8).reshape(48, 64, 4)[:, :, :3], expected) < LOSS
+    expected = np.array(
+        predictor(read_video(clip)[0][7]).overlay()
+    )  # 25 frames/s: the one shown at 0.3 s
+    assert (
+        distance(np.array(shown["pixels"], np.uint8).reshape(48, 64, 4)[:, :, :3], expected) < LOSS
+    )
 
 
 def test_sides_that_vp9_does_not_know_are_refused(predictor, clip, tmp_path, monkeypatch):
@@ -336,7 +384,9 @@ def stop_after(frames):
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".webm"])
-def test_a_stopped_run_goes_on_to_the_same_bytes_and_predicts_nothing_twice(predictor, clip, tmp_path, ending):
+def test_a_stopped_run_goes_on_to_the_same_bytes_and_predicts_nothing_twice(
+    predictor, clip, tmp_path, ending
+):
     whole, target = tmp_path / f"whole{ending}", tmp_path / f"out{ending}"
     segment_video(predictor, VideoJob(clip, whole))
     for frames in (7, 11):
@@ -344,19 +394,24 @@ def test_a_stopped_run_goes_on_to_the_same_bytes_and_predicts_nothing_twice(pred
             segment_video(predictor, VideoJob(clip, target), stop_after(frames))
         assert not target.exists()
     seen = []
-    result = segment_video(predictor, VideoJob(clip, target), lambda doing, done, total: seen.append((done, total)))
+    result = segment_video(
+        predictor, VideoJob(clip, target), lambda doing, done, total: seen.append((done, total))
+    )
     assert (result.frames, result.resumed) == (12, 10)
     assert seen == [(10, 12), (11, 12), (12, 12)]
     assert target.read_bytes() == whole.read_bytes()
 
 
-def test_a_stopped_run_does_not_go_on_with_another_source_model_or_setting(predictor, make_runtime, clip, tmp_path):
+def test_a_stopped_run_does_not_go_on_with_another_source_model_or_setting(
+    predictor, make_runtime, clip, tmp_path
+):
     target = tmp_path / "out.mp4"
     with pytest.raises(Stop):
         segment_video(predictor, VideoJob(clip, target), stop_after(7))
     shrunk = Predictor(make_runtime(), max_side=32)
     with pytest.raises(
-        RunError, match=r"inference.resize was null, now \[32, 32\].*delete .*out.mp4.parts to start over"
+        RunError,
+        match=r"inference.resize was null, now \[32, 32\].*delete .*out.mp4.parts to start over",
     ):
         segment_video(shrunk, VideoJob(clip, target))
     other = Predictor(make_runtime())
@@ -405,8 +460,12 @@ def test_a_stop_right_behind_a_segment_keeps_it(predictor, clip, tmp_path, monke
 
 @pytest.mark.parametrize("full", [0, 2, 3], ids=["first segment", "last segment", "joined"])
 @pytest.mark.parametrize("ending", [".mp4", pytest.param(".webm", marks=pytest.mark.slow)])
-def test_a_full_disk_ends_a_video_in_a_message_and_loses_nothing(predictor, tmp_path, monkeypatch, ending, full):
-    noise = np.random.default_rng(0).integers(0, 256, (12, 180, 240, 3), np.uint8)  # PyAV writes it frame by frame
+def test_a_full_disk_ends_a_video_in_a_message_and_loses_nothing(
+    predictor, tmp_path, monkeypatch, ending, full
+):
+    noise = np.random.default_rng(0).integers(
+        0, 256, (12, 180, 240, 3), np.uint8
+    )  # PyAV writes it frame by frame
     clip = write_video(tmp_path / "clip.mp4", noise)
     target, whole = tmp_path / f"out{ending}", tmp_path / f"whole{ending}"
     segment_video(predictor, VideoJob(clip, whole))
@@ -438,7 +497,9 @@ def test_two_processes_do_not_write_one_video(predictor, clip, tmp_path):
     lock.parent.mkdir()
     hold = "import filelock, sys; a = filelock.FileLock(sys.argv[1]); a.acquire(); print(1, flush=True); input()"
     command = [sys.executable, "-c", hold, str(lock)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout.readline()
         with pytest.raises(RunError, match="another process is writing"):
             segment_video(predictor, VideoJob(clip, target))
@@ -446,7 +507,14 @@ def test_two_processes_do_not_write_one_video(predictor, clip, tmp_path):
 
 
 def test_names_of_videos_end_like_videos(tmp_path):
-    names = {"a.mp4": True, "a.MOV": True, "b.webm": True, "a.png": False, "._a.mp4": False, "camera": False}
+    names = {
+        "a.mp4": True,
+        "a.MOV": True,
+        "b.webm": True,
+        "a.png": False,
+        "._a.mp4": False,
+        "camera": False,
+    }
     assert {name: is_video(tmp_path / name) for name in names} == names
 
 

@@ -33,7 +33,9 @@ QUICK = (0, 9)
 
 
 # made here: to make the corpus takes seconds
-@pytest.mark.parametrize("number", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in range(16)])
+@pytest.mark.parametrize(
+    "number", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in range(16)]
+)
 def test_a_file_is_shown_rightly_or_refused_in_a_sentence(number, page):
     case = sample(16, seed=1)[number]
     page.errors.clear()

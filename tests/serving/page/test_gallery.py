@@ -60,13 +60,17 @@ def files(*images: tuple[str, bytes]) -> list[dict]:
 @pytest.mark.parametrize("come_in", [choose, pytest.param(drop, marks=pytest.mark.slow)])
 def test_the_images_of_a_folder_are_gone_through(come_in, page, folder, served):
     come_in(page, folder)
-    assert page.locator("#list option").all_inner_texts() == [f"{i}. {name}" for i, name in enumerate(NAMES, 1)]
+    assert page.locator("#list option").all_inner_texts() == [
+        f"{i}. {name}" for i, name in enumerate(NAMES, 1)
+    ]
     steps = [("ArrowRight", 1), ("ArrowRight", 2), ("ArrowRight", 2), ("ArrowLeft", 1)]
     for key, at in steps:
         page.keyboard.press(key)
         says(page, f"Done: {NAMES[at]}.")
         assert page.inner_text("#place") == f"{at + 1} of 3"
-        assert np.array_equal(mask(page), served["colors"].predictor(folder.parent / NAMES[at]).mask)
+        assert np.array_equal(
+            mask(page), served["colors"].predictor(folder.parent / NAMES[at]).mask
+        )
     page.click("#next")
     says(page, f"Done: {NAMES[2]}.")
     expect(page.locator("#next")).to_be_disabled()
@@ -103,7 +107,8 @@ def test_an_image_that_is_refused_leaves_the_others_alone(page):
     archive = saved(page)
     assert archive.namelist() == ["a_mask.png", "A_2_mask.png", "refused.txt"]
     assert re.fullmatch(
-        r"notes\.png: This is not a JPEG.*\nlong\.png: .* at most .*\n", archive.read("refused.txt").decode()
+        r"notes\.png: This is not a JPEG.*\nlong\.png: .* at most .*\n",
+        archive.read("refused.txt").decode(),
     )
     assert page.locator("#list option").nth(1).inner_text() == "2. notes.png (not segmented)"
     refused(page)
@@ -122,10 +127,14 @@ def test_the_arrow_keys_of_other_controls_stay_theirs(page, folder):
     says(page, f"Done: {NAMES[1]}.")
 
 
-def test_the_image_that_was_opened_last_is_shown_however_late_the_others_are_answered(page, folder, served):
+def test_the_image_that_was_opened_last_is_shown_however_late_the_others_are_answered(
+    page, folder, served
+):
     choose(page, folder)
     waiting = []
-    page.route("**/v1/segment*", lambda route: route.continue_() if waiting else waiting.append(route))
+    page.route(
+        "**/v1/segment*", lambda route: route.continue_() if waiting else waiting.append(route)
+    )
     with page.expect_request("**/v1/segment*"):
         page.keyboard.press("ArrowRight")
     says(page, f"Segmenting {NAMES[1]}.")

@@ -4,9 +4,27 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.models.color_model import encoded
-from support.servers.page_driver import assert_shown, download, expect, image, look, mask, overlay, says
+from support.servers.page_driver import (
+    assert_shown,
+    download,
+    expect,
+    image,
+    look,
+    mask,
+    overlay,
+    says,
+)
 
-TURNED = [("JPEG", 1), ("JPEG", 2), ("JPEG", 3), ("PNG", 4), ("JPEG", 5), ("WEBP", 6), ("PNG", 7), ("JPEG", 8)]
+TURNED = [
+    ("JPEG", 1),
+    ("JPEG", 2),
+    ("JPEG", 3),
+    ("PNG", 4),
+    ("JPEG", 5),
+    ("WEBP", 6),
+    ("PNG", 7),
+    ("JPEG", 8),
+]
 
 
 def test_turned_images_lie_under_their_masks(page, served, tmp_path):
@@ -14,7 +32,9 @@ def test_turned_images_lie_under_their_masks(page, served, tmp_path):
         exif = Image.Exif()
         exif[0x0112] = orientation
         file = tmp_path / f"{orientation}.{kind.lower()}"
-        file.write_bytes(encoded(image(), kind, exif=exif, lossless=True, quality=95, subsampling=0))
+        file.write_bytes(
+            encoded(image(), kind, exif=exif, lossless=True, quality=95, subsampling=0)
+        )
         page.set_input_files("#file", file)
         says(page, rf"Done: {orientation}\.{kind.lower()}\.")
         assert_shown(page, served["colors"].predictor(file))
@@ -48,7 +68,9 @@ def test_an_image_can_be_pasted_and_dropped(way, page):
 def test_a_file_that_is_too_large_is_not_sent(page):
     sent = []
     page.on("request", lambda request: sent.append(request.url))
-    page.set_input_files("#file", {"name": "long.png", "mimeType": "image/png", "buffer": bytes(300_001)})
+    page.set_input_files(
+        "#file", {"name": "long.png", "mimeType": "image/png", "buffer": bytes(300_001)}
+    )
     says(page, r"long\.png has 0\.3 MB, but this service takes at most 0\.3 MB\. .*")
     assert sent == []
 

@@ -61,7 +61,10 @@ def test_the_screen_shows_the_overlay_too(page, served):
     pixels = np.full((60, 80, 3), (0, 0, 200), np.uint8)
     pixels[:, 40:] = (200, 0, 0)
     look(page, pixels)
-    wanted, screen = np.array(served["colors"].predictor(pixels).overlay()).astype(int), on_screen(page)
+    wanted, screen = (
+        np.array(served["colors"].predictor(pixels).overlay()).astype(int),
+        on_screen(page),
+    )
     quarter = screen.shape[1] // 4
     assert np.abs(screen[100, quarter] - wanted[0, 0]).max() <= 2
     assert np.abs(screen[100, 3 * quarter] - wanted[0, 79]).max() <= 2
@@ -71,7 +74,16 @@ def test_the_mask_that_is_downloaded_is_the_file_of_featherseg_predict(page, run
     page.select_option("#model", "noise")
     (tmp_path / "street.png").write_bytes(look(page, image((70, 90))))
     result = CliRunner().invoke(
-        build_app(), ["predict", str(run), str(tmp_path / "street.png"), "-o", str(tmp_path / "out"), "--device", "cpu"]
+        build_app(),
+        [
+            "predict",
+            str(run),
+            str(tmp_path / "street.png"),
+            "-o",
+            str(tmp_path / "out"),
+            "--device",
+            "cpu",
+        ],
     )
     assert result.exit_code == 0, result.output
     name, content = download(page, "#save-mask")
@@ -98,9 +110,14 @@ def test_the_legend_has_every_class_with_its_share_and_colour(page, served):
     shares = served["colors"].predictor(image()).shares
     rows = page.locator("#present .class")
     assert rows.locator(".name").all_inner_texts() == sorted(shares, key=lambda name: -shares[name])
-    assert rows.locator(".share").all_inner_texts() == [f"{share:.1%}" for share in sorted(shares.values())[::-1]]
+    assert rows.locator(".share").all_inner_texts() == [
+        f"{share:.1%}" for share in sorted(shares.values())[::-1]
+    ]
     color = (
-        page.get_by_text("road").locator("..").locator(".swatch").evaluate("x => getComputedStyle(x).backgroundImage")
+        page.get_by_text("road")
+        .locator("..")
+        .locator(".swatch")
+        .evaluate("x => getComputedStyle(x).backgroundImage")
     )
     assert "rgb(128, 64, 128)" in color
 
@@ -123,7 +140,11 @@ def test_the_pointer_and_the_keyboard_tell_the_class(page):
     page.mouse.move(0, 0)
     expect(page.locator("#tip")).to_be_hidden()
     page.focus("#stage")
-    for keys, name in (("Shift+ArrowRight", "road"), ("ArrowLeft", "road"), ("Shift+ArrowLeft", "sky")):
+    for keys, name in (
+        ("Shift+ArrowRight", "road"),
+        ("ArrowLeft", "road"),
+        ("Shift+ArrowLeft", "sky"),
+    ):
         page.keyboard.press(keys)
         assert page.inner_text("#under") == name
 
@@ -228,13 +249,26 @@ def test_every_control_has_a_name_and_the_keyboard_alone_does_it_all(page):
     page.focus("#file")
     while not reached or reached[-1] != "save-overlay":
         page.keyboard.press("Tab")
-        reached.append(page.evaluate("document.activeElement.id || document.activeElement.dataset.name"))
+        reached.append(
+            page.evaluate("document.activeElement.id || document.activeElement.dataset.name")
+        )
         assert len(reached) < 30, reached
         if reached[-1] == "opacity":
             page.keyboard.press("End")
         if reached[-1] == "road":
             page.keyboard.press("Space")
-    for control in ("camera", "model", "other", "stage", "divider", "opacity", "all", "none", "road", "save-mask"):
+    for control in (
+        "camera",
+        "model",
+        "other",
+        "stage",
+        "divider",
+        "opacity",
+        "all",
+        "none",
+        "road",
+        "save-mask",
+    ):
         assert control in reached
     assert page.inner_text("#percent") == "100%"
     assert not page.get_by_role("checkbox", name="road").is_checked()
@@ -265,6 +299,6 @@ def test_the_page_holds_no_inline_code_and_names_no_other_host():
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=", html)
     for file in folder.iterdir():
         text = file.read_text()
-        assert not re.search(r"https?://(?!127\.0\.0\.1)|innerHTML|insertAdjacentHTML|document\.write|eval\(", text), (
-            file
-        )
+        assert not re.search(
+            r"https?://(?!127\.0\.0\.1)|innerHTML|insertAdjacentHTML|document\.write|eval\(", text
+        ), file

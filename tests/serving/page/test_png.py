@@ -16,10 +16,14 @@ FILTERED = """async (rows) => {
 
 
 def test_the_page_reads_every_filter_of_a_png(page):
-    values = np.random.default_rng(0).choice([0, 1, 2, 3, 255], (40, 9))  # near ones, so that neighbours tie
+    values = np.random.default_rng(0).choice(
+        [0, 1, 2, 3, 255], (40, 9)
+    )  # near ones, so that neighbours tie
     padded = np.pad(values, ((1, 0), (1, 0)))
     a, b, c = padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1]
-    nearest = np.argmin(np.abs(np.stack([a, b, c]) - (a + b - c)), axis=0)  # of equal ones the first
+    nearest = np.argmin(
+        np.abs(np.stack([a, b, c]) - (a + b - c)), axis=0
+    )  # of equal ones the first
     guesses = [np.zeros_like(a), a, b, (a + b) // 2, np.choose(nearest, [a, b, c])]
     rows = [[y % 5, *((values[y] - guesses[y % 5][y]) % 256).tolist()] for y in range(40)]
     assert page.evaluate(FILTERED, rows) == values.ravel().tolist()

@@ -1,11 +1,22 @@
 """What the service refuses is said, and a busy one is waited for."""
 
 from support.models.color_model import encoded
-from support.servers.page_driver import expect, image, look, opened, refused, says, serving, unexpected
+from support.servers.page_driver import (
+    expect,
+    image,
+    look,
+    opened,
+    refused,
+    says,
+    serving,
+    unexpected,
+)
 
 
 def test_what_is_no_image_gets_the_sentence_of_the_service(page):
-    page.set_input_files("#file", {"name": "notes.png", "mimeType": "image/png", "buffer": b"buy milk"})
+    page.set_input_files(
+        "#file", {"name": "notes.png", "mimeType": "image/png", "buffer": b"buy milk"}
+    )
     says(page, "This is not a JPEG, PNG, .* or PNM image.*")
     expect(page.locator("#result")).to_be_hidden()
     refused(page)
@@ -13,7 +24,9 @@ def test_what_is_no_image_gets_the_sentence_of_the_service(page):
 
 def test_a_service_that_is_gone_is_asked_again_on_demand(page):
     page.route("**/v1/segment*", lambda route: route.abort())
-    page.set_input_files("#file", {"name": "street.png", "mimeType": "image/png", "buffer": encoded(image())})
+    page.set_input_files(
+        "#file", {"name": "street.png", "mimeType": "image/png", "buffer": encoded(image())}
+    )
     says(page, "The service does not answer.*featherseg serve.*")
     refused(page)
     page.unroute("**/v1/segment*")
@@ -29,7 +42,9 @@ def test_a_busy_service_is_waited_for(page):
         if len(answers) == 3:
             return route.continue_()
         return route.fulfill(
-            status=429, headers={"Retry-After": "0"}, json={"error": {"code": "queue", "message": "Full."}}
+            status=429,
+            headers={"Retry-After": "0"},
+            json={"error": {"code": "queue", "message": "Full."}},
         )
 
     page.route("**/v1/segment*", busy)
@@ -63,8 +78,12 @@ def test_the_token_of_the_address_is_used_and_hidden(browser, served):
         other.context.close()
 
 
-def test_where_the_browser_keeps_no_data_of_the_site_the_token_is_used_all_the_same(browser, served):
-    blocked = "Object.defineProperty(window, 'sessionStorage', { get() { throw new Error('blocked'); } })"
+def test_where_the_browser_keeps_no_data_of_the_site_the_token_is_used_all_the_same(
+    browser, served
+):
+    blocked = (
+        "Object.defineProperty(window, 'sessionStorage', { get() { throw new Error('blocked'); } })"
+    )
     with serving([served["colors"]], token="s3cret-token") as address:
         page = opened(browser, "about:blank")
         page.add_init_script(blocked)

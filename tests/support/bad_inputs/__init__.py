@@ -20,7 +20,18 @@ from support.bad_inputs.odd_png import odd_pngs
 from support.bad_inputs.odd_tiff import odd_tiffs
 from support.bad_inputs.spoiled import cut, flipped
 
-_MAKERS = (odd_pngs, odd_jpegs, odd_webps, odd_bmps, odd_tiffs, cut, flipped, disguised, bombs, named)
+_MAKERS = (
+    odd_pngs,
+    odd_jpegs,
+    odd_webps,
+    odd_bmps,
+    odd_tiffs,
+    cut,
+    flipped,
+    disguised,
+    bombs,
+    named,
+)
 PARTS: tuple[Callable[[], list[BadInput]], ...] = tuple(cache(make) for make in _MAKERS)
 """Each is made once a process."""
 

@@ -34,7 +34,9 @@ def bad(name: str, file: str, content: bytes) -> BadInput:
 
 def either(name: str, file: str, content: bytes, pixels: np.ndarray | None) -> BadInput:
     """It must be refused or show these pixels; nothing else. Without pixels (Pillow has none) it must be refused."""
-    return BadInput(name, file, content, None if pixels is None else in_color(pixels), may_fail=True)
+    return BadInput(
+        name, file, content, None if pixels is None else in_color(pixels), may_fail=True
+    )
 
 
 def in_color(pixels: np.ndarray) -> np.ndarray:
@@ -45,7 +47,11 @@ def in_color(pixels: np.ndarray) -> np.ndarray:
 def patches(height: int = 24, width: int = 33, seed: int = 0) -> np.ndarray:
     """(H, W, 3) uint8: broad patches under noise, unlike themselves however turned."""
     rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 200, (-(-height // 8), -(-width // 8), 3)).repeat(8, 0).repeat(8, 1)[:height, :width]
+    coarse = (
+        rng.integers(0, 200, (-(-height // 8), -(-width // 8), 3))
+        .repeat(8, 0)
+        .repeat(8, 1)[:height, :width]
+    )
     return (coarse + rng.integers(0, 56, coarse.shape)).astype(np.uint8)
 
 
@@ -70,7 +76,9 @@ def saved(image: Image.Image | np.ndarray, kind: str, **options: object) -> byte
 def as_pillow_decodes(content: bytes) -> np.ndarray | None:
     """(H, W, 3) uint8: upright and in colour, by Pillow alone; None where it cannot."""
     try:
-        with Image.open(io.BytesIO(content), formats=["JPEG", "PNG", "WEBP", "BMP", "TIFF"]) as image:
+        with Image.open(
+            io.BytesIO(content), formats=["JPEG", "PNG", "WEBP", "BMP", "TIFF"]
+        ) as image:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except Exception:
         return None

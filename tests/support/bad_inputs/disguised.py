@@ -52,7 +52,13 @@ def disguised() -> list[BadInput]:
         content = _other(image, kind)
         if content is not None:
             cases.append(bad(f"disguised/an image of format {kind}", "street.png", content))
-    names = [("PNG", "a.jpg"), ("BMP", "a.png"), ("TIFF", "a.bmp"), ("PNG", "a"), ("PNG", "a.png.exe")]
+    names = [
+        ("PNG", "a.jpg"),
+        ("BMP", "a.png"),
+        ("TIFF", "a.bmp"),
+        ("PNG", "a"),
+        ("PNG", "a.png.exe"),
+    ]
     for kind, file in (*names, ("PPM", "a.png"), ("JPEG2000", "a.png")):
         cases.append(good(f"disguised/{kind} named {file}", file, saved(RGB, kind), RGB))
     return cases

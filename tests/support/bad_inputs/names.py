@@ -32,4 +32,6 @@ def named() -> list[BadInput]:
     """Each once with a sound image and once with a broken one, whose error must name it."""
     content = saved(RGB, "PNG")
     sound = [good(f"named/{words}", name, content, RGB) for words, name in NAMES.items()]
-    return sound + [bad(f"named/{words}, broken", name, content[:400]) for words, name in NAMES.items()]
+    return sound + [
+        bad(f"named/{words}, broken", name, content[:400]) for words, name in NAMES.items()
+    ]

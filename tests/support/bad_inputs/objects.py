@@ -25,7 +25,14 @@ class BadObject:
 
 def objects() -> list[BadObject]:
     """For a model of three channels."""
-    return [*_clear_arrays(), *_clear_tensors(), *_arrays(), *_tensors(), *_pil_images(), *_others()]
+    return [
+        *_clear_arrays(),
+        *_clear_tensors(),
+        *_arrays(),
+        *_tensors(),
+        *_pil_images(),
+        *_others(),
+    ]
 
 
 def _clear_arrays() -> list[BadObject]:
@@ -45,7 +52,10 @@ def _clear_arrays() -> list[BadObject]:
         "columns first in memory": (np.asfortranarray(RGB), RGB),
         "planes in memory": (planes.transpose(1, 2, 0), RGB),
         "one value everywhere": (np.broadcast_to(np.uint8(7), RGB.shape), np.full_like(RGB, 7)),
-        "grey, repeated without a copy": (np.broadcast_to(GREY[:, :, None], RGB.shape), np.dstack([GREY] * 3)),
+        "grey, repeated without a copy": (
+            np.broadcast_to(GREY[:, :, None], RGB.shape),
+            np.dstack([GREY] * 3),
+        ),
         "read-only": (frozen, RGB),
         "masked": (np.ma.masked_array(RGB, RGB > 99), RGB),
         "one pixel": (RGB[:1, :1], RGB[:1, :1]),
@@ -53,7 +63,9 @@ def _clear_arrays() -> list[BadObject]:
         "one column": (RGB[:, :1], RGB[:, :1]),
         "as wide as three channels": (RGB[:, :3], RGB[:, :3]),
     }
-    return [BadObject(f"array, {name}", lambda x=x: x, pixels) for name, (x, pixels) in arrays.items()]
+    return [
+        BadObject(f"array, {name}", lambda x=x: x, pixels) for name, (x, pixels) in arrays.items()
+    ]
 
 
 def _clear_tensors() -> list[BadObject]:
@@ -71,7 +83,11 @@ def _clear_tensors() -> list[BadObject]:
         "of inference mode": inferred,
         "expanded": torch.full((1, 1, 1), 7, dtype=torch.uint8).expand(3, *RGB.shape[:2]),
     }
-    cases = [BadObject(f"tensor, {name}", lambda x=x: x, RGB) for name, x in tensors.items() if name != "expanded"]
+    cases = [
+        BadObject(f"tensor, {name}", lambda x=x: x, RGB)
+        for name, x in tensors.items()
+        if name != "expanded"
+    ]
     cases.append(BadObject("tensor, expanded", lambda: tensors["expanded"], np.full_like(RGB, 7)))
     deep = torch.from_numpy(DEEP.copy()).permute(2, 0, 1)
     cases.append(BadObject("tensor, 16 bits", lambda: deep, DEEP))
@@ -94,7 +110,17 @@ def _arrays() -> list[BadObject]:
     cases |= {
         f"of shape {shape}": np.zeros(shape, np.uint8)
         for shape in [
-            *((), (3,), (24, 33), (3, 24, 33), (1, 24, 33), (24, 33, 0), (24, 33, 1), (24, 33, 2), (24, 33, 4)),
+            *(
+                (),
+                (3,),
+                (24, 33),
+                (3, 24, 33),
+                (1, 24, 33),
+                (24, 33, 0),
+                (24, 33, 1),
+                (24, 33, 2),
+                (24, 33, 4),
+            ),
             *((1, 24, 33, 3), (2, 24, 33, 3), (24, 33, 3, 1), (1, 1, 24, 33, 3)),
             *((0, 33, 3), (24, 0, 3), (0, 0, 3), (0, 0, 0), (0,)),
         ]
@@ -104,7 +130,15 @@ def _arrays() -> list[BadObject]:
 
 def _tensors() -> list[BadObject]:
     real = CHW.float() / 255
-    kinds = (torch.bool, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint32, torch.complex64)
+    kinds = (
+        torch.bool,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+        torch.uint32,
+        torch.complex64,
+    )
     cases: dict[str, torch.Tensor] = {f"of {kind}": CHW.to(kind) for kind in kinds}
     cases |= {
         "of floats to 255": CHW.float(),
@@ -112,7 +146,9 @@ def _tensors() -> list[BadObject]:
         "just below zero": real - real.min() - 1e-3,
         "just above one": real / real.max() + 1e-3,
         "of NaN": torch.full_like(real, float("nan")),
-        "with one NaN": torch.where(torch.arange(real.numel()).reshape(real.shape) == 5, float("nan"), real),
+        "with one NaN": torch.where(
+            torch.arange(real.numel()).reshape(real.shape) == 5, float("nan"), real
+        ),
         "of infinities": torch.full_like(real, float("inf")),
         "with one infinity": torch.where(real == real.max(), float("inf"), real),
         "below zero without bound": torch.full_like(real, float("-inf")),
@@ -122,7 +158,17 @@ def _tensors() -> list[BadObject]:
     }
     cases |= {
         f"of shape {shape}": torch.zeros(shape, dtype=torch.uint8)
-        for shape in [(), (3,), (24, 33), (24, 33, 3), (1, 24, 33), (4, 24, 33), (1, 3, 24, 33), (3, 0, 33), (3, 24, 0)]
+        for shape in [
+            (),
+            (3,),
+            (24, 33),
+            (24, 33, 3),
+            (1, 24, 33),
+            (4, 24, 33),
+            (1, 3, 24, 33),
+            (3, 0, 33),
+            (3, 24, 0),
+        ]
     }
     cases["of no floats"] = torch.zeros(3, 0, 33)
     return [BadObject(f"tensor {name}", lambda x=x: x) for name, x in cases.items()]
@@ -150,9 +196,15 @@ def _pil_images() -> list[BadObject]:
     clear: dict[str, tuple[Callable[[], Image.Image], np.ndarray]] = {
         "of 16-bit grey": (lambda: Image.fromarray(deep), np.dstack([deep] * 3)),
         "of grey": (lambda: Image.fromarray(GREY), np.dstack([GREY] * 3)),
-        "of one bit": (lambda: Image.fromarray(GREY > 99), np.dstack([(GREY > 99) * np.uint8(255)] * 3)),
+        "of one bit": (
+            lambda: Image.fromarray(GREY > 99),
+            np.dstack([(GREY > 99) * np.uint8(255)] * 3),
+        ),
         "with alpha": (lambda: Image.fromarray(np.dstack([RGB, GREY])), RGB),
-        "of grey with alpha": (lambda: Image.fromarray(np.dstack([GREY, GREY])), np.dstack([GREY] * 3)),
+        "of grey with alpha": (
+            lambda: Image.fromarray(np.dstack([GREY, GREY])),
+            np.dstack([GREY] * 3),
+        ),
         "of mode RGBX": (lambda: Image.fromarray(np.dstack([RGB, GREY]), "RGBX"), RGB),
         "of CMYK": (lambda: Image.fromarray(np.dstack([255 - RGB, GREY * 0]), "CMYK"), RGB),
         "animated": (
@@ -161,7 +213,9 @@ def _pil_images() -> list[BadObject]:
         ),
     }
     cases = [BadObject(f"PIL image {name}", make) for name, make in refused.items()]
-    return cases + [BadObject(f"PIL image {name}", make, pixels) for name, (make, pixels) in clear.items()]
+    return cases + [
+        BadObject(f"PIL image {name}", make, pixels) for name, (make, pixels) in clear.items()
+    ]
 
 
 def _others() -> list[BadObject]:

@@ -4,7 +4,18 @@ import struct
 
 import numpy as np
 from PIL import Image
-from support.bad_inputs.case import GREY, RGB, BadInput, as_pillow_decodes, bad, either, good, saved, turned, upright
+from support.bad_inputs.case import (
+    GREY,
+    RGB,
+    BadInput,
+    as_pillow_decodes,
+    bad,
+    either,
+    good,
+    saved,
+    turned,
+    upright,
+)
 
 PLAIN = saved(RGB, "JPEG", quality=95)
 DECODED = as_pillow_decodes(PLAIN)
@@ -34,17 +45,26 @@ def _forms() -> list[BadInput]:
         "one column": saved(np.ascontiguousarray(RGB[:, :1]), "JPEG"),
         "CMYK": inverted,
         "YCCK": _with_adobe_transform(inverted, 2),
-        "two images, as phones write": saved(RGB, "MPO", save_all=True, append_images=[Image.fromarray(255 - RGB)]),
+        "two images, as phones write": saved(
+            RGB, "MPO", save_all=True, append_images=[Image.fromarray(255 - RGB)]
+        ),
     }
-    return [good(f"jpeg/{name}", "photo.jpg", content, _decoded(content)) for name, content in forms.items()]
+    return [
+        good(f"jpeg/{name}", "photo.jpg", content, _decoded(content))
+        for name, content in forms.items()
+    ]
 
 
 def _orientations() -> list[BadInput]:
     cases = []
     for value in range(1, 9):
         content = saved(turned(RGB, value), "JPEG", quality=95, exif=_exif(value))
-        stored = _decoded(saved(turned(RGB, value), "JPEG", quality=95))  # the same, without the block
-        cases.append(good(f"jpeg/orientation {value}", "phone.jpg", content, upright(stored, value)))
+        stored = _decoded(
+            saved(turned(RGB, value), "JPEG", quality=95)
+        )  # the same, without the block
+        cases.append(
+            good(f"jpeg/orientation {value}", "phone.jpg", content, upright(stored, value))
+        )
     for value in (0, 9, 65535):
         content = saved(RGB, "JPEG", quality=95, exif=_exif(value))
         cases.append(good(f"jpeg/orientation {value}", "phone.jpg", content, DECODED))
@@ -59,17 +79,28 @@ def _metadata() -> list[BadInput]:
         "an EXIF block of garbage": _app(1, b"Exif\0\0" + bytes(range(256))),
         "an EXIF block that points beyond itself": _app(1, b"Exif\0\0II*\0\xff\xff\xff\x7f"),
         "an EXIF block that points at itself": _app(1, b"Exif\0\0II*\0\x08\0\0\0\0\0\x08\0\0\0"),
-        "an EXIF block with 65535 entries": _app(1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01\x03\0"),
+        "an EXIF block with 65535 entries": _app(
+            1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01\x03\0"
+        ),
         "an orientation in words": _app(1, _orientation_entry(2, 4, b"top\0")),
         "an orientation of eight numbers": _app(1, _orientation_entry(1, 4, bytes([6, 6, 6, 6]))),
         "an ICC profile of garbage": _app(2, b"ICC_PROFILE\0\x01\x01" + bytes(range(256)) * 3),
         "one of two pieces of an ICC profile": _app(2, b"ICC_PROFILE\0\x01\x02" + bytes(99)),
-        "XMP of garbage": _app(1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta tiff:Orientation='zwei'"),
-        "a Photoshop block of garbage": _app(13, b"Photoshop 3.0\x008BIM\x03\xed\0\0\0\0\0\xff" + bytes(9)),
-        "a comment with escape sequences": b"\xff\xfe" + struct.pack(">H", 22) + b"\x1b[2J<script>\x1b]0;x\x07\0\0",
+        "XMP of garbage": _app(
+            1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta tiff:Orientation='zwei'"
+        ),
+        "a Photoshop block of garbage": _app(
+            13, b"Photoshop 3.0\x008BIM\x03\xed\0\0\0\0\0\xff" + bytes(9)
+        ),
+        "a comment with escape sequences": b"\xff\xfe"
+        + struct.pack(">H", 22)
+        + b"\x1b[2J<script>\x1b]0;x\x07\0\0",
         "an MPF block of garbage": _app(2, b"MPF\0II*\0\x08\0\0\0\xff\xff" + bytes(20)),
     }
-    return [good(f"jpeg/{name}", "photo.jpg", PLAIN[:2] + block + PLAIN[2:], DECODED) for name, block in blocks.items()]
+    return [
+        good(f"jpeg/{name}", "photo.jpg", PLAIN[:2] + block + PLAIN[2:], DECODED)
+        for name, block in blocks.items()
+    ]
 
 
 def _broken() -> list[BadInput]:
@@ -83,8 +114,15 @@ def _broken() -> list[BadInput]:
 
     return [
         good("jpeg/garbage behind the end", "a.jpg", PLAIN + b"PK\3\4 and more" * 99, DECODED),
-        good("jpeg/fill bytes before a marker", "a.jpg", PLAIN[:2] + b"\xff" * 9 + PLAIN[2:], DECODED),
-        either("jpeg/an empty ICC profile", "a.jpg", PLAIN[:2] + _app(2, b"ICC_PROFILE\0") + PLAIN[2:], DECODED),
+        good(
+            "jpeg/fill bytes before a marker", "a.jpg", PLAIN[:2] + b"\xff" * 9 + PLAIN[2:], DECODED
+        ),
+        either(
+            "jpeg/an empty ICC profile",
+            "a.jpg",
+            PLAIN[:2] + _app(2, b"ICC_PROFILE\0") + PLAIN[2:],
+            DECODED,
+        ),
         either("jpeg/no end", "a.jpg", PLAIN[:-2], DECODED),
         either("jpeg/garbage before the beginning", "a.jpg", b"\0\0" + PLAIN, DECODED),
         bad("jpeg/no height", "a.jpg", patched(sof, b"\0\0")),
@@ -100,7 +138,11 @@ def _broken() -> list[BadInput]:
         bad("jpeg/no pixels", "a.jpg", PLAIN[:start] + b"\xff\xd9"),
         bad("jpeg/the beginning alone", "a.jpg", b"\xff\xd8\xff"),
         bad("jpeg/beginning and end", "a.jpg", b"\xff\xd8\xff\xd9"),
-        bad("jpeg/a block longer than the file", "a.jpg", PLAIN[:2] + b"\xff\xe1\xff\xffExif\0\0" + PLAIN[2:]),
+        bad(
+            "jpeg/a block longer than the file",
+            "a.jpg",
+            PLAIN[:2] + b"\xff\xe1\xff\xffExif\0\0" + PLAIN[2:],
+        ),
         _as_pillow("a block of length zero", PLAIN[:2] + b"\xff\xe1\0\0" + PLAIN[2:]),
     ]
 
@@ -117,7 +159,9 @@ def _as_pillow(name: str, content: bytes) -> BadInput:
 
 
 def _exif(orientation: int) -> bytes:
-    return b"Exif\0\0" + struct.pack("<2sHIHHHIHHI", b"II", 42, 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+    return b"Exif\0\0" + struct.pack(
+        "<2sHIHHHIHHI", b"II", 42, 8, 1, 0x0112, 3, 1, orientation, 0, 0
+    )
 
 
 def _orientation_entry(kind: int, count: int, value: bytes) -> bytes:

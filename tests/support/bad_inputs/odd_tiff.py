@@ -49,9 +49,18 @@ def _compressed() -> list[BadInput]:
 
 def _forms() -> list[BadInput]:
     planes = RGB.transpose(2, 0, 1)
-    planar = _with(PLAIN, (273, "long", [8 + 792 * i for i in range(3)]), (279, "long", [792] * 3), (284, "short", [2]))
+    planar = _with(
+        PLAIN,
+        (273, "long", [8 + 792 * i for i in range(3)]),
+        (279, "long", [792] * 3),
+        (284, "short", [2]),
+    )
     inverted = tiff_entries(SIZE, 1, 8, 0, GREY.nbytes)
-    color_map = (320, "short", [v * 257 for v in np.pad(COLORS, ((0, 248), (0, 0))).T.ravel().tolist()])
+    color_map = (
+        320,
+        "short",
+        [v * 257 for v in np.pad(COLORS, ((0, 248), (0, 0))).T.ravel().tolist()],
+    )
     palette = [*tiff_entries(SIZE, 1, 8, 3, INDICES.nbytes), color_map]
     alpha = [*tiff_entries(SIZE, 4, 8, 2, GREY.nbytes * 4), (338, "short", [2])]
     wide = (*tiff_entries(SIZE, 3, 8, 2, RGB.nbytes),)
@@ -71,12 +80,27 @@ def _forms() -> list[BadInput]:
         good("tiff/palette", "a.tif", tiff(palette, INDICES.tobytes()), COLORS[INDICES]),
         good("tiff/alpha", "a.tif", tiff(alpha, np.dstack([RGB, ALPHA]).tobytes()), RGB),
         good("tiff/CMYK", "a.tif", saved(Image.fromarray(cmyk, "CMYK"), "TIFF"), RGB),
-        good("tiff/one bit", "a.tif", saved(Image.fromarray(GREY > 99), "TIFF"), ((GREY > 99) * 255).astype(np.uint8)),
+        good(
+            "tiff/one bit",
+            "a.tif",
+            saved(Image.fromarray(GREY > 99), "TIFF"),
+            ((GREY > 99) * 255).astype(np.uint8),
+        ),
         good("tiff/one pixel", "a.tif", saved(RGB[:1, :1], "TIFF"), RGB[:1, :1]),
         good("tiff/one row", "a.tif", saved(RGB[:1], "TIFF"), RGB[:1]),
         good("tiff/64-bit places", "a.tif", saved(RGB, "TIFF", big_tiff=True), RGB),
-        good("tiff/an ICC profile of garbage", "a.tif", saved(RGB, "TIFF", icc_profile=b"no profile"), RGB),
-        good("tiff/garbage behind the end", "a.tif", tiff(list(wide), RGB.tobytes()) + b"PK\3\4 and more" * 99, RGB),
+        good(
+            "tiff/an ICC profile of garbage",
+            "a.tif",
+            saved(RGB, "TIFF", icc_profile=b"no profile"),
+            RGB,
+        ),
+        good(
+            "tiff/garbage behind the end",
+            "a.tif",
+            tiff(list(wide), RGB.tobytes()) + b"PK\3\4 and more" * 99,
+            RGB,
+        ),
         bad("tiff/Lab", "a.tif", saved(Image.frombytes("LAB", (33, 24), RGB.tobytes()), "TIFF")),
         good(
             "tiff/differences of what is not compressed",
@@ -95,7 +119,9 @@ def _numbers() -> list[BadInput]:
         "32 bits, beyond 65535": GREY.astype(np.int32) * 1000,
         "32 bits, below zero": GREY.astype(np.int32) - 99,
     }
-    cases = [bad(f"tiff/{name}", "depth.tif", saved(values, "TIFF")) for name, values in kinds.items()]
+    cases = [
+        bad(f"tiff/{name}", "depth.tif", saved(values, "TIFF")) for name, values in kinds.items()
+    ]
     deep = DEEP[:, :, 0]
     wide = deep.astype(np.int32)
     planes = DEEP.transpose(2, 0, 1)
@@ -111,7 +137,12 @@ def _numbers() -> list[BadInput]:
         good("tiff/16-bit grey", "deep.tif", saved(deep, "TIFF"), deep),
         good("tiff/16-bit grey, swapped", "deep.tif", _one_band(deep.astype(">u2"), ">"), deep),
         good("tiff/32 bits, within 65535", "deep.tif", saved(wide, "TIFF"), deep),
-        good("tiff/16-bit colour", "deep.tif", tiff(tiff_entries(SIZE, 3, 16, 2, DEEP.nbytes), DEEP.tobytes()), DEEP),
+        good(
+            "tiff/16-bit colour",
+            "deep.tif",
+            tiff(tiff_entries(SIZE, 3, 16, 2, DEEP.nbytes), DEEP.tobytes()),
+            DEEP,
+        ),
         good(
             "tiff/16-bit colour, swapped",
             "deep.tif",
@@ -119,12 +150,28 @@ def _numbers() -> list[BadInput]:
             DEEP,
         ),
         either("tiff/16-bit colour in planes", "deep.tif", tiff(planar, planes.tobytes()), DEEP),
-        either("tiff/16-bit colour in planes, deflated", "deep.tif", _deflated_planes(planes), DEEP),
+        either(
+            "tiff/16-bit colour in planes, deflated", "deep.tif", _deflated_planes(planes), DEEP
+        ),
         bad("tiff/float colour", "hdr.tif", tiff(floats, (RGB.astype(np.float32) / 255).tobytes())),
-        bad("tiff/float colour with NaN", "hdr.tif", tiff(floats, np.full(RGB.shape, np.nan, np.float32).tobytes())),
-        bad("tiff/64-bit float", "depth.tif", _one_band(GREY.astype(np.float64), "<", sample_format=3)),
-        bad("tiff/complex", "radar.tif", _one_band(GREY.astype(np.complex64), "<", sample_format=6)),
-        bad("tiff/signed bytes", "odd.tif", _one_band(GREY.astype(np.int8), "<", sample_format=2, below_zero=True)),
+        bad(
+            "tiff/float colour with NaN",
+            "hdr.tif",
+            tiff(floats, np.full(RGB.shape, np.nan, np.float32).tobytes()),
+        ),
+        bad(
+            "tiff/64-bit float",
+            "depth.tif",
+            _one_band(GREY.astype(np.float64), "<", sample_format=3),
+        ),
+        bad(
+            "tiff/complex", "radar.tif", _one_band(GREY.astype(np.complex64), "<", sample_format=6)
+        ),
+        bad(
+            "tiff/signed bytes",
+            "odd.tif",
+            _one_band(GREY.astype(np.int8), "<", sample_format=2, below_zero=True),
+        ),
     ]
 
 
@@ -132,10 +179,28 @@ def _pages() -> list[BadInput]:
     colour, other = Image.fromarray(RGB), Image.fromarray(255 - RGB)
     grey = [Image.fromarray(np.ascontiguousarray(RGB[:, :, band])) for band in range(3)]
     return [
-        good("tiff/pages in colour", "pages.tif", saved(colour, "TIFF", save_all=True, append_images=[other]), RGB),
-        good("tiff/three grey pages", "bands.tif", saved(grey[0], "TIFF", save_all=True, append_images=grey[1:]), RGB),
-        bad("tiff/two grey pages", "bands.tif", saved(grey[0], "TIFF", save_all=True, append_images=grey[1:2])),
-        bad("tiff/four grey pages", "bands.tif", saved(grey[0], "TIFF", save_all=True, append_images=grey)),
+        good(
+            "tiff/pages in colour",
+            "pages.tif",
+            saved(colour, "TIFF", save_all=True, append_images=[other]),
+            RGB,
+        ),
+        good(
+            "tiff/three grey pages",
+            "bands.tif",
+            saved(grey[0], "TIFF", save_all=True, append_images=grey[1:]),
+            RGB,
+        ),
+        bad(
+            "tiff/two grey pages",
+            "bands.tif",
+            saved(grey[0], "TIFF", save_all=True, append_images=grey[1:2]),
+        ),
+        bad(
+            "tiff/four grey pages",
+            "bands.tif",
+            saved(grey[0], "TIFF", save_all=True, append_images=grey),
+        ),
         bad(
             "tiff/grey pages of several sizes",
             "bands.tif",
@@ -150,7 +215,9 @@ def _orientations() -> list[BadInput]:
         exif = Image.Exif()
         exif[0x0112] = value
         stored = turned(RGB, value)
-        cases.append(good(f"tiff/orientation {value}", "phone.tif", saved(stored, "TIFF", exif=exif), RGB))
+        cases.append(
+            good(f"tiff/orientation {value}", "phone.tif", saved(stored, "TIFF", exif=exif), RGB)
+        )
     grey = [turned(np.ascontiguousarray(RGB[:, :, band]), 6) for band in range(3)]
     exif[0x0112] = 6
     pages = [Image.fromarray(band) for band in grey]
@@ -178,15 +245,31 @@ def _broken() -> list[BadInput]:
     directory = struct.unpack_from("<I", whole, 4)[0]
     return [
         *(bad(f"tiff/{name}", "a.tif", tiff(entries, data)) for name, entries in changed.items()),
-        either("tiff/a directory that follows itself", "a.tif", tiff(PLAIN, data, next_ifd=directory), RGB),
-        either("tiff/a next directory beyond the file", "a.tif", tiff(PLAIN, data, next_ifd=2**31), RGB),
-        either("tiff/a resolution of garbage", "a.tif", tiff([*PLAIN, (282, "ascii", [b"x"])], data), RGB),
+        either(
+            "tiff/a directory that follows itself",
+            "a.tif",
+            tiff(PLAIN, data, next_ifd=directory),
+            RGB,
+        ),
+        either(
+            "tiff/a next directory beyond the file", "a.tif", tiff(PLAIN, data, next_ifd=2**31), RGB
+        ),
+        either(
+            "tiff/a resolution of garbage",
+            "a.tif",
+            tiff([*PLAIN, (282, "ascii", [b"x"])], data),
+            RGB,
+        ),
         bad("tiff/a header alone", "a.tif", whole[:8]),
         bad("tiff/a directory beyond the file", "a.tif", b"II*\0\xff\xff\xff\x7f" + data),
         bad("tiff/an empty directory", "a.tif", b"II*\0\x08\0\0\0\0\0\0\0\0\0"),
         bad("tiff/65535 entries", "a.tif", b"II*\0\x08\0\0\0\xff\xff" + data),
         bad("tiff/an order of bytes that does not exist", "a.tif", b"IM*\0" + whole[4:]),
-        bad("tiff/sizes that are text", "a.tif", tiff(_with(PLAIN, (256, "ascii", [b"3", b"3"])), data)),
+        bad(
+            "tiff/sizes that are text",
+            "a.tif",
+            tiff(_with(PLAIN, (256, "ascii", [b"3", b"3"])), data),
+        ),
     ]
 
 
@@ -195,7 +278,9 @@ def _with(entries: Entries, *changed: tuple[int, str, Sequence[int]]) -> Entries
     return [*(entry for entry in entries if entry[0] not in tags), *changed]
 
 
-def _one_band(values: np.ndarray, order: str, sample_format: int = 1, below_zero: bool = False) -> bytes:
+def _one_band(
+    values: np.ndarray, order: str, sample_format: int = 1, below_zero: bool = False
+) -> bytes:
     """(H, W) as a TIFF of one band; sample formats: 1 unsigned, 2 signed, 3 float, 6 complex."""
     values = values - values.max() - 1 if below_zero else values
     entries = tiff_entries(SIZE, 1, values.itemsize * 8, 1, values.nbytes)

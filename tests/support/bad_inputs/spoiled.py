@@ -5,7 +5,16 @@ import random
 import numpy as np
 from PIL import Image
 from support.bad_inputs.by_hand import png, png_header, png_rows
-from support.bad_inputs.case import DEEP, GREY, RGB, BadInput, as_pillow_decodes, either, patches, saved
+from support.bad_inputs.case import (
+    DEEP,
+    GREY,
+    RGB,
+    BadInput,
+    as_pillow_decodes,
+    either,
+    patches,
+    saved,
+)
 
 CUTS, FLIPS = 9, 9
 """Of each sound file."""
@@ -35,8 +44,16 @@ def cut() -> list[BadInput]:
     cases = []
     for file, content in sound().items():
         whole = _pixels(file, content)
-        places = {len(content) * part // 6 for part in range(1, 6)} | {2, 11, len(content) - 9, len(content) - 1}
-        cases += [either(f"cut/{file} at {place}", file, content[:place], whole) for place in sorted(places)]
+        places = {len(content) * part // 6 for part in range(1, 6)} | {
+            2,
+            11,
+            len(content) - 9,
+            len(content) - 1,
+        }
+        cases += [
+            either(f"cut/{file} at {place}", file, content[:place], whole)
+            for place in sorted(places)
+        ]
     return cases
 
 
@@ -49,7 +66,11 @@ def flipped() -> list[BadInput]:
         for place in sorted(rng.sample(range(len(content)), FLIPS)):
             spoiled = bytearray(content)
             spoiled[place] ^= 1 << rng.randrange(8)
-            pixels = _pixels(file, content) if file.endswith(".png") else as_pillow_decodes(bytes(spoiled))
+            pixels = (
+                _pixels(file, content)
+                if file.endswith(".png")
+                else as_pillow_decodes(bytes(spoiled))
+            )
             cases.append(either(f"flipped/{file} at {place}", file, bytes(spoiled), pixels))
     return cases
 

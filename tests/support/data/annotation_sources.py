@@ -29,14 +29,25 @@ def square(left: float, top: float, right: float, bottom: float) -> list[float]:
     return [left, top, right, top, right, bottom, left, bottom]
 
 
-def coco(folder: Path, shapes: list[tuple[str, Any]], names: tuple[str, ...] = ("car", "road"), **more: Any) -> Path:
+def coco(
+    folder: Path,
+    shapes: list[tuple[str, Any]],
+    names: tuple[str, ...] = ("car", "road"),
+    **more: Any,
+) -> Path:
     """A COCO file of one image, a.png of 20 x 30, with (class, segmentation) in order."""
     picture(folder / "a.png")
     content = {
         "images": [{"id": 1, "file_name": "a.png", "height": SIZE[0], "width": SIZE[1]}],
         "categories": [{"id": number, "name": name} for number, name in enumerate(names, start=1)],
         "annotations": [
-            {"id": i, "image_id": 1, "category_id": names.index(name) + 1, "segmentation": segmentation, "iscrowd": 0}
+            {
+                "id": i,
+                "image_id": 1,
+                "category_id": names.index(name) + 1,
+                "segmentation": segmentation,
+                "iscrowd": 0,
+            }
             for i, (name, segmentation) in enumerate(shapes)
         ],
     }
@@ -45,14 +56,28 @@ def coco(folder: Path, shapes: list[tuple[str, Any]], names: tuple[str, ...] = (
 
 def labelme(folder: Path, shapes: list[dict[str, Any]], image: str = "a.png", **more: Any) -> Path:
     """A labelme file of one image, which has to be there."""
-    content = {"version": "6.3.1", "flags": {}, "shapes": shapes, "imagePath": image, "imageData": None}
-    return write_json(folder / "a.json", content | {"imageHeight": SIZE[0], "imageWidth": SIZE[1]} | more)
+    content = {
+        "version": "6.3.1",
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": image,
+        "imageData": None,
+    }
+    return write_json(
+        folder / "a.json", content | {"imageHeight": SIZE[0], "imageWidth": SIZE[1]} | more
+    )
 
 
 def polygon(label: str, *corners: float) -> dict[str, Any]:
     """A polygon of labelme."""
     points = np.reshape(corners, (-1, 2)).tolist()
-    return {"label": label, "points": points, "group_id": None, "shape_type": "polygon", "flags": {}}
+    return {
+        "label": label,
+        "points": points,
+        "group_id": None,
+        "shape_type": "polygon",
+        "flags": {},
+    }
 
 
 def cvat(folder: Path, inside: str, head: str = "") -> Path:

@@ -35,7 +35,11 @@ class Balls:
 
     def label(self, index: int) -> np.ndarray:
         rng = np.random.default_rng(0)
-        return plant(self.right(index), "dropped", 3, rng, self.right(0)) if index in WRONG else self.right(index)
+        return (
+            plant(self.right(index), "dropped", 3, rng, self.right(0))
+            if index in WRONG
+            else self.right(index)
+        )
 
     def __getitem__(self, index: int) -> Sample:
         noise = np.random.default_rng(index).integers(0, 20, (40, 56, 3), dtype=np.uint8)
@@ -54,7 +58,11 @@ def write_balls(folder: Path, things: bool = False) -> Path:
             path = folder / kind / f"{key}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
-    for split, keys in (("train", data.keys[:18]), ("val", data.keys[18:]), ("test", ["yard/test"])):
+    for split, keys in (
+        ("train", data.keys[:18]),
+        ("val", data.keys[18:]),
+        ("test", ["yard/test"]),
+    ):
         (folder / f"{split}.txt").write_text("\n".join(keys))
     (folder / "dataset.toml").write_text(
         f'name = "balls"\nimages = "images"\nmasks = "masks"\nclasses = {json.dumps(names)}\n'

@@ -62,7 +62,9 @@ def nnunet(folder: Path, channels: int = 1) -> Path:
     """imagesTr/case_000_0000.png, labelsTr/case_000.png, and images for testing that have no labels."""
     for number in range(12):
         for channel in range(channels):
-            save(folder / f"imagesTr/case_{number:03}_{channel:04}.png", photo(number)[:, :, channel])
+            save(
+                folder / f"imagesTr/case_{number:03}_{channel:04}.png", photo(number)[:, :, channel]
+            )
         save(folder / f"labelsTr/case_{number:03}.png", square(number, *EYE) // 255)
         save(folder / f"imagesTs/case_{number + 50:03}_0000.png", photo(number + 50)[:, :, 0])
     return folder
@@ -74,7 +76,8 @@ def face(number: int) -> np.ndarray:
 
 
 DATA_YAML = (
-    "path: .\ntrain: images/part1\nval: images/part2\nmasks_dir: {masks}\nnames: {{0: ground, 1: eye, 2: nose}}\n"
+    "path: .\ntrain: images/part1\nval: images/part2\nmasks_dir: {masks}\n"
+    "names: {{0: ground, 1: eye, 2: nose}}\n"
 )
 
 
@@ -86,7 +89,10 @@ def masks_yaml(folder: Path, masks: str = "masks", text: str = DATA_YAML) -> Pat
         mask[:2] = 255
         save(folder / f"images/{part}/{name}.jpg", photo(number))
         save(folder / f"{masks}/{part}/{name}.png", mask)
-        save(folder / f"other/{part}/{name}.png", 3 * face(number) + np.arange(SIZE, dtype=np.uint8) % 3)
+        save(
+            folder / f"other/{part}/{name}.png",
+            3 * face(number) + np.arange(SIZE, dtype=np.uint8) % 3,
+        )
     (folder / "data.yaml").write_text(text.format(masks=masks))
     return folder
 
@@ -98,13 +104,18 @@ def nuclei(folder: Path) -> Path:
         save(folder / f"{stage}/{name}/images/{name}.png", photo(number))
         for k in range(2 + number % 3) if number < 12 else ():
             save(
-                folder / f"{stage}/{name}/masks/{number * 104729 + k * 7 + 2**41:x}.png", square(number, 2 + 11 * k, 9)
+                folder / f"{stage}/{name}/masks/{number * 104729 + k * 7 + 2**41:x}.png",
+                square(number, 2 + 11 * k, 9),
             )
     return folder
 
 
 def labelled_nnunet(folder: Path) -> Path:
     """nnU-Net's folders with their dataset.json."""
-    labels = {"channel_names": {"0": "xray"}, "labels": {"background": 0, "nodule": 1}, "file_ending": ".png"}
+    labels = {
+        "channel_names": {"0": "xray"},
+        "labels": {"background": 0, "nodule": 1},
+        "file_ending": ".png",
+    }
     (nnunet(folder) / "dataset.json").write_text(json.dumps(labels))
     return folder

@@ -13,9 +13,15 @@ from featherseg.recipe.reading import parse_recipe, read_recipe
 def assert_joined(name: str, root: Path, *splits: str) -> None:
     """Every image of the splits, one split after the other, is as it is in its own."""
     text = json.dumps(splits)
-    settings = parse_recipe(read_recipe("frm-lite0"), [f"data.train_split={text}"], name=name, root=str(root)).data
+    settings = parse_recipe(
+        read_recipe("frm-lite0"), [f"data.train_split={text}"], name=name, root=str(root)
+    ).data
     joined = open_dataset(settings.name, settings.train_split, Path(settings.root))
-    own = [(data, index) for data in (open_dataset(name, one, root) for one in splits) for index in range(len(data))]
+    own = [
+        (data, index)
+        for data in (open_dataset(name, one, root) for one in splits)
+        for index in range(len(data))
+    ]
     assert len(splits) <= len(own) == len(joined)
     assert len(set(joined.keys)) == len(own)
     for place, (data, index) in enumerate(own):

@@ -36,9 +36,13 @@ class Pretending:
 
 def main(count: int, alone: bool) -> None:
     """Name them, and let Ray give them to two workers."""
-    cloudpickle.register_pickle_by_value(cluster)  # so that Ray's processes get what is put into it here
+    cloudpickle.register_pickle_by_value(
+        cluster
+    )  # so that Ray's processes get what is put into it here
     cluster.Worker = Pretending
-    cluster.list_images = lambda folder: (Listed(f"{n * FACTOR % count:09}.jpg", 0) for n in range(count))
+    cluster.list_images = lambda folder: (
+        Listed(f"{n * FACTOR % count:09}.jpg", 0) for n in range(count)
+    )
     with TemporaryDirectory() as folder:
         job = cluster.Job("run", "in", f"{folder}/out", "cpu", InferenceSettings(), 4.0, None, "")
         with nullcontext() if alone else ray_cluster("local", 2, "prediction"):

@@ -10,10 +10,14 @@ CLASSES = {"f8": 6, "u1": 9, "u2": 11}
 TYPES = {"u1": 2, "u2": 4, "f8": 9}
 
 
-def write_matrix(path: Path, values: np.ndarray, name: str = "S", *, order: str = "<", compress: bool = True) -> Path:
+def write_matrix(
+    path: Path, values: np.ndarray, name: str = "S", *, order: str = "<", compress: bool = True
+) -> Path:
     """One matrix of bytes, 16-bit numbers or doubles, behind a matrix `first` that is to be passed over."""
     header = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack(f"{order}HH", 0x0100, 0x4D49)
-    body = b"".join(_variable(*part, order, compress) for part in (("first", np.eye(2)), (name, values)))
+    body = b"".join(
+        _variable(*part, order, compress) for part in (("first", np.eye(2)), (name, values))
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(header + body)
     return path

@@ -2,16 +2,26 @@
 
 import numpy as np
 
-CATEGORIES = [{"id": 1, "isthing": 1}, {"id": 4, "isthing": 1}, {"id": 90, "isthing": 0}, {"id": 200, "isthing": 0}]
+CATEGORIES = [
+    {"id": 1, "isthing": 1},
+    {"id": 4, "isthing": 1},
+    {"id": 90, "isthing": 0},
+    {"id": 200, "isthing": 0},
+]
 THINGS = (1, 4)
 LARGEST = 256**3 - 1
 
 
 def scene(
-    rng: np.random.Generator, size: tuple[int, int] = (24, 32), crowds: bool = True, near: np.ndarray | None = None
+    rng: np.random.Generator,
+    size: tuple[int, int] = (24, 32),
+    crowds: bool = True,
+    near: np.ndarray | None = None,
 ):
     """(ids, segments): rectangles over void, some of them crowds; with `near` a shifted, repainted copy of it."""
-    ids = np.zeros(size, np.int64) if near is None else np.roll(near, rng.integers(-2, 3, 2), (0, 1))
+    ids = (
+        np.zeros(size, np.int64) if near is None else np.roll(near, rng.integers(-2, 3, 2), (0, 1))
+    )
     for _ in range(rng.integers(1, 9 if near is None else 4)):
         top, left = (rng.integers(0, length) for length in size)
         height, width = rng.integers(3, 16, 2)
@@ -27,11 +37,15 @@ def listed(ids: np.ndarray, rng: np.random.Generator, crowds: bool = True) -> li
     for i in rng.permutation(present[present > 0]).tolist():
         category = CATEGORIES[i % 4]["id"]
         crowd = crowds and category in THINGS and i // 4 % 4 == 0
-        segments.append({"id": i, "category_id": category, "area": area_of[i], "iscrowd": int(crowd)})
+        segments.append(
+            {"id": i, "category_id": category, "area": area_of[i], "iscrowd": int(crowd)}
+        )
     return segments
 
 
-def count_slowly(rule: str, ground_truth, true_segments, prediction, predicted_segments) -> dict[int, list[float]]:
+def count_slowly(
+    rule: str, ground_truth, true_segments, prediction, predicted_segments
+) -> dict[int, list[float]]:
     """category id -> [tp, fp, fn, sum of IoU], every figure counted by looking at masks one at a time."""
     counts = {category["id"]: [0, 0, 0, 0.0] for category in CATEGORIES}
     void, matched = ground_truth == 0, set()
@@ -53,10 +67,14 @@ def count_slowly(rule: str, ground_truth, true_segments, prediction, predicted_s
             counts[t["category_id"]][3] += iou
         counts[t["category_id"]][2] += not hits
     for p in predicted_segments:
-        own = [t["id"] for t in true_segments if t["iscrowd"] and t["category_id"] == p["category_id"]][-1:]
+        own = [
+            t["id"] for t in true_segments if t["iscrowd"] and t["category_id"] == p["category_id"]
+        ][-1:]
         every = [t["id"] for t in true_segments if t["iscrowd"]]
         mask = prediction == p["id"]
-        excused = (mask & (void | np.isin(ground_truth, own if rule == "coco" else every))).sum() / mask.sum() > 0.5
+        excused = (
+            mask & (void | np.isin(ground_truth, own if rule == "coco" else every))
+        ).sum() / mask.sum() > 0.5
         passed_over = rule == "bdd100k" and p["iscrowd"]
         counts[p["category_id"]][1] += p["id"] not in matched and not excused and not passed_over
     return counts

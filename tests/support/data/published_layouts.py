@@ -25,7 +25,9 @@ def scenes() -> list[tuple[np.ndarray, np.ndarray]]:
         sample = data[index]
         label = sample.label[::SIDE, ::SIDE]
         mask = np.where(label == 0, 1, np.where(np.isin(label, things), 2, 0))
-        found.append((sample.image[::SIDE, ::SIDE], np.where(label == 255, 3, mask).astype(np.uint8)))
+        found.append(
+            (sample.image[::SIDE, ::SIDE], np.where(label == 255, 3, mask).astype(np.uint8))
+        )
     return found
 
 
@@ -80,7 +82,10 @@ TURNED = {
 
 def class_is_the_folder(folder: Path) -> None:
     """MT_Crack/Imgs/, MT_Fray/Imgs/ with masks of 0 and 255, MT_Free/Imgs/ with nothing but background."""
-    for name, (value, turn) in TURNED.items():  # each scene in another position: no two images are the same
+    for name, (
+        value,
+        turn,
+    ) in TURNED.items():  # each scene in another position: no two images are the same
         for number, (image, mask) in enumerate(scenes()):
             stem = folder / f"{name}/Imgs/exp{number % 3}_num_{number * 37}"
             save(stem.with_suffix(".png"), np.where(mask[turn] == value, 255, 0).astype(np.uint8))
@@ -101,14 +106,20 @@ def magnetic_tiles(folder: Path, count: int = 6) -> None:
         for number in range(count):
             stem = folder / f"{name}/Imgs/exp{1 + number % 6}_num_{rng.integers(1000, 400000)}"
             blocks = np.kron(rng.integers(60, 200, (8, 6)), np.ones((12, 12)))
-            image, mask = blocks + rng.integers(-20, 20, blocks.shape), np.zeros(blocks.shape, np.uint8)
+            image, mask = (
+                blocks + rng.integers(-20, 20, blocks.shape),
+                np.zeros(blocks.shape, np.uint8),
+            )
             if width:
                 top, left = rng.integers(4, 40, 2)
                 mask[top : top + 30, left : left + 4 * width] = 255
                 image[mask > 0] = 10 * width
             image = np.clip(image, 0, 255).astype(np.uint8)
             save(stem.with_suffix(".jpg"), image, quality=95)
-            save(stem.with_suffix(".png"), np.asarray(Image.fromarray(mask).filter(ImageFilter.GaussianBlur(0.8))))
+            save(
+                stem.with_suffix(".png"),
+                np.asarray(Image.fromarray(mask).filter(ImageFilter.GaussianBlur(0.8))),
+            )
 
 
 def splits_above(folder: Path) -> None:
@@ -132,7 +143,9 @@ def lists_of_numbers(folder: Path) -> None:
     for number, (image, mask) in enumerate(scenes()):
         save(folder / f"JPEGImages/tile_{number:03}.jpg", image)
         save(folder / f"SegmentationClass/tile_{number:03}.png", mask)
-    (folder / "split.yaml").write_text("train: [0, 1, 2, 3, 4, 5, 6]\nval:\n- 7\n- 8\ntest: [9, 10, 11, 3]\n")
+    (folder / "split.yaml").write_text(
+        "train: [0, 1, 2, 3, 4, 5, 6]\nval:\n- 7\n- 8\ntest: [9, 10, 11, 3]\n"
+    )
 
 
 def lists_of_paths(folder: Path) -> None:
@@ -141,15 +154,21 @@ def lists_of_paths(folder: Path) -> None:
         save(folder / f"imgs/t{number}.jpg", image)
         save(folder / f"labels/t{number}.png", mask)
     lines = [f"/data/imgs/t{number}.jpg /data/labels/t{number}.png" for number in range(9)]
-    (folder / "train.txt").write_text("\n".join(lines), encoding="utf-8-sig")  # as Windows writes it
-    (folder / "rest.json").write_text(json.dumps({"splits": {"test": [f"t{number}.jpg" for number in range(9, 12)]}}))
+    (folder / "train.txt").write_text(
+        "\n".join(lines), encoding="utf-8-sig"
+    )  # as Windows writes it
+    (folder / "rest.json").write_text(
+        json.dumps({"splits": {"test": [f"t{number}.jpg" for number in range(9, 12)]}})
+    )
 
 
 def smoothed(folder: Path) -> None:
     """0 and 255, blurred along the edges by resizing and saved as JPEG."""
     for number, (image, mask) in enumerate(scenes()):
         save(folder / f"images/{number}.png", image)
-        large = Image.fromarray(np.where(mask == 2, 255, 0).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.6))
+        large = Image.fromarray(np.where(mask == 2, 255, 0).astype(np.uint8)).filter(
+            ImageFilter.GaussianBlur(0.6)
+        )
         path = folder / f"masks/{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         large.save(path, quality=95)

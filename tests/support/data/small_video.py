@@ -13,7 +13,9 @@ CONTAINERS = {".mkv": "matroska", ".m4v": "mp4"}
 def moving_images(count: int, size: tuple[int, int] = (48, 64)) -> list[np.ndarray]:
     """RGB images with a bright block that moves; broad patches, so that encoders keep them well."""
     rng = np.random.default_rng(7)
-    ground = rng.integers(0, 200, (size[0] // 12 + 1, size[1] // 12 + 1, 3)).repeat(12, 0).repeat(12, 1)
+    ground = (
+        rng.integers(0, 200, (size[0] // 12 + 1, size[1] // 12 + 1, 3)).repeat(12, 0).repeat(12, 1)
+    )
     images = []
     for number in range(count):
         image = ground[: size[0], : size[1]].astype(np.uint8)
@@ -39,9 +41,14 @@ def write_video(
     """A video of images (H, W, 3), shown at `times` in units of `time_base`; turn: (degrees, mirrored)."""
     base = time_base or 1 / Fraction(rate)
     with av.open(
-        str(path), "w", format=CONTAINERS.get(path.suffix, path.suffix[1:]), options=container_options or {}
+        str(path),
+        "w",
+        format=CONTAINERS.get(path.suffix, path.suffix[1:]),
+        options=container_options or {},
     ) as container:
-        stream = container.add_stream(codec, rate=rate, options={"qmin": "1", "qmax": "2"} if codec == "mpeg4" else {})
+        stream = container.add_stream(
+            codec, rate=rate, options={"qmin": "1", "qmax": "2"} if codec == "mpeg4" else {}
+        )
         stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt = pixels
         stream.codec_context.time_base, stream.time_base = base, base
@@ -55,7 +62,9 @@ def write_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
         if other:
-            tone = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            tone = av.AudioFrame.from_ndarray(
+                np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+            )
             tone.sample_rate, tone.pts = 44100, 0
             container.mux(other.encode(tone))
             container.mux(other.encode())
@@ -66,7 +75,9 @@ def read_video(path: Path) -> tuple[list[np.ndarray], list[Fraction]]:
     """The frames as RGB and when each is shown, in seconds."""
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
-        return [frame.to_ndarray(format="rgb24") for frame in frames], [frame.pts * frame.time_base for frame in frames]
+        return [frame.to_ndarray(format="rgb24") for frame in frames], [
+            frame.pts * frame.time_base for frame in frames
+        ]
 
 
 def distance(first: np.ndarray, second: np.ndarray) -> float:

@@ -23,7 +23,11 @@ def interpolated(x: np.ndarray, size: tuple[int, int], align_corners: bool = Fal
     return np.einsum("bkhw,yh,xw->bkyx", x.astype(np.float64), down, across, optimize=True)
 
 
-def brought_back(slopes: np.ndarray, size: tuple[int, int], align_corners: bool = False) -> np.ndarray:
+def brought_back(
+    slopes: np.ndarray, size: tuple[int, int], align_corners: bool = False
+) -> np.ndarray:
     """The gradient of what was interpolated, (B, K, H, W) -> that of its source, (B, K, *size) float64."""
-    down, across = (shares(n, m, align_corners) for n, m in zip(size, slopes.shape[2:], strict=True))
+    down, across = (
+        shares(n, m, align_corners) for n, m in zip(size, slopes.shape[2:], strict=True)
+    )
     return np.einsum("bkyx,yh,xw->bkhw", slopes, down, across, optimize=True)

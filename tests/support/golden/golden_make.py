@@ -22,7 +22,10 @@ from featherseg.data.datasets.bdd100k_panoptic import read_bitmask
 GOLDEN = Path(__file__).parents[2] / "golden"
 CGRSEG = "nizhenliang/CGRSeg @b6c70fa (Apache-2.0)"
 KEY_SETS = {
-    **{f"cgrseg_{size}": (f"keys_cgrseg_{size}_150.json", f"{CGRSEG}, 150 classes") for size in ("t", "b", "b5", "l")},
+    **{
+        f"cgrseg_{size}": (f"keys_cgrseg_{size}_150.json", f"{CGRSEG}, 150 classes")
+        for size in ("t", "b", "b5", "l")
+    },
     **{
         f"efficientformerv2_{size}": (
             f"keys_efficientformerv2_{size}_imagenet.json",
@@ -31,7 +34,10 @@ KEY_SETS = {
         for size in ("s0", "s1", "s2", "l")
     },
     **{
-        f"van_b{size}": (f"keys_van_b{size}.json", "Visual-Attention-Network/VAN-Classification (Apache-2.0)")
+        f"van_b{size}": (
+            f"keys_van_b{size}.json",
+            "Visual-Attention-Network/VAN-Classification (Apache-2.0)",
+        )
         for size in range(4)
     },
 }
@@ -69,7 +75,10 @@ def sides(shape: Sequence[int]) -> str:
 
 def key_set(reference: Path, file: str, source: str) -> dict:
     known = json.loads((reference / "parity/official_keys" / file).read_text())
-    leaves = {entry["key"]: f"{entry['kind']} {sides(entry['shape'])}".strip() for entry in known["entries"]}
+    leaves = {
+        entry["key"]: f"{entry['kind']} {sides(entry['shape'])}".strip()
+        for entry in known["entries"]
+    }
     return {"source": source, "parameters": known["n_params"], "keys": nested(leaves)}
 
 
@@ -77,7 +86,9 @@ def pack(reference: Path, name: str) -> tuple[dict, dict[str, np.ndarray]]:
     """What VAN and CGRSeg give: figures of every map, and values of some."""
     with np.load(reference / f"parity/pack_{name}.npz", allow_pickle=False) as arrays:
         kept = {key: arrays[key].ravel()[:: EVERY.get(key, 1)] for key in arrays.files}
-    return {"source": KEY_SETS[name][1]} | json.loads((reference / f"parity/pack_{name}.json").read_text()), kept
+    return {"source": KEY_SETS[name][1]} | json.loads(
+        (reference / f"parity/pack_{name}.json").read_text()
+    ), kept
 
 
 def peer(reference: Path, name: str) -> dict:
@@ -86,7 +97,9 @@ def peer(reference: Path, name: str) -> dict:
     shapes = json.loads((reference / f"peers/{name}.keys.json").read_text())
     for case in known["cases"]:
         means = {output["mean"] for output in case["outputs"].values()}
-        case["stages"] = {key: map_ for key, map_ in case.pop("stages", {}).items() if map_["mean"] in means}
+        case["stages"] = {
+            key: map_ for key, map_ in case.pop("stages", {}).items() if map_["mean"] in means
+        }
     return known | {"keys": nested({key: sides(shape) for key, shape in shapes.items()})}
 
 
@@ -98,18 +111,32 @@ def panoptic_cases(reference: Path) -> dict:
         values = np.array(ids).ravel()
         starts = np.flatnonzero(np.diff(values, prepend=values[0] - 1))
         lengths = np.diff(starts, append=values.size)
-        return [len(ids), len(ids[0]), *np.stack([values[starts], lengths], axis=1).ravel().tolist()]
+        return [
+            len(ids),
+            len(ids[0]),
+            *np.stack([values[starts], lengths], axis=1).ravel().tolist(),
+        ]
 
-    cases = [case | {part: runs(case[part]) for part in ("gt", "prediction")} for case in known["cases"]]
-    return {"source": "cocodataset/panopticapi @7bb4655 (BSD-2-Clause), run on made-up maps"} | known | {"cases": cases}
+    cases = [
+        case | {part: runs(case[part]) for part in ("gt", "prediction")} for case in known["cases"]
+    ]
+    return (
+        {"source": "cocodataset/panopticapi @7bb4655 (BSD-2-Clause), run on made-up maps"}
+        | known
+        | {"cases": cases}
+    )
 
 
 def overlaps(fixtures: Path) -> dict:
     """What pairs of maps of other toolkits' tests share, no map itself: [true id, predicted id, pixels]."""
 
     def shared(label: np.ndarray, prediction: np.ndarray) -> list[list[int]]:
-        pairs, pixels = np.unique(np.stack([label.ravel(), prediction.ravel()]), axis=1, return_counts=True)
-        return [[*pair, count] for pair, count in zip(pairs.T.tolist(), pixels.tolist(), strict=True)]
+        pairs, pixels = np.unique(
+            np.stack([label.ravel(), prediction.ravel()]), axis=1, return_counts=True
+        )
+        return [
+            [*pair, count] for pair, count in zip(pairs.T.tolist(), pixels.tolist(), strict=True)
+        ]
 
     # deeplab2's bird: classes as grey values or colours, instances as grey values
     folder = fixtures / "pq_deeplab2"
@@ -122,8 +149,12 @@ def overlaps(fixtures: Path) -> dict:
         classes[(colors == [int(part) for part in color.split(",")]).all(axis=2)] = number
     bird = {
         "source": expected["source"],
-        "overlaps": shared(label, np.where(classes == expected["void_class"], 0, classes * 256 + instances)),
-        "truth": {int(value): number for value, number in expected["gt_gray_to_class"]["bird"].items()},
+        "overlaps": shared(
+            label, np.where(classes == expected["void_class"], 0, classes * 256 + instances)
+        ),
+        "truth": {
+            int(value): number for value, number in expected["gt_gray_to_class"]["bird"].items()
+        },
         "prediction": "class * 256 + instance",
         "expected": expected["bird_computed_with_the_published_rule"],
         "order": expected["order"],
@@ -136,7 +167,11 @@ def overlaps(fixtures: Path) -> dict:
         (label, true_segments), (ids, segments) = (
             read_bitmask(folder / f"eval/pan_seg/{part}/{name}.png") for part in ("gt", "pred")
         )
-        bdd100k[name] = {"overlaps": shared(label, ids), "truth": true_segments, "prediction": segments}
+        bdd100k[name] = {
+            "overlaps": shared(label, ids),
+            "truth": true_segments,
+            "prediction": segments,
+        }
     return {"deeplab2": bird, "bdd100k": bdd100k}
 
 
@@ -153,14 +188,25 @@ def digest(rows: Iterable[Sequence[object]]) -> dict:
 def class_tables(fixtures: Path) -> dict:
     """Digests of the data sets' own tables of classes."""
     with (fixtures / "ade20k_sceneparsing/objectInfo150.csv").open() as file:
-        ade20k = [(re.split(r"[;, ]", row["Name"])[0], row["Stuff"] == "0") for row in csv.DictReader(file)]
+        ade20k = [
+            (re.split(r"[;, ]", row["Name"])[0], row["Stuff"] == "0")
+            for row in csv.DictReader(file)
+        ]
     coco = json.loads((fixtures / "coco_panoptic/panoptic_coco_categories.json").read_text())
     stuff = json.loads((fixtures / "coco_stuff/stuff_examples.json").read_text())["categories"]
-    names = {row["id"]: row["name"] for row in [*stuff, *coco] if row["id"] < 183 and row.get("isthing", True)}
+    names = {
+        row["id"]: row["name"]
+        for row in [*stuff, *coco]
+        if row["id"] < 183 and row.get("isthing", True)
+    }
     return {
-        "ade20k": {"source": "CSAILVision/sceneparsing objectInfo150.csv: first word of a name, thing"}
+        "ade20k": {
+            "source": "CSAILVision/sceneparsing objectInfo150.csv: first word of a name, thing"
+        }
         | digest(ade20k),
-        "coco-panoptic": {"source": "cocodataset/panopticapi panoptic_coco_categories.json: id, name, color, thing"}
+        "coco-panoptic": {
+            "source": "cocodataset/panopticapi panoptic_coco_categories.json: id, name, color, thing"
+        }
         | digest((row["id"], row["name"], row["color"], bool(row["isthing"])) for row in coco),
         "coco-stuff": {"source": "the same things, and nightrome/cocostuffapi's stuff: id, name"}
         | digest(sorted(names.items())),
@@ -171,8 +217,12 @@ def passage(papers: Path, name: str) -> str:
     """What a paper's sentences are quoted from, in one line."""
     file, parts = PASSAGES[name]
     text = (papers / file).read_text().replace("$", "").replace("\\%", "%")
-    text = re.sub(r"\n\nTable 3\. .*?16\.48M\n\n", " ", text, flags=re.DOTALL)  # it stands in the middle of a sentence
-    return " ".join(text[text.index(start) : text.index(end, text.index(start))] for start, end in parts)
+    text = re.sub(
+        r"\n\nTable 3\. .*?16\.48M\n\n", " ", text, flags=re.DOTALL
+    )  # it stands in the middle of a sentence
+    return " ".join(
+        text[text.index(start) : text.index(end, text.index(start))] for start, end in parts
+    )
 
 
 def quoted(name: str) -> list[str]:
@@ -188,13 +238,28 @@ def printed(papers: Path) -> dict:
     """
     text = (papers / "frm.txt").read_text()
     starts = [text.index(f"Table {n}. ") for n in (1, 2, 3)]
-    ends = [text.index(end, start) for start, end in zip(starts, ("Table 2.", "3.3. ", "burden."), strict=True)]
+    ends = [
+        text.index(end, start)
+        for start, end in zip(starts, ("Table 2.", "3.3. ", "burden."), strict=True)
+    ]
     tables = []
     for start, end in zip(starts, ends, strict=True):
-        lines = [line.split("\t") for line in text[start:end].splitlines() if re.search(r"\t[-\d.]+M?$", line)]
+        lines = [
+            line.split("\t")
+            for line in text[start:end].splitlines()
+            if re.search(r"\t[-\d.]+M?$", line)
+        ]
         lines = [line for line in lines if any(re.fullmatch(r"[\d.]+M?", cell) for cell in line)]
-        rows = [[cell.removesuffix("M") for cell in line if re.fullmatch(r"-|[\d.]+M?", cell)] for line in lines]
-        sizes = [cell.replace(" \N{MULTIPLICATION SIGN} ", "x") for line in lines for cell in line if "\xd7" in cell]
+        rows = [
+            [cell.removesuffix("M") for cell in line if re.fullmatch(r"-|[\d.]+M?", cell)]
+            for line in lines
+        ]
+        sizes = [
+            cell.replace(" \N{MULTIPLICATION SIGN} ", "x")
+            for line in lines
+            for cell in line
+            if "\xd7" in cell
+        ]
         tables.append({"rows": rows, "sizes": sizes})
     texts = {name: passage(papers, name) for name in PASSAGES}
     return {
@@ -202,7 +267,8 @@ def printed(papers: Path) -> dict:
         "tables": tables,
         "figures": {name: re.findall(FIGURE, text) for name, text in texts.items()},
         "sentences": {
-            name: [sha256(sentence) for sentence in quoted(name) if sentence in text] for name, text in texts.items()
+            name: [sha256(sentence) for sentence in quoted(name) if sentence in text]
+            for name, text in texts.items()
         },
     }
 
@@ -233,9 +299,17 @@ def text(content: dict) -> str:
     lines = []
     for key, item in content.items():
         if isinstance(item, dict):
-            below = "{" + ",\n  ".join(f"{short(name)}:{short(part)}" for name, part in item.items()) + "}"
+            below = (
+                "{"
+                + ",\n  ".join(f"{short(name)}:{short(part)}" for name, part in item.items())
+                + "}"
+            )
         else:
-            below = "[" + ",\n  ".join(short(part) for part in item) + "]" if isinstance(item, list) else short(item)
+            below = (
+                "[" + ",\n  ".join(short(part) for part in item) + "]"
+                if isinstance(item, list)
+                else short(item)
+            )
         lines.append(f" {short(key)}:{below}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
 

@@ -26,7 +26,9 @@ RANGES = {
 def uniform(tag: str, shape: Sequence[int], low: float, high: float) -> np.ndarray:
     """float64 in [low, high), the same for a tag for ever."""
     raw = np.random.PCG64(zlib.crc32(tag.encode())).random_raw(math.prod(shape)).astype(np.uint64)
-    return (low + (high - low) * ((raw >> np.uint64(11)).astype(np.float64) * 2.0**-53)).reshape(shape)
+    return (low + (high - low) * ((raw >> np.uint64(11)).astype(np.float64) * 2.0**-53)).reshape(
+        shape
+    )
 
 
 def offsets(rows: int, columns: int) -> np.ndarray:
@@ -35,7 +37,9 @@ def offsets(rows: int, columns: int) -> np.ndarray:
     step = -(-fine // coarse)
     (y, x), (v, u) = np.divmod(np.arange(rows), coarse), np.divmod(np.arange(columns), fine)
     pairs = zip(
-        np.abs(step * y[:, None] - v).ravel().tolist(), np.abs(step * x[:, None] - u).ravel().tolist(), strict=True
+        np.abs(step * y[:, None] - v).ravel().tolist(),
+        np.abs(step * x[:, None] - u).ravel().tolist(),
+        strict=True,
     )
     rank: dict[tuple[int, int], int] = {}
     return np.array([rank.setdefault(pair, len(rank)) for pair in pairs]).reshape(rows, columns)
@@ -54,7 +58,9 @@ def tensor(key: str, shape: Sequence[int], kind: str) -> np.ndarray:
 def image(tag: str, shape: Sequence[int]) -> np.ndarray:
     """(B, 3, H, W) float32, as if normalised: blocks of 16x16 pixels and fine noise."""
     batch, channels, height, width = shape
-    blocks = uniform(f"blocks:{tag}", (batch, channels, -(-height // 16), -(-width // 16)), -2.0, 2.0)
+    blocks = uniform(
+        f"blocks:{tag}", (batch, channels, -(-height // 16), -(-width // 16)), -2.0, 2.0
+    )
     large = blocks.repeat(16, axis=2).repeat(16, axis=3)[:, :, :height, :width]
     return (large + uniform(f"noise:{tag}", shape, -0.5, 0.5)).astype(np.float32)
 
@@ -70,7 +76,10 @@ def labels(tag: str, shape: Sequence[int], classes: int) -> np.ndarray:
 
 def peer_tensor(key: str, shape: Sequence[int]) -> np.ndarray:
     """The value of one key of a peer: float32, or int64 of a count of batches."""
-    leaf, rng = key.rpartition(".")[2], np.random.Generator(np.random.PCG64(zlib.crc32(key.encode())))
+    leaf, rng = (
+        key.rpartition(".")[2],
+        np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()))),
+    )
     if leaf == "num_batches_tracked":
         return np.zeros(shape, np.int64)
     if leaf == "running_var" or (leaf == "weight" and len(shape) < 2):
@@ -84,14 +93,20 @@ def peer_tensor(key: str, shape: Sequence[int]) -> np.ndarray:
 
 def peer_image(seed: int, shape: Sequence[int]) -> np.ndarray:
     """(B, 3, H, W) float32."""
-    return np.random.Generator(np.random.PCG64(seed)).standard_normal(tuple(shape)).astype(np.float32)
+    return (
+        np.random.Generator(np.random.PCG64(seed)).standard_normal(tuple(shape)).astype(np.float32)
+    )
 
 
 def flat(tree: Mapping, prefix: str = "") -> dict[str, str]:
     """{official key: leaf} of the nested form in which the goldens hold keys: {"a": {"b": "3x3"}} -> {"a.b": "3x3"}."""
     found = {}
     for name, below in tree.items():
-        found |= flat(below, f"{prefix}{name}.") if isinstance(below, Mapping) else {f"{prefix}{name}": below}
+        found |= (
+            flat(below, f"{prefix}{name}.")
+            if isinstance(below, Mapping)
+            else {f"{prefix}{name}": below}
+        )
     return found
 
 

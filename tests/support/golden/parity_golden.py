@@ -21,12 +21,17 @@ REQUIRED = ("stage1", "stage2", "stage3", "stage4", "logits")
 def entries(name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
     """{official key: (kind of tensor, shape)} of an official state dict: entries("van_b1")."""
     leaves = flat(json.loads((GOLDEN / f"keys/{name}.json").read_text())["keys"])
-    return {key: (leaf.split()[0], shape_of("".join(leaf.split()[1:]))) for key, leaf in leaves.items()}
+    return {
+        key: (leaf.split()[0], shape_of("".join(leaf.split()[1:]))) for key, leaf in leaves.items()
+    }
 
 
 def numbered(name: str) -> dict[str, Tensor]:
     """An official state dict in which every tensor holds its own number throughout."""
-    return {key: torch.full(shape, float(i)) for i, (key, (_, shape)) in enumerate(entries(name).items())}
+    return {
+        key: torch.full(shape, float(i))
+        for i, (key, (_, shape)) in enumerate(entries(name).items())
+    }
 
 
 def maps(model: torch.nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -41,13 +46,17 @@ def maps(model: torch.nn.Module, images: Tensor) -> dict[str, Tensor]:
         first.register_forward_pre_hook(lambda _, given: found.update(pyramid_pooled=given[0])),
         last.register_forward_hook(lambda _, given, out: found.update(pyramid_context=out)),
         *(
-            fuse.register_forward_hook(lambda _, given, out, stride=stride: found.update({f"fused_{stride}": out}))
+            fuse.register_forward_hook(
+                lambda _, given, out, stride=stride: found.update({f"fused_{stride}": out})
+            )
             for fuse, stride in zip(model.decoder.fuse, (8, 16, 32), strict=True)
         ),
         model.prototype.embed.register_forward_hook(
             lambda _, given, out: found.update(coarse_logits=given[1], class_embedding=out)
         ),
-        model.prototype.register_forward_hook(lambda _, given, out: found.update(dpg_out=out * given[0])),
+        model.prototype.register_forward_hook(
+            lambda _, given, out: found.update(dpg_out=out * given[0])
+        ),
     ]
     found["logits"] = model(images).logits
     for handle in handles:
@@ -66,11 +75,19 @@ def misses(name: str, dtype: torch.dtype) -> tuple[int, list[tuple]]:
         samples = dict(arrays)
     known = entries(name)
     classes = golden["num_classes"]
-    model = CGRSeg(VARIANTS["cgrseg-t"].config, classes) if classes else backbones.build(name.replace("_", "-"))
-    state = {key: torch.from_numpy(tensor(key, shape, kind)) for key, (kind, shape) in known.items()}
+    model = (
+        CGRSeg(VARIANTS["cgrseg-t"].config, classes)
+        if classes
+        else backbones.build(name.replace("_", "-"))
+    )
+    state = {
+        key: torch.from_numpy(tensor(key, shape, kind)) for key, (kind, shape) in known.items()
+    }
 
     # other weights first: what a model keeps of them between two runs must not survive
-    load_official(model, {k: v * -0.5 if known[k][0] in ("table", "weight") else v for k, v in state.items()})
+    load_official(
+        model, {k: v * -0.5 if known[k][0] in ("table", "weight") else v for k, v in state.items()}
+    )
     with torch.no_grad():
         maps(model.eval(), torch.zeros(1, 3, 64, 64))
     load_official(model, state)
@@ -93,14 +110,18 @@ def misses(name: str, dtype: torch.dtype) -> tuple[int, list[tuple]]:
             abs(np.abs(values).sum() - of["abs_sum"]) / values.size,
         ]
         if (full := samples.get(what)) is not None:  # stored as float32
-            off.append(np.abs(values[:: EVERY.get(what, 1)] - full).max() - 1e-6 * np.abs(full).max())
+            off.append(
+                np.abs(values[:: EVERY.get(what, 1)] - full).max() - 1e-6 * np.abs(full).max()
+            )
         if not max(off) <= atol:
             found.append((what, max(off), atol))
 
     for number, case in enumerate(golden["cases"]):
         batch, _, *size = case["input_shape"]
         images = torch.from_numpy(image(case["input_tag"], case["input_shape"]))
-        assert images.flatten()[[0, -1]].tolist() == [case["input_summary"]["slice16"][i] for i in (0, -1)]
+        assert images.flatten()[[0, -1]].tolist() == [
+            case["input_summary"]["slice16"][i] for i in (0, -1)
+        ]
         images = images.to(dtype).requires_grad_("loss" in case)
         given = maps(model, images)
         assert {key for key in REQUIRED if key in case["outputs"]} <= set(given)
@@ -118,5 +139,7 @@ def misses(name: str, dtype: torch.dtype) -> tuple[int, list[tuple]]:
             if abs(loss.item() - case["loss"]["ce_mean_all_pixels"]) >= 1e-4:
                 found.append((f"case{number}_loss", loss.item()))
             (gradient,) = torch.autograd.grad(loss, images)
-            compare(f"case{number}_gradient", gradient, case["loss"]["grad_input_of_ce_mean_all_pixels"])
+            compare(
+                f"case{number}_gradient", gradient, case["loss"]["grad_input_of_ce_mean_all_pixels"]
+            )
     return compared, found

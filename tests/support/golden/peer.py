@@ -28,12 +28,18 @@ class Peer:
     costs_with_aux: dict[str, float]  # GMACs of 19 classes at 1024x2048, with the auxiliary heads
     aux_keys: tuple[str, ...] = ()  # how the authors' keys of the auxiliary heads begin
     maps: list[tuple[int, int, int]]  # of the backbone for an image of 97 x 131: (C, h, w)
-    slips: list[tuple[dict, str]] = [({"backbone": "van-b0"}, "backbone")]  # settings -> in the message
+    slips: list[tuple[dict, str]] = [
+        ({"backbone": "van-b0"}, "backbone")
+    ]  # settings -> in the message
 
     @classmethod
-    def network(cls, name: str | None = None, classes: int = 5, **options: object) -> SegmentationModel:
+    def network(
+        cls, name: str | None = None, classes: int = 5, **options: object
+    ) -> SegmentationModel:
         row = cls.variants[name or cls.name].config
-        return cls.model(parse(cls.config, {**row.model_dump(), **options}, name or cls.name), classes)
+        return cls.model(
+            parse(cls.config, {**row.model_dump(), **options}, name or cls.name), classes
+        )
 
     def measured(self, name: str) -> tuple:
         """What the table of measured peers holds of a variant."""
@@ -51,13 +57,17 @@ class Peer:
     def test_it_weighs_and_costs_what_was_measured(self, counts):
         name, expected = counts
         pairs = zip(self.measured(name), expected, strict=True)
-        assert [(found, known) for found, known in pairs if known is not None and found != known] == []
+        assert [
+            (found, known) for found, known in pairs if known is not None and found != known
+        ] == []
 
     def test_with_its_auxiliary_heads_it_costs_what_was_measured(self, costs_with_aux):
         name, expected = costs_with_aux
         with torch.device("meta"):
             ours = WithAux(self.network(name, 19)).eval()
-        assert abs(gmacs(ours, (1024, 2048))["macs"] - expected) < 0.0055  # half a printed digit, some rounded twice
+        assert (
+            abs(gmacs(ours, (1024, 2048))["macs"] - expected) < 0.0055
+        )  # half a printed digit, some rounded twice
 
     def test_other_weights_are_refused(self):
         ours = self.network(classes=19)
@@ -70,7 +80,9 @@ class Peer:
         before = {key: value.clone() for key, value in ours.aux_heads.state_dict().items()}
         heads = [key for key in state if key.startswith(self.aux_keys)]
         load_official(ours, {key: value for key, value in state.items() if key not in heads})
-        assert all(torch.equal(value, before[key]) for key, value in ours.aux_heads.state_dict().items())
+        assert all(
+            torch.equal(value, before[key]) for key, value in ours.aux_heads.state_dict().items()
+        )
         if heads:
             last = next(key for key in reversed(heads) if key.endswith(".weight"))
             with pytest.raises(WeightsError, match=r"missing: aux_heads"):

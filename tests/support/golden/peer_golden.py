@@ -27,8 +27,13 @@ class Golden:
 
     def state(self) -> dict[str, Tensor]:
         """The weights of the reference, float64 (counts of batches int64), by official key."""
-        drawn = {key: torch.from_numpy(peer_tensor(key, shape)) for key, shape in self.shapes.items()}
-        return {key: value if value.dtype == torch.int64 else value.double() for key, value in drawn.items()}
+        drawn = {
+            key: torch.from_numpy(peer_tensor(key, shape)) for key, shape in self.shapes.items()
+        }
+        return {
+            key: value if value.dtype == torch.int64 else value.double()
+            for key, value in drawn.items()
+        }
 
     def misses(
         self,
@@ -66,7 +71,9 @@ class Golden:
             if upsampled:
                 size = (images.shape[2], images.shape[3])
                 found = {name: to_image(out._replace(logits=x), size) for name, x in found.items()}
-            outputs[case["name"]] = {name: found[names.get(name, name)].numpy() for name in case["outputs"]}
+            outputs[case["name"]] = {
+                name: found[names.get(name, name)].numpy() for name in case["outputs"]
+            }
         return outputs
 
 
@@ -95,10 +102,15 @@ def figures(build: Callable[[int], SegmentationModel]) -> tuple[float, ...]:
     """
     with torch.device("meta"):
         small, large = build(19).eval(), build(150).eval()
-    plain = [count_parameters(model) - count_parameters(model.aux_heads) for model in (small, large)]
+    plain = [
+        count_parameters(model) - count_parameters(model.aux_heads) for model in (small, large)
+    ]
     parameters = [count / 1e6 for count in (*plain, count_parameters(small))]
     full, square = gmacs(small, (1024, 2048)), gmacs(large, (512, 512))
-    return tuple(round(figure, 3) for figure in (*parameters, full["macs"], full["ptflops-0.6"], square["macs"]))
+    return tuple(
+        round(figure, 3)
+        for figure in (*parameters, full["macs"], full["ptflops-0.6"], square["macs"])
+    )
 
 
 class WithAux(nn.Module):

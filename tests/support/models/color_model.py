@@ -14,7 +14,11 @@ from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.layers.model import SegmentationModel
 from featherseg.serving.models import Served
 
-CLASSES = (ClassInfo("wall", (200, 0, 0)), ClassInfo("grass", (0, 200, 0)), ClassInfo("ball", (0, 0, 200), thing=True))
+CLASSES = (
+    ClassInfo("wall", (200, 0, 0)),
+    ClassInfo("grass", (0, 200, 0)),
+    ClassInfo("ball", (0, 0, 200), thing=True),
+)
 POISON = (7, 77, 7)
 """The colour at whose sight the model fails."""
 
@@ -47,7 +51,9 @@ class ColorModel(SegmentationModel):
 
 
 def color_predictor(panoptic: bool = False, batch: int = 4, name: str = "color") -> Predictor:
-    runtime = TorchRuntime(ColorModel(panoptic).eval(), CLASSES, name=name, licence="CC0-1.0", device="cpu")
+    runtime = TorchRuntime(
+        ColorModel(panoptic).eval(), CLASSES, name=name, licence="CC0-1.0", device="cpu"
+    )
     return Predictor(runtime, batch=batch)
 
 
@@ -130,6 +136,8 @@ class Slow:
             self.running -= 1
 
 
-def large_image(size: tuple[int, int] = (1000, 1010), color: tuple[int, int, int] = (0, 90, 10)) -> np.ndarray:
+def large_image(
+    size: tuple[int, int] = (1000, 1010), color: tuple[int, int, int] = (0, 90, 10)
+) -> np.ndarray:
     """(H, W, 3) uint8 of one colour: too many pixels for a small image, and few bytes as PNG."""
     return np.broadcast_to(np.array(color, dtype=np.uint8), (*size, 3))

@@ -13,7 +13,11 @@ from featherseg.layers.model import SegmentationModel
 
 
 def job_of(
-    model: SegmentationModel, facts: Facts, folder: Path, calibration: Sequence[Tensor] = (), **options: Any
+    model: SegmentationModel,
+    facts: Facts,
+    folder: Path,
+    calibration: Sequence[Tensor] = (),
+    **options: Any,
 ) -> Job:
     """A job of `model` that writes into `folder`."""
     graph = options.pop("graph", partial(to_onnx, model, facts))

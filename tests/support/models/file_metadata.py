@@ -29,7 +29,9 @@ class ChannelsFile(FileRuntime):
         colors = ([128, 64, 128], [70, 130, 180], [0, 0, 142])
         facts = {"classes": ["a", "b", "c"], "colors": colors, "things": [False] * 3, "size_divisor": 1,
                  "minimum_size": 1, "mean": [0.0] * 3, "std": [1.0] * 3, "align_corners": False, **facts}  # fmt: skip
-        super().__init__(Path("file.xml"), FileFacts.model_validate_json(json.dumps(METADATA | facts)))
+        super().__init__(
+            Path("file.xml"), FileFacts.model_validate_json(json.dumps(METADATA | facts))
+        )
         self.seen = []
 
     def run(self, images):

@@ -12,16 +12,28 @@ from featherseg.fitting.parts import find_parts
 from featherseg.fitting.plan import Candidate, Plan
 from featherseg.fitting.record import Final, FitConfig, Made, Parts
 
-FAST, SLOW = Candidate("frm-lite0-half-light", 1.0, 5.0, 0.1), Candidate("frm-lite0-light", 1.0, 15.0, 0.2)
+FAST, SLOW = (
+    Candidate("frm-lite0-half-light", 1.0, 5.0, 0.1),
+    Candidate("frm-lite0-light", 1.0, 15.0, 0.2),
+)
 
 
 def timing(model="frm-lite0-light", scale=1.0, p50=15.0, *, p95=None, memory=300.0, format="onnx"):
     return Timing(model, scale, format, p50, p95 or 1.5 * p50, 0.9 * p50, 1.1 * p50, memory, 12.5)
 
 
-def made(data="shapes", *, candidates=(SLOW, FAST), rungs=((4, 1),), final=(10, 2), root=None, **config):
+def made(
+    data="shapes", *, candidates=(SLOW, FAST), rungs=((4, 1),), final=(10, 2), root=None, **config
+):
     """The plan of candidates out of FAST and SLOW; rungs: (steps, how many stay)."""
-    whole = {"data": str(data), "data_root": None, "max_ms": 20.0, "percentile": 50, "max_mib": None, "hours": 1.0}
+    whole = {
+        "data": str(data),
+        "data_root": None,
+        "max_ms": 20.0,
+        "percentile": 50,
+        "max_mib": None,
+        "hours": 1.0,
+    }
     whole |= {"format": "onnx", "image_size": None, "device": "cpu"} | config
     names = [one.name for one in candidates]
     plan = Plan(
@@ -36,7 +48,11 @@ def made(data="shapes", *, candidates=(SLOW, FAST), rungs=((4, 1),), final=(10, 
         threads=2,
         image_size=(64, 96),
         train_size=(64, 96),
-        timings=(timing(FAST.model, p50=5.0), timing(SLOW.model, p50=15.0), timing("frm-lite0", p50=40.0)),
+        timings=(
+            timing(FAST.model, p50=5.0),
+            timing(SLOW.model, p50=15.0),
+            timing("frm-lite0", p50=40.0),
+        ),
         plan=plan,
         spent=10.0,
         ending=30.0,
@@ -48,7 +64,10 @@ def made(data="shapes", *, candidates=(SLOW, FAST), rungs=((4, 1),), final=(10, 
 def begin_planned(yard, out, **config):
     """Leave `out` as a fit that has decided all its steps: --resume times nothing and takes them."""
     plan, (parts, _) = made(yard, **config), find_parts(str(yard), None, out)
-    finals = [Final(one.name, plan.config.hours, *plan.plan.final[one.name]) for one in plan.plan.candidates]
+    finals = [
+        Final(one.name, plan.config.hours, *plan.plan.final[one.name])
+        for one in plan.plan.candidates
+    ]
     size = plan.config.image_size or plan.image_size
     replace(plan, parts=parts, image_size=size, finals=tuple(finals)).write(out)
 
@@ -74,22 +93,37 @@ def write_yard(folder, images=30, splits='train = "images/"'):
 
 def answer(path, light_ms):
     """A latency.json: what the two candidates and the others take there."""
-    rows = [timing(FAST.model, p50=5.0), timing(SLOW.model, p50=light_ms), timing(SLOW.model, 0.5, p50=19.0)]
+    rows = [
+        timing(FAST.model, p50=5.0),
+        timing(SLOW.model, p50=light_ms),
+        timing(SLOW.model, 0.5, p50=19.0),
+    ]
     rows += [timing(SLOW.model, p50=1.0, format="openvino")]
-    content = {"format_version": 1, "device": "a board", "threads": 4, "runtimes": {"onnx": "onnxruntime 1"}}
+    content = {
+        "format_version": 1,
+        "device": "a board",
+        "threads": 4,
+        "runtimes": {"onnx": "onnxruntime 1"},
+    }
     content |= {"date": "2026-11-22", "image_size": [256, 512], "bundle": "0" * 16}
-    path.write_text(json.dumps(content | {"candidates": [row.as_dict() | {"passes": 30} for row in rows]}))
+    path.write_text(
+        json.dumps(content | {"candidates": [row.as_dict() | {"passes": 30} for row in rows]})
+    )
     return read_latency(path)
 
 
 def facts():
     """What fit.json holds of a fit of these."""
     rows = [
-        timing("frm-lite0-half-light", p50=5.0).as_dict() | {"status": "dropped at rung 1", "miou_val": 0.5},
+        timing("frm-lite0-half-light", p50=5.0).as_dict()
+        | {"status": "dropped at rung 1", "miou_val": 0.5},
         timing("frm-lite0-light", p50=15.0).as_dict() | {"status": "chosen", "miou_val": 0.6},
         timing("frm-lite0", p50=40.0).as_dict() | {"status": "over the limit", "miou_val": None},
     ]
-    rows = [row | {"run": f"trials/{row['model']}-1", "seconds_trained": 60.0 * bool(row["miou_val"])} for row in rows]
+    rows = [
+        row | {"run": f"trials/{row['model']}-1", "seconds_trained": 60.0 * bool(row["miou_val"])}
+        for row in rows
+    ]
     chosen = timing("frm-lite0-light", p50=14.0).as_dict() | {
         "miou_val": 0.6,
         "miou_test": 0.58,

@@ -6,8 +6,17 @@ from featherseg.models import MODELS
 
 AS_ONNX = ("sctnet-s",)
 
-_CHOSEN = ("rsp-lite0-panoptic", "rtformer-slim", "frm-van-t", "segformer-b0", "cgrseg-lite0", "pidnet-s")
-_SMALLEST = {row.model: name for name, row in sorted(MODELS.items(), key=lambda item: -(item[1].params or 0))}
+_CHOSEN = (
+    "rsp-lite0-panoptic",
+    "rtformer-slim",
+    "frm-van-t",
+    "segformer-b0",
+    "cgrseg-lite0",
+    "pidnet-s",
+)
+_SMALLEST = {
+    row.model: name for name, row in sorted(MODELS.items(), key=lambda item: -(item[1].params or 0))
+}
 ONE_OF_EACH = (
     *_CHOSEN,
     *(name for model, name in _SMALLEST.items() if model not in {MODELS[n].model for n in _CHOSEN}),

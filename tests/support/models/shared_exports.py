@@ -12,7 +12,9 @@ from support.models.small_model import FACTS, small_model
 from featherseg.exporters.onnx import to_onnx
 
 
-def shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], object]) -> Path:
+def shared_folder(
+    tmp_path_factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], object]
+) -> Path:
     """A folder that `fill` has filled, here or in another worker of pytest-xdist. Nobody may change what is in it."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:  # root is the worker's own then
@@ -31,5 +33,7 @@ def small_graph(tmp_path_factory: pytest.TempPathFactory, *, masks: bool = False
     """The content of the .onnx file of `small_model()`."""
     write = partial(to_onnx, small_model(), FACTS, masks)
     name = "small-masks" if masks else "small-logits"
-    folder = shared_folder(tmp_path_factory, name, lambda folder: (folder / "a.onnx").write_bytes(write()))
+    folder = shared_folder(
+        tmp_path_factory, name, lambda folder: (folder / "a.onnx").write_bytes(write())
+    )
     return (folder / "a.onnx").read_bytes()

@@ -44,12 +44,16 @@ class Machine:
             if segment.deadline is not None and segment.deadline.seconds_left(self.now, 0.0) <= 0:
                 continue
             self.train(segment, last)
-        return [self.scores[one.recipe] if one.folder in self.reached else math.nan for one in segments]
+        return [
+            self.scores[one.recipe] if one.folder in self.reached else math.nan for one in segments
+        ]
 
     def train(self, segment, last):
         self.spend(self.plan.validating / 2)  # it starts
         clock = None if segment.deadline is None else StepClock(segment.deadline)
-        pace = next(one.step_seconds for one in self.plan.plan.candidates if one.model == segment.recipe)
+        pace = next(
+            one.step_seconds for one in self.plan.plan.candidates if one.model == segment.recipe
+        )
         for step in range(self.reached.get(segment.folder, 0) + 1, last + 1):
             began = self.now
             self.spend(pace)
@@ -64,7 +68,10 @@ class Machine:
 
 def planned(hours, *, spent=30.0, delivering=30.0, validating=6.0, step_seconds=0.2):
     """The plan of a fit of FAST and SLOW in so many hours, as `begin` makes it."""
-    ordered = [replace(SLOW, step_seconds=step_seconds), replace(FAST, step_seconds=step_seconds / 2)]
+    ordered = [
+        replace(SLOW, step_seconds=step_seconds),
+        replace(FAST, step_seconds=step_seconds / 2),
+    ]
     ending = 1.5 * delivering + 0.05 * 3600 * hours
     plan = make_plan(ordered, 3600 * hours - spent - ending - 4 * validating)
     figures = {"spent": spent, "ending": ending, "delivering": delivering, "validating": validating}

@@ -23,7 +23,9 @@ class Scene:
 
     def counts(self, rng: np.random.Generator, images: int) -> np.ndarray:
         """(S, N, 3, K): pixels in the ground truth, hit and predicted of each model, image and class."""
-        label = np.round(rng.gamma(1, 1, (images, CLASSES)) * np.linspace(200, 2000, CLASSES))  # (N, K)
+        label = np.round(
+            rng.gamma(1, 1, (images, CLASSES)) * np.linspace(200, 2000, CLASSES)
+        )  # (N, K)
         if self.rare:
             label[:, 0] = 0
             chosen = rng.choice(images, images * 3 // 100, replace=False)
@@ -52,18 +54,26 @@ class Scene:
     @cache  # noqa: B019  few scenes, of a few bytes each
     def truth(self) -> np.ndarray:
         """First model less second over 200,000 images: mIoU, then the IoU of each class."""
-        unrelated = Scene(self.qualities, rare=self.rare)  # neighbours do not change what is true in the long run
+        unrelated = Scene(
+            self.qualities, rare=self.rare
+        )  # neighbours do not change what is true in the long run
         rng = np.random.default_rng(99)
         pooled = sum(unrelated.counts(rng, 10_000).sum(axis=1) for _ in range(20))  # (S, 3, K)
         iou = pooled[:, 1] / (pooled[:, 0] + pooled[:, 2] - pooled[:, 1])
         return np.array([iou[0].mean() - iou[1].mean(), *(iou[0] - iou[1])])
 
 
-def training_runs(rng: np.random.Generator, runs: int, images: int, spread: float, noise: float) -> np.ndarray:
+def training_runs(
+    rng: np.random.Generator, runs: int, images: int, spread: float, noise: float
+) -> np.ndarray:
     """Runs of one recipe, (m, N, 3, K): log-odds that differ by `spread` from run to run, by `noise` an image."""
     label = np.round(rng.gamma(1, 1, (images, CLASSES)) * np.linspace(200, 2000, CLASSES))
     difficulty = 1 + 0.5 * rng.normal(size=(images, CLASSES))
-    odds = difficulty + spread * rng.normal(size=(runs, 1, CLASSES)) + noise * rng.normal(size=(runs, *label.shape))
+    odds = (
+        difficulty
+        + spread * rng.normal(size=(runs, 1, CLASSES))
+        + noise * rng.normal(size=(runs, *label.shape))
+    )
     hits = np.round(label / (1 + np.exp(-odds)))  # (m, N, K)
     predicted = hits + np.round((label - hits).sum(axis=-1, keepdims=True) / CLASSES)
     return np.stack([np.broadcast_to(label, hits.shape), hits, predicted], axis=2)

@@ -12,7 +12,10 @@ from featherseg.exporters.parity import perturb
 from featherseg.layers.model import Backbone, Decoded, SegmentationModel
 from featherseg.layers.resize import resize
 
-CLASSES = tuple(ClassInfo(name, (9 * i, 5, 200)) for i, name in enumerate(("road", "sky", "car", "tree", "pole")))
+CLASSES = tuple(
+    ClassInfo(name, (9 * i, 5, 200))
+    for i, name in enumerate(("road", "sky", "car", "tree", "pole"))
+)
 FACTS = Facts("small", CLASSES, "MIT", image_size=(96, 128))
 
 
@@ -23,7 +26,9 @@ class SmallBackbone(Backbone):
         super().__init__()
         widths = (3, 6, 8, 12)
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
+            nn.Sequential(
+                nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU()
+            )
             for a, b in pairwise(widths)
         )
 

@@ -17,7 +17,11 @@ def write_onnx(path, **changes):
         [helper.make_node("Conv", ["images", "weight"], ["logits"])],
         "pixelwise",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2, "height", "width"])],
+        [
+            helper.make_tensor_value_info(
+                "logits", TensorProto.FLOAT, ["batch", 2, "height", "width"]
+            )
+        ],
         [numpy_helper.from_array(WEIGHT, "weight")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)

@@ -17,7 +17,11 @@ def small_info(
     epochs: int = 1,
 ) -> RunInfo:
     """What resolved.json would hold of a run of `model` on `data` (the [data] table, shapes by default)."""
-    tables = {"model": {"name": model}, "data": data or {"name": "shapes"}, "train": {"epochs": epochs}}
+    tables = {
+        "model": {"name": model},
+        "data": data or {"name": "shapes"},
+        "train": {"epochs": epochs},
+    }
     return RunInfo(
         format_version=FORMAT_VERSION,
         featherseg="0",

@@ -97,7 +97,9 @@ class Tiny(SegmentationModel):
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
         fine, coarse = self.fine(pyramid[1]), self.coarse(pyramid[3])
-        features = F.relu(fine + resize(coarse, (fine.shape[2], fine.shape[3]), align_corners=False))
+        features = F.relu(
+            fine + resize(coarse, (fine.shape[2], fine.shape[3]), align_corners=False)
+        )
         return Decoded(self.classifier(F.dropout(features, 0.1, self.training)), features)
 
 
@@ -164,7 +166,9 @@ def equal_state(first, second) -> bool:
     if isinstance(first, torch.Tensor):
         return torch.equal(first, second)
     if isinstance(first, dict):
-        return first.keys() == second.keys() and all(equal_state(first[k], second[k]) for k in first)
+        return first.keys() == second.keys() and all(
+            equal_state(first[k], second[k]) for k in first
+        )
     if isinstance(first, list | tuple):
         return len(first) == len(second) and all(map(equal_state, first, second))
     return first == second
@@ -174,7 +178,13 @@ def outcome(run):
     """All that two runs are compared by: kept weights, optimiser, schedule, average, the last record of each step."""
     checkpoint = torch.load(run.path / "last.ckpt", weights_only=True)
     parts = {
-        key: checkpoint[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "average", "global_step")
+        key: checkpoint[key]
+        for key in ("state_dict", "optimizer_states", "lr_schedulers", "average", "global_step")
     }
     recorder = checkpoint["callbacks"]["Recorder"]
-    return {"weights": dict(run.model.state_dict()), "recorder": recorder, "metrics": run.metrics(), **parts}
+    return {
+        "weights": dict(run.model.state_dict()),
+        "recorder": recorder,
+        "metrics": run.metrics(),
+        **parts,
+    }

@@ -8,7 +8,11 @@ from featherseg.exporters.job import Facts
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.resize import pad_images
 
-CLASSES = (ClassInfo("road", (128, 64, 128)), ClassInfo('straße "x" & <y>', (0, 0, 142)), ClassInfo("sky", (1, 2, 3)))
+CLASSES = (
+    ClassInfo("road", (128, 64, 128)),
+    ClassInfo('straße "x" & <y>', (0, 0, 142)),
+    ClassInfo("sky", (1, 2, 3)),
+)
 FACTS = Facts("three-layers", CLASSES, "Apache-2.0", (48, 64))
 
 

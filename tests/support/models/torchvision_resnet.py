@@ -16,7 +16,13 @@ def blocks(depth):
     for stage, repeats in enumerate(DEPTHS[depth]):
         width = 64 * 2**stage
         for i in range(repeats):
-            yield f"layer{stage + 1}.{i}", channels, width, width * out, 2 if stage and i == 0 else 1
+            yield (
+                f"layer{stage + 1}.{i}",
+                channels,
+                width,
+                width * out,
+                2 if stage and i == 0 else 1,
+            )
             channels = width * out
 
 
@@ -33,7 +39,9 @@ def shapes(depth):
             convs[f"{name}.downsample.0"] = (after, before, 1, 1)
     keys = {}
     for name, shape in convs.items():
-        keys |= conv_norm(name, shape, name.replace("conv", "bn").replace("downsample.0", "downsample.1"))
+        keys |= conv_norm(
+            name, shape, name.replace("conv", "bn").replace("downsample.0", "downsample.1")
+        )
     return keys
 
 
@@ -65,7 +73,10 @@ def made_up(shapes):
 def normed(state, x, conv, norm, **geometry):
     """Convolution and batch norm by their keys."""
     x = F.conv2d(x, state[f"{conv}.weight"], **geometry)
-    entries = (state[f"{norm}.{name}"][:, None, None] for name in ("running_mean", "running_var", "weight", "bias"))
+    entries = (
+        state[f"{norm}.{name}"][:, None, None]
+        for name in ("running_mean", "running_var", "weight", "bias")
+    )
     mean, variance, weight, bias = entries
     return (x - mean) / (variance + 1e-5).sqrt() * weight + bias
 
@@ -82,11 +93,17 @@ def forward(state, images, depth, output_stride=32):
             reached, own = reached * stride, dilation
         y = x
         if depth == 18:
-            y = normed(state, y, f"{name}.conv1", f"{name}.bn1", stride=stride, padding=own, dilation=own).relu()
-            y = normed(state, y, f"{name}.conv2", f"{name}.bn2", padding=dilation, dilation=dilation)
+            y = normed(
+                state, y, f"{name}.conv1", f"{name}.bn1", stride=stride, padding=own, dilation=own
+            ).relu()
+            y = normed(
+                state, y, f"{name}.conv2", f"{name}.bn2", padding=dilation, dilation=dilation
+            )
         else:
             y = normed(state, y, f"{name}.conv1", f"{name}.bn1").relu()
-            y = normed(state, y, f"{name}.conv2", f"{name}.bn2", stride=stride, padding=own, dilation=own).relu()
+            y = normed(
+                state, y, f"{name}.conv2", f"{name}.bn2", stride=stride, padding=own, dilation=own
+            ).relu()
             y = normed(state, y, f"{name}.conv3", f"{name}.bn3")
         if f"{name}.downsample.0.weight" in state:
             x = normed(state, x, f"{name}.downsample.0", f"{name}.downsample.1", stride=stride)

@@ -44,7 +44,9 @@ class TwoStrides(nn.Module):
 
 
 TWO_STRIDES = ModelEntry(
-    lambda config, classes: OwnModel(TwoStrides(config, classes)), TwoStridesConfig(backbone="none"), "no paper"
+    lambda config, classes: OwnModel(TwoStrides(config, classes)),
+    TwoStridesConfig(backbone="none"),
+    "no paper",
 )
 
 
@@ -76,6 +78,8 @@ class PlainMean(nn.Module):
         return F.cross_entropy(logits, labels, ignore_index=255, label_smoothing=self.smoothing)
 
 
-def plain_mean(model: nn.Module, class_weights: list[float] | None, smoothing: float = 0.0) -> PlainMean:
+def plain_mean(
+    model: nn.Module, class_weights: list[float] | None, smoothing: float = 0.0
+) -> PlainMean:
     """As a recipe names it: loss.name = "plain-mean", loss.options.smoothing = 0.1."""
     return PlainMean(smoothing)

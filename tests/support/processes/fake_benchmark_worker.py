@@ -49,7 +49,11 @@ def answer(do: str, build: str, asked: dict, turns: int) -> dict:
     match do:
         case "open":
             precision = "bf16" if build == "ours-bf16" else "fp32"
-            return {"open_ms": 5.0, "classes": [f"class_{i}" for i in range(19)], "precision": precision}
+            return {
+                "open_ms": 5.0,
+                "classes": [f"class_{i}" for i in range(19)],
+                "precision": precision,
+            }
         case "prepare":
             return {"first_ms": 1000.0, "warm_up_ms": []}
         case "turn":
@@ -69,7 +73,11 @@ def answer(do: str, build: str, asked: dict, turns: int) -> dict:
 
 def main(folder: Path) -> None:
     (folder / str(os.getpid())).touch()
-    faults = json.loads((folder / "faults.json").read_text()) if (folder / "faults.json").exists() else {}
+    faults = (
+        json.loads((folder / "faults.json").read_text())
+        if (folder / "faults.json").exists()
+        else {}
+    )
     build, turns = "", 0
     for line in sys.stdin:
         asked = json.loads(line)

@@ -27,15 +27,62 @@ HANG = 20
 
 BUDGETS = pytest.mark.parametrize(
     ("seconds", "seed"),
-    [pytest.param(SHORT, 0, id="short"), pytest.param(LONG, 10_000, id="long", marks=pytest.mark.slow)],
+    [
+        pytest.param(SHORT, 0, id="short"),
+        pytest.param(LONG, 10_000, id="long", marks=pytest.mark.slow),
+    ],
 )
 """For a test of `seconds` and `seed`: once short, once long, from different seeds."""
 
 TOML_VALUES = (
-    *("", '""', '"x"', "'", '"', "0", "-1", "1", "255", "256", "1e999", "-1e999", "nan", "inf", "-inf", "1e-320"),
-    *("9223372036854775807", "9223372036854775808", "-9223372036854775809", "9" * 400, "9" * 5000, "0x" + "f" * 99),
-    *("true", "false", "[]", "{}", "[[]]", "[0]", "[1, 2]", "[2, 1]", "[1, 2, 3]", '["a", "b"]', "[1, [2, [3]]]"),
-    *("2024-01-01", "12:00:00", "1979-05-27T07:32:00Z", "{a = 1}", "{a.b.c = {}}", '"\\u0000"', '"\\u202e\\u001b[2J"'),
+    *(
+        "",
+        '""',
+        '"x"',
+        "'",
+        '"',
+        "0",
+        "-1",
+        "1",
+        "255",
+        "256",
+        "1e999",
+        "-1e999",
+        "nan",
+        "inf",
+        "-inf",
+        "1e-320",
+    ),
+    *(
+        "9223372036854775807",
+        "9223372036854775808",
+        "-9223372036854775809",
+        "9" * 400,
+        "9" * 5000,
+        "0x" + "f" * 99,
+    ),
+    *(
+        "true",
+        "false",
+        "[]",
+        "{}",
+        "[[]]",
+        "[0]",
+        "[1, 2]",
+        "[2, 1]",
+        "[1, 2, 3]",
+        '["a", "b"]',
+        "[1, [2, [3]]]",
+    ),
+    *(
+        "2024-01-01",
+        "12:00:00",
+        "1979-05-27T07:32:00Z",
+        "{a = 1}",
+        "{a.b.c = {}}",
+        '"\\u0000"',
+        '"\\u202e\\u001b[2J"',
+    ),
     *(
         '"<script>alert(1)</script>"',
         '"../../../etc"',
@@ -60,9 +107,44 @@ TOML_VALUES = (
 """What may stand to the right of a key, and should not."""
 
 JSON_VALUES: tuple[Any, ...] = (
-    *(None, True, False, 0, -1, 1, 10**30, -(10**30), 1e308, 0.5, float("nan"), float("inf"), "", "x", "x" * 9000),
-    *("<script>alert(1)</script>", "\x1b[2J", "\u202e", "\ud800", "../../../etc/passwd", "/dev/zero", "\x00"),
-    *([], {}, [[]], [None], {"": None}, {"a": {"b": {"c": []}}}, ["x"] * 300, [0, 0, 0], [256, -1, 0.5], [1, 2]),
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1,
+        10**30,
+        -(10**30),
+        1e308,
+        0.5,
+        float("nan"),
+        float("inf"),
+        "",
+        "x",
+        "x" * 9000,
+    ),
+    *(
+        "<script>alert(1)</script>",
+        "\x1b[2J",
+        "\u202e",
+        "\ud800",
+        "../../../etc/passwd",
+        "/dev/zero",
+        "\x00",
+    ),
+    *(
+        [],
+        {},
+        [[]],
+        [None],
+        {"": None},
+        {"a": {"b": {"c": []}}},
+        ["x"] * 300,
+        [0, 0, 0],
+        [256, -1, 0.5],
+        [1, 2],
+    ),
 )
 
 INSERTED = (
@@ -86,7 +168,9 @@ INSERTED = (
 )
 
 
-def fuzz(target: Callable[[Any], None], cases: st.SearchStrategy[Any], seconds: float, seed: int) -> None:
+def fuzz(
+    target: Callable[[Any], None], cases: st.SearchStrategy[Any], seconds: float, seed: int
+) -> None:
     """Call the target with cases drawn from seeds `seed`, `seed + 1`, ... until the time is over.
 
     What the target raises is a finding, and comes out of here with the smallest case that shows it.
@@ -108,7 +192,9 @@ def fuzz(target: Callable[[Any], None], cases: st.SearchStrategy[Any], seconds: 
         @hypothesis.given(cases)
         def once(case: Any) -> None:
             nonlocal found
-            if found or time.monotonic() < end:  # what was found is made small, however long it takes
+            if (
+                found or time.monotonic() < end
+            ):  # what was found is made small, however long it takes
                 found = True
                 with no_hang():
                     target(case)
@@ -140,11 +226,17 @@ def no_hang() -> Iterator[None]:
         signal.signal(signal.SIGPROF, before)
 
 
-def mutations(*changes: Callable[[bytes, random.Random], bytes]) -> st.SearchStrategy[Callable[[bytes], bytes]]:
+def mutations(
+    *changes: Callable[[bytes, random.Random], bytes],
+) -> st.SearchStrategy[Callable[[bytes], bytes]]:
     """One to four of the changes, one after the other, each with its own source of chance."""
-    steps = st.lists(st.tuples(st.sampled_from(changes), st.integers(0, 2**32)), min_size=1, max_size=4)
+    steps = st.lists(
+        st.tuples(st.sampled_from(changes), st.integers(0, 2**32)), min_size=1, max_size=4
+    )
 
-    def apply(steps: list[tuple[Callable[[bytes, random.Random], bytes], int]]) -> Callable[[bytes], bytes]:
+    def apply(
+        steps: list[tuple[Callable[[bytes, random.Random], bytes], int]],
+    ) -> Callable[[bytes], bytes]:
         def mutate(content: bytes) -> bytes:
             for change, seed in steps:
                 content = change(content, random.Random(seed))
@@ -161,7 +253,9 @@ def change_bytes(content: bytes, rng: random.Random) -> bytes:
     stop = min(len(content), place + rng.choice((1, 2, 4, 16, 256)))
     way = rng.randrange(7)
     if way == 0 and place < len(content):
-        return content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]
+        return (
+            content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]
+        )
     if way == 1:
         return content[:place] + content[stop:]
     if way == 2:
@@ -189,9 +283,16 @@ def change_toml(content: bytes, rng: random.Random) -> bytes:
     elif way == 2:
         lines.insert(rng.randrange(len(lines)), lines[place])
     elif way == 3:
-        lines.insert(place, rng.choice((b"x", b'"\\u001b"', b"a.b.c", b"name", b'""', b"classes.x")) + b" = " + value)
+        lines.insert(
+            place,
+            rng.choice((b"x", b'"\\u001b"', b"a.b.c", b"name", b'""', b"classes.x"))
+            + b" = "
+            + value,
+        )
     elif way == 4:
-        lines[place] = b"[" + rng.choice((b"x", b"model", b"splits", b"a.b", b"[x]", b'"<b>"', b"map")) + b"]"
+        lines[place] = (
+            b"[" + rng.choice((b"x", b"model", b"splits", b"a.b", b"[x]", b'"<b>"', b"map")) + b"]"
+        )
     else:
         lines[place] = rng.choice(lines)
     return b"\n".join(lines)

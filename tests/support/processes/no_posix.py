@@ -19,10 +19,50 @@ from PIL import Image
 
 MODULES = {"fcntl", "resource", "termios", "pwd", "grp"}
 OF_OS = {
-    *("fork", "forkpty", "register_at_fork", "sysconf", "confstr", "setsid", "getsid", "killpg", "getpgid", "setpgid"),
-    *("getuid", "geteuid", "getgid", "getegid", "getgroups", "chown", "mkfifo", "statvfs", "uname", "getloadavg"),
-    *("O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC", "sched_getaffinity", "setpriority", "PRIO_PROCESS", "nice"),
-    *("pread", "pwrite", "posix_fadvise", "sendfile", "memfd_create", "pidfd_open", "sync", "fchmod", "fchown"),
+    *(
+        "fork",
+        "forkpty",
+        "register_at_fork",
+        "sysconf",
+        "confstr",
+        "setsid",
+        "getsid",
+        "killpg",
+        "getpgid",
+        "setpgid",
+    ),
+    *(
+        "getuid",
+        "geteuid",
+        "getgid",
+        "getegid",
+        "getgroups",
+        "chown",
+        "mkfifo",
+        "statvfs",
+        "uname",
+        "getloadavg",
+    ),
+    *(
+        "O_DIRECTORY",
+        "O_NOFOLLOW",
+        "O_CLOEXEC",
+        "sched_getaffinity",
+        "setpriority",
+        "PRIO_PROCESS",
+        "nice",
+    ),
+    *(
+        "pread",
+        "pwrite",
+        "posix_fadvise",
+        "sendfile",
+        "memfd_create",
+        "pidfd_open",
+        "sync",
+        "fchmod",
+        "fchown",
+    ),
 }
 """Of `os`, what Windows does not have."""
 
@@ -51,16 +91,33 @@ class Popen(real_popen):
 
     def __init__(self, *arguments, **options):
         if ours(sys._getframe(1)):
-            taken = {"start_new_session", "preexec_fn", "process_group", "pass_fds", "user", "group", "umask"}
+            taken = {
+                "start_new_session",
+                "preexec_fn",
+                "process_group",
+                "pass_fds",
+                "user",
+                "group",
+                "umask",
+            }
             assert not [name for name in taken if options.get(name)]
         super().__init__(*arguments, **options)
 
 
 def ours(frame):
     """Whether the nearest module that is not one of Python's own for files and processes is featherseg's."""
-    while frame and frame.f_globals.get("__name__") in ("io", "os", "pathlib", "codecs", "subprocess", __name__):
+    while frame and frame.f_globals.get("__name__") in (
+        "io",
+        "os",
+        "pathlib",
+        "codecs",
+        "subprocess",
+        __name__,
+    ):
         frame = frame.f_back
-    return frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "featherseg"
+    return (
+        frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "featherseg"
+    )
 
 
 def blocking_import(name, globals=None, locals=None, fromlist=(), level=0):
@@ -75,7 +132,9 @@ def blocking_import(name, globals=None, locals=None, fromlist=(), level=0):
 
 def refuse_proc(event, arguments):
     """An audit hook: neither /proc nor /sys is there for featherseg's modules."""
-    if event not in ("open", "os.listdir", "os.scandir") or not str(arguments[0]).startswith(("/proc", "/sys")):
+    if event not in ("open", "os.listdir", "os.scandir") or not str(arguments[0]).startswith(
+        ("/proc", "/sys")
+    ):
         return
     if ours(sys._getframe(1)):
         raise FileNotFoundError(2, "No such file or directory", str(arguments[0]))
@@ -99,7 +158,12 @@ def work(folder, form=""):
 
     run, image = folder / "run", folder / "image.png"
     Image.fromarray(Shapes("val", 1)[0].image).save(image)
-    settings = ("train.epochs=3", "train.batch_size=4", "train.checkpoint_seconds=1e-9", "data.workers=1")
+    settings = (
+        "train.epochs=3",
+        "train.batch_size=4",
+        "train.checkpoint_seconds=1e-9",
+        "data.workers=1",
+    )
     # ncnn lacks layers of the model that is quick to train
     settings += ("model.name=frm-lite0" if form else "model.name=efficientvit-seg-b0",)
     with suppress(Killed):
@@ -119,7 +183,10 @@ def work(folder, form=""):
                 raise
 
     # what a benchmark asks of the system: a process of its own group, its memory and its waiting
-    with Process("nothing", 1, (sys.executable, "-c", "print(1 / 0)")) as process, suppress(VariantError):
+    with (
+        Process("nothing", 1, (sys.executable, "-c", "print(1 / 0)")) as process,
+        suppress(VariantError),
+    ):
         process.receive()
     assert isnan(run_queue_ms())
     assert (peak_memory() or 1) > 0  # of psutil, which tells it on some systems

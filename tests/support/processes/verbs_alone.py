@@ -30,8 +30,18 @@ SECONDS = 1800
 
 Cases = Mapping[str, Sequence[str]]
 
-CREATING = "?open,openat,?creat,?mkdir,mkdirat,?rename,?renameat,renameat2,?link,linkat,?symlink,symlinkat"
-STRACE = ["strace", "-f", "-qq", "-y", "--seccomp-bpf", "-e", f"trace=?connect,sendto,sendmsg,sendmmsg,{CREATING}"]
+CREATING = (
+    "?open,openat,?creat,?mkdir,mkdirat,?rename,?renameat,renameat2,?link,linkat,?symlink,symlinkat"
+)
+STRACE = [
+    "strace",
+    "-f",
+    "-qq",
+    "-y",
+    "--seccomp-bpf",
+    "-e",
+    f"trace=?connect,sendto,sendmsg,sendmmsg,{CREATING}",
+]
 GUARD = """
 import os, sys
 def note(event, arguments):
@@ -67,8 +77,16 @@ def run_verbs(folder: Path, cases: Cases, allowed: Sequence[str] = (), **variabl
     (folder / "cases.json").write_text(json.dumps(cases))
     given = set(os.listdir(folder / "work"))
     paths = [str(folder / "guard"), str(Path(__file__).parent), *filter(None, sys.path)]
-    environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    environment |= {"PYTHONPATH": os.pathsep.join(paths), "GUARD": str(folder / "calls"), **variables}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "OMP_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    environment |= {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "GUARD": str(folder / "calls"),
+        **variables,
+    }
     environment |= _own_folders(folder / "homes" / "start")
     trace = folder / "trace"
     command = [*without_network(), sys.executable, __file__, str(folder)]
@@ -77,7 +95,9 @@ def run_verbs(folder: Path, cases: Cases, allowed: Sequence[str] = (), **variabl
     else:
         (folder / "guard").mkdir()
         (folder / "guard" / "sitecustomize.py").write_text(GUARD)
-    done = subprocess.run(command, env=environment, cwd=folder / "work", capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=folder / "work", capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     calls = list(_whole_lines(trace)) if trace.is_file() else []
     noted = (folder / "calls").read_text().splitlines() if (folder / "calls").is_file() else []
@@ -87,7 +107,9 @@ def run_verbs(folder: Path, cases: Cases, allowed: Sequence[str] = (), **variabl
         *(_unasked(folder / "work", cases) - given),
         *_created_outside(calls, folder),
     ]
-    return Report([result for result in results if result[2] != 0], files, [*filter(_leaves, calls), *noted])
+    return Report(
+        [result for result in results if result[2] != 0], files, [*filter(_leaves, calls), *noted]
+    )
 
 
 def without_network() -> list[str]:
@@ -117,21 +139,33 @@ def _whole_lines(trace: Path) -> Iterator[str]:
         if call.endswith("<unfinished ...>"):
             begun[process] = call.removesuffix("<unfinished ...>")
             continue
-        yield re.sub(r"^<\.\.\. \w+ resumed>", lambda _, process=process: begun.pop(process, ""), call)
+        yield re.sub(
+            r"^<\.\.\. \w+ resumed>", lambda _, process=process: begun.pop(process, ""), call
+        )
 
 
 def _leaves(call: str) -> bool:
     """Whether a call looks up a name (by port 53 wherever), or is addressed to another computer."""
     address = re.search(r'inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)"', call)
-    here = address is None or (address[1] or address[2]).startswith(("127.", "0.0.0.0", "::1", "::ffff:127."))
+    here = address is None or (address[1] or address[2]).startswith(
+        ("127.", "0.0.0.0", "::1", "::ffff:127.")
+    )
     return not here or "htons(53)" in call
 
 
 def _left(homes: Path, allowed: Sequence[str]) -> list[str]:
     """Files and empty folders below every verb's home/ and tmp/, but those of the patterns."""
-    found = [path for path in sorted(homes.glob("*/*/**/*")) if not path.is_dir() or not any(path.iterdir())]
+    found = [
+        path
+        for path in sorted(homes.glob("*/*/**/*"))
+        if not path.is_dir() or not any(path.iterdir())
+    ]
     names = [str(path.relative_to(homes)) for path in found]
-    return [name for name in names if not any(fnmatch(name.partition("/")[2], pattern) for pattern in allowed)]
+    return [
+        name
+        for name in names
+        if not any(fnmatch(name.partition("/")[2], pattern) for pattern in allowed)
+    ]
 
 
 def _unasked(work: Path, cases: Cases) -> set[str]:
@@ -145,10 +179,22 @@ def _created_outside(calls: Sequence[str], folder: Path) -> Iterator[str]:
     """What was made elsewhere on the disk and is still there."""
     for call in calls:
         if call.startswith(("open", "creat")):
-            found = re.search(r"= \d+<(/[^>]*)>", call) if "O_CREAT" in call or call.startswith("creat") else None
+            found = (
+                re.search(r"= \d+<(/[^>]*)>", call)
+                if "O_CREAT" in call or call.startswith("creat")
+                else None
+            )
         else:
-            found = re.search(r'.*"(/[^"]*)".*= 0', call) if re.match("mkdir|rename|link|symlink", call) else None
-        if found and not found[1].startswith((f"{folder}/", "/dev/", "/proc/", FONTS)) and os.path.exists(found[1]):
+            found = (
+                re.search(r'.*"(/[^"]*)".*= 0', call)
+                if re.match("mkdir|rename|link|symlink", call)
+                else None
+            )
+        if (
+            found
+            and not found[1].startswith((f"{folder}/", "/dev/", "/proc/", FONTS))
+            and os.path.exists(found[1])
+        ):
             yield found[1]
 
 
@@ -189,7 +235,9 @@ def bring_loopback_up() -> None:
 
     up, get_flags, set_flags = 1, 0x8913, 0x8914
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        flags = struct.unpack("16sh14x", fcntl.ioctl(any_socket, get_flags, struct.pack("16sh14x", b"lo", 0)))[1]
+        flags = struct.unpack(
+            "16sh14x", fcntl.ioctl(any_socket, get_flags, struct.pack("16sh14x", b"lo", 0))
+        )[1]
         if not flags & up:
             fcntl.ioctl(any_socket, set_flags, struct.pack("16sh14x", b"lo", flags | up))
 
@@ -223,7 +271,11 @@ def ask(log: Path) -> None:
     while not (address := re.search(r"^http://.*/(?=\n)", log.read_text(), re.MULTILINE)):
         time.sleep(0.05)
     image = Path("yard/images/000x.png").read_bytes()
-    body = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + image + b"\r\n--b--\r\n"
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+        + image
+        + b"\r\n--b--\r\n"
+    )
     head = {"Content-Type": "multipart/form-data; boundary=b"}
     urllib.request.urlopen(urllib.request.Request(f"{address[0]}v1/segment", body, head)).read()
 

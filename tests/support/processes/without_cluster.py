@@ -7,7 +7,9 @@ from featherseg.inference import cluster
 from featherseg.inference.manifest import Manifest, Record
 
 
-def in_this_process(job: cluster.Job, folder: Path, tasks: int, size: int) -> Iterator[list[Record]]:
+def in_this_process(
+    job: cluster.Job, folder: Path, tasks: int, size: int
+) -> Iterator[list[Record]]:
     """Every task, one after the other."""
     worker = cluster.Worker(job)
     with Manifest(folder) as manifest:

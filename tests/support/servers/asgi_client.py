@@ -16,7 +16,9 @@ class Client:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
-        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=base_url, timeout=None)
+        self._client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url=base_url, timeout=None
+        )
         self._lifespan = app.router.lifespan_context(app)
         self.do(self._lifespan.__aenter__())
 
@@ -26,7 +28,9 @@ class Client:
 
     def begin(self, method: str, path: str, **options: Any) -> "Future[httpx.Response]":
         """Ask, without waiting."""
-        return asyncio.run_coroutine_threadsafe(self._client.request(method, path, **options), self.loop)
+        return asyncio.run_coroutine_threadsafe(
+            self._client.request(method, path, **options), self.loop
+        )
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         return self.begin("GET", path, **options).result(60)

@@ -29,7 +29,11 @@ def main(fault: str = "") -> None:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response("500 Internal Server Error", [("Content-Type", "application/xml")])
             return [ERROR]
-        if "hang" in faults and environ["REQUEST_METHOD"] == "PUT" and path.endswith(faults["hang"]):
+        if (
+            "hang" in faults
+            and environ["REQUEST_METHOD"] == "PUT"
+            and path.endswith(faults["hang"])
+        ):
             body = environ["wsgi.input"]
             environ["wsgi.input"] = SlowBody(body, int(environ.get("CONTENT_LENGTH") or 0))
         return inner(environ, start_response)

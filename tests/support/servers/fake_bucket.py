@@ -28,7 +28,9 @@ class FakeBucket:
     def ls(self, place, detail):
         self.asked["ls"] += 1
         name = place.split("://")[1]
-        found = self._facts(key for key in self.objects if key == name or key.rpartition("/")[0] == name)
+        found = self._facts(
+            key for key in self.objects if key == name or key.rpartition("/")[0] == name
+        )
         if not found:
             raise FileNotFoundError(name)
         return list(found.values())
@@ -59,7 +61,12 @@ class FakeBucket:
         return {key: self._facts_of(key, self.objects[key]) for key in keys}
 
     def _facts_of(self, key, content):
-        return {"name": key, "type": "file", "size": len(content), "ETag": f'"{hashlib.md5(content).hexdigest()}"'}
+        return {
+            "name": key,
+            "type": "file",
+            "size": len(content),
+            "ETag": f'"{hashlib.md5(content).hexdigest()}"',
+        }
 
 
 def install(monkeypatch, home):

@@ -58,7 +58,9 @@ def serving(behaviour: Behaviour) -> Iterator[str]:
 
 
 @contextmanager
-def run_server(handler: type[BaseHTTPRequestHandler] | Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
+def run_server(
+    handler: type[BaseHTTPRequestHandler] | Callable[..., BaseHTTPRequestHandler],
+) -> Iterator[str]:
     """A server of this handler in threads of the test."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

@@ -32,14 +32,20 @@ class Hub:
         history = self.commits.setdefault(repository, [])
         files = {**(history[-1][1] if history else {}), **files}
         files = {name: content for name, content in files.items() if content is not None}
-        commit = hashlib.sha1(repr([repository, len(history), sorted(files.items())]).encode()).hexdigest()
+        commit = hashlib.sha1(
+            repr([repository, len(history), sorted(files.items())]).encode()
+        ).hexdigest()
         history.append((commit, files))
         return commit
 
     def find(self, repository: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
         if branch := self.commits.get(f"{repository}@{revision}"):
             return branch[-1]
-        histories = [history for name, history in self.commits.items() if name.partition("@")[0] == repository]
+        histories = [
+            history
+            for name, history in self.commits.items()
+            if name.partition("@")[0] == repository
+        ]
         if revision == "main" and repository in self.commits:
             return self.commits[repository][-1]
         return next((one for history in histories for one in history if one[0] == revision), None)
@@ -73,17 +79,24 @@ def running_hub(hub: Hub) -> Iterator[str]:
                 if not size:
                     break
             writes = (
-                path.startswith("/api/repos/create") or re.search("/(commit|branch|preupload|lfs)/", path) is not None
+                path.startswith("/api/repos/create")
+                or re.search("/(commit|branch|preupload|lfs)/", path) is not None
             )
             if writes and self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 return self.answer(401, {"error": "Invalid username or password."})
             parts = path.strip("/").split("/")
             if path == "/api/repos/create":
                 asked = json.loads(body)
-                repository = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+                repository = (
+                    f"{asked['organization']}/{asked['name']}"
+                    if asked.get("organization")
+                    else asked["name"]
+                )
                 if repository in hub.private:
                     return self.answer(409, {"error": "exists", "url": f"{address}/{repository}"})
-                hub.private[repository] = bool(asked.get("private") or asked.get("visibility") == "private")
+                hub.private[repository] = bool(
+                    asked.get("private") or asked.get("visibility") == "private"
+                )
                 hub.add(repository, {})
                 return self.answer(200, {"url": f"{address}/{repository}", "name": repository})
             if path == "/api/validate-yaml":
@@ -104,7 +117,9 @@ def running_hub(hub: Hub) -> Iterator[str]:
                 if found is None:
                     return self.answer(404, {"error": "no"}, X_Error_Code="RepoNotFound")
                 if name not in found[1]:
-                    return self.answer(404, {"error": "no"}, X_Error_Code="EntryNotFound", X_Repo_Commit=found[0])
+                    return self.answer(
+                        404, {"error": "no"}, X_Error_Code="EntryNotFound", X_Repo_Commit=found[0]
+                    )
                 content = hub.spoil.get(name, found[1][name])
                 tag = hashlib.sha256(found[1][name]).hexdigest()
                 return self.answer(200, content, ETag=f'"{tag}"', X_Repo_Commit=found[0])
@@ -117,7 +132,9 @@ def running_hub(hub: Hub) -> Iterator[str]:
                 found = hub.find(repository, rest[1] if rest else "main")
                 if found is None:
                     return self.answer(404, {"error": "no"}, X_Error_Code="RevisionNotFound")
-                return self.answer(200, {"id": repository, "sha": found[0], "siblings": [], "tags": []})
+                return self.answer(
+                    200, {"id": repository, "sha": found[0], "siblings": [], "tags": []}
+                )
             if rest[0] == "branch":
                 hub.commits[f"{repository}@{rest[1]}"] = list(hub.commits[repository])
                 return self.answer(200)
@@ -128,7 +145,11 @@ def running_hub(hub: Hub) -> Iterator[str]:
             if rest[0] == "preupload":
                 asked = json.loads(body)["files"]
                 rows = [
-                    {"path": f["path"], "uploadMode": "lfs" if f["size"] > 10_000 else "regular", "shouldIgnore": False}
+                    {
+                        "path": f["path"],
+                        "uploadMode": "lfs" if f["size"] > 10_000 else "regular",
+                        "shouldIgnore": False,
+                    }
                     for f in asked
                 ]
                 return self.answer(200, {"files": rows})
@@ -136,20 +157,35 @@ def running_hub(hub: Hub) -> Iterator[str]:
                 if hub.find(repository, rest[1]) is None:
                     return self.answer(404, {"error": "no"}, X_Error_Code="RevisionNotFound")
                 lines = [json.loads(line) for line in body.splitlines()]
-                files = {line["value"]["path"]: None for line in lines if line["key"] == "deletedFile"}
+                files = {
+                    line["value"]["path"]: None for line in lines if line["key"] == "deletedFile"
+                }
                 for line in (line["value"] for line in lines if line["key"] in ("file", "lfsFile")):
                     large = "oid" in line
-                    files[line["path"]] = hub.blobs[line["oid"]] if large else base64.b64decode(line["content"])
-                commit = hub.add(repository if rest[1] == "main" else f"{repository}@{rest[1]}", files)
+                    files[line["path"]] = (
+                        hub.blobs[line["oid"]] if large else base64.b64decode(line["content"])
+                    )
+                commit = hub.add(
+                    repository if rest[1] == "main" else f"{repository}@{rest[1]}", files
+                )
                 url = f"{address}/{repository}/commit/{commit}"
                 return self.answer(200, {"commitUrl": url, "commitOid": commit, "success": True})
             return self.answer(404, {"error": f"nothing at {rest}"})
 
         def row(self, name: str, content: bytes) -> dict:
             size = hub.sizes.get(name, len(content))
-            row = {"type": "file", "path": name, "size": size, "oid": hashlib.sha1(content).hexdigest()}
+            row = {
+                "type": "file",
+                "path": name,
+                "size": size,
+                "oid": hashlib.sha1(content).hexdigest(),
+            }
             if len(content) > 10_000:
-                row["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": size, "pointerSize": 130}
+                row["lfs"] = {
+                    "oid": hashlib.sha256(content).hexdigest(),
+                    "size": size,
+                    "pointerSize": 130,
+                }
             return row
 
         do_GET = do_POST = do_HEAD = do_PUT = handle_any  # noqa: N815

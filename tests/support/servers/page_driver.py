@@ -27,13 +27,20 @@ from featherseg.serving.settings import Limits, Settings
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 HOSTILE = "<script>alert(1)</script><img/src=x/onerror=alert(1)>"
-CLASSES = (ClassInfo("road", (128, 64, 128)), ClassInfo(HOSTILE, (10, 200, 42)), ClassInfo("sky", (70, 130, 180)))
+CLASSES = (
+    ClassInfo("road", (128, 64, 128)),
+    ClassInfo(HOSTILE, (10, 200, 42)),
+    ClassInfo("sky", (70, 130, 180)),
+)
 
 
 def served_models() -> list[Served]:
     """`colors` and `layers` have CLASSES and differ, `objects` tells objects apart."""
     return [
-        Served("colors", Predictor(TorchRuntime(ColorModel().eval(), CLASSES, licence="MIT", device="cpu"))),
+        Served(
+            "colors",
+            Predictor(TorchRuntime(ColorModel().eval(), CLASSES, licence="MIT", device="cpu")),
+        ),
         Served("layers", Predictor(TorchRuntime(ThreeLayers(8).eval(), CLASSES, device="cpu"))),
         served("objects", panoptic=True),
     ]
@@ -48,12 +55,16 @@ def noise_run(folder: Path) -> Path:
 
 
 @contextmanager
-def serving(on_page: list[Served], token: str | None = None, largest: int = 300_000) -> Iterator[str]:
+def serving(
+    on_page: list[Served], token: str | None = None, largest: int = 300_000
+) -> Iterator[str]:
     """The address of a service that lives as long as the block; largest: bytes of a request."""
     listener = bind("127.0.0.1", 0)
     address = f"127.0.0.1:{listener.getsockname()[1]}"
     settings = Settings(hosts=frozenset({address}), token=token, limits=Limits(bytes=largest))
-    server = uvicorn.Server(uvicorn.Config(create_app(on_page, settings), log_config=None, access_log=False, ws="none"))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(on_page, settings), log_config=None, access_log=False, ws="none")
+    )
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:
@@ -66,7 +77,9 @@ def serving(on_page: list[Served], token: str | None = None, largest: int = 300_
 def image(size: tuple[int, int] = (60, 80)) -> np.ndarray:
     """(H, W, 3) uint8: blocks of random colours, in which every class of `models` is seen."""
     height, width = size
-    blocks = np.random.default_rng(0).integers(0, 256, (height // 5 + 1, width // 5 + 1, 3), dtype=np.uint8)
+    blocks = np.random.default_rng(0).integers(
+        0, 256, (height // 5 + 1, width // 5 + 1, 3), dtype=np.uint8
+    )
     return blocks.repeat(5, 0).repeat(5, 1)[:height, :width]
 
 
@@ -92,7 +105,10 @@ def opened(browser, address: str, **options):
     page.set_default_timeout(20_000)
     page.errors, page.refusal_expected = [], False
     page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: page.errors.append(message.text) if message.type == "error" else None,
+    )
     page.on("dialog", lambda dialog: (page.errors.append(dialog.message), dialog.dismiss()))
     page.goto(address)
     return page
@@ -110,7 +126,11 @@ def refused(page) -> None:
 
 def unexpected(page) -> list[str]:
     """What was logged and should not have been."""
-    return [error for error in page.errors if not (page.refusal_expected and error.startswith("Failed to load"))]
+    return [
+        error
+        for error in page.errors
+        if not (page.refusal_expected and error.startswith("Failed to load"))
+    ]
 
 
 def look(page, pixels: np.ndarray, name: str = "street.png") -> bytes:
@@ -130,7 +150,9 @@ def download(page, button: str) -> tuple[str, bytes]:
 
 def overlay(page) -> np.ndarray:
     """(H, W, 3) int: the overlay as it is downloaded."""
-    return np.array(Image.open(BytesIO(download(page, "#save-overlay")[1])).convert("RGB")).astype(int)
+    return np.array(Image.open(BytesIO(download(page, "#save-overlay")[1])).convert("RGB")).astype(
+        int
+    )
 
 
 def mask(page) -> np.ndarray:
@@ -150,4 +172,6 @@ def set_opacity(page, percent: int) -> None:
 
 def on_screen(page) -> np.ndarray:
     """(H, W, 3) int: the stage as the screen has it."""
-    return np.array(Image.open(BytesIO(page.locator("#stage").screenshot())).convert("RGB")).astype(int)
+    return np.array(Image.open(BytesIO(page.locator("#stage").screenshot())).convert("RGB")).astype(
+        int
+    )

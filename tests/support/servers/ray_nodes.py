@@ -7,7 +7,9 @@ from contextlib import suppress
 
 import psutil
 
-os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")  # where others keep the machine busy
+os.environ.setdefault(
+    "RAY_agent_register_timeout_ms", "120000"
+)  # where others keep the machine busy
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 

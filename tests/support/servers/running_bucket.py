@@ -18,7 +18,9 @@ class RunningBucket:
         pytest.importorskip("moto.server")
         pytest.importorskip("s3fs")
         command = [sys.executable, str(Path(__file__).with_name("bucket_server.py")), fault]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         address = f"http://127.0.0.1:{int(self.process.stdout.readline())}"
         self.environment = {
             **os.environ,
@@ -47,8 +49,14 @@ class RunningBucket:
 
     def names(self, folder: str) -> list[str]:
         """What lies in a folder of the bucket yard."""
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket="yard", Prefix=f"{folder}/")
-        return [entry["Key"].removeprefix(f"{folder}/") for page in pages for entry in page.get("Contents", [])]
+        pages = self.client.get_paginator("list_objects_v2").paginate(
+            Bucket="yard", Prefix=f"{folder}/"
+        )
+        return [
+            entry["Key"].removeprefix(f"{folder}/")
+            for page in pages
+            for entry in page.get("Contents", [])
+        ]
 
     def stop(self) -> None:
         self.client.close()
@@ -58,7 +66,11 @@ class RunningBucket:
     def start(self, *words: object) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "featherseg", *map(str, words)]
         return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self.environment,
         )
 
     def featherseg(self, *words: object) -> tuple[int, str]:

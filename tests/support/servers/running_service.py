@@ -20,7 +20,9 @@ def running(*models, token=None, **limits) -> Iterator[tuple[str, object]]:
     """(address, the server) of a service on a free port."""
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
-    settings = Settings(limits=Limits(**limits), hosts=allowed_hosts("127.0.0.1", port), token=token)
+    settings = Settings(
+        limits=Limits(**limits), hosts=allowed_hosts("127.0.0.1", port), token=token
+    )
     server = server_of(create_app(models or [served()], settings))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
@@ -47,7 +49,11 @@ def connected(address: str, sent: bytes = b"") -> socket.socket:
 def post_head(address: str, *lines: str) -> bytes:
     """The head of a request to /v1/segment, with further header lines."""
     host = address.removeprefix("http://")
-    first = ("POST /v1/segment HTTP/1.1", f"Host: {host}", "Content-Type: multipart/form-data; boundary=x")
+    first = (
+        "POST /v1/segment HTTP/1.1",
+        f"Host: {host}",
+        "Content-Type: multipart/form-data; boundary=x",
+    )
     return "\r\n".join([*first, *lines, "", ""]).encode()
 
 

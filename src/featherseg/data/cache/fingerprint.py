@@ -72,9 +72,16 @@ class Fingerprint(Config):
     def with_teachers(self, teachers: Iterable["Fingerprint"]) -> "Fingerprint":
         """It, and of the images that these trainings learned from, or their own teachers, those that it does not."""
         own = {row[1][1] for row in self.splits["train"] if row[1]}
-        rows = [row for one in teachers for split in ("train", TEACHERS) for row in one.splits.get(split, ())]
+        rows = [
+            row
+            for one in teachers
+            for split in ("train", TEACHERS)
+            for row in one.splits.get(split, ())
+        ]
         learned = {row[1][1]: row for row in rows if row[1] and row[1][1] not in own}
-        return self.model_copy(update={"splits": self.splits | ({TEACHERS: list(learned.values())} if learned else {})})
+        return self.model_copy(
+            update={"splits": self.splits | ({TEACHERS: list(learned.values())} if learned else {})}
+        )
 
     @property
     def learned(self) -> str:
@@ -99,13 +106,17 @@ class Fingerprint(Config):
         train = next(iter(splits.values()))
         found = class_differences(self.classes, train.classes)
         if train.channels != self.channels:
-            found.append(f"the images had {counted(self.channels, 'channel')}, have {train.channels}")
+            found.append(
+                f"the images had {counted(self.channels, 'channel')}, have {train.channels}"
+            )
         found += self._other_values(train)
         for name in [name for name in {**self.splits, **splits} if name not in (TEST, TEACHERS)]:
             if name in self.splits and name in splits:
                 found += _sample_differences(name, self.splits[name], splits[name])
             else:
-                found.append(f"split {name!r} was {'' if name in self.splits else 'not '}part of the run")
+                found.append(
+                    f"split {name!r} was {'' if name in self.splits else 'not '}part of the run"
+                )
         if not found and loss_of(train) != self.prepared:
             was, now = (text or "as in their files" for text in (self.prepared, loss_of(train)))
             found.append(f"the training images were prepared differently: {was}; now {now}")
@@ -113,11 +124,16 @@ class Fingerprint(Config):
 
     def _other_values(self, data: SegmentationData) -> list[str]:
         values, gone = _values(data), "not there"
-        found = [raw for raw in {**self.values, **values} if self.values.get(raw) != values.get(raw)]
-        told = [
-            f"[map] {raw} was {self.values.get(raw, gone)}, is {values.get(raw, gone)}" for raw in found[:SHOWN_VALUES]
+        found = [
+            raw for raw in {**self.values, **values} if self.values.get(raw) != values.get(raw)
         ]
-        return told + [f"{len(found) - SHOWN_VALUES} more values of [map]"] * (len(found) > SHOWN_VALUES)
+        told = [
+            f"[map] {raw} was {self.values.get(raw, gone)}, is {values.get(raw, gone)}"
+            for raw in found[:SHOWN_VALUES]
+        ]
+        return told + [f"{len(found) - SHOWN_VALUES} more values of [map]"] * (
+            len(found) > SHOWN_VALUES
+        )
 
     def changes(self, split: str, data: SegmentationData, *, part: bool = False) -> list[str]:
         """What is no longer as it was in one split that is scored; with `part` there were fewer images of it.
@@ -126,7 +142,10 @@ class Fingerprint(Config):
         """
         if split not in self.splits:
             return []
-        return [*self._other_values(data), *_sample_differences(split, self.splits[split], data, part=part)]
+        return [
+            *self._other_values(data),
+            *_sample_differences(split, self.splits[split], data, part=part),
+        ]
 
     def trained_on(self, data: SegmentationData, split: str = "train") -> dict[str, str]:
         """Key -> the key in training (or another split) of the images whose files hold the same, whatever their name.
@@ -138,7 +157,9 @@ class Fingerprint(Config):
         stamps = [row[1][0] for row in self.splits.get(split, ()) if row[1]]
         if files is None or not trained:
             return {}
-        sizes = {stamp[0] for stamp in stamps if stamp} if all(stamps) else None  # a file just written has no stamp
+        sizes = (
+            {stamp[0] for stamp in stamps if stamp} if all(stamps) else None
+        )  # a file just written has no stamp
 
         def digest(pair: Pair) -> str | None:
             try:
@@ -149,7 +170,11 @@ class Fingerprint(Config):
 
         with ThreadPoolExecutor(READERS) as readers:
             digests = list(readers.map(digest, files.pairs))
-        return {key: trained[found] for key, found in zip(files.keys, digests, strict=True) if found in trained}
+        return {
+            key: trained[found]
+            for key, found in zip(files.keys, digests, strict=True)
+            if found in trained
+        }
 
     def doubts(self, data: SegmentationData, name: str) -> list[str]:
         """Which images of `data`, called `name`, were not trained on and tell less all the same; empty where none.
@@ -158,7 +183,11 @@ class Fingerprint(Config):
         """
         found = []
         for split, one, several in (
-            ("unlabelled", "is taught too, without its mask", "are taught too, without their masks"),
+            (
+                "unlabelled",
+                "is taught too, without its mask",
+                "are taught too, without their masks",
+            ),
             (TEACHERS, "is what a teacher was trained on", "are what a teacher was trained on"),
         ):
             if seen := self.trained_on(data, split):
@@ -186,7 +215,10 @@ def copies_of(data: SegmentationData, train: SegmentationData) -> dict[str, str]
             except OSError as error:
                 raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
             shared = {told[path] for path in here} & {told[path] for path in there}
-            here, there = ({path: key for path, key in one.items() if told[path] in shared} for one in (here, there))
+            here, there = (
+                {path: key for path, key in one.items() if told[path] in shared}
+                for one in (here, there)
+            )
     trained = {told[path]: key for path, key in there.items()}
     return {key: trained[told[path]] for path, key in here.items()}
 
@@ -221,7 +253,11 @@ def class_differences(before: Sequence[tuple[str, bool]], now: Sequence[ClassInf
         was = before[place] if place < len(before) else None
         is_now = (now[place].name, now[place].thing) if place < len(now) else None
         if was is None or is_now is None:
-            found.append(f"class {place} {is_now[0]!r} is new" if is_now else f"class {place} {was[0]!r} is gone")  # type: ignore[index]
+            found.append(
+                f"class {place} {is_now[0]!r} is new"
+                if is_now
+                else f"class {place} {was[0]!r} is gone"
+            )  # type: ignore[index]
         elif was[0] != is_now[0]:
             found.append(f"class {place} was {was[0]!r}, is {is_now[0]!r}")
         elif was[1] != is_now[1]:
@@ -255,7 +291,9 @@ def _sample_differences(
         if number and files.pairs[index].mask is None:  # of images that have none
             return row is not None
         try:
-            return row is None or not Source(*row).is_current(_path(files.pairs[index], number), compared)
+            return row is None or not Source(*row).is_current(
+                _path(files.pairs[index], number), compared
+            )
         except OSError as error:
             raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
 
@@ -332,9 +370,13 @@ def _annotation(files: PairedFiles, index: int) -> str:
 
 def named_pairs(seen: Mapping[str, str]) -> str:
     """What `Fingerprint.trained_on` found, for a message: "7 (there 2), 8"."""
-    return _named([key if key == there else f"{key} (there {there})" for key, there in seen.items()])
+    return _named(
+        [key if key == there else f"{key} (there {there})" for key, there in seen.items()]
+    )
 
 
 def _named(keys: Sequence[str]) -> str:
     shown = sorted(keys)[:SHOWN]
-    return ", ".join(shown) + (f" and {len(keys) - len(shown)} more" if len(keys) > len(shown) else "")
+    return ", ".join(shown) + (
+        f" and {len(keys) - len(shown)} more" if len(keys) > len(shown) else ""
+    )

@@ -68,10 +68,18 @@ def local_folder(place: str) -> Path:
 def _parts(config: DatasetToml, place: str) -> list[str]:
     """The folders and lists that a dataset.toml names."""
     named = config.folders
-    named += [part for part in config.splits.values() if isinstance(part, str) and part.endswith(".txt")]
+    named += [
+        part for part in config.splits.values() if isinstance(part, str) and part.endswith(".txt")
+    ]
     for part in named:
-        if PurePosixPath(part).is_absolute() or ".." in PurePosixPath(part).parts or is_remote(part):
-            raise ConfigError(f"{place} names {part!r}: expected folders beside it, as all that it names is copied.")
+        if (
+            PurePosixPath(part).is_absolute()
+            or ".." in PurePosixPath(part).parts
+            or is_remote(part)
+        ):
+            raise ConfigError(
+                f"{place} names {part!r}: expected folders beside it, as all that it names is copied."
+            )
     return list(dict.fromkeys(PurePosixPath(part).as_posix() for part in named))
 
 
@@ -86,16 +94,28 @@ def mirror(folder: str, parts: Sequence[str] = (".",)) -> Path:
     home = mirror_folder() / scheme
     root, journal = home / bucket, home / f"{bucket}.jsonl"
     home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home / f"{bucket}.lock"):  # of several processes of a training one copies, the others find it done
+    with FileLock(
+        home / f"{bucket}.lock"
+    ):  # of several processes of a training one copies, the others find it done
         known = {record["key"]: record for record in read_lines(journal) if "key" in record}
-        found = {key: file for part in parts for key, file in _listed(folder, part, f"{scheme}://{bucket}/")}
-        missing = {key: file for key, file in found.items() if not _is_here(root / key, file, known.get(key))}
+        found = {
+            key: file
+            for part in parts
+            for key, file in _listed(folder, part, f"{scheme}://{bucket}/")
+        }
+        missing = {
+            key: file
+            for key, file in found.items()
+            if not _is_here(root / key, file, known.get(key))
+        }
         if missing:
             _say(folder, found, missing, root)
             _copy(missing, root, journal, folder)
 
         # What is no longer in the bucket goes here as well; what others laid here stays.
-        below = tuple(f"{posix}/" for posix in (PurePosixPath(inside, part).as_posix() for part in parts))
+        below = tuple(
+            f"{posix}/" for posix in (PurePosixPath(inside, part).as_posix() for part in parts)
+        )
         for key, record in known.items():
             within = "./" in below or key.startswith(below)
             if within and key not in found and record["version"] is not None:
@@ -111,7 +131,9 @@ def _listed(folder: str, part: str, above: str) -> list[tuple[str, StoredFile]]:
         key = file.address.removeprefix(above)
         odd = set("\\\0:" if os.name == "nt" else "\\\0")
         if any(name in ("", ".", "..") or odd & set(name) for name in key.split("/")):
-            raise DataError(f"{folder} holds a file called {key!r}, which cannot be copied into a folder. Rename it.")
+            raise DataError(
+                f"{folder} holds a file called {key!r}, which cannot be copied into a folder. Rename it."
+            )
         listed.append((key, file))
     return listed
 
@@ -124,7 +146,9 @@ def _is_here(path: Path, file: StoredFile, record: dict[str, object] | None) -> 
     return False
 
 
-def _say(folder: str, found: dict[str, StoredFile], missing: dict[str, StoredFile], root: Path) -> None:
+def _say(
+    folder: str, found: dict[str, StoredFile], missing: dict[str, StoredFile], root: Path
+) -> None:
     """How much there is and how much is to come, before anything is fetched. Raises DataError: more than fits."""
     size, all_of_it = (sum(file.size for file in files.values()) for files in (missing, found))
     free = shutil.disk_usage(root.parent).free
@@ -154,11 +178,16 @@ def _copy(missing: dict[str, StoredFile], root: Path, journal: Path, folder: str
             for copied in as_completed(waiting):
                 copied.result()
                 key = waiting.pop(copied)
-                append_line(journal, {"key": key, "size": missing[key].size, "version": missing[key].version})
+                append_line(
+                    journal,
+                    {"key": key, "size": missing[key].size, "version": missing[key].version},
+                )
                 done, size = done + 1, size + missing[key].size
                 if time.monotonic() - said > LINE_SECONDS:
                     said = time.monotonic()
-                    log.info(f"{folder}: {done:,} of {len(missing):,} files copied, {gigabytes(size)}")
+                    log.info(
+                        f"{folder}: {done:,} of {len(missing):,} files copied, {gigabytes(size)}"
+                    )
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

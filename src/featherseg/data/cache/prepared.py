@@ -153,16 +153,24 @@ class Entry:
     @property
     def end(self) -> int:
         """Where the sample ends in the file."""
-        return self.offset + (self.instances_at + 4 * self.pixels if self.instances else self.label_at + self.pixels)
+        return self.offset + (
+            self.instances_at + 4 * self.pixels if self.instances else self.label_at + self.pixels
+        )
 
     def record(self) -> dict[str, Any]:
         """The entry as a line of the index."""
-        return {**self.__dict__, "sources": [[source.stamp, source.sha256] for source in self.sources]}
+        return {
+            **self.__dict__,
+            "sources": [[source.stamp, source.sha256] for source in self.sources],
+        }
 
     @classmethod
     def parse(cls, record: dict[str, Any]) -> "Entry":
         """Raises ValueError, TypeError or KeyError for a line that is damaged."""
-        sources = tuple(Source(None if stamp is None else tuple(stamp), digest) for stamp, digest in record["sources"])
+        sources = tuple(
+            Source(None if stamp is None else tuple(stamp), digest)
+            for stamp, digest in record["sources"]
+        )
         height, width, channels = (int(n) for n in record["shape"])
         entry = cls(**{**record, "shape": (height, width, channels), "sources": sources})
         numbers = (entry.offset, entry.jpeg, min(height, width, channels) - 1)
@@ -187,7 +195,11 @@ class Cache:
         if entry.deep:
             image = image.view("<u2")
         label = stored[entry.label_at : entry.label_at + entry.pixels].reshape(entry.shape[:2])
-        instances = stored[entry.instances_at :].view("<i4").reshape(entry.shape[:2]) if entry.instances else None
+        instances = (
+            stored[entry.instances_at :].view("<i4").reshape(entry.shape[:2])
+            if entry.instances
+            else None
+        )
         return Sample(entry.key, image.reshape(entry.shape), label, instances)
 
     def label(self, entry: Entry) -> np.ndarray:
@@ -199,7 +211,9 @@ class Cache:
         first = entry.offset + start
         page = first // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
         with open(self.pixels, "rb") as file:
-            pages = mmap.mmap(file.fileno(), first - page + length, access=mmap.ACCESS_COPY, offset=page)
+            pages = mmap.mmap(
+                file.fileno(), first - page + length, access=mmap.ACCESS_COPY, offset=page
+            )
         return np.frombuffer(pages, np.uint8, length, first - page)
 
 
@@ -210,11 +224,19 @@ def read_cache(folder: Path) -> Cache | None:
         return None
     head, *records = read_lines(index) or [{}]
     if head.get("format_version") != FORMAT_VERSION:
-        log.warning("%s was written by another version of featherseg and is not used: prepare the data again.", folder)
+        log.warning(
+            "%s was written by another version of featherseg and is not used: prepare the data again.",
+            folder,
+        )
         return None
     pixels = folder / Path(str(head.get("pixels"))).name
     size = pixels.stat().st_size if pixels.is_file() else 0
-    return Cache(folder, Storage(head.get("quality")), pixels, {entry.key: entry for entry in _entries(records, size)})
+    return Cache(
+        folder,
+        Storage(head.get("quality")),
+        pixels,
+        {entry.key: entry for entry in _entries(records, size)},
+    )
 
 
 def _entries(records: list[dict[str, Any]], size: int) -> Iterator[Entry]:
@@ -259,7 +281,11 @@ class PreparedData:
 
     def __getitem__(self, index: int) -> Sample:
         found = self._find(index)
-        if found and not (self.exact and found[1].difference) and self._is_current(found[1], index, 0):
+        if (
+            found
+            and not (self.exact and found[1].difference)
+            and self._is_current(found[1], index, 0)
+        ):
             cache, entry = found
             try:
                 return cache.sample(entry)
@@ -290,7 +316,11 @@ class PreparedData:
     def loss(self) -> str | None:
         """What was lost of the images that are served, as part of a message; None where nothing was."""
         found = [] if self.exact else [self._find(index) for index in range(len(self))]
-        lossy = [(cache.storage, entry.difference) for cache, entry in filter(None, found) if entry.difference]
+        lossy = [
+            (cache.storage, entry.difference)
+            for cache, entry in filter(None, found)
+            if entry.difference
+        ]
         if not lossy:
             return None
         storage, lost = lossy[0][0], [difference for _, difference in lossy]
@@ -303,7 +333,9 @@ class PreparedData:
         """Where a sample is stored; None where it is not, or means something else by now."""
         key, meant = self.keys[index], meaning(self.data, index, self._meaning)
         places = ((cache, cache.entries.get(key)) for cache in self.caches)
-        return next(((cache, entry) for cache, entry in places if entry and entry.meaning == meant), None)
+        return next(
+            ((cache, entry) for cache, entry in places if entry and entry.meaning == meant), None
+        )
 
     def _is_current(self, entry: Entry, index: int, first: int) -> bool:
         """Whether the source files from number `first` on (image, mask) are those that were stored."""
@@ -330,7 +362,9 @@ class PreparedData:
 class PreparedPanoptic(PreparedData):
     """`PreparedData` of a panoptic dataset, with what its evaluation asks beside samples."""
 
-    def __init__(self, data: PanopticData | BDD100KPanoptic, caches: Sequence[Cache], *, exact: bool) -> None:
+    def __init__(
+        self, data: PanopticData | BDD100KPanoptic, caches: Sequence[Cache], *, exact: bool
+    ) -> None:
         super().__init__(data, caches, exact=exact)
         self.panoptic_data, self.categories, self.rule = data, data.categories, data.rule
 
@@ -342,7 +376,11 @@ class PreparedPanoptic(PreparedData):
 def with_cache(data: PairedFiles, root: Path, *, exact: bool) -> SegmentationData:
     """The dataset, which lies in `root`, with its prepared data where there are any."""
     for folder in cache_folders(root):
-        caches = [cache for name in STORAGES if (cache := read_cache(folder / folder_name(data.name) / name))]
+        caches = [
+            cache
+            for name in STORAGES
+            if (cache := read_cache(folder / folder_name(data.name) / name))
+        ]
         if caches and isinstance(data, PanopticData | BDD100KPanoptic):
             return PreparedPanoptic(data, caches, exact=exact)
         if caches:

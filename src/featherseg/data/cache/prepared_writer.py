@@ -79,10 +79,16 @@ def prepare_data(
         raise _synthetic(name)
     folders = [out] if out else cache_folders(data_folder(name, root))
     if not folders:
-        raise ConfigError("FEATHERSEG_CACHE=off is set, so prepared data would not be used. Unset it first.")
+        raise ConfigError(
+            "FEATHERSEG_CACHE=off is set, so prepared data would not be used. Unset it first."
+        )
     # The first of the folders that is there or can be made; the last where that cannot be said of any.
-    place = next((f for f in folders[:-1] if os.access(f if f.exists() else f.parent, os.W_OK)), folders[-1])
-    if place.parent == data_folder(name, root):  # the dataset may be somebody else's; `out` is the user's own
+    place = next(
+        (f for f in folders[:-1] if os.access(f if f.exists() else f.parent, os.W_OK)), folders[-1]
+    )
+    if place.parent == data_folder(
+        name, root
+    ):  # the dataset may be somebody else's; `out` is the user's own
         refuse_links(place.parent, place.name)
     refuse_links(place, folder_name(data.name))
     check_folder(place)
@@ -104,7 +110,9 @@ def _synthetic(name: str) -> ConfigError:
     return ConfigError(f"{name} is generated on the fly, so there are no files to prepare.")
 
 
-def prepare_split(data: PairedFiles, folder: Path, storage: Storage, progress: Progress | None = None) -> Prepared:
+def prepare_split(
+    data: PairedFiles, folder: Path, storage: Storage, progress: Progress | None = None
+) -> Prepared:
     """Store every sample of a split in `folder`; samples of the same dataset that are there in this storage stay.
 
     JPEGs of another quality are replaced. Raises what reading a sample raises, and FeathersegError where another
@@ -116,7 +124,9 @@ def prepare_split(data: PairedFiles, folder: Path, storage: Storage, progress: P
             missing = _missing(data, cache)
             _check_room(data, missing, cache)
             _store(data, missing, cache, progress)
-            return Prepared(len(data), len(data) - len(missing), folder, cache.pixels.stat().st_size)
+            return Prepared(
+                len(data), len(data) - len(missing), folder, cache.pixels.stat().st_size
+            )
     except OSError as error:
         raise FeathersegError(
             f"cannot write prepared data to {folder}: {error.strerror or error}. Make room (or check the rights, or "
@@ -128,7 +138,9 @@ def prepare_split(data: PairedFiles, folder: Path, storage: Storage, progress: P
 def _locked(folder: Path) -> Iterator[None]:
     """Only one process may write in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    taken = FeathersegError(f"another process is preparing data in {folder}. Wait for it or stop it.")
+    taken = FeathersegError(
+        f"another process is preparing data in {folder}. Wait for it or stop it."
+    )
     with locked(folder / ".lock", taken):
         yield
 
@@ -137,10 +149,14 @@ def _opened(folder: Path, storage: Storage) -> Cache:
     """What is in the folder in this storage, without a torn end; begun anew where nothing is."""
     cache = read_cache(folder)
     if cache is None or cache.storage != storage or not cache.pixels.is_file():
-        (folder / INDEX).unlink(missing_ok=True)  # first: from here on nothing refers to the old files
+        (folder / INDEX).unlink(
+            missing_ok=True
+        )  # first: from here on nothing refers to the old files
         for old in folder.glob("pixels-*.bin"):
             old.unlink()
-        pixels = folder / f"pixels-{secrets.token_hex(4)}.bin"  # a reader of the old ones must not take it for theirs
+        pixels = (
+            folder / f"pixels-{secrets.token_hex(4)}.bin"
+        )  # a reader of the old ones must not take it for theirs
         pixels.touch()
         head = {"format_version": FORMAT_VERSION, "quality": storage.quality, "pixels": pixels.name}
         write_text(folder / INDEX, json.dumps(head) + "\n")
@@ -164,8 +180,13 @@ def _missing(data: PairedFiles, cache: Cache) -> list[int]:
         if not _are_current(files, entry.sources, compared):
             missing.append(index)
         elif compared:
-            sources = [replace(s, stamp=compared.get(f, s.stamp)) for f, s in zip(files, entry.sources, strict=True)]
-            append_line(cache.folder / INDEX, replace(entry, sources=(sources[0], sources[1])).record())
+            sources = [
+                replace(s, stamp=compared.get(f, s.stamp))
+                for f, s in zip(files, entry.sources, strict=True)
+            ]
+            append_line(
+                cache.folder / INDEX, replace(entry, sources=(sources[0], sources[1])).record()
+            )
     return missing
 
 
@@ -173,7 +194,9 @@ def _check_room(data: PairedFiles, missing: Sequence[int], cache: Cache) -> None
     """Raises FeathersegError where the disk has not the room that the missing samples need."""
     if not missing:
         return
-    judged = [_encoded(data, index, cache.storage)[0] for index in missing[:: -(-len(missing) // JUDGED)]]
+    judged = [
+        _encoded(data, index, cache.storage)[0] for index in missing[:: -(-len(missing) // JUDGED)]
+    ]
     per_pixel, pixels = max(aligned(entry.end) / entry.pixels for entry in judged), 0
     for index in missing:
         height, width = image_size(data.pairs[index].files[0])
@@ -186,7 +209,9 @@ def _check_room(data: PairedFiles, missing: Sequence[int], cache: Cache) -> None
         )
 
 
-def _store(data: PairedFiles, missing: Sequence[int], cache: Cache, progress: Progress | None) -> None:
+def _store(
+    data: PairedFiles, missing: Sequence[int], cache: Cache, progress: Progress | None
+) -> None:
     """Append the samples to the flat file, and their entries to the index whenever the disk has them."""
     kept, waiting = len(data) - len(missing), list[Entry]()
     with open(cache.pixels, "ab") as file:
@@ -207,20 +232,29 @@ def _store(data: PairedFiles, missing: Sequence[int], cache: Cache, progress: Pr
                 progress("preparing", kept + done, len(data))
 
 
-def _encoded(data: PairedFiles, index: int, storage: Storage, offset: int = 0) -> tuple[Entry, list[bytes]]:
+def _encoded(
+    data: PairedFiles, index: int, storage: Storage, offset: int = 0
+) -> tuple[Entry, list[bytes]]:
     """A sample as it is stored: its entry, and image, label and instances as bytes."""
     files = data.pairs[index].files
     sources = (_source(files[0]), _source(files[1]))
     sample = data[index]
     if not _are_current(files, sources, {}):
-        raise DataError(f"{files[0]} or {files[1]} changed while it was being read. Run the same command again.")
+        raise DataError(
+            f"{files[0]} or {files[1]} changed while it was being read. Run the same command again."
+        )
     height, width, channels = sample.image.shape
-    jpeg, difference = _as_jpeg(sample.image, files[0], storage.quality) if storage.quality else (b"", 0.0)
+    jpeg, difference = (
+        _as_jpeg(sample.image, files[0], storage.quality) if storage.quality else (b"", 0.0)
+    )
     arrays = [sample.label.astype("u1")]
     if sample.instances is not None:
         arrays.append(sample.instances.astype("<i4"))
     deep = sample.image.dtype == np.uint16
-    parts = [jpeg or sample.image.astype("<u2" if deep else "u1").tobytes(), *(array.tobytes() for array in arrays)]
+    parts = [
+        jpeg or sample.image.astype("<u2" if deep else "u1").tobytes(),
+        *(array.tobytes() for array in arrays),
+    ]
     entry = Entry(
         key=data.keys[index],
         offset=offset,
@@ -246,10 +280,14 @@ def _as_jpeg(image: np.ndarray, source: Path, quality: int) -> tuple[bytes, floa
         return b"", 0.0
     plain = image if image.shape[2] == 3 else image[:, :, 0]
     content = source.read_bytes()
-    if content.startswith(b"\xff\xd8") and np.array_equal(decoded(np.frombuffer(content, np.uint8)), plain):
+    if content.startswith(b"\xff\xd8") and np.array_equal(
+        decoded(np.frombuffer(content, np.uint8)), plain
+    ):
         return content, 0.0
     buffer = io.BytesIO()
-    Image.fromarray(plain).save(buffer, "JPEG", quality=quality, subsampling=0)  # 4:4:4: colours keep their resolution
+    Image.fromarray(plain).save(
+        buffer, "JPEG", quality=quality, subsampling=0
+    )  # 4:4:4: colours keep their resolution
     content = buffer.getvalue()
     stored = decoded(np.frombuffer(content, np.uint8))
     return content, float(np.abs(stored.astype(np.int16) - plain).mean())
@@ -262,8 +300,12 @@ def _source(path: Path) -> Source:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
-def _are_current(files: Sequence[Path], sources: Sequence[Source], compared: dict[Path, Stamp]) -> bool:
+def _are_current(
+    files: Sequence[Path], sources: Sequence[Source], compared: dict[Path, Stamp]
+) -> bool:
     try:
-        return all(source.is_current(path, compared) for path, source in zip(files, sources, strict=True))
+        return all(
+            source.is_current(path, compared) for path, source in zip(files, sources, strict=True)
+        )
     except OSError:
         return False

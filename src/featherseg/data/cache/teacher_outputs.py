@@ -102,13 +102,19 @@ class Entry:
         grid = Grid(_size(size), _size(covered), bool(align_corners))
         image, resized = _size(record["image"]), _size(record["resized"])
         entry = cls(int(record["offset"]), int(record["classes"]), grid, image, resized)
-        if entry.offset < 0 or not 1 <= entry.classes <= 255 or max(map(math.prod, (*grid[:2], resized))) > MOST_PIXELS:
+        if (
+            entry.offset < 0
+            or not 1 <= entry.classes <= 255
+            or max(map(math.prod, (*grid[:2], resized))) > MOST_PIXELS
+        ):
             raise ValueError(f"no logits can be stored as {record!r}")
         return entry
 
     def read(self, file: Path, rows: slice, columns: slice) -> np.ndarray:
         """(K, rows, columns) float32 of the logits. Raises OSError."""
-        scales = np.fromfile(file, "<f4", 2 * self.classes, offset=self.offset).reshape(2, self.classes, 1, 1)
+        scales = np.fromfile(file, "<f4", 2 * self.classes, offset=self.offset).reshape(
+            2, self.classes, 1, 1
+        )
         shape = (self.classes, *self.grid.size)
         steps = np.memmap(file, np.uint8, "r", offset=self.logits_at, shape=shape)[:, rows, columns]
         return scales[0] + scales[1] * steps.astype(np.float32)
@@ -122,9 +128,15 @@ class Entry:
             part = slice(int(own.min()), int(own.max()) + 2)
             parts.append(slice(part.start, min(part.stop, self.grid.size[axis])))
             numbers.append((own - part.start) * 2 + 1)
-        stored = torch.from_numpy(self.read(file, parts[0], parts[1]))[None]  # (1, K, rows, columns)
-        sides = [number / length - 1 for number, length in zip(numbers, stored.shape[2:], strict=True)]
-        grid = torch.from_numpy(np.stack(sides[::-1], -1).astype(np.float32))[None]  # (1, h, w, 2): x and y, -1 to 1
+        stored = torch.from_numpy(self.read(file, parts[0], parts[1]))[
+            None
+        ]  # (1, K, rows, columns)
+        sides = [
+            number / length - 1 for number, length in zip(numbers, stored.shape[2:], strict=True)
+        ]
+        grid = torch.from_numpy(np.stack(sides[::-1], -1).astype(np.float32))[
+            None
+        ]  # (1, h, w, 2): x and y, -1 to 1
         return F.grid_sample(stored, grid, padding_mode="border", align_corners=False)[0].numpy()
 
 
@@ -170,7 +182,9 @@ def read_outputs(folder: Path) -> TeacherOutputs | None:
             digest, stamp = str(record["sha256"]), record.get("stamp")
             if "offset" in record:
                 known = {"key", "stamp", "sha256"}
-                entry = Entry.parse({key: value for key, value in record.items() if key not in known})
+                entry = Entry.parse(
+                    {key: value for key, value in record.items() if key not in known}
+                )
                 if entry.end > size:
                     continue
                 entries[digest] = entry
@@ -205,17 +219,25 @@ class Teaching:
         """The mean of the teachers' logits for a crop; 0 at places outside any image."""
         owner = origins.owner.numpy()  # (H, W)
         rows, columns = (self.grid.places(axis) for axis in (0, 1))  # (h,), (w,)
-        within = (rows < owner.shape[0])[:, None] & (columns < owner.shape[1])  # not what a model pads the crop with
-        at = (places.astype(int).clip(max=side - 1) for places, side in zip((rows, columns), owner.shape, strict=True))
+        within = (rows < owner.shape[0])[:, None] & (
+            columns < owner.shape[1]
+        )  # not what a model pads the crop with
+        at = (
+            places.astype(int).clip(max=side - 1)
+            for places, side in zip((rows, columns), owner.shape, strict=True)
+        )
         owners = np.where(within, owner[np.ix_(*at)], 0)  # (h, w)
         logits = np.zeros((self.entries[0][0].classes, *self.grid.size), np.float32)
         for number, (index, matrix) in enumerate(origins.parts, start=1):
             mine = owners == number
             if not mine.any():
                 continue
-            there = [m[0] * rows[:, None] + m[1] * columns + m[2] for m in matrix[:2]]  # (h, w) each
+            there = [
+                m[0] * rows[:, None] + m[1] * columns + m[2] for m in matrix[:2]
+            ]  # (h, w) each
             said = [
-                entries[index].at(file, *there) for file, entries in zip(self.files, self.entries, strict=True)
+                entries[index].at(file, *there)
+                for file, entries in zip(self.files, self.entries, strict=True)
             ]  # (K, h, w) each
             np.copyto(logits, sum(said[1:], said[0]) / len(said), where=mine)
         return Taught(torch.from_numpy(logits).half(), torch.from_numpy(owners > 0))

@@ -14,7 +14,15 @@ from featherseg.core.errors import ConfigError, DataError, DataNotFound
 from featherseg.core.notebook import html_table
 from featherseg.core.types import IGNORE, ClassInfo, Color, Progress, Size
 from featherseg.core.wording import counted, size_text
-from featherseg.data import DATASETS, find_dataset, given_root, is_own, open_dataset, own_listing, own_path
+from featherseg.data import (
+    DATASETS,
+    find_dataset,
+    given_root,
+    is_own,
+    open_dataset,
+    own_listing,
+    own_path,
+)
 from featherseg.data.checks.decisions import Changes, changes_of, read_decisions
 from featherseg.data.datasets.folder import FolderListing
 from featherseg.data.datasets.sequences import neighbours, sequences_of
@@ -180,8 +188,17 @@ class CheckReport:
 
     def _repr_html_(self) -> str:
         splits = self.splits.values()
-        rows = [(info.name, *(f"{100 * s.share(i):.2f}" for s in splits)) for i, info in enumerate(self.classes)]
-        state = "clean" if self.clean else counted(len(self.faults), "fault") if self.faults else "one class alone"
+        rows = [
+            (info.name, *(f"{100 * s.share(i):.2f}" for s in splits))
+            for i, info in enumerate(self.classes)
+        ]
+        state = (
+            "clean"
+            if self.clean
+            else counted(len(self.faults), "fault")
+            if self.faults
+            else "one class alone"
+        )
         title = f"{self.name}: {', '.join(f'{name} {s.images}' for name, s in self.splits.items())} images: {state}"
         heads = ("class, labelled pixels, %", *self.splits)
         proposed = self.proposal.notes if self.proposal else []
@@ -218,34 +235,51 @@ def check_data(
         report.changes = changes_of(decided, listing, str(decisions))
     places = [(split, pair) for split, pairs in listing.splits.items() for pair in pairs]
     reads = in_threads(partial(_read_pair, listing, facts), (pair for _, pair in places))
-    first_places: dict[bytes, tuple[str, str]] = {}  # hash of a decoded image -> split and key of its first place
+    first_places: dict[
+        bytes, tuple[str, str]
+    ] = {}  # hash of a decoded image -> split and key of its first place
     alike, palettes, lossy = Lookalikes(), PaletteColors(), list[str]()
     pools: dict[str, list[PoolImage]] = {split: [] for split in listing.splits}  # the sound images
-    depths: dict[str, dict[int, list[Pair]]] = {}  # split -> bits a channel -> the images that have them
+    depths: dict[
+        str, dict[int, list[Pair]]
+    ] = {}  # split -> bits a channel -> the images that have them
     for split, pairs in listing.splits.items():
-        report.splits[split], depths[split] = SplitReport(ClassStatistics.empty(len(listing.classes))), {}
+        report.splits[split], depths[split] = (
+            SplitReport(ClassStatistics.empty(len(listing.classes))),
+            {},
+        )
         if not pairs:
             report.faults.append(Fault("empty", split, "", f"{split} has no images"))
     for done, ((split, pair), seen) in enumerate(zip(places, reads, strict=True), start=1):
         _check_pair(report, listing, split, pair, seen, first_places, alike, palettes)
         if seen is not None:
             of_masks = zip(pair.mask_files, seen.masks, strict=True)
-            lossy += [str(path) for path, mask in of_masks if isinstance(mask, MaskFacts) and mask.lossy]
+            lossy += [
+                str(path) for path, mask in of_masks if isinstance(mask, MaskFacts) and mask.lossy
+            ]
         if seen is not None and isinstance(seen.image, ImageFacts):
             depths[split].setdefault(seen.image.bits, []).append(pair)
             if seen.counts is not None:
                 classes = frozenset(np.flatnonzero(seen.counts[:IGNORE]).tolist())
-                pools[split].append(PoolImage(pair.key, classes, seen.image.look, seen.image.digest))
+                pools[split].append(
+                    PoolImage(pair.key, classes, seen.image.look, seen.image.digest)
+                )
         if progress is not None:
             progress("checking" if proposal else "reading", done, len(places))
     for split, of_bits in depths.items():
         usual = max(of_bits, key=lambda bits: len(of_bits[bits]), default=0)
         for bits in sorted(of_bits.keys() - {usual}):
             told = f"has {bits} bits a channel, most images of {split} {usual}: convert it"
-            report.faults += [Fault("depth", split, pair.key, f"{pair.image} {told}") for pair in of_bits[bits]]
+            report.faults += [
+                Fault("depth", split, pair.key, f"{pair.image} {told}") for pair in of_bits[bits]
+            ]
     if isinstance(listing, FolderListing):
         report.faults += _class_faults(report, listing, pools)
-    report.notes += [*palettes.notes, *_notes(report, listing, pools, lossy), *_alike_notes(report, alike)]
+    report.notes += [
+        *palettes.notes,
+        *_notes(report, listing, pools, lossy),
+        *_alike_notes(report, alike),
+    ]
     return report
 
 
@@ -272,7 +306,9 @@ def _open_listing(
     if names or masks or folders:
         remedy = f"{data} says what its masks mean. Edit it" if is_own(data) else "Leave them out"
         remedy += (
-            ", or add --write to replace it" if os.path.isdir(data) and written_lists(Path(data)) is not None else ""
+            ", or add --write to replace it"
+            if os.path.isdir(data) and written_lists(Path(data)) is not None
+            else ""
         )
         raise ConfigError(
             "--name, --masks, --classes-from-folders and --groups-from-folders are for a folder without a "
@@ -287,18 +323,27 @@ def _open_listing(
 
 def _count_synthetic(name: str, progress: Progress | None) -> CheckReport:
     """The class counts of a dataset that has no files and so no faults."""
-    scenes = {split: open_dataset(name, split, size=SYNTHETIC_SIZE) for split in DATASETS[name].splits}
+    scenes = {
+        split: open_dataset(name, split, size=SYNTHETIC_SIZE) for split in DATASETS[name].splits
+    }
     report = CheckReport(name, next(iter(scenes.values())).classes)
     done, total = 0, sum(map(len, scenes.values()))
     for split, data in scenes.items():
         report.splits[split] = SplitReport(ClassStatistics.empty(len(data.classes)))
         for index, key in enumerate(data.keys):
             label = data.label(index)
-            _count(report.splits[split], key, np.bincount(label.ravel(), minlength=IGNORE + 1), label.shape[:2])
+            _count(
+                report.splits[split],
+                key,
+                np.bincount(label.ravel(), minlength=IGNORE + 1),
+                label.shape[:2],
+            )
             done += 1
             if progress is not None:
                 progress("reading", done, total)
-    report.notes.append(f"{name} is synthetic; up to {SYNTHETIC_SIZE} scenes per split were counted")
+    report.notes.append(
+        f"{name} is synthetic; up to {SYNTHETIC_SIZE} scenes per split were counted"
+    )
     return report
 
 
@@ -334,10 +379,17 @@ def _read_pair(listing: Listing, facts: FileFacts, pair: Pair) -> _PairFacts | N
     # What lies on top, and the objects, are told by the pixels
     read = [facts.mask_and_pixels(path, label_map.colors) for path, label_map in masks]
     seen = [mask for mask, _ in read]
-    if any(isinstance(mask, DataError) or not _fits(mask, own) for mask, (_, own) in zip(seen, masks, strict=True)):
+    if any(
+        isinstance(mask, DataError) or not _fits(mask, own)
+        for mask, (_, own) in zip(seen, masks, strict=True)
+    ):
         return _PairFacts(image, seen)
     try:
-        layers = [own.apply(raw) for (_, raw), (_, own) in zip(read, masks, strict=True) if raw is not None]
+        layers = [
+            own.apply(raw)
+            for (_, raw), (_, own) in zip(read, masks, strict=True)
+            if raw is not None
+        ]
         ids = laid_over(masks, layers)  # (H, W)
     except DataError as error:
         return _PairFacts(image, seen, fault=("size", str(error)))
@@ -434,11 +486,18 @@ def _count(entry: SplitReport, key: str, counts: np.ndarray, size: Size) -> None
         entry.only_ignored.append(key)
 
 
-def _class_faults(report: CheckReport, listing: FolderListing, pools: Mapping[str, Sequence[PoolImage]]) -> list[Fault]:
+def _class_faults(
+    report: CheckReport, listing: FolderListing, pools: Mapping[str, Sequence[PoolImage]]
+) -> list[Fault]:
     """Classes that train lacks though another split has them, and that val lacks though it could have them."""
-    images = {split: entry.statistics.images for split, entry in report.splits.items() if entry.images}
+    images = {
+        split: entry.statistics.images for split, entry in report.splits.items() if entry.images
+    }
     faults, could = list[Fault](), frozenset[int]()
-    if any(val == 0 and train > 1 for train, val in zip(images.get("train", ()), images.get("val", ()), strict=False)):
+    if any(
+        val == 0 and train > 1
+        for train, val in zip(images.get("train", ()), images.get("val", ()), strict=False)
+    ):
         both = [*pools["train"], *pools["val"]]
         could = choose_split(both, len(pools["val"]) / len(both), listing.groups).in_val
     for index, info in enumerate(report.classes):
@@ -446,7 +505,9 @@ def _class_faults(report: CheckReport, listing: FolderListing, pools: Mapping[st
         lacking = "train" if "train" in images and have and "train" not in have else ""
         lacking = "val" if "val" in images and "val" not in have and index in could else lacking
         if lacking:
-            where = " and ".join(f"{counted(count, 'image')} of {split}" for split, count in have.items())
+            where = " and ".join(
+                f"{counted(count, 'image')} of {split}" for split, count in have.items()
+            )
             faults.append(
                 Fault(
                     "classes",
@@ -460,7 +521,10 @@ def _class_faults(report: CheckReport, listing: FolderListing, pools: Mapping[st
 
 
 def _notes(
-    report: CheckReport, listing: Listing, pools: Mapping[str, Sequence[PoolImage]], lossy: Sequence[str]
+    report: CheckReport,
+    listing: Listing,
+    pools: Mapping[str, Sequence[PoolImage]],
+    lossy: Sequence[str],
 ) -> list[str]:
     notes = []
     if len(listing.classes) == 1 and report.proposal is None:  # which says it of masks
@@ -470,21 +534,40 @@ def _notes(
         )
     for split, entry in report.splits.items():
         counts = zip(listing.classes, entry.statistics.images, strict=True)
-        faulty = [fault.text for fault in report.faults if (fault.kind, fault.split) == ("classes", split)]
+        faulty = [
+            fault.text for fault in report.faults if (fault.kind, fault.split) == ("classes", split)
+        ]
         absent = [info.name for info, images in counts if entry.images and not images]
-        absent = [name for name in absent if not any(f"{split} has no pixel of {name}," in text for text in faulty)]
-        more = f" and {len(absent) - SHOWN_CLASSES} more classes" if len(absent) > SHOWN_CLASSES else ""
-        notes += [f"{split}: no pixel of {', '.join(absent[:SHOWN_CLASSES])}{more}"] if absent else []
+        absent = [
+            name
+            for name in absent
+            if not any(f"{split} has no pixel of {name}," in text for text in faulty)
+        ]
+        more = (
+            f" and {len(absent) - SHOWN_CLASSES} more classes"
+            if len(absent) > SHOWN_CLASSES
+            else ""
+        )
+        notes += (
+            [f"{split}: no pixel of {', '.join(absent[:SHOWN_CLASSES])}{more}"] if absent else []
+        )
         notes += _named(f"{split}: images with only ignored pixels", entry.only_ignored)
         notes += _named(f"{split}: duplicates of earlier images", entry.repeated)
-        notes += _named(f"{split}: images that EXIF turns, whose masks must be of the upright image", entry.turned)
+        notes += _named(
+            f"{split}: images that EXIF turns, whose masks must be of the upright image",
+            entry.turned,
+        )
         notes += _named(f"{split}: masks {VEILED}", entry.veiled)
         for what in (what for what in TOLD if what in entry.unused):
             notes += _named(f"{split}: images {TOLD[what]}", entry.unused[what])
     notes += _range_notes(report)
     lacking = [*notes, *(fault.text for fault in report.faults if fault.kind == "classes")]
     by_sequence = listing.how_split.startswith(("by sequence", "by time"))
-    if by_sequence and any("no pixel of" in text for text in lacking) and not _are_frames(listing, pools):
+    if (
+        by_sequence
+        and any("no pixel of" in text for text in lacking)
+        and not _are_frames(listing, pools)
+    ):
         notes.append(
             "splits by fraction keep sequences together, but here neighbours look no more alike than other images: "
             'for photographs that are no frames of one video put split_by = "image" into dataset.toml'
@@ -494,7 +577,8 @@ def _notes(
         for pair in pairs:
             stems.setdefault(Path(pair.key).name, set()).add(split)
     notes += _named(
-        "stems that occur in more than one split", [stem for stem, where in stems.items() if len(where) > 1]
+        "stems that occur in more than one split",
+        [stem for stem, where in stems.items() if len(where) > 1],
     )
     notes += _named("images in no split", listing.unlisted)
     notes += [listing.unread] if listing.unread else []
@@ -517,9 +601,17 @@ def _notes(
 
 def _range_notes(report: CheckReport) -> list[str]:
     """What training makes of 16-bit images that use a part of their range, and which splits go beyond that."""
-    largest = {split: max(c.largest for c in e.channels) for split, e in report.splits.items() if e.channels}
+    largest = {
+        split: max(c.largest for c in e.channels)
+        for split, e in report.splits.items()
+        if e.channels
+    }
     train = "train" if "train" in largest else next(iter(largest), "")
-    if not train or report.splits[train].bits == 8 or (used := range_above(largest[train])) >= FULL_RANGE:
+    if (
+        not train
+        or report.splits[train].bits == 8
+        or (used := range_above(largest[train])) >= FULL_RANGE
+    ):
         return []
     notes = [
         f"{train}: 16-bit values reach {largest[train]:,} of 65,535: training takes values below {used:,} as the whole "
@@ -534,7 +626,9 @@ def _are_frames(listing: Listing, pools: Mapping[str, Sequence[PoolImage]]) -> b
     if isinstance(listing, FolderListing) and listing.groups is not None:
         return True
     looks = {image.key: image.look for pool in pools.values() for image in pool}
-    return neighbours_look_alike([[looks[key] for key in own] for own in sequences_of(looks).values()])
+    return neighbours_look_alike(
+        [[looks[key] for key in own] for own in sequences_of(looks).values()]
+    )
 
 
 def _alike_notes(report: CheckReport, alike: Lookalikes) -> list[str]:
@@ -547,7 +641,9 @@ def _alike_notes(report: CheckReport, alike: Lookalikes) -> list[str]:
     return [
         note
         for (split, base), keys in found.items()
-        for note in _named(f"{split}: images that look nearly like one of {base}: scores will be too high", keys)
+        for note in _named(
+            f"{split}: images that look nearly like one of {base}: scores will be too high", keys
+        )
     ]
 
 

@@ -63,7 +63,9 @@ class Changes:
         if self.pairs.get(pair.key) != pair:
             return ids
         at = self.classes[pair.key]
-        rows, columns = (_nearest(full, part) for full, part in zip(ids.shape, at.shape, strict=True))
+        rows, columns = (
+            _nearest(full, part) for full, part in zip(ids.shape, at.shape, strict=True)
+        )
         wanted = at[rows[:, None], columns]
         return np.where((wanted >= 0) & (ids >= 0) & (ids != IGNORE), wanted, ids)
 
@@ -103,32 +105,65 @@ def read_decisions(path: Path) -> list[Decision]:
     if not isinstance(content, dict) or not isinstance(rows := content.get("decisions"), list):
         raise DataError(f"{path} holds no decisions. Expected what an audit's page saves.")
     if content.get("format") != FORMAT:
-        raise DataError(f"{path} has format {content.get('format')!r}, but this version reads {FORMAT}.")
-    found = [_decision(row, f"{path}, decision {number}") for number, row in enumerate(rows, start=1)]
+        raise DataError(
+            f"{path} has format {content.get('format')!r}, but this version reads {FORMAT}."
+        )
+    found = [
+        _decision(row, f"{path}, decision {number}") for number, row in enumerate(rows, start=1)
+    ]
     seen = set()
     for decision in found:
         place = (decision.key, decision.region)
         if place in seen:
-            raise DataError(f"{path} decides twice on region {decision.region} of {decision.key!r}. Keep one of them.")
+            raise DataError(
+                f"{path} decides twice on region {decision.region} of {decision.key!r}. Keep one of them."
+            )
         seen.add(place)
     return found
 
 
 def _decision(row: Any, where: str) -> Decision:
     if not isinstance(row, dict) or not _KEYS - {"mask"} <= row.keys() <= _KEYS:
-        raise DataError(f"{where}: expected the keys {', '.join(sorted(_KEYS - {'mask'}))} (and mask).")
-    word, key, region, size, mask = row["decision"], row["key"], row["region"], row["size"], row.get("mask")
+        raise DataError(
+            f"{where}: expected the keys {', '.join(sorted(_KEYS - {'mask'}))} (and mask)."
+        )
+    word, key, region, size, mask = (
+        row["decision"],
+        row["key"],
+        row["region"],
+        row["size"],
+        row.get("mask"),
+    )
     if word not in WORDS:
-        raise DataError(f"{where}: decision is {str(word)[:40]!r}, expected one of {', '.join(WORDS)}.")
-    if not isinstance(key, str) or not (mask is None or isinstance(mask, str)) or not _whole([region], 2**31):
-        raise DataError(f"{where}: expected a text as key (and mask), and a whole number as region.")
-    if not isinstance(size, list) or len(size) != 2 or not _whole(size, MOST_SIDE**2) or not all(size):
+        raise DataError(
+            f"{where}: decision is {str(word)[:40]!r}, expected one of {', '.join(WORDS)}."
+        )
+    if (
+        not isinstance(key, str)
+        or not (mask is None or isinstance(mask, str))
+        or not _whole([region], 2**31)
+    ):
+        raise DataError(
+            f"{where}: expected a text as key (and mask), and a whole number as region."
+        )
+    if (
+        not isinstance(size, list)
+        or len(size) != 2
+        or not _whole(size, MOST_SIDE**2)
+        or not all(size)
+    ):
         raise DataError(f"{where} ({key!r}): expected size as [height, width] in pixels.")
     runs = row["runs"]
-    if not isinstance(runs, list) or not all(isinstance(run, list) and len(run) == 3 for run in runs):
-        raise DataError(f"{where} ({key!r}): expected runs as a list of [class, first pixel, pixels].")
+    if not isinstance(runs, list) or not all(
+        isinstance(run, list) and len(run) == 3 for run in runs
+    ):
+        raise DataError(
+            f"{where} ({key!r}): expected runs as a list of [class, first pixel, pixels]."
+        )
     if not all(_whole(run, 2**31) for run in runs):
-        raise DataError(f"{where} ({key!r}): runs hold something else than whole numbers from 0 on.")
+        raise DataError(
+            f"{where} ({key!r}): runs hold something else than whole numbers from 0 on."
+        )
     table = np.array(runs, np.int64).reshape(-1, 3)
     return Decision(word, key, region, (size[0], size[1]), table, mask)
 

@@ -14,7 +14,13 @@ from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.files import check_folder, numbered, temporary_path
 from featherseg.core.types import IGNORE, Progress, Size
 from featherseg.data.checks.check import CheckReport
-from featherseg.data.datasets.dataset_toml import IGNORE_NAME, MOST_NAME, DatasetToml, ThingsTable, toml_text
+from featherseg.data.datasets.dataset_toml import (
+    IGNORE_NAME,
+    MOST_NAME,
+    DatasetToml,
+    ThingsTable,
+    toml_text,
+)
 from featherseg.data.datasets.folder import FolderListing
 from featherseg.data.datasets.sequences import sequence_names
 from featherseg.data.images.decoding import image_size, read_image, read_mask
@@ -84,8 +90,14 @@ def _write(report: CheckReport, folder: Path, name: str, progress: Progress | No
         cut_from = {part: whole for whole, parts in own.config.parts.items() for part in parts}
         cut_from |= dict.fromkeys(own.config.shares, "")
         splits |= {split: own.config.splits[split] for split in cut_from}
-    checked = {(cut_from.get(split, split), pair.key): "" for split, pairs in listing.splits.items() for pair in pairs}
-    for fault in sorted(report.faults, key=lambda fault: fault.kind != "size"):  # that is told which cannot be mended
+    checked = {
+        (cut_from.get(split, split), pair.key): ""
+        for split, pairs in listing.splits.items()
+        for pair in pairs
+    }
+    for fault in sorted(
+        report.faults, key=lambda fault: fault.kind != "size"
+    ):  # that is told which cannot be mended
         if fault.kind != "values":
             checked[cut_from.get(fault.split, fault.split), fault.key] = fault.kind
     total, number, taken = sum(map(len, wholes.values())), 0, set[str]()
@@ -110,8 +122,12 @@ def _write(report: CheckReport, folder: Path, name: str, progress: Progress | No
     if not kept:
         raise DataError(f"{report.name} has no valid sample: nothing was written.")
     groups = own.config.groups if own is not None else None
-    if groups and sequence_names([key for _, key in names], groups) != sequence_names(list(names.values()), groups):
-        groups = None  # it finds others in the names of the copy: the cuts stay by lists what they are
+    if groups and sequence_names([key for _, key in names], groups) != sequence_names(
+        list(names.values()), groups
+    ):
+        groups = (
+            None  # it finds others in the names of the copy: the cuts stay by lists what they are
+        )
         for split in set(listing.splits) & {*cut_from, *cut_from.values()}:
             keys = [(cut_from.get(split, split), pair.key) for pair in listing.splits[split]]
             stems = [names[key] for key in keys if key in names]
@@ -125,10 +141,15 @@ def _write(report: CheckReport, folder: Path, name: str, progress: Progress | No
         licence=listing.licence,
         split_by="sequence-2" if own is None else own.config.split_by,
         groups=groups,
-        splits={split: part for split, part in splits.items() if cut_from.get(split, split) in kept},
+        splits={
+            split: part for split, part in splits.items() if cut_from.get(split, split) in kept
+        },
         classes={info.name: color_text(info.color) for info in listing.classes},
-        map={str(index): info.name for index, info in enumerate(listing.classes)} | {str(IGNORE): IGNORE_NAME},
-        things=ThingsTable(classes=[info.name for info in listing.classes if info.thing], instances="instances")
+        map={str(index): info.name for index, info in enumerate(listing.classes)}
+        | {str(IGNORE): IGNORE_NAME},
+        things=ThingsTable(
+            classes=[info.name for info in listing.classes if info.thing], instances="instances"
+        )
         if own is not None and own.instances
         else None,
     )

@@ -61,7 +61,9 @@ _LABEL = re.compile(r"[^0-9a-zA-Z]*[a-zA-Z]*$")
 """What may stand between the name of a sequence and the number of a frame."""
 
 
-def sequence_names(keys: Sequence[str], groups: str | None = None, *, last_number: bool = False) -> list[str]:
+def sequence_names(
+    keys: Sequence[str], groups: str | None = None, *, last_number: bool = False
+) -> list[str]:
     """Of each key what stands before its frame number: "0001TP" of "0001TP_006690", "seq1" of "seq1/0007".
 
     Which number that is, is seen from all keys that differ in their numbers alone: the last one before which most names
@@ -71,7 +73,10 @@ def sequence_names(keys: Sequence[str], groups: str | None = None, *, last_numbe
     """
     if groups is not None:
         found = [re.search(groups, key) for key in keys]
-        return [key if m is None else m[m.re.groups and 1] or "" for key, m in zip(keys, found, strict=True)]
+        return [
+            key if m is None else m[m.re.groups and 1] or ""
+            for key, m in zip(keys, found, strict=True)
+        ]
     names = list(map(without_export_suffix, keys))
     plain = names if last_number else list(map(_plain, keys))
     forms: dict[str, list[int]] = {}
@@ -81,8 +86,13 @@ def sequence_names(keys: Sequence[str], groups: str | None = None, *, last_numbe
         own = [names[i] for i in members]
         timed = not last_number and len({_TIME.sub("0", plain[i]) for i in members}) == 1
         numbers = [(_TIME if timed else _NUMBER).finditer(plain[i]) for i in members]
-        before = [[_LABEL.sub("", name[: n.start()]) for n in each] for name, each in zip(own, numbers, strict=True)]
-        cuts = list(zip(*before, strict=True))  # number by number, what stands before it in each name
+        before = [
+            [_LABEL.sub("", name[: n.start()]) for n in each]
+            for name, each in zip(own, numbers, strict=True)
+        ]
+        cuts = list(
+            zip(*before, strict=True)
+        )  # number by number, what stands before it in each name
         shared = (cut for cut in reversed(cuts) if not last_number and _most_shared(own, cut))
         for i, name in zip(members, next(shared, cuts[-1] if cuts else own), strict=True):
             names[i] = name
@@ -115,7 +125,9 @@ def in_natural_order(key: str) -> tuple[list[str], tuple[int, ...]]:
     return [*_HASH.findall(key), *_NUMBER.split(_plain(key))[:-1]], numbers_of(key)
 
 
-def sequences_of(keys: Iterable[str], groups: str | None = None, *, last_number: bool = False) -> dict[str, list[str]]:
+def sequences_of(
+    keys: Iterable[str], groups: str | None = None, *, last_number: bool = False
+) -> dict[str, list[str]]:
     """Sequence (see `sequence_names`) -> its keys in their order in time."""
     keys = list(keys)
     found: dict[str, list[str]] = {}
@@ -127,7 +139,10 @@ def sequences_of(keys: Iterable[str], groups: str | None = None, *, last_number:
 
 
 def split_by_share(
-    keys: Sequence[str], shares: Mapping[str, float], split_by: SplitBy = "sequence-2", pattern: str | None = None
+    keys: Sequence[str],
+    shares: Mapping[str, float],
+    split_by: SplitBy = "sequence-2",
+    pattern: str | None = None,
 ) -> tuple[dict[str, list[str]], str]:
     """-> (split -> its keys in the order of `keys`, how they were split, for a reader).
 
@@ -135,9 +150,17 @@ def split_by_share(
     such ones are never cut, but where there are fewer than splits.
     """
     by_sequence, old = split_by.startswith("sequence"), split_by in OLD_RULES
-    groups = sequences_of(keys, pattern, last_number=old) if by_sequence else {key: [key] for key in keys}
-    parts = dict(shares) | ({"": rest} if (rest := 1 - sum(shares.values())) > 1e-9 else {})  # no split is called ""
-    least = {name: LEAST * share * len(keys) if pattern is None else 1 for name, share in shares.items()}
+    groups = (
+        sequences_of(keys, pattern, last_number=old)
+        if by_sequence
+        else {key: [key] for key in keys}
+    )
+    parts = dict(shares) | (
+        {"": rest} if (rest := 1 - sum(shares.values())) > 1e-9 else {}
+    )  # no split is called ""
+    least = {
+        name: LEAST * share * len(keys) if pattern is None else 1 for name, share in shares.items()
+    }
     if by_sequence and not old and pattern is None:
         largest = max(shares, key=lambda name: shares[name])
         least[largest] = round(LEAST_OF_LARGEST * shares[largest] * len(keys), 6)
@@ -169,7 +192,9 @@ def split_by_share(
     for key in keys:
         if name := owners.get(key):
             splits[name].append(key)
-    reached = ", ".join(f"{name} {len(part) / max(1, len(keys)):.0%}" for name, part in splits.items())
+    reached = ", ".join(
+        f"{name} {len(part) / max(1, len(keys)):.0%}" for name, part in splits.items()
+    )
     return splits, f"{how}; {reached} of the images"
 
 
@@ -191,12 +216,20 @@ def neighbours(
         return {}
     train = "train" if "train" in splits else next(iter(splits), "")
     groups = sequence_names(list(owners), pattern) if pattern else [""] * len(owners)
-    order = sorted((group, *in_natural_order(key), key) for group, key in zip(groups, owners, strict=True))
+    order = sorted(
+        (group, *in_natural_order(key), key) for group, key in zip(groups, owners, strict=True)
+    )
     beside: set[str] = set()
     for (*form, numbers, key), (*other_form, after, other) in pairwise(order):
-        if numbers and form == other_form and all(a <= b for a, b in zip(numbers, after, strict=True)):
+        if (
+            numbers
+            and form == other_form
+            and all(a <= b for a, b in zip(numbers, after, strict=True))
+        ):
             beside |= {one for one, by in ((key, other), (other, key)) if owners[by] == train}
-    return {split: sum(owners[key] == split for key in beside) for split in splits if split != train}
+    return {
+        split: sum(owners[key] == split for key in beside) for split in splits if split != train
+    }
 
 
 def place_of(name: str) -> float:
@@ -239,11 +272,17 @@ def _by_order(groups: Mapping[str, list[str]], parts: Mapping[str, float]) -> di
     return owners | {key: largest for group in left for key in groups[group]}
 
 
-def _cut_in_time(sequence: Sequence[str], parts: Mapping[str, float], stable: bool) -> dict[str, str]:
+def _cut_in_time(
+    sequence: Sequence[str], parts: Mapping[str, float], stable: bool
+) -> dict[str, str]:
     """key -> split: the sequence, or stretch after stretch of it, cut at the shares; keys in the gaps are left out."""
     length = STRETCH if stable else len(sequence)
     largest = max(parts, key=lambda name: parts[name])
-    counts = {name: max(bool(name), round(share * length)) for name, share in parts.items() if name != largest}
+    counts = {
+        name: max(bool(name), round(share * length))
+        for name, share in parts.items()
+        if name != largest
+    }
     counts[largest] = length - sum(counts.values())
     if counts[largest] < 1:
         return dict.fromkeys(sequence, largest)
@@ -252,7 +291,9 @@ def _cut_in_time(sequence: Sequence[str], parts: Mapping[str, float], stable: bo
     # of all, which has them to spare, else one, of ten or more
     names = [name for name in parts for _ in range(counts[name])]
     pattern = list(names)
-    for i in range(0 if stable else 1, length):  # stretches follow one another: the first name comes after the last
+    for i in range(
+        0 if stable else 1, length
+    ):  # stretches follow one another: the first name comes after the last
         before, after = names[i - 1], names[i]
         larger = max(counts[before], counts[after])
         gap = max(1, round(GAP * length)) if largest in (before, after) else int(larger >= 10)

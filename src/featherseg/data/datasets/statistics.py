@@ -55,7 +55,10 @@ def median_frequency(statistics: ClassStatistics) -> list[float]:
     freq of a class is its share of all pixels, void included, of the images that hold it: that denominator gives the
     usual CamVid weights. A class that never occurs has weight 0 and no part in the median.
     """
-    frequency = [n / total if n else 0.0 for n, total in zip(statistics.pixels, statistics.image_pixels, strict=True)]
+    frequency = [
+        n / total if n else 0.0
+        for n, total in zip(statistics.pixels, statistics.image_pixels, strict=True)
+    ]
     present = [f for f in frequency if f > 0]
     median = float(np.median(present)) if present else 0.0
     return [median / f if f > 0 else 0.0 for f in frequency]
@@ -64,7 +67,9 @@ def median_frequency(statistics: ClassStatistics) -> list[float]:
 def refuse_unlabelled(data: SegmentationData, split: str, remedy: str) -> None:
     """Raises DataError, which ends with the remedy, where no pixel is labelled: one label is read, unless it is so."""
     if not any((data.label(i) != IGNORE).any() for i in range(len(data))):
-        raise DataError(f"{data.name} {split}: no pixel of its {counted(len(data), 'image')} is labelled, {remedy}")
+        raise DataError(
+            f"{data.name} {split}: no pixel of its {counted(len(data), 'image')} is labelled, {remedy}"
+        )
 
 
 def typical_size(data: SegmentationData) -> Size:

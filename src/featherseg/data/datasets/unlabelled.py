@@ -26,11 +26,21 @@ class UnlabelledImages(PairedFiles):
 
     def __init__(self, folder: Path, train: SegmentationData, like: np.ndarray) -> None:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        files = [path for path in files if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
+        files = [
+            path
+            for path in files
+            if not any(p.startswith(".") for p in path.relative_to(folder).parts)
+        ]
         paths, skipped = list(filter(is_image, files)), unread_note(unread_endings(map(str, files)))
         if not paths:
-            missing = f"has no images.{f' {skipped}.' if skipped else ''}" if folder.is_dir() else "is no folder."
-            raise DataNotFound(f"{folder} {missing} Expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+            missing = (
+                f"has no images.{f' {skipped}.' if skipped else ''}"
+                if folder.is_dir()
+                else "is no folder."
+            )
+            raise DataNotFound(
+                f"{folder} {missing} Expected files ending in {', '.join(IMAGE_SUFFIXES)}."
+            )
         if skipped:
             warn_once(f"{folder}: {skipped}")
         self.name, self.classes, self.channels = folder.name, train.classes, train.channels
@@ -45,7 +55,9 @@ class UnlabelledImages(PairedFiles):
         image = read_image(pair.image, self.channels)
         if image.dtype != self.depth:
             found, expected = 8 * image.dtype.itemsize, 8 * self.depth.itemsize
-            raise DataError(f"{pair.image} has {found} bits a channel, the training images {expected}. Convert it.")
+            raise DataError(
+                f"{pair.image} has {found} bits a channel, the training images {expected}. Convert it."
+            )
         return Sample(pair.key, image, np.full(image.shape[:2], IGNORE, np.uint8))
 
     def label(self, index: int) -> np.ndarray:

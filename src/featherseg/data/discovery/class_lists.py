@@ -19,14 +19,18 @@ MOST_NAME = 200
 """Characters of a class's name."""
 
 _LISTS = re.compile(
-    r"_?(?:class|label|categor|name|id2label)[a-z0-9_ -]*\.(?:csv|txt|json)|dataset\.json|[^/]+\.ya?ml", re.IGNORECASE
+    r"_?(?:class|label|categor|name|id2label)[a-z0-9_ -]*\.(?:csv|txt|json)|dataset\.json|[^/]+\.ya?ml",
+    re.IGNORECASE,
 )
 """What such files are called."""
 
 _TABLES = ("labels", "classes", "names", "categories", "id2label", "class_names", "label_names")
 """Keys under which a JSON has the names."""
 
-_VALUES, _NAMES = ("pixel value", "value", "id", "index", "label", "class id"), ("class", "name", "class name", "label")
+_VALUES, _NAMES = (
+    ("pixel value", "value", "id", "index", "label", "class id"),
+    ("class", "name", "class name", "label"),
+)
 """Heads of the columns of a CSV: the first of each that is there."""
 
 
@@ -49,9 +53,15 @@ class ClassList:
         if values == {0, IGNORE} and names.keys() == {0, 1} and begins:
             return {0: names[0], IGNORE: names[1]}
         if not self.numbered and not begins and held == {*range(len(names) + 1)}:
-            return {value + 1: name for value, name in names.items()}  # the background has no name there
+            return {
+                value + 1: name for value, name in names.items()
+            }  # the background has no name there
         strangers = sorted(held - names.keys())
-        if strangers or values == {0, IGNORE} or not (self.numbered or begins or held == names.keys()):
+        if (
+            strangers
+            or values == {0, IGNORE}
+            or not (self.numbered or begins or held == names.keys())
+        ):
             shown = ", ".join(map(str, sorted(values)[:5])) + ", ..." * (len(values) > 5)
             raise DataError(
                 f"{self.path} has {counted(len(names), 'name')} of classes, and the masks hold {shown}: which name is "
@@ -65,8 +75,14 @@ def find_class_list(files: Iterable[Path]) -> ClassList | None:
 
     Raises DataError for one that is called like a list of classes and cannot be read.
     """
-    for path in sorted(files, key=lambda path: (not path.name.startswith("_"), path.suffix, path.name)):
-        if _LISTS.fullmatch(path.name) and path.name.lower() not in COLOR_LISTS and (found := read_class_list(path)):
+    for path in sorted(
+        files, key=lambda path: (not path.name.startswith("_"), path.suffix, path.name)
+    ):
+        if (
+            _LISTS.fullmatch(path.name)
+            and path.name.lower() not in COLOR_LISTS
+            and (found := read_class_list(path))
+        ):
             return found
     return None
 
@@ -83,7 +99,11 @@ def read_class_list(path: Path) -> ClassList | None:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
     if path.suffix.lower() in (".yaml", ".yml"):
-        return _of_table(path, content.get("names")) if isinstance(content, dict) and MASKS_DIR in content else None
+        return (
+            _of_table(path, content.get("names"))
+            if isinstance(content, dict) and MASKS_DIR in content
+            else None
+        )
     tables = [content.get(key) for key in _TABLES] if isinstance(content, dict) else []
     return next(filter(None, (_of_table(path, table) for table in (*tables, content))), None)
 
@@ -96,9 +116,13 @@ def listed_values(path: Path, text: str) -> dict[int, str]:
         cells = [cell.strip() for cell in row]
         if number == 1 and cells and not cells[0].isdigit():
             continue
-        usable = len(cells) > max(value_column, name_column) and re.fullmatch(r"\d{1,3}", cells[value_column])
+        usable = len(cells) > max(value_column, name_column) and re.fullmatch(
+            r"\d{1,3}", cells[value_column]
+        )
         if not usable or not cells[name_column]:
-            raise DataError(f"{path}, line {number}: {','.join(row)[:80]!r} is no value with a name, such as 1, road")
+            raise DataError(
+                f"{path}, line {number}: {','.join(row)[:80]!r} is no value with a name, such as 1, road"
+            )
         found[int(cells[value_column])] = cells[name_column]
     return found
 
@@ -108,14 +132,22 @@ def _columns(text: str) -> tuple[int, int] | None:
     first = next(csv.reader(text.splitlines()[:1]), [])
     heads = [cell.strip().lower().replace("_", " ") for cell in first]
     values = [heads.index(head) for head in _VALUES if head in heads]
-    names = [heads.index(head) for head in _NAMES if head in heads and heads.index(head) not in values[:1]]
+    names = [
+        heads.index(head)
+        for head in _NAMES
+        if head in heads and heads.index(head) not in values[:1]
+    ]
     colored = {"r", "g", "b"} <= set(heads) or {"red", "green", "blue"} <= set(heads)
     return (values[0], names[0]) if values and names and not colored else None
 
 
 def _of_lines(path: Path, text: str) -> ClassList | None:
     """A name a line, or a value and a name."""
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    lines = [
+        line.strip()
+        for line in text.splitlines()
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
     pairs = [re.fullmatch(r"(\d{1,3})\s*[:=,;\t ]\s*(\S.*)", line) for line in lines]
     if all(pairs):
         return _numbered(path, {int(pair[1]): pair[2].strip() for pair in pairs if pair})
@@ -126,7 +158,8 @@ def _of_table(path: Path, table: Any) -> ClassList | None:
     """[name, ...], {value: name}, {name: value}, or [{id: value, name: name}, ...]."""
     if isinstance(table, list) and table and all(isinstance(row, dict) for row in table):
         rows = [
-            ([row.get(k) for k in ("id", "value", "index", "trainId") if k in row], row.get("name")) for row in table
+            ([row.get(k) for k in ("id", "value", "index", "trainId") if k in row], row.get("name"))
+            for row in table
         ]
         table = {str(name): values[0] for values, name in rows if values and name}
     if isinstance(table, list) and table and all(isinstance(name, str) for name in table):
@@ -136,7 +169,9 @@ def _of_table(path: Path, table: Any) -> ClassList | None:
     numbered = {key: name for key, name in table.items() if re.fullmatch(r"\d{1,3}", str(key))}
     if len(numbered) == len(table):
         return _numbered(path, {int(key): name for key, name in numbered.items()})
-    return _numbered(path, {v: n for n, v in table.items() if type(v) is int})  # of regions, which nnU-Net has, none
+    return _numbered(
+        path, {v: n for n, v in table.items() if type(v) is int}
+    )  # of regions, which nnU-Net has, none
 
 
 def _in_order(path: Path, names: Sequence[str]) -> ClassList | None:
@@ -146,7 +181,16 @@ def _in_order(path: Path, names: Sequence[str]) -> ClassList | None:
 
 def _numbered(path: Path, names: Mapping[int, Any]) -> ClassList | None:
     """A list with values; None where it cannot be one of classes."""
-    usable = all(isinstance(name, str) and 0 < len(name.strip()) <= MOST_NAME for name in names.values())
-    if not names or not usable or len(names) > IGNORE or not all(0 <= value <= IGNORE for value in names):
+    usable = all(
+        isinstance(name, str) and 0 < len(name.strip()) <= MOST_NAME for name in names.values()
+    )
+    if (
+        not names
+        or not usable
+        or len(names) > IGNORE
+        or not all(0 <= value <= IGNORE for value in names)
+    ):
         return None
-    return ClassList(path, {value: name.strip() for value, name in sorted(names.items())}, numbered=True)
+    return ClassList(
+        path, {value: name.strip() for value, name in sorted(names.items())}, numbered=True
+    )

@@ -49,14 +49,20 @@ def read_color_list(path: Path) -> dict[str, list[Color]]:
         raise DataError(f"{path} cannot be read: {error}.") from error
     found: dict[str, list[Color]] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        heads = re.fullmatch(r"name(?:[\s,;:].*)?", line.strip().lower()) and not re.search(r"\b\d|::", line)
+        heads = re.fullmatch(r"name(?:[\s,;:].*)?", line.strip().lower()) and not re.search(
+            r"\b\d|::", line
+        )
         if not line.strip() or line.lstrip().startswith("#") or heads:
             continue
         three = r"\s*(?P<r>\d{1,3})\s*[, \t]\s*(?P<g>\d{1,3})\s*[, \t]\s*(?P<b>\d{1,3})\s*"
-        match = re.fullmatch(rf"(?P<name>[^:]+):{three}:.*", line) or re.fullmatch(rf"(?P<name>[^,]+),{three}", line)
+        match = re.fullmatch(rf"(?P<name>[^:]+):{three}:.*", line) or re.fullmatch(
+            rf"(?P<name>[^,]+),{three}", line
+        )
         match = match or re.fullmatch(rf"{three}(?P<name>\S.*)", line)
         if match is None:
-            if match := re.fullmatch(r"(?P<name>[^:]+)::.*", line):  # without a colour: that of Pascal VOC
+            if match := re.fullmatch(
+                r"(?P<name>[^:]+)::.*", line
+            ):  # without a colour: that of Pascal VOC
                 color = ((0, 0, 0), *default_palette(len(found)))[len(found)]
                 found.setdefault(match["name"].strip(), [color])
                 continue
@@ -65,12 +71,16 @@ def read_color_list(path: Path) -> dict[str, list[Color]]:
             )
         color = int(match["r"]), int(match["g"]), int(match["b"])
         if max(color) > 255:
-            raise DataError(f"{path}, line {number}: {line[:80]!r} has a colour outside of 0 to 255.")
+            raise DataError(
+                f"{path}, line {number}: {line[:80]!r} has a colour outside of 0 to 255."
+            )
         found.setdefault(match["name"].strip(), []).append(color)
     owners: dict[Color, str] = {}
     for name, color in ((name, color) for name, colors in found.items() for color in colors):
         other = owners.setdefault(color, name)
-        if other != name and not all(is_background(one) or is_ignored(one) for one in (name, other)):
+        if other != name and not all(
+            is_background(one) or is_ignored(one) for one in (name, other)
+        ):
             raise DataError(
                 f"{path} gives {other!r} and {name!r} one colour, {color_text(color)}: which of them a pixel is cannot "
                 "be told. Remove the one that is not in the masks, or give both one name."

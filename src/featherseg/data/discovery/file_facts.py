@@ -86,7 +86,9 @@ class MaskFacts:
         """Every value once, as `read_mask` gives it: (1, N), or (1, N, 3) of a colour image."""
         if not self.colored:
             return self.values.astype(self.dtype)[None]
-        return np.stack([self.values >> shift & 255 for shift in (16, 8, 0)], axis=-1).astype(np.uint8)[None]
+        return np.stack([self.values >> shift & 255 for shift in (16, 8, 0)], axis=-1).astype(
+            np.uint8
+        )[None]
 
     @property
     def grey(self) -> bool:
@@ -129,18 +131,24 @@ class FileFacts:
         """The facts of a mask, or why it cannot be read; `colors` is as for `images.read_mask`."""
         return self._masks.get((path, colors)) or self.mask_and_pixels(path, colors)[0]
 
-    def mask_and_pixels(self, path: Path, colors: bool) -> tuple[MaskFacts | DataError, np.ndarray | None]:
+    def mask_and_pixels(
+        self, path: Path, colors: bool
+    ) -> tuple[MaskFacts | DataError, np.ndarray | None]:
         """The facts of a mask, and its pixels, which are read each time; or why it cannot be read, and None."""
         try:
             raw, palette, veiled = mask_and_colors(path, colors)  # (H, W) or (H, W, 3)
-            facts: MaskFacts | DataError = self._masks.get((path, colors)) or self._facts_of(path, raw, palette, veiled)
+            facts: MaskFacts | DataError = self._masks.get((path, colors)) or self._facts_of(
+                path, raw, palette, veiled
+            )
         except DataError as error:
             facts, raw = without_traceback(error), None
         if isinstance(facts, DataError) or facts.table.shape[1] <= MOST_KEPT:
             self._masks[path, colors] = facts
         return facts, raw
 
-    def _facts_of(self, path: Path, raw: np.ndarray, colors: list[Color], veiled: Color | None) -> MaskFacts:
+    def _facts_of(
+        self, path: Path, raw: np.ndarray, colors: list[Color], veiled: Color | None
+    ) -> MaskFacts:
         lossy, palette = is_lossy(path), tuple(colors) if raw.ndim == 2 else ()
         return MaskFacts(
             size=(raw.shape[0], raw.shape[1]),
@@ -162,7 +170,9 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
     if cores == 1:
         yield from map(function, left)
         return
-    with warnings.catch_warnings():  # those that each thread saves while it decodes may be another one's
+    with (
+        warnings.catch_warnings()
+    ):  # those that each thread saves while it decodes may be another one's
         pool = ThreadPoolExecutor(cores)
         try:
             waiting = deque(pool.submit(function, item) for item in islice(left, AHEAD * cores))
@@ -179,7 +189,9 @@ def count_values(raw: np.ndarray, flat: bool = False) -> np.ndarray:
     Rows are counted run by run, which is a tenth of the work: masks have few values in large patches.
     """
     if raw.ndim == 3:
-        raw = raw[:, :, 0].astype(np.int32) << 16 | raw[:, :, 1].astype(np.int32) << 8 | raw[:, :, 2]  # (H, W)
+        raw = (
+            raw[:, :, 0].astype(np.int32) << 16 | raw[:, :, 1].astype(np.int32) << 8 | raw[:, :, 2]
+        )  # (H, W)
     pixels, begins = raw.ravel(), np.empty(raw.shape, bool)
     np.not_equal(pixels[1:], pixels[:-1], out=begins.ravel()[1:])
     begins[:, 0] = True
@@ -204,7 +216,10 @@ def _image_facts(path: Path, channels: int) -> ImageFacts:
     pixels, turn = image_and_turn(path, channels)
     image = np.ascontiguousarray(pixels)  # (H, W, C)
     rows, bits = np.ascontiguousarray(seen_rows(image)), 8 * image.dtype.itemsize
-    look, ranges = look_of(rows), channel_ranges(rows if bits == 8 else image)  # of 8 bits an estimate will do
+    look, ranges = (
+        look_of(rows),
+        channel_ranges(rows if bits == 8 else image),
+    )  # of 8 bits an estimate will do
     digest = f"{image.shape} {image.dtype} {zlib.crc32(image.data)} ".encode() + look
     unused = OF_PIXELS & unused_parts(path, channels)[1]
     return ImageFacts(image.shape[:2], bits, turn is not None, digest, look, ranges, unused)

@@ -39,7 +39,10 @@ AFFIXES = 4
 _TAIL = re.compile(r"(?:[-_. ]+[A-Za-z][A-Za-z0-9]*)+$")
 """What stands behind the number or name of an image: "_mask", "_gtFine_labelIds", "_leftImg8bit"."""
 
-_HEADS = (re.compile(r"[A-Za-z]+(?:[-_. ]+(?=.)|(?=\d))"), re.compile(r"(?:[A-Za-z]+[-_. ]+)+(?=.)"))
+_HEADS = (
+    re.compile(r"[A-Za-z]+(?:[-_. ]+(?=.)|(?=\d))"),
+    re.compile(r"(?:[A-Za-z]+[-_. ]+)+(?=.)"),
+)
 """What stands before it: one word, "mask_" or "img", and all words, "left_mask_"."""
 
 CHANNEL = re.compile("_[0-9]{4}")
@@ -64,7 +67,9 @@ class ImageTree:
         self.other: Counter[str] = Counter()  # endings of images that are not read -> files
         self._below: dict[str, list[str]] = {}
         self._looks: dict[tuple[str, str, str], bool] = {}
-        self._names: dict[tuple[str, str, str], list[bool]] = {}  # the same of folders that are called alike
+        self._names: dict[
+            tuple[str, str, str], list[bool]
+        ] = {}  # the same of folders that are called alike
         count = 0
         for place, folders, names in os.walk(top):  # links to folders are not followed
             name = Path(place).relative_to(top).as_posix()
@@ -79,7 +84,9 @@ class ImageTree:
                     self.files.setdefault(name, {}).setdefault(ending, []).append(stem)
                     count += 1
             if count > MOST_FILES:
-                raise DataError(f"{top} has more than {MOST_FILES:,} images, the limit. Name a folder inside it.")
+                raise DataError(
+                    f"{top} has more than {MOST_FILES:,} images, the limit. Name a folder inside it."
+                )
         for name in self.files:
             for folder in above(name):
                 self._below.setdefault(folder, []).append(name)
@@ -101,9 +108,15 @@ class ImageTree:
         key, name = (folder, ending, affix), (folder.rpartition("/")[2], ending, affix)
         alike = self._names.setdefault(name, [])
         if key not in self._looks and len(alike) >= FOLDERS_SEEN and len(set(alike)) == 1:
-            return alike[0]  # as in all of many folders of that name: patient0001/masks, patient0002/masks, ...
+            return alike[
+                0
+            ]  # as in all of many folders of that name: patient0001/masks, patient0002/masks, ...
         if key not in self._looks:
-            chosen = [stems[i * len(stems) // SAMPLES] for i in range(SAMPLES)] if len(stems) > SAMPLES else stems
+            chosen = (
+                [stems[i * len(stems) // SAMPLES] for i in range(SAMPLES)]
+                if len(stems) > SAMPLES
+                else stems
+            )
             looks = []
             for stem in chosen:
                 try:
@@ -130,7 +143,11 @@ class NamedFiles:
         for place in self.tree.below(self.folder) if self.deep else [self.folder]:
             for ending, stems in self.tree.files.get(place, {}).items():
                 if self.ending in ("", ending.lower()):
-                    kept = [stem for stem in stems if self.without == ("", "") or not _has(stem, self.without)]
+                    kept = [
+                        stem
+                        for stem in stems
+                        if self.without == ("", "") or not _has(stem, self.without)
+                    ]
                     self.kinds += [(place, ending, kept)] if kept else []
 
     @cached_property
@@ -145,7 +162,9 @@ class NamedFiles:
     @cached_property
     def tails(self) -> list[Affix]:
         """Nothing, and the suffixes that at least a tenth of the names have."""
-        channels = [tail for tail in self._frequent(_CHANNEL_TAIL.search, 1 / MOST_CHANNELS, 2) if tail]
+        channels = [
+            tail for tail in self._frequent(_CHANNEL_TAIL.search, 1 / MOST_CHANNELS, 2) if tail
+        ]
         return [("", tail) for tail in (*self._frequent(_TAIL.search), *channels)]
 
     @cached_property
@@ -154,8 +173,12 @@ class NamedFiles:
         heads = dict.fromkeys(head for pattern in _HEADS for head in self._frequent(pattern.match))
         return [(head, tail) for head in heads for _, tail in self.tails]
 
-    def _frequent(self, find: Callable[[str], re.Match[str] | None], share: float = 0.1, least: int = 1) -> list[str]:
-        counts = Counter(found[0] for stem in self.stems if (found := find(stem.rpartition("/")[2])))
+    def _frequent(
+        self, find: Callable[[str], re.Match[str] | None], share: float = 0.1, least: int = 1
+    ) -> list[str]:
+        counts = Counter(
+            found[0] for stem in self.stems if (found := find(stem.rpartition("/")[2]))
+        )
         least = max(least, int(len(self.stems) * share))
         return ["", *(text for text, count in counts.most_common(AFFIXES) if count >= least)]
 
@@ -226,7 +249,11 @@ class FolderPair:
 def _has(name: str, affix: Affix) -> bool:
     """Whether a name without folders has a prefix and a suffix, and something between them where both are given."""
     head, tail = affix
-    return name.startswith(head) and name.endswith(tail) and (not head or len(name) > len(head) + len(tail))
+    return (
+        name.startswith(head)
+        and name.endswith(tail)
+        and (not head or len(name) > len(head) + len(tail))
+    )
 
 
 def looks_like_mask(raw: np.ndarray) -> bool:
@@ -254,7 +281,9 @@ def not_followed(links: Sequence[str]) -> str:
 
 def _is_sayable(folder: str) -> bool:
     """Whether a folder is not hidden, and its name is text that a dataset.toml can hold."""
-    return not folder.startswith(".") and not any("\ud800" <= character <= "\udfff" for character in folder)
+    return not folder.startswith(".") and not any(
+        "\ud800" <= character <= "\udfff" for character in folder
+    )
 
 
 def above(name: str) -> list[str]:

@@ -71,7 +71,12 @@ class Reading:
     def affixes(self) -> dict[str, Any]:
         """As a dataset.toml says them."""
         image, mask = self.pairs[0].image_affix, self.pairs[0].mask_affix
-        return {"image_prefix": image[0], "mask_prefix": mask[0], "image_suffix": image[1], "mask_suffix": mask[1]}
+        return {
+            "image_prefix": image[0],
+            "mask_prefix": mask[0],
+            "image_suffix": image[1],
+            "mask_suffix": mask[1],
+        }
 
 
 def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
@@ -83,24 +88,41 @@ def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
     tree = ImageTree(folder)
     if not tree.files:
         if (folder / "resolved.json").is_file():
-            raise NoDataset(f"{folder} is a run, expected a dataset: a folder of images and masks.", folder)
+            raise NoDataset(
+                f"{folder} is a run, expected a dataset: a folder of images and masks.", folder
+            )
         raise NoDataset(
-            f"{folder} has no images (files ending in {', '.join(IMAGE_SUFFIXES)}).{tree.passed_over}", folder
+            f"{folder} has no images (files ending in {', '.join(IMAGE_SUFFIXES)}).{tree.passed_over}",
+            folder,
         )
     found = _pairs_below(tree, ".")
     if masks is not None:
         given = Path(os.path.abspath(masks))
-        wanted = os.path.relpath(given, folder) if given.is_relative_to(os.path.abspath(folder)) else masks.rstrip("/")
+        wanted = (
+            os.path.relpath(given, folder)
+            if given.is_relative_to(os.path.abspath(folder))
+            else masks.rstrip("/")
+        )
         known = ", ".join(sorted({pair.masks for pair in found})) or "none"
         ends = f"/{wanted}"
-        found = [pair for pair in found if f"/{pair.masks}".endswith(ends) or f"/{pair.mask_pattern}".endswith(ends)]
+        found = [
+            pair
+            for pair in found
+            if f"/{pair.masks}".endswith(ends) or f"/{pair.mask_pattern}".endswith(ends)
+        ]
         if not found:
-            raise DataNotFound(f"{folder} has no masks in {masks}. Folders of masks found: {known}.")
+            raise DataNotFound(
+                f"{folder} has no masks in {masks}. Folders of masks found: {known}."
+            )
     if not found:
         if any(name.rpartition("/")[2] == "PixelLabelData" for name in tree.files):
             raise DataNotFound(f"{folder}: {OF_MATLAB}")
-        shown = sorted(tree.files.items(), key=lambda item: -sum(map(len, item[1].values())))[:SAMPLES]
-        seen = ", ".join(f"{counted(sum(map(len, kinds.values())), 'file')} in {name}" for name, kinds in shown)
+        shown = sorted(tree.files.items(), key=lambda item: -sum(map(len, item[1].values())))[
+            :SAMPLES
+        ]
+        seen = ", ".join(
+            f"{counted(sum(map(len, kinds.values())), 'file')} in {name}" for name, kinds in shown
+        )
         raise NoDataset(
             f"{folder}: no image has a mask of its name ({seen}). Expected a folder of images and one of masks with "
             f"the same names, up to a suffix or a prefix, as in images/01.jpg and masks/01_mask.png."
@@ -119,7 +141,9 @@ def find_readings(folder: Path, masks: str | None = None) -> list[Reading]:
         unused = [name for name in tree.files if not any(_is_named(used, up) for up in above(name))]
         ordered = tuple(pairs[name] for name in sorted(pairs))
         reading = Reading(ordered, tuple(unused), _further(tree, ordered[0]), tuple(tree.links))
-        masks_of = [{(pair.images, pair.mask_pattern) for pair in one.pairs} for one in (reading, *readings)]
+        masks_of = [
+            {(pair.images, pair.mask_pattern) for pair in one.pairs} for one in (reading, *readings)
+        ]
         readings += [] if masks_of[0] in masks_of[1:] else [reading]
     return sorted(readings, key=lambda reading: -reading.count)
 
@@ -147,18 +171,26 @@ def _beside(tree: ImageTree, folders: Sequence[str]) -> list[FolderPair]:
     """Folders beside one another of which one holds the images, another their masks; the likeliest masks first."""
     files = {name: NamedFiles(tree, name) for name in folders}
     found: list[FolderPair] = []
-    far = len(folders) if len(folders) <= MOST_BESIDE else FAR  # of many, those that come next by name
+    far = (
+        len(folders) if len(folders) <= MOST_BESIDE else FAR
+    )  # of many, those that come next by name
     for i, first in enumerate(folders):
         for second in folders[i + 1 : i + 1 + far]:
             found += _compared(files[first], files[second])
         if i > MOST_BESIDE and not found:
             break
     inside = cache(partial(_pairs_below, tree))  # what holds pairs of its own is no half of others
-    found = [pair for pair in found if not (pair.by_prefix and (inside(pair.images) or inside(pair.masks)))]
+    found = [
+        pair
+        for pair in found
+        if not (pair.by_prefix and (inside(pair.images) or inside(pair.masks)))
+    ]
     known = {name for pair in found if pair.seen for name in (pair.images, pair.masks)}
     found = [pair for pair in found if pair.seen or known.isdisjoint((pair.images, pair.masks))]
     plain = {name for pair in found if not pair.by_prefix for name in (pair.images, pair.masks)}
-    found = [pair for pair in found if not pair.by_prefix or plain.isdisjoint((pair.images, pair.masks))]
+    found = [
+        pair for pair in found if not pair.by_prefix or plain.isdisjoint((pair.images, pair.masks))
+    ]
 
     # Each folder of images with every folder of masks that is not nearer, by its name, to another folder of images;
     # where all masks are nearest to one, which may be chance, to the one that looks most like their images
@@ -187,10 +219,20 @@ def _unlike_images(tree: ImageTree, pair: FolderPair) -> tuple[bool, bool, int, 
     words, named = words_of(name), names_image(name)
     sides = (pair.images, pair.image_affix), (pair.masks, pair.mask_affix)
     try:
-        images, masks = (files_by_stem(tree.top / place, tail, (), head, []) for place, (head, tail) in sides)
+        images, masks = (
+            files_by_stem(tree.top / place, tail, (), head, []) for place, (head, tail) in sides
+        )
         image, mask = (files[min(images.keys() & masks.keys())][0] for files in (images, masks))
-        return image_size(image) != image_size(mask), not named, len(words), image_channels(image) == 1
-    except (ValueError, FeathersegError):  # no name of both, as a Mac spells it, or a file that cannot be read
+        return (
+            image_size(image) != image_size(mask),
+            not named,
+            len(words),
+            image_channels(image) == 1,
+        )
+    except (
+        ValueError,
+        FeathersegError,
+    ):  # no name of both, as a Mac spells it, or a file that cannot be read
         return True, not named, len(words), True
 
 
@@ -204,7 +246,9 @@ def _together(tree: ImageTree, folder: str) -> list[FolderPair]:
     """Images and masks in one folder, told apart by a suffix, by their endings, or by a prefix."""
     files = NamedFiles(tree, folder, deep=False)
     for image_affix in files.tails:
-        if found := [pair for affix in files.tails[1:] if (pair := _told_apart(files, image_affix, affix))]:
+        if found := [
+            pair for affix in files.tails[1:] if (pair := _told_apart(files, image_affix, affix))
+        ]:
             return found
     endings = sorted({ending.lower() for ending in tree.files[folder]})
     parts = [NamedFiles(tree, folder, ending=ending, deep=False) for ending in endings]
@@ -219,7 +263,9 @@ def _together(tree: ImageTree, folder: str) -> list[FolderPair]:
     if found:
         return sorted(found, key=lambda pair: (pair.by_prefix, -pair.count))[:1]
     for image_affix, mask_affix in product(files.affixes, files.affixes):
-        pair = _told_apart(files, image_affix, mask_affix) if image_affix[0] != mask_affix[0] else None
+        pair = (
+            _told_apart(files, image_affix, mask_affix) if image_affix[0] != mask_affix[0] else None
+        )
         if pair and pair.count >= LEAST_BY_PREFIX:
             return [pair]
     return []
@@ -232,7 +278,12 @@ def _told_apart(files: NamedFiles, image_affix: Affix, mask_affix: Affix) -> Fol
     rest = NamedFiles(files.tree, files.folder, deep=False, without=mask_affix)
     masks = files.cut(mask_affix)
     common = len(rest.cut(image_affix) & masks)
-    if common and 2 * common >= len(masks) and files.look(mask_affix) == {True} and False in rest.look(image_affix):
+    if (
+        common
+        and 2 * common >= len(masks)
+        and files.look(mask_affix) == {True}
+        and False in rest.look(image_affix)
+    ):
         return FolderPair(files.folder, files.folder, image_affix, mask_affix, common)
     return None
 
@@ -245,20 +296,29 @@ def _compared(first: NamedFiles, second: NamedFiles) -> list[FolderPair]:
         common = len(one & other)
         if common and 2 * common >= min(len(one), len(other)):
             agree[affixes] = common
-    for affixes in () if agree else product(first.affixes, second.affixes):  # the beginnings, where nothing else agrees
+    for affixes in (
+        () if agree else product(first.affixes, second.affixes)
+    ):  # the beginnings, where nothing else agrees
         common = len(first.cut(affixes[0]) & second.cut(affixes[1]))
         if common >= LEAST_BY_PREFIX and 2 * common >= min(len(first.stems), len(second.stems)):
             agree[affixes] = common
     found: list[FolderPair] = []
-    most, short = max(agree.values(), default=0), sorted(agree, key=lambda pair: len("".join(pair[0] + pair[1])))
+    most, short = (
+        max(agree.values(), default=0),
+        sorted(agree, key=lambda pair: len("".join(pair[0] + pair[1]))),
+    )
     for affixes in short:
-        if agree[affixes] < most or any(_implied(affixes, known) for known in short[: short.index(affixes)]):
+        if agree[affixes] < most or any(
+            _implied(affixes, known) for known in short[: short.index(affixes)]
+        ):
             continue
         looks = [first.look(affixes[0]), second.look(affixes[1])]
         seen = looks not in ([{True}, {True}], [{False}, {False}])
         if not seen:  # no difference to be seen: the names tell, else nothing
             words = zip((first, second), affixes, strict=True)
-            looks = [{any(map(names_mask, (files.folder + tail, head)))} for files, (head, tail) in words]
+            looks = [
+                {any(map(names_mask, (files.folder + tail, head)))} for files, (head, tail) in words
+            ]
         sides = [(first.folder, first.said(affixes[0])), (second.folder, second.said(affixes[1]))]
         if looks[0] == {True} and False in looks[1]:
             sides, looks = sides[::-1], looks[::-1]
@@ -271,7 +331,10 @@ def _compared(first: NamedFiles, second: NamedFiles) -> list[FolderPair]:
 def _further(tree: ImageTree, pair: FolderPair) -> tuple[str, ...]:
     """The patterns of masks beside those of a pair that are of the same images: a_weed.png beside a_crop.png."""
     affixes = (pair.image_affix, pair.mask_affix)
-    endings = tuple(tail.rpartition(".")[0] if tail.lower().endswith(IMAGE_SUFFIXES) else tail for _, tail in affixes)
+    endings = tuple(
+        tail.rpartition(".")[0] if tail.lower().endswith(IMAGE_SUFFIXES) else tail
+        for _, tail in affixes
+    )
     image, own = (pair.image_affix[0], endings[0]), (pair.mask_affix[0], endings[1])
     if own == ("", ""):
         return ()
@@ -280,7 +343,9 @@ def _further(tree: ImageTree, pair: FolderPair) -> tuple[str, ...]:
         f"{pair.masks}/{'*'.join(affix)}"
         for affix in masks.affixes
         if affix not in (("", ""), own)
-        and not re.search("object|instance", "".join(affix), re.IGNORECASE)  # numbers of objects, no classes
+        and not re.search(
+            "object|instance", "".join(affix), re.IGNORECASE
+        )  # numbers of objects, no classes
         and len(masks.cut(affix) & names) >= min(2, pair.count)
         and masks.look(affix) == {True}
     )
@@ -288,9 +353,14 @@ def _further(tree: ImageTree, pair: FolderPair) -> tuple[str, ...]:
 
 def _implied(affixes: tuple[Affix, Affix], known: tuple[Affix, Affix]) -> bool:
     """Whether both affixes are longer than those of a pair by the same: the names agree in that part."""
-    if not all(h.startswith(a) and t.endswith(b) for (h, t), (a, b) in zip(affixes, known, strict=True)):
+    if not all(
+        h.startswith(a) and t.endswith(b) for (h, t), (a, b) in zip(affixes, known, strict=True)
+    ):
         return False
-    more = [(h.removeprefix(a), t.removesuffix(b)) for (h, t), (a, b) in zip(affixes, known, strict=True)]
+    more = [
+        (h.removeprefix(a), t.removesuffix(b))
+        for (h, t), (a, b) in zip(affixes, known, strict=True)
+    ]
     return more[0] == more[1]
 
 
@@ -298,7 +368,8 @@ def _is_named(places: Set[str], folder: str) -> bool:
     """Whether a folder is one of these places, in which ANY may stand."""
     parts = folder.split("/")
     return any(
-        len(place) == len(parts) and all(one in (part, ANY) for one, part in zip(place, parts, strict=True))
+        len(place) == len(parts)
+        and all(one in (part, ANY) for one, part in zip(place, parts, strict=True))
         for place in (place.split("/") for place in places)
     )
 

@@ -92,8 +92,12 @@ class Lookalikes:
                 for image in group[rank[group] > rank[group[0]]].tolist():
                     if image not in found:
                         earlier = group[rank[group] < rank[image]]
-                        beside = earlier[np.argsort(np.abs(earlier - image), kind="stable")[:MOST_BESIDE]]
-                        bits = np.unpackbits((parts[beside] ^ parts[image]).view(np.uint8), axis=1).sum(axis=1)
+                        beside = earlier[
+                            np.argsort(np.abs(earlier - image), kind="stable")[:MOST_BESIDE]
+                        ]
+                        bits = np.unpackbits(
+                            (parts[beside] ^ parts[image]).view(np.uint8), axis=1
+                        ).sum(axis=1)
                         for other in beside[bits <= FAR].tolist():
                             if _alike(thumbnails[image], thumbnails[other]):
                                 found[image] = other
@@ -103,7 +107,9 @@ class Lookalikes:
 
 def _alike(first: np.ndarray, second: np.ndarray) -> bool:
     """Whether two thumbnails (256,) show the same, brightness apart."""
-    one, other = (values - values.mean() for values in (first.astype(np.float32), second.astype(np.float32)))
+    one, other = (
+        values - values.mean() for values in (first.astype(np.float32), second.astype(np.float32))
+    )
     like = float(one @ other) / float(np.sqrt((one @ one) * (other @ other)))
     return like >= LIKE and float(np.abs(one - other).mean()) <= DIFFERENT
 
@@ -192,10 +198,14 @@ def neighbours_look_alike(sequences: Sequence[Sequence[Look | None]]) -> bool:
                 kept.append(place)
         parts.append(_thumbnails(looks, shown[kept]))
     whole = np.concatenate(parts) if parts else np.empty((0, SIDE * SIDE), np.float32)  # (M, 256)
-    whole = whole - whole.mean(axis=0) if len(whole) else whole  # what all have in common tells nothing
+    whole = (
+        whole - whole.mean(axis=0) if len(whole) else whole
+    )  # what all have in common tells nothing
     whole = whole.reshape(-1, SIDE, SIDE)
     lengths = [len(part) for part in parts]
-    ends = np.repeat(np.cumsum(lengths, dtype=int), lengths)  # (M,) where the sequence of each image ends
+    ends = np.repeat(
+        np.cumsum(lengths, dtype=int), lengths
+    )  # (M,) where the sequence of each image ends
     begins = ends - np.repeat(lengths, lengths)
     draw = random.Random(0)
     for distance in range(1, REACH + 1):
@@ -211,7 +221,9 @@ def neighbours_look_alike(sequences: Sequence[Sequence[Look | None]]) -> bool:
             continue
         of_near, of_apart = (_likeness(whole, np.array(sorted(pairs))) for pairs in (near, apart))
         more = float((of_near[:, None] > of_apart).mean())  # 0.5 where order says nothing
-        error = ((len(near) + len(apart) + 1) / (12 * len(near) * len(apart))) ** 0.5  # of Mann and Whitney's U
+        error = (
+            (len(near) + len(apart) + 1) / (12 * len(near) * len(apart))
+        ) ** 0.5  # of Mann and Whitney's U
         if more >= MORE_ALIKE and more - 0.5 >= SURE * error:
             return True
     return False
@@ -223,9 +235,9 @@ def _likeness(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     for down, right in product(MOVES, repeat=2):
         one, other = (
             _unit(
-                images[pairs[:, side], max(0, y) : SIDE + min(0, y), max(0, x) : SIDE + min(0, x)].reshape(
-                    len(pairs), -1
-                )
+                images[
+                    pairs[:, side], max(0, y) : SIDE + min(0, y), max(0, x) : SIDE + min(0, x)
+                ].reshape(len(pairs), -1)
             )
             for side, y, x in ((0, down, right), (1, -down, -right))
         )
@@ -248,7 +260,12 @@ def _shown(looks: Sequence[Look | None]) -> np.ndarray:
 def _small(looks: Sequence[Look | None], which: Sequence[int] | np.ndarray) -> np.ndarray:
     """(M, 64): thumbnails of 8 x 8 whose scalar product is their correlation; averaging makes noise harmless."""
     half = SIDE // 2
-    return _unit(_thumbnails(looks, which).reshape(-1, half, 2, half, 2).mean(axis=(2, 4)).reshape(-1, half * half))
+    return _unit(
+        _thumbnails(looks, which)
+        .reshape(-1, half, 2, half, 2)
+        .mean(axis=(2, 4))
+        .reshape(-1, half * half)
+    )
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -83,7 +83,9 @@ class _Level:
     def normal(self, foreground: Set[str]) -> str | None:
         """The first name that is one of NORMAL and whose masks are all background."""
         filled = {folder.name for folder in self.folders if folder.values & foreground}
-        known = [name for name in self.names if name.lower() in NORMAL or name.lower().endswith("_free")]
+        known = [
+            name for name in self.names if name.lower() in NORMAL or name.lower().endswith("_free")
+        ]
         return next((name for name in known if name not in filled), None)
 
 
@@ -152,12 +154,20 @@ def read_folders(
     elif wanted is None and len(level.names) <= MOST_FOLDERS:
         raise _question(folder, level, command)
     if wanted != "classes":
-        hint = "" if wanted else f"images lie in {_shown(level)}, more than classes can be: each stays in one split"
+        hint = (
+            ""
+            if wanted
+            else f"images lie in {_shown(level)}, more than classes can be: each stays in one split"
+        )
         return FolderReading(plain, given, groups=level.groups, hint=hint)
 
-    labels = _class_names(level.names) | {name: given[name] for name in level.names if name in given}
+    labels = _class_names(level.names) | {
+        name: given[name] for name in level.names if name in given
+    }
     sources = [
-        one.source.model_copy(update={"class_": labels[one.name] if one.values & foreground else None})
+        one.source.model_copy(
+            update={"class_": labels[one.name] if one.values & foreground else None}
+        )
         for one in level.folders
     ]
     evidence = level.normal(foreground) if normal and not named else None
@@ -168,11 +178,18 @@ def read_folders(
 
 def _bare(reading: Reading, values: MaskValues, sources: Sequence[SourceTable]) -> str:
     """What is said of images without a mask in folders that are none of the sources; empty if there are none."""
-    counts = {_inside(reading.pairs[n].images, inside): count for (n, inside), count in values.bare.items()}
+    counts = {
+        _inside(reading.pairs[n].images, inside): count
+        for (n, inside), count in values.bare.items()
+    }
     read = tuple(f"{one.images}/" for one in sources)
     counts = {place: count for place, count in counts.items() if not f"{place}/".startswith(read)}
     shown = ", ".join(list(counts)[:SHOWN]) + ", ..." * (len(counts) > SHOWN)
-    return f"{counted(sum(counts.values()), 'image')} in {shown} without a mask: left out" if counts else ""
+    return (
+        f"{counted(sum(counts.values()), 'image')} in {shown} without a mask: left out"
+        if counts
+        else ""
+    )
 
 
 def placeholder(value: str) -> str:
@@ -202,9 +219,13 @@ def _levels(reading: Reading, values: MaskValues, layered: bool) -> list[_Level]
     """The parts of the images' paths in which folders differ that are not all called as splits, the outermost first."""
     pairs = reading.pairs
     paths = {place: _parts(_inside(pairs[place[0]].images, place[1])) for place in values.images}
-    own = 0 if len(pairs) > 1 else len(_parts(pairs[0].images))  # keys begin with the folder of images, where several
+    own = (
+        0 if len(pairs) > 1 else len(_parts(pairs[0].images))
+    )  # keys begin with the folder of images, where several
     if layered and len(pairs) > 1:  # and of layers with what differs between these folders
-        own = len(list(filter(None, os.path.commonpath([pair.images for pair in pairs]).split(os.sep))))
+        own = len(
+            list(filter(None, os.path.commonpath([pair.images for pair in pairs]).split(os.sep)))
+        )
     levels = []
     for depth in range(min(map(len, paths.values()), default=0)):
         columns = [{path[part] for path in paths.values()} for part in range(depth + 1)]
@@ -218,8 +239,12 @@ def _levels(reading: Reading, values: MaskValues, layered: bool) -> list[_Level]
             source = SourceTable(images=images, masks=masks)
             before = folders.get(source, _MaskFolder(path[depth], source, frozenset(), 0))
             held = before.values | values.folders.get(place, set())
-            folders[source] = replace(before, values=held, images=before.images + values.images[place])
-        above = (f"{re.escape(*names)}/" if len(names) == 1 else "[^/]+/" for names in columns[own:-1])
+            folders[source] = replace(
+                before, values=held, images=before.images + values.images[place]
+            )
+        above = (
+            f"{re.escape(*names)}/" if len(names) == 1 else "[^/]+/" for names in columns[own:-1]
+        )
         levels.append(_Level(list(folders.values()), f"^{''.join(above)}([^/]+)/"))
     return levels
 
@@ -235,6 +260,10 @@ def _parts(folder: str) -> list[str]:
 def _class_names(folders: Sequence[str]) -> dict[str, str]:
     """Folder -> class: in lower case, without what all begin with ("MT_Crack", "MT_Fray": crack, fray)."""
     begins = {name[: -len(re.sub(r"^[^-_. ]+[-_. ]", "", name)) or None] for name in folders}
-    names = {name: (name.removeprefix(*begins) if len(begins) == 1 else name).lower() for name in folders}
+    names = {
+        name: (name.removeprefix(*begins) if len(begins) == 1 else name).lower() for name in folders
+    }
     names = names if "" not in names.values() else {name: name for name in folders}
-    return {folder: placeholder(name) if name == IGNORE_NAME else name for folder, name in names.items()}
+    return {
+        folder: placeholder(name) if name == IGNORE_NAME else name for folder, name in names.items()
+    }

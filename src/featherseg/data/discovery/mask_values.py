@@ -74,13 +74,25 @@ class MaskValues:
         So are values near both ends, or many in between, or few pixels of any, none of them in patches. Classes 0, 1,
         2, ... beside 255 for ignore are none: no value stands near 255. Nor are greys that cover areas.
         """
-        between = [int(value) for value in self.pixels if value not in ("0", "255") and not self.colored]
-        if not between or not {"0", "255"} <= self.pixels.keys() or max(between) > 255 or min(between) < 0:
+        between = [
+            int(value) for value in self.pixels if value not in ("0", "255") and not self.colored
+        ]
+        if (
+            not between
+            or not {"0", "255"} <= self.pixels.keys()
+            or max(between) > 255
+            or min(between) < 0
+        ):
             return False
-        shares = {value: self.alike.get(str(value), 0) / self.pixels[str(value)] for value in between}
+        shares = {
+            value: self.alike.get(str(value), 0) / self.pixels[str(value)] for value in between
+        }
         if sum(self.pixels[str(value)] for value in between) < STRAY * self.pixels["255"]:
             return all(share < PATCH for share in shares.values())
-        if any(self.pixels[str(value)] >= COMMON * self.total and shares[value] >= PATCH for value in between):
+        if any(
+            self.pixels[str(value)] >= COMMON * self.total and shares[value] >= PATCH
+            for value in between
+        ):
             return False
         near = all(value <= NEAR or value >= 255 - NEAR for value in between)
         return len(between) >= 2 and max(between) >= THRESHOLD and (len(between) >= 8 or near)
@@ -101,7 +113,11 @@ class MaskValues:
     def strays(self) -> Set[str]:
         """What JPEG leaves along edges: values of `lossy` that are few, or lie in no patches. None where all are."""
         least = COMMON * self.total
-        found = {v for v, flat in self.lossy.items() if self.pixels[v] < least or flat < PATCH**2 * self.pixels[v]}
+        found = {
+            v
+            for v, flat in self.lossy.items()
+            if self.pixels[v] < least or flat < PATCH**2 * self.pixels[v]
+        }
         return frozenset() if self.smoothed or len(self.pixels) - len(found) < 2 else found
 
     @property
@@ -124,7 +140,9 @@ class MaskValues:
         return 2 if two else len(values - self.strays - {"255"})
 
 
-def read_values(folder: Path, reading: Reading, progress: Progress | None, facts: FileFacts) -> MaskValues:
+def read_values(
+    folder: Path, reading: Reading, progress: Progress | None, facts: FileFacts
+) -> MaskValues:
     """The values of all masks of a reading that can be read; if one mask is a colour image, those of all are colours.
 
     Raises DataError where none can be read, where they are more than classes could be, where alpha tells apart what
@@ -160,7 +178,9 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None, facts
                 )
             if not colors and not mask.grey:
                 break  # all again, as colours
-            values = mask.values.tolist() if colors or not mask.colored else (mask.values & 255).tolist()
+            values = (
+                mask.values.tolist() if colors or not mask.colored else (mask.values & 255).tolist()
+            )
             seen = dict(zip(values, mask.pixels.tolist(), strict=True))
             pixels.update(seen)
             masks.update(seen.keys())
@@ -183,7 +203,9 @@ def read_values(folder: Path, reading: Reading, progress: Progress | None, facts
         raise DataError(f"{folder / reading.pairs[0].masks} has no readable mask.{unread}")
     texts = {value: f"#{value:06x}" if colors else str(value) for value in sorted(pixels)}
     held = {place: {texts[value] for value in seen} for place, seen in folders.items()}
-    counts, beside = ({text: counter[value] for value, text in texts.items()} for counter in (pixels, alike))
+    counts, beside = (
+        {text: counter[value] for value, text in texts.items()} for counter in (pixels, alike)
+    )
     lossy = {texts[value]: flat[value] for value in pixels.keys() - exact}
     of_value = {text: masks[value] for value, text in texts.items()}
     return MaskValues(counts, beside, held, lossy, images, bare, of_value)
@@ -194,7 +216,11 @@ def _images_of(folder: Path, reading: Reading, number: int) -> list[Pair]:
     pair = reading.pairs[number]
     values: dict[str, Any] = {"images": pair.images, "masks": pair.masks, **reading.affixes}
     if pair.objects:
-        layer = {"class": "any", "prefix": values.pop("mask_prefix"), "suffix": values.pop("mask_suffix")}
+        layer = {
+            "class": "any",
+            "prefix": values.pop("mask_prefix"),
+            "suffix": values.pop("mask_suffix"),
+        }
         values["layer"] = [layer | {"objects": True}]
     values |= {"name": "any", "splits": {"train": 1.0}, "classes": ["any"], "map": {"0": "any"}}
     config = parse(DatasetToml, values, f"the masks of {folder}")

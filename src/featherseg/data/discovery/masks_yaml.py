@@ -32,7 +32,11 @@ class MasksYaml:
             if inside == "." or inside.startswith("..") or not (images / inside).is_dir():
                 return {}
             found[split] = inside
-        return found if len(set(found.values())) == len(found) and {"train", "val"} <= found.keys() else {}
+        return (
+            found
+            if len(set(found.values())) == len(found) and {"train", "val"} <= found.keys()
+            else {}
+        )
 
 
 def read_masks_yaml(path: Path) -> MasksYaml | None:

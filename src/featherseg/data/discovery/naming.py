@@ -2,11 +2,33 @@
 
 import re
 
-MASK_WORDS = {"mask", "label", "annotation", "annot", "gt", "ground", "truth", "groundtruth", "seg", "segmentation"}
+MASK_WORDS = {
+    "mask",
+    "label",
+    "annotation",
+    "annot",
+    "gt",
+    "ground",
+    "truth",
+    "groundtruth",
+    "seg",
+    "segmentation",
+}
 MASK_WORDS |= {"target", "segmentationclass", "manual", "trimap", "labelid", "trainid"}
 """Words in the name of a folder or a suffix that mark masks; consulted where the pixels do not tell."""
 
-IMAGE_WORDS = {"image", "img", "jpegimage", "photo", "picture", "frame", "rgb", "color", "colour", "visible"}
+IMAGE_WORDS = {
+    "image",
+    "img",
+    "jpegimage",
+    "photo",
+    "picture",
+    "frame",
+    "rgb",
+    "color",
+    "colour",
+    "visible",
+}
 """Words in the name of a folder that mark images; consulted where several folders have images of the same masks."""
 
 

@@ -36,7 +36,8 @@ class _Role:
         """Whether most of some files look like masks."""
         chosen = [self.files[i * len(self.files) // FOLDERS_SEEN] for i in range(FOLDERS_SEEN)]
         looks = [
-            tree.is_mask(place, ending, f"role {self.text}", [stem]) for place, ending, stem in dict.fromkeys(chosen)
+            tree.is_mask(place, ending, f"role {self.text}", [stem])
+            for place, ending, stem in dict.fromkeys(chosen)
         ]
         return 2 * sum(looks) > len(looks)
 
@@ -64,7 +65,9 @@ def _by_roles(tree: ImageTree, folder: str, children: Sequence[str]) -> list[Fol
     constant = [role for role in roles if role.count > 1]
     if len(constant) > max(MOST_ROLES, len(own)):  # images/ and masks/ with a file for each image
         return []
-    images = [role for role in constant if role.count >= MOSTLY * len(own) and not role.is_mask(tree)]
+    images = [
+        role for role in constant if role.count >= MOSTLY * len(own) and not role.is_mask(tree)
+    ]
     if len(images) > 1:
         images = [role for role in images if names_image(role.text)] or images
         images = [role for role in images if not names_mask(role.text)]
@@ -72,7 +75,11 @@ def _by_roles(tree: ImageTree, folder: str, children: Sequence[str]) -> list[Fol
         return []
     (image,) = images
     others = [role for role in roles if role is not image]
-    masks = [role for role in constant if role is not image and not re.search(r"\d", role.text) and role.is_mask(tree)]
+    masks = [
+        role
+        for role in constant
+        if role is not image and not re.search(r"\d", role.text) and role.is_mask(tree)
+    ]
     if masks:
         return [
             FolderPair(folder, folder, ("", image.text), ("", role.text), role.count)
@@ -94,20 +101,33 @@ def _roles(tree: ImageTree, folders: Sequence[str]) -> list[_Role]:
         twice = Counter(stem for _, stem in files)
         for ending, stem in files:
             named = stem.startswith(name)
-            text = (stem.removeprefix(name) if named else stem) + (ending if twice[stem] > 1 else "")
+            text = (stem.removeprefix(name) if named else stem) + (
+                ending if twice[stem] > 1 else ""
+            )
             roles.setdefault((named, text), _Role(named, text)).files.append((place, ending, stem))
     return list(roles.values())
 
 
 def _by_folders(tree: ImageTree, folder: str, children: Sequence[str]) -> list[FolderPair]:
     """An image in one folder and a mask for each of its objects in another: 7/images/7.png and 7/masks/*.png."""
-    inside = Counter(sub.rpartition("/")[2] for child in children for sub in tree.children[child] if sub in tree.files)
+    inside = Counter(
+        sub.rpartition("/")[2]
+        for child in children
+        for sub in tree.children[child]
+        if sub in tree.files
+    )
     parts = ["", *(name for name, count in inside.items() if count >= MOSTLY * len(children))]
     files: dict[str, _Role] = {}
     for part in parts:
         places = [join(child, part) if part else child for child in children]
-        kinds = [(place, ending, stems) for place in places for ending, stems in tree.files.get(place, {}).items()]
-        files[part] = _Role(False, part, [(place, ending, stem) for place, ending, stems in kinds for stem in stems])
+        kinds = [
+            (place, ending, stems)
+            for place in places
+            for ending, stems in tree.files.get(place, {}).items()
+        ]
+        files[part] = _Role(
+            False, part, [(place, ending, stem) for place, ending, stems in kinds for stem in stems]
+        )
     enough = [part for part in parts if files[part].count >= MOSTLY * len(children)]
     single = [part for part in enough if len(files[part].files) == files[part].count]
     several = [part for part in enough if part and part not in single]
@@ -117,7 +137,14 @@ def _by_folders(tree: ImageTree, folder: str, children: Sequence[str]) -> list[F
         return []
     image = join(join(folder, ANY), images[0]) if images[0] else join(folder, ANY)
     return [
-        FolderPair(image, join(join(folder, ANY), part), ("", ""), ("", ""), files[part].count, objects=True)
+        FolderPair(
+            image,
+            join(join(folder, ANY), part),
+            ("", ""),
+            ("", ""),
+            files[part].count,
+            objects=True,
+        )
         for part in masks
     ]
 
@@ -128,12 +155,26 @@ def pairs_beside_folders(tree: ImageTree, children: Sequence[str]) -> list[Folde
     for images in [child for child in children if child in tree.files]:
         stems = {stem for stems in tree.files[images].values() for stem in stems}
         for masks in children:
-            own = [sub for sub in tree.children[masks] if sub in tree.files and sub.rpartition("/")[2] in stems]
+            own = [
+                sub
+                for sub in tree.children[masks]
+                if sub in tree.files and sub.rpartition("/")[2] in stems
+            ]
             if masks == images or 2 * len(own) < max(len(stems), len(tree.children[masks])):
                 continue
-            image = _Role(False, "", [(images, ending, stem) for ending, s in tree.files[images].items() for stem in s])
-            roles = [role for role in _roles(tree, own) if role.count > 1 and not re.search(r"\d", role.text)]
-            everything = _Role(False, "object", [file for role in _roles(tree, own) for file in role.files])
+            image = _Role(
+                False,
+                "",
+                [(images, ending, stem) for ending, s in tree.files[images].items() for stem in s],
+            )
+            roles = [
+                role
+                for role in _roles(tree, own)
+                if role.count > 1 and not re.search(r"\d", role.text)
+            ]
+            everything = _Role(
+                False, "object", [file for role in _roles(tree, own) for file in role.files]
+            )
             if image.is_mask(tree) or not everything.is_mask(tree):
                 continue
             found += [

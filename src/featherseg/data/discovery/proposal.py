@@ -24,7 +24,13 @@ from featherseg.core.files import mentions
 from featherseg.core.types import Progress
 from featherseg.core.wording import counted
 from featherseg.data.datasets import DATASETS
-from featherseg.data.datasets.dataset_toml import ANY, IGNORE_NAME, MOST_NAME, DatasetToml, toml_text
+from featherseg.data.datasets.dataset_toml import (
+    ANY,
+    IGNORE_NAME,
+    MOST_NAME,
+    DatasetToml,
+    toml_text,
+)
 from featherseg.data.datasets.folder import FolderListing, list_folder, list_pairs
 from featherseg.data.discovery.class_lists import find_class_list
 from featherseg.data.discovery.color_lists import find_color_list, is_ignored, read_color_list
@@ -85,7 +91,11 @@ class Proposal:
     def summary(self) -> str:
         """The folders and the classes, in a few words."""
         source, names = self.config.sources[0], list(self.config.classes)
-        more = f" and {len(self.config.sources) - 1} more folders" if len(self.config.sources) > 1 else ""
+        more = (
+            f" and {len(self.config.sources) - 1} more folders"
+            if len(self.config.sources) > 1
+            else ""
+        )
         classes = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
         return f"images in {source.images}, masks in {source.masks}{more}; classes {classes}"
 
@@ -94,7 +104,9 @@ class Proposal:
         config = self.config
         if config.threshold is not None:
             value = "0" if int(value) < config.threshold else "255"
-        inside = value in ("1", "255") and (config.layer or any(source.class_ for source in config.source))
+        inside = value in ("1", "255") and (
+            config.layer or any(source.class_ for source in config.source)
+        )
         return "that of its masks" if inside else config.map.get(value, "")
 
     def write(self, folder: Path) -> Path:
@@ -148,7 +160,11 @@ def propose(
             f"{', ...' * (len(also) > SHOWN)}, too: to take these, edit "
             f"images = {toml_string(reading.pairs[0].images)} and channels in dataset.toml"
         )
-    left = [name for name in reading.unused if not any(name == one or name.startswith(f"{one}/") for one in taken)]
+    left = [
+        name
+        for name in reading.unused
+        if not any(name == one or name.startswith(f"{one}/") for one in taken)
+    ]
     if left:
         notes.append(
             f"not used, as they are no images with masks: {', '.join(left[:SHOWN])}{', ...' * (len(left) > SHOWN)}"
@@ -159,29 +175,47 @@ def propose(
     _refuse_segments(folder, reading, values)
 
     # What the values mean: a class each, or the class of their folder
-    of_folders = read_folders(folder, reading, values, names, folders, write, layered=layers is not None)
+    of_folders = read_folders(
+        folder, reading, values, names, folders, write, layered=layers is not None
+    )
     sources, names = of_folders.sources, dict(of_folders.names)
     if layers is not None:
         groups = " --groups-from-folders" * bool(of_folders.groups)
-        others += [(f"the masks in {place} alone", f"--masks {shlex.quote(place)}{groups}") for place in layers.others]
+        others += [
+            (f"the masks in {place} alone", f"--masks {shlex.quote(place)}{groups}")
+            for place in layers.others
+        ]
     of_folder = layers is not None or any(source.class_ for source in sources)
     hints = list(filter(None, [of_folders.hint]))
     if of_folder:
         notes += hints
     if of_folders.why and folders is None:
         notes.append(f"each folder is taken for a class, because {of_folders.why}")
-        others.append(("two classes, and no folder in two splits", " ".join((*options, "--groups-from-folders"))))
+        others.append(
+            (
+                "two classes, and no folder in two splits",
+                " ".join((*options, "--groups-from-folders")),
+            )
+        )
     raw_map = _raw_map(folder, values, of_folder, names)
-    if layers is None and (listed := _listed_names(folder, [s.masks for s in sources], values, raw_map, names, notes)):
+    if layers is None and (
+        listed := _listed_names(folder, [s.masks for s in sources], values, raw_map, names, notes)
+    ):
         raw_map |= listed
         if not values.colored:  # class ids in the order of the list
-            raw_map = dict(sorted(raw_map.items(), key=lambda item: (int(item[0]) < 0, int(item[0]))))
+            raw_map = dict(
+                sorted(raw_map.items(), key=lambda item: (int(item[0]) < 0, int(item[0])))
+            )
     if raw_map.get("255") == IGNORE_NAME and "255" not in names:
         share = values.pixels["255"] / values.total
-        notes.append(f"255 ({share:.2%} of the pixels) is taken for not labelled; --name 255=NAME if it is a class")
+        notes.append(
+            f"255 ({share:.2%} of the pixels) is taken for not labelled; --name 255=NAME if it is a class"
+        )
     for value in (value for value in raw_map if value.startswith("-") and value not in names):
         share = values.pixels[value] / values.total
-        notes.append(f"{value} ({share:.2%} of the pixels) is taken for no data; --name {value}=NAME if it is a class")
+        notes.append(
+            f"{value} ({share:.2%} of the pixels) is taken for no data; --name {value}=NAME if it is a class"
+        )
     if values.smoothed:
         touched = 1 - (values.pixels["0"] + values.pixels["255"]) / values.total
         notes.append(
@@ -202,7 +236,9 @@ def propose(
         "name": folder.resolve().name[:MOST_NAME] or "folder",
         **reading.affixes,
         "splits": {"train": 1.0},
-        "classes": _colors(raw_map, layers.classes if layers else [s.class_ for s in sources if s.class_]),
+        "classes": _colors(
+            raw_map, layers.classes if layers else [s.class_ for s in sources if s.class_]
+        ),
         "map": raw_map,
     }
     tables = [source.model_dump(by_alias=True, exclude_none=True) for source in sources]
@@ -222,11 +258,17 @@ def propose(
     config = config.model_copy(update={"channels": channels})
     if beside_rgb:
         marked = " (it is marked as alpha, but has other values)" if beside_rgb == "alpha" else ""
-        notes.append(f"what is beside red, green and blue is read as well{marked}: channels = 3 leaves it out")
+        notes.append(
+            f"what is beside red, green and blue is read as well{marked}: channels = 3 leaves it out"
+        )
 
-    if stray := _beside(folder, config, pairs, (*reading.further, *(one.pairs[0].mask_pattern for one, _ in rest))):
+    if stray := _beside(
+        folder, config, pairs, (*reading.further, *(one.pairs[0].mask_pattern for one, _ in rest))
+    ):
         files = counted(len(stray), "file")
-        notes.append(f"not used: {files} beside images and masks that are neither, such as {stray[0]}")
+        notes.append(
+            f"not used: {files} beside images and masks that are neither, such as {stray[0]}"
+        )
 
     # The splits; of too few files for shares, one
     said = described.below(folder / config.images) if described and config.images else {}
@@ -234,7 +276,9 @@ def propose(
     if said:
         config = config.model_copy(update={"splits": said})
     else:
-        config, lists = with_splits(config, folder, pairs, notes, facts, progress, [] if of_folder else hints)
+        config, lists = with_splits(
+            config, folder, pairs, notes, facts, progress, [] if of_folder else hints
+        )
     listing = list_folder(config, folder, lists=lists)
     if "by time" in listing.how_split:
         notes.append(
@@ -264,23 +308,42 @@ def propose(
                 f"the folders are called as those of {name}: if it is that dataset, --data {name} --data-root "
                 f"{shlex.quote(str(folder))} knows its classes"
             )
-    config = parse(DatasetToml, parse_toml(toml_text(config), where), where)  # it can be read, whatever the names are
+    config = parse(
+        DatasetToml, parse_toml(toml_text(config), where), where
+    )  # it can be read, whatever the names are
     return Proposal(toml_text(config), listing, config, values.pixels, lists, notes, others, chosen)
 
 
-def _beside(folder: Path, config: DatasetToml, pairs: Sequence[Pair], known: Sequence[str]) -> list[str]:
+def _beside(
+    folder: Path, config: DatasetToml, pairs: Sequence[Pair], known: Sequence[str]
+) -> list[str]:
     """The image files in a folder of images with their masks that are of no pair, and of none of the known patterns."""
-    if config.images is None or config.images != (config.masks or config.images) or ANY in config.images.split("/"):
+    if (
+        config.images is None
+        or config.images != (config.masks or config.images)
+        or ANY in config.images.split("/")
+    ):
         return []
     used = {path for pair in pairs for path in (pair.image, *pair.mask_files, *pair.twins)}
     ends = tuple(pattern.rpartition("*")[2] for pattern in known if not pattern.endswith("*"))
-    files = (path for path in sorted((folder / config.images).rglob("*")) if is_image(path) and path not in used)
-    shown = [path for path in files if not path.stem.endswith(ends) and not path.name.endswith(ends)]
+    files = (
+        path
+        for path in sorted((folder / config.images).rglob("*"))
+        if is_image(path) and path not in used
+    )
+    shown = [
+        path for path in files if not path.stem.endswith(ends) and not path.name.endswith(ends)
+    ]
     return [path.relative_to(folder).as_posix() for path in shown if not path.name.startswith(".")]
 
 
 def _choose_reading(
-    folder: Path, masks: str | None, names: Mapping[str, str], command: str, progress: Progress | None, facts: FileFacts
+    folder: Path,
+    masks: str | None,
+    names: Mapping[str, str],
+    command: str,
+    progress: Progress | None,
+    facts: FileFacts,
 ) -> tuple[Reading, MaskValues, list[Judged], LayeredReading | None]:
     """Of several readings the one whose masks tell more classes apart, of these one of numbers.
 
@@ -303,7 +366,9 @@ def _choose_reading(
     ):
         return reading, values, rest, layers
     colored = {one.pairs[0].mask_pattern: of_one.colored for one, of_one in rest}
-    further = [place for place in reading.further if colored.get(place, values.colored) == values.colored]
+    further = [
+        place for place in reading.further if colored.get(place, values.colored) == values.colored
+    ]
     if masks is None and values.classes <= 2 and further:
         own = reading.pairs[0].mask_pattern
         raise DataError(
@@ -312,11 +377,17 @@ def _choose_reading(
         )
     alike = [other for other in rest if _likeliest(other) == _likeliest((reading, values))]
     if masks is None and alike:
-        places = [_masks_place(reading, alike[0][0]), *(_masks_place(other, reading) for other, _ in alike)]
+        places = [
+            _masks_place(reading, alike[0][0]),
+            *(_masks_place(other, reading) for other, _ in alike),
+        ]
         raise AmbiguousData(
             f"{folder} has masks of the same images in {', '.join(places[:SHOWN])}{', ...' * (len(places) > SHOWN)}, "
             "with as many values each. Which of them are to be learned?",
-            [(f"the masks in {place}", f"{command} --masks {shlex.quote(place)}") for place in places[:SHOWN]],
+            [
+                (f"the masks in {place}", f"{command} --masks {shlex.quote(place)}")
+                for place in places[:SHOWN]
+            ],
         )
     return reading, values, rest, None
 
@@ -327,13 +398,19 @@ def _masks_place(reading: Reading, beside: Reading) -> str:
     name = pair.masks.rpartition("/")[2]
     if pair.masks == beside.pairs[0].masks:
         return pair.mask_pattern
-    return name if all(one.masks.rpartition("/")[2] == name for one in reading.pairs) else pair.masks
+    return (
+        name if all(one.masks.rpartition("/")[2] == name for one in reading.pairs) else pair.masks
+    )
 
 
-def _raw_map(folder: Path, values: MaskValues, of_folder: bool, names: Mapping[str, str]) -> dict[str, str]:
+def _raw_map(
+    folder: Path, values: MaskValues, of_folder: bool, names: Mapping[str, str]
+) -> dict[str, str]:
     """Raw value -> class name for the values that can be classes. Raises DataError where they cannot be."""
     # Which values are classes
-    found = [value for value in values.pixels if not value.startswith("-") and value not in values.strays]
+    found = [
+        value for value in values.pixels if not value.startswith("-") and value not in values.strays
+    ]
     if values.smoothed:
         found = ["0", "255"]
     elif len(found) > MAX_CLASSES:
@@ -350,10 +427,19 @@ def _raw_map(folder: Path, values: MaskValues, of_folder: bool, names: Mapping[s
         raw_map = dict(zip(found, PLAIN, strict=True))
     else:
         last = len(found) - 1
-        grey = last > 1 and not values.colored and all(abs(int(v) - 255 * i / last) <= 1 for i, v in enumerate(found))
-        raw_map = {value: IGNORE_NAME if value == "255" and not grey else placeholder(value) for value in found}
+        grey = (
+            last > 1
+            and not values.colored
+            and all(abs(int(v) - 255 * i / last) <= 1 for i, v in enumerate(found))
+        )
+        raw_map = {
+            value: IGNORE_NAME if value == "255" and not grey else placeholder(value)
+            for value in found
+        }
 
-    raw_map |= {value: IGNORE_NAME for value in values.pixels if value.startswith("-")}  # no data, as of GIS
+    raw_map |= {
+        value: IGNORE_NAME for value in values.pixels if value.startswith("-")
+    }  # no data, as of GIS
 
     # What they are called
     for given, name in names.items():
@@ -381,7 +467,9 @@ def _listed_names(
         if values.colored:
             path = _color_list(folder, masks)
             colors = read_color_list(path) if path else {}
-            listed = {color_text(color): name for name, of_class in colors.items() for color in of_class}
+            listed = {
+                color_text(color): name for name, of_class in colors.items() for color in of_class
+            }
         else:
             path, listed = _class_names(folder, masks, values, raw_map)
     except DataError as error:
@@ -390,14 +478,22 @@ def _listed_names(
     if path is None:
         return {}
     named = {f"#{raw.removeprefix('#').lower()}" if values.colored else raw for raw in names}
-    nameless = {raw for raw in listed if raw_map.get(raw) in (None, IGNORE_NAME, placeholder(raw), *PLAIN)} - named
-    notes.append(f"{counted(len({listed[raw] for raw in nameless}), 'name')} of classes from {path.name}")
+    nameless = {
+        raw for raw in listed if raw_map.get(raw) in (None, IGNORE_NAME, placeholder(raw), *PLAIN)
+    } - named
+    notes.append(
+        f"{counted(len({listed[raw] for raw in nameless}), 'name')} of classes from {path.name}"
+    )
     notes += [
         f"{name!r} is ignored: neither trained on nor scored; --name {raw.removeprefix('#')}={name} if it is a class"
         for raw, name in listed.items()
         if raw in nameless and is_ignored(name) and name != IGNORE_NAME
     ]
-    return {raw: IGNORE_NAME if is_ignored(name) else name for raw, name in listed.items() if raw in nameless}
+    return {
+        raw: IGNORE_NAME if is_ignored(name) else name
+        for raw, name in listed.items()
+        if raw in nameless
+    }
 
 
 def _class_names(
@@ -407,14 +503,21 @@ def _class_names(
 
     Raises DataError where the lists beside several folders of masks differ, or it is not clear what a name is of.
     """
-    found = {top: next(filter(None, map(find_class_list, _files_above(folder, [top]))), None) for top in masks}
+    found = {
+        top: next(filter(None, map(find_class_list, _files_above(folder, [top]))), None)
+        for top in masks
+    }
     lists = [one for one in found.values() if one]
     if not lists:
         return None, {}
     for other in lists[1:]:
         if other.names != lists[0].names:
             raise DataError(f"{lists[0].path} and {other.path} name the classes differently")
-    held = {255 if values.smoothed and value != "0" else int(value) for value in raw_map if int(value) >= 0}
+    held = {
+        255 if values.smoothed and value != "0" else int(value)
+        for value in raw_map
+        if int(value) >= 0
+    }
     return lists[0].path, {str(value): name for value, name in lists[0].named(held).items()}
 
 
@@ -425,8 +528,15 @@ def _color_list(folder: Path, masks: Sequence[str]) -> Path | None:
 
 def _files_above(folder: Path, masks: Sequence[str]) -> Iterator[list[Path]]:
     """The files beside the masks, and of each folder above these, as far as it lies in `folder`."""
-    places = [up for top in masks for up in (folder / top, *(folder / top).parents) if up.is_relative_to(folder)]
-    for place in dict.fromkeys(place for place in places if place.is_dir()):  # a place may be a pattern: data/*/masks
+    places = [
+        up
+        for top in masks
+        for up in (folder / top, *(folder / top).parents)
+        if up.is_relative_to(folder)
+    ]
+    for place in dict.fromkeys(
+        place for place in places if place.is_dir()
+    ):  # a place may be a pattern: data/*/masks
         yield sorted(path for path in place.iterdir() if path.is_file())
 
 
@@ -455,9 +565,20 @@ def _panoptic_json(folder: Path, masks: Sequence[str], any_name: bool) -> Path |
     """
     places = [*masks, *({"annotations"} if (folder / "annotations").is_dir() else ())]
     names = {place.rpartition("/")[2] for place in masks}
-    found = {path for files in _files_above(folder, places) for path in files if path.suffix.lower() == ".json"}
-    found = {path for path in found if path.stem in names or (any_name and not path.with_suffix("").is_dir())}
-    likely = sorted(found, key=lambda path: (path.stem not in names, "panoptic" not in path.stem.lower(), path))
+    found = {
+        path
+        for files in _files_above(folder, places)
+        for path in files
+        if path.suffix.lower() == ".json"
+    }
+    found = {
+        path
+        for path in found
+        if path.stem in names or (any_name and not path.with_suffix("").is_dir())
+    }
+    likely = sorted(
+        found, key=lambda path: (path.stem not in names, "panoptic" not in path.stem.lower(), path)
+    )
     return next((path for path in likely[:MOST_JSONS] if mentions(path, SEGMENTS.encode())), None)
 
 
@@ -479,7 +600,11 @@ def _colors(raw_map: Mapping[str, str], further: Sequence[str]) -> dict[str, str
 def _lies_in(dataset: type[NamedData], folder: Path) -> bool:
     """Whether a folder holds images and masks where a public dataset has them."""
     try:
-        pairs = [pair for part in dataset.list_files(folder, dataset.splits).splits.values() for pair in part]
+        pairs = [
+            pair
+            for part in dataset.list_files(folder, dataset.splits).splits.values()
+            for pair in part
+        ]
     except FeathersegError:
         return False
     return any(pair.image and pair.mask for pair in pairs)
@@ -489,7 +614,9 @@ def _likeliest(judged: Judged) -> tuple[bool, int, bool]:
     """Sorts readings: more classes first, then numbers before colours; last those of objects and of too many values."""
     reading, values = judged
     name = reading.pairs[0].mask_pattern
-    objects = bool(re.search("object|instance", name, re.IGNORECASE)) or values.classes > MAX_CLASSES
+    objects = (
+        bool(re.search("object|instance", name, re.IGNORECASE)) or values.classes > MAX_CLASSES
+    )
     objects = objects or values.segment_ids
     return objects, -values.classes, values.colored
 
@@ -501,7 +628,11 @@ def _ending_of_images(pairs: Sequence[Pair]) -> str:
         for path in (pair.image, *pair.twins):
             if path:
                 endings[pair.mask is not None].add(path.suffix.lower())
-    return next(iter(endings[True])) if len(endings[True]) == 1 and endings[False] - endings[True] else ""
+    return (
+        next(iter(endings[True]))
+        if len(endings[True]) == 1 and endings[False] - endings[True]
+        else ""
+    )
 
 
 def _channels(pairs: Sequence[Pair]) -> tuple[int, str]:
@@ -514,7 +645,9 @@ def _channels(pairs: Sequence[Pair]) -> tuple[int, str]:
         try:
             channels = image_channels(pair.image) if pair.image else 1
             unused = unused_parts(pair.image, 3)[1] if pair.image and channels > 3 else set()
-            found.append((channels, "alpha" if "alpha" in unused else "bands" if "bands" in unused else ""))
+            found.append(
+                (channels, "alpha" if "alpha" in unused else "bands" if "bands" in unused else "")
+            )
         except DataError:
             continue
     return max(found, default=(3, ""))
@@ -529,16 +662,24 @@ def _proposed(folder: Path, changed: int) -> Proposal:
     except AmbiguousData:
         raise
     except NoDataset as error:
-        raise NoDataset(f"{folder} has no dataset.toml, and none can be proposed. {error}", folder) from None
+        raise NoDataset(
+            f"{folder} has no dataset.toml, and none can be proposed. {error}", folder
+        ) from None
     except DataError as error:
-        raise DataNotFound(f"{folder} has no dataset.toml, and `{write}` finds nothing to write: {error}") from None
+        raise DataNotFound(
+            f"{folder} has no dataset.toml, and `{write}` finds nothing to write: {error}"
+        ) from None
     if proposal.others or proposal.lists:
         bare = "".join(f"{note.partition(':')[0]}: " for note in proposal.notes if NO_MASK in note)
-        ways = [what for what, _ in proposal.others] or [f"{bare}lists of splits have to be written for it"]
+        ways = [what for what, _ in proposal.others] or [
+            f"{bare}lists of splits have to be written for it"
+        ]
         raise DataNotFound(
             f"{folder} has no dataset.toml, and its meaning is not clear ({ways[0]}). Write one and look at it: {write}"
         )
-    log.info("%s has no dataset.toml: read as `%s` would write it (%s)", folder, write, proposal.summary)
+    log.info(
+        "%s has no dataset.toml: read as `%s` would write it (%s)", folder, write, proposal.summary
+    )
     return proposal
 
 

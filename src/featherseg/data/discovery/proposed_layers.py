@@ -155,16 +155,26 @@ def read_layers(
             continue
         said = f"{lacking} of {counted(len(pairs), 'image')} have no mask in {kind.pattern}"
         if _has_empty(pairs, number, kind.least, facts):
-            notes.append(f"{said}, though masks without a pixel of {label} are there: these are missing")
+            notes.append(
+                f"{said}, though masks without a pixel of {label} are there: these are missing"
+            )
         else:
             tables["layer"][number]["optional"] = True
-            notes.append(f"{said}, and every mask there has pixels of {label}: optional, as these images have none")
-    rest = {key: name for key, name in names.items() if not any(key in _keys(kind) for kind in kinds)}
+            notes.append(
+                f"{said}, and every mask there has pixels of {label}: optional, as these images have none"
+            )
+    rest = {
+        key: name for key, name in names.items() if not any(key in _keys(kind) for kind in kinds)
+    }
     patterns = [kind.reading.pairs[0].mask_pattern for kind in kinds]
-    return LayeredReading(tables, _together(kinds), rest, notes, [kind.pattern for kind in kinds], patterns)
+    return LayeredReading(
+        tables, _together(kinds), rest, notes, [kind.pattern for kind in kinds], patterns
+    )
 
 
-def _objects(folder: Path, reading: Reading, values: MaskValues, names: Mapping[str, str]) -> LayeredReading | None:
+def _objects(
+    folder: Path, reading: Reading, values: MaskValues, names: Mapping[str, str]
+) -> LayeredReading | None:
     """The masks of objects as one class."""
     pair = reading.pairs[0]
     if not _is_binary(values):
@@ -175,8 +185,18 @@ def _objects(folder: Path, reading: Reading, values: MaskValues, names: Mapping[
         )
     named = [key for key in ("1", "255", FOREGROUND) if key in names]
     label = names[named[0]] if named else FOREGROUND
-    layer = {"class": label, "prefix": pair.mask_affix[0], "suffix": pair.mask_affix[1], "objects": True}
-    tables: dict[str, Any] = {"images": pair.images, "masks": pair.masks, **_image_affixes(reading), "layer": [layer]}
+    layer = {
+        "class": label,
+        "prefix": pair.mask_affix[0],
+        "suffix": pair.mask_affix[1],
+        "objects": True,
+    }
+    tables: dict[str, Any] = {
+        "images": pair.images,
+        "masks": pair.masks,
+        **_image_affixes(reading),
+        "layer": [layer],
+    }
     tables |= {"threshold": THRESHOLD} if values.smoothed else {}
     inside, union = 0, 0
     for one in _sampled(_listed(tables, folder, [label])):
@@ -216,12 +236,19 @@ def _kinds(
     for reading in every:
         pair = reading.pairs[0]
         same = [(one.images, one.image_affix) for one in reading.pairs]
-        if same != [(one.images, one.image_affix) for one in first.pairs] or pair.mask_pattern in found:
+        if (
+            same != [(one.images, one.image_affix) for one in first.pairs]
+            or pair.mask_pattern in found
+        ):
             continue
         if pair.objects or re.search("object|instance", pair.mask_pattern, re.IGNORECASE):
             continue
         try:
-            values = known[reading] if reading in known else read_values(folder, reading, progress, facts)
+            values = (
+                known[reading]
+                if reading in known
+                else read_values(folder, reading, progress, facts)
+            )
         except DataError:
             continue
         if _is_binary(values):
@@ -242,7 +269,14 @@ def _keys(kind: _Kind) -> set[str]:
     """What a user may call masks of a kind by: their label, their folder, what their names have beside the image's."""
     pair = kind.reading.pairs[0]
     affix = "".join(pair.mask_affix)
-    return {kind.label, pair.masks, pair.masks.rpartition("/")[2], affix, affix.strip("-_. "), kind.pattern} - {""}
+    return {
+        kind.label,
+        pair.masks,
+        pair.masks.rpartition("/")[2],
+        affix,
+        affix.strip("-_. "),
+        kind.pattern,
+    } - {""}
 
 
 def _is_binary(values: MaskValues) -> bool:
@@ -251,9 +285,17 @@ def _is_binary(values: MaskValues) -> bool:
 
 def _are_classes(labels: Sequence[str]) -> bool:
     """Whether these can be names of classes, and not of persons, numbers or masks."""
-    plain = all(re.fullmatch("[a-z_]{2,}", label) and not names_mask(label) for label in map(str.lower, labels))
+    plain = all(
+        re.fullmatch("[a-z_]{2,}", label) and not names_mask(label)
+        for label in map(str.lower, labels)
+    )
     words = {word for label in labels for word in label.lower().split("_")}
-    return plain and len(set(labels)) == len(labels) and words.isdisjoint(BY_PERSON) and IGNORE_NAME not in labels
+    return (
+        plain
+        and len(set(labels)) == len(labels)
+        and words.isdisjoint(BY_PERSON)
+        and IGNORE_NAME not in labels
+    )
 
 
 def _one_place(readings: Sequence[Reading]) -> str | None:
@@ -293,7 +335,10 @@ def _image_affixes(reading: Reading) -> dict[str, str]:
 
 def _listed(tables: Mapping[str, Any], folder: Path, classes: Sequence[str]) -> list[Pair]:
     """The images that have a mask, each with those that are there: class 1 is that of the first layer, and so on."""
-    layers = [layer | {"class": name, "optional": True} for layer, name in zip(tables["layer"], classes, strict=True)]
+    layers = [
+        layer | {"class": name, "optional": True}
+        for layer, name in zip(tables["layer"], classes, strict=True)
+    ]
     values = {
         "name": "any",
         "splits": {"train": 1.0},
@@ -351,7 +396,12 @@ def _overlaps(pairs: Sequence[Pair], count: int) -> tuple[float, tuple[int, int]
 
 def _has_empty(pairs: Sequence[Pair], number: int, least: int, facts: FileFacts) -> bool:
     """Whether a mask of this layer has no pixel inside."""
-    paths = [path for pair in pairs for path, label_map in _masks(pair) if label_map.ids[255] - 1 == number]
+    paths = [
+        path
+        for pair in pairs
+        for path, label_map in _masks(pair)
+        if label_map.ids[255] - 1 == number
+    ]
     read = [mask for mask in facts.masks(paths, colors=False) if not isinstance(mask, DataError)]
     return any(mask.raw.max(initial=0) < least for mask in read)
 
@@ -363,21 +413,35 @@ def _together(kinds: Sequence[_Kind]) -> MaskValues:
         for sums, counts in ((pixels, kind.values.pixels), (alike, kind.values.alike)):
             for value, count in counts.items():
                 sums[value] = sums.get(value, 0) + count
-    exact = {value for kind in kinds for value in kind.values.pixels.keys() - kind.values.lossy.keys()}
-    lossy = {value: n for kind in kinds for value, n in kind.values.lossy.items() if value not in exact}
+    exact = {
+        value for kind in kinds for value in kind.values.pixels.keys() - kind.values.lossy.keys()
+    }
+    lossy = {
+        value: n for kind in kinds for value, n in kind.values.lossy.items() if value not in exact
+    }
     ordered = {value: pixels[value] for value in sorted(pixels, key=int)}
     return MaskValues(ordered, alike, kinds[0].values.folders, lossy, kinds[0].values.images)
 
 
-def _question(folder: Path, kinds: Sequence[_Kind], same: tuple[int, int] | None, command: str) -> AmbiguousData:
+def _question(
+    folder: Path, kinds: Sequence[_Kind], same: tuple[int, int] | None, command: str
+) -> AmbiguousData:
     patterns = [kind.pattern for kind in kinds]
     shown = ", ".join(patterns[:SHOWN]) + ", ..." * (len(patterns) > SHOWN)
-    why = f" {kinds[same[0]].pattern} and {kinds[same[1]].pattern} are nearly the same." if same else ""
+    why = (
+        f" {kinds[same[0]].pattern} and {kinds[same[1]].pattern} are nearly the same."
+        if same
+        else ""
+    )
     labels = [kind.label or f"class_{number}" for number, kind in enumerate(kinds, start=1)]
     every = " ".join(
-        f"--name {shlex.quote(f'{kind.pattern}={label}')}" for kind, label in zip(kinds, labels, strict=True)
+        f"--name {shlex.quote(f'{kind.pattern}={label}')}"
+        for kind, label in zip(kinds, labels, strict=True)
     )
-    readings = [(f"the masks in {name} alone", f"{command} --masks {shlex.quote(name)}") for name in patterns[:SHOWN]]
+    readings = [
+        (f"the masks in {name} alone", f"{command} --masks {shlex.quote(name)}")
+        for name in patterns[:SHOWN]
+    ]
     return AmbiguousData(
         f"{folder} has several masks for one image: {shown}.{why} Is each a class, or are they of the same things, as "
         "two persons drew them?",

@@ -60,7 +60,10 @@ def with_splits(
         """Take `own` for a split: as `place` says them, or by a list that has to be written."""
         owned[split] = own
         if place is None:
-            names = (f"{split}.txt", *(f"dataset-{split}{n or ''}.txt" for n in range(len(os.listdir(folder)))))
+            names = (
+                f"{split}.txt",
+                *(f"dataset-{split}{n or ''}.txt" for n in range(len(os.listdir(folder)))),
+            )
             place = next(name for name in names if name in replaced or not (folder / name).exists())
             lists[place] = own
         splits[split] = place
@@ -75,13 +78,17 @@ def with_splits(
     twice = [key for split, one in found.items() for key in one.keys if last[key] != split]
     if twice:
         shown = ", ".join(twice[:SHOWN]) + ", ..." * (len(twice) > SHOWN)
-        notes.append(f"{counted(len(twice), 'image')} in two lists: kept in test, else in val, alone: {shown}")
+        notes.append(
+            f"{counted(len(twice), 'image')} in two lists: kept in test, else in val, alone: {shown}"
+        )
     labelled = set(keys)
     for split, one in found.items():
         own = [key for key in one.keys if last[key] == split and key in labelled]
         put(split, own, one.file if one.exact and own == one.keys else None)
         if one.unknown:
-            notes.append(f"{one.file}: {counted(one.unknown, 'name')} of {split} without an image, left out")
+            notes.append(
+                f"{one.file}: {counted(one.unknown, 'name')} of {split} without an image, left out"
+            )
     notes += [
         f"{one.file} is not used: it names {counted(len(one.keys), 'image')} of these, and {one.unknown} others"
         for one in [one for one in passed if one.split not in found][:SHOWN]
@@ -92,25 +99,41 @@ def with_splits(
             continue
         parts = os.path.commonpath([key.rpartition("/")[0] for key in own]).split("/")
         folders = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
-        whole = [one for one in folders if [key for key in everything if key.startswith(f"{one}/")] == own]
+        whole = [
+            one
+            for one in folders
+            if [key for key in everything if key.startswith(f"{one}/")] == own
+        ]
         beside = {key.rpartition("/")[0] for key in keys if key not in owners}
-        if len(called) > 1 or (whole and beside == {whole[0].rpartition("/")[0]}):  # beside folders it may be a place
+        if len(called) > 1 or (
+            whole and beside == {whole[0].rpartition("/")[0]}
+        ):  # beside folders it may be a place
             put(split, own, whole[0] if whole else None)
         elif beside:
-            notes.append(f"{counted(len(own), 'image')} in a folder called {split}: not taken for that split")
+            notes.append(
+                f"{counted(len(own), 'image')} in a folder called {split}: not taken for that split"
+            )
 
     # The images that none of these names
     named = {key for own in owned.values() for key in own}
     rest = [key for key in keys if key not in named]
     said = ", ".join(f"{split} ({place})" for split, place in splits.items())
     if not rest and (splits.keys() == {"train"} or "train" not in splits):
-        notes += [f"not used, as nothing would be left for train: {said}"] if splits.keys() - {"train"} else []
+        notes += (
+            [f"not used, as nothing would be left for train: {said}"]
+            if splits.keys() - {"train"}
+            else []
+        )
         splits, lists = {}, {}
     elif splits and "train" not in splits:
-        notes.append(f"of splits there is only {said}: train takes the other {counted(len(rest), 'image')}")
+        notes.append(
+            f"of splits there is only {said}: train takes the other {counted(len(rest), 'image')}"
+        )
         put("train", rest, None)
     elif len(splits) == 1:
-        notes.append(f"of splits there is only {said}: no split takes the other {counted(len(rest), 'image')}")
+        notes.append(
+            f"of splits there is only {said}: no split takes the other {counted(len(rest), 'image')}"
+        )
     if "val" not in splits:
         whole, share = owned.get("train", keys), VAL_OF_TRAIN if splits else VAL
         if splits:
@@ -125,12 +148,20 @@ def with_splits(
         if not chosen.lists and partly and not splits:
             put("train", keys, None)
         if not chosen.lists:
-            splits |= {"val": f"{share:.0%} of train"} if splits else {"train": 1 - share, "val": share}
-    return config.model_copy(update={"splits": {split: splits[split] for split in SPLITS if split in splits}}), lists
+            splits |= (
+                {"val": f"{share:.0%} of train"} if splits else {"train": 1 - share, "val": share}
+            )
+    return config.model_copy(
+        update={"splits": {split: splits[split] for split in SPLITS if split in splits}}
+    ), lists
 
 
 def _pool(
-    config: DatasetToml, keys: Sequence[str], pairs: Sequence[Pair], facts: FileFacts, progress: Progress | None
+    config: DatasetToml,
+    keys: Sequence[str],
+    pairs: Sequence[Pair],
+    facts: FileFacts,
+    progress: Progress | None,
 ) -> list[PoolImage]:
     """What a choice of splits goes by, for the images of `keys`."""
     of_key = {pair.key: pair for pair in pairs}
@@ -141,7 +172,9 @@ def _pool(
     for done, pair in enumerate(own, start=1):
         image = next(looked_at) if pair.image else None
         masks = [(pair.mask, pair.label_map or label_map), *pair.layers] if pair.mask else []
-        classes = frozenset[int]().union(*(_classes(facts.mask(path, own.colors), own) for path, own in masks))
+        classes = frozenset[int]().union(
+            *(_classes(facts.mask(path, own.colors), own) for path, own in masks)
+        )
         look, digest = (image.look, image.digest) if isinstance(image, ImageFacts) else (None, None)
         pool.append(PoolImage(pair.key, classes, look, digest))
         if progress is not None:

@@ -20,7 +20,13 @@ from featherseg.data.datasets.sequences import (
     split_by_share,
     without_export_suffix,
 )
-from featherseg.data.discovery.lookalikes import Look, like_any, neighbours_look_alike, order_by_look, show_same
+from featherseg.data.discovery.lookalikes import (
+    Look,
+    like_any,
+    neighbours_look_alike,
+    order_by_look,
+    show_same,
+)
 
 PIECES = (1, 2, 4, 8)
 """In how many pieces val is cut out of sequences, the fewest that give it every class: each cut costs images."""
@@ -58,7 +64,9 @@ class SplitChoice:
     in_val: frozenset[int]
 
 
-def choose_split(pool: Sequence[PoolImage], share: float, pattern: str | None = None) -> SplitChoice:
+def choose_split(
+    pool: Sequence[PoolImage], share: float, pattern: str | None = None
+) -> SplitChoice:
     """Divide images into train and val, which gets that share of them.
 
     The first way is taken of those in which train lacks the fewest classes, and then val.
@@ -68,7 +76,9 @@ def choose_split(pool: Sequence[PoolImage], share: float, pattern: str | None = 
     number = {key: i for i, key in enumerate(keys)}
     sequences = [[number[key] for key in own] for own in sequences_of(keys, pattern).values()]
     named = len(sequences) < len(keys)
-    frames = pattern is not None or (named and neighbours_look_alike([[looks[i] for i in own] for own in sequences]))
+    frames = pattern is not None or (
+        named and neighbours_look_alike([[looks[i] for i in own] for own in sequences])
+    )
     copies: list[list[Hashable]] = [
         [image.digest or image.key for image in pool],
         list(map(without_export_suffix, keys)),
@@ -103,7 +113,9 @@ def choose_split(pool: Sequence[PoolImage], share: float, pattern: str | None = 
         if any(len({rule.get(i) for i in own}) > 1 for own in members.values()):
             ways.remove(rule)
             count = sum(len(own) for own in members.values() if len(own) > 1)
-            notes = [f"{counted(count, 'image')} show the same as another: train.txt and val.txt keep them together"]
+            notes = [
+                f"{counted(count, 'image')} show the same as another: train.txt and val.txt keep them together"
+            ]
         if named:
             notes.append(
                 "the names are numbered, but neighbours look no more alike than other images: taken for single "
@@ -113,7 +125,11 @@ def choose_split(pool: Sequence[PoolImage], share: float, pattern: str | None = 
     if best == rule:
         return SplitChoice(by, {}, notes, _held(pool, best, "val"))
     if frames or rule in ways:
-        left = f", and leave out {len(pool) - len(best)} beside the cuts" if len(best) < len(pool) else ""
+        left = (
+            f", and leave out {len(pool) - len(best)} beside the cuts"
+            if len(best) < len(pool)
+            else ""
+        )
         notes.append(f"train.txt and val.txt give each split the classes that it can have{left}")
     return SplitChoice(by, _lists(pool, best), notes, _held(pool, best, "val"))
 
@@ -126,7 +142,9 @@ def _of_one_scene(pool: Sequence[PoolImage], share: float) -> Iterator[Owners]:
     for owners in _in_pieces(pool, [order], share):
         train, val = ([i for i in order if owners.get(i) == part] for part in ("train", "val"))
         like = like_any([looks[i] for i in train], [looks[i] for i in val])
-        owners = {i: split for i, split in owners.items() if split == "val" or not like[train.index(i)]}
+        owners = {
+            i: split for i, split in owners.items() if split == "val" or not like[train.index(i)]
+        }
         if len(seen) - len(owners) <= max(2, MOST_LEFT_OUT * len(pool)):
             yield owners | dict.fromkeys(set(range(len(pool))) - looks.keys(), "train")
 
@@ -138,19 +156,28 @@ def _without_copies(owners: Owners, groups: Sequence[int]) -> Owners:
 
 
 def _lists(pool: Sequence[PoolImage], owners: Owners) -> dict[str, list[str]]:
-    return {split: [pool[i].key for i in sorted(owners) if owners[i] == split] for split in ("train", "val")}
+    return {
+        split: [pool[i].key for i in sorted(owners) if owners[i] == split]
+        for split in ("train", "val")
+    }
 
 
 def _held(pool: Sequence[PoolImage], owners: Owners, split: str) -> frozenset[int]:
     """The classes that a split has."""
-    return frozenset[int]().union(*(pool[i].classes for i, owner in owners.items() if owner == split))
+    return frozenset[int]().union(
+        *(pool[i].classes for i, owner in owners.items() if owner == split)
+    )
 
 
 def _lacking(pool: Sequence[PoolImage], owners: Owners) -> tuple[int, int, int]:
     """How many splits are empty, how many classes train lacks, and how many of two images or more val lacks."""
     everything = frozenset[int]().union(*(image.classes for image in pool))
     empty = len({"train", "val"} - set(owners.values()))
-    return empty, len(everything - _held(pool, owners, "train")), len(_common(pool) - _held(pool, owners, "val"))
+    return (
+        empty,
+        len(everything - _held(pool, owners, "train")),
+        len(_common(pool) - _held(pool, owners, "val")),
+    )
 
 
 def _common(pool: Sequence[PoolImage]) -> set[int]:
@@ -159,18 +186,26 @@ def _common(pool: Sequence[PoolImage]) -> set[int]:
     return set(np.flatnonzero(counts > 1).tolist())
 
 
-def _by_units(pool: Sequence[PoolImage], units: Sequence[Sequence[int]], share: float) -> list[Owners]:
+def _by_units(
+    pool: Sequence[PoolImage], units: Sequence[Sequence[int]], share: float
+) -> list[Owners]:
     """Whole units (numbers of images) in train and val; none where units are too large for that share."""
     owners = _owners_of(pool, units, share)
     val = sum(split == "val" for split in owners.values())
     return [owners] if val and val <= max(1, len(units) // 2, 2 * share * len(pool)) else []
 
 
-def _in_pieces(pool: Sequence[PoolImage], sequences: Sequence[Sequence[int]], share: float) -> Iterator[Owners]:
+def _in_pieces(
+    pool: Sequence[PoolImage], sequences: Sequence[Sequence[int]], share: float
+) -> Iterator[Owners]:
     """Sequences cut in pieces of time, which are put into train and val; images of train beside a cut are left out."""
     for pieces in PIECES:
         length = max(1, round(share * len(pool) / pieces))
-        units = [part.tolist() for own in sequences for part in np.array_split(own, max(1, round(len(own) / length)))]
+        units = [
+            part.tolist()
+            for own in sequences
+            for part in np.array_split(own, max(1, round(len(own) / length)))
+        ]
         owners = _owners_of(pool, units, share)
         for own in sequences:
             gap = max(1, round(GAP * min(len(own), STRETCH)))

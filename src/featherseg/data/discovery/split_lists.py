@@ -15,7 +15,14 @@ from featherseg.data.images.pairs import Pair
 SPLITS = ("train", "val", "test")
 """The splits that folders and lists are taken for, in this order."""
 
-WORDS = {"training": "train", "trn": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+WORDS = {
+    "training": "train",
+    "trn": "train",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "testing": "test",
+}
 WORDS |= {split: split for split in SPLITS}
 """Words of the names of folders and files -> the split that they mean."""
 
@@ -77,20 +84,28 @@ def find_lists(
         beside = found.setdefault(path.parent, {})
         for split, listed in _entries(path):
             entries = [
-                entry for entry in listed if entry[:1] != "#" or {entry, _without_ending(entry)} & of_name.keys()
+                entry
+                for entry in listed
+                if entry[:1] != "#" or {entry, _without_ending(entry)} & of_name.keys()
             ]
             names = [_named(entry, of_name) for entry in entries]
-            keys = [name or _numbered(entry, of_number) for name, entry in zip(names, entries, strict=True)]
+            keys = [
+                name or _numbered(entry, of_number)
+                for name, entry in zip(names, entries, strict=True)
+            ]
             known = list(dict.fromkeys(key for key in keys if key))
             if split in beside and len(beside[split].keys) >= len(known):
                 continue
             exact = path.suffix == ".txt" and all(
-                key in (entry, _without_ending(entry)) for entry, key in zip_longest(entries, known, fillvalue="")
+                key in (entry, _without_ending(entry))
+                for entry, key in zip_longest(entries, known, fillvalue="")
             )
             place = path.relative_to(folder).as_posix()
             alone = path.suffix == ".txt" or any(names)
             one = SplitList(split, known, place, exact, sum(key is None for key in keys), alone)
-            if known and len(known) >= (KNOWN if any(names) else KNOWN_BY_NUMBER) * len(set(entries)):
+            if known and len(known) >= (KNOWN if any(names) else KNOWN_BY_NUMBER) * len(
+                set(entries)
+            ):
                 beside[split] = one
             elif any(names):
                 passed.append(one)
@@ -101,7 +116,9 @@ def find_lists(
 
     several = {place: lists for place, lists in found.items() if len(lists) > 1}
     best: dict[str, SplitList] = {}
-    for _, lists in sorted((several or found).items(), key=likely, reverse=True)[: 1 if several else None]:
+    for _, lists in sorted((several or found).items(), key=likely, reverse=True)[
+        : 1 if several else None
+    ]:
         best = {**{split: one for split, one in lists.items() if several or one.alone}, **best}
     return {split: best[split] for split in SPLITS if split in best}, passed
 
@@ -111,12 +128,16 @@ def _files(folder: Path) -> list[Path]:
     found: list[Path] = []
     for place, folders, names in os.walk(folder):
         deep = len(Path(place).relative_to(folder).parts)
-        folders[:] = sorted(f for f in folders if not f.startswith(".")) if deep < MOST_DEPTH else []
+        folders[:] = (
+            sorted(f for f in folders if not f.startswith(".")) if deep < MOST_DEPTH else []
+        )
         for name in sorted(names):
             ending = os.path.splitext(name)[1].lower()
             if ending in (".json", ".yaml", ".yml") or (ending == ".txt" and split_of(name)):
                 found.append(Path(place, name))
-    likely = sorted(found, key=lambda path: path.suffix.lower() == ".json" and not _TELLS.search(path.stem))
+    likely = sorted(
+        found, key=lambda path: path.suffix.lower() == ".json" and not _TELLS.search(path.stem)
+    )
     return sorted(likely[:MOST_LISTS], key=lambda path: len(path.parts))
 
 

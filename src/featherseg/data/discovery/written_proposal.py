@@ -15,7 +15,9 @@ from featherseg.core.wording import ESCAPES
 _MARK = "# Written by `featherseg check --write`, which replaces it{lists} until it is edited: {digest}\n"
 
 _MARKED = re.compile(
-    _MARK.replace("{lists}", r"(?:, and ((?:[a-z0-9-]+\.txt ?)+),)?").replace("{digest}", "([0-9a-f]{64})")
+    _MARK.replace("{lists}", r"(?:, and ((?:[a-z0-9-]+\.txt ?)+),)?").replace(
+        "{digest}", "([0-9a-f]{64})"
+    )
 )
 
 

@@ -53,10 +53,14 @@ def _meta(file: BinaryIO, steps: Steps) -> bytes:
     found = None
     for kind, place, length in boxes(file, steps):
         if kind in (b"moov", b"moof"):
-            raise DataError(f"{steps.name} is an animation, which is not read from AVIF. Save one image of it.")
+            raise DataError(
+                f"{steps.name} is an animation, which is not read from AVIF. Save one image of it."
+            )
         if kind == b"meta" and found is None:
             if (length or 0) > MOST_META:
-                raise too_large(steps.name, f"a list of images of {length:,} bytes", f"{MOST_META:,}")
+                raise too_large(
+                    steps.name, f"a list of images of {length:,} bytes", f"{MOST_META:,}"
+                )
             file.seek(place)
             found = file.read(MOST_META if length is None else length)
     return found or b""
@@ -88,7 +92,9 @@ def _item_types(body: bytes, steps: Steps) -> dict[int, bytes]:
     return found
 
 
-def _extents(body: bytes, kinds: Mapping[int, bytes], steps: Steps) -> Iterator[tuple[int, int, bool]]:
+def _extents(
+    body: bytes, kinds: Mapping[int, bytes], steps: Steps
+) -> Iterator[tuple[int, int, bool]]:
     """(start, length, whether in `idat`) of the data of every AV1 image, from the box `iloc`."""
     if len(body) < 8:
         return

@@ -26,14 +26,27 @@ from PIL import (  # those of all formats here: Pillow loads all that it has if 
     WebPImagePlugin,  # noqa: F401
 )
 
-from featherseg.core.errors import ConfigError, DataError, DataNotFound, FeathersegError, TooLarge, near_path
+from featherseg.core.errors import (
+    ConfigError,
+    DataError,
+    DataNotFound,
+    FeathersegError,
+    TooLarge,
+    near_path,
+)
 from featherseg.core.storage import StoredFile, address, is_remote, list_files
 from featherseg.core.types import Color, Size
 from featherseg.core.wording import counted, one_line
 from featherseg.data.images.headers import bounded
 from featherseg.data.images.matlab import read_matrix
 from featherseg.data.images.tiff_bands import BandedTiff, banded_tiff
-from featherseg.data.images.unread import REMEDY, UNREAD_SUFFIXES, unread_endings, unread_note, warn_once
+from featherseg.data.images.unread import (
+    REMEDY,
+    UNREAD_SUFFIXES,
+    unread_endings,
+    unread_note,
+    warn_once,
+)
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
@@ -62,7 +75,9 @@ MAX_PAGES = 512
 MOST_PLAIN_PIXELS = 2**24
 """Of a PNM whose values are written as text, which Pillow decodes in Python."""
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # no bare lines of it on stderr: faults are raised here
+logging.getLogger("PIL").addHandler(
+    logging.NullHandler()
+)  # no bare lines of it on stderr: faults are raised here
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF", "GIF", "JPEG2000", "PPM")
 _TURNS = {  # EXIF orientation -> what brings the image upright (CIPA DC-008, table 6)
@@ -74,8 +89,17 @@ _TURNS = {  # EXIF orientation -> what brings the image upright (CIPA DC-008, ta
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_BITS, _PLANES, _SAMPLE_FORMAT, _SIGNED = 258, 284, 339, 2  # tags of a TIFF, and a value of the last
-_KIND, _SMALLER, _MASK = 254, 1, 4  # what a page is of the image before it: NewSubfileType, TIFF 6.0, page 36
+_BITS, _PLANES, _SAMPLE_FORMAT, _SIGNED = (
+    258,
+    284,
+    339,
+    2,
+)  # tags of a TIFF, and a value of the last
+_KIND, _SMALLER, _MASK = (
+    254,
+    1,
+    4,
+)  # what a page is of the image before it: NewSubfileType, TIFF 6.0, page 36
 _SWAPPED = "B" if sys.byteorder == "little" else "L"
 _LOW_BYTE = {  # raw mode in which Pillow keeps the high bytes of 16-bit colour -> the one that keeps the low bytes
     f"{mode};16{high}": f"{mode};16{low}"
@@ -83,9 +107,13 @@ _LOW_BYTE = {  # raw mode in which Pillow keeps the high bytes of 16-bit colour 
     for high, low in (("B", "L"), ("L", "B"), ("N", _SWAPPED))
 }
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints what it logs beside our DataError
+logging.getLogger("PIL").addHandler(
+    logging.NullHandler()
+)  # else Python prints what it logs beside our DataError
 with suppress(AttributeError):  # on Windows libtiff is linked in without its names
-    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)  # libtiff prints faults that Pillow raises as well
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(
+        None
+    )  # libtiff prints faults that Pillow raises as well
 
 
 @dataclass(frozen=True)
@@ -115,7 +143,10 @@ def images_in(folder: Path) -> list[Path]:
     Raises DataNotFound where there is none.
     """
     files = sorted(file for file in folder.iterdir() if file.is_file())
-    inside, skipped = [file for file in files if is_image(file)], unread_note(unread_endings(map(str, files)))
+    inside, skipped = (
+        [file for file in files if is_image(file)],
+        unread_note(unread_endings(map(str, files))),
+    )
     if not inside:
         deeper = folders_of_images(folder)
         raise DataNotFound(
@@ -139,10 +170,15 @@ def stored_images(place: str) -> list[StoredFile]:
     Raises DataNotFound where there is none, DataError where the bucket cannot be listed.
     """
     files = list_files(address(place))
-    found, skipped = [file for file in files if is_image(file.name)], unread_note(unread_endings(f.name for f in files))
+    found, skipped = (
+        [file for file in files if is_image(file.name)],
+        unread_note(unread_endings(f.name for f in files)),
+    )
     if not found:
         skipped = f"{skipped}. " if skipped else ""
-        raise DataNotFound(f"{place} has no images. {skipped}Expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+        raise DataNotFound(
+            f"{place} has no images. {skipped}Expected files ending in {', '.join(IMAGE_SUFFIXES)}."
+        )
     if skipped:
         warn_once(f"{place}: {skipped}")
     return found
@@ -152,7 +188,9 @@ def refuse_image_name(output: Path) -> None:
     """Raises ConfigError where a place for the results of all images is named like one image."""
     if is_image(output.name) and not os.path.isdir(output):
         place = address(output) if is_remote(output) else output
-        raise ConfigError(f"-o {place} names an image: expected a folder, for all results. Leave out the ending.")
+        raise ConfigError(
+            f"-o {place} names an image: expected a folder, for all results. Leave out the ending."
+        )
 
 
 def find_images(paths: Sequence[Path], output: Path) -> list[Path | StoredFile]:
@@ -164,16 +202,22 @@ def find_images(paths: Sequence[Path], output: Path) -> list[Path | StoredFile]:
     for path in paths:
         if is_remote(path):
             if is_remote(output) and address(path) == address(output):
-                raise ConfigError(f"-o {address(output)} is the folder of the images itself. Choose another folder.")
+                raise ConfigError(
+                    f"-o {address(output)} is the folder of the images itself. Choose another folder."
+                )
             files += stored_images(str(path))
             continue
         if not os.path.exists(path):  # Path.exists raises of a name that is too long
-            raise DataNotFound(f"{path} does not exist.{near_path(path)} Expected an image or a folder of images.")
+            raise DataNotFound(
+                f"{path} does not exist.{near_path(path)} Expected an image or a folder of images."
+            )
         if not path.is_dir():
             files.append(path)
             continue
         if not is_remote(output) and output.resolve() == path.resolve():
-            raise ConfigError(f"-o {output} is the folder of the images itself. Choose another folder.")
+            raise ConfigError(
+                f"-o {output} is the folder of the images itself. Choose another folder."
+            )
         files += images_in(path)
     return files
 
@@ -187,7 +231,9 @@ def is_lossy(path: Path) -> bool:
             head = file.read(4096)
     except OSError:
         return False
-    style = head.find(b"\xff\x52\x00", head.find(b"\xff\x4f\xff\x51"))  # of JPEG 2000: its marker COD
+    style = head.find(
+        b"\xff\x52\x00", head.find(b"\xff\x4f\xff\x51")
+    )  # of JPEG 2000: its marker COD
     jpeg2000 = head.startswith((b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ")) and style > 0
     return (
         head.startswith(b"\xff\xd8")
@@ -284,7 +330,9 @@ def mask_and_colors(path: Path, colors: bool) -> tuple[np.ndarray, list[Color], 
 def _opened_mask(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open the image of a mask whose values Pillow reads; raises as `read_mask` does."""
     if (tiff := _banded(path)) is not None and (tiff.colors != 3 or tiff.depth != 8):
-        raise DataError(f"{path} has {counted(tiff.bands, 'band')}. Expected a mask of one, or colours of 8 bits.")
+        raise DataError(
+            f"{path} has {counted(tiff.bands, 'band')}. Expected a mask of one, or colours of 8 bits."
+        )
     with _opened(path) as image:
         pages = len(_pages(image, path)) if _is_single(image) or image.mode in ("P", "PA") else 1
         if pages > 1:
@@ -292,7 +340,9 @@ def _opened_mask(path: Path) -> Iterator[ImageFile.ImageFile]:
                 f"{path} holds {pages} pages. Expected a mask of one page, with a value for each class: join its pages "
                 "into one."
             )
-        if ";16" in _raw_mode(image) and not image.mode.startswith("I"):  # Pillow would keep the high byte
+        if ";16" in _raw_mode(image) and not image.mode.startswith(
+            "I"
+        ):  # Pillow would keep the high byte
             raise DataError(
                 f"{path} has 16 bits for each of several channels. Expected class ids in one channel, or colours of 8 "
                 "bits. Save it so."
@@ -304,7 +354,9 @@ def _mask_values(image: ImageFile.ImageFile, path: Path, colors: bool) -> np.nda
     """The raw values of an opened mask, as `read_mask` gives them."""
     upright = _upright(image)
     if upright.mode in ("RGBA", "LA", "PA"):
-        *same, even = np.ptp(np.array(upright.getextrema()), axis=1) == 0  # of each channel, the last being alpha
+        *same, even = (
+            np.ptp(np.array(upright.getextrema()), axis=1) == 0
+        )  # of each channel, the last being alpha
         if all(same) and not even:
             raise DataError(
                 f"{path} has one colour everywhere, drawn by transparency (alpha) alone, which is not read. Expected "
@@ -332,7 +384,12 @@ def _veiled(image: Image.Image) -> Color | None:
 def _palette(image: Image.Image) -> list[Color]:
     """The colours of a palette image; those of a PNG stand before its pixels, which are not decoded for them."""
     palette = image.palette
-    if palette is not None and palette.mode == "RGB" and palette.rawmode is None and image.format == "PNG":
+    if (
+        palette is not None
+        and palette.mode == "RGB"
+        and palette.rawmode is None
+        and image.format == "PNG"
+    ):
         bands = list(bytes(palette.palette))
     else:
         bands = image.getpalette("RGB") or []
@@ -348,7 +405,11 @@ def image_channels(path: Path) -> int:
     if (tiff := _banded(path)) is not None:
         return tiff.bands
     with _opened(path) as image:
-        if image.format == "TIFF" and image.mode == "RGBA" and _is_band(read_image(path, 4)[:, :, 3]):
+        if (
+            image.format == "TIFF"
+            and image.mode == "RGBA"
+            and _is_band(read_image(path, 4)[:, :, 3])
+        ):
             return 4
         return len(_pages(image, path)) if _is_single(image) else 3
 
@@ -376,7 +437,9 @@ def _decode_grey(content: bytes, name: str) -> np.ndarray:
 def _opened(path: Source) -> Iterator[ImageFile.ImageFile]:
     """Open an image whose header is sound and whose size is bounded; any fault inside the block is a DataError."""
     with _faults(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns from half of MAX_PIXELS on, and of slightly odd headers
+        warnings.simplefilter(
+            "ignore"
+        )  # Pillow warns from half of MAX_PIXELS on, and of slightly odd headers
         with (
             _file(path) as file,
             Image.open(bounded(file, str(path), MAX_PIXELS), formats=_FORMATS) as image,
@@ -402,17 +465,23 @@ def _faults(path: Source) -> Iterator[None]:
     except Image.UnidentifiedImageError:
         ending = os.path.splitext(str(path))[1].lower()
         if ending in UNREAD_SUFFIXES:
-            raise DataError(f"{path} cannot be read: {ending} is not read. Convert it {REMEDY}.") from None
+            raise DataError(
+                f"{path} cannot be read: {ending} is not read. Convert it {REMEDY}."
+            ) from None
         raise DataError(
             f"{path} cannot be read: it is not an image of a supported format, or its header is damaged. Expected one "
             f"of {', '.join(_FORMATS)}."
         ) from None
     except Image.DecompressionBombError:
-        name = f"its header declares more than {MAX_PIXELS:,} pixels, the limit. Split it into parts."
+        name = (
+            f"its header declares more than {MAX_PIXELS:,} pixels, the limit. Split it into parts."
+        )
         raise TooLarge(f"{path} is too large: {name}") from None
     except Exception as error:
         reason = str(error) or type(error).__name__
-        raise DataError(f"{path} cannot be read: {reason}. The file is damaged or truncated; replace it.") from error
+        raise DataError(
+            f"{path} cannot be read: {reason}. The file is damaged or truncated; replace it."
+        ) from error
 
 
 def _file(source: Source) -> BinaryIO:
@@ -420,7 +489,9 @@ def _file(source: Source) -> BinaryIO:
     if isinstance(source, EncodedImage):
         return BytesIO(source.content)
     if source.exists() and not source.is_file():
-        raise DataError(f"{source} cannot be read: it is not a file but a folder, a pipe or a device.")
+        raise DataError(
+            f"{source} cannot be read: it is not a file but a folder, a pipe or a device."
+        )
     return source.open("rb")
 
 
@@ -429,9 +500,13 @@ def _check_page(image: ImageFile.ImageFile, path: Source) -> None:
     _check_bound(path, *image.size)
     tags = getattr(image, "tag_v2", {})
     if _SIGNED in tags.get(_SAMPLE_FORMAT, ()) and not image.mode.startswith("I"):
-        raise DataError(f"{path} holds signed 8-bit values, which are not supported in images. Save it as 0 to 255.")
+        raise DataError(
+            f"{path} holds signed 8-bit values, which are not supported in images. Save it as 0 to 255."
+        )
     if len(image.getbands()) > 1 and tags.get(_PLANES, 1) != 1 and max(tags.get(_BITS, (8,))) > 8:
-        raise DataError(f"{path} stores more than 8 bits per channel in separate planes. Save it as interleaved RGB.")
+        raise DataError(
+            f"{path} stores more than 8 bits per channel in separate planes. Save it as interleaved RGB."
+        )
 
 
 def _check_bound(path: Source, width: int, height: int) -> None:
@@ -466,7 +541,10 @@ def _keep_values(image: ImageFile.ImageFile, path: Source) -> None:
 
 def _full_range(pixels: np.ndarray, image: ImageFile.ImageFile) -> np.ndarray:
     """The values of a PNM, whose header names the largest, as shares of 8 or 16 bits; other images as they are."""
-    largest, full = image.info.get("largest", 0) if image.format == "PPM" else 0, np.iinfo(pixels.dtype).max
+    largest, full = (
+        image.info.get("largest", 0) if image.format == "PPM" else 0,
+        np.iinfo(pixels.dtype).max,
+    )
     if largest in (0, full):
         return pixels
     values = np.minimum(pixels, largest).astype(np.uint32)
@@ -483,7 +561,9 @@ def _orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         return orientation if orientation in _TURNS else 1
-    except Exception:  # a spoiled EXIF block spoils no pixel, and Pillow raises nearly anything of it
+    except (
+        Exception
+    ):  # a spoiled EXIF block spoils no pixel, and Pillow raises nearly anything of it
         return 1
 
 
@@ -519,7 +599,9 @@ def _pages(image: ImageFile.ImageFile, path: Source) -> list[int]:
     if image.format != "TIFF":
         return found
     try:
-        for page in range(1, MAX_PAGES + 1):  # Pillow would count them all: a minute for a file of small ones
+        for page in range(
+            1, MAX_PAGES + 1
+        ):  # Pillow would count them all: a minute for a file of small ones
             image.seek(page)
             if not image.tag_v2.get(_KIND, 0) & (_SMALLER | _MASK):  # type: ignore[attr-defined]
                 found.append(page)
@@ -542,7 +624,10 @@ def _read_pages(image: ImageFile.ImageFile, path: Source, channels: int) -> np.n
     for page in pages:
         image.seek(page)
         _check_page(image, path)
-        if image.size != (width, height):  # before it is decoded: callers asked for the size of the first
+        if image.size != (
+            width,
+            height,
+        ):  # before it is decoded: callers asked for the size of the first
             raise DataError(
                 f"{path} holds pages of different size ({height}x{width}, {image.height}x{image.width}; height x "
                 "width). Expected one channel per page, all of the same size."
@@ -556,7 +641,9 @@ def _read_pages(image: ImageFile.ImageFile, path: Source, channels: int) -> np.n
     return np.concatenate(planes, axis=2)  # (H, W, pages)
 
 
-def _deep_color(image: ImageFile.ImageFile, path: Source, raw_mode: str, keep_fourth: bool) -> np.ndarray:
+def _deep_color(
+    image: ImageFile.ImageFile, path: Source, raw_mode: str, keep_fourth: bool
+) -> np.ndarray:
     """16-bit colour as (H, W, C) uint16. Pillow keeps one byte of each value, so the file is decoded for each."""
     if raw_mode not in _LOW_BYTE:
         raise DataError(
@@ -565,7 +652,10 @@ def _deep_color(image: ImageFile.ImageFile, path: Source, raw_mode: str, keep_fo
         )
     with _opened(path) as again:
         again.seek(image.tell())
-        again.tile = [tile._replace(args=_with_raw_mode(tile.args, _LOW_BYTE[raw_mode])) for tile in again.tile]
+        again.tile = [
+            tile._replace(args=_with_raw_mode(tile.args, _LOW_BYTE[raw_mode]))
+            for tile in again.tile
+        ]
         lower = np.array(_upright(again))
     pixels = np.array(_upright(image)).astype(np.uint16) << 8 | lower  # (H, W, 3 | 4)
     return pixels if keep_fourth else pixels[:, :, :3]
@@ -583,7 +673,9 @@ def _with_raw_mode(args: Any, raw_mode: str) -> Any:
 
 def _to_rgb(image: Image.Image, path: Source) -> Image.Image:
     if image.mode == "F":
-        raise DataError(f"{path} is an image of mode F, which holds floats. Expected 8 or 16 bits: convert it.")
+        raise DataError(
+            f"{path} is an image of mode F, which holds floats. Expected 8 or 16 bits: convert it."
+        )
     if image.mode == "LAB" or image.mode.startswith("I"):
         raise DataError(
             f"{path} is an image of mode {image.mode}, which cannot be converted to RGB. Save it with 8 bits per "
@@ -604,12 +696,18 @@ def _native(raw: np.ndarray) -> np.ndarray:
 
 def _sixteen_bits(raw: np.ndarray, path: Source) -> np.ndarray:
     if raw.dtype != np.uint16 and (raw.min() < 0 or raw.max() > 65535):
-        raise DataError(f"{path} holds values from {raw.min()} to {raw.max()}. Expected 8 or 16 bits: 0 to 65535.")
+        raise DataError(
+            f"{path} holds values from {raw.min()} to {raw.max()}. Expected 8 or 16 bits: 0 to 65535."
+        )
     return raw.astype(np.uint16, copy=False)
 
 
 def _other_channels(path: Source, found: int, asked: int) -> DataError:
-    mend = "Convert it to grey" if asked == 1 else f"Store it as a TIFF with {asked} single-channel pages"
+    mend = (
+        "Convert it to grey"
+        if asked == 1
+        else f"Store it as a TIFF with {asked} single-channel pages"
+    )
     return DataError(
         f"{path} has {counted(found, 'channel')}, but the model or dataset takes {asked}. {mend}, or set the "
         f"dataset's channels to {found}."

@@ -65,10 +65,14 @@ class Directory:
         """The values of a tag of whole numbers; none of another one."""
         found = self.tags.get(tag)
         form = {1: "B", 3: "H", 4: "I"}.get(found.type) if found else None
-        return struct.unpack(f"{self.order}{found.count}{form}", found.value) if found and form else ()
+        return (
+            struct.unpack(f"{self.order}{found.count}{form}", found.value) if found and form else ()
+        )
 
 
-def read_directory(file: BinaryIO, wanted: Container[int], place: int | None = None) -> Directory | None:
+def read_directory(
+    file: BinaryIO, wanted: Container[int], place: int | None = None
+) -> Directory | None:
     """The directory of tags at `place`, by default that of the first page; None of what is no TIFF or BigTIFF.
 
     A tag of more than MOST_BYTES, or one that is cut short, is left out.
@@ -77,11 +81,21 @@ def read_directory(file: BinaryIO, wanted: Container[int], place: int | None = N
         file.seek(0)
         head = file.read(16)
         order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
-        if not order or len(head) < 16 or (version := struct.unpack(f"{order}H", head[2:4])[0]) not in (42, 43):
+        if (
+            not order
+            or len(head) < 16
+            or (version := struct.unpack(f"{order}H", head[2:4])[0]) not in (42, 43)
+        ):
             return None
-        pointer, count_form, entry, inline = ("Q", "Q", "HHQ8s", 8) if version == 43 else ("I", "H", "HHI4s", 4)
-        file.seek(place or struct.unpack_from(f"{order}{pointer}", head, 8 if version == 43 else 4)[0])
-        (number,) = struct.unpack(f"{order}{count_form}", file.read(struct.calcsize(f"={count_form}")))
+        pointer, count_form, entry, inline = (
+            ("Q", "Q", "HHQ8s", 8) if version == 43 else ("I", "H", "HHI4s", 4)
+        )
+        file.seek(
+            place or struct.unpack_from(f"{order}{pointer}", head, 8 if version == 43 else 4)[0]
+        )
+        (number,) = struct.unpack(
+            f"{order}{count_form}", file.read(struct.calcsize(f"={count_form}"))
+        )
         size = struct.calcsize(f"={entry}")
         rows = file.read(size * min(number, MOST_ENTRIES))
         following = struct.unpack(f"{order}{pointer}", file.read(inline))[0]
@@ -95,7 +109,12 @@ def read_directory(file: BinaryIO, wanted: Container[int], place: int | None = N
                 cell = file.read(length)
             if len(cell) >= length:
                 tags[tag] = Tag(tag, kind, count, cell[:length])
-    except (struct.error, OverflowError, OSError, ValueError):  # cut short, or of places that no file has
+    except (
+        struct.error,
+        OverflowError,
+        OSError,
+        ValueError,
+    ):  # cut short, or of places that no file has
         return None
     return Directory(order, tags, following)
 
@@ -108,20 +127,27 @@ def georeference_of(page: Directory) -> Georeference | None:
     return Georeference(page.order, place, page.tags.get(NODATA))
 
 
-def geotiff_bytes(mask: np.ndarray, classes: Sequence[ClassInfo], palette: bytes, georeference: Georeference) -> bytes:
+def geotiff_bytes(
+    mask: np.ndarray, classes: Sequence[ClassInfo], palette: bytes, georeference: Georeference
+) -> bytes:
     """A mask (H, W) uint8 as a palette TIFF at the place of its image; palette: 256 colours, RGB.
 
     The names of the classes are its description, as JSON. The image's nodata is kept where no class has that value.
     """
     order, (height, width) = georeference.order, mask.shape
     rows = max(1, _STRIP_BYTES // width)
-    strips = [zlib.compress(mask[start : start + rows].tobytes()) for start in range(0, height, rows)]
+    strips = [
+        zlib.compress(mask[start : start + rows].tobytes()) for start in range(0, height, rows)
+    ]
     colors = np.frombuffer(palette, np.uint8).reshape(256, 3).T.astype(np.uint16) * 257  # (3, 256)
     text = json.dumps({CLASSES_KEY: [info.name for info in classes]}).encode() + b"\0"
 
     def numbers(tag: int, *values: int, long: bool = False) -> Tag:
         return Tag(
-            tag, 4 if long else 3, len(values), struct.pack(f"{order}{len(values)}{'I' if long else 'H'}", *values)
+            tag,
+            4 if long else 3,
+            len(values),
+            struct.pack(f"{order}{len(values)}{'I' if long else 'H'}", *values),
         )
 
     places = np.cumsum([8, *map(len, strips)])[:-1].tolist()

@@ -33,7 +33,9 @@ def number(big_endian: bytes) -> int:
 
 
 def too_large(name: str, found: str, limit: str) -> TooLarge:
-    return TooLarge(f"{name} is too large: it holds {found}, the limit is {limit}. Save it again with another program.")
+    return TooLarge(
+        f"{name} is too large: it holds {found}, the limit is {limit}. Save it again with another program."
+    )
 
 
 def boxes(file: BinaryIO, steps: Steps) -> Iterator[tuple[bytes, int, int | None]]:

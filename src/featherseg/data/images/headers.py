@@ -45,16 +45,50 @@ MOST_RLE_WIDTH = 2**16
 MOST_SCANS = 64
 """Of a progressive JPEG: encoders write about ten, and the whole image is gone over for each."""
 
-_UNIT = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes
+_UNIT = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}  # bytes
 _WHOLE = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _BYTES = (1, 2, 7)  # types that Pillow keeps as they are
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _COLOR, _SAMPLES, _ROWS, _PLANES = 256, 257, 258, 259, 262, 277, 278, 284
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _COLOR, _SAMPLES, _ROWS, _PLANES = (
+    256,
+    257,
+    258,
+    259,
+    262,
+    277,
+    278,
+    284,
+)
 _TILE_WIDTH, _TILE_HEIGHT, _PLACES = 322, 323, (273, 279, 324, 325)
-_INNER = (34665, 34853, 40965)  # EXIF, GPS and interoperability: directories that Pillow reads by itself
+_INNER = (
+    34665,
+    34853,
+    40965,
+)  # EXIF, GPS and interoperability: directories that Pillow reads by itself
 _STRIPS, _YCBCR, _JPEG = 273, 6, 7
-_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # those of a JPEG that begin or end something
+_MARKER = re.compile(
+    rb"\xff[^\x00\x01\xd0-\xd8\xff]"
+)  # those of a JPEG that begin or end something
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
-_ALONE = bytes([0, 1, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE), 0xFF])  # behind \xff: begins no segment for Pillow
+_ALONE = bytes(
+    [0, 1, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE), 0xFF]
+)  # behind \xff: begins no segment for Pillow
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 
 
@@ -76,7 +110,9 @@ def bounded(file: BinaryIO, name: str, max_pixels: int) -> BinaryIO:
     elif start.startswith(b"\xff\xd8\xff"):
         _jpeg(file, steps)
     elif start[:4] == b"MM\0+":  # read as two different files by Pillow and by libtiff
-        raise DataError(f"{name} is a BigTIFF in big-endian order, which is not read. Save it as a plain TIFF.")
+        raise DataError(
+            f"{name} is a BigTIFF in big-endian order, which is not read. Save it as a plain TIFF."
+        )
     elif start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM*\0", b"II\0*"):
         _tiff(file, steps)
     elif start[:4] == b"RIFF" and start[8:12] == b"WEBP":
@@ -130,7 +166,10 @@ def _gif(file: BinaryIO, steps: Steps) -> BinaryIO:
     file.seek(0)
     screen = file.read(13)
     kept = BytesIO()
-    kept.write(screen + file.read(3 << (screen[10] & 7) + 1 if len(screen) == 13 and screen[10] & 128 else 0))
+    kept.write(
+        screen
+        + file.read(3 << (screen[10] & 7) + 1 if len(screen) == 13 and screen[10] & 128 else 0)
+    )
     while kind := file.read(1):
         steps.take()
         if kind == b"!":
@@ -141,7 +180,11 @@ def _gif(file: BinaryIO, steps: Steps) -> BinaryIO:
         elif kind == b",":
             place = file.read(9)
             kept.write(kind + place)
-            kept.write(file.read((3 << (place[8] & 7) + 1 if len(place) == 9 and place[8] & 128 else 0) + 1))
+            kept.write(
+                file.read(
+                    (3 << (place[8] & 7) + 1 if len(place) == 9 and place[8] & 128 else 0) + 1
+                )
+            )
             kept.writelines(_blocks(file))
             kept.write(b";")
             break
@@ -167,7 +210,9 @@ def _jpeg(file: BinaryIO, steps: Steps) -> None:
         if marker == 0xE1 and body.startswith(b"Exif\0\0"):
             exif.append(body[6:])
             if len(exif) > MOST_EXIF:
-                raise too_large(steps.name, f"more than {MOST_EXIF} segments of EXIF", f"{MOST_EXIF}")
+                raise too_large(
+                    steps.name, f"more than {MOST_EXIF} segments of EXIF", f"{MOST_EXIF}"
+                )
         elif marker == 0xE2 and body.startswith(b"MPF\0"):
             _check_block(body[4:], steps)
         progressive |= marker in _PROGRESSIVE
@@ -203,7 +248,11 @@ def _webp(file: BinaryIO, steps: Steps, start: bytes, max_pixels: int) -> None:
     if start[12:16] == b"VP8X":
         width, height = (int.from_bytes(start[at : at + 3], "little") + 1 for at in (24, 27))
         if width * height > max_pixels:
-            raise too_large(steps.name, f"a canvas of {height}x{width} (height x width)", f"{max_pixels:,} pixels")
+            raise too_large(
+                steps.name,
+                f"a canvas of {height}x{width} (height x width)",
+                f"{max_pixels:,} pixels",
+            )
     file.seek(12)
     while len(head := file.read(8)) == 8:
         length = int.from_bytes(head[4:], "little")
@@ -218,7 +267,9 @@ def _bmp(header: bytes, name: str) -> None:
     if len(header) < 20 or int.from_bytes(header[:4], "little") < 40:
         return
     width, height, _, _, compression = struct.unpack_from("<iiHHI", header, 4)
-    if compression in (1, 2) and (abs(width) > MOST_RLE_WIDTH or abs(width * height) > MOST_RLE_PIXELS):
+    if compression in (1, 2) and (
+        abs(width) > MOST_RLE_WIDTH or abs(width * height) > MOST_RLE_PIXELS
+    ):
         limit = f"{MOST_RLE_PIXELS:,} pixels and a width of {MOST_RLE_WIDTH:,}"
         raise too_large(name, f"{abs(height)}x{abs(width)} (height x width) in run lengths", limit)
 
@@ -260,7 +311,9 @@ def tiff_directories(file: BinaryIO, steps: Steps) -> Iterator[TiffDirectory]:
     if order is None or len(start) < 8:
         return
     big = start[2:3] == b"+"
-    first = struct.unpack_from(f"{order}{'Q' if big else 'I'}", start.ljust(16, b"\0"), 8 if big else 4)[0]
+    first = struct.unpack_from(
+        f"{order}{'Q' if big else 'I'}", start.ljust(16, b"\0"), 8 if big else 4
+    )[0]
     seen: set[int] = set()
     waiting = [first]
     while waiting:
@@ -269,14 +322,18 @@ def tiff_directories(file: BinaryIO, steps: Steps) -> Iterator[TiffDirectory]:
             continue
         seen.add(place)
         if len(seen) > MOST_ENTRIES:
-            raise too_large(steps.name, f"more than {MOST_ENTRIES} directories of tags", f"{MOST_ENTRIES}")
+            raise too_large(
+                steps.name, f"more than {MOST_ENTRIES} directories of tags", f"{MOST_ENTRIES}"
+            )
         directory = _directory(file, place, order, big, length, steps)
         yield directory
         inner = [value for tag in _INNER for value in directory.values.get(tag, ())]
         waiting += [*inner, directory.next]
 
 
-def _directory(file: BinaryIO, place: int, order: str, big: bool, length: int, steps: Steps) -> TiffDirectory:
+def _directory(
+    file: BinaryIO, place: int, order: str, big: bool, length: int, steps: Steps
+) -> TiffDirectory:
     """The one at `place`. Raises TooLarge where its tags hold more bytes than the file, or too many numbers."""
     entry_form, inline = ("HHQ8s", 8) if big else ("HHI4s", 4)
     file.seek(place)
@@ -306,9 +363,14 @@ def _directory(file: BinaryIO, place: int, order: str, big: bool, length: int, s
             if bytes_of_tag > inline:
                 file.seek(int.from_bytes(cell, "little" if order == "<" else "big"))
                 cell = file.read(few * _UNIT[kind])
-            values[tag] = struct.unpack_from(f"{order}{min(few, len(cell) // _UNIT[kind])}{_WHOLE[kind]}", cell)
+            values[tag] = struct.unpack_from(
+                f"{order}{min(few, len(cell) // _UNIT[kind])}{_WHOLE[kind]}", cell
+            )
     if size > length or numbers > MOST_VALUES:
-        found, limit = f"tags of {size:,} bytes and {numbers:,} numbers", f"{length:,} and {MOST_VALUES:,}"
+        found, limit = (
+            f"tags of {size:,} bytes and {numbers:,} numbers",
+            f"{length:,} and {MOST_VALUES:,}",
+        )
         raise too_large(steps.name, found, limit)
     file.seek(place + len(head) + step * count)
     following = int.from_bytes(file.read(inline), "little" if order == "<" else "big")
@@ -328,7 +390,10 @@ def _check_page(file: BinaryIO, page: TiffDirectory, steps: Steps) -> None:
     strip = (width, page.first(_ROWS, 2**32 - 1) or height)
     piece = (page.first(_TILE_WIDTH, 0), page.first(_TILE_HEIGHT, 0)) if tiled else strip
     if not tiled and (page.first(_COLOR, 0) != _YCBCR or piece[1] == 2**32 - 1):
-        piece = (width, min(height, piece[1]))  # Pillow takes the rows of a strip of such colours for what they say
+        piece = (
+            width,
+            min(height, piece[1]),
+        )  # Pillow takes the rows of a strip of such colours for what they say
     if min(*piece, width, height) < 1:
         return  # refused by Pillow
     padded = -(-width // 16) * -(-height // 16) * 256
@@ -350,4 +415,6 @@ def _check_page(file: BinaryIO, page: TiffDirectory, steps: Steps) -> None:
             for marker, body in _segments(file, place, steps):
                 lines = number(body[1:3])
                 if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and rows < lines:
-                    raise too_large(steps.name, f"a JPEG of {lines} lines", f"{rows}, as in its header")
+                    raise too_large(
+                        steps.name, f"a JPEG of {lines} lines", f"{rows}, as in its header"
+                    )

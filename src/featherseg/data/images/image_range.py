@@ -40,15 +40,23 @@ class ChannelRange:
 def channel_ranges(image: np.ndarray) -> tuple[ChannelRange, ...]:
     """The ranges of the channels of an image (H, W, C) uint8 or uint16."""
     count = image.shape[0] * image.shape[1]
-    if image.dtype == np.uint8 and image.shape[2] in (1, 3):  # by Pillow: numpy takes ten times as long
+    if image.dtype == np.uint8 and image.shape[2] in (
+        1,
+        3,
+    ):  # by Pillow: numpy takes ten times as long
         view = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
         counts = np.array(view.histogram()).reshape(-1, 256)  # (C, 256)
         levels = np.arange(256)
         present = [np.flatnonzero(row) for row in counts]
         found = zip(present, counts, strict=True)
-        return tuple(ChannelRange(int(p[0]), int(p[-1]), int(row @ levels), count) for p, row in found)
+        return tuple(
+            ChannelRange(int(p[0]), int(p[-1]), int(row @ levels), count) for p, row in found
+        )
     channels = (np.ascontiguousarray(channel) for channel in np.moveaxis(image, 2, 0))
-    return tuple(ChannelRange(int(c.min()), int(c.max()), int(c.sum(dtype=np.int64)), count) for c in channels)
+    return tuple(
+        ChannelRange(int(c.min()), int(c.max()), int(c.sum(dtype=np.int64)), count)
+        for c in channels
+    )
 
 
 def measure_range(data: SegmentationData) -> int | None:
@@ -71,7 +79,11 @@ def range_note(image: np.ndarray, image_range: int) -> str:
     """What to know of an image whose values do not fill the range that a model was trained on; "" if they do."""
     if image.dtype != np.uint16:
         trained = f"the model was trained on 16-bit images with values below {image_range:,}"
-        return f"has 8 bits, but {trained}: 0 to 255 is taken for that range" if image_range < FULL_RANGE else ""
+        return (
+            f"has 8 bits, but {trained}: 0 to 255 is taken for that range"
+            if image_range < FULL_RANGE
+            else ""
+        )
     largest = int(image.max(initial=0))
     scale = f"the model expects values of 16-bit images below {image_range:,}"
     if largest >= image_range:

@@ -38,10 +38,17 @@ def check_jpeg2000(file: BinaryIO, steps: Steps, max_pixels: int) -> None:
                     f"{steps.name} cannot be read: it declares another size than its data have. Replace it."
                 )
             if width * height > max_pixels:
-                raise too_large(steps.name, f"an image of {height}x{width} (height x width)", f"{max_pixels:,} pixels")
+                raise too_large(
+                    steps.name,
+                    f"an image of {height}x{width} (height x width)",
+                    f"{max_pixels:,} pixels",
+                )
             across, down = (
                 -(-(end - begin) // max(1, side))
-                for begin, end, side in ((tile_left, right, tile_width), (tile_top, bottom, tile_height))
+                for begin, end, side in (
+                    (tile_left, right, tile_width),
+                    (tile_top, bottom, tile_height),
+                )
             )
             if across * down > MOST_TILES:
                 raise too_large(steps.name, f"{across * down:,} tiles", f"{MOST_TILES:,}")
@@ -49,23 +56,39 @@ def check_jpeg2000(file: BinaryIO, steps: Steps, max_pixels: int) -> None:
             _check_components(steps.name, components, body[36::3])
         elif marker == _COD and len(body) >= 10:
             layers = number(body[2:4])
-            _check_style(steps.name, tile, components, layers, body[5:], own_precincts=bool(body[0] & 1))
+            _check_style(
+                steps.name, tile, components, layers, body[5:], own_precincts=bool(body[0] & 1)
+            )
         elif marker == _COC and len(body) >= 7:  # fewer than 257 components: one byte tells which
-            _check_style(steps.name, tile, components, layers, body[2:], own_precincts=bool(body[1] & 1))
+            _check_style(
+                steps.name, tile, components, layers, body[2:], own_precincts=bool(body[1] & 1)
+            )
 
 
 def _check_components(name: str, components: int, depths: bytes) -> None:
     if components > 4:
-        raise DataError(f"{name} has {components} channels, which are not read from JPEG 2000. Save it as TIFF.")
+        raise DataError(
+            f"{name} has {components} channels, which are not read from JPEG 2000. Save it as TIFF."
+        )
     if any(depth & 0x80 for depth in depths):
-        raise DataError(f"{name} holds signed values, which are not supported in images. Save it without a sign.")
+        raise DataError(
+            f"{name} holds signed values, which are not supported in images. Save it without a sign."
+        )
     if components > 1 and any(depth & 0x7F > 7 for depth in depths):
         bits = max(depth & 0x7F for depth in depths) + 1
-        raise DataError(f"{name} has {bits} bits a channel, of which 8 would be read. Save it as PNG or TIFF.")
+        raise DataError(
+            f"{name} has {bits} bits a channel, of which 8 would be read. Save it as PNG or TIFF."
+        )
 
 
 def _check_style(
-    name: str, tile: tuple[int, int], components: int, layers: int, style: bytes, *, own_precincts: bool
+    name: str,
+    tile: tuple[int, int],
+    components: int,
+    layers: int,
+    style: bytes,
+    *,
+    own_precincts: bool,
 ) -> None:
     """The precincts and code blocks of a tile (width, height) by a coding style (A.6.1, table A.20)."""
     levels, block = style[0], (style[1] + 2, style[2] + 2)
@@ -104,7 +127,11 @@ def _codestream(file: BinaryIO, steps: Steps) -> tuple[int, Size | None]:
         if kind == b"jp2h":  # whose first box is ihdr
             file.seek(place)
             head = file.read(16)
-            declared = struct.unpack_from(">II", head, 8) if head[4:8] == b"ihdr" and len(head) == 16 else (0, 0)
+            declared = (
+                struct.unpack_from(">II", head, 8)
+                if head[4:8] == b"ihdr" and len(head) == 16
+                else (0, 0)
+            )
     return file.seek(0, os.SEEK_END), None
 
 

@@ -28,8 +28,12 @@ class LabelMap:
         self.expected = expected
         self._raw = np.array(list(self.ids), dtype=np.int64)  # sorted
         self._ids = np.array(list(self.ids.values()), dtype=np.uint8)
-        self._table = np.full(65536, -1, dtype=np.int16)  # raw value of up to 16 bits -> id, -1 = not in the map
-        small = (self._raw >= 0) & (self._raw < len(self._table))  # a negative number would count from the end
+        self._table = np.full(
+            65536, -1, dtype=np.int16
+        )  # raw value of up to 16 bits -> id, -1 = not in the map
+        small = (self._raw >= 0) & (
+            self._raw < len(self._table)
+        )  # a negative number would count from the end
         self._table[self._raw[small]] = self._ids[small]
 
     def apply(self, raw: np.ndarray) -> np.ndarray:
@@ -47,7 +51,9 @@ class LabelMap:
         """
         lacking = self.apply(raw) < 0
         values, places = np.unique(self.values(raw)[lacking], return_inverse=True)
-        counts = np.bincount(places.ravel(), None if pixels is None else pixels[lacking], len(values))
+        counts = np.bincount(
+            places.ravel(), None if pixels is None else pixels[lacking], len(values)
+        )
         order = np.argsort(-counts, kind="stable")
         return {int(values[i]): int(counts[i]) for i in order}
 
@@ -64,7 +70,10 @@ class LabelMap:
 
     def describe(self, outside: Mapping[int, int]) -> str:
         """`holds value 78 (1204 pixels), which is not in ...`"""
-        shown = [f"{self.text(value)} ({n} pixel{'s' * (n != 1)})" for value, n in list(outside.items())[:SHOWN_VALUES]]
+        shown = [
+            f"{self.text(value)} ({n} pixel{'s' * (n != 1)})"
+            for value, n in list(outside.items())[:SHOWN_VALUES]
+        ]
         more = f" and {len(outside) - len(shown)} more" if len(outside) > len(shown) else ""
         return f"holds value {', '.join(shown)}{more}, which is not in {self.expected}"
 
@@ -88,13 +97,18 @@ class LabelMap:
             return red << 16 | green << 8 | blue
         if (raw == raw[:, :, :1]).all():  # grey, stored as RGB
             return raw[:, :, 0]
-        text = f"the mask is a colour image, but class numbers are expected, those of {self.expected}."
+        text = (
+            f"the mask is a colour image, but class numbers are expected, those of {self.expected}."
+        )
         if self.expected.startswith(TOML):
             colors, counts = np.unique(raw.reshape(-1, 3), axis=0, return_counts=True)
             if len(colors) > MANY_COLORS:
                 text += f" It has {len(colors):,} colours, as a photograph has, or a mask that was saved as JPEG: are "
                 text += "images and masks exchanged there? A mask is a PNG with one value or colour a class."
             else:
-                common = ", ".join("#{:02x}{:02x}{:02x}".format(*colors[i]) for i in np.argsort(-counts)[:SHOWN_VALUES])
+                common = ", ".join(
+                    "#{:02x}{:02x}{:02x}".format(*colors[i])
+                    for i in np.argsort(-counts)[:SHOWN_VALUES]
+                )
                 text += f' Use colours there, as in "#rrggbb" = "CLASS"; the most frequent in this mask: {common}.'
         raise DataError(text)

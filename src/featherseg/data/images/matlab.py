@@ -18,7 +18,18 @@ from featherseg.core.wording import size_text
 _HEADER = 128
 _START = 512  # bytes of a matrix within which its size and its name stand
 _COMPRESSED, _MATRIX = 15, 14  # element types miCOMPRESSED, miMATRIX
-_NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+_NUMBERS = {
+    1: "i1",
+    2: "u1",
+    3: "i2",
+    4: "u2",
+    5: "i4",
+    6: "u4",
+    7: "f4",
+    9: "f8",
+    12: "i8",
+    13: "u8",
+}
 _FIRST_NUMERIC, _LAST_NUMERIC = 6, 15  # array classes mxDOUBLE_CLASS .. mxUINT64_CLASS
 _COMPLEX = 0x0800
 
@@ -36,7 +47,9 @@ def read_matrix(path: Path, name: str, max_pixels: int) -> np.ndarray:
         order = _byte_order(data, path)
         for kind, body in _elements(data[_HEADER:], order):
             if kind == _COMPRESSED:
-                kind, body = next(_elements(_unpack(body, order, name, max_pixels), order), (0, b""))
+                kind, body = next(
+                    _elements(_unpack(body, order, name, max_pixels), order), (0, b"")
+                )
             if kind == _MATRIX and (found := _matrix(body, order, name)) is not None:
                 return _whole_numbers(found, max_pixels)
     except FileNotFoundError:
@@ -46,16 +59,22 @@ def read_matrix(path: Path, name: str, max_pixels: int) -> np.ndarray:
         raise DataError(
             f"{path} cannot be read: {reason}. Expected a MATLAB file with the label map {name}; replace it."
         ) from error
-    raise DataError(f"{path} holds no matrix {name}. Expected a file with the label map {name} of the image.")
+    raise DataError(
+        f"{path} holds no matrix {name}. Expected a file with the label map {name} of the image."
+    )
 
 
 def _byte_order(data: bytes, path: Path) -> str:
     """`<` or `>`, by the mark at the end of the header."""
     if data.startswith((b"MATLAB 7.3", b"\x89HDF")):
-        raise DataError(f"{path} is a MATLAB file of version 7.3. Save it again with: save(file, '-v7').")
+        raise DataError(
+            f"{path} is a MATLAB file of version 7.3. Save it again with: save(file, '-v7')."
+        )
     order = {b"IM": "<", b"MI": ">"}.get(data[_HEADER - 2 : _HEADER])
     if order is None:
-        raise DataError(f"{path} is no MATLAB file of version 5 to 7.2. Expected one as saved by save(file, '-v7').")
+        raise DataError(
+            f"{path} is no MATLAB file of version 5 to 7.2. Expected one as saved by save(file, '-v7')."
+        )
     return order
 
 
@@ -63,8 +82,14 @@ def _unpack(body: bytes, order: str, name: str, max_pixels: int) -> bytes:
     """The one element within a compressed one, as long as its size says; nothing where it is no matrix `name`."""
     unpacking = zlib.decompressobj()
     start = unpacking.decompress(body, _START)
-    parts = list(islice(_elements(start[8:], order), 3))  # its flags, size and name come before the numbers
-    if start[:4] != struct.pack(f"{order}I", _MATRIX) or len(parts) < 3 or parts[2][1] != name.encode():
+    parts = list(
+        islice(_elements(start[8:], order), 3)
+    )  # its flags, size and name come before the numbers
+    if (
+        start[:4] != struct.pack(f"{order}I", _MATRIX)
+        or len(parts) < 3
+        or parts[2][1] != name.encode()
+    ):
         return b""
     rows, columns = struct.unpack(f"{order}2I", parts[1][1][:8])
     if rows * columns > max_pixels:
@@ -81,9 +106,13 @@ def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
         if kind >> 16:
             kind, length, start, step = kind & 0xFFFF, kind >> 16, at + 4, 8
         if start + length > len(data):
-            raise ValueError(f"an element of {length} bytes begins {len(data) - start} bytes before the end")
+            raise ValueError(
+                f"an element of {length} bytes begins {len(data) - start} bytes before the end"
+            )
         yield kind, data[start : start + length]
-        at += step if kind == _COMPRESSED else -(-step // 8) * 8  # padded to eight bytes, if not compressed
+        at += (
+            step if kind == _COMPRESSED else -(-step // 8) * 8
+        )  # padded to eight bytes, if not compressed
 
 
 def _matrix(body: bytes, order: str, name: str) -> np.ndarray | None:
@@ -92,17 +121,25 @@ def _matrix(body: bytes, order: str, name: str) -> np.ndarray | None:
     if len(parts) < 3 or parts[2][1] != name.encode():
         return None
     flags, shape = (np.frombuffer(part, f"{order}i4") for _, part in parts[:2])
-    numeric = flags.size > 0 and _FIRST_NUMERIC <= flags[0] & 0xFF <= _LAST_NUMERIC and not flags[0] & _COMPLEX
+    numeric = (
+        flags.size > 0
+        and _FIRST_NUMERIC <= flags[0] & 0xFF <= _LAST_NUMERIC
+        and not flags[0] & _COMPLEX
+    )
     if not numeric or shape.size != 2 or len(parts) < 4:
         raise ValueError(f"{name} is no matrix of real numbers")
     kind, numbers = parts[3]  # the type they are stored in may be smaller than that of the matrix
-    return np.frombuffer(numbers, order + _NUMBERS[kind]).reshape(shape, order="F")  # (H, W), stored by columns
+    return np.frombuffer(numbers, order + _NUMBERS[kind]).reshape(
+        shape, order="F"
+    )  # (H, W), stored by columns
 
 
 def _whole_numbers(stored: np.ndarray, max_pixels: int) -> np.ndarray:
     """The same numbers as uint8, uint16 or int64 in this machine's byte order."""
     if stored.size > max_pixels:
-        raise ValueError(f"{size_text(stored.shape)} is more than the limit of {max_pixels:,} pixels")
+        raise ValueError(
+            f"{size_text(stored.shape)} is more than the limit of {max_pixels:,} pixels"
+        )
     with np.errstate(invalid="ignore"):  # not a number
         whole = stored.astype(np.int64, order="C")
     if not np.array_equal(whole, stored):

@@ -12,7 +12,14 @@ import numpy as np
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
 from featherseg.core.types import ClassInfo, DataFacts, Sample
 from featherseg.core.wording import counted, size_text
-from featherseg.data.images.decoding import IMAGE_SUFFIXES, LOSSY, is_image, is_lossy, read_image, read_mask
+from featherseg.data.images.decoding import (
+    IMAGE_SUFFIXES,
+    LOSSY,
+    is_image,
+    is_lossy,
+    read_image,
+    read_mask,
+)
 from featherseg.data.images.labels import LabelMap
 from featherseg.data.images.unread import unread_endings
 
@@ -102,8 +109,15 @@ class PairedFiles:
 
     def __init__(self, listing: Listing, split: str, size: int | None = None) -> None:
         self.name, self.classes, self.channels = listing.name, listing.classes, listing.channels
-        self.label_map, self.licence, self.masks_of = listing.label_map, listing.licence, listing.masks_of
-        parts = [complete(f"{listing.name} {part}", listing.splits.get(part, [])) for part in split.split("+")]
+        self.label_map, self.licence, self.masks_of = (
+            listing.label_map,
+            listing.licence,
+            listing.masks_of,
+        )
+        parts = [
+            complete(f"{listing.name} {part}", listing.splits.get(part, []))
+            for part in split.split("+")
+        ]
         self.pairs = spread(list(dict.fromkeys(pair for part in parts for pair in part)), size)
         self.keys = [pair.key for pair in self.pairs]
 
@@ -112,7 +126,10 @@ class PairedFiles:
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
-        image, label = read_image(pair.files[0], self.channels), self.label(index)  # (H, W, C), (H, W)
+        image, label = (
+            read_image(pair.files[0], self.channels),
+            self.label(index),
+        )  # (H, W, C), (H, W)
         if image.shape[:2] != label.shape:
             raise DataError(f"{pair.files[1]} {other_size(pair, image.shape[:2], label.shape)}")
         return Sample(pair.key, image, label)
@@ -150,7 +167,9 @@ def read_ids(masks: Masks) -> np.ndarray:
 
     Raises DataError for a mask that cannot be read, and for masks of several sizes.
     """
-    return laid_over(masks, [label_map.apply(read_mask(path, label_map.colors)) for path, label_map in masks])
+    return laid_over(
+        masks, [label_map.apply(read_mask(path, label_map.colors)) for path, label_map in masks]
+    )
 
 
 def laid_over(masks: Masks, layers: Sequence[np.ndarray]) -> np.ndarray:
@@ -163,7 +182,9 @@ def laid_over(masks: Masks, layers: Sequence[np.ndarray]) -> np.ndarray:
     for (path, label_map), ids in zip(masks[1:], layers[1:], strict=True):
         if ids.shape != covered.shape:
             sizes = f"{size_text(ids.shape)}, but {masks[0][0]} is {size_text(covered.shape)}"
-            raise DataError(f"{path} is {sizes} (height x width). Expected masks of one size for an image.")
+            raise DataError(
+                f"{path} is {sizes} (height x width). Expected masks of one size for an image."
+            )
         covered = np.where(ids == label_map.ids[0], covered, ids)
     return covered
 
@@ -226,11 +247,23 @@ def files_by_stem(
     whole, named = suffix.lower().endswith(IMAGE_SUFFIXES), list[str]()
     for place, folders, names in os.walk(folder):  # quicker than Path.rglob
         below = os.path.relpath(place, folder).replace(os.sep, "/")
-        named += [name if below == "." else f"{below}/{name}" for name in names if is_image(name) and name[0] != "."]
+        named += [
+            name if below == "." else f"{below}/{name}"
+            for name in names
+            if is_image(name) and name[0] != "."
+        ]
         if unread is not None:
             unread += unread_endings(names)
-        folders[:] = [name for name in folders if os.path.join(place, name) not in apart and not name.startswith(".")]
-        linked = [Path(place, name) for name in sorted(folders) if os.path.islink(os.path.join(place, name))]
+        folders[:] = [
+            name
+            for name in folders
+            if os.path.join(place, name) not in apart and not name.startswith(".")
+        ]
+        linked = [
+            Path(place, name)
+            for name in sorted(folders)
+            if os.path.islink(os.path.join(place, name))
+        ]
         if links is not None:
             links += linked
         elif linked:
@@ -240,11 +273,15 @@ def files_by_stem(
             )
     if spoiled := [name for name in named if not _is_text(name)]:
         files = counted(len(spoiled), "file")
-        raise DataError(f"{folder} holds {files} of a name that is not UTF-8, first {spoiled[0]!r}. Rename them.")
+        raise DataError(
+            f"{folder} holds {files} of a name that is not UTF-8, first {spoiled[0]!r}. Rename them."
+        )
     found: FilesByStem = {}
     for name in sorted(named, key=lambda name: name.split("/")):
         stem = name if whole else os.path.splitext(name)[0]
-        fits = stem.lower().endswith(suffix.lower()) if whole else stem.endswith(suffix)  # .JPG is .jpg
+        fits = (
+            stem.lower().endswith(suffix.lower()) if whole else stem.endswith(suffix)
+        )  # .JPG is .jpg
         below, _, last = stem[: len(stem) - len(suffix)].rpartition("/")
         if fits and last.startswith(prefix) and os.path.isfile(path := os.path.join(folder, name)):
             last = last.removeprefix(prefix)
@@ -277,17 +314,23 @@ def read_list(path: Path, expected: str) -> list[str]:
     return [name.stem if is_image(name) else name.name for name in names]
 
 
-def make_pairs(keys: Sequence[str], images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]) -> list[Pair]:
+def make_pairs(
+    keys: Sequence[str], images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]
+) -> list[Pair]:
     """One pair a key, from the files of either folder by stem."""
     pairs = []
     for key in keys:
         image, *more_images = images.get(key, [None])
         mask, *more_masks = masks.get(key, [None])
-        pairs.append(Pair(key, image, mask, tuple(path for path in more_images + more_masks if path)))
+        pairs.append(
+            Pair(key, image, mask, tuple(path for path in more_images + more_masks if path))
+        )
     return pairs
 
 
-def make_splits(files: Mapping[str, tuple[FilesByStem, FilesByStem]], missing: str = "") -> dict[str, list[Pair]]:
+def make_splits(
+    files: Mapping[str, tuple[FilesByStem, FilesByStem]], missing: str = ""
+) -> dict[str, list[Pair]]:
     """The pairs of the splits that have a file, by their images and masks, in the order of the stems.
 
     Raises DataNotFound with `missing` where no split has one.
@@ -317,7 +360,9 @@ def complete(name: str, pairs: Sequence[Pair]) -> list[Pair]:
             )
     twins = [pair for pair in pairs if pair.twins]
     if twins:
-        raise DataError(f"{name}: {twins[0].twins[0]} has the same stem as another file. Keep one file per stem.")
+        raise DataError(
+            f"{name}: {twins[0].twins[0]} has the same stem as another file. Keep one file per stem."
+        )
     return list(pairs)
 
 
@@ -332,4 +377,6 @@ def spread(pairs: list[Pair], size: int | None) -> list[Pair]:
 
 def other_size(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> str:
     """What to say of a mask that does not cover its image; sizes are (height, width)."""
-    return f"is {size_text(mask)}, but its image {pair.image} is {size_text(image)} (height x width)"
+    return (
+        f"is {size_text(mask)}, but its image {pair.image} is {size_text(image)} (height x width)"
+    )

@@ -11,7 +11,9 @@ CLASSES_KEY = "classes"
 def parse_color(text: str) -> Color:
     """`"#3a7d2c"` -> (58, 125, 44). Raises ValueError saying what is expected."""
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
-        raise ValueError(f"{text!r} is not a colour: expected '#' and six hexadecimal digits, such as '#3a7d2c'")
+        raise ValueError(
+            f"{text!r} is not a colour: expected '#' and six hexadecimal digits, such as '#3a7d2c'"
+        )
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
 
 

@@ -24,8 +24,24 @@ MOST_BANDS = 512
 GROUP_BYTES = 2**24
 """Strips or tiles are decoded together up to so many bytes."""
 
-COMPRESSIONS = {1: "none", 5: "LZW", 8: "deflate", 32946: "deflate", 32773: "PackBits", 50000: "zstd"}
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _COLOR, _ORIENTATION, _SAMPLES, _ROWS = 256, 257, 258, 259, 262, 274, 277, 278
+COMPRESSIONS = {
+    1: "none",
+    5: "LZW",
+    8: "deflate",
+    32946: "deflate",
+    32773: "PackBits",
+    50000: "zstd",
+}
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _COLOR, _ORIENTATION, _SAMPLES, _ROWS = (
+    256,
+    257,
+    258,
+    259,
+    262,
+    274,
+    277,
+    278,
+)
 _STRIPS, _STRIP_BYTES, _PLANES, _PREDICTOR = 273, 279, 284, 317
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _EXTRA, _FORMAT = 322, 323, 324, 325, 338, 339
 _KIND, _SMALLER, _MASK = 254, 1, 4
@@ -80,9 +96,13 @@ class BandedTiff:
             for first in range(0, down * across, count):
                 numbers = range(first, min(first + count, down * across))
                 places = [self.places[plane * down * across + number] for number in numbers]
-                pieces = self._decoded(file, decode, places, samples, kind, numbers[-1] == down * across - 1)
+                pieces = self._decoded(
+                    file, decode, places, samples, kind, numbers[-1] == down * across - 1
+                )
                 for number, piece in zip(numbers, pieces, strict=True):
-                    top, left = (n * side for n, side in zip(divmod(number, across), self.piece, strict=True))
+                    top, left = (
+                        n * side for n, side in zip(divmod(number, across), self.piece, strict=True)
+                    )
                     here = pixels[top : top + self.piece[0], left : left + self.piece[1]]
                     target = here[..., plane : plane + 1] if self.planar else here
                     target[...] = piece[: here.shape[0], : here.shape[1]]
@@ -111,7 +131,9 @@ class BandedTiff:
         if self.compression == 1:
             values = np.frombuffer(b"".join(contents), kind)
             if len(values) < rows * width * samples:
-                raise DataError(f"{self.name} cannot be read: its strips or tiles are cut short. Replace it.")
+                raise DataError(
+                    f"{self.name} cannot be read: its strips or tiles are cut short. Replace it."
+                )
             values = values[: rows * width * samples].reshape(rows, width * samples)
         else:
             values = decode(self._grey(contents, (rows, width * samples)), self.name)
@@ -149,7 +171,14 @@ class BandedTiff:
                 cell = struct.pack(f"{order}I", place)
             head += struct.pack(f"{order}HHI", tag, 4, len(numbers)) + cell
         magic = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, directory)
-        return magic + b"".join(contents) + struct.pack(f"{order}H", len(rows)) + head + bytes(4) + values
+        return (
+            magic
+            + b"".join(contents)
+            + struct.pack(f"{order}H", len(rows))
+            + head
+            + bytes(4)
+            + values
+        )
 
 
 def banded_tiff(file: BinaryIO, name: str, max_pixels: int) -> BandedTiff | None:
@@ -161,7 +190,9 @@ def banded_tiff(file: BinaryIO, name: str, max_pixels: int) -> BandedTiff | None
     if order is None:
         return None
     bounded(file, name, max_pixels)
-    pages = [d for d in tiff_directories(file, Steps(name)) if _WIDTH in d.values and _HEIGHT in d.values]
+    pages = [
+        d for d in tiff_directories(file, Steps(name)) if _WIDTH in d.values and _HEIGHT in d.values
+    ]
     pages = [page for page in pages if not page.first(_KIND, 0) & (_SMALLER | _MASK)]
     if len(pages) != 1:
         return None
@@ -178,20 +209,28 @@ def banded_tiff(file: BinaryIO, name: str, max_pixels: int) -> BandedTiff | None
     if prod(size) > max_pixels or prod(size) * bands > 4 * max_pixels or bands > MOST_BANDS:
         found = f"{size[0]}x{size[1]} (height x width) with {counted(bands, 'band')}"
         limit = f"{max_pixels:,} pixels and {4 * max_pixels:,} values"
-        raise TooLarge(f"{name} is too large: it is {found}, the limit is {limit}. Split it into parts.")
+        raise TooLarge(
+            f"{name} is too large: it is {found}, the limit is {limit}. Split it into parts."
+        )
     tiled = _TILES in page.values
     piece = (page.first(_TILE_HEIGHT, 0), page.first(_TILE_WIDTH, 0)) if tiled else (0, size[1])
     if not tiled:
         piece = (min(size[0], page.first(_ROWS, size[0])), size[1])
     if min(piece) < 1:
-        raise DataError(f"{name} cannot be read: its tiles have no size. Save it again with another program.")
+        raise DataError(
+            f"{name} cannot be read: its tiles have no size. Save it again with another program."
+        )
     keys = (_TILES, _TILE_BYTES) if tiled else (_STRIPS, _STRIP_BYTES)
     places = tuple(zip(*(page.values.get(key, ()) for key in keys), strict=False))
     length = file.seek(0, 2)
-    expected = (bands if planar else 1) * prod(-(-side // part) for side, part in zip(size, piece, strict=True))
+    expected = (bands if planar else 1) * prod(
+        -(-side // part) for side, part in zip(size, piece, strict=True)
+    )
     whole = expected <= len(places) and expected <= MOST_SEGMENTS
     if not whole or sum(count for _, count in places[:expected]) > length:
-        raise DataError(f"{name} cannot be read: its strips or tiles are not all there. Replace it.")
+        raise DataError(
+            f"{name} cannot be read: its strips or tiles are not all there. Replace it."
+        )
     return BandedTiff(
         name=name,
         order=order,
@@ -215,8 +254,16 @@ def _check_kind(name: str, page: TiffDirectory, bands: int, depths: set[int]) ->
     of_bands = f"of {counted(bands, 'band')}"
     formats = set(page.values.get(_FORMAT, (1,)))
     if formats - {1, 4} or depths not in ({8}, {16}):
-        kind = "floats" if 3 in formats else "signed values" if 2 in formats else f"{max(depths)} bits a value"
-        raise DataError(f"{name} is an image {of_bands} with {kind}. Expected 8 or 16 bits without sign: convert it.")
+        kind = (
+            "floats"
+            if 3 in formats
+            else "signed values"
+            if 2 in formats
+            else f"{max(depths)} bits a value"
+        )
+        raise DataError(
+            f"{name} is an image {of_bands} with {kind}. Expected 8 or 16 bits without sign: convert it."
+        )
     compression = page.first(_COMPRESSION, 1)
     if compression not in COMPRESSIONS or page.first(_PREDICTOR, 1) not in (1, 2):
         known = ", ".join(dict.fromkeys(list(COMPRESSIONS.values())[1:]))

@@ -10,10 +10,44 @@ from featherseg.core.wording import counted
 
 UNREAD_SUFFIXES = frozenset(
     {
-        *(".heic", ".heif", ".hif", ".jxl", ".jxr", ".jpx", ".npy", ".npz", ".mat", ".tga", ".pcx", ".ico", ".psd"),
+        *(
+            ".heic",
+            ".heif",
+            ".hif",
+            ".jxl",
+            ".jxr",
+            ".jpx",
+            ".npy",
+            ".npz",
+            ".mat",
+            ".tga",
+            ".pcx",
+            ".ico",
+            ".psd",
+        ),
         *(".xcf", ".svg", ".eps", ".exr", ".hdr", ".pfm", ".pam", ".dds", ".fits", ".ecw"),
-        *(".nii", ".dcm", ".mha", ".nrrd", ".czi", ".lsm", ".nd2", ".svs"),  # medicine and microscopes
-        *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef"),  # cameras
+        *(
+            ".nii",
+            ".dcm",
+            ".mha",
+            ".nrrd",
+            ".czi",
+            ".lsm",
+            ".nd2",
+            ".svs",
+        ),  # medicine and microscopes
+        *(
+            ".raw",
+            ".dng",
+            ".cr2",
+            ".cr3",
+            ".nef",
+            ".arw",
+            ".orf",
+            ".rw2",
+            ".raf",
+            ".pef",
+        ),  # cameras
     }
 )
 """Endings (in lower case) of images that are not read."""
@@ -25,7 +59,11 @@ log = logging.getLogger("featherseg")
 
 def unread_endings(names: Iterable[str]) -> Counter[str]:
     """Ending -> how many of these files have it, of those in UNREAD_SUFFIXES; hidden files do not count."""
-    endings = (os.path.splitext(name)[1].lower() for name in names if not os.path.basename(name).startswith("."))
+    endings = (
+        os.path.splitext(name)[1].lower()
+        for name in names
+        if not os.path.basename(name).startswith(".")
+    )
     return Counter(ending for ending in endings if ending in UNREAD_SUFFIXES)
 
 

@@ -52,7 +52,11 @@ _PQ, _HLG = 16, 18  # ITU-T H.273
 def unused_parts(source: Source, channels: int) -> tuple[Georeference | None, set[str]]:
     """Where an image lies, if its TIFF says so, and what is not used of its file for a model of so many channels."""
     try:
-        with BytesIO(source.content) if isinstance(source, EncodedImage) else open(source, "rb") as file:
+        with (
+            BytesIO(source.content)
+            if isinstance(source, EncodedImage)
+            else open(source, "rb") as file
+        ):
             start = file.read(16)
             place, found = None, set[str]()
             if start.startswith((b"II", b"MM")):
@@ -80,7 +84,9 @@ def unused_parts(source: Source, channels: int) -> tuple[Georeference | None, se
 
 def unused_notes(counts: Counter[str]) -> tuple[str, ...]:
     """`3 images with an alpha channel, which is not used`, in the order of TOLD."""
-    return tuple(f"{counted(counts[key], 'image')} {text}" for key, text in TOLD.items() if counts[key])
+    return tuple(
+        f"{counted(counts[key], 'image')} {text}" for key, text in TOLD.items() if counts[key]
+    )
 
 
 def _tiff(file: BinaryIO) -> tuple[Georeference | None, set[str]]:
@@ -174,11 +180,15 @@ def _others(head: bytes) -> Iterator[str]:
             yield "alpha"
         if head[8:12] == b"avis":
             yield "pages"
-        if (at := head.find(b"colrnclx")) > 0 and int.from_bytes(head[at + 10 : at + 12], "big") in (_PQ, _HLG):
+        if (at := head.find(b"colrnclx")) > 0 and int.from_bytes(
+            head[at + 10 : at + 12], "big"
+        ) in (_PQ, _HLG):
             yield "hdr"
         if max(head.find(b"colrprof"), head.find(b"colrrICC")) > 0 and _is_other_profile(head):
             yield "profile"
-    elif head[:3] == b"GIF" and head.count(b"\x21\xf9\x04") > 1:  # graphic control: one before each frame
+    elif (
+        head[:3] == b"GIF" and head.count(b"\x21\xf9\x04") > 1
+    ):  # graphic control: one before each frame
         yield "pages"
 
 

@@ -11,8 +11,22 @@ from featherseg.core.errors import DataError
 from featherseg.core.types import IGNORE, ClassInfo, Sample
 from featherseg.data.images.decoding import read_image
 from featherseg.data.images.labels import LabelMap
-from featherseg.data.images.pairs import Listing, Pair, PairedFiles, files_by_stem, make_pairs, other_size
-from featherseg.data.panoptic.files import CATEGORY, ID, Annotation, PanopticJson, from_colors, read_ids
+from featherseg.data.images.pairs import (
+    Listing,
+    Pair,
+    PairedFiles,
+    files_by_stem,
+    make_pairs,
+    other_size,
+)
+from featherseg.data.panoptic.files import (
+    CATEGORY,
+    ID,
+    Annotation,
+    PanopticJson,
+    from_colors,
+    read_ids,
+)
 from featherseg.data.panoptic.segments import Panoptic, check_agreement, to_sample
 
 VOID_ALONE = {0: IGNORE}
@@ -48,7 +62,9 @@ class PanopticListing(Listing):
         """The ids of this pair's mask -> class ids."""
         segments = self.annotations[pair.key].segments
         known = {i: self.class_of[category] for i, category in segments[:, [ID, CATEGORY]].tolist()}
-        return SegmentIds(known | VOID_ALONE, expected=f"the {len(known)} segments that its annotation lists")
+        return SegmentIds(
+            known | VOID_ALONE, expected=f"the {len(known)} segments that its annotation lists"
+        )
 
     def panoptic(self, pair: Pair) -> Panoptic:
         """The segmentation of a pair. Raises DataError where mask and annotation do not hold the same ids."""
@@ -113,11 +129,19 @@ def annotated_pairs(
 ) -> list[Pair]:
     """One pair for every annotation: its image by its key, its mask by its file name below `folder`."""
     masks = files_by_stem(folder)
-    stems = [Path(annotation.file_name).with_suffix("").as_posix() for annotation in content.annotations]
-    return make_pairs(keys, images, {key: masks[stem] for key, stem in zip(keys, stems, strict=True) if stem in masks})
+    stems = [
+        Path(annotation.file_name).with_suffix("").as_posix() for annotation in content.annotations
+    ]
+    return make_pairs(
+        keys,
+        images,
+        {key: masks[stem] for key, stem in zip(keys, stems, strict=True) if stem in masks},
+    )
 
 
-def check_categories(path: Path, content: PanopticJson, class_of: Mapping[int, int], expected: str) -> None:
+def check_categories(
+    path: Path, content: PanopticJson, class_of: Mapping[int, int], expected: str
+) -> None:
     """Raises DataError naming the first annotation with a category that is not in `class_of`."""
     known = np.array(list(class_of))
     for annotation in content.annotations:

@@ -64,14 +64,18 @@ class PanopticJson:
 def to_colors(ids: np.ndarray) -> np.ndarray:
     """Ids (H, W), 0..MAX_ID -> (H, W, 3) uint8. Raises DataError for an id outside."""
     if ids.size and (ids.min() < 0 or ids.max() > MAX_ID):
-        raise DataError(f"ids from {ids.min()} to {ids.max()} do not fit a PNG of three bytes: expected 0 to {MAX_ID}.")
+        raise DataError(
+            f"ids from {ids.min()} to {ids.max()} do not fit a PNG of three bytes: expected 0 to {MAX_ID}."
+        )
     wide = ids.astype(np.int32)
     return np.stack([wide & 255, wide >> 8 & 255, wide >> 16], axis=2).astype(np.uint8)  # (H, W, 3)
 
 
 def from_colors(colors: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 -> ids (H, W) int32, 0..MAX_ID."""
-    red, green, blue = (colors[:, :, band].astype(np.int32) for band in range(3))  # 256 * uint8 would overflow
+    red, green, blue = (
+        colors[:, :, band].astype(np.int32) for band in range(3)
+    )  # 256 * uint8 would overflow
     return red | green << 8 | blue << 16
 
 
@@ -97,20 +101,28 @@ def read_panoptic_json(path: Path) -> PanopticJson:
 def panoptic_json_of(path: Path, content: Any) -> PanopticJson:
     """What `read_panoptic_json` gives of a file that holds `content`."""
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
-        raise DataError(f"{path} is not a panoptic JSON: expected an object with a list 'annotations'.")
-    annotations = tuple(_annotation(path, number, row) for number, row in enumerate(content["annotations"]))
+        raise DataError(
+            f"{path} is not a panoptic JSON: expected an object with a list 'annotations'."
+        )
+    annotations = tuple(
+        _annotation(path, number, row) for number, row in enumerate(content["annotations"])
+    )
     for key in ("image_id", "file_name"):
         values = [getattr(annotation, key) for annotation in annotations]
         twice, times = Counter(values).most_common(1)[0] if values else ("", 0)
         if times > 1:
-            raise DataError(f"{path}: two annotations have the {key} {twice!r}. Keep one per image.")
+            raise DataError(
+                f"{path}: two annotations have the {key} {twice!r}. Keep one per image."
+            )
     return PanopticJson(annotations, rows_by_id(path, content, "categories"))
 
 
 def rows_by_id(path: Path, content: Mapping[str, Any], key: str) -> dict[Any, Mapping[str, Any]]:
     """id -> object of the list `key`, which may be missing. Raises DataError."""
     rows = content.get(key, [])
-    if not isinstance(rows, list) or not all(isinstance(r, dict) and isinstance(r.get("id"), int | str) for r in rows):
+    if not isinstance(rows, list) or not all(
+        isinstance(r, dict) and isinstance(r.get("id"), int | str) for r in rows
+    ):
         raise DataError(f"{path}: {key!r} is not a list of objects with an 'id'.")
     return {row["id"]: row for row in rows}
 
@@ -127,7 +139,9 @@ class PanopticWriter:
     def __init__(self, folder: Path, categories: Sequence[Mapping[str, Any]]) -> None:
         self.folder, self.categories = folder, list(categories)
         self.path = folder.with_name(f"{folder.name}.json")
-        self._rows: dict[str, tuple[_Row | None, _Row]] = {}  # by file_name: its image, its annotation
+        self._rows: dict[
+            str, tuple[_Row | None, _Row]
+        ] = {}  # by file_name: its image, its annotation
 
     def keep(self, there: Callable[[str], bool], replaced: Collection[str]) -> None:
         """List what the JSON that is there lists and `add` does not add anew, where `there` is true of the PNG's name.
@@ -136,7 +150,10 @@ class PanopticWriter:
         `replaced`, of which then nothing is kept.
         """
         content = _load(self.path)
-        listed, images = panoptic_json_of(self.path, content), rows_by_id(self.path, content, "images")
+        listed, images = (
+            panoptic_json_of(self.path, content),
+            rows_by_id(self.path, content, "images"),
+        )
         rows: dict[str, tuple[_Row | None, _Row]] = {}
         for annotation, raw in zip(listed.annotations, content["annotations"], strict=True):
             name, number = annotation.file_name, annotation.image_id
@@ -150,13 +167,23 @@ class PanopticWriter:
         if ours == theirs:
             self._rows = rows
         elif rows.keys() - set(replaced):
-            raise DataError(f"{self.path} lists images by other classes: expected one list of classes for all of them.")
+            raise DataError(
+                f"{self.path} lists images by other classes: expected one list of classes for all of them."
+            )
 
     def lists(self, file_name: str) -> bool:
         """Whether the JSON lists the PNG of that name."""
         return file_name in self._rows
 
-    def add(self, image_id: int | str, image: str, file_name: str, panoptic: Panoptic, *, draw: bool = True) -> None:
+    def add(
+        self,
+        image_id: int | str,
+        image: str,
+        file_name: str,
+        panoptic: Panoptic,
+        *,
+        draw: bool = True,
+    ) -> None:
         """Add one segmentation of the image `image` as the PNG `file_name`; without `draw` the PNG is there.
 
         It takes the place of what was listed of that PNG.
@@ -176,8 +203,12 @@ class PanopticWriter:
         while twice := {i for i, times in Counter(ids.values()).items() if times > 1}:
             ids = {name: name if i in twice else i for name, i in ids.items()}
         content = {
-            "images": [{**image, "id": ids[name]} for name, (image, _) in self._rows.items() if image],
-            "annotations": [{**row, "image_id": ids[name]} for name, (_, row) in self._rows.items()],
+            "images": [
+                {**image, "id": ids[name]} for name, (image, _) in self._rows.items() if image
+            ],
+            "annotations": [
+                {**row, "image_id": ids[name]} for name, (_, row) in self._rows.items()
+            ],
             "categories": self.categories,
         }
         write_text(self.path, json.dumps(content, ensure_ascii=False) + "\n")
@@ -191,14 +222,18 @@ def official_id(name: str) -> int | str:
 
 def _read_colors(path: Path) -> np.ndarray:
     if image_channels(path) != 3:
-        raise DataError(f"{path} is a grey image: expected colours that encode ids (R + 256 G + 65536 B).")
+        raise DataError(
+            f"{path} is a grey image: expected colours that encode ids (R + 256 G + 65536 B)."
+        )
     return read_mask(path, colors=True)  # (H, W, 3)
 
 
 def _load(path: Path) -> Any:
     try:
         if (size := path.stat().st_size) > MAX_JSON_BYTES:
-            raise DataError(f"{path} has {size:,} bytes, the limit is {MAX_JSON_BYTES:,}. Cut it into parts.")
+            raise DataError(
+                f"{path} has {size:,} bytes, the limit is {MAX_JSON_BYTES:,}. Cut it into parts."
+            )
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DataNotFound(f"{path} does not exist.") from None
@@ -216,9 +251,13 @@ def _annotation(path: Path, number: int, row: Any) -> Annotation:
         raise DataError(f"{where} lacks 'image_id' (a number or a name) or 'file_name'.")
     segments = [_segment(f"{where} ({file_name})", segment) for segment in row["segments_info"]]
     if len({segment[ID] for segment in segments}) < len(segments):
-        raise DataError(f"{where} ({file_name}) lists one id twice: expected every id of its PNG once.")
+        raise DataError(
+            f"{where} ({file_name}) lists one id twice: expected every id of its PNG once."
+        )
     return Annotation(
-        image_id, str(_inside(file_name, where)), np.array(segments, dtype=np.int64).reshape(-1, IS_CROWD + 1)
+        image_id,
+        str(_inside(file_name, where)),
+        np.array(segments, dtype=np.int64).reshape(-1, IS_CROWD + 1),
     )
 
 
@@ -226,9 +265,12 @@ def _segment(where: str, segment: Any) -> tuple[int, int, int, int]:
     """(id, category, area, crowd) of a segment; raises DataError for values that cannot be."""
     values = segment if isinstance(segment, dict) else {}
     row = tuple(
-        values.get(key, missing) for key, missing in (("id", 0), ("category_id", -1), ("area", 0), ("iscrowd", 0))
+        values.get(key, missing)
+        for key, missing in (("id", 0), ("category_id", -1), ("area", 0), ("iscrowd", 0))
     )
-    if not all(isinstance(value, int) for value in row) or not (0 < row[ID] <= MAX_ID and row[CATEGORY] >= 0):
+    if not all(isinstance(value, int) for value in row) or not (
+        0 < row[ID] <= MAX_ID and row[CATEGORY] >= 0
+    ):
         raise DataError(
             f"{where} has the segment {segment!r}: expected whole numbers, an id from 1 to {MAX_ID}, a category_id, "
             "and optionally area and iscrowd."
@@ -239,6 +281,14 @@ def _segment(where: str, segment: Any) -> tuple[int, int, int, int]:
 def _inside(file_name: str, where: str) -> PurePosixPath:
     """The name as a path below the folder; raises DataError for one that leads out of it."""
     path = PurePosixPath(file_name)
-    if path.is_absolute() or ".." in path.parts or not path.name or "\\" in file_name or "\0" in file_name:
-        raise DataError(f"{where} names the file {file_name!r}: expected a name inside the folder of the masks.")
+    if (
+        path.is_absolute()
+        or ".." in path.parts
+        or not path.name
+        or "\\" in file_name
+        or "\0" in file_name
+    ):
+        raise DataError(
+            f"{where} names the file {file_name!r}: expected a name inside the folder of the masks."
+        )
     return path

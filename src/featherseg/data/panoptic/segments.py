@@ -23,7 +23,9 @@ SHOWN_IDS = 5
 """How many ids a message names."""
 
 
-def list_segments(ids: np.ndarray, category_of: Mapping[int, int], crowds: frozenset[int] = frozenset()) -> Panoptic:
+def list_segments(
+    ids: np.ndarray, category_of: Mapping[int, int], crowds: frozenset[int] = frozenset()
+) -> Panoptic:
     """The segmentation of a map (H, W) of ids: every id but 0 with its category, area and box, in the order of the ids.
 
     `category_of` must know every id of the map; `crowds` are the ids of crowds.
@@ -34,7 +36,13 @@ def list_segments(ids: np.ndarray, category_of: Mapping[int, int], crowds: froze
     y, x = np.unravel_index(starts, ids.shape)
     boxes = _boxes(numbers, len(known), y, x, lengths)
     segments = [
-        {"id": number, "category_id": category_of[number], "area": area, "bbox": box, "iscrowd": int(number in crowds)}
+        {
+            "id": number,
+            "category_id": category_of[number],
+            "area": area,
+            "bbox": box,
+            "iscrowd": int(number in crowds),
+        }
         for number, area, box in zip(known.tolist(), areas.tolist(), boxes.tolist(), strict=True)
         if number != 0
     ]
@@ -42,14 +50,19 @@ def list_segments(ids: np.ndarray, category_of: Mapping[int, int], crowds: froze
 
 
 def to_sample(
-    ids: np.ndarray, segments: Sequence[Mapping[str, Any]], class_of: Mapping[int, int], classes: Sequence[ClassInfo]
+    ids: np.ndarray,
+    segments: Sequence[Mapping[str, Any]],
+    class_of: Mapping[int, int],
+    classes: Sequence[ClassInfo],
 ) -> tuple[np.ndarray, np.ndarray]:
     """-> label (H, W) uint8 and instances (H, W) int32 of a `Sample`; `class_of` maps category ids to class ids.
 
     An instance keeps its segment's id, a crowd of things has it below 0; stuff and void have 0.
     """
     order = np.argsort([0, *(segment["id"] for segment in segments)])
-    known, label, instance = (np.zeros(len(order), dtype) for dtype in (np.int64, np.uint8, np.int32))
+    known, label, instance = (
+        np.zeros(len(order), dtype) for dtype in (np.int64, np.uint8, np.int32)
+    )
     label[0] = IGNORE
     for row, segment in enumerate(segments, start=1):
         known[row], label[row] = segment["id"], class_of[segment["category_id"]]
@@ -57,11 +70,16 @@ def to_sample(
             instance[row] = -segment["id"] if segment.get("iscrowd") else segment["id"]
     values, _, lengths = _runs(ids)
     rows = order[np.searchsorted(known[order], values)]  # (R,)
-    return label[rows].repeat(lengths).reshape(ids.shape), instance[rows].repeat(lengths).reshape(ids.shape)
+    return label[rows].repeat(lengths).reshape(ids.shape), instance[rows].repeat(lengths).reshape(
+        ids.shape
+    )
 
 
 def from_sample(
-    label: np.ndarray, instances: np.ndarray, classes: Sequence[ClassInfo], category_ids: Sequence[int]
+    label: np.ndarray,
+    instances: np.ndarray,
+    classes: Sequence[ClassInfo],
+    category_ids: Sequence[int],
 ) -> Panoptic:
     """The segmentation that a sample holds: `category_ids` has the category id of every class.
 
@@ -78,7 +96,9 @@ def from_sample(
     runs = np.where(of_class == IGNORE, 0, of_class + 1)
     runs[with_instance] = kinds + 1 + numbers
     ids = runs.astype(np.int32).repeat(lengths).reshape(label.shape)
-    category_of = dict(enumerate([0, *category_ids, *(category_ids[pair & IGNORE] for pair in pairs.tolist())]))
+    category_of = dict(
+        enumerate([0, *category_ids, *(category_ids[pair & IGNORE] for pair in pairs.tolist())])
+    )
     crowds = [index + 1 for index, info in enumerate(classes) if info.thing]
     crowds += [kinds + 1 + number for number, pair in enumerate(pairs.tolist()) if pair < 0]
     return list_segments(ids, category_of, frozenset(crowds))
@@ -90,7 +110,9 @@ def check_agreement(ids: np.ndarray, segments: Sequence[Mapping[str, Any]], name
     listed = {segment["id"] for segment in segments}
     for found, missing, where in ((in_map, listed, "draws"), (listed, in_map, "lists")):
         if strangers := sorted(found - missing):
-            shown = ", ".join(map(str, strangers[:SHOWN_IDS])) + ", ..." * (len(strangers) > SHOWN_IDS)
+            shown = ", ".join(map(str, strangers[:SHOWN_IDS])) + ", ..." * (
+                len(strangers) > SHOWN_IDS
+            )
             other = "its annotation does not list" if where == "draws" else "no pixel has"
             raise DataError(
                 f"{name} {where} the segment id {shown}, which {other}. PNG and JSON do not belong together."
@@ -105,7 +127,9 @@ def _runs(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return ids.ravel()[starts], starts, np.diff(starts, append=ids.size)
 
 
-def _boxes(numbers: np.ndarray, count: int, y: np.ndarray, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def _boxes(
+    numbers: np.ndarray, count: int, y: np.ndarray, x: np.ndarray, lengths: np.ndarray
+) -> np.ndarray:
     """(count, 4) x, y, width, height of what the runs (R,) of each number cover, from their first pixels' y and x."""
     first, last = np.full((count, 2), np.iinfo(np.int64).max), np.zeros((count, 2), dtype=np.int64)
     np.minimum.at(first, numbers, np.stack([x, y], axis=1))

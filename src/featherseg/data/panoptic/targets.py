@@ -60,7 +60,9 @@ def panoptic_targets(
     offset[0, rows, columns] = center_rows[number] - rows
     offset[1, rows, columns] = center_columns[number] - columns
     semantic_weight = np.ones(label.shape, dtype=np.float32)
-    semantic_weight[rows, columns] = np.where(areas * SIGMA**2 < SMALL_AREA * sigma**2, SMALL_WEIGHT, 1.0)[number]
+    semantic_weight[rows, columns] = np.where(
+        areas * SIGMA**2 < SMALL_AREA * sigma**2, SMALL_WEIGHT, 1.0
+    )[number]
     return PanopticTargets(
         center=_center_map(label.shape, center_rows.astype(int), center_columns.astype(int), sigma),
         offset=offset,

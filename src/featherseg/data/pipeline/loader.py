@@ -82,7 +82,9 @@ class TrainingSamples(Dataset[Any]):
         if self.targets is None:
             crop = self._crop(index, sample, augment, rng, point)
             if augment.cutmix and rng.random() < augment.cutmix:
-                crop = mixed(crop, self._another(int(rng.integers(len(self.data))), augment, rng), rng)
+                crop = mixed(
+                    crop, self._another(int(rng.integers(len(self.data))), augment, rng), rng
+                )
             if self.rare and rng.random() < augment.copy_paste:
                 crop = self._with_rare_classes(crop, self.rare, augment, rng)
             if self.teaching is None:
@@ -93,7 +95,9 @@ class TrainingSamples(Dataset[Any]):
         assert crop.instances is not None  # refused before training starts
         return crop.image, crop.label, self.targets(crop.label.numpy(), crop.instances.numpy())
 
-    def _another(self, index: int, augment: Augment, rng: np.random.Generator, holding: int | None = None) -> Crop:
+    def _another(
+        self, index: int, augment: Augment, rng: np.random.Generator, holding: int | None = None
+    ) -> Crop:
         """A crop of a sample, to be mixed into that of another; around a pixel of the class `holding`."""
         sample, point = self._sample(index, rng), None
         if holding is not None and len(pixels := np.flatnonzero(sample.label == holding)):
@@ -108,22 +112,35 @@ class TrainingSamples(Dataset[Any]):
         sample = self.data[index] if unlabelled is None or behind < 0 else unlabelled[behind]
         self._depth = self._depth or sample.image.dtype
         if sample.image.dtype != self._depth:
-            bits = [f"{8 * kind.itemsize} bits a channel" for kind in (sample.image.dtype, self._depth)]
-            raise DataError(f"{sample.key} of {self.data.name} has {bits[0]}, others {bits[1]}. Convert one of them.")
+            bits = [
+                f"{8 * kind.itemsize} bits a channel" for kind in (sample.image.dtype, self._depth)
+            ]
+            raise DataError(
+                f"{sample.key} of {self.data.name} has {bits[0]}, others {bits[1]}. Convert one of them."
+            )
         return sample if self.before is None else self.before(sample, rng)
 
     def _crop(
-        self, index: int, sample: Sample, augment: Augment, rng: np.random.Generator, point: tuple[int, int] | None
+        self,
+        index: int,
+        sample: Sample,
+        augment: Augment,
+        rng: np.random.Generator,
+        point: tuple[int, int] | None,
     ) -> Crop:
         """The sample without its instances, augmented."""
         crop = augment(replace(sample, instances=None), rng, point)
         return crop if crop.origins is None else crop._replace(origins=crop.origins.of(index))
 
-    def _with_rare_classes(self, crop: Crop, rare: RareClasses, augment: Augment, rng: np.random.Generator) -> Crop:
+    def _with_rare_classes(
+        self, crop: Crop, rare: RareClasses, augment: Augment, rng: np.random.Generator
+    ) -> Crop:
         """The crop with all pixels of rare classes of another sample's crop, each at its place."""
         holding, index = rare.draw(rng)
         other = self._another(index, augment, rng, holding)
-        return pasted(crop, other, torch.isin(other.label, torch.tensor(rare.classes, dtype=torch.uint8)))
+        return pasted(
+            crop, other, torch.isin(other.label, torch.tensor(rare.classes, dtype=torch.uint8))
+        )
 
 
 class FlatBatches(Sampler[list[tuple[Any, ...]]]):
@@ -158,7 +175,10 @@ class FlatBatches(Sampler[list[tuple[Any, ...]]]):
             first = (k * self.world + self.rank) * self.batch_size
             part = next((part for until, part in self.growth if k < until * self.total), 1.0)
             more = () if part == 1 else (part,)
-            yield [(*self._place(position), *more) for position in range(first, first + self.batch_size)]
+            yield [
+                (*self._place(position), *more)
+                for position in range(first, first + self.batch_size)
+            ]
 
     def _place(self, position: int) -> tuple[int, int]:
         epoch, offset = divmod(position, self.n)
@@ -171,7 +191,9 @@ def shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 
-def training_loader(samples: TrainingSamples, batches: FlatBatches, *, workers: int) -> DataLoader[Batch]:
+def training_loader(
+    samples: TrainingSamples, batches: FlatBatches, *, workers: int
+) -> DataLoader[Batch]:
     """The loader of a whole run; `workers` processes draw the batches ahead, 0 draws them in this process."""
     if workers:
         _shorten_socket_paths()
@@ -228,5 +250,7 @@ def collate(samples: Sequence[tuple[Any, ...]]) -> Batch:
     """Samples (image, label, ...) -> the batch of them; images whose channels are innermost in memory stay so."""
     if not all(is_interleaved(image) for image, *_ in samples):
         return default_collate(list(samples))
-    images, *rest = default_collate([(image.permute(1, 2, 0), *others) for image, *others in samples])  # (B, H, W, C)
+    images, *rest = default_collate(
+        [(image.permute(1, 2, 0), *others) for image, *others in samples]
+    )  # (B, H, W, C)
     return (images.permute(0, 3, 1, 2), *rest)  # (B, C, H, W)

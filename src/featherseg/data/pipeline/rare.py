@@ -39,11 +39,22 @@ def find_rare_classes(data: SegmentationData) -> RareClasses:
 
     Raises what reading a label raises, and DataError where no pixel of any label has a class.
     """
-    counts = np.stack([np.bincount(data.label(i).ravel(), minlength=IGNORE + 1)[:IGNORE] for i in range(len(data))])
+    counts = np.stack(
+        [
+            np.bincount(data.label(i).ravel(), minlength=IGNORE + 1)[:IGNORE]
+            for i in range(len(data))
+        ]
+    )
     pixels = counts.sum(axis=0)
     occur = np.flatnonzero(pixels)
     if not len(occur):
-        raise DataError(f"{data.name}: all pixels of all {len(data)} labels are ignored, so no class can be pasted.")
+        raise DataError(
+            f"{data.name}: all pixels of all {len(data)} labels are ignored, so no class can be pasted."
+        )
     rare = occur[np.argsort(pixels[occur], kind="stable")][: int(np.ceil(RARE * len(occur)))]
-    rows = [(index, image) for index in sorted(rare.tolist()) for image in np.flatnonzero(counts[:, index]).tolist()]
+    rows = [
+        (index, image)
+        for index in sorted(rare.tolist())
+        for image in np.flatnonzero(counts[:, index]).tolist()
+    ]
     return RareClasses(np.array(rows, dtype=np.int32))

@@ -22,7 +22,9 @@ class ClassPoints:
 
     def __init__(self, rows: np.ndarray) -> None:
         self.rows = rows
-        self.by_class = [rows[rows[:, 0] == index, 1:] for index in np.unique(rows[:, 0])]  # classes that occur
+        self.by_class = [
+            rows[rows[:, 0] == index, 1:] for index in np.unique(rows[:, 0])
+        ]  # classes that occur
 
     def draw(self, rng: np.random.Generator) -> tuple[int, Point]:
         """-> (image, point): a class is drawn, each with the same probability, then one of its points."""
@@ -54,9 +56,14 @@ def find_class_points(data: SegmentationData, tile: int) -> ClassPoints:
         for top in range(0, label.shape[0], tile):
             for left in range(0, label.shape[1], tile):
                 points = tile_points(label[top : top + tile, left : left + tile])
-                rows += [(index, image, top + row, left + column) for index, (row, column) in points.items()]
+                rows += [
+                    (index, image, top + row, left + column)
+                    for index, (row, column) in points.items()
+                ]
     if not rows:
-        raise DataError(f"{data.name}: all pixels of all {len(data)} labels are ignored, so no class can be sampled.")
+        raise DataError(
+            f"{data.name}: all pixels of all {len(data)} labels are ignored, so no class can be sampled."
+        )
     return ClassPoints(np.array(rows, dtype=np.int32))
 
 

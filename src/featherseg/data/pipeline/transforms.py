@@ -38,7 +38,9 @@ class Crop(NamedTuple):
     def mirrored(self) -> "Crop":
         """Left and right exchanged."""
         image, label, instances = (None if x is None else mirrored(x) for x in self[:3])
-        origins = self.origins and self.origins.moved(mirrored(self.origins.owner), flipped(self.label.shape[1]))
+        origins = self.origins and self.origins.moved(
+            mirrored(self.origins.owner), flipped(self.label.shape[1])
+        )
         return Crop(image, label, instances, origins)  # type: ignore[arg-type]
 
 
@@ -66,7 +68,9 @@ class Augment:
     traced: bool = False
     image_range: int = FULL_RANGE
 
-    def __call__(self, sample: Sample, rng: np.random.Generator, point: tuple[int, int] | None = None) -> Crop:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, point: tuple[int, int] | None = None
+    ) -> Crop:
         """A crop of size `crop`, a pure function of its inputs; it covers `point` (row, column) where one is given."""
         crop = random_window(sample, self, rng, point)
         if self.rotate:
@@ -79,7 +83,9 @@ class Augment:
     def at(self, part: float) -> "Augment":
         """The same for crops of this part of their size, with what is in them at this part of its size."""
         height, width = (max(1, round(side * part)) for side in self.crop)
-        return replace(self, crop=(height, width), scale=(self.scale[0] * part, self.scale[1] * part))
+        return replace(
+            self, crop=(height, width), scale=(self.scale[0] * part, self.scale[1] * part)
+        )
 
     @property
     def recolors(self) -> bool:
@@ -91,7 +97,8 @@ class Augment:
         if self.photometric:
             image = Distortion.draw(rng)(image, self._largest(image))
         brightness, contrast, saturation = (
-            1 + strength * (2 * rng.random() - 1) for strength in (self.brightness, self.contrast, self.saturation)
+            1 + strength * (2 * rng.random() - 1)
+            for strength in (self.brightness, self.contrast, self.saturation)
         )
         sigma = 0.3 + 1.2 * rng.random() if rng.random() < self.blur else 0.0
         if brightness == contrast == saturation == 1 and not sigma:
@@ -116,7 +123,10 @@ class Augment:
 
 
 def random_window(
-    sample: Sample, settings: Augment, rng: np.random.Generator, point: tuple[int, int] | None = None
+    sample: Sample,
+    settings: Augment,
+    rng: np.random.Generator,
+    point: tuple[int, int] | None = None,
 ) -> Crop:
     """A crop at a random scale, over `point` (row, column) where one is given; its size is `settings.crop`.
 
@@ -125,13 +135,18 @@ def random_window(
     its mean colour, the label with ignore.
     """
     scale = resize_factor(sample.label.shape[:2], settings.resize) * _draw_scale(settings, rng)
-    height, width = (max(1, round(length / scale)) for length in settings.crop)  # the window in source pixels
+    height, width = (
+        max(1, round(length / scale)) for length in settings.crop
+    )  # the window in source pixels
     row, column = point or (None, None)
     for _ in range(CROP_TRIES):
         top = _place(sample.label.shape[0], height, rng, row)
         left = _place(sample.label.shape[1], width, rng, column)
         window = _inside(sample.label, top, left, height, width)
-        if settings.category_ratio >= 1 or largest_share(sample.label[window]) <= settings.category_ratio:
+        if (
+            settings.category_ratio >= 1
+            or largest_share(sample.label[window]) <= settings.category_ratio
+        ):
             break
     place = (top, left, height, width)
     return cut(sample, place, settings.crop, planar=settings.recolors, traced=settings.traced)
@@ -174,11 +189,18 @@ def _counts(label: np.ndarray) -> np.ndarray:
     flat = label.ravel()
     pairs = flat[: len(flat) // 2 * 2].view(np.uint16)
     joint = np.bincount(pairs, minlength=65536).reshape(256, 256)
-    return joint.sum(axis=0) + joint.sum(axis=1) + np.bincount(flat[2 * len(pairs) :], minlength=256)
+    return (
+        joint.sum(axis=0) + joint.sum(axis=1) + np.bincount(flat[2 * len(pairs) :], minlength=256)
+    )
 
 
 def cut(
-    sample: Sample, window: tuple[int, int, int, int], size: Size, *, planar: bool = False, traced: bool = False
+    sample: Sample,
+    window: tuple[int, int, int, int],
+    size: Size,
+    *,
+    planar: bool = False,
+    traced: bool = False,
 ) -> Crop:
     """The window (top, left, height, width) of a sample, resized to `size`.
 
@@ -201,16 +223,22 @@ def cut(
     if sample.instances is not None:
         instances = torch.from_numpy(resize_ids(sample.instances[rows, columns], inside))  # (h, w)
     if inside != size:
-        around = _mean_color(image, planar=image is not source).expand(1, size[1], -1).contiguous()  # (1, W, C)
+        around = (
+            _mean_color(image, planar=image is not source).expand(1, size[1], -1).contiguous()
+        )  # (1, W, C)
         image = _placed(image, corner, around.expand(*size, -1).contiguous().permute(2, 0, 1))
         label = _placed(label, corner, torch.full(size, IGNORE, dtype=label.dtype))
         if instances is not None:
             instances = _placed(instances, corner, torch.zeros(size, dtype=instances.dtype))
     origins = None
     if traced:
-        owner = _placed(torch.ones(inside, dtype=torch.uint8), corner, torch.zeros(size, dtype=torch.uint8))
+        owner = _placed(
+            torch.ones(inside, dtype=torch.uint8), corner, torch.zeros(size, dtype=torch.uint8)
+        )
         origins = Origins(owner, ((0, stretched((rows, columns), (slice(y0, y1), slice(x0, x1)))),))
-    return Crop(image.contiguous() if planar and image is not source else image, label, instances, origins)
+    return Crop(
+        image.contiguous() if planar and image is not source else image, label, instances, origins
+    )
 
 
 def rotated(crop: Crop, degrees: float) -> Crop:
@@ -221,9 +249,13 @@ def rotated(crop: Crop, degrees: float) -> Crop:
     (channels, height, width), angle = crop.image.shape, math.radians(degrees)
     cosine, sine = math.cos(angle), math.sin(angle)
     turn = torch.tensor([[[cosine, sine * height / width, 0], [-sine * width / height, cosine, 0]]])
-    grid = F.affine_grid(turn, [1, channels, height, width], align_corners=False)  # (1, H, W, 2): x and y, -1 to 1
+    grid = F.affine_grid(
+        turn, [1, channels, height, width], align_corners=False
+    )  # (1, H, W, 2): x and y, -1 to 1
     outside = (grid.abs() > 1).any(-1)[0]  # (H, W)
-    x = F.grid_sample(crop.image[None].float(), grid, padding_mode="border", align_corners=False)[0]  # (C, H, W)
+    x = F.grid_sample(crop.image[None].float(), grid, padding_mode="border", align_corners=False)[
+        0
+    ]  # (C, H, W)
     image = x.round().to(crop.image.dtype)
     image = torch.where(outside, _mean_color(crop.image, planar=True)[:, None, None], image)
     columns, rows = (
@@ -231,7 +263,9 @@ def rotated(crop: Crop, degrees: float) -> Crop:
         for place, length in zip(grid[0].unbind(-1), (width, height), strict=True)
     )
     label = crop.label[rows, columns].masked_fill(outside, IGNORE)
-    instances = None if crop.instances is None else crop.instances[rows, columns].masked_fill(outside, 0)
+    instances = (
+        None if crop.instances is None else crop.instances[rows, columns].masked_fill(outside, 0)
+    )
     origins = None
     if crop.origins is not None:
         owner = crop.origins.owner[rows, columns].masked_fill(outside, 0)
@@ -289,7 +323,9 @@ def resize_ids(x: np.ndarray, size: Size) -> np.ndarray:
         .clip(max=old - 1)
         for old, new in zip(x.shape, size, strict=True)
     )
-    if x.shape[0] > size[0]:  # rows are cheap to pick: first where that leaves fewer, last where it makes more
+    if (
+        x.shape[0] > size[0]
+    ):  # rows are cheap to pick: first where that leaves fewer, last where it makes more
         return x.take(rows, axis=0).take(columns, axis=1)
     return x.take(columns, axis=1).take(rows, axis=0)
 
@@ -300,7 +336,9 @@ def resize_image(image: Tensor, size: Size) -> Tensor:
         return image
     if image.dtype == torch.uint8:
         # torch has a fast way for up to 4 channels that are innermost; image[None] would hide from it that they are
-        batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2) if len(image) <= 4 else image[None]  # (1, C, H, W)
+        batch = (
+            image.permute(1, 2, 0)[None].permute(0, 3, 1, 2) if len(image) <= 4 else image[None]
+        )  # (1, C, H, W)
         return F.interpolate(batch, size=size, mode="bilinear", antialias=True)[0]
     resized = F.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True)[0]
     return resized.round().clamp(0, torch.iinfo(image.dtype).max).to(image.dtype)
@@ -308,12 +346,16 @@ def resize_image(image: Tensor, size: Size) -> Tensor:
 
 def mirrored(x: Tensor) -> Tensor:
     """(..., W), left and right exchanged; torch has no flip for uint16, whose bits are flipped as int16."""
-    return x.view(torch.int16).flip(-1).view(torch.uint16) if x.dtype == torch.uint16 else x.flip(-1)
+    return (
+        x.view(torch.int16).flip(-1).view(torch.uint16) if x.dtype == torch.uint16 else x.flip(-1)
+    )
 
 
 def _mean_color(image: Tensor, *, planar: bool) -> Tensor:
     layout = torch.contiguous_format if planar else torch.preserve_format
-    return image.to(torch.float32, memory_format=layout).mean(dim=(1, 2)).round().to(image.dtype)  # (C,)
+    return (
+        image.to(torch.float32, memory_format=layout).mean(dim=(1, 2)).round().to(image.dtype)
+    )  # (C,)
 
 
 def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
@@ -351,7 +393,11 @@ class Distortion:
     def draw(cls, rng: np.random.Generator) -> "Distortion":
         """Each of the four in half of the cases, contrast before or after the colours alike."""
         brightness, contrast, saturation, hue, first = rng.random(5) < 0.5
-        amounts = rng.uniform(-BRIGHTNESS, BRIGHTNESS), rng.uniform(*CONTRAST), rng.uniform(*SATURATION)
+        amounts = (
+            rng.uniform(-BRIGHTNESS, BRIGHTNESS),
+            rng.uniform(*CONTRAST),
+            rng.uniform(*SATURATION),
+        )
         turn = rng.uniform(-HUE, HUE)
         return cls(
             brightness=amounts[0] if brightness else 0.0,
@@ -385,8 +431,15 @@ def recoloured(x: Tensor, saturation: float, hue: float) -> Tensor:
     value = x.amax(0)  # (H, W)
     chroma = value - x.amin(0)
     spread = chroma.clamp(min=torch.finfo(x.dtype).tiny)
-    near_red, near_green, near_blue = (green - blue) / spread, (blue - red) / spread + 2, (red - green) / spread + 4
-    sixths = torch.where(value == red, near_red, torch.where(value == green, near_green, near_blue)) + 6 * hue
+    near_red, near_green, near_blue = (
+        (green - blue) / spread,
+        (blue - red) / spread + 2,
+        (red - green) / spread + 4,
+    )
+    sixths = (
+        torch.where(value == red, near_red, torch.where(value == green, near_green, near_blue))
+        + 6 * hue
+    )
     k = (torch.tensor([5.0, 3.0, 1.0])[:, None, None] + sixths) % 6  # (3, H, W)
     chroma = torch.minimum(chroma * saturation, value)
     return value - chroma * torch.minimum(k, 4 - k).clamp(0, 1)

@@ -13,7 +13,13 @@ from featherseg.data.shapes.canvas import HEIGHT, RGB, WIDTH, Camera, Canvas, Di
 from featherseg.data.shapes.light import develop
 from featherseg.data.shapes.plan import plan_scene
 from featherseg.data.shapes.scene import SKY, Building, Car, Person, Pole, Scene, Tree
-from featherseg.data.shapes.street import cast_shadows, ground_of, paint_building, paint_ground, paint_skyline
+from featherseg.data.shapes.street import (
+    cast_shadows,
+    ground_of,
+    paint_building,
+    paint_ground,
+    paint_skyline,
+)
 from featherseg.data.shapes.things import paint_car, paint_person, paint_pole, paint_tree
 
 CLASSES = (
@@ -50,7 +56,11 @@ class Shapes:
             raise DataError(f"shapes was asked for {size} scenes; expected 1 or more.")
         self.split = split
         count = size if len(parts) == 1 else None  # one split goes on for ever
-        self.keys = [f"{part}/{i:06d}" for part in parts for i in range(SPLITS[part][1] if count is None else count)]
+        self.keys = [
+            f"{part}/{i:06d}"
+            for part in parts
+            for i in range(SPLITS[part][1] if count is None else count)
+        ]
         self.keys = self.keys[:size]
 
     def __len__(self) -> int:
@@ -77,7 +87,9 @@ def draw_scene(split: str, index: int) -> Sample:
     """Draw scene `index` of a split."""
     scene, looks = _planned(split, index)
     canvas = _painted(scene, looks)
-    return Sample(f"{split}/{index:06d}", develop(canvas, scene, looks), canvas.label(), canvas.instances())
+    return Sample(
+        f"{split}/{index:06d}", develop(canvas, scene, looks), canvas.label(), canvas.instances()
+    )
 
 
 def _planned(split: str, index: int) -> tuple[Scene, Dice]:

@@ -50,7 +50,9 @@ class Dice:
 def jitter(dice: Dice, color: RGB, spread: float) -> RGB:
     """A colour near `color`: brightness and channels shifted by up to `spread`, clipped to 0..255."""
     brightness = dice.uniform(-spread, spread)
-    red, green, blue = (min(max(c + brightness + dice.uniform(-spread, spread) * 0.5, 0.0), 255.0) for c in color)
+    red, green, blue = (
+        min(max(c + brightness + dice.uniform(-spread, spread) * 0.5, 0.0), 255.0) for c in color
+    )
     return red, green, blue
 
 
@@ -146,7 +148,9 @@ class Camera:
 
     def horizons(self, columns: np.ndarray) -> np.ndarray:
         """The rows of the horizon at the centres of columns, (w,) float32."""
-        return ((columns.astype(np.float64) + 0.5 - self.vanish) * self.roll + self.horizon).astype(np.float32)
+        return ((columns.astype(np.float64) + 0.5 - self.vanish) * self.roll + self.horizon).astype(
+            np.float32
+        )
 
     def row(self, column: float, y: float, z: float) -> float:
         """The row of a point at a column, in pixels, not rounded."""
@@ -195,7 +199,11 @@ class Canvas:
         rows = slice(corner[0], corner[0] + parts.shape[0])
         cols = slice(corner[1], corner[1] + parts.shape[1])
         painted = parts > 0
-        np.copyto(self.swatch[rows, cols], parts.astype(np.uint16) + (len(self._colors) - 1), where=painted)
+        np.copyto(
+            self.swatch[rows, cols],
+            parts.astype(np.uint16) + (len(self._colors) - 1),
+            where=painted,
+        )
         self._colors += colors
         self._classes += [class_id] * len(colors)
         self._instances += [instance] * len(colors)
@@ -211,7 +219,9 @@ class Canvas:
         """(H, W) int32: 0 = none; visible instances are numbered 1..n from far to near."""
         shown = np.zeros(len(self._classes), bool)
         shown[self.swatch] = True
-        alive = sorted({i for i, seen in zip(self._instances, shown.tolist(), strict=True) if seen} - {0})
+        alive = sorted(
+            {i for i, seen in zip(self._instances, shown.tolist(), strict=True) if seen} - {0}
+        )
         number = {0: 0} | {old: new for new, old in enumerate(alive, start=1)}
         return np.array([number.get(i, 0) for i in self._instances], np.int32)[self.swatch]
 
@@ -240,7 +250,9 @@ class Patch:
     along: np.ndarray
 
 
-def box_patch(camera: Camera, x: float, width: float, near: float, far: float, top: float) -> Patch | None:
+def box_patch(
+    camera: Camera, x: float, width: float, near: float, far: float, top: float
+) -> Patch | None:
     """The visible faces of a box that stands on the ground from x to x + width (to the left if width < 0).
 
     The face at depth `near` faces the camera; the face in the plane x, near..far in depth, is visible if it is on the
@@ -254,15 +266,24 @@ def box_patch(camera: Camera, x: float, width: float, near: float, far: float, t
     if first >= last:
         return None
     columns = np.arange(first, last)
-    away = (columns + (0.5 - camera.vanish)) * side  # (w,) pixels from the vanishing point, outwards
+    away = (
+        columns + (0.5 - camera.vanish)
+    ) * side  # (w,) pixels from the vanishing point, outwards
     plane = abs(x) if x * side > 0 else 0.0
-    z = np.maximum(camera.focal * plane / np.maximum(away, 1e-3), near) if plane else np.full(len(columns), near)
+    z = (
+        np.maximum(camera.focal * plane / np.maximum(away, 1e-3), near)
+        if plane
+        else np.full(len(columns), near)
+    )
     front = z <= near
     along = np.where(front, away * (near / camera.focal) - x * side, z - near)
     horizon = camera.horizons(columns)
     upper = horizon + (camera.focal * (camera.height - top)) / z
     lower = horizon + (camera.focal * camera.height) / z
-    start, stop = max(_ceil(float(upper.min()) - 0.5), 0), min(_ceil(float(lower.max()) - 0.5), HEIGHT)
+    start, stop = (
+        max(_ceil(float(upper.min()) - 0.5), 0),
+        min(_ceil(float(lower.max()) - 0.5), HEIGHT),
+    )
     if start >= stop:
         return None
     scale = (z * (1.0 / camera.focal)).astype(np.float32)

@@ -13,7 +13,9 @@ def develop(canvas: Canvas, scene: Scene, looks: Dice) -> np.ndarray:
     weather, color = scene.weather, canvas.color()
     _add_light(color, canvas, scene)
     sky = canvas.swatch == 0
-    sky = sky[: HEIGHT - int(sky.any(axis=1)[::-1].argmax())]  # (h, W) down to the lowest row with sky
+    sky = sky[
+        : HEIGHT - int(sky.any(axis=1)[::-1].argmax())
+    ]  # (h, W) down to the lowest row with sky
     np.copyto(color[:, : len(sky)], _sky(weather, scene.camera.horizon, len(sky), looks), where=sky)
     if weather.wet:
         _mirror(color, canvas.label() <= PAVEMENT, scene)
@@ -31,7 +33,9 @@ def develop(canvas: Canvas, scene: Scene, looks: Dice) -> np.ndarray:
 
 def _sky(weather: Weather, horizon: float, height: int, looks: Dice) -> np.ndarray:
     """The sky, (3, height, W): a gradient down to the horizon, with clouds where noise plus cover is positive."""
-    share = np.minimum(np.arange(height, dtype=np.float32) * np.float32(1 / max(horizon, 1.0)), 1)[:, None]
+    share = np.minimum(np.arange(height, dtype=np.float32) * np.float32(1 / max(horizon, 1.0)), 1)[
+        :, None
+    ]
     clouds = noise_window(fractal(1024, 5), looks, HEIGHT, WIDTH)[:height]
     cover = np.clip((clouds + weather.cover) * 2.2, 0, 1) * (1 - share * 0.5)  # (height, W)
     layers = np.empty((3, height, WIDTH), np.float32)
@@ -46,7 +50,9 @@ def _add_light(color: np.ndarray, canvas: Canvas, scene: Scene) -> None:
     """Ambient light of the weather, our headlights on near surfaces, and haze in front of distant ones."""
     weather, camera = scene.weather, scene.camera
     if weather.beam:
-        away = (np.arange(WIDTH) - camera.vanish).astype(np.float32) * np.float32(2.5 / camera.focal)  # (W,)
+        away = (np.arange(WIDTH) - camera.vanish).astype(np.float32) * np.float32(
+            2.5 / camera.focal
+        )  # (W,)
         width = np.maximum(1 - away * away, 0)
         depth = np.minimum(canvas.nearness * 12, 1) * np.float32(weather.beam)
         color *= width * depth + 1
@@ -64,7 +70,9 @@ def _mirror(color: np.ndarray, ground: np.ndarray, scene: Scene) -> None:
     """Wet ground mirrors everything above the horizon, fading towards the camera."""
     middle = min(max(int(scene.camera.horizon), 1), HEIGHT - 1)
     rows = np.arange(middle, HEIGHT)
-    strength = ((HEIGHT - rows) * (scene.weather.wet / (HEIGHT - middle))).astype(np.float32)[:, None]
+    strength = ((HEIGHT - rows) * (scene.weather.wet / (HEIGHT - middle))).astype(np.float32)[
+        :, None
+    ]
     below = color[:, middle:]
     below += (color[:, np.maximum(2 * middle - 1 - rows, 0)] - below) * (ground[middle:] * strength)
 
@@ -83,7 +91,9 @@ def _halos(color: np.ndarray, scene: Scene) -> None:
         if left >= right or top >= bottom:
             continue
         dx = (np.arange(left, right, dtype=np.float32) - np.float32(column)) * np.float32(1 / reach)
-        dy = (np.arange(top, bottom, dtype=np.float32) - np.float32(row))[:, None] * np.float32(1 / reach)
+        dy = (np.arange(top, bottom, dtype=np.float32) - np.float32(row))[:, None] * np.float32(
+            1 / reach
+        )
         distance = dx * dx + dy * dy
         halo = np.maximum(1 - distance * np.float32(1 / 9), 0) / (distance * 4 + 1)
         for channel, strength in enumerate((120, 105, 66)):
@@ -102,7 +112,9 @@ def _soften(color: np.ndarray, share: float) -> None:
     own, side = np.float32(1 - share), np.float32(share / 2)
     for axis in (1, 2):
         size = color.shape[axis]
-        before, at, after = (tuple([slice(None)] * axis + [slice(i, size - 2 + i)]) for i in range(3))
+        before, at, after = (
+            tuple([slice(None)] * axis + [slice(i, size - 2 + i)]) for i in range(3)
+        )
         around = color[before] + color[after]
         around *= side
         middle = color[at] * own
@@ -112,7 +124,10 @@ def _soften(color: np.ndarray, share: float) -> None:
 
 def _streak(color: np.ndarray, streaks: int, looks: Dice) -> None:
     """Slanting bright streaks of rain, one pixel wide, 6 to 21 pixels long."""
-    slant, draws = np.float32(looks.uniform(-0.35, 0.35)), looks.bytes(streaks * 4).reshape(streaks, 4).astype(np.int64)
+    slant, draws = (
+        np.float32(looks.uniform(-0.35, 0.35)),
+        looks.bytes(streaks * 4).reshape(streaks, 4).astype(np.int64),
+    )
     step = np.arange(21)
     rows = draws[:, :1] + step
     columns = draws[:, 1:2] * 2 + np.floor(step * slant).astype(np.int64)

@@ -105,11 +105,16 @@ def _street(dice: Dice) -> Street:
     bays = dice.choose((0.0, 0.0, 2.2)), dice.choose((0.0, 2.2, 2.2))
     pavements = dice.uniform(1.8, 6.0), dice.uniform(1.8, 6.0)
     left, right = -lane * (there + 0.5) - bays[0], lane * (here - 0.5) + bays[1]
-    if dice.chance(0.75):  # the camera drives in the first forward lane, or else walks on a pavement
+    if dice.chance(
+        0.75
+    ):  # the camera drives in the first forward lane, or else walks on a pavement
         move = dice.uniform(-0.5, 0.5)
     else:
         move = dice.choose(
-            (-right - pavements[1] * dice.uniform(0.3, 0.7), -left + pavements[0] * dice.uniform(0.3, 0.7))
+            (
+                -right - pavements[1] * dice.uniform(0.3, 0.7),
+                -left + pavements[0] * dice.uniform(0.3, 0.7),
+            )
         )
 
     # Colours.
@@ -163,10 +168,14 @@ def _buildings(dice: Dice, street: Street, side: int) -> list[Building]:
     return found
 
 
-def _building(dice: Dice, side: int, frontage: float, depth: tuple[float, float], tall: float) -> Building:
+def _building(
+    dice: Dice, side: int, frontage: float, depth: tuple[float, float], tall: float
+) -> Building:
     floor = dice.uniform(2.9, 3.7)
     height = max(floor * int(tall * dice.uniform(0.7, 1.5) / floor), floor)
-    style = dice.choose((PLAIN, PLAIN, PLAIN, PLAIN, BRICK, BRICK, BRICK, RIBBON, RIBBON, CURTAIN, IVY))
+    style = dice.choose(
+        (PLAIN, PLAIN, PLAIN, PLAIN, BRICK, BRICK, BRICK, RIBBON, RIBBON, CURTAIN, IVY)
+    )
     wall = jitter(dice, dice.choose(LEAVES[:5]) if style == IVY else dice.choose(WALLS), 18)
     return Building(
         side=side,
@@ -189,7 +198,12 @@ def _building(dice: Dice, side: int, frontage: float, depth: tuple[float, float]
 
 def _car(dice: Dice, x: float, near: float, ahead: bool, across: bool = False) -> Car:
     kind = dice.choose((HATCHBACK, HATCHBACK, SALOON, SALOON, VAN, ESTATE))
-    width, length, height = ((1.74, 3.9, 1.46), (1.82, 4.6, 1.44), (1.95, 5.0, 2.15), (1.84, 4.5, 1.6))[kind]
+    width, length, height = (
+        (1.74, 3.9, 1.46),
+        (1.82, 4.6, 1.44),
+        (1.95, 5.0, 2.15),
+        (1.84, 4.5, 1.6),
+    )[kind]
     size, color = dice.uniform(0.94, 1.06), jitter(dice, dice.choose(CAR_COLORS), 14)
     return Car(x, near, kind, width * size, length * size, height * size, color, ahead, across)
 
@@ -198,7 +212,11 @@ def _parked(dice: Dice, street: Street, side: int) -> list[Thing]:
     found: list[Thing] = []
     if dice.chance(0.35):
         return found
-    x, filled, z = street.edge(side) - side * 1.15, dice.choose((0.25, 0.5, 0.95)), dice.uniform(3.0, 9.0)
+    x, filled, z = (
+        street.edge(side) - side * 1.15,
+        dice.choose((0.25, 0.5, 0.95)),
+        dice.uniform(3.0, 9.0),
+    )
     while z < 42:
         car = _car(dice, x + dice.uniform(-0.12, 0.12), z, ahead=side > 0 or dice.chance(0.3))
         if dice.chance(filled) and _off_crossing(street, z, z + car.length):
@@ -225,7 +243,11 @@ def _traffic(dice: Dice, street: Street) -> list[Thing]:
 
 def _avenue(dice: Dice, street: Street, side: int) -> list[Thing]:
     """A row of trees of the same kind along the kerb."""
-    leaf, kind, dense = dice.choose(LEAVES), dice.choose((ROUND, ROUND, ROUND, TALL, CONIFER)), dice.uniform(0.45, 1.0)
+    leaf, kind, dense = (
+        dice.choose(LEAVES),
+        dice.choose((ROUND, ROUND, ROUND, TALL, CONIFER)),
+        dice.uniform(0.45, 1.0),
+    )
     found: list[Thing] = []
     if dice.chance(0.5):
         return found
@@ -266,7 +288,11 @@ def _tree(dice: Dice, x: float, z: float, kind: int, leaf: RGB, dense: float) ->
 
 
 def _poles(dice: Dice, street: Street, side: int) -> list[Thing]:
-    x, metal, found = street.edge(side) + side * 0.45, jitter(dice, dice.choose(METALS), 14), list[Thing]()
+    x, metal, found = (
+        street.edge(side) + side * 0.45,
+        jitter(dice, dice.choose(METALS), 14),
+        list[Thing](),
+    )
     if dice.chance(0.4):
         z, step, height = dice.uniform(10, 28), dice.uniform(16, 30), dice.uniform(5.5, 8)
         while z < 45:
@@ -279,7 +305,9 @@ def _poles(dice: Dice, street: Street, side: int) -> list[Thing]:
         face = dice.choose(((230.0, 40.0, 30.0), (40.0, 210.0, 90.0)))
         found.append(Pole(x, street.crossing[0] - 0.8, SIGNAL, 3.4, metal, face, 1))
     if dice.chance(0.1):
-        found += [Pole(x, 7 + 2.2 * i, BOLLARD, 0.95, gained(metal, 0.8), metal, 1) for i in range(6)]
+        found += [
+            Pole(x, 7 + 2.2 * i, BOLLARD, 0.95, gained(metal, 0.8), metal, 1) for i in range(6)
+        ]
     return found
 
 

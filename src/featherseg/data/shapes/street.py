@@ -112,7 +112,9 @@ def _lines(x: np.ndarray, z: np.ndarray, street: Street) -> np.ndarray:
     for line in street.lines:
         marks |= (np.abs(x - line) < 0.08) & dash
     if street.edge_lines:
-        marks |= (np.abs(x - (street.left + 0.2)) < 0.07) | (np.abs(x - (street.right - 0.2)) < 0.07)
+        marks |= (np.abs(x - (street.left + 0.2)) < 0.07) | (
+            np.abs(x - (street.right - 0.2)) < 0.07
+        )
     if street.crossing is not None:
         start, stop = street.crossing
         marks &= (z < start - 3.6) | (z > stop)
@@ -130,13 +132,23 @@ def _surface_shade(ground: Ground, on_road: np.ndarray, street: Street, looks: D
     return fine * (3 / (12 + ground.z)) + ground.mottle * 0.16 + 1
 
 
-def cast_shadows(canvas: Canvas, ground: Ground, camera: Camera, weather: Weather, things: Sequence[Thing]) -> None:
+def cast_shadows(
+    canvas: Canvas, ground: Ground, camera: Camera, weather: Weather, things: Sequence[Thing]
+) -> None:
     """Darken the ground under cars and, in sunshine, in the shadow of every object."""
     under, beside = np.zeros(ground.x.shape, bool), np.zeros(ground.x.shape, bool)
     for thing in things:
         if isinstance(thing, Car):
-            deep, wide = (thing.width, thing.length) if thing.across else (thing.length, thing.width)
-            _mark(under, ground, camera, (thing.x, wide / 2 + 0.05), (thing.near - 0.1, thing.near + deep))
+            deep, wide = (
+                (thing.width, thing.length) if thing.across else (thing.length, thing.width)
+            )
+            _mark(
+                under,
+                ground,
+                camera,
+                (thing.x, wide / 2 + 0.05),
+                (thing.near - 0.1, thing.near + deep),
+            )
         if weather.shadow < 1:
             _mark_sunless(beside, ground, camera, weather.sun, thing)
     canvas.shade[ground.top :][under] *= np.float32(0.35)
@@ -156,7 +168,14 @@ def _mark_sunless(mask: np.ndarray, ground: Ground, camera: Camera, sun: int, th
             deep = (thing.near, thing.near + (thing.width if thing.across else thing.length))
         case Tree():
             crown = (thing.x + sun * reach * 0.7, thing.spread * 1.2)
-            _mark(mask, ground, camera, crown, (thing.near - thing.spread, thing.near + thing.spread), ragged=True)
+            _mark(
+                mask,
+                ground,
+                camera,
+                crown,
+                (thing.near - thing.spread, thing.near + thing.spread),
+                ragged=True,
+            )
     _mark(mask, ground, camera, (thing.x + sun * (start + reach / 2), reach / 2), deep)
 
 
@@ -170,7 +189,9 @@ def _mark(
 ) -> None:
     """Mark the ground within `across` = (centre, half width) and `deep` = (near, far), in metres; ragged: an oval."""
     near, far = max(deep[0], 1.5), max(deep[1], 1.6)
-    ends = [camera.column(across[0] + half, z) for half in (-across[1], across[1]) for z in (near, far)]
+    ends = [
+        camera.column(across[0] + half, z) for half in (-across[1], across[1]) for z in (near, far)
+    ]
     first, last = max(int(min(ends)), 0), min(int(max(ends)) + 1, WIDTH)
     if first >= last:
         return
@@ -180,8 +201,15 @@ def _mark(
     if start >= stop:
         return
     box = (slice(start, stop), slice(first, last))
-    dx, dz = (ground.x[box] - across[0]) * (1 / across[1]), (ground.z[box] - (near + far) / 2) * (2 / (far - near))
-    inside = dx * dx + dz * dz + ground.mottle[box] < 0.9 if ragged else (np.abs(dx) < 1) & (np.abs(dz) < 1)
+    dx, dz = (
+        (ground.x[box] - across[0]) * (1 / across[1]),
+        (ground.z[box] - (near + far) / 2) * (2 / (far - near)),
+    )
+    inside = (
+        dx * dx + dz * dz + ground.mottle[box] < 0.9
+        if ragged
+        else (np.abs(dx) < 1) & (np.abs(dz) < 1)
+    )
     mask[box] |= inside & ground.seen[box]
 
 
@@ -189,7 +217,9 @@ WALL, PANE, MIRROR, LIT, FRAME, ROOF, SHOP, DOOR = range(1, 9)
 _PANES = np.array([PANE, PANE, MIRROR, PANE, MIRROR, PANE, LIT, LIT], np.uint8)
 
 
-def paint_building(canvas: Canvas, camera: Camera, b: Building, weather: Weather, looks: Dice) -> None:
+def paint_building(
+    canvas: Canvas, camera: Camera, b: Building, weather: Weather, looks: Dice
+) -> None:
     """A box with two visible faces, floors with windows, a ground floor and a roof."""
     patch = box_patch(camera, b.x, b.width, b.near, b.far, b.height + b.gable)
     if patch is None:
@@ -209,15 +239,24 @@ def paint_building(canvas: Canvas, camera: Camera, b: Building, weather: Weather
         if b.style == BRICK:
             course = patch.y * 5
             shade = shade - 0.1 * ((course - np.floor(course) < 0.3) & (parts == WALL))
-    canvas.paint(patch.corner, parts, _facade_colors(b, weather), BUILDING, nearness=1 / patch.z, shade=shade)
+    canvas.paint(
+        patch.corner, parts, _facade_colors(b, weather), BUILDING, nearness=1 / patch.z, shade=shade
+    )
 
 
 def _facade(b: Building, y: np.ndarray, along: np.ndarray) -> np.ndarray:
     """(h, w) parts at height y (h, w), `along` (w,) metres from the corner."""
     bay, floor = along * (1 / b.bay), y * (1 / b.floor_height)
     bay_number, floor_number = np.floor(bay), np.floor(floor)
-    across, up = bay - bay_number, floor - floor_number  # 0..1 within a bay (w,), within a floor (h, w)
-    width, height = (1.0, b.window[1]) if b.style == RIBBON else ((0.94, 0.9) if b.style == CURTAIN else b.window)
+    across, up = (
+        bay - bay_number,
+        floor - floor_number,
+    )  # 0..1 within a bay (w,), within a floor (h, w)
+    width, height = (
+        (1.0, b.window[1])
+        if b.style == RIBBON
+        else ((0.94, 0.9) if b.style == CURTAIN else b.window)
+    )
     beside, sill = np.abs(across - 0.5), 0.04 if b.style == CURTAIN else 0.25
     parts = np.full(y.shape, WALL, np.uint8)
     parts[up < 0.06] = FRAME

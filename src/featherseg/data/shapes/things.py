@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from featherseg.data.shapes.canvas import RGB, Camera, Canvas, Patch, box_patch, fractal, gained, mix
+from featherseg.data.shapes.canvas import (
+    RGB,
+    Camera,
+    Canvas,
+    Patch,
+    box_patch,
+    fractal,
+    gained,
+    mix,
+)
 from featherseg.data.shapes.scene import (
     CAR,
     CONIFER,
@@ -27,13 +36,20 @@ BODY, LOW, PANE, BRIGHT, TYRE, HUB, LIGHT, PLATE, TOP, SEAM, DARK = range(1, 12)
 # Per kind of car: height of the belt line (share of the height); where the cabin starts and ends (share of the length,
 # from the back); slopes of the rear and front window.
 _BELTS = (0.62, 0.62, 0.52, 0.6)
-_CABINS = ((0.02, 0.72, 5.0, 1.7), (0.16, 0.7, 1.7, 1.7), (0.0, 0.93, 9.0, 3.0), (0.01, 0.72, 3.0, 1.7))
+_CABINS = (
+    (0.02, 0.72, 5.0, 1.7),
+    (0.16, 0.7, 1.7, 1.7),
+    (0.0, 0.93, 9.0, 3.0),
+    (0.01, 0.72, 3.0, 1.7),
+)
 
 
 def paint_car(canvas: Canvas, camera: Camera, car: Car, weather: Weather) -> None:
     """A car as a box: the end that faces the camera and, if visible, the flank; the cabin may be set back."""
     start, end = _CABINS[car.kind][:2]
-    setback = (start if car.ahead else 1 - end) * car.length + 0.12  # of the window, painted upright
+    setback = (
+        start if car.ahead else 1 - end
+    ) * car.length + 0.12  # of the window, painted upright
     if car.across or setback < 0.3 or car.near > 30:
         setback = 0.0
     instance, colors = canvas.new_instance(), _car_colors(car, weather)
@@ -43,7 +59,15 @@ def paint_car(canvas: Canvas, camera: Camera, car: Car, weather: Weather) -> Non
         if patch is not None:
             flank = np.float32(1.06 if (car.x > 0) == (weather.sun > 0) else 0.82)
             shade = np.where(patch.front, np.float32(0.95), flank) * (0.86 + 0.14 * patch.y)
-            canvas.paint(patch.corner, parts, colors, CAR, nearness=1 / car.near, shade=shade, instance=instance)
+            canvas.paint(
+                patch.corner,
+                parts,
+                colors,
+                CAR,
+                nearness=1 / car.near,
+                shade=shade,
+                instance=instance,
+            )
 
 
 def _roof_seen(camera: Camera, car: Car, near: float) -> float:
@@ -74,7 +98,9 @@ def _body(camera: Camera, car: Car, setback: float) -> tuple[Patch | None, np.nd
 def _cabin(camera: Camera, car: Car, setback: float) -> tuple[Patch | None, np.ndarray]:
     """The window of the cabin, `setback` metres into the car, and the boot lid or bonnet in front of it."""
     near, belt = car.near + setback, car.height * _BELTS[car.kind]
-    widest = (abs(car.x) + car.width / 2) * (near / car.near) - abs(car.x)  # the lid's near edge, in the cabin's plane
+    widest = (abs(car.x) + car.width / 2) * (near / car.near) - abs(
+        car.x
+    )  # the lid's near edge, in the cabin's plane
     over = _roof_seen(camera, car, near)
     patch = _stand(camera, car.x, near, 2 * widest, car.height + over)
     if patch is None:
@@ -82,7 +108,9 @@ def _cabin(camera: Camera, car: Car, setback: float) -> tuple[Patch | None, np.n
     across = _facing(patch, camera, car.x)
     parts = _end(car, patch.y, across, over)
     below = np.maximum(camera.height - patch.y, np.float32(0.05))
-    on_lid = (across + np.float32(car.x)) * (max(camera.height - belt, 0.0) / below) - np.float32(car.x)
+    on_lid = (across + np.float32(car.x)) * (max(camera.height - belt, 0.0) / below) - np.float32(
+        car.x
+    )
     lid = (np.abs(on_lid) < car.width / 2) & (below * car.near < (camera.height - belt) * near)
     np.copyto(parts, np.where(lid, np.uint8(TOP), np.uint8(0)), where=patch.y <= belt)
     return patch, parts
@@ -92,7 +120,9 @@ def _end(car: Car, y: np.ndarray, across: np.ndarray, over: float) -> np.ndarray
     """The rear or front: (h, w) parts at height y, `across` (w,) metres to the right of the centre."""
     h, half = np.float32(car.height), car.width / 2
     belt = car.height * _BELTS[car.kind]
-    lean = np.maximum(y - belt, 0) * np.float32(0.08 if car.kind == VAN else 0.3)  # how far the cabin tapers
+    lean = np.maximum(y - belt, 0) * np.float32(
+        0.08 if car.kind == VAN else 0.3
+    )  # how far the cabin tapers
     out = np.abs(across)
     parts = np.full(y.shape, BODY, np.uint8)
     parts[y < h * 0.36] = LOW
@@ -161,8 +191,14 @@ def _flank(car: Car, y: np.ndarray, along: np.ndarray, setback: float | None = N
 
 def _car_colors(car: Car, weather: Weather) -> list[RGB]:
     lamp = 1 / weather.gain[0] if weather.lamps else 1.0
-    light: RGB = (190 * lamp, 20 * lamp, 18 * lamp) if car.ahead else (240 * lamp, 236 * lamp, 210 * lamp)
-    sky = gained(weather.sky[1], 1 / weather.gain[1]) if weather.name != "night" else (70.0, 70.0, 80.0)
+    light: RGB = (
+        (190 * lamp, 20 * lamp, 18 * lamp) if car.ahead else (240 * lamp, 236 * lamp, 210 * lamp)
+    )
+    sky = (
+        gained(weather.sky[1], 1 / weather.gain[1])
+        if weather.name != "night"
+        else (70.0, 70.0, 80.0)
+    )
     glass = mix((36, 42, 50), sky, 0.12)
     return [
         car.color, gained(car.color, 0.72), glass, mix(glass, sky, 0.35), (22, 22, 24), (126, 128, 130),
@@ -170,7 +206,9 @@ def _car_colors(car: Car, weather: Weather) -> list[RGB]:
     ]  # fmt: skip
 
 
-def _box(camera: Camera, left: float, right: float, near: float, far: float, top: float) -> Patch | None:
+def _box(
+    camera: Camera, left: float, right: float, near: float, far: float, top: float
+) -> Patch | None:
     """`box_patch` from left to right, for a box on either side of the camera."""
     if right < 0:
         return box_patch(camera, right, left - right, near, far, top)
@@ -200,11 +238,15 @@ def paint_person(canvas: Canvas, camera: Camera, person: Person, weather: Weathe
     # Places on the body, in units of its height: a across, y from the ground up.
     a = _facing(patch, camera, person.x) * np.float32(1 / person.height)  # (w,)
     middle_column = patch.y.shape[1] // 2
-    y = patch.y[:, middle_column : middle_column + 1] * np.float32(1 / person.height)  # (h, 1): people stand upright
+    y = patch.y[:, middle_column : middle_column + 1] * np.float32(
+        1 / person.height
+    )  # (h, 1): people stand upright
     parts = np.zeros(patch.y.shape, np.uint8)
     wide, stride = person.broad, person.stride
 
-    def band(part: int, low: float, high: float, middle: np.ndarray | float, half: np.ndarray | float) -> None:
+    def band(
+        part: int, low: float, high: float, middle: np.ndarray | float, half: np.ndarray | float
+    ) -> None:
         parts[(np.abs(a - middle) < half) & (y >= low) & (y < high)] = part
 
     # From the ground up, what is in front painted last.
@@ -233,7 +275,13 @@ def paint_person(canvas: Canvas, camera: Camera, person: Person, weather: Weathe
               gained(person.legs, 0.6)]  # fmt: skip
     shade = np.where(a * weather.sun > 0, np.float32(0.9), np.float32(1.06))
     canvas.paint(
-        patch.corner, parts, colors, PERSON, nearness=1 / person.near, shade=shade, instance=canvas.new_instance()
+        patch.corner,
+        parts,
+        colors,
+        PERSON,
+        nearness=1 / person.near,
+        shade=shade,
+        instance=canvas.new_instance(),
     )
 
 
@@ -242,7 +290,9 @@ def paint_tree(canvas: Canvas, camera: Camera, tree: Tree, weather: Weather) -> 
     patch = _stand(camera, tree.x, tree.near, 2.4 * tree.spread, tree.height)
     if patch is None or patch.y.shape[0] < 4:
         return
-    a = _facing(patch, camera, tree.x) * np.float32(1 / tree.spread)  # (w,) in half widths of the crown
+    a = _facing(patch, camera, tree.x) * np.float32(
+        1 / tree.spread
+    )  # (w,) in half widths of the crown
 
     # Places in the crown, -1..1 either way, and two scales of noise there.
     start = tree.height * (0.3, 0.14, 0.1, 0.0)[tree.kind]
@@ -251,13 +301,21 @@ def paint_tree(canvas: Canvas, camera: Camera, tree: Tree, weather: Weather) -> 
     column = ((a + 4) * 64).astype(np.int32) + tree.number
     row = ((b + 4) * (64 * half / tree.spread)).astype(np.int32) + (tree.number >> 9)
     clumps = np.take(fractal(), ((row & 511) << 9) + (column & 511))  # (h, w)
-    column, row = ((a + 4) * 230).astype(np.int32), ((b + 4) * (230 * half / tree.spread)).astype(np.int32)
+    column, row = (
+        ((a + 4) * 230).astype(np.int32),
+        ((b + 4) * (230 * half / tree.spread)).astype(np.int32),
+    )
     leaves = np.take(fractal(512, 9), ((row + tree.number & 511) << 9) + (column & 511))
 
     # How far a place lies inside the outline: tiers of a conifer, or a ball.
     if tree.kind == CONIFER:
         tier = b * 3.5
-        room = (1 - b) * (0.56 - (tier - np.floor(tier)) * 0.16) - np.abs(a) + leaves * 0.1 + clumps * 0.1
+        room = (
+            (1 - b) * (0.56 - (tier - np.floor(tier)) * 0.16)
+            - np.abs(a)
+            + leaves * 0.1
+            + clumps * 0.1
+        )
     else:
         room = 0.82 - a * a - b * b + clumps * 0.4 + leaves * 0.3
     inside = (room > 0) & (b > -1) & (b < 1)
@@ -265,7 +323,9 @@ def paint_tree(canvas: Canvas, camera: Camera, tree: Tree, weather: Weather) -> 
 
     # Six tones of leaves.
     tone = (b + a * (weather.sun * -0.5)) * 1.3 + clumps * 1.6 + leaves * 2.4
-    parts = np.where(inside, np.clip(tone + 2.6, 0, 5.99).astype(np.uint8) + np.uint8(2), np.uint8(0))
+    parts = np.where(
+        inside, np.clip(tone + 2.6, 0, 5.99).astype(np.uint8) + np.uint8(2), np.uint8(0)
+    )
 
     # Trunk and branches, where no leaves are.
     x = np.abs(a) * np.float32(tree.spread)
@@ -275,7 +335,9 @@ def paint_tree(canvas: Canvas, camera: Camera, tree: Tree, weather: Weather) -> 
     wood &= (patch.y >= 0) & (b < (0.5 if tree.kind in (ROUND, TALL) else 0.0)) & ~inside
     parts[wood] = 1
     colors = [tree.trunk, *(gained(tree.leaf, 0.46 + 0.2 * i) for i in range(6))]
-    canvas.paint(patch.corner, parts, colors, TREE, nearness=1 / tree.near, instance=canvas.new_instance())
+    canvas.paint(
+        patch.corner, parts, colors, TREE, nearness=1 / tree.near, instance=canvas.new_instance()
+    )
 
 
 def paint_pole(canvas: Canvas, camera: Camera, pole: Pole, weather: Weather) -> None:

@@ -8,14 +8,18 @@ from featherseg.data.shapes.scene import Weather
 
 def plan_weather(dice: Dice) -> Weather:
     """Sample the weather: clear in three scenes of nine, overcast in two, fog, rain, dusk and night in one each."""
-    name = dice.choose(("clear", "clear", "clear", "overcast", "overcast", "fog", "rain", "dusk", "night"))
+    name = dice.choose(
+        ("clear", "clear", "clear", "overcast", "overcast", "fog", "rain", "dusk", "night")
+    )
     exposure, sun = dice.uniform(0.8, 1.15), dice.choose((-1, 1))
     gain = tuple(exposure * dice.uniform(0.9, 1.1) for _ in range(3))
     return _WEATHERS[name](dice, (gain[0], gain[1], gain[2]), sun)
 
 
 def _clear(dice: Dice, gain: RGB, sun: int) -> Weather:
-    top = dice.choose(((88, 140, 205), (120, 165, 215), (70, 115, 180), (150, 180, 215), (176, 190, 204)))
+    top = dice.choose(
+        ((88, 140, 205), (120, 165, 215), (70, 115, 180), (150, 180, 215), (176, 190, 204))
+    )
     low = dice.choose(((190, 210, 228), (215, 222, 226), (235, 220, 195)))
     return Weather(
         "clear", gain, (top, low), (236, 236, 238), cover=dice.uniform(-0.6, 0.5), haze=dice.uniform(250, 700), sun=sun,
@@ -45,7 +49,9 @@ def _rain(dice: Dice, gain: RGB, sun: int) -> Weather:
 def _fog(dice: Dice, gain: RGB, sun: int) -> Weather:
     grey = dice.uniform(150, 225)
     air: RGB = (grey, grey * dice.uniform(0.97, 1.02), grey * dice.uniform(0.95, 1.05))
-    return Weather("fog", gain, (air, air), air, cover=-1.0, haze=dice.uniform(18, 60), sun=sun, noise=5)
+    return Weather(
+        "fog", gain, (air, air), air, cover=-1.0, haze=dice.uniform(18, 60), sun=sun, noise=5
+    )
 
 
 def _dusk(dice: Dice, gain: RGB, sun: int) -> Weather:

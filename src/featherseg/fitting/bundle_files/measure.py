@@ -31,7 +31,9 @@ except ImportError:
 Candidate = dict[str, Any]  # a row of bundle.json
 Predict = Callable[[np.ndarray], np.ndarray]
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime and openvino report usage when they are imported
+os.environ.setdefault(
+    "ORT_DISABLE_TELEMETRY", "1"
+)  # onnxruntime and openvino report usage when they are imported
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # what openvino reports by
 
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn"}
@@ -49,13 +51,17 @@ BAND = 32
 """Rows whose classes are compared at a time, so that they stay in the cache."""
 
 
-def taps(source: int, target: int, align_corners: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def taps(
+    source: int, target: int, align_corners: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Output place i lies between source places low[i] and high[i], share[i] of the way: int, int, float32."""
     place = np.arange(target, dtype=np.float32)
     if align_corners:
         place *= np.float32(source - 1) / np.float32(max(target - 1, 1))
     else:
-        place = (place + np.float32(0.5)) * (np.float32(source) / np.float32(target)) - np.float32(0.5)
+        place = (place + np.float32(0.5)) * (np.float32(source) / np.float32(target)) - np.float32(
+            0.5
+        )
     place = np.clip(place, np.float32(0), np.float32(source - 1))
     low = place.astype(np.intp)
     return low, np.minimum(low + 1, source - 1), place - low.astype(np.float32)
@@ -66,7 +72,11 @@ def resize_image(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     for axis in (0, 1):
         if image.shape[axis] != size[axis]:
             low, high, share = taps(image.shape[axis], size[axis])
-            weight = np.rint(share * 256).astype(np.uint16).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+            weight = (
+                np.rint(share * 256)
+                .astype(np.uint16)
+                .reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+            )
             mixed = image.take(low, axis) * (256 - weight) + image.take(high, axis) * weight
             image = ((mixed + np.uint16(128)) >> np.uint16(8)).astype(np.uint8)
     return np.ascontiguousarray(image)
@@ -88,7 +98,9 @@ def widen(logits: np.ndarray, width: int, align_corners: bool, crop: int) -> np.
     return left + (logits.take(high, 2) - left) * share
 
 
-def mask_of_logits(logits: np.ndarray, size: tuple[int, ...], align_corners: bool, crop: tuple[int, ...]) -> np.ndarray:
+def mask_of_logits(
+    logits: np.ndarray, size: tuple[int, ...], align_corners: bool, crop: tuple[int, ...]
+) -> np.ndarray:
     """argmax of logits that are enlarged bilinearly: (K, h, w) -> (*crop,) uint8, the upper left part of `size`.
 
     Of classes that are equal the lowest.
@@ -113,7 +125,11 @@ def mask_of_logits(logits: np.ndarray, size: tuple[int, ...], align_corners: boo
 
 
 def mask_of_padded(
-    logits: np.ndarray, padded: tuple[int, ...], seen: tuple[int, ...], size: tuple[int, ...], align_corners: bool
+    logits: np.ndarray,
+    padded: tuple[int, ...],
+    seen: tuple[int, ...],
+    size: tuple[int, ...],
+    align_corners: bool,
 ) -> np.ndarray:
     """The mask (*size,) of an image that the model saw at size `seen`, padded right and below to `padded`."""
     if padded == seen:
@@ -121,7 +137,9 @@ def mask_of_padded(
     if seen == size:
         return mask_of_logits(logits, padded, align_corners, size)
     wide = widen(logits, padded[1], align_corners, seen[1]).swapaxes(1, 2)
-    return mask_of_logits(widen(wide, padded[0], align_corners, seen[0]).swapaxes(1, 2), size, False, size)
+    return mask_of_logits(
+        widen(wide, padded[0], align_corners, seen[0]).swapaxes(1, 2), size, False, size
+    )
 
 
 def open_candidate(candidate: Candidate, folder: str, threads: int) -> tuple[Predict, str]:
@@ -136,7 +154,9 @@ def open_candidate(candidate: Candidate, folder: str, threads: int) -> tuple[Pre
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # they would keep twice the memory
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = (
+            False  # they would keep twice the memory
+        )
         session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
         def run(image: np.ndarray) -> np.ndarray:
@@ -145,7 +165,11 @@ def open_candidate(candidate: Candidate, folder: str, threads: int) -> tuple[Pre
         import openvino as runtime
 
         # It would take bf16 where the processor has it, and give other masks
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+        }
         compiled = runtime.Core().compile_model(path, "CPU", settings)
 
         def run(image: np.ndarray) -> np.ndarray:
@@ -173,13 +197,17 @@ def open_ncnn(graph: str, weights: str, candidate: Candidate, threads: int) -> t
 
     def predict(image: np.ndarray) -> np.ndarray:
         values = (resize_image(image, seen) - mean) / std  # (h, w, C) float32
-        values = np.ascontiguousarray(values.transpose(2, 0, 1))  # has a name: ncnn.Mat holds no reference to it
+        values = np.ascontiguousarray(
+            values.transpose(2, 0, 1)
+        )  # has a name: ncnn.Mat holds no reference to it
         extractor = net.create_extractor()
         extractor.input("in0", ncnn.Mat(values).clone())
         code, logits = extractor.extract("out0")
         if code != 0:
             raise RuntimeError(f"ncnn stopped with {code}")
-        return mask_of_padded(np.array(logits), padded, seen, image.shape[:2], candidate["align_corners"])
+        return mask_of_padded(
+            np.array(logits), padded, seen, image.shape[:2], candidate["align_corners"]
+        )
 
     return predict, f"ncnn {ncnn.__version__}"
 
@@ -234,7 +262,9 @@ def peak_memory() -> Optional[int]:
             import resource
         except ImportError:  # Windows
             return None
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
 
 
 def count_cores() -> int:
@@ -244,7 +274,10 @@ def count_cores() -> int:
     cores = set[object]()
     for number in os.sched_getaffinity(0):
         try:
-            with open(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list", encoding="ascii") as file:
+            with open(
+                f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list",
+                encoding="ascii",
+            ) as file:
                 cores.add(file.read())
         except OSError:
             cores.add(number)
@@ -274,19 +307,32 @@ def describe_device() -> str:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             for key, _, value in (line.partition(":") for line in file):
                 facts.setdefault(key.strip(), value.strip())
-        with open("/proc/device-tree/model", encoding="utf-8", errors="replace") as file:  # of a board
+        with open(
+            "/proc/device-tree/model", encoding="utf-8", errors="replace"
+        ) as file:  # of a board
             facts["model name"] = file.read()
     except OSError:
         pass
-    name = " ".join("".join(c for c in facts.get("model name", name) if c.isprintable()).split())[:120]
-    if "cpu family" in facts and "model" in facts:  # virtual machines give generations of other speed one name
+    name = " ".join("".join(c for c in facts.get("model name", name) if c.isprintable()).split())[
+        :120
+    ]
+    if (
+        "cpu family" in facts and "model" in facts
+    ):  # virtual machines give generations of other speed one name
         name += f" (family {facts['cpu family']}, model {facts['model']})"
     return f"{name}, {count_cores()} cores, {platform.system()} {platform.release()} {platform.machine()}"
 
 
 def measure_apart(number: int, threads: int) -> dict[str, Any]:
     """`measure` in a process of its own. Raises RuntimeError with the reason of one that fails."""
-    command = [sys.executable, os.path.abspath(__file__), "--candidate", str(number), "--threads", str(threads)]
+    command = [
+        sys.executable,
+        os.path.abspath(__file__),
+        "--candidate",
+        str(number),
+        "--threads",
+        str(threads),
+    ]
     try:
         done = subprocess.run(command, capture_output=True, timeout=LIMIT, check=False)
     except subprocess.TimeoutExpired:
@@ -295,7 +341,9 @@ def measure_apart(number: int, threads: int) -> dict[str, Any]:
         raise RuntimeError(f"its process was ended by {signal.Signals(-done.returncode).name}")
     lines = done.stderr.decode("utf-8", errors="replace").split("\n")
     if done.returncode:
-        raise RuntimeError(next((line.strip() for line in lines[::-1] if line.strip()), f"exit {done.returncode}"))
+        raise RuntimeError(
+            next((line.strip() for line in lines[::-1] if line.strip()), f"exit {done.returncode}")
+        )
     return json.loads(done.stdout)
 
 
@@ -328,7 +376,9 @@ def earlier(path: str, report: dict[str, Any]) -> tuple[list[dict[str, Any]], di
         number += 1
         aside = f"{path[:-5]}-{other}-{number}.json"
     os.rename(path, aside)
-    tell(f"the latency.json that was here ({other.replace('-', ' ')}) is kept as {os.path.basename(aside)}")
+    tell(
+        f"the latency.json that was here ({other.replace('-', ' ')}) is kept as {os.path.basename(aside)}"
+    )
     return [], {}
 
 
@@ -378,14 +428,18 @@ def measure_all(bundle: dict[str, Any], threads: int, path: str) -> int:
     candidates, status = bundle["candidates"], 0
     try:
         for number, candidate in enumerate(candidates):
-            name = f"[{number + 1}/{len(candidates)}] {candidate['model']} at {candidate['scale']:g}"
+            name = (
+                f"[{number + 1}/{len(candidates)}] {candidate['model']} at {candidate['scale']:g}"
+            )
             name += f", {candidate['format']}"
             package = RUNTIMES[candidate["format"]]
             if name_of(candidate) in known:
                 tell(f"{name}: measured before (remove latency.json to measure it again)")
                 continue
             if importlib.util.find_spec(package) is None:
-                tell(f"{name}: left out, {package} is not installed: {sys.executable} -m pip install {package}")
+                tell(
+                    f"{name}: left out, {package} is not installed: {sys.executable} -m pip install {package}"
+                )
                 continue
             try:
                 row = measure_apart(number, threads)
@@ -407,8 +461,15 @@ def measure_all(bundle: dict[str, Any], threads: int, path: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, default=count_cores(), help="threads of the runtime (here: %(default)s)")
-    parser.add_argument("--candidate", type=int, help=argparse.SUPPRESS)  # what the processes of candidates are given
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=count_cores(),
+        help="threads of the runtime (here: %(default)s)",
+    )
+    parser.add_argument(
+        "--candidate", type=int, help=argparse.SUPPRESS
+    )  # what the processes of candidates are given
     settings = parser.parse_args()
     if not 1 <= settings.threads <= 4096:
         parser.error(f"--threads {settings.threads}: expected 1 to 4096")
@@ -416,7 +477,9 @@ def main() -> None:
         with open(os.path.join(FOLDER, "bundle.json"), encoding="utf-8") as file:
             bundle = json.load(file)
     except (OSError, ValueError) as error:
-        sys.exit(f"bundle.json cannot be read ({error}). Unpack the whole bundle into one folder and run this there.")
+        sys.exit(
+            f"bundle.json cannot be read ({error}). Unpack the whole bundle into one folder and run this there."
+        )
     if settings.candidate is None:
         sys.exit(measure_all(bundle, settings.threads, os.path.join(FOLDER, "latency.json")))
     answers = os.dup(1)

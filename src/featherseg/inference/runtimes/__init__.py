@@ -109,7 +109,11 @@ def open_file(
 
 
 def open_runtime(
-    run: Run | Runtime | str | Path, device: str = "auto", threads: int | None = None, *, trust: bool = False
+    run: Run | Runtime | str | Path,
+    device: str = "auto",
+    threads: int | None = None,
+    *,
+    trust: bool = False,
 ) -> Runtime:
     """Open a Run, the path or the name of one, or an exported file on `device`; a Runtime is returned as it is.
 
@@ -133,9 +137,13 @@ def open_runtime(
         if not hasattr(run, "test_resize"):
             raise not_a_run(run)
         if device != "auto":
-            raise ConfigError(f"device = {device!r} would have no effect: a runtime is on its device already.")
+            raise ConfigError(
+                f"device = {device!r} would have no effect: a runtime is on its device already."
+            )
         if threads is not None:
-            raise ConfigError(f"threads = {threads} would have no effect: a runtime has its threads already.")
+            raise ConfigError(
+                f"threads = {threads} would have no effect: a runtime has its threads already."
+            )
         return run
     runtime = TorchRuntime(
         run.model,

@@ -62,7 +62,9 @@ class Refused(Exception):
 def model_files(path: Path) -> tuple[Path, ...]:
     """An exported file, and behind it the one with its weights where its format has two: OpenVINO's and ncnn's .bin."""
     graph = next((ending for ending in (".xml", ".param") if path.name.endswith(ending)), None)
-    return (path,) if graph is None else (path, path.with_name(path.name.removesuffix(graph) + ".bin"))
+    return (
+        (path,) if graph is None else (path, path.with_name(path.name.removesuffix(graph) + ".bin"))
+    )
 
 
 def check_file(path: Path) -> None:
@@ -98,12 +100,16 @@ CHECKS: dict[str, Callable[[Path], None]] = {".onnx": _check_onnx, ".xml": _chec
 def _check_place(path: Path, maximum: int | None = None) -> None:
     """Raises ExportError for what is no file of its own, or too large."""
     if path.is_symlink():
-        raise ExportError(f"{path} is a link, and links are not followed: name the file that it leads to.")
+        raise ExportError(
+            f"{path} is a link, and links are not followed: name the file that it leads to."
+        )
     if not path.is_file():
         raise ExportError(f"{path} is no file. Expected an exported model.")
     size = path.stat().st_size
     if maximum is not None and size > maximum:
-        raise ExportError(f"{path} has {size:,} bytes; no exported model has more than {maximum:,}.")
+        raise ExportError(
+            f"{path} has {size:,} bytes; no exported model has more than {maximum:,}."
+        )
 
 
 def walk_onnx(content: bytes) -> None:
@@ -126,7 +132,9 @@ def walk_onnx(content: bytes) -> None:
             raise Refused("a sparse tensor, whose size is no matter of its bytes")
 
 
-def _fields(view: memoryview, budget: Iterator[int] | None = None) -> Iterator[tuple[int, int, int | memoryview]]:
+def _fields(
+    view: memoryview, budget: Iterator[int] | None = None
+) -> Iterator[tuple[int, int, int | memoryview]]:
     """(number, wire type, value) of a message's fields; fixed values are passed over with their bytes."""
     at = 0
     while at < len(view):
@@ -182,7 +190,9 @@ def _check_tensor(view: memoryview) -> None:
         if number == TENSOR_DIMS:
             dims += [value] if isinstance(value, int) else _packed(_bytes(wire, value))
     if prod(dims) > 2 * len(view):
-        raise Refused(f"a tensor of {len(dims)} dimensions that claims more elements than it has bytes for")
+        raise Refused(
+            f"a tensor of {len(dims)} dimensions that claims more elements than it has bytes for"
+        )
 
 
 def _packed(view: memoryview) -> list[int]:
@@ -209,7 +219,9 @@ def walk_openvino(content: bytes, weights_bytes: int) -> None:
         if depth == 1 and tag != "net":
             _damaged()
         if tag == "layer" and not OPSET.fullmatch(attributes.get("version", "")):
-            raise Refused(f"layers of {attributes.get('version', '')[:100]!r}, which are not OpenVINO's own")
+            raise Refused(
+                f"layers of {attributes.get('version', '')[:100]!r}, which are not OpenVINO's own"
+            )
         if "offset" in attributes and "size" in attributes:
             _check_extent(attributes, weights_bytes)
 
@@ -218,7 +230,11 @@ def walk_openvino(content: bytes, weights_bytes: int) -> None:
         depth -= 1
 
     parser = expat.ParserCreate("UTF-8")
-    parser.StartDoctypeDeclHandler, parser.StartElementHandler, parser.EndElementHandler = doctype, start, end
+    parser.StartDoctypeDeclHandler, parser.StartElementHandler, parser.EndElementHandler = (
+        doctype,
+        start,
+        end,
+    )
     try:
         parser.Parse(content, True)
     except expat.ExpatError:
@@ -229,10 +245,14 @@ def _check_extent(attributes: dict[str, str], weights_bytes: int) -> None:
     """A constant lies inside the weights, and has no more elements than eight a byte."""
     try:
         offset, size = int(attributes["offset"]), int(attributes["size"])
-        elements = prod(int(side) for side in attributes.get("shape", "").split(",") if side.strip())
+        elements = prod(
+            int(side) for side in attributes.get("shape", "").split(",") if side.strip()
+        )
     except ValueError:
         _damaged()
     if offset < 0 or size < 0 or offset + size > weights_bytes:
-        raise Refused(f"a constant at bytes {offset} to {offset + size} of {weights_bytes} bytes of weights")
+        raise Refused(
+            f"a constant at bytes {offset} to {offset + size} of {weights_bytes} bytes of weights"
+        )
     if elements > 8 * size:
         raise Refused("a constant that claims more elements than it has bytes for")

@@ -48,7 +48,9 @@ class FileFacts(Config):
     test_resize: ResizeTo | None = None
     panoptic: PanopticTable | None = None
     masks: bool = False
-    image_range: Annotated[int, Field(ge=2, le=FULL_RANGE)] = FULL_RANGE  # 16-bit images have values below it
+    image_range: Annotated[int, Field(ge=2, le=FULL_RANGE)] = (
+        FULL_RANGE  # 16-bit images have values below it
+    )
     fixed_size: ImageSize | None = None
     kept: list[str] | None = None  # of an int8 file: the layers that are not in int8
 
@@ -63,14 +65,22 @@ class FileFacts(Config):
 
 def read_facts(texts: dict[str, str], path: Path) -> FileFacts:
     """The file's metadata, each a JSON text. Raises ExportError where they are missing, broken or newer."""
-    missing = [key for key, field in FileFacts.model_fields.items() if field.is_required() and key not in texts]
+    missing = [
+        key
+        for key, field in FileFacts.model_fields.items()
+        if field.is_required() and key not in texts
+    ]
     if missing:
         raise ExportError(
             f"{path} lacks the metadata {', '.join(missing)}: it was not written by featherseg. "
             f"Write it with: featherseg export RUN --format onnx -o {path}"
         )
     try:
-        values = {k: parse_json(text) for k, text in texts.items() if NEW_NAMES.get(k, k) in FileFacts.model_fields}
+        values = {
+            k: parse_json(text)
+            for k, text in texts.items()
+            if NEW_NAMES.get(k, k) in FileFacts.model_fields
+        }
         if values["format_version"] == 1:
             values = with_new_names(values)
         values = {key: value for key, value in values.items() if key in FileFacts.model_fields}
@@ -84,7 +94,9 @@ def read_facts(texts: dict[str, str], path: Path) -> FileFacts:
         raise ExportError(f"{error} The file's metadata are damaged; export it again.") from None
 
 
-def open_as(kind: Callable[[Path, str], "FileRuntime"], path: Path, device: str, threads: int | None) -> "FileRuntime":
+def open_as(
+    kind: Callable[[Path, str], "FileRuntime"], path: Path, device: str, threads: int | None
+) -> "FileRuntime":
     """The file at `path`, opened by `kind` on a device and so many threads, which it keeps for a copy of itself."""
     with torch_threads(threads):
         runtime = kind(path, device)
@@ -110,15 +122,24 @@ class FileRuntime(ABC):
     def __init__(self, path: Path, facts: FileFacts) -> None:
         self.path = path.absolute()
         self.name, self.licence, self.masks = path.name, facts.licence, facts.masks
-        self.image_size, self.test_resize, self.panoptic = facts.image_size, facts.test_resize, facts.panoptic
+        self.image_size, self.test_resize, self.panoptic = (
+            facts.image_size,
+            facts.test_resize,
+            facts.panoptic,
+        )
         rows = zip(facts.classes, facts.colors, facts.things, strict=True)
         self.classes = tuple(ClassInfo(name, color, thing) for name, color, thing in rows)
         self.mean, self.std, self.channels = facts.mean, facts.std, facts.channels
         self.image_range, self.align_corners = facts.image_range, facts.align_corners
         self.size_divisor = facts.size_divisor
-        self.minimum_size, self.peak_bytes_per_pixel = facts.minimum_size, facts.peak_bytes_per_pixel
+        self.minimum_size, self.peak_bytes_per_pixel = (
+            facts.minimum_size,
+            facts.peak_bytes_per_pixel,
+        )
         self.fixed_size, self.facts = facts.fixed_size, facts
-        self.device = torch.device("cpu")  # where its input lies; a runtime that runs elsewhere copies
+        self.device = torch.device(
+            "cpu"
+        )  # where its input lies; a runtime that runs elsewhere copies
         self.outputs = ("masks",) if facts.masks else OUTPUTS if facts.panoptic else OUTPUTS[:1]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -148,12 +169,16 @@ class FileRuntime(ABC):
         """
         size = (images.shape[2], images.shape[3])
         self.check_size(size)
-        maps = [torch.from_numpy(x) for x in self.run(np.ascontiguousarray(images.numpy()))]  # (B, K | 1 | 2, h, w)
+        maps = [
+            torch.from_numpy(x) for x in self.run(np.ascontiguousarray(images.numpy()))
+        ]  # (B, K | 1 | 2, h, w)
         if maps[0].ndim != 4 or maps[0].shape[1] != len(self.classes):
             raise ExportError(
                 f"{self.name} gives logits of shape {tuple(maps[0].shape)}; expected {len(self.classes)} channels, one "
                 "for each class that its metadata name. The file is damaged; export it again."
             )
-        height, width = (side + padding(side, self.size_divisor, self.minimum_size) for side in size)
+        height, width = (
+            side + padding(side, self.size_divisor, self.minimum_size) for side in size
+        )
         out = SegOutput(maps[0], size, (height, width), self.align_corners)
         return out._replace(centers=maps[1], offsets=maps[2]) if self.panoptic else out

@@ -29,14 +29,20 @@ class LitertRuntime(FileRuntime):
                 f"device {device!r} was asked for, but LiteRT files run on the CPU here. Use --device cpu."
             )
         if not path.is_file():
-            raise DataNotFound(f"{path} does not exist. Write it with: featherseg export RUN --format litert")
+            raise DataNotFound(
+                f"{path} does not exist. Write it with: featherseg export RUN --format litert"
+            )
         super().__init__(path, read_facts(_texts(path), path))
         litert: Any = require("ai_edge_litert.interpreter", "litert", f"running {path.name}")
         try:
-            self._interpreter = litert.Interpreter(model_path=str(path), num_threads=torch.get_num_threads())
+            self._interpreter = litert.Interpreter(
+                model_path=str(path), num_threads=torch.get_num_threads()
+            )
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
-            raise ExportError(f"{path} cannot be run by LiteRT: {str(error).strip().splitlines()[0]}") from None
+            raise ExportError(
+                f"{path} cannot be run by LiteRT: {str(error).strip().splitlines()[0]}"
+            ) from None
         self._run: Any = self._interpreter.get_signature_runner()
 
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
@@ -44,7 +50,9 @@ class LitertRuntime(FileRuntime):
         try:
             each = [self._run(args_0=image[None]) for image in images]
         except (RuntimeError, ValueError) as error:
-            raise ExportError(f"{self.name} cannot be run by LiteRT: {str(error).strip().splitlines()[0]}") from None
+            raise ExportError(
+                f"{self.name} cannot be run by LiteRT: {str(error).strip().splitlines()[0]}"
+            ) from None
         names = [f"output_{number}" for number in range(len(self.outputs))]
         return [np.concatenate([maps[name] for maps in each]) for name in names]
 
@@ -56,6 +64,12 @@ def _texts(path: Path) -> dict[str, str]:
             if archive.getinfo(FACTS).file_size > MOST_TEXT:
                 return {}
             texts = parse_json(archive.read(FACTS).decode())
-    except Exception:  # of a spoiled, encrypted or oddly packed entry zipfile raises nearly anything
+    except (
+        Exception
+    ):  # of a spoiled, encrypted or oddly packed entry zipfile raises nearly anything
         return {}
-    return texts if isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values()) else {}
+    return (
+        texts
+        if isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values())
+        else {}
+    )

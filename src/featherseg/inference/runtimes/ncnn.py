@@ -37,8 +37,12 @@ class NcnnRuntime(FileRuntime):
 
     def __init__(self, path: Path, device: str = "auto") -> None:
         if device not in ("auto", "cpu"):
-            raise DeviceError(f"device {device!r} was asked for, but ncnn files run on the CPU here. Use --device cpu.")
-        graph, weights, facts = (path.with_name(path.name.removesuffix(GRAPH) + end) for end in (GRAPH, WEIGHTS, FACTS))
+            raise DeviceError(
+                f"device {device!r} was asked for, but ncnn files run on the CPU here. Use --device cpu."
+            )
+        graph, weights, facts = (
+            path.with_name(path.name.removesuffix(GRAPH) + end) for end in (GRAPH, WEIGHTS, FACTS)
+        )
         for file in (graph, weights, facts):
             if not file.is_file():
                 raise DataNotFound(
@@ -49,7 +53,9 @@ class NcnnRuntime(FileRuntime):
         texts = _texts(facts)
         super().__init__(path, read_facts(texts, path))
         if texts.get("sha256") != json.dumps(read_pair_hash(graph, weights)):
-            raise ExportError(f"{graph} and {weights.name} do not match {facts.name}: export again.")
+            raise ExportError(
+                f"{graph} and {weights.name} do not match {facts.name}: export again."
+            )
         self._net = _load(graph, weights)
 
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
@@ -66,7 +72,9 @@ class NcnnRuntime(FileRuntime):
         for number, name in enumerate(self.outputs):
             code, found = extractor.extract(f"out{number}")
             if code != 0:
-                raise ExportError(f"{self.name} gives no {name}: ncnn stopped with {code}. Export again.")
+                raise ExportError(
+                    f"{self.name} gives no {name}: ncnn stopped with {code}. Export again."
+                )
             maps.append(np.array(found))
         return maps
 
@@ -80,7 +88,9 @@ def _texts(path: Path) -> dict[str, str]:
     try:
         texts = load_json(path)
     except ValueError as error:
-        raise ExportError(f"{path} is not JSON ({error}); it was not written by featherseg.") from None
+        raise ExportError(
+            f"{path} is not JSON ({error}); it was not written by featherseg."
+        ) from None
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise ExportError(f"{path} has no model metadata; it was not written by featherseg.")
     return texts
@@ -95,14 +105,22 @@ def _check_graph(path: Path, weights_bytes: int) -> None:
         text = read_bounded(path).decode(errors="replace")
     except ValueError as error:
         raise ExportError(f"{path} is not an ncnn graph: {error}.") from None
-    if odd := re.search(r"(?!\r\n)[^\n\x20-\x7e]", text):  # ncnn writes names to the terminal as they are
-        raise ExportError(f"{path} holds {odd[0]!r}, where ncnn has only plain letters. Export it again.")
+    if odd := re.search(
+        r"(?!\r\n)[^\n\x20-\x7e]", text
+    ):  # ncnn writes names to the terminal as they are
+        raise ExportError(
+            f"{path} holds {odd[0]!r}, where ncnn has only plain letters. Export it again."
+        )
     lines = [line.split() for line in text.splitlines() if line.strip()]
     try:
         layers = int(lines[1][0])
         whole = lines[0] == [MAGIC] and len(lines) == layers + 2
         whole = whole and all(len(line) >= 4 + int(line[2]) + int(line[3]) for line in lines[2:])
-        settings = [(line[0], line[4 + int(line[2]) + int(line[3]) :]) for line in lines[2:]] if whole else []
+        settings = (
+            [(line[0], line[4 + int(line[2]) + int(line[3]) :]) for line in lines[2:]]
+            if whole
+            else []
+        )
     except (IndexError, ValueError):
         whole = False
     if not whole:
@@ -112,8 +130,12 @@ def _check_graph(path: Path, weights_bytes: int) -> None:
         digits = [found[1] for text in texts if (found := re.match(r"[+-]?\d+=[+-]?(\d+)", text))]
         numbers = [int(text) if len(text) < 20 else 10**19 for text in digits]
         large = max(numbers, default=0) > max(weights_bytes, MOST_SETTING)
-        if large or (kind == "MemoryData" and prod(max(number, 1) for number in numbers) > weights_bytes):
-            raise ExportError(f"{path} holds a {kind} that needs more weights than the file has. Export it again.")
+        if large or (
+            kind == "MemoryData" and prod(max(number, 1) for number in numbers) > weights_bytes
+        ):
+            raise ExportError(
+                f"{path} holds a {kind} that needs more weights than the file has. Export it again."
+            )
 
 
 def _load(graph: Path, weights: Path) -> Any:
@@ -125,5 +147,7 @@ def _load(graph: Path, weights: Path) -> Any:
     net.opt.use_bf16_storage = net.opt.use_fp16_packed = False
     net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
     if net.load_param(str(graph)) != 0 or net.load_model(str(weights)) != 0:
-        raise ExportError(f"{graph} cannot be run by ncnn {ncnn.__version__}: it refuses the graph or the weights.")
+        raise ExportError(
+            f"{graph} cannot be run by ncnn {ncnn.__version__}: it refuses the graph or the weights."
+        )
     return net

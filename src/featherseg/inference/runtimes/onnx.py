@@ -34,28 +34,38 @@ class OnnxRuntime(FileRuntime):
         try:
             outputs: list[np.ndarray] = self._session.run(self.outputs, {self._input: images})
         except Exception as error:  # onnxruntime raises its own kinds, which share no base
-            raise ExportError(f"{self.name} cannot be run by onnxruntime: {_reason(error)}") from None
+            raise ExportError(
+                f"{self.name} cannot be run by onnxruntime: {_reason(error)}"
+            ) from None
         return outputs
 
 
-def open_session(path: Path, device: str, *, threads: int | None = None, profile: Path | None = None) -> Any:
+def open_session(
+    path: Path, device: str, *, threads: int | None = None, profile: Path | None = None
+) -> Any:
     """An onnxruntime session, of as many threads as torch has now if no number is given.
 
     profile: the beginning of the file into which it writes how long each node takes. Raises as OnnxRuntime does.
     """
     if not path.is_file():
-        raise DataNotFound(f"{path} does not exist. Write it with: featherseg export RUN --format onnx -o {path}")
+        raise DataNotFound(
+            f"{path} does not exist. Write it with: featherseg export RUN --format onnx -o {path}"
+        )
     check_file(path)
     ort: Any = require("onnxruntime", "export", f"running {path.name}")
     offered = ort.get_available_providers()
     kind = device.partition(":")[0]
-    if not re.fullmatch("auto|cpu(:0)?|cuda(:[0-9]+)?", device) or (kind == "cuda" and GPU not in offered):
+    if not re.fullmatch("auto|cpu(:0)?|cuda(:[0-9]+)?", device) or (
+        kind == "cuda" and GPU not in offered
+    ):
         raise DeviceError(
             f"device {device!r} was asked for, but onnxruntime {ort.__version__} offers {', '.join(offered)} here. "
             "Use --device cpu or --device auto; with CUDA also cuda or cuda:N."
         )
     options = ort.SessionOptions()
-    options.log_severity_level = 4  # its log writes names from the file to the terminal as they are; errors are raised
+    options.log_severity_level = (
+        4  # its log writes names from the file to the terminal as they are; errors are raised
+    )
     options.intra_op_num_threads = threads or torch.get_num_threads()
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
@@ -66,14 +76,20 @@ def open_session(path: Path, device: str, *, threads: int | None = None, profile
     on_gpu = {"device_id": int(device.partition(":")[2] or 0), "use_tf32": 0}
     chosen: list[Any] = [(GPU, on_gpu)] if kind != "cpu" and GPU in offered else []
     try:
-        session = ort.InferenceSession(str(path), options, providers=[*chosen, "CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            str(path), options, providers=[*chosen, "CPUExecutionProvider"]
+        )
         if kind == "cuda" and GPU not in session.get_providers():
-            raise DeviceError(f"device {device!r} was asked for, but onnxruntime {ort.__version__} cannot use it here.")
+            raise DeviceError(
+                f"device {device!r} was asked for, but onnxruntime {ort.__version__} cannot use it here."
+            )
         return session
     except DeviceError:
         raise
     except Exception as error:  # onnxruntime raises its own kinds, which share no base
-        raise ExportError(f"{path} cannot be run by onnxruntime {ort.__version__}: {_reason(error)}") from None
+        raise ExportError(
+            f"{path} cannot be run by onnxruntime {ort.__version__}: {_reason(error)}"
+        ) from None
 
 
 def _reason(error: Exception) -> str:

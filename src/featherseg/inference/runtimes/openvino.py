@@ -38,7 +38,9 @@ class OpenvinoRuntime(FileRuntime):
 
     def __init__(self, path: Path, device: str = "auto") -> None:
         if device not in DEVICES:
-            raise DeviceError(f"device {device!r} was asked for, but OpenVINO files run on the CPU. Use --device cpu.")
+            raise DeviceError(
+                f"device {device!r} was asked for, but OpenVINO files run on the CPU. Use --device cpu."
+            )
         _, weights = model_files(path)
         for file in (path, weights):
             if not file.is_file():
@@ -57,13 +59,17 @@ class OpenvinoRuntime(FileRuntime):
             self.peak_bytes_per_pixel *= PEAK
             able = core.get_property(DEVICES[device], "OPTIMIZATION_CAPABILITIES")
             self.settings = {
-                "INFERENCE_PRECISION_HINT": "bf16" if facts.kept is not None and "BF16" in able else "f32",
+                "INFERENCE_PRECISION_HINT": "bf16"
+                if facts.kept is not None and "BF16" in able
+                else "f32",
                 "INFERENCE_NUM_THREADS": torch.get_num_threads(),
                 "PERFORMANCE_HINT": "LATENCY",
             }
             self._compiled = core.compile_model(model, DEVICES[device], self.settings)
         except RuntimeError as error:  # what OpenVINO raises
-            raise ExportError(f"{path} cannot be run by OpenVINO {openvino.__version__}: {_reason(error)}") from None
+            raise ExportError(
+                f"{path} cannot be run by OpenVINO {openvino.__version__}: {_reason(error)}"
+            ) from None
 
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         """See FileRuntime."""
@@ -90,7 +96,9 @@ def _texts(model: Any) -> dict[str, str]:
 
 def _check_weights(path: Path, weights: Path) -> None:
     """Raises ExportError where the .bin is not the one that the .xml was written with. A file of others tells none."""
-    stated = re.search(rf'<{WEIGHTS_HASH} value="(\w*)"', path.read_text(encoding="utf-8", errors="replace"))
+    stated = re.search(
+        rf'<{WEIGHTS_HASH} value="(\w*)"', path.read_text(encoding="utf-8", errors="replace")
+    )
     if stated and stated[1] != file_digest(weights):
         raise ExportError(
             f"{weights} does not contain the weights that {path.name} was written with: the two are from different "

@@ -31,7 +31,9 @@ class TorchExportRuntime(FileRuntime):
 
     def __init__(self, path: Path, device: str = "auto") -> None:
         if device not in ("auto", "cpu"):
-            raise DeviceError(f"device {device!r} was asked for, but .pt2 files run on the CPU. Use --device cpu.")
+            raise DeviceError(
+                f"device {device!r} was asked for, but .pt2 files run on the CPU. Use --device cpu."
+            )
         if not path.is_file():
             command = f"featherseg export RUN --format torch-export -o {path}"
             raise DataNotFound(f"{path} does not exist. Write it with: {command}")
@@ -40,13 +42,17 @@ class TorchExportRuntime(FileRuntime):
 
             # not torch.export.load, which prints a traceback where the file is damaged
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch 2.11: a tensor on the file's read-only bytes
+                warnings.simplefilter(
+                    "ignore"
+                )  # torch 2.11: a tensor on the file's read-only bytes
                 content = load_pt2(str(path))
             program = content.exported_programs["model"]
             texts = json.loads(content.extra_files[FACTS])
         except Exception as error:  # torch's deserialiser raises dozens of kinds
             first = visible((str(error) or type(error).__name__).splitlines()[0])
-            raise ExportError(f"{path} cannot be run by torch {torch.__version__}: {first}") from None
+            raise ExportError(
+                f"{path} cannot be run by torch {torch.__version__}: {first}"
+            ) from None
         super().__init__(path, read_facts(texts, path))
         self._module = program.module(check_guards=False)  # any size is taken, as by the model
 
@@ -57,5 +63,7 @@ class TorchExportRuntime(FileRuntime):
             with autocast_off(self.device):
                 found = self._module(torch.from_numpy(images))
         except RuntimeError as error:
-            raise ExportError(f"{self.name} cannot be run by torch: {one_line(str(error))[:200]}") from None
+            raise ExportError(
+                f"{self.name} cannot be run by torch: {one_line(str(error))[:200]}"
+            ) from None
         return [x.numpy() for x in found]

@@ -72,7 +72,9 @@ class TorchRuntime:
         images = images.contiguous(memory_format=torch.channels_last)
         with (
             autocast_off(self.device),
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+            torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            ),
         ):
             return self.model(images)
 

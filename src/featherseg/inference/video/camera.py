@@ -78,7 +78,9 @@ def record(
         with open_parts(target, format, origin) as parts:
             frames = source.frames(stop, parts.end, predictor.runtime.channels)
             while (head := next(frames, None)) is not None:
-                overlaid = draw_frames(predictor, chain([head], islice(frames, SEGMENT_FRAMES - 1)), 0, None)
+                overlaid = draw_frames(
+                    predictor, chain([head], islice(frames, SEGMENT_FRAMES - 1)), 0, None
+                )
                 parts.add(with_progress(overlaid, parts.frames, None, progress))
             if parts.frames:
                 parts.finish(target)
@@ -117,7 +119,9 @@ class _Camera:
         with self._news:
             self._ended = True
         self._thread.join(_LONGEST_WAIT)
-        if not self._thread.is_alive():  # else it hangs in the driver, and closing would hang as well
+        if (
+            not self._thread.is_alive()
+        ):  # else it hangs in the driver, and closing would hang as well
             self.container.close()
 
     def frames(self, stop: threading.Event, begin: int, channels: int) -> Iterator[Frame]:
@@ -158,8 +162,14 @@ class _Camera:
 
 
 def _no_camera(name: str, place: str, error: Exception) -> str:
-    found = sorted(str(path) for path in Path("/dev").glob("video*")) if sys.platform == "linux" else []
-    there = f" There is {', '.join(found)}: camera:N names one." if found else " No camera was found on this machine."
+    found = (
+        sorted(str(path) for path in Path("/dev").glob("video*")) if sys.platform == "linux" else []
+    )
+    there = (
+        f" There is {', '.join(found)}: camera:N names one."
+        if found
+        else " No camera was found on this machine."
+    )
     if isinstance(error, PermissionError):
         there = " This user may not read it; on most systems members of the group `video` can."
     return f"camera {name!r} cannot be opened ({place}: {getattr(error, 'strerror', None) or error}).{there}"

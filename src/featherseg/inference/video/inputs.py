@@ -47,9 +47,13 @@ def find_videos(paths: Sequence[Path], out: Path, submission: str | None) -> Vid
         first = (videos or cameras)[0]
         raise ConfigError(f"--submission {submission} takes images, but {first} is none.")
     if cameras and (len(paths) > 1 or not one_file):
-        raise ConfigError(f"{cameras[0]} is recorded by itself and into a file: name it, as in -o {cameras[0]}.mp4.")
+        raise ConfigError(
+            f"{cameras[0]} is recorded by itself and into a file: name it, as in -o {cameras[0]}.mp4."
+        )
     if one_file and not cameras and (len(videos), len(paths)) != (1, 1):
-        raise ConfigError(f"-o {out} names a video, which one video or a camera becomes. Name a folder for these.")
+        raise ConfigError(
+            f"-o {out} names a video, which one video or a camera becomes. Name a folder for these."
+        )
     targets = [out] if one_file else [out / f"{n}_overlay.mp4" for n in unique_names(videos)]
     for target in targets:
         check_ending(target)
@@ -69,11 +73,17 @@ def check_targets(inputs: VideoInputs, *, masks: bool, overwrite: bool, soft: bo
         ConfigError: An option is for images, or a file would be replaced unasked.
     """
     if any(map(is_remote, (*inputs.paths, *inputs.targets))):
-        raise ConfigError("videos are read from and written to this machine's disk alone: copy them, or name images.")
+        raise ConfigError(
+            "videos are read from and written to this machine's disk alone: copy them, or name images."
+        )
     if soft:
-        raise ConfigError("--probabilities is for images: save a video's frames as images to get theirs.")
+        raise ConfigError(
+            "--probabilities is for images: save a video's frames as images to get theirs."
+        )
     if inputs.camera is not None and masks:
-        raise ConfigError("--masks is for videos: of a camera, predict the recording's frames afterwards.")
+        raise ConfigError(
+            "--masks is for videos: of a camera, predict the recording's frames afterwards."
+        )
     sources = {os.path.realpath(path) for path in inputs.paths}
     for target in inputs.targets:
         if os.path.realpath(target) in sources:

@@ -42,7 +42,9 @@ class Parts:
         self.frames = self.end = 0
         for path in sorted(folder.glob(f"*{SEGMENT_SUFFIX}")):
             frames, end = segment_extent(path)
-            if path != self._next() or not frames:  # a disk that lost one: from there on all is made again
+            if (
+                path != self._next() or not frames
+            ):  # a disk that lost one: from there on all is made again
                 break
             self._count(path, frames, end)
 
@@ -75,7 +77,10 @@ def open_parts(target: Path, format: VideoFormat, origin: Origin) -> Iterator[Pa
     folder = parts_folder(target)
     refuse_links(folder.parent, folder.name)
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / LOCK, RunError(f"another process is writing {target}. Wait for it or stop it first.")):
+    with locked(
+        folder / LOCK,
+        RunError(f"another process is writing {target}. Wait for it or stop it first."),
+    ):
         _check_origin(folder, {"format_version": FORMAT_VERSION, **origin})
         try:
             yield Parts(folder, format)
@@ -96,7 +101,9 @@ def _check_origin(folder: Path, origin: Origin) -> None:
     except (OSError, ValueError):
         before = None
     if not isinstance(before, dict):
-        raise RunError(f"{folder} lacks a readable {RECORD}, so it cannot be continued. Delete it to start over.")
+        raise RunError(
+            f"{folder} lacks a readable {RECORD}, so it cannot be continued. Delete it to start over."
+        )
     if changed := changed_settings(before, origin):
         raise RunError(
             f"{folder} was started with other settings: {changed}. Use the earlier command, or delete {folder} to "

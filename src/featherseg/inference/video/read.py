@@ -122,7 +122,9 @@ class Frames:
                 self.damaged += decoded.is_corrupt
                 begin = self.end if decoded.pts is None else decoded.pts
                 first = begin if first is None else first
-                last = max(begin - first, last + 1)  # files exist whose times stand still or go back
+                last = max(
+                    begin - first, last + 1
+                )  # files exist whose times stand still or go back
                 duration = decoded.duration or usual
                 self.end = last + duration
                 if self.given > done:
@@ -145,10 +147,14 @@ class Frames:
         while True:
             try:
                 packet = next(packets, None)
-            except av.FFmpegError:  # the file ends in the middle: what the decoder still holds is asked for
+            except (
+                av.FFmpegError
+            ):  # the file ends in the middle: what the decoder still holds is asked for
                 packet = None
             try:
-                decoded = stream.decode(packet) if packet is None or not packet.size else packet.decode()
+                decoded = (
+                    stream.decode(packet) if packet is None or not packet.size else packet.decode()
+                )
             except av.EOFError:
                 return
             except av.FFmpegError:
@@ -175,7 +181,10 @@ def upright_pixels(decoded: Any, stored: Size, turn: Turn, channels: int) -> np.
     colors = _BT709 if decoded.colorspace == _UNNAMED and decoded.height >= _HD_LINES else None
     height, width = stored
     pixels = decoded.to_ndarray(
-        format="rgb24" if channels == 3 else "gray", width=width, height=height, src_colorspace=colors
+        format="rgb24" if channels == 3 else "gray",
+        width=width,
+        height=height,
+        src_colorspace=colors,
     )  # (H, W, 3) or (H, W), as stored
     pixels = pixels.reshape(height, width, -1)
     a, b, c, d = turn
@@ -205,7 +214,9 @@ def turn_of(decoded: Any) -> Turn:
     data = decoded.side_data.get("DISPLAYMATRIX")
     if data is None:
         return UPRIGHT
-    a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()  # rows of three: 16.16 numbers
+    a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[
+        :5
+    ].tolist()  # rows of three: 16.16 numbers
     return a, b, c, d
 
 
@@ -213,7 +224,9 @@ def _seconds(container: Any, stream: Any) -> float | None:
     """How long the images last by the header; None where it does not say so of them alone."""
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
-    if clock := re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)\0*", stream.metadata.get("DURATION", "")):  # Matroska's tag
+    if clock := re.fullmatch(
+        r"(\d+):(\d+):(\d+\.\d+)\0*", stream.metadata.get("DURATION", "")
+    ):  # Matroska's tag
         return int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3])
     if container.duration is None or len(container.streams) > 1:
         return None
@@ -225,7 +238,9 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The container and its video stream."""
     av = require("av", "video", PURPOSE)
     if not os.path.isfile(path):  # Path.is_file raises of a name that is too long
-        raise DataNotFound(f"{path} does not exist, or is no file.{near_path(path)} Expected a video.")
+        raise DataNotFound(
+            f"{path} does not exist, or is no file.{near_path(path)} Expected a video."
+        )
     # a title that is not UTF-8 stops nobody: from PyAV 19 on that needs no option, and there is none
     lenient = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
     try:
@@ -239,16 +254,23 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         if stream is None:
             raise DataError(f"{path} has no video stream (audio only?). Expected a video.")
         if stream.codec_context is None:
-            raise DataError(f"{path} cannot be decoded: its codec is unknown here. Convert it to H.264 or VP9.")
+            raise DataError(
+                f"{path} cannot be decoded: its codec is unknown here. Convert it to H.264 or VP9."
+            )
         _check_bound(path, (stream.height or 0, stream.width or 0))
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # also where a later frame is larger
+        stream.codec_context.options = {
+            "max_pixels": str(MAX_PIXELS)
+        }  # also where a later frame is larger
         yield container, stream
 
 
 def _hint(path: Path) -> str:
     with open(path, "rb") as file:
         is_mp4 = file.read(12)[4:8] == b"ftyp"
-    return " It starts like an mp4 but has no index, so it is probably truncated: copy it again." * is_mp4
+    return (
+        " It starts like an mp4 but has no index, so it is probably truncated: copy it again."
+        * is_mp4
+    )
 
 
 def _is_cover(stream: Any) -> bool:

@@ -67,7 +67,9 @@ class VideoResult:
         return paths | {name: getattr(self, name) for name in names}
 
 
-def segment_video(predictor: Predictor, job: VideoJob, progress: Progress | None = None) -> VideoResult:
+def segment_video(
+    predictor: Predictor, job: VideoJob, progress: Progress | None = None
+) -> VideoResult:
     """Write the video of `job` with the predictor's classes over it, half and half; an older target is replaced.
 
     Killed or stopped, the same call goes on behind the last of the segments that lie in TARGET.parts, and the result is
@@ -101,7 +103,9 @@ def check_predictor(predictor: Predictor) -> None:
     """Raises ConfigError for a model that takes neither colour nor grey images."""
     runtime = predictor.runtime
     if runtime.channels not in (1, 3):
-        raise ConfigError(f"{runtime.name} takes images of {runtime.channels} channels, but a video has three.")
+        raise ConfigError(
+            f"{runtime.name} takes images of {runtime.channels} channels, but a video has three."
+        )
 
 
 def draw_frames(
@@ -128,12 +132,18 @@ def mask_file(folder: Path, number: int) -> Path:
 
 
 def _write_segments(
-    predictor: Predictor, frames: Frames, parts: Parts, masks: Path | None, progress: Progress | None
+    predictor: Predictor,
+    frames: Frames,
+    parts: Parts,
+    masks: Path | None,
+    progress: Progress | None,
 ) -> None:
     """All frames behind those that the parts hold, SEGMENT_FRAMES at a time."""
     rest = frames.after(parts.frames)
     while (head := next(rest, None)) is not None:
-        overlaid = draw_frames(predictor, chain([head], islice(rest, SEGMENT_FRAMES - 1)), parts.frames, masks)
+        overlaid = draw_frames(
+            predictor, chain([head], islice(rest, SEGMENT_FRAMES - 1)), parts.frames, masks
+        )
         parts.add(with_progress(overlaid, parts.frames, frames.facts.frames, progress))
 
 
@@ -154,7 +164,12 @@ def _origin(predictor: Predictor, job: VideoJob, facts: VideoFacts) -> Origin:
     with open(job.source, "rb") as file:
         head = hashlib.sha256(file.read(HEAD_BYTES)).hexdigest()
     return {
-        "source": {"name": job.source.name, "bytes": stat.st_size, "changed_ns": stat.st_mtime_ns, "head": head},
+        "source": {
+            "name": job.source.name,
+            "bytes": stat.st_size,
+            "changed_ns": stat.st_mtime_ns,
+            "head": head,
+        },
         "masks": job.masks.name if job.masks else None,
         **settings_origin(predictor, facts.size),
     }

@@ -63,7 +63,9 @@ class OverlaidFrame:
 def check_ending(target: Path) -> None:
     """Raises ConfigError for an ending that is not written."""
     if target.suffix.lower() not in CONTAINERS:
-        raise ConfigError(f"{target}: videos are written as {' or '.join(CONTAINERS)}. Use one of these suffixes.")
+        raise ConfigError(
+            f"{target}: videos are written as {' or '.join(CONTAINERS)}. Use one of these suffixes."
+        )
 
 
 def check_format(format: VideoFormat) -> None:
@@ -82,7 +84,9 @@ def write_segment(file: BinaryIO, format: VideoFormat, frames: Iterable[Overlaid
     with _opened(file, SEGMENT_SUFFIX[1:]) as container:
         stream = _add_stream(container, format)
 
-        def mux(packets: Sequence[Any]) -> None:  # the encoder counts frames; when they are shown is set here
+        def mux(
+            packets: Sequence[Any],
+        ) -> None:  # the encoder counts frames; when they are shown is set here
             for packet in packets:
                 packet.stream, packet.time_base = stream, format.time_base
                 begin, duration = times[packet.pts]
