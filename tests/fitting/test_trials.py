@@ -17,7 +17,7 @@ from featherseg.core.cluster import Cluster
 from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, TrainingError
 from featherseg.core.files import PLAN, append_line
 from featherseg.core.types import ClassInfo
-from featherseg.core.wording import Doubt
+from featherseg.core.wording import WarningText
 from featherseg.fitting import trials
 from featherseg.fitting.clock import Deadline
 from featherseg.fitting.trials import Once, Segment, trial_workers
@@ -276,7 +276,7 @@ def test_a_trial_that_ran_out_of_memory_is_dropped(tmp_path, monkeypatch):
 def test_doubts_of_trials_are_told_once(tmp_path, monkeypatch):
     def train(request, out, reporter, *, resume):
         reporter.message("a step takes 2 s")
-        reporter.message(Doubt("2 images of yard val are trained on too: a, b"))
+        reporter.message(WarningText("2 images of yard val are trained on too: a, b"))
         raise TrainingError("the loss is no number")
 
     monkeypatch.setattr(trials, "train", train)

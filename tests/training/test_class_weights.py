@@ -23,7 +23,7 @@ from support.models.small_training import (
 import featherseg
 from featherseg.core.errors import ConfigError, DataError
 from featherseg.core.types import Sample
-from featherseg.core.wording import Doubt
+from featherseg.core.wording import WarningText
 from featherseg.evaluation.bootstrap import image_counts
 from featherseg.evaluation.clusters import clusters_of
 from featherseg.evaluation.scoring import evaluate
@@ -269,7 +269,7 @@ def test_a_class_in_no_training_mask_is_told():
         False,
     ]
     assert said[-1] == "train: no pixel of grass, so that nothing of it is learned"
-    assert isinstance(said[-1], Doubt)
+    assert isinstance(said[-1], WarningText)
     assert said[0] == "counting the classes in 2 masks"
     assert len(said) == 2
 

@@ -15,7 +15,7 @@ ESCAPES = "featherseg-escapes"
 """
 
 
-class Doubt(str):
+class WarningText(str):
     """A warning: shown even by callers, such as `fit`, that hide a training's other messages."""
 
     __slots__ = ()

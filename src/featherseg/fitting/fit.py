@@ -29,7 +29,7 @@ from featherseg.core.files import (
 from featherseg.core.machine import command_began
 from featherseg.core.notebook import percent, reporter_of
 from featherseg.core.types import Progress, Reporter, Size, as_size
-from featherseg.core.wording import Doubt, counted
+from featherseg.core.wording import WarningText, counted
 from featherseg.data import is_own
 from featherseg.fitting.beginning import KEPT_BACK, begin, check_loggers
 from featherseg.fitting.bundle import read_latency
@@ -380,7 +380,7 @@ def halve(
     for number, (steps, keep) in enumerate(made.plan.rungs, start=1):
         if number > 1 and _starves(made, out, left, number, began, workers):
             reporter.message(
-                Doubt(
+                WarningText(
                     f"steps take longer than planned: {left[0].name} is the last one already, without rung {number}"
                 )
             )
@@ -651,7 +651,7 @@ def train_to_the_end(
         decay = min(last.decay, falling_steps(trained))
         made, last = _with_final(made, last, replace(last, steps=trained + decay, decay=decay), out)
         reporter.message(
-            Doubt(
+            WarningText(
                 f"steps take longer than planned: its rate falls from step {trained} on, up to {last.steps}"
             )
         )
@@ -674,7 +674,7 @@ def train_to_the_end(
     trained = last_step(folder)
     if last.stopped is None and 0 < trained < last.steps:
         reporter.message(
-            Doubt(f"steps take longer than planned: the training ended at step {trained}")
+            WarningText(f"steps take longer than planned: the training ended at step {trained}")
         )
         made, last = _with_final(made, last, replace(last, stopped=trained), out)
     return folder, made

@@ -30,7 +30,7 @@ from featherseg.core.files import (
 )
 from featherseg.core.machine import usable_cores
 from featherseg.core.types import Reporter
-from featherseg.core.wording import Doubt, counted, one_line
+from featherseg.core.wording import WarningText, counted, one_line
 from featherseg.fitting.clock import Deadline, StepClock
 from featherseg.fitting.plan import Candidate
 from featherseg.runs.run import RESOLVED, open_run
@@ -78,7 +78,7 @@ class _Steps:
 
     def message(self, text: str) -> None:
         """Told where something may be wrong."""
-        if isinstance(text, Doubt):
+        if isinstance(text, WarningText):
             self.reporter.message(text)
 
     def step(self, *given: Any) -> None:
@@ -100,7 +100,7 @@ class Once:
 
     def message(self, text: str) -> None:
         """Told, if it is new or no doubt."""
-        if isinstance(text, Doubt):
+        if isinstance(text, WarningText):
             if (about := text.partition(":")[0]) in self.told:
                 return
             self.told.add(about)

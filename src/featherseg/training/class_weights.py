@@ -20,7 +20,7 @@ from torch import Tensor
 
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Progress, SegmentationData
-from featherseg.core.wording import Doubt, counted
+from featherseg.core.wording import WarningText, counted
 from featherseg.data.checks.check import SHOWN_CLASSES
 from featherseg.data.datasets.statistics import class_statistics, median_frequency
 from featherseg.evaluation.bootstrap import compare_files, image_counts
@@ -76,7 +76,7 @@ def resolve_class_weights(
             more = f" and {len(absent) - SHOWN_CLASSES} more" if len(absent) > SHOWN_CLASSES else ""
             names = ", ".join(absent[:SHOWN_CLASSES]) + more
             say(
-                Doubt(
+                WarningText(
                     f"{recipe.data.train_split}: no pixel of {names}, so that nothing of it is learned"
                 )
             )

@@ -35,7 +35,7 @@ from featherseg.core.files import (
 )
 from featherseg.core.machine import pick_device
 from featherseg.core.notebook import percent
-from featherseg.core.wording import Doubt
+from featherseg.core.wording import WarningText
 from featherseg.data.datasets.statistics import largest_size
 from featherseg.kernels import native
 from featherseg.layers.normalise import FULL_RANGE
@@ -309,7 +309,7 @@ def _note_resume(training: Training, checkpoint: dict[str, Any] | None, reporter
     )
     if info.device not in (None, device):
         reporter.message(
-            Doubt(
+            WarningText(
                 f"begun on {info.device}, resumed on {device}: the result may differ in the last bits"
             )
         )
@@ -326,7 +326,9 @@ def _note_resume(training: Training, checkpoint: dict[str, Any] | None, reporter
     if info.threads != threads:
         threads_then = f"begun with {info.threads} threads, resumed with {threads}"
         hint = f"set OMP_NUM_THREADS={info.threads} to avoid it"
-        reporter.message(Doubt(f"{threads_then}: the result may differ in the last bits ({hint})"))
+        reporter.message(
+            WarningText(f"{threads_then}: the result may differ in the last bits ({hint})")
+        )
 
 
 def _run(

@@ -17,7 +17,7 @@ from featherseg.core.allocator import return_freed_memory
 from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.machine import peak_memory, pick_device
 from featherseg.core.types import IGNORE, Size
-from featherseg.core.wording import Doubt, counted, size_text
+from featherseg.core.wording import WarningText, counted, size_text
 from featherseg.data.cache.teacher_outputs import Grid, Taught
 from featherseg.data.panoptic.targets import PanopticTargets
 from featherseg.inference.memory import LiveBytes, peak_bytes_per_pixel
@@ -235,7 +235,7 @@ def check_memory(
     settings, crop = recipe.train, recipe.augment.crop
     if estimate is None:
         say(
-            Doubt(
+            WarningText(
                 "what a step takes of the memory is not known: the model takes no small images to try with"
             )
         )
@@ -276,7 +276,7 @@ def check_memory(
     )
     peak = round((estimate.resident + added) / 1e9, 2)
     text = f"{takes} about {added / 1e9:.1f} GB of memory, {there}{doubt}; this process will hold about {peak} GB"
-    say(Doubt(text) if doubt else text)
+    say(WarningText(text) if doubt else text)
     return peak
 
 

@@ -17,7 +17,7 @@ from featherseg.core.errors import ConfigError, DeviceError, FeathersegError, Ru
 from featherseg.core.files import LOCK, load_json, write_json, write_text
 from featherseg.core.machine import command_began, computes_bf16, environment, pick_device
 from featherseg.core.types import ClassInfo, SegmentationData
-from featherseg.core.wording import Doubt, counted, size_text
+from featherseg.core.wording import WarningText, counted, size_text
 from featherseg.data import open_dataset, score_split, share_rule
 from featherseg.data.cache.fingerprint import TEST, Fingerprint, named_pairs, read_fingerprint
 from featherseg.data.cache.prepared import loss_of
@@ -297,7 +297,7 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     if asked.augment.resize and not asked.data.test_resize and trained != size:
         sizes = f"images of {size_text(trained)} (augment.resize), but validates and predicts at {size_text(size)}"
         fit = ",".join(map(str, asked.augment.resize))
-        say(Doubt(f"trains on {sizes}: for one size set data.test_resize=[{fit}] too"))
+        say(WarningText(f"trains on {sizes}: for one size set data.test_resize=[{fit}] too"))
     crop = asked.augment.crop or choose_crop(trained)
     recipe = recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"crop": crop})})
     if recipe.train.optimizer == "auto":
@@ -316,7 +316,7 @@ def begin(request: Request, out: Path, say: Say) -> Training:
     for run in teachers:
         if run.unfinished:
             say(
-                Doubt(
+                WarningText(
                     f"teacher {run.name} is not finished: it teaches by its weights of now, and must keep them"
                 )
             )
@@ -412,17 +412,17 @@ def _doubt_scores(
     """Say which images that will be scored are trained on, with masks or without, or taught a teacher."""
     for name, scored in {recipe.data.val_split: val, **test}.items():
         for told in known.doubts(scored, f"{scored.name} {name}"):
-            say(Doubt(told))
+            say(WarningText(told))
     if seen := known.trained_on(val):
         are = "is" if len(seen) == 1 else "are"
         images = f"{counted(len(seen), 'image')} of {val.name} {recipe.data.val_split}"
-        say(Doubt(f"{images} {are} trained on too: {named_pairs(seen)}"))
+        say(WarningText(f"{images} {are} trained on too: {named_pairs(seen)}"))
 
 
 def note_loss(out: Path, train: SegmentationData, say: Say) -> None:
     """Keep in the run's record what the training images lost when they were prepared; nothing where nothing was."""
     if loss := loss_of(train):
-        say(Doubt(f"prepared data: {loss}"))
+        say(WarningText(f"prepared data: {loss}"))
         _note(out, prepared_data=loss)
 
 
@@ -491,7 +491,7 @@ def resolve_precision(recipe: Recipe, say: Say) -> Recipe:
     native = computes_bf16(device)
     if asked == "bf16" and not native:
         emulated = f"train.precision = 'bf16' is emulated by this {device.type}"
-        say(Doubt(f"{emulated}: a step may take ten times as long as in fp32"))
+        say(WarningText(f"{emulated}: a step may take ten times as long as in fp32"))
     if asked != "auto":
         return recipe
     if not native:

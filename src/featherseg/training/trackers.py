@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from featherseg.core.errors import ConfigError, require
 from featherseg.core.files import load_json, write_json
-from featherseg.core.wording import Doubt
+from featherseg.core.wording import WarningText
 from featherseg.recipe.tables import Recipe
 from featherseg.runs.run import RESOLVED, WEIGHTS, Run
 
@@ -144,7 +144,7 @@ class Tracker(Logger):
             self._logger = None
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             text = f"{self._name} fails ({reason}): the training goes on without it; every figure is in"
-            self._say(Doubt(f"{text} {self._run.path}"))
+            self._say(WarningText(f"{text} {self._run.path}"))
 
 
 def begin_group(group: Path, loggers: Sequence[str], say: Say) -> None:
