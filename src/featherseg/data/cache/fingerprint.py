@@ -252,12 +252,11 @@ def class_differences(before: Sequence[tuple[str, bool]], now: Sequence[ClassInf
     for place in range(max(len(before), len(now))):
         was = before[place] if place < len(before) else None
         is_now = (now[place].name, now[place].thing) if place < len(now) else None
-        if was is None or is_now is None:
-            found.append(
-                f"class {place} {is_now[0]!r} is new"
-                if is_now
-                else f"class {place} {was[0]!r} is gone"
-            )  # type: ignore[index]
+        if was is None:
+            assert is_now is not None  # one of them has this place
+            found.append(f"class {place} {is_now[0]!r} is new")
+        elif is_now is None:
+            found.append(f"class {place} {was[0]!r} is gone")
         elif was[0] != is_now[0]:
             found.append(f"class {place} was {was[0]!r}, is {is_now[0]!r}")
         elif was[1] != is_now[1]:
