@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featherseg.core.allocator import keep_freed_memory
+from featherseg.core.types import SegOutput
 from featherseg.losses import PixelContrast
 from featherseg.losses.pixel_contrast import contrast, mistakes, pick, sample_pixels
 
@@ -114,7 +115,8 @@ def scene(layout: torch.memory_format) -> tuple[Tensor, Tensor, Tensor]:
 def check_same(loss: PixelContrast, features: Tensor, logits: Tensor, labels: Tensor) -> None:
     """Print how far value and gradients are apart where both forms get the same pixels."""
     torch.manual_seed(1)
-    value = loss(features, logits, labels)
+    size = tuple(logits.shape[2:])
+    value = loss(SegOutput(logits, size, size, False, features), labels)
     torch.manual_seed(1)
     drawn = as_drawn(*ours_draw(logits, labels), labels[0, ::4, ::4].numel())
     expected = usual_loss(whole_map(loss, features), drawn)

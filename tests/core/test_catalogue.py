@@ -11,7 +11,7 @@ from featherseg.data import DATASETS, dataset_facts
 from featherseg.losses import LOSSES
 from featherseg.models import MODELS, build
 from featherseg.recipe.reading import parse_recipe, read_recipe
-from featherseg.training.loss import build_loss
+from featherseg.training.loss import build_loss, refuse_unused_keys
 
 
 @pytest.fixture
@@ -69,7 +69,9 @@ def test_so_is_a_dataset_and_a_loss(install, tmp_path):
             None, parse_recipe(read_recipe("frm-lite0"), [*NAMED, "loss.options={means=3}"]), model
         )
     with pytest.raises(ConfigError, match=r"loss.contrast is not part of the loss 'ours'"):
-        build_loss(None, parse_recipe(read_recipe("frm-lite0"), [*NAMED, "loss.contrast=1"]), model)
+        refuse_unused_keys(
+            parse_recipe(read_recipe("frm-lite0"), [*NAMED, "loss.contrast=1"]), panoptic=False
+        )
 
 
 @pytest.mark.parametrize(("value", "said"), [

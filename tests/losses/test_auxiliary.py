@@ -37,7 +37,7 @@ def pidnet(hard=None):
     auxiliary = AuxiliaryLoss(
         CrossEntropy(), hard, heads=0.4, boundaries=20.0, boundary_head="aux_d"
     )
-    return Hybrid(hard, auxiliary=auxiliary)
+    return Hybrid({"ce": hard, "auxiliary": auxiliary})
 
 
 def output(logits, **aux):
@@ -79,7 +79,9 @@ def test_every_head_of_classes_counts_as_it_is_weighted_at_the_image_s_size(weig
     first, second = seeded(2, 3, 3, 4), seeded(2, 3, 2, 2)  # of other strides
     plain = CrossEntropy()
     auxiliary = AuxiliaryLoss(plain, plain, heads=weight, boundaries=0.0, boundary_head=None)
-    found = Hybrid(plain, auxiliary=auxiliary)(output(logits, dsn_4=first, dsn_8=second), labels)
+    found = Hybrid({"ce": plain, "auxiliary": auxiliary})(
+        output(logits, dsn_4=first, dsn_8=second), labels
+    )
     enlarged = [to_image(output(x), SIZE) for x in (first, second)]
     expected = mean_loss(logits, labels) + weight * sum(mean_loss(x, labels) for x in enlarged)
     assert_close(found, torch.tensor(expected))

@@ -191,9 +191,8 @@ def test_logits_of_a_model_give_what_they_give_at_the_image_s_size(size, image, 
 def test_logits_of_the_image_s_size_are_never_made(image, monkeypatch):
     monkeypatch.setattr(resizing, "resize", None)
     hard = CrossEntropy([1.0, 2.0, 3.0], ohem_threshold=0.7, ohem_min_kept=5, label_smoothing=0.1)
-    loss = Hybrid(
-        hard, auxiliary=AuxiliaryLoss(hard, hard, heads=0.4, boundaries=0.0, boundary_head=None)
-    )
+    heads = AuxiliaryLoss(hard, hard, heads=0.4, boundaries=0.0, boundary_head=None)
+    loss = Hybrid({"ce": hard, "auxiliary": heads})
     logits = torch.randn(2, 3, 6, 8, requires_grad=True)
     loss(
         SegOutput(logits, image, (24, 32), False, aux={"p": logits}), torch.ones(2, *image).long()

@@ -142,12 +142,10 @@ def test_half_precision_is_computed_in_full():
 def test_beside_masks_the_parts_are_told_and_without_any_class_only_the_teacher_counts():
     out, taught = example(torch.float32)
     labels = torch.full((2, 12, 20), 255)
-    found = Hybrid(CrossEntropy(), distillation=distillation(logits=1))(out, labels, taught)
+    found = Hybrid({"ce": CrossEntropy()}, distillation(logits=1))(out, labels, taught)
     assert isinstance(found, TaughtLosses)
     assert found.supervised.item() == 0
     assert found.teacher.item() == found.total.item() > 0
     found.total.backward()
     assert out.logits.grad.isfinite().all()
-    assert isinstance(
-        Hybrid(CrossEntropy(), distillation=distillation(logits=1))(out, labels), Tensor
-    )
+    assert isinstance(Hybrid({"ce": CrossEntropy()}, distillation(logits=1))(out, labels), Tensor)

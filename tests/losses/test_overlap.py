@@ -135,7 +135,7 @@ def test_half_precision_gives_the_gradient_of_full_precision_rounded_and_it_is_a
         x = logits.detach().bfloat16().to(dtype).requires_grad_()
         out = SegOutput(x, (5, 6), (5, 6), False)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            total = Hybrid(CrossEntropy(), overlap=loss_of(kind))(out, labels)
+            total = Hybrid({"ce": CrossEntropy(), "overlap": loss_of(kind)})(out, labels)
             assert total == CrossEntropy()(out, labels) + loss_of(kind)(out, labels)
             loss_of(kind)(out, labels).backward()
         gradients.append(x.grad)

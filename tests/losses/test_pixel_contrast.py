@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from featherseg.core.types import SegOutput
 from featherseg.losses import PixelContrast
 from featherseg.losses.pixel_contrast import (
     contrast,
@@ -15,6 +16,12 @@ from featherseg.losses.pixel_contrast import (
     pick,
     sample_pixels,
 )
+
+
+def output(features, logits):
+    """Both at the same places, one a pixel of the image."""
+    size = tuple(logits.shape[2:])
+    return SegOutput(logits, size, size, False, features)
 
 
 def equation_6(embedded, classes, temperature):
@@ -60,7 +67,7 @@ def test_sampling_before_the_embedding_is_embedding_everything_first():
     features = torch.randn(2, 6, 8, 8, dtype=torch.float64, requires_grad=True)
     logits, labels = torch.randn(2, 3, 8, 8), torch.randint(0, 3, (2, 8, 8))
     torch.manual_seed(1)
-    value = loss(features, logits, labels)
+    value = loss(output(features, logits), labels)
     torch.manual_seed(1)
     index = sample_pixels(labels, logits.argmax(1) != labels, 3, 60, 5)
     whole = F.normalize(loss.embed(features), dim=1).permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, D)
@@ -124,7 +131,7 @@ def test_where_nothing_can_be_contrasted_it_is_zero_with_zero_gradients(case):
         PixelContrast(4, classes, max_views=2),
         torch.randn(2, 4, 16, 16, requires_grad=True),
     )
-    value = loss(features, torch.randn(2, classes, 16, 16), labels)
+    value = loss(output(features, torch.randn(2, classes, 16, 16)), labels)
     value.backward()
     assert value == 0
     gradients = [features.grad, loss.embed.weight.grad]
@@ -146,7 +153,7 @@ def test_it_is_finite_over_the_range_of_half_precision(classes, scale, temperatu
     labels[torch.rand(3, 48, 48) < 0.2] = 255
     loss = PixelContrast(4, classes, dim=8, temperature=temperature, max_views=3, groups_of=group)
     with torch.autocast("cpu", dtype=torch.float16):
-        value = loss(features, torch.randn(3, classes, 12, 12).half(), labels)
+        value = loss(output(features, torch.randn(3, classes, 12, 12).half()), labels)
     value.backward()
     assert value.dtype == torch.float32
     assert torch.isfinite(value)
@@ -175,8 +182,8 @@ def test_groups_are_contrasted_among_themselves():
         PixelContrast(4, 2, max_views=9),
         PixelContrast(4, 2, max_views=9, groups_of=1),
     )
-    assert together(features, logits, labels) > 0
-    assert alone(features, logits, labels) == 0
+    assert together(output(features, logits), labels) > 0
+    assert alone(output(features, logits), labels) == 0
 
 
 def test_labels_are_read_at_the_size_of_the_logits():
@@ -190,7 +197,7 @@ def test_labels_are_read_at_the_size_of_the_logits():
     values = []
     for given_labels in (labels, labels.repeat_interleave(4, 1).repeat_interleave(4, 2)):
         torch.manual_seed(1)
-        values.append(loss(features, logits, given_labels))
+        values.append(loss(output(features, logits), given_labels))
     assert_close(values[0], values[1])
 
 
@@ -241,10 +248,10 @@ def test_groups_draw_as_if_each_were_alone():
         torch.randint(0, 3, (5, 9, 9)),
     )
     torch.manual_seed(1)
-    together = loss(features, logits, labels)
+    together = loss(output(features, logits), labels)
     torch.manual_seed(1)
     alone = [
-        loss(*parts)
-        for parts in zip(features.split(2), logits.split(2), labels.split(2), strict=True)
+        loss(output(*maps), labels)
+        for *maps, labels in zip(features.split(2), logits.split(2), labels.split(2), strict=True)
     ]
     assert_close(together, torch.stack(alone).mean())

@@ -44,7 +44,7 @@ def test_of_two_averages_of_the_weights_the_one_that_is_asked_for_counts():
 
 
 def test_options_of_no_loss_are_refused():
-    with pytest.raises(ConfigError, match=r"loss\.options are those of a loss of another package"):
+    with pytest.raises(ConfigError, match=r"loss\.options are for a loss of another package"):
         parse_recipe(MINIMAL, ["loss.options={gamma=2}"])
 
 

@@ -15,7 +15,9 @@ def never(*place):
 
 def module(ema: float, steps: int = 1, **settings: float) -> SegmentationModule:
     model, table = build("frm-lite0", classes=3), TrainTable(epochs=1, ema=ema, **settings)
-    return SegmentationModule(model, Hybrid(CrossEntropy()), table, steps=steps, make_loader=never)
+    return SegmentationModule(
+        model, Hybrid({"ce": CrossEntropy()}), table, steps=steps, make_loader=never
+    )
 
 
 @pytest.mark.parametrize("resumed", [False, True])

@@ -284,7 +284,8 @@ def test_data_without_objects_and_settings_of_other_losses_are_refused():
     check_instances(recipe, model, objects, Objects())
     with pytest.raises(ConfigError, match="labels has no instance ids"):
         check_instances(recipe, model, Labels(classes[:4], objects.instances), Objects())
-    for key, value in (("contrast", 1.0), ("contrast_views", 50), ("ohem_min_kept", 500)):
+    unused = {"contrast": 1.0, "contrast_views": 50, "ohem_min_kept": 500, "name": "of-a-package"}
+    for key, value in unused.items():
         semantic = recipe.model_copy(update={"loss": LossTable(**{key: value})})
         with pytest.raises(ConfigError, match=rf"loss\.{key} does not apply to panoptic models"):
             check_instances(semantic, model, objects, Objects())

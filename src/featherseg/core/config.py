@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from featherseg.core.errors import ConfigError, did_you_mean
 from featherseg.core.files import read_bounded
@@ -23,6 +23,9 @@ Settings = TypeVar("Settings", bound=Any)
 
 MOST_STEPS = 10_000_000
 """Most steps of a training, and of other numbers in a recipe."""
+
+Positive = Annotated[int, Field(gt=0, le=MOST_STEPS)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Config(BaseModel):

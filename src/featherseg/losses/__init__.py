@@ -1,4 +1,4 @@
-"""Losses: in fp32 whatever autocast says. Training calls `Hybrid` or `PanopticLoss`."""
+"""Losses, computed in fp32 even under autocast. Training calls `Hybrid` or `PanopticLoss`."""
 
 from collections.abc import Callable
 
@@ -12,9 +12,11 @@ from featherseg.losses.hybrid import Hybrid
 from featherseg.losses.overlap import OverlapLoss
 from featherseg.losses.panoptic import PanopticLoss, PanopticLosses
 from featherseg.losses.pixel_contrast import PixelContrast
+from featherseg.losses.terms import TERMS
 
 __all__ = [
     "LOSSES",
+    "TERMS",
     "AuxiliaryLoss",
     "CrossEntropy",
     "Distillation",
@@ -29,8 +31,9 @@ __all__ = [
 LOSSES: Catalogue[Callable[..., nn.Module]] = Catalogue(
     "loss", "featherseg.losses", {}, callable, "a callable that returns an nn.Module"
 )
-"""`loss.name` of a recipe -> what makes that loss; featherseg has none of its own beside the one that [loss] describes.
+"""`loss.name` of a recipe -> function that builds this loss; only installed packages have some.
 
-Called with (model, class_weights: a list or None, **loss.options), it returns a module whose forward takes the model's
-SegOutput and labels (B, H, W) int64, 255 = ignore, and gives a scalar.
+It is called with (model, class_weights: a list or None, **loss.options) and returns a module, which
+is called with (SegOutput, labels (B, H, W) int64, 255 = ignore) and returns a scalar. The loss of a
+recipe without `loss.name` is the sum of the TERMS.
 """

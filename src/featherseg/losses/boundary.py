@@ -34,14 +34,14 @@ def boundary_targets(labels: Tensor, reach: int = REACH) -> Tensor:
     return (largest != smallest)[:, 0].float()
 
 
-def near_another_class(labels: Tensor, ignore_index: int = IGNORE) -> Tensor:
+def near_another_class(labels: Tensor) -> Tensor:
     """Where another class lies at most REACH rows and columns away: (B, H, W) -> the same, bool.
 
     Unlike in `boundary_targets` "ignore" is no class: next to it alone, nothing is known of a boundary.
     """
     values, ignored, side = (
         labels[:, None].float(),
-        (labels == ignore_index)[:, None],
+        (labels == IGNORE)[:, None],
         2 * REACH + 1,
     )  # (B, 1, H, W)
     greatest = []

@@ -58,7 +58,6 @@ class CrossEntropy(nn.Module):
         mean: Mean = "labelled",
         focal: float = 0.0,
         boundary_weight: float = 0.0,
-        ignore_index: int = IGNORE,
     ) -> None:
         super().__init__()
         weights = None if class_weights is None else weights_tensor(class_weights)
@@ -73,21 +72,20 @@ class CrossEntropy(nn.Module):
                 "loss.focal and loss.label_smoothing: the focal loss needs p(true class); give one."
             )
         self.focal, self.boundary_weight = focal, boundary_weight
-        self.ignore_index = ignore_index
 
     def forward(self, out: SegOutput | Tensor, labels: Tensor) -> Tensor:
         """A model's output, or logits (B, K, h, w) over the image of the labels (B, H, W) int64 -> scalar, float32."""
-        logits, covered, align_corners = cover(out, labels, self.ignore_index)
+        logits, covered, align_corners = cover(out, labels)
         weights = self.class_weights
         if weights is not None and len(weights) != logits.shape[1]:
             raise ConfigError(
                 f"{len(weights)} class weights were given for {logits.shape[1]} classes."
             )
         with autocast_off(logits.device):
-            near = near_another_class(covered, self.ignore_index) if self.boundary_weight else None
+            near = near_another_class(covered) if self.boundary_weight else None
             if self.ohem_threshold is not None:
                 covered = covered.masked_fill(
-                    ~self._hard(logits.detach(), covered, align_corners), self.ignore_index
+                    ~self._hard(logits.detach(), covered, align_corners), IGNORE
                 )
             if self.focal or near is not None:
                 return self._one_by_one(logits, covered, align_corners, near) / (
@@ -96,7 +94,6 @@ class CrossEntropy(nn.Module):
             loss = upsample_cross_entropy(
                 logits,
                 covered,
-                ignore_index=self.ignore_index,
                 class_weights=weights,
                 label_smoothing=self.label_smoothing,
                 align_corners=align_corners,
@@ -104,7 +101,7 @@ class CrossEntropy(nn.Module):
             )
             if self.mean == "all":
                 return loss / labels.numel()
-            counted = covered != self.ignore_index
+            counted = covered != IGNORE
             if self.mean == "number":
                 return loss / _nonzero(mean_over_processes(counted.sum())).to(loss)
             if not several_processes():  # the kernel has divided by the weights already
@@ -123,7 +120,6 @@ class CrossEntropy(nn.Module):
         losses = upsample_cross_entropy(
             logits,
             labels,
-            ignore_index=self.ignore_index,
             class_weights=None
             if self.focal
             else self.class_weights,  # p is of the loss without them
@@ -131,7 +127,7 @@ class CrossEntropy(nn.Module):
             align_corners=align_corners,
             reduction="none",
         )  # (B, H, W)
-        counted = labels != self.ignore_index
+        counted = labels != IGNORE
         factors = (
             counted.to(losses)
             if near is None
@@ -158,11 +154,10 @@ class CrossEntropy(nn.Module):
         losses = upsample_cross_entropy(
             logits,
             labels,
-            ignore_index=self.ignore_index,
             align_corners=align_corners,
             reduction="none",
         )
-        valid = labels != self.ignore_index
+        valid = labels != IGNORE
         probability = losses.neg().exp()  # (B, H, W), of the true class
         probability = probability.masked_fill(~valid, 2.0).flatten(1)  # ignored pixels come last
         kept = min(self.ohem_min_kept, probability.shape[1])
@@ -176,12 +171,10 @@ def _nonzero(divisor: Tensor) -> Tensor:
     return torch.where(divisor > 0, divisor, math.inf)
 
 
-def cover(
-    out: SegOutput | Tensor, labels: Tensor, ignore_index: int = IGNORE
-) -> tuple[Tensor, Tensor, bool]:
+def cover(out: SegOutput | Tensor, labels: Tensor) -> tuple[Tensor, Tensor, bool]:
     """What `upsample_cross_entropy` takes: logits (B, K, h, w), labels of what they cover (B, H', W'), align_corners.
 
-    Where the images were padded, so are the labels, with ignore_index; labels of another size than the images get
+    Where the images were padded, so are the labels, with IGNORE; labels of another size than the images get
     logits of theirs, as `to_image` makes them.
     """
     if isinstance(out, Tensor):
@@ -193,5 +186,5 @@ def cover(
         padded - own for padded, own in zip(out.padded_size, out.image_size, strict=True)
     )
     if rows or columns:
-        labels = F.pad(labels, (0, columns, 0, rows), value=ignore_index)
+        labels = F.pad(labels, (0, columns, 0, rows), value=IGNORE)
     return out.logits, labels, out.align_corners

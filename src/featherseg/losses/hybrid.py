@@ -1,55 +1,46 @@
-"""What training minimises: cross-entropy at the image's size, beside it contrast, other heads, overlap, teachers."""
+"""What training minimises for a semantic model: the sum of the terms of a recipe's [loss]."""
 
-import torch.nn.functional as F
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
-from featherseg.core.types import IGNORE, SegOutput
-from featherseg.losses.auxiliary import AuxiliaryLoss
-from featherseg.losses.cross_entropy import CrossEntropy
+from featherseg.core.types import SegOutput
 from featherseg.losses.distillation import Distillation, Taught, TaughtLosses
-from featherseg.losses.overlap import OverlapLoss
-from featherseg.losses.pixel_contrast import PixelContrast
 
 
 class Hybrid(nn.Module):
-    """L = L_ce + weight * L_contrast (FRM Eq. 4) + L_aux + L_overlap + L_teacher; the first alone by default."""
+    """The sum of terms, each called with (SegOutput, labels), and what teachers add to it.
+
+    FRM Eq. 4 is {"cross_entropy": CrossEntropy(), "contrast": PixelContrast(..., weight=lambda)}.
+    """
 
     def __init__(
-        self,
-        cross_entropy: CrossEntropy,
-        contrast: PixelContrast | None = None,
-        weight: float = 1.0,
-        auxiliary: AuxiliaryLoss | None = None,
-        overlap: OverlapLoss | None = None,
-        distillation: Distillation | None = None,
+        self, terms: Mapping[str, nn.Module], distillation: Distillation | None = None
     ) -> None:
         super().__init__()
-        self.cross_entropy, self.contrast, self.weight = cross_entropy, contrast, weight
-        self.auxiliary, self.overlap, self.distillation = auxiliary, overlap, distillation
+        for name, term in terms.items():
+            self.add_module(name, term)
+        self.terms, self.distillation = tuple(terms), distillation
+
+    @property
+    def needs_heads(self) -> bool:
+        """Whether the model must compute its auxiliary heads."""
+        return "auxiliary" in self.terms
 
     def forward(
         self, out: SegOutput, labels: Tensor, taught: Taught | None = None
     ) -> Tensor | TaughtLosses:
-        """A model's output in training and labels (B, H, W) int64 -> scalar, float32; of a taught model its parts."""
-        supervised = self._supervised(out, labels)
+        """Return the loss as a scalar, float32, or its two parts if there are teachers.
+
+        Args:
+            out: the model's output in training.
+            labels: (B, H, W) int64.
+            taught: what the teachers predict for the batch.
+        """
+        first, *others = (self.get_submodule(name) for name in self.terms)
+        supervised = first(out, labels)
+        for term in others:
+            supervised = supervised + term(out, labels)
         if self.distillation is None or taught is None:
             return supervised
         return TaughtLosses(supervised, self.distillation(out, taught))
-
-    def _supervised(self, out: SegOutput, labels: Tensor) -> Tensor:
-        """What the masks ask for."""
-        loss = self.cross_entropy(out, labels)
-        if self.auxiliary is not None:
-            loss = loss + self.auxiliary(out, labels)
-        if self.overlap is not None:
-            loss = loss + self.overlap(out, labels)
-        if self.contrast is None:
-            return loss
-        assert out.features is not None  # refused before training starts
-        rows, columns = (
-            padded - own for padded, own in zip(out.padded_size, out.image_size, strict=True)
-        )
-        covered = F.pad(
-            labels, (0, columns, 0, rows), value=IGNORE
-        )  # (B, H', W'): what the features cover
-        return loss + self.weight * self.contrast(out.features, out.logits, covered)

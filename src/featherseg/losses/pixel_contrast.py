@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featherseg.core.types import IGNORE
+from featherseg.core.types import IGNORE, SegOutput
 from featherseg.layers.precision import at_least_fp32, autocast_off
 
 
@@ -22,30 +22,40 @@ class PixelContrast(nn.Module):
         in_channels: int,
         classes: int,
         *,
+        weight: float = 1.0,
         dim: int = 256,
         temperature: float = 0.1,
         max_samples: int = 1024,
         max_views: int = 100,
         groups_of: int | None = None,
-        ignore_index: int = IGNORE,
     ) -> None:
         super().__init__()
         self.embed = nn.Conv2d(in_channels, dim, kernel_size=1)
-        self.classes, self.temperature = classes, temperature
+        self.weight, self.classes, self.temperature = weight, classes, temperature
         self.max_samples, self.max_views = max_samples, max_views
-        self.groups_of, self.ignore_index = groups_of, ignore_index
+        self.groups_of = groups_of
 
-    def forward(self, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """features (B, C, h, w), logits (B, K, h, w), labels (B, H, W) integer -> scalar >= 0, fp32 or better.
+    def forward(self, out: SegOutput, labels: Tensor) -> Tensor:
+        """Return weight * contrast as a scalar >= 0, fp32 or better.
 
-        0 with zero gradients where nothing can be contrasted: no class has enough pixels, or only one has.
+        It is 0 with zero gradients if nothing can be contrasted: no class has enough pixels, or
+        only one has.
+
+        Args:
+            out: features (B, C, h, w) and logits (B, K, h, w) at the same places.
+            labels: (B, H, W) integer.
         """
+        features, logits = out.features, out.logits
+        assert features is not None  # refused before training starts
         group = self.groups_of or len(features)
+        rows, columns = (
+            padded - image for padded, image in zip(out.padded_size, out.image_size, strict=True)
+        )
+        covered = F.pad(labels, (0, columns, 0, rows), value=IGNORE)  # (B, H', W'): of the features
         with autocast_off(features.device):
-            small = F.interpolate(labels[:, None].float(), size=logits.shape[2:], mode="nearest")[
-                :, 0
-            ].long()
-            known = small.masked_fill(small == self.ignore_index, -1)  # (B, h, w)
+            small = F.interpolate(covered[:, None].float(), size=logits.shape[2:], mode="nearest")
+            small = small[:, 0].long()  # (B, h, w)
+            known = small.masked_fill(small == IGNORE, -1)  # (B, h, w)
             wrong = mistakes(logits.detach(), known)
             drawn = [  # positions in the flattened group
                 sample_pixels(*parts, self.classes, self.max_samples, self.max_views)
@@ -58,7 +68,8 @@ class PixelContrast(nn.Module):
             embedded = self._embed(at_least_fp32(pick(features, index)))  # (M, D)
             sizes = [len(one) for one in drawn]
             parts = zip(embedded.split(sizes), small.flatten()[index].split(sizes), strict=True)
-            return torch.stack([contrast(*part, self.temperature) for part in parts]).mean()
+            mean = torch.stack([contrast(*part, self.temperature) for part in parts]).mean()
+            return self.weight * mean
 
     def _embed(self, pixels: Tensor) -> Tensor:
         """(M, C) -> (M, D), of unit length."""

@@ -17,7 +17,8 @@ from featherseg.core.errors import ConfigError, UnknownName, near_path, unknown
 from featherseg.core.storage import address, is_remote
 from featherseg.data import DATASETS, is_own, own_path
 from featherseg.hub import is_address
-from featherseg.recipe.tables import AVERAGES, LENGTHS, OF_ANY_LOSS, Recipe
+from featherseg.losses.terms import PACKAGE_KEYS
+from featherseg.recipe.tables import AVERAGES, LENGTHS, Recipe
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,9 @@ def _override(
     if "loss.name" in named and isinstance(
         values.get("loss"), dict
     ):  # the recipe's own loss gives way
-        values["loss"] = {key: value for key, value in values["loss"].items() if key in OF_ANY_LOSS}
+        values["loss"] = {
+            key: value for key, value in values["loss"].items() if key in PACKAGE_KEYS
+        }
     for group in (LENGTHS, AVERAGES):
         keys = named & {f"train.{key}" for key in group}
         _one_of(sorted(keys))

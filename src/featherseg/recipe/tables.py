@@ -4,20 +4,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
-from featherseg.core.config import MOST_STEPS, Config
+from featherseg.core.config import Config, Positive, Share
 from featherseg.core.storage import without_buckets
 from featherseg.core.wording import last_parts
 from featherseg.data.datasets.sequences import SplitBy
 from featherseg.data.images.decoding import MAX_PIXELS
-from featherseg.losses.cross_entropy import Mean
+from featherseg.losses.terms import LossTable
 
-Positive = Annotated[int, Field(gt=0, le=MOST_STEPS)]
 Pixels = Annotated[int, Field(gt=0, le=2**15)]  # a side of an image
-Weights = Annotated[list[float], Field(max_length=255)]
 Rate = Annotated[
     float, Field(gt=0, le=1e30)
 ]  # what fp32 holds, with room for an optimiser's factors
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 
 
@@ -164,77 +161,6 @@ class AugmentTable(Config):
         if not 0.05 <= self.scale[0] <= self.scale[1] <= 20:
             raise ValueError(
                 f"augment.scale = {list(self.scale)}: expected [low, high], 0.05 <= low <= high <= 20"
-            )
-        return self
-
-
-OF_ANY_LOSS = ("name", "options", "class_weights", "class_weight_power", "undo_class_weights")
-"""Keys of [loss] that count for a loss of an installed package as well."""
-
-PANOPTIC_LOSS = ("hardest", "center_sigma")
-"""Keys of [loss] that only the loss of panoptic models has."""
-OF_PANOPTIC_LOSS = ("name", "options", "class_weights", "class_weight_power", *PANOPTIC_LOSS)
-"""All keys of [loss] that panoptic models may set."""
-
-
-class LossTable(Config):
-    """[loss]: cross-entropy and its options, and the pixel contrast beside it (FRM Eq. 4)."""
-
-    name: str | None = (
-        None  # a loss of an installed package, in place of the cross-entropy and what stands beside it
-    )
-    options: dict[str, Any] = Field(default_factory=dict)  # what that loss is made with
-    class_weights: Literal["none", "auto"] | Weights = (
-        "none"  # auto: median frequency of the training masks
-    )
-    class_weight_power: Share = 1.0  # auto weights to this power: 0.5 takes their square roots
-    undo_class_weights: Share | Literal["auto"] = (
-        0.0  # share that kept weights undo; auto: as validation shows
-    )
-    label_smoothing: Share = 0.0
-    mean: Mean = "labelled"  # divided by the pixels' weights, their number, or that of all (losses/cross_entropy.py)
-    ohem_threshold: Share | None = (
-        None  # keep pixels whose true class has less probability than this ...
-    )
-    ohem_min_kept: Positive = 10_000  # ... and at least so many pixels an image
-    auxiliary: Annotated[float, Field(ge=0)] = (
-        0.0  # weight of each auxiliary head's cross-entropy; 0 = off
-    )
-    boundary: Annotated[float, Field(ge=0)] = 0.0  # PIDNet: weight of the boundary loss; 0 = off
-    dice: Annotated[float, Field(ge=0)] = (
-        0.0  # weight of a soft Dice loss beside it (losses/overlap.py); 0 = off
-    )
-    lovasz: Annotated[float, Field(ge=0)] = 0.0  # weight of Lovasz-softmax beside it; 0 = off
-    focal: Annotated[float, Field(ge=0, le=100)] = (
-        0.0  # times (1 - p) ** focal, p of the true class; 0 = off
-    )
-    boundary_weight: Annotated[float, Field(ge=0)] = (
-        0.0  # pixels 2 or less from another class weigh 1 + this; 0 = off
-    )
-    hardest: Annotated[float, Field(gt=0, le=1)] = (
-        1.0  # panoptic models: share of the pixels whose class loss counts
-    )
-    center_sigma: Annotated[int, Field(ge=1, le=64)] = (
-        8  # panoptic models: pixels, how wide a centre's Gaussian is
-    )
-    contrast: Annotated[float, Field(ge=0)] = 0.0  # weight of the pixel contrast (lambda); 0 = off
-    contrast_temperature: Annotated[float, Field(gt=0)] = 0.1  # tau of Eq. 6
-    contrast_dim: Annotated[int, Field(gt=0, le=4096)] = 256  # of the embedding
-    contrast_samples: Annotated[int, Field(gt=0, le=2**16)] = (
-        1024  # pixels of a group of images, at most
-    )
-    contrast_views: Annotated[int, Field(gt=0, le=2**16)] = (
-        100  # pixels of one class in one image, at most
-    )
-    contrast_group: Positive | None = (
-        None  # images contrasted with each other; all on a device where left out
-    )
-
-    @model_validator(mode="after")
-    def _options_are_of_a_named_loss(self) -> "LossTable":
-        if self.options and not self.name:
-            raise ValueError(
-                "loss.options are those of a loss of another package: name it with loss.name"
             )
         return self
 

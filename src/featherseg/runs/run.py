@@ -45,7 +45,8 @@ from featherseg.hub import is_address, pull, pulled_from
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.normalise import FULL_RANGE
 from featherseg.layers.own_model import as_model
-from featherseg.recipe.tables import ImageSize, Recipe, Weights
+from featherseg.losses.terms import ClassWeights
+from featherseg.recipe.tables import ImageSize, Recipe
 
 FORMAT_VERSION = 2
 RESOLVED, WEIGHTS, CHECKPOINT, METRICS = (
@@ -110,7 +111,7 @@ class RunInfo(Config):
     )
     licence: str
     loaded: dict[str, Any]  # which weights training started from, or which file was imported
-    class_weights: Weights | None  # of the loss, as resolved from the recipe
+    class_weights: ClassWeights | None  # of the loss, as resolved from the recipe
     threads: Annotated[
         int, Field(ge=1, le=4096)
     ]  # of torch on the CPU: other numbers give other bits

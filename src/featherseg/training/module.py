@@ -26,7 +26,7 @@ def compute_loss(model: Any, loss: nn.Module, batch: Batch) -> tuple[Tensor, dic
     inputs = normalise(images, model.mean, model.std, model.image_range).contiguous(
         memory_format=torch.channels_last
     )
-    supervised = isinstance(loss, Hybrid) and loss.auxiliary is not None
+    supervised = isinstance(loss, Hybrid) and loss.needs_heads
     found = loss(model(inputs, aux=supervised), labels.long(), *targets)
     in_parts = isinstance(found, PanopticLosses | TaughtLosses)
     return (found.total, found._asdict()) if in_parts else (found, {})

@@ -36,8 +36,6 @@ from featherseg.layers.own_model import OwnModel
 from featherseg.layers.resize import resized
 from featherseg.recipe.reading import RecipeFile, parse_recipe, read_recipe, with_absolute_paths
 from featherseg.recipe.tables import (
-    OF_PANOPTIC_LOSS,
-    PANOPTIC_LOSS,
     LossTable,
     ModelTable,
     Recipe,
@@ -63,7 +61,7 @@ from featherseg.training.batches import (
 from featherseg.training.class_weights import resolve_class_weights
 from featherseg.training.initialisation import starting_weights, terms_of
 from featherseg.training.length import choose_batch_size, count_steps, resolve_length, say_length
-from featherseg.training.loss import keep_supervised_heads
+from featherseg.training.loss import keep_supervised_heads, refuse_unused_keys
 from featherseg.training.memory import Estimate, check_memory, estimate_memory
 from featherseg.training.objects import NAMES_ALONE, Objects
 from featherseg.training.optimisers import build_optimizer, rate_factor
@@ -555,13 +553,8 @@ def check_instances(
         raise ConfigError(
             f"{name} is panoptic: it takes neither a loss nor an augmentation of one's own."
         )
-    changed = [key for key, value in LossTable() if getattr(recipe.loss, key) != value]
+    refuse_unused_keys(recipe, panoptic=model.panoptic)
     if not model.panoptic:
-        for key in PANOPTIC_LOSS:
-            if key in changed:
-                raise ConfigError(
-                    f"loss.{key} is for panoptic models; {name} is none. Leave it out."
-                )
         return
     if not any(info.thing for info in train.classes) or train[0].instances is None:
         raise ConfigError(
@@ -572,11 +565,6 @@ def check_instances(
         if getattr(recipe.augment, key):
             raise ConfigError(
                 f"augment.{key} does not apply to panoptic models ({name}): leave it out."
-            )
-    for key in changed:
-        if key not in OF_PANOPTIC_LOSS:
-            raise ConfigError(
-                f"loss.{key} does not apply to panoptic models ({name}): leave it out."
             )
 
 
