@@ -107,7 +107,7 @@ def quick_commands():
 def test_the_quick_commands_run(line, monkeypatch):
     monkeypatch.setattr("sys.argv", ["featherseg", *line])
     monkeypatch.setattr(
-        probes, "findings", lambda extras: []
+        probes, "findings", lambda extras, all_of_them: []
     )  # each tried in a process, by tests/cli/test_doctor.py
     with pytest.raises(SystemExit) as finished:
         cli.main()

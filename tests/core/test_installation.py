@@ -45,7 +45,9 @@ def test_a_package_that_raises_and_one_that_kills_its_process_are_told_from_thos
     (tmp_path / "dies_here.py").write_text("import os\nos.abort()")
     (tmp_path / "talks_here.py").write_text("print('hello')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    faults = import_faults(["json", "dies_here", "raises_here", "talks_here", "not_there_at_all"])
+    faults, _ = import_faults(
+        ["json", "dies_here", "raises_here", "talks_here", "not_there_at_all"]
+    )
     assert set(faults) == {"dies_here", "raises_here", "not_there_at_all"}
     assert faults["raises_here"] == "OSError: no such library"
     assert "died" in faults["dies_here"]

@@ -1,14 +1,17 @@
-"""What this machine offers to featherseg: processor, devices, compiled loops, where things lie, room.
+"""What this machine offers to featherseg: processor, devices, compiled loops, folders, free space.
 
-For the time after `core.installation` saw that the core packages can be imported.
+`core.installation` runs this module in the process that has imported the core packages; it then
+prints its findings, one a line.
 """
 
+import json
 import os
 import shutil
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from featherseg.core.installation import Finding
@@ -204,3 +207,8 @@ def loader_bytes(recipe: str) -> int:
     if isinstance(images, str):  # "auto": found with the crop
         images = 1
     return loader_workers(settings) * PREFETCH * images * height * width * 4
+
+
+if __name__ == "__main__":
+    for finding in system():
+        print(json.dumps(asdict(finding)))

@@ -1,4 +1,4 @@
-"""What `doctor` tries of each extra: the calls that verbs make, on next to nothing, each extra in its own process.
+"""What `doctor` tries of each extra: the calls that verbs make, each extra in its own process.
 
 A version number does not show that a call is gone. `python -m featherseg.cli.probes video` is such a process: exit
 code 0 and what was done as its last line, or a traceback, or it dies.
@@ -26,10 +26,18 @@ if TYPE_CHECKING:
 PATIENCE = 300
 """Seconds that all probes together may take, on a cold disk or a busy machine."""
 
+QUICK = ("serve", "video")
+"""Extras whose probe imports no torch: 0.7 and 0.4 s of a core. The others take 3 to 8 s each."""
 
-def findings(extras: Iterable[str]) -> list[Finding]:
-    """What came of trying these extras, all at once. Those that nothing is known to try of are passed over."""
+
+def findings(extras: Iterable[str], *, all_of_them: bool) -> list[Finding]:
+    """Return what came of trying these extras, all at once; extras without a probe are skipped.
+
+    all_of_them: try those outside QUICK too; else a finding names the option that tries them.
+    """
     command = [sys.executable, "-P", "-W", "ignore", "-m", __name__]
+    extras = [extra for extra in extras if extra in PROBES]
+    selected = [extra for extra in extras if all_of_them or extra in QUICK]
     begun = {
         extra: subprocess.Popen(
             [*command, extra],
@@ -38,11 +46,10 @@ def findings(extras: Iterable[str]) -> list[Finding]:
             encoding="utf-8",
             errors="replace",
         )
-        for extra in extras
-        if extra in PROBES
+        for extra in selected
     }
     end = time.monotonic() + PATIENCE
-    found = []
+    rows = []
     for extra, process in begun.items():
         try:
             lines = (
@@ -56,15 +63,16 @@ def findings(extras: Iterable[str]) -> list[Finding]:
             process.communicate()
             last = f"it takes longer than {PATIENCE} s"
         if process.returncode == 0:
-            found.append(Finding("extras, tried", extra, last))
+            rows.append(Finding("extras, tried", extra, last))
         else:
             remedy = reinstall(
                 *(f"'{row.name}{row.versions}'" for row in requirements() if row.extra == extra)
             )
-            found.append(
-                Finding("extras, tried", extra, f"does not work: {last}", "broken", remedy)
-            )
-    return found
+            rows.append(Finding("extras, tried", extra, f"does not work: {last}", "broken", remedy))
+    if untried := [extra for extra in extras if extra not in selected]:
+        hint = "installed, not tried: featherseg doctor --try-extras"
+        rows.append(Finding("extras, tried", ", ".join(untried), hint))
+    return rows
 
 
 def _train(folder: Path) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from featherseg._version import __version__
 
@@ -22,8 +22,9 @@ _IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
 """Package -> its module, if the names differ."""
 
 _TRY_IMPORTS = """
-import importlib, json, sys
-for name in sys.argv[1:]:
+import importlib, json, runpy, sys
+last, *names = sys.argv[1:]
+for name in names:
     print(json.dumps([name, "the process died while importing it"]), flush=True)
     try:
         importlib.import_module(name)
@@ -31,6 +32,8 @@ for name in sys.argv[1:]:
     except BaseException as error:
         fault = f"{type(error).__name__}: {error}"
     print(json.dumps([name, fault]), flush=True)
+if last:
+    runpy.run_module(last, run_name="__main__")
 """
 
 
@@ -104,19 +107,24 @@ def satisfies(version: str, versions: str) -> bool:
         return False
 
 
-def import_faults(modules: Iterable[str]) -> dict[str, str]:
-    """Return module -> why it cannot be imported; tried in a separate process, which may crash."""
+def import_faults(modules: Iterable[str], last: str = "") -> tuple[dict[str, str], list[Any]]:
+    """Import the modules in a separate process, which may crash, then run the module `last` there.
+
+    Returns:
+        (module -> why it cannot be imported, the JSON objects that `last` printed, one a line)
+    """
     remaining: list[str] = list(modules)
     faults: dict[str, str] = {}
+    printed: list[Any] = []
     while remaining:
-        tried = _try_imports(remaining)
+        tried, printed = _try_imports(remaining, last)
         faults |= {name: fault for name, fault in tried.items() if fault}
         remaining = [name for name in remaining if name not in tried] if tried else []
-    return faults
+    return faults, printed
 
 
-def _try_imports(modules: list[str]) -> dict[str, str | None]:
-    command = [sys.executable, "-W", "ignore", "-c", _TRY_IMPORTS, *modules]
+def _try_imports(modules: list[str], last: str) -> tuple[dict[str, str | None], list[Any]]:
+    command = [sys.executable, "-W", "ignore", "-c", _TRY_IMPORTS, last, *modules]
     try:
         done = subprocess.run(
             command,
@@ -127,15 +135,20 @@ def _try_imports(modules: list[str]) -> dict[str, str | None]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return {modules[0]: f"importing it takes longer than {IMPORT_SECONDS} s"}
+        return {modules[0]: f"importing it takes longer than {IMPORT_SECONDS} s"}, []
     tried: dict[str, str | None] = {}
+    printed = []
     for line in done.stdout.splitlines():
         try:
-            name, fault = json.loads(line)
+            content = json.loads(line)
         except ValueError:  # a module's own output during the import
             continue
-        tried[name] = fault
-    return tried
+        match content:
+            case [str(name), fault]:
+                tried[name] = fault
+            case dict():
+                printed.append(content)
+    return tried, printed
 
 
 State = Literal["ok", "missing", "warning", "broken"]
@@ -161,11 +174,16 @@ def is_healthy(findings: Sequence[Finding]) -> bool:
     return all(finding.state != "broken" for finding in findings)
 
 
-def installation() -> list[Finding]:
-    """Return findings on versions, the core packages, each imported once, and the extras."""
+def installation(machine: str) -> list[Finding]:
+    """Return findings on versions, the core packages, each imported once, the extras and the machine.
+
+    machine: the module that prints its findings as JSON, one a line, when run. It runs in the
+    process that imported the core packages, so that torch is imported once.
+    """
     required = requirements()
     core = [row for row in required if row.extra == CORE]
-    faults = import_faults([row.module for row in core if row.found] or ["torch", "numpy"])
+    modules = [row.module for row in core if row.found] or ["torch", "numpy"]
+    faults, rows = import_faults(modules, last=machine)
     findings = [*_versions(), *(_core_package(row, faults.get(row.module)) for row in core)]
     if not required:
         # On the path but not installed: its requirements are unknown
@@ -177,9 +195,10 @@ def installation() -> list[Finding]:
         found = f"is not installed, but runs from a folder; {tried}"
         findings.append(Finding("core", PACKAGE, found, state, "pip install -e . in its checkout"))
     extras = [row for row in required if row.extra != CORE]
-    return findings + [
-        _package(row, _section(row.extra), f"'{PACKAGE}[{row.extra}]'") for row in extras
-    ]
+    findings += [_package(row, _section(row.extra), f"'{PACKAGE}[{row.extra}]'") for row in extras]
+    if faults or not rows:
+        return [*findings, Finding("machine", "the rest", "not checked: the core does not work")]
+    return findings + [Finding(**row) for row in rows]
 
 
 def usable_extras(findings: Sequence[Finding]) -> list[str]:
