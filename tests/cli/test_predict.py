@@ -41,7 +41,7 @@ def test_a_folder_gives_three_files_an_image_and_names_stay_apart(lawn_run, phot
         f"{n}_{k}.png" for n in ("a", "a-2", "b") for k in kinds
     )
     assert "3 images" in result.stdout
-    assert "\na-2 (a.png): 64x70, whole" in f"\n{result.stdout}"
+    assert f"\na-2 ({photos / 'a.png'}): 64x70, whole" in f"\n{result.stdout}"
     assert "\na: 64x70, whole" in f"\n{result.stdout}"
     with Image.open(out / "b_mask.png") as mask:
         assert (mask.mode, mask.size) == ("P", (70, 64))

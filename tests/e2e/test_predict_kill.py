@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.append(sys.argv[1])
 import featherseg
 from support.models.pixel_model import pixel_runtime
-from featherseg.inference import folder_record
+from featherseg.inference import folder
 from featherseg.inference.predictor import Predictor
 
 photos, whole, killed = map(Path, sys.argv[2:])
@@ -49,23 +49,22 @@ def at_call(number, function, *, behind=False):
 
 def torn(record, rows):
     # the lines of the first two images are cut in their middle
-    written = record.path.stat().st_size
+    written = record.stat().st_size
     append(record, rows)
     if written > 400:
-        os.truncate(record.path, (written + record.path.stat().st_size) // 2 + 9)
+        os.truncate(record, (written + record.stat().st_size) // 2 + 9)
         die()
 
 
-add, append = folder_record.FolderRecord.add, folder_record.FolderRecord._append
+append = folder.append_rows
 KILLS = {
-    "before anything": (folder_record.FolderRecord, "begin", at_call(1, folder_record.FolderRecord.begin)),
-    "before the first image": (folder_record.FolderRecord, "begin", at_call(1, folder_record.FolderRecord.begin,
-                                                                           behind=True)),
+    "before anything": (folder, "append_rows", at_call(1, append)),
+    "before the first image": (folder, "append_rows", at_call(1, append, behind=True)),
     "between the files of an image": (os, "replace", at_call(2, os.replace)),
     "while a file is written": (os, "fsync", at_call(2, os.fsync)),
-    "between mask and record": (folder_record.FolderRecord, "add", at_call(2, add)),
-    "within the record": (folder_record.FolderRecord, "_append", torn),
-    "behind the record": (folder_record.FolderRecord, "add", at_call(2, add, behind=True)),
+    "between mask and record": (folder, "append_rows", at_call(2, append)),
+    "within the record": (folder, "append_rows", torn),
+    "behind the record": (folder, "append_rows", at_call(2, append, behind=True)),
 }
 
 

@@ -12,7 +12,7 @@ import featherseg
 from featherseg import Predictor
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, UnknownName
 from featherseg.data.images.decoding import read_mask
-from featherseg.inference.folder import OutputSettings, Writer
+from featherseg.inference.folder import Output, OutputSettings
 
 
 @pytest.fixture
@@ -177,8 +177,11 @@ def test_what_cannot_be_written_is_refused_before_the_model_works(photos, tmp_pa
         featherseg.predict(pixel_runtime(), photos, out=tmp_path / "out.png")
 
 
-def test_an_error_of_writing_in_the_background_is_raised():
-    with Writer() as writer:
-        writer.write(lambda: 1 / 0)
+def test_an_error_of_writing_in_the_background_is_raised(photos, tmp_path, monkeypatch):
+    def fail(*given, **more):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Output, "save", fail)
+    for images in (photos / "b.png", photos):  # the error of the last image, and of one before
         with pytest.raises(ZeroDivisionError):
-            writer.wait()
+            featherseg.predict(pixel_runtime(), images, out=tmp_path / "out")

@@ -16,13 +16,7 @@ from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.core.types import ClassInfo
 from featherseg.data.panoptic.files import read_panoptic_json
 from featherseg.inference import folder
-from featherseg.inference.folder import (
-    OutputSettings,
-    ReadImage,
-    open_output,
-    version_of,
-    write_predictions,
-)
+from featherseg.inference.folder import Output, OutputSettings, ReadImage, version_of
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes.pytorch import TorchRuntime
 
@@ -145,10 +139,8 @@ def test_what_a_stopped_command_wrote_is_listed(runtime, photos, tmp_path):
     def stop(*told):
         raise KeyboardInterrupt
 
-    with open_output(out, files, OutputSettings()) as output:
-        output.check(Predictor(runtime))
-        with pytest.raises(KeyboardInterrupt):
-            write_predictions(Predictor(runtime), output, stop)
+    with pytest.raises(KeyboardInterrupt):
+        featherseg.predict(Predictor(runtime), files, out=out, progress=stop)
     assert listed(out / "panoptic.json") == {"1.png": 1}
     (tmp_path / "no.png").write_bytes(b"no image")
     with pytest.raises(DataError, match="cannot be read"):
@@ -162,30 +154,30 @@ def test_the_list_is_written_from_time_to_time_so_that_a_kill_loses_little(
     now, out = 0.0, tmp_path / "out"
     monkeypatch.setattr(folder, "time", SimpleNamespace(monotonic=lambda: now))
     result = Predictor(runtime)(photos / "z.png")
-    with open_output(out, [photos / "z.png"], ONCE) as output:
-        output.check(Predictor(runtime))
-        write = output.panoptic.writer.finish
+    output = Output(out, [photos / "z.png"], ONCE)
+    output.check(Predictor(runtime))
+    write = output.panoptic.writer.finish
 
-        def slowly():
-            nonlocal now
-            now += 3.0
-            return write()
+    def slowly():
+        nonlocal now
+        now += 3.0
+        return write()
 
-        def list_at(second, name):
-            nonlocal now
-            now = second
-            output.save(result, ReadImage(name, photos / "z.png", version_of(photos / "z.png")))
-            return list(listed(out / "panoptic.json")) if (out / "panoptic.json").exists() else []
+    def list_at(second, name):
+        nonlocal now
+        now = second
+        output.save(result, ReadImage(name, photos / "z.png", version_of(photos / "z.png")))
+        return list(listed(out / "panoptic.json")) if (out / "panoptic.json").exists() else []
 
-        assert list_at(29.0, "a") == []
-        assert list_at(30.0, "b") == ["a.png", "b.png"]
-        monkeypatch.setattr(output.panoptic.writer, "finish", slowly)
-        assert list_at(59.0, "c") == ["a.png", "b.png"]
-        assert list_at(60.0, "d") == [
-            "a.png",
-            "b.png",
-            "c.png",
-            "d.png",
-        ]  # at 63, and not before 60 seconds behind
-        assert list_at(122.0, "e") == ["a.png", "b.png", "c.png", "d.png"]
-        assert list_at(123.0, "f") == ["a.png", "b.png", "c.png", "d.png", "e.png", "f.png"]
+    assert list_at(29.0, "a") == []
+    assert list_at(30.0, "b") == ["a.png", "b.png"]
+    monkeypatch.setattr(output.panoptic.writer, "finish", slowly)
+    assert list_at(59.0, "c") == ["a.png", "b.png"]
+    assert list_at(60.0, "d") == [
+        "a.png",
+        "b.png",
+        "c.png",
+        "d.png",
+    ]  # at 63, and not before 60 seconds behind
+    assert list_at(122.0, "e") == ["a.png", "b.png", "c.png", "d.png"]
+    assert list_at(123.0, "f") == ["a.png", "b.png", "c.png", "d.png", "e.png", "f.png"]

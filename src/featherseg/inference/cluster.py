@@ -449,7 +449,7 @@ class Worker:
         cannot be written.
         """
         writing: Future[Record] | None = None
-        ahead = read_ahead(images, self._read, self._is_light)
+        ahead: Iterator[InputImage | Record | FeathersegError] = read_ahead(images, self._read)
         with ThreadPoolExecutor(max_workers=1) as writer:
             for image in images:  # not by zip, which would hold an image while the next is read
                 found = next(ahead)
@@ -475,19 +475,16 @@ class Worker:
             if writing:
                 yield writing.result()
 
-    def _read(self, image: Image) -> InputImage | Record:
+    def _read(self, image: Image, only_light: bool) -> InputImage | Record | None:
         source = self._source(image)
         if isinstance(source, Record):
             return source
+        size = image_size(source)
+        if only_light and not self.predictor.is_light(size):
+            return None
         self._held = None
-        self.predictor.plan(
-            image_size(source)
-        )  # too large for the memory is said before it is decoded
+        self.predictor.plan(size)  # too large for the memory is said before it is decoded
         return read_input(source, self.predictor.runtime.channels)
-
-    def _is_light(self, image: Image) -> bool:
-        source = self._source(image)
-        return isinstance(source, Record) or self.predictor.is_light(image_size(source))
 
     def _source(self, image: Image) -> Record | Path | EncodedImage:
         """What is read, fetched once for its size and for its pixels; a Record where the mask is there."""

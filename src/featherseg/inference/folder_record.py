@@ -1,7 +1,8 @@
-"""What an output folder holds: predictions.jsonl, to which a line is added for every image that is written.
+"""The record of an output folder, predictions.jsonl: a line for each image that was written.
 
-A line {"settings": ...} says how the images in the lines below it were predicted; of lines of one name the last counts.
-A command that was killed is so continued by the same command, and an image that has changed since is predicted again.
+A line {"settings": ...} gives the settings by which the images of the lines below it were
+predicted. The last line of a name counts. By this record the same command continues after a kill,
+and an image that has changed since is predicted again.
 """
 
 import json
@@ -12,19 +13,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from featherseg.core.errors import ConfigError, DataError, FeathersegError
-from featherseg.core.files import MOST_TEXT, parse_json, refuse_links
+from featherseg.core.files import MOST_TEXT, parse_json
 from featherseg.core.storage import StoredFile
-from featherseg.inference.manifest import DONE
 from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes.digest import model_digest
 
 ImageFile = Path | StoredFile
 Settings = dict[str, Any]
-"""What the files of an image depend on beside the image, as plain values."""
+"""What the files of an image depend on besides the image, as plain values."""
 
 
 class Version(NamedTuple):
-    """Bytes of an image and when it was changed, in nanoseconds; in a bucket the ETag of its content."""
+    """Bytes of an image and when it was changed: in nanoseconds, in a bucket its ETag."""
 
     bytes: int
     changed: int | str
@@ -39,12 +39,16 @@ class PredictedImage(NamedTuple):
 
 
 def image_place(file: ImageFile) -> str:
-    """The absolute path of an image, or its address."""
+    """Return the absolute path of an image, or its address."""
     return os.path.abspath(file) if isinstance(file, Path) else file.address
 
 
 def version_of(file: ImageFile) -> Version:
-    """The image as it is now. Raises DataError where it has gone."""
+    """Return the version of the image now.
+
+    Raises:
+        DataError: The image is missing.
+    """
     if isinstance(file, StoredFile):
         return Version(file.size, file.version)
     try:
@@ -55,87 +59,73 @@ def version_of(file: ImageFile) -> Version:
 
 
 def settings_of(predictor: Predictor, **files: Any) -> Settings:
-    """What decides the bytes that this predictor's results are written as; files: which files, and how."""
+    """Return what decides the bytes of this predictor's results; files: which are written, how."""
+    runtime = predictor.runtime
     settings = {
-        "model": {"name": predictor.runtime.name, "sha256": model_digest(predictor.runtime)},
-        "device": str(predictor.runtime.device),
+        "model": {"name": runtime.name, "sha256": model_digest(runtime)},
+        "device": str(runtime.device),
         "inference": asdict(predictor.inference),
         "batch": predictor.batch,
         "memory_gb": predictor.memory_gb,
         "max_side": predictor.max_side,
         **files,
     }
-    plain: Settings = json.loads(json.dumps(settings))  # as they are read again: tuples as lists
+    plain: Settings = json.loads(json.dumps(settings))  # tuples as lists, as they are read again
     return plain
 
 
-class FolderRecord:
-    """The file predictions.jsonl at `path`, which may be still to be made.
+def read_record(
+    path: Path, names: Container[str]
+) -> tuple[dict[str, PredictedImage], Settings | None]:
+    """Return the predicted images among `names`, and the settings of the last line.
 
-    Raises FeathersegError where it is a link, ConfigError where it is of another kind.
+    A last line that a kill has torn is cut off. A damaged line is skipped, so that its image is
+    predicted again. A missing file has no images, and no settings.
+
+    Raises:
+        ConfigError: The file is a record of another kind.
     """
-
-    def __init__(self, path: Path) -> None:
-        refuse_links(path.parent, path.name)
-        self.path = path
-        self.settings: Settings | None = None  # of the last line
-        self.changed = False
-
-    def read(self, names: Container[str]) -> dict[str, PredictedImage]:
-        """The predicted images among `names`; a last line that was torn by a kill is cut off."""
-        predicted: dict[str, PredictedImage] = {}
-        if not self.path.exists():
-            return predicted
-        whole = 0
-        with open(self.path, "rb") as file:
-            for line in file:
-                if line.endswith(b"\n"):
-                    whole += len(line)
-                    self._read_line(line, names, predicted)
-        if whole and self.settings is None:
-            raise ConfigError(
-                f"{self.path} is of another kind, such as --cluster writes. Choose another folder with -o."
-            )
-        if whole < self.path.stat().st_size:
-            os.truncate(self.path, whole)
-        return predicted
-
-    def _read_line(
-        self, line: bytes, names: Container[str], predicted: dict[str, PredictedImage]
-    ) -> None:
-        try:
-            row = parse_json(line[:MOST_TEXT].decode())
-            if "settings" in row:
-                self.settings = dict(row["settings"])
-            elif self.settings is not None and row["name"] in names:
-                version = Version(row["bytes"], row["changed"])
-                predicted[row["name"]] = PredictedImage(row["image"], version, self.settings)
-        except (ValueError, TypeError, KeyError):
-            pass  # damaged: its image is predicted again
-
-    def begin(self, settings: Settings) -> None:
-        """Say how the images of the following lines are predicted, where the last line does not say the same."""
-        if settings != self.settings:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._append([{"settings": settings}])
-            self.settings = settings
-
-    def add(self, images: Iterable[tuple[str, ImageFile, Version]]) -> None:
-        """Record images whose files, each named by its name, are written."""
-        self._append(
-            {"name": name, "image": image_place(file), "status": DONE, **version._asdict()}
-            for name, file, version in images
+    predicted, settings, complete_bytes = dict[str, PredictedImage](), None, 0
+    if not path.exists():
+        return predicted, settings
+    with open(path, "rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            complete_bytes += len(line)
+            try:
+                row = parse_json(line[:MOST_TEXT].decode())
+                if "settings" in row:
+                    settings = dict(row["settings"])
+                elif settings is not None and row["name"] in names:
+                    version = Version(row["bytes"], row["changed"])
+                    predicted[row["name"]] = PredictedImage(row["image"], version, settings)
+            except (ValueError, TypeError, KeyError):
+                continue
+    if complete_bytes and settings is None:
+        raise ConfigError(
+            f"{path} is of another kind, such as --cluster writes. Choose another folder with -o."
         )
+    if complete_bytes < path.stat().st_size:
+        os.truncate(path, complete_bytes)
+    return predicted, settings
 
-    def _append(self, rows: Iterable[dict[str, Any]]) -> None:
-        """In one write, so that a kill tears the last line at most; not synced: what is lost is predicted again."""
-        lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
-        try:
-            with open(self.path, "ab") as file:
-                file.write(lines)
-        except OSError as error:
-            raise FeathersegError(
-                f"cannot write {self.path}: {error.strerror or error}. Make room and run the same command again, which "
-                "goes on."
-            ) from None
-        self.changed = True
+
+def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append lines in one write, so that a kill tears only the last one.
+
+    The file is not synced: images whose lines are lost are predicted again.
+
+    Raises:
+        FeathersegError: The disk refuses.
+    """
+    lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(path, "ab") as file:
+            file.write(lines)
+    except OSError as error:
+        raise FeathersegError(
+            f"cannot write {path}: {error.strerror or error}. Make room and run the same command "
+            "again, which continues."
+        ) from None

@@ -43,29 +43,33 @@ def alike(first: np.ndarray, second: np.ndarray) -> bool:
 
 
 def read_ahead(
-    items: Sequence[S], read: Callable[[S], T], is_light: Callable[[S], bool]
+    items: Sequence[S], read: Callable[[S, bool], T | None]
 ) -> Iterator[T | FeathersegError]:
-    """What `read` makes of each item, or its error, in order; the next is read while the last is used.
+    """Yield what `read` returns for each item, or its error; it reads ahead in a thread.
 
-    Only where both are light: then the memory holds them beside each other. One thread reads, and asks `is_light`.
+    An item is read while the one before is used, if both are light, so that the memory has room for
+    both.
+
+    Args:
+        items: What to read.
+        read: Called with an item, and with whether to return None if it is not light; then it is
+            called again without that.
     """
-
-    def look(item: S) -> tuple[bool, T | None]:
-        return (True, read(item)) if is_light(item) else (False, None)
-
-    following: Future[tuple[bool, T | None]] | None = None
+    following: Future[T | None] | None = None
     with ThreadPoolExecutor(max_workers=1) as reader:
         for number, item in enumerate(items):
-            found: T | FeathersegError | None
+            outcome: T | FeathersegError | None
+            light = True
             try:
-                light, found = (following or reader.submit(look, item)).result()
-                found = found if light else read(item)
+                outcome = (following or reader.submit(read, item, True)).result()
+                if outcome is None:
+                    light, outcome = False, read(item, False)
             except FeathersegError as error:
-                light, found = True, error
+                light, outcome = True, error
             more = light and number + 1 < len(items)
-            following = reader.submit(look, items[number + 1]) if more else None
-            yield found  # type: ignore[misc]
-            del found  # not held while the next is read
+            following = reader.submit(read, items[number + 1], True) if more else None
+            yield outcome  # type: ignore[misc]
+            del outcome  # not held while the next is read
 
 
 def is_open_file(x: Any) -> bool:

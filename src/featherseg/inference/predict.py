@@ -4,17 +4,18 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from featherseg.core.allocator import keep_freed_memory
 from featherseg.core.config import refuse_unused, with_given
-from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError
-from featherseg.core.files import name_too_long, short_names
+from featherseg.core.errors import ConfigError, DataError, RunError
+from featherseg.core.files import check_folder, name_too_long
 from featherseg.core.notebook import progress_or_bar
-from featherseg.core.storage import is_remote
+from featherseg.core.storage import address, is_remote
 from featherseg.core.types import Progress
 from featherseg.core.wording import counted, size_text
 from featherseg.data.images.decoding import (
@@ -22,7 +23,6 @@ from featherseg.data.images.decoding import (
     folders_of_images,
     images_in,
     is_image,
-    refuse_image_name,
     stored_images,
 )
 from featherseg.inference.folder import (
@@ -30,13 +30,12 @@ from featherseg.inference.folder import (
     Output,
     OutputSettings,
     PredictedFolder,
-    open_output,
-    write_predictions,
+    write_images,
 )
-from featherseg.inference.predictor import Prediction, Predictor, PredictorOptions
+from featherseg.inference.predictor import Predictor, PredictorOptions
 from featherseg.inference.reporter import LoggedReporter, PredictReporter
-from featherseg.inference.runtimes import Runtime, open_runtime
-from featherseg.inference.settings import InferenceSettings, own_settings
+from featherseg.inference.runtimes import Runtime
+from featherseg.inference.settings import InferenceSettings
 from featherseg.inference.tiling import DEFAULT_GB
 from featherseg.inference.video.inputs import VideoInputs, check_targets, find_videos, masks_folder
 from featherseg.inference.video.parts import parts_folder
@@ -46,9 +45,6 @@ from featherseg.runs.run import Run
 if TYPE_CHECKING:
     from featherseg.inference.video.camera import Recording
     from featherseg.inference.video.segmentation import VideoResult
-
-LARGER_THAN_TRAINED = 2.0
-"""Objects are larger than in training if sides exceed this multiple of the training images'."""
 
 
 def predict(
@@ -131,7 +127,12 @@ def predict(
         if isinstance(progress, PredictReporter)
         else LoggedReporter(progress_or_bar(progress))
     )
-    refuse_image_name(out)
+    bucket = address(out) if is_remote(out) else None
+    if is_image(out.name) and not os.path.isdir(out):
+        raise ConfigError(
+            f"-o {bucket or out} names an image: expected a folder, for all results. Leave out the "
+            "ending."
+        )
     if cluster is not None:
         from featherseg.inference.cluster import predict_shards
 
@@ -140,7 +141,11 @@ def predict(
     # Everything that would be in the way is refused before the model works
     videos = find_videos(paths, out, settings.submission)
     files = find_images([path for path in paths if path not in videos.paths], out)
-    with open_output(out, files, settings) as output:
+    if files and bucket is None:
+        check_folder(out)
+    scratch = nullcontext(out) if bucket is None else TemporaryDirectory(prefix="featherseg-")
+    with scratch as folder:
+        output = Output(Path(folder), files, settings, bucket)
         if videos.paths:
             soft = settings.probabilities is not None
             check_targets(videos, masks=settings.masks, overwrite=settings.overwrite, soft=soft)
@@ -178,14 +183,7 @@ def open_predictor(
         given = {name: getattr(options, name) != getattr(default, name) for name in names}
         refuse_unused(given, "a Predictor was made with options of its own")
         return model
-    runtime = open_runtime(model, options.device, options.threads, trust=options.trust)
-    return Predictor(
-        runtime,
-        batch=options.batch,
-        inference=with_given(own_settings(runtime), options.inference, "inference"),
-        memory_gb=options.memory_gb,
-        max_side=options.max_side,
-    )
+    return Predictor(model, **vars(options))
 
 
 def images_of(inputs: Any) -> Any:
@@ -223,69 +221,6 @@ def report_unused(paths: Sequence[Path], out: Path, reporter: PredictReporter) -
             reporter.message(
                 f"{folder}: its own images are taken, not those of {folders}; name each folder of images"
             )
-
-
-def write_images(
-    predictor: Predictor, output: Output, reporter: PredictReporter, *, alone: bool
-) -> PredictedFolder:
-    """Write the predictions of the images that wait. The error of one `alone` is raised."""
-    images, resumed = len(output.files), len(output.resumed)
-    if resumed and output.waiting:
-        reporter.message(
-            f"{resumed} of {images} images are in {output.place} already: going on with the others"
-        )
-    files = short_names([Path(str(file)) for file in output.files])
-    file_of = dict(zip(output.names, files, strict=True))
-    done, skipped, hint = 0, 0, ""
-
-    def on_image(name: str, outcome: Prediction | FeathersegError) -> None:
-        nonlocal done, skipped, hint
-        if isinstance(outcome, FeathersegError):
-            skipped += 1
-            reporter.skipped(str(outcome))
-        else:
-            done += 1
-            # NAME has a number if another image has the same name: then the file is shown
-            shown = name if name == Path(file_of[name]).stem else f"{name} ({file_of[name]})"
-            reporter.predicted(shown, outcome, images)
-            if not hint and (hint := size_hint(predictor, outcome)):
-                reporter.message(hint)
-        reporter.progress("predicting", done + skipped, len(output.waiting))
-
-    try:
-        result = write_predictions(predictor, output, on_image, alone=alone)
-    except KeyboardInterrupt:
-        reporter.message(
-            f"stopped with {resumed + done} of {images} images done: the same command does the rest"
-        )
-        raise
-
-    # The summary
-    predicted = counted(resumed + done, "image")
-    if not output.waiting:
-        reporter.message(f"nothing left to do: {predicted} predicted in {output.place}")
-    else:
-        reporter.message(f"{predicted}: {output.kinds} in {output.place}")
-    for note in result.notes:
-        reporter.message(note)
-    if skipped:
-        reporter.message(f"{skipped} of {images} left out (named above)")
-    return result
-
-
-def size_hint(predictor: Predictor, result: Prediction) -> str:
-    """Return a hint if an image is far larger than those of the training, else ""."""
-    trained = predictor.runtime.image_size
-    if trained is None or predictor.max_side is not None or predictor.inference.resize is not None:
-        return ""
-    height, width = result.mask.shape
-    if max(height / trained[0], width / trained[1]) <= LARGER_THAN_TRAINED:
-        return ""
-    return (
-        f"hint: {predictor.runtime.name} was trained on images of {size_text(trained)}; in this "
-        "one, objects may be larger than in training. If the mask is poor, try "
-        f"--max-side {max(trained)}."
-    )
 
 
 def write_videos(

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from featherseg.core.config import with_given
 from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.files import write_together
 from featherseg.core.storage import is_remote
@@ -128,42 +129,28 @@ class Prediction:
                 f"save({str(to)!r}): expected a folder or a .png on this machine's disk. `featherseg predict RUN "
                 "IMAGES -o s3://BUCKET/FOLDER` writes into buckets."
             )
-        path = Path(to)
-        if name is None and path.suffix.lower() in (".png", *TIFF_SUFFIXES):
-            write_together({path: self.mask_writer(path)})
-            return [path]
-        mask, color, overlay = (path / file for file in self.file_names(name or self.name))
+        path, tiff_or_png = Path(to), (".png", *TIFF_SUFFIXES)
+        as_file = name is None and path.suffix.lower() in tiff_or_png
+        files = [path] if as_file else [path / file for file in self.file_names(name or self.name)]
+        place = self.georeference if files[0].suffix.lower() in TIFF_SUFFIXES else None
+        if place is None and files[0].suffix.lower() in TIFF_SUFFIXES:
+            raise ConfigError(
+                f"{path}: {self.name} has no place on the map, so its mask is a PNG. Name a .png."
+            )
         # Each is drawn when it is written, so that one at a time is in memory
         classes, png = self.classes, drawing.png_bytes
-        write_together(
-            {
-                mask: self.mask_writer(mask),
-                color: lambda file: file.write(png(drawing.color_mask(self.mask, classes))),
-                overlay: lambda file: file.write(png(self.overlay(legend=True))),
-            }
+        writers: tuple[Callable[[BinaryIO], object], ...] = (
+            lambda file: file.write(drawing.mask_bytes(self.mask, classes, place)),
+            lambda file: file.write(png(drawing.color_mask(self.mask, classes))),
+            lambda file: file.write(png(self.overlay(legend=True))),
         )
-        return [mask, color, overlay]
+        write_together(dict(zip(files, writers, strict=False)))
+        return files
 
     def file_names(self, name: str) -> list[str]:
         """What `save` writes into a folder: the mask, a TIFF where the image has a place, then colours and overlay."""
         ending = ".png" if self.georeference is None else ".tif"
         return [f"{name}_mask{ending}", *(f"{name}_{kind}.png" for kind in KINDS[1:])]
-
-    def mask_writer(self, path: Path) -> Callable[[BinaryIO], object]:
-        """What writes the mask into a file named so: as a PNG, or a TIFF at the image's place."""
-        tiff = path.suffix.lower() in TIFF_SUFFIXES
-        if tiff and self.georeference is None:
-            raise ConfigError(
-                f"{path}: {self.name} has no place on the map, so its mask is a PNG. Name a .png."
-            )
-        place = self.georeference if tiff else None
-        return lambda file: file.write(drawing.mask_bytes(self.mask, self.classes, place))
-
-
-def _sound(image: InputImage | FeathersegError) -> InputImage:
-    if isinstance(image, FeathersegError):
-        raise image
-    return image
 
 
 def class_counts(mask: np.ndarray, classes: int) -> np.ndarray:
@@ -212,7 +199,7 @@ class Predictor:
         device: str = "auto",
         batch: int = 1,
         *,
-        inference: InferenceSettings | None = None,
+        inference: InferenceSettings | Mapping[str, Any] | None = None,
         memory_gb: float = DEFAULT_GB,
         max_side: int | None = None,
         threads: int | None = None,
@@ -227,15 +214,11 @@ class Predictor:
         if max_side is not None and max_side < 32:
             raise ConfigError(f"max_side = {max_side}: expected at least 32 pixels.")
         self.runtime = open_runtime(run, device, threads, trust=trust)
-        self.inference = inference or own_settings(self.runtime)
+        self.inference = with_given(own_settings(self.runtime), inference, "inference")
         self.batch, self.memory_gb, self.max_side = batch, memory_gb, max_side
         self.share, self.largest = 1.0, LARGEST_PASS
         self.soft: SoftKind | None = None
-
-    @property
-    def classes(self) -> tuple[ClassInfo, ...]:
-        """Names and colours of the mask's values."""
-        return self.runtime.classes
+        self.classes = self.runtime.classes
 
     @overload
     def __call__(self, x: str | Path | Image.Image | np.ndarray) -> Prediction: ...
@@ -254,11 +237,10 @@ class Predictor:
         to 1. Raises DataError for anything else.
         """
         if isinstance(x, list | tuple):
-            read = (_sound(image) for image in read_ahead(x, self._read, self._is_light_file))
-            return [prediction for group in self._groups(read) for prediction in group]
+            return [prediction for group in self.in_groups(self._ahead(x)) for prediction in group]
         if isinstance(x, Iterator) and not is_open_file(x):
             return (prediction for group in self.in_groups(x) for prediction in group)
-        return self._together([self._read(x)])[0]
+        return self._together([x if isinstance(x, InputImage) else self._read(x)])[0]
 
     def plan(self, size: tuple[int, int]) -> Plan:
         """How an image of (height, width) will be predicted: whole or in tiles.
@@ -307,37 +289,45 @@ class Predictor:
         return 2 * len(self.classes) if self.soft == "probabilities" else 0
 
     def is_light(self, size: tuple[int, int]) -> bool:
-        """Whether the memory has room for the next image and the last beside one of (height, width)."""
+        """Whether the memory has room for the next and the last image beside one of this size."""
         light = LIGHT_PIXELS * LIGHT_BYTES // (LIGHT_BYTES + self.soft_bytes)
         return size[0] * size[1] <= light or self.plan(size).at_once >= 3
 
-    def _is_light_file(self, x: Any) -> bool:
-        return (
-            isinstance(x, str | Path) and os.path.isfile(x) and self.is_light(image_size(Path(x)))
-        )
+    def in_groups(self, images: Iterable[Any]) -> Iterator[list[Prediction]]:
+        """Predict images, which are read as they are used; yield lists that were predicted together.
 
-    def in_groups(self, images: Iterator[Any]) -> Iterator[list[Prediction]]:
-        """The predictions of images, read as they are used: those in lists that went through the model together."""
-        return self._groups(self._read(image, copy=True) for image in images)
-
-    def _groups(self, images: Iterable[InputImage]) -> Iterator[list[Prediction]]:
-        """In order; neighbours of one form go through the model together, at most `batch` of them."""
+        Neighbours of one size and type go through the model together, at most `batch` of them.
+        """
         waiting: list[InputImage] = []
-        for image in images:
+        for x in images:
+            image = x if isinstance(x, InputImage) else self._read(x, copy=True)
+            del x  # what was predicted is held by nobody while the next is read
             if waiting and not alike(waiting[0].pixels, image.pixels):
                 yield self._together(waiting)
                 waiting = []
             waiting.append(image)
             if len(waiting) >= min(self.batch, self.plan(image.pixels.shape[:2]).at_once):
-                del image  # what was predicted is held by nobody while the next is read
+                del image
                 yield self._together(waiting)
                 waiting = []
         if waiting:
             yield self._together(waiting)
 
+    def _ahead(self, items: Sequence[Any]) -> Iterator[InputImage]:
+        """Read the images of a list; files are read ahead, and the first error is raised."""
+
+        def read(x: Any, only_light: bool) -> InputImage | None:
+            is_file = isinstance(x, str | Path) and os.path.isfile(x)
+            if only_light and not (is_file and self.is_light(image_size(Path(x)))):
+                return None
+            return self._read(x)
+
+        for image in read_ahead(items, read):
+            if isinstance(image, FeathersegError):
+                raise image
+            yield image
+
     def _read(self, x: Any, *, copy: bool = False) -> InputImage:
-        if isinstance(x, InputImage):
-            return x
         x = fetched(x)
         if isinstance(x, EncodedImage) or (isinstance(x, str | Path) and not os.path.isdir(x)):
             self.plan(

@@ -184,15 +184,6 @@ def stored_images(place: str) -> list[StoredFile]:
     return found
 
 
-def refuse_image_name(output: Path) -> None:
-    """Raises ConfigError where a place for the results of all images is named like one image."""
-    if is_image(output.name) and not os.path.isdir(output):
-        place = address(output) if is_remote(output) else output
-        raise ConfigError(
-            f"-o {place} names an image: expected a folder, for all results. Leave out the ending."
-        )
-
-
 def find_images(paths: Sequence[Path], output: Path) -> list[Path | StoredFile]:
     """The files themselves, and the images directly inside the folders, by name; results are to go to `output`.
 
