@@ -25,8 +25,8 @@ from featherseg.core.types import IGNORE
 from featherseg.data.cache.prepared import RAW, PreparedData, Storage, read_cache
 from featherseg.data.cache.prepared_writer import prepare_split
 from featherseg.data.datasets.folder import FolderData
+from featherseg.data.pipeline.augmentation import Augment
 from featherseg.data.pipeline.loader import TrainingSamples
-from featherseg.data.pipeline.transforms import Augment
 from featherseg.data.shapes import CLASSES, Shapes
 
 IMAGES, SIZE, CROP, SCALE, NOISE = 4, (1024, 2048), (1024, 1024), (0.5, 2.0), 1.5

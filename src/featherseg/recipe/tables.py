@@ -2,32 +2,20 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from featherseg.core.config import Config, Positive, Share
 from featherseg.core.storage import without_buckets
 from featherseg.core.wording import last_parts
 from featherseg.data.datasets.sequences import SplitBy
-from featherseg.data.images.decoding import MAX_PIXELS
+from featherseg.data.images.sizes import ImageSize, ResizeTo
+from featherseg.data.pipeline.augmentation import AugmentTable
 from featherseg.losses.terms import LossTable
 
-Pixels = Annotated[int, Field(gt=0, le=2**15)]  # a side of an image
 Rate = Annotated[
     float, Field(gt=0, le=1e30)
 ]  # what fp32 holds, with room for an optimiser's factors
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
-
-
-def _short_then_long(size: tuple[int, int]) -> tuple[int, int]:
-    if size[0] > size[1]:
-        raise ValueError("expected [short side, long side] in pixels, short side first")
-    return size
-
-
-def _decodable(size: tuple[int, int]) -> tuple[int, int]:
-    if size[0] * size[1] > MAX_PIXELS:
-        raise ValueError(f"expected at most {MAX_PIXELS:,} pixels")
-    return size
 
 
 def _joined(splits: Any) -> Any:
@@ -64,12 +52,6 @@ Loggers = Annotated[
     BeforeValidator(_separated),
 ]
 """Where a training is followed beside its run folder; separated by commas where they are a text."""
-
-ImageSize = Annotated[tuple[Positive, Positive], AfterValidator(_decodable)]
-"""(height, width) of images."""
-
-ResizeTo = Annotated[tuple[Pixels, Pixels], AfterValidator(_short_then_long)]
-"""A core.types.Resize: [512, 2048] makes the short side 512 pixels, or the long one 2048 where that is less."""
 
 Convention = Literal["macs", "ptflops-0.6", "conv-bn"]
 """How multiply-accumulates are counted; costs/cost.py says what each convention counts."""
@@ -123,46 +105,6 @@ class DataTable(Config):
     def shown(self) -> str:
         """As `shown_data` has it."""
         return shown_data(self.name)
-
-
-class AugmentTable(Config):
-    """[augment]: what is done to a training image, in this order. Off where a key is left out."""
-
-    resize: ResizeTo | None = None  # the image is brought to fit this first
-    scale: tuple[float, float] = (1.0, 1.0)  # the image is resized by a factor drawn from here ...
-    scale_drawn: Literal["log-uniformly", "uniformly"] = (
-        "log-uniformly"  # ... so that 1/2 is as likely as 2, or not
-    )
-    crop: ImageSize | None = None  # (height, width); found from the images where left out
-    progressive: bool = (
-        False  # crops, and what is in them, are of half their size at first (loader.py: GROWTH)
-    )
-    category_ratio: Share = (
-        1.0  # draw a crop again (10 times) while one class covers more than this share
-    )
-    rotate: Annotated[float, Field(ge=0, le=180)] = (
-        0.0  # the crop is turned by up to so many degrees, either way
-    )
-    flip: Share = 0.0  # probability of a left-right flip
-    photometric: bool = (
-        False  # mmsegmentation's PhotoMetricDistortion (data/pipeline/transforms.py)
-    )
-    brightness: Share = 0.0  # factors drawn from 1 - x .. 1 + x
-    contrast: Share = 0.0
-    saturation: Share = 0.0
-    blur: Share = 0.0  # probability of a Gaussian blur
-    cutmix: Share = 0.0  # probability that a box of the crop is that of another sample's crop
-    copy_paste: Share = (
-        0.0  # probability that another's pixels of rare classes are pasted (data/pipeline/rare.py)
-    )
-
-    @model_validator(mode="after")
-    def _range_is_a_range(self) -> "AugmentTable":
-        if not 0.05 <= self.scale[0] <= self.scale[1] <= 20:
-            raise ValueError(
-                f"augment.scale = {list(self.scale)}: expected [low, high], 0.05 <= low <= high <= 20"
-            )
-        return self
 
 
 class TeacherTable(Config):

@@ -19,6 +19,7 @@ from featherseg.core.types import SegmentationData
 from featherseg.core.wording import counted
 from featherseg.data.cache.teacher_outputs import Teaching
 from featherseg.data.panoptic.targets import panoptic_targets
+from featherseg.data.pipeline.augmentation import Augment
 from featherseg.data.pipeline.loader import (
     GROWTH,
     Batch,
@@ -29,7 +30,6 @@ from featherseg.data.pipeline.loader import (
 )
 from featherseg.data.pipeline.rare import RareClasses, find_rare_classes
 from featherseg.data.pipeline.sampling import ClassPoints, ClassUniform, find_class_points
-from featherseg.data.pipeline.transforms import Augment
 from featherseg.layers.normalise import FULL_RANGE
 from featherseg.recipe.tables import Recipe
 from featherseg.training.objects import OwnAugmentation, augment_sample
@@ -121,8 +121,8 @@ def open_batches(
         else None
     )
     before = None if augment is None else partial(augment_sample, augment)
+    growth = GROWTH if recipe.augment.progressive else ()
     table = recipe.augment.model_dump()
-    growth = GROWTH if table.pop("progressive") else ()
     own = Augment(**table, traced=teaching is not None, image_range=image_range)
     samples = TrainingSamples(
         data, own, settings.seed, class_uniform, targets, before, rare, teaching

@@ -29,9 +29,9 @@ from featherseg.data.cache.prepared import (
 from featherseg.data.cache.prepared_writer import prepare_data, splits_on_disk
 from featherseg.data.panoptic.files import PanopticWriter
 from featherseg.data.panoptic.segments import list_segments
+from featherseg.data.pipeline.augmentation import Augment
 from featherseg.data.pipeline.loader import TrainingSamples
 from featherseg.data.pipeline.sampling import ClassUniform, find_class_points
-from featherseg.data.pipeline.transforms import Augment
 
 TOML = """
 name = "yard"
@@ -306,7 +306,7 @@ def test_training_samples_are_the_same_to_the_bit_also_by_class(yard):
     data = open_dataset(yard, "train")
     points = find_class_points(data, 16)
     np.testing.assert_array_equal(points.rows, find_class_points(files, 16).rows)
-    augment = Augment((24, 32), scale=(0.5, 2.0), flip=0.5, category_ratio=0.7, contrast=0.3)
+    augment = Augment(crop=(24, 32), scale=(0.5, 2.0), flip=0.5, category_ratio=0.7, contrast=0.3)
     ours, theirs = (
         TrainingSamples(source, augment, 0, ClassUniform(0.5, points)) for source in (data, files)
     )

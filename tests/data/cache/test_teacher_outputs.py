@@ -17,10 +17,10 @@ from featherseg.data.cache.teacher_outputs import (
     read_outputs,
     stored,
 )
+from featherseg.data.pipeline.augmentation import Augment
 from featherseg.data.pipeline.loader import FlatBatches, TrainingSamples, training_loader
 from featherseg.data.pipeline.rare import RareClasses
 from featherseg.data.pipeline.sampling import ClassPoints, ClassUniform
-from featherseg.data.pipeline.transforms import Augment
 
 SIZES = ((40, 56), (48, 44), (36, 60))  # two images with masks, one without
 STEP = 100  # of a value in the images, a pixel
@@ -68,14 +68,16 @@ def fine(size):
 
 
 AUGMENTS = {
-    "crop": Augment((24, 32)),
-    "flip": Augment((24, 32), flip=1.0),
-    "scale": Augment((24, 32), scale=(0.5, 2.0), flip=0.5),
-    "padding": Augment((70, 80), flip=0.5, scale=(0.8, 1.2)),
-    "resize": Augment((24, 32), resize=(20, 200)),
-    "rotate": Augment((24, 32), rotate=40.0, flip=0.5),
-    "cutmix": Augment((24, 32), scale=(0.8, 1.2), cutmix=1.0, flip=0.5),
-    "all": Augment((50, 60), scale=(0.7, 1.5), rotate=30.0, flip=0.5, cutmix=0.7, copy_paste=0.7),
+    "crop": Augment(crop=(24, 32)),
+    "flip": Augment(crop=(24, 32), flip=1.0),
+    "scale": Augment(crop=(24, 32), scale=(0.5, 2.0), flip=0.5),
+    "padding": Augment(crop=(70, 80), flip=0.5, scale=(0.8, 1.2)),
+    "resize": Augment(crop=(24, 32), resize=(20, 200)),
+    "rotate": Augment(crop=(24, 32), rotate=40.0, flip=0.5),
+    "cutmix": Augment(crop=(24, 32), scale=(0.8, 1.2), cutmix=1.0, flip=0.5),
+    "all": Augment(
+        crop=(50, 60), scale=(0.7, 1.5), rotate=30.0, flip=0.5, cutmix=0.7, copy_paste=0.7
+    ),
 }
 
 
@@ -83,7 +85,7 @@ def samples(tmp_path, augment, grid=None, **kwargs):
     file = tmp_path / "outputs.bin"
     entries = written(file, [fine(size) for size in SIZES])
     teaching = Teaching((file,), (entries,), grid or fine(augment.crop), Maps([2]), share=0.3)
-    traced = Augment(**{**augment.__dict__, "traced": True})
+    traced = augment.model_copy(update={"traced": True})
     return TrainingSamples(Maps([0, 1]), traced, seed=3, teaching=teaching, **kwargs)
 
 
@@ -121,7 +123,7 @@ def test_the_teacher_says_of_a_pixel_what_it_said_where_the_pixel_comes_from(tmp
 def test_at_any_stride_of_the_model_a_place_is_taught_what_lies_there(
     tmp_path, align_corners, covered
 ):
-    augment = Augment((24, 32), flip=0.5)
+    augment = Augment(crop=(24, 32), flip=0.5)
     dense = samples(tmp_path, augment)
     coarse = samples(
         tmp_path, augment, Grid((covered[0] // 4, covered[1] // 4), covered, align_corners)
@@ -162,7 +164,7 @@ def test_logits_are_stored_to_half_a_step_of_their_class(tmp_path):
 
 
 def test_of_several_teachers_the_mean_counts(tmp_path):
-    augment = Augment((24, 32), traced=True)
+    augment = Augment(crop=(24, 32), traced=True)
     one = samples(tmp_path, augment)
     file = tmp_path / "other.bin"
     other = written(file, [Grid((s[0] // 2, s[1] // 2), s, False) for s in SIZES])

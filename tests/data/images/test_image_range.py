@@ -4,7 +4,8 @@ import torch
 
 from featherseg.core.types import Sample
 from featherseg.data.images.image_range import eight_bits, measure_range, range_above, range_note
-from featherseg.data.pipeline.transforms import Augment, Distortion
+from featherseg.data.pipeline.augmentation import Augment
+from featherseg.data.pipeline.colours import Distortion
 
 
 class Images:
@@ -78,14 +79,14 @@ def test_an_image_of_another_range_is_named(image, image_range, note):
 @pytest.mark.parametrize(
     "augment",
     [
-        Augment((8, 8), photometric=True),
-        Augment((8, 8), brightness=0.5, contrast=0.5, saturation=0.5, blur=1.0),
+        Augment(crop=(8, 8), photometric=True),
+        Augment(crop=(8, 8), brightness=0.5, contrast=0.5, saturation=0.5, blur=1.0),
     ],
 )
 def test_colours_of_12_bits_are_changed_as_those_of_8(augment):
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     label = np.zeros((8, 8), np.uint8)
-    twelve = Augment(**{**augment.__dict__, "image_range": 4096})
+    twelve = augment.model_copy(update={"image_range": 4096})
     for seed in range(20):
         expected = augment(Sample("a", image, label), np.random.default_rng(seed)).image
         sample = Sample("a", image.astype(np.uint16) * 16, label)

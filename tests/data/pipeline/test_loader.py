@@ -9,6 +9,7 @@ import torch
 
 from featherseg.core.errors import DataError
 from featherseg.core.types import ClassInfo, Sample
+from featherseg.data.pipeline.augmentation import Augment
 from featherseg.data.pipeline.loader import (
     GROWTH,
     FlatBatches,
@@ -17,7 +18,6 @@ from featherseg.data.pipeline.loader import (
     training_loader,
 )
 from featherseg.data.pipeline.rare import find_rare_classes
-from featherseg.data.pipeline.transforms import Augment
 
 
 class Tiny:

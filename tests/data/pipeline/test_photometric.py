@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from featherseg.data.pipeline.transforms import Distortion, recoloured
+from featherseg.data.pipeline.colours import Distortion, recoloured
 
 
 def kept(value):

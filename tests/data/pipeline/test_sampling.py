@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from featherseg.core.errors import DataError
 from featherseg.core.types import ClassInfo, Sample
+from featherseg.data.pipeline.augmentation import Augment
 from featherseg.data.pipeline.loader import FlatBatches, TrainingSamples, training_loader
 from featherseg.data.pipeline.sampling import (
     ClassPoints,
@@ -15,7 +16,6 @@ from featherseg.data.pipeline.sampling import (
     find_class_points,
     tile_points,
 )
-from featherseg.data.pipeline.transforms import Augment
 
 RARE = 3
 

@@ -8,18 +8,10 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from featherseg.core.types import Sample
-from featherseg.data.pipeline import transforms
-from featherseg.data.pipeline.transforms import (
-    Augment,
-    Crop,
-    cut,
-    gaussian_blur,
-    is_interleaved,
-    largest_share,
-    random_window,
-    resize_ids,
-    rotated,
-)
+from featherseg.data.pipeline import augmentation
+from featherseg.data.pipeline.augmentation import Augment, largest_share, random_window
+from featherseg.data.pipeline.colours import gaussian_blur
+from featherseg.data.pipeline.transforms import Crop, cut, is_interleaved, resize_ids, rotated
 
 ALL = Augment(
     crop=(24, 40),
@@ -188,7 +180,7 @@ def test_every_crop_has_the_bits_that_the_first_plain_form_gave(monkeypatch, rec
             ids = rng.integers(-3, 9, (height, width)).astype(np.int32) if seed % 2 else None
             sample = Sample("a", plain.image, plain.label, ids)
             augment = Augment(
-                tuple(crop),
+                crop=tuple(crop),
                 scale=scale,
                 category_ratio=0.8,
                 flip=0.5,
@@ -197,7 +189,7 @@ def test_every_crop_has_the_bits_that_the_first_plain_form_gave(monkeypatch, rec
             yield augment(sample, rng)
 
     now = list(crops())
-    monkeypatch.setattr(transforms, "cut", slow_cut)
+    monkeypatch.setattr(augmentation, "cut", slow_cut)
     for fast, slow in zip(now, crops(), strict=True):
         for a, b in zip(fast, slow, strict=True):
             assert (a is None and b is None) or (
@@ -232,7 +224,7 @@ def test_ids_are_picked_as_torch_picks_the_nearest(height, width, new_height, ne
 def test_a_crop_that_keeps_its_colours_has_its_channels_innermost_in_memory():
     for scale in (0.5, 1.0, 2.0):
         assert is_interleaved(
-            Augment((20, 30), scale=(scale, scale), flip=1.0)(
+            Augment(crop=(20, 30), scale=(scale, scale), flip=1.0)(
                 scene(), np.random.default_rng(0)
             ).image
         )
@@ -251,7 +243,7 @@ def test_of_a_sample_only_the_window_is_read():
 
     image, label = np.zeros((400, 500, 3), np.uint8), np.zeros((400, 500), np.uint8)
     sample = Sample("a", image.view(Counted), label)
-    Augment((64, 64), scale=(2.0, 2.0))(sample, np.random.default_rng(0))
+    Augment(crop=(64, 64), scale=(2.0, 2.0))(sample, np.random.default_rng(0))
     assert Counted.taken == 32 * 32 * 3
 
 

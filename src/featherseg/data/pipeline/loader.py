@@ -21,9 +21,10 @@ from featherseg.core.errors import DataError
 from featherseg.core.types import Sample, SegmentationData
 from featherseg.data.cache.teacher_outputs import Taught, Teaching
 from featherseg.data.panoptic.targets import PanopticTargets
+from featherseg.data.pipeline.augmentation import Augment
 from featherseg.data.pipeline.rare import RareClasses
 from featherseg.data.pipeline.sampling import ClassUniform
-from featherseg.data.pipeline.transforms import Augment, Crop, is_interleaved, mixed, pasted
+from featherseg.data.pipeline.transforms import Crop, is_interleaved, mixed, pasted
 
 PREFETCH = 4
 """Batches that a worker holds ready."""

@@ -6,7 +6,6 @@ memory, which is how files hold them, torch resizes 8 bits fastest, and models t
 """
 
 import math
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featherseg.core.types import IGNORE, Resize, Sample, Size
+from featherseg.core.types import IGNORE, Sample, Size
 from featherseg.data.cache.origins import Origins, flipped, stretched, turned
-from featherseg.layers.normalise import FULL_RANGE
-from featherseg.layers.resize import resize_factor
-
-CROP_TRIES = 10
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 class Crop(NamedTuple):
@@ -44,154 +38,12 @@ class Crop(NamedTuple):
         return Crop(image, label, instances, origins)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class Augment:
-    """What a training image goes through, in this order; see the [augment] table of a recipe.
-
-    traced: whether a crop's origins are told; image_range: 16-bit images have values below it.
-    """
-
-    crop: Size
-    resize: Resize | None = None
-    scale: tuple[float, float] = (1.0, 1.0)
-    scale_drawn: str = "log-uniformly"
-    category_ratio: float = 1.0
-    rotate: float = 0.0
-    flip: float = 0.0
-    photometric: bool = False
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    blur: float = 0.0
-    cutmix: float = 0.0
-    copy_paste: float = 0.0
-    traced: bool = False
-    image_range: int = FULL_RANGE
-
-    def __call__(
-        self, sample: Sample, rng: np.random.Generator, point: tuple[int, int] | None = None
-    ) -> Crop:
-        """A crop of size `crop`, a pure function of its inputs; it covers `point` (row, column) where one is given."""
-        crop = random_window(sample, self, rng, point)
-        if self.rotate:
-            crop = rotated(crop, rng.uniform(-self.rotate, self.rotate))
-        if rng.random() < self.flip:
-            crop = crop.mirrored()
-        image = self._recolored(crop.image, rng) if self.recolors else interleaved(crop.image)
-        return crop._replace(image=image, label=crop.label.contiguous())
-
-    def at(self, part: float) -> "Augment":
-        """The same for crops of this part of their size, with what is in them at this part of its size."""
-        height, width = (max(1, round(side * part)) for side in self.crop)
-        return replace(
-            self, crop=(height, width), scale=(self.scale[0] * part, self.scale[1] * part)
-        )
-
-    @property
-    def recolors(self) -> bool:
-        """Whether anything is done to the colours."""
-        return self.photometric or any((self.brightness, self.contrast, self.saturation, self.blur))
-
-    def _recolored(self, image: Tensor, rng: np.random.Generator) -> Tensor:
-        """Photometric distortion, then brightness, contrast, saturation and blur, in float, back in its own type."""
-        if self.photometric:
-            image = Distortion.draw(rng)(image, self._largest(image))
-        brightness, contrast, saturation = (
-            1 + strength * (2 * rng.random() - 1)
-            for strength in (self.brightness, self.contrast, self.saturation)
-        )
-        sigma = 0.3 + 1.2 * rng.random() if rng.random() < self.blur else 0.0
-        if brightness == contrast == saturation == 1 and not sigma:
-            return image.contiguous()
-        x = image.float() * brightness
-        if contrast != 1:
-            mean = x.mean()
-            x = (x - mean) * contrast + mean
-        if saturation != 1 and len(x) == 3:
-            grey = torch.tensordot(torch.tensor(LUMA), x, dims=1)  # (H, W)
-            x = grey + (x - grey) * saturation
-        if sigma:
-            x = gaussian_blur(x, sigma)
-        return x.round().clamp(0, self._largest(image)).to(image.dtype)
-
-    def _largest(self, image: Tensor) -> int:
-        """The largest value of such an image; one of another range than the others keeps its own."""
-        largest = torch.iinfo(image.dtype).max
-        if image.dtype == torch.uint8 or self.image_range == FULL_RANGE:
-            return largest
-        return self.image_range - 1
-
-
-def random_window(
-    sample: Sample,
-    settings: Augment,
-    rng: np.random.Generator,
-    point: tuple[int, int] | None = None,
-) -> Crop:
-    """A crop at a random scale, over `point` (row, column) where one is given; its size is `settings.crop`.
-
-    Drawn again up to CROP_TRIES times while one class covers more than `category_ratio` of the labelled pixels
-    (mmsegmentation's cat_max_ratio). A window that is larger than the image is filled up around it: the image with
-    its mean colour, the label with ignore.
-    """
-    scale = resize_factor(sample.label.shape[:2], settings.resize) * _draw_scale(settings, rng)
-    height, width = (
-        max(1, round(length / scale)) for length in settings.crop
-    )  # the window in source pixels
-    row, column = point or (None, None)
-    for _ in range(CROP_TRIES):
-        top = _place(sample.label.shape[0], height, rng, row)
-        left = _place(sample.label.shape[1], width, rng, column)
-        window = _inside(sample.label, top, left, height, width)
-        if (
-            settings.category_ratio >= 1
-            or largest_share(sample.label[window]) <= settings.category_ratio
-        ):
-            break
-    place = (top, left, height, width)
-    return cut(sample, place, settings.crop, planar=settings.recolors, traced=settings.traced)
-
-
-def _draw_scale(settings: Augment, rng: np.random.Generator) -> float:
-    low, high = settings.scale
-    if low == high:
-        return low
-    if settings.scale_drawn == "uniformly":
-        return float(rng.uniform(low, high))
-    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
-
-
-def _place(length: int, window: int, rng: np.random.Generator, over: int | None) -> int:
-    """Where the window begins: inside the image, or before it (negative) where the window is the larger one.
-
-    Where `over` is given, and inside the image, the window covers it.
-    """
-    first, last = min(0, length - window), max(0, length - window)
-    if over is not None and over < length:
-        first, last = max(first, over - window + 1), min(last, over)
-    return int(rng.integers(first, last + 1))
-
-
-def _inside(label: np.ndarray, top: int, left: int, height: int, width: int) -> tuple[slice, slice]:
+def visible_part(
+    label: np.ndarray, top: int, left: int, height: int, width: int
+) -> tuple[slice, slice]:
     """The part of the window that lies inside the image."""
     rows = slice(max(0, top), min(label.shape[0], top + height))
     return rows, slice(max(0, left), min(label.shape[1], left + width))
-
-
-def largest_share(label: np.ndarray) -> float:
-    """Share of the labelled pixels that the most frequent class covers; 1 where nothing is labelled."""
-    counts = _counts(label)[:IGNORE]
-    return float(counts.max() / counts.sum()) if counts.any() else 1.0
-
-
-def _counts(label: np.ndarray) -> np.ndarray:
-    """How often each value of a uint8 array occurs, (256,). Two at a time, which takes less than half of the time."""
-    flat = label.ravel()
-    pairs = flat[: len(flat) // 2 * 2].view(np.uint16)
-    joint = np.bincount(pairs, minlength=65536).reshape(256, 256)
-    return (
-        joint.sum(axis=0) + joint.sum(axis=1) + np.bincount(flat[2 * len(pairs) :], minlength=256)
-    )
 
 
 def cut(
@@ -210,7 +62,7 @@ def cut(
     crop has its origins, in image number 0.
     """
     top, left, height, width = window
-    rows, columns = _inside(sample.label, *window)
+    rows, columns = visible_part(sample.label, *window)
     # where the inside lies in the output, in whole pixels
     y0, y1 = (round((edge - top) * size[0] / height) for edge in (rows.start, rows.stop))
     x0, x1 = (round((edge - left) * size[1] / width) for edge in (columns.start, columns.stop))
@@ -356,90 +208,3 @@ def _mean_color(image: Tensor, *, planar: bool) -> Tensor:
     return (
         image.to(torch.float32, memory_format=layout).mean(dim=(1, 2)).round().to(image.dtype)
     )  # (C,)
-
-
-def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
-    """(C, H, W) float, blurred by a Gaussian of `sigma` pixels, edges repeated."""
-    radius = max(1, round(3 * sigma))
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
-    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).view(1, 1, -1)
-    x = F.pad(x[:, None], (radius,) * 4, mode="replicate")  # (C, 1, H + 2r, W + 2r)
-    x = F.conv2d(F.conv2d(x, kernel[..., None]), kernel[:, :, None])  # (C, 1, H, W)
-    return x[:, 0]
-
-
-BRIGHTNESS = 32 / 255
-CONTRAST = SATURATION = (0.5, 1.5)
-HUE = 18 / 180
-
-
-@dataclass(frozen=True)
-class Distortion:
-    """One distortion, applied in this order. As it comes it changes nothing.
-
-    brightness is added, as a share of the full range; contrast is a factor of all values, applied before the colours
-    (`contrast_first`) or after them; saturation is a factor in HSV; hue is added, as a share of the circle of colours.
-    Values are kept within the range after every step. Saturation and hue concern images of three channels alone.
-    """
-
-    brightness: float = 0.0
-    contrast: float = 1.0
-    contrast_first: bool = True
-    saturation: float = 1.0
-    hue: float = 0.0
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Distortion":
-        """Each of the four in half of the cases, contrast before or after the colours alike."""
-        brightness, contrast, saturation, hue, first = rng.random(5) < 0.5
-        amounts = (
-            rng.uniform(-BRIGHTNESS, BRIGHTNESS),
-            rng.uniform(*CONTRAST),
-            rng.uniform(*SATURATION),
-        )
-        turn = rng.uniform(-HUE, HUE)
-        return cls(
-            brightness=amounts[0] if brightness else 0.0,
-            contrast=amounts[1] if contrast else 1.0,
-            contrast_first=bool(first),
-            saturation=amounts[2] if saturation else 1.0,
-            hue=turn if hue else 0.0,
-        )
-
-    def __call__(self, image: Tensor, largest: int | None = None) -> Tensor:
-        """(C, H, W) of an integer type, with values up to `largest`, by default its type's -> the same."""
-        if self == Distortion(contrast_first=self.contrast_first):
-            return image
-        top = torch.iinfo(image.dtype).max if largest is None else largest
-        x = (image.float() / top + self.brightness).clamp(0, 1)
-        if self.contrast_first:
-            x = (x * self.contrast).clamp(0, 1)
-        if len(x) == 3 and (self.saturation, self.hue) != (1.0, 0.0):
-            x = recoloured(x, self.saturation, self.hue)
-        if not self.contrast_first:
-            x = (x * self.contrast).clamp(0, 1)
-        return (x * top).round().to(image.dtype)
-
-
-def recoloured(x: Tensor, saturation: float, hue: float) -> Tensor:
-    """RGB (3, H, W) from 0 to 1, with saturation (at most 1) times a factor and hue turned by a share of the circle.
-
-    The way through HSV and back without its singular points: V stays, chroma = S V is scaled.
-    """
-    red, green, blue = x
-    value = x.amax(0)  # (H, W)
-    chroma = value - x.amin(0)
-    spread = chroma.clamp(min=torch.finfo(x.dtype).tiny)
-    near_red, near_green, near_blue = (
-        (green - blue) / spread,
-        (blue - red) / spread + 2,
-        (red - green) / spread + 4,
-    )
-    sixths = (
-        torch.where(value == red, near_red, torch.where(value == green, near_green, near_blue))
-        + 6 * hue
-    )
-    k = (torch.tensor([5.0, 3.0, 1.0])[:, None, None] + sixths) % 6  # (3, H, W)
-    chroma = torch.minimum(chroma * saturation, value)
-    return value - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
