@@ -22,8 +22,8 @@ PARTS = {
     "Functions": [
         f"featherseg.{name}"
         for name in (
-            *("fit", "train", "evaluate", "predict", "export", "report", "push"),
-            *("compare", "sweep", "benchmark", "check", "audit", "convert", "cost"),
+            *("fit", "train", "evaluate", "predict", "export", "report", "push", "serve"),
+            *("compare", "sweep", "benchmark", "check", "audit", "convert", "prepare", "cost"),
             *("load_run", "build", "list_models", "load_official", "import_weights", "optimize"),
         )
     ],

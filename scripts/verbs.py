@@ -1,4 +1,4 @@
-"""Writes docs/verbs.md from the command line itself: python scripts/verbs.py (a test holds the two together)."""
+"""Write docs/verbs.md from the command line: python scripts/verbs.py (a test compares the two)."""
 
 import inspect
 from pathlib import Path
@@ -19,20 +19,22 @@ Ctrl-C. `demo` ends as its last step does.
 
 
 def page() -> str:
-    """The page as Markdown."""
+    """Return the page as Markdown."""
     group = typer.main.get_command(build_app())
     context = typer.Context(group, info_name="featherseg")
     parts = [HEAD]
-    for verb, line in VERBS.items():
+    for verb, (line, _) in VERBS.items():
         command = group.get_command(context, verb)
-        own = typer.Context(command, info_name=f"featherseg {verb}")
+        own_context = typer.Context(command, info_name=f"featherseg {verb}")
         parts.append(f"## {verb}\n\n{line}\n\n{inspect.cleandoc(command.help or '')}\n")
-        parts.append("| | |\n|---|---|\n" + "\n".join(map(_row, _told(command, own))) + "\n")
+        parts.append(f"`{command.epilog.removeprefix('Example: ')}`\n")
+        rows = "\n".join(map(_row, _parameters(command, own_context)))
+        parts.append(f"| | |\n|---|---|\n{rows}\n")
     return "\n".join(parts)
 
 
-def _told(command: Any, context: Any) -> list[tuple[str, str]]:
-    """What a verb takes and what is said of it: (`-o, --out PATH`, sentence)."""
+def _parameters(command: Any, context: Any) -> list[tuple[str, str]]:
+    """Return the parameters of a verb and their help: (`-o, --out PATH`, sentence)."""
     records = []
     for parameter in command.params:
         record = parameter.get_help_record(context)
@@ -41,8 +43,8 @@ def _told(command: Any, context: Any) -> list[tuple[str, str]]:
     return [row for row in records if "--help" not in row[0]]
 
 
-def _row(told: tuple[str, str]) -> str:
-    name, text = (" ".join(part.split()).replace("|", "\\|") for part in told)
+def _row(parameter: tuple[str, str]) -> str:
+    name, text = (" ".join(part.split()).replace("|", "\\|") for part in parameter)
     return f"| `{name}` | {text} |"
 
 

@@ -1,7 +1,8 @@
-"""featherseg: light semantic and panoptic segmentation, from images to a trained, evaluated, exported model.
+"""featherseg: light semantic and panoptic segmentation, from images to an exported model.
 
-Names are resolved when they are first used (PEP 562), so that `import featherseg` pulls in neither torch nor Lightning.
-Importing it switches off the telemetry of the packages that it may use, in this process and its children.
+Names are resolved when they are first used (PEP 562), so that `import featherseg` imports neither
+torch nor Lightning. It switches off the telemetry of packages that it may use, in this process and
+its children.
 """
 
 from importlib import import_module
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from featherseg.comparison.model_list import list_models
     from featherseg.comparison.sweep import sweep
     from featherseg.converters import convert
+    from featherseg.data.cache.prepared_writer import prepare
     from featherseg.exporters import export
     from featherseg.fitting.fit import fit
     from featherseg.inference.optimize import optimize
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from featherseg.models import build
     from featherseg.reports.sharing import push
     from featherseg.runs.run import load_run
+    from featherseg.serving.server import serve
     from featherseg.training.published_weights import import_weights
 
 _HOMES = {
@@ -51,8 +54,10 @@ _HOMES = {
     "optimize": "featherseg.inference.optimize",
     "predict": "featherseg.inference.predict",
     "Predictor": "featherseg.inference.predictor",
+    "prepare": "featherseg.data.cache.prepared_writer",
     "push": "featherseg.reports.sharing",
     "report": "featherseg.api",
+    "serve": "featherseg.serving.server",
     "sweep": "featherseg.comparison.sweep",
     "train": "featherseg.api",
 }
@@ -80,16 +85,21 @@ __all__ = [
     "load_run",
     "optimize",
     "predict",
+    "prepare",
     "push",
     "report",
+    "serve",
     "sweep",
     "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "fit":  # whose module cannot be imported without
+    # Their modules cannot be imported without these packages
+    if name == "fit":
         require("lightning", "train", "featherseg.fit")
+    if name == "serve":
+        require("uvicorn", "serve", "featherseg.serve")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     if name in _FOLDERS:

@@ -250,7 +250,7 @@ def test_runs_of_one_seed_count_once_and_models_with_too_few_seeds_are_left_out(
     text = run(*field, third, "--no-costs").stdout
     assert "frm-lite0 (train.lr=0.5) is not compared: it has fewer than three seeds" in text
     assert "than every other model with three seeds" in text
-    assert "not trained alike, they differ in: train.lr" in text
+    assert "trained differently, in: train.lr" in text
 
 
 def test_images_that_a_run_learned_from_and_a_training_that_was_stopped_are_named_first(field):

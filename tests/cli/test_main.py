@@ -60,6 +60,8 @@ def test_every_verb_has_help(monkeypatch, capsys, verb):
     code, out, _ = run_main(monkeypatch, capsys, verb, "--help")
     assert code == 0
     assert out.startswith(f"Usage: featherseg {verb} ")
+    example = f"Example: featherseg {verb} {cli.VERBS[verb][1]}".rstrip()
+    assert out.splitlines()[-1] == f"  {example}"  # on one line, to be pasted
 
 
 def test_version(monkeypatch, capsys):

@@ -41,7 +41,7 @@ def test_all_splits_are_prepared_beside_the_data_and_kept_the_second_time(lawn: 
 def test_one_split_as_jpeg_in_another_folder(lawn: Path, tmp_path: Path, monkeypatch):
     out = tmp_path / "out"
     result = run(lawn, "--split", "val", "--storage", "jpeg", "--quality", "80", "-o", out)
-    assert result.stdout.splitlines()[-1] == f"Used where FEATHERSEG_CACHE={out} is set."
+    assert result.stdout.splitlines()[-1] == f"Used if FEATHERSEG_CACHE={out} is set."
     assert not isinstance(open_dataset(str(lawn), "val"), PreparedData)
     monkeypatch.setenv("FEATHERSEG_CACHE", str(out))
     assert loss_of(open_dataset(str(lawn), "val", exact=False)).startswith(

@@ -112,20 +112,22 @@ def test_without_the_extra_the_command_that_installs_it_is_told(tmp_path, monkey
     [("127.0.0.1", "http://127.0.0.1:81/"), ("::1", "http://[::1]:81/"), ("box", "http://box:81/")],
 )
 def test_the_address_is_printed_as_a_browser_takes_it(lawn_run, host, shown, capsys):
-    print_start(open_models([lawn_run], "cpu"), Settings(), host, 81, made=True)
+    print_start(open_models([lawn_run], "cpu"), Settings(), host, 81, generated=True)
     assert capsys.readouterr().out.splitlines()[-1] == shown
 
 
 def test_a_training_that_was_stopped_is_told(lawn_run, capsys):
     (lawn_run / "last.ckpt").touch()
-    print_start(open_models([lawn_run], "cpu"), Settings(), "127.0.0.1", 81, made=True)
+    print_start(open_models([lawn_run], "cpu"), Settings(), "127.0.0.1", 81, generated=True)
     assert f"NOTE: {open_run(lawn_run).how_far}.\n" in capsys.readouterr().out
 
 
 def test_at_all_addresses_the_one_of_this_machine_is_printed_with_a_token_that_was_made(
     lawn_run, capsys
 ):
-    print_start(open_models([lawn_run], "cpu"), Settings(token=TOKEN), "0.0.0.0", 81, made=True)
+    print_start(
+        open_models([lawn_run], "cpu"), Settings(token=TOKEN), "0.0.0.0", 81, generated=True
+    )
     *_, before, last = capsys.readouterr().out.splitlines()
     assert before == "listening on all addresses of this machine, port 81; locally:"
     assert last == f"http://127.0.0.1:81/#token={TOKEN}"
@@ -133,7 +135,9 @@ def test_at_all_addresses_the_one_of_this_machine_is_printed_with_a_token_that_w
 
 def test_a_token_with_signs_of_an_address_survives_in_it(lawn_run, capsys):
     token = "50%-off#1&more/of+it"
-    print_start(open_models([lawn_run], "cpu"), Settings(token=token), "0.0.0.0", 81, made=True)
+    print_start(
+        open_models([lawn_run], "cpu"), Settings(token=token), "0.0.0.0", 81, generated=True
+    )
     fragment = urlsplit(capsys.readouterr().out.splitlines()[-1]).fragment
     assert parse_qs(fragment) == {"token": [token]}
 
@@ -146,9 +150,9 @@ def test_names_that_are_answered_without_a_token_are_warned_of(lawn_run, token, 
         "127.0.0.1",
         81,
         ["box.example"],
-        made=False,
+        generated=False,
     )
-    warned = "whoever reaches box.example is answered; --token" in capsys.readouterr().out
+    warned = "anyone who reaches box.example is answered; --token" in capsys.readouterr().out
     assert warned == (token is None)
 
 

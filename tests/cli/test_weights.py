@@ -45,7 +45,7 @@ def test_get_fetches_and_prints_file_checksum_and_licence(monkeypatch, tmp_path)
     )
     out = run("get", "van-b1")
     assert (
-        f"van-b1: {tmp_path / 'a.tar'}\n  sha256 12ab (not published, recorded beside it); licence: Apache"
+        f"van-b1: {tmp_path / 'a.tar'}\n  sha256 12ab (not published, recorded next to the file); licence: Apache"
         in out
     )
 
@@ -54,7 +54,7 @@ def test_get_fetches_and_prints_file_checksum_and_licence(monkeypatch, tmp_path)
     ("words", "told"),
     [
         (["gte", "van-b1"], "expected nothing or get. Did you mean 'get'?"),
-        (["get"], "name the backbones, as in: featherseg weights get van-b1"),
+        (["get"], "name the backbones to fetch, such as:\nfeatherseg weights get van-b1"),
         (["get", "van-b1", "--json"], "leave it out with get"),
         (["get", "van-b9"], "there are no pretrained weights for the backbone 'van-b9'"),
     ],

@@ -1,7 +1,8 @@
-"""The command line: one verb per file, each parses, calls one function and prints.
+"""The command line: one file per verb, which parses, calls one function and prints the result.
 
-To add a verb: its file with one function of its name (import_ for `import`, a word that Python keeps to itself), and
-its row in VERBS. A verb's file imports nothing heavy at its top, so that `featherseg --help` answers at once.
+To add a verb: a file with one function of its name (import_ for `import`, which Python reserves),
+and a row in VERBS. A verb's file imports nothing heavy at its top, so that `featherseg --help`
+answers at once.
 """
 
 import errno
@@ -27,30 +28,40 @@ from featherseg.core.machine import one_command
 from featherseg.core.storage import refuse_address
 from featherseg.core.wording import ESCAPES, visible
 
-VERBS = {  # in the order of the work; what `featherseg --help` says of each
-    "demo": "Run the whole job on synthetic scenes.",
-    "check": "Check a dataset for faults and fix them.",
-    "audit": "Find masks that are probably wrong.",
-    "convert": "Convert annotations of tools, and back.",
-    "prepare": "Decode a dataset once, to read it faster.",
-    "fit": "Find and train the best model for a limit.",
-    "train": "Train a model by a recipe.",
-    "import": "Import published weights as a run.",
-    "evaluate": "Evaluate a run, a file or predictions.",
-    "predict": "Predict masks of images and videos.",
-    "serve": "Serve models over HTTP, with a web page.",
-    "export": "Export to ONNX, OpenVINO, int8 and others.",
-    "compare": "Compare models on your own data.",
-    "sweep": "Train several models alike and compare.",
-    "paper": "Count a paper's models, row by row.",
-    "benchmark": "Measure latency of models and files.",
-    "cost": "Count parameters and MACs.",
-    "push": "Share a run on the Hugging Face Hub.",
-    "models": "List the models.",
-    "weights": "List and fetch initial weights.",
-    "report": "Write a run's report as one page.",
-    "doctor": "Check the installation and this machine.",
+VERBS = {
+    "demo": ("Run the whole job on synthetic scenes.", "-o demo"),
+    "check": ("Check a dataset for faults and fix them.", "yard --write"),
+    "audit": ("Find masks that are probably wrong.", "yard --minutes 30 -o audit.html"),
+    "convert": ("Convert annotations of tools, and back.", "annotated.zip -o yard"),
+    "prepare": ("Decode a dataset once, to read it faster.", "yard"),
+    "fit": (
+        "Find and train the best model for a limit.",
+        "--data yard --max-ms 20 --hours 2 -o runs/yard-20ms",
+    ),
+    "train": ("Train a model by a recipe.", "frm-lite0-light --data yard -o runs/yard"),
+    "import": (
+        "Import published weights as a run.",
+        "x.pth --model pidnet-s --data cityscapes -o run",
+    ),
+    "evaluate": ("Evaluate a run, a file or predictions.", "runs/yard"),
+    "predict": ("Predict masks of images and videos.", "runs/yard photos -o masks"),
+    "serve": ("Serve models over HTTP, with a web page.", "runs/yard"),
+    "export": ("Export to ONNX, OpenVINO, int8 and others.", "runs/yard --format onnx,openvino"),
+    "compare": ("Compare models on your own data.", "runs/a runs/b -o compare.html"),
+    "sweep": (
+        "Train several models alike and compare.",
+        "my.toml --models pidnet-s,rsp-lite0 -o runs",
+    ),
+    "paper": ("Count a paper's models, row by row.", "frm"),
+    "benchmark": ("Measure latency of models and files.", "runs/yard -o latency.html"),
+    "cost": ("Count parameters and MACs.", "frm-lite0-light --image-size 512x1024"),
+    "push": ("Share a run on the Hugging Face Hub.", "runs/yard hf://ORG/NAME"),
+    "models": ("List the models.", ""),
+    "weights": ("List and fetch initial weights.", "get van-b1"),
+    "report": ("Write a run's report as one page.", "runs/yard -o report.html"),
+    "doctor": ("Check the installation and this machine.", ""),
 }
+"""Verb, in the order of the work -> its line in `featherseg --help`, and arguments as an example."""
 
 PIPE_CLOSED, USER_ERROR, STOPPED = 1, 2, 130
 DISK_ERRORS = {
@@ -62,59 +73,54 @@ DISK_ERRORS = {
     getattr(errno, "EDQUOT", errno.ENOSPC),
 }
 
-
-ADDRESSES = {"allow_origin", "cluster", "licence", "token"}
+ANY_ADDRESS = {"allow_origin", "cluster", "licence", "token"}
 """Options whose values may be addresses of any kind."""
 
 
 class _Command(TyperCommand):
-    """A verb.
+    """A verb, with stricter parsing than click's.
 
-    Raises ConfigError where an option of one value is given twice, as only the last would count, and where an address
-    is given that is not read: Path would make a local folder of it, https:/HOST.
+    Raises ConfigError for an option of one value that is given twice, because only the last would
+    count, and for an address that cannot be read, because Path would make a folder https:/HOST.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        for argument in (one for one in self.params if isinstance(one, TyperArgument)):
-            argument.metavar = (
-                argument.metavar or str(argument.name).upper()
-            )  # as the help's sentences call it
+        for param in self.params:
+            if isinstance(param, TyperArgument):  # RUN, as the sentences of the help call it
+                param.metavar = param.metavar or str(param.name).upper()
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         texts, _, order = self.make_parser(ctx).parse_args(list(args))
-        for value in (value for name, value in texts.items() if name not in ADDRESSES):
+        for name, value in texts.items():
             for text in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(text, str):
+                if isinstance(text, str) and name not in ANY_ADDRESS:
                     refuse_address(text)
-        given = Counter(order)
-        for option, times in given.items():
-            if (
-                times > 1
-                and isinstance(option, TyperOption)
-                and not (option.is_flag or option.multiple)
-            ):
-                listed = ", separated by commas" if (option.metavar or "").endswith(",...") else ""
-                values = "all its values" if listed else "its value"
+        for option, times in Counter(order).items():
+            once = isinstance(option, TyperOption) and not (option.is_flag or option.multiple)
+            if once and times > 1:
+                is_list = (option.metavar or "").endswith(",...")
+                values = "all its values, separated by commas" if is_list else "its value"
                 raise ConfigError(
-                    f"{option.opts[0]} was given {times} times. Give it once, with {values}{listed}."
+                    f"{option.opts[0]} was given {times} times. Give it once, with {values}."
                 )
         return super().parse_args(ctx, args)
 
 
 class _App(typer.Typer):
-    """Called, it builds the verb that the command line names alone: the options of all take a tenth of a second."""
+    """When called, it builds only the verb that is used; the options of all verbs take 0.1 s."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        named = [command for command in self.registered_commands if command.name in sys.argv[1:2]]
-        self.registered_commands = named or self.registered_commands
+        used = [command for command in self.registered_commands if command.name in sys.argv[1:2]]
+        self.registered_commands = used or self.registered_commands
         return super().__call__(*args, **options)
 
 
 def build_app() -> typer.Typer:
-    """The application with every verb of VERBS."""
+    """Return the application with every verb of VERBS."""
     app = _App(
-        help="Light semantic and panoptic segmentation: train, evaluate and export small models on your own images.",
+        help="Light semantic and panoptic segmentation: train, evaluate and export small models on "
+        "your own images.",
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
@@ -122,11 +128,11 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    for verb, line in VERBS.items():
+    for verb, (line, arguments) in VERBS.items():
         name = f"{verb}_" if iskeyword(verb) else verb
-        app.command(verb, cls=_Command, short_help=line)(
-            getattr(import_module(f"{__name__}.{name}"), name)
-        )
+        example = f"Example: featherseg {verb} {arguments}".rstrip()
+        command = app.command(verb, cls=_Command, short_help=line, epilog=example)
+        command(getattr(import_module(f"{__name__}.{name}"), name))
     return app
 
 
@@ -148,27 +154,29 @@ def _options(
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 done with faults found, or a bug, 2 a user's slip, 130 stopped by Ctrl-C."""
+    """Run the command line, and exit.
+
+    Exit codes: 0 done; 1 done with faults found, or a bug; 2 a user's error; 130 stopped by Ctrl-C.
+    """
     _messages_to_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors=ESCAPES
-        )  # a name that the terminal's encoding lacks ends nothing
+        # Characters that the terminal's encoding lacks are escaped instead of raising an error
+        sys.stdout.reconfigure(errors=ESCAPES)
     try:
         with one_command():
             code = _run()
         sys.stdout.flush()
-    except BrokenPipeError:  # `featherseg models | head -1`: nobody reads on
+    except BrokenPipeError:  # `featherseg models | head -1`: the reader is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = PIPE_CLOSED
     except Exception:
-        sys.excepthook = _show_bug  # here: typer sets its own when it is called
+        sys.excepthook = _show_bug  # set here, because typer sets its own when it is called
         raise
     sys.exit(code)
 
 
 def _messages_to_stderr() -> None:
-    """stdout is for results; messages of the package (a licence, a tile size) go to stderr."""
+    """Send the messages of the package (a licence, a tile size) to stderr: stdout is for results."""
     logger = logging.getLogger("featherseg")
     logger.setLevel(logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
@@ -179,31 +187,31 @@ def _messages_to_stderr() -> None:
     warnings.formatwarning = _visible_warning
 
 
-def _visible_warning(*about: Any, **more: Any) -> str:
-    return visible(_FORMAT_WARNING(*about, **more))
+def _visible_warning(*args: Any, **options: Any) -> str:
+    return visible(_FORMAT_WARNING(*args, **options))
 
 
 _FORMAT_WARNING = warnings.formatwarning
 
 
 def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """The traceback of an error that nobody expected; names in its message may come from others."""
+    """Print the traceback of a bug, escaped: names in its message may come from others."""
     print(visible("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 class _Visible(logging.Formatter):
-    """The message, with nothing in it that would steer the terminal: names in it come from others."""
+    """Escapes what would control the terminal: names in messages come from others."""
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record))
 
 
 def _run() -> int:
-    """Run the verb that the command line names; -> the exit code. Errors for users become one message on stderr."""
+    """Run the verb on the command line and return the exit code; errors become one message."""
     try:
         build_app()(prog_name="featherseg")
     except NoDataset as error:
-        from featherseg.converters import next_step  # here: other commands start faster without it
+        from featherseg.converters import next_step  # here, so that other commands start faster
 
         return _fail(f"{error}{next_step(error.place)}")
     except UntrustedFile as error:
@@ -216,7 +224,8 @@ def _run() -> int:
             return _fail(f"{error.strerror}: {error.filename}. Choose another location.")
         if error.errno in DISK_ERRORS:
             return _fail(
-                f"{error.strerror}: {error.filename or 'while writing'}. Make room, or check the permissions."
+                f"{error.strerror}: {error.filename or 'while writing'}. Make room, or check the "
+                "permissions."
             )
         raise
     except KeyboardInterrupt:

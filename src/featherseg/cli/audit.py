@@ -13,13 +13,14 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.wording import one_line
 
 SHOWN = 10
-"""How many images are printed."""
+"""Number of images that are printed."""
 
 
 def audit(
     data: Dataset,
     run: Annotated[
-        str | None, typer.Option(help="A run (folder or name) that was trained on none of these.")
+        str | None,
+        typer.Option(help="A run (folder or name) that was trained on none of these images."),
     ] = None,
     minutes: Annotated[
         float, typer.Option(help="Time limit of the whole command.", min=1, max=100_000)
@@ -29,11 +30,11 @@ def audit(
         typer.Option(
             "--to",
             metavar="FORMAT",
-            help="Also the most suspicious images for labelme, cvat, coco or yolo.",
+            help="Also write the most suspicious images for labelme, cvat, coco or yolo.",
         ),
     ] = None,
     top: Annotated[
-        int | None, typer.Option(help="How many images --to writes [default: 50].", min=1)
+        int | None, typer.Option(help="Number of images that --to writes [default: 50].", min=1)
     ] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -43,42 +44,44 @@ def audit(
     ] = None,
     out: Annotated[Path, out_option("The page to write.")] = Path("audit.html"),
 ) -> None:
-    """Find masks that are probably wrong before money is spent on training with them.
+    """Find masks that are probably wrong before you train on them.
 
-    Every image of train and val is predicted by a model that never saw its sequence (or, where whole sequences would
-    not do, its part of it): quick trainings (--minutes bounds all of it), or --run. The scorer learns from faults
-    planted into copies of the masks, and it prints how many of those it finds. If that is no better than chance, there
-    is no ranking, and the minutes that longer trainings need are printed: images of 224x224 need eight to twenty
-    minutes of one core, larger ones more in proportion to their pixels. Nothing of the dataset is changed. Exit code 0
-    whatever is found. Stopped with Ctrl-C, the same command goes on where it was.
+    A model that never saw the sequence of an image (or its part of a long one) predicts it: models
+    from quick trainings within --minutes, or --run. A scorer learns from faults planted into copies
+    of the masks, and its hit rate on them is printed. If the ranking would be no better than
+    chance, none is shown, and the minutes that longer trainings need are printed: 8 to 20 minutes
+    of one core for images of 224x224, more in proportion to the pixels. The dataset is not changed.
+    The exit code is 0 whatever is audited. After Ctrl-C the same command continues.
 
-    On the page a key accepts the prediction in a region, keeps the mask, or skips it; `featherseg check DATA --fix OUT
-    --decisions FILE` writes a corrected copy. With --to the most suspicious images are written with their masks as they
-    are into a new folder beside the page (audit.labelme), to be corrected in the tool that they were drawn in.
+    On the page, a key accepts the prediction in a region, keeps the mask, or skips the region;
+    `featherseg check DATA --fix OUT --decisions FILE` writes a corrected copy. --to writes the most
+    suspicious images and their masks to a new folder next to the page (audit.labelme), to be
+    corrected in the annotation tool.
     """
+    import featherseg
     from featherseg.auditing.audit import TRAINING
-    from featherseg.auditing.audit import audit as audit_data
     from featherseg.cli.terminal import Console
     from featherseg.core.files import check_writable, write_json
 
     if json_file is not None:
         check_writable(json_file)
         if json_file.resolve() == out.resolve():
-            raise ConfigError(
-                f"--json {json_file} is the page, too, which would be lost. Name another file."
-            )
+            raise ConfigError(f"--json {json_file} would overwrite the page. Name another file.")
     console = Console(highlight=False, markup=False, soft_wrap=True)
     trainings = "" if run else f"three quick trainings ({TRAINING:.0%} of the time), then "
-    plan = f"{trainings}images are predicted, all that there is time for, and judged: {minutes:g} minutes in all"
-    to_tell = iter((plan,))
+    plan = (
+        f"{trainings}images are predicted and scored as far as the time allows: {minutes:g} "
+        "minutes in total"
+    )
     with progress_bar(console) as progress:
+        plans = [plan]
 
-        def tell(*done: Any) -> None:
-            for text in to_tell:  # with the first image, when nothing was refused
-                console.print(text)
-            progress(*done)
+        def report_progress(*step: Any) -> None:
+            if plans:  # at the first step, when all options were accepted
+                console.print(plans.pop())
+            progress(*step)
 
-        found = audit_data(
+        audited = featherseg.audit(
             data,
             out,
             run=run,
@@ -87,18 +90,18 @@ def audit(
             top=top,
             data_root=data_root,
             device=device,
-            progress=tell,
+            progress=report_progress,
         )
     if json_file is not None:
-        write_json(json_file, found.as_dict())
-    if found.no_ranking is not None:
-        console.print(found.no_ranking)
-    for key, score in found.images[:SHOWN]:
+        write_json(json_file, audited.as_dict())
+    if audited.no_ranking is not None:
+        console.print(audited.no_ranking)
+    for key, score in audited.images[:SHOWN]:
         console.print(f"{score:.2f}  {one_line(key)}")
-    if found.self_test.images and found.no_ranking is None:
-        console.print(f"self test: {found.self_test.message}")
-    for note in found.notes:
+    if audited.self_test.images and audited.no_ranking is None:
+        console.print(f"self test: {audited.self_test.message}")
+    for note in audited.notes:
         console.print(f"note: {one_line(note)}", style="yellow")
-    if found.to is not None:
-        console.print(f"for {to}: {one_line(str(found.to))}")
-    console.print(f"the page is {one_line(str(found.page))}")
+    if audited.to is not None:
+        console.print(f"for {to}: {one_line(str(audited.to))}")
+    console.print(f"the page is {one_line(str(audited.page))}")

@@ -1,8 +1,8 @@
-"""`featherseg benchmark`: the latency of models in every variant, and how far their masks are from the model's."""
+"""`featherseg benchmark`: latency of models in every variant, and how far their masks differ."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +35,7 @@ def benchmark(
     size: Annotated[
         list[str] | None,
         typer.Option(
-            "--image-size", metavar="HxW", help="Of an image; may be repeated [default: the run's]."
+            "--image-size", metavar="HxW", help="Image size; may be repeated [default: the run's]."
         ),
     ] = None,
     threads: Annotated[
@@ -53,7 +53,8 @@ def benchmark(
     rounds: Annotated[
         int | None,
         typer.Option(
-            help="Rounds, over 2 to 5 starts of each process [20; on a GPU 100]; passes of --operators [10]."
+            help="Rounds, over 2 to 5 starts of each process [20; on a GPU 100]; passes of "
+            "--operators [10]."
         ),
     ] = None,
     data: Data = None,
@@ -63,13 +64,13 @@ def benchmark(
         bool,
         typer.Option(
             "--calibrate",
-            help="Also measure the limits of the machine, and how close each variant gets.",
+            help="Also measure the machine's limits, and how close each variant gets.",
         ),
     ] = False,
     operators: Annotated[
         bool,
         typer.Option(
-            "--operators", help="Time every operator of the exported graph instead (.onnx or .xml)."
+            "--operators", help="Time each operator of the exported graph instead (.onnx or .xml)."
         ),
     ] = False,
     trust: Trust = False,
@@ -78,32 +79,33 @@ def benchmark(
 ) -> None:
     """Time every variant of a model against plain PyTorch, and compare their masks with PyTorch's.
 
-    A run is timed as plain eager PyTorch, eager with our allocator setting and channels-last, featherseg.optimize in
-    float32 and bfloat16, and every file of its export/. Each variant is a process of its own; they take turns. A
-    model's name is timed with seeded random weights. mIoU is measured with --data, --data-root or --split, which a run
-    counts as a look, as by `evaluate`. --operators tells where ONNX Runtime or OpenVINO spends a pass: of a run in its
-    export/model.onnx, exported first if need be.
+    The variants of a run are plain eager PyTorch, eager with our allocator setting and
+    channels-last, featherseg.optimize in float32 and bfloat16, and every file of its export/. Each
+    variant is a separate process; the processes take turns. A model given by name gets seeded
+    random weights. --data, --data-root or --split also measure mIoU; a run counts that as a look at
+    the split, as `evaluate` does. --operators shows where ONNX Runtime or OpenVINO spends its time;
+    for a run it uses export/model.onnx, which is exported first if it is missing.
     """
     sizes = [parse_size(text, "--image-size") for text in size or ()]
     if rounds is not None and rounds < 1:
         raise ConfigError(f"--rounds {rounds}: expected at least 1.")
     if operators:
-        given = {
-            "--device": device not in ("auto", "cpu"), "--baseline": baseline != "eager", "--data": data,
-            "--data-root": data_root, "--split": split, "--calibrate": calibrate, "--out": out,
+        options = {
+            "--device": device not in ("auto", "cpu"), "--baseline": baseline != "eager",
+            "--data": data, "--data-root": data_root, "--split": split, "--calibrate": calibrate,
+            "--out": out,
         }  # fmt: skip
-        _print_operators(
-            models, (sizes, batch or (), threads or (), rounds or 10), given, as_json=as_json
-        )
+        if unused := [option for option, value in options.items() if value]:
+            raise ConfigError(
+                f"{', '.join(unused)} has no effect with --operators, which runs on the CPU. "
+                "Leave it out."
+            )
+        _print_operators(models, sizes, batch or (), threads or (), rounds or 10, as_json)
         return
+    import featherseg
     from featherseg.cli.terminal import Console
-    from featherseg.comparison import benchmark as session
-    from featherseg.comparison.benchmark_page import benchmark_html
     from featherseg.comparison.benchmark_results import USUAL_STARTS, Plan
-    from featherseg.core.files import check_writable, write_text
 
-    if out:
-        check_writable(out)  # not after minutes
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
     plan = Plan(
         sizes=sizes,
@@ -116,42 +118,42 @@ def benchmark(
         calibrate=calibrate,
     )
     with progress_bar(console) as progress:
-        found = session.benchmark(
+        result = featherseg.benchmark(
             models,
             plan,
             data=data,
             data_root=data_root,
             split=split,
             trust=trust,
+            out=out,
             progress=progress,
         )
     if as_json:
-        print(json_text(found.as_dict()))
+        print(json_text(result.as_dict()))
     else:
-        print_benchmark(console, found)
+        print_benchmark(console, result)
     if out:
-        write_text(out, benchmark_html(found))
         console.print(one_line(f"the page is {out}"), markup=False)
 
 
-Repeats = tuple[Sequence[Size], Sequence[int], Sequence[int], int]
-"""Sizes, batches, threads, and passes."""
-
-
 def _print_operators(
-    models: list[str], repeats: Repeats, given: Mapping[str, object], *, as_json: bool
+    models: Sequence[str],
+    sizes: Sequence[Size],
+    batches: Sequence[int],
+    threads: Sequence[int],
+    passes: int,
+    as_json: bool,
 ) -> None:
-    """Refuse what has no effect on a profile, then profile each of `models`."""
     from featherseg.cli.benchmark_tables import print_operators
     from featherseg.cli.terminal import Console
     from featherseg.comparison.operators import time_operators
 
-    if unused := [option for option, value in given.items() if value]:
-        raise ConfigError(
-            f"{', '.join(unused)} has no effect with --operators, which runs on the CPU: leave it out."
-        )
-    found = [times for model in models for times in time_operators(model, *repeats)]
+    profiles = [
+        profile
+        for model in models
+        for profile in time_operators(model, sizes, batches, threads, passes)
+    ]
     if as_json:
-        print(json_text({"operators": [times.as_dict() for times in found]}))
+        print(json_text({"operators": [profile.as_dict() for profile in profiles]}))
     else:
-        print_operators(Console(highlight=False, soft_wrap=True), found)
+        print_operators(Console(highlight=False, soft_wrap=True), profiles)

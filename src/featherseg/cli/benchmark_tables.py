@@ -1,4 +1,4 @@
-"""A benchmark on the terminal."""
+"""Print a benchmark on a terminal."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def print_benchmark(console: Console, benchmark: Benchmark) -> None:
-    """Two tables a setting, then what was left out and what to beware of."""
+    """Print two tables per setting, then the variants left out and the cautions."""
     from featherseg.comparison.benchmark_page import cautions
     from featherseg.core.machine import machine_text
 
     for table in benchmark.tables:
         _print_latencies(console, table, benchmark.plan.baselines)
-        _print_rest(console, table)
+        _print_other_costs(console, table)
     console.print(machine_text(dict(benchmark.machine)), markup=False)
     for name, reason in benchmark.left_out:
         console.print(one_line(f"left out: {name}: {reason}"), markup=False)
@@ -30,22 +30,25 @@ def print_benchmark(console: Console, benchmark: Benchmark) -> None:
         console.print(one_line(f"note: {text}"), markup=False)
 
 
-def print_operators(console: Console, found: Sequence[OperatorTimes]) -> None:
-    """A table a file and setting: the operators that take at least a hundredth of a pass."""
+def print_operators(console: Console, profiles: Sequence[OperatorTimes]) -> None:
+    """Print a table per file and setting: the operators with at least 1 % of the time of a pass."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table as Grid
 
-    for times in found:
-        setting = f"batch {times.batch}, {size_text(times.size)}, {counted(times.threads, 'thread')}, {times.runtime}"
-        title = f"{times.name}, {setting}: {times.ms:.1f} ms in its operators"
+    for profile in profiles:
+        title = (
+            f"{profile.name}, batch {profile.batch}, {size_text(profile.size)}, "
+            f"{counted(profile.threads, 'thread')}, {profile.runtime}: {profile.ms:.1f} ms in its "
+            "operators"
+        )
         grid = Grid(
             "operator", title=escape(one_line(title)), title_justify="left", box=SIMPLE_HEAD
         )
         for head in ("nodes", "ms", "share", "slowest ms"):
             grid.add_column(head, justify="right")
         grid.add_column("slowest", overflow="fold")
-        for row in times.operators:
+        for row in profile.operators:
             if row.share >= 0.01:
                 cells = (
                     str(row.nodes),
@@ -58,7 +61,7 @@ def print_operators(console: Console, found: Sequence[OperatorTimes]) -> None:
 
 
 def _print_latencies(console: Console, table: Table, baselines: tuple[str, ...]) -> None:
-    """Latency and speedup, and beside them how near the masks are to those of plain float32 PyTorch."""
+    """Print latency and speedup, and how close the masks are to those of float32 PyTorch."""
     from featherseg.comparison.statistics import summarise
 
     scored = table.rows[0].fidelity.miou is not None
@@ -70,18 +73,10 @@ def _print_latencies(console: Console, table: Table, baselines: tuple[str, ...])
             f"{p50:.1f}",
             f"{1000 * table.setting.batch / p50:.1f}",
             *(_speedup(row.by_wall[b]) for b in baselines),
+            f"{f.of_range:.0e}",
+            f"{100 * f.same_class:.2f} %",
         ]
-        rows.append(
-            (
-                row,
-                [
-                    *cells,
-                    f"{f.of_range:.0e}",
-                    f"{100 * f.same_class:.2f} %",
-                    *([_miou(row)] if scored else []),
-                ],
-            )
-        )
+        rows.append((row, [*cells, *([_miou(row)] if scored else [])]))
     title = (
         f"{table.setting}: the model alone; 95 % intervals; logits off by this share of their range"
     )
@@ -90,8 +85,8 @@ def _print_latencies(console: Console, table: Table, baselines: tuple[str, ...])
         console.print(f"logits and masks compared on {images}", markup=False)
 
 
-def _print_rest(console: Console, table: Table) -> None:
-    """CPU time, end to end, first call, memory."""
+def _print_other_costs(console: Console, table: Table) -> None:
+    """Print CPU time, latency from file to file, time of the first call, and memory."""
     from featherseg.comparison.benchmark_charts import share
     from featherseg.comparison.statistics import summarise
 
@@ -132,7 +127,7 @@ def _print(
 
 
 def _speedup(s: Speedup) -> str:
-    """The ratio over its interval; no ratio where no difference is shown."""
+    """Return the ratio and below it its interval; no ratio if no difference is shown."""
     from featherseg.comparison.statistics import NO_DIFFERENCE
 
     if s.itself:
@@ -142,11 +137,11 @@ def _speedup(s: Speedup) -> str:
 
 
 def _miou(row: Row) -> str:
-    """mIoU over its difference to the reference's, with the interval of that in points."""
+    """Return mIoU, and below it the difference to the reference in points with its interval."""
     f = row.fidelity
     if f.miou is None or f.miou_difference is None:
         return ""
     d = f.miou_difference
     few = f"\n{d.clusters} clusters: no claim" if d.few else ""
-    told = f"\n{f.marks}" if f.marks else ""
-    return f"{100 * f.miou:.2f}\n{d.points()}{few}{told}"
+    marks = f"\n{f.marks}" if f.marks else ""
+    return f"{100 * f.miou:.2f}\n{d.points()}{few}{marks}"

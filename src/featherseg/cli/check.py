@@ -1,4 +1,4 @@
-"""`featherseg check DATA`: look through every file of a dataset; `--fix OUT` writes a mended copy."""
+"""`featherseg check DATA`: check every file of a dataset; `--fix OUT` writes a corrected copy."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ if TYPE_CHECKING:
 
     from featherseg.cli.terminal import Console
     from featherseg.data.checks.check import CheckReport, SplitReport
+    from featherseg.data.discovery.mask_folders import FoldersAs
     from featherseg.data.discovery.proposal import Proposal
 
 SHOWN_FAULTS = 20
-"""How many faults of one kind, or values of masks, are printed before "and N more"."""
+"""Number of faults of one kind, or values of masks, that are printed before "and N more"."""
 
 SHOWN_LINES = 150
-"""How many lines of a proposed dataset.toml are printed: one of many folders has thousands."""
+"""Number of lines of a proposed dataset.toml that are printed; many folders make thousands."""
 
 SHOWN_CHANNELS = 12
-"""How many channels are printed with their range."""
+"""Number of channels that are printed with their range."""
 
 SHOWN_SIZES = 4
-"""How many sizes of images are printed for a split."""
+"""Number of image sizes that are printed for a split."""
 
 
 def check(
@@ -56,7 +57,7 @@ def check(
         ),
     ] = None,
     masks: Annotated[
-        str | None, typer.Option(help="The folder of masks to take, where there are several.")
+        str | None, typer.Option(help="The folder of masks to use, if there are several.")
     ] = None,
     classes_from_folders: Annotated[
         bool,
@@ -67,7 +68,7 @@ def check(
     groups_from_folders: Annotated[
         bool,
         typer.Option(
-            "--groups-from-folders", help="Folders are no classes; each stays in one split."
+            "--groups-from-folders", help="Folders are not classes; each stays in one split."
         ),
     ] = False,
     fix: Annotated[
@@ -75,23 +76,27 @@ def check(
     ] = None,
     decisions: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="With --fix: what the page of `featherseg audit` saved."),
+        typer.Option(metavar="FILE", help="With --fix: the file that the page of `audit` saved."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find missing pairs, wrong sizes, stray mask values, unreadable files and images in two splits; count the classes.
+    """Find faults in a dataset and count its classes.
 
-    For a folder without a dataset.toml one is proposed, whatever its folders and files are called, and with --write
-    written. Exit code 0: clean. 1: faults were found, or a single class (and it was written all the same), or the
-    folder can be read in two ways (nothing was written). 2: the dataset could not be opened.
+    The faults are missing pairs, wrong sizes, stray mask values, unreadable files and images in two
+    splits. For a folder without a dataset.toml one is proposed, whatever its folders and files are
+    called; --write writes it. Exit code 0: clean. 1: faults were found, or a single class (a
+    dataset.toml is written nevertheless), or the folder can be read in two ways (nothing is
+    written). 2: the dataset could not be opened.
     """
     import featherseg
     from featherseg.cli.terminal import Console
 
     if classes_from_folders and groups_from_folders:
         raise ConfigError(
-            "--classes-from-folders and --groups-from-folders exclude each other. Leave out one of them."
+            "--classes-from-folders and --groups-from-folders exclude each other. Leave out one."
         )
+    folders: FoldersAs | None = "groups" if groups_from_folders else None
+    folders = "classes" if classes_from_folders else folders
     console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     try:
         with progress_bar(Console(stderr=True)) as progress:
@@ -101,28 +106,20 @@ def check(
                 write=write,
                 names=_parse_names(names or ()),
                 masks=masks,
-                folders="classes"
-                if classes_from_folders
-                else "groups"
-                if groups_from_folders
-                else None,
+                folders=folders,
                 fix=fix,
                 decisions=decisions,
                 progress=progress,
             )
     except AmbiguousData as question:
         if as_json:
-            readings = [{"what": what, "command": how} for what, how in question.readings]
-            print(
-                json_text(
-                    {
-                        "clean": False,
-                        "question": question.found,
-                        "readings": readings,
-                        "written": None,
-                    }
-                )
-            )
+            content = {
+                "clean": False,
+                "question": question.found,
+                "readings": [{"what": what, "command": how} for what, how in question.readings],
+                "written": None,
+            }
+            print(json_text(content))
         else:
             console.print(f"{visible(str(question))}\nNothing was written.", style="bold yellow")
         raise typer.Exit(1) from None
@@ -135,45 +132,45 @@ def check(
     if fix is not None and report.mended is not None:
         _print_mended(console, report, fix)
     elif any(fault.key for fault in report.faults) and report.listing is not None:
-        console.print(
-            f"A copy without these faults: featherseg check {shlex.quote(one_line(data))} --fix OUT"
-        )
+        command = f"featherseg check {shlex.quote(one_line(data))} --fix OUT"
+        console.print(f"A copy without these faults: {command}")
     raise typer.Exit(0 if report.clean else 1)
 
 
 def _parse_names(names: Sequence[str]) -> dict[str, str]:
-    """["255=crack"] -> {"255": "crack"}. Raises ConfigError."""
-    found = {}
+    """Return ["255=crack"] as {"255": "crack"}. Raises ConfigError."""
+    name_by_value = {}
     for text in names:
         value, equals, name = text.partition("=")
         if not (value.strip() and equals and name.strip()):
             raise ConfigError(
                 f"--name {text!r}: expected VALUE=NAME, such as 255=crack or ff0000=rust."
             )
-        found[value.strip()] = name.strip()
-    return found
+        name_by_value[value.strip()] = name.strip()
+    return name_by_value
 
 
 def _print_next(console: Console, report: CheckReport, data: str) -> None:
-    """What to look at in a proposal, how else the folder can be read, and what to do now."""
+    """Print the notes of a proposal, other ways to read the folder, and the next command."""
     assert report.proposal is not None
+    folder = shlex.quote(one_line(data))
+    command = f"featherseg check {folder} --write"
     for note in report.proposal.notes:
         console.print(f"look at: {one_line(note)}", style="yellow")
-    command = f"featherseg check {shlex.quote(one_line(data))} --write"
     for what, options in report.proposal.others:
         console.print(f"it can also be read with {one_line(what)}: {command} {one_line(options)}")
     if report.written:
         for name in (*report.proposal.lists, "dataset.toml"):
             console.print(f"wrote {one_line(str(report.written.with_name(name)))}")
         if report.clean:
-            console.print(
-                f"Train with it: featherseg train frm-lite0-light --data {shlex.quote(one_line(data))} --out RUN"
-            )
+            training = f"featherseg train frm-lite0-light --data {folder} --out RUN"
+            console.print(f"Train with it: {training}")
     else:
         console.print(f"Write it: {command} {one_line(report.proposal.options)}".rstrip())
 
 
 def _print_report(console: Console, report: CheckReport) -> None:
+    """Print faults, the proposal, classes by split, notes, and the verdict."""
     from featherseg.data.checks.check import FAULTS
 
     for kind, heading in FAULTS.items():
@@ -206,7 +203,7 @@ def _print_report(console: Console, report: CheckReport) -> None:
 
 
 def _print_proposal(console: Console, proposal: Proposal) -> None:
-    """The raw values of the masks and their classes, the most frequent first, and the dataset.toml that reads them."""
+    """Print the values in the masks, the most frequent first, and the proposed dataset.toml."""
     from rich.table import Table
 
     total = sum(proposal.pixels.values())
@@ -214,9 +211,8 @@ def _print_proposal(console: Console, proposal: Proposal) -> None:
         "raw value", "pixels", "share", "class", title="Values in the masks", title_justify="left"
     )
     for value, count in sorted(proposal.pixels.items(), key=lambda item: -item[1])[:SHOWN_FAULTS]:
-        table.add_row(
-            value, f"{count:,}", f"{count / total:.2%}", one_line(proposal.meaning(value))
-        )
+        name = one_line(proposal.meaning(value))
+        table.add_row(value, f"{count:,}", f"{count / total:.2%}", name)
     console.print(table)
     if len(proposal.pixels) > SHOWN_FAULTS:
         console.print(f"  and {len(proposal.pixels) - SHOWN_FAULTS} more values")
@@ -229,7 +225,10 @@ def _print_proposal(console: Console, proposal: Proposal) -> None:
 
 
 def _class_table(report: CheckReport) -> Table:
-    """One row a class: its share of the labelled pixels and the images that hold it, split by split; then the sizes."""
+    """Return a row per class: its share of labelled pixels and its images in each split.
+
+    Rows about ignored pixels, sizes and channels of the images follow.
+    """
     from rich.table import Table
 
     splits = report.splits.values()
@@ -258,7 +257,7 @@ def _class_table(report: CheckReport) -> Table:
 
 
 def _range(split: SplitReport, index: int) -> str:
-    """`0 to 4,080 (812)` of a channel of the images of a split."""
+    """Return the range of a channel in the images of a split, such as `0 to 4,080 (812)`."""
     if not split.channels:
         return ""
     channel = split.channels[index]
@@ -268,9 +267,9 @@ def _range(split: SplitReport, index: int) -> str:
 def _most_frequent(sizes: dict[str, int]) -> str:
     ordered = sorted(sizes.items(), key=lambda item: -item[1])
     lines = [f"{size} ({images})" for size, images in ordered[:SHOWN_SIZES]]
-    return "\n".join(
-        lines + [f"and {len(ordered) - SHOWN_SIZES} more"] * (len(ordered) > SHOWN_SIZES)
-    )
+    if len(ordered) > SHOWN_SIZES:
+        lines.append(f"and {len(ordered) - SHOWN_SIZES} more")
+    return "\n".join(lines)
 
 
 def _print_mended(console: Console, report: CheckReport, out: Path) -> None:
@@ -279,18 +278,19 @@ def _print_mended(console: Console, report: CheckReport, out: Path) -> None:
     mended, changes = report.mended, report.changes
     assert mended is not None
     console.print(
-        f"{one_line(str(out))}: {mended.copied} samples copied, stray values ignored in {len(mended.mended)} of them"
+        f"{one_line(str(out))}: {mended.copied} samples copied, stray values ignored in "
+        f"{len(mended.mended)} of them"
     )
     if mended.resized:
-        console.print(
-            f"  resized to their image, each pixel from the nearest: {counted(len(mended.resized), 'mask')}"
-        )
+        masks = counted(len(mended.resized), "mask")
+        console.print(f"  resized to their image (nearest neighbour): {masks}")
     for kind, count in mended.left_out.items():
         console.print(f"  left out, {FAULTS.get(kind, kind)}: {count}")
     if changes is not None:
         accepted, kept, skipped = changes.words.values()
         console.print(
             f"  decisions: {accepted} accepted, {kept} kept, {skipped} skipped; "
-            f"{counted(sum(mended.changed.values()), 'pixel')} of {counted(len(mended.changed), 'mask')} changed"
+            f"{counted(sum(mended.changed.values()), 'pixel')} of "
+            f"{counted(len(mended.changed), 'mask')} changed"
         )
     console.print(f"Use it with --data {shlex.quote(one_line(str(out / 'dataset.toml')))}")

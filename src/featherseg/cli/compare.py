@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -28,11 +28,6 @@ from featherseg.cli.options import (
 )
 from featherseg.cli.progress import progress_bar
 from featherseg.core.wording import json_text, one_line
-
-if TYPE_CHECKING:
-    from featherseg.cli.terminal import Console
-    from featherseg.comparison.compare_results import Comparison
-    from featherseg.comparison.sweep import Sweep
 
 
 def compare(
@@ -59,60 +54,38 @@ def compare(
     out: Annotated[Path | None, out_option("Write the comparison as one HTML page.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare models on your own images: mIoU with intervals, size, latency, memory, and the best model for a budget.
+    """Compare models on your own images, and find the best one for a budget.
 
-    Runs that differ only in their seed count as runs of one model: three of each show which models differ, fewer only
-    which files. `featherseg sweep` trains such runs.
+    The comparison shows mIoU with intervals, size, latency and memory. Runs that differ only in
+    their seed count as runs of one model: three of each show which models differ, fewer show only
+    which files differ. `featherseg sweep` trains such runs.
     """
     inference = parse_inference(None, scales, tta, resize)
-    at = parse_size(size, "--image-size") if size else None
+    image_size = parse_size(size, "--image-size") if size else None
+    import featherseg
     from featherseg.cli.terminal import Console
-    from featherseg.comparison import compare as comparison
-    from featherseg.comparison.compare_results import Budgets
     from featherseg.core.allocator import keep_freed_memory
-    from featherseg.core.files import check_writable
-    from featherseg.core.machine import pick_device
 
-    budgets = Budgets(max_ms, max_mib)
-    budgets.check(costs)
-    pick_device(device)
-    if out:
-        check_writable(out)
     keep_freed_memory()
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
     with progress_bar(console) as progress:
-        found = comparison.compare(
+        comparison = featherseg.compare(
             runs,
             data,
             data_root=data_root,
             split=split,
             inference=inference,
-            size=at,
+            size=image_size,
             costs=costs,
-            budgets=budgets,
+            budgets={"max_ms": max_ms, "max_mib": max_mib},
             device=device,
             trust=trust,
+            out=out,
             progress=progress,
         )
-    show(found, found, console, out, as_json=as_json)
-
-
-def show(
-    result: Comparison | Sweep,
-    comparison: Comparison,
-    console: Console,
-    page: Path | None,
-    *,
-    as_json: bool,
-) -> None:
-    """Print the comparison of a result, or the result as JSON; write the page if one is wanted."""
-    from featherseg.comparison.compare_page import comparison_html
-    from featherseg.core.files import write_text
-
     if as_json:
-        print(json_text(result.as_dict()))
+        print(json_text(comparison.as_dict()))
     else:
         print_comparison(console, comparison)
-    if page:
-        write_text(page, comparison_html(comparison))
-        console.print(one_line(f"the page is {page}"), markup=False)
+    if out:
+        console.print(one_line(f"the page is {out}"), markup=False)

@@ -1,11 +1,11 @@
-"""How a comparison is printed: tables for a terminal."""
+"""Print a comparison, and a paper's tables, on a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from featherseg.core.wording import json_text, one_line, size_text
+from featherseg.core.wording import SELECTED, counted, one_line, size_text
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from featherseg.evaluation.bootstrap import Difference
 
 
-WIDEST = 16
-"""Letters of a model's name that stand in one line, where there is not room for all."""
+NAME_WIDTH = 16
+"""Characters of a model's name that are kept on one line if not all columns fit."""
+
 HEADINGS = ("mIoU %", "of its\nruns", "params\nM", "GMACs", "p50\nms", "p95\nms", "MiB")
-"""Of what _figures gives: narrow, so that all fit a terminal of 80 columns."""
-ROOMY = 120
-"""Columns of a terminal from which on the scores of a model's runs stand in one line."""
+"""Headings of the values of `_cells`, narrow enough for a terminal of 80 columns."""
+
+WIDE_TERMINAL = 120
+"""Columns of a terminal from which on the scores of a model's runs are on one line."""
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
-    """Cautions, rankings, differences of pairs, picks for the budgets, files, latency."""
+    """Print cautions, rankings, differences of pairs, picks for the budgets, files, latency."""
     from rich.markup import escape
 
-    from featherseg.core.wording import counted
-
-    where = escape(one_line(f"{comparison.data} {comparison.split}"))
+    dataset = escape(one_line(f"{comparison.data} {comparison.split}"))
     console.print(
-        f"{where}: {counted(comparison.images, 'image')}, inference: {comparison.inference}; intervals from "
-        f"{comparison.clusters}"
+        f"{dataset}: {counted(comparison.images, 'image')}, inference: {comparison.inference}; "
+        f"intervals from {comparison.clusters}"
     )
     for caution in comparison.cautions:
         console.print(f"NOTE: {escape(one_line(caution))}.")
@@ -38,18 +38,10 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         _print_ranking(console, ranking, comparison)
         for _, chosen in comparison.budgets.picks(ranking):
             console.print(escape(one_line(f"for a budget: {chosen.reason}")))
-    if comparison.files:
+    if files := comparison.files:
         console.print("\nthese files, whatever the models:")
-        _print_differences(
-            console, comparison.files.differences, comparison.files.names, comparison.classes
-        )
-        _print_differences(
-            console,
-            comparison.files.pq_differences,
-            comparison.files.names,
-            comparison.classes,
-            "PQ",
-        )
+        _print_differences(console, files.differences, files.names, comparison.classes)
+        _print_differences(console, files.pq_differences, files.names, comparison.classes, "PQ")
     if comparison.timing and len(comparison.timing.names) > 1:
         console.print(f"\nlatency at {size_text(comparison.size)}, {comparison.timing.machine}:")
         for ratio in comparison.timing.ratios():
@@ -60,23 +52,24 @@ def _print_ranking(console: Console, ranking: Ranking, comparison: Comparison) -
     from rich.markup import escape
     from rich.table import Table
 
-    from featherseg.core.wording import SELECTED
-
+    # One row per model, with only the columns that were measured
     title = f"{ranking.title}{f', {SELECTED}' if comparison.selected else ''}"
     table = Table(title=escape(one_line(title)), title_justify="left")
-    longest = max(len(s.name) for s in ranking.results)
-    table.add_column("model", overflow="fold", min_width=min(longest, WIDEST))
-    rows = [_figures(s, "\n" if console.width < ROOMY else " ") for s in ranking.results]
+    names = [result.name for result in ranking.results]
+    table.add_column("model", overflow="fold", min_width=min(max(map(len, names)), NAME_WIDTH))
+    separator = "\n" if console.width < WIDE_TERMINAL else " "
+    rows = [_cells(result, separator) for result in ranking.results]
     measured = [number for number in range(len(HEADINGS)) if any(row[number] for row in rows)]
     for number in measured:
         table.add_column(HEADINGS[number], justify="right", no_wrap=True)
-    for s, row in zip(ranking.results, rows, strict=True):
-        table.add_row(escape(one_line(s.name)), *(row[number] for number in measured))
+    for name, row in zip(names, rows, strict=True):
+        table.add_row(escape(one_line(name)), *(row[number] for number in measured))
     console.print(table, width=max(80, console.width))
+
+    # Which of the differences are shown by the runs
     if ranking.unlike:
-        console.print(f"not trained alike, they differ in: {', '.join(ranking.unlike)}")
+        console.print(f"trained differently, in: {', '.join(ranking.unlike)}")
     console.print(escape(one_line(ranking.verdict())))
-    names = [s.name for s in ranking.results]
     for name in ranking.left_out:
         console.print(escape(one_line(f"  {name} is not compared: it has fewer than three seeds")))
     _print_differences(console, ranking.differences, names, comparison.classes)
@@ -90,51 +83,45 @@ def _print_differences(
     differences: Sequence[Difference],
     names: Sequence[str],
     classes: Sequence[str],
-    of: str = "mIoU",
+    metric: str = "mIoU",
 ) -> None:
-    """A line a pair in points of mIoU or PQ, and below it the classes that differ."""
+    """Print each pair on a line, in points of mIoU or PQ, and below it the classes that differ."""
     from rich.markup import escape
 
     for d in differences:
-        points = (-d.miou if d.better == d.second else d.miou).points(f" points of {of}")
-        less = f"{names[d.first]} less {names[d.second]}"
-        console.print(
-            escape(
-                one_line(
-                    f"  {d.message(names)} ({f'{less}: ' if d.better is None else ''}{points})"
-                )
-            )
-        )
-        apart = [
-            f"{name} {i.points()}" for name, i in zip(classes, d.classes, strict=True) if i.sign
+        points = (-d.miou if d.better == d.second else d.miou).points(f" points of {metric}")
+        pair = f"{names[d.first]} less {names[d.second]}"
+        detail = points if d.better is not None else f"{pair}: {points}"
+        console.print(escape(one_line(f"  {d.message(names)} ({detail})")))
+        shown_classes = [
+            f"{name} {interval.points()}"
+            for name, interval in zip(classes, d.classes, strict=True)
+            if interval.sign
         ]
-        if apart:
-            console.print(escape(one_line(f"    {less}: {'; '.join(apart)}")))
+        if shown_classes:
+            console.print(escape(one_line(f"    {pair}: {'; '.join(shown_classes)}")))
 
 
-def _figures(s: CandidateResult, between: str) -> tuple[str, ...]:
-    """What stands in a model's row, `between` the scores of its runs; empty where nothing was measured."""
+def _cells(result: CandidateResult, separator: str) -> tuple[str, ...]:
+    """Return the cells of a model's row, empty for what was not measured.
+
+    separator: the text between the scores of its runs.
+    """
     from featherseg.reports.page import fixed
 
     return (
-        f"{100 * s.miou.mean():.2f}",
-        between.join(f"{100 * miou:.2f}" for miou in s.miou),
-        fixed(None if s.params is None else s.params / 1e6, 2),
-        fixed(s.gmacs, 2),
-        fixed(s.latency.p50_ms, 1),
-        fixed(s.latency.p95_ms, 1),
-        fixed(s.latency.memory_mib, 0),
+        f"{100 * result.miou.mean():.2f}",
+        separator.join(f"{100 * miou:.2f}" for miou in result.miou),
+        fixed(None if result.params is None else result.params / 1e6, 2),
+        fixed(result.gmacs, 2),
+        fixed(result.latency.p50_ms, 1),
+        fixed(result.latency.p95_ms, 1),
+        fixed(result.latency.memory_mib, 0),
     )
 
 
-def print_paper(name: str, console: Console, *, as_json: bool) -> None:
-    """Every row and sentence of a paper that holds a number, beside our counts, each figure with a verdict."""
-    from featherseg.costs.papers import check_paper
-
-    check = check_paper(name)
-    if as_json:
-        print(json_text(check))
-        return
+def print_paper(console: Console, check: dict[str, Any]) -> None:
+    """Print what `check_paper` returned: a paper's figures, our counts and a verdict for each."""
     console.print(f"{check['paper']}\n", markup=False)
     for table in check["tables"]:
         _print_published(console, table)
@@ -148,7 +135,7 @@ def print_paper(name: str, console: Console, *, as_json: bool) -> None:
 
 
 def _print_published(console: Console, checked: dict[str, Any]) -> None:
-    """A table of a paper, a line a figure: printed, ours, verdict; below it, what meets a figure otherwise."""
+    """Print one table of a paper, a line per figure, and below it the figures that differ."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -164,21 +151,18 @@ def _print_published(console: Console, checked: dict[str, Any]) -> None:
     notes = []
     for row in checked["rows"]:
         parts = list(dict.fromkeys(filter(None, (row["method"], row["backbone"]))))
-        name = " ".join(parts)
-        at = f"G, {row['size_printed']}" if row["size_printed"] != "-" else "G"
-        figures = {**row["measured"], at: row["gflops"], "M": row["params_m"]}
-        shown = {
-            what: figure
-            for what, figure in figures.items()
-            if figure["printed"] != "-" or figure["ours"]
-        }
-        for number, (what, figure) in enumerate(shown.items()):
+        name, model_cell = " ".join(parts), "\n".join(parts)
+        gflops = f"G, {row['size_printed']}" if row["size_printed"] != "-" else "G"
+        figures = {**row["measured"], gflops: row["gflops"], "M": row["params_m"]}
+        for quantity, figure in figures.items():
+            if figure["printed"] == "-" and not figure["ours"]:
+                continue
             ours = f"{figure['ours']['value']:.3f}" if figure["ours"] else "-"
-            first = "" if number else "\n".join(parts)
-            verdict = (
-                NOT_RECOUNTED if figure["words"] == NOT_RECOUNTED else figure["verdict"] or "-"
-            )
-            table.add_row(*map(escape, (first, what, figure["printed"], ours, verdict)))
+            verdict = figure["verdict"] or "-"
+            if figure["words"] == NOT_RECOUNTED:
+                verdict = NOT_RECOUNTED
+            table.add_row(*map(escape, (model_cell, quantity, figure["printed"], ours, verdict)))
+            model_cell = ""  # named in its first line only
             if figure["verdict"] not in (None, "equal", "not testable here"):
                 notes.append(f"{name}, {figure['printed']}: {figure['words']}")
         table.add_section()

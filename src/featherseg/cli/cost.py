@@ -1,4 +1,4 @@
-"""`featherseg cost MODEL`: exact parameters and multiply-accumulates by named convention, beside the published ones."""
+"""`featherseg cost MODEL`: parameters and MACs by named conventions, and the published figures."""
 
 from __future__ import annotations
 
@@ -26,24 +26,30 @@ def cost(
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 19,
     as_json: AsJson = False,
 ) -> None:
-    """Count a model's parameters, and the multiply-accumulates (MACs) that one image costs it."""
-    height_width = parse_size(size, "--image-size")
+    """Count a model's parameters, and its multiply-accumulates (MACs) for one image."""
+    image_size = parse_size(size, "--image-size")
     import featherseg
     from featherseg.costs.deeplab import beside_deeplabv3
     from featherseg.costs.published import published
 
-    result, rows = featherseg.cost(model, height_width, classes), published(model)
+    result, rows = featherseg.cost(model, image_size, classes), published(model)
     deeplabs = beside_deeplabv3(result)
     if as_json:
-        beside = {d.name: {"params": d.params, "macs": d.macs, "ratio": d.ratio} for d in deeplabs}
-        theirs = [row.model_dump(mode="json") for row in rows]
-        print(json_text({**result.as_dict(), "published": theirs, "deeplabv3": beside}))
+        content = {
+            **result.as_dict(),
+            "published": [row.model_dump(mode="json") for row in rows],
+            "deeplabv3": {
+                d.name: {"params": d.params, "macs": d.macs, "ratio": d.ratio} for d in deeplabs
+            },
+        }
+        print(json_text(content))
     else:
         _print_tables(result, rows)
         _print_deeplabs(result, deeplabs)
 
 
 def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
+    """Print the MACs by convention and by part of the model, and the papers' figures."""
     from rich.table import Table
 
     from featherseg.cli.terminal import Console
@@ -58,6 +64,8 @@ def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
     if result.counted_size != result.size:
         padded = size_text(result.counted_size)
         console.print(f"The model pads {height}x{width} to {padded}: the padded size is counted.")
+
+    # MACs by convention; published figures only if they are of this size and number of classes
     here = [row for row in rows if (row.size, row.classes) == (result.size, result.classes)]
     printed: dict[str, str] = {row.convention: str(row.gmacs) for row in here}
     totals = Table(
@@ -68,6 +76,8 @@ def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
         totals.add_row(
             name, f"{result.macs[name] / 1e9:.3f}", *theirs, f"{result.macs[name]:,}", meaning
         )
+
+    # Parameters and MACs of each part of the model
     parts = Table("part", "parameters", "GMACs (macs)", "share")
     for name, part in result.parts.items():
         share = part.macs / result.macs["macs"]
@@ -78,13 +88,17 @@ def _print_tables(result: Cost, rows: list[PaperTable]) -> None:
         for column in table.columns[1:-1]:
             column.justify = "right"
         console.print(table)
-    messages = [
-        f"Published, {row.row}: {row.params_m} M parameters; {row.gmacs} GMACs "
-        f"{'counted by a convention of its own' if row.convention == 'other' else f'by {row.convention}'} "
-        f"at {size_text(row.size)}, {row.classes} classes."
-        for row in rows
-    ]
-    for message in dict.fromkeys(messages):  # rows that differ in their accuracy alone say it once
+
+    # The papers' own figures; rows that differ only in accuracy are printed once
+    messages = dict[str, None]()
+    for row in rows:
+        own = row.convention == "other"
+        convention = "counted by a convention of its own" if own else f"by {row.convention}"
+        messages[
+            f"Published, {row.row}: {row.params_m} M parameters; {row.gmacs} GMACs {convention} "
+            f"at {size_text(row.size)}, {row.classes} classes."
+        ] = None
+    for message in messages:
         console.print(message, soft_wrap=True)
 
 
@@ -104,5 +118,8 @@ def _print_deeplabs(result: Cost, deeplabs: list[DeepLabRatios]) -> None:
             for row in deeplabs
         ],
     )
-    note = "-os16 and -lite0: output stride 16, the others 8. -mmseg: mmsegmentation's layout, with 512 channels."
-    console.print(note, soft_wrap=True)
+    console.print(
+        "-os16 and -lite0: output stride 16, the others 8. -mmseg: mmsegmentation's layout, with "
+        "512 channels.",
+        soft_wrap=True,
+    )

@@ -1,4 +1,4 @@
-"""`featherseg demo`: the whole job on synthetic street scenes, small, by the commands that a user would type."""
+"""`featherseg demo`: the whole job on synthetic street scenes, by commands that a user types."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from featherseg.core.wording import one_line
 
 TRAIN = ("lightning", "tensorboard")
 EXPORT = ("onnx", "onnxscript", "onnxruntime")
+"""Packages of the extras [train] and [export]."""
 
 
 def demo(
     output: Annotated[Path, out_option("The folder to write, a new one.")] = Path("demo"),
 ) -> None:
-    """Train, evaluate, predict, export and report on synthetic street scenes; needs nothing but the package.
+    """Train, evaluate, predict, export and report on synthetic street scenes.
 
-    Every step is a command, and is printed. Training starts from the model that is included and takes 40 steps. Without
-    the extra [train] the included model takes the place of the trained one; without [export] the exported file is
-    PyTorch's own (.pt2) in place of ONNX.
+    It needs only this package. Every step is a command, which is printed. Training starts from the
+    included model and takes 40 steps. Without the extra [train] the included model is used instead
+    of a trained one; without [export] the exported file is PyTorch's (.pt2) instead of ONNX.
     """
-    if output.is_symlink() or (
-        output.exists() and not (output.is_dir() and not any(output.iterdir()))
-    ):
+    empty = output.is_dir() and not any(output.iterdir())
+    if output.is_symlink() or (output.exists() and not empty):
         raise FeathersegError(f"{output} exists and is not empty. Choose a new folder with -o.")
     from featherseg.core.files import check_folder
 
@@ -40,12 +40,16 @@ def demo(
             print(f"$ featherseg {one_line(shlex.join(words))}", flush=True)
             run_command(words)
     print(
-        f"\nDone. Open {one_line(str(output / 'report.html'))}; the predicted scenes are in {output / 'predictions'}."
+        f"\nDone. Open {one_line(str(output / 'report.html'))}; the predicted scenes are in "
+        f"{one_line(str(output / 'predictions'))}."
     )
 
 
 def steps(output: Path, *, trains: bool, exports: bool) -> list[tuple[str, ...]]:
-    """What happens to the scenes in `output`: (title, words of the command); a title alone says what is left out."""
+    """Return the steps of the demo: (title, words of the command).
+
+    A title without a command says which step is skipped, and how to install what it needs.
+    """
     from featherseg.runs.run import STARTER
 
     folder = str(output)
@@ -54,61 +58,31 @@ def steps(output: Path, *, trains: bool, exports: bool) -> list[tuple[str, ...]]
     file = f"{run}/export/{name}" if trains else f"{folder}/{name}"
     place = [] if trains else ["-o", file]
     trust = [] if exports else ["--trust"]
-    length = (
-        "data.train_size=80",
-        "data.val_size=20",
-        "train.steps=40",
-        "train.batch_size=4",
-        "train.lr=5e-4",
+    short = (  # some 20 s of two cores
+        "--set data.train_size=80 --set data.val_size=20 --set train.steps=40 "
+        "--set train.batch_size=4 --set train.lr=5e-4 --no-report"
     )
-    settings = [
-        "--data",
-        "shapes",
-        *(word for setting in length for word in ("--set", setting)),
-        "--no-report",
-    ]
-    found: list[tuple[str, ...]] = []
-    if trains:
-        train = ("train", "efficientvit-seg-b0", "--init", STARTER, *settings, "--out", run)
-        found.append(("Train, from the model that is included", *train))
-    else:
-        found.append(
-            (
-                f"Not trained, as that needs: pip install 'featherseg[train]'. The included {STARTER} is used",
-            )
+    train = f"train efficientvit-seg-b0 --init {STARTER} --data shapes {short} --out".split()
+    training: tuple[str, ...] = ("Train, from the included model", *train, run)
+    if not trains:
+        training = (
+            f"Not trained: pip install 'featherseg[train]' first. The included {STARTER} is used",
         )
-    found += [
-        (
-            "Evaluate on scenes it has not seen",
-            "evaluate",
-            run,
-            "--data",
-            "shapes",
-            "--split",
-            "test",
-        ),
-        ("Predict four of them", "predict", run, f"{folder}/scenes", "-o", f"{folder}/predictions"),
-    ]
-    if not exports:
-        found.append(("No ONNX file, as that needs: pip install 'featherseg[export]'",))
+    predict = ("predict", run, f"{folder}/scenes", "-o", f"{folder}/predictions")
+    from_file = ("predict", file, f"{folder}/scenes", "-o", f"{folder}/from-file", *trust)
     return [
-        *found,
+        training,
+        ("Evaluate on unseen scenes", "evaluate", run, *["--data", "shapes", "--split", "test"]),
+        ("Predict four of them", *predict),
+        *([] if exports else [("No ONNX file: pip install 'featherseg[export]' first",)]),
         ("Export, and compare the file with the model", "export", run, "--format", kind, *place),
-        (
-            "Predict with the exported file",
-            "predict",
-            file,
-            f"{folder}/scenes",
-            "-o",
-            f"{folder}/from-file",
-            *trust,
-        ),
+        ("Predict with the exported file", *from_file),
         ("Report", "report", run, "-o", f"{folder}/report.html"),
     ]
 
 
 def run_command(words: list[str]) -> None:
-    """Run a verb in this process. Raises typer.Exit where it ends with another code than 0."""
+    """Run a verb in this process. Raises typer.Exit if its exit code is not 0."""
     from featherseg.cli import build_app
 
     code = typer.main.get_command(build_app()).main(
@@ -119,7 +93,7 @@ def run_command(words: list[str]) -> None:
 
 
 def write_scenes(folder: Path, count: int) -> None:
-    """Test scenes of the synthetic dataset, as PNG files."""
+    """Write test scenes of the synthetic dataset as PNG files."""
     from PIL import Image
 
     from featherseg.data import open_dataset

@@ -33,7 +33,8 @@ def evaluate(
     predictions: Annotated[
         Path | None,
         typer.Option(
-            help="Evaluate this folder of index PNGs, as predict writes them or KEY.png, instead of a model."
+            help="Instead of a model, evaluate this folder of index PNGs, as predict writes them or "
+            "KEY.png."
         ),
     ] = None,
     data: Data = None,
@@ -43,7 +44,7 @@ def evaluate(
         bool,
         typer.Option(
             "--full",
-            help="Evaluate all images, including those left out by the run's data.val_size.",
+            help="Evaluate all images, also those that the run's data.val_size excludes.",
         ),
     ] = False,
     device: Device = "auto",
@@ -56,10 +57,11 @@ def evaluate(
 ) -> None:
     """Evaluate at full label resolution: mIoU, IoU by class, pixel and class accuracy, boundary F.
 
-    A run keeps its scores (scores.json, a line in evaluations.jsonl, the best and worst images in examples/) and counts
-    its looks at test. "selected on these images" marks the split that kept the run's best weights: unseen images score
-    lower. Nothing is written for an exported file, --predictions or a run included in featherseg. If the run's recipe
-    names the row of a paper, its figures are printed next to the run's own.
+    A run keeps its scores (scores.json, a line in evaluations.jsonl, the best and worst images in
+    examples/) and counts its looks at test. "selected on these images" marks the split by which the
+    run's best weights were chosen: expect lower scores on unseen images. Nothing is written for an
+    exported file, --predictions or a run included in featherseg. If the run's recipe names the row
+    of a paper, its figures are printed next to the run's own.
     """
     inference = parse_inference(window, scales, tta, resize)
     import featherseg

@@ -1,4 +1,4 @@
-"""`featherseg export RUN`: files for other runtimes, each written only if it gives the model's logits."""
+"""`featherseg export RUN`: files for other runtimes, each checked against the model's logits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from featherseg.cli.options import AsJson, DataRoot, RunFolder, out_option, parse_size
 from featherseg.core.errors import ExportError
-from featherseg.core.wording import counted, json_text, one_line
+from featherseg.core.wording import counted, json_text, one_line, size_text
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
@@ -34,7 +34,7 @@ def export(
         bool,
         typer.Option(
             "--masks",
-            help="Take images and return masks: normalisation and upsampling become part of the file.",
+            help="Images in, masks out: normalisation and upsampling become part of the file.",
         ),
     ] = False,
     score: Annotated[
@@ -46,9 +46,7 @@ def export(
     ] = False,
     max_drop: Annotated[
         float,
-        typer.Option(
-            help="Points of mIoU that int8 may lose; layers are kept out of int8 to meet this."
-        ),
+        typer.Option(help="Points of mIoU that int8 may lose; layers stay in fp32 to meet this."),
     ] = 1.0,
     calibration: Annotated[
         int, typer.Option(help="Number of training images for int8 calibration.")
@@ -65,13 +63,13 @@ def export(
     data_root: DataRoot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export a run's model, and compare each file with it at sizes other than the one it was exported at.
+    """Export a run's model, and compare each file with the model at several image sizes.
 
-    The files take normalised images of any height and width (ncnn and litert: of --image-size alone); `predict`,
-    `evaluate` and `compare` accept them, but for web, tensorrt, coreml and those of --masks, which take RGB images and
-    are written as onnx and openvino.
-    What can be known before, such as an unknown format or a missing package, is refused before anything is written.
-    Where a format fails later, the others are still written. Exit code 2 in both cases.
+    The files take normalised images of any height and width (ncnn and litert: only --image-size).
+    `predict`, `evaluate` and `compare` accept them, except for web, tensorrt, coreml and those of
+    --masks, which take RGB images and are written as onnx and openvino. An unknown format or a
+    missing package is refused before anything is written. If a format fails later, the others are
+    still written. The exit code is 2 in both cases.
     """
     from featherseg.cli.terminal import Console
     from featherseg.core.allocator import keep_freed_memory
@@ -81,17 +79,18 @@ def export(
     names = [name.strip() for name in formats.split(",") if name.strip()]
     if not names:
         raise ExportError(
-            "--format names no format. Expected one or several, separated by commas, such as onnx,openvino."
+            "--format names no format. Expected one or several, separated by commas, such as "
+            "onnx,openvino."
         )
     size = None if image_size is None else parse_size(image_size, "--image-size")
     settings = ExportSettings(masks, score, max_drop, calibration, seed, data_root, size)
     keep_freed_memory()
     stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-    opened = load_run(run)
-    if opened.unfinished:
-        stderr.print(f"NOTE: {opened.how_far}.", markup=False)
+    loaded = load_run(run)
+    if loaded.unfinished:
+        stderr.print(f"NOTE: {loaded.how_far}.", markup=False)
     reports, errors = export_formats(
-        opened, names, output, settings=settings, progress=lambda message, *_: stderr.print(message)
+        loaded, names, output, settings=settings, progress=lambda message, *_: stderr.print(message)
     )
     if as_json:
         print(json_text([report.as_dict() for report in reports]))
@@ -104,15 +103,15 @@ def export(
 
 
 def _print_reports(console: Console, reports: Sequence[ExportReport]) -> None:
-    """One table, a row a file, and what the figures do not say."""
+    """Print a table with a row per file, and remarks that its figures do not show."""
     from rich.table import Table
 
     from featherseg.exporters.parity import TOLERANCE
     from featherseg.exporters.report import HEADS
 
     table = Table(
-        title=f"Files beside their model: largest error as a share of the logits' range (at most {TOLERANCE:.0e}, "
-        f"int8 apart), positions with the same class",
+        title="Files compared with their model: largest error as a share of the logits' range (at "
+        f"most {TOLERANCE:.0e}, except int8), positions with the same class",
         title_justify="left",
     )
     for heading in HEADS:
@@ -121,34 +120,33 @@ def _print_reports(console: Console, reports: Sequence[ExportReport]) -> None:
         table.add_row(*report.texts())
     console.print(table)
     for report in reports:
-        console.print(
-            f"{report.format}: {one_line(str(report.path))}{_remarks(report)}", markup=False
-        )
+        line = f"{report.format}: {one_line(str(report.path))}{_remarks(report)}"
+        console.print(line, markup=False)
 
 
 def _print_usage(console: Console, reports: Sequence[ExportReport]) -> None:
-    """How the first .onnx file is used by a program without featherseg."""
+    """Print how a program without featherseg uses the first .onnx file."""
     from featherseg.exporters.onnx import usage_lines
     from featherseg.inference.runtimes import open_file
 
     file = next((report.path for report in reports if report.path.suffix == ".onnx"), None)
     if file and (lines := usage_lines(file, open_file(file, "cpu").facts)):
-        console.print(
-            f"\nWithout featherseg (for other files see docs/formats.md):\n\n{lines}", markup=False
-        )
+        heading = "Without featherseg (for other files see docs/formats.md):"
+        console.print(f"\n{heading}\n\n{lines}", markup=False)
 
 
 def _remarks(report: ExportReport) -> str:
-    """What a row of the table cannot hold, in words."""
-    words = []
+    """Return remarks on a file that its row of the table does not show, in brackets."""
+    remarks = []
     if report.parity is None:
-        words.append("written, but not tested: nothing here can run it")
+        remarks.append("written, but not tested: nothing here can run it")
     if report.calibration:
-        words.append(f"calibrated with {counted(len(report.calibration), 'training image')}")
+        remarks.append(f"calibrated with {counted(len(report.calibration), 'training image')}")
     if report.quantised:
         kept = report.quantised.kept
-        words += [f"not in int8: {', '.join(kept)}"] if kept else ["every layer in int8"]
-        words += ["no labelled images: mIoU not measured"] if report.quantised.miou is None else []
+        remarks.append(f"not in int8: {', '.join(kept)}" if kept else "every layer in int8")
+        if report.quantised.miou is None:
+            remarks.append("no labelled images: mIoU not measured")
     if report.parity and report.latency_size:
-        words.append("timed at {}x{}".format(*report.latency_size))
-    return f" ({'; '.join(words)})" if words else ""
+        remarks.append(f"timed at {size_text(report.latency_size)}")
+    return f" ({'; '.join(remarks)})" if remarks else ""

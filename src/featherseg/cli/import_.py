@@ -1,4 +1,4 @@
-"""`featherseg import`: published weights of a model become a run folder."""
+"""`featherseg import`: make a run folder from published weights of a model."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,8 @@ def import_(
     data: Annotated[
         str,
         typer.Option(
-            help="The dataset whose classes it was trained on: a name or a dataset.toml. No images needed."
+            help="The dataset with the classes it was trained on: a name or a dataset.toml. No images "
+            "are needed."
         ),
     ],
     out: Annotated[Path, out_option("The run folder to write; must be new.")],
@@ -33,16 +34,17 @@ def import_(
         typer.Option(
             "--image-size",
             metavar="HxW",
-            help="Trained on images of this size [default: the dataset's].",
+            help="Size of the images it was trained on [default: the dataset's].",
         ),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Make a run folder from a model's published weights, to evaluate, export and serve them.
 
-    Every key and shape must fit. Nothing in the file is executed; its sha256 and the licence are kept in the run.
+    Every key and shape must fit. Nothing in the file is executed; its sha256 and the licence are
+    kept in the run.
     """
-    height_width = parse_size(size, "--image-size") if size else None
+    image_size = parse_size(size, "--image-size") if size else None
     settings = check_settings(
         overrides, {"data.name": ("--data", data), "data.root": ("--data-root", data_root)}
     )
@@ -55,7 +57,7 @@ def import_(
         out=out,
         licence=licence if licence is not None else ask_licence(),
         data_root=data_root,
-        image_size=height_width,
+        image_size=image_size,
         settings=settings,
         on_message=lambda text: print(one_line(text)),
     )
@@ -64,10 +66,10 @@ def import_(
 
 
 def ask_licence() -> str:
-    """The terms of the weights, from the user at the terminal. Raises ConfigError where there is none."""
+    """Ask the user for the terms of the weights. Raises ConfigError without a terminal."""
     if not sys.stdin.isatty():
         raise ConfigError(
-            "under which terms may these weights be used? There is no terminal to ask on: give --licence TEXT, as in "
+            "under which terms may these weights be used? There is no terminal to ask on: pass "
             '--licence "Apache-2.0" or --licence "non-commercial use only".'
         )
     return typer.prompt(

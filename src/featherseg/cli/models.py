@@ -1,6 +1,6 @@
-"""`featherseg models`: the catalogue of models."""
+"""`featherseg models`: list the catalogue of models."""
 
-from typing import Any, Literal
+from typing import Any
 
 from featherseg.cli.options import AsJson
 from featherseg.core.wording import json_text, size_text
@@ -9,9 +9,10 @@ from featherseg.core.wording import json_text, size_text
 def models(
     as_json: AsJson = False,
 ) -> None:
-    """List the models, the fastest first: latency, parameters, multiply-accumulates, ImageNet weights, paper.
+    """List the models, fastest first: latency, parameters, MACs, ImageNet weights, paper.
 
-    Those that were trained alike and that no faster one equals in accuracy are marked.
+    Models on the Pareto front are marked: no model trained in the same way is as fast and as
+    accurate.
     """
     import featherseg
 
@@ -23,58 +24,47 @@ def models(
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Print the rows of `list_models` as a table of 80 columns, with what its columns mean below."""
+    """Print the rows of `list_models` as a table of 80 columns, and below it how to read it."""
     from rich.table import Table
 
     from featherseg.cli.terminal import Console
     from featherseg.costs.catalogue import CLASSES, SIZE, latencies, scores
 
     table = Table()
-    for heading, width in (
-        ("model", None),
-        ("ms", 5),
-        ("params M", 6),
-        ("GMACs", 5),
-        ("ImageNet", 9),
-        ("paper", None),
-    ):
-        side: Literal["right", "left"] = (
-            "right" if heading in ("ms", "params M", "GMACs") else "left"
-        )
-        table.add_column(
-            heading, justify=side, overflow="fold", no_wrap=heading == "model", max_width=width
-        )
+    table.add_column("model", no_wrap=True)
+    table.add_column("ms", justify="right", max_width=5)
+    table.add_column("params M", justify="right", max_width=6)
+    table.add_column("GMACs", justify="right", max_width=5)
+    table.add_column("ImageNet", overflow="fold", max_width=9)
+    table.add_column("paper", overflow="fold")
     for row in rows:
-        ms = (
-            ""
-            if row["latency_ms"] is None
-            else f"{'> ' if row['on_front'] else ''}{row['latency_ms']:.0f}"
-        )
+        ms = "" if row["latency_ms"] is None else f"{row['latency_ms']:.0f}"
+        ms = f"> {ms}" if row["on_front"] else ms
         millions, gmacs = f"{row['params'] / 1e6:.2f}", f"{row['macs'] / 1e9:.1f}"
-        paper = row["paper"].split(",")[0] + " *" * row["paper"].endswith(
-            ")"
-        )  # of "FRM, arXiv:..., ... (ours)" FRM *
+        # "FRM, arXiv:..., ... (ours)" is shown as "FRM *"
+        paper = row["paper"].split(",")[0] + " *" * row["paper"].endswith(")")
         table.add_row(row["model"], ms, millions, gmacs, row["pretrained"], paper)
     console = Console(highlight=False)
     console.print(table, markup=False)
 
     timed, trained = latencies(), scores()
-    known = [row for row in rows if row["miou"]]
-    told = [
+    accuracies = [
         f"{row['model']} {', '.join(f'{100 * miou:.1f}' for miou in row['miou'].values())}"
-        for row in known
+        for row in rows
+        if row["miou"]
     ]
-    lines = (
-        f"ms: from a decoded image of {size_text(timed['size'])} to its mask, {timed['format']}, {timed['classes']} "
-        f"classes, threads: {timed['threads']}, on {timed['device']} ({timed['date']}). Elsewhere the order may be "
-        "another: featherseg fit and featherseg benchmark time the models on your machine.",
-        f">: Pareto front, by the mean of the datasets, of those trained from ImageNet weights for "
-        f"{trained['minutes']:g} minutes of one core: none as fast scores as much. Test mIoU in % on "
-        f"{' and '.join(trained['miou'])}, means of {trained['seeds']} seeds or more, small differences may be by "
-        f"chance: {'; '.join(told)}.",
+    for line in (
+        f"ms: from a decoded image of {size_text(timed['size'])} to its mask, {timed['format']}, "
+        f"{timed['classes']} classes, threads: {timed['threads']}, on {timed['device']} "
+        f"({timed['date']}). The order may differ on your machine: featherseg fit and featherseg "
+        "benchmark time the models there.",
+        ">: Pareto front by the mean of the datasets, among the models trained from ImageNet "
+        f"weights for {trained['minutes']:g} minutes of one core: no other model is as fast and "
+        f"scores as high. Test mIoU in % on {' and '.join(trained['miou'])}, means of "
+        f"{trained['seeds']} or more seeds, small differences may be chance: "
+        f"{'; '.join(accuracies)}.",
         f"params, GMACs (convention macs): {CLASSES} classes, {size_text(SIZE)}.",
-        "ImageNet: initial weights of the backbone. *: not the paper's own model, but its head on another backbone, or "
-        "a reconstruction (RSP). The papers' arXiv numbers: --json.",
-    )
-    for line in lines:
+        "ImageNet: initial weights of the backbone. *: not the paper's own model, but its head on "
+        "another backbone, or a reconstruction (RSP). The papers' arXiv numbers: --json.",
+    ):
         console.print(line, markup=False)

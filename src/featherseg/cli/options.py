@@ -1,4 +1,4 @@
-"""Options that several verbs share, each declared once, and how their text becomes values."""
+"""Options that several verbs share, each declared once, and the parsers of their texts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ ScoreSplit = Annotated[
     str | None,
     typer.Option(
         "--split",
-        help="Split of the dataset [default: that of the paper's row, else test where it has masks, else val].",
+        help="Split of the dataset [default: that of the paper's row, else test if it has masks, "
+        "else val].",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
@@ -72,14 +73,15 @@ ResizeTo = Annotated[
     typer.Option(
         "--resize",
         metavar="SHORTxLONG",
-        help="Resize images to fit SHORTxLONG pixels, or `off` [default: the run's data.test_resize].",
+        help="Resize images to fit SHORTxLONG pixels, or `off` [default: the run's "
+        "data.test_resize].",
     ),
 ]
 Threads = Annotated[
     int | None,
     typer.Option(
         "--threads",
-        help="Threads of the CPU [default: torch's, at most the cores that may be used].",
+        help="Number of CPU threads [default: torch's, at most the usable cores].",
     ),
 ]
 MemoryGb = Annotated[
@@ -90,7 +92,8 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override a key of the recipe, such as train.epochs=40; may be repeated, of one key the last counts.",
+        help="Override a key of the recipe, such as train.epochs=40; may be repeated; the last value "
+        "of a key counts.",
     ),
 ]
 MaxMs = Annotated[
@@ -105,14 +108,14 @@ Costs = Annotated[bool, typer.Option("--costs/--no-costs", help="Also measure la
 Trust = Annotated[
     bool,
     typer.Option(
-        "--trust", help="Open .pt2 files, which are programs: only where you trust their origin."
+        "--trust", help="Open .pt2 files, which are programs: only if you trust their origin."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 def out_option(help: str) -> OptionInfo:
-    """`-o`, `--out`: where a result goes; `help` says what is written there."""
+    """Return the option `-o`, `--out`; `help` says what is written there."""
     option: OptionInfo = typer.Option("-o", "--out", help=help)
     return option
 
@@ -120,9 +123,9 @@ def out_option(help: str) -> OptionInfo:
 def check_settings(
     overrides: Sequence[str] | None, given: Mapping[str, tuple[str, object]]
 ) -> list[str]:
-    """The texts of --set. Raises ConfigError where one of them gives the key of an option that was given as well.
+    """Return the texts of --set. Raises ConfigError if an option already sets one of the keys.
 
-    given: key of the recipe -> the option that sets it, and its value, None where it was not given.
+    given: key of the recipe -> (the option that sets it, its value or None if it was not given).
     """
     for text in overrides or ():
         option, value = given.get(key := text.partition("=")[0].strip(), ("", None))
@@ -158,7 +161,7 @@ def parse_inference(
 
 
 def parse_resize(text: str) -> Resize:
-    """`"512x2048"` -> (512, 2048), short side first. Raises ConfigError."""
+    """Return "512x2048" as (512, 2048), short side first. Raises ConfigError."""
     short, long = parse_size(text, "--resize", "SHORTxLONG")
     if short > long:
         raise ConfigError(
@@ -168,7 +171,10 @@ def parse_resize(text: str) -> Resize:
 
 
 def parse_size(text: str, option: str, pattern: str = "HEIGHTxWIDTH") -> Size:
-    """`"512x1024"` -> (512, 1024), height first; `option` and `pattern` stand in the message. Raises ConfigError."""
+    """Return "512x1024" as (512, 1024), height first. Raises ConfigError.
+
+    option, pattern: the names of the option and of its form, for the message.
+    """
     match = re.fullmatch(r"([1-9]\d{0,5})[xX]([1-9]\d{0,5})", text.strip())
     if match is None:
         raise ConfigError(
@@ -178,7 +184,7 @@ def parse_size(text: str, option: str, pattern: str = "HEIGHTxWIDTH") -> Size:
 
 
 def parse_scales(text: str) -> tuple[float, ...]:
-    """`"0.75,1,1.25"` -> (0.75, 1.0, 1.25). Raises ConfigError."""
+    """Return "0.75,1,1.25" as (0.75, 1.0, 1.25). Raises ConfigError."""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:

@@ -1,4 +1,4 @@
-"""`featherseg prepare DATA`: store images and labels as they are needed, so that training need not decode them."""
+"""`featherseg prepare DATA`: store decoded images and labels, so that training is faster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.wording import counted, one_line
 
 
-class Stored(StrEnum):
+class ImageStorage(StrEnum):
     """How images are stored."""
 
     RAW = "raw"
@@ -28,8 +28,9 @@ def prepare(
         list[str] | None, typer.Option(help="A split to prepare; may be repeated [default: all].")
     ] = None,
     storage: Annotated[
-        Stored, typer.Option(help="raw is lossless; jpeg is smaller, and for training only.")
-    ] = Stored.RAW,
+        ImageStorage,
+        typer.Option(help="raw is lossless; jpeg is smaller, and for training only."),
+    ] = ImageStorage.RAW,
     quality: Annotated[
         int | None,
         typer.Option(min=1, max=100, help="JPEG quality, for --storage jpeg [default: 95]."),
@@ -40,26 +41,27 @@ def prepare(
 ) -> None:
     """Store the decoded images and labels of a dataset; training and evaluation then use them automatically.
 
-    After an interruption the same command continues where it stopped; after a change to the data it stores what has
-    changed.
+    After an interruption the same command continues where it stopped; after a change to the data it
+    stores what has changed.
     """
+    import featherseg
     from featherseg.cli.terminal import Console
-    from featherseg.data.cache.prepared import Storage
-    from featherseg.data.cache.prepared_writer import prepare_data, splits_on_disk
 
-    if quality is not None and storage is not Stored.JPEG:
+    if quality is not None and storage is not ImageStorage.JPEG:
         raise ConfigError("--quality is for --storage jpeg alone. Leave it out.")
-    stored_as = Storage((quality or 95) if storage is Stored.JPEG else None)
-    console = Console(stderr=True, highlight=False)
-    for name in split or splits_on_disk(data, data_root):
-        with progress_bar(console) as progress:
-            done = prepare_data(data, name, data_root, stored_as, out, progress)
-        kept = f", {done.kept} of them already there" if done.kept else ""
-        gigabytes = f"{done.folder_bytes / 1e9:.2f} GB"
-        print(
-            one_line(
-                f"{name}: {counted(done.images, 'image')}{kept}; {done.folder} has {gigabytes}"
-            )
+    with progress_bar(Console(stderr=True, highlight=False)) as progress:
+        by_split = featherseg.prepare(
+            data,
+            data_root,
+            splits=split or (),
+            jpeg_quality=quality or 95 if storage is ImageStorage.JPEG else None,
+            out=out,
+            progress=progress,
         )
+    for name, prepared in by_split.items():
+        kept = f", {prepared.kept} of them already there" if prepared.kept else ""
+        gigabytes = f"{prepared.folder_bytes / 1e9:.2f} GB"
+        images = f"{counted(prepared.images, 'image')}{kept}"
+        print(one_line(f"{name}: {images}; {prepared.folder} has {gigabytes}"))
     if out is not None:
-        print(one_line(f"Used where FEATHERSEG_CACHE={out} is set."))
+        print(one_line(f"Used if FEATHERSEG_CACHE={out} is set."))

@@ -1,4 +1,4 @@
-"""A bar for long work, shared by the verbs."""
+"""The progress bar of all verbs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 LINE_SECONDS = 10
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines without a terminal."""
 
 
 @contextmanager
 def progress_bar(console: Console) -> Iterator[Progress]:
-    """A bar on a terminal, gone when the work is done; elsewhere a line on stderr every ten seconds."""
+    """Show a bar that disappears at the end; without a terminal, a line on stderr every 10 s."""
     from rich.markup import escape
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     if not console.is_terminal:
-        yield _lines()
+        yield _print_lines()
         return
     columns = (
         TextColumn("{task.description}"),
@@ -39,16 +39,16 @@ def progress_bar(console: Console) -> Iterator[Progress]:
         )
 
 
-def _lines() -> Progress:
-    """A progress that prints lines on stderr."""
+def _print_lines() -> Progress:
+    """Return a progress function that prints lines on stderr."""
     from featherseg.cli.terminal import Console
 
     console, last = Console(stderr=True, highlight=False, markup=False, soft_wrap=True), monotonic()
 
-    def tell(doing: str, done: int, total: int | None) -> None:
+    def progress(doing: str, done: int, total: int | None) -> None:
         nonlocal last
         if monotonic() - last >= LINE_SECONDS:
             console.print(f"{doing}: {done}{f' of {total}' if total else ''}")
             last = monotonic()
 
-    return tell
+    return progress

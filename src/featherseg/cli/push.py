@@ -1,4 +1,4 @@
-"""`featherseg push`: a run goes to the Hugging Face Hub."""
+"""`featherseg push`: write a run to the Hugging Face Hub."""
 
 from typing import Annotated
 
@@ -11,19 +11,17 @@ from featherseg.core.wording import one_line
 def push(
     run: RunFolder,
     address: Annotated[
-        str, typer.Argument(metavar="hf://ORG/NAME", help="Where it goes; @BRANCH may follow.")
+        str, typer.Argument(metavar="hf://ORG/NAME", help="The repository; @BRANCH may follow.")
     ],
-    public: Annotated[
-        bool, typer.Option("--public", help="Make a new repository for all to see.")
-    ] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
 ) -> None:
-    """Write a run to the Hugging Face Hub, where hf://ORG/NAME is a run for every verb.
+    """Write a run to the Hugging Face Hub; every verb then accepts hf://ORG/NAME as a run.
 
-    Recipe, record, kept weights, metrics, scores and card go, in one commit; images, checkpoints and what is known of
-    the data's files stay here. A new repository is private without --public. Log in with `hf auth login`, or set
-    HF_TOKEN.
+    One commit contains the recipe, the record, the kept weights, metrics, scores and card. Images,
+    checkpoints and the fingerprint of the data's files are not uploaded. A new repository is
+    private without --public. Log in with `hf auth login`, or set HF_TOKEN.
     """
     import featherseg
 
     print(one_line(featherseg.push(run, address, public=public)))
-    print(one_line(f"every verb takes it: featherseg predict {address} photos -o out"))
+    print(one_line(f"every verb accepts it: featherseg predict {address} photos -o out"))

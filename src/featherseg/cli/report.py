@@ -1,4 +1,4 @@
-"""`featherseg report`: a run folder becomes one self-contained page."""
+"""`featherseg report`: write a run's report as one self-contained page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,17 +18,14 @@ def report(
 ) -> None:
     """Write report.html: curves, IoU by class, confusion, best and worst images, cost, export parity.
 
-    The page is one file without scripts or network access. Whatever the run lacks is listed as missing.
+    The page is one file without scripts or network access. It lists what the run lacks.
     """
     import featherseg
-    from featherseg.core.files import check_writable
 
-    if output:
-        check_writable(output)
-    made = featherseg.report(run, output)
-    page = made.path.resolve()
+    written = featherseg.report(run, output)
+    page = written.path.resolve()
     print(f"report: {one_line(str(page))}")
-    for missing in made.missing:
+    for missing in written.missing:
         print(one_line(missing))
     if show:
         typer.launch(page.as_uri())

@@ -1,4 +1,4 @@
-"""How an evaluation is printed: tables for a terminal."""
+"""Print an evaluation as tables on a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def print_scores(console: Console, scores: Scores) -> None:
-    """IoU and boundary F of each class, their means, and where objects were scored their panoptic quality."""
+    """Print IoU and boundary F by class and their means; panoptic quality if objects were scored."""
     from featherseg.core.wording import marks
     from featherseg.inference.drawing import printable
 
@@ -27,22 +27,23 @@ def print_scores(console: Console, scores: Scores) -> None:
         [(name, *map(_percent, row)) for name, row in zip(names, figures, strict=True)],
         [("mean", _percent(scores.miou), _percent(scores.boundary_f), "")],
     )
-    told = marks(selected=scores.selected, trained_on=scores.trained_on)
+    remarks = marks(selected=scores.selected, trained_on=scores.trained_on)
     console.print(
         f"{counted(scores.images, 'image')}: mIoU {_percent(scores.miou)}, "
-        f"pixel accuracy {_percent(scores.pixel_accuracy)}, class accuracy {_percent(scores.class_accuracy)}, "
-        f"boundary F {_percent(scores.boundary_f)} (all in %){f'; {told}' if told else ''}"
+        f"pixel accuracy {_percent(scores.pixel_accuracy)}, "
+        f"class accuracy {_percent(scores.class_accuracy)}, "
+        f"boundary F {_percent(scores.boundary_f)} (all in %){f'; {remarks}' if remarks else ''}"
     )
     if scores.panoptic is not None:
         _print_objects(console, names, scores.panoptic)
 
 
-def _print_objects(console: Console, classes: Sequence[str], found: Mapping[str, Any]) -> None:
-    """Panoptic quality of each class, and the means over things, stuff and all."""
+def _print_objects(console: Console, classes: Sequence[str], panoptic: Mapping[str, Any]) -> None:
+    """Print the panoptic quality of each class, and the means of things, stuff and all."""
     from featherseg.evaluation.panoptic_quality import quality
 
-    counts = found["per_category"].values()
-    kinds = (("things", found["things"]), ("stuff", found["stuff"]), ("all", found))
+    counts = panoptic["per_category"].values()
+    kinds = (("things", panoptic["things"]), ("stuff", panoptic["stuff"]), ("all", panoptic))
     console.print_table(
         ("class", "PQ %", "SQ %", "RQ %", "found", "false", "missed"),
         [
@@ -61,7 +62,7 @@ def _print_objects(console: Console, classes: Sequence[str], found: Mapping[str,
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
-    """A paper's row and the run's own figures."""
+    """Print a paper's row next to the run's own figures."""
     from featherseg.costs.published import HEADS
 
     title = f"Published in {comparison.row}, and this run"
@@ -69,5 +70,5 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
 
 
 def _percent(share: float) -> str:
-    """0.6153 -> "61.53"; a dash where there was nothing to measure."""
+    """Return 0.6153 as "61.53", NaN as a dash."""
     return "-" if math.isnan(share) else f"{100 * share:.2f}"

@@ -1,4 +1,4 @@
-"""`featherseg serve RUN...`: an HTTP service and a web page for trained models."""
+"""`featherseg serve RUN...`: serve trained models over HTTP, with a web page."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 TOKEN_VARIABLE = "FEATHERSEG_TOKEN"
-MOST = 1_000_000
-"""Megabytes, megapixels or seconds that a limit may be."""
+LARGEST_LIMIT = 1_000_000
+"""Largest value of a limit, in megabytes, megapixels or seconds."""
 
 
 def serve(
@@ -35,7 +35,7 @@ def serve(
         typer.Option(
             envvar=TOKEN_VARIABLE,
             show_envvar=False,
-            help=f"Of every request; safer as ${TOKEN_VARIABLE}.",
+            help=f"The token that requests need; safer as ${TOKEN_VARIABLE}.",
         ),
     ] = None,
     allow_host: Annotated[
@@ -70,56 +70,48 @@ def serve(
         typer.Option(min=0.1, help="Time for a request to arrive, and again for its response."),
     ] = 60.0,
 ) -> None:
-    """Serve models over HTTP until Ctrl-C: the page at /, the API at /v1/segment, its description at /openapi.json.
+    """Serve models over HTTP until Ctrl-C.
 
-    On an address that others can reach, requests need a token: --token, or one is generated and printed. On SIGTERM
-    or SIGHUP, running requests get up to 15 s to finish, and the exit code is 0. Behind a proxy: docs/start/proxy.md.
+    The page is at /, the API at /v1/segment, its description at /openapi.json. On an address that
+    others can reach, requests need a token: --token, or one is generated and printed. On SIGTERM or
+    SIGHUP, running requests get up to 15 s to finish, and the exit code is 0. Behind a proxy:
+    docs/start/proxy.md.
     """
     for package in PACKAGES:
         require(package, "serve", "`featherseg serve`")
-    from featherseg.core.allocator import keep_freed_memory
-    from featherseg.core.machine import usable_cores
-    from featherseg.serving import server
-    from featherseg.serving.app import create_app
-    from featherseg.serving.models import open_models
-    from featherseg.serving.settings import (
-        Limits,
-        Settings,
-        allowed_hosts,
-        allowed_origins,
-        checked_root_path,
-        choose_token,
-    )
+    import featherseg
 
     for option, value in {
         "--max-mb": max_mb,
         "--max-megapixels": max_megapixels,
         "--seconds": seconds,
     }.items():
-        if not value <= MOST:  # of nan no comparison holds
-            raise ConfigError(f"{option} {value:g}: expected a number, at most {MOST:,}.")
-    origins, root_path = allowed_origins(allow_origin or ()), checked_root_path(root_path)
-    limits = Limits(
-        bytes=round(max_mb * 1e6), pixels=round(max_megapixels * 1e6), queue=queue, seconds=seconds
+        if not value <= LARGEST_LIMIT:  # false for nan, too
+            raise ConfigError(f"{option} {value:g}: expected a number, at most {LARGEST_LIMIT:,}.")
+    allowed = allow_host or ()
+    featherseg.serve(
+        runs,
+        host=host,
+        port=port,
+        token=token,
+        allow_hosts=allowed,
+        allow_origins=allow_origin or (),
+        root_path=root_path,
+        device=device,
+        batch=batch,
+        memory_gb=memory_gb,
+        threads=threads,
+        trust=trust,
+        limits={
+            "bytes": round(max_mb * 1e6),
+            "pixels": round(max_megapixels * 1e6),
+            "queue": queue,
+            "seconds": seconds,
+        },
+        on_start=lambda models, settings, port: print_start(
+            models, settings, host, port, allowed, generated=token is None
+        ),
     )
-    with server.bind(host, port) as listener:
-        address, port = listener.getsockname()[:2]
-        settings = Settings(
-            limits=limits,
-            hosts=allowed_hosts(host, port, allow_host or ()),
-            origins=origins,
-            token=choose_token(token, address),
-            root_path=root_path,
-            threads=threads or usable_cores(),
-        )
-        keep_freed_memory(one_heap=True)
-        models = open_models(runs, device, batch, memory_gb, threads, trust)
-        app, allowed = create_app(models, settings), allow_host or ()
-        server.run(
-            app,
-            listener,
-            lambda: print_start(models, settings, host, port, allowed, made=token is None),
-        )
 
 
 def print_start(
@@ -129,11 +121,11 @@ def print_start(
     port: int,
     allowed: Sequence[str] = (),
     *,
-    made: bool,
+    generated: bool,
 ) -> None:
-    """What is served, where, and within which limits; a warning where `allowed` names open it to others.
+    """Print the models, the limits and the address, and a warning if `allowed` needs no token.
 
-    A token that was made here stands in the address; one that was given does not, as what is printed is often kept.
+    The address contains a generated token, but not one that was given: output is often logged.
     """
     from urllib.parse import quote
 
@@ -146,26 +138,26 @@ def print_start(
     for model in models:
         objects = ", objects" if model.panoptic else ""
         terms = model.licence or "licence not stated"
-        console.print(
-            escape(one_line(f"{model.name}: {len(model.classes)} classes{objects}; {terms}"))
-        )
+        line = f"{model.name}: {len(model.classes)} classes{objects}; {terms}"
+        console.print(escape(one_line(line)))
         if how_far := model.predictor.runtime.how_far:
             console.print(f"NOTE: {how_far}.", markup=False)
     limits = settings.limits
     console.print(
-        f"a request: {limits.bytes / 1e6:g} MB, {limits.pixels / 1e6:g} megapixels, {limits.seconds:g} s; "
-        f"{limits.queue} images in flight"
+        f"a request: {limits.bytes / 1e6:g} MB, {limits.pixels / 1e6:g} megapixels, "
+        f"{limits.seconds:g} s; {limits.queue} images in flight"
     )
     if allowed and settings.token is None:
         names = escape(one_line(", ".join(allowed)))
         console.print(
-            f"[yellow]no token[/] whoever reaches {names} is answered; --token or ${TOKEN_VARIABLE} sets one"
+            f"[yellow]no token:[/] anyone who reaches {names} is answered; --token or "
+            f"${TOKEN_VARIABLE} sets one"
         )
-    shown = f"[{host}]" if ":" in host else host
-    fragment = f"#token={quote(settings.token, safe='')}" if settings.token and made else ""
-    if settings.token and not made:
+    shown_host = f"[{host}]" if ":" in host else host
+    fragment = f"#token={quote(settings.token, safe='')}" if settings.token and generated else ""
+    if settings.token and not generated:
         console.print("every request needs the token that was given; the page asks for it")
     if host in EVERYWHERE:
         console.print(f"listening on all addresses of this machine, port {port}; locally:")
-        shown = "127.0.0.1"
-    console.print(escape(f"http://{shown}:{port}/{fragment}"))
+        shown_host = "127.0.0.1"
+    console.print(escape(f"http://{shown_host}:{port}/{fragment}"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from featherseg.cli.comparison_tables import print_comparison
 from featherseg.cli.options import (
     AsJson,
     Costs,
@@ -21,6 +21,7 @@ from featherseg.cli.options import (
     out_option,
 )
 from featherseg.core.errors import ConfigError
+from featherseg.core.wording import json_text, one_line
 
 
 def sweep(
@@ -39,7 +40,7 @@ def sweep(
     teach: Annotated[
         bool,
         typer.Option(
-            "--teach", help="Train the model that costs most first; it teaches the others."
+            "--teach", help="Train the model with the most MACs first; it teaches the others."
         ),
     ] = False,
     overrides: Overrides = None,
@@ -54,20 +55,18 @@ def sweep(
 ) -> None:
     """Train several models under one recipe, then compare them on the validation split.
 
-    It can be killed at any time: the same command keeps finished runs and continues a stopped one. To compare the runs
-    on another split or with other settings: `featherseg compare OUT/*`.
+    You can stop it at any time: the same command keeps finished runs and continues a stopped one.
+    To compare the runs on another split or with other settings: `featherseg compare OUT/*`.
     """
     if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
         raise ConfigError(
             f"--seeds {seeds!r}: expected whole numbers separated by commas, such as 0,1,2."
         )
-    from featherseg.cli.compare import show
+    import featherseg
     from featherseg.cli.terminal import Console
     from featherseg.cli.train import TrainingProgress
-    from featherseg.comparison import sweep as sweeps
-    from featherseg.comparison.compare_results import Budgets
+    from featherseg.comparison.sweep import LARGEST
     from featherseg.core.allocator import keep_freed_memory
-    from featherseg.core.files import check_writable
 
     options: dict[str, tuple[str, object]] = {
         "data.name": ("--data", data),
@@ -75,25 +74,26 @@ def sweep(
     }
     options |= {"train.device": ("--device", device), "teacher.runs": ("--teach", teach or None)}
     settings = check_settings(overrides, options)
-    budgets = Budgets(max_ms, max_mib)
-    budgets.check(costs)
-    if page:
-        check_writable(page)
     keep_freed_memory()
-
     with TrainingProgress(stderr=as_json) as progress:
-        found = sweeps.sweep(
+        result = featherseg.sweep(
             recipe,
             [model.strip() for model in models.split(",")],
             out=out,
             seeds=[int(seed) for seed in seeds.split(",")],
             data=data,
             data_root=data_root,
-            settings=[*settings, *([f"teacher.runs={sweeps.LARGEST}"] if teach else [])],
+            settings=[*settings, *([f"teacher.runs={LARGEST}"] if teach else [])],
             costs=costs,
+            budgets={"max_ms": max_ms, "max_mib": max_mib},
             device=device,
+            page=page,
             progress=progress,
         )
-    found = replace(found, comparison=replace(found.comparison, budgets=budgets))
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
-    show(found, found.comparison, console, page, as_json=as_json)
+    if as_json:
+        print(json_text(result.as_dict()))
+    else:
+        print_comparison(console, result.comparison)
+    if page:
+        console.print(one_line(f"the page is {page}"), markup=False)

@@ -1,4 +1,4 @@
-"""The terminal, and what must not reach it: names of files and classes come from others."""
+"""The terminal, protected from control characters in names of files and classes."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,10 +12,10 @@ from featherseg.core.wording import visible
 
 
 class Console(rich.console.Console):
-    """Rich's console, which shows characters that would steer the terminal as escapes."""
+    """Rich's console; characters that would control the terminal are printed as escapes."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Every plain text that is printed or stands in a table comes through here."""
+        """Escape a text; every plain text that is printed or stands in a table passes here."""
         return super().render_str(visible(text), **options)
 
     def print_table(
@@ -25,7 +25,7 @@ class Console(rich.console.Console):
         totals: Iterable[Sequence[str]] = (),
         title: str = "",
     ) -> None:
-        """Texts as a table, the first column flush left, the others right; a rule between the rows and the totals."""
+        """Print a table, its first column left-aligned; a rule separates rows and totals."""
         table = Table(*map(escape, heads), title=escape(title) or None, title_justify="left")
         for column in table.columns[1:]:
             column.justify = "right"

@@ -1,4 +1,4 @@
-"""`featherseg weights`: the backbones' ImageNet weights, listed and fetched."""
+"""`featherseg weights`: list and fetch the backbones' ImageNet weights."""
 
 from typing import Annotated
 
@@ -22,17 +22,18 @@ def weights(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the backbones' ImageNet weights: licence, size, here or where from; or fetch some with `get`.
+    """List the backbones' ImageNet weights (licence, size, source), or fetch some with `get`.
 
-    A file is fetched whole or not at all; after a break the same command goes on from where it was. Its checksum is
-    compared with the published one; where none was published, it is recorded beside the file.
+    After an interruption the same command continues a download; incomplete files are not used. The
+    checksum is compared with the published one; if none was published, it is recorded next to the
+    file.
     """
     if action not in (None, "get"):
         raise ConfigError(
             f"featherseg weights {action}: expected nothing or get.{did_you_mean(action, ['get'])}"
         )
     if action == "get" and not backbones:
-        raise ConfigError("name the backbones, as in: featherseg weights get van-b1")
+        raise ConfigError("name the backbones to fetch, such as:\nfeatherseg weights get van-b1")
     if action == "get" and as_json:
         raise ConfigError("--json lists the weights; leave it out with get.")
     from featherseg.backbones.weights import PRETRAINED, weights_folder
@@ -45,15 +46,15 @@ def weights(
         if as_json:
             print(json_text(rows))
             return
-        terms = ""
+        licence = ""
         for row in rows:
-            if row["licence"] != terms:
-                terms = row["licence"]
-                print(one_line(terms))
+            if row["licence"] != licence:  # printed once above the rows that share it
+                licence = row["licence"]
+                print(one_line(licence))
             here, size = "here" if row["here"] else "-", f"{row['bytes'] / 1e6:.1f} MB"
             print(one_line(f"  {row['backbone']:<22}{here:<5}{size:>9}  {row['address']}"))
-        print("Sizes of what is not here are about: the backbone's parameters.", end=" ")
-        print(one_line(f"What is fetched goes to {weights_folder()}"))
+        print("Sizes of missing files are estimated from the backbone's parameters.", end=" ")
+        print(one_line(f"Files are fetched to {weights_folder()}"))
         return
     console = Console(stderr=True)
     for name in dict.fromkeys(backbones or ()):
@@ -63,6 +64,7 @@ def weights(
                 bar(f"{file} {done / 1e6:.0f} of {(total or 0) / 1e6:.0f} MB", done, total)
 
             path, digest = fetch_pretrained(name, show)
-        known = "as published" if PRETRAINED[name].sha256 else "not published, recorded beside it"
+        published = bool(PRETRAINED[name].sha256)
+        check = "as published" if published else "not published, recorded next to the file"
         print(one_line(f"{name}: {path}"))
-        print(one_line(f"  sha256 {digest} ({known}); licence: {PRETRAINED[name].licence}"))
+        print(one_line(f"  sha256 {digest} ({check}); licence: {PRETRAINED[name].licence}"))

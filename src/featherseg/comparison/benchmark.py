@@ -21,6 +21,7 @@ from featherseg.comparison.benchmark_images import (
     write_images,
     write_own_images,
 )
+from featherseg.comparison.benchmark_page import benchmark_html
 from featherseg.comparison.benchmark_results import Benchmark, Plan, Row, Samples, Setting, Table
 from featherseg.comparison.builds import EAGER, TORCH_BUILDS
 from featherseg.comparison.fidelity import Fidelity, Scored, fidelity_of, with_miou
@@ -30,6 +31,7 @@ from featherseg.comparison.variants import BenchmarkModel, Variant, baseline_of,
 from featherseg.comparison.worker_process import COMMAND, Process, VariantError
 from featherseg.core.config import with_given
 from featherseg.core.errors import ConfigError
+from featherseg.core.files import check_writable, write_text
 from featherseg.core.machine import load_average, machine
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData
@@ -50,6 +52,7 @@ def benchmark(
     data_root: Path | None = None,
     split: str | None = None,
     trust: bool = False,
+    out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Benchmark:
     """Time models in every build and exported file, with the difference of their masks beside every latency.
@@ -60,6 +63,7 @@ def benchmark(
             are those of `featherseg benchmark`.
         data, data_root, split: What mIoU is measured on; naming one of them takes the others from the runs.
         trust: Open .pt2 files, also those in a run's export/; they run the code that they contain.
+        out: Also write the benchmark as one HTML page.
         progress: Called with (what is being done, steps done, steps in all). Default: a bar in a notebook.
 
     Returns:
@@ -70,6 +74,8 @@ def benchmark(
         ConfigError, UnknownName, DeviceError: The plan cannot be measured here.
         UntrustedFile: A .pt2 file, without `trust`.
     """
+    if out is not None:
+        check_writable(Path(out))
     plan = with_given(Plan(), plan, "plan", but=("models", "labelled"))
     found = find_models(
         [str(model.path) if isinstance(model, Run) else str(model) for model in models]
@@ -79,7 +85,10 @@ def benchmark(
     if not (data is None and data_root is None and split is None):
         own = [model.run.recipe.data for model in found if model.run]
         plan = replace(plan, labelled=replace(labelled_set(own, data, data_root, split), size=None))
-    return measure(plan.completed(found), progress_or_bar(progress))
+    result = measure(plan.completed(found), progress_or_bar(progress))
+    if out is not None:
+        write_text(Path(out), benchmark_html(result))
+    return result
 
 
 def measure(

@@ -20,6 +20,7 @@ from featherseg.comparison.candidates import (
     seeds_of,
     trained_unlike,
 )
+from featherseg.comparison.compare_page import comparison_html
 from featherseg.comparison.compare_results import (
     Budgets,
     CandidateResult,
@@ -30,6 +31,8 @@ from featherseg.comparison.compare_results import (
 from featherseg.comparison.latency import Latency, time_side_by_side
 from featherseg.core.config import with_given
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError
+from featherseg.core.files import check_writable, write_text
+from featherseg.core.machine import pick_device
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData, Size, as_size
 from featherseg.core.wording import SELECTED, counted
@@ -72,6 +75,7 @@ def compare(
     budgets: Budgets | Mapping[str, Any] = Budgets(),  # noqa: B008 (frozen)
     device: str = "auto",
     trust: bool = False,
+    out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare runs and exported files on the same images: mIoU with intervals, parameters, MACs, latency, memory.
@@ -91,6 +95,7 @@ def compare(
         budgets: Latency and memory within which the best model is named, also as a mapping: {"max_ms": 20}.
         device: auto, cpu, cuda, cuda:N or mps.
         trust: Open .pt2 files, which run the code that they contain.
+        out: Also write the comparison as one HTML page.
         progress: Called with (what is being done, steps done, steps in all). Default: a bar in a notebook.
 
     Returns:
@@ -103,6 +108,9 @@ def compare(
     """
     budgets = with_given(Budgets(), budgets, "budgets")
     budgets.check(costs)
+    pick_device(device)
+    if out is not None:
+        check_writable(Path(out))
     progress = progress_or_bar(progress)
     size = None if size is None else as_size("size", size)
     if isinstance(runs, str | Path):
@@ -231,7 +239,7 @@ def compare(
             f"of {counted(len(differences), 'difference')}, on fewer than {MIN_CLUSTERS} clusters of images, too few "
             f"for any claim: {few}; neighbouring images score alike for long, so score more of them or other sequences"
         )
-    return Comparison(
+    comparison = Comparison(
         data=images.name,
         split=labelled.split,
         images=len(images),
@@ -246,6 +254,9 @@ def compare(
         budgets=budgets,
         selected=selected,
     )
+    if out is not None:
+        write_text(Path(out), comparison_html(comparison))
+    return comparison
 
 
 def _open_images(

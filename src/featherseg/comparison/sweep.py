@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from featherseg import models as catalogue
 from featherseg.backbones.weights import PRETRAINED
 from featherseg.comparison.compare import compare
-from featherseg.comparison.compare_results import Comparison
-from featherseg.core.config import setting_texts
+from featherseg.comparison.compare_results import Budgets, Comparison
+from featherseg.core.config import setting_texts, with_given
 from featherseg.core.errors import ConfigError, require
-from featherseg.core.files import check_folder
+from featherseg.core.files import check_folder, check_writable
 from featherseg.core.machine import pick_device
 from featherseg.core.notebook import reporter_of
 from featherseg.core.types import Progress, Reporter
@@ -60,7 +60,9 @@ def sweep(
     data_root: Path | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
     costs: bool = True,
+    budgets: Budgets | Mapping[str, Any] = Budgets(),  # noqa: B008 (frozen)
     device: str | None = None,
+    page: Path | str | None = None,
     progress: Progress | Reporter | None = None,
 ) -> Sweep:
     """Train every model under one recipe, a run a seed, then compare them on what training validated on.
@@ -79,7 +81,9 @@ def sweep(
             {"teacher.runs": "largest"} the model that costs most is trained first, and teaches the others: each run by
             that of its own seed.
         costs: False leaves latency and memory out of the comparison.
+        budgets: As of `featherseg.compare`.
         device: auto, cpu, cuda, cuda:N or mps, for training and comparing; default: the recipe's.
+        page: Also write the comparison as one HTML page.
         progress: As of `featherseg.train`.
 
     Raises:
@@ -91,6 +95,9 @@ def sweep(
 
     if len(models) * len(seeds) < 2:
         raise ConfigError("one model and one seed make one run: name two models or seeds, or more.")
+    with_given(Budgets(), budgets, "budgets").check(costs)
+    if page is not None:
+        check_writable(Path(page))
     texts = [*(setting_texts(settings) if isinstance(settings, Mapping) else settings)]
     if device:
         pick_device(device)  # raises for a wrong one, not after the training
@@ -101,10 +108,17 @@ def sweep(
     with torch_as_it_was():
         runs = train_all(request, models, seeds, out, reporter)
     device = device or open_run(runs[0]).recipe.train.device
-    found = compare(
-        runs, data, data_root=data_root, costs=costs, device=device, progress=reporter.progress
+    comparison = compare(
+        runs,
+        data,
+        data_root=data_root,
+        costs=costs,
+        budgets=budgets,
+        device=device,
+        out=page,
+        progress=reporter.progress,
     )
-    return Sweep(tuple(runs), found)
+    return Sweep(tuple(runs), comparison)
 
 
 def train_all(

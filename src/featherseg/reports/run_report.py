@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from featherseg.core.errors import FeathersegError, RunError
-from featherseg.core.files import load_json, write_text
+from featherseg.core.files import check_writable, load_json, write_text
 from featherseg.core.old_names import with_new_names
 from featherseg.costs.cost import Cost, cost_of
 from featherseg.costs.published import compare
@@ -49,7 +49,9 @@ def write_report(run: Run, output: Path | None = None) -> Report:
     That of a run which comes with the package goes to the working folder. Raises RunError where a file in it is
     damaged.
     """
-    path, evidence = output or (Path() if run.read_only else run.path) / REPORT, gather(run)
+    path = output or (Path() if run.read_only else run.path) / REPORT
+    check_writable(path)
+    evidence = gather(run)
     write_text(path, report_html(evidence))
     missing = [f"not scored: featherseg evaluate {run.spelling}"] if evidence.scores is None else []
     missing += [] if evidence.parity else [f"not exported: featherseg export {run.spelling}"]

@@ -6,16 +6,32 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
+from featherseg.core.allocator import keep_freed_memory
+from featherseg.core.config import parse
 from featherseg.core.errors import ConfigError
+from featherseg.core.machine import usable_cores
+from featherseg.inference.tiling import DEFAULT_GB
+from featherseg.serving.app import create_app
 from featherseg.serving.connection import Connection, sweep
+from featherseg.serving.models import Served, open_models
 from featherseg.serving.service import Service
+from featherseg.serving.settings import (
+    Limits,
+    Settings,
+    allowed_hosts,
+    allowed_origins,
+    checked_root_path,
+    choose_token,
+)
 
 STOPPED = 130
 """The exit code after Ctrl-C."""
@@ -31,6 +47,63 @@ With FINISH_SECONDS before and `service.STOP_SECONDS` after it a stop takes 25 s
 
 TICKS = 10
 """uvicorn ticks ten times a second; connections are checked once a second."""
+
+
+def serve(
+    runs: Sequence[str | Path],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+    allow_hosts: Sequence[str] = (),
+    allow_origins: Sequence[str] = (),
+    root_path: str = "",
+    device: str = "auto",
+    batch: int = 4,
+    memory_gb: float = DEFAULT_GB,
+    threads: int | None = None,
+    trust: bool = False,
+    limits: Limits | Mapping[str, Any] = Limits(),  # noqa: B008 (frozen)
+    on_start: Callable[[Sequence[Served], Settings, int], object] | None = None,
+) -> None:
+    """Serve models over HTTP until a signal; this process is then the server's alone.
+
+    Args:
+        runs: Runs (folders or names) and exported files.
+        host: The address to listen on; 0.0.0.0 for all addresses of this machine.
+        port: The port; 0 takes a free one.
+        token: Required with every request. Default: none on a loopback address, else a new one.
+        allow_hosts: Other host names of this machine, NAME or NAME:PORT.
+        allow_origins: Pages whose scripts may call the API, such as https://app.example.
+        root_path: Where a proxy shows the service, such as /seg.
+        device: auto, cpu, cuda, cuda:N or mps.
+        batch: Batch size, for images of the same size.
+        memory_gb: Memory limit; larger images are tiled.
+        threads: Number of CPU threads. Default: torch's, at most the usable cores.
+        trust: Open .pt2 files, which run the code that they contain.
+        limits: Limits of requests, also as a mapping: {"queue": 8}.
+        on_start: Called with (models, settings, port) when requests are answered.
+
+    Raises:
+        ConfigError: The address cannot be listened on, or a setting is wrong.
+        RunError, ExportError, UntrustedFile: A run or file cannot be opened.
+        KeyboardInterrupt: Ctrl-C, after running requests are finished.
+    """
+    origins, root_path = allowed_origins(allow_origins), checked_root_path(root_path)
+    with bind(host, port) as listener:
+        address, port = listener.getsockname()[:2]
+        settings = Settings(
+            limits=limits if isinstance(limits, Limits) else parse(Limits, dict(limits), "limits"),
+            hosts=allowed_hosts(host, port, allow_hosts),
+            origins=origins,
+            token=choose_token(token, address),
+            root_path=root_path,
+            threads=threads or usable_cores(),
+        )
+        keep_freed_memory(one_heap=True)
+        models = open_models(runs, device, batch, memory_gb, threads, trust)
+        app = create_app(models, settings)
+        run(app, listener, lambda: on_start and on_start(models, settings, port))
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from featherseg.core.errors import ConfigError, DataError, FeathersegError
 from featherseg.core.files import append_line, check_folder, locked, refuse_links, write_text
+from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress
 from featherseg.data import data_folder, find_dataset, given_root, is_own, open_files, own_listing
 from featherseg.data.cache.prepared import (
@@ -59,6 +60,44 @@ class Prepared:
     kept: int
     folder: Path
     folder_bytes: int
+
+
+def prepare(
+    data: str,
+    data_root: str | Path | None = None,
+    *,
+    splits: Sequence[str] = (),
+    jpeg_quality: int | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Prepared]:
+    """Store the decoded images and labels of a dataset; training and evaluation then use them.
+
+    After an interruption the same call continues; after a change to the data it stores what changed.
+
+    Args:
+        data: A dataset's name, a dataset.toml or its folder.
+        data_root: The folder that contains a dataset with a name.
+        splits: The splits to prepare. Default: all that have files.
+        jpeg_quality: Store images as JPEG of this quality (1 to 100), for training only. Default:
+            raw pixels.
+        out: The folder to write to, used if FEATHERSEG_CACHE names it. Default: .featherseg next to
+            the data.
+        progress: Called with (current activity, images done, total images). Default: a bar in a
+            notebook.
+
+    Returns:
+        Split -> Prepared.
+
+    Raises:
+        UnknownName, DataNotFound, DataError: The dataset or a split cannot be opened.
+        ConfigError: The dataset is generated on the fly, or FEATHERSEG_CACHE=off is set.
+        FeathersegError: The folder cannot be written, or another process prepares data in it.
+    """
+    root, folder = (None if path is None else Path(path) for path in (data_root, out))
+    names, progress = splits or splits_on_disk(data, root), progress_or_bar(progress)
+    storage = Storage(jpeg_quality)
+    return {name: prepare_data(data, name, root, storage, folder, progress) for name in names}
 
 
 def prepare_data(
