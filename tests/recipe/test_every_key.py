@@ -155,6 +155,7 @@ VALUES: dict[str, Any] = {
     "teacher.runs": ["{other_teacher}"],
     "teacher.unlabelled": "{images}",
     "train.minutes": 0.5,
+    "train.optimizer": "sgd",
     "train.decay_steps": 4,
     "train.checkpoint_seconds": 1e-9,
     "train.loggers": ["tensorboard"],

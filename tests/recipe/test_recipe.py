@@ -175,7 +175,6 @@ def test_the_dataset_can_be_given_apart():
         ("train.epochs", "expected TABLE.KEY=VALUE"),
         ("model.name.x=3", "is not a table"),
         ("augment.scale=[2.0, 0.5]", "expected [low, high]"),
-        ("train.optimizer=adam", "'adamw', 'muon' or 'sgd'"),
         ("train.batch_size=some", "auto"),
         ("trian.epochs=3", "Did you mean 'train'"),
         ("paper.convention=flops", "'macs', 'ptflops-0.6' or 'conv-bn'"),

@@ -3,7 +3,7 @@ import torch
 from support.golden.parity_golden import numbered
 
 from featherseg import models
-from featherseg.core.errors import ConfigError
+from featherseg.core.errors import ConfigError, UnknownName
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import OwnModel
 from featherseg.layers.position_bias import PositionBias
@@ -38,6 +38,12 @@ def test_groups_hold_every_parameter_once_with_its_own_rate_and_decay():
         for p in group["params"]:
             assert group["lr"] == (1.0 if id(p) in backbone else 2.0)
             assert group["weight_decay"] == (0.5 if p.ndim > 1 else 0.0)
+
+
+def test_an_unknown_optimiser_is_answered_with_the_nearest():
+    model, table = models.build("efficientvit-seg-b0", 3), TrainTable(epochs=1, optimizer="adam")
+    with pytest.raises(UnknownName, match=r"unknown optimiser 'adam'\. Did you mean 'adamw'"):
+        build_optimizer(model, torch.nn.Identity(), table)
 
 
 class Convolutions(SegmentationModel):

@@ -158,9 +158,8 @@ class TrainTable(Config):
     checkpoint_activations: bool = (
         False  # the backbone keeps no maps for the backward, it computes them again
     )
-    optimizer: Literal["auto", "adamw", "muon", "sgd"] = (
-        "adamw"  # auto: muon from scratch, behind weights adamw
-    )
+    # of training/optimisers.py; auto: muon from scratch, adamw with pretrained weights
+    optimizer: str = "adamw"
     lr: Rate = 2e-3
     backbone_lr: Rate | None = None  # lr where left out
     layer_decay: Annotated[float, Field(gt=0, le=1)] = (

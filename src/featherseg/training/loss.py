@@ -28,8 +28,7 @@ def build_loss(
     if own is not None:
         return LossOfLogits(own)
     if settings.name:
-        if settings.name not in LOSSES:
-            raise unknown("loss", settings.name, LOSSES)
+        check_loss_name(settings.name)
         try:
             return LOSSES[settings.name](model, class_weights, **settings.options)
         except TypeError as error:
@@ -45,9 +44,17 @@ def build_loss(
     return Hybrid(terms, distillation)
 
 
+def check_loss_name(name: str) -> None:
+    """Raise UnknownName if no installed package has this loss."""
+    if name not in LOSSES:
+        raise unknown("loss", name, LOSSES)
+
+
 def refuse_unused_keys(recipe: Recipe, *, panoptic: bool) -> None:
     """Raise ConfigError if a key of [loss] is set that has no effect on such a model."""
     settings, model = recipe.loss, recipe.model.name
+    if settings.name and not panoptic:
+        check_loss_name(settings.name)
     for key in unused_keys(settings, panoptic=panoptic):
         if panoptic:
             reason = f"does not apply to panoptic models ({model})"

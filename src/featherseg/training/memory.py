@@ -27,6 +27,7 @@ from featherseg.recipe.tables import Recipe
 from featherseg.training.checkpointing import checkpoint_blocks
 from featherseg.training.loss import build_loss
 from featherseg.training.module import compute_loss
+from featherseg.training.optimisers import optimiser_of
 
 SIDES = (128, 192)
 """Pixels, of the square images of the two trials: other sides than multiples of 64 leave maps of odd sizes."""
@@ -84,7 +85,7 @@ def estimate_memory(
         sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     )
     sharing = 1 if device.type == "cuda" else settings.devices
-    copies = (settings.momentum > 0 if settings.optimizer == "sgd" else 2) * learning
+    copies = optimiser_of(settings).moments(settings) * learning
     lasting = copies + weights * (
         (max(settings.ema, settings.ema_share) > 0) + (device.type == "cuda")
     )

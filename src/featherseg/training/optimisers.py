@@ -1,20 +1,24 @@
 """Optimisers and the learning-rate schedule, from the [train] table of a recipe."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from featherseg.core.errors import ConfigError
+from featherseg.core.errors import ConfigError, unknown
 from featherseg.layers.model import SegmentationModel
 from featherseg.recipe.tables import TrainTable
 from featherseg.training.muon import Muon
 
 Ids = set[int]
 """`id` of parameters."""
+
+Groups = list[dict[str, Any]]
+"""Groups of parameters, as torch's optimisers take them."""
 
 
 def build_optimizer(model: SegmentationModel, loss: nn.Module, settings: TrainTable) -> Optimizer:
@@ -41,12 +45,23 @@ def build_optimizer(model: SegmentationModel, loss: nn.Module, settings: TrainTa
                 {"params": decayed, "lr": factor * lr, "weight_decay": settings.weight_decay}
             )
             groups.append({"params": kept, "lr": factor * lr, "weight_decay": 0.0})
-    if settings.optimizer == "sgd":
-        return SGD(groups, lr=settings.lr, momentum=settings.momentum)
-    if settings.optimizer in ("adamw", "auto"):  # which is muon or adamw once a training has begun
-        # Fused it is one pass over the weights instead of ten, but Lightning would not clip its gradients
-        return AdamW(groups, lr=settings.lr, fused=not settings.clip_norm)
-    # The first and the last layer are told by their channels; a hidden one with as many learns by AdamW as they do
+    return optimiser_of(settings).build(groups, settings, model)
+
+
+def _sgd(groups: Groups, settings: TrainTable, model: SegmentationModel) -> Optimizer:
+    return SGD(groups, lr=settings.lr, momentum=settings.momentum)
+
+
+def _adamw(groups: Groups, settings: TrainTable, model: SegmentationModel) -> Optimizer:
+    # fused is one pass over the weights instead of ten, but Lightning cannot clip its gradients
+    return AdamW(groups, lr=settings.lr, fused=not settings.clip_norm)
+
+
+def _muon(groups: Groups, settings: TrainTable, model: SegmentationModel) -> Optimizer:
+    everything = [p for group in groups for p in group["params"]]
+    undecayed = sort_parameters(model, everything, settings)[1]
+    # the first and the last layer are recognised by their channels; a hidden layer with as many
+    # learns by AdamW too
     hidden = [
         p
         for p in everything
@@ -63,6 +78,30 @@ def build_optimizer(model: SegmentationModel, loss: nn.Module, settings: TrainTa
         for is_matrix in (True, False)
     ]
     return Muon(groups, lr=settings.lr, half=settings.precision != "fp32")
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """One optimiser: how it is built, and the number of values that it keeps for each weight."""
+
+    build: Callable[[Groups, TrainTable, SegmentationModel], Optimizer]
+    moments: Callable[[TrainTable], int]
+
+
+OPTIMISERS = {
+    "adamw": Optimiser(_adamw, lambda _: 2),
+    "muon": Optimiser(_muon, lambda _: 2),
+    "sgd": Optimiser(_sgd, lambda settings: int(settings.momentum > 0)),
+}
+"""`train.optimizer` -> optimiser; "auto" becomes muon or adamw when a training starts."""
+
+
+def optimiser_of(settings: TrainTable) -> Optimiser:
+    """Return the optimiser of a recipe. Raises UnknownName."""
+    name = "adamw" if settings.optimizer == "auto" else settings.optimizer
+    if name not in OPTIMISERS:
+        raise unknown("optimiser", name, ["auto", *OPTIMISERS])
+    return OPTIMISERS[name]
 
 
 def rate_factor(settings: TrainTable) -> float:
