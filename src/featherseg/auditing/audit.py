@@ -22,7 +22,7 @@ from featherseg.auditing.probabilities import open_unseeing, probabilities_at, t
 from featherseg.auditing.regions import KINDS
 from featherseg.auditing.scorer import MOST_TAUGHT, Judged, judge
 from featherseg.auditing.self_test import SelfTest
-from featherseg.converters import check_writer, write_samples
+from featherseg.converters import write_samples, writer_of
 from featherseg.converters.masks import masks_of
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, UnknownName, require
 from featherseg.core.files import check_folder, check_writable, refuse_used
@@ -162,7 +162,7 @@ def audit(
     # What is wrong is said before any work: of the page, the folders beside it, the options
     check_writable(out)
     if to_format is not None:
-        check_writer(to_format)
+        writer_of(to_format)
     if top is not None and to_format is None:
         raise ConfigError(
             "--top says how many images --to writes: add --to labelme (or cvat, coco, yolo)."

@@ -1,12 +1,13 @@
 """Read and write the files of annotation tools: `FORMATS` is the catalogue, `convert` the entry.
 
-To add a format: a file with TITLE, `find` and `read`, a line in FORMATS, and a test.
+To add a format: a file with TITLE, `find` and `read`, a row in FORMATS, and a test.
 """
 
 import shlex
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -33,8 +34,8 @@ from featherseg.core.types import Progress, SegmentationData
 from featherseg.data.discovery.layouts import find_readings
 
 
-class AnnotationFormat(Protocol):
-    """The files of one tool; `find` returns the files of a source that belong to it.
+class Reader(Protocol):
+    """The file that reads a format; `find` returns the files of a source that belong to it.
 
     `find` looks at file names and at the first and last bytes of JSON and XML files; a JSON file
     without a known key there is recognised by all its keys.
@@ -46,22 +47,36 @@ class AnnotationFormat(Protocol):
     def read(self, source: Source, files: list[Path]) -> Annotations: ...
 
 
-FORMATS: dict[str, AnnotationFormat] = {
-    "coco": coco,
-    "coco-panoptic": coco_panoptic,
-    "labelme": labelme,
-    "cvat": cvat,
-    "yolo": yolo,
-    "label-studio": label_studio,
-    "supervisely": supervisely,
-    "voc": voc,
-    "roboflow": roboflow,
-    "rgb-masks": rgb_masks,
-}
-"""Name for `--from` -> module."""
+@dataclass(frozen=True)
+class AnnotationFormat:
+    """One format: how it is read, and how `--to` writes masks in it if it can.
 
-WRITERS = {"coco": coco.write, "yolo": yolo.write, "labelme": labelme.write, "cvat": cvat.write}
-"""Name for `--to` -> function that writes masks in that format."""
+    keyed: `find` looks at keys of JSON files.
+    """
+
+    reader: Reader
+    write: Callable[[Path, Masks, bool], None] | None = None
+    keyed: bool = False
+
+    @property
+    def title(self) -> str:
+        """Its name in messages."""
+        return self.reader.TITLE
+
+
+FORMATS = {
+    "coco": AnnotationFormat(coco, coco.write, keyed=True),
+    "coco-panoptic": AnnotationFormat(coco_panoptic, keyed=True),
+    "labelme": AnnotationFormat(labelme, labelme.write, keyed=True),
+    "cvat": AnnotationFormat(cvat, cvat.write),
+    "yolo": AnnotationFormat(yolo, yolo.write),
+    "label-studio": AnnotationFormat(label_studio, keyed=True),
+    "supervisely": AnnotationFormat(supervisely, keyed=True),
+    "voc": AnnotationFormat(voc),
+    "roboflow": AnnotationFormat(roboflow),
+    "rgb-masks": AnnotationFormat(rgb_masks),
+}
+"""Name for `--from` and `--to` -> format."""
 
 
 OF_TOOLS = (".json", ".xml", ".yaml", ".yml")
@@ -130,29 +145,23 @@ def convert(
     if from_format is not None and from_format not in FORMATS:
         raise unknown("format", from_format, FORMATS)
     with new_folder(out) as folder, open_source(src, folder, images) as source:
-        source.find_keys(
-            {
-                path
-                for module in (coco, coco_panoptic, labelme, label_studio, supervisely)
-                for path in module.find(source)
-            }
-        )
-        name = from_format or detect(source)
-        files = FORMATS[name].find(source)
+        _find_keys(source)
+        format = FORMATS[from_format or detect(source)]
+        files = format.reader.find(source)
         if not files:
             _refuse_unread(source)
             raise DataNotFound(
-                f"{source.name} contains no annotations of {FORMATS[name].TITLE}. Without --from, "
-                f"the format is detected.{source.passed_over}"
+                f"{source.name} contains no annotations of {format.title}. Without --from, the "
+                f"format is detected.{source.passed_over}"
             )
-        annotations = FORMATS[name].read(source, files)
-        return write_dataset(annotations, source, folder, out, FORMATS[name].TITLE, copy, progress)
+        annotations = format.reader.read(source, files)
+        return write_dataset(annotations, source, folder, out, format.title, copy, progress)
 
 
 def _convert_back(
     src: Path, out: Path, format: str, images: Path | None, copy: bool, progress: Progress | None
 ) -> Conversion:
-    check_writer(format)
+    writer_of(format)
     with new_folder(out) as folder:
         return _write(open_masks(src, images), format, folder, out, copy, progress)
 
@@ -164,15 +173,17 @@ def write_samples(
 
     Raises the same errors as `convert`.
     """
-    check_writer(format)
+    writer_of(format)
     with new_folder(out) as folder:
         return _write(masks_of(data, numbers), format, folder, out, False, progress)
 
 
-def check_writer(format: str) -> None:
-    """Raise UnknownName if `--to` has no tool of that name."""
-    if format not in WRITERS:
-        raise unknown("format", format, WRITERS)
+def writer_of(format: str) -> Callable[[Path, Masks, bool], None]:
+    """Return the function that writes masks in a format. Raises UnknownName if `--to` has none."""
+    writers = {name: row.write for name, row in FORMATS.items() if row.write is not None}
+    if format not in writers:
+        raise unknown("format", format, writers)
+    return writers[format]
 
 
 def _write(
@@ -188,9 +199,9 @@ def _write(
                 progress("converting", counts.total(), masks.total)
 
     masks.images = counted(masks.images)
-    WRITERS[format](folder, masks, copy)
+    writer_of(format)(folder, masks, copy)
     return Conversion(
-        FORMATS[format].TITLE, out, dict(counts), list(masks.colors()), notes=masks.notes
+        FORMATS[format].title, out, dict(counts), list(masks.colors()), notes=masks.notes
     )
 
 
@@ -204,7 +215,7 @@ def detect(source: Source) -> str:
         return next(iter(files_by_format))
     if files_by_format:
         each = " and ".join(
-            f"{FORMATS[name].TITLE} ({source.relative(files[0])})"
+            f"{FORMATS[name].title} ({source.relative(files[0])})"
             for name, files in files_by_format.items()
         )
         choices = " or ".join(f"--from {name}" for name in files_by_format)
@@ -215,7 +226,7 @@ def detect(source: Source) -> str:
     _refuse_unread(source)
     for path in source.ending(".json")[:1]:
         read_json(path)  # raises the clearer error if the file is broken
-    titles = ", ".join(module.TITLE for module in FORMATS.values())
+    titles = ", ".join(format.title for format in FORMATS.values())
     raise DataNotFound(
         f"{source.name} contains no known annotations. Expected those of "
         f"{titles}.{_masks_hint(source)}{source.passed_over}"
@@ -236,7 +247,7 @@ def next_step(place: Path) -> str:
         return ""
     try:
         with open_source(place, place) as source:
-            source.find_keys(_known_jsons(source))
+            _find_keys(source)
             names = [name for name in _formats_in(source) if name != "rgb-masks"]
             if not names:
                 _refuse_unread(source)
@@ -244,7 +255,7 @@ def next_step(place: Path) -> str:
         return f" {error}"
     if not names:
         return ""
-    titles = " and ".join(FORMATS[name].TITLE for name in names)
+    titles = " and ".join(FORMATS[name].title for name in names)
     command = f"featherseg convert {shlex.quote(str(place))} --out OUT"
     return f" It contains annotations of {titles}:\n    {command}"
 
@@ -252,17 +263,17 @@ def next_step(place: Path) -> str:
 def _formats_in(source: Source) -> dict[str, list[Path]]:
     """Return format -> its files, for the formats that are in the source."""
     files_by_format = {
-        name: files for name, module in FORMATS.items() if (files := module.find(source))
+        name: files for name, format in FORMATS.items() if (files := format.reader.find(source))
     }
     if len(files_by_format) > 1:  # the folder of masks may belong to another format, such as VOC
         files_by_format.pop("rgb-masks", None)
     return files_by_format
 
 
-def _known_jsons(source: Source) -> set[Path]:
-    """Return the JSON files that some format recognises by their first and last bytes."""
-    with_jsons = (coco, coco_panoptic, labelme, label_studio, supervisely)
-    return {path for module in with_jsons for path in module.find(source)}
+def _find_keys(source: Source) -> None:
+    """Read all keys of the JSON files that no format recognises by their first and last bytes."""
+    keyed = [format.reader for format in FORMATS.values() if format.keyed]
+    source.find_keys({path for reader in keyed for path in reader.find(source)})
 
 
 def _masks_hint(source: Source) -> str:
