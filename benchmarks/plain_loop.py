@@ -59,7 +59,8 @@ class UNet(nn.Module):
         self.backbone = build(BACKBONE)
         if pretrained:
             load_pretrained(self.backbone, BACKBONE)
-        self.backbone.widen(channels)
+        if channels != 3:
+            self.backbone.widen(channels)
         # another number of channels has no statistics of its own
         three = channels == len(self.backbone.mean)
         mean = self.backbone.mean if three else (float(np.mean(self.backbone.mean)),) * channels

@@ -19,7 +19,7 @@ from featherseg.cli import probes
 from featherseg.core.files import write_json
 from featherseg.data import open_dataset
 from featherseg.data.datasets.dataset_toml import read_dataset_toml
-from featherseg.runs.run import build_model, save_weights
+from featherseg.runs.run import Run, save_weights
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -75,7 +75,7 @@ def yard(tmp_path, monkeypatch):
     run = tmp_path / "runs" / "yard"
     run.mkdir(parents=True)
     write_json(run / "resolved.json", info.model_dump(mode="json"))
-    save_weights(run, build_model(info).state_dict())
+    save_weights(run, Run(run, info).untrained_model().state_dict())
     return tmp_path
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from featherseg.api import report
-from featherseg.core.old_names import with_loggers, with_new_names
+from featherseg.core.old_names import with_new_names, with_old_recipe
 from featherseg.costs import published
 from featherseg.inference.runtimes import open_file
 from featherseg.reports.card import card
@@ -35,7 +35,7 @@ def test_every_setting_of_an_older_run_is_found_again(old_run):
     )
     assert recipe.data.test_resize == recipe.augment.resize == (512, 2048)
     assert written["data"]["test_fit"] == written["augment"]["fit"] == [512, 2048]
-    renamed = with_loggers({"recipe": with_new_names(written)})["recipe"]
+    renamed = with_old_recipe({"recipe": with_new_names(written)})["recipe"]
     assert recipe.model_dump(mode="json", exclude_unset=True) == renamed
 
 

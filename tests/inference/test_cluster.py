@@ -19,6 +19,7 @@ from featherseg.inference.predictor import Predictor
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.runtimes.digest import model_digest
 from featherseg.inference.settings import InferenceSettings
+from featherseg.recipe.tables import PanopticTable
 from featherseg.runs.run import STARTER
 
 
@@ -270,9 +271,22 @@ def test_a_bin_of_another_format_is_no_part_of_the_model(tmp_path):
     )
 
 
-def test_the_model_of_a_run_is_known_by_its_weights(predictor):
-    digest = model_digest(predictor.runtime)
-    assert digest == model_digest(open_runtime(STARTER, "cpu"))
+def test_the_model_of_a_run_is_known_by_all_that_decides_its_masks(predictor):
+    digest, other = model_digest(predictor.runtime), open_runtime(STARTER, "cpu")
+    assert digest == model_digest(other)
+    for name, value in (
+        ("classes", other.classes[::-1]),
+        ("mean", (1.0, 2.0, 3.0)),
+        ("std", (1.0, 2.0, 3.0)),
+        ("image_range", 4096),
+        ("panoptic", PanopticTable()),
+    ):
+        changed = open_runtime(STARTER, "cpu")
+        setattr(changed, name, value)
+        assert model_digest(changed) != digest, name
+    convolution = next(m for m in other.model.modules() if getattr(m, "kernel_size", 1) == (3, 3))
+    convolution.dilation = (2, 2)
+    assert model_digest(other) != digest
     other = open_runtime(STARTER, "cpu")
     next(other.model.parameters()).data[..., 0] += 1
     assert model_digest(other) != digest

@@ -5,7 +5,7 @@ import torch
 from support.models.small_training import Silent, trained
 
 from featherseg.costs.cost import cost_of
-from featherseg.runs.run import build_model, open_run
+from featherseg.runs.run import open_run
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -35,7 +35,7 @@ def test_the_embedding_head_learns_and_is_passed_on_nowhere(tmp_path):
     assert reporter.heads[0].shape == (8, 16, 1, 1)
     assert not torch.equal(reporter.heads[0], reporter.heads[-1])
     assert not [key for key in run.model.state_dict() if "embed" in key]
-    plain = build_model(open_run(out).info)
+    plain = open_run(out).untrained_model()
     assert set(run.model.state_dict()) == set(plain.state_dict())
     assert cost_of(run.model, "run", (64, 96)).params == sum(p.numel() for p in plain.parameters())
 

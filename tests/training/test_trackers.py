@@ -24,7 +24,7 @@ from support.models.small_training import (
 
 import featherseg
 from featherseg.core.errors import ConfigError, MissingExtra
-from featherseg.core.old_names import with_loggers
+from featherseg.core.old_names import with_old_recipe
 from featherseg.training import Request, trackers, train
 from featherseg.training.trackers import Tracker, check_trackers
 
@@ -112,11 +112,11 @@ def test_a_tracker_that_is_not_installed_or_has_no_server_is_refused_before_the_
 
 def test_a_run_from_before_keeps_its_tensorboard():
     old = {"recipe": {"train": {"tensorboard": True, "lr": 1}, "data": {}}}
-    assert with_loggers(old)["recipe"] == {
+    assert with_old_recipe(old)["recipe"] == {
         "train": {"lr": 1, "loggers": ["tensorboard"]},
         "data": {},
     }
-    assert with_loggers({"recipe": {"train": {"loggers": []}}}) == {
+    assert with_old_recipe({"recipe": {"train": {"loggers": []}}}) == {
         "recipe": {"train": {"loggers": []}}
     }
 

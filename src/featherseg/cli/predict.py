@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -117,7 +118,7 @@ def predict(
     from featherseg.cli.terminal import Console
     from featherseg.inference.folder import OutputSettings
 
-    with PredictConsole(Console(highlight=False, soft_wrap=True)) as reporter:
+    with closing(PredictConsole(Console(highlight=False, soft_wrap=True))) as reporter:
         result = featherseg.predict(
             run,
             paths,
@@ -151,10 +152,8 @@ class PredictConsole:
         self.total: int | None = None
         self.began = self.printed = time.monotonic()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """End the bar."""
         if self.bar:
             self.bar.stop()
 
@@ -192,7 +191,7 @@ class PredictConsole:
         now = time.monotonic()
         # The next piece of work, such as another video
         if done < self.done or total != self.total:
-            self.__exit__()
+            self.close()
             self.bar, self.first, self.began, self.printed = None, done, now, now
         self.done, self.total = done, total
         rate = (done - self.first) / (now - self.began) if now > self.began else 0.0

@@ -29,7 +29,6 @@ from featherseg.runs.run import (
     EXPORTS,
     WEIGHTS,
     Run,
-    build_model,
     find_run,
     load_run,
     open_run,
@@ -75,7 +74,7 @@ class Candidate:
         try:
             with torch.device("meta"):
                 if self.run:
-                    return cost_of(build_model(self.run.info), self.label, size)
+                    return cost_of(self.run.untrained_model(), self.label, size)
                 facts = self.runtime.facts if isinstance(self.runtime, FileRuntime) else None
                 if facts is None or facts.model is None:
                     return None

@@ -16,7 +16,7 @@ from featherseg.data.images.palettes import default_palette
 from featherseg.inference.runtimes import FILE_RUNTIMES, is_exported_file
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.resize import resized
-from featherseg.runs.run import EXPORTS, RESOLVED, Run, build_model, open_run
+from featherseg.runs.run import EXPORTS, RESOLVED, Run, open_run
 from featherseg.runs.run import find_run as path_of_run
 
 CATALOGUE_CLASSES = 19
@@ -73,7 +73,7 @@ class BenchmarkModel:
         """The model without weights, to count with."""
         with torch.device("meta"):
             if self.run:
-                return build_model(self.run.info).eval()
+                return self.run.untrained_model().eval()
             return models.build(self.name, CATALOGUE_CLASSES).eval()
 
 

@@ -105,7 +105,8 @@ def write_together(writes: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
         ) from error
     finally:
         for temporary in temporaries.values():
-            remove_tree(temporary)
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def replace_synced(temporary: Path, path: Path) -> None:

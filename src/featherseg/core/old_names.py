@@ -32,24 +32,22 @@ def with_new_names(values: Any) -> Any:
     }
 
 
-def with_old_split(values: Any) -> Any:
-    """Return a run's record; if it has no rule for splits by share, with the rule of then."""
+def with_old_recipe(values: Any) -> Any:
+    """Return a run's record with the keys of older recipes as today's.
+
+    A recipe without a rule for splits by share gets the rule of then, and `train.tensorboard`
+    becomes `train.loggers`.
+    """
     match values:
-        case {"recipe": {"data": {"split_by": "sequence", **data}, **recipe}}:
-            return {**values, "recipe": {**recipe, "data": {**data, "split_by": "sequence-1"}}}
-        case {"recipe": {"data": {"name": str(name), **data}, **recipe}} if "split_by" not in data:
-            if name.endswith(".toml"):
-                return {
-                    **values,
-                    "recipe": {**recipe, "data": {"name": name, **data, "split_by": "hash"}},
-                }
-    return values
-
-
-def with_loggers(values: Any) -> Any:
-    """Return a run's record with `train.tensorboard` of older versions as `train.loggers`."""
+        case {"recipe": {"data": {"split_by": "sequence", **others}, **recipe}}:
+            data = {**others, "split_by": "sequence-1"}
+            values = {**values, "recipe": {**recipe, "data": data}}
+        case {"recipe": {"data": {"name": str(name), **others}, **recipe}}:
+            if "split_by" not in others and name.endswith(".toml"):
+                data = {"name": name, **others, "split_by": "hash"}
+                values = {**values, "recipe": {**recipe, "data": data}}
     match values:
         case {"recipe": {"train": {"tensorboard": bool(on), **others}, **recipe}}:
             train = {**others, "loggers": ["tensorboard"] if on else []}
-            return {**values, "recipe": {**recipe, "train": train}}
+            values = {**values, "recipe": {**recipe, "train": train}}
     return values

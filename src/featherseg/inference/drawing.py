@@ -8,7 +8,6 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -141,58 +140,38 @@ def overlay(
     return drawn
 
 
-@dataclass(frozen=True)
-class _Entry:
-    color: tuple[int, int, int]
-    name: str
-    share: str
-
-
 def with_legend(
     image: Image.Image, classes: Sequence[ClassInfo], shares: Mapping[str, float]
 ) -> Image.Image:
-    """The image on a sheet, under it the classes it holds: swatch, name and share, the largest first.
+    """Return the image with a legend below: swatch, name and share of its classes, largest first.
 
-    Text grows with the image; the sheet is wider than an image that is too narrow for the longest name.
+    Text grows with the image. The result is wider than an image that is too narrow for the longest
+    name.
     """
-    shown = sorted(
-        (c for c in classes if shares[c.name] >= SMALLEST_SHARE), key=lambda c: -shares[c.name]
-    )
-    entries = [_Entry(c.color, printable(c.name), f"{shares[c.name]:.1%}") for c in shown]
+    shown = [info for info in classes if shares[info.name] >= SMALLEST_SHARE]
+    shown.sort(key=lambda info: -shares[info.name])
     text = min(max(round(max(image.size) / 45), 12), 120)  # pixels
     font = ImageFont.load_default(text)
-    names = max((font.getlength(entry.name) for entry in entries), default=0.0)
+    names = max((font.getlength(printable(info.name)) for info in shown), default=0.0)
     cell = round(names + font.getlength("100.0%") + 3.2 * text)  # swatch, name, share, gaps
-    columns = max(1, min(len(entries), (image.width - text) // cell))
-    rows = -(-len(entries) // columns)
+    columns = max(1, min(len(shown), (image.width - text) // cell))
+    rows = -(-len(shown) // columns)
     line = round(1.7 * text)
     width = max(image.width, columns * cell + text)
     sheet = Image.new("RGB", (width, image.height + rows * line + text), _PAPER)
     sheet.paste(image, ((width - image.width) // 2, 0))
     pen = ImageDraw.Draw(sheet)
-    for number, entry in enumerate(entries):
+    for number, info in enumerate(shown):
         column, row = divmod(number, rows)
-        corner = (text + column * cell, image.height + text // 2 + row * line)
-        _draw_entry(pen, entry, corner, text, font, name_width=names)
+        left, top = text + column * cell, image.height + text // 2 + row * line
+        middle = top + round(0.85 * text)
+        swatch = (left, middle - text // 2, left + text, middle - text // 2 + text)
+        pen.rounded_rectangle(swatch, radius=text // 5, fill=info.color, outline=_FAINT)
+        place, share = (left + 1.5 * text, middle), f"{shares[info.name]:.1%}"
+        pen.text(place, printable(info.name), fill=_INK, font=font, anchor="lm")
+        place = (left + 2.0 * text + names, middle)
+        pen.text(place, share, fill=_FAINT, font=font, anchor="lm")
     return sheet
-
-
-def _draw_entry(
-    pen: ImageDraw.ImageDraw,
-    entry: _Entry,
-    corner: tuple[int, int],
-    text: int,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    name_width: float,
-) -> None:
-    left, top = corner
-    middle = top + round(0.85 * text)
-    swatch = (left, middle - text // 2, left + text, middle - text // 2 + text)
-    pen.rounded_rectangle(swatch, radius=text // 5, fill=entry.color, outline=_FAINT)
-    pen.text((left + 1.5 * text, middle), entry.name, fill=_INK, font=font, anchor="lm")
-    pen.text(
-        (left + 2.0 * text + name_width, middle), entry.share, fill=_FAINT, font=font, anchor="lm"
-    )
 
 
 def printable(name: str) -> str:

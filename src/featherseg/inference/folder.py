@@ -25,7 +25,7 @@ from featherseg.core.storage import StoredFile, joined, list_files, write_whole
 from featherseg.core.wording import changed_settings, counted, size_text
 from featherseg.data.images.decoding import EncodedImage, image_size, read_image
 from featherseg.data.images.georeference import TIFF_SUFFIXES
-from featherseg.data.images.unused_parts import unused_notes, unused_parts
+from featherseg.data.images.unused_parts import TOLD, unused_parts
 from featherseg.inference.folder_record import (
     ImageFile,
     Settings,
@@ -466,7 +466,10 @@ def write_images(
         output.finish()
 
     # The summary
-    predicted, notes = counted(resumed + len(saved), "image"), unused_notes(reading.unused)
+    predicted, unused = counted(resumed + len(saved), "image"), reading.unused
+    notes = tuple(
+        f"{counted(unused[part], 'image')} {text}" for part, text in TOLD.items() if unused[part]
+    )
     if waiting:
         kinds = ", ".join(output.file_names("NAME"))
         listed = " and panoptic.json" if output.panoptic else ""

@@ -54,20 +54,18 @@ class LiveBytes(TorchDispatchMode):
                 )  # the next storage may get its address
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._add(leaf.untyped_storage())
+            if not isinstance(leaf, Tensor):
+                continue
+            storage = leaf.untyped_storage()
+            if (key := storage._cdata) in self._known:
+                continue
+            self._known.add(key)
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            self.sizes.append(storage.nbytes())
+            self.events.append(len(self.sizes))
+            weakref.finalize(storage, self._remove, key, len(self.sizes))
         return result
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self._known:
-            return
-        self._known.add(key)
-        self.now += storage.nbytes()
-        self.peak = max(self.peak, self.now)
-        self.sizes.append(storage.nbytes())
-        self.events.append(len(self.sizes))
-        weakref.finalize(storage, self._remove, key, len(self.sizes))
 
     def _remove(self, key: int, number: int) -> None:
         self._known.discard(key)

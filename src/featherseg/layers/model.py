@@ -59,10 +59,9 @@ class Backbone(nn.Module):
 
     def widen(self, channels: int) -> None:
         """Take images of another number of channels than three; call after three-channel weights were loaded."""
-        if channels != 3:
-            first = self.get_submodule(self.first_convolution)
-            assert isinstance(first, nn.Conv2d)
-            widen_input(first, channels)
+        first = self.get_submodule(self.first_convolution)
+        assert isinstance(first, nn.Conv2d)
+        widen_input(first, channels)
 
     def dilate(self, output_stride: int) -> None:
         """Let no stage be coarser than 1 / output_stride, 8 or 16: dilation in place of stride, the same weights.

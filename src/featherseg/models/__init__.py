@@ -154,7 +154,8 @@ def _built(name: str, config: ModelConfig, classes: int, channels: int) -> Segme
     model = entry(name).model(config, classes)
     if entry(name).panoptic:
         model.instance_branch = InstanceBranch(model.pyramid_channels)
-    model.widen(channels)
+    if channels != 3:
+        model.widen(channels)
     backbone = model.backbone
     model.mean = _per_channel(backbone.mean, channels)
     model.std = _per_channel(backbone.std, channels)

@@ -1,8 +1,8 @@
-"""The run folder: the one artifact that is passed on, written by `train` and `import`, read by every other verb.
+"""The run folder: written by `train` and `import`, read by every other verb.
 
-recipe.toml (verbatim), resolved.json (every setting, the classes, what was loaded), weights.safetensors (the kept
-weights), last.ckpt (to resume), data.json (what its data are known by), metrics.jsonl (append only), environment.json,
-card.md, evaluations.jsonl, examples/.
+It contains recipe.toml (verbatim), resolved.json (every setting, the classes, what was loaded),
+weights.safetensors (the kept weights), last.ckpt (to resume), data.json (the fingerprint of the
+data), metrics.jsonl (append only), environment.json, card.md, evaluations.jsonl and examples/.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ from featherseg.core.files import (
     write_json,
 )
 from featherseg.core.notebook import html_table, percent
-from featherseg.core.old_names import with_loggers, with_new_names, with_old_split
+from featherseg.core.old_names import with_new_names, with_old_recipe
 from featherseg.core.storage import refuse_address
 from featherseg.core.types import ClassInfo, Color
 from featherseg.core.wording import last_parts, marks
@@ -49,28 +49,30 @@ from featherseg.losses.terms import ClassWeights
 from featherseg.recipe.tables import ImageSize, Recipe
 
 FORMAT_VERSION = 2
-RESOLVED, WEIGHTS, CHECKPOINT, METRICS = (
-    "resolved.json",
-    "weights.safetensors",
-    "last.ckpt",
-    "metrics.jsonl",
-)
-DATA = "data.json"  # what the training knows its data by
+RESOLVED, WEIGHTS = "resolved.json", "weights.safetensors"
+CHECKPOINT, METRICS = "last.ckpt", "metrics.jsonl"
+DATA = "data.json"  # the fingerprint of the training data
 EXPORTS = "export"  # the folder of exported files
-CURVE = "curve.svg"  # drawn once a training is over
+CURVE = "curve.svg"  # drawn at the end of a training
 EVALUATIONS, ENVIRONMENT = "evaluations.jsonl", "environment.json"
+
 RESTRICTED = ("research", "non-commercial", "noncommercial", "no commercial", "by-nc")
+"""Words of a licence that does not allow free use."""
+
 SHIPPED = Path(__file__).resolve().parents[1] / "weights"
-"""The runs that come with the package; nothing is written there."""
-STARTER = "efficientvit-seg-b0-shapes"  # the one of them that messages name
+"""The folder of the runs that come with the package; nothing is written there."""
+
+STARTER = "efficientvit-seg-b0-shapes"
+"""The shipped run that messages suggest."""
+
 IN_REPOSITORY = {"frm-lite0-camvid": "for research only, as CamVid's terms are"}
-"""Runs of the repository's weights/ that do not come with the package -> their terms."""
+"""Runs in the repository's weights/ that do not come with the package -> their terms."""
 
 log = logging.getLogger("featherseg")
 
 
 class ClassRow(Config):
-    """One class as resolved.json holds it."""
+    """One class in resolved.json."""
 
     name: str
     color: Color
@@ -78,15 +80,16 @@ class ClassRow(Config):
 
 
 def class_rows(classes: Iterable[ClassInfo]) -> list[ClassRow]:
-    """A dataset's classes as resolved.json holds them."""
+    """Return a dataset's classes as rows of resolved.json."""
     return [ClassRow(name=c.name, color=c.color, thing=c.thing) for c in classes]
 
 
 class TeacherRow(Config):
-    """One teacher of a run as resolved.json holds it; the path it was named by stands in the recipe.
+    """One teacher of a run in resolved.json; its path is in the recipe.
 
-    weights: SHA-256 of its weights.safetensors; outputs: digest of these and of how it is run, by which its outputs are
-    found again.
+    Attributes:
+        weights: The sha256 of its weights.safetensors.
+        outputs: A digest of the weights and of how they are run, by which its outputs are found.
     """
 
     name: str
@@ -97,7 +100,20 @@ class TeacherRow(Config):
 
 
 class RunInfo(Config):
-    """What stands in resolved.json: with the weights, all that is needed to use the model."""
+    """The content of resolved.json: with the weights, all that is needed to use the model.
+
+    Attributes:
+        image_size: The median (height, width) of the training images.
+        image_range: Number of values of 16-bit training images; None for 8 bits.
+        loaded: The weights that training started from, or the file that was imported.
+        class_weights: Those of the loss, as resolved from the recipe.
+        threads: torch's threads on the CPU; other numbers give other bits.
+        found: Recipe keys that training set itself (an open crop, "auto"); None if unknown.
+        device: The kind of device that training started on, "cuda"; None if unknown.
+        teachers: In the order of the recipe.
+        objects: What training was given as objects, not names: model, data, loss, augment.
+        fitted: Whether `fit` chose it, for a run that was shared without its fit.json.
+    """
 
     format_version: int
     featherseg: str
@@ -105,54 +121,46 @@ class RunInfo(Config):
     recipe: Recipe
     classes: Annotated[list[ClassRow], Field(min_length=1, max_length=255)]
     channels: Annotated[int, Field(ge=1, le=models.MOST_CHANNELS)]
-    image_size: ImageSize  # (height, width) of the images it was trained on: their median
-    image_range: Annotated[int, Field(ge=2, le=FULL_RANGE)] | None = (
-        None  # of 16-bit training images; None: 8 bits
-    )
+    image_size: ImageSize
+    image_range: Annotated[int, Field(ge=2, le=FULL_RANGE)] | None = None
     licence: str
-    loaded: dict[str, Any]  # which weights training started from, or which file was imported
-    class_weights: ClassWeights | None  # of the loss, as resolved from the recipe
-    threads: Annotated[
-        int, Field(ge=1, le=4096)
-    ]  # of torch on the CPU: other numbers give other bits
-    found: list[str] | None = (
-        None  # keys of the recipe that training set itself: an open crop, "auto"; None: not kept
-    )
-    device: str | None = None  # the kind that it was begun on, "cuda"; None: not kept
-    teachers: tuple[TeacherRow, ...] = ()  # in the order of the recipe's
-    objects: tuple[
-        str, ...
-    ] = ()  # what training was given as objects, not names: model, data, loss, augment
-    fitted: bool = (
-        False  # whether it was chosen by `fit`, of a run that was shared without its fit.json
-    )
+    loaded: dict[str, Any]
+    class_weights: ClassWeights | None
+    threads: Annotated[int, Field(ge=1, le=4096)]
+    found: list[str] | None = None
+    device: str | None = None
+    teachers: tuple[TeacherRow, ...] = ()
+    objects: tuple[str, ...] = ()
+    fitted: bool = False
 
 
 def parts_of(split: str) -> set[str]:
-    """The splits that a split is made of: `test+val` of two."""
+    """Return the splits that a split consists of: `test+val` has two."""
     return set(split.split("+"))
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, opened. `model` is the trained model: eval mode, fp32, on the CPU.
+    """A run folder, opened.
 
-    own_model: where training was given a model of one's own, such a model, whatever its weights.
+    Attributes:
+        path: The folder.
+        info: Its record.
+        own_model: For a run whose model was given as an object, such a model with any weights.
+        address: hf://ORG/NAME@COMMIT if the run was pulled from the hub.
     """
 
     path: Path
     info: RunInfo
     own_model: SegmentationModel | None = field(default=None, repr=False)
+    address: str | None = None
 
     @property
     def name(self) -> str:
-        """The folder's name, or that of the repository on the hub."""
-        address = self.address
-        return (
-            address.rpartition("@")[0].rpartition("/")[2]
-            if address
-            else Path(os.path.abspath(self.path)).name
-        )
+        """The name of the folder, or of the repository on the hub."""
+        if self.address:
+            return self.address.rpartition("@")[0].rpartition("/")[2]
+        return Path(os.path.abspath(self.path)).name
 
     @property
     def shipped(self) -> bool:
@@ -160,18 +168,13 @@ class Run:
         return self.path.resolve().parent == SHIPPED
 
     @property
-    def address(self) -> str | None:
-        """hf://ORG/NAME@COMMIT of a run that was pulled from the hub."""
-        return pulled_from(self.path)
-
-    @property
     def read_only(self) -> bool:
-        """Whether nothing is written into it: it comes with the package, or lies in the hub's cache."""
+        """Whether nothing is written into it: it comes with the package, or is in the hub's cache."""
         return self.shipped or self.address is not None
 
     @property
     def spelling(self) -> str:
-        """What a command calls it: its path, its address, or the name of a run that comes with the package."""
+        """How commands name it: by path, by address, or by name if it comes with the package."""
         return self.name if self.shipped else self.address or str(self.path)
 
     @property
@@ -181,7 +184,7 @@ class Run:
 
     @property
     def licence(self) -> str:
-        """Under which terms the weights may be used."""
+        """The terms under which the weights may be used."""
         return self.info.licence
 
     @property
@@ -191,12 +194,15 @@ class Run:
 
     @property
     def imported(self) -> str | None:
-        """The name of the file that the weights were imported from; None for a run that was trained here."""
+        """The name of the file that the weights were imported from; None for a trained run."""
         return self.info.loaded.get("imported")
 
     @property
     def init(self) -> str | None:
-        """What its training began with: `from scratch`, `ImageNet weights`, `weights of runs/a`; None if imported."""
+        """The weights that training started from; None for an imported run.
+
+        `from scratch`, `ImageNet weights`, or `weights of runs/a`.
+        """
         if self.imported:
             return None
         if init := self.info.loaded.get("init"):
@@ -204,7 +210,7 @@ class Run:
         return "ImageNet weights" if "file" in self.info.loaded else "from scratch"
 
     def current_evaluations(self) -> list[dict[str, Any]]:
-        """Those of `evaluations` that are of the weights that are there, as far as it is known."""
+        """Return the evaluations of the present weights, and those of unknown weights."""
         now = self.weights_sha256
         return [
             line
@@ -214,58 +220,54 @@ class Run:
 
     @property
     def weights_sha256(self) -> str | None:
-        """That of the weights that are there now, None where there are none."""
+        """The sha256 of the weights file; None without one."""
         file = self.path / WEIGHTS
         return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
     def selected_on(self, split: str) -> bool:
-        """Whether its weights, its end, or by `fit` its model were chosen by the score on that split of its data."""
+        """Whether weights, end of training or model were selected by the score on this split."""
         train = self.recipe.train
-        chosen = (
+        selects = (
             train.keep == "best"
             or train.patience
             or self.info.fitted
             or (self.path / FIT).is_file()
         )
         return not self.imported and bool(
-            chosen and parts_of(split) & parts_of(self.recipe.data.val_split)
+            selects and parts_of(split) & parts_of(self.recipe.data.val_split)
         )
 
     @property
     def validated_on_training(self) -> bool:
-        """Whether the images that it was validated on are among those that it was trained on."""
+        """Whether the validation images are among the training images."""
         return self.recipe.trains_on_all or "train.keep" in (self.info.found or ())
 
     def marks_of(self, evaluation: Mapping[str, Any]) -> str:
-        """What a reader of a line of `evaluations` has to know of its images; nothing of most."""
+        """Return the notes that the score of a line of `evaluations` needs; "" for most."""
         selected = evaluation.get("selected", self.selected_on(str(evaluation.get("split"))))
         return marks(selected=selected, trained_on=evaluation.get("trained_on"))
 
     @property
     def unfinished(self) -> bool:
-        """Whether its training goes on or was stopped on the way: no curve is drawn yet, and it has steps left."""
-        if self.read_only or self.imported or (self.path / CURVE).is_file():
-            return False
-        steps, done = self.recipe.train.steps, max(self.metrics(), default=None)
-        left = isinstance(steps, int) and done is not None and done < steps
-        return left or (self.path / CHECKPOINT).is_file() or self.training
-
-    @property
-    def training(self) -> bool:
-        """Whether a process trains in its folder now."""
-        return is_held(self.path / LOCK)
+        """Whether its training continues in some process, or was interrupted."""
+        return bool(self.how_far)
 
     @property
     def how_far(self) -> str:
-        """`its training was stopped at step 3 of 20; ...` with the command that goes on; "" of a finished run.
+        """How far an unfinished training is, with the command that continues it; else "".
 
-        `it is still training (step 3 of 20); ...` while a process trains in its folder.
+        `its training was stopped at step 3 of 20; ...`, or, while a process trains in the folder,
+        `it is still training (step 3 of 20); ...`.
         """
-        if not self.unfinished:
+        if self.read_only or self.imported or (self.path / CURVE).is_file():
             return ""
         steps, done = self.recipe.train.steps, max(self.metrics(), default=None)
+        steps_left = isinstance(steps, int) and done is not None and done < steps
+        running = is_held(self.path / LOCK)
+        if not (steps_left or running or (self.path / CHECKPOINT).is_file()):
+            return ""
         step = "" if done is None else f"step {done}{f' of {steps}' if steps else ''}"
-        if self.training:
+        if running:
             at = f" ({step})" if step else ""
             return f"it is still training{at}; its weights are those of its last validation"
         at = f"at {step}" if step else "on the way"
@@ -273,41 +275,54 @@ class Run:
 
     @cached_property
     def model(self) -> SegmentationModel:
-        """The model with the kept weights. Raises RunError where there are none, WeightsError where they do not fit."""
+        """The trained model: eval mode, fp32, on the CPU.
+
+        Raises:
+            RunError: There are no weights yet.
+            WeightsError: The weights do not fit the model.
+        """
         path = self.path / WEIGHTS
         if not path.is_file():
-            goes_on = f"Continue with: featherseg train --resume --out {self.path}"
+            remedy = f"Continue with: featherseg train --resume --out {self.path}"
+            if is_held(self.path / LOCK):
+                remedy = "It is still running: wait for that."
             raise RunError(
-                f"{self.path} holds no {WEIGHTS} yet: its training has not reached the first validation. "
-                + ("It is still running: wait for that." if self.training else goes_on)
+                f"{self.path} holds no {WEIGHTS} yet: its training has not reached the first "
+                f"validation. {remedy}"
             )
         state = read_state(path)
-        kept = sum(tensor.numel() for tensor in state.values())
-        model = self.untrained_model(4 * kept)  # auxiliary heads are not always kept
-        state = model.with_own_aux_heads(state)  # a model may have got such heads since
-        load_exactly(model, state, path)
+        parameters = sum(tensor.numel() for tensor in state.values())
+        model = self.untrained_model(4 * parameters)  # auxiliary heads are not always kept
+        state = model.with_own_aux_heads(state)  # the model may have got such heads since
+        try:
+            copy_strictly(model, state)
+        except WeightsError as error:
+            raise WeightsError(f"{path}: {error}") from None
         return model.eval()
 
     def untrained_model(self, most_parameters: int = models.MOST_PARAMETERS) -> SegmentationModel:
-        """The model before its weights. Raises ConfigError above `most_parameters`, RunError without own_model."""
-        model = (
-            build_model(self.info, most_parameters)
-            if "model" not in self.info.objects
-            else self._own_copy()
-        )
+        """Return the model before its weights are loaded.
+
+        Raises:
+            ConfigError: It has more than `most_parameters`.
+            RunError: The model was given as an object, and `own_model` is missing.
+        """
+        name, options = self.info.recipe.model.name, self.info.recipe.model.options
+        if "model" not in self.info.objects:
+            classes, channels = len(self.info.classes), self.info.channels
+            model = models.build(name, classes, channels, options, most_parameters)
+        elif self.own_model is not None:
+            model = deepcopy(self.own_model)
+        else:
+            raise RunError(
+                f"{self.path} was trained with your own model, {name}, which its folder lacks: "
+                f"pass model=, as in featherseg.load_run({str(self.path)!r}, model={name}(...))."
+            )
         model.image_range = self.info.image_range or FULL_RANGE
         return model
 
-    def _own_copy(self) -> SegmentationModel:
-        if self.own_model is None:
-            raise RunError(
-                f"{self.path} is of a model of one's own, {self.recipe.model.name}, which its folder does not hold: "
-                f"pass model=, as in featherseg.load_run({str(self.path)!r}, model={self.recipe.model.name}(...))."
-            )
-        return deepcopy(self.own_model)
-
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values: where it is, its record (resolved.json), and every evaluation."""
+        """Return plain JSON values: its path, its record (resolved.json) and every evaluation."""
         return {
             "path": str(self.path),
             **self.info.model_dump(mode="json"),
@@ -323,64 +338,41 @@ class Run:
             "licence": self.licence,
         }
         facts |= {"unfinished": self.how_far} if self.unfinished else {}
-        rows = [
-            (
-                f"mIoU % on {e.get('data')} {e.get('split')}{f' ({told})' if (told := self.marks_of(e)) else ''}",
-                percent(e.get("miou")),
-            )
-            for e in self.current_evaluations()
-        ]
+        rows = []
+        for line in self.current_evaluations():
+            notes = self.marks_of(line)
+            scored = f"{line.get('data')} {line.get('split')}{f' ({notes})' if notes else ''}"
+            rows.append((f"mIoU % on {scored}", percent(line.get("miou"))))
         return html_table(f"Run {self.name}", ("", ""), [*facts.items(), *rows])
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """Every line of evaluations.jsonl, oldest first."""
+        """Return every line of evaluations.jsonl, oldest first."""
         return [with_new_names(line) for line in read_lines(self.path / EVALUATIONS)]
 
     def metrics(self) -> dict[int, dict[str, Any]]:
-        """The last record of every step of metrics.jsonl."""
+        """Return {step: its last record in metrics.jsonl}."""
         return {
             r["step"]: r for r in read_lines(self.path / METRICS) if isinstance(r.get("step"), int)
         }
 
 
-def build_model(info: RunInfo, most_parameters: int = models.MOST_PARAMETERS) -> SegmentationModel:
-    """The untrained model that a run's record describes. Raises ConfigError above `most_parameters`."""
-    model = info.recipe.model
-    return models.build(
-        model.name, len(info.classes), info.channels, model.options, most_parameters
-    )
-
-
-def load_exactly(model: SegmentationModel, state: dict[str, Tensor], source: Path) -> None:
-    """Copy `state` (any float type) into the model, every key and shape equal. Raises WeightsError."""
-    try:
-        copy_strictly(model, state)
-    except WeightsError as error:
-        raise WeightsError(f"{source}: {error}") from None
-
-
 def open_run(path: Path, own_model: SegmentationModel | None = None) -> Run:
-    """Read a run folder's record. Raises RunError: no folder, half written, broken, or from a newer version."""
+    """Read the record of a run folder.
+
+    Raises:
+        RunError: There is no folder, or its record is missing, damaged or from a newer version.
+    """
     refuse_address(path)
     file = path / RESOLVED
     if path.is_file():
         raise RunError(_no_run(path))
     if not path.is_dir():
         raise RunError(
-            f"no run folder at {path}.{near_path(path)} Runs are written by `featherseg train ... --out {path}`."
+            f"no run folder at {path}.{near_path(path)} Runs are written by "
+            f"`featherseg train ... --out {path}`."
         )
-    if not file.is_file() and is_held(path / FIT_LOCK):
-        raise RunError(
-            f"{path}: its fit is still running. Wait for its end: the folder is a run then."
-        )
-    if not file.is_file() and (path / PLAN).is_file():
-        raise RunError(
-            f"{path}: its fit has not ended. Go on with: featherseg fit --resume --out {path}"
-        )
-    if not file.is_file() and is_held(path / LOCK):
-        raise RunError(f"{path}: its training is being prepared. Wait for its first validation.")
     if not file.is_file():
-        raise RunError(_no_run(path))
+        raise RunError(_no_record(path))
     try:
         values = load_json(file)
     except (OSError, ValueError) as error:
@@ -390,51 +382,75 @@ def open_run(path: Path, own_model: SegmentationModel | None = None) -> Run:
         raise RunError(f"{file} has no format_version: it was not written by featherseg.")
     if version > FORMAT_VERSION:
         raise RunError(
-            f"{path} was written by featherseg {values.get('featherseg')} (format {version}); this is {__version__}, "
-            f"which reads formats up to {FORMAT_VERSION}. Update featherseg."
+            f"{path} was written by featherseg {values.get('featherseg')} (format {version}); this "
+            f"is {__version__}, which reads formats up to {FORMAT_VERSION}. Update featherseg."
         )
     values = with_new_names(values) if version < FORMAT_VERSION else values
-    info = parse(RunInfo, with_loggers(with_old_split(values)), str(file))
+    info = parse(RunInfo, with_old_recipe(values), str(file))
     fitted = path.parents[1] if path.parent.name == "trials" else path
-    data = info.recipe.data.model_copy(
-        update={"name": moved_dataset(info.recipe.data.name, fitted)}
-    )
+    name = moved_dataset(info.recipe.data.name, fitted)
+    data = info.recipe.data.model_copy(update={"name": name})
     recipe = info.recipe.model_copy(update={"data": data})
-    return Run(path, info.model_copy(update={"recipe": recipe}), own_model)
+    info = info.model_copy(update={"recipe": recipe})
+    return Run(path, info, own_model, pulled_from(path))
+
+
+def _no_record(path: Path) -> str:
+    """Return why a folder has no record, and what to do."""
+    if is_held(path / FIT_LOCK):
+        return f"{path}: its fit is still running. Wait for its end: the folder is a run then."
+    if (path / PLAN).is_file():
+        return f"{path}: its fit has not ended. Go on with: featherseg fit --resume --out {path}"
+    if is_held(path / LOCK):
+        return f"{path}: its training is being prepared. Wait for its first validation."
+    return _no_run(path)
 
 
 def _no_run(path: Path) -> str:
-    """The message about a file or folder that is no run: what it is, and what is done with it."""
-    given = shlex.quote(str(path))
+    """Return what a file or folder is that is not a run, and what to do with it."""
+    quoted = shlex.quote(str(path))
     if path.name == "dataset.toml" or (path / "dataset.toml").is_file():
-        return f"{path} is a dataset, expected a run. Train one with: featherseg train frm-lite0 --data {given} -o RUN"
+        return (
+            f"{path} is a dataset, expected a run. Train one with: "
+            f"featherseg train frm-lite0 --data {quoted} -o RUN"
+        )
     if path.suffix == ".toml":
         return (
-            f"{path} is a recipe, expected a run. Train one with: featherseg train {given} -o RUN"
+            f"{path} is a recipe, expected a run. Train one with: featherseg train {quoted} -o RUN"
         )
     if path.is_file():
-        return f"{path} is a file, expected a run folder, as `train` and `import` of featherseg write it."
+        return (
+            f"{path} is a file, expected a run folder, as `train` and `import` of featherseg "
+            "write it."
+        )
     if (path / "recipe.toml").is_file():
-        return f"{path} is not a run: it has no {RESOLVED}. Its training was stopped before it started: train it anew."
-    return f"{path} is not a run: it has no {RESOLVED}. Expected a folder that `featherseg train` or `import` wrote."
+        return (
+            f"{path} is not a run: it has no {RESOLVED}. Its training was stopped before it "
+            "started: train it anew."
+        )
+    return (
+        f"{path} is not a run: it has no {RESOLVED}. Expected a folder that `featherseg train` or "
+        "`import` wrote."
+    )
 
 
 def moved_dataset(name: str, fitted: Path) -> str:
-    """The data of a fit in a folder: where `fit` wrote a dataset.toml there and the folder was moved, that one."""
+    """Return the dataset of a fit: its own dataset.toml, also after the fit's folder was moved."""
     moved = fitted.absolute() / "dataset.toml"
-    lay_there = os.path.isabs(name) and os.path.basename(name) == moved.name
-    return str(moved) if lay_there and not os.path.exists(name) and moved.is_file() else name
+    is_own = os.path.isabs(name) and os.path.basename(name) == moved.name
+    return str(moved) if is_own and not os.path.exists(name) and moved.is_file() else name
 
 
 def load_run(name: str | Path, model: nn.Module | None = None) -> Run:
-    """Open a run by its path, by name among those that come with featherseg or lie in $FEATHERSEG_HOME, or on the hub.
+    """Open a run by its path, by its name, or from the Hugging Face Hub.
 
-    One line of the log names the licence where the weights may not be used freely, and one says so where they have seen
-    synthetic scenes alone.
+    Names are those of the runs that come with featherseg or are in $FEATHERSEG_HOME. The log names
+    the licence if the weights may not be used freely, and warns if the run was trained on synthetic
+    scenes alone.
 
     Args:
         name: A run folder, the name of one, or hf://ORG/NAME[@REVISION].
-        model: Of a run whose model was given as an object: such an object, whatever its weights.
+        model: For a run whose model was given as an object, such a model with any weights.
 
     Returns:
         Run: its record, and on demand `model` with the trained weights.
@@ -448,20 +464,21 @@ def load_run(name: str | Path, model: nn.Module | None = None) -> Run:
             "%s was trained on synthetic street scenes only: on photographs it is often wrong",
             run.name,
         )
-    if is_restricted(run.licence):
-        log.warning("%s: %s", run.name, run.licence)
+    if is_restricted(run.info.licence):
+        log.warning("%s: %s", run.name, run.info.licence)
     return run
 
 
 def is_restricted(licence: str) -> bool:
-    """Whether terms say that what is under them may not be used freely."""
+    """Whether a licence says that its subject may not be used freely."""
     return any(word in licence.lower() for word in RESTRICTED)
 
 
 def find_run(name: str | Path) -> Path:
-    """The folder of a run: a path that exists, the plain name of one that `runs_by_name` knows, or hf://ORG/NAME.
+    """Return the folder of a run: an existing path, a name of `runs_by_name`, or hf://ORG/NAME.
 
-    Raises RunError.
+    Raises:
+        RunError: There is no such run.
     """
     if not isinstance(name, str | Path):
         raise not_a_run(name)
@@ -475,33 +492,34 @@ def find_run(name: str | Path) -> Path:
         return named[path.name]
     if path.name in IN_REPOSITORY:
         raise RunError(
-            f"no run {str(name)!r} here: it is not installed by pip ({IN_REPOSITORY[path.name]}). It is the folder "
-            f"weights/{path.name} of featherseg's repository: work in a checkout or copy the folder here. {STARTER} "
-            "is included in featherseg and works at once, but was trained on synthetic streets only."
+            f"no run {str(name)!r} here: it is not installed by pip ({IN_REPOSITORY[path.name]}). "
+            f"It is the folder weights/{path.name} of featherseg's repository: work in a checkout "
+            f"or copy the folder here. {STARTER} is included in featherseg and works at once, but "
+            "was trained on synthetic streets only."
         )
     if len(path.parts) != 1:
         return path
     raise RunError(
-        f"no run folder {str(name)!r} here, and no run of that name.{did_you_mean(path.name, named, here=True)} Use "
-        "the path of your own run, or its name if it is in the folder $FEATHERSEG_HOME."
+        f"no run folder {str(name)!r} here, and no run of that name."
+        f"{did_you_mean(path.name, named, here=True)} Use the path of your own run, or its name if "
+        "it is in the folder $FEATHERSEG_HOME."
     )
 
 
 def not_a_run(value: object) -> RunError:
-    """The error for what is neither a run nor names one, such as a model."""
+    """Return the error for a value that is neither a run nor names one, such as a model."""
     return RunError(
-        f"expected a run (its folder, its name, or what featherseg.load_run gives), found {type(value).__name__}. A "
-        "model alone knows neither its classes' names nor how its images are prepared: train or import it."
+        "expected a run (its folder, its name, or what featherseg.load_run returns), found "
+        f"{type(value).__name__}. A model alone has neither names of classes nor settings for its "
+        "images: train or import it."
     )
 
 
 def runs_by_name() -> dict[str, Path]:
-    """The runs that a name finds: in $FEATHERSEG_HOME, its weights/, in weights/ of a checkout, and in the package."""
+    """Return the runs that have a name, from $FEATHERSEG_HOME, a checkout's weights/ and the package."""
     folders = [SHIPPED]
     source = Path(__file__).resolve().parents[3]
-    if (
-        source / "pyproject.toml"
-    ).is_file():  # else the package is installed, and that folder is not ours
+    if (source / "pyproject.toml").is_file():  # this is a checkout, not an installed package
         folders.insert(0, source / "weights")
     if home := os.environ.get("FEATHERSEG_HOME"):
         folders[:0] = [Path(home), Path(home) / "weights"]
@@ -513,7 +531,7 @@ def runs_by_name() -> dict[str, Path]:
 
 
 def save_weights(run: Path, state: dict[str, Tensor]) -> str:
-    """Atomically write weights.safetensors; -> its sha256."""
+    """Atomically write weights.safetensors, and return its sha256."""
     content = save(
         {key: value.detach().cpu().contiguous() for key, value in state.items()}, {"format": "pt"}
     )
@@ -522,5 +540,5 @@ def save_weights(run: Path, state: dict[str, Tensor]) -> str:
 
 
 def write_info(run: Path, info: RunInfo) -> None:
-    """Atomically write resolved.json: from here on the folder is a run."""
+    """Atomically write resolved.json, which makes the folder a run."""
     write_json(run / RESOLVED, info.model_dump(mode="json"))

@@ -3,14 +3,13 @@
 import io
 import struct
 import zlib
-from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
 from featherseg.data.images.decoding import EncodedImage
-from featherseg.data.images.unused_parts import TOLD, unused_notes, unused_parts
+from featherseg.data.images.unused_parts import TOLD, unused_parts
 
 RGB = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8))
 RGBA = Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 24, 4), np.uint8))
@@ -101,9 +100,3 @@ def test_damaged_headers_are_left_to_the_decoder(format):
     for length in range(0, len(sound), max(1, len(sound) // 200)):
         assert unused(sound[:length]) <= set(TOLD)
         assert unused(sound[:length] + b"\xff" * 40) <= set(TOLD)
-
-
-def test_notes_count_images():
-    notes = unused_notes(Counter({"alpha": 3, "profile": 1}))
-    assert notes[0] == "3 images with an alpha channel, which is not used"
-    assert notes[1].startswith("1 image with an ICC profile other than sRGB")

@@ -138,25 +138,24 @@ def is_image(path: Path | str) -> bool:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The images directly inside a folder, by name; a warning counts those that are not read.
+    """Return the images directly inside a folder, by name; a warning counts unreadable formats.
 
-    Raises DataNotFound where there is none.
+    Raises:
+        DataNotFound: There is none.
     """
     files = sorted(file for file in folder.iterdir() if file.is_file())
-    inside, skipped = (
-        [file for file in files if is_image(file)],
-        unread_note(unread_endings(map(str, files))),
+    images, unread = list(filter(is_image, files)), unread_endings(map(str, files))
+    if unread and images:
+        warn_once(f"{folder}: {unread_note(unread)}")
+    if images:
+        return images
+    deeper = folders_of_images(folder)
+    hint = f"; {deeper[0]} has: name folders of images" if deeper else ""
+    skipped = f"{unread_note(unread)}. " if unread else ""
+    raise DataNotFound(
+        f"{folder} has no images{hint}. {skipped}Expected files ending in "
+        f"{', '.join(IMAGE_SUFFIXES)}; for videos, name the files, as in {folder}/*.mp4."
     )
-    if not inside:
-        deeper = folders_of_images(folder)
-        raise DataNotFound(
-            f"{folder} has no images{f'; {deeper[0]} has: name folders of images' if deeper else ''}. "
-            f"{f'{skipped}. ' if skipped else ''}Expected files "
-            f"ending in {', '.join(IMAGE_SUFFIXES)}; for videos, name the files, as in {folder}/*.mp4."
-        )
-    if skipped:
-        warn_once(f"{folder}: {skipped}")
-    return inside
 
 
 def folders_of_images(folder: Path) -> list[Path]:
@@ -165,23 +164,23 @@ def folders_of_images(folder: Path) -> list[Path]:
 
 
 def stored_images(place: str) -> list[StoredFile]:
-    """The images directly in a folder in a bucket, by name; an image's own address: that one.
+    """Return the images directly in a folder of a bucket, by name; or the image at this address.
 
-    Raises DataNotFound where there is none, DataError where the bucket cannot be listed.
+    Raises:
+        DataNotFound: There is none.
+        DataError: The bucket cannot be listed.
     """
-    files = list_files(address(place))
-    found, skipped = (
-        [file for file in files if is_image(file.name)],
-        unread_note(unread_endings(f.name for f in files)),
-    )
-    if not found:
-        skipped = f"{skipped}. " if skipped else ""
+    files = list(list_files(address(place)))
+    images = [file for file in files if is_image(file.name)]
+    unread = unread_endings(file.name for file in files)
+    if not images:
+        skipped = f"{unread_note(unread)}. " if unread else ""
         raise DataNotFound(
             f"{place} has no images. {skipped}Expected files ending in {', '.join(IMAGE_SUFFIXES)}."
         )
-    if skipped:
-        warn_once(f"{place}: {skipped}")
-    return found
+    if unread:
+        warn_once(f"{place}: {unread_note(unread)}")
+    return images
 
 
 def find_images(paths: Sequence[Path], output: Path) -> list[Path | StoredFile]:
@@ -282,7 +281,9 @@ def image_and_turn(path: Source, channels: int) -> tuple[np.ndarray, Image.Trans
         turn = _TURNS.get(_orientation(image))
         if _is_single(image) and len(_pages(image, path)) > 1:
             return _read_pages(image, path, channels), turn
-        pixels = _full_range(_pixels(image, path, keep_fourth=channels == 4), image)  # (H, W, C)
+        pixels = _pixels(image, path, keep_fourth=channels == 4)  # (H, W, C)
+        if image.format == "PPM":
+            pixels = _full_range(pixels, image.info.get("largest", 0))
     found = pixels.shape[2]
     if found == 1 and channels == 3:
         pixels = np.repeat(pixels, 3, axis=2)  # (H, W, 3)
@@ -487,8 +488,13 @@ def _file(source: Source) -> BinaryIO:
 
 
 def _check_page(image: ImageFile.ImageFile, path: Source) -> None:
-    """The size is bounded, and the numbers are such as Pillow reads rightly."""
-    _check_bound(path, *image.size)
+    """Refuse images that are too large, and values that Pillow does not read rightly."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise TooLarge(
+            f"{path} is too large: {height}x{width} (height x width) is {width * height:,} pixels, "
+            f"the limit is {MAX_PIXELS:,}. Split it into parts."
+        )
     tags = getattr(image, "tag_v2", {})
     if _SIGNED in tags.get(_SAMPLE_FORMAT, ()) and not image.mode.startswith("I"):
         raise DataError(
@@ -497,14 +503,6 @@ def _check_page(image: ImageFile.ImageFile, path: Source) -> None:
     if len(image.getbands()) > 1 and tags.get(_PLANES, 1) != 1 and max(tags.get(_BITS, (8,))) > 8:
         raise DataError(
             f"{path} stores more than 8 bits per channel in separate planes. Save it as interleaved RGB."
-        )
-
-
-def _check_bound(path: Source, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise TooLarge(
-            f"{path} is too large: {height}x{width} (height x width) is {width * height:,} pixels, the limit is "
-            f"{MAX_PIXELS:,}. Split it into parts."
         )
 
 
@@ -530,12 +528,9 @@ def _keep_values(image: ImageFile.ImageFile, path: Source) -> None:
         image.tile = [tile._replace(codec_name="raw", args=raw_mode)]
 
 
-def _full_range(pixels: np.ndarray, image: ImageFile.ImageFile) -> np.ndarray:
-    """The values of a PNM, whose header names the largest, as shares of 8 or 16 bits; other images as they are."""
-    largest, full = (
-        image.info.get("largest", 0) if image.format == "PPM" else 0,
-        np.iinfo(pixels.dtype).max,
-    )
+def _full_range(pixels: np.ndarray, largest: int) -> np.ndarray:
+    """Scale the values of a PNM, whose header names the largest one, to 8 or 16 bits."""
+    full = np.iinfo(pixels.dtype).max
     if largest in (0, full):
         return pixels
     values = np.minimum(pixels, largest).astype(np.uint32)

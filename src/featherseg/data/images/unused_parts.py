@@ -5,13 +5,11 @@ Only headers are read, within bounds; what cannot be read is left to the decoder
 
 import os
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from featherseg.core.wording import counted
 from featherseg.data.images.decoding import EncodedImage, Source
 from featherseg.data.images.georeference import (
     NODATA,
@@ -80,13 +78,6 @@ def unused_parts(source: Source, channels: int) -> tuple[Georeference | None, se
         if any(os.path.isfile(f"{stem}.{ending}w") for ending in endings):
             found.add("world")
     return place, found - ({"alpha", "bands"} if channels > 3 else set())
-
-
-def unused_notes(counts: Counter[str]) -> tuple[str, ...]:
-    """`3 images with an alpha channel, which is not used`, in the order of TOLD."""
-    return tuple(
-        f"{counted(counts[key], 'image')} {text}" for key, text in TOLD.items() if counts[key]
-    )
 
 
 def _tiff(file: BinaryIO) -> tuple[Georeference | None, set[str]]:

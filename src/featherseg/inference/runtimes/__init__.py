@@ -149,11 +149,11 @@ def open_runtime(
         run.model,
         run.classes,
         name=run.name,
-        licence=run.licence,
+        licence=run.info.licence,
         how_far=run.how_far,
         image_size=run.info.image_size,
-        test_resize=run.recipe.data.test_resize,
-        panoptic=run.recipe.panoptic,
+        test_resize=run.info.recipe.data.test_resize,
+        panoptic=run.info.recipe.panoptic,
         device=device,
     )
     runtime.threads = threads

@@ -1,6 +1,7 @@
-"""What tells one model from another, whatever it is called."""
+"""What distinguishes one model from another, whatever their names."""
 
 import hashlib
+import json
 
 from torch import nn
 
@@ -11,13 +12,19 @@ from featherseg.inference.runtimes.pytorch import weight_bytes
 
 
 def model_digest(runtime: Runtime) -> str:
-    """The sha256 of a model's weights, or of an exported file with its weights; "" of what is neither."""
+    """Return a sha256 of all that decides a model's masks, apart from `InferenceSettings`.
+
+    For an exported file this is its content with its weights; for a torch model its layers,
+    weights, classes and normalisation. A runtime that is neither has "".
+    """
     if path := getattr(runtime, "path", None):
         return content_digest(*model_files(path))
     model = getattr(runtime, "model", None)
     if not isinstance(model, nn.Module):
         return ""
-    weights = hashlib.sha256()
+    facts: list[object] = [(info.name, info.color, info.thing) for info in runtime.classes]
+    facts += [runtime.mean, runtime.std, runtime.image_range, str(runtime.panoptic), str(model)]
+    digest = hashlib.sha256(json.dumps(facts).encode())
     for content in weight_bytes(model):
-        weights.update(content)
-    return weights.hexdigest()
+        digest.update(content)
+    return digest.hexdigest()
