@@ -28,9 +28,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from featherseg.comparison.statistics import MOST_WAIT
 from featherseg.core.machine import load_average, machine_text
 from featherseg.core.machine import machine as featherseg_machine
+from featherseg.costs.latency import MOST_WAIT, turn_order
 
 Clock = Literal["cpu", "wall"]
 REPLICATES = 2000
@@ -329,7 +329,7 @@ def _take_turns(steps: Mapping[str, Callable[[], tuple[float, float]]], rounds: 
         warm.append([np.log(max(call()[1], 1e-3)) for call in calls])
     times = np.empty((rounds, len(calls), 2))
     for turn in range(rounds):
-        for i in np.roll(np.arange(len(calls)), -turn).tolist():
+        for i in turn_order(len(calls), turn):
             times[turn, i] = calls[i]()
     return times
 

@@ -27,7 +27,7 @@ from featherseg.cli.terminal import Console
 from featherseg.cli.train import train
 from featherseg.comparison import compare as comparison
 from featherseg.comparison import sweep as sweeps
-from featherseg.comparison.latency import SideBySide
+from featherseg.comparison.side_by_side import SideBySide
 from featherseg.core.errors import ConfigError, FeathersegError, RunError, UnknownName, WeightsError
 from featherseg.costs import papers
 from featherseg.costs.papers import Count

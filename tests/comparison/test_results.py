@@ -7,7 +7,7 @@ from support.models.simulated_scores import training_runs
 
 from featherseg.comparison.compare import _known
 from featherseg.comparison.compare_results import Budgets, CandidateResult, Ranking
-from featherseg.comparison.latency import Latency
+from featherseg.comparison.side_by_side import Latency
 from featherseg.evaluation.bootstrap import compare_models
 from featherseg.evaluation.clusters import single_images
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from featherseg import FeathersegError
-from featherseg.comparison.statistics import Speedup, run_queue_wait, speedup, summarise
+from featherseg.comparison.statistics import Speedup, speedup
 
 STARTS, ROUNDS = 5, 4
 
@@ -79,16 +79,3 @@ def test_one_start_is_refused_as_it_does_not_know_its_spread():
         speedup(np.ones((1, 20)), np.ones((1, 20)))
     with pytest.raises(FeathersegError, match="expected pairs"):
         speedup(np.ones((5, 4)), np.ones((5, 3)))
-
-
-def test_a_summary_is_that_of_all_rounds_together():
-    found = summarise(np.arange(1.0, 102.0).reshape(1, 101).repeat(2, axis=0))
-    assert (found.p50, found.p95, found.least, found.iqr) == (51, 96, 1, 50)
-
-
-def test_crowding_is_wall_over_cpu_on_one_thread_and_sees_a_queue_that_two_threads_hide():
-    ten = np.full((2, 3), 10.0)
-    alone, unknown = np.zeros((2, 3)), np.full((2, 3), np.nan)
-    assert run_queue_wait(1.5 * ten, ten, unknown) == 1.5
-    assert run_queue_wait(0.5 * ten, ten, alone) == 1.0
-    assert run_queue_wait(0.9 * ten, ten, 0.8 * ten) == pytest.approx(1.8)

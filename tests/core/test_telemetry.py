@@ -11,7 +11,8 @@ import pytest
 from featherseg.core.telemetry import OFF
 from featherseg.exporters.onnx import HEAD
 
-BUNDLE = Path(__file__).parents[2] / "src/featherseg/fitting/bundle_files"
+SOURCE = Path(__file__).parents[2] / "src/featherseg"
+BUNDLE = [str(SOURCE / "fitting/bundle_files"), str(SOURCE / "costs")]
 ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
 
 
@@ -47,7 +48,7 @@ def test_onnxruntime_leaves_a_device_id_where_the_user_lets_it(run_fresh):
     [
         "import featherseg, onnxruntime, onnxruntime.quantization",
         "import featherseg, openvino.tools.ovc",
-        f"import sys; sys.path.append({str(BUNDLE)!r}); import measure, onnxruntime, openvino.tools.ovc",
+        f"import sys; sys.path += {BUNDLE!r}; import measure, onnxruntime, openvino.tools.ovc",
         HEAD.split("\nsession")[0],
     ],
     ids=["onnxruntime", "openvino", "measure.py", "printed code"],

@@ -22,7 +22,6 @@ from featherseg.fitting.candidates import (
     resize_of,
     settings_of,
 )
-from featherseg.fitting.latency import median_interval
 from featherseg.fitting.plan import MOST, SPARE
 from featherseg.models import MODELS as CATALOGUE
 
@@ -197,11 +196,3 @@ def test_what_was_measured_before_is_taken_where_it_is_believed(tmp_path, monkey
         latency, "machine", lambda: {**found, "cpu_family": "25", "cpu_model": "17"}
     )
     assert "(family 25, model 17), " in latency.here()[0]
-
-
-def test_the_interval_of_the_median_holds_it_in_95_of_100():
-    rng = np.random.default_rng(0)
-    for count in (30, 101):
-        found = [median_interval(rng.exponential(size=count).tolist()) for _ in range(2000)]
-        inside = np.mean([low <= math.log(2) <= high for low, high in found])
-        assert 0.94 <= inside <= 0.99

@@ -62,7 +62,7 @@ def print_operators(console: Console, profiles: Sequence[OperatorTimes]) -> None
 
 def _print_latencies(console: Console, table: Table, baselines: tuple[str, ...]) -> None:
     """Print latency and speedup, and how close the masks are to those of float32 PyTorch."""
-    from featherseg.comparison.statistics import summarise
+    from featherseg.costs.latency import summarise
 
     scored = table.rows[0].fidelity.miou is not None
     heads = ["p50 ms", "images/s", *(f"vs {b}" for b in baselines), "logits off", "same class"]
@@ -88,7 +88,7 @@ def _print_latencies(console: Console, table: Table, baselines: tuple[str, ...])
 def _print_other_costs(console: Console, table: Table) -> None:
     """Print CPU time, latency from file to file, time of the first call, and memory."""
     from featherseg.comparison.benchmark_charts import share
-    from featherseg.comparison.statistics import summarise
+    from featherseg.costs.latency import summarise
 
     gpu = table.rows[0].samples.gpu_mib is not None
     limited = any(row.limit_ms is not None for row in table.rows)

@@ -36,6 +36,7 @@ from featherseg.core.machine import load_average, machine
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import Progress, SegmentationData
 from featherseg.core.wording import counted, marks
+from featherseg.costs.latency import turn_order
 from featherseg.data import LabelledImages
 from featherseg.evaluation.scoring import number
 from featherseg.inference.runtimes import check_trust
@@ -353,8 +354,7 @@ class _Lane:
     def _each(self, action: Callable[[Variant, Process], None], start: int = 0) -> None:
         """`action` for every variant that is still in it, from number `start` on; one that fails is left out."""
         present = self._present()
-        for i in range(len(present)):
-            variant = present[(start + i) % len(present)]
+        for variant in (present[i] for i in turn_order(len(present), start)):
             try:
                 action(variant, self.running[variant.name])
             except VariantError as error:

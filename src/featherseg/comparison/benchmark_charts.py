@@ -11,7 +11,8 @@ import numpy as np
 
 from featherseg.comparison.benchmark_results import Row, Table
 from featherseg.comparison.roofline import Limits
-from featherseg.comparison.statistics import NO_DIFFERENCE, Speedup, summarise
+from featherseg.comparison.statistics import NO_DIFFERENCE, Speedup
+from featherseg.costs.latency import summarise
 from featherseg.reports.charts import Plot, short, ticks
 from featherseg.reports.labels import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, place_labels
 

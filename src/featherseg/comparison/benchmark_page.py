@@ -15,8 +15,9 @@ from featherseg.comparison.benchmark_charts import (
 )
 from featherseg.comparison.benchmark_results import USUAL_STARTS, Benchmark
 from featherseg.comparison.builds import TORCH_BUILDS
-from featherseg.comparison.statistics import MOST_WAIT, NO_DIFFERENCE, summarise
+from featherseg.comparison.statistics import NO_DIFFERENCE
 from featherseg.core.machine import machine_text
+from featherseg.costs.latency import MOST_WAIT, summarise
 from featherseg.reports.page import page_html, render
 
 

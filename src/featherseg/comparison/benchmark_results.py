@@ -9,18 +9,13 @@ import numpy as np
 from featherseg.comparison.builds import EAGER, TUNED, builds_for
 from featherseg.comparison.fidelity import Fidelity
 from featherseg.comparison.roofline import Limits, Work
-from featherseg.comparison.statistics import (
-    MIN_STARTS,
-    MOST_WAIT,
-    Speedup,
-    run_queue_wait,
-    summarise,
-)
+from featherseg.comparison.statistics import MIN_STARTS, Speedup
 from featherseg.comparison.variants import BenchmarkModel, Variant, baseline_of, variants_of
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import default_threads, pick_device, usable_cores
 from featherseg.core.types import Size
 from featherseg.core.wording import counted, finite, size_text
+from featherseg.costs.latency import MOST_WAIT, run_queue_wait, summarise
 from featherseg.data import LabelledImages
 
 SCHEMA, SCHEMA_VERSION = "featherseg-benchmark", 2
@@ -149,7 +144,7 @@ class Samples:
 
     @property
     def run_queue_wait(self) -> float:
-        """See `statistics.run_queue_wait`; of the forward."""
+        """See `costs.latency.run_queue_wait`; of the forward."""
         return run_queue_wait(self.forward_ms, self.cpu["forward"], self.queue["forward"])
 
 

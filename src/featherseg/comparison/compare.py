@@ -28,7 +28,7 @@ from featherseg.comparison.compare_results import (
     FilePairs,
     Ranking,
 )
-from featherseg.comparison.latency import Latency, time_side_by_side
+from featherseg.comparison.side_by_side import Latency, time_side_by_side
 from featherseg.core.config import with_given
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError
 from featherseg.core.files import check_writable, write_text

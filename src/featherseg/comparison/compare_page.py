@@ -7,8 +7,8 @@ from importlib import resources
 from markupsafe import Markup
 
 from featherseg.comparison.compare_results import CandidateResult, Comparison
-from featherseg.comparison.latency import STARTS
 from featherseg.comparison.pareto import front_svg
+from featherseg.comparison.side_by_side import STARTS
 from featherseg.evaluation.clusters import MIN_CLUSTERS
 from featherseg.reports.page import fixed, page_html, percent, render
 

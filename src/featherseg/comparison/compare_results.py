@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from featherseg.comparison.candidates import NOT_RECORDED
-from featherseg.comparison.latency import Latency, SideBySide
 from featherseg.comparison.pareto import LATENCY, MEMORY, Pick, Point, Quantity, pareto_front, pick
+from featherseg.comparison.side_by_side import Latency, SideBySide
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Size
 from featherseg.evaluation.bootstrap import Difference, Interval, best

@@ -8,7 +8,7 @@ all that lies between fused into them. A multiply-accumulate counts as two opera
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from featherseg.core.types import Size
 from featherseg.costs.cost import by_convention, count_layers
+from featherseg.costs.latency import Schedule, time_passes
 from featherseg.layers.model import SegmentationModel
 
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
@@ -33,8 +34,8 @@ CONVOLUTION = {"cpu": (1, 128, 32, 128), "cuda": (8, 256, 256, 512)}
 COPIED = {"cpu": 2**26, "cuda": 2**30}
 """float32 elements of each array that is copied: more than any cache holds."""
 
-SECONDS, LEAST = 0.4, 5
-"""How long, and how often at least, each kernel is repeated; the best time counts."""
+KERNEL = Schedule(warm_up=0, least=5, most=math.inf, seconds=0.4)
+"""How often each kernel is repeated after a first time; the best time counts."""
 
 
 @dataclass(frozen=True)
@@ -150,11 +151,10 @@ def _rate(kernel: Callable[[], object], amount: int, device: torch.device) -> fl
         kernel()
     except (RuntimeError, NotImplementedError):
         return None
-    best, count, end = float("inf"), 0, time.perf_counter() + SECONDS
-    while count < LEAST or time.perf_counter() < end:
-        start = time.perf_counter()
+
+    def run() -> None:
         kernel()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        best, count = min(best, time.perf_counter() - start), count + 1
-    return amount / best / 1e9
+
+    return amount / min(time_passes(run, KERNEL).ms) / 1e6

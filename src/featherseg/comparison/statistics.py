@@ -1,4 +1,4 @@
-"""From raw times to what they show: percentiles, and ratios of neighbours in time with an interval.
+"""Ratios of neighbours in time, with an interval.
 
 Letters: S starts (a set of processes, one per variant, started together), R rounds in each. A round runs every variant
 once, so that a ratio is taken between times that lie next to each other on the same machine in the same mood. Rounds of
@@ -16,18 +16,6 @@ from featherseg.evaluation.bootstrap import LEVEL, student_quantile
 REPLICATES = 2000
 MIN_STARTS = 2
 NO_DIFFERENCE = "no difference shown"
-MOST_WAIT = 1.3
-"""Wall over CPU time of one thread from which a run counts as disturbed by its neighbours."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a variant's times come to, in milliseconds; iqr is the range of the middle half."""
-
-    p50: float
-    p95: float
-    least: float
-    iqr: float
 
 
 @dataclass(frozen=True)
@@ -56,12 +44,6 @@ class Speedup:
         return f"{value} ({self.low:.2f}\N{EN DASH}{self.high:.2f})"
 
 
-def summarise(times_ms: np.ndarray) -> Summary:
-    """Times (S, R) in milliseconds, all rounds of all starts together."""
-    low, p50, high, p95 = np.percentile(times_ms, [25, 50, 75, 95])
-    return Summary(float(p50), float(p95), float(times_ms.min()), float(high - low))
-
-
 def speedup(
     baseline_ms: np.ndarray, own_ms: np.ndarray, *, pairs: int = 1, seed: int = 0
 ) -> Speedup:
@@ -84,14 +66,3 @@ def speedup(
     t = float(student_quantile(1 - (1 - LEVEL) / 2 / pairs, np.array([starts - 1.0]))[0])
     middle, reach = np.median(logs), t * medians.std()
     return Speedup(*np.exp([middle, middle - reach, middle + reach]).tolist())
-
-
-def run_queue_wait(wall_ms: np.ndarray, cpu_ms: np.ndarray, queue_ms: np.ndarray) -> float:
-    """How many times as long the machine took as it would have alone: median over the rounds, 1 = undisturbed.
-
-    Wall over CPU time, and CPU time plus the time that threads waited for a core (NaN where the kernel does not
-    report it) over CPU time; the larger. With several threads the first is below 1 by itself.
-    """
-    cpu = np.maximum(cpu_ms, 1e-6)
-    by_queue = 1 + np.nan_to_num(queue_ms) / cpu
-    return float(np.median(np.maximum(wall_ms / cpu, by_queue)))

@@ -9,12 +9,12 @@ It ends when its standard input does. What libraries print goes to standard erro
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,8 +27,9 @@ from featherseg.comparison.roofline import measure_limits
 from featherseg.comparison.variants import CATALOGUE_CLASSES, untrained_classes
 from featherseg.core.allocator import keep_freed_memory
 from featherseg.core.errors import FeathersegError
-from featherseg.core.machine import peak_memory, pick_device
+from featherseg.core.machine import pick_device
 from featherseg.core.types import SegOutput, Size
+from featherseg.costs.latency import answers_alone, clocks, peak_memory, settle, warm_up
 from featherseg.data import open_dataset
 from featherseg.data.datasets.sequences import SplitBy
 from featherseg.data.images.decoding import read_image
@@ -42,13 +43,6 @@ from featherseg.inference.test_time_augmentation import Pass, masks_of, native
 from featherseg.layers.resize import preprocess, to_image
 from featherseg.runs.run import load_run
 
-WARM_LEAST, WARM_MOST = 5, 12
-"""Untimed passes: the least (two, and three that are alike), and the most where they never are."""
-ALIKE = 0.05
-SETTLING = 0.05
-"""Seconds of untimed passes before a timed one, at least: a runtime's idle threads keep a core for a while, which the
-next variant lacks. On two cores, behind one pass alone, times were up to 42 % too long (docs/log.md).
-"""
 MIB = 2**20
 
 Answer = dict[str, Any]
@@ -68,16 +62,13 @@ class Times:
         """Time what is inside; a GPU is waited for on both sides, and times itself by its own events."""
         cuda = self.device.type == "cuda"
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if cuda else []
-        wait(self.device)
-        line, cpu, wall = run_queue_ms(), time.process_time(), time.perf_counter()
-        if cuda:
-            events[0].record()
-        yield
-        if cuda:
-            events[1].record()
-        wait(self.device)
-        self.wall[name] = 1000 * (time.perf_counter() - wall)
-        self.cpu[name], self.queue[name] = 1000 * (time.process_time() - cpu), run_queue_ms() - line
+        with clocks(partial(wait, self.device)) as block:
+            if cuda:
+                events[0].record()
+            yield
+            if cuda:
+                events[1].record()
+        self.wall[name], self.cpu[name], self.queue[name] = block.wall, block.cpu, block.queue
         if cuda and name == "forward":
             self.wall[name] = events[0].elapsed_time(events[1])
 
@@ -144,18 +135,16 @@ class Worker:
         """Take these images as the batch and warm up; the first pass at a size is reported on its own."""
         self.opened.files = [Path(file) for file in files]
         first, _, _ = self.opened.one_pass()
-        clock: list[float] = []
-        while len(clock) < WARM_LEAST - 1 or (len(clock) < WARM_MOST and not _alike(clock[-3:])):
+
+        def forward_ms() -> float:
             times, _, _ = self.opened.one_pass()
-            clock.append((times.wall if times.device.type == "cuda" else times.cpu)["forward"])
-        return {"first_ms": first.wall["forward"], "warm_up_ms": clock}
+            return (times.wall if times.device.type == "cuda" else times.cpu)["forward"]
+
+        return {"first_ms": first.wall["forward"], "warm_up_ms": warm_up(forward_ms)}
 
     def turn(self) -> Answer:
         """A timed pass behind untimed ones, which take back caches and cores from the variant before."""
-        until = time.perf_counter() + SETTLING
-        self.opened.one_pass()
-        while time.perf_counter() < until:
-            self.opened.one_pass()
+        settle(self.opened.one_pass)
         times, _, _ = self.opened.one_pass()
         return {"wall": times.wall, "cpu": times.cpu, "queue": times.queue}
 
@@ -240,19 +229,6 @@ def wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def run_queue_ms() -> float:
-    """How long the threads of this process have waited for a core so far; NaN where the kernel does not report it."""
-    waited = 0
-    try:
-        for task in os.scandir("/proc/self/task"):
-            waited += int(
-                Path(task.path, "schedstat").read_text(encoding="ascii").split()[1]
-            )  # nanoseconds
-    except (OSError, IndexError):
-        return float("nan")
-    return waited / 1e6
-
-
 def serve(lines: Iterator[str], answers: TextIO) -> None:
     """Answer every line; the first says what to open: {"do": "open", "threads", ...} or {"do": "limits", "threads"}."""
 
@@ -296,14 +272,9 @@ def _torch_runtime(source: str, build: str, device: str) -> BuildRuntime:
     )
 
 
-def _alike(times: Sequence[float]) -> bool:
-    return max(times) <= (1 + ALIKE) * min(times)
-
-
 def main() -> None:
-    """Answers go to what was standard output; that itself now leads to standard error."""
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
-        os.dup2(2, 1)
+    """Answer on what was standard output."""
+    with answers_alone() as answers:
         serve(iter(sys.stdin), answers)
 
 

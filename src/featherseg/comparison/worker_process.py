@@ -11,6 +11,7 @@ from typing import Any
 
 from featherseg.core.errors import RunError
 from featherseg.core.types import Progress
+from featherseg.costs.latency import exit_reason
 
 COMMAND = (
     sys.executable,
@@ -102,10 +103,5 @@ class Process:
     def _last_line(self) -> str:
         """Why it is gone."""
         status = self._child.wait()
-        if status < 0:
-            return f"its process was ended by signal {-status}; signal 9 is most often a lack of memory."
         self._messages.seek(0)
-        lines = [line.strip() for line in self._messages.read().splitlines() if line.strip()]
-        return (
-            f"its process ended with status {status}: {lines[-1] if lines else 'without a message'}"
-        )
+        return exit_reason(status, self._messages.read())

@@ -177,20 +177,6 @@ def load_average() -> float | None:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
-def peak_memory() -> float | None:
-    """Return the peak memory of this process in bytes, on Linux and Windows; else None.
-
-    getrusage is not used: its peak survives exec, so a child would report its parent's.
-    """
-    try:
-        rows = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
-        return (
-            next(int(row.split()[1]) for row in rows if row.startswith("VmHWM:")) * 1024.0
-        )  # kB in the file
-    except (OSError, StopIteration):
-        return getattr(psutil.Process().memory_info(), "peak_wset", None)  # only on Windows
-
-
 def processor_text(facts: dict[str, Any]) -> str:
     """Return `AMD EPYC (family 25, model 17)`: virtual machines name several generations alike."""
     kind = ", ".join(

@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from operator import methodcaller
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory, gettempdir
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -35,6 +33,7 @@ from featherseg.core.files import (
 )
 from featherseg.core.notebook import progress_or_bar
 from featherseg.core.types import ClassInfo, Progress, Size, as_size
+from featherseg.costs.latency import EXPORT, summarise, time_passes
 from featherseg.data.images.palettes import default_palette
 from featherseg.exporters.calibration import Images, LabelledSplit, labelled_split, training_images
 from featherseg.exporters.formats import EXPORTERS, Format
@@ -47,9 +46,6 @@ from featherseg.inference.runtimes import open_file
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.own_model import as_model
 from featherseg.runs.run import EXPORTS, Run, load_run
-
-PASSES, WARM_UP = 5, 2
-"""Timed runs whose median is a file's latency, and warm-up runs: its order of magnitude."""
 
 LIKE_FILES = {".bin", ".engine", ".html", ".json", ".mlmodel", ".pt", ".pth"}
 """Endings of file names that no export writes; other dots may stand in a folder's name."""
@@ -352,16 +348,12 @@ def _export_one(name: str, place: Path, shared: Shared) -> ExportReport:
                         shared.tell(f"the file's mIoU is not measured: {error}")
 
                 # Its latency, on an image of zeros
-                runtime, times = open_file(file, "cpu", trust=True), []
+                runtime = open_file(file, "cpu", trust=True)
                 if runtime.masks:
                     image = np.zeros((1, height, width, runtime.channels), np.uint8)
                 else:
                     image = np.zeros((1, runtime.channels, height, width), np.float32)
-                for _ in range(WARM_UP + PASSES):
-                    start = perf_counter()
-                    runtime.run(image)
-                    times.append(1000 * (perf_counter() - start))
-                latency = median(times[WARM_UP:])
+                latency = summarise(time_passes(partial(runtime.run, image), EXPORT).ms).p50
                 model_miou = None if miou is None else shared.model_miou()
                 parity = replace(parity, model_miou=model_miou, file_miou=miou, latency_ms=latency)
             size = move(job.folder, row, place)

@@ -65,6 +65,12 @@ FORMAT_VERSION = 1
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn"}
 """Formats that measure.py runs, and the package that each needs on the device."""
 
+SCRIPTS = (
+    files("featherseg.fitting") / "bundle_files" / "measure.py",
+    files("featherseg.costs") / "latency.py",
+)
+"""What runs on the device: the script, and the timing engine that it imports."""
+
 MOST_BYTES = 2**22
 """Of a latency.json."""
 
@@ -178,9 +184,7 @@ def write_bundle(
                 "README.txt": readme.encode(),
                 "bundle.json": json.dumps(bundle, indent=2).encode(),
                 "image.npy": buffer.getvalue(),
-                "measure.py": (
-                    files("featherseg.fitting") / "bundle_files" / "measure.py"
-                ).read_bytes(),
+                **{path.name: path.read_bytes() for path in SCRIPTS},
             }
             write_atomic(out, partial(_write_zip, texts, [Path(draft) / name for name in drafts]))
     except OSError as error:

@@ -9,12 +9,12 @@ threads: resize, normalise, model, upsampling and argmax.
 import hashlib
 import json
 import math
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -22,7 +22,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
-from scipy.stats import binom
 
 from featherseg import models
 from featherseg._version import __version__
@@ -31,30 +30,34 @@ from featherseg.core.files import home_folder, load_json, write_json
 from featherseg.core.machine import (
     default_threads,
     machine,
-    peak_memory,
     processor_text,
     usable_cores,
 )
 from featherseg.core.types import ClassInfo, Resize
 from featherseg.core.wording import counted
 from featherseg.costs.catalogue import SIZE
+from featherseg.costs.latency import (
+    FAR,
+    FIT,
+    ProcessFailed,
+    Schedule,
+    answers_alone,
+    peak_memory,
+    run_apart,
+    summarise,
+    time_passes,
+)
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.job import Facts, Job
 from featherseg.exporters.onnx import graph_form, to_onnx
 from featherseg.fitting.plan import SPARE, Milliseconds, Scale, keeps_limits, name_of
 from featherseg.layers.resize import preprocess
 
-WARM, PASSES, MOST_PASSES, SECONDS = 8, 30, 300, 2.0
-"""Untimed passes; timed ones at least and at most, between which the seconds decide."""
-
-FEW, FAR = 4, 2.0
-"""Passes after which nothing more is timed where all but the first took so many times the limit."""
+GUESS = Schedule(warm_up=0, least=8, most=8)
+"""Of the convolution that `guess_speed` times."""
 
 HANGS = 300.0
 """Seconds after which a process is ended."""
-
-LEVEL = 0.95
-"""Of the interval of the median."""
 
 MIB = 2**20
 
@@ -141,32 +144,14 @@ def time_file(
             f"{folder}/image.npy",
         ]
         words += [str(max_ms), str(default_threads())]  # as `here` tells
-        timed = f"{name_of(*name[:2])} as {name[2]} could not be timed:"
         try:
-            done = subprocess.run(
-                words,
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                check=False,
-                timeout=HANGS,
-            )
-        except subprocess.TimeoutExpired:
-            raise RunError(f"{timed} its process had not ended after {HANGS:g} s.") from None
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
-        raise RunError(f"{timed} {last}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    low, high = median_interval(found["ms"])
-    p50, p95 = np.percentile(found["ms"], [50, 95]).tolist()
-    return Timing(*name, p50, p95, low, high, found["memory_mib"], _size(file) / MIB)
-
-
-def median_interval(times: Sequence[float]) -> tuple[float, float]:
-    """The interval of the median by order statistics: of n values the k-th and the (n + 1 - k)-th (binomial)."""
-    ordered, count = sorted(times), len(times)
-    below = max(0, int(binom.ppf((1 - LEVEL) / 2, count, 0.5)) - 1)
-    return ordered[below], ordered[count - 1 - below]
+            answer = run_apart(words, HANGS)
+        except ProcessFailed as error:
+            timed = f"{name_of(*name[:2])} as {name[2]}"
+            raise RunError(f"{timed} could not be timed: {error}") from None
+    times = summarise(answer["ms"])
+    memory, size = answer["memory_mib"], _size(file) / MIB
+    return Timing(*name, times.p50, times.p95, times.low, times.high, memory, size)
 
 
 def time_candidate(
@@ -235,12 +220,9 @@ def guess_speed() -> float:
     From a convolution of 64 channels, of whose rate they reach about a third; `counts` are of 512x1024 pixels.
     """
     image, weight = torch.zeros(1, 64, 90, 120), torch.zeros(64, 64, 3, 3)
+    convolve = partial(torch.nn.functional.conv2d, image, weight, padding=1)
     with torch.inference_mode():
-        times = []
-        for _ in range(8):
-            start = time.perf_counter()
-            torch.nn.functional.conv2d(image, weight, padding=1)
-            times.append(1000 * (time.perf_counter() - start))
+        times = time_passes(convolve, GUESS).ms
     return 3 * sorted(times)[2] / (90 * 120 * 64 * 64 * 9) / math.prod(SIZE)
 
 
@@ -307,31 +289,20 @@ def main() -> None:
     """The process: open the file, warm up, time."""
     from featherseg.inference.predictor import Predictor
 
+    answers = answers_alone()
     try:
         torch.set_num_threads(int(sys.argv[4]))
         predictor, image = (
             Predictor(sys.argv[1], device="cpu", trust=True),
             np.load(sys.argv[2], allow_pickle=False),
         )
-        times: list[float] = []
-        began, far = 0.0, FAR * float(sys.argv[3])
-        while len(times) < WARM + PASSES or (
-            len(times) < WARM + MOST_PASSES and time.perf_counter() - began < SECONDS
-        ):
-            start = time.perf_counter()
-            began = began if len(times) > WARM else start
-            predictor(image)
-            times.append(1000 * (time.perf_counter() - start))
-            if len(times) == FEW and min(times[1:]) > far:
-                break
+        passes = time_passes(partial(predictor, image), FIT, limit_ms=float(sys.argv[3]))
     except FeathersegError as error:
         sys.exit(" ".join(str(error).splitlines()))
     peak = peak_memory()
-    answer = {
-        "ms": times[WARM:] or times[1:],
-        "memory_mib": None if peak is None else round(peak / MIB, 1),
-    }
-    sys.stdout.write(json.dumps(answer) + "\n")
+    memory = None if peak is None else round(peak / MIB, 1)
+    with answers:
+        json.dump({"ms": passes.ms, "memory_mib": memory}, answers)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 
 from featherseg.core.allocator import return_freed_memory
 from featherseg.core.errors import ConfigError, FeathersegError
-from featherseg.core.machine import peak_memory, pick_device
+from featherseg.core.machine import pick_device
 from featherseg.core.types import IGNORE, Size
 from featherseg.core.wording import WarningText, counted, size_text
+from featherseg.costs.latency import peak_memory
 from featherseg.data.cache.teacher_outputs import Grid, Taught
 from featherseg.data.panoptic.targets import PanopticTargets
 from featherseg.inference.memory import LiveBytes, peak_bytes_per_pixel

@@ -151,9 +151,9 @@ def work(folder, form=""):
     from support.models.small_training import Killed, KilledAt, trained
 
     from featherseg import cli
-    from featherseg.comparison.worker import run_queue_ms
     from featherseg.comparison.worker_process import Process, VariantError
-    from featherseg.core.machine import machine, peak_memory
+    from featherseg.core.machine import machine
+    from featherseg.costs.latency import peak_memory, run_queue_ms
     from featherseg.data.shapes import Shapes
 
     run, image = folder / "run", folder / "image.png"

@@ -11,15 +11,11 @@ what was measured; the same command goes on. Letters: C channels, K classes, H x
 import argparse
 import importlib.util
 import json
-import math
 import os
 import platform
-import signal
-import subprocess
 import sys
-import time
 from datetime import datetime, timezone
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 if sys.version_info < (3, 9):  # noqa: UP036 - a device may have any
     sys.exit("measure.py needs Python 3.9 or newer, and this is " + platform.python_version())
@@ -27,6 +23,21 @@ try:
     import numpy as np
 except ImportError:
     sys.exit(f"measure.py needs numpy. Install it with: {sys.executable} -m pip install numpy")
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+try:
+    sys.path.insert(0, FOLDER)  # where it is not by itself: python -P
+    from latency import (
+        DEVICE,
+        MOST_WAIT,
+        answers_alone,
+        peak_memory,
+        run_apart,
+        summarise,
+        time_passes,
+    )
+except ImportError as error:
+    sys.exit(f"{error}. Unpack the whole bundle into one folder and run this there.")
 
 Candidate = dict[str, Any]  # a row of bundle.json
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -37,11 +48,6 @@ os.environ.setdefault(
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # what openvino reports by
 
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn"}
-FOLDER = os.path.dirname(os.path.abspath(__file__))
-WARM_UP = 5
-LEAST, MOST, SECONDS = 20, 200, 2.0
-"""Timed passes: at least, at most, and for how long between these."""
-
 LIMIT = 900
 """Seconds after which a candidate is given up."""
 
@@ -212,59 +218,27 @@ def open_ncnn(graph: str, weights: str, candidate: Candidate, threads: int) -> t
     return predict, f"ncnn {ncnn.__version__}"
 
 
-def median_interval(values: list[float]) -> list[float]:
-    """95 % for the median by order statistics: between two of the values, by the binomial distribution."""
-    count, rank, tail = len(values), 0, 1
-    while 40 * tail <= 2**count:  # P(fewer than rank + 1 of them lie below the median) <= 2.5 %
-        rank += 1
-        tail += math.comb(count, rank)
-    ordered = sorted(values)
-    return [ordered[max(rank - 1, 0)], ordered[count - max(rank, 1)]]
-
-
 def measure(candidate: Candidate, folder: str, threads: int) -> dict[str, Any]:
-    """-> what latency.json tells of a candidate, and `runtime`."""
+    """-> what latency.json tells of a candidate, and `runtime` and `run_queue_wait`."""
     image = np.load(os.path.join(folder, "image.npy"), allow_pickle=False)
     predict, runtime = open_candidate(candidate, folder, threads)
-    began, done = time.perf_counter(), 0
-    while done < 2 or (done < WARM_UP and time.perf_counter() - began < SECONDS):
-        predict(image)
-        done += 1
-    times: list[float] = []
-    began = time.perf_counter()
-    while len(times) < LEAST or (len(times) < MOST and time.perf_counter() - began < SECONDS):
-        start = time.perf_counter()
-        predict(image)
-        times.append(1000 * (time.perf_counter() - start))
+    passes = time_passes(lambda: predict(image), DEVICE)
+    times = summarise(passes.ms)
     size = sum(os.path.getsize(os.path.join(folder, name)) for name in candidate["files"])
     memory = peak_memory()
     return {
         **{key: candidate[key] for key in ("model", "scale", "format")},
         "latency_ms": {
-            "p50": round(float(np.median(times)), 4),
-            "p95": round(float(np.percentile(times, 95)), 4),
-            "interval": [round(value, 4) for value in median_interval(times)],
+            "p50": round(times.p50, 4),
+            "p95": round(times.p95, 4),
+            "interval": [round(times.low, 4), round(times.high, 4)],
         },
         "memory_mib": None if memory is None else round(memory / 2**20, 1),
         "file_mib": round(size / 2**20, 3),
-        "passes": len(times),
+        "passes": len(passes.ms),
         "runtime": runtime,
+        "run_queue_wait": round(passes.run_queue_wait, 2),
     }
-
-
-def peak_memory() -> Optional[int]:
-    """The most that this process has held of the main memory, in bytes; None where the system does not tell."""
-    try:
-        with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        try:
-            import resource
-        except ImportError:  # Windows
-            return None
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-            1 if sys.platform == "darwin" else 1024
-        )
 
 
 def count_cores() -> int:
@@ -324,27 +298,9 @@ def describe_device() -> str:
 
 
 def measure_apart(number: int, threads: int) -> dict[str, Any]:
-    """`measure` in a process of its own. Raises RuntimeError with the reason of one that fails."""
-    command = [
-        sys.executable,
-        os.path.abspath(__file__),
-        "--candidate",
-        str(number),
-        "--threads",
-        str(threads),
-    ]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=LIMIT, check=False)
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"it was not done after {LIMIT} seconds") from None
-    if done.returncode < 0:
-        raise RuntimeError(f"its process was ended by {signal.Signals(-done.returncode).name}")
-    lines = done.stderr.decode("utf-8", errors="replace").split("\n")
-    if done.returncode:
-        raise RuntimeError(
-            next((line.strip() for line in lines[::-1] if line.strip()), f"exit {done.returncode}")
-        )
-    return json.loads(done.stdout)
+    """`measure` in a process of its own. Raises ProcessFailed with the reason of one that fails."""
+    words = ["--candidate", str(number), "--threads", str(threads)]
+    return run_apart([sys.executable, os.path.abspath(__file__), *words], LIMIT)
 
 
 def name_of(row: dict[str, Any]) -> tuple[str, float, str]:
@@ -447,9 +403,12 @@ def measure_all(bundle: dict[str, Any], threads: int, path: str) -> int:
                 tell(f"{name}: left out, it failed: {error}")
                 continue
             report["runtimes"][candidate["format"]] = row.pop("runtime")
+            wait = row.pop("run_queue_wait")
             report["candidates"].append(row)
             save(path, report)
             tell("{}: {p50:.1f} ms, 95 % within {p95:.1f} ms".format(name, **row["latency_ms"]))
+            if wait > MOST_WAIT:
+                tell(f"{name}: other programs were running, passes took {wait:.1f} times as long")
     except KeyboardInterrupt:
         tell("stopped; the same command goes on")
         status = 130
@@ -482,11 +441,10 @@ def main() -> None:
         )
     if settings.candidate is None:
         sys.exit(measure_all(bundle, settings.threads, os.path.join(FOLDER, "latency.json")))
-    answers = os.dup(1)
-    os.dup2(2, 1)  # what runtimes print goes to standard error
-    row = measure(bundle["candidates"][settings.candidate], FOLDER, settings.threads)
-    with os.fdopen(answers, "w", encoding="utf-8") as file:
-        json.dump(row, file)
+    with answers_alone() as answers:
+        json.dump(
+            measure(bundle["candidates"][settings.candidate], FOLDER, settings.threads), answers
+        )
 
 
 if __name__ == "__main__":

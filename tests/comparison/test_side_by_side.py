@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from featherseg import FeathersegError
-from featherseg.comparison.latency import ROUNDS, STARTS, Ratio, SideBySide, time_side_by_side
+from featherseg.comparison.side_by_side import ROUNDS, STARTS, Ratio, SideBySide, time_side_by_side
 
 FAKE = Path(__file__).parents[1] / "support/processes/fake_benchmark_worker.py"
 

@@ -24,6 +24,7 @@ from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.machine import default_threads, usable_cores
 from featherseg.core.types import Progress, Size
 from featherseg.core.wording import counted, size_text
+from featherseg.costs.latency import summarise, turn_order
 from featherseg.inference.runtimes import Runtime
 
 STARTS, ROUNDS = 5, 8
@@ -89,12 +90,12 @@ class SideBySide:
 
     def latency(self, place: int) -> Latency:
         """Of one model."""
-        p50, p95 = np.percentile(self.times_ms[place], [50, 95]).tolist()
+        times = summarise(self.times_ms[place])
         memory = (
             None if np.isnan(mib[place]) else float(mib[place])
             for mib in (self.process_mib, self.gpu_mib)
         )
-        return Latency(p50, p95, *memory)
+        return Latency(times.p50, times.p95, *memory)
 
     def ratios(self) -> list[Ratio]:
         """Every pair of models, the level of the intervals divided among them (Bonferroni)."""
@@ -182,7 +183,7 @@ def _take_turns(
     """-> the forward's times (N, ROUNDS) in milliseconds, peaks of the processes (N,) and on a GPU (N,) in MiB."""
     times = np.empty((len(processes), ROUNDS))
     for turn in range(ROUNDS):
-        for i in np.roll(np.arange(len(processes)), -turn).tolist():
+        for i in turn_order(len(processes), turn):
             with _named(processes[i]):
                 times[i, turn] = processes[i].request("turn")["wall"]["forward"]
         if progress:
