@@ -384,7 +384,7 @@ def test_a_run_without_weights_or_with_a_wrong_address_is_not_pushed(hub, run):
     with pytest.raises(ConfigError, match="expected hf://ORG/NAME"):
         push(run, "meadow/lawn")
     os.remove(run / "weights.safetensors")
-    with pytest.raises(RunError, match=r"holds no weights\.safetensors yet"):
+    with pytest.raises(RunError, match=r"has no weights\.safetensors yet"):
         push(run, ADDRESS)
     assert hub.requests == []
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from featherseg.core.config import refuse_unused, setting_texts, with_given
 from featherseg.core.errors import ConfigError, DataError, near_path, require
-from featherseg.core.files import check_folder
+from featherseg.core.files import check_folder, check_writable
 from featherseg.core.machine import torch_threads, usable_cores
 from featherseg.core.notebook import percent, progress_or_bar, reporter_of
 from featherseg.core.storage import is_remote
@@ -42,10 +42,10 @@ from featherseg.inference.settings import InferenceSettings, own_settings
 from featherseg.layers.own_model import as_model
 from featherseg.reports.record import (
     check_recordable,
+    overlap_message,
     record,
     refuse_as_test,
     times_scored,
-    told_seen,
 )
 from featherseg.reports.run_report import REPORT, Report, write_report
 from featherseg.runs.run import DATA, METRICS, RESOLVED, Run, find_run, load_run, open_run, parts_of
@@ -347,6 +347,8 @@ def report(run: Run | str | Path, out: str | Path | None = None) -> Report:
     Raises:
         RunError: There is no such run, or a file in it is damaged.
     """
+    if out is not None:
+        check_writable(Path(out))
     return write_report(run if isinstance(run, Run) else open_run(find_run(run)), _path(out))
 
 
@@ -462,7 +464,9 @@ def _trained_on(run: Run, data: SegmentationData, split: str) -> tuple[bool, tup
     seen = {} if known is None else known.trained_on(data)
     refuse_as_test(run, seen, data, split)
     notes = [] if known is None else known.doubts(data, f"{data.name} {split}")
-    told = [f"{told_seen(run, seen, data)}: that says nothing of other images"] if seen else []
+    told = (
+        [f"{overlap_message(run, seen, data)}: that says nothing of other images"] if seen else []
+    )
     return bool(seen), (*told, *notes)
 
 

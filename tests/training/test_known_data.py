@@ -128,7 +128,7 @@ def test_an_image_of_the_training_is_no_test_under_whatever_name(moved):
     before = sorted(path.name for path in (moved / "run").iterdir())
     with pytest.raises(
         DataError,
-        match=r"trained on 1 of these 3 images: 7 \(there 2\)\. So they are no test\. .*--fix",
+        match=r"trained on 1 of these 3 images: 7 \(there 2\)\. So they are no test: .*\n.*--fix",
     ):
         notes(moved, "test")
     assert sorted(path.name for path in (moved / "run").iterdir()) == before  # no look was counted

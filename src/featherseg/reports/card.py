@@ -1,4 +1,4 @@
-"""The card of a run: what it is, what it was trained on, how well it does, what it must not be used for."""
+"""Write the card of a run: model, data, settings, scores and limits, as Markdown."""
 
 import re
 from contextlib import suppress
@@ -13,73 +13,78 @@ from featherseg.runs.run import ENVIRONMENT, Run, parts_of
 
 
 def write_card(run: Run) -> None:
-    """Write card.md: the facts of a run in a page, with the figures of metrics.jsonl and evaluations.jsonl."""
+    """Write card.md: the facts of a run, with figures from metrics.jsonl and evaluations.jsonl."""
     write_text(run.path / "card.md", card(run))
 
 
 def card(run: Run) -> str:
-    """The text of card.md."""
+    """Return the text of card.md."""
+    # What the model is
     info, recipe = run.info, run.recipe
     model = run.untrained_model()
     parameters = (count_parameters(model) - count_parameters(model.aux_heads)) / 1e6
+    lines = [
+        *_front_matter(run, model.panoptic),
+        f"# {_text(run.name)}",
+        "",
+        f"`{recipe.model.name}`, {parameters:.2f} M parameters, {len(info.classes)} classes, "
+        f"{_origin(run)}.",
+        "",
+        f"- Licence: {_text(info.licence)}",
+        f"- Images: {size_text(info.image_size)} (height x width), {info.channels} channels",
+        f"- Classes: {', '.join(_text(row.name) for row in info.classes)}",
+    ]
+
+    # How it was trained
+    if not run.imported:
+        initial = info.loaded.get("file") or (
+            run.init if info.loaded.get("init") else "random weights"
+        )
+        lines += [
+            f"- Started from: {_text(initial)}",
+            *(
+                f"- Taught by: {_text(row.name)} ({_code(row.model)}, sha256 {row.weights[:12]}; "
+                f"{_text(row.licence)})"
+                for row in info.teachers
+            ),
+            f"- Settings: {_length(recipe)}, batch {recipe.train.batch_size}, seed "
+            f"{recipe.train.seed}, {recipe.train.precision}; all of them in resolved.json",
+            *_prepared_data(run),
+        ]
+
+    # How well it does: in validation, in evaluations, and in its paper
     validated = {
         step: record
         for step, record in run.metrics().items()
         if isinstance(record.get("val_miou"), float | int)
         and isinstance(record.get("val_pq"), float | int | None)
     }
-    lines = [
-        *_front_matter(run, model.panoptic),
-        f"# {_text(run.name)}",
-        "",
-        f"`{recipe.model.name}`, {parameters:.2f} M parameters, {len(info.classes)} classes, {_origin(run)}.",
-        "",
-        f"- Licence: {_text(info.licence)}",
-        f"- Images: {size_text(info.image_size)} (height x width), {info.channels} channels",
-        f"- Classes: {', '.join(_text(row.name) for row in info.classes)}",
-    ]
-    if not run.imported:
-        started = info.loaded.get("file") or (
-            run.init if info.loaded.get("init") else "random weights"
-        )
-        lines += [
-            f"- Started from: {_text(started)}",
-            *(
-                f"- Taught by: {_text(row.name)} ({_code(row.model)}, sha256 {row.weights[:12]}; {_text(row.licence)})"
-                for row in info.teachers
-            ),
-            f"- Settings: {_length(recipe)}, batch {recipe.train.batch_size}, seed {recipe.train.seed}, "
-            f"{recipe.train.precision}; all of them in resolved.json",
-            *_loss(run),
-        ]
     if validated:
-        judged = (
-            "val_pq"
-            if any(record.get("val_pq") is not None for record in validated.values())
-            else "val_miou"
-        )
-        best = max(validated, key=lambda step: validated[step].get(judged) or 0.0)
+        has_pq = any(record.get("val_pq") is not None for record in validated.values())
+        criterion = "val_pq" if has_pq else "val_miou"
+        best = max(validated, key=lambda step: validated[step].get(criterion) or 0.0)
         kept = best if recipe.train.keep == "best" else max(validated)
         figures = _figures(validated[kept].get("val_pq"), validated[kept]["val_miou"])
-        told = marks(
+        remarks = marks(
             selected=run.selected_on(recipe.data.val_split), trained_on=run.validated_on_training
         )
-        told = f"; {told}" if told else ""
         lines += [
-            f"- {figures} on split {_code(recipe.data.val_split)} of the kept weights (step {kept}){told}"
+            f"- {figures} on split {_code(recipe.data.val_split)} of the kept weights (step {kept})"
+            f"{f'; {remarks}' if remarks else ''}"
         ]
-    lines += _scored(run)
+    lines += _evaluations(run)
     lines += _paper(run)
     if not run.imported and recipe.data.name == "shapes":
         lines += ["- It was trained on synthetic scenes only: on photographs it is often wrong"]
     lines += [
         "",
-        "Results on one dataset say little about another camera, place or season: evaluate the run on your own images.",
+        "Results on one dataset say little about another camera, place or season: evaluate the run "
+        "on your own images.",
     ]
     return "\n".join(lines) + "\n"
 
 
-LICENCES = (
+HUB_LICENCES = (
     "apache-2.0",
     "mit",
     "bsd-2-clause",
@@ -90,13 +95,13 @@ LICENCES = (
     "cc-by-nc-4.0",
     "cc-by-nc-sa-4.0",
 )
-"""Those that the hub knows by such a name; another is `other`, and the card states it."""
+"""Licences that the Hugging Face Hub knows; any other is `other`, and the card states it."""
 
 
-def _front_matter(run: Run, objects: bool) -> list[str]:
-    """What the Hugging Face Hub reads of a card (YAML): by it runs are found there."""
+def _front_matter(run: Run, panoptic: bool) -> list[str]:
+    """Return the YAML head of the card, by which the Hugging Face Hub finds and lists runs."""
     stated = run.licence.strip().lower().replace(" ", "-")
-    known = stated in LICENCES
+    known = stated in HUB_LICENCES
     data = re.sub(r"[^A-Za-z0-9._/-]+", "-", run.recipe.data.shown)[:96].strip("-/")
     return [
         "---",
@@ -106,7 +111,7 @@ def _front_matter(run: Run, objects: bool) -> list[str]:
         "pipeline_tag: image-segmentation",
         "tags:",
         "- semantic-segmentation",
-        *(["- panoptic-segmentation"] if objects else []),
+        *(["- panoptic-segmentation"] if panoptic else []),
         *(["datasets:", f'- "{data}"'] if data else []),
         "metrics:",
         "- mean_iou",
@@ -122,38 +127,32 @@ def _length(recipe: Recipe) -> str:
 
 
 def _origin(run: Run) -> str:
-    """Where the weights come from."""
+    """Return where the weights come from."""
     data = run.recipe.data
     if run.imported:
         return (
             f"as {_code(data.shown)} has them; imported from {_code(run.imported)} "
-            f"(sha256 {_text(run.info.loaded.get('sha256'))}), "
-            f"not trained here"
+            f"(sha256 {_text(run.info.loaded.get('sha256'))}), not trained here"
         )
     version, split = _text(run.info.featherseg), _code(data.train_split)
     return f"trained by featherseg {version} on {_code(data.shown)} (split {split})"
 
 
-def _loss(run: Run) -> list[str]:
-    """What the training images lost when they were prepared."""
-    found: Any = None
-    with suppress(OSError, ValueError):  # a damaged file costs its line alone
-        found = load_json(run.path / ENVIRONMENT)
-    known = isinstance(found, dict) and "prepared_data" in found
-    return [f"- Prepared data: trained on {_text(found['prepared_data'])}"] if known else []
+def _prepared_data(run: Run) -> list[str]:
+    """Return a line if the training images were stored as JPEGs by `prepare`."""
+    with suppress(OSError, ValueError):  # a damaged file costs only this line
+        environment = load_json(run.path / ENVIRONMENT)
+        if isinstance(environment, dict) and "prepared_data" in environment:
+            return [f"- Prepared data: trained on {_text(environment['prepared_data'])}"]
+    return []
 
 
-def _scored(run: Run) -> list[str]:
-    """The last score of every split and settings, and how often the split was evaluated."""
+def _evaluations(run: Run) -> list[str]:
+    """Return a line per split and settings: the last score, and how often it was evaluated."""
     evaluations = [
         evaluation
         for evaluation in run.evaluations()
         if all(isinstance(evaluation.get(key), kind) for key, kind in _EVALUATION.items())
-    ]
-    evaluations = [
-        evaluation
-        for evaluation in evaluations
-        if isinstance(evaluation.get("pq"), float | int | None)
     ]
     current = run.current_evaluations()
     latest = {
@@ -162,26 +161,34 @@ def _scored(run: Run) -> list[str]:
         if evaluation in current
     }
 
-    def times(data: str, split: str) -> int:
-        return sum(
+    lines = []
+    for (data, split, inference), evaluation in latest.items():
+        times = sum(
             e["data"] == data and bool(parts_of(e["split"]) & parts_of(split)) for e in evaluations
         )
+        remarks = run.marks_of(evaluation)
+        lines.append(
+            f"- {_figures(evaluation.get('pq'), evaluation['miou'])} on {_code(shown_data(data))}, "
+            f"split {_code(split)}, {counted(evaluation['images'], 'image')} ({_text(inference)}); "
+            f"this run was evaluated on the split {counted(times, 'time')}"
+            f"{f'; {remarks}' if remarks else ''}"
+        )
+    return lines
 
-    return [
-        f"- {_figures(evaluation.get('pq'), evaluation['miou'])} on {_code(shown_data(data))}, split {_code(split)}, "
-        f"{counted(evaluation['images'], 'image')} ({_text(inference)}); this run was evaluated on the split "
-        f"{counted(times(data, split), 'time')}"
-        f"{f'; {told}' if (told := run.marks_of(evaluation)) else ''}"
-        for (data, split, inference), evaluation in latest.items()
-    ]
 
-
-_EVALUATION = {"data": str, "split": str, "inference": str, "images": int, "miou": float | int}
-"""What a record of evaluations.jsonl holds; others are passed over."""
+_EVALUATION = {
+    "data": str,
+    "split": str,
+    "inference": str,
+    "images": int,
+    "miou": float | int,
+    "pq": float | int | None,
+}
+"""Keys of a record in evaluations.jsonl and the types of their values; others are skipped."""
 
 
 def _text(value: Any) -> str:
-    """A name or sentence that may come from others, as Markdown shows it letter by letter: no HTML, link or table."""
+    """Escape a text from others so that Markdown shows it literally: no HTML, link or table."""
     return re.sub(
         r"([\\`<>&|\[\]*~]|(?<![^\W_])_|_(?![^\W_])|(?<=[a-z]):(?=//))",
         r"\\\1",
@@ -194,12 +201,12 @@ def _code(value: Any) -> str:
 
 
 def _figures(pq: float | None, miou: float) -> str:
-    """`PQ 45.10 %, mIoU 66.72 %`, the first where objects were scored."""
+    """Return `PQ 45.10 %, mIoU 66.72 %`, or mIoU alone if no objects were scored."""
     return (f"PQ {100 * pq:.2f} %, " if pq is not None else "") + f"mIoU {100 * miou:.2f} %"
 
 
 def _paper(run: Run) -> list[str]:
-    """The row of the paper that the recipe names, beside the run's own figures."""
+    """Return the row of the paper that the recipe names, next to the run's figures."""
     comparison = compare(run)
     if comparison is None:
         return []

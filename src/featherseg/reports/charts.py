@@ -1,4 +1,7 @@
-"""Line charts as SVG text: loss and mIoU by step. Colours are CSS variables, so that a page may set light and dark."""
+"""Draw line charts as SVG text: loss and mIoU by step.
+
+Colours are CSS variables, so that a page can set light and dark.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -31,7 +34,10 @@ STYLE = """
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart; `style` names its CSS classes. One with a name bears it, and a dot at each point."""
+    """One line of a chart; `style` names its CSS classes.
+
+    A line with a name is labelled with it, and has a dot at each point.
+    """
 
     points: Sequence[Point]
     style: str
@@ -39,34 +45,35 @@ class Line:
 
 
 def curve_svg(metrics: Mapping[int, Mapping[str, Any]]) -> str:
-    """A stand-alone SVG file of loss and validation mIoU; `metrics` maps a step to its record (`Run.metrics`)."""
-    charts = [loss_chart(metrics), miou_chart(metrics)]
-    placed = [
+    """Return an SVG file of loss and validation mIoU.
+
+    metrics: step -> its record, as `Run.metrics` returns them.
+    """
+    charts = [
         f'<g transform="translate({i * WIDTH} 0)">{chart}</g>'
-        for i, chart in enumerate(charts)
+        for i, chart in enumerate((loss_chart(metrics), miou_chart(metrics)))
         if chart
     ]
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * WIDTH} {HEIGHT}" width="{2 * WIDTH}" '
-        f'height="{HEIGHT}"><title>Loss and validation mIoU by step</title><style>{STYLE}</style>'
-        f"{''.join(placed)}</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * WIDTH} {HEIGHT}" '
+        f'width="{2 * WIDTH}" height="{HEIGHT}"><title>Loss and validation mIoU by step</title>'
+        f"<style>{STYLE}</style>{''.join(charts)}</svg>\n"
     )
 
 
 def loss_chart(metrics: Mapping[int, Mapping[str, Any]]) -> str:
-    """The training loss by step, as drawn and smoothed; empty where no step was logged."""
+    """Return the training loss by step, raw and smoothed; "" if no step was logged."""
     points = finite_points(metrics, "loss")
     if not points:
         return ""
     thin = thinned(points)
-    title = f"Training loss: {points[0][1]:.3g} at step {points[0][0]:g}, {points[-1][1]:.3g} at step {points[-1][0]:g}"
-    return chart(
-        "Training loss", title, [Line(thin, "faint loss"), Line(smoothed(thin), "line loss")]
-    )
+    first, last = (f"{loss:.3g} at step {step:g}" for step, loss in (points[0], points[-1]))
+    lines = [Line(thin, "faint loss"), Line(smoothed(thin), "line loss")]
+    return chart("Training loss", f"Training loss: {first}, {last}", lines)
 
 
 def miou_chart(metrics: Mapping[int, Mapping[str, Any]]) -> str:
-    """The validation mIoU by step, its best value marked; empty where nothing was validated."""
+    """Return the validation mIoU by step with its best value marked; "" without validation."""
     points = [(step, 100 * miou) for step, miou in finite_points(metrics, "val_miou")]
     if not points:
         return ""
@@ -76,17 +83,17 @@ def miou_chart(metrics: Mapping[int, Mapping[str, Any]]) -> str:
 
 
 def finite_points(metrics: Mapping[int, Mapping[str, Any]], key: str) -> list[Point]:
-    """(step, value) of every record that has a finite number under `key`, in the order of the steps."""
-    found = ((step, metrics[step].get(key)) for step in sorted(metrics))
+    """Return (step, value) of every record with a finite number under `key`, sorted by step."""
+    values = ((step, metrics[step].get(key)) for step in sorted(metrics))
     return [
         (float(step), float(v))
-        for step, v in found
+        for step, v in values
         if isinstance(v, int | float) and math.isfinite(v)
     ]
 
 
 def thinned(points: Sequence[Point]) -> list[Point]:
-    """At most MAX_POINTS points: neighbours are averaged in groups of one size."""
+    """Return at most MAX_POINTS points, each the mean of a group of neighbours."""
     group = math.ceil(len(points) / MAX_POINTS)
     chunks = [points[i : i + group] for i in range(0, len(points), group)]
     return [
@@ -96,7 +103,7 @@ def thinned(points: Sequence[Point]) -> list[Point]:
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:
-    """The mean of each point and up to 8 neighbours on either side, fewer towards the ends."""
+    """Return the mean of each point and up to 8 neighbours on either side, fewer at the ends."""
     result = []
     for i, (x, _) in enumerate(points):
         side = min(8, i, len(points) - 1 - i)
@@ -106,14 +113,17 @@ def smoothed(points: Sequence[Point]) -> list[Point]:
 
 
 def short(name: str, longest: int) -> str:
-    """A name as a label, cut after so many letters."""
+    """Return a name cut to at most `longest` characters."""
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round numbers (1, 2, 5 times a power of ten apart) that span `low` .. `high`, at most 7 of them."""
+    """Return at most 7 round numbers that span `low` .. `high`.
+
+    Their distance is 1, 2 or 5 times a power of ten.
+    """
     largest = max(abs(low), abs(high))
-    if high - low <= max(1e-9 * largest, 1e-300):  # one value: room above and below it
+    if high - low <= max(1e-9 * largest, 1e-300):  # a single value gets room above and below
         room = largest / 2 if largest > 1e-300 else 0.5
         low, high = low - room, high + room
     rough = (high - low) / 5
@@ -125,7 +135,11 @@ def ticks(low: float, high: float) -> list[float]:
 
 @dataclass(frozen=True)
 class Plot:
-    """From values to SVG units: xs and ys are (least, most), box is left, top, right, bottom; log: of both axes."""
+    """Maps values to SVG units.
+
+    xs, ys: (least, most) value of each axis. box: left, top, right, bottom in SVG units. log: both
+    axes are logarithmic.
+    """
 
     xs: tuple[float, float]
     ys: tuple[float, float]
@@ -133,14 +147,13 @@ class Plot:
     log: bool = False
 
     def at(self, x: float, y: float) -> Point:
-        """Where a value lies; on logarithmic axes those below the least lie on the edge."""
+        """Return the place of a value; on logarithmic axes values below the least are at the edge."""
         left, top, right, bottom = self.box
-        return left + (right - left) * self._share(x, self.xs), bottom - (
-            bottom - top
-        ) * self._share(y, self.ys)
+        across, up = self._share(x, self.xs), self._share(y, self.ys)
+        return left + (right - left) * across, bottom - (bottom - top) * up
 
     def axes(self, xs: Sequence[float], ys: Sequence[float]) -> list[str]:
-        """Grid lines at ys, and the values of both axes."""
+        """Return grid lines at ys, and the numbers of both axes."""
         left, _, right, bottom = self.box
         parts = []
         for y in ys:
@@ -168,10 +181,12 @@ def chart(
     mark: Point | None = None,
     size: tuple[int, int] = (WIDTH, HEIGHT),
 ) -> str:
-    """Lines over a common axis from 0 on, as an SVG for a page; title is told to those who do not see it.
+    """Return lines over a common axis from 0 on, as an SVG for a page.
 
-    size: (width, height) in units of which a letter is 12 high.
+    title: read by screen readers. mark: a point to mark with its value. size: (width, height) in
+    SVG units; letters are 12 high.
     """
+    # Axes
     width, height = size
     every = [point for line in lines for point in line.points]
     xs, ys = (
@@ -183,37 +198,40 @@ def chart(
     at = plot.at
     parts = [f'<text class="name" x="{LEFT}" y="18">{escape(name)}</text>']
     parts += plot.axes([x for x in xs if x <= right], ys)
+
+    # Lines; one of a single point is drawn as a short stroke
     for line in lines:
         spots = [f"{px:.1f} {py:.1f}" for px, py in (at(x, y) for x, y in line.points)]
-        drawn = (
-            f'<path class="{line.style}" d="M{"L".join(spots)}{"h.1" if len(spots) == 1 else ""}"/>'
-        )
+        stroke = "h.1" if len(spots) == 1 else ""
+        path = f'<path class="{line.style}" d="M{"L".join(spots)}{stroke}"/>'
         if line.name:
-            told = f"{line.name}: {', '.join(f'{y:.1f}' for _, y in line.points)}"
-            dots = (
-                f'<path class="{line.style} knots" d="{"".join(f"M{spot}h.1" for spot in spots)}"/>'
-            )
-            drawn = f"<g><title>{escape(told)}</title>{drawn}{dots}</g>"
-        parts.append(drawn)
+            values = f"{line.name}: {', '.join(f'{y:.1f}' for _, y in line.points)}"
+            dots = "".join(f"M{spot}h.1" for spot in spots)
+            path += f'<path class="{line.style} knots" d="{dots}"/>'
+            path = f"<g><title>{escape(values)}</title>{path}</g>"
+        parts.append(path)
+
+    # Names at the ends of the lines, where they cover nothing
     named = [(line.name, [at(*point) for point in line.points]) for line in lines if line.name]
     ends, others = (
         [spots[-1] for _, spots in named],
         [spot for _, spots in named for spot in spots[:-1]],
     )
     pieces = [piece for _, spots in named for piece in pairwise(spots)]
-    boxes = place_labels([own for own, _ in named], ends + others, pieces, room)
-    for (own, _), (x, y), box in zip(named, ends, boxes, strict=True):
-        parts.append(
-            f'{leader(x, y, box)}<text class="tag" {anchor(x, box)} y="{box[3] - 4:.1f}">{escape(own)}</text>'
-        )
+    boxes = place_labels([label for label, _ in named], ends + others, pieces, room)
+    for (label, _), (x, y), box in zip(named, ends, boxes, strict=True):
+        position = f'{anchor(x, box)} y="{box[3] - 4:.1f}"'
+        parts.append(f'{leader(x, y, box)}<text class="tag" {position}>{escape(label)}</text>')
+
+    # The marked point
     if mark is not None:
         px, py = at(*mark)
         parts.append(f'<circle class="dot" cx="{px:.1f}" cy="{py:.1f}" r="4"/>')
-        held = "end" if px > width / 2 else "start"
-        parts.append(
-            f'<text class="value" x="{px:.1f}" y="{py - 9:.1f}" text-anchor="{held}">{mark[1]:.2f}</text>'
-        )
+        side = "end" if px > width / 2 else "start"
+        position = f'x="{px:.1f}" y="{py - 9:.1f}" text-anchor="{side}"'
+        parts.append(f'<text class="value" {position}>{mark[1]:.2f}</text>')
+    shape = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     return (
-        f'<svg class="chart" role="img" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+        f'<svg class="chart" role="img" {shape}>'
         f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
     )

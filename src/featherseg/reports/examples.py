@@ -1,6 +1,6 @@
-"""Images for the report: the best and the worst predictions of an evaluation, beside image and ground truth.
+"""Draw the best and worst predictions of an evaluation, with image and ground truth, for the report.
 
-They lie in RUN/images/, three WebP files an example (`best-1-image.webp`, ...), listed in examples.json.
+RUN/examples/ contains three WebP files per example (`best-1-image.webp`, ...) and examples.json.
 """
 
 from base64 import b64encode
@@ -24,22 +24,25 @@ from featherseg.inference.settings import InferenceSettings
 
 FOLDER, INDEX = "examples", "examples.json"
 PANELS = ("image", "ground truth", "prediction")
-DRAWN = 4  # best images, and as many worst
+DRAWN = 4  # number of best images, and of worst images
 MAX_SIDE = 640  # pixels; larger images are shrunk for the page
 OPACITY = 0.7
-"""Of the colours of objects and regions over the image."""
+"""Opacity of the colours of objects and regions over the image."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One drawn sample: `name` ("best-1") begins its three files, miou (0..1) is that of this image alone."""
+    """One drawn sample; the names of its three files begin with `name` ("best-1").
+
+    miou (0..1) is that of this image alone.
+    """
 
     name: str
     key: str
     miou: float
 
     def file(self, panel: str) -> str:
-        """The file of a panel (PANELS) inside RUN/examples."""
+        """Return the file name of a panel (one of PANELS) inside RUN/examples."""
         return f"{self.name}-{panel.replace(' ', '-')}.webp"
 
 
@@ -50,22 +53,23 @@ def draw_examples(
     mious: Mapping[str, float],
     inference: InferenceSettings | None = None,
 ) -> list[Example]:
-    """Predict and draw the best and worst images of `data` into RUN/examples, replacing the earlier ones.
+    """Predict and draw the best and worst images of `data` into RUN/examples; return them.
 
-    mious: the mIoU (0..1) of single images by key, as an evaluation with `inference` gives them; images without a
-    figure are left out. DRAWN are of each kind; fewer than twice that are shared out, none is drawn twice.
+    Earlier examples are replaced. DRAWN images of each kind are drawn, none twice.
+
+    mious: key -> mIoU (0..1) of a single image, from an evaluation with `inference`; images without
+    a number are skipped.
     """
     folder = run_path / FOLDER
     chosen = choose(mious, DRAWN)
     index = {key: i for i, key in enumerate(data.keys)}
-    write_json(folder / INDEX, [])  # while they are drawn none is shown
+    write_json(folder / INDEX, [])  # no example is shown until all are drawn
     for example in chosen:
         images = panels(runtime, data[index[example.key]], data.classes, inference)
         for panel, image in zip(PANELS, images, strict=True):
-            drawn = (
-                panel != "image" and runtime.panoptic is None
-            )  # flat colours, not over the image
-            write_bytes(folder / example.file(panel), webp(image, lossless=drawn))
+            # Masks of a semantic model have flat colours; objects are drawn over the image
+            flat = panel != "image" and runtime.panoptic is None
+            write_bytes(folder / example.file(panel), webp(image, lossless=flat))
     write_json(folder / INDEX, [asdict(example) for example in chosen])
     return chosen
 
@@ -76,24 +80,27 @@ def panels(
     classes: Sequence[ClassInfo],
     inference: InferenceSettings | None = None,
 ) -> list[Image.Image]:
-    """A sample's image, its ground truth and what is predicted; objects outlined where a panoptic model told."""
+    """Return a sample's image, its ground truth and the prediction, for PANELS.
+
+    A panoptic model's objects are outlined over the image.
+    """
     if runtime.panoptic is None or sample.instances is None:
         masks = (sample.label, predict_mask(runtime, sample.image, inference))
         return [
             rgb_view(sample.image, runtime.image_range),
             *(color_mask(mask, classes) for mask in masks),
         ]
-    ((_, found),) = predict_panoptic(runtime, sample.image[None], inference)
-    label = from_sample(sample.label, sample.instances, classes, range(len(classes)))
-    seen = [
+    ((_, predicted),) = predict_panoptic(runtime, sample.image[None], inference)
+    ground_truth = from_sample(sample.label, sample.instances, classes, range(len(classes)))
+    overlays = [
         overlay_panoptic(sample.image, *segmentation, classes, OPACITY, runtime.image_range)
-        for segmentation in (label, found)
+        for segmentation in (ground_truth, predicted)
     ]
-    return [rgb_view(sample.image, runtime.image_range), *seen]
+    return [rgb_view(sample.image, runtime.image_range), *overlays]
 
 
 def choose(mious: Mapping[str, float], count: int) -> list[Example]:
-    """The best `count` and the worst `count` keys, the most telling first; ties by key, no key twice."""
+    """Return the best and worst `count` keys, most extreme first; no key twice, ties by key."""
     ranked = sorted((m, key) for key, m in mious.items() if not np.isnan(m))
     worst = ranked[: min(count, len(ranked) // 2)]
     best = ranked[::-1][: min(count, len(ranked) - len(worst))]
@@ -105,9 +112,9 @@ def choose(mious: Mapping[str, float], count: int) -> list[Example]:
 
 
 def read_examples(run_path: Path) -> list[Example]:
-    """The examples that were drawn for a run, those whose three files are there.
+    """Return the examples of a run whose three files exist inside its folder.
 
-    Files outside, by a name or a link from others, are not taken: a page shows what is in them.
+    Files that a name or a link places outside are skipped, because a page would show their content.
     """
     folder = examples_folder(run_path)
     try:
@@ -126,21 +133,23 @@ def read_examples(run_path: Path) -> list[Example]:
 
 
 def examples_folder(run_path: Path) -> Path:
-    """Where a run's examples lie."""
+    """Return the folder of a run's examples; runs of earlier days call it by another name."""
     folder, old = run_path / FOLDER, run_path / OLD_EXAMPLES
     return old if old.exists() and not folder.exists() else folder
 
 
 def panel_file(run_path: Path, example: Example, panel: str) -> Path:
-    """The drawn file of a panel, whichever format the run has."""
+    """Return the file of a panel, also in a run of earlier days."""
     folder = examples_folder(run_path)
-    return folder / example.file(
-        "truth" if folder.name == OLD_EXAMPLES and panel == PANELS[1] else panel
-    )
+    is_old = folder.name == OLD_EXAMPLES and panel == PANELS[1]
+    return folder / example.file("truth" if is_old else panel)
 
 
 def webp(image: Image.Image, *, lossless: bool) -> bytes:
-    """The bytes of a WebP file, no side longer than MAX_SIDE; drawn masks are shrunk without mixing colours."""
+    """Return the bytes of a WebP file with sides of at most MAX_SIDE.
+
+    lossless: for masks in flat colours, which are shrunk without mixing colours.
+    """
     height, width = image.height, image.width
     factor = min(1.0, MAX_SIDE / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
@@ -154,5 +163,5 @@ def webp(image: Image.Image, *, lossless: bool) -> bytes:
 
 
 def data_uri(content: bytes) -> Markup:
-    """A WebP file as the address of an image inside a page."""
+    """Return a WebP file as a data: address inside a page."""
     return Markup(f"data:image/webp;base64,{b64encode(content).decode()}")

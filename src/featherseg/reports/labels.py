@@ -1,12 +1,12 @@
-"""Where the names beside the marks of a chart go, so that none covers another."""
+"""Place the labels of a chart so that none covers another."""
 
 from collections.abc import Sequence
 
 WIDTH, HEIGHT = 720, 420  # of the drawing, in SVG units
 LEFT, RIGHT, TOP, BOTTOM = 56, 24, 40, 48  # margins around the plot
-LETTER, LINE = 7.6, 15.0  # room for one letter and for one line of a label, generous for 12 px
-DISTANCES = tuple(range(9, 400, 6))  # of a label from its mark, tried in this order
-FEW = 16  # free places among which one clear of the lines is preferred
+LETTER, LINE = 7.6, 15.0  # width of a letter and height of a label, generous for 12 px
+DISTANCES = tuple(range(9, 400, 6))  # distances of a label from its mark, tried in this order
+CANDIDATES = 16  # number of free places among which one clear of the lines is preferred
 DIRECTIONS = ((1, 0), (-1, 0), (1, 0.7), (-1, -0.7), (1, -0.7), (-1, 0.7), (0, 1.2), (0, -1.2))
 
 Mark = tuple[float, float]
@@ -16,7 +16,7 @@ Box = tuple[float, float, float, float]
 """left, top, right, bottom in SVG units."""
 
 AREA: Box = (LEFT, TOP - LINE, WIDTH - 2, HEIGHT - BOTTOM)
-"""Where labels may be."""
+"""The area for labels."""
 
 
 def place_labels(
@@ -25,13 +25,15 @@ def place_labels(
     lines: Sequence[tuple[Mark, Mark]] = (),
     room: Box = AREA,
 ) -> list[Box]:
-    """A box for each label, near its mark, that covers no mark, no other label and nothing outside the room.
+    """Return a box for each label, inside `room`, near its mark, that covers no mark or label.
 
-    Marks behind those of the names have none. Each takes the first free place of DISTANCES x DIRECTIONS; upright or
-    level `lines` are kept free too where there is room. The last place tried where all are taken.
+    A label gets the first free place of DISTANCES x DIRECTIONS; one that also covers none of the
+    vertical or horizontal `lines` is preferred. If no place is free, it gets the last one tried.
+
+    marks: those of the names first, then marks without a label.
     """
-    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in marks]
-    thin = [
+    occupied = [(x - 6, y - 6, x + 6, y + 6) for x, y in marks]
+    line_boxes = [
         (min(a, c) - 1, min(b, d) - 1, max(a, c) + 1, max(b, d) + 1) for (a, b), (c, d) in lines
     ]
     boxes = []
@@ -39,18 +41,16 @@ def place_labels(
         places = [
             _box(name, x + dx * d, y + dy * d, dx) for d in DISTANCES for dx, dy in DIRECTIONS
         ]
-        free = [place for place in places if _inside(place, room) and not _hits(place, taken)]
-        near = free[:FEW]
-        box = next(
-            (place for place in near if not _hits(place, thin)), near[0] if near else places[-1]
-        )
-        taken.append(box)
+        free = [place for place in places if _inside(place, room) and not _hits(place, occupied)]
+        near = free[:CANDIDATES] or places[-1:]
+        box = next((place for place in near if not _hits(place, line_boxes)), near[0])
+        occupied.append(box)
         boxes.append(box)
     return boxes
 
 
 def _box(name: str, x: float, y: float, side: float) -> Box:
-    """The room of a label whose left end, right end (side < 0) or middle (side = 0) is at (x, y)."""
+    """Return the box of a label at (x, y): its left end, right end (side < 0) or middle (0)."""
     width = LETTER * len(name)
     left = x - width if side < 0 else x if side > 0 else x - width / 2
     return left, y - LINE / 2, left + width, y + LINE / 2
@@ -65,7 +65,7 @@ def _hits(box: Box, others: Sequence[Box]) -> bool:
 
 
 def leader(x: float, y: float, box: Box) -> str:
-    """A thin line from the mark to a label that is not beside it."""
+    """Return a thin line from the mark to its label, or "" if the label is next to it."""
     near_x, near_y = min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])
     if (near_x - x) ** 2 + (near_y - y) ** 2 < 14**2:
         return ""
@@ -73,7 +73,7 @@ def leader(x: float, y: float, box: Box) -> str:
 
 
 def anchor(x: float, box: Box) -> str:
-    """Where the label's text is held: at the side of its box that is next to its mark."""
+    """Return the attributes that anchor the text at the side of its box next to its mark."""
     if box[2] <= x:
         return f'x="{box[2]:.1f}" text-anchor="end"'
     if box[0] >= x:

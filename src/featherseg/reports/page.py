@@ -1,6 +1,6 @@
-"""The page kit: one HTML file, nothing loaded, no script but a page's own, light and dark.
+"""The page kit: HTML pages in one file that load nothing, with light and dark colours.
 
-Templates are jinja2, all text escaped.
+Templates are jinja2, and all text is escaped. A page runs only its own script.
 """
 
 import base64
@@ -18,49 +18,47 @@ from featherseg.core.wording import counted
 from featherseg.data.images.palettes import color_text
 from featherseg.reports.charts import STYLE
 
-CONTENT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the page may load and run nothing
+CONTENT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""Content-Security-Policy: the page loads and runs nothing."""
 
 
 @cache
 def _templates() -> Environment:
-    loader = PackageLoader("featherseg", "")
-    found = Environment(
-        loader=loader,
+    environment = Environment(
+        loader=PackageLoader("featherseg", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {
+    environment.filters |= {
         "percent": percent,
         "fixed": fixed,
         "capital": lambda text: text[:1].upper() + text[1:],
-    }
-    found.filters |= {
         "hex": color_text,
         "value_text": value_text,
         "figure_texts": lambda figure: figure.texts(),
     }
-    found.globals |= {"counted": counted, "enumerate": enumerate, "zip": zip}
-    return found
+    environment.globals |= {"counted": counted, "enumerate": enumerate, "zip": zip}
+    return environment
 
 
 def render(template: str, **values: Any) -> str:
-    """A template, such as "comparison/page.html", with these values: every text is escaped, `Markup` alone is HTML."""
+    """Fill a template, such as "comparison/page.html"; texts are escaped, only `Markup` is HTML."""
     return _templates().get_template(template).render(**values)
 
 
 def macro(template: str, name: str, *values: Any, **context: Any) -> str:
-    """A macro of a template, which sees `context`, called with `values`."""
-    return str(
-        getattr(_templates().get_template(template).make_module(context), name)(*values)
-    ).strip()
+    """Call a macro of a template with `values`; the template sees `context`."""
+    module = _templates().get_template(template).make_module(context)
+    return str(getattr(module, name)(*values)).strip()
 
 
 def page_html(title: str, body: str, style: str = "", script: str = "") -> str:
-    """The whole page around `body`, which is HTML; `title` is text, `style` CSS beside that of all pages.
+    """Return the page around `body`, which is HTML.
 
-    script: JavaScript of ours, which alone the page lets run.
+    title: plain text. style: CSS in addition to that of all pages. script: our JavaScript, the only
+    script that the page runs.
     """
     policy = CONTENT_POLICY
     if script:
@@ -79,17 +77,17 @@ def page_html(title: str, body: str, style: str = "", script: str = "") -> str:
 
 
 def percent(share: float | None) -> str:
-    """0.6153 -> "61.5"; a dash for none and for NaN."""
+    """Return 0.6153 as "61.5"; a dash for None and NaN."""
     return "\N{EN DASH}" if share is None or math.isnan(share) else f"{100 * share:.1f}"
 
 
 def fixed(value: float | None, digits: int) -> str:
-    """A number to so many digits; empty for none."""
+    """Return a number with so many decimals; "" for None."""
     return "" if value is None else f"{value:.{digits}f}"
 
 
 def value_text(value: Any) -> str:
-    """A value of JSON in words: 480 x 360 for sizes and lists, yes and no, floats to four digits."""
+    """Return a JSON value as text: lists with commas, yes and no, floats with four digits."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -1,9 +1,10 @@
-"""What an evaluation leaves in its run: a line for every evaluation, the card, the last scores, images.
+"""Record evaluations in their run: a line for each, the card, the last scores, example images.
 
-Choosing by a test split is the mistake that this counts: reports say how often it was scored.
+The lines count how often a test split was scored, because choosing a model by it is a mistake.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +26,7 @@ SCORES = "scores.json"
 
 
 def check_recordable(run: Run) -> None:
-    """Raises RunError where an evaluation could not be recorded in the run: asked before the data is scored."""
+    """Raise RunError if evaluations cannot be written to the run; called before scoring."""
     try:
         check_folder(run.path)
         refuse_links(run.path, EVALUATIONS, FOLDER)
@@ -45,22 +46,29 @@ def record(
 ) -> None:
     """Append a line to evaluations.jsonl, write scores.json, draw examples/.
 
-    The line comes first: no score is shown that was not counted. Raises what `check_recordable` does.
+    The line comes first, so that no score is shown that was not counted. Raises the errors of
+    `check_recordable`.
     """
     check_recordable(run)
-    where = log_evaluation(run, data, split, inference, scores)
-    per_image = {key: number(miou) for key, miou in scores.per_image.items()}
-    own = {"per_image": per_image, "weights_sha256": run.weights_sha256}
-    write_json(run.path / SCORES, {**scores.as_dict(), **where, **own})
+    content = {
+        **scores.as_dict(),
+        **log_evaluation(run, data, split, inference, scores),
+        "per_image": {key: number(miou) for key, miou in scores.per_image.items()},
+        "weights_sha256": run.weights_sha256,
+    }
+    write_json(run.path / SCORES, content)
     draw_examples(run.path, runtime, data, scores.per_image, inference)
 
 
 def log_evaluation(
     run: Run, data: SegmentationData, split: str, inference: InferenceSettings, scores: Scores
 ) -> dict[str, str]:
-    """Append the line of one evaluation to evaluations.jsonl and write the card; -> what was scored, and how."""
-    where = {"data": data.name, "split": split, "inference": str(inference)}
-    found = {
+    """Append an evaluation to evaluations.jsonl and write the card.
+
+    Returns its data, split and inference settings.
+    """
+    scored = {"data": data.name, "split": split, "inference": str(inference)}
+    results = {
         "images": scores.images,
         "miou": number(scores.miou),
         **({"pq": number(scores.panoptic["pq"])} if scores.panoptic else {}),
@@ -68,53 +76,57 @@ def log_evaluation(
         **({"trained_on": True} if scores.trained_on else {}),
         "notes": list(scores.notes),
     }
-    log_look(run, where | found)
-    return where
+    log_look(run, scored | results)
+    return scored
 
 
-def log_look(run: Run, found: Mapping[str, Any]) -> None:
-    """Append the line of one look at images to evaluations.jsonl, and write the card."""
+def log_look(run: Run, look: Mapping[str, Any]) -> None:
+    """Append a line about one look at labelled images to evaluations.jsonl, and write the card."""
     time = {"time": datetime.now(UTC).isoformat(timespec="seconds")}
-    append_line(run.path / EVALUATIONS, time | dict(found) | {"weights_sha256": run.weights_sha256})
+    append_line(run.path / EVALUATIONS, time | dict(look) | {"weights_sha256": run.weights_sha256})
     write_card(run)
 
 
 def times_scored(run: Run, split: str, data: str | None = None) -> int:
-    """How often a split, alone or among others, was scored with this run, of one dataset (by its name) or of all."""
-    own = (line for line in run.evaluations() if data in (None, line.get("data")))
-    return sum(split in parts_of(str(line.get("split"))) for line in own)
+    """Return how often this run was scored on a split, alone or among others.
+
+    data: the name of a dataset. Default: all datasets.
+    """
+    lines = (line for line in run.evaluations() if data in (None, line.get("data")))
+    return sum(split in parts_of(str(line.get("split"))) for line in lines)
 
 
 def learned_from(run: Run, images: SegmentationData, labelled: LabelledImages) -> dict[str, str]:
-    """Key -> the key in training of those of these images that a run learned from.
+    """Return key -> key in training, for the images that a run was trained on.
 
-    By what their files hold, or by name where it is the same dataset; labelled is where the images are from.
+    Images are compared by the content of their files, and by name if the dataset is the same.
+    labelled: the labelled set that the images belong to.
     """
     if run.imported:
         return {}
-    table, found = run.recipe.data, dict[str, str]()
-    try:
-        known = read_fingerprint(run.path / DATA)
-        found |= known.trained_on(images) if known else {}
+    table, training_key = run.recipe.data, dict[str, str]()
+    with suppress(FeathersegError):  # the training split is not on this machine
+        fingerprint = read_fingerprint(run.path / DATA)
+        training_key |= fingerprint.trained_on(images) if fingerprint else {}
         if labelled.is_of(table.name):
             learned = replace(
                 labelled, split=table.train_split, size=table.train_size, split_by=table.split_by
             )
-            found |= {key: key for key in set(learned.open().keys) & set(images.keys)}
-    except FeathersegError:  # that split is not on this machine
-        pass
-    return found
+            training_key |= {key: key for key in set(learned.open().keys) & set(images.keys)}
+    return training_key
 
 
 def refuse_as_test(run: Run, seen: Mapping[str, str], images: SegmentationData, split: str) -> None:
-    """Raises DataError where images of a split that is called test were seen in training: the run remembers them."""
+    """Raise DataError if a split called test has images that were seen in training."""
     if seen and TEST in parts_of(split):
         raise DataError(
-            f"{told_seen(run, seen, images)}. So they are no test. `featherseg check DATA --fix OUT` writes a copy in "
-            "which no image is in two splits; a split of another name is scored all the same."
+            f"{overlap_message(run, seen, images)}. So they are no test: score a split of another "
+            "name, or write a copy in which no image is in two splits:\nfeatherseg check DATA "
+            "--fix OUT"
         )
 
 
-def told_seen(run: Run, seen: Mapping[str, str], images: SegmentationData) -> str:
-    """`runs/a was trained on 1 of these 20 images: b (c)`."""
-    return f"{run.name} was trained on {len(seen)} of these {counted(len(images), 'image')}: {named_pairs(seen)}"
+def overlap_message(run: Run, seen: Mapping[str, str], images: SegmentationData) -> str:
+    """Return such as `runs/a was trained on 1 of these 20 images: b (c)`."""
+    total = counted(len(images), "image")
+    return f"{run.name} was trained on {len(seen)} of these {total}: {named_pairs(seen)}"

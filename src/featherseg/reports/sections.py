@@ -1,4 +1,4 @@
-"""What the report says of a run: its evidence, and the sections of sections.html that show it."""
+"""The sections of a run's report: the data they show, and the macros of sections.html."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +18,8 @@ from featherseg.reports.examples import PANELS, Example, data_uri, panel_file
 from featherseg.reports.page import macro, percent
 from featherseg.runs.run import Run
 
-SHOWN_MIXES = 12  # of the most frequent confusions
-MATRIX_LIMIT = (
-    40  # with more classes the matrix is left out and only the most frequent confusions are listed
-)
+SHOWN_MIXES = 12  # number of the most frequent confusions that are listed
+MATRIX_LIMIT = 40  # with more classes, the confusions are listed without the matrix
 
 SECTIONS = (
     "head",
@@ -41,10 +39,11 @@ SECTIONS = (
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a run folder holds, read. scores is scores.json, parity is parity.json; None = not there yet.
-    A cost that is a text says why it was not counted.
+    """The content of a run folder.
 
-    test_evaluations: how often the test split was scored. comparison: None where the recipe names no row of a paper.
+    scores is scores.json, parity is parity.json; None if it is missing. cost is a text if it cannot
+    be counted. test_evaluations is how often the test split was scored. comparison is None if the
+    recipe names no row of a paper.
     """
 
     run: Run
@@ -59,7 +58,7 @@ class Evidence:
 
 
 def section_html(name: str, e: Evidence) -> str:
-    """One of SECTIONS; empty where there is nothing to show."""
+    """Return one of SECTIONS as HTML; "" if there is nothing to show."""
     return macro(
         "reports/sections.html",
         name,
@@ -88,43 +87,43 @@ def section_html(name: str, e: Evidence) -> str:
 
 
 def _figures(e: Evidence) -> dict[str, str]:
-    """The figures to remember."""
+    """Return the main figures of the run, for the head of the page."""
     figures: dict[str, str] = {}
-    if e.scores is None:  # the best validation of the training, where there was one
+    if e.scores is None:  # the best validation during training, if there was one
         validated = [
             r["val_miou"] for r in e.metrics.values() if isinstance(r.get("val_miou"), float)
         ]
-        figures |= (
-            {"mIoU in training's best validation, %": percent(max(validated))} if validated else {}
-        )
+        if validated:
+            figures["mIoU in training's best validation, %"] = percent(max(validated))
     else:
-        figures |= (
-            {f"PQ{_where(e.scores)}, %": percent(_number(_objects(e), "pq"))} if _objects(e) else {}
-        )
+        scored = _scored_on(e.scores)
+        if objects := _objects(e):
+            figures[f"PQ{scored}, %"] = percent(_number(objects, "pq"))
         figures |= {
-            f"mIoU{_where(e.scores)}, %": percent(_number(e.scores, "miou")),
+            f"mIoU{scored}, %": percent(_number(e.scores, "miou")),
             "pixel accuracy, %": percent(_number(e.scores, "pixel_accuracy")),
             "boundary F, %": percent(_number(e.scores, "boundary_f")),
         }
     if not isinstance(e.cost, str):
-        figures |= {
-            "parameters": f"{e.cost.params / 1e6:.2f} M",
-            f"GMACs (“macs”), {size_text(e.run.info.image_size)}": f"{e.cost.macs['macs'] / 1e9:.2f}",
-        }
+        gmacs = f"GMACs (“macs”), {size_text(e.run.info.image_size)}"
+        figures["parameters"] = f"{e.cost.params / 1e6:.2f} M"
+        figures[gmacs] = f"{e.cost.macs['macs'] / 1e9:.2f}"
     figures["classes"] = str(len(e.run.classes))
     return figures
 
 
 def _origin(run: Run) -> str:
-    """Where the weights come from."""
+    """Return where the weights come from."""
     data = run.recipe.data
     if run.imported:
-        return f"imported from {run.imported}, not trained here; its classes are as {data.shown} has them"
+        return (
+            f"imported from {run.imported}, not trained here; its classes are those of {data.shown}"
+        )
     return f"trained on {data.shown} ({data.train_split}), seed {run.recipe.train.seed}"
 
 
 def row_shares(counts: Sequence[Sequence[float]], void: Sequence[float]) -> list[list[float]]:
-    """Each row of a confusion matrix (label x prediction) as shares of its labelled pixels, 0..1; zeros for none."""
+    """Return the rows of a confusion matrix (label x prediction) as shares, 0..1, of their pixels."""
     totals = [sum(row) + missed for row, missed in zip(counts, void, strict=True)]
     return [
         [n / total if total else 0.0 for n in row]
@@ -133,7 +132,7 @@ def row_shares(counts: Sequence[Sequence[float]], void: Sequence[float]) -> list
 
 
 def most_mixed(rows: Sequence[Sequence[float]]) -> list[tuple[float, int, int]]:
-    """(share of the truth's pixels, ground truth, prediction) of every mistake that occurs, the largest share first."""
+    """Return (share of the labelled pixels, label, prediction) of each mistake, largest first."""
     mistakes = [
         (share, t, p)
         for t, row in enumerate(rows)
@@ -144,7 +143,7 @@ def most_mixed(rows: Sequence[Sequence[float]]) -> list[tuple[float, int, int]]:
 
 
 def _settings(run: Run) -> list[tuple[str, Any]]:
-    """Every setting of the recipe, as ("train.lr", 0.01)."""
+    """Return every setting of the recipe, such as ("train.lr", 0.01)."""
     return [
         (f"{table}.{key}", value)
         for table, values in run.recipe.model_dump(mode="json", exclude={"paper"}).items()
@@ -153,20 +152,17 @@ def _settings(run: Run) -> list[tuple[str, Any]]:
     ]
 
 
-def _flat(values: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
-    """Nested tables as pairs with dotted keys."""
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Return nested tables as pairs with dotted keys."""
     pairs: list[tuple[str, Any]] = []
     for key, value in values.items():
-        pairs += (
-            _flat(value, f"{above}{key}.")
-            if isinstance(value, Mapping)
-            else [(f"{above}{key}", value)]
-        )
+        name = f"{prefix}{key}"
+        pairs += _flat(value, f"{name}.") if isinstance(value, Mapping) else [(name, value)]
     return pairs
 
 
 def _shares(scores: Mapping[str, Any]) -> list[float]:
-    """Share of each class in the labelled pixels."""
+    """Return the share of each class in the labelled pixels."""
     totals = [
         sum(row) + missed for row, missed in zip(scores["confusion"], scores["void"], strict=True)
     ]
@@ -179,20 +175,23 @@ def _number(scores: Mapping[str, Any] | None, key: str) -> float | None:
 
 
 def _objects(e: Evidence) -> Mapping[str, Any] | None:
-    """What was scored of objects, None where nothing was. Raises RunError where it is of other classes."""
-    found = e.scores.get("panoptic") if e.scores else None
-    if found is not None and len(found.get("per_category", ())) != len(e.run.classes):
+    """Return the scores of objects, None without. Raises RunError for those of other classes."""
+    panoptic = e.scores.get("panoptic") if e.scores else None
+    if panoptic is not None and len(panoptic.get("per_category", ())) != len(e.run.classes):
         raise RunError(
-            f"{e.run.path}: its scores of objects are of other classes than the run's. Score it again."
+            f"{e.run.path}: its scores of objects are for other classes. Score it again:\n"
+            f"featherseg evaluate {e.run.path}"
         )
-    return found
+    return panoptic
 
 
-def _where(scores: Mapping[str, Any] | None) -> str:
-    named = [str(scores[key]) for key in ("data", "split") if key in scores] if scores else []
-    if not scores or not named:
+def _scored_on(scores: Mapping[str, Any]) -> str:
+    """Return such as ` on yard test (selected on these images)`; "" if data is not known."""
+    data = " ".join(str(scores[key]) for key in ("data", "split") if key in scores)
+    if not data:
         return ""
-    told = [marks(selected=scores.get("selected"), trained_on=scores.get("trained_on"))]
-    told += [str(how)] if (how := scores.get("inference", "whole")) != "whole" else []
-    behind = f" ({', '.join(text for text in told if text)})" if any(told) else ""
-    return f" on {' '.join(named)}{behind}"
+    remarks = [marks(selected=scores.get("selected"), trained_on=scores.get("trained_on"))]
+    if (inference := scores.get("inference", "whole")) != "whole":
+        remarks.append(str(inference))
+    text = ", ".join(filter(None, remarks))
+    return f" on {data} ({text})" if text else f" on {data}"

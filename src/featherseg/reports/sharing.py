@@ -1,4 +1,4 @@
-"""A run is passed on: what of its folder goes to the hub, and what stays here."""
+"""Share a run: which of its files are uploaded to the Hugging Face Hub."""
 
 import json
 import logging
@@ -17,49 +17,55 @@ from featherseg.runs.run import EVALUATIONS, RESOLVED, WEIGHTS, Run, load_run
 
 log = logging.getLogger("featherseg")
 
-NAMES = ("classes", "licence")
-"""Keys of a record below which no text is a path, whatever it begins with."""
+NOT_PATHS = ("classes", "licence")
+"""Keys of a record below which no text is a path, even if it looks like one."""
 
 
 def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
-    """Write a run to the Hugging Face Hub, in one commit: recipe, record, kept weights, metrics, scores and card.
+    """Write a run to the Hugging Face Hub in one commit.
 
-    Images, checkpoints, exports, notes of evaluations and what is known of the data's files and the machine stay here;
-    of paths in the record and the scores the last two parts are passed on, of addresses of buckets those below the
-    bucket. recipe.toml goes as it is otherwise. Such files of an earlier run that this one does not have are deleted
-    there.
+    The commit contains recipe, record, kept weights, metrics, scores and card. Images, checkpoints,
+    exports, notes of evaluations, the fingerprint of the data and facts of the machine stay here.
+    Paths in the record and the scores are cut to their last two parts, addresses of buckets to the
+    part below the bucket; recipe.toml is otherwise unchanged. Files of an earlier run in the
+    repository that this run lacks are deleted.
 
     Args:
         run: A Run, a run folder, or the name of one.
-        address: hf://ORG/NAME, or hf://ORG/NAME@BRANCH. A repository or branch that is not there yet is made.
-        public: Whether a new repository is for all to see. One that is there stays as it is.
+        address: hf://ORG/NAME, or hf://ORG/NAME@BRANCH. A missing repository or branch is created.
+        public: Whether a new repository is public. An existing one stays as it is.
 
     Returns:
         str: The address of the commit's page.
 
     Raises:
         RunError: There is no such run, it has no weights yet, or the hub refuses.
-        ConfigError: The address cannot be right.
+        ConfigError: The address is malformed.
     """
+    # What can be refused before anything is read
     hub.parse_address(address)
     run = run if isinstance(run, Run) else load_run(run)
     if not (run.path / WEIGHTS).is_file():
         raise RunError(
-            f"{run.path} holds no {WEIGHTS} yet: train it to its first validation before it is passed on."
+            f"{run.path} has no {WEIGHTS} yet. Train it to its first validation before you push it."
         )
-    if not run.address:  # whose links are the hub's own
+    if not run.address:  # the links in the hub's cache are the hub's own
         refuse_links(run.path, *hub.SHARED)
+
+    # The files, each within its limit
     files: dict[str, bytes | Path] = {}
-    for name, most in hub.SHARED.items():
+    for name, max_bytes in hub.SHARED.items():
         path = run.path / name
         if not path.is_file():
             continue
-        if path.stat().st_size > most:
+        if path.stat().st_size > max_bytes:
             raise RunError(
-                f"{path} has {path.stat().st_size:,} bytes; at most {most:,} are passed on."
+                f"{path} has {path.stat().st_size:,} bytes; at most {max_bytes:,} are uploaded."
             )
-        files[name] = path if name == WEIGHTS else read_bounded(path, most)
-    if EVALUATIONS in files:  # whose notes name files of the data
+        files[name] = path if name == WEIGHTS else read_bounded(path, max_bytes)
+
+    # Without notes (they name files of the data), paths, and addresses of buckets
+    if EVALUATIONS in files:
         lines = [
             _without_paths({**line, "notes": []}) for line in read_lines(run.path / EVALUATIONS)
         ]
@@ -67,8 +73,8 @@ def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
             f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines
         ).encode()
     record = _without_paths(load_json(run.path / RESOLVED))
-    record["recipe"]["data"]["root"] = None  # else it would be looked for below the working folder
-    record |= {"fitted": True} if (run.path / FIT).is_file() else {}  # which itself stays here
+    record["recipe"]["data"]["root"] = None  # else it is looked for below the working folder
+    record |= {"fitted": True} if (run.path / FIT).is_file() else {}  # the file itself stays here
     files[RESOLVED] = json.dumps(record, indent=2, ensure_ascii=False).encode()
     files["card.md"] = files[hub.README] = card(run).encode(errors="replace")
     for name, content in files.items():
@@ -76,26 +82,25 @@ def push(run: Run | str | Path, address: str, *, public: bool = False) -> str:
             files[name] = without_buckets(content.decode(errors="surrogateescape")).encode(
                 errors="surrogateescape"
             )
-    scores = [
-        f"mIoU {percent(e.get('miou'))} % on {e.get('split')}{f' ({told})' if (told := run.marks_of(e)) else ''}"
-        for e in run.current_evaluations()[-1:]
-    ]
-    page = hub.upload(
-        files,
-        address,
-        ", ".join([f"{run.recipe.model.name} by featherseg", *scores]),
-        public=public,
-    )
+
+    # One commit, whose message contains the last score
+    message = f"{run.recipe.model.name} by featherseg"
+    for e in run.current_evaluations()[-1:]:
+        remarks = f" ({marks})" if (marks := run.marks_of(e)) else ""
+        message += f", mIoU {percent(e.get('miou'))} % on {e.get('split')}{remarks}"
+    page = hub.upload(files, address, message, public=public)
     log.info("%s is at %s; licence: %s", run.name, page, run.licence)
     return page
 
 
 def _without_paths(value: Any) -> Any:
-    """A record without where things lie on this machine: of an absolute path its last two parts; names stay."""
+    """Return a record with absolute paths cut to their last two parts."""
     if isinstance(value, dict):
-        return {key: one if key in NAMES else _without_paths(one) for key, one in value.items()}
+        return {
+            key: item if key in NOT_PATHS else _without_paths(item) for key, item in value.items()
+        }
     if isinstance(value, list):
-        return [_without_paths(one) for one in value]
+        return [_without_paths(item) for item in value]
     absolute = isinstance(value, str) and (
         os.path.isabs(value) or PureWindowsPath(value).is_absolute()
     )
