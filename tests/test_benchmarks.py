@@ -123,6 +123,7 @@ def test_extra_memory_is_what_the_call_takes(load):
     assert 60 < paired.extra_mib(lambda: np.ones(8 * 2**20)) < 80  # 64 MiB
 
 
+@pytest.mark.slow
 def test_processes_are_timed_and_tell_their_facts_whatever_they_print(load, tmp_path):
     paired = load("paired")
     script = tmp_path / "worker.py"
@@ -138,6 +139,7 @@ def test_processes_are_timed_and_tell_their_facts_whatever_they_print(load, tmp_
     assert all(mib > 5 for mib in table.memory_mib.values())
 
 
+@pytest.mark.slow
 def test_of_many_passes_a_turn_the_first_does_not_count(load, tmp_path):
     paired = load("paired")
     script = tmp_path / "worker.py"
@@ -198,6 +200,7 @@ class Halves:
         )
 
 
+@pytest.mark.slow
 def test_the_plain_loop_learns_and_ends_in_its_time(load, monkeypatch):
     loop, data = load("plain_loop"), Halves()
     clock = count(step=0.1)  # seconds; it looks at the clock three times a step
@@ -262,6 +265,7 @@ def against(load, monkeypatch):
     return bench
 
 
+@pytest.mark.slow
 def test_the_plain_loop_is_tuned_first_and_the_same_command_does_only_what_is_missing(
     against, tmp_path, capsys
 ):
@@ -470,6 +474,7 @@ def test_a_model_at_a_scale_trains_and_is_validated_there(load, tmp_path, monkey
     assert task.folder(tmp_path).name.startswith("frm-lite0-at-0.5-test-0-")
 
 
+@pytest.mark.slow
 def test_pupils_wait_for_their_teachers_and_a_teacher_that_is_gone_is_trained_again(
     load, tmp_path, monkeypatch, capsys
 ):
@@ -786,6 +791,7 @@ def fit_rows(ends, digest, seeds=(0, 1)):
     return rows, times
 
 
+@pytest.mark.slow
 def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(
     load, tmp_path, capsys, monkeypatch
 ):

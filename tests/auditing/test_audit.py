@@ -71,6 +71,7 @@ def test_a_stopped_audit_goes_on_and_ends_the_same(runtime, tmp_path: Path, monk
     assert {**again, "page": ""} == {**whole, "page": ""}
 
 
+@pytest.mark.slow
 def test_masks_that_were_corrected_in_an_object_are_audited_anew(runtime, tmp_path: Path):
     class Corrected(Balls):
         def label(self, index: int) -> np.ndarray:
@@ -164,6 +165,7 @@ def test_every_beginning_of_the_order_is_spread_over_the_folds_and_over_the_imag
         assert max(counts) - min(counts) <= 1 / min(folds.count(fold) for fold in set(folds)) + 1e-9
 
 
+@pytest.mark.slow
 def test_images_for_which_there_is_no_time_stand_last_and_are_named_and_the_same_call_goes_on(
     runtime, tmp_path, monkeypatch
 ):
@@ -237,6 +239,7 @@ class Unseen(Balls):
         return replace(super().__getitem__(index), image=noise)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "batch_size", "said"),
     [

@@ -26,6 +26,7 @@ def focused(page) -> int:
     )
 
 
+@pytest.mark.slow
 def test_u_takes_back_the_last_decision_wherever_the_page_has_moved_to(runtime, tmp_path):
     audit(Balls(), tmp_path / "audit.html", run="colors")
     with chromium() as browser:
@@ -62,6 +63,7 @@ def test_decisions_stay_where_the_audit_goes_on_with_more_images(runtime, tmp_pa
         )
 
 
+@pytest.mark.slow
 def test_decisions_that_are_not_shown_any_more_are_saved_with_the_others(
     runtime, tmp_path, monkeypatch
 ):

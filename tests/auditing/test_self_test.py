@@ -62,6 +62,7 @@ def audited(
     return run_self_test(score(own, shows_one), own, shows_one, copies, 0.5, NAMES, keys, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alike", [0.0, 0.8])
 def test_a_list_that_knows_nothing_is_rarely_called_better_than_chance(alike):
     better = [audited(seed, 0.0, 60, 5, alike)[0].better_than_chance for seed in range(60)]
@@ -80,6 +81,7 @@ def test_a_list_that_knows_only_which_masks_show_one_class_is_no_better_than_cha
     assert np.mean([test.better_than_chance for test in tests]) <= 0.1
 
 
+@pytest.mark.slow
 def test_the_intervals_hold_the_mean_of_many_audits():
     found = [audited(seed, 1.0, 150, 3, 0.3)[0].average_precision for seed in range(60)]
     truth = np.mean([one.value for one in found])

@@ -437,6 +437,7 @@ def test_times_memory_and_the_pick_for_a_budget_and_a_page_in_one_file(
     assert "<script" not in html
 
 
+@pytest.mark.slow
 def test_exported_files_are_compared_as_files_and_tell_their_model_and_start(field, tmp_path):
     trained, first, second = (
         open_run(field[0]),

@@ -54,6 +54,7 @@ def test_masks_are_written_for_formats_that_have_them(run):
     assert isinstance(call(run.path, "--format", "torch-export", "--masks").exception, ConfigError)
 
 
+@pytest.mark.slow
 def test_a_file_of_masks_and_one_of_logits_replace_each_other_by_name_alone(run):
     file = run.path / "export/model.onnx"
     call(run.path, "--masks")

@@ -141,6 +141,7 @@ def test_a_file_that_is_not_there_is_said_before_it_is_called_a_program(folder):
         featherseg.Predictor("none.pt2")
 
 
+@pytest.mark.slow
 def test_fit_times_the_file_that_it_has_written(folder):
     name = ("frm-lite0", 1.0, "torch-export")
     assert time_file(folder / "other.pt2", image(size=(64, 72)), name).p50 > 0

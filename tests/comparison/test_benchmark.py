@@ -267,6 +267,7 @@ def test_a_real_run_is_measured_from_end_to_end_with_its_miou(tiny_run):
         assert 100 < row.samples.process_mib.max() < 3000
 
 
+@pytest.mark.slow
 def test_a_run_s_masks_are_compared_on_images_of_its_own(workers, tiny_run):
     toml = _two_scenes(tiny_run)
     info = open_run(tiny_run).info

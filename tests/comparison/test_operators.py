@@ -30,6 +30,7 @@ def graph(tmp_path, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_nodes_are_those_of_the_optimised_graph_and_take_no_longer_than_the_passes(
     graph, tmp_path
 ):
@@ -56,6 +57,7 @@ def test_the_nodes_are_those_of_the_optimised_graph_and_take_no_longer_than_the_
     )
 
 
+@pytest.mark.slow
 def test_a_file_with_masks_is_given_images(tmp_path, tmp_path_factory):
     path = tmp_path / "masks.onnx"
     path.write_bytes(to_onnx(three_layers(), FACTS, masks=True))

@@ -140,6 +140,7 @@ def test_no_architecture_is_left_out_of_quick_tests():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY_MODEL)
 @pytest.mark.parametrize(("size", "classes"), CASES)
 def test_models_cost_what_ptflops_and_torch_count(name, size, classes):

@@ -7,6 +7,7 @@ from featherseg.costs.cost import cost
 from featherseg.costs.deeplab import beside_deeplabv3, deeplabs
 
 
+@pytest.mark.slow
 def test_every_deeplabv3_is_counted_at_the_other_model_s_image_and_classes():
     other = cost("frm-lite0", (97, 131), 5)
     rows = {row.name: row for row in beside_deeplabv3(other)}

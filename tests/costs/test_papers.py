@@ -288,6 +288,7 @@ def test_a_sentence_has_the_worst_verdict_of_its_claims():
     assert verdict_of() == "not testable here"
 
 
+@pytest.mark.slow
 def test_cgrseg_s_table_is_another_convention(cgrseg):
     rows = cgrseg["tables"][0]["rows"]
     verdicts = [(row["params_m"]["verdict"], row["gflops"]["verdict"]) for row in rows]
@@ -312,6 +313,7 @@ def test_cgrseg_s_abstract(cgrseg):
     assert fewer["segnext-t"] == pytest.approx(1 - 4.527 / 6.404, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_rsp_s_abstract_cannot_be_tested_and_ours_are_put_beside_every_deeplabv3():
     rsp = check_paper("rsp")
     assert rsp["tables"] == []

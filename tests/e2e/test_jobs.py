@@ -150,6 +150,7 @@ def test_an_engineer_brings_her_model_to_a_box_without_pytorch(run, yard, tmp_pa
             assert (mask_in(own) == mask_in(out / own.name)).mean() > 0.999
 
 
+@pytest.mark.slow
 def test_an_engineer_segments_a_clip_of_her_camera(run, yard, tmp_path):
     frames = np.stack(
         [np.array(Image.open(yard / "images" / "val" / f"{i % 3}.jpg")) for i in range(7)]

@@ -216,6 +216,7 @@ class Windowed(ThreeLayers):
         return out._replace(logits=out.logits + windows.sum(2))
 
 
+@pytest.mark.slow
 def test_a_model_that_cuts_windows_out_opens_in_int8(tmp_path):
     torch.manual_seed(0)
     model = Windowed().eval()
@@ -247,6 +248,7 @@ class Inverted(ThreeLayers):
         )
 
 
+@pytest.mark.slow
 def test_onnxruntime_leaves_in_float_what_stays_in_float_between_int8(tmp_path, monkeypatch):
     model, scores = Inverted().eval(), iter([0.5, 0.6])
     monkeypatch.setattr(
@@ -279,6 +281,7 @@ for height, width in (449, 333), (349, 480), (350, 256), (101, 99):
 """
 
 
+@pytest.mark.slow
 def test_zero_is_0_in_int8_so_that_the_file_runs_at_every_size_on_processors_with_amx(tmp_path):
     openvino_int8.write(job_of(Inverted().eval(), FACTS, tmp_path, IMAGES))
     model = Core().read_model(tmp_path / "model.int8.xml")

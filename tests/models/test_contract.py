@@ -54,6 +54,7 @@ def test_an_image_is_judged_alone(model):
     assert_close(together[1:2], alone, atol=1e-9 * float(alone.max() - alone.min()), rtol=0)
 
 
+@pytest.mark.slow
 def test_every_parameter_learns(model):
     training = copy.deepcopy(model).train()
     for parameter in training.parameters():

@@ -104,6 +104,7 @@ def official_forward(state, stages, rates):
     return F.conv2d(x, state["classifier.4.weight"], state["classifier.4.bias"])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_torchvision_s_weights_give_the_logits_computed_over_their_keys():
     backbone, head = official.shapes(50), official.made_up(head_shapes(3))

@@ -205,6 +205,7 @@ def test_the_relation_is_the_loop_over_pixels(window, prior, composability):
         del block.gather
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("few_dimensions", [False, True])
 @pytest.mark.parametrize("sizes", [{0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}, None])
 def test_a_graph_has_blocks_and_one_of_few_dimensions_windows(sizes, few_dimensions):

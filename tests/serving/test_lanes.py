@@ -135,6 +135,7 @@ def test_a_job_that_is_cancelled_while_it_fails_does_not_end_the_lane(monkeypatc
     lane.close(20)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_large_blocks_of_a_large_image_go_back_and_others_are_kept_again_behind_it():
     """Else the heap that all share is in pieces soon; the slow tests of test_process.py see it in the whole service."""

@@ -143,6 +143,7 @@ with server.bind("127.0.0.1", 0) as listener:
 """
 
 
+@pytest.mark.slow
 def test_sighup_while_a_model_works_on_an_image_answered_504_exits_with_0():
     """The end of the interpreter would abort the process in the middle of an operation of torch.
 

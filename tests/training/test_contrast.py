@@ -45,6 +45,7 @@ def test_the_contrast_changes_what_is_learnt(small_run, tmp_path):
     assert not torch.equal(weights, small_run.model.state_dict()["classifier.weight"])
 
 
+@pytest.mark.slow
 def test_a_switch_of_the_model_is_kept_by_the_run(tmp_path):
     run = trained(
         tmp_path / "run",

@@ -67,6 +67,7 @@ def test_scoring_the_run_again_gives_the_logged_figure_to_the_bit(small_run):
     assert [None if np.isnan(v) else float(v) for v in scores.iou] == best["val_iou"]
 
 
+@pytest.mark.slow
 def test_validation_looks_at_the_recipe_s_test_size_and_so_does_whoever_scores_the_run(tmp_path):
     settings = (
         "model.name=frm-lite0",

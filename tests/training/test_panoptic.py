@@ -134,6 +134,7 @@ def other_run(panoptic_run, path):
     return path
 
 
+@pytest.mark.slow
 def test_compare_ranks_by_panoptic_quality_as_well(panoptic_run, tmp_path):
     paths = [panoptic_run.path, other_run(panoptic_run, tmp_path / "other")]
     data = open_dataset("shapes", "val", size=2)

@@ -1,10 +1,13 @@
 import subprocess
 import sys
 
+import pytest
+
 from featherseg.data import dataset_facts
 from featherseg.data.datasets.class_lists import read_classes
 
 
+@pytest.mark.slow
 def test_importing_the_datasets_reads_no_class_list():
     code = (
         "import featherseg.data; from featherseg.data.datasets.class_lists import read_classes as read; "

@@ -28,7 +28,16 @@ def spoil(content: bytearray, compression: str) -> bytearray:
     return content
 
 
-@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg", "group4"])
+@pytest.mark.parametrize(
+    "compression",
+    [
+        "jpeg",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("raw", "tiff_lzw", "tiff_adobe_deflate", "group4")
+        ),
+    ],
+)
 def test_decoders_print_nothing(tmp_path, compression):
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     path = tmp_path / "damaged.tif"

@@ -39,6 +39,7 @@ def test_the_first_scenes_are_those_of_shapes_v1():
     assert digest.hexdigest() == CHECKSUM
 
 
+@pytest.mark.slow
 def test_a_scene_is_the_same_in_another_process_whatever_was_drawn_before():
     code = (
         "import hashlib; from featherseg.data.shapes import draw_scene;"
