@@ -11,13 +11,12 @@ from featherseg.core.files import composed
 from featherseg.core.types import Color
 from featherseg.data.discovery.color_lists import find_color_list, read_color_list
 from featherseg.data.images.decoding import IMAGE_SUFFIXES, read_mask
-from featherseg.data.images.palettes import color_text
+from featherseg.data.images.palettes import color_numbers, color_text
 
 
 def color_codes(path: Path) -> np.ndarray:
     """Return a mask as one number 0xRRGGBB per pixel, (H, W) int32; palettes are resolved."""
-    colors = read_mask(path, colors=True).astype(np.int32)
-    return colors[:, :, 0] << 16 | colors[:, :, 1] << 8 | colors[:, :, 2]
+    return color_numbers(read_mask(path, colors=True))
 
 
 def code_of(color: Color) -> int:

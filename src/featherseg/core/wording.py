@@ -4,7 +4,7 @@ import codecs
 import json
 import math
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath, PureWindowsPath
 from typing import Any
 
@@ -24,6 +24,11 @@ class WarningText(str):
 def counted(number: int, noun: str) -> str:
     """Return (1, "image") as `1 image`, (3, "image") as `3 images`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def first_few(items: Sequence[object], shown: int = 3) -> str:
+    """Return the first items, separated by commas; `, ...` follows if there are more."""
+    return ", ".join(map(str, items[:shown])) + ", ..." * (len(items) > shown)
 
 
 def size_text(size: Iterable[int]) -> str:

@@ -69,7 +69,7 @@ def test_a_mask_for_each_class_becomes_a_layer(tmp_path, image, eye, nose):
     assert report["clean"]
     assert report["classes"] == ["background", "eye", "nose"]  # fewer pixels lie on top
     assert any(
-        "From the lowest to the topmost, with ever fewer pixels: eye, nose;" in n
+        "From the lowest to the topmost, with fewer pixels each: eye, nose;" in n
         for n in report["look_at"]
     )
     key = {"d": "leafb/leafb" if "RAW" in image else "leafb", "{": "leafb/leafb"}.get(

@@ -31,7 +31,7 @@ from featherseg.core.errors import AmbiguousData, ConfigError, DataError, DataNo
 from featherseg.data import open_dataset, own_config
 from featherseg.data.datasets.dataset_toml import read_dataset_toml
 from featherseg.data.datasets.folder import folder_listing
-from featherseg.data.discovery import image_tree, layouts, proposal
+from featherseg.data.discovery import image_tree, layouts, value_names
 from featherseg.data.discovery.file_facts import FileFacts
 from featherseg.data.discovery.image_tree import looks_like_mask
 from featherseg.data.discovery.mask_folders import read_folders
@@ -303,7 +303,7 @@ def test_masks_in_colours_are_named_by_the_list_beside_them(tmp_path: Path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("7=x", r"hold no 7\. Known: 0, 1, 2, 3"),
+        ("7=x", r"have no value or class 7\. Known: 0, 1, 2, 3"),
         ("class_5=x", "Did you mean 'class_"),
         ("=x", "expected VALUE=NAME"),
         ("1=", "expected VALUE=NAME"),
@@ -353,7 +353,7 @@ def test_masks_with_as_many_values_are_a_question_and_each_answer_works(tmp_path
             save(tmp_path / path.format(name, number), turned.astype(np.uint8))
     result = run("check", tmp_path, "--write")
     assert result.exit_code == 1
-    assert "with as many values each" in result.stdout
+    assert "with the same number of values" in result.stdout
     commands = [
         shlex.split(line)[1:]
         for line in result.stdout.splitlines()
@@ -481,7 +481,7 @@ def test_a_list_in_our_own_form_is_used_where_it_lies(tmp_path: Path):
         (
             {"test.txt": range(3)},
             {"train": 8, "val": 1, "test": 3},
-            "only test (test.txt): train takes the other 9 images",
+            "only splits are test (test.txt): train takes the other 9 images",
         ),
         (
             {"a/val.txt": range(3), "b/test.txt": [3]},
@@ -491,7 +491,7 @@ def test_a_list_in_our_own_form_is_used_where_it_lies(tmp_path: Path):
         (
             {"train.txt": range(8)},
             {"train": 7, "val": 1},
-            "only train (train.txt): no split takes the other 4",
+            "only split is train (train.txt): no split takes the other 4",
         ),
         (
             {"train.txt": range(8), "val.txt": [8, 9, 10, 11, 99]},
@@ -506,7 +506,7 @@ def test_a_list_in_our_own_form_is_used_where_it_lies(tmp_path: Path):
         (
             {"test.txt": range(12)},
             {"train": 10, "val": 2},
-            "not used, as nothing would be left for train: test (test",
+            "not used, because nothing would be left for train: test (test",
         ),
         ({"train.txt": range(12)}, {"train": 10, "val": 2}, ""),
     ],
@@ -561,7 +561,7 @@ def test_a_folder_called_as_a_split_beside_loose_images_is_that_split(
     report = checked(tmp_path)
     assert {split: part["images"] for split, part in report["splits"].items()} == splits
     assert any(
-        "there is only" in note or "8 images in a folder called test: not" in note
+        "the only split" in note or "8 images in a folder called test: not" in note
         for note in report["look_at"]
     )
 
@@ -639,7 +639,7 @@ def test_tens_of_thousands_of_values_are_judged_in_a_moment(tmp_path: Path):
         "#00ff00": 50_000,
     }
     begun = time.process_time()
-    found = proposal._raw_map(tmp_path, MaskValues(values, {}, {}), False, {})
+    found = value_names.map_values(tmp_path, MaskValues(values, {}, {}), False, {})
     assert set(found) == {"#ff0000", "#00ff00"}
     assert time.process_time() - begun < 5
 
@@ -828,7 +828,7 @@ def test_class_folders_below_split_folders_are_classes_in_their_splits(tmp_path:
             ["--classes-from-folders", "--name", "255=rust"],
             "--name 255=rust names one class of all folders",
         ),
-        (["--groups-from-folders", "--name", "austin=rust"], "hold no austin"),
+        (["--groups-from-folders", "--name", "austin=rust"], "have no value or class austin"),
     ],
 )
 def test_contradicting_answers_are_refused(tmp_path: Path, options: list[str], message: str):
@@ -848,7 +848,7 @@ def test_answers_for_folders_that_are_not_there_are_refused(tmp_path: Path):
             raise run("check", tmp_path / "one", f"--{option}-from-folders").exception
     for name in ("austin", "vienna"):
         LAYOUTS["other_folder_names"](tmp_path / f"several/{name}")
-    with pytest.raises(ConfigError, match="hold 4 values: expected 0 and one other"):
+    with pytest.raises(ConfigError, match="have 4 values, expected 0 and one other"):
         raise run("check", tmp_path / "several", "--classes-from-folders").exception
     hint = "images lie in 2 folders (austin, vienna): if each is a patient, a city or a day, --groups-from-folders"
     assert [note for note in checked(tmp_path / "several")["look_at"] if note.startswith(hint)]
@@ -1117,7 +1117,7 @@ def test_of_two_folders_of_images_the_likelier_is_taken_and_the_other_named(
         kind = (
             "fit the images in"
             if folders[name][1] == 1
-            else "not used, as they are no images with masks:"
+            else "not used, because no masks belong to them:"
         )
         assert re.search(rf"{kind}[^:]* {name}\b", said)
 
@@ -1134,7 +1134,7 @@ def test_a_folder_of_one_class_is_not_sent_to_training(tmp_path: Path):
     save(tmp_path / "images/a.png", scenes()[0][0])
     save(tmp_path / "masks/a.png", np.zeros_like(scenes()[0][1]))
     output = run("check", tmp_path, "--write").output
-    assert "every mask holds one value, 0" in output
+    assert "every mask has one value, 0" in output
     assert "clean" not in output
     assert "Train with it" not in output
 
@@ -1199,7 +1199,7 @@ def test_what_alpha_alone_tells_apart_is_not_proposed_as_one_class(tmp_path: Pat
         return
     found = "#{:02x}{:02x}{:02x}".format(*ground)
     with pytest.raises(
-        DataError, match=f"has {found} both opaque and transparent.*save it without transparency"
+        DataError, match=f"has {found} both opaque and transparent.*Save it without transparency"
     ):
         raise run("check", tmp_path).exception
     text = 'name = "x"\nimages = "images"\nmasks = "masks"\nsplits = {train = 1.0}\nclasses = ["a", "b"]\n[map]\n'
@@ -1231,7 +1231,7 @@ def test_a_folder_without_pairs_says_what_was_seen(tmp_path: Path):
         raise run("check", tmp_path).exception
     (tmp_path / "b").rename(tmp_path / "PixelLabelData")
     with pytest.raises(
-        DataNotFound, match=r"MATLAB exports\. .* copy each file of gTruth\.LabelData\."
+        DataNotFound, match=r"MATLAB's labeler\. .* copy each file of gTruth\.LabelData\."
     ):
         raise run("check", tmp_path).exception
 

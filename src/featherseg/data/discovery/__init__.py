@@ -1,1 +1,1 @@
-"""From a folder without a description to a `dataset.toml`: layout, names, values, sequences, splits."""
+"""From a folder without a description to a `dataset.toml`: layout, names, values, splits."""

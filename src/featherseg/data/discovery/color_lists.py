@@ -1,7 +1,7 @@
 """The lists of classes and their colours that lie beside masks in colours."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from featherseg.core.errors import DataError
@@ -10,79 +10,101 @@ from featherseg.core.types import Color
 from featherseg.data.images.palettes import color_text, default_palette
 
 NAMES = ("labelmap.txt", "class_dict.csv", "label_colors.txt", "labelcolors.txt")
-"""What such a list is called: that of CVAT and Datumaro ("road:128,64,128::"), of many releases ("road,128,64,128"), of
-CamVid ("128 64 128 road").
+"""File names of lists of CVAT and Datumaro ("road:128,64,128::"), many releases
+("road,128,64,128") and CamVid ("128 64 128 road").
 """
 
 BACKGROUND_NAMES = ("background", "_background_", "__background__")
-"""What lists and tools call, in lower case, the pixels that carry no annotation."""
+"""Names, in lower case, that lists and tools give to pixels without an annotation."""
 
 IGNORE_NAMES = ("ignore", "__ignore__", "_ignore_", "void", "unlabeled", "unlabelled")
-"""Classes, in lower case, whose pixels are neither trained on nor scored."""
+"""Names, in lower case, of classes whose pixels are neither trained on nor scored."""
+
+_RGB = r"\s*(?P<r>\d{1,3})\s*[, \t]\s*(?P<g>\d{1,3})\s*[, \t]\s*(?P<b>\d{1,3})\s*"
+_LINES = (
+    re.compile(rf"(?P<name>[^:]+):{_RGB}:.*"),
+    re.compile(rf"(?P<name>[^,]+),{_RGB}"),
+    re.compile(rf"{_RGB}(?P<name>\S.*)"),
+)
+"""The lines of a list that give a class and its colour."""
 
 
 def is_background(name: str) -> bool:
-    """Whether a class of that name is what carries no annotation."""
+    """Return whether a class of that name stands for pixels without an annotation."""
     return name.lower() in BACKGROUND_NAMES
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a class of that name is to be ignored."""
+    """Return whether a class of that name is ignored."""
     return name.lower() in IGNORE_NAMES
 
 
 def find_color_list(files: Iterable[Path]) -> Path | None:
-    """The list among files, the first of NAMES that there is."""
+    """Return the first of NAMES that is among the files."""
     by_name = {path.name.lower(): path for path in files}
     return next((by_name[name] for name in NAMES if name in by_name), None)
 
 
-def read_color_list(path: Path) -> dict[str, list[Color]]:
-    """Class -> its colours, in the order of the list: lines of one name are one class.
+def color_list_above(folder: Path, masks: Sequence[str]) -> Path | None:
+    """Return the list of colours beside or above the folders of masks, within `folder`."""
+    return next(filter(None, map(find_color_list, files_above(folder, masks))), None)
 
-    Raises DataError for a file that cannot be read, a line that is none of a class, and two classes of one colour, of
-    which one is trained on.
+
+def files_above(folder: Path, masks: Sequence[str]) -> Iterator[list[Path]]:
+    """Yield the files beside the masks, and those of each folder above them within `folder`."""
+    places = [
+        above
+        for place in masks
+        for above in (folder / place, *(folder / place).parents)
+        if above.is_relative_to(folder) and above.is_dir()  # it may be a pattern: data/*/masks
+    ]
+    for place in dict.fromkeys(places):
+        yield sorted(path for path in place.iterdir() if path.is_file())
+
+
+def read_color_list(path: Path) -> dict[str, list[Color]]:
+    """Return {class: its colours} in the order of the list; lines with the same name are one class.
+
+    Raises DataError for a file or line that cannot be read, and if two classes share a colour and
+    one of them is trained on.
     """
     try:
         text = read_bounded(path).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
-    found: dict[str, list[Color]] = {}
+    colors: dict[str, list[Color]] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        heads = re.fullmatch(r"name(?:[\s,;:].*)?", line.strip().lower()) and not re.search(
+        is_head = re.fullmatch(r"name(?:[\s,;:].*)?", line.strip().lower()) and not re.search(
             r"\b\d|::", line
         )
-        if not line.strip() or line.lstrip().startswith("#") or heads:
+        if not line.strip() or line.lstrip().startswith("#") or is_head:
             continue
-        three = r"\s*(?P<r>\d{1,3})\s*[, \t]\s*(?P<g>\d{1,3})\s*[, \t]\s*(?P<b>\d{1,3})\s*"
-        match = re.fullmatch(rf"(?P<name>[^:]+):{three}:.*", line) or re.fullmatch(
-            rf"(?P<name>[^,]+),{three}", line
-        )
-        match = match or re.fullmatch(rf"{three}(?P<name>\S.*)", line)
+        match = next(filter(None, (pattern.fullmatch(line) for pattern in _LINES)), None)
         if match is None:
-            if match := re.fullmatch(
-                r"(?P<name>[^:]+)::.*", line
-            ):  # without a colour: that of Pascal VOC
-                color = ((0, 0, 0), *default_palette(len(found)))[len(found)]
-                found.setdefault(match["name"].strip(), [color])
+            # A class without a colour has that of Pascal VOC
+            if match := re.fullmatch(r"(?P<name>[^:]+)::.*", line):
+                color = ((0, 0, 0), *default_palette(len(colors)))[len(colors)]
+                colors.setdefault(match["name"].strip(), [color])
                 continue
             raise DataError(
-                f"{path}, line {number}: {line[:80]!r} is no class with a colour, such as road:128,64,128::"
+                f"{path}, line {number}: {line[:80]!r} is no class with a colour, such as "
+                "road:128,64,128::"
             )
         color = int(match["r"]), int(match["g"]), int(match["b"])
         if max(color) > 255:
             raise DataError(
                 f"{path}, line {number}: {line[:80]!r} has a colour outside of 0 to 255."
             )
-        found.setdefault(match["name"].strip(), []).append(color)
+        colors.setdefault(match["name"].strip(), []).append(color)
+
     owners: dict[Color, str] = {}
-    for name, color in ((name, color) for name, colors in found.items() for color in colors):
+    for name, color in ((name, color) for name, of_class in colors.items() for color in of_class):
         other = owners.setdefault(color, name)
-        if other != name and not all(
-            is_background(one) or is_ignored(one) for one in (name, other)
-        ):
+        both = (name, other)
+        if other != name and not all(is_background(one) or is_ignored(one) for one in both):
             raise DataError(
-                f"{path} gives {other!r} and {name!r} one colour, {color_text(color)}: which of them a pixel is cannot "
-                "be told. Remove the one that is not in the masks, or give both one name."
+                f"{path} gives {other!r} and {name!r} the same colour, {color_text(color)}, so "
+                "their pixels cannot be told apart. Remove the one that is not in the masks, or "
+                "give both the same name."
             )
-    return found
+    return colors

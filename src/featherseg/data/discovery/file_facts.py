@@ -1,4 +1,4 @@
-"""What the pixels of a dataset's files contain: each file is decoded once, on all cores, and only facts are kept."""
+"""Facts about the pixels of a dataset's files: each file is decoded once, on all cores."""
 
 import warnings
 import zlib
@@ -19,24 +19,29 @@ from featherseg.core.types import Color, Size
 from featherseg.data.discovery.lookalikes import Look, look_of, seen_rows
 from featherseg.data.images.decoding import image_and_turn, is_lossy, mask_and_colors
 from featherseg.data.images.image_range import ChannelRange, channel_ranges
+from featherseg.data.images.palettes import color_numbers
 from featherseg.data.images.unused_parts import OF_PIXELS, unused_parts
 
 AHEAD = 4
-"""Files for each core that are submitted before their results are taken, which bounds memory."""
+"""Number of files for each core that are read ahead; it bounds memory."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MOST_KEPT = 256
-"""Different values up to which the facts of a mask are kept; masks with more are read again when asked for."""
+"""Number of values up to which the facts of a mask are kept; other masks are read each time."""
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Facts of one image. `size` is (height, width), `bits` are those of a channel, `turned` is by EXIF.
+    """Facts about one image.
 
-    `unused` are keys of `unused_parts.TOLD`. `digest` is of the decoded pixels (their look, and
-    a CRC-32 of them all), so the same image in another format has the same.
+    Attributes:
+        size: (height, width).
+        bits: Bits per channel.
+        turned: Whether EXIF turns the image.
+        digest: Digest of the decoded pixels (look and CRC-32): equal for every lossless format.
+        unused: Keys of `unused_parts.TOLD`.
     """
 
     size: Size
@@ -50,12 +55,7 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class MaskFacts:
-    """Facts of one mask. `values` (N,) are its raw values in ascending order, colours as 0xRRGGBB.
-
-    For each value, `pixels` (N,) counts its pixels, `alike` (N,) those whose right neighbour has the same value, and
-    `flat` (N,) those whose right and lower neighbours have it (of lossy files alone, else 0).
-    `palette` and `veiled` are as for `images.mask_and_colors`.
-    """
+    """Facts about one mask; `palette` and `veiled` are as for `images.mask_and_colors`."""
 
     size: Size
     dtype: np.dtype
@@ -67,23 +67,27 @@ class MaskFacts:
 
     @property
     def values(self) -> np.ndarray:
+        """The raw values in ascending order, (N,); colours as 0xRRGGBB."""
         return self.table[0]
 
     @property
     def pixels(self) -> np.ndarray:
+        """The number of pixels of each value, (N,)."""
         return self.table[1]
 
     @property
     def alike(self) -> np.ndarray:
+        """The number of pixels of each value whose right neighbour has it, too, (N,)."""
         return self.table[2]
 
     @property
     def flat(self) -> np.ndarray:
+        """The same with both the right and the lower neighbour, (N,); 0 for lossless files."""
         return self.table[3]
 
     @cached_property
     def raw(self) -> np.ndarray:
-        """Every value once, as `read_mask` gives it: (1, N), or (1, N, 3) of a colour image."""
+        """Each value once, as `read_mask` returns it: (1, N), or (1, N, 3) for colours."""
         if not self.colored:
             return self.values.astype(self.dtype)[None]
         return np.stack([self.values >> shift & 255 for shift in (16, 8, 0)], axis=-1).astype(
@@ -92,15 +96,14 @@ class MaskFacts:
 
     @property
     def grey(self) -> bool:
-        """Whether every value has equal red, green and blue, or is no colour."""
+        """Whether the values are numbers, or colours with equal red, green and blue."""
         return not self.colored or bool((self.raw == self.raw[:, :, :1]).all())
 
 
 class FileFacts:
-    """Reads files on all cores, in order; facts are kept, so a file that is asked for again is not decoded again.
+    """Reads files on all cores, in order, and keeps their facts: a few KB a file.
 
-    Results and their order do not depend on the number of cores. Memory does not grow with the size of the images; it
-    is at most a few KB a file.
+    Results and their order do not depend on the number of cores.
     """
 
     def __init__(self) -> None:
@@ -109,15 +112,15 @@ class FileFacts:
         self._palettes: dict[tuple[Color, ...], tuple[Color, ...]] = {}  # one copy of equal ones
 
     def images(self, paths: Iterable[Path], channels: int) -> Iterator[ImageFacts | DataError]:
-        """The facts of each image in order, or why it cannot be read."""
+        """Yield the facts of each image in order, or why it cannot be read."""
         return in_threads(partial(self.image, channels=channels), paths)
 
     def masks(self, paths: Iterable[Path], colors: bool) -> Iterator[MaskFacts | DataError]:
-        """The facts of each mask in order, or why it cannot be read; `colors` is as for `images.read_mask`."""
+        """Yield the facts of each mask in order, or why it cannot be read; see `read_mask`."""
         return in_threads(partial(self.mask, colors=colors), paths)
 
     def image(self, path: Path, channels: int) -> ImageFacts | DataError:
-        """The facts of an image read with so many channels, or why it cannot be read."""
+        """Return the facts of an image with this number of channels, or why it cannot be read."""
         facts = self._images.get((path, channels))
         if facts is None:
             try:
@@ -128,13 +131,13 @@ class FileFacts:
         return facts
 
     def mask(self, path: Path, colors: bool) -> MaskFacts | DataError:
-        """The facts of a mask, or why it cannot be read; `colors` is as for `images.read_mask`."""
+        """Return the facts of a mask, or why it cannot be read; see `read_mask` for `colors`."""
         return self._masks.get((path, colors)) or self.mask_and_pixels(path, colors)[0]
 
     def mask_and_pixels(
         self, path: Path, colors: bool
     ) -> tuple[MaskFacts | DataError, np.ndarray | None]:
-        """The facts of a mask, and its pixels, which are read each time; or why it cannot be read, and None."""
+        """Return (facts of a mask, its pixels), or (why it cannot be read, None)."""
         try:
             raw, palette, veiled = mask_and_colors(path, colors)  # (H, W) or (H, W, 3)
             facts: MaskFacts | DataError = self._masks.get((path, colors)) or self._facts_of(
@@ -162,36 +165,34 @@ class FileFacts:
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """The results in the order of the items, computed in as many threads as there are usable cores.
+    """Yield the results in the order of the items, computed by one thread per usable core.
 
-    Only a few items are computed ahead of the one that is taken.
+    Only a few items are computed ahead.
     """
-    cores, left = usable_cores(), iter(items)
+    cores, remaining = usable_cores(), iter(items)
     if cores == 1:
-        yield from map(function, left)
+        yield from map(function, remaining)
         return
-    with (
-        warnings.catch_warnings()
-    ):  # those that each thread saves while it decodes may be another one's
+    # Decoders save and restore the warning filters, which all threads share
+    with warnings.catch_warnings():
         pool = ThreadPoolExecutor(cores)
         try:
-            waiting = deque(pool.submit(function, item) for item in islice(left, AHEAD * cores))
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(function, item) for item in islice(left, 1))
+            jobs = deque(pool.submit(function, item) for item in islice(remaining, AHEAD * cores))
+            while jobs:
+                yield jobs.popleft().result()
+                jobs.extend(pool.submit(function, item) for item in islice(remaining, 1))
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def count_values(raw: np.ndarray, flat: bool = False) -> np.ndarray:
-    """Raw values of a mask, (H, W) or (H, W, 3) -> (4, N) int64: see `MaskFacts`.
+    """Return values, pixels, alike and flat of `MaskFacts`, (4, N) int64, of (H, W) or (H, W, 3).
 
-    Rows are counted run by run, which is a tenth of the work: masks have few values in large patches.
+    Counting runs of equal pixels is a tenth of the work: masks have large patches.
     """
     if raw.ndim == 3:
-        raw = (
-            raw[:, :, 0].astype(np.int32) << 16 | raw[:, :, 1].astype(np.int32) << 8 | raw[:, :, 2]
-        )  # (H, W)
+        raw = color_numbers(raw)  # (H, W)
+    # A run begins at the left edge and wherever a value differs from its left neighbour
     pixels, begins = raw.ravel(), np.empty(raw.shape, bool)
     np.not_equal(pixels[1:], pixels[:-1], out=begins.ravel()[1:])
     begins[:, 0] = True
@@ -216,16 +217,14 @@ def _image_facts(path: Path, channels: int) -> ImageFacts:
     pixels, turn = image_and_turn(path, channels)
     image = np.ascontiguousarray(pixels)  # (H, W, C)
     rows, bits = np.ascontiguousarray(seen_rows(image)), 8 * image.dtype.itemsize
-    look, ranges = (
-        look_of(rows),
-        channel_ranges(rows if bits == 8 else image),
-    )  # of 8 bits an estimate will do
+    look = look_of(rows)
+    ranges = channel_ranges(rows if bits == 8 else image)  # for 8 bits an estimate is enough
     digest = f"{image.shape} {image.dtype} {zlib.crc32(image.data)} ".encode() + look
     unused = OF_PIXELS & unused_parts(path, channels)[1]
     return ImageFacts(image.shape[:2], bits, turn is not None, digest, look, ranges, unused)
 
 
 def without_traceback(error: DataError) -> DataError:
-    """The error without what keeps the pixels of a file in memory."""
+    """Return the error without its traceback, which keeps the pixels of a file in memory."""
     error.__traceback__ = error.__cause__ = error.__context__ = None
     return error

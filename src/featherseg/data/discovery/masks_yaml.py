@@ -1,4 +1,4 @@
-"""data.yaml of Ultralytics whose labels are masks: names by value, the folder of masks, the folders of the splits."""
+"""A data.yaml of Ultralytics whose labels are masks: class names, folder of masks, splits."""
 
 import os
 from collections.abc import Mapping
@@ -10,37 +10,37 @@ from featherseg.core.files import parse_yaml, read_bounded
 from featherseg.data.discovery.split_lists import SPLITS
 
 MASKS_DIR = "masks_dir"
-"""The key by which the labels are masks, and no polygons."""
+"""The key of a data.yaml whose labels are masks and not polygons."""
 
 MOST_FILES = 20
-"""YAML files of a folder that are looked into."""
+"""Number of YAML files of a folder that are read."""
 
 
 @dataclass(frozen=True)
 class MasksYaml:
-    """A data.yaml with masks: `masks` is the name of their folder, `splits` has the folder of the images of each."""
+    """A data.yaml with masks: `masks` names their folder, `splits` are {split: its images}."""
 
     path: Path
     masks: str
     splits: Mapping[str, str]
 
     def below(self, images: Path) -> dict[str, str]:
-        """Split -> its folder below that of the images; empty where one is none, or two are the same."""
-        found = {}
+        """Return {split: its folder below `images`}; empty unless all are distinct folders there.
+
+        Empty also without train or val.
+        """
+        folders = {}
         for split, text in self.splits.items():
             inside = Path(os.path.relpath(self.path.parent / text, images)).as_posix()
             if inside == "." or inside.startswith("..") or not (images / inside).is_dir():
                 return {}
-            found[split] = inside
-        return (
-            found
-            if len(set(found.values())) == len(found) and {"train", "val"} <= found.keys()
-            else {}
-        )
+            folders[split] = inside
+        distinct = len(set(folders.values())) == len(folders)
+        return folders if distinct and {"train", "val"} <= folders.keys() else {}
 
 
 def read_masks_yaml(path: Path) -> MasksYaml | None:
-    """What a YAML file says of masks; None where it says nothing of them, or cannot be read."""
+    """Return what a YAML file says about masks; None if it says nothing, or cannot be read."""
     try:
         content: Any = parse_yaml(read_bounded(path).decode("utf-8-sig"))
     except (OSError, ValueError):
@@ -55,6 +55,6 @@ def read_masks_yaml(path: Path) -> MasksYaml | None:
 
 
 def find_masks_yaml(folder: Path) -> MasksYaml | None:
-    """The first in a folder."""
+    """Return the first data.yaml with masks in a folder."""
     names = sorted(name for name in os.listdir(folder) if name.lower().endswith((".yaml", ".yml")))
     return next(filter(None, (read_masks_yaml(folder / name) for name in names[:MOST_FILES])), None)

@@ -1,47 +1,27 @@
-"""What the words in names of folders and files tell: masks, images."""
+"""Words in the names of folders and files that mark masks or images."""
 
 import re
 
-MASK_WORDS = {
-    "mask",
-    "label",
-    "annotation",
-    "annot",
-    "gt",
-    "ground",
-    "truth",
-    "groundtruth",
-    "seg",
-    "segmentation",
-}
-MASK_WORDS |= {"target", "segmentationclass", "manual", "trimap", "labelid", "trainid"}
-"""Words in the name of a folder or a suffix that mark masks; consulted where the pixels do not tell."""
+MASK_WORDS = {"mask", "label", "annotation", "annot", "gt", "ground", "truth", "groundtruth", "seg"}
+MASK_WORDS |= {"segmentation", "target", "segmentationclass", "manual", "trimap", "labelid"}
+MASK_WORDS |= {"trainid"}
+"""Words in the name of a folder or a suffix that mark masks; used if the pixels do not tell."""
 
-IMAGE_WORDS = {
-    "image",
-    "img",
-    "jpegimage",
-    "photo",
-    "picture",
-    "frame",
-    "rgb",
-    "color",
-    "colour",
-    "visible",
-}
-"""Words in the name of a folder that mark images; consulted where several folders have images of the same masks."""
+IMAGE_WORDS = {"image", "img", "jpegimage", "photo", "picture", "frame", "rgb", "color", "colour"}
+IMAGE_WORDS |= {"visible"}
+"""Words in the name of a folder that mark images; used if several folders fit the same masks."""
 
 
 def words_of(name: str) -> list[str]:
-    """In lower case: "Training_Images2" -> training, images."""
+    """Return the words in lower case: "Training_Images2" -> ["training", "images"]."""
     return re.findall("[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
 
 
 def names_mask(name: str) -> bool:
-    """Whether one of the words says masks."""
+    """Return whether one of the words marks masks."""
     return any(word.rstrip("s") in MASK_WORDS or word in MASK_WORDS for word in words_of(name))
 
 
 def names_image(name: str) -> bool:
-    """Whether one of the words says images."""
+    """Return whether one of the words marks images."""
     return any(word.rstrip("s") in IMAGE_WORDS for word in words_of(name))

@@ -1,8 +1,9 @@
-"""Several binary masks of one image: whether they are classes that lie over one another, and in what order."""
+"""Several binary masks of one image: whether they are classes in layers, and in what order."""
 
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from featherseg.core.config import parse
 from featherseg.core.errors import AmbiguousData, DataError
 from featherseg.core.types import Progress
-from featherseg.core.wording import counted
+from featherseg.core.wording import counted, first_few
 from featherseg.data.datasets.dataset_toml import ANY, IGNORE_NAME, DatasetToml
 from featherseg.data.datasets.folder import list_pairs
 from featherseg.data.discovery.file_facts import FileFacts
@@ -21,46 +22,41 @@ from featherseg.data.discovery.layouts import Reading
 from featherseg.data.discovery.mask_values import THRESHOLD, MaskValues, read_values
 from featherseg.data.discovery.naming import MASK_WORDS, names_mask
 from featherseg.data.images.decoding import read_mask
+from featherseg.data.images.labels import LabelMap
 from featherseg.data.images.pairs import Pair
 
 FOREGROUND = "foreground"
-"""The class of objects that nobody named."""
+"""The class of objects without a name."""
 
 SAMPLED = 200
-"""Images, spread over all, of which it is measured how masks overlap."""
+"""Number of images, spread evenly, in which the overlap of masks is measured."""
 
 SAME = 0.5
-"""Intersection over union from which two masks may be of one thing, drawn twice."""
+"""Intersection over union from which two masks may show one thing, drawn twice."""
 
 CROWDED = 1.5
-"""Pixels of the masks of objects, as a multiple of those of their union, above which they are no objects."""
+"""Pixels of masks, as a multiple of those of their union, above which they are no objects."""
 
 BY_PERSON = {"annotator", "expert", "ho", "manual", "observer", "rater", "reader"}
-BY_PERSON |= {
-    "boundary",
-    "contour",
-    "edge",
-    "fov",
-    "output",
-    "pred",
-    "prediction",
-    "result",
-    "roi",
-    "skeleton",
-    "weight",
-}
-"""Words of masks that are no classes: who drew them, or what was made of others."""
+COMPUTED = {"boundary", "contour", "edge", "fov", "output", "pred", "prediction", "result", "roi"}
+COMPUTED |= {"skeleton", "weight"}
+"""Words in the names of masks that are no classes: who drew them, or what they come from."""
 
 SHOWN = 3
-"""How many masks a message names."""
+"""Number of masks for which a message gives the command."""
 
 
 @dataclass(frozen=True)
 class LayeredReading:
-    """The keys of a dataset.toml for masks that lie over one another, their values together, and what to look at.
+    """Masks in layers.
 
-    `names` are the names of values that are left to be used, `others` what --masks takes to read masks alone, whose
-    patterns are `patterns`.
+    Attributes:
+        tables: The keys of a dataset.toml for them.
+        values: The values of all masks together.
+        names: The names, given by the user, that no layer has.
+        notes: What the user should look at.
+        others: Values of --masks that read the masks of one layer alone.
+        patterns: Their patterns.
     """
 
     tables: Mapping[str, Any]
@@ -72,13 +68,13 @@ class LayeredReading:
 
     @property
     def classes(self) -> list[str]:
-        """From the lowest to the topmost."""
+        """The classes from the lowest layer to the topmost."""
         return [layer["class"] for layer in self.tables["layer"]]
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """Masks of one kind: what tells them from others (`label`), their values, the pixels inside them."""
+    """The masks of one layer; `label` is what tells their names from those of the others."""
 
     label: str
     reading: Reading
@@ -86,16 +82,17 @@ class _Kind:
 
     @property
     def pixels(self) -> int:
-        """How many are inside."""
+        """The number of foreground pixels."""
         return sum(count for value, count in self.values.pixels.items() if int(value) >= self.least)
 
     @property
     def least(self) -> int:
+        """The lowest value of the foreground."""
         return THRESHOLD if self.values.smoothed else 1
 
     @property
     def pattern(self) -> str:
-        """What --masks takes to read these alone."""
+        """The value of --masks that reads these alone."""
         pair, masks = self.reading.pairs[0], [pair.masks for pair in self.reading.pairs]
         place = pair.masks if pair.mask_affix == ("", "") else pair.mask_pattern
         if len(masks) < 2:
@@ -103,180 +100,177 @@ class _Kind:
         above = list(filter(None, os.path.commonpath(masks).split(os.sep)))
         return "/".join(place.split("/")[len(above) + 1 :])  # what the folders have in common
 
+    @property
+    def keys(self) -> set[str]:
+        """What a user may call these masks: label, folder, or the affix of their names."""
+        pair = self.reading.pairs[0]
+        affix = "".join(pair.mask_affix)
+        folder_name = pair.masks.rpartition("/")[2]
+        names = {self.label, pair.masks, folder_name, affix, affix.strip("-_. "), self.pattern}
+        return names - {""}
+
 
 def read_layers(
     folder: Path,
-    judged: Sequence[tuple[Reading, MaskValues]],
+    candidates: Sequence[tuple[Reading, MaskValues]],
     readings: Sequence[Reading],
     names: Mapping[str, str],
     command: str,
     progress: Progress | None,
     facts: FileFacts,
 ) -> LayeredReading | None:
-    """The masks of the first reading with all others of the same images, where each is 0 and one other value.
+    """Return the binary masks of the same images as layers; None if there is one kind of masks.
 
-    None where there is but one kind of masks, or they have several values. judged: readings and their values, the one
-    that is taken first; readings: all that there are; names: the names of values, folders and suffixes; command: what
-    reads the folder, to which options are added. Raises AmbiguousData where it is not clear that they are classes.
+    Args:
+        candidates: Readings and their values, the likeliest first.
+        readings: All readings of the folder.
+        names: {raw value, folder or affix: class name}, as the user gives them.
+        command: The command that reads the folder; messages add options to it.
+
+    Raises:
+        DataError: Several masks of an image are neither objects nor classes.
+        AmbiguousData: The masks may be of the same things.
     """
-    reading, values = judged[0]
+    reading, values = candidates[0]
     if reading.pairs[0].objects:
-        return _objects(folder, reading, values, names)
+        return _object_layer(folder, reading, values, names)
     if not _is_binary(values):
         return None
-    kinds = _kinds(folder, judged, readings, progress, facts)
-    place = _one_place([kind.reading for kind in kinds])
-    if len(kinds) < 2 or place is None:
+    kinds = _kinds(folder, candidates, readings, progress, facts)
+    place = _images_place([kind.reading for kind in kinds]) if len(kinds) > 1 else None
+    if place is None:
         return None
 
-    # The masks of each image, and how they overlap
+    # The masks of each image; large ones lie below small ones
     kinds = sorted(kinds, key=lambda kind: -kind.pixels)
-    given = {kind.label: names[key] for kind in kinds for key in _keys(kind) & names.keys()}
+    given = {kind.label: names[key] for kind in kinds for key in kind.keys & names.keys()}
     labels = [given.get(kind.label, kind.label) for kind in kinds]
     smoothed = any(kind.values.smoothed for kind in kinds)
     if smoothed and any("1" in kind.values.pixels and not kind.values.smoothed for kind in kinds):
         return None
     tables = _tables(kinds, labels, place) | ({"threshold": THRESHOLD} if smoothed else {})
-    pairs = _listed(tables, folder, [f"class_{number}" for number in range(len(kinds))])
-    present = [_numbers(pair) for pair in pairs]
+    pairs = _pairs_with_mask(tables, folder, [f"class_{number}" for number in range(len(kinds))])
+    present = [{_layer(label_map) for _, label_map in _masks(pair)} for pair in pairs]
     if 2 * sum(len(numbers) > 1 for numbers in present) < len(pairs):
         return None
-    share, same = _overlaps(pairs, len(kinds))
+
+    # They are classes unless two are nearly the same, or their names cannot be classes
+    overlap, same = _overlaps(pairs, len(kinds))
     if len(given) < len(kinds) and (same or not _are_classes(labels)):
         raise _question(folder, kinds, same, command)
 
     notes = [
-        f"an image has several masks, a class each. From the lowest to the topmost, with ever fewer pixels: "
-        f"{', '.join(labels)}; {share:.2%} of the pixels are in more than one"
+        "an image has several masks, a class each. From the lowest to the topmost, with fewer "
+        f"pixels each: {', '.join(labels)}; {overlap:.2%} of the pixels are in more than one"
     ]
     for number, (kind, label) in enumerate(zip(kinds, labels, strict=True)):
         lacking = len(pairs) - sum(number in numbers for numbers in present)
         if not lacking:
             continue
-        said = f"{lacking} of {counted(len(pairs), 'image')} have no mask in {kind.pattern}"
+        note = f"{lacking} of {counted(len(pairs), 'image')} have no mask in {kind.pattern}"
         if _has_empty(pairs, number, kind.least, facts):
-            notes.append(
-                f"{said}, though masks without a pixel of {label} are there: these are missing"
-            )
+            notes.append(f"{note}: these are missing, because masks without {label} are there")
         else:
             tables["layer"][number]["optional"] = True
-            notes.append(
-                f"{said}, and every mask there has pixels of {label}: optional, as these images have none"
-            )
-    rest = {
-        key: name for key, name in names.items() if not any(key in _keys(kind) for kind in kinds)
-    }
-    patterns = [kind.reading.pairs[0].mask_pattern for kind in kinds]
+            notes.append(f"{note}: optional, because every mask there has pixels of {label}")
+    used = set[str]().union(*(kind.keys for kind in kinds))
     return LayeredReading(
-        tables, _together(kinds), rest, notes, [kind.pattern for kind in kinds], patterns
+        tables,
+        _merged_values(kinds),
+        {key: name for key, name in names.items() if key not in used},
+        notes,
+        [kind.pattern for kind in kinds],
+        [kind.reading.pairs[0].mask_pattern for kind in kinds],
     )
 
 
-def _objects(
+def _object_layer(
     folder: Path, reading: Reading, values: MaskValues, names: Mapping[str, str]
-) -> LayeredReading | None:
-    """The masks of objects as one class."""
+) -> LayeredReading:
+    """Return masks of objects as one class. Raises DataError if they are not binary, or overlap."""
     pair = reading.pairs[0]
     if not _is_binary(values):
         raise DataError(
-            f"{folder} has several masks for one image in {pair.masks}, with {counted(len(values.pixels), 'value')}. "
-            "Expected 0 and one other value, as in a mask for each object: write one mask for each image, with a value "
-            "for each class."
+            f"{folder} has several masks for one image in {pair.masks}, with "
+            f"{counted(len(values.pixels), 'value')}. Expected 0 and one other value, as in a mask "
+            "for each object: write one mask for each image, with a value for each class."
         )
     named = [key for key in ("1", "255", FOREGROUND) if key in names]
     label = names[named[0]] if named else FOREGROUND
-    layer = {
-        "class": label,
-        "prefix": pair.mask_affix[0],
-        "suffix": pair.mask_affix[1],
-        "objects": True,
-    }
+    prefix, suffix = pair.mask_affix
     tables: dict[str, Any] = {
         "images": pair.images,
         "masks": pair.masks,
         **_image_affixes(reading),
-        "layer": [layer],
+        "layer": [{"class": label, "prefix": prefix, "suffix": suffix, "objects": True}],
     }
     tables |= {"threshold": THRESHOLD} if values.smoothed else {}
+
+    # Objects do not lie over one another
     inside, union = 0, 0
-    for one in _sampled(_listed(tables, folder, [label])):
-        masks = [mask for _, mask in _inside(one)]
+    for pair_of_objects in _sampled(_pairs_with_mask(tables, folder, [label])):
+        masks = [mask for _, mask in _foreground(pair_of_objects)]
         inside += sum(int(mask.sum()) for mask in masks)
         union += int(np.logical_or.reduce(masks).sum()) if masks else 0
     if inside > CROWDED * union:
         raise DataError(
-            f"{folder} has several masks for one image in {pair.masks}, which overlap ({inside / max(1, union):.1f} "
-            "masks a pixel): they are neither objects nor called as classes. Keep one for each image, or name the "
-            "files after their classes."
+            f"{folder} has several masks for one image in {pair.masks}, which overlap "
+            f"({inside / max(1, union):.1f} masks a pixel): they are neither objects nor called as "
+            "classes. Keep one for each image, or name the files after their classes."
         )
     note = (
-        f"an image has a mask for each object ({pair.masks}): together they are one class, {label}. Objects that touch "
-        "are one region; --name 255=NAME names the class"
+        f"an image has a mask for each object ({pair.masks}): together they are one class, "
+        f"{label}. Objects that touch are one region; --name 255=NAME names the class"
     )
-    rest = {key: name for key, name in names.items() if key not in named}
-    return LayeredReading(tables, values, rest, [note])
+    names_left = {key: name for key, name in names.items() if key not in named}
+    return LayeredReading(tables, values, names_left, [note])
 
 
 def _kinds(
     folder: Path,
-    judged: Sequence[tuple[Reading, MaskValues]],
+    candidates: Sequence[tuple[Reading, MaskValues]],
     readings: Sequence[Reading],
     progress: Progress | None,
     facts: FileFacts,
 ) -> list[_Kind]:
-    """The masks of 0 and one other value that are of the images of the first reading."""
-    known = dict(judged)
-    first = judged[0][0]
-    every = [first, *readings]
+    """Return the binary masks that belong to the images of the first candidate."""
+    known = dict(candidates)
+    first = candidates[0][0]
+    possible = [first, *readings]
     for pattern in first.further:
         head, tail = pattern.rpartition("/")[2].split("*")
         pairs = tuple(replace(pair, mask_affix=(head, tail)) for pair in first.pairs)
-        every.append(replace(first, pairs=pairs))
-    found: dict[str, tuple[Reading, MaskValues]] = {}
-    for reading in every:
-        pair = reading.pairs[0]
-        same = [(one.images, one.image_affix) for one in reading.pairs]
-        if (
-            same != [(one.images, one.image_affix) for one in first.pairs]
-            or pair.mask_pattern in found
-        ):
+        possible.append(replace(first, pairs=pairs))
+
+    binary: dict[str, tuple[Reading, MaskValues]] = {}
+    images = [(pair.images, pair.image_affix) for pair in first.pairs]
+    for reading in possible:
+        pattern = reading.pairs[0].mask_pattern
+        if [(pair.images, pair.image_affix) for pair in reading.pairs] != images:
             continue
-        if pair.objects or re.search("object|instance", pair.mask_pattern, re.IGNORECASE):
+        objects = reading.pairs[0].objects or re.search("object|instance", pattern, re.IGNORECASE)
+        if objects or pattern in binary:
             continue
         try:
-            values = (
-                known[reading]
-                if reading in known
-                else read_values(folder, reading, progress, facts)
-            )
+            values = known.get(reading) or read_values(folder, reading, progress, facts)
         except DataError:
             continue
         if _is_binary(values):
-            found[pair.mask_pattern] = reading, values
-    words = [_words(pattern) for pattern in found]
+            binary[pattern] = reading, values
+
+    # A label is made of the words that not all patterns have
+    words = [_words(pattern) for pattern in binary]
     common = set(words[0]).intersection(*words) | MASK_WORDS if words else set()
-    labels = ["_".join(dict.fromkeys(word for word in one if word not in common)) for one in words]
-    return [_Kind(label, *one) for label, one in zip(labels, found.values(), strict=True)]
+    labels = [
+        "_".join(dict.fromkeys(word for word in of_kind if word not in common)) for of_kind in words
+    ]
+    return [_Kind(label, *kind) for label, kind in zip(labels, binary.values(), strict=True)]
 
 
 def _words(pattern: str) -> list[str]:
-    """In lower case, with numbers: "masks/eye/*_Eye2" -> masks, eye, eye2."""
+    """Return the words in lower case, with numbers: "masks/eye/*_Eye2" -> masks, eye, eye2."""
     stem = re.sub(r"\.[A-Za-z]+$", "", pattern)
     return re.findall("[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stem).lower())
-
-
-def _keys(kind: _Kind) -> set[str]:
-    """What a user may call masks of a kind by: their label, their folder, what their names have beside the image's."""
-    pair = kind.reading.pairs[0]
-    affix = "".join(pair.mask_affix)
-    return {
-        kind.label,
-        pair.masks,
-        pair.masks.rpartition("/")[2],
-        affix,
-        affix.strip("-_. "),
-        kind.pattern,
-    } - {""}
 
 
 def _is_binary(values: MaskValues) -> bool:
@@ -284,62 +278,61 @@ def _is_binary(values: MaskValues) -> bool:
 
 
 def _are_classes(labels: Sequence[str]) -> bool:
-    """Whether these can be names of classes, and not of persons, numbers or masks."""
-    plain = all(
-        re.fullmatch("[a-z_]{2,}", label) and not names_mask(label)
-        for label in map(str.lower, labels)
-    )
+    """Return whether labels can be names of classes, and not of persons, numbers or masks."""
     words = {word for label in labels for word in label.lower().split("_")}
     return (
-        plain
+        all(
+            re.fullmatch("[a-z_]{2,}", label.lower()) and not names_mask(label.lower())
+            for label in labels
+        )
         and len(set(labels)) == len(labels)
-        and words.isdisjoint(BY_PERSON)
+        and words.isdisjoint(BY_PERSON | COMPUTED)
         and IGNORE_NAME not in labels
     )
 
 
-def _one_place(readings: Sequence[Reading]) -> str | None:
-    """The folder of images, with ANY where they are several that differ in one part; None where they differ more."""
-    pairs = readings[0].pairs
-    images = _with_any([pair.images for pair in pairs])
+def _images_place(readings: Sequence[Reading]) -> str | None:
+    """Return the folder of images, with ANY for the one part in which several differ, else None."""
+    images = _with_any([pair.images for pair in readings[0].pairs])
     masks = [_with_any([pair.masks for pair in reading.pairs]) for reading in readings]
     counts = {place.split("/").count(ANY) for place in (images, *masks) if place}
     return images if images and all(masks) and len(counts) == 1 else None
 
 
 def _with_any(places: Sequence[str]) -> str | None:
+    """Return the places as one, with ANY for the part in which they differ; None for two parts."""
     parts = [place.split("/") for place in places]
-    if len({len(part) for part in parts}) > 1:
+    if len(set(map(len, parts))) > 1:
         return None
     columns = [set(column) for column in zip(*parts, strict=True)]
-    joined = "/".join(ANY if len(column) > 1 else next(iter(column)) for column in columns)
-    return joined if joined.split("/").count(ANY) <= 1 else None
+    joined = [ANY if len(column) > 1 else next(iter(column)) for column in columns]
+    return "/".join(joined) if joined.count(ANY) <= 1 else None
 
 
 def _tables(kinds: Sequence[_Kind], labels: Sequence[str], images: str) -> dict[str, Any]:
-    """The keys of a dataset.toml that say where images and layers lie."""
-    masks = [str(_with_any([pair.masks for pair in kind.reading.pairs])) for kind in kinds]
-    apart = len(set(masks)) > 1
+    """Return the keys of a dataset.toml for the places of images and layers."""
+    places = [str(_with_any([pair.masks for pair in kind.reading.pairs])) for kind in kinds]
+    several = len(set(places)) > 1
     layers = []
-    for kind, label, place in zip(kinds, labels, masks, strict=True):
+    for kind, label, place in zip(kinds, labels, places, strict=True):
         prefix, suffix = kind.reading.pairs[0].mask_affix
-        own = {"masks": place} if apart else {}
-        layers.append({"class": label, **own, "prefix": prefix, "suffix": suffix})
+        masks = {"masks": place} if several else {}
+        layers.append({"class": label, **masks, "prefix": prefix, "suffix": suffix})
     tables = {"images": images, **_image_affixes(kinds[0].reading), "layer": layers}
-    return tables if apart else tables | {"masks": masks[0]}
+    return tables if several else tables | {"masks": places[0]}
 
 
 def _image_affixes(reading: Reading) -> dict[str, str]:
     return {key: text for key, text in reading.affixes.items() if key.startswith("image_")}
 
 
-def _listed(tables: Mapping[str, Any], folder: Path, classes: Sequence[str]) -> list[Pair]:
-    """The images that have a mask, each with those that are there: class 1 is that of the first layer, and so on."""
+def _pairs_with_mask(tables: Mapping[str, Any], folder: Path, classes: Sequence[str]) -> list[Pair]:
+    """Return the images that have a mask; class id 1 is the first layer's, and so on."""
     layers = [
         layer | {"class": name, "optional": True}
         for layer, name in zip(tables["layer"], classes, strict=True)
     ]
-    values = {
+    settings = {
         "name": "any",
         "splits": {"train": 1.0},
         "classes": ["-", *classes],
@@ -347,30 +340,34 @@ def _listed(tables: Mapping[str, Any], folder: Path, classes: Sequence[str]) -> 
         **tables,
         "layer": layers,
     }
-    config = parse(DatasetToml, values, f"the layers of {folder}")
+    config = parse(DatasetToml, settings, f"the layers of {folder}")
     return [pair for pair in list_pairs(config, folder) if pair.image and pair.mask]
 
 
-def _numbers(pair: Pair) -> set[int]:
-    """Which layers the masks of an image are, from 0."""
-    return {label_map.ids[255] - 1 for _, label_map in _masks(pair)}
+def _layer(label_map: LabelMap) -> int:
+    """Return the number of the layer that a mask is in, from 0."""
+    return label_map.ids[255] - 1
 
 
-def _masks(pair: Pair) -> list[tuple[Path, Any]]:
+def _masks(pair: Pair) -> list[tuple[Path, LabelMap]]:
     assert pair.mask
+    assert pair.label_map
     return [(pair.mask, pair.label_map), *pair.layers]
 
 
-def _inside(pair: Pair) -> list[tuple[int, np.ndarray]]:
-    """The number of the layer and the pixels inside (H, W) bool, of each mask that can be read."""
-    found = []
+def _foreground(pair: Pair) -> list[tuple[int, np.ndarray]]:
+    """Return (number of the layer, foreground (H, W) bool) of each readable mask of an image.
+
+    Empty if the masks differ in size.
+    """
+    masks = []
     for path, label_map in _masks(pair):
         try:
             ids = label_map.apply(read_mask(path))
         except DataError:
             continue
-        found.append((label_map.ids[255] - 1, ids != label_map.ids[0]))
-    return found if len({mask.shape for _, mask in found}) < 2 else []
+        masks.append((_layer(label_map), ids != label_map.ids[0]))
+    return masks if len({mask.shape for _, mask in masks}) < 2 else []
 
 
 def _sampled(pairs: Sequence[Pair]) -> Sequence[Pair]:
@@ -378,72 +375,65 @@ def _sampled(pairs: Sequence[Pair]) -> Sequence[Pair]:
 
 
 def _overlaps(pairs: Sequence[Pair], count: int) -> tuple[float, tuple[int, int] | None]:
-    """The share of pixels that are in several masks, and the first two masks that are nearly the same."""
+    """Return (share of pixels in several masks, the first two layers that are nearly the same)."""
     several, total = 0, 0
-    both, either = np.zeros((count, count)), np.zeros((count, count))
+    intersection, union = np.zeros((count, count)), np.zeros((count, count))
     for pair in _sampled(pairs):
-        masks = _inside(pair)
+        masks = _foreground(pair)
         depth = np.sum([mask for _, mask in masks], axis=0) if masks else np.zeros(0, int)
         several, total = several + int((depth > 1).sum()), total + depth.size
-        for first, one in masks:
+        for first, mask in masks:
             for second, other in masks:
-                both[first, second] += (one & other).sum()
-                either[first, second] += (one | other).sum()
-    alike = np.triu(both > SAME * np.maximum(either, 1), k=1)
-    found = [(int(first), int(second)) for first, second in np.argwhere(alike)]
-    return several / max(1, total), next(iter(found), None)
+                intersection[first, second] += (mask & other).sum()
+                union[first, second] += (mask | other).sum()
+    alike = np.argwhere(np.triu(intersection > SAME * np.maximum(union, 1), k=1)).tolist()
+    return several / max(1, total), (alike[0][0], alike[0][1]) if alike else None
 
 
 def _has_empty(pairs: Sequence[Pair], number: int, least: int, facts: FileFacts) -> bool:
-    """Whether a mask of this layer has no pixel inside."""
+    """Return whether a mask of this layer has no foreground."""
     paths = [
-        path
-        for pair in pairs
-        for path, label_map in _masks(pair)
-        if label_map.ids[255] - 1 == number
+        path for pair in pairs for path, label_map in _masks(pair) if _layer(label_map) == number
     ]
-    read = [mask for mask in facts.masks(paths, colors=False) if not isinstance(mask, DataError)]
-    return any(mask.raw.max(initial=0) < least for mask in read)
+    masks = facts.masks(paths, colors=False)
+    return any(mask.raw.max(initial=0) < least for mask in masks if not isinstance(mask, DataError))
 
 
-def _together(kinds: Sequence[_Kind]) -> MaskValues:
-    """The values of all masks; the folders are those of the first."""
-    pixels, alike = dict[str, int](), dict[str, int]()
+def _merged_values(kinds: Sequence[_Kind]) -> MaskValues:
+    """Return the values of all masks; places are those of the first kind."""
+    pixels, alike, lossy, exact = Counter[str](), Counter[str](), dict[str, int](), set[str]()
     for kind in kinds:
-        for sums, counts in ((pixels, kind.values.pixels), (alike, kind.values.alike)):
-            for value, count in counts.items():
-                sums[value] = sums.get(value, 0) + count
-    exact = {
-        value for kind in kinds for value in kind.values.pixels.keys() - kind.values.lossy.keys()
-    }
-    lossy = {
-        value: n for kind in kinds for value, n in kind.values.lossy.items() if value not in exact
-    }
-    ordered = {value: pixels[value] for value in sorted(pixels, key=int)}
-    return MaskValues(ordered, alike, kinds[0].values.folders, lossy, kinds[0].values.images)
+        pixels.update(kind.values.pixels)
+        alike.update(kind.values.alike)
+        lossy |= kind.values.lossy
+        exact |= kind.values.pixels.keys() - kind.values.lossy.keys()
+    first = kinds[0].values
+    return MaskValues(
+        {value: pixels[value] for value in sorted(pixels, key=int)},
+        alike,
+        first.folders,
+        {value: flat for value, flat in lossy.items() if value not in exact},
+        first.images,
+    )
 
 
 def _question(
     folder: Path, kinds: Sequence[_Kind], same: tuple[int, int] | None, command: str
 ) -> AmbiguousData:
+    """Return the error for masks that may be classes, or the same things drawn several times."""
     patterns = [kind.pattern for kind in kinds]
-    shown = ", ".join(patterns[:SHOWN]) + ", ..." * (len(patterns) > SHOWN)
-    why = (
-        f" {kinds[same[0]].pattern} and {kinds[same[1]].pattern} are nearly the same."
-        if same
-        else ""
-    )
+    why = f" {patterns[same[0]]} and {patterns[same[1]]} are nearly the same." if same else ""
     labels = [kind.label or f"class_{number}" for number, kind in enumerate(kinds, start=1)]
-    every = " ".join(
-        f"--name {shlex.quote(f'{kind.pattern}={label}')}"
-        for kind, label in zip(kinds, labels, strict=True)
+    options = " ".join(
+        f"--name {shlex.quote(f'{pattern}={label}')}"
+        for pattern, label in zip(patterns, labels, strict=True)
     )
-    readings = [
-        (f"the masks in {name} alone", f"{command} --masks {shlex.quote(name)}")
-        for name in patterns[:SHOWN]
+    alone = [
+        (f"the masks in {pattern} alone", f"{command} --masks {shlex.quote(pattern)}")
+        for pattern in patterns[:SHOWN]
     ]
     return AmbiguousData(
-        f"{folder} has several masks for one image: {shown}.{why} Is each a class, or are they of the same things, as "
-        "two persons drew them?",
-        [*readings, ("a class for each, with these names or others", f"{command} {every}")],
+        f"{folder} has several masks for one image: {first_few(patterns)}.{why} Is each a class, "
+        "or do they show the same things, drawn by several people?",
+        [*alone, ("a class for each, with these names or others", f"{command} {options}")],
     )

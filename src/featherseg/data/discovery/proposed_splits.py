@@ -1,159 +1,199 @@
-"""The splits of a proposed dataset.toml: what folders or lists of names say, else shares."""
+"""Divide the images of a proposed dataset.toml into splits: by folders or lists, else by shares."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from featherseg.core.errors import DataError
 from featherseg.core.types import IGNORE, Progress
-from featherseg.core.wording import counted
+from featherseg.core.wording import counted, first_few
 from featherseg.data.datasets.dataset_toml import DatasetToml
 from featherseg.data.discovery.file_facts import FileFacts, ImageFacts, MaskFacts
 from featherseg.data.discovery.split_choice import PoolImage, choose_split
-from featherseg.data.discovery.split_lists import SPLITS, find_lists, split_of
+from featherseg.data.discovery.split_lists import SPLITS, SplitList, find_lists, split_of
 from featherseg.data.discovery.written_proposal import written_lists
 from featherseg.data.images.labels import LabelMap
 from featherseg.data.images.pairs import Pair
 
-UNLABELLED, NO_MASK = 0.1, "have no mask"
-"""Share of images without a mask from which a folder is labelled in part, and no fault of single files; its note."""
+UNLABELLED = 0.1
+"""Share of images without a mask above which a folder counts as labelled in part."""
+
+NO_MASK = "have no mask"
+"""Part of the note on a folder that is labelled in part."""
 
 SHOWN = 3
-"""How many values or names a note gives."""
-
+"""Number of lists that notes name."""
 
 VAL, VAL_OF_TRAIN = 0.2, 0.1
-"""Share of the images that val gets, and that of train where there is a train."""
+"""Share of the images that val gets, and share of train if the folder has a train split."""
+
+
+class _Splits:
+    """The splits of a folder: `places` as in a dataset.toml, `keys` of each, `lists` to write."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.replaced = written_lists(folder) or []  # of an earlier proposal
+        self.places: dict[str, str | float] = {}
+        self.keys: dict[str, list[str]] = {}
+        self.lists: dict[str, list[str]] = {}
+
+    def add(self, split: str, keys: list[str], place: str | None = None) -> None:
+        """Add a split that a list or folder defines, or one for which a list must be written."""
+        if place is None:
+            numbers = range(len(os.listdir(self.folder)))
+            names = [f"{split}.txt", *(f"dataset-{split}{number or ''}.txt" for number in numbers)]
+            place = next(
+                name for name in names if name in self.replaced or not (self.folder / name).exists()
+            )
+            self.lists[place] = keys
+        self.keys[split], self.places[split] = keys, place
 
 
 def with_splits(
     config: DatasetToml,
     folder: Path,
     pairs: Sequence[Pair],
-    notes: list[str],
     facts: FileFacts,
     progress: Progress | None = None,
     hints: Sequence[str] = (),
-) -> tuple[DatasetToml, dict[str, list[str]]]:
-    """The splits that folders or lists say, else shares; -> config, and the lists that have to be written for it.
+) -> tuple[DatasetToml, dict[str, list[str]], list[str]]:
+    """Return (the config with splits, the lists to write for it, notes).
 
-    Where they say val or test, but not train, the other images are train. Where they say no val, the images are looked
-    at to choose one (`choose_split`). What is left to look at goes to `notes`, also `hints` if val is chosen.
+    Images in no split are train if folders or lists define val or test, but no train. If they
+    define no val, it is chosen by looking at the images (`choose_split`), and `hints` become notes.
     """
-    # Of a folder that is labelled in part, the images that are
-    everything = [pair.key for pair in pairs]
+    # In a folder that is labelled in part, only images with a mask are in a split
+    notes = list[str]()
+    every_key = [pair.key for pair in pairs]
     keys = [pair.key for pair in pairs if pair.mask or not pair.image]
-    bare = len(everything) - len(keys)
-    if partly := bare > max(1, UNLABELLED * len(everything)):
+    unlabelled = len(every_key) - len(keys)
+    labelled_in_part = unlabelled > max(1, UNLABELLED * len(every_key))
+    if labelled_in_part:
         notes.append(
-            f"{bare} of {counted(len(everything), 'image')} {NO_MASK}: lists name those that have. When more have, run "
-            "the same command again"
+            f"{unlabelled} of {counted(len(every_key), 'image')} {NO_MASK}: lists name the others. "
+            "When more have a mask, run the same command again"
         )
     else:
-        keys = everything
-    splits: dict[str, str | float] = {}
-    lists: dict[str, list[str]] = {}
-    owned: dict[str, list[str]] = {}  # split -> its images
-    replaced = written_lists(folder) or []
+        keys = every_key
 
-    def put(split: str, own: list[str], place: str | None) -> None:
-        """Take `own` for a split: as `place` says them, or by a list that has to be written."""
-        owned[split] = own
-        if place is None:
-            names = (
-                f"{split}.txt",
-                *(f"dataset-{split}{n or ''}.txt" for n in range(len(os.listdir(folder)))),
-            )
-            place = next(name for name in names if name in replaced or not (folder / name).exists())
-            lists[place] = own
-        splits[split] = place
+    # Folders define the splits if two or more are called as splits; else lists do
+    splits = _Splits(folder)
+    split_by_folder = {key: split for key in keys if (split := split_of(*key.split("/")[:-1]))}
+    several = len(set(split_by_folder.values())) > 1
+    lists, unfit = ({}, []) if several else find_lists(folder, pairs, splits.replaced)
+    notes += _add_lists(splits, lists, unfit, keys)
+    if len(lists) < 2:
+        listed = {key for split_list in lists.values() for key in split_list.keys}
+        notes += _add_folders(splits, split_by_folder, listed, keys, every_key)
 
-    # What folders say, where two or more are called as splits, or what lists say
-    owners = {key: split for key in keys if (split := split_of(*key.split("/")[:-1]))}
-    called = sorted(set(owners.values()), key=SPLITS.index)
-    found, passed = ({}, []) if len(called) > 1 else find_lists(folder, pairs, replaced)
-    last: dict[str, str] = {}  # an image that two lists name stays where it is looked at last
-    for split, one in found.items():
-        last |= dict.fromkeys(one.keys, split)
-    twice = [key for split, one in found.items() for key in one.keys if last[key] != split]
-    if twice:
-        shown = ", ".join(twice[:SHOWN]) + ", ..." * (len(twice) > SHOWN)
+    # The other images are train, unless there is a train split
+    in_splits = {key for of_split in splits.keys.values() for key in of_split}
+    others = [key for key in keys if key not in in_splits]
+    shown = ", ".join(f"{split} ({place})" for split, place in splits.places.items())
+    if not others and (splits.keys.keys() == {"train"} or "train" not in splits.keys):
+        if splits.keys.keys() - {"train"}:
+            notes.append(f"not used, because nothing would be left for train: {shown}")
+        splits = _Splits(folder)
+    elif splits.keys and "train" not in splits.keys:
         notes.append(
-            f"{counted(len(twice), 'image')} in two lists: kept in test, else in val, alone: {shown}"
+            f"the only splits are {shown}: train takes the other {counted(len(others), 'image')}"
         )
-    labelled = set(keys)
-    for split, one in found.items():
-        own = [key for key in one.keys if last[key] == split and key in labelled]
-        put(split, own, one.file if one.exact and own == one.keys else None)
-        if one.unknown:
-            notes.append(
-                f"{one.file}: {counted(one.unknown, 'name')} of {split} without an image, left out"
-            )
-    notes += [
-        f"{one.file} is not used: it names {counted(len(one.keys), 'image')} of these, and {one.unknown} others"
-        for one in [one for one in passed if one.split not in found][:SHOWN]
-    ]
-    for split in called if len(found) < 2 else []:
-        own = [key for key in keys if owners.get(key) == split and key not in last]
-        if split in found or not own:
-            continue
-        parts = os.path.commonpath([key.rpartition("/")[0] for key in own]).split("/")
-        folders = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
-        whole = [
-            one
-            for one in folders
-            if [key for key in everything if key.startswith(f"{one}/")] == own
-        ]
-        beside = {key.rpartition("/")[0] for key in keys if key not in owners}
-        if len(called) > 1 or (
-            whole and beside == {whole[0].rpartition("/")[0]}
-        ):  # beside folders it may be a place
-            put(split, own, whole[0] if whole else None)
-        elif beside:
-            notes.append(
-                f"{counted(len(own), 'image')} in a folder called {split}: not taken for that split"
-            )
+        splits.add("train", others)
+    elif len(splits.keys) == 1:
+        notes.append(
+            f"the only split is {shown}: no split takes the other {counted(len(others), 'image')}"
+        )
 
-    # The images that none of these names
-    named = {key for own in owned.values() for key in own}
-    rest = [key for key in keys if key not in named]
-    said = ", ".join(f"{split} ({place})" for split, place in splits.items())
-    if not rest and (splits.keys() == {"train"} or "train" not in splits):
-        notes += (
-            [f"not used, as nothing would be left for train: {said}"]
-            if splits.keys() - {"train"}
-            else []
-        )
-        splits, lists = {}, {}
-    elif splits and "train" not in splits:
-        notes.append(
-            f"of splits there is only {said}: train takes the other {counted(len(rest), 'image')}"
-        )
-        put("train", rest, None)
-    elif len(splits) == 1:
-        notes.append(
-            f"of splits there is only {said}: no split takes the other {counted(len(rest), 'image')}"
-        )
-    if "val" not in splits:
-        whole, share = owned.get("train", keys), VAL_OF_TRAIN if splits else VAL
-        if splits:
-            notes.append("no validation split was found: a tenth of train is taken")
-        chosen = choose_split(_pool(config, whole, pairs, facts, progress), share, config.groups)
+    # Choose val
+    if "val" not in splits.keys:
+        pool_keys, share = splits.keys.get("train", keys), VAL_OF_TRAIN if splits.keys else VAL
+        if splits.keys:
+            notes.append("there is no validation split: a tenth of train is taken")
+        pool = _pool(config, pool_keys, pairs, facts, progress)
+        chosen = choose_split(pool, share, config.groups)
         notes += [*chosen.notes, *hints]
         config = config.model_copy(update={"split_by": chosen.split_by})
         if chosen.lists:
-            lists.pop(str(splits.get("train")), None)
-        for split, own in chosen.lists.items():
-            put(split, own, None)
-        if not chosen.lists and partly and not splits:
-            put("train", keys, None)
-        if not chosen.lists:
-            splits |= (
-                {"val": f"{share:.0%} of train"} if splits else {"train": 1 - share, "val": share}
+            splits.lists.pop(str(splits.places.get("train")), None)
+            for split, of_split in chosen.lists.items():
+                splits.add(split, of_split)
+        elif splits.keys:
+            splits.places["val"] = f"{share:.0%} of train"
+        elif labelled_in_part:
+            splits.add("train", keys)
+            splits.places["val"] = f"{share:.0%} of train"
+        else:
+            splits.places |= {"train": 1 - share, "val": share}
+    places = {split: splits.places[split] for split in SPLITS if split in splits.places}
+    return config.model_copy(update={"splits": places}), splits.lists, notes
+
+
+def _add_lists(
+    splits: _Splits, lists: Mapping[str, SplitList], unfit: Sequence[SplitList], keys: Sequence[str]
+) -> list[str]:
+    """Add the splits that lists define; return notes on what the lists name twice or wrongly."""
+    notes, labelled = [], set(keys)
+    owner: dict[str, str] = {}  # an image in two lists belongs to the last: test, else val
+    for split, split_list in lists.items():
+        owner |= dict.fromkeys(split_list.keys, split)
+    twice = [
+        key for split, split_list in lists.items() for key in split_list.keys if owner[key] != split
+    ]
+    if twice:
+        notes.append(
+            f"{counted(len(twice), 'image')} in two lists: kept in test, else in val, alone: "
+            f"{first_few(twice)}"
+        )
+    for split, split_list in lists.items():
+        of_split = [key for key in split_list.keys if owner[key] == split and key in labelled]
+        unchanged = split_list.exact and of_split == split_list.keys
+        splits.add(split, of_split, split_list.file if unchanged else None)
+        if split_list.unknown:
+            notes.append(
+                f"{split_list.file}: {counted(split_list.unknown, 'name')} of {split} without an "
+                "image, left out"
             )
-    return config.model_copy(
-        update={"splits": {split: splits[split] for split in SPLITS if split in splits}}
-    ), lists
+    notes += [
+        f"{split_list.file} is not used: it names {counted(len(split_list.keys), 'image')} of "
+        f"these, and {split_list.unknown} others"
+        for split_list in [one for one in unfit if one.split not in lists][:SHOWN]
+    ]
+    return notes
+
+
+def _add_folders(
+    splits: _Splits,
+    split_by_folder: Mapping[str, str],
+    listed: set[str],
+    keys: Sequence[str],
+    every_key: Sequence[str],
+) -> list[str]:
+    """Add the splits that folders define and no list does; return notes on folders not used."""
+    notes = []
+    called = sorted(set(split_by_folder.values()), key=SPLITS.index)
+    other_folders = {key.rpartition("/")[0] for key in keys if key not in split_by_folder}
+    for split in called:
+        of_split = [key for key in keys if split_by_folder.get(key) == split and key not in listed]
+        if split in splits.keys or not of_split:
+            continue
+        # The outermost folder that has just these images
+        parts = os.path.commonpath([key.rpartition("/")[0] for key in of_split]).split("/")
+        folders = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+        exact = [
+            folder
+            for folder in folders
+            if [key for key in every_key if key.startswith(f"{folder}/")] == of_split
+        ]
+        # A single folder is a split only beside images of its parent: else it may be a place
+        if len(called) > 1 or (exact and other_folders == {exact[0].rpartition("/")[0]}):
+            splits.add(split, of_split, exact[0] if exact else None)
+        elif other_folders:
+            notes.append(
+                f"{counted(len(of_split), 'image')} in a folder called {split}: not taken for "
+                "that split"
+            )
+    return notes
 
 
 def _pool(
@@ -163,27 +203,27 @@ def _pool(
     facts: FileFacts,
     progress: Progress | None,
 ) -> list[PoolImage]:
-    """What a choice of splits goes by, for the images of `keys`."""
+    """Return classes, look and digest of the images with these keys, for `choose_split`."""
     of_key = {pair.key: pair for pair in pairs}
-    own = [of_key.get(key, Pair(key, None, None)) for key in keys]
+    chosen = [of_key.get(key, Pair(key, None, None)) for key in keys]
     label_map = config.label_map()
-    looked_at = facts.images((pair.image for pair in own if pair.image), config.channels)
+    image_facts = facts.images((pair.image for pair in chosen if pair.image), config.channels)
     pool = list[PoolImage]()
-    for done, pair in enumerate(own, start=1):
-        image = next(looked_at) if pair.image else None
+    for done, pair in enumerate(chosen, start=1):
+        image = next(image_facts) if pair.image else None
         masks = [(pair.mask, pair.label_map or label_map), *pair.layers] if pair.mask else []
         classes = frozenset[int]().union(
-            *(_classes(facts.mask(path, own.colors), own) for path, own in masks)
+            *(_classes(facts.mask(path, of_mask.colors), of_mask) for path, of_mask in masks)
         )
         look, digest = (image.look, image.digest) if isinstance(image, ImageFacts) else (None, None)
         pool.append(PoolImage(pair.key, classes, look, digest))
         if progress is not None:
-            progress("reading images", done, len(own))
+            progress("reading images", done, len(chosen))
     return pool
 
 
 def _classes(mask: MaskFacts | DataError, label_map: LabelMap) -> frozenset[int]:
-    """The ids of the classes in a mask; none of one that cannot be read, or of colours where numbers are expected."""
+    """Return the class ids in a mask; empty if it, or its values, cannot be read."""
     if isinstance(mask, DataError):
         return frozenset()
     try:

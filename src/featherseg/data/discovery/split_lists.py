@@ -1,4 +1,4 @@
-"""Files that say which image is of which split: train.txt, ImageSets/Segmentation/val.txt, a YAML or JSON list."""
+"""Files that list the images of splits: train.txt, ImageSets/Segmentation/val.txt, YAML or JSON."""
 
 import os
 import re
@@ -13,40 +13,41 @@ from featherseg.data.images.decoding import IMAGE_SUFFIXES
 from featherseg.data.images.pairs import Pair
 
 SPLITS = ("train", "val", "test")
-"""The splits that folders and lists are taken for, in this order."""
+"""The splits of a proposed dataset.toml, in this order."""
 
-WORDS = {
+_LONG_WORDS = {
     "training": "train",
     "trn": "train",
     "valid": "val",
     "validation": "val",
     "dev": "val",
     "testing": "test",
+    **{split: split for split in SPLITS},
 }
-WORDS |= {split: split for split in SPLITS}
-"""Words of the names of folders and files -> the split that they mean."""
+WORDS = _LONG_WORDS | {"tr": "train", "ts": "test"}  # imagesTr and imagesTs of nnU-Net
+"""{word in the name of a folder or file: the split that it means}."""
 
 MOST_LISTS = 200
-"""Files that are looked into."""
+"""Number of files that are read."""
 
 MOST_DEPTH = 3
-"""Folders below one another in which lists are looked for."""
+"""Depth of folders in which lists are searched."""
 
-_TELLS = re.compile("split|fold|" + "|".join(WORDS), re.IGNORECASE)
-"""In the name of a file that is no annotation of one image, of which there may be thousands."""
-
-WORDS |= {"tr": "train", "ts": "test"}  # imagesTr and imagesTs of nnU-Net
+_LIKELY = re.compile("split|fold|" + "|".join(_LONG_WORDS), re.IGNORECASE)
+"""In the name of a JSON that may list a split; others, up to thousands, annotate one image each."""
 
 KNOWN, KNOWN_BY_NUMBER = 0.5, 0.9
-"""Share of a list's entries that must name an image for it to be one of these images; of one of numbers alone."""
+"""Share of a list's entries that must name an image of the dataset; of a list of numbers alone."""
 
 
 @dataclass(frozen=True)
 class SplitList:
     """The keys of one split, in the order of the file that lists them.
 
-    `exact`: the file says them as a dataset.toml takes a list, a key a line; `unknown` counts entries that name none;
-    `alone`: it is one also where no other split is listed, not numbers in some JSON or YAML.
+    Attributes:
+        exact: The file is a list as a dataset.toml takes it, a key a line.
+        unknown: Number of entries that name no image.
+        alone: The list counts also if no other split is listed: not numbers in a JSON or YAML.
     """
 
     split: str
@@ -58,7 +59,7 @@ class SplitList:
 
 
 def split_of(*names: str) -> str | None:
-    """The split that a word in the first of the names that has one says: "train" of "Training_Images"."""
+    """Return the split that the first name with such a word means: "Training_Images" -> "train"."""
     for name in names:
         for word in re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()):
             if word in WORDS:
@@ -69,80 +70,84 @@ def split_of(*names: str) -> str | None:
 def find_lists(
     folder: Path, pairs: Sequence[Pair], replaced: Sequence[str] = ()
 ) -> tuple[dict[str, SplitList], list[SplitList]]:
-    """-> (the lists in a folder that name these images, split by split; those that name too few of them).
+    """Return ({split: its list}, lists that name too few of these images).
 
-    replaced: names of lists at the top of the folder that are not read, because a proposal replaces them.
-    Lists lie in one folder; of several (ImageSets/Main, ImageSets/Segmentation) that for segmentation, then that with
-    more splits and images. Where no folder has two, they are those of all folders.
+    The lists of one folder are used: of several (ImageSets/Main, ImageSets/Segmentation) the one
+    for segmentation, then the one with more splits and images. If no folder has two lists, those of
+    all folders are used. `replaced` are lists at the top that are not read, because a proposal
+    replaces them.
     """
-    of_name, of_number = _lookups(pairs)
-    found: dict[Path, dict[str, SplitList]] = {}
-    passed: list[SplitList] = []
+    by_name, by_number = _lookups(pairs)
+    by_folder: dict[Path, dict[str, SplitList]] = {}
+    unfit: list[SplitList] = []
     for path in _files(folder):
         if path.parent == folder and path.name in replaced:
             continue
-        beside = found.setdefault(path.parent, {})
-        for split, listed in _entries(path):
+        lists = by_folder.setdefault(path.parent, {})
+        for split, lines in _entries(path):
             entries = [
                 entry
-                for entry in listed
-                if entry[:1] != "#" or {entry, _without_ending(entry)} & of_name.keys()
+                for entry in lines
+                if entry[:1] != "#" or {entry, _without_ending(entry)} & by_name.keys()
             ]
-            names = [_named(entry, of_name) for entry in entries]
+            names = [_key_by_name(entry, by_name) for entry in entries]
             keys = [
-                name or _numbered(entry, of_number)
+                name or (by_number.get(int(entry)) if re.fullmatch("[0-9]{1,9}", entry) else None)
                 for name, entry in zip(names, entries, strict=True)
             ]
             known = list(dict.fromkeys(key for key in keys if key))
-            if split in beside and len(beside[split].keys) >= len(known):
+            if split in lists and len(lists[split].keys) >= len(known):
                 continue
-            exact = path.suffix == ".txt" and all(
+            is_text = path.suffix == ".txt"
+            exact = is_text and all(
                 key in (entry, _without_ending(entry))
                 for entry, key in zip_longest(entries, known, fillvalue="")
             )
-            place = path.relative_to(folder).as_posix()
-            alone = path.suffix == ".txt" or any(names)
-            one = SplitList(split, known, place, exact, sum(key is None for key in keys), alone)
-            if known and len(known) >= (KNOWN if any(names) else KNOWN_BY_NUMBER) * len(
-                set(entries)
-            ):
-                beside[split] = one
+            split_list = SplitList(
+                split,
+                known,
+                path.relative_to(folder).as_posix(),
+                exact,
+                unknown=sum(key is None for key in keys),
+                alone=is_text or any(names),
+            )
+            least = (KNOWN if any(names) else KNOWN_BY_NUMBER) * len(set(entries))
+            if known and len(known) >= least:
+                lists[split] = split_list
             elif any(names):
-                passed.append(one)
+                unfit.append(split_list)
 
     def likely(item: tuple[Path, dict[str, SplitList]]) -> tuple[bool, int, int]:
         place, lists = item
-        return "seg" in place.name.lower(), len(lists), sum(len(one.keys) for one in lists.values())
+        images = sum(len(split_list.keys) for split_list in lists.values())
+        return "seg" in place.name.lower(), len(lists), images
 
-    several = {place: lists for place, lists in found.items() if len(lists) > 1}
+    several = {place: lists for place, lists in by_folder.items() if len(lists) > 1}
+    ordered = sorted((several or by_folder).items(), key=likely, reverse=True)
     best: dict[str, SplitList] = {}
-    for _, lists in sorted((several or found).items(), key=likely, reverse=True)[
-        : 1 if several else None
-    ]:
-        best = {**{split: one for split, one in lists.items() if several or one.alone}, **best}
-    return {split: best[split] for split in SPLITS if split in best}, passed
+    for _, lists in ordered[: 1 if several else None]:
+        usable = {split: one for split, one in lists.items() if several or one.alone}
+        best = usable | best
+    return {split: best[split] for split in SPLITS if split in best}, unfit
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files that may be lists, the nearest to the top first; where many, JSON files that tell of no split last."""
-    found: list[Path] = []
+    """Return the files that may be lists, those nearest to the top first."""
+    paths: list[Path] = []
     for place, folders, names in os.walk(folder):
-        deep = len(Path(place).relative_to(folder).parts)
-        folders[:] = (
-            sorted(f for f in folders if not f.startswith(".")) if deep < MOST_DEPTH else []
-        )
+        deep = len(Path(place).relative_to(folder).parts) >= MOST_DEPTH
+        folders[:] = [] if deep else sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             ending = os.path.splitext(name)[1].lower()
             if ending in (".json", ".yaml", ".yml") or (ending == ".txt" and split_of(name)):
-                found.append(Path(place, name))
-    likely = sorted(
-        found, key=lambda path: path.suffix.lower() == ".json" and not _TELLS.search(path.stem)
-    )
-    return sorted(likely[:MOST_LISTS], key=lambda path: len(path.parts))
+                paths.append(Path(place, name))
+    # JSON files whose names mention no split are the first to be dropped
+    paths.sort(key=lambda path: path.suffix.lower() == ".json" and not _LIKELY.search(path.stem))
+    return sorted(paths[:MOST_LISTS], key=lambda path: len(path.parts))
 
 
 def _entries(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """(split, what is listed for it, composed); nothing of a file that is no list, or cannot be read."""
+    """Yield (split, its entries, composed); nothing if the file is no list, or cannot be read."""
     try:
         if path.suffix.lower() == ".txt":
             split = split_of(path.stem)
@@ -169,14 +174,14 @@ def _is_name(entry: Any) -> bool:
 
 
 def _lookups(pairs: Sequence[Pair]) -> tuple[dict[str, str], dict[int, str]]:
-    """Name -> key and number -> key, of those that are of one key alone."""
+    """Return ({name: key}, {number: key}) of the names and numbers that mean one key alone."""
     names: dict[str, set[str]] = {}
     numbers: dict[int, set[str]] = {}
     for pair in pairs:
-        stems = {path.stem for path in (pair.image, pair.mask) if path}
-        for name in {pair.key, pair.key.rpartition("/")[2]} | stems:
+        key_name = pair.key.rpartition("/")[2]
+        for name in {pair.key, key_name, *(path.stem for path in (pair.image, pair.mask) if path)}:
             names.setdefault(composed(name), set()).add(pair.key)
-        if digits := re.findall(r"\d+", pair.key.rpartition("/")[2]):
+        if digits := re.findall(r"\d+", key_name):
             numbers.setdefault(int(digits[-1]), set()).add(pair.key)
     return (
         {name: next(iter(keys)) for name, keys in names.items() if len(keys) == 1},
@@ -184,20 +189,16 @@ def _lookups(pairs: Sequence[Pair]) -> tuple[dict[str, str], dict[int, str]]:
     )
 
 
-def _named(entry: str, of_name: Mapping[str, str]) -> str | None:
-    """The key that a line names: a stem, a file, "image mask", or a path from elsewhere."""
+def _key_by_name(entry: str, by_name: Mapping[str, str]) -> str | None:
+    """Return the key that a line means: a stem, a file, "image mask", or a path from elsewhere."""
     for text in (entry, entry.split()[0] if entry.split() else ""):
-        whole = text.replace("\\", "/")
-        for stem in (whole, _without_ending(whole)):
+        path = text.replace("\\", "/")
+        for stem in (path, _without_ending(path)):
             parts = stem.strip("/").split("/")
             for first in range(len(parts)):  # the longest part of the path that is known
-                if key := of_name.get("/".join(parts[first:])):
+                if key := by_name.get("/".join(parts[first:])):
                     return key
     return None
-
-
-def _numbered(entry: str, of_number: Mapping[int, str]) -> str | None:
-    return of_number.get(int(entry)) if re.fullmatch(r"[0-9]{1,9}", entry) else None
 
 
 def _without_ending(name: str) -> str:

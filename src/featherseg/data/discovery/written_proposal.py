@@ -1,18 +1,20 @@
-"""A dataset.toml that `check --write` wrote: its first line tells whether it, or a list beside it, was edited since."""
+"""Write a proposed dataset.toml; its first line shows whether anyone edited it afterwards."""
 
 import hashlib
 import os
 import re
 from collections.abc import Mapping
-from functools import partial
+from operator import methodcaller
 from pathlib import Path
-from typing import BinaryIO
 
 from featherseg.core.errors import DataError
 from featherseg.core.files import read_bounded, write_together
 from featherseg.core.wording import ESCAPES
 
-_MARK = "# Written by `featherseg check --write`, which replaces it{lists} until it is edited: {digest}\n"
+_MARK = (
+    "# Written by `featherseg check --write`, which replaces it{lists} until it is edited: "
+    "{digest}\n"
+)
 
 _MARKED = re.compile(
     _MARK.replace("{lists}", r"(?:, and ((?:[a-z0-9-]+\.txt ?)+),)?").replace(
@@ -22,20 +24,20 @@ _MARKED = re.compile(
 
 
 def refuse_edited(folder: Path) -> None:
-    """Raises DataError for a dataset.toml that `check --write` did not write, or that was edited since."""
+    """Raise DataError if dataset.toml was edited, or not written by `check --write`."""
     path = folder / "dataset.toml"
     if os.path.lexists(path) and written_lists(folder) is None:
         raise DataError(
-            f"{path} exists and is not replaced, because it was edited, or was not written by `check --write`. Remove "
-            "or rename it, then run the command again."
+            f"{path} exists and is not replaced, because it was edited, or was not written by "
+            "`check --write`. Remove or rename it, then run the command again."
         )
 
 
 def written_lists(folder: Path) -> list[str] | None:
-    """The lists of splits that belong to a dataset.toml which may be replaced; None if there is none to replace."""
+    """Return the lists of a dataset.toml that may be replaced; None if there is no such file."""
     try:
         content = read_bounded(folder / "dataset.toml")
-        first, _, rest = content.partition(b"\n")
+        first, _, text = content.partition(b"\n")
         mark = _MARKED.fullmatch(f"{first.decode()}\n")
         if mark is None:
             return None
@@ -43,23 +45,25 @@ def written_lists(folder: Path) -> list[str] | None:
         lists = {name: read_bounded(folder / name) for name in names}
     except (OSError, ValueError):
         return None
-    return names if mark[2] == _digest(rest, lists) else None
+    return names if mark[2] == _digest(text, lists) else None
 
 
 def write_proposal(folder: Path, text: str, lists: Mapping[str, str]) -> Path:
-    """Write dataset.toml and its lists in place of those of an earlier proposal; returns the path of dataset.toml.
+    """Write dataset.toml and its lists in place of an earlier proposal; return the path.
 
-    Raises DataError where there is another dataset.toml, and FeathersegError where nothing can be written.
+    Raises DataError if the dataset.toml is not an earlier proposal, FeathersegError if nothing can
+    be written.
     """
     refuse_edited(folder)
-    before, path = written_lists(folder) or [], folder / "dataset.toml"
-    contents = {name: content.encode(errors=ESCAPES) for name, content in lists.items()}
-    rest = text.encode(errors=ESCAPES)
+    earlier_lists, path = written_lists(folder) or [], folder / "dataset.toml"
+    list_bytes = {name: content.encode(errors=ESCAPES) for name, content in lists.items()}
+    text_bytes = text.encode(errors=ESCAPES)
     named = f", and {' '.join(lists)}," if lists else ""
-    mark = _MARK.format(lists=named, digest=_digest(rest, contents)).encode()
-    files = {folder / name: content for name, content in contents.items()} | {path: mark + rest}
-    write_together({place: partial(_put, content) for place, content in files.items()})
-    for name in before:
+    mark = _MARK.format(lists=named, digest=_digest(text_bytes, list_bytes)).encode()
+    contents = {folder / name: content for name, content in list_bytes.items()}
+    contents[path] = mark + text_bytes
+    write_together({place: methodcaller("write", content) for place, content in contents.items()})
+    for name in earlier_lists:
         if name not in lists:
             (folder / name).unlink(missing_ok=True)
     return path
@@ -70,7 +74,3 @@ def _digest(text: bytes, lists: Mapping[str, bytes]) -> str:
     for name, content in lists.items():
         digest.update(f"\0{name}\0".encode() + content)
     return digest.hexdigest()
-
-
-def _put(content: bytes, file: BinaryIO) -> None:
-    file.write(content)

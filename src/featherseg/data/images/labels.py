@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from featherseg.core.errors import DataError
+from featherseg.data.images.palettes import color_numbers
 
 SHOWN_VALUES = 5
 """How many values a message names before it says "and N more"."""
@@ -93,8 +94,7 @@ class LabelMap:
         if raw.ndim == 2:
             return raw
         if self.colors:
-            red, green, blue = (raw[:, :, band].astype(np.int32) for band in range(3))
-            return red << 16 | green << 8 | blue
+            return color_numbers(raw)
         if (raw == raw[:, :, :1]).all():  # grey, stored as RGB
             return raw[:, :, 0]
         text = (

@@ -2,6 +2,8 @@
 
 import re
 
+import numpy as np
+
 from featherseg.core.types import Color
 
 CLASSES_KEY = "classes"
@@ -20,6 +22,12 @@ def parse_color(text: str) -> Color:
 def color_text(color: Color) -> str:
     """(58, 125, 44) -> `"#3a7d2c"`."""
     return "#{:02x}{:02x}{:02x}".format(*color)
+
+
+def color_numbers(pixels: np.ndarray) -> np.ndarray:
+    """Return colours (H, W, 3) uint8 as one number 0xRRGGBB per pixel, (H, W) int32."""
+    red, green, blue = (pixels[:, :, band].astype(np.int32) for band in range(3))
+    return red << 16 | green << 8 | blue
 
 
 def default_palette(classes: int) -> list[Color]:
