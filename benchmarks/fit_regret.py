@@ -36,7 +36,7 @@ from featherseg.core.files import read_lines
 from featherseg.evaluation.bootstrap import student_quantile
 from featherseg.fitting.beginning import AN_IMAGE, MOST_TIMED, STARTING, STEPS_TIMED
 from featherseg.fitting.candidates import in_line
-from featherseg.fitting.plan import Candidate, best_guesses, make_plan, rung_sizes, survivors
+from featherseg.fitting.plan import Candidate, best_guesses, make_schedule, rung_sizes, survivors
 
 TABLES = Path(__file__).parent / "tables"
 SHARES = (0.1, 0.25, 0.5)
@@ -101,12 +101,12 @@ def fit(margin: float, order: Order, *, anew: bool = False) -> Way:
         of = {one.candidate.name: one for one in found}
         ordered = [one.candidate for one in order(found)]
         opening = max(one.opening for one in found)
-        count = len(make_plan(ordered, seconds).candidates)
+        count = len(make_schedule(ordered, seconds).candidates)
         beside = (2 + sum(rung_sizes(count))) * opening
         beside += count * max(one.beginning(seconds) - one.opening for one in found)
-        plan = make_plan(ordered, max(1.0, seconds - beside))
-        left, before = list(plan.candidates), 0.0
-        for rung, keep in plan.rungs:
+        schedule = make_schedule(ordered, max(1.0, seconds - beside))
+        left, before = list(schedule.candidates), 0.0
+        for rung, keep in schedule.rungs:
             standing = []
             for one in left:
                 trained = rung[one.name] * one.step_seconds - (before if anew else 0.0)
@@ -114,7 +114,7 @@ def fit(margin: float, order: Order, *, anew: bool = False) -> Way:
             before = rung[left[0].name] * left[0].step_seconds
             left = survivors(standing, keep, margin)
         winner = left[0]
-        return of[winner.name], plan.final[winner.name][0] * winner.step_seconds - (
+        return of[winner.name], schedule.final[winner.name] * winner.step_seconds - (
             before if anew else 0.0
         )
 

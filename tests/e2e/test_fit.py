@@ -21,10 +21,10 @@ from featherseg.fitting import delivery, watch
 
 pytestmark = pytest.mark.slow
 
-PLAN = {"rungs": ((3, 1),), "final": (8, 3)}
+PLAN = {"rungs": ((3, 1),), "final": 8, "decay": 3}
 """Steps: both to 3, the better one to 8, of which 3 at a falling rate."""
 
-ALONE = {"candidates": (FAST,), "rungs": (), "final": (2, 1)}
+ALONE = {"candidates": (FAST,), "rungs": (), "final": 2, "decay": 1}
 """One candidate that takes two steps."""
 
 

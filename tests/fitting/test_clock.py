@@ -3,14 +3,16 @@
 from dataclasses import replace
 
 import pytest
-from support.models.fit_plans import FAST, SLOW, made
+from support.models.fit_plans import FAST, SLOW, fit_plan
 from support.models.simulated_machine import Machine, planned
 from support.models.small_training import Silent
 
 from featherseg.core.errors import TrainingError
 from featherseg.fitting.clock import Deadline, StepClock, falling_steps, rung_deadlines
-from featherseg.fitting.fit import halve, train_to_the_end
+from featherseg.fitting.last_training import train
 from featherseg.fitting.record import Final, read_plan
+from featherseg.fitting.screening import screen
+from featherseg.fitting.state import FitJob, FitState
 from featherseg.fitting.trials import Segment
 
 
@@ -44,7 +46,7 @@ def test_a_slow_first_step_and_pauses_are_not_the_pace_of_a_training():
 
 def test_the_trials_of_a_rung_share_its_time():
     plan = replace(
-        made(rungs=((4, 1),), final=(1004, 200)), delivering=20.0, validating=5.0
+        fit_plan(rungs=((4, 1),), final=1004), delivering=20.0, validating=5.0
     )  # 200 s for SLOW
     first, second = rung_deadlines(plan, [SLOW, FAST], 1000.0, 100.0, 1)
     ends = 1000 - 0.75 * 200
@@ -58,11 +60,12 @@ def test_the_trials_of_a_rung_share_its_time():
 
 def fit(machine, plan, out):
     """The trainings and the delivery of a plan; -> (who won, its last training, the share of the hours)."""
-    machine.plan = plan
-    ranking, _, plan = halve(plan, out, 0.0, machine.workers, Silent())
-    _, plan = train_to_the_end(plan, ranking[0], out, 0.0, machine.workers, Silent())
+    machine.plan, job = plan, FitJob(out, 0.0, machine.workers, Silent())
+    state = screen(FitState(plan, machine.records()), job)
+    state = train(state, state.ranking[0], job, Silent())
     machine.spend(plan.delivering)
-    return ranking[0], plan.finals[-1], machine.now / 3600 / plan.config.hours
+    final = state.plan.finals[-1]
+    return state.ranking[0], final, machine.now / 3600 / plan.config.hours
 
 
 @pytest.mark.parametrize("slowdown", [1.0, 2.0, 5.0, 10.0])
@@ -97,8 +100,8 @@ def test_what_the_clock_decided_is_in_the_plan_and_repeated_by_a_resume(tmp_path
     slow, plan = Machine(monkeypatch, 6.0, 500.0), planned(1.0)
     winner, last, _ = fit(slow, plan, tmp_path)
     decided = read_plan(tmp_path / "plan.json")
-    assert decided.plan.rungs[0][0] != plan.plan.rungs[0][0]
-    assert last.steps < plan.plan.final[winner.name][0]
+    assert decided.schedule.rungs[0] != plan.schedule.rungs[0]
+    assert last.steps < plan.schedule.final[winner.name]
     assert decided.finals == (last,)
 
     # On a fast machine a resumed fit takes the same steps

@@ -11,20 +11,42 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from support.models.fit_plans import FAST, SLOW, facts, made, timing, write_yard
+from support.models.fit_plans import (
+    FAST,
+    SLOW,
+    Scored,
+    facts,
+    fit_plan,
+    state_of,
+    timing,
+    trained,
+    write_yard,
+)
 from support.models.small_training import Silent
 
 import featherseg
 from featherseg.core.errors import ConfigError, DataError, RunError, TrainingError
 from featherseg.core.files import locked
-from featherseg.fitting import beginning, delivery, trials
+from featherseg.fitting import (
+    beginning,
+    delivery,
+    last_training,
+    screening,
+    state,
+    substitution,
+    trials,
+)
 from featherseg.fitting import fit as session
-from featherseg.fitting.delivery import Undelivered, shrink, worst
-from featherseg.fitting.fit import halve, make_do, train_to_the_end
+from featherseg.fitting.delivery import worst
+from featherseg.fitting.last_training import train
 from featherseg.fitting.page import fit_html
-from featherseg.fitting.plan import Plan
+from featherseg.fitting.plan import Rung, Schedule
 from featherseg.fitting.record import Final, read_plan
-from featherseg.fitting.trials import Segment, Workers
+from featherseg.fitting.results import FitResult
+from featherseg.fitting.screening import screen, segment_of
+from featherseg.fitting.state import FitJob, Undelivered
+from featherseg.fitting.substitution import smaller_scale, substitute
+from featherseg.fitting.trials import Segment, TrialRecord, Workers, read_trial
 
 SPLITS = "train = 0.6\nval = 0.2\ntest = 0.2"
 
@@ -32,18 +54,24 @@ SPLITS = "train = 0.6\nval = 0.2\ntest = 0.2"
 TOO_SLOW = "21.0 ms in the worst of 3 timings of its file"
 
 
-class Scored:
-    """An executor that trains nothing: scores by model and step."""
-
-    def __init__(self, score):
-        self.score, self.asked = score, []
-
-    def __call__(self, segments, reporter):
-        self.asked += [(s.recipe, s.steps, s.decay, s.source) for s in segments]
-        return [self.score(s) for s in segments]
-
-
 HALF = Workers(Scored(lambda s: 0.5), 1, 1)
+
+
+def job_in(out, workers=HALF, began=None, said=None):
+    """A fit whose hours begin now, unless that is said."""
+    began = time.monotonic() if began is None else began
+    return FitJob(out, began, workers, said or Silent())
+
+
+def scored(score):
+    """Workers that train nothing, one at a time."""
+    return Workers(Scored(score), 1, 1)
+
+
+def train_on(plan, out, workers=HALF, said=None, began=0.0, **trials):
+    """The last training of SLOW; -> the plan behind it."""
+    job = job_in(out, workers, began, said)
+    return train(state_of(plan, **trials), plan.schedule.candidates[0], job, job.reporter).plan
 
 
 def test_the_better_one_goes_on_and_the_faster_one_where_they_are_level(tmp_path):
@@ -53,71 +81,59 @@ def test_the_better_one_goes_on_and_the_faster_one_where_they_are_level(tmp_path
         (0.5001, 0.5, SLOW),
         (0.5, 0.5, FAST),
     ):
-        execute = Scored(lambda s, slow=slow, fast=fast: slow if s.recipe == SLOW.model else fast)
-        found, scores, _ = halve(
-            made(), tmp_path, time.monotonic(), Workers(execute, 1, 1), Silent()
-        )
-        assert found == [winner, FAST if winner == SLOW else SLOW]
-        assert scores == {SLOW.name: slow, FAST.name: fast}
-        assert [steps for _, steps, _, _ in execute.asked] == [4, 4]
+        workers = scored(lambda s, slow=slow, fast=fast: slow if s.recipe == SLOW.model else fast)
+        after = screen(state_of(fit_plan()), job_in(tmp_path, workers))
+        assert after.ranking == (winner, FAST if winner == SLOW else SLOW)
+        assert after.scores == {SLOW.name: slow, FAST.name: fast}
+        assert [steps for _, steps, _, _ in workers.execute.asked] == [4, 4]
 
 
 def test_a_training_that_fails_drops_its_candidate(tmp_path):
-    half = Workers(Scored(lambda s: math.nan if s.recipe == SLOW.model else 0.1), 1, 1)
-    found, _, _ = halve(made(), tmp_path, time.monotonic(), half, Silent())
-    assert found == [FAST]
+    workers = scored(lambda s: math.nan if s.recipe == SLOW.model else 0.1)
+    assert screen(state_of(fit_plan()), job_in(tmp_path, workers)).ranking == (FAST,)
+    nothing = job_in(tmp_path, scored(lambda s: math.nan))
     with pytest.raises(
         TrainingError, match=r"no candidate of rung 1 .*: see .* --resume tries again"
     ):
-        halve(
-            made(), tmp_path, time.monotonic(), Workers(Scored(lambda s: math.nan), 1, 1), Silent()
-        )
-    for model, reason in ((FAST.model, "no room"), (SLOW.model, "no number")):
+        screen(state_of(fit_plan()), nothing)
+    reasons = {SLOW.model: "no number", FAST.model: "no room"}
+    for model, reason in reasons.items():
         (folder := tmp_path / "trials" / f"{model}-1").mkdir(parents=True)
         (folder / "failed.json").write_text(json.dumps({"steps": 4, "reason": reason}))
+    workers = Workers(lambda segments, reporter: [read_trial(s.folder) for s in segments], 1, 1)
     with pytest.raises(
         TrainingError, match=r"rung 1 could be trained: no number; no room\. What is done stays"
     ):
-        halve(
-            made(), tmp_path, time.monotonic(), Workers(Scored(lambda s: math.nan), 1, 1), Silent()
-        )
+        screen(state_of(fit_plan()), job_in(tmp_path, workers))
     assert not list(tmp_path.rglob("failed.json"))
 
 
 def test_who_was_dropped_takes_the_place_of_a_rung_that_fails(tmp_path):
-    middle, steps = (
-        replace(FAST, model="frm-lite0"),
-        dict.fromkeys((FAST.name, SLOW.name, "frm-lite0 at 1"), 4),
-    )
-    plan = Plan(
-        (SLOW, middle, FAST),
-        ((steps, 2), (dict.fromkeys(steps, 8), 1)),
-        dict.fromkeys(steps, (10, 2)),
-    )
+    middle = replace(FAST, model="frm-lite0")
+    steps = dict.fromkeys((FAST.name, SLOW.name, "frm-lite0 at 1"), 4)
+    rungs = (Rung(steps, 2), Rung(dict.fromkeys(steps, 8), 1))
+    schedule = Schedule((SLOW, middle, FAST), rungs, dict.fromkeys(steps, 10))
     first = {SLOW.model: 0.6, middle.model: 0.55, FAST.model: 0.5}
-    execute = Scored(lambda s: first[s.recipe] if s.steps == 4 else math.nan)
-    found, _, _ = halve(
-        replace(made(), plan=plan), tmp_path, time.monotonic(), Workers(execute, 1, 1), Silent()
-    )
-    assert found == [FAST]
+    workers = scored(lambda s: first[s.recipe] if s.steps == 4 else math.nan)
+    plan = replace(fit_plan(), schedule=schedule)
+    assert screen(state_of(plan), job_in(tmp_path, workers)).ranking == (FAST,)
 
 
 def test_a_last_training_that_failed_goes_on_by_the_next_resume(fit_again, tmp_path, monkeypatch):
     broken = {SLOW.model, FAST.model}
 
     def execute(segments, reporter):
-        found = []
+        records = []
         for one in segments:
             folder = one.folder / "failed.json"
             if one.steps > 4 and one.recipe in broken and not folder.is_file():
                 one.folder.mkdir(parents=True, exist_ok=True)
-                folder.write_text(
-                    json.dumps({"steps": one.steps, "reason": "8 GiB of memory were taken"})
-                )
-            found.append(
-                math.nan if folder.is_file() else {SLOW.model: 0.6, FAST.model: 0.5}[one.recipe]
-            )
-        return found
+                failure = {"steps": one.steps, "reason": "8 GiB of memory were taken"}
+                folder.write_text(json.dumps(failure))
+            score = {SLOW.model: 0.6, FAST.model: 0.5}[one.recipe]
+            record = TrialRecord(one.steps, {one.steps: score})
+            records.append(read_trial(one.folder) if folder.is_file() else record)
+        return records
 
     @contextmanager
     def workers(*asked):
@@ -141,7 +157,7 @@ def test_a_fit_whose_last_candidates_fail_is_refused(fit_again, tmp_path, monkey
         yield Workers(Scored(lambda s: 0.6 if s.recipe == SLOW.model else math.nan), 1, 1)
 
     monkeypatch.setattr(session, "trial_workers", workers)
-    replace(made(), failed={SLOW.name: "21.0 ms"}).write(tmp_path)
+    replace(fit_plan(), failed={SLOW.name: "21.0 ms"}).write(tmp_path)
     with pytest.raises(
         TrainingError, match=rf"{SLOW.name} could not be delivered, .* Begin another fit"
     ):
@@ -151,85 +167,91 @@ def test_a_fit_whose_last_candidates_fail_is_refused(fit_again, tmp_path, monkey
 @pytest.mark.parametrize(("slower", "rungs"), [(1.0, 2), (1.1, 2), (1.6, 1)])
 def test_a_rung_that_would_starve_the_last_one_is_not_begun(slower, rungs, tmp_path, monkeypatch):
     # FAST and SLOW as if they were four: an hour in steps of 0.1 and 0.2 s, a quarter of it for each of two rungs
-    plan = replace(made(rungs=((4000, 2), (8000, 1)), final=(17000, 3400), hours=1.0), ending=0.0)
-    took = {FAST.name: 0.1 * slower, SLOW.name: 0.2 * slower}
-    now, reached = [0.0], {}
+    plan = replace(fit_plan(rungs=((4000, 2), (8000, 1)), final=17000, hours=1.0), ending=0.0)
+    pace = {FAST.model: 0.1 * slower, SLOW.model: 0.2 * slower}
+    now, reached = [0.0], dict.fromkeys(pace, 0)
 
     def execute(segments, reporter):
+        records = []
         for one in segments:
-            name = f"{one.recipe} at 1"
-            now[0] += max(0, one.steps - reached.get(name, 0)) * took[name]
-            reached[name] = max(one.steps, reached.get(name, 0))
-        return [0.6 if one.recipe == FAST.model else 0.5 for one in segments]
+            now[0] += max(0, one.steps - reached[one.recipe]) * pace[one.recipe]
+            reached[one.recipe] = max(one.steps, reached[one.recipe])
+            score = 0.6 if one.recipe == FAST.model else 0.5
+            record = trained(reached[one.recipe], pace[one.recipe])
+            records.append(replace(record, scores={one.steps: score}))
+        return records
 
-    def progress_of(folder):
-        name = folder.name.removesuffix("-1") + " at 1"
-        return reached.get(name, 0), took[name] if name in reached else 0.0
-
-    monkeypatch.setattr(session, "progress_of", progress_of)
-    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    workers = Workers(execute, 1, 1)
-    found, scores, after = halve(plan, tmp_path, 0.0, workers, said := Silent())
-    assert (found, scores) == ([FAST, SLOW], {FAST.name: 0.6, SLOW.name: 0.5})
-    assert len(after.plan.rungs) == rungs
+    for module in (screening, state):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    job = job_in(tmp_path, Workers(execute, 1, 1), 0.0, said := Silent())
+    after = screen(state_of(plan), job)
+    assert after.ranking == (FAST, SLOW)
+    assert after.scores == {FAST.name: 0.6, SLOW.name: 0.5}
+    assert len(after.plan.schedule.rungs) == rungs
     assert any("steps take longer than planned" in text for text in said.messages) == (rungs == 1)
     if rungs == 1:
-        assert after.plan.rungs == (({SLOW.name: 4000, FAST.name: 4000}, 1),)
-        assert read_plan(tmp_path / "plan.json") == after
+        assert after.plan.schedule.rungs == (({SLOW.name: 4000, FAST.name: 4000}, 1),)
+        assert read_plan(tmp_path / "plan.json") == after.plan
 
     # Once begun it stays: a resumed fit finds the rungs done, and does not count them again
     now[0] *= 2
-    assert halve(after, tmp_path, 0.0, workers, Silent()) == (found, scores, after)
+    again = screen(replace(after, ranking=(), scores={}), job)
+    assert (again.plan, again.ranking, again.scores) == (after.plan, after.ranking, after.scores)
 
 
 @pytest.mark.parametrize("begun_by", ["a step", "a failure"])
 def test_a_rung_that_has_begun_is_ended_however_little_time_is_left(
     tmp_path, monkeypatch, begun_by
 ):
-    plan = Plan((SLOW, FAST), (({SLOW.name: 4, FAST.name: 4}, 2), ({SLOW.name: 8, FAST.name: 8}, 1)), {
-        SLOW.name: (20, 2), FAST.name: (20, 2),
-    })  # fmt: skip
-    monkeypatch.setattr(
-        session, "progress_of", lambda *asked: (5 if begun_by == "a step" else 4, 0.2)
-    )
-    if begun_by == "a failure":
-        (folder := tmp_path / "trials" / f"{SLOW.model}-1").mkdir(parents=True)
-        (folder / "failed.json").write_text(json.dumps({"steps": 8, "reason": "no number"}))
-    scored = Workers(
-        Scored(lambda s: 0.6 if (s.recipe == FAST.model) == (s.steps == 8) else 0.4), 1, 1
-    )
-    late = time.monotonic() - 1e6
-    found, _, after = halve(replace(made(), plan=plan), tmp_path, late, scored, Silent())
-    assert (found[0], after.plan) == (FAST, plan)
+    rungs = (Rung({SLOW.name: 4, FAST.name: 4}, 2), Rung({SLOW.name: 8, FAST.name: 8}, 1))
+    schedule = Schedule((SLOW, FAST), rungs, {SLOW.name: 20, FAST.name: 20})
+    plan, late = replace(fit_plan(), schedule=schedule), time.monotonic() - 1e6
+
+    class Begun(Scored):
+        """Behind the first rung a trial has taken a step of the second, or has failed in it."""
+
+        def record(self, segment):
+            record = super().record(segment)
+            if segment.recipe != SLOW.model or segment.steps != 4:
+                return record
+            begun = {"step": 5} if begun_by == "a step" else {"failed_step": 8, "reason": "nan"}
+            return replace(record, **begun)
+
+    execute = Begun(lambda s: 0.6 if (s.recipe == FAST.model) == (s.steps == 8) else 0.4)
+    after = screen(state_of(plan), job_in(tmp_path, Workers(execute, 1, 1), late))
+    assert (after.ranking[0], after.plan) == (FAST, plan)
 
 
 def test_fewer_steps_than_were_planned_before_take_the_place_of_what_was_not_reached(
     tmp_path, monkeypatch
 ):
     """A last training that was killed, behind which a slow machine had less time than was thought."""
-    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: 1000.0))
-    _, kept = train_to_the_end(made(), SLOW, tmp_path, 0.0, HALF, Silent())
+    monkeypatch.setattr(last_training, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    kept = train_on(fit_plan(), tmp_path)
     (first,) = kept.finals
     longer = session._with_hours(kept, 1.1, tmp_path)
-    for trained, finals in ((8, 1), (first.steps - first.decay, 2)):
-        monkeypatch.setattr(session, "progress_of", lambda *asked, trained=trained: (trained, 10.0))
-        execute = Scored(lambda s: 0.5)
-        _, found = train_to_the_end(longer, SLOW, tmp_path, 0.0, Workers(execute, 1, 1), Silent())
-        assert len(found.finals) == finals
-        asked = [steps for _, steps, _, _ in execute.asked]
+    for reached, finals in ((8, 1), (first.steps - first.decay, 2)):
+        workers = scored(lambda s: 0.5)
+        after = train_on(longer, tmp_path, workers, frm_lite0_light_1=trained(reached, 10.0))
+        assert len(after.finals) == finals
+        asked = [steps for _, steps, _, _ in workers.execute.asked]
         assert asked == sorted(asked)
-        assert read_plan(tmp_path / "plan.json") == found
+        assert read_plan(tmp_path / "plan.json") == after
 
 
 def test_a_last_training_that_was_begun_is_carried_out_to_the_letter(tmp_path):
-    execute, last = Scored(lambda s: 0.5), Final(SLOW.name, 1.0, 10, 2)
-    replace(made(), finals=(last,)).write(tmp_path)
+    plan, workers = (
+        replace(fit_plan(), finals=(Final(SLOW.name, 1.0, 10, 2),)),
+        scored(lambda s: 0.5),
+    )
+    plan.write(tmp_path)
     plan = read_plan(tmp_path / "plan.json")
-    final, kept = train_to_the_end(plan, SLOW, tmp_path, 0.0, Workers(execute, 1, 1), Silent())
+    job = job_in(tmp_path, workers, 0.0)
+    after = train(state_of(plan), SLOW, job, Silent())
+    assert after.plan == plan
+    assert after.trials.keys() == {"frm-lite0-light-1", "frm-lite0-light-1-to-10"}
     trial = tmp_path / "trials" / "frm-lite0-light-1"
-    assert execute.asked == [(SLOW.model, 8, 0, None), (SLOW.model, 10, 2, trial)]
-    assert final == tmp_path / "trials" / "frm-lite0-light-1-to-10"
-    assert kept == plan
+    assert workers.execute.asked == [(SLOW.model, 8, 0, None), (SLOW.model, 10, 2, trial)]
 
 
 @pytest.mark.parametrize(("shares", "steps"), [(False, 503), (True, 2000)])
@@ -237,47 +259,40 @@ def test_the_last_one_gets_the_steps_of_the_pace_that_it_has_alone(
     tmp_path, monkeypatch, shares, steps
 ):
     """998 s are left behind step 4: 499 steps by the pace of the rungs, 24 of which take 0.5 s each without others."""
-    plan = replace(made(hours=1000 / 3600), ending=0.0)
-    plan = replace(
-        plan, plan=replace(plan.plan, candidates=(replace(SLOW, step_seconds=2.0), FAST))
-    )
-    slow, rows = (
-        plan.plan.candidates[0],
-        [(4, 2.0, 1)],
-    )  # up to which step, how long each took, by how many threads
-    now = [0.0]
+    plan = replace(fit_plan(hours=1000 / 3600), ending=0.0)
+    slow = replace(SLOW, step_seconds=2.0)
+    plan = replace(plan, schedule=replace(plan.schedule, candidates=(slow, FAST)))
+    now, asked, records = [0.0], [], {"frm_lite0_light_1": trained(4, 2.0)}
 
     def execute(segments, reporter):
-        threads, pace = (2, 0.5) if shares else (1, 2.0)
-        for one in (one for one in segments if not one.decay and one.steps > rows[-1][0]):
-            now[0] += pace * (one.steps - rows[-1][0])
-            rows.append((one.steps, pace, threads))
-        return [0.5 for _ in segments]
+        (one,) = segments
+        name = one.folder.name.replace("-", "_")
+        record = records.get(name, TrialRecord(one.steps))
+        if not one.decay and one.steps > record.step:
+            threads, pace = (2, 0.5) if shares else (1, 2.0)
+            now[0] += pace * (one.steps - record.step)
+            asked.append(one.steps)
+            parts = (*trained(one.steps, pace, threads).parts, *record.parts)
+            record = TrialRecord(one.steps, {}, parts)
+        records[name] = replace(record, scores={one.steps: 0.5})
+        return [records[name]]
 
-    def progress_of(folder, above=0):
-        return rows[-1][0], next((pace for _, pace, threads in rows if threads > above), 0.0)
-
-    monkeypatch.setattr(session, "progress_of", progress_of)
-    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for module in (last_training, state):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     workers = Workers(execute, 2, 1, shares)
-    _, kept = train_to_the_end(plan, slow, tmp_path, 0.0, workers, Silent())
+    kept = train_on(plan, tmp_path, workers, **records)
     assert kept.finals[0].steps == steps
-    assert [step for step, _, _ in rows[1:]] == [
-        *([28] if shares else []),
-        kept.finals[0].steps - kept.finals[0].decay,
-    ]
+    assert asked == [*([28] if shares else []), kept.finals[0].steps - kept.finals[0].decay]
 
     # Hours that are added are planned by what is known
-    _, kept = train_to_the_end(
-        session._with_hours(kept, 2.0, tmp_path), slow, tmp_path, 0.0, workers, Silent()
-    )
-    assert len(rows) == (4 if shares else 3)
+    train_on(session._with_hours(kept, 2.0, tmp_path), tmp_path, workers, **records)
+    assert len(asked) == (3 if shares else 2)
 
 
 @pytest.mark.parametrize(("steps", "told"), [(1, ["1 step"]), (199, ["199 steps"]), (200, [])])
 def test_very_few_steps_are_told(tmp_path, steps, told):
-    heard, plan = Silent(), replace(made(), finals=(Final(SLOW.name, 1.0, steps, 0),))
-    train_to_the_end(plan, SLOW, tmp_path, 0.0, HALF, heard)
+    heard, plan = Silent(), replace(fit_plan(), finals=(Final(SLOW.name, 1.0, steps, 0),))
+    train_on(plan, tmp_path, said=heard)
     assert [text for text in heard.messages if "very few" in text] == [
         f"it has {text}, which is very few: give it more --hours, or go on with --resume and more of them"
         for text in told
@@ -285,20 +300,18 @@ def test_very_few_steps_are_told(tmp_path, steps, told):
 
 
 def test_more_hours_are_appended_to_the_plan_and_carried_out_in_turn(tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: 1000.0))
-    _, kept = train_to_the_end(made(), SLOW, tmp_path, 0.0, HALF, Silent())
-    trained = kept.finals[0].steps - kept.finals[0].decay
-    monkeypatch.setattr(session, "progress_of", lambda *asked: (trained, 0.0))
-    longer = session._with_hours(kept, 2.0, tmp_path)
-    execute = Scored(lambda s: 0.5)
-    _, kept = train_to_the_end(longer, SLOW, tmp_path, 0.0, Workers(execute, 1, 1), Silent())
+    monkeypatch.setattr(last_training, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    kept = train_on(fit_plan(), tmp_path)
+    reached = kept.finals[0].steps - kept.finals[0].decay
+    longer, workers = session._with_hours(kept, 2.0, tmp_path), scored(lambda s: 0.5)
+    kept = train_on(longer, tmp_path, workers, frm_lite0_light_1=trained(reached))
     assert [one.hours for one in kept.finals] == [1.0, 2.0]
-    again = Scored(lambda s: 0.5)
-    planned = read_plan(tmp_path / "plan.json")
-    train_to_the_end(planned, SLOW, tmp_path, 0.0, Workers(again, 1, 1), Silent())
-    assert again.asked == execute.asked
+    again, planned = scored(lambda s: 0.5), read_plan(tmp_path / "plan.json")
+    train_on(planned, tmp_path, again, frm_lite0_light_1=trained(reached))
+    assert again.execute.asked == workers.execute.asked
     first, last = (one.steps - one.decay for one in kept.finals)
-    assert [steps for _, steps, _, _ in again.asked] == [first, last, kept.finals[1].steps]
+    steps = [steps for _, steps, _, _ in again.execute.asked]
+    assert steps == [first, last, kept.finals[1].steps]
 
 
 @pytest.fixture
@@ -313,19 +326,21 @@ def fit_again(tmp_path, monkeypatch):
         yield Workers(Scored(lambda s: {SLOW.model: 0.6, FAST.model: 0.5}[s.recipe]), 1, 1)
 
     def go_on(failing, out=tmp_path):
-        def deliver(made, winner, final, scores, watch, out, began, ends, *, accept):
+        def deliver(state, winner, watch, job, ends, *, accept):
+            if state.failure:
+                raise state.failure
             over_ms = failing.get(winner.name)
             if winner.name in failing and not (accept and over_ms):
                 reason = "its file could not be written" if over_ms is None else TOO_SLOW
                 raise Undelivered(f"{winner.name} took 21.0 ms", reason, over_ms=over_ms)
-            go_on.accepted, go_on.left = accept, ends - began
+            go_on.accepted, go_on.left = accept, ends - job.began
             return winner.name
 
         monkeypatch.setattr(session, "deliver", deliver)
         return featherseg.fit(out=out, resume=True)
 
     monkeypatch.setattr(session, "trial_workers", workers)
-    made().write(tmp_path)
+    fit_plan().write(tmp_path)
     return go_on
 
 
@@ -347,7 +362,9 @@ def test_the_best_that_is_trained_is_delivered_where_nobody_keeps_the_limit(
     fit_again, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        session, "_last_score", lambda made, one, out: {SLOW.name: 0.7, FAST.name: 0.6}[one.name]
+        substitution,
+        "_final_score",
+        lambda state, one, job: {SLOW.name: 0.7, FAST.name: 0.6}[one.name],
     )
     assert (fit_again({SLOW.name: 50.0, FAST.name: 21.0}), fit_again.accepted) == (SLOW.name, True)
     plan = read_plan(tmp_path / "plan.json")
@@ -362,7 +379,7 @@ def test_the_best_that_is_trained_is_delivered_where_nobody_keeps_the_limit(
     (tmp_path / "fit.json").unlink()
 
     # Where the best has no file, the next one that is trained
-    replace(made()).write(tmp_path)
+    replace(fit_plan()).write(tmp_path)
     assert fit_again({SLOW.name: None, FAST.name: 21.0}) == FAST.name
     assert read_plan(tmp_path / "plan.json").over_limit == FAST.name
 
@@ -374,7 +391,7 @@ def test_no_second_training_begins_that_would_end_behind_the_hours(
     fit_again, tmp_path, hours, delivering, accepted
 ):
     plan = replace(
-        made(hours=hours), delivering=delivering
+        fit_plan(hours=hours), delivering=delivering
     )  # 72 s: three deliveries, and two validations of 1 s
     plan.write(tmp_path)
     failing = {SLOW.name: 21.0}
@@ -388,7 +405,7 @@ def test_no_second_training_begins_that_would_end_behind_the_hours(
 
 
 def test_whoever_has_no_file_gives_way_however_little_time_is_left(fit_again, tmp_path):
-    replace(made(hours=0.02), delivering=40.0).write(tmp_path)
+    replace(fit_plan(hours=0.02), delivering=40.0).write(tmp_path)
     assert (fit_again({SLOW.name: None}), fit_again.accepted) == (FAST.name, True)
 
 
@@ -396,16 +413,15 @@ def test_a_model_over_the_limit_is_timed_again_by_a_resume_while_its_training_is
     fit_again, tmp_path
 ):
     last = Final(SLOW.name, 1.0, 10, 2)
-    plan = replace(made(), finals=(last, Final(FAST.name, 1.0, 8, 2)), over_limit=SLOW.name)
+    plan = replace(fit_plan(), finals=(last, Final(FAST.name, 1.0, 8, 2)), over_limit=SLOW.name)
     plan.write(tmp_path)
     over = {**facts(), "steps": 10, "limit_kept": False, "latency_over_ms": 1.0}
     (tmp_path / "fit.json").write_text(json.dumps(over))
     assert fit_again({}).limit_kept is False  # its trials are gone
     (folder := trials.final_folder(tmp_path, SLOW, 10)).mkdir(parents=True)
     (folder / "resolved.json").touch()
-    assert session._finished(plan, tmp_path) is None
-    (tmp_path / "fit.json").write_text(json.dumps(over | {"limit_kept": True}))
-    assert session._finished(plan, tmp_path).facts["steps"] == 10
+    assert not session._is_finished(plan, FitResult(tmp_path, over))
+    assert session._is_finished(plan, FitResult(tmp_path, over | {"limit_kept": True}))
 
     # More hours train it again as any other
     assert session._with_hours(plan, 2.0, tmp_path).over_limit is None
@@ -414,22 +430,16 @@ def test_a_model_over_the_limit_is_timed_again_by_a_resume_while_its_training_is
 def test_a_slower_one_takes_no_place_of_one_that_was_too_slow(tmp_path):
     for over_ms, failed in ((21.0, {"middle at 1", f"{SLOW.name}"}), (None, {"middle at 1"})):
         ranking = [replace(FAST, model="middle", latency_ms=10.0), SLOW, FAST]
-        error = Undelivered("", "why", over_ms=over_ms)
-        found = make_do(
-            made(), ranking, ranking[0], error, {}, time.monotonic(), tmp_path, Silent()
-        )
-        assert found.failed.keys() == failed
+        error, before = Undelivered("", "why", over_ms=over_ms), state_of(fit_plan(), ranking)
+        after = substitute(before, ranking[0], error, job_in(tmp_path), Silent())
+        assert after.plan.failed.keys() == failed
 
 
 @pytest.mark.parametrize(
     ("over_ms", "before", "rival", "scale"),
     [
-        (
-            23.5,
-            None,
-            0.5,
-            0.75,
-        ),  # 96x144 has 3x5 cells of 32 pixels, 0.625 of 128x192; 97x145 has 4x5, 0.83
+        # 96x144 has 3x5 cells of 32 pixels, 0.625 of 128x192; 97x145 has 4x5, 0.83
+        (23.5, None, 0.5, 0.75),
         (23.5, None, None, 0.75),
         (23.5, None, 0.61, None),  # who would take its place is better
         (21.0, 0.87, 0.5, 0.83),  # still too slow at 0.87, which has 4x6 cells; 106x159 has 4x5
@@ -441,27 +451,26 @@ def test_one_that_is_too_slow_sees_smaller_images_where_it_stays_the_better_one(
 ):
     resizes = []
     monkeypatch.setattr(
-        delivery, "_score_val", lambda made, run, resize, reporter: resizes.append(resize) or 0.6
+        substitution, "score_val", lambda plan, run, resize, reporter: resizes.append(resize) or 0.6
     )
-    plan = replace(made(), image_size=(128, 192), shrunk={SLOW.name: before} if before else {})
-    found = shrink(plan, SLOW, tmp_path, over_ms, rival, Silent())
-    assert (found and found.shrunk) == (scale and {SLOW.name: scale})
+    shrunk, finals = {SLOW.name: before} if before else {}, (Final(SLOW.name, 1.0, 10, 2),)
+    plan = replace(fit_plan(), image_size=(128, 192), shrunk=shrunk, finals=finals)
+    assert smaller_scale(plan, SLOW, over_ms, rival, job_in(tmp_path), Silent()) == scale
     assert resizes == ([] if over_ms == 45.0 else [(106, 159)] if before else [(96, 144)])
 
 
 def test_no_image_is_made_too_small(tmp_path):
-    assert shrink(made(), SLOW, tmp_path, 25.0, None, Silent()) is None  # 64 pixels high
+    plan = replace(fit_plan(), finals=(Final(SLOW.name, 1.0, 10, 2),))  # 64 pixels high
+    assert smaller_scale(plan, SLOW, 25.0, None, job_in(tmp_path), Silent()) is None
 
 
 def test_who_is_shrunk_stays_the_chosen_one_by_the_plan_too(fit_again, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        session, "shrink", lambda made, one, *rest: replace(made, shrunk={one.name: 0.87})
-    )
+    monkeypatch.setattr(substitution, "smaller_scale", lambda *given: 0.87)
 
-    def deliver(made, winner, *rest, **how):
-        if not made.shrunk:
+    def deliver(state, winner, *rest, **how):
+        if not state.plan.shrunk:
             raise Undelivered("too slow", "21.0 ms", over_ms=21.0)
-        return winner.name, dict(made.shrunk)
+        return winner.name, dict(state.plan.shrunk)
 
     monkeypatch.setattr(session, "deliver", deliver)
     assert featherseg.fit(out=tmp_path, resume=True) == (SLOW.name, {SLOW.name: 0.87})
@@ -469,18 +478,14 @@ def test_who_is_shrunk_stays_the_chosen_one_by_the_plan_too(fit_again, tmp_path,
     assert (plan.failed, plan.shrunk) == ({}, {SLOW.name: 0.87})
 
 
-def test_one_that_was_not_delivered_is_told_by_its_last_training(tmp_path, monkeypatch):
-    ended = {("frm-lite0-light-1-to-10", 10): 0.7}
-    monkeypatch.setattr(
-        delivery, "score_at", lambda folder, steps: ended.get((folder.name, steps), 0.5)
-    )
-    monkeypatch.setattr(
-        delivery, "seconds_of", lambda folder: 40.0 if folder.name.endswith("-to-10") else 30.0
-    )
+def test_one_that_was_not_delivered_is_told_by_its_last_training(tmp_path):
     finals = (Final(SLOW.name, 1.0, 10, 2), Final(FAST.name, 1.0, 8, 1))
-    tried = replace(made(), finals=finals, failed={SLOW.name: "21.0 ms"})
-    scores, delivered = {SLOW.name: 0.6, FAST.name: 0.5}, tried.timing(FAST)
-    rows = delivery._candidates(tried, FAST, tmp_path / "final", delivered, 0.5, scores, tmp_path)
+    tried = replace(fit_plan(), finals=finals, failed={SLOW.name: "21.0 ms"})
+    half = TrialRecord(4, {4: 0.5}, ({"seconds": 30.0},))
+    records = {"frm_lite0_light_1": half, "frm_lite0_half_light_1": half}
+    records["frm_lite0_light_1_to_10"] = TrialRecord(10, {10: 0.7}, ({"seconds": 40.0},))
+    before = replace(state_of(tried, **records), scores={SLOW.name: 0.6, FAST.name: 0.5})
+    rows = delivery._candidates(before, FAST, tried.timing(FAST), 0.5, tmp_path)
     row = next(row for row in rows if row["model"] == SLOW.model)
     assert (row["status"], row["miou_val"], row["seconds_trained"]) == (
         "not delivered: 21.0 ms",
@@ -490,22 +495,20 @@ def test_one_that_was_not_delivered_is_told_by_its_last_training(tmp_path, monke
     assert row["run"] == "trials/frm-lite0-light-1-to-10"
 
     # The page says where its weights are
-    page = fit_html(facts() | {"candidates": rows}, {}, tried.plan)
+    page = fit_html(facts() | {"candidates": rows}, {}, tried.schedule)
     assert (
         "has 70.00 % on the validation images and was not delivered: 21.0 ms. Before it was trained it took"
         in page
     )
     assert "trials/frm-lite0-light-1-to-10 is a run" in page
-    assert "it could not be delivered" not in fit_html(facts(), {}, tried.plan)
+    assert "it could not be delivered" not in fit_html(facts(), {}, tried.schedule)
 
 
 def test_one_whose_training_failed_in_a_rung_is_told_with_the_reason(tmp_path):
-    (folder := tmp_path / "trials" / "frm-lite0-half-light-1").mkdir(parents=True)
-    (folder / "failed.json").write_text('{"steps": 4, "reason": "the loss is no number"}')
-    plan = made()
-    rows = delivery._candidates(
-        plan, SLOW, tmp_path / "final", plan.timing(SLOW), 0.5, {FAST.name: math.nan}, tmp_path
-    )
+    failed = TrialRecord(failed_step=4, reason="the loss is no number")
+    before = state_of(fit_plan(), frm_lite0_half_light_1=failed)
+    before = replace(before, scores={FAST.name: math.nan})
+    rows = delivery._candidates(before, SLOW, before.plan.timing(SLOW), 0.5, tmp_path)
     row = next(row for row in rows if row["model"] == FAST.model)
     assert (row["status"], row["miou_val"]) == (
         "its training failed at rung 1: the loss is no number",
@@ -524,23 +527,20 @@ def test_one_whose_training_failed_in_a_rung_is_told_with_the_reason(tmp_path):
     ],
 )
 def test_who_was_not_trained_is_told_why(tmp_path, p50, memory, status):
-    plan = made(max_mib=400.0)
+    plan = fit_plan(max_mib=400.0)
     plan = replace(plan, timings=(*plan.timings[:2], timing("frm-lite0", p50=p50, memory=memory)))
-    rows = delivery._candidates(plan, SLOW, tmp_path, plan.timing(SLOW), 0.5, {}, tmp_path)
+    rows = delivery._candidates(state_of(plan), SLOW, plan.timing(SLOW), 0.5, tmp_path)
     assert [row["status"] for row in rows if row["model"] == "frm-lite0"] == [status]
-    page = " ".join(fit_html(facts() | {"candidates": rows}, {}, plan.plan).split())
+    page = " ".join(fit_html(facts() | {"candidates": rows}, {}, plan.schedule).split())
     assert "Who is trained must stay 10 % below the limit" in page
     limit = status in ("over the limit", "within 10 % of the limit")
     assert (f"A higher limit would let in frm-lite0 at 1 first, with {p50} ms" in page) == limit
 
 
-def test_one_that_was_shrunk_is_told_as_it_is_delivered(tmp_path, monkeypatch):
-    monkeypatch.setattr(delivery, "score_at", lambda folder, steps: 0.5)
-    monkeypatch.setattr(delivery, "seconds_of", lambda folder: 30.0)
-    smaller, plan = timing(SLOW.model, 0.87, p50=19.0), made()
-    rows = delivery._candidates(
-        plan, SLOW, tmp_path / "final", smaller, 0.55, {SLOW.name: 0.6}, tmp_path
-    )
+def test_one_that_was_shrunk_is_told_as_it_is_delivered(tmp_path):
+    smaller, plan = timing(SLOW.model, 0.87, p50=19.0), fit_plan()
+    before = replace(state_of(plan), scores={SLOW.name: 0.6})
+    rows = delivery._candidates(before, SLOW, smaller, 0.55, tmp_path)
     row = next(row for row in rows if row["model"] == SLOW.model)
     assert (row["scale"], row["latency_ms"]["p50"], row["miou_val"], row["status"]) == (
         0.87,
@@ -548,19 +548,19 @@ def test_one_that_was_shrunk_is_told_as_it_is_delivered(tmp_path, monkeypatch):
         0.55,
         "chosen",
     )
-    slower = delivery._candidates(
-        plan, SLOW, tmp_path, replace(smaller, p50=41.0), 0.55, {}, tmp_path
-    )
+    slower = delivery._candidates(before, SLOW, replace(smaller, p50=41.0), 0.55, tmp_path)
     assert [row["latency_ms"]["p50"] for row in slower] == [5.0, 40.0, 41.0]
     told = facts() | {"candidates": rows}
     told["chosen"] |= {"scale": 0.87, "trained_scale": 1.0}
-    page = fit_html(told, {f"{SLOW.model} at 0.87": [(4, 0.4), (8, 0.5), (10, 0.55)]}, plan.plan)
+    page = fit_html(
+        told, {f"{SLOW.model} at 0.87": [(4, 0.4), (8, 0.5), (10, 0.55)]}, plan.schedule
+    )
     assert "was trained as frm-lite0-light at 1; there its file was over the limit" in page
-    assert "there its file was over the limit" not in fit_html(facts(), {}, plan.plan)
+    assert "there its file was over the limit" not in fit_html(facts(), {}, plan.schedule)
 
 
 def test_the_page_tells_how_far_timings_of_one_file_lie_apart():
-    told, plan = facts(), made().plan
+    told, plan = facts(), fit_plan().schedule
     assert "It was timed" not in fit_html(told, {}, plan)
     told["chosen"] |= {"timings_ms": [10.0, 15.25, 14.0, 9.5]}
     assert re.search(r"It was timed 4\s+times: 9\.5 to 15\.[23] ms", fit_html(told, {}, plan))
@@ -570,7 +570,7 @@ def test_a_finished_fit_trains_nothing_again_though_its_trials_are_gone(
     fit_again, tmp_path, monkeypatch
 ):
     last = Final(SLOW.name, 1.0, 10, 2)
-    replace(made(), finals=(last,)).write(tmp_path)
+    replace(fit_plan(), finals=(last,)).write(tmp_path)
     (tmp_path / "fit.json").write_text(json.dumps({**facts(), "steps": 10}))
     assert fit_again({SLOW.name: 21.0}).facts["steps"] == 10
 
@@ -580,10 +580,8 @@ def test_a_finished_fit_trains_nothing_again_though_its_trials_are_gone(
         replace(last, candidate=FAST.name),
         replace(last, hours=0.5),
     ):
-        replace(made(), finals=(last, other)).write(tmp_path)
-        monkeypatch.setattr(
-            session, "train_to_the_end", lambda made, winner, *rest: ("folder", made)
-        )
+        replace(fit_plan(), finals=(last, other)).write(tmp_path)
+        monkeypatch.setattr(session, "train", lambda state, *rest: state)
         assert fit_again({}) == SLOW.name
 
 
@@ -596,7 +594,7 @@ def test_a_model_that_was_delivered_before_stays(fit_again, tmp_path):
 def test_the_worst_of_three_timings_must_keep_the_limit(tmp_path):
     again, config = (
         [timing(p50=p50, p95=30.0) for p50 in (19.0, 20.5, 18.0)],
-        made(max_ms=21.0, max_mib=400.0).config,
+        fit_plan(max_ms=21.0, max_mib=400.0).config,
     )
     assert worst(SLOW.name, again, config, tmp_path, tmp_path).p50 == 20.5
     with pytest.raises(
@@ -623,68 +621,69 @@ def test_a_value_without_a_class_is_said_before_anything_is_timed(tmp_path, monk
 
 
 def test_a_plan_says_whether_initial_weights_are_taken(tmp_path):
-    replace(made(), pretrained=False).write(tmp_path)
-    plan = read_plan(tmp_path / "plan.json")
-    assert (
-        "model.pretrained=false" in session._segment(plan, tmp_path, FAST, 5).overrides
-    )  # though they are here
-    assert not any(
-        "pretrained" in text for text in session._segment(made(), tmp_path, FAST, 5).overrides
-    )
+    replace(fit_plan(), pretrained=False).write(tmp_path)
+    scratch, job = state_of(read_plan(tmp_path / "plan.json")), job_in(tmp_path)
+    overrides = segment_of(scratch, job, FAST, 5).overrides
+    assert "model.pretrained=false" in overrides  # though they are here
+    overrides = segment_of(state_of(fit_plan()), job, FAST, 5).overrides
+    assert not any("pretrained" in text for text in overrides)
 
 
 def test_the_last_one_gets_the_time_that_is_left(tmp_path, monkeypatch):
-    plan = made(hours=1.0)
-    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: 1000.0))
-    _, kept = train_to_the_end(plan, SLOW, tmp_path, 0.0, HALF, Silent())
+    plan = fit_plan(hours=1.0)
+    monkeypatch.setattr(last_training, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    kept = train_on(plan, tmp_path)
     steps, decay = kept.finals[0].steps, kept.finals[0].decay
     assert steps == int((3600 - 1000 - 30 - 2) / 0.2)
     assert decay == int(0.2 * steps)
-    _, again = train_to_the_end(kept, SLOW, tmp_path, -2000.0, HALF, Silent())
-    assert again.finals == kept.finals  # once begun it stays
+    assert train_on(kept, tmp_path, began=-2000.0).finals == kept.finals  # once begun it stays
 
 
-def test_the_last_one_gets_no_more_steps_than_a_training_may_have(tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "progress_of", lambda *asked: (3_000_000, 0.02))
-    plan = made(hours=60.0)
-    _, kept = train_to_the_end(plan, SLOW, tmp_path, time.monotonic(), HALF, Silent())
+def delivered(steps, out):
+    """What an earlier command delivered."""
+    return FitResult(out, facts() | {"steps": steps})
+
+
+def test_the_last_one_gets_no_more_steps_than_a_training_may_have(tmp_path):
+    plan = fit_plan(hours=60.0)
+    state = state_of(plan, frm_lite0_light_1=trained(3_000_000, 0.02))
+    kept = train(state, SLOW, job_in(tmp_path), Silent()).plan
     assert [(one.steps, one.decay) for one in kept.finals] == [(10_000_000, 2_000_000)]
     assert read_plan(tmp_path / "plan.json") == kept
-    (tmp_path / "fit.json").write_text(json.dumps(facts() | {"steps": 10_000_000}))
     longer = replace(plan, config=replace(plan.config, hours=80.0))
+    state = replace(state, plan=longer, delivered=delivered(10_000_000, tmp_path))
     with pytest.raises(
         ConfigError, match=r"--hours 80: .* the most that a training takes\. Leave it out"
     ):
-        train_to_the_end(longer, SLOW, tmp_path, time.monotonic(), HALF, Silent())
+        train(state, SLOW, job_in(tmp_path), Silent())
 
 
 def test_so_little_more_time_that_the_model_would_train_for_less_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: 1000.0))
-    (tmp_path / "fit.json").write_text(json.dumps(facts() | {"steps": 14_000}))
-    plan = made(hours=1.0)
+    monkeypatch.setattr(last_training, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+
+    def steps_in(hours, began=0.0):
+        state = replace(state_of(fit_plan(hours=hours)), delivered=delivered(14_000, tmp_path))
+        return train(state, SLOW, job_in(tmp_path, began=began), Silent()).plan.finals[-1].steps
+
     with pytest.raises(
         ConfigError,
         match=r"would get 12840 steps, and it was delivered with 14000, .* at least 1\.08",
     ):
-        train_to_the_end(plan, SLOW, tmp_path, 0.0, HALF, Silent())
-    longer = replace(plan, config=replace(plan.config, hours=1.08))
-    _, kept = train_to_the_end(longer, SLOW, tmp_path, 0.0, HALF, Silent())
-    assert kept.finals[-1].steps > 14_000
+        steps_in(1.0)
+    assert steps_in(1.08) > 14_000
     with pytest.raises(ConfigError, match="would get 1 steps") as refused:  # its hours are over
-        train_to_the_end(plan, SLOW, tmp_path, -3000.0, HALF, Silent())
+        steps_in(1.0, -3000.0)
     least = float(re.search(r"at least (\S+)\.$", str(refused.value))[1])
-    longer = replace(plan, config=replace(plan.config, hours=least))
-    _, kept = train_to_the_end(longer, SLOW, tmp_path, -3000.0, HALF, Silent())
-    assert 14_000 < kept.finals[-1].steps < 14_500
+    assert 14_000 < steps_in(least, -3000.0) < 14_500
 
 
 def test_what_a_killed_fit_took_counts(tmp_path):
     with session._counted(tmp_path, time.monotonic() - 100):
         pass
-    assert 100 <= session._spent(tmp_path, made()) < 101
+    assert 100 <= session._spent(tmp_path, fit_plan()) < 101
     for damaged in ("[]", '{"seconds": 1e300}', '{"seconds": -1}', '{"seconds": NaN}'):
         (tmp_path / "spent.json").write_text(damaged)
-        assert session._spent(tmp_path, made()) == 10.0
+        assert session._spent(tmp_path, fit_plan()) == 10.0
 
 
 def test_a_second_fit_of_a_folder_takes_nothing_from_the_first(tmp_path):
@@ -706,5 +705,5 @@ def test_a_candidate_without_room_in_the_memory_is_dropped(tmp_path, monkeypatch
     monkeypatch.setattr(trials, "train", refuse)
     said = Silent()
     segment = Segment(tmp_path / "trials" / "frm-lite0-1", "frm-lite0", (), 4)
-    assert math.isnan(trials.carry_out([segment], said)[0])
+    assert math.isnan(trials.train_segment(segment, said).score_of(segment))
     assert said.messages == ["frm-lite0-1 is dropped: a step takes more memory than there is"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.models.fit_plans import FAST, facts, made, timing, write_yard
+from support.models.fit_plans import FAST, facts, fit_plan, timing, write_yard
 from support.models.small_run import small_info
 from support.models.small_training import Silent
 
@@ -22,9 +22,10 @@ from featherseg.data import open_dataset
 from featherseg.data.cache.fingerprint import Fingerprint
 from featherseg.exporters.report import ExportReport
 from featherseg.fitting import delivery
-from featherseg.fitting.delivery import Undelivered, deliver
+from featherseg.fitting.delivery import deliver
 from featherseg.fitting.record import Final, read_plan
 from featherseg.fitting.results import choose_again, read_fit, summary
+from featherseg.fitting.state import FitJob, Undelivered, read_state
 from featherseg.fitting.trials import final_folder
 from featherseg.fitting.watch import Watch
 from featherseg.runs.run import save_weights, write_info
@@ -62,7 +63,7 @@ def delivered(tmp_path, monkeypatch):
 
     monkeypatch.setattr(delivery, "export", export)
     monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 6.0))
-    plan = replace(made(yard), finals=(Final(FAST.name, 1.0, 10, 2),))
+    plan = replace(fit_plan(yard), finals=(Final(FAST.name, 1.0, 10, 2),))
 
     def go_on(plan=plan, watched=(), *, left=math.inf, accept=False):
         Fingerprint.of({name: open_dataset(str(yard), name) for name in ("train", "val")}).save(
@@ -71,10 +72,9 @@ def delivered(tmp_path, monkeypatch):
         watch = Watch(plan, FAST, 0.0, tmp_path / "aside", said)
         watch.timings = list(watched)
         now = time.monotonic()
-        found = deliver(
-            plan, FAST, final, {FAST.name: 0.5}, watch, out, now, now + left, accept=accept
-        )
-        return found, out, said.messages
+        state, job = read_state(plan, out), FitJob(out, now, None, said)
+        state = replace(state, scores={FAST.name: 0.5})
+        return deliver(state, FAST, watch, job, now + left, accept=accept), out, said.messages
 
     said, go_on.yard, go_on.out, go_on.test, go_on.plan = Silent(), yard.parent, out, test, plan
     return go_on
@@ -263,7 +263,7 @@ def test_the_page_tells_that_the_hours_ended_the_training(delivered):
 def test_for_smaller_images_it_must_keep_the_limit_when_the_machine_is_slow(
     delivered, monkeypatch, slowest, over_ms
 ):
-    monkeypatch.setattr(delivery, "_score_val", lambda *asked: 0.4)
+    monkeypatch.setattr(delivery, "score_val", lambda *asked: 0.4)
     monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 6.0))
     monkeypatch.setattr(Watch, "time", lambda self: timing(FAST.model, p50=8.0))
     plan = replace(delivered.plan, shrunk={FAST.name: 0.8})

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support.models.fit_plans import made, timing
+from support.models.fit_plans import fit_plan, timing
 from support.models.small_training import Silent
 
 from featherseg.core.errors import RunError
@@ -81,7 +81,7 @@ def measured(
             raise RunError(f"{offer.name} could not be timed")
         return timing(offer.model, offer.scale, truth[offer.name])
 
-    config = made(max_ms=max_ms, hours=hours).config
+    config = fit_plan(max_ms=max_ms, hours=hours).config
     found = feasible.time_offers(
         choice, config, (100, 100), measure, lambda t: t.name in alone, 0.0, Silent()
     )
@@ -150,7 +150,7 @@ def test_timing_ends_with_its_share_of_the_time_and_where_nothing_keeps_the_limi
     assert [t.keeps(3.0, 50, None) for t in found] == [False, True]
     assert min(t.p50 for t in found) == pytest.approx(2.0)
     assert "The fastest is frm-lite0-half-light-w32 at" in str(
-        feasible.no_candidate(made(max_ms=1.0).config, found)
+        feasible.no_candidate(fit_plan(max_ms=1.0).config, found)
     )
 
 

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.models.fit_plans import FAST, SLOW, answer, facts, made, timing, write_yard
+from support.models.fit_plans import FAST, SLOW, answer, facts, fit_plan, timing, write_yard
 from support.models.small_training import Silent
 
 import featherseg
 from featherseg.cli import main
 from featherseg.core.errors import ConfigError, DataError, DeviceError, FeathersegError, RunError
 from featherseg.data import open_dataset
-from featherseg.fitting import beginning, candidates, feasible
+from featherseg.fitting import beginning, candidates, feasible, state
 from featherseg.fitting import fit as session
 from featherseg.fitting import parts as parts_module
 from featherseg.fitting.beginning import Pace
@@ -32,9 +32,11 @@ from featherseg.fitting.fit import FitSettings
 from featherseg.fitting.latency import Measured
 from featherseg.fitting.page import fit_html, outlook
 from featherseg.fitting.parts import find_parts, whole_path
-from featherseg.fitting.plan import Candidate, make_plan
+from featherseg.fitting.plan import Candidate, make_schedule
 from featherseg.fitting.record import read_plan
 from featherseg.fitting.results import FitResult, choose_again, read_fit
+from featherseg.fitting.screening import segment_of
+from featherseg.fitting.state import FitJob, FitState
 from featherseg.fitting.trials import Segment, Workers
 from featherseg.training.memory import Estimate, estimate_memory
 
@@ -47,6 +49,12 @@ SPLITS = "train = 0.6\nval = 0.2\ntest = 0.2"
 def idle(monkeypatch):
     """Masks are read in no time, whatever else runs here."""
     monkeypatch.setattr(beginning, "mask_seconds", lambda train: 0.0)
+
+
+def begin(config, measured, out, said=None, began=None):
+    """The plan of a new fit."""
+    began = time.monotonic() if began is None else began
+    return beginning.begin(config, measured, FitJob(out, began, ALONE, said or Silent()))
 
 
 # Splits
@@ -250,19 +258,17 @@ def test_the_choice_is_for_the_device_that_was_measured(tmp_path, monkeypatch, l
     monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.01, 8))
     monkeypatch.setattr(beginning, "time_candidate", None)  # nothing is timed here
     measured = answer(tmp_path / "latency.json", light_ms)
-    config = made(max_ms=20.0, hours=0.05).config
+    config = fit_plan(max_ms=20.0, hours=0.05).config
     other = replace(config, image_size=(64, 96))
     with pytest.raises(
         ConfigError, match="--image-size 64x96, but the device measured images of 256x512"
     ):
-        beginning.begin(other, tmp_path, time.monotonic(), measured, ALONE, Silent())
-    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, Silent())
-    assert [one.name for one in plan.plan.candidates] == [trained]
+        begin(other, measured, tmp_path)
+    plan = begin(config, measured, tmp_path)
+    assert [one.name for one in plan.schedule.candidates] == [trained]
     assert (plan.device, plan.threads, plan.elsewhere) == ("a board", 4, True)
     with pytest.raises(ConfigError, match="holds no ncnn, but onnx, openvino"):
-        beginning.begin(
-            replace(config, format="ncnn"), tmp_path, time.monotonic(), measured, ALONE, Silent()
-        )
+        begin(replace(config, format="ncnn"), measured, tmp_path)
 
 
 def test_a_scale_that_is_not_offered_is_left_out_by_name(tmp_path, monkeypatch):
@@ -273,8 +279,8 @@ def test_a_scale_that_is_not_offered_is_left_out_by_name(tmp_path, monkeypatch):
         for row in measured.candidates
     ]
     measured = measured.model_copy(update={"candidates": tuple(rows)})
-    config = made(max_ms=20.0, hours=0.05).config
-    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, heard)
+    config = fit_plan(max_ms=20.0, hours=0.05).config
+    plan = begin(config, measured, tmp_path, heard)
     assert [(t.model, t.scale) for t in plan.timings] == [(FAST.model, 1.0), (SLOW.model, 1.0)]
     assert (
         f"left out, of no scale that images of 256x512 are tried at: {SLOW.model} at 1.0000001"
@@ -287,7 +293,7 @@ def test_models_that_are_left_out_for_want_of_weights_are_named(tmp_path, monkey
     for module in (beginning, candidates):
         monkeypatch.setattr(module, "has_weights", lambda model: "lite0" in model)
     heard, measured = Silent(), answer(tmp_path / "latency.json", 15.0)
-    beginning.begin(made(max_ms=20.0).config, tmp_path, time.monotonic(), measured, ALONE, heard)
+    begin(fit_plan(max_ms=20.0).config, measured, tmp_path, heard)
     told = next(text for text in heard.messages if text.startswith("left out"))
     assert (
         "frm-mobilenet-v2-light, frm-lite2-light, frm-lite2-half-light; how to get them: featherseg weights"
@@ -301,13 +307,13 @@ def test_latencies_of_images_of_another_size_are_taken_on_demand_alone(tmp_path,
         answer(tmp_path / "latency.json", 15.0),
         write_yard(tmp_path / "yard", splits=SPLITS),
     )
-    config = made(yard, hours=0.05).config
+    config = fit_plan(yard, hours=0.05).config
     with pytest.raises(
         ConfigError, match=r"images of 256x512, .* is 64x96\. .* --image-size 256x512; .* --measure"
     ):
-        beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, Silent())
+        begin(config, measured, tmp_path)
     config = replace(config, image_size=(256, 512))
-    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, Silent())
+    plan = begin(config, measured, tmp_path)
     assert plan.image_size == (256, 512)
 
 
@@ -320,11 +326,11 @@ def test_who_has_no_room_in_the_memory_is_dropped_before_the_plan(tmp_path, monk
     monkeypatch.setattr(beginning, "_pace", pace)
     measured, config, said = (
         answer(tmp_path / "latency.json", 15.0),
-        made(hours=0.05).config,
+        fit_plan(hours=0.05).config,
         Silent(),
     )
-    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, said)
-    assert [one.name for one in plan.plan.candidates] == [FAST.name]
+    plan = begin(config, measured, tmp_path, said)
+    assert [one.name for one in plan.schedule.candidates] == [FAST.name]
     assert f"{SLOW.name} is dropped: CUDA out of memory" in said.messages
 
 
@@ -338,13 +344,13 @@ def test_remedies_are_options_of_fit(tmp_path, monkeypatch):
     monkeypatch.setattr(beginning, "_pace", pace)
     measured, config, said = (
         answer(tmp_path / "latency.json", 15.0),
-        made(hours=0.05).config,
+        fit_plan(hours=0.05).config,
         Silent(),
     )
     with pytest.raises(
         ConfigError, match=r"about 9\.0 GB .* fit for smaller images: --image-size"
     ) as refused:
-        beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, said)
+        begin(config, measured, tmp_path, said)
     assert "--set" not in f"{refused.value} {said.messages}"
 
 
@@ -373,10 +379,10 @@ def test_candidates_are_timed_beside_the_best_guess_where_the_time_allows_a_choi
         "time_candidate",
         lambda name, *rest: Measured(timing(name[0], name[1], 10.0), 5.0),
     )
-    heard, config = Silent(), made(max_ms=1000.0, hours=0.5).config
-    plan = beginning.begin(config, tmp_path, time.monotonic(), None, ALONE, heard)
-    assert (len(plan.timings) > 1) == (len(plan.plan.candidates) > 1) == compared
-    assert (plan.plan.candidates[0].name == best.name) == (not math.isnan(step))
+    heard, config = Silent(), fit_plan(max_ms=1000.0, hours=0.5).config
+    plan = begin(config, None, tmp_path, heard)
+    assert (len(plan.timings) > 1) == (len(plan.schedule.candidates) > 1) == compared
+    assert (plan.schedule.candidates[0].name == best.name) == (not math.isnan(step))
     assert said.format(best.name) in [*heard.messages, ""]
 
 
@@ -385,9 +391,9 @@ def test_no_step_is_timed_that_the_memory_has_no_room_for(tmp_path, monkeypatch)
     estimate = Estimate(1e6, 0.0, 0.0, 0.0, 1.0, np.array([1e9]), none, none)
     monkeypatch.setattr(beginning, "estimate_memory", lambda *given: estimate)
     monkeypatch.setattr(beginning, "time_step", None)
-    measured, config = answer(tmp_path / "latency.json", 15.0), made(hours=0.05).config
+    measured, config = answer(tmp_path / "latency.json", 15.0), fit_plan(hours=0.05).config
     with pytest.raises(ConfigError, match=r"about 1\.0 GB of memory"):
-        beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, Silent())
+        begin(config, measured, tmp_path)
 
 
 def test_room_is_asked_for_as_the_training_will_and_its_batch_is_planned(tmp_path, monkeypatch):
@@ -405,19 +411,20 @@ def test_room_is_asked_for_as_the_training_will_and_its_batch_is_planned(tmp_pat
     monkeypatch.setattr(beginning, "check_memory", lambda *given: None)
     monkeypatch.setattr(beginning, "time_step", lambda *given: 0.1)
     monkeypatch.setattr(beginning, "time_validation", lambda *given: (0.0, 0.01))
-    measured, config = answer(tmp_path / "latency.json", 15.0), made(hours=0.5).config
-    plan = beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, Silent())
+    measured, config = answer(tmp_path / "latency.json", 15.0), fit_plan(hours=0.5).config
+    plan = begin(config, measured, tmp_path)
     assert set(asked) == {(3000, 4000)}
-    first = plan.plan.candidates[0]
+    first = plan.schedule.candidates[0]
     assert first.batch_size == 3
-    assert "train.batch_size=3" in session._segment(plan, tmp_path, first, 10).overrides
+    job = FitJob(tmp_path, 0.0, ALONE, Silent())
+    assert "train.batch_size=3" in segment_of(FitState(plan), job, first, 10).overrides
     older = replace(first, batch_size=None)
     assert not [
         word
-        for word in session._segment(plan, tmp_path, older, 10).overrides
+        for word in segment_of(FitState(plan), job, older, 10).overrides
         if "batch_size" in word
     ]
-    assert read_plan(tmp_path / "plan.json").plan == plan.plan
+    assert read_plan(tmp_path / "plan.json").schedule == plan.schedule
 
 
 def sized(recipe, images):
@@ -429,25 +436,23 @@ def sized(recipe, images):
 
 def test_hours_in_which_nothing_can_be_trained_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.01, 8))
-    measured, config = answer(tmp_path / "latency.json", 15.0), made(hours=0.003).config
+    measured, config = answer(tmp_path / "latency.json", 15.0), fit_plan(hours=0.003).config
     with pytest.raises(
         ConfigError, match=r"--hours 0\.003: .* alone take about .* Give at least (\S+)\.$"
     ) as refused:
-        beginning.begin(config, tmp_path, time.monotonic(), measured, ALONE, Silent())
+        begin(config, measured, tmp_path)
     least = float(re.search(r"at least (\S+)\.$", str(refused.value))[1])
     config = replace(config, hours=least)
-    assert beginning.begin(
-        config, tmp_path, time.monotonic(), measured, ALONE, Silent()
-    ).plan.candidates
+    assert begin(config, measured, tmp_path).schedule.candidates
 
     # What the export and its timings take counts
     def time_candidate(name, *rest):
         return Measured(timing(*name[:2], p50=10.0), 20.0)
 
     monkeypatch.setattr(beginning, "time_candidate", time_candidate)
-    config = made(hours=0.01).config
+    config = fit_plan(hours=0.01).config
     with pytest.raises(ConfigError, match=r"Give at least (\S+)\.$") as refused:
-        beginning.begin(config, tmp_path, time.monotonic(), None, ALONE, Silent())
+        begin(config, None, tmp_path)
     assert 3600 * float(re.search(r"at least (\S+)\.$", str(refused.value))[1]) > 2 * 20 + 3 * 6
 
 
@@ -455,11 +460,11 @@ def test_hours_that_a_busy_machine_needs_to_start_are_refused_before_anything_is
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(beginning, "find_parts", None)
-    config, began = made(hours=0.01).config, time.monotonic() - 19.0  # of 36 s
+    config, began = fit_plan(hours=0.01).config, time.monotonic() - 19.0  # of 36 s
     with pytest.raises(
         ConfigError, match=r"alone take about 3\.8 minutes here\. Give at least 0\.08"
     ):
-        beginning.begin(config, tmp_path, began, None, ALONE, Silent())
+        begin(config, None, tmp_path, began=began)
 
 
 def test_a_delivery_takes_as_long_as_this_machine_needs_now(tmp_path, monkeypatch):
@@ -467,10 +472,10 @@ def test_a_delivery_takes_as_long_as_this_machine_needs_now(tmp_path, monkeypatc
     monkeypatch.setattr(
         beginning, "time_candidate", lambda name, *rest: Measured(timing(*name[:2], 10.0), 8.0)
     )
-    config = made(hours=0.3).config
+    config = fit_plan(hours=0.3).config
     for start_up, an_export in ((0.0, 8.0), (20.0, 20.0)):  # the measurement may be of an idle day
         began = time.monotonic() - start_up
-        plan = beginning.begin(config, tmp_path, began, None, ALONE, Silent())
+        plan = begin(config, None, tmp_path, began=began)
         tested = 0.01 * len(open_dataset("shapes", "test"))
         assert plan.delivering == pytest.approx(3.5 * an_export + tested, abs=3.0)
         assert plan.ending > plan.delivering + 0.05 * 3600 * 0.3
@@ -484,7 +489,7 @@ def test_a_start_takes_as_long_as_opening_and_reading_masks_takes_here(tmp_path,
     )
     monkeypatch.setattr(beginning, "_pace", lambda *rest: Pace(0.1, 0.5, 8, 20.0))
     monkeypatch.setattr(beginning, "mask_seconds", lambda train: 2.0)
-    plan = beginning.begin(made(toml).config, tmp_path, time.monotonic(), None, ALONE, Silent())
+    plan = begin(fit_plan(toml).config, None, tmp_path)
     assert (plan.validating, plan.opening) == (20.0 + 6 * 0.5, 12 * 0.0075 + 18 * 2.0)
 
     data, now = open_dataset(str(toml), "train"), [0.0]
@@ -507,13 +512,13 @@ def test_timing_candidates_ends_with_the_hours(tmp_path, monkeypatch):
     monkeypatch.setattr(
         feasible, "guess_speed", lambda: 0.0
     )  # so that the best guess is timed first
-    for module in (beginning, feasible):
+    for module in (beginning, feasible, state):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     with pytest.raises(
         ConfigError,
         match=r"--hours 0\.01: timing, start, validation and export alone take about 3\.1",
     ):
-        beginning.begin(made(hours=0.01).config, tmp_path, 0.0, None, ALONE, Silent())
+        begin(fit_plan(hours=0.01).config, None, tmp_path, began=0.0)
     assert len(timed) == 1  # the cheapest is not tried any more
 
 
@@ -551,20 +556,20 @@ def test_an_option_that_is_of_no_use_is_refused(monkeypatch, tmp_path, capsys):
 def test_one_command_with_resume_begins_a_fit_and_goes_on_with_it(monkeypatch, tmp_path, capsys):
     begun, out, file = [], tmp_path / "out", tmp_path / "latency.json"
 
-    def begin(config, out, began, measured, *rest):
+    def begin(config, measured, job):
         begun.append(config)
-        timings = timings_of(measured, config.format) if measured else made().timings
+        timings = timings_of(measured, config.format) if measured else fit_plan().timings
         plan = replace(
-            made(), config=config, elsewhere=measured is not None, timings=tuple(timings)
+            fit_plan(), config=config, elsewhere=measured is not None, timings=tuple(timings)
         )
-        plan.write(out)
+        plan.write(job.out)
         return plan
 
     def killed(*rest):
         raise RunError("killed here")
 
     monkeypatch.setattr(session, "begin", begin)
-    monkeypatch.setattr(session, "halve", killed)
+    monkeypatch.setattr(session, "screen", killed)
 
     def fit(*words, percentile="95"):
         given = [
@@ -773,7 +778,7 @@ def test_show_says_where_nothing_keeps_the_limit_that_some_is_to_spare(
 
 
 def test_a_folder_that_is_no_fit_is_told_and_the_nearest_one_where_it_is_a_typo(tmp_path):
-    made().write(tmp_path / "yard-20ms")
+    fit_plan().write(tmp_path / "yard-20ms")
     with pytest.raises(RunError, match=r"has not ended\. Go on with"):
         read_fit(tmp_path / "yard-20ms")
     with pytest.raises(
@@ -787,7 +792,9 @@ def test_a_folder_that_is_no_fit_is_told_and_the_nearest_one_where_it_is_a_typo(
 
 def test_the_page_tells_what_became_of_every_candidate_and_escapes_it():
     page = fit_html(
-        facts(), {FAST.name: [(4, 0.5)], SLOW.name: [(4, 0.5), (8, 0.55), (10, 0.6)]}, made().plan
+        facts(),
+        {FAST.name: [(4, 0.5)], SLOW.name: [(4, 0.5), (8, 0.55), (10, 0.6)]},
+        fit_plan().schedule,
     )
     for text in (
         "over the limit",
@@ -803,7 +810,9 @@ def test_the_page_tells_what_became_of_every_candidate_and_escapes_it():
 
 def test_the_page_names_every_curve_and_is_drawn_for_screens_and_for_phones():
     page = fit_html(
-        facts(), {FAST.name: [(4, 0.5)], SLOW.name: [(4, 0.5), (8, 0.55), (10, 0.6)]}, made().plan
+        facts(),
+        {FAST.name: [(4, 0.5)], SLOW.name: [(4, 0.5), (8, 0.55), (10, 0.6)]},
+        fit_plan().schedule,
     )
     for width in (720, 380):
         assert len(re.findall(f'viewBox="0 0 {width} ', page)) == 2
@@ -817,7 +826,7 @@ def test_the_page_names_every_curve_and_is_drawn_for_screens_and_for_phones():
 def test_the_page_tells_where_all_of_the_time_went():
     told = facts() | {"seconds_before": 130.0, "seconds": 500.0}
     told["candidates"][1]["seconds_trained"] = 240.0
-    page = fit_html(told, {}, made().plan)
+    page = fit_html(told, {}, fit_plan().schedule)
     for text in (
         "2 min: looking at the images",
         "4 min: training frm-lite0-light at 1, chosen",
@@ -828,15 +837,15 @@ def test_the_page_tells_where_all_of_the_time_went():
     assert "70 s: export, timing the file, scoring" in page
     del told["seconds_before"]  # as in those of older versions
     assert "3 min: looking at the images, timing candidates and their steps, export" in fit_html(
-        told, {}, made().plan
+        told, {}, fit_plan().schedule
     )
-    side_by_side = fit_html(told | {"seconds": 250.0}, {}, made().plan)
+    side_by_side = fit_html(told | {"seconds": 250.0}, {}, fit_plan().schedule)
     assert "4 min in all, as trainings ran side by side." in side_by_side
     assert "export" not in side_by_side.partition("Where the time went")[2].partition("<h2>")[0]
 
 
 def test_the_page_of_one_candidate_draws_no_single_dot_and_tells_what_more_hours_would_do():
-    told, plan = facts(), make_plan([SLOW], 100.0)
+    told, plan = facts(), make_schedule([SLOW], 100.0)
     told["candidates"] = [row for row in told["candidates"] if row["status"] == "chosen"]
     page = " ".join(fit_html(told, {SLOW.name: [(10, 0.6)]}, plan).split())
     assert "<svg" not in page
@@ -849,7 +858,7 @@ def test_the_page_of_one_candidate_draws_no_single_dot_and_tells_what_more_hours
         "With 7 min for training, where this one had 100 s, a new fit could compare it with another"
         in page
     )
-    assert "could compare it" not in fit_html(told, {}, make_plan([SLOW], 500.0))
+    assert "could compare it" not in fit_html(told, {}, make_schedule([SLOW], 500.0))
 
 
 def test_the_outlook_goes_by_the_percentile_of_the_limit_and_knows_the_fastest_by_its_name():
@@ -864,11 +873,13 @@ def test_the_outlook_goes_by_the_percentile_of_the_limit_and_knows_the_fastest_b
     content["chosen"] |= {
         "latency_ms": {"p50": chosen["latency_ms"]["p50"] + 0.1, "p95": 21.0}
     }  # timed again
-    said = " ".join(outlook(content, {}, made().plan))
+    said = " ".join(outlook(content, {}, fit_plan().schedule))
     assert "would let in calm at 1 first" in said
     assert "The chosen one is the fastest that was timed." in said
     content["candidates"] = [chosen]
-    assert "fastest" not in " ".join(outlook(content, {}, made().plan))  # nothing else was timed
+    assert "fastest" not in " ".join(
+        outlook(content, {}, fit_plan().schedule)
+    )  # nothing else was timed
 
 
 # What is refused before any work
@@ -948,7 +959,7 @@ def test_what_a_kill_left_of_the_plan_is_in_no_way(tmp_path):
 
 
 def test_a_resumed_fit_keeps_what_it_was_asked(tmp_path):
-    made().write(tmp_path)
+    fit_plan().write(tmp_path)
     with pytest.raises(ConfigError, match=r"begun with --max-ms 20\.0, and now it is 30"):
         featherseg.fit(max_ms=30, out=tmp_path, resume=True)
     with pytest.raises(ConfigError, match="begun with --format onnx, and now it is openvino"):
@@ -965,7 +976,7 @@ def test_a_resumed_fit_keeps_what_it_was_asked(tmp_path):
         )
     with pytest.raises(ConfigError, match="begun with --data shapes, and now it is camvid"):
         featherseg.fit("camvid", out=tmp_path, resume=True)
-    of_ncnn = made()
+    of_ncnn = fit_plan()
     replace(of_ncnn, config=replace(of_ncnn.config, format="ncnn", percentile=95)).write(tmp_path)
     with pytest.raises(ConfigError, match="begun with --format ncnn, and now it is onnx"):
         featherseg.fit(format="onnx", out=tmp_path, resume=True)
@@ -981,7 +992,7 @@ def test_a_resumed_fit_keeps_what_it_was_asked(tmp_path):
 
 def test_the_same_data_may_be_spelled_otherwise_when_a_fit_goes_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    begun = made("yard", data_root="data")
+    begun = fit_plan("yard", data_root="data")
     begun.refuse_other(
         {"data": str(tmp_path / "yard"), "data_root": f"{tmp_path}/data/", "image_size": (64, 96)}
     )

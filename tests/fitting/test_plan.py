@@ -15,7 +15,7 @@ from featherseg.fitting.plan import (
     Candidate,
     best_guesses,
     least_to_compare,
-    make_plan,
+    make_schedule,
     survivors,
 )
 from featherseg.recipe.tables import TrainTable
@@ -81,99 +81,103 @@ def test_a_plan_fits_into_its_time_and_half_of_it_is_the_last_one_s(seed):
         rng.uniform(0.01, 5, rng.integers(1, 13)).tolist(),
         float(10 ** rng.uniform(0, 5)),
     )
-    plan = make_plan([candidate(n, step=step) for n, step in enumerate(steps)], seconds)
-    price = {one.name: one.step_seconds for one in plan.candidates}
-    assert len(plan.candidates) <= min(MOST, len(steps))
+    schedule = make_schedule([candidate(n, step=step) for n, step in enumerate(steps)], seconds)
+    price = {one.name: one.step_seconds for one in schedule.candidates}
+    assert len(schedule.candidates) <= min(MOST, len(steps))
     for winner in price:
         # Whoever is dropped, the winner stays: the time of all segments that are trained, the dearest others
         spent, before, left = 0.0, dict.fromkeys(price, 0), list(price)
-        for rung, keep in plan.rungs:
+        for rung, keep in schedule.rungs:
             spent += sum((rung[name] - before[name]) * price[name] for name in left)
             before = dict(rung)
             left = [winner, *(name for name in left if name != winner)][:keep]
         assert left == [winner] or len(price) == 1
-        alone = (plan.final[winner][0] - before[winner]) * price[winner]
+        alone = (schedule.final[winner] - before[winner]) * price[winner]
         whole_steps = sum(price.values()) * (
-            1 + len(plan.rungs)
+            1 + len(schedule.rungs)
         )  # at least one step each, whatever it takes
         assert spent + alone <= seconds + whole_steps
         assert alone >= FINALIST * seconds - 2 * price[winner] or seconds < whole_steps
 
 
 def test_the_first_ones_train_and_each_rung_halves_them():
-    plan = make_plan(ORDERED, 8 * 3600)
-    assert [one.name for one in plan.candidates] == [f"model-{n} at 1" for n in range(7, -1, -1)]
-    assert [keep for _, keep in plan.rungs] == [4, 2, 1]
-    seconds = [rung["model-3 at 1"] * 0.2 for rung, _ in plan.rungs]
+    schedule = make_schedule(ORDERED, 8 * 3600)
+    assert [one.name for one in schedule.candidates] == [
+        f"model-{n} at 1" for n in range(7, -1, -1)
+    ]
+    assert [keep for _, keep in schedule.rungs] == [4, 2, 1]
+    seconds = [rung["model-3 at 1"] * 0.2 for rung, _ in schedule.rungs]
     a_rung = 4 * 3600 / 3
     assert seconds == pytest.approx(
         [a_rung / 8, a_rung * (1 / 8 + 1 / 4), a_rung * (1 / 8 + 1 / 4 + 1 / 2)], abs=0.4
     )
-    steps, decay = plan.final["model-3 at 1"]
+    steps = schedule.final["model-3 at 1"]
     assert steps * 0.2 == pytest.approx(seconds[-1] + 4 * 3600, abs=0.8)
-    assert decay == int(DECAY * steps)
 
 
 def test_no_candidate_is_wasted_where_they_are_no_power_of_two():
     for count, keeps in ((3, [2, 1]), (5, [3, 2, 1]), (7, [4, 2, 1])):
-        plan = make_plan(ORDERED[:count], 48 * LEAST)
-        assert len(plan.candidates) == count
-        assert [keep for _, keep in plan.rungs] == keeps
-    assert len(make_plan(FAST, 12 * LEAST).candidates) == 3
+        schedule = make_schedule(ORDERED[:count], 48 * LEAST)
+        assert len(schedule.candidates) == count
+        assert [keep for _, keep in schedule.rungs] == keeps
+    assert len(make_schedule(FAST, 12 * LEAST).candidates) == 3
 
 
 def test_candidates_that_train_at_once_get_more_time_each():
-    plan = make_plan(ORDERED, 8 * 3600, at_once=4)
-    seconds = [rung["model-3 at 1"] * 0.2 for rung, _ in plan.rungs]
+    schedule = make_schedule(ORDERED, 8 * 3600, at_once=4)
+    seconds = [rung["model-3 at 1"] * 0.2 for rung, _ in schedule.rungs]
     a_rung = 4 * 3600 / 3
     assert seconds == pytest.approx(
         [a_rung / 2, a_rung * (1 / 2 + 1), a_rung * (1 / 2 + 1 + 1)], abs=0.4
     )
-    assert len(make_plan(FAST, 12 * LEAST, at_once=4).candidates) == 8  # 48 one after the other
+    assert len(make_schedule(FAST, 12 * LEAST, at_once=4).candidates) == 8  # 48 one after the other
 
 
 @pytest.mark.parametrize("at_once", [1, 8])
 def test_a_fast_machine_gets_no_more_steps_than_a_training_may_have(at_once):
-    plan = make_plan([candidate(n, step=0.001) for n in range(8)], 60 * 3600.0, at_once)
-    for steps, decay in plan.final.values():
+    schedule = make_schedule([candidate(n, step=0.001) for n in range(8)], 60 * 3600.0, at_once)
+    for steps in schedule.final.values():
+        decay = int(DECAY * steps)
         assert TrainTable(schedule="stable", steps=steps, decay_steps=decay)
-        assert all(rung[name] <= steps - decay for rung, _ in plan.rungs for name in rung)
-    assert plan.final["model-0 at 1"][0] == TrainTable(steps=10**7).steps
+        assert all(rung[name] <= steps - decay for rung, _ in schedule.rungs for name in rung)
+    assert schedule.final["model-0 at 1"] == TrainTable(steps=10**7).steps
     with pytest.raises(ValueError, match="steps"):
         TrainTable(steps=10**7 + 1)
 
 
 def test_with_little_time_it_is_the_rule_the_best_guess():
     for seconds, compared in ((4 * LEAST - 1, 1), (4 * LEAST, 2), (16 * LEAST, 4), (48 * LEAST, 8)):
-        plan = make_plan(FAST, seconds)
-        assert len(plan.candidates) == compared
-        assert plan.candidates[0].name == "model-7 at 1"
-    assert make_plan(ORDERED, 10.0).final == {"model-7 at 1": (25, 5)}
+        schedule = make_schedule(FAST, seconds)
+        assert len(schedule.candidates) == compared
+        assert schedule.candidates[0].name == "model-7 at 1"
+    assert make_schedule(ORDERED, 10.0).final == {"model-7 at 1": 25}
     with pytest.raises(ValueError, match="found 0 and 60"):
-        make_plan([], 60)
+        make_schedule([], 60)
 
 
 def test_none_is_dropped_before_it_had_a_hundred_steps(monkeypatch):
     monkeypatch.setattr(plans, "FINAL_STEPS", 0)
-    assert len(make_plan(ORDERED, 8 * 3600).candidates) == 8
+    assert len(make_schedule(ORDERED, 8 * 3600).candidates) == 8
     for step, compared in ((1.49, 4), (1.51, 3), (2.01, 2), (6.01, 1)):
         slow = [candidate(8, step=step), *ORDERED]
-        plan = make_plan(slow, 24 * 100.0)
-        assert len(plan.candidates) == compared
-        assert all(min(steps.values()) >= LEAST_STEPS for steps, _ in plan.rungs)
+        schedule = make_schedule(slow, 24 * 100.0)
+        assert len(schedule.candidates) == compared
+        assert all(min(steps.values()) >= LEAST_STEPS for steps, _ in schedule.rungs)
 
 
 def test_none_is_compared_where_the_last_one_would_have_too_few_steps():
     for step, compared in ((1.99, 4), (2.01, 1)):
         slow = [candidate(8, step=step), *ORDERED[:3]]
-        plan = make_plan(slow, 2 * FINAL_STEPS * 2.0)
-        assert len(plan.candidates) == compared
-        before = plan.rungs[-1][0]["model-8 at 1"] if plan.rungs else 0
-        assert plan.final["model-8 at 1"][0] - before >= FINAL_STEPS
+        schedule = make_schedule(slow, 2 * FINAL_STEPS * 2.0)
+        assert len(schedule.candidates) == compared
+        before = schedule.rungs[-1].steps["model-8 at 1"] if schedule.rungs else 0
+        assert schedule.final["model-8 at 1"] - before >= FINAL_STEPS
 
     # Who is too slow for that comes first: it gets all of the time. Behind the others it is only left out
     assert (
-        len(make_plan([*ORDERED[:3], candidate(8, step=2.01)], 2 * FINAL_STEPS * 2.0).candidates)
+        len(
+            make_schedule([*ORDERED[:3], candidate(8, step=2.01)], 2 * FINAL_STEPS * 2.0).candidates
+        )
         == 3
     )
 
@@ -219,4 +223,4 @@ def test_nobody_goes_on_who_is_worse_than_the_line_by_more_than_noise(seed):
 @pytest.mark.parametrize("step", [0.01, 0.2, 3.0])
 def test_two_are_compared_from_so_many_seconds_on(step):
     two, least = [candidate(1, step=step), candidate(2, step=step)], least_to_compare(step)
-    assert [len(make_plan(two, share * least).candidates) for share in (0.99, 1.01)] == [1, 2]
+    assert [len(make_schedule(two, share * least).candidates) for share in (0.99, 1.01)] == [1, 2]

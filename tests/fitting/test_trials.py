@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support.models.fit_plans import trained
 from support.models.small_run import small_info
 from support.models.small_training import Silent
 
@@ -20,7 +21,7 @@ from featherseg.core.types import ClassInfo
 from featherseg.core.wording import WarningText
 from featherseg.fitting import trials
 from featherseg.fitting.clock import Deadline
-from featherseg.fitting.trials import Once, Segment, trial_workers
+from featherseg.fitting.trials import Once, Segment, TrialRecord, trial_workers
 from featherseg.runs.run import write_info
 from featherseg.training.prepare import refuse_existing
 
@@ -72,12 +73,12 @@ def segments(out, count):
 def test_trials_share_the_processors_of_a_machine(
     ray, tmp_path, monkeypatch, machines, processors, at_once, count, threads
 ):
-    monkeypatch.setattr(trials, "_carry_out", lambda segment, reporter: segment.steps / 100)
+    monkeypatch.setattr(trials, "train_segment", lambda segment, reporter: trained(segment.steps))
     (tmp_path / PLAN).touch()
     found = trials._over_ray(
         Cluster(machines, processors, 0), at_once, segments(tmp_path, count), Silent()
     )
-    assert found == [(10 + n) / 100 for n in range(count)]
+    assert [record.step for record in found] == [10 + n for n in range(count)]
     assert ray.options[0]["num_cpus"] == threads
     assert ray.options[0]["num_gpus"] == 0
 
@@ -106,13 +107,14 @@ def test_each_trial_has_a_gpu_where_there_are_some(
 def test_what_a_trial_says_and_that_it_failed_comes_back(ray, tmp_path, monkeypatch):
     def carry_out(segment, reporter):
         reporter.message(f"{segment.recipe} is dropped")
-        return math.nan
+        return TrialRecord(failed_step=10, reason="no number")
 
     said = Silent()
     said.message = (texts := []).append
-    monkeypatch.setattr(trials, "_carry_out", carry_out)
+    monkeypatch.setattr(trials, "train_segment", carry_out)
     (tmp_path / PLAN).touch()
-    assert math.isnan(trials._over_ray(Cluster(1, 2, 0), 1, segments(tmp_path, 1), said)[0])
+    (record,) = trials._over_ray(Cluster(1, 2, 0), 1, segments(tmp_path, 1), said)
+    assert record.failure_at(10) == "no number"
     assert texts == ["model-0 is dropped"]
 
 
@@ -124,7 +126,7 @@ def test_a_machine_that_does_not_see_the_folder_is_named(ray, tmp_path):
 
 
 def test_a_trial_whose_workers_all_die_is_named(ray, tmp_path, monkeypatch):
-    monkeypatch.setattr(trials, "_carry_out", lambda segment, reporter: 0.5)
+    monkeypatch.setattr(trials, "train_segment", lambda segment, reporter: trained(1))
     (tmp_path / PLAN).touch()
     ray.lost = ("model-1",)
     with pytest.raises(
@@ -143,7 +145,7 @@ def test_workers_are_of_a_cluster():
         pass
     with trial_workers(None, None) as alone:
         assert (alone.execute, alone.at_once, alone.threads) == (
-            trials.carry_out,
+            trials.train_in_turn,
             1,
             torch.get_num_threads(),
         )
@@ -154,7 +156,7 @@ def test_a_relative_folder_is_told_as_a_whole_one(ray, tmp_path, monkeypatch):
     (tmp_path / PLAN).touch()
     seen = []
     monkeypatch.setattr(
-        trials, "_carry_out", lambda segment, reporter: seen.append(segment.folder) or 0.5
+        trials, "train_segment", lambda segment, reporter: seen.append(segment.folder) or trained(1)
     )
     trials._over_ray(Cluster(1, 2, 0), 1, segments(Path("."), 1), Silent())
     assert seen == [tmp_path / "trials" / "model-0"]
@@ -171,16 +173,17 @@ def test_a_trial_that_failed_before_its_first_step_begins_anew(tmp_path, monkeyp
         raise TrainingError("the loss is no number")
 
     monkeypatch.setattr(trials, "train", train)
-    assert math.isnan(trials._carry_out(segment, Silent()))
-    assert trials.failure_at(segment.folder, 10) == "the loss is no number"
-    assert trials.failure_at(segment.folder, 20) is None
+    record = trials.train_segment(segment, Silent())
+    assert math.isnan(record.score_of(segment))
+    assert record == trials.read_trial(segment.folder)
+    assert (record.failure_at(10), record.failure_at(20)) == ("the loss is no number", None)
 
     # It is not tried twice, until the failure is forgotten
     monkeypatch.setattr(trials, "train", None)
-    assert math.isnan(trials._carry_out(segment, Silent()))
+    assert trials.train_segment(segment, Silent()) == record
     (segment.folder / "failed.json").unlink()
     with pytest.raises(TypeError, match="not callable"):
-        trials._carry_out(segment, Silent())
+        trials.train_segment(segment, Silent())
 
 
 def test_a_trial_stops_by_its_clock_and_where_it_stopped_before(tmp_path, monkeypatch):
@@ -189,7 +192,7 @@ def test_a_trial_stops_by_its_clock_and_where_it_stopped_before(tmp_path, monkey
     write_info(segment.folder, small_info([ClassInfo("a", (0, 0, 0)), ClassInfo("b", (9, 9, 9))]))
 
     def train(request, out, reporter, *, resume):
-        for step in range(trials.last_step(out) + 1, 11):
+        for step in range(trials.read_trial(out).step + 1, 11):
             now[0] += 1
             last = step == 10 or request.ends(step)
             record = {"step": step} | ({"val_miou": step / 100} if last else {})
@@ -201,22 +204,32 @@ def test_a_trial_stops_by_its_clock_and_where_it_stopped_before(tmp_path, monkey
     monkeypatch.setattr(trials, "train", train)
     monkeypatch.setattr(trials, "time", SimpleNamespace(monotonic=lambda: now[0]))
     late = replace(segment, deadline=Deadline(6.0, 1.0, 2.0))
-    assert (trials.carry_out([late], Silent()), trials.last_step(segment.folder)) == ([0.04], 4)
-    assert trials.carry_out([late], Silent()) == [0.04]  # the hours are over
-    assert (trials.carry_out([replace(segment, until=7)], Silent()), now) == ([0.07], [7.0])
-    assert (trials.carry_out([replace(segment, until=7)], Silent()), now) == ([0.07], [7.0])
-    assert (trials.carry_out([segment], Silent()), now) == ([0.1], [10.0])
+
+    def score_and_step(segment):
+        (record,) = trials.train_in_turn([segment], Silent())
+        return record.score_of(segment), record.step
+
+    assert score_and_step(late) == (0.04, 4)
+    assert score_and_step(late) == (0.04, 4)  # the hours are over
+    assert (score_and_step(replace(segment, until=7)), now) == ((0.07, 7), [7.0])
+    assert (score_and_step(replace(segment, until=7)), now) == ((0.07, 7), [7.0])
+    assert (score_and_step(segment), now) == ((0.1, 10), [10.0])
+
+    # What is asked of it is its score there, however far it went on
+    assert score_and_step(replace(segment, steps=4)) == (0.04, 10)
 
     # What has nothing is not begun when the hours are over
     fresh = replace(late, folder=tmp_path / "trials" / "fresh")
-    assert math.isnan(trials.carry_out([fresh], Silent())[0])
+    assert trials.train_in_turn([fresh], Silent()) == [TrialRecord()]
     assert not fresh.folder.exists()
 
 
 def test_a_machine_of_a_cluster_keeps_the_deadline_by_its_own_clock(tmp_path, monkeypatch, ray):
     (tmp_path / "plan.json").touch()
     (segment,), seen = segments(tmp_path, 1), []
-    monkeypatch.setattr(trials, "_carry_out", lambda segment, reporter: seen.append(segment) or 0.5)
+    monkeypatch.setattr(
+        trials, "train_segment", lambda segment, reporter: seen.append(segment) or trained(1)
+    )
     clocks = iter([1000.0, 50.0])  # here, then there
     monkeypatch.setattr(
         trials, "time", SimpleNamespace(monotonic=lambda: next(clocks), time=lambda: 5e9)
@@ -229,7 +242,8 @@ def test_a_machine_of_a_cluster_keeps_the_deadline_by_its_own_clock(tmp_path, mo
 def test_a_resumed_part_is_counted_by_the_steps_that_it_took(tmp_path, monkeypatch):
     (segment,) = segments(tmp_path, 1)  # to step 10
     segment.folder.mkdir(parents=True)
-    (segment.folder / "resolved.json").touch()
+    write_info(segment.folder, small_info([ClassInfo("a", (0, 0, 0)), ClassInfo("b", (9, 9, 9))]))
+    append_line(segment.folder / "metrics.jsonl", {"step": 9})
     now = [0.0]
 
     class Timing(Silent):
@@ -246,21 +260,16 @@ def test_a_resumed_part_is_counted_by_the_steps_that_it_took(tmp_path, monkeypat
         now[0] += 30  # the validation
 
     monkeypatch.setattr(trials, "train", train)
-    monkeypatch.setattr(trials, "score_at", lambda folder, steps: None)
-    monkeypatch.setattr(trials, "_last_score", lambda folder: 0.5)
-    monkeypatch.setattr(trials, "last_step", lambda folder: 9)
     monkeypatch.setattr(trials, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    trials._carry_out(segment, Timing())
-    assert trials.progress_of(segment.folder) == (9, 1.0)
-    assert trials.progress_of(segment.folder, above=torch.get_num_threads() - 1) == (9, 1.0)
-    assert trials.progress_of(segment.folder, above=torch.get_num_threads()) == (9, 0.0)
-    assert trials.seconds_of(segment.folder) == 156.0
+    record, threads = trials.train_segment(segment, Timing()), torch.get_num_threads()
+    assert [record.pace(), record.pace(threads - 1), record.pace(threads)] == [1.0, 1.0, 0.0]
+    assert record.seconds == 156.0
 
     # Of one step nothing is known; of a row of an older version all that it took
     append_line(segment.folder / "seconds.jsonl", {"steps": 1, "stepping": 0.0, "seconds": 50.0})
-    assert trials.progress_of(segment.folder) == (9, 1.0)
+    assert trials.read_trial(segment.folder).pace() == 1.0
     append_line(segment.folder / "seconds.jsonl", {"steps": 6, "seconds": 10.0})
-    assert trials.progress_of(segment.folder) == (9, (5 + 10) / 10)
+    assert trials.read_trial(segment.folder).pace() == (5 + 10) / 10
 
 
 def test_a_trial_that_ran_out_of_memory_is_dropped(tmp_path, monkeypatch):
@@ -269,7 +278,7 @@ def test_a_trial_that_ran_out_of_memory_is_dropped(tmp_path, monkeypatch):
 
     (segment,), said = segments(tmp_path, 1), Silent()
     monkeypatch.setattr(trials, "train", train)
-    assert math.isnan(trials._carry_out(segment, said))
+    assert math.isnan(trials.train_segment(segment, said).score_of(segment))
     assert said.messages == ["model-0 is dropped: CUDA out of memory"]
 
 
@@ -280,7 +289,7 @@ def test_doubts_of_trials_are_told_once(tmp_path, monkeypatch):
         raise TrainingError("the loss is no number")
 
     monkeypatch.setattr(trials, "train", train)
-    trials.carry_out(segments(tmp_path, 3), Once(said := Silent()))
+    trials.train_in_turn(segments(tmp_path, 3), Once(said := Silent()))
     assert [text for text in said.messages if "dropped" not in text] == [
         "2 images of yard val are trained on too: a, b"
     ]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from support.models.fit_plans import SLOW, made, timing, write_yard
+from support.models.fit_plans import SLOW, fit_plan, timing, write_yard
 from support.models.small_training import Silent
 
 from featherseg.core.errors import RunError
@@ -40,7 +40,7 @@ def test_it_is_timed_evenly_over_the_training_and_one_timing_that_fails_does_not
     clock, tmp_path
 ):
     now, taken = clock
-    watching = Watch(made(), SLOW, 1000.0 + 1600, tmp_path, said := Silent())
+    watching = Watch(fit_plan(), SLOW, 1000.0 + 1600, tmp_path, said := Silent())
     train(watching, now, 2000)
     assert [when for when, _ in taken] == [pytest.approx(1 + 201 * n, abs=3 * n) for n in range(8)]
     assert {name for _, name in taken} == {SLOW.name}
@@ -57,7 +57,7 @@ def test_it_is_timed_as_often_as_a_fiftieth_of_the_time_allows(
     hours, elsewhere, times, clock, tmp_path
 ):
     now, taken = clock
-    plan = replace(made(hours=hours), elsewhere=elsewhere)
+    plan = replace(fit_plan(hours=hours), elsewhere=elsewhere)
     train(
         Watch(plan, SLOW, 1000.0 + 1800 * hours, tmp_path, Silent()), now, int(1800 * hours) + 600
     )
@@ -69,7 +69,7 @@ def test_it_is_timed_as_often_as_a_fiftieth_of_the_time_allows(
 
 def test_timings_that_a_busy_machine_takes_long_for_are_fewer(clock, tmp_path, monkeypatch):
     now, taken = clock
-    watching = Watch(made(), SLOW, 1000.0 + 1600, tmp_path, Silent())
+    watching = Watch(fit_plan(), SLOW, 1000.0 + 1600, tmp_path, Silent())
     monkeypatch.setattr(
         Watch, "time", lambda self: taken.append(now[0]) or now.append(now.pop() + 20) or timing()
     )
@@ -79,7 +79,7 @@ def test_timings_that_a_busy_machine_takes_long_for_are_fewer(clock, tmp_path, m
 
 def test_two_timings_lie_a_minute_apart_where_little_time_is_left(clock, tmp_path):
     now, taken = clock
-    train(Watch(made(), SLOW, 1000.0 - 50, tmp_path, Silent()), now, 100)
+    train(Watch(fit_plan(), SLOW, 1000.0 - 50, tmp_path, Silent()), now, 100)
     assert [when for when, _ in taken] == [1, pytest.approx(61, abs=1)]
 
 
@@ -103,14 +103,14 @@ def test_its_untrained_file_is_written_once_and_timed_on_an_image_of_the_dataset
         return folder / f"{next(written)}.onnx"
 
     monkeypatch.setattr(watch, "write_untrained", write)
-    watching = Watch(made(yard), SLOW, 0.0, tmp_path / "aside", Silent())
+    watching = Watch(fit_plan(yard), SLOW, 0.0, tmp_path / "aside", Silent())
     assert [watching.time(), watching.time()] == [timing(), timing()]
     assert seen == 2 * [(tmp_path / "aside" / "0.onnx", (64, 96, 3), (SLOW.model, 1.0, "onnx"))]
     assert watching.timings == []
 
 
 def test_a_smaller_file_is_expected_to_be_slowed_down_as_its_own_was(tmp_path):
-    watching = Watch(made(), SLOW, 0.0, tmp_path, Silent())
+    watching = Watch(fit_plan(), SLOW, 0.0, tmp_path, Silent())
     watching.timings = [timing(p50=ms) for ms in (10.0, 14.0, 10.5)]
     quick, slow = (timing(p50=8.0), timing(p50=10.0)), (timing(p50=11.2), timing(p50=14.0))
     assert watching.slowdown([quick, quick, quick]) == pytest.approx(1.4)
@@ -123,7 +123,7 @@ def test_a_smaller_file_is_expected_to_be_slowed_down_as_its_own_was(tmp_path):
     assert watching.slowdown([slow, quick, quick]) == pytest.approx(1.0)
 
     # By the limit's percentile; nothing is expected to be quicker than it was
-    plan = made(percentile=95)
+    plan = fit_plan(percentile=95)
     by_tail = Watch(plan, SLOW, 0.0, tmp_path, Silent())
     by_tail.timings = [timing(p50=10.0, p95=30.0)]
     assert by_tail.slowdown(

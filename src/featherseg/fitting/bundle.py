@@ -433,7 +433,7 @@ def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
         ),
     }
     facts = content | {"confirmed": confirmed}
-    plan = read_plan(run_folder / PLAN).plan if (run_folder / PLAN).is_file() else None
+    plan = read_plan(run_folder / PLAN).schedule if (run_folder / PLAN).is_file() else None
     write_json(file, facts)
     if plan is not None:
         write_page(run_folder, facts, plan)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from featherseg.fitting.plan import DECAY, Candidate
-from featherseg.fitting.record import Made
+from featherseg.fitting.record import FitPlan
 
 FED = 0.75
 """Of the time that is planned for the last training, what it gets at least if another rung is begun."""
@@ -72,13 +72,14 @@ def falling_steps(constant: int) -> int:
     return int(constant * DECAY / (1 - DECAY))
 
 
-def planned_last(made: Made, one: Candidate) -> float:
+def planned_last(plan: FitPlan, one: Candidate) -> float:
     """Return the seconds that were planned for the last training of a candidate."""
-    return (made.plan.final[one.name][0] - made.plan.rungs[-1][0][one.name]) * one.step_seconds
+    before = plan.schedule.rungs[-1].steps[one.name]
+    return (plan.schedule.final[one.name] - before) * one.step_seconds
 
 
 def rung_deadlines(
-    made: Made, left: Sequence[Candidate], ends: float, now: float, at_once: int
+    plan: FitPlan, left: Sequence[Candidate], ends: float, now: float, at_once: int
 ) -> list[Deadline]:
     """Return when each trial of a rung must stop: they share the time that the last training does not need.
 
@@ -87,16 +88,16 @@ def rung_deadlines(
         ends: When the hours are over, by the clock of `now`.
         at_once: Candidates that train at the same time.
     """
-    turns, ending = math.ceil(len(left) / at_once), made.delivering + 2 * made.validating
-    seconds = ends - FED * planned_last(made, left[0]) - now
+    turns, ending = math.ceil(len(left) / at_once), plan.delivering + 2 * plan.validating
+    seconds = ends - FED * planned_last(plan, left[0]) - now
     shares = [(place // at_once + 1) / turns for place in range(len(left))]
     return [
-        Deadline(now + share * seconds, one.step_seconds, made.validating + share * ending)
+        Deadline(now + share * seconds, one.step_seconds, plan.validating + share * ending)
         for one, share in zip(left, shares, strict=True)
     ]
 
 
-def last_deadline(made: Made, one: Candidate, ends: float, *, decay: bool = True) -> Deadline:
+def last_deadline(plan: FitPlan, one: Candidate, ends: float, *, decay: bool = True) -> Deadline:
     """Return when the last training of a candidate must stop, so that its delivery ends with the hours.
 
     Args:
@@ -104,5 +105,5 @@ def last_deadline(made: Made, one: Candidate, ends: float, *, decay: bool = True
         decay: Whether its steps with a falling rate are still to come.
     """
     return Deadline(
-        ends, one.step_seconds, made.delivering + (2 if decay else 1) * made.validating, decay
+        ends, one.step_seconds, plan.delivering + (2 if decay else 1) * plan.validating, decay
     )

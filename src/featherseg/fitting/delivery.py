@@ -4,14 +4,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from featherseg.api import evaluate
 from featherseg.core.errors import ConfigError, DataError, ExportError, RunError, UnknownName
 from featherseg.core.files import FIT, remove_tree, write_bytes, write_json
-from featherseg.core.notebook import percent
 from featherseg.core.types import Reporter, Resize
 from featherseg.data import open_dataset
 from featherseg.data.cache.fingerprint import groups_of
@@ -22,13 +21,13 @@ from featherseg.exporters import EXPORTERS, export
 from featherseg.exporters.pipeline import ExportSettings
 from featherseg.exporters.report import PARITY, ExportReport, keep_reports
 from featherseg.fitting.bundle import RUNTIMES
-from featherseg.fitting.candidates import LEAST_SIDE, resize_of
+from featherseg.fitting.candidates import resize_of
 from featherseg.fitting.elsewhere import bundle_chosen
 from featherseg.fitting.feasible import image_of
 from featherseg.fitting.latency import Timing, cache_file, time_file
 from featherseg.fitting.page import write_page
 from featherseg.fitting.plan import SPARE, Candidate, name_of
-from featherseg.fitting.record import FitConfig, Made
+from featherseg.fitting.record import FitConfig, FitPlan
 from featherseg.fitting.results import (
     DROPPED,
     HEAVY,
@@ -37,17 +36,9 @@ from featherseg.fitting.results import (
     SLOW,
     UNDELIVERED,
     FitResult,
-    is_over,
 )
-from featherseg.fitting.trials import (
-    TRIALS,
-    copy_run,
-    failure_at,
-    final_folder,
-    score_at,
-    seconds_of,
-    trial_folder,
-)
+from featherseg.fitting.state import FitJob, FitState, Undelivered
+from featherseg.fitting.trials import TRIALS, copy_run, final_folder, trial_folder
 from featherseg.fitting.watch import Watch
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
@@ -56,33 +47,21 @@ from featherseg.reports.run_report import write_report
 from featherseg.runs.run import EVALUATIONS, open_run, write_info
 from featherseg.training.trackers import TRACKERS
 
-BUNDLE, DRAFT = "measure.zip", "draft"
-"""What measures the model that is delivered on another device; in which folder of the trials a delivery is prepared."""
+BUNDLE = "measure.zip"
+"""The bundle that measures the delivered model on another device."""
+
+DRAFT = "draft"
+"""The folder among the trials in which a delivery is prepared."""
 
 AGAIN = 3
-"""Timings of the file that is delivered, each in a process of its own; the worst of them counts."""
+"""Timings of the delivered file, each in a process of its own; the worst of them counts."""
 
 LATE = 0.05
 """The share of the hours by which the scoring of test images may be late before it is given up."""
 
 UNSTEADY = 1.25
-"""Times that timings of one file may differ before it is told: more than the limit spares a candidate."""
-
-CELL = 32
-"""Pixels a side of what a place of a model's coarsest map sees; a part of it takes about as long as all of it (256x512
-at 0.97 to 0.88: no quicker than at 1, at 0.87 a tenth, docs/log.md)."""
-
-LEAST_SHARE = 0.7
-"""Of the scale that a model was trained at, the least that it is delivered at: half of the pixels."""
-
-
-class Undelivered(RunError):
-    """A model that was to be delivered and is not; reason: why, in a few words; over_ms: its latency, over max_ms."""
-
-    def __init__(self, text: str, reason: str, *, over_ms: float | None = None) -> None:
-        super().__init__(text)
-        self.reason, self.over_ms = reason, over_ms
-        self.over_limit = over_ms is not None or is_over(reason)
+"""The ratio of timings of one file above which a message says that this machine is unsteady: more
+than the limit spares a candidate."""
 
 
 class _HoursAreOver(Exception):
@@ -90,115 +69,49 @@ class _HoursAreOver(Exception):
 
 
 def deliver(
-    made: Made,
+    state: FitState,
     winner: Candidate,
-    final: Path,
-    scores: dict[str, float],
     watch: Watch,
-    out: Path,
-    began: float,
+    job: FitJob,
     ends: float = math.inf,
     *,
     accept: bool = False,
 ) -> FitResult:
-    """The run folder, its exported file, timed again, the score on images that nothing was chosen by, the page.
+    """Make OUT the run folder of a trained candidate, with its file, its scores and the page.
 
-    watch: through which it is reported; what the file took in its training counts as well. accept: it is delivered even
-    if it is over the limit. ends: by time.monotonic; then one timing, and soon no score on test, has to do. Raises
-    Undelivered where there is no file, or it is over the limit and not accepted; what was delivered before then stays.
+    Args:
+        watch: Where it reports. The timings of the file during its training count as well.
+        ends: When the hours are over, by time.monotonic. After that there is only one timing, and
+            soon no score on test images.
+        accept: Deliver it even if it is over the limit.
+
+    Raises:
+        Undelivered: Its training failed, there is no file, or it is over the limit and that is not
+            accepted. What was delivered before stays.
     """
-    # Who was over the limit while it trained needs no file
-    shrunk = winner.name in made.shrunk
-    if watch.timings and not shrunk and not accept:
-        worst(winner.name, watch.timings, made.config, final, out)
-
-    # A draft of the run folder, by which report and card tell that val chose the model
-    last = made.final(winner)
+    if state.failure is not None:
+        raise state.failure
+    plan, out, config = state.plan, job.out, state.plan.config
+    shrunk, last = winner.name in plan.shrunk, plan.final(winner)
     assert last is not None
-    steps = last.reached
-    remove_tree(draft := out / TRIALS / DRAFT)
-    copy_run(
-        final, draft, but=(TRACKERS,)
-    )  # OUT has its own, of the run under which the trials stand
-    config, parts, scale, miou_val = made.config, made.parts, winner.scale, score_at(final, steps)
-    root, info = None if parts.root is None else Path(parts.root), dict[str, Any](fitted=True)
-    if shrunk:
-        scale = made.shrunk[winner.name]
-        resize, recipe = _resize(made, scale), open_run(draft).recipe
-        data = recipe.data.model_copy(update={"test_resize": resize})
-        info |= {"recipe": recipe.model_copy(update={"data": data})}
-        miou_val = _score_val(made, final, resize, watch)
-    write_info(draft, open_run(draft).info.model_copy(update=info))
+    run = final_folder(out, winner, last.steps)
 
-    # The file
-    int8 = EXPORTERS[config.format].quantised  # which alone looks at images
-    own = ExportSettings(data_root=root if int8 else None, image_size=made.image_size)
-    try:
-        report = export(open_run(draft), config.format, settings=own, progress=watch.progress)
-    except ExportError as error:
-        remove_tree(draft)
-        text = f"{winner.name} is trained, and its run is {final}, but there is no file: {error}"
-        if int8:
-            text += f" Allow it to lose more: featherseg export {final} --format {config.format} --max-drop POINTS"
-        raise Undelivered(text, "its file could not be written") from error
+    # A candidate that was over the limit while it trained needs no file
+    if watch.timings and not shrunk and not accept:
+        worst(winner.name, watch.timings, config, run, out)
 
-    # Its latency: another device is given what measures it; here it is timed again, and goes where it takes too long
-    timing, image = (
-        made.timing(winner),
-        image_of(open_dataset(parts.name, parts.val, root), made.image_size),
-    )
-    bundle, taken = None, [timing.latency(config.percentile)]
-    if made.elsewhere:
-        if config.format in RUNTIMES:
-            bundle = bundle_chosen(
-                draft / BUNDLE, open_run(draft), scale, config.format, image, made.threads
-            )
-            watch.message(
-                f"unpack {out / BUNDLE} on {made.device}, run there: python measure.py --threads {made.threads}; then "
-                f"here: featherseg fit --confirm latency.json --out {out}"
-            )
-    else:
-        name, called = (winner.model, scale, config.format), name_of(winner.model, scale)
-        try:
-            if shrunk and watch.timings:
-                pairs = _in_time(lambda: (time_file(report.path, image, name), watch.time()), ends)
-                again, slowdown = [small for small, _ in pairs], watch.slowdown(pairs)
-                slowed = worst(
-                    called, [t.slowed(slowdown) for t in again], config, final, out, accept=accept
-                )
-                watch.message(
-                    f"{called}: about {slowed.latency(config.percentile):.1f} ms when this machine is as "
-                    "slow as it was at times"
-                )
-            else:
-                again = [
-                    *watch.timings,
-                    *_in_time(lambda: time_file(report.path, image, name), ends),
-                ]
-                watch.timings = again
-            timing = worst(called, again, config, final, out, accept=accept)
-        except RunError as error:
-            remove_tree(draft)
-            if isinstance(error, Undelivered):
-                raise
-            text = f"{winner.name} is trained, and its run is {final}, but its file is not delivered: {error}"
-            raise Undelivered(text, "its file could not be timed") from error
-        taken = [*(() if shrunk else taken), *(t.latency(config.percentile) for t in again)]
-        if max(taken) > UNSTEADY * min(taken):
-            watch.message(
-                f"{winner.model} took {min(taken):.1f} ms once and {max(taken):.1f} ms another time: other programs or "
-                "guests of its host slow this machine down at times; then the limit may not be kept. Time it again: "
-                f"featherseg benchmark {out}. The next fit times all candidates anew."
-            )
-            with suppress(OSError):
-                cache_file().unlink(missing_ok=True)
+    draft, miou_val = _draft_run(state, winner, run, job, watch)
+    report = _write_file(draft, plan, winner, run, watch)
+    latency = _time_again(draft, report, plan, winner, run, watch, job, ends, accept=accept)
 
-    # Its scores, while what was delivered before is untouched; evaluations of that one still count
+    # Its scores, while what was delivered before is untouched; evaluations of that still count
     if (out / EVALUATIONS).is_file():
         write_bytes(draft / EVALUATIONS, (out / EVALUATIONS).read_bytes())
-    judged = _judge(report, made, miou_val, draft, out, watch, ends + LATE * 3600 * config.hours)
+    late = ends + LATE * 3600 * config.hours
+    scores = _score(report, plan, miou_val, draft, out, watch, late)
 
-    # It is delivered: the draft becomes the run folder
+    # The draft becomes the run folder
+    watch.message(f"writing the run, its page and its report to {out}")
     (out / FIT).unlink(missing_ok=True)
     copy_run(draft, out, but=(PARITY,))
     remove_tree(draft)
@@ -206,175 +119,192 @@ def deliver(
     keep_reports(open_run(out), [report])
 
     # Page, report, card and, last, the record, with which the fit is finished
-    chosen = {**timing.as_dict(), "trained_scale": winner.scale, **judged}
-    chosen["timings_ms"] = [round(ms, 3) for ms in taken]
+    chosen = {**latency.worst.as_dict(), "trained_scale": winner.scale, **scores}
+    chosen["timings_ms"] = [round(ms, 3) for ms in latency.timings_ms]
     facts = {
         "format_version": 1,
         "chosen": chosen,
         "limit_ms": config.max_ms,
         "percentile": config.percentile,
         "max_mib": config.max_mib,
-        "image_size": list(made.image_size),
-        "device": made.device,
-        "threads": made.threads,
-        "data": parts.name,
+        "image_size": list(plan.image_size),
+        "device": plan.device,
+        "threads": plan.threads,
+        "data": plan.parts.name,
         "file": str(report.path.relative_to(out)),
-        "steps": steps,
-        "decay_steps": steps - last.constant,
-        "candidates": _candidates(made, winner, final, timing, judged["miou_val"], scores, out),
-        **_over(made, [] if made.elsewhere else again),
-        "seconds_before": round(made.spent, 1),
-        "seconds": round(time.monotonic() - began, 1),
+        "steps": last.reached,
+        "decay_steps": last.reached - last.constant,
+        "candidates": _candidates(state, winner, latency.worst, scores["miou_val"], out),
+        **_over(config, latency.again),
+        "seconds_before": round(plan.spent, 1),
+        "seconds": round(job.elapsed, 1),
         "hours": config.hours,
     }
-    facts |= {} if bundle is None else {"bundle": bundle}
+    facts |= {} if latency.bundle is None else {"bundle": latency.bundle}
     facts |= {} if last.stopped is None else {"steps_planned": last.steps}
-    if facts["limit_kept"] is False and made.over_limit is None:
-        replace(made, over_limit=winner.name).write(out)
-    write_page(out, facts, made.plan)
+    if facts["limit_kept"] is False:
+        state.decide(out, over_limit=winner.name)
+    write_page(out, facts, plan.schedule)
     write_report(open_run(out))
     write_card(open_run(out))
     write_json(out / FIT, facts)
 
     # Last trainings of fewer hours are of no use any more
-    for old in final.parent.glob(f"{trial_folder(out, winner).name}-to-*"):
-        if old != final:
+    for old in run.parent.glob(f"{trial_folder(out, winner).name}-to-*"):
+        if old != run:
             remove_tree(old)
     return FitResult(out, facts)
+
+
+def _draft_run(
+    state: FitState, winner: Candidate, run: Path, job: FitJob, reporter: Reporter
+) -> tuple[Path, float | None]:
+    """Copy the run of a last training to a draft; return (the draft, mIoU on validation images).
+
+    Its record says that the validation images chose the model, and at which scale it is delivered.
+    """
+    plan, last = state.plan, state.plan.final(winner)
+    assert last is not None
+    remove_tree(draft := job.out / TRIALS / DRAFT)
+    copy_run(run, draft, but=(TRACKERS,))  # OUT has its own, of the run above the trials
+    changes, miou_val = dict[str, Any](fitted=True), state.trial(run).score_at(last.reached)
+    if winner.name in plan.shrunk:
+        resize, recipe = resize_at(plan, plan.shrunk[winner.name]), open_run(draft).recipe
+        data = recipe.data.model_copy(update={"test_resize": resize})
+        changes |= {"recipe": recipe.model_copy(update={"data": data})}
+        miou_val = score_val(plan, run, resize, reporter)
+    write_info(draft, open_run(draft).info.model_copy(update=changes))
+    return draft, miou_val
+
+
+def _write_file(
+    draft: Path, plan: FitPlan, winner: Candidate, run: Path, reporter: Reporter
+) -> ExportReport:
+    """Export the draft. Raises Undelivered if there is no file."""
+    format = plan.config.format
+    int8 = EXPORTERS[format].quantised  # which alone reads images
+    root = None if plan.parts.root is None or not int8 else Path(plan.parts.root)
+    settings = ExportSettings(data_root=root, image_size=plan.image_size)
+    reporter.message(f"exporting {winner.name} as {format}")
+    try:
+        return export(open_run(draft), format, settings=settings, progress=reporter.progress)
+    except ExportError as error:
+        remove_tree(draft)
+        text = f"{winner.name} is trained, and its run is {run}, but there is no file: {error}"
+        if int8:
+            text += f" Allow it to lose more: featherseg export {run} --format {format} --max-drop POINTS"
+        raise Undelivered(text, "its file could not be written") from error
+
+
+@dataclass(frozen=True)
+class _Latency:
+    """What a delivered file takes.
+
+    Args:
+        worst: The slowest timing.
+        again: The timings of the file, none if it runs on another device.
+        timings_ms: The latency of all timings of the candidate that count.
+        bundle: The id of the bundle that measures it on another device.
+    """
+
+    worst: Timing
+    again: Sequence[Timing]
+    timings_ms: Sequence[float]
+    bundle: str | None = None
+
+
+def _time_again(
+    draft: Path,
+    report: ExportReport,
+    plan: FitPlan,
+    winner: Candidate,
+    run: Path,
+    watch: Watch,
+    job: FitJob,
+    ends: float,
+    *,
+    accept: bool,
+) -> _Latency:
+    """Time the exported file, or write what measures it on another device.
+
+    Raises Undelivered if it cannot be timed, or is over the limit and that is not accepted.
+    """
+    config, parts, out = plan.config, plan.parts, job.out
+    root = None if parts.root is None else Path(parts.root)
+    image = image_of(open_dataset(parts.name, parts.val, root), plan.image_size)
+    scale, before = plan.shrunk.get(winner.name, winner.scale), plan.timing(winner)
+    before_ms = before.latency(config.percentile)
+
+    # Another device measures it
+    if plan.elsewhere:
+        bundle = None
+        if config.format in RUNTIMES:
+            bundle = bundle_chosen(
+                draft / BUNDLE, open_run(draft), scale, config.format, image, plan.threads
+            )
+            watch.message(
+                f"unpack {out / BUNDLE} on {plan.device}, run there: python measure.py --threads "
+                f"{plan.threads}; then here: featherseg fit --confirm latency.json --out {out}"
+            )
+        return _Latency(before, (), (before_ms,), bundle)
+
+    # Here it is timed again. At a smaller scale its timings in training are of another file, so
+    # that each timing is taken beside one of that, and what slowed that down counts
+    file_name, name = (winner.model, scale, config.format), name_of(winner.model, scale)
+    watch.message(f"timing the file of {name}")
+    try:
+        if winner.name in plan.shrunk and watch.timings:
+            pairs = _in_time(lambda: (time_file(report.path, image, file_name), watch.time()), ends)
+            again, slowdown = [small for small, _ in pairs], watch.slowdown(pairs)
+            slowed = [timing.slowed(slowdown) for timing in again]
+            slowest = worst(name, slowed, config, run, out, accept=accept)
+            watch.message(
+                f"{name}: about {slowest.latency(config.percentile):.1f} ms when this machine is as "
+                "slow as it was at times"
+            )
+        else:
+            again = _in_time(lambda: time_file(report.path, image, file_name), ends)
+            again = watch.timings = [*watch.timings, *again]
+        timing = worst(name, again, config, run, out, accept=accept)
+    except Undelivered:
+        remove_tree(draft)
+        raise
+    except RunError as error:
+        remove_tree(draft)
+        raise Undelivered(
+            f"{winner.name} is trained, and its run is {run}, but its file is not delivered: {error}",
+            "its file could not be timed",
+        ) from error
+
+    # An unsteady machine: what is remembered of its latencies is forgotten
+    timings_ms = [t.latency(config.percentile) for t in again]
+    if winner.name not in plan.shrunk:
+        timings_ms.insert(0, before_ms)
+    if max(timings_ms) > UNSTEADY * min(timings_ms):
+        watch.message(
+            f"{winner.model} took {min(timings_ms):.1f} ms once and {max(timings_ms):.1f} ms another "
+            "time: other programs or guests of its host slow this machine down at times; then the "
+            f"limit may not be kept. Time it again: featherseg benchmark {out}. The next fit times "
+            "all candidates anew."
+        )
+        with suppress(OSError):
+            cache_file().unlink(missing_ok=True)
+    return _Latency(timing, again, timings_ms)
 
 
 One = TypeVar("One")
 
 
 def _in_time(measure: Callable[[], One], ends: float) -> list[One]:
-    """What AGAIN measurements give, or as many as there is time for, one at least."""
-    found: list[One] = []
-    while len(found) < AGAIN:
+    """Return AGAIN measurements, or as many as there is time for, at least one."""
+    measured: list[One] = []
+    while len(measured) < AGAIN:
         began = time.monotonic()
-        found.append(measure())
+        measured.append(measure())
         now = time.monotonic()
         if now + (now - began) > ends:
             break
-    return found
-
-
-def _over(made: Made, again: Sequence[Timing]) -> dict[str, Any]:
-    """Whether the limits are kept, and by how much they are not; null where nothing was timed here."""
-    config = made.config
-    if not again:
-        return {"limit_kept": None, "latency_over_ms": None, "memory_over_mib": None}
-    slowest = max(t.latency(config.percentile) for t in again)
-    heaviest = max(t.memory_mib or 0 for t in again)
-    over_mib = 0.0 if config.max_mib is None else round(max(0.0, heaviest - config.max_mib), 1)
-    over_ms = round(max(0.0, slowest - config.max_ms), 3)
-    kept = all(t.keeps(*config.limits, spare=0) for t in again)
-    return {"limit_kept": kept, "latency_over_ms": over_ms, "memory_over_mib": over_mib}
-
-
-def shrink(
-    made: Made,
-    winner: Candidate,
-    final: Path,
-    over_ms: float,
-    rival: float | None,
-    reporter: Reporter,
-) -> Made | None:
-    """The plan in which the file of one that took over_ms, more than the limit, sees smaller images; weights stay.
-
-    None where that would be too small, or on val worse than what the one that would take its place had (rival, 0..1;
-    None where there is none), which is left little time to train. Latency is taken to go with the CELLs of the image,
-    so that no scale is tried which has as many.
-    """
-
-    def cells(scale: float) -> int:
-        return math.prod(math.ceil(round(side * scale) / CELL) for side in made.image_size)
-
-    # The largest scale at which it is expected to keep the limit
-    limit, before = made.config.max_ms * (1 - SPARE / 2), made.shrunk.get(winner.name, winner.scale)
-    least = max(LEAST_SHARE * winner.scale, LEAST_SIDE / min(made.image_size))
-    smaller = (n / 100 for n in range(math.ceil(100 * before) - 1, 0, -1) if n / 100 >= least)
-    scale = next((one for one in smaller if cells(one) * over_ms <= cells(before) * limit), None)
-    if scale is None:
-        return None
-    score = _score_val(made, final, _resize(made, scale), reporter)
-    reporter.message(
-        f"{winner.name} took {over_ms:.1f} ms when it was timed again; at {scale:g} it has {percent(score)} % on val"
-    )
-    if rival is not None and score < rival:
-        return None
-    return replace(made, shrunk={**made.shrunk, winner.name: scale})
-
-
-def _resize(made: Made, scale: float) -> Resize | None:
-    """What images are brought to at a scale, as in training."""
-    return resize_of(scale, made.image_size, whole=made.config.image_size is None)
-
-
-def _score_val(made: Made, run: Path, resize: Resize | None, reporter: Reporter) -> float:
-    """The mIoU, 0..1, of a run on the images that it was validated on, brought to another size."""
-    parts = made.parts
-    root = None if parts.root is None else Path(parts.root)
-    val = open_dataset(parts.name, parts.val, root, parts.val_size, exact=False)
-    runtime, settings = (
-        open_runtime(open_run(run), made.config.device),
-        InferenceSettings(resize=resize),
-    )
-    return scoring.evaluate(runtime, val, settings, boundary=False, progress=reporter.progress).miou
-
-
-def _judge(
-    report: ExportReport,
-    made: Made,
-    miou_val: float | None,
-    run: Path,
-    out: Path,
-    reporter: Reporter,
-    ends: float,
-) -> dict[str, Any]:
-    """The mIoU, 0..1, on val, and on images that nothing was chosen by with its interval, None where there are none.
-
-    Of an int8 file, whose masks are not the model's, that of the file; miou_val: the model's. Where those images cannot
-    be scored, or not by `ends`, it is None as well: the training was not for nothing.
-    """
-
-    def progress(*state: Any) -> None:
-        if time.monotonic() > ends:
-            raise _HoursAreOver
-        reporter.progress(*state)
-
-    parts, quantised = made.parts, EXPORTERS[made.config.format].quantised
-    if quantised and report.parity and report.parity.file_miou is not None:
-        miou_val = report.parity.file_miou
-    unscored = {"miou_val": miou_val, "miou_test": None, "interval": None}
-    if parts.test is None:
-        return unscored
-    try:
-        data = open_dataset(
-            parts.name, parts.test, None if parts.root is None else Path(parts.root)
-        )
-        tested = evaluate(
-            open_run(run), split=parts.test, device=made.config.device, progress=progress
-        )
-        if quantised:
-            tested = evaluate(report.path, data, device="cpu", progress=progress)
-    except _HoursAreOver:
-        reporter.message(
-            f"it is delivered without a score on {parts.test}: its hours are over. Score it: featherseg evaluate {out}"
-        )
-        return unscored
-    except (DataError, ConfigError, UnknownName) as error:
-        reporter.message(
-            f"it is delivered without a score on {parts.test}, which cannot be scored: {error}"
-        )
-        return unscored
-    if math.isnan(tested.miou):
-        reporter.message(
-            f"it is delivered without a score on {parts.test}: no pixel there is labelled"
-        )
-        return unscored
-    interval = score_interval(tested.counts, clusters_of(list(tested.per_image), groups_of(data)))
-    low_high = None if math.isnan(interval.low) else [interval.low, interval.high]
-    return {"miou_val": miou_val, "miou_test": tested.miou, "interval": low_high}
+    return measured
 
 
 def worst(
@@ -386,38 +316,122 @@ def worst(
     *,
     accept: bool = False,
 ) -> Timing:
-    """Of several timings of the file of a run the slowest.
+    """Return the slowest of several timings of the file of a run.
 
-    Raises Undelivered where one of them is over a limit, unless that is accepted.
+    Raises Undelivered if one of them is over a limit, unless that is accepted.
     """
     timing = max(again, key=lambda t: t.latency(config.percentile))
     if accept or all(t.keeps(*config.limits, spare=0) for t in again):
         return timing
-    taken, limit = timing.latency(config.percentile), f"{config.max_ms:g} ms"
-    reason = f"{taken:.1f} {SLOW} {len(again)} timings of its file"
-    if taken <= config.max_ms:
+    latency_ms, limit = timing.latency(config.percentile), f"{config.max_ms:g} ms"
+    reason = f"{latency_ms:.1f} {SLOW} {len(again)} timings of its file"
+    if latency_ms <= config.max_ms:
         reason = f"{max(t.memory_mib or 0 for t in again):.0f} {HEAVY}"
         limit = f"{config.max_mib:g} MiB"
     raise Undelivered(
-        f"{name} took {reason}, over the limit of {limit}, and is not delivered; its run is {run}. Other "
-        f"programs may have disturbed it: featherseg fit --resume --out {out} times it again.",
+        f"{name} took {reason}, over the limit of {limit}, and is not delivered; its run is {run}. "
+        f"Other programs may have disturbed it: featherseg fit --resume --out {out} times it again.",
         reason,
-        over_ms=taken if taken > config.max_ms else None,
+        over_ms=latency_ms if latency_ms > config.max_ms else None,
     )
 
 
+def _over(config: FitConfig, again: Sequence[Timing]) -> dict[str, Any]:
+    """Return whether the limits are kept, and by how much not; None if nothing was timed here."""
+    if not again:
+        return {"limit_kept": None, "latency_over_ms": None, "memory_over_mib": None}
+    slowest = max(t.latency(config.percentile) for t in again)
+    heaviest = max(t.memory_mib or 0 for t in again)
+    over_mib = 0.0 if config.max_mib is None else round(max(0.0, heaviest - config.max_mib), 1)
+    over_ms = round(max(0.0, slowest - config.max_ms), 3)
+    kept = all(t.keeps(*config.limits, spare=0) for t in again)
+    return {"limit_kept": kept, "latency_over_ms": over_ms, "memory_over_mib": over_mib}
+
+
+def resize_at(plan: FitPlan, scale: float) -> Resize | None:
+    """Return what images are resized to at a scale, as in training."""
+    return resize_of(scale, plan.image_size, whole=plan.config.image_size is None)
+
+
+def score_val(plan: FitPlan, run: Path, resize: Resize | None, reporter: Reporter) -> float:
+    """Return the mIoU (0..1) of a run on the validation images, resized in another way."""
+    parts = plan.parts
+    root = None if parts.root is None else Path(parts.root)
+    val = open_dataset(parts.name, parts.val, root, parts.val_size, exact=False)
+    runtime = open_runtime(open_run(run), plan.config.device)
+    settings = InferenceSettings(resize=resize)
+    return scoring.evaluate(runtime, val, settings, boundary=False, progress=reporter.progress).miou
+
+
+def _score(
+    report: ExportReport,
+    plan: FitPlan,
+    miou_val: float | None,
+    run: Path,
+    out: Path,
+    reporter: Reporter,
+    ends: float,
+) -> dict[str, Any]:
+    """Return the mIoU (0..1) on validation and on test images, the latter with its interval.
+
+    An int8 file is scored itself, because its masks differ from those of the model. If the test
+    images cannot be scored, or not by `ends`, their mIoU is None: the model is delivered all the
+    same.
+
+    Args:
+        miou_val: That of the model on the validation images.
+    """
+
+    def progress(*values: Any) -> None:
+        if time.monotonic() > ends:
+            raise _HoursAreOver
+        reporter.progress(*values)
+
+    parts, quantised = plan.parts, EXPORTERS[plan.config.format].quantised
+    if quantised and report.parity and report.parity.file_miou is not None:
+        miou_val = report.parity.file_miou
+    unscored = {"miou_val": miou_val, "miou_test": None, "interval": None}
+    if parts.test is None:
+        return unscored
+    without = f"it is delivered without a score on {parts.test}"
+    try:
+        data = open_dataset(
+            parts.name, parts.test, None if parts.root is None else Path(parts.root)
+        )
+        reporter.message(f"scoring {len(data)} images of {parts.test}")
+        tested = evaluate(
+            open_run(run), split=parts.test, device=plan.config.device, progress=progress
+        )
+        if quantised:
+            tested = evaluate(report.path, data, device="cpu", progress=progress)
+    except _HoursAreOver:
+        reporter.message(f"{without}: its hours are over. Score it: featherseg evaluate {out}")
+        return unscored
+    except (DataError, ConfigError, UnknownName) as error:
+        reporter.message(f"{without}, which cannot be scored: {error}")
+        return unscored
+    if math.isnan(tested.miou):
+        reporter.message(f"{without}: no pixel there is labelled")
+        return unscored
+    interval = score_interval(tested.counts, clusters_of(list(tested.per_image), groups_of(data)))
+    low_high = None if math.isnan(interval.low) else [interval.low, interval.high]
+    return {"miou_val": miou_val, "miou_test": tested.miou, "interval": low_high}
+
+
 def _candidates(
-    made: Made,
+    state: FitState,
     winner: Candidate,
-    final: Path,
     delivered: Timing,
     miou_val: float | None,
-    scores: dict[str, float],
     out: Path,
 ) -> list[dict[str, Any]]:
-    """A row a timing, the fastest first: what became of it; of a winner that was shrunk as it was delivered."""
-    planned, rows = {one.name: one for one in made.plan.candidates}, []
-    for timing in made.timings:
+    """Return a row for each timing, the fastest first, that says what became of the candidate.
+
+    The row of a winner that was shrunk has its delivered scale and latency.
+    """
+    plan, rows = state.plan, []
+    planned = {one.name: one for one in plan.schedule.candidates}
+    for timing in plan.timings:
         one = planned.get(timing.name)
         shown = delivered if one == winner and delivered.scale != winner.scale else timing
         row = {
@@ -428,37 +442,54 @@ def _candidates(
             "run": None,
         }
         if one is None:
-            kept = timing.keeps(*made.config.limits)
-            row["status"] = "not trained: others are better guesses" if kept else OVER
-            if not kept and (taken := timing.latency(made.config.percentile)) <= made.config.max_ms:
-                row["status"] = (
-                    NEAR if taken > made.config.max_ms * (1 - SPARE) else "over the limit of memory"
-                )
+            row["status"] = _why_untrained(timing, plan.config)
         else:
-            folder, score = trial_folder(out, one), scores.get(timing.name)
+            folder, score = trial_folder(out, one), state.scores.get(timing.name)
+            trial = state.trial(folder)
             row |= {
-                "seconds_trained": round(seconds_of(folder), 1),
+                "seconds_trained": round(trial.seconds, 1),
                 "run": str(folder.relative_to(out)),
+                "miou_val": None if score is None or math.isnan(score) else score,
             }
-            row["miou_val"] = None if score is None or math.isnan(score) else score
+
+            # The last rung in which it trained
             rungs = [
-                n
-                for n, (rung, _) in enumerate(made.plan.rungs, 1)
-                if score_at(folder, rung[timing.name]) is not None
+                number
+                for number, rung in enumerate(plan.schedule.rungs, 1)
+                if trial.score_at(rung.steps[timing.name]) is not None
             ]
             row["status"] = f"{DROPPED} {rungs[-1]}" if rungs else "not trained"
-            if rungs and (
-                reason := failure_at(folder, made.plan.rungs[rungs[-1] - 1][0][timing.name])
-            ):
-                row["status"] = f"its training failed at rung {rungs[-1]}: {reason}"
-            if one.name in made.failed and (finals := made.finals_of(one)):
-                row["status"] = f"{UNDELIVERED}: {made.failed[one.name]}"
+            if rungs:
+                last_steps = plan.schedule.rungs[rungs[-1] - 1].steps[timing.name]
+                if reason := trial.failure_at(last_steps):
+                    row["status"] = f"its training failed at rung {rungs[-1]}: {reason}"
+
+            # Trained to its end, but not delivered
+            if one.name in plan.failed and (finals := plan.finals_of(one)):
+                row["status"] = f"{UNDELIVERED}: {plan.failed[one.name]}"
                 ended = final_folder(out, one, finals[-1].steps)
-                if not math.isnan(score := score_at(ended, finals[-1].reached) or math.nan):
-                    row |= {"miou_val": score, "run": str(ended.relative_to(out))}
-                    row["seconds_trained"] = round(row["seconds_trained"] + seconds_of(ended), 1)
+                score = state.trial(ended).score_at(finals[-1].reached)
+                if score is not None and not math.isnan(score):
+                    seconds = round(row["seconds_trained"] + state.trial(ended).seconds, 1)
+                    row |= {
+                        "miou_val": score,
+                        "run": str(ended.relative_to(out)),
+                        "seconds_trained": seconds,
+                    }
         if one == winner:
             row |= {"status": "chosen", "miou_val": miou_val}
-            row["seconds_trained"] = round(row["seconds_trained"] + seconds_of(final), 1)
+            if last := plan.final(winner):
+                seconds = state.trial(final_folder(out, winner, last.steps)).seconds
+                row["seconds_trained"] = round(row["seconds_trained"] + seconds, 1)
         rows.append(row)
     return sorted(rows, key=lambda row: row["latency_ms"]["p50"])
+
+
+def _why_untrained(timing: Timing, config: FitConfig) -> str:
+    """Return why a candidate that was timed is not in the schedule."""
+    if timing.keeps(*config.limits):
+        return "not trained: others are better guesses"
+    latency_ms = timing.latency(config.percentile)
+    if latency_ms > config.max_ms:
+        return OVER
+    return NEAR if latency_ms > config.max_ms * (1 - SPARE) else "over the limit of memory"

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from featherseg.comparison.pareto import Point, Quantity, front_svg
 from featherseg.core.files import read_lines, write_text
 from featherseg.core.notebook import percent
-from featherseg.fitting.plan import SPARE, Plan, least_to_compare
+from featherseg.fitting.plan import SPARE, Schedule, least_to_compare
 from featherseg.fitting.results import (
     NEAR,
     OVER,
@@ -49,9 +49,9 @@ STYLE = """
 """
 
 
-def write_page(out: Path, facts: Mapping[str, Any], plan: Plan) -> None:
+def write_page(out: Path, facts: Mapping[str, Any], schedule: Schedule) -> None:
     """Write OUT/fit.html of what OUT/fit.json holds."""
-    write_text(out / PAGE, fit_html(facts, curves(out, facts), plan))
+    write_text(out / PAGE, fit_html(facts, curves(out, facts), schedule))
 
 
 def curves(out: Path, facts: Mapping[str, Any]) -> Curves:
@@ -71,7 +71,7 @@ def curves(out: Path, facts: Mapping[str, Any]) -> Curves:
     return found
 
 
-def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
+def fit_html(facts: Mapping[str, Any], points: Curves, schedule: Schedule) -> str:
     """The whole page."""
     trained = [row for row in facts["candidates"] if row["miou_val"] is not None]
     key = f"p{facts['percentile']}"
@@ -83,7 +83,7 @@ def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
         for width in (WIDE, NARROW)
         if len(marks) > 1
     ]
-    pace = {one.name: one.step_seconds / 60 for one in plan.candidates}
+    pace = {one.name: one.step_seconds / 60 for one in schedule.candidates}
     trained_as = name_of(
         facts["chosen"] | {"scale": facts["chosen"].get("trained_scale", facts["chosen"]["scale"])}
     )
@@ -120,8 +120,8 @@ def fit_html(facts: Mapping[str, Any], points: Curves, plan: Plan) -> str:
         alone=trained[0] if len(trained) == 1 else None,
         spent=spent(facts),
         lasted=lasted,
-        outlook=outlook(facts, points, plan),
-        rungs=plan.rungs,
+        outlook=outlook(facts, points, schedule),
+        rungs=schedule.rungs,
         spare=SPARE,
         gave_way=any(row["status"].startswith(UNDELIVERED) for row in facts["candidates"]),
         today=datetime.now(UTC).date().isoformat(),
@@ -157,7 +157,7 @@ def lasted(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds <= 120 else f"{seconds / 60:.0f} min"
 
 
-def outlook(facts: Mapping[str, Any], points: Curves, plan: Plan) -> list[str]:
+def outlook(facts: Mapping[str, Any], points: Curves, schedule: Schedule) -> list[str]:
     """What more time, and a higher limit, would probably buy: sentences that say no more than was seen."""
     said = []
     values = points.get(name_of(facts["chosen"]), [])[
@@ -175,9 +175,9 @@ def outlook(facts: Mapping[str, Any], points: Curves, plan: Plan) -> list[str]:
             "More hours train the chosen model for longer: featherseg fit --resume --hours HOURS --out RUN, where RUN "
             "is this folder. It was validated too seldom to tell what that gives."
         )
-    one = plan.candidates[0]
-    needed, had = least_to_compare(one.step_seconds), plan.final[one.name][0] * one.step_seconds
-    if not plan.rungs and needed > had:
+    one = schedule.candidates[0]
+    needed, had = least_to_compare(one.step_seconds), schedule.final[one.name] * one.step_seconds
+    if not schedule.rungs and needed > had:
         said.append(
             f"With {lasted(needed)} for training, where this one had {lasted(had)}, a new fit could compare it with "
             "another whose steps take as long, if one keeps the limit."

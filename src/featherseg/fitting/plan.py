@@ -9,7 +9,7 @@ follows from it and from scores is the same wherever and however often it is car
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, NamedTuple, Protocol, TypeVar
 
 from pydantic import Field
 
@@ -124,29 +124,44 @@ class Candidate:
         return name_of(self.model, self.scale)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a fit does, decided before it trains.
+class Rung(NamedTuple):
+    """The steps up to which each candidate trains, counted from its start, and how many stay."""
 
-    rungs: of each, the steps by which every candidate is compared, counted from its start, and how many stay. final:
-    the steps that each candidate would have in the end if it were the last one, and how many of them at a falling rate.
+    steps: Mapping[str, int]
+    keep: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """For how many steps each candidate trains.
+
+    Args:
+        candidates: Those that train, the best guess first.
+        rungs: Their comparisons, in order.
+        final: The steps that each would have in all as the last candidate.
     """
 
     candidates: tuple[Candidate, ...]
-    rungs: tuple[tuple[Mapping[str, int], int], ...]
-    final: Mapping[str, tuple[int, int]]
+    rungs: tuple[Rung, ...]
+    final: Mapping[str, int]
 
 
-def make_plan(ordered: Sequence[Candidate], seconds: float, at_once: int = 1) -> Plan:
-    """The plan for these seconds of training: as many candidates as can be compared, the first ones of those given.
+def make_schedule(ordered: Sequence[Candidate], seconds: float, at_once: int = 1) -> Schedule:
+    """Return the schedule that compares as many of the first candidates as the seconds allow.
 
-    ordered: the best guess first (`best_guesses`); where the time is too short to compare even two, it gets all of it.
-    at_once: candidates that train at the same time. Raises ValueError where none is given or there are no seconds.
+    Args:
+        ordered: The best guess first (`best_guesses`). If the time is too short to compare two of
+            them, the first gets all of it.
+        seconds: For all trainings.
+        at_once: Candidates that train at the same time.
+
+    Raises:
+        ValueError: There are no candidates, or no seconds.
     """
     if not ordered or seconds <= 0:
         raise ValueError(f"expected candidates and seconds, found {len(ordered)} and {seconds:g}")
 
-    # Each rung has the same time, shared evenly: the first among all, the second among half of them, ...
+    # Each rung has the same time, shared evenly: the first among all, the second among half, ...
     compared = min(MOST, len(ordered))
     while compared > 1:
         a_rung = (1 - FINALIST) * seconds / len(rung_sizes(compared))
@@ -155,20 +170,20 @@ def make_plan(ordered: Sequence[Candidate], seconds: float, at_once: int = 1) ->
         if long_enough and FINALIST * seconds >= FINAL_STEPS * slowest:
             break
         compared -= 1
-    chosen, spent, rungs = tuple(ordered[:compared]), 0.0, list[tuple[Mapping[str, int], int]]()
+    chosen, spent, rungs = tuple(ordered[:compared]), 0.0, list[Rung]()
     for number in rung_sizes(compared):
         spent += a_rung / math.ceil(number / at_once)
         steps = {one.name: _whole(spent / one.step_seconds, MOST_CONSTANT) for one in chosen}
-        rungs.append((steps, math.ceil(number / 2)))
+        rungs.append(Rung(steps, math.ceil(number / 2)))
+
+    # The last one gets the other half, or all where nothing is compared
     left = FINALIST * seconds if rungs else seconds
     final = {one.name: _whole((spent + left) / one.step_seconds, MOST_STEPS) for one in chosen}
-    return Plan(
-        chosen, tuple(rungs), {name: (steps, int(DECAY * steps)) for name, steps in final.items()}
-    )
+    return Schedule(chosen, tuple(rungs), final)
 
 
 def least_to_compare(step_seconds: float) -> float:
-    """Seconds of training from which on `make_plan` compares two whose steps take so long, one after the other."""
+    """Seconds of training from which on `make_schedule` compares two whose steps take so long, one after the other."""
     return max(4 * LEAST, 4 * LEAST_STEPS * step_seconds, FINAL_STEPS * step_seconds / FINALIST)
 
 

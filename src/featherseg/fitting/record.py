@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from featherseg.core.config import MOST_STEPS, Config, parse
 from featherseg.core.errors import ConfigError, unknown
@@ -16,7 +16,7 @@ from featherseg.core.wording import one_line, size_text
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.fitting.candidates import MODELS, check_size, has_weights
 from featherseg.fitting.latency import Timing
-from featherseg.fitting.plan import MOST_MS, Candidate, Plan, Scale
+from featherseg.fitting.plan import MOST_MS, Candidate, Rung, Scale, Schedule
 from featherseg.recipe.tables import ImageSize, Positive
 from featherseg.runs.run import moved_dataset
 
@@ -133,17 +133,33 @@ class Final:
 
 
 @dataclass(frozen=True)
-class Made:
-    """A plan with what it was made from.
+class FitPlan:
+    """What a fit is to do, and what that was decided by: plan.json.
 
-    device and threads are those that the timings are of; train_size the (height, width) of a typical training image,
-    image_size of those that will be predicted. In seconds, spent: until the plan was made; ending: what is kept for the
-    end; delivering: what the delivery takes of that, as measured; validating: a validation, with what a training needs
-    to start; opening: what its first start needs beside that. finals: the last trainings in their order, each fixed
-    when it began, and fixed again where the hours ended it; failed: who was to be delivered and could not be, and why;
-    over_limit: who is delivered all the same, as no time or nobody is left; shrunk: the scale at which one is delivered
-    that was too slow at its own; elsewhere: the timings are another device's; pretrained: candidates start from
-    initial weights.
+    A stage of a fit takes a plan and returns one. It changes only where a fit that is resumed must
+    decide alike: the steps of the last training, a rung that the clock ended, a model that could
+    not be delivered.
+
+    Args:
+        config: What the user asked for.
+        parts: The images.
+        device, threads: Those that the latencies are of.
+        image_size: (height, width) of the images to predict.
+        train_size: (height, width) of a typical training image.
+        timings: The latency of every candidate that was timed.
+        schedule: Which candidates train, and for how many steps.
+        spent: Seconds until the plan was made.
+        ending: Seconds kept for the end.
+        validating: Seconds of a validation, with the start of a training that goes on.
+        opening: Seconds that the first start of a training takes beside that.
+        delivering: Seconds of `ending` that the delivery takes, as measured.
+        finals: The last trainings in their order, each fixed when it began, and again where the
+            hours ended it.
+        failed: Candidates that could not be delivered, and why.
+        over_limit: The candidate that is delivered though it is over the limit.
+        shrunk: The scale at which a candidate is delivered that was too slow at its own.
+        elsewhere: Whether the latencies were measured on another device.
+        pretrained: Whether candidates start from initial weights.
     """
 
     config: FitConfig
@@ -153,7 +169,7 @@ class Made:
     image_size: Size
     train_size: Size
     timings: tuple[Timing, ...]
-    plan: Plan
+    schedule: Schedule
     spent: float
     ending: float
     validating: float
@@ -167,20 +183,19 @@ class Made:
     pretrained: bool = True
 
     def timing(self, candidate: Candidate) -> Timing:
-        """What was measured of a candidate."""
+        """Return what was measured of a candidate."""
         return next(
             t for t in self.timings if (t.model, t.scale) == (candidate.model, candidate.scale)
         )
 
     def finals_of(self, candidate: Candidate) -> list[Final]:
-        """Its last trainings, up to that of these hours."""
+        """Return its last trainings, up to that of these hours."""
         return [one for one in self.finals if one.candidate == candidate.name]
 
     def final(self, candidate: Candidate) -> Final | None:
-        """Its last training of these hours, where it has begun."""
-        return next(
-            (one for one in self.finals_of(candidate)[-1:] if one.hours == self.config.hours), None
-        )
+        """Return its last training of these hours, None before it is planned."""
+        last = self.finals_of(candidate)[-1:]
+        return next((one for one in last if one.hours == self.config.hours), None)
 
     def refuse_other(self, asked: Mapping[str, Any]) -> None:
         """Raises ConfigError where what is asked of the fit is not what it was begun with; None is not asked."""
@@ -205,15 +220,16 @@ class Made:
 
     def write(self, out: Path) -> None:
         """Replace OUT/plan.json."""
-        plan = {
-            "candidates": [asdict(one) for one in self.plan.candidates],
-            "rungs": [{"steps": dict(steps), "keep": keep} for steps, keep in self.plan.rungs],
-            "final": {name: list(steps) for name, steps in self.plan.final.items()},
+        schedule = {
+            "candidates": [asdict(one) for one in self.schedule.candidates],
+            "rungs": [{"steps": dict(r.steps), "keep": r.keep} for r in self.schedule.rungs],
+            "final": dict(self.schedule.final),
         }
-        found = {"format_version": FORMAT_VERSION, **{key: getattr(self, key) for key in PLAIN}}
-        found |= {"config": asdict(self.config), "parts": asdict(self.parts), **plan}
-        found |= {key: [asdict(one) for one in getattr(self, key)] for key in ("timings", "finals")}
-        write_json(out / PLAN, found | {"failed": dict(self.failed), "shrunk": dict(self.shrunk)})
+        content = {"format_version": FORMAT_VERSION, **{key: getattr(self, key) for key in PLAIN}}
+        content |= {"config": asdict(self.config), "parts": asdict(self.parts), **schedule}
+        content |= {key: [asdict(x) for x in getattr(self, key)] for key in ("timings", "finals")}
+        content |= {"failed": dict(self.failed), "shrunk": dict(self.shrunk)}
+        write_json(out / PLAN, content)
 
 
 PLAIN = (
@@ -239,6 +255,11 @@ def _not_newer(version: int) -> int:
     return version
 
 
+def _without_decay(steps: Any) -> Any:
+    """Return the steps of a last training; older plans also have those at a falling rate."""
+    return steps[0] if isinstance(steps, list | tuple) and len(steps) == 2 else steps
+
+
 class _Rung(Config):
     steps: dict[str, Steps]
     keep: int
@@ -257,7 +278,7 @@ class _PlanFile(Config):
     timings: tuple[Timing, ...]
     candidates: Annotated[tuple[Candidate, ...], Field(min_length=1)]
     rungs: tuple[_Rung, ...]
-    final: dict[str, tuple[Steps, Annotated[int, Field(ge=0)]]]
+    final: dict[str, Annotated[Steps, BeforeValidator(_without_decay)]]
     spent: Seconds
     ending: Seconds
     validating: Seconds
@@ -291,8 +312,8 @@ class _PlanFile(Config):
             left, before = rung.keep, rung.steps
         if left != 1 or not names <= self.final.keys():
             raise ValueError("its rungs do not end with one candidate, whose last steps are known")
-        if any(not before[name] <= self.final[name][0] - self.final[name][1] for name in names):
-            raise ValueError("a rate falls for more steps than there are behind the rungs")
+        if any(self.final[name] < before[name] for name in names):
+            raise ValueError("a last training has fewer steps than the rungs")
         trained = {last.candidate for last in self.finals}
         if not names >= self.shrunk.keys() | trained:
             raise ValueError("what is none of its candidates has a scale or last steps")
@@ -303,25 +324,30 @@ class _PlanFile(Config):
         return self
 
 
-def read_plan(path: Path) -> Made:
-    """Read the plan.json of a fit; raises ConfigError for one that cannot be, UnknownName for a model or format."""
+def read_plan(path: Path) -> FitPlan:
+    """Read the plan.json of a fit.
+
+    Raises:
+        ConfigError: It is no plan that can be carried out.
+        UnknownName: It names an unknown model or format.
+    """
     try:
-        found = parse(_PlanFile, load_json(path), PLAN)
+        content = parse(_PlanFile, load_json(path), PLAN)
     except (OSError, ValueError, ConfigError) as error:
         wrong = one_line(str(error).splitlines()[0].removeprefix(f"{PLAN}: ")).rstrip(".")
         raise ConfigError(
             f"{path} is no plan that can be carried out: {wrong}. Expected the {PLAN} of a fit."
         ) from None
-    plan = Plan(
-        found.candidates, tuple((rung.steps, rung.keep) for rung in found.rungs), found.final
+    rungs = tuple(Rung(rung.steps, rung.keep) for rung in content.rungs)
+    values = {key: getattr(content, key) for key in (*PLAIN, "config", "timings", "finals")}
+    values |= {"failed": content.failed, "shrunk": content.shrunk}
+    if content.delivering is None:
+        values["delivering"] = content.ending
+    if content.pretrained is None:
+        values["pretrained"] = has_weights(content.candidates[0].model)
+    name = moved_dataset(content.parts.name, path.parent)
+    return FitPlan(
+        parts=replace(content.parts, name=name),
+        schedule=Schedule(content.candidates, rungs, content.final),
+        **values,
     )
-    same = {
-        key: getattr(found, key)
-        for key in (*PLAIN, "config", "parts", "timings", "finals", "failed", "shrunk")
-    }
-    if found.delivering is None:
-        same["delivering"] = found.ending
-    if found.pretrained is None:
-        same["pretrained"] = has_weights(found.candidates[0].model)
-    same["parts"] = replace(found.parts, name=moved_dataset(found.parts.name, path.parent))
-    return Made(plan=plan, **same)

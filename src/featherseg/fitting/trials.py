@@ -1,6 +1,6 @@
 """The trainings of a fit: each candidate a run folder that goes on from rung to rung, to the bit.
 
-An Executor takes segments, which are plain values, and gives what became of each: `carry_out` in this process,
+An Executor takes segments, which are plain values, and gives what became of each: `train_in_turn` in this process,
 `_over_ray` in a Ray cluster.
 """
 
@@ -8,9 +8,9 @@ import math
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,77 @@ class Segment:
     deadline: Deadline | None = None
 
 
+@dataclass(frozen=True)
+class TrialRecord:
+    """What the folder of a trial contains.
+
+    Args:
+        step: The step that it has reached, 0 before its first.
+        scores: mIoU (0..1) on the validation images by step, NaN if it could not be computed.
+        parts: A row of seconds.jsonl for each part of its training, without those cut off by a kill.
+        failed_step: The last step of the segment in which its training failed.
+        reason: Why it failed.
+    """
+
+    step: int = 0
+    scores: Mapping[int, float] = field(default_factory=dict)
+    parts: tuple[Mapping[str, Any], ...] = ()
+    failed_step: int | None = None
+    reason: str = ""
+
+    def failure_at(self, steps: int) -> str | None:
+        """Return why its training up to a step failed, None if it did not."""
+        return self.reason if self.failed_step == steps else None
+
+    def score_at(self, steps: int) -> float | None:
+        """Return the mIoU at a step, NaN if the training to it failed, None if there is none yet."""
+        return math.nan if self.failed_step == steps else self.scores.get(steps)
+
+    @property
+    def last_score(self) -> float:
+        """The mIoU of its last validation, NaN before the first."""
+        return self.scores[max(self.scores)] if self.scores else math.nan
+
+    def score_of(self, segment: Segment) -> float:
+        """Return the mIoU at the end of a segment, NaN if its training failed."""
+        if self.failed_step == segment.steps:
+            return math.nan
+        return self.scores.get(segment.until or segment.steps, self.last_score)
+
+    @property
+    def seconds(self) -> float:
+        """How long it trained; parts that a kill cut off are not counted."""
+        return sum(row["seconds"] for row in self.parts)
+
+    def pace(self, above: int = 0) -> float:
+        """Return the mean seconds of a step, trained with more than `above` threads; 0 if unknown.
+
+        Counted from the first step of each part to its last, so that starts, which read all images,
+        and validations are left out.
+        """
+        rows = [row for row in self.parts if row["steps"] > 1 and row.get("threads", 1) > above]
+        steps = sum(row["steps"] - 1 for row in rows)
+        return sum(row.get("stepping", row["seconds"]) for row in rows) / steps if rows else 0.0
+
+
+def read_trial(folder: Path) -> TrialRecord:
+    """Return what the folder of a trial contains, nothing if it does not exist."""
+    failure = load_json(folder / FAILED) if (folder / FAILED).is_file() else {}
+    metrics = open_run(folder).metrics() if (folder / RESOLVED).is_file() else {}
+    scores = {
+        step: math.nan if row["val_miou"] is None else float(row["val_miou"])
+        for step, row in metrics.items()
+        if "val_miou" in row
+    }
+    return TrialRecord(
+        max(metrics, default=0),
+        scores,
+        tuple(read_lines(folder / SECONDS)),
+        failure.get("steps"),
+        str(failure.get("reason", "")),
+    )
+
+
 class _Steps:
     """Reports and counts the steps of a trial; of its messages, which are for those who type `train`, the doubts."""
 
@@ -112,13 +183,13 @@ def found_by(error: Exception) -> str:
     return error.found if isinstance(error, FeathersegError) else str(error)
 
 
-Executor = Callable[[Sequence[Segment], Reporter], list[float]]
-"""Carries segments out; -> the last mIoU (0..1) of each on the validation split, NaN where its training failed."""
+Executor = Callable[[Sequence[Segment], Reporter], list[TrialRecord]]
+"""Trains segments and returns the record of each trial."""
 
 
-def carry_out(segments: Sequence[Segment], reporter: Reporter) -> list[float]:
-    """One after the other in this process, with all its threads. What was done before a kill is not done again."""
-    return [_carry_out(segment, reporter) for segment in segments]
+def train_in_turn(segments: Sequence[Segment], reporter: Reporter) -> list[TrialRecord]:
+    """Train segments one after the other in this process; steps done before a kill are not repeated."""
+    return [train_segment(segment, reporter) for segment in segments]
 
 
 @dataclass(frozen=True)
@@ -145,7 +216,7 @@ def trial_workers(
             raise ConfigError(
                 f"--workers {workers} is of a cluster: add --cluster local or an address, or leave it out."
             )
-        yield Workers(carry_out, 1, torch.get_num_threads())
+        yield Workers(train_in_turn, 1, torch.get_num_threads())
         return
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers {workers}: expected 1 or more.")
@@ -171,7 +242,7 @@ def _threads(there: Cluster, at_once: int) -> int:
 
 def _over_ray(
     there: Cluster, at_once: int, segments: Sequence[Segment], reporter: Reporter
-) -> list[float]:
+) -> list[TrialRecord]:
     """Every segment a task; of a worker that was killed it is done again by another, from its last checkpoint on."""
     import ray
 
@@ -188,13 +259,13 @@ def _over_ray(
                 there_too, deadline=segment.deadline.moved(time.time() - time.monotonic())
             )
         waiting[task.remote(there_too, threads)] = number
-    found = [math.nan] * len(segments)
+    records = [TrialRecord()] * len(segments)
     while waiting:
         reporter.progress("training on the cluster", len(segments) - len(waiting), len(segments))
         (done, *_), _ = ray.wait(list(waiting))
         number = waiting.pop(done)
         try:
-            found[number], messages = ray.get(done)
+            records[number], messages = ray.get(done)
         except ray.exceptions.RayError as error:
             if isinstance(cause := getattr(error, "cause", None), FeathersegError):
                 raise cause from None
@@ -204,7 +275,7 @@ def _over_ray(
             ) from error
         for text in messages:
             reporter.message(text)
-    return found
+    return records
 
 
 class _Told:
@@ -223,8 +294,8 @@ class _Told:
         """Not told."""
 
 
-def _remotely(segment: Segment, threads: int) -> tuple[float, list[str]]:
-    """A segment in a process of the cluster; -> its score and its messages."""
+def _remotely(segment: Segment, threads: int) -> tuple[TrialRecord, list[str]]:
+    """Train a segment in a process of the cluster; return (record, messages)."""
     plan = segment.folder.parent.parent / PLAN
     if not plan.is_file():
         raise DataNotFound(
@@ -234,19 +305,21 @@ def _remotely(segment: Segment, threads: int) -> tuple[float, list[str]]:
     if segment.deadline is not None:
         segment = replace(segment, deadline=segment.deadline.moved(time.monotonic() - time.time()))
     told = _Told()
-    return _carry_out(segment, told), told.messages
+    return train_segment(segment, told), told.messages
 
 
-def _carry_out(segment: Segment, reporter: Reporter) -> float:
-    folder, known = segment.folder, score_at(segment.folder, segment.until or segment.steps)
+def train_segment(segment: Segment, reporter: Reporter) -> TrialRecord:
+    """Train a trial up to the end of a segment, unless it is there already, and return its record."""
+    folder, record = segment.folder, read_trial(segment.folder)
+    known = record.score_at(segment.until or segment.steps)
     if known is not None and (math.isnan(known) or not open_run(folder).unfinished):
-        return known
+        return record
     if not (folder / RESOLVED).is_file():
         remove_tree(folder)  # what failed before its first step, or a copy that was cut off
         if segment.source is not None:
             copy_run(segment.source, folder)
     if segment.deadline is not None and segment.deadline.seconds_left(time.monotonic(), 0.0) <= 0:
-        return _last_score(folder)  # the hours are over
+        return read_trial(folder)  # the hours are over
     lengths = (f"train.steps={segment.steps}", f"train.decay_steps={segment.decay}")
     began, counting = time.monotonic(), _Steps(reporter, segment.until, segment.deadline)
     try:
@@ -255,26 +328,21 @@ def _carry_out(segment: Segment, reporter: Reporter) -> float:
             segment.recipe, overrides=overrides, group=segment.group, ends=counting.is_last
         )
         train(request, folder, counting, resume=True)
-    except (
-        TrainingError,
-        ConfigError,
-        torch.OutOfMemoryError,
-    ) as error:  # the latter two: too little memory for it
+    # ConfigError: too little memory for it
+    except (TrainingError, ConfigError, torch.OutOfMemoryError) as error:
         begun = (folder / RESOLVED).is_file()
         if begun and isinstance(error, ConfigError):
             raise
         reporter.message(f"{folder.name} is dropped: {found_by(error)}")
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(
-            folder / FAILED,
-            {"steps": segment.steps, "reason": one_line(found_by(error)).rstrip(".")},
-        )
+        reason = one_line(found_by(error)).rstrip(".")
+        write_json(folder / FAILED, {"steps": segment.steps, "reason": reason})
         if not begun:
-            return math.nan
+            return read_trial(folder)
     row = {"steps": counting.taken, "stepping": round(counting.last - counting.first, 3)}
     row |= {"threads": torch.get_num_threads(), "seconds": round(time.monotonic() - began, 2)}
     append_line(folder / SECONDS, row)
-    return math.nan if failure_at(folder, segment.steps) is not None else _last_score(folder)
+    return read_trial(folder)
 
 
 def trial_folder(out: Path, one: Candidate) -> Path:
@@ -286,62 +354,6 @@ def final_folder(out: Path, one: Candidate, steps: int) -> Path:
     """Where its last training lies, of so many steps, which begins as a copy of its trial."""
     trial = trial_folder(out, one)
     return trial.with_name(f"{trial.name}-to-{steps}")
-
-
-def score_at(folder: Path, steps: int) -> float | None:
-    """The mIoU of a trial on the validation split at a step; None before it is there, NaN where it failed."""
-    if failure_at(folder, steps) is not None:
-        return math.nan
-    if not (folder / RESOLVED).is_file():
-        return None
-    record = open_run(folder).metrics().get(steps, {})
-    if "val_miou" not in record:
-        return None
-    return math.nan if record["val_miou"] is None else float(record["val_miou"])
-
-
-def _last_score(folder: Path) -> float:
-    """The mIoU of a trial at its last validation, NaN where there is none."""
-    if not (folder / RESOLVED).is_file():
-        return math.nan
-    scores = [
-        row["val_miou"]
-        for _, row in sorted(open_run(folder).metrics().items())
-        if "val_miou" in row
-    ]
-    return float(scores[-1]) if scores and scores[-1] is not None else math.nan
-
-
-def failure_at(folder: Path, steps: int) -> str | None:
-    """Why a trial's training up to a step failed; None where it did not."""
-    found = load_json(folder / FAILED) if (folder / FAILED).is_file() else {}
-    return str(found["reason"]) if found.get("steps") == steps else None
-
-
-def seconds_of(folder: Path) -> float:
-    """What the trainings in a trial's folder took so far; what a kill cut off is not known and not counted."""
-    return sum(row["seconds"] for row in read_lines(folder / SECONDS))
-
-
-def progress_of(folder: Path, above: int = 0) -> tuple[int, float]:
-    """(the step that a trial has reached, seconds that a step took with more than `above` threads, 0 where not known).
-
-    From the first step of a segment to its last: starts, which look at all images, and validations are planned apart.
-    """
-    rows = [
-        row
-        for row in read_lines(folder / SECONDS)
-        if row["steps"] > 1 and row.get("threads", 1) > above
-    ]
-    steps = sum(row["steps"] - 1 for row in rows)
-    return last_step(folder), sum(
-        row.get("stepping", row["seconds"]) for row in rows
-    ) / steps if rows else 0.0
-
-
-def last_step(folder: Path) -> int:
-    """The step that a trial has reached, 0 before its first."""
-    return max(open_run(folder).metrics(), default=0) if (folder / RESOLVED).is_file() else 0
 
 
 def copy_run(source: Path, to: Path, but: tuple[str, ...] = ()) -> None:

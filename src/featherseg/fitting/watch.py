@@ -19,7 +19,7 @@ from featherseg.fitting.candidates import resize_of
 from featherseg.fitting.feasible import calibration_of, image_of
 from featherseg.fitting.latency import Timing, time_file, write_untrained
 from featherseg.fitting.plan import Candidate
-from featherseg.fitting.record import Made
+from featherseg.fitting.record import FitPlan
 
 SHARE, MOST = 0.02, 8
 """Of all the time, what it may take; how often it is timed at most, evenly over the last training."""
@@ -41,14 +41,14 @@ class Watch:
     """
 
     def __init__(
-        self, made: Made, candidate: Candidate, ends: float, folder: Path, reporter: Reporter
+        self, plan: FitPlan, candidate: Candidate, ends: float, folder: Path, reporter: Reporter
     ) -> None:
         """ends: when its last training will, by time.monotonic, about; folder: where its file is written."""
-        self.made, self.candidate, self.folder, self.reporter = made, candidate, folder, reporter
+        self.plan, self.candidate, self.folder, self.reporter = plan, candidate, folder, reporter
         self.message, self.progress = reporter.message, reporter.progress
         self.timings = list[Timing]()
-        self.seconds = watching_seconds(made.config.hours)
-        self.left = 0 if made.elsewhere else max(0, round(self.seconds / A_TIMING) - 1)
+        self.seconds = watching_seconds(plan.config.hours)
+        self.left = 0 if plan.elsewhere else max(0, round(self.seconds / A_TIMING) - 1)
         self.due = time.monotonic()
         self.every = max(LEAST, (ends - self.due) / max(1, self.left))
         self._file: Path | None = None
@@ -68,18 +68,18 @@ class Watch:
 
     def time(self) -> Timing:
         """What the untrained file takes now. Raises what writing and timing it does."""
-        made, one = self.made, self.candidate
-        name = (one.model, one.scale, made.config.format)
-        root = None if made.parts.root is None else Path(made.parts.root)
-        image = image_of(open_dataset(made.parts.name, made.parts.val, root), made.image_size)
+        plan, one = self.plan, self.candidate
+        name = (one.model, one.scale, plan.config.format)
+        root = None if plan.parts.root is None else Path(plan.parts.root)
+        image = image_of(open_dataset(plan.parts.name, plan.parts.val, root), plan.image_size)
         if self._file is None:
-            train = open_dataset(made.parts.name, made.parts.train, root)
+            train = open_dataset(plan.parts.name, plan.parts.train, root)
             seen = (
-                calibration_of(train, made.image_size)
-                if EXPORTERS[made.config.format].quantised
+                calibration_of(train, plan.image_size)
+                if EXPORTERS[plan.config.format].quantised
                 else []
             )
-            resize = resize_of(one.scale, made.image_size, whole=made.config.image_size is None)
+            resize = resize_of(one.scale, plan.image_size, whole=plan.config.image_size is None)
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = write_untrained(name, train.classes, resize, image, seen, self.folder)
         return time_file(self._file, image, name)
@@ -89,7 +89,7 @@ class Watch:
 
         pairs: timings of that file, each with one of the file as it was timed in training, taken right behind it.
         """
-        percentile = self.made.config.percentile
+        percentile = self.plan.config.percentile
         slowest = max(t.latency(percentile) for t in self.timings)
         expected = slowest * median(
             small.latency(percentile) / own.latency(percentile) for small, own in pairs

@@ -1,6 +1,7 @@
-"""A fit's plan that was never made, and a folder of images for one."""
+"""A plan of a fit without its beginning, an executor without trainings, and a folder of images."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,10 @@ from PIL import Image
 from featherseg.fitting.bundle import read_latency
 from featherseg.fitting.latency import Timing
 from featherseg.fitting.parts import find_parts
-from featherseg.fitting.plan import Candidate, Plan
-from featherseg.fitting.record import Final, FitConfig, Made, Parts
+from featherseg.fitting.plan import Candidate, Rung, Schedule
+from featherseg.fitting.record import Final, FitConfig, FitPlan, Parts
+from featherseg.fitting.state import FitState
+from featherseg.fitting.trials import TrialRecord
 
 FAST, SLOW = (
     Candidate("frm-lite0-half-light", 1.0, 5.0, 0.1),
@@ -22,11 +25,11 @@ def timing(model="frm-lite0-light", scale=1.0, p50=15.0, *, p95=None, memory=300
     return Timing(model, scale, format, p50, p95 or 1.5 * p50, 0.9 * p50, 1.1 * p50, memory, 12.5)
 
 
-def made(
-    data="shapes", *, candidates=(SLOW, FAST), rungs=((4, 1),), final=(10, 2), root=None, **config
+def fit_plan(
+    data="shapes", *, candidates=(SLOW, FAST), rungs=((4, 1),), final=10, root=None, **config
 ):
     """The plan of candidates out of FAST and SLOW; rungs: (steps, how many stay)."""
-    whole = {
+    values = {
         "data": str(data),
         "data_root": None,
         "max_ms": 20.0,
@@ -34,15 +37,15 @@ def made(
         "max_mib": None,
         "hours": 1.0,
     }
-    whole |= {"format": "onnx", "image_size": None, "device": "cpu"} | config
+    values |= {"format": "onnx", "image_size": None, "device": "cpu"} | config
     names = [one.name for one in candidates]
-    plan = Plan(
+    schedule = Schedule(
         candidates,
-        tuple((dict.fromkeys(names, steps), keep) for steps, keep in rungs),
+        tuple(Rung(dict.fromkeys(names, steps), keep) for steps, keep in rungs),
         dict.fromkeys(names, final),
     )
-    return Made(
-        FitConfig(**whole),
+    return FitPlan(
+        FitConfig(**values),
         Parts(str(data), root),
         device="a board, 2 cores",
         threads=2,
@@ -53,7 +56,7 @@ def made(
             timing(SLOW.model, p50=15.0),
             timing("frm-lite0", p50=40.0),
         ),
-        plan=plan,
+        schedule=schedule,
         spent=10.0,
         ending=30.0,
         validating=1.0,
@@ -61,12 +64,41 @@ def made(
     )
 
 
-def begin_planned(yard, out, **config):
+class Scored:
+    """An executor that trains nothing: scores by segment. It keeps what it was asked for."""
+
+    def __init__(self, score):
+        self.score, self.asked = score, []
+
+    def __call__(self, segments, reporter):
+        self.asked += [(s.recipe, s.steps, s.decay, s.source) for s in segments]
+        return [self.record(segment) for segment in segments]
+
+    def record(self, segment):
+        score = self.score(segment)
+        failed = segment.steps if math.isnan(score) else None
+        return TrialRecord(segment.steps, {segment.steps: score}, (), failed)
+
+
+def trained(step, pace=0.0, threads=1):
+    """The record of a trial that reached a step, each of which took `pace` seconds, 0 if unknown."""
+    part = {"steps": 2, "stepping": pace, "seconds": pace, "threads": threads}
+    return TrialRecord(step, {}, (part,) if pace else ())
+
+
+def state_of(plan, ranking=(), **trials):
+    """The state of a fit with such a plan; trials: records by folder names with _ for -."""
+    return FitState(
+        plan, {name.replace("_", "-"): one for name, one in trials.items()}, None, tuple(ranking)
+    )
+
+
+def begin_planned(yard, out, decay, **config):
     """Leave `out` as a fit that has decided all its steps: --resume times nothing and takes them."""
-    plan, (parts, _) = made(yard, **config), find_parts(str(yard), None, out)
+    plan, (parts, _) = fit_plan(yard, **config), find_parts(str(yard), None, out)
     finals = [
-        Final(one.name, plan.config.hours, *plan.plan.final[one.name])
-        for one in plan.plan.candidates
+        Final(one.name, plan.config.hours, plan.schedule.final[one.name], decay)
+        for one in plan.schedule.candidates
     ]
     size = plan.config.image_size or plan.image_size
     replace(plan, parts=parts, image_size=size, finals=tuple(finals)).write(out)

@@ -1,15 +1,14 @@
 """A machine with a clock of its own, on which trainings take no time: a busy hour passes in milliseconds."""
 
-import math
 from dataclasses import replace
 from types import SimpleNamespace
 
-from support.models.fit_plans import FAST, SLOW, made
+from support.models.fit_plans import FAST, SLOW, fit_plan
 
-from featherseg.fitting import fit as session
+from featherseg.fitting import last_training, screening, state
 from featherseg.fitting.clock import StepClock
-from featherseg.fitting.plan import make_plan
-from featherseg.fitting.trials import Workers
+from featherseg.fitting.plan import make_schedule
+from featherseg.fitting.trials import TrialRecord, Workers
 
 
 class Machine:
@@ -21,17 +20,24 @@ class Machine:
         self.reached, self.took, self.segments = {}, {}, []
         self.plan, self.dies_at = None, None
         self.workers = Workers(self.execute, 1, 1)
-        monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: self.now))
-        monkeypatch.setattr(session, "last_step", lambda folder: self.reached.get(folder, 0))
-        monkeypatch.setattr(session, "progress_of", self.progress_of)
+        for module in (screening, last_training, state):
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
 
     def spend(self, seconds):
         """Let so many seconds of an idle machine pass."""
         self.now += seconds * (self.slowdown if self.now >= self.since else 1.0)
 
-    def progress_of(self, folder, above=0):
-        rows = self.took.get(folder, [])
-        return self.reached.get(folder, 0), sum(rows) / len(rows) if rows else 0.0
+    def record(self, folder, model=None):
+        """What the folder of a trial contains."""
+        seconds, step = self.took.get(folder, []), self.reached.get(folder, 0)
+        part = {"steps": len(seconds) + 1, "stepping": sum(seconds), "seconds": sum(seconds)}
+        return TrialRecord(
+            step, {step: self.scores[model]} if step and model else {}, (part,) if seconds else ()
+        )
+
+    def records(self):
+        """What the folders of all trials contain, by their names."""
+        return {folder.name: self.record(folder) for folder in self.reached}
 
     def execute(self, segments, reporter):
         for segment in segments:
@@ -44,15 +50,13 @@ class Machine:
             if segment.deadline is not None and segment.deadline.seconds_left(self.now, 0.0) <= 0:
                 continue
             self.train(segment, last)
-        return [
-            self.scores[one.recipe] if one.folder in self.reached else math.nan for one in segments
-        ]
+        return [self.record(one.folder, one.recipe) for one in segments]
 
     def train(self, segment, last):
         self.spend(self.plan.validating / 2)  # it starts
         clock = None if segment.deadline is None else StepClock(segment.deadline)
         pace = next(
-            one.step_seconds for one in self.plan.plan.candidates if one.model == segment.recipe
+            one.step_seconds for one in self.plan.schedule.candidates if one.model == segment.recipe
         )
         for step in range(self.reached.get(segment.folder, 0) + 1, last + 1):
             began = self.now
@@ -73,6 +77,6 @@ def planned(hours, *, spent=30.0, delivering=30.0, validating=6.0, step_seconds=
         replace(FAST, step_seconds=step_seconds / 2),
     ]
     ending = 1.5 * delivering + 0.05 * 3600 * hours
-    plan = make_plan(ordered, 3600 * hours - spent - ending - 4 * validating)
+    schedule = make_schedule(ordered, 3600 * hours - spent - ending - 4 * validating)
     figures = {"spent": spent, "ending": ending, "delivering": delivering, "validating": validating}
-    return replace(made(hours=hours), plan=plan, **figures)
+    return replace(fit_plan(hours=hours), schedule=schedule, **figures)
