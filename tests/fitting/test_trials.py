@@ -215,13 +215,26 @@ def test_a_trial_stops_by_its_clock_and_where_it_stopped_before(tmp_path, monkey
     assert (score_and_step(replace(segment, until=7)), now) == ((0.07, 7), [7.0])
     assert (score_and_step(segment), now) == ((0.1, 10), [10.0])
 
-    # What is asked of it is its score there, however far it went on
-    assert score_and_step(replace(segment, steps=4)) == (0.04, 10)
-
     # What has nothing is not begun when the hours are over
     fresh = replace(late, folder=tmp_path / "trials" / "fresh")
     assert trials.train_in_turn([fresh], Silent()) == [TrialRecord()]
     assert not fresh.folder.exists()
+
+
+def test_a_trial_that_was_killed_on_its_way_has_ended_its_earlier_segments(tmp_path, monkeypatch):
+    (segment,) = segments(tmp_path, 1)  # to step 10
+    info = small_info([ClassInfo("a", (0, 0, 0)), ClassInfo("b", (9, 9, 9))])
+    train = info.recipe.train.model_copy(update={"steps": 10, "epochs": None})
+    recipe = info.recipe.model_copy(update={"train": train})
+    write_info(segment.folder, info.model_copy(update={"recipe": recipe}))
+    for record in ({"step": 4, "val_miou": 0.3}, {"step": 5}):
+        append_line(segment.folder / "metrics.jsonl", record)
+    monkeypatch.setattr(trials, "train", None)
+    first = replace(segment, steps=4)
+    (record,) = trials.train_in_turn([first], Silent())
+    assert (record.score_of(first), record.step) == (0.3, 5)
+    with pytest.raises(TypeError, match="not callable"):
+        trials.train_in_turn([segment], Silent())
 
 
 def test_a_machine_of_a_cluster_keeps_the_deadline_by_its_own_clock(tmp_path, monkeypatch, ray):

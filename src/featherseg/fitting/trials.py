@@ -311,8 +311,11 @@ def _remotely(segment: Segment, threads: int) -> tuple[TrialRecord, list[str]]:
 def train_segment(segment: Segment, reporter: Reporter) -> TrialRecord:
     """Train a trial up to the end of a segment, unless it is there already, and return its record."""
     folder, record = segment.folder, read_trial(segment.folder)
-    known = record.score_at(segment.until or segment.steps)
-    if known is not None and (math.isnan(known) or not open_run(folder).unfinished):
+    end = segment.until or segment.steps
+    known = record.score_at(end)
+    if known is not None and (
+        math.isnan(known) or record.step > end or not open_run(folder).unfinished
+    ):
         return record
     if not (folder / RESOLVED).is_file():
         remove_tree(folder)  # what failed before its first step, or a copy that was cut off
