@@ -190,10 +190,13 @@ mask = session.run(["masks"], {"images": images})[0][0]  # (H, W) uint8; 0 is fa
 """
 
 LOGITS = """\
-normal = (image - np.float32(facts["mean"])) / np.float32(facts["std"])  # all three in units of 0..255
-logits = session.run(["logits"], {"images": normal.transpose(2, 0, 1)[None]})[0][0]  # (classes, h, w)
+# image, mean and std are in units of 0..255
+normal = (image - np.float32(facts["mean"])) / np.float32(facts["std"])
+(scores,) = session.run(["logits"], {"images": normal.transpose(2, 0, 1)[None]})
+logits = scores[0]  # (classes, h, w)
 (H, W), step = image.shape[:2], facts["size_divisor"]
-size = [-(-max(side, facts["minimum_size"]) // step) * step for side in (W, H)]  # the graph pads right and below
+# the graph pads right and below
+size = [-(-max(side, facts["minimum_size"]) // step) * step for side in (W, H)]
 """
 
 ENLARGE = """\
@@ -201,13 +204,14 @@ planes = [Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR) for pla
 """
 
 ENLARGE_BY_CORNERS = """\
-steps = [(n - 1) / (N - 1) for n, N in zip(logits.shape[:0:-1], size)]  # align_corners: corners lie on corners
+# align_corners: the corners of both grids coincide
+steps = [(n - 1) / (N - 1) for n, N in zip(logits.shape[:0:-1], size)]
 box = [0.5 - s / 2 for s in steps] + [n - 0.5 + s / 2 for n, s in zip(logits.shape[:0:-1], steps)]
 planes = [Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR, box) for plane in logits]
 """
 
 ARGMAX = """\
-mask = np.argmax(np.stack(planes), axis=0)[:H, :W].astype(np.uint8)  # (H, W); 0 is facts["classes"][0]
+mask = np.argmax(np.stack(planes), axis=0)[:H, :W].astype(np.uint8)
 """
 
 SAVE = 'Image.fromarray(mask).save("mask.png")\n'
