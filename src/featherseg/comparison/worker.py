@@ -26,12 +26,12 @@ from featherseg.comparison.builds import TORCH_BUILDS, BuildRuntime
 from featherseg.comparison.roofline import measure_limits
 from featherseg.comparison.variants import CATALOGUE_CLASSES, untrained_classes
 from featherseg.core.allocator import keep_freed_memory
+from featherseg.core.config import SplitBy
 from featherseg.core.errors import FeathersegError
 from featherseg.core.machine import pick_device
 from featherseg.core.types import SegOutput, Size
 from featherseg.costs.latency import answers_alone, clocks, peak_memory, settle, warm_up
 from featherseg.data import open_dataset
-from featherseg.data.datasets.sequences import SplitBy
 from featherseg.data.images.decoding import read_image
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.drawing import index_image, png_bytes

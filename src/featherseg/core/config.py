@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from featherseg.core.errors import ConfigError, did_you_mean
 from featherseg.core.files import read_bounded
@@ -26,6 +26,12 @@ MOST_STEPS = 10_000_000
 
 Positive = Annotated[int, Field(gt=0, le=MOST_STEPS)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+SplitBy = Annotated[
+    Literal["sequence", "image", "sequence-2", "sequence-1", "hash"],
+    BeforeValidator(lambda value: "sequence-2" if value == "sequence" else value),
+]
+"""What a split by share keeps together: a sequence, or nothing. Run records number the rule."""
 
 
 class Config(BaseModel):

@@ -37,14 +37,13 @@ from featherseg.inference.folder_record import (
     version_of,
 )
 from featherseg.inference.inputs import InputImage, read_ahead
-from featherseg.inference.manifest import DONE, MANIFEST
+from featherseg.inference.manifest import DONE, MANIFEST, PANOPTIC
 from featherseg.inference.predictor import KINDS, Prediction, Predictor
 from featherseg.inference.reporter import PredictReporter
 from featherseg.inference.soft_output import SOFT_FILES, check_soft, save_soft
-from featherseg.inference.submissions import FOLDER as PANOPTIC
-from featherseg.inference.submissions import SUBMISSIONS, PanopticOutput
 
 if TYPE_CHECKING:
+    from featherseg.inference.submissions import PanopticOutput, Submission
     from featherseg.inference.video.segmentation import VideoResult
 
 LARGER_THAN_TRAINED = 2.0
@@ -166,9 +165,13 @@ class Output:
     ) -> None:
         self.folder, self.files, self.settings, self.bucket = folder, files, settings, bucket
         self.place = bucket or str(folder)
-        if (benchmark := settings.submission) is not None and benchmark not in SUBMISSIONS:
-            raise unknown("benchmark", benchmark, SUBMISSIONS)
-        self.submission = None if benchmark is None else SUBMISSIONS[benchmark]
+        self.submission: Submission | None = None
+        if (benchmark := settings.submission) is not None:
+            from featherseg.inference.submissions import SUBMISSIONS  # with all datasets: 0.1 s
+
+            if benchmark not in SUBMISSIONS:
+                raise unknown("benchmark", benchmark, SUBMISSIONS)
+            self.submission = SUBMISSIONS[benchmark]
         self.names = unique_names([Path(file.name) for file in files])
         if self.submission and self.names != [file.stem for file in files]:
             raise ConfigError(
@@ -202,6 +205,8 @@ class Output:
         if self.submission:
             self.submission.check(predictor.runtime.name, predictor.classes)
         elif predictor.runtime.panoptic:
+            from featherseg.inference.submissions import PanopticOutput
+
             self.panoptic = PanopticOutput(self.folder, predictor.classes)
         if self.settings.probabilities:
             check_soft(predictor.runtime)
@@ -333,7 +338,7 @@ class Output:
         self._list_at = ended + max(LISTED_EVERY, (ended - began) / LISTING_SHARE)
 
     def _write(
-        self, folder: Path, panoptic: PanopticOutput | None, result: Prediction, image: ReadImage
+        self, folder: Path, panoptic: "PanopticOutput | None", result: Prediction, image: ReadImage
     ) -> None:
         if self.submission:
             self.submission.save(result.mask, folder, image.name)
@@ -356,7 +361,7 @@ class Output:
             ConfigError: A file has other content.
         """
         with TemporaryDirectory(prefix="featherseg-") as scratch:
-            panoptic = PanopticOutput(Path(scratch), result.classes) if self.panoptic else None
+            panoptic = type(self.panoptic)(Path(scratch), result.classes) if self.panoptic else None
             self._write(Path(scratch), panoptic, result, image)
             for file in there:
                 stored = self._stored.get(self._shown(file)) if self.bucket else None

@@ -21,6 +21,10 @@ MASK, PLACED_MASK, MANIFEST = "_mask.png", "_mask.tif", "predictions.jsonl"
 """Ends of the files of a mask, and of one of a GeoTIFF, behind the name of the image; the record of all."""
 
 
+PANOPTIC = "panoptic"
+"""The folder of the maps of a panoptic model's objects."""
+
+
 class Listed(NamedTuple):
     """A file that was found; size in bytes, 0 where it was not told."""
 

@@ -15,6 +15,7 @@ from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES, LABEL
 from featherseg.data.panoptic.data import categories
 from featherseg.data.panoptic.files import PanopticWriter, official_id
 from featherseg.inference.drawing import save_image
+from featherseg.inference.manifest import PANOPTIC
 from featherseg.inference.panoptic import Panoptic
 
 SHOWN_NAMES = 5
@@ -58,9 +59,6 @@ SUBMISSIONS = {
 """The benchmarks whose files can be written, by their dataset's name."""
 
 
-FOLDER = "panoptic"
-
-
 class PanopticOutput:
     """Writes panoptic/NAME.png for every image, and when asked panoptic.json, which says what their ids are.
 
@@ -69,10 +67,10 @@ class PanopticOutput:
     """
 
     def __init__(self, output: Path, classes: Sequence[ClassInfo]) -> None:
-        refuse_links(output, FOLDER, f"{FOLDER}.json")
+        refuse_links(output, PANOPTIC, f"{PANOPTIC}.json")
         self.ids = category_ids(classes)
         self.added = False
-        self.writer = PanopticWriter(output / FOLDER, categories(classes, self.ids))
+        self.writer = PanopticWriter(output / PANOPTIC, categories(classes, self.ids))
 
     def lists(self, name: str) -> bool:
         """Whether panoptic.json lists the PNG of the image of that name."""

@@ -4,10 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from featherseg.core.config import Config, Positive, Share
+from featherseg.core.config import Config, Positive, Share, SplitBy
 from featherseg.core.storage import without_buckets
 from featherseg.core.wording import last_parts
-from featherseg.data.datasets.sequences import SplitBy
 from featherseg.data.images.sizes import ImageSize, ResizeTo
 from featherseg.data.pipeline.augmentation import AugmentTable
 from featherseg.losses.terms import LossTable

@@ -7,10 +7,17 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from featherseg.core.config import Config, parse, parse_toml, read_text, toml_key, toml_string
+from featherseg.core.config import (
+    Config,
+    SplitBy,
+    parse,
+    parse_toml,
+    read_text,
+    toml_key,
+    toml_string,
+)
 from featherseg.core.errors import DataNotFound, did_you_mean, near_path
 from featherseg.core.types import IGNORE, ClassInfo
-from featherseg.data.datasets.sequences import SplitBy
 from featherseg.data.images.labels import TOML, LabelMap
 from featherseg.data.images.palettes import color_text, default_palette, parse_color
 

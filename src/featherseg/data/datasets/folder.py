@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from featherseg.core.config import SplitBy
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
 from featherseg.core.files import composed
 from featherseg.core.types import IGNORE, ClassInfo, Sample
 from featherseg.core.wording import size_text
 from featherseg.data.datasets.dataset_toml import ANY, DatasetToml, LayerTable, read_dataset_toml
-from featherseg.data.datasets.sequences import SplitBy, split_by_share
+from featherseg.data.datasets.sequences import split_by_share
 from featherseg.data.images.decoding import IMAGE_SUFFIXES, read_mask
 from featherseg.data.images.labels import LabelMap
 from featherseg.data.images.pairs import FilesByStem, Listing, Pair, PairedFiles, files_by_stem

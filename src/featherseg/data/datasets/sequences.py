@@ -10,17 +10,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Literal
 
-from pydantic import BeforeValidator
-
+from featherseg.core.config import SplitBy
 from featherseg.core.wording import counted
-
-SplitBy = Annotated[
-    Literal["sequence", "image", "sequence-2", "sequence-1", "hash"],
-    BeforeValidator(lambda value: "sequence-2" if value == "sequence" else value),
-]
-"""What falls into a split as a whole: a sequence, or each image for itself. Records of runs number the rule."""
 
 OLD_RULES = ("sequence-1", "hash")
 """Those of runs that have them in their record: the last number of every name was taken for that of the frame, and the

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from featherseg.core.config import SplitBy
 from featherseg.core.wording import counted
 from featherseg.data.datasets.sequences import (
     GAP,
     STRETCH,
-    SplitBy,
     place_of,
     sequences_of,
     split_by_share,
