@@ -282,12 +282,14 @@ def test_a_run_s_masks_are_compared_on_images_of_its_own(workers, tiny_run):
         return list(dict.fromkeys(row.fidelity.images for row in table.rows))
 
     of_scenes = [
-        "2 images of two, brought to 32x48",
-        "3 synthetic images (shapes val), brought to 32x48",
+        "2 images of two, resized to 32x48",
+        "3 synthetic images (shapes val), resized to 32x48",
     ]
     assert words() == of_scenes
     toml.unlink()  # moved away: drawn ones then, and it is said
-    assert words()[0] == f"{of_scenes[1]}, as tiny's own {toml} was not found (set --data-root)"
+    assert (
+        words()[0] == f"{of_scenes[1]}, because tiny's data {toml} were not found (set --data-root)"
+    )
 
 
 @pytest.mark.parametrize(("split", "marks"), [("val", "selected on these images"), ("test", "")])

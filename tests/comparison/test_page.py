@@ -49,7 +49,7 @@ def test_what_was_left_out_and_an_untrained_model_are_said_and_escaped(outcome):
 
 
 def test_a_crowded_machine_is_flagged_and_a_quiet_one_is_not(outcome):
-    assert not any("Other processes used the machine" in text for text in cautions(outcome))
+    assert not any("Other programs were running" in text for text in cautions(outcome))
     row = outcome.tables[0].rows[0]
     slow = {stage: 2 * ms for stage, ms in row.samples.wall.items()}
     table = replace(

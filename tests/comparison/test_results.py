@@ -7,7 +7,7 @@ from support.models.simulated_scores import training_runs
 
 from featherseg.comparison.compare import _known
 from featherseg.comparison.compare_results import Budgets, CandidateResult, Ranking
-from featherseg.comparison.side_by_side import Latency
+from featherseg.comparison.side_by_side import MeasuredCosts
 from featherseg.evaluation.bootstrap import compare_models
 from featherseg.evaluation.clusters import single_images
 
@@ -17,7 +17,7 @@ def result(name: str, miou: float, pq: float | None) -> CandidateResult:
     of_objects = None if pq is None else pq + seeds
     iou = np.full((3, 5), miou)
     return CandidateResult(
-        name, "scratch", (name,), 3, miou + seeds, iou, None, None, Latency(), of_objects
+        name, "scratch", (name,), 3, miou + seeds, iou, None, None, MeasuredCosts(), of_objects
     )
 
 
@@ -69,14 +69,14 @@ def test_what_is_not_known_is_null_in_json():
 def test_a_model_whose_miou_is_not_known_is_on_no_front():
     ranked = Ranking("scratch", (result("a", 0.7, None), result("b", np.nan, None)), (), "", (), ())
     timed = replace(
-        ranked, results=tuple(replace(s, latency=Latency(9.0, 9.5)) for s in ranked.results)
+        ranked, results=tuple(replace(s, latency=MeasuredCosts(9.0, 9.5)) for s in ranked.results)
     )
     assert [p.name for p in Budgets(max_ms=10).fronts(timed)[0][1]] == ["a"]
 
 
 def test_costs_in_json_are_named_as_those_of_fit():
     measured = replace(
-        result("a", 0.7, None), latency=Latency(12.5, 15.0, process_mib=300.0, gpu_mib=90.0)
+        result("a", 0.7, None), latency=MeasuredCosts(12.5, 15.0, process_mib=300.0, gpu_mib=90.0)
     )
     assert measured.as_dict()["latency_ms"] == {"p50": 12.5, "p95": 15.0}
     assert measured.as_dict()["memory_mib"] == 90.0

@@ -59,7 +59,7 @@ def test_models_take_turns_in_processes_that_are_started_anew(tmp_path):
     (ratio,) = found.ratios()
     assert ratio.value == pytest.approx(4)  # on a machine that grows slower
     assert ratio.message(found.names) == "o is faster than e: 4.00 times as fast"
-    eager, ours = found.latency(0), found.latency(1)
+    eager, ours = found.costs_of(0), found.costs_of(1)
     assert (eager.process_mib, ours.process_mib, eager.gpu_mib) == (
         400,
         100,

@@ -19,7 +19,7 @@ from featherseg.comparison.builds import (
     GraphReplay,
     pointwise_by_onednn,
 )
-from featherseg.comparison.worker import Opened, precision_of, serve
+from featherseg.comparison.worker import TimedModel, precision_of, serve
 from featherseg.costs.latency import ALIKE_LEAST, ALIKE_MOST
 from featherseg.inference.drawing import save_index_png
 from featherseg.inference.masks import predict_mask
@@ -103,7 +103,7 @@ def test_eager_is_the_model_as_it_was_built(files, tmp_path):
 def test_what_is_encoded_is_the_file_that_predict_writes(tmp_path):
     mask = np.arange(12, dtype=np.uint8).reshape(3, 4) % len(CLASSES)
     save_index_png(mask, CLASSES, tmp_path / "mask.png")
-    opened = Opened(TorchRuntime(three_layers(), CLASSES, device="cpu"), usual_masks=True)
+    opened = TimedModel(TorchRuntime(three_layers(), CLASSES, device="cpu"), usual_masks=True)
     assert opened.encode(mask[None]) == [(tmp_path / "mask.png").read_bytes()]
 
 
@@ -174,7 +174,7 @@ def test_on_a_gpu_the_forward_is_timed_by_its_own_events(files):
 @pytest.mark.parametrize("usual", [False, True])
 def test_what_is_timed_sees_images_at_the_size_that_the_model_is_used_at(files, fit, usual):
     runtime = TorchRuntime(three_layers(), CLASSES, test_resize=fit, device="cpu")
-    opened = Opened(runtime, usual, [Path(files[0])])
+    opened = TimedModel(runtime, usual, [Path(files[0])])
     _, out, masks = opened.one_pass()
     factor = min(fit[0] / SIZE[0], fit[1] / SIZE[1])
     assert out.image_size == (round(SIZE[0] * factor), round(SIZE[1] * factor))

@@ -1,8 +1,9 @@
-"""The latency of a model in every build, and how far its masks are from those of plain PyTorch.
+"""Latency of a model in every build, and how close its masks are to those of plain PyTorch.
 
-One process per variant, so that memory is its own and no library disturbs another. All are started together, warmed up,
-and then take turns, round by round: a ratio is taken between neighbours in time. All of that several times, as a
-process keeps its luck (addresses, pages, where its threads lie). A variant's latency is given only with its fidelity.
+Each variant has its own process, so memory is its own and no library disturbs another. All processes
+are started together, warmed up, and then take turns, so a ratio compares passes that are close in
+time. This is repeated several times, because memory addresses, pages and thread placement of a
+process affect all its times. No latency is given without its fidelity.
 """
 
 import math
@@ -56,37 +57,37 @@ def benchmark(
     out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Benchmark:
-    """Time models in every build and exported file, with the difference of their masks beside every latency.
+    """Time models in every build and exported file, and compare their masks with plain PyTorch.
 
     Args:
-        models: Run folders, names of runs, exported files, names of the catalogue (seeded weights).
-        plan: Sizes, batches, threads, device, baseline, repeats, also as a mapping: {"threads": [1, 4]}; its defaults
-            are those of `featherseg benchmark`.
-        data, data_root, split: What mIoU is measured on; naming one of them takes the others from the runs.
-        trust: Open .pt2 files, also those in a run's export/; they run the code that they contain.
-        out: Also write the benchmark as one HTML page.
-        progress: Called with (what is being done, steps done, steps in all). Default: a bar in a notebook.
+        models: run folders, names of runs, exported files, names of the catalogue (seeded weights).
+        plan: sizes, batches, threads, device, baseline and repeats, or a mapping of those that
+            differ from the defaults of `featherseg benchmark`, such as {"threads": [1, 4]}.
+        data, data_root, split: the labelled set for mIoU; if one is given, the others default to
+            the runs' own. Without all three, mIoU is not measured.
+        trust: open .pt2 files, also those in a run's export/; they run the code that they contain.
+        out: also write the benchmark as one HTML page.
+        progress: called with (text, steps done, steps in all). Default: a bar in a notebook.
 
     Returns:
-        A Benchmark: a table a setting, with 95 % intervals.
+        A table for each size, batch and number of threads, with 95 % intervals.
 
     Raises:
-        RunError, DataNotFound: A run, a file or the data cannot be opened; a baseline cannot be measured.
-        ConfigError, UnknownName, DeviceError: The plan cannot be measured here.
-        UntrustedFile: A .pt2 file, without `trust`.
+        RunError, DataNotFound: a run, a file or the data cannot be opened, or a baseline measured.
+        ConfigError, UnknownName, DeviceError: the plan cannot be measured here.
+        UntrustedFile: a .pt2 file is among the files, and `trust` is False.
     """
     if out is not None:
         check_writable(Path(out))
     plan = with_given(Plan(), plan, "plan", but=("models", "labelled"))
-    found = find_models(
-        [str(model.path) if isinstance(model, Run) else str(model) for model in models]
-    )
-    for file in (file for model in found for file in model.files):
+    timed_models = find_models([str(one.path if isinstance(one, Run) else one) for one in models])
+    for file in (file for model in timed_models for file in model.files):
         check_trust(file, trust)
     if not (data is None and data_root is None and split is None):
-        own = [model.run.recipe.data for model in found if model.run]
-        plan = replace(plan, labelled=replace(labelled_set(own, data, data_root, split), size=None))
-    result = measure(plan.completed(found), progress_or_bar(progress))
+        tables = [model.run.recipe.data for model in timed_models if model.run]
+        labelled = labelled_set(tables, data, data_root, split)
+        plan = replace(plan, labelled=replace(labelled, size=None))  # all images of the split
+    result = measure(plan.completed(timed_models), progress_or_bar(progress))
     if out is not None:
         write_text(Path(out), benchmark_html(result))
     return result
@@ -95,29 +96,31 @@ def benchmark(
 def measure(
     plan: Plan, progress: Progress | None = None, command: Sequence[str] = COMMAND
 ) -> Benchmark:
-    """Measure a completed plan; `command` is what a worker is started with.
+    """Measure a completed plan; `command` starts a worker.
 
-    Raises what `Plan.check` does, DataNotFound for the labelled set, ConfigError where a file has other classes than
-    its run, VariantError where a baseline cannot be measured.
+    Raises:
+        DataNotFound: the labelled set is not here.
+        ConfigError: a file has other classes than its run; or as `Plan.check`.
+        VariantError: a baseline cannot be measured.
     """
     plan.check()
-    here, steps = machine(), _Steps(plan, progress)
+    machine_facts, steps = machine(), _Steps(plan, progress)
     tables: list[Table] = []
     limits: list[Limits] = []
-    left_out: dict[str, str] = {}
+    excluded: dict[str, str] = {}
     with TemporaryDirectory(prefix="featherseg-benchmark-") as folder:
         for threads in plan.threads:
             lane = _Lane(plan, threads, Path(folder) / str(threads), steps, command)
             limits += [lane.measure_limits()] if plan.calibrate else []
             tables += lane.run(limits[-1] if limits else None)
-            left_out |= lane.left_out
+            excluded |= lane.left_out
     return Benchmark(
-        plan, tuple(tables), tuple(left_out.items()), tuple(limits), here, load_average()
+        plan, tuple(tables), tuple(excluded.items()), tuple(limits), machine_facts, load_average()
     )
 
 
 class _Steps:
-    """Counts what is done, for a bar: every start of a variant, every warm-up, every turn."""
+    """Count the steps of a progress bar: each start of a variant, each warm-up, each turn."""
 
     def __init__(self, plan: Plan, progress: Progress | None) -> None:
         settings, self.progress, self.done = len(plan.sizes) * len(plan.batches), progress, 0
@@ -132,7 +135,7 @@ class _Steps:
 
 @dataclass
 class _Log:
-    """What a variant answered in one setting, in the order of the starts."""
+    """The answers of a variant in one setting, one entry per start."""
 
     turns: list[list[dict[str, Any]]] = field(default_factory=list)
     opened: list[dict[str, Any]] = field(default_factory=list)
@@ -141,12 +144,12 @@ class _Log:
     fidelity: Fidelity | None = None
 
     def samples(self) -> Samples:
-        """As arrays."""
+        """Return the answers as arrays."""
         stages = list(self.turns[0][0]["wall"])
         wall, cpu, queue = (
             {
-                s: np.array([[turn[clock][s] for turn in start] for start in self.turns])
-                for s in stages
+                stage: np.array([[turn[clock][stage] for turn in start] for start in self.turns])
+                for stage in stages
             }
             for clock in ("wall", "cpu", "queue")
         )
@@ -163,28 +166,26 @@ class _Log:
 
 
 class _Lane:
-    """All variants on one number of threads: their processes of the start that runs now, their answers so far."""
+    """All variants on one number of threads: the processes of the present start, and all answers."""
 
     def __init__(
         self, plan: Plan, threads: int, folder: Path, steps: _Steps, command: Sequence[str]
     ) -> None:
-        self.plan, self.threads, self.folder, self.steps, self.command = (
-            plan,
-            threads,
-            folder,
-            steps,
-            command,
-        )
+        self.plan, self.threads, self.steps = plan, threads, steps
+        self.folder, self.command = folder, command
+
+        # Labelled images that each model was trained on, by its source
         self.data = plan.labelled.open() if plan.labelled else None
-        self.seen: dict[
-            str, dict[str, str]
-        ] = {}  # of each run's source: of the labelled images those it learned from
+        self.trained_on: dict[str, dict[str, str]] = {}
         for model in plan.models if self.data else ():
-            self.seen[model.source] = _check_labelled(model, self.data, plan.labelled)
+            self.trained_on[model.source] = _check_labelled(model, self.data, plan.labelled)
+
+        # The smallest setting comes first, because the peak memory of a process only grows
         self.variants = plan.variants(threads)
-        found = [Setting(size, batch, threads) for size in plan.sizes for batch in plan.batches]
-        # small first: a process's peak only grows
-        self.settings = sorted(found, key=lambda one: (math.prod(one.size) * one.batch, one.size))
+        self.settings = sorted(
+            (Setting(size, batch, threads) for size in plan.sizes for batch in plan.batches),
+            key=lambda one: (math.prod(one.size) * one.batch, one.size),
+        )
         self.logs = {(v.name, s): _Log() for v in self.variants for s in self.settings}
         self.running: dict[str, Process] = {}
         self.opened: dict[str, dict[str, Any]] = {}
@@ -193,15 +194,14 @@ class _Lane:
         self.images: dict[Path, Images] = {}
 
     def measure_limits(self) -> Limits:
-        """The machine's rates, measured in a process of its own."""
-        self.steps.take("measuring what this machine can do at most", 0)
+        """Measure the rates of the machine in a process of its own."""
+        self.steps.take("measuring the limits of this machine", 0)
+        order: dict[str, Any] = {"threads": self.threads, "device": self.plan.device}
         with Process("limits", self.threads, self.command) as process:
-            return Limits(
-                **process.request("limits", threads=self.threads, device=self.plan.device)
-            )
+            return Limits(**process.request("limits", **order))
 
     def run(self, limits: Limits | None) -> list[Table]:
-        """Every start, then the tables."""
+        """Measure every start; return a table for each setting."""
         for start in range(self.plan.starts):
             doing = f"start {start + 1} of {self.plan.starts}"
             with ExitStack() as stack:
@@ -215,7 +215,7 @@ class _Lane:
         return [Table(setting, tuple(self._rows(setting, limits))) for setting in self.settings]
 
     def _open(self, doing: str, stack: ExitStack) -> None:
-        """Start every variant's process and let it open its model, all at the same time."""
+        """Start the process of every variant; all open their models at the same time."""
 
         def send(variant: Variant, process: Process) -> None:
             source, file = variant.model.source, variant.file and str(variant.file)
@@ -236,15 +236,14 @@ class _Lane:
         self._each(receive)
 
     def _measure(self, setting: Setting, doing: str) -> None:
-        """Warm up, one after the other; then every round runs each variant once, the first moving on by one."""
+        """Warm up the variants one after the other, then run each of them once in every round."""
         turns: dict[str, list[dict[str, Any]]] = {v.name: [] for v in self._present()}
         first: dict[str, float] = {}
 
         def prepare(variant: Variant, process: Process) -> None:
             files = self._images(variant.model, setting).files[: setting.batch]
-            first[variant.name] = process.request("prepare", files=list(map(str, files)))[
-                "first_ms"
-            ]
+            answer = process.request("prepare", files=list(map(str, files)))
+            first[variant.name] = answer["first_ms"]
             self.steps.take(f"{doing}: warming up")
 
         def turn(variant: Variant, process: Process) -> None:
@@ -259,26 +258,27 @@ class _Lane:
             log.turns.append(turns[variant.name])
 
         self._each(prepare)
-        for place in range(self.plan.rounds_each):
-            self._each(turn, start=place)
+        for i in range(self.plan.rounds_each):
+            self._each(turn, i)
         self._each(note)
 
     def _compare(self, setting: Setting) -> None:
-        """Logits and masks of every variant beside those of its model in plain float32."""
+        """Compare logits and masks of every variant with those of its model in plain float32."""
 
         def compare(variant: Variant, process: Process) -> None:
             images = self._images(variant.model, setting)
-            own = self.folder / f"{self._number(variant)}.npz"
-            process.request("outputs", files=list(map(str, images.files)), to=str(own))
-            reference = self.folder / f"{self._number(self._reference(variant))}.npz"
-            self.logs[variant.name, setting].fidelity = fidelity_of(
-                reference, own, images.description
+            outputs, reference = (
+                self.folder / f"{self.variants.index(one)}.npz"
+                for one in (variant, self._reference(variant))
             )
+            process.request("outputs", files=list(map(str, images.files)), to=str(outputs))
+            fidelity = fidelity_of(reference, outputs, images.description)
+            self.logs[variant.name, setting].fidelity = fidelity
 
-        self._each(compare)  # a model's reference is its first variant
+        self._each(compare)  # the reference of a model is its first variant
 
     def _score(self, data: SegmentationData) -> None:
-        """mIoU of every variant on the labelled set."""
+        """Measure mIoU of every variant on the labelled set."""
         labelled = self.plan.labelled
         assert labelled is not None
 
@@ -286,39 +286,42 @@ class _Lane:
             def progress(doing: str, done: int, of: int | None) -> None:
                 self.steps.take(f"{doing} {variant.name}: {done} of {of} images", 0)
 
-            to = self.folder / "counts.npy"
+            # In the variant's process
+            counts = self.folder / "counts.npy"
             root = str(labelled.root) if labelled.root else None
-            order = {"data": labelled.name, "split": labelled.split, "root": root, "to": str(to)}
-            order["split_by"] = labelled.split_by
+            order = {"data": labelled.name, "split": labelled.split, "root": root}
+            order |= {"split_by": labelled.split_by, "to": str(counts)}
             miou = process.request("score", progress, **order)["miou"]
-            own = self.scored[variant.name] = Scored(miou, np.load(to))
+            scored = self.scored[variant.name] = Scored(miou, np.load(counts))
+
+            # Beside the fidelity of every setting
             reference = self.scored[self._reference(variant).name]
-            run, seen = variant.model.run, self.seen[variant.model.source]
+            run, trained_on = variant.model.run, self.trained_on[variant.model.source]
             selected = bool(
                 run and labelled.is_of(run.recipe.data.name) and run.selected_on(labelled.split)
             )
             for log in (self.logs[variant.name, setting] for setting in self.settings):
                 assert log.fidelity is not None
-                found = with_miou(log.fidelity, reference, own, data)
-                log.fidelity = replace(found, marks=marks(selected=selected, trained_on=seen))
-            if own is reference and run and not run.read_only:  # one look, however many variants
-                size = InferenceSettings(resize=run.recipe.data.test_resize)
-                look = {
+                fidelity = with_miou(log.fidelity, reference, scored, data)
+                warning = marks(selected=selected, trained_on=trained_on)
+                log.fidelity = replace(fidelity, marks=warning)
+
+            # All variants of a run count as one look at these images
+            if scored is reference and run and not run.read_only:
+                inference = InferenceSettings(resize=run.recipe.data.test_resize)
+                look: dict[str, Any] = {
                     "data": data.name,
                     "split": labelled.split,
-                    "inference": str(size),
-                    "images": len(data),
+                    "inference": str(inference),
                 }
-                told = (
-                    {"selected": selected}
-                    | ({"trained_on": True} if seen else {})
-                    | {"notes": ["by benchmark"]}
-                )
-                log_look(run, look | {"miou": number(miou)} | told)
+                look |= {"images": len(data), "miou": number(miou), "selected": selected}
+                look |= {"trained_on": True} if trained_on else {}
+                log_look(run, look | {"notes": ["by benchmark"]})
 
         self._each(score)
 
     def _rows(self, setting: Setting, limits: Limits | None) -> list[Row]:
+        """Return the rows of a setting's table."""
         samples = {v.name: self.logs[v.name, setting].samples() for v in self._present()}
         work = {
             n.source: work_of(n.on_meta(), n.seen(setting.size), setting.batch)
@@ -328,33 +331,25 @@ class _Lane:
         for variant in self._present():
             own, fidelity = samples[variant.name], self.logs[variant.name, setting].fidelity
             assert fidelity is not None  # no latency without it
-            names = {b: baseline_of(variant, b, self.variants).name for b in self.plan.baselines}
-            bases = {b: samples[name] for b, name in names.items()}
-            precision, todo = self.opened[variant.name]["precision"], work[variant.model.source]
-            rows.append(
-                Row(
-                    variant,
-                    precision,
-                    own,
-                    fidelity,
-                    by_wall={
-                        b: speedup(base.forward_ms, own.forward_ms) for b, base in bases.items()
-                    },
-                    by_cpu={b: _cpu_speed(base, own) for b, base in bases.items()},
-                    end_to_end={
-                        b: speedup(base.end_to_end_ms, own.end_to_end_ms)
-                        for b, base in bases.items()
-                    },
-                    work=todo,
-                    limit_ms=todo.limit_ms(limits, precision) if limits else None,
-                )
+            baselines = {
+                name: samples[baseline_of(variant, name, self.variants).name]
+                for name in self.plan.baselines
+            }
+            by_wall, by_cpu, end_to_end = (
+                {name: ratio(base, own) for name, base in baselines.items()}
+                for ratio in (_by_wall, _by_cpu, _end_to_end)
             )
+            precision = self.opened[variant.name]["precision"]
+            pass_work = work[variant.model.source]
+            limit_ms = pass_work.limit_ms(limits, precision) if limits else None
+            speedups = (by_wall, by_cpu, end_to_end)
+            rows.append(Row(variant, precision, own, fidelity, *speedups, pass_work, limit_ms))
         return rows
 
-    def _each(self, action: Callable[[Variant, Process], None], start: int = 0) -> None:
-        """`action` for every variant that is still in it, from number `start` on; one that fails is left out."""
+    def _each(self, action: Callable[[Variant, Process], None], turn: int = 0) -> None:
+        """Do `action` for every variant that has not failed; leave out those that fail now."""
         present = self._present()
-        for variant in (present[i] for i in turn_order(len(present), start)):
+        for variant in (present[i] for i in turn_order(len(present), turn)):
             try:
                 action(variant, self.running[variant.name])
             except VariantError as error:
@@ -368,48 +363,57 @@ class _Lane:
     def _present(self) -> list[Variant]:
         return [v for v in self.variants if v.name not in self.left_out]
 
-    def _number(self, variant: Variant) -> int:
-        return self.variants.index(variant)
-
     def _reference(self, variant: Variant) -> Variant:
-        """Plain float32 eager, of the same model."""
+        """Return the variant of the same model in plain float32."""
         return baseline_of(variant, EAGER, self.variants)
 
     def _images(self, model: BenchmarkModel, setting: Setting) -> Images:
-        """Written when first used; of the labelled set, else those that each run was validated on."""
+        """Return images of the labelled set, else of the run's validation split; write them once."""
         channels, (height, width) = model.channels, setting.size
-        owner = self.plan.models.index(model)
-        folder = self.folder / f"{height}x{width}-{setting.batch}-{owner}"
+        number = self.plan.models.index(model)
+        folder = self.folder / f"{height}x{width}-{setting.batch}-{number}"
         if folder not in self.images:
-            what = folder, setting.size, channels, setting.batch
-            self.images[folder] = (
-                write_images(*what, self.data) if self.data else write_own_images(*what, model.run)
-            )
+            order = folder, setting.size, channels, setting.batch
+            if self.data:
+                self.images[folder] = write_images(*order, self.data)
+            else:
+                self.images[folder] = write_own_images(*order, model.run)
         return self.images[folder]
 
 
-def _cpu_speed(base: Samples, own: Samples) -> Speedup:
-    """By CPU time of the forward; a clock that stood still (it has its own grain) counts as its grain."""
-    return speedup(np.maximum(base.cpu["forward"], 1e-3), np.maximum(own.cpu["forward"], 1e-3))
+def _by_wall(baseline: Samples, own: Samples) -> Speedup:
+    return speedup(baseline.forward_ms, own.forward_ms)
+
+
+def _by_cpu(baseline: Samples, own: Samples) -> Speedup:
+    """Return the speedup by CPU time of the forward; 0 ms, below the clock's grain, count as 1 us."""
+    return speedup(np.maximum(baseline.cpu["forward"], 1e-3), np.maximum(own.cpu["forward"], 1e-3))
+
+
+def _end_to_end(baseline: Samples, own: Samples) -> Speedup:
+    return speedup(baseline.end_to_end_ms, own.end_to_end_ms)
 
 
 def _check_classes(variant: Variant, opened: dict[str, Any]) -> None:
-    """Raises ConfigError where a file has other classes than its run."""
-    wanted = [info.name for info in variant.model.classes]
-    if opened["classes"] != wanted:
+    """Raise ConfigError if a file has other classes than its run."""
+    expected, classes = [info.name for info in variant.model.classes], opened["classes"]
+    if classes != expected:
         raise ConfigError(
-            f"{variant.file} has different classes from {variant.model.name}: {', '.join(opened['classes'][:8])} "
-            f"({len(opened['classes'])}) against {', '.join(wanted[:8])} ({len(wanted)}). Name the run that it was "
-            "exported from."
+            f"{variant.file} has different classes from {variant.model.name}: "
+            f"{', '.join(classes[:8])} ({len(classes)}) against {', '.join(expected[:8])} "
+            f"({len(expected)}). Name the run that it was exported from."
         )
 
 
 def _check_labelled(
     model: BenchmarkModel, data: SegmentationData | None, labelled: LabelledImages | None
 ) -> dict[str, str]:
-    """-> `learned_from`. Raises ConfigError where mIoU cannot be measured: no training, or other classes.
+    """Return the labelled images that a model was trained on (`learned_from`).
 
-    DataError where a run was trained on images that are called test, RunError where its look cannot be counted.
+    Raises:
+        ConfigError: mIoU cannot be measured: the model is untrained, or has other classes.
+        DataError: the run was trained on images of its test split.
+        RunError: the look at these images cannot be recorded in the run.
     """
     assert data is not None
     assert labelled is not None
@@ -417,14 +421,15 @@ def _check_labelled(
         raise ConfigError(
             f"{model.name} is untrained: it has no mIoU. Leave out --split, or name a run."
         )
-    ours, theirs = [info.name for info in model.classes], [info.name for info in data.classes]
-    if ours != theirs:
+    classes, data_classes = ([info.name for info in one.classes] for one in (model, data))
+    if classes != data_classes:
         raise ConfigError(
-            f"{model.name} and {data.name} have different classes: {', '.join(ours[:8])} ({len(ours)}) against "
-            f"{', '.join(theirs[:8])} ({len(theirs)}). Name data with the model's classes."
+            f"{model.name} and {data.name} have different classes: {', '.join(classes[:8])} "
+            f"({len(classes)}) against {', '.join(data_classes[:8])} ({len(data_classes)}). "
+            "Name data with the model's classes."
         )
     if not model.run.read_only:
         check_recordable(model.run)
-    seen = learned_from(model.run, data, labelled)
-    refuse_as_test(model.run, seen, data, labelled.split)
-    return seen
+    trained_on = learned_from(model.run, data, labelled)
+    refuse_as_test(model.run, trained_on, data, labelled.split)
+    return trained_on

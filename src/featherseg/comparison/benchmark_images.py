@@ -1,4 +1,4 @@
-"""The images that a benchmark runs on: of the labelled set where one is named, a run's own, or synthetic ones."""
+"""The images of a benchmark: of the labelled set, of a run's own validation split, or synthetic."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,83 +19,86 @@ from featherseg.recipe.tables import DataTable
 from featherseg.runs.run import Run
 
 LEAST = 3
-"""Images that a fidelity is measured on, at least."""
+"""Least number of images for a fidelity."""
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-"""Channels -> what Pillow calls a PNG of them; others become a TIFF with a page a channel."""
+"""Number of channels -> Pillow's mode of a PNG; other numbers become a TIFF, a page per channel."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """Files of one size, and what they show."""
+    """Files of one size, and where they are from, as text."""
 
     files: tuple[Path, ...]
     description: str
 
 
 def labelled_set(
-    own: Sequence[DataTable], data: str | None, root: Path | None, split: str | None
+    tables: Sequence[DataTable], data: str | None, root: Path | None, split: str | None
 ) -> LabelledImages:
-    """What several runs are scored on: their own data and split where they agree and nothing else is named.
+    """Return the labelled set that runs are scored on: by default the one that all validated on.
 
-    own are the [data] tables of the runs. Of a split of which not all validate on the same number of images, all are
-    scored. Raises ConfigError where it is not clear which dataset or which split is meant.
+    If the runs validated on different numbers of images of the split, all its images are scored.
+
+    Args:
+        tables: the [data] table of each run.
+        data, root, split: what the user names; None for the runs' own.
+
+    Raises:
+        ConfigError: the runs differ in dataset or split, and the user names none.
     """
-    data = next(
-        (d.name for d in own if data is not None and LabelledImages(d.name, "").is_of(data)), data
-    )
-    names, splits = {d.name for d in own}, {d.val_split for d in own}
+    if data is not None:  # one of the runs may know it under another path
+        data = next((t.name for t in tables if LabelledImages(t.name, "").is_of(data)), data)
+    names, splits = {t.name for t in tables}, {t.val_split for t in tables}
     if data is None and len(names) != 1:
-        found = (
-            f"the runs were trained on {', '.join(sorted(names))}"
-            if names
-            else "no run is among them"
-        )
+        reason = "no run is among them"
+        if names:
+            reason = f"the runs were trained on {', '.join(sorted(names))}"
         raise ConfigError(
-            f"{found}: name the dataset with --data NAME or --data path/to/dataset.toml."
+            f"{reason}: name the dataset with --data NAME or --data path/to/dataset.toml."
         )
-    name = data or own[0].name
+    name = data or tables[0].name
     if split is None and names == {name} and len(splits) > 1:
         raise ConfigError(
             f"the runs were validated on {', '.join(sorted(splits))}: name the split with --split."
         )
     split = split or (splits.pop() if len(splits) == 1 and names == {name} else "val")
-    roots = [Path(d.root) for d in own if d.name == name and d.root]
-    sizes = {d.val_size if (d.name, d.val_split) == (name, split) else None for d in own}
+    roots = [Path(t.root) for t in tables if t.name == name and t.root]
+    sizes = {t.val_size if (t.name, t.val_split) == (name, split) else None for t in tables}
     size = sizes.pop() if len(sizes) == 1 else None
-    rules = {d.split_by for d in own}
-    by = rules.pop() if len(rules) == 1 else None
-    by = (
-        by if names == {name} or by in OLD_RULES else None
-    )  # older runs' own data may have been moved
-    return LabelledImages(name, split, root or (roots[0] if roots else None), size, by)
+    rules = {t.split_by for t in tables}
+    split_by = rules.pop() if len(rules) == 1 else None
+    if names != {name} and split_by not in OLD_RULES:  # data of older runs may have been moved
+        split_by = None
+    return LabelledImages(name, split, root or (roots[0] if roots else None), size, split_by)
 
 
 def write_own_images(
     folder: Path, size: Size, channels: int, batch: int, run: Run | None
 ) -> Images:
-    """`write_images` of the split that a run was validated on; where it cannot be read, synthetic ones."""
+    """Write images of the split that a run was validated on; synthetic ones if it is not here."""
     if run is None:
         return write_images(folder, size, channels, batch, None)
-    own = run.recipe.data
+    table = run.recipe.data
     try:
-        root = Path(own.root) if own.root else None
-        data = open_dataset(own.name, own.val_split, root, own.val_size, split_by=own.split_by)
+        root, size_of_split = Path(table.root) if table.root else None, table.val_size
+        data = open_dataset(
+            table.name, table.val_split, root, size_of_split, split_by=table.split_by
+        )
         return write_images(folder, size, channels, batch, data)
     except FeathersegError:
-        found = write_images(folder, size, channels, batch, None)
-        description = (
-            f"{found.description}, as {run.name}'s own {own.name} was not found (set --data-root)"
-        )
-        return Images(found.files, description)
+        synthetic = write_images(folder, size, channels, batch, None)
+        reason = f"because {run.name}'s data {table.name} were not found (set --data-root)"
+        return Images(synthetic.files, f"{synthetic.description}, {reason}")
 
 
 def write_images(
     folder: Path, size: Size, channels: int, batch: int, data: SegmentationData | None
 ) -> Images:
-    """Write max(LEAST, batch) images of (height, width), lossless: evenly spaced ones of `data`, else synthetic ones.
+    """Write max(LEAST, batch) lossless images, evenly spaced in `data`, else synthetic ones.
 
-    Images of another size are resized, their ratio not kept; synthetic ones have other than three channels in grey.
+    Images are resized to `size` (height, width) without keeping their aspect ratio. If the number
+    of channels differs, each channel is the mean of the image's channels.
     """
     count = max(LEAST, batch)
     source = data or open_dataset("shapes", "val", None, count)
@@ -103,17 +106,15 @@ def write_images(
     places = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist()
     resized = [_resized(source[i].image, size, channels) for i in places]
     files = [_write(pixels, folder / f"{number}.png") for number, pixels in enumerate(resized)]
-    of = (
-        f"{counted(len(files), 'image')} of {data.name}"
-        if data
-        else f"{counted(len(files), 'synthetic image')}"
-    )
-    description = f"{of}{'' if data else ' (shapes val)'}, brought to {size_text(size)}"
+    origin = f"{counted(len(files), 'synthetic image')} (shapes val)"
+    if data:
+        origin = f"{counted(len(files), 'image')} of {data.name}"
+    description = f"{origin}, resized to {size_text(size)}"
     return Images(tuple(files[i % len(files)] for i in range(count)), description)
 
 
 def _resized(image: np.ndarray, size: Size, channels: int) -> np.ndarray:
-    """(H, W, C) uint8 or uint16 -> (*size, channels) uint8."""
+    """Return (H, W, C) uint8 or uint16 as (*size, channels) uint8."""
     eight_bit = eight_bits(image, range_above(image.max()))
     pixels = torch.from_numpy(eight_bit).permute(2, 0, 1)[None].float()  # (1, C, H, W)
     if pixels.shape[1] != channels:
@@ -125,7 +126,7 @@ def _resized(image: np.ndarray, size: Size, channels: int) -> np.ndarray:
 
 
 def _write(pixels: np.ndarray, path: Path) -> Path:
-    """(H, W, C) uint8 as a PNG, or a TIFF with one page per channel if PNG has no such mode; -> the file."""
+    """Write (H, W, C) uint8 as a PNG, or as a TIFF if PNG has no such mode; return the file."""
     if pixels.shape[2] in MODES:
         Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(path)
         return path

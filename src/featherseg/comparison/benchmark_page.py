@@ -1,4 +1,4 @@
-"""A benchmark as one page: latency, where the time goes, how near the machine's limit, and what it was measured on."""
+"""A benchmark as one page: latency, stages, the roofline, the machine."""
 
 from importlib import resources
 from typing import Any
@@ -22,7 +22,7 @@ from featherseg.reports.page import page_html, render
 
 
 def benchmark_html(benchmark: Benchmark) -> str:
-    """The whole page."""
+    """Return the page."""
     names = ", ".join(model.name for model in benchmark.plan.models)
     style = (resources.files("featherseg.comparison") / "benchmark_page.css").read_text(
         encoding="utf-8"
@@ -32,7 +32,7 @@ def benchmark_html(benchmark: Benchmark) -> str:
 
 
 def sections_html(benchmark: Benchmark, *, head: bool = False) -> str:
-    """Its sections, with the page's head or without."""
+    """Return the sections of the page, with or without its head."""
     tables = []
     for table in (t for t in benchmark.tables if t.rows):
         charts = "".join(latency_svg(table, baseline) for baseline in benchmark.plan.baselines)
@@ -65,26 +65,28 @@ def sections_html(benchmark: Benchmark, *, head: bool = False) -> str:
 
 
 def cautions(benchmark: Benchmark) -> list[str]:
-    """What a reader of the figures has to know first; also for the terminal."""
-    found = [
-        f"{model.name} is untrained: latency only. The effect of a lower precision on its masks is meaningless here."
+    """Return warnings about the figures, for the page and the terminal."""
+    warnings = [
+        f"{model.name} is untrained: latency only. Its masks mean nothing, nor how a lower "
+        "precision changes them."
         for model in benchmark.plan.models
         if model.run is None
     ]
     worst = max((table.run_queue_wait for table in benchmark.tables), default=1.0)
     if worst > MOST_WAIT:
-        found.append(
-            f"Other processes used the machine: passes took up to {worst:.1f} times as long as their CPU time. Ratios "
-            "are affected less than times; repeat on an idle machine before quoting any."
+        warnings.append(
+            f"Other programs were running: passes took up to {worst:.1f} times as long as on an "
+            "idle machine. Ratios are affected less than times; repeat on an idle machine."
         )
     if benchmark.plan.starts < USUAL_STARTS:
-        found.append(
+        warnings.append(
             f"{benchmark.plan.starts} starts of each process: {USUAL_STARTS} or more are usual."
         )
-    return found
+    return warnings
 
 
 def _text(value: Any) -> str:
+    """Return a fact of the machine as text."""
     if isinstance(value, dict):
         return ", ".join(f"{k} {v}" for k, v in value.items()) or "none"
     if isinstance(value, list):

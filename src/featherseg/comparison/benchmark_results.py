@@ -1,4 +1,4 @@
-"""What a benchmark measures, and what came out: a plan, a table per setting, everything as JSON."""
+"""The plan and the results of a benchmark: a table per setting, all as JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,15 +21,18 @@ from featherseg.data import LabelledImages
 SCHEMA, SCHEMA_VERSION = "featherseg-benchmark", 2
 
 USUAL_STARTS = 5
-"""Starts from which a process's luck is averaged out; fewer are a caution."""
+"""Default number of starts; the page warns of fewer. Not measured."""
 
 ROUNDS, ROUNDS_ON_GPU = 20, 100
+"""Default number of rounds, those of all starts together."""
+
 BATCHES, BATCHES_ON_GPU = (1,), (1, 8)
+"""Default batch sizes."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What one table is about: images of (height, width), so many at a time, on so many threads."""
+    """The setting of one table: images of (height, width), batch size, number of threads."""
 
     size: Size
     batch: int
@@ -44,11 +47,16 @@ class Setting:
 class Plan:
     """What to measure, and how often.
 
-    sizes: (height, width) of the images, of an empty list those the models were trained with. batches: images at a
-    time, 1, on a GPU 1 and 8. threads: of each process, all cores. device: auto, cpu, cuda, cuda:N or mps. baseline:
-    the variant that the others are compared with. starts: how often each variant's process is started anew. rounds:
-    those of all starts together, 20, on a GPU 100. labelled: what mIoU is measured on, None = not. calibrate: measure
-    the machine's limits too.
+    Args:
+        sizes: (height, width) of the images; default: those the models were trained with.
+        batches: images per pass; default 1, on a GPU 1 and 8.
+        threads: of each process; default: all cores.
+        device: auto, cpu, cuda, cuda:N or mps.
+        baseline: the variant with which the others are compared.
+        starts: number of times each process is started.
+        rounds: those of all starts together; default 20, on a GPU 100.
+        labelled: the set for mIoU; None: not measured.
+        calibrate: also measure the limits of the machine.
     """
 
     models: Sequence[BenchmarkModel] = ()
@@ -63,7 +71,7 @@ class Plan:
     calibrate: bool = False
 
     def completed(self, models: Sequence[BenchmarkModel]) -> "Plan":
-        """For these models, with defaults where nothing is set. Raises DeviceError."""
+        """Return the plan for these models, with defaults filled in; raises DeviceError."""
         device = pick_device(self.device)
         on_gpu = device.type == "cuda"
         return replace(
@@ -78,32 +86,35 @@ class Plan:
 
     @property
     def baselines(self) -> tuple[str, ...]:
-        """What every row is compared with: its own, then plain eager and tuned eager."""
+        """The variants with which every row is compared: `baseline`, plain eager, tuned eager."""
         return tuple(dict.fromkeys([self.baseline, EAGER, TUNED]))
 
     @property
     def rounds_each(self) -> int:
-        """Rounds of one start."""
+        """Number of rounds of one start."""
         return -(-self.rounds // self.starts)
 
     def variants(self, threads: int) -> list[Variant]:
-        """The rows of a setting's table."""
+        """Return the rows of a table."""
         return variants_of(self.models, builds_for(pick_device(self.device).type, threads))
 
     def check(self) -> None:
-        """Raises ConfigError, UnknownName, DeviceError for what cannot be measured."""
+        """Raise ConfigError, UnknownName or DeviceError if the plan cannot be measured here."""
         if self.starts < MIN_STARTS or self.rounds < 2 * self.starts:
             raise ConfigError(
-                f"{self.starts} starts and {self.rounds} rounds: expected at least {MIN_STARTS} starts (the spread "
-                f"between processes is part of the interval), and two rounds for each."
+                f"{self.starts} starts and {self.rounds} rounds: expected at least {MIN_STARTS} "
+                "starts (the spread between processes is part of the interval), and two rounds "
+                "for each."
             )
         if not min(self.threads) >= 1 <= min(self.batches):
             raise ConfigError(
-                f"threads {list(self.threads)}, batches {list(self.batches)}: expected 1 or more of each."
+                f"threads {list(self.threads)}, batches {list(self.batches)}: expected 1 or more "
+                "of each."
             )
         if max(self.threads) > usable_cores():
             raise ConfigError(
-                f"threads {max(self.threads)}: expected at most {usable_cores()}, the cores that may be used here."
+                f"threads {max(self.threads)}: expected at most {usable_cores()}, the number of "
+                "usable cores."
             )
         for threads in self.threads:
             variants = self.variants(threads)
@@ -113,10 +124,13 @@ class Plan:
 
 @dataclass
 class Samples:
-    """All that was measured of one variant in one setting; arrays are (S, R): starts, rounds of each.
+    """All measurements of one variant in one setting.
 
-    wall, cpu and queue hold milliseconds by stage, see `worker.Times`; the others one value a start.
-    process_mib is NaN where the system does not report it, gpu_mib None without a GPU.
+    Args:
+        wall, cpu, queue: stage -> (S, R) milliseconds in S starts of R rounds (`worker.Times`).
+        open_ms, first_ms: (S,) opening the model, and its first forward.
+        process_mib: (S,) peak memory of the process; NaN if the system does not report it.
+        gpu_mib: (S,) peak memory on the GPU; None without one.
     """
 
     wall: dict[str, np.ndarray]
@@ -129,22 +143,22 @@ class Samples:
 
     @property
     def forward_ms(self) -> np.ndarray:
-        """The model alone, up to logits at its own stride, (S, R)."""
+        """Latency of the model alone, up to logits at its stride, (S, R)."""
         return self.wall["forward"]
 
     @property
     def end_to_end_ms(self) -> np.ndarray:
-        """From an image file to a mask file, (S, R)."""
+        """Latency from image file to mask file, (S, R)."""
         return np.asarray(sum(self.wall.values()))
 
     @property
     def process_peak(self) -> str:
-        """The median of the starts' peaks in MiB, as tables show it."""
+        """Median over starts of the peak memory in MiB, as text; `-` if unknown."""
         return "-" if np.isnan(self.process_mib).any() else f"{np.median(self.process_mib):.0f}"
 
     @property
     def run_queue_wait(self) -> float:
-        """See `costs.latency.run_queue_wait`; of the forward."""
+        """Run-queue wait of the forward, see `costs.latency.run_queue_wait`."""
         return run_queue_wait(self.forward_ms, self.cpu["forward"], self.queue["forward"])
 
 
@@ -152,9 +166,10 @@ class Samples:
 class Row:
     """One variant in one setting.
 
-    by_wall, by_cpu and end_to_end: the speedup over each baseline, by the forward's wall and CPU time and by the wall
-    time from an image file to a mask file.
-    limit_ms is the least time that the machine's rates leave, None where they were not measured.
+    Args:
+        by_wall, by_cpu: speedup of the forward over each baseline, by wall and by CPU time.
+        end_to_end: speedup from image file to mask file, by wall time.
+        limit_ms: shortest time that the machine's rates allow; None if they were not measured.
     """
 
     variant: Variant
@@ -177,18 +192,18 @@ class Table:
 
     @property
     def run_queue_wait(self) -> float:
-        """The worst of the rows; above MOST_WAIT the machine was not ours alone."""
+        """The largest run-queue wait of a row."""
         return max((row.samples.run_queue_wait for row in self.rows), default=1.0)
 
     @property
     def disturbed(self) -> bool:
-        """Whether absolute times are not to be trusted; ratios suffer less."""
+        """Whether other programs ran, so that times (less so ratios) are not reliable."""
         return self.run_queue_wait > MOST_WAIT
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A whole benchmark; left_out holds (variant, reason) of those that could not be measured."""
+    """A whole benchmark; left_out: (variant, reason) for each that could not be measured."""
 
     plan: Plan
     tables: tuple[Table, ...]
@@ -198,7 +213,7 @@ class Benchmark:
     load_at_end: float | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values in a stable layout, `schema` and `version` say which; null for NaN and infinity."""
+        """Return JSON values, null for NaN; `schema` and `version` name the layout."""
         plan = self.plan
         return {
             "schema": SCHEMA,
@@ -219,7 +234,7 @@ class Benchmark:
         }
 
     def _repr_html_(self) -> str:
-        """For a notebook: the sections of the page without its head."""
+        """Return the sections of the page, for a notebook."""
         from featherseg.comparison.benchmark_page import sections_html
 
         return sections_html(self)
@@ -251,8 +266,8 @@ def _row_json(row: Row, batch: int) -> dict[str, Any]:
         "end_to_end_ms": {"p50": summarise(samples.end_to_end_ms).p50},
         "images_per_second": 1000 * batch / forward.p50,
         "speedup": {
-            clock: {name: asdict(s) | {"verdict": s.verdict} for name, s in found.items()}
-            for clock, found in speedups.items()
+            clock: {name: asdict(s) | {"verdict": s.verdict} for name, s in by_baseline.items()}
+            for clock, by_baseline in speedups.items()
         },
         "fidelity": asdict(row.fidelity),
         "limit_ms": row.limit_ms,

@@ -1,4 +1,4 @@
-"""The builds that one torch model is timed in, from the usual one to ours: a literal table."""
+"""The builds of a torch model that are timed, from plain PyTorch to `featherseg.optimize`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,21 +16,27 @@ from featherseg.layers.precision import autocast_off
 from featherseg.recipe.tables import PanopticTable
 
 EAGER, TUNED = "eager", "eager-tuned"
-"""The two baselines: what torch does by default, and what two lines of a user's own make of it."""
+"""The two baselines: PyTorch as it is, and with two lines that a user may add."""
 
 GRAPH_WARM_UP = 3
-"""Passes on a side stream before a CUDA graph is captured."""
+"""Passes on a side stream before a CUDA graph is captured, as PyTorch's documentation has it."""
 
 Build = Callable[[SegmentationModel], Callable[[Tensor], SegOutput]]
 
 
 @dataclass(frozen=True)
 class TorchBuild:
-    """description is for people; build makes the function that is timed of a model in eval mode on its device.
+    """One build.
 
-    allocator: freed memory is kept in the process (`core.allocator`); channels_last: of weights and images.
-    precision is what most of its arithmetic is done in. usual_masks: upsampling and argmax by torch too, not by ours.
-    devices: the kinds it is for; one_thread: on one thread only.
+    Args:
+        description: for people.
+        build: turns a model in eval mode on its device into the function that is timed.
+        precision: of most of its arithmetic.
+        allocator: keep freed memory in the process (`core.allocator`).
+        channels_last: memory format of weights and images.
+        usual_masks: torch does upsampling and argmax; else featherseg's kernels.
+        devices: kinds of devices on which it is timed.
+        one_thread: time it on one thread only.
     """
 
     description: str
@@ -44,7 +50,7 @@ class TorchBuild:
 
 
 class BuildRuntime:
-    """A model in one of TORCH_BUILDS as a `Runtime`, see there; the model given is used up."""
+    """A `Runtime` of a model in one of TORCH_BUILDS; it changes the model that it is given."""
 
     threads: int | None = None
 
@@ -71,12 +77,12 @@ class BuildRuntime:
 
     @cached_property
     def peak_bytes_per_pixel(self) -> float:
-        """See Runtime."""
+        """As of `Runtime`."""
         return peak_bytes_per_pixel(self._model)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> SegOutput:
-        """Normalised float32 images (B, C, H, W) on `device` -> SegOutput; float32 stays float32 (no TF32)."""
+        """Run normalised float32 images (B, C, H, W) on `device`, without TF32."""
         exact = torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=False, allow_tf32=False
         )
@@ -85,41 +91,39 @@ class BuildRuntime:
 
 
 class GraphReplay:
-    """A forward that is recorded as a CUDA graph at each new size, and replayed after that: one launch for all."""
+    """A forward that is recorded as a CUDA graph at each new size and then replayed in one launch."""
 
     def __init__(self, forward: Callable[[Tensor], SegOutput]) -> None:
         self._forward = forward
         self._graphs: dict[torch.Size, tuple[Any, Tensor, SegOutput]] = {}
 
     def __call__(self, images: Tensor) -> SegOutput:
-        """(B, C, H, W) on a CUDA device -> SegOutput, which the next call at that size overwrites."""
+        """Run (B, C, H, W) on a CUDA device; the next call at this size overwrites the output."""
         if images.shape not in self._graphs:
             self._graphs[images.shape] = self._capture(images)
-        graph, given, out = self._graphs[images.shape]
-        given.copy_(images)
+        graph, static_input, out = self._graphs[images.shape]
+        static_input.copy_(images)
         graph.replay()
         return out
 
     def _capture(self, images: Tensor) -> tuple[Any, Tensor, SegOutput]:
-        given, side = (
-            images.clone(memory_format=torch.preserve_format),
-            torch.cuda.Stream(images.device),
-        )
+        static_input = images.clone(memory_format=torch.preserve_format)
+        side = torch.cuda.Stream(images.device)
         side.wait_stream(torch.cuda.current_stream(images.device))
         with torch.cuda.stream(side):
             for _ in range(GRAPH_WARM_UP):
-                self._forward(given)
+                self._forward(static_input)
         torch.cuda.current_stream(images.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            out = self._forward(given)
-        return graph, given, out
+            out = self._forward(static_input)
+        return graph, static_input, out
 
 
 def pointwise_by_onednn(model: SegmentationModel) -> SegmentationModel:
-    """The model itself, its 1x1 convolutions sent to oneDNN, as torch does by itself on two threads or more.
+    """Send the 1x1 convolutions of a model to oneDNN, as torch does on two threads or more.
 
-    On one thread torch hands them to its BLAS, which on some processors takes twice as long.
+    On one thread torch sends them to its BLAS, which takes twice as long on some processors.
     """
     for layer in model.modules():
         if (
@@ -187,11 +191,11 @@ TORCH_BUILDS = {
         "ours-bf16 as a CUDA graph", partial(_graph, "bf16"), "bf16", devices=("cuda",)
     ),
 }
-"""Name -> build; the first is what every fidelity is measured against."""
+"""Name -> build; the first one is the reference of every fidelity."""
 
 
 def builds_for(device: str, threads: int) -> list[str]:
-    """The names of TORCH_BUILDS that apply on a kind of device ("cpu", "cuda") with so many threads."""
+    """Return the names of TORCH_BUILDS for a kind of device ("cpu", "cuda") and number of threads."""
     return [
         n
         for n, build in TORCH_BUILDS.items()

@@ -28,7 +28,7 @@ from featherseg.comparison.compare_results import (
     FilePairs,
     Ranking,
 )
-from featherseg.comparison.side_by_side import Latency, time_side_by_side
+from featherseg.comparison.side_by_side import MeasuredCosts, time_side_by_side
 from featherseg.core.config import with_given
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, RunError
 from featherseg.core.files import check_writable, write_text
@@ -182,7 +182,7 @@ def compare(
         )
         timing = time_side_by_side(labels, paths, runtimes, size, progress)
     latencies = (
-        {one.model: timing.latency(place) for place, one in enumerate(firsts)} if timing else {}
+        {one.model: timing.costs_of(place) for place, one in enumerate(firsts)} if timing else {}
     )
 
     # Scores of every file on every image; when all are there, a line in the record of every run
@@ -195,7 +195,7 @@ def compare(
     clusters = clusters_of(images.keys, groups_of(images))
     results = {
         key: _result(
-            files, [scores[one.path] for one in files], latencies.get(key, Latency()), size
+            files, [scores[one.path] for one in files], latencies.get(key, MeasuredCosts()), size
         )
         for key, files in models.items()
     }
@@ -308,7 +308,7 @@ def _score(
 
 
 def _result(
-    files: Sequence[Candidate], scores: Sequence[Scores], latency: Latency, size: Size
+    files: Sequence[Candidate], scores: Sequence[Scores], latency: MeasuredCosts, size: Size
 ) -> CandidateResult:
     first, pq = files[0], [np.array(s.panoptic["pq"]) for s in scores if s.panoptic]
     cost = first.cost(scaled_size(size, resize_factor(size, first.runtime.test_resize)))

@@ -21,11 +21,11 @@ FIGURES: dict[str, Callable[[CandidateResult], str]] = {
     "p95, ms": lambda s: fixed(s.latency.p95_ms, 1),
     "memory, MiB": lambda s: fixed(s.latency.memory_mib, 0),
 }
-"""The columns of a ranking; empty where nothing was measured. One that is empty for all models is left out."""
+"""Column of a ranking -> its text, empty if not measured. Columns that are all empty are omitted."""
 
 
 def comparison_html(comparison: Comparison) -> str:
-    """The whole page."""
+    """Return the page."""
     names = ", ".join(s.name for r in comparison.rankings for s in r.results)
     style = (resources.files("featherseg.comparison") / "compare_page.css").read_text(
         encoding="utf-8"
@@ -36,7 +36,7 @@ def comparison_html(comparison: Comparison) -> str:
 
 
 def sections_html(comparison: Comparison, *, head: bool = False) -> str:
-    """Its sections, with the page's head or without."""
+    """Return the sections of the page, with or without its head."""
     rankings = []
     for ranking in comparison.rankings:
         picks = dict(comparison.budgets.picks(ranking))

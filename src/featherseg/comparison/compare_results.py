@@ -9,7 +9,7 @@ import numpy as np
 
 from featherseg.comparison.candidates import NOT_RECORDED
 from featherseg.comparison.pareto import LATENCY, MEMORY, Pick, Point, Quantity, pareto_front, pick
-from featherseg.comparison.side_by_side import Latency, SideBySide
+from featherseg.comparison.side_by_side import MeasuredCosts, SideBySide
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import Size
 from featherseg.evaluation.bootstrap import Difference, Interval, best
@@ -33,7 +33,7 @@ class CandidateResult:
     iou: np.ndarray
     params: int | None
     gmacs: float | None
-    latency: Latency
+    latency: MeasuredCosts
     pq: np.ndarray | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""Is it still the same model: logits, masks and mIoU of a variant against plain float32 PyTorch."""
+"""How close a variant is to plain float32 PyTorch: its logits, masks and mIoU."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +13,16 @@ from featherseg.evaluation.clusters import clusters_of
 
 @dataclass(frozen=True)
 class Fidelity:
-    """A variant against the reference on the same images.
+    """A variant compared with the reference on the same images.
 
-    max_difference is the largest of its logits, of_range that over the range (largest less smallest) of the
-    reference's; same_class the share of pixels of one class in both masks, 0..1; images names what it was measured on.
-    miou is its own on the labelled set, miou_difference that less the reference's, both as fractions, None without one;
-    marks is what a reader has to know of that set: "selected on these images".
+    Args:
+        max_difference: largest absolute difference of logits.
+        of_range: the same over the range (largest less smallest) of the reference's logits.
+        same_class: share of pixels that have the same class in both masks, 0..1.
+        images: what it was measured on, as text.
+        miou: of the variant on the labelled set, 0..1; None without one.
+        miou_difference: the same less the reference's mIoU.
+        marks: warnings about that set, such as "selected on these images".
     """
 
     max_difference: float
@@ -32,28 +36,29 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Scored:
-    """A variant on a labelled set: its mIoU, 0..1, and the pixel counts of every image, (N, 3, K)."""
+    """Scores on a labelled set: mIoU, 0..1, and the pixel counts of every image, (N, 3, K)."""
 
     miou: float
     counts: np.ndarray
 
 
-def fidelity_of(reference: Path, own: Path, images: str) -> Fidelity:
-    """Two files as `worker.Worker.outputs` writes them; what is not finite counts as infinitely far off."""
-    with np.load(reference) as wanted, np.load(own) as found:
-        logits = wanted["logits"].astype(np.float64)
-        gap = np.abs(found["logits"] - logits)
-        off = float(np.nan_to_num(gap, nan=np.inf).max())
+def fidelity_of(reference: Path, variant: Path, images: str) -> Fidelity:
+    """Compare two files of `worker.Worker.outputs`; NaN counts as an infinite difference."""
+    with np.load(reference) as expected, np.load(variant) as outputs:
+        logits = expected["logits"].astype(np.float64)
+        differences = np.abs(outputs["logits"] - logits)
+        largest = float(np.nan_to_num(differences, nan=np.inf).max())
         span = float(logits.max() - logits.min())
-        same = float((found["masks"] == wanted["masks"]).mean())
-    return Fidelity(off, off / max(span, 1e-30), same, images)
+        same_class = float((outputs["masks"] == expected["masks"]).mean())
+    return Fidelity(largest, largest / max(span, 1e-30), same_class, images)
 
 
-def with_miou(found: Fidelity, reference: Scored, own: Scored, data: SegmentationData) -> Fidelity:
-    """The same with its mIoU, and the difference with its 95 % interval over sequences or blocks of images."""
-    if own is reference or (own.counts == reference.counts).all():
-        return replace(found, miou=own.miou, miou_difference=Interval(0.0, 0.0, 0.0))
-    (difference,) = compare_files(
-        [own.counts, reference.counts], clusters_of(data.keys, groups_of(data))
-    )
-    return replace(found, miou=own.miou, miou_difference=difference.miou)
+def with_miou(
+    fidelity: Fidelity, reference: Scored, variant: Scored, data: SegmentationData
+) -> Fidelity:
+    """Add mIoU, and its difference with a 95 % interval over clusters of images."""
+    if variant is reference or (variant.counts == reference.counts).all():
+        return replace(fidelity, miou=variant.miou, miou_difference=Interval(0.0, 0.0, 0.0))
+    clusters = clusters_of(data.keys, groups_of(data))
+    (difference,) = compare_files([variant.counts, reference.counts], clusters)
+    return replace(fidelity, miou=variant.miou, miou_difference=difference.miou)

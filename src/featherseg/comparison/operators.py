@@ -1,4 +1,4 @@
-"""Where an exported graph spends its time: the profile that a runtime keeps of its own operators, over some passes."""
+"""Latency of each operator of an exported graph, from the profile of its runtime."""
 
 import json
 from collections import defaultdict
@@ -25,12 +25,12 @@ from featherseg.layers.resize import resized
 from featherseg.runs.run import EXPORTS
 
 WARM_UP = 2
-"""Passes before those that count: the first ones allocate."""
+"""Passes before those that count: the first ones allocate memory. Not measured."""
 
 
 @dataclass(frozen=True)
 class Operator:
-    """All nodes of one kind: how many, their milliseconds a pass, their share of the pass, and the slowest of them."""
+    """All nodes of one kind: their number, ms per pass, share of the pass, and the slowest node."""
 
     kind: str
     nodes: int
@@ -42,10 +42,10 @@ class Operator:
 
 @dataclass(frozen=True)
 class OperatorTimes:
-    """The operators of one file, the slowest first. size: (H, W) of images as a user has them, of which the file sees
-    what its model was validated on (test_resize); ms: of all operators in a pass.
+    """The operators of one file, slowest first; each node's time is its median over the passes.
 
-    Each node's time is its median over the passes; what a runtime does between operators is in none of them.
+    size: (height, width) of a user's image; the file sees it resized as in validation.
+    ms: all operators of a pass, without what the runtime does between operators.
     """
 
     name: str
@@ -57,7 +57,7 @@ class OperatorTimes:
     operators: tuple[Operator, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
 
@@ -76,40 +76,41 @@ def time_operators(
     threads: Sequence[int] = (),
     passes: int = 10,
 ) -> list[OperatorTimes]:
-    """Time every operator of a graph, on the CPU, as its runtime runs it, on images of random values.
+    """Time every operator of a graph on the CPU, on random images.
 
     Args:
-        name: A run, an exported .onnx or .xml file, or a name of the catalogue. Of a run its export/model.onnx is
-            timed; where there is none it is exported for this, as is a catalogue's model, filled with seeded noise.
-        sizes: (height, width); default: the run's, or its paper's.
-        batches: Images a pass; default 1.
-        threads: Of the runtime; default: as many as torch has.
-        passes: Passes that count, behind WARM_UP others.
+        name: a run, an exported .onnx or .xml file, or a name of the catalogue. A run's
+            export/model.onnx is timed; if it does not exist, the run is exported to a temporary
+            folder, as is a catalogue's model with seeded noise as weights.
+        sizes: (height, width); default: that of the run, or of its paper.
+        batches: images per pass; default 1.
+        threads: of the runtime; default: torch's number.
+        passes: timed passes, after WARM_UP untimed ones.
 
     Returns:
-        One entry for each size, batch and number of threads.
+        One entry per size, batch and number of threads.
 
     Raises:
-        RunError, DataNotFound, ExportError: It cannot be opened, exported or run.
-        ConfigError: A file of a runtime that keeps no profile; a size, batch or number of threads below 1.
-        MissingExtra: The runtime is not installed.
+        RunError, DataNotFound, ExportError: it cannot be opened, exported or run.
+        ConfigError: its runtime keeps no profile, or a value is below 1.
+        MissingExtra: the runtime is not installed.
     """
     if min([1, passes, *batches, *threads, *(side for size in sizes for side in size)]) < 1:
         raise ConfigError("sizes, batches, threads and rounds are at least 1.")
     with TemporaryDirectory(prefix="featherseg-operators-") as folder:
         if is_exported_file(name):
-            path, own, label = Path(name), None, Path(name).name
+            path, model_size, label = Path(name), None, Path(name).name
         else:
             (model,) = find_models([name])
-            path, own, label = _onnx_of(model, Path(folder)), model.size, model.name
+            path, model_size, label = _onnx_of(model, Path(folder)), model.size, model.name
         if path.suffix not in PROFILES:
             raise ConfigError(
                 f"{path.name}: operators are timed of {' and '.join(PROFILES)} files."
             )
-        of_runtime, open_file, profile = PROFILES[path.suffix]
-        runtime = open_file(path, "cpu")  # what is wrong with the file is said here
-        found = []
-        for size in sizes or [own or runtime.image_size or USUAL]:
+        runtime_name, open_file, profile = PROFILES[path.suffix]
+        runtime = open_file(path, "cpu")  # refuses a damaged file before anything is timed
+        results = []
+        for size in sizes or [model_size or runtime.image_size or USUAL]:
             for batch in batches or [1]:
                 rng, seen = np.random.default_rng(0), resized(size, runtime.test_resize)
                 if runtime.masks:
@@ -118,16 +119,13 @@ def time_operators(
                     images = rng.normal(size=(batch, runtime.channels, *seen)).astype(np.float32)
                 for number in threads or [torch.get_num_threads()]:
                     timed = profile(path, runtime, images, number, passes, Path(folder))
-                    found.append(
-                        _summed(
-                            OperatorTimes(label, of_runtime, size, batch, number), timed, passes
-                        )
-                    )
-    return found
+                    setting = OperatorTimes(label, runtime_name, size, batch, number)
+                    results.append(_summed(setting, timed, passes))
+    return results
 
 
 USUAL = (512, 512)
-"""Of a file that does not say which images its model was trained with."""
+"""(height, width) for a file that does not state the size of its training images."""
 
 
 def _onnx_of(model: BenchmarkModel, folder: Path) -> Path:
@@ -142,7 +140,7 @@ def _onnx_of(model: BenchmarkModel, folder: Path) -> Path:
 def _profile_onnx(
     path: Path, _: OnnxRuntime, images: np.ndarray, threads: int, passes: int, folder: Path
 ) -> list[Timed]:
-    """Of each pass every node, from ONNX Runtime's profile, a list of events in JSON."""
+    """Return every node of each pass, from the events of ONNX Runtime's profile (JSON)."""
     session = open_session(path, "cpu", threads=threads, profile=folder / "profile")
     name = session.get_inputs()[0].name
     for _pass in range(WARM_UP + passes):
@@ -161,7 +159,7 @@ def _profile_onnx(
 def _profile_openvino(
     path: Path, runtime: OpenvinoRuntime, images: np.ndarray, threads: int, passes: int, _: Path
 ) -> list[Timed]:
-    """The same from OpenVINO, which tells of one pass at a time; with the settings that the runtime runs it with."""
+    """Return every node of each pass from OpenVINO, with the settings of `OpenvinoRuntime`."""
     import openvino
 
     settings = {**runtime.settings, "INFERENCE_NUM_THREADS": threads, "PERF_COUNT": "YES"}
@@ -181,23 +179,23 @@ PROFILES: dict[str, Any] = {
     ".onnx": ("ONNX Runtime", OnnxRuntime, _profile_onnx),
     ".xml": ("OpenVINO", OpenvinoRuntime, _profile_openvino),
 }
-"""Suffix of a file -> the runtime's name, what opens it, and what times its nodes."""
+"""Suffix of a file -> name of the runtime, class that opens it, function that times its nodes."""
 
 
-def _summed(of: OperatorTimes, timed: Iterable[Timed], passes: int) -> OperatorTimes:
-    """`of` with its operators: the median of every node, summed by kind."""
+def _summed(setting: OperatorTimes, timed: Iterable[Timed], passes: int) -> OperatorTimes:
+    """Return `setting` with its operators: the median of every node, summed by kind."""
     measured: dict[tuple[str, str], list[float]] = defaultdict(list)
     for kind, node, ms in timed:
         measured[kind, node].append(ms)
 
-    # a runtime may give several nodes one name: each pass has several times of it then
+    # A runtime may give several nodes the same name, which then has several times per pass
     kinds: dict[str, dict[str, tuple[int, float]]] = defaultdict(dict)
     for (kind, node), all_ms in measured.items():
-        alike = max(1, len(all_ms) // passes)
-        kinds[kind][node] = (alike, alike * median(all_ms))
+        same_name = max(1, len(all_ms) // passes)
+        kinds[kind][node] = (same_name, same_name * median(all_ms))
     total = sum(ms for nodes in kinds.values() for _, ms in nodes.values())
     if not total:
-        raise ExportError(f"{of.name}: {of.runtime} kept no times of its operators.")
+        raise ExportError(f"{setting.name}: {setting.runtime} kept no times of its operators.")
     operators = []
     for kind, nodes in kinds.items():
         ms = sum(ms for _, ms in nodes.values())
@@ -207,4 +205,4 @@ def _summed(of: OperatorTimes, timed: Iterable[Timed], passes: int) -> OperatorT
             Operator(kind, sum(n for n, _ in nodes.values()), ms, ms / total, slowest, each)
         )
     operators.sort(key=lambda operator: -operator.ms)
-    return replace(of, ms=total, operators=tuple(operators))
+    return replace(setting, ms=total, operators=tuple(operators))

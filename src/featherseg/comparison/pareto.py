@@ -1,4 +1,4 @@
-"""Which models are worth their cost: the Pareto front, the pick for a budget, and both as a drawing."""
+"""The Pareto front of models by cost and mIoU, the best model within a budget, and a chart."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -21,12 +21,16 @@ from featherseg.reports.labels import (
     place_labels,
 )
 
-LONGEST = 32  # letters of a name that are shown; the whole name stands in the mark's title
-ROOM = 5.0  # points of mIoU to either side where all models have about the same
+LONGEST = 32
+"""Number of letters of a name that are shown; the title of the mark has the full name."""
+
+ROOM = 5.0
+"""Points of mIoU above and below, if all models have about the same mIoU."""
 
 FRONT_STYLE = """
 .chart .front{fill:none;stroke:var(--accent,#1f7a6d);stroke-width:1.5}
-.chart .beaten{fill:var(--muted,#767676)} .chart .pick{fill:none;stroke:var(--accent,#1f7a6d);stroke-width:2}
+.chart .beaten{fill:var(--muted,#767676)}
+.chart .pick{fill:none;stroke:var(--accent,#1f7a6d);stroke-width:2}
 .chart .on{fill:var(--ink,#767676);font-weight:600}
 .chart .budget{stroke:var(--loss,#b06a2c);stroke-width:1;stroke-dasharray:4 3}
 """
@@ -34,7 +38,7 @@ FRONT_STYLE = """
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is paid: its name and unit, as in "latency p50" and "ms"."""
+    """A kind of cost: its name and unit, such as "latency p50" and "ms"."""
 
     name: str
     unit: str
@@ -46,7 +50,7 @@ MEMORY = Quantity("peak memory", "MiB")
 
 @dataclass(frozen=True)
 class Point:
-    """One model: what it costs (in the unit of a Quantity, above 0) and its mIoU, 0..1."""
+    """One model: its cost (in the unit of a Quantity, above 0) and its mIoU, 0..1."""
 
     name: str
     cost: float
@@ -55,16 +59,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Pick:
-    """The model for a budget, None where none fits, and why."""
+    """The best model within a budget (None if none is), and the reason."""
 
     point: Point | None
     reason: str
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """The points that none beats, cheapest first: no other costs as little at most and scores as much at least.
+    """Return the points that no other point beats, cheapest first.
 
-    One of the two has to be truly better; points that are equal in both stay together.
+    A point beats another one if it is better in cost or mIoU and not worse in the other.
     """
 
     def beats(a: Point, b: Point) -> bool:
@@ -83,10 +87,10 @@ def pick(
     *,
     undecided: Collection[frozenset[str]] = (),
 ) -> Pick:
-    """The highest mIoU that costs `budget` at most, the cheapest of equals.
+    """Return the model with the highest mIoU within `budget`; ties are broken by cost.
 
-    undecided holds the pairs of names between which no difference is shown: the reason names the cheapest model that
-    is not shown to differ from the pick, as a user may prefer it.
+    undecided: pairs of names between which no difference is shown. The reason names the cheapest
+    model that is not shown to differ from the pick, because a user may prefer it.
     """
     if not points:
         return Pick(None, f"{quantity.name} was not measured here.")
@@ -94,19 +98,17 @@ def pick(
     limit = f"{budget:g} {quantity.unit} ({quantity.name})"
     if not fitting:
         least = min(points, key=lambda p: p.cost)
-        whole = (
-            "the only model does not stay"
-            if len(points) == 1
-            else f"none of {len(points)} models stays"
-        )
-        return Pick(
-            None,
-            f"{whole} within {limit}: the least is {least.name} with {_cost(least, quantity)}.",
-        )
+        none = f"none of {len(points)} models stays"
+        if len(points) == 1:
+            none = "the only model does not stay"
+        cheapest = f"{least.name} with {_cost(least, quantity)}"
+        return Pick(None, f"{none} within {limit}: the least is {cheapest}.")
     best = max(fitting, key=lambda p: (p.miou, -p.cost))
-    alone = f"the only one of {len(points)} " if len(points) > 1 else ""
-    within = alone if len(fitting) == 1 else f"the highest of the {len(fitting)} "
-    reason = f"{best.name}: mIoU {100 * best.miou:.2f} % at {_cost(best, quantity)}, {within}within {limit}"
+    rank = f"the only one of {len(points)} " if len(points) > 1 else ""
+    if len(fitting) > 1:
+        rank = f"the highest of the {len(fitting)} "
+    figures = f"mIoU {100 * best.miou:.2f} % at {_cost(best, quantity)}"
+    reason = f"{best.name}: {figures}, {rank}within {limit}"
     rivals = [
         p for p in fitting if p.cost < best.cost and frozenset((p.name, best.name)) in undecided
     ]
@@ -124,26 +126,29 @@ def front_svg(
     budget: float | None = None,
     width: int = WIDTH,
 ) -> str:
-    """The models by cost and mIoU, the front as a stepped line, the pick ringed: an SVG, alone or in a page.
+    """Draw the models by cost and mIoU: the front as a stepped line, the pick with a ring.
+
+    The SVG works alone and in a page: colours are CSS variables of page.css, with values for light
+    and dark backgrounds if these are missing. It is empty without points.
 
     width: of the drawing, in units of which a letter is 12 high.
-
-    Colours are CSS variables of page.css, with values that can be read on light and dark where there are none. Empty
-    without points.
     """
     if not points:
         return ""
-    kept = pareto_front(points)
+
+    # Axes with room for every model, and for the budget if it is near
+    front = pareto_front(points)
     spots = [(p.cost, 100 * p.miou) for p in points]
     costs, low, high = [x for x, _ in spots], min(y for _, y in spots), max(y for _, y in spots)
-    if high - low < 1:  # room above and below it, within 0 to 100 %
+    if high - low < 1:
         low, high = max(0.0, low - ROOM), min(100.0, high + ROOM)
     if budget is not None and budget <= 2 * max(costs):
         costs.append(budget)
     xs, ys = ticks(0, max(costs)), ticks(low, high)
     plot = Plot((0, xs[-1]), (ys[0], ys[-1]), (LEFT, TOP, width - RIGHT, HEIGHT - BOTTOM))
-    marks = [plot.at(*spot) for spot in spots]
-    stairs = _stairs([plot.at(p.cost, 100 * p.miou) for p in kept], width - RIGHT)
+
+    # The front and the budget
+    stairs = _stairs([plot.at(p.cost, 100 * p.miou) for p in front], width - RIGHT)
     parts = [
         f'<text class="name" x="{LEFT}" y="20">mIoU, %</text>',
         *plot.axes(xs, ys),
@@ -156,32 +161,35 @@ def front_svg(
         x = plot.at(budget, ys[0])[0]
         parts.append(f'<path class="budget" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
         lines.append(((x, TOP), (x, HEIGHT - BOTTOM)))
+
+    # The models, with labels that cover neither each other nor a line
+    marks = [plot.at(*spot) for spot in spots]
     labels = place_labels(
         [short(p.name, LONGEST) for p in points], marks, lines, (*AREA[:2], width - 2, AREA[3])
     )
     for point, (x, y), box in zip(points, marks, labels, strict=True):
-        on = point in kept
-        title = f"{point.name}: mIoU {100 * point.miou:.2f} %, {_cost(point, quantity)}{', on the front' if on else ''}"
-        ring = (
-            f'<circle class="pick" cx="{x:.1f}" cy="{y:.1f}" r="8"/>'
-            if point.name == picked
-            else ""
-        )
+        title = f"{point.name}: mIoU {100 * point.miou:.2f} %, {_cost(point, quantity)}"
+        dot, text, ring = "beaten", "off", ""
+        if point in front:
+            title, dot, text = f"{title}, on the front", "dot", "on"
+        if point.name == picked:
+            ring = f'<circle class="pick" cx="{x:.1f}" cy="{y:.1f}" r="8"/>'
         parts.append(
-            f'<g><title>{escape(title)}</title>{leader(x, y, box)}<circle class="{"dot" if on else "beaten"}" '
-            f'cx="{x:.1f}" cy="{y:.1f}" r="4"/>{ring}<text class="{"on" if on else "off"}" {anchor(x, box)} '
-            f'y="{box[3] - 4:.1f}">{escape(short(point.name, LONGEST))}</text></g>'
+            f"<g><title>{escape(title)}</title>{leader(x, y, box)}"
+            f'<circle class="{dot}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>{ring}'
+            f'<text class="{text}" {anchor(x, box)} y="{box[3] - 4:.1f}">'
+            f"{escape(short(point.name, LONGEST))}</text></g>"
         )
-    title = f"mIoU by {quantity.name}: {counted(len(kept), 'model')} of {len(points)} on the front"
+    title = f"mIoU by {quantity.name}: {counted(len(front), 'model')} of {len(points)} on the front"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" viewBox="0 0 {width} {HEIGHT}" '
-        f'width="{width}" height="{HEIGHT}"><title>{escape(title)}</title><style>{STYLE}{FRONT_STYLE}</style>'
-        f"{''.join(parts)}</svg>\n"
+        '<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" '
+        f'viewBox="0 0 {width} {HEIGHT}" width="{width}" height="{HEIGHT}">'
+        f"<title>{escape(title)}</title><style>{STYLE}{FRONT_STYLE}</style>{''.join(parts)}</svg>\n"
     )
 
 
 def _stairs(front: Sequence[Mark], right: float) -> list[Mark]:
-    """The corners of the highest mIoU that can be had for each cost, to the right end of the plot."""
+    """Return the corners of the highest mIoU at each cost, up to the right end of the plot."""
     corners = list(front[:1])
     for x, y in front[1:]:
         corners += [(x, corners[-1][1]), (x, y)]

@@ -1,9 +1,9 @@
-"""What this machine can do at most, measured, and the shortest time that leaves for a model.
+"""The limits of this machine, measured, and the shortest latency that they allow for a model.
 
-The roofline model (Williams, Waterman, Patterson, CACM 52(4), 2009): a program is limited by the arithmetic rate or by
-the memory, whichever takes longer. Rates are the best of a few kernels that a model is made of; traffic is that of a
-model whose convolutions and linear layers each read their input and weights once and write their output once, with
-all that lies between fused into them. A multiply-accumulate counts as two operations.
+The roofline model (Williams, Waterman, Patterson, CACM 52(4), 2009): arithmetic or memory limits a
+program, whichever takes longer. Rates are the best of a few kernels that models consist of. Traffic
+counts convolutions and linear layers only: each reads its input and weights once and writes its
+output once; all layers between are taken as fused. A multiply-accumulate is two operations.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from featherseg.costs.latency import Schedule, time_passes
 from featherseg.layers.model import SegmentationModel
 
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
-"""Of one element, by precision."""
+"""Bytes of an element, by precision."""
 
 MATRIX = {"cpu": 512, "cuda": 8192}
+"""Rows and columns of the matrices that are multiplied."""
+
 CONVOLUTION = {"cpu": (1, 128, 32, 128), "cuda": (8, 256, 256, 512)}
-"""Size of what is measured with: rows and columns of matrices; (B, C, H, W) of a 3x3 convolution."""
+"""(B, C, H, W) of the input of the 3x3 convolution."""
 
 COPIED = {"cpu": 2**26, "cuda": 2**30}
-"""float32 elements of each array that is copied: more than any cache holds."""
+"""float32 elements of each copied array: larger than any cache."""
 
 KERNEL = Schedule(warm_up=0, least=5, most=math.inf, seconds=0.4)
 """How often each kernel is repeated after a first time; the best time counts."""
@@ -40,9 +42,12 @@ KERNEL = Schedule(warm_up=0, least=5, most=math.inf, seconds=0.4)
 
 @dataclass(frozen=True)
 class Limits:
-    """Rates of a machine: kernels in GFLOP/s (int8: 10^9 operations/s) by precision and name, memory in GB/s by name.
+    """Rates of a machine.
 
-    A kernel that the machine or its torch does not have is left out.
+    Args:
+        kernels: GFLOP/s (int8: 10^9 operations/s) by precision and name, without kernels that the
+            machine or its torch lacks.
+        memory: GB/s by name.
     """
 
     device: str
@@ -51,7 +56,7 @@ class Limits:
     memory: dict[str, float]
 
     def peak(self, precision: str) -> float | None:
-        """The best rate in a precision, GFLOP/s; None where none could be measured."""
+        """Return the best rate in a precision, GFLOP/s; None if none was measured."""
         return max(self.kernels.get(precision, {}).values(), default=None)
 
     @property
@@ -60,23 +65,23 @@ class Limits:
         return max(self.memory.values())
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; `Limits(**values)` is the way back."""
+        """Return plain values; `Limits(**values)` reads them."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one pass of a model at a size and batch has to do: MACs, and elements that move (maps, and weights)."""
+    """One pass of a model: MACs, and elements of feature maps and weights that are moved."""
 
     macs: int
     elements: int
 
     def intensity(self, precision: str) -> float:
-        """Operations for every byte that moves."""
+        """Return operations per byte that is moved."""
         return 2 * self.macs / (self.elements * BYTES[precision])
 
     def limit_ms(self, limits: Limits, precision: str) -> float | None:
-        """The shortest time that the machine's rates allow; None where its rate is not known."""
+        """Return the shortest time that the rates allow; None if the rate is unknown."""
         peak = limits.peak(precision)
         if peak is None:
             return None
@@ -88,7 +93,7 @@ class Work:
 
 
 def work_of(model: SegmentationModel, size: Size, batch: int = 1) -> Work:
-    """Count a model at (height, width) on the meta device: nothing is computed. Raises UnknownName as `cost` does."""
+    """Count one pass at (height, width) on the meta device; raises UnknownName as `cost`."""
     twin = deepcopy(model).to("meta").eval()
     images = torch.empty(batch, len(model.mean), *size, device="meta")
     moved: list[int] = []
@@ -106,7 +111,7 @@ def work_of(model: SegmentationModel, size: Size, batch: int = 1) -> Work:
 
 @torch.inference_mode()
 def measure_limits(device: torch.device) -> Limits:
-    """Measure this machine with as many threads as torch has just now; about 5 seconds, 1 GB on the CPU."""
+    """Measure a device with torch's present number of threads; about 5 s, and 1 GB on the CPU."""
     kind = "cuda" if device.type == "cuda" else "cpu"
     generator = torch.Generator().manual_seed(0)
     side = MATRIX[kind]
@@ -121,13 +126,12 @@ def measure_limits(device: torch.device) -> Limits:
     kernels: dict[str, dict[str, float]] = {}
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         m, (maps, weights) = a.to(dtype), (x.to(dtype), w.to(dtype))
-        found = {
+        convolve = partial(F.conv2d, maps, weights, padding=1)
+        rates = {
             "matmul": _rate(partial(torch.mm, m, m), 2 * side**3, device),
-            "conv3x3": _rate(
-                partial(F.conv2d, maps, weights, padding=1), 18 * x.numel() * x.shape[1], device
-            ),
+            "conv3x3": _rate(convolve, 18 * x.numel() * x.shape[1], device),
         }
-        kernels[precision] = {name: rate for name, rate in found.items() if rate is not None}
+        kernels[precision] = {name: rate for name, rate in rates.items() if rate is not None}
     q = (a * 20).clamp(-127, 127).to(torch.int8)
     rate = _rate(lambda: torch._int_mm(q, q), 2 * side**3, device)
     kernels["int8"] = {} if rate is None else {"matmul": rate}
@@ -135,18 +139,18 @@ def measure_limits(device: torch.device) -> Limits:
 
 
 def _memory(elements: int, device: torch.device) -> dict[str, float]:
-    """GB/s of copying, of a + s * b (triad) and of reading, float32."""
+    """Return GB/s of copying, of a + s * b (triad) and of reading float32."""
     a, b, c = (torch.ones(elements, device=device) for _ in range(3))
-    found = {
+    rates = {
         "copy": _rate(lambda: c.copy_(a), 8 * elements, device),
         "triad": _rate(lambda: torch.add(a, b, alpha=0.5, out=c), 12 * elements, device),
         "read": _rate(a.sum, 4 * elements, device),
     }
-    return {name: rate for name, rate in found.items() if rate is not None}
+    return {name: rate for name, rate in rates.items() if rate is not None}
 
 
 def _rate(kernel: Callable[[], object], amount: int, device: torch.device) -> float | None:
-    """10^9 of `amount` a second at best; None where torch has no such kernel here."""
+    """Return the best rate, 10^9 of `amount` per second; None if torch lacks the kernel here."""
     try:
         kernel()
     except (RuntimeError, NotImplementedError):

@@ -1,10 +1,9 @@
-"""How long models take and how much memory, side by side: a process each, their passes taking turns.
+"""Latency and peak memory of several models, each in its own process, their passes in turns.
 
-Models that are timed one after the other are timed on two machines: clocks, caches and neighbours change within
-seconds. Here every round runs each model once, so that a ratio is taken between neighbours in time, and as in
-`featherseg benchmark` all of it is done several times with processes started anew. The time is that of the model's
-forward on one image, up to logits at its own stride (an exported file with masks gives these); the memory is the peak
-of a process from an image file to a mask file.
+The speed of a machine changes within seconds. Every round therefore runs each model once, so a ratio
+compares passes that are close in time. As in `featherseg benchmark`, all processes are started
+several times. Latency is that of the forward on one image, up to logits at the model's stride (up to
+masks for a file that returns masks); memory is the peak of a process from image file to mask file.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,12 +27,12 @@ from featherseg.costs.latency import summarise, turn_order
 from featherseg.inference.runtimes import Runtime
 
 STARTS, ROUNDS = 5, 8
-"""How often all processes are started, and the rounds of each start."""
+"""Starts of all processes, and rounds of each start. Not measured."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Time of model `first` over that of `second` (indices) and its 95 % interval, for all pairs together."""
+    """Time of model `first` over that of `second` (indices), with its 95 % interval."""
 
     first: int
     second: int
@@ -43,24 +42,22 @@ class Ratio:
 
     @property
     def faster(self) -> int | None:
-        """The faster model, None where the interval includes 1."""
+        """The index of the faster model; None if the interval includes 1."""
         return self.first if self.high < 1 else self.second if self.low > 1 else None
 
     def message(self, names: Sequence[str]) -> str:
-        """`a is faster than b: 1.52 times as fast` where the interval says so, else that no difference is shown."""
+        """Return `a is faster than b: 1.52 times as fast`, or that no difference is shown."""
         if self.faster is None:
-            return f"no difference in time between {names[self.first]} and {names[self.second]} is shown"
+            pair = f"{names[self.first]} and {names[self.second]}"
+            return f"no difference in time between {pair} is shown"
         slower = self.first + self.second - self.faster
         factor = max(self.value, 1 / self.value)
         return f"{names[self.faster]} is faster than {names[slower]}: {factor:.2f} times as fast"
 
 
 @dataclass(frozen=True)
-class Latency:
-    """Of one model: the median of its times, what 95 of 100 stay within, and its peaks of memory, see SideBySide.
-
-    None for what was not measured.
-    """
+class MeasuredCosts:
+    """Latency and peak memory of one model; None for what was not measured."""
 
     p50_ms: float | None = None
     p95_ms: float | None = None
@@ -69,16 +66,20 @@ class Latency:
 
     @property
     def memory_mib(self) -> float | None:
-        """Peak on the GPU where there is one, else that of its process."""
+        """Peak memory on the GPU if there is one, else of the process."""
         return self.process_mib if self.gpu_mib is None else self.gpu_mib
 
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Times and memory of N models at one size (height, width).
+    """Times and memory of N models on images of one size.
 
-    times_ms (N, S, R): S starts of R rounds; process_mib (N,): peaks of their processes, NaN where the system does
-    not report them; gpu_mib (N,) torch's peaks on a GPU, NaN without one; `machine` names device and threads.
+    Args:
+        size: (height, width).
+        machine: device, cores and threads, as text.
+        times_ms: (N, S, R) times of the forward, in S starts of R rounds.
+        process_mib: (N,) peak memory of each process; NaN if the system does not report it.
+        gpu_mib: (N,) torch's peak memory on a GPU; NaN without one.
     """
 
     names: tuple[str, ...]
@@ -88,22 +89,22 @@ class SideBySide:
     process_mib: np.ndarray
     gpu_mib: np.ndarray
 
-    def latency(self, place: int) -> Latency:
-        """Of one model."""
+    def costs_of(self, place: int) -> MeasuredCosts:
+        """Return latency and memory of the model at an index."""
         times = summarise(self.times_ms[place])
         memory = (
             None if np.isnan(mib[place]) else float(mib[place])
             for mib in (self.process_mib, self.gpu_mib)
         )
-        return Latency(times.p50, times.p95, *memory)
+        return MeasuredCosts(times.p50, times.p95, *memory)
 
     def ratios(self) -> list[Ratio]:
-        """Every pair of models, the level of the intervals divided among them (Bonferroni)."""
-        pairs = list(combinations(range(len(self.names)), 2))
-        found = [
-            (a, b, speedup(self.times_ms[a], self.times_ms[b], pairs=len(pairs))) for a, b in pairs
-        ]
-        return [Ratio(a, b, s.value, s.low, s.high) for a, b, s in found]
+        """Return the ratio of every pair of models; the pairs share the 5 % (Bonferroni)."""
+        pairs, ratios = list(combinations(range(len(self.names)), 2)), list[Ratio]()
+        for first, second in pairs:
+            ratio = speedup(self.times_ms[first], self.times_ms[second], pairs=len(pairs))
+            ratios.append(Ratio(first, second, ratio.value, ratio.low, ratio.high))
+        return ratios
 
 
 def time_side_by_side(
@@ -114,11 +115,18 @@ def time_side_by_side(
     progress: Progress | None = None,
     command: Sequence[str] = COMMAND,
 ) -> SideBySide:
-    """Time N models on one synthetic image of (height, width), batch of one, on `default_threads`.
+    """Time N models on one synthetic image, a batch of one, with `default_threads`.
 
-    paths are their run folders or exported files, runtimes the same as they were opened (for channels and device);
-    command is what a process is started with. Raises ConfigError for
-    a size below 1, RunError with the message of a model that could not be run.
+    Args:
+        names: what the models are called.
+        paths: their run folders or exported files.
+        runtimes: the same, opened; they state channels and device.
+        size: (height, width) of the image.
+        command: what a process is started with.
+
+    Raises:
+        ConfigError: the size is below 1.
+        RunError: a model cannot be run; with its name.
     """
     if min(size) < 1:
         raise ConfigError(
@@ -157,15 +165,16 @@ def time_side_by_side(
 
 
 def describe_device(runtimes: Sequence[Runtime]) -> str:
-    """Device and threads: `cpu, 2 cores; 1 thread each`."""
+    """Return `cpu, 2 cores; 1 thread each`."""
     devices = sorted({str(r.device) for r in runtimes})
-    return f"{' and '.join(devices)}, {usable_cores()} cores; {counted(default_threads(), 'thread')} each"
+    threads = counted(default_threads(), "thread")
+    return f"{' and '.join(devices)}, {usable_cores()} cores; {threads} each"
 
 
 def _prepare(
     processes: Sequence[Process], orders: Sequence[dict[str, Any]], images: Sequence[Path]
 ) -> None:
-    """Open every model, all at the same time, then warm them up, one after the other."""
+    """Open all models at the same time, then warm them up one after the other."""
     for process, order in zip(processes, orders, strict=True):
         with _named(process):
             process.send("open", allocator=True, **order)
@@ -180,7 +189,7 @@ def _prepare(
 def _take_turns(
     processes: Sequence[Process], start: int, progress: Progress | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """-> the forward's times (N, ROUNDS) in milliseconds, peaks of the processes (N,) and on a GPU (N,) in MiB."""
+    """Return times of the forward (N, ROUNDS) in ms, and peaks in MiB: processes (N,), GPU (N,)."""
     times = np.empty((len(processes), ROUNDS))
     for turn in range(ROUNDS):
         for i in turn_order(len(processes), turn):
@@ -197,7 +206,7 @@ def _take_turns(
 
 @contextmanager
 def _named(process: Process) -> Iterator[None]:
-    """Errors of a process with its model's name."""
+    """Turn a VariantError into a RunError that names the model."""
     try:
         yield
     except VariantError as error:

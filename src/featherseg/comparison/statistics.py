@@ -1,9 +1,9 @@
-"""Ratios of neighbours in time, with an interval.
+"""How many times as fast one variant is as another, with a 95 % interval.
 
-Letters: S starts (a set of processes, one per variant, started together), R rounds in each. A round runs every variant
-once, so that a ratio is taken between times that lie next to each other on the same machine in the same mood. Rounds of
-one start share its processes, with their addresses, pages and thread placement; that is why several are started, and
-why the interval is taken over the starts.
+Letters: S starts (all processes are started together, one per variant), R rounds of each start. A
+round runs every variant once, so a ratio compares passes that are seconds apart. All rounds of a
+start share its processes and thus their memory addresses, pages and thread placement. That is why
+there are several starts, and why the interval is over starts.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,17 @@ from featherseg.core.errors import ConfigError
 from featherseg.evaluation.bootstrap import LEVEL, student_quantile
 
 REPLICATES = 2000
+"""Bootstrap replicates of an interval."""
+
 MIN_STARTS = 2
+"""The spread between starts is part of every interval, so one start has none."""
+
 NO_DIFFERENCE = "no difference shown"
 
 
 @dataclass(frozen=True)
 class Speedup:
-    """How many times as fast as a baseline, with its 95 % interval."""
+    """How many times as fast as a baseline, with a 95 % interval."""
 
     value: float
     low: float
@@ -28,16 +32,16 @@ class Speedup:
 
     @property
     def verdict(self) -> str:
-        """`faster` or `slower` where the interval says so; NO_DIFFERENCE where it includes 1."""
+        """`faster` or `slower`; NO_DIFFERENCE if the interval includes 1."""
         return "faster" if self.low > 1 else "slower" if self.high < 1 else NO_DIFFERENCE
 
     @property
     def itself(self) -> bool:
-        """Whether this is the baseline compared with itself."""
+        """Whether the baseline is compared with itself."""
         return self.low == self.value == self.high == 1
 
     def __str__(self) -> str:
-        """`2.24x (2.10-2.37)`; no ratio where no difference is shown."""
+        """`2.24x (2.10-2.37)`; the text NO_DIFFERENCE replaces an undecided ratio."""
         if self.itself:
             return "1"
         value = NO_DIFFERENCE if self.verdict == NO_DIFFERENCE else f"{self.value:.2f}x"
@@ -47,18 +51,24 @@ class Speedup:
 def speedup(
     baseline_ms: np.ndarray, own_ms: np.ndarray, *, pairs: int = 1, seed: int = 0
 ) -> Speedup:
-    """The median of the rounds' ratios baseline / own, both (S, R), of which each pair was taken in one round.
+    """Return the median over rounds of baseline / own, with an interval.
 
-    The interval is that value, times and divided by exp(t * spread): spread is that of the logarithm over bootstrap
-    replicates, each of S - 1 of the S starts drawn with replacement (which makes its variance unbiased, as in
-    bootstrap.py), t Student's with S - 1 degrees of freedom. Of several pairs that are compared together, `pairs`,
-    each has its share of the 5 % (Bonferroni). Raises ConfigError for fewer than two starts, or where rounds do not
-    pair up.
+    The interval is the median times and divided by exp(t * spread). The spread is the standard
+    deviation of the logarithm over bootstrap replicates; each draws S - 1 of the S starts with
+    replacement, which makes its variance unbiased (as in evaluation/bootstrap.py). t is Student's
+    quantile with S - 1 degrees of freedom.
+
+    Args:
+        baseline_ms, own_ms: (S, R); values at the same place are of the same round.
+        pairs: number of pairs that are compared together; they share the 5 % (Bonferroni).
+
+    Raises:
+        ConfigError: fewer than two starts, or the shapes differ.
     """
     if baseline_ms.shape != own_ms.shape or len(own_ms) < MIN_STARTS:
         raise ConfigError(
-            f"times of {baseline_ms.shape} and {own_ms.shape} (starts, rounds): expected pairs of at least "
-            f"{MIN_STARTS} starts, as the spread between starts is part of the interval."
+            f"times of {baseline_ms.shape} and {own_ms.shape} (starts, rounds): expected pairs of "
+            f"at least {MIN_STARTS} starts, because the interval is over starts."
         )
     logs, starts = np.log(baseline_ms / own_ms), len(own_ms)
     chosen = np.random.default_rng(seed).integers(starts, size=(REPLICATES, starts - 1))

@@ -1,4 +1,4 @@
-"""What is benchmarked becomes variants: each model in every build and every exported file."""
+"""The models of a benchmark, and their variants: every build and every exported file."""
 
 import os
 from collections.abc import Sequence
@@ -20,19 +20,23 @@ from featherseg.runs.run import EXPORTS, RESOLVED, Run, open_run
 from featherseg.runs.run import find_run as path_of_run
 
 CATALOGUE_CLASSES = 19
-"""Of an untrained model: as many as Cityscapes has, which most papers count with."""
+"""Number of classes of an untrained model: that of Cityscapes, with which most papers count."""
 
 CATALOGUE_SIZES = {"cgrseg": (512, 512)}
-"""Beginning of a catalogue name -> (height, width) its paper counts at."""
+"""Prefix of a catalogue name -> (height, width) at which its paper counts."""
 
 USUAL_SIZE = (512, 1024)
+"""(height, width) for the other models of the catalogue."""
 
 
 @dataclass(frozen=True)
 class BenchmarkModel:
-    """One model that is timed: a run, or a catalogue name (`run` is None: seeded weights, untrained).
+    """A model that is timed: a run, or a name of the catalogue with seeded weights.
 
-    builds: whether torch builds beside the two baselines are timed, too; files are those that it was exported to.
+    Args:
+        run: None for a name of the catalogue.
+        files: exported files of the model.
+        builds: time all torch builds; else only the two baselines.
     """
 
     name: str
@@ -42,17 +46,17 @@ class BenchmarkModel:
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
-        """In the order of the logits; of an untrained model class_0, class_1, ..."""
+        """Classes in the order of the logits; class_0, class_1, ... without a run."""
         return self.run.classes if self.run else untrained_classes()
 
     @property
     def channels(self) -> int:
-        """Of its images."""
+        """Number of channels of an image."""
         return self.run.info.channels if self.run else 3
 
     @property
     def size(self) -> Size:
-        """(height, width) it is timed at by default: its training images', or its paper's."""
+        """Default (height, width): that of its training images, else that of its paper."""
         if self.run:
             return self.run.info.image_size
         return next(
@@ -62,15 +66,15 @@ class BenchmarkModel:
 
     @property
     def source(self) -> str:
-        """What a worker opens: the run's path, or the catalogue name."""
+        """What a worker opens: the path of the run, or the name in the catalogue."""
         return str(self.run.path) if self.run else self.name
 
     def seen(self, size: Size) -> Size:
-        """(height, width) in which the model sees an image of that size."""
+        """Return the (height, width) to which the model resizes an image of `size`."""
         return resized(size, self.run.recipe.data.test_resize) if self.run else size
 
     def on_meta(self) -> SegmentationModel:
-        """The model without weights, to count with."""
+        """Return the model without weights, for counting."""
         with torch.device("meta"):
             if self.run:
                 return self.run.untrained_model().eval()
@@ -79,9 +83,9 @@ class BenchmarkModel:
 
 @dataclass(frozen=True)
 class Variant:
-    """One row: a model in one build (a name of TORCH_BUILDS), or one exported file (build is None).
+    """A row of a benchmark: a build of a model (a name of TORCH_BUILDS) or an exported file.
 
-    name is unique in a benchmark, as in "eager", or "frm-lite0/eager" where there are several models.
+    name is unique in a benchmark: "eager", or "frm-lite0/eager" if there are several models.
     """
 
     name: str
@@ -92,11 +96,13 @@ class Variant:
 
 
 def find_models(names: Sequence[str]) -> list[BenchmarkModel]:
-    """Runs, exported files and catalogue names -> models, each once, with the files that belong to it.
+    """Return each model that runs, exported files and catalogue names refer to, with its files.
 
-    A file belongs to the run in whose export/ it lies, else to the only run that is named beside it. A run has all the
-    files of its export/. Raises RunError, DataNotFound, and ConfigError for a file of which no run is known: without
-    it the file's masks have no reference.
+    A run has all files of its export/. Any other file belongs to the only run that is named.
+
+    Raises:
+        RunError, DataNotFound: a run or a file does not exist.
+        ConfigError: the run of a file is unknown, so its masks have no reference.
     """
     runs: dict[str, BenchmarkModel] = {}
     for name in (n for n in names if not is_exported_file(n)):
@@ -107,23 +113,23 @@ def find_models(names: Sequence[str]) -> list[BenchmarkModel]:
         path = Path(name)
         if not path.exists():
             raise DataNotFound(
-                f"{path} does not exist. Write it with: featherseg export RUN --format FORMAT -o {path}"
+                f"{path} does not exist. Write it with: featherseg export RUN --format FORMAT "
+                f"-o {path}"
             )
         owner = _owner(path, named)
         known = runs.get(owner.source, owner)
         if not any(path.samefile(file) for file in known.files):
             known = BenchmarkModel(known.name, known.run, (*known.files, path), known.builds)
         runs[owner.source] = known
-    found = list(runs.values())
-    names = short_names([Path(model.source) if model.run else Path(model.name) for model in found])
-    return [replace(model, name=name) for model, name in zip(found, names, strict=True)]
+    names = short_names([Path(one.source if one.run else one.name) for one in runs.values()])
+    return [replace(model, name=name) for model, name in zip(runs.values(), names, strict=True)]
 
 
-def variants_of(timed: Sequence[BenchmarkModel], builds: Sequence[str]) -> list[Variant]:
-    """Every row of a benchmark: of each model its builds, then its files."""
+def variants_of(timed_models: Sequence[BenchmarkModel], builds: Sequence[str]) -> list[Variant]:
+    """Return every row of a benchmark: the builds of each model, then its files."""
     rows = []
-    for model in timed:
-        prefix = f"{model.name}/" if len(timed) > 1 else ""
+    for model in timed_models:
+        prefix = f"{model.name}/" if len(timed_models) > 1 else ""
         for build in builds:
             if model.builds or build in (EAGER, TUNED):
                 rows.append(Variant(prefix + build, build, model, build=build))
@@ -133,21 +139,23 @@ def variants_of(timed: Sequence[BenchmarkModel], builds: Sequence[str]) -> list[
 
 
 def baseline_of(variant: Variant, baseline: str, variants: Sequence[Variant]) -> Variant:
-    """The row that a row is compared with: the one of that name of its own model, else the one of that full name.
+    """Return the row with which a variant is compared.
 
-    Raises UnknownName where there is none.
+    It is the row of the same model with this short name, else the row with this full name.
+
+    Raises:
+        UnknownName: neither exists.
     """
-    own = [v for v in variants if v.model is variant.model and v.short == baseline]
-    found = own or [v for v in variants if v.name == baseline]
-    if not found:
-        raise unknown(
-            "baseline", baseline, dict.fromkeys(n for v in variants for n in (v.short, v.name))
-        )
-    return found[0]
+    same_model = [v for v in variants if v.model is variant.model and v.short == baseline]
+    matches = same_model or [v for v in variants if v.name == baseline]
+    if not matches:
+        names = dict.fromkeys(n for v in variants for n in (v.short, v.name))
+        raise unknown("baseline", baseline, names)
+    return matches[0]
 
 
 def untrained_classes() -> tuple[ClassInfo, ...]:
-    """class_0, class_1, ... in colours that lie apart."""
+    """Return class_0, class_1, ... in distinct colours."""
     return tuple(
         ClassInfo(f"class_{i}", c) for i, c in enumerate(default_palette(CATALOGUE_CLASSES))
     )
@@ -169,14 +177,14 @@ def _catalogue_or_run(name: str) -> BenchmarkModel:
 
 
 def _exported(run: Path) -> tuple[Path, ...]:
-    """The files of RUN/export/ that a runtime opens."""
+    """Return the files of RUN/export/ that a runtime opens."""
     return tuple(
         sorted(p for p in (run / EXPORTS).glob("*") if p.name.endswith(tuple(FILE_RUNTIMES)))
     )
 
 
 def _owner(file: Path, named: Sequence[BenchmarkModel]) -> BenchmarkModel:
-    """The run that a file was exported from: alone, with the two baselines, where it was not named itself."""
+    """Return the run that a file was exported from; if it was not named, only with baselines."""
     folder = file.absolute().parent
     if folder.name == EXPORTS and (folder.parent / RESOLVED).is_file():
         run = open_run(folder.parent)
@@ -184,7 +192,7 @@ def _owner(file: Path, named: Sequence[BenchmarkModel]) -> BenchmarkModel:
         return same[0] if same else BenchmarkModel(run.name, run, builds=False)
     if len(named) != 1:
         raise ConfigError(
-            f"{file} lies in no run's export/, so that its masks have no reference. "
-            f"Name the run it was exported from as well: featherseg benchmark RUN {file}"
+            f"{file} lies in no run's export/, so its masks have no reference. Name the run that "
+            f"it was exported from as well: featherseg benchmark RUN {file}"
         )
     return named[0]

@@ -1,11 +1,12 @@
-"""One variant in a process of its own: it opens the model once and answers commands, a line of JSON each.
+"""One variant in a process of its own: it opens the model once and answers commands.
 
-    python -m featherseg.comparison.worker      # started by process.py
+    python -m featherseg.comparison.worker      # started by worker_process.py
 
-The first line on standard input says what to open; each further one is a command of COMMANDS with its values. Every
-answer is one line of JSON on standard output: a result, {"doing": text, "done": n, "of": m} in between, or
-{"error": message}.
-It ends when its standard input does. What libraries print goes to standard error.
+Commands and answers are lines of JSON. The first line on standard input says what to open, or asks
+for the machine's limits; each further line is a command of COMMANDS with its arguments. An answer
+on standard output is a result, {"error": message}, or {"doing": text, "done": n, "of": m} while
+the command runs. The process ends when its standard input ends. What libraries print goes to
+standard error.
 """
 
 import json
@@ -50,7 +51,7 @@ Answer = dict[str, Any]
 
 @dataclass
 class Times:
-    """What one pass took, by stage in milliseconds: wall, process CPU, and the time that threads waited for a core."""
+    """Milliseconds of each stage of a pass, by the three clocks of `costs.latency.Clocks`."""
 
     device: torch.device
     wall: dict[str, float] = field(default_factory=dict)
@@ -59,7 +60,7 @@ class Times:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time what is inside; a GPU is waited for on both sides, and times itself by its own events."""
+        """Time the block; on CUDA, the wall time of the forward is measured by events on the GPU."""
         cuda = self.device.type == "cuda"
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if cuda else []
         with clocks(partial(wait, self.device)) as block:
@@ -74,19 +75,22 @@ class Times:
 
 
 @dataclass
-class Opened:
-    """A model that is ready, and the images it is timed on: files of one size, as many as a batch."""
+class TimedModel:
+    """A model that is ready to run, and the files of one batch, all of one size.
+
+    usual_masks: upsampling and argmax by torch, as users of plain PyTorch do it.
+    """
 
     runtime: Runtime
     usual_masks: bool
     files: list[Path] = field(default_factory=list)
 
     def decode(self, files: Sequence[Path]) -> np.ndarray:
-        """Image files -> (B, H, W, C) uint8."""
+        """Return image files as (B, H, W, C) uint8."""
         return np.stack([read_image(file, self.runtime.channels) for file in files])
 
     def preprocess(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, C) uint8 -> normalised (B, C, h, w) float32, of the size at which the model sees such images."""
+        """Return normalised (B, C, h, w) float32, resized as the run was validated."""
         runtime = self.runtime
         return preprocess(
             pixels.permute(0, 3, 1, 2), runtime.mean, runtime.std, runtime.test_resize
@@ -94,7 +98,7 @@ class Opened:
 
     @torch.inference_mode()
     def masks(self, out: SegOutput, size: Size) -> np.ndarray:
-        """Logits -> (B, *size) uint8: by torch for the usual builds, as Predictor does it for the others."""
+        """Return masks (B, *size) uint8 of logits, by torch if `usual_masks`, else as Predictor."""
         if self.usual_masks:
             return np.asarray(to_image(out, size).argmax(dim=1).to(torch.uint8).cpu().numpy())
         window = Window(0, 0, *size)
@@ -103,19 +107,19 @@ class Opened:
         )
 
     def encode(self, masks: np.ndarray) -> list[bytes]:
-        """Masks as palette PNGs, which is what `predict` writes."""
+        """Return masks as palette PNGs, as `predict` writes them."""
         return [png_bytes(index_image(mask, self.runtime.classes)) for mask in masks]
 
     def one_pass(self) -> tuple[Times, SegOutput, np.ndarray]:
-        """From files to files in memory, every stage timed; -> times, the model's output, masks (B, H, W)."""
+        """Run every stage from image file to PNG; return times, output and masks (B, H, W)."""
         times = Times(self.runtime.device)
         with times.stage("decode"):
             pixels = self.decode(self.files)
         with times.stage("to device"):
-            there = torch.from_numpy(pixels).to(self.runtime.device)
+            device_pixels = torch.from_numpy(pixels).to(self.runtime.device)
         with threads_of(self.runtime):
             with times.stage("preprocess"):
-                images = self.preprocess(there)
+                images = self.preprocess(device_pixels)
             with times.stage("forward"):
                 out = self.runtime(images)
             with times.stage("upsample + argmax"):
@@ -126,41 +130,41 @@ class Opened:
 
 
 class Worker:
-    """What the commands do; `opened` is made by the first line, `send` writes a line of progress."""
+    """The commands; `send` writes a line of progress."""
 
-    def __init__(self, opened: Opened, send: Callable[[Answer], None]) -> None:
-        self.opened, self.send = opened, send
+    def __init__(self, model: TimedModel, send: Callable[[Answer], None]) -> None:
+        self.model, self.send = model, send
 
     def prepare(self, files: list[str]) -> Answer:
-        """Take these images as the batch and warm up; the first pass at a size is reported on its own."""
-        self.opened.files = [Path(file) for file in files]
-        first, _, _ = self.opened.one_pass()
+        """Set the batch and warm up; return the time of the first pass and of the others."""
+        self.model.files = [Path(file) for file in files]
+        first, _, _ = self.model.one_pass()
 
         def forward_ms() -> float:
-            times, _, _ = self.opened.one_pass()
+            times, _, _ = self.model.one_pass()
             return (times.wall if times.device.type == "cuda" else times.cpu)["forward"]
 
         return {"first_ms": first.wall["forward"], "warm_up_ms": warm_up(forward_ms)}
 
     def turn(self) -> Answer:
-        """A timed pass behind untimed ones, which take back caches and cores from the variant before."""
-        settle(self.opened.one_pass)
-        times, _, _ = self.opened.one_pass()
+        """Return the times of a pass that follows untimed passes."""
+        settle(self.model.one_pass)
+        times, _, _ = self.model.one_pass()
         return {"wall": times.wall, "cpu": times.cpu, "queue": times.queue}
 
     def memory(self) -> Answer:
-        """Peaks of this process so far, in MiB; None where the system does not tell, gpu_mib without a GPU."""
-        device = self.opened.runtime.device
+        """Return peak memory of this process and of its GPU in MiB; None if unknown."""
+        device = self.model.runtime.device
         gpu = torch.cuda.max_memory_allocated(device) / MIB if device.type == "cuda" else None
         peak = peak_memory()
         return {"process_mib": None if peak is None else peak / MIB, "gpu_mib": gpu}
 
     def outputs(self, files: list[str], to: str) -> Answer:
-        """Write logits (N, K, h, w) float32 and masks (N, H, W) uint8 of N images of one size into `to`, an .npz."""
+        """Write logits (N, K, h, w) float32 and masks (N, H, W) uint8 of N files to an .npz file."""
         logits, masks = [], []
         for file in files:
-            self.opened.files = [Path(file)]
-            _, out, mask = self.opened.one_pass()
+            self.model.files = [Path(file)]
+            _, out, mask = self.model.one_pass()
             logits.append(out.logits.float().cpu().numpy())
             masks.append(mask)
         np.savez(to, logits=np.concatenate(logits), masks=np.concatenate(masks))
@@ -169,13 +173,13 @@ class Worker:
     def score(
         self, data: str, split: str, root: str | None, split_by: SplitBy | None, to: str
     ) -> Answer:
-        """mIoU on a labelled split; the counts of every image, (N, 3, K), go to `to`, an .npy file."""
-        found = open_dataset(data, split, Path(root) if root else None, split_by=split_by)
+        """Return mIoU on a labelled split; write the counts of each image, (N, 3, K), to an .npy."""
+        dataset = open_dataset(data, split, Path(root) if root else None, split_by=split_by)
 
         def progress(doing: str, done: int, of: int | None) -> None:
             self.send({"doing": doing, "done": done, "of": of})
 
-        scores = evaluate(self.opened.runtime, found, boundary=False, progress=progress)
+        scores = evaluate(self.model.runtime, dataset, boundary=False, progress=progress)
         np.save(to, scores.counts)
         return {"miou": scores.miou, "images": scores.images}
 
@@ -191,22 +195,18 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
 
 def open_variant(
     source: str, build: str | None, file: str | None, device: str
-) -> tuple[Opened, Answer]:
-    """The model of a run or of the catalogue in a build, or a file; -> ready to run, and what is known of it."""
+) -> tuple[TimedModel, Answer]:
+    """Open a build of a run or of a catalogue model, or an exported file; return it with its facts."""
     start = time.perf_counter()
     if file is not None:
-        runtime: Runtime = open_runtime(
-            file, device, trust=True
-        )  # who started this process was asked
-        opened, precision = Opened(runtime, usual_masks=False), precision_of(file)
+        # The parent process checked the user's trust
+        runtime: Runtime = open_runtime(file, device, trust=True)
+        usual_masks, precision = False, precision_of(file)
     else:
         assert build is not None
         runtime = _torch_runtime(source, build, device)
-        opened, precision = (
-            Opened(runtime, TORCH_BUILDS[build].usual_masks),
-            TORCH_BUILDS[build].precision,
-        )
-    return opened, {
+        usual_masks, precision = TORCH_BUILDS[build].usual_masks, TORCH_BUILDS[build].precision
+    return TimedModel(runtime, usual_masks), {
         "open_ms": 1000 * (time.perf_counter() - start),
         "classes": [info.name for info in runtime.classes],
         "channels": runtime.channels,
@@ -217,12 +217,12 @@ def open_variant(
 
 
 def precision_of(file: str) -> str:
-    """What most of an exported file's arithmetic is in, as its name says: model.int8.onnx."""
+    """Return the precision that the name of an exported file states, as in model.int8.onnx."""
     return next((p for p in ("int8", "bf16") if p in Path(file).name.split(".")), "fp32")
 
 
 def wait(device: torch.device) -> None:
-    """Until a GPU has done its work."""
+    """Wait until a GPU has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -230,7 +230,7 @@ def wait(device: torch.device) -> None:
 
 
 def serve(lines: Iterator[str], answers: TextIO) -> None:
-    """Answer every line; the first says what to open: {"do": "open", "threads", ...} or {"do": "limits", "threads"}."""
+    """Answer every line of `lines`; the first is {"do": "open", ...} or {"do": "limits", ...}."""
 
     def send(answer: Answer) -> None:
         answers.write(json.dumps(answer) + "\n")
@@ -245,8 +245,8 @@ def serve(lines: Iterator[str], answers: TextIO) -> None:
                 torch.set_num_threads(order.pop("threads"))
                 if order.pop("allocator"):
                     keep_freed_memory()
-                opened, answer = open_variant(**order)
-                worker = Worker(opened, send)
+                model, answer = open_variant(**order)
+                worker = Worker(model, send)
             elif do == "limits":
                 torch.set_num_threads(order.pop("threads"))
                 answer = measure_limits(pick_device(order["device"])).as_json()
@@ -255,7 +255,7 @@ def serve(lines: Iterator[str], answers: TextIO) -> None:
                 answer = COMMANDS[do](worker, **order)
         except FeathersegError as error:
             answer = {"error": " ".join(str(error).splitlines())}
-        except Exception as error:  # whatever a runtime raises becomes the variant's error, not the benchmark's end
+        except Exception as error:  # of a runtime: this variant is left out, the benchmark goes on
             answer = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
         send(answer)
 
