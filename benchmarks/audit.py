@@ -34,7 +34,7 @@ from featherseg.auditing.faults import FAULTS, plant
 from featherseg.auditing.folds import FOLDS, folds_of
 from featherseg.auditing.probabilities import open_unseeing, probabilities_at, train_fold
 from featherseg.auditing.regions import FEATURES, Prediction, regions_of
-from featherseg.auditing.scorer import SOFT, judge
+from featherseg.auditing.scorer import SOFT, rank_images
 from featherseg.auditing.self_test import FIRST, PLANTED, average_precision
 from featherseg.core.types import SegmentationData
 from featherseg.data import open_dataset
@@ -176,7 +176,7 @@ def one_draw(masks: Masks, draw: int) -> dict[str, Any]:
     every, of_regions = np.arange(len(faults)), dict[int, np.ndarray]()
     for place, _ in enumerate(examples(every)):
         tell(f"draw {draw}: planting", place, len(faults))
-    judged = judge(examples, masks.folds, FAULTS, of_regions.__setitem__, masks.keys)
+    judged = rank_images(examples, masks.folds, FAULTS, of_regions.__setitem__, masks.keys)
     soft = np.array([example.evidence[0][SOFT] for example in examples(every)])
 
     # Regions: those of wrong masks that were changed, against those of masks as they are
@@ -202,7 +202,7 @@ def one_draw(masks: Masks, draw: int) -> dict[str, Any]:
     for number, name in enumerate(FAULTS if draw < STRICT else ()):
         others = partial(examples, without=number)
         unknown[name] = by_kind(
-            judge(others, masks.folds, FAULTS, lambda *_: None, masks.keys).images, number
+            rank_images(others, masks.folds, FAULTS, lambda *_: None, masks.keys).images, number
         )
     np.savez_compressed(masks.out / f"draw-{draw}.npz", scores=judged.images, soft=soft, kind=kind)
     first = wrong[np.argsort(-judged.images, kind="stable")[:FIRST]].mean()
@@ -263,7 +263,7 @@ def write_first(masks: Masks) -> None:
         return
     of_regions = dict[int, np.ndarray]()
     as_they_are = partial(map, lambda place: masks.example(int(place), 0, None))
-    judged = judge(as_they_are, masks.folds, FAULTS, of_regions.__setitem__, masks.keys)
+    judged = rank_images(as_they_are, masks.folds, FAULTS, of_regions.__setitem__, masks.keys)
     lines = []
     for place in np.argsort(-judged.images, kind="stable"):
         example, scores = masks.example(int(place), 0, None), of_regions[int(place)]

@@ -85,7 +85,7 @@ def test_masks_that_were_corrected_in_an_object_are_audited_anew(runtime, tmp_pa
 
 def test_how_many_images_a_tool_gets_is_refused_without_one_and_below_one(runtime, tmp_path: Path):
     for options, said in (
-        ({"top": 3}, "--top says how many"),
+        ({"top": 3}, "--top is the number"),
         ({"top": 0, "to_format": "yolo"}, "at least 1 image"),
     ):
         with pytest.raises(ConfigError, match=said):
@@ -206,7 +206,7 @@ def test_later_folds_take_the_steps_of_the_first_and_none_is_given_more_than_its
     found = audit(Balls(), tmp_path / "audit.html", minutes=60)
     assert found.notes[0].startswith("sequences were cut in time")  # all balls are of one
     assert found.notes[1].startswith("its models were trained from scratch: pip install")
-    assert "with other --minutes an audit begins anew" in found.notes[2]
+    assert "with other --minutes an audit starts anew" in found.notes[2]
     assert [row[:2] for row in asked] == [(0, None), (1, 7), (2, 7)]
     assert max(row[2] for row in asked) <= session.TRAINING * 60
 

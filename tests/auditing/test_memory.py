@@ -37,7 +37,7 @@ def test_an_image_more_takes_a_kilobyte_at_most(runtime, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "examine", lambda label, chances, size, faults, *_: made[faults])
     monkeypatch.setattr(Balls, "__len__", lambda self: len(self.keys))
     monkeypatch.setattr(session, "MOST_PLANTED", 100)
-    monkeypatch.setattr(session, "MOST_TAUGHT", 150)
+    monkeypatch.setattr(session, "MOST_TRAINING", 150)
 
     def collect(doing: str, done: int, total: int | None) -> None:
         """Reading a file of numpy leaves circles of ast behind, which are no memory that is held."""

@@ -8,7 +8,7 @@ from featherseg.auditing.boosting import fit_trees
 from featherseg.auditing.examples import Example, examine
 from featherseg.auditing.faults import FAULTS, plant
 from featherseg.auditing.folds import FOLDS, folds_of
-from featherseg.auditing.scorer import SOFT, Judged, _regression, judge, share_of_faults
+from featherseg.auditing.scorer import SOFT, Ranking, _regression, rank_images, share_of_faults
 from featherseg.auditing.self_test import NOTHING_PLANTED, average_precision
 from featherseg.core.types import IGNORE
 
@@ -49,8 +49,8 @@ def examined_one(
 
 
 def judged(
-    examples: list[Example], taught: np.ndarray | None = None
-) -> tuple[Judged, dict[int, np.ndarray]]:
+    examples: list[Example], training: np.ndarray | None = None
+) -> tuple[Ranking, dict[int, np.ndarray]]:
     """-> (the outcome, of every image the scores of its regions)."""
     of_regions: dict[int, np.ndarray] = {}
     folds, keys = (
@@ -58,7 +58,9 @@ def judged(
         [f"clip{n // 5}/{n:03}" for n in range(len(examples))],
     )
     given = partial(map, examples.__getitem__)
-    return judge(given, folds, FAULTS, of_regions.__setitem__, keys, taught=taught), of_regions
+    return rank_images(
+        given, folds, FAULTS, of_regions.__setitem__, keys, training=training
+    ), of_regions
 
 
 @pytest.fixture
@@ -178,15 +180,15 @@ def test_images_that_are_not_learnt_from_are_judged_by_what_the_others_taught(
     few_trees, sound: list[Example]
 ):
     """... whatever faults were planted into them; so that they need not be kept."""
-    taught = np.arange(0, 60, 2)  # of every fold ten
-    first, of_regions = judged(sound, taught)
+    training = np.arange(0, 60, 2)  # of every fold ten
+    first, of_regions = judged(sound, training)
     as_is = [sound[n] if n % 2 == 0 else examined_one(n, planted=()) for n in range(60)]
-    again, regions_again = judged(as_is, taught)
+    again, regions_again = judged(as_is, training)
     assert np.array_equal(first.images, again.images)
     assert all(np.array_equal(of_regions[n], regions_again[n]) for n in range(60))
     assert first.self_test == again.self_test
     changed = [sound[n] if n % 2 == 0 else examined_one(n, "other") for n in range(60)]
-    assert np.array_equal(judged(changed, taught)[0].images[::2], first.images[::2])
+    assert np.array_equal(judged(changed, training)[0].images[::2], first.images[::2])
 
 
 def test_faults_in_too_few_images_for_a_fifth_are_found_among_those_alone(

@@ -154,7 +154,7 @@ def test_of_masks_that_show_one_class_each_nothing_is_promised(run, tmp_path):
 def test_what_makes_no_sense_is_refused_before_any_work(run, tmp_path):
     data = write_balls(tmp_path / "balls")
     for options, said in (
-        (["--top", 3], "--top says how many images --to writes"),
+        (["--top", 3], "--top is the number of images that --to writes"),
         (["--to", "labelmee"], "labelme"),
         (["--to", ""], "unknown format"),
         (["--json", tmp_path], "is a folder"),

@@ -1,1 +1,1 @@
-"""`featherseg audit`: masks that are probably wrong, found by what a model that never saw them predicts."""
+"""`featherseg audit`: find wrong masks by predictions of models that never saw them."""

@@ -1,4 +1,4 @@
-"""What is kept of an image: the features of its regions as it is and with planted faults, and the two masks."""
+"""What an audit keeps of an image: masks, and features of regions with and without faults."""
 
 import zipfile
 import zlib
@@ -12,25 +12,30 @@ from featherseg.auditing.faults import FAULTS, plant
 from featherseg.auditing.regions import Prediction, regions_of
 from featherseg.core.files import write_atomic
 
-WRONG = 0.15
-"""A region is called wrong from this share of changed pixels on ..."""
+WRONG, UNSURE = 0.15, 0.02
+"""A region is wrong if at least this share of its pixels changed, and right below the second;
+nothing is learned from those between.
+"""
 
-UNSURE = 0.02
-"""... and right below this one; nothing is learnt from those between."""
 
-
-def kept_file(folder: Path, number: int) -> Path:
-    """Where the Example of an image is kept."""
+def example_file(folder: Path, number: int) -> Path:
+    """Return the file of the Example of an image."""
     return folder / f"{number:06d}.npz"
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image as audited: its masks, and `copies`: the first the image as it is, the others with a planted fault.
+    """An image as audited. Copy 0 is its mask as it is, the other copies have a planted fault.
 
-    label, prediction (H, W) uint8; kinds, classes (N,) and boxes (N, 4) of the regions as it is; of all copies the
-    features (M, F) of the regions, which copy each is of (M,), the share of it that was changed (M,); of every copy
-    the EVIDENCE (C, E), the number of its fault (C,), -1 = none; size: (height, width) of the image.
+    Attributes:
+        size: (height, width) of the image.
+        label, prediction: (H, W) uint8 at the size of the audit.
+        kinds, classes, boxes: Of the regions of copy 0, (N,), (N,) and (N, 4).
+        features: Of the regions of all copies, (M, F).
+        copies: The copy of each of these regions, (M,).
+        changed: The share of each region that a fault changed, (M,).
+        evidence: EVIDENCE of each copy, (C, E).
+        faults: The number of each copy's fault, (C,), -1 = none.
     """
 
     size: np.ndarray
@@ -46,12 +51,12 @@ class Example:
     faults: np.ndarray
 
     def save(self, path: Path) -> None:
-        """Atomically, compressed."""
+        """Write it atomically, compressed."""
         write_atomic(path, lambda file: np.savez_compressed(file, **self.__dict__))
 
     @classmethod
     def load(cls, path: Path) -> "Example":
-        """Raises OSError, and ValueError for a file that is damaged, by a full disk or a fault of it."""
+        """Read an Example. Raises OSError, and ValueError for a damaged file."""
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return cls(**{field.name: arrays[field.name] for field in fields(cls)})
@@ -67,28 +72,29 @@ def examine(
     rng: np.random.Generator,
     other: np.ndarray,
 ) -> Example:
-    """Everything about one image: label (H, W) uint8, probabilities (K, H, W) at the same pixels; size of the image.
+    """Return the Example of an image, with a copy for each fault that the mask can have.
 
-    faults are planted into a copy each, those that the mask can have; other: the mask of another image.
+    Args:
+        label: (H, W) uint8.
+        probabilities: (K, H, W) at the same pixels.
+        size: (height, width) of the image.
+        other: The mask of another image.
     """
     prediction = Prediction(probabilities)
     as_is = regions_of(label, prediction)
-    features, copies, changed = (
-        [as_is.features],
-        [np.zeros(len(as_is.kinds), np.int64)],
-        [np.zeros(len(as_is.kinds))],
-    )
-    evidence, planted = [evidence_of(label, prediction)], [-1]
+    features, evidence = [as_is.features], [evidence_of(label, prediction)]
+    copies, changed = [np.zeros(len(as_is.kinds), np.int64)], [np.zeros(len(as_is.kinds))]
+    planted = [-1]
     for fault in faults:
-        made = plant(label, fault, len(probabilities), rng, other)
-        difference = made != label
+        faulty = plant(label, fault, len(probabilities), rng, other)
+        difference = faulty != label
         if not difference.any():
             continue
-        found = regions_of(made, prediction)
-        features.append(found.features)
-        copies.append(np.full(len(found.kinds), len(planted)))
-        changed.append(found.share(difference))
-        evidence.append(evidence_of(made, prediction))
+        regions = regions_of(faulty, prediction)
+        features.append(regions.features)
+        copies.append(np.full(len(regions.kinds), len(planted)))
+        changed.append(regions.share(difference))
+        evidence.append(evidence_of(faulty, prediction))
         planted.append(FAULTS.index(fault))
     return Example(
         np.array(size),

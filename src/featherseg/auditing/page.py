@@ -1,7 +1,7 @@
-"""The page of an audit: the most suspicious images, given mask and prediction beside each other, and a person's word.
+"""The page of an audit: image, given mask and prediction of the most suspicious images.
 
-Decisions are made by keyboard and saved as a JSON file: of every region its pixels that become another class if the
-prediction is accepted, as runs at the size that was audited.
+A user decides by keyboard, and saves a JSON file: for each region the pixels that get another class
+if the prediction is accepted, as runs at the size of the audit.
 """
 
 import hashlib
@@ -15,9 +15,9 @@ from markupsafe import Markup
 from PIL import Image
 from scipy import ndimage
 
-from featherseg.auditing.examples import Example, kept_file
+from featherseg.auditing.examples import Example, example_file
 from featherseg.auditing.regions import KINDS, components
-from featherseg.auditing.scorer import Judged
+from featherseg.auditing.scorer import Ranking
 from featherseg.core.files import write_text
 from featherseg.core.types import IGNORE, Progress, SegmentationData
 from featherseg.core.wording import ESCAPES
@@ -28,48 +28,50 @@ from featherseg.reports.examples import data_uri, webp
 from featherseg.reports.page import page_html, render
 
 MOST_SHOWN = 60
-"""Images on the page, the most suspicious: at about 60 kB each it stays a page that opens at once."""
+"""Number of images on the page: with about 60 kB each it opens at once."""
 
 OUTLINE = (255, 0, 200)
+"""Colour of the outline of a region."""
 
-NEAR = 0.4
-"""Regions whose box is shorter than this part of the image's longer side are shown a second time, enlarged ..."""
+SMALL = 0.4
+"""Regions whose box is shorter than this share of the image's longer side are also enlarged."""
 
-AROUND = 1.0
-"""... with so much around them, in parts of the box, and at least LEAST_AROUND pixels."""
+AROUND, LEAST_AROUND = 1.0, 12
+"""Margin around an enlarged region, as a share of its box, and in pixels at least."""
 
-LEAST_AROUND = 12
-
-NEAR_SIDE = 360
-"""Pixels of the enlarged image's width."""
+ENLARGED = 360
+"""Width of an enlarged region in pixels."""
 
 
 def write_page(
     data: SegmentationData,
     seen: np.ndarray,
     folder: Path,
-    judged: Judged,
+    ranking: Ranking,
     worst: np.ndarray,
     out: Path,
     progress: Progress,
     no_ranking: str | None,
 ) -> int:
-    """Write the page atomically; -> how many images it shows, 0 with `no_ranking`, the reason why there is none.
+    """Write the page atomically, return the number of images on it: 0 with `no_ranking`.
 
-    judged is of the images whose numbers are `seen`; worst (N,): the number of the most suspicious region of each, -1
-    of an image without one; folder: of the examples, by number.
+    Args:
+        seen: The numbers of the images that `ranking` is of.
+        folder: Has the Example of each image.
+        worst: The most suspicious region of each image, -1 = none, (N,).
+        no_ranking: Why images are not ranked.
     """
-    order = np.argsort(-judged.images, kind="stable")[: 0 if no_ranking else MOST_SHOWN]
-    rows, scores = [], judged.scores
+    order = np.argsort(-ranking.images, kind="stable")[: 0 if no_ranking else MOST_SHOWN]
+    rows, scores = [], ranking.scores
     for done, place in enumerate(order):
         progress("drawing the page", done, len(order))
         number, region = int(seen[place]), int(worst[place])
         if region >= 0:
-            example = Example.load(kept_file(folder, number))
+            example = Example.load(example_file(folder, number))
             rows.append(_row(data, number, example, float(scores[place]), region))
     body = render(
         "auditing/page.html",
-        test=judged.self_test,
+        test=ranking.self_test,
         rows=rows,
         no_ranking=no_ranking,
         images=len(data),
@@ -80,63 +82,58 @@ def write_page(
     )
     files = resources.files("featherseg.auditing")
     style, script = ((files / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    write_text(
-        out, page_html(f"{data.name} · featherseg audit", body, style, "" if no_ranking else script)
-    )
+    title = f"{data.name} · featherseg audit"
+    write_text(out, page_html(title, body, style, "" if no_ranking else script))
     return len(rows)
 
 
 def _row(
     data: SegmentationData, number: int, example: Example, score: float, region: int
 ) -> dict[str, Any]:
-    """An image on the page: three panels, its most suspicious region outlined, and what accepting would change."""
+    """Return an image for the page: panels, its most suspicious region, and what accepting does."""
     inside = region_at(example, region)
     label, classes = example.label, data.classes
     height, width = label.shape
-    photo = data[number].image
-    full = rgb_view(photo, range_above(photo.max()))
-    image = full.resize((width, height), Image.Resampling.BILINEAR)
-    drawn = [
-        np.array(image),
-        *(np.array(color_mask(mask, classes)) for mask in (label, example.prediction)),
-    ]
+    image = data[number].image
+    photo = rgb_view(image, range_above(image.max()))
+    resized = photo.resize((width, height), Image.Resampling.BILINEAR)
+    masks = [np.array(color_mask(mask, classes)) for mask in (label, example.prediction)]
+    names, drawn = ("image", "given mask", "prediction"), [np.array(resized), *masks]
     edge = ndimage.binary_dilation(inside) & ~inside
-    names = ("image", "given mask", "prediction")
     panels = [
         (name, _source(_outlined(pixels, edge), name))
         for name, pixels in zip(names, drawn, strict=True)
     ]
 
-    # A small region once more, enlarged: the image in its own pixels
+    # A small region is also enlarged; the image then has its own pixels
     rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     longer = max(bottom - top, right - left)
     near = []
-    if longer < NEAR * max(height, width):
-        more = max(LEAST_AROUND, round(AROUND * longer / 2))
-        middle, half = ((top + bottom) // 2, (left + right) // 2), longer // 2 + more
-        box = [max(0, middle[1] - half), max(0, middle[0] - half)]
-        box += [min(width, middle[1] + half), min(height, middle[0] + half)]
-        scale = (full.width / width, full.height / height)
-        whole = full.crop(tuple(round(side * scale[place % 2]) for place, side in enumerate(box)))
-        cut = np.s_[box[1] : box[3], box[0] : box[2]]
-        size = (NEAR_SIDE, max(1, round(NEAR_SIDE * (box[3] - box[1]) / (box[2] - box[0]))))
-        near = [_source(np.array(whole.resize(size, Image.Resampling.BICUBIC)), names[0])]
+    if longer < SMALL * max(height, width):
+        half = longer // 2 + max(LEAST_AROUND, round(AROUND * longer / 2))
+        y, x = (top + bottom) // 2, (left + right) // 2
+        box = [max(0, x - half), max(0, y - half), min(width, x + half), min(height, y + half)]
+        size = (ENLARGED, max(1, round(ENLARGED * (box[3] - box[1]) / (box[2] - box[0]))))
+        scale = (photo.width / width, photo.height / height)
+        part = photo.crop(tuple(round(side * scale[place % 2]) for place, side in enumerate(box)))
+        near = [_source(np.array(part.resize(size, Image.Resampling.BICUBIC)), names[0])]
         for name, pixels in zip(names[1:], drawn[1:], strict=True):
-            near.append(_source(_outlined(pixels, edge)[cut], name))
+            cut = _outlined(pixels, edge)[box[1] : box[3], box[0] : box[2]]
+            near.append(_source(cut, name))
 
-    # What it is, and what accepting would make of it
+    # Its class, and what accepting the prediction changes
     runs = change_runs(label, example.prediction, inside)
-    becomes = (
-        np.bincount([run[0] for run in runs], [run[2] for run in runs]) if runs else np.zeros(1)
-    )
     of = classes[example.classes[region]].name
-    what = f"{of} in the {'mask' if KINDS[example.kinds[region]] == 'labelled' else 'prediction'}: accepting changes "
+    kind = "mask" if KINDS[example.kinds[region]] == "labelled" else "prediction"
+    changes = "nothing"
     if runs:
-        most = ", most" if (becomes > 0).sum() > 1 else ""
-        what += f"{int(becomes.sum())} of its {int(inside.sum())} pixels{most} to {classes[int(becomes.argmax())].name}"
-    else:
-        what += "nothing"
+        pixels_of = np.bincount([run[0] for run in runs], [run[2] for run in runs])
+        most = ", most" if (pixels_of > 0).sum() > 1 else ""
+        changes = (
+            f"{int(pixels_of.sum())} of its {int(inside.sum())} pixels{most} to "
+            f"{classes[int(pixels_of.argmax())].name}"
+        )
     decided = {
         "key": data.keys[number],
         "region": region,
@@ -150,14 +147,14 @@ def _row(
         "score": score,
         "panels": panels,
         "near": near,
-        "what": what,
+        "what": f"{of} in the {kind}: accepting changes {changes}",
         "decision": decision,
         "id": hashlib.sha256(decision.encode(errors=ESCAPES)).hexdigest()[:16],
     }
 
 
 def _outlined(pixels: np.ndarray, edge: np.ndarray) -> np.ndarray:
-    """(H, W, 3) with OUTLINE where edge (H, W)."""
+    """Return pixels (H, W, 3) with OUTLINE at edge (H, W)."""
     return np.where(edge[:, :, None], np.array(OUTLINE, np.uint8), pixels)
 
 
@@ -166,26 +163,24 @@ def _source(pixels: np.ndarray, name: str) -> Markup:
 
 
 def region_at(example: Example, region: int) -> np.ndarray:
-    """Where region number `region` of an image is, (H, W) bool."""
-    kind = example.kinds[region]
-    mask = (
-        example.label
-        if kind == 0
-        else np.where(example.label == IGNORE, IGNORE, example.prediction)
-    )
-    numbers, _ = components(mask)
-    return numbers == region + 1 - (int((example.kinds == 0).sum()) if kind else 0)
+    """Return the pixels of a region of an image, (H, W) bool."""
+    if example.kinds[region] == 0:
+        return components(example.label)[0] == region + 1
+    numbers, _ = components(np.where(example.label == IGNORE, IGNORE, example.prediction))
+    return numbers == region + 1 - int((example.kinds == 0).sum())
 
 
 def change_runs(label: np.ndarray, prediction: np.ndarray, inside: np.ndarray) -> list[list[int]]:
-    """What accepting a region changes: [class, first pixel, pixels] row by row, where mask and prediction differ."""
-    become = np.where(
-        inside & (label != prediction) & (label != IGNORE), prediction.astype(np.int64), -1
-    ).ravel()
-    starts = np.flatnonzero(np.diff(become, prepend=-2))
-    lengths = np.diff(starts, append=become.size)
+    """Return the runs [class, first pixel, pixels] of a region that accepting the prediction sets.
+
+    These are the pixels, row by row, where mask and prediction differ.
+    """
+    differs = inside & (label != prediction) & (label != IGNORE)
+    new = np.where(differs, prediction.astype(np.int64), -1).ravel()
+    starts = np.flatnonzero(np.diff(new, prepend=-2))
+    lengths = np.diff(starts, append=new.size)
     return [
-        [int(become[s]), int(s), int(n)]
-        for s, n in zip(starts, lengths, strict=True)
-        if become[s] >= 0
+        [int(new[start]), int(start), int(length)]
+        for start, length in zip(starts, lengths, strict=True)
+        if new[start] >= 0
     ]

