@@ -34,3 +34,24 @@ def test_a_training_that_goes_on_for_longer_has_a_bar_of_its_own():
         shown.step(step, steps, {"loss": 1.0})
     (task,) = shown.bar.tasks
     assert (task.completed, task.total) == (49, 49)
+
+
+def test_work_before_and_behind_a_training_has_a_bar_of_its_own():
+    shown = TrainingProgress()
+
+    def bars():
+        return [
+            (f"{task.fields['doing']} {task.description}".strip(), task.completed, task.total)
+            for task in shown.bar.tasks
+        ]
+
+    shown.progress("timing candidates", 2, 12)
+    assert bars() == [("timing candidates", 2, 12)]
+    shown.progress("timing the steps of a model", 0, None)
+    assert bars() == [("timing the steps of a model", 0, None)]
+    shown.step(1, 2, {"loss": 1.0})
+    shown.progress("validating", 3, 9)
+    assert bars() == [("step validating 3/9", 1, 2)]
+    shown.step(2, 2, {"loss": 1.0})
+    shown.progress("scoring", 3, 9)
+    assert bars() == [("scoring", 3, 9)]

@@ -71,6 +71,7 @@ def export(
     missing package is refused before anything is written. If a format fails later, the others are
     still written. The exit code is 2 in both cases.
     """
+    from featherseg.cli.progress import progress_bar
     from featherseg.cli.terminal import Console
     from featherseg.core.allocator import keep_freed_memory
     from featherseg.exporters import ExportSettings, export_formats
@@ -89,9 +90,18 @@ def export(
     loaded = load_run(run)
     if loaded.unfinished:
         stderr.print(f"NOTE: {loaded.how_far}.", markup=False)
-    reports, errors = export_formats(
-        loaded, names, output, settings=settings, progress=lambda message, *_: stderr.print(message)
-    )
+    printed = ""
+    with progress_bar(stderr) as bar:
+
+        def progress(doing: str, done: int, total: int | None) -> None:
+            nonlocal printed
+            if doing != printed:
+                stderr.print(printed := doing, markup=False)
+            bar(doing, done, total)
+
+        reports, errors = export_formats(
+            loaded, names, output, settings=settings, progress=progress
+        )
     if as_json:
         print(json_text([report.as_dict() for report in reports]))
     elif reports:

@@ -103,6 +103,10 @@ def train(
         )
 
 
+STEPS = "step"
+"""The label of the bar of a training."""
+
+
 class TrainingProgress:
     """Draws a training, or several in turn: a bar with rate and time left on a terminal, else a line now and then."""
 
@@ -112,6 +116,7 @@ class TrainingProgress:
             MofNCompleteColumn,
             Progress,
             TextColumn,
+            TimeElapsedColumn,
             TimeRemainingColumn,
         )
 
@@ -119,15 +124,17 @@ class TrainingProgress:
 
         self.console = Console(stderr=stderr)
         self.bar = Progress(
-            TextColumn("step"),
+            TextColumn("{task.fields[doing]}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.description}"),
+            TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
         )
         self.task: Any = None
+        self.doing = ""  # what the task shows: STEPS, or other work
         self.begun, self.first, self.said = (
             0.0,
             0,
@@ -149,15 +156,10 @@ class TrainingProgress:
     def step(self, step: int, steps: int, record: dict[str, Any]) -> None:
         """One step further."""
         now = time.monotonic()
-        if self.task is not None and (
-            step <= self.last or steps != self.steps
-        ):  # the next training
-            self.bar.remove_task(self.task)
-            self.task = None
-        self.last, self.steps = step, steps
-        if self.task is None:
-            self.task = self.bar.add_task("", total=steps, completed=step)
+        if self.doing != STEPS or step <= self.last or steps != self.steps:  # the next training
+            self._begin(STEPS, steps, step)
             self.begun, self.first = now, step
+        self.last, self.steps = step, steps
         rate = (step - self.first) / (now - self.begun) if step > self.first else 0.0
         text = f"loss {record['loss']:.3f}, {rate:.2f} steps/s"
         self.bar.update(self.task, completed=step, description=text)
@@ -174,6 +176,17 @@ class TrainingProgress:
         self.said = now
 
     def progress(self, doing: str, done: int, total: int | None) -> None:
-        """Images of the validation so far."""
-        if self.task is not None:
+        """Work between two steps, such as a validation, or before and behind a training."""
+        if self.doing == STEPS and self.last < self.steps:
             self.bar.update(self.task, description=f"{doing} {done}/{total}")
+            return
+        if doing != self.doing:
+            self._begin(doing, total, done)
+        self.bar.update(self.task, completed=done)
+
+    def _begin(self, doing: str, total: int | None, completed: int) -> None:
+        """Replace the bar by that of other work."""
+        if self.task is not None:
+            self.bar.remove_task(self.task)
+        self.task = self.bar.add_task("", total=total, completed=completed, doing=doing)
+        self.doing = doing

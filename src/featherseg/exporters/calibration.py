@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from featherseg.core.errors import DataError, UnknownName
-from featherseg.core.types import SegmentationData
+from featherseg.core.types import Progress, SegmentationData
 from featherseg.data import open_dataset
 from featherseg.evaluation.scoring import evaluate
 from featherseg.inference.runtimes import open_runtime
@@ -81,14 +81,22 @@ def training_images(
 
 @dataclass(frozen=True)
 class LabelledSplit:
-    """The split on which the run was validated, to score files."""
+    """The split on which the run was validated, to score files; progress: where it reports."""
 
     data: SegmentationData
     split: str
+    progress: Progress | None = None
 
     def score(self, file: Path | Run) -> float:
         """Return the mIoU (0..1) of an exported file, or of the run, on the CPU like `evaluate`."""
-        return evaluate(open_runtime(file, "cpu", trust=True), self.data, boundary=False).miou
+        name = "the model" if isinstance(file, Run) else file.name
+
+        def progress(_: str, done: int, total: int | None) -> None:
+            if self.progress:
+                self.progress(f"scoring {name} on {self.split}", done, total)
+
+        runtime = open_runtime(file, "cpu", trust=True)
+        return evaluate(runtime, self.data, boundary=False, progress=progress).miou
 
 
 def labelled_split(run: Run, root: Path | None = None) -> LabelledSplit | None:

@@ -194,13 +194,14 @@ def export_formats(
         split = labelled_split(run, settings.data_root)
         if split is None:
             tell("the run's labelled images were not found: mIoU is not measured (set --data-root)")
+        else:
+            split = replace(split, progress=shown)
 
     @cache
     def model_miou() -> float | None:
         """Return the mIoU of the model itself on the labelled split, in fp32."""
         if run is None or split is None:
             return None
-        tell(f"scoring the model on {len(split.data)} images of {split.split}")
         return split.score(run)
 
     graph = cache(lambda form: to_onnx(form, facts, settings.masks))

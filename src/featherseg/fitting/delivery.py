@@ -254,7 +254,9 @@ def _time_again(
     watch.message(f"timing the file of {name}")
     try:
         if winner.name in plan.shrunk and watch.timings:
-            pairs = _in_time(lambda: (time_file(report.path, image, file_name), watch.time()), ends)
+            pairs = _in_time(
+                lambda: (time_file(report.path, image, file_name), watch.time()), ends, watch
+            )
             again, slowdown = [small for small, _ in pairs], watch.slowdown(pairs)
             slowed = [timing.slowed(slowdown) for timing in again]
             slowest = worst(name, slowed, config, run, out, accept=accept)
@@ -263,7 +265,7 @@ def _time_again(
                 "slow as it was at times"
             )
         else:
-            again = _in_time(lambda: time_file(report.path, image, file_name), ends)
+            again = _in_time(lambda: time_file(report.path, image, file_name), ends, watch)
             again = watch.timings = [*watch.timings, *again]
         timing = worst(name, again, config, run, out, accept=accept)
     except Undelivered:
@@ -295,11 +297,12 @@ def _time_again(
 One = TypeVar("One")
 
 
-def _in_time(measure: Callable[[], One], ends: float) -> list[One]:
+def _in_time(measure: Callable[[], One], ends: float, reporter: Reporter) -> list[One]:
     """Return AGAIN measurements, or as many as there is time for, at least one."""
     measured: list[One] = []
     while len(measured) < AGAIN:
         began = time.monotonic()
+        reporter.progress("timing the file", len(measured), AGAIN)
         measured.append(measure())
         now = time.monotonic()
         if now + (now - began) > ends:
