@@ -49,8 +49,10 @@ def test_videos_and_images_go_into_one_folder(lawn_run, clip, tmp_path):
     write_video(other / "clip.mp4", moving_images(2))
     result = run(lawn_run, photos, clip, other / "clip.mp4", "-o", photos / "out")
     assert result.exit_code == 0
-    assert f"{photos}: images alone are taken, not 1 video; name videos as files" in result.stdout
-    left = f"{photos}: its own images are taken, not those of 1 folder in it (day); name each folder of images"
+    assert (
+        f"{photos}: only images are predicted, not 1 video; name videos as files" in result.stdout
+    )
+    left = f"{photos}: images in 1 folder in it (day) are not predicted; name each folder of images"
     assert left in result.stdout
     assert (
         left in run(lawn_run, photos, "-o", photos / "out", "--overwrite").stdout

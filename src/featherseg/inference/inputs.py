@@ -1,4 +1,4 @@
-"""An image in whatever form a program holds it becomes (H, W, C) uint8 or uint16; what is not clear is refused."""
+"""Images in any form become (H, W, C) uint8 or uint16; what is not clear is refused."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from featherseg.core.errors import DataError, FeathersegError
 from featherseg.core.storage import MOST_BYTES, StoredFile, is_remote, refuse_address
-from featherseg.core.wording import size_text
+from featherseg.core.wording import counted, size_text
 from featherseg.data.images.decoding import CMYK, EncodedImage, read_image, stored_images
 from featherseg.data.images.georeference import Georeference
 from featherseg.data.images.unused_parts import unused_parts
@@ -30,7 +30,7 @@ KNOWN = (
 
 @dataclass(frozen=True)
 class InputImage:
-    """pixels (H, W, C) uint8 or uint16; name without ending; where it lies, if its file says so."""
+    """Pixels (H, W, C) uint8 or uint16, the name without ending, and the place of a GeoTIFF."""
 
     pixels: np.ndarray
     name: str
@@ -38,7 +38,7 @@ class InputImage:
 
 
 def alike(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether two images are of one size and type, so that both can go through a model together."""
+    """Whether two images have one size and type, so that they can go through a model together."""
     return first.shape == second.shape and first.dtype == second.dtype
 
 
@@ -73,12 +73,16 @@ def read_ahead(
 
 
 def is_open_file(x: Any) -> bool:
-    """Whether it is a file object, such as io.BytesIO: these are iterators as well."""
+    """Whether `x` is a file object, such as io.BytesIO; these are iterators as well."""
     return hasattr(x, "read") and not isinstance(x, StoredFile)
 
 
 def fetched(x: Any) -> Any:
-    """An image in a bucket or an open file as its bytes; anything else as it is. Raises DataNotFound, DataError."""
+    """Read an image in a bucket or an open file into memory; return anything else unchanged.
+
+    Raises:
+        DataNotFound, DataError: It cannot be read.
+    """
     if is_open_file(x):
         return _content(x)
     if isinstance(x, str | Path):
@@ -88,20 +92,21 @@ def fetched(x: Any) -> Any:
 
 
 def _content(file: Any) -> EncodedImage:
-    """The bytes of an open file from its beginning, as Pillow reads it. Raises DataError."""
+    """Return the bytes of an open file from its beginning. Raises DataError."""
     name = getattr(file, "name", None)
     shown = name if isinstance(name, str) else "image"
     try:
         file.seek(0)
         content = file.read(MOST_BYTES + 1)
-    except Exception as error:  # closed, written to alone, or of a class of one's own
+    except Exception as error:  # it may be closed, write-only, or of any class
         reason = str(error) or type(error).__name__
         raise DataError(
             f"{shown} cannot be read: {reason}. Open it with open(path, 'rb')."
         ) from None
     if not isinstance(content, bytes):
         raise DataError(
-            f"{shown} is a file of {type(content).__name__}, not of bytes. Open it with open(path, 'rb')."
+            f"{shown} is a file of {type(content).__name__}, not of bytes. Open it with "
+            "open(path, 'rb')."
         )
     if len(content) > MOST_BYTES:
         raise DataError(f"{shown} has more than {MOST_BYTES:,} bytes, the limit for one file.")
@@ -109,12 +114,13 @@ def _content(file: Any) -> EncodedImage:
 
 
 def read_input(x: Any, channels: int) -> InputImage:
-    """One image in any known form, for a model of `channels` channels. Raises DataError."""
+    """Read one image in any known form, for a model of `channels` channels. Raises DataError."""
     if isinstance(x, str | Path):
         path = Path(x)
-        if os.path.isdir(path):  # Path.is_dir raises of a name that is too long
+        if os.path.isdir(path):  # Path.is_dir raises for names that are too long
             raise DataError(
-                f"{path} is a folder: pass its files, as in predictor(sorted(Path({str(x)!r}).iterdir()))."
+                f"{path} is a folder: pass its files, as in "
+                f"predictor(sorted(Path({str(x)!r}).iterdir()))."
             )
         x = path
     if isinstance(x, Path | EncodedImage):
@@ -131,12 +137,13 @@ def read_input(x: Any, channels: int) -> InputImage:
 
 
 def _from_pil(image: Image.Image, channels: int) -> np.ndarray:
-    """Upright by its EXIF orientation; alpha is dropped, palette, grey and CMYK become RGB where that is asked."""
+    """Return the pixels of a PIL image, upright by its EXIF orientation.
+
+    For three channels palette, grey and CMYK become RGB, and alpha is dropped.
+    """
     try:
         upright = ImageOps.exif_transpose(image)
-    except (
-        Exception
-    ) as error:  # Pillow decodes late, and of a spoiled file it raises nearly anything
+    except Exception as error:  # Pillow decodes late, and raises nearly anything for damaged files
         reason = str(error) or type(error).__name__
         raise DataError(
             f"the PIL image cannot be read: {reason}. Its file is damaged or closed."
@@ -147,7 +154,8 @@ def _from_pil(image: Image.Image, channels: int) -> np.ndarray:
         return np.repeat(deep, channels, axis=2)  # (H, W, C)
     if sixteen_bits or upright.mode in ("I", "F", "LAB", "La"):
         raise DataError(
-            f"a PIL image of mode {upright.mode} has no {channels}-channel version. Pass an (H, W, {channels}) array."
+            f"a PIL image of mode {upright.mode} has no {channels}-channel version. Pass an "
+            f"(H, W, {channels}) array."
         )
     if channels == 3:
         upright = upright.convert("RGBA") if "transparency" in upright.info else upright
@@ -158,14 +166,15 @@ def _from_pil(image: Image.Image, channels: int) -> np.ndarray:
         raise DataError(f"the PIL image {CMYK}")
     if upright.mode in ("P", "PA"):
         raise DataError(
-            f"a PIL image with a palette has colours: expected {channels} channels. Convert it first."
+            f"a PIL image with a palette has colours: expected {channels} channels. Convert it "
+            "first."
         )
     pixels = np.array(upright)
     return pixels if pixels.ndim == 3 else pixels[:, :, None]  # (H, W, C)
 
 
 def _from_tensor(tensor: Tensor, channels: int) -> np.ndarray:
-    """(C, H, W) -> (H, W, C); floats are taken as 0..1, as torchvision gives them."""
+    """Return a tensor (C, H, W) as (H, W, C); floats are 0..1, as torchvision gives them."""
     if tensor.is_nested or tensor.is_meta or tensor.layout != torch.strided:
         raise DataError(
             f"a {tensor.type()} has no plain pixels: expected a dense ({channels}, H, W) tensor."
@@ -182,14 +191,13 @@ def _from_tensor(tensor: Tensor, channels: int) -> np.ndarray:
         )
     values = tensor.detach().cpu()
     if values.is_floating_point() and values.numel():
-        values = (
-            values.float() if values.dtype.itemsize < 4 else values
-        )  # half precision would round twice
+        # Half precision would round twice
+        values = values.float() if values.dtype.itemsize < 4 else values
         low, high = values.min().item(), values.max().item()
         if not (low >= 0 and high <= 1):
             raise DataError(
-                f"a float tensor with values from {low:g} to {high:g}: expected 0 to 1, or uint8 values 0 to 255 (not "
-                "normalised: the model has its own mean and std)."
+                f"a float tensor with values from {low:g} to {high:g}: expected 0 to 1, or uint8 "
+                "values 0 to 255 (not normalised: the model has its own mean and std)."
             )
         values = (values * 255).round().to(torch.uint8)
     try:
@@ -216,10 +224,10 @@ def _checked(pixels: np.ndarray, channels: int) -> np.ndarray:
         )
         hint = " Pass a batch as a list: list(array)." if pixels.ndim == 4 else hint
         if (pixels.ndim, channels) == (2, 3):
-            hint = " Repeat the one that it has: np.stack([x] * 3, -1)."
+            hint = " Repeat its channel: np.stack([x] * 3, -1)."
         raise DataError(
-            f"an image of shape {pixels.shape}: expected (H, W, {channels}), the model takes {channels} "
-            f"channel{'s' * (channels != 1)}.{hint}"
+            f"an image of shape {pixels.shape}: expected (H, W, {channels}), the model takes "
+            f"{counted(channels, 'channel')}.{hint}"
         )
     if 0 in pixels.shape:
         raise DataError(

@@ -21,7 +21,10 @@ from featherseg.layers.resize import to_image
 def predict_masks(
     runtime: Runtime, images: np.ndarray, inference: InferenceSettings | None = None
 ) -> np.ndarray:
-    """The class of every pixel: images (B, H, W, C) uint8 or uint16 -> (B, H, W) uint8; by default `own_settings`."""
+    """Return the class of every pixel: (B, H, W, C) uint8 or uint16 -> (B, H, W) uint8.
+
+    inference: by default `own_settings` of the runtime.
+    """
     inference = inference or own_settings(runtime)
     with threads_of(runtime):
         return masks_of(passes_over(runtime, images, inference), images.shape[1:3], inference)
@@ -30,7 +33,7 @@ def predict_masks(
 def predict_mask(
     runtime: Runtime, image: np.ndarray, inference: InferenceSettings | None = None
 ) -> np.ndarray:
-    """The class of every pixel of one image: (H, W, C) uint8 or uint16 -> (H, W) uint8."""
+    """Return the class of every pixel of one image: (H, W, C) uint8 or uint16 -> (H, W) uint8."""
     return predict_masks(runtime, image[None], inference)[0]
 
 
@@ -38,9 +41,12 @@ def predict_mask(
 def predict_panoptic(
     runtime: Runtime, images: np.ndarray, inference: InferenceSettings | None = None
 ) -> list[tuple[np.ndarray, Panoptic]]:
-    """Classes and objects: images (B, H, W, C) uint8 or uint16 -> of each its mask (H, W) uint8 and its segmentation.
+    """Return the mask (H, W) uint8 and the objects of each image (B, H, W, C) uint8 or uint16.
 
-    The model runs once, over the whole image. Raises ConfigError for settings that ask for more.
+    The model runs once, on the whole image.
+
+    Raises:
+        ConfigError: The settings ask for several passes.
     """
     assert runtime.panoptic is not None
     inference = inference or own_settings(runtime)
@@ -66,7 +72,7 @@ def predict_panoptic(
 def predict_soft(
     runtime: Runtime, images: np.ndarray, inference: InferenceSettings, kind: SoftKind
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Images (B, H, W, C) -> of each its mask (H, W) uint8, and what `soft_output` gives of that kind, on the CPU."""
+    """Return the mask (H, W) uint8 and the `soft_output` of each image (B, H, W, C), on the CPU."""
     size = images.shape[1:3]
     with threads_of(runtime):
         passes = passes_over(runtime, images, inference)
@@ -79,8 +85,8 @@ def predict_soft(
         soft = np.empty(shape, dtype=np.float16 if kind == "probabilities" else np.uint8)
         for start, block in probability_blocks(passes, size, inference):
             rows = slice(start, start + block.shape[2])
-            found = soft_output(block, torch.from_numpy(masks[:, rows]).to(block.device), kind)
-            soft[..., rows, :] = found.cpu().numpy()
+            block_masks = torch.from_numpy(masks[:, rows]).to(block.device)
+            soft[..., rows, :] = soft_output(block, block_masks, kind).cpu().numpy()
     return list(zip(masks, soft, strict=True))
 
 
@@ -88,9 +94,9 @@ def predict_soft(
 def probabilities(
     runtime: Runtime, image: np.ndarray, inference: InferenceSettings | None = None
 ) -> Tensor:
-    """Class probabilities of one image: (H, W, C) uint8 or uint16 -> (K, H, W) float32 on the CPU.
+    """Return class probabilities of one image (H, W, C) uint8 or uint16: (K, H, W) float32, CPU.
 
-    The class of the mask that `predict_mask` gives has the highest in every pixel.
+    In every pixel the class of `predict_mask` has the highest one.
     """
     inference = inference or own_settings(runtime)
     with threads_of(runtime):
@@ -105,14 +111,14 @@ def probabilities(
 def probability_blocks(
     passes: list[Pass], size: Size, inference: InferenceSettings
 ) -> Iterator[tuple[int, Tensor]]:
-    """(first row, probabilities (B, K, rows, W) float32) from top to bottom, on the runtime's device."""
+    """Yield (first row, probabilities (B, K, rows, W) float32) from top to bottom."""
     for start, scores in score_blocks(passes, size, inference):
         yield start, scores if len(passes) > 1 else scores.softmax(dim=1)
 
 
 @contextmanager
 def threads_of(runtime: Runtime) -> Iterator[None]:
-    """Meanwhile torch has the runtime's number of threads, or one where the model runs on threads of its own."""
+    """Let torch use the runtime's threads in the block; one if the model has threads of its own."""
     beside = beside_other_threads if getattr(runtime, "own_threads", False) else nullcontext
     with torch_threads(getattr(runtime, "threads", None)), beside():
         yield

@@ -111,7 +111,8 @@ def predict(
     options = PredictorOptions(device, batch, inference, memory_gb, max_side, threads, trust)
     if workers is not None and (cluster is None or workers < 1):
         raise ConfigError(
-            f"--workers {workers}: expected at least 1, together with --cluster local or an address."
+            f"--workers {workers}: expected at least 1, together with --cluster local or an "
+            "address."
         )
 
     # Nothing is written: the predictions are returned
@@ -187,7 +188,7 @@ def open_predictor(
 
 
 def images_of(inputs: Any) -> Any:
-    """Return the images of a folder, on a disk or in a bucket; other inputs are returned unchanged."""
+    """Return the images of a folder, also in a bucket; other inputs are returned unchanged."""
     if isinstance(inputs, str | Path) and is_remote(inputs) and not is_image(inputs):
         return stored_images(str(inputs))
     if isinstance(inputs, str | Path) and os.path.isdir(inputs):
@@ -214,12 +215,13 @@ def report_unused(paths: Sequence[Path], out: Path, reporter: PredictReporter) -
     for folder in [path for path in paths if not is_remote(path) and os.path.isdir(path)]:
         if videos := sum(is_video(file) for file in folder.iterdir()):
             reporter.message(
-                f"{folder}: images alone are taken, not {counted(videos, 'video')}; name videos as files"
+                f"{folder}: only images are predicted, not {counted(videos, 'video')}; name videos "
+                "as files"
             )
         if inside := [f for f in folders_of_images(folder) if f.resolve() != out.resolve()]:
             folders = f"{counted(len(inside), 'folder')} in it ({inside[0].name})"
             reporter.message(
-                f"{folder}: its own images are taken, not those of {folders}; name each folder of images"
+                f"{folder}: images in {folders} are not predicted; name each folder of images"
             )
 
 

@@ -1,4 +1,4 @@
-"""The way in for programs: `Predictor("frm-lite0-camvid")("street.jpg").mask`."""
+"""`Predictor`, the way in for programs: `Predictor("frm-lite0-camvid")("street.jpg").mask`."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,21 +43,34 @@ from featherseg.layers.resize import resize_factor, scaled_size
 from featherseg.runs.run import Run
 
 MOST_GB = 1_000_000
-"""Memory that may be asked for, in 10^9 bytes: what is larger is no size."""
+"""Most memory that may be asked for, in 10^9 bytes."""
 
 LIGHT_PIXELS, LIGHT_BYTES = 1_000_000, 60
-"""Of an image that may be read or written beside any other, and bytes a pixel: PROCESS_BYTES has these to spare."""
+"""Most pixels of a light image, and its bytes per pixel.
+
+PROCESS_BYTES has room to read or write one light image beside any other image.
+"""
+
+KINDS = ("mask", "color", "overlay")
+"""The files of `Prediction.save` in a folder: NAME_mask.png and so on."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model predicts for one image.
+    """The prediction of a model for one image.
 
-    mask (H, W) uint8 holds indices into `classes`; image (H, W, C) is the image: an array that was given alone or in a
-    list is not copied, so that overlay and save draw on what it holds then; how is "whole" or "6 tiles of 1024x1024";
-    name is the file's name without its ending, "image" for an image that came from no file; panoptic is of a panoptic
-    model: ids (H, W) of objects and regions, and what each id is. soft is what `Predictor.soft` asks for. georeference
-    is where the image lies, if it came from a GeoTIFF: its mask is one then.
+    Attributes:
+        mask: (H, W) uint8, indices into `classes`.
+        classes: Names and colours.
+        image: (H, W, C). An array that was passed alone or in a list is not copied: overlay and
+            save draw on its present content.
+        name: The file's name without ending; "image" for an image without a file.
+        how: "whole" or "6 tiles of 1024x1024".
+        inference: The settings that were used.
+        runtime: The model.
+        panoptic: For a panoptic model the ids (H, W) of its objects, and their description.
+        soft: What `Predictor.soft` asks for.
+        georeference: The place of a GeoTIFF; its mask is then a GeoTIFF too.
     """
 
     mask: np.ndarray
@@ -73,15 +86,13 @@ class Prediction:
 
     @cached_property
     def shares(self) -> dict[str, float]:
-        """Class name -> share of the pixels, 0..1; every class is listed."""
+        """Class name -> share of the pixels, 0..1, for every class."""
         counts = class_counts(self.mask, len(self.classes))
-        return {
-            info.name: float(count / self.mask.size)
-            for info, count in zip(self.classes, counts, strict=True)
-        }
+        pairs = zip(self.classes, counts, strict=True)
+        return {info.name: float(count / self.mask.size) for info, count in pairs}
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values, of a panoptic model with its objects: the mask itself stays an array."""
+        """Return plain JSON values, with the objects of a panoptic model, without the mask."""
         objects = {} if self.panoptic is None else {"segments": self.panoptic.segments}
         size = list(self.mask.shape)
         return {"name": self.name, "size": size, "how": self.how, "shares": self.shares} | objects
@@ -92,42 +103,54 @@ class Prediction:
         return buffer.getvalue()
 
     def probabilities(self) -> np.ndarray:
-        """(K, H, W) float32, summing to 1 over the classes; the mask's class has the highest in every pixel.
+        """Run the model again, and return class probabilities (K, H, W) float32, which sum to 1.
 
-        The model runs again: nobody else needs so much room.
+        In every pixel the mask's class has the highest one.
         """
         return probabilities(self.runtime, self.image, self.inference).numpy()
 
     def overlay(self, opacity: float = 0.5, *, legend: bool = False) -> Image.Image:
-        """The image under the colours of its classes, objects outlined and named, on demand with a legend below.
+        """Return the image under the colours of its classes, with objects outlined and named.
 
-        Raises ConfigError for the opacity.
+        Args:
+            opacity: 0 (the image alone) to 1 (the colours alone).
+            legend: Add a legend below.
+
+        Raises:
+            ConfigError: The opacity is out of range.
         """
         if not 0 <= opacity <= 1:
             raise ConfigError(
                 f"opacity = {opacity}: expected 0 (the image alone) to 1 (the colours alone)."
             )
+        classes, image_range = self.classes, self.runtime.image_range
         if self.panoptic is None:
-            image = drawing.overlay(
-                self.image, self.mask, self.classes, opacity, self.runtime.image_range
-            )
+            image = drawing.overlay(self.image, self.mask, classes, opacity, image_range)
         else:
-            image = overlay_panoptic(
-                self.image, *self.panoptic, self.classes, opacity, self.runtime.image_range
-            )
+            image = overlay_panoptic(self.image, *self.panoptic, classes, opacity, image_range)
         return drawing.with_legend(image, self.classes, self.shares) if legend else image
 
     def save(self, to: str | Path, name: str | None = None) -> list[Path]:
-        """Write the mask alone to a .png or .tif file, or mask, colours and overlay into a folder; -> the files.
+        """Write the mask to a .png or .tif file, or mask, colours and overlay into a folder.
 
-        In a folder they are NAME_mask.png (indices, with a palette), NAME_color.png and NAME_overlay.png (with legend);
-        with a name, `to` is a folder whatever its ending. The mask of a GeoTIFF is NAME_mask.tif, at the same place; a
-        .png has no place. Raises ConfigError for an address in a bucket, and for a .tif of an image without a place.
+        In a folder the files are NAME_mask.png (indices with a palette), NAME_color.png and
+        NAME_overlay.png (with a legend). The mask of a GeoTIFF is NAME_mask.tif at the same place;
+        a .png has no place.
+
+        Args:
+            to: The file or folder.
+            name: NAME; `to` is then a folder, whatever its ending.
+
+        Returns:
+            The files.
+
+        Raises:
+            ConfigError: `to` is an address in a bucket, or a .tif for an image without a place.
         """
         if is_remote(to):
             raise ConfigError(
-                f"save({str(to)!r}): expected a folder or a .png on this machine's disk. `featherseg predict RUN "
-                "IMAGES -o s3://BUCKET/FOLDER` writes into buckets."
+                f"save({str(to)!r}): expected a folder or a .png on this machine's disk. "
+                "`featherseg predict RUN IMAGES -o s3://BUCKET/FOLDER` writes into buckets."
             )
         path, tiff_or_png = Path(to), (".png", *TIFF_SUFFIXES)
         as_file = name is None and path.suffix.lower() in tiff_or_png
@@ -148,19 +171,19 @@ class Prediction:
         return files
 
     def file_names(self, name: str) -> list[str]:
-        """What `save` writes into a folder: the mask, a TIFF where the image has a place, then colours and overlay."""
+        """Return the files of `save` in a folder: mask (.tif with a place), colours, overlay."""
         ending = ".png" if self.georeference is None else ".tif"
         return [f"{name}_mask{ending}", *(f"{name}_{kind}.png" for kind in KINDS[1:])]
 
 
 def class_counts(mask: np.ndarray, classes: int) -> np.ndarray:
-    """Pixels of every class in a mask (H, W) uint8, (K,) int64; by Pillow, as numpy would take 8 bytes a pixel."""
-    return np.array(Image.fromarray(mask).histogram()[:classes])
+    """Return the pixels of every class in a mask (H, W) uint8: (K,) int64."""
+    return np.array(Image.fromarray(mask).histogram()[:classes])  # numpy takes 8 bytes per pixel
 
 
 @dataclass(frozen=True)
 class PredictorOptions:
-    """What `featherseg.predict` opens a model with; it describes the fields."""
+    """The options with which `featherseg.predict`, which describes them, opens a model."""
 
     device: str = "auto"
     batch: int = 1
@@ -171,26 +194,32 @@ class PredictorOptions:
     trust: bool = False
 
 
-KINDS = ("mask", "color", "overlay")
-"""What `Prediction.save` writes into a folder: NAME_mask.png and so on."""
-
-
 class Predictor:
-    """A model that takes images in any form and gives `Prediction`s.
+    """A model that takes images in any form and returns `Prediction`s.
 
-    run: a run folder, the name of one, a Run, an exported file, or a Runtime, which is on its device already. batch:
-    how many images of one size go through the model at a time, where it is given several. inference: by default the
-    whole image, at the size that the run was validated at (its data.test_resize), so that the masks are those that
-    were scored.
-    memory_gb: what the process may take; an image that does not fit is cut into overlapping tiles. max_side: an image
-    with a longer side is shrunk to it for the model, scales come on top; its mask has its size all the same. threads:
-    of the CPU; by default those of torch, at most as many as the process may use cores (affinity and cgroup quota).
-    trust: open a .pt2 file, which runs the code that it contains.
+    A Predictor can be pickled; for an exported file the copy opens the file again. A program that
+    predicts several images at the same time sets `share` and `largest`, as for `tiling.plan`. With
+    `soft` = "probabilities" each Prediction has `soft`, (K, H, W) float16; with "confidence"
+    (H, W) uint8, round(255 p) of the mask's class.
 
-    A Predictor can be pickled; one of an exported file opens the file again. A program that has others under way at the
-    same time sets `share` and `largest`, as `tiling.plan` takes them. If it sets `soft`, each Prediction has `soft`: of
-    "probabilities" (K, H, W) float16, of "confidence" (H, W) uint8, round(255 p) of the mask's class.
-    Raises RunError, WeightsError, ExportError, DeviceError, ConfigError.
+    Args:
+        run: A run folder, the name of one, a Run, an exported file, or a Runtime, which has its
+            device.
+        device: auto, cpu, cuda, cuda:N or mps.
+        batch: How many images of one size go through the model at a time.
+        inference: How images are processed, or what differs from the default: {"flip": True}. By
+            default the whole image is processed at the size of the run's validation
+            (data.test_resize), so that masks are those that were scored.
+        memory_gb: Memory of the process in 10^9 bytes; larger images are cut into overlapping
+            tiles.
+        max_side: Shrink longer images to this side for the model, scales on top; masks keep the
+            full size.
+        threads: Threads of the CPU. Default: torch's, at most the cores that may be used.
+        trust: Open a .pt2 file, which runs the code that it contains.
+
+    Raises:
+        RunError, WeightsError, ExportError, DeviceError: The model cannot be opened.
+        ConfigError: An option is out of range.
     """
 
     def __init__(
@@ -209,7 +238,8 @@ class Predictor:
             raise ConfigError(f"batch = {batch}: expected at least 1.")
         if not 0 < memory_gb <= MOST_GB:
             raise ConfigError(
-                f"memory_gb = {memory_gb}: expected a number above 0, at most {MOST_GB:,} (--memory-gb)."
+                f"memory_gb = {memory_gb}: expected a number above 0, at most {MOST_GB:,} "
+                "(--memory-gb)."
             )
         if max_side is not None and max_side < 32:
             raise ConfigError(f"max_side = {max_side}: expected at least 32 pixels.")
@@ -229,12 +259,18 @@ class Predictor:
     @overload
     def __call__(self, x: Any) -> Any: ...
     def __call__(self, x: Any) -> Any:
-        """One image -> a Prediction; a list or tuple -> a list; an iterator -> an iterator, read as it is used.
+        """Return a Prediction of an image, a list for a list or tuple, an iterator for an iterator.
 
-        Arrays and tensors of an iterator are copied, so that it may fill the same one anew for each frame.
-        An image is a path, an address in a bucket, a file opened in binary mode (io.BytesIO), a PIL image, an
-        (H, W, C) uint8 or uint16 array (RGB for three channels), or a (C, H, W) tensor: uint8, uint16, or float from 0
-        to 1. Raises DataError for anything else.
+        An iterator is read as it is used. Its arrays and tensors are copied, so that it may refill
+        the same one for each frame.
+
+        Args:
+            x: A path, an address in a bucket, a file opened in binary mode (io.BytesIO), a PIL
+                image, an (H, W, C) uint8 or uint16 array (RGB for three channels), or a (C, H, W)
+                tensor: uint8, uint16, or float 0..1. Or several of these.
+
+        Raises:
+            DataError: Anything else, or an image that cannot be read.
         """
         if isinstance(x, list | tuple):
             return [prediction for group in self.in_groups(self._ahead(x)) for prediction in group]
@@ -243,22 +279,20 @@ class Predictor:
         return self._together([x if isinstance(x, InputImage) else self._read(x)])[0]
 
     def plan(self, size: tuple[int, int]) -> Plan:
-        """How an image of (height, width) will be predicted: whole or in tiles.
+        """Return how an image of (height, width) will be predicted: whole or in tiles.
 
-        Raises ConfigError, DataError for a size that a file of one size does not take.
+        Raises:
+            ConfigError: The memory is too small.
+            DataError: The model is a file for images of another size.
         """
-        inference = self.inference
-        if (
-            self.max_side is not None
-            and resize_factor(size, inference.resize) * max(size) > self.max_side
-        ):
+        inference, longest = self.inference, max(size)
+        if self.max_side and resize_factor(size, inference.resize) * longest > self.max_side:
             inference = replace(inference, resize=(self.max_side, self.max_side))
-        if isinstance(
-            self.runtime, FileRuntime
-        ):  # first: for an image of another size no memory is enough
-            seen = windows(size, inference.window, inference.overlap)[0]  # all are of one size
+        # Checked first: for an image of another size no memory is enough
+        if isinstance(self.runtime, FileRuntime):
+            window = windows(size, inference.window, inference.overlap)[0]  # all have one size
             for factor in inference.factors(size):
-                self.runtime.check_size(scaled_size((seen.height, seen.width), factor))
+                self.runtime.check_size(scaled_size((window.height, window.width), factor))
         chosen = plan(
             self.runtime,
             size,
@@ -270,22 +304,20 @@ class Predictor:
         )
         if self.soft != "probabilities":
             return chosen
-        at_once = int(
-            Budget(self.memory_gb, self.share).free / 2 / (self.soft_bytes * size[0] * size[1])
-        )
+        # Probabilities exist twice while they are written
+        budget, needed = Budget(self.memory_gb, self.share), 2 * self.soft_bytes * size[0] * size[1]
+        at_once = int(budget.free / needed)
         if not at_once:
-            needed = Budget(self.memory_gb, self.share).gb_for(
-                2 * self.soft_bytes * size[0] * size[1]
-            )
             raise ConfigError(
-                f"the probabilities of {len(self.classes)} classes for an image of {size_text(size)} (height x width) "
-                f"need a memory of {needed:.1f} GB. Give it with --memory-gb, or write the confidence (png) alone."
+                f"the probabilities of {len(self.classes)} classes for an image of "
+                f"{size_text(size)} (height x width) need a memory of {budget.gb_for(needed):.1f} "
+                "GB. Give it with --memory-gb, or write the confidence (png) alone."
             )
         return replace(chosen, at_once=min(chosen.at_once, at_once))
 
     @property
     def soft_bytes(self) -> int:
-        """Of the probabilities, for a pixel."""
+        """Bytes of the probabilities, per pixel."""
         return 2 * len(self.classes) if self.soft == "probabilities" else 0
 
     def is_light(self, size: tuple[int, int]) -> bool:
@@ -294,7 +326,7 @@ class Predictor:
         return size[0] * size[1] <= light or self.plan(size).at_once >= 3
 
     def in_groups(self, images: Iterable[Any]) -> Iterator[list[Prediction]]:
-        """Predict images, which are read as they are used; yield lists that were predicted together.
+        """Yield lists of predictions that were made together; images are read as they are used.
 
         Neighbours of one size and type go through the model together, at most `batch` of them.
         """
@@ -330,18 +362,15 @@ class Predictor:
     def _read(self, x: Any, *, copy: bool = False) -> InputImage:
         x = fetched(x)
         if isinstance(x, EncodedImage) or (isinstance(x, str | Path) and not os.path.isdir(x)):
-            self.plan(
-                image_size(x if isinstance(x, EncodedImage) else Path(x))
-            )  # too large is refused undecoded
+            source = x if isinstance(x, EncodedImage) else Path(x)
+            self.plan(image_size(source))  # a too large image is refused before it is decoded
         image = read_input(x, self.runtime.channels)
-        return (
-            replace(image, pixels=image.pixels.copy())
-            if copy and isinstance(x, np.ndarray | Tensor)
-            else image
-        )
+        if copy and isinstance(x, np.ndarray | Tensor):
+            return replace(image, pixels=image.pixels.copy())
+        return image
 
     def _together(self, images: Sequence[InputImage]) -> list[Prediction]:
-        """Images of one size and type, as many at a time as the memory allows."""
+        """Predict images of one size and type, as many at a time as the memory allows."""
         height, width = images[0].pixels.shape[:2]
         chosen = self.plan((height, width))
         for image in images:
@@ -374,13 +403,12 @@ class Predictor:
     def _predict(
         self, images: np.ndarray, inference: InferenceSettings
     ) -> Iterable[tuple[np.ndarray, Panoptic | None, np.ndarray | None]]:
-        """Images (B, H, W, C) -> of each its mask, its objects where the model is panoptic, its `soft` where asked."""
+        """Return (mask, objects or None, `soft` or None) of each image (B, H, W, C)."""
         if self.soft:
             check_soft(self.runtime)
-            return [
-                (mask, None, soft)
-                for mask, soft in predict_soft(self.runtime, images, inference, self.soft)
-            ]
+            soft = predict_soft(self.runtime, images, inference, self.soft)
+            return [(mask, None, values) for mask, values in soft]
         if self.runtime.panoptic:
-            return [(*found, None) for found in predict_panoptic(self.runtime, images, inference)]
+            objects = predict_panoptic(self.runtime, images, inference)
+            return [(mask, panoptic, None) for mask, panoptic in objects]
         return [(mask, None, None) for mask in predict_masks(self.runtime, images, inference)]

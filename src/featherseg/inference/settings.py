@@ -1,4 +1,4 @@
-"""How a model is run on an image: whole or window by window, resized, mirrored, at several scales."""
+"""How a model is run on an image: whole or by windows, resized, mirrored, at several scales."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,25 @@ from featherseg.inference.runtimes import Runtime
 from featherseg.layers.resize import resize_factor
 
 LEAST_WINDOW = 32
-"""Pixels of a window's sides, at least."""
+"""Smallest side of a window in pixels."""
 
 
 @dataclass(frozen=True)
 class InferenceSettings:
     """How a model is run on an image. The default is the whole image, once.
 
-    window: (height, width) in pixels of the image; None = whole. overlap: share of a window that its neighbour covers
-    as well. resize: (short side, long side) in pixels that the image is brought to fit for the model, its ratio kept;
-    None = its own size. scales: factors the image (or each window) is resized by on top of that. flip: also mirrored.
-    Scores come at the image's own size, whatever size the model was given.
-    Raises ConfigError for values out of range.
+    Scores have the size of the image, whatever size the model sees.
+
+    Args:
+        window: (height, width) of a sliding window, in pixels of the image; None: the whole image.
+        overlap: The share of a window that its neighbour covers too.
+        scales: Factors by which the image or each window is resized, on top of `resize`.
+        flip: Also run on the mirrored image.
+        resize: (short side, long side) in pixels: the image is scaled as large as fits in both.
+            None: its own size.
+
+    Raises:
+        ConfigError: A value is out of range.
     """
 
     window: Size | None = None
@@ -37,21 +44,23 @@ class InferenceSettings:
         if self.window is not None and min(self.window) < LEAST_WINDOW:
             least = size_text((LEAST_WINDOW, LEAST_WINDOW))
             raise ConfigError(
-                f"window = {size_text(self.window)}: expected at least {least} pixels (height x width)."
+                f"window = {size_text(self.window)}: expected at least {least} pixels "
+                "(height x width)."
             )
         if not 0 <= self.overlap <= 0.9:
             raise ConfigError(f"overlap = {self.overlap}: expected a share from 0 to 0.9.")
         if self.resize is not None and not 1 <= self.resize[0] <= self.resize[1]:
             raise ConfigError(
-                f"resize = {size_text(self.resize)}: expected the short side first, at least 1 pixel."
+                f"resize = {size_text(self.resize)}: expected the short side first, at least 1 "
+                "pixel."
             )
 
     def factors(self, size: Size) -> tuple[float, ...]:
-        """What an image of `size` is resized by before the model, one factor a scale."""
+        """Return the factors by which an image of `size` is resized, one for each scale."""
         return tuple(resize_factor(size, self.resize) * scale for scale in self.scales)
 
     def __str__(self) -> str:
-        """For reports: "whole, fitted to 512x2048, flip, scales 0.75 1.0"."""
+        """Return "whole, fitted to 512x2048, flip, scales 0.75 1.0", for reports."""
         parts = ["whole" if self.window is None else f"windows of {size_text(self.window)}"]
         parts += [f"fitted to {size_text(self.resize)}"] if self.resize else []
         parts += ["flip"] if self.flip else []
@@ -60,14 +69,14 @@ class InferenceSettings:
 
 
 def own_settings(runtime: Runtime) -> InferenceSettings:
-    """The settings unless others are asked for: whole, once, at the size that the model was validated at."""
+    """Return the default settings: the whole image, once, at the size of the validation."""
     return InferenceSettings(resize=runtime.test_resize)
 
 
 def check_panoptic(inference: InferenceSettings) -> None:
-    """Raises ConfigError for settings in which objects cannot be put together: windows, mirrored, several scales."""
+    """Raise ConfigError for windows, flip or several scales: objects of passes are not joined."""
     if inference.window is not None or inference.flip or len(inference.scales) > 1:
         raise ConfigError(
-            f"a panoptic model runs once, on the whole image, not on {inference}: objects of several passes are not "
-            f"put together. Leave these settings out."
+            f"a panoptic model runs once, on the whole image, not on {inference}, because objects "
+            "of several passes are not joined. Leave these settings out."
         )

@@ -1,4 +1,4 @@
-"""Sliding window: rectangles that cover an image, and how the scores of neighbours are blended where they overlap."""
+"""Sliding window: rectangles that cover an image, and weights that blend their overlaps."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,10 @@ class Window:
 
 
 def windows(size: Size, window: Size | None, overlap: float) -> list[Window]:
-    """Windows that cover an image, evenly spaced, neighbours sharing at least `overlap` of their side."""
+    """Return evenly spaced windows that cover an image.
+
+    Neighbours share at least `overlap` of their side.
+    """
     height, width = size
     if window is None:
         return [Window(0, 0, height, width)]
@@ -38,7 +41,7 @@ def _starts(length: int, window: int, overlap: float) -> list[int]:
 
 
 def edge_weights(length: int, overlap: float, like: Tensor) -> Tensor:
-    """Weights (length,) that rise linearly from the window's edges over the overlap, 1 between."""
+    """Return weights (length,) that rise linearly from the edges over the overlap, 1 between."""
     place = torch.arange(length, device=like.device, dtype=torch.float32) + 0.5
     reach = max(1.0, length * overlap)
     return (torch.minimum(place, length - place) / reach).clamp(max=1.0)

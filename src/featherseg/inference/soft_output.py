@@ -1,4 +1,4 @@
-"""How sure a model is of each pixel: probabilities of all classes, or the confidence in the mask's class, as files."""
+"""Probabilities of all classes, or the confidence in the mask's class, as files."""
 
 import zipfile
 from collections.abc import Sequence
@@ -23,39 +23,41 @@ SOFT_FILES: dict[str, tuple[SoftKind, str]] = {
     "npz": ("probabilities", "_probabilities.npz"),
     "png": ("confidence", "_confidence.png"),
 }
-"""What `--probabilities` takes -> what is computed, and how its file ends: NAME_probabilities.npz."""
+"""Value of `--probabilities` -> what is computed, and the end of its file's name."""
 
 
 def check_soft(runtime: Runtime) -> None:
-    """Raises ConfigError for a panoptic model: a pixel's object is not the most probable of a list."""
+    """Raise ConfigError for a panoptic model: objects are not chosen from a list of classes."""
     if runtime.panoptic:
         raise ConfigError(
-            f"{runtime.name} is a panoptic model, whose objects have no probabilities of classes. Leave them out."
+            f"{runtime.name} is a panoptic model, whose objects have no probabilities of classes. "
+            "Leave them out."
         )
 
 
 def agreeing(probabilities: Tensor, mask: Tensor) -> Tensor:
-    """Change probabilities (B, K, H, W) in place so that the class of the mask (B, H, W) has the highest everywhere.
+    """Change probabilities (B, K, H, W) in place: the class of the mask (B, H, W) gets the highest.
 
-    Rounding may make two classes equal, or swap two that were nearly so. The mask's class gets the next number above
-    the highest, the other one its value: each changes by no more than that rounding.
+    Rounding may make two classes equal, or swap two that are nearly equal. The mask's class gets
+    the next number above the highest, and the other class gets its value. Each changes by no more
+    than that rounding.
     """
     chosen = mask.long()[:, None]  # (B, 1, H, W)
-    highest = probabilities.float().argmax(dim=1, keepdim=True)  # of float16 it takes much longer
-    apart = highest != chosen
-    if apart.any():
-        top, own = probabilities.gather(1, highest), probabilities.gather(1, chosen)
-        integers = torch.int16 if top.dtype.itemsize == 2 else torch.int32
-        above = (top.view(integers) + 1).view(top.dtype)  # the next number
-        probabilities.scatter_(1, highest, torch.where(apart, own, top))
-        probabilities.scatter_(1, chosen, torch.where(apart, above, own))
+    highest = probabilities.float().argmax(dim=1, keepdim=True)  # in float16 it takes much longer
+    differ = highest != chosen
+    if differ.any():
+        of_highest, of_chosen = probabilities.gather(1, highest), probabilities.gather(1, chosen)
+        integers = torch.int16 if of_highest.dtype.itemsize == 2 else torch.int32
+        above = (of_highest.view(integers) + 1).view(of_highest.dtype)  # the next number
+        probabilities.scatter_(1, highest, torch.where(differ, of_chosen, of_highest))
+        probabilities.scatter_(1, chosen, torch.where(differ, above, of_chosen))
     return probabilities
 
 
 def soft_output(probabilities: Tensor, mask: Tensor, kind: SoftKind) -> Tensor:
-    """Probabilities (B, K, H, W) float32 -> the same as float16, or (B, H, W) uint8: round(255 p) of the mask's class.
+    """Return probabilities (B, K, H, W) as float16, or round(255 p) of the mask's class as uint8.
 
-    In float16, too, the mask's class has the highest probability everywhere.
+    The mask's class has the highest probability in float16 too. The latter has shape (B, H, W).
     """
     if kind == "probabilities":
         return agreeing(probabilities.half(), mask)
@@ -66,9 +68,10 @@ def soft_output(probabilities: Tensor, mask: Tensor, kind: SoftKind) -> Tensor:
 def write_probabilities(
     file: BinaryIO, probabilities: np.ndarray, classes: Sequence[ClassInfo]
 ) -> None:
-    """Write (K, H, W) float16 as an .npz: `probabilities`, and `classes`, their names. The same bytes each time.
+    """Write (K, H, W) float16 as an .npz with `probabilities` and `classes`, their names.
 
-    Nothing is compressed: deflate saves a fifth, and takes longer than the model.
+    The bytes are always the same. Nothing is compressed: deflate saves a fifth, and takes longer
+    than the model.
     """
     arrays = {"probabilities": probabilities, "classes": np.array([info.name for info in classes])}
     with zipfile.ZipFile(file, "w") as archive:
@@ -78,14 +81,14 @@ def write_probabilities(
 
 
 def probabilities_npz(probabilities: np.ndarray, classes: Sequence[ClassInfo]) -> bytes:
-    """What `write_probabilities` writes."""
+    """Return what `write_probabilities` writes."""
     file = BytesIO()
     write_probabilities(file, probabilities, classes)
     return file.getvalue()
 
 
 def save_soft(soft: np.ndarray, classes: Sequence[ClassInfo], path: Path) -> None:
-    """Write `Prediction.soft` of either kind atomically. Raises FeathersegError where the disk refuses."""
+    """Write `Prediction.soft` of either kind atomically."""
     if soft.ndim == 3:
         write_atomic(path, lambda file: write_probabilities(file, soft, classes))
     else:
@@ -93,5 +96,5 @@ def save_soft(soft: np.ndarray, classes: Sequence[ClassInfo], path: Path) -> Non
 
 
 def confidence_png(confidence: np.ndarray) -> bytes:
-    """(H, W) uint8, 255 = certain, as a grey PNG."""
+    """Return confidence (H, W) uint8, 255 = certain, as a grey PNG."""
     return png_bytes(Image.fromarray(confidence))

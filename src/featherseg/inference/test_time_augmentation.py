@@ -1,8 +1,9 @@
-"""Test-time augmentation: the runs of the model over windows, scales and the mirrored image, and their mean.
+"""Test-time augmentation: the mean over windows, scales and mirrored images.
 
-A pass is one run of the model on one window, at one scale, perhaps flipped. Its logits are kept at the model's own
-stride; the scores at full resolution are made from them block of rows by block of rows, so that K x H x W floats
-exist only where they are asked for. Letters: B images of one size, K classes, H x W their size.
+A pass is one run of the model on one window, at one scale, perhaps flipped. Its logits are kept at
+the model's stride. Scores at full resolution are computed from them in blocks of rows, so that
+K x H x W floats exist only if they are asked for. Letters: B images of one size, K classes, H x W
+their size.
 """
 
 from collections.abc import Iterator
@@ -22,12 +23,12 @@ from featherseg.layers.normalise import normalise
 from featherseg.layers.resize import resize, scale_images, to_image
 
 BLOCK_BYTES = 32 * 2**20
-"""How large a block of rows of full-resolution scores may be."""
+"""Most bytes of a block of rows of full-resolution scores."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One run of the model: the window that it was given, mirrored or not, and its logits at the model's stride."""
+    """One run of the model: its window, its output at the model's stride, whether it is flipped."""
 
     window: Window
     out: SegOutput
@@ -36,20 +37,18 @@ class Pass:
 
 @torch.inference_mode()
 def passes_over(runtime: Runtime, images: np.ndarray, inference: InferenceSettings) -> list[Pass]:
-    """Every run of the model that `inference` asks for on images (B, H, W, C) uint8 or uint16."""
+    """Run the model as `inference` says on images (B, H, W, C) uint8 or uint16."""
     size = (images.shape[1], images.shape[2])
     passes = []
     for window in windows(size, inference.window, inference.overlap):
-        # Crop, normalise, then one pass a scale and mirror image.
+        # Crop, normalise, then one pass for each scale and mirrored image
         crop = images[
             :, window.top : window.top + window.height, window.left : window.left + window.width
         ]
         pixels = (
             torch.from_numpy(np.array(crop, order="C")).to(runtime.device).permute(0, 3, 1, 2)
         )  # (B, C, h, w)
-        if isinstance(
-            runtime, FileRuntime
-        ):  # which takes planes: of bytes they are made the fastest
+        if isinstance(runtime, FileRuntime):  # it takes planes, made fastest from bytes
             pixels = pixels.contiguous()
         pixels = normalise(pixels, runtime.mean, runtime.std, runtime.image_range)
         for factor in inference.factors(size):
@@ -61,22 +60,20 @@ def passes_over(runtime: Runtime, images: np.ndarray, inference: InferenceSettin
 
 
 def native(out: SegOutput, window: Window) -> SegOutput:
-    """A padded model's logits for a resized image are brought to that image: rows are cut from these."""
-    if out.padded_size == out.image_size or out.image_size == (window.height, window.width):
+    """Resize the logits of a padded model to the resized image, without the padding."""
+    size = out.image_size
+    if out.padded_size == size or size == (window.height, window.width):
         return out
-
-    def brought(x: Tensor | None) -> Tensor | None:
-        return None if x is None else to_image(out._replace(logits=x), out.image_size)
-
-    logits = to_image(out, out.image_size)  # (B, K, h * scale, w * scale)
-    centers, offsets = brought(out.centers), brought(out.offsets)
-    return SegOutput(
-        logits, out.image_size, out.image_size, False, centers=centers, offsets=offsets
+    logits, centers, offsets = (
+        None if x is None else to_image(out._replace(logits=x), size)
+        for x in (out.logits, out.centers, out.offsets)
     )
+    assert logits is not None  # (B, K, h * scale, w * scale)
+    return SegOutput(logits, size, size, False, centers=centers, offsets=offsets)
 
 
 def masks_of(passes: list[Pass], size: Size, inference: InferenceSettings) -> np.ndarray:
-    """The class of every pixel after all passes over images of `size`: (B, H, W) uint8."""
+    """Return the class of every pixel after all passes over images of `size`: (B, H, W) uint8."""
     if len(passes) == 1:
         out = passes[0].out
         full = size if out.padded_size == out.image_size else out.padded_size
@@ -92,9 +89,9 @@ def masks_of(passes: list[Pass], size: Size, inference: InferenceSettings) -> np
 def score_blocks(
     passes: list[Pass], size: Size, inference: InferenceSettings
 ) -> Iterator[tuple[int, Tensor]]:
-    """(first row, scores (B, K, rows, W) float32) from top to bottom, on the runtime's device.
+    """Yield (first row, scores (B, K, rows, W) float32) from top to bottom.
 
-    Scores are logits where the model runs once, probabilities (means over the passes) where it runs several times.
+    Scores are on the runtime's device: logits after one pass, mean probabilities after several.
     """
     height, width = size
     batch, classes = passes[0].out.logits.shape[:2]
@@ -108,7 +105,7 @@ def score_blocks(
 
 
 def _rows(run: Pass, start: int, stop: int) -> Tensor:
-    """Rows start..stop (of the window) of `to_image(out, window)`, (B, K, stop - start, w), without the others."""
+    """Return rows start..stop of `to_image(out, window)`: (B, K, stop - start, w)."""
     out, size = run.out, (run.window.height, run.window.width)
     full = size if out.padded_size == out.image_size else out.padded_size
     if (start, stop) == (0, size[0]):
@@ -121,7 +118,7 @@ def _rows(run: Pass, start: int, stop: int) -> Tensor:
 
 
 def resize_rows(x: Tensor, size: Size, start: int, stop: int, *, align_corners: bool) -> Tensor:
-    """Rows start..stop of `layers.resize.resize(x, size)`: (B, C, h, w) -> (B, C, stop - start, W)."""
+    """Return rows start..stop of `layers.resize.resize(x, size)`: (B, C, stop - start, W)."""
     height = x.shape[2]
     row = torch.arange(start, stop, device=x.device, dtype=torch.float32)
     if align_corners:
@@ -136,7 +133,7 @@ def resize_rows(x: Tensor, size: Size, start: int, stop: int, *, align_corners: 
 
 
 def _blend(passes: list[Pass], start: int, stop: int, width: int, overlap: float) -> Tensor:
-    """Mean probabilities of the rows start..stop, windows weighted down towards their edges: (B, K, rows, W)."""
+    """Return mean probabilities of rows start..stop: (B, K, rows, W). Window edges weigh less."""
     first = passes[0].out.logits
     total = first.new_zeros(first.shape[0], first.shape[1], stop - start, width)
     weights = first.new_zeros(stop - start, width)

@@ -169,7 +169,7 @@ class Run:
 
     @property
     def read_only(self) -> bool:
-        """Whether nothing is written into it: it comes with the package, or is in the hub's cache."""
+        """Whether nothing is written into it: it is shipped, or in the hub's cache."""
         return self.shipped or self.address is not None
 
     @property
@@ -516,7 +516,7 @@ def not_a_run(value: object) -> RunError:
 
 
 def runs_by_name() -> dict[str, Path]:
-    """Return the runs that have a name, from $FEATHERSEG_HOME, a checkout's weights/ and the package."""
+    """Return the named runs of $FEATHERSEG_HOME, a checkout's weights/ and the package."""
     folders = [SHIPPED]
     source = Path(__file__).resolve().parents[3]
     if (source / "pyproject.toml").is_file():  # this is a checkout, not an installed package
