@@ -1,4 +1,4 @@
-"""The catalogue of models. To add one: its file, its row in MODELS, a test, a recipe (docs/architecture.md)."""
+"""The catalogue of models. To add one: file, row in MODELS, test, recipe (docs/architecture.md)."""
 
 from collections.abc import Mapping
 from numbers import Integral
@@ -28,13 +28,13 @@ from featherseg.models import (
 )
 
 MOST_CHANNELS = 512
-"""Of an image: as many as a TIFF may have pages."""
+"""Largest number of image channels: the largest number of pages of a TIFF."""
 
 MOST_PARAMETERS = 2**28
-"""Of a model: 1 GiB of weights; the largest of the catalogue has 59 million."""
+"""Largest number of parameters: 1 GiB of weights; the largest catalogue model has 59 million."""
 
 MOST_OPTION = 4096
-"""No number among a model's settings is larger."""
+"""Largest number among a model's settings."""
 
 MODELS: Catalogue[ModelEntry] = Catalogue(
     "model",
@@ -57,20 +57,22 @@ MODELS: Catalogue[ModelEntry] = Catalogue(
     lambda entry: isinstance(entry, ModelEntry),
     "a featherseg.models.ModelEntry",
 )
-"""Every file of a paper with the variants it has; and what installed packages add (docs/architecture.md)."""
+"""Every file of a paper with the variants it has; and what installed packages add
+(docs/architecture.md).
+"""
 
 
 def entry(name: str) -> ModelEntry:
-    """The row of a model. Raises UnknownName ("did you mean")."""
+    """Return the row of a model. Raises UnknownName ("did you mean")."""
     if name not in MODELS:
         raise unknown("model", name, MODELS)
     return MODELS[name]
 
 
 def configure(name: str, options: Mapping[str, Any] | None = None) -> ModelConfig:
-    """The settings of a model: its row of the catalogue, with `options` in place of some keys.
+    """Return the settings of a model: its row of the catalogue with keys replaced by `options`.
 
-    Raises UnknownName, and ConfigError for a key it does not have or a value it cannot take.
+    Raises UnknownName, and ConfigError for a key that the model lacks or a value that it refuses.
     """
     config = entry(name).config
     known = list(type(config).model_fields)
@@ -82,18 +84,19 @@ def configure(name: str, options: Mapping[str, Any] | None = None) -> ModelConfi
             )
         if not _is_bounded(options[key]):
             raise ConfigError(
-                f"model.{key} = {str(options[key])[:40]} is too large: expected a number up to {MOST_OPTION}, or at "
-                f"most 16 of them."
+                f"model.{key} = {str(options[key])[:40]} is too large: expected a number up to "
+                f"{MOST_OPTION}, or at most 16 of them."
             )
     return parse(type(config), {**config.model_dump(), **options}, f"model {name}")
 
 
 def _is_bounded(value: Any) -> bool:
-    ones = value if isinstance(value, (list, tuple)) else [value]
-    return len(ones) <= 16 and all(
-        not isinstance(one, (list, tuple, dict))
-        and (not isinstance(one, (int, float)) or abs(one) <= MOST_OPTION)
-        for one in ones
+    """Whether an option is a number of at most MOST_OPTION, or a flat list of at most 16."""
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return len(items) <= 16 and all(
+        not isinstance(item, (list, tuple, dict))
+        and (not isinstance(item, (int, float)) or abs(item) <= MOST_OPTION)
+        for item in items
     )
 
 
@@ -104,24 +107,24 @@ def build(
     options: Mapping[str, Any] | None = None,
     most_parameters: int = MOST_PARAMETERS,
 ) -> SegmentationModel:
-    """An untrained model by its catalogue name.
+    """Build an untrained model by its catalogue name.
 
     Args:
-        name: a row of `featherseg models`, or of an installed package.
-        classes: 1 to 255.
-        channels: of the images; for others than three the first convolution is widened.
-        options: keys of the model's settings, as in a recipe's [model]: {"context": "ppm"}. With options it is first
-            built without memory, to count its parameters.
-        most_parameters: with options, more are refused.
+        name: A name from `featherseg models`, or of an installed package.
+        classes: Number of classes, 1 to 255.
+        channels: Number of image channels; the first convolution is widened if it is not three.
+        options: Keys of the model's settings, as in a recipe's [model]: {"context": "ppm"}. With
+            options the model is first built without memory, to count its parameters.
+        most_parameters: With options, larger models are refused.
 
     Returns:
-        A model with `backbone`; `classes`; `mean` and `std`, one value a channel, 0..255; `align_corners` of its
-        logits; `size_divisor` and `minimum_size` in pixels (what its own forward pads to); called with normalised
-        images (B, C, H, W) it gives a SegOutput.
+        A model with `backbone`; `classes`; `mean` and `std`, one value per channel, 0..255;
+        `align_corners` of its logits; `size_divisor` and `minimum_size` in pixels, to which its
+        forward pads. Called with normalised images (B, C, H, W) it returns a SegOutput.
 
     Raises:
-        UnknownName: for the name.
-        ConfigError: for a number or an option that cannot be.
+        UnknownName: No model has that name.
+        ConfigError: A number or an option is out of range.
     """
     config = configure(name, options)
     if not (isinstance(classes, Integral) and 1 <= classes <= 255):
@@ -133,10 +136,8 @@ def build(
     if options:
         try:
             with torch.device("meta"):
-                parameters = sum(
-                    tensor.numel()
-                    for tensor in _built(name, config, classes, channels).parameters()
-                )
+                model = _built(name, config, classes, channels)
+            parameters = sum(tensor.numel() for tensor in model.parameters())
         except Exception as error:  # a model checks its settings by failing
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigError(
@@ -144,8 +145,8 @@ def build(
             ) from error
         if parameters > most_parameters:
             raise ConfigError(
-                f"{name} with {dict(options)} has {parameters:,} parameters, expected at most {most_parameters:,}. "
-                f"Choose smaller settings in [model]."
+                f"{name} with {dict(options)} has {parameters:,} parameters, expected at most "
+                f"{most_parameters:,}. Choose smaller settings in [model]."
             )
     return _built(name, config, classes, channels)
 
@@ -163,5 +164,5 @@ def _built(name: str, config: ModelConfig, classes: int, channels: int) -> Segme
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """The backbone's own values for RGB, their mean for every channel of other images."""
+    """Return the backbone's own values for RGB, or their mean for each channel of other images."""
     return values if channels == len(values) else (sum(values) / len(values),) * channels

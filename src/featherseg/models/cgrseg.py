@@ -1,10 +1,13 @@
 """CGRSeg: context-guided spatial feature reconstruction (Ni et al., ECCV 2024, arXiv:2405.06228).
 
-The three coarse stages of the backbone are pooled to half of 1/32 and refined together (pyramid context); a top-down
-path reconstructs each stage and gates it by its context; classes are told apart once, and the class embeddings found
-that way re-weight the channels before they are told apart again. Both the context and the path are made of rectangular
-self-calibration modules. Written from the authors' code, which the published counts were made with.
-Letters: B images, C channels, H x W the image, h x w a map, D decoder width, K classes, P = ceil(H/64) x ceil(W/64).
+The three coarse stages of the backbone are pooled to 1/64 and refined together (pyramid context). A
+top-down path reconstructs each stage and gates it by its context. The pixels are classified once,
+and the class embeddings from that weight the channels before the second classification. Context and
+path consist of rectangular self-calibration modules. Written from the authors' code, to which the
+published counts belong.
+
+Letters: B images, C channels, H x W the image, h x w a map, D decoder width, K classes, P =
+ceil(H/64) x ceil(W/64).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,15 +32,16 @@ from featherseg.layers.scale import LayerScale
 
 Axial = Literal["add", "mul", "none"]
 STRIDES = (8, 4, 2)
-"""From stages 2, 3 and 4, at 1/8, 1/16 and 1/32, to the context's 1/64."""
+"""Strides from stages 2, 3 and 4, at 1/8, 1/16 and 1/32, to the context's 1/64."""
 
 
 class RectangularAttention(nn.Module):
-    """Rectangular self-calibration attention: key areas as rows by columns, their shape calibrated by a band each way.
+    """Rectangular self-calibration attention: rows and columns mark areas, two bands shape them.
 
-    g = mean over each row + mean over each column; gate = sigmoid(band x 1(ReLU(BN(1 x band(g))))); gate * local(x),
-    all convolutions depthwise. `axial` = "mul" multiplies the means, "none" puts x for g; band 0 has no convolutions
-    (gate = sigmoid(g)), local_kernel 0 puts x for local(x). (B, C, h, w) -> (B, C, h, w).
+    g = mean over each row + mean over each column; gate = sigmoid(band x 1(ReLU(BN(1 x band(g)))));
+    the output is gate * local(x). All convolutions are depthwise. `axial` = "mul" multiplies the
+    means, "none" uses x as g; band 0 has no convolutions (gate = sigmoid(g)), local_kernel 0 uses x
+    as local(x).
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class RectangularAttention(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         gate = self.key_areas(x)
         if self.band:
             gate = normalise_act(self.norm, self.act, convolve(self.along_row, gate))
@@ -69,18 +74,16 @@ class RectangularAttention(nn.Module):
         return gate.sigmoid() * local
 
     def key_areas(self, x: Tensor) -> Tensor:
-        """g: (B, C, h, w) -> (B, C, h, w)."""
+        """Return g: (B, C, h, w) -> (B, C, h, w)."""
         if self.axial == "none":
             return x
-        rows, columns = (
-            x.mean(3, keepdim=True),
-            x.mean(2, keepdim=True),
-        )  # (B, C, h, 1), (B, C, 1, w)
+        # (B, C, h, 1), (B, C, 1, w)
+        rows, columns = x.mean(3, keepdim=True), x.mean(2, keepdim=True)
         return rows + columns if self.axial == "add" else rows * columns
 
 
 class RectangularModule(nn.Module):
-    """Rectangular self-calibration module: x + scale * MLP(BN(attention(x))). (B, C, h, w) -> (B, C, h, w).
+    """Rectangular self-calibration module: x + scale * MLP(BN(attention(x))).
 
     The two layers of the MLP are 1x1 convolutions with twice the channels and GELU between.
     """
@@ -95,6 +98,7 @@ class RectangularModule(nn.Module):
         self.scale = LayerScale(channels, 1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         y = normalise_act(self.norm, None, self.attention(x))
         return x + self.scale(self.project(self.act(self.expand(y))))
 
@@ -102,20 +106,17 @@ class RectangularModule(nn.Module):
 def rectangular_module(
     channels: int, *, axial: Axial = "add", band: int = 11, local_kernel: int = 3
 ) -> nn.Module:
-    """A RectangularModule with its attention: (B, C, h, w) -> (B, C, h, w)."""
+    """Return a RectangularModule with its attention: (B, C, h, w) -> (B, C, h, w)."""
     attention = RectangularAttention(channels, axial=axial, band=band, local_kernel=local_kernel)
     return RectangularModule(attention, channels)
 
 
 MakeModule = Callable[[int], nn.Module]
-"""Channels -> a rectangular module, or what an ablation puts in its place."""
+"""Channels -> a rectangular module, or what replaces it in an ablation."""
 
 
 class PyramidContext(nn.Module):
-    """Pyramid context extraction: the stages, averaged over P regions and concatenated, refined, and split again.
-
-    stage i = 0..2: (B, C_i, H/2^(i+3), W/2^(i+3)) -> context i: (B, C_i, P).
-    """
+    """Pyramid context extraction: pool the stages to P regions, concatenate, refine and split."""
 
     def __init__(
         self, stage_channels: Sequence[int], repeats: int, make_module: MakeModule
@@ -126,6 +127,7 @@ class PyramidContext(nn.Module):
         self.refine = nn.Sequential(*(make_module(sum(stage_channels)) for _ in range(repeats)))
 
     def forward(self, stages: Sequence[Tensor]) -> Sequence[Tensor]:
+        """stage i = 0..2: (B, C_i, H/2^(i+3), W/2^(i+3)) -> context i: (B, C_i, P)."""
         pooled = torch.cat(
             [pool(stage) for pool, stage in zip(self.pools, stages, strict=True)], dim=1
         )
@@ -133,9 +135,9 @@ class PyramidContext(nn.Module):
 
 
 class ContextFusion(nn.Module):
-    """A stage beside its context: BN(1x1(x)) * up(hardsigmoid(BN(1x1(context)))); without context the first alone.
+    """Gate a stage by its context: BN(1x1(x)) * up(hardsigmoid(BN(1x1(context)))).
 
-    x (B, C, h, w), context (B, C, P) -> (B, D, h, w).
+    Without context the first factor alone.
     """
 
     def __init__(self, channels: int, width: int, *, gated: bool) -> None:
@@ -144,6 +146,7 @@ class ContextFusion(nn.Module):
         self.gate = _project(channels, width) if gated else None
 
     def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """x (B, C, h, w), context (B, C, P) -> (B, D, h, w)."""
         y = self.project(x)
         if self.gate is None or context is None:
             return y
@@ -152,17 +155,17 @@ class ContextFusion(nn.Module):
 
 
 def _project(in_channels: int, out_channels: int, *, groups: int = 1) -> nn.Sequential:
-    """1x1 convolution and batch norm, (B, C_in, h, w) -> (B, C_out, h, w), started as mmcv's ConvModule starts it."""
+    """Return a 1x1 convolution and batch norm, initialised like mmcv's ConvModule.
+
+    (B, C_in, h, w) -> (B, C_out, h, w).
+    """
     conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, groups=groups, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
 
 class SpatialReconstruction(nn.Module):
-    """The top-down path: each stage, with the fused coarser one added, reconstructed and fused with its context.
-
-    forward(stages, contexts) -> (B, D, H/8, W/8); no activation behind it.
-    """
+    """The top-down path: add the fused coarser stage, reconstruct, fuse with the context."""
 
     def __init__(
         self, stage_channels: Sequence[int], width: int, make_module: MakeModule, *, gated: bool
@@ -175,40 +178,37 @@ class SpatialReconstruction(nn.Module):
         )
 
     def forward(self, stages: Sequence[Tensor], contexts: Sequence[Tensor | None]) -> Tensor:
+        """3 x (B, C_i, H/2^(i+3), W/2^(i+3)), contexts 3 x (B, C_i, P) -> (B, D, H/8, W/8)."""
         fused = self.fuse[2](self.reconstruct[2](stages[2]), contexts[2])  # (B, D, H/32, W/32)
         for i in (1, 0):
             size = (stages[i].shape[2], stages[i].shape[3])
-            x = stages[i] + self.lateral[i](
-                resize(fused, size, align_corners=False)
-            )  # (B, C_i, H/2^(i+3), W/2^(i+3))
-            fused = self.fuse[i](
-                self.reconstruct[i](x), contexts[i]
-            )  # (B, D, H/2^(i+3), W/2^(i+3))
+            # (B, C_i, H/2^(i+3), W/2^(i+3))
+            x = stages[i] + self.lateral[i](resize(fused, size, align_corners=False))
+            # (B, D, H/2^(i+3), W/2^(i+3))
+            fused = self.fuse[i](self.reconstruct[i](x), contexts[i])
         return fused
 
 
 class ClassEmbedding(nn.Module):
-    """The features of each class: the mean over positions, weighted by a softmax of its coarse logits over positions.
+    """The features of each class: the mean over positions, weighted by its coarse logits.
 
-    x (B, D, h, w), coarse (B, K, h, w) -> (B, D, K, 1). In fp32 whatever autocast says.
+    The weights are a softmax of the logits over positions, always in fp32.
     """
 
     def forward(self, x: Tensor, coarse: Tensor) -> Tensor:
+        """x (B, D, h, w), coarse (B, K, h, w) -> (B, D, K, 1)."""
         with autocast_off(x.device):
             share = at_least_fp32(coarse).flatten(2).softmax(-1)  # (B, K, h * w)
             embedding = at_least_fp32(x).flatten(2) @ share.mT  # (B, D, K)
         return embedding[..., None].to(x.dtype)
 
     def macs(self, x: Tensor, y: Tensor) -> int:
-        """Every class gathers the features of every position."""
+        """Count the product of class shares and features."""
         return y.numel() * x.shape[2] * x.shape[3]
 
 
 class ClassPooling(nn.Module):
-    """One embedding from those of all classes: their mean, weighted by a softmax of a learned score of each.
-
-    (B, D, K, 1) -> (B, D, 1, 1).
-    """
+    """One embedding from those of all classes: their mean, weighted by a softmax of scores."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -218,19 +218,17 @@ class ClassPooling(nn.Module):
         nn.init.zeros_(self.weigh.bias)
 
     def forward(self, embedding: Tensor) -> Tensor:
+        """(B, D, K, 1) -> (B, D, 1, 1)."""
         weight = self.weigh(embedding).softmax(2)  # (B, 1, K, 1)
         return (embedding.squeeze(3) @ weight.squeeze(3).mT)[..., None].to(embedding.dtype)
 
     def macs(self, x: Tensor, y: Tensor) -> int:
-        """The embeddings of all classes by their weights."""
+        """Count the product of embeddings and weights."""
         return x.numel()
 
 
 class PrototypeGate(nn.Module):
-    """Dynamic prototype guided head: class embeddings, pooled by attention over classes, weight the channels.
-
-    x (B, D, h, w), coarse (B, K, h, w) -> gate (B, D, 1, 1), 0.5 everywhere before training.
-    """
+    """Dynamic prototype guided head: pooled class embeddings weight the channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -245,6 +243,7 @@ class PrototypeGate(nn.Module):
             nn.init.zeros_(zero)
 
     def forward(self, x: Tensor, coarse: Tensor) -> Tensor:
+        """x (B, D, h, w), coarse (B, K, h, w) -> gate (B, D, 1, 1), 0.5 everywhere at first."""
         prototype = self.pool(self.embed(x, coarse))  # (B, D, 1, 1)
         hidden = self.norm(self.hidden(prototype).flatten(1))[..., None, None]  # (B, D, 1, 1)
         return self.out(self.act(hidden)).sigmoid()
@@ -253,9 +252,10 @@ class PrototypeGate(nn.Module):
 class CGRSegConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model].
 
-    repeats is how many modules refine the pyramid context; band is the paper's k. Off, `context` takes the pyramid and
-    its gates away, `reconstruction` the three modules of the top-down path, `prototype_head` leaves the first logits.
-    position_resize concerns EfficientFormerV2 alone: layers/position_bias.py says what it chooses.
+    repeats is the number of modules that refine the pyramid context; band is the paper's k. context
+    = false removes the pyramid and its gates, reconstruction = false the three modules of the
+    top-down path, prototype_head = false the second classification. position_resize concerns
+    EfficientFormerV2 only: see layers/position_bias.py.
     """
 
     channels: Annotated[int, Field(ge=1)] = 128
@@ -270,7 +270,7 @@ class CGRSegConfig(ModelConfig):
 
 
 class CGRSeg(SegmentationModel):
-    """images (B, 3, H, W), normalised -> logits (B, K, H'/8, W'/8) of the image padded to multiples of 32."""
+    """Normalised images (B, 3, H, W) -> logits (B, K, H'/8, W'/8), padded to multiples of 32."""
 
     align_corners = False
     size_divisor = 32
@@ -309,6 +309,7 @@ class CGRSeg(SegmentationModel):
         nn.init.zeros_(self.classifier.bias)
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
+        """Return logits (B, K, H'/8, W'/8) and features (B, D, H'/8, W'/8)."""
         stages = pyramid[1:]  # 3 x (B, C_i, H'/2^(i+3), W'/2^(i+3))
         contexts = [None] * len(stages) if self.context is None else self.context(stages)
         features = self.decoder(stages, contexts)  # (B, D, H'/8, W'/8)
@@ -319,24 +320,25 @@ class CGRSeg(SegmentationModel):
         return Decoded(logits, features)
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Key names of the authors' code -> ours; -> (renamed state, the backbone's keys that are not used).
+        """Return (state under our key names, keys of the backbone that are not used).
 
-        Raises WeightsError where the context of the file has another number of modules.
+        Raises WeightsError if the context in the file has another number of modules.
         """
         self._refuse_other_repeats(state)
-        renamed, unused, rest = self.rename_backbone(state)
-        for key, value in rest.items():
+        renamed, unused, decoder_state = self.rename_backbone(state)
+        for key, value in decoder_state.items():
             renamed[_rename(key)] = value.flatten() if key.startswith(OFFICIAL_GATE_NORM) else value
         return renamed, unused
 
     def _refuse_other_repeats(self, state: Mapping[str, Tensor]) -> None:
-        found = len({key.split(".")[3] for key in state if key.startswith(OFFICIAL_CONTEXT)})
-        own = 0 if self.context is None else len(self.context.refine)
-        if found and own and found != own:
+        theirs = len({key.split(".")[3] for key in state if key.startswith(OFFICIAL_CONTEXT)})
+        ours = 0 if self.context is None else len(self.context.refine)
+        if theirs and ours and theirs != ours:
             raise WeightsError(
-                f"the pyramid context of these weights has {found} modules, that of this model {own}. The paper's "
-                "CGRSeg-B has 5 (cgrseg-b), the authors' configuration 6 (cgrseg-b6). Choose the model that matches, "
-                f"or build this one with model.repeats = {found}."
+                f"the pyramid context of these weights has {theirs} modules, that of this model "
+                f"{ours}: the paper's CGRSeg-B has 5 (cgrseg-b), the authors' configuration 6 "
+                "(cgrseg-b6). Choose the model that matches, or build this one with "
+                f"model.repeats = {theirs}."
             )
 
 
@@ -369,7 +371,7 @@ VARIANTS = {
 
 OFFICIAL_CONTEXT = "decode_head.trans.transformer_blocks."
 OFFICIAL_GATE_NORM = "decode_head.lgc.channel_mul_conv.1."
-"""Its tensors have the shape (D, 1, 1), ours (D,)."""
+"""Start of the keys of a norm whose tensors are (D, 1, 1); ours are (D,)."""
 
 OFFICIAL_PARTS = {
     "decode_head.conv_seg.": "classifier.",
@@ -384,7 +386,7 @@ OFFICIAL_PARTS = {
     OFFICIAL_GATE_NORM: "prototype.norm.",
     "decode_head.lgc.channel_mul_conv.3.": "prototype.out.",
 }
-"""How their keys begin -> how ours begin."""
+"""Start of the authors' key -> start of ours."""
 
 OFFICIAL_INNER = {
     ".token_mixer.dwconv_hw.": ".attention.local.",
@@ -399,11 +401,11 @@ OFFICIAL_INNER = {
     ".fuse2.conv.": ".gate.0.",
     ".fuse2.bn.": ".gate.1.",
 }
-"""Names inside a rectangular module and a fusion."""
+"""Names inside a rectangular module and a fusion: the authors' -> ours."""
 
 
 def _rename(key: str) -> str:
-    """`decode_head.meta.0.mlp.fc1.bias` -> `decoder.reconstruct.0.expand.bias`; others stay as they are."""
+    """Rename `decode_head.meta.0.mlp.fc1.` to `decoder.reconstruct.0.expand.`, and so on."""
     for theirs, ours in OFFICIAL_PARTS.items():
         if key.startswith(theirs):
             key = ours + key.removeprefix(theirs)

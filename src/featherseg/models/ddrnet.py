@@ -1,10 +1,11 @@
-"""DDRNet: deep dual-resolution networks for real-time and accurate semantic segmentation of road scenes (Hong et al.,
-arXiv:2101.06085).
+"""DDRNet: deep dual-resolution networks for road scenes (Hong et al., arXiv:2101.06085).
 
-Behind 1/8 the network has two branches: a fine one that stays at 1/8 and a coarse one that goes down to 1/64. They are
-added to each other at every stage (Fig. 3); DAPPM gathers context from the coarse one (Fig. 5), and the sum of both is
-classified at 1/8. For training, an auxiliary head classifies the fine branch on its way. What the paper leaves open is
-as in the authors' code (ydhongHIT/DDRNet).
+From 1/8 on the network has two branches: a fine one that stays at 1/8 and a coarse one that goes
+down to 1/64. They are added to each other at every stage (Fig. 3). DAPPM gathers context from the
+coarse branch (Fig. 5), and the sum of both is classified at 1/8. For training, an auxiliary head
+classifies the fine branch before its last exchange. What the paper leaves open is as in the
+authors' code (ydhongHIT/DDRNet).
+
 Letters: B images, H x W the image, W_p planes of the stem, K classes.
 """
 
@@ -31,10 +32,10 @@ from featherseg.layers.resize import resize
 
 
 class BilateralStage(nn.Module):
-    """Fig. 3: both branches go on by themselves, then each is added to the other at that one's size.
+    """Fig. 3: both branches continue, then each is added to the other, resized.
 
-    forward(coarse, fine): (B, C_in, h, w), (B, F, H/8, W/8) -> (B, C_out, ceil(h / stride), ceil(w / stride)), fine as
-    it was. `down` are the widths of the 3x3 convolutions of stride 2 that bring the fine branch to the coarse size.
+    `down` are the widths of the 3x3 convolutions of stride 2 that bring the fine branch to the
+    coarse size.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class BilateralStage(nn.Module):
         self.act = nn.ReLU()
 
     def forward(self, coarse: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
+        """coarse (B, C_in, h, w), fine (B, F, H/8, W/8) -> coarse (halved at stride 2) and fine."""
         coarse, fine = self.coarse(self.act(coarse)), self.fine(self.act(fine))
         lifted = resize(
             self.to_fine(self.act(coarse)), (fine.shape[2], fine.shape[3]), align_corners=False
@@ -66,7 +68,7 @@ class BilateralStage(nn.Module):
 
 @dataclass(frozen=True)
 class Trunk:
-    """Planes of the stem, basic blocks of each stage before the branches part and of each stage behind (Table I)."""
+    """Planes of the stem, and blocks of each stage before and after the branches part (Table I)."""
 
     planes: int
     single: tuple[int, int]
@@ -81,10 +83,10 @@ TRUNKS = {
 
 
 class DualResolution(Backbone):
-    """images (B, 3, H, W), ImageNet-normalised -> four maps, none with a last ReLU, sizes rounded up.
+    """The two branches: normalised images (B, 3, H, W) -> four maps without a last ReLU.
 
     (B, W_p, H/4, W/4); the fine branch before its last exchange (B, 2 W_p, H/8, W/8) and at its end
-    (B, 4 W_p, H/8, W/8); the coarse branch (B, 16 W_p, H/64, W/64).
+    (B, 4 W_p, H/8, W/8); the coarse branch (B, 16 W_p, H/64, W/64). Sizes are rounded up.
     """
 
     first_convolution = "stem.0"
@@ -120,6 +122,7 @@ class DualResolution(Backbone):
         start_kaiming(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> the four maps."""
         quarter = self.single[0](self.stem(images))  # (B, W_p, H/4, W/4)
         coarse = fine = self.single[1](self.act(quarter))  # (B, 2 W_p, H/8, W/8)
         middle = fine
@@ -129,13 +132,16 @@ class DualResolution(Backbone):
         return [quarter, middle, self.fine(self.act(fine)), self.coarse(self.act(coarse))]
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The authors' key names -> ours; -> (renamed state, none that is not used)."""
+        """Return (state under our key names, no unused keys)."""
         parts = official_parts(len(self.dual))
         return {rename_start(key, parts, ("layer",)): value for key, value in state.items()}, []
 
 
 class DDRNetConfig(ModelConfig):
-    """One row of VARIANTS; every key may be set in a recipe's [model]. context_channels: of each scale of DAPPM."""
+    """One row of VARIANTS; every key may be set in a recipe's [model].
+
+    context_channels is the width of each scale of DAPPM.
+    """
 
     backbone: Literal["ddrnet-23-slim", "ddrnet-23", "ddrnet-39"]
     context_channels: Annotated[int, Field(ge=1)] = 128
@@ -143,9 +149,9 @@ class DDRNetConfig(ModelConfig):
 
 
 class DDRNet(SegmentationModel):
-    """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up; auxiliary logits `aux` alike.
+    """Normalised images (B, 3, H, W) -> logits (B, K, H/8, W/8), sizes rounded up.
 
-    Runs natively at every size.
+    The auxiliary logits `aux` have the same shape. Runs natively at every size.
     """
 
     align_corners = False
@@ -167,6 +173,7 @@ class DDRNet(SegmentationModel):
             start_kaiming(part)
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
+        """Return logits (B, K, H/8, W/8), features (B, 4 W_p, H/8, W/8), and auxiliary logits."""
         _, middle, fine, coarse = pyramid
         context = resize(self.context(coarse), (fine.shape[2], fine.shape[3]), align_corners=False)
         features = fine + context  # (B, 4 W_p, H/8, W/8)
@@ -175,12 +182,13 @@ class DDRNet(SegmentationModel):
         )
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The authors' key names -> ours; -> (renamed state, none that is not used).
+        """Return (state under our key names, no unused keys).
 
-        A file without the auxiliary head, as they are made for inference, leaves ours as it is.
+        A file made for inference has no auxiliary head; ours keeps its weights.
         """
-        own = official_parts(len(self.trunk.dual))
-        parts = {theirs: f"backbone.{ours}" for theirs, ours in own.items()} | OFFICIAL_DECODER
+        backbone = official_parts(len(self.trunk.dual))
+        parts = {theirs: f"backbone.{ours}" for theirs, ours in backbone.items()}
+        parts |= OFFICIAL_DECODER
         renamed = {rename_start(key, parts, ("layer",)): value for key, value in state.items()}
         return self.with_own_aux_heads(renamed), []
 
@@ -202,7 +210,7 @@ VARIANTS = {
 
 
 def official_parts(stages: int) -> dict[str, str]:
-    """How the authors' keys of the backbone begin -> how ours begin; `stages` are those with two branches, 2 or 3."""
+    """Return start of the authors' key -> of ours, for a backbone of 2 or 3 dual stages."""
     parts = {
         "conv1.": "stem.",
         "layer1.": "single.0.",
@@ -227,4 +235,4 @@ OFFICIAL_DECODER = {
         f"seghead_extra.{theirs}": f"aux_heads.aux.{ours}" for theirs, ours in OFFICIAL_HEAD.items()
     },
 }
-"""How the authors' other keys begin -> how ours begin."""
+"""Start of the authors' other keys -> start of ours."""

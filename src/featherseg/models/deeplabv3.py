@@ -1,9 +1,11 @@
-"""DeepLabV3 (Chen et al., "Rethinking atrous convolution for semantic image segmentation", arXiv:1706.05587).
+"""DeepLabV3: rethinking atrous convolution (Chen et al., arXiv:1706.05587).
 
-A dilated backbone, and behind its last stage five branches side by side (atrous spatial pyramid pooling, ASPP): a 1x1
-convolution, three dilated 3x3 and the mean over the whole map (Sec. 3.3). The layout is torchvision's: no multi-grid, a
-3x3 convolution behind the projection, no auxiliary head.
-Letters: B images, C channels of the last stage, H x W the image, h x w its map at 1/8 or 1/16, D width, K classes.
+After the last stage of a dilated backbone five parallel branches (atrous spatial pyramid pooling,
+ASPP): a 1x1 convolution, three dilated 3x3 and the mean over the whole map (Sec. 3.3). The layout
+is torchvision's: no multi-grid, a 3x3 convolution after the projection, no auxiliary head.
+
+Letters: B images, C channels of the last stage, H x W the image, h x w its map at 1/8 or 1/16, D
+width, K classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,14 +24,11 @@ from featherseg.layers.official_keys import rename_start
 from featherseg.layers.pooling import RegionMean
 
 RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
-"""Output stride -> dilations of the three 3x3 branches, in cells of the map (Sec. 3.3: doubled at output stride 8)."""
+"""Output stride -> dilations of the three 3x3 branches, in cells (Sec. 3.3: doubled at 8)."""
 
 
 class ImagePooling(nn.Sequential):
-    """Image-level features: the mean over the map, 1x1 convolution, norm, ReLU, everywhere the same.
-
-    (B, C, h, w) -> (B, D, h, w).
-    """
+    """Image-level features, the same at every position: mean over the map, 1x1, norm, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(
@@ -40,11 +39,11 @@ class ImagePooling(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, D, h, w)."""
         pool, conv, norm, act = self
         pooled = conv(pool(x))  # (B, D, 1, 1)
-        if (
-            self.training and len(x) == 1
-        ):  # one value a channel has no variance: the running statistics instead
+        if self.training and len(x) == 1:
+            # One value per channel has no variance: the running statistics are used instead
             assert isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
             pooled = F.batch_norm(
                 pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
@@ -55,7 +54,7 @@ class ImagePooling(nn.Sequential):
 
 
 class AtrousPyramid(nn.Module):
-    """ASPP, Fig. 5: the five branches, concatenated and projected to D channels. (B, C, h, w) -> (B, D, h, w)."""
+    """ASPP, Fig. 5: five branches, concatenated and projected to D channels."""
 
     def __init__(
         self, in_channels: int, width: int, rates: Sequence[int], *, project_kernel: int
@@ -71,13 +70,15 @@ class AtrousPyramid(nn.Module):
         self.project = ConvNormAct(len(self.branches) * width, width, project_kernel)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, D, h, w)."""
         return self.project(torch.cat([branch(x) for branch in self.branches], dim=1))
 
 
 class DeepLabV3Config(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model].
 
-    project_kernel 1 is torchvision's head: a 1x1 projection, then a 3x3 convolution; 3 is mmsegmentation's: one 3x3.
+    project_kernel 1 is torchvision's head: a 1x1 projection, then a 3x3 convolution; 3 is
+    mmsegmentation's: one 3x3 convolution.
     """
 
     output_stride: Literal[8, 16] = 8
@@ -86,7 +87,7 @@ class DeepLabV3Config(ModelConfig):
 
 
 class DeepLabV3(SegmentationModel):
-    """images (B, 3, H, W), normalised -> logits (B, K, h, w) at the output stride, sizes rounded up.
+    """Normalised images (B, 3, H, W) -> logits (B, K, h, w) at the output stride, sizes rounded up.
 
     Runs natively at every size of at least 32x32; a shorter side is padded to 32.
     """
@@ -110,19 +111,18 @@ class DeepLabV3(SegmentationModel):
         self.smooth = ConvNormAct(width, width, 3) if config.project_kernel == 1 else nn.Identity()
         self.classifier = nn.Conv2d(width, classes, kernel_size=1)
 
-    def decode(
-        self, pyramid: list[Tensor]
-    ) -> Decoded:  # none coarser than the output stride; the last (B, C, h, w)
+    def decode(self, pyramid: list[Tensor]) -> Decoded:
+        """Return logits (B, K, h, w) and features (B, D, h, w) at the output stride."""
         features = self.smooth(self.drop(self.aspp(pyramid[-1])))  # (B, D, h, w)
         return Decoded(self.classifier(features), features)  # (B, K, h, w)
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """torchvision's key names -> ours; -> (renamed state, keys that are not used: its auxiliary head)."""
-        renamed, unused, rest = self.rename_backbone(state)
-        auxiliary = [key for key in rest if key.startswith("aux_classifier.")]
+        """Return (state under our key names, unused keys: torchvision's auxiliary head)."""
+        renamed, unused, head_state = self.rename_backbone(state)
+        auxiliary = [key for key in head_state if key.startswith("aux_classifier.")]
         renamed |= {
             rename_start(key, OFFICIAL_PARTS): value
-            for key, value in rest.items()
+            for key, value in head_state.items()
             if key not in auxiliary
         }
         return renamed, unused + auxiliary
@@ -153,7 +153,7 @@ VARIANTS = {
         DeepLabV3Config(backbone="efficientnet-lite0", output_stride=16),
         params=6_260_499,
         macs=13_705_461_760,
-    ),  # ours
+    ),
 }
 
 
@@ -164,4 +164,4 @@ OFFICIAL_PARTS = {
     "classifier.2.": "smooth.1.",
     "classifier.4.": "classifier.",
 }
-"""How torchvision's keys begin -> how ours begin."""
+"""Start of torchvision's key -> start of ours."""

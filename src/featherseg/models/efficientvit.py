@@ -1,9 +1,11 @@
-"""EfficientViT-B0 to B3 for segmentation (Cai et al., "EfficientViT: Multi-Scale Linear Attention for High-Resolution
-Dense Prediction", ICCV 2023, arXiv:2205.14756).
+"""EfficientViT: multi-scale linear attention (Cai et al., ICCV 2023, arXiv:2205.14756), B0 to B3.
 
-Inverted bottlenecks, and in the last two stages attention whose cost grows linearly with the positions: ReLU in place
-of softmax, so that keys and values are summed up once for all queries. The head adds the last three stages at 1/8.
-Letters: B images, C channels, H x W the image, h x w a map, N = h * w, n heads of d channels, D width, K classes.
+Inverted bottlenecks, and in the last two stages attention whose cost is linear in the number of
+positions: ReLU instead of softmax, so that keys and values are summed once for all queries. The
+head adds the last three stages at 1/8.
+
+Letters: B images, C channels, H x W the image, h x w a map, N = h * w, n heads of d channels, D
+width, K classes.
 """
 
 import re
@@ -25,13 +27,13 @@ from featherseg.layers.position_bias import resize_matrix
 from featherseg.layers.precision import at_least_fp32, autocast_off
 
 EXPANSION = 4
-"""Width of every bottleneck, in multiples of the channels it takes."""
+"""Width of every bottleneck, in multiples of its input channels."""
 
 
 class ConvLayer(nn.Sequential):
-    """Convolution, batch norm (or, with `norm` off, a bias in its place) and, with `act`, hard swish.
+    """Convolution, batch norm (a bias without `norm`) and, with `act`, hard swish.
 
-    Padded so that stride 1 keeps the size. (B, C_in, h, w) -> (B, C_out, ceil(h / stride), ceil(w / stride)).
+    Padded so that stride 1 keeps the size.
     """
 
     def __init__(
@@ -62,19 +64,20 @@ class ConvLayer(nn.Sequential):
         super().__init__(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        conv, *rest = self
+        """(B, C_in, h, w) -> (B, C_out, ceil(h / stride), ceil(w / stride))."""
+        conv, *norm_act = self
         assert isinstance(conv, nn.Conv2d)
         x = convolve(conv, x)
-        for layer in rest:
+        for layer in norm_act:
             x = layer(x)
         return x
 
 
 class Bottleneck(nn.Module):
-    """MBConv: 1x1 to `expansion` times the channels, depthwise 3x3, 1x1; at stride 1 added to what came in.
+    """MBConv: 1x1 to `expansion` times the channels, depthwise 3x3, 1x1; a shortcut at stride 1.
 
-    Hard swish after the first two; with `norms` off these two have a bias in place of a batch norm. expansion 1 leaves
-    the first away. (B, C_in, h, w) -> (B, C, ceil(h / stride), ceil(w / stride)).
+    Hard swish after the first two; without `norms` these two have a bias instead of a batch norm.
+    With expansion 1 the first is missing.
     """
 
     def __init__(
@@ -96,20 +99,20 @@ class Bottleneck(nn.Module):
         self.residual = stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.project(
-            self.depthwise(self.expand(x))
-        )  # (B, C, ceil(h / stride), ceil(w / stride))
+        """(B, C_in, h, w) -> (B, C, ceil(h / stride), ceil(w / stride))."""
+        # (B, C, ceil(h / stride), ceil(w / stride))
+        y = self.project(self.depthwise(self.expand(x)))
         return x + y if self.residual else y
 
 
 class LinearAttention(nn.Module):
-    """Multi-scale linear attention (Sec. 3.1, Eq. 2): for query i, with ReLU before q and k,
+    """Multi-scale linear attention (Sec. 3.1, Eq. 2); for query i, with ReLU on q and k:
 
         o_i = q_i (sum_j k_j^T v_j) / (q_i sum_j k_j^T).
 
-    Half of the heads see the queries, keys and values themselves, half what a 5x5 convolution gathers of them (Fig. 2).
-    The sums run in fp32 whatever autocast says: they are over all positions. The authors add 1e-15 to the denominator,
-    which an optimiser of exported files takes for 0. (B, C, h, w) -> (B, C, h, w).
+    Half of the heads use queries, keys and values themselves, the other half those gathered by a
+    5x5 convolution (Fig. 2). The sums over all positions are always in fp32. The authors add 1e-15
+    to the denominator; optimisers of exported files round that to 0.
     """
 
     def __init__(self, channels: int, head_channels: int) -> None:
@@ -124,6 +127,7 @@ class LinearAttention(nn.Module):
         self.project = ConvLayer(2 * channels, channels, 1, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         qkv = self.qkv(x)  # (B, 3 C, h, w): q, k, v of the first head, of the second, ...
         gather, mix = self.aggregate
         assert isinstance(gather, nn.Conv2d)
@@ -133,22 +137,21 @@ class LinearAttention(nn.Module):
                 x.shape[0], -1, 3 * self.head_channels, x.shape[2] * x.shape[3]
             )
             q, k, v = heads.split(self.head_channels, dim=2)  # each (B, 2 n, d, N)
-            v = F.pad(
-                v, (0, 0, 0, 1), value=1.0
-            )  # (B, 2 n, d + 1, N): the last row becomes the denominator
+            # (B, 2 n, d + 1, N): the last row becomes the denominator
+            v = F.pad(v, (0, 0, 0, 1), value=1.0)
             out = (v @ k.relu().mT) @ q.relu()  # (B, 2 n, d + 1, N)
-            total = out[:, :, -1:]  # 0 where no key meets the query: then all of out is 0
+            total = out[:, :, -1:]  # 0 if no key meets the query; then out is 0, too
             out = out[:, :, :-1] / torch.where(total > 0, total, 1.0)
         return self.project(out.reshape(x.shape[0], -1, *x.shape[2:]).to(qkv.dtype))  # (B, C, h, w)
 
     def macs(self, x: Tensor, y: Tensor) -> int:
-        """Values, with a row of ones, by keys, and that by queries, in the heads of both scales."""
+        """Count values by keys and that by queries, in the heads of both scales."""
         heads, d = 2 * x.shape[1] // self.head_channels, self.head_channels
         return 2 * len(x) * heads * (d + 1) * d * x.shape[2] * x.shape[3]
 
 
 class Block(nn.Module):
-    """Attention for the whole image, a bottleneck for what lies near, each added. (B, C, h, w) -> (B, C, h, w)."""
+    """Attention over the whole image, then a bottleneck for the neighbourhood, each added."""
 
     def __init__(self, channels: int, head_channels: int) -> None:
         super().__init__()
@@ -156,12 +159,13 @@ class Block(nn.Module):
         self.feed_forward = Bottleneck(channels, channels, norms=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         return self.feed_forward(x + self.attention(x))
 
 
 @dataclass(frozen=True)
 class EfficientViTBackboneConfig:
-    """One row of BACKBONES: channels and blocks of the stem and the four stages, channels of an attention head."""
+    """One row of BACKBONES: channels and blocks of the stem and four stages, channels of a head."""
 
     channels: tuple[int, int, int, int, int]
     depths: tuple[int, int, int, int, int]
@@ -177,7 +181,7 @@ BACKBONES = {
 
 
 def _stage(config: EfficientViTBackboneConfig, number: int) -> nn.Sequential:
-    """Stage 1 to 4: to half the size, then bottlenecks (1 and 2) or attention blocks (3 and 4).
+    """Return stage 1 to 4: halve the size, then bottlenecks (1, 2) or attention blocks (3, 4).
 
     (B, C_in, h, w) -> (B, C, ceil(h / 2), ceil(w / 2)).
     """
@@ -194,7 +198,7 @@ def _stage(config: EfficientViTBackboneConfig, number: int) -> nn.Sequential:
 
 
 class EfficientViTBackbone(Backbone):
-    """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
+    """ImageNet-normalised images (B, C, H, W) -> four stages: 1/4, 1/8, 1/16, 1/32."""
 
     first_convolution = "stem.0.conv"
     checkpointed = (Block, Bottleneck, ConvLayer)
@@ -210,6 +214,7 @@ class EfficientViTBackbone(Backbone):
         self.stages = nn.ModuleList(_stage(config, number) for number in (1, 2, 3, 4))
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3, sizes rounded up."""
         x = self.stem(images)  # (B, C_0, H/2, W/2)
         stages = []
         for stage in self.stages:
@@ -218,24 +223,24 @@ class EfficientViTBackbone(Backbone):
         return stages  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3, sizes rounded up
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Key names of the authors' ImageNet networks, or of their backbone alone, -> ours; -> (renamed state, unused:
-        the classification head's).
+        """Return (state under our key names, unused keys: the classification head).
+
+        The keys are those of the authors' ImageNet models, or of their backbone alone.
         """
         unused = [key for key in state if key.startswith("head.")]
         renamed = {}
         for key, value in state.items():
             if key not in unused:
-                renamed[
-                    _rename(f"backbone.{key.removeprefix('backbone.')}").removeprefix("backbone.")
-                ] = value
+                full_key = _rename(f"backbone.{key.removeprefix('backbone.')}")
+                renamed[full_key.removeprefix("backbone.")] = value
         return renamed, unused
 
 
 class EfficientViTConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model].
 
-    channels is the width of the head, depth its number of bottlenecks. classifier_expansion widens what the classes are
-    told apart on; 0 leaves that layer away, as the networks do that the authors published for ADE20K.
+    channels is the width of the head, depth its number of bottlenecks. classifier_expansion widens
+    the input of the classifier; 0 removes that layer, as in the authors' models for ADE20K.
     """
 
     backbone: Literal["efficientvit-b0", "efficientvit-b1", "efficientvit-b2", "efficientvit-b3"]
@@ -245,7 +250,10 @@ class EfficientViTConfig(ModelConfig):
 
 
 class EfficientViT(SegmentationModel):
-    """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up. Runs natively at every size."""
+    """Normalised images (B, 3, H, W) -> logits (B, K, H/8, W/8), sizes rounded up.
+
+    Runs natively at every size.
+    """
 
     align_corners = False
     size_divisor = 1
@@ -266,6 +274,7 @@ class EfficientViT(SegmentationModel):
         self.classifier = nn.Conv2d(last, classes, kernel_size=1)
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
+        """Return logits (B, K, H/8, W/8) and features (B, D, H/8, W/8)."""
         stages = pyramid[1:]  # (B, C_i, H/2^(i+3), W/2^(i+3)) for i = 0..2
         finest, *coarse = (
             lateral(stage) for lateral, stage in zip(self.lateral, stages, strict=True)
@@ -277,9 +286,9 @@ class EfficientViT(SegmentationModel):
         return Decoded(self.classifier(wide), features)  # (B, K, H/8, W/8)
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Key names of the authors' segmentation networks -> ours; -> (renamed state, keys not used: none)."""
+        """Return (state under our key names, no unused keys)."""
         renamed = {_rename(key): value for key, value in state.items()}
-        if self.expand is None:  # then theirs has the classifier in its place
+        if self.expand is None:  # the authors' model then has the classifier in its place
             renamed = {
                 re.sub(r"^expand\.conv\.", "classifier.", key): value
                 for key, value in renamed.items()
@@ -313,17 +322,19 @@ VARIANTS = {
 
 
 def resize_bicubic(x: Tensor, size: Size) -> Tensor:
-    """Bicubic resize, corners not aligned, in fp32 whatever autocast says: (B, C, h, w) -> (B, C, *size)."""
+    """Resize bicubically, corners not aligned, always in fp32: (B, C, h, w) -> (B, C, *size)."""
     with autocast_off(x.device):
         maps = resize_matrix(at_least_fp32(x).flatten(0, 1), size)  # (B * C, *size)
     return maps.reshape(*x.shape[:2], *size).to(x.dtype)
 
 
+_BLOCK = r"backbone\.stages\.(\d)\.op_list\.(\d+)\."
+
 OFFICIAL_PARTS = {
     r"backbone\.input_stem\.op_list\.(\d+)\.(main\.)?": r"backbone.stem.\1.",
-    r"backbone\.stages\.(\d)\.op_list\.(\d+)\.main\.": r"backbone.stages.\1.\2.",
-    r"backbone\.stages\.(\d)\.op_list\.(\d+)\.context_module\.main\.": r"backbone.stages.\1.\2.attention.",
-    r"backbone\.stages\.(\d)\.op_list\.(\d+)\.local_module\.main\.": r"backbone.stages.\1.\2.feed_forward.",
+    rf"{_BLOCK}main\.": r"backbone.stages.\1.\2.",
+    rf"{_BLOCK}context_module\.main\.": r"backbone.stages.\1.\2.attention.",
+    rf"{_BLOCK}local_module\.main\.": r"backbone.stages.\1.\2.feed_forward.",
     r"head\.input_ops\.0\.op_list\.0\.": "lateral.2.",
     r"head\.input_ops\.1\.op_list\.0\.": "lateral.1.",
     r"head\.input_ops\.2\.": "lateral.0.",
@@ -331,7 +342,7 @@ OFFICIAL_PARTS = {
     r"head\.output_ops\.0\.op_list\.0\.": "expand.",
     r"head\.output_ops\.0\.op_list\.1\.conv\.": "classifier.",
 }
-"""How their keys begin -> how ours begin."""
+"""Start of the authors' key, as a regular expression -> start of ours."""
 
 OFFICIAL_INNER = {
     "inverted_conv.": "expand.",
@@ -341,14 +352,14 @@ OFFICIAL_INNER = {
     "aggreg.0.": "aggregate.",
     "proj.": "project.",
 }
-"""Names inside a bottleneck and an attention."""
+"""Names inside a bottleneck and an attention: the authors' -> ours."""
 
 
 def _rename(key: str) -> str:
-    """`head.middle.op_list.0.main.depth_conv.norm.bias` -> `middle.0.depthwise.norm.bias`; others stay as they are."""
+    """Rename `head.middle.op_list.0.main.depth_conv.` to `middle.0.depthwise.`, and so on."""
     for theirs, ours in OFFICIAL_PARTS.items():
         if match := re.match(theirs, key):
-            rest = key[match.end() :]
-            inner = next((part for part in OFFICIAL_INNER if rest.startswith(part)), "")
-            return match.expand(ours) + OFFICIAL_INNER.get(inner, "") + rest.removeprefix(inner)
+            tail = key[match.end() :]
+            inner = next((part for part in OFFICIAL_INNER if tail.startswith(part)), "")
+            return match.expand(ours) + OFFICIAL_INNER.get(inner, "") + tail.removeprefix(inner)
     return key

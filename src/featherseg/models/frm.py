@@ -1,9 +1,11 @@
-"""FRM: a feature refinement module for light-weight semantic segmentation (Wang et al., arXiv:2412.08670).
+"""FRM: a feature refinement module for light-weight segmentation (Wang et al., arXiv:2412.08670).
 
-All four backbone stages are pooled to 1/32, concatenated (Eq. 1) and refined by one transformer block whose attention
-is disentangled non-local (Eq. 2-3); a flow-aligned feature pyramid, SFNet's (Li et al., ECCV 2020), brings the result
-back to 1/4. Letters: B images, C_i channels of stage i, C = sum C_i, D decoder width, K classes.
-The authors published no code: what the paper leaves open was decided by its printed parameter and operation counts.
+All four backbone stages are pooled to 1/32, concatenated (Eq. 1) and refined by one transformer
+block whose attention is disentangled non-local (Eq. 2-3). A flow-aligned feature pyramid, SFNet's
+(Li et al., ECCV 2020), brings the result back to 1/4. The authors published no code: what the paper
+leaves open was decided by its printed numbers of parameters and operations.
+
+Letters: B images, C_i channels of stage i, C = sum C_i, D decoder width, K classes.
 """
 
 import math
@@ -30,7 +32,7 @@ from featherseg.layers.resize import resize
 class ConvFeedForward(nn.Module):
     """Feed-forward network, Sec. 2.2: 1x1, depthwise 3x3, ReLU, 1x1.
 
-    The text says the first 1x1 expands; before the reduction, where it stands, only a squeeze to 128 fits the counts.
+    The text says that the first 1x1 expands; only a squeeze to 128 fits the printed counts.
     """
 
     def __init__(self, channels: int, *, hidden: int) -> None:
@@ -41,14 +43,12 @@ class ConvFeedForward(nn.Module):
         self.restore = nn.Conv2d(hidden, channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w)
+        """(B, C, h, w) -> (B, C, h, w)."""
         return self.restore(self.act(convolve(self.depthwise, self.squeeze(x))))  # (B, C, h, w)
 
 
 class FeatureRefinement(nn.Module):
-    """Sec. 2.2, Fig. 2, right of the concatenation: attention, feed-forward network, fewer channels.
-
-    (B, C, H/32, W/32) -> (B, D, H/32, W/32).
-    """
+    """Sec. 2.2, Fig. 2, after the concatenation: attention, feed-forward network, projection."""
 
     def __init__(
         self, attention: DisentangledNonLocal, feed_forward: ConvFeedForward, reduce: ConvNormAct
@@ -57,13 +57,14 @@ class FeatureRefinement(nn.Module):
         self.attention, self.feed_forward, self.reduce = attention, feed_forward, reduce
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H/32, W/32)
+        """(B, C, H/32, W/32) -> (B, D, H/32, W/32)."""
         x = self.attention(x)  # Eq. 2-3, with DNL's own residual
         x = x + self.feed_forward(x)  # residual: assumed, as in every transformer block
         return self.reduce(x)  # (B, D, H/32, W/32)  "added after FFN for cutting the channels"
 
 
 def gather(stages: Sequence[Tensor], strides: Sequence[int] = (4, 8, 16, 32)) -> Tensor:
-    """Eq. 1: the stages, pooled to the size of the last and concatenated.
+    """Eq. 1: pool the stages to the size of the last one and concatenate them.
 
     stage i = 0..3: (B, C_i, H/strides[i], W/strides[i]) -> (B, C, h, w), the size of the last.
     """
@@ -75,18 +76,17 @@ def gather(stages: Sequence[Tensor], strides: Sequence[int] = (4, 8, 16, 32)) ->
 
 
 def _pool(stage: Tensor, k: int) -> Tensor:
-    """Average over k x k cells; at the right and lower edge over the part of the cell that lies inside."""
-    return F.avg_pool2d(
-        stage, k, ceil_mode=True, count_include_pad=False
-    )  # (B, C_i, ceil(h/k), ceil(w/k))
+    """Average over k x k cells; at the right and lower edge over the part inside the map."""
+    # (B, C_i, ceil(h/k), ceil(w/k))
+    return F.avg_pool2d(stage, k, ceil_mode=True, count_include_pad=False)
 
 
 class FRMConfig(ModelConfig):
-    """One row of VARIANTS; every key may be set in a recipe's [model]. The defaults are what the paper's counts demand.
+    """One row of VARIANTS; every key may be set in a recipe's [model].
 
-    stages and context are the paper's two contributions and what it compares them with (Table 2); decoder,
-    backbone_scale and halved_from are ours, for models that must be lighter; the last five are what its text leaves
-    open, and concern `context = "frm"` alone.
+    The defaults are those that give the paper's counts. stages and context are the paper's two
+    contributions and its baselines (Table 2). decoder, backbone_scale and halved_from are ours, for
+    lighter models. The last five are what the text leaves open, for `context = "frm"` only.
     """
 
     decoder_channels: Annotated[int, Field(ge=2)] = 128
@@ -107,7 +107,7 @@ class FRMConfig(ModelConfig):
 
 
 def build_context(config: FRMConfig, channels: int) -> nn.Module:
-    """The context module of a row: (B, C, H/32, W/32) -> (B, D, H/32, W/32)."""
+    """Build the context module of a row: (B, C, H/32, W/32) -> (B, D, H/32, W/32)."""
     out = config.decoder_channels
     if config.context == "ppm":
         return PyramidPooling(channels, out)
@@ -128,10 +128,9 @@ def build_context(config: FRMConfig, channels: int) -> nn.Module:
 
 
 class LightDecoder(nn.Module):
-    """Ours: the aligned pyramid without its finest step, which costs most, fused at 1/8; 1/4 adds its detail last.
+    """Ours: the aligned pyramid without its finest, most expensive step, fused at 1/8.
 
-    stages (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0.., where they are halved of half that size, context (B, D, h, w) of
-    the last's size -> (B, D, H/4, W/4). With `halved_from = 8` it fuses at 1/16.
+    The stage at 1/4 adds its detail last. With `halved_from = 8` the fusion is at 1/16.
     """
 
     def __init__(self, stage_channels: Sequence[int], width: int) -> None:
@@ -143,17 +142,17 @@ class LightDecoder(nn.Module):
         self.refine = DepthwiseSeparable(width, width)
 
     def forward(self, stages: Sequence[Tensor], context: Tensor) -> Tensor:
+        """stage i (B, C_i, H/2^(i+2), W/2^(i+2)), context (B, D, h, w) -> (B, D, H/4, W/4).
+
+        Halved stages have half that size; the context has the size of the last stage.
+        """
         finest, *coarser = stages
         fused = self.fuse(self.pyramid(coarser, context))  # (B, D, H/8, W/8)
         return _add_detail(self.lateral(finest), fused, self.refine)  # (B, D, H/4, W/4)
 
 
 class DetailDecoder(nn.Module):
-    """Ours: LightDecoder on a backbone that sees smaller images, then what DetailBranch saw of the whole ones.
-
-    pyramid: that (B, 32, H/4, W/4), then stages (B, C_i, s H/2^(i+2), s W/2^(i+2)) for i = 0.., s: backbone_scale;
-    context (B, D, h, w) of the last's size -> (B, D, H/4, W/4).
-    """
+    """Ours: LightDecoder on a backbone that sees smaller images, then the full-size detail."""
 
     def __init__(self, pyramid_channels: Sequence[int], width: int) -> None:
         super().__init__()
@@ -163,19 +162,26 @@ class DetailDecoder(nn.Module):
         self.refine = DepthwiseSeparable(width, width)
 
     def forward(self, pyramid: Sequence[Tensor], context: Tensor) -> Tensor:
+        """Detail (B, 32, H/4, W/4) and stages, context (B, D, h, w) -> (B, D, H/4, W/4).
+
+        Stage i is (B, C_i, s H/2^(i+2), s W/2^(i+2)) with s = backbone_scale; the context has the
+        size of the last stage.
+        """
         detail, *stages = pyramid
         coarse = self.light(stages, context)  # (B, D, s H/4, s W/4)
         return _add_detail(self.lateral(detail), coarse, self.refine)  # (B, D, H/4, W/4)
 
 
 def _add_detail(fine: Tensor, coarse: Tensor, refine: DepthwiseSeparable) -> Tensor:
-    """fine (B, D, h, w), coarse (B, D, h', w') -> (B, D, h, w)."""
+    """Refine the sum: fine (B, D, h, w), coarse (B, D, h', w') -> (B, D, h, w)."""
     return refine(fine + resize(coarse, (fine.shape[2], fine.shape[3]), align_corners=False))
 
 
 class DetailBranch(nn.Sequential):
-    """Ours: two strided 3x3 convolutions that see the image at its full size, as ICNet's first branch has three of them
-    (Zhao et al., ECCV 2018, arXiv:1704.08545). (B, 3, H, W) -> (B, 32, H/4, W/4), sizes rounded up.
+    """Ours: two strided 3x3 convolutions on the full-size image.
+
+    ICNet's first branch has three (Zhao et al., ECCV 2018, arXiv:1704.08545). (B, 3, H, W) -> (B,
+    32, H/4, W/4), sizes rounded up.
     """
 
     channels = 32
@@ -187,17 +193,17 @@ class DetailBranch(nn.Sequential):
         )
 
     def widen(self, channels: int) -> None:
-        """Take images of another number of channels than three."""
+        """Accept images with another number of channels than three."""
         if channels != 3:
             first: Any = self[0]
             widen_input(first[0], channels)
 
 
 class FRM(SegmentationModel):
-    """Fig. 1: images (B, 3, H, W), normalised -> logits (B, K, H/4, W/4), sizes rounded up.
+    """Fig. 1: normalised images (B, 3, H, W) -> logits (B, K, H/4, W/4), sizes rounded up.
 
-    Runs natively at every size of which its backbone sees at least 64x64, or 128x128 where its stages are halved; a
-    shorter side is padded to that.
+    Runs natively at every size at which its backbone sees at least 64x64, or 128x128 if its stages
+    are halved; a shorter side is padded.
     """
 
     align_corners = False
@@ -222,7 +228,8 @@ class FRM(SegmentationModel):
         if self.detail is not None:
             if config.decoder != "light":
                 raise ConfigError(
-                    f"backbone_scale = {config.backbone_scale:g} with decoder = {config.decoder!r}: expected 'light'."
+                    f"backbone_scale = {config.backbone_scale:g} with decoder = "
+                    f"{config.decoder!r}: expected 'light'."
                 )
             self.minimum_size = math.ceil(self.minimum_size / self.scale)
         self.all_stages = config.stages == "all"
@@ -241,33 +248,30 @@ class FRM(SegmentationModel):
 
     @property
     def pyramid_channels(self) -> Sequence[int]:
-        """Channels of what `encode` gives, fine to coarse."""
+        """Channels of the maps from `encode`, fine to coarse."""
         stages = self.backbone.stage_channels
         return stages if self.detail is None else (self.detail.channels, *stages)
 
     def widen(self, channels: int) -> None:
-        """Take images of another number of channels than three; call after three-channel weights were loaded."""
+        """Accept another number of channels; call after loading three-channel weights."""
         super().widen(channels)
         if self.detail is not None:
             self.detail.widen(channels)
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """(B, channels, H, W) -> the backbone's stages, behind the detail at 1/4 where it sees smaller images."""
+        """Return the backbone's stages; with backbone_scale < 1, the detail at 1/4 before them."""
         if self.detail is None:
             return self.backbone(images)
-        part, whole = self.scale.numerator, self.scale.denominator
-        height, width = (
-            (side * part + whole - 1) // whole for side in images.shape[2:]
-        )  # rounded up
-        return [
-            self.detail(images),
-            *self.backbone(resize(images, (height, width), align_corners=False)),
-        ]
+        n, d = self.scale.numerator, self.scale.denominator
+        height, width = ((side * n + d - 1) // d for side in images.shape[2:])  # rounded up
+        small = resize(images, (height, width), align_corners=False)
+        return [self.detail(images), *self.backbone(small)]
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:  # 4 or 5 x (B, C_i, H/2^(i+2), W/2^(i+2))
+        """Return logits (B, K, H/4, W/4) and features (B, D, H/4, W/4)."""
         stages = pyramid if self.detail is None else pyramid[1:]
-        seen = gather(stages, self.strides) if self.all_stages else stages[-1]
-        context = self.context(seen)  # (B, D, h, w) of the last's size
+        x = gather(stages, self.strides) if self.all_stages else stages[-1]
+        context = self.context(x)  # (B, D, h, w), the size of the last stage
         features = self.fuse(self.decoder(pyramid, context))  # (B, D, H/4, W/4)
         return Decoded(self.classifier(features), features)  # (B, K, H/4, W/4)
 
@@ -284,8 +288,10 @@ def _light(
     scale: float = 1.0,
     halved: Literal[8, 16] | None = None,
 ) -> ModelEntry:
-    """A row for few milliseconds: half: of the image's sides, what the backbone sees; half16: what its stages from 1/16
-    on see; w32: 32 channels in the decoder.
+    """Return a row for models of a few milliseconds.
+
+    half: the backbone sees images of half the height and width. half16: its stages from 1/16 on do.
+    w32: the decoder has 32 channels.
     """
     config = FRMConfig(
         backbone=backbone,

@@ -1,10 +1,11 @@
-"""PIDNet: a real-time semantic segmentation network inspired by PID controllers (Xu et al., arXiv:2206.02066).
+"""PIDNet: real-time segmentation inspired by PID controllers (Xu et al., arXiv:2206.02066).
 
-Three branches (Fig. 3): P keeps details at 1/8, I goes down to 1/64 for context, D finds boundaries at 1/8. P picks
-from I by similarity (Pag, Fig. 4), context is pooled at several scales (PAPPM or DAPPM, Fig. 5), and at the end the
-boundary decides, position by position, how much of details and how much of context is classified (Bag, Fig. 6).
-For training, auxiliary heads classify P on its way and find boundaries in D; their losses are in losses/boundary.py.
-What the paper leaves open is as in the authors' code (XuJiacong/PIDNet).
+Three branches (Fig. 3): P keeps details at 1/8, I goes down to 1/64 for context, D finds boundaries
+at 1/8. P picks from I by similarity (Pag, Fig. 4). Context is pooled at several scales (PAPPM or
+DAPPM, Fig. 5). At the end the boundary weights details and context at each position (Bag, Fig. 6).
+For training, auxiliary heads classify P half way and find boundaries in D; their losses are in
+losses/boundary.py. What the paper leaves open is as in the authors' code (XuJiacong/PIDNet).
+
 Letters: B images, H x W the image, W_p planes of the stem, K classes.
 """
 
@@ -32,10 +33,7 @@ from featherseg.layers.resize import resize
 
 
 class AttentionPick(nn.Module):
-    """Pag, pixel-attention-guided fusion (Fig. 4): where both branches agree, context is taken, else the details.
-
-    forward(details, context): (B, C, H/8, W/8), (B, C, h, w) -> (B, C, H/8, W/8).
-    """
+    """Pag, pixel-attention-guided fusion (Fig. 4): context where both agree, else details."""
 
     def __init__(self, channels: int, key_channels: int) -> None:
         super().__init__()
@@ -43,13 +41,14 @@ class AttentionPick(nn.Module):
         self.context_key = nn.Sequential(*conv_norm(channels, key_channels, 1))
 
     def forward(self, details: Tensor, context: Tensor) -> Tensor:
+        """details (B, C, H/8, W/8), context (B, C, h, w) -> (B, C, H/8, W/8)."""
         key = _resize_to(self.context_key(context), details)  # (B, C_k, H/8, W/8)
         share = (self.details_key(details) * key).sum(1, keepdim=True).sigmoid()  # (B, 1, H/8, W/8)
         return (1 - share) * details + share * _resize_to(context, details)
 
 
 class ParallelAggregationPooling(nn.Module):
-    """PAPPM (Fig. 5): DAPPM's scales, all at once instead of one after the other. (B, C, h, w) -> (B, D, h, w)."""
+    """PAPPM (Fig. 5): DAPPM's scales in parallel instead of one after the other."""
 
     def __init__(self, in_channels: int, branch_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -61,30 +60,28 @@ class ParallelAggregationPooling(nn.Module):
         self.shortcut = NormActConv(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, D, h, w)."""
         finest = self.finest(x)  # (B, C_b, h, w)
-        scales = torch.cat(
-            [_resize_to(scale(x), finest) + finest for scale in self.scales], dim=1
-        )  # (B, 4 C_b, h, w)
+        # (B, 4 C_b, h, w)
+        scales = torch.cat([_resize_to(scale(x), finest) + finest for scale in self.scales], dim=1)
         return self.compress(torch.cat([finest, self.process(scales)], dim=1)) + self.shortcut(x)
 
 
 class BoundaryFusion(nn.Module):
-    """Bag, boundary-attention-guided fusion (Fig. 6, left): details at boundaries, context elsewhere.
-
-    forward(details, context, boundary): all (B, C, H/8, W/8) -> (B, C, H/8, W/8).
-    """
+    """Bag, boundary-attention-guided fusion (Fig. 6, left): details at boundaries, else context."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.fuse = NormActConv(channels, channels, 3)
 
     def forward(self, details: Tensor, context: Tensor, boundary: Tensor) -> Tensor:
+        """details, context, boundary: all (B, C, H/8, W/8) -> (B, C, H/8, W/8)."""
         share = boundary.sigmoid()
         return self.fuse(share * details + (1 - share) * context)
 
 
 class LightBoundaryFusion(nn.Module):
-    """Light-Bag (Fig. 6, right): as BoundaryFusion, with a 1x1 convolution on each in place of the 3x3 one."""
+    """Light-Bag (Fig. 6, right): a 1x1 convolution per input instead of one 3x3 on their sum."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -92,6 +89,7 @@ class LightBoundaryFusion(nn.Module):
         self.context = nn.Sequential(*conv_norm(channels, channels, 1))
 
     def forward(self, details: Tensor, context: Tensor, boundary: Tensor) -> Tensor:
+        """details, context, boundary: all (B, C, H/8, W/8) -> (B, C, H/8, W/8)."""
         share = boundary.sigmoid()
         return self.details((1 - share) * context + details) + self.context(
             context + share * details
@@ -100,9 +98,10 @@ class LightBoundaryFusion(nn.Module):
 
 @dataclass(frozen=True)
 class Trunk:
-    """Planes of the stem, basic blocks of a stage at 1/4, 1/8 and in P, and at 1/16 and 1/32 (Table 1).
+    """Planes of the stem, and basic blocks of a stage (Table 1).
 
-    light: D's first stage has half the width, and its second is one bottleneck.
+    shallow: blocks at 1/4, 1/8 and in P; deep: at 1/16 and 1/32. light: D's first stage has half
+    the width, and its second is one bottleneck.
     """
 
     planes: int
@@ -119,10 +118,10 @@ TRUNKS = {
 
 
 class ThreeBranches(Backbone):
-    """images (B, 3, H, W), ImageNet-normalised -> five maps, sizes rounded up.
+    """The three branches: normalised images (B, 3, H, W) -> five maps, sizes rounded up.
 
-    (B, W_p, H/4, W/4); P and D on their way, (B, 2 W_p, H/8, W/8) each; P at its end, (B, 4 W_p, H/8, W/8); I at its
-    end, (B, 16 W_p, H/64, W/64). The last two have no ReLU at their end.
+    (B, W_p, H/4, W/4); P and D half way, (B, 2 W_p, H/8, W/8) each; P at its end, (B, 4 W_p, H/8,
+    W/8); I at its end, (B, 16 W_p, H/64, W/64). The last two have no ReLU at their end.
     """
 
     first_convolution = "stem.0"
@@ -173,30 +172,31 @@ class ThreeBranches(Backbone):
         start_kaiming(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> the five maps."""
         quarter = self.act(self.context[0](self.stem(images)))  # (B, W_p, H/4, W/4)
         context = details = boundary = self.act(self.context[1](quarter))  # (B, 2 W_p, H/8, W/8)
         middle = []
         for i, stage in enumerate((self.context[2], self.context[3])):
             details, boundary = self.details[i](details), self.boundary[i](boundary)
             context = self.act(stage(context))  # (B, 4 W_p, H/16, W/16), (B, 8 W_p, H/32, W/32)
-            details = self.act(
-                self.pick[i](details, self.compress[i](context))
-            )  # (B, 2 W_p, H/8, W/8)
+            # (B, 2 W_p, H/8, W/8)
+            details = self.act(self.pick[i](details, self.compress[i](context)))
             boundary = self.act(boundary + _resize_to(self.difference[i](context), boundary))
             middle.append(details)
         return [quarter, middle[0], boundary, self.details[2](details), self.context[4](context)]
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The authors' key names -> ours; -> (renamed state, none that is not used)."""
+        """Return (state under our key names, no unused keys)."""
         return {
             rename_start(key, OFFICIAL_BACKBONE, ("layer",)): value for key, value in state.items()
         }, []
 
 
 class PIDNetConfig(ModelConfig):
-    """One row of VARIANTS; every key may be set in a recipe's [model]. context_channels: of each scale of the pooling.
+    """One row of VARIANTS; every key may be set in a recipe's [model].
 
-    light: PAPPM and Light-Bag in place of DAPPM and Bag.
+    context_channels is the width of each scale of the pooling. light: PAPPM and Light-Bag instead
+    of DAPPM and Bag.
     """
 
     backbone: Literal["pidnet-s", "pidnet-m", "pidnet-l"]
@@ -206,10 +206,10 @@ class PIDNetConfig(ModelConfig):
 
 
 class PIDNet(SegmentationModel):
-    """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up.
+    """Normalised images (B, 3, H, W) -> logits (B, K, H/8, W/8), sizes rounded up.
 
-    Auxiliary logits, at the same size: `aux_p` (B, K, ...) of the classes, `aux_d` (B, 1, ...) of boundaries. Runs
-    natively at every size.
+    Auxiliary logits of the same size: `aux_p` (B, K, ...) of the classes, `aux_d` (B, 1, ...) of
+    boundaries. Runs natively at every size.
     """
 
     align_corners = True
@@ -239,11 +239,13 @@ class PIDNet(SegmentationModel):
             start_kaiming(part)
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
+        """Return logits (B, K, H/8, W/8), features (B, 4 W_p, H/8, W/8), and auxiliary logits."""
         _, middle, boundary, details, context = pyramid
         pooled = _resize_to(self.pooling(context), details)  # (B, 4 W_p, H/8, W/8)
         features = self.fuse(details, pooled, self.boundary(boundary))  # (B, 4 W_p, H/8, W/8)
 
         def aux() -> dict[str, Tensor]:
+            """Return class logits of P and boundary logits of D."""
             return {
                 "aux_p": self.aux_heads["aux_p"](middle),
                 "aux_d": self.aux_heads["aux_d"](boundary),
@@ -252,13 +254,12 @@ class PIDNet(SegmentationModel):
         return Decoded(self.head(features), features, aux)
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The authors' key names -> ours; -> (renamed state, none that is not used).
+        """Return (state under our key names, no unused keys).
 
-        A file without the auxiliary heads, as they are made for inference, leaves ours as they are.
+        A file made for inference has no auxiliary heads; ours keep their weights.
         """
-        parts = {
-            theirs: f"backbone.{ours}" for theirs, ours in OFFICIAL_BACKBONE.items()
-        } | OFFICIAL_DECODER
+        parts = {theirs: f"backbone.{ours}" for theirs, ours in OFFICIAL_BACKBONE.items()}
+        parts |= OFFICIAL_DECODER
         renamed = {rename_start(key, parts, ("layer",)): value for key, value in state.items()}
         return self.with_own_aux_heads(renamed), []
 
@@ -276,7 +277,7 @@ VARIANTS = {
 
 
 def _resize_to(x: Tensor, like: Tensor) -> Tensor:
-    """(B, C, h, w) at the size of another map."""
+    """Resize (B, C, h, w) to the size of another map."""
     return resize(x, (like.shape[2], like.shape[3]), align_corners=False)
 
 
@@ -290,7 +291,7 @@ OFFICIAL_BACKBONE = {
     **{f"pag{i}.f_x.": f"pick.{i - 3}.details_key." for i in (3, 4)},
     **{f"pag{i}.f_y.": f"pick.{i - 3}.context_key." for i in (3, 4)},
 }
-"""How the authors' keys of the backbone begin -> how ours begin."""
+"""Start of the authors' backbone key -> start of ours."""
 
 OFFICIAL_DECODER = {
     **{f"spp.{theirs}": f"pooling.{ours}" for theirs, ours in OFFICIAL_DAPPM.items()},
@@ -303,4 +304,4 @@ OFFICIAL_DECODER = {
     **{f"seghead_p.{theirs}": f"aux_heads.aux_p.{ours}" for theirs, ours in OFFICIAL_HEAD.items()},
     **{f"seghead_d.{theirs}": f"aux_heads.aux_d.{ours}" for theirs, ours in OFFICIAL_HEAD.items()},
 }
-"""How the authors' other keys begin -> how ours begin."""
+"""Start of the authors' other keys -> start of ours."""

@@ -1,12 +1,15 @@
 """RSP: cross-scale pixel-to-region relation (Bai et al., arXiv:2106.01744).
 
-Reconstruction: the paper's method section was not available to us. From its abstract and introduction: a pixel of a
-fine map gathers, from a window around its place in the map one level coarser, what it composes well with (Relational
-Semantics Extractor, RSE); what it gathered is passed on in the fine map (Relational Semantics Propagator, RSP); several
-RSPs form a head that hands the context down from coarse to fine. By its words ("local relation", "composability") the
-relation is that of local relation networks (Hu et al., ICCV 2019, arXiv:1904.11491). All else is our choice, listed in
-docs/papers/rsp.md.
-Letters: B images, C width of the pyramid, h x w a coarse map, n heads, R = k x k cells of a window, K classes.
+A reconstruction: the paper's method section was not available to us. From its abstract and
+introduction: a pixel of a fine map gathers, from a window around its place in the map one level
+coarser, what it composes well with (Relational Semantics Extractor, RSE). The result is passed on
+in the fine map (Relational Semantics Propagator, RSP). Several RSPs form a head that hands the
+context down from coarse to fine. By its words ("local relation", "composability") the relation is
+that of local relation networks (Hu et al., ICCV 2019, arXiv:1904.11491). Everything else is our
+choice, listed in docs/papers/rsp.md.
+
+Letters: B images, C width of the pyramid, h x w a coarse map, n heads, R = k x k cells of a window,
+K classes.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,19 +33,20 @@ from featherseg.layers.resize import resize
 Composability = Literal["dot", "difference"]
 PRIOR_WIDTH = 32
 BLOCK = 2
-"""Cells a side of a block: of 1, 2, 4 and 2 x 4 the fastest in training; in ONNX Runtime no other is much faster."""
+"""Side of a block in cells: fastest of 1, 2, 4 and 2 x 4 in training, good in ONNX Runtime."""
+
 OUTSIDE = -6e4
 """A logit that softmax makes 0, within the range of half precision."""
 
 
 class PixelToRegion(nn.Module):
-    """RSE: every pixel of a fine map gathers from the k x k cells around its parent, one level coarser.
+    """RSE: each pixel of a fine map gathers from k x k cells around its parent, one level coarser.
 
-    context(p) = O sum_r softmax_r(f(q_p, k_r) / sqrt(d) + g(r - p)) v_r, each head by itself; d is its width of q.
-    The parent of pixel (y, x) is cell (y // 2, x // 2); cells outside the map take no part. f is the dot product, or
-    minus the squared distance ("difference"). g, the geometric prior, is a perceptron of the distance (dy, dx) between
-    the centres of cell and pixel, in half windows: the four pixels of a cell have four priors.
-    low (B, C, 2h, 2w), high (B, C, h, w) -> (B, C, 2h, 2w). In fp32 whatever autocast says.
+    context(p) = O sum_r softmax_r(f(q_p, k_r) / sqrt(d) + g(r - p)) v_r for each head; d is its
+    width of q. The parent of pixel (y, x) is cell (y // 2, x // 2); cells outside the map are
+    ignored. f is the dot product, or minus the squared distance ("difference"). g, the geometric
+    prior, is a perceptron of the distance (dy, dx) between the centres of cell and pixel, in half
+    windows: the four pixels of a cell have four priors. Always in fp32.
     """
 
     few_dimensions = False  # exporters/fixed_graph.py
@@ -69,21 +73,22 @@ class PixelToRegion(nn.Module):
             )
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        """low (B, C, 2h, 2w), high (B, C, h, w) -> (B, C, 2h, 2w)."""
         assert low.shape[2:] == (2 * high.shape[2], 2 * high.shape[3]), (low.shape, high.shape)
         query, key, value = self.query(low), self.key(high), self.value(high)
         with autocast_off(low.device):
-            context = self.gather(
-                at_least_fp32(query), at_least_fp32(key), at_least_fp32(value)
-            )  # (B, C, 2h, 2w)
+            # (B, C, 2h, 2w)
+            context = self.gather(at_least_fp32(query), at_least_fp32(key), at_least_fp32(value))
         return self.out(context.to(low.dtype))  # (B, C, 2h, 2w)
 
     def gather(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """The sum over r: query (B, C/2, 2h, 2w), key (B, C/2, h, w), value (B, C, h, w) -> (B, C, 2h, 2w).
+        """Sum over r: q (B, C/2, 2h, 2w), k (B, C/2, h, w), v (B, C, h, w) -> (B, C, 2h, 2w).
 
-        Block by block: the 4 T^2 pixels of T x T cells share the S^2 cells in reach of any of them, S = T + k - 1, so
-        that all is products of small matrices, which torch and every runtime compute fast. What lies outside of a
-        pixel's window or of the map has a logit of OUTSIDE, which softmax makes 0. T = BLOCK. With `few_dimensions` all
-        windows are unfolded. A training on a CPU has a kernel.
+        Blocks of T x T cells (T = BLOCK) are computed at once: their 4 T^2 pixels share the S^2
+        cells that any of them reaches, S = T + k - 1. Everything is then a product of small
+        matrices, which torch and every runtime compute fast. Cells outside a pixel's window or the
+        map get the logit OUTSIDE, which softmax makes 0. With `few_dimensions` all windows are
+        unfolded instead; training on a CPU uses a kernel.
         """
         if self.few_dimensions:
             return self.gather_unfolded(query, key, value)
@@ -96,34 +101,30 @@ class PixelToRegion(nn.Module):
         below, right = BLOCK * rows - height, BLOCK * columns - width
         reach = self.window // 2
         border = (0, 0, reach, reach + right, reach, reach + below)
-        children = self.by_head(
-            F.pad(query, (0, 2 * right, 0, 2 * below))
-        )  # (B, n, 2 T rows, 2 T columns, d)
-        keys, values = (
-            self.by_head(key),
-            self.by_head(value),
-        )  # (B, n, h, w, d), (B, n, h, w, C / n)
+        # (B, n, 2 T rows, 2 T columns, d)
+        children = self.by_head(F.pad(query, (0, 2 * right, 0, 2 * below)))
+        # (B, n, h, w, d), (B, n, h, w, C / n)
+        keys, values = self.by_head(key), self.by_head(value)
 
-        # a key more, by which every query is multiplied as it is: what a cell adds to the logits of all pixels
+        # One more dimension of q (always 1) and k: what a cell adds to the logits of all pixels.
+        # -(q - k)^2 = 2 q k - k^2 - q^2, and -q^2 changes no softmax
         scale = keys.shape[-1] ** -0.5
-        own = torch.zeros_like(keys[..., :1])
-        if (
-            self.composability == "difference"
-        ):  # -(q - k)^2 = 2 q k - k^2 - q^2, of which the last changes no softmax
-            own, scale = -scale * keys.square().sum(-1, keepdim=True), 2 * scale
-        keys = torch.cat([F.pad(keys * scale, border), F.pad(own, border, value=OUTSIDE)], dim=-1)
+        offset = torch.zeros_like(keys[..., :1])  # (B, n, h, w, 1)
+        if self.composability == "difference":
+            offset, scale = -scale * keys.square().sum(-1, keepdim=True), 2 * scale
+        offset = F.pad(offset, border, value=OUTSIDE)
+        keys = torch.cat([F.pad(keys * scale, border), offset], dim=-1)  # (..., d + 1)
 
+        # Each block of pixels against the cells in its reach
         side = 2 * BLOCK
         children = children.unflatten(2, (rows, side)).unflatten(4, (columns, side)).transpose(3, 4)
         children = F.pad(
             children.reshape(batch, self.heads, rows * columns, side**2, -1), (0, 1), value=1.0
         )
-        logits = (
-            children @ self.windows(keys, rows, columns).mT + self.bias()[:, None]
-        )  # (B, n, blocks, 4 T^2, S^2)
-        context = logits.softmax(-1) @ self.windows(
-            F.pad(values, border), rows, columns
-        )  # (..., 4 T^2, C / n)
+        # (B, n, blocks, 4 T^2, S^2)
+        logits = children @ self.windows(keys, rows, columns).mT + self.bias()[:, None]
+        # (..., 4 T^2, C / n)
+        context = logits.softmax(-1) @ self.windows(F.pad(values, border), rows, columns)
         context = context.reshape(batch, self.heads, rows, columns, side, side, -1).permute(
             0, 1, 6, 2, 4, 3, 5
         )
@@ -132,10 +133,11 @@ class PixelToRegion(nn.Module):
         ]
 
     def gather_unfolded(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """The same as `gather`, cell by cell, from copies of all windows."""
+        """Compute `gather` cell by cell, from copies of all windows."""
         batch, _, height, width = key.shape
 
         def windows(x: Tensor) -> Tensor:  # (B, n c, h, w) -> (B, n, c, R, h * w), zeros outside
+            """(B, n c, h, w) -> (B, n, c, R, h * w), zeros outside the map."""
             cells = F.unfold(x, self.window, padding=self.window // 2)
             return cells.reshape(batch, self.heads, -1, self.window**2, height * width)
 
@@ -148,21 +150,22 @@ class PixelToRegion(nn.Module):
         if self.prior is not None:
             logits = logits + self.priors()[:, None]
         inside = torch.ones(1, 1, height, width, dtype=key.dtype, device=key.device)
-        inside = F.unfold(
-            inside, self.window, padding=self.window // 2
-        )  # (1, R, h * w), 0 outside the map
+        # (1, R, h * w), 0 outside the map
+        inside = F.unfold(inside, self.window, padding=self.window // 2)
         weight = logits.masked_fill((inside == 0).mT[:, None, :, None], float("-inf")).softmax(-1)
-        context = torch.einsum(
-            "bnlcr,bndrl->bndcl", weight, windows(value)
-        )  # (B, n, C / n, 4, h * w)
+        # (B, n, C / n, 4, h * w)
+        context = torch.einsum("bnlcr,bndrl->bndcl", weight, windows(value))
         return F.pixel_shuffle(context.reshape(batch, -1, height, width), 2)  # (B, C, 2h, 2w)
 
     def for_cpu(self) -> "PixelToRegion":
-        """The same within rounding, faster on a CPU; with the same weights, which must not change any more."""
+        """Return an equal layer (within rounding), faster on a CPU.
+
+        The weights must not change any more.
+        """
         return FusedPixelToRegion(self)
 
     def macs(self, x: Tensor, y: Tensor) -> int:
-        """Every pixel of the fine map by the keys and the values of its window, however that is computed."""
+        """Count each fine pixel by the keys and values of its window, however that is computed."""
         return (
             y.numel()
             // y.shape[1]
@@ -171,12 +174,15 @@ class PixelToRegion(nn.Module):
         )
 
     def priors(self) -> Tensor:
-        """g of each head, for the four pixels of a cell and the R cells around it: (n, 4, R)."""
+        """Return g of each head for the four pixels of a cell and the R cells around: (n, 4, R)."""
         assert self.prior is not None
         return at_least_fp32(self.prior(distances(self.window, self.query.weight))).permute(2, 0, 1)
 
     def bias(self) -> Tensor:
-        """g for the pixels of a block and the cells in reach of it, OUTSIDE beyond a window: (n, 4 T^2, S^2)."""
+        """Return g for the pixels of a block and the cells in their reach: (n, 4 T^2, S^2).
+
+        It is OUTSIDE beyond a pixel's window.
+        """
         size = (self.heads, 2, 2, self.window, self.window)
         priors = (
             self.query.weight.new_zeros(size) if self.prior is None else self.priors().reshape(size)
@@ -191,20 +197,18 @@ class PixelToRegion(nn.Module):
         return bias.transpose(2, 3).reshape(self.heads, 4 * BLOCK**2, -1)
 
     def windows(self, x: Tensor, rows: int, columns: int) -> Tensor:
-        """The cells in reach of each block, of a padded map: (B, n, T rows + k - 1, T columns + k - 1, c)
-        -> (B, n, rows * columns, S^2, c).
+        """Return the cells in reach of each block of a padded map.
+
+        (B, n, T rows + k - 1, T columns + k - 1, c) -> (B, n, rows * columns, S^2, c).
         """
         more = (self.window - 1) // BLOCK  # blocks beside a block that are in its reach
         x = x.unflatten(3, (columns + more, BLOCK))
-        x = torch.cat(
-            [x[:, :, :, i : i + columns] for i in range(more + 1)], dim=4
-        )  # (.., columns, S, c)
-        x = x.unflatten(2, (rows + more, BLOCK)).transpose(
-            3, 4
-        )  # (B, n, rows + more, columns, T, S, c)
-        x = torch.cat(
-            [x[:, :, i : i + rows] for i in range(more + 1)], dim=4
-        )  # (B, n, rows, columns, S, S, c)
+        # (.., columns, S, c)
+        x = torch.cat([x[:, :, :, i : i + columns] for i in range(more + 1)], dim=4)
+        # (B, n, rows + more, columns, T, S, c)
+        x = x.unflatten(2, (rows + more, BLOCK)).transpose(3, 4)
+        # (B, n, rows, columns, S, S, c)
+        x = torch.cat([x[:, :, i : i + rows] for i in range(more + 1)], dim=4)
         return x.flatten(4, 5).flatten(2, 3)
 
     def by_head(self, x: Tensor) -> Tensor:
@@ -213,11 +217,11 @@ class PixelToRegion(nn.Module):
 
 
 class FusedPixelToRegion(PixelToRegion):
-    """A PixelToRegion whose gathering is one kernel, without copies of the windows; the same within rounding.
+    """A PixelToRegion that gathers in one kernel, without copies of windows; equal within rounding.
 
-    Its parts are those of the layer that it is made from, whose weights must not change any more: the geometric prior
-    is computed once. Where there are gradients, in float64, on other devices, and in a graph that is compiled or
-    exported, it computes as that layer does.
+    It shares the parts of the layer that it is made from. Their weights must not change any more,
+    because the geometric prior is computed once. With gradients, in float64, on other devices, and
+    in a compiled or exported graph it computes like a PixelToRegion.
     """
 
     table: Tensor  # (n, 4, R)
@@ -239,39 +243,38 @@ class FusedPixelToRegion(PixelToRegion):
         self.train(plain.training)
 
     def gather(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Sum over r in one kernel, or as PixelToRegion does: -> (B, C, 2h, 2w)."""
         trained = query.requires_grad or key.requires_grad or value.requires_grad
         takes = query.dtype == torch.float32 and query.device.type in ("cpu", "meta")
         if trained or not takes or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return super().gather(query, key, value)
-        return pixel_to_region(
-            query, key, value, at_least_fp32(self.table), self.composability
-        )  # (B, C, 2h, 2w)
+        # (B, C, 2h, 2w)
+        return pixel_to_region(query, key, value, at_least_fp32(self.table), self.composability)
 
     def for_cpu(self) -> "FusedPixelToRegion":
+        """Return the layer itself."""
         return self
 
 
 def distances(window: int, like: Tensor) -> Tensor:
-    """From each of the four pixels of a cell to the centres of the R cells around it: (4, R, 2), (dy, dx) in half
-    windows, of the type and on the device of `like`.
+    """Return the distances from the four pixels of a cell to the R cells around it: (4, R, 2).
+
+    (dy, dx) between centres, in half windows, with the type and device of `like`.
     """
     steps = torch.arange(window, dtype=like.dtype, device=like.device) - window // 2
-    fine = (
-        torch.arange(2, dtype=like.dtype, device=like.device) / 2 - 0.25
-    )  # -0.25, 0.25: centres of half cells
+    # -0.25, 0.25: centres of half cells
+    fine = torch.arange(2, dtype=like.dtype, device=like.device) / 2 - 0.25
     along = (steps - fine[:, None]) / (window / 2)  # (2, k)
-    dy, dx = torch.broadcast_tensors(
-        along[:, None, :, None], along[None, :, None, :]
-    )  # (2, 2, k, k)
+    # (2, 2, k, k)
+    dy, dx = torch.broadcast_tensors(along[:, None, :, None], along[None, :, None, :])
     return torch.stack((dy, dx), dim=-1).reshape(4, window**2, 2)
 
 
 class Propagation(nn.Module):
-    """RSP: the fine map with what the coarse one has for it, low + SepConv(low | RSE(low, high)).
+    """RSP: add to the fine map what the coarse one has for it: low + SepConv(low | RSE(low, high)).
 
-    Without a relation the two baselines of the paper, which bring each pixel what lies at its own place, bilinearly:
+    Without a relation: the paper's two baselines, which resize the coarse map bilinearly,
     SepConv(low | up(high)) ("concat") and SepConv(low + up(high)) ("sum"). | concatenates.
-    low (B, C, 2h, 2w), high (B, C, h, w) -> (B, C, 2h, 2w).
     """
 
     def __init__(self, channels: int, relation: PixelToRegion | None, *, add: bool = False) -> None:
@@ -280,20 +283,17 @@ class Propagation(nn.Module):
         self.fuse = DepthwiseSeparable(channels if add else 2 * channels, channels)
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        """low (B, C, 2h, 2w), high (B, C, h, w) -> (B, C, 2h, 2w)."""
         if self.relation is not None:
             context = self.relation(low, high)  # (B, C, 2h, 2w)
         else:
-            context = resize(
-                high, (low.shape[2], low.shape[3]), align_corners=False
-            )  # (B, C, 2h, 2w)
+            # (B, C, 2h, 2w)
+            context = resize(high, (low.shape[2], low.shape[3]), align_corners=False)
         return low + self.fuse(low + context if self.add else torch.cat([low, context], dim=1))
 
 
 class TopDownHead(nn.Module):
-    """RSP head: H_5 = P_5, then H_l = RSP(P_l, H_(l+1)) down to H_2, which the classes are told apart on.
-
-    level i = 0..3 of the pyramid: (B, C, H/2^(i+2), W/2^(i+2)) -> logits (B, K, H/4, W/4), features (B, C, H/4, W/4).
-    """
+    """RSP head: H_5 = P_5, then H_l = RSP(P_l, H_(l+1)) down to H_2, which is classified."""
 
     def __init__(
         self, channels: int, classes: int, make_propagation: Callable[[], Propagation]
@@ -305,6 +305,7 @@ class TopDownHead(nn.Module):
         self.classifier = nn.Conv2d(channels, classes, kernel_size=1)
 
     def forward(self, pyramid: Sequence[Tensor]) -> Decoded:
+        """level i = 0..3: (B, C, H/2^(i+2), W/2^(i+2)) -> logits (B, K, H/4, W/4) and features."""
         *fine, top = pyramid
         for low, propagate in zip(reversed(fine), reversed(self.propagate), strict=True):
             top = propagate(low, top)  # (B, C, H/2^(i+2), W/2^(i+2)) for i = 2, 1, 0
@@ -315,8 +316,9 @@ class TopDownHead(nn.Module):
 class RSPConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model].
 
-    channels is the width of neck and head, repeats how many layers the BiFPN has (an FPN is one pass). window is k.
-    aggregation "sum" and "concat" are what the paper argues against; the four keys below it concern "rsp" alone.
+    channels is the width of neck and head, repeats the number of BiFPN layers (an FPN is one pass),
+    window is k. aggregation "sum" and "concat" are the paper's baselines; the four keys after it
+    concern "rsp" only.
     """
 
     channels: Annotated[int, Field(ge=1)] = 64
@@ -332,16 +334,16 @@ class RSPConfig(ModelConfig):
     def _heads_fit(self) -> Self:
         if self.aggregation == "rsp" and self.channels % (2 * self.heads):
             raise ValueError(
-                f"channels = {self.channels}, heads = {self.heads}: expected a multiple of {2 * self.heads} channels, "
-                f"so that every head has its share of the keys, which are half as wide"
+                f"channels = {self.channels}, heads = {self.heads}: expected a multiple of "
+                f"{2 * self.heads} channels, because keys have half of them in `heads` heads"
             )
         return self
 
 
 class RSP(SegmentationModel):
-    """images (B, 3, H, W), normalised -> logits (B, K, H'/4, W'/4) of the image padded to multiples of 32.
+    """Normalised images (B, 3, H, W) -> logits (B, K, H'/4, W'/4), padded to multiples of 32.
 
-    Its pyramid is that behind the neck, P_2 to P_5: (B, C, H'/2^(i+2), W'/2^(i+2)) for i = 0..3.
+    Its pyramid are the neck's maps P_2 to P_5: (B, C, H'/2^(i+2), W'/2^(i+2)) for i = 0..3.
     """
 
     align_corners = False
@@ -359,12 +361,15 @@ class RSP(SegmentationModel):
 
     @property
     def pyramid_channels(self) -> Sequence[int]:
+        """Channels of the neck's four maps."""
         return (self.neck.channels,) * 4
 
     def encode(self, images: Tensor) -> list[Tensor]:
+        """Return the neck's maps P_2 to P_5."""
         return self.neck(self.backbone(images))
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
+        """Return logits (B, K, H'/4, W'/4) and features (B, C, H'/4, W'/4)."""
         return self.head(pyramid)
 
 
@@ -393,14 +398,14 @@ VARIANTS = {
 
 
 def build_neck(config: RSPConfig, stage_channels: Sequence[int]) -> BiFPN | FPN:
-    """The neck of a row: the backbone's four stages -> four maps of config.channels, the sizes kept."""
+    """Build the neck of a row: four stages -> four maps of config.channels at the same sizes."""
     if config.neck == "fpn":
         return FPN(stage_channels, config.channels)
     return BiFPN(stage_channels, config.channels, config.repeats)
 
 
 def build_propagation(config: RSPConfig) -> Propagation:
-    """One step down of a row's head: low (B, C, 2h, 2w), high (B, C, h, w) -> (B, C, 2h, 2w)."""
+    """Build one step down of the head: low (B, C, 2h, 2w), high (B, C, h, w) -> (B, C, 2h, 2w)."""
     if config.aggregation != "rsp":
         return Propagation(config.channels, relation=None, add=config.aggregation == "sum")
     relation = PixelToRegion(

@@ -1,10 +1,11 @@
-"""RTFormer: efficient design for real-time semantic segmentation with transformer (Wang et al., NeurIPS 2022,
-arXiv:2210.07124).
+"""RTFormer: efficient design with transformers (Wang et al., NeurIPS 2022, arXiv:2210.07124).
 
-Three stages of residual blocks, then two RTFormer blocks of two branches: one at 1/8, one at 1/32. The coarse branch
-attends to learned keys and values ("GPU-friendly attention"), the fine one to the coarse branch ("cross-resolution
-attention"); every feed-forward network is two 3x3 convolutions. DDRNet's DAPPM and heads follow. What the paper leaves
-open is as in the authors' code (PaddleSeg), apart from its batch norms, which keep a tenth of their statistics a step.
+Three stages of residual blocks, then two RTFormer blocks with a branch at 1/8 and one at 1/32. The
+coarse branch attends to learned keys and values ("GPU-friendly attention"), the fine one to the
+coarse branch ("cross-resolution attention"); every feed-forward network is two 3x3 convolutions.
+DDRNet's DAPPM and heads follow. What the paper leaves open is as in the authors' code (PaddleSeg),
+except the momentum of batch norms, which is torch's.
+
 Letters: B images, P planes of the stem, H x W the image, N positions of a map, M keys, K classes.
 """
 
@@ -35,15 +36,16 @@ from featherseg.layers.stochastic_depth import StochasticDepth
 
 HEADS = 8
 CROSS_SIDE = 12
-"""Height and width of the grid of keys that the fine branch takes from the coarse one."""
+"""Height and width of the grid of keys that the fine branch gets from the coarse one."""
 
 DROP_PATH = 0.2
 """Rate of stochastic depth of every attention and feed-forward network."""
 
 
 class GPUFriendlyAttention(nn.Module):
-    """Attention to as many learned keys as there are output channels, normalised over positions, then within each of
-    the heads: three matrix products without a split into heads. (B, C, h, w) -> (B, D, h / stride, w / stride).
+    """Attention to as many learned keys as output channels: matrix products, no split into heads.
+
+    The scores are normalised over positions, then within each head.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
@@ -53,14 +55,14 @@ class GPUFriendlyAttention(nn.Module):
         self.value = nn.Conv2d(out_channels, out_channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, D, h / stride, w / stride)."""
         return self.value(double_normalise(self.key(self.norm(x)), HEADS))
 
 
 class CrossResolutionAttention(nn.Module):
-    """Every position of the fine map attends to the largest values of 12 x 12 regions of the coarse map, one head.
+    """Every position of the fine map attends to the maxima of 12 x 12 regions of the coarse map.
 
-    forward(fine, coarse): (B, C, h, w), (B, D, h', w') -> (B, C, h, w). Scores and softmax in fp32 whatever autocast
-    says.
+    One head; scores and softmax are always in fp32.
     """
 
     def __init__(self, fine_channels: int, coarse_channels: int) -> None:
@@ -74,6 +76,7 @@ class CrossResolutionAttention(nn.Module):
         self.positions = CROSS_SIDE**2
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:  # N = h * w, M = 144
+        """fine (B, C, h, w), coarse (B, D, h', w') -> (B, C, h, w)."""
         query = self.norm(fine).flatten(2)  # (B, C, N)
         key, value = self.key_value(coarse).flatten(2).chunk(2, dim=1)  # 2 x (B, C, M)
         with autocast_off(fine.device):
@@ -83,14 +86,14 @@ class CrossResolutionAttention(nn.Module):
         return out.to(fine.dtype).reshape(fine.shape)
 
     def macs(self, x: Tensor, y: Tensor) -> int:
-        """q k, and weights by values."""
+        """Count q k, and weights by values."""
         return 2 * x.numel() * self.positions
 
 
 class RTFormerBlock(nn.Module):
-    """The coarse branch attends and is added to the fine one, which attends to it and, with `inject`, returns.
+    """The coarse branch attends and is added to the fine one, which then attends to it.
 
-    forward(coarse, fine): (B, C, h, w), (B, F, H/8, W/8) -> (B, D, H/32, W/32), fine as it was.
+    With `inject` the fine branch is finally added to the coarse one.
     """
 
     def __init__(
@@ -113,9 +116,9 @@ class RTFormerBlock(nn.Module):
         self.drop = StochasticDepth(DROP_PATH)
 
     def forward(self, coarse: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
-        coarse = self.shortcut(coarse) + self.drop(
-            self.coarse_attention(coarse)
-        )  # (B, D, H/32, W/32)
+        """coarse (B, C, h, w), fine (B, F, H/8, W/8) -> coarse (B, D, H/32, W/32) and fine."""
+        # (B, D, H/32, W/32)
+        coarse = self.shortcut(coarse) + self.drop(self.coarse_attention(coarse))
         coarse = coarse + self.drop(self.coarse_feed_forward(coarse))
         fine = fine + resize(
             self.to_fine(coarse), (fine.shape[2], fine.shape[3]), align_corners=False
@@ -126,7 +129,7 @@ class RTFormerBlock(nn.Module):
 
 
 def _to_coarse(fine_channels: int, coarse_channels: int) -> nn.Sequential:
-    """Two 3x3 convolutions of stride 2: (B, F, H/8, W/8) -> (B, D, H/32, W/32)."""
+    """Return two 3x3 convolutions of stride 2: (B, F, H/8, W/8) -> (B, D, H/32, W/32)."""
     half = coarse_channels // 2
     return nn.Sequential(
         *(
@@ -144,7 +147,7 @@ def _to_coarse(fine_channels: int, coarse_channels: int) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Trunk:
-    """Planes of the stem; whether the last block's fine branch is added to its coarse one."""
+    """Planes of the stem, and whether the last block adds its fine branch to its coarse one."""
 
     planes: int
     inject_last: bool
@@ -157,10 +160,10 @@ TRUNKS = {
 
 
 class TwoBranchTransformer(Backbone):
-    """images (B, 3, H, W), ImageNet-normalised -> four maps, sizes rounded up.
+    """The two branches: normalised images (B, 3, H, W) -> four maps, sizes rounded up.
 
-    (B, P, H/4, W/4); the fine branch where it begins and where it ends, both (B, 2 P, H/8, W/8); the coarse branch
-    (B, 8 P, H/32, W/32).
+    (B, P, H/4, W/4); the fine branch at its beginning and at its end, both (B, 2 P, H/8, W/8); the
+    coarse branch (B, 8 P, H/32, W/32).
     """
 
     first_convolution = "stem.0"
@@ -196,6 +199,7 @@ class TwoBranchTransformer(Backbone):
         _start_attention_small(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> the four maps."""
         quarter = self.stages[0](self.stem(images))  # (B, P, H/4, W/4)
         eighth = self.stages[1](self.act(quarter))  # (B, 2 P, H/8, W/8)
         coarse = self.stages[2](self.act(eighth))  # (B, 4 P, H/16, W/16)
@@ -208,12 +212,12 @@ class TwoBranchTransformer(Backbone):
         return [quarter, first, fine, coarse]
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The authors' key names -> ours; -> (renamed state, none that is not used)."""
+        """Return (state under our key names, no unused keys)."""
         return {_rename(key, OFFICIAL_BACKBONE): value for key, value in state.items()}, []
 
 
 def _start_attention_small(module: nn.Module) -> None:
-    """As the authors do: learned keys and values 0.001 wide, what makes keys of a map 0.02."""
+    """Initialise as the authors do: learned keys and values with std 0.001, keys of maps 0.02."""
     for layer in module.modules():
         if isinstance(layer, GPUFriendlyAttention):
             nn.init.normal_(layer.key.weight, std=0.001)
@@ -225,9 +229,10 @@ def _start_attention_small(module: nn.Module) -> None:
 
 
 class RTFormerConfig(ModelConfig):
-    """One row of VARIANTS; every key may be set in a recipe's [model]. context_channels: of each scale of DAPPM.
+    """One row of VARIANTS; every key may be set in a recipe's [model].
 
-    head_channels is the width of the head; the auxiliary one has half of it.
+    context_channels is the width of each scale of DAPPM; head_channels is the width of the head,
+    and twice that of the auxiliary one.
     """
 
     backbone: Literal["rtformer-slim", "rtformer-base"]
@@ -236,9 +241,9 @@ class RTFormerConfig(ModelConfig):
 
 
 class RTFormer(SegmentationModel):
-    """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up; auxiliary logits `aux` alike.
+    """Normalised images (B, 3, H, W) -> logits (B, K, H/8, W/8), sizes rounded up.
 
-    Runs natively at every size.
+    The auxiliary logits `aux` have the same shape. Runs natively at every size.
     """
 
     align_corners = False
@@ -261,6 +266,7 @@ class RTFormer(SegmentationModel):
             start_kaiming(part)
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
+        """Return logits (B, K, H/8, W/8), features (B, 4 P, H/8, W/8), and auxiliary logits."""
         _, first, fine, coarse = pyramid
         context = resize(self.context(coarse), (fine.shape[2], fine.shape[3]), align_corners=False)
         features = torch.cat([fine, context], dim=1)  # (B, 4 P, H/8, W/8)
@@ -269,14 +275,13 @@ class RTFormer(SegmentationModel):
         )
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The authors' key names -> ours; -> (renamed state, none that is not used).
+        """Return (state under our key names, no unused keys).
 
-        Paddle's `_mean` and `_variance` are read as torch's `running_mean` and `running_var`. A file without the
-        auxiliary head, as they are made for inference, leaves ours as it is.
+        Paddle's `_mean` and `_variance` become torch's `running_mean` and `running_var`. A file
+        made for inference has no auxiliary head; ours keeps its weights.
         """
-        parts = {
-            theirs: f"backbone.{ours}" for theirs, ours in OFFICIAL_BACKBONE.items()
-        } | OFFICIAL_DECODER
+        parts = {theirs: f"backbone.{ours}" for theirs, ours in OFFICIAL_BACKBONE.items()}
+        parts |= OFFICIAL_DECODER
         renamed = {_rename(key, parts): value for key, value in state.items()}
         return self.with_own_aux_heads(renamed), []
 
@@ -310,7 +315,7 @@ OFFICIAL_BLOCK = {
     "mlp_h.conv2.": "fine_feed_forward.project.",
     "down.": "to_coarse.",
 }
-"""Names inside an RTFormer block."""
+"""Names inside an RTFormer block: the authors' -> ours."""
 
 OFFICIAL_BACKBONE = {
     "conv1.": "stem.",
@@ -330,17 +335,16 @@ OFFICIAL_DECODER = {
         f"seghead_extra.{theirs}": f"aux_heads.aux.{ours}" for theirs, ours in OFFICIAL_HEAD.items()
     },
 }
-"""How the authors' keys begin -> how ours begin."""
+"""Start of the authors' key -> start of ours."""
 
 PADDLE_STATISTICS = {"._mean": ".running_mean", "._variance": ".running_var"}
-
 
 RESIDUAL = ("layer1.", "layer2.", "layer3.", "layer3_.")
 """Stages of residual blocks."""
 
 
 def _rename(key: str, parts: Mapping[str, str]) -> str:
-    """`layer4.mlp_l.conv1.bias` -> `blocks.0.coarse_feed_forward.expand.bias`; others stay as they are."""
+    """Rename `layer4.mlp_l.conv1.bias` to `blocks.0.coarse_feed_forward.expand.bias`, and so on."""
     for theirs, ours in PADDLE_STATISTICS.items():
         if key.endswith(theirs):
             key = key.removesuffix(theirs) + ours

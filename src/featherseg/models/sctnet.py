@@ -1,11 +1,12 @@
-"""SCTNet: single-branch CNN with transformer semantic information for real-time segmentation (Xu et al., AAAI 2024,
-arXiv:2312.17071): the network that runs, and its auxiliary head.
+"""SCTNet: a CNN branch with transformer semantics (Xu et al., AAAI 2024, arXiv:2312.17071).
 
-One branch of residual blocks and, at 1/16 and 1/32, "CFBlocks": attention whose keys and values are the kernels of two
-strips of convolution, then a feed-forward network of two 3x3 convolutions. DAPPM gathers context at 1/32; it is joined
-with the map at 1/8 and classified there; for training, an auxiliary head classifies that map alone. The authors also
-align the maps to those of a SegFormer, by losses and parts that the finished network does not have, and neither has
-this one. Convolutions have a bias, as in their code (xzz777/SCTNet).
+One branch of residual blocks with "CFBlocks" at 1/16 and 1/32: attention whose keys and values are
+the kernels of two strip convolutions, then a feed-forward network of two 3x3 convolutions. DAPPM
+gathers context at 1/32; it is concatenated with the map at 1/8 and classified there. For training,
+an auxiliary head classifies that map alone. The authors also align the maps to those of a
+SegFormer, by losses and parts that the finished model does not have; this one has none of them.
+Convolutions have a bias, as in the authors' code (xzz777/SCTNet).
+
 Letters: B images, P planes of the stem, H x W the image, h x w a map, M keys, K classes.
 """
 
@@ -30,17 +31,17 @@ from featherseg.layers.stochastic_depth import StochasticDepth
 HEADS = 8
 KEYS = 64
 STRIP = 7
-"""Length of a learned kernel, in positions."""
+"""Length of a learned strip, in positions."""
 
 DROP_PATH = 0.1
 """Rate of stochastic depth of every attention and feed-forward network."""
 
 
 class ConvolutionalAttention(nn.Module):
-    """The sum of two attentions to learned keys that are strips of 7 x 1 and of 1 x 7 positions.
+    """The sum of two attentions to learned keys: strips of 7 x 1 and of 1 x 7 positions.
 
-    The scores are a convolution with the strips, normalised over positions, then within each head; the result is one
-    with the same strips, from keys to channels. (B, C, h, w) -> (B, C, h, w).
+    The scores are a convolution with the strips, normalised over positions, then within each head.
+    The result is a convolution with the same strips, from keys to channels.
     """
 
     def __init__(self, channels: int) -> None:
@@ -52,23 +53,24 @@ class ConvolutionalAttention(nn.Module):
             nn.init.trunc_normal_(strips, std=0.001)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         x = self.norm(x)
         return _attend(x, self.vertical) + _attend(x, self.horizontal)
 
     def macs(self, x: Tensor, y: Tensor) -> int:
-        """A convolution with the strips and one back, in both directions; ptflops does not see them."""
+        """Count a convolution with the strips and one back, both ways; ptflops misses them."""
         return 2 * x.numel() * (self.vertical[:, 0].numel() + self.horizontal[:, 0].numel())
 
 
 def _attend(x: Tensor, strips: Tensor) -> Tensor:
-    """Attention to strips (M, C, k, l) as keys and values, k and l odd: (B, C, h, w) -> (B, C, h, w)."""
+    """Attend to strips (M, C, k, l) as keys and values, k, l odd: (B, C, h, w) -> (B, C, h, w)."""
     padding = (strips.shape[2] // 2, strips.shape[3] // 2)
     weights = double_normalise(F.conv2d(x, strips, padding=padding), HEADS)  # (B, M, h, w)
     return F.conv2d(weights, strips.transpose(0, 1), padding=padding)
 
 
 class CFBlock(nn.Module):
-    """x + attention, then the same with the feed-forward network. (B, C, h, w) -> (B, C, h, w)."""
+    """x + attention(x), then the same with the feed-forward network."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -77,6 +79,7 @@ class CFBlock(nn.Module):
         self.drop = StochasticDepth(DROP_PATH)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         x = x + self.drop(self.attention(x))
         return x + self.drop(self.feed_forward(x))
 
@@ -86,9 +89,10 @@ PLANES = {"sctnet-s": 32, "sctnet-b": 64}
 
 
 class SingleBranch(Backbone):
-    """images (B, 3, H, W), ImageNet-normalised -> four stage maps, fine to coarse, none with a last ReLU.
+    """The branch: normalised images (B, 3, H, W) -> four stages without a last ReLU.
 
-    (B, P, H/4, W/4), (B, 2 P, H/8, W/8), (B, 4 P, H/16, W/16), (B, 8 P, H/32, W/32), sizes rounded up.
+    (B, P, H/4, W/4), (B, 2 P, H/8, W/8), (B, 4 P, H/16, W/16), (B, 8 P, H/32, W/32), sizes rounded
+    up.
     """
 
     first_convolution = "stem.0"
@@ -115,25 +119,25 @@ class SingleBranch(Backbone):
         start_kaiming(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> the four maps."""
         quarter = self.quarter(self.stem(images))  # (B, P, H/4, W/4)
         eighth = self.eighth(self.act(quarter))  # (B, 2 P, H/8, W/8)
         sixteenth = self.sixteenth(self.act(eighth))  # (B, 4 P, H/16, W/16)
-        return [
-            quarter,
-            eighth,
-            sixteenth,
-            self.last(self.down(sixteenth)),
-        ]  # the last (B, 8 P, H/32, W/32)
+        # the last (B, 8 P, H/32, W/32)
+        return [quarter, eighth, sixteenth, self.last(self.down(sixteenth))]
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The authors' key names -> ours; -> (renamed state, none that is not used)."""
+        """Return (state under our key names, no unused keys)."""
         return {
             rename_start(key, OFFICIAL_BACKBONE, RESIDUAL): value for key, value in state.items()
         }, []
 
 
 class SCTNetConfig(ModelConfig):
-    """One row of VARIANTS; every key may be set in a recipe's [model]. context_channels: of each scale of DAPPM."""
+    """One row of VARIANTS; every key may be set in a recipe's [model].
+
+    context_channels is the width of each scale of DAPPM.
+    """
 
     backbone: Literal["sctnet-s", "sctnet-b"]
     context_channels: Annotated[int, Field(ge=1)] = 64
@@ -141,9 +145,9 @@ class SCTNetConfig(ModelConfig):
 
 
 class SCTNet(SegmentationModel):
-    """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up; auxiliary logits `aux` alike.
+    """Normalised images (B, 3, H, W) -> logits (B, K, H/8, W/8), sizes rounded up.
 
-    Runs natively at every size.
+    The auxiliary logits `aux` have the same shape. Runs natively at every size.
     """
 
     align_corners = False
@@ -165,6 +169,7 @@ class SCTNet(SegmentationModel):
         start_kaiming(self.aux_heads)
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
+        """Return logits (B, K, H/8, W/8), features (B, 4 P, H/8, W/8), and auxiliary logits."""
         _, eighth, _, last = pyramid
         context = resize(
             self.context(last), (eighth.shape[2], eighth.shape[3]), align_corners=False
@@ -175,10 +180,11 @@ class SCTNet(SegmentationModel):
         )
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The authors' key names -> ours; -> (renamed state, keys of the SegFormer they align with, which is not here).
+        """Return (state under our key names, unused keys: those of the authors' SegFormer).
 
-        Both of their layouts: `decoder.` as in their network for inference, and `decode_head.` with auxiliary heads as
-        training saves it. A file without auxiliary heads leaves ours as it is.
+        Reads both of the authors' layouts: `decoder.` from their model for inference, and
+        `decode_head.` with auxiliary heads as training saves it. Without auxiliary heads in the
+        file ours keep their weights.
         """
         teacher = [key for key in state if key.startswith(OFFICIAL_TEACHER)]
         decoder = (
@@ -188,8 +194,10 @@ class SCTNet(SegmentationModel):
             f"backbone.{theirs}": f"backbone.{ours}" for theirs, ours in OFFICIAL_BACKBONE.items()
         }
         parts |= OFFICIAL_CONTEXT
-        for place, own in ((decoder, "head."), ("auxiliary_head.0.", "aux_heads.aux.")):
-            parts |= {place + theirs: own + ours for theirs, ours in OFFICIAL_CLASSIFIER.items()}
+        for their_head, our_head in ((decoder, "head."), ("auxiliary_head.0.", "aux_heads.aux.")):
+            parts |= {
+                their_head + theirs: our_head + ours for theirs, ours in OFFICIAL_CLASSIFIER.items()
+            }
         renamed = {
             rename_start(k, parts, RESIDUAL): v
             for k, v in state.items()
@@ -217,7 +225,7 @@ OFFICIAL_BLOCK = {
     "mlp_l.conv1.": "feed_forward.expand.",
     "mlp_l.conv2.": "feed_forward.project.",
 }
-"""Names inside a CFBlock."""
+"""Names inside a CFBlock: the authors' -> ours."""
 
 OFFICIAL_BLOCKS = {"layer3_2.": "sixteenth.2.", "layer4.": "last.0.", "layer5.": "last.2."}
 
@@ -237,15 +245,15 @@ OFFICIAL_BACKBONE = {
 OFFICIAL_CONTEXT = {
     f"backbone.spp.{theirs}": f"context.{ours}" for theirs, ours in OFFICIAL_DAPPM.items()
 }
-"""How the authors' keys begin -> how ours begin."""
+"""Start of the authors' key -> start of ours."""
 
 OFFICIAL_CLASSIFIER = {
     "conv_seg." if part == "conv2." else part: ours for part, ours in OFFICIAL_HEAD.items()
 }
-"""Names inside the head and the auxiliary head."""
+"""Names inside the head and the auxiliary head: the authors' -> ours."""
 
 OFFICIAL_TEACHER = "auxiliary_head.1."
-"""How the keys of the SegFormer begin."""
+"""Start of the keys of the authors' SegFormer."""
 
 RESIDUAL = tuple(f"{at}layer{i}." for at in ("", "backbone.") for i in (1, 2, 3))
 """Stages of residual blocks."""

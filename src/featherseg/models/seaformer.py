@@ -1,9 +1,11 @@
-"""SeaFormer tiny, small, base, large (Wan et al., "SeaFormer: Squeeze-enhanced Axial Transformer for Mobile Semantic
-Segmentation", ICLR 2023, arXiv:2301.13156).
+"""SeaFormer: squeeze-enhanced axial transformer (Wan et al., ICLR 2023, arXiv:2301.13156).
 
-Inverted residuals down to 1/64; the last two or three stages end in transformer blocks, whose attention squeezes a map
-to one row and one column and keeps its details in a convolution beside. The head lets the coarse maps gate a fine one.
-Letters: B images, C channels, H x W the image, h x w a map, n heads of d channels, L = h or w, D width, K classes.
+Inverted residuals down to 1/64. The last two or three stages end in transformer blocks: their
+attention squeezes a map to one row and one column, and a parallel convolution keeps the details. In
+the head the coarse maps gate a fine one.
+
+Letters: B images, C channels, H x W the image, h x w a map, n heads of d channels, L = h or w, D
+width, K classes.
 """
 
 import re
@@ -27,20 +29,17 @@ from featherseg.layers.resize import resize
 from featherseg.layers.stochastic_depth import StochasticDepth
 
 KERNEL_SIZES = (3, 5, 3, 5, 3)
-"""Of the depthwise convolutions in the inverted residuals of each stage."""
+"""Kernel sizes of the depthwise convolutions in the inverted residuals of each stage."""
 
 POSITIONS = 16
-"""Length of a table of positions: the side at 1/32 of an image of 512 x 512. Resized for others."""
+"""Length of a table of positions: the side at 1/32 of an image of 512 x 512."""
 
 DROP_PATH = 0.1
 """Rate of stochastic depth at the last transformer block of each stage, from 0 at the first."""
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm; padded so that stride 1 keeps the size.
-
-    (B, C_in, h, w) -> (B, C_out, ceil(h / stride), ceil(w / stride)).
-    """
+    """Convolution without bias, and batch norm; padded so that stride 1 keeps the size."""
 
     def __init__(
         self,
@@ -59,13 +58,14 @@ class ConvNorm(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, h, w) -> (B, C_out, ceil(h / stride), ceil(w / stride))."""
         return normalise_act(self.norm, None, convolve(self.conv, x))
 
 
 class InvertedResidual(nn.Module):
-    """1x1, depthwise k x k, 1x1, ReLU after the first two; added to what came in where the shapes allow it.
+    """1x1, depthwise k x k, 1x1, ReLU after the first two; a shortcut if the shape stays.
 
-    With expansion 1 the first is left away. (B, C_in, h, w) -> (B, C, ceil(h / stride), ceil(w / stride)).
+    With expansion 1 the first 1x1 is missing.
     """
 
     def __init__(
@@ -79,11 +79,12 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and in_channels == channels
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, h, w) -> (B, C, ceil(h / stride), ceil(w / stride))."""
         return x + self.layers(x) if self.residual else self.layers(x)
 
 
 class AxisPosition(nn.Module):
-    """Learned positions along one axis, resized linearly to its length and added. (B, C, L) -> (B, C, L)."""
+    """Learned positions along one axis, resized linearly to its length and added."""
 
     macs, no_decay = 0, True
 
@@ -92,15 +93,16 @@ class AxisPosition(nn.Module):
         self.table = nn.Parameter(torch.randn(1, channels, POSITIONS))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, L) -> (B, C, L)."""
         return x + F.interpolate(
             at_least_fp32(self.table), size=x.shape[2], mode="linear", align_corners=False
         )
 
 
 class AxisAttention(nn.Module):
-    """Squeeze axial attention along one axis: among L positions, each the mean of a row or of a column.
+    """Squeeze axial attention along one axis: L positions, each the mean of a row or a column.
 
-    q, k (B, n d, L), v (B, 2 n d, L) -> (B, 2 n d, L, 1). Scores and softmax are in fp32 whatever autocast says.
+    Scores and softmax are always in fp32.
     """
 
     def __init__(self, heads: int, key_channels: int) -> None:
@@ -111,32 +113,29 @@ class AxisAttention(nn.Module):
         self.project = _closed_projection(values, values)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q, k (B, n d, L), v (B, 2 n d, L) -> (B, 2 n d, L, 1)."""
         with autocast_off(q.device):
-            query = self.query_position(at_least_fp32(q)).unflatten(
-                1, (self.heads, -1)
-            )  # (B, n, d, L)
+            # (B, n, d, L)
+            query = self.query_position(at_least_fp32(q)).unflatten(1, (self.heads, -1))
             key = self.key_position(at_least_fp32(k)).unflatten(1, (self.heads, -1))  # (B, n, d, L)
             weight = (query.mT @ key * self.key_channels**-0.5).softmax(-1)  # (B, n, L, L)
             context = at_least_fp32(v).unflatten(1, (self.heads, -1)) @ weight.mT  # (B, n, 2 d, L)
         return self.project(context.to(v.dtype).flatten(1, 2)[..., None])  # (B, 2 n d, L, 1)
 
     def macs(self, x: Tensor, y: Tensor) -> int:
-        """q k, and weights by values, of all heads among the L positions: x is q."""
+        """Count q k, and weights by values, of all heads among the L positions; x is q."""
         return len(x) * x.shape[2] ** 2 * (x.shape[1] + y.shape[1])
 
 
 def _closed_projection(in_channels: int, out_channels: int) -> nn.Sequential:
-    """ReLU6, 1x1, batch norm whose factors start at 0: (B, C_in, h, w) -> (B, C_out, h, w)."""
+    """Return ReLU6, 1x1, batch norm with factors 0: (B, C_in, h, w) -> (B, C_out, h, w)."""
     projection = ConvNorm(in_channels, out_channels)
     nn.init.zeros_(projection.norm.weight)
     return nn.Sequential(nn.ReLU6(), projection)
 
 
 class SqueezeAttention(nn.Module):
-    """Squeeze-enhanced axial attention: the global part gates what a depthwise convolution of q, k, v finds.
-
-    (B, C, h, w) -> (B, C, h, w).
-    """
+    """Squeeze-enhanced axial attention: attention gates a depthwise convolution of q, k, v."""
 
     def __init__(self, channels: int, heads: int, key_channels: int) -> None:
         super().__init__()
@@ -151,11 +150,9 @@ class SqueezeAttention(nn.Module):
         self.detail = nn.Sequential(gather, nn.ReLU6(), ConvNorm(2 * values, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            self.query(x),
-            self.key(x),
-            self.value(x),
-        )  # (B, n d, h, w) twice, (B, 2 n d, h, w)
+        """(B, C, h, w) -> (B, C, h, w)."""
+        # (B, n d, h, w) twice, (B, 2 n d, h, w)
+        q, k, v = self.query(x), self.key(x), self.value(x)
         rows = self.rows(q.mean(3), k.mean(3), v.mean(3))  # (B, 2 n d, h, 1)
         columns = self.columns(q.mean(2), k.mean(2), v.mean(2)).mT  # (B, 2 n d, 1, w)
         gate = F.hardsigmoid(self.project(v + (rows + columns)))  # (B, C, h, w)
@@ -163,7 +160,7 @@ class SqueezeAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """1x1, depthwise 3x3, ReLU6, 1x1, with `expansion` times the channels between. (B, C, h, w) -> (B, C, h, w)."""
+    """1x1, depthwise 3x3, ReLU6, 1x1, with `expansion` times the channels in between."""
 
     def __init__(self, channels: int, *, expansion: int) -> None:
         super().__init__()
@@ -174,11 +171,12 @@ class FeedForward(nn.Module):
         self.project = ConvNorm(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         return self.project(self.act(convolve(self.depthwise, self.expand(x))))
 
 
 class Block(nn.Module):
-    """Attention, then the feed-forward network, each added. (B, C, h, w) -> (B, C, h, w)."""
+    """Attention, then the feed-forward network, each added."""
 
     def __init__(
         self, attention: SqueezeAttention, feed_forward: FeedForward, *, drop: float
@@ -188,6 +186,7 @@ class Block(nn.Module):
         self.drop = StochasticDepth(drop)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         x = x + self.drop(self.attention(x))
         return x + self.drop(self.feed_forward(x))
 
@@ -196,9 +195,10 @@ class Block(nn.Module):
 class SeaFormerBackboneConfig:
     """One row of BACKBONES.
 
-    channels are those of the five stages, first the width at 1/2; expansions are of the inverted residual in the stem,
-    then of those in each stage. The last stages have transformer blocks: depths of them each, with keys of key_channels
-    in each of `heads` heads, and feed-forward networks of mlp times the channels.
+    channels are those of the five stages, the first at 1/4; `first` is the width at 1/2. expansions
+    are those of the inverted residual in the stem, then of those in each stage. The last stages
+    have transformer blocks: `depths` of them, with keys of key_channels in each of `heads` heads,
+    and feed-forward networks of mlp times the channels.
     """
 
     channels: tuple[int, int, int, int, int]
@@ -236,9 +236,10 @@ BACKBONES = {
 
 
 def _stage(config: SeaFormerBackboneConfig, number: int) -> nn.Sequential:
-    """Stage 0 to 4: inverted residuals, the first to half the size, then transformer blocks in the last stages.
+    """Return stage 0 to 4: inverted residuals, the first with stride 2, then transformer blocks.
 
-    (B, C_in, h, w) -> (B, C, ceil(h / 2), ceil(w / 2)).
+    Only the last stages have transformer blocks. (B, C_in, h, w) -> (B, C, ceil(h / 2), ceil(w /
+    2)).
     """
     before, channels = (config.first, *config.channels)[number], config.channels[number]
     first, *others = config.expansions[1 + number]
@@ -255,7 +256,7 @@ def _stage(config: SeaFormerBackboneConfig, number: int) -> nn.Sequential:
 
 
 def _blocks(config: SeaFormerBackboneConfig, channels: int, row: int) -> nn.Sequential:
-    """The transformer blocks of a stage: (B, C, h, w) -> (B, C, h, w)."""
+    """Return the transformer blocks of a stage: (B, C, h, w) -> (B, C, h, w)."""
     blocks, depth = [], config.depths[row]
     for i in range(depth):
         attention = SqueezeAttention(channels, config.heads, config.key_channels[row])
@@ -265,7 +266,7 @@ def _blocks(config: SeaFormerBackboneConfig, channels: int, row: int) -> nn.Sequ
 
 
 class SeaFormerBackbone(Backbone):
-    """images (B, C, H, W), ImageNet-normalised -> five stage maps, one more than others: 1/4, 1/8, ..., 1/64."""
+    """ImageNet-normalised images (B, C, H, W) -> five stages, one more than others: 1/4 to 1/64."""
 
     first_convolution = "stem.0.conv"
     checkpointed = (Block, InvertedResidual)
@@ -283,6 +284,7 @@ class SeaFormerBackbone(Backbone):
         initialise_by_fan_out(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..4, sizes rounded up."""
         x = self.stem(images)  # (B, C_first, H/2, W/2)
         stages = []
         for stage in self.stages:
@@ -291,7 +293,7 @@ class SeaFormerBackbone(Backbone):
         return stages  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..4, sizes rounded up
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Key names of the authors' backbone -> ours; -> (renamed state, unused: an ImageNet classifier's)."""
+        """Return (state under our key names, unused keys: the ImageNet classifier)."""
         unused = [key for key in state if key.startswith("linear.")]
         return {
             _rename(key, self.first_transformer): v for key, v in state.items() if key not in unused
@@ -299,16 +301,14 @@ class SeaFormerBackbone(Backbone):
 
 
 class Fusion(nn.Module):
-    """Fusion block: BN(1x1(fine)) * up(hardsigmoid(BN(1x1(coarse)))).
-
-    fine (B, C_f, h, w), coarse (B, C_c, h', w') -> (B, D, h, w).
-    """
+    """Fusion block: BN(1x1(fine)) * up(hardsigmoid(BN(1x1(coarse))))."""
 
     def __init__(self, fine_channels: int, coarse_channels: int, width: int) -> None:
         super().__init__()
         self.project, self.gate = ConvNorm(fine_channels, width), ConvNorm(coarse_channels, width)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """fine (B, C_f, h, w), coarse (B, C_c, h', w') -> (B, D, h, w)."""
         gate = F.hardsigmoid(self.gate(coarse))  # (B, D, h', w')
         return self.project(fine) * resize(
             gate, (fine.shape[2], fine.shape[3]), align_corners=False
@@ -318,7 +318,8 @@ class Fusion(nn.Module):
 class SeaFormerConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model].
 
-    widths are those of the fusions, from the first to the last: so many of the coarsest maps gate the one at 1/8.
+    widths are those of the fusions, first to last; their number is the number of coarse maps that
+    gate the map at 1/8.
     """
 
     backbone: Literal["seaformer-tiny", "seaformer-small", "seaformer-base", "seaformer-large"]
@@ -326,9 +327,9 @@ class SeaFormerConfig(ModelConfig):
 
 
 class SeaFormer(SegmentationModel):
-    """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up. Runs natively at every size.
+    """Normalised images (B, 3, H, W) -> logits (B, K, H/8, W/8), sizes rounded up.
 
-    Its pyramid has five maps, 1/4 to 1/64.
+    Runs natively at every size. Its pyramid has five maps, 1/4 to 1/64.
     """
 
     align_corners = False
@@ -348,9 +349,8 @@ class SeaFormer(SegmentationModel):
         self.classifier = nn.Conv2d(width, classes, kernel_size=1)
         nn.init.normal_(self.classifier.weight, std=0.01)
 
-    def decode(
-        self, pyramid: list[Tensor]
-    ) -> Decoded:  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..4
+    def decode(self, pyramid: list[Tensor]) -> Decoded:
+        """Return logits (B, K, H/8, W/8) and features (B, D, H/8, W/8)."""
         x = pyramid[1]  # (B, C_1, H/8, W/8)
         for fuse, coarse in zip(self.fuse, pyramid[-len(self.fuse) :], strict=True):
             x = fuse(x, coarse)  # (B, D_i, H/8, W/8)
@@ -358,13 +358,13 @@ class SeaFormer(SegmentationModel):
         return Decoded(self.classifier(self.drop(features)), features)  # (B, K, H/8, W/8)
 
     def least_side(self, images: Tensor) -> int:
-        """1; in training, for a single image, 65: of one row or one column a batch norm has no variance."""
+        """Return 1, or 65 for one training image: batch norms need more than one row and column."""
         return 65 if self.training and len(images) == 1 else self.minimum_size
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Key names of the authors' code -> ours; -> (renamed state, the backbone's keys that are not used)."""
-        renamed, unused, rest = self.rename_backbone(state)
-        return renamed | {_rename_head(key): value for key, value in rest.items()}, unused
+        """Return (state under our key names, keys of the backbone that are not used)."""
+        renamed, unused, head_state = self.rename_backbone(state)
+        return renamed | {_rename_head(key): value for key, value in head_state.items()}, unused
 
 
 _entry = partial(ModelEntry, SeaFormer, paper="SeaFormer, arXiv:2301.13156")
@@ -399,10 +399,10 @@ OFFICIAL_HEAD = {
     "fuse2.": "fuse.1.",
     "fuse3.": "fuse.2.",
 }
-"""Names behind `decode_head.`."""
+"""Names after `decode_head.`: the authors' -> ours."""
 
 OFFICIAL_FUSION = {"local_embedding.": "project.", "global_act.": "gate."}
-"""Names inside a fusion."""
+"""Names inside a fusion: the authors' -> ours."""
 
 OFFICIAL_BLOCK = {
     "attn.to_q.": "attention.query.",
@@ -421,19 +421,18 @@ OFFICIAL_BLOCK = {
     "mlp.dwconv.": "feed_forward.depthwise.",
     "mlp.fc2.": "feed_forward.project.",
 }
-"""Names inside a transformer block."""
+"""Names inside a transformer block: the authors' -> ours."""
 
 
 def _rename(key: str, first_transformer: int) -> str:
-    """A key of the backbone: `smb2.layer1.conv.0.c.weight` -> `stages.1.residuals.0.layers.0.conv.weight`."""
+    """Rename `smb2.layer1.conv.0.c.` of the backbone to `stages.1.residuals.0.layers.0.conv.`."""
     key = key.replace(".c.", ".conv.").replace(".bn.", ".norm.")
     if match := re.fullmatch(r"smb1\.(stem_block\.0|layer1\.conv)\.(.+)", key):
         return f"stem.{'0' if match[1] == 'stem_block.0' else '2.layers'}.{match[2]}"
     if match := re.fullmatch(r"smb(\d)\.layer(\d)\.conv\.(.+)", key):
         stage = int(match[1]) - 1
-        layer = int(match[2]) - (
-            2 if stage == 0 else 1
-        )  # the first of the first stage is in our stem
+        # the first of the first stage is in our stem
+        layer = int(match[2]) - (2 if stage == 0 else 1)  # one of stage 0 is in our stem
         return f"stages.{stage}.residuals.{layer}.layers.{match[3]}"
     if match := re.fullmatch(r"trans(\d)\.transformer_blocks\.(\d+)\.(.+)", key):
         stage = first_transformer + int(match[1]) - 1
@@ -442,7 +441,7 @@ def _rename(key: str, first_transformer: int) -> str:
 
 
 def _rename_head(key: str) -> str:
-    """`decode_head.fuse1.global_act.bn.bias` -> `fuse.0.gate.norm.bias`; others stay as they are."""
+    """Rename `decode_head.fuse1.global_act.bn.bias` to `fuse.0.gate.norm.bias`, and so on."""
     key = rename_start(key.removeprefix("decode_head."), OFFICIAL_HEAD).replace(".bn.", ".norm.")
     for theirs, ours in OFFICIAL_FUSION.items():
         key = key.replace(f".{theirs}", f".{ours}")

@@ -1,8 +1,9 @@
-"""SegFormer (Xie et al., NeurIPS 2021, arXiv:2105.15203): a hierarchical transformer and a head of linear layers.
+"""SegFormer: hierarchical transformer, linear head (Xie et al., NeurIPS 2021, arXiv:2105.15203).
 
-Written from the paper; the encoder is backbones/mit.py. The head (Sec. 3.2, Eq. 4) brings the four stages to one width
-and to 1/4, concatenates and fuses them, and classifies. A batch norm and ReLU behind the fusion and dropout before the
-classifier are in no equation; the published weights have them.
+Written from the paper; the encoder is backbones/mit.py. The head (Sec. 3.2, Eq. 4) brings the four
+stages to one width and to 1/4, concatenates, fuses and classifies them. A batch norm and ReLU after
+the fusion and dropout before the classifier are in no equation, but in the published weights.
+
 Letters: B images, C_i channels of a stage, D width of the head, H x W the image, K classes.
 """
 
@@ -24,7 +25,7 @@ from featherseg.layers.resize import resize
 
 
 class AllLinearDecoder(nn.Module):
-    """Eq. 4 up to the fusion: (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3 -> (B, D, H/4, W/4)."""
+    """Eq. 4 up to the fusion: bring the stages to one width and to 1/4, concatenate, fuse."""
 
     def __init__(self, stage_channels: Sequence[int], width: int) -> None:
         super().__init__()
@@ -32,29 +33,32 @@ class AllLinearDecoder(nn.Module):
         self.fuse = ConvNormAct(len(stage_channels) * width, width, 1)
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
+        """stage i = 0..3 (B, C_i, H/2^(i+2), W/2^(i+2)) -> (B, D, H/4, W/4)."""
         size = (stages[0].shape[2], stages[0].shape[3])
-        maps = [
-            project(x) for project, x in zip(self.project, stages, strict=True)
-        ]  # (B, D, H/2^(i+2), W/2^(i+2))
+        # (B, D, H/2^(i+2), W/2^(i+2))
+        maps = [project(x) for project, x in zip(self.project, stages, strict=True)]
         finest, coarser = maps[0], [resize(x, size, align_corners=False) for x in maps[1:]]
-        return self.fuse(
-            torch.cat([*reversed(coarser), finest], dim=1)
-        )  # coarse to fine, as in published weights
+        # coarse to fine, as in published weights
+        return self.fuse(torch.cat([*reversed(coarser), finest], dim=1))
 
     def for_graph(self, size_divisor: int, channels_last: bool) -> nn.Module:
-        """The same within rounding, several times faster; with the same weights, which must not change any more."""
+        """Return a SummedDecoder: equal within rounding, several times faster.
+
+        The weights must not change any more.
+        """
         return SummedDecoder(self)
 
     def for_cpu(self) -> nn.Module:
-        """As `for_graph`."""
+        """Return a SummedDecoder."""
         return SummedDecoder(self)
 
 
 class SummedDecoder(nn.Module):
-    """An AllLinearDecoder in eval mode that fuses each map at its own size.
+    """An AllLinearDecoder in eval mode that fuses each map at its own size: a tenth of the work.
 
-    A 1x1 convolution of resized maps is the resized map of its 1x1 convolution: so the projection of a stage, its share
-    of the fusion and the norm are one convolution, and at 1/4 the maps are summed: a tenth of the work.
+    A 1x1 convolution of resized maps is the resized map of its 1x1 convolution. So the projection
+    of a stage, its share of the fusion and the norm are one convolution, and at 1/4 the maps are
+    summed.
     """
 
     def __init__(self, plain: AllLinearDecoder) -> None:
@@ -84,6 +88,7 @@ class SummedDecoder(nn.Module):
             )
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
+        """stage i = 0..3 (B, C_i, H/2^(i+2), W/2^(i+2)) -> (B, D, H/4, W/4)."""
         size = (stages[0].shape[2], stages[0].shape[3])
         total, *coarser = [project(x) for project, x in zip(self.project, stages, strict=True)]
         for x in coarser:
@@ -98,7 +103,7 @@ class SegFormerConfig(ModelConfig):
 
 
 class SegFormer(SegmentationModel):
-    """images (B, 3, H, W), normalised -> logits (B, K, H/4, W/4), sizes rounded up.
+    """Normalised images (B, 3, H, W) -> logits (B, K, H/4, W/4), sizes rounded up.
 
     Runs natively at every size of at least 32x32; a shorter side is padded to 32.
     """
@@ -111,9 +116,10 @@ class SegFormer(SegmentationModel):
         super().__init__()
         self.classes, self.feature_channels = classes, config.channels
         self.backbone = backbones.build(config.backbone)
+        # MiT: none
         self.lone_side = 32 * any(
             isinstance(layer, nn.BatchNorm2d) for layer in self.backbone.modules()
-        )  # MiT: none
+        )
         self.decoder = AllLinearDecoder(self.backbone.stage_channels, config.channels)
         self.drop = nn.Dropout2d(0.1)
         self.classifier = nn.Conv2d(config.channels, classes, 1)
@@ -122,16 +128,17 @@ class SegFormer(SegmentationModel):
         nn.init.zeros_(self.classifier.bias)
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:  # 4 x (B, C_i, H/2^(i+2), W/2^(i+2))
+        """Return logits (B, K, H/4, W/4) and features (B, D, H/4, W/4)."""
         features = self.decoder(pyramid)  # (B, D, H/4, W/4)
         return Decoded(self.classifier(self.drop(features)), features)  # (B, K, H/4, W/4)
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The published key names -> ours; -> (renamed state, keys that are not used).
+        """Return (state under our key names, unused keys).
 
-        Not used: the backbone's head and `decode_head.conv_seg`, which is in the files and in no computation.
+        Unused: the backbone's head, and `decode_head.conv_seg`, which no computation uses.
         """
-        renamed, unused, rest = self.rename_backbone(state)
-        for key, value in rest.items():
+        renamed, unused, head_state = self.rename_backbone(state)
+        for key, value in head_state.items():
             if key in OFFICIAL_UNUSED:
                 unused.append(key)
             else:
@@ -161,4 +168,4 @@ OFFICIAL_PARTS = {
     "decode_head.linear_fuse.bn.": "decoder.fuse.1.",
     "decode_head.linear_pred.": "classifier.",
 }
-"""How the published keys begin -> how ours begin."""
+"""Start of the published key -> start of ours."""

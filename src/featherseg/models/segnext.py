@@ -1,12 +1,13 @@
-"""SegNeXt-T and -S (Guo et al., "SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation",
-NeurIPS 2022, arXiv:2209.08575).
+"""SegNeXt: convolutional attention (Guo et al., NeurIPS 2022, arXiv:2209.08575), T and S.
 
-MSCAN, a backbone whose attention is strip convolutions of three lengths, and a head that rebuilds the map from a few
-non-negative factors ("Hamburger", Geng et al., arXiv:2109.04553). The authors start the factorisation from bases drawn
-anew in every forward, in evaluation too, so that an image's logits differ from call to call. Here the bases are drawn
-from one fixed seed, in training as in evaluation: the same image always gives the same logits, which are not to the
-last digit those of the authors' code.
-Letters: B images, C channels, H x W the image, h x w a map, N = h * w positions, D width, R rank, K classes.
+MSCAN is a backbone whose attention is strip convolutions of three lengths. The head rebuilds the
+map from a few non-negative factors ("Hamburger", Geng et al., arXiv:2109.04553). The authors start
+the factorisation from new random bases in every forward, also in evaluation, so that the logits of
+an image differ from call to call. Here the bases come from one fixed seed: the same image always
+gets the same logits, which differ slightly from those of the authors' code.
+
+Letters: B images, C channels, H x W the image, h x w a map, N = h * w positions, D width, R rank, K
+classes.
 """
 
 from collections.abc import Mapping
@@ -39,17 +40,17 @@ DROP_PATH = 0.1
 """Rate of stochastic depth at the last block, from 0 at the first."""
 
 TRAINING_STEPS, EVALUATION_STEPS = 6, 7
-"""Multiplicative updates of the factorisation; one more of the coefficients follows."""
+"""Number of multiplicative updates; one more of the coefficients follows."""
 
 BASES_SEED = 0
-"""Of the bases, which are no weights and in no file of weights: they are drawn anew wherever a network is built."""
+"""Seed of the bases, which are in no file of weights: every model draws them again."""
 
 EPSILON = 1e-6
-"""Keeps an update finite where the factors' product is zero."""
+"""Keeps an update finite if the product of the factors is zero."""
 
 
 class Strip(nn.Module):
-    """Two depthwise convolutions, along the rows and along the columns. (B, C, h, w) -> (B, C, h, w)."""
+    """Two depthwise convolutions, along the rows and along the columns."""
 
     def __init__(self, channels: int, length: int) -> None:
         super().__init__()
@@ -58,13 +59,14 @@ class Strip(nn.Module):
         self.column = nn.Conv2d(channels, channels, (length, 1), padding=(half, 0), groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         return convolve(self.column, convolve(self.row, x))
 
 
 class MultiScaleAttention(nn.Module):
-    """Attention = Conv1x1(sum_i Scale_i(DW-Conv(F))), Output = Attention * F, element by element (Eq. 1-2).
+    """Attention = Conv1x1(sum_i Scale_i(DW-Conv(F))), Output = Attention * F (Eq. 1-2).
 
-    Scale_0 is the identity, the others are a k x 1 behind a 1 x k convolution. (B, C, h, w) -> (B, C, h, w).
+    Scale_0 is the identity, the others are a 1 x k and then a k x 1 convolution.
     """
 
     def __init__(self, channels: int) -> None:
@@ -74,6 +76,7 @@ class MultiScaleAttention(nn.Module):
         self.pointwise = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         near = convolve(self.depthwise, x)  # (B, C, h, w)
         gathered = near
         for strip in self.strips:
@@ -82,7 +85,7 @@ class MultiScaleAttention(nn.Module):
 
 
 class Attention(nn.Module):
-    """1x1, GELU, multi-scale attention, 1x1, and a shortcut around the four. (B, C, h, w) -> (B, C, h, w)."""
+    """1x1, GELU, multi-scale attention, 1x1, and a shortcut around the four."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -92,11 +95,12 @@ class Attention(nn.Module):
         self.project_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         return x + self.project_out(self.multi_scale(self.act(self.project_in(x))))
 
 
 class Block(nn.Module):
-    """x + scale * Attention(BN(x)), then the same with a feed-forward network. (B, C, h, w) -> (B, C, h, w)."""
+    """x + scale * Attention(BN(x)), then the same with a feed-forward network."""
 
     def __init__(self, channels: int, *, expansion: int, drop: float) -> None:
         super().__init__()
@@ -110,30 +114,28 @@ class Block(nn.Module):
         self.drop = StochasticDepth(drop)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         x = x + self.drop(self.attention_scale(self.attention(self.attention_norm(x))))
         return x + self.drop(self.feed_forward_scale(self.feed_forward(self.feed_forward_norm(x))))
 
     def fold_own(self) -> None:
-        """In place, for inference: norm and scale into the attention, whose own shortcut hides them from `fold`."""
+        """Fold norm and scale into the attention in place; its shortcut hides them from `fold`."""
         fold_shortcut(self)
 
 
 class Stage(nn.Module):
-    """Embed (strided convolutions, batch norm), blocks, LayerNorm over channels.
-
-    (B, C_in, h, w) -> (B, C, ceil(h / stride), ceil(w / stride)), stride 4 in the first stage, 2 in the others.
-    """
+    """Embed (strided convolutions, batch norm), blocks, LayerNorm over channels."""
 
     def __init__(self, embed: nn.Sequential, blocks: nn.Sequential, channels: int) -> None:
         super().__init__()
         self.embed, self.blocks, self.norm = embed, blocks, nn.LayerNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, h, w) -> (B, C, ceil(h / s), ceil(w / s)), s = 4 in the first stage, else 2."""
         x = self.blocks(self.embed(x))  # (B, C, ceil(h / stride), ceil(w / stride))
         x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return (
-            x.contiguous() if torch.compiler.is_exporting() else x
-        )  # a view would export for sides above 32 alone
+        # a view would export for sides above 32 alone
+        return x.contiguous() if torch.compiler.is_exporting() else x
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ BACKBONES = {
 
 
 def _embed(in_channels: int, channels: int, *, first: bool) -> list[nn.Module]:
-    """To half the size; in the first stage to a quarter, by two convolutions."""
+    """Return a convolution of stride 2 and its norm; two of them in the first stage."""
     if first:
         half = channels // 2
         return [
@@ -163,7 +165,7 @@ def _embed(in_channels: int, channels: int, *, first: bool) -> list[nn.Module]:
 
 
 def _stage(config: MSCANConfig, number: int) -> Stage:
-    """Stage 0 to 3."""
+    """Return stage 0 to 3: (B, C_in, h, w) -> (B, C, h', w')."""
     channels, before, total = (
         config.channels[number],
         sum(config.depths[:number]),
@@ -183,7 +185,7 @@ OFFICIAL_EMBED = {
     "norm.": "embed.1.",
     "proj.": "embed.",
 }
-"""Names inside a patch embedding, `patch_embed2.<theirs>` -> `stages.1.<ours>`; the first is a sequence."""
+"""Names inside a patch embedding, `patch_embed2.<theirs>` -> `stages.1.<ours>`."""
 
 OFFICIAL_BLOCK = {
     "norm1.": "attention_norm.",
@@ -208,7 +210,7 @@ OFFICIAL_BLOCK = {
 
 
 class MSCAN(StagedBackbone):
-    """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
+    """ImageNet-normalised images (B, C, H, W) -> four stages: 1/4, 1/8, 1/16, 1/32."""
 
     first_convolution = "stages.0.embed.0"
     checkpointed = (Block,)
@@ -223,27 +225,27 @@ class MSCAN(StagedBackbone):
 
 
 class MatrixFactorisation(nn.Module):
-    """The map as a product of non-negative factors, found by multiplicative updates (Lee and Seung, 2001).
+    """A map as a product of non-negative factors, by multiplicative updates (Lee and Seung, 2001).
 
-    X (D, N) is approximated by bases (D, R) times coefficients (R, N). The bases start from the same values for every
-    image, uniform from 0 to 1 and each of length 1. In fp32 whatever autocast says.
-    x (B, D, h, w), not negative -> (B, D, h, w).
+    X (D, N) is approximated by bases (D, R) times coefficients (R, N). The bases start from the
+    same values for every image, uniform from 0 to 1 and then of length 1. Always in fp32.
     """
 
     bases: Tensor
 
     def __init__(self, channels: int, rank: int) -> None:
         super().__init__()
-        uniform = Random(BASES_SEED).random  # its sequence is the same in every release of Python
+        uniform = Random(BASES_SEED).random  # the same sequence in every release of Python
         drawn = torch.tensor([[uniform() for _ in range(rank)] for _ in range(channels)])
         self.register_buffer("bases", F.normalize(drawn, dim=0), persistent=False)
 
     @property
     def steps(self) -> int:
-        """Updates of both factors."""
+        """Number of updates of both factors."""
         return TRAINING_STEPS if self.training else EVALUATION_STEPS
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, D, h, w), not negative -> (B, D, h, w)."""
         with autocast_off(x.device):
             flat = at_least_fp32(x).flatten(2)  # (B, D, N)
             bases = self.bases.to(flat.dtype).expand(x.shape[0], -1, -1)  # (B, D, R)
@@ -255,19 +257,22 @@ class MatrixFactorisation(nn.Module):
             return (bases @ coefficients.mT).to(x.dtype).view_as(x)  # (B, D, h, w)
 
     def macs(self, x: Tensor, y: Tensor) -> int:
-        """D N R for every product with the map, R^2 (D or N) for each of two factors, as many as updates demand."""
+        """Count the products of all updates: D N R with the map, R^2 (D or N) for each factor."""
         batch, d, n = len(x), x.shape[1], x.shape[2] * x.shape[3]
         r, steps = self.bases.shape[1], self.steps
         return batch * ((2 * steps + 3) * d * n * r + (2 * steps + 1) * (d + n) * r**2)
 
 
 def update(factor: Tensor, other: Tensor, target: Tensor) -> Tensor:
-    """`factor` (B, N, R) after one multiplicative update towards target (B, D, N) = other (B, D, R) factor^T."""
+    """Return `factor` (B, N, R) after one multiplicative update.
+
+    The target (B, D, N) is approximated by other (B, D, R) factor^T.
+    """
     return factor * (target.mT @ other) / (factor @ (other.mT @ other) + EPSILON)
 
 
 class Hamburger(nn.Module):
-    """ReLU(x + GN(1x1(factorise(ReLU(1x1(x)))))): (B, D, h, w) -> (B, D, h, w)."""
+    """ReLU(x + GN(1x1(factorise(ReLU(1x1(x))))))."""
 
     def __init__(self, channels: int, rank: int) -> None:
         super().__init__()
@@ -278,6 +283,7 @@ class Hamburger(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, D, h, w) -> (B, D, h, w)."""
         return F.relu(x + self.project_out(self.factorise(F.relu(self.project_in(x)))))
 
 
@@ -286,7 +292,7 @@ def _group_norm(channels: int) -> nn.GroupNorm:
 
 
 def _project(in_channels: int, out_channels: int) -> nn.Sequential:
-    """1x1, group norm, ReLU: (B, C_in, h, w) -> (B, C_out, h, w)."""
+    """Return 1x1, group norm, ReLU: (B, C_in, h, w) -> (B, C_out, h, w)."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 1, bias=False), _group_norm(out_channels), nn.ReLU()
     )
@@ -304,7 +310,10 @@ class SegNeXtConfig(ModelConfig):
 
 
 class SegNeXt(SegmentationModel):
-    """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up. Runs natively at every size."""
+    """Normalised images (B, 3, H, W) -> logits (B, K, H/8, W/8), sizes rounded up.
+
+    Runs natively at every size.
+    """
 
     align_corners = False
     size_divisor = 1
@@ -324,20 +333,19 @@ class SegNeXt(SegmentationModel):
         nn.init.normal_(self.classifier.weight, std=0.01)
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
+        """Return logits (B, K, H/8, W/8) and features (B, D, H/8, W/8)."""
         fine, *coarse = pyramid[1:]  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 1..3
         size = (fine.shape[2], fine.shape[3])
         stages = [fine, *(resize(stage, size, align_corners=False) for stage in coarse)]
-        features = self.align(
-            self.hamburger(self.squeeze(torch.cat(stages, dim=1)))
-        )  # (B, D, H/8, W/8)
+        # (B, D, H/8, W/8)
+        features = self.align(self.hamburger(self.squeeze(torch.cat(stages, dim=1))))
         return Decoded(self.classifier(self.drop(features)), features)  # (B, K, H/8, W/8)
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Key names of the authors' code -> ours; -> (renamed state, the backbone's keys that are not used)."""
-        renamed, unused, rest = self.rename_backbone(state)
-        return renamed | {
-            rename_start(key, OFFICIAL_HEAD): value for key, value in rest.items()
-        }, unused
+        """Return (state under our key names, keys of the backbone that are not used)."""
+        renamed, unused, head_state = self.rename_backbone(state)
+        renamed |= {rename_start(key, OFFICIAL_HEAD): value for key, value in head_state.items()}
+        return renamed, unused
 
 
 _entry = partial(ModelEntry, SegNeXt, paper="SegNeXt, arXiv:2209.08575")
@@ -357,4 +365,4 @@ OFFICIAL_HEAD = {
     "decode_head.align.conv.": "align.0.",
     "decode_head.align.gn.": "align.1.",
 }
-"""How the keys of their head begin -> how ours begin."""
+"""Start of the authors' key of the head -> start of ours."""

@@ -1,9 +1,11 @@
-"""SFNet: semantic flow for fast and accurate scene parsing (Li et al., ECCV 2020, arXiv:2002.10120).
+"""SFNet: semantic flow for scene parsing (Li et al., ECCV 2020, arXiv:2002.10120).
 
-A feature pyramid whose top-down steps are aligned along a learned flow (Sec. 3.2) under pyramid pooling. What the
-paper leaves open is as in the authors' code (lxtGH/SFSegNets): the stem is three 3x3 convolutions, and the second
-convolutions of the blocks of stages 3 and 4 are dilated 2 and 4 although these stages keep their strides. For training,
-each step of the pyramid has an auxiliary head.
+A feature pyramid whose top-down steps are aligned along a learned flow (Sec. 3.2), with pyramid
+pooling on top. What the paper leaves open is as in the authors' code (lxtGH/SFSegNets): the stem is
+three 3x3 convolutions, and the second convolutions of the blocks of stages 3 and 4 are dilated by 2
+and 4 although these stages keep their strides. For training, each step of the pyramid has an
+auxiliary head.
+
 Letters: B images, H x W the image, D decoder width, K classes.
 """
 
@@ -24,17 +26,20 @@ from featherseg.layers.official_keys import rename_start
 from featherseg.layers.pooling import PyramidPooling
 
 AUX_STRIDES = (4, 8, 16)
-"""Strides of the pyramid's steps, fine to coarse; the head of a step is called `dsn_4`, `dsn_8` or `dsn_16`."""
+"""Strides of the pyramid's steps, fine to coarse; the head of a step is called `dsn_4`, `dsn_8` or
+`dsn_16`.
+"""
 
 
 def dilate_second_convolutions(backbone: Backbone) -> None:
-    """The authors' variant "D" on a ResNet: dilation 2 in stage 3, 4 in stage 4, strides and weights as they were.
+    """Apply the authors' variant "D" to a ResNet: dilation 2 in stage 3, 4 in stage 4.
 
-    Raises ConfigError for another backbone.
+    Strides and weights stay. Raises ConfigError for another backbone.
     """
     if not isinstance(backbone, ResNet):
         raise ConfigError(
-            f"SFNet on {type(backbone).__name__}: expected a ResNet as backbone, as in 'resnet-18-deep'."
+            f"SFNet on {type(backbone).__name__}: expected a ResNet as backbone, such as "
+            "'resnet-18-deep'."
         )
     for stage, rate in ((backbone.stages[2], 2), (backbone.stages[3], 4)):
         for block in stage.children():
@@ -43,7 +48,7 @@ def dilate_second_convolutions(backbone: Backbone) -> None:
 
 
 class AuxiliaryHead(nn.Sequential):
-    """A 3x3 convolution, norm, ReLU, dropout, a 1x1 convolution: (B, D, h, w) -> (B, K, h, w)."""
+    """3x3 convolution, norm, ReLU, dropout, 1x1 convolution: (B, D, h, w) -> (B, K, h, w)."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__(
@@ -60,10 +65,10 @@ class SFNetConfig(ModelConfig):
 
 
 class SFNet(SegmentationModel):
-    """images (B, 3, H, W), normalised -> logits (B, K, H/4, W/4), sizes rounded up.
+    """Normalised images (B, 3, H, W) -> logits (B, K, H/4, W/4), sizes rounded up.
 
-    Auxiliary logits `dsn_4`, `dsn_8`, `dsn_16` (B, K, ...) at these strides. Runs natively at every size of at least
-    64x64; a shorter side is padded to 64.
+    Auxiliary logits `dsn_4`, `dsn_8`, `dsn_16` (B, K, ...) at these strides. Runs natively at every
+    size of at least 64x64; a shorter side is padded to 64.
     """
 
     align_corners = True
@@ -86,11 +91,13 @@ class SFNet(SegmentationModel):
         )
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:  # 4 x (B, C_i, H/2^(i+2), W/2^(i+2))
+        """Return logits (B, K, H/4, W/4), features (B, D, H/4, W/4), and auxiliary logits."""
         context = self.context(pyramid[-1])  # (B, D, H/32, W/32)
         sums = self.decoder.descend(pyramid, context)  # 3 x (B, D, H/2^(i+2), W/2^(i+2))
         features = self.fuse(self.decoder.join(sums, context))  # (B, D, H/4, W/4)
 
         def aux() -> dict[str, Tensor]:
+            """Return the logits of each step of the pyramid."""
             return {
                 name: head(x) for (name, head), x in zip(self.aux_heads.items(), sums, strict=True)
             }
@@ -98,9 +105,10 @@ class SFNet(SegmentationModel):
         return Decoded(self.classifier(features), features, aux)
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The authors' key names -> ours; -> (renamed state, none that is not used).
+        """Return (state under our key names, unused keys).
 
-        A file without auxiliary heads, as their network without fpn_dsn has it, leaves ours as they are.
+        A file without auxiliary heads, from the authors' model without fpn_dsn, leaves ours
+        unchanged.
         """
         renamed: dict[str, Tensor] = {}
         trunk: dict[str, Tensor] = {}
@@ -108,8 +116,8 @@ class SFNet(SegmentationModel):
             (renamed if key.startswith("head.") else trunk)[rename_start(key, OFFICIAL_PARTS)] = (
                 value
             )
-        own, unused = self.backbone.rename_official(trunk)
-        renamed |= {f"backbone.{key}": value for key, value in own.items()}
+        backbone, unused = self.backbone.rename_official(trunk)
+        renamed |= {f"backbone.{key}": value for key, value in backbone.items()}
         return self.with_own_aux_heads(renamed), [f"backbone.{key}" for key in unused]
 
 
@@ -135,4 +143,4 @@ OFFICIAL_PARTS = {
     "head.conv_last.0.": "fuse.",
     "head.conv_last.1.": "classifier.",
 }
-"""How the authors' keys begin -> how ours begin."""
+"""Start of the authors' key -> start of ours."""
