@@ -209,7 +209,7 @@ def three_maps():
         ),
         (
             {"model": three_maps()},
-            r"TwoStrides gave \(\d, 3, \d+, \d+\): expected logits \(B, 2, h, w\)",
+            r"TwoStrides returned \(\d, 3, \d+, \d+\): expected logits \(B, 2, h, w\)",
         ),
         (
             {"loss": loss, "settings": {**SETTINGS, "loss.dice": 1.0}},

@@ -85,7 +85,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
             return (print, ("executed",))
 
     torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(WeightsError, match="it holds print, which is no tensor"):
+    with pytest.raises(WeightsError, match="it contains print, which is no tensor"):
         read_state(tmp_path / "evil.pth")
 
 
@@ -98,7 +98,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
             "it is a pointer of git-lfs",
         ),
-        (b"not weights at all", "it is damaged, or holds more than tensors"),
+        (b"not weights at all", "it is damaged, or contains more than tensors"),
     ],
 )
 def test_what_a_file_holds_that_is_no_weights_is_told_without_advice_to_run_it(

@@ -46,11 +46,12 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
 
 
 def build(name: str, output_stride: int = 32) -> Backbone:
-    """An untrained backbone by its catalogue name; its forward maps images (B, 3, H, W) to the list of four stages.
+    """Build an untrained backbone: images (B, 3, H, W) -> the list of four stages.
 
-    Every backbone has `stage_channels`, `mean` and `std` (0..255), `first_convolution`, `widen(channels)` and
-    `rename_official(state)`. With output_stride 16 or 8 the last stages stay at 1/16 or 1/8, by dilation. Raises
-    UnknownName, and ConfigError for a backbone that has no dilated form.
+    Every backbone has `stage_channels`, `mean` and `std` (0..255), `first_convolution`,
+    `widen(channels)` and `rename_official(state)`. With output_stride 16 or 8 the last stages stay
+    at 1/16 or 1/8, by dilation. Raises UnknownName, and ConfigError for a backbone without a
+    dilated form.
     """
     if name not in BACKBONES:
         raise unknown("backbone", name, BACKBONES)

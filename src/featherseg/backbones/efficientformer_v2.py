@@ -1,10 +1,12 @@
-"""EfficientFormerV2 S0, S1, S2, L (Li et al., "Rethinking Vision Transformers for MobileNet Size and Speed", ICCV 2023,
-arXiv:2212.08059), as CGRSeg uses it: no norm behind a stage.
+"""EfficientFormerV2 S0, S1, S2, L (Li et al., ICCV 2023, arXiv:2212.08059), as CGRSeg uses it.
 
-Four stages of feed-forward blocks with a depthwise convolution; the last blocks of the two coarse ones begin with
-talking-heads attention, and an attention leads from the third to the fourth. Convolutions have a bias even before a
-batch norm, as the published weights do. Stages are right at every size; those of the authors' code only at multiples
-of 32. Letters: B images, C channels, H x W the image, h x w the map of a stage, N = h * w positions.
+"Rethinking Vision Transformers for MobileNet Size and Speed". Four stages of feed-forward blocks
+with a depthwise convolution. The last blocks of the two coarse stages begin with talking-heads
+attention, and an attention leads from the third stage to the fourth. There is no norm after a
+stage, and convolutions have a bias even before a batch norm, as in the published weights. Stages
+are right at every size; those of the authors' code only at multiples of 32.
+
+Letters: B images, C channels, H x W the image, h x w the map of a stage, N = h * w positions.
 """
 
 import math
@@ -35,10 +37,7 @@ LAYER_SCALE = 1e-5
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution with bias, batch norm; padded so that stride 1 keeps the size.
-
-    (B, C_in, h, w) -> (B, C_out, ceil(h / stride), ceil(w / stride)).
-    """
+    """Convolution with bias, and batch norm; padded so that stride 1 keeps the size."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1
@@ -51,13 +50,14 @@ class ConvNorm(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, h, w) -> (B, C_out, ceil(h / stride), ceil(w / stride))."""
         conv, norm = self
         assert isinstance(conv, nn.Conv2d)
         return normalise_act(norm, None, convolve(conv, x))
 
 
 def _attention_macs(block: Any, x: Tensor, y: Tensor) -> int:
-    """q k, and weights by values, of all heads; queries and keys stand at strides of their own."""
+    """Count q k, and weights by values, of all heads; queries and keys have their own strides."""
     queries, keys = (
         -(-x.shape[2] // stride) * -(-x.shape[3] // stride)
         for stride in (block.query_stride, block.key_stride)
@@ -66,10 +66,10 @@ def _attention_macs(block: Any, x: Tensor, y: Tensor) -> int:
 
 
 class Attention(nn.Module):
-    """Talking-heads attention of every position to all, beside a depthwise convolution of the values (Fig. 2 e).
+    """Talking-heads attention between all positions, plus a depthwise convolution of the values.
 
-    With stride 2 it works on a map of half the size, whose result is brought back bilinearly. Scores and softmax are
-    in fp32 whatever autocast says. (B, C, h, w) -> (B, C, h, w).
+    Fig. 2 e. With stride 2 it works on a map of half the size, and the result is resized
+    bilinearly. Scores and softmax are always in fp32.
     """
 
     macs = _attention_macs
@@ -97,6 +97,7 @@ class Attention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w)
+        """(B, C, h, w) -> (B, C, h, w)."""
         size = (x.shape[2], x.shape[3])
         x = self.reduce(x)  # (B, C, ceil(h / stride), ceil(w / stride))
         value = self.value(x)  # (B, 8 * 128, ceil(h / stride), ceil(w / stride))
@@ -113,10 +114,7 @@ class Attention(nn.Module):
 
 
 class LocalQuery(nn.Module):
-    """Queries at every second position: a depthwise convolution beside the position itself (Sec. 3.4).
-
-    (B, C, h, w) -> (B, C_q, ceil(h / 2), ceil(w / 2)).
-    """
+    """Queries at every second position: a depthwise convolution plus the position (Sec. 3.4)."""
 
     def __init__(self, channels: int, query_channels: int) -> None:
         super().__init__()
@@ -124,14 +122,12 @@ class LocalQuery(nn.Module):
         self.project = ConvNorm(channels, query_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C_q, ceil(h / 2), ceil(w / 2))."""
         return self.project(convolve(self.local, x) + x[:, :, ::2, ::2])
 
 
 class AttentionDownsample(nn.Module):
-    """Attention of every second position to all, beside a strided convolution (Sec. 3.4, Fig. 2 f).
-
-    (B, C, h, w) -> (B, C_out, ceil(h / 2), ceil(w / 2)).
-    """
+    """Attention of every second position to all, plus a strided convolution (Fig. 2 f)."""
 
     query_stride, key_stride = 2, 1
     macs = _attention_macs
@@ -154,35 +150,32 @@ class AttentionDownsample(nn.Module):
     def forward(
         self, x: Tensor
     ) -> Tensor:  # (B, C, h, w), N = h * w; M = ceil(h / 2) * ceil(w / 2)
+        """(B, C, h, w) -> (B, C_out, ceil(h / 2), ceil(w / 2))."""
         query, value = self.query(x), self.value(x)
         local = self.local(value)  # (B, 8 * 64, ceil(h / 2), ceil(w / 2))
-        q, k, v = (
-            _heads(query),
-            _heads(self.key(x)),
-            _heads(value),
-        )  # (B, 8, 16, M), (B, 8, 16, N), (B, 8, 64, N)
+        # (B, 8, 16, M), (B, 8, 16, N), (B, 8, 64, N)
+        q, k, v = _heads(query), _heads(self.key(x)), _heads(value)
         with autocast_off(x.device):
             bias = self.position((query.shape[2], query.shape[3]), (x.shape[2], x.shape[3]))
             weights = (_scores(q, k) + bias).softmax(-1)  # (B, 8, M, N)
             gathered = at_least_fp32(v) @ weights.mT  # (B, 8, 64, M)
         gathered = gathered.to(value.dtype).reshape(local.shape)
-        return self.project(gathered + local) + self.shortcut(
-            x
-        )  # (B, C_out, ceil(h / 2), ceil(w / 2))
+        # (B, C_out, ceil(h / 2), ceil(w / 2))
+        return self.project(gathered + local) + self.shortcut(x)
 
 
 def _heads(x: Tensor) -> Tensor:
-    """(B, 8 * d, h, w) -> (B, 8, d, N)."""
+    """Split heads: (B, 8 * d, h, w) -> (B, 8, d, N)."""
     return x.reshape(x.shape[0], HEADS, x.shape[1] // HEADS, x.shape[2] * x.shape[3])
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:
-    """q k / sqrt(d) of (B, 8, d, M) and (B, 8, d, N) -> (B, 8, M, N)."""
+    """Return q k / sqrt(d) of (B, 8, d, M) and (B, 8, d, N): (B, 8, M, N)."""
     return (at_least_fp32(q).mT @ at_least_fp32(k)) * q.shape[2] ** -0.5
 
 
 class FeedForward(nn.Module):
-    """1x1, depthwise 3x3, 1x1, each batch-normed, GELU after the first two (Fig. 2 c). (B, C, h, w) -> (B, C, h, w)."""
+    """1x1, depthwise 3x3, 1x1, each with batch norm, GELU after the first two (Fig. 2 c)."""
 
     def __init__(self, channels: int, *, expansion: int) -> None:
         super().__init__()
@@ -198,11 +191,12 @@ class FeedForward(nn.Module):
             nn.init.zeros_(conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         return self.project(self.act(self.depthwise(self.act(self.expand(x)))))
 
 
 class Residual(nn.Module):
-    """x + scale * branch(x). (B, C, h, w) -> (B, C, h, w)."""
+    """x + scale * branch(x)."""
 
     def __init__(self, branch: nn.Module, channels: int, *, drop: float) -> None:
         super().__init__()
@@ -213,11 +207,12 @@ class Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         return x + self.drop(self.scale(self.branch(x)))
 
 
 class Block(nn.Module):
-    """Attention, in some blocks, then the feed-forward network. (B, C, h, w) -> (B, C, h, w)."""
+    """Attention, in some blocks, then the feed-forward network."""
 
     def __init__(
         self, attention: Attention | None, channels: int, *, expansion: int, drop: float
@@ -231,16 +226,17 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         return self.feed_forward(self.attention(x))
 
 
 @dataclass(frozen=True)
 class EfficientFormerV2Config:
-    """One row of VARIANTS: what the authors' search found, for each of the four stages.
+    """One row of VARIANTS: the result of the authors' search, for each of the four stages.
 
-    expansions has one number a block, the width of its feed-forward network in multiples of the stage's channels;
-    attention_blocks is how many of the last blocks of stages 3 and 4 have attention; drop_path is the rate of
-    stochastic depth at the last block, from 0 at the first.
+    expansions has one number per block, the width of its feed-forward network in multiples of the
+    stage's channels. attention_blocks is the number of last blocks of stages 3 and 4 with
+    attention. drop_path is the rate of stochastic depth at the last block, from 0 at the first.
     """
 
     channels: tuple[int, int, int, int]
@@ -286,7 +282,7 @@ VARIANTS = {
 
 
 def _stage(config: EfficientFormerV2Config, number: int) -> nn.Sequential:
-    """Stage 0 to 3: embed (to half the size; nothing in the first), then blocks.
+    """Return stage 0 to 3: embed (halve the size, except in the first), then blocks.
 
     (B, C_in, h, w) -> (B, C, ceil(h / 2), ceil(w / 2)).
     """
@@ -307,7 +303,7 @@ def _stage(config: EfficientFormerV2Config, number: int) -> nn.Sequential:
 
 
 class EfficientFormerV2(Backbone):
-    """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
+    """ImageNet-normalised images (B, C, H, W) -> four stages: 1/4, 1/8, 1/16, 1/32."""
 
     first_convolution = "stem.0"
     checkpointed = (AttentionDownsample, Block, ConvNorm)
@@ -322,6 +318,7 @@ class EfficientFormerV2(Backbone):
         self.stages = nn.ModuleList(_stage(config, number) for number in range(4))
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3, sizes rounded up."""
         x = self.stem(images)  # (B, C_0, H/4, W/4)
         stages = []
         for stage in self.stages:
@@ -330,12 +327,13 @@ class EfficientFormerV2(Backbone):
         return stages  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3, sizes rounded up
 
     def mmseg_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """As the custom_keys of CGRSeg's published configs sort parameters, by parts of their names.
+        """Return the groups of CGRSeg's published configs, whose custom_keys match parts of names.
 
-        'head' (10 times the rate) is in decode_head, but in talking_head1 and 2 of the backbone too. 'norm' (no decay)
-        is in the names of the feed-forward networks' norms and of the first two downsamplings'; those of the attentions
-        and the stem are called otherwise, and 'head' comes before 'norm' in the head: all these decay, as biases, layer
-        scales and position tables do.
+        'head' (10 times the rate) matches decode_head, but also talking_head1 and 2 of the
+        backbone. 'norm' (no decay) matches the norms of the feed-forward networks and of the first
+        two downsamplings; those of the attentions and the stem have other names, and 'head' comes
+        before 'norm' in the head. So all of these decay, like biases, layer scales and position
+        tables.
         """
         modules = list(self.modules())
         talking = [
@@ -354,10 +352,11 @@ class EfficientFormerV2(Backbone):
         ]
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Key names of EfficientFormerV2's ImageNet code or of CGRSeg's backbone -> ours; -> (renamed state, unused).
+        """Return (state under our key names, keys that are not used).
 
-        ImageNet's position tables are for 224 x 224: ours start at zero instead, as the authors' do, or are resized
-        from them where `set_position_resize` chose "two-dimensional".
+        The keys are those of EfficientFormerV2's ImageNet code or of CGRSeg's backbone. ImageNet's
+        position tables are for 224 x 224: ours start at zero instead, as the authors' do, or are
+        resized from them if `set_position_resize` chose "two-dimensional".
         """
         renamed, unused = {}, []
         segmentation = any(key.endswith(".attention_biases_seg") for key in state)
@@ -378,7 +377,7 @@ class EfficientFormerV2(Backbone):
         return renamed, unused
 
     def _table_from_imagenet(self, name: str, official: Tensor) -> tuple[Tensor, bool]:
-        """-> (position table (8, side * side) under the name of ours, whether the official one was used for it)."""
+        """Return (position table (8, side * side) under our name, whether it is official)."""
         owner = dict(self.named_modules()).get(name.removesuffix(".table"))
         if not isinstance(owner, PositionBias):
             return official, True  # no such table here: refused by its name
@@ -390,14 +389,15 @@ class EfficientFormerV2(Backbone):
 
 
 def set_position_resize(backbone: Backbone, how: PositionResize) -> None:
-    """Choose how the position biases of an EfficientFormerV2 come to other sizes; call before weights are loaded.
+    """Choose how an EfficientFormerV2 resizes its position biases; call before weights are loaded.
 
-    Raises ConfigError for a backbone that has none.
+    Raises ConfigError for a backbone without position biases.
     """
     tables = [module for module in backbone.modules() if isinstance(module, PositionBias)]
     if not tables:
         raise ConfigError(
-            f"position_resize = {how!r}: {type(backbone).__name__} has no position tables; leave this key out."
+            f"position_resize = {how!r}: {type(backbone).__name__} has no position tables. Leave this "
+            "key out."
         )
     for table in tables:
         table.how = how
@@ -453,18 +453,17 @@ OFFICIAL_EMBED = {
 
 
 def _rename(key: str) -> str:
-    """`network.4.7.mlp.mid.bias` -> `stages.2.blocks.7.feed_forward.branch.depthwise.0.bias`.
+    """Rename `network.4.7.mlp.mid.` to `stages.2.blocks.7.feed_forward.branch.depthwise.0.`, etc.
 
-    A key that is not of this family stays as it is.
+    Keys of other models stay.
     """
     if key.startswith("patch_embed."):
         return key.replace("patch_embed.", "stem.", 1)
     match = re.fullmatch(r"network\.(\d+)\.((\d+)\.)?(.+)", key)
     if match is None:
         return key
-    number, odd = divmod(
-        int(match[1]), 2
-    )  # even: the blocks of a stage; odd: what stands before the next
+    # even: the blocks of a stage; odd: what stands before the next
+    number, odd = divmod(int(match[1]), 2)
     if bool(odd) == bool(match[3]):
         return key
     place = f"stages.{number + 1}.embed" if odd else f"stages.{number}.blocks.{match[3]}"
@@ -475,5 +474,5 @@ def _rename(key: str) -> str:
 
 
 def build_efficientformer_v2(name: str) -> EfficientFormerV2:
-    """`efficientformerv2-s0`, `-s1`, `-s2` or `-l`, untrained."""
+    """Build `efficientformerv2-s0`, `-s1`, `-s2` or `-l`, untrained."""
     return EfficientFormerV2(VARIANTS[name])

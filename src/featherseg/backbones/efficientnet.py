@@ -1,8 +1,9 @@
-"""EfficientNet B0-B5 (Tan and Le, ICML 2019, arXiv:1905.11946) and EfficientNet-Lite 0-2 (Liu, "Higher accuracy on
-vision models with EfficientNet-Lite", TensorFlow blog 2020).
+"""EfficientNet B0-B5 (Tan and Le, ICML 2019, arXiv:1905.11946) and EfficientNet-Lite 0-2.
 
-Lite has no squeeze-and-excitation, ReLU6 for SiLU, no stochastic depth, an unscaled stem and unscaled first and last
-groups. Padding and norms are TensorFlow's ("same", eps 1e-3), as the published weights need.
+Lite (Liu, "Higher accuracy on vision models with EfficientNet-Lite", TensorFlow blog 2020) has no
+squeeze-and-excitation, ReLU6 instead of SiLU, no stochastic depth, and an unscaled stem and
+unscaled first and last groups. Padding and norms are TensorFlow's ("same", eps 1e-3), as the
+published weights need.
 """
 
 import math
@@ -23,7 +24,7 @@ from featherseg.layers.stochastic_depth import StochasticDepth
 
 @dataclass(frozen=True)
 class Group:
-    """One row of EfficientNet's Table 1: `repeats` inverted bottlenecks, the first with `stride`."""
+    """One row of Table 1: `repeats` inverted bottlenecks, the first with `stride`."""
 
     kernel_size: int
     stride: int
@@ -59,10 +60,7 @@ SCALING = {  # name -> (width, depth) coefficients
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution ("same" padding), batch norm and, where one is given, an activation.
-
-    (B, C_in, h, w) -> (B, C_out, ceil(h / stride), ceil(w / stride)).
-    """
+    """Convolution ("same" padding), batch norm and, if one is given, an activation."""
 
     def __init__(
         self,
@@ -74,9 +72,8 @@ class ConvNorm(nn.Sequential):
         groups: int = 1,
         act: type[nn.Module] | None = None,
     ) -> None:
-        padding = (
-            kernel // 2 if stride == 1 else 0
-        )  # what "same" is at stride 1; else forward pads by the size
+        # what "same" is at stride 1; else forward pads by the size
+        padding = kernel // 2 if stride == 1 else 0
         super().__init__(
             nn.Conv2d(
                 in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False
@@ -86,6 +83,7 @@ class ConvNorm(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, h, w) -> (B, C_out, ceil(h / stride), ceil(w / stride))."""
         conv, norm, *act = self
         assert isinstance(conv, nn.Conv2d)
         x = x if conv.stride == (1, 1) else pad_same(x, conv.kernel_size[0], conv.stride[0])
@@ -94,10 +92,7 @@ class ConvNorm(nn.Sequential):
 
 
 class SqueezeExcitation(nn.Module):
-    """Hu et al., CVPR 2018: every channel scaled by sigmoid(1x1(SiLU(1x1(mean of the map)))).
-
-    (B, C, h, w) -> (B, C, h, w).
-    """
+    """Hu et al., CVPR 2018: scale each channel by sigmoid(1x1(SiLU(1x1(mean of the map))))."""
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
@@ -106,15 +101,16 @@ class SqueezeExcitation(nn.Module):
         self.expand = nn.Conv2d(squeezed, channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         mean = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
         return x * self.expand(self.act(self.reduce(mean))).sigmoid()
 
 
 class InvertedBottleneck(nn.Module):
-    """Expand (1x1), depthwise, project (1x1); a shortcut where the shape stays (MobileNetV2, Fig. 3).
+    """Expand (1x1), depthwise, project (1x1); a shortcut if the shape stays (MobileNetV2, Fig. 3).
 
-    Not `lite`: SiLU, the depthwise map squeezed to a quarter of the block's input channels and excited, and the branch
-    left out with probability drop_rate in training.
+    Without `lite`: SiLU, squeeze-and-excitation of the depthwise map with a quarter of the block's
+    input channels, and stochastic depth with drop_rate.
     """
 
     def __init__(
@@ -136,13 +132,13 @@ class InvertedBottleneck(nn.Module):
         self.shortcut = stride == 1 and in_channels == group.channels
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C_in, h, w)
-        y = self.project(
-            self.excite(self.depthwise(self.expand(x)))
-        )  # (B, C_out, ceil(h/s), ceil(w/s))
+        """(B, C_in, h, w) -> (B, C_out, ceil(h / stride), ceil(w / stride))."""
+        # (B, C_out, ceil(h/s), ceil(w/s))
+        y = self.project(self.excite(self.depthwise(self.expand(x))))
         return x + self.drop(y) if self.shortcut else y
 
     def for_graph(self, size_divisor: int, channels_last: bool) -> nn.Module:
-        """The same within rounding, faster in ONNX Runtime, for models whose maps may have an odd size."""
+        """Return an equal block (within rounding), faster in ONNX Runtime for maps of odd size."""
         if channels_last or size_divisor > 1:
             return self
         strided = isinstance(self.depthwise[0], nn.Conv2d) and self.depthwise[0].stride != (1, 1)
@@ -151,11 +147,12 @@ class InvertedBottleneck(nn.Module):
 
 
 class PaddedBottleneck(nn.Module):
-    """A strided InvertedBottleneck in eval mode that pads the few channels in front of its first 1x1, not the many.
+    """A strided InvertedBottleneck in eval mode that pads before its first 1x1, on few channels.
 
-    "same" at stride 2 pads by the size of the map, which no runtime makes part of a convolution: the widest map of all
-    is copied, and copied again into the layout of convolutions (ONNX Runtime: a fifth of frm-lite0's pass). For zeros
-    to remain zeros the 1x1 has no shift: that is the weight of more channels, which are 1 inside the map, 0 outside.
+    "same" at stride 2 pads by the size of the map, which no runtime makes part of a convolution:
+    the widest map of all is copied, and copied again into the layout of convolutions (ONNX Runtime:
+    a fifth of the time of frm-lite0). The 1x1 has no shift, so that zeros remain zeros: the shift
+    is the weight of additional channels, which are 1 inside the map and 0 outside.
     """
 
     def __init__(self, plain: InvertedBottleneck) -> None:
@@ -173,6 +170,7 @@ class PaddedBottleneck(nn.Module):
         self.depthwise, self.excite, self.project = plain.depthwise, plain.excite, plain.project
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C_in, h, w)
+        """(B, C_in, h, w) -> (B, C_out, ceil(h / stride), ceil(w / stride))."""
         conv, norm, act = self.depthwise
         assert isinstance(conv, nn.Conv2d)
         ones = x.new_ones(x.shape[0], 1, x.shape[2], x.shape[3])
@@ -183,11 +181,14 @@ class PaddedBottleneck(nn.Module):
 
 
 LANES = 16
-"""Channels that ONNX Runtime's convolutions take at once, where there is AVX-512: maps of a multiple are no copies."""
+"""Channels that ONNX Runtime's convolutions process at once with AVX-512.
+
+Maps whose channels are a multiple of it are not copied.
+"""
 
 
 class EfficientNet(GroupedBackbone):
-    """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
+    """ImageNet-normalised images (B, C, H, W) -> four stages: 1/4, 1/8, 1/16, 1/32."""
 
     first_convolution = "stem.0"
     checkpointed = (ConvNorm, InvertedBottleneck)
@@ -216,8 +217,9 @@ class EfficientNet(GroupedBackbone):
         self.stage_channels = tuple(rows[i].channels for i in STAGE_ENDS)
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Key names of `efficientnet_pytorch` and `efficientnet_lite_pytorch` -> ours; -> (renamed state, keys that are
-        not used: the head, and the last stage where it was left out).
+        """Return (state under our key names, unused keys: the head and missing stages).
+
+        The keys are those of `efficientnet_pytorch` and `efficientnet_lite_pytorch`.
         """
         places = self.block_paths
         ended = len(self.stage_channels) < len(STAGE_ENDS)
@@ -234,7 +236,7 @@ class EfficientNet(GroupedBackbone):
 
 
 class EfficientNetLite(EfficientNet):
-    """images (B, C, H, W), normalised by (x - 127) / 128 -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
+    """Images (B, C, H, W), normalised by (x - 127) / 128 -> four stages: 1/4, 1/8, 1/16, 1/32."""
 
     mean = (127.0, 127.0, 127.0)
     std = (128.0, 128.0, 128.0)
@@ -256,7 +258,7 @@ OFFICIAL_PARTS = {
 
 
 def _rename(key: str, places: Sequence[str]) -> str:
-    """`_blocks.5._bn1.bias` -> `groups.3.0.depthwise.1.bias`; a key that is not of this family stays as it is."""
+    """Rename `_blocks.5._bn1.bias` to `groups.3.0.depthwise.1.bias`, etc.; other keys stay."""
     if key.startswith(("_conv_stem.", "_bn0.")):
         return key.replace("_conv_stem.", "stem.0.").replace("_bn0.", "stem.1.")
     match = re.fullmatch(r"_blocks\.(\d+)\._(\w+)\.(\w+)", key)
@@ -266,13 +268,13 @@ def _rename(key: str, places: Sequence[str]) -> str:
 
 
 def round_channels(channels: float) -> int:
-    """The nearest multiple of 8 that is not under 90 % of the wanted number (EfficientNet's `round_filters`)."""
+    """Return the nearest multiple of 8 of at least 90 % of the number (`round_filters`)."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 def scaled_groups(width: float, depth: float, *, lite: bool) -> tuple[Group, ...]:
-    """GROUPS with scaled channels and repeats; in Lite the first and the last group keep their repeats."""
+    """Return GROUPS with scaled channels and repeats; Lite keeps the first and last repeats."""
     last = len(GROUPS) - 1
     return tuple(
         replace(
@@ -287,10 +289,10 @@ def scaled_groups(width: float, depth: float, *, lite: bool) -> tuple[Group, ...
 
 
 def build_efficientnet(name: str) -> EfficientNet:
-    """`efficientnet-b0` to `-b5`, untrained."""
+    """Build `efficientnet-b0` to `-b5`, untrained."""
     return EfficientNet(*SCALING[name])
 
 
 def build_lite(name: str) -> EfficientNetLite:
-    """`efficientnet-lite0`, `-lite1` or `-lite2`, untrained."""
+    """Build `efficientnet-lite0`, `-lite1` or `-lite2`, untrained."""
     return EfficientNetLite(*SCALING[name])

@@ -1,10 +1,12 @@
-"""Mix Transformer (MiT) B0 and B1, SegFormer's encoder (Xie et al., NeurIPS 2021, arXiv:2105.15203, Sec. 3.1, Table 6).
+"""Mix Transformer (MiT) B0 and B1, SegFormer's encoder (Xie et al., NeurIPS 2021).
 
-Four stages of overlapping patches; a block is attention to a map reduced by a strided convolution, then a feed-forward
-network with a depthwise 3x3 in the place of position codes. Written from the paper, which leaves the eps of its norms
-open: as published weights have it, 1e-6 in and behind blocks, 1e-5 behind strided convolutions.
-Letters: B images, C channels, H x W the image, h x w the map of a stage, R its reduction. Inside a stage maps are
-(B, h, w, C): linear layers and LayerNorm take them so, convolutions through a view.
+arXiv:2105.15203, Sec. 3.1, Table 6. Four stages of overlapping patches. A block is attention to a
+map reduced by a strided convolution, then a feed-forward network with a depthwise 3x3 instead of
+position codes. Written from the paper, which leaves the eps of its norms open: as in the published
+weights, 1e-6 in and after blocks, 1e-5 after strided convolutions.
+
+Letters: B images, C channels, H x W the image, h x w the map of a stage, R its reduction. Inside a
+stage maps are (B, h, w, C), for linear layers and LayerNorm; convolutions use a view.
 """
 
 from dataclasses import dataclass
@@ -25,15 +27,14 @@ DROP_PATH = 0.1
 
 
 def convolve_last(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A convolution of a map whose channels come last: (B, h, w, C_in) -> (B, h', w', C_out)."""
+    """Convolve a map whose channels come last: (B, h, w, C_in) -> (B, h', w', C_out)."""
     return convolve(conv, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class EfficientAttention(nn.Module):
-    """softmax(q k^T / sqrt(d)) v (Eq. 1), k and v from the map reduced R times in height and width (Eq. 2).
+    """softmax(q k^T / sqrt(d)) v (Eq. 1), k and v from a map reduced R times per side (Eq. 2).
 
-    What the reduction leaves over below and right, less than R rows or columns, is not attended to.
-    (B, h, w, C) -> (B, h, w, C).
+    Rows and columns that the reduction does not cover, fewer than R, are not attended to.
     """
 
     def __init__(self, channels: int, *, heads: int, reduction: int) -> None:
@@ -46,25 +47,25 @@ class EfficientAttention(nn.Module):
         self.norm = nn.LayerNorm(channels) if reduction > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:  # N = h * w, M = (h // R) * (w // R), d = C / n
+        """(B, h, w, C) -> (B, h, w, C)."""
         low = x if self.reduce is None else convolve_last(self.reduce, x)  # (B, h // R, w // R, C)
         key, value = self.key_value(self.norm(low)).chunk(2, dim=-1)  # 2 x (B, h // R, w // R, C)
-        query, key, value = (
-            self._split(t) for t in (self.query(x), key, value)
-        )  # (B, n, N, d), 2 x (B, n, M, d)
+        # (B, n, N, d), 2 x (B, n, M, d)
+        query, key, value = (self._split(t) for t in (self.query(x), key, value))
         out = F.scaled_dot_product_attention(query, key, value)  # (B, n, N, d)
         return self.project(out.transpose(1, 2).reshape(x.shape))  # (B, h, w, C)
 
     def macs(self, x: Tensor, y: Tensor) -> int:
-        """q k, and weights by values, of all heads: N positions look at the M of the reduced map."""
+        """Count q k, and weights by values: N positions attend to the M of the reduced map."""
         return 2 * x.numel() * (x.shape[1] // self.reduction) * (x.shape[2] // self.reduction)
 
     def _split(self, x: Tensor) -> Tensor:
-        """(B, h, w, C) -> (B, n, h * w, d)."""
+        """Split heads: (B, h, w, C) -> (B, n, h * w, d)."""
         return x.flatten(1, 2).unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
 class MixFeedForward(nn.Module):
-    """Linear, depthwise 3x3, GELU, linear (Eq. 3). (B, h, w, C) -> (B, h, w, C)."""
+    """Linear, depthwise 3x3, GELU, linear (Eq. 3)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -75,11 +76,12 @@ class MixFeedForward(nn.Module):
         self.project = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, C) -> (B, h, w, C)."""
         return self.project(self.act(convolve_last(self.depthwise, self.expand(x))))
 
 
 class Block(nn.Module):
-    """x + Attention(LN(x)), then the same with the feed-forward network. (B, h, w, C) -> (B, h, w, C)."""
+    """x + Attention(LN(x)), then the same with the feed-forward network."""
 
     def __init__(self, channels: int, *, heads: int, reduction: int, drop: float) -> None:
         super().__init__()
@@ -90,6 +92,7 @@ class Block(nn.Module):
         self.drop = StochasticDepth(drop)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, C) -> (B, h, w, C)."""
         x = x + self.drop(self.attention(self.attention_norm(x)))
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))
 
@@ -111,10 +114,7 @@ VARIANTS = {
 
 
 class Stage(nn.Module):
-    """Overlapping patches (strided convolution, LayerNorm), blocks, LayerNorm.
-
-    (B, C_in, h, w) -> (B, C, ceil(h / stride), ceil(w / stride)), stride 4 in the first stage, else 2.
-    """
+    """Overlapping patches (strided convolution, LayerNorm), blocks, LayerNorm."""
 
     def __init__(self, config: MiTConfig, number: int) -> None:
         super().__init__()
@@ -137,6 +137,7 @@ class Stage(nn.Module):
         self.norm = nn.LayerNorm(channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, h, w) -> (B, C, ceil(h / s), ceil(w / s)), s = 4 in the first stage, else 2."""
         x = self.embed(x).permute(0, 2, 3, 1)  # (B, ceil(h / stride), ceil(w / stride), C)
         return self.norm(self.blocks(self.embed_norm(x))).permute(0, 3, 1, 2)
 
@@ -160,7 +161,7 @@ OFFICIAL_BLOCK = {
 
 
 class MiT(StagedBackbone):
-    """images (B, C, H, W), ImageNet-normalised, of at least 32 x 32 -> four stage maps: 1/4, 1/8, 1/16, 1/32."""
+    """ImageNet-normalised images (B, C, H, W) of at least 32 x 32 -> four stages: 1/4 to 1/32."""
 
     first_convolution = "stages.0.embed"
     checkpointed = (Block,)
@@ -175,7 +176,7 @@ class MiT(StagedBackbone):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Linear layers normal, 0.02 wide; convolutions by fan-out. The paper does not say."""
+    """Initialise linear layers with std 0.02, convolutions by fan-out; the paper does not say."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -184,5 +185,5 @@ def _initialise(module: nn.Module) -> None:
 
 
 def build_mit(name: str) -> MiT:
-    """`mit-b0` or `mit-b1`, untrained."""
+    """Build `mit-b0` or `mit-b1`, untrained."""
     return MiT(VARIANTS[name])

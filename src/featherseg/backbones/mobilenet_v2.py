@@ -1,6 +1,6 @@
 """MobileNetV2 (Sandler et al., CVPR 2018, arXiv:1801.04381), Table 2, as torchvision trained it.
 
-Padding is symmetric: unlike EfficientNet's no map is copied in front of a strided convolution.
+Padding is symmetric: unlike EfficientNet, no map is copied before a strided convolution.
 """
 
 import re
@@ -24,10 +24,7 @@ STEM_CHANNELS = 32
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution without bias, batch norm and, unless `act` is off, ReLU6.
-
-    (B, C_in, h, w) -> (B, C_out, ceil(h / stride), ceil(w / stride)).
-    """
+    """Convolution without bias, batch norm and, with `act`, ReLU6."""
 
     def __init__(
         self,
@@ -48,16 +45,14 @@ class ConvNorm(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, h, w) -> (B, C_out, ceil(h / stride), ceil(w / stride))."""
         conv, norm, *act = self
         assert isinstance(conv, nn.Conv2d)
         return normalise_act(norm, act[0] if act else None, convolve(conv, x))
 
 
 class InvertedResidual(nn.Module):
-    """Fig. 4d: expand (1x1), depthwise 3x3, project (1x1); a shortcut where the shape stays.
-
-    (B, C_in, h, w) -> (B, C_out, ceil(h / s), ceil(w / s)).
-    """
+    """Fig. 4d: expand (1x1), depthwise 3x3, project (1x1); a shortcut if the shape stays."""
 
     def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int) -> None:
         super().__init__()
@@ -68,12 +63,13 @@ class InvertedResidual(nn.Module):
         self.shortcut = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, h, w) -> (B, C_out, ceil(h / s), ceil(w / s))."""
         y = self.project(self.depthwise(self.expand(x)))
         return x + y if self.shortcut else y
 
 
 class MobileNetV2(GroupedBackbone):
-    """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
+    """ImageNet-normalised images (B, C, H, W) -> four stages: 1/4, 1/8, 1/16, 1/32."""
 
     first_convolution = "stem.0"
     checkpointed = (InvertedResidual,)
@@ -92,19 +88,19 @@ class MobileNetV2(GroupedBackbone):
         self.stage_channels = tuple(ROWS[i][1] for i in STAGE_ENDS)
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """torchvision's keys -> ours; -> (renamed state, keys that are not used: the head, and the last stage where it
-        was left out).
+        """Return (torchvision's state under our key names, unused keys).
+
+        Unused: the head, and a stage that is missing here.
         """
         places = self.block_paths
         renamed, unused = {}, []
         for key, value in state.items():
             match = re.fullmatch(r"features\.(\d+)\.(?:conv\.)?(\d)\.(?:(\d)\.)?(\w+)", key)
             if match is None:
-                (
+                if key.startswith("classifier."):
                     unused.append(key)
-                    if key.startswith("classifier.")
-                    else renamed.update({key: value})
-                )
+                else:
+                    renamed[key] = value
                 continue
             block, layer, inner, name = int(match[1]), int(match[2]), match[3], match[4]
             if block == 0:
@@ -112,7 +108,7 @@ class MobileNetV2(GroupedBackbone):
             elif block > len(places):
                 unused.append(key)
             else:
-                # conv.0 and conv.1 hold convolution and norm; of the last convolution, conv.2, the norm is conv.3
+                # conv.0 and conv.1 contain convolution and norm; the norm of conv.2 is conv.3
                 parts = (
                     ("depthwise", "project") if block == 1 else ("expand", "depthwise", "project")
                 )

@@ -1,8 +1,9 @@
 """ResNet-18, 50 and 101 (He et al., CVPR 2016, arXiv:1512.03385) as torchvision has them.
 
-The stride of a bottleneck lies in its 3x3 convolution, not in the first 1x1 as in the paper. `-v1c` has three 3x3
-convolutions for a stem in place of the 7x7 one (He et al., "Bag of tricks", arXiv:1812.01187, its ResNet-C);
-`-deep` has them in the widths of SFNet's code (lxtGH/SFSegNets).
+The stride of a bottleneck is in its 3x3 convolution, not in the first 1x1 as in the paper. `-v1c`
+has a stem of three 3x3 convolutions instead of the 7x7 one (He et al., "Bag of tricks",
+arXiv:1812.01187, its ResNet-C); `-deep` has them in the widths of SFNet's code (lxtGH/SFSegNets).
+
 Letters: B images, C channels, H x W the image, h x w the map of a stage.
 """
 
@@ -30,7 +31,7 @@ STAGE_WIDTHS = (64, 128, 256, 512)
 
 @dataclass(frozen=True)
 class ResNetConfig:
-    """One row of VARIANTS (Table 1): the block, how many times it widens, blocks a stage, widths of a 3x3 stem."""
+    """One row of VARIANTS (Table 1): block, expansion, blocks per stage, widths of a 3x3 stem."""
 
     block: Callable[[int, int, int], ResidualBlock]
     expansion: int
@@ -49,9 +50,9 @@ VARIANTS = {
 
 
 def build_stem(widths: tuple[int, ...]) -> nn.Sequential:
-    """The convolutions before the max pool, the first with stride 2: (B, 3, H, W) -> (B, C, H/2, W/2).
+    """Return the convolutions before the max pool: (B, 3, H, W) -> (B, C, H/2, W/2).
 
-    C is the last of the widths, 64 where there are none.
+    The first has stride 2. C is the last of the widths, 64 without.
     """
     if not widths:
         return nn.Sequential(*conv_norm(3, 64, 7, stride=2), nn.ReLU())
@@ -62,7 +63,7 @@ def build_stem(widths: tuple[int, ...]) -> nn.Sequential:
 
 
 class ResNet(Backbone):
-    """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
+    """ImageNet-normalised images (B, C, H, W) -> four stages: 1/4, 1/8, 1/16, 1/32."""
 
     first_convolution = "stem.0"
 
@@ -82,6 +83,7 @@ class ResNet(Backbone):
         start_kaiming(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3, sizes rounded up."""
         x = self.pool(self.stem(images))  # (B, 64, H/4, W/4)
         stages = []
         for stage in self.stages:
@@ -90,12 +92,14 @@ class ResNet(Backbone):
         return stages  # (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3, sizes rounded up
 
     def dilate(self, output_stride: int) -> None:
+        """Keep the last two stages at 1 / output_stride, 8 or 16."""
         replace_strides(list(self.stages[2:]), output_stride)
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """torchvision's key names -> ours; -> (renamed state, keys that are not used: the head).
+        """Return (torchvision's state under our key names, unused keys: the head).
 
-        Of a stem of several convolutions the last norm is called bn1 by theirs, what is before it conv1.0 to conv1.6.
+        In a stem of several convolutions torchvision's bn1 is the last norm; conv1.0 to conv1.6 are
+        the layers before it.
         """
         unused = [key for key in state if key in ("fc.weight", "fc.bias")]
         last_norm = len(self.stem) - 2
@@ -105,7 +109,7 @@ class ResNet(Backbone):
 
 
 def _rename(key: str, last_norm: int) -> str:
-    """`layer2.0.conv1.weight` -> `stages.1.0.branch.0.weight`; a key that is not of this family stays as it is."""
+    """Rename `layer2.0.conv1.weight` to `stages.1.0.branch.0.weight`, etc.; other keys stay."""
     if key.startswith("bn1."):
         return key.replace("bn1.", f"stem.{last_norm}.")
     if key.startswith("conv1."):
@@ -117,5 +121,5 @@ def _rename(key: str, last_norm: int) -> str:
 
 
 def build_resnet(name: str) -> ResNet:
-    """A ResNet of VARIANTS, untrained."""
+    """Build a ResNet of VARIANTS, untrained."""
     return ResNet(VARIANTS[name])

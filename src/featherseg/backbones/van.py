@@ -1,8 +1,10 @@
-"""VAN-B0 to B3 (Guo et al., "Visual Attention Network", arXiv:2202.09741), the authors' tiny, small, base and large.
+"""VAN-B0 to B3, a visual attention network (Guo et al., arXiv:2202.09741): tiny to large.
 
-Four stages; a block is attention with a large kernel, then a feed-forward network with a depthwise convolution, each on
-batch-normed input, scaled by channel and added. Every stage ends in a LayerNorm over channels, with eps 1e-6 as in the
-authors' classification code (their segmentation code has 1e-5). No stochastic depth.
+Four stages. A block is attention with a large kernel, then a feed-forward network with a depthwise
+convolution, each on batch-normed input, scaled per channel and added. Every stage ends in a
+LayerNorm over channels, with eps 1e-6 as in the authors' classification code (their segmentation
+code has 1e-5). There is no stochastic depth.
+
 Letters: B images, C channels, H x W the image, h x w the map of a stage.
 """
 
@@ -24,9 +26,9 @@ LAYER_SCALE = 1e-2
 
 
 class LargeKernelAttention(nn.Module):
-    """Attention = Conv1x1(DW-D-Conv(DW-Conv(F))), Output = Attention * F, element by element (Sec. 3.1).
+    """Attention = Conv1x1(DW-D-Conv(DW-Conv(F))), Output = Attention * F (Sec. 3.1).
 
-    Together the 5x5 and the 7x7 with dilation 3 see 23x23 positions. (B, C, h, w) -> (B, C, h, w).
+    The 5x5 and the 7x7 with dilation 3 together see 23x23 positions.
     """
 
     def __init__(self, channels: int) -> None:
@@ -36,12 +38,13 @@ class LargeKernelAttention(nn.Module):
         self.pointwise = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         near = convolve(self.depthwise, x)  # (B, C, h, w)
         return x * convolve(self.pointwise, convolve(self.dilated, near))  # (B, C, h, w)
 
 
 class Attention(nn.Module):
-    """1x1, GELU, large-kernel attention, 1x1, and a shortcut around the four. (B, C, h, w) -> (B, C, h, w)."""
+    """1x1, GELU, large-kernel attention, 1x1, and a shortcut around the four."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -51,12 +54,13 @@ class Attention(nn.Module):
         self.project_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         gathered = self.large_kernel(self.act(convolve(self.project_in, x)))
         return x + convolve(self.project_out, gathered)  # (B, C, h, w)
 
 
 class FeedForward(nn.Module):
-    """1x1, depthwise 3x3, GELU, 1x1, with `expansion` times the channels between. (B, C, h, w) -> (B, C, h, w)."""
+    """1x1, depthwise 3x3, GELU, 1x1, with `expansion` times the channels between."""
 
     def __init__(self, channels: int, *, expansion: int) -> None:
         super().__init__()
@@ -67,12 +71,13 @@ class FeedForward(nn.Module):
         self.project = nn.Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         x = self.act(convolve(self.depthwise, convolve(self.expand, x)))  # (B, expansion * C, h, w)
         return convolve(self.project, x)  # (B, C, h, w)
 
 
 class Block(nn.Module):
-    """x + scale * Attention(BN(x)), then the same with FeedForward. (B, C, h, w) -> (B, C, h, w)."""
+    """x + scale * Attention(BN(x)), then the same with FeedForward."""
 
     def __init__(self, channels: int, *, expansion: int) -> None:
         super().__init__()
@@ -84,17 +89,18 @@ class Block(nn.Module):
         self.feed_forward_scale = LayerScale(channels, LAYER_SCALE)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         x = x + self.attention_scale(self.attention(normalise_act(self.attention_norm, None, x)))
         normed = normalise_act(self.feed_forward_norm, None, x)
         return x + self.feed_forward_scale(self.feed_forward(normed))  # (B, C, h, w)
 
     def fold_own(self) -> None:
-        """In place, for inference: norm and scale into the attention, whose own shortcut hides them from `fold`."""
+        """Fold norm and scale into the attention in place; its shortcut hides them from `fold`."""
         fold_shortcut(self)
 
 
 class Stage(nn.Module):
-    """Embed (strided convolution, batch norm), blocks, LayerNorm. (B, C_in, h, w) -> (B, C, h/stride, w/stride)."""
+    """Embed (strided convolution, batch norm), blocks, LayerNorm."""
 
     def __init__(
         self, in_channels: int, channels: int, depth: int, *, expansion: int, first: bool
@@ -109,13 +115,12 @@ class Stage(nn.Module):
         self.norm = nn.LayerNorm(channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, h, w) -> (B, C, ceil(h / stride), ceil(w / stride))."""
         conv, norm = self.embed
-        x = self.blocks(
-            normalise_act(norm, None, conv(x))
-        )  # (B, C, ceil(h / stride), ceil(w / stride))
-        return self.norm(x.permute(0, 2, 3, 1)).permute(
-            0, 3, 1, 2
-        )  # no copy of a map that is in channels_last
+        # (B, C, ceil(h / stride), ceil(w / stride))
+        x = self.blocks(normalise_act(norm, None, conv(x)))
+        # no copy of a map that is in channels_last
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ OFFICIAL_BLOCK = {
 
 
 class VAN(StagedBackbone):
-    """images (B, C, H, W), ImageNet-normalised -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32."""
+    """ImageNet-normalised images (B, C, H, W) -> four stages: 1/4, 1/8, 1/16, 1/32."""
 
     first_convolution = "stages.0.embed.0"
     checkpointed = (Block,)
@@ -174,5 +179,5 @@ class VAN(StagedBackbone):
 
 
 def build_van(name: str) -> VAN:
-    """`van-b0` to `van-b3`, untrained."""
+    """Build `van-b0` to `van-b3`, untrained."""
     return VAN(VARIANTS[name])

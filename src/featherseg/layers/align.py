@@ -1,4 +1,4 @@
-"""Flow alignment: a coarse map is brought to a finer one along a learned flow instead of straight bilinear lines."""
+"""Flow alignment: bring a coarse map to a finer one along a learned flow instead of bilinearly."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,7 @@ from featherseg.layers.resize import resize
 
 
 class FlowAlignment(nn.Module):
-    """Flow alignment module (SFNet, Li et al., ECCV 2020, Sec. 3.2).
-
-    forward(fine, coarse): fine (B, C, H, W), coarse (B, C, h, w) -> the coarse map warped to (B, C, H, W).
-    """
+    """Flow alignment module (SFNet, Li et al., ECCV 2020, Sec. 3.2)."""
 
     def __init__(self, channels: int, *, flow_channels: int) -> None:
         super().__init__()
@@ -24,20 +21,20 @@ class FlowAlignment(nn.Module):
         self.flow = nn.Conv2d(2 * flow_channels, 2, kernel_size=3, padding=1, bias=False)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """fine (B, C, H, W), coarse (B, C, h, w) -> the coarse map warped to (B, C, H, W)."""
         height, width = fine.shape[2:]
-        lifted = resize(
-            self.down_coarse(coarse), (height, width), align_corners=True
-        )  # (B, C_f, H, W)
-        flow = self.flow(
-            torch.cat([lifted, self.down_fine(fine)], dim=1)
-        )  # (B, 2, H, W) in pixels of the fine map
+        # (B, C_f, H, W)
+        lifted = resize(self.down_coarse(coarse), (height, width), align_corners=True)
+        # (B, 2, H, W) in pixels of the fine map
+        flow = self.flow(torch.cat([lifted, self.down_fine(fine)], dim=1))
         return self.warp(coarse, flow)
 
     def warp(self, coarse: Tensor, flow: Tensor) -> Tensor:
+        """Warp x (B, C, h, w) along flow (B, 2, H, W) -> (B, C, H, W)."""
         return warp(coarse, flow)
 
     def for_graph(self, size_divisor: int, channels_last: bool) -> "FlowAlignment":
-        """The same within rounding, faster where a runtime samples a map slowly, as ONNX Runtime does."""
+        """Return an equal layer (within rounding) for runtimes that sample slowly: ONNX Runtime."""
         if channels_last:
             return self
         made = GatheredAlignment(self.flow.in_channels, flow_channels=1)
@@ -50,17 +47,20 @@ class GatheredAlignment(FlowAlignment):
     """A FlowAlignment that warps by `warp_rows`."""
 
     def warp(self, coarse: Tensor, flow: Tensor) -> Tensor:
+        """Warp x (B, C, h, w) along flow (B, 2, H, W) -> (B, C, H, W)."""
         return warp_rows(coarse, flow)
 
     def for_graph(self, size_divisor: int, channels_last: bool) -> "FlowAlignment":
+        """Return the layer itself."""
         return self
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:
-    """Sample x (B, C, h, w) at the positions of a regular (H, W) grid moved by flow (B, 2, H, W) -> (B, C, H, W).
+    """Sample x (B, C, h, w) on a regular grid moved by flow (B, 2, H, W) -> (B, C, H, W).
 
-    flow[:, 0] points right and flow[:, 1] down, in units of half the fine map's size, as SFNet's code has it:
-    normalised position + flow / size. In fp32: positions in half precision are off by whole pixels.
+    flow[:, 0] points right and flow[:, 1] down, in units of half the fine map's size, as in SFNet's
+    code: normalised position + flow / size. Always in fp32, because positions in half precision are
+    off by whole pixels.
     """
     with autocast_off(x.device):
         x_full, flow = at_least_fp32(x), at_least_fp32(flow)
@@ -72,28 +72,28 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
 
 
 def positions(flow: Tensor) -> tuple[Tensor, Tensor]:
-    """grid_x, grid_y (B, H, W): those of a regular grid from -1 to 1, moved by flow (B, 2, H, W) / its size."""
+    """Return grid_x, grid_y (B, H, W): a regular grid from -1 to 1, moved by flow / its size.
+
+    flow: (B, 2, H, W).
+    """
     height, width = flow.shape[2:]
-    column = (
-        torch.arange(width, device=flow.device, dtype=flow.dtype) * (2.0 / (width - 1)) - 1.0
-    )  # (W,) -1..1
-    row = (
-        torch.arange(height, device=flow.device, dtype=flow.dtype) * (2.0 / (height - 1)) - 1.0
-    )  # (H,) -1..1
+    # (W,) -1..1
+    column = torch.arange(width, device=flow.device, dtype=flow.dtype) * (2.0 / (width - 1)) - 1.0
+    # (H,) -1..1
+    row = torch.arange(height, device=flow.device, dtype=flow.dtype) * (2.0 / (height - 1)) - 1.0
     return column[None, None, :] + flow[:, 0] / width, row[None, :, None] + flow[:, 1] / height
 
 
 def warp_rows(x: Tensor, flow: Tensor) -> Tensor:
-    """`warp` in the form of a graph: the corners around each position gathered as rows of channels, and weighted.
+    """Compute `warp` in a form for graphs: gather the corners of positions as rows, weight them.
 
-    ONNX Runtime samples channel by channel and position by position, at least five times as slow.
+    ONNX Runtime samples one channel and one position at a time, at least five times as slow.
     """
     (batch, channels, height, width), stride = x.shape, x.shape[3] + 2
     grid_x, grid_y = positions(flow)
     (row, down), (column, right) = _corner(grid_y, height), _corner(grid_x, width)  # (B, H, W) each
-    rows = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).reshape(
-        -1, channels
-    )  # (B (h + 2) (w + 2), C)
+    # (B (h + 2) (w + 2), C)
+    rows = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).reshape(-1, channels)
     image = torch.arange(batch, device=x.device)[:, None, None] * ((height + 2) * stride)
     first, (down, right) = image + row * stride + column, (down[..., None], right[..., None])
     above = F.embedding(first, rows) * ((1 - down) * (1 - right)) + F.embedding(first + 1, rows) * (
@@ -107,9 +107,10 @@ def warp_rows(x: Tensor, flow: Tensor) -> Tensor:
 
 
 def _corner(grid: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Where -1..1 lies on a side of `length` with a zero at both ends: the cell before it, and how far behind that.
+    """Return the cell before a position -1..1 on a side of `length`, and the distance behind it.
 
-    What lies outside lies on a zero. Infinity and NaN give NaN, as F.grid_sample does; their cell is any.
+    The side has a zero at both ends, on which positions outside lie. Infinity and NaN give NaN,
+    like F.grid_sample; their cell is arbitrary.
     """
     place = (grid + 1) * ((length - 1) / 2)
     inside = place.clamp(-1, length)
@@ -118,10 +119,7 @@ def _corner(grid: Tensor, length: int) -> tuple[Tensor, Tensor]:
 
 
 class AlignedPyramid(nn.Module):
-    """SFNet's decoder (Sec. 3.3): top-down, each step aligned along a learned flow, then all maps side by side.
-
-    forward(stages, context) -> (B, 4 D, H/4, W/4): the refined stages and the context, all brought to the finest.
-    """
+    """SFNet's decoder (Sec. 3.3): top-down steps, aligned along a learned flow; concatenation."""
 
     def __init__(self, stage_channels: Sequence[int], width: int) -> None:
         super().__init__()
@@ -133,12 +131,17 @@ class AlignedPyramid(nn.Module):
     def forward(
         self, stages: Sequence[Tensor], context: Tensor
     ) -> Tensor:  # context (B, D, H/32, W/32)
+        """stages 4 x (B, C_i, H/2^(i+2), W/2^(i+2)), context (B, D, h, w) -> (B, 4 D, H/4, W/4).
+
+        The output contains the refined stages and the context, all resized to the finest.
+        """
         return self.join(self.descend(stages, context), context)
 
     def descend(self, stages: Sequence[Tensor], context: Tensor) -> list[Tensor]:
-        """Stages (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3 -> the sums of the top-down path, fine to coarse.
+        """Return the sums of the top-down path, fine to coarse: 3 x (B, D, H/2^(i+2), W/2^(i+2)).
 
-        Sum i = 0..2: (B, D, H/2^(i+2), W/2^(i+2)), the stage and all that is coarser.
+        Sum i contains stage i and all that is coarser; stages are (B, C_i, H/2^(i+2), W/2^(i+2)), i
+        = 0..3.
         """
         sums = [context]
         for stage, lateral, align in reversed(
@@ -149,7 +152,7 @@ class AlignedPyramid(nn.Module):
         return sums[:-1]
 
     def join(self, sums: Sequence[Tensor], context: Tensor) -> Tensor:
-        """The sums of `descend`, smoothed, and the context, all at the size of the finest -> (B, 4 D, H/4, W/4)."""
+        """Smooth the sums of `descend` and concatenate them and the context: (B, 4 D, H/4, W/4)."""
         finest, *coarser = (smooth(x) for smooth, x in zip(self.smooth, sums, strict=True))
         size = (finest.shape[2], finest.shape[3])
         lifted = [resize(x, size, align_corners=True) for x in (*coarser, context)]

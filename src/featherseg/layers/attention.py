@@ -1,4 +1,4 @@
-"""Attention blocks that papers share."""
+"""Attention blocks that several papers use."""
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +9,14 @@ from featherseg.layers.precision import at_least_fp32, autocast_off
 class DisentangledNonLocal(nn.Module):
     """Disentangled non-local block (Yin et al., ECCV 2020; FRM Eq. 2-3).
 
-    Every position gathers from all others: a whitened pairwise term plus a unary (saliency) term,
+    Every position gathers from all others by a whitened pairwise term and a unary (saliency) term,
         y_i = x_i + sum_j [gamma * softmax_j((q_i - mu_q)^T (k_j - mu_k)) + softmax_j(m_j)] g_j.
-    kv_pool: keys, values and the unary term see the map after a 2x2 max pool, as the FRM paper's counts demand (a map
-    with a side of 1 is not pooled); 1 is Eq. 2 to the letter. gamma (learnt, from 0) and residual are DNL's own, Eq. 3
-    shows neither. scale divides q k by the square root of their width, as some of DNL's authors' code does.
-    The softmax runs in fp32 whatever autocast says: q k is large where it is not scaled.
-    (B, C, h, w) -> (B, C, h, w).
+
+    kv_pool 2: keys, values and the unary term come from the map after a 2x2 max pool, as the FRM
+    paper's counts demand (a map with a side of 1 is not pooled); 1 is Eq. 2 to the letter. gamma
+    (learnt, from 0) and residual are DNL's own; Eq. 3 shows neither. scale divides q k by the
+    square root of their width, as part of the DNL authors' code does. The softmax is always in
+    fp32, because q k is large if it is not scaled.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class DisentangledNonLocal(nn.Module):
     def forward(
         self, x: Tensor
     ) -> Tensor:  # (B, C, h, w), N = h * w; M = (h // 2) * (w // 2), or N without the pool
+        """(B, C, h, w) -> (B, C, h, w)."""
         pooled = x if 1 in x.shape[2:] else self.pool(x)  # (B, C, h // 2, w // 2)
         q, k = self.query(x).flatten(2), self.key(pooled).flatten(2)  # (B, C_k, N), (B, C_k, M)
         m, g = self.unary(pooled).flatten(2), self.value(pooled).flatten(2)  # (B, 1, M), (B, C, M)
@@ -57,14 +59,13 @@ class DisentangledNonLocal(nn.Module):
             context = g @ pairwise.mT  # (B, C, N)  Eq. 2
             if self.gamma is not None:
                 context = at_least_fp32(self.gamma) * context
-            context = (
-                context + g @ m.softmax(-1).mT
-            )  # (B, C, N)  Eq. 3, second term: the same for every position
+            # (B, C, N)  Eq. 3, second term: the same for every position
+            context = context + g @ m.softmax(-1).mT
         context = context.to(x.dtype).reshape(x.shape)  # (B, C, h, w)
         return x + context if self.residual else context
 
     def macs(self, x: Tensor, y: Tensor) -> int:
-        """q k, pairwise g and unary g: N positions look at the M of the map after the pool."""
+        """Count q k, pairwise g and unary g: N positions attend to M positions after the pool."""
         batch, channels, height, width = x.shape
         pool = self.kv_pool if min(height, width) > 1 else 1
         n, m = height * width, (height // pool) * (width // pool)

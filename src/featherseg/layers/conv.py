@@ -1,4 +1,4 @@
-"""Convolutions with their norm and activation, and TensorFlow's "same" padding."""
+"""Convolutions with norm and activation, and TensorFlow's "same" padding."""
 
 import math
 from collections.abc import Sequence
@@ -15,10 +15,7 @@ from featherseg.layers.pointwise import is_pointwise
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution, batch norm, ReLU; padded so that stride 1 keeps the size.
-
-    (B, C_in, h, w) -> (B, C_out, h / stride, w / stride), sizes rounded up.
-    """
+    """Convolution, batch norm, ReLU; padded so that stride 1 keeps the size."""
 
     def __init__(
         self,
@@ -38,16 +35,14 @@ class ConvNormAct(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, h, w) -> (B, C_out, h / stride, w / stride), sizes rounded up."""
         layers: Any = self
         conv, norm, act = layers
         return normalise_act(norm, act, convolve(conv, x))
 
 
 class DepthwiseSeparable(nn.Module):
-    """Depthwise k x k and 1x1, both without bias, batch norm and, unless `act` is off, ReLU.
-
-    (B, C_in, h, w) -> (B, C_out, h, w).
-    """
+    """Depthwise k x k and 1x1, both without bias, batch norm and, with `act`, ReLU."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 3, *, act: bool = True
@@ -66,15 +61,17 @@ class DepthwiseSeparable(nn.Module):
         self.act = nn.ReLU() if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C_in, h, w)
+        """(B, C_in, h, w) -> (B, C_out, h, w)."""
         x = convolve(self.pointwise, convolve(self.depthwise, x))  # (B, C_out, h, w)
         return normalise_act(self.norm, self.act, x)
 
 
 def pad_same(x: Tensor, kernel_size: int, stride: int) -> Tensor:
-    """Zeros around a map as TensorFlow's "same" puts them before a convolution; an odd one goes below and right.
+    """Pad a map with zeros as TensorFlow's "same" does before a convolution.
 
-    The convolution then yields ceil(H / stride) rows. At stride 2 the padding depends on the size: for an even height
-    a 3x3 kernel pads 0 rows above and 1 below. Weights that were trained in TensorFlow (EfficientNet) need it.
+    The convolution then returns ceil(H / stride) rows. An odd zero goes below and right. At stride
+    2 the padding depends on the size: for an even height a 3x3 kernel gets 0 rows above and 1
+    below. Weights that were trained in TensorFlow (EfficientNet) need it.
     """
     rows = _total_padding(x.shape[2], kernel_size, stride)
     columns = _total_padding(x.shape[3], kernel_size, stride)
@@ -82,24 +79,26 @@ def pad_same(x: Tensor, kernel_size: int, stride: int) -> Tensor:
 
 
 def _total_padding(length: int, kernel_size: int, stride: int) -> int:
-    """Zeros that make `length` yield ceil(length / stride) positions; never negative, as kernel_size >= stride."""
+    """Return the zeros with which `length` yields ceil(length / stride) positions.
+
+    Never negative, because kernel_size >= stride.
+    """
     return ((length + stride - 1) // stride - 1) * stride + kernel_size - length
 
 
 def replace_strides(stages: Sequence[nn.Module], output_stride: int) -> None:
-    """Keep a backbone's last two stages, of 1/16 and 1/32, at 1 / output_stride (8 or 16): strides become dilations.
+    """Keep a backbone's last stages at 1 / output_stride (8 or 16): strides become dilations.
 
-    The convolution that loses its stride keeps the dilation of those before it, those after it have twice that, so
-    that their taps lie where they lay before (in torchvision: replace_stride_with_dilation). Weights stay.
+    A convolution that loses its stride keeps the dilation of those before it; later ones have twice
+    that, so that their taps stay in place (torchvision's replace_stride_with_dilation). Weights
+    stay.
     """
     dilation = 1
     for stage in stages[-1:] if output_stride == 16 else stages:
         rate = dilation
         for conv in [layer for layer in stage.modules() if isinstance(layer, nn.Conv2d)]:
-            strided, reach = (
-                conv.stride != (1, 1),
-                conv.kernel_size[0] // 2,
-            )  # reach 0: a 1x1 convolution
+            # reach 0: a 1x1 convolution
+            strided, reach = conv.stride != (1, 1), conv.kernel_size[0] // 2
             conv.stride = (1, 1)
             if reach:
                 conv.dilation, conv.padding = (rate, rate), (reach * rate, reach * rate)
@@ -112,11 +111,11 @@ MANY = 16
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """`conv(x)`; a depthwise one that is trained on a CPU has its backward from `featherseg.kernels`.
+    """Return conv(x), with our backward for a depthwise convolution that is trained on a CPU.
 
-    A 1x1 one in float32 sees the rows of a batch as images: with one thread and fewer than 16 torch hands them to BLAS,
-    which on AMD processors takes twice as long as oneDNN. Graphs that are compiled or exported and everything that
-    needs no gradient hold the plain convolution.
+    A 1x1 convolution in float32 gets the rows of a batch as images: with one thread and fewer than
+    16 images torch uses BLAS, which on AMD processors takes twice as long as oneDNN. Compiled and
+    exported graphs, and everything without gradients, have the plain convolution.
     """
     if not (conv.training and trains_here(x)):
         return conv(x)
@@ -151,9 +150,10 @@ CUTS: dict[type, tuple[float, float]] = {
 
 
 def normalise_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:
-    """`act(norm(x))`, or `norm(x)`; a batch norm that is trained on a CPU has its own kernels, which do CUTS as well.
+    """Return act(norm(x)), or norm(x); a batch norm that is trained on a CPU uses our kernels.
 
-    Graphs that are compiled or exported and everything that needs no gradient hold the plain layers.
+    These compute the activations in CUTS, too. Compiled and exported graphs, and everything without
+    gradients, have the plain layers.
     """
     if not isinstance(norm, nn.BatchNorm2d) or not (norm.training and trains_here(x) and takes(x)):
         return norm(x) if act is None else act(norm(x))
@@ -172,19 +172,21 @@ def normalise_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:
     ):
         return norm(x) if act is None else act(norm(x))
     cut = CUTS.get(type(act))
-    out, *found = norm_act(x, norm.weight, norm.bias, norm.eps, *(cut or CUTS[nn.Identity]))
+    limits = cut or CUTS[nn.Identity]
+    out, batch_mean, batch_variance = norm_act(x, norm.weight, norm.bias, norm.eps, *limits)
     count = x.numel() // x.shape[1]
     with torch.no_grad():
         tracked += 1
-        mean.mul_(1 - rate).add_(found[0], alpha=rate)
-        variance.mul_(1 - rate).add_(found[1], alpha=rate * count / (count - 1))
+        mean.mul_(1 - rate).add_(batch_mean, alpha=rate)
+        variance.mul_(1 - rate).add_(batch_variance, alpha=rate * count / (count - 1))
     return out if cut or act is None else act(out)
 
 
 def widen_input(conv: nn.Conv2d, channels: int) -> None:
-    """Let a first convolution take `channels` inputs: each gets the mean of the old kernels, scaled to keep the sum.
+    """Let a first convolution take `channels` inputs, each with the mean of the old kernels.
 
-    An image whose channels are all equal gives the same answer as a grey RGB image did before.
+    The kernels are scaled to keep the sum, so that an image with equal channels gives the same
+    answer as a grey RGB image did.
     """
     old = conv.weight.data  # (C_out, 3, k, k)
     mean = old.mean(dim=1, keepdim=True) * (old.shape[1] / channels)

@@ -1,5 +1,7 @@
-"""Attention to keys and values that are learned weights, not positions of the map (external attention, Guo et al.,
-arXiv:2105.02358), as RTFormer shaped it for GPUs and SCTNet took it over; and the feed-forward network beside it."""
+"""Attention to learned keys and values (external attention, Guo et al., arXiv:2105.02358).
+
+RTFormer shaped it for GPUs and SCTNet took it over, with the feed-forward network next to it.
+"""
 
 from torch import Tensor, nn
 
@@ -7,10 +9,11 @@ from featherseg.layers.precision import at_least_fp32, autocast_off
 
 
 def double_normalise(scores: Tensor, heads: int) -> Tensor:
-    """Grouped double normalisation (RTFormer): a softmax over positions for every key, then every position's weights
-    of the keys of one head are divided by their sum.
+    """Normalise scores over positions, then over the keys of each head (RTFormer).
 
-    (B, M, h, w) -> (B, M, h, w), M a multiple of heads; in fp32 whatever autocast says.
+    Grouped double normalisation: a softmax over positions for every key, then at every position the
+    weights of the keys of one head are divided by their sum. (B, M, h, w) -> (B, M, h, w), M a
+    multiple of heads; always in fp32.
     """
     with autocast_off(scores.device):
         weights = at_least_fp32(scores).flatten(2).softmax(-1)  # (B, M, h * w)
@@ -20,7 +23,7 @@ def double_normalise(scores: Tensor, heads: int) -> Tensor:
 
 
 class ConvFeedForward(nn.Module):
-    """Batch norm with eps 1e-6, 3x3 convolution, GELU, 3x3 convolution. (B, C, h, w) -> (B, C, h, w)."""
+    """Batch norm with eps 1e-6, 3x3 convolution, GELU, 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -30,4 +33,5 @@ class ConvFeedForward(nn.Module):
         self.project = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         return self.project(self.act(self.expand(self.norm(x))))

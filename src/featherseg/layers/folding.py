@@ -1,4 +1,4 @@
-"""Batch norms and layer scales as factors and shifts of the convolutions beside them, for models in eval mode."""
+"""Fold batch norms and layer scales into neighbouring convolutions, for models in eval mode."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from featherseg.layers.scale import LayerScale
 
 
 def factors(layer: nn.BatchNorm2d | LayerScale) -> tuple[Tensor, Tensor]:
-    """factor and shift (C,) in float64: in eval mode the layer is x * factor + shift, by channel."""
+    """Return factor and shift (C,) in float64: in eval mode the layer is x * factor + shift."""
     if isinstance(layer, LayerScale):
         factor = layer.weight.detach().double()
         return factor, torch.zeros_like(factor)
@@ -20,13 +20,16 @@ def factors(layer: nn.BatchNorm2d | LayerScale) -> tuple[Tensor, Tensor]:
 
 
 def scale_outputs(conv: nn.Conv2d, factor: Tensor, shift: Tensor) -> None:
-    """Let a convolution give factor * conv(x) + shift, (C_out,) each, in place."""
+    """Let a convolution return factor * conv(x) + shift, (C_out,) each, in place."""
     bias = torch.zeros_like(shift) if conv.bias is None else conv.bias.detach().double()
     _set(conv, conv.weight.detach().double() * factor[:, None, None, None], bias * factor + shift)
 
 
 def scale_inputs(conv: nn.Conv2d, factor: Tensor, shift: Tensor) -> None:
-    """Let a convolution without groups and padding give conv(factor * x + shift), (C_in,) each, in place."""
+    """Let a convolution return conv(factor * x + shift), (C_in,) each, in place.
+
+    The convolution must have no groups and no padding.
+    """
     weight = conv.weight.detach().double()  # (C_out, C_in, k, k)
     moved = weight.sum((2, 3)) @ shift  # (C_out,)
     bias = moved if conv.bias is None else conv.bias.detach().double() + moved
@@ -40,7 +43,7 @@ def _set(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
 
 
 class ScaledShortcut(nn.Module):
-    """x * factor + branch(x), factor (C,). (B, C, h, w) -> (B, C, h, w)."""
+    """x * factor + branch(x), factor (C,)."""
 
     def __init__(self, branch: nn.Module, factor: Tensor) -> None:
         super().__init__()
@@ -48,14 +51,16 @@ class ScaledShortcut(nn.Module):
         self.factor = nn.Parameter(factor[:, None, None], requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         return torch.addcmul(self.branch(x), x, self.factor)  # (B, C, h, w)
 
 
 def fold_shortcut(block: Any) -> None:
-    """scale * attention(norm(x)) of a block, in place, where attention(y) = y + branch(y) begins and ends in 1x1.
+    """Fold a block's scale * attention(norm(x)), in place, if attention(y) = y + branch(y).
 
-    The block has `attention_norm`, `attention` and `attention_scale`; one that is folded already stays as it is. The
-    norm goes into the first 1x1, the scale into the last; what the shortcut keeps of both is a factor a channel.
+    The branch must begin and end in 1x1. The block has `attention_norm`, `attention` and
+    `attention_scale`; a folded block stays as it is. The norm goes into the first 1x1, the scale
+    into the last; the shortcut keeps one factor per channel of both.
     """
     if isinstance(block.attention, ScaledShortcut):
         return

@@ -1,4 +1,4 @@
-"""How convolutions start where a model is trained from scratch."""
+"""Initial weights of convolutions for training from scratch."""
 
 import math
 
@@ -6,9 +6,9 @@ from torch import nn
 
 
 def initialise_by_fan_out(module: nn.Module) -> None:
-    """Every convolution of `module` normal with variance 2 / fan-out, where fan-out = k_h k_w C_out / groups; biases 0.
+    """Initialise all convolutions of `module`: normal with variance 2 / fan-out, biases 0.
 
-    As the authors of VAN, SeaFormer and SegNeXt do.
+    fan-out = k_h k_w C_out / groups, as the authors of VAN, SeaFormer and SegNeXt have it.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):

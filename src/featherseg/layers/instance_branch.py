@@ -1,7 +1,9 @@
-"""Class-agnostic instances beside a semantic model: where objects have their centre, which centre a pixel belongs to.
+"""Class-agnostic instances next to a semantic model: centres, and the centre of each pixel.
 
-The branch of Panoptic-DeepLab (Cheng et al., CVPR 2020, Sec. 3.1) in a light form, on the pyramid of the model whose
-semantic branch it stands beside. Letters: B images, C_i channels of pyramid level i.
+A light form of Panoptic-DeepLab's instance branch (Cheng et al., CVPR 2020, Sec. 3.1), on the
+pyramid of the semantic model.
+
+Letters: B images, C_i channels of pyramid level i.
 """
 
 from collections.abc import Sequence
@@ -17,11 +19,13 @@ KERNEL = 5
 
 
 class InstanceBranch(nn.Module):
-    """Pyramid -> centre map and offsets at its finest level; 75,363 parameters on four levels of 128 channels.
+    """Pyramid -> centre map and offsets at its finest level.
 
-    Each level is brought to 64 channels; from coarse to fine the one above is resized, concatenated and fused. Two
-    heads follow. centers (B, 1, h, w): how much a pixel is the centre of an object, about 0..1, no sigmoid. offsets
-    (B, 2, h, w): (dy, dx) from a pixel to the centre of its object, in pixels of the full-resolution image.
+    Each level is brought to 64 channels; from coarse to fine the result is resized, concatenated
+    with the next level and fused. Two heads follow. centers (B, 1, h, w): how likely a pixel is the
+    centre of an object, about 0..1, no sigmoid. offsets (B, 2, h, w): (dy, dx) from a pixel to the
+    centre of its object, in pixels of the full-resolution image. 75,363 parameters on four levels
+    of 128 channels.
     """
 
     def __init__(self, pyramid_channels: Sequence[int]) -> None:
@@ -36,18 +40,17 @@ class InstanceBranch(nn.Module):
         self.offset = _head(2)
 
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Level i, fine to coarse: (B, C_i, h_i, w_i) -> centers (B, 1, h_0, w_0), offsets (B, 2, h_0, w_0)."""
+        """levels (B, C_i, h_i, w_i) -> centers (B, 1, h_0, w_0), offsets (B, 2, h_0, w_0)."""
         *fine, top = (lateral(level) for lateral, level in zip(self.lateral, pyramid, strict=True))
         for level, fuse in zip(reversed(fine), reversed(self.fuse), strict=True):
-            lifted = resize(
-                top, (level.shape[2], level.shape[3]), align_corners=False
-            )  # (B, 64, h_i, w_i)
+            # (B, 64, h_i, w_i)
+            lifted = resize(top, (level.shape[2], level.shape[3]), align_corners=False)
             top = fuse(torch.cat([level, lifted], dim=1))  # (B, 64, h_i, w_i)
         return self.center(top), self.offset(top)
 
 
 def _head(channels: int) -> nn.Sequential:
-    """(B, 64, h, w) -> (B, channels, h, w)."""
+    """Return a head: (B, 64, h, w) -> (B, channels, h, w)."""
     return nn.Sequential(
         DepthwiseSeparable(WIDTH, HEAD_WIDTH, KERNEL),
         nn.Conv2d(HEAD_WIDTH, channels, kernel_size=1),

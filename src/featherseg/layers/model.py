@@ -1,4 +1,4 @@
-"""What every backbone and every model states about itself."""
+"""The base classes of backbones and models, and what each must state."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ from featherseg.layers.resize import pad_images
 
 
 class ModelConfig(Config):
-    """What every row of a paper's VARIANTS has; the keys a paper adds may be set in a recipe's [model]."""
+    """Settings of a row of a paper's VARIANTS; a recipe's [model] may set the keys of a paper."""
 
     backbone: str
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One model of the catalogue: the class of its model, its settings, after which paper.
+    """One model of the catalogue: its class, settings and paper.
 
-    params, and macs by the convention `macs`, are with 19 classes for one image of 512 x 1024, as counted
-    (costs/catalogue.py); panoptic: with an instance branch.
+    params, and macs by the convention `macs`, are measured with 19 classes and one image of 512 x
+    1024 (costs/catalogue.py). panoptic: with an instance branch.
     """
 
     model: Callable[[Any, int], "SegmentationModel"]
@@ -44,11 +44,11 @@ class ModelEntry:
 
 
 class Backbone(nn.Module):
-    """Normalised images (B, channels, H, W) -> four stage maps, fine to coarse: 1/4, 1/8, 1/16, 1/32.
+    """Normalised images (B, channels, H, W) -> four stages, fine to coarse: 1/4, 1/8, 1/16, 1/32.
 
-    mean and std, 0..255, are what its published weights expect, ImageNet's unless it says otherwise; first_convolution
-    is the name of the layer that takes the image; checkpointed are the classes of the modules that need not keep their
-    maps for the backward (`train.checkpoint_activations`).
+    mean and std, 0..255, are those of its published weights; default ImageNet's. first_convolution
+    is the name of the layer that receives the image. checkpointed are the classes of modules whose
+    maps may be computed again in the backward pass (`train.checkpoint_activations`).
     """
 
     stage_channels: tuple[int, ...]
@@ -58,42 +58,44 @@ class Backbone(nn.Module):
     checkpointed: tuple[type[nn.Module], ...] = (ResidualBlock,)
 
     def widen(self, channels: int) -> None:
-        """Take images of another number of channels than three; call after three-channel weights were loaded."""
+        """Accept another number of channels; call after loading three-channel weights."""
         first = self.get_submodule(self.first_convolution)
         assert isinstance(first, nn.Conv2d)
         widen_input(first, channels)
 
     def dilate(self, output_stride: int) -> None:
-        """Let no stage be coarser than 1 / output_stride, 8 or 16: dilation in place of stride, the same weights.
+        """Keep all stages at 1 / output_stride (8 or 16) or finer, by dilation.
 
-        Raises ConfigError where a backbone cannot.
+        The weights stay. Raises ConfigError if the backbone cannot.
         """
         raise ConfigError(
-            f"output_stride = {output_stride}: {type(self).__name__} has no dilated version. Expected a ResNet, an "
-            "EfficientNet or a MobileNetV2 as backbone."
+            f"output_stride = {output_stride}: {type(self).__name__} has no dilated version. "
+            "Expected a ResNet, an EfficientNet or a MobileNetV2 as backbone."
         )
 
     def halve_from(self, stride: int) -> None:
-        """Let stages from 1/stride on, 8 or 16, see maps of half the size, and so end at 1/64; the same weights.
+        """Let the stages from 1/stride on (8 or 16) see maps of half the size.
 
-        Raises ConfigError where a backbone cannot.
+        The weights stay; the last stage is then at 1/64. Raises ConfigError if the backbone cannot.
         """
         raise ConfigError(
-            f"halved_from = {stride}: expected an EfficientNet or MobileNetV2, not {type(self).__name__}."
+            f"halved_from = {stride}: expected an EfficientNet or MobileNetV2, not "
+            f"{type(self).__name__}."
         )
 
     def mmseg_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """`train.groups = "mmseg"`: -> (those of its parameters with the head's learning rate, those without decay).
+        """Return the groups for `train.groups = "mmseg"`: (with the head's rate, without decay).
 
-        Raises ConfigError for a backbone that no published configuration sorts so.
+        Raises ConfigError for a backbone that no published configuration groups so.
         """
         raise ConfigError(
-            "train.groups = 'mmseg' reproduces how CGRSeg's authors grouped the parameters of EfficientFormerV2, but "
-            f"the backbone is {type(self).__name__}. Use train.groups = 'structure'."
+            "train.groups = 'mmseg' reproduces how CGRSeg's authors grouped the parameters of "
+            f"EfficientFormerV2, but the backbone is {type(self).__name__}. Use train.groups = "
+            "'structure'."
         )
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The authors' key names -> ours; -> (renamed state, keys that are accepted and not used)."""
+        """Return (state under our key names, keys that are accepted but not used)."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -102,9 +104,9 @@ class Backbone(nn.Module):
 
 
 class Decoded(NamedTuple):
-    """What a decoder makes of a pyramid: logits (B, K, h, w), features (B, C, h', w') as SegOutput has them.
+    """The result of a decoder: logits (B, K, h, w) and features (B, C, h', w') as in SegOutput.
 
-    aux computes the auxiliary logits by name; it is called only where they are wanted.
+    aux computes the auxiliary logits by name; it is called only when they are needed.
     """
 
     logits: Tensor
@@ -115,14 +117,16 @@ class Decoded(NamedTuple):
 class SegmentationModel(nn.Module):
     """Normalised images (B, channels, H, W) -> SegOutput with logits (B, classes, h, w).
 
-    mean and std have one value a channel, 0..255, and 16-bit images values 0..image_range-1 (`normalise`); size_divisor
-    and minimum_size, in pixels, are what forward pads to; lone_side is the stride of its coarsest map where a batch
-    norm sees that, see `least_side`; align_corners is that of its logits. feature_channels is the width of
-    SegOutput.features in training, None where it gives none. A model is how it encodes images, as a pyramid of four
-    maps, and how it decodes that; a panoptic one also has an instance branch on the pyramid. aux_heads are used in
-    training alone, each giving class logits under its name but for that named by boundary_head, which tells boundaries
-    from the rest by one logit. class_bias is the key of the bias (classes,) that is added to the logits last, None
-    where there is none.
+    A model is how it encodes images, as a pyramid of four maps, and how it decodes that pyramid; a
+    panoptic model also has an instance branch on it.
+
+    mean and std have one value per channel, 0..255; 16-bit images have values 0..image_range-1
+    (`normalise`). forward pads to size_divisor and minimum_size, in pixels. lone_side is the stride
+    of the coarsest map that a batch norm sees, see `least_side`. align_corners is that of the
+    logits. feature_channels is the width of SegOutput.features in training, None without. aux_heads
+    are used in training only; each returns class logits under its name, except the one named by
+    boundary_head, which returns one logit of boundaries. class_bias is the key of the bias
+    (classes,) that is added to the logits last, None without.
     """
 
     backbone: Backbone
@@ -145,18 +149,19 @@ class SegmentationModel(nn.Module):
 
     @property
     def panoptic(self) -> bool:
-        """Whether its output tells objects apart."""
+        """Whether its output separates objects."""
         return self.instance_branch is not None
 
     @property
     def pyramid_channels(self) -> Sequence[int]:
-        """Channels of what `encode` gives, fine to coarse."""
+        """Channels of the maps from `encode`, fine to coarse."""
         return self.backbone.stage_channels
 
     def forward(self, images: Tensor, aux: bool = False) -> SegOutput:
-        """(B, channels, H, W) of any size -> logits (B, classes, h, w) and what they cover; centers, offsets.
+        """(B, channels, H, W) of any size -> logits (B, classes, h, w), centers, offsets.
 
-        With `aux` also the auxiliary logits by name, (B, classes, h', w') or of boundaries (B, 1, h', w').
+        With `aux` also the auxiliary logits by name, (B, classes, h', w'), boundaries (B, 1, h',
+        w').
         """
         image_size = (images.shape[2], images.shape[3])
         images, padded_size = pad_images(
@@ -177,32 +182,32 @@ class SegmentationModel(nn.Module):
         )
 
     def widen(self, channels: int) -> None:
-        """Take images of another number of channels than three; call after three-channel weights were loaded."""
+        """Accept another number of channels; call after loading three-channel weights."""
         self.backbone.widen(channels)
 
     def least_side(self, images: Tensor) -> int:
-        """What a shorter side of these images (B, channels, H, W) is padded to, in pixels.
+        """Return the side in pixels to which a shorter side of images (B, C, H, W) is padded.
 
-        minimum_size; in training one more than lone_side for a single image that is no larger than it: of the one
-        position that is left of it a batch norm has no variance.
+        It is minimum_size. For a single training image of at most lone_side it is lone_side + 1: a
+        batch norm has no variance of a single position.
         """
         alone = self.training and len(images) == 1 and max(images.shape[2:]) <= self.lone_side
         return self.lone_side + 1 if alone else self.minimum_size
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """Padded images (B, channels, H, W) -> pyramid (B, C_i, H/2^(i+2), W/2^(i+2)) for i = 0..3."""
+        """Return the pyramid (B, C_i, H/2^(i+2), W/2^(i+2)), i = 0..3, of padded images."""
         return self.backbone(images)
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
-        """The pyramid -> logits (B, K, h, w), and what losses look at beside them."""
+        """Return logits (B, K, h, w) from the pyramid, and what losses need besides."""
         raise NotImplementedError
 
     def rename_backbone(
         self, state: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], list[str], dict[str, Tensor]]:
-        """An authors' model with its backbone under `backbone.`, that part renamed as the backbone says.
+        """Rename the keys under `backbone.` of an authors' model by the backbone's own rules.
 
-        -> (renamed keys of the backbone, those that are not used, all other keys as they were).
+        Returns (renamed keys of the backbone, those that are not used, all other keys unchanged).
         """
         own = {
             key.removeprefix("backbone."): value
@@ -210,15 +215,18 @@ class SegmentationModel(nn.Module):
             if key.startswith("backbone.")
         }
         renamed, unused = self.backbone.rename_official(own)
-        rest = {key: value for key, value in state.items() if not key.startswith("backbone.")}
+        others = {key: value for key, value in state.items() if not key.startswith("backbone.")}
         return (
             {f"backbone.{k}": v for k, v in renamed.items()},
             [f"backbone.{k}" for k in unused],
-            rest,
+            others,
         )
 
     def with_own_aux_heads(self, renamed: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A state by our names in which no auxiliary head is missing: a file made for inference has none, ours stay."""
+        """Return a state under our names with all auxiliary heads.
+
+        Those missing in the file, which was made for inference, keep our weights.
+        """
         if any(key.startswith("aux_heads.") for key in renamed):
             return renamed
         return renamed | {

@@ -1,4 +1,4 @@
-"""The one place where pixel values become model input."""
+"""Turn pixel values into model input; the only place where it happens."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,17 @@ FULL_RANGE = 2**16
 
 
 def divisor(image_range: int) -> float:
-    """What brings 16-bit values to 0..255: 257 for the full range, else a power of two (16 for 12 bits)."""
+    """Return the divisor of 16-bit values to 0..255: 257 for the full range, 16 for 12 bits, ..."""
     return 257.0 if image_range == FULL_RANGE else image_range / 256
 
 
 def normalise(
     images: Tensor, mean: Sequence[float], std: Sequence[float], image_range: int = FULL_RANGE
 ) -> Tensor:
-    """(images - mean) / std, in float32, on the images' own device.
+    """Return (images - mean) / std in float32, on the images' device.
 
-    images (B, C, H, W), uint8 or uint16 as stored, stay as they are; mean and std, one value a channel, in units of
-    0..255, to which 16-bit values are brought first by `divisor`.
+    images (B, C, H, W), uint8 or uint16, are not changed; mean and std, one value per channel, are
+    in units of 0..255. 16-bit values are divided by `divisor` first.
     """
     shape = (1, -1, 1, 1)
     centre = torch.tensor(mean, dtype=torch.float32, device=images.device).view(shape)

@@ -1,4 +1,4 @@
-"""Key names of the authors' checkpoints -> ours, by how they begin."""
+"""Rename keys of the authors' checkpoints by their beginnings."""
 
 from collections.abc import Mapping
 
@@ -12,24 +12,24 @@ BLOCK_PARTS = {
     "downsample.0": "shortcut.0",
     "downsample.1": "shortcut.1",
 }
-"""Names inside a residual block, torchvision's and of those who follow it -> ours."""
+"""Names inside a residual block: torchvision's, which others use too -> ours."""
 
 
 def rename_start(key: str, names: Mapping[str, str], blocks: tuple[str, ...] = ()) -> str:
-    """`layer1.0.conv1.weight` -> `coarse.0.branch.0.weight`: what it begins with, by the first of `names` that fits.
+    """Rename the beginning of a key: `layer1.0.conv1.weight` -> `coarse.0.branch.0.weight`.
 
-    names: theirs -> ours. What follows one that begins with one of `blocks` is of residual blocks. Other keys stay as
-    they are.
+    names: the authors' beginning -> ours; the first that fits counts. The tail after one of
+    `blocks` is that of a residual block. Other keys stay.
     """
     for theirs, ours in names.items():
         if key.startswith(theirs):
-            rest = key.removeprefix(theirs)
-            return ours + (rename_block(rest) if blocks and theirs.startswith(blocks) else rest)
+            tail = key.removeprefix(theirs)
+            return ours + (rename_block(tail) if blocks and theirs.startswith(blocks) else tail)
     return key
 
 
 def rename_block(key: str) -> str:
-    """`0.conv1.weight` -> `0.branch.0.weight`; a key that is not of a residual block stays as it is."""
+    """Rename inside a residual block: `0.conv1.weight` -> `0.branch.0.weight`; other keys stay."""
     block, _, leaf = key.rpartition(".")
     for theirs, ours in BLOCK_PARTS.items():
         if block == theirs or block.endswith(f".{theirs}"):

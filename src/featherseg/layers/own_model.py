@@ -1,4 +1,4 @@
-"""A module of one's own as a model: what training, scoring and export ask of a model, taken from a plain nn.Module."""
+"""A user's nn.Module as a model, for training, evaluation and export."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,22 +12,24 @@ from featherseg.layers.resize import pad_images
 
 
 class OwnModel(SegmentationModel):
-    """`module` with normalised images (B, channels, H, W) -> logits (B, classes, h, w), or a SegOutput.
+    """A user's `module`: normalised images (B, channels, H, W) -> logits (B, classes, h, w).
 
-    The module states `classes`, `mean` and `std` (one value a channel, in units of 0..255); where it has them also
-    `align_corners` of its logits, `size_divisor` and `minimum_size` in pixels, which its images are padded to, and
-    `backbone`, the part that learns at `train.backbone_lr`, which may name the classes of its blocks as `checkpointed`
-    (`train.checkpoint_activations`), and `class_bias`, the key of the bias that is added to the logits last
-    (`loss.undo_class_weights`). Raises ConfigError naming what it does not state.
+    The module may also return a SegOutput. It states `classes`, `mean` and `std` (one value per
+    channel, in units of 0..255). It may state `align_corners` of its logits; `size_divisor` and
+    `minimum_size` in pixels, to which images are padded; `backbone`, the part that is trained at
+    `train.backbone_lr`, which may name the classes of its blocks as `checkpointed`
+    (`train.checkpoint_activations`); and `class_bias`, the key of the bias that is added to the
+    logits last (`loss.undo_class_weights`). Raises ConfigError with the name of what is missing.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        lacking = [name for name in ("classes", "mean", "std") if not hasattr(module, name)]
-        if lacking:
+        missing = [name for name in ("classes", "mean", "std") if not hasattr(module, name)]
+        if missing:
             raise ConfigError(
-                f"{type(module).__name__} states no {', '.join(lacking)}. A model of one's own states `classes`, its "
-                f"number of classes, and `mean` and `std`, one value a channel in units of 0..255, to normalise with."
+                f"{type(module).__name__} states no {', '.join(missing)}. A model must state "
+                "`classes`, its number of classes, and `mean` and `std` for normalisation, one value "
+                "per channel in units of 0..255."
             )
         stated: Any = module
         self.module = stated
@@ -40,32 +42,32 @@ class OwnModel(SegmentationModel):
 
     @property
     def backbone(self) -> Any:  # type: ignore[override]
-        """The part that has a learning rate of its own; one without parameters where the module names none."""
+        """The part with its own learning rate; a module without parameters if none is named."""
         return _OwnBackbone(getattr(self.module, "backbone", None), self.mean, self.std)
 
     def forward(self, images: Tensor, aux: bool = False) -> SegOutput:
-        """(B, channels, H, W) of any size -> logits (B, classes, h, w), and what they cover.
+        """(B, channels, H, W) of any size -> SegOutput with logits (B, classes, h, w).
 
-        Raises ConfigError where the module gives others.
+        Raises ConfigError if the module returns something else.
         """
         image_size = (images.shape[2], images.shape[3])
         images, padded_size = pad_images(
             images, divisor=self.size_divisor, minimum=self.least_side(images)
         )
         out = self.module(images)
-        if isinstance(out, SegOutput):  # of the padded images, as it sees no others
+        if isinstance(out, SegOutput):  # its sizes are those of the padded images
             return out._replace(image_size=image_size, padded_size=padded_size)
         if not (isinstance(out, Tensor) and out.ndim == 4 and out.shape[1] == self.classes):
-            found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            kind = type(self.module).__name__
+            returned = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ConfigError(
-                f"{kind} gave {found}: expected logits (B, {self.classes}, h, w), as its `classes` says."
+                f"{type(self.module).__name__} returned {returned}: expected logits "
+                f"(B, {self.classes}, h, w), with its `classes`."
             )
         return SegOutput(out, image_size, padded_size, self.align_corners)
 
 
 class _OwnBackbone(Backbone):
-    """What is asked of a backbone, of a module that may be none."""
+    """The interface of a backbone for a module that may have none."""
 
     def __init__(
         self, module: nn.Module | None, mean: tuple[float, ...], std: tuple[float, ...]
@@ -75,15 +77,17 @@ class _OwnBackbone(Backbone):
         self.checkpointed = getattr(module, "checkpointed", ())
 
     def widen(self, channels: int) -> None:
+        """Raise ConfigError if the number of channels is not that of the module."""
         if channels != len(self.mean):
             raise ConfigError(
                 f"this model takes images of {len(self.mean)} channels; the data have {channels}."
             )
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Return the state unchanged: a user's module has only its own key names."""
         return dict(state), []
 
 
 def as_model(module: nn.Module) -> SegmentationModel:
-    """`module` itself where it is a model of featherseg's kind, else an OwnModel of it."""
+    """Return `module` if it is a featherseg model, else an OwnModel of it."""
     return module if isinstance(module, SegmentationModel) else OwnModel(module)

@@ -1,4 +1,4 @@
-"""Context by pooling: the pyramid pooling module and its deep aggregation form."""
+"""Context by pooling: the pyramid pooling module and deep aggregation pooling."""
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,10 @@ from featherseg.layers.resize import resize
 
 
 class RegionMean(nn.Module):
-    """Means over k x k regions that cover the map, as torch's adaptive average pool draws them.
+    """Means over k x k regions that cover the map, like torch's adaptive average pool.
 
-    Region i of k of a side of length L spans floor(i L / k) to ceil((i + 1) L / k). Two matrix products: torch's own
-    pool exports with the regions of the example's size. (B, C, h, w) -> (B, C, k, k).
+    Region i of k on a side of length L spans floor(i L / k) to ceil((i + 1) L / k). Computed as two
+    matrix products, because torch's pool exports with the regions of the example's size.
     """
 
     def __init__(self, k: int) -> None:
@@ -21,14 +21,15 @@ class RegionMean(nn.Module):
         self.k = k
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, k, k)."""
         return x.mean((2, 3), keepdim=True) if self.k == 1 else region_means(x, (self.k, self.k))
 
 
 class RegionMax(nn.Module):
-    """The largest value of each of k x k regions that cover the map, as torch's adaptive max pool draws them.
+    """Maxima over k x k regions that cover the map, like torch's adaptive max pool.
 
-    Rows, then columns, each masked: torch's own pool exports with the regions of the example's size.
-    (B, C, h, w) -> (B, C, k, k).
+    Computed over rows, then columns, each masked, because torch's pool exports with the regions of
+    the example's size.
     """
 
     def __init__(self, k: int) -> None:
@@ -36,12 +37,13 @@ class RegionMax(nn.Module):
         self.k = k
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, k, k)."""
         x = _largest(x, self.k)  # (B, C, k, w)
         return _largest(x.mT, self.k).mT  # (B, C, k, k)
 
 
 def _largest(x: Tensor, k: int) -> Tensor:
-    """The largest of each of k regions of rows: (B, C, h, w) -> (B, C, k, w)."""
+    """Return the maxima over k regions of rows: (B, C, h, w) -> (B, C, k, w)."""
     inside = _regions(x.shape[2], k, x.device)[:, :, None]  # (k, h, 1)
     if torch.compiler.is_exporting():  # runtimes are slow at selecting
         return (x[:, :, None] + torch.where(inside, 0.0, -torch.inf)).amax(3)
@@ -49,10 +51,9 @@ def _largest(x: Tensor, k: int) -> Tensor:
 
 
 class StridedRegionMean(nn.Module):
-    """Means over as many regions as a map of stride `stride` has positions, as torch's adaptive average pool draws
-    them: at sides that `stride` divides they lie side by side, at others neighbours share a row or more.
+    """Means over as many regions as a map of stride `stride` has positions.
 
-    (B, C, h, w) -> (B, C, ceil(h / stride), ceil(w / stride)).
+    Like torch's adaptive average pool: regions share rows if `stride` does not divide the side.
     """
 
     def __init__(self, stride: int) -> None:
@@ -60,12 +61,13 @@ class StridedRegionMean(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, ceil(h / stride), ceil(w / stride))."""
         height, width = ((side + self.stride - 1) // self.stride for side in x.shape[2:])
         return region_means(x, (height, width))
 
 
 def region_means(x: Tensor, size: Size) -> Tensor:
-    """torch's adaptive average pool, right at any size in an exported graph too: (B, C, h, w) -> (B, C, *size)."""
+    """Pool adaptively, right at any size in exported graphs: (B, C, h, w) -> (B, C, *size)."""
     with autocast_off(x.device):
         values = at_least_fp32(x)
         rows = _region_weights(x.shape[2], size[0], values)  # (size[0], h)
@@ -74,13 +76,13 @@ def region_means(x: Tensor, size: Size) -> Tensor:
 
 
 def _region_weights(length: int, k: int, like: Tensor) -> Tensor:
-    """(k, length): 1 / n where a position belongs to a region of n positions, else 0."""
+    """Return (k, length): 1 / n if a position belongs to a region of n positions, else 0."""
     inside = _regions(length, k, like.device).to(like.dtype)
     return inside / inside.sum(1, keepdim=True)
 
 
 def _regions(length: int, k: int, device: torch.device) -> Tensor:
-    """(k, length): whether a position belongs to a region."""
+    """Return (k, length): whether a position belongs to a region."""
     position = torch.arange(length, device=device)[None, :]  # (1, length)
     region = torch.arange(k, device=device)[:, None]  # (k, 1)
     first = torch.div(region * length, k, rounding_mode="floor")
@@ -93,8 +95,9 @@ REGIONS = (1, 2, 3, 6)
 
 
 class PyramidPooling(nn.Module):
-    """PPM (Zhao et al., PSPNet, CVPR 2017, Sec. 3.2) in the form of SFNet's code: the map beside its means over k x k
-    regions, each reduced by a 1x1 convolution and norm. (B, C, h, w) -> (B, D, h, w).
+    """PPM (Zhao et al., PSPNet, CVPR 2017, Sec. 3.2) in the form of SFNet's code.
+
+    The map and its means over k x k regions, each mean reduced by a 1x1 convolution and norm.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -117,6 +120,7 @@ class PyramidPooling(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w)
+        """(B, C, h, w) -> (B, D, h, w)."""
         size = (x.shape[2], x.shape[3])
         priors = []
         for branch in self.branches:
@@ -127,9 +131,9 @@ class PyramidPooling(nn.Module):
 
 
 class DeepAggregationPooling(nn.Module):
-    """DAPPM (Hong et al., DDRNet, arXiv:2101.06085, Fig. 5): pools of growing stride, each added to the one before it.
+    """DAPPM (Hong et al., DDRNet, arXiv:2101.06085, Fig. 5): pools of growing stride, added up.
 
-    (B, C, h, w) -> (B, D, h, w); branch_channels is the width of each scale. DDRNet's convolutions have no bias.
+    branch_channels is the width of each scale. DDRNet's convolutions have no bias.
     """
 
     def __init__(
@@ -147,6 +151,7 @@ class DeepAggregationPooling(nn.Module):
         self.shortcut = NormActConv(in_channels, out_channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w)
+        """(B, C, h, w) -> (B, D, h, w)."""
         size: Size = (x.shape[2], x.shape[3])
         maps = [self.finest(x)]  # (B, C_b, h, w)
         for scale, process in zip(self.scales, self.process, strict=True):
@@ -156,7 +161,7 @@ class DeepAggregationPooling(nn.Module):
 
 
 def pooled_scales(in_channels: int, branch_channels: int, *, bias: bool = False) -> nn.ModuleList:
-    """DAPPM's four pools, at strides 2, 4 and 8 and over the whole map, each reduced by a 1x1 convolution.
+    """Return DAPPM's four pools, at strides 2, 4, 8 and over the map, each with a 1x1 convolution.
 
     Each (B, C, h, w) -> (B, C_b, h / stride, w / stride), sizes rounded up.
     """

@@ -1,6 +1,6 @@
-"""A learned bias of attention scores by the offset between query and key, resized to maps of any size.
+"""A learned bias of attention scores by the offset from query to key, for maps of any size.
 
-Nothing is kept between calls: the bias is made anew from the table, so that it cannot go stale.
+The bias is computed from the table in every call, so that it is never out of date.
 """
 
 import math
@@ -18,13 +18,13 @@ PositionResize = Literal["flattened", "two-dimensional"]
 
 
 class PositionBias(nn.Module):
-    """One bias a head and offset (|dy|, |dx|), after LeViT (Graham et al., ICCV 2021, Sec. 4.2).
+    """A bias per head and offset (|dy|, |dx|), after LeViT (Graham et al., ICCV 2021, Sec. 4.2).
 
-    The table holds side x side offsets, in units of keys; queries stand at every `stride`-th key. At another size than
-    side x side keys, `how` = "flattened" resizes the (queries, keys) matrix of the table's own size as if it were a
-    image, bicubic, as the authors of EfficientFormerV2's segmentation code do: what their weights were trained for,
-    though a row of the matrix is no direction of the image. "two-dimensional" resizes the table over its offsets and
-    keeps offset 0 where it is.
+    The table has side x side offsets, in units of keys; queries are at every `stride`-th key. For
+    other sizes, `how` = "flattened" resizes the (queries, keys) matrix of the table's own size
+    bicubically as if it were an image, as the authors of EfficientFormerV2's segmentation code do.
+    Their weights were trained for that, although a row of the matrix is no direction of the image.
+    "two-dimensional" resizes the table over its offsets and keeps offset 0 in place.
     """
 
     macs, no_decay = 0, True
@@ -36,7 +36,7 @@ class PositionBias(nn.Module):
         self.how: PositionResize = "flattened"
 
     def forward(self, queries: Size, keys: Size) -> Tensor:
-        """Sizes (height, width) of both maps -> bias (heads, queries, keys), rows of the maps one after the other."""
+        """Sizes (height, width) of both maps -> bias (heads, queries, keys), maps row by row."""
         table = at_least_fp32(self.table)  # (heads, side * side)
         if self.how == "two-dimensional":
             return resize_table(table, keys)[:, offsets(queries, keys, self.stride, table.device)]
@@ -46,22 +46,26 @@ class PositionBias(nn.Module):
 
 
 def offsets(queries: Size, keys: Size, stride: int, device: torch.device) -> Tensor:
-    """|dy| * keys' width + |dx| between every query, at every stride-th key, and every key: (queries, keys) int64."""
+    """Return |dy| * keys' width + |dx| from every query to every key: (queries, keys) int64.
+
+    Queries are at every stride-th key.
+    """
+    # (query rows, key rows), (query columns, key columns)
     rows, columns = (
         (
             torch.arange(q, device=device)[:, None] * stride
             - torch.arange(k, device=device)[None, :]
         ).abs()
         for q, k in zip(queries, keys, strict=True)
-    )  # (query rows, key rows), (query columns, key columns)
+    )
     index = rows[:, None, :, None] * keys[1] + columns[None, :, None, :]
     return index.reshape(queries[0] * queries[1], keys[0] * keys[1])
 
 
 def resize_table(table: Tensor, size: Size) -> Tensor:
-    """A square table of offsets for maps of another size: (heads, side * side) -> (heads, size[0] * size[1]).
+    """Resize a square table of offsets: (heads, side * side) -> (heads, size[0] * size[1]).
 
-    Offset d of n stands for the share d / n of the image, before and after; bicubic between the offsets.
+    Offset d of n is the share d / n of the image, before and after; bicubic between offsets.
     """
     heads, side = len(table), math.isqrt(table.shape[1])
     grid = table.view(heads, side, side)
@@ -71,15 +75,14 @@ def resize_table(table: Tensor, size: Size) -> Tensor:
 
 
 def resize_matrix(bias: Tensor, size: Size) -> Tensor:
-    """Bicubic, align_corners=False: (heads, queries, keys) -> (heads, *size); nothing to do at the matrix's own size.
+    """Resize bicubically, align_corners=False: (heads, queries, keys) -> (heads, *size).
 
-    An exported `interpolate` holds the weights of the example's size: there it is written as gathers, which take four
-    times as long.
+    An exported `interpolate` would contain the weights of the example's size; there it is written
+    as gathers, which take four times as long.
     """
     if torch.compiler.is_exporting():
-        bias = resample_rows(
-            bias.mT, *_centred(bias.shape[2], size[1], bias.device)
-        ).mT  # (heads, queries, size[1])
+        # (heads, queries, size[1])
+        bias = resample_rows(bias.mT, *_centred(bias.shape[2], size[1], bias.device)).mT
         return resample_rows(bias, *_centred(bias.shape[1], size[0], bias.device))
     if bias.shape[1:] == size:
         return bias
@@ -87,7 +90,7 @@ def resize_matrix(bias: Tensor, size: Size) -> Tensor:
 
 
 def _centred(length: int, wanted: int, device: torch.device) -> tuple[Tensor, int]:
-    """Where pixel centres of a side of `wanted` lie on one of `length`, as numerators and their denominator.
+    """Return the places of `wanted` pixel centres on a side of `length`: numerators, denominator.
 
     Position i is (i + 1/2) length / wanted - 1/2, torch's align_corners=False.
     """
@@ -96,9 +99,10 @@ def _centred(length: int, wanted: int, device: torch.device) -> tuple[Tensor, in
 
 
 def resample_rows(x: Tensor, numerator: Tensor, denominator: int) -> Tensor:
-    """(..., rows, columns), read between its rows at numerator / denominator (at least -1) by torch's bicubic kernel.
+    """Read (..., rows, columns) between its rows, by torch's bicubic kernel.
 
-    Positions are fractions of whole numbers, so that the weights are right to the last digit at any size.
+    Positions are fractions, numerator / denominator, of at least -1, so that the weights are exact
+    at any size.
     """
     last = x.shape[-2] - 1
     near = torch.div(numerator + denominator, denominator, rounding_mode="floor") - 1
@@ -116,5 +120,5 @@ A = -0.75
 
 
 def _inner(t: Tensor) -> Tensor:
-    """The kernel at distances t from 0 to 1; at 1 + t it is A t (1 - t)^2."""
+    """Return the kernel at distances t from 0 to 1; at 1 + t it is A t (1 - t)^2."""
     return ((A + 2) * t - (A + 3)) * t * t + 1

@@ -1,11 +1,11 @@
-"""Norm and activation before the convolution instead of behind it: DDRNet's DAPPM and heads, and who took them over."""
+"""Norm and activation before the convolution: DDRNet's DAPPM and heads, also used by others."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class NormActConv(nn.Sequential):
-    """Batch norm, ReLU, convolution, padded so that the size stays. (B, C_in, h, w) -> (B, C_out, h, w)."""
+    """Batch norm, ReLU, convolution, padded so that the size stays."""
 
     def __init__(
         self,
@@ -30,14 +30,15 @@ class NormActConv(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, h, w) -> (B, C_out, h, w)."""
         norm, act, conv = self
         return conv(act(norm_of_few(norm, x)))
 
 
 def norm_of_few(norm: nn.Module, x: Tensor) -> Tensor:
-    """norm(x); in training, where x has one value a channel and so no variance, by the running statistics instead.
+    """Return norm(x), by the running statistics if x has only one value per channel in training.
 
-    So it is behind a mean over the whole map of a single image. (B, C, h, w) -> (B, C, h, w).
+    A mean over the whole map of a single image has no variance. (B, C, h, w) -> (B, C, h, w).
     """
     if norm.training and x.numel() == x.shape[1]:
         assert isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
@@ -48,7 +49,7 @@ def norm_of_few(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 class PreNormHead(nn.Sequential):
-    """DDRNet's head: norm, ReLU, 3x3 convolution, norm, ReLU, 1x1 convolution. (B, C, h, w) -> (B, K, h, w).
+    """DDRNet's head: norm, ReLU, 3x3, norm, ReLU, 1x1: (B, C, h, w) -> (B, K, h, w).
 
     bias is that of the first convolution; the second has one.
     """

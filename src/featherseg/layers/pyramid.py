@@ -1,6 +1,4 @@
-"""Feature pyramids: stages of a backbone, each at half the resolution of the one before, in; as many maps of one width
-out, at the same resolutions.
-"""
+"""Feature pyramids: stages, each at half the resolution of the one before -> maps of one width."""
 
 from collections.abc import Sequence
 
@@ -12,10 +10,10 @@ from featherseg.layers.conv import DepthwiseSeparable
 
 
 class WeightedFusion(nn.Module):
-    """Fast normalised fusion (EfficientDet, Sec. 3.3), SiLU, separable convolution: one node of a BiFPN.
+    """One node of a BiFPN: fast normalised fusion (EfficientDet, Sec. 3.3), SiLU, separable conv.
 
-    y = SepConv(SiLU(sum_i relu(w_i) x_i / (sum_i relu(w_i) + 1e-4))), one weight an input, 1 at first.
-    (B, C, h, w) of each input -> (B, C, h, w).
+    y = SepConv(SiLU(sum_i relu(w_i) x_i / (sum_i relu(w_i) + 1e-4))), one weight per input, 1 at
+    first.
     """
 
     macs = 0
@@ -27,6 +25,7 @@ class WeightedFusion(nn.Module):
         self.conv = DepthwiseSeparable(channels, channels, act=False)
 
     def forward(self, *maps: Tensor) -> Tensor:
+        """(B, C, h, w) of each input -> (B, C, h, w)."""
         weights = self.weight.relu()
         weights = weights / (weights.sum() + 1e-4)
         fused = sum(weight * x for weight, x in zip(weights, maps, strict=True))  # (B, C, h, w)
@@ -34,9 +33,10 @@ class WeightedFusion(nn.Module):
 
 
 class BiFPNLayer(nn.Module):
-    """One top-down and one bottom-up pass over the levels (EfficientDet, Fig. 2d), fine to coarse, shapes kept.
+    """One top-down and one bottom-up pass over the levels (EfficientDet, Fig. 2d).
 
-    A level between the ends takes its input again on the way up; nearest upsampling, 3x3 max pooling at stride 2.
+    A level between the ends uses its input again on the way up. Nearest upsampling, 3x3 max pooling
+    at stride 2.
     """
 
     def __init__(self, channels: int, levels: int) -> None:
@@ -48,6 +48,7 @@ class BiFPNLayer(nn.Module):
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:  # level i: (B, C, h / 2^i, w / 2^i)
+        """levels i (B, C, h / 2^i, w / 2^i), fine to coarse -> levels of the same shapes."""
         last = len(levels) - 1
         top_down = list(levels)
         for i in range(last - 1, -1, -1):
@@ -62,8 +63,8 @@ class BiFPNLayer(nn.Module):
 class BiFPN(nn.Module):
     """Bidirectional feature pyramid (Tan et al., EfficientDet, CVPR 2020, arXiv:1911.09070).
 
-    stage i: (B, C_i, h / 2^i, w / 2^i) -> level i: (B, channels, h / 2^i, w / 2^i); a 1x1 convolution and a batch norm
-    bring each stage to the width, then `repeats` layers mix them.
+    A 1x1 convolution and a batch norm bring each stage to the width, then `repeats` layers mix
+    them.
     """
 
     def __init__(self, stage_channels: Sequence[int], channels: int, repeats: int) -> None:
@@ -80,16 +81,14 @@ class BiFPN(nn.Module):
         )
 
     def forward(self, stages: Sequence[Tensor]) -> list[Tensor]:
+        """stage i (B, C_i, h / 2^i, w / 2^i) -> level i (B, channels, h / 2^i, w / 2^i)."""
         return self.layers(
             [lateral(stage) for lateral, stage in zip(self.lateral, stages, strict=True)]
         )
 
 
 class FPN(nn.Module):
-    """Feature pyramid (Lin et al., CVPR 2017, arXiv:1612.03144, Sec. 3): 1x1 laterals, nearest upsampling, sum, 3x3.
-
-    stage i: (B, C_i, h / 2^i, w / 2^i) -> level i: (B, channels, h / 2^i, w / 2^i).
-    """
+    """Feature pyramid (Lin et al., CVPR 2017, Sec. 3): 1x1 laterals, nearest upsampling, 3x3."""
 
     def __init__(self, stage_channels: Sequence[int], channels: int) -> None:
         super().__init__()
@@ -100,6 +99,7 @@ class FPN(nn.Module):
         )
 
     def forward(self, stages: Sequence[Tensor]) -> list[Tensor]:
+        """stage i (B, C_i, h / 2^i, w / 2^i) -> level i (B, channels, h / 2^i, w / 2^i)."""
         levels = [lateral(stage) for lateral, stage in zip(self.lateral, stages, strict=True)]
         for i in range(len(levels) - 2, -1, -1):
             levels[i] = levels[i] + enlarge(levels[i + 1], levels[i])
@@ -107,5 +107,5 @@ class FPN(nn.Module):
 
 
 def enlarge(coarse: Tensor, fine: Tensor) -> Tensor:
-    """Nearest upsampling to the size of another map: (B, C, h, w), (B, C', H, W) -> (B, C, H, W)."""
+    """Upsample (nearest) to another map's size: (B, C, h, w), (B, C', H, W) -> (B, C, H, W)."""
     return F.interpolate(coarse, size=(fine.shape[2], fine.shape[3]), mode="nearest")

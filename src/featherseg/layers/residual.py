@@ -1,16 +1,17 @@
 """Residual blocks (He et al., CVPR 2016, arXiv:1512.03385) as torchvision has them.
 
-The stride of a bottleneck lies in its 3x3 convolution, not in the first 1x1 as in the paper. Letters: B images,
-C channels, h x w the map.
+The stride of a bottleneck is in its 3x3 convolution, not in the first 1x1 as in the paper.
+
+Letters: B images, C channels, h x w the map.
 """
 
 from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """ReLU(shortcut(x) + branch(x)). (B, C_in, h, w) -> (B, C_out, ceil(h / stride), ceil(w / stride)).
+    """ReLU(shortcut(x) + branch(x)), or the sum without `act`.
 
-    The shortcut is a 1x1 convolution and norm where the shape changes; without `act` the sum is left as it is.
+    The shortcut is a 1x1 convolution and norm if the shape changes.
     """
 
     def __init__(
@@ -33,13 +34,14 @@ class ResidualBlock(nn.Module):
         self.act: nn.Module = nn.ReLU() if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, h, w) -> (B, C_out, ceil(h / stride), ceil(w / stride))."""
         return self.act(self.shortcut(x) + self.branch(x))
 
 
 def conv_norm(
     in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, bias: bool = False
 ) -> tuple[nn.Module, nn.Module]:
-    """A convolution, padded so that stride 1 keeps the size, and its batch norm."""
+    """Return a convolution, padded so that stride 1 keeps the size, and its batch norm."""
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=bias)
     return conv, nn.BatchNorm2d(out_channels)
 
@@ -47,7 +49,7 @@ def conv_norm(
 def basic_block(
     in_channels: int, width: int, stride: int, *, act: bool = True, bias: bool = False
 ) -> ResidualBlock:
-    """Two 3x3 convolutions (Fig. 5, left): C_in -> width channels."""
+    """Return two 3x3 convolutions (Fig. 5, left): C_in -> width channels."""
     branch = nn.Sequential(
         *conv_norm(in_channels, width, 3, stride=stride, bias=bias),
         nn.ReLU(),
@@ -59,7 +61,7 @@ def basic_block(
 def bottleneck(
     in_channels: int, width: int, stride: int, *, expansion: int = 4, act: bool = True
 ) -> ResidualBlock:
-    """1x1, 3x3, 1x1 (Fig. 5, right): C_in -> expansion * width channels."""
+    """Return 1x1, 3x3, 1x1 (Fig. 5, right): C_in -> expansion * width channels."""
     branch = nn.Sequential(
         *conv_norm(in_channels, width, 1),
         nn.ReLU(),
@@ -73,9 +75,10 @@ def bottleneck(
 def open_basic_stage(
     in_channels: int, width: int, blocks: int, *, stride: int = 1, bias: bool = False
 ) -> nn.Sequential:
-    """Basic blocks of which the last has no ReLU: what comes out may be added to other maps before one.
+    """Return basic blocks without the last ReLU, so that other maps can be added before it.
 
-    Stages of DDRNet, PIDNet, RTFormer, SCTNet. (B, C_in, h, w) -> (B, width, ceil(h / stride), ceil(w / stride)).
+    Stages of DDRNet, PIDNet, RTFormer and SCTNet. (B, C_in, h, w) -> (B, width, ceil(h / stride),
+    ceil(w / stride)).
     """
     layers = [basic_block(in_channels, width, stride, act=blocks > 1, bias=bias)]
     layers += [
@@ -88,7 +91,7 @@ def open_basic_stage(
 def open_bottleneck_stage(
     in_channels: int, width: int, blocks: int = 1, *, stride: int = 1
 ) -> nn.Sequential:
-    """Bottlenecks that double their width, none with a ReLU at its end: the last stages of DDRNet and PIDNet.
+    """Return bottlenecks that double the width, without the last ReLU (DDRNet, PIDNet).
 
     (B, C_in, h, w) -> (B, 2 * width, ceil(h / stride), ceil(w / stride)).
     """
@@ -98,7 +101,7 @@ def open_bottleneck_stage(
 
 
 def start_kaiming(module: nn.Module) -> None:
-    """Draw the weights of all convolutions anew, as He et al. do (arXiv:1502.01852): normal, by their fan-out."""
+    """Initialise all convolutions like He et al. (arXiv:1502.01852): normal, by fan-out."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""Sizes: how images are padded before a model and how its logits come back to the image."""
+"""Sizes: padding of images before a model, and the way of logits back to the image."""
 
 from collections.abc import Sequence
 
@@ -13,24 +13,24 @@ from featherseg.layers.normalise import FULL_RANGE, normalise
 
 
 def resize_factor(size: Size, fit: Resize | None) -> float:
-    """The factor that makes an image of `size` as large as `fit` allows, smaller or larger; 1 without `fit`."""
+    """Return the factor that makes an image of `size` as large as `fit` allows; 1 without `fit`."""
     return 1.0 if fit is None else min(fit[0] / min(size), fit[1] / max(size))
 
 
 def resized(size: Size, fit: Resize | None) -> Size:
-    """(height, width) that an image of `size` has where it is made as large as `fit` allows."""
+    """Return (height, width) of an image of `size` made as large as `fit` allows."""
     return scaled_size(size, resize_factor(size, fit))
 
 
 def resize(x: Tensor, size: Size, *, align_corners: bool) -> Tensor:
-    """Bilinear resize, (B, C, h, w) -> (B, C, *size)."""
+    """Resize bilinearly, (B, C, h, w) -> (B, C, *size)."""
     if trains_here(x):
         return resize_bilinear(x, size, align_corners=align_corners)
     return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
 
 def scale_images(images: Tensor, factor: float) -> Tensor:
-    """Images brought to another size for a model, antialiased: (B, C, H, W) -> (B, C, H * factor, W * factor)."""
+    """Resize images for a model, antialiased: (B, C, H, W) -> (B, C, H * factor, W * factor)."""
     if factor == 1.0:
         return images
     size = scaled_size((images.shape[2], images.shape[3]), factor)
@@ -44,19 +44,19 @@ def preprocess(
     fit: Resize | None,
     image_range: int = FULL_RANGE,
 ) -> Tensor:
-    """Images as a model sees them: normalised, as `normalise` does it, then as large as `fit` allows, (B, C, h, w)."""
+    """Return images as a model sees them: normalised, as large as `fit` allows, (B, C, h, w)."""
     normal = normalise(images, mean, std, image_range)
     return scale_images(normal, resize_factor((images.shape[2], images.shape[3]), fit))
 
 
 def scaled_size(size: Size, factor: float) -> Size:
-    """(height, width) times a factor, in whole pixels."""
+    """Return (height, width) times a factor, in whole pixels."""
     height, width = (max(1, round(side * factor)) for side in size)
     return height, width
 
 
 def pad_images(images: Tensor, *, divisor: int = 1, minimum: int = 1) -> tuple[Tensor, Size]:
-    """Pad normalised images right and below with zeros; -> (padded images (B, C, H', W'), (H', W')).
+    """Pad normalised images right and below with zeros; return (B, C, H', W') and (H', W').
 
     H' is the least multiple of `divisor` that is at least H and at least `minimum`; W' likewise.
     """
@@ -70,16 +70,16 @@ def pad_images(images: Tensor, *, divisor: int = 1, minimum: int = 1) -> tuple[T
 
 
 def padding(length: int, divisor: int, minimum: int) -> int:
-    """What `pad_images` adds to a side of `length`."""
+    """Return the pixels that `pad_images` adds to a side of `length`."""
     target = torch.sym_max(length, minimum)
     return (target + divisor - 1) // divisor * divisor - length
 
 
 def to_image(out: SegOutput, size: Size) -> Tensor:
-    """Logits at the image's size: (B, K, h, w) -> (B, K, *size).
+    """Bring logits to the image's size: (B, K, h, w) -> (B, K, *size).
 
-    Straight for a model that runs at any size; where the images were padded, the logits are brought to the padded
-    size and cropped at full resolution first, so that no class is moved by the padding.
+    If the images were padded, the logits are resized to the padded size and cropped at full
+    resolution, so that padding shifts no class.
     """
     logits = out.logits
     if out.padded_size != out.image_size:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class LayerScale(nn.Module):
-    """One learned factor a channel (CaiT, Touvron et al., ICCV 2021), small at first: (B, C, h, w) -> (B, C, h, w)."""
+    """One learned factor per channel (CaiT, Touvron et al., ICCV 2021), small at first."""
 
     macs = 0
 
@@ -14,4 +14,5 @@ class LayerScale(nn.Module):
         self.weight = nn.Parameter(torch.full((channels,), initial))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         return x * self.weight[:, None, None]  # (B, C, h, w)
