@@ -29,8 +29,8 @@ import featherseg
 from featherseg.core.files import FIT, append_line, load_json, read_lines, remove_tree
 from featherseg.data.datasets.statistics import typical_size
 from featherseg.fitting.feasible import image_of
+from featherseg.fitting.halving import SPARE
 from featherseg.fitting.latency import here, time_candidate, time_file
-from featherseg.fitting.plan import SPARE
 
 TABLE = Path(__file__).parent / "tables" / "fit_default.jsonl"
 TIMES = 10

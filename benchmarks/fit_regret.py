@@ -10,7 +10,7 @@ the best that keeps the limit, trained to its end (mean of its seeds: the larges
 against every way alike). Every start, validation, look through the images and timing of steps takes its time from the
 way that needs it.
 
-The ways: fit (featherseg/fitting/plan.py), with the order and the margin that are judged; guess, the first in that
+The ways: fit (featherseg/fitting/halving.py), with the order and the margin that are judged; guess, the first in that
 order with all the time; as shipped, fit as it is, for which all of the table was looked at; asha, the same halving as
 fit's, without a margin, and whoever goes on starts anew; most parameters and most MACs, the model that has them of
 those that keep the limit, at its scale nearest to 1, from below where there is one, with all the time; default, DEFAULT
@@ -36,7 +36,7 @@ from featherseg.core.files import read_lines
 from featherseg.evaluation.bootstrap import student_quantile
 from featherseg.fitting.beginning import AN_IMAGE, MOST_TIMED, STARTING, STEPS_TIMED
 from featherseg.fitting.candidates import in_line
-from featherseg.fitting.plan import Candidate, best_guesses, make_schedule, rung_sizes, survivors
+from featherseg.fitting.halving import Candidate, best_guesses, make_schedule, rung_sizes, survivors
 
 TABLES = Path(__file__).parent / "tables"
 SHARES = (0.1, 0.25, 0.5)

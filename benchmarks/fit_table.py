@@ -50,8 +50,8 @@ from featherseg.data import open_dataset
 from featherseg.evaluation.scoring import evaluate
 from featherseg.fitting.candidates import resize_of
 from featherseg.fitting.feasible import image_of
+from featherseg.fitting.halving import name_of
 from featherseg.fitting.latency import Timing, here, time_file, write_untrained
-from featherseg.fitting.plan import name_of
 from featherseg.inference.runtimes import open_runtime
 
 TABLE = Path(__file__).parent / "tables" / "fit_table.jsonl"

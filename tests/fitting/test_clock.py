@@ -10,7 +10,7 @@ from support.models.small_training import Silent
 from featherseg.core.errors import TrainingError
 from featherseg.fitting.clock import Deadline, StepClock, falling_steps, rung_deadlines
 from featherseg.fitting.last_training import train
-from featherseg.fitting.record import Final, read_plan
+from featherseg.fitting.plan import Final, read_plan
 from featherseg.fitting.screening import screen
 from featherseg.fitting.state import FitJob, FitState
 from featherseg.fitting.trials import Segment

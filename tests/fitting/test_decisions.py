@@ -38,10 +38,10 @@ from featherseg.fitting import (
 )
 from featherseg.fitting import fit as session
 from featherseg.fitting.delivery import worst
+from featherseg.fitting.halving import Rung, Schedule
 from featherseg.fitting.last_training import train
 from featherseg.fitting.page import fit_html
-from featherseg.fitting.plan import Rung, Schedule
-from featherseg.fitting.record import Final, read_plan
+from featherseg.fitting.plan import Final, read_plan
 from featherseg.fitting.results import FitResult
 from featherseg.fitting.screening import screen, segment_of
 from featherseg.fitting.state import FitJob, Undelivered

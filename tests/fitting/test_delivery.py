@@ -23,7 +23,7 @@ from featherseg.data.cache.fingerprint import Fingerprint
 from featherseg.exporters.report import ExportReport
 from featherseg.fitting import delivery
 from featherseg.fitting.delivery import deliver
-from featherseg.fitting.record import Final, read_plan
+from featherseg.fitting.plan import Final, read_plan
 from featherseg.fitting.results import choose_again, read_fit, summary
 from featherseg.fitting.state import FitJob, Undelivered, read_state
 from featherseg.fitting.trials import final_folder

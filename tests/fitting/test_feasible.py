@@ -22,7 +22,7 @@ from featherseg.fitting.candidates import (
     resize_of,
     settings_of,
 )
-from featherseg.fitting.plan import MOST, SPARE
+from featherseg.fitting.halving import MOST, SPARE
 from featherseg.models import MODELS as CATALOGUE
 
 # What may be chosen

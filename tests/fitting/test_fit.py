@@ -29,11 +29,11 @@ from featherseg.fitting.beginning import Pace
 from featherseg.fitting.candidates import Offer, in_line, offers
 from featherseg.fitting.elsewhere import bundle_candidates, timings_of
 from featherseg.fitting.fit import FitSettings
+from featherseg.fitting.halving import Candidate, make_schedule
 from featherseg.fitting.latency import Measured
 from featherseg.fitting.page import fit_html, outlook
 from featherseg.fitting.parts import find_parts, whole_path
-from featherseg.fitting.plan import Candidate, make_schedule
-from featherseg.fitting.record import read_plan
+from featherseg.fitting.plan import read_plan
 from featherseg.fitting.results import FitResult, choose_again, read_fit
 from featherseg.fitting.screening import segment_of
 from featherseg.fitting.state import FitJob, FitState

@@ -13,7 +13,7 @@ from featherseg.core.errors import ConfigError, FeathersegError, RunError
 from featherseg.data import open_dataset
 from featherseg.fitting.fit import FitSettings
 from featherseg.fitting.parts import find_parts
-from featherseg.fitting.record import read_plan
+from featherseg.fitting.plan import read_plan
 from featherseg.fitting.results import read_fit
 from featherseg.runs.run import open_run, write_info
 

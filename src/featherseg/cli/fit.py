@@ -260,7 +260,7 @@ def _confirm(run: Path, latency: Path) -> None:
 def _show(out: Path, max_ms: float | None) -> None:
     """Print the choice for another limit, and all that keep it; nothing heavy is imported."""
     from featherseg.core.wording import SELECTED
-    from featherseg.fitting.plan import SPARE
+    from featherseg.fitting.halving import SPARE
     from featherseg.fitting.results import UNDELIVERED, choose_again, latency_text, read_fit
 
     facts = read_fit(out)

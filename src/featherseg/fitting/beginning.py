@@ -32,10 +32,10 @@ from featherseg.fitting.candidates import (
 )
 from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.feasible import TIMING, calibration_of, image_of, no_candidate, time_offers
+from featherseg.fitting.halving import Candidate, make_schedule, rung_sizes
 from featherseg.fitting.latency import Timing, here, require_format, time_candidate
 from featherseg.fitting.parts import find_parts, look_at, mask_seconds, refuse_copies
-from featherseg.fitting.plan import Candidate, make_schedule, rung_sizes
-from featherseg.fitting.record import FitConfig, FitPlan, Parts
+from featherseg.fitting.plan import FitConfig, FitPlan, Parts
 from featherseg.fitting.state import FitJob
 from featherseg.fitting.trials import found_by
 from featherseg.fitting.watch import watching_seconds

@@ -52,9 +52,9 @@ from featherseg.core.wording import counted, one_line, size_text
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.job import Facts, Job
 from featherseg.exporters.onnx import graph_form, to_onnx
+from featherseg.fitting.halving import Milliseconds, keeps_limits, name_of
 from featherseg.fitting.page import write_page
-from featherseg.fitting.plan import Milliseconds, keeps_limits, name_of
-from featherseg.fitting.record import read_plan
+from featherseg.fitting.plan import read_plan
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.resize import padding, resize_factor, scaled_size
 from featherseg.recipe.tables import ImageSize

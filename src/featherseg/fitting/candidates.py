@@ -13,7 +13,7 @@ from featherseg.core.wording import size_text
 from featherseg.costs.catalogue import counts
 from featherseg.data.datasets.statistics import choose_crop
 from featherseg.data.images.decoding import MAX_PIXELS
-from featherseg.fitting.plan import One, best_guesses, name_of
+from featherseg.fitting.halving import One, best_guesses, name_of
 from featherseg.layers.resize import resized
 
 MODELS = (

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from featherseg.fitting.plan import DECAY, Candidate
-from featherseg.fitting.record import FitPlan
+from featherseg.fitting.halving import DECAY, Candidate
+from featherseg.fitting.plan import FitPlan
 
 FED = 0.75
 """Of the time that is planned for the last training, what it gets at least if another rung is begun."""

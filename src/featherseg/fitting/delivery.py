@@ -24,10 +24,10 @@ from featherseg.fitting.bundle import RUNTIMES
 from featherseg.fitting.candidates import resize_of
 from featherseg.fitting.elsewhere import bundle_chosen
 from featherseg.fitting.feasible import image_of
+from featherseg.fitting.halving import SPARE, Candidate, name_of
 from featherseg.fitting.latency import Timing, cache_file, time_file
 from featherseg.fitting.page import write_page
-from featherseg.fitting.plan import SPARE, Candidate, name_of
-from featherseg.fitting.record import FitConfig, FitPlan
+from featherseg.fitting.plan import FitConfig, FitPlan
 from featherseg.fitting.results import (
     DROPPED,
     HEAVY,

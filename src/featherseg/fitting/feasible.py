@@ -12,9 +12,9 @@ from featherseg.core.errors import ConfigError, ExportError, RunError
 from featherseg.core.types import Reporter, SegmentationData, Size
 from featherseg.core.wording import counted
 from featherseg.fitting.candidates import Offer, in_line
+from featherseg.fitting.halving import MOST, SPARE
 from featherseg.fitting.latency import Timing, guess_speed
-from featherseg.fitting.plan import MOST, SPARE
-from featherseg.fitting.record import FitConfig
+from featherseg.fitting.plan import FitConfig
 
 TIMING = 0.07
 """The share of the time that timing candidates may take; with the later timings of one it is a tenth in all."""

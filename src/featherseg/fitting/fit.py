@@ -36,10 +36,10 @@ from featherseg.fitting.beginning import begin, check_loggers
 from featherseg.fitting.bundle import read_latency
 from featherseg.fitting.delivery import deliver
 from featherseg.fitting.elsewhere import timings_of
+from featherseg.fitting.halving import Candidate, name_of
 from featherseg.fitting.last_training import train
 from featherseg.fitting.parts import DATASET, whole_path
-from featherseg.fitting.plan import Candidate, name_of
-from featherseg.fitting.record import FitConfig, FitPlan, check_limits, read_plan
+from featherseg.fitting.plan import FitConfig, FitPlan, check_limits, read_plan
 from featherseg.fitting.results import FitResult, read_fit
 from featherseg.fitting.screening import screen
 from featherseg.fitting.state import FitJob, FitState, Undelivered, read_state

@@ -10,8 +10,8 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.types import Reporter
 from featherseg.core.wording import WarningText, counted
 from featherseg.fitting.clock import falling_steps, last_deadline
-from featherseg.fitting.plan import DECAY, MOST_CONSTANT, MOST_STEPS, Candidate
-from featherseg.fitting.record import Final
+from featherseg.fitting.halving import DECAY, MOST_CONSTANT, MOST_STEPS, Candidate
+from featherseg.fitting.plan import Final
 from featherseg.fitting.screening import forget_failure, refuse_untrained, segment_of
 from featherseg.fitting.state import FitJob, FitState, Undelivered
 from featherseg.fitting.trials import Segment, final_folder, trial_folder

@@ -50,7 +50,7 @@ from featherseg.costs.latency import (
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.exporters.job import Facts, Job
 from featherseg.exporters.onnx import graph_form, to_onnx
-from featherseg.fitting.plan import SPARE, Milliseconds, Scale, keeps_limits, name_of
+from featherseg.fitting.halving import SPARE, Milliseconds, Scale, keeps_limits, name_of
 from featherseg.layers.resize import preprocess
 
 GUESS = Schedule(warm_up=0, least=8, most=8)

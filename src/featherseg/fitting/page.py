@@ -10,7 +10,7 @@ from markupsafe import Markup
 from featherseg.comparison.pareto import Point, Quantity, front_svg
 from featherseg.core.files import read_lines, write_text
 from featherseg.core.notebook import percent
-from featherseg.fitting.plan import SPARE, Schedule, least_to_compare
+from featherseg.fitting.halving import SPARE, Schedule, least_to_compare
 from featherseg.fitting.results import (
     NEAR,
     OVER,

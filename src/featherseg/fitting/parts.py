@@ -16,7 +16,7 @@ from featherseg.core.wording import counted
 from featherseg.data import data_folder, is_own, open_dataset, own_config, own_listing, score_split
 from featherseg.data.cache.fingerprint import copies_of, files_of, named_pairs
 from featherseg.data.datasets.dataset_toml import toml_text
-from featherseg.fitting.record import Parts
+from featherseg.fitting.plan import Parts
 
 HELD_OUT = 0.1
 """The share of the training images that becomes a split which a dataset of one's own does not have."""

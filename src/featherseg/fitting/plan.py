@@ -1,218 +1,353 @@
-"""Successive halving in seconds: the plan of a fit, made before its first training, and who goes on behind a rung.
+"""plan.json: what a fit was asked for and all that it decided before its first training."""
 
-Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization", AISTATS 2016: a half
-of the candidates is dropped, those that stay get twice the time. Here candidates go on from where they are, differ in
-the price of a step, and the last one gets at least half of all time. A plan holds numbers of steps, so that what
-follows from it and from scores is the same wherever and however often it is carried out.
-"""
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, NamedTuple, Protocol, TypeVar
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from pydantic import Field
+from featherseg.core.config import MOST_STEPS, Config, parse
+from featherseg.core.errors import ConfigError, unknown
+from featherseg.core.files import PLAN, load_json, write_json
+from featherseg.core.types import Size
+from featherseg.core.wording import one_line, size_text
+from featherseg.exporters.formats import EXPORTERS
+from featherseg.fitting.candidates import MODELS, check_size, has_weights
+from featherseg.fitting.halving import MOST_MS, Candidate, Rung, Scale, Schedule
+from featherseg.fitting.latency import Timing
+from featherseg.recipe.tables import ImageSize, Positive
+from featherseg.runs.run import moved_dataset
 
-from featherseg.core.config import MOST_STEPS
+FORMAT_VERSION = 1
 
-FINALIST = 0.5
-"""The share of the time that the last candidate gets at least, beside what it had before."""
+MOST_HOURS = 100_000
+"""Above any time that is meant."""
 
-LEAST, LEAST_STEPS = 60.0, 100
-"""Seconds and steps that a candidate trains up to the first rung, at least: with less, models of different size are
-ranked by how soon they learn. The rate has risen after 50 steps."""
-
-FINAL_STEPS = 1000
-"""Steps that the last candidate has behind the rungs, at least: where the time is too short for that, the best guess
-gains more by what the rungs would take than by their choice (benchmarks/fit_regret.py, docs/log.md)."""
-
-MOST = 8
-"""Candidates that train, at most."""
-
-FIRST = MOST // 2
-"""Models that are compared before any of them is also compared at a larger scale."""
-
-DECAY = 0.2
-"""The share of the last candidate's steps in which its rate falls."""
-
-MOST_CONSTANT = MOST_STEPS - int(DECAY * MOST_STEPS)
-"""Steps of a rung, at most: all that a training can have before its rate falls."""
-
-SPARE = 0.1
-"""Of the limit, what a candidate must stay below it: the same file took up to so much longer in another process."""
+Hours = Annotated[float, Field(gt=0, lt=MOST_HOURS)]
+Seconds = Annotated[float, Field(ge=0, le=3600 * MOST_HOURS)]
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 
 
-MOST_MS = 10_000_000
-"""Above any limit that is meant."""
-
-Milliseconds = Annotated[float, Field(gt=0, lt=MOST_MS)]
-Scale = Annotated[float, Field(gt=0, le=16)]
-"""As they are read from files, which may be another's."""
-
-
-def keeps_limits(
-    latency_ms: float,
-    memory_mib: float | None,
-    max_ms: float,
-    max_mib: float | None,
-    spare: float = SPARE,
-) -> bool:
-    """Whether it stays within the limits, that of time with something to spare; memory may not be known."""
-    light = max_mib is None or memory_mib is None or memory_mib <= max_mib
-    return light and latency_ms <= (1 - spare) * max_ms
-
-
-def name_of(model: str, scale: float) -> str:
-    """What a model at an input scale is called: `frm-lite0-light at 0.5`."""
-    return f"{model} at {scale:g}"
-
-
-class Scaled(Protocol):
-    """A model at an input scale, whatever else is known of it."""
-
-    @property
-    def model(self) -> str:
-        """Its name."""
-
-    @property
-    def scale(self) -> float:
-        """Of the images' sides."""
-
-
-One = TypeVar("One", bound=Scaled)
-
-
-def best_guesses(
-    feasible: Iterable[One], place: Callable[[str], int], *, enlarged_first: bool = False
-) -> list[One]:
-    """In which order candidates that keep the limit are compared, the best guess first; others are not compared.
-
-    place: of a model among the others, 0 for the best guess. Each is taken at its scale nearest to 1, from below where
-    there is one; behind the FIRST models come these at their next scale above 1, or before them where that is
-    asked for; then the other models, in the same way. Smaller images cost accuracy on most data.
-    """
-    scales: dict[str, list[One]] = {}
-    for one in sorted(feasible, key=lambda one: (one.scale > 1, abs(one.scale - 1))):
-        scales.setdefault(one.model, []).append(one)
-    models = sorted(scales.values(), key=lambda own: place(own[0].model))
-    found = list[One]()
-    for some in (models[:FIRST], models[FIRST:]):
-        nearest = [own[0] for own in some]
-        enlarged = [
-            above[0] for own in some if (above := [one for one in own[1:] if one.scale > 1])
-        ]
-        found += enlarged + nearest if enlarged_first else nearest + enlarged
-    return found
+def check_limits(percentile: int | None, max_mib: float | None) -> None:
+    """Raises ConfigError for what is neither a limit nor None, which is none."""
+    if percentile not in (None, 50, 95):
+        raise ConfigError(f"percentile = {percentile}: expected 50 or 95.")
+    if max_mib is not None and not 0 < max_mib < 1e9:
+        raise ConfigError(
+            f"max_mib = {max_mib}: expected a number of MiB above 0 and below 1,000,000,000."
+        )
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A model at an input scale, what its mask takes on the device, and what a step of its training takes here.
+class FitConfig:
+    """What the user said: see `fit`; paths as they were given. Raises ConfigError, UnknownName for the format."""
 
-    batch_size: images of a step, as memory had room for them when it was timed; None in older plans.
-    """
+    data: str
+    data_root: str | None
+    max_ms: float
+    percentile: int
+    max_mib: float | None
+    hours: float
+    format: str
+    image_size: Size | None
+    device: str
+    loggers: tuple[str, ...] = ()
 
-    model: str
-    scale: Scale
-    latency_ms: Milliseconds
-    step_seconds: Annotated[float, Field(gt=0, lt=1e7)]
-    batch_size: Annotated[int, Field(ge=1, lt=1e6)] | None = None
+    def __post_init__(self) -> None:
+        check_limits(self.percentile, self.max_mib)
+        if not 0 < self.max_ms < MOST_MS:
+            raise ConfigError(
+                f"max_ms = {self.max_ms}: expected milliseconds above 0 and below {MOST_MS:,}."
+            )
+        if not 0 < self.hours < MOST_HOURS:
+            raise ConfigError(
+                f"hours = {self.hours}: expected a number above 0 and below {MOST_HOURS:,}, such as 2 or 0.5."
+            )
+        if self.format not in EXPORTERS:
+            raise unknown("format", self.format, EXPORTERS)
+        if self.image_size is not None:
+            check_size(self.image_size)
 
     @property
-    def name(self) -> str:
-        """What it is called."""
-        return name_of(self.model, self.scale)
+    def limits(self) -> tuple[float, int, float | None]:
+        """As `Timing.keeps` takes them."""
+        return self.max_ms, self.percentile, self.max_mib
 
 
-class Rung(NamedTuple):
-    """The steps up to which each candidate trains, counted from its start, and how many stay."""
+@dataclass(frozen=True)
+class Parts:
+    """Where the images are, as a recipe's [data] says it.
 
-    steps: Mapping[str, int]
+    test: None where no other images have masks; val_size: of the validation images so many are scored, None for all.
+    """
+
+    name: str
+    root: str | None
+    train: str = "train"
+    val: str = "val"
+    test: str | None = "test"
+    val_size: Positive | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Keys of [data]."""
+        found = {
+            "name": self.name,
+            "root": self.root,
+            "train_split": self.train,
+            "val_split": self.val,
+        }
+        return found | ({} if self.val_size is None else {"val_size": self.val_size})
+
+
+@dataclass(frozen=True)
+class Final:
+    """The last training of a candidate: up to how many steps, so many of them at a falling rate, and by which hours.
+
+    stopped: the step after which the hours ended it, None where it reached its steps.
+    """
+
+    candidate: str
+    hours: Hours
+    steps: Steps
+    decay: int
+    stopped: Steps | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay <= self.steps:
+            raise ValueError("a rate falls for more steps than there are")
+        if self.stopped is not None and not self.constant <= self.stopped < self.steps:
+            raise ValueError("a last training was stopped before its rate fell, or after its end")
+
+    @property
+    def constant(self) -> int:
+        """Steps at the constant rate."""
+        return self.steps - self.decay
+
+    @property
+    def reached(self) -> int:
+        """Its last step."""
+        return self.stopped or self.steps
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """What a fit is to do, and what that was decided by: plan.json.
+
+    A stage of a fit takes a plan and returns one. It changes only where a fit that is resumed must
+    decide alike: the steps of the last training, a rung that the clock ended, a model that could
+    not be delivered.
+
+    Args:
+        config: What the user asked for.
+        parts: The images.
+        device, threads: Those that the latencies are of.
+        image_size: (height, width) of the images to predict.
+        train_size: (height, width) of a typical training image.
+        timings: The latency of every candidate that was timed.
+        schedule: Which candidates train, and for how many steps.
+        spent: Seconds until the plan was made.
+        ending: Seconds kept for the end.
+        validating: Seconds of a validation, with the start of a training that goes on.
+        opening: Seconds that the first start of a training takes beside that.
+        delivering: Seconds of `ending` that the delivery takes, as measured.
+        finals: The last trainings in their order, each fixed when it began, and again where the
+            hours ended it.
+        failed: Candidates that could not be delivered, and why.
+        over_limit: The candidate that is delivered though it is over the limit.
+        shrunk: The scale at which a candidate is delivered that was too slow at its own.
+        elsewhere: Whether the latencies were measured on another device.
+        pretrained: Whether candidates start from initial weights.
+    """
+
+    config: FitConfig
+    parts: Parts
+    device: str
+    threads: int
+    image_size: Size
+    train_size: Size
+    timings: tuple[Timing, ...]
+    schedule: Schedule
+    spent: float
+    ending: float
+    validating: float
+    opening: float
+    delivering: float = 0.0
+    finals: tuple[Final, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+    over_limit: str | None = None
+    shrunk: Mapping[str, float] = field(default_factory=dict)
+    elsewhere: bool = False
+    pretrained: bool = True
+
+    def timing(self, candidate: Candidate) -> Timing:
+        """Return what was measured of a candidate."""
+        return next(
+            t for t in self.timings if (t.model, t.scale) == (candidate.model, candidate.scale)
+        )
+
+    def finals_of(self, candidate: Candidate) -> list[Final]:
+        """Return its last trainings, up to that of these hours."""
+        return [one for one in self.finals if one.candidate == candidate.name]
+
+    def final(self, candidate: Candidate) -> Final | None:
+        """Return its last training of these hours, None before it is planned."""
+        last = self.finals_of(candidate)[-1:]
+        return next((one for one in last if one.hours == self.config.hours), None)
+
+    def refuse_other(self, asked: Mapping[str, Any]) -> None:
+        """Raises ConfigError where what is asked of the fit is not what it was begun with; None is not asked."""
+        for key, value in asked.items():
+            own: Any = self.image_size if key == "image_size" else getattr(self.config, key)
+            if value is None or value == own:
+                continue
+            if (
+                key in ("data", "data_root")
+                and own
+                and os.path.abspath(value) == os.path.abspath(own)
+            ):
+                continue  # one folder has many spellings
+            if key == "image_size":
+                own, value = size_text(own), size_text(value)
+            if key == "loggers":
+                own, value = ",".join(own), ",".join(value)
+            raise ConfigError(
+                f"it was begun with --{key.replace('_', '-')} {own or 'none'}, and now it is {value}. Leave it out, or "
+                "begin another."
+            )
+
+    def write(self, out: Path) -> None:
+        """Replace OUT/plan.json."""
+        schedule = {
+            "candidates": [asdict(one) for one in self.schedule.candidates],
+            "rungs": [{"steps": dict(r.steps), "keep": r.keep} for r in self.schedule.rungs],
+            "final": dict(self.schedule.final),
+        }
+        content = {"format_version": FORMAT_VERSION, **{key: getattr(self, key) for key in PLAIN}}
+        content |= {"config": asdict(self.config), "parts": asdict(self.parts), **schedule}
+        content |= {key: [asdict(x) for x in getattr(self, key)] for key in ("timings", "finals")}
+        content |= {"failed": dict(self.failed), "shrunk": dict(self.shrunk)}
+        write_json(out / PLAN, content)
+
+
+PLAIN = (
+    "device",
+    "threads",
+    "image_size",
+    "train_size",
+    "spent",
+    "ending",
+    "validating",
+    "opening",
+    "delivering",
+    "over_limit",
+    "elsewhere",
+    "pretrained",
+)
+"""Fields of a plan that stand in the file as they are."""
+
+
+def _not_newer(version: int) -> int:
+    if version > FORMAT_VERSION:
+        raise ValueError("it was written by a newer featherseg")
+    return version
+
+
+def _without_decay(steps: Any) -> Any:
+    """Return the steps of a last training; older plans also have those at a falling rate."""
+    return steps[0] if isinstance(steps, list | tuple) and len(steps) == 2 else steps
+
+
+class _Rung(Config):
+    steps: dict[str, Steps]
     keep: int
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """For how many steps each candidate trains.
+class _PlanFile(Config):
+    """What stands in the file, as data from others."""
 
-    Args:
-        candidates: Those that train, the best guess first.
-        rungs: Their comparisons, in order.
-        final: The steps that each would have in all as the last candidate.
-    """
+    format_version: Annotated[int, AfterValidator(_not_newer)]
+    config: FitConfig
+    parts: Parts
+    device: Annotated[str, AfterValidator(one_line)]
+    threads: Annotated[int, Field(ge=1, le=4096)]
+    image_size: ImageSize
+    train_size: ImageSize
+    timings: tuple[Timing, ...]
+    candidates: Annotated[tuple[Candidate, ...], Field(min_length=1)]
+    rungs: tuple[_Rung, ...]
+    final: dict[str, Annotated[Steps, BeforeValidator(_without_decay)]]
+    spent: Seconds
+    ending: Seconds
+    validating: Seconds
+    opening: Seconds
+    delivering: Seconds | None = None  # older ones lack it
+    over_limit: str | None = None
+    finals: tuple[Final, ...]
+    failed: dict[str, Annotated[str, AfterValidator(one_line)]]
+    shrunk: dict[str, Scale] = Field(default_factory=dict)
+    given: bool = False  # older ones have it: they could be carried out again
+    elsewhere: bool
+    pretrained: bool | None = None  # older ones lack it
 
-    candidates: tuple[Candidate, ...]
-    rungs: tuple[Rung, ...]
-    final: Mapping[str, int]
+    @model_validator(mode="after")
+    def _can_be_carried_out(self) -> "_PlanFile":
+        names, left = {one.name for one in self.candidates}, len(self.candidates)
+        for one in self.candidates:
+            if one.model not in MODELS:
+                raise unknown("model that fit chooses from", one.model, MODELS)
+        if len(names) < left or len({t.name for t in self.timings}) < len(self.timings):
+            raise ValueError("a candidate or a timing is listed twice")
+        timed = {(t.model, t.scale) for t in self.timings}
+        if lacking := [one.name for one in self.candidates if (one.model, one.scale) not in timed]:
+            raise ValueError(f"no latency of {', '.join(lacking)}")
+        before = dict.fromkeys(names, 0)
+        for rung in self.rungs:
+            if not names <= rung.steps.keys() or not 1 <= rung.keep <= left:
+                raise ValueError("a rung lacks candidates")
+            if any(rung.steps[name] < before[name] for name in names):
+                raise ValueError("a rung has fewer steps than the one before")
+            left, before = rung.keep, rung.steps
+        if left != 1 or not names <= self.final.keys():
+            raise ValueError("its rungs do not end with one candidate, whose last steps are known")
+        if any(self.final[name] < before[name] for name in names):
+            raise ValueError("a last training has fewer steps than the rungs")
+        trained = {last.candidate for last in self.finals}
+        if not names >= self.shrunk.keys() | trained:
+            raise ValueError("what is none of its candidates has a scale or last steps")
+        if self.over_limit is not None and self.over_limit not in trained - self.failed.keys():
+            raise ValueError("who is delivered over the limit was not trained to its end")
+        if not names > self.failed.keys():
+            raise ValueError("none of its candidates is left, or one failed that is none")
+        return self
 
 
-def make_schedule(ordered: Sequence[Candidate], seconds: float, at_once: int = 1) -> Schedule:
-    """Return the schedule that compares as many of the first candidates as the seconds allow.
-
-    Args:
-        ordered: The best guess first (`best_guesses`). If the time is too short to compare two of
-            them, the first gets all of it.
-        seconds: For all trainings.
-        at_once: Candidates that train at the same time.
+def read_plan(path: Path) -> FitPlan:
+    """Read the plan.json of a fit.
 
     Raises:
-        ValueError: There are no candidates, or no seconds.
+        ConfigError: It is no plan that can be carried out.
+        UnknownName: It names an unknown model or format.
     """
-    if not ordered or seconds <= 0:
-        raise ValueError(f"expected candidates and seconds, found {len(ordered)} and {seconds:g}")
-
-    # Each rung has the same time, shared evenly: the first among all, the second among half, ...
-    compared = min(MOST, len(ordered))
-    while compared > 1:
-        a_rung = (1 - FINALIST) * seconds / len(rung_sizes(compared))
-        slowest = max(one.step_seconds for one in ordered[:compared])
-        long_enough = a_rung / math.ceil(compared / at_once) >= max(LEAST, LEAST_STEPS * slowest)
-        if long_enough and FINALIST * seconds >= FINAL_STEPS * slowest:
-            break
-        compared -= 1
-    chosen, spent, rungs = tuple(ordered[:compared]), 0.0, list[Rung]()
-    for number in rung_sizes(compared):
-        spent += a_rung / math.ceil(number / at_once)
-        steps = {one.name: _whole(spent / one.step_seconds, MOST_CONSTANT) for one in chosen}
-        rungs.append(Rung(steps, math.ceil(number / 2)))
-
-    # The last one gets the other half, or all where nothing is compared
-    left = FINALIST * seconds if rungs else seconds
-    final = {one.name: _whole((spent + left) / one.step_seconds, MOST_STEPS) for one in chosen}
-    return Schedule(chosen, tuple(rungs), final)
-
-
-def least_to_compare(step_seconds: float) -> float:
-    """Seconds of training from which on `make_schedule` compares two whose steps take so long, one after the other."""
-    return max(4 * LEAST, 4 * LEAST_STEPS * step_seconds, FINAL_STEPS * step_seconds / FINALIST)
-
-
-def _whole(steps: float, most: int) -> int:
-    return max(1, int(min(steps, most)))
-
-
-def rung_sizes(compared: int) -> list[int]:
-    """Of so many candidates, how many train in each rung: all, half of them (the larger one), ..., 2."""
-    found = list[int]()
-    while compared > 1:
-        found.append(compared)
-        compared = math.ceil(compared / 2)
-    return found
-
-
-def survivors(
-    standing: Sequence[tuple[Candidate, float]], keep: int, margin: float = 0.0
-) -> list[Candidate]:
-    """Who goes on, `keep` of them: place by place the best one left, of equal ones the cheapest in latency.
-
-    margin: of scores, within which they count as equal. With half a point the recorded table's choices are worse on one
-    dataset and better on none (benchmarks/fit_regret.py, docs/log.md).
-    """
-    left, chosen = list(standing), list[Candidate]()
-    while left and len(chosen) < keep:
-        best = max(score for _, score in left)
-        near = [row for row in left if row[1] >= best - margin]
-        row = min(near, key=lambda row: (row[0].latency_ms, row[0].name))
-        left.remove(row)
-        chosen.append(row[0])
-    return chosen
+    try:
+        content = parse(_PlanFile, load_json(path), PLAN)
+    except (OSError, ValueError, ConfigError) as error:
+        wrong = one_line(str(error).splitlines()[0].removeprefix(f"{PLAN}: ")).rstrip(".")
+        raise ConfigError(
+            f"{path} is no plan that can be carried out: {wrong}. Expected the {PLAN} of a fit."
+        ) from None
+    rungs = tuple(Rung(rung.steps, rung.keep) for rung in content.rungs)
+    values = {key: getattr(content, key) for key in (*PLAIN, "config", "timings", "finals")}
+    values |= {"failed": content.failed, "shrunk": content.shrunk}
+    if content.delivering is None:
+        values["delivering"] = content.ending
+    if content.pretrained is None:
+        values["pretrained"] = has_weights(content.candidates[0].model)
+    name = moved_dataset(content.parts.name, path.parent)
+    return FitPlan(
+        parts=replace(content.parts, name=name),
+        schedule=Schedule(content.candidates, rungs, content.final),
+        **values,
+    )

@@ -14,7 +14,7 @@ from featherseg.core.errors import ConfigError, RunError, near_path
 from featherseg.core.files import FIT, FIT_LOCK, PLAN, is_held, load_json
 from featherseg.core.notebook import html_table, percent
 from featherseg.core.wording import one_line
-from featherseg.fitting.plan import (
+from featherseg.fitting.halving import (
     MOST_MS,
     SPARE,
     Candidate,

@@ -12,7 +12,7 @@ from featherseg.core.wording import WarningText, counted
 from featherseg.fitting.beginning import KEPT_BACK
 from featherseg.fitting.candidates import resize_of, settings_of
 from featherseg.fitting.clock import FED, planned_last, rung_deadlines
-from featherseg.fitting.plan import Candidate, Rung, survivors
+from featherseg.fitting.halving import Candidate, Rung, survivors
 from featherseg.fitting.state import FitJob, FitState
 from featherseg.fitting.trials import FAILED, TRIALS, Segment, trial_folder
 

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from featherseg.core.errors import RunError
 from featherseg.core.types import Reporter
-from featherseg.fitting.plan import Candidate
-from featherseg.fitting.record import FitPlan
+from featherseg.fitting.halving import Candidate
+from featherseg.fitting.plan import FitPlan
 from featherseg.fitting.results import FitResult, is_over
 from featherseg.fitting.trials import (
     Segment,

@@ -8,8 +8,8 @@ from featherseg.core.types import Reporter
 from featherseg.fitting.candidates import LEAST_SIDE
 from featherseg.fitting.clock import falling_steps
 from featherseg.fitting.delivery import resize_at, score_val
-from featherseg.fitting.plan import SPARE, Candidate
-from featherseg.fitting.record import FitPlan
+from featherseg.fitting.halving import SPARE, Candidate
+from featherseg.fitting.plan import FitPlan
 from featherseg.fitting.results import is_over
 from featherseg.fitting.state import FitJob, FitState, Undelivered
 from featherseg.fitting.trials import final_folder, trial_folder

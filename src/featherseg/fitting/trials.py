@@ -32,7 +32,7 @@ from featherseg.core.machine import usable_cores
 from featherseg.core.types import Reporter
 from featherseg.core.wording import WarningText, counted, one_line
 from featherseg.fitting.clock import Deadline, StepClock
-from featherseg.fitting.plan import Candidate
+from featherseg.fitting.halving import Candidate
 from featherseg.runs.run import RESOLVED, open_run
 from featherseg.training import Request, train
 

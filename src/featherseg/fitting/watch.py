@@ -17,9 +17,9 @@ from featherseg.data import open_dataset
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.fitting.candidates import resize_of
 from featherseg.fitting.feasible import calibration_of, image_of
+from featherseg.fitting.halving import Candidate
 from featherseg.fitting.latency import Timing, time_file, write_untrained
-from featherseg.fitting.plan import Candidate
-from featherseg.fitting.record import FitPlan
+from featherseg.fitting.plan import FitPlan
 
 SHARE, MOST = 0.02, 8
 """Of all the time, what it may take; how often it is timed at most, evenly over the last training."""

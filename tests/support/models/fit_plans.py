@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image
 
 from featherseg.fitting.bundle import read_latency
+from featherseg.fitting.halving import Candidate, Rung, Schedule
 from featherseg.fitting.latency import Timing
 from featherseg.fitting.parts import find_parts
-from featherseg.fitting.plan import Candidate, Rung, Schedule
-from featherseg.fitting.record import Final, FitConfig, FitPlan, Parts
+from featherseg.fitting.plan import Final, FitConfig, FitPlan, Parts
 from featherseg.fitting.state import FitState
 from featherseg.fitting.trials import TrialRecord
 

@@ -7,7 +7,7 @@ from support.models.fit_plans import FAST, SLOW, fit_plan
 
 from featherseg.fitting import last_training, screening, state
 from featherseg.fitting.clock import StepClock
-from featherseg.fitting.plan import make_schedule
+from featherseg.fitting.halving import make_schedule
 from featherseg.fitting.trials import TrialRecord, Workers
 
 

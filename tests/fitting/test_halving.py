@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import featherseg.fitting.plan as plans
-from featherseg.fitting.plan import (
+import featherseg.fitting.halving as plans
+from featherseg.fitting.halving import (
     DECAY,
     FINAL_STEPS,
     FINALIST,
