@@ -68,7 +68,7 @@ from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.recipe.tables import TrainTable
 from featherseg.reports.record import log_evaluation
 from featherseg.runs.run import RESOLVED, load_run
-from featherseg.training.length import choose_batch_size
+from featherseg.training.resolve import choose_batch_size
 
 TABLE = Path(__file__).parent / "tables" / "against_plain.jsonl"
 MODEL, SEEDS = "frm-lite0-light", (0, 1, 2)

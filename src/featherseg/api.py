@@ -19,7 +19,7 @@ from torch import nn
 from featherseg.core.config import refuse_unused, setting_texts, with_given
 from featherseg.core.errors import ConfigError, DataError, near_path, require
 from featherseg.core.files import check_folder, check_writable
-from featherseg.core.machine import torch_threads, usable_cores
+from featherseg.core.machine import this_rank, torch_threads, usable_cores
 from featherseg.core.notebook import percent, progress_or_bar, reporter_of
 from featherseg.core.storage import is_remote
 from featherseg.core.types import Progress, Reporter, SegmentationData, Size, as_size
@@ -52,6 +52,7 @@ from featherseg.runs.run import DATA, METRICS, RESOLVED, Run, find_run, load_run
 
 if TYPE_CHECKING:
     from featherseg.training.objects import OwnAugmentation, OwnLoss
+    from featherseg.training.resolve import TrainingPlan
 
 
 def train(
@@ -65,8 +66,9 @@ def train(
     augment: OwnAugmentation | None = None,
     resume: bool = False,
     report: bool = True,
+    dry_run: bool = False,
     progress: Progress | Reporter | None = None,
-) -> Run:
+) -> Run | TrainingPlan:
     """Train a model and write a run folder; at its end score it on the validation split and write its report.
 
     Kill it at any time: with `resume` it goes on from its last checkpoint, on a CPU to the bit. Nothing of an object of
@@ -89,6 +91,7 @@ def train(
             augmentation; gives (image, label).
         resume: Go on where the run in `out` was stopped, as it was begun.
         report: Score the run on its validation split in the end, and write report.html.
+        dry_run: Resolve and check everything, write nothing, and return a TrainingPlan.
         progress: Called with (what is being done, steps done, steps in all), or a `featherseg.core.types.Reporter`.
             Default: a bar in a notebook.
 
@@ -102,10 +105,10 @@ def train(
         KeyboardInterrupt: It was stopped, and saved; by a second Ctrl-C at once, back to its last checkpoint.
     """
     require("lightning", "train", "training")
-    from featherseg.training.job import this_rank, torch_as_it_was
+    from featherseg.training.job import plan_training, torch_as_it_was
     from featherseg.training.job import train as train_run
     from featherseg.training.objects import Objects
-    from featherseg.training.prepare import OBJECT_RECIPE, Request
+    from featherseg.training.request import OBJECT_RECIPE, Request
 
     own = as_model(recipe) if isinstance(recipe, nn.Module) else None
     pair = None if data is None or isinstance(data, str | Path) else data
@@ -124,7 +127,11 @@ def train(
         objects=Objects(own, pair, loss, augment),
     )
     reporter = reporter_of(progress)
+    if dry_run and resume:
+        raise ConfigError("a dry run is for a new training: leave out --resume.")
     with torch_as_it_was():
+        if dry_run:
+            return plan_training(request, Path(out), reporter.message)
         run = train_run(request, Path(out), reporter, resume=resume)
         page = run.path / REPORT
         current = page.is_file() and page.stat().st_mtime >= (run.path / METRICS).stat().st_mtime

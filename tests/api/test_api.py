@@ -213,7 +213,7 @@ def three_maps():
         ),
         (
             {"loss": loss, "settings": {**SETTINGS, "loss.dice": 1.0}},
-            r"loss\.dice is not part of a loss that is given",
+            r"loss\.dice does not apply to a loss given as loss=",
         ),
         ({"settings": {**SETTINGS, "train.lr": None}}, r"None is no value of a recipe"),
     ],

@@ -21,7 +21,7 @@ from featherseg.core.errors import ConfigError, DataError, FeathersegError, Unkn
 from featherseg.data.checks.decisions import audited_places
 from featherseg.inference.masks import probabilities
 from featherseg.training import job
-from featherseg.training.length import TooFewMinutes
+from featherseg.training.resolve import TooFewMinutes
 
 
 def test_the_wrong_masks_come_first_and_every_image_once(runtime, tmp_path: Path):

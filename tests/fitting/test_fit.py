@@ -38,6 +38,7 @@ from featherseg.fitting.results import FitResult, choose_again, read_fit
 from featherseg.fitting.screening import segment_of
 from featherseg.fitting.state import FitJob, FitState
 from featherseg.fitting.trials import Segment, Workers
+from featherseg.training import job
 from featherseg.training.memory import Estimate, estimate_memory
 
 ALONE = Workers(None, 1, 1)
@@ -389,7 +390,7 @@ def test_candidates_are_timed_beside_the_best_guess_where_the_time_allows_a_choi
 def test_no_step_is_timed_that_the_memory_has_no_room_for(tmp_path, monkeypatch):
     none = np.zeros(1)
     estimate = Estimate(1e6, 0.0, 0.0, 0.0, 1.0, np.array([1e9]), none, none)
-    monkeypatch.setattr(beginning, "estimate_memory", lambda *given: estimate)
+    monkeypatch.setattr(job, "estimate_memory", lambda *given, **how: estimate)
     monkeypatch.setattr(beginning, "time_step", None)
     measured, config = answer(tmp_path / "latency.json", 15.0), fit_plan(hours=0.05).config
     with pytest.raises(ConfigError, match=r"about 1\.0 GB of memory"):
@@ -403,12 +404,11 @@ def test_room_is_asked_for_as_the_training_will_and_its_batch_is_planned(tmp_pat
         asked.append(size)
         return estimate_memory(model, recipe, (256, 512))
 
-    monkeypatch.setattr(
-        beginning, "largest_size", lambda val: (3000, 4000)
-    )  # one of the validation images
-    monkeypatch.setattr(beginning, "estimate_memory", estimate)
-    monkeypatch.setattr(beginning, "resolve_batch_size", lambda recipe, *given: sized(recipe, 3))
-    monkeypatch.setattr(beginning, "check_memory", lambda *given: None)
+    # one of the validation images
+    monkeypatch.setattr(job, "largest_size", lambda val: (3000, 4000))
+    monkeypatch.setattr(job, "estimate_memory", estimate)
+    monkeypatch.setattr(job, "resolve_batch_size", lambda recipe, *given: sized(recipe, 3))
+    monkeypatch.setattr(job, "check_memory", lambda *given: None)
     monkeypatch.setattr(beginning, "time_step", lambda *given: 0.1)
     monkeypatch.setattr(beginning, "time_validation", lambda *given: (0.0, 0.01))
     measured, config = answer(tmp_path / "latency.json", 15.0), fit_plan(hours=0.5).config
@@ -416,12 +416,12 @@ def test_room_is_asked_for_as_the_training_will_and_its_batch_is_planned(tmp_pat
     assert set(asked) == {(3000, 4000)}
     first = plan.schedule.candidates[0]
     assert first.batch_size == 3
-    job = FitJob(tmp_path, 0.0, ALONE, Silent())
-    assert "train.batch_size=3" in segment_of(FitState(plan), job, first, 10).overrides
+    fit_job = FitJob(tmp_path, 0.0, ALONE, Silent())
+    assert "train.batch_size=3" in segment_of(FitState(plan), fit_job, first, 10).overrides
     older = replace(first, batch_size=None)
     assert not [
         word
-        for word in segment_of(FitState(plan), job, older, 10).overrides
+        for word in segment_of(FitState(plan), fit_job, older, 10).overrides
         if "batch_size" in word
     ]
     assert read_plan(tmp_path / "plan.json").schedule == plan.schedule

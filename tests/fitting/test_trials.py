@@ -23,7 +23,7 @@ from featherseg.fitting import trials
 from featherseg.fitting.clock import Deadline
 from featherseg.fitting.trials import Once, Segment, TrialRecord, trial_workers
 from featherseg.runs.run import write_info
-from featherseg.training.prepare import refuse_existing
+from featherseg.training.folder import refuse_existing
 
 
 class RayError(Exception):

@@ -37,7 +37,7 @@ from featherseg.models import MODELS, build
 from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.recipe.tables import Recipe
 from featherseg.runs.run import CHECKPOINT, EVALUATIONS, Run
-from featherseg.training import Request, length, prepare, train
+from featherseg.training import Request, job, timing, train
 
 STEPS = 3
 MOST_TRIED = 3
@@ -127,6 +127,7 @@ PAPER = {
 }
 
 BESIDE: dict[str, dict[str, Any]] = {
+    "loss.class_weights": {"loss.class_weight_power": None},
     "loss.focal": {"loss.label_smoothing": None},
     "loss.options": OWN_LOSS,
     "loss.hardest": PANOPTIC,
@@ -360,9 +361,9 @@ def house(tmp_path_factory):
         panoptic = ModelEntry(EveryHead, TinyConfig(), paper="none", panoptic=True)
         patched.setitem(MODELS, "objects", panoptic)
         patched.setitem(LOSSES, "scaled", ScaledLoss)
-        patched.setattr(prepare, "estimate_memory", lambda *_, **__: None)
-        patched.setattr(length, "time_batch", lambda *_, **__: 0.01)
-        patched.setattr(length, "time_reading", lambda *_, **__: 0.01)
+        patched.setattr(job, "estimate_memory", lambda *_, **__: None)
+        patched.setattr(timing, "time_batch", lambda *_, **__: 0.01)
+        patched.setattr(timing, "time_reading", lambda *_, **__: 0.01)
         house = House(folder, names)
         for name, seed in (("teacher", 1), ("other_teacher", 2)):
             path = house.recipe(BASE | {"train.seed": seed})

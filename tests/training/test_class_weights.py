@@ -228,7 +228,7 @@ def test_images_that_are_trained_on_tell_no_share(both, tmp_path):
     run = train(short, tmp_path / "run", reporter)
     assert run.recipe.loss.undo_class_weights == 0
     assert any(
-        "the kept weights undo nothing of the class weights" in message
+        "the kept weights undo none of the class weights" in message
         for message in reporter.messages
     )
     train(short, tmp_path / "run", Silent(), resume=True)  # the same recipe, which says "auto"

@@ -29,7 +29,7 @@ from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.runs.run import load_run, open_run
 from featherseg.training import Request, train
-from featherseg.training.job import overfitting
+from featherseg.training.finish import overfitting
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -141,7 +141,7 @@ def test_another_seed_gives_other_weights(small_run, tmp_path):
 
 def test_it_is_told_that_the_compiled_loops_are_missing(tmp_path, monkeypatch):
     for loops, told in ((None, 1), ("avx2", 0)):
-        monkeypatch.setattr("featherseg.training.job.native", lambda loops=loops: loops)
+        monkeypatch.setattr("featherseg.training.run.native", lambda loops=loops: loops)
         trained(tmp_path / str(told), "train.epochs=1", reporter=(said := Silent()))
         assert sum("compiled loops" in text for text in said.messages) == told
 
@@ -259,7 +259,7 @@ def test_the_automatic_batch_size_is_written_into_the_run_and_the_rates_follow_i
     assert (run.recipe.train.batch_size, run.recipe.train.lr_batch_size) == (16, 4)
     assert run.metrics()[1]["lr"] == pytest.approx(2 * run.recipe.train.lr)
     assert any(
-        f"steps have 16 images: learns at 2 times train.lr = {run.recipe.train.lr:g}" in m
+        f"steps have 16 images: the rate is 2 times train.lr = {run.recipe.train.lr:g}" in m
         for m in said.messages
     )
 
@@ -321,7 +321,7 @@ def test_masks_with_a_single_class_are_refused_as_there_is_nothing_to_learn(tmp_
         toml.read_text().replace('"ground", "box"', '"box"').replace('0 = "ground"', '0 = "ignore"')
     )
     toml.write_text(text)
-    sentence = r"yard has one class, box, which every pixel then is: .* class of their own, such as background"
+    sentence = r"yard has one class, box, which every pixel then is. .* class of their own, such as background"
     with pytest.raises(ConfigError, match=sentence):
         train(request(data=str(toml)), tmp_path / "run", Silent())
     with pytest.raises(ConfigError, match=sentence):
@@ -366,7 +366,7 @@ def test_a_validation_that_fell_is_told_with_what_helps(scores, said):
     assert (found is None) == (said is None)
     if said:
         assert re.search(said, found)
-        assert "may be learning its training images by heart" in found
+        assert "may be overfitting" in found
         assert "the weights of the best were kept" in found
         assert "train.keep=best" in overfitting(metrics, "last")
 

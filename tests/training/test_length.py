@@ -9,6 +9,7 @@ import pytest
 from support.models.small_training import SMALL, Killed, KilledAt, Silent, equal_state
 
 from featherseg.core.errors import ConfigError
+from featherseg.core.wording import duration
 from featherseg.data import open_dataset
 from featherseg.data.datasets.statistics import choose_crop
 from featherseg.data.pipeline.loader import TrainingSamples
@@ -16,9 +17,18 @@ from featherseg.evaluation.ground_truth import GroundTruth
 from featherseg.models import build
 from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.runs.run import load_run
-from featherseg.training import Request, length, train
-from featherseg.training.length import count_steps, duration
+from featherseg.training import Request, timing, train
+from featherseg.training.batches import UNIFORM
 from featherseg.training.objects import Objects
+from featherseg.training.resolve import (
+    ENDING_SECONDS,
+    DataFacts,
+    Facts,
+    MachineFacts,
+    count_steps,
+    describe_length,
+    resolve,
+)
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -28,6 +38,12 @@ OPEN = tuple(text for text in SMALL if "epochs" not in text)
 def open_request(*overrides):
     """A small training, its length apart."""
     return Request("frm-lite0", overrides=("model.name=tiny", *OPEN, *overrides))
+
+
+def facts(images, val_images, speed):
+    """Facts of images of 256x512 and a CPU without bf16."""
+    data = DataFacts(images, val_images, (256, 512))
+    return Facts(data, MachineFacts("cpu", computes_bf16=False), from_scratch=True, speed=speed)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +65,7 @@ def test_validation_is_timed_on_the_objects_of_the_images_that_are_seen():
         categories, rule, panoptic = [], "coco", staticmethod(lambda index: index)
 
     assert isinstance(Panoptic(), GroundTruth)
-    few = length._Few(Panoptic(range(8)), 2)
+    few = timing._Few(Panoptic(range(8)), 2)
     assert ([*map(few.__getitem__, range(2))], few.rule) == ([0, 4], "coco")
     assert not isinstance(few, GroundTruth)  # which goes by places in all of the data
 
@@ -92,33 +108,35 @@ def test_open_steps_grow_with_the_root_of_the_number_of_images(images, batch, ex
     assert recipe.train.steps == "auto"
     data = [open_dataset("shapes", "train", size=images), open_dataset("shapes", "val", size=1)]
     model = build("tiny", len(data[0].classes))
-    resolved, pace = length.resolve_length(recipe, model, data, None, Objects(), time.monotonic())
-    assert resolved.train.steps == expected
-    assert pace > 0
-    assert count_steps(resolved, images) == (expected, max(-(-images // batch), -(-expected // 10)))
+    speed = timing.measure_speed(recipe, model, data, None, Objects(), time.monotonic(), UNIFORM)
+    assert speed.step_seconds > 0
+    whole = resolve(recipe, facts(images, 1, speed))
+    assert whole.train.steps == expected
+    assert count_steps(whole, images) == (expected, max(-(-images // batch), -(-expected // 10)))
 
 
 @pytest.fixture
 def paced(monkeypatch):
     """A batch takes 0.5 s, opening a model for validation 1 s and each image 0.1 s."""
-    monkeypatch.setattr(length, "time_batch", lambda *args, **kwargs: 0.5)
-    monkeypatch.setattr(length, "time_validation", lambda *args: (1.0, 0.1))
+    monkeypatch.setattr(timing, "time_batch", lambda *args, **kwargs: 0.5)
+    monkeypatch.setattr(timing, "time_validation", lambda *args: (1.0, 0.1))
 
 
 def resolved(*overrides):
-    recipe = parse_recipe(read_recipe("efficientvit-seg-b0"), ["augment.crop=[64, 64]", *overrides])
+    asked = ["augment.crop=[64, 64]", "loss.class_weights=none", *overrides]
+    recipe = parse_recipe(read_recipe("efficientvit-seg-b0"), asked)
     data = [open_dataset("shapes", "train", size=8), open_dataset("shapes", "val", size=20)]
     model = build("tiny", len(data[0].classes))
-    return length.resolve_length(recipe, model, data, None, Objects(), time.monotonic() - 12)[
-        0
-    ].train
+    began = time.monotonic() - 12
+    speed = timing.measure_speed(recipe, model, data, None, Objects(), began, UNIFORM)
+    return resolve(recipe, facts(8, 20, speed)).train
 
 
 @pytest.mark.usefixtures("paced")
 @pytest.mark.parametrize(("accumulate", "per_step"), [(1, 0.5), (4, 2.0)])
 def test_minutes_become_steps_once_start_validations_and_report_are_taken_off(accumulate, per_step):
     settings = resolved("train.minutes=10", f"train.accumulate={accumulate}")
-    seconds = 12 + settings.steps * per_step + (settings.validations + 1) * 3 + length.ENDING
+    seconds = 12 + settings.steps * per_step + (settings.validations + 1) * 3 + ENDING_SECONDS
     assert 0.97 * 600 < seconds <= 0.985 * 600
     assert (settings.minutes, settings.epochs, settings.validations) == (10, None, 9)
 
@@ -128,12 +146,12 @@ def test_the_small_images_of_the_beginning_are_timed_as_such(monkeypatch):
     def by_height(model, recipe, batches, *args):
         return next(iter(batches))[0].shape[2] / 128
 
-    monkeypatch.setattr(length, "time_batch", by_height)
+    monkeypatch.setattr(timing, "time_batch", by_height)
     settings = resolved("train.minutes=10", "augment.progressive=true")
     pace = (
         0.4 * 0.25 + 0.3 * 0.375 + 0.3 * 0.5
     )  # 32, 48 and 64 pixels for these shares of the steps
-    seconds = 12 + settings.steps * pace + (settings.validations + 1) * 3 + length.ENDING
+    seconds = 12 + settings.steps * pace + (settings.validations + 1) * 3 + ENDING_SECONDS
     assert 0.94 * 600 < seconds <= 0.985 * 600
 
 
@@ -147,7 +165,7 @@ def test_processes_on_one_cpu_take_as_many_times_as_long():
 
 @pytest.mark.parametrize(("workers", "read"), [(0, 2), (1, 0)])
 def test_reading_is_foretold_where_no_process_of_its_own_does_it(monkeypatch, workers, read):
-    monkeypatch.setattr(length, "time_batch", lambda *args, **kwargs: 0.5)
+    monkeypatch.setattr(timing, "time_batch", lambda *args, **kwargs: 0.5)
     seen, own = [], TrainingSamples.__getitem__
     monkeypatch.setattr(
         TrainingSamples, "__getitem__", lambda self, place: seen.append(place) or own(self, place)
@@ -155,7 +173,8 @@ def test_reading_is_foretold_where_no_process_of_its_own_does_it(monkeypatch, wo
     settings = ["augment.crop=[64, 64]", "train.batch_size=8", f"data.workers={workers}"]
     recipe = parse_recipe(read_recipe("frm-lite0"), settings)
     data = [open_dataset("shapes", "train", size=8), open_dataset("shapes", "val", size=1)]
-    length.resolve_length(recipe, build("tiny", 9), data, None, Objects(), time.monotonic())
+    model = build("tiny", 9)
+    timing.measure_speed(recipe, model, data, None, Objects(), time.monotonic(), UNIFORM)
     assert len(seen) == 8 * read
 
 
@@ -170,12 +189,10 @@ def test_the_share_of_images_without_masks_is_said():
     recipe = parse_recipe(
         read_recipe("frm-lite0"), ["augment.crop=[64, 64]", "train.steps=75", "train.batch_size=4"]
     )
-    assert "each of 30 images 10 times," in length.say_length(recipe, 30, 7, 1.0)
-    assert length.say_length(recipe, 30, 7, 1.0).endswith(
-        "about 75 s and 10 validations of 7 images"
-    )
-    taught = length.say_length(recipe, 30, 7, 1.0, 0.25)
-    assert "each of 30 images 7.5 times (25% of what is seen has no mask)," in taught
+    assert "each of 30 images 10 times," in describe_length(recipe, 30, 7, 1.0)
+    assert describe_length(recipe, 30, 7, 1.0).endswith("about 75 s and 10 validations of 7 images")
+    taught = describe_length(recipe, 30, 7, 1.0, 0.25)
+    assert "each of 30 images 7.5 times (25% of the samples have no mask)," in taught
 
 
 @pytest.mark.usefixtures("paced")
@@ -195,7 +212,7 @@ def test_too_few_minutes_are_refused_with_how_many_are_needed():
 @pytest.mark.slow
 @pytest.mark.usefixtures("paced")
 def test_a_run_of_so_many_minutes_resumes_to_the_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr(length, "time_batch", lambda *args, **kwargs: 60.0)
+    monkeypatch.setattr(timing, "time_batch", lambda *args, **kwargs: 60.0)
     asked = (
         "train.minutes=10.41",
         "train.checkpoint_seconds=0.001",
@@ -205,7 +222,7 @@ def test_a_run_of_so_many_minutes_resumes_to_the_bit(tmp_path, monkeypatch):
     with pytest.raises(Killed):
         train(open_request(*asked), tmp_path / "killed", KilledAt(4))
     monkeypatch.setattr(
-        length, "time_batch", lambda *args, **kwargs: 1.0
+        timing, "time_batch", lambda *args, **kwargs: 1.0
     )  # a faster machine changes nothing
     again = train(open_request(*asked), tmp_path / "killed", Silent(), resume=True)
     assert again.recipe.train.steps == load_run(tmp_path / "killed").recipe.train.steps == 9

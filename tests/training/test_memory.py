@@ -17,8 +17,8 @@ from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.layers.own_model import OwnModel
 from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.training import memory
-from featherseg.training.length import choose_batch_size
 from featherseg.training.memory import check_memory, estimate_memory
+from featherseg.training.resolve import choose_batch_size
 
 pytestmark = pytest.mark.usefixtures("tiny")
 

@@ -6,7 +6,8 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from support.models.small_training import Killed, KilledAt, equal_state, request, trained
 
 from featherseg.core.errors import ConfigError
-from featherseg.training import job, train
+from featherseg.training import run as steps
+from featherseg.training import train
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -57,9 +58,9 @@ def test_a_step_s_whole_gradient_is_clipped_whatever_parts_and_scale_it_came_in(
 ):
     """One step of plain SGD moves the weights by the rate times the gradient."""
     if scaled:  # as fp16 does on a GPU: the loss, and so the gradient of each part, is times 65,536
-        monkeypatch.setitem(job.PRECISIONS, "fp32", None)
+        monkeypatch.setitem(steps.PRECISIONS, "fp32", None)
         fp16 = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
-        monkeypatch.setattr(job, "_slurm", lambda: [fp16])
+        monkeypatch.setattr(steps, "_slurm", lambda: [fp16])
     settings = [
         "train.epochs=1",
         "data.train_size=4",

@@ -36,8 +36,8 @@ from featherseg.recipe.reading import parse_recipe, read_recipe
 from featherseg.recipe.tables import LossTable
 from featherseg.runs.run import load_run, save_weights, write_info
 from featherseg.training import Request, train
+from featherseg.training.check import check_instances
 from featherseg.training.objects import Objects
-from featherseg.training.prepare import check_instances
 
 pytestmark = pytest.mark.usefixtures("tiny")
 

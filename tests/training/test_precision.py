@@ -15,7 +15,7 @@ from support.models.small_training import (
 from featherseg.core.machine import computes_bf16
 from featherseg.recipe.reading import parse_recipe, read_recipe, shipped_recipes
 from featherseg.runs.run import load_run, write_info
-from featherseg.training import prepare, train
+from featherseg.training import job, train
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -25,7 +25,7 @@ OPEN = ("train.precision=auto", "train.epochs=1", "train.checkpoint_seconds=1e-9
 @pytest.fixture
 def able(monkeypatch):
     """Makes of this device one that has instructions for bf16, or has none."""
-    return lambda has: monkeypatch.setattr(prepare, "computes_bf16", lambda device: has)
+    return lambda has: monkeypatch.setattr(job, "computes_bf16", lambda device: has)
 
 
 @pytest.mark.parametrize(("has", "precision"), [(True, "bf16"), (False, "fp32")])
@@ -37,7 +37,7 @@ def test_an_open_precision_is_what_the_device_computes_in(tmp_path, able, has, p
     assert [m for m in said.messages if "train.precision" in m] == (
         []
         if has
-        else ["trains in fp32, as this cpu has no instructions for bf16 (train.precision)"]
+        else ["trains in fp32, because this cpu has no instructions for bf16 (train.precision)"]
     )
     asked = trained(tmp_path / "asked", *OPEN, f"train.precision={precision}")
     assert "train.precision" not in asked.info.found

@@ -18,7 +18,7 @@ from support.models.small_training import SMALL, YARD, Silent, equal_state, requ
 from featherseg.core.errors import ConfigError
 from featherseg.core.files import read_lines
 from featherseg.training import Request, train
-from featherseg.training.prepare import check_machine
+from featherseg.training.check import check_machine
 
 pytestmark = pytest.mark.usefixtures("tiny")
 

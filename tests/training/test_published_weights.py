@@ -267,7 +267,7 @@ def test_a_full_disk_leaves_no_run_and_no_rest(tmp_path, monkeypatch, file, k):
 
 def test_resuming_an_imported_run_is_refused_with_what_to_do(tmp_path, file):
     run = imported(tmp_path, file)
-    with pytest.raises(RunError, match=r"was imported from weights\.pth.*--init"):
+    with pytest.raises(RunError, match=r"(?s)was imported from weights\.pth.*--init"):
         train(request(), run.path, Silent(), resume=True)
     assert (run.path / RESOLVED).is_file()
 

@@ -13,7 +13,8 @@ import featherseg
 from featherseg import models
 from featherseg.core.errors import ConfigError, DataError, RunError
 from featherseg.recipe.reading import parse_recipe, read_recipe
-from featherseg.training import Request, job, memory, train
+from featherseg.training import Request, memory, train
+from featherseg.training import run as steps
 from featherseg.training.module import SegmentationModule
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -135,7 +136,7 @@ def test_memory_is_said_before_the_first_step_and_after_the_last_and_kept(
     tmp_path, monkeypatch, peaks, said
 ):
     reporter, measured = Silent(), iter(peaks)
-    monkeypatch.setattr(job, "peak_held", lambda recipe: next(measured))
+    monkeypatch.setattr(steps, "peak_held", lambda recipe: next(measured))
     run = trained(tmp_path / "run", "train.epochs=1", reporter=reporter)
     kept = json.loads((run.path / "environment.json").read_text())["memory_gb"]
     before, after = (text for text in reporter.messages if " GB" in text)

@@ -9,7 +9,7 @@ from support.models.small_training import Killed, KilledAt, Silent, trained
 
 from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.files import read_lines
-from featherseg.training import Request, job, train
+from featherseg.training import Request, folder, train
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -146,11 +146,11 @@ def test_other_processes_wait_as_long_as_the_first_prepares(tmp_path, monkeypatc
         if now[0] == 50_000:
             (tmp_path / "run" / "resolved.json").touch()
 
-    monkeypatch.setattr(job, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
-    job._wait_for_rank_zero(tmp_path / "run", Request(None))
+    monkeypatch.setattr(folder, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    folder.wait_for_rank_zero(tmp_path / "run")
     assert now[0] == 50_000
     with pytest.raises(RunError, match="rank 0 did not begin a run"):
-        job._wait_for_rank_zero(tmp_path / "none", Request(None))
+        folder.wait_for_rank_zero(tmp_path / "none")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_job_of_another_shape_is_refused(tmp_path, monkeypatch, tasks, said):
         monkeypatch.setenv(key, value)
     with pytest.raises(
         ConfigError,
-        match=rf"train.devices = 1 .* SLURM gave this job 1 nodes and {said} tasks a node",
+        match=rf"train.devices = 1 .* SLURM gave this job 1 nodes and {said} tasks per node",
     ):
         trained(tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -25,8 +25,9 @@ from support.models.small_training import (
 import featherseg
 from featherseg.core.errors import ConfigError, MissingExtra
 from featherseg.core.old_names import with_old_recipe
-from featherseg.training import Request, trackers, train
-from featherseg.training.trackers import Tracker, check_trackers
+from featherseg.training import Request, check, trackers, train
+from featherseg.training.check import check_trackers
+from featherseg.training.trackers import Tracker
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -104,9 +105,9 @@ def test_a_tracker_that_is_not_installed_or_has_no_server_is_refused_before_the_
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(MissingExtra, match=r"pip install 'featherseg\[mlflow\]'"):
         check_trackers(recipe)
-    monkeypatch.setattr(trackers, "require", lambda *names: None)
+    monkeypatch.setattr(check, "require", lambda *names: None)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(ConfigError, match="set MLFLOW_TRACKING_URI, such as http"):
+    with pytest.raises(ConfigError, match="Set MLFLOW_TRACKING_URI, such as http"):
         check_trackers(recipe)
 
 

@@ -311,7 +311,7 @@ def _train_folds(
     sparse: bool,
 ) -> tuple[list[Runtime], bool]:
     """Train a model without each fold; return (the models, whether they started from scratch)."""
-    from featherseg.training.length import TooFewMinutes
+    from featherseg.training.resolve import TooFewMinutes
 
     runtimes, shares, steps = list[Runtime](), list[float](), None
     for fold in range(FOLDS):
@@ -529,7 +529,7 @@ def _what_helps(
     data: SegmentationData, folder: Path, minutes: float, run: str | Path | Run | None
 ) -> str:
     """Return what may give a ranking: a better run, or minutes for more steps."""
-    from featherseg.training.length import LEAST_STEPS, usual_steps
+    from featherseg.training.resolve import LEAST_STEPS, usual_steps
 
     if run is not None:
         return (

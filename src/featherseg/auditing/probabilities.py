@@ -125,12 +125,12 @@ def train_fold(
         steps: Number of steps. Default: those that fit into the minutes.
     """
     from featherseg.training.job import torch_as_it_was, train
-    from featherseg.training.length import ENDING, SPARE
     from featherseg.training.objects import Objects
-    from featherseg.training.prepare import Request
+    from featherseg.training.request import Request
+    from featherseg.training.resolve import seconds_to_train
 
     began = time.monotonic()
-    ends = began + 60 * minutes * (1 - SPARE) - ENDING
+    ends = began + seconds_to_train(minutes)
     if steps is None and (out / RESOLVED).is_file():
         minutes = open_run(out).recipe.train.minutes or minutes  # it continues as it started
     others, of_fold = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)

@@ -63,22 +63,28 @@ def train(
             help="Evaluate the run on its validation split and write its report.",
         ),
     ] = True,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Show crop, batch, steps, precision, memory and expected time; write nothing.",
+        ),
+    ] = False,
 ) -> None:
     """Train a model and write a run folder; then evaluate it on its validation split and write report.html.
 
     It can be killed at any time: `featherseg train --resume --out RUN` continues from the last checkpoint.
-    On resume the settings stay, but for the device and the like; a run with train.schedule="stable" may get more steps.
+    A resumed run keeps its settings, except for the device and the like.
+    With train.schedule="stable" it may get more steps.
     To train with other settings, start a new run with --init RUN.
     """
     if recipe is None and not resume:
         raise typer.BadParameter(
             "name a model or a recipe (`featherseg models` lists them)", param_hint="RECIPE"
         )
-    import featherseg
-    from featherseg.core.allocator import keep_freed_memory
     from featherseg.core.config import setting_texts
+    from featherseg.core.machine import this_rank
 
-    keep_freed_memory()
     options = {
         "data.root": ("--data-root", data_root),
         "train.minutes": ("--minutes", minutes),
@@ -91,7 +97,15 @@ def train(
         {key: value for key, (_, value) in options.items() if value is not None}
     )
     with TrainingProgress() as progress:
-        featherseg.train(
+        if not this_rank():  # before PyTorch and Lightning, which take seconds
+            dataset = data or "the data of its recipe"
+            doing = f"resuming {out}" if resume else f"training {recipe} on {dataset}"
+            progress.message(f"{doing}: loading PyTorch")
+        import featherseg
+        from featherseg.core.allocator import keep_freed_memory
+
+        keep_freed_memory()
+        result: Any = featherseg.train(
             recipe,
             data,
             out=out,
@@ -99,8 +113,12 @@ def train(
             settings=settings,
             resume=resume,
             report=report,
+            dry_run=dry_run,
             progress=progress,
         )
+        if dry_run:
+            for line in result.lines():
+                progress.message(line)
 
 
 STEPS = "step"

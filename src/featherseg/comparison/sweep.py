@@ -18,12 +18,12 @@ from featherseg.core.files import check_folder, check_writable
 from featherseg.core.machine import pick_device
 from featherseg.core.notebook import reporter_of
 from featherseg.core.types import Progress, Reporter
-from featherseg.core.wording import counted
+from featherseg.core.wording import counted, duration
 from featherseg.costs.cost import cost
 from featherseg.runs.run import RESOLVED, open_run
 
 if TYPE_CHECKING:
-    from featherseg.training.prepare import Request
+    from featherseg.training.request import Request
 
 LARGEST = "largest"
 """As teacher.runs: of the models of a sweep the one with the most multiply-accumulates teaches the others."""
@@ -91,7 +91,7 @@ def sweep(
     """
     require("lightning", "train", "training")
     from featherseg.training.job import torch_as_it_was
-    from featherseg.training.prepare import Request
+    from featherseg.training.request import Request
 
     if len(models) * len(seeds) < 2:
         raise ConfigError("one model and one seed make one run: name two models or seeds, or more.")
@@ -128,9 +128,8 @@ def train_all(
 
     Where teacher.runs is LARGEST the model that costs most comes first; the other keys of [teacher] are not its own.
     """
+    from featherseg.training.check import check_request
     from featherseg.training.job import train
-    from featherseg.training.length import duration
-    from featherseg.training.prepare import check_request
     from featherseg.training.resume import resumed_recipe
     from featherseg.training.teaching import check_pupil, open_unlabelled
 
@@ -163,9 +162,9 @@ def train_all(
         one = replace(
             request, overrides=(*own, *untaught), group=out.absolute()
         )  # the user's own come last and count
-        _, recipe, (data, _), model, _ = check_request(one, lambda message: None)
+        inputs = check_request(one, lambda message: None)
         taught = teacher is not None and name != teacher
-        if name == teacher and model.panoptic:
+        if name == teacher and inputs.model.panoptic:
             raise ConfigError(
                 f"{name} costs most and would teach, but it is panoptic, and teachers tell classes alone. Leave it out."
             )
@@ -179,8 +178,8 @@ def train_all(
                 )
             trainings.append((f"{name}, seed {seed}", seeded, out / f"{name}-{seed}"))
         if taught:
-            check_pupil(recipe, model, request.objects)
-            open_unlabelled(trainings[-1][1].read()[1], data)
+            check_pupil(inputs.recipe, inputs.model, request.objects)
+            open_unlabelled(trainings[-1][1].read()[1], inputs.train)
     for _, own_request, run in trainings:
         if (run / RESOLVED).is_file():
             resumed_recipe(open_run(run), own_request)  # refuses what was begun otherwise

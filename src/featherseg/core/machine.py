@@ -316,6 +316,15 @@ def command_began() -> float:
     return time.monotonic() if _process_began is None else _process_began
 
 
+def this_rank() -> int:
+    """Return the rank of this process in a distributed training, 0 if it trains alone.
+
+    torchrun, SLURM and Lightning set the variables for the processes that they start.
+    """
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+
+
 def environment() -> dict[str, Any]:
     """Return what the figures of a run depend on besides its settings."""
     import torch

@@ -40,6 +40,9 @@ Color = tuple[int, int, int]
 Progress = Callable[[str, int, "int | None"], object]
 """Called with (current activity, steps done, total steps or None)."""
 
+OnMessage = Callable[[str], None]
+"""Called with a message for the user: the `message` of a Reporter."""
+
 
 @runtime_checkable
 class Reporter(Protocol):

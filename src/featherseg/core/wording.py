@@ -36,6 +36,13 @@ def size_text(size: Iterable[int]) -> str:
     return "x".join(map(str, size))
 
 
+def duration(seconds: float) -> str:
+    """Return seconds in a unit that fits: `40 s`, `24 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def last_parts(path: str) -> str:
     """Return the last two parts of a path, joined by `/`; also of a Windows path on any system."""
     pure_path = (PureWindowsPath if PureWindowsPath(path).is_absolute() else PurePath)(path)

@@ -15,9 +15,9 @@ from featherseg.core.config import setting_texts
 from featherseg.core.errors import ConfigError
 from featherseg.core.machine import pick_device, torch_threads
 from featherseg.core.types import Reporter, SegmentationData, Size
-from featherseg.core.wording import counted, size_text
+from featherseg.core.wording import counted, duration, size_text
 from featherseg.data import open_dataset
-from featherseg.data.datasets.statistics import largest_size, typical_size
+from featherseg.data.datasets.statistics import typical_size
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.fitting.bundle import MeasuredLatency
 from featherseg.fitting.candidates import (
@@ -39,13 +39,11 @@ from featherseg.fitting.plan import FitConfig, FitPlan, Parts
 from featherseg.fitting.state import FitJob
 from featherseg.fitting.trials import found_by
 from featherseg.fitting.watch import watching_seconds
-from featherseg.layers.model import SegmentationModel
-from featherseg.recipe.tables import Recipe
 from featherseg.training import Request
-from featherseg.training.length import duration, time_step, time_validation
-from featherseg.training.memory import check_memory, estimate_memory
-from featherseg.training.prepare import check_request, refuse_one_class, resolve_batch_size
-from featherseg.training.trackers import check_trackers
+from featherseg.training.check import check_request, check_trackers, refuse_one_class
+from featherseg.training.job import resolve_but_length
+from featherseg.training.open import Inputs
+from featherseg.training.timing import time_step, time_validation
 
 STEPS_TIMED, MOST_TIMED, UNTIMED = 0.02, 15.0, 1e-3
 """The share of the time, and the seconds at most, in which the steps of a candidate are timed; what one is taken to
@@ -346,8 +344,8 @@ def _reserve(
         by_cpu = costs.an_image
         if pick_device(config.device).type != "cpu":
             on_cpu = replace(config, device="cpu")
-            recipe, (_, val), model = _opened(costs.candidates[0], on_cpu, data)
-            by_cpu = time_validation(model, recipe, val)[1]
+            inputs = _opened(costs.candidates[0], on_cpu, data)
+            by_cpu = time_validation(inputs.model, inputs.recipe, inputs.val)[1]
         scoring += by_cpu * (3 * len(data.val) + data.tested)
     ending = max(EXPORTING, export) + 1.5 * scoring + KEPT_BACK * 3600 * config.hours
     ending += 0 if elsewhere else watching_seconds(config.hours)
@@ -453,26 +451,21 @@ def _pace(
     """
     seconds, began = min(MOST_TIMED, STEPS_TIMED * 3600 * config.hours), time.monotonic()
     reporter.progress(f"timing the steps of {candidate.name}", 0, None)
-    recipe, (train, val), model = _opened(candidate, config, data)
+    inputs = _opened(candidate, config, data)
     start = time.monotonic() - began
-    estimate = estimate_memory(model, recipe, largest_size(val))
-    recipe = resolve_batch_size(recipe, estimate, len(train), lambda text: None)
-    check_memory(estimate, recipe, lambda text: None)
+    _, recipe, _ = resolve_but_length(inputs, lambda text: None)
     assert isinstance(recipe.train.batch_size, int)
     with torch_threads(threads):
-        step = time_step(recipe, model, train, None, seconds)
-        an_image = time_validation(model, recipe, val)[1]
+        step = time_step(recipe, inputs.model, inputs.train, None, seconds)
+        an_image = time_validation(inputs.model, recipe, inputs.val)[1]
     return Pace(step, an_image, recipe.train.batch_size, start)
 
 
-def _opened(
-    candidate: Candidate, config: FitConfig, data: FitData
-) -> tuple[Recipe, tuple[SegmentationData, SegmentationData], SegmentationModel]:
-    """Return (recipe, (training images, validation images), model) of a candidate's training."""
+def _opened(candidate: Candidate, config: FitConfig, data: FitData) -> Inputs:
+    """Return the recipe, the data and the model of a candidate's training."""
     resize = resize_of(candidate.scale, data.image_size, whole=config.image_size is None)
     pretrained = has_weights(candidate.model)
     settings = settings_of(resize, data.train_size, data.parts.settings, pretrained=pretrained)
     settings |= {"train.device": config.device}
     request = Request(candidate.model, overrides=(*setting_texts(settings), "train.steps=1000"))
-    _, recipe, splits, model, _ = check_request(request, lambda text: None)
-    return recipe, splits, model
+    return check_request(request, lambda text: None)

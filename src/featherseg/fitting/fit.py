@@ -31,6 +31,7 @@ from featherseg.core.files import (
 from featherseg.core.machine import command_began
 from featherseg.core.notebook import reporter_of
 from featherseg.core.types import Progress, Reporter, Size, as_size
+from featherseg.core.wording import duration
 from featherseg.data import is_own
 from featherseg.fitting.beginning import begin, check_loggers
 from featherseg.fitting.bundle import read_latency
@@ -48,7 +49,6 @@ from featherseg.fitting.trials import SECONDS, TRIALS, Once, final_folder, trial
 from featherseg.fitting.watch import Watch
 from featherseg.runs.run import RESOLVED
 from featherseg.training.job import torch_as_it_was
-from featherseg.training.length import duration
 from featherseg.training.trackers import begin_group
 
 USUAL: Mapping[str, Any] = {

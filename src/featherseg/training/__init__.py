@@ -1,6 +1,8 @@
 """Training: a recipe and data in, a run folder out. The only folder that imports Lightning.
 
-Names are resolved when they are first used (PEP 562): modules that need no Lightning are imported without it.
+`job.py` reads from top to bottom: resolve -> check -> open -> run -> finish. Lightning is imported
+by `run.py` alone, when the first step is near. `train` and `Request` are imported when first used
+(PEP 562), because they need torch.
 """
 
 from importlib import import_module
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featherseg.training.job import train
-    from featherseg.training.prepare import Request
+    from featherseg.training.request import Request
 
 __all__ = ["Request", "train"]
 
@@ -16,6 +18,6 @@ __all__ = ["Request", "train"]
 def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(
-            import_module(f"featherseg.training.{'job' if name == 'train' else 'prepare'}"), name
+            import_module(f"featherseg.training.{'job' if name == 'train' else 'request'}"), name
         )
     raise AttributeError(f"module 'featherseg.training' has no attribute {name!r}")

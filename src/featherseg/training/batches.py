@@ -7,6 +7,7 @@ processes of a distributed one read the file instead.
 import pickle
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from featherseg.core.errors import ConfigError, RunError
 from featherseg.core.machine import pick_device, usable_cores
-from featherseg.core.types import SegmentationData
+from featherseg.core.types import OnMessage, SegmentationData
 from featherseg.core.wording import counted
 from featherseg.data.cache.teacher_outputs import Teaching
 from featherseg.data.panoptic.targets import panoptic_targets
@@ -40,20 +41,43 @@ MOST_WORKERS = 8
 """Of a process that trains on a GPU, where the recipe leaves their number open."""
 
 
-def write_class_points(
-    out: Path, recipe: Recipe, data: SegmentationData, say: Callable[[str], None]
-) -> None:
-    """Write to the run folder the points of the training labels, in tiles of the crop's longer side, and rare classes.
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn, besides at random from all images."""
 
-    Each only where the recipe needs it: `data.class_uniform`, `augment.copy_paste`. Raises what reading a label raises.
+    class_uniform: ClassUniform | None = None
+    rare: RareClasses | None = None
+    teaching: Teaching | None = None
+
+
+UNIFORM = Sampling()
+"""Every image is drawn alike, and nothing is pasted or taught."""
+
+
+def write_class_points(
+    out: Path, recipe: Recipe, data: SegmentationData, on_message: OnMessage
+) -> None:
+    """Write the points of each class and the rare classes to the run folder, if the recipe needs them.
+
+    `data.class_uniform` needs points in tiles of the crop's longer side, `augment.copy_paste` the
+    rare classes. Raises what reading a label raises.
     """
     if recipe.data.class_uniform:
         assert recipe.augment.crop is not None
-        say(f"locating the classes in {counted(len(data), 'mask')}, to sample by class")
+        on_message(f"locating the classes in {counted(len(data), 'mask')}, to sample by class")
         find_class_points(data, max(recipe.augment.crop)).save(out / CLASS_POINTS)
     if recipe.augment.copy_paste:
-        say(f"looking for rare classes in {counted(len(data), 'mask')}, to paste them")
+        on_message(f"looking for rare classes in {counted(len(data), 'mask')}, to paste them")
         find_rare_classes(data).save(out / RARE_CLASSES)
+
+
+def open_sampling(
+    out: Path, recipe: Recipe, data: SegmentationData, teaching: Teaching | None
+) -> Sampling:
+    """Return how the samples of a run are drawn, from its folder. Raises RunError."""
+    return Sampling(
+        open_class_uniform(out, recipe, data), open_rare_classes(out, recipe, data), teaching
+    )
 
 
 def open_rare_classes(out: Path, recipe: Recipe, data: SegmentationData) -> RareClasses | None:
@@ -101,9 +125,7 @@ def open_batches(
     total: int,
     panoptic: bool,
     augment: OwnAugmentation | None = None,
-    class_uniform: ClassUniform | None = None,
-    rare: RareClasses | None = None,
-    teaching: Teaching | None = None,
+    sampling: Sampling = UNIFORM,
     image_range: int = FULL_RANGE,
 ) -> Callable[[int, int, int], DataLoader[Batch]]:
     """A function (start, rank, world) -> the stream of a run's `total` batches from batch `start` on.
@@ -123,9 +145,16 @@ def open_batches(
     before = None if augment is None else partial(augment_sample, augment)
     growth = GROWTH if recipe.augment.progressive else ()
     table = recipe.augment.model_dump()
-    own = Augment(**table, traced=teaching is not None, image_range=image_range)
+    own = Augment(**table, traced=sampling.teaching is not None, image_range=image_range)
     samples = TrainingSamples(
-        data, own, settings.seed, class_uniform, targets, before, rare, teaching
+        data,
+        own,
+        settings.seed,
+        sampling.class_uniform,
+        targets,
+        before,
+        sampling.rare,
+        sampling.teaching,
     )
     workers = loader_workers(recipe)
     if workers and start_method() != "fork":

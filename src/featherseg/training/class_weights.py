@@ -11,7 +11,7 @@ shows none: CamVid's seemed to want 50 to 75 %, where later frames of the drives
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from featherseg.core.errors import ConfigError
-from featherseg.core.types import Progress, SegmentationData
+from featherseg.core.types import OnMessage, Progress, SegmentationData
 from featherseg.core.wording import WarningText, counted
 from featherseg.data.checks.check import SHOWN_CLASSES
 from featherseg.data.datasets.statistics import class_statistics, median_frequency
@@ -43,7 +43,7 @@ NEAR = 0.001
 
 
 def resolve_class_weights(
-    recipe: Recipe, train: SegmentationData, model: SegmentationModel, say: Callable[[str], None]
+    recipe: Recipe, train: SegmentationData, model: SegmentationModel, on_message: OnMessage
 ) -> list[float] | None:
     """The weights of the loss, one a class. Raises ConfigError where their number is wrong or nothing can be undone."""
     weights, undo = recipe.loss.class_weights, recipe.loss.undo_class_weights
@@ -57,16 +57,16 @@ def resolve_class_weights(
         found = f"loss.undo_class_weights = {undo!r}: {recipe.model.name} names no bias of its classes (class_bias)"
         if undo != "auto":
             raise ConfigError(f"{found}. Leave it out.")
-        say(f"{found}, so that its kept weights undo nothing")
+        on_message(f"{found}, so that its kept weights undo nothing")
     if weights == "auto":
-        say(f"counting the classes in {counted(len(train), 'mask')}")
+        on_message(f"counting the classes in {counted(len(train), 'mask')}")
         said = time.monotonic()
 
         def told(doing: str, done: int, total: int | None) -> None:
             nonlocal said
             if time.monotonic() - said >= SAID_SECONDS:
                 said = time.monotonic()
-                say(f"{doing}: {done} of {total} masks")
+                on_message(f"{doing}: {done} of {total} masks")
 
         frequent = median_frequency(class_statistics(train, told))
         balanced = [w**recipe.loss.class_weight_power if w else 0.0 for w in frequent]
@@ -75,7 +75,7 @@ def resolve_class_weights(
         ]:
             more = f" and {len(absent) - SHOWN_CLASSES} more" if len(absent) > SHOWN_CLASSES else ""
             names = ", ".join(absent[:SHOWN_CLASSES]) + more
-            say(
+            on_message(
                 WarningText(
                     f"{recipe.data.train_split}: no pixel of {names}, so that nothing of it is learned"
                 )

@@ -1,12 +1,16 @@
 """The loss of a training, from the [loss] table of a recipe."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from featherseg.core.errors import ConfigError, unknown
+from featherseg.data.pipeline.loader import Batch
 from featherseg.layers.model import SegmentationModel
-from featherseg.losses import LOSSES, Distillation, Hybrid
+from featherseg.layers.normalise import normalise
+from featherseg.losses import LOSSES, Distillation, Hybrid, PanopticLosses, TaughtLosses
 from featherseg.losses.terms import LossFacts, build_terms, unused_keys
 from featherseg.recipe.tables import Recipe
 from featherseg.training.objects import LossOfLogits, OwnLoss
@@ -79,3 +83,15 @@ def keep_supervised_heads(model: SegmentationModel, recipe: Recipe) -> None:
             )
     for name, head in model.aux_heads.items():
         head.requires_grad_(weights[keys[name]] > 0)
+
+
+def compute_loss(model: Any, loss: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return (the loss of a batch, scalar; its parts by name, empty if it has none)."""
+    images, labels, *targets = batch
+    inputs = normalise(images, model.mean, model.std, model.image_range).contiguous(
+        memory_format=torch.channels_last
+    )
+    supervised = isinstance(loss, Hybrid) and loss.needs_heads
+    output = loss(model(inputs, aux=supervised), labels.long(), *targets)
+    in_parts = isinstance(output, PanopticLosses | TaughtLosses)
+    return (output.total, output._asdict()) if in_parts else (output, {})

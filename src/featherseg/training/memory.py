@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from featherseg.core.allocator import return_freed_memory
 from featherseg.core.errors import ConfigError, FeathersegError
 from featherseg.core.machine import pick_device
-from featherseg.core.types import IGNORE, Size
+from featherseg.core.types import IGNORE, OnMessage, Size
 from featherseg.core.wording import WarningText, counted, size_text
 from featherseg.costs.latency import peak_memory
 from featherseg.data.cache.teacher_outputs import Grid, Taught
@@ -26,9 +25,9 @@ from featherseg.layers.model import SegmentationModel
 from featherseg.layers.resize import resize_factor
 from featherseg.recipe.tables import Recipe
 from featherseg.training.checkpointing import checkpoint_blocks
-from featherseg.training.loss import build_loss
-from featherseg.training.module import compute_loss
+from featherseg.training.loss import build_loss, compute_loss
 from featherseg.training.optimisers import optimiser_of
+from featherseg.training.resolve import MEMORY_MARGIN
 
 SIDES = (128, 192)
 """Pixels, of the square images of the two trials: other sides than multiples of 64 leave maps of odd sizes."""
@@ -38,8 +37,6 @@ HELD, HELD_CHECKPOINTED, HELD_CUDA = 1.35, 2.5, 1.1
 Measured with glibc (1.2 to 1.6, where blocks are computed again 2.1 to 3; benchmarks/tables), for CUDA assumed."""
 PROCESS = 40e6
 """Bytes that the process grows by beside its tensors."""
-DOUBT = 1.15
-"""How far an estimate may be off."""
 CGROUP = Path("/sys/fs/cgroup")
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -227,16 +224,14 @@ def logits_grid(model: SegmentationModel, size: Size) -> Grid:
     return Grid((height, width), out.padded_size, out.align_corners)
 
 
-def check_memory(
-    estimate: Estimate | None, recipe: Recipe, say: Callable[[str], None]
-) -> float | None:
+def check_memory(estimate: Estimate | None, recipe: Recipe, on_message: OnMessage) -> float | None:
     """Say what the training will take of the memory, and what of it is free; -> what the process will hold, in GB.
 
     Crop and batch size are numbers in the recipe. Raises ConfigError where it cannot fit, with what does.
     """
     settings, crop = recipe.train, recipe.augment.crop
     if estimate is None:
-        say(
+        on_message(
             WarningText(
                 "what a step takes of the memory is not known: the model takes no small images to try with"
             )
@@ -249,9 +244,11 @@ def check_memory(
     added = estimate.added(own, crop)
     takes = f"a step of {counted(own, 'image')} of {size_text(crop)} takes"
     there = f"{free / 1e9:.1f} GB are free on {pick_device(settings.device)}"
-    if added > DOUBT * free:
+    if added > MEMORY_MARGIN * free:
         parts = [
-            n for n in range(own, 0, -1) if own % n == 0 and DOUBT * estimate.added(n, crop) <= free
+            n
+            for n in range(own, 0, -1)
+            if own % n == 0 and MEMORY_MARGIN * estimate.added(n, crop) <= free
         ]
         if parts:
             remedy = f"--set train.batch_size={parts[0] * ranks} --set train.accumulate="
@@ -261,7 +258,8 @@ def check_memory(
             lengths = ([max(32, int(side * share) // 32 * 32) for side in crop] for share in shares)
             smaller = [(height, width) for height, width in lengths]
             fits = next(
-                (size for size in smaller if DOUBT * estimate.added(1, size) <= free), smaller[-1]
+                (size for size in smaller if MEMORY_MARGIN * estimate.added(1, size) <= free),
+                smaller[-1],
             )
             remedy = f"--set train.batch_size={ranks} --set augment.crop={list(fits)}"
         hint = (
@@ -273,12 +271,12 @@ def check_memory(
         raise ConfigError(found, f"{hint}What fits: {remedy}.")
     doubt = (
         ": it may not fit. A smaller train.batch_size or augment.crop needs less"
-        if DOUBT * added > free
+        if MEMORY_MARGIN * added > free
         else ""
     )
     peak = round((estimate.resident + added) / 1e9, 2)
     text = f"{takes} about {added / 1e9:.1f} GB of memory, {there}{doubt}; this process will hold about {peak} GB"
-    say(WarningText(text) if doubt else text)
+    on_message(WarningText(text) if doubt else text)
     return peak
 
 

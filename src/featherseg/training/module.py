@@ -12,24 +12,11 @@ from torch.utils.data import DataLoader
 from featherseg.core.errors import TrainingError
 from featherseg.data.pipeline.loader import Batch
 from featherseg.layers.model import SegmentationModel
-from featherseg.layers.normalise import normalise
-from featherseg.losses import Hybrid, PanopticLosses, TaughtLosses
 from featherseg.recipe.tables import TrainTable
+from featherseg.training.loss import compute_loss
 from featherseg.training.optimisers import build_optimizer, build_schedule
 
 SEED_STRIDE = 1_000_003  # a prime, so that seeds and micro-batches do not meet
-
-
-def compute_loss(model: Any, loss: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """A batch as the loader gives it -> what training minimises, scalar, and its parts where it has several."""
-    images, labels, *targets = batch
-    inputs = normalise(images, model.mean, model.std, model.image_range).contiguous(
-        memory_format=torch.channels_last
-    )
-    supervised = isinstance(loss, Hybrid) and loss.needs_heads
-    found = loss(model(inputs, aux=supervised), labels.long(), *targets)
-    in_parts = isinstance(found, PanopticLosses | TaughtLosses)
-    return (found.total, found._asdict()) if in_parts else (found, {})
 
 
 class SegmentationModule(pl.LightningModule):

@@ -22,17 +22,22 @@ Groups = list[dict[str, Any]]
 
 
 def build_optimizer(model: SegmentationModel, loss: nn.Module, settings: TrainTable) -> Optimizer:
-    """AdamW or SGD over four groups: at the backbone's rate or at `lr`, decayed or not, as `train.groups` sorts them.
+    """Return the recipe's optimiser over `parameter_groups`, which says what it raises."""
+    groups = parameter_groups(model, loss, settings)
+    return optimiser_of(settings).build(groups, settings, model)
 
-    With `train.layer_decay` each stage of the backbone has two groups of its own. Muon has two in place of each: what
-    mixes the channels of hidden layers is a matrix to it, and all else learns by AdamW.
-    A loss may have parameters too (the embedding head of the pixel contrast): they learn as the rest of the model.
-    Raises ConfigError where the model cannot be sorted so.
+
+def parameter_groups(model: SegmentationModel, loss: nn.Module, settings: TrainTable) -> Groups:
+    """Return the groups of parameters: with the backbone's rate or `lr`, with weight decay or not.
+
+    With `train.layer_decay` each stage of the backbone has two groups of its own. Parameters of the
+    loss (the embedding head of the pixel contrast) belong to the groups with rate `lr`. Raises
+    ConfigError if `train.groups` or `train.layer_decay` does not fit the model.
     """
     everything = [*model.parameters(), *loss.parameters()]
     at_backbone_rate, undecayed = sort_parameters(model, everything, settings)
     factors = _stage_factors(model, settings.layer_decay) if settings.layer_decay < 1 else {}
-    groups: list[dict[str, Any]] = []
+    groups: Groups = []
     for in_backbone in (True, False):
         lr = rate_factor(settings) * ((in_backbone and settings.backbone_lr) or settings.lr)
         own = [p for p in everything if (id(p) in at_backbone_rate) == in_backbone]
@@ -45,7 +50,7 @@ def build_optimizer(model: SegmentationModel, loss: nn.Module, settings: TrainTa
                 {"params": decayed, "lr": factor * lr, "weight_decay": settings.weight_decay}
             )
             groups.append({"params": kept, "lr": factor * lr, "weight_decay": 0.0})
-    return optimiser_of(settings).build(groups, settings, model)
+    return groups
 
 
 def _sgd(groups: Groups, settings: TrainTable, model: SegmentationModel) -> Optimizer:

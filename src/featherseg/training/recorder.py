@@ -32,6 +32,7 @@ from featherseg.inference.runtimes.pytorch import TorchRuntime
 from featherseg.recipe.tables import TrainTable
 from featherseg.runs.run import CHECKPOINT, METRICS, Run, save_weights
 from featherseg.training.class_weights import best_share, score_shares, undo_class_weights
+from featherseg.training.finish import validation_score
 from featherseg.training.module import SegmentationModule
 
 
@@ -176,7 +177,7 @@ class Recorder(Checkpoint):
             self.reporter.message(
                 f"{better:.0%} of the class weights are undone in the weights that are kept: {scores}"
             )
-        if self.settings.keep == "last" or judged(record) > self.best:
+        if self.settings.keep == "last" or validation_score(record) > self.best:
             save_weights(self.run.path, state)
         return record
 
@@ -228,17 +229,11 @@ class Recorder(Checkpoint):
 
     def _judge(self, record: dict[str, Any], last: bool) -> None:
         """Is it the best so far, and is the run over? The same on every rank."""
-        if judged(record) > self.best:
-            self.best, self.stale = judged(record), 0
+        if validation_score(record) > self.best:
+            self.best, self.stale = validation_score(record), 0
         else:
             self.stale += 1
         out_of_patience = (
             self.settings.patience is not None and self.stale >= self.settings.patience
         )
         self.finished = last or out_of_patience
-
-
-def judged(record: dict[str, Any]) -> float:
-    """What a validation is judged by: PQ where objects were scored, else mIoU; -1 where no image has a label."""
-    score = record.get("val_pq", record["val_miou"])
-    return -1.0 if score is None else score

@@ -1,23 +1,29 @@
 """What a run that goes on may be asked for: what it was begun with, and what does not change its result."""
 
 import os
+from pathlib import Path
 from typing import Any
 
+import torch
+
 from featherseg import models
-from featherseg.core.errors import ConfigError, DataError
-from featherseg.core.types import SegmentationData
+from featherseg.core.errors import ConfigError, DataError, RunError
+from featherseg.core.types import OnMessage, SegmentationData
 from featherseg.data import DATASETS
 from featherseg.data.cache.fingerprint import Fingerprint, class_differences, read_fingerprint
 from featherseg.data.images.pairs import NamedData
 from featherseg.recipe.reading import override_recipe, with_absolute_paths
 from featherseg.recipe.tables import ModelTable, Recipe, TrainTable
 from featherseg.runs.run import DATA, Run, find_run, open_run
-from featherseg.training.prepare import OBJECT_RECIPE, Request, Say
+from featherseg.training.request import OBJECT_RECIPE, Request
 from featherseg.training.teaching import open_unlabelled, teacher_row
 
 FREE = {"data.workers", "train.device", "train.checkpoint_seconds", "train.loggers"}
 FREE |= {"train.devices", "train.nodes", "train.rank_seconds"}
 """Settings that may be others than the run was begun with."""
+
+LENGTH = {"steps", "decay_steps"}
+"""Keys of [train] that may be larger when a run with a stable schedule continues."""
 
 _FREE_TRAIN = [key.removeprefix("train.") for key in FREE if key.startswith("train.")]
 
@@ -164,7 +170,7 @@ def _same_teachers(run: Run, asked: Recipe) -> bool:
 
 
 def check_same_data(
-    run: Run, recipe: Recipe, data: tuple[SegmentationData, SegmentationData], say: Say
+    run: Run, recipe: Recipe, data: tuple[SegmentationData, SegmentationData], on_message: OnMessage
 ) -> None:
     """Compare the data, (train, val), and the recipe's images without masks with what the run was begun with.
 
@@ -189,7 +195,7 @@ def check_same_data(
             f"or start a new run on the new data: featherseg train {run.recipe.model.name} --init {run.path} --out NEW"
         )
     if known is None:
-        say(
+        on_message(
             f"{run.path} has no {DATA}, so whether its images and masks are those it was started with cannot be checked"
         )
         Fingerprint.of(splits).save(run.path / DATA)
@@ -237,3 +243,22 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             else {f"{prefix}{key}": value}
         )
     return flat
+
+
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Return the checkpoint of a run, None if there is none. Raises RunError if it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        missing = {"global_step", "micro_batch", "average", "callbacks"} - set(checkpoint)
+    except Exception as error:  # a dozen kinds for a file that is damaged
+        raise RunError(
+            f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}). Delete it to restart the "
+            f"run from step 0; {path.parent}/weights.safetensors stays as it is."
+        ) from error
+    if missing:
+        raise RunError(
+            f"{path} is not a featherseg checkpoint: it has no {', '.join(sorted(missing))}."
+        )
+    return checkpoint

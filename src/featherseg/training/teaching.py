@@ -30,7 +30,7 @@ from featherseg.core.files import (
     write_text,
 )
 from featherseg.core.storage import is_remote
-from featherseg.core.types import SegmentationData
+from featherseg.core.types import OnMessage, SegmentationData
 from featherseg.core.wording import counted, size_text
 from featherseg.data import data_folder
 from featherseg.data.cache.mirror import local_folder
@@ -81,8 +81,12 @@ WAIT_SECONDS, SAID_SECONDS, FLUSH_SECONDS = 0.5, 60.0, 30.0
 MOST_UNLABELLED = 0.5
 """Share of the samples that are images without a mask, however many there are: batches keep as many that have one."""
 
-Say = Callable[[str], None]
-"""Takes a message for the user."""
+
+class Teacher(NamedTuple):
+    """A run that teaches, and what is kept of it."""
+
+    run: Run
+    row: TeacherRow
 
 
 class _Image(NamedTuple):
@@ -116,15 +120,15 @@ def check_pupil(recipe: Recipe, model: SegmentationModel, objects: Objects) -> N
 
 def check_teachers(
     recipe: Recipe, model: SegmentationModel, train: SegmentationData, objects: Objects
-) -> tuple[list[Run], UnlabelledImages | None]:
-    """The runs that teach and the images without masks, opened.
+) -> tuple[list[Teacher], UnlabelledImages | None]:
+    """Return the teachers and the images without masks, opened.
 
     Raises ConfigError or RunError where a run is missing or cannot teach this training, DataNotFound where there is no
     image in the folder of those without masks.
     """
-    runs: list[Run] = []
+    teachers: list[Teacher] = []
     if not recipe.teacher.runs:
-        return runs, None
+        return teachers, None
     check_pupil(recipe, model, objects)
     for name in recipe.teacher.runs:
         if is_exported_file(name):
@@ -147,18 +151,17 @@ def check_teachers(
                 f"{name} cannot teach {train.name}: its {len(theirs)} classes are {_shown(theirs)}, those of the data "
                 f"are {len(mine)}: {_shown(mine)}. A teacher needs the same classes in the same order."
             )
-        teacher_row(run)  # its weights are there
-        runs.append(run)
-    return runs, open_unlabelled(recipe, train)
+        teachers.append(Teacher(run, teacher_row(run)))
+    return teachers, open_unlabelled(recipe, train)
 
 
 def _shown(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
 
 
-def refuse_own_folder(runs: Sequence[Run], out: Path) -> None:
-    """Raises ConfigError where a training would write into the folder of its teacher."""
-    if any(run.path.resolve() == out.resolve() for run in runs):
+def refuse_own_folder(teachers: Sequence[Teacher], out: Path) -> None:
+    """Raise ConfigError if a training would write into the folder of its teacher."""
+    if any(teacher.run.path.resolve() == out.resolve() for teacher in teachers):
         raise ConfigError(f"{out} is the teacher itself. Choose another folder with --out.")
 
 
@@ -214,7 +217,7 @@ def open_teaching(
     train: SegmentationData,
     model: SegmentationModel,
     out: Path,
-    say: Say,
+    on_message: OnMessage,
     *,
     own_data: bool = False,
     unlabelled: UnlabelledImages | None = None,
@@ -273,9 +276,9 @@ def open_teaching(
             folder = outputs.folder if outputs else next(writable, own[-1])
             with _errors_of(folder):
                 outputs = _compute(
-                    name, row, images, sources, folder, recipe.train.device, say, check_time
+                    name, row, images, sources, folder, recipe.train.device, on_message, check_time
                 )
-        say(
+        on_message(
             f"taught by {row.name} ({row.model}): {counted(len(images), 'image')}, kept in {outputs.folder}"
         )
         files.append(outputs.file)
@@ -283,7 +286,7 @@ def open_teaching(
     share = 0.0
     if unlabelled:
         share = min(MOST_UNLABELLED, len(unlabelled) / len(images))
-        say(
+        on_message(
             f"{counted(len(unlabelled), 'image')} without masks: {100 * share:.0f} % of the samples, drawn at random; "
             "of them only the teacher tells something"
         )
@@ -347,7 +350,7 @@ def _errors_of(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(folder: Path, say: Say) -> Iterator[None]:
+def _alone(folder: Path, on_message: OnMessage) -> Iterator[None]:
     """Only one process writes in a folder; another waits, and finds what it would have computed."""
     taken = FeathersegError(f"another process writes in {folder}.")
     with ExitStack() as stack:
@@ -359,7 +362,9 @@ def _alone(folder: Path, say: Say) -> Iterator[None]:
                 if error is not taken:
                     raise
             if looks == 0:
-                say(f"another process computes a teacher's outputs in {folder}: waiting for it")
+                on_message(
+                    f"another process computes a teacher's outputs in {folder}: waiting for it"
+                )
             time.sleep(WAIT_SECONDS)
         yield
 
@@ -371,7 +376,7 @@ def _compute(
     sources: Sequence[Source],
     folder: Path,
     device: str,
-    say: Say,
+    on_message: OnMessage,
     check_time: Callable[[float], None],
 ) -> TeacherOutputs:
     """Add to the outputs in `folder` what is missing of them; `check_time` hears how many seconds that will take."""
@@ -381,7 +386,7 @@ def _compute(
         refuse_links(cache.parent, cache.name)
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder, say):
+    with _alone(folder, on_message):
         outputs = _opened(folder)
         missing = {
             source.sha256: (image, source)
@@ -391,7 +396,7 @@ def _compute(
         if missing:
             runtime = _teacher(name, row, folder, len(missing), device)
             _check_memory(runtime, [image for image, _ in missing.values()])
-            _store(runtime, list(missing.values()), outputs, say, check_time)
+            _store(runtime, list(missing.values()), outputs, on_message, check_time)
         for image, source in zip(
             images, sources, strict=True
         ):  # of files that are copies, or were touched
@@ -456,7 +461,7 @@ def _store(
     runtime: Runtime,
     missing: Sequence[tuple[_Image, Source]],
     outputs: TeacherOutputs,
-    say: Say,
+    on_message: OnMessage,
     check_time: Callable[[float], None],
 ) -> None:
     """Append what the teacher says to the flat file, and entries to the index whenever the disk has it."""
@@ -480,7 +485,7 @@ def _store(
             f"{outputs.folder} has {free / 1e9:.1f} GB free. Make room, or name a folder on another disk with "
             "FEATHERSEG_CACHE."
         )
-    say(
+    on_message(
         f"teacher {runtime.name} looks at {counted(len(order), 'image')} once: about {needed / 1e9:.2f} GB in "
         f"{outputs.folder}, about {max(1, round(len(order) * pace))} s"
     )
@@ -514,7 +519,7 @@ def _store(
                 flushed, flushed_at, waiting = file.tell(), now, []
             if now - said_at >= SAID_SECONDS:
                 said_at = now
-                say(f"teacher {runtime.name}: {done} of {len(order)} images")
+                on_message(f"teacher {runtime.name}: {done} of {len(order)} images")
 
 
 def _room(runtime: Runtime, path: Path, share: float) -> float:

@@ -14,13 +14,12 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from featherseg.core.errors import ConfigError, require
 from featherseg.core.files import load_json, write_json
+from featherseg.core.types import OnMessage
 from featherseg.core.wording import WarningText
-from featherseg.recipe.tables import Recipe
 from featherseg.runs.run import RESOLVED, WEIGHTS, Run
+from featherseg.training.folder import TENSORBOARD, TRACKERS
 
-TENSORBOARD, WANDB, TRACKERS = "tensorboard", "wandb", "trackers.json"
 PROJECT = "featherseg"
 POINTS = 2000
 """Steps of a training that are sent over a network, about: a request takes milliseconds."""
@@ -29,18 +28,6 @@ MLFLOW_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUE
 """Where the user set nothing else: MLflow's own, 7 tries of 120 s, would hold a training up for minutes."""
 
 TALKATIVE = ("mlflow", "wandb", "lightning.pytorch.loggers", "urllib3", "alembic")
-Say = Callable[[str], None]
-
-
-def check_trackers(recipe: Recipe) -> None:
-    """Raises MissingExtra for a package that is not here, ConfigError where no server is named; asked before work."""
-    for name in recipe.train.loggers:
-        require(name, "train" if name == TENSORBOARD else name, f"train.loggers = {name!r}")
-    if "mlflow" in recipe.train.loggers and not os.environ.get("MLFLOW_TRACKING_URI"):
-        raise ConfigError(
-            "train.loggers has 'mlflow', and no server is named: set MLFLOW_TRACKING_URI, such as "
-            "http://127.0.0.1:5000, or sqlite:///mlflow.db for a file."
-        )
 
 
 class Tracker(Logger):
@@ -50,10 +37,10 @@ class Tracker(Logger):
     """
 
     def __init__(
-        self, name: str, run: Run, steps: int, say: Say, group: Path | None = None
+        self, name: str, run: Run, steps: int, on_message: OnMessage, group: Path | None = None
     ) -> None:
         super().__init__()
-        self._name, self._run, self._say, self._group = name, run, say, group
+        self._name, self._run, self._on_message, self._group = name, run, on_message, group
         self._every = 1 if name == TENSORBOARD else max(1, steps // POINTS)
         self._logger: Any = None
 
@@ -144,10 +131,10 @@ class Tracker(Logger):
             self._logger = None
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             text = f"{self._name} fails ({reason}): the training goes on without it; every figure is in"
-            self._say(WarningText(f"{text} {self._run.path}"))
+            self._on_message(WarningText(f"{text} {self._run.path}"))
 
 
-def begin_group(group: Path, loggers: Sequence[str], say: Say) -> None:
+def begin_group(group: Path, loggers: Sequence[str], on_message: OnMessage) -> None:
     """The run of a sweep or a fit under which its trainings will stand, before several begin at once."""
     if "mlflow" not in loggers:
         return
@@ -155,7 +142,7 @@ def begin_group(group: Path, loggers: Sequence[str], say: Say) -> None:
         with quiet(TALKATIVE, logging.ERROR):
             _mlflow_parent(group)
     except Exception as error:  # as in Tracker: the trainings say it too, and go on without it
-        say(f"mlflow fails: {(str(error).splitlines() or [type(error).__name__])[0][:200]}")
+        on_message(f"mlflow fails: {(str(error).splitlines() or [type(error).__name__])[0][:200]}")
 
 
 def _mlflow_place() -> tuple[str, str]:

@@ -351,7 +351,7 @@ def simulated_fit() -> Iterator[None]:
     """Trainings take no time: by a simulated clock a step takes 0.1 s, timing a candidate 10 s."""
     from featherseg.fitting import beginning, candidates, delivery, feasible, trials, watch
     from featherseg.fitting import fit as session
-    from featherseg.training.prepare import Request
+    from featherseg.training.request import Request
 
     clock = Clock()
 

@@ -18,7 +18,7 @@ def quick_training() -> Iterator[None]:
     """Estimate equal trainings once, from three batches, and draw a synthetic scene once."""
     from featherseg import models
     from featherseg.data import shapes
-    from featherseg.training import job, length, memory, prepare
+    from featherseg.training import job, memory, timing
 
     switches = {"precision", "optimizer", "momentum", "ema", "accumulate", "devices"}
     switches |= {"checkpoint_activations"}
@@ -34,7 +34,7 @@ def quick_training() -> Iterator[None]:
             ESTIMATES[key] = memory.estimate_memory(model, recipe, size)
         return ESTIMATES[key]
 
-    time_batch = length.time_batch
+    time_batch = timing.time_batch
 
     def time_batch_once(model, recipe, batches, *given):
         _, objects, seconds = given  # after the class weights
@@ -49,10 +49,9 @@ def quick_training() -> Iterator[None]:
         return ESTIMATES[key]
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(length, "TRIAL_SECONDS", 0.0)
-        patched.setattr(length, "time_batch", time_batch_once)
+        patched.setattr(timing, "TRIAL_SECONDS", 0.0)
+        patched.setattr(timing, "time_batch", time_batch_once)
         patched.setattr(job, "estimate_memory", estimate_memory)
-        patched.setattr(prepare, "estimate_memory", estimate_memory)
         scene, label = drawn_once()
         patched.setattr(shapes, "draw_scene", lambda *which: copy.deepcopy(scene(*which)))
         own_label = lambda self, index: label(*self._scene(index)).copy()  # noqa: E731

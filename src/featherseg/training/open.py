@@ -1,0 +1,267 @@
+"""Open what a training needs, and begin its run folder: all that is written before the first step."""
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from featherseg import models
+from featherseg._version import __version__
+from featherseg.core.errors import ConfigError, FeathersegError
+from featherseg.core.files import write_json, write_text
+from featherseg.core.machine import environment
+from featherseg.core.types import ClassInfo, OnMessage, SegmentationData
+from featherseg.core.wording import WarningText, counted
+from featherseg.data import open_dataset, score_split
+from featherseg.data.cache.fingerprint import TEST, Fingerprint, named_pairs, read_fingerprint
+from featherseg.data.datasets.unlabelled import UnlabelledImages
+from featherseg.data.images.image_range import measure_range
+from featherseg.layers.model import SegmentationModel
+from featherseg.layers.normalise import FULL_RANGE
+from featherseg.recipe.reading import RecipeFile
+from featherseg.recipe.tables import Recipe
+from featherseg.runs.run import (
+    DATA,
+    ENVIRONMENT,
+    FORMAT_VERSION,
+    Run,
+    RunInfo,
+    class_rows,
+    write_info,
+)
+from featherseg.training.batches import UNIFORM, Sampling, open_sampling, write_class_points
+from featherseg.training.class_weights import resolve_class_weights
+from featherseg.training.initialisation import starting_weights, terms_of
+from featherseg.training.loss import keep_supervised_heads
+from featherseg.training.objects import Objects
+from featherseg.training.request import Request
+from featherseg.training.resolve import Facts, count_steps, resolved_keys
+from featherseg.training.teaching import Teacher, open_teaching
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a new training starts from, opened once and checked.
+
+    recipe: As asked; its open settings are open.
+    loaded: The record of the weights that the model starts from; empty from scratch.
+    image_range: The range of 16-bit images; None for 8-bit images.
+    """
+
+    file: RecipeFile
+    recipe: Recipe
+    train: SegmentationData
+    val: SegmentationData
+    model: SegmentationModel
+    loaded: dict[str, Any]
+    image_range: int | None
+    objects: Objects
+    teachers: list[Teacher] = field(default_factory=list)
+    unlabelled: UnlabelledImages | None = None
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """What is kept of the data, and what the loss and the loader make of it.
+
+    class_weights: One per class; None without weights.
+    fingerprint: Of all images, those of the teachers included.
+    test: The test split, if it is complete; empty otherwise.
+    """
+
+    class_weights: list[float] | None
+    sampling: Sampling
+    fingerprint: Fingerprint
+    test: dict[str, SegmentationData]
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that the steps of a training need: its run folder, its settings, the data, the model."""
+
+    run: Run
+    recipe: Recipe
+    train: SegmentationData
+    val: SegmentationData
+    model: SegmentationModel
+    objects: Objects
+    steps: int
+    validate_every: int
+    sampling: Sampling = UNIFORM
+    estimated_gb: float | None = None
+
+
+def open_data(recipe: Recipe, objects: Objects) -> tuple[SegmentationData, SegmentationData]:
+    """Return the training and the validation split. Raises ConfigError and DataError."""
+    if objects.data is not None:
+        return objects.data
+    root = None if recipe.data.root is None else Path(recipe.data.root)
+    name, by = recipe.data.name, recipe.data.split_by
+    train = open_dataset(
+        name, recipe.data.train_split, root, recipe.data.train_size, exact=False, split_by=by
+    )
+    val = open_dataset(name, recipe.data.val_split, root, recipe.data.val_size, split_by=by)
+    return train, val
+
+
+def _open_test(recipe: Recipe, objects: Objects) -> dict[str, SegmentationData]:
+    """Return the test split by its name, nothing if there is none or it is incomplete."""
+    root = None if recipe.data.root is None else Path(recipe.data.root)
+    try:
+        if objects.data or score_split(recipe.data.name, root) != TEST:
+            return {}
+        return {TEST: open_dataset(recipe.data.name, TEST, root, split_by=recipe.data.split_by)}
+    except FeathersegError:
+        return {}
+
+
+def open_model(
+    recipe: Recipe,
+    classes: tuple[ClassInfo, ...],
+    channels: int,
+    init: str | None,
+    on_message: OnMessage,
+    user_model: SegmentationModel | None = None,
+) -> tuple[SegmentationModel, dict[str, Any]]:
+    """Return (the model as training starts with it, the record of the weights that were loaded).
+
+    The same recipe gives the same weights. A model given as an object is copied. Raises ConfigError
+    if it has other classes or channels than the data, WeightsError if weights do not fit.
+    """
+    torch.manual_seed(recipe.train.seed)
+    if user_model is None:
+        model = models.build(recipe.model.name, len(classes), channels, recipe.model.options)
+    elif (user_model.classes, len(user_model.mean)) != (len(classes), channels):
+        raise ConfigError(
+            f"{recipe.model.name} is for {user_model.classes} classes and {len(user_model.mean)} "
+            "channels (its `classes`, and the number of values of its `mean`); the data have "
+            f"{len(classes)} and {channels}."
+        )
+    else:
+        model = copy.deepcopy(user_model)
+    keep_supervised_heads(model, recipe)
+    loaded, messages = starting_weights(model, recipe, init, classes)
+    for message in messages:
+        on_message(message)
+    return model, loaded
+
+
+def set_image_range(
+    train: SegmentationData, model: SegmentationModel, on_message: OnMessage
+) -> int | None:
+    """Measure the range of 16-bit training images and set it in the model; None for 8-bit images."""
+    image_range = measure_range(train)
+    if image_range is not None:
+        model.image_range = image_range
+        if image_range < FULL_RANGE:
+            on_message(
+                f"16-bit images use values below {image_range:,} of {FULL_RANGE:,}: the model "
+                "scales them by that"
+            )
+    return image_range
+
+
+def record_data(
+    inputs: Inputs, recipe: Recipe, request: Request, out: Path, on_message: OnMessage
+) -> DataRecord:
+    """Read every image and mask that the recipe asks for, and write to `out` what is kept of them.
+
+    That takes minutes: class weights, teachers' outputs, points by class, fingerprints. Crop and
+    batch size are numbers in the recipe.
+    """
+    class_weights = resolve_class_weights(recipe, inputs.train, inputs.model, on_message)
+    for teacher in inputs.teachers:
+        if teacher.run.unfinished:
+            on_message(
+                WarningText(
+                    f"teacher {teacher.run.name} is not finished: it teaches with its present weights, "
+                    "and must keep them"
+                )
+            )
+    teaching = open_teaching(
+        recipe,
+        [teacher.row for teacher in inputs.teachers],
+        inputs.train,
+        inputs.model,
+        out,
+        on_message,
+        own_data=inputs.objects.data is not None,
+        unlabelled=inputs.unlabelled,
+        began=request.began,
+    )
+    write_class_points(out, recipe, inputs.train, on_message)
+    sampling = open_sampling(out, recipe, inputs.train, teaching)
+
+    splits = {"train": inputs.train, "val": inputs.val}
+    if inputs.unlabelled:
+        splits["unlabelled"] = inputs.unlabelled
+    test = _open_test(recipe, inputs.objects)
+    known = [
+        fingerprint
+        for teacher in inputs.teachers
+        if (fingerprint := read_fingerprint(teacher.run.path / DATA))
+    ]
+    fingerprint = Fingerprint.of(splits | test).with_teachers(known)
+    fingerprint.save(out / DATA)
+    return DataRecord(class_weights, sampling, fingerprint, test)
+
+
+def warn_of_scores(
+    recipe: Recipe, val: SegmentationData, record: DataRecord, on_message: OnMessage
+) -> None:
+    """Warn of images that will be scored and are trained on, or taught a teacher."""
+    for name, scored in {recipe.data.val_split: val, **record.test}.items():
+        for warning in record.fingerprint.doubts(scored, f"{scored.name} {name}"):
+            on_message(WarningText(warning))
+    if seen := record.fingerprint.trained_on(val):
+        are = "is" if len(seen) == 1 else "are"
+        images = f"{counted(len(seen), 'image')} of {val.name} {recipe.data.val_split}"
+        on_message(WarningText(f"{images} {are} trained on too: {named_pairs(seen)}"))
+
+
+def begin_run(
+    inputs: Inputs,
+    recipe: Recipe,
+    facts: Facts,
+    record: DataRecord,
+    out: Path,
+    estimated_gb: float | None,
+) -> Training:
+    """Write the run folder's record; resolved.json comes last, because it makes the folder a run."""
+    teachers = tuple(teacher.row for teacher in inputs.teachers)
+    info = RunInfo(
+        format_version=FORMAT_VERSION,
+        featherseg=__version__,
+        recipe_name=inputs.file.name,
+        recipe=recipe,
+        classes=class_rows(inputs.train.classes),
+        channels=inputs.train.channels,
+        image_size=facts.data.image_size,
+        image_range=inputs.image_range,
+        licence=terms_of(inputs.train.licence, inputs.loaded, teachers),
+        loaded=inputs.loaded,
+        class_weights=record.class_weights,
+        threads=torch.get_num_threads(),
+        found=resolved_keys(inputs.recipe, facts),
+        device=facts.machine.device,
+        teachers=teachers,
+        objects=inputs.objects.names,
+    )
+    write_text(out / "recipe.toml", inputs.file.text)
+    write_json(out / ENVIRONMENT, environment() | {"memory_gb": {"estimated": estimated_gb}})
+    write_info(out, info)
+    steps, validate_every = count_steps(recipe, len(inputs.train))
+    return Training(
+        Run(out, info, inputs.objects.model),
+        recipe,
+        inputs.train,
+        inputs.val,
+        inputs.model,
+        inputs.objects,
+        steps,
+        validate_every,
+        record.sampling,
+        estimated_gb,
+    )
