@@ -159,7 +159,7 @@ def test_what_makes_no_sense_is_refused_before_any_work(run, tmp_path):
         (["--to", ""], "unknown format"),
         (["--json", tmp_path], "is a folder"),
         (["--json", tmp_path / "page.html"], "would overwrite the page"),
-        (["-o", tmp_path / "page.audit"], "is what a folder beside the page is called"),
+        (["-o", tmp_path / "page.audit"], "is the name of a folder beside the page"),
     ):
         page = [] if "-o" in options else ["-o", tmp_path / "page.html"]
         done = invoke("audit", data, "--run", run, *page, *options)
