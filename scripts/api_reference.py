@@ -40,7 +40,7 @@ PARTS = {
         "featherseg.inference.reporter.PredictReporter",
         "featherseg.exporters.ExportReport",
         "featherseg.reports.run_report.Report",
-        "featherseg.data.checks.check.CheckReport",
+        "featherseg.data.checks.report.CheckReport",
         "featherseg.converters.dataset.Conversion",
         "featherseg.costs.cost.Cost",
         "featherseg.comparison.compare_results.Comparison",

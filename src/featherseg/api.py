@@ -30,8 +30,9 @@ from featherseg.costs.published import compare
 from featherseg.data import LabelledImages, open_dataset, score_split, share_rule
 from featherseg.data.cache.fingerprint import TEST, read_fingerprint
 from featherseg.data.cache.mirror import local_folder
-from featherseg.data.checks.check import CheckReport, check_data
+from featherseg.data.checks.check import check_data
 from featherseg.data.checks.fixes import free_target, write_mended
+from featherseg.data.checks.report import CheckReport
 from featherseg.data.datasets.sequences import OLD_RULES
 from featherseg.data.discovery.mask_folders import FoldersAs
 from featherseg.data.discovery.written_proposal import refuse_edited

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from featherseg.cli.terminal import Console
-    from featherseg.data.checks.check import CheckReport, SplitReport
+    from featherseg.data.checks.report import CheckReport, SplitReport
     from featherseg.data.discovery.mask_folders import FoldersAs
     from featherseg.data.discovery.proposal import Proposal
 
@@ -171,7 +171,7 @@ def _print_next(console: Console, report: CheckReport, data: str) -> None:
 
 def _print_report(console: Console, report: CheckReport) -> None:
     """Print faults, the proposal, classes by split, notes, and the verdict."""
-    from featherseg.data.checks.check import FAULTS
+    from featherseg.data.checks.report import FAULTS
 
     for kind, heading in FAULTS.items():
         faults = [fault for fault in report.faults if fault.kind == kind]
@@ -188,18 +188,8 @@ def _print_report(console: Console, report: CheckReport) -> None:
         console.print(f"note: {one_line(note)}", style="yellow")
     if report.listing is not None and report.listing.how_split:
         console.print(f"split {one_line(report.listing.how_split)}")
-    images = ", ".join(f"{name} {split.images}" for name, split in report.splits.items())
-    state = (
-        "clean"
-        if report.clean
-        else counted(len(report.faults), "fault")
-        if report.faults
-        else "one class alone"
-    )
-    console.print(
-        f"{one_line(report.name)}: {images} images: {state}",
-        style="bold green" if report.clean else "bold red",
-    )
+    style = "bold green" if report.clean else "bold red"
+    console.print(f"{one_line(report.name)}: {report.summary}", style=style)
 
 
 def _print_proposal(console: Console, proposal: Proposal) -> None:
@@ -273,7 +263,7 @@ def _most_frequent(sizes: dict[str, int]) -> str:
 
 
 def _print_mended(console: Console, report: CheckReport, out: Path) -> None:
-    from featherseg.data.checks.check import FAULTS
+    from featherseg.data.checks.report import FAULTS
 
     mended, changes = report.mended, report.changes
     assert mended is not None

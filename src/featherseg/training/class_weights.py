@@ -21,7 +21,7 @@ from torch import Tensor
 from featherseg.core.errors import ConfigError
 from featherseg.core.types import OnMessage, Progress, SegmentationData
 from featherseg.core.wording import WarningText, counted
-from featherseg.data.checks.check import SHOWN_CLASSES
+from featherseg.data.checks.notes import SHOWN_CLASSES
 from featherseg.data.datasets.statistics import class_statistics, median_frequency
 from featherseg.evaluation.bootstrap import compare_files, image_counts
 from featherseg.evaluation.clusters import Sequences

@@ -12,8 +12,9 @@ import featherseg
 from featherseg.core.errors import DataError, DataNotFound, FeathersegError, UnknownName
 from featherseg.core.types import ClassInfo, Sample
 from featherseg.data.checks import check as check_module
-from featherseg.data.checks.check import FAULTS, CheckReport, check_data
+from featherseg.data.checks.check import check_data
 from featherseg.data.checks.fixes import write_mended
+from featherseg.data.checks.report import FAULTS, CheckReport
 from featherseg.data.datasets.folder import FolderData
 from featherseg.data.datasets.statistics import ClassStatistics, class_statistics, median_frequency
 

@@ -135,7 +135,7 @@ REFUSED = {
     "test": ({"key": "test/c"}, "which is no image of train or val"),
     "size": ({"size": [5, 4]}, r"at 5x4, but .*a\.png is 4x5 and is audited at 4x5"),
     "class": ({"runs": [[2, 0, 1]]}, "is to get class 2, but yard has 2 classes"),
-    "beyond": ({"runs": [[0, 18, 3]]}, "from pixel 18 over 3 pixels, but its mask has 20"),
+    "beyond": ({"runs": [[0, 18, 3]]}, "3 pixels from pixel 18 on, but its mask has 20"),
     "empty run": ({"runs": [[0, 3, 0]]}, "no run is empty"),
     "overlap": ({"runs": [[0, 2, 3], [1, 4, 1]]}, r"two runs of 'train/a' overlap at pixel 4"),
     "negative": ({"runs": [[0, -1, 3]]}, "whole numbers from 0 on"),
@@ -179,7 +179,7 @@ def test_a_missing_file_of_decisions_says_where_such_files_come_from_and_what_is
         ("", "cannot be read"),
         ('{"format": 1, "decisions": [', "cannot be read"),
         ("[" * 100_000, "nested too deeply"),
-        ("[1]", "holds no decisions"),
+        ("[1]", "has no decisions"),
         ('{"format": 2, "decisions": []}', "has format 2, but this version reads 1"),
         (
             json.dumps({"format": 1, "decisions": [SOUND, SOUND]}),

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featherseg.data.checks.check import CheckReport, check_data
+from featherseg.data.checks.check import check_data
+from featherseg.data.checks.report import CheckReport
 from featherseg.data.discovery.lookalikes import (
     Look,
     look_of,

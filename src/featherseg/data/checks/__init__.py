@@ -1,1 +1,1 @@
-"""What is wrong with a dataset, and how `check --fix` mends it."""
+"""Find what is wrong with a dataset (`check.py`), and write a mended copy (`fixes.py`)."""

@@ -1,18 +1,16 @@
-"""Checking a whole dataset for what would spoil a training run; every fault is noted, none stops the rest."""
+"""Check a whole dataset for what would spoil a training; one fault does not stop the search."""
 
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featherseg.core.errors import ConfigError, DataError, DataNotFound
-from featherseg.core.notebook import html_table
-from featherseg.core.types import IGNORE, ClassInfo, Color, Progress, Size
+from featherseg.core.types import IGNORE, Color, Progress, Size
 from featherseg.core.wording import counted, size_text
 from featherseg.data import (
     DATASETS,
@@ -23,187 +21,83 @@ from featherseg.data import (
     own_listing,
     own_path,
 )
-from featherseg.data.checks.decisions import Changes, changes_of, read_decisions
+from featherseg.data.checks.decisions import changes_of, read_decisions
+from featherseg.data.checks.notes import dataset_notes
+from featherseg.data.checks.report import CheckReport, Fault, SplitReport
 from featherseg.data.datasets.folder import FolderListing
-from featherseg.data.datasets.sequences import neighbours, sequences_of
-from featherseg.data.datasets.statistics import ClassStatistics, median_frequency
+from featherseg.data.datasets.statistics import ClassStatistics
 from featherseg.data.discovery.file_facts import FileFacts, ImageFacts, MaskFacts, in_threads
-from featherseg.data.discovery.lookalikes import Lookalikes, neighbours_look_alike
+from featherseg.data.discovery.lookalikes import Lookalikes
 from featherseg.data.discovery.mask_folders import FoldersAs
 from featherseg.data.discovery.proposal import Proposal, propose
 from featherseg.data.discovery.split_choice import PoolImage, choose_split
 from featherseg.data.discovery.written_proposal import written_lists
-from featherseg.data.images.decoding import LOSSY, read_mask
-from featherseg.data.images.image_range import ChannelRange, range_above
+from featherseg.data.images.decoding import read_mask
 from featherseg.data.images.labels import LabelMap
-from featherseg.data.images.pairs import SHOWN_NAMES, Listing, Pair, laid_over, other_size
+from featherseg.data.images.pairs import Listing, Pair, laid_over, other_size
 from featherseg.data.images.palettes import color_text
-from featherseg.data.images.unused_parts import TOLD
 from featherseg.data.shapes import Shapes
-from featherseg.layers.normalise import FULL_RANGE
 
-if TYPE_CHECKING:
-    from featherseg.data.checks.fixes import MendReport
-
-FAULTS = {  # kind -> how a group of them is headed
-    "empty": "splits without images",
-    "classes": "classes that train or val lacks",
-    "unpaired": "images without a mask, or masks without an image",
-    "twins": "files that share a stem",
-    "unreadable": "files that cannot be read",
-    "size": "masks whose size differs from their image",
-    "depth": "images with other bits a channel than most of their split",
-    "colors": "colour masks where class numbers are expected",
-    "values": "masks with values outside the map",
-    "duplicate": "images that occur in two splits",
-}
+SYNTHETIC_SIZE = 200
+"""Number of scenes per split that are generated to count the classes of a synthetic dataset."""
 
 
-class PaletteColors:
-    """The colours of the values that are read by index, from mask to mask; `notes` names the first that has two."""
+class _PaletteColors:
+    """The colours of values that are read by index; `notes` names the first value with two."""
 
     def __init__(self) -> None:
         self._first: dict[int, tuple[Color, Path]] = {}
         self.notes: list[str] = []
 
     def add(self, path: Path, mask: MaskFacts) -> None:
-        """A further mask: its values, and the palette in its file, where it has one."""
+        """Add the values of a mask and the palette in its file."""
         palette = () if self.notes else mask.palette
         for value in mask.values.tolist() if palette else ():
             if value >= len(palette):
                 return
             color = palette[value]
-            first, other = self._first.setdefault(value, (color, path))
+            first, first_path = self._first.setdefault(value, (color, path))
             if first != color:
                 text = color_text(color)
                 self.notes = [
-                    f"the palettes of masks differ: {value} is {color_text(first)} in {other}, and {text} in {path}. "
-                    "Masks are read by index; where the colours are the classes, write colours into [map] "
-                    f'("{text}" = "CLASS"): then all masks are read as colours'
+                    f"the palettes of masks differ: {value} is {color_text(first)} in "
+                    f"{first_path}, and {text} in {path}. Masks are read by index; if the colours are the "
+                    f'classes, write colours into [map] ("{text}" = "CLASS"): then all masks are '
+                    "read as colours"
                 ]
                 return
 
 
-SHOWN_CLASSES = 10
-"""How many classes without a pixel a note names."""
-
-VEILED = "with one colour both opaque and transparent, which is one class as alpha is not read"
-"""What is said of masks with such a colour."""
-
-BESIDE = 0.05
-"""The part of a split that may stand beside an image of train: ends of clips do, and do not matter."""
-
-SYNTHETIC_SIZE = 200
-"""Scenes a split that are generated to count the classes of a dataset without files."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One fault: its kind (a key of FAULTS), the sample it spoils, and a message that starts with the file's name."""
-
-    kind: str
-    split: str
-    key: str
-    text: str
-
-
 @dataclass
-class SplitReport:
-    """What one split holds. Samples that cannot be read or whose sizes differ are not counted.
+class _Comparison:
+    """What is compared between files.
 
-    `ignored` is in pixels, `sizes` maps "HxW" to images; `only_ignored`, `repeated`, `turned` (by EXIF) and `veiled`
-    (VEILED) hold keys, `unused` by what is not used of them; `bits` and `channels` are of all images that are read.
+    Attributes:
+        pools: {split: its images without a fault}.
+        depths: {split: {bits per channel: its images}}.
+        lossy: Paths of masks in lossy formats.
+        first_places: {digest of an image: (split, key) of its first place}.
     """
 
-    statistics: ClassStatistics
-    images: int = 0
-    ignored: int = 0
-    sizes: dict[str, int] = field(default_factory=dict)
-    only_ignored: list[str] = field(default_factory=list)
-    repeated: list[str] = field(default_factory=list)
-    turned: list[str] = field(default_factory=list)
-    veiled: list[str] = field(default_factory=list)
-    unused: dict[str, list[str]] = field(default_factory=dict)
-    bits: int = 8
-    channels: list[ChannelRange] = field(default_factory=list)
+    pools: dict[str, list[PoolImage]]
+    depths: dict[str, dict[int, list[Pair]]]
+    lossy: list[str] = field(default_factory=list)
+    first_places: dict[bytes, tuple[str, str]] = field(default_factory=dict)
+    lookalikes: Lookalikes = field(default_factory=Lookalikes)
+    palettes: _PaletteColors = field(default_factory=_PaletteColors)
 
-    def share(self, index: int) -> float:
-        """Pixels of class `index` as a fraction of the labelled ones."""
-        return self.statistics.pixels[index] / max(1, sum(self.statistics.pixels))
-
-    @property
-    def ignored_share(self) -> float:
-        """Ignored pixels as a fraction of all."""
-        return self.ignored / max(1, self.ignored + sum(self.statistics.pixels))
-
-
-@dataclass
-class CheckReport:
-    """The outcome of `check_data`. Notes are worth knowing, but no faults.
-
-    mended says what a copy of it lacks or mends, written is the dataset.toml that was written for a folder without one,
-    changes what decisions on the page of an audit change in a copy.
-    """
-
-    name: str
-    classes: tuple[ClassInfo, ...]
-    splits: dict[str, SplitReport] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    listing: Listing | None = None
-    proposal: Proposal | None = None
-    mended: "MendReport | None" = None
-    written: Path | None = None
-    changes: Changes | None = None
-
-    @property
-    def clean(self) -> bool:
-        """Whether there is no fault, and more than one class."""
-        return not self.faults and len(self.classes) > 1
-
-    @property
-    def weights(self) -> list[float]:
-        """Median-frequency class weights of the split "train", or of the first one."""
-        split = self.splits.get("train") or next(iter(self.splits.values()))
-        return median_frequency(split.statistics)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report as plain values, without the listing of files."""
-        return {
-            "name": self.name,
-            "clean": self.clean,
-            "classes": [info.name for info in self.classes],
-            "splits": {name: asdict(split) for name, split in self.splits.items()},
-            "median_frequency_weights": self.weights,
-            "faults": [asdict(fault) for fault in self.faults],
-            "how_split": (self.listing.how_split if self.listing else "") or None,
-            "notes": self.notes,
-            "proposed_dataset_toml": self.proposal.text if self.proposal else None,
-            "look_at": self.proposal.notes if self.proposal else [],
-            "other_readings": [{"what": what, "options": how} for what, how in self.proposal.others]
-            if self.proposal
-            else [],
-            "written": str(self.written) if self.written else None,
-        }
-
-    def _repr_html_(self) -> str:
-        splits = self.splits.values()
-        rows = [
-            (info.name, *(f"{100 * s.share(i):.2f}" for s in splits))
-            for i, info in enumerate(self.classes)
-        ]
-        state = (
-            "clean"
-            if self.clean
-            else counted(len(self.faults), "fault")
-            if self.faults
-            else "one class alone"
-        )
-        title = f"{self.name}: {', '.join(f'{name} {s.images}' for name, s in self.splits.items())} images: {state}"
-        heads = ("class, labelled pixels, %", *self.splits)
-        proposed = self.proposal.notes if self.proposal else []
-        faults = [fault.text for fault in self.faults[:SHOWN_NAMES]]
-        return html_table(title, heads, rows, [*faults, *self.notes, *proposed])
+    def add(self, split: str, pair: Pair, facts: "_PairFacts") -> None:
+        """Add a pair that was read."""
+        for path, mask in zip(pair.mask_files, facts.masks, strict=True):
+            if isinstance(mask, MaskFacts) and mask.lossy:
+                self.lossy.append(str(path))
+        if isinstance(facts.image, ImageFacts):
+            self.depths[split].setdefault(facts.image.bits, []).append(pair)
+            if facts.counts is not None:
+                classes = frozenset(np.flatnonzero(facts.counts[:IGNORE]).tolist())
+                self.pools[split].append(
+                    PoolImage(pair.key, classes, facts.image.look, facts.image.digest)
+                )
 
 
 def check_data(
@@ -217,69 +111,62 @@ def check_data(
     anew: bool = False,
     decisions: Path | None = None,
 ) -> CheckReport:
-    """Read every file of a dataset (a name, a dataset.toml, or a folder of images and masks) and report on it.
+    """Read every file of a dataset and report its faults.
 
-    For a folder without a dataset.toml one is proposed, and it is checked against that; names, masks and folders are as
-    for `proposal.propose`; anew proposes one also where one is; decisions is a file that the page of an audit saved.
-    Raises what opening a dataset raises (UnknownName, ConfigError, DataNotFound), what `propose` raises, ConfigError
-    for a root of a folder without a dataset.toml, and DataError for decisions that are not of this dataset; the faults
-    of single files are in the report.
+    Args:
+        data: A name, a dataset.toml, or a folder of images and masks. For a folder without a
+            dataset.toml one is proposed and used.
+        root: The folder that contains a dataset with a name.
+        names, masks, folders: As for `propose`.
+        anew: Propose a dataset.toml also if the folder has one.
+        decisions: A file that the page of an audit saved.
+
+    Raises:
+        UnknownName, ConfigError, DataNotFound: The dataset cannot be opened.
+        AmbiguousData: As `propose`.
+        DataError: The decisions are of another dataset.
     """
-    decided = None if decisions is None else read_decisions(decisions)
+    read = None if decisions is None else read_decisions(decisions)
     if DATASETS.get(data) is Shapes and not (names or masks or folders):
         return _count_synthetic(data, progress)
     facts = FileFacts()
     listing, proposal = _open_listing(data, root, progress, names, masks, folders, anew, facts)
     report = CheckReport(listing.name, listing.classes, listing=listing, proposal=proposal)
-    if decided is not None:
-        report.changes = changes_of(decided, listing, str(decisions))
-    places = [(split, pair) for split, pairs in listing.splits.items() for pair in pairs]
-    reads = in_threads(partial(_read_pair, listing, facts), (pair for _, pair in places))
-    first_places: dict[
-        bytes, tuple[str, str]
-    ] = {}  # hash of a decoded image -> split and key of its first place
-    alike, palettes, lossy = Lookalikes(), PaletteColors(), list[str]()
-    pools: dict[str, list[PoolImage]] = {split: [] for split in listing.splits}  # the sound images
-    depths: dict[
-        str, dict[int, list[Pair]]
-    ] = {}  # split -> bits a channel -> the images that have them
+    if read is not None:
+        report.changes = changes_of(read, listing, str(decisions))
     for split, pairs in listing.splits.items():
-        report.splits[split], depths[split] = (
-            SplitReport(ClassStatistics.empty(len(listing.classes))),
-            {},
-        )
+        report.splits[split] = SplitReport(ClassStatistics.empty(len(listing.classes)))
         if not pairs:
             report.faults.append(Fault("empty", split, "", f"{split} has no images"))
-    for done, ((split, pair), seen) in enumerate(zip(places, reads, strict=True), start=1):
-        _check_pair(report, listing, split, pair, seen, first_places, alike, palettes)
-        if seen is not None:
-            of_masks = zip(pair.mask_files, seen.masks, strict=True)
-            lossy += [
-                str(path) for path, mask in of_masks if isinstance(mask, MaskFacts) and mask.lossy
-            ]
-        if seen is not None and isinstance(seen.image, ImageFacts):
-            depths[split].setdefault(seen.image.bits, []).append(pair)
-            if seen.counts is not None:
-                classes = frozenset(np.flatnonzero(seen.counts[:IGNORE]).tolist())
-                pools[split].append(
-                    PoolImage(pair.key, classes, seen.image.look, seen.image.digest)
-                )
+
+    # Check each pair; files are read on all cores
+    comparison = _Comparison(
+        pools={split: [] for split in listing.splits},
+        depths={split: {} for split in listing.splits},
+    )
+    places = [(split, pair) for split, pairs in listing.splits.items() for pair in pairs]
+    reads = in_threads(partial(_read_pair, listing, facts), (pair for _, pair in places))
+    for done, ((split, pair), pair_facts) in enumerate(zip(places, reads, strict=True), start=1):
+        _check_pair(report, listing, split, pair, pair_facts, comparison)
+        if pair_facts is not None:
+            comparison.add(split, pair, pair_facts)
         if progress is not None:
             progress("checking" if proposal else "reading", done, len(places))
-    for split, of_bits in depths.items():
-        usual = max(of_bits, key=lambda bits: len(of_bits[bits]), default=0)
-        for bits in sorted(of_bits.keys() - {usual}):
-            told = f"has {bits} bits a channel, most images of {split} {usual}: convert it"
+
+    # Compare the images of a split, and the splits
+    for split, by_bits in comparison.depths.items():
+        usual = max(by_bits, key=lambda bits: len(by_bits[bits]), default=0)
+        for bits in sorted(by_bits.keys() - {usual}):
+            text = f"has {bits} bits a channel, most images of {split} {usual}: convert it"
             report.faults += [
-                Fault("depth", split, pair.key, f"{pair.image} {told}") for pair in of_bits[bits]
+                Fault("depth", split, pair.key, f"{pair.image} {text}") for pair in by_bits[bits]
             ]
     if isinstance(listing, FolderListing):
-        report.faults += _class_faults(report, listing, pools)
-    report.notes += [
-        *palettes.notes,
-        *_notes(report, listing, pools, lossy),
-        *_alike_notes(report, alike),
-    ]
+        report.faults += _class_faults(report, listing, comparison.pools)
+    report.notes += comparison.palettes.notes
+    report.notes += dataset_notes(
+        report, listing, comparison.pools, comparison.lossy, comparison.lookalikes
+    )
     return report
 
 
@@ -293,26 +180,27 @@ def _open_listing(
     anew: bool,
     facts: FileFacts,
 ) -> tuple[Listing, Proposal | None]:
+    """Return the files of a dataset, and the proposal for a folder without a dataset.toml."""
     place = own_path(data)
     if is_own(data) and (anew or os.path.isdir(place)):
         if root is not None:
             raise ConfigError(
-                f"--data-root {root} is where the paths of a dataset.toml start, and {data} has none. Expected the "
-                f"folder of images and masks alone: featherseg check {shlex.quote(data)}."
+                f"--data-root {root} is where the paths of a dataset.toml start, and {data} has "
+                "none. Expected the folder of images and masks alone: featherseg check "
+                f"{shlex.quote(data)}."
             )
         folder = Path(os.path.abspath(data)) if anew else place
         proposal = propose(folder, names, masks, folders, progress, facts)
         return proposal.listing, proposal
     if names or masks or folders:
-        remedy = f"{data} says what its masks mean. Edit it" if is_own(data) else "Leave them out"
-        remedy += (
-            ", or add --write to replace it"
-            if os.path.isdir(data) and written_lists(Path(data)) is not None
-            else ""
-        )
+        remedy = "Leave them out"
+        if is_own(data):
+            remedy = f"{data} says what its masks mean. Edit it"
+            if os.path.isdir(data) and written_lists(Path(data)) is not None:
+                remedy += ", or add --write to replace it"
         raise ConfigError(
-            "--name, --masks, --classes-from-folders and --groups-from-folders are for a folder without a "
-            f"dataset.toml. {remedy}."
+            "--name, --masks, --classes-from-folders and --groups-from-folders are for a folder "
+            f"without a dataset.toml. {remedy}."
         )
     if is_own(data):
         return own_listing(data, root), None
@@ -322,7 +210,7 @@ def _open_listing(
 
 
 def _count_synthetic(name: str, progress: Progress | None) -> CheckReport:
-    """The class counts of a dataset that has no files and so no faults."""
+    """Count the classes of a dataset that has no files, and so no faults."""
     scenes = {
         split: open_dataset(name, split, size=SYNTHETIC_SIZE) for split in DATASETS[name].splits
     }
@@ -332,12 +220,8 @@ def _count_synthetic(name: str, progress: Progress | None) -> CheckReport:
         report.splits[split] = SplitReport(ClassStatistics.empty(len(data.classes)))
         for index, key in enumerate(data.keys):
             label = data.label(index)
-            _count(
-                report.splits[split],
-                key,
-                np.bincount(label.ravel(), minlength=IGNORE + 1),
-                label.shape[:2],
-            )
+            counts = np.bincount(label.ravel(), minlength=IGNORE + 1)
+            _count(report.splits[split], key, counts, label.shape[:2])
             done += 1
             if progress is not None:
                 progress("reading", done, total)
@@ -349,10 +233,13 @@ def _count_synthetic(name: str, progress: Progress | None) -> CheckReport:
 
 @dataclass(frozen=True)
 class _PairFacts:
-    """What was read of a pair: facts or errors of its image and of each of its masks.
+    """Facts about the image and the masks of a pair, or why they cannot be read.
 
-    `counts` (256,) are the pixels of each class id, values outside the map as IGNORE; None if a mask cannot be read.
-    `size` is that of the masks. `fault` is the kind and the text of what does not fit together in the pixels.
+    Attributes:
+        counts: Pixels of each class id, (256,), values outside the map as IGNORE; None if a mask
+            cannot be read.
+        size: Of the masks.
+        fault: Kind and text of a fault between the files.
     """
 
     image: ImageFacts | DataError
@@ -363,7 +250,7 @@ class _PairFacts:
 
 
 def _read_pair(listing: Listing, facts: FileFacts, pair: Pair) -> _PairFacts | None:
-    """Read the files of a complete pair; runs beside others of its kind."""
+    """Read the files of a pair, in one of several threads; None for an incomplete pair."""
     if pair.image is None or pair.mask is None:
         return None
     image, masks = facts.image(pair.image, listing.channels), listing.masks_of(pair)
@@ -372,38 +259,33 @@ def _read_pair(listing: Listing, facts: FileFacts, pair: Pair) -> _PairFacts | N
         mask = facts.mask(path, label_map.colors)
         if isinstance(mask, DataError) or not _fits(mask, label_map):
             return _PairFacts(image, [mask])
-        ids = label_map.apply(mask.raw)[0]  # of every value once
+        ids = label_map.apply(mask.raw)[0]  # of each value once
         counts = np.bincount(np.where(ids < 0, IGNORE, ids), mask.pixels, IGNORE + 1)
         return _PairFacts(image, [mask], counts.astype(np.int64), mask.size)
 
-    # What lies on top, and the objects, are told by the pixels
+    # Layers and objects need the pixels
     read = [facts.mask_and_pixels(path, label_map.colors) for path, label_map in masks]
-    seen = [mask for mask, _ in read]
-    if any(
-        isinstance(mask, DataError) or not _fits(mask, own)
-        for mask, (_, own) in zip(seen, masks, strict=True)
-    ):
-        return _PairFacts(image, seen)
+    of_masks = [mask for mask, _ in read]
+    layers = []
+    for (mask, raw), (_, label_map) in zip(read, masks, strict=True):
+        if isinstance(mask, DataError) or raw is None or not _fits(mask, label_map):
+            return _PairFacts(image, of_masks)
+        layers.append(label_map.apply(raw))
     try:
-        layers = [
-            own.apply(raw)
-            for (_, raw), (_, own) in zip(read, masks, strict=True)
-            if raw is not None
-        ]
         ids = laid_over(masks, layers)  # (H, W)
     except DataError as error:
-        return _PairFacts(image, seen, fault=("size", str(error)))
+        return _PairFacts(image, of_masks, fault=("size", str(error)))
     counts, fault = np.bincount(np.where(ids < 0, IGNORE, ids).ravel(), minlength=IGNORE + 1), None
     if isinstance(image, ImageFacts) and image.size == ids.shape:
         try:
             listing.check_objects(pair, ids)
         except DataError as error:
             fault = ("unpaired" if isinstance(error, DataNotFound) else "unreadable", str(error))
-    return _PairFacts(image, seen, counts, ids.shape[:2], fault)
+    return _PairFacts(image, of_masks, counts, ids.shape[:2], fault)
 
 
 def _fits(mask: MaskFacts, label_map: LabelMap) -> bool:
-    """Whether a mask does not hold colours where numbers are looked up."""
+    """Return whether a mask has no colours where class numbers are expected."""
     return label_map.colors or mask.grey
 
 
@@ -412,52 +294,62 @@ def _check_pair(
     listing: Listing,
     split: str,
     pair: Pair,
-    seen: _PairFacts | None,
-    first_places: dict[bytes, tuple[str, str]],
-    alike: Lookalikes,
-    palettes: PaletteColors,
+    facts: _PairFacts | None,
+    comparison: _Comparison,
 ) -> None:
-    """Add the faults of one pair to the report, and its pixels to the split's counts."""
+    """Add the faults of one pair to the report, and its pixels to the counts of its split."""
 
     def fault(kind: str, text: str) -> None:
         report.faults.append(Fault(kind, split, pair.key, text))
 
     for twin in pair.twins:
         fault("twins", f"{twin} has the same stem as another file")
-    if seen is None:
+    if facts is None:
         if pair.image is None and pair.mask is None:
             return fault("unpaired", f"{pair.key} is listed, but has neither an image nor a mask")
         alone, lacking = (pair.image, "mask") if pair.mask is None else (pair.mask, "image")
         lacking += f" of {', '.join(pair.missing)}" if pair.missing else ""
         return fault("unpaired", f"{alone} has no {lacking}")
-    image, entry = seen.image, report.splits[split]
+
+    # The image: its channels, and whether it occurred before
+    image, entry = facts.image, report.splits[split]
     if isinstance(image, DataError):
         fault("unreadable", str(image))
     else:
         if image.turned:
             entry.turned.append(pair.key)
-        for what in image.unused:
-            entry.unused.setdefault(what, []).append(pair.key)
-        ranges = zip(entry.channels or image.channels, image.channels, strict=True)
-        first, entry.bits = not entry.channels, max(entry.bits, image.bits)
-        entry.channels = [here if first else known.with_values(here) for known, here in ranges]
-        first_split, first_key = first_places.setdefault(image.digest, (split, pair.key))
-        if (first_split, first_key) == (split, pair.key):
-            alike.add(split, pair.key, image.look)
-        if first_split != split:
-            fault("duplicate", f"{pair.image} is the same image as {first_key} of {first_split}")
-        elif first_key != pair.key:
+        for part in image.unused:
+            entry.unused.setdefault(part, []).append(pair.key)
+        entry.bits = max(entry.bits, image.bits)
+        entry.channels = (
+            [
+                known.with_values(channel)
+                for known, channel in zip(entry.channels, image.channels, strict=True)
+            ]
+            if entry.channels
+            else list(image.channels)
+        )
+        place = (split, pair.key)
+        first_place = comparison.first_places.setdefault(image.digest, place)
+        if first_place == place:
+            comparison.lookalikes.add(split, pair.key, image.look)
+        elif first_place[0] == split:
             entry.repeated.append(pair.key)
-    for (path, label_map), mask in zip(listing.masks_of(pair), seen.masks, strict=True):
+        else:
+            first_split, first_key = first_place
+            fault("duplicate", f"{pair.image} is the same image as {first_key} of {first_split}")
+
+    # The masks: their values
+    for (path, label_map), mask in zip(listing.masks_of(pair), facts.masks, strict=True):
         if isinstance(mask, DataError):
             fault("unreadable", str(mask))
             continue
         if not mask.colored and not label_map.colors:
-            palettes.add(path, mask)
+            comparison.palettes.add(path, mask)
         if mask.veiled:
             entry.veiled.append(pair.key)
         if not _fits(mask, label_map):
-            if all(other.kind != "colors" for other in report.faults):
+            if all(other.kind != "colors" for other in report.faults):  # explain the first
                 try:
                     label_map.apply(read_mask(path))
                 except DataError as error:
@@ -467,16 +359,18 @@ def _check_pair(
             fault("values", f"{path} {label_map.describe(outside)}")
             if (advice := label_map.advice(outside)) and advice not in report.notes:
                 report.notes.append(advice)
-    if isinstance(image, ImageFacts) and seen.counts is not None and image.size != seen.size:
-        return fault("size", f"{pair.mask} {other_size(pair, image.size, seen.size)}")
-    if seen.fault is not None:
-        return fault(*seen.fault)
-    if isinstance(image, ImageFacts) and seen.counts is not None:
-        _count(entry, pair.key, seen.counts, seen.size)
+
+    # Both together
+    if isinstance(image, ImageFacts) and facts.counts is not None and image.size != facts.size:
+        return fault("size", f"{pair.mask} {other_size(pair, image.size, facts.size)}")
+    if facts.fault is not None:
+        return fault(*facts.fault)
+    if isinstance(image, ImageFacts) and facts.counts is not None:
+        _count(entry, pair.key, facts.counts, facts.size)
 
 
 def _count(entry: SplitReport, key: str, counts: np.ndarray, size: Size) -> None:
-    """Add an image with so many pixels of each class id, (256,)."""
+    """Add an image with this number of pixels of each class id, (256,)."""
     entry.statistics.add_counts(counts)
     entry.images += 1
     entry.ignored += int(counts[IGNORE])
@@ -489,165 +383,28 @@ def _count(entry: SplitReport, key: str, counts: np.ndarray, size: Size) -> None
 def _class_faults(
     report: CheckReport, listing: FolderListing, pools: Mapping[str, Sequence[PoolImage]]
 ) -> list[Fault]:
-    """Classes that train lacks though another split has them, and that val lacks though it could have them."""
+    """Return classes that train lacks and another split has, or val lacks and could have."""
     images = {
         split: entry.statistics.images for split, entry in report.splits.items() if entry.images
     }
-    faults, could = list[Fault](), frozenset[int]()
-    if any(
-        val == 0 and train > 1
-        for train, val in zip(images.get("train", ()), images.get("val", ()), strict=False)
-    ):
-        both = [*pools["train"], *pools["val"]]
-        could = choose_split(both, len(pools["val"]) / len(both), listing.groups).in_val
+    possible = frozenset[int]()  # classes that val would have if it were chosen anew
+    train_and_val = zip(images.get("train", ()), images.get("val", ()), strict=False)
+    if any(val == 0 and train > 1 for train, val in train_and_val):
+        pool = [*pools["train"], *pools["val"]]
+        possible = choose_split(pool, len(pools["val"]) / len(pool), listing.groups).in_val
+    faults = list[Fault]()
     for index, info in enumerate(report.classes):
-        have = {split: of_class[index] for split, of_class in images.items() if of_class[index]}
-        lacking = "train" if "train" in images and have and "train" not in have else ""
-        lacking = "val" if "val" in images and "val" not in have and index in could else lacking
+        counts = {split: of_class[index] for split, of_class in images.items() if of_class[index]}
+        lacking = ""
+        if "val" in images and "val" not in counts and index in possible:
+            lacking = "val"
+        elif "train" in images and counts and "train" not in counts:
+            lacking = "train"
         if lacking:
-            where = " and ".join(
-                f"{counted(count, 'image')} of {split}" for split, count in have.items()
+            places = [f"{counted(count, 'image')} of {split}" for split, count in counts.items()]
+            text = (
+                f"{lacking} has no pixel of {info.name}, which is in {' and '.join(places)}. Name "
+                f'images that have it in a list, {lacking} = "{lacking}.txt" in [splits]'
             )
-            faults.append(
-                Fault(
-                    "classes",
-                    lacking,
-                    "",
-                    f"{lacking} has no pixel of {info.name}, which is in {where}. Name images that have it in a list, "
-                    f'{lacking} = "{lacking}.txt" in [splits]',
-                )
-            )
+            faults.append(Fault("classes", lacking, "", text))
     return faults
-
-
-def _notes(
-    report: CheckReport,
-    listing: Listing,
-    pools: Mapping[str, Sequence[PoolImage]],
-    lossy: Sequence[str],
-) -> list[str]:
-    notes = []
-    if len(listing.classes) == 1 and report.proposal is None:  # which says it of masks
-        notes.append(
-            f"{listing.classes[0].name} is the only class: there is nothing to tell it from. Give the other pixels a "
-            "class of their own, such as background, where they are ignored now"
-        )
-    for split, entry in report.splits.items():
-        counts = zip(listing.classes, entry.statistics.images, strict=True)
-        faulty = [
-            fault.text for fault in report.faults if (fault.kind, fault.split) == ("classes", split)
-        ]
-        absent = [info.name for info, images in counts if entry.images and not images]
-        absent = [
-            name
-            for name in absent
-            if not any(f"{split} has no pixel of {name}," in text for text in faulty)
-        ]
-        more = (
-            f" and {len(absent) - SHOWN_CLASSES} more classes"
-            if len(absent) > SHOWN_CLASSES
-            else ""
-        )
-        notes += (
-            [f"{split}: no pixel of {', '.join(absent[:SHOWN_CLASSES])}{more}"] if absent else []
-        )
-        notes += _named(f"{split}: images with only ignored pixels", entry.only_ignored)
-        notes += _named(f"{split}: duplicates of earlier images", entry.repeated)
-        notes += _named(
-            f"{split}: images that EXIF turns, whose masks must be of the upright image",
-            entry.turned,
-        )
-        notes += _named(f"{split}: masks {VEILED}", entry.veiled)
-        for what in (what for what in TOLD if what in entry.unused):
-            notes += _named(f"{split}: images {TOLD[what]}", entry.unused[what])
-    notes += _range_notes(report)
-    lacking = [*notes, *(fault.text for fault in report.faults if fault.kind == "classes")]
-    by_sequence = listing.how_split.startswith(("by sequence", "by time"))
-    if (
-        by_sequence
-        and any("no pixel of" in text for text in lacking)
-        and not _are_frames(listing, pools)
-    ):
-        notes.append(
-            "splits by fraction keep sequences together, but here neighbours look no more alike than other images: "
-            'for photographs that are no frames of one video put split_by = "image" into dataset.toml'
-        )
-    stems: dict[str, set[str]] = {}
-    for split, pairs in listing.splits.items():
-        for pair in pairs:
-            stems.setdefault(Path(pair.key).name, set()).add(split)
-    notes += _named(
-        "stems that occur in more than one split",
-        [stem for stem, where in stems.items() if len(where) > 1],
-    )
-    notes += _named("images in no split", listing.unlisted)
-    notes += [listing.unread] if listing.unread else []
-    if report.proposal is None:  # which names those beside images and masks, too
-        said = "links to folders are not followed: name what they lead to as a [[source]] in dataset.toml"
-        notes += _named(said, [str(link) for link in listing.links])
-    keys = {split: [pair.key for pair in pairs] for split, pairs in listing.splits.items()}
-    groups = listing.groups if isinstance(listing, FolderListing) else None
-    beside_train = neighbours(keys, listing.unlisted, groups).items()
-    many = {split: beside for split, beside in beside_train if beside > BESIDE * len(keys[split])}
-    if many and _are_frames(listing, pools):
-        for split, beside in many.items():
-            notes.append(
-                f"{split}: {beside} of {counted(len(keys[split]), 'image')} stand beside one of train, by their "
-                "names, and neighbours look alike: scores will be too high. Splits by share keep sequences together, "
-                "which `groups` in dataset.toml may tell"
-            )
-    return notes + _named(f"masks that are {LOSSY}", lossy)
-
-
-def _range_notes(report: CheckReport) -> list[str]:
-    """What training makes of 16-bit images that use a part of their range, and which splits go beyond that."""
-    largest = {
-        split: max(c.largest for c in e.channels)
-        for split, e in report.splits.items()
-        if e.channels
-    }
-    train = "train" if "train" in largest else next(iter(largest), "")
-    if (
-        not train
-        or report.splits[train].bits == 8
-        or (used := range_above(largest[train])) >= FULL_RANGE
-    ):
-        return []
-    notes = [
-        f"{train}: 16-bit values reach {largest[train]:,} of 65,535: training takes values below {used:,} as the whole "
-        "range, and the run keeps that"
-    ]
-    beyond = [f"{split} ({value:,})" for split, value in largest.items() if value >= used]
-    return [*notes, f"values above that range: {', '.join(beyond)}"] if beyond else notes
-
-
-def _are_frames(listing: Listing, pools: Mapping[str, Sequence[PoolImage]]) -> bool:
-    """Whether images whose numbers follow one another look alike, or `groups` says what belongs together."""
-    if isinstance(listing, FolderListing) and listing.groups is not None:
-        return True
-    looks = {image.key: image.look for pool in pools.values() for image in pool}
-    return neighbours_look_alike(
-        [[looks[key] for key in own] for own in sequences_of(looks).values()]
-    )
-
-
-def _alike_notes(report: CheckReport, alike: Lookalikes) -> list[str]:
-    """The images that look nearly like one of another split, train first, and are not the same to the pixel."""
-    order = sorted(report.splits, key=lambda name: name != "train")
-    found: dict[tuple[str, str], list[str]] = {}
-    for image, other in alike.across(order):
-        (split, key), (base, like) = alike.places[image], alike.places[other]
-        found.setdefault((split, base), []).append(f"{key} ({like})")
-    return [
-        note
-        for (split, base), keys in found.items()
-        for note in _named(
-            f"{split}: images that look nearly like one of {base}: scores will be too high", keys
-        )
-    ]
-
-
-def _named(text: str, keys: Sequence[str]) -> list[str]:
-    """`text (12): a, b, c, ...`, or nothing where there are no keys."""
-    more = ", ..." if len(keys) > SHOWN_NAMES else ""
-    return [f"{text} ({len(keys)}): {', '.join(keys[:SHOWN_NAMES])}{more}"] if keys else []

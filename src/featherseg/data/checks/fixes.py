@@ -1,8 +1,9 @@
-"""`featherseg check DATA --fix OUT`: a copy of a dataset without the faults that were found."""
+"""`featherseg check DATA --fix OUT`: write a copy of a dataset without its faults."""
 
 import os
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.files import check_folder, numbered, temporary_path
 from featherseg.core.types import IGNORE, Progress, Size
-from featherseg.data.checks.check import CheckReport
+from featherseg.data.checks.report import CheckReport
 from featherseg.data.datasets.dataset_toml import (
     IGNORE_NAME,
     MOST_NAME,
@@ -30,8 +31,14 @@ from featherseg.data.images.palettes import color_text
 
 @dataclass
 class MendReport:
-    """What `write_mended` did: samples copied, masks that were resized, masks whose stray values became ignore, samples
-    left out by fault, or "in no split"; and key -> pixels that decisions changed in its mask.
+    """What `write_mended` did.
+
+    Attributes:
+        copied: Number of samples.
+        resized: Masks that were resized.
+        changed: {key: pixels that decisions changed in its mask}.
+        mended: Masks whose stray values became ignore.
+        left_out: {fault, or "in no split": number of samples}.
     """
 
     copied: int = 0
@@ -42,35 +49,39 @@ class MendReport:
 
 
 def write_mended(report: CheckReport, out: Path, progress: Progress | None = None) -> MendReport:
-    """Write the sound part of a checked dataset to `out`: images/, masks/ (palette PNG, class ids) and dataset.toml.
+    """Write the valid part of a checked dataset: images/, masks/ (palette PNG) and dataset.toml.
 
-    Values outside the map become 255 = ignore, and masks of their image's shape at another size are resized (nearest
-    pixel). Samples with any other fault are left out, of an image in two splits the later one. Splits that are shares
-    stay shares, of what is copied, with the images beside their cuts; they become lists where `groups` finds others in
-    the names of the copy, which begin with a split's. Decisions are drawn into the masks; of which object those pixels
-    are is then not said. The folder appears in one rename when all of it is written. Raises DataError where `out`
-    exists and is not empty, where nothing sound is left, and where the disk refuses.
+    Values outside the map become 255 = ignore. Masks with the shape of their image at another size
+    are resized (nearest pixel). Samples with another fault are left out; of an image in two splits
+    the later one. Splits by share stay shares of what is copied, with the images beside their cuts;
+    they become lists if `groups` finds other sequences in the names of the copy, which begin with a
+    split's. Decisions are drawn into the masks; the changed pixels belong to no object. The folder
+    appears in one rename when all of it is written.
+
+    Raises DataError if `out` exists and is not empty, if no sample is valid, and if the disk is
+    full.
     """
     if report.listing is None:
         raise DataError(f"{report.name} is synthetic: there are no files to fix.")
     temporary = free_target(out)
     try:
         temporary.mkdir(parents=True)
-        done = _write(report, temporary, out.name, progress)
+        mended = _write(report, report.listing, temporary, out.name, progress)
         os.replace(temporary, out)
     except OSError as error:
         raise DataError(
-            f"cannot write {out}: {error.strerror or error}. Make room, or choose another folder with --fix."
+            f"cannot write {out}: {error.strerror or error}. Make room, or choose another folder "
+            "with --fix."
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return done
+    return mended
 
 
 def free_target(out: Path) -> Path:
-    """The folder beside `out` in which the copy is prepared.
+    """Return the folder beside `out` in which the copy is prepared.
 
-    Raises DataError where `out` is in use, FeathersegError where nothing can be written there.
+    Raises DataError if `out` is in use, FeathersegError if nothing can be written there.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is not empty. Choose a new folder with --fix.")
@@ -78,87 +89,92 @@ def free_target(out: Path) -> Path:
     return temporary_path(out)
 
 
-def _write(report: CheckReport, folder: Path, name: str, progress: Progress | None) -> MendReport:
-    listing, done = report.listing, MendReport()
-    names = dict[tuple[str, str], str]()  # (split before a cut, key) -> name in the copy
-    assert listing is not None
-    own = listing if isinstance(listing, FolderListing) else None
-    wholes, cut_from = listing.splits, dict[str, str]()  # split -> what it is a share of
+def _write(
+    report: CheckReport, listing: Listing, folder: Path, name: str, progress: Progress | None
+) -> MendReport:
+    # Splits by share are parts of a whole; the images beside their cuts are copied with them
+    config = listing.config if isinstance(listing, FolderListing) else None
+    wholes, whole_of = listing.splits, dict[str, str]()  # {split: what it is a share of}
     splits: dict[str, Any] = {split: split for split in listing.splits}
-    if own is not None:
-        wholes = own.wholes
-        cut_from = {part: whole for whole, parts in own.config.parts.items() for part in parts}
-        cut_from |= dict.fromkeys(own.config.shares, "")
-        splits |= {split: own.config.splits[split] for split in cut_from}
-    checked = {
-        (cut_from.get(split, split), pair.key): ""
+    if isinstance(listing, FolderListing) and config is not None:
+        wholes = listing.wholes
+        whole_of = {part: whole for whole, parts in config.parts.items() for part in parts}
+        whole_of |= dict.fromkeys(config.shares, "")
+        splits |= {split: config.splits[split] for split in whole_of}
+
+    # Copy each sample without a fault, or with one that can be mended
+    faults = {
+        (whole_of.get(split, split), pair.key): ""
         for split, pairs in listing.splits.items()
         for pair in pairs
     }
-    for fault in sorted(
-        report.faults, key=lambda fault: fault.kind != "size"
-    ):  # that is told which cannot be mended
+    for fault in sorted(report.faults, key=lambda fault: fault.kind != "size"):  # "size" gives way
         if fault.kind != "values":
-            checked[cut_from.get(fault.split, fault.split), fault.key] = fault.kind
-    total, number, taken = sum(map(len, wholes.values())), 0, set[str]()
+            faults[whole_of.get(fault.split, fault.split), fault.key] = fault.kind
+    mended, names = MendReport(), dict[tuple[str, str], str]()  # {(whole, key): name in the copy}
+    total, done, used_names = sum(map(len, wholes.values())), 0, set[str]()
     for whole, pairs in wholes.items():
         below = f"{whole}/" if all(pair.key.startswith(f"{whole}/") for pair in pairs) else ""
         for pair in pairs:
-            kind = checked.get((whole, pair.key))
+            kind = faults.get((whole, pair.key))
             kind = _fault_of(pair, listing) if kind is None else kind
             if kind and not (kind == "size" and _has_shape_of_image(pair, listing)):
-                done.left_out[kind] += 1
+                mended.left_out[kind] += 1
             else:
-                stem = next(numbered([plain_key(f"{whole}/{pair.key.removeprefix(below)}")], taken))
-                _copy_pair(pair, folder, stem, report, done)
-                done.copied += 1
-                names[whole, pair.key] = stem
-            number += 1
+                key = plain_key(f"{whole}/{pair.key.removeprefix(below)}")
+                names[whole, pair.key] = next(numbered([key], used_names))
+                _copy_pair(pair, listing, folder, names[whole, pair.key], report, mended)
+                mended.copied += 1
+            done += 1
             if progress is not None:
-                progress("writing", number, total)
-    if alone := set(listing.unlisted) - {pair.key for pairs in wholes.values() for pair in pairs}:
-        done.left_out["in no split"] = len(alone)
-    kept = {whole for whole, _ in names}
-    if not kept:
+                progress("writing", done, total)
+    in_splits = {pair.key for pairs in wholes.values() for pair in pairs}
+    if unlisted := set(listing.unlisted) - in_splits:
+        mended.left_out["in no split"] = len(unlisted)
+    if not names:
         raise DataError(f"{report.name} has no valid sample: nothing was written.")
-    groups = own.config.groups if own is not None else None
-    if groups and sequence_names([key for _, key in names], groups) != sequence_names(
-        list(names.values()), groups
-    ):
-        groups = (
-            None  # it finds others in the names of the copy: the cuts stay by lists what they are
-        )
-        for split in set(listing.splits) & {*cut_from, *cut_from.values()}:
-            keys = [(cut_from.get(split, split), pair.key) for pair in listing.splits[split]]
+
+    # Lists keep the cuts if `groups` would find other sequences in the names of the copy
+    groups = config.groups if config else None
+    if groups and _sequences_change(names, groups):
+        groups = None
+        for split in set(listing.splits) & {*whole_of, *whole_of.values()}:
+            keys = [(whole_of.get(split, split), pair.key) for pair in listing.splits[split]]
             stems = [names[key] for key in keys if key in names]
             (folder / f"{split}.txt").write_text("\n".join(stems), encoding="utf-8")
             splits[split] = f"{split}.txt"
-    config = DatasetToml(
+
+    copied = {whole for whole, _ in names}
+    things = [info.name for info in listing.classes if info.thing]
+    has_instances = isinstance(listing, FolderListing) and listing.instances
+    toml = DatasetToml(
         name=name[:MOST_NAME],
         images="images",
         masks="masks",
         channels=listing.channels,
         licence=listing.licence,
-        split_by="sequence-2" if own is None else own.config.split_by,
+        split_by=config.split_by if config else "sequence-2",
         groups=groups,
         splits={
-            split: part for split, part in splits.items() if cut_from.get(split, split) in kept
+            split: part for split, part in splits.items() if whole_of.get(split, split) in copied
         },
         classes={info.name: color_text(info.color) for info in listing.classes},
         map={str(index): info.name for index, info in enumerate(listing.classes)}
         | {str(IGNORE): IGNORE_NAME},
-        things=ThingsTable(
-            classes=[info.name for info in listing.classes if info.thing], instances="instances"
-        )
-        if own is not None and own.instances
-        else None,
+        things=ThingsTable(classes=things, instances="instances") if has_instances else None,
     )
-    (folder / "dataset.toml").write_text(toml_text(config), encoding="utf-8")
-    return done
+    (folder / "dataset.toml").write_text(toml_text(toml), encoding="utf-8")
+    return mended
+
+
+def _sequences_change(names: Mapping[tuple[str, str], str], groups: str) -> bool:
+    """Return whether `groups` finds other sequences in the new names than in the keys."""
+    keys = [key for _, key in names]
+    return sequence_names(keys, groups) != sequence_names(list(names.values()), groups)
 
 
 def _fault_of(pair: Pair, listing: Listing) -> str:
-    """The kind of fault of an image beside a cut, which `check_data` does not read; empty of a sound one."""
+    """Return the kind of fault, or "", of an image beside a cut, which `check_data` skips."""
     if pair.image is None or pair.mask is None:
         return "unpaired"
     try:
@@ -172,7 +188,7 @@ def _fault_of(pair: Pair, listing: Listing) -> str:
 
 
 def _has_shape_of_image(pair: Pair, listing: Listing) -> bool:
-    """Whether the mask of a pair has the shape of its image at another size, to the pixel that rounding may cost."""
+    """Return whether a mask has the shape of its image, but for rounding by a pixel."""
     image, _ = pair.files
     try:
         (height, width), ids = image_size(image), read_ids(listing.masks_of(pair))
@@ -184,7 +200,7 @@ def _has_shape_of_image(pair: Pair, listing: Listing) -> bool:
 
 
 def _resized(values: np.ndarray, size: Size) -> np.ndarray:
-    """Values (H, W) at another size, each that of the nearest pixel."""
+    """Return values (H, W) at another size, each that of the nearest pixel."""
     rows, columns = (
         ((np.arange(count) + 0.5) * length / count).astype(np.int64)
         for count, length in zip(size, values.shape, strict=True)
@@ -192,35 +208,46 @@ def _resized(values: np.ndarray, size: Size) -> np.ndarray:
     return values[rows[:, None], columns]
 
 
-def _copy_pair(pair: Pair, folder: Path, stem: str, report: CheckReport, done: MendReport) -> None:
-    """Copy the image as it is and write its mask as class ids, with what decisions change; `done` is told."""
-    listing, (image, mask) = report.listing, pair.files
-    assert listing is not None
+def _copy_pair(
+    pair: Pair,
+    listing: Listing,
+    folder: Path,
+    stem: str,
+    report: CheckReport,
+    mended: MendReport,
+) -> None:
+    """Copy an image, write its mask as class ids with the changes of decisions; note it."""
+    image, mask = pair.files
     ids = read_ids(listing.masks_of(pair))  # (H, W), -1 = not in the map
     if ids.min() < 0:
-        done.mended.append(str(mask))
+        mended.mended.append(str(mask))
     size = image_size(image)
     if resized := ids.shape != size:
         ids = _resized(ids, size)
-        done.resized.append(str(mask))
+        mended.resized.append(str(mask))
     drawn = ids if report.changes is None else report.changes.draw(pair, ids)
     if changed := int((drawn != ids).sum()):
-        done.changed[pair.key] = changed
+        mended.changed[pair.key] = changed
+
+    # A palette of all 256 entries: with fewer, Pillow packs the indices into fewer bits
     indexed = Image.fromarray(np.where(drawn < 0, IGNORE, drawn).astype(np.uint8))
-    palette = np.zeros(
-        (IGNORE + 1, 3), np.uint8
-    )  # all 256 entries: with fewer, Pillow packs the indices into fewer bits
+    palette = np.zeros((IGNORE + 1, 3), np.uint8)
     palette[: len(listing.classes)] = [info.color for info in listing.classes]
     indexed.putpalette(palette.tobytes())
-    for kind, name in (("images", stem + image.suffix), ("masks", stem + ".png")):
-        (folder / kind / name).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(image, folder / "images" / (stem + image.suffix))
-    indexed.save(folder / "masks" / f"{stem}.png")
+
+    shutil.copyfile(image, _place(folder, "images", stem + image.suffix))
+    indexed.save(_place(folder, "masks", f"{stem}.png"))
     if isinstance(listing, FolderListing) and (objects := listing.instances_of(pair)):
-        place = folder / "instances" / f"{stem}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if changed or resized:  # of which object changed pixels are nobody said
+        place = _place(folder, "instances", f"{stem}.png")
+        if changed or resized:  # the object of changed pixels is not known
             numbers = _resized(read_mask(objects), size)
             Image.fromarray(np.where(drawn != ids, 0, numbers).astype(np.uint16)).save(place)
         else:
             shutil.copyfile(objects, place)
+
+
+def _place(folder: Path, kind: str, name: str) -> Path:
+    """Return the path of a file whose folders exist."""
+    path = folder / kind / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
