@@ -114,7 +114,7 @@ def test_runs_with_a_model_of_one_s_own_are_compared_as_they_were_opened(field):
     found = featherseg.compare(runs, costs=False)
     assert [one.files for one in found.rankings[0].results] == [("frm-lite0-0", "frm-lite0-1")]
     with pytest.raises(
-        ConfigError, match=r"frm-lite0-0 is of a model of one's own, .* pass costs=False"
+        ConfigError, match=r"frm-lite0-0 has a model of your own, .* pass costs=False"
     ):
         featherseg.compare(runs)
 
@@ -604,7 +604,7 @@ def test_ctrl_c_says_that_the_same_sweep_goes_on(tmp_path, monkeypatch):
         tmp_path / "field",
     ]
     assert (
-        "the same sweep, started again, goes on with this run"
+        "the same sweep, started again, resumes this run"
         in run(*words, *settings, verb="sweep").output
     )
 

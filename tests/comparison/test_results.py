@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from support.models.simulated_scores import training_runs
 
-from featherseg.comparison.compare import _known
+from featherseg.comparison.compare import _differences
 from featherseg.comparison.compare_results import Budgets, CandidateResult, Ranking
 from featherseg.comparison.side_by_side import MeasuredCosts
 from featherseg.evaluation.bootstrap import compare_models
@@ -24,7 +24,7 @@ def result(name: str, miou: float, pq: float | None) -> CandidateResult:
 def test_panoptic_models_are_ranked_by_pq_beside_miou():
     runs = training_runs(np.random.default_rng(0), 9, 100, spread=0.02, noise=0.1)
     runs[:3, :, 1] = np.round(0.7 * runs[:3, :, 1])
-    differences = _known([runs[:3], None, runs[6:]], compare_models, single_images(100))
+    differences = _differences([runs[:3], None, runs[6:]], compare_models, single_images(100))
     assert [(d.first, d.second, d.better) for d in differences] == [(0, 2, 2)]
     results = result("masks", 0.7, 0.2), result("plain", 0.65, None), result("objects", 0.6, 0.4)
     found = Ranking("scratch", results, (), "", (), (), differences)

@@ -1,9 +1,9 @@
 """Latency of a model in every build, and how close its masks are to those of plain PyTorch.
 
-Each variant has its own process, so memory is its own and no library disturbs another. All processes
-are started together, warmed up, and then take turns, so a ratio compares passes that are close in
-time. This is repeated several times, because memory addresses, pages and thread placement of a
-process affect all its times. No latency is given without its fidelity.
+Each variant has its own process, so memory is its own and no library disturbs another. All
+processes are started together, warmed up, and then take turns, so a ratio compares passes that are
+close in time. This is repeated several times, because memory addresses, pages and thread placement
+of a process affect all its times. No latency is given without its fidelity.
 """
 
 import math
@@ -166,7 +166,7 @@ class _Log:
 
 
 class _Lane:
-    """All variants on one number of threads: the processes of the present start, and all answers."""
+    """All variants on one number of threads: the processes of the present start, all answers."""
 
     def __init__(
         self, plan: Plan, threads: int, folder: Path, steps: _Steps, command: Sequence[str]
@@ -368,7 +368,7 @@ class _Lane:
         return baseline_of(variant, EAGER, self.variants)
 
     def _images(self, model: BenchmarkModel, setting: Setting) -> Images:
-        """Return images of the labelled set, else of the run's validation split; write them once."""
+        """Return images of the labelled set, else of the run's validation split."""
         channels, (height, width) = model.channels, setting.size
         number = self.plan.models.index(model)
         folder = self.folder / f"{height}x{width}-{setting.batch}-{number}"
@@ -386,7 +386,7 @@ def _by_wall(baseline: Samples, own: Samples) -> Speedup:
 
 
 def _by_cpu(baseline: Samples, own: Samples) -> Speedup:
-    """Return the speedup by CPU time of the forward; 0 ms, below the clock's grain, count as 1 us."""
+    """Return the speedup by CPU time of the forward; 0 ms, below the clock's grain, are 1 us."""
     return speedup(np.maximum(baseline.cpu["forward"], 1e-3), np.maximum(own.cpu["forward"], 1e-3))
 
 

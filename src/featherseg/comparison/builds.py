@@ -91,7 +91,7 @@ class BuildRuntime:
 
 
 class GraphReplay:
-    """A forward that is recorded as a CUDA graph at each new size and then replayed in one launch."""
+    """A forward that is recorded as a CUDA graph at each new size, then replayed in one launch."""
 
     def __init__(self, forward: Callable[[Tensor], SegOutput]) -> None:
         self._forward = forward
@@ -195,7 +195,7 @@ TORCH_BUILDS = {
 
 
 def builds_for(device: str, threads: int) -> list[str]:
-    """Return the names of TORCH_BUILDS for a kind of device ("cpu", "cuda") and number of threads."""
+    """Return the names of TORCH_BUILDS for a kind of device ("cpu", "cuda") and its threads."""
     return [
         n
         for n, build in TORCH_BUILDS.items()

@@ -1,14 +1,14 @@
-"""Who is compared: run folders and exported files, which of them are runs of one model, and what to call them.
+"""The candidates of a comparison: run folders and exported files, and which are of one model.
 
-Runs that differ in nothing but their seed are runs of one model: they were trained on the same images, wherever these
-lay.
+Runs that differ only in their seed are runs of one model. They were trained on the same images,
+whichever folder these were in.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,9 @@ from featherseg.runs.run import (
 )
 
 NOT_RECORDED = "initialisation not recorded"
+
 MOST_SETTINGS = 2
-"""More settings than these do not name a model."""
+"""Most settings in the name of a model."""
 
 FREE = {
     "train.seed",
@@ -44,17 +45,25 @@ FREE = {
     "train.checkpoint_seconds",
     "train.loggers",
     "train.rank_seconds",
+    "data.root",
+    "data.workers",
 }
-FREE |= {"data.root", "data.workers"}
 """Settings in which runs of one model may differ."""
 
 NOT_OF_TRAINING = ("model", "paper", "panoptic")
-"""Tables of a recipe in which models that were trained alike may differ."""
+"""Tables of a recipe that do not say how a model was trained."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file that is compared, called `name`; `model` is equal for runs of one model, which is called `label`."""
+    """A run or exported file that is compared.
+
+    Args:
+        name: of the file.
+        run: None for an exported file.
+        model: a key that is equal for all runs of one model.
+        label: name of the model.
+    """
 
     name: str
     path: Path
@@ -66,11 +75,16 @@ class Candidate:
 
     @property
     def seed(self) -> int | None:
-        """Of its training, where it is a run."""
+        """Seed of the training; None for an exported file."""
         return self.run.recipe.train.seed if self.run else None
 
+    @property
+    def recorded_run(self) -> Run | None:
+        """The run in which scores are recorded; None for a file or a read-only run."""
+        return self.run if self.run and not self.run.read_only else None
+
     def cost(self, size: Size) -> Cost | None:
-        """What its model weighs and costs at (height, width); None for a file that does not name its model."""
+        """Return parameters and MACs at (height, width); None if the model cannot be built."""
         try:
             with torch.device("meta"):
                 if self.run:
@@ -80,18 +94,20 @@ class Candidate:
                     return None
                 built = models.build(facts.model, len(facts.classes), facts.channels, facts.options)
                 return cost_of(built, self.label, size)
-        except FeathersegError:  # a model of the user's own, or of another release
+        except FeathersegError:  # the user's own model, or one of another release
             return None
 
 
 def open_candidates(
     runs: Sequence[str | Run], device: str = "cpu", *, trust: bool = False
 ) -> list[Candidate]:
-    """Open every file that is named; runs that are open already stay so, with models of one's own.
+    """Open every run and file; a `Run` object keeps its model.
 
-    trust: open .pt2 files, which run the code that they contain.
+    trust: open .pt2 files; they run the code that they contain.
 
-    Raises ConfigError where one is named twice, or a copy of it as if it were another training; RunError and so on.
+    Raises:
+        ConfigError: fewer than two are named, one is named twice, or one is a copy of another.
+        RunError, ExportError: a run or a file cannot be opened.
     """
     names = [str(run.path) if isinstance(run, Run) else run for run in runs]
     paths = [str(Path(name).resolve()) for name in names]
@@ -101,53 +117,55 @@ def open_candidates(
         raise ConfigError(f"{doubled[0]} is named twice: expected every run or file once.")
     if len(names) < 2:
         raise ConfigError(f"{len(names)} to compare: name two runs or exported files, or more.")
-    opened = [_open(run, device, trust) for run in runs]
-    labels, called = _labels(opened), short_names([Path(name) for name in names], skip=EXPORTS)
-    candidates = [
-        Candidate(name, one.path, one.runtime, one.run, one.model, labels[one.model], one.init)
-        for name, one in zip(called, opened, strict=True)
-    ]
+    short = short_names([Path(name) for name in names], skip=EXPORTS)
+    opened = [_open(run, name, device, trust) for run, name in zip(runs, short, strict=True)]
+    labels = _labels(opened)
+    candidates = [replace(one, label=labels[one.model]) for one in opened]
     _refuse_copies(candidates)
     return candidates
 
 
 def by_model(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
-    """The files of each model, in the order in which they were named."""
-    found: dict[str, list[Candidate]] = {}
+    """Return the candidates of each model, in the order of `candidates`."""
+    of_model: dict[str, list[Candidate]] = {}
     for one in candidates:
-        found.setdefault(one.model, []).append(one)
-    return found
+        of_model.setdefault(one.model, []).append(one)
+    return of_model
 
 
 def seeds_of(files: Sequence[Candidate]) -> int:
-    """How many different seeds the runs of one model have; files without a run count as one."""
+    """Return the number of seeds among the runs of one model; files without a run count as one."""
     return len({one.seed for one in files})
 
 
 def cautions(
-    candidates: Sequence[Candidate], seen: Mapping[Path, Mapping[str, str]], images: int
+    candidates: Sequence[Candidate], trained_on: Mapping[Path, Mapping[str, str]], images: int
 ) -> list[str]:
-    """What a reader of the scores has to know: runs that are not finished, or were trained on some of these images.
+    """Return warnings: unfinished runs, training on scored images, several runs with one seed.
 
-    seen holds these by the run's path (`reports.record.learned_from`); exported files do not record them.
+    trained_on: scored images that a run was trained on (`learned_from`), by its path.
     """
-    unfinished = [one for one in candidates if one.run and one.run.unfinished]
-    found = [f"{one.name} is not finished: {one.run.how_far}" for one in unfinished if one.run]
+    texts = [
+        f"{one.name} is not finished: {one.run.how_far}"
+        for one in candidates
+        if one.run and one.run.unfinished
+    ]
     for one in candidates:
-        if learned := seen.get(one.path):
-            found.append(
-                f"{one.name} was trained on {len(learned)} of these {counted(images, 'image')}"
+        if keys := trained_on.get(one.path):
+            texts.append(
+                f"{one.name} was trained on {len(keys)} of these {counted(images, 'image')}"
             )
     for files in by_model(candidates).values():
         if (seeds := seeds_of(files)) < len(files):
-            found.append(
-                f"the {len(files)} runs of {files[0].label} have only {counted(seeds, 'seed')}: so many count"
+            texts.append(
+                f"the {len(files)} runs of {files[0].label} have only {counted(seeds, 'seed')}: "
+                f"they count as {seeds}"
             )
-    return found
+    return texts
 
 
 def trained_unlike(candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    """The recorded settings of the training, without those of the model itself, in which these differ."""
+    """Return the names of training settings in which the runs differ, without the model's own."""
     settings = [_settings(one.run) for one in candidates if one.run]
     names = {
         name for values in settings for name in values if name.split(".")[0] not in NOT_OF_TRAINING
@@ -157,62 +175,61 @@ def trained_unlike(candidates: Sequence[Candidate]) -> tuple[str, ...]:
     )
 
 
-@dataclass(frozen=True)
-class _Opened:
-    path: Path
-    runtime: Runtime
-    run: Run | None
-    model: str
-    init: str
-
-
-def _open(run: str | Run, device: str, trust: bool) -> _Opened:
+def _open(run: str | Run, name: str, device: str, trust: bool) -> Candidate:
+    """Open a run or a file as a candidate without a label."""
     if isinstance(run, str) and is_exported_file(run):
         path, runtime = Path(run), open_runtime(run, device, trust=trust)
         init = runtime.facts.init if isinstance(runtime, FileRuntime) else None
-        return _Opened(path, runtime, None, str(path.resolve()), init or NOT_RECORDED)
+        model, label = str(path.resolve()), ""
+        return Candidate(name, path, runtime, None, model, label, init or NOT_RECORDED)
     run = run if isinstance(run, Run) else load_run(run)
-    training = json.dumps([_settings(run), run.info.loaded], sort_keys=True)
-    begun_with = run.info.loaded.get("init")
-    init = f"weights of {begun_with}" if begun_with and not run.imported else run.init
-    return _Opened(run.path, open_runtime(run, device), run, training, init or NOT_RECORDED)
+    model, label = json.dumps([_settings(run), run.info.loaded], sort_keys=True), ""
+    origin = run.info.loaded.get("init")
+    init = f"weights of {origin}" if origin and not run.imported else run.init
+    runtime = open_runtime(run, device)
+    return Candidate(name, run.path, runtime, run, model, label, init or NOT_RECORDED)
 
 
-def _settings(run: Run, known: dict[Path, str] | None = None) -> dict[str, Any]:
-    """{"train.lr": 0.002, ...}: every setting of a training that is not FREE, and as data.images what it learned from.
+def _settings(run: Run, teachers: dict[Path, str] | None = None) -> dict[str, Any]:
+    """Return {"train.lr": 0.002, ...}: the settings that must be equal for runs of one model.
 
-    known: teachers, as `_teaching`. Raises DataError where the record of the data is damaged.
+    These are all that are not FREE, and as data.images the images of the training.
+
+    teachers: names of teachers so far, as for `_teacher_name`.
+
+    Raises:
+        DataError: the record of the data is damaged.
     """
-    known = {} if known is None else known
+    teachers = {} if teachers is None else teachers
     tables = run.recipe.model_dump(mode="json")
     flat = {
         f"{table}.{key}": value
         for table, rows in tables.items()
         for key, value in (rows or {}).items()
     }
-    flat["data.split_by"] = (
-        flat["data.split_by"] or "hash"
-    )  # both where nothing is split by share: now, and before
-    flat["teacher.runs"] = [_teaching(path, known) for path in flat["teacher.runs"]]
-    if fingerprint := read_fingerprint(
-        run.path / DATA
-    ):  # then a folder need not be told by where it lay
+    # Data without a split by share: "hash" in older runs, empty in newer ones
+    flat["data.split_by"] = flat["data.split_by"] or "hash"
+    flat["teacher.runs"] = [_teacher_name(path, teachers) for path in flat["teacher.runs"]]
+
+    # The images identify the data, so its folder does not count
+    if fingerprint := read_fingerprint(run.path / DATA):
         flat["data.images"] = fingerprint.learned
         for key in ("data.name", "teacher.unlabelled"):
             flat[key] = Path(flat[key]).name if os.path.isabs(flat[key] or "") else flat[key]
-    found = FREE | set(
-        run.info.found or ()
-    )  # what training found itself: of equal settings, or of the machine
+
+    # What training resolved itself follows from equal settings, or from the machine
+    ignored = FREE | set(run.info.found or ())
     if run.recipe.train.minutes:
-        found |= {"train.steps", "train.validations", "train.validate_every"}
-    return {name: value for name, value in flat.items() if name not in found}
+        ignored |= {"train.steps", "train.validations", "train.validate_every"}
+    return {name: value for name, value in flat.items() if name not in ignored}
 
 
-def _teaching(path: str, known: dict[Path, str]) -> str:
-    """A teacher by its model and what it was trained by: those of several seeds teach alike.
+def _teacher_name(path: str, teachers: dict[Path, str]) -> str:
+    """Return a name that is equal for teachers that differ only in their seed.
 
-    By its path or address where it is not here, as nothing is fetched, or is among its own teachers. known: those that
-    were looked at, by folder.
+    It is the path or address if the teacher is not here (nothing is downloaded) or teaches itself.
+
+    teachers: names so far, by folder; this function adds to them.
     """
     if is_address(path):
         return path
@@ -221,37 +238,37 @@ def _teaching(path: str, known: dict[Path, str]) -> str:
     except FeathersegError:  # no longer there
         return path
     folder = run.path.resolve()
-    if folder not in known:
-        known[folder] = path
-        training = json.dumps([_settings(run, known), run.info.loaded], sort_keys=True)
-        known[folder] = (
-            f"{run.recipe.model.name} ({hashlib.sha256(training.encode()).hexdigest()[:6]})"
-        )
-    return known[folder]
+    if folder not in teachers:
+        teachers[folder] = path  # ends the recursion if it is among its own teachers
+        training = json.dumps([_settings(run, teachers), run.info.loaded], sort_keys=True)
+        digest = hashlib.sha256(training.encode()).hexdigest()[:6]
+        teachers[folder] = f"{run.recipe.model.name} ({digest})"
+    return teachers[folder]
 
 
-def _labels(opened: Sequence[_Opened]) -> dict[str, str]:
-    """A name for each model: its model's, where several trainings of one are compared also what differs.
+def _labels(candidates: Sequence[Candidate]) -> dict[str, str]:
+    """Return a label for each key `Candidate.model`.
 
-    An exported file is called by its path, as far as it takes.
+    It is the name of the model; trainings of the same model also get the settings that differ. An
+    exported file is labelled by the end of its path.
     """
-    firsts = {one.model: one for one in reversed(opened)}
-    tails = dict(
-        zip(firsts, short_names([one.path for one in firsts.values()], skip=EXPORTS), strict=True)
-    )
-    of_model: dict[str, dict[str, Run]] = {}  # model -> model -> its first run
+    firsts = {one.model: one for one in reversed(candidates)}
+    paths = short_names([one.path for one in firsts.values()], skip=EXPORTS)
+    by_path = dict(zip(firsts, paths, strict=True))
+    labels = dict(by_path)
+    trainings: dict[str, dict[str, Run]] = {}  # name of the model -> key -> its first run
     for key, one in firsts.items():
         if one.run:
-            of_model.setdefault(one.run.recipe.model.name, {})[key] = one.run
-    labels = dict(tails)
-    for model, runs in of_model.items():
-        apart = _settings_apart(runs) or tails
-        labels |= {key: model if len(runs) == 1 else f"{model} ({apart[key]})" for key in runs}
+            trainings.setdefault(one.run.recipe.model.name, {})[key] = one.run
+    for name, runs in trainings.items():
+        details = _differing_settings(runs) or by_path
+        for key in runs:
+            labels[key] = name if len(runs) == 1 else f"{name} ({details[key]})"
     return labels
 
 
-def _settings_apart(runs: dict[str, Run]) -> dict[str, str]:
-    """The settings in which trainings of one model differ, as text; none where these are many, or do not differ."""
+def _differing_settings(runs: dict[str, Run]) -> dict[str, str]:
+    """Return the settings in which runs differ, as text; {} if there are too many, or none."""
     settings = {key: _settings(run) for key, run in runs.items()}
     names = sorted({name for values in settings.values() for name in values})
     differing = [
@@ -261,19 +278,20 @@ def _settings_apart(runs: dict[str, Run]) -> dict[str, str]:
         key: ", ".join(f"{name}={values.get(name)}" for name in differing)
         for key, values in settings.items()
     }
-    return (
-        texts if len(differing) <= MOST_SETTINGS and len(set(texts.values())) == len(runs) else {}
-    )
+    if len(differing) > MOST_SETTINGS or len(set(texts.values())) < len(runs):
+        return {}
+    return texts
 
 
 def _refuse_copies(candidates: Sequence[Candidate]) -> None:
+    """Raise ConfigError if two candidates of a model have the same weights."""
     for files in by_model(candidates).values():
-        seen: dict[str, str] = {}
+        names: dict[str, str] = {}  # by digest
         for one in files:
             digest = file_digest(one.path / WEIGHTS) if one.run else str(one.path)
-            if digest in seen:
+            if digest in names:
                 raise ConfigError(
-                    f"{seen[digest]} and {one.name} have the same weights from the same training, so a copy adds "
-                    "nothing. Name one of them, or runs with other seeds."
+                    f"{names[digest]} and {one.name} have the same weights from the same training, "
+                    "so a copy adds nothing. Name one of them, or runs with other seeds."
                 )
-            seen[digest] = one.name
+            names[digest] = one.name

@@ -21,7 +21,7 @@ FIGURES: dict[str, Callable[[CandidateResult], str]] = {
     "p95, ms": lambda s: fixed(s.latency.p95_ms, 1),
     "memory, MiB": lambda s: fixed(s.latency.memory_mib, 0),
 }
-"""Column of a ranking -> its text, empty if not measured. Columns that are all empty are omitted."""
+"""Column of a ranking -> its text, empty if not measured. Empty columns are omitted."""
 
 
 def comparison_html(comparison: Comparison) -> str:

@@ -1,4 +1,4 @@
-"""What a comparison found: models ranked by initialisation, differences with intervals, picks for a budget."""
+"""Results of a comparison: rankings per initialisation, differences, picks for a budget."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -18,11 +18,15 @@ from featherseg.evaluation.scoring import number
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """A model and what was measured of it: miou (m,) and iou (m, K) of its seeds, fractions; costs of the first file.
+    """Scores and costs of one model, of m seeds and K classes.
 
-    Files of one seed, which are no further trainings, stand in `files` and have their mean in the others. pq (m,) is
-    that of a panoptic model, a fraction, None where no objects were scored. params and gmacs (by `macs`, at the size
-    that was timed) are None for a file that does not name its model.
+    Args:
+        files: names of all its files; files with the same seed count once, as their mean.
+        miou: (m,), fractions.
+        iou: (m, K), fractions.
+        params, gmacs: at the timed size, by `macs`; None if the model cannot be built.
+        latency: latency and memory of the first file.
+        pq: (m,) panoptic quality, fractions; None if no objects were scored.
     """
 
     name: str
@@ -38,7 +42,7 @@ class CandidateResult:
 
     @property
     def class_iou(self) -> np.ndarray:
-        """IoU of each class, (K,): the mean of the seeds in which it is known, NaN where it is in none."""
+        """IoU of each class, (K,): mean of the seeds in which it is known; NaN if it is in none."""
         known = ~np.isnan(self.iou)
         return np.where(
             known.any(axis=0),
@@ -47,7 +51,7 @@ class CandidateResult:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values; mIoU and IoU as fractions, null where nothing was measured."""
+        """Return plain values; mIoU and IoU are fractions, null if not measured."""
         return {
             "name": self.name,
             "files": list(self.files),
@@ -68,9 +72,12 @@ class CandidateResult:
 class Ranking:
     """Models of one initialisation, the highest mean mIoU first.
 
-    differences are those of every pair, by their places in the list; none where `reason` says why.
-    left_out are models that are not compared as they have too few runs; unlike are settings of the training in
-    which these models differ. pq_differences are those of PQ, its mean and each class's, of the panoptic models.
+    Args:
+        differences: of every pair, by index in `results`; empty if there is a `reason`.
+        reason: why nothing is compared; empty otherwise.
+        left_out: models with too few runs to be compared.
+        unlike: settings of the training in which the models differ.
+        pq_differences: of panoptic quality, its mean and each class's.
     """
 
     init: str
@@ -83,31 +90,30 @@ class Ranking:
 
     @property
     def by_pq(self) -> list[CandidateResult]:
-        """The panoptic models, the highest mean PQ first."""
+        """Panoptic models, the highest mean PQ first."""
         known = [(float(s.pq.mean()), s) for s in self.results if s.pq is not None]
         return [s for _, s in sorted(known, key=lambda pair: -pair[0])]
 
     def pq_verdict(self) -> str:
-        """`by PQ: a 54.53 %, b 50.10 %; a is better than every other` where that is shown; no full stop."""
+        """Return `by PQ: a 54.53 %, b 50.10 %; a is better than every other`, no full stop."""
         order = ", ".join(
             f"{s.name} {100 * float(s.pq.mean()):.2f} %" for s in self.by_pq if s.pq is not None
         )
         first = best(self.pq_differences)
         shown = "no model is shown to be" if first is None else f"{self.results[first].name} is"
         seeds = " with three seeds" if any(s.name in self.left_out for s in self.by_pq) else ""
-        return f"by PQ: {order}" + (
-            f"; {shown} better than every other{seeds}" if len(self.by_pq) > 1 else ""
-        )
+        claim = f"; {shown} better than every other{seeds}" if len(self.by_pq) > 1 else ""
+        return f"by PQ: {order}{claim}"
 
     @property
     def best(self) -> CandidateResult | None:
-        """The one that is better than every other that is compared, if any is shown to be."""
+        """The model that is shown to be better than every other compared model; None if none is."""
         place = best(self.differences)
         return None if place is None else self.results[place]
 
     @property
     def undecided(self) -> set[frozenset[str]]:
-        """Pairs of names that were compared, and between which no difference is shown."""
+        """Pairs of names between which no difference is shown."""
         names = [s.name for s in self.results]
         return {
             frozenset((names[d.first], names[d.second]))
@@ -117,28 +123,23 @@ class Ranking:
 
     @property
     def title(self) -> str:
-        """`trained from scratch`, `trained from ImageNet weights`, or that it is not recorded."""
+        """`trained from scratch`, `trained from ImageNet weights`; another text if not recorded."""
         if self.init == NOT_RECORDED:
             return "what the training started from is not recorded"
         return f"trained {self.init if self.init.startswith('from ') else f'from {self.init}'}"
 
     def verdict(self) -> str:
-        """What the figures show of the list as a whole; no full stop."""
+        """Return what the figures show about the ranking, without a full stop."""
         if self.reason:
             return self.reason
-        others = (
-            "every other model with three seeds"
-            if self.left_out
-            else "every other model of this list"
-        )
+        others = f"every other model {'with three seeds' if self.left_out else 'of this list'}"
         if self.best is None:
             return f"no model is shown to be better than {others}"
-        return (
-            f"{self.best.name}{', as trained here,' if self.unlike else ''} is better than {others}"
-        )
+        training = ", as trained here," if self.unlike else ""
+        return f"{self.best.name}{training} is better than {others}"
 
     def as_dict(self, budgets: "Budgets") -> dict[str, Any]:
-        """Plain values, the model for each budget among them."""
+        """Return plain values, with the best model for each budget."""
         names = [s.name for s in self.results]
         fronts = {
             q.name: [p.name for p in pareto_front(points)]
@@ -165,7 +166,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class FilePairs:
-    """Every pair of *these files*, by their `names`; says nothing about the models."""
+    """Differences of files, by index in `names`; they say nothing about the models."""
 
     names: tuple[str, ...]
     differences: tuple[Difference, ...]
@@ -174,13 +175,13 @@ class FilePairs:
 
 @dataclass(frozen=True)
 class Budgets:
-    """What a model may cost at most; None for any."""
+    """Limits of latency and memory; None: no limit."""
 
     max_ms: float | None = None
     max_mib: float | None = None
 
     def check(self, costs: bool) -> None:
-        """Raises ConfigError for a budget that nothing can keep, or that is not measured."""
+        """Raise ConfigError if a budget is not positive, or is not measured."""
         for flag, value in (("--max-ms", self.max_ms), ("--max-mib", self.max_mib)):
             if value is not None and not value > 0:
                 raise ConfigError(f"{flag} {value:g}: expected a number above 0.")
@@ -190,14 +191,14 @@ class Budgets:
                 )
 
     def fronts(self, ranking: Ranking) -> list[tuple[Quantity, list[Point], float | None]]:
-        """What is paid, the models by it, and the budget for it."""
+        """Return (kind of cost, models by this cost, budget) for latency and memory."""
         return [
             (LATENCY, _points((s, s.latency.p50_ms) for s in ranking.results), self.max_ms),
             (MEMORY, _points((s, s.latency.memory_mib) for s in ranking.results), self.max_mib),
         ]
 
     def picks(self, ranking: Ranking) -> list[tuple[Quantity, Pick]]:
-        """The model of a ranking for each budget that is given."""
+        """Return the best model of a ranking for each budget."""
         return [
             (quantity, pick(points, budget, quantity, undecided=ranking.undecided))
             for quantity, points, budget in self.fronts(ranking)
@@ -207,10 +208,13 @@ class Budgets:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A whole comparison. size is that of the images that were timed; timing None where that was left out; selected:
-    whether to choose by it is to select on these images.
+    """A whole comparison; `comparison_html` returns it as a page.
 
-    `print(comparison.as_dict())`, or the name alone in a notebook; `comparison_html` makes a page of it.
+    Args:
+        size: (height, width) of the timed images.
+        files: differences of files, if there are too few runs to compare models.
+        timing: None if latency was not measured.
+        selected: whether a model that is chosen by these scores is selected on these images.
     """
 
     data: str
@@ -228,7 +232,7 @@ class Comparison:
     selected: bool = True
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON values: mIoU and IoU as fractions, null where nothing was measured."""
+        """Return JSON values; mIoU and IoU are fractions, null if not measured."""
         timing, files = self.timing, self.files
         ratios = timing.ratios() if timing else []
         names = timing.names if timing else ()
@@ -259,14 +263,14 @@ class Comparison:
         }
 
     def _repr_html_(self) -> str:
-        """For a notebook: the sections of the page without its head."""
+        """Return the sections of the page, for a notebook."""
         from featherseg.comparison.compare_page import sections_html
 
         return sections_html(self)
 
 
 def _points(paid: Iterable[tuple[CandidateResult, float | None]]) -> list[Point]:
-    """Models with what they cost, as far as cost and mIoU are known."""
+    """Return models with their cost, if cost and mIoU are known."""
     known = [(s.name, cost, float(s.miou.mean())) for s, cost in paid if cost is not None]
     return [Point(name, cost, miou) for name, cost, miou in known if not math.isnan(miou)]
 

@@ -14,12 +14,12 @@ def list_models() -> list[dict[str, Any]]:
     """Return a row of plain values for each model of the catalogue, the fastest first.
 
     Returns:
-        Rows with the keys model, backbone, paper, size (height, width), classes, params, macs (by the
-        convention `macs`, at that size and number of classes), latency_ms (as in
-        costs/latencies.json), miou (0..1, by dataset, as in costs/scores.json), on_front (whether no
-        model that is as fast scores as much, by the mean of the datasets) and pretrained (whether
-        ImageNet weights of the backbone are here). latency_ms, miou and on_front are None for models
-        that were not measured; models that were not timed come last.
+        Rows with the keys model, backbone, paper, size (height, width), classes, params, macs (by
+        the convention `macs`, at that size and number of classes), latency_ms (as in
+        costs/latencies.json), miou (0..1, by dataset, as in costs/scores.json), on_front (whether
+        no model that is as fast scores as much, by the mean of the datasets) and pretrained
+        (whether ImageNet weights of the backbone are here). latency_ms, miou and on_front are None
+        for models that were not measured; models that were not timed come last.
     """
     rows, ms, by_data = [], latencies()["ms"], scores()["miou"]
     trained = next(iter(by_data.values()))

@@ -1,9 +1,10 @@
 """Latency and peak memory of several models, each in its own process, their passes in turns.
 
-The speed of a machine changes within seconds. Every round therefore runs each model once, so a ratio
-compares passes that are close in time. As in `featherseg benchmark`, all processes are started
-several times. Latency is that of the forward on one image, up to logits at the model's stride (up to
-masks for a file that returns masks); memory is the peak of a process from image file to mask file.
+The speed of a machine changes within seconds. Every round therefore runs each model once, so a
+ratio compares passes that are close in time. All processes are started several times, as in
+`featherseg benchmark`. Latency is that of the forward on one image, up to logits at the model's
+stride (a file that returns masks: up to these). Memory is the peak of a process from image file to
+mask file.
 """
 
 from collections.abc import Iterator, Sequence

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from featherseg.training.request import Request
 
 LARGEST = "largest"
-"""As teacher.runs: of the models of a sweep the one with the most multiply-accumulates teaches the others."""
+"""As teacher.runs: the model with the most multiply-accumulates teaches the others."""
 
 COSTED = (512, 1024)
-"""(height, width) of the image that this is counted for."""
+"""(height, width) at which these are counted."""
 
 SEEDS = (0, 1, 2)
-"""The fewest with which models, not only files, can be compared."""
+"""The fewest seeds with which models, not only files, are compared."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Sweep:
     comparison: Comparison
 
     def as_dict(self) -> dict[str, Any]:
-        """That of the comparison, and the paths of the runs."""
+        """Return the comparison as plain values, and the paths of the runs."""
         return {**self.comparison.as_dict(), "runs": [str(run) for run in self.runs]}
 
     def _repr_html_(self) -> str:
@@ -65,29 +65,29 @@ def sweep(
     page: Path | str | None = None,
     progress: Progress | Reporter | None = None,
 ) -> Sweep:
-    """Train every model under one recipe, a run a seed, then compare them on what training validated on.
+    """Train every model with every seed under one recipe, then compare them on validation images.
 
-    Kill it at any time: the same call keeps finished runs and goes on with a stopped one. A model of whose backbone no
-    ImageNet weights are known starts from scratch. To compare on another split or in another way, give the runs to
-    `compare`.
+    It may be killed at any time: the same call keeps finished runs and resumes an interrupted one.
+    A model starts from scratch if there are no ImageNet weights of its backbone. To compare in
+    another way, pass the runs to `compare`.
 
     Args:
-        recipe: A model (its default recipe), a shipped recipe, or a .toml file.
-        models: Names of the catalogue.
-        out: The folder of the runs: OUT/MODEL-SEED.
-        seeds: One run of each model a seed.
-        data, data_root: A dataset in place of the recipe's, and the folder in which it lies.
-        settings: Keys of the recipe and their values, {"train.epochs": 40}, or texts, ["train.epochs=40"]. With
-            {"teacher.runs": "largest"} the model that costs most is trained first, and teaches the others: each run by
-            that of its own seed.
-        costs: False leaves latency and memory out of the comparison.
-        budgets: As of `featherseg.compare`.
+        recipe: a model (its default recipe), a shipped recipe, or a .toml file.
+        models: names of the catalogue.
+        out: folder of the runs, OUT/MODEL-SEED.
+        seeds: one run of each model per seed.
+        data, data_root: a dataset in place of the recipe's, and its folder.
+        settings: keys of the recipe with values, {"train.epochs": 40}, or texts,
+            ["train.epochs=40"]. With {"teacher.runs": "largest"}, the model with the most
+            multiply-accumulates is trained first and teaches the others, each run with its seed.
+        costs: False omits latency and memory from the comparison.
+        budgets: as for `featherseg.compare`.
         device: auto, cpu, cuda, cuda:N or mps, for training and comparing; default: the recipe's.
-        page: Also write the comparison as one HTML page.
-        progress: As of `featherseg.train`.
+        page: also write the comparison as one HTML page.
+        progress: as for `featherseg.train`.
 
     Raises:
-        UnknownName, ConfigError, WeightsError and so on, before the first is trained.
+        UnknownName, ConfigError, WeightsError: a training cannot be done; before the first begins.
     """
     require("lightning", "train", "training")
     from featherseg.training.job import torch_as_it_was
@@ -100,7 +100,7 @@ def sweep(
         check_writable(Path(page))
     texts = [*(setting_texts(settings) if isinstance(settings, Mapping) else settings)]
     if device:
-        pick_device(device)  # raises for a wrong one, not after the training
+        pick_device(device)  # raises before the training, not after it
         texts.append(f'train.device="{device}"')
     out, reporter = Path(out), reporter_of(progress)
     check_folder(out)
@@ -124,9 +124,10 @@ def sweep(
 def train_all(
     request: Request, names: Sequence[str], seeds: Sequence[int], out: Path, reporter: Reporter
 ) -> list[Path]:
-    """Train every model of the catalogue under the recipe of `request` with every seed; -> the runs, OUT/NAME-SEED.
+    """Train every model under the recipe of `request` with every seed; return the runs.
 
-    Where teacher.runs is LARGEST the model that costs most comes first; the other keys of [teacher] are not its own.
+    If teacher.runs is LARGEST, the model with the most multiply-accumulates comes first, without
+    the other keys of [teacher].
     """
     from featherseg.training.check import check_request
     from featherseg.training.job import train
@@ -135,17 +136,17 @@ def train_all(
 
     if len(set(names)) != len(names) or len(set(seeds)) != len(seeds) or not names or not seeds:
         raise ConfigError("expected every model and every seed once, and one of each at least.")
-    asked = {
+    overrides = {
         text.partition("=")[0].strip(): text.partition("=")[2].strip(' "')
         for text in request.overrides
     }
-    for key, these in (("model.name", "models"), ("train.seed", "seeds")):
-        if key in asked:
+    for key, plural in (("model.name", "models"), ("train.seed", "seeds")):
+        if key in overrides:
             raise ConfigError(
-                f"{key} = {asked[key]}: a sweep trains with each of its {these}. Leave it out."
+                f"{key} = {overrides[key]}: a sweep trains with each of its {plural}. Leave it out."
             )
     teacher, untaught = None, request.overrides
-    if asked.get("teacher.runs") == LARGEST:
+    if overrides.get("teacher.runs") == LARGEST:
         if len(names) < 2:
             raise ConfigError(
                 f"teacher.runs = {LARGEST!r}: one model has nobody to teach. Name two or more."
@@ -153,36 +154,36 @@ def train_all(
         teacher = max(names, key=lambda name: cost(name, COSTED, 19).macs["macs"])
         untaught = tuple(text for text in untaught if not text.strip().startswith("teacher."))
 
-    # What is wrong with any of them is found here
+    # Check every training before the first one begins
     trainings = []
     for name in names:
-        own = [f'model.name="{name}"']
+        of_model = [f'model.name="{name}"']
         if catalogue.configure(name).backbone not in PRETRAINED:
-            own.append("model.pretrained=false")
-        one = replace(
-            request, overrides=(*own, *untaught), group=out.absolute()
-        )  # the user's own come last and count
+            of_model.append("model.pretrained=false")
+        # The user's overrides come last, because the last one counts
+        one = replace(request, overrides=(*of_model, *untaught), group=out.absolute())
         inputs = check_request(one, lambda message: None)
         taught = teacher is not None and name != teacher
         if name == teacher and inputs.model.panoptic:
             raise ConfigError(
-                f"{name} costs most and would teach, but it is panoptic, and teachers tell classes alone. Leave it out."
+                f"{name} costs most and would teach, but it is panoptic, and only semantic models "
+                "teach. Leave it out."
             )
         for seed in seeds:
             seeded = replace(one, overrides=(*one.overrides, f"train.seed={seed}"))
             if taught:
                 runs = {"teacher.runs": [(out / f"{teacher}-{seed}").absolute()]}
-                others = [text for text in request.overrides if text not in untaught]
+                of_teacher = [text for text in request.overrides if text not in untaught]
                 seeded = replace(
-                    seeded, overrides=(*seeded.overrides, *others, *setting_texts(runs))
+                    seeded, overrides=(*seeded.overrides, *of_teacher, *setting_texts(runs))
                 )
             trainings.append((f"{name}, seed {seed}", seeded, out / f"{name}-{seed}"))
         if taught:
             check_pupil(inputs.recipe, inputs.model, request.objects)
             open_unlabelled(trainings[-1][1].read()[1], inputs.train)
-    for _, own_request, run in trainings:
+    for _, run_request, run in trainings:
         if (run / RESOLVED).is_file():
-            resumed_recipe(open_run(run), own_request)  # refuses what was begun otherwise
+            resumed_recipe(open_run(run), run_request)  # refuses a run of other settings
 
     minutes = trainings[0][1].read()[1].train.minutes or 0
     waiting = sum(not (run / RESOLVED).is_file() for _, _, run in trainings)
@@ -190,18 +191,13 @@ def train_all(
     if waiting:
         reporter.message(f"{counted(waiting, 'training')} to begin{about}, then the comparison")
 
-    # The teacher's runs first
-    for title, own_request, run in sorted(
-        trainings, key=lambda training: training[0].partition(",")[0] != teacher
-    ):
+    # Train, the teacher's runs first; train.minutes count for each run
+    teacher_first = sorted(trainings, key=lambda one: one[0].partition(",")[0] != teacher)
+    for title, run_request, run in teacher_first:
         reporter.message(title)
         try:
-            train(
-                replace(own_request, began=time.monotonic()), run, reporter, resume=True
-            )  # train.minutes are of each
+            train(replace(run_request, began=time.monotonic()), run, reporter, resume=True)
         except KeyboardInterrupt:
-            reporter.message(
-                "the same sweep, started again, goes on with this run and trains those that are missing"
-            )
+            reporter.message("the same sweep, started again, resumes this run and trains the rest")
             raise
     return [run for _, _, run in trainings]

@@ -60,7 +60,7 @@ class Times:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the block; on CUDA, the wall time of the forward is measured by events on the GPU."""
+        """Time the block; on CUDA, events on the GPU measure the wall time of the forward."""
         cuda = self.device.type == "cuda"
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if cuda else []
         with clocks(partial(wait, self.device)) as block:
@@ -160,7 +160,7 @@ class Worker:
         return {"process_mib": None if peak is None else peak / MIB, "gpu_mib": gpu}
 
     def outputs(self, files: list[str], to: str) -> Answer:
-        """Write logits (N, K, h, w) float32 and masks (N, H, W) uint8 of N files to an .npz file."""
+        """Write logits (N, K, h, w) float32 and masks (N, H, W) uint8 of N files to an .npz."""
         logits, masks = [], []
         for file in files:
             self.model.files = [Path(file)]
@@ -173,7 +173,7 @@ class Worker:
     def score(
         self, data: str, split: str, root: str | None, split_by: SplitBy | None, to: str
     ) -> Answer:
-        """Return mIoU on a labelled split; write the counts of each image, (N, 3, K), to an .npy."""
+        """Return mIoU on a labelled split; write the counts of images, (N, 3, K), to an .npy."""
         dataset = open_dataset(data, split, Path(root) if root else None, split_by=split_by)
 
         def progress(doing: str, done: int, of: int | None) -> None:
@@ -196,7 +196,7 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
 def open_variant(
     source: str, build: str | None, file: str | None, device: str
 ) -> tuple[TimedModel, Answer]:
-    """Open a build of a run or of a catalogue model, or an exported file; return it with its facts."""
+    """Open a build of a run or catalogue model, or an exported file; return it and its facts."""
     start = time.perf_counter()
     if file is not None:
         # The parent process checked the user's trust

@@ -34,7 +34,9 @@ class Process:
 
     def __init__(self, name: str, threads: int, command: Sequence[str] = COMMAND) -> None:
         self.name = name
-        self._messages = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (see close)
+        self._messages = tempfile.TemporaryFile(  # noqa: SIM115 - `close` closes it
+            "w+", encoding="utf-8", errors="replace"
+        )
         self._child = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

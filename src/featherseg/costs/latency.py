@@ -1,9 +1,9 @@
 """The timing engine: untimed and timed passes, p50 and p95, run-queue wait, peak memory.
 
 This file stands alone: it needs Python 3.9 and numpy, and imports nothing of featherseg. `export`,
-`fit`, `compare` and `benchmark` import it. The bundle of `fit --measure` contains a copy of it beside
-measure.py, so that a device without torch measures in the same way. A pass is one call of what is
-timed; times are in milliseconds.
+`fit`, `compare` and `benchmark` import it. The bundle of `fit --measure` contains a copy of it
+beside measure.py, so a device without torch measures in the same way. A pass is one call of what
+is timed; times are in milliseconds.
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ EXPORT = Schedule(warm_up=2, least=5, most=5)
 """Of a file that was just exported: its order of magnitude, for parity.json. Not measured."""
 
 FIT = Schedule(warm_up=8, least=30, most=300, seconds=2.0)
-"""Of a candidate on this machine. A file that is timed so, alone in its process, takes as long as in
-turns of 30 passes with others (benchmarks/tables/speed.md, 2026-11-28). What remains is the machine:
-the same file takes 6 to 9.7 ms for minutes at a time (benchmarks/tables/fit.md, 2026-11-29).
+"""Of a candidate on this machine. A file that is timed so, alone in its process, takes as long as
+in turns of 30 passes with others (benchmarks/tables/speed.md, 2026-11-28). The machine itself
+varies more: the same file took 6 to 9.7 ms within minutes (benchmarks/tables/fit.md, 2026-11-29).
 """
 
 DEVICE = Schedule(warm_up=5, least=20, most=200, seconds=2.0, warm_up_seconds=2.0)
-"""Of a candidate on another device. It is shorter than FIT because a pass may take seconds there."""
+"""Of a candidate on another device; shorter than FIT, because a pass may take seconds there."""
 
 FEW, FAR = 4, 2.0
-"""A candidate is not timed further after FEW passes if all but the first took FAR times its limit."""
+"""Timing ends after FEW passes if all but the first took more than FAR times the limit."""
 
 ALIKE_LEAST, ALIKE_MOST, ALIKE = 4, 12, 0.05
 """Untimed passes at least and at most; they end when the last three differ by less than 5 %."""
 
 SETTLING = 0.05
 """Seconds of untimed passes before a pass in turns. An idle thread of ONNX Runtime keeps a core for
-40 ms, which the next model lacks: with one untimed pass, times on two cores were up to 42 % too long
-(benchmarks/tables/speed.md, 2026-11-28).
+40 ms, which the next model lacks: with one untimed pass, times on two cores were up to 42 % too
+long (benchmarks/tables/speed.md, 2026-11-28).
 """
 
 MOST_WAIT = 1.3
@@ -161,7 +161,7 @@ def summarise(times_ms: np.ndarray | Sequence[float]) -> Latency:
 
 
 def median_interval(times: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of the median: two order statistics, by the binomial distribution."""
+    """Return the 95 % interval of the median, two order statistics (binomial distribution)."""
     count, rank, tail = len(times), 0, 1
     while 40 * tail <= 2**count:  # P(at most `rank` of them lie below the median) <= 2.5 %
         rank += 1
@@ -184,7 +184,7 @@ class Clocks:
 
 @contextmanager
 def clocks(wait: Callable[[], object] = lambda: None) -> Iterator[Clocks]:
-    """Time a block; `wait` returns when an accelerator has finished, and is called on both sides."""
+    """Time a block; `wait`, called on both sides, returns when an accelerator has finished."""
     block = Clocks()
     wait()
     queue, cpu, wall = run_queue_ms(), time.process_time(), time.perf_counter()
@@ -209,7 +209,7 @@ def run_queue_ms() -> float:
 def run_queue_wait(
     wall_ms: np.ndarray | float, cpu_ms: np.ndarray | float, queue_ms: np.ndarray | float
 ) -> float:
-    """Return how many times as long passes took as on an idle machine, their median; 1: undisturbed.
+    """Return how many times as long passes took as on an idle machine (median); 1: undisturbed.
 
     It is the larger of wall time over CPU time, and of CPU time plus the time that threads waited
     for a core (NaN if not reported) over CPU time. With several threads the first is below 1.
