@@ -134,6 +134,8 @@ def test_features_and_auxiliary_logits_come_with_training_and_when_asked_for(mod
 
 @torch.no_grad()
 def test_the_bias_of_its_classes_is_added_to_the_logits_last(model):
+    if model.class_bias is None:
+        pytest.skip("its last bias has several values a class")
     images, shift = torch.randn(1, 3, 64, 96), torch.tensor([0.5, -1.0, 0.0, 2.0, 3.0])
     moved = copy.deepcopy(model)
     moved.load_state_dict(

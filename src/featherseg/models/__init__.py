@@ -12,6 +12,7 @@ from featherseg.core.errors import ConfigError, did_you_mean, unknown
 from featherseg.layers.instance_branch import InstanceBranch
 from featherseg.layers.model import ModelConfig, ModelEntry, SegmentationModel
 from featherseg.models import (
+    bialignnet,
     cgrseg,
     ddrnet,
     deeplabv3,
@@ -40,6 +41,7 @@ MODELS: Catalogue[ModelEntry] = Catalogue(
     "model",
     "featherseg.models",
     {
+        **bialignnet.VARIANTS,
         **cgrseg.VARIANTS,
         **ddrnet.VARIANTS,
         **deeplabv3.VARIANTS,

@@ -94,7 +94,9 @@ def pack(reference: Path, name: str) -> tuple[dict, dict[str, np.ndarray]]:
 def peer(reference: Path, name: str) -> dict:
     """What a peer's model gives; of its inner maps only those that are outputs."""
     known = json.loads((reference / f"peers/{name}.json").read_text())
-    shapes = json.loads((reference / f"peers/{name}.keys.json").read_text())
+    shapes: dict[str, list[int]] = {}
+    for file in known.get("keys_files", [f"{name}.keys.json"]):
+        shapes |= json.loads((reference / "peers" / file).read_text())
     for case in known["cases"]:
         means = {output["mean"] for output in case["outputs"].values()}
         case["stages"] = {
