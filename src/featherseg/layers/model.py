@@ -126,7 +126,7 @@ class SegmentationModel(nn.Module):
     logits. feature_channels is the width of SegOutput.features in training, None without. aux_heads
     are used in training only; each returns class logits under its name, except the one named by
     boundary_head, which returns one logit of boundaries. class_bias is the key of the bias
-    (classes,) that is added to the logits last, None without.
+    that is added to the logits last, one value per class or several in a row; None without.
     """
 
     backbone: Backbone

@@ -204,11 +204,11 @@ class BiAlignNet(SegmentationModel):
     size_divisor = SHUFFLE
     minimum_size = 64
     boundary_head = "edge"
-    class_bias = None
+    class_bias = "head.1.bias"
 
     def __init__(self, config: BiAlignNetConfig, classes: int) -> None:
         super().__init__()
-        width = config.decoder_channels
+        self.width = width = config.decoder_channels
         self.classes, self.feature_channels = classes, 2 * width
         self.backbone = DFNet(TRUNKS[config.backbone])
         _, fine, middle, coarse = self.backbone.stage_channels
@@ -227,11 +227,13 @@ class BiAlignNet(SegmentationModel):
 
     @property
     def pyramid_channels(self) -> tuple[int, ...]:
-        return (self.feature_channels // 2, *self.backbone.stage_channels)
+        return (self.width, *self.backbone.stage_channels)
 
     def widen(self, channels: int) -> None:
         super().widen(channels)
-        widen_input(self.spatial[0][0], channels)
+        first = self.spatial.get_submodule("0.0")
+        assert isinstance(first, nn.Conv2d)
+        widen_input(first, channels)
 
     def encode(self, images: Tensor) -> list[Tensor]:
         return [self.spatial(images), *self.backbone(images)]

@@ -94,7 +94,9 @@ def undo_class_weights(
 ) -> dict[str, Tensor]:
     """The weights of a model whose logits are lower by share x log(weight) of each class."""
     bias = state[class_bias]
-    return {**state, class_bias: bias - share * _logs(class_weights).to(bias)}
+    logs = _logs(class_weights).to(bias)
+    values_of_a_class = len(bias) // len(logs)  # more than 1 if they are shuffled to pixels
+    return {**state, class_bias: bias - share * logs.repeat_interleave(values_of_a_class)}
 
 
 def score_shares(
