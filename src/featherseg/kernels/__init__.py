@@ -1,7 +1,8 @@
-"""Loops written by hand, where the usual operations spend their time on memory: losses, classes, counts, relations.
+"""Hand-written loops for operations that are limited by memory: losses, classes, counts, relations.
 
-Compiled where a compiler was at install, in numpy or torch otherwise; losses, classes and counts by Triton on a CUDA
-device. Classes and counts are the same everywhere, losses, relations and gradients within rounding.
+Compiled if there was a compiler at installation, else in numpy or torch. Losses, classes and counts
+use Triton on a CUDA device. Classes and counts are the same everywhere; losses, relations and
+gradients are equal within rounding.
 """
 
 from featherseg.kernels.confusion import confusion_counts, joint_counts

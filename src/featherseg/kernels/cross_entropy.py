@@ -1,4 +1,6 @@
-"""Cross-entropy of logits that are upsampled bilinearly, without the K x H x W scores: loss and gradient in one pass.
+"""Cross-entropy of logits that are upsampled bilinearly, without the K x H x W scores.
+
+Loss and gradient are computed in one pass.
 
 Letters: B images, K classes, h x w the logits, H x W the labels.
 """
@@ -22,18 +24,22 @@ from featherseg.kernels.confusion import refuse_outside
 from featherseg.kernels.upsample import Axis, axis
 
 Reduction = Literal["mean", "none", "sum"]
+
 STRIP = 16
-"""Source rows that are worked on together, whatever the number of threads: partial sums are added in their order."""
+"""Source rows of a strip, for any number of threads, so that partial sums have a fixed order."""
+
 THREAD_WORK = 2**21
-"""Pixels x classes from which another thread is worth its start."""
+"""Pixels x classes per thread that make starting it worthwhile."""
+
 BLOCK_BYTES = 2**23
-"""How large a block of rows of scores may be where torch's own operations run; 8 times that on other devices."""
+"""Bytes of a block of scores for torch's own operations on a CPU; 8 times that elsewhere."""
 
 
 class Task(NamedTuple):
-    """What a pass computes beside its logits (B, K, h, w), float32 or float64, and labels (B, H, W).
+    """What a pass computes besides its logits (B, K, h, w), float32 or float64.
 
-    weights (K,) of the logits' type; scales (B, H, W) float32: the upstream gradient of every pixel, 1 where None.
+    labels (B, H, W); weights (K,) of the logits' type; scales (B, H, W) float32: the upstream
+    gradient of every pixel, None for 1.
     """
 
     labels: Tensor
@@ -45,7 +51,7 @@ class Task(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Sums of the losses and of the pixels' weights, scalars; the losses (B, H, W) and the gradient of their sum."""
+    """Sums of losses and of pixel weights, losses (B, H, W), gradient of the sum of losses."""
 
     total: Tensor
     weight: Tensor
@@ -63,13 +69,25 @@ def upsample_cross_entropy(
     align_corners: bool = False,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """`cross_entropy(interpolate(logits.float(), labels' size, mode="bilinear"), labels)`, but 0 where all is ignored.
+    """Return `cross_entropy(interpolate(logits.float(), labels' size, mode="bilinear"), labels)`.
 
-    logits (B, K, h, w) of any floating type and strides, labels (B, H, W) int64 or uint8, class_weights (K,) -> scalar,
-    or (B, H, W) for "none"; float32, of float64 logits float64. Differentiable once, with respect to the logits; with
-    "mean" and "sum" the gradient is made along with the loss, with "none" in a second pass. On a CPU the result has
-    the same bits for any number of threads (torch's is used). NaN goes through.
-    Raises DataError for labels that are neither a class nor `ignore_index`, FeathersegError for other types and shapes.
+    The result is 0 if all labels are ignored. It has the same bits for any number of threads of a
+    CPU (torch's is used). NaN is passed on. Differentiable once, with respect to the logits; with
+    "mean" and "sum" the gradient is computed with the loss, with "none" in a second pass.
+
+    Args:
+        logits: (B, K, h, w) of any floating type and strides.
+        labels: (B, H, W) int64 or uint8.
+        class_weights: (K,).
+        label_smoothing: 0 to 1.
+        reduction: "mean", "sum", or "none" for the losses (B, H, W).
+
+    Returns:
+        A scalar, or (B, H, W) for "none"; float32, or float64 for logits of float64.
+
+    Raises:
+        DataError: Labels are neither a class nor `ignore_index`.
+        FeathersegError: Other types or shapes.
     """
     _check(logits, labels, class_weights, label_smoothing, reduction)
     kind = torch.float64 if logits.dtype == torch.float64 else torch.float32
@@ -84,6 +102,7 @@ def upsample_cross_entropy(
 class _CrossEntropy(Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, task: Task, reduction: Reduction, wanted: bool) -> Tensor:
+        """logits (B, K, h, w) -> scalar or losses (B, H, W); `wanted`: with the gradient."""
         ctx.kind, ctx.task = logits.dtype, None
         exact = logits.detach().to(task.weights.dtype)
         if reduction == "none":
@@ -95,9 +114,8 @@ class _CrossEntropy(Function):
             return losses
         total, weight, _, gradient = _compute(exact, task, gradient=wanted)
         if reduction == "mean":
-            weight = torch.where(
-                weight > 0, weight, math.inf
-            )  # smoothed losses have a sum even where no pixel weighs
+            # Smoothed losses have a sum even if no pixel has a weight
+            weight = torch.where(weight > 0, weight, math.inf)
             total = total / weight
         if gradient is not None:
             ctx.save_for_backward(
@@ -108,6 +126,7 @@ class _CrossEntropy(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale the gradient (B, K, h, w) of the loss, or compute it for upstream (B, H, W)."""
         (saved,) = ctx.saved_tensors
         if ctx.task is None:
             return (saved * upstream).to(ctx.kind), None, None, None
@@ -122,7 +141,7 @@ class _CrossEntropy(Function):
 def _compute(
     logits: Tensor, task: Task, *, losses: bool = False, gradient: bool = False
 ) -> Outcome:
-    """One pass, by the code that suits the device and the type."""
+    """Run one pass, by the code for the device and the type."""
     if logits.dtype == torch.float32 and logits.device.type == "cpu" and library.native():
         return _in_strips(logits, task, losses, gradient)
     labels, classes = task.labels, logits.shape[1]
@@ -135,7 +154,10 @@ def _compute(
 
 
 def _in_strips(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outcome:
-    """The extension, strip of source rows by strip; what two strips give to the row between them is added after."""
+    """Run the extension, one strip of source rows after the other.
+
+    Gradients of the row between two strips are added at the end.
+    """
     batch, classes, height, width = logits.shape
     labels = task.labels.contiguous()
     rows, columns = _axes(logits, task)
@@ -149,7 +171,7 @@ def _in_strips(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outc
         return None if x is None else x[place].numpy()
 
     kernel = library.kernels.upsample_cross_entropy
-    rest = task.ignore_index, task.smoothing
+    settings = task.ignore_index, task.smoothing
     work: list[Callable[[], tuple[bool, float, float]]] = []
     for b in range(batch):
         for i, start in enumerate(starts):
@@ -159,61 +181,61 @@ def _in_strips(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outc
             tables = rows.low[part], rows.share[part], *columns, task.weights.numpy()
             results = array(each, b, part), array(slopes, b), array(edges, b, i)
             inputs = array(logits, b), array(labels, b, part), *tables, array(task.scales, b, part)
-            work.append(partial(kernel, *inputs, *results, min(start + STRIP, height), *rest))
-    found = library.run(
-        work, max(1, min(torch.get_num_threads(), labels.numel() * classes // THREAD_WORK))
-    )
-    if any(outside for outside, _, _ in found):
+            stop = min(start + STRIP, height)
+            work.append(partial(kernel, *inputs, *results, stop, *settings))
+    threads = max(1, min(torch.get_num_threads(), labels.numel() * classes // THREAD_WORK))
+    strips = library.run(work, threads)
+    if any(outside for outside, _, _ in strips):
         refuse_outside(labels.numpy(), classes, task.ignore_index)
     if slopes is not None and edges is not None and len(starts) > 1:
         slopes[:, :, STRIP::STRIP] += edges[:, :-1].transpose(1, 2)
     total, weight = (
-        torch.tensor(sum(one[i] for one in found), dtype=torch.float64) for i in (1, 2)
+        torch.tensor(sum(strip[i] for strip in strips), dtype=torch.float64) for i in (1, 2)
     )
     return Outcome(total, weight, each, slopes)
 
 
 def _by_triton(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outcome:
-    """The losses by one kernel, the gradient by another, which makes the scores once more."""
+    """Compute losses by one kernel, the gradient by another, which computes the scores again."""
     from featherseg.kernels import triton_kernels
 
     labels, weights, axes = task.labels.contiguous(), task.weights, _axes(logits, task)
-    tables = [torch.from_numpy(values).to(logits.device) for one in axes for values in one]
-    rest = task.ignore_index, task.smoothing
-    each, sums = triton_kernels.cross_entropy(logits, labels, weights, tables, *rest)
+    tables = [torch.from_numpy(values).to(logits.device) for side in axes for values in side]
+    settings = task.ignore_index, task.smoothing
+    each, sums = triton_kernels.cross_entropy(logits, labels, weights, tables, *settings)
     slopes = None
     if gradient:
         starts = [
-            np.searchsorted(one.low, np.arange(source + 1)).astype(np.int32)
-            for one, source in zip(axes, logits.shape[2:], strict=True)
+            np.searchsorted(side.low, np.arange(source + 1)).astype(np.int32)
+            for side, source in zip(axes, logits.shape[2:], strict=True)
         ]
         most = int((starts[1][2:] - starts[1][:-2]).max(initial=0)) or labels.shape[2]
         places = [torch.from_numpy(values).to(logits.device) for values in starts]
         scales = torch.ones_like(each) if task.scales is None else task.scales
         slopes = triton_kernels.cross_entropy_gradient(
-            logits, labels, weights, scales, sums, tables, places, most, *rest
+            logits, labels, weights, scales, sums, tables, places, most, *settings
         )
     return Outcome(each.sum(dtype=torch.float64), _weight(task), each if losses else None, slopes)
 
 
 def _axes(logits: Tensor, task: Task) -> tuple[Axis, Axis]:
-    """Where rows and columns of the labels lie in the logits."""
+    """Return the places of the labels' rows and columns in the logits."""
     (_, height, width), (_, _, h, w) = task.labels.shape, logits.shape
     return axis(h, height, height, task.align_corners), axis(w, width, width, task.align_corners)
 
 
 def _weight(task: Task) -> Tensor:
-    """The sum of the pixels' weights."""
+    """Return the sum of the pixels' weights."""
     counted = task.labels != task.ignore_index
     return (task.weights[task.labels.long().clamp(0, len(task.weights) - 1)] * counted).sum()
 
 
 def _in_blocks(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outcome:
-    """Torch's own operations, block of the labels' rows by block: only h x W scores exist as a whole."""
+    """Use torch's operations, a block of label rows at a time: only h x W scores exist at once."""
     classes, height, width = logits.shape[1], *task.labels.shape[1:]
     labels = task.labels.long()
 
-    # Down to the labels' rows at once, across block by block; each block's gradient goes to rows of its own
+    # All rows are resized at once, columns block by block; each block has its rows of the gradient
     resize = partial(F.interpolate, mode="bilinear", align_corners=task.align_corners)
     leaf = logits.detach().requires_grad_(gradient)
     with torch.set_grad_enabled(gradient):
@@ -227,16 +249,18 @@ def _in_blocks(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outc
         with torch.set_grad_enabled(gradient):
             block = lines.detach()[:, :, part].requires_grad_(gradient)
             scores = resize(block, (block.shape[2], width))  # (B, K, n, W)
-            found = F.cross_entropy(
+            block_losses = F.cross_entropy(
                 scores, labels[:, part], task.weights, ignore_index=task.ignore_index,
                 label_smoothing=task.smoothing, reduction="none",
             )  # fmt: skip
-            each[:, part] = found.detach()
+            each[:, part] = block_losses.detach()
             if slopes is not None:
-                total = found.sum() if task.scales is None else (found * task.scales[:, part]).sum()
+                if task.scales is not None:
+                    block_losses = block_losses * task.scales[:, part]
+                total = block_losses.sum()
                 slopes[:, :, part] = torch.autograd.grad(total, block)[0]
-    whole = None if slopes is None else torch.autograd.grad(lines, leaf, slopes)[0]
-    return Outcome(each.sum(), _weight(task), each if losses else None, whole)
+    full = None if slopes is None else torch.autograd.grad(lines, leaf, slopes)[0]
+    return Outcome(each.sum(), _weight(task), each if losses else None, full)
 
 
 def _check(
@@ -244,7 +268,8 @@ def _check(
 ) -> None:
     if logits.ndim != 4 or not logits.is_floating_point() or min(logits.shape[1:]) < 1:
         raise FeathersegError(
-            f"logits {tuple(logits.shape)} of {logits.dtype}: expected floating point (B, K, h, w), each at least 1."
+            f"logits {tuple(logits.shape)} of {logits.dtype}: expected floating point (B, K, h, w), "
+            "each at least 1."
         )
     if (
         labels.dtype not in (torch.int64, torch.uint8)
@@ -252,15 +277,16 @@ def _check(
         or len(labels) != len(logits)
     ):
         raise FeathersegError(
-            f"labels {tuple(labels.shape)} of {labels.dtype}: expected ({len(logits)}, H, W) of int64 or uint8."
+            f"labels {tuple(labels.shape)} of {labels.dtype}: expected ({len(logits)}, H, W) of "
+            "int64 or uint8."
         )
     if labels.device != logits.device:
         raise FeathersegError(
-            f"labels on {labels.device}: expected them on {logits.device}, as the logits."
+            f"labels on {labels.device}: expected them on {logits.device}, like the logits."
         )
     if weights is not None and weights.shape != logits.shape[1:2]:
         raise FeathersegError(
-            f"class_weights {tuple(weights.shape)}: expected ({logits.shape[1]},), one a class."
+            f"class_weights {tuple(weights.shape)}: expected ({logits.shape[1]},), one per class."
         )
     if not 0 <= smoothing <= 1:
         raise FeathersegError(f"label_smoothing = {smoothing}: expected 0 to 1.")

@@ -1,4 +1,4 @@
-"""The kernels for tensors that are not on the CPU: Triton where it is installed, torch's own operations otherwise."""
+"""The kernels on other devices than the CPU: Triton if it is installed, else torch's operations."""
 
 from importlib.util import find_spec
 
@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 BLOCK_BYTES = 64 * 2**20
-"""How large a block of rows of full-resolution scores may be where there is no Triton."""
-
+"""Bytes of a block of rows of full-resolution scores without Triton."""
 
 Places = tuple[np.ndarray, np.ndarray]
-"""Of each row (or column) of the output: the source place before it (int32) and how far it lies behind (float32)."""
+"""For each row (or column) of the output: the source place before it (int32) and the distance to
+it (float32).
+"""
 
 
 def has_triton(x: Tensor) -> bool:
@@ -37,7 +38,7 @@ def upsample_argmax(logits: Tensor, rows: Places, columns: Places) -> tuple[Tens
 
 
 def joint_counts(label: Tensor, prediction: Tensor, side: int) -> Tensor:
-    """Pixels of each pair of bytes: two uint8 tensors of one shape -> (S, S) int64; S - 1 and more count together."""
+    """Count the pairs of bytes of two uint8 tensors -> (S, S) int64; S - 1 and more are one."""
     label, prediction = (
         label.flatten().clamp(max=side - 1),
         prediction.flatten().clamp(max=side - 1),
@@ -57,17 +58,15 @@ def _in_blocks(
     columns: Tensor,
     column_shares: Tensor,
 ) -> None:
-    """Block of rows by block of rows, so that the scores at full resolution never exist as a whole."""
+    """Fill in the mask one block of rows at a time; the scores at full resolution never exist."""
     left, right = columns, (columns + 1).clamp(max=logits.shape[3] - 1)
     next_rows = (rows + 1).clamp(max=logits.shape[2] - 1)
     step = max(1, BLOCK_BYTES // (4 * logits.shape[1] * max(1, len(logits)) * mask.shape[2]))
     for start in range(0, mask.shape[1], step):
         part = slice(start, start + step)
         share = row_shares[part, None]
-        lines = (
-            logits[:, :, rows[part]] * (1 - share) + logits[:, :, next_rows[part]] * share
-        )  # (B, K, n, w)
-        scores = (
-            lines[..., left] * (1 - column_shares) + lines[..., right] * column_shares
-        )  # (B, K, n, W)
+        # (B, K, n, w)
+        lines = logits[:, :, rows[part]] * (1 - share) + logits[:, :, next_rows[part]] * share
+        # (B, K, n, W)
+        scores = lines[..., left] * (1 - column_shares) + lines[..., right] * column_shares
         mask[:, part] = scores.argmax(dim=1).to(torch.uint8)

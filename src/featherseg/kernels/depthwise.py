@@ -1,6 +1,6 @@
-"""Depthwise convolutions that are trained on a CPU: forward by torch, backward in one pass over the map.
+"""Depthwise convolutions in CPU training: forward by torch, backward in one pass over the map.
 
-oneDNN has no fast backward for kernels that are 5x5, dilated or strided, least of all in half precision.
+oneDNN has no fast backward for 5x5, dilated or strided kernels, least of all in half precision.
 """
 
 from collections.abc import Callable
@@ -17,22 +17,27 @@ from featherseg.kernels import library, portable
 Pair = tuple[int, int]
 Geometry = tuple[Pair, Pair, Pair]
 """Stride, padding and dilation."""
+
 MOST_PIECES = 16
-"""Parts that the lines of a batch are cut into; their sums are added in order, whatever number of threads made them."""
+"""Number of parts of a batch; their sums are added in order, for any number of threads."""
+
 LEAST_LINES = 8
-"""Lines of a part, at least; twice the kernel's reach where that is more, as every part reads the lines around it."""
+"""Least lines of a part, or twice the kernel's reach: every part reads the lines around it."""
+
 MOST_SIZE = 64
-"""Of kernels, strides and dilations that the kernel takes."""
+"""Largest kernel size, stride and dilation of our kernel."""
+
 THREAD_WORK = 2**22
-"""Products from which another thread is worth its start."""
+"""Products per thread that make starting it worthwhile."""
 
 
 def depthwise_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair
 ) -> Tensor:
-    """`F.conv2d` with as many groups as channels, in the type of x (B, C, h, w); weight (C, 1, k, k), bias (C,).
+    """Return `F.conv2d` with as many groups as channels, in the type of x (B, C, h, w).
 
-    Sums of gradients are float32 at least, whatever the type of x, and on a CPU the same for every number of threads.
+    weight (C, 1, k, k), bias (C,). Sums of gradients are at least float32, and on a CPU the same
+    for every number of threads.
     """
     return _Depthwise.apply(x, weight, bias, (stride, padding, dilation))
 
@@ -42,6 +47,7 @@ class _Depthwise(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
     ) -> Tensor:
+        """x (B, C, h, w), weight (C, 1, k, k) -> (B, C, h', w')."""
         ctx.save_for_backward(x, weight)
         ctx.bias_type, ctx.geometry = None if bias is None else bias.dtype, geometry
         typed_bias = None if bias is None else bias.to(x.dtype)
@@ -49,6 +55,7 @@ class _Depthwise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradient (B, C, h', w') -> gradients of x, weight and bias."""
         x, weight = ctx.saved_tensors
         bias_type, geometry = ctx.bias_type, ctx.geometry
         if _kernel_takes(x, weight, gradients[0], geometry):
@@ -58,16 +65,10 @@ class _Depthwise(torch.autograd.Function):
         else:
             half = x.dtype in (torch.float16, torch.bfloat16)
             wide = [t.float() if half else t.to(x.dtype) for t in (gradients[0], x, weight)]
-            rest = (
-                *geometry,
-                False,
-                [0, 0],
-                len(weight),
-                [True, True, bias_type is not None],
-            )  # not transposed
             to_x, to_weight, to_bias = torch.ops.aten.convolution_backward(
-                *wide, [len(weight)], *rest
-            )
+                *wide, [len(weight)], *geometry, False, [0, 0], len(weight),  # not transposed
+                [True, True, bias_type is not None],
+            )  # fmt: skip
         return (
             to_x.to(x.dtype),
             to_weight.to(weight.dtype),
@@ -77,9 +78,8 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _kernel_takes(x: Tensor, weight: Tensor, pull: Tensor, geometry: Geometry) -> bool:
-    if (
-        library.kernels is portable or torch.is_grad_enabled()
-    ):  # the gradient of a gradient is torch's
+    """Whether the kernel can compute this backward; torch computes gradients of gradients."""
+    if library.kernels is portable or torch.is_grad_enabled():
         return False
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or not x.numel():
         return False
@@ -96,12 +96,11 @@ def _kernel_takes(x: Tensor, weight: Tensor, pull: Tensor, geometry: Geometry) -
 def _backward(
     x: Tensor, weight: Tensor, pull: Tensor, geometry: Geometry, *, biased: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """-> the gradients of x, weight and bias (zeros unless `biased`) where that of the output is `pull`."""
+    """Return gradients of x, weight and bias (zeros unless `biased`) for output gradient `pull`."""
     maps = [t.contiguous(memory_format=torch.channels_last) for t in (x, pull.to(x.dtype))]
     to_x = torch.empty_like(maps[0])
-    table = np.ascontiguousarray(
-        weight.detach().float()[:, 0].permute(1, 2, 0).numpy()
-    )  # (k, k, C)
+    # (k, k, C)
+    table = np.ascontiguousarray(weight.detach().float()[:, 0].permute(1, 2, 0).numpy())
     arrays = (library.numbers(maps[0]), library.numbers(maps[1]), table, library.numbers(to_x))
     lines, reach = len(x) * x.shape[2], (len(table) - 1) * geometry[2][0]
     step = max(LEAST_LINES, 2 * reach, -(-lines // MOST_PIECES))

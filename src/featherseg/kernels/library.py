@@ -1,4 +1,4 @@
-"""Which code runs on the CPU, the extension that was compiled at install or else numpy, and on how many threads."""
+"""The compiled extension, or numpy without it, and how many threads kernels use."""
 
 import ctypes
 import os
@@ -34,41 +34,43 @@ kernels = _load()
 
 
 def native() -> str | None:
-    """The instruction set that the compiled kernels use ("baseline", "avx2", "avx512"); None: they run in numpy.
+    """Return the instruction set of the compiled kernels ("baseline", "avx2", "avx512").
 
-    FEATHERSEG_NO_EXT=1 in the environment leaves the compiled ones aside.
+    None: the kernels run in numpy. FEATHERSEG_NO_EXT=1 in the environment disables the compiled
+    ones.
     """
     return None if kernels is portable else kernels.chosen()
 
 
 def trains_here(x: Tensor) -> bool:
-    """Whether the operation on x is one of a training step on a CPU, and not one of a graph that is being made."""
+    """Whether an operation on x is part of CPU training, and not of a graph that is being built."""
     graph = torch.jit.is_tracing() or torch.compiler.is_compiling()
     return torch.is_grad_enabled() and x.device.type == "cpu" and not graph
 
 
 def numbers(x: Tensor) -> np.ndarray:
-    """A map (B, C, h, w) as (B, h, w, C) of numpy, bfloat16 as int16; nothing is copied."""
+    """Return a map (B, C, h, w) as (B, h, w, C) in numpy, bfloat16 as int16, without a copy."""
     x = x.detach().permute(0, 2, 3, 1)
     return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()
 
 
 def run(pieces: Sequence[Callable[[], Result]], threads: int) -> list[Result]:
-    """What the pieces of a work give, in their order; the code of this folder lets go of Python's lock.
+    """Call the pieces of a work on threads and return their results in order.
 
-    They are worked on by torch's own threads where these are GNU OpenMP's: others would have to share the cores with
-    them, as they wait for torch's next operation without sleeping.
+    The code in this folder releases Python's lock. If torch uses GNU OpenMP, its threads do the
+    work: other threads would share the cores with them, because OpenMP's threads wait for torch's
+    next operation without sleeping.
     """
     if threads == 1 or len(pieces) == 1:
         return [piece() for piece in pieces]
-    found: dict[int, Result] = {}
+    results: dict[int, Result] = {}
     errors: list[BaseException] = []
     order = iter(range(len(pieces)))  # each number goes to one thread
 
     def work(_: object = None) -> None:
         try:
             for i in order:
-                found[i] = pieces[i]()
+                results[i] = pieces[i]()
         except BaseException as error:
             errors.append(error)
 
@@ -80,24 +82,25 @@ def run(pieces: Sequence[Callable[[], Result]], threads: int) -> list[Result]:
         wait([other for other in others if not other.cancel()])
     if errors:
         raise errors[0]
-    return [found[i] for i in range(len(pieces))]
+    return [results[i] for i in range(len(pieces))]
 
 
 _LOCAL = threading.local()
 
 
 def thread_count() -> int:
-    """How many threads a kernel may use: torch's, or what those were outside `beside_other_threads`."""
+    """Return how many threads a kernel may use: torch's, or those before `beside_other_threads`."""
     return getattr(_LOCAL, "threads", None) or torch.get_num_threads()
 
 
 @contextmanager
 def beside_other_threads() -> Iterator[None]:
-    """Meanwhile, in the calling thread, torch computes on one thread, and kernels on threads that sleep as they wait.
+    """Let torch use one thread, and kernels threads that sleep while they wait, in this thread.
 
-    For what comes before and after a model that another library runs: its threads and GNU OpenMP's both wait without
-    sleeping, so that each would keep the other from the cores (a model of 16 ms in ONNX Runtime, 360x480, two cores:
-    16 instead of 25 ms). Nothing changes where torch's threads are of another kind, or it has but one.
+    For the work before and after a model that another library runs. Its threads and those of GNU
+    OpenMP both wait without sleeping, so that each keeps the other from the cores (a model of 16 ms
+    in ONNX Runtime, 360x480, two cores: 16 instead of 25 ms). Nothing changes if torch has other
+    threads, or only one.
     """
     before = torch.get_num_threads()  # also makes torch set up its threads for this one
     if before == 1 or not (set_threads := _set_openmp_threads()):
@@ -117,7 +120,10 @@ _CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 @cache
 def _openmp() -> Callable[..., None] | None:
-    """`GOMP_parallel` of the library that torch has loaded: a function on that many threads. None where it has none."""
+    """Return `GOMP_parallel` of the library that torch has loaded; None without it.
+
+    It calls a function on a number of threads.
+    """
     if sys.platform != "linux":
         return None
     parallel: Any = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
@@ -131,19 +137,19 @@ def _openmp() -> Callable[..., None] | None:
 
 @cache
 def _set_openmp_threads() -> Callable[[int], None] | None:
-    """`omp_set_num_threads` of the same library, which is of the calling thread alone; None where torch has another."""
+    """Return `omp_set_num_threads` of that library, which sets the calling thread's; or None."""
     if not _openmp():
         return None
-    found: Any = ctypes.CDLL(None).omp_set_num_threads
-    found.argtypes, found.restype = [ctypes.c_int], None
+    set_threads: Any = ctypes.CDLL(None).omp_set_num_threads
+    set_threads.argtypes, set_threads.restype = [ctypes.c_int], None
     before = torch.get_num_threads()
-    found(1)
-    known = torch.get_num_threads() == 1
-    found(before)
-    return found if known else None
+    set_threads(1)
+    works = torch.get_num_threads() == 1
+    set_threads(before)
+    return set_threads if works else None
 
 
 @lru_cache(maxsize=4)
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Threads that wait for work; a process that was forked has none of its parent's."""
+    """Return threads that wait for work; a forked process has none of its parent's."""
     return ThreadPoolExecutor(threads)

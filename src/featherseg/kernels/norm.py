@@ -1,6 +1,7 @@
-"""Batch norm with the batch's own statistics and an activation behind it, for training on a CPU: two passes each way.
+"""Batch norm with batch statistics and an activation, for CPU training: two passes each way.
 
-torch takes two passes for the norm and one for the activation, and three and two backward, over maps that fit no cache.
+torch uses two passes for the norm and one for the activation, and three and two backward, over maps
+that fit no cache.
 """
 
 from collections.abc import Sequence
@@ -16,13 +17,16 @@ from torch.autograd.function import once_differentiable
 from featherseg.kernels import library, portable
 
 MOST_PIECES = 16
-"""Parts that a map is cut into; their sums are added in order, whatever number of threads made them."""
+"""Number of parts of a map; their sums are added in order, for any number of threads."""
+
 LEAST_VALUES = 2**15
-"""Values of a part, at least: so much is worth a thread's start."""
+"""Least values of a part: enough to make starting a thread worthwhile."""
+
 MOST_VALUES = 2**24
-"""Values that a kernel is given at once, at most; twice as many it refuses."""
+"""Most values per call of a kernel, which refuses twice as many."""
+
 LANES = 32
-"""Values that the kernels work on together, at most: the widths of their tables are multiples of it."""
+"""Most values that the kernels process at once: the widths of their tables are multiples of it."""
 
 
 def takes(x: Tensor) -> bool:
@@ -38,9 +42,10 @@ def takes(x: Tensor) -> bool:
 def norm_act(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, low: float, high: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch norm of x (B, C, h, w), cut off below `low` and above `high`; -> (that, mean (C,), biased variance (C,)).
+    """Normalise x (B, C, h, w) by batch and clamp it; return (result, mean, biased variance (C,)).
 
-    x as `takes` says; weight, bias, mean and variance float32. The same bits for every number of threads.
+    low, high: the limits. x as `takes` says; weight, bias, mean and variance are float32. The
+    result has the same bits for every number of threads.
     """
     out, (mean, variance) = _NormAct.apply(x, weight, bias, eps, low, high)
     return out, mean, variance
@@ -51,10 +56,10 @@ class _NormAct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, low: float, high: float
     ) -> tuple[Tensor, Tensor]:
+        """x (B, C, h, w) -> result (B, C, h, w), mean and variance (2, C)."""
         values, count = library.numbers(x).reshape(-1), x.numel() // x.shape[1]
-        centre = (
-            x.detach()[0, :, 0, 0].float().numpy()
-        )  # sums of squares of what lies around 0 lose nothing
+        # Sums of squares of values around 0 lose no digits
+        centre = x.detach()[0, :, 0, 0].float().numpy()
         with np.errstate(all="ignore"):
             first, second = _sums(values, None, [centre], (low, high)) / count
             mean, variance = centre + first, np.maximum(second - first**2, 0)
@@ -63,15 +68,16 @@ class _NormAct(torch.autograd.Function):
             shift = bias.detach().numpy() - mean * scale
             out = torch.empty_like(x)
             _apply(values, None, [scale, shift], library.numbers(out).reshape(-1), (low, high))
-            found = torch.from_numpy(np.array([mean, variance], np.float32))
+            statistics = torch.from_numpy(np.array([mean, variance], np.float32))
         ctx.save_for_backward(x)
         ctx.norm = (scale, shift, mean, inverse, (low, high))
-        ctx.mark_non_differentiable(found)
-        return out, found
+        ctx.mark_non_differentiable(statistics)
+        return out, statistics
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradient (B, C, h, w) -> gradients of x, weight and bias."""
         (x,) = ctx.saved_tensors
         scale, shift, mean, inverse, limits = ctx.norm
         count, to_x = x.numel() // x.shape[1], torch.empty_like(x)
@@ -93,9 +99,9 @@ class _NormAct(torch.autograd.Function):
 
 
 def _table(values: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Rows (C,) side by side until LANES divides their length: (rows, lcm(C, LANES)) float32.
+    """Repeat rows (C,) until LANES divides their length: (rows, lcm(C, LANES)) float32.
 
-    For bfloat16 even columns stand before odd ones, as they lie in the halves of 32-bit words.
+    For bfloat16, even columns come before odd ones, like the halves of 32-bit words.
     """
     channels = len(rows[0])
     table = np.tile(np.array(rows, np.float32), lcm(channels, LANES) // channels)
@@ -107,7 +113,7 @@ def _table(values: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
 def _sums(
     x: np.ndarray, pull: np.ndarray | None, rows: Sequence[np.ndarray], limits: tuple[float, float]
 ) -> np.ndarray:
-    """Two sums a channel of what the kernel makes of each value: (2, C) float64."""
+    """Return two sums per channel of the kernel's values: (2, C) float64."""
     table = _table(x, rows)
     period = table.shape[1]
     lines = -(-x.size // period)
@@ -140,27 +146,25 @@ def _apply(
     out: np.ndarray,
     limits: tuple[float, float],
 ) -> None:
+    """Fill in `out` with the kernel's values, in parts for the threads."""
     table = _table(x, rows)
     period = table.shape[1]
-    lines, threads = (
-        -(-x.size // period),
-        max(1, min(torch.get_num_threads(), x.size // LEAST_VALUES)),
-    )
+    lines = -(-x.size // period)
+    threads = max(1, min(torch.get_num_threads(), x.size // LEAST_VALUES))
     step = min(-(-lines // threads), MOST_VALUES // period)
     work = []
     for i in range(0, lines, step):
-        own = _part(period, i, step, x, pull, out)
-        those = (0, min(step, lines - i))
-        work.append(
-            partial(library.kernels.norm_apply, own[0], own[1], table, own[2], *limits, *those)
-        )
+        values, pulls, outputs = _part(period, i, step, x, pull, out)
+        rows_of_part = (0, min(step, lines - i))
+        arguments = (values, pulls, table, outputs, *limits, *rows_of_part)
+        work.append(partial(library.kernels.norm_apply, *arguments))
     library.run(work, threads)
 
 
 def _part(
     period: int, line: int, lines: int, *arrays: np.ndarray | None
 ) -> list[np.ndarray | None]:
-    """So many lines of `period` values of each of the arrays, from `line` on."""
+    """Return `lines` lines of `period` values of each array, from `line` on."""
     return [
         None if values is None else values[line * period : (line + lines) * period]
         for values in arrays

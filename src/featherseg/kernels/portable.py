@@ -1,15 +1,17 @@
-"""The kernels in numpy, for where no compiler was: same arguments as the extension `_native`, same masks and counts."""
+"""The kernels in numpy, without a compiler: same arguments, masks and counts as `_native`."""
 
 from math import isqrt
 
 import numpy as np
 
 BLOCK = 1 << 15
-"""Pixels that are worked on together: their values of one class stay in the cache."""
+"""Pixels of a block: their values of one class stay in the cache."""
+
 RUN = 16
-"""Equal neighbours that are counted at once, at most: numpy finds about a tenth of all places faster than fewer."""
+"""Most equal neighbours that are counted at once: numpy selects a tenth of all places fastest."""
+
 CELLS = 1 << 10
-"""Cells of a map that are related to their windows together."""
+"""Cells of a map that are related to their windows at once."""
 
 
 def upsample_argmax(
@@ -21,19 +23,18 @@ def upsample_argmax(
     column_shares: np.ndarray,
     /,
 ) -> bool:
-    """Fill in the mask of one image; -> whether every value was finite.
+    """Fill in the mask of one image; return whether every value was finite.
 
-    logits (K, h, w) float32; mask (H, W) uint8, written; output row y lies between the source rows rows[y] and
-    rows[y] + 1, row_shares[y] of the way, (H,) int32 and float32; columns likewise.
+    logits (K, h, w) float32; mask (H, W) uint8, written. Output row y is between the source rows
+    rows[y] and rows[y] + 1, at row_shares[y] of the way, (H,) int32 and float32; columns likewise.
     """
     step = max(1, BLOCK // mask.shape[1])
     for start in range(0, len(mask), step):
         part = slice(start, start + step)
         first, stop = rows[part].min(), rows[part].max() + 2
         with np.errstate(invalid="ignore", over="ignore"):
-            lines = _stretch(
-                logits[:, first:stop], columns, column_shares
-            )  # (K, rows of the source, W)
+            # (K, rows of the source, W)
+            lines = _stretch(logits[:, first:stop], columns, column_shares)
             if not np.isfinite(lines).all():
                 return False
             _pick(lines, rows[part] - first, row_shares[part, None], mask[part])
@@ -41,7 +42,7 @@ def upsample_argmax(
 
 
 def _stretch(lines: np.ndarray, columns: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Source lines at the output's width: (K, n, w) -> (K, n, W)."""
+    """Return source lines at the output's width: (K, n, w) -> (K, n, W)."""
     lines = np.ascontiguousarray(lines)
     left = np.take(lines, columns, axis=2)
     right = np.take(lines, columns + 1, axis=2, mode="clip")
@@ -52,7 +53,7 @@ def _stretch(lines: np.ndarray, columns: np.ndarray, shares: np.ndarray) -> np.n
 
 
 def _pick(lines: np.ndarray, rows: np.ndarray, shares: np.ndarray, mask: np.ndarray) -> None:
-    """The class with the greatest value between the lines, the lowest of equals: into mask (n, W)."""
+    """Write the class of the greatest value between the lines, the lowest of equals: (n, W)."""
     above, below, best = (np.empty(mask.shape, np.float32) for _ in range(3))
     later = np.empty(mask.shape, np.uint8)
     keep, next_rows = 1 - shares, rows + 1
@@ -66,17 +67,17 @@ def _pick(lines: np.ndarray, rows: np.ndarray, shares: np.ndarray, mask: np.ndar
         above += below
         np.greater(above, best, out=later.view(bool))
         np.maximum(best, above, out=best)
-        later *= np.uint8(k)  # classes rise, so the last that was greater is the greatest number
+        later *= np.uint8(k)  # classes rise, so the last greater one is the greatest number
         np.maximum(mask, later, out=mask)
 
 
 def joint_counts(
     label: np.ndarray, prediction: np.ndarray, counts: np.ndarray, classes: int, ignored: int, /
 ) -> bool:
-    """Count pairs of labels; -> whether the label holds a byte that is neither a class nor `ignored`.
+    """Count pairs of labels; return whether the label has a byte besides classes and `ignored`.
 
-    label, prediction: contiguous uint8 arrays of one size; counts (S, S) int64, written, S = min(K + 1, 256): bytes
-    that are no class count together, in the last row and column.
+    label, prediction: contiguous uint8 arrays of one size; counts (S, S) int64, written, S = min(K
+    + 1, 256). Bytes that are no class count together, in the last row and column.
     """
     joint = label.ravel().astype(np.uint16)
     joint <<= 8
@@ -90,7 +91,7 @@ def joint_counts(
 
 
 def _histogram(values: np.ndarray) -> np.ndarray:
-    """How often each of 65536 values occurs: (N,) uint16 -> (65536,). Runs of equal neighbours are counted at once."""
+    """Count each of 65536 values: (N,) uint16 -> (65536,); equal neighbours are counted at once."""
     begins = np.empty(values.size, dtype=bool)
     np.not_equal(values[1:], values[:-1], out=begins[1:])
     begins[::RUN] = True
@@ -115,10 +116,10 @@ def pixel_to_region(
     stop: int,
     /,
 ) -> None:
-    """Fill in what the pixels below the rows `first` to `stop` of cells gather, in one image; all float32.
+    """Fill in what the pixels below cell rows `first` to `stop` of one image gather; all float32.
 
-    query (n d, 2h, 2w), key (n d, h, w), value (C, h, w), context (C, 2h, 2w), written; weights are powers of 2 of
-    scale * (q k, or (q - k)^2 where `squared`) + prior (n, 4, R), over their sum.
+    query (n d, 2h, 2w), key (n d, h, w), value (C, h, w), context (C, 2h, 2w), written. Weights are
+    powers of 2 of scale * (q k, or (q - k)^2 if `squared`) + prior (n, 4, R), divided by their sum.
     """
     heads, window, width = len(prior), isqrt(prior.shape[2]), key.shape[2]
     border = ((0, 0), (window // 2,) * 2, (window // 2,) * 2)
@@ -131,24 +132,26 @@ def pixel_to_region(
         pixels = query[:, fine].reshape(-1, rows, 2, width, 2).transpose(0, 2, 4, 1, 3)
         children = _by_head(pixels.reshape(-1, 4, rows, width), heads)  # (n, d, 4, rows, w)
         with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-            logits = _logits(
-                children, keys[:, :, around], prior, scale, squared
-            )  # (R, n, 4, rows, w)
-            for logit, apart in zip(logits, _cells(outside[around], window), strict=True):
-                logit += apart
+            # (R, n, 4, rows, w)
+            logits = _logits(children, keys[:, :, around], prior, scale, squared)
+            for logit, border_logit in zip(logits, _cells(outside[around], window), strict=True):
+                logit += border_logit
             gathered = _weighted(_softmax(logits), values[:, :, around])  # (n, C / n, 4, rows, w)
-        pixels = gathered.reshape(-1, 2, 2, rows, width).transpose(
-            0, 3, 1, 4, 2
-        )  # (C, rows, 2, w, 2)
+        # (C, rows, 2, w, 2)
+        pixels = gathered.reshape(-1, 2, 2, rows, width).transpose(0, 3, 1, 4, 2)
         context[:, fine] = pixels.reshape(-1, 2 * rows, 2 * width)
 
 
 def _by_head(x: np.ndarray, heads: int) -> np.ndarray:
+    """Split heads: (n c, ...) -> (n, c, ...)."""
     return x.reshape(heads, -1, *x.shape[1:])
 
 
 def _cells(x: np.ndarray, window: int) -> list[np.ndarray]:
-    """A map as its cells see those of their windows: (..., rows + k - 1, w + k - 1) -> R views (..., rows, w)."""
+    """Return a map as seen from the windows of its cells.
+
+    (..., rows + k - 1, w + k - 1) -> R views (..., rows, w).
+    """
     rows, width = x.shape[-2] - window + 1, x.shape[-1] - window + 1
     return [x[..., i : i + rows, j : j + width] for i, j in np.ndindex(window, window)]
 
@@ -157,8 +160,8 @@ def _logits(
     children: np.ndarray, keys: np.ndarray, prior: np.ndarray, scale: float, squared: bool
 ) -> np.ndarray:
     """(n, d, 4, rows, w) and (n, d, rows + k - 1, w + k - 1) -> (R, n, 4, rows, w)."""
-    heads, depth, *rest = children.shape
-    logits = np.zeros((prior.shape[2], heads, *rest), np.float32)
+    heads, depth, *pixels = children.shape
+    logits = np.zeros((prior.shape[2], heads, *pixels), np.float32)
     product = np.empty_like(logits[0])
     for logit, there in zip(logits, _cells(keys, isqrt(len(logits))), strict=True):
         for d in range(depth):
@@ -174,7 +177,7 @@ def _logits(
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Powers of 2 over their sum, along the first axis, in place."""
+    """Divide powers of 2 by their sum along the first axis, in place."""
     logits -= logits.max(axis=0)
     np.exp2(logits, out=logits)
     logits /= logits.sum(axis=0)

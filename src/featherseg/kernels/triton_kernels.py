@@ -8,16 +8,20 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 256
+"""Output columns, or pairs, of one program."""
+
 SOURCE_COLUMNS, CLASSES = 16, 32
-"""Of a source row, what a program of `_slopes` makes the gradient of."""
+"""Part of a source row whose gradient one program of `_slopes` computes."""
+
 COPIES = 16
-"""Tables of counts that the programs share out, so that they wait less for each other's sums."""
+"""Number of tables of counts, so that programs wait less for each other's sums."""
 
 
 @triton.jit
 def _upsample_argmax(
     logits, mask, rows, row_shares, columns, column_shares,
-    height, width, out_height, out_width, classes, batch_stride, class_stride, row_stride, column_stride,
+    height, width, out_height, out_width, classes,
+    batch_stride, class_stride, row_stride, column_stride,
     BLOCK: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     """One program: BLOCK columns of one output row of one image."""
@@ -50,7 +54,10 @@ def _upsample_argmax(
 
 
 @triton.jit
-def _joint_counts(first, second, counts, length, side, COPIES: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
+def _joint_counts(
+    first, second, counts, length, side,
+    COPIES: tl.constexpr, BLOCK: tl.constexpr,  # noqa: N803
+):  # fmt: skip
     """One program: BLOCK pairs into one of the tables."""
     program = tl.program_id(0)
     place = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -65,11 +72,15 @@ def _joint_counts(first, second, counts, length, side, COPIES: tl.constexpr, BLO
 @triton.jit
 def _losses(
     logits, labels, weights, spread, losses, sums, rows, row_shares, columns, column_shares,
-    height, width, out_height, out_width, classes, batch_stride, class_stride, row_stride, column_stride,
+    height, width, out_height, out_width, classes,
+    batch_stride, class_stride, row_stride, column_stride,
     ignore_index, smoothing,
     BLOCK: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
-    """One program: BLOCK columns of one output row of one image; sums: log(sum of exp) of every pixel's scores."""
+    """One program: BLOCK columns of one output row of one image.
+
+    sums: log(sum of exp) of every pixel's scores.
+    """
     y, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < out_width
@@ -104,24 +115,26 @@ def _losses(
         own = tl.where(label == k, value, own)
         mean += value * tl.load(weights + k) * smoothing
         plane += class_stride
-    found = most + tl.log(total)
+    log_sum = most + tl.log(total)
     weight = tl.load(weights + label, counts, 0.0) * (1 - smoothing * classes)
-    loss = weight * (found - own) + (even * found - mean)
+    loss = weight * (log_sum - own) + (even * log_sum - mean)
     tl.store(losses + place, tl.where(counts, loss, 0.0), inside)
-    tl.store(sums + place, found, inside)
+    tl.store(sums + place, log_sum, inside)
 
 
 @triton.jit
 def _slopes(
     logits, labels, weights, spread, scales, sums, gradient,
     rows, row_shares, columns, column_shares, row_starts, column_starts,
-    height, width, out_height, out_width, classes, batch_stride, class_stride, row_stride, column_stride,
+    height, width, out_height, out_width, classes,
+    batch_stride, class_stride, row_stride, column_stride,
     slope_batch, slope_class, slope_row, slope_column, most_columns, ignore_index, smoothing,
     SOURCE_COLUMNS: tl.constexpr, CLASSES: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
-    """One program: CLASSES of SOURCE_COLUMNS of one row of the source; it adds up what every pixel around gives them.
+    """One program: the gradient of CLASSES of SOURCE_COLUMNS of one source row.
 
-    A pixel's shares are made four times, once for each of its source places, so that nothing is written twice.
+    A pixel's shares are computed four times, once for each of its source places, so that each value
+    is written by one program.
     """
     i = tl.program_id(0)
     j = tl.program_id(1) * SOURCE_COLUMNS + tl.arange(0, SOURCE_COLUMNS)
@@ -194,7 +207,10 @@ def upsample_argmax(
     columns: Tensor,
     column_shares: Tensor,
 ) -> None:
-    """Fill in mask (B, H, W) uint8 from logits (B, K, h, w) float32; the tables as in `portable.upsample_argmax`."""
+    """Fill in mask (B, H, W) uint8 from logits (B, K, h, w) float32.
+
+    The tables are those of `portable.upsample_argmax`.
+    """
     batch, height, width = mask.shape
     if mask.numel() == 0:
         return
@@ -205,7 +221,7 @@ def upsample_argmax(
 
 
 def joint_counts(label: Tensor, prediction: Tensor, side: int) -> Tensor:
-    """Pairs of two flat uint8 tensors of values below S -> (S, S) int64, label x prediction."""
+    """Count pairs of two flat uint8 tensors of values below S -> (S, S), label x prediction."""
     counts = torch.zeros(COPIES, side, side, dtype=torch.int64, device=label.device)
     if label.numel():
         grid = (triton.cdiv(label.numel(), BLOCK),)
@@ -223,9 +239,10 @@ def cross_entropy(
     ignore_index: int,
     smoothing: float,
 ) -> tuple[Tensor, Tensor]:
-    """Losses of logits (B, K, h, w) and log(sum of exp) of their scores, (B, H, W) each; all float32 but the labels.
+    """Return the losses of logits (B, K, h, w) and log(sum of exp) of their scores, (B, H, W) each.
 
-    labels (B, H, W) contiguous; tables: rows, row shares, columns, column shares as in `portable.upsample_argmax`.
+    All float32 except labels (B, H, W), contiguous. tables: rows, row shares, columns, column
+    shares as in `portable.upsample_argmax`.
     """
     batch, height, width = labels.shape
     losses, sums = (torch.empty(labels.shape, device=logits.device) for _ in range(2))
@@ -233,24 +250,28 @@ def cross_entropy(
     if labels.numel():
         _losses[(height, triton.cdiv(width, BLOCK), batch)](
             logits, labels, weights, weights.sum() * each, losses, sums, *tables,
-            *logits.shape[2:], height, width, len(weights), *logits.stride(), ignore_index, each, BLOCK=BLOCK,
+            *logits.shape[2:], height, width, len(weights), *logits.stride(), ignore_index, each,
+            BLOCK=BLOCK,
         )  # fmt: skip
     return losses, sums
 
 
 def cross_entropy_gradient(
-    logits: Tensor, labels: Tensor, weights: Tensor, scales: Tensor, sums: Tensor, tables: Sequence[Tensor],
-    starts: Sequence[Tensor], most: int, ignore_index: int, smoothing: float,
+    logits: Tensor, labels: Tensor, weights: Tensor, scales: Tensor, sums: Tensor,
+    tables: Sequence[Tensor], starts: Sequence[Tensor], most: int, ignore_index: int,
+    smoothing: float,
 ) -> Tensor:  # fmt: skip
-    """The gradient (B, K, h, w) of the sum of losses times scales (B, H, W); sums as `cross_entropy` gives them.
+    """Return the gradient (B, K, h, w) of the sum of losses times scales (B, H, W).
 
-    starts: the first row (and column) of the labels that lies at or behind each of the source, (h + 1,) and (w + 1,)
-    int32; most: columns of the labels at most that take a part of one of the source.
+    sums: from `cross_entropy`. starts: the first row (and column) of the labels at or after each of
+    the source, (h + 1,) and (w + 1,) int32. most: the largest number of label columns that belong
+    to one source column.
     """
     gradient, (classes, height, width) = torch.zeros_like(logits), logits.shape[1:]
     each = smoothing / classes
     if labels.numel():
-        _slopes[(height, triton.cdiv(width, SOURCE_COLUMNS), len(logits) * triton.cdiv(classes, CLASSES))](
+        columns, blocks = triton.cdiv(width, SOURCE_COLUMNS), triton.cdiv(classes, CLASSES)
+        _slopes[(height, columns, len(logits) * blocks)](
             logits, labels, weights, weights.sum() * each, scales, sums, gradient, *tables, *starts,
             height, width, *labels.shape[1:], classes, *logits.stride(), *gradient.stride(), most,
             ignore_index, each, SOURCE_COLUMNS=SOURCE_COLUMNS, CLASSES=CLASSES,

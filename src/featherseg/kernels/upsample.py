@@ -1,4 +1,4 @@
-"""Bilinear upsampling with the argmax inside: the mask at full resolution without the K x H x W scores.
+"""Bilinear upsampling with argmax: the full-resolution mask without the K x H x W scores.
 
 Letters: B images, K classes, h x w the logits, H x W the output.
 """
@@ -17,11 +17,14 @@ from featherseg.kernels import library
 
 MOST_CLASSES = 256
 THREAD_WORK = 2**22
-"""Pixels x classes from which another thread is worth its start."""
+"""Pixels x classes per thread that make starting it worthwhile."""
 
 
 class Axis(NamedTuple):
-    """Output place i lies between the source places low[i] and low[i] + 1, share[i] of the way: int32, float32."""
+    """Output place i is between the source places low[i] and low[i] + 1, at share[i] of the way.
+
+    low is int32, share float32.
+    """
 
     low: np.ndarray
     share: np.ndarray
@@ -30,12 +33,13 @@ class Axis(NamedTuple):
 def upsample_argmax(
     logits: Tensor, size: Size, align_corners: bool = False, crop: Size | None = None
 ) -> Tensor:
-    """`interpolate(logits, size, mode="bilinear").argmax(1)`: (B, K, h, w) -> (B, H, W) uint8 on the same device.
+    """`interpolate(logits, size, mode="bilinear").argmax(1)`: (B, K, h, w) -> (B, H, W) uint8.
 
-    The class is the same wherever the two best differ by more than 1e-5 of the logits' range; of equals it is the
-    lowest. crop: (height, width) of the upper left part that is wanted, for padded images; then H x W is the crop.
-    Any strides are taken as they are; what is not float32 is converted. Uses torch's number of threads.
-    Raises FeathersegError for NaN, infinite values, more than 256 classes and sizes that cannot be.
+    The class is the same wherever the two best differ by more than 1e-5 of the logits' range; the
+    lowest of equals counts. crop: (height, width) of the upper left part to return, for padded
+    images; H x W is then the crop. Strides are arbitrary; other types are converted to float32. The
+    mask is on the logits' device. Uses torch's number of threads. Raises FeathersegError for NaN,
+    infinite values, more than 256 classes and impossible sizes.
     """
     crop = size if crop is None else crop
     _check(logits, size, crop)
@@ -51,30 +55,31 @@ def upsample_argmax(
         finite = _fill(logits.numpy(), mask.numpy(), rows, columns)
     if not finite:
         raise FeathersegError(
-            "the logits contain NaN or infinite values, so no class can be chosen. Expected finite numbers; likely "
-            "causes are a training that diverged, or overflow in half precision."
+            "the logits contain NaN or infinite values, so no class can be chosen. Expected finite "
+            "numbers; likely causes are a training that diverged, or overflow in half precision."
         )
     return mask
 
 
 def axis(source: int, target: int, count: int, align_corners: bool) -> Axis:
-    """The first `count` of `target` places over `source` ones, in float32 as torch's interpolate computes them."""
+    """Return the first `count` of `target` places over `source` ones, in float32 as torch does."""
     place = np.arange(count, dtype=np.float32)
     if align_corners:
         place *= np.float32(source - 1) / np.float32(max(target - 1, 1))
     else:
-        place = (place + np.float32(0.5)) * (np.float32(source) / np.float32(target)) - np.float32(
-            0.5
-        )
-    place = np.clip(
-        place, np.float32(0), np.float32(source - 1)
-    )  # of integers numpy 1 would make float64
+        half = np.float32(0.5)
+        place = (place + half) * (np.float32(source) / np.float32(target)) - half
+    # Limits of float32, because numpy 1 returns float64 for integers
+    place = np.clip(place, np.float32(0), np.float32(source - 1))
     low = place.astype(np.int32)
     return Axis(low, place - low.astype(np.float32))
 
 
 def _fill(logits: np.ndarray, mask: np.ndarray, rows: Axis, columns: Axis) -> bool:
-    """All images, in bands of rows that the threads share: logits (B, K, h, w) -> mask (B, H, W), written."""
+    """Compute all images, in bands of rows that the threads share.
+
+    logits (B, K, h, w) -> mask (B, H, W), written.
+    """
     batch, height = mask.shape[:2]
     threads = max(1, min(library.thread_count(), mask.size * logits.shape[1] // THREAD_WORK))
     band = -(-height // threads)
@@ -96,11 +101,12 @@ def _fill(logits: np.ndarray, mask: np.ndarray, rows: Axis, columns: Axis) -> bo
 def _check(logits: Tensor, size: Size, crop: Size) -> None:
     if logits.ndim != 4 or not logits.is_floating_point() or min(logits.shape[1:]) < 1:
         raise FeathersegError(
-            f"logits {tuple(logits.shape)} of {logits.dtype}: expected floating point (B, K, h, w), each at least 1."
+            f"logits {tuple(logits.shape)} of {logits.dtype}: expected floating point (B, K, h, w), "
+            "each at least 1."
         )
     if logits.shape[1] > MOST_CLASSES:
         raise FeathersegError(
-            f"logits of {logits.shape[1]} classes: a mask of bytes holds at most {MOST_CLASSES}."
+            f"logits of {logits.shape[1]} classes: a mask of bytes has at most {MOST_CLASSES}."
         )
     if len(size) != 2 or min(size) < 1:
         raise FeathersegError(f"size = {tuple(size)}: expected (height, width), at least 1 each.")
