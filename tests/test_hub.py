@@ -306,7 +306,7 @@ def test_without_a_connection_the_copy_in_the_cache_works(hub, run, monkeypatch)
         pass
     point_at(monkeypatch, gone)
     assert find_run(ADDRESS) == path
-    with pytest.raises(RunError, match=f"{gone} is not reached, and .*cache has no copy of it"):
+    with pytest.raises(RunError, match=f"{gone} is not reachable, and .*cache has no copy of it"):
         find_run("hf://meadow/other")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert find_run(ADDRESS) == path
@@ -347,7 +347,7 @@ def test_a_file_that_is_too_large_is_not_fetched(hub, run):
     hub.sizes["resolved.json"] = 2**30
     hub.requests.clear()
     with pytest.raises(
-        RunError, match=r"its resolved\.json has 1,073,741,824 bytes; at most 16,777,216 are taken"
+        RunError, match=r"its resolved\.json has 1,073,741,824 bytes; at most 16,777,216 are allowed"
     ):
         find_run(ADDRESS)
     assert not any("/resolve/" in path for _, path in hub.requests)
