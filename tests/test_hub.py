@@ -347,7 +347,8 @@ def test_a_file_that_is_too_large_is_not_fetched(hub, run):
     hub.sizes["resolved.json"] = 2**30
     hub.requests.clear()
     with pytest.raises(
-        RunError, match=r"its resolved\.json has 1,073,741,824 bytes; at most 16,777,216 are allowed"
+        RunError,
+        match=r"its resolved\.json has 1,073,741,824 bytes; at most 16,777,216 are allowed",
     ):
         find_run(ADDRESS)
     assert not any("/resolve/" in path for _, path in hub.requests)
