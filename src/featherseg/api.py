@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from featherseg.core.config import refuse_unused, setting_texts, with_given
-from featherseg.core.errors import ConfigError, DataError, near_path, require
+from featherseg.core.errors import ConfigError, DataError, near_path, require_installed
 from featherseg.core.files import check_folder, check_writable
 from featherseg.core.machine import this_rank, torch_threads, usable_cores
 from featherseg.core.notebook import percent, progress_or_bar, reporter_of
@@ -105,7 +105,7 @@ def train(
         TrainingError: The loss or the weights are no longer finite.
         KeyboardInterrupt: It was stopped, and saved; by a second Ctrl-C at once, back to its last checkpoint.
     """
-    require("lightning", "train", "training")
+    require_installed("lightning", "train", "training")
     from featherseg.training.job import plan_training, torch_as_it_was
     from featherseg.training.job import train as train_run
     from featherseg.training.objects import Objects

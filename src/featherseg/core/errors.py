@@ -19,6 +19,7 @@ import os
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -155,6 +156,12 @@ def _names_in(folder: Path) -> list[str]:
 def unknown(kind: str, name: str, known: Iterable[str], *, here: bool = False) -> UnknownName:
     """Return the error for a name: `unknown model 'frm-lite'. Did you mean 'frm-lite0'?`"""
     return UnknownName(f"unknown {kind} {name!r}.{did_you_mean(name, known, here=here)}")
+
+
+def require_installed(package: str, extra: str, purpose: str) -> None:
+    """Raise MissingExtra if an optional package is missing; it is not imported, which takes time."""
+    if find_spec(package) is None:
+        require(package, extra, purpose)
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

@@ -26,7 +26,7 @@ from featherseg.training.loss import build_loss, compute_loss
 from featherseg.training.memory import HALF, blank_batch, logits_grid
 from featherseg.training.objects import NAMES_ALONE, Objects
 from featherseg.training.optimisers import build_optimizer
-from featherseg.training.resolve import Speed, seconds_to_train
+from featherseg.training.resolve import Speed, seconds_to_train, updated
 
 TIMED_SHARE = 0.05
 """Share of `train.minutes` in which steps are timed ..."""
@@ -37,10 +37,12 @@ TIMED_SECONDS = 20.0
 TIMED_SHARE_OF_LONG = 0.01
 """... or this share of the minutes, if that is more."""
 
-TRIAL_PIXELS = 800_000
-"""Pixels of the images of a step that is timed without `train.minutes`, about."""
+TRIAL_PIXELS = {"cuda": 800_000, "cpu": 260_000}
+"""Pixels of the images of a step that is timed without `train.minutes`, about.
 
-TRIAL_SECONDS = 0.5
+A GPU takes as long for few images as for some; a CPU takes its time for each."""
+
+TRIAL_SECONDS = 0.2
 """Seconds for which that step is repeated, at least."""
 
 
@@ -83,22 +85,22 @@ def estimate_step(
     settings, crop = recipe.train, recipe.augment.crop
     assert crop is not None
     assert isinstance(settings.batch_size, int)
-    images = settings.batch_size * settings.accumulate
+    images, device = settings.batch_size * settings.accumulate, pick_device(settings.device).type
+    pixels = TRIAL_PIXELS["cpu" if device == "cpu" else "cuda"]
     with suppress(RuntimeError, ValueError):
         few = max(
             min(2, settings.batch_size),
-            min(settings.batch_size, TRIAL_PIXELS // math.prod(crop)),
+            min(settings.batch_size, pixels // math.prod(crop)),
         )
         grid = sampling.teaching.grid if sampling.teaching else None
         if recipe.teacher.runs and grid is None:  # before the teachers' outputs are computed
             grid = logits_grid(model, crop)
         batch = blank_batch(model, few, crop, torch.device("cpu"), grid)
         seconds = time_batch(model, recipe, repeat(batch), class_weights, objects, TRIAL_SECONDS)
-        gpus = settings.devices * settings.nodes
-        device_images = images / gpus if pick_device(settings.device).type == "cuda" else images
-        seconds *= device_images / few
+        gpus = settings.devices * settings.nodes if device == "cuda" else 1
+        seconds *= images / gpus / few
         if loader_workers(recipe) == 0:  # then reading and training take turns
-            seconds += time_reading(recipe, model, train, objects, sampling) * settings.accumulate
+            seconds += time_reading(recipe, model, train, objects, sampling) * images
         return seconds * sum(share * part**2 for _, share, part in _sizes(recipe))
     return None
 
@@ -110,7 +112,8 @@ def time_reading(
     objects: Objects,
     sampling: Sampling,
 ) -> float:
-    """Return the seconds in which this process reads and augments a batch, the second of two."""
+    """Return the seconds in which this process reads and augments an image, the second of two."""
+    recipe = updated(recipe, train={"batch_size": 1})
     batches = open_batches(
         recipe,
         train,
