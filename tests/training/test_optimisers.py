@@ -41,8 +41,8 @@ def test_groups_hold_every_parameter_once_with_its_own_rate_and_decay():
 
 
 def test_an_unknown_optimiser_is_answered_with_the_nearest():
-    model, table = models.build("efficientvit-seg-b0", 3), TrainTable(epochs=1, optimizer="adam")
-    with pytest.raises(UnknownName, match=r"unknown optimiser 'adam'\. Did you mean 'adamw'"):
+    model, table = models.build("efficientvit-seg-b0", 3), TrainTable(epochs=1, optimizer="admw")
+    with pytest.raises(UnknownName, match=r"unknown optimiser 'admw'\. Did you mean 'adamw'"):
         build_optimizer(model, torch.nn.Identity(), table)
 
 
