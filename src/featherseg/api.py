@@ -471,7 +471,7 @@ def _trained_on(run: Run, data: SegmentationData, split: str) -> tuple[bool, tup
     known = read_fingerprint(run.path / DATA)
     seen = {} if known is None else known.trained_on(data)
     refuse_as_test(run, seen, data, split)
-    notes = [] if known is None else known.doubts(data, f"{data.name} {split}")
+    notes = [] if known is None else known.score_warnings(data, f"{data.name} {split}")
     told = (
         [f"{overlap_message(run, seen, data)}: that says nothing of other images"] if seen else []
     )

@@ -250,7 +250,7 @@ def _plan(
         trained_on[one.path] = learned_from(one.run, images, labelled)
         refuse_as_test(one.run, trained_on[one.path], images, labelled.split)
         if fingerprint := read_fingerprint(one.run.path / DATA):
-            differences = fingerprint.doubts(images, f"{images.name} {labelled.split}")
+            differences = fingerprint.score_warnings(images, f"{images.name} {labelled.split}")
             doubts += [f"{one.name}: {difference}" for difference in differences]
     selected = {
         one.path: labelled.split != TEST or _selected_on(one.run, labelled) for one in candidates

@@ -18,7 +18,7 @@ from featherseg.core.machine import pick_device
 from featherseg.core.types import IGNORE, OnMessage, Size
 from featherseg.core.wording import WarningText, counted, size_text
 from featherseg.costs.latency import peak_memory
-from featherseg.data.cache.teacher_outputs import Grid, Taught
+from featherseg.data.cache.teacher_outputs import Grid, TeacherLogits
 from featherseg.data.panoptic.targets import PanopticTargets
 from featherseg.inference.memory import LiveBytes, peak_bytes_per_pixel
 from featherseg.layers.model import SegmentationModel
@@ -211,7 +211,7 @@ def blank_batch(
             images, model.classes, *taught.size, dtype=torch.float16, device=device
         )
         batch.append(
-            Taught(logits, torch.ones(images, *taught.size, dtype=torch.bool, device=device))
+            TeacherLogits(logits, torch.ones(images, *taught.size, dtype=torch.bool, device=device))
         )
     return batch
 

@@ -213,7 +213,7 @@ def warn_of_scores(
 ) -> None:
     """Warn of images that will be scored and are trained on, or taught a teacher."""
     for name, scored in {recipe.data.val_split: val, **record.test}.items():
-        for warning in record.fingerprint.doubts(scored, f"{scored.name} {name}"):
+        for warning in record.fingerprint.score_warnings(scored, f"{scored.name} {name}"):
             on_message(WarningText(warning))
     if seen := record.fingerprint.trained_on(val):
         are = "is" if len(seen) == 1 else "are"

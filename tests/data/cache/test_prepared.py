@@ -465,7 +465,7 @@ def test_a_disk_that_is_too_small_is_known_before_anything_is_written(yard, monk
         shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000)
     )
     with pytest.raises(
-        FeathersegError, match=r"6 images of yard take 0\.0 GB as raw, .* has 0\.0 GB free"
+        FeathersegError, match=r"6 images of yard need 0\.0 GB as raw, .* has 0\.0 GB free"
     ):
         prepare_data(yard, "train")
     assert next(folder_of(yard).glob("pixels-*")).stat().st_size == 0
@@ -502,7 +502,7 @@ def test_a_faulty_image_ends_it_with_its_sentence_and_the_others_stay(yard, monk
     monkeypatch.setattr(prepared_writer, "FLUSH_BYTES", 1)
     good = image_of(yard, 5).read_bytes()
     image_of(yard, 5).write_bytes(good[:200])
-    monkeypatch.setattr(prepared_writer, "JUDGED", 1)
+    monkeypatch.setattr(prepared_writer, "SAMPLED", 1)
     with pytest.raises(DataError, match=r"5\.png cannot be read"):
         prepare_data(yard, "train")
     image_of(yard, 5).write_bytes(good)

@@ -12,7 +12,7 @@ from featherseg.data.cache.teacher_outputs import (
     FORMAT_VERSION,
     Entry,
     Grid,
-    Taught,
+    TeacherLogits,
     Teaching,
     read_outputs,
     stored,
@@ -188,7 +188,7 @@ def test_taught_batches_do_not_depend_on_workers_or_restarts(tmp_path, workers):
 
     whole = stream(0, 0)
     for here, there in zip(whole[2:], stream(workers, 2), strict=True):
-        assert isinstance(there[2], Taught)
+        assert isinstance(there[2], TeacherLogits)
         assert all(
             torch.equal(a, b)
             for a, b in zip((*here[:2], *here[2]), (*there[:2], *there[2]), strict=True)

@@ -1,8 +1,8 @@
-"""What a training knows its data by: a run goes on with the very data that it was begun with, and no image that it was
-trained on is called test.
+"""The fingerprint of a training's data: whether data changed, and which images were trained on.
 
-Kept are the classes, what the raw values of masks mean, and of every sample of every split the size, the times and the
-SHA-256 of its two files. A file is read again only where its size or one of its times is another (docs/decisions/0006).
+It has the classes, the meaning of raw mask values, and of every sample of every split the size,
+times and SHA-256 of its two files. A file is read again only if its size or a time changed
+(docs/decisions/0006).
 """
 
 import hashlib
@@ -22,41 +22,49 @@ from featherseg.data.images.pairs import Pair, PairedFiles
 from featherseg.data.panoptic.data import PanopticData
 
 SHOWN = 3
-"""How many images or classes a difference names."""
+"""Number of images that a difference names."""
 
 SHOWN_VALUES = 8
-"""How many values of masks a difference names: with a threshold all 256 may mean another."""
+"""Number of mask values that a difference names: with a threshold all 256 may change."""
 
 READERS = 8
-"""Files that are read at a time: a disk answers several requests sooner than one after the other."""
+"""Number of files read at a time: a disk answers several requests sooner than one by one."""
 
 MAX_BYTES = 2**30
+"""Size above which a file is no fingerprint."""
 
 TEST = "test"
-"""What is kept beside the splits of the training, to say later whether it changed; no training depends on it."""
+"""The split that is only kept to detect changes: no training depends on it."""
 
 TEACHERS = "teachers"
-"""The images that teachers of the training learned from and itself does not."""
+"""The images that teachers of the training learned from, and the training does not."""
 
 FileRow = tuple[Stamp | None, str]
-"""A file's stamp (see Source) and the SHA-256 of its content."""
+"""The stamp of a file (see Source) and the SHA-256 of its content."""
 
 SampleRow = tuple[str, FileRow | None, FileRow | None, str]
-"""Key, image, mask (None where no file is read) and the digest of what an annotation says of the mask."""
+"""Key, image, mask (None without a file) and the digest of what an annotation says of the mask."""
 
 
 class Fingerprint(Config):
-    """What stands in a run's data.json. `values`: raw value of a mask -> its class; `splits`: the samples in order."""
+    """The content of a run's data.json.
+
+    Attributes:
+        classes: Name, and whether it has instances.
+        values: {raw value of a mask: class}.
+        prepared: What the training images lost when they were prepared.
+        splits: The samples in order.
+    """
 
     channels: int
-    classes: list[tuple[str, bool]]  # name, whether it has instances
+    classes: list[tuple[str, bool]]
     values: dict[str, str]
-    prepared: str | None  # what the training images lost when they were prepared
+    prepared: str | None
     splits: dict[str, list[SampleRow]]
 
     @classmethod
     def of(cls, splits: Mapping[str, SegmentationData]) -> "Fingerprint":
-        """Read every file of these splits once; the first split is the one that is trained on.
+        """Read every file of these splits once; the first split is trained on.
 
         Raises DataError for a file that cannot be read.
         """
@@ -70,24 +78,23 @@ class Fingerprint(Config):
         )
 
     def with_teachers(self, teachers: Iterable["Fingerprint"]) -> "Fingerprint":
-        """It, and of the images that these trainings learned from, or their own teachers, those that it does not."""
-        own = {row[1][1] for row in self.splits["train"] if row[1]}
+        """Return this with the images that teachers (and theirs) learned from and it does not."""
+        trained = {row[1][1] for row in self.splits["train"] if row[1]}
         rows = [
             row
-            for one in teachers
+            for teacher in teachers
             for split in ("train", TEACHERS)
-            for row in one.splits.get(split, ())
+            for row in teacher.splits.get(split, ())
         ]
-        learned = {row[1][1]: row for row in rows if row[1] and row[1][1] not in own}
-        return self.model_copy(
-            update={"splits": self.splits | ({TEACHERS: list(learned.values())} if learned else {})}
-        )
+        learned = {row[1][1]: row for row in rows if row[1] and row[1][1] not in trained}
+        more = {TEACHERS: list(learned.values())} if learned else {}
+        return self.model_copy(update={"splits": self.splits | more})
 
     @property
     def learned(self) -> str:
-        """`6 images (1a2b3c)`: how many are trained on, and a digest of what they hold, however these are called.
+        """The number of images trained on and a digest of their content: `6 images (1a2b3c)`.
 
-        Images that are no files are told by their keys.
+        Their names do not matter, unless they are no files.
         """
         rows = [
             [split, image[1] if image else key, mask and mask[1], annotation]
@@ -98,90 +105,90 @@ class Fingerprint(Config):
         return f"{counted(len(rows), 'image')} ({hashlib.sha256(content.encode()).hexdigest()[:6]})"
 
     def save(self, path: Path) -> None:
-        """Atomically write it, a line a split."""
+        """Write it atomically."""
         write_text(path, self.model_dump_json())
 
     def differences(self, splits: Mapping[str, SegmentationData]) -> list[str]:
-        """What is no longer as it was: "3 images added to train: a, b, c". Empty where all is the same."""
+        """Return what changed, such as "3 images added to train: a, b, c"."""
         train = next(iter(splits.values()))
-        found = class_differences(self.classes, train.classes)
+        differences = class_differences(self.classes, train.classes)
         if train.channels != self.channels:
-            found.append(
+            differences.append(
                 f"the images had {counted(self.channels, 'channel')}, have {train.channels}"
             )
-        found += self._other_values(train)
+        differences += self._value_differences(train)
         for name in [name for name in {**self.splits, **splits} if name not in (TEST, TEACHERS)]:
             if name in self.splits and name in splits:
-                found += _sample_differences(name, self.splits[name], splits[name])
+                differences += _sample_differences(name, self.splits[name], splits[name])
             else:
-                found.append(
-                    f"split {name!r} was {'' if name in self.splits else 'not '}part of the run"
-                )
-        if not found and loss_of(train) != self.prepared:
+                was = "was" if name in self.splits else "was not"
+                differences.append(f"split {name!r} {was} part of the run")
+        if not differences and loss_of(train) != self.prepared:
             was, now = (text or "as in their files" for text in (self.prepared, loss_of(train)))
-            found.append(f"the training images were prepared differently: {was}; now {now}")
-        return found
+            differences.append(f"the training images were prepared differently: {was}; now {now}")
+        return differences
 
-    def _other_values(self, data: SegmentationData) -> list[str]:
-        values, gone = _values(data), "not there"
-        found = [
+    def _value_differences(self, data: SegmentationData) -> list[str]:
+        values, nothing = _values(data), "not there"
+        changed = [
             raw for raw in {**self.values, **values} if self.values.get(raw) != values.get(raw)
         ]
-        told = [
-            f"[map] {raw} was {self.values.get(raw, gone)}, is {values.get(raw, gone)}"
-            for raw in found[:SHOWN_VALUES]
+        differences = [
+            f"[map] {raw} was {self.values.get(raw, nothing)}, is {values.get(raw, nothing)}"
+            for raw in changed[:SHOWN_VALUES]
         ]
-        return told + [f"{len(found) - SHOWN_VALUES} more values of [map]"] * (
-            len(found) > SHOWN_VALUES
-        )
+        if len(changed) > SHOWN_VALUES:
+            differences.append(f"{len(changed) - SHOWN_VALUES} more values of [map]")
+        return differences
 
     def changes(self, split: str, data: SegmentationData, *, part: bool = False) -> list[str]:
-        """What is no longer as it was in one split that is scored; with `part` there were fewer images of it.
+        """Return what changed in one split that is scored; [] if the split was not kept.
 
-        Nothing of a split that was not kept. Raises DataError for a file that cannot be read.
+        With `part`, only a part of its images was kept. Raises DataError for an unreadable file.
         """
         if split not in self.splits:
             return []
         return [
-            *self._other_values(data),
+            *self._value_differences(data),
             *_sample_differences(split, self.splits[split], data, part=part),
         ]
 
     def trained_on(self, data: SegmentationData, split: str = "train") -> dict[str, str]:
-        """Key -> the key in training (or another split) of the images whose files hold the same, whatever their name.
+        """Return {key: key in training (or another split)} of images whose files are the same.
 
-        Only files of a size that one of training has are read. Raises DataError for one that cannot be.
+        Only files with the size of one of training are read. Raises DataError for one that cannot
+        be read.
         """
         files = files_of(data)
-        trained = {row[1][1]: row[0] for row in self.splits.get(split, ()) if row[1]}
-        stamps = [row[1][0] for row in self.splits.get(split, ()) if row[1]]
-        if files is None or not trained:
+        images = [(row[0], row[1]) for row in self.splits.get(split, ()) if row[1]]
+        if files is None or not images:
             return {}
-        sizes = (
-            {stamp[0] for stamp in stamps if stamp} if all(stamps) else None
-        )  # a file just written has no stamp
+        trained = {digest: key for key, (_, digest) in images}
+        stamps = [stamp for _, (stamp, _) in images]
+        # A file that was just written has no stamp; then every file is read
+        sizes = {stamp[0] for stamp in stamps if stamp} if all(stamps) else None
 
         def digest(pair: Pair) -> str | None:
             try:
-                known = sizes is None or _path(pair, 0).stat().st_size in sizes
-                return file_digest(_path(pair, 0)) if known else None
+                path = _path(pair, 0)
+                return file_digest(path) if sizes is None or path.stat().st_size in sizes else None
             except OSError as error:
                 raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
 
         with ThreadPoolExecutor(READERS) as readers:
             digests = list(readers.map(digest, files.pairs))
         return {
-            key: trained[found]
-            for key, found in zip(files.keys, digests, strict=True)
-            if found in trained
+            key: trained[content]
+            for key, content in zip(files.keys, digests, strict=True)
+            if content in trained
         }
 
-    def doubts(self, data: SegmentationData, name: str) -> list[str]:
-        """Which images of `data`, called `name`, were not trained on and tell less all the same; empty where none.
+    def score_warnings(self, data: SegmentationData, name: str) -> list[str]:
+        """Return why a score on `data`, called `name`, says less though it was not trained on.
 
         Raises DataError for a file that cannot be read.
         """
-        found = []
+        warnings = []
         for split, one, several in (
             (
                 "unlabelled",
@@ -191,47 +198,50 @@ class Fingerprint(Config):
             (TEACHERS, "is what a teacher was trained on", "are what a teacher was trained on"),
         ):
             if seen := self.trained_on(data, split):
-                are = one if len(seen) == 1 else several
-                told = f"{counted(len(seen), 'image')} of {name} {are}, so that a score on this split says less"
-                found.append(f"{told}: {named_pairs(seen)}")
-        return found
+                images, are = counted(len(seen), "image"), one if len(seen) == 1 else several
+                warnings.append(
+                    f"{images} of {name} {are}, so that a score on this split says less: "
+                    f"{named_pairs(seen)}"
+                )
+        return warnings
 
 
 def copies_of(data: SegmentationData, train: SegmentationData) -> dict[str, str]:
-    """What `Fingerprint.trained_on` will find of these images, before there is a training.
+    """Return what `Fingerprint.trained_on` will find of these images, before there is a training.
 
-    Few files are read whole: those of one size and one middle. Raises DataError for one that cannot be read.
+    Only files with the same size and the same bytes in the middle are read whole. Raises DataError
+    for one that cannot be read.
     """
     both = [files for files in (files_of(data), files_of(train)) if files]
     if len(both) < 2:
         return {}
     here, there = ({_path(pair, 0): pair.key for pair in files.pairs} for files in both)
-    told: dict[Path, Any] = {}
+    facts: dict[Path, Any] = {}
     with ThreadPoolExecutor(READERS) as readers:
-        for tell in (lambda path: path.stat().st_size, _middle, file_digest):
+        for fact in (lambda path: path.stat().st_size, _middle, file_digest):
             paths = list(here | there)
             try:
-                told = dict(zip(paths, readers.map(tell, paths), strict=True))
+                facts = dict(zip(paths, readers.map(fact, paths), strict=True))
             except OSError as error:
                 raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
-            shared = {told[path] for path in here} & {told[path] for path in there}
+            shared = {facts[path] for path in here} & {facts[path] for path in there}
             here, there = (
-                {path: key for path, key in one.items() if told[path] in shared}
-                for one in (here, there)
+                {path: key for path, key in keys.items() if facts[path] in shared}
+                for keys in (here, there)
             )
-    trained = {told[path]: key for path, key in there.items()}
-    return {key: trained[told[path]] for path, key in here.items()}
+    trained = {facts[path]: key for path, key in there.items()}
+    return {key: trained[facts[path]] for path, key in here.items()}
 
 
 def _middle(path: Path) -> bytes:
-    """A little of a file: of images without compression, which all have one size, hardly two have the same there."""
+    """Return 4 KB from the middle of a file; they tell apart images without compression."""
     with path.open("rb") as file:
         file.seek(path.stat().st_size // 2)
         return file.read(2**12)
 
 
 def read_fingerprint(path: Path) -> Fingerprint | None:
-    """The fingerprint at `path`, None where there is no file. Raises ConfigError or DataError for a damaged one."""
+    """Return the fingerprint at `path`, None without a file. Raises DataError or ConfigError."""
     if not path.is_file():
         return None
     try:
@@ -240,35 +250,35 @@ def read_fingerprint(path: Path) -> Fingerprint | None:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
-            f"{path} cannot be read ({error}). It records the data that the run was started with: delete it to "
-            "continue without this check."
+            f"{path} cannot be read ({error}). It records the data that the run was started with: "
+            "delete it to continue without this check."
         ) from None
     return parse(Fingerprint, values if isinstance(values, dict) else {}, str(path))
 
 
 def class_differences(before: Sequence[tuple[str, bool]], now: Sequence[ClassInfo]) -> list[str]:
-    """Where names, order or instances of the classes differ; `before` has (name, has instances)."""
-    found = []
+    """Return where names, order or instances of classes differ; `before`: (name, has instances)."""
+    differences = []
     for place in range(max(len(before), len(now))):
         was = before[place] if place < len(before) else None
         is_now = (now[place].name, now[place].thing) if place < len(now) else None
         if was is None:
             assert is_now is not None  # one of them has this place
-            found.append(f"class {place} {is_now[0]!r} is new")
+            differences.append(f"class {place} {is_now[0]!r} is new")
         elif is_now is None:
-            found.append(f"class {place} {was[0]!r} is gone")
+            differences.append(f"class {place} {was[0]!r} is gone")
         elif was[0] != is_now[0]:
-            found.append(f"class {place} was {was[0]!r}, is {is_now[0]!r}")
+            differences.append(f"class {place} was {was[0]!r}, is {is_now[0]!r}")
         elif was[1] != is_now[1]:
-            found.append(
-                f"class {was[0]!r} {'had' if was[1] else 'had no'} instances, {'has' if is_now[1] else 'has none'}"
-            )
-    return found
+            had, has = "had" if was[1] else "had no", "has" if is_now[1] else "has none"
+            differences.append(f"class {was[0]!r} {had} instances, {has}")
+    return differences
 
 
 def _sample_differences(
     split: str, rows: Sequence[SampleRow], data: SegmentationData, *, part: bool = False
 ) -> Iterator[str]:
+    """Yield which images were added, removed, moved or changed."""
     known = {key: row for key, *row in rows}
     added = [key for key in data.keys if key not in known]
     gone = list(set(known) - set(data.keys))
@@ -281,18 +291,17 @@ def _sample_differences(
     files = files_of(data)
     if files is None:
         return
-    # content: of the files that are in both, those whose stamp is another are read again
+    # Files that are in both are read again if their stamp changed
     both = [(index, key) for index, key in enumerate(data.keys) if key in known]
     compared: dict[Path, Stamp] = {}
 
     def changed(number: int, index: int, key: str) -> bool:
         row = known[key][number]
-        if number and files.pairs[index].mask is None:  # of images that have none
+        if number and files.pairs[index].mask is None:  # an image without a mask
             return row is not None
         try:
-            return row is None or not Source(*row).is_current(
-                _path(files.pairs[index], number), compared
-            )
+            path = _path(files.pairs[index], number)
+            return row is None or not Source(*row).is_current(path, compared)
         except OSError as error:
             raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
 
@@ -304,7 +313,8 @@ def _sample_differences(
                 yield f"{counted(len(others), kind)} of {split} changed: {_named(others)}"
     annotated = [key for index, key in both if known[key][2] != _annotation(files, index)]
     if annotated:
-        yield f"the annotations of {counted(len(annotated), 'mask')} of {split} changed: {_named(annotated)}"
+        masks = counted(len(annotated), "mask")
+        yield f"the annotations of {masks} of {split} changed: {_named(annotated)}"
 
 
 def _rows(data: SegmentationData) -> list[SampleRow]:
@@ -326,27 +336,27 @@ def _rows(data: SegmentationData) -> list[SampleRow]:
 
 
 def _source(data: SegmentationData, files: PairedFiles, index: int, number: int) -> Source:
-    """The file as it is; what `featherseg prepare` read of it is not read again."""
+    """Return an image (0) or mask (1) as it is; what `prepare` recorded is not read again."""
     path = _path(files.pairs[index], number)
     known = data.source(index, number) if isinstance(data, PreparedData) else None
     return known or Source.of(path)
 
 
 def _path(pair: Pair, number: int) -> Path:
-    """The image (0) or the mask (1)."""
+    """Return the image (0) or the mask (1)."""
     path = (pair.image, pair.mask)[number]
     assert path is not None
     return path
 
 
 def files_of(data: SegmentationData) -> PairedFiles | None:
-    """The dataset as files; None of one that the program makes up."""
+    """Return the dataset as files; None if it is synthetic or your own."""
     files = data.data if isinstance(data, PreparedData) else data
     return files if isinstance(files, PairedFiles) else None
 
 
 def groups_of(data: SegmentationData) -> str | None:
-    """`groups` of the dataset.toml that the images are of, which tells their sequences; None without."""
+    """Return `groups` of the dataset.toml of the images, which defines sequences, or None."""
     files = files_of(data)
     return None if files is None else files.groups
 
@@ -362,20 +372,17 @@ def _values(data: SegmentationData) -> dict[str, str]:
 
 
 def _annotation(files: PairedFiles, index: int) -> str:
-    """The digest of what is said of a mask beside its file, by a panoptic JSON or a folder; else empty."""
-    own = files.annotation(index)
-    return "" if own is None else hashlib.sha256(own).hexdigest()[:32]
+    """Return the digest of what a JSON or folder adds to a mask file, else ""."""
+    annotation = files.annotation(index)
+    return "" if annotation is None else hashlib.sha256(annotation).hexdigest()[:32]
 
 
 def named_pairs(seen: Mapping[str, str]) -> str:
-    """What `Fingerprint.trained_on` found, for a message: "7 (there 2), 8"."""
-    return _named(
-        [key if key == there else f"{key} (there {there})" for key, there in seen.items()]
-    )
+    """Return the result of `Fingerprint.trained_on` for a message: "7 (there 2), 8"."""
+    texts = [key if key == there else f"{key} (there {there})" for key, there in seen.items()]
+    return _named(texts)
 
 
 def _named(keys: Sequence[str]) -> str:
-    shown = sorted(keys)[:SHOWN]
-    return ", ".join(shown) + (
-        f" and {len(keys) - len(shown)} more" if len(keys) > len(shown) else ""
-    )
+    more = len(keys) - SHOWN
+    return ", ".join(sorted(keys)[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,8 +1,8 @@
-"""Datasets in buckets, copied here before they are used: a training reads every image many times.
+"""Copy datasets from buckets to this machine, because a training reads images many times.
 
-The copy lies in $FEATHERSEG_HOME/mirror (else ~/.cache/featherseg/mirror), in folders named like the bucket's. How much
-is to be copied is said first. Of a copy that is there only what has changed in the bucket is fetched, told by size and
-version (S3's ETag); what was broken off goes on.
+Copies are in $FEATHERSEG_HOME/mirror (default ~/.cache/featherseg/mirror), in folders named like
+the bucket's. The size is logged first. Later only files that changed in the bucket, by size and
+version (S3's ETag), are fetched; an interrupted copy continues.
 """
 
 import functools
@@ -26,26 +26,26 @@ from featherseg.data.datasets.dataset_toml import DatasetToml, read_dataset_toml
 TOML_NAME = "dataset.toml"
 THREADS = 8
 LINE_SECONDS = 10.0
-"""Between two lines of progress."""
+"""Time between two lines of progress."""
 
 KEPT_FREE = 10**9
-"""Bytes of the disk that a copy leaves free."""
+"""Bytes that a copy leaves free on the disk."""
 
 log = logging.getLogger("featherseg")
 
 
 def mirror_folder() -> Path:
-    """Where the copies lie."""
+    """Return the folder of the copies."""
     return home_folder() / "mirror"
 
 
 @functools.cache
 def local_dataset(place: str) -> str:
-    """The path here of a dataset.toml in a bucket, or of a folder of images and masks, once it is copied.
+    """Copy a dataset.toml or a folder of images and masks from a bucket; return the path here.
 
-    Of a dataset.toml the folders and lists that it names are copied, of a folder without one all of it. The bucket is
-    looked at once in a process. Raises DataNotFound, DataError, and ConfigError for a dataset.toml that names folders
-    elsewhere.
+    The folders and lists that a dataset.toml names are copied; all of a folder without one. The
+    bucket is read once in a process. Raises DataNotFound, DataError, and ConfigError for a
+    dataset.toml that names folders elsewhere.
     """
     place = address(place)
     folder, name = place.rsplit("/", 1) if place.endswith(".toml") else (place, TOML_NAME)
@@ -61,78 +61,74 @@ def local_dataset(place: str) -> str:
 
 @functools.cache
 def local_folder(place: str) -> Path:
-    """The path here of a folder in a bucket, once all of it is copied. Raises as `local_dataset`."""
+    """Copy a folder from a bucket, return the path here. Raises as `local_dataset`."""
     return mirror(address(place))
 
 
 def _parts(config: DatasetToml, place: str) -> list[str]:
-    """The folders and lists that a dataset.toml names."""
-    named = config.folders
-    named += [
+    """Return the folders and lists that a dataset.toml names."""
+    lists = [
         part for part in config.splits.values() if isinstance(part, str) and part.endswith(".txt")
     ]
-    for part in named:
-        if (
-            PurePosixPath(part).is_absolute()
-            or ".." in PurePosixPath(part).parts
-            or is_remote(part)
-        ):
+    paths = [*config.folders, *lists]
+    for part in paths:
+        path = PurePosixPath(part)
+        if path.is_absolute() or ".." in path.parts or is_remote(part):
             raise ConfigError(
-                f"{place} names {part!r}: expected folders beside it, as all that it names is copied."
+                f"{place} names {part!r}: expected folders beside it, because all that it names is "
+                "copied."
             )
-    return list(dict.fromkeys(PurePosixPath(part).as_posix() for part in named))
+    return list(dict.fromkeys(PurePosixPath(part).as_posix() for part in paths))
 
 
 def mirror(folder: str, parts: Sequence[str] = (".",)) -> Path:
-    """Copy the files below `parts` of a folder in a bucket; -> the folder here. What is here and unchanged stays.
+    """Copy what changed below `parts` of a folder in a bucket; return the folder here.
 
-    Raises DataNotFound where one of the parts is not there, DataError where a name leads out of the folder, the disk is
-    too small, or the storage does not answer.
+    Raises DataNotFound if a part does not exist, DataError if a name leads out of the folder, the
+    disk is too small, or the storage does not answer.
     """
     scheme, _, path = folder.partition("://")
     bucket, _, inside = path.partition("/")
     home = mirror_folder() / scheme
     root, journal = home / bucket, home / f"{bucket}.jsonl"
     home.mkdir(parents=True, exist_ok=True)
-    with FileLock(
-        home / f"{bucket}.lock"
-    ):  # of several processes of a training one copies, the others find it done
+    # One of the processes of a training copies; the others then have nothing to do
+    with FileLock(home / f"{bucket}.lock"):
         known = {record["key"]: record for record in read_lines(journal) if "key" in record}
-        found = {
+        files = {
             key: file
             for part in parts
             for key, file in _listed(folder, part, f"{scheme}://{bucket}/")
         }
         missing = {
             key: file
-            for key, file in found.items()
+            for key, file in files.items()
             if not _is_here(root / key, file, known.get(key))
         }
         if missing:
-            _say(folder, found, missing, root)
+            _announce(folder, files, missing, root)
             _copy(missing, root, journal, folder)
 
-        # What is no longer in the bucket goes here as well; what others laid here stays.
-        below = tuple(
-            f"{posix}/" for posix in (PurePosixPath(inside, part).as_posix() for part in parts)
-        )
+        # Delete copies of files that are gone from the bucket, but no files of others
+        below = tuple(f"{PurePosixPath(inside, part).as_posix()}/" for part in parts)
         for key, record in known.items():
             within = "./" in below or key.startswith(below)
-            if within and key not in found and record["version"] is not None:
+            if within and key not in files and record["version"] is not None:
                 (root / key).unlink(missing_ok=True)
                 append_line(journal, {"key": key, "size": 0, "version": None})
     return root / inside if inside else root
 
 
 def _listed(folder: str, part: str, above: str) -> list[tuple[str, StoredFile]]:
-    """(key in the bucket, file) of everything below a part of a folder."""
+    """Return (key in the bucket, file) of everything below a part of a folder."""
     listed = []
+    forbidden = set("\\\0:" if os.name == "nt" else "\\\0")
     for file in list_files(folder if part == "." else joined(folder, part), deep=True):
         key = file.address.removeprefix(above)
-        odd = set("\\\0:" if os.name == "nt" else "\\\0")
-        if any(name in ("", ".", "..") or odd & set(name) for name in key.split("/")):
+        if any(name in ("", ".", "..") or forbidden & set(name) for name in key.split("/")):
             raise DataError(
-                f"{folder} holds a file called {key!r}, which cannot be copied into a folder. Rename it."
+                f"{folder} has a file called {key!r}, which cannot be copied into a folder. Rename "
+                "it."
             )
         listed.append((key, file))
     return listed
@@ -146,45 +142,43 @@ def _is_here(path: Path, file: StoredFile, record: dict[str, object] | None) -> 
     return False
 
 
-def _say(
-    folder: str, found: dict[str, StoredFile], missing: dict[str, StoredFile], root: Path
+def _announce(
+    folder: str, files: dict[str, StoredFile], missing: dict[str, StoredFile], root: Path
 ) -> None:
-    """How much there is and how much is to come, before anything is fetched. Raises DataError: more than fits."""
-    size, all_of_it = (sum(file.size for file in files.values()) for files in (missing, found))
+    """Log how much will be copied. Raises DataError if the disk is too small."""
+    missing_size, size = (sum(file.size for file in group.values()) for group in (missing, files))
     free = shutil.disk_usage(root.parent).free
-    if size > free - KEPT_FREE:
+    if missing_size > free - KEPT_FREE:
         raise DataError(
-            f"{folder} has {gigabytes(size)} that are not here yet, and the disk of {root} has {gigabytes(free)} free. "
-            "Name a larger one with FEATHERSEG_HOME, or a smaller dataset."
+            f"{folder} has {gigabytes(missing_size)} that are not here yet, and the disk of {root} "
+            f"has {gigabytes(free)} free. Name a larger one with FEATHERSEG_HOME, or a smaller "
+            "dataset."
         )
-    if len(missing) == 1:
-        return
-    log.info(
-        f"{folder}: {counted(len(found), 'file')}, {gigabytes(all_of_it)}; of these {counted(len(missing), 'file')}, "
-        f"{gigabytes(size)}, are copied to {root} first ({gigabytes(free)} free). Ctrl-C stops; it goes on later."
-    )
+    if len(missing) > 1:
+        log.info(
+            f"{folder}: {counted(len(files), 'file')}, {gigabytes(size)}; of these "
+            f"{counted(len(missing), 'file')}, {gigabytes(missing_size)}, are copied to {root} "
+            f"first ({gigabytes(free)} free). After Ctrl-C the copy continues later."
+        )
 
 
 def _copy(missing: dict[str, StoredFile], root: Path, journal: Path, folder: str) -> None:
-    """Fetch all of them, each whole or not at all, and note it."""
-
-    def fetch(key: str, file: StoredFile) -> None:
-        write_bytes(root / key, file.read())
-
-    said, done, size = time.monotonic(), 0, 0
+    """Fetch all files, each atomically, and note them in the journal."""
+    logged, done, size = time.monotonic(), 0, 0
     with ThreadPoolExecutor(THREADS) as pool:
-        waiting = {pool.submit(fetch, key, file): key for key, file in missing.items()}
+        jobs = {
+            pool.submit(lambda key, file: write_bytes(root / key, file.read()), key, file): key
+            for key, file in missing.items()
+        }
         try:
-            for copied in as_completed(waiting):
-                copied.result()
-                key = waiting.pop(copied)
-                append_line(
-                    journal,
-                    {"key": key, "size": missing[key].size, "version": missing[key].version},
-                )
-                done, size = done + 1, size + missing[key].size
-                if time.monotonic() - said > LINE_SECONDS:
-                    said = time.monotonic()
+            for job in as_completed(jobs):
+                job.result()
+                key = jobs.pop(job)
+                file = missing[key]
+                append_line(journal, {"key": key, "size": file.size, "version": file.version})
+                done, size = done + 1, size + file.size
+                if time.monotonic() - logged > LINE_SECONDS:
+                    logged = time.monotonic()
                     log.info(
                         f"{folder}: {done:,} of {len(missing):,} files copied, {gigabytes(size)}"
                     )
@@ -194,5 +188,5 @@ def _copy(missing: dict[str, StoredFile], root: Path, journal: Path, folder: str
 
 
 def gigabytes(size: int) -> str:
-    """`1.24 GB`, `0.3 MB`."""
+    """Return a size such as `1.24 GB` or `0.3 MB`."""
     return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.1f} MB"

@@ -1,6 +1,7 @@
-"""Writes prepared data: what is there and still right is kept, so that an interrupted preparation goes on.
+"""Write prepared data; what is there and unchanged is kept, so that an interruption costs little.
 
-The index names a sample only once the disk has its pixels, so that neither a kill nor a power cut leaves a wrong one.
+The index lists a sample only after the disk has its pixels, so that neither a kill nor a power cut
+leaves a wrong one.
 """
 
 import io
@@ -43,18 +44,18 @@ from featherseg.data.images.pairs import PairedFiles
 from featherseg.data.shapes import Shapes
 
 FLUSH_BYTES = 64 * 2**20
-"""So much is written before the disk is waited for and the index says so: what a kill costs at most."""
+"""Bytes written between two updates of the index: what a kill costs at most."""
 
-JUDGED = 9
-"""Images at most, spread over a dataset, by which the room that it needs is judged."""
+SAMPLED = 9
+"""Number of images, spread evenly, from which the space that a dataset needs is estimated."""
 
 LONGEST_JPEG = 65535
-"""Pixels of the longest side that a JPEG can have."""
+"""Longest side of a JPEG in pixels."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was done for a split: its images, how many were there before, and bytes of the whole folder."""
+    """What was done for a split: its images, those kept from before, and the folder's bytes."""
 
     images: int
     kept: int
@@ -73,7 +74,7 @@ def prepare(
 ) -> dict[str, Prepared]:
     """Store the decoded images and labels of a dataset; training and evaluation then use them.
 
-    After an interruption the same call continues; after a change to the data it stores what changed.
+    After an interruption the same call continues; after changes to the data it stores these.
 
     Args:
         data: A dataset's name, a dataset.toml or its folder.
@@ -87,7 +88,7 @@ def prepare(
             notebook.
 
     Returns:
-        Split -> Prepared.
+        {split: Prepared}.
 
     Raises:
         UnknownName, DataNotFound, DataError: The dataset or a split cannot be opened.
@@ -110,8 +111,8 @@ def prepare_data(
 ) -> Prepared:
     """Prepare one split of a dataset; `name`, `split` and `root` as for `open_dataset`.
 
-    Written below `out`, which $FEATHERSEG_CACHE must name then, or to where it is looked for anyway. Raises the errors
-    of `open_dataset` and `prepare_split`, and ConfigError for a synthetic dataset.
+    `out` is used only if $FEATHERSEG_CACHE names it. Default: where prepared data are searched.
+    Raises as `open_dataset` and `prepare_split`, and ConfigError for a synthetic dataset.
     """
     data = open_files(name, split, root)
     if not isinstance(data, PairedFiles):
@@ -121,13 +122,12 @@ def prepare_data(
         raise ConfigError(
             "FEATHERSEG_CACHE=off is set, so prepared data would not be used. Unset it first."
         )
-    # The first of the folders that is there or can be made; the last where that cannot be said of any.
+    # The first folder that can be written, else the last
     place = next(
         (f for f in folders[:-1] if os.access(f if f.exists() else f.parent, os.W_OK)), folders[-1]
     )
-    if place.parent == data_folder(
-        name, root
-    ):  # the dataset may be somebody else's; `out` is the user's own
+    # Links in the folder of a dataset may be somebody else's; `out` is the user's own
+    if place.parent == data_folder(name, root):
         refuse_links(place.parent, place.name)
     refuse_links(place, folder_name(data.name))
     check_folder(place)
@@ -135,7 +135,7 @@ def prepare_data(
 
 
 def splits_on_disk(name: str, root: Path | None = None) -> list[str]:
-    """The splits of a dataset that hold a file. Raises the errors of `prepare_data`."""
+    """Return the splits of a dataset that have files. Raises as `prepare_data`."""
     if is_own(name):
         return list(own_listing(name, root).splits)
     dataset = find_dataset(name)
@@ -152,50 +152,47 @@ def _synthetic(name: str) -> ConfigError:
 def prepare_split(
     data: PairedFiles, folder: Path, storage: Storage, progress: Progress | None = None
 ) -> Prepared:
-    """Store every sample of a split in `folder`; samples of the same dataset that are there in this storage stay.
+    """Store every sample of a split in `folder`; unchanged samples in this storage stay.
 
-    JPEGs of another quality are replaced. Raises what reading a sample raises, and FeathersegError where another
-    process writes there, or the disk is too small (before anything is written) or refuses.
+    JPEGs of another quality are replaced. Raises what reading a sample raises, and FeathersegError
+    if another process writes there, or the disk is too small (before anything is written) or fails.
     """
     try:
         with _locked(folder):
-            cache = _opened(folder, storage)
+            cache = _open(folder, storage)
             missing = _missing(data, cache)
-            _check_room(data, missing, cache)
+            _check_space(data, missing, cache)
             _store(data, missing, cache, progress)
-            return Prepared(
-                len(data), len(data) - len(missing), folder, cache.pixels.stat().st_size
-            )
+            size = cache.pixels.stat().st_size
+            return Prepared(len(data), len(data) - len(missing), folder, size)
     except OSError as error:
         raise FeathersegError(
-            f"cannot write prepared data to {folder}: {error.strerror or error}. Make room (or check the rights, or "
-            "name another folder with --out) and run the same command again: it continues where it stopped."
+            f"cannot write prepared data to {folder}: {error.strerror or error}. Make room (or "
+            "check the rights, or name another folder with --out) and run the same command again: "
+            "it continues."
         ) from error
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Only one process may write in a folder."""
+    """Keep other processes from writing to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    taken = FeathersegError(
+    in_use = FeathersegError(
         f"another process is preparing data in {folder}. Wait for it or stop it."
     )
-    with locked(folder / ".lock", taken):
+    with locked(folder / ".lock", in_use):
         yield
 
 
-def _opened(folder: Path, storage: Storage) -> Cache:
-    """What is in the folder in this storage, without a torn end; begun anew where nothing is."""
+def _open(folder: Path, storage: Storage) -> Cache:
+    """Return the prepared data of a folder in this storage without a torn end; new if needed."""
     cache = read_cache(folder)
     if cache is None or cache.storage != storage or not cache.pixels.is_file():
-        (folder / INDEX).unlink(
-            missing_ok=True
-        )  # first: from here on nothing refers to the old files
+        (folder / INDEX).unlink(missing_ok=True)  # first, so that nothing refers to the old files
         for old in folder.glob("pixels-*.bin"):
             old.unlink()
-        pixels = (
-            folder / f"pixels-{secrets.token_hex(4)}.bin"
-        )  # a reader of the old ones must not take it for theirs
+        # A new name, so that a reader of the old file does not use this one
+        pixels = folder / f"pixels-{secrets.token_hex(4)}.bin"
         pixels.touch()
         head = {"format_version": FORMAT_VERSION, "quality": storage.quality, "pixels": pixels.name}
         write_text(folder / INDEX, json.dumps(head) + "\n")
@@ -205,9 +202,9 @@ def _opened(folder: Path, storage: Storage) -> Cache:
 
 
 def _missing(data: PairedFiles, cache: Cache) -> list[int]:
-    """The samples that are not there, or whose files hold something else by now.
+    """Return the samples that are not there, or whose files changed.
 
-    Where a file was found to be the same by its content alone, the index learns its new stamp.
+    A new stamp of a file with the same content is added to the index.
     """
     of_all, missing = meaning_of_all(data), []
     for index, key in enumerate(data.keys):
@@ -219,40 +216,39 @@ def _missing(data: PairedFiles, cache: Cache) -> list[int]:
         if not _are_current(files, entry.sources, compared):
             missing.append(index)
         elif compared:
-            sources = [
-                replace(s, stamp=compared.get(f, s.stamp))
-                for f, s in zip(files, entry.sources, strict=True)
-            ]
-            append_line(
-                cache.folder / INDEX, replace(entry, sources=(sources[0], sources[1])).record()
+            image, mask = (
+                replace(source, stamp=compared.get(path, source.stamp))
+                for path, source in zip(files, entry.sources, strict=True)
             )
+            append_line(cache.folder / INDEX, replace(entry, sources=(image, mask)).record())
     return missing
 
 
-def _check_room(data: PairedFiles, missing: Sequence[int], cache: Cache) -> None:
-    """Raises FeathersegError where the disk has not the room that the missing samples need."""
+def _check_space(data: PairedFiles, missing: Sequence[int], cache: Cache) -> None:
+    """Raise FeathersegError if the disk is too small for the missing samples."""
     if not missing:
         return
-    judged = [
-        _encoded(data, index, cache.storage)[0] for index in missing[:: -(-len(missing) // JUDGED)]
-    ]
-    per_pixel, pixels = max(aligned(entry.end) / entry.pixels for entry in judged), 0
+    sampled = missing[:: -(-len(missing) // SAMPLED)]
+    entries = [_encoded(data, index, cache.storage)[0] for index in sampled]
+    per_pixel = max(aligned(entry.end) / entry.pixels for entry in entries)
+    pixels = 0
     for index in missing:
         height, width = image_size(data.pairs[index].files[0])
         pixels += height * width
     needed, free = per_pixel * pixels, shutil.disk_usage(cache.folder).free
     if needed > free:
         raise FeathersegError(
-            f"{len(missing)} images of {data.name} take {needed / 1e9:.1f} GB as {cache.storage}, but the disk of "
-            f"{cache.folder} has {free / 1e9:.1f} GB free. Make room, or name a folder on another disk with --out."
+            f"{len(missing)} images of {data.name} need {needed / 1e9:.1f} GB as {cache.storage}, "
+            f"but the disk of {cache.folder} has {free / 1e9:.1f} GB free. Make room, or name a "
+            "folder on another disk with --out."
         )
 
 
 def _store(
     data: PairedFiles, missing: Sequence[int], cache: Cache, progress: Progress | None
 ) -> None:
-    """Append the samples to the flat file, and their entries to the index whenever the disk has them."""
-    kept, waiting = len(data) - len(missing), list[Entry]()
+    """Append samples to the flat file, and their entries to the index when the disk has them."""
+    kept, unlisted = len(data) - len(missing), list[Entry]()
     with open(cache.pixels, "ab") as file:
         flushed = file.tell()
         for done, index in enumerate(missing, start=1):
@@ -260,13 +256,13 @@ def _store(
             for part in parts:
                 file.write(bytes(aligned(file.tell()) - file.tell()))
                 file.write(part)
-            waiting.append(entry)
+            unlisted.append(entry)
             if file.tell() - flushed >= FLUSH_BYTES or done == len(missing):
                 file.flush()
                 os.fsync(file.fileno())
-                for entry in waiting:
+                for entry in unlisted:
                     append_line(cache.folder / INDEX, entry.record())
-                flushed, waiting = file.tell(), []
+                flushed, unlisted = file.tell(), []
             if progress is not None:
                 progress("preparing", kept + done, len(data))
 
@@ -274,26 +270,26 @@ def _store(
 def _encoded(
     data: PairedFiles, index: int, storage: Storage, offset: int = 0
 ) -> tuple[Entry, list[bytes]]:
-    """A sample as it is stored: its entry, and image, label and instances as bytes."""
+    """Return a sample as it is stored: its entry; image, label and instances as bytes."""
     files = data.pairs[index].files
-    sources = (_source(files[0]), _source(files[1]))
+    try:
+        sources = (Source.of(files[0]), Source.of(files[1]))
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror or error}.") from None
     sample = data[index]
     if not _are_current(files, sources, {}):
         raise DataError(
             f"{files[0]} or {files[1]} changed while it was being read. Run the same command again."
         )
     height, width, channels = sample.image.shape
-    jpeg, difference = (
-        _as_jpeg(sample.image, files[0], storage.quality) if storage.quality else (b"", 0.0)
-    )
-    arrays = [sample.label.astype("u1")]
-    if sample.instances is not None:
-        arrays.append(sample.instances.astype("<i4"))
+    jpeg, difference = b"", 0.0
+    if storage.quality:
+        jpeg, difference = _as_jpeg(sample.image, files[0], storage.quality)
     deep = sample.image.dtype == np.uint16
-    parts = [
-        jpeg or sample.image.astype("<u2" if deep else "u1").tobytes(),
-        *(array.tobytes() for array in arrays),
-    ]
+    parts = [jpeg or sample.image.astype("<u2" if deep else "u1").tobytes()]
+    parts.append(sample.label.astype("u1").tobytes())
+    if sample.instances is not None:
+        parts.append(sample.instances.astype("<i4").tobytes())
     entry = Entry(
         key=data.keys[index],
         offset=offset,
@@ -309,9 +305,9 @@ def _encoded(
 
 
 def _as_jpeg(image: np.ndarray, source: Path, quality: int) -> tuple[bytes, float]:
-    """(H, W, C) -> a JPEG and the mean of |stored - image|; (b"", 0) for what JPEG cannot hold.
+    """Return (JPEG, mean of |stored - image|) of (H, W, C); (b"", 0) for what JPEG cannot hold.
 
-    A source that is itself a JPEG with the same pixels is kept as it is.
+    A source that is a JPEG with the same pixels is kept as it is.
     """
     if image.dtype != np.uint8 or image.shape[2] not in (1, 3) or max(image.shape) > LONGEST_JPEG:
         return b"", 0.0
@@ -319,29 +315,21 @@ def _as_jpeg(image: np.ndarray, source: Path, quality: int) -> tuple[bytes, floa
         return b"", 0.0
     plain = image if image.shape[2] == 3 else image[:, :, 0]
     content = source.read_bytes()
-    if content.startswith(b"\xff\xd8") and np.array_equal(
-        decoded(np.frombuffer(content, np.uint8)), plain
-    ):
+    is_jpeg = content.startswith(b"\xff\xd8")
+    if is_jpeg and np.array_equal(decoded(np.frombuffer(content, np.uint8)), plain):
         return content, 0.0
     buffer = io.BytesIO()
-    Image.fromarray(plain).save(
-        buffer, "JPEG", quality=quality, subsampling=0
-    )  # 4:4:4: colours keep their resolution
+    # 4:4:4: colours keep their resolution
+    Image.fromarray(plain).save(buffer, "JPEG", quality=quality, subsampling=0)
     content = buffer.getvalue()
     stored = decoded(np.frombuffer(content, np.uint8))
     return content, float(np.abs(stored.astype(np.int16) - plain).mean())
 
 
-def _source(path: Path) -> Source:
-    try:
-        return Source.of(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
-
-
 def _are_current(
     files: Sequence[Path], sources: Sequence[Source], compared: dict[Path, Stamp]
 ) -> bool:
+    """Return whether all files are unchanged; a missing file is not."""
     try:
         return all(
             source.is_current(path, compared) for path, source in zip(files, sources, strict=True)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from featherseg.core.errors import DataError
 from featherseg.core.types import Sample, SegmentationData
-from featherseg.data.cache.teacher_outputs import Taught, Teaching
+from featherseg.data.cache.teacher_outputs import TeacherLogits, Teaching
 from featherseg.data.panoptic.targets import PanopticTargets
 from featherseg.data.pipeline.augmentation import Augment
 from featherseg.data.pipeline.rare import RareClasses
@@ -36,7 +36,7 @@ Small images first, as EfficientNetV2 is trained (Tan and Le, ICML 2021, Sec. 4)
 57 % of the pixels.
 """
 
-Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, PanopticTargets[Tensor] | Taught]
+Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, PanopticTargets[Tensor] | TeacherLogits]
 """images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8; for a panoptic model its targets as well, for a taught
 one what the teachers say."""
 
@@ -50,8 +50,8 @@ class TrainingSamples(Dataset[Any]):
     instances, (image, label, targets of the instance branch). With `class_uniform` its share of them is replaced by
     samples that are drawn by class, from the same two numbers. `before` changes a sample before it is augmented.
     With `rare` classes, pixels of theirs are pasted into augment.copy_paste of the samples, not into `targets`.
-    With `teaching` (and an `augment` that traces) a sample is (image, label, Taught), and the share of them that the
-    teachers say is drawn from the images without masks.
+    With `teaching` (and an `augment` that traces) a sample is (image, label, TeacherLogits), and
+    `teaching.share` of the samples are images without masks.
     """
 
     def __init__(
