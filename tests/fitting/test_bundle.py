@@ -395,7 +395,7 @@ def test_a_size_that_fit_would_refuse_is_refused_before_the_bundle(size, tmp_pat
 def test_a_data_root_without_data_is_refused(tmp_path):
     with pytest.raises(
         ConfigError,
-        match=r"--data-root .* without --data: no data are named\. Add --data, or leave",
+        match=r"--data-root .* has no effect without --data\. Add --data, or leave",
     ):
         bundle_candidates(tmp_path / "b.zip", data_root=tmp_path)
 

@@ -887,7 +887,7 @@ def test_the_outlook_goes_by_the_percentile_of_the_limit_and_knows_the_fastest_b
 
 def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path):
     cases = [
-        ({"data": "shapes"}, ConfigError, "too little was said"),
+        ({"data": "shapes"}, ConfigError, "data or limit is missing"),
         ({"data": "shapes", "max_ms": -1}, ConfigError, "milliseconds above 0"),
         ({"data": "shapes", "max_ms": 5, "hours": 0.0}, ConfigError, "hours"),
         ({"data": "shapes", "max_ms": 5, "format": "onx"}, FeathersegError, "Did you mean 'onnx'"),
@@ -924,7 +924,10 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path):
         featherseg.fit("shaps", 5, out=tmp_path)
     assert (tmp_path / "dataset.toml").read_text() == "mine"
     (tmp_path / "mine.txt").write_text("mine")
-    for resume, message in ((False, "already exists"), (True, r"holds files, but no plan\.json")):
+    for resume, message in (
+        (False, "already exists"),
+        (True, r"contains files, but no plan\.json"),
+    ):
         with pytest.raises(RunError, match=message):
             featherseg.fit("shapes", 5, out=tmp_path, resume=resume)
     assert (tmp_path / "dataset.toml").read_text() == "mine"

@@ -18,7 +18,7 @@ MODES = {
     "--measure": ("--data", "--format", "--image-size", "--data-root"),
     "--confirm": (),
 }
-"""What else is of use beside an option that asks for something else than a new fit."""
+"""The options that replace a fit, and what else they take beside --out."""
 
 
 def fit(
@@ -117,18 +117,19 @@ def fit(
 ) -> None:
     """Find, train, export and verify the most accurate model that is fast enough on this device.
 
-    Candidates, models at input scales, are timed before any trains. Those that keep the limit train by successive
-    halving; the last one gets at least half of the time. Where no candidate keeps the limit, that is said within a
-    minute on an idle machine. In the end --out is a run with its exported file in export/, its score on images that
-    nothing was chosen by, fit.html and fit.json. Kill it at any time: `featherseg fit --resume --out OUT` goes on.
+    Candidates, models at input scales, are timed before any trains. Those that keep the limit train
+    by successive halving; the last one gets at least half of the time. If no candidate keeps the
+    limit, fit ends within a minute on an idle machine. In the end --out is a run with its exported
+    file in export/, its score on images that nothing was chosen by, fit.html and fit.json. Kill it
+    at any time: `featherseg fit --resume --out OUT` goes on.
 
-    Exit code 0: a model within the limit. 1: the hours ended with a model over it, which is delivered; fit.json
-    (limit_kept, latency_over_ms) and fit.html say by how much. 2: nothing was delivered, as the hours were too short
-    to train anything or no candidate keeps the limit.
+    Exit code 0: a model within the limit. 1: the hours ended with a model over it, which is
+    delivered; fit.json (limit_kept, latency_over_ms) and fit.html give the excess. 2: nothing was
+    delivered, because the hours were too short to train anything or no candidate keeps the limit.
     """
     size = None if image_size is None else parse_size(image_size, "--image-size")
 
-    # What was given that is of no use with --show, --measure or --confirm; None: not given
+    # Options that --show, --measure or --confirm ignore are refused; None: not given
     given = {
         "--data": data,
         "--max-ms": max_ms,
@@ -155,7 +156,7 @@ def fit(
         if given[mode] is not None and unused:
             raise ConfigError(f"{mode} makes no use of {', '.join(unused)}: leave it out.")
 
-    # What is no fit: none of these three needs what trains
+    # These three need no package that trains
     if show:
         _show(out, max_ms)
         return
@@ -178,7 +179,7 @@ def fit(
     followed = tuple(filter(None, loggers.split(",")))
     settings = FitSettings(percentile, max_mib, data_root, device, cluster, workers, followed)
     with TrainingProgress() as progress:
-        found = featherseg.fit(
+        result = featherseg.fit(
             data,
             max_ms,
             out=out,
@@ -190,13 +191,12 @@ def fit(
             settings=settings,
             progress=progress,
         )
-    print(one_line(summary(found.facts)))
-    print(one_line(f"the exported file is {found.file}; what was tried: {found.page}"))
-    if not found.limit_kept:
+    print(one_line(summary(result.facts)))
+    print(one_line(f"the exported file is {result.file}; what was tried: {result.page}"))
+    if not result.limit_kept:
+        over = over_text(result.facts)
         print(
-            one_line(
-                f"the limit is not kept: {over_text(found.facts)}. Time the file again when nothing else runs:"
-            )
+            one_line(f"the limit is not kept: {over}. Time the file again when nothing else runs:")
         )
         print(one_line(f"featherseg fit --resume --out {shlex.quote(str(out))}"))
         raise typer.Exit(1)
@@ -205,7 +205,7 @@ def fit(
 def _measure(
     out: Path, data: str | None, format: str, size: Size | None, data_root: Path | None
 ) -> None:
-    """Write the bundle and say what to do with it."""
+    """Write a bundle of candidates and print what to do with it."""
     from featherseg.cli.progress import progress_bar
     from featherseg.cli.terminal import Console
     from featherseg.fitting.elsewhere import bundle_candidates
@@ -214,13 +214,13 @@ def _measure(
     with progress_bar(console) as progress:
         formats = list(dict.fromkeys(word.strip() for word in format.split(",")))
 
-        def told(doing: str, done: int, total: int | None) -> None:
+        def on_progress(doing: str, done: int, total: int | None) -> None:
             progress(doing, done, total)
             if not console.is_terminal:
                 console.print(one_line(f"{doing} ({done + 1} of {total})"))
 
         try:
-            errors = bundle_candidates(out, data, formats, size, data_root, told)
+            errors = bundle_candidates(out, data, formats, size, data_root, on_progress)
         except KeyboardInterrupt:
             console.print("nothing of it is kept: the same command begins anew")
             raise
@@ -230,62 +230,50 @@ def _measure(
 
 
 def _confirm(run: Path, latency: Path) -> None:
-    """Write down what the device says of the delivered file; exit code 1 where it is over the limit."""
+    """Record the device's latency of the delivered file; exit code 1 if it is over the limit."""
     from featherseg.fitting.bundle import confirm
     from featherseg.fitting.results import read_fit
 
-    found, facts = confirm(run, latency), read_fit(run)
-    taken = found["latency_ms"][f"p{facts['percentile']}"]
-    memory = (
-        ""
-        if (most := facts.get("max_mib")) is None
-        else f"; {found['memory_mib'] or '?'} MiB, limit {most:g}"
-    )
-    print(one_line(f"{found['device']}: {taken:.1f} ms, limit {facts['limit_ms']:g} ms{memory}"))
-    if found["device"] != (chosen_for := facts.get("device", found["device"])):
-        print(
-            one_line(
-                f"the candidates were measured on {chosen_for}: of another machine this tells nothing"
-            )
+    confirmed, facts = confirm(run, latency), read_fit(run)
+    device, latency_ms = confirmed["device"], confirmed["latency_ms"][f"p{facts['percentile']}"]
+    text = f"{device}: {latency_ms:.1f} ms, limit {facts['limit_ms']:g} ms"
+    if (max_mib := facts.get("max_mib")) is not None:
+        text += f"; {confirmed['memory_mib'] or '?'} MiB, limit {max_mib:g}"
+    print(one_line(text))
+    if device != (chosen_for := facts.get("device", device)):
+        text = (
+            f"the candidates were measured on {chosen_for}: of another machine this tells nothing"
         )
-    if not found["keeps_limit"]:
-        print(
-            one_line(
-                f"over the limit: featherseg fit --show --max-ms X --out {run} lists what is faster"
-            )
-        )
+        print(one_line(text))
+    if not confirmed["keeps_limit"]:
+        text = f"over the limit: featherseg fit --show --max-ms X --out {run} lists what is faster"
+        print(one_line(text))
         raise typer.Exit(1)
 
 
 def _show(out: Path, max_ms: float | None) -> None:
-    """Print the choice for another limit, and all that keep it; nothing heavy is imported."""
+    """Print the choice for another limit and the candidates that keep it, without torch."""
     from featherseg.core.wording import SELECTED
     from featherseg.fitting.halving import SPARE
     from featherseg.fitting.results import UNDELIVERED, choose_again, latency_text, read_fit
 
     facts = read_fit(out)
     limit = facts["limit_ms"] if max_ms is None else max_ms
-    fitting = choose_again(facts, limit)
-    if not fitting:
+    rows = choose_again(facts, limit)
+    if not rows:
         raise ConfigError(
-            f"no candidate that was trained in {out} keeps {limit:g} ms (with {SPARE:.0%} to spare). Fit again "
-            "with that limit."
+            f"no candidate that was trained in {out} keeps {limit:g} ms (with {SPARE:.0%} to "
+            "spare). Fit again with that limit."
         )
-    for row in fitting:
-        print(
-            one_line(
-                f"{row['model']} at {row['scale']:g}: {latency_text(row, facts)} ms, validation mIoU "
-                f"{100 * row['miou_val']:.2f} % ({SELECTED}), trained for {row['seconds_trained']:.0f} s, "
-                f"{row['status']}"
-            )
-        )
-    best = fitting[0]
+    for row in rows:
+        score = f"validation mIoU {100 * row['miou_val']:.2f} % ({SELECTED})"
+        text = f"{row['model']} at {row['scale']:g}: {latency_text(row, facts)} ms, {score}, "
+        text += f"trained for {row['seconds_trained']:.0f} s, {row['status']}"
+        print(one_line(text))
+    best = rows[0]
     if best["status"] == "chosen":
-        print(
-            one_line(
-                f"the choice for {limit:g} ms is the one that is delivered: {out / facts['file']}"
-            )
-        )
+        text = f"the choice for {limit:g} ms is the one that is delivered: {out / facts['file']}"
+        print(one_line(text))
         return
     ended = best["status"].startswith(UNDELIVERED)
     training = "trained to its end, without a file" if ended else "which was not trained to its end"

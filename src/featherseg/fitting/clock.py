@@ -1,4 +1,4 @@
-"""The clock of a fit: after which step a training must stop, so that what follows ends within the hours."""
+"""The clock of a fit: after which step a training must stop, so that the fit ends in time."""
 
 import math
 from collections import deque
@@ -10,10 +10,13 @@ from featherseg.fitting.halving import DECAY, Candidate
 from featherseg.fitting.plan import FitPlan
 
 FED = 0.75
-"""Of the time that is planned for the last training, what it gets at least if another rung is begun."""
+"""The least share of its planned time that the last training gets if another rung is begun."""
 
-STEPS, SECONDS = 4, 10.0
-"""Steps and seconds over which the pace of a training is averaged, whichever is longer."""
+STEPS = 4
+"""The least steps over which the pace of a training is averaged."""
+
+SECONDS = 10.0
+"""The least seconds over which the pace of a training is averaged."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,8 @@ class Deadline:
     Args:
         ends: By time.monotonic, when all of it must be over.
         step_seconds: What a step was planned to take.
-        following: Seconds that what follows takes on a machine on which a step takes `step_seconds`.
-            A slower machine takes as many times longer for both.
+        following: Seconds that what follows takes on a machine on which a step takes
+            `step_seconds`. A slower machine takes as many times longer for both.
         decay: Whether steps with a falling rate follow, DECAY of all.
     """
 
@@ -34,11 +37,11 @@ class Deadline:
     decay: bool = False
 
     def seconds_left(self, now: float, pace: float) -> float:
-        """Return the seconds left for training while a step takes `pace` seconds; below 0 it is late."""
+        """Return the seconds left for training if a step takes `pace` seconds; below 0: late."""
         return self.ends - now - max(1.0, pace / self.step_seconds) * self.following
 
     def moved(self, seconds: float) -> Self:
-        """Return the deadline by a clock that shows so many seconds more, such as another machine's."""
+        """Return the deadline by a clock that is so many seconds ahead, as on another machine."""
         return replace(self, ends=self.ends + seconds)
 
 
@@ -81,7 +84,9 @@ def planned_last(plan: FitPlan, one: Candidate) -> float:
 def rung_deadlines(
     plan: FitPlan, left: Sequence[Candidate], ends: float, now: float, at_once: int
 ) -> list[Deadline]:
-    """Return when each trial of a rung must stop: they share the time that the last training does not need.
+    """Return when each trial of a rung must stop.
+
+    They share the time that the last training does not need.
 
     Args:
         left: The candidates of the rung, in the order in which they train.
@@ -98,7 +103,7 @@ def rung_deadlines(
 
 
 def last_deadline(plan: FitPlan, one: Candidate, ends: float, *, decay: bool = True) -> Deadline:
-    """Return when the last training of a candidate must stop, so that its delivery ends with the hours.
+    """Return when the last training of a candidate must stop, so that its delivery ends in time.
 
     Args:
         ends: When the hours are over, by time.monotonic.

@@ -1,4 +1,4 @@
-"""The end of a fit: the run, its exported file, its latency again, its score on unseen images, the page."""
+"""The end of a fit: the run, its file, its latency again, its score on unseen images, the page."""
 
 import math
 import time
@@ -192,7 +192,8 @@ def _write_file(
         remove_tree(draft)
         text = f"{winner.name} is trained, and its run is {run}, but there is no file: {error}"
         if int8:
-            text += f" Allow it to lose more: featherseg export {run} --format {format} --max-drop POINTS"
+            command = f"featherseg export {run} --format {format} --max-drop POINTS"
+            text += f" Allow it to lose more: {command}"
         raise Undelivered(text, "its file could not be written") from error
 
 
@@ -261,8 +262,8 @@ def _time_again(
             slowed = [timing.slowed(slowdown) for timing in again]
             slowest = worst(name, slowed, config, run, out, accept=accept)
             watch.message(
-                f"{name}: about {slowest.latency(config.percentile):.1f} ms when this machine is as "
-                "slow as it was at times"
+                f"{name}: about {slowest.latency(config.percentile):.1f} ms when this machine is "
+                "as slow as it was at times"
             )
         else:
             again = _in_time(lambda: time_file(report.path, image, file_name), ends, watch)
@@ -274,7 +275,8 @@ def _time_again(
     except RunError as error:
         remove_tree(draft)
         raise Undelivered(
-            f"{winner.name} is trained, and its run is {run}, but its file is not delivered: {error}",
+            f"{winner.name} is trained, and its run is {run}, but its file is not delivered: "
+            f"{error}",
             "its file could not be timed",
         ) from error
 
@@ -284,10 +286,10 @@ def _time_again(
         timings_ms.insert(0, before_ms)
     if max(timings_ms) > UNSTEADY * min(timings_ms):
         watch.message(
-            f"{winner.model} took {min(timings_ms):.1f} ms once and {max(timings_ms):.1f} ms another "
-            "time: other programs or guests of its host slow this machine down at times; then the "
-            f"limit may not be kept. Time it again: featherseg benchmark {out}. The next fit times "
-            "all candidates anew."
+            f"{winner.model} took {min(timings_ms):.1f} ms once and {max(timings_ms):.1f} ms "
+            "another time: other programs or guests of its host slow this machine down at times; "
+            f"then the limit may not be kept. Time it again: featherseg benchmark {out}. The next "
+            "fit times all candidates anew."
         )
         with suppress(OSError):
             cache_file().unlink(missing_ok=True)
@@ -333,7 +335,8 @@ def worst(
         limit = f"{config.max_mib:g} MiB"
     raise Undelivered(
         f"{name} took {reason}, over the limit of {limit}, and is not delivered; its run is {run}. "
-        f"Other programs may have disturbed it: featherseg fit --resume --out {out} times it again.",
+        "Other programs may have disturbed it: "
+        f"featherseg fit --resume --out {out} times it again.",
         reason,
         over_ms=latency_ms if latency_ms > config.max_ms else None,
     )

@@ -1,4 +1,4 @@
-"""The device is seldom the machine that trains: candidates to be measured there, and the choice by what it says."""
+"""Devices that do not train: candidates to be measured there, and their answers."""
 
 import json
 from collections.abc import Sequence
@@ -23,8 +23,11 @@ from featherseg.fitting.feasible import image_of
 from featherseg.fitting.latency import Timing
 from featherseg.runs.run import Run
 
-CLASSES, SIZE = 19, (360, 480)
-"""Of the candidates, where no data are named: latency hardly depends on the number of classes."""
+CLASSES = 19
+"""The classes of candidates without data: latency hardly depends on their number."""
+
+SIZE = (360, 480)
+"""The (height, width) of the images without data."""
 
 
 def bundle_candidates(
@@ -35,17 +38,24 @@ def bundle_candidates(
     data_root: Path | None = None,
     progress: Progress | None = None,
 ) -> list[FeathersegError]:
-    """Write every candidate, untrained, into a .zip that measures them on another device; -> what was left out.
+    """Write every candidate, untrained, to a .zip that measures them on another device.
 
-    data gives classes, channels and the image that is measured with; image_size is (height, width). Raises UnknownName,
-    DataNotFound, ConfigError, MissingExtra and ExportError.
+    Args:
+        data: Gives the classes, the channels and the image that is measured with.
+        image_size: (height, width) of the images to predict.
+
+    Returns:
+        The errors of candidates that are left out.
+
+    Raises:
+        UnknownName, DataNotFound, ConfigError, MissingExtra, ExportError.
     """
     check_writable(out)
     if out.suffix != ".zip":
         raise ConfigError(f"--out {out}: a bundle is a .zip, such as bundle.zip.")
     if data is None and data_root is not None:
         raise ConfigError(
-            f"--data-root {data_root} without --data: no data are named. Add --data, or leave it out."
+            f"--data-root {data_root} has no effect without --data. Add --data, or leave it out."
         )
     if image_size is not None:
         check_size(image_size)
@@ -81,9 +91,11 @@ def bundle_candidates(
 def bundle_chosen(
     out: Path, run: Run, scale: float, format: str, image: np.ndarray, threads: int
 ) -> str:
-    """Write the trained model alone, for a last measurement on the device; image: (H, W, C) as they are there.
+    """Write the trained model to a .zip that measures it on the device; return the bundle's id.
 
-    threads: those that the candidates were measured on. -> the id of this bundle, which the answer names.
+    Args:
+        image: (H, W, C) as the device takes it.
+        threads: Those that the candidates were measured with.
     """
     resizes = {scale: run.recipe.data.test_resize}
     item = BundleItem(
@@ -95,7 +107,7 @@ def bundle_chosen(
 
 
 def timings_of(measured: MeasuredLatency, format: str) -> list[Timing]:
-    """What another device measured in a format. Raises ConfigError where there is nothing of it."""
+    """Return the timings of another device in a format. Raises ConfigError if there are none."""
     rows = [row for row in measured.candidates if row.format == format]
     if not rows:
         formats = ", ".join(sorted({row.format for row in measured.candidates}))

@@ -1,8 +1,8 @@
 """`featherseg fit`: data and a budget in, the best verified model for the device out.
 
-A fit measures the latency of every candidate before any trains, plans, trains by successive halving,
-trains the last candidate to its end and delivers it. Each stage takes a value and returns one. What
-is on disk is read when a fit begins, so that it goes on where it was killed.
+A fit measures the latency of every candidate before any trains, plans, trains by successive
+halving, trains the last candidate to its end and delivers it. Each stage takes a value and returns
+one. What is on disk is read when a fit begins, so that it goes on where it was killed.
 """
 
 import math
@@ -51,14 +51,18 @@ from featherseg.runs.run import RESOLVED
 from featherseg.training.job import torch_as_it_was
 from featherseg.training.trackers import begin_group
 
-USUAL: Mapping[str, Any] = {
+USUAL: dict[str, Any] = {
     "percentile": 50,
     "max_mib": None,
     "hours": 1.0,
     "format": "onnx",
     "image_size": None,
+    "data_root": None,
+    "device": "auto",
+    "loggers": (),
 }
-"""The defaults of a new fit. In a call None stands for them, because a resumed fit keeps its own."""
+"""The defaults of a new fit. In a call None stands for them, because a resumed fit keeps its
+own."""
 
 SPENT = "spent.json"
 """The seconds that a fit has taken in all its commands."""
@@ -80,7 +84,8 @@ class FitSettings:
         data_root: The folder in which a dataset with a name lies.
         device: What it trains on: auto, cpu, cuda, cuda:N or mps.
         cluster: "local", "auto" or HOST:PORT of a Ray cluster, on which candidates train at the
-            same time. Its machines are like this one and see the data and `out` under the same path.
+            same time. Its machines are like this one and see the data and `out` under the same
+            path.
         workers: Candidates that train at once there; None: one a machine.
         loggers: Where its trainings are followed, as `train.loggers` of a recipe; they stand under
             one run there.
@@ -149,9 +154,9 @@ def fit(
     Raises:
         ConfigError: A value is out of range, or no candidate keeps the limit: the fastest is named.
         UnknownName, DataNotFound, DataError, MissingExtra, DeviceError: Before anything is trained.
-        RunError: `out` exists (without `resume`), another process works in it, no candidate could be
-            delivered because its training or its file failed, or a model within the limit that was
-            delivered before stays.
+        RunError: `out` exists (without `resume`), another process works in it, no candidate could
+            be delivered because its training or its file failed, or a model within the limit that
+            was delivered before stays.
         TrainingError: Every training failed, or the hours were over before the first step.
         KeyboardInterrupt: It was stopped; `resume` goes on.
     """
@@ -161,14 +166,23 @@ def fit(
             raise ConfigError(f"{name} = {value!r}: expected a number, such as 20 or 0.5.")
     image_size = None if image_size is None else as_size("image_size", image_size)
     settings = with_given(DEFAULTS, settings, "settings")
-    given: dict[str, Any] = {"max_mib": settings.max_mib, "percentile": settings.percentile}
-    given |= {"format": format, "image_size": image_size}
+    given: dict[str, Any] = {  # None: not given
+        "data": data,
+        "max_ms": max_ms,
+        "format": format,
+        "image_size": image_size,
+        "percentile": settings.percentile,
+        "max_mib": settings.max_mib,
+        "data_root": settings.data_root,
+        "device": None if settings.device == "auto" else settings.device,
+        "loggers": settings.loggers or None,
+    }
 
     # Whether there is a fit to go on with, or room for a new one
     begun, new = (out / PLAN).is_file(), _is_new(out)
     _refuse_folder(out, begun, new, resume=resume)
     if not begun and (data is None or max_ms is None):
-        problem = "there is nothing to continue" if resume else "too little was said"
+        problem = "there is nothing to continue" if resume else "data or limit is missing"
         raise ConfigError(
             f"{out}: {problem}. Begin with data, limit and time: --data DATA --max-ms 20 --hours 2"
         )
@@ -188,9 +202,7 @@ def fit(
         # The plan: that of the fit that goes on, or a new one for the candidates that are measured
         if begun:
             plan = read_plan(out / PLAN)
-            given |= {"data": data, "max_ms": max_ms, "data_root": settings.data_root}
-            given |= {"device": None if settings.device == "auto" else settings.device}
-            plan.refuse_other(given | {"loggers": settings.loggers or None})
+            plan.refuse_other(given)
             _refuse_other_timings(plan, latency)
             check_loggers(plan.config)
             spent = _spent(out, plan)
@@ -201,19 +213,8 @@ def fit(
         else:
             if resume:
                 reporter.message(f"nothing to continue in {out}: a new fit begins")
-            given |= {"hours": hours}
-            config = FitConfig(
-                data=whole_path(str(data)) if is_own(str(data)) else str(data),
-                data_root=None if settings.data_root is None else whole_path(settings.data_root),
-                max_ms=float(max_ms or 0),
-                device=settings.device,
-                loggers=settings.loggers,
-                **{
-                    key: usual if given[key] is None else given[key] for key, usual in USUAL.items()
-                },
-            )
             measured = None if latency is None else read_latency(Path(latency))
-            plan = begin(config, measured, job)
+            plan = begin(_new_config(given | {"hours": hours}), measured, job)
         plan = _with_hours(plan, hours, out)
 
         # A fit that is finished stays; one over the limit is timed again, whatever its hours
@@ -253,7 +254,7 @@ def fit(
 
 
 def _is_new(out: Path) -> bool:
-    """Return whether a fit may begin in a folder: it is not there, empty, or left by a killed fit."""
+    """Return whether a fit may begin in a folder: missing, empty, or left by a killed fit."""
     if not out.is_dir():
         return not out.exists()
     names = {path.name for path in out.iterdir()}
@@ -267,12 +268,26 @@ def _refuse_folder(out: Path, begun: bool, new: bool, *, resume: bool) -> None:
     """Raise RunError if a folder is neither new nor that of a fit to go on with."""
     if not resume and not new:
         raise RunError(
-            f"{out} already exists. Add --resume to continue it, or choose another folder with --out."
+            f"{out} already exists. Add --resume to continue it, or choose another folder with "
+            "--out."
         )
     if resume and not begun and not new:
         raise RunError(
-            f"{out} holds files, but no {PLAN} of a fit to resume: choose another folder with --out."
+            f"{out} contains files, but no {PLAN} of a fit to resume: choose another folder with "
+            "--out."
         )
+
+
+def _new_config(given: Mapping[str, Any]) -> FitConfig:
+    """Return the configuration of a new fit, with absolute paths and defaults for None."""
+    values = USUAL | {key: value for key, value in given.items() if value is not None}
+    data, root = str(values["data"]), values["data_root"]
+    values |= {
+        "data": whole_path(data) if is_own(data) else data,
+        "data_root": None if root is None else whole_path(root),
+        "max_ms": float(values["max_ms"]),
+    }
+    return FitConfig(**values)
 
 
 @contextmanager
@@ -291,7 +306,7 @@ def _unless_begun(out: Path, new: bool, made_here: Sequence[Path]) -> Iterator[N
 
 @contextmanager
 def _counted(out: Path, began: float) -> Iterator[None]:
-    """Write the seconds since `began` to OUT/spent.json again and again, so that a kill loses few."""
+    """Write the seconds since `began` to OUT/spent.json every BEAT seconds and at the end."""
 
     def write() -> None:
         with suppress(OSError, FeathersegError):  # a full disk ends the training, not this
@@ -330,8 +345,8 @@ def _refuse_other_timings(plan: FitPlan, latency: str | Path | None) -> None:
         timings = timings_of(read_latency(Path(latency)), plan.config.format)
         if not plan.elsewhere or not set(plan.timings) <= set(timings):
             raise ConfigError(
-                f"it was begun with other latencies than --latency {latency}. Leave it out, or begin "
-                "another."
+                f"it was begun with other latencies than --latency {latency}. Leave it out, or "
+                "begin another."
             )
 
 
@@ -344,7 +359,8 @@ def _with_hours(plan: FitPlan, hours: float | None, out: Path) -> FitPlan:
         return plan
     if hours < plan.config.hours:
         raise ConfigError(
-            f"--hours {hours:g}: it was begun with {plan.config.hours:g}. More can be given, not less."
+            f"--hours {hours:g}: it was begun with {plan.config.hours:g}. More can be given, not "
+            "less."
         )
     plan = replace(plan, config=replace(plan.config, hours=hours), over_limit=None)
     if not (out / FIT).is_file():  # else they may be too few

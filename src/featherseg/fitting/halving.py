@@ -1,9 +1,10 @@
-"""Successive halving in seconds: the plan of a fit, made before its first training, and who goes on behind a rung.
+"""Successive halving in seconds: how many steps each candidate trains, and which candidates stay.
 
-Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization", AISTATS 2016: a half
-of the candidates is dropped, those that stay get twice the time. Here candidates go on from where they are, differ in
-the price of a step, and the last one gets at least half of all time. A plan holds numbers of steps, so that what
-follows from it and from scores is the same wherever and however often it is carried out.
+Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization",
+AISTATS 2016: half of the candidates are dropped, the others get twice the time. Here candidates go
+on from where they are, their steps take different times, and the last one gets at least half of all
+time. A schedule holds numbers of steps, so that it gives the same result whenever it is carried
+out.
 """
 
 import math
@@ -16,38 +17,45 @@ from pydantic import Field
 from featherseg.core.config import MOST_STEPS
 
 FINALIST = 0.5
-"""The share of the time that the last candidate gets at least, beside what it had before."""
+"""The least share of the time for the last candidate, beside what it had before."""
 
-LEAST, LEAST_STEPS = 60.0, 100
-"""Seconds and steps that a candidate trains up to the first rung, at least: with less, models of different size are
-ranked by how soon they learn. The rate has risen after 50 steps."""
+LEAST = 60.0
+"""The least seconds that a candidate trains up to the first rung. With less, models of different
+size are ranked by how soon they learn."""
+
+LEAST_STEPS = 100
+"""The least steps that a candidate trains up to the first rung, for the same reason. The rate has
+risen after 50 steps."""
 
 FINAL_STEPS = 1000
-"""Steps that the last candidate has behind the rungs, at least: where the time is too short for that, the best guess
-gains more by what the rungs would take than by their choice (benchmarks/fit_regret.py, docs/log.md)."""
+"""The least steps of the last candidate behind the rungs. If the time is too short for that, the
+best guess gains more by the time of the rungs than by their choice (benchmarks/fit_regret.py,
+docs/log.md)."""
 
 MOST = 8
-"""Candidates that train, at most."""
+"""The most candidates that train."""
 
 FIRST = MOST // 2
-"""Models that are compared before any of them is also compared at a larger scale."""
+"""The number of models that are compared before any of them is also compared at a larger scale."""
 
 DECAY = 0.2
 """The share of the last candidate's steps in which its rate falls."""
 
 MOST_CONSTANT = MOST_STEPS - int(DECAY * MOST_STEPS)
-"""Steps of a rung, at most: all that a training can have before its rate falls."""
+"""The most steps of a rung: all that a training can have before its rate falls."""
 
 SPARE = 0.1
-"""Of the limit, what a candidate must stay below it: the same file took up to so much longer in another process."""
-
+"""The share of the limit that a candidate must stay below it: the same file took up to so much
+longer in another process."""
 
 MOST_MS = 10_000_000
-"""Above any limit that is meant."""
+"""Milliseconds above any limit that is meant."""
 
 Milliseconds = Annotated[float, Field(gt=0, lt=MOST_MS)]
+"""A latency in a file, which may come from others."""
+
 Scale = Annotated[float, Field(gt=0, le=16)]
-"""As they are read from files, which may be another's."""
+"""An input scale in a file."""
 
 
 def keeps_limits(
@@ -57,26 +65,26 @@ def keeps_limits(
     max_mib: float | None,
     spare: float = SPARE,
 ) -> bool:
-    """Whether it stays within the limits, that of time with something to spare; memory may not be known."""
+    """Return whether a file keeps the limits, latency with `spare`; unknown memory counts as 0."""
     light = max_mib is None or memory_mib is None or memory_mib <= max_mib
     return light and latency_ms <= (1 - spare) * max_ms
 
 
 def name_of(model: str, scale: float) -> str:
-    """What a model at an input scale is called: `frm-lite0-light at 0.5`."""
+    """Return the name of a model at an input scale: `frm-lite0-light at 0.5`."""
     return f"{model} at {scale:g}"
 
 
 class Scaled(Protocol):
-    """A model at an input scale, whatever else is known of it."""
+    """A model at an input scale."""
 
     @property
     def model(self) -> str:
-        """Its name."""
+        """Its name, as `models.MODELS` has it."""
 
     @property
     def scale(self) -> float:
-        """Of the images' sides."""
+        """The factor of the image's sides before the model."""
 
 
 One = TypeVar("One", bound=Scaled)
@@ -85,31 +93,40 @@ One = TypeVar("One", bound=Scaled)
 def best_guesses(
     feasible: Iterable[One], place: Callable[[str], int], *, enlarged_first: bool = False
 ) -> list[One]:
-    """In which order candidates that keep the limit are compared, the best guess first; others are not compared.
+    """Return the candidates to compare in their order, the best guess first; others are left out.
 
-    place: of a model among the others, 0 for the best guess. Each is taken at its scale nearest to 1, from below where
-    there is one; behind the FIRST models come these at their next scale above 1, or before them where that is
-    asked for; then the other models, in the same way. Smaller images cost accuracy on most data.
+    Each model is taken at its scale nearest to 1, from below if there is one, because smaller
+    images cost accuracy on most data. Behind the FIRST models come the same at their next scale
+    above 1; then the other models, in the same way.
+
+    Args:
+        feasible: Those that keep the limit.
+        place: The place of a model among the others, 0 for the best guess.
+        enlarged_first: Put models at a scale above 1 before the same models at the scale nearest to
+            1.
     """
     scales: dict[str, list[One]] = {}
     for one in sorted(feasible, key=lambda one: (one.scale > 1, abs(one.scale - 1))):
         scales.setdefault(one.model, []).append(one)
-    models = sorted(scales.values(), key=lambda own: place(own[0].model))
-    found = list[One]()
+    models = sorted(scales.values(), key=lambda sizes: place(sizes[0].model))
+    ordered = list[One]()
     for some in (models[:FIRST], models[FIRST:]):
-        nearest = [own[0] for own in some]
-        enlarged = [
-            above[0] for own in some if (above := [one for one in own[1:] if one.scale > 1])
-        ]
-        found += enlarged + nearest if enlarged_first else nearest + enlarged
-    return found
+        nearest = [sizes[0] for sizes in some]
+        above = ([one for one in sizes[1:] if one.scale > 1] for sizes in some)
+        enlarged = [sizes[0] for sizes in above if sizes]
+        ordered += enlarged + nearest if enlarged_first else nearest + enlarged
+    return ordered
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model at an input scale, what its mask takes on the device, and what a step of its training takes here.
+    """A model at an input scale, with its latency on the device and its training here.
 
-    batch_size: images of a step, as memory had room for them when it was timed; None in older plans.
+    Args:
+        latency_ms: From a decoded image to its mask.
+        step_seconds: A training step.
+        batch_size: Images of a step, as there was memory for when it was timed; None in older
+            plans.
     """
 
     model: str
@@ -120,7 +137,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name in messages and files."""
         return name_of(self.model, self.scale)
 
 
@@ -183,7 +200,7 @@ def make_schedule(ordered: Sequence[Candidate], seconds: float, at_once: int = 1
 
 
 def least_to_compare(step_seconds: float) -> float:
-    """Seconds of training from which on `make_schedule` compares two whose steps take so long, one after the other."""
+    """Return the least seconds in which `make_schedule` compares two candidates with such steps."""
     return max(4 * LEAST, 4 * LEAST_STEPS * step_seconds, FINAL_STEPS * step_seconds / FINALIST)
 
 
@@ -192,21 +209,24 @@ def _whole(steps: float, most: int) -> int:
 
 
 def rung_sizes(compared: int) -> list[int]:
-    """Of so many candidates, how many train in each rung: all, half of them (the larger one), ..., 2."""
-    found = list[int]()
+    """Return how many candidates train in each rung: all, half of them (rounded up), ..., 2."""
+    sizes = list[int]()
     while compared > 1:
-        found.append(compared)
+        sizes.append(compared)
         compared = math.ceil(compared / 2)
-    return found
+    return sizes
 
 
 def survivors(
     standing: Sequence[tuple[Candidate, float]], keep: int, margin: float = 0.0
 ) -> list[Candidate]:
-    """Who goes on, `keep` of them: place by place the best one left, of equal ones the cheapest in latency.
+    """Return the `keep` best candidates, the best first; ties are broken by latency.
 
-    margin: of scores, within which they count as equal. With half a point the recorded table's choices are worse on one
-    dataset and better on none (benchmarks/fit_regret.py, docs/log.md).
+    Args:
+        standing: Candidates with their scores.
+        margin: The difference up to which scores count as equal. With half a point the choices on
+            recorded trainings are worse on one dataset and better on none
+            (benchmarks/fit_regret.py, docs/log.md).
     """
     left, chosen = list(standing), list[Candidate]()
     while left and len(chosen) < keep:

@@ -1,4 +1,4 @@
-"""The last training of a fit: at the constant rate, then a copy at a falling one, until the hours end."""
+"""The last training of a fit: at the constant rate, then a copy at a falling one."""
 
 import math
 import time
@@ -17,7 +17,8 @@ from featherseg.fitting.state import FitJob, FitState, Undelivered
 from featherseg.fitting.trials import Segment, final_folder, trial_folder
 
 ALONE = 0.05
-"""The share of the last training's time in which its steps are timed, if it shared its machine before."""
+"""The share of the last training's time in which its steps are timed, if it shared its machine
+before."""
 
 FEW = 200
 """Steps with which no model is near what it can be."""
@@ -45,12 +46,13 @@ def train(state: FitState, winner: Candidate, job: FitJob, reporter: Reporter) -
             return state
     *before, last = state.plan.finals_of(winner)
     reporter.message(
-        f"{winner.name} goes on to step {last.steps}, the last {last.decay} of them at a falling rate"
+        f"{winner.name} goes on to step {last.steps}, the last {last.decay} of them at a falling "
+        "rate"
     )
     if last.reached < FEW:
         reporter.message(
-            f"it has {counted(last.reached, 'step')}, which is very few: give it more --hours, or go "
-            "on with --resume and more of them"
+            f"it has {counted(last.reached, 'step')}, which is very few: give it more --hours, or "
+            "go on with --resume and more of them"
         )
 
     # At its constant rate, through the steps at which fewer hours ended it before
@@ -101,7 +103,7 @@ def train(state: FitState, winner: Candidate, job: FitJob, reporter: Reporter) -
 def _plan_steps(
     state: FitState, winner: Candidate, job: FitJob, reporter: Reporter, ends: float
 ) -> FitState:
-    """Return the state with the steps of the last training, as many as the time that is left allows.
+    """Return the state with the steps of the last training, as many as there is time for.
 
     If other trainings shared its machine before, some steps without them are timed first.
     """

@@ -1,4 +1,4 @@
-"""fit.html: what was tried, who was dropped when and why, where the time went, and what more of it would buy."""
+"""fit.html: what was tried and dropped, where the time went, and what more time would give."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -24,11 +24,14 @@ from featherseg.reports.charts import Line, chart
 from featherseg.reports.page import page_html, render
 from featherseg.runs.run import METRICS
 
-WIDE, NARROW = 720, 380
-"""Units across of a drawing on a screen and on a phone, in which a letter is 12 high."""
+WIDE = 720
+"""The width of a chart on a screen, in units of which a letter is 12 high."""
+
+NARROW = 380
+"""The width of a chart on a phone, in the same units."""
 
 NOISE = 0.005
-"""Of mIoU (0..1), what tells nothing: seeds of one recipe differ by 0.3 to 0.8 points on CamVid."""
+"""The difference of mIoU (0..1) that means nothing: seeds differ by 0.3 to 0.8 points on CamVid."""
 
 Curves = dict[str, list[tuple[float, float]]]
 """Candidate -> (step, mIoU 0..1) of every validation."""
@@ -50,13 +53,13 @@ STYLE = """
 
 
 def write_page(out: Path, facts: Mapping[str, Any], schedule: Schedule) -> None:
-    """Write OUT/fit.html of what OUT/fit.json holds."""
-    write_text(out / PAGE, fit_html(facts, curves(out, facts), schedule))
+    """Write OUT/fit.html from the content of OUT/fit.json."""
+    write_text(out / PAGE, fit_html(facts, read_curves(out, facts), schedule))
 
 
-def curves(out: Path, facts: Mapping[str, Any]) -> Curves:
-    """What every trial scored on its way; of the chosen one with its last steps."""
-    found: Curves = {}
+def read_curves(out: Path, facts: Mapping[str, Any]) -> Curves:
+    """Return the scores of every trial on its way, of the chosen one with its last training."""
+    curves: Curves = {}
     for row in facts["candidates"]:
         folders = [out / row["run"]] if row["run"] else []
         folders += [out] if row["status"] == "chosen" else []
@@ -67,12 +70,16 @@ def curves(out: Path, facts: Mapping[str, Any]) -> Curves:
             if isinstance(record.get("step"), int) and record.get("val_miou") is not None
         }
         if points:
-            found[name_of(row)] = sorted(points.items())
-    return found
+            curves[name_of(row)] = sorted(points.items())
+    return curves
 
 
 def fit_html(facts: Mapping[str, Any], points: Curves, schedule: Schedule) -> str:
-    """The whole page."""
+    """Return the page.
+
+    Args:
+        facts: The content of fit.json.
+    """
     trained = [row for row in facts["candidates"] if row["miou_val"] is not None]
     key = f"p{facts['percentile']}"
     quantity = Quantity(f"latency {key}", "ms")
@@ -98,9 +105,11 @@ def fit_html(facts: Mapping[str, Any], points: Curves, schedule: Schedule) -> st
             points.items(), key=lambda item: item[0] == chosen
         )  # that is drawn over the others
     ]
-    told = "mIoU on the validation images by minutes of training, the chosen candidate in colour"
+    summary_text = (
+        "mIoU on the validation images by minutes of training, the chosen candidate in colour"
+    )
     charts = [
-        Markup(chart("mIoU, %, by minutes of training", told, lines, size=size))
+        Markup(chart("mIoU, %, by minutes of training", summary_text, lines, size=size))
         for size in ((WIDE, 360), (NARROW, 420))
         if sum(len(line.points) for line in lines) > 1
     ]
@@ -130,78 +139,83 @@ def fit_html(facts: Mapping[str, Any], points: Curves, schedule: Schedule) -> st
 
 
 def spent(facts: Mapping[str, Any]) -> list[tuple[str, float, str]]:
-    """What the time went for, its seconds, and its CSS class: before the trainings, each of them, and the rest."""
-    rows = [row for row in facts["candidates"] if row["seconds_trained"]]
-    found = [
+    """Return rows (what the time went for, seconds, CSS class).
+
+    They are what comes before the trainings, each training, and what remains.
+    """
+    trained = [row for row in facts["candidates"] if row["seconds_trained"]]
+    trainings = [
         (
             f"training {name_of(row)}, {row['status']}",
             row["seconds_trained"],
             "chosen" * (row["status"] == "chosen"),
         )
-        for row in sorted(rows, key=lambda row: -(row["miou_val"] or 0.0))
+        for row in sorted(trained, key=lambda row: -(row["miou_val"] or 0.0))
     ]
     before = facts.get("seconds_before", 0.0)  # older ones lack it
-    rest = facts["seconds"] - before - sum(seconds for _, seconds, _ in found)
-    looked = "looking at the images, timing candidates and their steps"
-    about = "export, timing the file, scoring, and trainings that were cut off or replaced"
-    found = [
-        (looked, before, "beside"),
-        *found,
-        (about if before else f"{looked}, {about}", rest, "beside"),
+    remaining = facts["seconds"] - before - sum(seconds for _, seconds, _ in trainings)
+    beginning = "looking at the images, timing candidates and their steps"
+    ending = "export, timing the file, scoring, and trainings that were cut off or replaced"
+    rows = [
+        (beginning, before, "beside"),
+        *trainings,
+        (ending if before else f"{beginning}, {ending}", remaining, "beside"),
     ]
-    return [row for row in found if row[1] > 0]
+    return [row for row in rows if row[1] > 0]
 
 
 def lasted(seconds: float) -> str:
-    """`100 s`, `24 min`."""
+    """Return seconds as `100 s` or `24 min`."""
     return f"{seconds:.0f} s" if seconds <= 120 else f"{seconds / 60:.0f} min"
 
 
 def outlook(facts: Mapping[str, Any], points: Curves, schedule: Schedule) -> list[str]:
-    """What more time, and a higher limit, would probably buy: sentences that say no more than was seen."""
-    said = []
+    """Return sentences on what more time and a higher limit would probably give."""
+    sentences = []
     values = points.get(name_of(facts["chosen"]), [])[
         :-1
     ]  # the last one is behind the falling rate, which ends a run
     if len(values) > 1:
         (start, before), (end, score) = values[-2:]
         more = "some more" if score - before > NOISE else "little"
-        said.append(
+        sentences.append(
             f"From step {start} to step {end}, at its constant rate, the chosen model gained "
-            f"{100 * (score - before):.1f} points on the validation images: as many again would probably give {more}."
+            f"{100 * (score - before):.1f} points on the validation images: as many again would "
+            f"probably give {more}."
         )
     else:
-        said.append(
-            "More hours train the chosen model for longer: featherseg fit --resume --hours HOURS --out RUN, where RUN "
-            "is this folder. It was validated too seldom to tell what that gives."
+        sentences.append(
+            "More hours train the chosen model for longer: featherseg fit --resume --hours HOURS "
+            "--out RUN, where RUN is this folder. It was validated too seldom to tell what that "
+            "gives."
         )
     one = schedule.candidates[0]
     needed, had = least_to_compare(one.step_seconds), schedule.final[one.name] * one.step_seconds
     if not schedule.rungs and needed > had:
-        said.append(
-            f"With {lasted(needed)} for training, where this one had {lasted(had)}, a new fit could compare it with "
-            "another whose steps take as long, if one keeps the limit."
+        sentences.append(
+            f"With {lasted(needed)} for training, where this one had {lasted(had)}, a new fit "
+            "could compare it with another whose steps take as long, if one keeps the limit."
         )
     for row in facts["candidates"]:
         if row["status"].startswith(UNDELIVERED) and row["miou_val"] is not None:
-            said.append(
-                f"{name_of(row)} has {percent(row['miou_val'])} % on the validation images and was {row['status']}. "
-                f"Before it was trained it took {latency_text(row, facts)} ms. Its weights are kept: {row['run']} is a "
-                "run that every other command takes."
+            sentences.append(
+                f"{name_of(row)} has {percent(row['miou_val'])} % on the validation images and was "
+                f"{row['status']}. Before it was trained it took {latency_text(row, facts)} ms. "
+                f"Its weights are kept: {row['run']} is a run that every other command takes."
             )
     over = [row for row in facts["candidates"] if row["status"] in (OVER, NEAR)]
     if over:
         least = min(over, key=lambda row: row["latency_ms"][f"p{facts['percentile']}"])
-        said.append(
-            f"A higher limit would let in {name_of(least)} first, with {latency_text(least, facts)} ms; it was not "
-            "trained, so that nothing is known of what it reaches here."
+        sentences.append(
+            f"A higher limit would let in {name_of(least)} first, with "
+            f"{latency_text(least, facts)} ms; it was not trained, so that its mIoU here is unknown."
         )
     fastest = min(facts["candidates"], key=lambda row: row["latency_ms"]["p50"])
     if len(facts["candidates"]) > 1 and name_of(fastest) == name_of(facts["chosen"]):
-        said.append("The chosen one is the fastest that was timed.")
-    return said
+        sentences.append("The chosen one is the fastest that was timed.")
+    return sentences
 
 
 def name_of(row: Mapping[str, Any]) -> str:
-    """`frm-lite0-light at 0.5`."""
+    """Return the name of a candidate: `frm-lite0-light at 0.5`."""
     return f"{row['model']} at {row['scale']:g}"

@@ -1,4 +1,4 @@
-"""Images to train with, to choose by and to judge by in the end: the splits of a fit, made where there are none."""
+"""The splits of a fit: to train with, to choose by and to judge by, made if there are none."""
 
 import json
 import os
@@ -19,44 +19,48 @@ from featherseg.data.datasets.dataset_toml import toml_text
 from featherseg.fitting.plan import Parts
 
 HELD_OUT = 0.1
-"""The share of the training images that becomes a split which a dataset of one's own does not have."""
+"""The share of the training images for a split that a dataset of the user does not have."""
 
 DATASET = "dataset.toml"
+"""The file of a fit with the splits that were made for it."""
 
-LOOKING, LOOKED_AT = 6.0, 0.003
-"""Seconds in which masks and images of a split are read before anything is timed, and the part of all time, at most.
-Of a training the masks are read first, but validation images behind the first rung, test images in the end.
-"""
+LOOKING = 6.0
+"""The most seconds in which masks and images of a split are read before anything is timed. A
+training reads its masks first, but validation images behind the first rung, and test images in the
+end."""
+
+LOOKED_AT = 0.003
+"""The share of the hours for that."""
 
 
 def whole_path(place: str | Path) -> str:
-    """An address as it is written, another path from the root on: the fit may go on from elsewhere."""
+    """Return an absolute path, or an address as it is: the fit may go on from another folder."""
     return address(place) if is_remote(place) else os.path.abspath(place)
 
 
 def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str]]:
-    """The splits of a dataset; -> (them, what is to be said about them).
+    """Return (the splits of a dataset, messages about them).
 
-    Of a dataset of one's own that has no validation or test images with masks, a tenth of the training images becomes
-    each, whole sequences at a time; OUT/dataset.toml says so and is what is trained with. Raises UnknownName,
-    DataNotFound, ConfigError and DataError.
+    If a dataset of the user has no validation or test images with masks, a tenth of the training
+    images becomes each, whole sequences at a time. OUT/dataset.toml then describes the splits and
+    is trained with.
+
+    Raises:
+        UnknownName, DataNotFound, ConfigError, DataError.
     """
     where = None if root is None else whole_path(root)
     if not is_own(data):
         test = score_split(data, root)
         parts = Parts(data, where, test="test" if test == "test" else None)
-        said = (
-            []
-            if parts.test
-            else [
-                f"{data} has no other images with masks: nothing is scored that was not chosen by"
-            ]
+        unscored = (
+            f"{data} has no other images with masks: nothing is scored that was not chosen by"
         )
-        return parts, said
+        return parts, [] if parts.test else [unscored]
     config, listing = own_config(data), own_listing(data, root)
     if "train" not in config.splits:
         raise DataError(
-            f"{data} has no split named train, but {', '.join(config.splits)}. Name one of them train."
+            f"{data} has no split named train, but {', '.join(config.splits)}. Name one of them "
+            "train."
         )
     labelled = {name for name, pairs in listing.splits.items() if any(pair.mask for pair in pairs)}
     missing = [name for name in ("val", "test") if name not in labelled]
@@ -64,32 +68,38 @@ def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str
     if not missing:
         return Parts(whole_path(data), where), []
 
-    # A part of train for each, as the file says it: a fraction of all, of train, or of what train is a share of
+    # A part of train for each, in the terms of the file: a fraction of all, of train, or of that of
+    # which train is a share
     others = {name: part for name, part in config.splits.items() if name not in (*missing, "train")}
     held: float | str = f"{HELD_OUT:.0%} of train"
     train = config.splits["train"]
-    for whole, shares in {"": config.shares, **config.parts}.items():
+    for base_split, shares in {"": config.shares, **config.parts}.items():
         if share := shares.get("train"):
             held, train = HELD_OUT * share, share * (1 - HELD_OUT * len(missing))
-            if whole:
-                held, train = f"{100 * held:g}% of {whole}", f"{100 * train:g}% of {whole}"
-    made = dict.fromkeys(missing, held)
+            if base_split:
+                held, train = (
+                    f"{100 * held:g}% of {base_split}",
+                    f"{100 * train:g}% of {base_split}",
+                )
+    new = dict.fromkeys(missing, held)
 
-    # Who is next to whom decides which images a share gets: those that were set aside stay so, where they can
+    # The order of the splits decides which images a share gets. The order is kept in which the
+    # images of other splits stay in them, if there is one
     parts = Parts(os.path.abspath(out / DATASET), base)
-    for splits in (others | {"train": train} | made, {"train": train} | made | others):
+    for splits in (others | {"train": train} | new, {"train": train} | new | others):
         write_text(out / DATASET, toml_text(config.model_copy(update={"splits": splits})))
-        found = own_listing(parts.name, Path(base)).splits
+        pairs = own_listing(parts.name, Path(base)).splits
         if all(
-            {pair.key for pair in found[name]} == {pair.key for pair in listing.splits[name]}
+            {pair.key for pair in pairs[name]} == {pair.key for pair in listing.splits[name]}
             for name in others
         ):
             break
     these = " and ".join(missing)
-    if not all(found.get(name) for name in ("train", *missing)):
+    if not all(pairs.get(name) for name in ("train", *missing)):
         raise DataError(
-            f"{data} has no {these} images with masks, and {counted(len(listing.splits['train']), 'training image')} "
-            "are too few to cut them from: one sequence or image is the least of each split. Add images, or write "
+            f"{data} has no {these} images with masks, and "
+            f"{counted(len(listing.splits['train']), 'training image')} are too few to cut them "
+            "from: one sequence or image is the least of each split. Add images, or write "
             f"{these} into [splits] of its dataset.toml."
         )
     opened = {name: open_dataset(parts.name, name, Path(base)) for name in ("train", "val", "test")}
@@ -108,27 +118,30 @@ USES = (
     ("test", "train", "trained on"),
     ("test", "val", "chosen by"),
 )
-"""A split that is scored, another, and what is done by the images of that."""
+"""(a split that is scored, another split, what that is used for)."""
 
 
 def refuse_copies(data: str, splits: Mapping[str, SegmentationData], mend: str = "") -> None:
-    """Raises DataError where images that will be scored are trained on too, or those of test chosen by."""
+    """Raise DataError if images that will be scored are also trained on or chosen by."""
     for name, other, used in USES:
         if name in splits and (seen := copies_of(splits[name], splits[other])):
             raise DataError(
-                f"{counted(len(seen), 'image')} of {data} {name} would be {used} as well, from files that hold the "
-                f"same: {named_pairs(seen)}. A score on them says nothing: {mend}`featherseg check DATA --fix OUT` "
-                "writes a copy in which no image is in two splits."
+                f"{counted(len(seen), 'image')} of {data} {name} would be {used} as well, from "
+                f"files with the same content: {named_pairs(seen)}. A score on them says nothing: "
+                f"{mend}`featherseg check DATA --fix OUT` writes a copy in which no image is in "
+                "two splits."
             )
 
 
 def look_at(data: SegmentationData, name: str, hours: float) -> None:
-    """Read masks and images in any order for a moment of the hours, so that a fault is said early.
+    """Read masks and images in random order for a part of the hours, to find faults early.
 
-    Masks first: they say more, in less time. Raises what reading raises, and DataError where all masks were read and
-    none has a class.
+    Masks come first: they are faster to read and have more faults.
+
+    Raises:
+        DataError: All masks were read and none has a class; and what reading raises.
     """
-    if files_of(data) is None:  # the program makes it up
+    if files_of(data) is None:  # it is generated
         return
     began, looking, labelled = time.monotonic(), min(LOOKING, LOOKED_AT * 3600 * hours), False
     for label_of, share in ((data.label, 0.5), (lambda index: data[index].label, 1.0)):
@@ -140,14 +153,15 @@ def look_at(data: SegmentationData, name: str, hours: float) -> None:
         else:
             if not labelled:
                 raise DataError(
-                    f"{name} has no labelled pixel: in all of its {counted(len(data), 'mask')} everything is ignored, "
-                    "so that nothing can be learned or scored. `featherseg check DATA` lists the values of its masks: "
-                    "give them a class in [map], or name other images for this split."
+                    f"{name} has no labelled pixel: in all of its {counted(len(data), 'mask')} "
+                    "everything is ignored, so that nothing can be learned or scored. "
+                    "`featherseg check DATA` lists the values of its masks: give them a class in "
+                    "[map], or name other images for this split."
                 )
 
 
 def mask_seconds(data: SegmentationData) -> float:
-    """Seconds that reading a mask takes here, as the mean over 8 masks from everywhere in the dataset."""
+    """Return the mean seconds of reading a mask, over 8 masks from everywhere in the dataset."""
     places = np.linspace(0, len(data) - 1, min(8, len(data))).astype(int)
     began = time.monotonic()
     for place in places.tolist():

@@ -23,7 +23,7 @@ from featherseg.runs.run import moved_dataset
 FORMAT_VERSION = 1
 
 MOST_HOURS = 100_000
-"""Above any time that is meant."""
+"""Hours above any time that is meant."""
 
 Hours = Annotated[float, Field(gt=0, lt=MOST_HOURS)]
 Seconds = Annotated[float, Field(ge=0, le=3600 * MOST_HOURS)]
@@ -31,7 +31,7 @@ Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 
 
 def check_limits(percentile: int | None, max_mib: float | None) -> None:
-    """Raises ConfigError for what is neither a limit nor None, which is none."""
+    """Raise ConfigError for an impossible percentile or memory limit; None is none."""
     if percentile not in (None, 50, 95):
         raise ConfigError(f"percentile = {percentile}: expected 50 or 95.")
     if max_mib is not None and not 0 < max_mib < 1e9:
@@ -42,7 +42,7 @@ def check_limits(percentile: int | None, max_mib: float | None) -> None:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """What the user said: see `fit`; paths as they were given. Raises ConfigError, UnknownName for the format."""
+    """What the user asked `fit` for. Raises ConfigError, and UnknownName for the format."""
 
     data: str
     data_root: str | None
@@ -63,7 +63,8 @@ class FitConfig:
             )
         if not 0 < self.hours < MOST_HOURS:
             raise ConfigError(
-                f"hours = {self.hours}: expected a number above 0 and below {MOST_HOURS:,}, such as 2 or 0.5."
+                f"hours = {self.hours}: expected a number above 0 and below {MOST_HOURS:,}, such "
+                "as 2 or 0.5."
             )
         if self.format not in EXPORTERS:
             raise unknown("format", self.format, EXPORTERS)
@@ -72,15 +73,17 @@ class FitConfig:
 
     @property
     def limits(self) -> tuple[float, int, float | None]:
-        """As `Timing.keeps` takes them."""
+        """(max_ms, percentile, max_mib), as `Timing.keeps` takes them."""
         return self.max_ms, self.percentile, self.max_mib
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Where the images are, as a recipe's [data] says it.
+    """Where the images are, in the terms of a recipe's [data].
 
-    test: None where no other images have masks; val_size: of the validation images so many are scored, None for all.
+    Args:
+        test: None if no other images have masks.
+        val_size: The number of validation images that are scored, None for all.
     """
 
     name: str
@@ -92,21 +95,20 @@ class Parts:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Keys of [data]."""
-        found = {
-            "name": self.name,
-            "root": self.root,
-            "train_split": self.train,
-            "val_split": self.val,
-        }
-        return found | ({} if self.val_size is None else {"val_size": self.val_size})
+        """The keys of [data]."""
+        splits = {"train_split": self.train, "val_split": self.val}
+        size = {} if self.val_size is None else {"val_size": self.val_size}
+        return {"name": self.name, "root": self.root, **splits, **size}
 
 
 @dataclass(frozen=True)
 class Final:
-    """The last training of a candidate: up to how many steps, so many of them at a falling rate, and by which hours.
+    """The last training of a candidate, by which hours.
 
-    stopped: the step after which the hours ended it, None where it reached its steps.
+    Args:
+        steps: All its steps.
+        decay: Those of them at a falling rate.
+        stopped: The step after which the hours ended it, None if it reached its steps.
     """
 
     candidate: str
@@ -198,24 +200,22 @@ class FitPlan:
         return next((one for one in last if one.hours == self.config.hours), None)
 
     def refuse_other(self, asked: Mapping[str, Any]) -> None:
-        """Raises ConfigError where what is asked of the fit is not what it was begun with; None is not asked."""
+        """Raise ConfigError if a value differs from that of the plan; None is not asked for."""
         for key, value in asked.items():
-            own: Any = self.image_size if key == "image_size" else getattr(self.config, key)
-            if value is None or value == own:
+            planned: Any = self.image_size if key == "image_size" else getattr(self.config, key)
+            if value is None or value == planned:
                 continue
-            if (
-                key in ("data", "data_root")
-                and own
-                and os.path.abspath(value) == os.path.abspath(own)
-            ):
-                continue  # one folder has many spellings
+            # One folder has many spellings
+            is_place = key in ("data", "data_root") and planned
+            if is_place and os.path.abspath(value) == os.path.abspath(planned):
+                continue
             if key == "image_size":
-                own, value = size_text(own), size_text(value)
+                planned, value = size_text(planned), size_text(value)
             if key == "loggers":
-                own, value = ",".join(own), ",".join(value)
+                planned, value = ",".join(planned), ",".join(value)
             raise ConfigError(
-                f"it was begun with --{key.replace('_', '-')} {own or 'none'}, and now it is {value}. Leave it out, or "
-                "begin another."
+                f"it was begun with --{key.replace('_', '-')} {planned or 'none'}, and now it is "
+                f"{value}. Leave it out, or begin another."
             )
 
     def write(self, out: Path) -> None:
@@ -246,7 +246,7 @@ PLAIN = (
     "elsewhere",
     "pretrained",
 )
-"""Fields of a plan that stand in the file as they are."""
+"""The fields of FitPlan that plan.json has as they are."""
 
 
 def _not_newer(version: int) -> int:
@@ -266,7 +266,7 @@ class _Rung(Config):
 
 
 class _PlanFile(Config):
-    """What stands in the file, as data from others."""
+    """The content of plan.json, checked as a file of others."""
 
     format_version: Annotated[int, AfterValidator(_not_newer)]
     config: FitConfig

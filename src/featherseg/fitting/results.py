@@ -1,4 +1,4 @@
-"""fit.json: what was chosen, and every candidate with what is known of it; the choice among them for another limit."""
+"""fit.json: the choice and every candidate; the choice among them for another limit."""
 
 import math
 import re
@@ -30,25 +30,29 @@ if TYPE_CHECKING:
 PAGE = "fit.html"
 
 UNDELIVERED = "not delivered"
-"""What became of a candidate that was to be delivered and could not be; the reason follows."""
+"""The status of a candidate that could not be delivered; the reason follows."""
 
 SLOW = "ms in the worst of"
-"""What follows the milliseconds in that reason where they were over the limit, before the number of timings."""
+"""What follows the milliseconds in that reason if they are over the limit; the number of timings
+follows."""
 
 HEAVY = "MiB when its file was run again"
-"""How that reason ends where the limit of memory was not kept."""
+"""How that reason ends if the memory limit was not kept."""
 
 DROPPED = "dropped at rung"
-"""What became of a candidate that others were better than; the number of the rung follows."""
+"""The status of a candidate that was dropped; the number of the rung follows."""
 
-OVER, NEAR = "over the limit", f"within {100 * SPARE:g} % of the limit"
-"""What became of candidates that were too slow to train, or had too little to spare."""
+OVER = "over the limit"
+"""The status of a candidate that was too slow to train."""
+
+NEAR = f"within {100 * SPARE:g} % of the limit"
+"""The status of a candidate that had too little to spare."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Part(Config):
-    """Of what others wrote, those keys that are used."""
+    """Those keys of a file of others that are used."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -108,7 +112,7 @@ class _Facts(_Part):
 
 @dataclass(frozen=True)
 class FitResult:
-    """A finished fit. path: the run folder; facts: what fit.json holds, mIoU as fractions."""
+    """A finished fit: `path` is the run folder, `facts` the content of fit.json, mIoU in 0..1."""
 
     path: Path
     facts: Mapping[str, Any]
@@ -127,16 +131,16 @@ class FitResult:
 
     @property
     def limit_kept(self) -> bool:
-        """Whether the exported file keeps the limits; True where another device has still to measure it."""
+        """Whether the exported file keeps the limits; True until another device has measured it."""
         return self.facts.get("limit_kept") is not False
 
     @property
     def page(self) -> Path:
-        """What was tried, and what came of it."""
+        """The page of what was tried, and what came of it."""
         return self.path / PAGE
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values: fit.json."""
+        """Return the content of fit.json."""
         return dict(self.facts)
 
     def _repr_html_(self) -> str:
@@ -157,12 +161,17 @@ class FitResult:
 
 
 def summary(facts: Mapping[str, Any]) -> str:
-    """`frm-lite0-light at 1 as onnx: 17.2 ms (limit 20), mIoU 64.10 % on images that nothing was chosen by`."""
+    """Return the choice in a line.
+
+    `frm-lite0-light at 1 as onnx: 17.2 ms (limit 20), mIoU 64.10 % on images that nothing was
+    chosen by`
+    """
     chosen = facts["chosen"]
-    text = f"{chosen['model']} at {chosen['scale']:g} as {chosen['format']}: {latency_text(chosen, facts)} ms "
-    text += f"(limit {facts['limit_ms']:g}), mIoU "
+    text = f"{chosen['model']} at {chosen['scale']:g} as {chosen['format']}: "
+    text += f"{latency_text(chosen, facts)} ms (limit {facts['limit_ms']:g}), mIoU "
     if chosen["miou_test"] is None:
-        return f"{text}{percent(chosen['miou_val'])} % on the images it was chosen by, as no others could be scored"
+        score = percent(chosen["miou_val"])
+        return f"{text}{score} % on the images it was chosen by, as no others could be scored"
     between = ""
     if chosen["interval"] is not None:
         between = f" ({' to '.join(percent(value) for value in chosen['interval'])})"
@@ -170,7 +179,7 @@ def summary(facts: Mapping[str, Any]) -> str:
 
 
 def over_text(facts: Mapping[str, Any]) -> str:
-    """By how much the limits are not kept: `5.2 ms (26 %) over the limit of 20 ms`; "" where they are."""
+    """Return by how much limits are exceeded: `5.2 ms (26 %) over the limit of 20 ms`, or ""."""
     parts = []
     if over := facts.get("latency_over_ms"):
         limit = facts["limit_ms"]
@@ -181,44 +190,50 @@ def over_text(facts: Mapping[str, Any]) -> str:
 
 
 def is_over(reason: str) -> bool:
-    """Whether a model was not delivered because its file was over a limit."""
+    """Return whether the reason for which a model was not delivered is a limit."""
     return SLOW in reason or HEAVY in reason
 
 
 def latency_text(row: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    """The percentile that the limit is about, in milliseconds."""
+    """Return the percentile that the limit is about, in milliseconds."""
     percentile = facts["percentile"]
     return f"{row['latency_ms'][f'p{percentile}']:.1f}"
 
 
 def read_fit(out: Path) -> dict[str, Any]:
-    """OUT/fit.json. Raises RunError where there is none, or it is none: OUT is no fit, or one that has not ended."""
+    """Return the content of OUT/fit.json. Raises RunError if OUT is no fit that has ended."""
     file = out / FIT
     if not file.is_file() and not (out / PLAN).is_file():
         near = "" if out.exists() else near_path(out)
         raise RunError(
-            f"{out} is not the folder of a fit: it has no {PLAN}.{near} Expected the --out of a fit."
+            f"{out} is not the folder of a fit: it has no {PLAN}.{near} Expected the --out of a "
+            "fit."
         )
     if not file.is_file() and is_held(out / FIT_LOCK):
-        raise RunError(f"{out} holds no {FIT} yet: its fit is still running. Wait for its end.")
+        raise RunError(f"{out} has no {FIT} yet: its fit is still running. Wait for its end.")
     if not file.is_file():
         raise RunError(
-            f"{out} holds no {FIT}: its fit has not ended. Go on with: featherseg fit --resume --out {out}"
+            f"{out} has no {FIT}: its fit has not ended. Go on with: "
+            f"featherseg fit --resume --out {out}"
         )
     try:
-        parse(_Facts, found := load_json(file), FIT)
+        parse(_Facts, facts := load_json(file), FIT)
     except (OSError, ValueError, ConfigError) as error:
         wrong = one_line(str(error).splitlines()[0].removeprefix(f"{FIT}: ")).rstrip(".")
         raise RunError(f"{file} is not what a fit writes: {wrong}.") from None
-    return dict(found)
+    return dict(facts)
 
 
 def choose_again(facts: Mapping[str, Any], max_ms: float) -> Sequence[Mapping[str, Any]]:
-    """The trained candidates that keep another limit, in the order in which `fit` would choose them.
+    """Return the trained candidates that keep another limit, in the order in which `fit` chooses.
 
-    First who was trained to its end, then who was dropped last: scores of trainings of other lengths tell nothing. The
-    one that is delivered stands there with what its file took: on the device that confirmed it, else in the worst of
-    all timings; so does one that was not delivered as it took too long. Raises ConfigError for a limit that is none.
+    First those that were trained to their end, then those that were dropped last, because scores of
+    trainings of other lengths cannot be compared. The latency of the delivered one is that of its
+    file: on the device that confirmed it, else its worst timing; so is that of one that was not
+    delivered because it was too slow.
+
+    Raises:
+        ConfigError: max_ms is no limit.
     """
     if not 0 < max_ms < MOST_MS:
         raise ConfigError(f"--max-ms {max_ms}: expected milliseconds above 0.")
@@ -231,13 +246,14 @@ def choose_again(facts: Mapping[str, Any], max_ms: float) -> Sequence[Mapping[st
     for row in facts["candidates"]:
         proven = False
         if row["status"] == "chosen":  # its file was timed again
-            taken = confirmed or max(row, facts["chosen"], key=lambda one: one["latency_ms"][key])
-            row = {**row, "latency_ms": taken["latency_ms"], "memory_mib": taken.get("memory_mib")}
+            slowest = max(row, facts["chosen"], key=lambda one: one["latency_ms"][key])
+            timed = confirmed or slowest
+            row = {**row, "latency_ms": timed["latency_ms"], "memory_mib": timed.get("memory_mib")}
             kept = facts.get("limit_kept") is not False and confirmed.get("keeps_limit", True)
             proven = max_ms >= facts["limit_ms"] and kept
         if slow := re.match(rf"{UNDELIVERED}: (\d{{1,9}}\.\d) {SLOW} ", row["status"]):
-            taken = max(row["latency_ms"][key], float(slow[1]))
-            row = {**row, "latency_ms": {**row["latency_ms"], key: taken}}
+            worst_ms = max(row["latency_ms"][key], float(slow[1]))
+            row = {**row, "latency_ms": {**row["latency_ms"], key: worst_ms}}
         latency_ms, memory_mib = row["latency_ms"][key], row.get("memory_mib")
         kept = keeps_limits(
             latency_ms, memory_mib, max_ms, facts.get("max_mib"), 0.0 if proven else SPARE

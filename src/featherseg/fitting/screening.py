@@ -1,4 +1,4 @@
-"""Successive halving: candidates train side by side in rungs, and the worse half of each drops out."""
+"""Successive halving: candidates train in rungs, and the worse half of each drops out."""
 
 import math
 import time
@@ -99,7 +99,7 @@ def _starves(state: FitState, job: FitJob, left: Sequence[Candidate], number: in
 def _with_reached(
     state: FitState, job: FitJob, number: int, segments: Sequence[Segment]
 ) -> FitState:
-    """Return the state with the steps that the trials of a rung reached before the clock ended it."""
+    """Return the state with the steps that a rung's trials reached before the clock ended it."""
     schedule, by_folder = state.plan.schedule, {s.folder: s for s in segments}
     steps, keep = schedule.rungs[number - 1]
     reached = dict(steps)

@@ -1,4 +1,4 @@
-"""What is delivered in place of a model that could not be: at a smaller scale, or the next candidate."""
+"""What is delivered if a model could not be: itself at a smaller scale, or another candidate."""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ LEAST_SHARE = 0.7
 def substitute(
     state: FitState, winner: Candidate, error: Undelivered, job: FitJob, reporter: Reporter
 ) -> FitState:
-    """Return the state whose plan delivers something else than a winner that could not be delivered.
+    """Return the state whose plan delivers something else than the winner.
 
     A model that was too slow sees smaller images, or the next candidate takes its place; a faster
     one if the limit was the reason. If the hours leave no time for that, or no candidate is left,
@@ -74,7 +74,7 @@ def substitute(
 
 
 def accepts_any(state: FitState, winner: Candidate, job: FitJob) -> bool:
-    """Return whether a winner over the limit is delivered, because nothing else could be done then."""
+    """Return whether a winner over the limit is delivered because nothing else could be done."""
     plan = state.plan
     if plan.over_limit == winner.name:
         return True

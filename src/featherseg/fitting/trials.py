@@ -1,7 +1,7 @@
 """The trainings of a fit: each candidate a run folder that goes on from rung to rung, to the bit.
 
-An Executor takes segments, which are plain values, and gives what became of each: `train_in_turn` in this process,
-`_over_ray` in a Ray cluster.
+An Executor takes segments, which are plain values, and gives what became of each: `train_in_turn`
+in this process, `_over_ray` in a Ray cluster.
 """
 
 import math
@@ -36,20 +36,32 @@ from featherseg.fitting.halving import Candidate
 from featherseg.runs.run import RESOLVED, open_run
 from featherseg.training import Request, train
 
-TRIALS, SECONDS, FAILED = "trials", "seconds.jsonl", "failed.json"
-"""The folder of a fit's trials; in that of a trial: what its segments took, up to which step it failed, and why."""
+TRIALS = "trials"
+"""The folder of a fit's trials."""
+
+SECONDS = "seconds.jsonl"
+"""The file of a trial with a row for each part of its training."""
+
+FAILED = "failed.json"
+"""The file of a trial with the segment in which its training failed, and why."""
 
 MOST_LOST = 10
-"""Workers that may be killed under a segment."""
+"""The most workers that may be killed under a segment."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A trial, and up to which step it goes on, the last `decay` of them at a falling rate.
+    """A trial, and up to which step it trains; a plain value.
 
-    recipe and overrides are those of its training; source: the trial whose state it begins with, None for its own;
-    group: the folder of the fit. until: the step after which its clock stopped it once, where that is known;
-    deadline: when it must stop whatever the step, None for never.
+    Args:
+        folder: That of the trial.
+        recipe, overrides: Those of its training.
+        steps: The step up to which it trains, from its start.
+        decay: The last steps at a falling rate.
+        source: The trial whose state it begins with, None for its own.
+        group: The folder of the fit.
+        until: The step after which its clock stopped it before, if that is known.
+        deadline: When it must stop whatever the step, None for never.
     """
 
     folder: Path
@@ -70,7 +82,8 @@ class TrialRecord:
     Args:
         step: The step that it has reached, 0 before its first.
         scores: mIoU (0..1) on the validation images by step, NaN if it could not be computed.
-        parts: A row of seconds.jsonl for each part of its training, without those cut off by a kill.
+        parts: A row of seconds.jsonl for each part of its training, without those cut off by a
+            kill.
         failed_step: The last step of the segment in which its training failed.
         reason: Why it failed.
     """
@@ -86,7 +99,7 @@ class TrialRecord:
         return self.reason if self.failed_step == steps else None
 
     def score_at(self, steps: int) -> float | None:
-        """Return the mIoU at a step, NaN if the training to it failed, None if there is none yet."""
+        """Return the mIoU at a step, NaN if the training to it failed, None before that."""
         return math.nan if self.failed_step == steps else self.scores.get(steps)
 
     @property
@@ -135,7 +148,10 @@ def read_trial(folder: Path) -> TrialRecord:
 
 
 class _Steps:
-    """Reports and counts the steps of a trial; of its messages, which are for those who type `train`, the doubts."""
+    """A reporter that counts the steps of a trial and passes on its warnings.
+
+    Other messages are for those who type `train`.
+    """
 
     def __init__(self, reporter: Reporter, until: int | None, deadline: Deadline | None) -> None:
         self.reporter, self.progress = reporter, reporter.progress
@@ -143,17 +159,17 @@ class _Steps:
         self.taken, self.first, self.last, self.beside = 0, 0.0, 0.0, 0.0
 
     def is_last(self, step: int) -> bool:
-        """Whether the training stops after this step, before its last one."""
+        """Return whether the training stops after this step."""
         late = self.clock is not None and self.clock.is_last(step, time.monotonic(), self.beside)
         return late or step == self.until
 
     def message(self, text: str) -> None:
-        """Told where something may be wrong."""
+        """Pass a warning on."""
         if isinstance(text, WarningText):
             self.reporter.message(text)
 
     def step(self, *given: Any) -> None:
-        """One more, and when: by a clock that stands still while it is reported, when a file may be timed."""
+        """Count a step. The time of reporting it, in which a file may be timed, does not count."""
         now = time.monotonic()
         self.last = now - self.beside
         self.first = self.first if self.taken else self.last
@@ -163,23 +179,23 @@ class _Steps:
 
 
 class Once:
-    """Tells a doubt that several trials share once: what it says before its first colon."""
+    """A reporter that passes on a warning of several trials once, by its text before the colon."""
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter, self.step, self.progress = reporter, reporter.step, reporter.progress
-        self.told = set[str]()
+        self.passed = set[str]()
 
     def message(self, text: str) -> None:
-        """Told, if it is new or no doubt."""
+        """Pass a message on, unless it is a warning that was passed on before."""
         if isinstance(text, WarningText):
-            if (about := text.partition(":")[0]) in self.told:
+            if (about := text.partition(":")[0]) in self.passed:
                 return
-            self.told.add(about)
+            self.passed.add(about)
         self.reporter.message(text)
 
 
 def found_by(error: Exception) -> str:
-    """What is wrong, without remedies that are options of `train`."""
+    """Return what is wrong, without remedies, which are options of `train`."""
     return error.found if isinstance(error, FeathersegError) else str(error)
 
 
@@ -188,13 +204,20 @@ Executor = Callable[[Sequence[Segment], Reporter], list[TrialRecord]]
 
 
 def train_in_turn(segments: Sequence[Segment], reporter: Reporter) -> list[TrialRecord]:
-    """Train segments one after the other in this process; steps done before a kill are not repeated."""
+    """Train segments one after the other in this process."""
     return [train_segment(segment, reporter) for segment in segments]
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Who carries trials out: so many at once, each with so many threads; shares: one alone gets more of them."""
+    """Those that train segments.
+
+    Args:
+        execute: Trains segments.
+        at_once: The number that train at the same time.
+        threads: Those of each.
+        shares: Whether a segment that trains alone gets more threads.
+    """
 
     execute: Executor
     at_once: int
@@ -206,15 +229,23 @@ class Workers:
 def trial_workers(
     cluster: str | None, workers: int | None, device: str = "auto"
 ) -> Iterator[Workers]:
-    """This process, or a Ray cluster ("local", "auto", HOST:PORT) with `workers` trials at once, else one a machine.
+    """Yield this process, or a Ray cluster, as workers.
 
-    Every machine must see the data and OUT under the same path. Where there are GPUs each trial takes one, unless the
-    device is cpu. Raises ConfigError and MissingExtra.
+    Every machine must see the data and OUT under the same path. If there are GPUs, each trial takes
+    one, unless the device is cpu.
+
+    Args:
+        cluster: "local", "auto" or HOST:PORT; None for this process.
+        workers: The trials at once, None for one a machine.
+
+    Raises:
+        ConfigError, MissingExtra.
     """
     if cluster is None:
         if workers is not None:
             raise ConfigError(
-                f"--workers {workers} is of a cluster: add --cluster local or an address, or leave it out."
+                f"--workers {workers} needs a cluster: add --cluster local or an address, or leave "
+                "it out."
             )
         yield Workers(train_in_turn, 1, torch.get_num_threads())
         return
@@ -225,8 +256,8 @@ def trial_workers(
         there = replace(there, gpus=0) if device == "cpu" else there
         if there.gpus and (workers or 1) > there.gpus:
             raise ConfigError(
-                f"--workers {workers}, but the cluster has {counted(there.gpus, 'GPU')}, and each candidate trains on "
-                "one. Give fewer, or --device cpu."
+                f"--workers {workers}, but the cluster has {counted(there.gpus, 'GPU')}, and each "
+                "candidate trains on one. Give fewer, or --device cpu."
             )
         at_once = workers or min(there.machines, there.gpus or there.machines)
         threads = _threads(there, at_once)
@@ -236,14 +267,14 @@ def trial_workers(
 
 
 def _threads(there: Cluster, at_once: int) -> int:
-    """Of each of so many trials: all of a machine where there is one for each."""
+    """Return the threads of each of so many trials: all of a machine if there is one for each."""
     return max(1, there.processors // -(-at_once // there.machines))
 
 
 def _over_ray(
     there: Cluster, at_once: int, segments: Sequence[Segment], reporter: Reporter
 ) -> list[TrialRecord]:
-    """Every segment a task; of a worker that was killed it is done again by another, from its last checkpoint on."""
+    """Train each segment as a task; if its worker is killed, another goes on from a checkpoint."""
     import ray
 
     threads = _threads(there, min(at_once, len(segments)))
@@ -270,28 +301,30 @@ def _over_ray(
             if isinstance(cause := getattr(error, "cause", None), FeathersegError):
                 raise cause from None
             raise FeathersegError(
-                f"the cluster gave up {segments[number].folder.name}: {one_line(str(error).strip().splitlines()[-1])}. "
-                "What is done stays; --resume goes on."
+                f"the cluster gave up {segments[number].folder.name}: "
+                f"{one_line(str(error).strip().splitlines()[-1])}. What is done stays; --resume "
+                "goes on."
             ) from error
         for text in messages:
             reporter.message(text)
     return records
 
 
-class _Told:
-    """Keeps the messages, which another process will tell."""
+class _Messages:
+    """A reporter that keeps messages, which another process passes on."""
 
     def __init__(self) -> None:
-        self.messages: list[str] = []
+        self.texts: list[str] = []
 
     def message(self, text: str) -> None:
-        self.messages.append(text)
+        """Keep a message."""
+        self.texts.append(text)
 
     def step(self, *record: object) -> None:
-        """Not told."""
+        """Ignore a step."""
 
     def progress(self, *state: object) -> None:
-        """Not told."""
+        """Ignore work between two steps."""
 
 
 def _remotely(segment: Segment, threads: int) -> tuple[TrialRecord, list[str]]:
@@ -299,17 +332,18 @@ def _remotely(segment: Segment, threads: int) -> tuple[TrialRecord, list[str]]:
     plan = segment.folder.parent.parent / PLAN
     if not plan.is_file():
         raise DataNotFound(
-            f"{platform.node()} does not see {plan}: --out must lie on a disk that all machines share."
+            f"{platform.node()} does not see {plan}: --out must lie on a disk that all machines "
+            "share."
         )
     torch.set_num_threads(threads)
     if segment.deadline is not None:
         segment = replace(segment, deadline=segment.deadline.moved(time.monotonic() - time.time()))
-    told = _Told()
-    return train_segment(segment, told), told.messages
+    messages = _Messages()
+    return train_segment(segment, messages), messages.texts
 
 
 def train_segment(segment: Segment, reporter: Reporter) -> TrialRecord:
-    """Train a trial up to the end of a segment, unless it is there already, and return its record."""
+    """Train a trial up to the end of a segment, unless it is there; return its record."""
     folder, record = segment.folder, read_trial(segment.folder)
     end = segment.until or segment.steps
     known = record.score_at(end)
@@ -349,18 +383,18 @@ def train_segment(segment: Segment, reporter: Reporter) -> TrialRecord:
 
 
 def trial_folder(out: Path, one: Candidate) -> Path:
-    """Where a candidate trains."""
+    """Return the folder in which a candidate trains."""
     return out / TRIALS / f"{one.model}-{one.scale:g}"
 
 
 def final_folder(out: Path, one: Candidate, steps: int) -> Path:
-    """Where its last training lies, of so many steps, which begins as a copy of its trial."""
+    """Return the folder of its last training, of so many steps, a copy of its trial."""
     trial = trial_folder(out, one)
     return trial.with_name(f"{trial.name}-to-{steps}")
 
 
 def copy_run(source: Path, to: Path, but: tuple[str, ...] = ()) -> None:
-    """A run folder, file by file; the one that makes it a run comes last, so that a kill leaves no half of one.
+    """Copy a run folder. The file that makes it a run comes last: a kill leaves no half run.
 
     A link in the place of a file or a folder is replaced, not followed: it may lead anywhere.
     """

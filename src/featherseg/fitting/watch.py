@@ -1,7 +1,8 @@
-"""The latency of the last candidate again and again while it trains: no machine is as fast in every minute.
+"""The latency of the last candidate again and again while it trains.
 
-What slows one down, a neighbour on its host or its own heat, lasts for minutes, so that timings within half a minute
-may all miss it. Between two steps this process does nothing, and the file is timed as it was before the training.
+What slows a machine down, such as a neighbour on its host or its own heat, lasts for minutes, so
+that timings within half a minute may all miss it. Between two steps this process does nothing, and
+the file is timed as it was before the training.
 """
 
 import time
@@ -21,29 +22,41 @@ from featherseg.fitting.halving import Candidate
 from featherseg.fitting.latency import Timing, time_file, write_untrained
 from featherseg.fitting.plan import FitPlan
 
-SHARE, MOST = 0.02, 8
-"""Of all the time, what it may take; how often it is timed at most, evenly over the last training."""
+SHARE = 0.02
+"""The share of the hours that the timings may take."""
 
-A_TIMING, LEAST = 6.0, 60.0
-"""Seconds that a timing takes, about, and that lie between two of them at least."""
+MOST = 8
+"""The most timings, evenly over the last training."""
+
+A_TIMING = 6.0
+"""The seconds that a timing takes, about."""
+
+LEAST = 60.0
+"""The least seconds between two timings."""
 
 
 def watching_seconds(hours: float) -> float:
-    """What timing again may take in so many hours: for the file and each of its timings about A_TIMING."""
+    """Return the seconds for writing the file and for its timings in so many hours."""
     return min(1 + MOST, int(SHARE * 3600 * hours / A_TIMING)) * A_TIMING
 
 
 class Watch:
-    """Passes on what the trainings of a candidate report; between their steps its untrained file is timed.
+    """A reporter that times the untrained file of a candidate between the steps of its training.
 
-    timings: of that file as they come, and those of its trained one that are added. Where no steps are reported, as
-    from a cluster, and where the latencies are another device's, it is not timed.
+    It passes everything on. Nothing is timed if no steps are reported, as from a cluster, or if the
+    latencies are of another device.
+
+    Args:
+        ends: When the last training ends, about, by time.monotonic.
+        folder: Where the file is written.
+
+    Attributes:
+        timings: Of that file as they come, and those of its trained one that are added.
     """
 
     def __init__(
         self, plan: FitPlan, candidate: Candidate, ends: float, folder: Path, reporter: Reporter
     ) -> None:
-        """ends: when its last training will, by time.monotonic, about; folder: where its file is written."""
         self.plan, self.candidate, self.folder, self.reporter = plan, candidate, folder, reporter
         self.message, self.progress = reporter.message, reporter.progress
         self.timings = list[Timing]()
@@ -54,20 +67,19 @@ class Watch:
         self._file: Path | None = None
 
     def step(self, *record: Any) -> None:
-        """Passed on; then the file is timed where that is due."""
+        """Pass a step on, then time the file if that is due."""
         self.reporter.step(*record)
         if self.left and (now := time.monotonic()) >= self.due:
             self.left, self.due = self.left - 1, now + self.every
-            with suppress(
-                FeathersegError
-            ):  # stopped meanwhile, or too little memory: the training goes on
+            # It was stopped meanwhile, or there is too little memory: the training goes on
+            with suppress(FeathersegError):
                 self.timings.append(self.time())
             self.seconds -= time.monotonic() - now
             if self.seconds <= 0:  # a busy machine takes longer for each
                 self.left = 0
 
     def time(self) -> Timing:
-        """What the untrained file takes now. Raises what writing and timing it does."""
+        """Return the latency of the untrained file now; the first call writes the file."""
         plan, one = self.plan, self.candidate
         name = (one.model, one.scale, plan.config.format)
         root = None if plan.parts.root is None else Path(plan.parts.root)
@@ -85,9 +97,11 @@ class Watch:
         return time_file(self._file, image, name)
 
     def slowdown(self, pairs: Sequence[tuple[Timing, Timing]]) -> float:
-        """How many times longer a smaller file would take when this machine is as slow as it was at times, 1 or more.
+        """Return how many times longer a smaller file takes when this machine is slow, 1 or more.
 
-        pairs: timings of that file, each with one of the file as it was timed in training, taken right behind it.
+        Args:
+            pairs: Timings of that file, each with one of the file as it was timed in training,
+                taken right behind it.
         """
         percentile = self.plan.config.percentile
         slowest = max(t.latency(percentile) for t in self.timings)
