@@ -74,6 +74,7 @@ PARAMETERS = {
     "segformer-b1": "13.682",  # the authors' 13.685 has 2,451 of a layer that nothing uses
     "rtformer-base": "17.766",
     "bialignnet-df2": "18.901",
+    "ifa-r50": "25.400",
 }
 """Millions, 19 classes."""
 
@@ -83,7 +84,7 @@ VERDICTS_OF_FRM = [
     ("NRD", "not testable here", "not testable here"),
     ("BiAlignNet", "not reproducible", "not reproducible"),
     ("SFANet", "not testable here", "not testable here"),
-    ("IFA", "not testable here", "not testable here"),
+    ("IFA", "other convention", "other convention"),
     ("RTFormer", "not reproducible", None),
     ("DDRNet", "equal", "equal"),  # 143.061 rounds to 143.1, as 143.103 with biases does
     ("DDRNet", "equal", "other convention"),
@@ -177,6 +178,7 @@ def test_what_other_way_of_counting_meets_a_figure_is_named(frm):
     assert met == {
         ("ResNet-18", "243.87"): {("ptflops-0.6", CITYSCAPES, 19)},
         ("MiT-B1", "243.7"): {("conv-bias-relu", CITYSCAPES, 150)},
+        ("ResNet-50", "186.9"): {("ptflops-0.6, with auxiliary heads", (1024, 1024), 19)},
         ("DDRNet-39", "281.2"): {("conv-bias", CITYSCAPES, 19)},
         ("PIDNet-M", "178.1"): {("ptflops-0.6", CITYSCAPES, 19)},
         ("VAN-S", "214.82"): {("ptflops-0.6", CITYSCAPES, 19)},
@@ -203,7 +205,6 @@ def test_accuracies_and_models_that_are_not_built_are_not_judged(frm):
     assert [row["method"] for row in not_built] == [
         "NRD",
         "SFANet",
-        "IFA",
         "HANet",
         "PFNet",
     ]

@@ -8,7 +8,7 @@ Letters: B images, C channels, H x W the image, h x w the map of a stage.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -42,8 +42,10 @@ class ResNetConfig:
 VARIANTS = {
     "resnet-18": ResNetConfig(basic_block, 1, (2, 2, 2, 2)),
     "resnet-18-deep": ResNetConfig(basic_block, 1, (2, 2, 2, 2), stem=(64, 64, 128)),
+    "resnet-50-deep": ResNetConfig(bottleneck, 4, (3, 4, 6, 3), stem=(64, 64, 128)),
     "resnet-50": ResNetConfig(bottleneck, 4, (3, 4, 6, 3)),
     "resnet-50-v1c": ResNetConfig(bottleneck, 4, (3, 4, 6, 3), stem=(32, 32, 64)),
+    "resnet-101-deep": ResNetConfig(bottleneck, 4, (3, 4, 23, 3), stem=(64, 64, 128)),
     "resnet-101": ResNetConfig(bottleneck, 4, (3, 4, 23, 3)),
     "resnet-101-v1c": ResNetConfig(bottleneck, 4, (3, 4, 23, 3), stem=(32, 32, 64)),
 }
@@ -94,6 +96,15 @@ class ResNet(Backbone):
     def dilate(self, output_stride: int) -> None:
         """Keep the last two stages at 1 / output_stride, 8 or 16."""
         replace_strides(list(self.stages[2:]), output_stride)
+
+    def dilate_blocks(self, stage: int, rates: Sequence[int]) -> None:
+        """Give the second convolution of each block of a stage (0 to 3) a dilation, one rate a block.
+
+        Strides and weights stay.
+        """
+        for block, rate in zip(self.stages[stage].children(), rates, strict=True):
+            _, second, *_ = (layer for layer in block.modules() if isinstance(layer, nn.Conv2d))
+            second.dilation, second.padding = (rate, rate), (rate, rate)
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Return (torchvision's state under our key names, unused keys: the head).

@@ -14,15 +14,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from featherseg import models
 from featherseg.core.config import Config, parse
 from featherseg.core.errors import unknown
-from featherseg.core.types import Size
+from featherseg.core.types import SegOutput, Size
 from featherseg.core.wording import size_text
-from featherseg.costs.cost import CONVENTIONS, Cost, Counts, cost, count_layers
+from featherseg.costs.cost import (
+    CONVENTIONS,
+    Cost,
+    Counts,
+    by_convention,
+    cost,
+    count_layers,
+    count_parameters,
+)
 from featherseg.costs.deeplab import beside_deeplabv3
+from featherseg.layers.model import SegmentationModel
 
 Verdict = Literal[
     "equal",
@@ -85,6 +94,7 @@ class Counting(Config):
 
     `conventions` are names of AUTHORS_CONVENTIONS to try as well, `elsewhere` other (H, W, classes)
     that may be meant. `rounded`: the authors are known to round, so cutting off is no match.
+    `auxiliary`: the auxiliary heads, which only training uses, may be in the figure.
     """
 
     model: str
@@ -93,6 +103,7 @@ class Counting(Config):
     conventions: tuple[str, ...] = ()
     elsewhere: tuple[tuple[int, int, int], ...] = ()
     rounded: bool = False
+    auxiliary: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,8 +182,12 @@ def check_row(row: Mapping[str, Any]) -> dict[str, Any]:
     if row["counting"]:
         counting = read_counting(row["counting"])
         model = counting.model
-        params = _check(row["params_m"], [parameters(counting)], counting.rounded)
-        gflops = _check(row["gflops"], gmacs(counting), counting.rounded)
+        millions, giga = [parameters(counting)], gmacs(counting)
+        if counting.auxiliary:
+            in_training, figures = with_auxiliary(counting)
+            millions, giga = [*millions, in_training], [*giga, *figures]
+        params = _check(row["params_m"], millions, counting.rounded)
+        gflops = _check(row["gflops"], giga, counting.rounded)
     else:
         model = None
         params, gflops = (_not_counted(row[key], NOT_RECOUNTED) for key in ("params_m", "gflops"))
@@ -266,6 +281,32 @@ def gmacs(counting: Counting) -> list[Count]:
         macs |= {by: _by_authors(counting.model, size, classes, by) for by in counting.conventions}
         counts += [Count(Decimal(n).scaleb(-9), by, size, classes) for by, n in macs.items()]
     return counts
+
+
+class _InTraining(nn.Module):
+    """A model that runs its auxiliary heads, as in training: images (B, 3, H, W) -> SegOutput."""
+
+    def __init__(self, model: SegmentationModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> SegOutput:
+        return self.model(images, aux=True)
+
+
+def with_auxiliary(counting: Counting) -> tuple[Count, list[Count]]:
+    """Return the counts of a model with its auxiliary heads: M parameters, G by each convention."""
+    size, classes = counting.size, counting.classes
+    with torch.device("meta"):
+        model = models.build(counting.model, classes).eval()
+        layers, _ = count_layers(_InTraining(model), torch.empty(1, 3, *size))
+
+    def count(number: int, unit: int, by: str) -> Count:
+        value = Decimal(number).scaleb(-unit)
+        return Count(value, f"{by}, with auxiliary heads", size, classes)
+
+    figures = [count(macs, 9, by) for by, macs in by_convention(layers).items()]
+    return count(count_parameters(model), 6, "parameters"), figures
 
 
 def _cost(counting: Counting) -> Cost:

@@ -20,6 +20,7 @@ from featherseg import backbones
 from featherseg.backbones.resnet import ResNet
 from featherseg.core.errors import ConfigError
 from featherseg.layers.align import AlignedPyramid
+from featherseg.layers.auxiliary_head import AuxiliaryHead
 from featherseg.layers.conv import ConvNormAct
 from featherseg.layers.model import Backbone, Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.official_keys import rename_start
@@ -41,21 +42,9 @@ def dilate_second_convolutions(backbone: Backbone) -> None:
             f"SFNet on {type(backbone).__name__}: expected a ResNet as backbone, such as "
             "'resnet-18-deep'."
         )
-    for stage, rate in ((backbone.stages[2], 2), (backbone.stages[3], 4)):
-        for block in stage.children():
-            _, second, *_ = (layer for layer in block.modules() if isinstance(layer, nn.Conv2d))
-            second.dilation, second.padding = (rate, rate), (rate, rate)
-
-
-class AuxiliaryHead(nn.Sequential):
-    """3x3 convolution, norm, ReLU, dropout, 1x1 convolution: (B, D, h, w) -> (B, K, h, w)."""
-
-    def __init__(self, width: int, classes: int) -> None:
-        super().__init__(
-            *ConvNormAct(width, width, 3, bias=True),
-            nn.Dropout2d(0.1),
-            nn.Conv2d(width, classes, kernel_size=1),
-        )
+    for stage, rate in ((2, 2), (3, 4)):
+        blocks = len(list(backbone.stages[stage].children()))
+        backbone.dilate_blocks(stage, [rate] * blocks)
 
 
 class SFNetConfig(ModelConfig):
@@ -87,7 +76,7 @@ class SFNet(SegmentationModel):
         self.fuse = ConvNormAct(4 * width, width, 3)
         self.classifier = nn.Conv2d(width, classes, kernel_size=1)
         self.aux_heads = nn.ModuleDict(
-            {f"dsn_{stride}": AuxiliaryHead(width, classes) for stride in AUX_STRIDES}
+            {f"dsn_{stride}": AuxiliaryHead(width, width, classes) for stride in AUX_STRIDES}
         )
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:  # 4 x (B, C_i, H/2^(i+2), W/2^(i+2))

@@ -1,0 +1,161 @@
+"""IFA: implicit feature alignment by a function of positions (Hu et al., ECCV 2022, arXiv:2206.08655).
+
+Four stages of a ResNet are brought to one width. Every cell of the 1/4 grid reads the nearest cell
+of each stage and where it lies relative to that cell's centre, encoded by sines and cosines of
+learned frequencies (Sec. 3.2); a small network of 1x1 convolutions gives its logits. For training
+there is a head on the third stage. What the paper leaves open is as in the authors' code
+(hzhupku/IFA), its version without ASPP: the stem has three 3x3 convolutions, its pool rounds sizes
+up, and the blocks of the last stage have dilations 2, 2 and 4.
+Letters: B images, H x W the image, h x w a map, D width of a stage, K classes.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from featherseg import backbones
+from featherseg.backbones.resnet import ResNet
+from featherseg.layers.auxiliary_head import AuxiliaryHead
+from featherseg.layers.conv import ConvNormAct
+from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
+from featherseg.layers.official_keys import rename_start
+from featherseg.layers.precision import at_least_fp32, autocast_off
+
+MULTI_GRID = (2, 2, 4)
+"""Dilations of the blocks of the last stage."""
+
+EXPONENTS = (0.0, 1.2, 2.4, 3.6, 4.8, 6.0)
+"""Initial frequencies of each axis, as powers of two per cell."""
+
+ENCODED = 2 + 4 * len(EXPONENTS)
+"""Values that encode a position: itself, and a sine and a cosine of each frequency of each axis."""
+
+
+class NearestCell(nn.Module):
+    """What a position of a finer grid reads from a map: the nearest cell, and where that lies.
+
+    forward(x, size): (B, D, h, w) -> (B, 26 + D, *size): the encoded offset, then the cell.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        frequencies = torch.tensor([2.0**exponent for exponent in EXPONENTS])
+        nothing = torch.zeros_like(frequencies)
+        rows = torch.stack([frequencies, nothing], dim=1)  # (6, 2), of (dy, dx)
+        self.frequencies = nn.Parameter(torch.cat([rows, rows.flip(1)]))  # (12, 2)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        row, dy = nearest(size[0], x.shape[2], self.frequencies)  # (H,) each
+        column, dx = nearest(size[1], x.shape[3], self.frequencies)  # (W,) each
+        with autocast_off(x.device):
+            weights = at_least_fp32(self.frequencies)[:, :, None, None]  # (12, 2, 1, 1)
+            phase = weights[:, 0] * dy[:, None] + weights[:, 1] * dx[None, :]  # (12, H, W)
+            offset = torch.stack([dy[:, None].expand(size), dx[None, :].expand(size)])
+            encoded = torch.cat([offset, phase.sin(), phase.cos()])  # (26, H, W)
+        cells = x[:, :, row][:, :, :, column]  # (B, D, H, W)
+        batch = encoded.to(x.dtype).expand(len(x), -1, -1, -1)
+        return torch.cat([batch, cells], dim=1)
+
+    def macs(self, x: Tensor, y: Tensor) -> int:
+        """Two frequencies for each phase at each position, the same for all images."""
+        return self.frequencies.numel() * y.shape[2] * y.shape[3]
+
+
+def nearest(places: int, cells: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (the cell nearest to each place of a side, how far behind its centre the place lies).
+
+    Places and cells divide the same side evenly; the distance is in half cells. Both are (places,).
+    Of two cells that are equally near, the one with the even number is chosen, as torch's
+    grid_sample does. In whole numbers, so that every runtime chooses the same.
+    """
+    middle = (2 * torch.arange(places, device=like.device) + 1) * cells  # in 1 / (2 places) cells
+    cell = torch.div(middle, 2 * places, rounding_mode="floor")
+    cell = torch.where((middle == 2 * places * cell) & (cell % 2 == 1), cell - 1, cell)
+    half_cells = (middle - (2 * cell + 1) * places).to(at_least_fp32(like).dtype) / places
+    return cell, half_cells
+
+
+class IFAConfig(ModelConfig):
+    """One row of VARIANTS; every key may be set in a recipe's [model]. decoder_channels is D."""
+
+    backbone: Literal["resnet-50-deep", "resnet-101-deep"] = "resnet-50-deep"
+    decoder_channels: Annotated[int, Field(ge=1)] = 256
+
+
+class IFA(SegmentationModel):
+    """images (B, 3, H, W), normalised -> logits (B, K, h, w) at 1/4; auxiliary logits `aux` at 1/16.
+
+    h = H/4 rounded up, and one more where H is a multiple of 4 or one less than one: the pool of
+    the stem rounds up. Runs natively at every size.
+    """
+
+    align_corners = True
+    size_divisor = 1
+    minimum_size = 1
+    lone_side = 32
+
+    def __init__(self, config: IFAConfig, classes: int) -> None:
+        super().__init__()
+        width = config.decoder_channels
+        self.classes, self.feature_channels = classes, width
+        backbone = backbones.build(config.backbone)
+        assert isinstance(backbone, ResNet)
+        backbone.pool.ceil_mode = True
+        backbone.dilate_blocks(3, MULTI_GRID)
+        self.backbone = backbone
+        channels = backbone.stage_channels
+        self.lateral = nn.ModuleList(ConvNormAct(c, width, 1, bias=True) for c in channels)
+        self.read = nn.ModuleList(NearestCell() for _ in channels)
+        self.decoder = nn.Sequential(
+            ConvNormAct(len(channels) * (ENCODED + width), 2 * width, 1, bias=True),
+            ConvNormAct(2 * width, width, 1, bias=True),
+            ConvNormAct(width, width, 1, bias=True),
+        )
+        self.classifier = nn.Conv2d(width, classes, kernel_size=1)
+        self.aux_heads = nn.ModuleDict({"aux": AuxiliaryHead(channels[2], width, classes)})
+
+    def decode(self, pyramid: list[Tensor]) -> Decoded:
+        size = (pyramid[0].shape[2], pyramid[0].shape[3])
+        readings = [
+            read(lateral(x), size)
+            for x, lateral, read in zip(pyramid, self.lateral, self.read, strict=True)
+        ]
+        features = self.decoder(torch.cat(readings, dim=1))  # (B, D, H/4, W/4)
+        return Decoded(
+            self.classifier(features), features, lambda: {"aux": self.aux_heads["aux"](pyramid[2])}
+        )
+
+    def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """The authors' key names -> ours; -> (renamed state, none that is not used).
+
+        Their 1x1 convolutions of a list of positions become those of a map. A file without the
+        auxiliary head leaves ours as it is.
+        """
+        named = {f"backbone{key.removeprefix('encoder')}" if key.startswith("encoder.") else key: x
+                 for key, x in state.items()}  # fmt: skip
+        renamed, unused, others = self.rename_backbone(named)
+        for key, value in others.items():
+            on_map = value[..., None] if value.ndim == 3 else value
+            renamed[rename_start(key, OFFICIAL_PARTS)] = on_map
+        return self.with_own_aux_heads(renamed), unused
+
+
+_entry = partial(ModelEntry, IFA, paper="IFA, arXiv:2206.08655")
+VARIANTS = {
+    "ifa-r50": _entry(IFAConfig(backbone="resnet-50-deep"), params=25_400_115, macs=88_610_833_248),
+}
+
+
+OFFICIAL_PARTS = {
+    **{f"decoder.enc{i}.": f"lateral.{i - 1}." for i in (1, 2, 3)},
+    "decoder.head.": "lateral.3.",
+    **{f"decoder.ifa.pos{i}.emb": f"read.{i - 1}.frequencies" for i in (1, 2, 3, 4)},
+    **{f"decoder.ifa.imnet.{3 * i + j}.": f"decoder.{i}.{j}." for i in (0, 1, 2) for j in (0, 1)},
+    "decoder.ifa.imnet.9.": "classifier.",
+    "auxor.aux.": "aux_heads.aux.",
+}
+"""How the authors' keys begin -> how ours begin."""
