@@ -184,7 +184,7 @@ def test_what_was_measured_before_is_taken_where_it_is_believed(tmp_path, monkey
     (tmp_path / "latency.json").write_text(
         json.dumps({"a": wrong, **rows, "b": {"p50": 1.0}, "c": None})
     )
-    assert latency._known(tmp_path / "latency.json").keys() == rows.keys()
+    assert latency._read_cache(tmp_path / "latency.json").keys() == rows.keys()
     assert latency.time_candidate(*given).timing.p50 == 12.0
 
     # The cache may lie where machines of one name and other generations use it

@@ -894,7 +894,7 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path):
         (
             {"data": "shapes", "max_ms": 5, "format": "tensorrt"},
             FeathersegError,
-            "run nowhere here",
+            "cannot be timed",
         ),
         ({"data": "shaps", "max_ms": 5}, FeathersegError, "shapes"),
         ({"data": "shapes", "max_ms": 5, "image_size": (3, 3)}, ConfigError, "image_size"),

@@ -1,8 +1,9 @@
-"""Latency on a device that does not train: a bundle of exported candidates, and the answer, latency.json.
+"""Latency on another device: a bundle of exported candidates, and its answer, latency.json.
 
-The bundle is a .zip with bundle_files/measure.py, which needs Python, numpy and a runtime alone; image.npy, an image
-(H, W, C) uint8; bundle.json, which tells the candidates; and their files. onnx and openvino take any size, so that all
-scales of a model share a file; an ncnn file is of one size.
+The bundle is a .zip. It contains measure.py (needs only Python, numpy and a runtime), the timing
+engine latency.py, an image (H, W, C) uint8 as image.npy, bundle.json with the list of candidates,
+and their files. onnx and openvino files take any size, so all scales of a model share a file; an
+ncnn file has one size.
 """
 
 import hashlib
@@ -60,43 +61,49 @@ from featherseg.layers.resize import padding, resize_factor, scaled_size
 from featherseg.recipe.tables import ImageSize
 
 FORMAT_VERSION = 1
-"""Of bundle.json and of latency.json."""
+"""Version of bundle.json and latency.json."""
 
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn"}
-"""Formats that measure.py runs, and the package that each needs on the device."""
+"""Formats that measure.py runs -> the package that each needs on the device."""
 
 SCRIPTS = (
     files("featherseg.fitting") / "bundle_files" / "measure.py",
     files("featherseg.costs") / "latency.py",
 )
-"""What runs on the device: the script, and the timing engine that it imports."""
+"""Files that run on the device: the script, and the timing engine that it imports."""
 
 MOST_BYTES = 2**22
-"""Of a latency.json."""
+"""Largest size of a latency.json."""
 
 README = """\
-How fast are these models here? Unpack everything into one folder on the device that will run them.
-There: python -m pip install numpy {packages}     (Python 3.9 or newer)
-Then:  python measure.py     (some {minutes} min; Ctrl-C keeps what was measured, the same command goes on)
-It writes latency.json: what each model takes here from a decoded image to its mask, and the memory of its process.
-Bring latency.json back: featherseg fit --latency latency.json --data DATA --max-ms X --hours H --out OUT
+Measure the latency of these models on the device that will run them.
+Unpack everything into one folder there, install the packages and run the script:
+    python -m pip install numpy {packages}     (Python 3.9 or newer)
+    python measure.py     (about {minutes} min; after Ctrl-C the same command resumes)
+It writes latency.json: the latency of each model from a decoded image to its mask, and the memory
+of its process. Bring latency.json back:
+    featherseg fit --latency latency.json --data DATA --max-ms X --hours H --out OUT
 """
 
 LAST_CHECK = """\
-Does the delivered model keep its limit? Unpack everything into a folder of its own on the device it was chosen for.
-There: python -m pip install numpy {packages}     (Python 3.9 or newer)
-Then:  python measure.py --threads {threads}     (a minute; as many threads as the candidates were measured on)
-It writes latency.json: what the model takes here from a decoded image to its mask, and the memory of its process.
-Bring this latency.json back: featherseg fit --confirm latency.json --out RUN     (RUN: where measure.zip is from)
+Check that the delivered model keeps its limit on the device that it was chosen for.
+Unpack everything into a new folder there, install the packages and run the script:
+    python -m pip install numpy {packages}     (Python 3.9 or newer)
+    python measure.py --threads {threads}     (a minute; as many threads as for the candidates)
+It writes latency.json: the latency of the model from a decoded image to its mask, and the memory of
+its process. Bring this latency.json back (RUN is the run of measure.zip):
+    featherseg fit --confirm latency.json --out RUN
 """
 
 
 @dataclass(frozen=True)
 class BundleItem:
-    """A model in one format, at the scales of its input that are measured.
+    """A model in one format, at several scales of its input.
 
-    model in eval mode; name as latency.json and the catalogue have it; resizes: of each scale what images are brought
-    to fit, None for their own size.
+    Args:
+        model: in eval mode.
+        name: as in the catalogue and in latency.json.
+        resizes: scale -> how images are resized; None: not at all.
     """
 
     model: SegmentationModel
@@ -113,26 +120,30 @@ def write_bundle(
     progress: Progress | None = None,
     threads: int | None = None,
 ) -> list[ExportError]:
-    """Write the .zip at `out`, of items that can be exported; -> the errors of those that cannot.
+    """Write a bundle of the items that can be exported; return the errors of the others.
 
-    The same models, image and versions give the same candidates and names; times of files are fixed.
+    The same models, image and versions give the same candidates and names; file times are fixed.
 
     Args:
-        image: (H, W, C) uint8, decoded, RGB for three channels: what is measured begins with it.
-        threads: of a delivered model, those that it was chosen for, as a last check takes them; None: of candidates.
+        out: the .zip.
+        image: (H, W, C) uint8, decoded, RGB if it has three channels.
+        threads: for the check of a delivered model, the threads it was chosen for; None for
+            candidates.
 
     Raises:
-        ConfigError: a format that measure.py does not run, a name that is none for a file, an image of another form.
-        MissingExtra: for the package that a format is exported with.
-        ExportError: not one item can be exported, or the disk refuses.
+        ConfigError: measure.py cannot run a format, a name cannot name a file, or the image does
+            not fit a model.
+        MissingExtra: the package that exports a format is missing.
+        ExportError: no item can be exported, or the disk refuses.
     """
-    # Refuse first
+    # Refuse what cannot be measured
     if not items:
         raise ConfigError("there is no candidate to measure: expected at least one.")
     for item in items:
         if item.format not in RUNTIMES:
             raise ConfigError(
-                f"--format {item.format}: another device measures {', '.join(RUNTIMES)} alone. Choose one of these."
+                f"--format {item.format}: another device measures {', '.join(RUNTIMES)} alone. "
+                "Choose one of these."
             )
         for package in EXPORTERS[item.format].packages:
             require(package, EXPORTERS[item.format].extra, f"A bundle with {item.format}")
@@ -142,7 +153,8 @@ def write_bundle(
             )
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != len(item.model.mean):
             raise ConfigError(
-                f"the image is {image.dtype} {image.shape}: {item.name} expects (H, W, {len(item.model.mean)}) uint8."
+                f"the image is {image.dtype} {image.shape}: {item.name} expects "
+                f"(H, W, {len(item.model.mean)}) uint8."
             )
     check_writable(out)
 
@@ -150,6 +162,7 @@ def write_bundle(
     size = (image.shape[0], image.shape[1])
     try:
         with TemporaryDirectory() as draft:
+            # Export the items
             for number, item in enumerate(items):
                 tell(f"{item.name}: writing {item.format}", number, len(items))
                 try:
@@ -160,7 +173,7 @@ def write_bundle(
             if not rows:
                 raise errors[0]
 
-            # What the candidates are, and the id by which the answer is known
+            # Describe the candidates; the id says to which bundle an answer belongs
             buffer = BytesIO()
             np.save(buffer, np.ascontiguousarray(image), allow_pickle=False)
             drafts = sorted({name for row in rows for name in row["files"]})
@@ -174,10 +187,9 @@ def write_bundle(
                 "image_size": size,
                 "candidates": rows,
             }
-            used = {row["format"] for row in rows}
-            packages = " ".join(package for format, package in RUNTIMES.items() if format in used)
-            readme = README if threads is None else LAST_CHECK
-            readme = readme.format(
+            formats = {row["format"] for row in rows}
+            packages = " ".join(RUNTIMES[format] for format in RUNTIMES if format in formats)
+            readme = (README if threads is None else LAST_CHECK).format(
                 packages=packages, minutes=max(1, len(rows) // 10), threads=threads
             )
             texts = {
@@ -189,14 +201,14 @@ def write_bundle(
             write_atomic(out, partial(_write_zip, texts, [Path(draft) / name for name in drafts]))
     except OSError as error:
         raise ExportError(
-            f"cannot write to {gettempdir()}, where files are drafted: {error.strerror or error}. Make room there, or "
-            f"name another folder in TMPDIR. {out} was not written."
+            f"cannot write to {gettempdir()}, where files are drafted: {error.strerror or error}. "
+            f"Make room there, or name another folder in TMPDIR. {out} was not written."
         ) from error
     return errors
 
 
 def _write_item(item: BundleItem, size: Size, draft: Path) -> list[dict[str, Any]]:
-    """The files of an item in `draft`; -> its candidates, as bundle.json has them. Raises ExportError."""
+    """Write the files of an item to `draft`; return its rows of bundle.json. Raises ExportError."""
     model = deepcopy(item.model).to("cpu", torch.float32).eval()
     rows, row = list[dict[str, Any]](), EXPORTERS[item.format]
     names: tuple[str, ...] = ()
@@ -218,7 +230,7 @@ def _write_item(item: BundleItem, size: Size, draft: Path) -> list[dict[str, Any
                 names = tuple(stem + file.name.removeprefix("model") for file in written)
                 for file, name in zip(written, names, strict=True):
                     file.rename(draft / name)
-        found = {
+        candidate = {
             "model": item.name,
             "scale": scale,
             "format": item.format,
@@ -228,13 +240,13 @@ def _write_item(item: BundleItem, size: Size, draft: Path) -> list[dict[str, Any
         if item.format == "ncnn":
             padded = [side + padding(side, model.size_divisor, model.minimum_size) for side in seen]
             normalised = {"mean": tuple(model.mean), "std": tuple(model.std)}
-            found |= normalised | {"padded_size": padded, "align_corners": model.align_corners}
-        rows.append(found)
+            candidate |= normalised | {"padded_size": padded, "align_corners": model.align_corners}
+        rows.append(candidate)
     return rows
 
 
 def _write_zip(texts: Mapping[str, bytes], drafts: Sequence[Path], target: BinaryIO) -> None:
-    """What explains itself first, then the models; no time of today."""
+    """Write the .zip: the texts, then the models."""
     with ZipFile(target, "w", ZIP_DEFLATED) as archive:
         for name, content in texts.items():
             archive.writestr(_entry(name), content)
@@ -244,17 +256,18 @@ def _write_zip(texts: Mapping[str, bytes], drafts: Sequence[Path], target: Binar
 
 
 def _entry(name: str) -> ZipInfo:
-    found = ZipInfo(name)  # of 1980-01-01
-    found.compress_type, found.external_attr, found.create_system = ZIP_DEFLATED, 0o644 << 16, 3
-    return found
+    """Return an entry of the .zip that is the same on every day (1980-01-01) and system (Unix)."""
+    entry = ZipInfo(name)
+    entry.compress_type, entry.external_attr, entry.create_system = ZIP_DEFLATED, 0o644 << 16, 3
+    return entry
 
 
 Words = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(one_line)]
-"""For people, from a device that may be anybody's: shown, and nothing else."""
+"""Text from a device that is not trusted: it is only shown."""
 
 
 class Latency(Config):
-    """Milliseconds of an image: its median and the 95 % interval of that, and what 95 of 100 stay within."""
+    """Milliseconds of an image: p50 with its 95 % interval, and p95."""
 
     p50: Milliseconds
     p95: Milliseconds
@@ -270,7 +283,7 @@ class Latency(Config):
 
 
 class MeasuredCandidate(Config):
-    """A candidate on the device; memory_mib is the peak of its process, None where the system does not tell it."""
+    """A candidate on the device; memory_mib: peak of its process, None if not reported."""
 
     model: Annotated[str, Field(max_length=100)]
     scale: Annotated[float, Field(gt=0, le=16)]
@@ -282,7 +295,7 @@ class MeasuredCandidate(Config):
 
 
 class MeasuredLatency(Config):
-    """What measure.py wrote; image_size is (H, W) in pixels, bundle the id of the bundle it was run in."""
+    """The content of latency.json; image_size: (height, width), bundle: the id of the bundle."""
 
     format_version: Literal[1]
     device: Words
@@ -303,19 +316,20 @@ class MeasuredLatency(Config):
         return self
 
     def find(self, model: str, scale: float, format: str) -> MeasuredCandidate | None:
-        """That candidate, where it was measured."""
-        rows = (
-            row
-            for row in self.candidates
-            if (row.model, row.scale, row.format) == (model, scale, format)
-        )
-        return next(rows, None)
+        """Return a candidate; None if it was not measured."""
+        for row in self.candidates:
+            if (row.model, row.scale, row.format) == (model, scale, format):
+                return row
+        return None
 
 
 def read_latency(path: Path) -> MeasuredLatency:
-    """The latency.json of a device, as data from others.
+    """Read the latency.json of a device, which is not trusted.
 
-    Raises DataNotFound; ConfigError where it is broken or of another version; UnknownName for a model that is none.
+    Raises:
+        DataNotFound: the file does not exist.
+        ConfigError: it is damaged, or has another version.
+        UnknownName: a model is not in the catalogue.
     """
     remedy = (
         "Run measure.py in the unpacked bundle again, and bring back its latency.json as it is."
@@ -335,17 +349,17 @@ def read_latency(path: Path) -> MeasuredLatency:
         )
     if version != FORMAT_VERSION:
         raise ConfigError(
-            f"{path} is of a bundle of format {version}; this featherseg {__version__} reads {FORMAT_VERSION}. Write "
-            "the bundle anew with: featherseg fit --measure -o bundle.zip"
+            f"{path} is of a bundle of format {version}; this featherseg {__version__} reads "
+            f"{FORMAT_VERSION}. Write a new bundle: featherseg fit --measure -o bundle.zip"
         )
     try:
-        found = parse(MeasuredLatency, values, str(path))
+        measured = parse(MeasuredLatency, values, str(path))
     except ConfigError as error:
         raise ConfigError(f"{one_line(str(error).splitlines()[0])} {remedy}") from None
-    for row in found.candidates:
+    for row in measured.candidates:
         if row.model not in models.MODELS:
             raise unknown("model", row.model, models.MODELS)
-    return found
+    return measured
 
 
 class _Chosen(Config):
@@ -355,7 +369,7 @@ class _Chosen(Config):
 
 
 class _FitFacts(Config):
-    """What `confirm` needs of fit.json; threads: those of the candidates' timings."""
+    """The keys of fit.json that `confirm` reads; threads: of the candidates' timings."""
 
     chosen: _Chosen
     limit_ms: Milliseconds
@@ -367,15 +381,19 @@ class _FitFacts(Config):
 
 
 def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
-    """What the delivered model takes on the device, into fit.json of the run as `confirmed` and its page; -> that.
+    """Record the latency of the delivered model on the device, as `confirmed` in fit.json.
 
-    It is {"device", "threads", "latency_ms": {"p50", "p95", "interval"}, "memory_mib", "keeps_limit"}; the limit is
-    that of memory as well, where there is one and the device tells it.
+    Returns:
+        {"device", "threads", "latency_ms": {"p50", "p95", "interval"}, "memory_mib",
+        "keeps_limit"}; the last one includes the limit of memory, if there is one and the device
+        reports memory.
 
-    Raises RunError for a folder that `fit` did not write, ConfigError where the fit was timed here or latency.json does
-    not hold exactly the chosen model, scale and format, is of another bundle or image size than the delivered one or of
-    other threads than the candidates' timings, and as `read_latency`.
+    Raises:
+        RunError: `fit` did not write the folder.
+        ConfigError: the fit was timed on this machine, or latency.json is of another model, scale,
+            format, bundle, image size or number of threads; or as `read_latency`.
     """
+    # Read both files
     measured, file = read_latency(latency), run_folder / FIT
     refuse_links(run_folder, FIT, PLAN)
     try:
@@ -392,11 +410,14 @@ def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
         raise RunError(
             f"{file} is damaged ({error}): expected it as `featherseg fit` has written it."
         ) from None
+
+    # Refuse an answer that is not of the delivered model
     chosen = config.chosen
     if config.bundle is None:
         raise ConfigError(
-            f"{run_folder} was timed on the machine that trained it: there is no measure.zip to confirm. For another "
-            "device fit by what that measures: featherseg fit --measure, then featherseg fit --latency latency.json"
+            f"{run_folder} was timed on the machine that trained it: there is no measure.zip to "
+            "confirm. To choose by the latency of another device: featherseg fit --measure, then "
+            "featherseg fit --latency latency.json"
         )
     row = measured.find(chosen.model, chosen.scale, chosen.format)
     if row is None:
@@ -404,32 +425,36 @@ def confirm(run_folder: Path, latency: Path) -> dict[str, Any]:
             f"{row.model} at {row.scale:g}, {row.format}" for row in measured.candidates[:5]
         )
         raise ConfigError(
-            f"{latency} does not hold {chosen.model} at {chosen.scale:g}, {chosen.format}, the choice of {file}. "
-            f"It holds {others}. Run the measure.py that was delivered with it."
+            f"{latency} does not contain {chosen.model} at {chosen.scale:g}, {chosen.format}, the "
+            f"choice of {file}, but {others}. Run the measure.py that was delivered with it."
         )
     if config.bundle != measured.bundle:
         raise ConfigError(
-            f"{latency} is not of the model that was delivered, but of another bundle, such as that of the candidates "
-            "before the training. Run the measure.py that was delivered with the model, and bring that answer back."
+            f"{latency} is of another bundle than the delivered model, such as that of the "
+            "candidates before the training. Run the measure.py that was delivered with the model, "
+            "and bring its answer back."
         )
     if config.image_size != measured.image_size:
         raise ConfigError(
-            f"{latency} is of images of {size_text(measured.image_size)}, {file} of {size_text(config.image_size)}. "
-            "Run the measure.py that was delivered with the model, and bring back its latency.json as it is."
+            f"{latency} is of images of {size_text(measured.image_size)}, {file} of "
+            f"{size_text(config.image_size)}. Run the measure.py that was delivered with the "
+            "model, and bring back its latency.json as it is."
         )
     if config.threads not in (None, measured.threads):
         raise ConfigError(
-            f"{latency} was measured on {counted(measured.threads, 'thread')}, and the candidates on {config.threads}: "
-            f"the limit is for these. Run there: python measure.py --threads {config.threads}"
+            f"{latency} was measured on {counted(measured.threads, 'thread')}, and the candidates "
+            f"on {config.threads}. Run there: python measure.py --threads {config.threads}"
         )
-    taken = row.latency_ms.p50 if config.percentile == 50 else row.latency_ms.p95
+
+    # Record the latency in fit.json and on its page
+    latency_ms = row.latency_ms.p50 if config.percentile == 50 else row.latency_ms.p95
     confirmed = {
         "device": measured.device,
         "threads": measured.threads,
         "latency_ms": row.latency_ms.model_dump(mode="json"),
         "memory_mib": row.memory_mib,
         "keeps_limit": keeps_limits(
-            taken, row.memory_mib, config.limit_ms, config.max_mib, spare=0
+            latency_ms, row.memory_mib, config.limit_ms, config.max_mib, spare=0
         ),
     }
     facts = content | {"confirmed": confirmed}

@@ -1,9 +1,9 @@
-"""How long a file takes from a decoded image to the mask, in a process of its own, and what was measured before.
+"""Latency of a candidate of `fit` on this machine, measured in a process of its own and cached.
 
-    python -P -m featherseg.fitting.latency FILE IMAGE.npy MAX_MS THREADS      # what the process runs: one line of JSON
+    python -P -m featherseg.fitting.latency FILE IMAGE.npy MAX_MS THREADS    # prints JSON
 
-Latency needs no trained weights, so that it is known before anything trains. It is that of `Predictor` with its default
-threads: resize, normalise, model, upsampling and argmax.
+Latency needs no trained weights, so it is known before any training. It is that of `Predictor` from
+a decoded image to its mask: resize, normalise, model, upsampling and argmax.
 """
 
 import hashlib
@@ -54,18 +54,25 @@ from featherseg.fitting.halving import SPARE, Milliseconds, Scale, keeps_limits,
 from featherseg.layers.resize import preprocess
 
 GUESS = Schedule(warm_up=0, least=8, most=8)
-"""Of the convolution that `guess_speed` times."""
+"""Of the convolution in `guess_speed`."""
 
 HANGS = 300.0
-"""Seconds after which a process is ended."""
+"""Seconds after which a process that times a file is killed."""
 
 MIB = 2**20
+"""Bytes."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What a candidate takes: milliseconds (of 100 passes 50 and 95 stay within p50 and p95; low, high: the interval of
-    p50), peak memory of its process, size of its file. None for memory that the system does not tell."""
+    """Latency, memory and size of a candidate.
+
+    Args:
+        p50, p95: milliseconds.
+        low, high: 95 % interval of p50.
+        memory_mib: peak memory of the process; None if the system does not report it.
+        file_mib: size of the exported file.
+    """
 
     model: str
     scale: Scale
@@ -79,76 +86,74 @@ class Timing:
 
     @property
     def name(self) -> str:
-        """What the candidate is called."""
+        """Name of the candidate."""
         return name_of(self.model, self.scale)
 
     def latency(self, percentile: int) -> float:
-        """The one that the limit is about."""
+        """Return p50 or p95, whichever has the limit."""
         return self.p95 if percentile == 95 else self.p50
 
     def keeps(
         self, max_ms: float, percentile: int, max_mib: float | None, spare: float = SPARE
     ) -> bool:
-        """Whether it stays within the limits, that of time with something to spare."""
+        """Return whether latency and memory keep the limits; `spare`: see `keeps_limits`."""
         return keeps_limits(self.latency(percentile), self.memory_mib, max_ms, max_mib, spare)
 
     def slowed(self, factor: float) -> "Timing":
-        """What it would be on a machine that takes so many times longer."""
-        slower = {key: factor * getattr(self, key) for key in ("p50", "p95", "low", "high")}
-        return replace(self, **slower)
+        """Return the timing on a machine that takes `factor` times as long."""
+        times = {key: factor * getattr(self, key) for key in ("p50", "p95", "low", "high")}
+        return replace(self, **times)
 
     def as_dict(self) -> dict[str, Any]:
-        """As fit.json and latency.json have it."""
-        interval = [round(self.low, 3), round(self.high, 3)]
-        times = {"p50": round(self.p50, 3), "p95": round(self.p95, 3), "interval": interval}
-        sizes = {"memory_mib": self.memory_mib, "file_mib": round(self.file_mib, 2)}
+        """Return plain values, as in fit.json and latency.json."""
+        p50, p95, low, high = (round(ms, 3) for ms in (self.p50, self.p95, self.low, self.high))
         return {
             "model": self.model,
             "scale": self.scale,
             "format": self.format,
-            "latency_ms": times,
-            **sizes,
+            "latency_ms": {"p50": p50, "p95": p95, "interval": [low, high]},
+            "memory_mib": self.memory_mib,
+            "file_mib": round(self.file_mib, 2),
         }
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A timing, and the seconds that writing the file and timing it took."""
+    """A timing, and how many seconds it took to write and time the file."""
 
     timing: Timing
     seconds: Annotated[float, Field(ge=0)]
 
 
 def here() -> tuple[str, int]:
-    """This device in words, and how many threads a file is run with unless others are asked for."""
-    found = machine()
-    parts = [processor_text(found), counted(usable_cores(), "core")]
-    return ", ".join([*parts, *(gpu["name"] for gpu in found["gpus"])]), default_threads()
+    """Return this device as text, and the default number of threads."""
+    facts = machine()
+    parts = [processor_text(facts), counted(usable_cores(), "core")]
+    return ", ".join([*parts, *(gpu["name"] for gpu in facts["gpus"])]), default_threads()
 
 
 def time_file(
     file: Path, image: np.ndarray, name: tuple[str, float, str], max_ms: float = math.inf
 ) -> Timing:
-    """Time an exported file on an image (H, W, C) uint8, in a process of its own; name: model, scale, format.
+    """Time an exported file in a process of its own, with `default_threads`.
 
-    max_ms: the limit, FAR above which FEW passes are enough. Raises RunError where the file cannot be run.
+    Args:
+        image: (H, W, C) uint8.
+        name: model, scale, format.
+        max_ms: the limit; a file that takes FAR times as long is timed for FEW passes only.
+
+    Raises:
+        RunError: the file cannot be run.
     """
     with TemporaryDirectory(prefix="featherseg-latency-") as folder:
         np.save(Path(folder) / "image.npy", image)
-        words = [
-            sys.executable,
-            "-P",
-            "-m",
-            "featherseg.fitting.latency",
-            str(file),
-            f"{folder}/image.npy",
-        ]
-        words += [str(max_ms), str(default_threads())]  # as `here` tells
+        command = [sys.executable, "-P", "-m", "featherseg.fitting.latency", str(file)]
+        command += [f"{folder}/image.npy", str(max_ms), str(default_threads())]
         try:
-            answer = run_apart(words, HANGS)
+            answer = run_apart(command, HANGS)
         except ProcessFailed as error:
-            timed = f"{name_of(*name[:2])} as {name[2]}"
-            raise RunError(f"{timed} could not be timed: {error}") from None
+            candidate = f"{name_of(*name[:2])} as {name[2]}"
+            raise RunError(f"{candidate} could not be timed: {error}") from None
     times = summarise(answer["ms"])
     memory, size = answer["memory_mib"], _size(file) / MIB
     return Timing(*name, times.p50, times.p95, times.low, times.high, memory, size)
@@ -160,29 +165,36 @@ def time_candidate(
     resize: Resize | None,
     image: np.ndarray,
     calibration: Sequence[np.ndarray],
-    believed: Callable[[Timing], bool] = lambda _: True,
+    accept: Callable[[Timing], bool] = lambda _: True,
     max_ms: float = math.inf,
 ) -> Measured:
-    """Write the untrained model in the format and time it; a measurement of the same on this machine is taken again.
+    """Export the untrained model and time it, or return the cached timing of this machine.
 
-    image: (H, W, C) uint8; calibration: images (H, W, C) for a quantised format; believed: whether such an older
-    measurement is (the machine may have been busy then); max_ms: as of `time_file`. Raises MissingExtra,
-    ExportError and RunError.
+    Args:
+        name: model, scale, format.
+        image: (H, W, C) uint8.
+        calibration: images (H, W, C) for a quantised format.
+        accept: whether to use a cached timing; other programs may have run at that time.
+        max_ms: as for `time_file`.
+
+    Raises:
+        MissingExtra, ExportError: the format cannot be written.
+        RunError: the file cannot be run.
     """
     cache, key = cache_file(), _key(name, len(classes), resize, image.shape)
-    if (found := _known(cache).get(key)) and believed(found.timing):
-        return found
+    cached = _read_cache(cache).get(key)
+    if cached and accept(cached.timing):
+        return cached
     began = time.monotonic()
     with TemporaryDirectory(prefix="featherseg-candidate-") as folder:
         file = write_untrained(name, classes, resize, image, calibration, Path(folder))
         timing = time_file(file, image, name, max_ms)
-    found = Measured(timing, time.monotonic() - began)
-    if timing.p50 <= FAR * max_ms:  # else it may be of FEW passes
-        with suppress(FeathersegError):  # where nothing can be kept, it is timed anew
-            write_json(
-                cache, {name: asdict(row) for name, row in (_known(cache) | {key: found}).items()}
-            )
-    return found
+    measured = Measured(timing, time.monotonic() - began)
+    if timing.p50 <= FAR * max_ms:  # a slower one was timed for FEW passes only
+        rows = _read_cache(cache) | {key: measured}  # another process may have written meanwhile
+        with suppress(FeathersegError):  # without a cache, every timing is measured
+            write_json(cache, {key: asdict(row) for key, row in rows.items()})
+    return measured
 
 
 def write_untrained(
@@ -193,31 +205,28 @@ def write_untrained(
     calibration: Sequence[np.ndarray],
     folder: Path,
 ) -> Path:
-    """The model with seeded weights in the format, unverified, for images like this (H, W, C): for its time alone."""
+    """Export a model with seeded weights for images like `image` (H, W, C); return the file.
+
+    The file is not verified: it serves for timing only.
+    """
     row = EXPORTERS[name[2]]
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(0)
         model = models.build(name[0], len(classes), image.shape[2]).eval()
     _, _, height, width = _normalised(model, image, resize).shape
     facts = Facts(name[0], classes, "untrained", image.shape[:2], resize)
-    seen = [_normalised(model, pixels, resize) for pixels in calibration] if row.quantised else []
     form = model if row.quantised else graph_form(model, row.channels_last)
-    row.write(
-        Job(
-            model,
-            facts,
-            folder,
-            lambda: to_onnx(form, facts, size=(height, width)),
-            calibration=seen,
-        )
-    )
+    images = [_normalised(model, pixels, resize) for pixels in calibration if row.quantised]
+    graph = partial(to_onnx, form, facts, size=(height, width))
+    row.write(Job(model, facts, folder, graph, calibration=images))
     return folder / row.main
 
 
 def guess_speed() -> float:
-    """About how many milliseconds light models take here for a multiply-accumulate of `Offer.macs` times a pixel.
+    """Return about how many ms light models take here per unit of `Offer.macs` times pixels.
 
-    From a convolution of 64 channels, of whose rate they reach about a third; `counts` are of 512x1024 pixels.
+    The time is that of a convolution of 64 channels; light models reach about a third of its rate.
+    `Offer.macs` counts at SIZE.
     """
     image, weight = torch.zeros(1, 64, 90, 120), torch.zeros(64, 64, 3, 3)
     convolve = partial(torch.nn.functional.conv2d, image, weight, padding=1)
@@ -227,55 +236,54 @@ def guess_speed() -> float:
 
 
 def require_format(format: str) -> None:
-    """Raises MissingExtra or FeathersegError where a format cannot be written or run here."""
+    """Raise MissingExtra or another FeathersegError if a format cannot be written or run here."""
     row = EXPORTERS[format]
     for package in row.packages:
         require(package, row.extra, f"--format {format}")
     if row.need:
         row.need()
     if not row.verified or row.checked:
-        able = ", ".join(
-            name for name, one in EXPORTERS.items() if one.verified and not one.checked
-        )
+        names = [name for name, one in EXPORTERS.items() if one.verified and not one.checked]
         raise DeviceError(
-            f"--format {format} is run nowhere here, so that it cannot be timed. Expected one of {able}."
+            f"--format {format} cannot be timed, because featherseg has no runtime for it. "
+            f"Expected one of {', '.join(names)}."
         )
 
 
 def cache_file() -> Path:
-    """Where measurements are kept: $FEATHERSEG_HOME/latency.json, or ~/.cache/featherseg/latency.json if not set."""
+    """Return the cache: latency.json in $FEATHERSEG_HOME, by default ~/.cache/featherseg."""
     return home_folder() / "latency.json"
 
 
-def _known(cache: Path) -> dict[str, Measured]:
-    """What was measured before; of a file that is missing or not ours nothing, of rows that cannot be none of these."""
-    known, checked = dict[str, Measured](), TypeAdapter(Measured)
+def _read_cache(cache: Path) -> dict[str, Measured]:
+    """Return the cached timings; a file or a row that is damaged counts as missing."""
+    timings, adapter = dict[str, Measured](), TypeAdapter(Measured)
     with suppress(OSError, ValueError, AttributeError):
         for key, row in load_json(cache).items():
             with suppress(ValidationError):
-                known[key] = checked.validate_python(row)
-    return known
+                timings[key] = adapter.validate_python(row)
+    return timings
 
 
 def _key(
     name: tuple[str, float, str], classes: int, resize: Resize | None, shape: tuple[int, ...]
 ) -> str:
-    """What a measurement depends on: the candidate, the image, this machine, the versions of what runs it."""
-    found = machine()
+    """Return a digest of what a timing depends on: candidate, image, machine and versions."""
+    device = machine()
     facts = [*name, classes, resize, shape, __version__, default_threads()]
-    facts += [processor_text(found), found["flags"], found["usable_cores"]]
-    facts += [found["versions"], found["variables"], found["python"]]
+    facts += [processor_text(device), device["flags"], device["usable_cores"]]
+    facts += [device["versions"], device["variables"], device["python"]]
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:24]
 
 
 def _normalised(model: Any, image: np.ndarray, resize: Resize | None) -> torch.Tensor:
-    """(H, W, C) -> (1, C, h, w) as the model sees it."""
+    """Return an image (H, W, C) as the model's input (1, C, h, w)."""
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
     return preprocess(pixels, model.mean, model.std, resize, model.image_range)
 
 
 def _size(file: Path) -> int:
-    """Bytes of an exported file and of what stands beside it under its name (weights of OpenVINO and ncnn)."""
+    """Return bytes of an exported file, and of the weights beside it (OpenVINO, ncnn)."""
     stem = file.name.removesuffix(".ncnn.param").removesuffix(".xml")
     beside = [
         path
@@ -286,16 +294,14 @@ def _size(file: Path) -> int:
 
 
 def main() -> None:
-    """The process: open the file, warm up, time."""
+    """Time a file in this process; print JSON."""
     from featherseg.inference.predictor import Predictor
 
     answers = answers_alone()
     try:
         torch.set_num_threads(int(sys.argv[4]))
-        predictor, image = (
-            Predictor(sys.argv[1], device="cpu", trust=True),
-            np.load(sys.argv[2], allow_pickle=False),
-        )
+        predictor = Predictor(sys.argv[1], device="cpu", trust=True)
+        image = np.load(sys.argv[2], allow_pickle=False)
         passes = time_passes(partial(predictor, image), FIT, limit_ms=float(sys.argv[3]))
     except FeathersegError as error:
         sys.exit(" ".join(str(error).splitlines()))

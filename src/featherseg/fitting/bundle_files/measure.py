@@ -1,11 +1,14 @@
-"""Measure the candidates of this bundle on this machine: writes latency.json, which `featherseg fit --latency` takes.
+"""Measure the candidates of this bundle on this machine: writes latency.json.
 
-    python measure.py               # on the threads that runtimes take by themselves, one a core
+    python measure.py               # one thread per core, as runtimes do by default
     python measure.py --threads 2
 
-Needs Python 3.9 or newer, numpy, and the runtime of the candidates: onnxruntime, openvino or ncnn. What is measured is
-the way from a decoded RGB image to its mask at the image's size, each candidate in a process of its own. Ctrl-C keeps
-what was measured; the same command goes on. Letters: C channels, K classes, H x W the image, h x w what a model sees.
+It needs Python 3.9 or newer, numpy, and the runtime of the candidates: onnxruntime, openvino or
+ncnn. Latency is that from a decoded RGB image to its mask at the image's size; each candidate has
+its own process. Ctrl-C keeps what was measured, and the same command resumes. Bring latency.json
+back to `featherseg fit --latency`.
+
+Letters: C channels, K classes, H x W the image, h x w the input of a model.
 """
 
 import argparse
@@ -26,7 +29,7 @@ except ImportError:
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 try:
-    sys.path.insert(0, FOLDER)  # where it is not by itself: python -P
+    sys.path.insert(0, FOLDER)  # `python -P` does not add it
     from latency import (
         DEVICE,
         MOST_WAIT,
@@ -42,54 +45,55 @@ except ImportError as error:
 Candidate = dict[str, Any]  # a row of bundle.json
 Predict = Callable[[np.ndarray], np.ndarray]
 
-os.environ.setdefault(
-    "ORT_DISABLE_TELEMETRY", "1"
-)  # onnxruntime and openvino report usage when they are imported
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # what openvino reports by
+# onnxruntime and openvino report usage when they are imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn"}
 LIMIT = 900
-"""Seconds after which a candidate is given up."""
+"""Seconds after which the process of a candidate is killed."""
 
-UNWRITABLE = "{} cannot be written ({}). Make room, or unpack the bundle into a folder of yours, and run this there."
+UNWRITABLE = (
+    "{} cannot be written ({}). Make room, or unpack the bundle into a folder of yours, and run "
+    "this there."
+)
 
 BAND = 32
-"""Rows whose classes are compared at a time, so that they stay in the cache."""
+"""Rows of which the classes are compared at a time, so that they stay in the cache."""
 
 
 def taps(
     source: int, target: int, align_corners: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Output place i lies between source places low[i] and high[i], share[i] of the way: int, int, float32."""
+    """Return low (int), high (int), share (float32) of each output place.
+
+    Output place i lies between source places low[i] and high[i], at share[i] of the way.
+    """
     place = np.arange(target, dtype=np.float32)
     if align_corners:
         place *= np.float32(source - 1) / np.float32(max(target - 1, 1))
     else:
-        place = (place + np.float32(0.5)) * (np.float32(source) / np.float32(target)) - np.float32(
-            0.5
-        )
+        half = np.float32(0.5)
+        place = (place + half) * (np.float32(source) / np.float32(target)) - half
     place = np.clip(place, np.float32(0), np.float32(source - 1))
     low = place.astype(np.intp)
     return low, np.minimum(low + 1, source - 1), place - low.astype(np.float32)
 
 
 def resize_image(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Bilinear, (H, W, C) uint8 -> (*size, C) uint8; shares in steps of 1/256, so that two bytes hold a sum."""
+    """Resize (H, W, C) uint8 to (*size, C) bilinearly; shares of 1/256 keep sums in two bytes."""
     for axis in (0, 1):
         if image.shape[axis] != size[axis]:
             low, high, share = taps(image.shape[axis], size[axis])
-            weight = (
-                np.rint(share * 256)
-                .astype(np.uint16)
-                .reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-            )
+            weight = np.rint(share * 256).astype(np.uint16)
+            weight = weight.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
             mixed = image.take(low, axis) * (256 - weight) + image.take(high, axis) * weight
             image = ((mixed + np.uint16(128)) >> np.uint16(8)).astype(np.uint8)
     return np.ascontiguousarray(image)
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """The class of the nearest place: (h, w) uint8 -> (*size,) uint8."""
+    """Resize a mask (h, w) uint8 to (*size,): the class of the nearest place."""
     for axis in (0, 1):
         if mask.shape[axis] != size[axis]:
             place = (np.arange(size[axis]) + 0.5) * (mask.shape[axis] / size[axis])
@@ -98,7 +102,7 @@ def resize_mask(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 
 def widen(logits: np.ndarray, width: int, align_corners: bool, crop: int) -> np.ndarray:
-    """Bilinear along the rows alone: (K, h, w) -> (K, h, crop), the first of `width` columns."""
+    """Resize (K, h, w) to `width` columns bilinearly; return the first ones, (K, h, crop)."""
     low, high, share = (tap[:crop] for tap in taps(logits.shape[2], width, align_corners))
     left = logits.take(low, 2)
     return left + (logits.take(high, 2) - left) * share
@@ -107,9 +111,9 @@ def widen(logits: np.ndarray, width: int, align_corners: bool, crop: int) -> np.
 def mask_of_logits(
     logits: np.ndarray, size: tuple[int, ...], align_corners: bool, crop: tuple[int, ...]
 ) -> np.ndarray:
-    """argmax of logits that are enlarged bilinearly: (K, h, w) -> (*crop,) uint8, the upper left part of `size`.
+    """Return the argmax of logits (K, h, w) resized to `size` bilinearly: (*crop,) uint8.
 
-    Of classes that are equal the lowest.
+    crop: the upper left part of `size`. Ties get the lowest class.
     """
     wide = widen(logits, size[1], align_corners, crop[1])
     rows = [tap[: crop[0]] for tap in taps(logits.shape[1], size[0], align_corners)]
@@ -137,7 +141,10 @@ def mask_of_padded(
     size: tuple[int, ...],
     align_corners: bool,
 ) -> np.ndarray:
-    """The mask (*size,) of an image that the model saw at size `seen`, padded right and below to `padded`."""
+    """Return the mask (*size,) of an image that was resized to `seen`, then padded to `padded`.
+
+    Padding is right and below.
+    """
     if padded == seen:
         return mask_of_logits(logits, size, align_corners, size)
     if seen == size:
@@ -149,7 +156,10 @@ def mask_of_padded(
 
 
 def open_candidate(candidate: Candidate, folder: str, threads: int) -> tuple[Predict, str]:
-    """-> (predict, runtime): predict gives the mask (H, W) uint8 of an image (H, W, C) uint8; runtime is its name."""
+    """Return (predict, name of the runtime).
+
+    predict: image (H, W, C) uint8 -> mask (H, W) uint8.
+    """
     path, *others = (os.path.join(folder, name) for name in candidate["files"])
     seen = tuple(candidate["input_size"])
     if candidate["format"] == "ncnn":
@@ -160,9 +170,8 @@ def open_candidate(candidate: Candidate, folder: str, threads: int) -> tuple[Pre
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = (
-            False  # they would keep twice the memory
-        )
+        options.enable_cpu_mem_arena = False  # with them a session keeps twice the memory
+        options.enable_mem_pattern = False
         session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
         def run(image: np.ndarray) -> np.ndarray:
@@ -170,7 +179,7 @@ def open_candidate(candidate: Candidate, folder: str, threads: int) -> tuple[Pre
     else:
         import openvino as runtime
 
-        # It would take bf16 where the processor has it, and give other masks
+        # The default is bf16 if the processor has it, which gives other masks
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
@@ -188,7 +197,7 @@ def open_candidate(candidate: Candidate, folder: str, threads: int) -> tuple[Pre
 
 
 def open_ncnn(graph: str, weights: str, candidate: Candidate, threads: int) -> tuple[Predict, str]:
-    """`open_candidate` for ncnn, whose files take normalised images and give logits."""
+    """Open a candidate of ncnn, whose files take normalised images and return logits."""
     import ncnn
 
     mean, std = (np.float32(candidate[key]) for key in ("mean", "std"))
@@ -203,9 +212,7 @@ def open_ncnn(graph: str, weights: str, candidate: Candidate, threads: int) -> t
 
     def predict(image: np.ndarray) -> np.ndarray:
         values = (resize_image(image, seen) - mean) / std  # (h, w, C) float32
-        values = np.ascontiguousarray(
-            values.transpose(2, 0, 1)
-        )  # has a name: ncnn.Mat holds no reference to it
+        values = np.ascontiguousarray(values.transpose(2, 0, 1))  # ncnn.Mat keeps no reference
         extractor = net.create_extractor()
         extractor.input("in0", ncnn.Mat(values).clone())
         code, logits = extractor.extract("out0")
@@ -219,7 +226,7 @@ def open_ncnn(graph: str, weights: str, candidate: Candidate, threads: int) -> t
 
 
 def measure(candidate: Candidate, folder: str, threads: int) -> dict[str, Any]:
-    """-> what latency.json tells of a candidate, and `runtime` and `run_queue_wait`."""
+    """Return a candidate's row of latency.json, with the keys `runtime` and `run_queue_wait`."""
     image = np.load(os.path.join(folder, "image.npy"), allow_pickle=False)
     predict, runtime = open_candidate(candidate, folder, threads)
     passes = time_passes(lambda: predict(image), DEVICE)
@@ -242,7 +249,7 @@ def measure(candidate: Candidate, folder: str, threads: int) -> dict[str, Any]:
 
 
 def count_cores() -> int:
-    """Cores that this process may use; where one has two threads it counts once, as runtimes have it."""
+    """Return the number of usable cores; a core with two threads counts once, as in runtimes."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     cores = set[object]()
@@ -259,8 +266,8 @@ def count_cores() -> int:
 
 
 def quotas() -> list[int]:
-    """Cores that the quota of a container is worth, rounded up, by version 2 and 1 of control groups."""
-    found = []
+    """Return the quotas of a container in cores, rounded up, of control groups version 2 and 1."""
+    cores = []
     for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         words = list[str]()
         for name in names:
@@ -270,76 +277,75 @@ def quotas() -> list[int]:
             except OSError:
                 pass
         if len(words) == 2 and words[0] not in ("max", "-1"):
-            found.append(max(1, -(-int(words[0]) // int(words[1]))))
-    return found
+            cores.append(max(1, -(-int(words[0]) // int(words[1]))))
+    return cores
 
 
 def describe_device() -> str:
-    """`AMD EPYC (family 25, model 17), 2 cores, Linux 6.1 x86_64`: no name of a host or a user."""
+    """Return `AMD EPYC (family 25, model 17), 2 cores, Linux 6.1 x86_64`, without a host name."""
     name, facts = platform.processor() or platform.machine(), dict[str, str]()
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             for key, _, value in (line.partition(":") for line in file):
                 facts.setdefault(key.strip(), value.strip())
-        with open(
-            "/proc/device-tree/model", encoding="utf-8", errors="replace"
-        ) as file:  # of a board
+        # Boards have their name here
+        with open("/proc/device-tree/model", encoding="utf-8", errors="replace") as file:
             facts["model name"] = file.read()
     except OSError:
         pass
-    name = " ".join("".join(c for c in facts.get("model name", name) if c.isprintable()).split())[
-        :120
-    ]
-    if (
-        "cpu family" in facts and "model" in facts
-    ):  # virtual machines give generations of other speed one name
+    printable = "".join(c for c in facts.get("model name", name) if c.isprintable())
+    name = " ".join(printable.split())[:120]
+    if "cpu family" in facts and "model" in facts:  # virtual machines name generations alike
         name += f" (family {facts['cpu family']}, model {facts['model']})"
-    return f"{name}, {count_cores()} cores, {platform.system()} {platform.release()} {platform.machine()}"
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    return f"{name}, {count_cores()} cores, {system}"
 
 
 def measure_apart(number: int, threads: int) -> dict[str, Any]:
-    """`measure` in a process of its own. Raises ProcessFailed with the reason of one that fails."""
+    """Measure a candidate in a process of its own. Raises ProcessFailed with the reason."""
     words = ["--candidate", str(number), "--threads", str(threads)]
     return run_apart([sys.executable, os.path.abspath(__file__), *words], LIMIT)
 
 
 def name_of(row: dict[str, Any]) -> tuple[str, float, str]:
+    """Return what identifies a candidate."""
     return row["model"], row["scale"], row["format"]
 
 
 def earlier(path: str, report: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """The candidates of a latency.json of the same bundle, device and threads: of a call that was stopped.
+    """Return candidates and runtimes of an interrupted call on the same device and threads.
 
-    Any other latency.json is kept beside it, under a name that says what it is of.
+    The latency.json of another bundle, device or number of threads is renamed and thus kept.
     """
     try:
         with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-        other = f"{int(found['threads'])}-threads" if found["threads"] != report["threads"] else ""
+            before = json.load(file)
+        difference = ""
+        if before["threads"] != report["threads"]:
+            difference = f"{int(before['threads'])}-threads"
         for key in ("device", "bundle", "format_version"):
-            other = other if found[key] == report[key] else f"other-{key}"
-        rows, runtimes = list(found["candidates"]), dict(found["runtimes"])
+            difference = difference if before[key] == report[key] else f"other-{key}"
+        rows, runtimes = list(before["candidates"]), dict(before["runtimes"])
         if len({name_of(row) for row in rows if row["latency_ms"]["p50"] > 0}) < len(rows):
-            raise ValueError("a candidate is there twice or without its time")
+            raise ValueError("a candidate is listed twice or has no latency")
     except FileNotFoundError:
         return [], {}
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        other = "unreadable"
-    if not other:
+        difference = "unreadable"
+    if not difference:
         return rows, runtimes
-    aside, number = f"{path[:-5]}-{other}.json", 1
-    while os.path.lexists(aside):
+    kept, number = f"{path[:-5]}-{difference}.json", 1
+    while os.path.lexists(kept):
         number += 1
-        aside = f"{path[:-5]}-{other}-{number}.json"
-    os.rename(path, aside)
-    tell(
-        f"the latency.json that was here ({other.replace('-', ' ')}) is kept as {os.path.basename(aside)}"
-    )
+        kept = f"{path[:-5]}-{difference}-{number}.json"
+    os.rename(path, kept)
+    reason = difference.replace("-", " ")
+    tell(f"the latency.json that was here ({reason}) is kept as {os.path.basename(kept)}")
     return [], {}
 
 
 def save(path: str, report: dict[str, Any]) -> None:
-    """Write latency.json beside its name, then rename it: whatever ends this, the file is whole."""
+    """Write latency.json to a temporary file, then rename it, so that it is never incomplete."""
     try:
         with open(path + ".tmp", "w", encoding="utf-8") as file:
             json.dump(report, file, indent=2)
@@ -352,12 +358,13 @@ def save(path: str, report: dict[str, Any]) -> None:
 
 
 def tell(text: str) -> None:
+    """Print a line."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def measure_all(bundle: dict[str, Any], threads: int, path: str) -> int:
-    """Every candidate that can be measured; -> the exit status."""
+    """Measure every candidate that can be measured; return the exit status."""
     report = {
         "format_version": 1,
         "device": describe_device(),
@@ -370,7 +377,7 @@ def measure_all(bundle: dict[str, Any], threads: int, path: str) -> int:
     }
     tell(f"{report['device']}; {threads} threads")
 
-    # Whether the answer can be written, and what of it is there
+    # Check that latency.json can be written, and read that of an interrupted call
     try:
         if os.path.isdir(path):
             raise OSError("it is a folder")
@@ -380,27 +387,26 @@ def measure_all(bundle: dict[str, Any], threads: int, path: str) -> int:
         report["candidates"], report["runtimes"] = earlier(path, report)
     except OSError as error:
         sys.exit(UNWRITABLE.format(path, error.strerror or error))
+
+    # Measure the others, and save after each
     known = {name_of(row) for row in report["candidates"]}
     candidates, status = bundle["candidates"], 0
     try:
         for number, candidate in enumerate(candidates):
-            name = (
-                f"[{number + 1}/{len(candidates)}] {candidate['model']} at {candidate['scale']:g}"
-            )
-            name += f", {candidate['format']}"
+            name = f"[{number + 1}/{len(candidates)}] {candidate['model']}"
+            name += f" at {candidate['scale']:g}, {candidate['format']}"
             package = RUNTIMES[candidate["format"]]
             if name_of(candidate) in known:
                 tell(f"{name}: measured before (remove latency.json to measure it again)")
                 continue
             if importlib.util.find_spec(package) is None:
-                tell(
-                    f"{name}: left out, {package} is not installed: {sys.executable} -m pip install {package}"
-                )
+                command = f"{sys.executable} -m pip install {package}"
+                tell(f"{name}: skipped, {package} is not installed: {command}")
                 continue
             try:
                 row = measure_apart(number, threads)
             except (RuntimeError, ValueError) as error:
-                tell(f"{name}: left out, it failed: {error}")
+                tell(f"{name}: skipped, it failed: {error}")
                 continue
             report["runtimes"][candidate["format"]] = row.pop("runtime")
             wait = row.pop("run_queue_wait")
@@ -410,7 +416,7 @@ def measure_all(bundle: dict[str, Any], threads: int, path: str) -> int:
             if wait > MOST_WAIT:
                 tell(f"{name}: other programs were running, passes took {wait:.1f} times as long")
     except KeyboardInterrupt:
-        tell("stopped; the same command goes on")
+        tell("interrupted; the same command resumes")
         status = 130
     measured = len(report["candidates"])
     if measured:
@@ -419,6 +425,7 @@ def measure_all(bundle: dict[str, Any], threads: int, path: str) -> int:
 
 
 def main() -> None:
+    """Measure all candidates, or with --candidate one of them in this process."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "--threads",
@@ -426,9 +433,7 @@ def main() -> None:
         default=count_cores(),
         help="threads of the runtime (here: %(default)s)",
     )
-    parser.add_argument(
-        "--candidate", type=int, help=argparse.SUPPRESS
-    )  # what the processes of candidates are given
+    parser.add_argument("--candidate", type=int, help=argparse.SUPPRESS)  # by `measure_apart`
     settings = parser.parse_args()
     if not 1 <= settings.threads <= 4096:
         parser.error(f"--threads {settings.threads}: expected 1 to 4096")
@@ -437,7 +442,8 @@ def main() -> None:
             bundle = json.load(file)
     except (OSError, ValueError) as error:
         sys.exit(
-            f"bundle.json cannot be read ({error}). Unpack the whole bundle into one folder and run this there."
+            f"bundle.json cannot be read ({error}). Unpack the whole bundle into one folder and "
+            "run this there."
         )
     if settings.candidate is None:
         sys.exit(measure_all(bundle, settings.threads, os.path.join(FOLDER, "latency.json")))
