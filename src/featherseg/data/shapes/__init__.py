@@ -1,8 +1,9 @@
-"""`shapes`: synthetic street scenes with exact masks and instance ids, 256 x 512, rendered on the fly, no download.
+"""`shapes`: synthetic street scenes, 256 x 512, with exact masks and instance ids.
 
-There are eight classes; tree, car and person have instances. A scene is a pure function of its split and index: the
-same bytes on every machine, in every process and in any order. `shapes-v1` is pinned by CHECKSUM over its first scenes;
-any change to a byte of a scene requires a new version. See docs/data/shapes.md.
+There are eight classes; tree, car and person have instances. A scene is a pure function of its
+split and index: the same bytes on every machine, in every process and in any order. `shapes-v1` is
+pinned by CHECKSUM over its first scenes; a change to a byte of a scene requires a new version. See
+docs/data/shapes.md.
 """
 
 import numpy as np
@@ -34,11 +35,11 @@ CLASSES = (
 )
 
 SPLITS = {"train": (1, 2000), "val": (2, 200), "test": (3, 200)}
-"""Split -> (seed of its scenes, default number of scenes)."""
+"""{split: (seed of its scenes, default number of scenes)}."""
 
 
 class Shapes:
-    """The synthetic dataset as a SegmentationData; `size` is the number of scenes (default: 2000 / 200 / 200).
+    """The synthetic dataset as a SegmentationData; `size` is the number of scenes.
 
     Raises UnknownName for a split that is not train, val or test, DataError for a size under 1.
     """
@@ -55,28 +56,25 @@ class Shapes:
         if size is not None and size < 1:
             raise DataError(f"shapes was asked for {size} scenes; expected 1 or more.")
         self.split = split
-        count = size if len(parts) == 1 else None  # one split goes on for ever
-        self.keys = [
-            f"{part}/{i:06d}"
-            for part in parts
-            for i in range(SPLITS[part][1] if count is None else count)
-        ]
-        self.keys = self.keys[:size]
+        counts = {part: SPLITS[part][1] for part in parts}
+        if size is not None and len(parts) == 1:
+            counts = {split: size}  # one split has any number of scenes
+        keys = [f"{part}/{i:06d}" for part in parts for i in range(counts[part])]
+        self.keys = keys[:size]
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, index: int) -> Sample:
-        """Scene `index`: image (256, 512, 3) uint8 RGB, label (256, 512) uint8, instances (256, 512) int32."""
+        """Return image (256, 512, 3) uint8 RGB, label uint8 and instances int32 (256, 512)."""
         return draw_scene(*self._scene(index))
 
     def label(self, index: int) -> np.ndarray:
-        """Only the label of scene `index`, (256, 512) uint8."""
-        scene, looks = _planned(*self._scene(index))
-        return _painted(scene, looks, lit=False).label()
+        """Return the label of scene `index`, (256, 512) uint8, without its image."""
+        return _paint(*_plan(*self._scene(index)), lit=False).label()
 
     def _scene(self, index: int) -> tuple[str, int]:
-        """Split and number of sample `index`."""
+        """Return split and number of sample `index`."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"scene {index} of shapes/{self.split}, which has {len(self)}")
         split, _, number = self.keys[index].partition("/")
@@ -85,21 +83,20 @@ class Shapes:
 
 def draw_scene(split: str, index: int) -> Sample:
     """Draw scene `index` of a split."""
-    scene, looks = _planned(split, index)
-    canvas = _painted(scene, looks)
-    return Sample(
-        f"{split}/{index:06d}", develop(canvas, scene, looks), canvas.label(), canvas.instances()
-    )
+    scene, looks = _plan(split, index)
+    canvas = _paint(scene, looks)
+    image = develop(canvas, scene, looks)
+    return Sample(f"{split}/{index:06d}", image, canvas.label(), canvas.instances())
 
 
-def _planned(split: str, index: int) -> tuple[Scene, Dice]:
-    """The plan of a scene, and the dice for its appearance: textures and noise, which do not affect masks."""
-    number = SPLITS[split][0]
-    return plan_scene(Dice(1, number, index, 0)), Dice(1, number, index, 1)
+def _plan(split: str, index: int) -> tuple[Scene, Dice]:
+    """Return the plan of a scene, and the dice for textures and noise, which masks do not have."""
+    seed = SPLITS[split][0]
+    return plan_scene(Dice(1, seed, index, 0)), Dice(1, seed, index, 1)
 
 
-def _painted(scene: Scene, looks: Dice, lit: bool = True) -> Canvas:
-    """Paint everything, from far to near."""
+def _paint(scene: Scene, looks: Dice, lit: bool = True) -> Canvas:
+    """Paint all things, from far to near."""
     camera, weather = scene.camera, scene.weather
     canvas = Canvas(SKY, lit)
     ground = ground_of(camera, looks)
@@ -125,7 +122,7 @@ def _painted(scene: Scene, looks: Dice, lit: bool = True) -> Canvas:
 
 
 def _paint_bonnet(canvas: Canvas, color: RGB, camera: Camera) -> None:
-    """The bonnet of the ego vehicle at the bottom: visible but ignored, as in recorded data."""
+    """Paint the bonnet of the ego vehicle at the bottom: visible, but ignored as in real data."""
     rows = np.arange(HEIGHT - 26, HEIGHT)[:, None]
     away = (np.arange(WIDTH) - camera.vanish) * (1 / 300)
     parts = (rows > HEIGHT - 20 + away * away * 22).astype(np.uint8)

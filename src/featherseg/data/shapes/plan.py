@@ -1,4 +1,4 @@
-"""Randomly plans a street scene of `shapes`: which objects stand where, in which colours and in which weather."""
+"""Plan a street scene of `shapes` at random: places and colours of things, and the weather."""
 
 from collections.abc import Sequence
 
@@ -34,27 +34,31 @@ from featherseg.data.shapes.scene import (
 from featherseg.data.shapes.weather import plan_weather
 
 FAR = 85.0
-"""Metres: beyond this depth there is only the skyline."""
+"""Depth in metres beyond which there is only the skyline."""
 
 WALLS: tuple[RGB, ...] = (
-    (200, 190, 172), (178, 150, 120), (160, 88, 68), (128, 70, 58), (150, 148, 146), (112, 112, 118), (216, 210, 198),
-    (196, 168, 96), (128, 146, 104), (104, 122, 92), (176, 192, 206), (92, 96, 104), (206, 150, 118), (140, 120, 104),
-    (146, 108, 62), (160, 180, 200), (118, 108, 78), (186, 190, 194),
+    (200, 190, 172), (178, 150, 120), (160, 88, 68), (128, 70, 58), (150, 148, 146),
+    (112, 112, 118), (216, 210, 198), (196, 168, 96), (128, 146, 104), (104, 122, 92),
+    (176, 192, 206), (92, 96, 104), (206, 150, 118), (140, 120, 104), (146, 108, 62),
+    (160, 180, 200), (118, 108, 78), (186, 190, 194),
 )  # fmt: skip
 CAR_COLORS: tuple[RGB, ...] = (
-    (28, 28, 31), (52, 54, 58), (98, 100, 104), (140, 142, 146), (178, 180, 182), (222, 222, 220), (226, 226, 226),
-    (70, 76, 88), (152, 26, 28), (28, 52, 112), (32, 74, 52), (184, 150, 60), (122, 104, 84), (58, 100, 150),
+    (28, 28, 31), (52, 54, 58), (98, 100, 104), (140, 142, 146), (178, 180, 182), (222, 222, 220),
+    (226, 226, 226), (70, 76, 88), (152, 26, 28), (28, 52, 112), (32, 74, 52), (184, 150, 60),
+    (122, 104, 84), (58, 100, 150),
 )  # fmt: skip
 CLOTHES: tuple[RGB, ...] = (
-    (30, 30, 34), (48, 52, 66), (84, 84, 88), (120, 116, 110), (190, 186, 178), (226, 224, 220), (132, 30, 34),
-    (44, 66, 118), (58, 88, 60), (176, 140, 88), (196, 92, 44), (102, 74, 56), (150, 166, 178), (200, 178, 60),
+    (30, 30, 34), (48, 52, 66), (84, 84, 88), (120, 116, 110), (190, 186, 178), (226, 224, 220),
+    (132, 30, 34), (44, 66, 118), (58, 88, 60), (176, 140, 88), (196, 92, 44), (102, 74, 56),
+    (150, 166, 178), (200, 178, 60),
 )  # fmt: skip
 LEAVES: tuple[RGB, ...] = (
-    (58, 92, 42), (72, 104, 48), (44, 74, 40), (88, 116, 58), (104, 122, 72), (150, 122, 48), (176, 110, 42),
-    (142, 74, 40), (112, 94, 66), (92, 90, 76), (60, 78, 60), (116, 104, 84),
+    (58, 92, 42), (72, 104, 48), (44, 74, 40), (88, 116, 58), (104, 122, 72), (150, 122, 48),
+    (176, 110, 42), (142, 74, 40), (112, 94, 66), (92, 90, 76), (60, 78, 60), (116, 104, 84),
 )  # fmt: skip
 SLABS: tuple[RGB, ...] = (
-    (165, 160, 152), (140, 138, 136), (120, 118, 118), (172, 118, 98), (105, 104, 106), (188, 178, 158), (96, 96, 98),
+    (165, 160, 152), (140, 138, 136), (120, 118, 118), (172, 118, 98), (105, 104, 106),
+    (188, 178, 158), (96, 96, 98),
 )  # fmt: skip
 ROOFS: tuple[RGB, ...] = ((98, 60, 50), (74, 74, 80), (120, 84, 66), (64, 58, 56))
 TRUNKS: tuple[RGB, ...] = ((82, 68, 54), (104, 98, 90), (62, 52, 44))
@@ -64,8 +68,15 @@ SIGNS: tuple[RGB, ...] = ((190, 32, 34), (32, 70, 160), (230, 230, 228), (226, 1
 METALS: tuple[RGB, ...] = ((90, 92, 95), (140, 142, 145), (50, 56, 52))
 
 
+CAR_SIZES = ((1.74, 3.9, 1.46), (1.82, 4.6, 1.44), (1.95, 5.0, 2.15), (1.84, 4.5, 1.6))
+"""Width, length and height of each kind of car, in metres."""
+
+TREE_SIZES = ((4.0, 9.0, 0.42), (7.0, 13.0, 0.2), (5.0, 11.0, 0.24), (0.8, 1.8, 0.8))
+"""Least and largest height of each kind of tree, in metres, and its spread per metre of height."""
+
+
 def plan_scene(dice: Dice) -> Scene:
-    """Plan a whole scene, as a function of the dice only."""
+    """Plan a scene, as a function of the dice only."""
     camera = Camera(
         focal=dice.uniform(270, 430),
         height=dice.uniform(1.25, 2.3),
@@ -99,25 +110,21 @@ def _skyline(dice: Dice, camera: Camera) -> Skyline:
 
 
 def _street(dice: Dice) -> Street:
-    # Widths in metres, and where the camera is.
+    # Widths in metres, and where the camera is: it drives in the first forward lane, or a person
+    # on a pavement carries it
     lane, start = dice.uniform(2.9, 3.6), dice.uniform(9, 40)
     here, there = dice.choose(((1, 1), (1, 1), (2, 1), (2, 2), (1, 0), (1, 2)))
     bays = dice.choose((0.0, 0.0, 2.2)), dice.choose((0.0, 2.2, 2.2))
     pavements = dice.uniform(1.8, 6.0), dice.uniform(1.8, 6.0)
     left, right = -lane * (there + 0.5) - bays[0], lane * (here - 0.5) + bays[1]
-    if dice.chance(
-        0.75
-    ):  # the camera drives in the first forward lane, or else walks on a pavement
+    if dice.chance(0.75):
         move = dice.uniform(-0.5, 0.5)
     else:
-        move = dice.choose(
-            (
-                -right - pavements[1] * dice.uniform(0.3, 0.7),
-                -left + pavements[0] * dice.uniform(0.3, 0.7),
-            )
-        )
+        on_right = -right - pavements[1] * dice.uniform(0.3, 0.7)
+        on_left = -left + pavements[0] * dice.uniform(0.3, 0.7)
+        move = dice.choose((on_right, on_left))
 
-    # Colours.
+    # Colours
     tone = dice.uniform(72, 158)
     road = jitter(dice, (tone, tone, tone * 1.03), 10)
     pavement = jitter(dice, dice.choose(SLABS), 18)
@@ -143,14 +150,14 @@ def _street(dice: Dice) -> Street:
 
 
 def _off_crossing(street: Street, near: float, far: float) -> bool:
-    """Whether near..far keeps at least one metre from the side street."""
+    """Return whether near..far keeps at least one metre from the side street."""
     return street.crossing is None or far < street.crossing[0] - 1 or near > street.crossing[1] + 1
 
 
 def _buildings(dice: Dice, street: Street, side: int) -> list[Building]:
     tall = dice.choose((6.0, 9.0, 14.0, 20.0, 30.0))
     openness = dice.choose((0.0, 0.1, 0.25, 0.6))
-    found: list[Building] = []
+    buildings: list[Building] = []
     z = dice.uniform(-8.0, 2.0)
     while z < FAR:
         near, far = max(z, 1.2), z + dice.uniform(7, 20)
@@ -164,8 +171,8 @@ def _buildings(dice: Dice, street: Street, side: int) -> list[Building]:
         if dice.chance(openness):
             z += dice.uniform(0, 6)
             continue
-        found.append(_building(dice, side, street.frontage(side), (near, far), tall))
-    return found
+        buildings.append(_building(dice, side, street.frontage(side), (near, far), tall))
+    return buildings
 
 
 def _building(
@@ -198,81 +205,70 @@ def _building(
 
 def _car(dice: Dice, x: float, near: float, ahead: bool, across: bool = False) -> Car:
     kind = dice.choose((HATCHBACK, HATCHBACK, SALOON, SALOON, VAN, ESTATE))
-    width, length, height = (
-        (1.74, 3.9, 1.46),
-        (1.82, 4.6, 1.44),
-        (1.95, 5.0, 2.15),
-        (1.84, 4.5, 1.6),
-    )[kind]
+    width, length, height = CAR_SIZES[kind]
     size, color = dice.uniform(0.94, 1.06), jitter(dice, dice.choose(CAR_COLORS), 14)
     return Car(x, near, kind, width * size, length * size, height * size, color, ahead, across)
 
 
 def _parked(dice: Dice, street: Street, side: int) -> list[Thing]:
-    found: list[Thing] = []
+    cars: list[Thing] = []
     if dice.chance(0.35):
-        return found
-    x, filled, z = (
-        street.edge(side) - side * 1.15,
-        dice.choose((0.25, 0.5, 0.95)),
-        dice.uniform(3.0, 9.0),
-    )
+        return cars
+    x = street.edge(side) - side * 1.15
+    occupied, z = dice.choose((0.25, 0.5, 0.95)), dice.uniform(3.0, 9.0)
     while z < 42:
         car = _car(dice, x + dice.uniform(-0.12, 0.12), z, ahead=side > 0 or dice.chance(0.3))
-        if dice.chance(filled) and _off_crossing(street, z, z + car.length):
-            found.append(car)
+        if dice.chance(occupied) and _off_crossing(street, z, z + car.length):
+            cars.append(car)
         z += car.length + dice.uniform(0.6, 2.4)
-    return found
+    return cars
 
 
 def _traffic(dice: Dice, street: Street) -> list[Thing]:
-    found: list[Thing] = []
+    cars: list[Thing] = []
     for lane, ahead in street.lanes:
         z = dice.uniform(7, 32)
         while z < 50 and dice.chance(0.6):
-            found.append(_car(dice, lane + dice.uniform(-0.35, 0.35), z, ahead))
+            cars.append(_car(dice, lane + dice.uniform(-0.35, 0.35), z, ahead))
             z += dice.uniform(8, 22)
     if street.crossing is not None:
         near, far = street.crossing
         x, z = dice.uniform(-16, 4), near + (far - near) * dice.choose((0.25, 0.6))
         while x < 14 and dice.chance(0.55):
-            found.append(_car(dice, x, z, ahead=dice.chance(0.5), across=True))
+            cars.append(_car(dice, x, z, ahead=dice.chance(0.5), across=True))
             x += dice.uniform(5.4, 11)
-    return found
+    return cars
 
 
 def _avenue(dice: Dice, street: Street, side: int) -> list[Thing]:
-    """A row of trees of the same kind along the kerb."""
-    leaf, kind, dense = (
-        dice.choose(LEAVES),
-        dice.choose((ROUND, ROUND, ROUND, TALL, CONIFER)),
-        dice.uniform(0.45, 1.0),
-    )
-    found: list[Thing] = []
+    """Plan a row of trees of the same kind along the kerb."""
+    leaf, kind = dice.choose(LEAVES), dice.choose((ROUND, ROUND, ROUND, TALL, CONIFER))
+    dense = dice.uniform(0.45, 1.0)
+    trees: list[Thing] = []
     if dice.chance(0.5):
-        return found
+        return trees
     z, step = dice.uniform(5, 16), dice.uniform(7, 14)
     while z < 55:
         if dice.chance(0.8) and _off_crossing(street, z, z):
-            found.append(_tree(dice, street.edge(side) + side * 0.9, z, kind, leaf, dense))
+            trees.append(_tree(dice, street.edge(side) + side * 0.9, z, kind, leaf, dense))
         z += step * dice.uniform(0.85, 1.15)
-    return found
+    return trees
 
 
 def _garden(dice: Dice, street: Street, side: int, buildings: Sequence[Building]) -> list[Thing]:
-    """Trees of all kinds in the gaps between the buildings on one side."""
-    found: list[Thing] = []
+    """Plan trees of all kinds in the gaps between the buildings on one side."""
+    trees: list[Thing] = []
     for _ in range(dice.below(9)):
         x, z = street.frontage(side) + side * dice.uniform(1, 12), dice.uniform(8, 60)
         kind = dice.choose((ROUND, ROUND, TALL, CONIFER, BUSH))
         tree = _tree(dice, x, z, kind, dice.choose(LEAVES), dice.uniform(0.45, 1.0))
         if _off_crossing(street, z, z) and not any(b.near - 1 < z < b.far + 1 for b in buildings):
-            found.append(tree)
-    return found
+            trees.append(tree)
+    return trees
 
 
 def _tree(dice: Dice, x: float, z: float, kind: int, leaf: RGB, dense: float) -> Tree:
-    low, high, slim = ((4.0, 9.0, 0.42), (7.0, 13.0, 0.2), (5.0, 11.0, 0.24), (0.8, 1.8, 0.8))[kind]
+    low, high, slim = TREE_SIZES[kind]
     height = dice.uniform(low, high)
     return Tree(
         x=x,
@@ -288,53 +284,50 @@ def _tree(dice: Dice, x: float, z: float, kind: int, leaf: RGB, dense: float) ->
 
 
 def _poles(dice: Dice, street: Street, side: int) -> list[Thing]:
-    x, metal, found = (
-        street.edge(side) + side * 0.45,
-        jitter(dice, dice.choose(METALS), 14),
-        list[Thing](),
-    )
+    x, metal = street.edge(side) + side * 0.45, jitter(dice, dice.choose(METALS), 14)
+    poles: list[Thing] = []
     if dice.chance(0.4):
         z, step, height = dice.uniform(10, 28), dice.uniform(16, 30), dice.uniform(5.5, 8)
         while z < 45:
-            found.append(Pole(x, z, LAMP, height, metal, (250, 236, 190), -side))
+            poles.append(Pole(x, z, LAMP, height, metal, (250, 236, 190), -side))
             z += step
     for _ in range(dice.choose((0, 0, 1, 1, 2))):
-        where = x + side * dice.uniform(0, 0.5), dice.uniform(9, 34)
-        found.append(Pole(*where, SIGN, dice.uniform(2.4, 3.2), metal, dice.choose(SIGNS), 1))
+        sign_x, z = x + side * dice.uniform(0, 0.5), dice.uniform(9, 34)
+        poles.append(Pole(sign_x, z, SIGN, dice.uniform(2.4, 3.2), metal, dice.choose(SIGNS), 1))
     if street.crossing is not None and dice.chance(0.4):
         face = dice.choose(((230.0, 40.0, 30.0), (40.0, 210.0, 90.0)))
-        found.append(Pole(x, street.crossing[0] - 0.8, SIGNAL, 3.4, metal, face, 1))
+        poles.append(Pole(x, street.crossing[0] - 0.8, SIGNAL, 3.4, metal, face, 1))
     if dice.chance(0.1):
-        found += [
+        poles += [
             Pole(x, 7 + 2.2 * i, BOLLARD, 0.95, gained(metal, 0.8), metal, 1) for i in range(6)
         ]
-    return found
+    return poles
 
 
 def _walkers(dice: Dice, street: Street, side: int) -> list[Thing]:
     breadth = street.pavements[0] if side < 0 else street.pavements[1]
-    found: list[Thing] = []
+    people: list[Thing] = []
     for _ in range(dice.below(5)):
         x = street.edge(side) + side * dice.uniform(0.5, breadth - 0.3)
-        found += _group(dice, x, 6 + 30 * dice.uniform(0, 1) * dice.uniform(0.2, 1))
-    return found
+        people += _group(dice, x, 6 + 30 * dice.uniform(0, 1) * dice.uniform(0.2, 1))
+    return people
 
 
 def _crossing_people(dice: Dice, street: Street) -> list[Thing]:
-    """People on the zebra crossing before the side street."""
+    """Plan people on the zebra crossing before the side street."""
     if street.crossing is None or street.crossing[0] < 10 or not dice.chance(0.5):
         return []
     x, z = dice.uniform(street.left, street.right - 1), street.crossing[0] - dice.uniform(1.5, 3.5)
-    found = _group(dice, x, z)
-    return found + _group(dice, x + dice.uniform(0.8, 3), z) if dice.chance(0.6) else found
+    people = _group(dice, x, z)
+    return people + _group(dice, x + dice.uniform(0.8, 3), z) if dice.chance(0.6) else people
 
 
 def _group(dice: Dice, x: float, z: float) -> list[Thing]:
-    found: list[Thing] = []
+    people: list[Thing] = []
     for _ in range(dice.choose((1, 1, 1, 2, 2, 3))):
-        found.append(_person(dice, x, z))
+        people.append(_person(dice, x, z))
         x, z = x + dice.uniform(0.35, 0.75), z + dice.uniform(-0.4, 0.6)
-    return found
+    return people
 
 
 def _person(dice: Dice, x: float, z: float) -> Person:

@@ -1,7 +1,7 @@
-"""Data structures of a planned street scene of `shapes`: everything in it except the camera, in metres.
+"""Data structures of a planned street scene of `shapes`, in metres.
 
-X is to the right of the camera, Z ahead of it; a side is -1 (left) or +1 (right). `plan` creates these objects,
-`street` and `things` paint them, `light` renders the final image.
+X is to the right of the camera, Z ahead of it; a side is -1 (left) or +1 (right). `plan` creates
+these objects, `street` and `things` paint them, `light` renders the final image.
 """
 
 from dataclasses import dataclass
@@ -24,10 +24,18 @@ LAMP, SIGN, SIGNAL, BOLLARD = range(4)
 class Weather:
     """Light and atmosphere.
 
-    gain: factor of each colour channel; sky: colour at the top and at the horizon; cover -1..1: how cloudy the sky is;
-    haze: depth in metres at which contrast is halved; shadow: brightness of ground in shadow (1 = no direct sun); sun:
-    the side that shadows fall to; noise: standard deviation in grey values; wet 0..1: how much the ground mirrors;
-    rain: number of streaks; lamps: street lamps and windows are lit; beam: strength of our headlights.
+    Attributes:
+        gain: Factor of each colour channel.
+        sky: Colour at the top and at the horizon.
+        cover: How cloudy the sky is, -1..1.
+        haze: Depth in metres at which contrast is halved.
+        sun: The side that shadows fall to.
+        noise: Standard deviation in grey values.
+        shadow: Brightness of ground in shadow; 1 = no direct sun.
+        wet: How much the ground mirrors, 0..1.
+        rain: Number of streaks.
+        lamps: Whether street lamps and windows are lit.
+        beam: Strength of our headlights.
     """
 
     name: str
@@ -47,10 +55,17 @@ class Weather:
 
 @dataclass(frozen=True)
 class Street:
-    """The ground: edges of the road, widths of the pavements, lanes (centre, whether forward), lines between them.
+    """The ground.
 
-    crossing: near..far of a side street; zebra: whether there is a zebra crossing before it. Surfaces are indices into
-    `canvas.SURFACES`; paint is the grey value of the lines, 0 = none.
+    Attributes:
+        left, right: Edges of the road.
+        pavements: Widths.
+        lanes: (centre, whether forward).
+        lines: Between lanes.
+        crossing: near..far of a side street.
+        zebra: Whether there is a zebra crossing before it.
+        road_surface, pavement_surface: Indices into `canvas.surfaces`.
+        paint: Grey value of the lines, 0 = none.
     """
 
     left: float
@@ -70,19 +85,20 @@ class Street:
     paint: float
 
     def edge(self, side: int) -> float:
-        """X of the kerb on one side."""
+        """Return X of the kerb on one side."""
         return self.left if side < 0 else self.right
 
     def frontage(self, side: int) -> float:
-        """X of the building line on one side."""
+        """Return X of the building line on one side."""
         return self.left - self.pavements[0] if side < 0 else self.right + self.pavements[1]
 
 
 @dataclass(frozen=True)
 class Building:
-    """A box from `x` outwards (`width` has the sign of the side), near..far in depth; a pitched roof if gable > 0.
+    """A box from `x` outwards, near..far in depth; `width` has the sign of the side.
 
-    style: PLAIN .. IVY; window: fraction of the width of a bay and of the height of a floor that is glass.
+    It has a pitched roof if gable > 0. style: PLAIN .. IVY; window: share of the width of a bay and
+    of the height of a floor that is glass.
     """
 
     side: int
@@ -104,7 +120,7 @@ class Building:
 
 @dataclass(frozen=True)
 class Car:
-    """A car centred at x. kind: HATCHBACK .. ESTATE; ahead: we see its rear or, if across, it drives to the right."""
+    """A car centred at x. ahead: we see its rear or, if across, it drives to the right."""
 
     x: float
     near: float
@@ -119,7 +135,7 @@ class Car:
 
 @dataclass(frozen=True)
 class Person:
-    """A standing or walking person; stride -1..1: how far apart the legs are and which one leads."""
+    """A person; stride -1..1: how far apart the legs are and which one leads."""
 
     x: float
     near: float
@@ -136,7 +152,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Tree:
-    """kind: ROUND .. BUSH; spread: half the width of the crown; density 0..1: opacity of the crown."""
+    """A tree; spread: half the width of the crown; density 0..1: opacity of the crown."""
 
     x: float
     near: float
@@ -151,7 +167,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Pole:
-    """kind: LAMP .. BOLLARD; face: colour of the lamp, sign or light; side: the direction of the arm."""
+    """A pole; face: colour of the lamp, sign or light; side: direction of the arm."""
 
     x: float
     near: float
@@ -167,7 +183,7 @@ Thing = Building | Car | Person | Tree | Pole
 
 @dataclass(frozen=True)
 class Skyline:
-    """A distant row of houses: first column and height of each in pixels, and its tone (0 = a gap)."""
+    """A distant row of houses: first column, height in pixels and tone of each (0 = a gap)."""
 
     color: RGB
     blocks: tuple[tuple[int, float, int], ...]

@@ -1,4 +1,4 @@
-"""Paints the static parts of a street scene of `shapes`: skyline, ground, shadows on the ground, and buildings."""
+"""Paint the static parts of a street scene of `shapes`: skyline, ground, shadows, buildings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ from featherseg.data.shapes.scene import (
 
 
 def paint_skyline(canvas: Canvas, camera: Camera, skyline: Skyline) -> None:
-    """The distant houses along the horizon, with gaps here and there."""
+    """Paint the distant houses along the horizon, with some gaps."""
     horizon = camera.horizons(np.arange(WIDTH))
     heights, tones = np.zeros(WIDTH, np.float32), np.zeros(WIDTH, np.uint8)
     for column, height, tone in skyline.blocks:
@@ -55,9 +55,9 @@ def paint_skyline(canvas: Canvas, camera: Camera, skyline: Skyline) -> None:
 
 @dataclass(frozen=True)
 class Ground:
-    """The pixels from row `top` down: x, z (h, W) in metres where the ray hits the ground; `seen`: whether it does.
+    """The pixels from row `top` down: x, z (h, W) in metres on the ground; `seen`: if it is hit.
 
-    mottle (h, W) float32 in -1..1: noise fixed to the ground, for stains and the ragged shadows of trees.
+    mottle (h, W) float32 in -1..1: noise fixed to the ground, for stains and shadows of trees.
     """
 
     top: int
@@ -85,7 +85,7 @@ KERB, STONE, ASPHALT, LINE = 1, 2, 3, 4
 
 
 def paint_ground(canvas: Canvas, ground: Ground, street: Street, looks: Dice) -> None:
-    """Road with lines, kerb and pavement, with their surface textures."""
+    """Paint road with lines, kerb and pavement, with their surface textures."""
     x, z = ground.x, ground.z
     on_road = (x > street.left) & (x < street.right)
     kerb = (x > street.left - 0.28) & (x < street.right + 0.28)
@@ -105,16 +105,15 @@ def paint_ground(canvas: Canvas, ground: Ground, street: Street, looks: Dice) ->
 
 
 def _lines(x: np.ndarray, z: np.ndarray, street: Street) -> np.ndarray:
-    """Road markings: dashes between lanes, a line at each edge, zebra stripes before a side street."""
+    """Return where markings are: dashes, lines at the edges, zebra stripes before a side street."""
     beat = (z + street.dash_phase) * (1 / 6)
     dash = beat - np.floor(beat) < 0.5
     marks = np.zeros(x.shape, bool)
     for line in street.lines:
         marks |= (np.abs(x - line) < 0.08) & dash
     if street.edge_lines:
-        marks |= (np.abs(x - (street.left + 0.2)) < 0.07) | (
-            np.abs(x - (street.right - 0.2)) < 0.07
-        )
+        marks |= np.abs(x - (street.left + 0.2)) < 0.07
+        marks |= np.abs(x - (street.right - 0.2)) < 0.07
     if street.crossing is not None:
         start, stop = street.crossing
         marks &= (z < start - 3.6) | (z > stop)
@@ -124,7 +123,7 @@ def _lines(x: np.ndarray, z: np.ndarray, street: Street) -> np.ndarray:
 
 
 def _surface_shade(ground: Ground, on_road: np.ndarray, street: Street, looks: Dice) -> np.ndarray:
-    """(h, W) factor around 1: the surface texture, faded where a texel is smaller than a pixel, and stains."""
+    """Return texture, faded with the distance, and stains as a factor around 1, (h, W)."""
     column = ((ground.x + 512) * 64).astype(np.int32) + looks.below(256) & 255
     row = (ground.z * 64).astype(np.int32) + looks.below(256) & 255
     surface = np.where(on_road, np.int32(street.road_surface), np.int32(street.pavement_surface))
@@ -139,16 +138,11 @@ def cast_shadows(
     under, beside = np.zeros(ground.x.shape, bool), np.zeros(ground.x.shape, bool)
     for thing in things:
         if isinstance(thing, Car):
-            deep, wide = (
-                (thing.width, thing.length) if thing.across else (thing.length, thing.width)
-            )
-            _mark(
-                under,
-                ground,
-                camera,
-                (thing.x, wide / 2 + 0.05),
-                (thing.near - 0.1, thing.near + deep),
-            )
+            deep, wide = thing.length, thing.width
+            if thing.across:
+                deep, wide = wide, deep
+            depths = (thing.near - 0.1, thing.near + deep)
+            _mark(under, ground, camera, (thing.x, wide / 2 + 0.05), depths)
         if weather.shadow < 1:
             _mark_sunless(beside, ground, camera, weather.sun, thing)
     canvas.shade[ground.top :][under] *= np.float32(0.35)
@@ -156,27 +150,21 @@ def cast_shadows(
 
 
 def _mark_sunless(mask: np.ndarray, ground: Ground, camera: Camera, sun: int, thing: Thing) -> None:
-    """Mark the ground in the shadow of a thing; it falls to the side `sun` and is 0.8 times the height long."""
-    reach, start, deep = thing.height * 0.8, 0.0, (thing.near - 0.15, thing.near + 0.15)
+    """Mark the shadow of a thing; it falls to the side `sun`, 0.8 times as long as the height."""
+    reach, start, depths = thing.height * 0.8, 0.0, (thing.near - 0.15, thing.near + 0.15)
     match thing:
         case Building():
             if thing.side == sun:
                 return
-            deep = (thing.near, thing.far)
+            depths = (thing.near, thing.far)
         case Car():
             start = (thing.length if thing.across else thing.width) / 2
-            deep = (thing.near, thing.near + (thing.width if thing.across else thing.length))
+            depths = (thing.near, thing.near + (thing.width if thing.across else thing.length))
         case Tree():
             crown = (thing.x + sun * reach * 0.7, thing.spread * 1.2)
-            _mark(
-                mask,
-                ground,
-                camera,
-                crown,
-                (thing.near - thing.spread, thing.near + thing.spread),
-                ragged=True,
-            )
-    _mark(mask, ground, camera, (thing.x + sun * (start + reach / 2), reach / 2), deep)
+            below = (thing.near - thing.spread, thing.near + thing.spread)
+            _mark(mask, ground, camera, crown, below, ragged=True)
+    _mark(mask, ground, camera, (thing.x + sun * (start + reach / 2), reach / 2), depths)
 
 
 def _mark(
@@ -184,11 +172,14 @@ def _mark(
     ground: Ground,
     camera: Camera,
     across: tuple[float, float],
-    deep: tuple[float, float],
+    depths: tuple[float, float],
     ragged: bool = False,
 ) -> None:
-    """Mark the ground within `across` = (centre, half width) and `deep` = (near, far), in metres; ragged: an oval."""
-    near, far = max(deep[0], 1.5), max(deep[1], 1.6)
+    """Mark the ground in `across` = (centre, half width) and `depths` = (near, far), in metres.
+
+    ragged: mark a ragged oval, not a rectangle.
+    """
+    near, far = max(depths[0], 1.5), max(depths[1], 1.6)
     ends = [
         camera.column(across[0] + half, z) for half in (-across[1], across[1]) for z in (near, far)
     ]
@@ -201,15 +192,11 @@ def _mark(
     if start >= stop:
         return
     box = (slice(start, stop), slice(first, last))
-    dx, dz = (
-        (ground.x[box] - across[0]) * (1 / across[1]),
-        (ground.z[box] - (near + far) / 2) * (2 / (far - near)),
-    )
-    inside = (
-        dx * dx + dz * dz + ground.mottle[box] < 0.9
-        if ragged
-        else (np.abs(dx) < 1) & (np.abs(dz) < 1)
-    )
+    dx = (ground.x[box] - across[0]) * (1 / across[1])
+    dz = (ground.z[box] - (near + far) / 2) * (2 / (far - near))
+    inside = (np.abs(dx) < 1) & (np.abs(dz) < 1)
+    if ragged:
+        inside = dx * dx + dz * dz + ground.mottle[box] < 0.9
     mask[box] |= inside & ground.seen[box]
 
 
@@ -220,7 +207,7 @@ _PANES = np.array([PANE, PANE, MIRROR, PANE, MIRROR, PANE, LIT, LIT], np.uint8)
 def paint_building(
     canvas: Canvas, camera: Camera, b: Building, weather: Weather, looks: Dice
 ) -> None:
-    """A box with two visible faces, floors with windows, a ground floor and a roof."""
+    """Paint a box with two visible faces, floors with windows, a ground floor and a roof."""
     patch = box_patch(camera, b.x, b.width, b.near, b.far, b.height + b.gable)
     if patch is None:
         return
@@ -245,18 +232,15 @@ def paint_building(
 
 
 def _facade(b: Building, y: np.ndarray, along: np.ndarray) -> np.ndarray:
-    """(h, w) parts at height y (h, w), `along` (w,) metres from the corner."""
+    """Return parts (h, w) at height y (h, w), `along` (w,) metres from the corner."""
     bay, floor = along * (1 / b.bay), y * (1 / b.floor_height)
     bay_number, floor_number = np.floor(bay), np.floor(floor)
-    across, up = (
-        bay - bay_number,
-        floor - floor_number,
-    )  # 0..1 within a bay (w,), within a floor (h, w)
-    width, height = (
-        (1.0, b.window[1])
-        if b.style == RIBBON
-        else ((0.94, 0.9) if b.style == CURTAIN else b.window)
-    )
+    across, up = bay - bay_number, floor - floor_number  # 0..1 in a bay (w,), in a floor (h, w)
+    width, height = b.window
+    if b.style == RIBBON:
+        width = 1.0
+    elif b.style == CURTAIN:
+        width, height = 0.94, 0.9
     beside, sill = np.abs(across - 0.5), 0.04 if b.style == CURTAIN else 0.25
     parts = np.full(y.shape, WALL, np.uint8)
     parts[up < 0.06] = FRAME

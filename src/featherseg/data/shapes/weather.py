@@ -1,4 +1,4 @@
-"""Weather conditions of `shapes`: clear, overcast, fog, rain, dusk and night, each with sky, light, haze and noise."""
+"""Weather of `shapes`: clear, overcast, fog, rain, dusk and night; sky, light, haze, noise."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from featherseg.data.shapes.scene import Weather
 
 
 def plan_weather(dice: Dice) -> Weather:
-    """Sample the weather: clear in three scenes of nine, overcast in two, fog, rain, dusk and night in one each."""
+    """Draw the weather: of nine scenes three are clear, two overcast, one each of the others."""
     name = dice.choose(
         ("clear", "clear", "clear", "overcast", "overcast", "fog", "rain", "dusk", "night")
     )
@@ -22,8 +22,8 @@ def _clear(dice: Dice, gain: RGB, sun: int) -> Weather:
     )
     low = dice.choose(((190, 210, 228), (215, 222, 226), (235, 220, 195)))
     return Weather(
-        "clear", gain, (top, low), (236, 236, 238), cover=dice.uniform(-0.6, 0.5), haze=dice.uniform(250, 700), sun=sun,
-        noise=4, shadow=dice.uniform(0.4, 0.65),
+        "clear", gain, (top, low), (236, 236, 238), cover=dice.uniform(-0.6, 0.5),
+        haze=dice.uniform(250, 700), sun=sun, noise=4, shadow=dice.uniform(0.4, 0.65),
     )  # fmt: skip
 
 
@@ -41,8 +41,9 @@ def _rain(dice: Dice, gain: RGB, sun: int) -> Weather:
     sky: tuple[RGB, RGB] = (grey * 0.88, grey * 0.92, grey * 0.97), (grey, grey * 1.01, grey * 1.03)
     streaks = 40 + dice.below(100)
     return Weather(
-        "rain", _dimmed(gain, (0.72, 0.76, 0.8)), sky, mix(sky[0], (50, 54, 60), 0.25), cover=dice.uniform(-0.1, 0.5),
-        haze=dice.uniform(50, 160), sun=sun, noise=7, wet=dice.uniform(0.25, 0.5), rain=streaks, lamps=streaks > 90,
+        "rain", _dimmed(gain, (0.72, 0.76, 0.8)), sky, mix(sky[0], (50, 54, 60), 0.25),
+        cover=dice.uniform(-0.1, 0.5), haze=dice.uniform(50, 160), sun=sun, noise=7,
+        wet=dice.uniform(0.25, 0.5), rain=streaks, lamps=streaks > 90,
     )  # fmt: skip
 
 
@@ -69,8 +70,9 @@ def _night(dice: Dice, gain: RGB, sun: int) -> Weather:
     top = dice.choose(((14, 18, 38), (25, 25, 32), (44, 38, 40), (58, 54, 60)))
     wet = dice.uniform(0.2, 0.5) if dice.chance(0.4) else 0.0
     return Weather(
-        "night", _dimmed(gain, (dim * 0.95, dim * 0.92, dim)), (top, mix(top, (70, 60, 58), 0.5)), (48, 46, 52),
-        cover=-0.2, haze=200, sun=sun, noise=9, wet=wet, lamps=True, beam=dice.uniform(0.4, 1.0),
+        "night", _dimmed(gain, (dim * 0.95, dim * 0.92, dim)),
+        (top, mix(top, (70, 60, 58), 0.5)), (48, 46, 52), cover=-0.2, haze=200, sun=sun, noise=9,
+        wet=wet, lamps=True, beam=dice.uniform(0.4, 1.0),
     )  # fmt: skip
 
 
@@ -79,5 +81,10 @@ def _dimmed(gain: RGB, factors: RGB) -> RGB:
 
 
 _WEATHERS: dict[str, Callable[[Dice, RGB, int], Weather]] = {
-    "clear": _clear, "overcast": _overcast, "rain": _rain, "fog": _fog, "dusk": _dusk, "night": _night,
-}  # fmt: skip
+    "clear": _clear,
+    "overcast": _overcast,
+    "rain": _rain,
+    "fog": _fog,
+    "dusk": _dusk,
+    "night": _night,
+}
