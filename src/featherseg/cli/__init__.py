@@ -61,7 +61,7 @@ VERBS = {
     "report": ("Write a run's report as one page.", "runs/yard -o report.html"),
     "doctor": ("Check the installation and this machine.", ""),
 }
-"""Verb, in the order of the work -> its line in `featherseg --help`, and arguments as an example."""
+"""Verb, in the order of the work -> its line in `featherseg --help`, arguments of an example."""
 
 PIPE_CLOSED, USER_ERROR, STOPPED = 1, 2, 130
 DISK_ERRORS = {
@@ -91,6 +91,7 @@ class _Command(TyperCommand):
                 param.metavar = param.metavar or str(param.name).upper()
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments of a verb. Raises ConfigError."""
         texts, _, order = self.make_parser(ctx).parse_args(list(args))
         for name, value in texts.items():
             for text in value if isinstance(value, list | tuple) else [value]:
@@ -176,7 +177,7 @@ def main() -> None:
 
 
 def _messages_to_stderr() -> None:
-    """Send the messages of the package (a licence, a tile size) to stderr: stdout is for results."""
+    """Send messages of the package (a licence, a tile size) to stderr; stdout is for results."""
     logger = logging.getLogger("featherseg")
     logger.setLevel(logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
@@ -203,6 +204,7 @@ class _Visible(logging.Formatter):
     """Escapes what would control the terminal: names in messages come from others."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the escaped message."""
         return visible(super().format(record))
 
 

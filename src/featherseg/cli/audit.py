@@ -77,7 +77,8 @@ def audit(
         plans = [plan]
 
         def report_progress(*step: Any) -> None:
-            if plans:  # at the first step, when all options were accepted
+            """Print the plan at the first step, when all options were accepted."""
+            if plans:
                 console.print(plans.pop())
             progress(*step)
 

@@ -1,4 +1,4 @@
-"""`featherseg doctor`: what works on this machine, what is missing, and the command that installs it."""
+"""`featherseg doctor`: what works on this machine, what is missing, and how to install it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from featherseg.core.installation import Finding
 
 MARKS = {"ok": " ", "missing": "-", "warning": "!", "broken": "x"}
-TITLES = {"broken": "broken", "warning": "worth mending", "missing": "not installed"}
+TITLES = {"broken": "broken", "warning": "worth fixing", "missing": "not installed"}
 
 
 def doctor(
@@ -54,7 +54,7 @@ def doctor(
 
 
 def _print(findings: list[Finding]) -> None:
-    """Plain lines, one a finding: rich may be what is broken."""
+    """Print plain lines, one per finding, because rich may be what is broken."""
     width = max(len(finding.name) for finding in findings)
     section = ""
     for finding in findings:
@@ -64,9 +64,9 @@ def _print(findings: list[Finding]) -> None:
         print(one_line(f" {MARKS[finding.state]} {finding.name:<{width}}  {finding.found}"))
     print()
     for state, title in TITLES.items():
-        found = [finding for finding in findings if finding.state == state]
-        for remedy in dict.fromkeys(finding.remedy for finding in found):
-            names = ", ".join(finding.name for finding in found if finding.remedy == remedy)
+        alike = [finding for finding in findings if finding.state == state]
+        for remedy in dict.fromkeys(finding.remedy for finding in alike):
+            names = ", ".join(finding.name for finding in alike if finding.remedy == remedy)
             print(f"{title}: {names}\n    {remedy}")
     broken = any(finding.state == "broken" for finding in findings)
     print("something is broken: see above" if broken else "all that is needed works")

@@ -18,15 +18,16 @@ from featherseg.core.installation import Finding
 
 SHARED_MEMORY = Path("/dev/shm")
 NO_COMPILER = (
-    "install a C compiler and Python's headers (on Debian: gcc and python3-dev), then featherseg from its source: pip "
-    "install --force-reinstall --no-deps . (in a checkout with .venv: -e .)"
+    "install a C compiler and Python's headers (on Debian: gcc and python3-dev), then featherseg "
+    "from its source: pip install --force-reinstall --no-deps . (in a checkout with .venv: -e .)"
 )
+
 LITTLE_DISK_GIB = 2.0
-"""Free space under which a warning says that a run or prepared data may not fit."""
+"""Free space in GiB below which a warning says that a run or prepared data may not fit."""
 
 
 def system() -> list[Finding]:
-    """All findings except those of the packages, in the order they are printed."""
+    """Return all findings except those of the packages, in the order of printing."""
     return [
         finding
         for section in (_machine, _devices, _kernels, _places, _shared_memory)
@@ -35,7 +36,7 @@ def system() -> list[Finding]:
 
 
 def _guarded(section: Callable[[], Iterator[Finding]]) -> list[Finding]:
-    """A section, or that it failed: the others are worth as much without it."""
+    """Return the findings of a section, or one that says why it failed."""
     try:
         return list(section())
     except Exception as error:
@@ -74,12 +75,9 @@ def _devices() -> Iterator[Finding]:
             "devices", "cuda", f"none: {_why_no_cuda([str(warning.message) for warning in caught])}"
         )
     if sys.platform == "darwin":
-        there = torch.backends.mps.is_available()
-        yield Finding(
-            "devices",
-            "mps",
-            "available" if there else "none: this torch or this system has no Metal",
-        )
+        works = torch.backends.mps.is_available()
+        state = "available" if works else "none: this torch or this system has no Metal"
+        yield Finding("devices", "mps", state)
 
 
 def _why_no_cuda(messages: list[str]) -> str:
@@ -88,11 +86,12 @@ def _why_no_cuda(messages: list[str]) -> str:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA"
     if not shutil.which("nvidia-smi"):
-        return f"torch {torch.__version__} is built for CUDA {torch.version.cuda}, but there is no NVIDIA driver here"
-    return (
-        f"torch {torch.__version__}, built for CUDA {torch.version.cuda}, sees no device"
-        + "".join(f"; {line}" for line in messages)
-    )
+        return (
+            f"torch {torch.__version__} is built for CUDA {torch.version.cuda}, but there is no "
+            "NVIDIA driver here"
+        )
+    build = f"torch {torch.__version__}, built for CUDA {torch.version.cuda}, sees no device"
+    return "; ".join([build, *messages])
 
 
 def _kernels() -> Iterator[Finding]:
@@ -108,15 +107,15 @@ def _kernels() -> Iterator[Finding]:
             "disabled, numpy is used instead: FEATHERSEG_NO_EXT=1 is set",
         )
     else:
-        found = f"none, numpy is used instead, slower with the same results: {_why_no_extension()}"
-        yield Finding("kernels", "compiled loops", found, "warning", NO_COMPILER)
+        state = f"none, numpy is used instead, slower with the same results: {_why_no_extension()}"
+        yield Finding("kernels", "compiled loops", state, "warning", NO_COMPILER)
     if keep_freed_memory():
-        found = "glibc keeps freed memory during work (FEATHERSEG_ALLOCATOR=off leaves it as it is)"
+        state = "glibc keeps freed memory during work (FEATHERSEG_ALLOCATOR=off leaves it as it is)"
     elif os.environ.get("FEATHERSEG_ALLOCATOR") == "off":
-        found = "left as it is: FEATHERSEG_ALLOCATOR=off is set"
+        state = "left as it is: FEATHERSEG_ALLOCATOR=off is set"
     else:
-        found = "left as it is: only glibc on Linux is told to keep freed memory"
-    yield Finding("kernels", "allocator", found)
+        state = "left as it is: only glibc on Linux can be set to keep freed memory"
+    yield Finding("kernels", "allocator", state)
 
 
 def _why_no_extension() -> str:
@@ -129,24 +128,24 @@ def _why_no_extension() -> str:
 
 def _places() -> Iterator[Finding]:
     from featherseg.backbones.weights import PRETRAINED, weights_folder
+    from featherseg.data.cache.prepared import cache_folders
     from featherseg.runs.run import runs_by_name
 
     here = [
         name for name, source in PRETRAINED.items() if (path := source.path()) and path.is_file()
     ]
-    found = f"{', '.join(here) or 'none'}; others are looked for in {weights_folder()}"
-    yield Finding("places", "ImageNet weights", found)
+    weights = f"{', '.join(here) or 'none'}; others are looked for in {weights_folder()}"
+    yield Finding("places", "ImageNet weights", weights)
     home = os.environ.get("FEATHERSEG_HOME")
-    found = f"including those in {home}" if home else "$FEATHERSEG_HOME may name a folder of yours"
-    yield Finding(
-        "places", "runs by name", f"{', '.join(sorted(runs_by_name())) or 'none'}; {found}"
-    )
+    hint = f"including those in {home}" if home else "$FEATHERSEG_HOME may name a folder of yours"
+    runs = f"{', '.join(sorted(runs_by_name())) or 'none'}; {hint}"
+    yield Finding("places", "runs by name", runs)
     caches = [
         f"below {place.parent}" if place.parent.name == "data" else str(place)
-        for place in _caches()
+        for place in cache_folders(Path("DATA"))
     ]
-    found = ", else ".join(caches) or "not read: FEATHERSEG_CACHE=off is set"
-    yield Finding("places", "prepared data", found)
+    prepared = ", else ".join(caches) or "not read: FEATHERSEG_CACHE=off is set"
+    yield Finding("places", "prepared data", prepared)
     for name, path in (
         ("here", Path.cwd()),
         ("home", Path.home()),
@@ -154,13 +153,6 @@ def _places() -> Iterator[Finding]:
     ):
         if path.is_dir():
             yield _disk(name, path)
-
-
-def _caches() -> list[Path]:
-    """Where prepared data of a folder DATA are looked for."""
-    from featherseg.data.cache.prepared import cache_folders
-
-    return cache_folders(Path("DATA"))
 
 
 def _disk(name: str, path: Path) -> Finding:
@@ -184,25 +176,30 @@ def _shared_memory() -> Iterator[Finding]:
 
     needed, recipe = max((loader_bytes(name), name) for name in shipped_recipes())
     size = shutil.disk_usage(SHARED_MEMORY).total
-    found = f"{size / 2**20:,.0f} MiB; the loader of {recipe}, the largest, holds up to {needed / 2**20:,.0f} MiB there"
+    sizes = (
+        f"{size / 2**20:,.0f} MiB; the loader of {recipe}, the largest, uses up to "
+        f"{needed / 2**20:,.0f} MiB there"
+    )
     if size >= needed:
-        yield Finding("places", str(SHARED_MEMORY), found)
+        yield Finding("places", str(SHARED_MEMORY), sizes)
     else:
-        remedy = f"docker run --shm-size={-(-needed // 2**30)}g, or --set data.workers=0 for such recipes"
-        yield Finding("places", str(SHARED_MEMORY), found, "warning", remedy)
+        gib = -(-needed // 2**30)
+        remedy = f"docker run --shm-size={gib}g, or --set data.workers=0 for such recipes"
+        yield Finding("places", str(SHARED_MEMORY), sizes, "warning", remedy)
 
 
 def loader_bytes(recipe: str) -> int:
-    """What the batches that loader workers hold ready take in shared memory: 8-bit images and their labels."""
+    """Return the shared memory that the ready batches of loader workers need, in bytes.
+
+    A batch has 8-bit images and their labels.
+    """
     from featherseg.data.pipeline.loader import PREFETCH
     from featherseg.recipe.reading import parse_recipe, read_recipe
     from featherseg.training.batches import loader_workers
 
     settings = parse_recipe(read_recipe(recipe))
-    height, width = settings.augment.crop or (
-        0,
-        0,
-    )  # without a crop: as large as the images, not known here
+    # Without a crop, batches are as large as the images, which are not known here
+    height, width = settings.augment.crop or (0, 0)
     images = settings.train.batch_size
     if isinstance(images, str):  # "auto": found with the crop
         images = 1

@@ -39,7 +39,7 @@ def prepare(
         Path | None, out_option("Write to this folder [default: .featherseg next to the data].")
     ] = None,
 ) -> None:
-    """Store the decoded images and labels of a dataset; training and evaluation then use them automatically.
+    """Store decoded images and labels of a dataset; training and evaluation then use them.
 
     After an interruption the same command continues where it stopped; after a change to the data it
     stores what has changed.

@@ -1,7 +1,7 @@
-"""What `doctor` tries of each extra: the calls that verbs make, each extra in its own process.
+"""Try the extras for `doctor`: the calls that verbs make, each extra in its own process.
 
-A version number does not show that a call is gone. `python -m featherseg.cli.probes video` is such a process: exit
-code 0 and what was done as its last line, or a traceback, or it dies.
+A version number does not show that a call is gone. `python -m featherseg.cli.probes video` is such
+a process: it exits with 0 and prints what it did as its last line, or prints a traceback, or dies.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ QUICK = ("serve", "video")
 
 
 def findings(extras: Iterable[str], *, all_of_them: bool) -> list[Finding]:
-    """Return what came of trying these extras, all at once; extras without a probe are skipped.
+    """Try these extras, all at once, and return what came of it; skip extras without a probe.
 
-    all_of_them: try those outside QUICK too; else a finding names the option that tries them.
+    all_of_them: also try those outside QUICK; else a finding names the option that tries them.
     """
     command = [sys.executable, "-P", "-W", "ignore", "-m", __name__]
     extras = [extra for extra in extras if extra in PROBES]
@@ -52,11 +52,8 @@ def findings(extras: Iterable[str], *, all_of_them: bool) -> list[Finding]:
     rows = []
     for extra, process in begun.items():
         try:
-            lines = (
-                process.communicate(timeout=max(0.0, end - time.monotonic()))[0]
-                .strip()
-                .splitlines()
-            )
+            output, _ = process.communicate(timeout=max(0.0, end - time.monotonic()))
+            lines = output.strip().splitlines()
             last = lines[-1] if lines else f"the process died of it, exit code {process.returncode}"
         except subprocess.TimeoutExpired:
             process.kill()
@@ -81,16 +78,20 @@ def _train(folder: Path) -> str:
     from lightning.pytorch.loggers import TensorBoardLogger
 
     class Line(pl.LightningModule):
+        """One linear layer."""
+
         def __init__(self) -> None:
             super().__init__()
             self.layer = torch.nn.Linear(2, 1)
 
         def training_step(self, batch: "Tensor", index: int) -> "Tensor":
+            """Return the loss."""
             loss = self.layer(batch).square().mean()
             self.log("loss", loss)
             return loss
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
+            """Return plain SGD."""
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
     trainer = pl.Trainer(
@@ -260,10 +261,10 @@ def _coreml(folder: Path) -> str:
     return f"coremltools {coremltools.__version__} can be imported"
 
 
-def _expect_shape(found: Any) -> None:
-    if np.shape(found) != (1, 2, 5, 7):
+def _expect_shape(output: Any) -> None:
+    if np.shape(output) != (1, 2, 5, 7):
         raise RuntimeError(
-            f"a convolution gave an array of {np.shape(found)} instead of (1, 2, 5, 7)"
+            f"a convolution returned an array of {np.shape(output)} instead of (1, 2, 5, 7)"
         )
 
 

@@ -46,6 +46,7 @@ def _print_lines() -> Progress:
     console, last = Console(stderr=True, highlight=False, markup=False, soft_wrap=True), monotonic()
 
     def progress(doing: str, done: int, total: int | None) -> None:
+        """Print a line if the last one is LINE_SECONDS old."""
         nonlocal last
         if monotonic() - last >= LINE_SECONDS:
             console.print(f"{doing}: {done}{f' of {total}' if total else ''}")

@@ -16,7 +16,7 @@ def report(
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Write report.html: curves, IoU by class, confusion, best and worst images, cost, export parity.
+    """Write report.html: curves, IoU by class, confusion, examples, cost, export parity.
 
     The page is one file without scripts or network access. It lists what the run lacks.
     """

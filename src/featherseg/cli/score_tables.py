@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def print_scores(console: Console, scores: Scores) -> None:
-    """Print IoU and boundary F by class and their means; panoptic quality if objects were scored."""
+    """Print IoU and boundary F by class, their means, and panoptic quality of scored objects."""
     from featherseg.core.wording import marks
     from featherseg.inference.drawing import printable
 

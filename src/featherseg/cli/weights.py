@@ -61,6 +61,7 @@ def weights(
         with progress_bar(console) as bar:
 
             def show(file: str, done: int, total: int | None, bar: Progress = bar) -> None:
+                """Show the megabytes of a file on the bar."""
                 bar(f"{file} {done / 1e6:.0f} of {(total or 0) / 1e6:.0f} MB", done, total)
 
             path, digest = fetch_pretrained(name, show)

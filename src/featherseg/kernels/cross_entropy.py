@@ -168,6 +168,7 @@ def _in_strips(logits: Tensor, task: Task, losses: bool, gradient: bool) -> Outc
     bounds = np.searchsorted(rows.low, [*starts, height])  # rows of the labels
 
     def array(x: Tensor | None, *place: Any) -> np.ndarray | None:
+        """Return a part of a tensor as an array, None for None."""
         return None if x is None else x[place].numpy()
 
     kernel = library.kernels.upsample_cross_entropy

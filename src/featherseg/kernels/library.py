@@ -68,6 +68,7 @@ def run(pieces: Sequence[Callable[[], Result]], threads: int) -> list[Result]:
     order = iter(range(len(pieces)))  # each number goes to one thread
 
     def work(_: object = None) -> None:
+        """Do pieces until none is left; each number of `order` goes to one thread."""
         try:
             for i in order:
                 results[i] = pieces[i]()

@@ -5,8 +5,9 @@ pyramid pooling gather context (1/32). Two gated flows align the paths with each
 warps the context to the details, the other the details to the context. Both are classified
 together, and the logits are shuffled to the image's size. For training there are heads for edges
 and on two stages of the backbone. The paper leaves much open; the layout is that of its authors'
-network (jojacola/BiAlignNet), described in words, without any code of theirs.
-DFNet: Li et al., "Partial order pruning", CVPR 2019, arXiv:1903.03777.
+model (jojacola/BiAlignNet), described in words, without any of their code. DFNet: Li et al.,
+"Partial order pruning", CVPR 2019, arXiv:1903.03777.
+
 Letters: B images, H x W the image, D width of the paths, K classes.
 """
 
@@ -30,7 +31,7 @@ from featherseg.layers.residual import basic_block, conv_norm, start_kaiming
 from featherseg.layers.resize import resize
 
 SHUFFLE = 8
-"""Pixels a side that one position of the head gives: its logits are at the image's size."""
+"""Side in pixels of the block that one position of the head becomes."""
 
 
 class BlockGroup(NamedTuple):
@@ -58,7 +59,7 @@ TRUNKS: dict[str, tuple[tuple[BlockGroup, ...], ...]] = {
 
 
 class DFNet(Backbone):
-    """images (B, 3, H, W), ImageNet-normalised -> four maps, fine to coarse, sizes rounded up.
+    """Normalised images (B, 3, H, W) -> four maps, fine to coarse, sizes rounded up.
 
     DFNet2: (B, 64, H/4, W/4), (B, 128, H/8, W/8), (B, 256, H/16, W/16), (B, 512, H/32, W/32).
     DFNet1 has 128 channels at 1/16, 256 and 512 at 1/32.
@@ -86,13 +87,14 @@ class DFNet(Backbone):
         start_kaiming(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> the four maps."""
         maps = [self.stem(images)]  # (B, 64, H/4, W/4)
         for stage in self.stages:
             maps.append(stage(maps[-1]))
         return maps
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The authors' key names -> ours; -> (renamed state, none that is not used)."""
+        """Return (state under our key names, no unused keys)."""
         parts = {
             f"{group.official}.": f"stages.{i}.{j}."
             for i, stage in enumerate(self.trunk)
@@ -106,7 +108,7 @@ class DFNet(Backbone):
 
 
 class SpatialPath(nn.Sequential):
-    """Details of the image: three strided convolutions and a 1x1. (B, 3, H, W) -> (B, D, H/8, W/8)."""
+    """Details by three strided convolutions and a 1x1: (B, 3, H, W) -> (B, D, H/8, W/8)."""
 
     def __init__(self, width: int) -> None:
         super().__init__(
@@ -118,9 +120,7 @@ class SpatialPath(nn.Sequential):
 
 
 class GatedAlignment(FlowAlignment):
-    """Warps the coarse or the fine map along a flow of both; a gate of the warped map damps the flow.
-
-    forward(fine, coarse): (B, D, H/8, W/8), (B, D, h, w) -> (B, D, H/8, W/8).
+    """Warps the coarse or the fine map along a flow of both, damped by a gate of the warped map.
 
     The authors draw the grid of positions for aligned corners and sample it for others. So a flow
     of zero is not the identity: it enlarges the map about its centre.
@@ -133,6 +133,7 @@ class GatedAlignment(FlowAlignment):
         self.gathers = False
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """fine (B, D, H/8, W/8), coarse (B, D, h, w) -> (B, D, H/8, W/8)."""
         size = (fine.shape[2], fine.shape[3])
         lifted = resize(self.down_coarse(coarse), size, align_corners=True)
         flow = self.flow(torch.cat([lifted, self.down_fine(fine)], dim=1))  # (B, 2, H/8, W/8)
@@ -141,10 +142,11 @@ class GatedAlignment(FlowAlignment):
         return self.warp(moved, as_aligned(flow * gate, (moved.shape[2], moved.shape[3])))
 
     def warp(self, coarse: Tensor, flow: Tensor) -> Tensor:
+        """Warp a map along flow (B, 2, H/8, W/8) -> (B, D, H/8, W/8)."""
         return warp_rows(coarse, flow) if self.gathers else warp(coarse, flow)
 
     def for_graph(self, size_divisor: int, channels_last: bool) -> "GatedAlignment":
-        """The same within rounding, faster in ONNX Runtime (layers/align.py)."""
+        """Return an equal layer (within rounding), faster in ONNX Runtime (layers/align.py)."""
         if channels_last or self.gathers:
             return self
         form = copy.copy(self)
@@ -170,10 +172,7 @@ def as_aligned(flow: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class ShuffledHead(nn.Sequential):
-    """3x3 convolution, norm, ReLU, 1x1 to 64 values a logit, which become 8x8 pixels.
-
-    (B, C, H/8, W/8) -> (B, K, H, W).
-    """
+    """3x3 convolution, norm, ReLU, 1x1 to 64 values per logit, which become 8x8 pixels."""
 
     def __init__(self, channels: int, width: int, classes: int) -> None:
         super().__init__(
@@ -181,6 +180,7 @@ class ShuffledHead(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H/8, W/8) -> (B, K, H, W)."""
         hidden, project = self
         return F.pixel_shuffle(project(hidden(x)), SHUFFLE)
 
@@ -193,11 +193,11 @@ class BiAlignNetConfig(ModelConfig):
 
 
 class BiAlignNet(SegmentationModel):
-    """images (B, 3, H, W), normalised -> logits (B, K, H, W).
+    """Normalised images (B, 3, H, W) -> logits (B, K, H, W).
 
     Auxiliary logits: `aux8` and `aux16` (B, K, ...) on two stages of the backbone, at 1/8 and 1/16
     of DFNet2 and at 1/16 and 1/32 of DFNet1; `edge` (B, 1, H, W). Images are padded to a multiple
-    of 8 and to at least 64x64; theirs brings the logits of other sizes to the image by resizing.
+    of 8 and to at least 64x64; the authors resize the logits of other sizes to the image.
     """
 
     align_corners = True
@@ -227,18 +227,22 @@ class BiAlignNet(SegmentationModel):
 
     @property
     def pyramid_channels(self) -> tuple[int, ...]:
+        """Channels of the spatial path and of the backbone's maps."""
         return (self.width, *self.backbone.stage_channels)
 
     def widen(self, channels: int) -> None:
+        """Accept another number of channels; call after loading three-channel weights."""
         super().widen(channels)
         first = self.spatial.get_submodule("0.0")
         assert isinstance(first, nn.Conv2d)
         widen_input(first, channels)
 
     def encode(self, images: Tensor) -> list[Tensor]:
+        """Return the spatial path's map (B, D, H/8, W/8) and the backbone's four maps."""
         return [self.spatial(images), *self.backbone(images)]
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
+        """Return logits (B, K, H, W), features (B, 2 D, H/8, W/8), and auxiliary logits."""
         details, _, fine, middle, coarse = pyramid
         context = self.context(coarse)  # (B, D, H/32, W/32)
         warped_context = self.context_to_spatial(details, context)  # (B, D, H/8, W/8)
@@ -246,6 +250,7 @@ class BiAlignNet(SegmentationModel):
         features = torch.cat([warped_context, warped_details], dim=1)  # (B, 2 D, H/8, W/8)
 
         def aux() -> dict[str, Tensor]:
+            """Return the logits of two backbone stages and of edges."""
             return {
                 "aux8": self.aux_heads["aux8"](fine),
                 "aux16": self.aux_heads["aux16"](middle),
@@ -255,9 +260,9 @@ class BiAlignNet(SegmentationModel):
         return Decoded(self.head(features), features, aux)
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The authors' key names -> ours; -> (renamed state, none that is not used).
+        """Return (state under our key names, no unused keys).
 
-        A file without the auxiliary heads leaves ours as they are.
+        A file without auxiliary heads leaves ours unchanged.
         """
         renamed, unused, others = self.rename_backbone(state)
         renamed |= {rename_start(key, OFFICIAL_PARTS): value for key, value in others.items()}
@@ -281,8 +286,10 @@ OFFICIAL_ALIGNMENT = {
     "flow_make.": "flow.",
     "gate.gate.0.": "gate.",
 }
-"""Names inside a gated alignment. Theirs are called by the path that they are for: `spatial2Context`
-warps the context."""
+"""Names inside a gated alignment: the authors' -> ours.
+
+Theirs name the path that they are for: `spatial2Context` warps the context.
+"""
 
 OFFICIAL_HEAD = {"conv.conv.": "0.0.", "conv.bn.": "0.1.", "conv_out.": "1."}
 
@@ -307,4 +314,4 @@ OFFICIAL_PARTS = {
     "cxt8_aux.conv_out.": "aux_heads.aux8.",
     "cxt16_aux.conv_out.": "aux_heads.aux16.",
 }
-"""How the authors' keys begin -> how ours begin."""
+"""Start of the authors' key -> start of ours."""

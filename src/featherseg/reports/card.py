@@ -8,7 +8,7 @@ from featherseg.core.files import load_json, write_text
 from featherseg.core.wording import counted, marks, one_line, size_text
 from featherseg.costs.cost import count_parameters
 from featherseg.costs.published import HEADS, compare
-from featherseg.recipe.tables import Recipe, shown_data
+from featherseg.recipe.tables import shown_data
 from featherseg.runs.run import ENVIRONMENT, Run, parts_of
 
 
@@ -37,6 +37,9 @@ def card(run: Run) -> str:
 
     # How it was trained
     if not run.imported:
+        train = recipe.train
+        length = counted(train.epochs, "epoch") if train.epochs else f"{train.steps} steps"
+        length += f" (found for {train.minutes:g} minutes)" if train.minutes else ""
         initial = info.loaded.get("file") or (
             run.init if info.loaded.get("init") else "random weights"
         )
@@ -47,8 +50,8 @@ def card(run: Run) -> str:
                 f"{_text(row.licence)})"
                 for row in info.teachers
             ),
-            f"- Settings: {_length(recipe)}, batch {recipe.train.batch_size}, seed "
-            f"{recipe.train.seed}, {recipe.train.precision}; all of them in resolved.json",
+            f"- Settings: {length}, batch {train.batch_size}, seed {train.seed}, "
+            f"{train.precision}; all of them in resolved.json",
             *_prepared_data(run),
         ]
 
@@ -118,12 +121,6 @@ def _front_matter(run: Run, panoptic: bool) -> list[str]:
         "---",
         "",
     ]
-
-
-def _length(recipe: Recipe) -> str:
-    settings = recipe.train
-    text = counted(settings.epochs, "epoch") if settings.epochs else f"{settings.steps} steps"
-    return f"{text} (found for {settings.minutes:g} minutes)" if settings.minutes else text
 
 
 def _origin(run: Run) -> str:

@@ -147,7 +147,7 @@ class Plot:
     log: bool = False
 
     def at(self, x: float, y: float) -> Point:
-        """Return the place of a value; on logarithmic axes values below the least are at the edge."""
+        """Return the place of a value; on logarithmic axes smaller values are at the edge."""
         left, top, right, bottom = self.box
         across, up = self._share(x, self.xs), self._share(y, self.ys)
         return left + (right - left) * across, bottom - (bottom - top) * up

@@ -1,6 +1,7 @@
-"""Draw the best and worst predictions of an evaluation, with image and ground truth, for the report.
+"""Draw the best and worst predictions of an evaluation, with image and ground truth.
 
-RUN/examples/ contains three WebP files per example (`best-1-image.webp`, ...) and examples.json.
+RUN/examples/ contains three WebP files per example (`best-1-image.webp`, ...) and examples.json;
+the report shows them.
 """
 
 from base64 import b64encode
@@ -125,6 +126,7 @@ def read_examples(run_path: Path) -> list[Example]:
     inside = run_path.resolve() / folder.name
 
     def is_there(file: Path) -> bool:
+        """Whether a file exists directly inside the folder."""
         return file.is_file() and file.resolve().parent == inside
 
     return [

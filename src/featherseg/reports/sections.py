@@ -123,7 +123,7 @@ def _origin(run: Run) -> str:
 
 
 def row_shares(counts: Sequence[Sequence[float]], void: Sequence[float]) -> list[list[float]]:
-    """Return the rows of a confusion matrix (label x prediction) as shares, 0..1, of their pixels."""
+    """Return the rows of a confusion matrix (label x prediction) as shares of pixels, 0..1."""
     totals = [sum(row) + missed for row, missed in zip(counts, void, strict=True)]
     return [
         [n / total if total else 0.0 for n in row]
