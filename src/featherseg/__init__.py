@@ -16,7 +16,7 @@ switch_off()
 
 if TYPE_CHECKING:
     from featherseg import backbones, kernels
-    from featherseg.api import check, cost, evaluate, report, train
+    from featherseg.api import check, cost, report, train
     from featherseg.auditing.audit import audit
     from featherseg.backbones.weights import load_official
     from featherseg.comparison.benchmark import benchmark
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from featherseg.inference.predict import predict
     from featherseg.inference.predictor import Predictor
     from featherseg.models import build
+    from featherseg.reports.evaluate import evaluate
     from featherseg.reports.sharing import push
     from featherseg.runs.run import load_run
     from featherseg.serving.server import serve
@@ -44,7 +45,7 @@ _HOMES = {
     "compare": "featherseg.comparison.compare",
     "convert": "featherseg.converters",
     "cost": "featherseg.api",
-    "evaluate": "featherseg.api",
+    "evaluate": "featherseg.reports.evaluate",
     "export": "featherseg.exporters",
     "fit": "featherseg.fitting.fit",
     "import_weights": "featherseg.training.published_weights",

@@ -10,46 +10,29 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from featherseg.core.config import refuse_unused, setting_texts, with_given
-from featherseg.core.errors import ConfigError, DataError, near_path, require_installed
+from featherseg.core.config import refuse_unused, setting_texts
+from featherseg.core.errors import ConfigError, near_path, require_installed
 from featherseg.core.files import check_folder, check_writable
-from featherseg.core.machine import this_rank, torch_threads, usable_cores
+from featherseg.core.machine import this_rank
 from featherseg.core.notebook import percent, progress_or_bar, reporter_of
-from featherseg.core.storage import is_remote
 from featherseg.core.types import Progress, Reporter, SegmentationData, Size, as_size
-from featherseg.core.wording import SELECTED, counted, marks
+from featherseg.core.wording import marks
 from featherseg.costs.cost import Cost, cost_of
 from featherseg.costs.cost import cost as cost_by_name
-from featherseg.costs.published import compare
-from featherseg.data import LabelledImages, open_dataset, score_split, share_rule
-from featherseg.data.cache.fingerprint import TEST, read_fingerprint
-from featherseg.data.cache.mirror import local_folder
 from featherseg.data.checks.check import check_data
 from featherseg.data.checks.fixes import free_target, write_mended
 from featherseg.data.checks.report import CheckReport
-from featherseg.data.datasets.sequences import OLD_RULES
 from featherseg.data.discovery.mask_folders import FoldersAs
 from featherseg.data.discovery.written_proposal import refuse_edited
-from featherseg.evaluation import scoring
-from featherseg.evaluation.scoring import Scores
-from featherseg.inference.runtimes import is_exported_file, open_runtime
-from featherseg.inference.settings import InferenceSettings, own_settings
 from featherseg.layers.own_model import as_model
-from featherseg.reports.record import (
-    check_recordable,
-    overlap_message,
-    record,
-    refuse_as_test,
-    times_scored,
-)
+from featherseg.reports.evaluate import evaluate
 from featherseg.reports.run_report import REPORT, Report, write_report
-from featherseg.runs.run import DATA, METRICS, RESOLVED, Run, find_run, load_run, open_run, parts_of
+from featherseg.runs.run import METRICS, RESOLVED, Run, find_run, open_run
 
 if TYPE_CHECKING:
     from featherseg.training.objects import OwnAugmentation, OwnLoss
@@ -150,100 +133,6 @@ def train(
         f"scored on {split}: mIoU {percent(scores.miou)} %{selected}; {page} is written ({seconds:.0f} s)"
     )
     return run
-
-
-def evaluate(
-    run: Run | str | Path | None = None,
-    data: SegmentationData | str | Path | None = None,
-    split: str | None = None,
-    *,
-    data_root: str | Path | None = None,
-    predictions: str | Path | None = None,
-    full: bool = False,
-    device: str = "auto",
-    inference: InferenceSettings | Mapping[str, Any] | None = None,
-    trust: bool = False,
-    progress: Progress | None = None,
-) -> Scores:
-    """Score a run, an exported file or a folder of predictions at the full resolution of the labels.
-
-    A run keeps its scores: scores.json, a line in evaluations.jsonl, its card, the best and worst images in examples/.
-    Of an exported file, of predictions and of a run that comes with featherseg nothing is written, and so no look at
-    test is counted.
-
-    Args:
-        run: A Run, a run folder, the name of one, or an exported file.
-        data: A dataset's name, a dataset.toml, a folder, or a dataset of your own. Default: that of the training.
-        split: The part of the dataset. Default: that of the paper's row where the recipe names one, else test where it
-            has masks, else what training validated on ("val" of other data).
-        data_root: The folder in which the dataset lies. Default: where it lay for the training.
-        predictions: A folder of index PNGs to score in place of a model: as `predict` writes them, or KEY.png.
-        full: Score all images of a run's own data, also those that its `data.val_size` left out.
-        device: auto, cpu, cuda, cuda:N or mps.
-        inference: How images are processed, or what differs from how the run was validated: {"flip": True}.
-        trust: Open a .pt2 file, which runs the code that it contains.
-        progress: Called with (what is being done, images done, images in all). Default: a bar in a notebook.
-
-    Returns:
-        Scores: mIoU, IoU by class, accuracies, boundary F, the confusion matrix, and the paper's row beside them;
-        `selected` where the run's weights were kept because they are the best on these images.
-
-    Raises:
-        RunError, ExportError: The run or the file cannot be used.
-        ConfigError: Classes or channels of model and data differ, or it is not clear what to score, or an option is
-            given that has no effect on it.
-        DataNotFound, DataError: Images, masks or predictions are missing or damaged, or the split is called test and
-            holds images that the run was trained on.
-    """
-    if (run is None) == (predictions is None):
-        raise ConfigError(
-            "expected either a RUN (or an exported file) or --predictions DIR to evaluate."
-        )
-    progress = progress_or_bar(progress)
-    if predictions is not None:
-        unused = {"full": full, "device": device != "auto", "inference": _is_set(inference)}
-        refuse_unused(unused, "predictions are scored as they are, all of them")
-        chosen, split, note = _named_data(data, split, data_root)
-        folder = local_folder(str(predictions)) if is_remote(predictions) else Path(predictions)
-        scores = scoring.evaluate_predictions(folder, chosen, progress=progress)
-        return replace(scores, split=split, notes=note + scores.notes)
-    if not isinstance(run, Run) and is_exported_file(str(run)):
-        refuse_unused({"full": full}, "an exported file is scored on all images")
-        chosen, split, note = _named_data(data, split, data_root)
-        runtime = open_runtime(str(run), device, trust=trust)
-        settings = with_given(own_settings(runtime), inference, "inference")
-        scores = scoring.evaluate(runtime, chosen, settings, progress=progress)
-        return replace(
-            scores, split=split, inference=str(settings), notes=note + _looked_at(settings)
-        )
-
-    assert run is not None
-    run = run if isinstance(run, Run) else load_run(run)
-    if not run.read_only:
-        check_recordable(run)
-    chosen, split, selected, trained, notes = _data_of(run, data, split, data_root, full)
-    notes += (run.how_far,) if run.unfinished else ()
-    runtime = open_runtime(run, device)
-    settings = with_given(own_settings(runtime), inference, "inference")
-    # another number of threads than the training had may give other last bits
-    with torch_threads(run.info.threads if run.info.threads <= usable_cores() else None):
-        scores = scoring.evaluate(runtime, chosen, settings, progress=progress)
-        scores = replace(
-            scores, split=split, inference=str(settings), selected=selected, trained_on=trained
-        )
-        notes += _looked_at(settings)
-        if run.read_only:
-            where = "is included in featherseg" if run.shipped else "lies in the hub's cache"
-            notes += (f"{run.name} {where}: its scores are shown but not stored",)
-        else:
-            record(run, runtime, chosen, split, settings, replace(scores, notes=notes))
-            if TEST in parts_of(split):
-                times = times_scored(run, TEST, chosen.name)
-                scores = replace(scores, look=times)
-                notes += (
-                    f"look {times} at test: this run has been evaluated on test {counted(times, 'time')}",
-                )
-    return replace(scores, published=compare(run), notes=notes)
 
 
 def check(
@@ -358,138 +247,6 @@ def report(run: Run | str | Path, out: str | Path | None = None) -> Report:
     if out is not None:
         check_writable(Path(out))
     return write_report(run if isinstance(run, Run) else open_run(find_run(run)), _path(out))
-
-
-def _named_data(
-    data: SegmentationData | str | Path | None, split: str | None, root: str | Path | None
-) -> tuple[SegmentationData, str | None, tuple[str, ...]]:
-    """What to score without a run, its split where that is known, and a note."""
-    if data is None:
-        raise ConfigError(
-            "name the dataset: --data NAME or --data path/to/dataset.toml. Only a run knows its own dataset."
-        )
-    if not isinstance(data, str | Path):
-        refuse_unused({"data_root": root is not None}, "a dataset of one's own knows where it lies")
-        return data, split, ()
-    split = split or score_split(str(data), _path(root))
-    note = f"scored on {split}{_UNCOUNTED if split == 'test' else ''}"
-    return open_dataset(str(data), split, _path(root)), split, (note,)
-
-
-_UNCOUNTED = ": only a run counts its looks at test"
-_ALL = "all images of other data than the run's own are scored"
-
-
-def _data_of(
-    run: Run,
-    data: SegmentationData | str | Path | None,
-    split: str | None,
-    root: str | Path | None,
-    full: bool,
-) -> tuple[SegmentationData, str, bool, bool, tuple[str, ...]]:
-    """What to score a run on, its split, whether it was selected and whether it was trained on it, notes on that."""
-    own, paper = run.recipe.data, run.recipe.paper
-
-    # Other data than the run's, or a dataset of one's own, of which nothing but its name is known
-    if isinstance(data, str | Path) and not LabelledImages(own.name, "").is_of(str(data)):
-        refuse_unused({"full": full}, _ALL)
-        split = split or score_split(str(data), _path(root))
-        by = (
-            own.split_by if own.split_by in OLD_RULES else None
-        )  # an older run's own data may have been moved
-        chosen = open_dataset(str(data), split, _path(root), split_by=by)
-        (trained, seen), known = _trained_on(run, chosen, split), read_fingerprint(run.path / DATA)
-        selected = bool(
-            run.selected_on(own.val_split) and known and known.trained_on(chosen, "val")
-        )
-        return chosen, split, selected, trained, (f"scored on {split} of {data}", *seen)
-    if data is not None and not isinstance(data, str | Path):
-        refuse_unused({"full": full}, _ALL)
-        chosen, split = _named_data(data, split, root)[0], split or "val"
-        selected = chosen.name == own.name and run.selected_on(split)
-        return chosen, split, selected, *_trained_on(run, chosen, split)
-
-    # The run's own
-    if "data" in run.info.objects:
-        raise ConfigError(
-            f"{run.path} was trained on a dataset of one's own, {own.name}: pass data=, or name one."
-        )
-    root = _path(root or own.root)
-    if split is None:
-        split = score_split(own.name, root, own.val_split)
-        if paper is not None and own.name == paper.data and split not in paper.miou:
-            split = next(iter(paper.miou))
-    size = own.val_size if split == own.val_split and not full else None
-    selected = run.selected_on(split)
-    notes = [
-        f"scored on {split}"
-        + (f": {SELECTED}, as the weights were chosen by their score" * selected)
-    ]
-    trained = bool(parts_of(split) & parts_of(own.train_split)) and not run.imported
-    if trained and TEST in parts_of(split):
-        raise DataError(
-            f"{run.name} was trained on {own.train_split}, so that {split} is no test. Score other images."
-        )
-    if trained:
-        notes += [f"this run was trained on {split}: that says nothing of other images"]
-    if own.split_by and share_rule(own.name) not in (None, own.split_by):
-        notes += [f"the splits are those of its training, made by {own.split_by} (data.split_by)"]
-    if size:
-        notes += [
-            f"{counted(size, 'image')} of {split}, as in training (data.val_size); all of them with --full"
-        ]
-    chosen = open_dataset(own.name, split, root, size, split_by=own.split_by)
-    known = read_fingerprint(run.path / DATA)
-    if known is not None:
-        role = "val" if split == own.val_split else "train" if split == own.train_split else TEST
-        whole = {
-            "train": own.train_size is None,
-            "val": not full or own.val_size is None,
-            TEST: True,
-        }
-        changes = (
-            known.changes(role, chosen, part=not whole[role])
-            if role != TEST or split == TEST
-            else []
-        )
-        notes += [f"since the training: {text}" for text in changes]
-    elif not (run.shipped or run.imported):
-        notes += [
-            f"{run.name} has no {DATA}: whether its images and masks changed since the training is not known"
-        ]
-    if not trained:
-        trained, seen = _trained_on(run, chosen, split)
-        notes += seen
-    return chosen, split, selected, trained, tuple(notes)
-
-
-def _trained_on(run: Run, data: SegmentationData, split: str) -> tuple[bool, tuple[str, ...]]:
-    """Whether the run was trained on images of these, by what their files hold, and notes on what it knows of them.
-
-    Raises DataError where they are called test: a score on them would say how well the run remembers.
-    """
-    known = read_fingerprint(run.path / DATA)
-    seen = {} if known is None else known.trained_on(data)
-    refuse_as_test(run, seen, data, split)
-    notes = [] if known is None else known.score_warnings(data, f"{data.name} {split}")
-    told = (
-        [f"{overlap_message(run, seen, data)}: that says nothing of other images"] if seen else []
-    )
-    return bool(seen), (*told, *notes)
-
-
-def _is_set(inference: InferenceSettings | Mapping[str, Any] | None) -> bool:
-    """Whether it asks for anything: for more than whole images, or for a size, be it their own (`--resize off`)."""
-    if isinstance(inference, Mapping):
-        return (
-            "resize" in inference
-            or with_given(InferenceSettings(), inference, "inference") != InferenceSettings()
-        )
-    return inference is not None
-
-
-def _looked_at(settings: InferenceSettings) -> tuple[str, ...]:
-    return (f"images are processed: {settings}",) if str(settings) != "whole" else ()
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -94,7 +94,7 @@ def test_a_run_of_a_model_of_one_s_own_asks_for_it(trained):
     with pytest.raises(RunError, match="pass model="):
         _ = featherseg.load_run(run.path).model
     again = featherseg.load_run(run.path, model=own_model())
-    with pytest.raises(ConfigError, match="a dataset of one's own, halves: pass data="):
+    with pytest.raises(ConfigError, match="a dataset object, halves: pass data="):
         featherseg.evaluate(again)
     scores = featherseg.evaluate(again, DATA[1])
     assert scores.miou == run.evaluations()[-2]["miou"] == run.evaluations()[0]["miou"]

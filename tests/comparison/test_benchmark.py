@@ -24,7 +24,7 @@ from featherseg.core.types import ClassInfo
 from featherseg.costs.latency import summarise
 from featherseg.data import LabelledImages
 from featherseg.evaluation.bootstrap import Interval
-from featherseg.reports.record import times_scored
+from featherseg.evaluation.scored_split import times_scored
 from featherseg.runs.run import class_rows, open_run, save_weights, write_info
 
 pytestmark = pytest.mark.usefixtures("quick_training")

@@ -14,9 +14,9 @@ import pytest
 from featherseg.api import report
 from featherseg.core.old_names import with_new_names, with_old_recipe
 from featherseg.costs import published
+from featherseg.evaluation.scored_split import times_scored
 from featherseg.inference.runtimes import open_file
 from featherseg.reports.card import card
-from featherseg.reports.record import times_scored
 from featherseg.runs.run import open_run
 
 FORMAT_1 = Path(__file__).parents[1] / "format_1"

@@ -10,11 +10,12 @@ from support.models.small_run import small_info
 from featherseg.api import report
 from featherseg.core.errors import RunError
 from featherseg.core.types import ClassInfo, Sample
+from featherseg.evaluation.scored_split import times_scored
 from featherseg.evaluation.scoring import Scores
 from featherseg.inference.settings import InferenceSettings
 from featherseg.reports import examples
 from featherseg.reports.card import write_card
-from featherseg.reports.record import record, times_scored
+from featherseg.reports.record import record
 from featherseg.runs.run import open_run, write_info
 
 

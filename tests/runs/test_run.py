@@ -16,8 +16,8 @@ from featherseg import models
 from featherseg.core.errors import ConfigError, RunError, WeightsError
 from featherseg.core.files import append_line, locked
 from featherseg.core.types import ClassInfo
+from featherseg.evaluation.scored_split import times_scored
 from featherseg.fitting.results import read_fit
-from featherseg.reports.record import times_scored
 from featherseg.runs import run as runs
 from featherseg.runs.run import find_run, open_run, runs_by_name, save_weights, write_info
 

@@ -13,8 +13,8 @@ from featherseg.core.errors import DataError
 from featherseg.core.files import read_lines
 from featherseg.data import LabelledImages
 from featherseg.data.cache.fingerprint import read_fingerprint
+from featherseg.evaluation.scored_split import learned_from, refuse_as_test
 from featherseg.inference.runtimes import open_runtime
-from featherseg.reports.record import learned_from, refuse_as_test
 from featherseg.runs.run import load_run
 from featherseg.training import train
 

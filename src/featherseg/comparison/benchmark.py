@@ -39,10 +39,11 @@ from featherseg.core.types import Progress, SegmentationData
 from featherseg.core.wording import counted, marks
 from featherseg.costs.latency import turn_order
 from featherseg.data import LabelledImages
+from featherseg.evaluation.scored_split import learned_from, refuse_as_test
 from featherseg.evaluation.scoring import number
 from featherseg.inference.runtimes import check_trust
 from featherseg.inference.settings import InferenceSettings
-from featherseg.reports.record import check_recordable, learned_from, log_look, refuse_as_test
+from featherseg.reports.record import check_recordable, log_look
 from featherseg.runs.run import Run
 
 

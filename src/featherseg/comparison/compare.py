@@ -48,16 +48,11 @@ from featherseg.evaluation.bootstrap import (
     too_few_runs,
 )
 from featherseg.evaluation.clusters import MIN_CLUSTERS, MIN_IMAGES, Sequences, clusters_of
+from featherseg.evaluation.scored_split import learned_from, refuse_as_test, times_scored
 from featherseg.evaluation.scoring import Scores, check_classes, evaluate
 from featherseg.inference.settings import InferenceSettings, check_panoptic, own_settings
 from featherseg.layers.resize import resize_factor, scaled_size
-from featherseg.reports.record import (
-    check_recordable,
-    learned_from,
-    log_evaluation,
-    refuse_as_test,
-    times_scored,
-)
+from featherseg.reports.record import check_recordable, log_evaluation
 from featherseg.runs.run import DATA, Run, not_a_run
 
 MOST_FILES = 12

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from featherseg.api import evaluate
 from featherseg.core.errors import ConfigError, DataError, ExportError, RunError, UnknownName
 from featherseg.core.files import FIT, remove_tree, write_bytes, write_json
 from featherseg.core.types import Reporter, Resize
@@ -43,6 +42,7 @@ from featherseg.fitting.watch import Watch
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.card import write_card
+from featherseg.reports.evaluate import evaluate
 from featherseg.reports.run_report import write_report
 from featherseg.runs.run import EVALUATIONS, open_run, write_info
 from featherseg.training.trackers import TRACKERS

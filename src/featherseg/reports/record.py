@@ -4,23 +4,18 @@ The lines count how often a test split was scored, because choosing a model by i
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from featherseg.core.errors import DataError, FeathersegError, RunError
+from featherseg.core.errors import FeathersegError, RunError
 from featherseg.core.files import append_line, check_folder, refuse_links, write_json
 from featherseg.core.types import SegmentationData
-from featherseg.core.wording import counted
-from featherseg.data import LabelledImages
-from featherseg.data.cache.fingerprint import TEST, named_pairs, read_fingerprint
 from featherseg.evaluation.scoring import Scores, number
 from featherseg.inference.runtimes import Runtime
 from featherseg.inference.settings import InferenceSettings
 from featherseg.reports.card import write_card
 from featherseg.reports.examples import FOLDER, draw_examples
-from featherseg.runs.run import DATA, EVALUATIONS, Run, parts_of
+from featherseg.runs.run import EVALUATIONS, Run
 
 SCORES = "scores.json"
 
@@ -85,48 +80,3 @@ def log_look(run: Run, look: Mapping[str, Any]) -> None:
     time = {"time": datetime.now(UTC).isoformat(timespec="seconds")}
     append_line(run.path / EVALUATIONS, time | dict(look) | {"weights_sha256": run.weights_sha256})
     write_card(run)
-
-
-def times_scored(run: Run, split: str, data: str | None = None) -> int:
-    """Return how often this run was scored on a split, alone or among others.
-
-    data: the name of a dataset. Default: all datasets.
-    """
-    lines = (line for line in run.evaluations() if data in (None, line.get("data")))
-    return sum(split in parts_of(str(line.get("split"))) for line in lines)
-
-
-def learned_from(run: Run, images: SegmentationData, labelled: LabelledImages) -> dict[str, str]:
-    """Return key -> key in training, for the images that a run was trained on.
-
-    Images are compared by the content of their files, and by name if the dataset is the same.
-    labelled: the labelled set that the images belong to.
-    """
-    if run.imported:
-        return {}
-    table, training_key = run.recipe.data, dict[str, str]()
-    with suppress(FeathersegError):  # the training split is not on this machine
-        fingerprint = read_fingerprint(run.path / DATA)
-        training_key |= fingerprint.trained_on(images) if fingerprint else {}
-        if labelled.is_of(table.name):
-            learned = replace(
-                labelled, split=table.train_split, size=table.train_size, split_by=table.split_by
-            )
-            training_key |= {key: key for key in set(learned.open().keys) & set(images.keys)}
-    return training_key
-
-
-def refuse_as_test(run: Run, seen: Mapping[str, str], images: SegmentationData, split: str) -> None:
-    """Raise DataError if a split called test has images that were seen in training."""
-    if seen and TEST in parts_of(split):
-        raise DataError(
-            f"{overlap_message(run, seen, images)}. So they are no test: score a split of another "
-            "name, or write a copy in which no image is in two splits:\nfeatherseg check DATA "
-            "--fix OUT"
-        )
-
-
-def overlap_message(run: Run, seen: Mapping[str, str], images: SegmentationData) -> str:
-    """Return such as `runs/a was trained on 1 of these 20 images: b (c)`."""
-    total = counted(len(images), "image")
-    return f"{run.name} was trained on {len(seen)} of these {total}: {named_pairs(seen)}"

@@ -18,9 +18,10 @@ from featherseg.core.files import load_json, write_text
 from featherseg.core.old_names import with_new_names
 from featherseg.costs.cost import Cost, cost_of
 from featherseg.costs.published import compare
+from featherseg.evaluation.scored_split import times_scored
 from featherseg.reports.examples import read_examples
 from featherseg.reports.page import page_html
-from featherseg.reports.record import SCORES, times_scored
+from featherseg.reports.record import SCORES
 from featherseg.reports.sections import SECTIONS, Evidence, section_html
 from featherseg.runs.run import Run
 
