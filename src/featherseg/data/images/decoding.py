@@ -1,6 +1,6 @@
-"""Reading images and masks with Pillow: bounded, oriented, and every fault a message that names the file.
+"""Reading images and masks with Pillow: bounded, upright, with messages that name the file.
 
-Pillow's own reading is narrowed to the formats listed here, so that no other decoder ever sees a file.
+Pillow may use only the decoders of the formats listed here.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import (  # those of all formats here: Pillow loads all that it has if one is missing
@@ -52,35 +52,31 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
     *(".avif", ".gif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
-"""Endings (in lower case) of the files that are taken for images or masks."""
+"""Endings (in lower case) of files that are images or masks."""
 
 MATLAB_SUFFIX, MATLAB_NAME = ".mat", "S"
-"""A mask may be a MATLAB file that holds it as the matrix S, as those of COCO-Stuff 10k do."""
+"""A mask may be a MATLAB file with the matrix S, as in COCO-Stuff 10k."""
 
 LOSSY = "JPEG or of another lossy format, which changes values along edges: write masks as PNG"
-"""What to say of masks for which `is_lossy` holds."""
+"""The note on masks that are `is_lossy`."""
 
 CMYK = (
-    "is a CMYK image: its four channels are inks, not the 4 that the model or dataset takes. Expected RGBA, or a TIFF "
-    "with 4 single-channel pages. Convert it."
+    "is a CMYK image: its four channels are inks, not the 4 that the model or dataset takes. "
+    "Expected RGBA, or a TIFF with 4 single-channel pages. Convert it."
 )
-"""What to say of one where four channels are asked."""
+"""The message on a CMYK image for a model of four channels."""
 
 MAX_PIXELS = 2 * 89_478_485
-"""Height times width above which a file is refused before it is decoded: Pillow's own limit, about 179 megapixels."""
+"""Most pixels of an image that is decoded: Pillow's own limit, about 179 megapixels."""
 
 MAX_PAGES = 512
-"""Single-channel pages of a TIFF, above which it is refused."""
+"""Most single-channel pages of a TIFF."""
 
 MOST_PLAIN_PIXELS = 2**24
-"""Of a PNM whose values are written as text, which Pillow decodes in Python."""
-
-logging.getLogger("PIL").addHandler(
-    logging.NullHandler()
-)  # no bare lines of it on stderr: faults are raised here
+"""Most pixels of a PNM with its values as text, which Pillow decodes in Python."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF", "GIF", "JPEG2000", "PPM")
-_TURNS = {  # EXIF orientation -> what brings the image upright (CIPA DC-008, table 6)
+_TURNS = {  # EXIF orientation -> what turns the image upright (CIPA DC-008, table 6)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -89,36 +85,27 @@ _TURNS = {  # EXIF orientation -> what brings the image upright (CIPA DC-008, ta
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_BITS, _PLANES, _SAMPLE_FORMAT, _SIGNED = (
-    258,
-    284,
-    339,
-    2,
-)  # tags of a TIFF, and a value of the last
-_KIND, _SMALLER, _MASK = (
-    254,
-    1,
-    4,
-)  # what a page is of the image before it: NewSubfileType, TIFF 6.0, page 36
+# Tags of a TIFF, and the value of the last one for signed values
+_BITS, _PLANES, _SAMPLE_FORMAT, _SIGNED = 258, 284, 339, 2
+# NewSubfileType, the relation of a page to the image before it, and its values (TIFF 6.0, page 36)
+_KIND, _SMALLER, _MASK = 254, 1, 4
 _SWAPPED = "B" if sys.byteorder == "little" else "L"
-_LOW_BYTE = {  # raw mode in which Pillow keeps the high bytes of 16-bit colour -> the one that keeps the low bytes
+# Raw mode in which Pillow keeps the high bytes of 16-bit colour -> the mode for the low bytes
+_LOW_BYTE = {
     f"{mode};16{high}": f"{mode};16{low}"
     for mode in ("RGB", "RGBA", "RGBX")
     for high, low in (("B", "L"), ("L", "B"), ("N", _SWAPPED))
 }
 
-logging.getLogger("PIL").addHandler(
-    logging.NullHandler()
-)  # else Python prints what it logs beside our DataError
+# Pillow and libtiff would print faults that are raised as DataError too
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 with suppress(AttributeError):  # on Windows libtiff is linked in without its names
-    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(
-        None
-    )  # libtiff prints faults that Pillow raises as well
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image file that lies in memory: its bytes, and the name that stand for it in messages."""
+    """An image file in memory: its bytes, and its name for messages."""
 
     content: bytes
     name: str = "the image"
@@ -128,11 +115,11 @@ class EncodedImage:
 
 
 Source = Path | EncodedImage
-"""Where an image comes from: read in the same way from both."""
+"""A file of an image, on disk or in memory."""
 
 
 def is_image(path: Path | str) -> bool:
-    """Whether the name ends like an image's; hidden files ("._a.png") are none."""
+    """Whether a name ends like an image's; hidden files ("._a.png") are no images."""
     name = os.path.basename(path)
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
@@ -159,7 +146,7 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def folders_of_images(folder: Path) -> list[Path]:
-    """The folders in a folder that have images directly inside, by name; hidden ones are left out."""
+    """Return the folders in a folder with images directly inside, by name, without hidden ones."""
     return sorted({file.parent for file in folder.glob("[!.]*/*") if is_image(file)})
 
 
@@ -184,20 +171,23 @@ def stored_images(place: str) -> list[StoredFile]:
 
 
 def find_images(paths: Sequence[Path], output: Path) -> list[Path | StoredFile]:
-    """The files themselves, and the images directly inside the folders, by name; results are to go to `output`.
+    """Return the files among `paths`, and the images directly inside the folders, by name.
 
-    Raises DataNotFound and DataError, ConfigError where `output` is one of the folders.
+    Raises:
+        DataNotFound, DataError: A path is missing, or cannot be read.
+        ConfigError: `output`, the place for results, is one of the folders.
     """
     files: list[Path | StoredFile] = []
     for path in paths:
         if is_remote(path):
             if is_remote(output) and address(path) == address(output):
                 raise ConfigError(
-                    f"-o {address(output)} is the folder of the images itself. Choose another folder."
+                    f"-o {address(output)} is the folder of the images itself. Choose another "
+                    "folder."
                 )
             files += stored_images(str(path))
             continue
-        if not os.path.exists(path):  # Path.exists raises of a name that is too long
+        if not os.path.exists(path):  # Path.exists raises for names that are too long
             raise DataNotFound(
                 f"{path} does not exist.{near_path(path)} Expected an image or a folder of images."
             )
@@ -213,17 +203,17 @@ def find_images(paths: Sequence[Path], output: Path) -> list[Path | StoredFile]:
 
 
 def is_lossy(path: Path) -> bool:
-    """Whether the file is a JPEG, an AVIF, or a WebP or JPEG 2000 that is not lossless: its pixels are near what was
-    stored, not equal.
+    """Whether the pixels of a file are only near what was stored.
+
+    This is so for a JPEG, an AVIF, and a WebP or JPEG 2000 that is not lossless.
     """
     try:
         with open(path, "rb") as file:
             head = file.read(4096)
     except OSError:
         return False
-    style = head.find(
-        b"\xff\x52\x00", head.find(b"\xff\x4f\xff\x51")
-    )  # of JPEG 2000: its marker COD
+    # The marker COD of JPEG 2000
+    style = head.find(b"\xff\x52\x00", head.find(b"\xff\x4f\xff\x51"))
     jpeg2000 = head.startswith((b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ")) and style > 0
     return (
         head.startswith(b"\xff\xd8")
@@ -234,9 +224,10 @@ def is_lossy(path: Path) -> bool:
 
 
 def image_size(path: Source) -> Size:
-    """(height, width) in pixels as the image is seen (EXIF orientation counted), from the header alone.
+    """Return (height, width) in pixels of the upright image, from the header alone.
 
-    Raises DataNotFound or DataError as `read_image` does.
+    Raises:
+        DataNotFound, DataError: As `read_image`.
     """
     if (tiff := _banded(path)) is not None:
         return tiff.seen_size
@@ -245,31 +236,34 @@ def image_size(path: Source) -> Size:
 
 
 def exif_turn(path: Source) -> Image.Transpose | None:
-    """What brings the pixels as they are stored upright, by the EXIF orientation; None where they are.
+    """Return what turns the stored pixels upright, by the EXIF orientation; None if they are.
 
-    Raises DataNotFound or DataError as `read_image` does.
+    Raises:
+        DataNotFound, DataError: As `read_image`.
     """
-    if _banded(path) is not None:  # turned when it is read, as Pillow turns TIFFs
+    if _banded(path) is not None:  # it is turned when it is read
         return None
     with _opened(path) as image:
         return _TURNS.get(_orientation(image))
 
 
 def read_image(path: Source, channels: int = 3) -> np.ndarray:
-    """The image as (H, W, channels) uint8 or uint16, upright by its EXIF orientation; RGB for three channels.
+    """Return the image as (H, W, channels) uint8 or uint16, upright by its EXIF orientation.
 
-    Palette and CMYK images become RGB; alpha is dropped unless four channels are asked, for which no CMYK is taken;
-    grey is repeated where three are. A TIFF whose pages are single-channel images of one size holds one channel a page;
-    smaller versions of an image and its mask are none. The bands of a TIFF of one page are its channels; of RGB with
-    further bands, RGB alone is read where three channels are asked.
-    Raises DataNotFound for a missing file and DataError for one that is corrupt, cut short, larger than MAX_PIXELS, or
-    of other channels.
+    For three channels palette and CMYK images become RGB, grey is repeated, and alpha is dropped.
+    For four channels alpha stays, and CMYK is refused. A TIFF with single-channel pages of one size
+    has a channel per page; smaller versions of an image and its mask are no pages. The bands of a
+    TIFF with one page are its channels; for three channels, bands beside RGB are dropped.
+
+    Raises:
+        DataNotFound: The file is missing.
+        DataError: It is damaged, truncated, larger than MAX_PIXELS, or has other channels.
     """
     return image_and_turn(path, channels)[0]
 
 
 def image_and_turn(path: Source, channels: int) -> tuple[np.ndarray, Image.Transpose | None]:
-    """The image as `read_image` gives it, and its turn as `exif_turn` gives it."""
+    """Return `read_image` and `exif_turn` of an image."""
     if (tiff := _banded(path)) is not None:
         with _file(path) as file, _faults(path):
             if channels == tiff.bands:
@@ -284,20 +278,27 @@ def image_and_turn(path: Source, channels: int) -> tuple[np.ndarray, Image.Trans
         pixels = _pixels(image, path, keep_fourth=channels == 4)  # (H, W, C)
         if image.format == "PPM":
             pixels = _full_range(pixels, image.info.get("largest", 0))
-    found = pixels.shape[2]
-    if found == 1 and channels == 3:
+    stored = pixels.shape[2]
+    if stored == 1 and channels == 3:
         pixels = np.repeat(pixels, 3, axis=2)  # (H, W, 3)
-    elif found != channels:
-        raise _other_channels(path, found, channels)
+    elif stored != channels:
+        raise _other_channels(path, stored, channels)
     return pixels, turn
 
 
 def read_mask(path: Path, colors: bool = False) -> np.ndarray:
-    """The raw values of a mask: (H, W) uint8, uint16, int32 or int64, or (H, W, 3) uint8 for a colour image.
+    """Return the raw values of a mask: (H, W) uint8, uint16, int32 or int64, or (H, W, 3) uint8.
 
-    A palette image gives its indices and a 1-bit one 0 and 1; with `colors` every mask comes as (H, W, 3) colours.
-    Alpha is dropped. A MATLAB file gives its matrix S. Raises the errors of `read_image`, and DataError for a TIFF with
-    several pages of values, and for a mask of one colour that only its alpha tells apart.
+    The latter is for a colour image. A palette image has its indices, a 1-bit image 0 and 1, a
+    MATLAB file its matrix S. Alpha is dropped.
+
+    Args:
+        path: The file.
+        colors: Return every mask as (H, W, 3) colours.
+
+    Raises:
+        DataNotFound, DataError: As `read_image`; also for a TIFF with several pages, and for a mask
+            of one colour with classes in its alpha alone.
     """
     if path.suffix == MATLAB_SUFFIX:
         return read_matrix(path, MATLAB_NAME, MAX_PIXELS)
@@ -306,10 +307,10 @@ def read_mask(path: Path, colors: bool = False) -> np.ndarray:
 
 
 def mask_and_colors(path: Path, colors: bool) -> tuple[np.ndarray, list[Color], Color | None]:
-    """The mask as `read_mask` gives it; the colours of its values; and a colour that is both opaque and transparent.
+    """Return `read_mask`, the palette, and a colour that is both opaque and transparent.
 
-    The colours are empty if it is no palette image. The last is None without such a colour: as alpha is dropped, its
-    pixels are one class.
+    The palette is empty for other images. The last is None without such a colour, whose pixels are
+    one class because alpha is dropped.
     """
     if path.suffix == MATLAB_SUFFIX:
         return read_mask(path), [], None
@@ -320,40 +321,38 @@ def mask_and_colors(path: Path, colors: bool) -> tuple[np.ndarray, list[Color], 
 
 @contextmanager
 def _opened_mask(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """Open the image of a mask whose values Pillow reads; raises as `read_mask` does."""
+    """Open the image of a mask; raises as `read_mask`."""
     if (tiff := _banded(path)) is not None and (tiff.colors != 3 or tiff.depth != 8):
         raise DataError(
-            f"{path} has {counted(tiff.bands, 'band')}. Expected a mask of one, or colours of 8 bits."
+            f"{path} has {counted(tiff.bands, 'band')}. Expected a mask of one, or colours of 8 "
+            "bits."
         )
     with _opened(path) as image:
         pages = len(_pages(image, path)) if _is_single(image) or image.mode in ("P", "PA") else 1
         if pages > 1:
             raise DataError(
-                f"{path} holds {pages} pages. Expected a mask of one page, with a value for each class: join its pages "
-                "into one."
+                f"{path} holds {pages} pages. Expected a mask of one page, with a value for each "
+                "class: join its pages into one."
             )
-        if ";16" in _raw_mode(image) and not image.mode.startswith(
-            "I"
-        ):  # Pillow would keep the high byte
+        # Pillow would keep the high byte
+        if ";16" in _raw_mode(image) and not image.mode.startswith("I"):
             raise DataError(
-                f"{path} has 16 bits for each of several channels. Expected class ids in one channel, or colours of 8 "
-                "bits. Save it so."
+                f"{path} has 16 bits for each of several channels. Expected class ids in one "
+                "channel, or colours of 8 bits. Save it so."
             )
         yield image
 
 
 def _mask_values(image: ImageFile.ImageFile, path: Path, colors: bool) -> np.ndarray:
-    """The raw values of an opened mask, as `read_mask` gives them."""
+    """Return the raw values of an opened mask, as `read_mask`."""
     upright = _upright(image)
     if upright.mode in ("RGBA", "LA", "PA"):
-        *same, even = (
-            np.ptp(np.array(upright.getextrema()), axis=1) == 0
-        )  # of each channel, the last being alpha
-        if all(same) and not even:
+        *constant, constant_alpha = np.ptp(np.array(upright.getextrema()), axis=1) == 0
+        if all(constant) and not constant_alpha:
             raise DataError(
-                f"{path} has one colour everywhere, drawn by transparency (alpha) alone, which is not read. Expected "
-                "classes told by their values. Save it without transparency, its background painted in a colour of "
-                "its own."
+                f"{path} has one colour everywhere, and shows classes by transparency (alpha) "
+                "alone, which is not read. Save it without transparency, with a colour for the "
+                "background."
             )
     if colors or upright.mode not in ("1", "L", "P", "LA", "PA", "I", "I;16", "I;16B", "I;16L"):
         return np.array(_to_rgb(upright, path))  # (H, W, 3)
@@ -364,7 +363,7 @@ def _mask_values(image: ImageFile.ImageFile, path: Path, colors: bool) -> np.nda
 
 
 def _veiled(image: Image.Image) -> Color | None:
-    """A colour that is both opaque and transparent in the image, or None."""
+    """Return a colour that is both opaque and transparent in the image, or None."""
     if image.mode not in ("RGBA", "LA", "PA"):
         return None
     *bands, alpha = np.moveaxis(np.array(image.convert("RGBA"), np.int32), 2, 0)  # (H, W) each
@@ -374,7 +373,7 @@ def _veiled(image: Image.Image) -> Color | None:
 
 
 def _palette(image: Image.Image) -> list[Color]:
-    """The colours of a palette image; those of a PNG stand before its pixels, which are not decoded for them."""
+    """Return the colours of a palette image. For a PNG the pixels are not decoded."""
     palette = image.palette
     if (
         palette is not None
@@ -389,30 +388,23 @@ def _palette(image: Image.Image) -> list[Color]:
 
 
 def image_channels(path: Path) -> int:
-    """Channels of the image from its header: pages or bands of a TIFF, 1 for grey, else 3 (alpha is not counted).
+    """Return the channels of an image: pages or bands of a TIFF, 1 for grey, else 3.
 
-    A fourth band that is marked as alpha, as GDAL marks it by itself, is counted where its values are not those of
-    alpha: most of them neither 0 nor the largest.
+    Alpha is not counted. A fourth band that is marked as alpha, which GDAL does by itself, is
+    counted if most of its values are neither 0 nor the largest.
     """
     if (tiff := _banded(path)) is not None:
         return tiff.bands
     with _opened(path) as image:
-        if (
-            image.format == "TIFF"
-            and image.mode == "RGBA"
-            and _is_band(read_image(path, 4)[:, :, 3])
-        ):
-            return 4
+        if image.format == "TIFF" and image.mode == "RGBA":
+            fourth = read_image(path, 4)[:, :, 3]
+            if np.isin(fourth, (0, np.iinfo(fourth.dtype).max)).mean() < 0.5:
+                return 4
         return len(_pages(image, path)) if _is_single(image) else 3
 
 
-def _is_band(values: np.ndarray) -> bool:
-    """Whether a fourth band marked as alpha has the values of another band."""
-    return bool(np.isin(values, (0, np.iinfo(values.dtype).max)).mean() < 0.5)
-
-
 def _banded(path: Source) -> BandedTiff | None:
-    """The page of a TIFF whose bands Pillow does not all read; None of any other file. Raises as `read_image` does."""
+    """Return the page of a TIFF with bands that Pillow does not read; None for any other file."""
     with _faults(path), _file(path) as file:
         tiff = banded_tiff(file, str(path), MAX_PIXELS)
         alpha = tiff is not None and tiff.alpha and not (tiff.planar and tiff.depth == 16)
@@ -420,18 +412,17 @@ def _banded(path: Source) -> BandedTiff | None:
 
 
 def _decode_grey(content: bytes, name: str) -> np.ndarray:
-    """(H, W) uint8 or uint16 of a grey TIFF in memory."""
+    """Return a grey TIFF in memory as (H, W) uint8 or uint16."""
     with _opened(EncodedImage(content, name)) as image:
         return np.array(image)
 
 
 @contextmanager
 def _opened(path: Source) -> Iterator[ImageFile.ImageFile]:
-    """Open an image whose header is sound and whose size is bounded; any fault inside the block is a DataError."""
+    """Open an image after checking its header and size; any fault in the block is a DataError."""
     with _faults(path), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # Pillow warns from half of MAX_PIXELS on, and of slightly odd headers
+        # Pillow warns from half of MAX_PIXELS on, and about slightly odd headers
+        warnings.simplefilter("ignore")
         with (
             _file(path) as file,
             Image.open(bounded(file, str(path), MAX_PIXELS), formats=_FORMATS) as image,
@@ -444,9 +435,9 @@ def _opened(path: Source) -> Iterator[ImageFile.ImageFile]:
 
 @contextmanager
 def _faults(path: Source) -> Iterator[None]:
-    """Any fault inside the block is a DataError that names the file.
+    """Raise any fault in the block as a DataError that names the file.
 
-    The block catches every exception: on spoiled files Pillow's decoders raise nearly anything.
+    Every exception is caught, because Pillow's decoders raise nearly anything for damaged files.
     """
     try:
         yield
@@ -461,14 +452,14 @@ def _faults(path: Source) -> Iterator[None]:
                 f"{path} cannot be read: {ending} is not read. Convert it {REMEDY}."
             ) from None
         raise DataError(
-            f"{path} cannot be read: it is not an image of a supported format, or its header is damaged. Expected one "
-            f"of {', '.join(_FORMATS)}."
+            f"{path} cannot be read: it is not an image of a supported format, or its header is "
+            f"damaged. Expected one of {', '.join(_FORMATS)}."
         ) from None
     except Image.DecompressionBombError:
-        name = (
-            f"its header declares more than {MAX_PIXELS:,} pixels, the limit. Split it into parts."
-        )
-        raise TooLarge(f"{path} is too large: {name}") from None
+        raise TooLarge(
+            f"{path} is too large: its header declares more than {MAX_PIXELS:,} pixels, the limit. "
+            "Split it into parts."
+        ) from None
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise DataError(
@@ -477,7 +468,7 @@ def _faults(path: Source) -> Iterator[None]:
 
 
 def _file(source: Source) -> BinaryIO:
-    """What Pillow reads. It is given no path: of a path it maps raw TIFFs into memory, and scrambles turned ones."""
+    """Open the file for Pillow, which would map a raw TIFF of a path, and scramble a turned one."""
     if isinstance(source, EncodedImage):
         return BytesIO(source.content)
     if source.exists() and not source.is_file():
@@ -498,22 +489,24 @@ def _check_page(image: ImageFile.ImageFile, path: Source) -> None:
     tags = getattr(image, "tag_v2", {})
     if _SIGNED in tags.get(_SAMPLE_FORMAT, ()) and not image.mode.startswith("I"):
         raise DataError(
-            f"{path} holds signed 8-bit values, which are not supported in images. Save it as 0 to 255."
+            f"{path} holds signed 8-bit values, which are not supported in images. Save it as 0 to "
+            "255."
         )
     if len(image.getbands()) > 1 and tags.get(_PLANES, 1) != 1 and max(tags.get(_BITS, (8,))) > 8:
         raise DataError(
-            f"{path} stores more than 8 bits per channel in separate planes. Save it as interleaved RGB."
+            f"{path} stores more than 8 bits per channel in separate planes. Save it as "
+            "interleaved RGB."
         )
 
 
 def _keep_values(image: ImageFile.ImageFile, path: Source) -> None:
-    """Let Pillow decode a PNM as it is stored; by itself it scales values in Python, and colour to 8 bits."""
+    """Let Pillow decode a PNM as stored; else it scales values in Python, and colour to 8 bits."""
     (tile,) = image.tile
     plain = tile.codec_name == "ppm_plain"
     if plain and image.width * image.height > MOST_PLAIN_PIXELS:
         raise TooLarge(
-            f"{path} is too large: it holds {image.width * image.height:,} pixels as text, the limit is "
-            f"{MOST_PLAIN_PIXELS:,}. Save it as PNG."
+            f"{path} is too large: it holds {image.width * image.height:,} pixels as text, the "
+            f"limit is {MOST_PLAIN_PIXELS:,}. Save it as PNG."
         )
     if not isinstance(tile.args, tuple) or image.mode not in ("L", "I", "RGB"):
         return
@@ -538,18 +531,16 @@ def _full_range(pixels: np.ndarray, largest: int) -> np.ndarray:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation 1..8 that is still to be applied. Pillow turns TIFF files itself.
+    """Return the EXIF orientation 1..8 to apply. Pillow turns TIFF files itself.
 
-    Of a PNG only what stands before the pixels is asked: Pillow would decode the whole file to look behind them.
+    For a PNG only EXIF before the pixels counts: to look behind them Pillow decodes the whole file.
     """
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         return orientation if orientation in _TURNS else 1
-    except (
-        Exception
-    ):  # a spoiled EXIF block spoils no pixel, and Pillow raises nearly anything of it
+    except Exception:  # a damaged EXIF block damages no pixel, and Pillow raises nearly anything
         return 1
 
 
@@ -560,7 +551,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _pixels(image: ImageFile.ImageFile, path: Source, keep_fourth: bool) -> np.ndarray:
-    """One page as (H, W, C) uint8 or uint16."""
+    """Return one page as (H, W, C) uint8 or uint16."""
     raw_mode = _raw_mode(image)
     if ";16" in raw_mode and not image.mode.startswith("I"):
         return _deep_color(image, path, raw_mode, keep_fourth)
@@ -577,23 +568,26 @@ def _pixels(image: ImageFile.ImageFile, path: Source, keep_fourth: bool) -> np.n
 
 
 def _pages(image: ImageFile.ImageFile, path: Source) -> list[int]:
-    """The pages of a TIFF that are images of their own; [0] for any other file. Raises DataError above MAX_PAGES.
+    """Return the pages of a TIFF that are images of their own; [0] for any other file.
 
-    Smaller versions of an image and the mask of its valid pixels, as GDAL stores them behind it, are none.
+    Smaller versions of an image and the mask of its valid pixels, which GDAL stores behind it, do
+    not count.
+
+    Raises:
+        DataError: There are more than MAX_PAGES.
     """
-    found = [0]
+    pages = [0]
     if image.format != "TIFF":
-        return found
+        return pages
     try:
-        for page in range(
-            1, MAX_PAGES + 1
-        ):  # Pillow would count them all: a minute for a file of small ones
+        # Pillow would count them all: a minute for a file of small ones
+        for page in range(1, MAX_PAGES + 1):
             image.seek(page)
             if not image.tag_v2.get(_KIND, 0) & (_SMALLER | _MASK):  # type: ignore[attr-defined]
-                found.append(page)
+                pages.append(page)
     except EOFError:
         image.seek(0)
-        return found
+        return pages
     raise DataError(f"{path} holds more than {MAX_PAGES} pages. Expected one page per channel.")
 
 
@@ -602,7 +596,7 @@ def _is_single(image: ImageFile.ImageFile) -> bool:
 
 
 def _read_pages(image: ImageFile.ImageFile, path: Source, channels: int) -> np.ndarray:
-    """The single-channel pages of a TIFF, stacked to (H, W, pages)."""
+    """Return the single-channel pages of a TIFF, stacked to (H, W, pages)."""
     pages = _pages(image, path)
     if len(pages) != channels:
         raise _other_channels(path, len(pages), channels)
@@ -610,19 +604,19 @@ def _read_pages(image: ImageFile.ImageFile, path: Source, channels: int) -> np.n
     for page in pages:
         image.seek(page)
         _check_page(image, path)
-        if image.size != (
-            width,
-            height,
-        ):  # before it is decoded: callers asked for the size of the first
+        # Checked before it is decoded: callers know the size of the first page
+        if image.size != (width, height):
             raise DataError(
-                f"{path} holds pages of different size ({height}x{width}, {image.height}x{image.width}; height x "
-                "width). Expected one channel per page, all of the same size."
+                f"{path} holds pages of different size ({height}x{width}, "
+                f"{image.height}x{image.width}; height x width). Expected one channel per page, "
+                "all of the same size."
             )
         planes.append(_pixels(image, path, keep_fourth=False))
     if len({(plane.shape, plane.dtype) for plane in planes}) > 1:
-        found = ", ".join(f"{p.shape[2]} of {p.dtype}" for p in planes)
+        kinds = ", ".join(f"{p.shape[2]} of {p.dtype}" for p in planes)
         raise DataError(
-            f"{path} holds pages of different kinds (channels: {found}). Expected one channel per page, all alike."
+            f"{path} holds pages of different kinds (channels: {kinds}). Expected one channel per "
+            "page, all alike."
         )
     return np.concatenate(planes, axis=2)  # (H, W, pages)
 
@@ -630,16 +624,20 @@ def _read_pages(image: ImageFile.ImageFile, path: Source, channels: int) -> np.n
 def _deep_color(
     image: ImageFile.ImageFile, path: Source, raw_mode: str, keep_fourth: bool
 ) -> np.ndarray:
-    """16-bit colour as (H, W, C) uint16. Pillow keeps one byte of each value, so the file is decoded for each."""
+    """Return 16-bit colour as (H, W, C) uint16.
+
+    Pillow keeps one byte of each value, so the file is decoded twice.
+    """
     if raw_mode not in _LOW_BYTE:
         raise DataError(
-            f"{path} stores 16-bit colour as {raw_mode}. Save it as plain RGB, with one TIFF page per channel, or "
-            "with 8 bits."
+            f"{path} stores 16-bit colour as {raw_mode}. Save it as plain RGB, with one TIFF page "
+            "per channel, or with 8 bits."
         )
     with _opened(path) as again:
         again.seek(image.tell())
+        low = _LOW_BYTE[raw_mode]
         again.tile = [
-            tile._replace(args=_with_raw_mode(tile.args, _LOW_BYTE[raw_mode]))
+            tile._replace(args=(low, *tile.args[1:]) if isinstance(tile.args, tuple) else low)
             for tile in again.tile
         ]
         lower = np.array(_upright(again))
@@ -648,13 +646,9 @@ def _deep_color(
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
-    """How the pixels lie in the file, e.g. "RGB;16B": Pillow's own name, kept in the tiles it is about to decode."""
+    """Return how pixels are stored in the file, such as "RGB;16B", by Pillow's tiles."""
     args = image.tile[0].args if image.tile else ""
     return str(args[0] if isinstance(args, tuple) else args)
-
-
-def _with_raw_mode(args: Any, raw_mode: str) -> Any:
-    return (raw_mode, *args[1:]) if isinstance(args, tuple) else raw_mode
 
 
 def _to_rgb(image: Image.Image, path: Source) -> Image.Image:
@@ -664,8 +658,8 @@ def _to_rgb(image: Image.Image, path: Source) -> Image.Image:
         )
     if image.mode == "LAB" or image.mode.startswith("I"):
         raise DataError(
-            f"{path} is an image of mode {image.mode}, which cannot be converted to RGB. Save it with 8 bits per "
-            "channel."
+            f"{path} is an image of mode {image.mode}, which cannot be converted to RGB. Save it "
+            "with 8 bits per channel."
         )
     if image.mode == "P" and image.palette is None:
         raise DataError(f"{path} holds palette indices, but its palette is missing.")
@@ -676,25 +670,24 @@ def _to_rgb(image: Image.Image, path: Source) -> Image.Image:
 
 
 def _native(raw: np.ndarray) -> np.ndarray:
-    """The same values in this machine's byte order."""
+    """Return the same values in this machine's byte order."""
     return raw.astype(raw.dtype.newbyteorder("="), copy=False)
 
 
 def _sixteen_bits(raw: np.ndarray, path: Source) -> np.ndarray:
     if raw.dtype != np.uint16 and (raw.min() < 0 or raw.max() > 65535):
         raise DataError(
-            f"{path} holds values from {raw.min()} to {raw.max()}. Expected 8 or 16 bits: 0 to 65535."
+            f"{path} holds values from {raw.min()} to {raw.max()}. Expected 8 or 16 bits: 0 to "
+            "65535."
         )
     return raw.astype(np.uint16, copy=False)
 
 
-def _other_channels(path: Source, found: int, asked: int) -> DataError:
-    mend = (
-        "Convert it to grey"
-        if asked == 1
-        else f"Store it as a TIFF with {asked} single-channel pages"
-    )
+def _other_channels(path: Source, stored: int, asked: int) -> DataError:
+    remedy = f"Store it as a TIFF with {asked} single-channel pages"
+    if asked == 1:
+        remedy = "Convert it to grey"
     return DataError(
-        f"{path} has {counted(found, 'channel')}, but the model or dataset takes {asked}. {mend}, or set the "
-        f"dataset's channels to {found}."
+        f"{path} has {counted(stored, 'channel')}, but the model or dataset takes {asked}. "
+        f"{remedy}, or set the dataset's channels to {stored}."
     )

@@ -1,6 +1,7 @@
-"""What an image file holds beside the pixels that are read: told once a command, by count.
+"""What an image file contains beside the pixels that are read: reported once per command, by count.
 
-Only headers are read, within bounds; what cannot be read is left to the decoder, which refuses the file.
+Only headers are read, within bounds. What cannot be read is left to the decoder, which refuses the
+file.
 """
 
 import os
