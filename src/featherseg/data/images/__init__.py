@@ -1,1 +1,1 @@
-"""Images and masks as files: decoding within bounds, headers, bands, palettes, pairs of an image and its mask."""
+"""Images and masks as files: bounded decoding, headers, bands, palettes, pairs of files."""

@@ -1,7 +1,7 @@
-"""The sizes that an AVIF file makes its decoder allocate: those of its AV1 data, which may be others than it declares.
+"""The sizes that an AVIF file makes its decoder allocate: those of its AV1 data.
 
-A file names the size of its image (ISO/IEC 23008-12, `ispe`), and each AV1 image in it the size of its frames (AV1,
-section 5.5.1). The decoder allocates by the latter.
+A file names the size of its image (ISO/IEC 23008-12, `ispe`), and each AV1 image in it the size of
+its frames (AV1, section 5.5.1), which may be another one. The decoder allocates by the latter.
 """
 
 import struct
@@ -12,17 +12,17 @@ from featherseg.core.errors import DataError
 from featherseg.data.images.header_limits import SEGMENT_STEPS, Steps, boxes, number, too_large
 
 MOST_META = 2**24
-"""Bytes of the box that lists a file's images; an image of 64 tiles has 10 kB."""
+"""Most bytes of the box that lists a file's images; an image of 64 tiles has 10 kB."""
 
 MOST_GROWTH, ALWAYS = 4, 2**20
-"""The AV1 data may have this many times the declared pixels (tiles are padded), or so many pixels."""
+"""Most times the declared pixels (tiles are padded), and pixels that are always allowed."""
 
-_SEQUENCE = 1  # the type of an OBU that tells sizes
+_SEQUENCE = 1  # the type of an OBU with sizes
 Boxes = Iterator[tuple[bytes, bytes]]
 
 
 def check_avif(file: BinaryIO, steps: Steps, max_pixels: int) -> None:
-    """Raise TooLarge where AV1 images are much larger than declared, DataError for an animation."""
+    """Raise TooLarge if AV1 images are much larger than declared, DataError for an animation."""
     meta = _meta(file, steps)
     parts = dict(_boxes(meta[4:], steps))
     declared = 0
@@ -44,30 +44,30 @@ def check_avif(file: BinaryIO, steps: Steps, max_pixels: int) -> None:
             raise too_large(steps.name, "images that share their data", "its own bytes")
         for width, height in _frame_sizes(data, steps):
             if width * height > limit:
-                found = f"AV1 data of {height}x{width} (height x width)"
-                raise too_large(steps.name, found, f"{limit:,} pixels for what it declares")
+                data_text = f"AV1 data of {height}x{width} (height x width)"
+                raise too_large(steps.name, data_text, f"{limit:,} pixels for what it declares")
 
 
 def _meta(file: BinaryIO, steps: Steps) -> bytes:
-    """The body of the first box `meta`."""
-    found = None
+    """Return the body of the first box `meta`."""
+    meta = None
     for kind, place, length in boxes(file, steps):
         if kind in (b"moov", b"moof"):
             raise DataError(
                 f"{steps.name} is an animation, which is not read from AVIF. Save one image of it."
             )
-        if kind == b"meta" and found is None:
+        if kind == b"meta" and meta is None:
             if (length or 0) > MOST_META:
                 raise too_large(
                     steps.name, f"a list of images of {length:,} bytes", f"{MOST_META:,}"
                 )
             file.seek(place)
-            found = file.read(MOST_META if length is None else length)
-    return found or b""
+            meta = file.read(MOST_META if length is None else length)
+    return meta or b""
 
 
 def _boxes(content: bytes, steps: Steps) -> Boxes:
-    """(type, body) of the boxes in a box, in order."""
+    """Yield (type, body) of the boxes in a box."""
     place = 0
     while place + 8 <= len(content):
         steps.take()
@@ -83,19 +83,19 @@ def _boxes(content: bytes, steps: Steps) -> Boxes:
 
 
 def _item_types(body: bytes, steps: Steps) -> dict[int, bytes]:
-    """Item -> its type, from the box `iinf`."""
-    found = {}
+    """Return {item: its type} from the box `iinf`."""
+    types = {}
     for kind, info in _boxes(body[6 if body[:1] == b"\0" else 8 :], steps):
         if kind == b"infe" and len(info) >= 12:
             wide = info[0] == 3  # version 2 has numbers of 16 bits, version 3 of 32
-            found[number(info[4 : 8 if wide else 6])] = info[10:14] if wide else info[8:12]
-    return found
+            types[number(info[4 : 8 if wide else 6])] = info[10:14] if wide else info[8:12]
+    return types
 
 
 def _extents(
     body: bytes, kinds: Mapping[int, bytes], steps: Steps
 ) -> Iterator[tuple[int, int, bool]]:
-    """(start, length, whether in `idat`) of the data of every AV1 image, from the box `iloc`."""
+    """Yield (start, length, whether in `idat`) of every AV1 image's data, from the box `iloc`."""
     if len(body) < 8:
         return
     version, sizes = body[0], number(body[4:6])
@@ -128,7 +128,7 @@ def _extents(
 
 
 def _frame_sizes(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
-    """(width, height) from every sequence header in AV1 data, at most (AV1, sections 5.3 and 5.5)."""
+    """Yield (width, height) of every sequence header in AV1 data (AV1, sections 5.3 and 5.5)."""
     place = 0
     while place < len(data):
         steps.take(SEGMENT_STEPS)
@@ -150,7 +150,7 @@ def _frame_sizes(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
 
 
 def _sequence_size(header: bytes) -> tuple[int, int]:
-    """max_frame_width and max_frame_height of a sequence header (AV1, section 5.5.1)."""
+    """Return max_frame_width and max_frame_height of a sequence header (AV1, section 5.5.1)."""
     bits, place = int.from_bytes(header), 8 * len(header)
 
     def take(count: int) -> int:

@@ -1,6 +1,6 @@
-"""Where on the Earth an image lies: the GeoTIFF tags of a TIFF, and masks as TIFFs with the same tags.
+"""The place of an image on the map: the GeoTIFF tags of a TIFF, and masks with the same tags.
 
-The tags are copied as they stand, byte by byte (OGC GeoTIFF 1.1; 50844 is GDAL's, for satellite images).
+The tags are copied byte by byte (OGC GeoTIFF 1.1; 50844 is GDAL's, for satellite images).
 """
 
 import json
@@ -16,15 +16,16 @@ from featherseg.core.types import ClassInfo
 from featherseg.data.images.palettes import CLASSES_KEY
 
 TIFF_SUFFIXES = (".tif", ".tiff")
-"""Endings (in lower case) of images that may have a place; their masks end in .tif then."""
+"""Endings (in lower case) of images that may have a place; then their masks end in .tif."""
 
 PLACE_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
-"""ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, its doubles and its text, RPCCoefficient."""
+"""ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory with its doubles and text,
+RPCCoefficient."""
 
 NODATA, DESCRIPTION = 42113, 270
 
 MOST_BYTES, MOST_ENTRIES = 2**20, 4096
-"""Of all these tags in one file, and tags of one directory: a grid of 10,000 ground control points has 480 kB."""
+"""Most bytes of these tags, and most tags of a directory: 10,000 control points have 480 kB."""
 
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 _STRIP_BYTES = 2**20
@@ -32,7 +33,7 @@ _STRIP_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Tag:
-    """One entry of a TIFF's directory; value: its bytes, in the file's order."""
+    """One entry of a TIFF's directory; value: its bytes, in the order of the file."""
 
     number: int
     type: int
@@ -42,7 +43,7 @@ class Tag:
 
 @dataclass(frozen=True)
 class Georeference:
-    """The tags that say where an image lies; order: of their bytes, "<" or ">". nodata: the image's, None without."""
+    """The tags of a place; order: of their bytes, "<" or ">"; nodata: that of the image."""
 
     order: str
     tags: tuple[Tag, ...]
@@ -51,31 +52,31 @@ class Georeference:
 
 @dataclass(frozen=True)
 class Directory:
-    """The tags of one page that were asked for, by number; following: where the next page's lie, 0 behind the last."""
+    """Tags of one page by number; following: the place of the next page's, 0 after the last."""
 
     order: str
     tags: dict[int, Tag]
     following: int
 
     def number(self, tag: int, default: int) -> int:
-        """The first value of a tag of whole numbers."""
+        """Return the first value of a tag of whole numbers."""
         return next(iter(self.numbers(tag)), default)
 
     def numbers(self, tag: int) -> tuple[int, ...]:
-        """The values of a tag of whole numbers; none of another one."""
-        found = self.tags.get(tag)
-        form = {1: "B", 3: "H", 4: "I"}.get(found.type) if found else None
-        return (
-            struct.unpack(f"{self.order}{found.count}{form}", found.value) if found and form else ()
-        )
+        """Return the values of a tag of whole numbers; none for another tag."""
+        entry = self.tags.get(tag)
+        form = {1: "B", 3: "H", 4: "I"}.get(entry.type) if entry else None
+        if entry is None or form is None:
+            return ()
+        return struct.unpack(f"{self.order}{entry.count}{form}", entry.value)
 
 
 def read_directory(
     file: BinaryIO, wanted: Container[int], place: int | None = None
 ) -> Directory | None:
-    """The directory of tags at `place`, by default that of the first page; None of what is no TIFF or BigTIFF.
+    """Return the directory of tags at `place`, by default of the first page; None if it is no TIFF.
 
-    A tag of more than MOST_BYTES, or one that is cut short, is left out.
+    A tag of more than MOST_BYTES, or one that is cut short, is skipped.
     """
     try:
         file.seek(0)
@@ -109,18 +110,13 @@ def read_directory(
                 cell = file.read(length)
             if len(cell) >= length:
                 tags[tag] = Tag(tag, kind, count, cell[:length])
-    except (
-        struct.error,
-        OverflowError,
-        OSError,
-        ValueError,
-    ):  # cut short, or of places that no file has
+    except (struct.error, OverflowError, OSError, ValueError):  # cut short, or with wrong places
         return None
     return Directory(order, tags, following)
 
 
 def georeference_of(page: Directory) -> Georeference | None:
-    """What places the image of a page; None where nothing does."""
+    """Return the place of a page's image; None without one."""
     place = tuple(page.tags[number] for number in PLACE_TAGS if number in page.tags)
     if not place or sum(len(tag.value) for tag in place) > MOST_BYTES:
         return None
@@ -130,9 +126,10 @@ def georeference_of(page: Directory) -> Georeference | None:
 def geotiff_bytes(
     mask: np.ndarray, classes: Sequence[ClassInfo], palette: bytes, georeference: Georeference
 ) -> bytes:
-    """A mask (H, W) uint8 as a palette TIFF at the place of its image; palette: 256 colours, RGB.
+    """Return a mask (H, W) uint8 as a palette TIFF at the place of its image.
 
-    The names of the classes are its description, as JSON. The image's nodata is kept where no class has that value.
+    The names of the classes are its description, as JSON. The image's nodata value is kept if no
+    class has it. palette: 256 colours, RGB.
     """
     order, (height, width) = georeference.order, mask.shape
     rows = max(1, _STRIP_BYTES // width)
@@ -172,7 +169,7 @@ def geotiff_bytes(
 
 
 def _unused(nodata: Tag, classes: int) -> bool:
-    """Whether it is a value of 8 bits that no class has: another one would hide a class, or be none."""
+    """Whether nodata is a value of 8 bits that no class has."""
     try:
         value = float(nodata.value.rstrip(b"\0 ").decode("ascii"))
     except ValueError:
@@ -181,7 +178,7 @@ def _unused(nodata: Tag, classes: int) -> bool:
 
 
 def _tiff(order: str, pixels: bytes, tags: Sequence[Tag]) -> bytes:
-    """Header, pixels, the directory of tags, and what does not fit into it."""
+    """Return a TIFF: header, pixels, the directory of tags, and their larger values."""
     directory = 8 + len(pixels) + len(pixels) % 2
     behind = directory + 2 + 12 * len(tags) + 4
     entries, values = b"", b""
@@ -193,6 +190,5 @@ def _tiff(order: str, pixels: bytes, tags: Sequence[Tag]) -> bytes:
             values += tag.value + b"\0" * (len(tag.value) % 2)
         entries += struct.pack(f"{order}HHI", tag.number, tag.type, tag.count) + cell
     head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, directory)
-    return b"".join([
-        head, pixels, b"\0" * (len(pixels) % 2), struct.pack(f"{order}H", len(tags)), entries, bytes(4), values
-    ])  # fmt: skip
+    count = struct.pack(f"{order}H", len(tags))
+    return b"".join([head, pixels, b"\0" * (len(pixels) % 2), count, entries, bytes(4), values])

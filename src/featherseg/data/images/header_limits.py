@@ -1,4 +1,4 @@
-"""What reading a header may cost, whatever the format."""
+"""What reading a header may cost, for every format."""
 
 import struct
 from collections.abc import Iterator
@@ -8,20 +8,22 @@ from typing import BinaryIO
 from featherseg.core.errors import TooLarge
 
 MOST_STEPS, SEGMENT_STEPS = 2**18, 16
-"""Tags of one file, and in a JPEG bytes between its segments: Python goes over each, here and in Pillow. A segment, of
-which Pillow keeps an object, counts as 16; photographs have up to some hundred.
+"""Most steps in one file, and the steps of a JPEG segment.
+
+A step is a tag, or in a JPEG a byte between segments: Python reads each, here and in Pillow. Pillow
+keeps an object of each segment. Photographs have up to some hundred segments.
 """
 
 
 @dataclass
 class Steps:
-    """What the header of the file `name` may still cost: see MOST_STEPS."""
+    """The steps that are left for the header of the file `name`."""
 
     name: str
     left: int = MOST_STEPS
 
     def take(self, steps: int = 1) -> None:
-        """Raises TooLarge where they are not left."""
+        """Use up steps. Raises TooLarge if too few are left."""
         self.left -= steps
         if self.left < 0:
             limit = f"{MOST_STEPS // SEGMENT_STEPS:,} segments or {MOST_STEPS:,} tags"
@@ -34,12 +36,13 @@ def number(big_endian: bytes) -> int:
 
 def too_large(name: str, found: str, limit: str) -> TooLarge:
     return TooLarge(
-        f"{name} is too large: it holds {found}, the limit is {limit}. Save it again with another program."
+        f"{name} is too large: it holds {found}, the limit is {limit}. Save it again with another "
+        "program."
     )
 
 
 def boxes(file: BinaryIO, steps: Steps) -> Iterator[tuple[bytes, int, int | None]]:
-    """(type, place of the content, its bytes or None for all that is left) of each box of an ISO media file."""
+    """Yield (type, place of the content, its bytes; None: to the end) of an ISO file's boxes."""
     place = 0
     while True:
         steps.take(SEGMENT_STEPS)

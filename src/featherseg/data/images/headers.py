@@ -1,8 +1,9 @@
-"""What a decoder would allocate besides the pixels, read from the file itself before Pillow sees it.
+"""Bounds on what a decoder allocates besides the pixels, checked before Pillow reads a file.
 
-A file's width and height do not bound its decoder: a TIFF names the size of its tiles, a directory of tags may point
-at the same bytes a thousand times, remarks in a PNG inflate, and a run of a BMP may skip lines without end. Pillow
-bounds some of this from version 13 on. Values that cannot be read here are left to Pillow, which refuses them.
+Width and height do not bound a decoder: a TIFF names the size of its tiles, a directory of tags may
+point at the same bytes a thousand times, texts in a PNG inflate, and a run of a BMP may skip lines
+without end. Pillow bounds some of this from version 13 on. Values that cannot be read here are left
+to Pillow, which refuses them.
 """
 
 import os
@@ -19,31 +20,31 @@ from featherseg.data.images.header_limits import SEGMENT_STEPS, Steps, number, t
 from featherseg.data.images.jpeg2000_header import check_jpeg2000
 
 MOST_TILE_BYTES = 2**25
-"""Of one tile of a TIFF, where it is larger than the image: four tiles of 1024 x 1024 in 16-bit RGBA."""
+"""Most bytes of a TIFF tile that is larger than the image: four times 1024 x 1024 16-bit RGBA."""
 
 MOST_SEGMENTS = 2**17
-"""Strips or tiles of a TIFF page: Pillow and libtiff keep some 300 bytes of each."""
+"""Most strips or tiles of a TIFF page: Pillow and libtiff keep some 300 bytes for each."""
 
 MOST_VALUES = 2**18
-"""Numbers in one directory of tags, strips and tiles apart: Pillow makes an object of up to 300 bytes of each."""
+"""Most numbers in a directory of tags, besides strips and tiles: Pillow takes 300 bytes each."""
 
 MOST_ENTRIES = 4096
-"""Tags in one directory, and directories in one file."""
+"""Most tags in one directory, and directories in one file."""
 
 NUMBERS_PER_STEP = 64
-"""Places of strips, which are read together."""
+"""Places of strips that count as one step, because they are read together."""
 
 MOST_EXIF = 256
-"""Segments of EXIF in a JPEG: Pillow copies what it has of them for each further one. Cameras write one."""
+"""Most EXIF segments in a JPEG: Pillow copies all earlier ones for each. Cameras write one."""
 
 MOST_RLE_PIXELS = 2**24
-"""Of a BMP in run lengths, which Pillow decodes in Python, byte by byte."""
+"""Most pixels of a BMP in run lengths, which Pillow decodes in Python, byte by byte."""
 
 MOST_RLE_WIDTH = 2**16
-"""Of the same: one run may skip 255 lines of any width."""
+"""Largest width of such a BMP: one run may skip 255 lines of any width."""
 
 MOST_SCANS = 64
-"""Of a progressive JPEG: encoders write about ten, and the whole image is gone over for each."""
+"""Most scans of a progressive JPEG: encoders write ten, and each goes over the whole image."""
 
 _UNIT = {
     1: 1,
@@ -76,33 +77,29 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _COLOR, _SAMPLES, _ROWS, _PLANES = (
     284,
 )
 _TILE_WIDTH, _TILE_HEIGHT, _PLACES = 322, 323, (273, 279, 324, 325)
-_INNER = (
-    34665,
-    34853,
-    40965,
-)  # EXIF, GPS and interoperability: directories that Pillow reads by itself
+# EXIF, GPS and interoperability: directories that Pillow reads by itself
+_INNER = (34665, 34853, 40965)
 _STRIPS, _YCBCR, _JPEG = 273, 6, 7
-_MARKER = re.compile(
-    rb"\xff[^\x00\x01\xd0-\xd8\xff]"
-)  # those of a JPEG that begin or end something
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # those that begin or end something
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
-_ALONE = bytes(
-    [0, 1, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE), 0xFF]
-)  # behind \xff: begins no segment for Pillow
+# Bytes after \xff with which no segment begins for Pillow
+_ALONE = bytes([0, 1, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE), 0xFF])
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 
 
 def bounded(file: BinaryIO, name: str, max_pixels: int) -> BinaryIO:
-    """The file for Pillow to open, rewound; of PNG and GIF a copy of what its pixels need, of the first frame alone.
+    """Check a file and return it, rewound, for Pillow.
+
+    For PNG and GIF this is a copy with only what the pixels of the first frame need.
 
     Args:
-        file: at its beginning.
-        name: the file's name, for messages.
-        max_pixels: height times width that may be decoded.
+        file: The file, at its beginning.
+        name: Its name, for messages.
+        max_pixels: Most pixels, height times width, that may be decoded.
 
     Raises:
-        TooLarge: a decoder would allocate far more than the image, or work far longer.
-        DataError: its decoders disagree about what it holds.
+        TooLarge: A decoder would allocate far more than the image, or work far longer.
+        DataError: Decoders disagree about its content.
     """
     start, steps = file.read(32), Steps(name)
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -131,7 +128,7 @@ def bounded(file: BinaryIO, name: str, max_pixels: int) -> BinaryIO:
 
 
 def scan_count(content: bytes, name: str = "the image") -> int:
-    """How many scans a JPEG has, read from its markers. Raises TooLarge, with its name, where these are too many."""
+    """Return the number of scans of a JPEG. Raises TooLarge for too many markers."""
     scans, place, steps = 0, 0, Steps(name)
     while (found := _MARKER.search(content, place)) and found[0] != _END:
         steps.take(SEGMENT_STEPS)
@@ -141,7 +138,7 @@ def scan_count(content: bytes, name: str = "the image") -> int:
 
 
 def _png(file: BinaryIO, steps: Steps) -> BinaryIO:
-    """The same PNG with its critical chunks, transparency and orientation alone: texts and profiles inflate."""
+    """Return a PNG without texts and profiles, which inflate."""
     kept = BytesIO()
     file.seek(0)
     kept.write(file.read(8))
@@ -162,7 +159,7 @@ def _png(file: BinaryIO, steps: Steps) -> BinaryIO:
 
 
 def _gif(file: BinaryIO, steps: Steps) -> BinaryIO:
-    """The first frame alone, without remarks: Pillow joins these byte by byte (GIF89a, sections 17 to 26)."""
+    """Return a GIF's first frame without comments, which Pillow joins byte by byte (GIF89a)."""
     file.seek(0)
     screen = file.read(13)
     kept = BytesIO()
@@ -194,7 +191,7 @@ def _gif(file: BinaryIO, steps: Steps) -> BinaryIO:
 
 
 def _blocks(file: BinaryIO, steps: Steps | None = None) -> Iterator[bytes]:
-    """The blocks of a GIF up to an empty one, each with its length; each is a step where these are given."""
+    """Yield the blocks of a GIF up to an empty one, with their lengths; each is one of `steps`."""
     while length := file.read(1):
         if steps is not None:
             steps.take()
@@ -204,7 +201,7 @@ def _blocks(file: BinaryIO, steps: Steps | None = None) -> Iterator[bytes]:
 
 
 def _jpeg(file: BinaryIO, steps: Steps) -> None:
-    """The directories of tags in its header, and the number of its scans."""
+    """Check the directories of tags in a JPEG's header, and the number of its scans."""
     exif, progressive = list[bytes](), False
     for marker, body in _segments(file, 0, steps):
         if marker == 0xE1 and body.startswith(b"Exif\0\0"):
@@ -223,9 +220,9 @@ def _jpeg(file: BinaryIO, steps: Steps) -> None:
 
 
 def _segments(file: BinaryIO, place: int, steps: Steps) -> Iterator[tuple[int, bytes]]:
-    """(marker, body) of each segment of a JPEG that begins at `place`, up to its first scan.
+    """Yield (marker, body) of each segment of a JPEG that begins at `place`, up to its first scan.
 
-    As Pillow and libjpeg do it, bytes between two segments are passed over.
+    Bytes between two segments are skipped, as by Pillow and libjpeg.
     """
     file.seek(place)
     before = b"" if file.read(2) == b"\xff\xd8" else None
@@ -244,7 +241,7 @@ def _segments(file: BinaryIO, place: int, steps: Steps) -> Iterator[tuple[int, b
 
 
 def _webp(file: BinaryIO, steps: Steps, start: bytes, max_pixels: int) -> None:
-    """The canvas, which libwebp allocates twice before Pillow knows its size, and the EXIF block."""
+    """Check the canvas, which libwebp allocates before Pillow has its size, and the EXIF block."""
     if start[12:16] == b"VP8X":
         width, height = (int.from_bytes(start[at : at + 3], "little") + 1 for at in (24, 27))
         if width * height > max_pixels:
@@ -263,7 +260,7 @@ def _webp(file: BinaryIO, steps: Steps, start: bytes, max_pixels: int) -> None:
 
 
 def _bmp(header: bytes, name: str) -> None:
-    """Run lengths are decoded in Python."""
+    """Check the size of a BMP in run lengths, which are decoded in Python."""
     if len(header) < 20 or int.from_bytes(header[:4], "little") < 40:
         return
     width, height, _, _, compression = struct.unpack_from("<iiHHI", header, 4)
@@ -276,7 +273,7 @@ def _bmp(header: bytes, name: str) -> None:
 
 @dataclass(frozen=True)
 class TiffDirectory:
-    """One directory of tags (TIFF 6.0, section 2; BigTIFF has wider numbers); values: those of whole numbers."""
+    """One directory of tags (TIFF 6.0, section 2); `values` has those of whole numbers."""
 
     values: dict[int, tuple[int, ...]]
     counts: dict[int, int]
@@ -284,26 +281,26 @@ class TiffDirectory:
     next: int
 
     def first(self, tag: int, default: int) -> int:
-        """The first number of a tag."""
+        """Return the first number of a tag."""
         return next(iter(self.values.get(tag, ())), default)
 
 
 def _check_block(block: bytes, steps: Steps) -> None:
-    """A directory of tags within another file: EXIF, or the index of a multi-image JPEG."""
+    """Check a directory of tags within another file: EXIF, or the index of a multi-image JPEG."""
     block = re.sub(b"^(Exif\0\0){1,2}", b"", block)
     for _ in tiff_directories(BytesIO(block), steps):
         pass
 
 
 def _tiff(file: BinaryIO, steps: Steps) -> None:
-    """The tiles and strips of every page, and all directories of tags."""
+    """Check the tiles and strips of every page, and all directories of tags."""
     for directory in tiff_directories(file, steps):
         if _WIDTH in directory.values and _HEIGHT in directory.values:
             _check_page(file, directory, steps)
 
 
 def tiff_directories(file: BinaryIO, steps: Steps) -> Iterator[TiffDirectory]:
-    """All that are linked, each checked; what is cut short or of no known form ends the row."""
+    """Yield all linked directories, checked; a truncated or unknown one is the last."""
     length = file.seek(0, os.SEEK_END)
     file.seek(0)
     start = file.read(16)
@@ -334,7 +331,7 @@ def tiff_directories(file: BinaryIO, steps: Steps) -> Iterator[TiffDirectory]:
 def _directory(
     file: BinaryIO, place: int, order: str, big: bool, length: int, steps: Steps
 ) -> TiffDirectory:
-    """The one at `place`. Raises TooLarge where its tags hold more bytes than the file, or too many numbers."""
+    """Return the directory at `place`. Raises TooLarge for too many bytes or numbers in tags."""
     entry_form, inline = ("HHQ8s", 8) if big else ("HHI4s", 4)
     file.seek(place)
     head = file.read(inline if big else 2)
@@ -349,14 +346,14 @@ def _directory(
     tags = []
     for at in range(0, len(rows) - step + 1, step):
         steps.take()
-        # each tag's bytes: those within the entry are no matter
+        # The bytes of each tag, without those within the entry
         tag, kind, many, cell = struct.unpack_from(f"{order}{entry_form}", rows, at)
         bytes_of_tag = many * _UNIT.get(kind, 8)
         size += bytes_of_tag if bytes_of_tag > inline else 0
         numbers += many if kind not in _BYTES and tag not in _PLACES else 0
         tags.append(tag)
         counts[tag] = max(many, counts.get(tag, 0))
-        # its first numbers, or those of all strips
+        # Its first numbers, or those of all strips
         if kind in _WHOLE and tag not in values:
             few = min(many, MOST_SEGMENTS if tag in _PLACES else 16)
             steps.take(few // NUMBERS_PER_STEP)
@@ -367,47 +364,43 @@ def _directory(
                 f"{order}{min(few, len(cell) // _UNIT[kind])}{_WHOLE[kind]}", cell
             )
     if size > length or numbers > MOST_VALUES:
-        found, limit = (
-            f"tags of {size:,} bytes and {numbers:,} numbers",
-            f"{length:,} and {MOST_VALUES:,}",
-        )
-        raise too_large(steps.name, found, limit)
+        tags_text = f"tags of {size:,} bytes and {numbers:,} numbers"
+        raise too_large(steps.name, tags_text, f"{length:,} and {MOST_VALUES:,}")
     file.seek(place + len(head) + step * count)
     following = int.from_bytes(file.read(inline), "little" if order == "<" else "big")
     return TiffDirectory(values, counts, tags, following)
 
 
 def _check_page(file: BinaryIO, page: TiffDirectory, steps: Steps) -> None:
-    """Tiles are not much larger than the image, and their number is bounded, as is that of strips."""
+    """Check the size of the tiles of a page, and the number of its tiles or strips."""
     if len(set(page.tags)) < len(page.tags):  # Pillow takes the last, libtiff the first
-        found = "its header holds a tag twice. Save it again with another program."
-        raise DataError(f"{steps.name} cannot be read: {found}")
+        raise DataError(
+            f"{steps.name} cannot be read: its header holds a tag twice. Save it again with "
+            "another program."
+        )
     width, height = page.first(_WIDTH, 0), page.first(_HEIGHT, 0)
     bits = page.first(_SAMPLES, 1) * max(page.values.get(_BITS, ()), default=1)
     planes = page.first(_SAMPLES, 1) if page.first(_PLANES, 1) == 2 else 1
-    # one piece of the file, as it lies in memory
+    # The size of one piece in memory
     tiled = _TILE_WIDTH in page.tags or _TILE_HEIGHT in page.tags
     strip = (width, page.first(_ROWS, 2**32 - 1) or height)
     piece = (page.first(_TILE_WIDTH, 0), page.first(_TILE_HEIGHT, 0)) if tiled else strip
     if not tiled and (page.first(_COLOR, 0) != _YCBCR or piece[1] == 2**32 - 1):
-        piece = (
-            width,
-            min(height, piece[1]),
-        )  # Pillow takes the rows of a strip of such colours for what they say
+        piece = (width, min(height, piece[1]))  # for YCbCr Pillow believes the rows of a strip
     if min(*piece, width, height) < 1:
         return  # refused by Pillow
     padded = -(-width // 16) * -(-height // 16) * 256
     most = max(MOST_TILE_BYTES, padded * max(bits, 32) // 8)
     if piece[0] * piece[1] * max(bits, 32) // 8 > most:
         shape = f"{piece[1]}x{piece[0]} (height x width)"
-        found = f"tiles of {shape} in an image of {height}x{width}"
-        raise too_large(steps.name, found, f"{most:,} bytes a tile")
-    # how many there are
+        tiles = f"tiles of {shape} in an image of {height}x{width}"
+        raise too_large(steps.name, tiles, f"{most:,} bytes a tile")
+    # The number of pieces
     pieces = -(-width // piece[0]) * -(-height // piece[1]) * planes
     pieces = max(pieces, *(page.counts.get(tag, 0) for tag in _PLACES))
     if pieces > MOST_SEGMENTS:
         raise too_large(steps.name, f"{pieces:,} tiles or strips", f"{MOST_SEGMENTS:,}")
-    # a JPEG in the last strip of a plane may be higher than the strip, and a progressive one is kept whole
+    # A JPEG in the last strip of a plane may be higher than the strip, and is kept if progressive
     if page.first(_COMPRESSION, 1) == _JPEG and not tiled:
         rows = min(height, piece[1])
         down = -(-height // rows)

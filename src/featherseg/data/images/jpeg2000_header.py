@@ -1,4 +1,4 @@
-"""What a JPEG 2000 file makes its decoder allocate, read from its markers (ISO/IEC 15444-1, annexes A, B and I)."""
+"""What a JPEG 2000 file makes its decoder allocate, by its markers (ISO/IEC 15444-1, A, B, I)."""
 
 import os
 import struct
@@ -10,22 +10,25 @@ from featherseg.core.types import Size
 from featherseg.data.images.header_limits import SEGMENT_STEPS, Steps, boxes, number, too_large
 
 MOST_TILES = 4096
-"""OpenJPEG keeps some 10 kB of each; satellites' images of 10,980 x 10,980 pixels have 121."""
+"""Most tiles: OpenJPEG keeps some 10 kB of each. Satellite images of 10,980 pixels have 121."""
 
 MOST_BLOCKS = 2**20
-"""Code blocks of one tile, of which OpenJPEG keeps some 150 bytes each; encoders write 32 x 32 or 64 x 64 pixels."""
+"""Most code blocks of a tile: OpenJPEG keeps some 150 bytes of each.
+
+Encoders write blocks of 32 x 32 or 64 x 64 pixels.
+"""
 
 MOST_PRECINCTS = 2**18
-"""Of one tile; encoders write one, or some of 128 x 128 pixels and more."""
+"""Most precincts of a tile; encoders write one, or some of 128 x 128 pixels and more."""
 
 MOST_PACKETS = 2**25
-"""Layers times precincts of one tile: OpenJPEG has a number for each, and goes over them."""
+"""Most layers times precincts of a tile: OpenJPEG keeps a number for each."""
 
 _SIZ, _COD, _COC, _SOT, _SOD, _EOC = 0xFF51, 0xFF52, 0xFF53, 0xFF90, 0xFF93, 0xFFD9
 
 
 def check_jpeg2000(file: BinaryIO, steps: Steps, max_pixels: int) -> None:
-    """Raise TooLarge where decoding takes far more than the pixels, DataError for what Pillow reads wrongly."""
+    """Raise TooLarge if decoding takes far more than the pixels, DataError if Pillow is wrong."""
     tile, components, layers = (0, 0), 0, 1
     place, declared = _codestream(file, steps)
     for marker, body in _markers(file, place, steps):
@@ -35,7 +38,8 @@ def check_jpeg2000(file: BinaryIO, steps: Steps, max_pixels: int) -> None:
             width, height = right - left, bottom - top
             if declared not in (None, (height, width)):
                 raise DataError(
-                    f"{steps.name} cannot be read: it declares another size than its data have. Replace it."
+                    f"{steps.name} cannot be read: it declares another size than its data have. "
+                    "Replace it."
                 )
             if width * height > max_pixels:
                 raise too_large(
@@ -72,7 +76,8 @@ def _check_components(name: str, components: int, depths: bytes) -> None:
         )
     if any(depth & 0x80 for depth in depths):
         raise DataError(
-            f"{name} holds signed values, which are not supported in images. Save it without a sign."
+            f"{name} holds signed values, which are not supported in images. Save it without a "
+            "sign."
         )
     if components > 1 and any(depth & 0x7F > 7 for depth in depths):
         bits = max(depth & 0x7F for depth in depths) + 1
@@ -90,7 +95,7 @@ def _check_style(
     *,
     own_precincts: bool,
 ) -> None:
-    """The precincts and code blocks of a tile (width, height) by a coding style (A.6.1, table A.20)."""
+    """Check precincts and code blocks of a tile (width, height) by its coding style (A.6.1)."""
     levels, block = style[0], (style[1] + 2, style[2] + 2)
     blocks = precincts = most = 0
     for level in range(min(levels, 32) + 1):
@@ -116,7 +121,7 @@ def _check_style(
 
 
 def _codestream(file: BinaryIO, steps: Steps) -> tuple[int, Size | None]:
-    """Where the codestream begins, at once or in the first box jp2c, and the (height, width) declared before (I.4)."""
+    """Return the start of the codestream, and the (height, width) declared before it (I.4)."""
     file.seek(0)
     if file.read(4) == b"\xff\x4f\xff\x51":
         return 0, None
@@ -136,7 +141,7 @@ def _codestream(file: BinaryIO, steps: Steps) -> tuple[int, Size | None]:
 
 
 def _markers(file: BinaryIO, place: int, steps: Steps) -> Iterator[tuple[int, bytes]]:
-    """(marker, body) of the main header and of the header of every tile-part, in order."""
+    """Yield (marker, body) of the main header and of the header of every tile-part."""
     file.seek(place + 2)
     next_part = None
     while len(head := file.read(4)) == 4:

@@ -1,7 +1,7 @@
-"""One matrix out of a MATLAB file of version 5 to 7.2 ("Level 5 MAT-file format", The MathWorks): masks of COCO-Stuff.
+"""One matrix of a MATLAB file of version 5 to 7.2 ("Level 5 MAT-file format", The MathWorks).
 
-A file is a header of 128 bytes and a row of elements; an element is its type, its length and its bytes. Only numbers
-are read; nothing in the file is run.
+Masks of COCO-Stuff are such files. A file is a header of 128 bytes and a list of elements; an
+element is its type, its length and its bytes. Only numbers are read; nothing in the file is run.
 """
 
 import struct
@@ -16,7 +16,7 @@ from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.wording import size_text
 
 _HEADER = 128
-_START = 512  # bytes of a matrix within which its size and its name stand
+_START = 512  # bytes at the start of a matrix that contain its size and name
 _COMPRESSED, _MATRIX = 15, 14  # element types miCOMPRESSED, miMATRIX
 _NUMBERS = {
     1: "i1",
@@ -35,10 +35,12 @@ _COMPLEX = 0x0800
 
 
 def read_matrix(path: Path, name: str, max_pixels: int) -> np.ndarray:
-    """The matrix `name` of a MATLAB file: (H, W) uint8, uint16 or int64, whatever type of number holds it there.
+    """Return the matrix `name` of a MATLAB file: (H, W) uint8, uint16 or int64.
 
-    Raises DataNotFound for a missing file and DataError for one that is damaged, of another version, without `name`, or
-    whose `name` is no matrix of whole numbers or has more than `max_pixels` of them.
+    Raises:
+        DataNotFound: The file is missing.
+        DataError: It is damaged or of another version, or has no matrix `name` of at most
+            `max_pixels` whole numbers.
     """
     try:
         if path.stat().st_size > _HEADER + _START + 16 * max_pixels:
@@ -50,14 +52,15 @@ def read_matrix(path: Path, name: str, max_pixels: int) -> np.ndarray:
                 kind, body = next(
                     _elements(_unpack(body, order, name, max_pixels), order), (0, b"")
                 )
-            if kind == _MATRIX and (found := _matrix(body, order, name)) is not None:
-                return _whole_numbers(found, max_pixels)
+            if kind == _MATRIX and (matrix := _matrix(body, order, name)) is not None:
+                return _whole_numbers(matrix, max_pixels)
     except FileNotFoundError:
         raise DataNotFound(f"{path} does not exist.") from None
     except (OSError, ValueError, KeyError, StopIteration, struct.error, zlib.error) as error:
         reason = str(error) or type(error).__name__
         raise DataError(
-            f"{path} cannot be read: {reason}. Expected a MATLAB file with the label map {name}; replace it."
+            f"{path} cannot be read: {reason}. Expected a MATLAB file with the label map {name}; "
+            "replace it."
         ) from error
     raise DataError(
         f"{path} holds no matrix {name}. Expected a file with the label map {name} of the image."
@@ -65,7 +68,7 @@ def read_matrix(path: Path, name: str, max_pixels: int) -> np.ndarray:
 
 
 def _byte_order(data: bytes, path: Path) -> str:
-    """`<` or `>`, by the mark at the end of the header."""
+    """Return `<` or `>`, by the mark at the end of the header."""
     if data.startswith((b"MATLAB 7.3", b"\x89HDF")):
         raise DataError(
             f"{path} is a MATLAB file of version 7.3. Save it again with: save(file, '-v7')."
@@ -73,18 +76,17 @@ def _byte_order(data: bytes, path: Path) -> str:
     order = {b"IM": "<", b"MI": ">"}.get(data[_HEADER - 2 : _HEADER])
     if order is None:
         raise DataError(
-            f"{path} is no MATLAB file of version 5 to 7.2. Expected one as saved by save(file, '-v7')."
+            f"{path} is no MATLAB file of version 5 to 7.2. Expected one as saved by "
+            "save(file, '-v7')."
         )
     return order
 
 
 def _unpack(body: bytes, order: str, name: str, max_pixels: int) -> bytes:
-    """The one element within a compressed one, as long as its size says; nothing where it is no matrix `name`."""
+    """Return the element within a compressed one, as long as its size says; b"" for other names."""
     unpacking = zlib.decompressobj()
     start = unpacking.decompress(body, _START)
-    parts = list(
-        islice(_elements(start[8:], order), 3)
-    )  # its flags, size and name come before the numbers
+    parts = list(islice(_elements(start[8:], order), 3))  # flags, size, name; then the numbers
     if (
         start[:4] != struct.pack(f"{order}I", _MATRIX)
         or len(parts) < 3
@@ -98,7 +100,7 @@ def _unpack(body: bytes, order: str, name: str, max_pixels: int) -> bytes:
 
 
 def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
-    """(type, bytes) of every element. One of at most four bytes keeps them within its tag, above the type."""
+    """Yield (type, bytes) of every element. Up to four bytes are within its tag, above the type."""
     at = 0
     while at + 8 <= len(data):
         kind, length = struct.unpack_from(f"{order}II", data, at)
@@ -110,13 +112,11 @@ def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
                 f"an element of {length} bytes begins {len(data) - start} bytes before the end"
             )
         yield kind, data[start : start + length]
-        at += (
-            step if kind == _COMPRESSED else -(-step // 8) * 8
-        )  # padded to eight bytes, if not compressed
+        at += step if kind == _COMPRESSED else -(-step // 8) * 8  # padded if not compressed
 
 
 def _matrix(body: bytes, order: str, name: str) -> np.ndarray | None:
-    """The array of a matrix element, (H, W); None for one of another name. Raises ValueError for one that is none."""
+    """Return the array (H, W) of a matrix element; None for another name. Raises ValueError."""
     parts = list(islice(_elements(body, order), 4))
     if len(parts) < 3 or parts[2][1] != name.encode():
         return None
@@ -128,14 +128,13 @@ def _matrix(body: bytes, order: str, name: str) -> np.ndarray | None:
     )
     if not numeric or shape.size != 2 or len(parts) < 4:
         raise ValueError(f"{name} is no matrix of real numbers")
-    kind, numbers = parts[3]  # the type they are stored in may be smaller than that of the matrix
-    return np.frombuffer(numbers, order + _NUMBERS[kind]).reshape(
-        shape, order="F"
-    )  # (H, W), stored by columns
+    kind, numbers = parts[3]  # the stored type may be smaller than that of the matrix
+    stored = np.frombuffer(numbers, order + _NUMBERS[kind])
+    return stored.reshape(shape, order="F")  # (H, W), stored by columns
 
 
 def _whole_numbers(stored: np.ndarray, max_pixels: int) -> np.ndarray:
-    """The same numbers as uint8, uint16 or int64 in this machine's byte order."""
+    """Return the same numbers as uint8, uint16 or int64 in this machine's byte order."""
     if stored.size > max_pixels:
         raise ValueError(
             f"{size_text(stored.shape)} is more than the limit of {max_pixels:,} pixels"

@@ -1,4 +1,4 @@
-"""A dataset that is pairs of files, image and mask: what the datasets with a name and `folder` share."""
+"""Datasets of pairs of files, image and mask, in the catalogue or in a folder."""
 
 import os
 from collections import Counter
@@ -24,18 +24,21 @@ from featherseg.data.images.labels import LabelMap
 from featherseg.data.images.unread import unread_endings
 
 SHOWN_NAMES = 3
-"""How many missing files a message names."""
+"""Most missing files that a message names."""
 
 Masks = Sequence[tuple[Path, LabelMap]]
-"""The masks of one image, from the lowest to the topmost, each with what its raw values mean."""
+"""The masks of one image, from the lowest to the topmost, each with its label map."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One sample on disk. A file that is not there is None; `twins` are further files of the same stem.
+    """One sample on disk. A missing file is None.
 
-    `label_map` is what the values of this mask mean, where they mean another in those of other folders. `layers` are
-    further masks with their maps, each on top of those before it; `missing` names the layers that are not there.
+    Attributes:
+        twins: Further files of the same stem.
+        label_map: The map of this mask, if other folders have other maps.
+        layers: Further masks with their maps, each on top of those before it.
+        missing: Names of missing layers.
     """
 
     key: str
@@ -48,7 +51,7 @@ class Pair:
 
     @property
     def files(self) -> tuple[Path, Path]:
-        """(image, mask) of a complete pair."""
+        """The image and the mask of a complete pair."""
         assert self.image is not None
         assert self.mask is not None
         return self.image, self.mask
@@ -61,7 +64,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Listing:
-    """All files of a dataset before anyone asked whether they are sound, and what the raw values of masks mean."""
+    """All files of a dataset, unchecked, and the map of its masks."""
 
     name: str
     classes: tuple[ClassInfo, ...]
@@ -72,37 +75,41 @@ class Listing:
     unlisted: Sequence[str] = ()
     """Keys of images that are in no split."""
     how_split: str = ""
-    """How a split by share was made, for a reader; empty of other splits."""
+    """How a split by share was made, for a reader; empty for other splits."""
     links: Sequence[Path] = ()
     """Links to folders among the files, which are not followed."""
     unread: str = ""
-    """What to say of files beside the images whose format is not read."""
+    """The note on files whose format is not read."""
 
     @property
     def has_objects(self) -> bool:
-        """Whether `check_objects` looks at anything."""
+        """Whether `check_objects` checks anything."""
         return type(self).check_objects is not Listing.check_objects
 
     def map_of(self, pair: Pair) -> LabelMap:
-        """What the raw values of this pair's mask mean: the same for all, but where a file or a folder says another."""
+        """Return the label map of this pair: its own, or that of the dataset."""
         return pair.label_map or self.label_map
 
     def masks_of(self, pair: Pair) -> Masks:
-        """The masks of a complete pair: one, but of layers."""
+        """Return the masks of a complete pair: one, or several layers."""
         return [(pair.files[1], self.map_of(pair)), *pair.layers]
 
     def check_objects(self, pair: Pair, ids: np.ndarray) -> None:
-        """Raises DataError where what tells the objects of a pair apart does not fit its mask.
+        """Raise DataError if the objects of a pair do not fit its mask. Most listings have none.
 
-        `ids` (H, W) is the mask in class ids, below 0 outside the map. Of most listings no objects are known.
+        ids: the mask in class ids (H, W), below 0 outside the map.
         """
 
 
 class PairedFiles:
-    """One split of a listing as `core.types.SegmentationData`, or several, "train+val": files are read when asked for.
+    """One split of a listing, or several ("train+val"), as `core.types.SegmentationData`.
 
-    groups: what tells its sequences, see `data.sequences.sequence_names`. Raises DataNotFound if a partner is missing,
-    and (on reading) DataError for faulty files.
+    Files are read when they are used. groups: what distinguishes its sequences, see
+    `data.datasets.sequences.sequence_names`.
+
+    Raises:
+        DataNotFound: A partner is missing.
+        DataError: A file is faulty; raised on reading.
     """
 
     groups: str | None = None
@@ -126,28 +133,27 @@ class PairedFiles:
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
-        image, label = (
-            read_image(pair.files[0], self.channels),
-            self.label(index),
-        )  # (H, W, C), (H, W)
+        image = read_image(pair.files[0], self.channels)  # (H, W, C)
+        label = self.label(index)  # (H, W)
         if image.shape[:2] != label.shape:
             raise DataError(f"{pair.files[1]} {other_size(pair, image.shape[:2], label.shape)}")
         return Sample(pair.key, image, label)
 
     def label(self, index: int) -> np.ndarray:
-        """(H, W) uint8 class ids of sample `index`, 255 = ignore; the image is not read."""
+        """Return class ids (H, W) uint8 of a sample, 255 = ignore; the image is not read."""
         return read_label(self.masks_of(self.pairs[index]))
 
     def annotation(self, index: int) -> bytes | None:
-        """What decides sample `index` beside its two files and the map of all; None where nothing does."""
+        """Return what decides a sample besides its files and the dataset's map, or None."""
         label_map = self.pairs[index].label_map
         return None if label_map is None else repr(label_map.ids).encode()
 
 
 def read_label(masks: Masks) -> np.ndarray:
-    """The class ids (H, W) uint8 of the masks of one image.
+    """Return class ids (H, W) uint8 of the masks of one image.
 
-    Raises DataError for a mask that cannot be read, a value that is not in the map, and masks of several sizes.
+    Raises:
+        DataError: A mask cannot be read, a value is not in the map, or masks differ in size.
     """
 
     def class_ids(path: Path, label_map: LabelMap) -> np.ndarray:
@@ -163,9 +169,10 @@ def read_label(masks: Masks) -> np.ndarray:
 
 
 def read_ids(masks: Masks) -> np.ndarray:
-    """The class ids (H, W) int16 of the masks of one image, -1 where a value is not in the map.
+    """Return class ids (H, W) int16 of the masks of one image, -1 for values outside the map.
 
-    Raises DataError for a mask that cannot be read, and for masks of several sizes.
+    Raises:
+        DataError: A mask cannot be read, or masks differ in size.
     """
     return laid_over(
         masks, [label_map.apply(read_mask(path, label_map.colors)) for path, label_map in masks]
@@ -173,10 +180,13 @@ def read_ids(masks: Masks) -> np.ndarray:
 
 
 def laid_over(masks: Masks, layers: Sequence[np.ndarray]) -> np.ndarray:
-    """The class ids (H, W) of the masks of one image, laid over one another in their order.
+    """Return class ids (H, W) of the masks of one image, laid over one another in their order.
 
-    layers: the class ids (H, W) of each. A mask covers those before it but for the pixels where its raw value is 0.
-    Raises DataError for masks of several sizes.
+    A mask covers those before it, except at pixels with raw value 0. layers: the class ids (H, W)
+    of each.
+
+    Raises:
+        DataError: Masks differ in size.
     """
     covered = layers[0]
     for (path, label_map), ids in zip(masks[1:], layers[1:], strict=True):
@@ -190,11 +200,17 @@ def laid_over(masks: Masks, layers: Sequence[np.ndarray]) -> np.ndarray:
 
 
 class NamedData(PairedFiles):
-    """A dataset of the catalogue, which lies on disk under a root that the user gives.
+    """A dataset of the catalogue, on disk under a root that the user names.
 
-    `facts` are what is known of it without its files; `splits` its parts with public labels that share no image, and
-    `subsplits` parts of these; `no_test` says why there is no split test. Raises UnknownName for an unknown split,
-    DataNotFound for a missing or incomplete root and for a split test without public labels.
+    Attributes:
+        facts: What is known without its files.
+        splits: Its parts with public labels, without common images.
+        subsplits: Parts of the splits.
+        no_test: Why there is no split test.
+
+    Raises:
+        UnknownName: There is no such split.
+        DataNotFound: The root is missing or incomplete, or test has no public labels.
     """
 
     facts: ClassVar[DataFacts]
@@ -213,12 +229,12 @@ class NamedData(PairedFiles):
 
     @classmethod
     def list_files(cls, root: Path, splits: Sequence[str]) -> Listing:
-        """The files of the splits under `root`, as far as they are unpacked; raises DataNotFound where none is."""
+        """Return the unpacked files of the splits under `root`. Raises DataNotFound without any."""
         raise NotImplementedError
 
 
 def plain_key(key: str) -> str:
-    """A key as a path that stays in its folder: that of an image outside of the dataset's, ../day1/0001, leads out."""
+    """Return a key as a path that stays in its folder, also for an image outside: ../day1/0001."""
     return "/".join(part for part in key.split("/") if part not in ("", ".", ".."))
 
 
@@ -233,18 +249,26 @@ def files_by_stem(
     links: list[Path] | None = None,
     unread: Counter[str] | None = None,
 ) -> FilesByStem:
-    """The images of a folder and the folders below it by stem, in order: {"seq1/frame_0007": [path]}.
+    """Return the images in and below a folder by stem, in order: {"seq1/frame_0007": [path]}.
 
-    A stem that several files share (a.jpg beside a.png) has several paths. Names that do not end in `suffix` are passed
-    over, and the suffix is cut off: "_mask" of a_mask.png, or with the file's ending, ".png" or "_mask.png". So are
-    names that do not begin with `prefix`, which is cut off: "mask_" of seq1/mask_01.png. The folder is the stem where
-    nothing is left of a name: "01" of 01/image.png without "image". Files in the folders `without` are passed over, and
-    what is hidden (its name begins with a dot). Links to folders are not followed, but added to `links`.
-    `unread` counts files by ending whose format is not read. Raises DataError for a name that is not UTF-8, and for
-    such a link without `links`.
+    A stem of several files (a.jpg beside a.png) has several paths. If nothing is left of a name,
+    its folder is the stem: "01" for 01/image.png with the suffix "image". Hidden files are skipped,
+    and links to folders are not followed.
+
+    Args:
+        folder: The folder.
+        suffix: Skip names without this end, and cut it off: "_mask" of a_mask.png, or with the
+            ending of the file, ".png" or "_mask.png".
+        without: Folders to skip.
+        prefix: Skip names without this beginning, and cut it off: "mask_" of seq1/mask_01.png.
+        links: A list to which links to folders are added.
+        unread: A counter of files by ending whose format is not read.
+
+    Raises:
+        DataError: A name is not UTF-8, or a folder is a link and `links` is None.
     """
     apart = {str(place) for place in without if place != folder}
-    whole, named = suffix.lower().endswith(IMAGE_SUFFIXES), list[str]()
+    with_ending, named = suffix.lower().endswith(IMAGE_SUFFIXES), list[str]()
     for place, folders, names in os.walk(folder):  # quicker than Path.rglob
         below = os.path.relpath(place, folder).replace(os.sep, "/")
         named += [
@@ -268,30 +292,30 @@ def files_by_stem(
             links += linked
         elif linked:
             raise DataError(
-                f"{linked[0]} is a link to a folder, which is not followed. Put the folder itself there, or make "
-                f"{folder} the link."
+                f"{linked[0]} is a link to a folder, which is not followed. Put the folder itself "
+                f"there, or make {folder} the link."
             )
-    if spoiled := [name for name in named if not _is_text(name)]:
-        files = counted(len(spoiled), "file")
+    if not_text := [name for name in named if not _is_text(name)]:
+        files = counted(len(not_text), "file")
         raise DataError(
-            f"{folder} holds {files} of a name that is not UTF-8, first {spoiled[0]!r}. Rename them."
+            f"{folder} holds {files} of a name that is not UTF-8, first {not_text[0]!r}. Rename "
+            "them."
         )
-    found: FilesByStem = {}
+    by_stem: FilesByStem = {}
     for name in sorted(named, key=lambda name: name.split("/")):
-        stem = name if whole else os.path.splitext(name)[0]
-        fits = (
-            stem.lower().endswith(suffix.lower()) if whole else stem.endswith(suffix)
-        )  # .JPG is .jpg
+        stem = name if with_ending else os.path.splitext(name)[0]
+        # .JPG is .jpg
+        fits = stem.lower().endswith(suffix.lower()) if with_ending else stem.endswith(suffix)
         below, _, last = stem[: len(stem) - len(suffix)].rpartition("/")
         if fits and last.startswith(prefix) and os.path.isfile(path := os.path.join(folder, name)):
             last = last.removeprefix(prefix)
             if shared := "/".join(filter(None, (below, last))):
-                found.setdefault(shared, []).append(Path(path))
-    return found
+                by_stem.setdefault(shared, []).append(Path(path))
+    return by_stem
 
 
 def _is_text(name: str) -> bool:
-    """Whether a name can be written as UTF-8; bytes that cannot be come as lone surrogates."""
+    """Whether a name is UTF-8; Python shows other bytes as lone surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -300,9 +324,11 @@ def _is_text(name: str) -> bool:
 
 
 def read_list(path: Path, expected: str) -> list[str]:
-    """The stems of a list file; a line may be a stem, a file name, or "image-path mask-path".
+    """Return the stems of a list file. A line is a stem, a file name, or "image-path mask-path".
 
-    Raises DataNotFound with `expected` (what to say of the missing file) and DataError for one that cannot be read.
+    Raises:
+        DataNotFound: The file is missing; the message ends with `expected`.
+        DataError: It cannot be read.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -317,7 +343,7 @@ def read_list(path: Path, expected: str) -> list[str]:
 def make_pairs(
     keys: Sequence[str], images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]
 ) -> list[Pair]:
-    """One pair a key, from the files of either folder by stem."""
+    """Return one pair per key, from the files of either folder by stem."""
     pairs = []
     for key in keys:
         image, *more_images = images.get(key, [None])
@@ -331,9 +357,10 @@ def make_pairs(
 def make_splits(
     files: Mapping[str, tuple[FilesByStem, FilesByStem]], missing: str = ""
 ) -> dict[str, list[Pair]]:
-    """The pairs of the splits that have a file, by their images and masks, in the order of the stems.
+    """Return the pairs of the splits that have files, in the order of the stems.
 
-    Raises DataNotFound with `missing` where no split has one.
+    Raises:
+        DataNotFound: No split has files; the message is `missing`.
     """
     pairs = {
         split: make_pairs(sorted({*images, *masks}), images, masks)
@@ -346,7 +373,7 @@ def make_splits(
 
 
 def complete(name: str, pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs themselves; raises DataNotFound with counts and the first names where there is none, or one is half."""
+    """Return the pairs. Raises DataNotFound if there are none or a partner is missing."""
     if not pairs:
         raise DataNotFound(f"{name}: this split has no images.")
     for part in ("image", "mask"):
@@ -354,20 +381,22 @@ def complete(name: str, pairs: Sequence[Pair]) -> list[Pair]:
         if half:
             names = ", ".join(half[:SHOWN_NAMES]) + (", ..." if len(half) > SHOWN_NAMES else "")
             raise DataNotFound(
-                f"{name}: {len(half)} of {len(pairs)} samples have no {part}: {names}. Add what is missing, or "
-                "leave these out: `featherseg check DATA --fix OUT` lists all of them and writes a copy without them; "
-                'or name the others in a list, as in train = "train.txt" of a dataset.toml.'
+                f"{name}: {len(half)} of {len(pairs)} samples have no {part}: {names}. Add what is "
+                "missing, or leave these out: `featherseg check DATA --fix OUT` lists all of them "
+                "and writes a copy without them; or name the others in a list, as in "
+                'train = "train.txt" of a dataset.toml.'
             )
     twins = [pair for pair in pairs if pair.twins]
     if twins:
         raise DataError(
-            f"{name}: {twins[0].twins[0]} has the same stem as another file. Keep one file per stem."
+            f"{name}: {twins[0].twins[0]} has the same stem as another file. Keep one file per "
+            "stem."
         )
     return list(pairs)
 
 
 def spread(pairs: list[Pair], size: int | None) -> list[Pair]:
-    """At most `size` of the pairs, evenly spread over the list, always the same ones. None is all of them."""
+    """Return at most `size` pairs, evenly spread, always the same ones; None: all of them."""
     if size is not None and size < 1:
         raise ConfigError(f"a dataset of {size} samples was asked for. Expected at least 1.")
     if size is None or size >= len(pairs):
@@ -376,7 +405,7 @@ def spread(pairs: list[Pair], size: int | None) -> list[Pair]:
 
 
 def other_size(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> str:
-    """What to say of a mask that does not cover its image; sizes are (height, width)."""
+    """Return the message on a mask that does not cover its image; sizes are (height, width)."""
     return (
         f"is {size_text(mask)}, but its image {pair.image} is {size_text(image)} (height x width)"
     )

@@ -7,11 +7,11 @@ import numpy as np
 from featherseg.core.types import Color
 
 CLASSES_KEY = "classes"
-"""The text in a predicted mask, a PNG, that holds the names of its classes as JSON."""
+"""The text of a predicted PNG mask with the names of its classes as JSON."""
 
 
 def parse_color(text: str) -> Color:
-    """`"#3a7d2c"` -> (58, 125, 44). Raises ValueError saying what is expected."""
+    """Return `"#3a7d2c"` as (58, 125, 44). Raises ValueError."""
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
         raise ValueError(
             f"{text!r} is not a colour: expected '#' and six hexadecimal digits, such as '#3a7d2c'"
@@ -20,7 +20,7 @@ def parse_color(text: str) -> Color:
 
 
 def color_text(color: Color) -> str:
-    """(58, 125, 44) -> `"#3a7d2c"`."""
+    """Return (58, 125, 44) as `"#3a7d2c"`."""
     return "#{:02x}{:02x}{:02x}".format(*color)
 
 
@@ -31,10 +31,10 @@ def color_numbers(pixels: np.ndarray) -> np.ndarray:
 
 
 def default_palette(classes: int) -> list[Color]:
-    """`classes` different colours, none of them black: entries 1, 2, ... of the PASCAL VOC colour map (VOCdevkit).
+    """Return different colours without black: entries 1, 2, ... of the PASCAL VOC colour map.
 
-    The bits of the entry's number are dealt to red, green and blue in turn, highest colour bit first, so that few
-    classes lie far apart. At most 255.
+    The bits of an entry's number go to red, green and blue in turn, to the highest colour bit
+    first, so that the colours of few classes are far apart. At most 255 classes.
     """
     return [_voc_color(index) for index in range(1, classes + 1)]
 

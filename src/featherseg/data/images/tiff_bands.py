@@ -1,7 +1,7 @@
-"""The bands of a TIFF that Pillow does not read: more than four in one page, and those beside RGB that are no alpha.
+"""Bands of a TIFF that Pillow does not read: more than four in a page, or beside RGB and no alpha.
 
-Strips and tiles are given to Pillow's libtiff as grey images, whose rows have the bands of each pixel side by side. So
-every compression that it decodes is read, in its bounded buffers.
+Pillow's libtiff decodes strips and tiles as grey images, whose rows have the bands of each pixel
+side by side. So every compression that it knows is read, in its bounded buffers.
 """
 
 import struct
@@ -19,10 +19,10 @@ from featherseg.data.images.header_limits import Steps
 from featherseg.data.images.headers import MOST_SEGMENTS, TiffDirectory, bounded, tiff_directories
 
 MOST_BANDS = 512
-"""Bands of a page, above which it is refused."""
+"""Most bands of a page."""
 
 GROUP_BYTES = 2**24
-"""Strips or tiles are decoded together up to so many bytes."""
+"""Most bytes of strips or tiles that are decoded together."""
 
 COMPRESSIONS = {
     1: "none",
@@ -53,10 +53,14 @@ Decode = Callable[[bytes, str], np.ndarray]
 
 @dataclass(frozen=True)
 class BandedTiff:
-    """The only page of a TIFF: grey or RGB bands and further ones.
+    """The only page of a TIFF: grey or RGB bands, and further ones.
 
-    `size` is (height, width) as stored, `depth` the bits of a value, `extra` the kinds of the further bands (0: not
-    stated, 1 and 2: alpha), `piece` the (height, width) of a strip or tile, `places` (offset, bytes) of each.
+    Attributes:
+        size: (height, width) as stored.
+        depth: Bits of a value.
+        extra: Kinds of the further bands (0: not stated, 1 and 2: alpha).
+        piece: (height, width) of a strip or tile.
+        places: (offset, bytes) of each.
     """
 
     name: str
@@ -81,11 +85,11 @@ class BandedTiff:
 
     @property
     def seen_size(self) -> Size:
-        """(height, width) as the image is seen."""
+        """(height, width) of the upright image."""
         return self.size[::-1] if self.orientation >= 5 else self.size
 
     def read(self, file: BinaryIO, decode: Decode) -> np.ndarray:
-        """All bands, upright, (H, W, bands) uint8 or uint16. Raises DataError for data that are cut short."""
+        """Return all bands, upright: (H, W, bands) uint8 or uint16. Raises DataError."""
         planes = self.bands if self.planar else 1
         samples = self.bands // planes
         down, across = (-(-side // part) for side, part in zip(self.size, self.piece, strict=True))
@@ -117,7 +121,7 @@ class BandedTiff:
         kind: np.dtype,
         last: bool,
     ) -> list[np.ndarray]:
-        """Some strips or tiles one below the other, each (h, w, samples); the last strip may be lower."""
+        """Decode strips or tiles, each (h, w, samples); the last strip may be lower."""
         height, width = self.piece
         rows = height * len(places)
         if last and not self.tiled:
@@ -143,7 +147,7 @@ class BandedTiff:
         return [values[top : top + height] for top in range(0, rows, height)]
 
     def _grey(self, contents: list[bytes], size: Size) -> bytes:
-        """A TIFF of one band and so many rows and columns, which has these strips or tiles."""
+        """Return a TIFF of one band with these strips or tiles; size: its rows and columns."""
         count, start = len(contents), 8
         offsets = [start + sum(map(len, contents[:i])) for i in range(count)]
         lengths = list(map(len, contents))
@@ -182,9 +186,11 @@ class BandedTiff:
 
 
 def banded_tiff(file: BinaryIO, name: str, max_pixels: int) -> BandedTiff | None:
-    """The page of a TIFF that has bands beside grey or RGB, or 16 bits in separate planes; None of any other file.
+    """Return the page of a TIFF with bands beside grey or RGB, or 16 bits in planes; else None.
 
-    Raises TooLarge, and DataError for values or a compression that are not read.
+    Raises:
+        TooLarge: The page has too many pixels or bands.
+        DataError: Its values or compression are not read, or it is cut short.
     """
     order = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<"}.get(file.read(4))
     if order is None:
@@ -207,10 +213,10 @@ def banded_tiff(file: BinaryIO, name: str, max_pixels: int) -> BandedTiff | None
         return None
     _check_kind(name, page, bands, depths)
     if prod(size) > max_pixels or prod(size) * bands > 4 * max_pixels or bands > MOST_BANDS:
-        found = f"{size[0]}x{size[1]} (height x width) with {counted(bands, 'band')}"
-        limit = f"{max_pixels:,} pixels and {4 * max_pixels:,} values"
+        bands_text = f"{size[0]}x{size[1]} (height x width) with {counted(bands, 'band')}"
         raise TooLarge(
-            f"{name} is too large: it is {found}, the limit is {limit}. Split it into parts."
+            f"{name} is too large: it is {bands_text}, the limit is {max_pixels:,} pixels and "
+            f"{4 * max_pixels:,} values. Split it into parts."
         )
     tiled = _TILES in page.values
     piece = (page.first(_TILE_HEIGHT, 0), page.first(_TILE_WIDTH, 0)) if tiled else (0, size[1])
@@ -250,7 +256,7 @@ def banded_tiff(file: BinaryIO, name: str, max_pixels: int) -> BandedTiff | None
 
 
 def _check_kind(name: str, page: TiffDirectory, bands: int, depths: set[int]) -> None:
-    """Raises DataError for values, or a compression, that are not read."""
+    """Raise DataError for values, or a compression, that are not read."""
     of_bands = f"of {counted(bands, 'band')}"
     formats = set(page.values.get(_FORMAT, (1,)))
     if formats - {1, 4} or depths not in ({8}, {16}):
@@ -262,19 +268,20 @@ def _check_kind(name: str, page: TiffDirectory, bands: int, depths: set[int]) ->
             else f"{max(depths)} bits a value"
         )
         raise DataError(
-            f"{name} is an image {of_bands} with {kind}. Expected 8 or 16 bits without sign: convert it."
+            f"{name} is an image {of_bands} with {kind}. Expected 8 or 16 bits without sign: "
+            "convert it."
         )
     compression = page.first(_COMPRESSION, 1)
     if compression not in COMPRESSIONS or page.first(_PREDICTOR, 1) not in (1, 2):
         known = ", ".join(dict.fromkeys(list(COMPRESSIONS.values())[1:]))
         raise DataError(
-            f"{name} is an image {of_bands} whose compression ({compression}) is not read for them. Save it without "
-            f"one, or with {known}."
+            f"{name} is an image {of_bands} whose compression ({compression}) is not read for "
+            f"them. Save it without one, or with {known}."
         )
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W, C) turned by an EXIF orientation (TIFF 6.0, page 36)."""
+    """Return (H, W, C) turned by an EXIF orientation (TIFF 6.0, page 36)."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     down, right = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)

@@ -58,7 +58,7 @@ log = logging.getLogger("featherseg")
 
 
 def unread_endings(names: Iterable[str]) -> Counter[str]:
-    """Ending -> how many of these files have it, of those in UNREAD_SUFFIXES; hidden files do not count."""
+    """Return {ending: number of files} for endings in UNREAD_SUFFIXES, without hidden files."""
     endings = (
         os.path.splitext(name)[1].lower()
         for name in names
@@ -68,7 +68,7 @@ def unread_endings(names: Iterable[str]) -> Counter[str]:
 
 
 def unread_note(endings: Counter[str]) -> str:
-    """`3 files are skipped, because .heic is not read: convert them to JPEG, PNG or TIFF`; "" of none."""
+    """Return `3 files are skipped, because .heic is not read: convert them to ...`; "" for none."""
     if not endings:
         return ""
     total = sum(endings.values())
@@ -76,11 +76,12 @@ def unread_note(endings: Counter[str]) -> str:
     if len(endings) == 1:
         reason = f"{next(iter(endings))} is not read"
     else:
-        reason = f"these formats are not read: {', '.join(f'{count} {ending}' for ending, count in endings.items())}"
+        counts = ", ".join(f"{count} {ending}" for ending, count in endings.items())
+        reason = f"these formats are not read: {counts}"
     return f"{files}, because {reason}: convert {'it' if total == 1 else 'them'} {REMEDY}"
 
 
 @cache
 def warn_once(message: str) -> None:
-    """Log a warning, the same one only once a process."""
+    """Log a warning once per process."""
     log.warning("%s", message)

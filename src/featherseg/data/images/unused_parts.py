@@ -1,4 +1,4 @@
-"""What an image file contains beside the pixels that are read: reported once per command, by count.
+"""What an image file contains beside the pixels that are read, reported once per command.
 
 Only headers are read, within bounds. What cannot be read is left to the decoder, which refuses the
 file.
@@ -24,21 +24,23 @@ from featherseg.data.images.georeference import (
 
 TOLD = {
     "place": "with a place on the map: the mask is a GeoTIFF, NAME_mask.tif",
-    "turned": "turned by the orientation tag of a GeoTIFF, so that the mask has no place on the map",
-    "world": "with a world file beside, which is not read: copy it beside the mask as NAME_mask.pgw",
+    "turned": "turned by the orientation tag of a GeoTIFF, so that the mask has no place on the "
+    "map",
+    "world": "with a world file beside, which is not read: copy it beside the mask as "
+    "NAME_mask.pgw",
     "bands": "with bands beside red, green and blue, which are not used",
     "alpha": "with an alpha channel, which is not used",
     "pages": "with further pages or frames, of which the first is used",
     "profile": "with an ICC profile other than sRGB, which is not applied",
     "hdr": "with an HDR transfer curve or gain map, which is not applied",
 }
-"""What is worth knowing -> how it is said of one image."""
+"""Part of a file -> the note for one image."""
 
 OF_PIXELS = frozenset({"bands", "alpha", "pages", "profile", "hdr"})
-"""What concerns whoever trains on the images, too."""
+"""Parts that matter for training too."""
 
 MOST_PARTS, MOST_PROFILE = 256, 2**20
-"""Segments or chunks before the pixels that are looked at, and bytes of a colour profile."""
+"""Most segments or chunks that are read before the pixels, and most bytes of a profile."""
 
 _HEAD = 2**16
 _ORIENTATION, _KIND, _PHOTOMETRIC, _SAMPLES, _EXTRA, _PROFILE = 274, 254, 262, 277, 338, 34675
@@ -49,7 +51,10 @@ _PQ, _HLG = 16, 18  # ITU-T H.273
 
 
 def unused_parts(source: Source, channels: int) -> tuple[Georeference | None, set[str]]:
-    """Where an image lies, if its TIFF says so, and what is not used of its file for a model of so many channels."""
+    """Return the place of a GeoTIFF or None, and which parts of a file a model does not use.
+
+    channels: the number of channels that the model takes. Parts are keys of TOLD.
+    """
     try:
         with (
             BytesIO(source.content)
@@ -57,52 +62,52 @@ def unused_parts(source: Source, channels: int) -> tuple[Georeference | None, se
             else open(source, "rb") as file
         ):
             start = file.read(16)
-            place, found = None, set[str]()
+            place, parts = None, set[str]()
             if start.startswith((b"II", b"MM")):
-                place, found = _tiff(file)
+                place, parts = _tiff(file)
             elif start.startswith(b"\xff\xd8"):
-                found = set(_jpeg(file))
+                parts = set(_jpeg(file))
             elif start.startswith(b"\x89PNG"):
-                found = set(_png(file))
+                parts = set(_png(file))
             elif start[:4] == b"RIFF" or start[4:8] == b"ftyp" or start[:3] == b"GIF":
                 file.seek(0)
-                found = set(_others(file.read(_HEAD)))
+                parts = set(_others(file.read(_HEAD)))
     except (OSError, ValueError, IndexError):
         return None, set()
     suffix = os.path.splitext(str(source))[1].lower()
     if suffix and suffix not in TIFF_SUFFIXES:
-        place = None  # how a mask's file ends is foreseen by its image's ending
+        place = None  # the ending of a mask's file follows from that of its image
     if isinstance(source, Path) and place is None:
         # a.tfw or a.tifw beside a.tif, and so on
         stem, suffix = os.path.splitext(source)
         endings = (f"{suffix[1:2]}{suffix[-1:]}", suffix[1:])
         if any(os.path.isfile(f"{stem}.{ending}w") for ending in endings):
-            found.add("world")
-    return place, found - ({"alpha", "bands"} if channels > 3 else set())
+            parts.add("world")
+    return place, parts - ({"alpha", "bands"} if channels > 3 else set())
 
 
 def _tiff(file: BinaryIO) -> tuple[Georeference | None, set[str]]:
     page = read_directory(file, _TAGS)
     if page is None:
         return None, set()
-    place, found = georeference_of(page), set[str]()
+    place, parts = georeference_of(page), set[str]()
     if place and page.number(_ORIENTATION, 1) != 1:
-        place, found = None, {"turned"}
+        place, parts = None, {"turned"}
     extra = page.numbers(_EXTRA)
     if any(kind in _ALPHA for kind in extra):
-        found.add("alpha")
+        parts.add("alpha")
     spare = page.number(_SAMPLES, 1) - 3 - sum(kind in _ALPHA for kind in extra)
     if page.number(_PHOTOMETRIC, 0) == _RGB and spare > 0:
-        found.add("bands")
+        parts.add("bands")
     if page.number(_PHOTOMETRIC, 0) in _COLOURS and _has_further_page(file, page):
-        found.add("pages")
+        parts.add("pages")
     if (profile := page.tags.get(_PROFILE)) and _is_other_profile(profile.value):
-        found.add("profile")
-    return place, found
+        parts.add("profile")
+    return place, parts
 
 
 def _has_further_page(file: BinaryIO, page: Directory) -> bool:
-    """Whether one is an image of its own: neither a smaller version of the first nor its mask."""
+    """Whether a further page is an image of its own, not a smaller version or mask of the first."""
     place = page.following
     for _ in range(MOST_PARTS):
         if not place or (following := read_directory(file, {_KIND}, place)) is None:
@@ -156,7 +161,7 @@ def _png(file: BinaryIO) -> Iterator[str]:
 
 
 def _others(head: bytes) -> Iterator[str]:
-    """Of WebP, AVIF and GIF, by their first bytes."""
+    """Yield the parts of a WebP, AVIF or GIF, by its first bytes."""
     if head[8:16] == b"WEBPVP8X":
         flags = head[20]
         if flags & 0x10:
