@@ -1,4 +1,4 @@
-"""A model whose weights and maps are bf16: half the memory traffic, twice the products where the machine has it."""
+"""A model with bf16 weights and maps: half the memory traffic, and twice the products."""
 
 import copy
 from typing import Any
@@ -14,16 +14,19 @@ from featherseg.layers.model import SegmentationModel
 
 
 def in_bf16(model: SegmentationModel) -> SegmentationModel:
-    """A copy of an eval model that computes in bf16; it takes images in float32 and gives its maps in float32.
+    """Return a copy of an eval model that computes in bf16; images and its outputs stay float32.
 
-    What a model keeps in float32 under autocast (scores, sampling positions), and layers between, stay in float32.
-    Raises DeviceError where its device has no instructions for bf16.
+    What a model keeps in float32 under autocast (scores, sampling positions), and layers between,
+    stay in float32.
+
+    Raises:
+        DeviceError: Its device has no instructions for bf16.
     """
     device = next(model.parameters()).device
     if not computes_bf16(device):
         raise DeviceError(
-            f"precision 'bf16' was asked for, but this {device.type} does not compute in it (a CPU needs AVX512-BF16, "
-            f"AMX or Arm's BF16). Use precision 'fp32'."
+            f"precision 'bf16' was asked for, but this {device.type} does not compute in it (a CPU "
+            "needs AVX512-BF16, AMX or Arm's BF16). Use precision 'fp32'."
         )
     narrow = copy.deepcopy(model).to(torch.bfloat16)
     narrow.register_forward_pre_hook(_to_bf16)
@@ -34,20 +37,20 @@ def in_bf16(model: SegmentationModel) -> SegmentationModel:
 
 
 def _given_fp32(narrow: SegmentationModel) -> list[str]:
-    """Names of the layers whose input is float32 though the model is in bf16; they are made float32 on the way."""
+    """Make layers float32 whose input is float32 in a bf16 model, and return their names."""
     names = {layer: name for name, layer in narrow.named_modules() if not list(layer.children())}
-    found: list[str] = []
+    given_fp32: list[str] = []
 
     def widen(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         if isinstance(inputs[0], Tensor) and inputs[0].dtype == torch.float32:
             layer.float()
-            found.append(names[layer])
+            given_fp32.append(names[layer])
 
     hooks = [layer.register_forward_pre_hook(widen) for layer in names]
     probe(narrow)
     for hook in hooks:
         hook.remove()
-    return found
+    return given_fp32
 
 
 def _to_bf16(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

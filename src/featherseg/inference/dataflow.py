@@ -1,4 +1,4 @@
-"""Which layer hands its result to one other layer and to nothing else, seen while a model runs once."""
+"""Which layer passes its result to one other layer and nothing else, seen in one forward."""
 
 from collections import Counter
 from typing import Any
@@ -13,31 +13,30 @@ from featherseg.layers.model import SegmentationModel
 from featherseg.layers.precision import autocast_off
 
 SIZE = (96, 128)
-"""(height, width) of the image that is sent through: no map of it is a single position."""
+"""(height, width) of the image of that forward: no map of it is a single position."""
 
 LOOKS = {Tensor.dim, Tensor.size, Tensor.numel, Tensor.__len__} | {
     getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device")
 }
-"""What asks about a tensor without reading its values."""
+"""Operations that do not read the values of a tensor."""
 
 
 def probe(model: SegmentationModel) -> SegOutput:
-    """One small forward, of an image that is zero everywhere."""
+    """Run the model on a small image of zeros."""
     images = torch.zeros(1, len(model.mean), *SIZE, device=next(model.parameters()).device)
     with torch.no_grad(), autocast_off(images.device):
         return model(images)
 
 
 def links(model: SegmentationModel, kinds: tuple[type[nn.Module], ...]) -> list[tuple[str, str]]:
-    """Names (first, second) of layers of `kinds`, in the order they run: all that the first gives goes to the second.
+    """Return pairs of layers of `kinds` by name: the second gets all that the first returns.
 
-    The result of the first is read once, by the second, and is no output of the model; both run once in a forward.
-    The model must be in eval mode.
+    Pairs are in the order in which they run. The result of the first is read once, by the second,
+    and is no output of the model; both run once in a forward. The model must be in eval mode.
     """
     names = {layer: name for name, layer in model.named_modules() if isinstance(layer, kinds)}
-    calls: list[
-        tuple[str, Tensor, Tensor]
-    ] = []  # (layer, what it took, what it gave): kept, so that ids stay theirs
+    # (layer, its input, its output): kept, so that no other tensor gets their ids
+    calls: list[tuple[str, Tensor, Tensor]] = []
     reads = _Reads()
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -52,10 +51,10 @@ def links(model: SegmentationModel, kinds: tuple[type[nn.Module], ...]) -> list[
     reads.count.update(id(leaf) for leaf in tree_leaves(out))
     runs = Counter(name for name, _, _ in calls)
     source = {id(output): name for name, _, output in calls}
-    found = [
+    pairs = [
         (source[id(x)], name) for name, x, _ in calls if id(x) in source and reads.count[id(x)] == 1
     ]
-    return [(first, second) for first, second in found if runs[first] == runs[second] == 1]
+    return [(first, second) for first, second in pairs if runs[first] == runs[second] == 1]
 
 
 class _Reads(TorchFunctionMode):

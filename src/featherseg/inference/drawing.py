@@ -1,7 +1,7 @@
-"""Images of masks: index PNG, colours, overlay with legend; of panoptic ones objects told apart by colour and outline.
+"""Images of masks: index PNG, colours, overlay with legend, and objects with colours and outlines.
 
-Class names come from strangers: shown, never trusted. The font is Pillow's own, so that a drawing looks alike on every
-machine.
+Class names come from others: they are shown, never trusted. The font is Pillow's, so that a drawing
+looks alike on every machine.
 """
 
 import json
@@ -24,13 +24,13 @@ from featherseg.data.images.palettes import CLASSES_KEY
 from featherseg.layers.normalise import FULL_RANGE
 
 VOID_COLOR = (0, 0, 0)
-"""Colour of every value that is no class."""
+"""Colour of values that are no class."""
 
 LONGEST_NAME = 28
-"""Characters after which a class name is cut in a legend."""
+"""Most characters of a class name in a legend."""
 
 SMALLEST_SHARE = 0.0005
-"""Share of the image under which a class is left out of a legend: it would read 0.0 %."""
+"""Smallest share of a class in a legend: below, it would be 0.0 %."""
 
 _ABOVE = 2  # PNG's filter that stores the difference to the row above
 
@@ -38,24 +38,23 @@ _PAPER, _INK, _FAINT = (250, 250, 248), (28, 28, 30), (120, 120, 124)
 
 
 def palette(classes: Sequence[ClassInfo]) -> np.ndarray:
-    """(256, 3) uint8: the colour of every mask value."""
+    """Return the colour of every mask value, (256, 3) uint8."""
     colors = np.full((256, 3), VOID_COLOR, dtype=np.uint8)
     colors[: len(classes)] = [info.color for info in classes]
     return colors
 
 
 def color_mask(mask: np.ndarray, classes: Sequence[ClassInfo]) -> Image.Image:
-    """(H, W) uint8 class ids -> an RGB image in the classes' colours."""
-    return index_image(mask, classes).convert(
-        "RGB"
-    )  # an index into an array would take 8 bytes a pixel on the way
+    """Return class ids (H, W) uint8 as an RGB image in the classes' colours."""
+    # Indexing an array would take 8 bytes per pixel
+    return index_image(mask, classes).convert("RGB")
 
 
 def index_image(mask: np.ndarray, classes: Sequence[ClassInfo]) -> Image.Image:
-    """(H, W) uint8 class ids as a palette image: viewers show the colours, Pillow reads the ids.
+    """Return class ids (H, W) uint8 as a palette image: viewers show colours, Pillow reads ids.
 
-    OpenCV expands palettes: read such a file with Pillow, `np.array(Image.open(path))`. The names of the classes are
-    its text "classes", in JSON.
+    OpenCV expands palettes: read such a file with Pillow, `np.array(Image.open(path))`. Its text
+    "classes" has the names of the classes, in JSON.
     """
     image = Image.fromarray(mask)
     image.putpalette(palette(classes).tobytes())  # now of mode P, the values unchanged
@@ -66,27 +65,28 @@ def index_image(mask: np.ndarray, classes: Sequence[ClassInfo]) -> Image.Image:
 def mask_bytes(
     mask: np.ndarray, classes: Sequence[ClassInfo], georeference: Georeference | None = None
 ) -> bytes:
-    """The file of a mask (H, W) uint8: a palette PNG, or with a georeference a palette TIFF at that place."""
+    """Return the file of a mask (H, W) uint8: a palette PNG, or a palette TIFF at a place."""
     if georeference is None:
         return png_bytes(index_image(mask, classes))
     return geotiff_bytes(mask, classes, palette(classes).tobytes(), georeference)
 
 
 def save_index_png(mask: np.ndarray, classes: Sequence[ClassInfo], path: Path) -> None:
-    """Write (H, W) uint8 class ids as a palette PNG, as `index_image` draws it."""
+    """Write class ids (H, W) uint8 as a palette PNG, as `index_image` draws it."""
     write_bytes(path, mask_bytes(mask, classes))
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Write a PNG atomically. Raises FeathersegError where the disk refuses."""
+    """Write a PNG atomically. Raises FeathersegError if the disk refuses."""
     write_bytes(path, png_bytes(image))
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """The image as a PNG file, compressed by runs: a mask of CamVid takes a third of the time, 6 kB in place of 5.
+    """Return the image as a PNG file, which is compressed by runs to save time.
 
-    Pillow tries five filters on every row of colours; one alone is nearly as small: of CamVid an overlay takes 5 ms and
-    203 kB in place of 40 and 176, colours 1 ms in place of 4.
+    A mask of CamVid takes a third of the time, and 6 kB instead of 5. For RGB Pillow tries five
+    filters on every row; here one is used: an overlay of CamVid takes 5 ms and 203 kB instead of 40
+    ms and 176 kB, colours 1 ms instead of 4.
     """
     file = BytesIO()
     if image.mode != "RGB":
@@ -101,18 +101,18 @@ def png_bytes(image: Image.Image) -> bytes:
     np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
     packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
     file.write(b"\x89PNG\r\n\x1a\n")
-    putchunk(
-        file, b"IHDR", struct.pack(">IIBBBBB", *image.size, 8, 2, 0, 0, 0)
-    )  # 8 bits, RGB, not interlaced
+    header = struct.pack(">IIBBBBB", *image.size, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
+    putchunk(file, b"IHDR", header)
     putchunk(file, b"IDAT", packer.compress(rows.data), packer.flush())
     putchunk(file, b"IEND")
     return file.getvalue()
 
 
 def rgb_view(image: np.ndarray, image_range: int = FULL_RANGE) -> Image.Image:
-    """(H, W, C) uint8 or uint16 as an RGB image to look at: of other than three channels the first, in grey.
+    """Return (H, W, C) uint8 or uint16 as an RGB image to look at.
 
-    16-bit values from image_range on are white.
+    Images of other channels than three show the first one, in grey. 16-bit values from image_range
+    on are white.
     """
     eight_bit = eight_bits(image, image_range)
     if eight_bit.shape[2] == 3:
@@ -127,10 +127,10 @@ def overlay(
     opacity: float = 0.5,
     image_range: int = FULL_RANGE,
 ) -> Image.Image:
-    """The image with the mask's colours over it; opacity 0 shows the image alone, 1 the colours alone.
+    """Return the image under the mask's colours; opacity 0 shows the image alone, 1 the colours.
 
-    A class whose colour is black, as a background's often is, leaves the image as it is: it would darken it.
-    16-bit values from image_range on are white.
+    A black class, such as a background, would darken the image, and leaves it unchanged. 16-bit
+    values from image_range on are white.
     """
     seen = rgb_view(image, image_range)
     drawn = Image.blend(seen, color_mask(mask, classes), opacity)
@@ -175,22 +175,23 @@ def with_legend(
 
 
 def printable(name: str) -> str:
-    """A class name as it may be drawn or printed: one line, no control or direction characters, not too long."""
+    """Return a class name on one line, without control characters, not too long."""
     clean = "".join(character if character.isprintable() else " " for character in name).strip()
     return clean if len(clean) <= LONGEST_NAME else clean[: LONGEST_NAME - 3] + "..."
 
 
 TINT = 0.35
-"""Share of another colour in that of a class, for instances that need one of their own."""
+"""Share of a tint in the colour of a class, for instances that need a colour of their own."""
 
 CLEAR = 40.0
-"""Distance in RGB from which two colours are told apart."""
+"""Distance in RGB from which two colours are distinguishable."""
 
 NEAR = 4
-"""Pixels between two segments up to which they are neighbours, in the same row or column."""
+"""Most pixels between two neighbouring segments, in the same row or column."""
 
 _TINTS = np.array([
-    (255, 255, 255), (0, 0, 0), (255, 255, 0), (0, 255, 255), (255, 0, 255), (0, 255, 0), (255, 0, 0), (0, 0, 255),
+    (255, 255, 255), (0, 0, 0), (255, 255, 0), (0, 255, 255),
+    (255, 0, 255), (0, 255, 0), (255, 0, 0), (0, 0, 255),
 ], dtype=float)  # fmt: skip
 
 Segments = Sequence[dict[str, Any]]
@@ -206,12 +207,20 @@ def overlay_panoptic(
     opacity: float = 0.5,
     image_range: int = FULL_RANGE,
 ) -> Image.Image:
-    """The image (H, W, C) under the colours of its segments, instances with an outline and the name of their class.
+    """Return the image (H, W, C) under the colours of its segments.
 
-    ids (H, W) integer and segments as `inference.panoptic.merge` gives them, category_id being a place in `classes`; an
-    id that is no segment's is drawn as void, and a black class leaves the image as it is, as in `overlay`. opacity 0
-    shows the image, 1 the colours; image_range is as for `overlay`. An instance that is too small for its name, or
-    whose name would cover a larger one's, goes without.
+    Instances have an outline and the name of their class. An instance has no name if it is too
+    small, or if the name would cover that of a larger one. A black class leaves the image
+    unchanged, as in `overlay`.
+
+    Args:
+        image: The image.
+        ids: (H, W) integer, as `inference.panoptic.merge` returns them. Ids without a segment are
+            void.
+        segments: The segments; category_id is an index into `classes`.
+        classes: Names and colours.
+        opacity: 0 shows the image alone, 1 the colours.
+        image_range: As for `overlay`.
     """
     numbers = _numbered(ids, segments)  # (H, W): place in `segments` + 1, 0 = void
     colors = np.array([VOID_COLOR, *segment_colors(ids, segments, classes)], dtype=np.uint8)
@@ -229,9 +238,9 @@ def overlay_panoptic(
 def segment_colors(
     ids: np.ndarray, segments: Segments, classes: Sequence[ClassInfo]
 ) -> list[tuple[int, int, int]]:
-    """One colour a segment, in their order: of stuff that of its class, of an instance that or a tint of it.
+    """Return the colour of each segment: that of its class, for an instance also a tint of it.
 
-    The first tint that is CLEAR of all neighbours is taken, else the one that is farthest from them.
+    This is the first tint that is CLEAR of all neighbours, else the one farthest from them.
     """
     touching = _neighbours(_numbered(ids, segments), len(segments) + 1)[1:, 1:]
     infos = [classes[segment["category_id"]] for segment in segments]
@@ -244,25 +253,25 @@ def segment_colors(
     return [(red, green, blue) for red, green, blue in colors.round().astype(int).tolist()]
 
 
-def _choose(own: np.ndarray, around: np.ndarray) -> np.ndarray:
-    """A colour (3,) at or near `own`, told apart from those `around` (n, 3)."""
+def _choose(color: np.ndarray, around: np.ndarray) -> np.ndarray:
+    """Return a colour (3,) at or near `color` that differs from those `around` (n, 3)."""
     if not len(around):
-        return own
-    options = np.vstack([own, own + TINT * (_TINTS - own)])  # (9, 3)
+        return color
+    options = np.vstack([color, color + TINT * (_TINTS - color)])  # (9, 3)
     gaps = np.linalg.norm(options[:, None] - around, axis=2).min(axis=1)  # (9,)
     return options[np.flatnonzero(gaps >= min(CLEAR, gaps.max()))[0]]
 
 
 def _numbered(ids: np.ndarray, segments: Segments) -> np.ndarray:
-    """Ids (H, W) -> the place of their segment, counted from 1, 0 for those of none: (H, W)."""
+    """Return the number of each id's segment, from 1 on; 0 for ids without one: (H, W)."""
     known = np.array([0, *(segment["id"] for segment in segments)])
     order = known.argsort()
-    found = order[np.searchsorted(known, ids, sorter=order).clip(max=len(known) - 1)]
-    return np.where(known[found] == ids, found, 0)
+    nearest = order[np.searchsorted(known, ids, sorter=order).clip(max=len(known) - 1)]
+    return np.where(known[nearest] == ids, nearest, 0)
 
 
 def _neighbours(numbers: np.ndarray, count: int) -> np.ndarray:
-    """Which parts touch or lie up to NEAR pixels apart: (count, count) bool, symmetric."""
+    """Return which parts are at most NEAR pixels apart: (count, count) bool, symmetric."""
     pairs = np.zeros((count, count), dtype=bool)
     for step in range(1, NEAR + 1):
         pairs[numbers[step:], numbers[:-step]] = True
@@ -272,7 +281,7 @@ def _neighbours(numbers: np.ndarray, count: int) -> np.ndarray:
 
 
 def outlines(numbers: np.ndarray, width: int) -> np.ndarray:
-    """Pixels of (H, W) parts that lie within `width` of another part, in their row or column: (H, W) bool."""
+    """Return pixels within `width` of another part, in their row or column: (H, W) bool."""
     edges = np.zeros(numbers.shape, dtype=bool)
     for step in range(1, width + 1):
         below, right = numbers[step:] != numbers[:-step], numbers[:, step:] != numbers[:, :-step]
@@ -284,7 +293,7 @@ def outlines(numbers: np.ndarray, width: int) -> np.ndarray:
 
 
 def _write_names(image: Image.Image, numbers: np.ndarray, infos: Sequence[ClassInfo]) -> None:
-    """The name of its class on every instance, the largest first, moved inwards where it would leave the image."""
+    """Write the class on every instance, the largest first, and move it into the image."""
     text = min(max(round(max(image.size) / 60), 10), 80)  # pixels
     font, pen, stroke = ImageFont.load_default(text), ImageDraw.Draw(image), max(1, text // 8)
     areas = np.bincount(numbers.ravel(), minlength=len(infos) + 1)[1:]
@@ -313,7 +322,7 @@ def _write_names(image: Image.Image, numbers: np.ndarray, infos: Sequence[ClassI
 
 
 def _middle(part: np.ndarray) -> tuple[int, int]:
-    """(row, column) of the pixel of a part (H, W) that is nearest to its centre of mass."""
+    """Return (row, column) of the pixel of a part (H, W) nearest to its centre of mass."""
     rows, columns = np.nonzero(part)
     nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
     return int(rows[nearest]), int(columns[nearest])

@@ -9,15 +9,13 @@ from featherseg.layers.scale import LayerScale
 
 
 def fold(model: SegmentationModel) -> None:
-    """Make batch norms and layer scales part of convolutions, in place, wherever that leaves the result as it is.
+    """Make batch norms and layer scales part of convolutions, in place, if the result stays equal.
 
-    That is where a convolution's whole result goes into one of them, or all of theirs into a convolution without
-    padding: one forward shows where. The model must be in eval mode.
+    This is so if the whole result of a convolution goes into one of them, or their whole result
+    into a convolution without padding; one forward shows where. The model must be in eval mode.
     """
     for block in list(model.modules()):
-        if fold_own := getattr(
-            block, "fold_own", None
-        ):  # what a block knows to fold that its data flow does not show
+        if fold_own := getattr(block, "fold_own", None):  # more than its data flow shows
             fold_own()
     home: dict[str, str] = {}  # a folded layer -> the convolution that it is part of
     for name, behind in links(model, (nn.Conv2d, nn.BatchNorm2d, LayerScale)):
@@ -39,5 +37,5 @@ def fold(model: SegmentationModel) -> None:
 
 
 def _sees_all(conv: nn.Conv2d) -> bool:
-    """No groups, and no zeros around the map, which a shift would have to become."""
+    """Whether there are no groups, and no padding zeros, which a shift would have to change."""
     return conv.groups == 1 and conv.padding == (0, 0)

@@ -1,7 +1,7 @@
-"""Which images of a folder are still to be predicted, and what became of each: in files, however many there are.
+"""Which images of a folder wait, and what became of each: in files, for any number of images.
 
-Ten million names would take gigabytes as Python objects. They go through two SQLite files of one command, which nobody
-needs after it: what lies in the output folder is the truth, and the next command looks there again.
+Ten million names would take gigabytes as Python objects. They are kept in two SQLite files of one
+command. The next command does not need them: it looks into the output folder.
 """
 
 import json
@@ -15,10 +15,10 @@ from typing import NamedTuple, Self
 from featherseg.core.files import MOST_TEXT, numbered, parse_json
 
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
-"""What became of an image: its mask is there; it could not be read; nothing can be written, and all must stop."""
+"""What became of an image: it has a mask; it could not be read; nothing can be written at all."""
 
 MASK, PLACED_MASK, MANIFEST = "_mask.png", "_mask.tif", "predictions.jsonl"
-"""Ends of the files of a mask, and of one of a GeoTIFF, behind the name of the image; the record of all."""
+"""Ends of the file of a mask, and of that of a GeoTIFF; the record of all images."""
 
 
 PANOPTIC = "panoptic"
@@ -26,14 +26,14 @@ PANOPTIC = "panoptic"
 
 
 class Listed(NamedTuple):
-    """A file that was found; size in bytes, 0 where it was not told."""
+    """A file of the folder; size in bytes, 0 if unknown."""
 
     file: str
     size: int
 
 
 class Image(NamedTuple):
-    """An image to be predicted: its `file` in the folder; its mask, NAME_mask.png or .tif, may be there already."""
+    """An image to predict: its `file` in the folder; there: whether a mask exists already."""
 
     id: int
     file: str
@@ -43,7 +43,7 @@ class Image(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What became of the image `id`: its mask's `sha256`, or the `reason` why there is none."""
+    """What became of the image `id`: the `sha256` of its mask, or the `reason` for none."""
 
     id: int
     status: str
@@ -52,10 +52,13 @@ class Record(NamedTuple):
 
 
 class Manifest:
-    """The images of a folder, by name, in the files plan.db and results.db of a folder of this command.
+    """The images of a folder, by name, in the files plan.db and results.db of one command.
 
-    `Manifest.plan` makes it; then it can be opened where that folder is seen, to be read: `recording` is for the one
-    process that keeps the results.
+    `Manifest.plan` creates it. Then it can be opened on every machine that sees that folder.
+
+    Args:
+        folder: The folder of the two files.
+        recording: Whether this process, the only one, keeps the results.
     """
 
     def __init__(self, folder: Path, *, recording: bool = False) -> None:
@@ -65,7 +68,8 @@ class Manifest:
             self._db.execute("PRAGMA results.journal_mode = OFF")
             self._db.execute("PRAGMA results.synchronous = OFF")
             self._db.execute(
-                "CREATE TABLE results.result (id INTEGER PRIMARY KEY, status TEXT, sha256 TEXT, reason TEXT)"
+                "CREATE TABLE results.result "
+                "(id INTEGER PRIMARY KEY, status TEXT, sha256 TEXT, reason TEXT)"
             )
         self.total: int = self._db.execute("SELECT count(*) FROM image").fetchone()[0]
         self.waiting: int = self._db.execute("SELECT count(*) FROM work").fetchone()[0]
@@ -84,10 +88,16 @@ class Manifest:
         masks: Iterable[str],
         known: Iterable[tuple[str, str]],
     ) -> "Manifest":
-        """Of the images in `files`, in any order, those wait whose mask is not there, or whose sha256 is not known.
+        """Create the files. Images wait if they have no mask, or if its sha256 is unknown.
 
-        masks: names (NAME of NAME_mask.png) that are there; known: (name, sha256) of an earlier manifest. Each is gone
-        through once. An image gets the name that `unique_names` gives it among all, as `predict` on one machine does.
+        An image gets its name from `unique_names`, as in `predict` on one machine. Each argument is
+        read once.
+
+        Args:
+            folder: The folder of the two files.
+            files: The images, in any order.
+            masks: Names (NAME of NAME_mask.png) of existing masks.
+            known: (name, sha256) of an earlier manifest.
         """
         with closing(sqlite3.connect(folder / "plan.db")) as db:
             db.executescript(
@@ -96,7 +106,8 @@ class Manifest:
                 CREATE TABLE mask (name BLOB PRIMARY KEY) WITHOUT ROWID;
                 CREATE TABLE known (name BLOB PRIMARY KEY, sha256 TEXT) WITHOUT ROWID;
                 CREATE TABLE taken (name BLOB PRIMARY KEY) WITHOUT ROWID;
-                CREATE TABLE image (id INTEGER PRIMARY KEY, file BLOB, size INTEGER, name BLOB, sha256 TEXT);"""
+                CREATE TABLE image
+                    (id INTEGER PRIMARY KEY, file BLOB, size INTEGER, name BLOB, sha256 TEXT);"""
             )
             db.executemany(
                 "INSERT INTO found VALUES (?, ?)", ((os.fsencode(f.file), f.size) for f in files)
@@ -128,10 +139,12 @@ class Manifest:
         return cls(folder, recording=True)
 
     def share(self, number: int, size: int) -> list[Image]:
-        """Share `number`, from 0, of those that wait, `size` in each."""
+        """Return share `number`, from 0, of the waiting images, with `size` images in each."""
         rows = self._db.execute(
-            """SELECT image.id, file, size, name, EXISTS (SELECT 1 FROM mask WHERE mask.name = image.name)
-            FROM work JOIN image ON image.id = work.id WHERE work.rowid > ? AND work.rowid <= ? ORDER BY work.rowid""",
+            """SELECT image.id, file, size, name,
+                EXISTS (SELECT 1 FROM mask WHERE mask.name = image.name)
+            FROM work JOIN image ON image.id = work.id
+            WHERE work.rowid > ? AND work.rowid <= ? ORDER BY work.rowid""",
             (number * size, (number + 1) * size),
         )
         return [
@@ -140,20 +153,20 @@ class Manifest:
         ]
 
     def record(self, records: Iterable[Record]) -> None:
-        """Keep what became of images. One that is told twice counts once: a worker that was lost told it before."""
+        """Keep what became of images; one that a lost worker reported before counts once."""
         self._db.executemany("INSERT OR REPLACE INTO results.result VALUES (?, ?, ?, ?)", records)
 
     def count(self, status: str) -> int:
-        """How many of those that waited have it."""
-        found: int = self._db.execute(
-            "SELECT count(*) FROM results.result WHERE status = ?", (status,)
-        ).fetchone()[0]
-        return found
+        """Return how many of the images that waited have this status."""
+        query = "SELECT count(*) FROM results.result WHERE status = ?"
+        number: int = self._db.execute(query, (status,)).fetchone()[0]
+        return number
 
     def lines(self) -> Iterator[bytes]:
-        """The manifest, a line of JSON an image in their order; images that nobody came to yet are not in it."""
+        """Yield the manifest, a line of JSON per image in order, without images that still wait."""
         rows = self._db.execute(
-            """SELECT file, name, coalesce(result.status, 'done'), coalesce(result.sha256, image.sha256), reason
+            """SELECT file, name, coalesce(result.status, 'done'),
+                coalesce(result.sha256, image.sha256), reason
             FROM image LEFT JOIN results.result ON result.id = image.id
             WHERE image.sha256 IS NOT NULL OR result.status IS NOT NULL ORDER BY image.id"""
         )
@@ -163,7 +176,7 @@ class Manifest:
 
 
 class _Taken:
-    """The names that are given already, as `numbered` asks."""
+    """The names in use, for `numbered`."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -179,7 +192,7 @@ class _Taken:
 
 
 def read_known(lines: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    """(name, sha256) of the masks in a manifest; lines that are torn or no record of ours are passed over."""
+    """Yield (name, sha256) of the masks in a manifest; torn and foreign lines are skipped."""
     for line in lines:
         try:
             found = parse_json(line[:MOST_TEXT].decode())

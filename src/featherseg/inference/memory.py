@@ -1,4 +1,4 @@
-"""How much memory a model needs: its live tensors, counted while it runs on tensors that hold no data, or on few."""
+"""How much memory a model needs: its live tensors, counted in a forward without data, or small."""
 
 import copy
 import math
@@ -15,17 +15,20 @@ from featherseg.core.errors import FeathersegError
 from featherseg.layers.model import SegmentationModel
 
 SIZE = (512, 1024)
-"""(height, width) the model is measured at ..."""
+"""(height, width) at which models are measured."""
 
 SMALL = (256, 512)
-"""... and one of one's own that is computed for it."""
+"""(height, width) for a model that has to compute for it."""
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of every storage that operations create while it is alive; `peak` is the most at one time.
+    """Counts the bytes of every storage that operations create, while it is alive.
 
-    sizes holds those of storage after storage, events what became of them: n where the n-th (from 1) was made, -n where
-    it was freed.
+    Attributes:
+        now: Bytes at present.
+        peak: Most bytes at one time.
+        sizes: Bytes of each storage.
+        events: n when the n-th storage (from 1) was created, -n when it was freed.
     """
 
     def __init__(self) -> None:
@@ -37,21 +40,19 @@ class LiveBytes(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled here: to skip it, torch would first import its compiler, a second of work."""
+        """Return False, because to skip its compiler torch would import it, a second of work."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for leaf in tree_leaves(
-            (args, kwargs)
-        ):  # what comes from outside (weights, input) is no cost of this forward
+        # Tensors from outside (weights, input) are no cost of this forward
+        for leaf in tree_leaves((args, kwargs)):
             if (
                 isinstance(leaf, Tensor)
                 and (key := (storage := leaf.untyped_storage())._cdata) not in self._known
             ):
                 self._known.add(key)
-                weakref.finalize(
-                    storage, self._known.discard, key
-                )  # the next storage may get its address
+                # The next storage may get its address
+                weakref.finalize(storage, self._known.discard, key)
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if not isinstance(leaf, Tensor):
@@ -74,18 +75,19 @@ class LiveBytes(TorchDispatchMode):
 
 
 def peak_bytes(model: Callable[[Tensor], object], images: Tensor) -> int:
-    """Peak of live tensors in a forward of these images, they included, weights apart."""
+    """Return the peak bytes of live tensors in a forward, with the images, without weights."""
     with torch.inference_mode(), LiveBytes() as live:
         model(images)
     return live.peak + images.untyped_storage().nbytes()
 
 
 def peak_bytes_per_pixel(model: SegmentationModel) -> float:
-    """Peak of live tensors in an eval forward, input included, in bytes a pixel of input; weights apart.
+    """Return the peak of live tensors in an eval forward, in bytes per pixel of input.
 
-    Measured on the meta device, at one image of SIZE. Parts that grow with the square of the pixels (attention) are
-    counted as they are at that size; scratch memory of the kernels is not seen. A model of one's own that does not run
-    there, as it makes tensors itself or looks into them, sees a black image of SMALL where it is.
+    The input counts, weights do not. Measured on the meta device with one image of SIZE. Parts that
+    grow with the square of the pixels (attention) are counted at that size; scratch memory of
+    kernels is not seen. A user's model that does not run there, because it creates tensors or reads
+    their values, runs on a black image of SMALL on its device.
     """
     shadow = copy.deepcopy(model).eval()
     try:

@@ -1,7 +1,8 @@
-"""The same model, faster: what can be computed beforehand is, the rest takes the machine's fast paths.
+"""The same model, faster: folded weights, and the machine's fast paths.
 
-Batch norms and layer scales become part of the convolutions beside them, maps and kernels lie in channels-last; on a
-CPU dilated depthwise convolutions run phase by phase, 1x1 convolutions by oneDNN and RSP's relation in one kernel.
+Batch norms and layer scales become part of the convolutions beside them; maps and kernels are
+channels-last. On a CPU dilated depthwise convolutions run phase by phase, 1x1 convolutions by
+oneDNN, and RSP's relation in one kernel.
 """
 
 import copy
@@ -24,30 +25,29 @@ PRECISIONS = ("fp32", "bf16")
 def optimize(
     model: SegmentationModel, precision: Precision = "fp32", device: torch.device | None = None
 ) -> SegmentationModel:
-    """A copy of the model for inference: in eval mode, without gradients, with folded weights.
+    """Return a copy for inference: in eval mode, without gradients, with folded weights.
 
-    Its weights are not those of a run: save the model's own.
+    Its weights are not those of a run: save those of `model`.
 
     Args:
-        model: stays as it is.
-        precision: in "fp32" logits differ by rounding alone, by at most 1e-5 of their range from those of the model in
-            exact arithmetic (held for every model of the catalogue); in "bf16" weights and maps have 8 bits.
-        device: the model's own where left out.
+        model: The model, which stays unchanged.
+        precision: "fp32": logits differ by rounding alone, at most 1e-5 of their range from exact
+            arithmetic, for every model of the catalogue. "bf16": weights and maps have 8 bits.
+        device: The device. Default: that of the model.
 
     Returns:
-        A model that is called as the model is: normalised float32 images (B, C, H, W) of any size -> SegOutput in
-        float32.
+        A model that is called in the same way: normalised float32 images (B, C, H, W) of any size
+        -> SegOutput in float32.
 
     Raises:
-        ConfigError: for another precision.
-        DeviceError: where the device does not compute in bf16.
+        ConfigError: There is no such precision.
+        DeviceError: The device does not compute in bf16.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}.")
     device = device or next(model.parameters()).device
-    faster: Any = copy.deepcopy(model).to(
-        device, torch.float32
-    )  # Any: torch types no `to` with a memory format
+    # Any: torch types no `to` with a memory format
+    faster: Any = copy.deepcopy(model).to(device, torch.float32)
     faster.eval().requires_grad_(False)
     fold(faster)
     if device.type == "cpu":
@@ -58,22 +58,22 @@ def optimize(
 
 
 def _take_fast_paths(model: nn.Module) -> None:
-    """Put in place of layers that a CPU is slow at those that give the same faster."""
+    """Replace layers that are slow on a CPU by faster ones with the same result."""
     for name, layer in list(model.named_modules()):
         if type(layer) is nn.Conv2d and (splits(layer) or is_pointwise(layer)):
             model.set_submodule(
                 name, _as(PhaseSplitConv2d if splits(layer) else PointwiseConv2d, layer)
             )
     for name, layer in list(model.named_modules()):
-        if for_cpu := getattr(layer, "for_cpu", None):  # a layer that knows a faster form of itself
+        if for_cpu := getattr(layer, "for_cpu", None):  # the layer makes a faster form of itself
             model.set_submodule(name, for_cpu())
 
 
 def _as(kind: type[nn.Conv2d], conv: nn.Conv2d) -> nn.Conv2d:
-    """A convolution of that kind with the weights of `conv`."""
+    """Return a convolution of that kind with the weights of `conv`."""
     settings: Any = {key: getattr(conv, key) for key in ("stride", "padding", "dilation", "groups")}
     size: Any = conv.kernel_size  # Any: torch types them as longer than two
-    made = kind(
+    new = kind(
         conv.in_channels,
         conv.out_channels,
         size,
@@ -81,5 +81,5 @@ def _as(kind: type[nn.Conv2d], conv: nn.Conv2d) -> nn.Conv2d:
         device="meta",
         **settings,
     )
-    made.weight, made.bias = conv.weight, conv.bias
-    return made.train(conv.training)
+    new.weight, new.bias = conv.weight, conv.bias
+    return new.train(conv.training)

@@ -1,8 +1,9 @@
-"""Classes, centres and offsets of an image become one panoptic segmentation (Cheng et al., CVPR 2020, Sec. 3.3).
+"""From classes, centres and offsets to a panoptic segmentation (Cheng et al., CVPR 2020, Sec. 3.3).
 
-Every pixel of a class with instances goes to the centre that is nearest to where its offset points. Distances are
-computed for those pixels alone, a few rows at a time, so that memory does not grow with pixels times centres. The
-authors' code cuts the centres below the k-th; here exactly the `top_k` best are kept.
+Every pixel of a class with instances belongs to the centre nearest to where its offset points.
+Distances are computed for those pixels alone, a few rows at a time, so that memory does not grow
+with pixels times centres. The authors' code cuts the centres below the k-th; here exactly the
+`top_k` best are kept.
 """
 
 from collections.abc import Collection
@@ -17,14 +18,14 @@ from featherseg.core.types import IGNORE
 from featherseg.recipe.tables import PanopticTable
 
 CHUNK_BYTES = 4 * 2**20
-"""How large a block of distances, pixels x centres in float32, may be; three exist at a time."""
+"""Most bytes of a block of distances, pixels x centres in float32; three exist at a time."""
 
 
 class Panoptic(NamedTuple):
-    """A panoptic segmentation: ids (H, W) int32, 0 = void, and what each id is.
+    """A panoptic segmentation: ids (H, W) int32, 0 = void, and the segments.
 
-    A segment is {"id", "category_id": class id, "area": pixels, "iscrowd": 0}, and "score", 0..1, the value of its
-    centre, where it is an instance. Instances come first, the best of them at the top, then stuff by class.
+    A segment is {"id", "category_id": class id, "area": pixels, "iscrowd": 0}; an instance also has
+    "score", 0..1, the value of its centre. Instances come first, by score, then stuff by class.
     """
 
     ids: np.ndarray
@@ -39,19 +40,24 @@ def merge(
     things: Collection[int],
     settings: PanopticTable,
 ) -> Panoptic:
-    """The panoptic segmentation of one image, all maps at its size; a pure function of its inputs.
+    """Return the panoptic segmentation of one image.
 
-    mask (H, W) uint8 class ids, 255 = void; centers (H, W) and offsets (2, H, W), (dy, dx) in pixels, on one device;
-    things: ids of the classes with instances. An instance has the class that most of its pixels have (of equals the
-    lower id). Void are: what the mask leaves void, pixels of things where there is no centre, stuff that is too small.
+    An instance has the class of most of its pixels; ties go to the lower id. Void are the void
+    pixels of the mask, pixels of things without a centre, and stuff that is too small.
+
+    Args:
+        mask: (H, W) uint8 class ids, 255 = void.
+        centers: (H, W), the centre map.
+        offsets: (2, H, W), (dy, dx) in pixels, on the same device.
+        things: Ids of the classes with instances.
+        settings: Thresholds.
     """
     of_thing = np.isin(np.arange(IGNORE + 1), list(things))  # (256,)
     positions, scores = find_centers(centers, settings)  # (K, 2), (K,)
     on_thing = torch.from_numpy(of_thing[mask]).to(offsets.device)  # (H, W)
     numbers = nearest_centers(on_thing, offsets, positions).cpu().numpy()  # (H, W): 1..K, 0 = none
-    votes = _count(
-        numbers, mask, rows=len(scores) + 1
-    )  # the first row counts the pixels of no instance
+    # Pixels of every class in every instance; the first row is for pixels of no instance
+    votes = _count(numbers, mask, rows=len(scores) + 1)
 
     segments: list[dict[str, Any]] = []
     instance_id, stuff_id = np.zeros(len(votes), np.int32), np.zeros(IGNORE + 1, np.int32)
@@ -70,25 +76,24 @@ def merge(
 
 
 def find_centers(heat: Tensor, settings: PanopticTable) -> tuple[Tensor, Tensor]:
-    """Local maxima of a centre map (H, W), the best `top_k`: (row, column) (K, 2) int64 and values (K,), best first.
+    """Return the `top_k` best local maxima of a centre map (H, W), best first.
 
-    Of equal values the upper comes first, then the left.
+    These are (row, column) (K, 2) int64, and values (K,). Ties: the upper, then the left one.
     """
     k = settings.kernel
     over_rows = F.max_pool2d(heat[None, None], (k, 1), stride=1, padding=(k // 2, 0))
     highest = F.max_pool2d(over_rows, (1, k), stride=1, padding=(0, k // 2))[0, 0]  # (H, W)
-    positions = (
-        (heat == highest) & (heat > settings.threshold)
-    ).nonzero()  # from top to bottom, left to right
+    # From top to bottom, left to right
+    positions = ((heat == highest) & (heat > settings.threshold)).nonzero()
     values = heat[positions[:, 0], positions[:, 1]]
     best = values.sort(descending=True, stable=True).indices[: settings.top_k]
     return positions[best], values[best]
 
 
 def nearest_centers(on_thing: Tensor, offsets: Tensor, positions: Tensor) -> Tensor:
-    """Which centre each pixel of things belongs to: (H, W) int32, 1..K in the order of `positions`, 0 elsewhere.
+    """Return the nearest centre of each pixel of things: (H, W) int32, 1..K, 0 elsewhere.
 
-    on_thing (H, W) bool, offsets (2, H, W), positions (K, 2). Of centres that are equally near, the first.
+    Ties go to the first centre. on_thing (H, W) bool, offsets (2, H, W), positions (K, 2).
     """
     numbers = torch.zeros(on_thing.shape, dtype=torch.int32, device=on_thing.device)
     if len(positions) == 0:
@@ -104,7 +109,7 @@ def nearest_centers(on_thing: Tensor, offsets: Tensor, positions: Tensor) -> Ten
 
 
 def _count(numbers: np.ndarray, mask: np.ndarray, rows: int) -> np.ndarray:
-    """Pixels of every class in every numbered part, (H, W) and (H, W) -> (rows, 256)."""
+    """Return pixels of every class in every numbered part: (rows, 256)."""
     pairs = numbers * (IGNORE + 1) + mask
     return np.bincount(pairs.ravel(), minlength=rows * (IGNORE + 1)).reshape(rows, IGNORE + 1)
 

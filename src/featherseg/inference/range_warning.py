@@ -1,4 +1,4 @@
-"""A warning where an image has another range of values than the images that a model was trained on."""
+"""A warning if an image has another range of values than the training images."""
 
 import logging
 from weakref import WeakSet
@@ -14,7 +14,7 @@ log = logging.getLogger("featherseg")
 
 
 def warn_of_range(runtime: Runtime, image: np.ndarray, name: str) -> None:
-    """Log once a runtime what differs between an image (H, W, C) and those of the training."""
+    """Warn once per runtime if the values of an image (H, W, C) do not fit its training."""
     if runtime not in _warned and (note := range_note(image, runtime.image_range)):
         log.warning("%s %s (said once)", name, note)
         _warned.add(runtime)

@@ -1,4 +1,4 @@
-"""Predictions as the benchmarks' own tools read them: grey masks, or panoptic PNGs with their JSON."""
+"""Predictions in the formats of benchmarks: grey masks, or panoptic PNGs with their JSON."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,33 +19,34 @@ from featherseg.inference.manifest import PANOPTIC
 from featherseg.inference.panoptic import Panoptic
 
 SHOWN_NAMES = 5
-"""How many class names of a model that does not fit a message shows."""
+"""Most class names of a model that a message shows."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What a benchmark takes: `values[i]` is written for class i of `classes`."""
+    """The format of a benchmark: `values[i]` is written for class i of `classes`."""
 
     name: str
     classes: tuple[ClassInfo, ...]
     values: tuple[int, ...]
 
     def check(self, model: str, classes: Sequence[ClassInfo]) -> None:
-        """Raises ConfigError where the classes of a model are not the benchmark's, by name and order."""
-        found, needed = [info.name for info in classes], [info.name for info in self.classes]
-        if found != needed:
-            shown = ", ".join(found[:SHOWN_NAMES]) + (", ..." if len(found) > SHOWN_NAMES else "")
+        """Raise ConfigError unless a model has the benchmark's classes, by name and order."""
+        names, needed = [info.name for info in classes], [info.name for info in self.classes]
+        if names != needed:
+            shown = ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
             raise ConfigError(
-                f"{model} has {len(found)} classes ({shown}); a submission to {self.name} needs the {len(needed)} of "
-                f"that benchmark, in this order: {', '.join(needed)}. Train on them with --data {self.name}."
+                f"{model} has {len(names)} classes ({shown}); a submission to {self.name} needs "
+                f"the {len(needed)} of that benchmark, in this order: {', '.join(needed)}. Train "
+                f"on them with --data {self.name}."
             )
 
     def file(self, folder: Path, name: str) -> Path:
-        """Where the mask of an image goes."""
+        """Return the file of an image's mask."""
         return folder / f"{name}.png"
 
     def save(self, mask: np.ndarray, folder: Path, name: str) -> Path:
-        """Write a mask (H, W) of class ids as a grey PNG of the benchmark's values; -> the file."""
+        """Write class ids (H, W) as a grey PNG of the benchmark's values; return the file."""
         values = np.array(self.values, dtype=np.uint8)[mask]  # (H, W)
         path = self.file(folder, name)
         save_image(Image.fromarray(values), path)
@@ -56,14 +57,16 @@ SUBMISSIONS = {
     "cityscapes": Submission("cityscapes", CITYSCAPES_CLASSES, LABEL_IDS),
     "bdd100k": Submission("bdd100k", CITYSCAPES_CLASSES, tuple(range(len(CITYSCAPES_CLASSES)))),
 }
-"""The benchmarks whose files can be written, by their dataset's name."""
+"""Dataset -> the benchmark's format."""
 
 
 class PanopticOutput:
-    """Writes panoptic/NAME.png for every image, and when asked panoptic.json, which says what their ids are.
+    """Writes panoptic/NAME.png for every image, and on demand panoptic.json with their segments.
 
-    Categories are those of the benchmark whose classes these are (`data.category_ids`), else the class ids. Raises
-    FeathersegError where panoptic/, anything in it, or panoptic.json is a link.
+    Categories are those of the benchmark with these classes (`data.category_ids`), else class ids.
+
+    Raises:
+        FeathersegError: panoptic/, anything in it, or panoptic.json is a link.
     """
 
     def __init__(self, output: Path, classes: Sequence[ClassInfo]) -> None:
@@ -77,22 +80,28 @@ class PanopticOutput:
         return self.writer.lists(f"{name}.png")
 
     def keep(self, names: Sequence[str], there: Callable[[Path], bool], place: str) -> None:
-        """Go on with the panoptic.json that is there, so that it lists other images than these too, whose PNG is there.
+        """Continue an existing panoptic.json, so that it also lists other images with a PNG.
 
-        Raises DataError, which calls it `place`, for one that cannot be read, or has other classes.
+        Args:
+            names: The images of this command.
+            there: Whether a PNG exists.
+            place: The name of panoptic.json in messages.
+
+        Raises:
+            DataError: It cannot be read, or has other classes.
         """
         try:
             self.writer.keep(
                 lambda file: there(self.writer.folder / file), [f"{name}.png" for name in names]
             )
         except DataError as error:
-            found = str(error).replace(str(self.writer.path), place)
+            reason = str(error).replace(str(self.writer.path), place)
             raise DataError(
-                f"{found} Choose another folder with -o, or move that file away."
+                f"{reason} Choose another folder with -o, or move that file away."
             ) from None
 
     def add(self, name: str, image: str, panoptic: Panoptic) -> None:
-        """Write the PNG of one image, whose file is `image`; its image id is NAME as the benchmarks have it."""
+        """Write the PNG of one image with the file `image`; its image id is NAME in their form."""
         self.added = True
         segments = [
             {**segment, "category_id": self.ids[segment["category_id"]]}
@@ -101,5 +110,5 @@ class PanopticOutput:
         self.writer.add(official_id(name), image, f"{name}.png", (panoptic.ids, segments))
 
     def finish(self) -> Path:
-        """Write the JSON of the images so far; -> its path."""
+        """Write the JSON of the images so far; return its path."""
         return self.writer.finish()

@@ -1,4 +1,4 @@
-"""One object that runs a model, wherever it came from: a torch run, or an exported file."""
+"""One object that runs a model, whether a torch run or an exported file."""
 
 import os
 from collections.abc import Callable
@@ -21,18 +21,29 @@ from featherseg.recipe.tables import PanopticTable
 from featherseg.runs.run import Run, load_run, not_a_run
 
 MOST_THREADS = 4096
-"""Threads that may be asked for."""
+"""Most threads that may be asked for."""
 
 
 class Runtime(Protocol):
     """A model that is ready to run, with all that is needed to use it.
 
-    how_far says where its training was stopped ("": it was not, or that is not known); classes in the order of the
-    logits; mean and std one value a channel, 0..255; image_range, the number of values that 16-bit images have;
-    align_corners, size_divisor and minimum_size as every model states them; peak_bytes_per_pixel of memory while it
-    runs; image_size, the (H, W) it was trained on, where known; test_resize, what images were brought to fit when it
-    was validated (None: their own size); panoptic, how its centres become objects (None: it knows classes alone);
-    device, where its input should lie; threads that it runs on (None: `core.machine.default_threads`).
+    Attributes:
+        name: For messages and pages.
+        licence: The terms of its weights.
+        how_far: How far an unfinished training is; "" if it is finished, or unknown.
+        classes: In the order of the logits.
+        channels: Number of channels of its images.
+        mean: One value per channel, 0..255.
+        std: One value per channel.
+        image_range: Number of values of 16-bit images.
+        align_corners: That of its logits.
+        size_divisor: As every model states it.
+        minimum_size: As every model states it.
+        image_size: (H, W) of the training images, if known.
+        test_resize: How images were resized for validation; None: their own size.
+        panoptic: How centres become objects; None for a model without objects.
+        device: The device of its input.
+        threads: Threads of the CPU; None: `core.machine.default_threads`.
     """
 
     name: str
@@ -54,11 +65,11 @@ class Runtime(Protocol):
 
     @property
     def peak_bytes_per_pixel(self) -> float:
-        """Memory that a forward needs at its peak, in bytes a pixel of input, weights apart."""
+        """Peak memory of a forward, in bytes per pixel of input, without weights."""
         ...
 
     def __call__(self, images: Tensor) -> SegOutput:
-        """Normalised float32 images (B, C, H, W) on `device` -> logits, as `model(images)` gives them."""
+        """Return the logits of normalised float32 images (B, C, H, W) on `device`."""
         ...
 
 
@@ -69,16 +80,16 @@ FILE_RUNTIMES: dict[str, Callable[[Path, str], FileRuntime]] = {
     ".ncnn.param": NcnnRuntime,
     ".tflite": LitertRuntime,
 }
-"""The ending of an exported file, and what runs it: called with the path and the device."""
+"""Ending of an exported file -> its runtime, called with the path and the device."""
 
 
 def is_exported_file(path: str | Path) -> bool:
-    """It ends like an exported file, so it is no run."""
+    """Whether a path ends like an exported file."""
     return str(path).endswith(tuple(FILE_RUNTIMES))
 
 
 def check_trust(path: str | Path, trust: bool) -> None:
-    """Raises UntrustedFile for a .pt2 file, which is a program, unless its origin is trusted."""
+    """Raise UntrustedFile for a .pt2 file, which is a program, without `trust`."""
     if not trust and str(path).endswith(".pt2") and os.path.isfile(path):
         raise UntrustedFile(path)
 
@@ -86,16 +97,16 @@ def check_trust(path: str | Path, trust: bool) -> None:
 def open_file(
     path: str | Path, device: str = "auto", threads: int | None = None, *, trust: bool = False
 ) -> FileRuntime:
-    """Open an exported file on `device`; also one that gives masks.
+    """Open an exported file on a device; also one that returns masks.
 
     Args:
         path: The file. Its ending names the runtime.
-        device: As the runtime has it; auto, cpu, cuda, cuda:N or mps.
-        threads: Of the CPU; default: `core.machine.default_threads`.
+        device: auto, cpu, cuda, cuda:N or mps, if the runtime has it.
+        threads: Threads of the CPU. Default: `core.machine.default_threads`.
         trust: Open a .pt2 file, which runs the code that it contains.
 
     Raises:
-        UntrustedFile: A .pt2 file, without `trust`.
+        UntrustedFile: It is a .pt2 file, and `trust` is False.
         ExportError, DeviceError, DataNotFound, MissingExtra: It cannot be run here.
         UnknownName: No runtime has this ending.
     """
@@ -104,7 +115,8 @@ def open_file(
         if str(path).endswith(ending):
             return open_as(runtime, Path(path), device, threads)
     raise UnknownName(
-        f"{path} does not have the suffix of an exported file. Known suffixes: {', '.join(FILE_RUNTIMES)}."
+        f"{path} does not have the suffix of an exported file. Known suffixes: "
+        f"{', '.join(FILE_RUNTIMES)}."
     )
 
 
@@ -115,17 +127,18 @@ def open_runtime(
     *,
     trust: bool = False,
 ) -> Runtime:
-    """Open a Run, the path or the name of one, or an exported file on `device`; a Runtime is returned as it is.
+    """Open a Run, the path or name of one, or an exported file; a Runtime is returned unchanged.
 
     Args:
         run: What to open.
         device: auto, cpu, cuda, cuda:N or mps.
-        threads: Of the CPU; default: `core.machine.default_threads`.
+        threads: Threads of the CPU. Default: `core.machine.default_threads`.
         trust: Open a .pt2 file, which runs the code that it contains.
 
     Raises:
-        RunError, WeightsError, ExportError, DeviceError, DataNotFound: It cannot be opened; UntrustedFile is one.
-        ConfigError: A Runtime is given with a device or threads: it has its own.
+        RunError, WeightsError, ExportError, DeviceError, DataNotFound: It cannot be opened.
+            UntrustedFile is an ExportError.
+        ConfigError: `threads` is out of range, or a Runtime is combined with a device or threads.
     """
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise ConfigError(f"threads = {threads}: expected 1 to {MOST_THREADS:,} (--threads).")
@@ -163,7 +176,7 @@ def open_runtime(
 def _without_masks(runtime: FileRuntime) -> Runtime:
     if runtime.masks:
         raise ExportError(
-            f"{runtime.name} returns masks, but logits are needed here. Export it without --masks for predict, "
-            "evaluate and compare."
+            f"{runtime.name} returns masks, but logits are needed here. Export it without --masks "
+            "for predict, evaluate and compare."
         )
     return runtime

@@ -1,10 +1,11 @@
-"""Whether an exported file may be opened: others' files are data, and what reaches beyond them is refused.
+"""Whether an exported file may be opened: files of others are data, and must not reach beyond.
 
-Refused are tensors that lie in other files, operators that are not the standard's, links, and sizes that the file's own
-bytes do not bear out. What a permitted graph computes is not judged: it may still ask for much time or memory.
-An .onnx file is walked as protobuf, by onnx.proto's field numbers: onnxruntime alone runs such a file, so nobody needs
-the onnx package to use one. What protobuf allows and no writer does (groups, fields of another type) is refused, and
-of a field that stands there twice both are judged: whichever the runtime takes, it was checked.
+Refused are tensors in other files, operators that are not of the standard, links, and sizes for
+which the file has too few bytes. What a permitted graph computes is not checked: it may need much
+time or memory. An .onnx file is read as protobuf, by the field numbers of onnx.proto: onnxruntime
+runs such a file without the onnx package. What protobuf allows and no writer does (groups, fields
+of another type) is refused. Both values of a repeated field are checked, because the runtime may
+use either.
 """
 
 import re
@@ -17,20 +18,25 @@ from xml.parsers import expat
 from featherseg.core.errors import ExportError
 
 MAXIMUM_BYTES = 2**31
-"""Of an .onnx file: no protobuf message may be larger."""
+"""Most bytes of an .onnx file: no protobuf message may be larger."""
+
 MAXIMUM_XML_BYTES = 2**28
+"""Most bytes of an OpenVINO .xml file."""
+
 MAXIMUM_DEPTH = 64
-"""Of messages, or elements, inside each other."""
+"""Most levels of messages or elements inside each other."""
+
 MAXIMUM_FIELDS = 2_000_000
-"""Of an .onnx file; our largest has a twentieth of it."""
+"""Most fields of an .onnx file; our largest has a twentieth."""
 
 DOMAINS = (b"", b"ai.onnx")
-"""The two names of the standard's operators."""
+"""The two names of the standard operators."""
+
 OPSET = re.compile(r"opset\d+")
-"""What an OpenVINO layer's version says where it is one of OpenVINO's own."""
+"""The version of a layer that is OpenVINO's own."""
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-"""How protobuf writes a field: its wire type."""
+"""Wire types: how protobuf writes a field."""
 
 MESSAGES: dict[str, dict[int, str]] = {
     "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
@@ -49,18 +55,18 @@ MESSAGES: dict[str, dict[int, str]] = {
     "TensorProto": {},
     "SparseTensorProto": {},
 }
-"""Message -> number of a field -> the message in it, for all in which a tensor or a node can stand."""
+"""Message -> number of a field -> its message, for all that can contain a tensor or a node."""
 
 NODE_DOMAIN = 7
 TENSOR_DIMS, TENSOR_EXTERNAL_DATA, TENSOR_LOCATION = 1, 13, 14
 
 
 class Refused(Exception):
-    """What keeps a file from being opened; it follows "it holds"."""
+    """Why a file is not opened; the text follows "it holds"."""
 
 
 def model_files(path: Path) -> tuple[Path, ...]:
-    """An exported file, and behind it the one with its weights where its format has two: OpenVINO's and ncnn's .bin."""
+    """Return an exported file, and for OpenVINO and ncnn the .bin with its weights."""
     graph = next((ending for ending in (".xml", ".param") if path.name.endswith(ending)), None)
     return (
         (path,) if graph is None else (path, path.with_name(path.name.removesuffix(graph) + ".bin"))
@@ -68,16 +74,17 @@ def model_files(path: Path) -> tuple[Path, ...]:
 
 
 def check_file(path: Path) -> None:
-    """Raises ExportError where an .onnx or an OpenVINO .xml file is not to be opened; other endings are not judged."""
+    """Raise ExportError for an unsafe .onnx or OpenVINO .xml file; other endings pass."""
     check = next((check for ending, check in CHECKS.items() if path.name.endswith(ending)), None)
     if check is None:
         return
     try:
         check(path)
-    except Refused as found:
+    except Refused as reason:
         raise ExportError(
-            f"{path} is not opened: it holds {found}. Files that `featherseg export` writes stand alone and hold "
-            f"standard operators only; export the model again, or ask for it in that form."
+            f"{path} is not opened: it holds {reason}. Files that `featherseg export` writes stand "
+            "alone and hold standard operators only; export the model again, or ask for it in that "
+            "form."
         ) from None
 
 
@@ -94,11 +101,11 @@ def _check_openvino(path: Path) -> None:
 
 
 CHECKS: dict[str, Callable[[Path], None]] = {".onnx": _check_onnx, ".xml": _check_openvino}
-"""The ending of a file, and what judges it."""
+"""Ending of a file -> its check."""
 
 
 def _check_place(path: Path, maximum: int | None = None) -> None:
-    """Raises ExportError for what is no file of its own, or too large."""
+    """Raise ExportError for a link, a folder, or a file that is too large."""
     if path.is_symlink():
         raise ExportError(
             f"{path} is a link, and links are not followed: name the file that it leads to."
@@ -113,7 +120,7 @@ def _check_place(path: Path, maximum: int | None = None) -> None:
 
 
 def walk_onnx(content: bytes) -> None:
-    """Raises Refused for the content of an .onnx file that is not to be opened."""
+    """Raise Refused for the content of an unsafe .onnx file."""
     budget = iter(range(MAXIMUM_FIELDS))
     waiting = [("ModelProto", memoryview(content), 1)]
     while waiting:
@@ -129,13 +136,13 @@ def walk_onnx(content: bytes) -> None:
         if message == "TensorProto":
             _check_tensor(view)
         if message == "SparseTensorProto":
-            raise Refused("a sparse tensor, whose size is no matter of its bytes")
+            raise Refused("a sparse tensor, whose size does not follow from its bytes")
 
 
 def _fields(
     view: memoryview, budget: Iterator[int] | None = None
 ) -> Iterator[tuple[int, int, int | memoryview]]:
-    """(number, wire type, value) of a message's fields; fixed values are passed over with their bytes."""
+    """Yield (number, wire type, value) of a message's fields; fixed values are bytes."""
     at = 0
     while at < len(view):
         if budget is not None and next(budget, None) is None:
@@ -156,7 +163,7 @@ def _fields(
 
 
 def _varint(view: memoryview, at: int) -> tuple[int, int]:
-    """An integer of seven bits a byte, the last of them below 128 -> (the integer, where the next field begins)."""
+    """Return an integer of seven bits per byte, and the place after it."""
     value = 0
     for i, byte in enumerate(view[at : at + 10]):
         value |= (byte & 127) << (7 * i)
@@ -182,7 +189,7 @@ def _check_domain(name: memoryview) -> None:
 
 
 def _check_tensor(view: memoryview) -> None:
-    """No element of it lies elsewhere, and it has no more than its bytes can hold, at the least half a byte each."""
+    """Refuse a tensor in another file, or with more elements than two per byte."""
     dims: list[int] = []
     for number, wire, value in _fields(view):
         if number == TENSOR_EXTERNAL_DATA or (number == TENSOR_LOCATION and value != 0):
@@ -204,10 +211,10 @@ def _packed(view: memoryview) -> list[int]:
 
 
 def walk_openvino(content: bytes, weights_bytes: int) -> None:
-    """Raises Refused for the content of an OpenVINO .xml file that is not to be opened beside so many bytes."""
+    """Raise Refused for the content of an unsafe OpenVINO .xml file; weights_bytes: of its .bin."""
     depth = 0
 
-    # What expat calls as it reads: nothing is built of the file.
+    # Called by expat as it reads: nothing is built from the file
     def doctype(*_: object) -> None:
         raise Refused("a document type, which can define entities")
 
@@ -242,7 +249,7 @@ def walk_openvino(content: bytes, weights_bytes: int) -> None:
 
 
 def _check_extent(attributes: dict[str, str], weights_bytes: int) -> None:
-    """A constant lies inside the weights, and has no more elements than eight a byte."""
+    """Refuse a constant outside of the weights, or with more than eight elements per byte."""
     try:
         offset, size = int(attributes["offset"]), int(attributes["size"])
         elements = prod(

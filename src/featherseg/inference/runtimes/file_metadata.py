@@ -1,4 +1,4 @@
-"""What every exported file tells about its model, whatever its form: JSON texts in its metadata."""
+"""The metadata of every exported file, of any format: JSON texts about its model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -23,11 +23,11 @@ from featherseg.recipe.tables import ImageSize, PanopticTable, ResizeTo
 
 FORMAT_VERSION = 2
 OUTPUTS = ("logits", "centers", "offsets")
-"""Of an exported file; the last two where the model is panoptic."""
+"""Outputs of an exported file; the last two are for panoptic models."""
 
 
 class FileFacts(Config):
-    """The metadata of an exported file, as exporters/job.py writes them; keys that are not listed are passed over."""
+    """The metadata of an exported file, as exporters/job.py writes it; other keys are skipped."""
 
     format_version: int
     classes: Annotated[list[str], Field(min_length=1, max_length=255)]
@@ -41,18 +41,17 @@ class FileFacts(Config):
     align_corners: bool
     licence: str
     peak_bytes_per_pixel: Annotated[float, Field(ge=0, le=1e9)]
-    model: str | None = None  # of the catalogue, with `options`, where a run was exported
+    model: str | None = None  # of the catalogue, with `options`, for an exported run
     options: dict[str, Any] | None = None
-    init: str | None = None  # what the training was initialised with, see `Run.init`
+    init: str | None = None  # see `Run.init`
     image_size: ImageSize | None = None
     test_resize: ResizeTo | None = None
     panoptic: PanopticTable | None = None
     masks: bool = False
-    image_range: Annotated[int, Field(ge=2, le=FULL_RANGE)] = (
-        FULL_RANGE  # 16-bit images have values below it
-    )
+    # 16-bit images have values below it
+    image_range: Annotated[int, Field(ge=2, le=FULL_RANGE)] = FULL_RANGE
     fixed_size: ImageSize | None = None
-    kept: list[str] | None = None  # of an int8 file: the layers that are not in int8
+    kept: list[str] | None = None  # for an int8 file the layers that are not in int8
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> "FileFacts":
@@ -64,7 +63,11 @@ class FileFacts(Config):
 
 
 def read_facts(texts: dict[str, str], path: Path) -> FileFacts:
-    """The file's metadata, each a JSON text. Raises ExportError where they are missing, broken or newer."""
+    """Parse the metadata of a file, each a JSON text.
+
+    Raises:
+        ExportError: They are missing, damaged or from a newer version.
+    """
     missing = [
         key
         for key, field in FileFacts.model_fields.items()
@@ -86,8 +89,8 @@ def read_facts(texts: dict[str, str], path: Path) -> FileFacts:
         values = {key: value for key, value in values.items() if key in FileFacts.model_fields}
         if isinstance(values["format_version"], int) and values["format_version"] > FORMAT_VERSION:
             raise ExportError(
-                f"{path} has format {values['format_version']}; this featherseg reads up to {FORMAT_VERSION}. "
-                f"Update featherseg."
+                f"{path} has format {values['format_version']}; this featherseg reads up to "
+                f"{FORMAT_VERSION}. Update featherseg."
             )
         return parse(FileFacts, values, str(path))
     except (ValueError, ConfigError) as error:
@@ -97,7 +100,7 @@ def read_facts(texts: dict[str, str], path: Path) -> FileFacts:
 def open_as(
     kind: Callable[[Path, str], "FileRuntime"], path: Path, device: str, threads: int | None
 ) -> "FileRuntime":
-    """The file at `path`, opened by `kind` on a device and so many threads, which it keeps for a copy of itself."""
+    """Open the file at `path` by `kind`; device and threads are kept for copies of the runtime."""
     with torch_threads(threads):
         runtime = kind(path, device)
     runtime.device_name, runtime.threads = device, threads
@@ -105,13 +108,16 @@ def open_as(
 
 
 class FileRuntime(ABC):
-    """An exported file that is ready to run; a class for each kind of file says in `run` how.
+    """An exported file that is ready to run; each format has a class with its `run`.
 
-    own_threads: `run` computes on threads that are not torch's.
+    `inference.runtimes.Runtime` describes the other attributes.
 
-    What it tells about the model is stated at `inference.runtimes.Runtime`; facts are all of its metadata. masks: it
-    holds normalisation, upsampling and argmax, takes uint8 RGB images (B, H, W, C) and gives masks (B, H, W) uint8;
-    only `run` answers then. fixed_size: the (H, W) in pixels of the only images that it takes; None for any.
+    Attributes:
+        own_threads: Whether `run` computes on threads that are not torch's.
+        facts: All of its metadata.
+        masks: Whether it contains normalisation, upsampling and argmax, takes uint8 RGB images
+            (B, H, W, C) and returns masks (B, H, W) uint8; then only `run` can be called.
+        fixed_size: (H, W) in pixels of the only images that it takes; None for any.
     """
 
     own_threads = True
@@ -137,45 +143,45 @@ class FileRuntime(ABC):
             facts.peak_bytes_per_pixel,
         )
         self.fixed_size, self.facts = facts.fixed_size, facts
-        self.device = torch.device(
-            "cpu"
-        )  # where its input lies; a runtime that runs elsewhere copies
+        self.device = torch.device("cpu")  # of its input, which a runtime on a GPU copies
         self.outputs = ("masks",) if facts.masks else OUTPUTS if facts.panoptic else OUTPUTS[:1]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as its path: another process opens the file again, on the same device and threads.
+        """Pickle the path: another process opens the file again, on the same device and threads.
 
-        A .pt2 file is not asked about again: who opened it trusts it, and a pickle is a program itself.
+        A .pt2 file needs no `trust` again, because a pickle is a program itself.
         """
         return open_as, (type(self), self.path, self.device_name, self.threads)
 
     @abstractmethod
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
-        """The file's input (B, C, H, W) float32, or (B, H, W, C) uint8 -> its outputs, in the order of `outputs`."""
+        """Run (B, C, H, W) float32 or (B, H, W, C) uint8; return outputs in their order."""
 
     def check_size(self, size: Size) -> None:
-        """Raises DataError where the file takes images of one (height, width) alone, and this is another."""
+        """Raise DataError if the file takes only images of another (height, width)."""
         if self.fixed_size is not None and size != self.fixed_size:
             raise DataError(
-                f"{self.name} takes images of {size_text(self.fixed_size)} (height x width) only, not of "
-                f"{size_text(size)}: this format has a fixed size. Resize the image, or export the model as onnx, "
-                "which takes any size."
+                f"{self.name} takes images of {size_text(self.fixed_size)} (height x width) only, "
+                f"not of {size_text(size)}: this format has a fixed size. Resize the image, or "
+                "export the model as onnx, which takes any size."
             )
 
     def __call__(self, images: Tensor) -> SegOutput:
-        """Normalised float32 images (B, C, H, W) on the CPU -> SegOutput.
+        """Run normalised float32 images (B, C, H, W) on the CPU.
 
-        Raises what `check_size` does, ExportError for logits of another number of classes than the file names.
+        Raises:
+            DataError: As `check_size`.
+            ExportError: The number of classes of the logits differs from the metadata.
         """
         size = (images.shape[2], images.shape[3])
         self.check_size(size)
-        maps = [
-            torch.from_numpy(x) for x in self.run(np.ascontiguousarray(images.numpy()))
-        ]  # (B, K | 1 | 2, h, w)
+        outputs = self.run(np.ascontiguousarray(images.numpy()))
+        maps = [torch.from_numpy(x) for x in outputs]  # (B, K | 1 | 2, h, w)
         if maps[0].ndim != 4 or maps[0].shape[1] != len(self.classes):
             raise ExportError(
-                f"{self.name} gives logits of shape {tuple(maps[0].shape)}; expected {len(self.classes)} channels, one "
-                "for each class that its metadata name. The file is damaged; export it again."
+                f"{self.name} gives logits of shape {tuple(maps[0].shape)}; expected "
+                f"{len(self.classes)} channels, one for each class of its metadata. The file is "
+                "damaged; export it again."
             )
         height, width = (
             side + padding(side, self.size_divisor, self.minimum_size) for side in size

@@ -13,20 +13,25 @@ from featherseg.core.files import MOST_TEXT, parse_json
 from featherseg.inference.runtimes.file_metadata import FileRuntime, read_facts
 
 FACTS = "featherseg.json"
-"""The metadata: a file in the zip archive at the end of the .tflite, which is where such files keep what goes along."""
+"""The file of the metadata, in the zip archive at the end of the .tflite."""
 
 
 class LitertRuntime(FileRuntime):
-    """A file written by `featherseg export --format litert`, run on the CPU, on as many threads as torch's.
+    """A file of `featherseg export --format litert`, run on the CPU, on torch's number of threads.
 
-    It takes images of one size. Raises ExportError for a file that is none, MissingExtra without ai-edge-litert,
-    DeviceError for a device that is not the CPU.
+    It takes images of one size.
+
+    Raises:
+        ExportError: It is no such file.
+        MissingExtra: ai-edge-litert is not installed.
+        DeviceError: The device is not the CPU.
     """
 
     def __init__(self, path: Path, device: str = "auto") -> None:
         if device not in ("auto", "cpu"):
             raise DeviceError(
-                f"device {device!r} was asked for, but LiteRT files run on the CPU here. Use --device cpu."
+                f"device {device!r} was asked for, but LiteRT files run on the CPU here. Use "
+                "--device cpu."
             )
         if not path.is_file():
             raise DataNotFound(
@@ -46,7 +51,7 @@ class LitertRuntime(FileRuntime):
         self._run: Any = self._interpreter.get_signature_runner()
 
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
-        """See FileRuntime; the file holds one image, so they go one after the other."""
+        """See FileRuntime; the file takes one image at a time."""
         try:
             each = [self._run(args_0=image[None]) for image in images]
         except (RuntimeError, ValueError) as error:
@@ -58,18 +63,13 @@ class LitertRuntime(FileRuntime):
 
 
 def _texts(path: Path) -> dict[str, str]:
-    """The metadata, each a JSON text; none in a file of others."""
+    """Return the metadata, each a JSON text; none for files of others."""
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.getinfo(FACTS).file_size > MOST_TEXT:
                 return {}
             texts = parse_json(archive.read(FACTS).decode())
-    except (
-        Exception
-    ):  # of a spoiled, encrypted or oddly packed entry zipfile raises nearly anything
+    except Exception:  # zipfile raises nearly anything for damaged or encrypted entries
         return {}
-    return (
-        texts
-        if isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values())
-        else {}
-    )
+    is_ours = isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values())
+    return texts if is_ours else {}

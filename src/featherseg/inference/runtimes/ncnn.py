@@ -1,4 +1,4 @@
-"""An exported ncnn file (.ncnn.param, with .ncnn.bin and .ncnn.json beside it) that is ready to run."""
+"""An exported ncnn file, .ncnn.param with .ncnn.bin and .ncnn.json, that is ready to run."""
 
 import hashlib
 import json
@@ -16,29 +16,35 @@ from featherseg.core.files import load_json, read_bounded
 from featherseg.inference.runtimes.file_metadata import FileRuntime, read_facts
 
 GRAPH, WEIGHTS, FACTS = ".ncnn.param", ".ncnn.bin", ".ncnn.json"
-"""How the three files end; all begin alike."""
+"""Ends of the three files, which have a common beginning."""
 
 MAGIC = "7767517"
-"""The first line of every graph; then the numbers of layers and blobs, then a line a layer: kind, name, how many blobs
-it reads, how many it writes, which, and its settings.
+"""The first line of every graph.
+
+The next line has the numbers of layers and blobs. Then each layer has a line: kind, name, the
+numbers of blobs that it reads and writes, their names, and its settings.
 """
 
-
 MOST_SETTING = 2**20
-"""Sizes, strides and counts of a layer, where its weights have fewer bytes."""
+"""Largest setting of a layer whose weights have fewer bytes."""
 
 
 class NcnnRuntime(FileRuntime):
-    """A file written by `featherseg export --format ncnn`, run in fp32 on the CPU, on as many threads as torch's.
+    """Files of `featherseg export --format ncnn`, run in fp32 on the CPU, on torch's threads.
 
-    It takes images of one size. Raises ExportError for files that are none, or not of one export, MissingExtra
-    without ncnn, DeviceError for a device that is not the CPU.
+    They take images of one size.
+
+    Raises:
+        ExportError: They are no such files, or of different exports.
+        MissingExtra: ncnn is not installed.
+        DeviceError: The device is not the CPU.
     """
 
     def __init__(self, path: Path, device: str = "auto") -> None:
         if device not in ("auto", "cpu"):
             raise DeviceError(
-                f"device {device!r} was asked for, but ncnn files run on the CPU here. Use --device cpu."
+                f"device {device!r} was asked for, but ncnn files run on the CPU here. Use "
+                "--device cpu."
             )
         graph, weights, facts = (
             path.with_name(path.name.removesuffix(GRAPH) + end) for end in (GRAPH, WEIGHTS, FACTS)
@@ -46,8 +52,8 @@ class NcnnRuntime(FileRuntime):
         for file in (graph, weights, facts):
             if not file.is_file():
                 raise DataNotFound(
-                    f"{file} does not exist; ncnn needs three files, {graph.name}, {weights.name} and {facts.name}. "
-                    f"Write them with: featherseg export RUN --format ncnn"
+                    f"{file} does not exist; ncnn needs three files, {graph.name}, {weights.name} "
+                    f"and {facts.name}. Write them with: featherseg export RUN --format ncnn"
                 )
         _check_graph(graph, weights.stat().st_size)
         texts = _texts(facts)
@@ -59,28 +65,28 @@ class NcnnRuntime(FileRuntime):
         self._net = _load(graph, weights)
 
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
-        """See FileRuntime; ncnn knows no batches, so images go one after the other."""
+        """See FileRuntime; ncnn takes one image at a time."""
         each = [self._run(image) for image in images]
         return [np.stack(maps) for maps in zip(*each, strict=True)]
 
     def _run(self, image: np.ndarray) -> list[np.ndarray]:
-        """(C, H, W) -> the outputs, (K | 1 | 2, h, w) each."""
+        """Return the outputs of an image (C, H, W), (K | 1 | 2, h, w) each."""
         ncnn: Any = require("ncnn", "ncnn", f"running {self.name}")
         extractor = self._net.create_extractor()
         extractor.input("in0", ncnn.Mat(image).clone())
         maps = []
         for number, name in enumerate(self.outputs):
-            code, found = extractor.extract(f"out{number}")
+            code, output = extractor.extract(f"out{number}")
             if code != 0:
                 raise ExportError(
                     f"{self.name} gives no {name}: ncnn stopped with {code}. Export again."
                 )
-            maps.append(np.array(found))
+            maps.append(np.array(output))
         return maps
 
 
 def read_pair_hash(graph: Path, weights: Path) -> str:
-    """The sha256 of both files, one after the other: files of different exports are never run together."""
+    """Return the sha256 of both files: files of different exports never run together."""
     return hashlib.sha256(graph.read_bytes() + weights.read_bytes()).hexdigest()
 
 
@@ -97,37 +103,35 @@ def _texts(path: Path) -> dict[str, str]:
 
 
 def _check_graph(path: Path, weights_bytes: int) -> None:
-    """Raises ExportError where the graph's text is not of ncnn's form, which ncnn itself trusts, or asks for too much.
+    """Raise ExportError for a graph that is not in ncnn's form, or needs too many weights.
 
-    ncnn makes room for as many weights as a layer says, before it reads them.
+    ncnn trusts the form, and allocates as many weights as a layer names before it reads them.
     """
     try:
         text = read_bounded(path).decode(errors="replace")
     except ValueError as error:
         raise ExportError(f"{path} is not an ncnn graph: {error}.") from None
-    if odd := re.search(
-        r"(?!\r\n)[^\n\x20-\x7e]", text
-    ):  # ncnn writes names to the terminal as they are
+    # ncnn writes names to the terminal unescaped
+    if odd := re.search(r"(?!\r\n)[^\n\x20-\x7e]", text):
         raise ExportError(
             f"{path} holds {odd[0]!r}, where ncnn has only plain letters. Export it again."
         )
     lines = [line.split() for line in text.splitlines() if line.strip()]
     try:
         layers = int(lines[1][0])
-        whole = lines[0] == [MAGIC] and len(lines) == layers + 2
-        whole = whole and all(len(line) >= 4 + int(line[2]) + int(line[3]) for line in lines[2:])
-        settings = (
-            [(line[0], line[4 + int(line[2]) + int(line[3]) :]) for line in lines[2:]]
-            if whole
-            else []
+        blobs = [int(line[2]) + int(line[3]) for line in lines[2:]]
+        complete = lines[0] == [MAGIC] and len(lines) == layers + 2
+        complete = complete and all(
+            len(line) >= 4 + count for line, count in zip(lines[2:], blobs, strict=True)
         )
     except (IndexError, ValueError):
-        whole = False
-    if not whole:
+        complete = False
+    if not complete:
         raise ExportError(f"{path} is not an ncnn graph, or is damaged. Export it again.")
-    for kind, texts in settings:
-        # The number itself, or how many an array has: of any sign, as ncnn takes -2 * -2 for 4
-        digits = [found[1] for text in texts if (found := re.match(r"[+-]?\d+=[+-]?(\d+)", text))]
+    for (kind, _, _, _, *words), count in zip(lines[2:], blobs, strict=True):
+        # A number, or the length of an array: of any sign, because ncnn computes -2 * -2 as 4
+        matches = [re.match(r"[+-]?\d+=[+-]?(\d+)", text) for text in words[count:]]
+        digits = [match[1] for match in matches if match]
         numbers = [int(text) if len(text) < 20 else 10**19 for text in digits]
         large = max(numbers, default=0) > max(weights_bytes, MOST_SETTING)
         if large or (
@@ -139,7 +143,7 @@ def _check_graph(path: Path, weights_bytes: int) -> None:
 
 
 def _load(graph: Path, weights: Path) -> Any:
-    """-> ncnn.Net. Raises ExportError where ncnn refuses the pair."""
+    """Return an ncnn.Net. Raises ExportError if ncnn refuses the pair."""
     ncnn: Any = require("ncnn", "ncnn", f"running {graph.name}")
     net = ncnn.Net()
     net.opt.num_threads = torch.get_num_threads()
@@ -148,6 +152,7 @@ def _load(graph: Path, weights: Path) -> Any:
     net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
     if net.load_param(str(graph)) != 0 or net.load_model(str(weights)) != 0:
         raise ExportError(
-            f"{graph} cannot be run by ncnn {ncnn.__version__}: it refuses the graph or the weights."
+            f"{graph} cannot be run by ncnn {ncnn.__version__}: it refuses the graph or the "
+            "weights."
         )
     return net

@@ -14,14 +14,16 @@ from featherseg.inference.runtimes.file_check import check_file
 from featherseg.inference.runtimes.file_metadata import FileRuntime, read_facts
 
 GPU = "CUDAExecutionProvider"
-"""What onnxruntime calls a GPU of NVIDIA."""
+"""The name of NVIDIA GPUs in onnxruntime."""
 
 
 class OnnxRuntime(FileRuntime):
-    """A file written by `featherseg export --format onnx` (or onnx-int8), run on as many threads as torch's.
+    """A file of `featherseg export --format onnx` or onnx-int8, run on torch's number of threads.
 
-    Raises ExportError for a file that is none, MissingExtra without onnxruntime, DeviceError for a device that the
-    installed onnxruntime cannot use.
+    Raises:
+        ExportError: It is no such file.
+        MissingExtra: onnxruntime is not installed.
+        DeviceError: The installed onnxruntime cannot use the device.
     """
 
     def __init__(self, path: Path, device: str = "auto") -> None:
@@ -43,9 +45,13 @@ class OnnxRuntime(FileRuntime):
 def open_session(
     path: Path, device: str, *, threads: int | None = None, profile: Path | None = None
 ) -> Any:
-    """An onnxruntime session, of as many threads as torch has now if no number is given.
+    """Open an onnxruntime session. Raises as OnnxRuntime.
 
-    profile: the beginning of the file into which it writes how long each node takes. Raises as OnnxRuntime does.
+    Args:
+        path: The file.
+        device: auto, cpu, cuda or cuda:N.
+        threads: Threads of the CPU. Default: torch's.
+        profile: The beginning of the name of a file for the time of each node.
     """
     if not path.is_file():
         raise DataNotFound(
@@ -59,18 +65,18 @@ def open_session(
         kind == "cuda" and GPU not in offered
     ):
         raise DeviceError(
-            f"device {device!r} was asked for, but onnxruntime {ort.__version__} offers {', '.join(offered)} here. "
-            "Use --device cpu or --device auto; with CUDA also cuda or cuda:N."
+            f"device {device!r} was asked for, but onnxruntime {ort.__version__} offers "
+            f"{', '.join(offered)} here. Use --device cpu or --device auto; with CUDA also cuda or "
+            "cuda:N."
         )
     options = ort.SessionOptions()
-    options.log_severity_level = (
-        4  # its log writes names from the file to the terminal as they are; errors are raised
-    )
+    # Its log writes names from the file to the terminal unescaped; errors are raised
+    options.log_severity_level = 4
     options.intra_op_num_threads = threads or torch.get_num_threads()
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
-    # Its arena would keep the most that ever was used, in blocks of up to twice that (measured: 520 bytes a pixel of
-    # 245, for good); malloc is as fast.
+    # Its arena keeps the largest memory ever used, in blocks of up to twice that (measured: 520
+    # bytes per pixel of 245); malloc is as fast
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     # On a GPU in fp32, as the file was checked: no TF32
     on_gpu = {"device_id": int(device.partition(":")[2] or 0), "use_tf32": 0}
@@ -81,7 +87,8 @@ def open_session(
         )
         if kind == "cuda" and GPU not in session.get_providers():
             raise DeviceError(
-                f"device {device!r} was asked for, but onnxruntime {ort.__version__} cannot use it here."
+                f"device {device!r} was asked for, but onnxruntime {ort.__version__} cannot use it "
+                "here."
             )
         return session
     except DeviceError:

@@ -15,38 +15,44 @@ from featherseg.inference.runtimes.file_check import check_file, model_files
 from featherseg.inference.runtimes.file_metadata import FileRuntime, read_facts
 
 SECTION = "featherseg"
-"""Where in the file's rt_info our texts stand: the facts, and WEIGHTS_HASH."""
+"""The section of the file's rt_info with our texts: the facts, and WEIGHTS_HASH."""
 
 WEIGHTS_HASH = "weights_sha256"
-"""The text with the digest of the .bin: two files of different exports are never run together."""
+"""The text with the digest of the .bin: files of different exports never run together."""
 
 PEAK = 2.0
-"""Memory of a run over the live tensors of torch's, as a factor (measured: 1.7 to 2.0 on 0.6 to 2 megapixels)."""
+"""Memory of a run over torch's live tensors (measured: 1.7 to 2.0 on 0.6 to 2 megapixels)."""
 
 DEVICES = {"auto": "CPU", "cpu": "CPU"}
-"""Our names of devices, and OpenVINO's."""
+"""Our name of a device -> OpenVINO's."""
 
 
 class OpenvinoRuntime(FileRuntime):
-    """A file written by `featherseg export --format openvino` (or openvino-int8), run on as many threads as torch's.
+    """A file of `featherseg export --format openvino` or openvino-int8, on torch's threads.
 
-    It runs in fp32: OpenVINO would take bf16 on processors that have it, and give other logits. Of an int8 file, whose
-    logits are rounded more than that, what is not in int8 does run in bf16 there. settings are OpenVINO's.
-    Raises ExportError for a file that is none or whose .bin is another export's, MissingExtra without openvino,
-    DeviceError for a device that is not the CPU.
+    It runs in fp32: on processors with bf16 OpenVINO would use that, and return other logits. In an
+    int8 file, whose logits are rounded more than that, the other layers do run in bf16 there.
+    settings: OpenVINO's.
+
+    Raises:
+        ExportError: It is no such file, or its .bin belongs to another export.
+        MissingExtra: openvino is not installed.
+        DeviceError: The device is not the CPU.
     """
 
     def __init__(self, path: Path, device: str = "auto") -> None:
         if device not in DEVICES:
             raise DeviceError(
-                f"device {device!r} was asked for, but OpenVINO files run on the CPU. Use --device cpu."
+                f"device {device!r} was asked for, but OpenVINO files run on the CPU. Use "
+                "--device cpu."
             )
         _, weights = model_files(path)
         for file in (path, weights):
             if not file.is_file():
                 raise DataNotFound(
-                    f"{file} does not exist; an OpenVINO file is a pair, {path.name} and {weights.name}. "
-                    f"Write it with: featherseg export RUN --format openvino -o {path}"
+                    f"{file} does not exist; an OpenVINO file is a pair, {path.name} and "
+                    f"{weights.name}. Write it with: "
+                    f"featherseg export RUN --format openvino -o {path}"
                 )
         openvino: Any = require("openvino", "openvino", f"running {path.name}")
         check_file(path)
@@ -58,10 +64,9 @@ class OpenvinoRuntime(FileRuntime):
             super().__init__(path, facts)
             self.peak_bytes_per_pixel *= PEAK
             able = core.get_property(DEVICES[device], "OPTIMIZATION_CAPABILITIES")
+            bf16 = facts.kept is not None and "BF16" in able
             self.settings = {
-                "INFERENCE_PRECISION_HINT": "bf16"
-                if facts.kept is not None and "BF16" in able
-                else "f32",
+                "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
                 "INFERENCE_NUM_THREADS": torch.get_num_threads(),
                 "PERFORMANCE_HINT": "LATENCY",
             }
@@ -74,19 +79,19 @@ class OpenvinoRuntime(FileRuntime):
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         """See FileRuntime."""
         try:
-            found = self._compiled([images])
+            outputs = self._compiled([images])
         except RuntimeError as error:
             raise ExportError(f"{self.name} cannot be run by OpenVINO: {_reason(error)}") from None
-        return [found[name] for name in self.outputs]
+        return [outputs[name] for name in self.outputs]
 
     def release_memory(self) -> None:
-        """Give back what the last run took; OpenVINO keeps it for the next. Not while another runs."""
+        """Free the memory that OpenVINO keeps for the next run. Not while another runs."""
         self._compiled.release_memory()
         return_freed_memory()
 
 
 def _texts(model: Any) -> dict[str, str]:
-    """Our texts in the file's rt_info; none in a file of others."""
+    """Return our texts in the file's rt_info; none for files of others."""
     if not model.has_rt_info([SECTION]):
         return {}
     section = model.get_rt_info([SECTION])
@@ -95,18 +100,18 @@ def _texts(model: Any) -> dict[str, str]:
 
 
 def _check_weights(path: Path, weights: Path) -> None:
-    """Raises ExportError where the .bin is not the one that the .xml was written with. A file of others tells none."""
+    """Raise ExportError if the .bin is not that of the .xml; files of others are not checked."""
     stated = re.search(
         rf'<{WEIGHTS_HASH} value="(\w*)"', path.read_text(encoding="utf-8", errors="replace")
     )
     if stated and stated[1] != file_digest(weights):
         raise ExportError(
-            f"{weights} does not contain the weights that {path.name} was written with: the two are from different "
-            "exports, or damaged. Export again."
+            f"{weights} does not contain the weights that {path.name} was written with: the two "
+            "are from different exports, or damaged. Export again."
         )
 
 
 def _reason(error: Exception) -> str:
-    """The last line of an OpenVINO message that says something; those before it are places in its source."""
+    """Return the last line of an OpenVINO message; those before it are places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

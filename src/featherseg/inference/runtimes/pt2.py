@@ -17,14 +17,17 @@ from featherseg.inference.runtimes.file_metadata import FileRuntime, read_facts
 from featherseg.layers.precision import autocast_off
 
 FACTS = "facts.json"
-"""The extra file inside the archive that holds the metadata."""
+"""The file in the archive with the metadata."""
 
 
 class TorchExportRuntime(FileRuntime):
-    """A file written by `featherseg export --format torch-export`, run by torch on the CPU, in fp32.
+    """A file of `featherseg export --format torch-export`, run by torch on the CPU, in fp32.
 
-    Opening it runs the code that it contains. Raises ExportError for a file that is none, DeviceError for a device that
-    is not the CPU.
+    Opening it runs the code that it contains.
+
+    Raises:
+        ExportError: It is no such file.
+        DeviceError: The device is not the CPU.
     """
 
     own_threads = False
@@ -40,11 +43,10 @@ class TorchExportRuntime(FileRuntime):
         try:
             from torch.export.pt2_archive._package import load_pt2  # takes seconds to import
 
-            # not torch.export.load, which prints a traceback where the file is damaged
+            # Not torch.export.load, which prints a traceback for a damaged file
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # torch 2.11: a tensor on the file's read-only bytes
+                # torch 2.11 warns about a tensor on the file's read-only bytes
+                warnings.simplefilter("ignore")
                 content = load_pt2(str(path))
             program = content.exported_programs["model"]
             texts = json.loads(content.extra_files[FACTS])
@@ -54,16 +56,16 @@ class TorchExportRuntime(FileRuntime):
                 f"{path} cannot be run by torch {torch.__version__}: {first}"
             ) from None
         super().__init__(path, read_facts(texts, path))
-        self._module = program.module(check_guards=False)  # any size is taken, as by the model
+        self._module = program.module(check_guards=False)  # it takes any size
 
     @torch.inference_mode()
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         """See FileRuntime."""
         try:
             with autocast_off(self.device):
-                found = self._module(torch.from_numpy(images))
+                outputs = self._module(torch.from_numpy(images))
         except RuntimeError as error:
             raise ExportError(
                 f"{self.name} cannot be run by torch: {one_line(str(error))[:200]}"
             ) from None
-        return [x.numpy() for x in found]
+        return [x.numpy() for x in outputs]

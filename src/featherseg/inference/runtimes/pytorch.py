@@ -17,10 +17,13 @@ from featherseg.recipe.tables import PanopticTable
 
 
 class TorchRuntime:
-    """A torch model, as `optimize` makes it for its device: an own copy, the model given is left as it is.
+    """A torch model, optimised for its device by `optimize`; the model that is passed is unchanged.
 
-    Always the same form on one device and in one precision, so that scoring the same weights gives the same bits, in
-    training as afterwards. Raises DeviceError for a device that is not there or computes no bf16 where that is asked.
+    The form is always the same on one device, so that scoring the same weights gives the same bits,
+    during training and later.
+
+    Raises:
+        DeviceError: This machine has no such device.
     """
 
     threads: int | None = None
@@ -50,13 +53,14 @@ class TorchRuntime:
 
     @cached_property
     def peak_bytes_per_pixel(self) -> float:
-        """As `memory.peak_bytes_per_pixel` measures it (once; torch imports its compiler for it: 1.4 s)."""
+        """The figure of `memory.peak_bytes_per_pixel`; measured once, in 1.4 s."""
         return peak_bytes_per_pixel(self.model)
 
     def most_bytes_per_pixel(self, area: float) -> float:
-        """A bound on the peak of a forward of `area` pixels, in bytes a pixel, known at once.
+        """Return an upper bound on the peak of a forward of `area` pixels, in bytes per pixel.
 
-        It is the peak of a small image, grown with the square of the pixels: nothing in a model grows faster.
+        It is the peak of a small image, which is quick to measure, times the square of the pixels:
+        nothing in a model grows faster.
         """
         if "peak_bytes_per_pixel" in vars(self):
             return self.peak_bytes_per_pixel
@@ -68,7 +72,7 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> SegOutput:
-        """Normalised float32 images (B, C, H, W) -> SegOutput in float32, without gradients, autocast and TF32."""
+        """Run normalised float32 images (B, C, H, W), without gradients, autocast and TF32."""
         images = images.contiguous(memory_format=torch.channels_last)
         with (
             autocast_off(self.device),
@@ -80,6 +84,6 @@ class TorchRuntime:
 
 
 def weight_bytes(model: nn.Module) -> Iterator[bytes]:
-    """The weights of a model, tensor by tensor as float32: what a digest of them is made of."""
+    """Yield the weights of a model, tensor by tensor as float32, for a digest of them."""
     for value in model.state_dict().values():
         yield value.detach().cpu().float().numpy().tobytes()
