@@ -1,8 +1,9 @@
 """The masks of a folder of images by many processes or machines, by Ray Data (docs/decisions/0019).
 
-Ray is imported only where it is started: what is done to the images can be run, and is tested, without it. A task is a
-share of the images that wait; a worker may be killed at any moment, and its task is done again by another, because a
-mask appears whole under its name or not at all, and is the same bytes whoever writes it.
+Ray is imported only where it is started, so that the work on images runs, and is tested, without
+it. A task is a share of the waiting images. A worker may be killed at any moment, and another one
+repeats its task: a mask appears complete under its name or not at all, and has the same bytes
+whoever writes it.
 """
 
 import hashlib
@@ -80,13 +81,16 @@ from featherseg.runs.run import Run
 
 SETTINGS, MASKS = "settings.json", (MASK, PLACED_MASK)
 
-MOST_TASKS, SMALL_TASK = 20_000, 16
-"""Ray's driver keeps some kilobytes of every task, so that their number is bounded; of few images a task has 16."""
+MOST_TASKS = 20_000
+"""Most tasks: Ray's driver keeps some kilobytes of each."""
+
+SMALL_TASK = 16
+"""Most images of a task, if there are few images."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker is told. `folder` and `output` are absolute paths, or addresses in buckets."""
+    """The job of every worker. `folder` and `output` are absolute paths or addresses."""
 
     run: str
     folder: str
@@ -98,7 +102,7 @@ class Job:
     model: str
 
     def settings(self) -> dict[str, Any]:
-        """What the masks depend on: with others, none is added to a folder."""
+        """Return what the masks depend on: a folder has masks of one such dictionary."""
         how = {
             "inference": str(self.inference),
             "memory_gb": self.memory_gb,
@@ -115,7 +119,7 @@ class Job:
 
 @dataclass(frozen=True)
 class PredictedShards:
-    """What a cluster wrote: the folder, how many masks it has, how many images have none."""
+    """What a cluster wrote: the folder, its number of masks, and of images without one."""
 
     folder: str
     masks: int
@@ -127,16 +131,18 @@ class PredictedShards:
         return not self.failed
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return asdict(self)
 
 
 Execute = Callable[[Job, Path, int, int], Iterator[list[Record]]]
-"""(job, folder of the manifest, number of tasks, images in each) -> what became of them, task by task, in any order."""
+"""(job, folder of the manifest, number of tasks, images in each) -> records, task by task, in any
+order."""
 
-Told = Callable[[int, int, int], None]
-"""Called with how many images are done, how many have no mask (unreadable, or of a size that the model does not take),
-and how many there are.
+OnTask = Callable[[int, int, int], None]
+"""Called with the numbers of images that are done, that have no mask, and in all.
+
+An image has no mask if it is unreadable, or if the model does not take its size.
 """
 
 
@@ -155,7 +161,7 @@ def predict_shards(
     Raises:
         ConfigError, DataNotFound, MissingExtra: Nothing is started before all is checked.
     """
-    # What a cluster cannot do is refused
+    # Refuse what a cluster cannot do
     unfit = {
         "--batch": options.batch != 1,
         "--submission": settings.submission is not None,
@@ -165,19 +171,21 @@ def predict_shards(
     }
     if names := [name for name, is_given in unfit.items() if is_given]:
         raise ConfigError(
-            f"{', '.join(names)} cannot go with --cluster, which writes masks one by one, each worker on one "
-            "processor, and goes on where an earlier command stopped."
+            f"{', '.join(names)} cannot go with --cluster, which writes masks one by one, each "
+            "worker on one processor, and continues an earlier command."
         )
     model = model.path if isinstance(model, Run) else model
     if not isinstance(model, str | Path):
         raise ConfigError(
-            f"--cluster takes a run or an exported file, which every worker opens, not a {type(model).__name__}."
+            "--cluster takes a run or an exported file, which every worker opens, not a "
+            f"{type(model).__name__}."
         )
     folder, place = shard_folders(paths, out)
     device = options.device
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(
-            f"--device {device}: every worker finds its own; with --cluster expected auto, cpu or cuda."
+            f"--device {device}: every worker finds its own; with --cluster expected auto, cpu or "
+            "cuda."
         )
     require("ray.data", "cluster", "prediction over a cluster")
 
@@ -185,7 +193,8 @@ def predict_shards(
     runtime = open_runtime(model, "cpu", trust=options.trust)
     if runtime.panoptic:
         raise ConfigError(
-            f"{runtime.name} sees objects, which are not written over a cluster. Leave out --cluster."
+            f"{runtime.name} sees objects, which are not written over a cluster. Leave out "
+            "--cluster."
         )
     run = str(Path(model).resolve()) if os.path.exists(model) else str(model)
     chosen = with_given(own_settings(runtime), options.inference, "inference")
@@ -208,7 +217,8 @@ def predict_shards(
     with ray_cluster(cluster, workers, "prediction over a cluster") as there:
         if device == "cuda" and there.gpus < workers:
             raise ConfigError(
-                f"--device cuda: {workers} workers, but the cluster has {there.gpus} GPUs. Give fewer."
+                f"--device cuda: {workers} workers, but the cluster has {there.gpus} GPUs. Give "
+                "fewer."
             )
         device = "cuda" if device != "cpu" and there.gpus >= workers else "cpu"
         job = Job(run, folder, place, device, chosen, options.memory_gb, options.max_side, digest)
@@ -219,8 +229,8 @@ def predict_shards(
             masks, failed = predict_folder(job, over_ray(workers), workers, on_task)
         except KeyboardInterrupt:
             reporter.message(
-                f"stopped with {done} of {total} images done, {failed} without a mask: what is done stays; the same "
-                "command does the rest"
+                f"stopped with {done} of {total} images done, {failed} without a mask: what is "
+                "done stays; the same command does the rest"
             )
             raise
     reporter.message(f"{masks} masks: NAME_mask.png and predictions.jsonl in {place}")
@@ -249,18 +259,20 @@ def shard_folders(paths: Sequence[Path], out: Path) -> tuple[str, str]:
             )
     folder = address(path) if is_remote(path) else str(path.resolve())
     place = address(out) if is_remote(out) else str(out.resolve())
-    if place == folder or place.startswith(
-        folder.rstrip("/") + ("/" if is_remote(folder) else os.sep)
-    ):
+    inside = folder.rstrip("/") + ("/" if is_remote(folder) else os.sep)
+    if place == folder or place.startswith(inside):
         raise ConfigError(f"-o {out} lies in the folder of the images. Choose another folder.")
     return folder, place
 
 
-def predict_folder(job: Job, execute: Execute, workers: int, told: Told) -> tuple[int, int]:
-    """Write the masks that are missing and predictions.jsonl; -> (masks there, images without one).
+def predict_folder(job: Job, execute: Execute, workers: int, on_task: OnTask) -> tuple[int, int]:
+    """Write missing masks and predictions.jsonl; return the numbers of masks and of failed images.
 
-    However it ends, what is done stays and is in the manifest; the same call does the rest. Raises ConfigError where
-    the output holds masks of another model or other settings, and FeathersegError where nothing can be written.
+    However it ends, what is done stays and is in the manifest; the same call does the rest.
+
+    Raises:
+        ConfigError: The output has masks of another model or of other settings.
+        FeathersegError: Nothing can be written.
     """
     with TemporaryDirectory(prefix="featherseg-") as scratch, ExitStack() as stack:
         place = Place(job.output)
@@ -274,7 +286,7 @@ def predict_folder(job: Job, execute: Execute, workers: int, told: Told) -> tupl
         place.write_settings(job)
         there = done = manifest.total - manifest.waiting
         failed = 0
-        told(done, failed, manifest.total)
+        on_task(done, failed, manifest.total)
         stack.callback(lambda: place.write_manifest(manifest, Path(scratch)))
         size = max(
             -(-manifest.waiting // MOST_TASKS),
@@ -282,21 +294,21 @@ def predict_folder(job: Job, execute: Execute, workers: int, told: Told) -> tupl
         )
         if manifest.waiting:
             for records in execute(job, Path(scratch), -(-manifest.waiting // size), size):
-                if stopped := next(
-                    (record for record in records if record.status == STOPPED), None
-                ):
-                    raise FeathersegError(str(stopped.reason))
+                for record in records:
+                    if record.status == STOPPED:
+                        raise FeathersegError(str(record.reason))
                 manifest.record(records)
                 failed += (unread := sum(record.status == FAILED for record in records))
                 done += len(records) - unread
-                told(done, failed, manifest.total)
+                on_task(done, failed, manifest.total)
         return there + manifest.count(DONE), manifest.count(FAILED)
 
 
 def list_images(folder: str) -> Iterator[Listed]:
-    """The images directly in a folder, in any order, one after the other; a warning counts those that are not read.
+    """Yield the images directly in a folder, in any order; a warning counts unreadable formats.
 
-    Raises DataNotFound, DataError.
+    Raises:
+        DataNotFound, DataError: The folder cannot be listed.
     """
     unread = Counter[str]()
     if is_remote(folder):
@@ -315,22 +327,22 @@ def list_images(folder: str) -> Iterator[Listed]:
             raise DataNotFound(
                 f"{folder} cannot be listed: {error.strerror}. Expected a folder of images."
             ) from None
-    if skipped := unread_note(unread):
-        warn_once(f"{folder}: {skipped}")
+    if unread:
+        warn_once(f"{folder}: {unread_note(unread)}")
 
 
 class Place:
-    """The folder that the masks go to, on a disk or in a bucket."""
+    """The folder of the masks, on a disk or in a bucket."""
 
     def __init__(self, folder: str) -> None:
         self.folder, self.remote = folder, is_remote(folder)
 
     def file(self, name: str) -> str:
-        """Where a file of it lies."""
+        """Return the path or address of a file of the folder."""
         return joined(self.folder, name) if self.remote else str(Path(self.folder) / name)
 
     def masks(self) -> Iterator[str]:
-        """The names NAME of every NAME_mask.png or .tif in it, in any order."""
+        """Yield NAME of every NAME_mask.png or .tif, in any order."""
         if self.remote:
             yield from (
                 file.name[: -len(MASK)]
@@ -344,7 +356,7 @@ class Place:
                 )
 
     def known(self) -> Iterator[tuple[str, str]]:
-        """(name, sha256) of the masks in its manifest."""
+        """Yield (name, sha256) of the masks in its manifest."""
         if self.remote:
             yield from read_known(read_lines(self.file(MANIFEST)))
         elif os.path.isfile(self.file(MANIFEST)):
@@ -352,41 +364,40 @@ class Place:
                 yield from read_known(file)
 
     def check(self, job: Job) -> None:
-        """Raises ConfigError where it holds masks that this job did not write; FeathersegError where it takes none."""
+        """Raise ConfigError for masks of another job, FeathersegError if nothing can be written."""
         if not self.remote:
             check_folder(Path(self.folder))
-        found = self._settings()
-        if found is None and (name := next(self.masks(), None)) is not None:
+        settings = self._settings()
+        if settings is None and (name := next(self.masks(), None)) is not None:
             raise ConfigError(
-                f"{self.file(name + MASK)} exists, and no {SETTINGS} says what it was predicted with. Choose another "
-                "folder with -o."
+                f"{self.file(name + MASK)} exists, and no {SETTINGS} says what it was predicted "
+                "with. Choose another folder with -o."
             )
-        if found is not None and (other := changed_settings(found, job.settings())):
+        if settings is not None and (other := changed_settings(settings, job.settings())):
             raise ConfigError(
-                f"{self.folder} holds masks that were predicted otherwise: {other}. Choose another folder with -o, or "
-                "give the same command as then."
+                f"{self.folder} holds masks that were predicted otherwise: {other}. Choose another "
+                "folder with -o, or give the same command as then."
             )
 
     def write_settings(self, job: Job) -> None:
-        """Before the first mask."""
+        """Write the job's settings, before the first mask."""
         if self.remote:
             write_whole(self.file(SETTINGS), json.dumps(job.settings(), indent=2).encode())
         else:
             write_json(Path(self.file(SETTINGS)), job.settings())
 
     def write_manifest(self, manifest: Manifest, scratch: Path) -> None:
-        """Whole, line by line: it may be larger than the memory."""
+        """Write the manifest line by line, because it may be larger than the memory."""
         path = scratch / MANIFEST if self.remote else Path(self.file(MANIFEST))
         write_atomic(path, lambda file: file.writelines(manifest.lines()))
         if self.remote:
             write_file(self.file(MANIFEST), path)
 
     def existing(self, image: Image) -> bytes | None:
-        """An image's mask, where it is there: left by a command that was killed, or made by another at this moment."""
+        """Return an image's existing mask, from a killed command or another worker, or None."""
         may_have_place = os.path.splitext(image.file)[1].lower() in TIFF_SUFFIXES
-        for file in (
-            self.file(image.name + ending) for ending in (MASKS if may_have_place else (MASK,))
-        ):
+        for ending in MASKS if may_have_place else (MASK,):
+            file = self.file(image.name + ending)
             if self.remote:
                 if image.there and (content := b"".join(read_lines(file))):
                     return content
@@ -396,7 +407,7 @@ class Place:
         return None
 
     def write(self, name: str, content: bytes) -> None:
-        """The file of a mask, whole or not at all. Raises FeathersegError."""
+        """Write the file of a mask completely or not at all. Raises FeathersegError."""
         if self.remote:
             write_whole(self.file(name), content)
         else:
@@ -406,36 +417,41 @@ class Place:
         try:
             if self.remote:
                 text = b"".join(read_lines(self.file(SETTINGS)))
-                found = json.loads(text) if text else None
+                settings = json.loads(text) if text else None
             else:
-                found = load_json(Path(self.file(SETTINGS)))
+                settings = load_json(Path(self.file(SETTINGS)))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{self.file(SETTINGS)} cannot be read: {error}. Choose another folder with -o."
             ) from None
-        if found is not None and not isinstance(found, dict):
+        if settings is not None and not isinstance(settings, dict):
             raise DataError(
-                f"{self.file(SETTINGS)} is no record of a prediction. Choose another folder with -o."
+                f"{self.file(SETTINGS)} is no record of a prediction. Choose another folder with "
+                "-o."
             )
-        return found
+        return settings
 
 
 class Worker:
-    """Predicts shares of a job's images in one process. One image at a time goes through the model.
+    """Predicts shares of a job's images in one process.
 
-    So the bytes of a mask depend on nothing but the image. Raises what `open_runtime` raises, and ConfigError where the
-    run that this machine has by that name is not the job's.
+    One image at a time goes through the model, so that the bytes of a mask depend only on the
+    image.
+
+    Raises:
+        ConfigError: The run of this name on this machine is not the job's.
+        FeathersegError: As `open_runtime`.
     """
 
     def __init__(self, job: Job) -> None:
         self.job, self.place = job, Place(job.output)
-        runtime = open_runtime(job.run, job.device, trust=True)  # who gave the job has opened it
+        runtime = open_runtime(job.run, job.device, trust=True)  # the driver has opened it
         if model_digest(runtime) != job.model:
             raise ConfigError(
-                f"{job.run} is not the same on {socket.gethostname()} as where the command was given. Give every "
-                "machine the same files."
+                f"{job.run} is not the same on {socket.gethostname()} as where the command was "
+                "given. Give every machine the same files."
             )
         self.predictor = Predictor(
             runtime, inference=job.inference, memory_gb=job.memory_gb, max_side=job.max_side
@@ -443,31 +459,32 @@ class Worker:
         self._held: tuple[int, Record | Path | EncodedImage] | None = None
 
     def predict(self, images: Sequence[Image]) -> Iterator[Record]:
-        """What became of each. Of an image whose mask is there the mask is read, not made again.
+        """Yield what became of each image. An existing mask is read, not predicted again.
 
-        The next image is read and the last mask is written while the model works. Raises FeathersegError where a mask
-        cannot be written.
+        The next image is read and the last mask is written while the model works.
+
+        Raises:
+            FeathersegError: A mask cannot be written.
         """
         writing: Future[Record] | None = None
         ahead: Iterator[InputImage | Record | FeathersegError] = read_ahead(images, self._read)
         with ThreadPoolExecutor(max_workers=1) as writer:
-            for image in images:  # not by zip, which would hold an image while the next is read
-                found = next(ahead)
-                if isinstance(found, Record):
-                    yield found
+            for image in images:  # zip would hold an image while the next is read
+                outcome = next(ahead)
+                if isinstance(outcome, Record):
+                    yield outcome
                     continue
-                if isinstance(found, FeathersegError):
-                    yield Record(image.id, FAILED, reason=one_line(str(found)))
+                if isinstance(outcome, FeathersegError):
+                    yield Record(image.id, FAILED, reason=one_line(str(outcome)))
                     continue
-                if not self.predictor.is_light(
-                    found.pixels.shape[:2]
-                ):  # it needs the memory for itself
+                # An image that is not light needs the memory for itself
+                if not self.predictor.is_light(outcome.pixels.shape[:2]):
                     if writing:
                         yield writing.result()
                         writing = None
                     return_freed_memory()
-                mask, place = self.predictor(found).mask, found.georeference
-                del found
+                mask, place = self.predictor(outcome).mask, outcome.georeference
+                del outcome
                 if writing:
                     yield writing.result()
                 writing = writer.submit(self._write, image, mask, place)
@@ -483,18 +500,19 @@ class Worker:
         if only_light and not self.predictor.is_light(size):
             return None
         self._held = None
-        self.predictor.plan(size)  # too large for the memory is said before it is decoded
+        self.predictor.plan(size)  # a too large image is refused before it is decoded
         return read_input(source, self.predictor.runtime.channels)
 
     def _source(self, image: Image) -> Record | Path | EncodedImage:
-        """What is read, fetched once for its size and for its pixels; a Record where the mask is there."""
+        """Return what to read, fetched once for size and pixels; a Record if the mask exists."""
         if self._held and self._held[0] == image.id:
             return self._held[1]
         source: Record | Path | EncodedImage
         mask = self.place.file(image.name + MASK)
         if not self.place.remote and name_too_long(Path(mask)):
             raise DataError(
-                f"{image.file}: {image.name + MASK} would be too long a name for a file. Rename the image."
+                f"{image.file}: {image.name + MASK} would be too long a name for a file. Rename "
+                "the image."
             )
         if (there := self.place.existing(image)) is not None:
             source = Record(image.id, DONE, sha256=hashlib.sha256(there).hexdigest())
@@ -513,10 +531,10 @@ class Worker:
 
 
 class _RayWorker:
-    """A `Worker` as Ray Data calls it: (the number of a task) -> a table of records.
+    """A `Worker` for Ray Data: called with the number of a task, it returns a table of records.
 
-    The model is opened at the first task: what it raises comes back as a record, where an actor's constructor would be
-    tried again for ever.
+    The model is opened at the first task, so that its error comes back as a record. Ray would retry
+    an actor's constructor forever.
     """
 
     def __init__(self, job: Job, shares: Any, size: int) -> None:
@@ -540,7 +558,7 @@ class _RayWorker:
 
 
 class _Shares:
-    """Gives the workers their images out of the files beside the driver, so that no list of them is ever sent."""
+    """Sends workers their images from the files beside the driver, so that no list is sent."""
 
     def __init__(self, folder: str) -> None:
         self.manifest = Manifest(Path(folder))
@@ -550,7 +568,7 @@ class _Shares:
 
 
 def over_ray(workers: int) -> Execute:
-    """The Execute that runs in a `ray_cluster`, by so many workers."""
+    """Return the Execute that runs in a `ray_cluster`, by this number of workers."""
 
     def execute(job: Job, folder: Path, tasks: int, size: int) -> Iterator[list[Record]]:
         import ray
@@ -584,8 +602,8 @@ def over_ray(workers: int) -> Execute:
                 yield [Record(**row) for row in table.to_pylist()]
         except (ray.exceptions.RayError, ray.exceptions.RayTaskError) as error:
             raise FeathersegError(
-                f"the cluster gave up: {one_line(str(error).strip().splitlines()[-1])}. What is done stays; the same "
-                "command goes on."
+                f"the cluster gave up: {one_line(str(error).strip().splitlines()[-1])}. What is "
+                "done stays; the same command continues."
             ) from error
 
     return execute

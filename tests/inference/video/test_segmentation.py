@@ -361,7 +361,7 @@ def test_a_browser_plays_what_is_written_in_the_right_colours(predictor, clip, t
 
 def test_sides_that_vp9_does_not_know_are_refused(predictor, clip, tmp_path, monkeypatch):
     monkeypatch.setattr(video_write, "LONGEST_SIDE", 63)
-    with pytest.raises(DataError, match=r"sides go up to 63 pixels\."):
+    with pytest.raises(DataError, match=r"sides have at most 63 pixels\."):
         segment_video(predictor, VideoJob(clip, tmp_path / "out.mp4"))
 
 

@@ -1,6 +1,7 @@
-"""A camera becomes a video under the colours of its classes: `record`. It never falls behind, it leaves frames out.
+"""A camera becomes a video under the colours of its classes: `record`. Late frames are dropped.
 
-Cameras of Linux are read through Video4Linux; those of macOS and Windows are addressed as FFmpeg does there, untested.
+Cameras of Linux are read through Video4Linux; those of macOS and Windows as FFmpeg addresses them,
+untested.
 """
 
 import sys
@@ -32,19 +33,19 @@ CAMERAS = {
     "darwin": ("avfoundation", "{}"),
     "win32": ("dshow", "video={}"),
 }
-"""sys.platform -> FFmpeg's name of the system's cameras, and of one by its number or name."""
+"""sys.platform -> FFmpeg's name for cameras, and for one camera by its number or name."""
 
 TIME_BASE = Fraction(1, 1000)
 _USUAL_RATE = Fraction(30)
 CAPTURE = "featherseg camera"
-"""Name of the thread that takes the frames."""
+"""Name of the thread that receives the frames."""
 
 _LONGEST_WAIT = 3.0  # seconds
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What was recorded: frames written, frames that were left out because the model was busy, and the size."""
+    """What was recorded: frames written, frames dropped while the model was busy, and the size."""
 
     frames: int
     dropped: int
@@ -52,7 +53,7 @@ class Recording:
     complete = True
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return asdict(self)
 
 
@@ -63,10 +64,13 @@ def record(
     stop: threading.Event,
     progress: Progress | None = None,
 ) -> Recording:
-    """Write what the camera sees until `stop` is set or the camera ends, each frame with the time it came at.
+    """Write what the camera sees until `stop` is set or the camera ends, with the times of frames.
 
-    Killed, closed segments stay in TARGET.parts; the same call adds to them. Raises DeviceError for
-    a camera that cannot be opened, MissingExtra, ConfigError and RunError as `segment_video` does.
+    After a kill closed segments stay in TARGET.parts, and the same call adds to them.
+
+    Raises:
+        DeviceError: The camera cannot be opened.
+        MissingExtra, ConfigError, RunError: As `segment_video`.
     """
     check_predictor(predictor)
     check_ending(target)
@@ -88,9 +92,13 @@ def record(
 
 
 class _Camera:
-    """A camera that is open: a thread takes every frame as it comes and keeps the newest.
+    """An open camera: a thread receives every frame and keeps the newest.
 
-    size (height, width); rate in frames a second, as the camera states it; arrived and taken count frames.
+    Attributes:
+        size: (height, width).
+        rate: Frames per second, as the camera states it.
+        arrived: Number of frames that were received.
+        taken: Number of frames that were used.
     """
 
     def __init__(self, name: str) -> None:
@@ -119,13 +127,11 @@ class _Camera:
         with self._news:
             self._ended = True
         self._thread.join(_LONGEST_WAIT)
-        if (
-            not self._thread.is_alive()
-        ):  # else it hangs in the driver, and closing would hang as well
+        if not self._thread.is_alive():  # else it hangs in the driver, and closing would hang too
             self.container.close()
 
     def frames(self, stop: threading.Event, begin: int, channels: int) -> Iterator[Frame]:
-        """The newest frame whenever one is asked for, until `stop` or the camera's end; the first begins at `begin`."""
+        """Yield the newest frame, until `stop` or the camera's end; the first begins at `begin`."""
         usual = max(1, round(1 / (self.rate * TIME_BASE)))
         origin, last = None, begin - 1
         while (newest := self._take(stop)) is not None:
@@ -154,7 +160,7 @@ class _Camera:
                     self.arrived += 1
                     self._news.notify()
         except self._error:
-            pass  # unplugged: what was frames is kept
+            pass  # unplugged: frames until now stay
         finally:
             with self._news:
                 self._ended = True
@@ -162,14 +168,10 @@ class _Camera:
 
 
 def _no_camera(name: str, place: str, error: Exception) -> str:
-    found = (
-        sorted(str(path) for path in Path("/dev").glob("video*")) if sys.platform == "linux" else []
-    )
-    there = (
-        f" There is {', '.join(found)}: camera:N names one."
-        if found
-        else " No camera was found on this machine."
-    )
+    remedy = " No camera was found on this machine."
     if isinstance(error, PermissionError):
-        there = " This user may not read it; on most systems members of the group `video` can."
-    return f"camera {name!r} cannot be opened ({place}: {getattr(error, 'strerror', None) or error}).{there}"
+        remedy = " This user may not read it; on most systems members of the group `video` can."
+    elif sys.platform == "linux" and (cameras := sorted(map(str, Path("/dev").glob("video*")))):
+        remedy = f" There is {', '.join(cameras)}: camera:N names one."
+    reason = getattr(error, "strerror", None) or error
+    return f"camera {name!r} cannot be opened ({place}: {reason}).{remedy}"

@@ -48,7 +48,8 @@ def find_videos(paths: Sequence[Path], out: Path, submission: str | None) -> Vid
         raise ConfigError(f"--submission {submission} takes images, but {first} is none.")
     if cameras and (len(paths) > 1 or not one_file):
         raise ConfigError(
-            f"{cameras[0]} is recorded by itself and into a file: name it, as in -o {cameras[0]}.mp4."
+            f"{cameras[0]} is recorded by itself and into a file: name it, as in "
+            f"-o {cameras[0]}.mp4."
         )
     if one_file and not cameras and (len(videos), len(paths)) != (1, 1):
         raise ConfigError(
@@ -74,7 +75,8 @@ def check_targets(inputs: VideoInputs, *, masks: bool, overwrite: bool, soft: bo
     """
     if any(map(is_remote, (*inputs.paths, *inputs.targets))):
         raise ConfigError(
-            "videos are read from and written to this machine's disk alone: copy them, or name images."
+            "videos are read from and written to this machine's disk alone: copy them, or name "
+            "images."
         )
     if soft:
         raise ConfigError(

@@ -1,6 +1,7 @@
-"""The unfinished result of a video: NAME.parts beside the output, with closed segments and what they were made from.
+"""The unfinished result of a video: NAME.parts beside the output, with closed segments.
 
-A kill at any moment leaves whole segments; the next run of the same command goes on behind them.
+A kill at any moment leaves complete segments; the next run of the same command continues after
+them.
 """
 
 import shutil
@@ -25,16 +26,16 @@ FORMAT_VERSION = 1
 RECORD, LOCK = "parts.json", ".lock"
 
 Origin = dict[str, Any]
-"""What a result depends on, by name, as plain values: source, model, settings."""
+"""What a result depends on, as plain values: source, model, settings."""
 
 
 def parts_folder(target: Path) -> Path:
-    """Where the segments of `target` lie until it is finished."""
+    """Return the folder of the segments of `target`, until it is finished."""
     return target.with_name(target.name + ".parts")
 
 
 class Parts:
-    """The segments that are finished, in order. frames: how many they hold; end: where the last one ends."""
+    """The finished segments, in order. frames: their number of frames; end: of the last one."""
 
     def __init__(self, folder: Path, format: VideoFormat) -> None:
         self.folder, self.format = folder, format
@@ -42,22 +43,20 @@ class Parts:
         self.frames = self.end = 0
         for path in sorted(folder.glob(f"*{SEGMENT_SUFFIX}")):
             frames, end = segment_extent(path)
-            if (
-                path != self._next() or not frames
-            ):  # a disk that lost one: from there on all is made again
+            if path != self._next() or not frames:  # one was lost: the rest is made again
                 break
             self._count(path, frames, end)
 
     def add(self, frames: Iterable[OverlaidFrame]) -> None:
-        """Write one more segment. Raises FeathersegError where the disk refuses."""
+        """Write one more segment. Raises FeathersegError if the disk refuses."""
         path = self._next()
         write_atomic(path, lambda file: write_segment(file, self.format, frames))
         self._count(path, *segment_extent(path))
 
     def finish(self, target: Path) -> None:
-        """Join the segments to `target`, which is replaced at once or not at all; then the folder is gone."""
+        """Join the segments to `target`, which is replaced atomically, and delete the folder."""
         write_atomic(target, lambda file: join_segments(file, self.format, self.segments))
-        shutil.rmtree(self.folder, ignore_errors=True)  # Windows keeps the lock until it is let go
+        shutil.rmtree(self.folder, ignore_errors=True)  # Windows keeps the lock until released
 
     def _next(self) -> Path:
         return self.folder / f"{len(self.segments):06d}{SEGMENT_SUFFIX}"
@@ -69,10 +68,12 @@ class Parts:
 
 @contextmanager
 def open_parts(target: Path, format: VideoFormat, origin: Origin) -> Iterator[Parts]:
-    """The parts of `target`, those of an earlier run that had the same origin, or none yet.
+    """Yield the parts of `target`: those of an earlier run with the same origin, or none.
 
-    Raises RunError where another process writes them, or where they have another origin. Nothing is left behind of a
-    run that ended before its first segment.
+    A run that ends before its first segment leaves nothing.
+
+    Raises:
+        RunError: Another process writes them, or they have another origin.
     """
     folder = parts_folder(target)
     refuse_links(folder.parent, folder.name)
@@ -102,12 +103,13 @@ def _check_origin(folder: Path, origin: Origin) -> None:
         before = None
     if not isinstance(before, dict):
         raise RunError(
-            f"{folder} lacks a readable {RECORD}, so it cannot be continued. Delete it to start over."
+            f"{folder} lacks a readable {RECORD}, so it cannot be continued. Delete it to start "
+            "over."
         )
     if changed := changed_settings(before, origin):
         raise RunError(
-            f"{folder} was started with other settings: {changed}. Use the earlier command, or delete {folder} to "
-            "start over."
+            f"{folder} was started with other settings: {changed}. Use the earlier command, or "
+            f"delete {folder} to start over."
         )
 
 

@@ -1,6 +1,7 @@
-"""Reading a video: its frames upright, with square pixels, in RGB, and when each is shown.
+"""Reading a video: its frames upright, with square pixels, in RGB, and their times.
 
-Only the containers named here are opened, and only from a file: a playlist that calls itself .mp4 reaches nothing else.
+Only the containers named here are opened, and only from a file: a playlist that is called .mp4
+opens nothing else.
 """
 
 import os
@@ -19,32 +20,47 @@ from featherseg.core.types import Size
 from featherseg.core.wording import size_text
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
-"""Endings (in lower case) of the files that are taken for videos."""
+"""Endings (in lower case) of files that are videos."""
 
 PURPOSE = "reading and writing videos"
 _OPEN_OPTIONS = {"format_whitelist": "mov,matroska,avi", "protocol_whitelist": "file"}
 UPRIGHT = (1, 0, 0, 1)
+
 MAX_PIXELS = 35_651_584
-"""Of a frame: the largest levels of H.264 and HEVC (6.2) have no more. Decoders hold up to 17 frames, or more."""
+"""Most pixels of a frame: those of the largest levels of H.264 and HEVC (6.2).
+
+Decoders hold 17 or more frames.
+"""
+
 _USUAL_RATE = Fraction(25)
+
 _HD_LINES = 720
-"""Height from which a video that does not name its colours is taken for BT.709, as players do; below, BT.601."""
+"""Height from which a video without named colours is BT.709, as for players; below it is BT.601."""
+
 _BT709, _UNNAMED = 1, 2
 """Colour spaces as ITU-T H.273 numbers them."""
+
 _MISSING_FRAMES = 2
-"""A file without a count of its frames lacks some where it ends by at least so many earlier than its header says."""
+"""A file without a count of its frames lacks some if it ends this many before its stated length."""
 
 Turn = tuple[int, int, int, int]
-"""a, b, c, d of a display matrix: a point (x, y) of the stored image is shown at (a x + c y, b x + d y)."""
+"""a, b, c, d of a display matrix: a stored point (x, y) is shown at (a x + c y, b x + d y)."""
 
 
 @dataclass(frozen=True)
 class VideoFacts:
     """What is known of a video before it is read.
 
-    size (height, width) of a frame as it is seen; stored, the same before it is turned; turn, how that is done; rate in
-    frames a second, on average; time_base in seconds, the unit of all times; frames and seconds by the header (None:
-    it does not say); counted, whether it names the frames; sound, whether there is any.
+    Attributes:
+        size: (height, width) of an upright frame.
+        stored: The same before it is turned.
+        turn: How it is turned.
+        rate: Frames per second, on average.
+        time_base: The unit of all times, in seconds.
+        frames: By the header; None if unknown.
+        seconds: By the header; None if unknown.
+        counted: Whether the header has the number of frames.
+        sound: Whether it has sound.
     """
 
     size: Size
@@ -60,7 +76,7 @@ class VideoFacts:
 
 @dataclass(frozen=True)
 class Frame:
-    """pixels (H, W, C) uint8; begin and duration in units of the video's time_base, the first frame begins at 0."""
+    """Pixels (H, W, C) uint8, begin and duration in units of time_base; the first begins at 0."""
 
     pixels: np.ndarray
     begin: int
@@ -73,10 +89,12 @@ def is_video(path: Path) -> bool:
 
 
 def read_facts(path: Path) -> VideoFacts:
-    """What the header and the first frame say.
+    """Return the facts of the header and the first frame.
 
-    Raises DataNotFound; DataError for a file that is no video, holds no frame that can be read, or whose frames have
-    more than MAX_PIXELS; MissingExtra without PyAV.
+    Raises:
+        DataNotFound: The file is missing.
+        DataError: It is no video, has no readable frame, or its frames exceed MAX_PIXELS.
+        MissingExtra: PyAV is not installed.
     """
     with _opened(path) as (container, stream):
         first = next(Frames.decode(container, stream), None)
@@ -102,9 +120,12 @@ def read_facts(path: Path) -> VideoFacts:
 
 
 class Frames:
-    """The frames of a video, in order; what cannot be decoded is counted and passed over.
+    """The frames of a video, in order; what cannot be decoded is counted and skipped.
 
-    given: frames decoded so far; damaged: those of them that are only partly right; failed: pieces that gave no frame.
+    Attributes:
+        given: Frames that are decoded so far.
+        damaged: Those that are only partly right.
+        failed: Packets without a frame.
     """
 
     def __init__(self, path: Path, facts: VideoFacts, channels: int = 3) -> None:
@@ -113,7 +134,7 @@ class Frames:
         self.end = 0
 
     def after(self, done: int) -> Iterator[Frame]:
-        """The frames behind the first `done`, which are decoded all the same: so each is what it would have been."""
+        """Yield the frames after the first `done`, which are decoded too: later ones need them."""
         first, last = None, -1
         usual = max(1, round(1 / (self.facts.rate * self.facts.time_base)))
         with _opened(self.path) as (container, stream):
@@ -122,9 +143,7 @@ class Frames:
                 self.damaged += decoded.is_corrupt
                 begin = self.end if decoded.pts is None else decoded.pts
                 first = begin if first is None else first
-                last = max(
-                    begin - first, last + 1
-                )  # files exist whose times stand still or go back
+                last = max(begin - first, last + 1)  # in some files times repeat or go back
                 duration = decoded.duration or usual
                 self.end = last + duration
                 if self.given > done:
@@ -132,7 +151,7 @@ class Frames:
 
     @property
     def unreadable(self) -> int:
-        """Frames that the header promises and that could not be read; known when all others were."""
+        """Number of frames of the header that could not be read; known after all others."""
         if self.facts.counted and self.facts.frames:
             return max(self.facts.frames - self.given - self.cut_away, 0)
         seconds = (self.facts.seconds or 0.0) - float(self.end * self.facts.time_base)
@@ -141,15 +160,13 @@ class Frames:
 
     @staticmethod
     def decode(container: Any, stream: Any, counts: "Frames | None" = None) -> Iterator[Any]:
-        """PyAV's frames as far as the file can be read; faults are counted in `counts`."""
+        """Yield PyAV's frames as far as the file can be read; faults are counted in `counts`."""
         av = require("av", "video", PURPOSE)
         packets = container.demux(stream)
         while True:
             try:
                 packet = next(packets, None)
-            except (
-                av.FFmpegError
-            ):  # the file ends in the middle: what the decoder still holds is asked for
+            except av.FFmpegError:  # the file is truncated: the decoder still has frames
                 packet = None
             try:
                 decoded = (
@@ -174,9 +191,9 @@ class Frames:
 
 
 def upright_pixels(decoded: Any, stored: Size, turn: Turn, channels: int) -> np.ndarray:
-    """PyAV's frame as (H, W, channels) uint8, turned as it is meant to be seen; one channel is grey, three are RGB.
+    """Return PyAV's frame as (H, W, channels) uint8, upright; one channel is grey, three are RGB.
 
-    A frame of another size than `stored`, as a stream may change to, is brought to it.
+    A frame of another size than `stored`, to which a stream may change, is resized to it.
     """
     colors = _BT709 if decoded.colorspace == _UNNAMED and decoded.height >= _HD_LINES else None
     height, width = stored
@@ -203,30 +220,28 @@ def is_sideways(turn: Turn) -> bool:
 
 
 def squared_width(width: int, pixel_shape: Fraction | None) -> int:
-    """The width in square pixels of an image whose pixels are `pixel_shape` times as wide as high."""
+    """Return the width in square pixels, if pixels are `pixel_shape` times as wide as high."""
     if not pixel_shape or not Fraction(1, 4) <= pixel_shape <= 4:  # unknown, or a damaged header
         return width
     return max(1, round(width * pixel_shape))
 
 
 def turn_of(decoded: Any) -> Turn:
-    """How a frame is to be turned or mirrored, from its display matrix (ISO/IEC 14496-12, 8.3.2); upright without."""
+    """Return how to turn a frame, by its display matrix (ISO/IEC 14496-12, 8.3.2), if any."""
     data = decoded.side_data.get("DISPLAYMATRIX")
     if data is None:
         return UPRIGHT
-    a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[
-        :5
-    ].tolist()  # rows of three: 16.16 numbers
+    matrix = np.frombuffer(bytes(data), dtype=np.int32)  # rows of three 16.16 numbers
+    a, b, _, c, d = matrix[:5].tolist()
     return a, b, c, d
 
 
 def _seconds(container: Any, stream: Any) -> float | None:
-    """How long the images last by the header; None where it does not say so of them alone."""
+    """Return the length of the images by the header; None if it is unknown."""
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
-    if clock := re.fullmatch(
-        r"(\d+):(\d+):(\d+\.\d+)\0*", stream.metadata.get("DURATION", "")
-    ):  # Matroska's tag
+    tag = stream.metadata.get("DURATION", "")  # Matroska's
+    if clock := re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)\0*", tag):
         return int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3])
     if container.duration is None or len(container.streams) > 1:
         return None
@@ -235,19 +250,20 @@ def _seconds(container: Any, stream: Any) -> float | None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """The container and its video stream."""
+    """Yield the container and its video stream."""
     av = require("av", "video", PURPOSE)
-    if not os.path.isfile(path):  # Path.is_file raises of a name that is too long
+    if not os.path.isfile(path):  # Path.is_file raises for names that are too long
         raise DataNotFound(
             f"{path} does not exist, or is no file.{near_path(path)} Expected a video."
         )
-    # a title that is not UTF-8 stops nobody: from PyAV 19 on that needs no option, and there is none
+    # A title may be no UTF-8; PyAV 19 and later need no option for this, and have none
     lenient = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
     try:
         container = av.open(str(path.absolute()), options=_OPEN_OPTIONS, **lenient)
     except av.FFmpegError as error:
         raise DataError(
-            f"{path} cannot be read as a video: {error.strerror}. Expected mp4, mov, webm, mkv or avi.{_hint(path)}"
+            f"{path} cannot be read as a video: {error.strerror}. Expected mp4, mov, webm, mkv or "
+            f"avi.{_hint(path)}"
         ) from None
     with container:
         stream = next((s for s in container.streams.video if not _is_cover(s)), None)
@@ -258,29 +274,26 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
                 f"{path} cannot be decoded: its codec is unknown here. Convert it to H.264 or VP9."
             )
         _check_bound(path, (stream.height or 0, stream.width or 0))
-        stream.codec_context.options = {
-            "max_pixels": str(MAX_PIXELS)
-        }  # also where a later frame is larger
+        # A later frame may be larger
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         yield container, stream
 
 
 def _hint(path: Path) -> str:
     with open(path, "rb") as file:
         is_mp4 = file.read(12)[4:8] == b"ftyp"
-    return (
-        " It starts like an mp4 but has no index, so it is probably truncated: copy it again."
-        * is_mp4
-    )
+    hint = " It starts like an mp4 but has no index, so it is probably truncated: copy it again."
+    return hint if is_mp4 else ""
 
 
 def _is_cover(stream: Any) -> bool:
-    """A still image that belongs to a piece of music."""
+    """Whether a stream is the cover of a piece of music."""
     return bool(stream.disposition & type(stream.disposition).attached_pic)
 
 
 def _check_bound(path: Path, size: Size) -> None:
     if size[0] * size[1] > MAX_PIXELS:
         raise TooLarge(
-            f"{path} is too large: frames of {size_text(size)} (height x width) have {size[0] * size[1]:,} pixels; "
-            f"the limit is {MAX_PIXELS:,}. Downscale it first."
+            f"{path} is too large: frames of {size_text(size)} (height x width) have "
+            f"{size[0] * size[1]:,} pixels; the limit is {MAX_PIXELS:,}. Downscale it first."
         )

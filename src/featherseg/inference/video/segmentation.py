@@ -1,7 +1,7 @@
-"""A video becomes the same video under the colours of its classes: `segment_video`. Needs PyAV, the extra [video].
+"""A video becomes the same video under the colours of its classes: `segment_video`.
 
-Rate, times, size and orientation are those of the source; sound is left out. mp4 and webm are written
-as VP9. Every frame is predicted by itself.
+Needs PyAV, the extra [video]. Rate, times, size and orientation are those of the source; sound is
+dropped. mp4 and webm are written as VP9. Every frame is predicted by itself.
 """
 
 import hashlib
@@ -28,16 +28,21 @@ from featherseg.inference.video.write import OverlaidFrame, VideoFormat, check_e
 __all__ = ["SEGMENT_FRAMES", "VideoJob", "VideoResult", "is_video", "segment_video"]
 
 SEGMENT_FRAMES = 50
-"""Frames of a segment: what a kill costs at most."""
+"""Frames of a segment: the most that a kill costs."""
 
 HEAD_BYTES = 1 << 20
+"""Bytes at the start of a video that identify it."""
 
 
 @dataclass(frozen=True)
 class VideoJob:
-    """What to segment and where to: target ends in .mp4 or .webm.
+    """A video to segment.
 
-    masks: a folder for the masks without loss, 000000.png for the first frame and so on; None: none are written.
+    Args:
+        source: The video.
+        target: The output, .mp4 or .webm.
+        masks: A folder for the masks without loss, 000000.png for the first frame and so on; None:
+            they are not written.
     """
 
     source: Path
@@ -47,9 +52,16 @@ class VideoJob:
 
 @dataclass(frozen=True)
 class VideoResult:
-    """What was done: frames written, of which `resumed` were there already; unreadable ones are left out of it.
+    """What was done.
 
-    damaged: frames that were partly unreadable and are in it all the same; how: "whole" or "6 tiles of 1024x1024".
+    Attributes:
+        job: The job.
+        facts: Of the source.
+        frames: Number of frames that were written.
+        resumed: How many of them an earlier run wrote.
+        unreadable: Frames that are missing in the output.
+        damaged: Frames in the output that were partly unreadable.
+        how: "whole" or "6 tiles of 1024x1024".
     """
 
     job: VideoJob
@@ -61,7 +73,7 @@ class VideoResult:
     how: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         names = ("frames", "resumed", "unreadable", "damaged", "how")
         paths = {"source": str(self.job.source), "file": str(self.job.target)}
         return paths | {name: getattr(self, name) for name in names}
@@ -70,13 +82,18 @@ class VideoResult:
 def segment_video(
     predictor: Predictor, job: VideoJob, progress: Progress | None = None
 ) -> VideoResult:
-    """Write the video of `job` with the predictor's classes over it, half and half; an older target is replaced.
+    """Write the video of `job` under the predictor's colours; an older target is replaced.
 
-    Killed or stopped, the same call goes on behind the last of the segments that lie in TARGET.parts, and the result is
-    that of a run which was not. Frames before are decoded again, which is quick, and not predicted.
-    Raises DataError or DataNotFound for the source, ConfigError for the target's ending or a model that takes no
-    images of one or three channels, RunError where TARGET.parts has another origin, MissingExtra without
-    PyAV, FeathersegError where one of the folders is a link.
+    After a kill the same call continues after the last segment in TARGET.parts, with the same
+    result as an uninterrupted run. Earlier frames are decoded again, which is quick, and not
+    predicted.
+
+    Raises:
+        DataError, DataNotFound: The source cannot be read.
+        ConfigError: The target's ending is wrong, or the model takes other channels than 1 or 3.
+        RunError: TARGET.parts has another origin.
+        MissingExtra: PyAV is not installed.
+        FeathersegError: One of the folders is a link.
     """
     check_predictor(predictor)
     check_ending(job.target)
@@ -91,7 +108,7 @@ def segment_video(
         _write_segments(predictor, frames, parts, job.masks, progress)
         parts.finish(job.target)
     if job.masks:
-        number = parts.frames  # masks of an older, longer video go
+        number = parts.frames  # delete masks of an older, longer video
         while (file := mask_file(job.masks, number)).is_file():
             file.unlink()
             number += 1
@@ -100,7 +117,7 @@ def segment_video(
 
 
 def check_predictor(predictor: Predictor) -> None:
-    """Raises ConfigError for a model that takes neither colour nor grey images."""
+    """Raise ConfigError for a model that takes neither colour nor grey images."""
     runtime = predictor.runtime
     if runtime.channels not in (1, 3):
         raise ConfigError(
@@ -111,7 +128,7 @@ def check_predictor(predictor: Predictor) -> None:
 def draw_frames(
     predictor: Predictor, frames: Iterator[Frame], first: int, masks: Path | None
 ) -> Iterator[OverlaidFrame]:
-    """Predict frames and draw them; `first` is the number of the first one, after which its mask is named."""
+    """Predict frames and draw them; `first` is the number of the first one, for its mask's name."""
     times: deque[Frame] = deque()
 
     def pixels() -> Iterator[np.ndarray]:
@@ -127,7 +144,7 @@ def draw_frames(
 
 
 def mask_file(folder: Path, number: int) -> Path:
-    """The mask of frame `number`, from 0 on."""
+    """Return the mask file of frame `number`, from 0 on."""
     return folder / f"{number:06d}.png"
 
 
@@ -138,18 +155,18 @@ def _write_segments(
     masks: Path | None,
     progress: Progress | None,
 ) -> None:
-    """All frames behind those that the parts hold, SEGMENT_FRAMES at a time."""
-    rest = frames.after(parts.frames)
-    while (head := next(rest, None)) is not None:
-        overlaid = draw_frames(
-            predictor, chain([head], islice(rest, SEGMENT_FRAMES - 1)), parts.frames, masks
-        )
+    """Write all frames after those of the parts, SEGMENT_FRAMES at a time."""
+    remaining = frames.after(parts.frames)
+    while (head := next(remaining, None)) is not None:
+        segment = chain([head], islice(remaining, SEGMENT_FRAMES - 1))
+        overlaid = draw_frames(predictor, segment, parts.frames, masks)
         parts.add(with_progress(overlaid, parts.frames, frames.facts.frames, progress))
 
 
 def with_progress(
     overlaid: Iterator[OverlaidFrame], done: int, total: int | None, progress: Progress | None
 ) -> Iterator[OverlaidFrame]:
+    """Yield the frames, and report each to `progress`."""
     if progress:
         progress("frames", done, total)
     for number, frame in enumerate(overlaid, start=done + 1):
@@ -159,7 +176,7 @@ def with_progress(
 
 
 def _origin(predictor: Predictor, job: VideoJob, facts: VideoFacts) -> Origin:
-    """All that decides the result's bytes, on one machine."""
+    """Return all that decides the bytes of the result, on one machine."""
     stat = job.source.stat()
     with open(job.source, "rb") as file:
         head = hashlib.sha256(file.read(HEAD_BYTES)).hexdigest()
@@ -176,7 +193,7 @@ def _origin(predictor: Predictor, job: VideoJob, facts: VideoFacts) -> Origin:
 
 
 def settings_origin(predictor: Predictor, size: Size) -> Origin:
-    """What of the model, its device and its settings decides the result for frames of (height, width)."""
+    """Return what decides the result of frames of (height, width) besides the source."""
     plan = predictor.plan(size)
     return {
         "featherseg": __version__,

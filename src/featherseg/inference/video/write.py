@@ -1,6 +1,7 @@
-"""Writing a video: closed segments first, each with an encoder of its own, then one file of their packets.
+"""Writing a video: closed segments, each with its own encoder, then one file of their packets.
 
-A segment is a pure function of its frames, so a run that was killed and goes on gives the bytes of one that was not.
+A segment depends only on its frames, so that a run that was killed and continued writes the same
+bytes as an uninterrupted one.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,32 +19,33 @@ from featherseg.core.wording import size_text
 from featherseg.inference.video.read import PURPOSE
 
 SEGMENT_SUFFIX = ".nut"
-"""FFmpeg's own container: it keeps every time exactly, whatever the codec."""
+"""FFmpeg's own container: it keeps every time exactly, for every codec."""
 
 _BT709, _LIMITED = 1, 1
-"""Colours and range of what is written, as ITU-T H.273 numbers them; it says so in the file."""
-_SAME_BYTES = {"fflags": "+bitexact"}  # no random numbers in the header
-_LARGEST_TERM = 65535
-"""Of a frame rate, as a fraction: both containers store it."""
+"""Colours and range of the output, as ITU-T H.273 numbers them; the file names them."""
 
+_SAME_BYTES = {"fflags": "+bitexact"}  # no random numbers in the header
+
+_LARGEST_TERM = 65535
+"""Largest term of a frame rate as a fraction, which both containers store."""
 
 CONTAINERS = {".mp4": "mp4", ".webm": "webm"}
-"""Ending of the file -> FFmpeg's name of its container. Both hold VP9, which every browser plays.
+"""Ending of the file -> FFmpeg's name of its container. Both contain VP9, which browsers play.
 
 H.264 is left out: PyAV's wheels encode it with x264, which is under the GPL.
 """
 
 CODEC = "libvpx-vp9"
 _OPTIONS = {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "8", "row-mt": "1"}
-"""Measured at 360x480 on 2 cores: 4.6 ms a frame, with cpu-used 4 13.3 ms and two thirds of the bytes."""
+"""Measured at 360x480 on 2 cores: 4.6 ms per frame; cpu-used 4: 13.3 ms, 2/3 of the bytes."""
 
 LONGEST_SIDE = 16383
-"""Pixels of a side that libvpx encodes."""
+"""Longest side in pixels that libvpx encodes."""
 
 
 @dataclass(frozen=True)
 class VideoFormat:
-    """What is written: ending, (height, width), frames a second, and the unit of all times in seconds."""
+    """The output: ending, (height, width), frames per second, and the unit of times in seconds."""
 
     suffix: str
     size: Size
@@ -53,7 +55,7 @@ class VideoFormat:
 
 @dataclass(frozen=True)
 class OverlaidFrame:
-    """A frame to be written: pixels (H, W, 3) uint8 RGB; begin and duration in units of the form's time_base."""
+    """A frame to write: (H, W, 3) uint8 RGB, its begin and duration in units of the time_base."""
 
     pixels: np.ndarray
     begin: int
@@ -61,7 +63,7 @@ class OverlaidFrame:
 
 
 def check_ending(target: Path) -> None:
-    """Raises ConfigError for an ending that is not written."""
+    """Raise ConfigError for an ending that is not written."""
     if target.suffix.lower() not in CONTAINERS:
         raise ConfigError(
             f"{target}: videos are written as {' or '.join(CONTAINERS)}. Use one of these suffixes."
@@ -69,24 +71,23 @@ def check_ending(target: Path) -> None:
 
 
 def check_format(format: VideoFormat) -> None:
-    """Raises DataError for a size that the codec does not know."""
+    """Raise DataError for a size that the codec does not take."""
     if max(format.size) > LONGEST_SIDE:
         raise DataError(
-            f"frames of {size_text(format.size)} (height x width) are too long for a video: its sides go up to "
-            f"{LONGEST_SIDE} pixels."
+            f"frames of {size_text(format.size)} (height x width) are too long for a video: its "
+            f"sides have at most {LONGEST_SIDE} pixels."
         )
 
 
 def write_segment(file: BinaryIO, format: VideoFormat, frames: Iterable[OverlaidFrame]) -> None:
-    """Encode frames as a closed segment. Odd sizes are kept."""
+    """Encode frames as a closed segment. Odd sizes stay."""
     av: Any = require("av", "video", PURPOSE)
     times: list[tuple[int, int]] = []
     with _opened(file, SEGMENT_SUFFIX[1:]) as container:
         stream = _add_stream(container, format)
 
-        def mux(
-            packets: Sequence[Any],
-        ) -> None:  # the encoder counts frames; when they are shown is set here
+        # The encoder counts frames; their times are set here
+        def mux(packets: Sequence[Any]) -> None:
             for packet in packets:
                 packet.stream, packet.time_base = stream, format.time_base
                 begin, duration = times[packet.pts]
@@ -104,7 +105,7 @@ def write_segment(file: BinaryIO, format: VideoFormat, frames: Iterable[Overlaid
 
 
 def join_segments(file: BinaryIO, format: VideoFormat, segments: Sequence[Path]) -> None:
-    """Put the packets of segments behind each other into one file; nothing is encoded again."""
+    """Join the packets of segments in one file, without encoding them again."""
     av: Any = require("av", "video", PURPOSE)
     with _opened(file, CONTAINERS[format.suffix], _SAME_BYTES) as container:
         stream = _add_stream(container, format)
@@ -117,7 +118,7 @@ def join_segments(file: BinaryIO, format: VideoFormat, segments: Sequence[Path])
 
 
 def segment_extent(segment: Path) -> tuple[int, int]:
-    """(frames, where the last one ends in units of the time_base) of a segment; (0, 0) for one that cannot be read."""
+    """Return (frames, end of the last one in units of the time_base); (0, 0) if unreadable."""
     av: Any = require("av", "video", PURPOSE)
     frames = end = 0
     try:
@@ -132,7 +133,7 @@ def segment_extent(segment: Path) -> tuple[int, int]:
 
 @contextmanager
 def _opened(file: BinaryIO, container: str, options: dict[str, str] | None = None) -> Iterator[Any]:
-    """A file that PyAV writes. Raises OSError where the disk refuses, which closing the container would hide."""
+    """Open a file that PyAV writes. Raises the OSError that closing the container would hide."""
     av: Any = require("av", "video", PURPOSE)
     try:
         with av.open(file, "w", format=container, options=options) as opened:
@@ -144,7 +145,7 @@ def _opened(file: BinaryIO, container: str, options: dict[str, str] | None = Non
 
 
 def _add_stream(container: Any, format: VideoFormat) -> Any:
-    """The one stream of a segment and of the whole file: all that a player needs stands in both alike."""
+    """Add the one stream of a segment, or of the whole file."""
     rate = format.rate.limit_denominator(1001)
     if not 0 < rate.numerator <= _LARGEST_TERM:
         rate = Fraction(min(max(1, round(rate)), _LARGEST_TERM))
@@ -154,7 +155,7 @@ def _add_stream(container: Any, format: VideoFormat) -> Any:
     context = stream.codec_context
     context.colorspace = context.color_primaries = context.color_trc = _BT709
     context.color_range = _LIMITED
-    context.thread_count = 0  # as many as there are cores: the bytes do not depend on it
+    context.thread_count = 0  # all cores: the bytes do not depend on it
     context.time_base = 1 / rate
     stream.time_base = format.time_base
     return stream
