@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from featherseg.inference.predictor import Prediction
 
 LINE_SECONDS = 60
-"""Seconds between two lines of progress where there is no terminal."""
+"""Seconds between two lines of progress without a terminal."""
 
 
 def predict(
@@ -39,15 +39,16 @@ def predict(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="Images, folders of images, or videos; camera or camera:N, where no file or folder is called so; of "
-            "images also s3://BUCKET/FOLDER.",
+            help="Images, folders of images, or videos; camera or camera:N, if no file or folder "
+            "has this name; for images also s3://BUCKET/FOLDER.",
             metavar="PATH...",
         ),
     ],
     output: Annotated[
         Path,
         out_option(
-            "The output folder, also s3://BUCKET/FOLDER; for one video or a camera, a .mp4 or .webm."
+            "The output folder, also s3://BUCKET/FOLDER; for one video or a camera, a .mp4 or "
+            ".webm."
         ),
     ] = Path("predictions"),
     device: Device = "auto",
@@ -62,14 +63,15 @@ def predict(
     max_side: Annotated[
         int | None,
         typer.Option(
-            help="Longer side to downscale larger images to, before --scales; masks keep full size."
+            help="Longer side to downscale larger images to, before --scales; masks keep the full "
+            "size."
         ),
     ] = None,
     submission: Annotated[
         str | None,
         typer.Option(
             metavar="BENCHMARK",
-            help="Write only NAME.png, in the format of the cityscapes or bdd100k benchmark.",
+            help="Write masks as NAME.png, in the format of the cityscapes or bdd100k benchmark.",
         ),
     ] = None,
     masks: Annotated[
@@ -83,7 +85,8 @@ def predict(
         str | None,
         typer.Option(
             metavar="npz|png",
-            help="Also write those of all classes, NAME_probabilities.npz, or of the mask's, NAME_confidence.png.",
+            help="Also write those of all classes, NAME_probabilities.npz, or of the mask's, "
+            "NAME_confidence.png.",
         ),
     ] = None,
     overwrite: Annotated[
@@ -101,17 +104,19 @@ def predict(
         typer.Option(help="With --cluster: how many processes [default: this machine's cores]."),
     ] = None,
 ) -> None:
-    """Write NAME_mask.png (class indices with a palette), NAME_color.png and NAME_overlay.png for every image.
+    """Write NAME_mask.png, NAME_color.png and NAME_overlay.png for every image.
 
-    A panoptic model also writes its objects in the official format: panoptic/NAME.png and panoptic.json.
-    With --submission cityscapes the masks hold that benchmark's label ids, with --submission bdd100k its train ids.
-    A video becomes NAME_overlay.mp4, or the file named by -o. After an interruption the same command continues; images
-    that are listed in the folder's predictions.jsonl and have not changed since are not predicted again.
-    A camera is recorded until Ctrl-C. Exit code 1 if an image or frames of a video could not be read, or the model does
-    not take an image's size; the others are still written. In a bucket every file appears whole or not at all, an
-    image's mask after its other files.
-    With --cluster the masks alone are written, and predictions.jsonl, which tells of every image; the same command
-    again does what is missing.
+    The mask has class indices with a palette. A panoptic model also writes its objects in the
+    official format: panoptic/NAME.png and panoptic.json. With --submission cityscapes the masks
+    have that benchmark's label ids, with --submission bdd100k its train ids. A video becomes
+    NAME_overlay.mp4, or the file named by -o. A camera is recorded until Ctrl-C.
+    After an interruption the same command continues: images that predictions.jsonl in the folder
+    lists are not predicted again, unless they have changed. In a bucket every file appears complete
+    or not at all, the mask of an image after its other files.
+    With --cluster only the masks are written, and predictions.jsonl, which lists every image; the
+    same command again does what is missing.
+    Exit code 1 if an image or frames of a video could not be read, or the model does not take an
+    image's size; the others are still written.
     """
     changes = parse_inference(window, scales, tta, resize)
     import featherseg
@@ -140,9 +145,9 @@ def predict(
 
 
 class PredictConsole:
-    """A `PredictReporter` that prints: a line for each image, a bar for long work on a terminal.
+    """A `PredictReporter` that prints a line for each image, and a bar for long work.
 
-    Without a terminal the bar is a line every LINE_SECONDS.
+    Without a terminal a line every LINE_SECONDS replaces the bar.
     """
 
     def __init__(self, console: Console) -> None:
@@ -178,7 +183,7 @@ class PredictConsole:
             self.console.print_table(("class", "share"), rows)
 
     def progress(self, doing: str, done: int, total: int | None) -> None:
-        """Draw how far the work is. What an earlier command did does not count for the rate."""
+        """Draw how far the work is. The rate does not count what an earlier command did."""
         from rich.markup import escape
         from rich.progress import (
             BarColumn,
