@@ -330,21 +330,22 @@ class _Lane:
         }
         rows = []
         for variant in self._present():
-            own, fidelity = samples[variant.name], self.logs[variant.name, setting].fidelity
+            measured = samples[variant.name]
+            fidelity = self.logs[variant.name, setting].fidelity
             assert fidelity is not None  # no latency without it
             baselines = {
                 name: samples[baseline_of(variant, name, self.variants).name]
                 for name in self.plan.baselines
             }
             by_wall, by_cpu, end_to_end = (
-                {name: ratio(base, own) for name, base in baselines.items()}
+                {name: ratio(base, measured) for name, base in baselines.items()}
                 for ratio in (_by_wall, _by_cpu, _end_to_end)
             )
             precision = self.opened[variant.name]["precision"]
             pass_work = work[variant.model.source]
             limit_ms = pass_work.limit_ms(limits, precision) if limits else None
             speedups = (by_wall, by_cpu, end_to_end)
-            rows.append(Row(variant, precision, own, fidelity, *speedups, pass_work, limit_ms))
+            rows.append(Row(variant, precision, measured, fidelity, *speedups, pass_work, limit_ms))
         return rows
 
     def _each(self, action: Callable[[Variant, Process], None], turn: int = 0) -> None:
@@ -382,17 +383,19 @@ class _Lane:
         return self.images[folder]
 
 
-def _by_wall(baseline: Samples, own: Samples) -> Speedup:
-    return speedup(baseline.forward_ms, own.forward_ms)
+def _by_wall(baseline: Samples, variant: Samples) -> Speedup:
+    return speedup(baseline.forward_ms, variant.forward_ms)
 
 
-def _by_cpu(baseline: Samples, own: Samples) -> Speedup:
+def _by_cpu(baseline: Samples, variant: Samples) -> Speedup:
     """Return the speedup by CPU time of the forward; 0 ms, below the clock's grain, are 1 us."""
-    return speedup(np.maximum(baseline.cpu["forward"], 1e-3), np.maximum(own.cpu["forward"], 1e-3))
+    return speedup(
+        np.maximum(baseline.cpu["forward"], 1e-3), np.maximum(variant.cpu["forward"], 1e-3)
+    )
 
 
-def _end_to_end(baseline: Samples, own: Samples) -> Speedup:
-    return speedup(baseline.end_to_end_ms, own.end_to_end_ms)
+def _end_to_end(baseline: Samples, variant: Samples) -> Speedup:
+    return speedup(baseline.end_to_end_ms, variant.end_to_end_ms)
 
 
 def _check_classes(variant: Variant, opened: dict[str, Any]) -> None:

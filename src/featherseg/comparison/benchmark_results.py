@@ -21,7 +21,7 @@ from featherseg.data import LabelledImages
 SCHEMA, SCHEMA_VERSION = "featherseg-benchmark", 2
 
 USUAL_STARTS = 5
-"""Default number of starts; the page warns of fewer. Not measured."""
+"""Default number of starts; the page warns of fewer. Chosen, not measured."""
 
 ROUNDS, ROUNDS_ON_GPU = 20, 100
 """Default number of rounds, those of all starts together."""

@@ -25,7 +25,7 @@ from featherseg.layers.resize import resized
 from featherseg.runs.run import EXPORTS
 
 WARM_UP = 2
-"""Passes before those that count: the first ones allocate memory. Not measured."""
+"""Passes before those that count: the first ones allocate memory. Chosen, not measured."""
 
 
 @dataclass(frozen=True)

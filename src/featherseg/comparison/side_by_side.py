@@ -27,8 +27,11 @@ from featherseg.core.wording import counted, size_text
 from featherseg.costs.latency import summarise, turn_order
 from featherseg.inference.runtimes import Runtime
 
-STARTS, ROUNDS = 5, 8
-"""Starts of all processes, and rounds of each start. Not measured."""
+STARTS = 5
+"""Number of times that all processes are started. Chosen, not measured."""
+
+ROUNDS = 8
+"""Rounds of each start. Chosen, not measured."""
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,9 @@ class Speedup:
 
 
 def speedup(
-    baseline_ms: np.ndarray, own_ms: np.ndarray, *, pairs: int = 1, seed: int = 0
+    baseline_ms: np.ndarray, variant_ms: np.ndarray, *, pairs: int = 1, seed: int = 0
 ) -> Speedup:
-    """Return the median over rounds of baseline / own, with an interval.
+    """Return the median over rounds of baseline / variant, with an interval.
 
     The interval is the median times and divided by exp(t * spread). The spread is the standard
     deviation of the logarithm over bootstrap replicates; each draws S - 1 of the S starts with
@@ -59,18 +59,18 @@ def speedup(
     quantile with S - 1 degrees of freedom.
 
     Args:
-        baseline_ms, own_ms: (S, R); values at the same place are of the same round.
+        baseline_ms, variant_ms: (S, R); values at the same place are of the same round.
         pairs: number of pairs that are compared together; they share the 5 % (Bonferroni).
 
     Raises:
         ConfigError: fewer than two starts, or the shapes differ.
     """
-    if baseline_ms.shape != own_ms.shape or len(own_ms) < MIN_STARTS:
+    if baseline_ms.shape != variant_ms.shape or len(variant_ms) < MIN_STARTS:
         raise ConfigError(
-            f"times of {baseline_ms.shape} and {own_ms.shape} (starts, rounds): expected pairs of "
-            f"at least {MIN_STARTS} starts, because the interval is over starts."
+            f"times of {baseline_ms.shape} and {variant_ms.shape} (starts, rounds): expected pairs "
+            f"of at least {MIN_STARTS} starts, because the interval is over starts."
         )
-    logs, starts = np.log(baseline_ms / own_ms), len(own_ms)
+    logs, starts = np.log(baseline_ms / variant_ms), len(variant_ms)
     chosen = np.random.default_rng(seed).integers(starts, size=(REPLICATES, starts - 1))
     medians = np.median(logs[chosen].reshape(REPLICATES, -1), axis=1)
     t = float(student_quantile(1 - (1 - LEVEL) / 2 / pairs, np.array([starts - 1.0]))[0])

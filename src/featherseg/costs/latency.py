@@ -41,7 +41,7 @@ class Schedule:
 
 
 EXPORT = Schedule(warm_up=2, least=5, most=5)
-"""Of a file that was just exported: its order of magnitude, for parity.json. Not measured."""
+"""Of a file that was just exported, for its order of magnitude. Chosen, not measured."""
 
 FIT = Schedule(warm_up=8, least=30, most=300, seconds=2.0)
 """Of a candidate on this machine. A file that is timed so, alone in its process, takes as long as
@@ -52,11 +52,17 @@ varies more: the same file took 6 to 9.7 ms within minutes (benchmarks/tables/fi
 DEVICE = Schedule(warm_up=5, least=20, most=200, seconds=2.0, warm_up_seconds=2.0)
 """Of a candidate on another device; shorter than FIT, because a pass may take seconds there."""
 
-FEW, FAR = 4, 2.0
-"""Timing ends after FEW passes if all but the first took more than FAR times the limit."""
+FEW = 4
+"""Passes after which timing ends if all but the first took more than FAR times the limit."""
 
-ALIKE_LEAST, ALIKE_MOST, ALIKE = 4, 12, 0.05
-"""Untimed passes at least and at most; they end when the last three differ by less than 5 %."""
+FAR = 2.0
+"""A candidate that takes this many times its limit is timed for FEW passes only."""
+
+ALIKE = 0.05
+"""Relative difference of the last three untimed passes below which a warm-up ends."""
+
+ALIKE_LEAST, ALIKE_MOST = 4, 12
+"""Number of untimed passes of such a warm-up, whatever their times. Chosen, not measured."""
 
 SETTLING = 0.05
 """Seconds of untimed passes before a pass in turns. An idle thread of ONNX Runtime keeps a core for
@@ -65,7 +71,9 @@ long (benchmarks/tables/speed.md, 2026-11-28).
 """
 
 MOST_WAIT = 1.3
-"""Run-queue wait from which a timing counts as disturbed by other programs. Not measured."""
+"""Run-queue wait from which a timing counts as disturbed by other programs. Chosen, not
+measured.
+"""
 
 
 # Passes in a row
