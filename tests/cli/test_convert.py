@@ -9,6 +9,7 @@ from PIL import Image
 from support.data.annotation_sources import coco, labelme, picture, polygon, square, write_json
 from typer.testing import CliRunner
 
+import featherseg
 from featherseg import cli
 from featherseg.core.errors import ConfigError, DataNotFound, FeathersegError, UnknownName
 from featherseg.data import open_dataset
@@ -38,18 +39,23 @@ def test_what_is_converted_can_be_used_and_is_kept_the_second_time(release):
     result = run(*command)
     assert result.exit_code == 0, result.exception
     json = release / "gtFine/cityscapes_panoptic_val.json"
-    assert result.stdout.splitlines() == [
-        f"{json}: 1 image",
-        f"Use it with --data cityscapes-panoptic --data-root {release}",
-    ]
+    first, note, use = result.stdout.splitlines()
+    assert first.startswith("Cityscapes: 1 image (val 1); 19 classes: road, sidewalk,")
+    assert note == f"note: {json} is written"
+    assert use == f"Use it with --data cityscapes-panoptic --data-root {release}"
     sample = open_dataset("cityscapes-panoptic", "val", release)[0]
     assert sample.instances.tolist() == [[0, 0, 26001], [-26, -26, 0]]
-    assert f"{json}: 1 image, 1 of them already there" in run(*command).stdout
+    again = featherseg.convert(
+        release, release / "gtFine", from_format="cityscapes-panoptic", progress=lambda *_: None
+    )
+    assert again.images == {"val": 1}
+    assert again.notes == [f"{json} is written, 1 of its masks were already there"]
 
 
 def test_another_folder_and_train_ids(release, tmp_path):
     result = run(release, "--from", "cityscapes-panoptic", "--out", tmp_path / "out", "--train-ids")
-    assert result.stdout == f"{tmp_path / 'out/cityscapes_panoptic_val_trainId.json'}: 1 image\n"
+    json = tmp_path / "out/cityscapes_panoptic_val_trainId.json"
+    assert result.stdout.splitlines()[1:] == [f"note: {json} is written"]
     assert (
         tmp_path / "out/cityscapes_panoptic_val_trainId/bonn_000000_000019_gtFine_panoptic.png"
     ).is_file()

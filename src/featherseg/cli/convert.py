@@ -10,15 +10,11 @@ import typer
 
 from featherseg.cli.options import out_option
 from featherseg.cli.progress import progress_bar
-from featherseg.core.errors import ConfigError, unknown
 from featherseg.core.wording import counted, one_line
 
 if TYPE_CHECKING:
     from featherseg.cli.terminal import Console
     from featherseg.converters import Conversion
-
-RELEASES = ("cityscapes-panoptic",)
-"""Releases of datasets that `--from` accepts besides the formats of annotation tools."""
 
 
 def convert(
@@ -65,26 +61,25 @@ def convert(
     """
     import featherseg
     from featherseg.cli.terminal import Console
-    from featherseg.converters import FORMATS
+    from featherseg.converters import RELEASE
 
     console = Console(highlight=False, soft_wrap=True)
-
-    if from_ is not None and from_ not in (*FORMATS, *RELEASES):
-        raise unknown("format", from_, [*FORMATS, *RELEASES])
-    if train_ids and from_ not in RELEASES:
-        raise ConfigError("--train-ids is for --from cityscapes-panoptic alone. Leave it out.")
-    if from_ in RELEASES:
-        options = {"--to": to, "--images": images, "--copy": copy}
-        if unfit := [option for option, value in options.items() if value]:
-            raise ConfigError(f"{', '.join(unfit)} cannot go with --from {from_}. Leave it out.")
-        _convert_release(console, src, out, train_ids)
-        return
     with progress_bar(console) as progress:
         conversion = featherseg.convert(
-            src, out, from_format=from_, to_format=to, images=images, copy=copy, progress=progress
+            src,
+            out,
+            from_format=from_,
+            to_format=to,
+            images=images,
+            copy=copy,
+            train_ids=train_ids,
+            progress=progress,
         )
     _print_conversion(console, conversion)
-    if to is None:
+    if from_ == RELEASE and out.resolve() == (src / "gtFine").resolve():
+        options = f"--data {RELEASE} --data-root {shlex.quote(one_line(str(src)))}"
+        console.print(f"Use it with {options}", markup=False)
+    elif from_ != RELEASE and to is None:
         toml = shlex.quote(one_line(str(conversion.out / "dataset.toml")))
         console.print(f"Use it with --data {toml}", markup=False)
 
@@ -100,16 +95,3 @@ def _print_conversion(console: Console, conversion: Conversion) -> None:
         console.print(one_line(line), style="yellow", markup=False)
     for note in conversion.notes:
         console.print(f"note: {one_line(note)}", style="yellow", markup=False)
-
-
-def _convert_release(console: Console, root: Path, out: Path, train_ids: bool) -> None:
-    from featherseg.data.datasets.cityscapes_convert import convert_cityscapes
-
-    with progress_bar(console) as progress:
-        splits = convert_cityscapes(root, out, train_ids=train_ids, progress=progress)
-    for split in splits:
-        kept = f", {split.kept} of them already there" if split.kept else ""
-        print(one_line(f"{split.json}: {counted(split.images, 'image')}{kept}"))
-    if out.resolve() == (root / "gtFine").resolve():
-        options = f"--data cityscapes-panoptic --data-root {shlex.quote(str(root))}"
-        print(one_line(f"Use it with {options}"))

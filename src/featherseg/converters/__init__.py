@@ -78,6 +78,8 @@ FORMATS = {
 }
 """Name for `--from` and `--to` -> format."""
 
+RELEASE = "cityscapes-panoptic"
+"""The release of a dataset that `--from` accepts besides the formats of annotation tools."""
 
 OF_TOOLS = (".json", ".xml", ".yaml", ".yml")
 """Endings of single files that annotation tools write."""
@@ -99,6 +101,7 @@ def convert(
     to_format: str | None = None,
     images: str | Path | None = None,
     copy: bool = False,
+    train_ids: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
     """Convert an annotation tool's export to a dataset folder, or a dataset to a tool's format.
@@ -110,11 +113,13 @@ def convert(
         src: A folder, a file of annotations, or the zip of an export. With `to_format`: a
             dataset.toml, its folder, a folder of images and masks, or of predicted masks.
         out: A new folder.
-        from_format: The format of `src`, a name of FORMATS. Default: it is detected.
+        from_format: The format of `src`, a name of FORMATS, or "cityscapes-panoptic" to write the
+            panoptic masks of that release. Default: it is detected.
         to_format: The format to write instead of a dataset: coco, yolo, labelme or cvat.
         images: The folder of the images if they are not in `src`: for annotations exported without
             images, and for predicted masks.
         copy: Copy the images. Default: hard links, if the file system supports them.
+        train_ids: For cityscapes-panoptic: write train ids as categories, not label ids.
         progress: Called with (current activity, images done, total images). Default: a bar in a
             notebook.
 
@@ -131,6 +136,15 @@ def convert(
     """
     src, out, progress = Path(src), Path(out), progress_or_bar(progress)
     images = None if images is None else Path(images)
+    if from_format is not None and from_format not in (*FORMATS, RELEASE):
+        raise unknown("format", from_format, (*FORMATS, RELEASE))
+    if train_ids and from_format != RELEASE:
+        raise ConfigError(f"--train-ids is for --from {RELEASE} alone. Leave it out.")
+    if from_format == RELEASE:
+        options = {"--to": to_format, "--images": images, "--copy": copy}
+        if unfit := [option for option, value in options.items() if value]:
+            raise ConfigError(f"{', '.join(unfit)} cannot go with --from {RELEASE}. Leave it out.")
+        return _convert_release(src, out, train_ids, progress)
     if to_format is not None:
         if from_format is not None:
             raise ConfigError(
@@ -142,8 +156,6 @@ def convert(
             f"{src} is a dataset already. To write it for a tool, name the tool: --to coco, "
             "labelme, ..."
         )
-    if from_format is not None and from_format not in FORMATS:
-        raise unknown("format", from_format, FORMATS)
     with new_folder(out) as folder, open_source(src, folder, images) as source:
         _find_keys(source)
         format = FORMATS[from_format or detect(source)]
@@ -156,6 +168,23 @@ def convert(
             )
         annotations = format.reader.read(source, files)
         return write_dataset(annotations, source, folder, out, format.title, copy, progress)
+
+
+def _convert_release(root: Path, out: Path, train_ids: bool, progress: Progress) -> Conversion:
+    """Write the panoptic masks of Cityscapes; `out` may exist, and finished PNGs are kept."""
+    from featherseg.data.datasets.cityscapes_convert import convert_cityscapes
+    from featherseg.data.datasets.cityscapes_labels import CITYSCAPES_CLASSES
+
+    splits = convert_cityscapes(root, out, train_ids=train_ids, progress=progress)
+    notes = [
+        f"{split.json} is written"
+        + (f", {split.kept} of its masks were already there" if split.kept else "")
+        for split in splits
+    ]
+    images = {split.name: split.images for split in splits}
+    return Conversion(
+        "Cityscapes", out, images, [row.name for row in CITYSCAPES_CLASSES], notes=notes
+    )
 
 
 def _convert_back(

@@ -36,8 +36,9 @@ _EXPECTED = f"Expected gtFine/{{train,val}}/<city>/*{SUFFIX} of gtFine_trainvalt
 
 @dataclass(frozen=True)
 class Converted:
-    """The JSON of a split, the number of its images, and of PNGs that were there already."""
+    """A split: its JSON, the number of its images, and of PNGs that were there already."""
 
+    name: str
     json: Path
     images: int
     kept: int
@@ -87,7 +88,7 @@ def convert_cityscapes(
             done += 1
             if progress is not None:
                 progress("converting", done, total)
-        converted.append(Converted(writer.finish(), len(paths), kept))
+        converted.append(Converted(split, writer.finish(), len(paths), kept))
     return converted
 
 
