@@ -217,23 +217,6 @@ def test_other_ids_and_another_order_of_the_list_change_nothing(seed, rule):
     )
 
 
-@settings(max_examples=20)
-@given(seed=SEEDS, rule=st.sampled_from(RULES))
-def test_counting_apart_and_adding_is_counting_together(seed, rule):
-    rng = np.random.default_rng(seed)
-    scenes = [pairs(rng) for _ in range(4)]
-    together, parts = (
-        PanopticQuality(CATEGORIES, rule),
-        [PanopticQuality(CATEGORIES, rule) for _ in range(2)],
-    )
-    for number, (ground_truth, prediction) in enumerate(scenes):
-        together.update(*ground_truth, *prediction)
-        parts[number // 2].update(*ground_truth, *prediction)
-    parts[0].add(parts[1])
-    for category, row in parts[0].compute()["per_category"].items():
-        assert row == pytest.approx(together.compute()["per_category"][category], rel=1e-13)
-
-
 def test_a_match_needs_more_than_half():
     half = scored(plain([[1, 1, 2, 2]], _1=1, _2=2), plain([[1, 2, 2, 2]], _1=1, _2=2), of=TWO)[
         "per_category"

@@ -97,12 +97,6 @@ class PanopticQuality:
             raise DataError(f"{problem}. Leave out segments without pixels.")
         self._count(ground_truth, predicted, overlap, np.where(area > 0, area, overlap.sum(axis=1)))
 
-    def add(self, other: "PanopticQuality") -> None:
-        """Add the counts of another process; its categories and rule must be the same."""
-        assert (self.rule, self.things) == (other.rule, other.things)
-        self._counts += other._counts
-        self._iou_sum += other._iou_sum
-
     def pooled(self) -> np.ndarray:
         """Return (3, C) counts from which `uncertainty` computes PQ as it computes IoU from pixels.
 
