@@ -590,12 +590,13 @@ def test_confirm_takes_the_threads_that_the_candidates_were_measured_on_and_tell
 def test_the_page_tells_how_to_check_on_the_device_and_what_it_said(fitted, latency):
     chosen = fit_plans.facts()["chosen"] | {"model": fit_plans.SLOW.model, "scale": 1.0}
     told, plan = {**fit_plans.facts(), "chosen": chosen, "max_mib": None}, fit_plans.fit_plan()
-    here, bundle = fit_html(told, {}, plan.schedule), {"bundle": "0123456789abcdef"}
-    assert "of what Predictor takes" in here
-    assert "what was delivered was timed again" in here
+    bundle = {"bundle": "0123456789abcdef"}
+    here = " ".join(fit_html(told, {}, plan.schedule).split())
+    assert "measured with Predictor on" in here
+    assert "the delivered file was timed again" in here
     assert "--confirm" not in here
-    there = fit_html(told | bundle, {}, plan.schedule)
-    assert "of what the measure.py of its bundle takes" in there
+    there = " ".join(fit_html(told | bundle, {}, plan.schedule).split())
+    assert "measured with the measure.py of the bundle on" in there
     assert "timed again" not in there
     assert "python measure.py --threads 2<" in there
     assert "featherseg fit --confirm latency.json --out RUN<" in there

@@ -532,7 +532,7 @@ def test_who_was_not_trained_is_told_why(tmp_path, p50, memory, status):
     rows = delivery._candidates(state_of(plan), SLOW, plan.timing(SLOW), 0.5, tmp_path)
     assert [row["status"] for row in rows if row["model"] == "frm-lite0"] == [status]
     page = " ".join(fit_html(facts() | {"candidates": rows}, {}, plan.schedule).split())
-    assert "Who is trained must stay 10 % below the limit" in page
+    assert "Candidates that train must stay 10 % below the limit" in page
     limit = status in ("over the limit", "within 10 % of the limit")
     assert (f"A higher limit would let in frm-lite0 at 1 first, with {p50} ms" in page) == limit
 
@@ -552,9 +552,8 @@ def test_one_that_was_shrunk_is_told_as_it_is_delivered(tmp_path):
     assert [row["latency_ms"]["p50"] for row in slower] == [5.0, 40.0, 41.0]
     told = facts() | {"candidates": rows}
     told["chosen"] |= {"scale": 0.87, "trained_scale": 1.0}
-    page = fit_html(
-        told, {f"{SLOW.model} at 0.87": [(4, 0.4), (8, 0.5), (10, 0.55)]}, plan.schedule
-    )
+    curves = {f"{SLOW.model} at 0.87": [(4, 0.4), (8, 0.5), (10, 0.55)]}
+    page = " ".join(fit_html(told, curves, plan.schedule).split())
     assert "was trained as frm-lite0-light at 1; there its file was over the limit" in page
     assert "there its file was over the limit" not in fit_html(facts(), {}, plan.schedule)
 

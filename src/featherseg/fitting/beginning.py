@@ -16,7 +16,6 @@ from featherseg.core.errors import ConfigError
 from featherseg.core.machine import pick_device, torch_threads
 from featherseg.core.types import Reporter, SegmentationData, Size
 from featherseg.core.wording import counted, duration, size_text
-from featherseg.data import open_dataset
 from featherseg.data.datasets.statistics import typical_size
 from featherseg.exporters.formats import EXPORTERS
 from featherseg.fitting.bundle import MeasuredLatency
@@ -27,7 +26,6 @@ from featherseg.fitting.candidates import (
     has_weights,
     in_line,
     offers,
-    resize_of,
     settings_of,
 )
 from featherseg.fitting.elsewhere import timings_of
@@ -239,10 +237,9 @@ def open_data(config: FitConfig, measured: MeasuredLatency | None, job: FitJob) 
     parts, notes = find_parts(config.data, data_root, job.out)
     for text in notes:
         job.reporter.message(text)
-    root = None if parts.root is None else Path(parts.root)
     names = {"train": parts.train, "val": parts.val}
     names |= {} if parts.test is None else {"test": parts.test}
-    splits = {part: open_dataset(parts.name, name, root) for part, name in names.items()}
+    splits = {part: parts.open(name) for part, name in names.items()}
     refuse_one_class(splits["train"])
     refuse_copies(config.data, splits)
     for part, data in splits.items():
@@ -308,7 +305,7 @@ def measure(
         result = time_candidate(
             (offer.model, offer.scale, config.format),
             data.train.classes,
-            resize_of(offer.scale, data.image_size, whole=config.image_size is None),
+            config.resize_at(offer.scale, data.image_size),
             image,
             calibration,
             lambda t: t.keeps(*config.limits),
@@ -485,7 +482,7 @@ def _pace(
 
 def _opened(candidate: Candidate, config: FitConfig, data: FitData) -> Inputs:
     """Return the recipe, the data and the model of a candidate's training."""
-    resize = resize_of(candidate.scale, data.image_size, whole=config.image_size is None)
+    resize = config.resize_at(candidate.scale, data.image_size)
     pretrained = has_weights(candidate.model)
     settings = settings_of(resize, data.train_size, data.parts.settings, pretrained=pretrained)
     settings |= {"train.device": config.device}

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from featherseg.core.errors import ConfigError, DataError, ExportError, RunError, UnknownName
 from featherseg.core.files import FIT, remove_tree, write_bytes, write_json
 from featherseg.core.types import Reporter, Resize
-from featherseg.data import open_dataset
 from featherseg.data.cache.fingerprint import groups_of
 from featherseg.evaluation import scoring
 from featherseg.evaluation.bootstrap import score_interval
@@ -20,7 +19,6 @@ from featherseg.exporters import EXPORTERS, export
 from featherseg.exporters.pipeline import ExportSettings
 from featherseg.exporters.report import PARITY, ExportReport, keep_reports
 from featherseg.fitting.bundle import RUNTIMES
-from featherseg.fitting.candidates import resize_of
 from featherseg.fitting.elsewhere import bundle_chosen
 from featherseg.fitting.feasible import image_of
 from featherseg.fitting.halving import SPARE, Candidate, name_of
@@ -169,7 +167,7 @@ def _draft_run(
     copy_run(run, draft, but=(TRACKERS,))  # OUT has its own, of the run above the trials
     changes, miou_val = dict[str, Any](fitted=True), state.trial(run).score_at(last.reached)
     if winner.name in plan.shrunk:
-        resize, recipe = resize_at(plan, plan.shrunk[winner.name]), open_run(draft).recipe
+        resize, recipe = plan.resize_at(plan.shrunk[winner.name]), open_run(draft).recipe
         data = recipe.data.model_copy(update={"test_resize": resize})
         changes |= {"recipe": recipe.model_copy(update={"data": data})}
         miou_val = score_val(plan, run, resize, reporter)
@@ -231,8 +229,7 @@ def _time_again(
     Raises Undelivered if it cannot be timed, or is over the limit and that is not accepted.
     """
     config, parts, out = plan.config, plan.parts, job.out
-    root = None if parts.root is None else Path(parts.root)
-    image = image_of(open_dataset(parts.name, parts.val, root), plan.image_size)
+    image = image_of(parts.open(parts.val), plan.image_size)
     scale, before = plan.shrunk.get(winner.name, winner.scale), plan.timing(winner)
     before_ms = before.latency(config.percentile)
 
@@ -354,16 +351,9 @@ def _over(config: FitConfig, again: Sequence[Timing]) -> dict[str, Any]:
     return {"limit_kept": kept, "latency_over_ms": over_ms, "memory_over_mib": over_mib}
 
 
-def resize_at(plan: FitPlan, scale: float) -> Resize | None:
-    """Return what images are resized to at a scale, as in training."""
-    return resize_of(scale, plan.image_size, whole=plan.config.image_size is None)
-
-
 def score_val(plan: FitPlan, run: Path, resize: Resize | None, reporter: Reporter) -> float:
     """Return the mIoU (0..1) of a run on the validation images, resized in another way."""
-    parts = plan.parts
-    root = None if parts.root is None else Path(parts.root)
-    val = open_dataset(parts.name, parts.val, root, parts.val_size, exact=False)
+    val = plan.parts.open(plan.parts.val, plan.parts.val_size, exact=False)
     runtime = open_runtime(open_run(run), plan.config.device)
     settings = InferenceSettings(resize=resize)
     return scoring.evaluate(runtime, val, settings, boundary=False, progress=reporter.progress).miou
@@ -401,9 +391,7 @@ def _score(
         return unscored
     without = f"it is delivered without a score on {parts.test}"
     try:
-        data = open_dataset(
-            parts.name, parts.test, None if parts.root is None else Path(parts.root)
-        )
+        data = parts.open(parts.test)
         reporter.message(f"scoring {len(data)} images of {parts.test}")
         tested = evaluate(
             open_run(run), split=parts.test, device=plan.config.device, progress=progress

@@ -11,10 +11,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from featherseg.core.config import MOST_STEPS, Config, parse
 from featherseg.core.errors import ConfigError, unknown
 from featherseg.core.files import PLAN, load_json, write_json
-from featherseg.core.types import Size
+from featherseg.core.types import Resize, SegmentationData, Size
 from featherseg.core.wording import one_line, size_text
+from featherseg.data import open_dataset
 from featherseg.exporters.formats import EXPORTERS
-from featherseg.fitting.candidates import MODELS, check_size, has_weights
+from featherseg.fitting.candidates import MODELS, check_size, has_weights, resize_of
 from featherseg.fitting.halving import MOST_MS, Candidate, Rung, Scale, Schedule
 from featherseg.fitting.latency import Timing
 from featherseg.recipe.tables import ImageSize, Positive
@@ -76,6 +77,10 @@ class FitConfig:
         """(max_ms, percentile, max_mib), as `Timing.keeps` takes them."""
         return self.max_ms, self.percentile, self.max_mib
 
+    def resize_at(self, scale: float, size: Size) -> Resize | None:
+        """Return what images of (height, width) are resized to at an input scale."""
+        return resize_of(scale, size, whole=self.image_size is None)
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -99,6 +104,11 @@ class Parts:
         splits = {"train_split": self.train, "val_split": self.val}
         size = {} if self.val_size is None else {"val_size": self.val_size}
         return {"name": self.name, "root": self.root, **splits, **size}
+
+    def open(self, split: str, size: int | None = None, *, exact: bool = True) -> SegmentationData:
+        """Open one of the splits, as `open_dataset` does."""
+        root = None if self.root is None else Path(self.root)
+        return open_dataset(self.name, split, root, size, exact=exact)
 
 
 @dataclass(frozen=True)
@@ -189,6 +199,10 @@ class FitPlan:
         return next(
             t for t in self.timings if (t.model, t.scale) == (candidate.model, candidate.scale)
         )
+
+    def resize_at(self, scale: float) -> Resize | None:
+        """Return what images to predict are resized to at an input scale, as in training."""
+        return self.config.resize_at(scale, self.image_size)
 
     def finals_of(self, candidate: Candidate) -> list[Final]:
         """Return its last trainings, up to that of these hours."""

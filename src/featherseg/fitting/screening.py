@@ -10,7 +10,7 @@ from featherseg.core.errors import TrainingError
 from featherseg.core.notebook import percent
 from featherseg.core.wording import WarningText, counted
 from featherseg.fitting.beginning import KEPT_BACK
-from featherseg.fitting.candidates import resize_of, settings_of
+from featherseg.fitting.candidates import settings_of
 from featherseg.fitting.clock import FED, planned_last, rung_deadlines
 from featherseg.fitting.halving import Candidate, Rung, survivors
 from featherseg.fitting.state import FitJob, FitState
@@ -118,7 +118,7 @@ def _with_reached(
 def segment_of(state: FitState, job: FitJob, one: Candidate, steps: int) -> Segment:
     """Return the training of a candidate up to a step, at the constant rate."""
     plan = state.plan
-    resize = resize_of(one.scale, plan.image_size, whole=plan.config.image_size is None)
+    resize = plan.resize_at(one.scale)
     settings = settings_of(resize, plan.train_size, plan.parts.settings, pretrained=plan.pretrained)
     settings |= {"train.device": plan.config.device, "train.loggers": plan.config.loggers}
     settings |= {} if one.batch_size is None else {"train.batch_size": one.batch_size}

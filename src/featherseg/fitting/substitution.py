@@ -7,7 +7,7 @@ from featherseg.core.notebook import percent
 from featherseg.core.types import Reporter
 from featherseg.fitting.candidates import LEAST_SIDE
 from featherseg.fitting.clock import falling_steps
-from featherseg.fitting.delivery import resize_at, score_val
+from featherseg.fitting.delivery import score_val
 from featherseg.fitting.halving import SPARE, Candidate
 from featherseg.fitting.plan import FitPlan
 from featherseg.fitting.results import is_over
@@ -119,7 +119,7 @@ def smaller_scale(
     if scale is None or last is None:
         return None
     run = final_folder(job.out, winner, last.steps)
-    score = score_val(plan, run, resize_at(plan, scale), reporter)
+    score = score_val(plan, run, plan.resize_at(scale), reporter)
     reporter.message(
         f"{winner.name} took {over_ms:.1f} ms when it was timed again; at {scale:g} it has "
         f"{percent(score)} % on val"

@@ -14,9 +14,7 @@ from typing import Any
 
 from featherseg.core.errors import FeathersegError
 from featherseg.core.types import Reporter
-from featherseg.data import open_dataset
 from featherseg.exporters.formats import EXPORTERS
-from featherseg.fitting.candidates import resize_of
 from featherseg.fitting.feasible import calibration_of, image_of
 from featherseg.fitting.halving import Candidate
 from featherseg.fitting.latency import Timing, time_file, write_untrained
@@ -82,16 +80,15 @@ class Watch:
         """Return the latency of the untrained file now; the first call writes the file."""
         plan, one = self.plan, self.candidate
         name = (one.model, one.scale, plan.config.format)
-        root = None if plan.parts.root is None else Path(plan.parts.root)
-        image = image_of(open_dataset(plan.parts.name, plan.parts.val, root), plan.image_size)
+        image = image_of(plan.parts.open(plan.parts.val), plan.image_size)
         if self._file is None:
-            train = open_dataset(plan.parts.name, plan.parts.train, root)
+            train = plan.parts.open(plan.parts.train)
             seen = (
                 calibration_of(train, plan.image_size)
                 if EXPORTERS[plan.config.format].quantised
                 else []
             )
-            resize = resize_of(one.scale, plan.image_size, whole=plan.config.image_size is None)
+            resize = plan.resize_at(one.scale)
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = write_untrained(name, train.classes, resize, image, seen, self.folder)
         return time_file(self._file, image, name)
