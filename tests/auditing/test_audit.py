@@ -243,9 +243,9 @@ class Unseen(Balls):
 @pytest.mark.parametrize(
     ("steps", "batch_size", "said"),
     [
-        (125, 8, "125 steps each: try --minutes 240, in which they have about 500."),
-        (500, 4, "500 steps each: try --minutes 116, in which they have about 960."),
-        (500, 8, "500 steps each, as many as are usual: longer ones may not help."),
+        (125, 8, "125 steps each: try --minutes 240, which is enough for about 500."),
+        (500, 4, "500 steps each: try --minutes 116, which is enough for about 960."),
+        (500, 8, "500 steps each, the usual number: longer ones may not help."),
     ],
 )
 def test_without_a_ranking_the_minutes_that_trainings_need_are_named(

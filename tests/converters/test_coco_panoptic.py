@@ -193,7 +193,7 @@ def test_check_sends_them_to_convert_and_takes_their_colours_for_no_classes(tmp_
     assert featherseg.convert(tmp_path / "src", tmp_path / "out").images == {"all": 6}
     (tmp_path / "src/annotations/segments.json").unlink()
     with pytest.raises(
-        DataError, match=r"30 of its 31 colours occur in one mask each.*class_dict\.csv"
+        DataError, match=r"30 of their 31 colours occur in one mask each.*class_dict\.csv"
     ):
         featherseg.check(tmp_path / "src", write=True)
     assert not (tmp_path / "src/dataset.toml").exists()

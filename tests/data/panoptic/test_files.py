@@ -203,7 +203,7 @@ def test_file_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
         ([annotated(), annotated(file_name="b.png")], "two annotations have the image_id 1"),
         (
             [annotated(segments_info=[SEGMENT, SEGMENT])],
-            r"annotation 0 \(a\.png\) lists one id twice",
+            r"annotation 0 \(a\.png\) lists an id twice",
         ),
         ([annotated(segments_info=[SEGMENT | {"id": 0}])], "an id from 1 to 16777215"),
         ([annotated(segments_info=[SEGMENT | {"id": MAX_ID + 1}])], "an id from 1 to 16777215"),

@@ -1,4 +1,4 @@
-"""What a recipe takes from the images: class weights from how often each class occurs, the crop from their size."""
+"""What a recipe derives from the images: class weights from frequencies, the crop from sizes."""
 
 import math
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from featherseg.core.types import IGNORE, Progress, SegmentationData, Size
 from featherseg.core.wording import counted
 
 CROP_PIXELS = 448 * 448
-"""Of a crop, at most, where the recipe leaves it open: images of up to 448x448, such as 360x480, are taken whole."""
+"""Largest automatic crop in pixels: images of up to 448x448, such as 360x480, are not cropped."""
 
 
 @dataclass
 class ClassStatistics:
-    """One number a class: its pixels, all pixels (ignored ones too) of the images that hold it, and those images."""
+    """For each class its pixels, the images with it, and all pixels of these, ignored ones too."""
 
     pixels: list[int]
     image_pixels: list[int]
@@ -26,13 +26,13 @@ class ClassStatistics:
         return cls([0] * classes, [0] * classes, [0] * classes)
 
     def add(self, label: np.ndarray) -> int:
-        """Count one label (H, W) of class ids; returns how many of its pixels are ignored."""
+        """Count one label (H, W) of class ids, return the number of ignored pixels."""
         counts = np.bincount(label.ravel(), minlength=IGNORE + 1)
         self.add_counts(counts)
         return int(counts[IGNORE])
 
     def add_counts(self, counts: np.ndarray) -> None:
-        """Count one label by its pixels of each class id, (256,)."""
+        """Count one label by its number of pixels of each class id, (256,)."""
         for index in np.flatnonzero(counts[: len(self.pixels)]):
             self.pixels[index] += int(counts[index])
             self.image_pixels[index] += int(counts.sum())
@@ -40,7 +40,7 @@ class ClassStatistics:
 
 
 def class_statistics(data: SegmentationData, progress: Progress | None = None) -> ClassStatistics:
-    """Count the classes over all labels of a dataset: every label is read, no image. Raises what `label` raises."""
+    """Count the classes in all labels of a dataset without reading images. Raises as `label`."""
     statistics = ClassStatistics.empty(len(data.classes))
     for index in range(len(data)):
         statistics.add(data.label(index))
@@ -50,10 +50,11 @@ def class_statistics(data: SegmentationData, progress: Progress | None = None) -
 
 
 def median_frequency(statistics: ClassStatistics) -> list[float]:
-    """Median-frequency balancing (Eigen and Fergus, ICCV 2015, sec. 6.3.2; as in SegNet): median(freq) / freq a class.
+    """Return median(freq) / freq of each class (Eigen and Fergus, ICCV 2015, sec. 6.3.2; SegNet).
 
-    freq of a class is its share of all pixels, void included, of the images that hold it: that denominator gives the
-    usual CamVid weights. A class that never occurs has weight 0 and no part in the median.
+    freq of a class is its share of all pixels, void included, of the images with it: this
+    denominator gives the usual CamVid weights. A class that never occurs has weight 0 and does not
+    count for the median.
     """
     frequency = [
         n / total if n else 0.0
@@ -65,28 +66,27 @@ def median_frequency(statistics: ClassStatistics) -> list[float]:
 
 
 def refuse_unlabelled(data: SegmentationData, split: str, remedy: str) -> None:
-    """Raises DataError, which ends with the remedy, where no pixel is labelled: one label is read, unless it is so."""
+    """Raise DataError, which ends with the remedy, if no pixel is labelled."""
     if not any((data.label(i) != IGNORE).any() for i in range(len(data))):
-        raise DataError(
-            f"{data.name} {split}: no pixel of its {counted(len(data), 'image')} is labelled, {remedy}"
-        )
+        images = counted(len(data), "image")
+        raise DataError(f"{data.name} {split}: no pixel of its {images} is labelled, {remedy}")
 
 
 def typical_size(data: SegmentationData) -> Size:
-    """(height, width) of the image of median area among up to nine that are spread over the dataset."""
+    """Return (height, width) of the image of median area among nine spread over the dataset."""
     sizes = _sizes(data, 9)
     return sizes[len(sizes) // 2]
 
 
 def largest_size(data: SegmentationData) -> Size:
-    """(height, width) of the image of largest area among up to thirty that are spread over the dataset."""
+    """Return (height, width) of the largest image among thirty spread over the dataset."""
     return _sizes(data, 30)[-1]
 
 
 def choose_crop(size: Size) -> Size:
-    """The crop for images of this (height, width): whole, or a window of their shape of about CROP_PIXELS.
+    """Return the crop for images of this (height, width): all, or about CROP_PIXELS of their shape.
 
-    Sides of a window are multiples of 32.
+    The sides of a smaller crop are multiples of 32.
     """
     share = math.sqrt(CROP_PIXELS / math.prod(size))
     if share >= 1:
@@ -97,7 +97,7 @@ def choose_crop(size: Size) -> Size:
 
 
 def _sizes(data: SegmentationData, most: int) -> list[Size]:
-    """(height, width) of so many images, which are spread over the dataset, by area."""
+    """Return (height, width) of at most `most` images spread over the dataset, by area."""
     count = min(most, len(data))
     shapes = [data.label(i * len(data) // count).shape for i in range(count)]
     return sorted(((height, width) for height, width in shapes), key=math.prod)

@@ -1,4 +1,4 @@
-"""A folder of images without masks, as data: every pixel is ignored, so only a teacher has something to say of them."""
+"""A folder of images without masks as a dataset: every pixel is ignored, for use with a teacher."""
 
 from pathlib import Path
 
@@ -16,30 +16,26 @@ class UnlabelledImages(PairedFiles):
     """The images of a folder and its subfolders, sorted by name; every pixel is ignored.
 
     Args:
-        folder: Where the images lie.
-        train: The labelled training images: their classes, channels and licence are taken over.
-        like: An image (H, W, C) whose bit depth all images must have; reading another one raises DataError.
+        folder: The folder of images.
+        train: The labelled training images, whose classes, channels and licence are used.
+        like: An image (H, W, C); reading an image with another bit depth raises DataError.
 
     Raises:
         DataNotFound: The folder has no images.
     """
 
     def __init__(self, folder: Path, train: SegmentationData, like: np.ndarray) -> None:
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        files = [
+        files = sorted(
             path
-            for path in files
-            if not any(p.startswith(".") for p in path.relative_to(folder).parts)
-        ]
+            for path in folder.rglob("*")
+            if path.is_file() and not any(p[0] == "." for p in path.relative_to(folder).parts)
+        )
         paths, skipped = list(filter(is_image, files)), unread_note(unread_endings(map(str, files)))
         if not paths:
-            missing = (
-                f"has no images.{f' {skipped}.' if skipped else ''}"
-                if folder.is_dir()
-                else "is no folder."
-            )
+            lacking = "has no images." if folder.is_dir() else "is no folder."
+            lacking += f" {skipped}." if skipped else ""
             raise DataNotFound(
-                f"{folder} {missing} Expected files ending in {', '.join(IMAGE_SUFFIXES)}."
+                f"{folder} {lacking} Expected files ending in {', '.join(IMAGE_SUFFIXES)}."
             )
         if skipped:
             warn_once(f"{folder}: {skipped}")
@@ -54,14 +50,15 @@ class UnlabelledImages(PairedFiles):
         assert pair.image is not None
         image = read_image(pair.image, self.channels)
         if image.dtype != self.depth:
-            found, expected = 8 * image.dtype.itemsize, 8 * self.depth.itemsize
+            bits, expected = 8 * image.dtype.itemsize, 8 * self.depth.itemsize
             raise DataError(
-                f"{pair.image} has {found} bits a channel, the training images {expected}. Convert it."
+                f"{pair.image} has {bits} bits a channel, the training images {expected}. Convert "
+                "it."
             )
         return Sample(pair.key, image, np.full(image.shape[:2], IGNORE, np.uint8))
 
     def label(self, index: int) -> np.ndarray:
-        """(H, W) uint8, ignored everywhere; the image is not read."""
+        """Return a label (H, W) uint8, ignored everywhere, without reading the image."""
         path = self.pairs[index].image
         assert path is not None
         return np.full(image_size(path), IGNORE, np.uint8)

@@ -1,4 +1,4 @@
-"""Datasets of panoptic segmentations: samples with instances, and the segmentations themselves for the evaluation."""
+"""Panoptic datasets: samples with instances, and the segmentations for the evaluation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,27 +30,27 @@ from featherseg.data.panoptic.files import (
 from featherseg.data.panoptic.segments import Panoptic, check_agreement, to_sample
 
 VOID_ALONE = {0: IGNORE}
-"""What all masks of ids have in common."""
+"""What the ids of all masks have in common."""
 
 
 class SegmentIds(LabelMap):
-    """The ids of one mask -> class ids; the mask is read as colours, each of which is an id."""
+    """Maps the ids of one mask to class ids; the mask is read as colours, which are ids."""
 
     def __init__(self, ids: Mapping[int, int], *, expected: str) -> None:
         super().__init__(ids, colors=True, expected=expected)
 
     def values(self, raw: np.ndarray) -> np.ndarray:
-        """(H, W, 3) colours -> ids (H, W)."""
+        """Return colours (H, W, 3) as ids (H, W)."""
         return from_colors(raw)
 
     def text(self, value: int) -> str:
-        """An id as the JSON writes it."""
+        """Return an id as in the JSON."""
         return str(value)
 
 
 @dataclass(frozen=True)
 class PanopticListing(Listing):
-    """A listing whose masks hold ids of their own; `annotations` say by key what they are.
+    """A listing whose masks have ids of segments; `annotations` are {key: what these are}.
 
     `class_of` maps category ids to class ids.
     """
@@ -59,30 +59,29 @@ class PanopticListing(Listing):
     annotations: Mapping[str, Annotation] = field(default_factory=dict)
 
     def map_of(self, pair: Pair) -> LabelMap:
-        """The ids of this pair's mask -> class ids."""
+        """Return the map from ids of this pair's mask to class ids."""
         segments = self.annotations[pair.key].segments
         known = {i: self.class_of[category] for i, category in segments[:, [ID, CATEGORY]].tolist()}
-        return SegmentIds(
-            known | VOID_ALONE, expected=f"the {len(known)} segments that its annotation lists"
-        )
+        expected = f"the {len(known)} segments that its annotation lists"
+        return SegmentIds(known | VOID_ALONE, expected=expected)
 
     def panoptic(self, pair: Pair) -> Panoptic:
-        """The segmentation of a pair. Raises DataError where mask and annotation do not hold the same ids."""
+        """Return the segmentation of a pair. Raises DataError if mask and annotation differ."""
         ids, segments = read_ids(pair.files[1]), self.annotations[pair.key].dicts()
         check_agreement(ids, segments, str(pair.files[1]))
         return ids, segments
 
     def check_objects(self, pair: Pair, ids: np.ndarray) -> None:
-        """Raises what `panoptic` raises, but for ids that are outside the map."""
+        """Raise as `panoptic`, but not for ids outside the map."""
         if ids.min(initial=0) >= 0:
             self.panoptic(pair)
 
 
 class PanopticData(PairedFiles):
-    """One split of a panoptic listing. Of its samples, `instances` has the ids of the masks, below 0 for crowds.
+    """One split of a panoptic listing; `instances` of a sample are ids of masks, crowds below 0.
 
-    `categories` are COCO's, `{"id", "name", "isthing", "color"}`, one a class and in the order of the classes; `rule`
-    is the one of panoptic quality that its benchmark goes by.
+    `categories` are COCO's, `{"id", "name", "isthing", "color"}`, in the order of the classes;
+    `rule` is the rule of panoptic quality that the benchmark uses.
     """
 
     rule = "coco"
@@ -101,23 +100,23 @@ class PanopticData(PairedFiles):
         return Sample(pair.key, image, label, instances)
 
     def label(self, index: int) -> np.ndarray:
-        """(H, W) uint8 class ids of sample `index`, 255 = void; the image is not read."""
+        """Return class ids (H, W) uint8, 255 = void, without reading the image."""
         return to_sample(*self.panoptic(index), self.listing.class_of, self.classes)[0]
 
     def panoptic(self, index: int) -> Panoptic:
-        """The segmentation of sample `index`, as the evaluation takes it.
+        """Return the segmentation of a sample for the evaluation.
 
-        Raises DataError where the ids of its mask are not those that the annotation lists.
+        Raises DataError if the ids of its mask are not those that the annotation lists.
         """
         return self.listing.panoptic(self.pairs[index])
 
     def annotation(self, index: int) -> bytes:
-        """The segments that the JSON lists of sample `index`."""
+        """Return the segments that the JSON lists for a sample."""
         return self.listing.annotations[self.keys[index]].segments.astype("<i8").tobytes()
 
 
 def categories(classes: Sequence[ClassInfo], ids: Sequence[int]) -> list[dict[str, Any]]:
-    """The classes as the categories of a panoptic JSON; `ids` has the category id of each."""
+    """Return the classes as categories of a panoptic JSON; `ids` has the category id of each."""
     return [
         {"id": i, "name": info.name, "isthing": int(info.thing), "color": list(info.color)}
         for i, info in zip(ids, classes, strict=True)
@@ -127,26 +126,24 @@ def categories(classes: Sequence[ClassInfo], ids: Sequence[int]) -> list[dict[st
 def annotated_pairs(
     content: PanopticJson, folder: Path, images: Mapping[str, list[Path]], keys: Sequence[str]
 ) -> list[Pair]:
-    """One pair for every annotation: its image by its key, its mask by its file name below `folder`."""
-    masks = files_by_stem(folder)
+    """Return a pair for each annotation: its image by key, its mask by file name in `folder`."""
+    by_stem = files_by_stem(folder)
     stems = [
         Path(annotation.file_name).with_suffix("").as_posix() for annotation in content.annotations
     ]
-    return make_pairs(
-        keys,
-        images,
-        {key: masks[stem] for key, stem in zip(keys, stems, strict=True) if stem in masks},
-    )
+    masks = {key: by_stem[stem] for key, stem in zip(keys, stems, strict=True) if stem in by_stem}
+    return make_pairs(keys, images, masks)
 
 
 def check_categories(
     path: Path, content: PanopticJson, class_of: Mapping[int, int], expected: str
 ) -> None:
-    """Raises DataError naming the first annotation with a category that is not in `class_of`."""
+    """Raise DataError for the first annotation with a category that is not in `class_of`."""
     known = np.array(list(class_of))
     for annotation in content.annotations:
         strangers = annotation.segments[~np.isin(annotation.segments[:, CATEGORY], known), CATEGORY]
         if strangers.size:
             raise DataError(
-                f"{path}: {annotation.file_name} has a segment of category {strangers[0]}. Expected {expected}."
+                f"{path}: {annotation.file_name} has a segment of category {strangers[0]}. "
+                f"Expected {expected}."
             )

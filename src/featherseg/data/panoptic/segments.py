@@ -1,8 +1,8 @@
-"""Panoptic segmentations as COCO has them, and the samples that they become.
+"""Panoptic segmentations as COCO has them, and the samples made from them.
 
-A segmentation is (ids, segments): ids (H, W) int32, 0 = void, and for every other id of the map a segment, `{"id",
-"category_id", "area", "bbox": [x, y, width, height], "iscrowd"}` in pixels. A crowd is a region of things that nobody
-told apart.
+A segmentation is (ids, segments): ids (H, W) int32, 0 = void, and for every other id of the map a
+segment, `{"id", "category_id", "area", "bbox": [x, y, width, height], "iscrowd"}` in pixels. A
+crowd is a region of things that are not told apart.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,23 +12,24 @@ import numpy as np
 
 from featherseg.core.errors import DataError
 from featherseg.core.types import IGNORE, ClassInfo
+from featherseg.core.wording import first_few
 
 Segment = dict[str, Any]
 Panoptic = tuple[np.ndarray, list[Segment]]
 
 CLASS_BITS = 8
-"""Bits of a class id: it is joined to the number of its instance, to tell the two apart by one number."""
+"""Bits of a class id, which is joined with the number of an instance to one number."""
 
 SHOWN_IDS = 5
-"""How many ids a message names."""
+"""Number of ids that a message names."""
 
 
 def list_segments(
     ids: np.ndarray, category_of: Mapping[int, int], crowds: frozenset[int] = frozenset()
 ) -> Panoptic:
-    """The segmentation of a map (H, W) of ids: every id but 0 with its category, area and box, in the order of the ids.
+    """Return the segmentation of a map (H, W) of ids, with segments in the order of the ids.
 
-    `category_of` must know every id of the map; `crowds` are the ids of crowds.
+    `category_of` must have every id of the map; `crowds` are the ids of crowds.
     """
     values, starts, lengths = _runs(ids)
     known, numbers = np.unique(values, return_inverse=True)
@@ -55,14 +56,14 @@ def to_sample(
     class_of: Mapping[int, int],
     classes: Sequence[ClassInfo],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """-> label (H, W) uint8 and instances (H, W) int32 of a `Sample`; `class_of` maps category ids to class ids.
+    """Return label (H, W) uint8 and instances (H, W) int32 of a `Sample`.
 
-    An instance keeps its segment's id, a crowd of things has it below 0; stuff and void have 0.
+    An instance has the id of its segment, a crowd of things its negative, stuff and void have 0.
+    `class_of` maps category ids to class ids.
     """
     order = np.argsort([0, *(segment["id"] for segment in segments)])
-    known, label, instance = (
-        np.zeros(len(order), dtype) for dtype in (np.int64, np.uint8, np.int32)
-    )
+    known = np.zeros(len(order), np.int64)
+    label, instance = np.zeros(len(order), np.uint8), np.zeros(len(order), np.int32)
     label[0] = IGNORE
     for row, segment in enumerate(segments, start=1):
         known[row], label[row] = segment["id"], class_of[segment["category_id"]]
@@ -70,9 +71,8 @@ def to_sample(
             instance[row] = -segment["id"] if segment.get("iscrowd") else segment["id"]
     values, _, lengths = _runs(ids)
     rows = order[np.searchsorted(known[order], values)]  # (R,)
-    return label[rows].repeat(lengths).reshape(ids.shape), instance[rows].repeat(lengths).reshape(
-        ids.shape
-    )
+    labels, instances = (of_row[rows].repeat(lengths) for of_row in (label, instance))
+    return labels.reshape(ids.shape), instances.reshape(ids.shape)
 
 
 def from_sample(
@@ -81,10 +81,11 @@ def from_sample(
     classes: Sequence[ClassInfo],
     category_ids: Sequence[int],
 ) -> Panoptic:
-    """The segmentation that a sample holds: `category_ids` has the category id of every class.
+    """Return the segmentation of a sample; `category_ids` has the category id of every class.
 
-    One segment for each class of stuff, one for each instance. Ids are the sample's own no longer: stuff has class id
-    + 1, instances the numbers above. Pixels of a thing without an instance are a crowd, under class id + 1.
+    There is a segment for each class of stuff and each instance, with new ids: stuff has class id
+    + 1, instances the numbers above. Pixels of a thing without an instance are a crowd with class
+    id + 1.
     """
     kinds = len(classes)
     thing = np.zeros(IGNORE + 1, dtype=bool)
@@ -96,31 +97,30 @@ def from_sample(
     runs = np.where(of_class == IGNORE, 0, of_class + 1)
     runs[with_instance] = kinds + 1 + numbers
     ids = runs.astype(np.int32).repeat(lengths).reshape(label.shape)
-    category_of = dict(
-        enumerate([0, *category_ids, *(category_ids[pair & IGNORE] for pair in pairs.tolist())])
-    )
+    of_instances = [category_ids[pair & IGNORE] for pair in pairs.tolist()]
+    category_of = dict(enumerate([0, *category_ids, *of_instances]))
     crowds = [index + 1 for index, info in enumerate(classes) if info.thing]
     crowds += [kinds + 1 + number for number, pair in enumerate(pairs.tolist()) if pair < 0]
     return list_segments(ids, category_of, frozenset(crowds))
 
 
 def check_agreement(ids: np.ndarray, segments: Sequence[Mapping[str, Any]], name: str) -> None:
-    """Raises DataError, naming `name`, where map and list of segments do not hold the same ids."""
-    in_map = set(np.unique(_runs(ids)[0]).tolist()) - {0}
+    """Raise DataError, naming `name`, if map and list of segments do not have the same ids."""
+    drawn = set(np.unique(_runs(ids)[0]).tolist()) - {0}
     listed = {segment["id"] for segment in segments}
-    for found, missing, where in ((in_map, listed, "draws"), (listed, in_map, "lists")):
-        if strangers := sorted(found - missing):
-            shown = ", ".join(map(str, strangers[:SHOWN_IDS])) + ", ..." * (
-                len(strangers) > SHOWN_IDS
-            )
-            other = "its annotation does not list" if where == "draws" else "no pixel has"
+    for strangers, verb, other in (
+        (sorted(drawn - listed), "draws", "its annotation does not list"),
+        (sorted(listed - drawn), "lists", "no pixel has"),
+    ):
+        if strangers:
             raise DataError(
-                f"{name} {where} the segment id {shown}, which {other}. PNG and JSON do not belong together."
+                f"{name} {verb} the segment id {first_few(strangers, SHOWN_IDS)}, which {other}. "
+                "PNG and JSON do not belong together."
             )
 
 
 def _runs(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids (H, W) -> value, flat start and pixels (R,) of every run of one value in a row: far fewer than pixels."""
+    """Return value, flat start and length (R,) of each run of one value in rows of ids (H, W)."""
     new = np.ones(ids.shape, dtype=bool)
     new[:, 1:] = ids[:, 1:] != ids[:, :-1]
     starts = np.flatnonzero(new)
@@ -130,7 +130,7 @@ def _runs(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _boxes(
     numbers: np.ndarray, count: int, y: np.ndarray, x: np.ndarray, lengths: np.ndarray
 ) -> np.ndarray:
-    """(count, 4) x, y, width, height of what the runs (R,) of each number cover, from their first pixels' y and x."""
+    """Return x, y, width, height of the runs (R,) of each number, (count, 4); y, x: their start."""
     first, last = np.full((count, 2), np.iinfo(np.int64).max), np.zeros((count, 2), dtype=np.int64)
     np.minimum.at(first, numbers, np.stack([x, y], axis=1))
     np.maximum.at(last, numbers, np.stack([x + lengths, y + 1], axis=1))

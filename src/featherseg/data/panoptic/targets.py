@@ -1,8 +1,8 @@
-"""What an instance branch learns from: the centres of an image's objects, and the way from each pixel to its own.
+"""Targets of the instance branch: centres of objects, and offsets of pixels to their centre.
 
-Panoptic-DeepLab's targets (Cheng et al., CVPR 2020, Sec. 3.2). Two things differ from the authors' code: a crowd region
-is no object, so it draws no centre, pulls no pixel and gets no weight for being small; and offsets are in pixels of
-the image everywhere, whatever the stride of the model.
+Panoptic-DeepLab's targets (Cheng et al., CVPR 2020, Sec. 3.2), with two differences from the
+authors' code. A crowd is no object, so it has no centre, no offsets and no weight for being small.
+Offsets are in pixels of the image, whatever the stride of the model.
 """
 
 from collections.abc import Collection
@@ -14,21 +14,23 @@ import numpy as np
 from featherseg.core.types import IGNORE, Size
 
 SIGMA = 8
-"""Standard deviation of a centre's Gaussian in pixels, that of the authors, for full-size images."""
+"""Standard deviation of a centre's Gaussian in pixels, as the authors use for full-size images."""
 
 SMALL_AREA, SMALL_WEIGHT = 4096, 3.0
-"""Pixels under which an object counts as small at a sigma of SIGMA; how much its pixels weigh in the semantic loss."""
+"""Area in pixels below which an object is small at a sigma of SIGMA, and its semantic weight."""
 
 Array = TypeVar("Array")
 
 
 class PanopticTargets(NamedTuple, Generic[Array]):
-    """Targets of one image: numpy arrays of float32; torch's collate makes a batch of tensors, (B, ...) each.
+    """Targets of one image, numpy arrays of float32; collate makes a batch of tensors, (B, ...).
 
-    center (H, W), 0..1, is 1 at every object's centre; offset (2, H, W) is (dy, dx) in pixels from a pixel to the
-    centre of its object, 0 elsewhere. The weights (H, W) say how much a pixel counts: center_weight is 1 where what is
-    there is known (0 on void and crowd), offset_weight 1 on objects, semantic_weight SMALL_WEIGHT on small objects and
-    1 elsewhere.
+    Attributes:
+        center: 1 at every object's centre, 0..1, (H, W).
+        offset: (dy, dx) in pixels from a pixel to the centre of its object, else 0, (2, H, W).
+        center_weight: 0 on void and crowds, else 1, (H, W).
+        offset_weight: 1 on objects, else 0, (H, W).
+        semantic_weight: SMALL_WEIGHT on small objects, else 1, (H, W).
     """
 
     center: Array
@@ -41,12 +43,19 @@ class PanopticTargets(NamedTuple, Generic[Array]):
 def panoptic_targets(
     label: np.ndarray, instances: np.ndarray, things: Collection[int], sigma: int = SIGMA
 ) -> PanopticTargets[np.ndarray]:
-    """label (H, W) uint8 class ids, instances (H, W) integer ids, ids of the classes with instances -> the targets.
+    """Return the targets of an image.
 
-    The Gaussians have a standard deviation of `sigma` pixels and are cut off beyond 3 sigma + 1 rows or columns. An
-    image half the size has half the sigma, and an object of a quarter of the pixels counts as small in it.
-    An object is the set of pixels with one id > 0 and a class of `things`, as far as the image holds it: of one that
-    a crop has cut, the centre is that of what is left. Pixels of such a class without an id are treated as a crowd.
+    An object is the set of pixels with one id > 0 and a class of `things`, as far as the image
+    shows it: the centre of an object that a crop cuts is that of the rest. Pixels of such a class
+    without an id are a crowd.
+
+    Args:
+        label: Class ids, (H, W) uint8.
+        instances: Integer ids, (H, W).
+        things: Ids of the classes with instances.
+        sigma: Standard deviation of the Gaussians in pixels, which end 3 sigma + 1 rows or columns
+            from the centre. An image of half the size has half the sigma, and an object of a
+            quarter of the pixels is small in it.
     """
     of_thing = np.isin(np.arange(IGNORE + 1), list(things))[label]  # (H, W) bool
     on_object = of_thing & (instances > 0)
@@ -60,9 +69,8 @@ def panoptic_targets(
     offset[0, rows, columns] = center_rows[number] - rows
     offset[1, rows, columns] = center_columns[number] - columns
     semantic_weight = np.ones(label.shape, dtype=np.float32)
-    semantic_weight[rows, columns] = np.where(
-        areas * SIGMA**2 < SMALL_AREA * sigma**2, SMALL_WEIGHT, 1.0
-    )[number]
+    small = areas * SIGMA**2 < SMALL_AREA * sigma**2
+    semantic_weight[rows, columns] = np.where(small, SMALL_WEIGHT, 1.0)[number]
     return PanopticTargets(
         center=_center_map(label.shape, center_rows.astype(int), center_columns.astype(int), sigma),
         offset=offset,
@@ -73,14 +81,14 @@ def panoptic_targets(
 
 
 def _numbered(ids: np.ndarray) -> tuple[np.ndarray, int]:
-    """Ids (N,) of any size -> numbers 0..count - 1 in their order, count. Sorts runs of equal ids, not pixels."""
+    """Number ids (N,) from 0 in ascending order: (numbers, count). Runs are sorted, not pixels."""
     starts = np.flatnonzero(np.diff(ids, prepend=ids[:1] - 1))  # (R,): where a run begins
     known, numbers = np.unique(ids[starts], return_inverse=True)
     return np.repeat(numbers, np.diff(starts, append=len(ids))), len(known)
 
 
 def _center_map(size: Size, rows: np.ndarray, columns: np.ndarray, sigma: int) -> np.ndarray:
-    """A Gaussian around every centre, the largest value where they meet: (H, W) float32."""
+    """Return a Gaussian around every centre, (H, W) float32; the largest value counts."""
     patch = _gaussian(sigma)
     reach = len(patch) // 2
     padded = np.zeros((size[0] + 2 * reach, size[1] + 2 * reach), dtype=np.float32)
@@ -92,6 +100,6 @@ def _center_map(size: Size, rows: np.ndarray, columns: np.ndarray, sigma: int) -
 
 @cache
 def _gaussian(sigma: int) -> np.ndarray:
-    """(6 sigma + 3, 6 sigma + 3) float32, 1 in the middle."""
+    """Return a Gaussian, (6 sigma + 3, 6 sigma + 3) float32, 1 in the middle."""
     squares = np.arange(-3 * sigma - 1, 3 * sigma + 2) ** 2
     return np.exp((squares[:, None] + squares) / (-2 * sigma**2)).astype(np.float32)
