@@ -30,10 +30,10 @@ from featherseg.layers.stochastic_depth import StochasticDepth
 
 HEADS = 8
 SIDE = 16
-"""Height and width at 1/32 that the position tables are laid out for: images of 512 x 512."""
+"""Height and width at 1/32 of the position tables: images of 512 x 512."""
 
 LAYER_SCALE = 1e-5
-"""What every layer scale starts at."""
+"""Initial value of every layer scale."""
 
 
 class ConvNorm(nn.Sequential):
@@ -409,7 +409,7 @@ OFFICIAL_HEAD = {
 }
 OFFICIAL_INDICES = ("attention_bias_idxs", "attention_bias_idxs_seg")
 OFFICIAL_SCALES = (".layer_scale_1", ".layer_scale_2")
-"""Their shape is (C, 1, 1), ours (C,)."""
+"""Names of layer scales, whose shape is (C, 1, 1); ours are (C,)."""
 
 OFFICIAL_ATTENTION = {
     "attention_biases_seg": "position.table",
@@ -422,7 +422,7 @@ OFFICIAL_ATTENTION = {
     "talking_head2.": "talking_after.",
     "proj.": "project.",
 }
-"""Names inside an attention, of both kinds."""
+"""Names inside both kinds of attention: the authors' -> ours."""
 
 OFFICIAL_BLOCK = {
     "layer_scale_1": "attention.scale.weight",

@@ -45,7 +45,7 @@ GROUPS = (
 STEM_CHANNELS = 32
 SQUEEZE_RATIO = 0.25
 DROP_RATE = 0.2
-"""Stochastic depth of B: block i of n is left out with probability 0.2 i / n."""
+"""Stochastic depth of B: block i of n is skipped with probability 0.2 i / n."""
 SCALING = {  # name -> (width, depth) coefficients
     "efficientnet-b0": (1.0, 1.0),
     "efficientnet-b1": (1.0, 1.1),

@@ -143,7 +143,7 @@ class Stage(nn.Module):
 
 
 OFFICIAL_EMBED = {"proj.": "embed.", "norm.": "embed_norm."}
-"""How names inside a patch embedding begin, `patch_embed1.<theirs>` -> `stages.0.<ours>`."""
+"""Names inside a patch embedding, `patch_embed1.<theirs>` -> `stages.0.<ours>`."""
 
 OFFICIAL_BLOCK = {
     "norm1.": "attention_norm.",

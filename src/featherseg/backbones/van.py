@@ -22,7 +22,7 @@ EXPANSIONS = (8, 8, 4, 4)
 """Width of the feed-forward networks of each stage, in multiples of the stage's channels."""
 
 LAYER_SCALE = 1e-2
-"""What every layer scale starts at."""
+"""Initial value of every layer scale."""
 
 
 class LargeKernelAttention(nn.Module):
@@ -140,7 +140,7 @@ VARIANTS = {
 
 
 OFFICIAL_EMBED = {"proj.": "embed.0.", "norm.": "embed.1."}
-"""How names inside a patch embedding begin, `patch_embed1.<theirs>` -> `stages.0.<ours>`."""
+"""Names inside a patch embedding, `patch_embed1.<theirs>` -> `stages.0.<ours>`."""
 
 OFFICIAL_BLOCK = {
     "norm1.": "attention_norm.",

@@ -107,7 +107,7 @@ def replace_strides(stages: Sequence[nn.Module], output_stride: int) -> None:
 
 
 MANY = 16
-"""Images from which torch leaves 1x1 convolutions to oneDNN."""
+"""Number of images from which torch uses oneDNN for 1x1 convolutions."""
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ CUTS: dict[type, tuple[float, float]] = {
     nn.ReLU: (0.0, math.inf),
     nn.ReLU6: (0.0, 6.0),
 }
-"""Activations that cut values off below and above."""
+"""Activations that clamp values -> the lower and upper limit."""
 
 
 def normalise_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 FULL_RANGE = 2**16
-"""The number of values that 16 bits have: the image range of images that use all of them."""
+"""Number of values of 16 bits: the image range of images that use all of them."""
 
 
 def divisor(image_range: int) -> float:

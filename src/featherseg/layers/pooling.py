@@ -91,7 +91,7 @@ def _regions(length: int, k: int, device: torch.device) -> Tensor:
 
 
 REGIONS = (1, 2, 3, 6)
-"""Regions a side in the four branches of PyramidPooling (PSPNet, Fig. 3)."""
+"""Regions per side in the four branches of PyramidPooling (PSPNet, Fig. 3)."""
 
 
 class PyramidPooling(nn.Module):
@@ -181,7 +181,7 @@ OFFICIAL_DAPPM = {
     "compression.": "compress.",
     "shortcut.": "shortcut.",
 }
-"""How DDRNet's keys of DAPPM begin, and those of the papers that took it over -> how ours begin.
+"""Start of a key of DDRNet's DAPPM, which other papers use too -> start of ours.
 
-Their pool of a scale is layer 0, its norm 1, its convolution 3.
+In a scale the pool is their layer 0, the norm 1, the convolution 3.
 """

@@ -14,7 +14,7 @@ from featherseg.core.types import Size
 from featherseg.layers.precision import at_least_fp32
 
 PositionResize = Literal["flattened", "two-dimensional"]
-"""How a bias comes to another size than its table's; PositionBias says what each does."""
+"""How a bias is resized to another size than its table's; see PositionBias."""
 
 
 class PositionBias(nn.Module):
@@ -36,7 +36,7 @@ class PositionBias(nn.Module):
         self.how: PositionResize = "flattened"
 
     def forward(self, queries: Size, keys: Size) -> Tensor:
-        """Sizes (height, width) of both maps -> bias (heads, queries, keys), maps row by row."""
+        """(height, width) of both maps -> bias (n, M, N): heads, queries, keys, row by row."""
         table = at_least_fp32(self.table)  # (heads, side * side)
         if self.how == "two-dimensional":
             return resize_table(table, keys)[:, offsets(queries, keys, self.stride, table.device)]
@@ -116,7 +116,7 @@ def resample_rows(x: Tensor, numerator: Tensor, denominator: int) -> Tensor:
 
 
 A = -0.75
-"""The free number of the cubic convolution kernel (Keys, 1981), as in torch's bicubic mode."""
+"""The parameter of the cubic convolution kernel (Keys, 1981), as in torch's bicubic mode."""
 
 
 def _inner(t: Tensor) -> Tensor:

@@ -61,4 +61,4 @@ class PreNormHead(nn.Sequential):
 
 
 OFFICIAL_HEAD = {"bn1.": "0.0.", "conv1.": "0.2.", "bn2.": "1.0.", "conv2.": "1.2."}
-"""How the authors' keys of that head begin -> how ours begin."""
+"""Start of the authors' key of that head -> start of ours."""

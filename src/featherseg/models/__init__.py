@@ -61,9 +61,7 @@ MODELS: Catalogue[ModelEntry] = Catalogue(
     lambda entry: isinstance(entry, ModelEntry),
     "a featherseg.models.ModelEntry",
 )
-"""Every file of a paper with the variants it has; and what installed packages add
-(docs/architecture.md).
-"""
+"""All variants of all papers, and those of installed packages (docs/architecture.md)."""
 
 
 def entry(name: str) -> ModelEntry:

@@ -1,11 +1,12 @@
-"""IFA: implicit feature alignment by a function of positions (Hu et al., ECCV 2022, arXiv:2206.08655).
+"""IFA: implicit feature alignment by positions (Hu et al., ECCV 2022, arXiv:2206.08655).
 
 Four stages of a ResNet are brought to one width. Every cell of the 1/4 grid reads the nearest cell
-of each stage and where it lies relative to that cell's centre, encoded by sines and cosines of
-learned frequencies (Sec. 3.2); a small network of 1x1 convolutions gives its logits. For training
-there is a head on the third stage. What the paper leaves open is as in the authors' code
+of each stage and its own place relative to that cell's centre, encoded by sines and cosines of
+learned frequencies (Sec. 3.2); a small network of 1x1 convolutions computes its logits. For
+training there is a head on the third stage. What the paper leaves open is as in the authors' code
 (hzhupku/IFA), its version without ASPP: the stem has three 3x3 convolutions, its pool rounds sizes
 up, and the blocks of the last stage have dilations 2, 2 and 4.
+
 Letters: B images, H x W the image, h x w a map, D width of a stage, K classes.
 """
 
@@ -36,10 +37,7 @@ ENCODED = 2 + 4 * len(EXPONENTS)
 
 
 class NearestCell(nn.Module):
-    """What a position of a finer grid reads from a map: the nearest cell, and where that lies.
-
-    forward(x, size): (B, D, h, w) -> (B, 26 + D, *size): the encoded offset, then the cell.
-    """
+    """Reads for each position of a finer grid the nearest cell of a map, and the offset to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,6 +47,7 @@ class NearestCell(nn.Module):
         self.frequencies = nn.Parameter(torch.cat([rows, rows.flip(1)]))  # (12, 2)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """x (B, D, h, w), size -> (B, 26 + D, *size): the encoded offset, then the cell."""
         row, dy = nearest(size[0], x.shape[2], self.frequencies)  # (H,) each
         column, dx = nearest(size[1], x.shape[3], self.frequencies)  # (W,) each
         with autocast_off(x.device):
@@ -61,16 +60,16 @@ class NearestCell(nn.Module):
         return torch.cat([batch, cells], dim=1)
 
     def macs(self, x: Tensor, y: Tensor) -> int:
-        """Two frequencies for each phase at each position, the same for all images."""
+        """Count two frequencies for each phase at each position, the same for all images."""
         return self.frequencies.numel() * y.shape[2] * y.shape[3]
 
 
 def nearest(places: int, cells: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (the cell nearest to each place of a side, how far behind its centre the place lies).
+    """Return (nearest cell, distance behind its centre) of each place of a side.
 
     Places and cells divide the same side evenly; the distance is in half cells. Both are (places,).
-    Of two cells that are equally near, the one with the even number is chosen, as torch's
-    grid_sample does. In whole numbers, so that every runtime chooses the same.
+    Of two cells that are equally near, the one with the even number is chosen, as in torch's
+    grid_sample. Computed in whole numbers, so that every runtime chooses the same.
     """
     middle = (2 * torch.arange(places, device=like.device) + 1) * cells  # in 1 / (2 places) cells
     cell = torch.div(middle, 2 * places, rounding_mode="floor")
@@ -87,10 +86,10 @@ class IFAConfig(ModelConfig):
 
 
 class IFA(SegmentationModel):
-    """images (B, 3, H, W), normalised -> logits (B, K, h, w) at 1/4; auxiliary logits `aux` at 1/16.
+    """Normalised images (B, 3, H, W) -> logits (B, K, h, w) at 1/4, auxiliary `aux` at 1/16.
 
-    h = H/4 rounded up, and one more where H is a multiple of 4 or one less than one: the pool of
-    the stem rounds up. Runs natively at every size.
+    h = H/4 rounded up, and one more if H is a multiple of 4 or one less than one, because the pool
+    of the stem rounds up. Runs natively at every size.
     """
 
     align_corners = True
@@ -119,6 +118,7 @@ class IFA(SegmentationModel):
         self.aux_heads = nn.ModuleDict({"aux": AuxiliaryHead(channels[2], width, classes)})
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
+        """Return logits (B, K, h, w), features, and auxiliary logits."""
         size = (pyramid[0].shape[2], pyramid[0].shape[3])
         readings = [
             read(lateral(x), size)
@@ -130,10 +130,10 @@ class IFA(SegmentationModel):
         )
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The authors' key names -> ours; -> (renamed state, none that is not used).
+        """Return (state under our key names, no unused keys).
 
-        Their 1x1 convolutions of a list of positions become those of a map. A file without the
-        auxiliary head leaves ours as it is.
+        The authors' 1x1 convolutions of a list of positions become those of a map. A file without
+        the auxiliary head leaves ours unchanged.
         """
         named = {f"backbone{key.removeprefix('encoder')}" if key.startswith("encoder.") else key: x
                  for key, x in state.items()}  # fmt: skip
@@ -158,4 +158,4 @@ OFFICIAL_PARTS = {
     "decoder.ifa.imnet.9.": "classifier.",
     "auxor.aux.": "aux_heads.aux.",
 }
-"""How the authors' keys begin -> how ours begin."""
+"""Start of the authors' key -> start of ours."""

@@ -27,9 +27,7 @@ from featherseg.layers.official_keys import rename_start
 from featherseg.layers.pooling import PyramidPooling
 
 AUX_STRIDES = (4, 8, 16)
-"""Strides of the pyramid's steps, fine to coarse; the head of a step is called `dsn_4`, `dsn_8` or
-`dsn_16`.
-"""
+"""Strides of the pyramid's steps, fine to coarse; their heads are `dsn_4`, `dsn_8`, `dsn_16`."""
 
 
 def dilate_second_convolutions(backbone: Backbone) -> None:
