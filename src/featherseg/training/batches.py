@@ -1,7 +1,7 @@
-"""The batches of a training; and of `data.class_uniform` the points that samples are drawn by, kept in the run folder.
+"""The batches of a training, and the class points by which `data.class_uniform` draws samples.
 
-Those take one pass over all labels (33 ms for a mask of 1024 x 2048 on one CPU core), so a resumed run and the other
-processes of a distributed one read the file instead.
+The points take one pass over all labels (33 ms for a mask of 1024 x 2048 on one CPU core), so they
+are kept in the run folder: a resumed run and the other processes of a distributed one read them.
 """
 
 import pickle
@@ -38,7 +38,7 @@ from featherseg.training.objects import OwnAugmentation, augment_sample
 CLASS_POINTS, RARE_CLASSES = "class_points.npy", "rare_classes.npy"
 
 MOST_WORKERS = 8
-"""Of a process that trains on a GPU, where the recipe leaves their number open."""
+"""Loader processes of a process that trains on a GPU, if `data.workers` is not set."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,16 @@ def open_sampling(
 
 
 def open_rare_classes(out: Path, recipe: Recipe, data: SegmentationData) -> RareClasses | None:
-    """What is pasted in a run, from its folder; None where `augment.copy_paste` is off. Raises RunError."""
+    """Return the pixels that a run pastes, None without `augment.copy_paste`. Raises RunError."""
     if not recipe.augment.copy_paste:
         return None
     return RareClasses(_read_rows(out / RARE_CLASSES, "augment.copy_paste", data))
 
 
 def open_class_uniform(out: Path, recipe: Recipe, data: SegmentationData) -> ClassUniform | None:
-    """How the samples of a run are drawn, with the points of its folder; None where `data.class_uniform` is off.
+    """Return how a run draws samples by class, None without `data.class_uniform`.
 
-    Raises RunError where the file is missing, damaged, or names images that `data` does not hold.
+    Raises RunError if the file is missing or damaged, or names images that `data` lacks.
     """
     if not recipe.data.class_uniform:
         return None
@@ -101,19 +101,19 @@ def open_class_uniform(out: Path, recipe: Recipe, data: SegmentationData) -> Cla
 
 
 def _read_rows(path: Path, key: str, data: SegmentationData) -> np.ndarray:
-    """Rows of a file that a run began with for a setting, `key`: class, image, ...; see `open_class_uniform`."""
+    """Return the rows (class, image, ...) of a file that the recipe key `key` needs. Raises RunError."""
     try:
         rows = np.load(path, allow_pickle=False)
         last = int(rows[:, 1].max())
     except (OSError, ValueError, IndexError, EOFError) as error:
         raise RunError(
-            f"{path} cannot be read ({error}): it was written when this run started, and {key} needs it. "
-            "Start a new run with another --out."
+            f"{path} cannot be read ({error}), and {key} needs it: it was written when this run "
+            "started. Start a new run with another --out."
         ) from None
     if last >= len(data):
         raise RunError(
-            f"{path} names image {last + 1}, but {data.name} has {len(data)}: this run started with more images. "
-            "Point --data-root to the same images."
+            f"{path} names image {last + 1}, but {data.name} has {len(data)}: this run started "
+            "with more images. Point --data-root to the same images."
         )
     return np.asarray(rows)
 
@@ -128,10 +128,19 @@ def open_batches(
     sampling: Sampling = UNIFORM,
     image_range: int = FULL_RANGE,
 ) -> Callable[[int, int, int], DataLoader[Batch]]:
-    """A function (start, rank, world) -> the stream of a run's `total` batches from batch `start` on.
+    """Return a function (start, rank, world) -> the loader of a run's `total` batches from `start` on.
 
-    Crop and batch size are numbers in the recipe; augment is one's own, before the recipe's; 16-bit images have values
-    below image_range. Raises ConfigError where the recipe asks for workers that cannot be given the samples.
+    Args:
+        recipe: With crop and batch size as numbers.
+        data: The training images.
+        total: Batches of the whole run.
+        panoptic: Whether batches need panoptic targets.
+        augment: An augmentation given as an object; it comes before the recipe's.
+        sampling: How samples are drawn.
+        image_range: 16-bit images have values below it.
+
+    Raises:
+        ConfigError: the loader's processes cannot be given copies of the samples.
     """
     settings, batch_size = recipe.train, recipe.train.batch_size
     assert recipe.augment.crop is not None
@@ -145,10 +154,10 @@ def open_batches(
     before = None if augment is None else partial(augment_sample, augment)
     growth = GROWTH if recipe.augment.progressive else ()
     table = recipe.augment.model_dump()
-    own = Augment(**table, traced=sampling.teaching is not None, image_range=image_range)
+    augmentation = Augment(**table, traced=sampling.teaching is not None, image_range=image_range)
     samples = TrainingSamples(
         data,
-        own,
+        augmentation,
         settings.seed,
         sampling.class_uniform,
         targets,
@@ -163,8 +172,9 @@ def open_batches(
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             if recipe.data.workers:
                 raise ConfigError(
-                    f"data.workers = {workers}: on this system workers are given copies of the data and of augment=, "
-                    f"which cannot be made: {error}. Define these in a module of their own, or leave data.workers out."
+                    f"data.workers = {workers}: on this system workers need copies of the data and "
+                    f"of augment=, which cannot be made: {error}. Define these in a module of "
+                    "their own, or leave data.workers out."
                 ) from None
             workers = 0
 
@@ -185,11 +195,11 @@ def open_batches(
 
 
 def loader_workers(recipe: Recipe) -> int:
-    """Processes that draw batches ahead, for each process that trains: where the recipe leaves them open one a core.
+    """Return the number of loader processes of each training process: `data.workers`, or by the cores.
 
-    A processor that trains keeps one for itself, and two are enough for it; a GPU gets MOST_WORKERS at most. Those that
-    are not forked (macOS, Windows) begin by importing the program: none where that would train anew, or where it is a
-    notebook, of which nothing can be imported.
+    A CPU that trains keeps a core for itself and gets at most two; a GPU gets at most MOST_WORKERS.
+    Processes that are not forked (macOS, Windows) begin by importing the program. There are none
+    if that would train again (no `__main__` guard), or if the program is a notebook.
     """
     if recipe.data.workers is not None:
         return recipe.data.workers
@@ -200,7 +210,7 @@ def loader_workers(recipe: Recipe) -> int:
                 encoding="utf-8", errors="replace"
             ):
                 return 0
-        except OSError:  # the command of featherseg, inside of an .exe
+        except OSError:  # the featherseg command inside an .exe
             pass
     cores = usable_cores() // recipe.train.devices
     return (

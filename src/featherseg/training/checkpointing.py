@@ -1,4 +1,4 @@
-"""Activation checkpointing: what a block of the backbone computes is not kept for its backward, but computed again."""
+"""Activation checkpointing: the backbone's blocks are computed again in the backward pass."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,40 +11,43 @@ from featherseg.layers.model import SegmentationModel
 
 
 def checkpoint_blocks(model: SegmentationModel) -> None:
-    """Of the backbone's blocks keep only what goes in, from now on; weights keep their names.
+    """Keep only the inputs of the backbone's blocks from now on; names of weights do not change.
 
-    Raises ConfigError for a backbone that has none of the modules that it says are its blocks.
+    Raises ConfigError if the backbone has no module of the classes that it names as its blocks.
     """
     if not _wrap_blocks(model.backbone, model.backbone.checkpointed):
         raise ConfigError(
-            "train.checkpoint_activations: found no blocks to compute again. A model of one's own has a `backbone`, "
-            "which names the classes of its blocks as `checkpointed`."
+            "train.checkpoint_activations: the model has no blocks to compute again. A model given "
+            "as an object needs a `backbone` that names the classes of its blocks as `checkpointed`."
         )
 
 
 def _wrap_blocks(module: nn.Module, classes: tuple[type[nn.Module], ...]) -> int:
-    """The outermost modules of these classes; -> how many."""
-    # here, as some builds of torch come without torch.distributed; its wrapper hides itself from names of weights
+    """Wrap the outermost modules of these classes and return their number."""
+    # Imported here because some builds of torch lack torch.distributed. The wrapper hides itself
+    # from the names of weights
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
-    found = 0
+    wrapped = 0
     for name, child in module.named_children():
         if isinstance(child, classes):
-            twice = partial(_buffers_kept, child)
+            recompute = partial(_buffers_kept, child)
             setattr(
                 module,
                 name,
-                checkpoint_wrapper(child, context_fn=lambda twice=twice: (nullcontext(), twice())),
+                checkpoint_wrapper(
+                    child, context_fn=lambda again=recompute: (nullcontext(), again())
+                ),
             )
-            found += 1
+            wrapped += 1
         else:
-            found += _wrap_blocks(child, classes)
-    return found
+            wrapped += _wrap_blocks(child, classes)
+    return wrapped
 
 
 @contextmanager
 def _buffers_kept(block: nn.Module) -> Iterator[None]:
-    """Put back running statistics: the batch has gone into them in the forward."""
+    """Restore running statistics: the forward pass has added the batch to them already."""
     before = [(buffer, buffer.clone()) for buffer in block.buffers()]
     try:
         yield

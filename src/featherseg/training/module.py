@@ -1,4 +1,4 @@
-"""One training step: normalise, forward, loss, optimiser, weight average; all its state is resumed exactly."""
+"""One training step: normalise, forward, loss, optimiser, EMA; its state is resumed exactly."""
 
 import math
 from collections.abc import Callable
@@ -16,14 +16,15 @@ from featherseg.recipe.tables import TrainTable
 from featherseg.training.loss import compute_loss
 from featherseg.training.optimisers import build_optimizer, build_schedule
 
-SEED_STRIDE = 1_000_003  # a prime, so that seeds and micro-batches do not meet
+SEED_STRIDE = 1_000_003
+"""A prime, so that two seeds share no micro-batch's random numbers."""
 
 
 class SegmentationModule(pl.LightningModule):
     """The model with its loss and optimiser, as Lightning drives it.
 
-    Randomness inside the model is seeded from (seed, micro-batch, rank), so that no generator state needs saving.
-    `make_loader(start, rank, world)` gives the stream of batches from micro-batch `start` on.
+    Randomness inside the model is seeded from (seed, micro-batch, rank), so no generator state
+    needs saving. `make_loader(start, rank, world)` returns the batches from micro-batch `start` on.
     """
 
     def __init__(
@@ -40,13 +41,12 @@ class SegmentationModule(pl.LightningModule):
         self.loss, self.settings, self.steps, self.make_loader = loss, settings, steps, make_loader
         self.micro_batch = 0
         self.average: dict[str, Tensor] = {}
-        self.losses: list[
-            dict[str, float]
-        ] = []  # since the last optimiser step, each with its parts
+        # Those since the last optimiser step, with their parts
+        self.losses: list[dict[str, float]] = []
         self.lr = 0.0
 
     def on_fit_start(self) -> None:
-        """Start the weight average, or take a checkpoint's: only now does the model lie on its device."""
+        """Start the EMA, or continue a checkpoint's, once the model is on its device."""
         if self.settings.ema or self.settings.ema_share:
             start = self.average or self.model.state_dict()
             self.average = {
@@ -54,32 +54,30 @@ class SegmentationModule(pl.LightningModule):
             }
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """The rest of the run; Lightning asks for it after the checkpoint is loaded."""
+        """Return the batches that are left; Lightning calls it after loading the checkpoint."""
         return self.make_loader(self.micro_batch, self.trainer.global_rank, self.trainer.world_size)
 
     def configure_optimizers(self) -> Any:
-        """The optimiser, and the schedule stepped with it."""
+        """Return the optimiser, and the schedule that follows its steps."""
         optimizer = build_optimizer(self.model, self.loss, self.settings)
         schedule = build_schedule(optimizer, self.settings, self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8, what Batch has beside them -> scalar loss."""
+        """Return the scalar loss of images (B, C, H, W) uint8 or uint16 and labels (B, H, W) uint8."""
         torch.manual_seed(
             self.settings.seed * SEED_STRIDE + self.micro_batch * 64 + self.global_rank
         )
         self.micro_batch += 1
         total, parts = compute_loss(self.model, self.loss, batch)
         values = {key: value.detach() for key, value in {"loss": total, **parts}.items()}
-        if self.trainer.world_size > 1:  # the loss of all, so that all find it finite or none
+        if self.trainer.world_size > 1:  # the mean over all ranks, so that all stop or none
             means = self.trainer.strategy.reduce(
                 torch.stack(list(values.values())), reduce_op="mean"
             )
             values = dict(zip(values, means, strict=True))
         self.losses.append({key: float(value) for key, value in values.items()})
-        if not math.isfinite(
-            self.losses[-1]["loss"]
-        ):  # the number is here already: no further wait for the device
+        if not math.isfinite(self.losses[-1]["loss"]):  # a number already: no wait for the device
             self.lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
             raise self._diverged(
                 f"the loss is {self.losses[-1]['loss']}", self.trainer.global_step + 1
@@ -87,7 +85,7 @@ class SegmentationModule(pl.LightningModule):
         return total
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then average; here and not in a later hook, which would come after the checkpoint."""
+        """Step, then update the EMA; a later hook would come after the checkpoint."""
         self.lr = args[2].param_groups[-1]["lr"]  # (epoch, batch index, optimizer, closure)
         super().optimizer_step(*args, **kwargs)
         if not self.average:
@@ -102,9 +100,10 @@ class SegmentationModule(pl.LightningModule):
                     self.average[key].copy_(value)
 
     def check_finite(self, step: int) -> None:
-        """Before weights are kept: a loss may be finite while they, or what the optimiser holds, no longer are.
+        """Raise TrainingError naming `step` and the first tensor with values that are not finite.
 
-        Raises TrainingError naming the first tensor that is not, and `step`.
+        Called before weights are kept: they, or the optimiser's state, may be infinite while the
+        loss is still finite.
         """
         tensors = {
             **self.model.state_dict(),
@@ -125,26 +124,27 @@ class SegmentationModule(pl.LightningModule):
         ).tolist()
         if not all(finite):
             raise self._diverged(
-                f"{list(floats)[finite.index(False)]} holds values that are not finite", step
+                f"{list(floats)[finite.index(False)]} has values that are not finite", step
             )
 
     def _diverged(self, what: str, step: int) -> TrainingError:
-        """The error for a training that ran away at `step`, with what helps."""
+        """Return the error of a training that diverged at `step`, with remedies."""
         settings = self.settings
         remedies = [f"a lower learning rate (--set train.lr={settings.lr / 10:.3g})"]
         remedies += [] if settings.warmup_steps else ["a warm-up (--set train.warmup_steps=500)"]
         remedies += [] if settings.precision == "fp32" else ["--set train.precision=fp32"]
         return TrainingError(
-            f"{what} at step {step}, with a learning rate of {self.lr:.3g}. Training stopped there: last.ckpt and the "
-            "kept weights are from earlier steps.",
-            "Resuming would lead to the same step, so start a new run (from these weights with --init RUN, if a "
-            f"validation has kept some) and try {', '.join(remedies)}.",
+            f"{what} at step {step}, with a learning rate of {self.lr:.3g}. Training stopped there: "
+            "last.ckpt and the kept weights are from earlier steps.",
+            "Resuming would lead to the same step, so start a new run (from these weights with "
+            f"--init RUN, if a validation has kept some) and try {', '.join(remedies)}.",
         )
 
     def take_record(self) -> dict[str, float]:
-        """Mean loss over the micro-batches of the step just taken, and its learning rate (outside the backbone).
+        """Return the mean loss of the last step's micro-batches and its learning rate (of the head).
 
-        Also the parts of the loss: of a panoptic model semantic, center, offset, of a taught one supervised, teacher.
+        Also the parts of the loss: semantic, center, offset of a panoptic model; supervised,
+        teacher with a teacher.
         """
         losses, self.losses = self.losses, []
         means = {key: sum(loss[key] for loss in losses) / len(losses) for key in losses[0]}
@@ -153,18 +153,18 @@ class SegmentationModule(pl.LightningModule):
         }
 
     def kept_state(self) -> dict[str, Tensor]:
-        """The weights that are validated and kept: the average where there is one, else the model's own."""
+        """Return the weights that are validated and kept: the EMA if there is one, else the model's."""
         return self.average or self.model.state_dict()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what Lightning does not know."""
+        """Add the state that Lightning does not save."""
         checkpoint["micro_batch"], checkpoint["average"] = self.micro_batch, self.average
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore that state."""
         state = checkpoint["state_dict"]
         for key in [
             key for key in state if key.startswith("net.")
-        ]:  # what the model was called before
+        ]:  # checkpoints of earlier versions
             state["model." + key.removeprefix("net.")] = state.pop(key)
         self.micro_batch, self.average = checkpoint["micro_batch"], checkpoint["average"]

@@ -1,8 +1,9 @@
-"""Muon: momentum whose singular values are all made about one, for the matrices of a network; AdamW for the rest.
+"""Muon for matrices: momentum whose singular values are made about one; AdamW for other weights.
 
-Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024 (kellerjordan.github.io/posts/muon), in
-the scale of Liu et al., "Muon is scalable for LLM training", arXiv:2502.16982, Sec. 2.2, which moves the weights as far
-as AdamW does, so that AdamW's rates and decay hold. torch.optim.Muon takes matrices alone, no convolutions.
+Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024
+(kellerjordan.github.io/posts/muon), in the scale of Liu et al., "Muon is scalable for LLM
+training", arXiv:2502.16982, Sec. 2.2. In that scale weights move as far as with AdamW, so AdamW's
+rates and decay can be used. torch.optim.Muon takes no convolutions.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,17 +14,22 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 MOMENTUM = 0.95
+"""Jordan et al."""
+
 ITERATIONS = 3
-"""As in Jordan's own training of convolutions (airbench94_muon.py); his language models take five."""
+"""As in Jordan's training of convolutions (airbench94_muon.py); his language models use five."""
+
 POLYNOMIAL = (3.4445, -4.7750, 2.0315)
+"""Coefficients a, b, c of the iteration (Jordan et al.)."""
+
 UPDATE_RMS = 0.2
-"""Root of the mean square of an update of AdamW, over its rate (Liu et al., Sec. 2.2)."""
+"""Root mean square of an AdamW update, divided by its rate (Liu et al., Sec. 2.2)."""
 
 
 class Muon(Optimizer):
-    """Groups with `matrices` are weights (out, in, ...) that learn by Muon, each as a matrix (out, in * ...).
+    """Muon for groups with `matrices`: weights (out, in, ...), each a matrix (out, in * ...).
 
-    `half`: whether the matrices are multiplied in bf16.
+    half: Whether the matrices are multiplied in bf16.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, lr: float, half: bool) -> None:
@@ -33,7 +39,7 @@ class Muon(Optimizer):
         self.dtype = torch.bfloat16 if half else torch.float32
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of all groups; -> what the closure does."""
+        """Take a step of all groups, and return what the closure returns."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
         with torch.no_grad():
@@ -44,7 +50,7 @@ class Muon(Optimizer):
         return loss
 
     def _step_matrices(self) -> None:
-        """Momentum with Nesterov's look ahead; those of one shape, or that turned, are orthogonalised in one go."""
+        """Update the matrices by Nesterov momentum; equal shapes, also transposed, go together."""
         alike: dict[tuple[int, ...], list[tuple[nn.Parameter, dict[str, Any], Tensor]]] = {}
         for group in self.param_groups:
             for weight in group["params"] if group["matrices"] else []:
@@ -58,20 +64,21 @@ class Muon(Optimizer):
                     gradient.lerp(momentum, MOMENTUM).flatten(1).to(self.dtype)
                 )  # (out, in * ...)
                 alike.setdefault(tuple(sorted(ahead.shape)), []).append((weight, group, ahead))
-        for (low, high), found in alike.items():
+        for (low, high), group_of_shape in alike.items():
             wide = orthogonalise(
-                torch.stack([x if len(x) == low else x.mT for *_, x in found])
+                torch.stack([x if len(x) == low else x.mT for *_, x in group_of_shape])
             )  # (N, low, high)
-            for (weight, group, x), update in zip(found, wide, strict=True):
-                lr, turned = group["lr"], update if len(x) == low else update.mT
+            for (weight, group, x), update in zip(group_of_shape, wide, strict=True):
+                lr, oriented = group["lr"], update if len(x) == low else update.mT
                 weight.mul_(1 - lr * group["weight_decay"])
-                weight.add_(turned.reshape(weight.shape), alpha=-lr * UPDATE_RMS * high**0.5)
+                weight.add_(oriented.reshape(weight.shape), alpha=-lr * UPDATE_RMS * high**0.5)
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """(N, m, n), m <= n -> the same with all singular values between about 0.5 and 1.2 but for the smallest.
+    """Return matrices (N, m, n), m <= n, with singular values between about 0.5 and 1.2.
 
-    A Newton-Schulz iteration, in the precision of the matrices.
+    The smallest singular values may stay below. A Newton-Schulz iteration, in the precision of the
+    matrices.
     """
     x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     a, b, c = POLYNOMIAL

@@ -1,4 +1,4 @@
-"""Objects of one's own in a training: a model, a dataset, a loss, an augmentation, in place of what a recipe names."""
+"""Objects given to a training from Python: a model, a dataset, a loss, an augmentation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -18,17 +18,17 @@ OwnLoss = Callable[[Tensor, Tensor], Tensor]
 OwnAugmentation = Callable[
     [np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]
 ]
-"""(image (H, W, C), label (H, W) uint8, generator) -> (image, label), of the same types: before the recipe's crop."""
+"""(image (H, W, C), label (H, W) uint8, generator) -> (image, label) of the same types."""
 
 PROTOCOL = ("name", "classes", "channels", "licence", "keys", "label", "__len__", "__getitem__")
-"""What a dataset has, see core.types.SegmentationData."""
+"""The attributes of a dataset: core.types.SegmentationData."""
 
 
 @dataclass(frozen=True)
 class Objects:
-    """What was given as an object; None = what the recipe names. data: the training and the validation part.
+    """The objects of a training; None where the recipe's name is used. data: (train, val).
 
-    Raises ConfigError for a dataset that lacks something.
+    Raises ConfigError for a dataset that lacks an attribute.
     """
 
     model: SegmentationModel | None = None
@@ -38,51 +38,51 @@ class Objects:
 
     def __post_init__(self) -> None:
         for part in self.data or ():
-            if lacking := [name for name in PROTOCOL if not hasattr(part, name)]:
+            if missing := [name for name in PROTOCOL if not hasattr(part, name)]:
                 raise ConfigError(
-                    f"{type(part).__name__} is no dataset: it has no {', '.join(lacking)}. featherseg.core.types."
-                    f"SegmentationData says what a dataset offers; one of two parts is given as data=(train, val)."
+                    f"{type(part).__name__} is no dataset: it has no {', '.join(missing)}. Give "
+                    "data=(train, val), two objects like featherseg.core.types.SegmentationData."
                 )
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Which of them were given."""
+        """The names of the objects that were given."""
         return tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)
 
 
 NAMES_ALONE = Objects()
-"""Nothing is an object: the recipe names all."""
+"""No objects: the recipe names everything."""
 
 
 class LossOfLogits(nn.Module):
-    """A loss of one's own, called with logits at the labels' size."""
+    """A loss given as an object, called with logits at the labels' size."""
 
     def __init__(self, loss: OwnLoss) -> None:
         super().__init__()
         self.loss = loss
 
     def forward(self, out: SegOutput, labels: Tensor, *targets: Any) -> Tensor:
-        """A model's output, labels (B, H, W) int64 -> scalar. Raises ConfigError for a loss that is none."""
+        """Return the scalar loss for labels (B, H, W) int64. Raises ConfigError if it is not one number."""
         loss = self.loss(to_image(out, (labels.shape[1], labels.shape[2])), labels)
         if not (isinstance(loss, Tensor) and loss.numel() == 1):
-            found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise ConfigError(f"loss= gave {found}: expected a tensor of one number.")
+            actual = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise ConfigError(f"loss= gave {actual}: expected a tensor of one number.")
         return loss
 
 
 def augment_sample(augment: OwnAugmentation, sample: Sample, rng: np.random.Generator) -> Sample:
-    """The sample with the image and the label that `augment` makes of its own.
+    """Return the sample with the image and the label that `augment` returns.
 
-    Raises ConfigError where it makes none, DataError for those that are no sample.
+    Raises ConfigError if it returns something else, DataError for arrays that are no sample.
     """
-    made = augment(sample.image, sample.label, rng)
+    result = augment(sample.image, sample.label, rng)
     if not (
-        isinstance(made, tuple | list)
-        and len(made) == 2
-        and all(isinstance(part, np.ndarray) for part in made)
+        isinstance(result, tuple | list)
+        and len(result) == 2
+        and all(isinstance(part, np.ndarray) for part in result)
     ):
         raise ConfigError(
-            f"augment= gave {type(made).__name__}: expected (image, label), two arrays of numpy."
+            f"augment= gave {type(result).__name__}: expected (image, label), two numpy arrays."
         )
-    image, label = made
+    image, label = result
     return replace(sample, image=np.ascontiguousarray(image), label=np.ascontiguousarray(label))

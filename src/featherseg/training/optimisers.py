@@ -40,9 +40,9 @@ def parameter_groups(model: SegmentationModel, loss: nn.Module, settings: TrainT
     groups: Groups = []
     for in_backbone in (True, False):
         lr = rate_factor(settings) * ((in_backbone and settings.backbone_lr) or settings.lr)
-        own = [p for p in everything if (id(p) in at_backbone_rate) == in_backbone]
-        for factor in sorted({factors.get(id(p), 1.0) for p in own if factors} or {1.0}):
-            level = [p for p in own if factors.get(id(p), 1.0) == factor]
+        part = [p for p in everything if (id(p) in at_backbone_rate) == in_backbone]
+        for factor in sorted({factors.get(id(p), 1.0) for p in part if factors} or {1.0}):
+            level = [p for p in part if factors.get(id(p), 1.0) == factor]
             decayed, kept = (
                 [p for p in level if (id(p) in undecayed) == undecays] for undecays in (False, True)
             )
@@ -110,25 +110,23 @@ def optimiser_of(settings: TrainTable) -> Optimiser:
 
 
 def rate_factor(settings: TrainTable) -> float:
-    """What lr and backbone_lr are multiplied by: the root of a step's images over `lr_batch_size`, where it is given.
+    """Return the factor of lr and backbone_lr: root of (images of a step / `lr_batch_size`), or 1.
 
     Malladi et al., "On the SDEs and scaling rules for adaptive gradient algorithms", NeurIPS 2022.
     """
-    if (
-        settings.lr_batch_size is None or settings.batch_size == "auto"
-    ):  # a number once a training has begun
+    if settings.lr_batch_size is None or settings.batch_size == "auto":  # not resolved yet
         return 1.0
     return math.sqrt(settings.batch_size * settings.accumulate / settings.lr_batch_size)
 
 
 def _stage_factors(model: SegmentationModel, decay: float) -> dict[int, float]:
-    """`id` of the backbone's parameters -> factor of their rate: 1 in the last stage, `decay` in that before it, ...
+    """Return the factor of the rate by `id` of each backbone parameter.
 
-    The stem comes before the first stage. Raises ConfigError where the backbone is no row of stages.
+    It is 1 in the last stage, `decay` in the stage before, and so on; the stem comes before the
+    first stage. Raises ConfigError if the backbone is no row of stages.
     """
-    backbone = (
-        getattr(model.backbone, "module", None) or model.backbone
-    )  # what a model of one's own calls so
+    # The backbone of a model given as an object is wrapped
+    backbone = getattr(model.backbone, "module", None) or model.backbone
     parts = {name: part for name, part in backbone.named_children() if list(part.parameters())}
     row = parts.pop("stages", None) or parts.pop("groups", None)
     if not isinstance(row, nn.ModuleList | nn.Sequential) or parts.keys() - {"stem"}:
@@ -146,10 +144,11 @@ def _stage_factors(model: SegmentationModel, decay: float) -> dict[int, float]:
 def sort_parameters(
     model: SegmentationModel, everything: Sequence[nn.Parameter], settings: TrainTable
 ) -> tuple[Ids, Ids]:
-    """-> (those of the model's parameters with the backbone's rate, those of `everything` without weight decay).
+    """Return (ids of the parameters with the backbone's rate, ids of those without weight decay).
 
-    By structure, norms, biases and layer scales do not decay, nor what a layer marks by `no_decay`; uniformly, all
-    decays, as by torch's optimisers where nothing is sorted. Raises ConfigError where the model cannot be sorted so.
+    `train.groups`: "structure" spares norms, biases, layer scales and layers marked `no_decay` from
+    decay; "uniform" decays all, as torch's optimisers do; "mmseg" follows mmsegmentation. Raises
+    ConfigError if the backbone has no such groups.
     """
     backbone = {id(p) for p in model.backbone.parameters()}
     if settings.groups == "uniform":
@@ -164,12 +163,14 @@ def sort_parameters(
 
 
 def build_schedule(optimizer: Optimizer, settings: TrainTable, steps: int) -> LambdaLR:
-    """From lr down to floor * lr, after a linear warm-up; a closed form of the step, which can be resumed.
+    """Return the schedule from lr to floor * lr after a linear warm-up, a closed form of the step.
 
-    poly: lr * (floor + (1 - floor) (1 - step / steps) ** power); cosine: half a turn in place of the power (Loshchilov
-    and Hutter, ICLR 2017, Eq. 5, without restarts); stable: lr until the last decay_steps, then 1 - sqrt of the share
-    of them that is over (Haegele et al., "Scaling laws and compute-optimal training beyond fixed training durations",
-    NeurIPS 2024, Sec. 3), so that what comes before depends on no length.
+    poly: lr * (floor + (1 - floor) (1 - step / steps) ** power).
+    cosine: half a period of a cosine instead of the power (Loshchilov and Hutter, ICLR 2017, Eq. 5,
+    without restarts).
+    stable: lr until the last decay_steps, then 1 - sqrt of their share that is over (Haegele et
+    al., "Scaling laws and compute-optimal training beyond fixed training durations", NeurIPS 2024,
+    Sec. 3). The rate before them does not depend on the length.
     """
 
     def factor(step: int) -> float:
