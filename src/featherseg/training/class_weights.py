@@ -1,13 +1,15 @@
 """Class weights of the loss, and how much of them the kept weights undo.
 
-Where the pixels of class k weigh w_k, the loss is least with logits log(w_k p_k): the model then marks rare classes
-also where they probably are not (Elkan, "The foundations of cost-sensitive learning", IJCAI 2001). Most pixels are
-right by p_k alone; mIoU is highest in between, and where depends on how well each class is told, as a pixel adds to the
-IoU of class k where p_k is above IoU_k / (1 + IoU_k). So s log w_k is taken from the logits of what was trained
-("post-hoc logit adjustment", Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, Eq. 9, there by the
-priors), which the bias of the last layer does at no cost. The share s is the best of SHARES on the validation images,
-of those whose gain over undoing nothing an interval over these images shows. A clip beside frames that are trained on
-shows none: CamVid's seemed to want 50 to 75 %, where later frames of the drives want nothing undone (docs/log.md).
+If the pixels of class k weigh w_k, the loss is minimal at logits log(w_k p_k): the model then marks
+rare classes also where they are improbable (Elkan, "The foundations of cost-sensitive learning",
+IJCAI 2001). The most pixels are right by p_k alone. mIoU is highest in between: a pixel adds to the
+IoU of class k if p_k exceeds IoU_k / (1 + IoU_k), which depends on how well the class is recognised.
+
+So s log w_k is subtracted from the trained logits ("post-hoc logit adjustment", Menon et al.,
+"Long-tail learning via logit adjustment", ICLR 2021, Eq. 9, there by the priors). The bias of the
+last layer does that at no cost. The share s is the best of SHARES on the validation images, among
+those whose gain over s = 0 has a confidence interval above 0. Frames next to training frames do not
+tell: CamVid's seemed to want 50 to 75 %, later frames of the drives want 0 (docs/log.md).
 """
 
 import time
@@ -34,42 +36,50 @@ from featherseg.layers.model import SegmentationModel
 from featherseg.recipe.tables import Recipe
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the class weights that validation tries to undo."""
 
-SAID_SECONDS = 20.0
-"""Between two lines that tell how far a look through all masks is."""
+MESSAGE_SECONDS = 20.0
+"""Seconds between two messages while all masks are counted."""
 
 NEAR = 0.001
-"""Of mIoU (0..1): of shares that are so near to the best one the smallest is taken."""
+"""mIoU (0..1): the smallest share is chosen among those this near to the best one."""
 
 
 def resolve_class_weights(
     recipe: Recipe, train: SegmentationData, model: SegmentationModel, on_message: OnMessage
 ) -> list[float] | None:
-    """The weights of the loss, one a class. Raises ConfigError where their number is wrong or nothing can be undone."""
+    """Return the weights of the loss, one per class; None for `loss.class_weights = "none"`.
+
+    Raises ConfigError if their number is wrong, or if nothing can be undone.
+    """
     weights, undo = recipe.loss.class_weights, recipe.loss.undo_class_weights
     if weights == "none":
         if undo not in ("auto", 0):
             raise ConfigError(
-                f"loss.undo_class_weights = {undo}: there are none, as loss.class_weights is 'none'."
+                f"loss.undo_class_weights = {undo}: loss.class_weights is 'none', so there is "
+                "nothing to undo. Leave it out."
             )
         return None
     if undo and (model.class_bias is None or model.class_bias not in model.state_dict()):
-        found = f"loss.undo_class_weights = {undo!r}: {recipe.model.name} names no bias of its classes (class_bias)"
+        problem = (
+            f"loss.undo_class_weights = {undo!r}: {recipe.model.name} names no bias of its classes "
+            "(class_bias)"
+        )
         if undo != "auto":
-            raise ConfigError(f"{found}. Leave it out.")
-        on_message(f"{found}, so that its kept weights undo nothing")
+            raise ConfigError(f"{problem}. Leave it out.")
+        on_message(f"{problem}, so its kept weights undo nothing")
     if weights == "auto":
         on_message(f"counting the classes in {counted(len(train), 'mask')}")
-        said = time.monotonic()
+        last_message = time.monotonic()
 
-        def told(doing: str, done: int, total: int | None) -> None:
-            nonlocal said
-            if time.monotonic() - said >= SAID_SECONDS:
-                said = time.monotonic()
+        def progress(doing: str, done: int, total: int | None) -> None:
+            nonlocal last_message
+            if time.monotonic() - last_message >= MESSAGE_SECONDS:
+                last_message = time.monotonic()
                 on_message(f"{doing}: {done} of {total} masks")
 
-        frequent = median_frequency(class_statistics(train, told))
-        balanced = [w**recipe.loss.class_weight_power if w else 0.0 for w in frequent]
+        frequency_weights = median_frequency(class_statistics(train, progress))
+        balanced = [w**recipe.loss.class_weight_power if w else 0.0 for w in frequency_weights]
         if absent := [
             info.name for info, weight in zip(train.classes, balanced, strict=True) if not weight
         ]:
@@ -77,14 +87,14 @@ def resolve_class_weights(
             names = ", ".join(absent[:SHOWN_CLASSES]) + more
             on_message(
                 WarningText(
-                    f"{recipe.data.train_split}: no pixel of {names}, so that nothing of it is learned"
+                    f"{recipe.data.train_split}: no pixel of {names}, so it cannot be learned"
                 )
             )
         return balanced
     if len(weights) != len(train.classes):
         raise ConfigError(
-            f"loss.class_weights holds {len(weights)} numbers, but {train.name} has {len(train.classes)} classes: "
-            f"{', '.join(c.name for c in train.classes)}."
+            f"loss.class_weights has {len(weights)} numbers, but {train.name} has "
+            f"{len(train.classes)} classes: {', '.join(c.name for c in train.classes)}."
         )
     return weights
 
@@ -92,7 +102,7 @@ def resolve_class_weights(
 def undo_class_weights(
     state: Mapping[str, Tensor], class_bias: str, class_weights: Sequence[float], share: float
 ) -> dict[str, Tensor]:
-    """The weights of a model whose logits are lower by share x log(weight) of each class."""
+    """Return the state of a model whose logits are lower by share * log(weight) of each class."""
     bias = state[class_bias]
     logs = _logs(class_weights).to(bias)
     values_of_a_class = len(bias) // len(logs)  # more than 1 if they are shuffled to pixels
@@ -106,10 +116,14 @@ def score_shares(
     undone: float,
     progress: Progress | None = None,
 ) -> tuple[Confusion, dict[float, np.ndarray]]:
-    """Score a model that has undone a share of the weights, as `evaluate` does, and as if it had undone each of SHARES.
+    """Score a model whose share `undone` is undone, and as if each of SHARES were; one run per image.
 
-    -> (pixels as it is, the `image_counts` (N, 3, K) by share). The model runs once an image. Raises ConfigError where
-    the classes or channels of model and data differ, DataError naming the image whose label is none.
+    Returns:
+        The confusion matrix of the model as it is, and `image_counts` (N, 3, K) by share.
+
+    Raises:
+        ConfigError: classes or channels of model and data differ.
+        DataError: a label cannot be read; names the image.
     """
     check_classes(runtime, data)
     total = Confusion(len(data.classes))
@@ -135,23 +149,23 @@ def score_shares(
 
 
 def best_share(counts: Mapping[float, np.ndarray], clusters: Sequences) -> float:
-    """The share of the highest mIoU, by `image_counts` (N, 3, K), of those that gain over undoing nothing; else 0.
+    """Return the share of the highest mIoU, by `image_counts` (N, 3, K); 0 if none gains over 0.
 
-    A gain is one whose 95 % interval over the images is above 0 (`compare_files`). Of shares near to the best the
-    smallest is taken.
+    A gain has a 95 % interval over the images above 0 (`compare_files`). Among shares NEAR the best
+    the smallest is chosen.
     """
     gains = {
         share: compare_files([counts[share], counts[0.0]], clusters)[0].miou
         for share in counts
         if share
     }
-    shown = {share: gain.value for share, gain in gains.items() if gain.sign > 0}
+    proven = {share: gain.value for share, gain in gains.items() if gain.sign > 0}
     return min(
-        (share for share in shown if shown[share] >= max(shown.values()) - NEAR), default=0.0
+        (share for share in proven if proven[share] >= max(proven.values()) - NEAR), default=0.0
     )
 
 
 def _logs(class_weights: Sequence[float]) -> Tensor:
-    """log of each weight (K,); 0 where it is 0, of a class that is not in the training masks."""
+    """Return the log of each weight (K,); 0 for weight 0, of a class without training pixels."""
     weights = torch.tensor(class_weights, dtype=torch.float32)
     return torch.where(weights > 0, weights.clamp(min=torch.finfo(torch.float32).tiny).log(), 0.0)

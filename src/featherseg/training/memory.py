@@ -1,4 +1,4 @@
-"""What a training takes of the memory, estimated before its first step."""
+"""The memory of a training, estimated before its first step."""
 
 import copy
 import math
@@ -30,25 +30,34 @@ from featherseg.training.optimisers import optimiser_of
 from featherseg.training.resolve import MEMORY_MARGIN
 
 SIDES = (128, 192)
-"""Pixels, of the square images of the two trials: other sides than multiples of 64 leave maps of odd sizes."""
-HELD, HELD_CHECKPOINTED, HELD_CUDA = 1.35, 2.5, 1.1
-"""What is held for a byte of living tensors: small blocks keep large ones that were freed from being used again.
+"""Sides in pixels of the square images of the two trials, multiples of 64 so that maps divide evenly."""
 
-Measured with glibc (1.2 to 1.6, where blocks are computed again 2.1 to 3; benchmarks/tables), for CUDA assumed."""
+HELD, HELD_CHECKPOINTED, HELD_CUDA = 1.35, 2.5, 1.1
+"""Bytes held per byte of living tensors: small blocks keep freed large ones from being reused.
+
+Measured with glibc: 1.2 to 1.6, and 2.1 to 3 if blocks are computed again (benchmarks/tables). For
+CUDA it is assumed."""
+
 PROCESS = 40e6
-"""Bytes that the process grows by beside its tensors."""
+"""Bytes by which the process grows besides its tensors."""
+
 CGROUP = Path("/sys/fs/cgroup")
+"""The control group of a container."""
+
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a training of one device is going to take, in bytes, and what of it is free.
+    """The memory of a training on one device, in bytes.
 
-    resident: what this process holds now; lasting: what is added to it and stays, as the optimiser's moments; between:
-    what is needed between two steps, for validation. fixed, linear and quadratic (N,) follow the living tensors of one
-    step from operation to operation: those whose size is always the same, those that grow with the pixels of a batch
-    and, in bytes an image, with the square of an image's pixels.
+    available: What is free now.
+    resident: What this process holds now.
+    lasting: What is added and stays, such as the optimiser's moments.
+    between: What validation needs between two steps.
+    held: Bytes held per byte of living tensors.
+    fixed, linear, quadratic (N,): The living tensors after each of N operations of a step: of
+        constant size, per pixel of a batch, and per squared pixel of an image.
     """
 
     available: float
@@ -61,7 +70,7 @@ class Estimate:
     quadratic: np.ndarray
 
     def added(self, images: int, crop: Size) -> float:
-        """What the process will hold at its peak beyond what it holds now, for so many images of a device and step."""
+        """Return the bytes added at the peak by steps of `images` images per device."""
         pixels = math.prod(crop)
         living = self.fixed + images * pixels * (self.linear + pixels * self.quadratic)
         return self.lasting + self.held * max(float(living.max()), self.between)
@@ -70,11 +79,21 @@ class Estimate:
 def estimate_memory(
     model: SegmentationModel, recipe: Recipe, image_size: Size, *, own_loss: bool = False
 ) -> Estimate | None:
-    """Take two training steps with small images on a copy of the model, and count what lives in them.
+    """Take two training steps with small images on a copy of the model, and count living tensors.
 
-    Nothing is changed, random states included. crop is a number in the recipe; image_size is that of the images that it
-    is validated on; in place of a loss of one's own (own_loss) stands cross-entropy. None where the model takes no such
-    images. Raises ConfigError where not even the weights and what belongs to them have room.
+    Nothing is changed, including random states.
+
+    Args:
+        model: The model to train.
+        recipe: With its crop, precision and optimiser resolved.
+        image_size: (height, width) of the images to validate on.
+        own_loss: A loss was given as an object; cross-entropy replaces it.
+
+    Returns:
+        The estimate; None if the model takes no such images.
+
+    Raises:
+        ConfigError: not even the weights, gradients and moments fit.
     """
     settings, crop, device = recipe.train, recipe.augment.crop, pick_device(recipe.train.device)
     assert crop is not None
@@ -83,52 +102,50 @@ def estimate_memory(
         sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     )
     sharing = 1 if device.type == "cuda" else settings.devices
-    copies = optimiser_of(settings).moments(settings) * learning
-    lasting = copies + weights * (
+
+    # What stays: moments, EMA, the model on a GPU, buffers by which devices exchange gradients
+    moments = optimiser_of(settings).moments(settings) * learning
+    lasting = moments + weights * (
         (max(settings.ema, settings.ema_share) > 0) + (device.type == "cuda")
     )
-    lasting += learning * (
-        settings.devices * settings.nodes > 1
-    )  # what the devices exchange gradients by
-    if (
-        device.type != "cuda"
-    ):  # a checkpoint is written in memory first; about half of it finds a place that is free
+    lasting += learning * (settings.devices * settings.nodes > 1)
+    if device.type != "cuda":
+        # A checkpoint is written in memory first; about half of it fits into freed memory
         lasting += PROCESS + (weights + lasting) / 2
-    if (
-        2 * weights + lasting + 2 * learning > available_memory(device) / sharing
-    ):  # with the trial's copy
+    # The trial has a copy of the weights, and gradients
+    if 2 * weights + lasting + 2 * learning > available_memory(device) / sharing:
         raise ConfigError(f"{recipe.model.name} alone takes more memory than is free on {device}.")
 
-    # Two steps: with images of two sizes, or where they are small anyway, with two numbers of them
+    # Two steps: with images of two sizes or, if crops are small, with two numbers of images
     small = math.prod(crop) <= SIDES[1] ** 2
     trials = [(2, crop), (4, crop)] if small else [(2, (side, side)) for side in SIDES]
     try:
         counts = _count_steps(model, recipe, trials, device, own_loss=own_loss)
     except FeathersegError:
         raise
-    except Exception:  # a model of one's own may be made for one size, and fails as it likes
+    except Exception:  # a model given as an object may be made for one size, and may raise anything
         return None
     events, (fewer, more) = (
         np.array(counts[1].events),
         (np.array(live.sizes, float) for live in counts),
     )
-    if len(fewer) != len(more):  # other operations: their peaks alone can be compared
+    if len(fewer) != len(more):  # the operations differ: only their peaks can be compared
         events, fewer, more = np.ones(1, int), *(np.array([float(live.peak)]) for live in counts)
     few, many = (images * math.prod(size) for images, size in trials)
 
-    # What every tensor takes: always the same, or in proportion to the pixels, or to their square (attention)
+    # The size of every tensor: constant, or proportional to the pixels, or to their square (attention)
     squared = (more > fewer * (many / few) ** 1.5) & (not small)
     linear = np.where(squared, 0, (more - fewer) / (many - few))
     quadratic = np.where(squared, more / (many * math.prod(trials[1][1])), 0)
     fixed = np.where(squared, 0, more - linear * many)
     order, signs = np.abs(events) - 1, np.sign(events)
 
-    # Validation has a model of its own, which sees whole images
+    # Validation has its own model, which sees whole images; smaller ones take less than a step
     factor = resize_factor(image_size, recipe.data.test_resize)
-    seen, between = math.prod(image_size) * factor**2, 0.0
-    if seen > math.prod(crop):  # else a step takes more
+    val_pixels, between = math.prod(image_size) * factor**2, 0.0
+    if val_pixels > math.prod(crop):
         try:
-            between = learning + 3 * weights + peak_bytes_per_pixel(model) * seen
+            between = learning + 3 * weights + peak_bytes_per_pixel(model) * val_pixels
         except FeathersegError:
             raise
         except Exception:  # as above
@@ -158,12 +175,12 @@ def _count_steps(
     *,
     own_loss: bool,
 ) -> list[LiveBytes]:
-    """What lives in a training step on images of each of the sizes (number, (height, width))."""
+    """Return the living tensors of a training step, for each of sizes (number, (height, width))."""
     model = copy.deepcopy(model).train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    found, kind = [], HALF.get(recipe.train.precision)
+    counts, kind = [], HALF.get(recipe.train.precision)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
-        own = partial(F.cross_entropy, ignore_index=IGNORE) if own_loss else None
-        loss = build_loss(None, recipe, model, own).to(device)
+        stand_in = partial(F.cross_entropy, ignore_index=IGNORE) if own_loss else None
+        loss = build_loss(None, recipe, model, stand_in).to(device)
         if recipe.train.checkpoint_activations:
             checkpoint_blocks(model)
         parameters = [p for p in (*model.parameters(), *loss.parameters()) if p.requires_grad]
@@ -180,8 +197,8 @@ def _count_steps(
                         parameter.grad = None
                 total.backward()
                 del total, batch
-            found.append(live)
-    return found
+            counts.append(live)
+    return counts
 
 
 def blank_batch(
@@ -191,9 +208,9 @@ def blank_batch(
     device: torch.device,
     taught: Grid | None = None,
 ) -> Any:
-    """A batch for trials, black, in which two classes lie beside each other; with targets for a panoptic model.
+    """Return a black batch with two classes side by side, and targets for a panoptic model.
 
-    taught: the places of the model's logits, where teachers have something to say of them.
+    taught: The grid of the model's logits, if there are teachers.
     """
     labels = torch.zeros(images, *size, dtype=torch.uint8, device=device)
     labels[:, :, size[1] // 2 :] = model.classes - 1
@@ -217,7 +234,7 @@ def blank_batch(
 
 
 def logits_grid(model: SegmentationModel, size: Size) -> Grid:
-    """The places of a model's logits over images of `size`."""
+    """Return the grid of a model's logits over images of `size`."""
     with torch.inference_mode():
         out = copy.deepcopy(model).eval().cpu()(torch.zeros(1, len(model.mean), *size))
     height, width = out.logits.shape[2:]
@@ -225,34 +242,40 @@ def logits_grid(model: SegmentationModel, size: Size) -> Grid:
 
 
 def check_memory(estimate: Estimate | None, recipe: Recipe, on_message: OnMessage) -> float | None:
-    """Say what the training will take of the memory, and what of it is free; -> what the process will hold, in GB.
+    """Tell the user the memory of a step, and return what the process will hold, in GB.
 
-    Crop and batch size are numbers in the recipe. Raises ConfigError where it cannot fit, with what does.
+    Crop and batch size are numbers in the recipe; None if there is no estimate. Raises ConfigError
+    if it cannot fit, with settings that fit.
     """
     settings, crop = recipe.train, recipe.augment.crop
     if estimate is None:
         on_message(
             WarningText(
-                "what a step takes of the memory is not known: the model takes no small images to try with"
+                "the memory of a step is unknown: the model takes no small images to try with"
             )
         )
         return None
     assert isinstance(settings.batch_size, int)
     assert crop is not None
     ranks = settings.devices * settings.nodes
-    own, free = settings.batch_size // ranks, estimate.available  # images of one device
-    added = estimate.added(own, crop)
-    takes = f"a step of {counted(own, 'image')} of {size_text(crop)} takes"
-    there = f"{free / 1e9:.1f} GB are free on {pick_device(settings.device)}"
+    rank_batch, free = settings.batch_size // ranks, estimate.available
+    added = estimate.added(rank_batch, crop)
+    need = (
+        f"a step of {counted(rank_batch, 'image')} of {size_text(crop)} takes about "
+        f"{added / 1e9:.1f} GB of memory"
+    )
+    supply = f"{free / 1e9:.1f} GB are free on {pick_device(settings.device)}"
+
+    # Too much: the largest batch that fits and divides this one, else the largest crop
     if added > MEMORY_MARGIN * free:
         parts = [
             n
-            for n in range(own, 0, -1)
-            if own % n == 0 and MEMORY_MARGIN * estimate.added(n, crop) <= free
+            for n in range(rank_batch, 0, -1)
+            if rank_batch % n == 0 and MEMORY_MARGIN * estimate.added(n, crop) <= free
         ]
         if parts:
             remedy = f"--set train.batch_size={parts[0] * ranks} --set train.accumulate="
-            remedy += str(own // parts[0] * settings.accumulate)
+            remedy += str(rank_batch // parts[0] * settings.accumulate)
         else:
             shares = (share / 20 for share in range(19, 0, -1))
             lengths = ([max(32, int(side * share) // 32 * 32) for side in crop] for share in shares)
@@ -267,31 +290,31 @@ def check_memory(estimate: Estimate | None, recipe: Recipe, on_message: OnMessag
             if settings.checkpoint_activations
             else "--set train.checkpoint_activations=true takes less. "
         )
-        found = f"{takes} about {added / 1e9:.1f} GB of memory, and {there}."
-        raise ConfigError(found, f"{hint}What fits: {remedy}.")
-    doubt = (
+        raise ConfigError(f"{need}, and {supply}.", f"{hint}What fits: {remedy}.")
+    may_fail = MEMORY_MARGIN * added > free
+    warning = (
         ": it may not fit. A smaller train.batch_size or augment.crop needs less"
-        if MEMORY_MARGIN * added > free
+        if may_fail
         else ""
     )
-    peak = round((estimate.resident + added) / 1e9, 2)
-    text = f"{takes} about {added / 1e9:.1f} GB of memory, {there}{doubt}; this process will hold about {peak} GB"
-    on_message(WarningText(text) if doubt else text)
-    return peak
+    peak_gb = round((estimate.resident + added) / 1e9, 2)
+    text = f"{need}, {supply}{warning}; this process will hold about {peak_gb} GB"
+    on_message(WarningText(text) if may_fail else text)
+    return peak_gb
 
 
 def peak_held(recipe: Recipe) -> float | None:
-    """The most that this process has held of its device's memory, in bytes; None where the system does not tell."""
+    """Return this process's peak of its device's memory in bytes; None if the system does not tell."""
     device = pick_device(recipe.train.device)
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
 
 
 def available_memory(device: torch.device) -> float:
-    """Bytes that may still be taken: of a GPU its free memory, else the main memory, within a container's limit."""
+    """Return the free bytes of a GPU, or of the main memory within a container's limit."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     free = float(psutil.virtual_memory().available)
-    try:  # cgroup v2, where it has a limit; files that are cached count as used there, and make room when asked
+    try:  # cgroup v2, if it has a limit; it counts cached files as used, and they make room
         limit, used = (
             int((CGROUP / f"memory.{name}").read_text(encoding="ascii"))
             for name in ("max", "current")
