@@ -236,7 +236,7 @@ def test_images_that_are_trained_on_tell_no_share(both, tmp_path):
 
 def test_what_cannot_be_undone_is_refused_or_told(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"undo_class_weights = 0\.5: there are none, as loss\.class_weights is"
+        ConfigError, match=r"undo_class_weights = 0\.5: loss\.class_weights is .none."
     ):
         trained(tmp_path / "run", "loss.undo_class_weights=0.5")
     with pytest.raises(
@@ -254,7 +254,7 @@ def test_what_cannot_be_undone_is_refused_or_told(tmp_path):
     featherseg.train(
         **own, settings=settings | {"loss.undo_class_weights": "auto"}, progress=reporter
     )
-    assert any("so that its kept weights undo nothing" in message for message in reporter.messages)
+    assert any("so its kept weights undo nothing" in message for message in reporter.messages)
 
 
 def test_a_class_in_no_training_mask_is_told():
@@ -268,7 +268,7 @@ def test_a_class_in_no_training_mask_is_told():
         True,
         False,
     ]
-    assert said[-1] == "train: no pixel of grass, so that nothing of it is learned"
+    assert said[-1] == "train: no pixel of grass, so it cannot be learned"
     assert isinstance(said[-1], WarningText)
     assert said[0] == "counting the classes in 2 masks"
     assert len(said) == 2

@@ -62,7 +62,7 @@ def test_what_is_not_finite_under_a_finite_loss_is_never_kept(tmp_path, monkeypa
     }[where]
     with pytest.raises(
         TrainingError,
-        match=rf"{named}.* holds values that are not finite at step 1, .* rate of 0\.004",
+        match=rf"{named}.* has values that are not finite at step 1, .* rate of 0\.004",
     ):
         trained(
             tmp_path / "run",

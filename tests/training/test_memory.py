@@ -131,9 +131,7 @@ def test_of_a_model_that_takes_one_size_alone_it_is_not_known():
         )
         is None
     )
-    assert said == [
-        "what a step takes of the memory is not known: the model takes no small images to try with"
-    ]
+    assert said == ["the memory of a step is unknown: the model takes no small images to try with"]
 
 
 def test_a_model_that_makes_tensors_itself_or_looks_into_them_is_computed_to_be_known():

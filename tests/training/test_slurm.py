@@ -93,7 +93,7 @@ def test_ctrl_c_during_a_validation_stops_behind_it_and_says_so(tmp_path, step):
     settings, reporter = ("train.epochs=2", "train.validate_every=1"), Interrupted()
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "run", *settings, reporter=reporter)
-    assert reporter.shown[1].startswith("stopping behind this validation")
+    assert reporter.shown[1].startswith("stopping after this validation")
     assert any(f"stopped at step {step}. Continue with" in text for text in reporter.messages)
     metrics = tmp_path / "run" / "metrics.jsonl"
     kept = read_lines(metrics)

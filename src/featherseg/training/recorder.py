@@ -1,6 +1,7 @@
-"""The callback that records a run: metrics, validation, the kept weights, checkpoints, early stop - in that order.
+"""The callback that records a run after each step: validation, kept weights, metrics, checkpoint.
 
-One place decides what happens after a step, so that a kill between any two writes is made good by the next resume.
+One place decides what happens after a step, so the next resume repairs a kill between any two
+writes.
 """
 
 import io
@@ -37,19 +38,23 @@ from featherseg.training.module import SegmentationModule
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Lightning's checkpoints, written as every file of ours (its own are neither atomic nor synced)."""
+    """Lightning's checkpoints, written atomically and synced, which its own are not."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Replace the file in one step; made up in memory first: torch hides a full disk."""
+        """Replace the file in one step; torch hides a full disk, so it is written from memory."""
         content = io.BytesIO()
         torch.save(checkpoint, content)
         write_bytes(Path(path), content.getvalue())
 
 
 class Recorder(Checkpoint):
-    """Writes the run folder while it trains. Its state (the best score, what is over) travels in the checkpoint."""
+    """Writes the run folder while it trains; its state is kept in the checkpoint.
+
+    steps, every: Steps of the whole run, and between validations.
+    ends: See `Request.ends`.
+    """
 
     def __init__(
         self,
@@ -63,23 +68,19 @@ class Recorder(Checkpoint):
         reporter: Reporter,
     ) -> None:
         self.run, self.val, self.settings, self.reporter = run, val, settings, reporter
-        self.steps, self.every = steps, every  # of the whole run, and between validations
+        self.steps, self.every = steps, every
         moment = math.inf if ends is None or callable(ends) else ends
         self.is_last = ends if callable(ends) else lambda step: time.monotonic() >= moment
-        self.best, self.stale, self.finished = (
-            -math.inf,
-            0,
-            False,
-        )  # score, validations since, nothing left to do
+        self.best = -math.inf  # score
+        self.stale = 0  # validations since the best one
+        self.finished = False
         undo = run.recipe.loss.undo_class_weights
-        self.undone = (
-            0.0 if undo == "auto" else undo
-        )  # share of the class weights that kept weights undo
+        self.undone = 0.0 if undo == "auto" else undo  # share of the class weights
         self.saved_at, self.saved_step = time.monotonic(), 0
-        self.stop_asked = False  # by a signal
+        self.stop_requested = False  # by a signal
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know."""
+        """Return the state that a resumed run continues from."""
         return {
             "best": self.best,
             "stale": self.stale,
@@ -88,36 +89,31 @@ class Recorder(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore that state."""
         self.best, self.stale = state_dict["best"], state_dict["stale"]
         self.finished = state_dict["finished"]
-        self.undone = state_dict.get("undone", 0.0)  # runs of before undid nothing
+        self.undone = state_dict.get("undone", 0.0)  # old runs undid nothing
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The clock of the checkpoints starts with the first step; signals stop the run only where a step is saved.
+        """Start the clock of the checkpoints, and let signals stop the run only after a saved step.
 
-        SIGTERM, Ctrl-C and, in a SLURM job, SIGUSR1: its warning before the job ends. They take the place of
-        Lightning's handlers, which stop after any batch, saved or not; Lightning puts back what was there before it.
-        Ctrl-C is left to a program that ignores it or has an answer of its own.
+        The signals are SIGTERM, Ctrl-C and, in a SLURM job, SIGUSR1, its warning before the job
+        ends. These handlers replace Lightning's, which stop after any batch, saved or not;
+        Lightning restores those from before it. A program's own handler of Ctrl-C stays.
         """
         self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
-        self.finished = False  # a run that was, and goes on, has more steps now
+        self.finished = False  # a finished run that continues has more steps now
         if threading.current_thread() is threading.main_thread():
-            asks_to_stop = [
-                signal.SIGTERM,
-                *([signal.SIGUSR1] if SLURMEnvironment.detect() else []),
-            ]
+            signals = [signal.SIGTERM, *([signal.SIGUSR1] if SLURMEnvironment.detect() else [])]
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-                asks_to_stop.append(signal.SIGINT)
-            for number in asks_to_stop:
-                signal.signal(number, self._ask_to_stop)
+                signals.append(signal.SIGINT)
+            for number in signals:
+                signal.signal(number, self._request_stop)
 
-    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        if (
-            self.stop_asked and number == signal.SIGINT
-        ):  # again: at once, back to the last checkpoint
+    def _request_stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stop_requested and number == signal.SIGINT:  # the second Ctrl-C stops at once
             signal.default_int_handler(number, frame)
-        self.stop_asked = True
+        self.stop_requested = True
 
     def on_train_batch_end(
         self,
@@ -127,7 +123,7 @@ class Recorder(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """After an optimiser step, never inside an accumulation window: validate when due, log, save when due."""
+        """After an optimiser step: validate if due, log, save if due; not while accumulating."""
         assert isinstance(pl_module, SegmentationModule)
         if pl_module.micro_batch % self.settings.accumulate:
             return
@@ -136,7 +132,8 @@ class Recorder(Checkpoint):
         now = time.monotonic()
         late = now - self.saved_at >= self.settings.checkpoint_seconds
         last = step == self.steps or self.is_last(step)
-        late, stop, last = trainer.strategy.broadcast((late, self.stop_asked, last))
+        # Rank 0 decides for all
+        late, stop, last = trainer.strategy.broadcast((late, self.stop_requested, last))
         validate = step % self.every == 0 or last
         save = validate or late or stop
         if save:
@@ -145,9 +142,8 @@ class Recorder(Checkpoint):
             record |= trainer.strategy.broadcast(
                 self._validate(pl_module) if trainer.is_global_zero else {}
             )
-            stop = trainer.strategy.broadcast(
-                stop or self.stop_asked
-            )  # while the images were scored
+            # A signal may have come while images were scored
+            stop = trainer.strategy.broadcast(stop or self.stop_requested)
             self._judge(record, last)
             trainer.should_stop = trainer.should_stop or self.finished
         if trainer.is_global_zero:
@@ -162,9 +158,9 @@ class Recorder(Checkpoint):
             raise SIGTERMException
 
     def _validate(self, module: SegmentationModule) -> dict[str, Any]:
-        """Score the weights that would be kept, as `featherseg evaluate` will; keep them where the recipe says so.
+        """Score the weights as `featherseg evaluate` does, keep them if they are to be kept, return the record.
 
-        Where another share of the class weights is better undone, they undo that, and are scored again.
+        If undoing another share of the class weights is better, that share is undone and scored.
         """
         trained = {key: value.detach().clone() for key, value in module.kept_state().items()}
         state, record, better = self._score(trained, module.device)
@@ -175,7 +171,7 @@ class Recorder(Checkpoint):
                 f"mIoU {percent(record['val_miou'])} % in place of {percent(before['val_miou'])}"
             )
             self.reporter.message(
-                f"{better:.0%} of the class weights are undone in the weights that are kept: {scores}"
+                f"{better:.0%} of the class weights are undone in the kept weights: {scores}"
             )
         if self.settings.keep == "last" or validation_score(record) > self.best:
             save_weights(self.run.path, state)
@@ -184,13 +180,9 @@ class Recorder(Checkpoint):
     def _score(
         self, trained: dict[str, Tensor], device: torch.device
     ) -> tuple[dict[str, Tensor], dict[str, Any], float]:
-        """-> (the weights with the share undone, the record of their scores, the share that should be)."""
-        recipe, model, state, better = (
-            self.run.recipe,
-            self.run.untrained_model(),
-            trained,
-            self.undone,
-        )
+        """Return (weights with the share undone, the record of their scores, the best share)."""
+        recipe, model = self.run.recipe, self.run.untrained_model()
+        state, better = trained, self.undone
         weights = self.run.info.class_weights if model.class_bias in trained else None
         if weights and model.class_bias:
             state = undo_class_weights(trained, model.class_bias, weights, self.undone)
@@ -204,31 +196,31 @@ class Recorder(Checkpoint):
         )
         progress, record = self._show_scoring, dict[str, Any]()
         if weights and recipe.loss.undo_class_weights == "auto":
-            found, counts = score_shares(runtime, self.val, weights, self.undone, progress)
+            confusion, counts = score_shares(runtime, self.val, weights, self.undone, progress)
             better = best_share(counts, clusters_of(self.val.keys, groups_of(self.val)))
             record["class_weights_undone"] = self.undone
         else:
             scores = evaluate(runtime, self.val, boundary=False, progress=progress)
-            found = Confusion(len(scores.classes), scores.confusion, scores.void)
+            confusion = Confusion(len(scores.classes), scores.confusion, scores.void)
             objects = scores.panoptic or {}
             record |= {f"val_{key}": number(objects[key]) for key in ("pq", "sq", "rq") if objects}
         record |= {
-            "val_miou": number(found.miou()),
-            "val_pixel_accuracy": number(found.pixel_accuracy()),
-            "val_iou": [number(value) for value in found.iou()],
+            "val_miou": number(confusion.miou()),
+            "val_pixel_accuracy": number(confusion.pixel_accuracy()),
+            "val_iou": [number(value) for value in confusion.iou()],
         }
         return state, record, better
 
     def _show_scoring(self, doing: str, done: int, total: int | None) -> None:
-        waits = (
-            "stopping behind this validation, or at once by another Ctrl-C: "
-            if self.stop_asked
+        stopping = (
+            "stopping after this validation, or at once by another Ctrl-C: "
+            if self.stop_requested
             else ""
         )
-        self.reporter.progress(f"{waits}{doing}", done, total)
+        self.reporter.progress(f"{stopping}{doing}", done, total)
 
     def _judge(self, record: dict[str, Any], last: bool) -> None:
-        """Is it the best so far, and is the run over? The same on every rank."""
+        """Note whether the score is the best so far, and whether the run is over; on every rank."""
         if validation_score(record) > self.best:
             self.best, self.stale = validation_score(record), 0
         else:

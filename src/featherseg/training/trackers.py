@@ -1,7 +1,8 @@
-"""Where a training is followed besides its run folder: TensorBoard, MLflow, Weights & Biases, by Lightning's loggers.
+"""Trackers of a training besides its run folder: TensorBoard, MLflow, Weights & Biases.
 
-The run folder is the truth. A tracker that fails (its server is gone, its disk full) is named once, and the training
-goes on without it; what the run is called there is kept in trackers.json, so that a resumed training goes on with it.
+They are Lightning's loggers. A tracker that fails (its server is gone, its disk full) is named
+once, and the training continues without it: the run folder has every figure. trackers.json keeps
+the run's id in each tracker, so that a resumed training continues there.
 """
 
 import logging
@@ -21,19 +22,25 @@ from featherseg.runs.run import RESOLVED, WEIGHTS, Run
 from featherseg.training.folder import TENSORBOARD, TRACKERS
 
 PROJECT = "featherseg"
+"""The project or experiment, unless the tracker's own variable names one."""
+
 POINTS = 2000
 """Steps of a training that are sent over a network, about: a request takes milliseconds."""
+
 ARTIFACTS = ("recipe.toml", RESOLVED, "card.md", "metrics.jsonl", WEIGHTS)
+"""Files of a finished run that are uploaded."""
+
 MLFLOW_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-"""Where the user set nothing else: MLflow's own, 7 tries of 120 s, would hold a training up for minutes."""
+"""Defaults: MLflow's own, 7 tries of 120 s, would delay a training by minutes."""
 
 TALKATIVE = ("mlflow", "wandb", "lightning.pytorch.loggers", "urllib3", "alembic")
+"""Loggers whose messages below errors are hidden."""
 
 
 class Tracker(Logger):
-    """One of Lightning's loggers, which cannot end a training; nothing but rank 0 uses it.
+    """One of Lightning's loggers, whose failures end no training; only rank 0 uses it.
 
-    `group` is the folder of the sweep or the fit that the run is one of: its runs stand under one parent there.
+    group: The folder of the sweep or fit of this run; its runs get one parent in the tracker.
     """
 
     def __init__(
@@ -51,12 +58,12 @@ class Tracker(Logger):
 
     @property
     def version(self) -> str:
-        """Of the run, as Lightning asks for it: there is one a folder."""
+        """Empty: a run folder has one run."""
         return ""
 
     @rank_zero_only
     def begin(self) -> None:
-        """Open it, under the name that it had before where the training is resumed, and send every setting."""
+        """Open the tracker, with the id of a resumed training, and send every setting."""
         self._try(self._begin)
 
     def _begin(self) -> None:
@@ -86,22 +93,22 @@ class Tracker(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """The figures of a step; of a long training not those of every one, but of every validation."""
+        """Send the figures of a step: of every validation, and of about POINTS other steps."""
         if (step or 0) % self._every == 0 or "val_miou" in metrics:
             self._try(lambda: self._logger.log_metrics(dict(metrics), step))
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Lightning's own; every setting is sent by `begin`."""
+        """Do nothing: `begin` sends every setting."""
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """The steps are over: "success" or "failed"."""
+        """Tell the tracker that the steps are over: "success" or "failed"."""
         self._try(lambda: self._logger.finalize(status))
 
     @rank_zero_only
     def finish(self, *, done: bool) -> None:
-        """Close it; of a training that is `done` the run's files go along, which TensorBoard has beside it."""
+        """Close the tracker; upload the run's files if it is done (TensorBoard's lie beside them)."""
         self._try(lambda: self._finish(done))
 
     def _finish(self, done: bool) -> None:
@@ -119,41 +126,43 @@ class Tracker(Logger):
             self._logger.experiment.finish()
 
     def _try(self, call: Callable[[], object]) -> None:
-        """What goes wrong is said once, and nothing is sent from then on."""
+        """Call; after a failure, which is told once, nothing more is sent."""
         if self._logger is None and call != self._begin:
             return
         try:
             with quiet(TALKATIVE, logging.ERROR):
                 call()
-        except (
-            Exception
-        ) as error:  # of a dozen kinds, over a network; a training of hours does not end by it
+        except Exception as error:  # networks raise a dozen kinds; none may end a long training
             self._logger = None
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            text = f"{self._name} fails ({reason}): the training goes on without it; every figure is in"
-            self._on_message(WarningText(f"{text} {self._run.path}"))
+            self._on_message(
+                WarningText(
+                    f"{self._name} fails ({reason}): the training goes on without it; every figure "
+                    f"is in {self._run.path}"
+                )
+            )
 
 
 def begin_group(group: Path, loggers: Sequence[str], on_message: OnMessage) -> None:
-    """The run of a sweep or a fit under which its trainings will stand, before several begin at once."""
+    """Make the parent run of a sweep or fit in MLflow, before several trainings begin at once."""
     if "mlflow" not in loggers:
         return
     try:
         with quiet(TALKATIVE, logging.ERROR):
             _mlflow_parent(group)
-    except Exception as error:  # as in Tracker: the trainings say it too, and go on without it
+    except Exception as error:  # as in Tracker: the trainings report it too, and go on
         on_message(f"mlflow fails: {(str(error).splitlines() or [type(error).__name__])[0][:200]}")
 
 
 def _mlflow_place() -> tuple[str, str]:
-    """(address, experiment) of MLflow, as the environment says."""
+    """Return (address, experiment) of MLflow from the environment."""
     for key, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     return os.environ["MLFLOW_TRACKING_URI"], os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
 
 
 def _mlflow_parent(group: Path) -> str:
-    """The run under which the trainings of a folder stand; made by the first of them."""
+    """Return the id of the parent run of a folder's trainings; the first of them makes it."""
     uri, project = _mlflow_place()
     group.mkdir(parents=True, exist_ok=True)
     known = _known(group)
@@ -164,7 +173,7 @@ def _mlflow_parent(group: Path) -> str:
 
 @contextmanager
 def quiet(names: Sequence[str], level: int = logging.WARNING) -> Iterator[None]:
-    """Loggers that say nothing below `level` meanwhile."""
+    """Hide the messages of these loggers below `level` during the block."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -177,7 +186,7 @@ def quiet(names: Sequence[str], level: int = logging.WARNING) -> Iterator[None]:
 
 
 def _known(folder: Path) -> dict[str, str]:
-    """What the trackers call the run of this folder; {} where there is nothing to read."""
+    """Return the ids of this folder's run by tracker; {} if the file is missing or damaged."""
     try:
         return {str(key): str(value) for key, value in load_json(folder / TRACKERS).items()}
     except (OSError, ValueError, AttributeError):
@@ -185,7 +194,7 @@ def _known(folder: Path) -> dict[str, str]:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """Every setting by its key, {"train.lr": 0.002}, and what the run is."""
+    """Return every setting by its key, {"train.lr": 0.002}, with classes, licence and init."""
     tables = run.recipe.model_dump(mode="json", exclude={"paper"})
     flat = {
         f"{table}.{key}": value for table, rows in tables.items() for key, value in rows.items()
