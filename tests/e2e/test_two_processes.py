@@ -49,7 +49,7 @@ def test_two_processes_are_taught_by_outputs_that_are_computed_once(tmp_path):
         command += ["--set", setting]
     first = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert first.returncode == 0, first.stderr
-    assert first.stdout.count("looks at 8 images once") == 1
+    assert first.stdout.count("sees 8 images once") == 1
     records = read_lines(tmp_path / "run" / "metrics.jsonl")
     assert [record["step"] for record in records] == [1, 2, 3, 4]
     assert all(record["loss_teacher"] > 0 for record in records)

@@ -88,7 +88,8 @@ def test_a_bare_checkpoint_is_read_under_its_wrappers_names(tmp_path, prefix):
     assert torch.equal(model.classifier.weight, source.classifier.weight)
     assert table.reinitialised == []
     assert (
-        "  classes taken in their order, as the file names none: lorry, car, road" in table.lines()
+        "  classes matched by order, because the file has no names: lorry, car, road"
+        in table.lines()
     )
 
 

@@ -176,7 +176,7 @@ def test_what_is_kept_is_what_the_teacher_says_of_the_whole_image(place):
 
 def test_outputs_are_computed_once_for_what_they_are_of(place):
     _, said = taught(place)
-    assert "looks at 4 images once" in said
+    assert "sees 4 images once" in said
     _, said = taught(place, "model.channels=8", out="another")
     assert "looks at" not in said
     assert "taught by teacher (tiny): 4 images" in said
@@ -186,7 +186,7 @@ def test_outputs_are_computed_once_for_what_they_are_of(place):
     write_noise(place / "images" / "1.png", 99)
     shutil.copy(place / "images" / "2.png", place / "photos" / "copy.png")
     _, said = taught(place, f"teacher.unlabelled={place / 'photos'}", out="third")
-    assert "looks at 4 images once" in said  # the changed one, and three of the four photos
+    assert "sees 4 images once" in said  # the changed one, and three of the four photos
     assert "4 images without masks: 50 % of the samples" in said
 
     # Another teacher has outputs of its own, whatever its name
@@ -198,7 +198,7 @@ def test_outputs_are_computed_once_for_what_they_are_of(place):
     )
     shutil.copy(other.path / "weights.safetensors", weights)
     _, said = taught(place, out="fourth")
-    assert "looks at 4 images once" in said
+    assert "sees 4 images once" in said
     assert len(outputs_of(place)) == 2
 
 
@@ -209,7 +209,7 @@ def test_a_kill_on_the_way_costs_no_more_than_was_not_on_the_disk(place, monkeyp
                 raise Killed
 
     monkeypatch.setattr("featherseg.training.teaching.FLUSH_BYTES", 1)
-    monkeypatch.setattr("featherseg.training.teaching.SAID_SECONDS", 0)
+    monkeypatch.setattr("featherseg.training.teaching.MESSAGE_SECONDS", 0)
     with pytest.raises(Killed):
         taught(place, reporter=KilledAfterTwo())
     (outputs,) = outputs_of(place)
@@ -219,7 +219,7 @@ def test_a_kill_on_the_way_costs_no_more_than_was_not_on_the_disk(place, monkeyp
     with open(outputs.folder / "index.jsonl", "a") as file:
         file.write('{"key": "2", "sha')
     run, said = taught(place)
-    assert "looks at 2 images once" in said
+    assert "sees 2 images once" in said
     whole = shutil.copytree(place, place.parent / "whole")
     shutil.rmtree(whole / ".featherseg")
     other, _ = taught(whole, out="again")
@@ -325,7 +325,7 @@ def test_room_for_outputs_is_judged_by_the_size_of_each_image(place, monkeypatch
         monkeypatch.setattr("featherseg.training.teaching.shutil.disk_usage", lambda _: usage)
         taught(place, f"teacher.unlabelled={place / 'photos'}", out=f"run-{free}")
 
-    with pytest.raises(FeathersegError, match="Make room"):
+    with pytest.raises(FeathersegError, match="Free disk space"):
         begin_with(size * 9 // 10)
     begin_with(2 * size)
 
@@ -349,7 +349,7 @@ def test_steps_of_images_without_masks_alone_are_sound(place, monkeypatch):
     run, said = taught(
         place, f"teacher.unlabelled={place / 'photos'}", "train.batch_size=1", "train.epochs=1"
     )
-    assert "looks at 7 images once" in said  # copies are the same image
+    assert "sees 7 images once" in said  # copies are the same image
     losses = [record["loss_supervised"] for record in run.metrics().values()]
     assert losses.count(0.0) >= 3
     assert all(record["loss_teacher"] > 0 for record in run.metrics().values())
@@ -480,7 +480,7 @@ def test_panoptic_models_other_channels_and_objects_of_one_s_own_are_refused(pla
     with pytest.raises(ConfigError, match=r"is panoptic .* cannot teach"):
         taught(place)
     asked = Request("frm-lite0-panoptic", overrides=(*SMALL, f"teacher.runs={small_run.path}"))
-    with pytest.raises(ConfigError, match="teachers tell classes alone"):
+    with pytest.raises(ConfigError, match="teachers teach only classes"):
         train(asked, place / "run", Silent())
     for objects in (
         Objects(loss=torch.nn.functional.cross_entropy),
@@ -505,10 +505,10 @@ def test_a_disk_without_room_is_named_before_anything_is_written(place, monkeypa
 def test_minutes_that_the_teacher_alone_takes_are_refused_before_it_looks_at_every_image(
     place, monkeypatch
 ):
-    seen, said = [], teaching._said
+    seen, said = [], teaching._outputs_of
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 60 * len(seen), sleep=time.sleep)
     monkeypatch.setattr(teaching, "time", clock)
-    monkeypatch.setattr(teaching, "_said", lambda *about: (seen.append(1), said(*about))[1])
+    monkeypatch.setattr(teaching, "_outputs_of", lambda *about: (seen.append(1), said(*about))[1])
     overrides = [text for text in SMALL if not text.startswith("train.epochs")]
     overrides += ["model.name=tiny", "train.minutes=4", f"teacher.runs={place / 'teacher'}"]
     asked = Request(

@@ -1,6 +1,6 @@
-"""The backbones' ImageNet weights, listed and fetched, before any training asks for them.
+"""List and fetch the ImageNet weights of the backbones.
 
-It stands here because some backbones belong to a model; it needs no Lightning.
+It is in this folder because some backbones belong to a model; it needs no Lightning.
 """
 
 from pathlib import Path
@@ -25,13 +25,14 @@ from featherseg.core.types import Progress
 from featherseg.layers.model import Backbone
 
 MOST_BYTES = 2**30
-"""Of a file of weights: the largest backbone here has a fifth of it."""
+"""Largest file of weights that is fetched; the largest backbone has a fifth of it."""
 
 
 def pretrained_rows() -> list[dict[str, Any]]:
-    """What there is of ImageNet weights, a row a backbone: where from, terms, where the file lies (None: not here).
+    """Return a row per backbone: the origin of its ImageNet weights, their licence and their file.
 
-    bytes: of the file where it is here, else about: of the backbone's own parameters at 4 bytes.
+    here: The path of the file; None if it is not on this machine.
+    bytes: Of the file, or about: 4 per parameter of the backbone.
     """
     rows: list[dict[str, Any]] = []
     for name, source in PRETRAINED.items():
@@ -42,32 +43,34 @@ def pretrained_rows() -> list[dict[str, Any]]:
             path = None
             with torch.device("meta"):
                 size = 4 * sum(parameter.numel() for parameter in _build(name).parameters())
-        own = {
+        facts = {
             "here": path and str(path),
             "bytes": size,
             "licence": source.licence,
             "address": source.address,
         }
-        rows.append({"backbone": name, "file": Path(source.file).name, **own})
+        rows.append({"backbone": name, "file": Path(source.file).name, **facts})
     return rows
 
 
 def fetch_pretrained(
     name: str, progress: Progress | None = None, *, loopback: bool = False
 ) -> tuple[Path, str]:
-    """Fetch a backbone's ImageNet weights into `weights_folder()`; -> (the file, its sha256).
+    """Fetch a backbone's ImageNet weights into `weights_folder()`; return (the file, its sha256).
 
-    The file takes its name once it is whole, has the published checksum as far as there is one, and fits the backbone;
-    address, checksum and licence are recorded beside it. What is there already is checked, not fetched again.
+    The file gets its name once it is complete, has the published checksum (if there is one) and
+    fits the backbone. Address, checksum and licence are recorded beside it. A file that is there
+    is checked, not fetched again.
 
     Args:
         name: The backbone, such as "van-b1".
-        progress: Called with (file name, bytes done, bytes in all).
-        loopback: Take an address of this machine too (for tests).
+        progress: Called with (file name, bytes done, total bytes).
+        loopback: Accept an address of this machine too (for tests).
 
     Raises:
-        WeightsError: There are no such weights, they come another way (it says which), or the file does not fit.
-        DownloadError: The file could not be fetched; the same call goes on where it broke.
+        WeightsError: there are no such weights, they come another way (it says which), or the file
+            does not fit.
+        DownloadError: the file could not be fetched; the same call continues where it stopped.
     """
     source = PRETRAINED.get(name)
     if not isinstance(source, DownloadedFile) or source.path() or not (source.fetched or loopback):
@@ -79,7 +82,7 @@ def fetch_pretrained(
             load_official(_build(name), read_state(part))
         except WeightsError as error:
             raise WeightsError(
-                f"{source.address} gave a file that does not fit {name}, and it was removed: {error}"
+                f"the file from {source.address} does not fit {name} and was removed: {error}"
             ) from None
 
     path = weights_folder() / source.file
@@ -92,18 +95,18 @@ def fetch_pretrained(
         progress=progress,
         loopback=loopback,
     )
-    known = {
+    record = {
         "backbone": name,
         "address": source.address,
         "sha256": digest,
         "licence": source.licence,
     }
-    write_json(record_path(path), known)
+    write_json(record_path(path), record)
     return path, digest
 
 
 def _build(name: str) -> Backbone:
-    """The untrained backbone, also one that only models have."""
+    """Return the untrained backbone, also one that only models have."""
     if name in backbones.BACKBONES:
         return backbones.build(name)
     return models.build(

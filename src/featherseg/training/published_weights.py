@@ -1,4 +1,4 @@
-"""Published weights of a whole model become a run folder, so that every verb that takes a run takes them.
+"""Import the published weights of a model as a run folder, which every verb accepts.
 
 It needs no Lightning.
 """
@@ -46,15 +46,15 @@ from featherseg.runs.run import (
 from featherseg.training.initialisation import split_losses, strip_prefix
 
 NAMED = 5
-"""So many keys without a use are named; the run's record holds all."""
+"""Unused keys that a message names; the run's record has all of them."""
 
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What the user asked for: the arguments of `featherseg import`.
+    """The arguments of `featherseg import`.
 
-    `licence` says under which terms the weights may be used, as their authors state them; `size` is the (height, width)
-    of the images they were trained on, by default that of the dataset's images.
+    licence: Terms of use of the weights, as their authors state them.
+    size: (height, width) of the training images; default: that of the dataset's images.
     """
 
     file: Path
@@ -66,14 +66,14 @@ class ImportRequest:
     overrides: tuple[str, ...] = ()
 
     def read(self) -> tuple[RecipeFile, Recipe]:
-        """featherseg's own recipe of the model, for this dataset where there is one, and its resolved form.
+        """Return featherseg's recipe of the model, for this dataset if there is one, and it parsed.
 
-        What it says of the model and the data holds for the run, what it says of the training does not. Raises
-        UnknownName or ConfigError.
+        Its model and data are those of the run; its training is not. Raises UnknownName and
+        ConfigError.
         """
         models.entry(self.model)
-        own = f"{self.model}_{self.data}"
-        file = read_recipe(own if own in shipped_recipes() else self.model)
+        for_data = f"{self.model}_{self.data}"
+        file = read_recipe(for_data if for_data in shipped_recipes() else self.model)
         root = None if self.data_root is None else str(self.data_root)
         return file, with_absolute_paths(
             parse_recipe(file, self.overrides, name=self.data, root=root)
@@ -127,12 +127,13 @@ def import_weights(
     )
 
 
-def write_imported_run(request: ImportRequest, out: Path, say: Callable[[str], object]) -> Run:
-    """Write the run folder `out` with the weights of `request.file`, strictly loaded; it appears whole or not at all.
+def write_imported_run(
+    request: ImportRequest, out: Path, on_message: Callable[[str], object]
+) -> Run:
+    """Write the run folder `out` with the weights of `request.file`, atomically.
 
-    The dataset gives the classes; it need not be on disk. Raises RunError where `out` exists, ConfigError or
-    UnknownName for what was asked, WeightsError for a file that cannot be read or is not of this model: then it lists
-    every key that is missing, unexpected or of another shape.
+    Every key and shape must fit. The dataset gives the classes; it need not be on disk. Raises as
+    `import_weights`.
     """
     if os.path.islink(out) or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise RunError(
@@ -148,22 +149,25 @@ def write_imported_run(request: ImportRequest, out: Path, say: Callable[[str], o
     size = request.size or facts.image_size
     if size is None:
         raise ConfigError(
-            f"{recipe.data.name} does not define the image size that these weights were trained on: set --image-size "
-            "HEIGHTxWIDTH."
+            f"{recipe.data.name} does not define the image size that these weights were trained "
+            "on: set --image-size HEIGHTxWIDTH."
         )
     model = models.build(
         recipe.model.name, len(facts.classes), facts.channels, recipe.model.options
     )
-    loaded = _load(model, request, recipe, say)
+    loaded = _load(model, request, recipe, on_message)
     info = _info(request, file, recipe, facts, size, loaded)
     _write_run(out, info, model, _marked(file, loaded))
     return Run(out, info)
 
 
 def _load(
-    model: SegmentationModel, request: ImportRequest, recipe: Recipe, say: Callable[[str], object]
+    model: SegmentationModel,
+    request: ImportRequest,
+    recipe: Recipe,
+    on_message: Callable[[str], object],
 ) -> dict[str, Any]:
-    """Fill the model from the file; -> the run's record of it. Raises WeightsError or ConfigError."""
+    """Load the file into the model and return the run's record. Raises WeightsError, ConfigError."""
     path = request.file
     if not path.is_file():
         raise WeightsError(
@@ -172,7 +176,7 @@ def _load(
     state, losses = split_losses(read_state(path))
     state, prefix = strip_prefix(state)
     if prefix:
-        say(f"removed the prefix {prefix!r} from all keys")
+        on_message(f"removed the prefix {prefix!r} from all keys")
     try:
         unused = losses + load_official(model, state)
     except WeightsError as error:
@@ -181,8 +185,9 @@ def _load(
         raise WeightsError(f"{path}: {error}") from None
     if unused:
         more = f" and {len(unused) - NAMED} more" if len(unused) > NAMED else ""
-        say(
-            f"{counted(len(unused), 'key')} of the file not used here: {', '.join(unused[:NAMED])}{more}"
+        on_message(
+            f"{counted(len(unused), 'key')} of the file not used here: "
+            f"{', '.join(unused[:NAMED])}{more}"
         )
     return {
         "imported": path.name,
@@ -195,41 +200,41 @@ def _load(
 def _refuse_other_classes(
     model: SegmentationModel, state: Mapping[str, Tensor], request: ImportRequest
 ) -> None:
-    """Raises ConfigError where nothing differs but the number of classes."""
+    """Raise ConfigError if only the number of classes differs."""
     rename = getattr(model, "rename_official", None)
-    found = rename(state)[0] if rename else state
-    own = model.state_dict()
-    if any(key not in found and not key.endswith("num_batches_tracked") for key in own) or set(
-        found
-    ) - set(own):
+    renamed = rename(state)[0] if rename else state
+    target = model.state_dict()
+    needed = {key for key in target if not key.endswith("num_batches_tracked")}
+    if not needed <= renamed.keys() <= target.keys():
         return
     shapes = [
-        (value.shape, own[key].shape)
-        for key, value in found.items()
-        if value.shape != own[key].shape
+        (value.shape, target[key].shape)
+        for key, value in renamed.items()
+        if value.shape != target[key].shape
     ]
     if all(len(a) and len(b) and a[1:] == b[1:] and b[0] == model.classes for a, b in shapes):
         counts = {theirs[0] for theirs, _ in shapes}
         if len(counts) == 1:
             raise ConfigError(
-                f"{request.file} is a {request.model} of {counts.pop()} classes, but {request.data} has "
-                f"{model.classes}. Name the dataset that it was trained on with --data."
+                f"{request.file} is a {request.model} of {counts.pop()} classes, but "
+                f"{request.data} has {model.classes}. Name the dataset that it was trained on with "
+                "--data."
             )
 
 
 def _refuse_backbone_alone(
     model: ModelTable, state: Mapping[str, Tensor], request: ImportRequest
 ) -> None:
-    """Raises WeightsError where the file holds the backbone and nothing of the rest, as ImageNet weights do."""
+    """Raise WeightsError if the file contains the backbone alone, as ImageNet weights do."""
     name = models.configure(model.name, model.options).backbone
     try:
         load_official(models.build(model.name, 2, options=model.options).backbone, state)
     except WeightsError:
         return
     raise WeightsError(
-        f"{request.file} contains only the backbone {name}, as trained on ImageNet, and nothing else of {model.name}: "
-        f"such a model cannot segment yet. Train it from these weights: featherseg train {model.name} --data "
-        f"{request.data} --init {request.file} --out RUN"
+        f"{request.file} contains only the backbone {name}, as trained on ImageNet, so the model "
+        "cannot segment yet. Train it from these weights:\n"
+        f"featherseg train {model.name} --data {request.data} --init {request.file} --out RUN"
     )
 
 
@@ -257,24 +262,26 @@ def _info(
 
 
 def combined_licence(weights: str, data: str) -> str:
-    """The terms of a run: those of the weights, and those of the data where they restrict what it may be used for."""
+    """Return the licence of a run: that of the weights, and the data's if it restricts the use."""
     return f"{data}; the weights themselves: {weights}" if is_restricted(data) else weights
 
 
 def _marked(file: RecipeFile, loaded: Mapping[str, Any]) -> str:
-    """The recipe's text under a line that says what it is not."""
+    """Return the recipe's text below a comment that the weights were not trained by it."""
     return (
-        f"# The weights of this run were imported from {loaded['imported']!r} (sha256 {loaded['sha256']}).\n"
-        f"# They were not trained by this recipe, which is featherseg's own for such a model ({file.name}).\n"
-        f"# The model and the data as they are in this run stand in resolved.json.\n\n{file.text}"
+        f"# The weights of this run were imported from {loaded['imported']!r} "
+        f"(sha256 {loaded['sha256']}).\n"
+        "# They were not trained by this recipe, which is featherseg's own for such a model "
+        f"({file.name}).\n"
+        f"# The model and the data of this run are in resolved.json.\n\n{file.text}"
     )
 
 
 def _write_run(out: Path, info: RunInfo, model: SegmentationModel, recipe: str) -> None:
-    """All files in a folder beside `out`, which takes its name in one step."""
+    """Write all files into a folder beside `out`, then rename it to `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{out.name[:40]}-", dir=out.parent) as beside:
-        folder = Path(beside) / out.name
+    with TemporaryDirectory(prefix=f".{out.name[:40]}-", dir=out.parent) as temporary:
+        folder = Path(temporary) / out.name
         save_weights(folder, model.state_dict())
         write_text(folder / "recipe.toml", recipe)
         write_json(folder / "environment.json", environment())

@@ -1,6 +1,7 @@
-"""Teachers of a training: who may teach, and what they say of every image, computed once and kept beside the data.
+"""Teachers of a training: check them, and compute their outputs for every image once.
 
-Each image goes through a teacher as it would be scored: whole, once, at the size that the teacher was validated at.
+The outputs are kept beside the data. Each image goes through a teacher as it would be scored:
+untiled, once, at the size that the teacher was validated at.
 """
 
 import hashlib
@@ -70,16 +71,22 @@ from featherseg.training.memory import available_memory, logits_grid
 from featherseg.training.objects import Objects
 
 OUTPUTS = "teacher"
-"""The folder in a run for the outputs over images that are no files, or where no cache is to be used."""
+"""The folder in a run for the outputs of images that are no files, or without a cache."""
 
-JUDGED = 3
-"""Images at most, spread over all, by which time and room are judged."""
+TRIAL_IMAGES = 3
+"""Images, spread over all, by which time and disk space are estimated."""
 
-WAIT_SECONDS, SAID_SECONDS, FLUSH_SECONDS = 0.5, 60.0, 30.0
-"""Between two looks at a lock, between two messages, and of work that a kill costs at most."""
+WAIT_SECONDS = 0.5
+"""Seconds between two tries to lock a folder."""
+
+MESSAGE_SECONDS = 60.0
+"""Seconds between two messages."""
+
+FLUSH_SECONDS = 30.0
+"""Seconds of work that a kill may lose."""
 
 MOST_UNLABELLED = 0.5
-"""Share of the samples that are images without a mask, however many there are: batches keep as many that have one."""
+"""Largest share of the samples that are images without masks."""
 
 
 class Teacher(NamedTuple):
@@ -90,7 +97,7 @@ class Teacher(NamedTuple):
 
 
 class _Image(NamedTuple):
-    """An image to teach: its key, its file where it is one, and where it stands in which data."""
+    """An image to teach: its key, its file if it has one, its dataset and its index there."""
 
     key: str
     path: Path | None
@@ -99,22 +106,23 @@ class _Image(NamedTuple):
 
 
 def check_pupil(recipe: Recipe, model: SegmentationModel, objects: Objects) -> None:
-    """Raises ConfigError where no teacher can stand beside what is asked for."""
+    """Raise ConfigError if the training cannot have a teacher."""
     if recipe.loss.name or objects.loss:
         raise ConfigError(
-            "teacher.runs: a teacher stands beside the recipe's own loss. Leave out one of them."
+            "teacher.runs: a teacher needs the recipe's own loss. Leave out one of them."
         )
     if objects.augment:
         raise ConfigError(
-            "teacher.runs: what a teacher says cannot follow an augmentation of one's own. Leave out one of them."
+            "teacher.runs: a teacher's outputs cannot follow augment=. Leave out one of them."
         )
     if recipe.augment.progressive:
         raise ConfigError(
-            "augment.progressive: what a teacher says is for crops of one size. Leave out one of them."
+            "augment.progressive: a teacher's outputs are for crops of one size. Leave out one of "
+            "them."
         )
     if model.panoptic:
         raise ConfigError(
-            f"{recipe.model.name} is panoptic: teachers tell classes alone. Leave out --teacher."
+            f"{recipe.model.name} is panoptic, and teachers teach only classes. Leave out --teacher."
         )
 
 
@@ -123,8 +131,8 @@ def check_teachers(
 ) -> tuple[list[Teacher], UnlabelledImages | None]:
     """Return the teachers and the images without masks, opened.
 
-    Raises ConfigError or RunError where a run is missing or cannot teach this training, DataNotFound where there is no
-    image in the folder of those without masks.
+    Raises ConfigError or RunError if a run is missing or cannot teach this training, DataNotFound
+    if the folder of images without masks is empty.
     """
     teachers: list[Teacher] = []
     if not recipe.teacher.runs:
@@ -142,20 +150,24 @@ def check_teachers(
             )
         if run.info.channels != train.channels:
             raise ConfigError(
-                f"{name} takes images with {run.info.channels} channels; {train.name} has {train.channels}. A teacher "
-                "must be trained on such images."
+                f"{name} takes images with {run.info.channels} channels; {train.name} has "
+                f"{train.channels}. Name a teacher that was trained on such images."
             )
-        mine, theirs = ([info.name for info in infos] for infos in (train.classes, run.classes))
-        if mine != theirs:
+        data_classes, run_classes = (
+            [info.name for info in infos] for infos in (train.classes, run.classes)
+        )
+        if data_classes != run_classes:
             raise ConfigError(
-                f"{name} cannot teach {train.name}: its {len(theirs)} classes are {_shown(theirs)}, those of the data "
-                f"are {len(mine)}: {_shown(mine)}. A teacher needs the same classes in the same order."
+                f"{name} cannot teach {train.name}: it has {len(run_classes)} classes, "
+                f"{_shortened(run_classes)}, and the data have {len(data_classes)}, "
+                f"{_shortened(data_classes)}. A teacher needs the same classes in the same order."
             )
         teachers.append(Teacher(run, teacher_row(run)))
     return teachers, open_unlabelled(recipe, train)
 
 
-def _shown(names: Sequence[str]) -> str:
+def _shortened(names: Sequence[str]) -> str:
+    """Return the first eight names."""
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
 
 
@@ -166,9 +178,9 @@ def refuse_own_folder(teachers: Sequence[Teacher], out: Path) -> None:
 
 
 def teacher_row(run: Run) -> TeacherRow:
-    """What is kept of a teacher; `outputs` is the digest of all that decides what it says of an image.
+    """Return what is kept of a teacher; `outputs` is the digest of all that decides its outputs.
 
-    Raises RunError where it has no weights yet.
+    Raises RunError if it has no weights yet.
     """
     try:
         weights, model = file_digest(run.path / WEIGHTS), run.recipe.model
@@ -186,29 +198,32 @@ def teacher_row(run: Run) -> TeacherRow:
 
 
 def open_unlabelled(recipe: Recipe, train: SegmentationData) -> UnlabelledImages | None:
-    """The images without masks of the recipe, None where it names none. Raises DataNotFound and DataError."""
+    """Return the recipe's images without masks, None if it names none. Raises DataNotFound, DataError."""
     folder = recipe.teacher.unlabelled
     if folder is None:
         return None
-    found = UnlabelledImages(
+    unlabelled = UnlabelledImages(
         local_folder(folder) if is_remote(folder) else Path(folder), train, train[0].image
     )
-    found[0]  # of other bits a channel? That is said now
-    exact, place = train.data if isinstance(train, PreparedData) else train, cache(Path.resolve)
+    unlabelled[0]  # raises now if its bits per channel differ
+    exact, resolve = train.data if isinstance(train, PreparedData) else train, cache(Path.resolve)
     masks = (
         [path for pair in exact.pairs for path in pair.mask_files]
         if isinstance(exact, PairedFiles)
         else []
     )
-    known = {(place(mask.parent), mask.name) for mask in masks}
-    if wrong := [
-        p.key for p in found.pairs if p.image and (place(p.image.parent), p.image.name) in known
+    mask_places = {(resolve(mask.parent), mask.name) for mask in masks}
+    if among_masks := [
+        pair.key
+        for pair in unlabelled.pairs
+        if pair.image and (resolve(pair.image.parent), pair.image.name) in mask_places
     ]:
-        are = "image in it is a mask" if len(wrong) == 1 else "images in it are masks"
+        are = "image in it is a mask" if len(among_masks) == 1 else "images in it are masks"
         raise DataError(
-            f"{folder}: {len(wrong)} {are} of {train.name}, such as {wrong[0]}. Name the folder of the images alone."
+            f"{folder}: {len(among_masks)} {are} of {train.name}, such as {among_masks[0]}. Name a "
+            "folder that contains only images."
         )
-    return found
+    return unlabelled
 
 
 def open_teaching(
@@ -223,13 +238,23 @@ def open_teaching(
     unlabelled: UnlabelledImages | None = None,
     began: float | None = None,
 ) -> Teaching | None:
-    """What the teachers say of all images; what is not kept yet is computed first. None without teachers.
+    """Return the teachers' outputs for all images, None without teachers; compute what is missing.
 
-    rows: what is known of the teachers; their runs are opened only where something is to be computed. own_data: train
-    was given as an object, so the recipe does not tell where it lies. unlabelled: the images without masks of the
-    recipe, where they are open already. began: when the command was given, by `time.monotonic`, of a run that begins.
-    Crop is a number in the recipe. Raises ConfigError, RunError or DataError where it cannot be computed, or not within
-    `train.minutes` of `began`, FeathersegError where the disk has no room.
+    Args:
+        recipe: With its crop as numbers.
+        rows: What is kept of the teachers; their runs are opened only to compute outputs.
+        train: The training images.
+        model: The model to teach.
+        out: The run folder.
+        on_message: Shows a message to the user.
+        own_data: The data were given as an object, so the recipe does not tell where they lie.
+        unlabelled: The recipe's images without masks, if they are open already.
+        began: When the command of a new run began, by `time.monotonic`.
+
+    Raises:
+        ConfigError, RunError, DataError: the outputs cannot be computed, or not within
+            `train.minutes` of `began`.
+        FeathersegError: the disk is full.
     """
     if not recipe.teacher.runs:
         return None
@@ -246,24 +271,32 @@ def open_teaching(
         ):
             return
         raise ConfigError(
-            f"train.minutes = {minutes:g}: about {total / 60:.1f} minutes will have gone by until the teachers have "
-            f"looked at every image. Give {math.ceil(total / 60 + minutes)}, so that {minutes:g} are left to train in."
+            f"train.minutes = {minutes:g}: about {total / 60:.1f} minutes pass until the teachers "
+            f"have seen every image. Give {math.ceil(total / 60 + minutes)} to train for {minutes:g}."
         )
 
-    # What is there already, and what the images hold: a file is read only where no stamp tells
+    # The outputs that are there, and the digests of the images: files with a known stamp are not read
     places = [out / OUTPUTS] if own_data else _places(recipe, train, out)
     folders = [[place / f"teacher-{row.outputs[:16]}" for place in places] for row in rows]
-    there = [[found for folder in own if (found := read_outputs(folder))] for own in folders]
-    known = {
-        key: digest for own in there for outputs in own for key, digest in outputs.digests.items()
+    existing = [
+        [outputs for folder in candidates if (outputs := read_outputs(folder))]
+        for candidates in folders
+    ]
+    digests = {
+        key: digest
+        for of_teacher in existing
+        for outputs in of_teacher
+        for key, digest in outputs.digests.items()
     }
-    sources = [_source(image, known) for image in images]
+    sources = [_source(image, digests) for image in images]
 
-    # Each teacher's outputs, computed where they are not whole
+    # Each teacher's outputs; what is missing is computed
     files, entries = [], []
-    for name, row, own, candidates in zip(recipe.teacher.runs, rows, folders, there, strict=True):
+    for name, row, candidates, of_teacher in zip(
+        recipe.teacher.runs, rows, folders, existing, strict=True
+    ):
         needed = {source.sha256 for source in sources}
-        outputs = next((found for found in candidates if needed <= found.entries.keys()), None)
+        outputs = next((one for one in of_teacher if needed <= one.entries.keys()), None)
         named = [
             (image.key, source.stamp)
             for image, source in zip(images, sources, strict=True)
@@ -272,14 +305,15 @@ def open_teaching(
         if outputs is None or (
             os.access(outputs.folder, os.W_OK) and not outputs.digests.keys() >= set(named)
         ):
-            writable = (f for f in own[:-1] if _is_writable(f.parent.parent))
-            folder = outputs.folder if outputs else next(writable, own[-1])
+            writable = (f for f in candidates[:-1] if _is_writable(f.parent.parent))
+            folder = outputs.folder if outputs else next(writable, candidates[-1])
             with _errors_of(folder):
                 outputs = _compute(
                     name, row, images, sources, folder, recipe.train.device, on_message, check_time
                 )
         on_message(
-            f"taught by {row.name} ({row.model}): {counted(len(images), 'image')}, kept in {outputs.folder}"
+            f"taught by {row.name} ({row.model}): {counted(len(images), 'image')}, kept in "
+            f"{outputs.folder}"
         )
         files.append(outputs.file)
         entries.append(tuple(outputs.entries[source.sha256] for source in sources))
@@ -287,8 +321,8 @@ def open_teaching(
     if unlabelled:
         share = min(MOST_UNLABELLED, len(unlabelled) / len(images))
         on_message(
-            f"{counted(len(unlabelled), 'image')} without masks: {100 * share:.0f} % of the samples, drawn at random; "
-            "of them only the teacher tells something"
+            f"{counted(len(unlabelled), 'image')} without masks: {100 * share:.0f} % of the samples, "
+            "drawn at random; only the teacher labels them"
         )
     return Teaching(
         tuple(files), tuple(entries), logits_grid(model, recipe.augment.crop), unlabelled, share
@@ -296,7 +330,7 @@ def open_teaching(
 
 
 def _images(data: SegmentationData) -> list[_Image]:
-    """The images of a dataset; of what was prepared the files that it was prepared from, which lost nothing."""
+    """Return the images of a dataset; for prepared data the original files, which lost nothing."""
     exact = data.data if isinstance(data, PreparedData) else data
     paths = (
         [pair.image for pair in exact.pairs]
@@ -309,22 +343,22 @@ def _images(data: SegmentationData) -> list[_Image]:
     ]
 
 
-def _source(image: _Image, known: dict[tuple[str, Stamp], str]) -> Source:
-    """What an image holds; of one that is no file the values themselves. Raises DataError."""
+def _source(image: _Image, digests: dict[tuple[str, Stamp], str]) -> Source:
+    """Return the digest of an image: of its file, or of its values without one. Raises DataError."""
     if image.path is None:
         pixels = image.data[image.place].image
         content = f"{pixels.shape} {pixels.dtype}".encode() + np.ascontiguousarray(pixels).tobytes()
         return Source(None, hashlib.sha256(content).hexdigest())
     try:
         stamp = stamp_of(image.path)
-        digest = known.get((image.key, stamp)) if stamp else None
+        digest = digests.get((image.key, stamp)) if stamp else None
         return Source(stamp, digest) if digest else Source.of(image.path)
     except OSError as error:
         raise DataError(f"{image.path} cannot be read: {error.strerror or error}.") from None
 
 
 def _places(recipe: Recipe, train: SegmentationData, out: Path) -> list[Path]:
-    """Where outputs may lie: beside the data where these are files, as prepared data do; else in the run."""
+    """Return where outputs may lie: beside the data's files as prepared data do, else in the run."""
     exact = train.data if isinstance(train, PreparedData) else train
     if isinstance(exact, PairedFiles):
         root = None if recipe.data.root is None else Path(recipe.data.root)
@@ -343,25 +377,25 @@ def _errors_of(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise FeathersegError(
-            f"cannot write a teacher's outputs to {folder}: {error.strerror or error}. Make room (or check the rights, "
-            "or name another folder with FEATHERSEG_CACHE) and run the same command again: it continues where it "
-            "stopped."
+            f"cannot write a teacher's outputs to {folder}: {error.strerror or error}. Free disk "
+            "space, check the rights, or name another folder with FEATHERSEG_CACHE; then run the "
+            "same command again: it continues where it stopped."
         ) from error
 
 
 @contextmanager
 def _alone(folder: Path, on_message: OnMessage) -> Iterator[None]:
-    """Only one process writes in a folder; another waits, and finds what it would have computed."""
-    taken = FeathersegError(f"another process writes in {folder}.")
+    """Let one process write in a folder; another waits, and then finds the outputs."""
+    busy = FeathersegError(f"another process writes in {folder}.")
     with ExitStack() as stack:
-        for looks in range(10**9):
+        for tries in range(10**9):
             try:
-                stack.enter_context(locked(folder / ".lock", taken))
+                stack.enter_context(locked(folder / ".lock", busy))
                 break
             except FeathersegError as error:
-                if error is not taken:
+                if error is not busy:
                     raise
-            if looks == 0:
+            if tries == 0:
                 on_message(
                     f"another process computes a teacher's outputs in {folder}: waiting for it"
                 )
@@ -379,10 +413,10 @@ def _compute(
     on_message: OnMessage,
     check_time: Callable[[float], None],
 ) -> TeacherOutputs:
-    """Add to the outputs in `folder` what is missing of them; `check_time` hears how many seconds that will take."""
+    """Add the missing outputs to `folder`; `check_time` is called with the seconds it will take."""
     cache = folder.parent.parent
     refuse_links(cache, folder.parent.name)
-    if cache.name == ".featherseg":  # in the folder of the data, which may be somebody else's
+    if cache.name == ".featherseg":  # in the folder of the data, which may belong to others
         refuse_links(cache.parent, cache.name)
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -397,21 +431,20 @@ def _compute(
             runtime = _teacher(name, row, folder, len(missing), device)
             _check_memory(runtime, [image for image, _ in missing.values()])
             _store(runtime, list(missing.values()), outputs, on_message, check_time)
-        for image, source in zip(
-            images, sources, strict=True
-        ):  # of files that are copies, or were touched
+        # Copies and touched files have a known digest and a new stamp
+        for image, source in zip(images, sources, strict=True):
             if source.stamp and (image.key, source.stamp) not in outputs.digests:
                 append_line(
                     folder / INDEX,
                     {"key": image.key, "stamp": source.stamp, "sha256": source.sha256},
                 )
-    whole = read_outputs(folder)
-    assert whole is not None
-    return whole
+    complete = read_outputs(folder)
+    assert complete is not None
+    return complete
 
 
 def _opened(folder: Path) -> TeacherOutputs:
-    """What is in the folder, without a torn end; begun anew where nothing is."""
+    """Return the folder's outputs without a torn end; an empty file if there are none."""
     outputs = read_outputs(folder)
     if outputs is None or not outputs.file.is_file():
         file = folder / f"logits-{secrets.token_hex(4)}.bin"
@@ -425,7 +458,7 @@ def _opened(folder: Path) -> TeacherOutputs:
 
 
 def _teacher(name: str, row: TeacherRow, folder: Path, missing: int, device: str) -> Runtime:
-    """The teacher, ready to run. Raises RunError where it is not there or is another by now."""
+    """Return the teacher, ready to run. Raises RunError if it is missing or has other weights now."""
     needed = (
         f"The outputs of teacher {row.name} for {counted(missing, 'image')} are not in {folder}"
     )
@@ -436,14 +469,14 @@ def _teacher(name: str, row: TeacherRow, folder: Path, missing: int, device: str
         raise RunError(f"{needed}, and the teacher itself cannot be opened: {error}") from None
     if not same:
         raise RunError(
-            f"{needed}, and {name} has other weights by now than the teacher of this training. Put them back, or start "
-            "a new run."
+            f"{needed}, and {name} has other weights now than the teacher of this training. Put "
+            "them back, or start a new run."
         )
     return open_runtime(run, device)
 
 
 def _check_memory(runtime: Runtime, images: Sequence[_Image]) -> None:
-    """Raises ConfigError where the largest image does not fit into the memory as a whole."""
+    """Raise ConfigError if the largest image does not fit into the memory untiled."""
     sizes = {image_size(image.path): image.path for image in images if image.path}
     if not sizes:
         return
@@ -451,9 +484,9 @@ def _check_memory(runtime: Runtime, images: Sequence[_Image]) -> None:
     free = available_memory(runtime.device) / 1e9
     if plan(runtime, largest, own_settings(runtime), free).inference.window is not None:
         raise ConfigError(
-            f"teacher {runtime.name} sees whole images, and the largest, {sizes[largest]} of {size_text(largest)}, "
-            f"takes more than the {free:.1f} GB of memory that are free. Shrink the images, or take a teacher that was "
-            "trained with data.test_resize."
+            f"teacher {runtime.name} sees whole images, and the largest, {sizes[largest]} of "
+            f"{size_text(largest)}, takes more than the {free:.1f} GB of free memory. Shrink the "
+            "images, or name a teacher that was trained with data.test_resize."
         )
 
 
@@ -464,41 +497,43 @@ def _store(
     on_message: OnMessage,
     check_time: Callable[[float], None],
 ) -> None:
-    """Append what the teacher says to the flat file, and entries to the index whenever the disk has it."""
-    # A few images, spread over all, tell the time and the room; what they gave is kept
-    step = -(-len(missing) // JUDGED)
+    """Append the teacher's outputs to the flat file, and their entries to the index once synced."""
+    # A few images, spread over all, tell the time and the disk space; their outputs are kept
+    step = -(-len(missing) // TRIAL_IMAGES)
     order = [*missing[::step], *(pair for number, pair in enumerate(missing) if number % step)]
-    judged, ends = [], [time.monotonic()]
+    trial, ends = [], [time.monotonic()]
     for image, source in order[: len(missing[::step])]:
-        judged.append(_said(runtime, image, source))
+        trial.append(_outputs_of(runtime, image, source))
         ends.append(time.monotonic())
-    pace = min(later - sooner for sooner, later in pairwise(ends))  # the first starts things up
-    most = max(aligned(len(content)) for _, content in judged)
-    share = max(
-        aligned(len(content)) / math.prod(entry.resized) for entry, content in judged
-    )  # of the pixels seen
-    needed = sum(_room(runtime, image.path, share) if image.path else most for image, _ in order)
+    image_seconds = min(later - sooner for sooner, later in pairwise(ends))  # the first warms up
+    most = max(aligned(len(content)) for _, content in trial)
+    pixel_bytes = max(aligned(len(content)) / math.prod(entry.resized) for entry, content in trial)
+    needed = sum(
+        _output_bytes(runtime, image.path, pixel_bytes) if image.path else most
+        for image, _ in order
+    )
     free = shutil.disk_usage(outputs.folder).free
     if needed > free:
         raise FeathersegError(
-            f"what {runtime.name} says of {counted(len(order), 'image')} takes {needed / 1e9:.1f} GB, but the disk of "
-            f"{outputs.folder} has {free / 1e9:.1f} GB free. Make room, or name a folder on another disk with "
-            "FEATHERSEG_CACHE."
+            f"the outputs of {runtime.name} for {counted(len(order), 'image')} take "
+            f"{needed / 1e9:.1f} GB, but the disk of {outputs.folder} has {free / 1e9:.1f} GB free. "
+            "Free disk space, or name a folder on another disk with FEATHERSEG_CACHE."
         )
     on_message(
-        f"teacher {runtime.name} looks at {counted(len(order), 'image')} once: about {needed / 1e9:.2f} GB in "
-        f"{outputs.folder}, about {max(1, round(len(order) * pace))} s"
+        f"teacher {runtime.name} sees {counted(len(order), 'image')} once: about "
+        f"{needed / 1e9:.2f} GB in {outputs.folder}, about "
+        f"{max(1, round(len(order) * image_seconds))} s"
     )
-    check_time((len(order) - len(judged)) * pace)
+    check_time((len(order) - len(trial)) * image_seconds)
 
-    # One after the other; the index names an image only once the disk has its logits
+    # One image after the other; the index names one only once its logits are on the disk
     waiting: list[dict[str, object]] = []
     with open(outputs.file, "ab") as file:
-        flushed, flushed_at, said_at = file.tell(), time.monotonic(), time.monotonic()
+        flushed, flushed_at, message_at = file.tell(), time.monotonic(), time.monotonic()
         file.write(bytes(first_free(outputs) - file.tell()))
         for done, (image, source) in enumerate(order, start=1):
             entry, content = (
-                judged[done - 1] if done <= len(judged) else _said(runtime, image, source)
+                trial[done - 1] if done <= len(trial) else _outputs_of(runtime, image, source)
             )
             file.write(bytes(aligned(file.tell()) - file.tell()))
             record = entry.record() | {"offset": file.tell()}
@@ -517,20 +552,20 @@ def _store(
                 for line in waiting:
                     append_line(outputs.folder / INDEX, line)
                 flushed, flushed_at, waiting = file.tell(), now, []
-            if now - said_at >= SAID_SECONDS:
-                said_at = now
+            if now - message_at >= MESSAGE_SECONDS:
+                message_at = now
                 on_message(f"teacher {runtime.name}: {done} of {len(order)} images")
 
 
-def _room(runtime: Runtime, path: Path, share: float) -> float:
-    """Bytes for what a teacher says of the image in a file, where it says so many of each pixel that it sees."""
+def _output_bytes(runtime: Runtime, path: Path, pixel_bytes: float) -> float:
+    """Return the bytes of a teacher's outputs for an image file, by the bytes per pixel that it sees."""
     size = image_size(path)
     (factor,) = own_settings(runtime).factors(size)
-    return share * math.prod(scaled_size(size, factor))
+    return pixel_bytes * math.prod(scaled_size(size, factor))
 
 
-def _said(runtime: Runtime, image: _Image, source: Source) -> tuple[Entry, bytes]:
-    """What a teacher says of an image: an entry, its offset still 0, and what the flat file holds of it."""
+def _outputs_of(runtime: Runtime, image: _Image, source: Source) -> tuple[Entry, bytes]:
+    """Return a teacher's outputs for an image: (an entry with offset 0, its bytes in the flat file)."""
     pixels = image.data[image.place].image  # (H, W, C)
     if image.path and not source.is_current(image.path, {}):
         raise DataError(
