@@ -48,7 +48,7 @@ from featherseg.layers.own_model import as_model
 from featherseg.runs.run import EXPORTS, Run, load_run
 
 LIKE_FILES = {".bin", ".engine", ".html", ".json", ".mlmodel", ".pt", ".pth"}
-"""Endings of file names that no export writes; other dots may stand in a folder's name."""
+"""Endings that name a file although no export writes it; other dots may be in a folder's name."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,9 @@ class ExportSettings:
             one.
         max_drop: points of mIoU, 0 to 100, that an int8 file may lose.
         calibration: number of training images to calibrate int8 with, drawn by `seed`.
-        data_root: where the run's dataset lies now.
-        image_size: (height, width) of the images that a file of one size will be used on (ncnn,
-            litert,
-            coreml). Default: that of a typical training image.
+        data_root: folder of the run's dataset.
+        image_size: (height, width) of the images for a file of one size (ncnn, litert, coreml).
+            Default: that of a typical training image.
 
     Raises:
         ConfigError: a value is out of range.
@@ -162,25 +161,24 @@ def export_formats(
     places = destinations((Path() if run.read_only else run.path) if run else None, formats, path)
 
     # A file inside its run gets a row in the run's parity.json
-    kept = False
+    in_run = False
     if run and not run.read_only:
         place = next(iter(places.values()))
-        inside, folder = (
-            Path(os.path.abspath(path)) for path in (place, run.path)
-        )  # RUN/../X is not in RUN
-        if folder in inside.parents:  # a link may lead out of it again
-            refuse_links(run.path, inside.relative_to(folder).parts[0])
-        kept = run.path.resolve() in place.resolve().parents
-        if kept:
+        # RUN/../X is not in RUN, and a link in RUN may lead out of it
+        target, folder = (Path(os.path.abspath(path)) for path in (place, run.path))
+        if folder in target.parents:
+            refuse_links(run.path, target.relative_to(folder).parts[0])
+        in_run = run.path.resolve() in place.resolve().parents
+        if in_run:
             check_writable(run.path / PARITY)
     _refuse_other_kind(places, path, settings.masks)
 
     # Shared by the formats: the model in fp32 on the CPU, its facts, its ONNX graph, images
     reports, errors = list[ExportReport](), list[FeathersegError]()
-    shown = progress_or_bar(progress)
+    show_progress = progress_or_bar(progress)
 
     def tell(message: str) -> None:
-        shown(message, len(reports) + len(errors), len(formats))
+        show_progress(message, len(reports) + len(errors), len(formats))
 
     original = model_or_run.model if isinstance(model_or_run, Run) else model_or_run
     facts = replace(describe(original, run, classes), used_size=settings.image_size)
@@ -195,7 +193,7 @@ def export_formats(
         if split is None:
             tell("the run's labelled images were not found: mIoU is not measured (set --data-root)")
         else:
-            split = replace(split, progress=shown)
+            split = replace(split, progress=show_progress)
 
     @cache
     def model_miou() -> float | None:
@@ -220,7 +218,7 @@ def export_formats(
             errors.append(error)
             continue
         tell(f"{name}: written")
-        if run and kept:
+        if run and in_run:
             keep_reports(run, reports)
     return reports, errors
 
@@ -235,11 +233,11 @@ def _refuse_other_kind(places: Mapping[str, Path], path: str | Path | None, mask
         ):
             continue
         try:
-            there = open_file(place, "cpu").masks
+            file_has_masks = open_file(place, "cpu").masks
         except FeathersegError:  # damaged, or no export: replaced
             continue
-        if there != masks:
-            old, new = ("masks", "logits") if there else ("logits", "masks")
+        if file_has_masks != masks:
+            old, new = ("masks", "logits") if file_has_masks else ("logits", "masks")
             raise ExportError(
                 f"{place} returns {old}, and would be replaced by a file that returns {new}. -o "
                 f"FILE puts the new one elsewhere; -o {place} replaces the old one."
@@ -257,9 +255,9 @@ def _check_formats(formats: Sequence[str], settings: ExportSettings) -> bool:
     for name in formats:
         row = EXPORTERS[name]
         if settings.masks and not row.masks:
-            able = ", ".join(name for name, row in EXPORTERS.items() if row.masks)
+            names = ", ".join(name for name, row in EXPORTERS.items() if row.masks)
             raise ConfigError(
-                f"--masks: {name} is not written with masks for outputs. Formats that are: {able}."
+                f"--masks: {name} is not written with masks for outputs. Formats that are: {names}."
             )
         for package in row.packages:
             require(package, row.extra, f"Export to {name}")
@@ -312,7 +310,7 @@ class Shared:
 
 
 def _export_one(name: str, place: Path, shared: Shared) -> ExportReport:
-    """Draft one format, check it, move it. Raises ExportError and leaves `place` unchanged then."""
+    """Draft a format, check it, move it. Raises ExportError, and `place` is unchanged then."""
     row, split = EXPORTERS[name], shared.split
     model, facts, parity = shared.model, shared.facts, None
     height, width = timed_size = facts.fixed_size
@@ -400,7 +398,7 @@ def describe(
 
 
 def _difference(name: str, parity: ParityReport) -> str:
-    """Return the sentence why a file is not kept."""
+    """Return the sentence why a file is not written."""
     row = next((row for row in parity.rows if not row.ok), parity.worst)
     where = f"; it begins to differ at {parity.first_difference}" if parity.first_difference else ""
     limit = f"at most {TOLERANCE:.0e} is allowed"
@@ -437,13 +435,11 @@ def destinations(
         path = folder / EXPORTS
     path = Path(path)
     places = {name: path / EXPORTERS[name].main for name in formats}
-    folders = [
-        row.ending for row in map(EXPORTERS.__getitem__, formats) if row.is_folder
-    ]  # such as .mlpackage
+
+    # The ending decides whether `path` names a file; folders such as .mlpackage also have one
+    folders = [row.ending for row in map(EXPORTERS.__getitem__, formats) if row.is_folder]
     endings = {Path(row.main).suffix for row in EXPORTERS.values()} - {""} | LIKE_FILES
-    if path.suffix.lower() in endings and (
-        path.suffix in folders or not path.is_dir()
-    ):  # a file's name
+    if path.suffix.lower() in endings and (path.suffix in folders or not path.is_dir()):
         if len(formats) > 1:
             raise ExportError(
                 f"{path} names one file, but {len(formats)} are to be written. Name a folder with "
@@ -455,9 +451,8 @@ def destinations(
             raise ExportError(f"{path} was named for {formats[0]}. Expected {expected}.")
         places = {formats[0]: path}
     for name, place in places.items():
-        check_writable(
-            place / "index.html" if EXPORTERS[name].is_folder else place
-        )  # the folder may exist already
+        # A folder may exist already, so a file in it is tried
+        check_writable(place / "index.html" if EXPORTERS[name].is_folder else place)
     return places
 
 
@@ -488,10 +483,8 @@ def _replace_folder(source: Path, place: Path) -> None:
 
     Raises ExportError if the existing folder contains other files.
     """
-    there = (
-        [] if place.is_symlink() else sorted(path.relative_to(place) for path in place.rglob("*"))
-    )
-    others = [path for path in there if not (source / path).exists()]
+    names = [] if place.is_symlink() else [path.relative_to(place) for path in place.rglob("*")]
+    others = sorted(path for path in names if not (source / path).exists())
     if others or (place.is_file() and not place.is_symlink()):
         reason = f"contains {others[0]}" if others else "is a file"
         raise ExportError(
