@@ -242,7 +242,8 @@ def open_data(config: FitConfig, measured: MeasuredLatency | None, job: FitJob) 
     splits = {part: parts.open(name) for part, name in names.items()}
     refuse_one_class(splits["train"])
     refuse_copies(config.data, splits)
-    for part, data in splits.items():
+    for number, (part, data) in enumerate(splits.items()):
+        job.reporter.progress(f"reading masks and images of {part}", number, len(splits))
         look_at(data, f"{config.data} {part}", config.hours)
     train_size = typical_size(splits["train"])
     image_size = _size_to_predict(config, train_size, measured)
