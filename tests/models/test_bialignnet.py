@@ -1,4 +1,4 @@
-"""Held against the authors' network (tests/golden), counts measured on it, and torch's own sampling."""
+"""Held against the authors' network (tests/golden), its counts, and torch's own sampling."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Held against the authors' network (tests/golden), counts measured on it, and a loop over places."""
+"""Held against the authors' network (tests/golden), its counts, and a loop over places."""
 
 import math
 from fractions import Fraction

@@ -183,6 +183,9 @@ def export_formats(
     original = model_or_run.model if isinstance(model_or_run, Run) else model_or_run
     facts = replace(describe(original, run, classes), used_size=settings.image_size)
     model = deepcopy(original).to("cpu", torch.float32).eval()
+    for block in list(model.modules()):
+        if merge := getattr(block, "merge_paths", None):
+            merge()
     calibration, checked, split = None, None, None
     if run and int8:
         calibration, checked = training_images(

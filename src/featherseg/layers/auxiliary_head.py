@@ -1,4 +1,4 @@
-"""The head on a stage of the backbone that training adds (PSPNet, Zhao et al., CVPR 2017, Sec. 3.3)."""
+"""The head on a stage of the backbone that training adds (PSPNet, CVPR 2017, Sec. 3.3)."""
 
 from torch import nn
 

@@ -50,6 +50,21 @@ def _largest(x: Tensor, k: int) -> Tensor:
     return x[:, :, None].masked_fill(~inside, -torch.inf).amax(3)
 
 
+def region_places(x: Tensor, k: int) -> Tensor:
+    """Return where each of k x k regions is largest: (B, 1, h, w) -> (B, k, k) numbers of cells.
+
+    Cells are numbered row by row. Of equal cells the first is taken, as torch's adaptive max pool
+    does. Columns, then rows, each masked, as in RegionMax.
+    """
+    height, width = x.shape[2:]
+    of_columns = torch.where(_regions(width, k, x.device), 0.0, -torch.inf).to(x.dtype)  # (k, w)
+    of_rows = torch.where(_regions(height, k, x.device), 0.0, -torch.inf).to(x.dtype)  # (k, h)
+    by_column = x[:, 0, :, None] + of_columns  # (B, h, k, w)
+    largest, column = by_column.amax(-1), by_column.argmax(-1)  # (B, h, k)
+    row = (largest.mT[:, :, None] + of_rows).argmax(-1).mT  # (B, k rows, k columns)
+    return row * width + column.gather(1, row)
+
+
 class StridedRegionMean(nn.Module):
     """Means over as many regions as a map of stride `stride` has positions.
 

@@ -37,7 +37,7 @@ class AuxiliaryLoss(nn.Module):
         losses = [
             self.plain(head, labels) for name, head in heads.items() if name != self.boundary_head
         ]
-        loss = self.heads * torch.stack(losses).sum()
+        loss = self.heads * torch.stack(losses).sum() if losses else out.logits.new_zeros(())
         if not self.boundaries:
             return loss
         assert self.boundary_head is not None  # refused before training starts

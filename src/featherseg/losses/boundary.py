@@ -55,17 +55,20 @@ def near_another_class(labels: Tensor) -> Tensor:
 def boundary_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """L_1: binary cross-entropy, a boundary pixel weighted by the share of the others and the others by its share.
 
-    logits (B, 1, H, W), targets (B, H, W) of 0 and 1 -> scalar, float32: the mean over all pixels of the batch.
+    logits (B, E, H, W), targets (B, H, W) of 0 and 1 -> scalar, float32: the mean over all pixels of the batch, summed
+    over the E maps of boundaries, of which PIDNet has one.
     """
     with torch.autocast(logits.device.type, enabled=False):
         share = targets.mean()
         weights = torch.where(targets == 1, 1 - share, share)  # (B, H, W)
-        return F.binary_cross_entropy_with_logits(logits[:, 0].float(), targets, weights)
+        maps = logits.float().unbind(1)
+        losses = [F.binary_cross_entropy_with_logits(one, targets, weights) for one in maps]
+        return torch.stack(losses).sum()
 
 
 def labels_at_boundaries(labels: Tensor, boundary_logits: Tensor) -> Tensor:
     """The labels of L_3: labels (B, H, W) where the boundary probability is above THRESHOLD, elsewhere "ignore".
 
-    boundary_logits (B, 1, H, W); no gradient goes through them.
+    boundary_logits (B, E, H, W), of which the first map counts; no gradient goes through them.
     """
     return torch.where(boundary_logits[:, 0].sigmoid() > THRESHOLD, labels, IGNORE)
