@@ -1,4 +1,4 @@
-/* The file that LOOPS names, once for every instruction set; LANES is how many floats a vector holds. */
+/* Includes the file LOOPS once per instruction set; LANES is the number of floats in a vector. */
 
 #define LANES BASELINE_LANES
 #define CLONE(name) name##_baseline

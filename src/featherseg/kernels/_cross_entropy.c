@@ -1,9 +1,10 @@
-/* featherseg.kernels._native.upsample_cross_entropy: cross-entropy of logits that are upsampled bilinearly, and its
-   gradient, in one pass over the rows of the label; nothing of the label's size is stored for the classes.
-
-   A cell is a few columns of an output row that lie between the same two source columns. CELLS of them are worked on
-   together, each in its own lane: their exponents are straight lines between the cells' ends. What is added up is added
-   up per lane, in the order of rows, columns and classes, so that neither threads nor instruction sets change a bit. */
+/* featherseg.kernels._native.upsample_cross_entropy: cross-entropy of logits that are upsampled
+   bilinearly, and its gradient, in one pass over the rows of the label. Nothing of the label's
+   size is stored per class. A cell is a group of neighbouring columns of an output row between
+   the same two source columns. CELLS cells are processed at once, each in its own lane: their
+   exponents are straight lines between the cells' ends. Sums are per lane, in the order of rows,
+   columns and classes, so that the result has the same bits for any number of threads and any
+   instruction set. */
 
 #include "_native.h"
 
@@ -17,7 +18,7 @@ enum { CELLS = 16, MOST_PHASES = 8, ALIGNMENT = 64 };
 
 #define LOG2_E 1.44269504f
 #define LN_2 0.693147181f
-#define LEAST 8.67361738e-19f /* 2^-60: sums below it are made again with the column's own greatest exponent */
+#define LEAST 8.67361738e-19f /* 2^-60: smaller sums are computed again with the column's maximum */
 
 typedef struct {  /* (K, h, w) floats of one image, any strides (in bytes) */
     char *data;
@@ -25,16 +26,16 @@ typedef struct {  /* (K, h, w) floats of one image, any strides (in bytes) */
     ptrdiff_t classes, height, width;
 } Map;
 
-typedef struct {  /* CELLS cells of one output row; (P, CELLS) where nothing else is said */
+typedef struct {  /* CELLS cells of one output row; (P, CELLS) unless stated otherwise */
     ptrdiff_t classes, phases;
     const float *above, *below;                /* (K, 2, CELLS): the source rows around it, at the cells' ends */
     float down;                                /* how far it lies from the one to the other */
     const float *keep, *share;                 /* the same of columns; 0 both where a cell has no such column */
-    float *label, *weight, *scale;             /* -1: does not count; of the own class, 0 there; upstream gradient */
+    float *label, *weight, *scale;             /* label, -1: ignored; class weight or 0; upstream gradient */
     const float *weights;                      /* (K,) */
     float certain, smoothing, spread;          /* 1 - e, e / K, e / K times the sum of weights */
     float *line, *powers;                      /* (K, 2, CELLS); (K, P, CELLS) */
-    float *sum, *own, *most;                   /* of the powers; the own class's exponent; taken off all of them */
+    float *sum, *own, *most;                   /* sum of powers; label's exponent; greatest, subtracted */
     float *loss, *factor, *target;
     float *above_gradient, *below_gradient;    /* (K, 2, CELLS) */
 } Block;
@@ -58,7 +59,7 @@ static const Clone CLONES[] = {
 
 typedef struct {  /* what a call works on: a strip of one image */
     Map logits, gradient;                  /* gradient.data NULL: not wanted */
-    float *edge;                           /* (K, w): what source row `last` gets, which the next strip begins at */
+    float *edge;                           /* (K, w): for source row `last`, next strip's first */
     const void *labels;                    /* (H, W) of bytes, or of int64 where `wide` */
     int wide;
     const int32_t *rows, *columns;
@@ -72,7 +73,7 @@ typedef struct {  /* what a call works on: a strip of one image */
 typedef struct {
     Block block;
     ptrdiff_t cells;                       /* of a row, rounded up to CELLS */
-    int32_t *left, *first, *count;         /* (cells,): source column, first output column, how many of them */
+    int32_t *left, *first, *count;         /* (cells,): source column, first output column, count */
     float *keep, *share;                   /* the block's, to be written */
     float *rows[2], *gradients[2];         /* (K, 2, CELLS) of the source row with that parity */
     ptrdiff_t held[2];
@@ -93,7 +94,7 @@ static int any_outside(const Strip *s) {
     return outside;
 }
 
-/* Cells of at most `phases` columns: how many, and where they lie, if that is wanted. */
+/* Number of cells of at most `phases` columns, and their places if `into` is given. */
 static ptrdiff_t find_cells(const Strip *s, ptrdiff_t phases, Scratch *into) {
     ptrdiff_t cells = 0;
     for (ptrdiff_t x = 0, stop; x < s->width; x = stop, cells++) {
@@ -106,9 +107,9 @@ static ptrdiff_t find_cells(const Strip *s, ptrdiff_t phases, Scratch *into) {
     return cells;
 }
 
-/* One block for all that a call needs, 110 kB for 150 classes at 1/8. */
+/* One memory block per call, 110 kB for 150 classes at 1/8. */
 static int reserve(Scratch *s, const Strip *strip) {
-    /* As many columns a cell as give the fewest blocks; a block costs about two columns of its own. */
+    /* Columns per cell that give the fewest blocks; a block costs about two additional columns. */
     ptrdiff_t phases = 1, least = PTRDIFF_MAX, classes = strip->logits.classes;
     for (ptrdiff_t p = 1; p <= MOST_PHASES; p++) {
         ptrdiff_t cost = (find_cells(strip, p, NULL) + CELLS - 1) / CELLS * (p + 2);
@@ -180,7 +181,8 @@ static void write_back(Scratch *s, const Strip *strip, ptrdiff_t start, int pari
     memset(planes, 0, (size_t)g->classes * 2 * CELLS * sizeof(float));
 }
 
-/* The source row at the ends of the cells from `start` on; held until another of its parity is asked for. */
+/* The source row at the ends of the cells from `start` on; kept until another row of its parity
+   is needed. */
 static const float *source_row(Scratch *s, const Strip *strip, const Clone *clone, ptrdiff_t start, ptrdiff_t row) {
     const Map *x = &strip->logits;
     float *planes = s->rows[row & 1];
@@ -196,7 +198,8 @@ static const float *source_row(Scratch *s, const Strip *strip, const Clone *clon
     return planes;
 }
 
-/* Labels of the cells from `start` on, sorted as their columns are; -> whether any counts. */
+/* Labels of the cells from `start` on, in the order of their columns; returns whether any
+   counts. */
 static int place_labels(Scratch *s, const Strip *strip, ptrdiff_t y, ptrdiff_t start) {
     Block *b = &s->block;
     int any = 0;

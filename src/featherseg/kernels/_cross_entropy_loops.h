@@ -1,6 +1,6 @@
-/* The inner loops of upsample_cross_entropy. _cross_entropy.c includes this once a clone, CLONE(name), TARGET and LANES
-   defined. Cells side by side lie in lanes, each with its classes one after the other, so that every clone adds up in
-   the same order. */
+/* The inner loops of upsample_cross_entropy, included once per clone with CLONE(name), TARGET
+   and LANES defined. Neighbouring cells are in lanes, each with its classes one after the other,
+   so that every clone adds up in the same order. */
 
 #include "_lanes.h"
 
@@ -28,7 +28,7 @@ TARGET static inline Lanes CLONE(logarithm)(Lanes x) {
     return f + sum + exponent * 0.693359375f + (x - x);
 }
 
-/* A source row (K, 2, CELLS) as `score` takes it: the greatest of each column taken off, in powers of 2. */
+/* A source row (K, 2, CELLS) for `score`: minus the greatest of each column, in powers of 2. */
 TARGET static void CLONE(settle)(ptrdiff_t classes, float *planes) {
     for (ptrdiff_t i = 0; i < 2 * CELLS; i += LANES) {
         Lanes most = CLONE(load)(planes + i);
@@ -40,8 +40,8 @@ TARGET static void CLONE(settle)(ptrdiff_t classes, float *planes) {
     }
 }
 
-/* Of LANES columns: the powers of 2 of all classes, their sum, and the exponent of the column's own class; `most` is
-   taken off the exponents. */
+/* For LANES columns: the powers of 2 of all classes, their sum, and the exponent of the label's
+   class; `most` is subtracted from the exponents. */
 TARGET static inline Lanes CLONE(sum_powers)(const Block *b, ptrdiff_t i, Lanes most, Lanes *own) {
     const ptrdiff_t cell = i % CELLS, step = b->phases * CELLS;
     const Lanes keep = CLONE(load)(b->keep + i), share = CLONE(load)(b->share + i), label = CLONE(load)(b->label + i);
@@ -70,8 +70,8 @@ TARGET static Lanes CLONE(greatest)(const Block *b, ptrdiff_t i) {
     return most;
 }
 
-/* Interpolate between the source rows above and below; where labels are smoothed, `mean` gets what the exponents come
-   to when each is weighted as smoothing weights its class. */
+/* Interpolate between the source rows above and below. With label smoothing, `mean` is the mean
+   of the exponents, weighted like the classes. */
 TARGET static void CLONE(interpolate)(const Block *b, Lanes *mean) {
     const float *above = b->above, *below = b->below, *weights = b->weights;
     const float down = b->down, keep = 1.0f - down, smoothing = b->smoothing;
@@ -87,14 +87,16 @@ TARGET static void CLONE(interpolate)(const Block *b, Lanes *mean) {
     }
 }
 
-/* The losses of a block's columns, and what `spread` needs: the factor of the powers and what the own class loses. */
+/* The losses of a block's columns, and the input of `spread`: the factor of the powers and what
+   the label's class loses. */
 TARGET static void CLONE(score)(const Block *b) {
     const Lanes zero = CLONE(all)(0.0f), one = CLONE(all)(1.0f);
     const ptrdiff_t columns = b->phases * CELLS;
     Lanes mean[2 * CELLS / LANES], own;
     CLONE(interpolate)(b, mean);
 
-    /* The ends' greatest exponents bound the greatest between them. Where that bound is far off, it is looked for. */
+    /* The greatest exponents of the ends bound the greatest between them; a bound that is far
+       off is replaced by the greatest. */
     Lanes least = one;
     for (ptrdiff_t i = 0; i < columns; i += LANES) {
         Lanes sum = CLONE(sum_powers)(b, i, zero, &own);

@@ -1,6 +1,7 @@
-/* featherseg.kernels._native.depthwise_backward: the gradients of a depthwise convolution, of its input and its weights
-   in one pass. Line by line of the input: the lines of the output that it went into lie in a ring as floats, with zeros
-   on both sides; every tap adds one of them times a weight to the line's gradient, and times the line to the weight's. */
+/* featherseg.kernels._native.depthwise_backward: the gradients of a depthwise convolution for
+   its input and its weights in one pass, line by line of the input. The lines of the output that
+   used an input line are in a ring as floats, with zeros on both sides. Every tap adds one of
+   them times a weight to the line's gradient, and times the line to the weight's. */
 
 #include "_native.h"
 
@@ -11,7 +12,7 @@
 
 enum { MOST_TAPS = 9, MOST_KERNEL = 64, ALIGNMENT = 64, CHUNK = 128, LEAST_CHUNK = 32, RING_FLOATS = 1 << 16 };
 
-typedef struct { /* along rows or columns: of the input, of the output, of the kernel; zeros before the first */
+typedef struct { /* along rows or columns: input, output, kernel; leading zeros */
     ptrdiff_t in, out, kernel, stride, padding, dilation;
 } Side;
 
@@ -31,7 +32,7 @@ typedef struct {
     int taps;
 } Sweep;
 
-typedef struct { /* some channels of a line of a map, or of its copy: span pixels, block after block of LANES channels */
+typedef struct { /* channels of a line of a map or of its copy: span pixels, in blocks of LANES channels */
     char *data;
     ptrdiff_t pixels, pitch, channels, span; /* pitch: values from pixel to pixel */
 } Line;
@@ -63,7 +64,7 @@ static const Clone CLONES[] = {
 typedef struct {
     float *x, *to_x, *ring;      /* (blocks, w, LANES) twice; lines of the output: (depth, blocks, span, LANES) */
     float *weight, *to_weight;   /* (blocks, k k, LANES) */
-    ptrdiff_t chunk, blocks;     /* channels that are worked on together, and their blocks of LANES */
+    ptrdiff_t chunk, blocks;     /* channels that are processed at once, and their blocks of LANES */
     ptrdiff_t depth, span, zeros;/* of the ring; zeros before the first column */
     ptrdiff_t *held;             /* (depth,) the line of the output that each holds */
     void *memory;
@@ -72,7 +73,7 @@ typedef struct {
 static ptrdiff_t larger(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 static ptrdiff_t smaller(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
-/* One block for all that a call needs, its parts aligned; half a MB at most of ordinary maps. */
+/* One memory block per call, with aligned parts; at most 0.5 MB for ordinary maps. */
 static int reserve(Scratch *s, const Depthwise *d, const Clone *clone) {
     const Side *c = &d->columns;
     const ptrdiff_t reach = (c->kernel - 1) * c->dilation - c->padding; /* columns left of the first that taps ask for */
@@ -108,8 +109,8 @@ static void sweep_group(Sweep *sweep, const Clone *clone) {
     sweep->taps = 0;
 }
 
-/* All taps of one block of channels of line `row`, column phase by column phase: with a stride, neighbours meet
-   different taps. */
+/* All taps of one block of channels of line `row`, by column phase: with a stride, neighbouring
+   columns meet different taps. */
 static void sweep_block(const Depthwise *d, const Scratch *s, const Clone *clone, ptrdiff_t row, ptrdiff_t block) {
     const Side *r = &d->rows, *c = &d->columns;
     const ptrdiff_t lanes = clone->lanes, taps = r->kernel * c->kernel;
@@ -136,7 +137,7 @@ static void sweep_block(const Depthwise *d, const Scratch *s, const Clone *clone
     }
 }
 
-/* Lines `first` to `stop` of all images, those of the second after those of the first: `channels` from `start` on. */
+/* Lines `first` to `stop`, counted over all images; `channels` channels from `start` on. */
 static void sweep_lines(const Depthwise *d, Scratch *s, const Clone *clone, ptrdiff_t start, ptrdiff_t channels,
                         ptrdiff_t first, ptrdiff_t stop) {
     const Side *r = &d->rows, *c = &d->columns;
@@ -164,7 +165,7 @@ static void sweep_lines(const Depthwise *d, Scratch *s, const Clone *clone, ptrd
     }
 }
 
-/* Sums of the lines of the output that belong to the lines `first` to `stop` of the input: (C,). */
+/* Sums (C,) of the output lines that belong to the input lines `first` to `stop`. */
 static void sum_lines(const Depthwise *d, ptrdiff_t first, ptrdiff_t stop) {
     const ptrdiff_t line = d->columns.out * d->channels;
     for (ptrdiff_t place = first; place < stop; place++) {
@@ -219,7 +220,8 @@ static int same_shape(const Py_buffer *a, const Py_buffer *b) {
     return memcmp(a->shape, b->shape, sizeof *a->shape * a->ndim) == 0;
 }
 
-/* Whether no tap lies more than the kernel's reach outside, and every line of the output has one of the input. */
+/* Whether no tap is further outside than the kernel's reach, and every output line has an input
+   line. */
 static int fits(const Side *s) {
     return s->stride >= 1 && s->stride <= MOST_KERNEL && s->dilation >= 1 && s->dilation <= MOST_KERNEL &&
            s->kernel <= MOST_KERNEL && s->padding >= 0 && s->padding <= (s->kernel - 1) * s->dilation &&

@@ -1,9 +1,9 @@
-/* The inner loops of depthwise_backward: included once a clone, channels as lanes. */
+/* The inner loops of depthwise_backward, included once per clone, with channels as lanes. */
 
 #include "_lanes.h"
 
-/* `pixels` of a line with `channels` of the map's C each -> (blocks, span, LANES) floats, zeros for missing channels.
-   What lies `next` values on will be read next: memory answers while others work. */
+/* `pixels` of a line with `channels` of the map's C each -> (blocks, span, LANES) floats, zeros
+   for missing channels. The values `next` further on are prefetched. */
 TARGET static ALWAYS_INLINE void CLONE(read_any)(const Line *line, const int half, ptrdiff_t next, float *to) {
     const ptrdiff_t whole = line->channels / LANES, rest = line->channels % LANES, size = half ? 2 : 4;
     const char *from = line->data;
@@ -48,8 +48,8 @@ TARGET static void CLONE(write_line)(const Line *line, int half, const float *fr
     else CLONE(write_any)(line, 0, from);
 }
 
-/* One block of channels of one line, every `step`-th float of it, and `taps` of the kernel: what the taps add to the
-   gradient of the line and of the weights. A sum over a line is added to those of the lines before. */
+/* One block of channels of one line, every `step`-th float of it, and `taps` of the kernel: adds
+   their part to the gradients of the line and of the weights. */
 TARGET static ALWAYS_INLINE void CLONE(sweep)(const Sweep *s, const int taps) {
     Lanes weight[MOST_TAPS], sum[MOST_TAPS];
     const float *x = s->x, *pull[MOST_TAPS];

@@ -1,6 +1,7 @@
-/* Vectors of LANES floats and what is done to them, for loops that a file includes once a clone, CLONE(name), TARGET
-   and LANES defined. A lane takes the same steps in the same order however many there are, and contraction is off (no fused
-   multiply-add), so all clones give the same bits. bfloat16 is the upper half of a float. */
+/* Vectors of LANES floats and their operations, for loops that a file includes once per clone
+   with CLONE(name), TARGET and LANES defined. A lane takes the same steps in the same order for
+   any number of lanes, and contraction is off (no fused multiply-add), so that all clones give
+   the same bits. bfloat16 is the upper half of a float. */
 
 #undef Lanes
 #undef Bits
@@ -96,7 +97,7 @@ TARGET static inline Lanes CLONE(widen)(const void *from) {
 #endif
 }
 
-/* To the nearest bfloat16, of two as near to the even one, in the upper half; NaN stays NaN. */
+/* Round to the nearest bfloat16, ties to even, in the upper half; NaN stays NaN. */
 TARGET static inline Bits CLONE(rounded)(Lanes x) {
     Bits bits;
     memcpy(&bits, &x, sizeof bits);
@@ -121,8 +122,8 @@ TARGET static inline void CLONE(narrow)(void *to, Lanes x) {
 #endif
 }
 
-/* 2^x for x <= 0, within 1.1e-7 of itself; 2^-126 below that; NaN stays NaN.
-   x is a whole number and a rest; the one becomes the exponent's bits, the rest goes through a polynomial. */
+/* 2^x for x <= 0, within a relative error of 1.1e-7; 2^-126 below that; NaN stays NaN. The whole
+   part of x becomes the exponent's bits, the fraction goes through a polynomial. */
 TARGET static inline Lanes CLONE(power)(Lanes x) {
     const float magic = 12582912.0f + 127.0f; /* 1.5 * 2^23, which leaves no bits for fractions, and the bias */
     x = CLONE(larger)(x, CLONE(all)(-126.0f));

@@ -1,7 +1,8 @@
-/* The inner loops. _native.c includes this once a clone, with CLONE(name), TARGET and WIDE defined: the same text,
-   compiled for several instruction sets. Contraction is off (no fused multiply-add), so all give the same bits. */
+/* The inner loops. _native.c includes this once per clone, with CLONE(name), TARGET and WIDE
+   defined: the same text, compiled for several instruction sets. Contraction is off (no fused
+   multiply-add), so that all give the same bits. */
 
-/* Planar copies of `count` columns of one source line, from `first` on, the border repeated beyond it. */
+/* Planar copies of `count` columns of one source line, from `first` on; the border is repeated. */
 TARGET static void CLONE(copy_line)(const Logits *x, int row, int first, int count, float *planes) {
     const char *line = x->data + row * x->row_stride;
     for (int k = 0; k < x->classes; k++) {
@@ -19,8 +20,9 @@ TARGET static void CLONE(copy_line)(const Logits *x, int row, int first, int cou
     }
 }
 
-/* One source line brought to the tile's columns, class by class; 0 where a value is not finite.
-   Sorted by phase, the columns of one phase are neighbours in the source, so that no value is looked up. */
+/* Resize one source line to the tile's columns, class by class; returns 0 for values that are
+   not finite. Columns are sorted by phase, so that the columns of a phase are neighbours in the
+   source and no index is looked up. */
 TARGET static int CLONE(stretch_phases)(const Tile *t, int classes, const float *planes, float *lines) {
     int count = t->steps + 2, bad = 0;
     for (int k = 0; k < classes; k++)
@@ -53,7 +55,7 @@ TARGET static int CLONE(stretch_any)(const Tile *t, const Logits *x, int row, fl
     return !bad;
 }
 
-/* Between two stretched lines: the class with the greatest value, the lowest of equals. */
+/* Write the class with the greatest value between two resized lines, the lowest of equals. */
 TARGET static void CLONE(pick)(const float *above, const float *below, float share, int classes, int width,
                                uint8_t *mask) {
     float keep = 1.0f - share;

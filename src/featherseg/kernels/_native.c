@@ -1,8 +1,7 @@
-/* featherseg.kernels._native: bilinear upsampling with the argmax inside it, counts of pairs of bytes, and, from
-   _relation.c, what pixels gather from windows of cells.
-
-   Everything that comes in is checked here, whatever the caller has checked: types, shapes, alignment, and that every
-   index lies inside the image. The interpreter's lock is released while the loops run. */
+/* featherseg.kernels._native: bilinear upsampling with argmax, counts of pairs of bytes, and,
+   from _relation.c, what pixels gather from windows of cells. All arguments are checked here,
+   whatever the caller has checked: types, shapes, alignment, and that every index is inside the
+   image. The interpreter's lock is released while the loops run. */
 
 #include "_native.h"
 
@@ -22,15 +21,15 @@ typedef struct {  /* (K, h, w) floats of one image, any strides (in bytes) */
     int classes, height, width;
 } Logits;
 
-typedef struct {  /* where output rows or columns lie in the source: between `low` and low + 1, `share` of the way */
+typedef struct {  /* output rows or columns: between source `low` and low + 1, at `share` */
     const int32_t *low;
     const float *share;
     int length;
 } Axis;
 
-typedef struct {  /* columns that are worked on together; sorted by phase where period > 0 */
+typedef struct {  /* columns that are processed at once; sorted by phase if period > 0 */
     int period, steps, width;           /* width = period * steps, or the tile's columns in their own order */
-    int shift[MOST_PERIOD];             /* of each phase: what is added to the step to give the source column */
+    int shift[MOST_PERIOD];             /* for each phase: added to the step it gives the source column */
     int32_t *left;
     float *keep, *share;                /* (width,) */
 } Tile;
@@ -92,8 +91,8 @@ static int runs_here(int clone) {
 
 /* --- upsampling and argmax --- */
 
-/* How many output columns there are to a source column, where that is a whole number all along, else 0.
-   Column p of step i then lies at source column i + shift[p]. */
+/* Number of output columns per source column if it is a whole number everywhere, else 0. Column
+   p of step i is then at source column i + shift[p]. */
 static int find_period(const Axis *columns, int *shift) {
     int first = 0, second;
     while (first < columns->length && columns->low[first] == 0) first++;
@@ -153,7 +152,7 @@ typedef struct {
     void *memory;
 } Scratch;
 
-/* One block for all that a call needs: a few hundred kB for 19 classes. */
+/* One memory block per call: a few hundred kB for 19 classes. */
 static int reserve(Scratch *s, const Axis *columns, int classes) {
     Tile *t = &s->tile;
     t->period = find_period(columns, t->shift);
@@ -186,7 +185,7 @@ static const float *stretched(const Clone *clone, Scratch *s, const Logits *x, i
     return lines;
 }
 
-/* The mask of one image, tile of columns by tile of columns; 0 where a value is not finite. */
+/* The mask of one image, by tiles of columns; returns 0 if a value is not finite. */
 static int fill_mask(const Clone *clone, Scratch *s, const Logits *x, const Axis *rows, const Axis *columns,
                      uint8_t *mask) {
     int finite = 1, step = s->tile.period ? s->tile.steps : s->tile.width;
@@ -299,12 +298,12 @@ typedef struct {
     uint8_t ignored;
 } Labels;
 
-/* Eight tables take turns, so that equal neighbours do not wait for each other's sum; GAP keeps their rows apart in the
-   cache. */
+/* Eight tables take turns, so that equal neighbours do not wait for each other's sum; GAP keeps
+   their rows apart in the cache. */
 enum { LANES = 8, GAP = 16, STRETCH = 4096 };
 
-/* Where each pair counts, bytes of side - 1 and more in the last row and column; -> whether the truth holds a byte that
-   is neither a class nor ignored. */
+/* Count each pair, bytes of side - 1 and more in the last row and column; returns whether the
+   label has a byte that is neither a class nor ignored. */
 static uint8_t find_places(const Labels *labels, Py_ssize_t start, int count, int side, uint16_t *places) {
     const uint8_t *truth = labels->truth + start, *prediction = labels->prediction + start;
     const uint8_t last = (uint8_t)(side - 1), highest = (uint8_t)(labels->classes - 1), ignored = labels->ignored;
@@ -320,7 +319,8 @@ static uint8_t find_places(const Labels *labels, Py_ssize_t start, int count, in
     return outside;
 }
 
-/* -> 1: the truth holds a byte that is neither a class nor ignored; 0: it does not; -1: no memory. */
+/* Returns 1 if the label has a byte that is neither a class nor ignored, 0 if not, -1 without
+   memory. */
 static int count_pairs(const Labels *labels, int side, int64_t *counts) {
     const Py_ssize_t most = (Py_ssize_t)1 << 30;  /* pairs until the uint32 tables are emptied */
     const size_t size = (size_t)side * side, table = size + GAP;

@@ -25,10 +25,10 @@
 
 extern int featherseg_clone; /* the instruction set in use: 0 baseline, 1 avx2, 2 avx512 */
 
-/* A buffer of that format with so many dimensions, none of them empty; 0 and an exception otherwise. */
+/* Get a non-empty buffer of that format and number of dimensions; 0 and an exception otherwise. */
 int featherseg_take(PyObject *object, Py_buffer *view, int flags, const char *format, int dimensions, const char *name);
 
-/* Whether its values are bfloat16, which come as int16; -1 and an exception where it is no buffer. */
+/* Whether its values are bfloat16, which are passed as int16; -1 and an exception for no buffer. */
 int featherseg_is_half(PyObject *object);
 
 /* Whether its address and strides are multiples of a float's size. */

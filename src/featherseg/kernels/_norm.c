@@ -1,6 +1,7 @@
-/* featherseg.kernels._native.norm_sums and .norm_apply: batch norm with the statistics of the batch and, in the same
-   passes, an activation that cuts values off below and above (ReLU, ReLU6). A map in channels-last is a table of pixels by
-   channels; it is worked through as rows of `period` values, the least multiple of the channels that is one of 32. */
+/* featherseg.kernels._native.norm_sums and .norm_apply: batch norm with batch statistics and, in
+   the same passes, an activation that clamps values (ReLU, ReLU6). A map in channels-last is a
+   table of pixels by channels. It is processed as rows of `period` values, the least common
+   multiple of the number of channels and 32. */
 
 #include "_native.h"
 
@@ -12,9 +13,9 @@
 enum { WIDEST = 16, TILE_VALUES = 1 << 15, MOST_TILE = 256 };
 
 typedef struct {
-    const char *x, *pull; /* values of the map and, backward, of the gradient of what came out */
+    const char *x, *pull; /* values of the map and, backward, of the gradient of the output */
     char *out;
-    const float *table;   /* (1 to 4, period), see the loops; of bfloat16 the even columns before the odd ones */
+    const float *table;   /* (1 to 4, period), see the loops; for bfloat16, even columns before odd ones */
     double *sums;         /* (2, period), in the same order; what is found is added */
     ptrdiff_t period, rows, tile;
     float low, high;
@@ -33,8 +34,8 @@ static const Loop CLONES[][2] = {
 #endif
 };
 
-/* Rows `first` to `stop` of `length` values; the last row, where it is cut off, by way of `spare`: a whole row of x, of
-   pull and of what comes out, and of sums, zeroed. */
+/* Rows `first` to `stop` of `length` values. A last row that is cut off is processed in `spare`:
+   a whole row of x, of pull, of the output and of sums, zeroed. */
 static void work_through(const Norm *norm, Loop loop, ptrdiff_t first, ptrdiff_t stop, ptrdiff_t length, double *spare) {
     const ptrdiff_t period = norm->period, size = norm->half ? 2 : 4, whole = length / period, rest = length % period;
     const ptrdiff_t tile = TILE_VALUES / period, from = first * period * size, end = whole * period * size;

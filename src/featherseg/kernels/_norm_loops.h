@@ -1,5 +1,6 @@
-/* The inner loops of norm_sums and norm_apply: included once a clone, channels as lanes. Two vectors of them go together:
-   floats follow each other, bfloat16 lie in the lower and the upper halves of as many 32-bit words. */
+/* The inner loops of norm_sums and norm_apply, included once per clone, with channels as lanes.
+   Two vectors are processed together: floats are neighbours, bfloat16 are the lower and upper
+   halves of 32-bit words. */
 
 #include "_lanes.h"
 
@@ -15,8 +16,8 @@ TARGET static ALWAYS_INLINE void CLONE(get)(const char *from, const int half, pt
     }
 }
 
-/* Two sums a column over some rows: of x - t0 and its square; or, backward, of the gradient g before the activation and
-   of g (x - t2). Tile by tile of rows in float32, these in float64. */
+/* Two sums per column over some rows: of x - t0 and its square; or, backward, of the gradient g
+   before the activation and of g (x - t2). Float32 within tiles of rows, float64 over the tiles. */
 TARGET static ALWAYS_INLINE void CLONE(sum_any)(const Norm *norm, const int half, const int backward) {
     const Norm n = *norm;
     const ptrdiff_t apart = half ? n.period / 2 : LANES, size = half ? 2 : 4, ahead = n.tile * n.period;
@@ -35,7 +36,7 @@ TARGET static ALWAYS_INLINE void CLONE(sum_any)(const Norm *norm, const int half
             }
             for (ptrdiff_t r = start; r < stop; r++) {
                 const ptrdiff_t place = r * n.period + c;
-                if (c == 0) /* what the next tile needs: memory answers while this one is worked on */
+                if (c == 0) /* prefetch the next tile */
                     for (ptrdiff_t b = 0; b < n.period * size; b += 64) {
                         PREFETCH(n.x + (place + ahead) * size + b);
                         if (backward) PREFETCH(n.pull + (place + ahead) * size + b);
@@ -62,7 +63,7 @@ TARGET static ALWAYS_INLINE void CLONE(sum_any)(const Norm *norm, const int half
         }
 }
 
-/* x t0 + t1, no less than low and no more than high; or, backward, g t0 + (x t2 + t3). */
+/* x t0 + t1, clamped to low and high; or, backward, g t0 + (x t2 + t3). */
 TARGET static ALWAYS_INLINE void CLONE(apply_any)(const Norm *norm, const int half, const int backward) {
     const Norm n = *norm;
     const ptrdiff_t period = n.period, apart = half ? period / 2 : LANES;

@@ -1,6 +1,7 @@
-/* featherseg.kernels._native.pixel_to_region: what every pixel of a fine map gathers from a window of cells one level
-   coarser, without copies of the windows. The map is worked through in tiles of columns, row of cells by row of cells;
-   what a row needs lies in planar copies, of keys and values those of the k rows around it. */
+/* featherseg.kernels._native.pixel_to_region: what every pixel of a fine map gathers from a
+   window of cells one level coarser, without copies of the windows. The map is processed in
+   tiles of columns, one row of cells at a time. A row needs planar copies of its queries, and of
+   the keys and values of the k rows around it. */
 
 #include "_native.h"
 
@@ -54,14 +55,14 @@ static const Clone CLONES[] = {
 };
 
 typedef struct {
-    float *query, *keys, *values;  /* (4, C, TILE); (k, C, span) each: row y of the map lies in line y % k */
+    float *query, *keys, *values;  /* (4, C, TILE); (k, C, span) each: row y of the map is in line y % k */
     float *outside, *block;        /* (span,) 0 in the map and -inf beyond; what `relate` needs */
     ptrdiff_t span;                /* columns of a tile with the window's reach on both sides */
     ptrdiff_t held[MOST_WINDOW];   /* the row that each line of keys and values holds */
     void *memory;
 } Scratch;
 
-/* One block for all that a call needs: 200 kB for 64 channels and a window of 5. */
+/* One memory block per call: 200 kB for 64 channels and a window of 5. */
 static int reserve(Scratch *s, const Relation *r, ptrdiff_t lanes) {
     s->span = TILE + r->window - 1;
     const size_t line = ALIGNMENT / sizeof(float), parts[] = {
@@ -101,7 +102,8 @@ static void copy_row(const Map *map, ptrdiff_t row, ptrdiff_t first, ptrdiff_t s
     }
 }
 
-/* Copies of what `count` cells of row y need: their queries, and what rows of keys and values are not there yet. */
+/* Copy what `count` cells of row y need: their queries, and the rows of keys and values that are
+   missing. */
 static void load_row(const Relation *r, Scratch *s, ptrdiff_t y, ptrdiff_t start, ptrdiff_t count) {
     const ptrdiff_t reach = r->window / 2;
     for (int c = 0; c < 4; c++)

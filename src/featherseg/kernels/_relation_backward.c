@@ -1,6 +1,7 @@
-/* featherseg.kernels._native.pixel_to_region_backward: the gradients of what pixels gather from windows of cells, one head of
-   one image a call, from planar copies with zeros around the map. The weights are computed once more: to keep them would
-   take as much memory as the windows do. */
+/* featherseg.kernels._native.pixel_to_region_backward: the gradients of what pixels gather from
+   windows of cells, for one head of one image per call, from planar copies with zeros around the
+   map. The weights are computed again, because storing them would need as much memory as the
+   windows. */
 
 #include "_native.h"
 

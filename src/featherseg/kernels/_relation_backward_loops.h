@@ -1,5 +1,6 @@
-/* The inner loops of pixel_to_region_backward: included once a clone, CELLS cells side by side in VECTORS vectors. Sums for
-   cells that several windows share are made in the order of the cells, whatever LANES are. */
+/* The inner loops of pixel_to_region_backward, included once per clone, with CELLS neighbouring
+   cells in VECTORS vectors. Sums for cells that several windows share are added in the order of
+   the cells, for any LANES. */
 
 #include "_lanes.h"
 
@@ -11,7 +12,8 @@ TARGET static inline void CLONE(accumulate)(float *sums, const float *a, Lanes b
     CLONE(store)(sums, CLONE(load)(sums) + CLONE(load)(a) * b);
 }
 
-/* Weights of every cell of the windows, (R, CELLS), for one child of CELLS cells; their queries lie in s->query. */
+/* Weights of every cell of the windows, (R, CELLS), for one child of CELLS cells; their queries
+   are in s->query. */
 TARGET static void CLONE(weigh_again)(const Gradient *g, const Spare *s, ptrdiff_t child, ptrdiff_t corner) {
     const ptrdiff_t size = g->window * g->window;
     Lanes most[VECTORS], sum[VECTORS];
@@ -48,7 +50,8 @@ TARGET static void CLONE(weigh_again)(const Gradient *g, const Spare *s, ptrdiff
         }
 }
 
-/* What one child of CELLS cells pulls at the values, and so at the weights and, through them, at the logits: (R, CELLS). */
+/* The gradients of one child of CELLS cells for the values, and through the weights for the
+   logits: (R, CELLS). */
 TARGET static void CLONE(pull_logits)(const Gradient *g, const Spare *s, ptrdiff_t corner) {
     const ptrdiff_t size = g->window * g->window;
     Lanes mean[VECTORS];

@@ -1,10 +1,12 @@
-/* The inner loops of pixel_to_region. _relation.c includes this once a clone, CLONE(name), TARGET and LANES defined.
-   LANES cells side by side are worked on together, each in its own lane. A lane takes the same steps in the same order
-   however many there are, and contraction is off (no fused multiply-add), so all clones give the same bits. */
+/* The inner loops of pixel_to_region. _relation.c includes this once per clone, with
+   CLONE(name), TARGET and LANES defined. LANES neighbouring cells are processed at once, each in
+   its own lane. A lane takes the same steps in the same order for any number of lanes, and
+   contraction is off (no fused multiply-add), so that all clones give the same bits. */
 
 #include "_lanes.h"
 
-/* Logits of the four children against every cell of their window: (4, R, LANES); -> the greatest of each child. */
+/* Logits of the four children for every cell of their window: (4, R, LANES); also the greatest
+   of each child. */
 TARGET static void CLONE(compare)(const Block *b, float *logits, Lanes *most) {
     const ptrdiff_t size = b->window * b->window;
     const Lanes nothing = CLONE(all)(0.0f);
@@ -29,7 +31,8 @@ TARGET static void CLONE(compare)(const Block *b, float *logits, Lanes *most) {
         }
 }
 
-/* Logits (cells, LANES) of one child become weights, not yet divided by their sum, which is returned. */
+/* Turn logits (cells, LANES) of one child into weights; returns their sum, by which they are not
+   yet divided. */
 TARGET static Lanes CLONE(weigh)(ptrdiff_t cells, float *logits, Lanes most) {
     Lanes sum = CLONE(all)(0.0f);
     for (ptrdiff_t r = 0; r < cells; r++) {
@@ -58,7 +61,7 @@ TARGET static void CLONE(gather)(const Block *b, const float *weights, const Lan
     }
 }
 
-/* One head of a block of cells, written to the children's places. */
+/* One head of a block of cells, written to the places of the children. */
 TARGET static void CLONE(relate)(const Block *b, float *scratch) {
     const ptrdiff_t cells = b->rows * b->window, size = b->window * b->window;
     float *context = scratch + 4 * size * LANES;

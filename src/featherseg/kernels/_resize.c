@@ -1,6 +1,6 @@
-/* featherseg.kernels._native.resize_backward: the gradient of a bilinear resize, gathered line by line, along the row first
-   and then along the column. Every channel of every image is worked on by itself, so any division of the work gives the
-   same bits. */
+/* featherseg.kernels._native.resize_backward: the gradient of a bilinear resize, line by line,
+   along the row first and then along the column. Every channel of every image is processed
+   separately, so that any division of the work gives the same bits. */
 
 #include "_native.h"
 
@@ -11,7 +11,7 @@
 
 enum { WIDEST = 16 };
 
-typedef struct { /* output rows or columns lie between `low` and low + 1 of the source, `share` of the way */
+typedef struct { /* output rows or columns: between source `low` and low + 1, at `share` */
     const int32_t *low;
     const float *share;
     ptrdiff_t length;

@@ -1,8 +1,9 @@
-/* The inner loops of resize_backward: included once a clone, channels as lanes. */
+/* The inner loops of resize_backward, included once per clone, with channels as lanes. */
 
 #include "_lanes.h"
 
-/* A line of the output's gradient brought to the width of the source: what every pixel took goes back. (w, channels) */
+/* Bring a line of the output's gradient to the width of the source, (w, channels): the
+   transposed resize. */
 TARGET static ALWAYS_INLINE void CLONE(shrink_any)(const Resize *r, const int half, const char *pull, float *line) {
     memset(line, 0, sizeof(float) * r->width * r->padded);
     for (ptrdiff_t x = 0; x < r->columns.length; x++, pull += r->pull_column) {
