@@ -15,7 +15,8 @@ from featherseg.cli.options import (
     out_option,
 )
 
-LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal to draw on
+LINE_SECONDS = 10.0
+"""Seconds between two lines of progress without a terminal."""
 
 
 def train(
@@ -23,7 +24,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="A model (its default recipe), a shipped recipe, or a .toml file. Not needed with --resume."
+            help="A model (its default recipe), a shipped recipe, or a .toml file. Not needed with "
+            "--resume."
         ),
     ] = None,
     data: Data = None,
@@ -35,21 +37,21 @@ def train(
     minutes: Annotated[
         float | None,
         typer.Option(
-            help="Time limit of the whole command, start and report included; in place of epochs and steps."
+            help="Time limit of the whole command, start and report included; replaces epochs and "
+            "steps."
         ),
     ] = None,
     teacher: Annotated[
         str | None,
         typer.Option(
             metavar="RUN[,RUN]",
-            help="Runs to learn from beside the masks, such as one of a larger model; sets teacher.runs.",
+            help="Runs to learn from besides the masks, such as one of a larger model; sets "
+            "teacher.runs.",
         ),
     ] = None,
     unlabelled: Annotated[
         Path | None,
-        typer.Option(
-            help="A folder of images without masks, from which the teacher alone is learned."
-        ),
+        typer.Option(help="A folder of images without masks, which only the teacher labels."),
     ] = None,
     overrides: Overrides = None,
     device: TrainingDevice = None,
@@ -71,9 +73,9 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Train a model and write a run folder; then evaluate it on its validation split and write report.html.
+    """Train a model, write a run folder, evaluate it on its validation split, write report.html.
 
-    It can be killed at any time: `featherseg train --resume --out RUN` continues from the last checkpoint.
+    It can be killed at any time: `featherseg train --resume --out RUN` continues.
     A resumed run keeps its settings, except for the device and the like.
     With train.schedule="stable" it may get more steps.
     To train with other settings, start a new run with --init RUN.
@@ -126,7 +128,7 @@ STEPS = "step"
 
 
 class TrainingProgress:
-    """Draws a training, or several in turn: a bar with rate and time left on a terminal, else a line now and then."""
+    """Shows a training, or several in turn: a bar on a terminal, else a line every LINE_SECONDS."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         from rich.progress import (
@@ -153,12 +155,9 @@ class TrainingProgress:
         )
         self.task: Any = None
         self.doing = ""  # what the task shows: STEPS, or other work
-        self.begun, self.first, self.said = (
-            0.0,
-            0,
-            0.0,
-        )  # clock and step at the first step seen, clock of the last line
-        self.last = self.steps = 0  # of the training that is shown
+        self.start_time, self.start_step = 0.0, 0  # at the first step that was seen
+        self.line_time = 0.0
+        self.last_step = self.steps = 0  # of the training that is shown
 
     def __enter__(self) -> "TrainingProgress":
         self.bar.start()
@@ -168,17 +167,19 @@ class TrainingProgress:
         self.bar.stop()
 
     def message(self, text: str) -> None:
-        """A sentence."""
+        """Print a message."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def step(self, step: int, steps: int, record: dict[str, Any]) -> None:
-        """One step further."""
+        """Show a step, and its validation if it has one."""
         now = time.monotonic()
-        if self.doing != STEPS or step <= self.last or steps != self.steps:  # the next training
+        is_next_training = step <= self.last_step or steps != self.steps
+        if self.doing != STEPS or is_next_training:
             self._begin(STEPS, steps, step)
-            self.begun, self.first = now, step
-        self.last, self.steps = step, steps
-        rate = (step - self.first) / (now - self.begun) if step > self.first else 0.0
+            self.start_time, self.start_step = now, step
+        self.last_step, self.steps = step, steps
+        steps_done = step - self.start_step
+        rate = steps_done / (now - self.start_time) if steps_done > 0 else 0.0
         text = f"loss {record['loss']:.3f}, {rate:.2f} steps/s"
         self.bar.update(self.task, completed=step, description=text)
         if record.get("val_miou") is not None:
@@ -186,16 +187,16 @@ class TrainingProgress:
                 f"PQ {100 * record['val_pq']:.2f} %, " if record.get("val_pq") is not None else ""
             )
             self.message(f"step {step}: validation {objects}mIoU {100 * record['val_miou']:.2f} %")
-        elif not self.console.is_terminal and now - self.said > LINE_SECONDS:
+        elif not self.console.is_terminal and now - self.line_time > LINE_SECONDS:
             left = f", {(steps - step) / rate / 60:.0f} min left" if rate else ""
             self.message(f"step {step} of {steps}: {text}{left}")
         else:
             return
-        self.said = now
+        self.line_time = now
 
     def progress(self, doing: str, done: int, total: int | None) -> None:
-        """Work between two steps, such as a validation, or before and behind a training."""
-        if self.doing == STEPS and self.last < self.steps:
+        """Show work between two steps, such as a validation, or before or after a training."""
+        if self.doing == STEPS and self.last_step < self.steps:
             self.bar.update(self.task, description=f"{doing} {done}/{total}")
             return
         if doing != self.doing:
@@ -203,7 +204,7 @@ class TrainingProgress:
         self.bar.update(self.task, completed=done)
 
     def _begin(self, doing: str, total: int | None, completed: int) -> None:
-        """Replace the bar by that of other work."""
+        """Replace the bar by one for other work."""
         if self.task is not None:
             self.bar.remove_task(self.task)
         self.task = self.bar.add_task("", total=total, completed=completed, doing=doing)

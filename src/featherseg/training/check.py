@@ -84,8 +84,8 @@ def check_used(recipe: Recipe, request: Request) -> None:
         settings = getattr(recipe, table)
         default = type(settings).model_fields[key].default
         value, actual = getattr(settings, key), getattr(settings, other)
-        is_asked = f"{table}.{key}" in overridden or f"{table}.{other}" not in overridden
-        if actual != needed and value != default and is_asked:
+        is_meant = f"{table}.{key}" in overridden or f"{table}.{other}" not in overridden
+        if actual != needed and value != default and is_meant:
             raise ConfigError(
                 f"{table}.{key} = {value} acts only with {table}.{other} = {needed!r}, and it is "
                 f"{actual!r}. Leave it out."
@@ -109,7 +109,7 @@ def check_machine(recipe: Recipe) -> None:
 
 def _check_processes(settings: TrainTable) -> None:
     """Raise ConfigError if SLURM or torchrun started another number of processes than the recipe."""
-    asked = f"train.nodes = {settings.nodes} and train.devices = {settings.devices} (per node)"
+    requested = f"train.nodes = {settings.nodes} and train.devices = {settings.devices} (per node)"
     if "SLURM_NTASKS" in os.environ:  # only then: importing Lightning takes seconds
         from lightning.fabric.plugins.environments import SLURMEnvironment
 
@@ -121,13 +121,13 @@ def _check_processes(settings: TrainTable) -> None:
                 os.environ.get(f"SLURM_{key}", "not set") for key in ("NNODES", "NTASKS_PER_NODE")
             )
             raise ConfigError(
-                f"{asked}, but SLURM gave this job {nodes} nodes and {tasks} tasks per node. Make "
+                f"{requested}, but SLURM gave this job {nodes} nodes and {tasks} tasks per node. Make "
                 "them the same."
             ) from None
     ranks, started = settings.devices * settings.nodes, int(os.environ.get("WORLD_SIZE", 0))
     if "TORCHELASTIC_RUN_ID" in os.environ and started != ranks:
         raise ConfigError(
-            f"{asked} make {ranks}, but torchrun started {started} processes. Make them the same."
+            f"{requested} make {ranks}, but torchrun started {started} processes. Make them the same."
         )
     if settings.batch_size != "auto" and settings.batch_size % ranks:
         raise ConfigError(

@@ -45,7 +45,7 @@ from featherseg.training.teaching import Teacher, open_teaching
 class Inputs:
     """What a new training starts from, opened once and checked.
 
-    recipe: As asked; its open settings are open.
+    recipe: As requested; open settings are still open.
     loaded: The record of the weights that the model starts from; empty from scratch.
     image_range: The range of 16-bit images; None for 8-bit images.
     """

@@ -294,25 +294,25 @@ def updated(recipe: Recipe, **tables: dict[str, Any]) -> Recipe:
     )
 
 
-def resolved_keys(asked: Recipe, facts: Facts) -> list[str]:
-    """Return the keys of `asked` whose values were resolved, such as "augment.crop"."""
+def resolved_keys(requested: Recipe, facts: Facts) -> list[str]:
+    """Return the keys of `requested` whose values were resolved, such as "augment.crop"."""
     values = {
-        "augment.crop": asked.augment.crop,
-        "train.optimizer": asked.train.optimizer,
-        "train.precision": asked.train.precision,
-        "train.batch_size": asked.train.batch_size,
-        "train.steps": asked.train.epochs or asked.train.steps,
+        "augment.crop": requested.augment.crop,
+        "train.optimizer": requested.train.optimizer,
+        "train.precision": requested.train.precision,
+        "train.batch_size": requested.train.batch_size,
+        "train.steps": requested.train.epochs or requested.train.steps,
     }
     keys = [key for key, value in values.items() if value in (None, "auto")]
     keys += ["train.keep"] * facts.data.shared
-    return keys + ["loss.undo_class_weights"] * validates_on_training_images(asked, facts)
+    return keys + ["loss.undo_class_weights"] * validates_on_training_images(requested, facts)
 
 
-def settings_messages(asked: Recipe, recipe: Recipe, facts: Facts) -> list[str]:
+def settings_messages(requested: Recipe, recipe: Recipe, facts: Facts) -> list[str]:
     """Return what to tell the user about resolved settings, all but the length."""
     train = recipe.train
     messages = emulation_warnings(recipe, facts.machine)
-    if asked.train.precision == "auto" and train.precision == "fp32":
+    if requested.train.precision == "auto" and train.precision == "fp32":
         messages.append(
             f"trains in fp32, because this {facts.machine.device} has no instructions for bf16 "
             "(train.precision)"
@@ -322,7 +322,7 @@ def settings_messages(asked: Recipe, recipe: Recipe, facts: Facts) -> list[str]:
             f"{recipe.data.val_split} is trained on too: the last weights are kept, and its scores "
             "say nothing about unseen images"
         )
-        if asked.loss.undo_class_weights != recipe.loss.undo_class_weights:
+        if requested.loss.undo_class_weights != recipe.loss.undo_class_weights:
             messages.append(
                 "the kept weights undo none of the class weights, because the best share is chosen "
                 "on unseen images. Give the share that a training without them chose, such as "
@@ -337,7 +337,7 @@ def settings_messages(asked: Recipe, recipe: Recipe, facts: Facts) -> list[str]:
                 f"data.test_resize=[{','.join(map(str, resize))}] too"
             )
         )
-    if asked.train.optimizer == "auto" and train.optimizer == "muon":
+    if requested.train.optimizer == "auto" and train.optimizer == "muon":
         messages.append(
             "trains from scratch: matrices learn by Muon, other weights by AdamW (train.optimizer)"
         )
@@ -364,7 +364,7 @@ def emulation_warnings(recipe: Recipe, machine: MachineFacts) -> list[str]:
 
 
 def length_messages(
-    asked: Recipe, recipe: Recipe, facts: Facts, unlabelled_share: float = 0.0
+    requested: Recipe, recipe: Recipe, facts: Facts, unlabelled_share: float = 0.0
 ) -> list[str]:
     """Return what to tell the user about the length.
 
@@ -380,10 +380,10 @@ def length_messages(
             f"train.warmup_steps = {train.warmup_steps}: the rate rises until the last step and "
             "never reaches lr"
         )
-    if asked.train.minutes and asked.train.validate_every:
+    if requested.train.minutes and requested.train.validate_every:
         messages.append(
             f"{counted(train.validations, 'validation')}, as the minutes allow, in place of "
-            f"train.validate_every = {asked.train.validate_every}"
+            f"train.validate_every = {requested.train.validate_every}"
         )
     return messages
 
