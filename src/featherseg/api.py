@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import nn
 
@@ -37,6 +37,40 @@ from featherseg.runs.run import METRICS, RESOLVED, Run, find_run, open_run
 if TYPE_CHECKING:
     from featherseg.training.objects import OwnAugmentation, OwnLoss
     from featherseg.training.resolve import TrainingPlan
+
+
+@overload
+def train(
+    recipe: str | Path | nn.Module | None = ...,
+    data: str | Path | tuple[SegmentationData, SegmentationData] | None = ...,
+    *,
+    out: str | Path,
+    init: str | Path | None = ...,
+    settings: Mapping[str, Any] | Sequence[str] = ...,
+    loss: OwnLoss | None = ...,
+    augment: OwnAugmentation | None = ...,
+    resume: bool = ...,
+    report: bool = ...,
+    dry_run: Literal[False] = ...,
+    progress: Progress | Reporter | None = ...,
+) -> Run: ...
+
+
+@overload
+def train(
+    recipe: str | Path | nn.Module | None = ...,
+    data: str | Path | tuple[SegmentationData, SegmentationData] | None = ...,
+    *,
+    out: str | Path,
+    init: str | Path | None = ...,
+    settings: Mapping[str, Any] | Sequence[str] = ...,
+    loss: OwnLoss | None = ...,
+    augment: OwnAugmentation | None = ...,
+    resume: bool = ...,
+    report: bool = ...,
+    dry_run: Literal[True],
+    progress: Progress | Reporter | None = ...,
+) -> TrainingPlan: ...
 
 
 def train(

@@ -107,20 +107,19 @@ def train(
         from featherseg.core.allocator import keep_freed_memory
 
         keep_freed_memory()
-        result: Any = featherseg.train(
-            recipe,
-            data,
-            out=out,
-            init=init,
-            settings=settings,
-            resume=resume,
-            report=report,
-            dry_run=dry_run,
-            progress=progress,
-        )
+        arguments: dict[str, Any] = {
+            "out": out,
+            "init": init,
+            "settings": settings,
+            "resume": resume,
+            "report": report,
+            "progress": progress,
+        }
         if dry_run:
-            for line in result.lines():
+            for line in featherseg.train(recipe, data, dry_run=True, **arguments).lines():
                 progress.message(line)
+        else:
+            featherseg.train(recipe, data, **arguments)
 
 
 STEPS = "step"
