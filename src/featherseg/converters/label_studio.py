@@ -34,7 +34,7 @@ from featherseg.converters.source import Source, nothing_readable, read_json, sp
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.types import Size
 from featherseg.core.wording import counted
-from featherseg.data.images.decoding import is_image
+from featherseg.data.images.listing import is_image
 
 TITLE = "Label Studio"
 

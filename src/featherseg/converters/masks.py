@@ -26,8 +26,9 @@ from featherseg.data.cache.fingerprint import files_of
 from featherseg.data.datasets.dataset_toml import DatasetToml
 from featherseg.data.datasets.folder import list_folder, read_instances
 from featherseg.data.discovery.color_lists import is_background
-from featherseg.data.images.decoding import IMAGE_SUFFIXES, image_size, images_in, read_mask
+from featherseg.data.images.decoding import image_size, read_mask
 from featherseg.data.images.georeference import DESCRIPTION
+from featherseg.data.images.listing import IMAGE_SUFFIXES, images_in
 from featherseg.data.images.pairs import complete, plain_key, read_label
 from featherseg.data.images.palettes import CLASSES_KEY, default_palette
 from featherseg.data.panoptic.files import read_ids, read_panoptic_json

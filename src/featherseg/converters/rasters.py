@@ -10,7 +10,8 @@ from featherseg.converters.source import Source, name_form
 from featherseg.core.files import composed
 from featherseg.core.types import Color
 from featherseg.data.discovery.color_lists import find_color_list, read_color_list
-from featherseg.data.images.decoding import IMAGE_SUFFIXES, read_mask
+from featherseg.data.images.decoding import read_mask
+from featherseg.data.images.listing import IMAGE_SUFFIXES
 from featherseg.data.images.palettes import color_numbers, color_text
 
 

@@ -26,7 +26,7 @@ from xml.parsers import expat
 from featherseg.core.errors import DataError, DataNotFound, near_path
 from featherseg.core.files import composed, parse_json, read_bounded, remove_tree, temporary_path
 from featherseg.core.wording import counted
-from featherseg.data.images.decoding import is_image
+from featherseg.data.images.listing import is_image
 from featherseg.data.images.unread import REMEDY, UNREAD_SUFFIXES, unread_note
 
 MOST_FILES = 2_000_000

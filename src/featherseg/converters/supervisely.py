@@ -38,7 +38,8 @@ from featherseg.converters.source import (
 )
 from featherseg.core.errors import DataError
 from featherseg.core.types import Color, Size
-from featherseg.data.images.decoding import MAX_PIXELS, EncodedImage, is_image, read_image
+from featherseg.data.images.decoding import MAX_PIXELS, EncodedImage, read_image
+from featherseg.data.images.listing import is_image
 from featherseg.data.images.palettes import parse_color
 
 TITLE = "Supervisely"

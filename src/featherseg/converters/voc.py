@@ -31,7 +31,8 @@ from featherseg.converters.rasters import (
 from featherseg.converters.source import KEPT_IN, SPLITS, Source, name_form, read_text, split_of
 from featherseg.core.errors import DataError
 from featherseg.core.types import IGNORE, Color
-from featherseg.data.images.decoding import IMAGE_SUFFIXES, read_mask
+from featherseg.data.images.decoding import read_mask
+from featherseg.data.images.listing import IMAGE_SUFFIXES
 from featherseg.data.images.palettes import default_palette
 
 TITLE = "Pascal VOC"

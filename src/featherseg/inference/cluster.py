@@ -53,8 +53,9 @@ from featherseg.core.storage import (
     write_whole,
 )
 from featherseg.core.wording import changed_settings, counted, one_line
-from featherseg.data.images.decoding import EncodedImage, image_size, is_image
+from featherseg.data.images.decoding import EncodedImage, image_size
 from featherseg.data.images.georeference import TIFF_SUFFIXES, Georeference
+from featherseg.data.images.listing import is_image
 from featherseg.data.images.unread import unread_endings, unread_note, warn_once
 from featherseg.inference.drawing import mask_bytes
 from featherseg.inference.folder import OutputSettings

@@ -15,8 +15,9 @@ from torch import Tensor
 from featherseg.core.errors import DataError, FeathersegError
 from featherseg.core.storage import MOST_BYTES, StoredFile, is_remote, refuse_address
 from featherseg.core.wording import counted, size_text
-from featherseg.data.images.decoding import CMYK, EncodedImage, read_image, stored_images
+from featherseg.data.images.decoding import CMYK, EncodedImage, read_image
 from featherseg.data.images.georeference import Georeference
+from featherseg.data.images.listing import stored_images
 from featherseg.data.images.unused_parts import unused_parts
 
 T = TypeVar("T")

@@ -123,10 +123,10 @@ class Manifest:
                 PurePath(os.fsdecode(file)).stem
                 for (file,) in db.execute("SELECT file FROM found ORDER BY file")
             )
-            found = db.execute("SELECT file, size FROM found ORDER BY file")
+            listed = db.execute("SELECT file, size FROM found ORDER BY file")
             rows = (
                 (*row, os.fsencode(name))
-                for row, name in zip(found, numbered(stems, _Taken(db)), strict=True)
+                for row, name in zip(listed, numbered(stems, _Taken(db)), strict=True)
             )
             db.executemany("INSERT INTO image (file, size, name) VALUES (?, ?, ?)", rows)
             db.executescript(
@@ -195,8 +195,8 @@ def read_known(lines: Iterable[bytes]) -> Iterator[tuple[str, str]]:
     """Yield (name, sha256) of the masks in a manifest; torn and foreign lines are skipped."""
     for line in lines:
         try:
-            found = parse_json(line[:MOST_TEXT].decode())
-            if found["status"] == DONE:
-                yield str(found["name"]), str(found["sha256"])
+            row = parse_json(line[:MOST_TEXT].decode())
+            if row["status"] == DONE:
+                yield str(row["name"]), str(row["sha256"])
         except (ValueError, TypeError, KeyError):
             continue

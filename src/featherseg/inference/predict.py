@@ -18,7 +18,7 @@ from featherseg.core.notebook import progress_or_bar
 from featherseg.core.storage import address, is_remote
 from featherseg.core.types import Progress
 from featherseg.core.wording import counted, size_text
-from featherseg.data.images.decoding import (
+from featherseg.data.images.listing import (
     find_images,
     folders_of_images,
     images_in,

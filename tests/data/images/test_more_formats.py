@@ -16,13 +16,13 @@ from featherseg.data.images.decoding import (
     exif_turn,
     image_channels,
     image_size,
-    is_image,
     is_lossy,
     read_image,
     read_mask,
 )
 from featherseg.data.images.header_limits import Steps
 from featherseg.data.images.headers import bounded
+from featherseg.data.images.listing import is_image
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)

@@ -15,7 +15,8 @@ from featherseg.core.types import ClassInfo, DataFacts
 from featherseg.data import open_dataset
 from featherseg.data.checks.check import check_data
 from featherseg.data.datasets.unlabelled import UnlabelledImages
-from featherseg.data.images.decoding import find_images, read_image
+from featherseg.data.images.decoding import read_image
+from featherseg.data.images.listing import find_images
 from featherseg.data.images.unread import unread_endings, unread_note, warn_once
 from featherseg.inference.cluster import list_images
 

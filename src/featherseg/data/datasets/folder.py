@@ -17,8 +17,9 @@ from featherseg.core.types import IGNORE, ClassInfo, Sample
 from featherseg.core.wording import size_text
 from featherseg.data.datasets.dataset_toml import ANY, DatasetToml, LayerTable, read_dataset_toml
 from featherseg.data.datasets.sequences import split_by_share
-from featherseg.data.images.decoding import IMAGE_SUFFIXES, read_mask
+from featherseg.data.images.decoding import read_mask
 from featherseg.data.images.labels import LabelMap
+from featherseg.data.images.listing import IMAGE_SUFFIXES
 from featherseg.data.images.pairs import FilesByStem, Listing, Pair, PairedFiles, files_by_stem
 from featherseg.data.images.unread import unread_note, warn_once
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from featherseg.core.errors import DataError, DataNotFound
 from featherseg.core.types import IGNORE, Sample, SegmentationData
-from featherseg.data.images.decoding import IMAGE_SUFFIXES, image_size, is_image, read_image
+from featherseg.data.images.decoding import image_size, read_image
 from featherseg.data.images.labels import LabelMap
+from featherseg.data.images.listing import IMAGE_SUFFIXES, is_image
 from featherseg.data.images.pairs import Pair, PairedFiles
 from featherseg.data.images.unread import unread_endings, unread_note, warn_once
 

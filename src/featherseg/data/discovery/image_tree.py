@@ -14,7 +14,8 @@ import numpy as np
 from featherseg.core.errors import DataError, FeathersegError
 from featherseg.core.files import composed
 from featherseg.core.wording import first_few
-from featherseg.data.images.decoding import IMAGE_SUFFIXES, read_mask
+from featherseg.data.images.decoding import read_mask
+from featherseg.data.images.listing import IMAGE_SUFFIXES
 from featherseg.data.images.palettes import color_numbers
 from featherseg.data.images.unread import unread_endings, unread_note
 

@@ -30,7 +30,8 @@ from featherseg.data.discovery.image_tree import (
 )
 from featherseg.data.discovery.naming import names_image, names_mask, words_of
 from featherseg.data.discovery.per_image import pairs_beside_folders, pairs_per_image
-from featherseg.data.images.decoding import IMAGE_SUFFIXES, image_channels, image_size
+from featherseg.data.images.decoding import image_channels, image_size
+from featherseg.data.images.listing import IMAGE_SUFFIXES
 from featherseg.data.images.pairs import files_by_stem
 
 LEAST_BY_PREFIX = 3

@@ -42,7 +42,8 @@ from featherseg.data.discovery.proposed_splits import NO_MASK, with_splits
 from featherseg.data.discovery.reading_choice import ReadingChoice, choose_reading, masks_option
 from featherseg.data.discovery.value_names import name_values
 from featherseg.data.discovery.written_proposal import write_proposal
-from featherseg.data.images.decoding import IMAGE_SUFFIXES, image_channels, is_image
+from featherseg.data.images.decoding import image_channels
+from featherseg.data.images.listing import IMAGE_SUFFIXES, is_image
 from featherseg.data.images.pairs import NamedData, Pair
 from featherseg.data.images.palettes import color_text, default_palette
 from featherseg.data.images.unused_parts import unused_parts

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from featherseg.core.files import composed, parse_json, parse_yaml, read_bounded
-from featherseg.data.images.decoding import IMAGE_SUFFIXES
+from featherseg.data.images.listing import IMAGE_SUFFIXES
 from featherseg.data.images.pairs import Pair
 
 SPLITS = ("train", "val", "test")

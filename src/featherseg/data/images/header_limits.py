@@ -34,9 +34,10 @@ def number(big_endian: bytes) -> int:
     return int.from_bytes(big_endian, "big")
 
 
-def too_large(name: str, found: str, limit: str) -> TooLarge:
+def too_large(name: str, content: str, limit: str) -> TooLarge:
+    """Return the error for a file with this content."""
     return TooLarge(
-        f"{name} is too large: it holds {found}, the limit is {limit}. Save it again with another "
+        f"{name} is too large: it holds {content}, the limit is {limit}. Save it again with another "
         "program."
     )
 

@@ -130,10 +130,10 @@ def bounded(file: BinaryIO, name: str, max_pixels: int) -> BinaryIO:
 def scan_count(content: bytes, name: str = "the image") -> int:
     """Return the number of scans of a JPEG. Raises TooLarge for too many markers."""
     scans, place, steps = 0, 0, Steps(name)
-    while (found := _MARKER.search(content, place)) and found[0] != _END:
+    while (marker := _MARKER.search(content, place)) and marker[0] != _END:
         steps.take(SEGMENT_STEPS)
-        scans += found[0] == _SCAN
-        place = found.end() + number(content[found.end() : found.end() + 2])
+        scans += marker[0] == _SCAN
+        place = marker.end() + number(content[marker.end() : marker.end() + 2])
     return scans
 
 

@@ -140,10 +140,10 @@ def _whole_numbers(stored: np.ndarray, max_pixels: int) -> np.ndarray:
             f"{size_text(stored.shape)} is more than the limit of {max_pixels:,} pixels"
         )
     with np.errstate(invalid="ignore"):  # not a number
-        whole = stored.astype(np.int64, order="C")
-    if not np.array_equal(whole, stored):
+        integers = stored.astype(np.int64, order="C")
+    if not np.array_equal(integers, stored):
         raise ValueError("it holds numbers that are not whole")
     for kind in (np.uint8, np.uint16):
-        if whole.min(initial=0) >= 0 and whole.max(initial=0) <= np.iinfo(kind).max:
-            return whole.astype(kind)
-    return whole
+        if integers.min(initial=0) >= 0 and integers.max(initial=0) <= np.iinfo(kind).max:
+            return integers.astype(kind)
+    return integers

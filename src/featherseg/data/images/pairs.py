@@ -12,15 +12,9 @@ import numpy as np
 from featherseg.core.errors import ConfigError, DataError, DataNotFound, unknown
 from featherseg.core.types import ClassInfo, DataFacts, Sample
 from featherseg.core.wording import counted, size_text
-from featherseg.data.images.decoding import (
-    IMAGE_SUFFIXES,
-    LOSSY,
-    is_image,
-    is_lossy,
-    read_image,
-    read_mask,
-)
+from featherseg.data.images.decoding import LOSSY, is_lossy, read_image, read_mask
 from featherseg.data.images.labels import LabelMap
+from featherseg.data.images.listing import IMAGE_SUFFIXES, is_image
 from featherseg.data.images.unread import unread_endings
 
 SHOWN_NAMES = 3

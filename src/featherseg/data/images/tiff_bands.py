@@ -232,8 +232,8 @@ def banded_tiff(file: BinaryIO, name: str, max_pixels: int) -> BandedTiff | None
     expected = (bands if planar else 1) * prod(
         -(-side // part) for side, part in zip(size, piece, strict=True)
     )
-    whole = expected <= len(places) and expected <= MOST_SEGMENTS
-    if not whole or sum(count for _, count in places[:expected]) > length:
+    complete = expected <= len(places) and expected <= MOST_SEGMENTS
+    if not complete or sum(count for _, count in places[:expected]) > length:
         raise DataError(
             f"{name} cannot be read: its strips or tiles are not all there. Replace it."
         )

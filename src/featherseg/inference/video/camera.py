@@ -88,7 +88,7 @@ def record(
                 parts.add(with_progress(overlaid, parts.frames, None, progress))
             if parts.frames:
                 parts.finish(target)
-        return Recording(parts.frames, source.arrived - source.taken, source.size)
+        return Recording(parts.frames, source.arrived - source.used, source.size)
 
 
 class _Camera:
@@ -98,7 +98,7 @@ class _Camera:
         size: (height, width).
         rate: Frames per second, as the camera states it.
         arrived: Number of frames that were received.
-        taken: Number of frames that were used.
+        used: Number of frames that were predicted.
     """
 
     def __init__(self, name: str) -> None:
@@ -112,7 +112,7 @@ class _Camera:
             raise DeviceError(_no_camera(name, place.format(name), error)) from None
         self.size: Size = (first.height, first.width)
         self.rate = Fraction(self.stream.average_rate or _USUAL_RATE)
-        self.arrived, self.taken = 1, 0
+        self.arrived, self.used = 1, 0
         self._error: type[Exception] = av.FFmpegError
         self._newest: tuple[Any, float] | None = (first, time.monotonic())
         self._ended = False
@@ -147,7 +147,7 @@ class _Camera:
             if self._newest is None or stop.is_set():
                 return None
             newest, self._newest = self._newest, None
-            self.taken += 1
+            self.used += 1
             return newest
 
     def _capture(self) -> None:
