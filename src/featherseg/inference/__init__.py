@@ -1,1 +1,1 @@
-"""From a run (or an exported file) and an image to a mask: runtimes, modes, the Predictor, drawing."""
+"""From a run or an exported file and an image to a mask: runtimes, the Predictor, drawing."""

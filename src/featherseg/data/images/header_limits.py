@@ -37,8 +37,8 @@ def number(big_endian: bytes) -> int:
 def too_large(name: str, content: str, limit: str) -> TooLarge:
     """Return the error for a file with this content."""
     return TooLarge(
-        f"{name} is too large: it holds {content}, the limit is {limit}. Save it again with another "
-        "program."
+        f"{name} is too large: it holds {content}, the limit is {limit}. Save it again with "
+        "another program."
     )
 
 

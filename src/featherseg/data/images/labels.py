@@ -80,7 +80,7 @@ class LabelMap:
         return f"holds value {', '.join(shown)}{more}, which is not in {self.expected}"
 
     def advice(self, outside: Mapping[int, int]) -> str:
-        """Return a line of a dataset.toml for 255 or white, which often mean unlabelled; else ""."""
+        """Return a line of a dataset.toml for 255 or white, often the unlabelled value; else ""."""
         void, text = (0xFFFFFF, '"#ffffff"') if self.colors else (255, "255")
         if void not in outside or not self.expected.startswith(TOML):
             return ""
