@@ -1,4 +1,4 @@
-"""What auxiliary heads add to the loss: plain cross-entropy of classes, and PIDNet's two losses of boundaries."""
+"""The losses of auxiliary heads: plain cross-entropy, and PIDNet's two boundary losses."""
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,14 @@ from featherseg.losses.cross_entropy import CrossEntropy
 
 
 class AuxiliaryLoss(nn.Module):
-    """heads * (cross-entropy of every head of classes) + boundaries * L_1 + L_3 (PIDNet, arXiv:2206.02066, Sec. 3.4).
+    """heads * (sum of the heads' cross-entropy) + boundaries * L_1 + L_3 (PIDNet, Sec. 3.4).
 
-    plain is what the heads of classes are judged by, hard what L_3 judges the model's own logits by, at the
-    boundaries that the head `boundary_head` finds; without `boundaries` that head is left alone.
+    Args:
+        plain: the cross-entropy of the heads that predict classes.
+        hard: the cross-entropy of L_3, for the model's own logits at predicted boundaries.
+        heads: the weight of plain.
+        boundaries: the weight of L_1; 0 turns off L_1 and L_3.
+        boundary_head: the name of the head that predicts boundaries.
     """
 
     def __init__(
@@ -31,21 +35,20 @@ class AuxiliaryLoss(nn.Module):
         self.heads, self.boundaries, self.boundary_head = heads, boundaries, boundary_head
 
     def forward(self, out: SegOutput, labels: Tensor) -> Tensor:
-        """A model's output with its auxiliary logits, and labels (B, H, W) int64 -> scalar, float32."""
+        """Return the loss, a scalar, float32; `out` has auxiliary logits, labels are (B, H, W)."""
         assert out.aux is not None
-        heads = {name: out._replace(logits=logits) for name, logits in out.aux.items()}
         losses = [
-            self.plain(head, labels) for name, head in heads.items() if name != self.boundary_head
+            self.plain(out._replace(logits=logits), labels)
+            for name, logits in out.aux.items()
+            if name != self.boundary_head
         ]
         loss = self.heads * torch.stack(losses).sum() if losses else out.logits.new_zeros(())
         if not self.boundaries:
             return loss
         assert self.boundary_head is not None  # refused before training starts
+        # in fp32, because the gradient of half precision is less exact
         edges = out._replace(logits=at_least_fp32(out.aux[self.boundary_head]))
-        found = to_image(
-            edges, (labels.shape[1], labels.shape[2])
-        )  # (B, 1, H, W), fp32: half precision costs gradient
-        at_boundaries = self.hard(out, labels_at_boundaries(labels, found))
-        return (
-            loss + self.boundaries * boundary_loss(found, boundary_targets(labels)) + at_boundaries
-        )
+        boundary_logits = to_image(edges, (labels.shape[1], labels.shape[2]))  # (B, 1, H, W)
+        at_boundaries = self.hard(out, labels_at_boundaries(labels, boundary_logits))
+        loss = loss + self.boundaries * boundary_loss(boundary_logits, boundary_targets(labels))
+        return loss + at_boundaries

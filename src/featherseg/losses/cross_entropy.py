@@ -1,4 +1,4 @@
-"""Pixel-wise cross-entropy (FRM Eq. 5) with class weights, label smoothing and online hard example mining."""
+"""Pixel-wise cross-entropy (FRM Eq. 5), with hard example mining, focal and boundary weights."""
 
 import math
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from featherseg.losses.boundary import near_another_class
 from featherseg.losses.processes import mean_over_processes, several_processes
 
 Mean = Literal["labelled", "number", "all"]
-"""What the sum of a batch's losses is divided by, see CrossEntropy."""
+"""The divisor of the sum of a batch's losses, see `CrossEntropy`."""
 
 
 def weights_tensor(class_weights: Sequence[float]) -> Tensor:
-    """(K,) float32. Raises ConfigError where one is not finite or below 0, or all are 0."""
+    """Return (K,) float32. Raises ConfigError if one is not finite or negative, or all are 0."""
     weights = torch.tensor(class_weights, dtype=torch.float32)
     if not (torch.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
         raise ConfigError(
@@ -33,19 +33,22 @@ def weights_tensor(class_weights: Sequence[float]) -> Tensor:
 class CrossEntropy(nn.Module):
     """Mean of -log p(true class), weighted by class, over the pixels that count.
 
-    class_weights: one a class; their pixels' losses are multiplied by them.
-    label_smoothing e: the target is 1 - e + e/K at the true class and e/K at the others.
-    ohem_threshold t: only pixels whose true class has probability below t count, and at least the `ohem_min_kept`
-    hardest of every image (Shrivastava et al., CVPR 2016, in the form of the SFNet scripts).
-    mean: the sum of the losses is divided by the sum of the weights of the pixels that count ("labelled", as torch
-    does), by their number ("number", as hard example mining does in HRNet's scripts and so in PIDNet's), or by the
-    number of all pixels, ignored and left-out ones too ("all", as mmsegmentation does). The first two differ with
-    class weights only; by the last a batch counts by its share of labelled pixels.
-    focal gamma: each pixel's loss is times (1 - p(true class)) ** gamma (Lin et al., ICCV 2017, Eq. 4); not with
-    label_smoothing. boundary_weight w: pixels near another class (losses/boundary.py) weigh 1 + w, times the weight of
-    their class. By both, pixels are weighted one by one, which takes a second pass for the gradient.
-    A batch without any labelled pixel, or by "labelled" of classes of weight 0 alone, gives 0 with zero gradients. Of
-    several processes the batch is that of all.
+    It is 0 with zero gradients if no pixel counts. With several processes, the mean is over the
+    batches of all of them.
+
+    Args:
+        class_weights: (K,) factors of the pixels' losses.
+        label_smoothing: e: the target is 1 - e + e/K at the true class and e/K at the others.
+        ohem_threshold: only pixels with p(true class) below it count, and at least the
+            `ohem_min_kept` hardest of each image (Shrivastava et al., CVPR 2016, as in SFNet's
+            scripts).
+        mean: the divisor. "labelled": the sum of the weights of the pixels that count, as in torch.
+            "number": their number, as in HRNet's and PIDNet's scripts; the same without class
+            weights. "all": the number of all pixels, as in mmsegmentation.
+        focal: gamma: a pixel's loss is multiplied by (1 - p(true class)) ** gamma (Lin et al.,
+            ICCV 2017, Eq. 4); not with label_smoothing.
+        boundary_weight: w: pixels near another class (losses/boundary.py) have 1 + w times their
+            weight.
     """
 
     def __init__(
@@ -74,7 +77,10 @@ class CrossEntropy(nn.Module):
         self.focal, self.boundary_weight = focal, boundary_weight
 
     def forward(self, out: SegOutput | Tensor, labels: Tensor) -> Tensor:
-        """A model's output, or logits (B, K, h, w) over the image of the labels (B, H, W) int64 -> scalar, float32."""
+        """Return the loss as a scalar, float32.
+
+        out: a model's output, or logits (B, K, h, w) that cover the labels (B, H, W) int64.
+        """
         logits, covered, align_corners = cover(out, labels)
         weights = self.class_weights
         if weights is not None and len(weights) != logits.shape[1]:
@@ -106,41 +112,38 @@ class CrossEntropy(nn.Module):
                 return loss / _nonzero(mean_over_processes(counted.sum())).to(loss)
             if not several_processes():  # the kernel has divided by the weights already
                 return loss
-            total = (
-                counted.sum()
-                if weights is None
-                else weights[covered.masked_fill(~counted, 0)][counted].sum()
-            )
+            total = counted.sum()
+            if weights is not None:
+                total = weights[covered.masked_fill(~counted, 0)][counted].sum()
             return loss / _nonzero(mean_over_processes(total)).to(loss)
 
     def _one_by_one(
         self, logits: Tensor, labels: Tensor, align_corners: bool, near: Tensor | None
     ) -> Tensor:
-        """The sum of the losses, divided by the weights or the number of the pixels that count, or by nothing."""
+        """Return the loss with a weight for each pixel, which takes a second pass for the gradient.
+
+        It is not yet divided if mean = "all".
+        """
         losses = upsample_cross_entropy(
             logits,
             labels,
-            class_weights=None
-            if self.focal
-            else self.class_weights,  # p is of the loss without them
+            # the focal factor needs p, that is the loss without class weights
+            class_weights=None if self.focal else self.class_weights,
             label_smoothing=self.label_smoothing,
             align_corners=align_corners,
             reduction="none",
         )  # (B, H, W)
         counted = labels != IGNORE
-        factors = (
-            counted.to(losses)
-            if near is None
-            else counted * (1 + self.boundary_weight * near.to(losses))
-        )
+        factors = counted.to(losses)
+        if near is not None:
+            factors = counted * (1 + self.boundary_weight * near.to(losses))
         weights = factors
         if self.class_weights is not None:
             weights = factors * self.class_weights[labels.masked_fill(~counted, 0)].to(losses)
         if self.focal:
-            surprise = (-torch.expm1(-losses)).clamp(
-                min=torch.finfo(losses.dtype).eps
-            )  # 1 - p; its root is steep at 0
-            total = (surprise**self.focal * losses * weights).sum()
+            # 1 - p; above 0, where the gradient of its power would be infinite for gamma < 1
+            complement = (-torch.expm1(-losses)).clamp(min=torch.finfo(losses.dtype).eps)
+            total = (complement**self.focal * losses * weights).sum()
         else:
             total = (losses * factors).sum()
         if self.mean == "all":
@@ -149,7 +152,7 @@ class CrossEntropy(nn.Module):
         return total / _nonzero(mean_over_processes(divisor)).to(total)
 
     def _hard(self, logits: Tensor, labels: Tensor, align_corners: bool) -> Tensor:
-        """Where the pixels are that OHEM keeps, (B, H, W) bool."""
+        """Return (B, H, W) bool: the pixels that online hard example mining keeps."""
         assert self.ohem_threshold is not None
         losses = upsample_cross_entropy(
             logits,
@@ -163,19 +166,19 @@ class CrossEntropy(nn.Module):
         kept = min(self.ohem_min_kept, probability.shape[1])
         hardest = probability.kthvalue(kept, dim=1).values[:, None]  # (B, 1)
         limit = hardest.clamp(min=self.ohem_threshold)
-        return valid & ~(probability > limit).view_as(labels)  # NaN is kept, so that it is seen
+        return valid & ~(probability > limit).view_as(labels)  # NaN is kept: training reports it
 
 
 def _nonzero(divisor: Tensor) -> Tensor:
-    """Infinity where no pixel counts or weighs: then nothing is learned, though smoothed losses have a sum."""
+    """Return the divisor, or infinity for 0: then nothing is learned, even from smoothed losses."""
     return torch.where(divisor > 0, divisor, math.inf)
 
 
 def cover(out: SegOutput | Tensor, labels: Tensor) -> tuple[Tensor, Tensor, bool]:
-    """What `upsample_cross_entropy` takes: logits (B, K, h, w), labels of what they cover (B, H', W'), align_corners.
+    """Return logits (B, K, h, w), the labels of what they cover (B, H', W'), and align_corners.
 
-    Where the images were padded, so are the labels, with IGNORE; labels of another size than the images get
-    logits of theirs, as `to_image` makes them.
+    Labels of padded images are padded with IGNORE. If the labels have another size than the images
+    and these were padded, logits are resized to the labels by `to_image`.
     """
     if isinstance(out, Tensor):
         return out, labels, False
@@ -183,7 +186,7 @@ def cover(out: SegOutput | Tensor, labels: Tensor) -> tuple[Tensor, Tensor, bool
     if size != out.image_size and out.padded_size != out.image_size:
         return to_image(out._replace(logits=at_least_fp32(out.logits)), size), labels, False
     rows, columns = (
-        padded - own for padded, own in zip(out.padded_size, out.image_size, strict=True)
+        padded - image for padded, image in zip(out.padded_size, out.image_size, strict=True)
     )
     if rows or columns:
         labels = F.pad(labels, (0, columns, 0, rows), value=IGNORE)

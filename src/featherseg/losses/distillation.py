@@ -1,12 +1,13 @@
-"""What a model learns from teachers: their logits at temperature, and where in the image each class lies.
+"""The losses that teachers add: distances between their logits and the model's.
 
-Letters: B images, K classes, N places: the pixels of the model's logits at their own stride, as far as they lie in the
-image; s its logits, t the teachers', T a temperature. Nothing of the image's size is made.
+Letters: B images, K classes, N places (the pixels of the logits that are inside the image), s the
+model's logits, t the teachers' logits, T a temperature. All is at the stride of the logits.
 
 Logits (Hinton et al., arXiv:1503.02531), a distribution over the classes at each place:
     L_logits = T^2 / N sum_i KL(softmax_k(t_ki / T) || softmax_k(s_ki / T))
-Channels (Shu et al., ICCV 2021, arXiv:2011.13256, Eq. 4), a distribution over the places for each class:
-    L_channels = T^2 / K sum_k KL(softmax_i(t_ki / T) || softmax_i(s_ki / T)), a mean over the images
+Channels (Shu et al., ICCV 2021, arXiv:2011.13256, Eq. 4), a distribution over the places for each
+class, as a mean over the images:
+    L_channels = T^2 / K sum_k KL(softmax_i(t_ki / T) || softmax_i(s_ki / T))
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -21,10 +22,10 @@ from featherseg.layers.precision import at_least_fp32, autocast_off
 
 
 class Taught(Protocol):
-    """What teachers say of a batch, at the places of the model's logits; the loader makes it, collate batches it.
+    """The teachers' outputs for a batch, at the places of the model's logits; made by the loader.
 
-    logits (B, K, h, w) of any float type; inside (B, h, w) bool: the places that lie in the image, not in what it was
-    filled up with.
+    logits (B, K, h, w) of any float type; inside (B, h, w) bool: the places inside the image, not
+    in its padding.
     """
 
     @property
@@ -34,7 +35,7 @@ class Taught(Protocol):
 
 
 class TaughtLosses(NamedTuple):
-    """What the masks and what the teachers give to the loss, scalars, weighted; training minimises `total`."""
+    """The losses by masks and by teachers, weighted scalars; training minimises `total`."""
 
     supervised: Tensor
     teacher: Tensor
@@ -46,9 +47,10 @@ class TaughtLosses(NamedTuple):
 
 
 class Distillation(nn.Module):
-    """logits * L_logits + channels * L_channels, each at its temperature; 0 with zero gradients where no place counts.
+    """logits * L_logits + channels * L_channels, each at its temperature.
 
-    Masks play no part, so pixels without a class are taught as well.
+    Masks are not used, so the model learns pixels without a class too. The loss is 0 with zero
+    gradients if no place is inside an image.
     """
 
     def __init__(
@@ -64,19 +66,17 @@ class Distillation(nn.Module):
         self.channels, self.channels_temperature = channels, channels_temperature
 
     def forward(self, out: SegOutput, taught: Taught) -> Tensor:
-        """A model's output and what the teachers say at the same places -> scalar, at least float32."""
+        """Return the loss as a scalar, fp32 or better."""
         with autocast_off(out.logits.device):
-            s = at_least_fp32(
-                out.logits
-            ).contiguous()  # (B, K, h, w); softmax is slow where K is innermost
+            # (B, K, h, w); contiguous, because softmax is slow if K is innermost in memory
+            s = at_least_fp32(out.logits).contiguous()
             t, inside = taught.logits.detach().to(s), taught.inside  # (B, K, h, w), (B, h, w)
             loss = s.new_zeros(())
             if self.logits:
                 each = divergence(t, s, self.logits_temperature, dim=1)  # (B, h, w)
                 loss = loss + self.logits * (each * inside).sum() / inside.sum().clamp(min=1)
             if self.channels:
-                # The lowest number by either temperature, not -inf: its share is 0, and of an image without any place
-                # all are alike
+                # not -inf, which gives NaN for an image without any place: this has the share 0
                 outside = ~inside[:, None].flatten(2)  # (B, 1, N)
                 lowest = torch.finfo(s.dtype).min * min(1.0, self.channels_temperature)
                 s, t = (x.flatten(2).masked_fill(outside, lowest) for x in (s, t))  # (B, K, N)
@@ -86,16 +86,16 @@ class Distillation(nn.Module):
 
 
 class _Divergence(Function):
-    """By hand, as autograd would keep twice as many maps, whose memory is most of the time with many classes."""
+    """Written by hand: autograd keeps twice as many maps, and memory takes most of the time."""
 
     @staticmethod
     def forward(ctx: Any, t: Tensor, s: Tensor, temperature: float, dim: int) -> Tensor:
-        mine, theirs = ((x / temperature).log_softmax(dim) for x in (s, t))
-        share = theirs.exp()  # softmax(t / temperature)
-        found = theirs.sub_(mine).mul_(share).sum(dim).mul_(temperature**2)
-        ctx.save_for_backward(mine.exp_().sub_(share).mul_(temperature))
+        log_student, log_teacher = ((x / temperature).log_softmax(dim) for x in (s, t))
+        teacher = log_teacher.exp()
+        divergence = log_teacher.sub_(log_student).mul_(teacher).sum(dim).mul_(temperature**2)
+        ctx.save_for_backward(log_student.exp_().sub_(teacher).mul_(temperature))
         ctx.dim = dim
-        return found
+        return divergence
 
     @staticmethod
     @once_differentiable
@@ -105,9 +105,9 @@ class _Divergence(Function):
 
 
 def divergence(t: Tensor, s: Tensor, temperature: float, dim: int) -> Tensor:
-    """temperature^2 * KL(softmax(t / temperature) || softmax(s / temperature)) over `dim`, which is summed up.
+    """Return T^2 * KL(softmax(t / T) || softmax(s / T)), summed over `dim`.
 
-    Differentiable once, with respect to s.
+    It is differentiable once, with respect to s.
     """
-    found: Tensor = _Divergence.apply(t, s, temperature, dim)
-    return found
+    summed: Tensor = _Divergence.apply(t, s, temperature, dim)
+    return summed

@@ -1,8 +1,8 @@
-"""Losses of regions beside the cross-entropy: they judge how far classes overlap with the truth, rare ones alike.
+"""Losses of the overlap between prediction and ground truth, in which rare classes count as much.
 
-At the logits' own resolution (a quarter of the image's for most models), where the labels are those under the middle of
-each place: scores of the image's size would cost more than the cross-entropy does without them. What is thinner than a
-place is met only where it covers a middle. Letters: M labelled places of a batch, K classes.
+They are computed at the resolution of the logits, 1/4 for most models, with the label at the middle
+of each place: at full size they would cost more than the cross-entropy. An object that is thinner
+than a place counts only where it covers a middle. Letters: M labelled places of a batch, K classes.
 """
 
 import torch
@@ -15,16 +15,16 @@ from featherseg.losses.cross_entropy import cover
 
 
 class OverlapLoss(nn.Module):
-    """dice * soft Dice loss + lovasz * Lovasz-softmax, each over the classes that the batch's labels hold."""
+    """dice * soft Dice loss + lovasz * Lovasz-softmax, means over the classes in the labels."""
 
     def __init__(self, *, dice: float = 0.0, lovasz: float = 0.0) -> None:
         super().__init__()
         self.dice, self.lovasz = dice, lovasz
 
     def forward(self, out: SegOutput | Tensor, labels: Tensor) -> Tensor:
-        """A model's output, or logits (B, K, h, w) over the image of the labels (B, H, W) -> scalar, fp32 or better.
+        """Return the loss as a scalar, fp32 or better; 0 with zero gradients if all is ignored.
 
-        0 with zero gradients where everything is ignored.
+        out: a model's output, or logits (B, K, h, w) that cover the labels (B, H, W).
         """
         logits, covered, _ = cover(out, labels)
         with autocast_off(logits.device):
@@ -39,33 +39,36 @@ class OverlapLoss(nn.Module):
             if self.dice:
                 loss = loss + self.dice * _mean(soft_dice(probabilities, truth), present)
             if self.lovasz:
-                here = present.nonzero()[:, 0]
-                loss = loss + self.lovasz * _mean(
-                    lovasz_softmax(probabilities[:, here], truth[:, here]), present[here]
-                )
+                columns = present.nonzero()[:, 0]  # of the classes present: the others cost time
+                losses = lovasz_softmax(probabilities[:, columns], truth[:, columns])
+                loss = loss + self.lovasz * _mean(losses, present[columns])
             return loss
 
 
 def soft_dice(probabilities: Tensor, truth: Tensor) -> Tensor:
-    """1 - 2 sum(p t) / (sum(p) + sum(t)) of each class: probabilities (M, K), truth (M, K) bool -> (K,).
+    """Return (K,) 1 - 2 sum(p t) / (sum(p) + sum(t)); probabilities (M, K), truth (M, K) bool.
 
-    Milletari et al., 3DV 2016, Eq. 2, with p in place of its square in the denominator.
+    Milletari et al., 3DV 2016, Eq. 2, with p instead of its square in the denominator.
     """
     hits = (probabilities * truth).sum(0)
     return 1 - 2 * hits / (probabilities.sum(0) + truth.sum(0)).clamp(min=1)
 
 
 BINS = 1024
-"""Errors between which Lovasz-softmax tells: sorting them all took a fifth of a training step with 150 classes."""
+"""Number of error bins of Lovasz-softmax.
+
+Sorting all errors took a fifth of a training step with 150 classes.
+"""
 
 
 def lovasz_softmax(probabilities: Tensor, truth: Tensor) -> Tensor:
-    """Lovasz extension of 1 - IoU of each class (Berman et al., CVPR 2018, Eq. 9): (M, K), (M, K) bool -> (K,).
+    """Return (K,) Lovasz extensions of 1 - IoU (Berman et al., CVPR 2018, Eq. 9).
 
-    The errors |t - p|, largest first, each times what the IoU loses by it once those before it are made. Errors in the
-    same 1 / BINS come in any order: each weighs what it does on average over the two orders in which places of the
-    class come all before, or all behind, the others. Of a training's batch the gradient is that of sorting to 0.1 %,
-    of a class with 0.2 % of its places to 1.5 %.
+    probabilities (M, K), truth (M, K) bool. It sums the errors |t - p|, largest first, each times
+    the loss of IoU that it adds to the errors before it. Errors in the same bin have no order: an
+    error has the mean weight of two orders, with the places of the class first or last. The
+    gradient differs from that of sorting by 0.1 % for a training batch, and by 1.5 % for a class
+    with 0.2 % of the places.
     """
     errors = (truth.to(probabilities) - probabilities).abs()  # (M, K)
     with torch.no_grad():
@@ -80,25 +83,20 @@ def lovasz_softmax(probabilities: Tensor, truth: Tensor) -> Tensor:
         after = count.cumsum(1)
         before, number = after - count, after[:, -1:, 1]
 
-        def iou(others: Tensor, own: Tensor) -> Tensor:
-            return (number - own[..., 1]) / (number + others[..., 0]).clamp(min=1)  # (K, BINS)
+        def iou(false_positives: Tensor, misses: Tensor) -> Tensor:
+            union = (number + false_positives[..., 0]).clamp(min=1)
+            return (number - misses[..., 1]) / union  # (K, BINS)
 
-        first, last, by_others, by_own = (
-            iou(before, before),
-            iou(after, after),
-            iou(after, before),
-            iou(before, after),
-        )
-        lost = (
-            torch.stack(
-                [first - by_others + by_own - last, first - by_own + by_others - last], dim=2
-            )
-            / 2
-        )
+        # the IoU before and after a bin, and with only its false positives or only its misses
+        first, last = iou(before, before), iou(after, after)
+        others_first, class_first = iou(after, before), iou(before, after)
+        lost_by_others = first - others_first + class_first - last
+        lost_by_class = first - class_first + others_first - last
+        lost = torch.stack([lost_by_others, lost_by_class], dim=2) / 2
         weight = (lost / count.clamp(min=1)).to(errors).flatten()[place]  # (M, K)
     return (errors * weight).sum(0)
 
 
 def _mean(losses: Tensor, present: Tensor) -> Tensor:
-    """The mean of the present classes' losses (K,), 0 where there are none."""
+    """Return the mean loss (K,) of the present classes (K,); 0 if there are none."""
     return torch.where(present, losses, 0.0).sum() / present.sum().clamp(min=1)

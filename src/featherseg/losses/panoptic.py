@@ -1,7 +1,7 @@
-"""The loss of a panoptic model: classes, centres and offsets together (Panoptic-DeepLab, Cheng et al., CVPR 2020).
+"""The loss of a panoptic model (Panoptic-DeepLab, Cheng et al., CVPR 2020).
 
-Everything is compared at the image's size. Each part is a weighted mean, sum(loss w) / sum(w), 0 where nothing
-counts; the authors' code divides the semantic part by the number of pixels instead.
+All is compared at the image's size. Each part is a weighted mean, sum(loss w) / sum(w), or 0 if
+nothing counts; the authors' code divides the semantic part by the number of pixels instead.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,14 @@ from featherseg.losses.cross_entropy import cover, weights_tensor
 from featherseg.losses.processes import mean_over_processes
 
 CENTER_WEIGHT, OFFSET_WEIGHT = 200.0, 0.01
+"""Weights of the parts in the authors' code, the offsets' for center_sigma = 8."""
 
 
 class Targets(Protocol):
-    """What the instance branch is compared with, float32; `data.panoptic_targets` makes it, collate batches it.
+    """The targets of the instance branch, float32, made by `panoptic_targets`.
 
-    center (B, H, W), offset (B, 2, H, W) in pixels of the image, and the weight of every pixel in each part,
-    (B, H, W).
+    center (B, H, W), offset (B, 2, H, W) in pixels of the image, and the weight of each pixel in
+    each part, (B, H, W).
     """
 
     @property
@@ -41,7 +42,7 @@ class Targets(Protocol):
 
 
 class PanopticLosses(NamedTuple):
-    """The three parts of the loss, scalars, each already times its weight; training minimises `total`."""
+    """The parts of the loss, scalars times their weights; training minimises `total`."""
 
     semantic: Tensor
     center: Tensor
@@ -54,14 +55,17 @@ class PanopticLosses(NamedTuple):
 
 
 class PanopticLoss(nn.Module):
-    """Cross-entropy of the hardest pixels + 200 x squared error of centres + 0.08 / sigma x distance of the offsets.
+    """Cross-entropy of the hardest pixels + 200 * centre error^2 + 0.08 / sigma * offset error.
 
-    hardest: share of the batch's labelled pixels whose weighted cross-entropy is largest, the only ones that count
-    (0.2 for Cityscapes, 1 for COCO). class_weights: one a class, times the weight of each pixel. center_sigma: of the
-    centres' Gaussians in pixels, 8 for full-size images (0.01 x the distance, as the authors have it); distances count
-    in eighths of it, so that an image half the size, with half the sigma, has the same loss: `panoptic_targets` scales
-    the area of small objects alike. Raises ConfigError where the share is not above 0 and at
-    most 1, and for weights that `CrossEntropy` refuses.
+    Args:
+        hardest: the share of the batch's labelled pixels that count: those with the largest
+            weighted cross-entropy (0.2 for Cityscapes, 1 for COCO).
+        class_weights: (K,) factors of the pixels' weights.
+        center_sigma: of the centres' Gaussians in pixels, 8 for full-size images as in the paper.
+            An image of half the size, with half the sigma, has the same loss.
+
+    Raises:
+        ConfigError: hardest is not in (0, 1], or `CrossEntropy` refuses the weights.
     """
 
     def __init__(
@@ -76,16 +80,15 @@ class PanopticLoss(nn.Module):
                 f"hardest = {hardest}: expected a fraction of the pixels, above 0 and at most 1."
             )
         self.hardest, self.offset_weight = hardest, OFFSET_WEIGHT * 8 / center_sigma
-        own = None if class_weights is None else weights_tensor(class_weights)
-        weights = None if own is None else torch.cat([own, torch.zeros(IGNORE + 1)])[: IGNORE + 1]
-        self.class_weights: Tensor | None  # by label value
+        weights = None
+        if class_weights is not None:  # by label value: IGNORE has the weight 0
+            padded = torch.cat([weights_tensor(class_weights), torch.zeros(IGNORE + 1)])
+            weights = padded[: IGNORE + 1]
+        self.class_weights: Tensor | None
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, out: SegOutput, labels: Tensor, targets: Targets) -> PanopticLosses:
-        """A panoptic model's output, labels (B, H, W) int64 and the targets of the batch -> the parts, float32.
-
-        In full precision whatever autocast says.
-        """
+        """Return the parts, float32 even under autocast; labels (B, H, W) int64."""
         assert out.centers is not None  # refused before training starts
         assert out.offsets is not None
         size = (labels.shape[1], labels.shape[2])
@@ -103,7 +106,7 @@ class PanopticLoss(nn.Module):
             )
 
     def _semantic(self, out: SegOutput, labels: Tensor, weights: Tensor) -> Tensor:
-        """Weighted cross-entropy over the hardest pixels, scalar."""
+        """Return the weighted cross-entropy of the hardest pixels, a scalar."""
         logits, covered, align_corners = cover(out, labels)
         losses = upsample_cross_entropy(
             logits, covered, align_corners=align_corners, reduction="none"
@@ -120,11 +123,10 @@ class PanopticLoss(nn.Module):
 
 
 def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
-    """sum(losses weights) / sum(weights) -> scalar; 0 with zero gradients where no weight is above 0.
+    """Return sum(losses weights) / sum(weights); 0 with zero gradients if all weights are 0.
 
-    Of several processes both sums are over all.
+    With several processes, both sums are over all of them.
     """
     total = mean_over_processes(weights.sum()).to(losses)
-    return (losses * weights).sum() / torch.where(
-        total > 0, total, 1.0
-    )  # 1 / tiny, times 200, would be infinite
+    # not clamp(min=tiny): 1 / tiny, times 200, is infinite
+    return (losses * weights).sum() / torch.where(total > 0, total, 1.0)

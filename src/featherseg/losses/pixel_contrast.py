@@ -9,12 +9,17 @@ from featherseg.layers.precision import at_least_fp32, autocast_off
 
 
 class PixelContrast(nn.Module):
-    """Pulls the embeddings of pixels of one class together and pushes those of other classes away.
+    """Pull the embeddings of pixels of one class together, and push other classes away.
 
-    The embedding head is one 1x1 convolution, used in training only. Pixels are drawn before it, half of them such as
-    the model gets wrong, and only they are embedded: the same values as embedding the whole map.
-    max_samples: anchors of a group at most; max_views: of a class in one image at most, and a class counts only where
-    it has more pixels than that. groups_of: images that are contrasted with each other, all of a batch where None.
+    The embedding head is a 1x1 convolution, used in training only. Pixels are drawn before it, half
+    of them mistakes of the model, and only these are embedded.
+
+    Args:
+        weight: factor of the loss.
+        dim: channels of the embedding.
+        max_samples: most pixels of a group.
+        max_views: most pixels of a class in an image; a class with fewer pixels does not count.
+        groups_of: images that are contrasted with each other; None: all of a batch.
     """
 
     def __init__(
@@ -57,14 +62,12 @@ class PixelContrast(nn.Module):
             small = small[:, 0].long()  # (B, h, w)
             known = small.masked_fill(small == IGNORE, -1)  # (B, h, w)
             wrong = mistakes(logits.detach(), known)
-            drawn = [  # positions in the flattened group
+            drawn = [  # positions in each flattened group
                 sample_pixels(*parts, self.classes, self.max_samples, self.max_views)
                 for parts in zip(known.split(group), wrong.split(group), strict=True)
             ]
-            pixels = small[0].numel()
-            index = torch.cat(
-                [one + i * group * pixels for i, one in enumerate(drawn)]
-            )  # (M,) into B * h * w
+            step = group * small[0].numel()
+            index = torch.cat([one + i * step for i, one in enumerate(drawn)])  # (M,) in the batch
             embedded = self._embed(at_least_fp32(pick(features, index)))  # (M, D)
             sizes = [len(one) for one in drawn]
             parts = zip(embedded.split(sizes), small.flatten()[index].split(sizes), strict=True)
@@ -72,24 +75,24 @@ class PixelContrast(nn.Module):
             return self.weight * mean
 
     def _embed(self, pixels: Tensor) -> Tensor:
-        """(M, C) -> (M, D), of unit length."""
+        """Return the embeddings (M, D) of pixels (M, C), of unit length."""
         return F.normalize(F.linear(pixels, self.embed.weight.flatten(1), self.embed.bias), dim=1)
 
 
 def mistakes(logits: Tensor, labels: Tensor) -> Tensor:
-    """Where another class has a higher score than the true one: (B, K, h, w), (B, h, w) -> (B, h, w) bool.
+    """Return (B, h, w) bool: whether another class scores higher; undefined for the label -1.
 
-    Not argmax, which reads a map in the usual layout twelve times as long. Where the label is -1 it says nothing.
+    logits (B, K, h, w), labels (B, h, w). argmax takes twelve times as long in the usual layout.
     """
-    own = logits.gather(1, labels.clamp(min=0)[:, None])[:, 0]
-    return own < logits.amax(1)
+    true_scores = logits.gather(1, labels.clamp(min=0)[:, None])[:, 0]
+    return true_scores < logits.amax(1)
 
 
 def pick(features: Tensor, index: Tensor) -> Tensor:
-    """Single pixels: (B, C, h, w), positions (M,) in the flattened batch -> (M, C).
+    """Return the pixels (M, C) of features (B, C, h, w) at positions (M,) in the flattened batch.
 
-    Once for all of them, and from a view in the layout that the map has: the gradient of each gather is a whole map of
-    zeros, and one in another layout would have to be turned.
+    All at once, and in the layout of the map, because the gradient of each gather is a whole map of
+    zeros, and one in another layout would have to be copied.
     """
     flat = features.flatten(2)  # (B, C, h w)
     image, position = index // flat.shape[2], index % flat.shape[2]
@@ -99,17 +102,17 @@ def pick(features: Tensor, index: Tensor) -> Tensor:
 
 
 def contrast(embedded: Tensor, classes: Tensor, temperature: float) -> Tensor:
-    """Eq. 6, averaged over the anchors that have a positive: embedded (M, D), unit length, classes (M,) -> scalar.
+    """Return Eq. 6, a scalar: the mean over the anchors that have a positive, 0 if none has.
 
-    For anchor i and each other sample j of its class: -log(exp(s_ij) / (exp(s_ij) + sum_n exp(s_in))), s = e_i e_j /
-    temperature, n over the samples of other classes. 0 where no anchor has a positive.
+    embedded (M, D) of unit length, classes (M,). For anchor i and each other sample j of its class:
+    -log(exp(s_ij) / (exp(s_ij) + sum_n exp(s_in))), s = e_i e_j / temperature, n over the samples
+    of other classes.
     """
     scores = (embedded / temperature) @ embedded.mT  # (M, M)
     same = classes[:, None] == classes[None, :]
     positive = same & ~torch.eye(len(classes), dtype=torch.bool, device=classes.device)
-    lowest = (
-        torch.finfo(scores.dtype).min / 2
-    )  # not -inf: an anchor without negatives would get NaN gradients
+    # not -inf, which gives NaN gradients to an anchor without negatives
+    lowest = torch.finfo(scores.dtype).min / 2
     negatives = scores.masked_fill(same, lowest).logsumexp(1, keepdim=True)  # (M, 1)
     gains = F.logsigmoid(scores - negatives).masked_fill(~positive, 0.0)  # (M, M)
     count = positive.sum(1)  # (M,)
@@ -120,42 +123,46 @@ def contrast(embedded: Tensor, classes: Tensor, temperature: float) -> Tensor:
 def sample_pixels(
     labels: Tensor, wrong: Tensor, classes: int, max_samples: int, max_views: int
 ) -> Tensor:
-    """Draw the pixels to contrast, the same number of every class of every image that has more than max_views of it.
+    """Return (M,) positions of drawn pixels in the flattened batch.
 
-    labels (B, h, w) with -1 = ignore, wrong (B, h, w) bool: the model's mistakes -> (M,) positions in the flattened
-    batch. Half of a draw are mistakes, or as near to it as there are. Drawn with torch's generator.
+    The same number is drawn for each class in each image that has more than max_views pixels of it.
+    Half of them are mistakes, as far as there are enough. torch's generator is used.
+
+    Args:
+        labels: (B, h, w), -1 = ignore.
+        wrong: (B, h, w) bool, the model's mistakes.
     """
+    # Count the pixels of each group: image, class, right or wrong
     images = torch.arange(len(labels), device=labels.device).view(-1, 1, 1)
-    group = (
-        2 * (images * classes + labels) + wrong
-    ).flatten()  # (B h w,): image, class, right or wrong
+    group = (2 * (images * classes + labels) + wrong).flatten()  # (B h w,)
     known = (labels >= 0).flatten()
     groups = 2 * len(labels) * classes
-    counts = torch.bincount(group.masked_fill(~known, groups), minlength=groups + 1)[:-1].view(
-        -1, 2
-    )  # (B K, 2)
-    taking = counts.sum(1) > max_views
-    pairs = int(taking.sum())
+    counts = torch.bincount(group.masked_fill(~known, groups), minlength=groups + 1)
+    counts = counts[:-1].view(-1, 2)  # (B K, 2)
+
+    # How many pixels of each are kept
+    frequent = counts.sum(1) > max_views  # (B K,)
+    pairs = int(frequent.sum())
     if pairs == 0:
         return torch.empty(0, dtype=torch.long, device=labels.device)
     views = max(1, min(max_samples // pairs, max_views))
-    keep = (_share_out(counts[:, 0], counts[:, 1], views) * taking[:, None]).flatten()  # (2 B K,)
-    index = (known & taking[group.clamp(min=0) // 2]).nonzero()[:, 0]  # candidates
-    return index[
-        lowest_of_each_group(
-            torch.rand(len(index), dtype=torch.float64, device=index.device), group[index], keep
-        )
-    ]
+    keep = (_share_out(counts[:, 0], counts[:, 1], views) * frequent[:, None]).flatten()  # (2 B K,)
+
+    # Draw them
+    index = (known & frequent[group.clamp(min=0) // 2]).nonzero()[:, 0]
+    values = torch.rand(len(index), dtype=torch.float64, device=index.device)
+    return index[lowest_of_each_group(values, group[index], keep)]
 
 
 def lowest_of_each_group(values: Tensor, group: Tensor, keep: Tensor) -> Tensor:
-    """Positions of the keep[g] lowest values of each group g, one group after the other: (N,), (N,), (G,) -> (M,).
+    """Return (M,) positions of the keep[g] lowest values of each group g, group by group.
 
-    values are drawn evenly from 0..1, so that nearly all can be left out of the sorting unseen: those above what the
-    wanted number lies below, with six standard deviations to spare. Should a group come short, all are sorted.
+    values (N,) are uniform in 0..1, group (N,), keep (G,). Only values below a limit are sorted:
+    the limit is the expected largest kept value and six standard deviations. If a group has too few
+    values below it, all are sorted.
     """
     counts = torch.bincount(group, minlength=len(keep))
-    share = (keep + 6 * keep.sqrt() + 18) / counts.clamp(min=1)  # (G,)
+    share = (keep + 6 * keep.sqrt() + 18) / counts.clamp(min=1)  # (G,) the limits
     low = (values < share[group]).nonzero()[:, 0]
     if (torch.bincount(group[low], minlength=len(keep)) < keep).any():
         low = torch.arange(len(values), device=values.device)
@@ -167,7 +174,7 @@ def lowest_of_each_group(values: Tensor, group: Tensor, keep: Tensor) -> Tensor:
 
 
 def _share_out(right: Tensor, wrong: Tensor, views: int) -> Tensor:
-    """How many of the right and of the wrong pixels make up `views`: (P,), (P,) -> (P, 2)."""
+    """Return (P, 2): how many of the right (P,) and of the wrong pixels (P,) make up `views`."""
     half = views // 2
     few_wrong, few_right = wrong < views / 2, right < views / 2
     take_wrong = torch.where(

@@ -1,4 +1,4 @@
-"""What a training over several processes divides its losses by, so that they are those of one process."""
+"""The divisor of a loss in a training on several processes, which makes it that of one process."""
 
 from torch import Tensor, distributed
 
@@ -13,11 +13,11 @@ def several_processes() -> bool:
 
 
 def mean_over_processes(total: Tensor) -> Tensor:
-    """The mean over all processes of a sum that a loss is divided by, scalar; of one process the sum itself.
+    """Return the mean over all processes of the divisor of a loss, a scalar.
 
-    Gradients are averaged over P processes, so with s and n each process's sums of losses and of weights, and n' the
-    mean of n, mean(s / n') = sum(s) / sum(n): the loss of one process with all images, however unequally the pixels
-    that count are shared out. Every process has to call it equally often.
+    Gradients are averaged over the processes. Let s and n be the sums of losses and of weights of a
+    process, and n' the mean of n: then mean(s / n') = sum(s) / sum(n), the loss of one process with
+    all images. Every process must call this equally often.
     """
     if not several_processes():
         return total

@@ -99,7 +99,7 @@ class LossTable(
     SemanticKeys,
     AnyKeys,
 ):
-    """[loss]: cross-entropy and further terms, the loss of a panoptic model, or one of a package."""
+    """[loss]: cross-entropy and other terms, the loss of a panoptic model, or one of a package."""
 
     @model_validator(mode="after")
     def _options_need_a_name(self) -> "LossTable":

@@ -1,1 +1,1 @@
-"""Recipes: what one can contain (`tables`), how one is read (`reading`), and the shipped ones (`shipped/`)."""
+"""Recipes: their keys (`tables`), how they are read (`reading`), the shipped ones (`shipped/`)."""

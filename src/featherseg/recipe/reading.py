@@ -1,4 +1,4 @@
-"""A TOML file becomes a `Recipe`; `--set key=value` replaces keys; a mistake is answered with a sentence."""
+"""Read a TOML file as a `Recipe`; `--set key=value` replaces keys."""
 
 import os
 import shlex
@@ -23,20 +23,20 @@ from featherseg.recipe.tables import AVERAGES, LENGTHS, Recipe
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """A recipe as text, with the name it was asked for by."""
+    """The text of a recipe, and its name or path."""
 
     name: str
     text: str
 
 
 def shipped_recipes() -> list[str]:
-    """Names of the recipes in the package: a model's name for its default recipe, or MODEL_DATASET."""
-    defaults = set(models.MODELS)  # those of installed packages as well
+    """Return the names of the shipped recipes: MODEL (its default recipe) or MODEL_DATASET."""
+    defaults = set(models.MODELS)  # with the models of installed packages
     return sorted(defaults | set(_recipe_files()))
 
 
 def read_recipe(name: str) -> RecipeFile:
-    """A shipped recipe by name (`frm-lite0_camvid`, or a model's name for its default), or a .toml file by path.
+    """Return a shipped recipe by name (`frm-lite0_camvid`, `frm-lite0`), or a .toml file by path.
 
     Raises UnknownName or ConfigError.
     """
@@ -44,7 +44,8 @@ def read_recipe(name: str) -> RecipeFile:
         path = Path(name)
         if not path.is_file():
             raise ConfigError(
-                f"no recipe at {path}.{near_path(path)} Shipped recipes: {', '.join(shipped_recipes())}."
+                f"no recipe at {path}.{near_path(path)} Shipped recipes: "
+                f"{', '.join(shipped_recipes())}."
             )
         if path.name == "dataset.toml":
             raise _dataset_as_recipe(name)
@@ -55,7 +56,8 @@ def read_recipe(name: str) -> RecipeFile:
         return RecipeFile(name, _whole_recipe(file, model))
     if model in models.MODELS and data in DATASETS:
         raise UnknownName(
-            f"there is no shipped recipe {name!r}. Use the default recipe with that data: {model} --data {data}"
+            f"there is no shipped recipe {name!r}. Use the default recipe with that data: "
+            f"{model} --data {data}"
         )
     if os.path.isfile(os.path.join(name, "dataset.toml")):
         raise _dataset_as_recipe(name)
@@ -71,24 +73,24 @@ def _dataset_as_recipe(name: str) -> ConfigError:
 
 @cache
 def _recipe_files() -> dict[str, str]:
-    """Recipe -> the file in shipped/ that has a row for its model: X.toml for default recipes, X_DATASET.toml.
+    """Return recipe -> name of the file in shipped/ that has a row for its model.
 
-    A model without a row in one of the former has its default recipe from fine-tuning.toml.
+    Default recipes are in X.toml, others in X_DATASET.toml. fine-tuning.toml is the default recipe
+    of models without a row.
     """
-    found = {}
+    files = {}
     for item in (resources.files("featherseg.recipe") / "shipped").iterdir():
         file = item.name.removesuffix(".toml")
         _, underscore, data = file.partition("_")
         for model in tomllib.loads(item.read_text(encoding="utf-8")).get("models", {}):
-            found[f"{model}{underscore}{data}"] = file
-    return found
+            files[f"{model}{underscore}{data}"] = file
+    return files
 
 
 def _whole_recipe(file: str, model: str) -> str:
-    """A recipe with every setting: the file's own, and in their place those of its row for the model."""
-    text = (resources.files("featherseg.recipe") / "shipped" / f"{file}.toml").read_text(
-        encoding="utf-8"
-    )
+    """Return the text of a recipe: the settings of a file, replaced by those of the model's row."""
+    path = resources.files("featherseg.recipe") / "shipped" / f"{file}.toml"
+    text = path.read_text(encoding="utf-8")
     tables = tomllib.loads(text, parse_float=Decimal)  # Decimal: a printed 9.40 keeps its digits
     row = tables.pop("models", {}).get(model, {})
     tables["model"] = {"name": model, **tables["model"]}
@@ -96,23 +98,25 @@ def _whole_recipe(file: str, model: str) -> str:
     comment = text.partition("\n\n")[0]
     parts = [comment]
     for name, table in tables.items():
-        parts.append(
-            "\n".join(
-                [f"[{name}]", *(f"{key} = {toml_value(value)}" for key, value in table.items())]
-            )
-        )
+        rows = [f"{key} = {toml_value(value)}" for key, value in table.items()]
+        parts.append("\n".join([f"[{name}]", *rows]))
     return "\n\n".join(parts) + "\n"
 
 
 def parse_recipe(file: RecipeFile, overrides: Iterable[str] = (), **data: str | None) -> Recipe:
-    """Text and `--set` overrides -> Recipe; `data` replaces keys of [data] (name, root) where not None.
+    """Return the recipe of a text.
 
-    Raises ConfigError with a sentence for each slip: unknown keys, values of the wrong type or out of range.
+    Args:
+        overrides: texts KEY=VALUE, as of `--set`.
+        data: replaces keys of [data] (name, root) if it is not None.
+
+    Raises:
+        ConfigError: with one message for each mistake: an unknown key, or a value of the wrong type
+            or out of range.
     """
     values = parse_toml(file.text, file.name)
-    if isinstance(
-        train := values.get("train"), dict
-    ):  # in records, steps that were found stand beside minutes
+    # only here: the record of a run has both minutes and the steps that they were enough for
+    if isinstance(train := values.get("train"), dict):
         for group in (LENGTHS, AVERAGES):
             _one_of([f"train.{key}" for key in group if train.get(key)])
     return _override(values, file.name, overrides, data)
@@ -121,7 +125,7 @@ def parse_recipe(file: RecipeFile, overrides: Iterable[str] = (), **data: str | 
 def override_recipe(
     recipe: Recipe, where: str, overrides: Iterable[str] = (), **data: str | None
 ) -> Recipe:
-    """`parse_recipe` of a recipe that was read before; `where` names it in messages. Raises ConfigError."""
+    """Return a recipe with overrides, as `parse_recipe`; `where` names it in messages."""
     return _override(recipe.model_dump(mode="json", exclude_none=True), where, overrides, data)
 
 
@@ -130,7 +134,7 @@ def _absolute(place: str) -> str:
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """The recipe with the paths of data and teachers starting from the root, so that they hold in every folder."""
+    """Return the recipe with absolute paths of data and teachers, valid in every folder."""
     name, root = recipe.data.name, recipe.data.root
     paths = {
         "name": (_absolute(name) if is_remote(name) else str(own_path(name)))
@@ -160,20 +164,18 @@ def _override(
     for key, value in data.items():
         if value is not None:
             _assign(values, ["data", key], value, f"--data {value}")
-    named = {override.partition("=")[0].strip() for override in overrides}
-    if "loss.name" in named and isinstance(
-        values.get("loss"), dict
-    ):  # the recipe's own loss gives way
+
+    # An override replaces what excludes it: loss.name the terms of the loss, one length another
+    given = {override.partition("=")[0].strip() for override in overrides}
+    if "loss.name" in given and isinstance(values.get("loss"), dict):
         values["loss"] = {
             key: value for key, value in values["loss"].items() if key in PACKAGE_KEYS
         }
     for group in (LENGTHS, AVERAGES):
-        keys = named & {f"train.{key}" for key in group}
+        keys = given & {f"train.{key}" for key in group}
         _one_of(sorted(keys))
-        if keys and isinstance(values.get("train"), dict):  # the recipe's own gives way
-            values["train"] = {
-                key: value for key, value in values["train"].items() if key not in group
-            }
+        if keys and isinstance(values.get("train"), dict):
+            values["train"] = {k: value for k, value in values["train"].items() if k not in group}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or "." not in key:
@@ -182,17 +184,17 @@ def _override(
             )
         _assign(values, key.strip().split("."), _literal(text.strip()), f"--set {override}")
     recipe = parse(Recipe, values, where)
-    given = named & {"model.pretrained", "model.name", "train.backbone_lr"}
-    if given == {"model.pretrained"} and not recipe.model.pretrained:
-        # The recipe's rate is for weights that know something; other models than its own keep it: one got worse without
-        recipe = recipe.model_copy(
-            update={"train": recipe.train.model_copy(update={"backbone_lr": None})}
-        )
-    models.configure(recipe.model.name, recipe.model.options)
+
+    # backbone_lr is for pretrained weights; it stays if another model is chosen, because a model
+    # trained from scratch was worse without it
+    rate_keys = given & {"model.pretrained", "model.name", "train.backbone_lr"}
+    if rate_keys == {"model.pretrained"} and not recipe.model.pretrained:
+        train = recipe.train.model_copy(update={"backbone_lr": None})
+        recipe = recipe.model_copy(update={"train": train})
+    models.configure(recipe.model.name, recipe.model.options)  # refuses unknown names and options
     if recipe.trains_on_all:
-        recipe = recipe.model_copy(
-            update={"train": recipe.train.model_copy(update={"keep": "last"})}
-        )
+        train = recipe.train.model_copy(update={"keep": "last"})
+        recipe = recipe.model_copy(update={"train": train})
     return recipe
 
 
@@ -202,7 +204,7 @@ def _one_of(keys: Sequence[str]) -> None:
 
 
 def _literal(text: str) -> Any:
-    """A TOML value where it is one (40, true, [0.5, 2.0]), else the text itself."""
+    """Return the value of a TOML text (40, true, [0.5, 2.0]); of another text the text itself."""
     try:
         return parse_toml(f"value = {text}", text)["value"]
     except ConfigError:

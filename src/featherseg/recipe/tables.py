@@ -1,4 +1,7 @@
-"""The tables of a recipe: its keys, their types and bounds, and what each key does."""
+"""The tables of a recipe: its keys, their types and bounds, and what each key does.
+
+[augment] is defined in data/pipeline/augmentation.py, [loss] in losses/terms.py.
+"""
 
 from typing import Annotated, Any, Literal
 
@@ -9,22 +12,19 @@ from featherseg.core.storage import without_buckets
 from featherseg.core.wording import last_parts
 from featherseg.data.images.sizes import ImageSize, ResizeTo
 from featherseg.data.pipeline.augmentation import AugmentTable
-from featherseg.losses.terms import LossTable
+from featherseg.losses.terms import LossTable, Weight
 
-Rate = Annotated[
-    float, Field(gt=0, le=1e30)
-]  # what fp32 holds, with room for an optimiser's factors
+# the largest learning rate that fp32 can represent, with room for an optimiser's factors
+Rate = Annotated[float, Field(gt=0, le=1e30)]
+Scale = Annotated[float, Field(gt=0, le=8)]
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 
 
 def _joined(splits: Any) -> Any:
-    """["train", "val"] as `data.open_dataset` takes it: "train+val"."""
-    if (
-        isinstance(splits, list)
-        and splits
-        and all(isinstance(split, str) and split for split in splits)
-    ):
-        return "+".join(splits)
+    """Return ["train", "val"] as "train+val", which `data.open_dataset` takes."""
+    names = splits if isinstance(splits, list) else []
+    if names and all(isinstance(name, str) and name for name in names):
+        return "+".join(names)
     return splits
 
 
@@ -32,34 +32,33 @@ Splits = Annotated[str, BeforeValidator(_joined)]
 
 
 def _separated(names: Any) -> Any:
-    """ "runs/a,runs/b" as ("runs/a", "runs/b")."""
-    if isinstance(names, str):
-        if not (found := tuple(name.strip() for name in names.split(",") if name.strip())):
-            raise ValueError(
-                "expected names, separated by commas; leave it out, or give [], for none"
-            )
-        return found
-    return tuple(names) if isinstance(names, list) else names
+    """Return "runs/a,runs/b" as ("runs/a", "runs/b")."""
+    if not isinstance(names, str):
+        return tuple(names) if isinstance(names, list) else names
+    separated = tuple(name.strip() for name in names.split(",") if name.strip())
+    if not separated:
+        raise ValueError("expected names, separated by commas; leave it out, or give [], for none")
+    return separated
 
 
 Runs = Annotated[tuple[str, ...], Field(max_length=16), BeforeValidator(_separated)]
-"""Runs by path or name, separated by commas where they are a text."""
+"""Runs by path or name: a list, or a text with commas."""
 
 Loggers = Annotated[
     tuple[Literal["tensorboard", "mlflow", "wandb"], ...],
     Field(max_length=3),
     BeforeValidator(_separated),
 ]
-"""Where a training is followed beside its run folder; separated by commas where they are a text."""
+"""What a training logs to in addition to its run folder: a list, or a text with commas."""
 
 Convention = Literal["macs", "ptflops-0.6", "conv-bn"]
-"""How multiply-accumulates are counted; costs/cost.py says what each convention counts."""
+"""How multiply-accumulates are counted, see costs/cost.py."""
 
 
 class ModelTable(Config):
-    """[model]: which model, whether its backbone starts from ImageNet weights, and settings of the model itself.
+    """[model]: the model, whether its backbone starts from ImageNet weights, and its own settings.
 
-    The latter are the keys of its paper's config (models/frm.py: FRMConfig), as in `context = "ppm"`.
+    Its settings are the keys of its paper's config (models/frm.py: FRMConfig): `context = "ppm"`.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -69,64 +68,50 @@ class ModelTable(Config):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keys that are the model's own."""
+        """The model's own settings."""
         return dict(self.model_extra or {})
 
 
 def shown_data(name: str) -> str:
-    """A dataset as a page that is passed on names it: of a path the last two parts, without a bucket's name."""
+    """Return a dataset's name for pages that are passed on: the last two parts of a path."""
     return last_parts(without_buckets(name))
 
 
 class DataTable(Config):
-    """[data]: what to train and validate on. `name` is a dataset of the catalogue, a dataset.toml or a folder."""
+    """[data]: what to train and validate on."""
 
-    name: str
-    root: str | None = None
-    split_by: SplitBy | None = (
-        None  # what splits by share keep together; None: as the dataset.toml says
-    )
+    name: str  # a dataset of the catalogue, a dataset.toml or a folder
+    root: str | None = None  # folder of a dataset of the catalogue
+    split_by: SplitBy | None = None  # what random splits keep together; None: see dataset.toml
     train_split: Splits = "train"  # or several, ["train", "val"]: then the last weights are kept
     val_split: str = "val"
-    train_size: Positive | None = None  # use only so many images
+    train_size: Positive | None = None  # number of images; None: all
     val_size: Positive | None = None
-    workers: Annotated[int, Field(ge=0, le=1024)] | None = (
-        None  # None: as the cores allow (training/batches.py)
-    )
-    test_resize: ResizeTo | None = (
-        None  # images are brought to fit this wherever the model is validated, scored or used
-    )
-    class_uniform: Share = (
-        0.0  # so many of the samples are drawn by class, every class alike, and cropped around it
-    )
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = None  # None: by the number of cores
+    test_resize: ResizeTo | None = None  # size of images in validation, scoring and prediction
+    class_uniform: Share = 0.0  # share of samples drawn by class and cropped around a pixel of it
 
     @property
     def shown(self) -> str:
-        """As `shown_data` has it."""
+        """The result of `shown_data`."""
         return shown_data(self.name)
 
 
 class TeacherTable(Config):
-    """[teacher]: runs that the model learns from beside the masks (losses/distillation.py); off without `runs`."""
+    """[teacher]: runs whose outputs the model learns too (losses/distillation.py)."""
 
-    runs: Runs = ()  # by path or name; of several the mean of their logits
-    unlabelled: str | None = (
-        None  # a folder of images without masks, of which only the teachers tell something
-    )
-    logits: Annotated[float, Field(ge=0)] = (
-        1.0  # weight of L_logits: the classes of each place; 0 = off
-    )
+    runs: Runs = ()  # by path or name; the mean of their logits is learned; () = no teacher
+    unlabelled: str | None = None  # a folder of images without masks, for the teachers alone
+    logits: Weight = 1.0  # weight of L_logits; 0 = off
     logits_temperature: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    channels: Annotated[float, Field(ge=0)] = (
-        3.0  # weight of L_channels: the places of each class; 0 = off
-    )
+    channels: Weight = 3.0  # weight of L_channels; 0 = off
     channels_temperature: Annotated[float, Field(gt=0, le=1000)] = 4.0
 
     @model_validator(mode="after")
-    def _somebody_teaches_something(self) -> "TeacherTable":
+    def _teachers_have_an_effect(self) -> "TeacherTable":
         if self.unlabelled and not self.runs:
             raise ValueError(
-                "teacher.unlabelled: images without masks need a teacher. Name one with teacher.runs"
+                "teacher.unlabelled: images without masks need a teacher, set teacher.runs"
             )
         if self.runs and not (self.logits or self.channels):
             raise ValueError(
@@ -140,68 +125,56 @@ class TeacherTable(Config):
 class TrainTable(Config):
     """[train]: length, optimiser, precision, devices, what is kept.
 
-    The length is one of epochs, steps of the optimiser, and minutes, which the whole command may take; where all are
-    left out, steps = "auto": by the number of images. Steps that were found stand beside minutes.
+    The length is one of epochs, optimiser steps and minutes. Minutes are for the whole command.
+    Default: steps = "auto", by the number of images. In the record of a run that was given minutes,
+    steps are the steps that it took.
     """
 
     epochs: Positive | None = None
     steps: Positive | Literal["auto"] | None = None
     minutes: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    batch_size: Positive | Literal["auto"] = (
-        8  # over all devices, without accumulation; auto: more of small crops
-    )
-    lr_batch_size: Positive | None = (
-        None  # images of a step that the rates are for: others scale them by the root
-    )
-    accumulate: Positive = 1
-    checkpoint_activations: bool = (
-        False  # the backbone keeps no maps for the backward, it computes them again
-    )
-    # of training/optimisers.py; auto: muon from scratch, adamw with pretrained weights
+
+    # Images of a step
+    batch_size: Positive | Literal["auto"] = 8  # on all devices; auto: more for small crops
+    lr_batch_size: Positive | None = None  # images per step for lr; others scale it by the root
+    accumulate: Positive = 1  # batches per step
+    checkpoint_activations: bool = False  # recompute the backbone's maps in the backward
+
+    # Optimiser: a name of training/optimisers.py; auto: muon from scratch, adamw for fine-tuning
     optimizer: str = "adamw"
     lr: Rate = 2e-3
-    backbone_lr: Rate | None = None  # lr where left out
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = (
-        1.0  # a stage's rate is that of the next, deeper one times this
-    )
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    groups: Literal["structure", "mmseg", "uniform"] = (
-        "structure"  # of parameters (training/optimisers.py)
-    )
-    momentum: Share = 0.9  # of sgd
-    clip_norm: Annotated[float, Field(ge=0)] = (
-        0.0  # the gradient of a step is scaled to this norm at most; 0 = off
-    )
-    schedule: Literal["poly", "cosine", "stable"] = (
-        "poly"  # of the rate over the steps; stable: may go on longer
-    )
+    backbone_lr: Rate | None = None  # None: lr
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # rate of a stage / rate of the next one
+    weight_decay: Weight = 0.01
+    groups: Literal["structure", "mmseg", "uniform"] = "structure"  # which weights decay
+    momentum: Share = 0.9  # sgd only
+    clip_norm: Weight = 0.0  # largest norm of the gradient; 0 = off
+
+    # Learning rate over the steps
+    schedule: Literal["poly", "cosine", "stable"] = "poly"  # stable: training may be prolonged
     power: Annotated[float, Field(gt=0)] = 0.9  # poly: lr * (1 - step / steps) ** power
-    decay_steps: Annotated[int, Field(ge=0)] = (
-        0  # stable: the last steps, in which the rate falls; before, it is lr
-    )
-    floor: Share = 0.0  # share of lr that the schedule ends at
+    decay_steps: Annotated[int, Field(ge=0)] = 0  # stable: last steps, with a falling rate
+    floor: Share = 0.0  # final rate / lr
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the weight average; 0 = off
-    ema_share: Share = (
-        0.0  # in its place: the average reaches back over this share of the steps; 0 = off
-    )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = (
-        "fp32"  # auto: bf16 where the device computes in it, else fp32
-    )
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the EMA of the weights; 0 = off
+    ema_share: Share = 0.0  # or its length as a share of the steps; 0 = off
+
+    # Validation, and what is kept
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # auto: bf16 if the device has it
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    validations: Positive = 10  # spread over the run, one an epoch at most ...
-    validate_every: Positive | None = None  # ... or every so many epochs
-    keep: Literal["best", "last"] = "best"  # which weights the run folder holds in the end
-    patience: Positive | None = None  # stop after so many validations without a better mIoU
+    validations: Positive = 10  # number in a run, at most one per epoch ...
+    validate_every: Positive | None = None  # ... or one after this number of epochs
+    keep: Literal["best", "last"] = "best"  # weights in the finished run folder
+    patience: Positive | None = None  # stop after this number of validations without a better mIoU
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
+
+    # Devices
     device: str = "auto"
     devices: Annotated[int, Field(gt=0, le=1024)] = 1
     nodes: Annotated[int, Field(gt=0, le=1024)] = 1
-    rank_seconds: Annotated[float, Field(ge=1, le=1e6)] = (
-        1800.0  # that processes wait for one another, validations too
-    )
+    rank_seconds: Annotated[float, Field(ge=1, le=1e6)] = 1800.0  # longest wait for other processes
     sync_bn: bool = True  # with more than one GPU
-    loggers: Loggers = ()  # beside the run folder, which has it all
+    loggers: Loggers = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -224,7 +197,8 @@ class TrainTable(Config):
     def _rate_falls_within_the_steps(self) -> "TrainTable":
         if self.decay_steps and self.schedule != "stable":
             raise ValueError(
-                f"train.decay_steps is of train.schedule = 'stable', and it is {self.schedule!r}"
+                f"train.decay_steps has no effect with train.schedule = {self.schedule!r}: "
+                "expected 'stable'"
             )
         if isinstance(self.steps, int) and self.decay_steps > self.steps:
             raise ValueError(
@@ -233,27 +207,21 @@ class TrainTable(Config):
         return self
 
     def average_decay(self, steps: int) -> float:
-        """Decay of the weight average in a run of so many steps; 0 where there is none."""
+        """Return the decay of the EMA in a run of this number of steps; 0 = no EMA."""
         return 1 - 1 / max(1.0, self.ema_share * steps) if self.ema_share else self.ema
 
 
 LENGTHS, AVERAGES = ("epochs", "steps", "minutes"), ("ema", "ema_share")
-"""Keys of [train] of which one is given."""
+"""Keys of [train] that exclude each other."""
 
 
 class PanopticTable(Config):
-    """[panoptic]: how a panoptic model's centres and offsets become objects; it changes no training."""
+    """[panoptic]: how centres and offsets become objects; it does not affect training."""
 
-    threshold: Annotated[float, Field(ge=0)] = (
-        0.1  # values of the centre map at or below it are no centre
-    )
-    kernel: Annotated[int, Field(gt=0, lt=512)] = (
-        7  # pixels, odd: a centre is the largest in a square of this side
-    )
-    top_k: Annotated[int, Field(gt=0, le=10_000)] = 200  # centres that are kept at most, the best
-    stuff_area: Annotated[int, Field(ge=0)] = (
-        0  # pixels under which a class without instances becomes void
-    )
+    threshold: Weight = 0.1  # a centre has a value above this
+    kernel: Annotated[int, Field(gt=0, lt=512)] = 7  # side of the square with one centre; odd
+    top_k: Annotated[int, Field(gt=0, le=10_000)] = 200  # most centres
+    stuff_area: Annotated[int, Field(ge=0)] = 0  # fewest pixels of a class without instances
 
     @model_validator(mode="after")
     def _kernel_has_a_middle(self) -> "PanopticTable":
@@ -263,29 +231,23 @@ class PanopticTable(Config):
 
 
 class PaperTable(Config):
-    """[paper]: the published row that the recipe repeats, with the figures as printed. It changes no training.
-
-    miou holds %, by split of `data`, at one scale unless `scales` and `flip` tell otherwise. gmacs are counted by
-    `convention` ("other": in a way that is none of ours) for one image of `size` (height, width); they and params_m
-    are of the model with `classes` classes.
-    """
+    """[paper]: the published row that the recipe repeats; it does not affect training."""
 
     row: str  # where it is printed
-    data: str
-    classes: Positive
-    miou: dict[str, Percent]
-    scales: Annotated[tuple[Annotated[float, Field(gt=0, le=8)], ...], Field(max_length=16)] = (
-        1.0,
-    )
+    data: str  # the dataset of `miou`
+    classes: Positive  # of the model of `params_m` and `gmacs`
+    miou: dict[str, Percent]  # by split
+    # test-time augmentation of `miou`
+    scales: Annotated[tuple[Scale, ...], Field(max_length=16)] = (1.0,)
     flip: bool = False
     params_m: Annotated[float, Field(gt=0)]  # millions
-    gmacs: Annotated[float, Field(gt=0)]  # 10^9
-    convention: Convention | Literal["other"]
+    gmacs: Annotated[float, Field(gt=0)]  # 10^9, for one image of `size`
+    convention: Convention | Literal["other"]  # of gmacs; other: none of ours
     size: ImageSize
 
 
 class Recipe(Config):
-    """Everything that decides a training run, apart from the machine; and what was published of such a run."""
+    """Everything that decides a training run, except the machine, and its published row."""
 
     model: ModelTable
     data: DataTable
@@ -298,14 +260,15 @@ class Recipe(Config):
 
     @property
     def trains_on_all(self) -> bool:
-        """Whether the images that it validates on are among several splits that it trains on."""
+        """Whether it trains on several splits, the validation split among them."""
         parts = self.data.train_split.split("+")
         return len(parts) > 1 and self.data.val_split in parts
 
     @model_validator(mode="after")
-    def _no_patience_without_images_to_tell(self) -> "Recipe":
+    def _patience_needs_other_images(self) -> "Recipe":
         if self.trains_on_all and self.train.patience:
             raise ValueError(
-                f"train.patience: {self.data.val_split} is trained on and so tells no end: leave it out"
+                f"train.patience: {self.data.val_split} is trained on, so its scores cannot end a "
+                "training. Leave it out"
             )
         return self
