@@ -10,7 +10,7 @@ from support.models.small_training import Silent
 from featherseg.core.errors import TrainingError
 from featherseg.fitting.clock import Deadline, StepClock, falling_steps, rung_deadlines
 from featherseg.fitting.last_training import train
-from featherseg.fitting.plan import Final, read_plan
+from featherseg.fitting.plan import FinalTraining, read_plan
 from featherseg.fitting.screening import screen
 from featherseg.fitting.state import FitJob, FitState
 from featherseg.fitting.trials import Segment
@@ -147,10 +147,10 @@ def test_hours_in_which_no_step_was_taken_are_told_with_those_that_are_needed(
 
 
 def test_a_last_training_stops_between_the_fall_of_its_rate_and_its_end():
-    assert Final("a", 1.0, 10, 2, 9).reached == 9
+    assert FinalTraining("a", 1.0, 10, 2, 9).reached == 9
     for stopped in (7, 10):
         with pytest.raises(ValueError, match="was stopped before its rate fell, or after its end"):
-            Final("a", 1.0, 10, 2, stopped)
+            FinalTraining("a", 1.0, 10, 2, stopped)
 
 
 def test_a_deadline_is_a_plain_value_for_another_machine():

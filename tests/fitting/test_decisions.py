@@ -41,7 +41,7 @@ from featherseg.fitting.delivery import worst
 from featherseg.fitting.halving import Rung, Schedule
 from featherseg.fitting.last_training import train
 from featherseg.fitting.page import fit_html
-from featherseg.fitting.plan import Final, read_plan
+from featherseg.fitting.plan import FinalTraining, read_plan
 from featherseg.fitting.results import FitResult
 from featherseg.fitting.screening import screen, segment_of
 from featherseg.fitting.state import FitJob, Undelivered
@@ -241,7 +241,7 @@ def test_fewer_steps_than_were_planned_before_take_the_place_of_what_was_not_rea
 
 def test_a_last_training_that_was_begun_is_carried_out_to_the_letter(tmp_path):
     plan, workers = (
-        replace(fit_plan(), finals=(Final(SLOW.name, 1.0, 10, 2),)),
+        replace(fit_plan(), finals=(FinalTraining(SLOW.name, 1.0, 10, 2),)),
         scored(lambda s: 0.5),
     )
     plan.write(tmp_path)
@@ -291,7 +291,7 @@ def test_the_last_one_gets_the_steps_of_the_pace_that_it_has_alone(
 
 @pytest.mark.parametrize(("steps", "told"), [(1, ["1 step"]), (199, ["199 steps"]), (200, [])])
 def test_very_few_steps_are_told(tmp_path, steps, told):
-    heard, plan = Silent(), replace(fit_plan(), finals=(Final(SLOW.name, 1.0, steps, 0),))
+    heard, plan = Silent(), replace(fit_plan(), finals=(FinalTraining(SLOW.name, 1.0, steps, 0),))
     train_on(plan, tmp_path, said=heard)
     assert [text for text in heard.messages if "very few" in text] == [
         f"it has {text}, which is very few: give it more --hours, or go on with --resume and more of them"
@@ -412,8 +412,10 @@ def test_whoever_has_no_file_gives_way_however_little_time_is_left(fit_again, tm
 def test_a_model_over_the_limit_is_timed_again_by_a_resume_while_its_training_is_there(
     fit_again, tmp_path
 ):
-    last = Final(SLOW.name, 1.0, 10, 2)
-    plan = replace(fit_plan(), finals=(last, Final(FAST.name, 1.0, 8, 2)), over_limit=SLOW.name)
+    last = FinalTraining(SLOW.name, 1.0, 10, 2)
+    plan = replace(
+        fit_plan(), finals=(last, FinalTraining(FAST.name, 1.0, 8, 2)), over_limit=SLOW.name
+    )
     plan.write(tmp_path)
     over = {**facts(), "steps": 10, "limit_kept": False, "latency_over_ms": 1.0}
     (tmp_path / "fit.json").write_text(json.dumps(over))
@@ -453,14 +455,14 @@ def test_one_that_is_too_slow_sees_smaller_images_where_it_stays_the_better_one(
     monkeypatch.setattr(
         substitution, "score_val", lambda plan, run, resize, reporter: resizes.append(resize) or 0.6
     )
-    shrunk, finals = {SLOW.name: before} if before else {}, (Final(SLOW.name, 1.0, 10, 2),)
+    shrunk, finals = {SLOW.name: before} if before else {}, (FinalTraining(SLOW.name, 1.0, 10, 2),)
     plan = replace(fit_plan(), image_size=(128, 192), shrunk=shrunk, finals=finals)
     assert smaller_scale(plan, SLOW, over_ms, rival, job_in(tmp_path), Silent()) == scale
     assert resizes == ([] if over_ms == 45.0 else [(106, 159)] if before else [(96, 144)])
 
 
 def test_no_image_is_made_too_small(tmp_path):
-    plan = replace(fit_plan(), finals=(Final(SLOW.name, 1.0, 10, 2),))  # 64 pixels high
+    plan = replace(fit_plan(), finals=(FinalTraining(SLOW.name, 1.0, 10, 2),))  # 64 pixels high
     assert smaller_scale(plan, SLOW, 25.0, None, job_in(tmp_path), Silent()) is None
 
 
@@ -479,7 +481,7 @@ def test_who_is_shrunk_stays_the_chosen_one_by_the_plan_too(fit_again, tmp_path,
 
 
 def test_one_that_was_not_delivered_is_told_by_its_last_training(tmp_path):
-    finals = (Final(SLOW.name, 1.0, 10, 2), Final(FAST.name, 1.0, 8, 1))
+    finals = (FinalTraining(SLOW.name, 1.0, 10, 2), FinalTraining(FAST.name, 1.0, 8, 1))
     tried = replace(fit_plan(), finals=finals, failed={SLOW.name: "21.0 ms"})
     half = TrialRecord(4, {4: 0.5}, ({"seconds": 30.0},))
     records = {"frm_lite0_light_1": half, "frm_lite0_half_light_1": half}
@@ -568,7 +570,7 @@ def test_the_page_tells_how_far_timings_of_one_file_lie_apart():
 def test_a_finished_fit_trains_nothing_again_though_its_trials_are_gone(
     fit_again, tmp_path, monkeypatch
 ):
-    last = Final(SLOW.name, 1.0, 10, 2)
+    last = FinalTraining(SLOW.name, 1.0, 10, 2)
     replace(fit_plan(), finals=(last,)).write(tmp_path)
     (tmp_path / "fit.json").write_text(json.dumps({**facts(), "steps": 10}))
     assert fit_again({SLOW.name: 21.0}).facts["steps"] == 10

@@ -23,7 +23,7 @@ from featherseg.data.cache.fingerprint import Fingerprint
 from featherseg.exporters.report import ExportReport
 from featherseg.fitting import delivery
 from featherseg.fitting.delivery import deliver
-from featherseg.fitting.plan import Final, read_plan
+from featherseg.fitting.plan import FinalTraining, read_plan
 from featherseg.fitting.results import choose_again, read_fit, summary
 from featherseg.fitting.state import FitJob, Undelivered, read_state
 from featherseg.fitting.trials import final_folder
@@ -63,7 +63,7 @@ def delivered(tmp_path, monkeypatch):
 
     monkeypatch.setattr(delivery, "export", export)
     monkeypatch.setattr(delivery, "time_file", lambda file, image, name: timing(*name[:2], 6.0))
-    plan = replace(fit_plan(yard), finals=(Final(FAST.name, 1.0, 10, 2),))
+    plan = replace(fit_plan(yard), finals=(FinalTraining(FAST.name, 1.0, 10, 2),))
 
     def go_on(plan=plan, watched=(), *, left=math.inf, accept=False):
         Fingerprint.of({name: open_dataset(str(yard), name) for name in ("train", "val")}).save(
@@ -101,9 +101,9 @@ def test_where_the_dataset_lies_is_told_only_to_an_export_that_looks_at_it(
 
     monkeypatch.setattr(delivery, "export", export)
     plan = delivered.plan
-    config, parts = replace(plan.config, format=format), replace(plan.parts, root="data")
+    config, parts = replace(plan.config, format=format), replace(plan.splits, root="data")
     with pytest.raises(FeathersegError, match="seen"):
-        delivered(replace(plan, config=config, parts=parts))
+        delivered(replace(plan, config=config, splits=parts))
 
 
 @pytest.mark.parametrize("fault", ["trained on", "damaged", "another value"])
@@ -248,7 +248,7 @@ def test_where_the_hours_are_over_one_timing_and_no_score_on_test_have_to_do(del
 
 
 def test_the_page_tells_that_the_hours_ended_the_training(delivered):
-    stopped = replace(delivered.plan, finals=(Final(FAST.name, 1.0, 14, 6, 10),))
+    stopped = replace(delivered.plan, finals=(FinalTraining(FAST.name, 1.0, 14, 6, 10),))
     shutil.copytree(final_folder(delivered.out, FAST, 10), final_folder(delivered.out, FAST, 14))
     found, _, _ = delivered(stopped)
     assert [found.facts[key] for key in ("steps", "decay_steps", "steps_planned")] == [10, 2, 14]

@@ -24,7 +24,7 @@ from featherseg.core.errors import ConfigError, DataError, DeviceError, Feathers
 from featherseg.data import open_dataset
 from featherseg.fitting import beginning, candidates, feasible, state
 from featherseg.fitting import fit as session
-from featherseg.fitting import parts as parts_module
+from featherseg.fitting import splits as splits_module
 from featherseg.fitting.beginning import Pace
 from featherseg.fitting.candidates import Offer, in_line, offers
 from featherseg.fitting.elsewhere import bundle_candidates, timings_of
@@ -32,10 +32,10 @@ from featherseg.fitting.fit import FitSettings
 from featherseg.fitting.halving import Candidate, make_schedule
 from featherseg.fitting.latency import Measured
 from featherseg.fitting.page import fit_html, outlook
-from featherseg.fitting.parts import find_parts, whole_path
 from featherseg.fitting.plan import read_plan
 from featherseg.fitting.results import FitResult, choose_again, read_fit
 from featherseg.fitting.screening import segment_of
+from featherseg.fitting.splits import find_splits, whole_path
 from featherseg.fitting.state import FitJob, FitState
 from featherseg.fitting.trials import Segment, Workers
 from featherseg.training import job
@@ -63,7 +63,7 @@ def begin(config, measured, out, said=None, began=None):
 
 def test_a_tenth_of_train_becomes_val_and_test_where_there_are_none(tmp_path):
     write_yard(tmp_path / "yard", splits="train = 1.0")
-    parts, said = find_parts(str(tmp_path / "yard"), None, tmp_path)
+    parts, said = find_splits(str(tmp_path / "yard"), None, tmp_path)
     assert (
         "has no val and test images with masks: 3 images of train became val and 3 images of train became test"
         in said[0]
@@ -91,7 +91,7 @@ def test_a_path_means_the_same_from_another_folder_and_an_address_stays_one(tmp_
 )
 def test_images_that_were_set_aside_stay_what_they_are(tmp_path, splits, images):
     toml = write_yard(tmp_path / "yard", images, splits)
-    parts, said = find_parts(str(toml), None, tmp_path)
+    parts, said = find_splits(str(toml), None, tmp_path)
     there, made = ("val", "test") if "val" in splits else ("test", "val")
     cut = open_dataset(parts.name, made, tmp_path / "yard")
     assert f"with masks: {len(cut)} images of train became {made}" in said[0]
@@ -109,9 +109,9 @@ def test_images_that_were_set_aside_stay_what_they_are(tmp_path, splits, images)
 
 def test_splits_that_are_there_are_taken_as_they_are(tmp_path):
     toml = write_yard(tmp_path, splits="train = 0.6\nval = 0.2\ntest = 0.2")
-    parts, said = find_parts(str(toml), None, tmp_path / "out")
+    parts, said = find_splits(str(toml), None, tmp_path / "out")
     assert (parts.name, parts.test, said) == (str(toml), "test", [])
-    parts, _ = find_parts("shapes", None, tmp_path)
+    parts, _ = find_splits("shapes", None, tmp_path)
     assert parts.test == "test"
 
 
@@ -120,7 +120,7 @@ def test_of_a_train_split_that_is_a_share_its_base_gives_the_others(tmp_path):
         tmp_path / "yard", splits='pool = "pool.txt"\ntrain = "60% of pool"\nval = "20% of pool"'
     )
     (tmp_path / "yard" / "pool.txt").write_text("\n".join(f"{number:03d}x" for number in range(30)))
-    parts, said = find_parts(str(toml), None, tmp_path)
+    parts, said = find_splits(str(toml), None, tmp_path)
     assert "2 images of train became test" in said[0]
     sizes = {
         name: len(open_dataset(parts.name, name, toml.parent))
@@ -191,7 +191,7 @@ def test_so_few_images_that_no_split_can_be_cut_are_told_with_what_to_do(tmp_pat
         DataError,
         match=rf"{images} training images? are too few to cut them from: .*\. Add images, or",
     ):
-        find_parts(str(toml), None, tmp_path)
+        find_splits(str(toml), None, tmp_path)
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -206,7 +206,7 @@ def test_a_split_without_a_labelled_pixel_is_refused_before_anything_is_timed(
         Image.fromarray(np.full((64, 96), 255, np.uint8)).save(
             tmp_path / "yard" / "masks" / f"{key}.png"
         )
-    parts_module.look_at(open_dataset(str(toml), split), "yard", 1.0)
+    splits_module.look_at(open_dataset(str(toml), split), "yard", 1.0)
     Image.fromarray(np.full((64, 96), 255, np.uint8)).save(
         tmp_path / "yard" / "masks" / f"{first}.png"
     )
@@ -236,7 +236,7 @@ def test_a_file_that_cannot_be_read_is_said_before_anything_is_timed(tmp_path, m
 def test_a_look_at_many_files_ends_with_its_share_of_the_time(tmp_path, monkeypatch):
     data = open_dataset(str(write_yard(tmp_path / "yard", splits=SPLITS)), "train")
     now, read = [0.0], []
-    monkeypatch.setattr(parts_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(splits_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(
         type(data), "label", lambda self, index: now.append(now.pop() + 1) or read.append("mask")
     )
@@ -247,7 +247,7 @@ def test_a_look_at_many_files_ends_with_its_share_of_the_time(tmp_path, monkeypa
             now.append(now.pop() + 1) or read.append("image") or SimpleNamespace(label=0)
         ),
     )
-    parts_module.look_at(data, "yard train", 100.0)
+    splits_module.look_at(data, "yard train", 100.0)
     assert read == ["mask"] * 4 + ["image"] * 3
 
 
@@ -459,7 +459,7 @@ def test_hours_in_which_nothing_can_be_trained_are_refused(tmp_path, monkeypatch
 def test_hours_that_a_busy_machine_needs_to_start_are_refused_before_anything_is_timed(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(beginning, "find_parts", None)
+    monkeypatch.setattr(beginning, "find_splits", None)
     config, began = fit_plan(hours=0.01).config, time.monotonic() - 19.0  # of 36 s
     with pytest.raises(
         ConfigError, match=r"alone take about 3\.8 minutes here\. Give at least 0\.08"
@@ -493,11 +493,11 @@ def test_a_start_takes_as_long_as_opening_and_reading_masks_takes_here(tmp_path,
     assert (plan.validating, plan.opening) == (20.0 + 6 * 0.5, 12 * 0.0075 + 18 * 2.0)
 
     data, now = open_dataset(str(toml), "train"), [0.0]
-    monkeypatch.setattr(parts_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(splits_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(
         type(data), "label", lambda self, index: now.append(now.pop() + 1 + (index == 17))
     )
-    assert parts_module.mask_seconds(data) == 9 / 8
+    assert splits_module.mask_seconds(data) == 9 / 8
 
 
 def test_timing_candidates_ends_with_the_hours(tmp_path, monkeypatch):

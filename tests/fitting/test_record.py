@@ -12,9 +12,9 @@ import featherseg
 from featherseg.core.errors import ConfigError, FeathersegError, RunError
 from featherseg.data import open_dataset
 from featherseg.fitting.fit import FitSettings
-from featherseg.fitting.parts import find_parts
 from featherseg.fitting.plan import read_plan
 from featherseg.fitting.results import read_fit
+from featherseg.fitting.splits import find_splits
 from featherseg.runs.run import open_run, write_info
 
 # What a fit is told
@@ -173,20 +173,20 @@ def test_a_fit_whose_folder_was_moved_finds_the_splits_that_were_made_for_it(tmp
         tmp_path / "old",
         tmp_path / "new",
     )
-    parts, _ = find_parts(str(yard), None, old)
-    replace(fit_plan(yard), parts=parts).write(old)
+    parts, _ = find_splits(str(yard), None, old)
+    replace(fit_plan(yard), splits=parts).write(old)
     data = open_dataset(parts.name, "test", Path(parts.root))
     for run in (old, old / "trials" / "frm-lite0-1"):
         write_info(run, small_info(data.classes, data=parts.settings))
         assert (
             open_run(run).recipe.data.name
-            == read_plan(old / "plan.json").parts.name
+            == read_plan(old / "plan.json").splits.name
             == str(old / "dataset.toml")
         )
     old.rename(new)
     for run in (new, new / "trials" / "frm-lite0-1"):
         own = open_run(run).recipe.data
-        assert own.name == read_plan(new / "plan.json").parts.name == str(new / "dataset.toml")
+        assert own.name == read_plan(new / "plan.json").splits.name == str(new / "dataset.toml")
         assert open_dataset(own.name, "test", Path(own.root)).keys == data.keys
 
     # Of one that has none, nothing is taken for it

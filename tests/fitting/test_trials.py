@@ -21,7 +21,7 @@ from featherseg.core.types import ClassInfo
 from featherseg.core.wording import WarningText
 from featherseg.fitting import trials
 from featherseg.fitting.clock import Deadline
-from featherseg.fitting.trials import Once, Segment, TrialRecord, trial_workers
+from featherseg.fitting.trials import DistinctWarnings, Segment, TrialRecord, trial_workers
 from featherseg.runs.run import write_info
 from featherseg.training.folder import refuse_existing
 
@@ -302,7 +302,7 @@ def test_doubts_of_trials_are_told_once(tmp_path, monkeypatch):
         raise TrainingError("the loss is no number")
 
     monkeypatch.setattr(trials, "train", train)
-    trials.train_in_turn(segments(tmp_path, 3), Once(said := Silent()))
+    trials.train_in_turn(segments(tmp_path, 3), DistinctWarnings(said := Silent()))
     assert [text for text in said.messages if "dropped" not in text] == [
         "2 images of yard val are trained on too: a, b"
     ]

@@ -32,8 +32,8 @@ from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.feasible import TIMING, calibration_of, image_of, no_candidate, time_offers
 from featherseg.fitting.halving import Candidate, make_schedule, rung_sizes
 from featherseg.fitting.latency import Timing, here, require_format, time_candidate
-from featherseg.fitting.parts import find_parts, look_at, mask_seconds, refuse_copies
-from featherseg.fitting.plan import FitConfig, FitPlan, Parts
+from featherseg.fitting.plan import FitConfig, FitPlan, Splits
+from featherseg.fitting.splits import find_splits, look_at, mask_seconds, refuse_copies
 from featherseg.fitting.state import FitJob
 from featherseg.fitting.trials import found_by
 from featherseg.fitting.watch import watching_seconds
@@ -103,13 +103,13 @@ class FitData:
     """The images of a fit.
 
     Args:
-        parts: Where they lie.
+        splits: Where they lie.
         train, val, test: Their splits; test is None if no other images have masks.
         train_size: (height, width) of a typical training image.
         image_size: (height, width) of the images that will be predicted.
     """
 
-    parts: Parts
+    splits: Splits
     train: SegmentationData
     val: SegmentationData
     test: SegmentationData | None
@@ -205,7 +205,7 @@ def begin(config: FitConfig, measured: MeasuredLatency | None, job: FitJob) -> F
     left = max(1.0, ends - time.monotonic() - reserve.ending - beside)
     plan = FitPlan(
         config=config,
-        parts=replace(data.parts, val_size=reserve.val_size),
+        splits=replace(data.splits, val_size=reserve.val_size),
         device=latencies.device,
         threads=latencies.threads,
         image_size=data.image_size,
@@ -234,22 +234,22 @@ def open_data(config: FitConfig, measured: MeasuredLatency | None, job: FitJob) 
     pick_device(config.device)
     check_loggers(config)
     data_root = None if config.data_root is None else Path(config.data_root)
-    parts, notes = find_parts(config.data, data_root, job.out)
+    splits, notes = find_splits(config.data, data_root, job.out)
     for text in notes:
         job.reporter.message(text)
-    names = {"train": parts.train, "val": parts.val}
-    names |= {} if parts.test is None else {"test": parts.test}
-    splits = {part: parts.open(name) for part, name in names.items()}
-    refuse_one_class(splits["train"])
-    refuse_copies(config.data, splits)
-    for number, (part, data) in enumerate(splits.items()):
-        job.reporter.progress(f"reading masks and images of {part}", number, len(splits))
+    names = {"train": splits.train, "val": splits.val}
+    names |= {} if splits.test is None else {"test": splits.test}
+    opened = {part: splits.open(name) for part, name in names.items()}
+    refuse_one_class(opened["train"])
+    refuse_copies(config.data, opened)
+    for number, (part, data) in enumerate(opened.items()):
+        job.reporter.progress(f"reading masks and images of {part}", number, len(opened))
         look_at(data, f"{config.data} {part}", config.hours)
-    train_size = typical_size(splits["train"])
+    train_size = typical_size(opened["train"])
     image_size = _size_to_predict(config, train_size, measured)
     check_size(image_size, config.data)
-    test = splits.get("test")
-    return FitData(parts, splits["train"], splits["val"], test, train_size, image_size)
+    test = opened.get("test")
+    return FitData(splits, opened["train"], opened["val"], test, train_size, image_size)
 
 
 def measure(
@@ -485,7 +485,7 @@ def _opened(candidate: Candidate, config: FitConfig, data: FitData) -> Inputs:
     """Return the recipe, the data and the model of a candidate's training."""
     resize = config.resize_at(candidate.scale, data.image_size)
     pretrained = has_weights(candidate.model)
-    settings = settings_of(resize, data.train_size, data.parts.settings, pretrained=pretrained)
+    settings = settings_of(resize, data.train_size, data.splits.settings, pretrained=pretrained)
     settings |= {"train.device": config.device}
     request = Request(candidate.model, overrides=(*setting_texts(settings), "train.steps=1000"))
     return check_request(request, lambda text: None)

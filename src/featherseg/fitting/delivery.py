@@ -128,7 +128,7 @@ def deliver(
         "image_size": list(plan.image_size),
         "device": plan.device,
         "threads": plan.threads,
-        "data": plan.parts.name,
+        "data": plan.splits.name,
         "file": str(report.path.relative_to(out)),
         "steps": last.reached,
         "decay_steps": last.reached - last.constant,
@@ -181,7 +181,7 @@ def _write_file(
     """Export the draft. Raises Undelivered if there is no file."""
     format = plan.config.format
     int8 = EXPORTERS[format].quantised  # which alone reads images
-    root = None if plan.parts.root is None or not int8 else Path(plan.parts.root)
+    root = None if plan.splits.root is None or not int8 else Path(plan.splits.root)
     settings = ExportSettings(data_root=root, image_size=plan.image_size)
     reporter.message(f"exporting {winner.name} as {format}")
     try:
@@ -228,8 +228,8 @@ def _time_again(
 
     Raises Undelivered if it cannot be timed, or is over the limit and that is not accepted.
     """
-    config, parts, out = plan.config, plan.parts, job.out
-    image = image_of(parts.open(parts.val), plan.image_size)
+    config, splits, out = plan.config, plan.splits, job.out
+    image = image_of(splits.open(splits.val), plan.image_size)
     scale, before = plan.shrunk.get(winner.name, winner.scale), plan.timing(winner)
     before_ms = before.latency(config.percentile)
 
@@ -353,7 +353,7 @@ def _over(config: FitConfig, again: Sequence[Timing]) -> dict[str, Any]:
 
 def score_val(plan: FitPlan, run: Path, resize: Resize | None, reporter: Reporter) -> float:
     """Return the mIoU (0..1) of a run on the validation images, resized in another way."""
-    val = plan.parts.open(plan.parts.val, plan.parts.val_size, exact=False)
+    val = plan.splits.open(plan.splits.val, plan.splits.val_size, exact=False)
     runtime = open_runtime(open_run(run), plan.config.device)
     settings = InferenceSettings(resize=resize)
     return scoring.evaluate(runtime, val, settings, boundary=False, progress=reporter.progress).miou
@@ -383,18 +383,18 @@ def _score(
             raise _HoursAreOver
         reporter.progress(*values)
 
-    parts, quantised = plan.parts, EXPORTERS[plan.config.format].quantised
+    splits, quantised = plan.splits, EXPORTERS[plan.config.format].quantised
     if quantised and report.parity and report.parity.file_miou is not None:
         miou_val = report.parity.file_miou
     unscored = {"miou_val": miou_val, "miou_test": None, "interval": None}
-    if parts.test is None:
+    if splits.test is None:
         return unscored
-    without = f"it is delivered without a score on {parts.test}"
+    without = f"it is delivered without a score on {splits.test}"
     try:
-        data = parts.open(parts.test)
-        reporter.message(f"scoring {len(data)} images of {parts.test}")
+        data = splits.open(splits.test)
+        reporter.message(f"scoring {len(data)} images of {splits.test}")
         tested = evaluate(
-            open_run(run), split=parts.test, device=plan.config.device, progress=progress
+            open_run(run), split=splits.test, device=plan.config.device, progress=progress
         )
         if quantised:
             tested = evaluate(report.path, data, device="cpu", progress=progress)

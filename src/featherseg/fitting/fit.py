@@ -39,13 +39,13 @@ from featherseg.fitting.delivery import deliver
 from featherseg.fitting.elsewhere import timings_of
 from featherseg.fitting.halving import Candidate, name_of
 from featherseg.fitting.last_training import train
-from featherseg.fitting.parts import DATASET, whole_path
 from featherseg.fitting.plan import FitConfig, FitPlan, check_limits, read_plan
 from featherseg.fitting.results import FitResult, read_fit
 from featherseg.fitting.screening import screen
+from featherseg.fitting.splits import DATASET, whole_path
 from featherseg.fitting.state import FitJob, FitState, Undelivered, read_state
 from featherseg.fitting.substitution import accepts_any, substitute
-from featherseg.fitting.trials import SECONDS, TRIALS, Once, final_folder, trial_workers
+from featherseg.fitting.trials import SECONDS, TRIALS, DistinctWarnings, final_folder, trial_workers
 from featherseg.fitting.watch import Watch
 from featherseg.runs.run import RESOLVED
 from featherseg.training.job import torch_as_it_was
@@ -160,7 +160,7 @@ def fit(
         TrainingError: Every training failed, or the hours were over before the first step.
         KeyboardInterrupt: It was stopped; `resume` goes on.
     """
-    began, out, reporter = command_began(), Path(out), Once(reporter_of(progress))
+    began, out, reporter = command_began(), Path(out), DistinctWarnings(reporter_of(progress))
     for name, value in (("max_ms", max_ms), ("hours", hours)):
         if not isinstance(value, float | int | None):
             raise ConfigError(f"{name} = {value!r}: expected a number, such as 20 or 0.5.")

@@ -11,7 +11,7 @@ from featherseg.core.types import Reporter
 from featherseg.core.wording import WarningText, counted
 from featherseg.fitting.clock import falling_steps, last_deadline
 from featherseg.fitting.halving import DECAY, MOST_CONSTANT, MOST_STEPS, Candidate
-from featherseg.fitting.plan import Final
+from featherseg.fitting.plan import FinalTraining
 from featherseg.fitting.screening import forget_failure, refuse_untrained, segment_of
 from featherseg.fitting.state import FitJob, FitState, Undelivered
 from featherseg.fitting.trials import Segment, final_folder, trial_folder
@@ -143,12 +143,12 @@ def _plan_steps(
     reached = [
         one for one in plan.finals if one.candidate != winner.name or one.constant <= trial.step
     ]
-    return state.decide(job.out, finals=(*reached, Final(winner.name, hours, steps, decay)))
+    return state.decide(job.out, finals=(*reached, FinalTraining(winner.name, hours, steps, decay)))
 
 
-def _with_final(state: FitState, out: Path, old: Final, new: Final) -> FitState:
+def _with_final(state: FitState, out: Path, old: FinalTraining, new: FinalTraining) -> FitState:
     """Return the state in which the hours ended a last training earlier."""
-    finals: Sequence[Final] = state.plan.finals
+    finals: Sequence[FinalTraining] = state.plan.finals
     return state.decide(out, finals=tuple(new if one is old else one for one in finals))
 
 

@@ -83,7 +83,7 @@ class FitConfig:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Splits:
     """Where the images are, in the terms of a recipe's [data].
 
     Args:
@@ -112,7 +112,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Final:
+class FinalTraining:
     """The last training of a candidate, by which hours.
 
     Args:
@@ -154,7 +154,7 @@ class FitPlan:
 
     Args:
         config: What the user asked for.
-        parts: The images.
+        splits: The images.
         device, threads: Those that the latencies are of.
         image_size: (height, width) of the images to predict.
         train_size: (height, width) of a typical training image.
@@ -175,7 +175,7 @@ class FitPlan:
     """
 
     config: FitConfig
-    parts: Parts
+    splits: Splits
     device: str
     threads: int
     image_size: Size
@@ -187,7 +187,7 @@ class FitPlan:
     validating: float
     opening: float
     delivering: float = 0.0
-    finals: tuple[Final, ...] = ()
+    finals: tuple[FinalTraining, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
     over_limit: str | None = None
     shrunk: Mapping[str, float] = field(default_factory=dict)
@@ -204,11 +204,11 @@ class FitPlan:
         """Return what images to predict are resized to at an input scale, as in training."""
         return self.config.resize_at(scale, self.image_size)
 
-    def finals_of(self, candidate: Candidate) -> list[Final]:
+    def finals_of(self, candidate: Candidate) -> list[FinalTraining]:
         """Return its last trainings, up to that of these hours."""
         return [one for one in self.finals if one.candidate == candidate.name]
 
-    def final(self, candidate: Candidate) -> Final | None:
+    def final(self, candidate: Candidate) -> FinalTraining | None:
         """Return its last training of these hours, None before it is planned."""
         last = self.finals_of(candidate)[-1:]
         return next((one for one in last if one.hours == self.config.hours), None)
@@ -240,7 +240,7 @@ class FitPlan:
             "final": dict(self.schedule.final),
         }
         content = {"format_version": FORMAT_VERSION, **{key: getattr(self, key) for key in PLAIN}}
-        content |= {"config": asdict(self.config), "parts": asdict(self.parts), **schedule}
+        content |= {"config": asdict(self.config), "parts": asdict(self.splits), **schedule}
         content |= {key: [asdict(x) for x in getattr(self, key)] for key in ("timings", "finals")}
         content |= {"failed": dict(self.failed), "shrunk": dict(self.shrunk)}
         write_json(out / PLAN, content)
@@ -284,7 +284,7 @@ class _PlanFile(Config):
 
     format_version: Annotated[int, AfterValidator(_not_newer)]
     config: FitConfig
-    parts: Parts
+    parts: Splits
     device: Annotated[str, AfterValidator(one_line)]
     threads: Annotated[int, Field(ge=1, le=4096)]
     image_size: ImageSize
@@ -299,7 +299,7 @@ class _PlanFile(Config):
     opening: Seconds
     delivering: Seconds | None = None  # older ones lack it
     over_limit: str | None = None
-    finals: tuple[Final, ...]
+    finals: tuple[FinalTraining, ...]
     failed: dict[str, Annotated[str, AfterValidator(one_line)]]
     shrunk: dict[str, Scale] = Field(default_factory=dict)
     given: bool = False  # older ones have it: they could be carried out again
@@ -361,7 +361,7 @@ def read_plan(path: Path) -> FitPlan:
         values["pretrained"] = has_weights(content.candidates[0].model)
     name = moved_dataset(content.parts.name, path.parent)
     return FitPlan(
-        parts=replace(content.parts, name=name),
+        splits=replace(content.parts, name=name),
         schedule=Schedule(content.candidates, rungs, content.final),
         **values,
     )

@@ -14,7 +14,7 @@ from featherseg.fitting.candidates import settings_of
 from featherseg.fitting.clock import FED, planned_last, rung_deadlines
 from featherseg.fitting.halving import Candidate, Rung, survivors
 from featherseg.fitting.state import FitJob, FitState
-from featherseg.fitting.trials import FAILED, TRIALS, Segment, trial_folder
+from featherseg.fitting.trials import FAILED, TRIALS, Segment, TrialRecord, trial_folder
 
 
 def screen(state: FitState, job: FitJob) -> FitState:
@@ -119,7 +119,9 @@ def segment_of(state: FitState, job: FitJob, one: Candidate, steps: int) -> Segm
     """Return the training of a candidate up to a step, at the constant rate."""
     plan = state.plan
     resize = plan.resize_at(one.scale)
-    settings = settings_of(resize, plan.train_size, plan.parts.settings, pretrained=plan.pretrained)
+    settings = settings_of(
+        resize, plan.train_size, plan.splits.settings, pretrained=plan.pretrained
+    )
     settings |= {"train.device": plan.config.device, "train.loggers": plan.config.loggers}
     settings |= {} if one.batch_size is None else {"train.batch_size": one.batch_size}
     folder, group = trial_folder(job.out, one), job.out.absolute()
@@ -130,11 +132,8 @@ def refuse_untrained(state: FitState, job: FitJob, segments: Sequence[Segment]) 
     """Raise TrainingError if none of these trainings took a step because the hours are over."""
     plan, now = state.plan, time.monotonic()
     for segment in segments:
-        if (
-            segment.deadline is None
-            or segment.folder.exists()
-            or segment.deadline.seconds_left(now, 0.0) > 0
-        ):
+        begun = state.trial(segment.folder) != TrialRecord()
+        if begun or segment.deadline is None or segment.deadline.seconds_left(now, 0.0) > 0:
             return
     seconds = job.elapsed + plan.delivering + 2 * plan.validating + plan.opening
     hours = math.ceil(100 * seconds / 3600 * (1 + KEPT_BACK)) / 100

@@ -147,7 +147,7 @@ def read_trial(folder: Path) -> TrialRecord:
     )
 
 
-class _Steps:
+class _StepCounter:
     """A reporter that counts the steps of a trial and passes on its warnings.
 
     Other messages are for those who type `train`.
@@ -178,7 +178,7 @@ class _Steps:
         self.beside += time.monotonic() - now
 
 
-class Once:
+class DistinctWarnings:
     """A reporter that passes on a warning of several trials once, by its text before the colon."""
 
     def __init__(self, reporter: Reporter) -> None:
@@ -358,7 +358,7 @@ def train_segment(segment: Segment, reporter: Reporter) -> TrialRecord:
     if segment.deadline is not None and segment.deadline.seconds_left(time.monotonic(), 0.0) <= 0:
         return read_trial(folder)  # the hours are over
     lengths = (f"train.steps={segment.steps}", f"train.decay_steps={segment.decay}")
-    began, counting = time.monotonic(), _Steps(reporter, segment.until, segment.deadline)
+    began, counting = time.monotonic(), _StepCounter(reporter, segment.until, segment.deadline)
     try:
         overrides = (*segment.overrides, *lengths)
         request = Request(

@@ -80,9 +80,9 @@ class Watch:
         """Return the latency of the untrained file now; the first call writes the file."""
         plan, one = self.plan, self.candidate
         name = (one.model, one.scale, plan.config.format)
-        image = image_of(plan.parts.open(plan.parts.val), plan.image_size)
+        image = image_of(plan.splits.open(plan.splits.val), plan.image_size)
         if self._file is None:
-            train = plan.parts.open(plan.parts.train)
+            train = plan.splits.open(plan.splits.train)
             seen = (
                 calibration_of(train, plan.image_size)
                 if EXPORTERS[plan.config.format].quantised

@@ -10,8 +10,8 @@ from PIL import Image
 from featherseg.fitting.bundle import read_latency
 from featherseg.fitting.halving import Candidate, Rung, Schedule
 from featherseg.fitting.latency import Timing
-from featherseg.fitting.parts import find_parts
-from featherseg.fitting.plan import Final, FitConfig, FitPlan, Parts
+from featherseg.fitting.plan import FinalTraining, FitConfig, FitPlan, Splits
+from featherseg.fitting.splits import find_splits
 from featherseg.fitting.state import FitState
 from featherseg.fitting.trials import TrialRecord
 
@@ -46,7 +46,7 @@ def fit_plan(
     )
     return FitPlan(
         FitConfig(**values),
-        Parts(str(data), root),
+        Splits(str(data), root),
         device="a board, 2 cores",
         threads=2,
         image_size=(64, 96),
@@ -95,13 +95,13 @@ def state_of(plan, ranking=(), **trials):
 
 def begin_planned(yard, out, decay, **config):
     """Leave `out` as a fit that has decided all its steps: --resume times nothing and takes them."""
-    plan, (parts, _) = fit_plan(yard, **config), find_parts(str(yard), None, out)
+    plan, (parts, _) = fit_plan(yard, **config), find_splits(str(yard), None, out)
     finals = [
-        Final(one.name, plan.config.hours, plan.schedule.final[one.name], decay)
+        FinalTraining(one.name, plan.config.hours, plan.schedule.final[one.name], decay)
         for one in plan.schedule.candidates
     ]
     size = plan.config.image_size or plan.image_size
-    replace(plan, parts=parts, image_size=size, finals=tuple(finals)).write(out)
+    replace(plan, splits=parts, image_size=size, finals=tuple(finals)).write(out)
 
 
 def write_yard(folder, images=30, splits='train = "images/"'):

@@ -16,7 +16,7 @@ from featherseg.core.wording import counted
 from featherseg.data import data_folder, is_own, open_dataset, own_config, own_listing, score_split
 from featherseg.data.cache.fingerprint import copies_of, files_of, named_pairs
 from featherseg.data.datasets.dataset_toml import toml_text
-from featherseg.fitting.plan import Parts
+from featherseg.fitting.plan import Splits
 
 HELD_OUT = 0.1
 """The share of the training images for a split that a dataset of the user does not have."""
@@ -38,7 +38,7 @@ def whole_path(place: str | Path) -> str:
     return address(place) if is_remote(place) else os.path.abspath(place)
 
 
-def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str]]:
+def find_splits(data: str, root: Path | None, out: Path) -> tuple[Splits, list[str]]:
     """Return (the splits of a dataset, messages about them).
 
     If a dataset of the user has no validation or test images with masks, a tenth of the training
@@ -51,11 +51,11 @@ def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str
     where = None if root is None else whole_path(root)
     if not is_own(data):
         test = score_split(data, root)
-        parts = Parts(data, where, test="test" if test == "test" else None)
+        shipped = Splits(data, where, test="test" if test == "test" else None)
         unscored = (
             f"{data} has no other images with masks: nothing is scored that was not chosen by"
         )
-        return parts, [] if parts.test else [unscored]
+        return shipped, [] if shipped.test else [unscored]
     config, listing = own_config(data), own_listing(data, root)
     if "train" not in config.splits:
         raise DataError(
@@ -66,7 +66,7 @@ def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str
     missing = [name for name in ("val", "test") if name not in labelled]
     base = os.path.abspath(data_folder(data, root))
     if not missing:
-        return Parts(whole_path(data), where), []
+        return Splits(whole_path(data), where), []
 
     # A part of train for each, in the terms of the file: a fraction of all, of train, or of that of
     # which train is a share
@@ -85,10 +85,10 @@ def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str
 
     # The order of the splits decides which images a share gets. The order is kept in which the
     # images of other splits stay in them, if there is one
-    parts = Parts(os.path.abspath(out / DATASET), base)
+    new_splits = Splits(os.path.abspath(out / DATASET), base)
     for splits in (others | {"train": train} | new, {"train": train} | new | others):
         write_text(out / DATASET, toml_text(config.model_copy(update={"splits": splits})))
-        pairs = own_listing(parts.name, Path(base)).splits
+        pairs = own_listing(new_splits.name, Path(base)).splits
         if all(
             {pair.key for pair in pairs[name]} == {pair.key for pair in listing.splits[name]}
             for name in others
@@ -102,7 +102,9 @@ def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str
             "from: one sequence or image is the least of each split. Add images, or write "
             f"{these} into [splits] of its dataset.toml."
         )
-    opened = {name: open_dataset(parts.name, name, Path(base)) for name in ("train", "val", "test")}
+    opened = {
+        name: open_dataset(new_splits.name, name, Path(base)) for name in ("train", "val", "test")
+    }
     cut = ", ".join(f"{name} = {json.dumps(splits[name])}" for name in ("train", *missing))
     are = "is" if len(missing) == 1 else "are"
     mend = f"{these} {are} cut from train: write {cut} into [splits] of its dataset.toml"
@@ -110,7 +112,7 @@ def find_parts(data: str, root: Path | None, out: Path) -> tuple[Parts, list[str
     became = " and ".join(
         f"{counted(len(opened[name]), 'image')} of train became {name}" for name in missing
     )
-    return parts, [f"{data} has no {these} images with masks: {became} ({out / DATASET})"]
+    return new_splits, [f"{data} has no {these} images with masks: {became} ({out / DATASET})"]
 
 
 USES = (
