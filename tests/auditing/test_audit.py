@@ -15,7 +15,9 @@ from support.models.color_model import CLASSES as COLOR_CLASSES
 
 import featherseg
 from featherseg.auditing import audit as session
+from featherseg.auditing import examining
 from featherseg.auditing.audit import audit
+from featherseg.auditing.examples import Example
 from featherseg.auditing.probabilities import probabilities_at, train_fold
 from featherseg.core.errors import ConfigError, DataError, FeathersegError, UnknownName
 from featherseg.data.checks.decisions import audited_places
@@ -54,7 +56,7 @@ def test_images_too_few_to_judge_each_other_are_refused_with_a_run_as_well(runti
 
 def test_a_stopped_audit_goes_on_and_ends_the_same(runtime, tmp_path: Path, monkeypatch):
     whole = audit(Balls(), tmp_path / "whole.html", run="colors").as_dict()
-    examine, left = session.examine, [5]
+    examine, left = examining.examine, [5]
 
     def stopped(*arguments):
         left[0] -= 1
@@ -62,7 +64,7 @@ def test_a_stopped_audit_goes_on_and_ends_the_same(runtime, tmp_path: Path, monk
             raise KeyboardInterrupt
         return examine(*arguments)
 
-    monkeypatch.setattr(session, "examine", stopped)
+    monkeypatch.setattr(examining, "examine", stopped)
     with pytest.raises(KeyboardInterrupt):
         audit(Balls(), tmp_path / "audit.html", run="colors")
     assert not (tmp_path / "audit.html").exists()
@@ -105,7 +107,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(session, "time", clock)
+    monkeypatch.setattr(examining, "time", clock)
     return clock
 
 
@@ -116,8 +118,7 @@ CHANCES = np.full((3, 40, 56), 1 / 3, np.float32)
 def looked_at(folder: Path) -> dict[int, bool]:
     """Image -> whether faults were planted into it."""
     return {
-        int(path.stem): len(session.Example.load(path).faults) > 1
-        for path in sorted(folder.glob("*.npz"))
+        int(path.stem): len(Example.load(path).faults) > 1 for path in sorted(folder.glob("*.npz"))
     }
 
 
@@ -128,13 +129,13 @@ def test_as_many_images_are_looked_at_as_there_is_time_for(
     tmp_path, clock, monkeypatch, seconds, seen, planted
 ):
     """Each takes ten seconds of this clock. Faults are planted where the time would last for all, and into twelve."""
-    monkeypatch.setattr(session, "ALWAYS_PLANTED", 12)
+    monkeypatch.setattr(examining, "ALWAYS_PLANTED", 12)
 
     def source(*_):
         clock.now += 10
         return CHANCES
 
-    found = session.examine_all(Balls(), source, FOLDS, tmp_path, seconds, lambda *_: None)
+    found = examining.examine_all(Balls(), source, FOLDS, tmp_path, seconds, lambda *_: None)
     there = looked_at(tmp_path)
     assert found.tolist() == sorted(there)
     assert len(there) == seen
@@ -142,14 +143,14 @@ def test_as_many_images_are_looked_at_as_there_is_time_for(
     assert clock.now <= max(seconds, 120)
     assert min(np.bincount(FOLDS[found])) >= seen // 3  # of each fold as many
     clock.now = 0
-    again = session.examine_all(Balls(), source, FOLDS, tmp_path, 1000, lambda *_: None)
+    again = examining.examine_all(Balls(), source, FOLDS, tmp_path, 1000, lambda *_: None)
     assert again.tolist() == list(range(24))
     assert clock.now == 10 * (24 - seen)
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=200))
 def test_every_beginning_of_the_order_is_spread_over_the_folds_and_over_the_images(folds):
-    order = session.spread_over(np.array(folds))
+    order = examining.spread_over(np.array(folds))
     assert sorted(order) == list(range(len(folds)))
     for fold in set(folds):
         members = [number for number, own in enumerate(folds) if own == fold]
@@ -172,7 +173,7 @@ def test_images_for_which_there_is_no_time_stand_last_and_are_named_and_the_same
     whole = audit(Balls(), tmp_path / "whole.html", run="colors")
     monkeypatch.setattr(session, "JUDGING", 1.0)  # no time is left for predicting
     found = audit(Balls(), tmp_path / "audit.html", run="colors")
-    assert len(found.unseen) == 24 - session.LEAST_PLANTED
+    assert len(found.unseen) == 24 - examining.LEAST_PLANTED
     assert {key for key, _ in found.images[-12:]} == set(found.unseen)
     assert [score for _, score in found.images[-12:]] == [0.0] * 12
     assert sorted(key for key, _ in found.images) == Balls.keys

@@ -8,6 +8,7 @@ import pytest
 from support.data.balls import Balls
 
 from featherseg.auditing import audit as session
+from featherseg.auditing import examining
 from featherseg.auditing.audit import audit
 from featherseg.auditing.examples import examine
 from featherseg.auditing.faults import FAULTS
@@ -34,9 +35,9 @@ def test_an_image_more_takes_a_kilobyte_at_most(runtime, tmp_path, monkeypatch):
         )
         for faults in (FAULTS, ())
     }
-    monkeypatch.setattr(session, "examine", lambda label, chances, size, faults, *_: made[faults])
+    monkeypatch.setattr(examining, "examine", lambda label, chances, size, faults, *_: made[faults])
     monkeypatch.setattr(Balls, "__len__", lambda self: len(self.keys))
-    monkeypatch.setattr(session, "MOST_PLANTED", 100)
+    monkeypatch.setattr(examining, "MOST_PLANTED", 100)
     monkeypatch.setattr(session, "MOST_TRAINING", 150)
 
     def collect(doing: str, done: int, total: int | None) -> None:

@@ -10,15 +10,16 @@ import json
 import math
 import os
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featherseg.auditing.examples import Example, examine, example_file
+from featherseg.auditing.examining import examine_all, spread_over
+from featherseg.auditing.examples import Example, example_file
 from featherseg.auditing.faults import FAULTS
 from featherseg.auditing.folds import FOLDS, folds_of, names_across_splits
 from featherseg.auditing.page import write_page
@@ -36,7 +37,7 @@ from featherseg.core.types import IGNORE, Progress, SegmentationData
 from featherseg.core.wording import counted
 from featherseg.data import open_dataset
 from featherseg.data.cache.fingerprint import files_of, groups_of
-from featherseg.data.checks.decisions import AUDITED, audited_places
+from featherseg.data.checks.decisions import AUDITED
 from featherseg.data.panoptic.data import PanopticData
 from featherseg.inference.runtimes import Runtime, open_runtime
 from featherseg.inference.runtimes.pytorch import TorchRuntime, weight_bytes
@@ -48,15 +49,8 @@ MINUTES = 30.0
 TRAINING, PREDICTING = 0.65, 0.08
 """Share of the time for trainings, and the least share for predicting, which gets what is left."""
 
-JUDGING, LOADS = 0.12, 4
-"""Share of the time kept for learning and the page, and reads of its file kept for every image.
-Measured: ranking reads the file of an image twice and takes as long again.
-"""
-
-LEAST_PLANTED, ALWAYS_PLANTED, MOST_PLANTED = 12, 60, 600
-"""Number of images with planted faults: at least; in up to half of the time for predicting; and at
-most, because more teach the scorer nothing new.
-"""
+JUDGING = 0.12
+"""Share of the time kept for learning and the page."""
 
 MOST_READ = 1000
 """Number of masks, spread evenly, that are read to put each class into several folds."""
@@ -72,11 +66,6 @@ FEWEST = 2 * FOLDS
 
 FORMAT = 5
 """Raised if an image's file or the training of models changes: then an audit starts anew."""
-
-Predict = Callable[[int, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""(number, image (H, W, C), rows, columns) -> probabilities (K, rows, columns) of a model that
-never saw the image.
-"""
 
 
 @dataclass(frozen=True)
@@ -122,6 +111,33 @@ class Audit:
         notes = (self.no_ranking, *self.notes) if self.no_ranking else self.notes
         title = f"{self.name}: masks that are probably wrong"
         return html_table(title, ("image", "score"), rows, notes)
+
+
+class MostSuspicious:
+    """The MOST_REGIONS most suspicious regions; `worst` (N,) is each image's own, -1 = none.
+
+    Other regions are not kept: a large dataset has millions.
+    """
+
+    def __init__(self, images: int) -> None:
+        self.worst = np.full(images, -1, np.int32)
+        self._heap: list[tuple[float, int, int]] = []
+
+    def add(self, place: int, scores: np.ndarray) -> None:
+        """Add the scores of an image's regions."""
+        if len(scores):
+            self.worst[place] = scores.argmax()
+        full = len(self._heap) == MOST_REGIONS
+        for region in np.flatnonzero(scores >= (self._heap[0][0] if full else -1.0)).tolist():
+            row = (float(scores[region]), -place, -region)
+            full = len(self._heap) == MOST_REGIONS
+            (heapq.heappushpop if full else heapq.heappush)(self._heap, row)
+
+    def regions(self) -> list[tuple[float, int, int]]:
+        """Return (score, image, region), the highest score first."""
+        return [
+            (score, -place, -region) for score, place, region in sorted(self._heap, reverse=True)
+        ]
 
 
 def audit(
@@ -223,19 +239,7 @@ def audit(
     seen = examine_all(data, predict, folds, folder, ends - JUDGING * 60 * minutes, progress)
 
     # Rank them by a scorer that learned from planted faults
-    in_order = spread_over(folds)
-    training = np.searchsorted(seen, in_order[np.isin(in_order, seen)][:MOST_TRAINING])
-    most = MostSuspicious(len(seen))
-    names = names_across_splits(data.keys)
-    ranking = rank_images(
-        lambda places: _examples(folder, seen[places], progress),
-        folds[seen],
-        FAULTS,
-        most.add,
-        [names[number] for number in seen],
-        groups,
-        training,
-    )
+    ranking, most = _rank(data, seen, folds, folder, groups, progress)
     test = ranking.self_test
     if not test.images:
         notes.append(
@@ -267,6 +271,33 @@ def audit(
     first = [place[key] for key, _ in result.images[: min(top or TOP, len(seen))]]
     write_samples(data, first, str(to_format), to, progress)
     return replace(result, to=to)
+
+
+def _rank(
+    data: SegmentationData,
+    seen: np.ndarray,
+    folds: np.ndarray,
+    folder: Path,
+    groups: str | None,
+    progress: Progress,
+) -> tuple[Ranking, MostSuspicious]:
+    """Rank the images `seen`; return also their most suspicious regions."""
+    in_order = spread_over(folds)
+    training = np.searchsorted(seen, in_order[np.isin(in_order, seen)][:MOST_TRAINING])
+    most = MostSuspicious(len(seen))
+    names = names_across_splits(data.keys)
+
+    def examples(places: np.ndarray) -> Iterator[Example]:
+        for done, number in enumerate(seen[places]):
+            progress("learning from planted faults", done, len(places))
+            try:
+                yield Example.load(example_file(folder, number))
+            except (OSError, ValueError) as error:
+                raise DataError(f"{error}. Delete it and run the same command again.") from error
+
+    sequences = [names[number] for number in seen]
+    ranking = rank_images(examples, folds[seen], FAULTS, most.add, sequences, groups, training)
+    return ranking, most
 
 
 def _check_outputs(out: Path, to_format: str | None, top: int | None) -> tuple[Path | None, Path]:
@@ -344,109 +375,6 @@ def share_of_fold(minutes: float, gone: float, fold: int, first: float = 0.0) ->
     planned = (left - (1 - TRAINING) * minutes) / trainings
     longest = (left - (PREDICTING + JUDGING) * minutes) / trainings
     return round(max(0.1 / trainings, planned, min(first, longest)), 2)
-
-
-def examine_all(
-    data: SegmentationData,
-    predict: Predict,
-    folds: np.ndarray,
-    folder: Path,
-    ends: float,
-    progress: Progress,
-) -> np.ndarray:
-    """Write the Example of every image to `folder`, unless it is there; return their numbers.
-
-    Numbers ascend. If the time until `ends` (`time.monotonic`) is too short for all images, they
-    are spread over all, and fewer have planted faults.
-    """
-    began, count = time.monotonic(), len(data)
-    there = np.array([example_file(folder, number).is_file() for number in range(count)])
-    ready = int(there.sum())
-    durations = deque[tuple[float, float]](maxlen=25)  # of examining and of reading, in s
-    for place, number in enumerate(spread_over(folds)):
-        progress("predicting images", place, count)
-        if there[number]:
-            continue
-
-        # Is there time for this image, and for faults in it? Ranking the others takes time, too
-        start = time.monotonic()
-        examining, reading = np.median(durations, axis=0) if durations else (0.0, 0.0)
-        left = ends - start - LOADS * reading * ready
-        if place >= LEAST_PLANTED and left < examining:
-            break
-        enough = left > (examining + LOADS * reading) * (count - place)
-        planted = place < MOST_PLANTED and enough
-        planted |= place < LEAST_PLANTED or (place < ALWAYS_PLANTED and start < (began + ends) / 2)
-
-        # Predict it, plant faults with the help of another mask
-        sample, size = data[number], data.label(number).shape
-        rows, columns = audited_places((size[0], size[1]))
-        label = other = sample.label[rows[:, None], columns]
-        rng = np.random.default_rng([0, number])
-        if planted and count > 1:
-            other = data.label(int(rng.integers(1, count) + number) % count)
-        probabilities = predict(number, sample.image, rows, columns)
-        predicted = time.monotonic()
-        faults = FAULTS if planted else ()
-        example = examine(label, probabilities, (size[0], size[1]), faults, rng, other)
-        example.save(example_file(folder, number))
-        there[number], ready = True, ready + 1
-
-        # Measure; planting can be left out, so it does not count
-        saved = time.monotonic()
-        Example.load(example_file(folder, number))
-        examined = predicted if planted else saved
-        durations.append((examined - start, time.monotonic() - saved))
-    return np.flatnonzero(there)
-
-
-def spread_over(folds: np.ndarray) -> np.ndarray:
-    """Return an order of images (N,) of which every beginning is spread over images and folds."""
-    when = np.zeros(len(folds))
-    for fold in range(FOLDS):
-        members = np.flatnonzero(folds == fold)
-        bits, places = max(1, len(members) - 1).bit_length(), np.arange(len(members))
-        reversed_bits = sum(  # 001 becomes 100
-            (places >> bit & 1) << (bits - 1 - bit) for bit in range(bits)
-        )
-        when[members[np.argsort(reversed_bits)]] = places / max(1, len(members))
-    return np.lexsort((folds, when))
-
-
-class MostSuspicious:
-    """The MOST_REGIONS most suspicious regions; `worst` (N,) is each image's own, -1 = none.
-
-    Other regions are not kept: a large dataset has millions.
-    """
-
-    def __init__(self, images: int) -> None:
-        self.worst = np.full(images, -1, np.int32)
-        self._heap: list[tuple[float, int, int]] = []
-
-    def add(self, place: int, scores: np.ndarray) -> None:
-        """Add the scores of an image's regions."""
-        if len(scores):
-            self.worst[place] = scores.argmax()
-        full = len(self._heap) == MOST_REGIONS
-        for region in np.flatnonzero(scores >= (self._heap[0][0] if full else -1.0)).tolist():
-            row = (float(scores[region]), -place, -region)
-            full = len(self._heap) == MOST_REGIONS
-            (heapq.heappushpop if full else heapq.heappush)(self._heap, row)
-
-    def regions(self) -> list[tuple[float, int, int]]:
-        """Return (score, image, region), the highest score first."""
-        return [
-            (score, -place, -region) for score, place, region in sorted(self._heap, reverse=True)
-        ]
-
-
-def _examples(folder: Path, numbers: np.ndarray, progress: Progress) -> Iterator[Example]:
-    for done, number in enumerate(numbers):
-        progress("learning from planted faults", done, len(numbers))
-        try:
-            yield Example.load(example_file(folder, number))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{error}. Delete it and run the same command again.") from error
 
 
 def _open(data: str | Path | SegmentationData, root: str | Path | None) -> SegmentationData:

@@ -210,10 +210,11 @@ def _dataset(config: DatasetToml, base: Path) -> Masks:
     _refuse_channels(str(base), listing.channels)
     # Splits by fractions are ours, so the tool gets its images undivided. Images that the fractions
     # skipped go with the split that they were cut from
-    splits, unlisted = dict(listing.wholes), set(listing.unlisted)
+    splits, unlisted = dict(listing.base_splits), set(listing.unlisted)
     if not config.shares:
         splits = {
-            split: pairs + [pair for pair in listing.wholes.get(split, ()) if pair.key in unlisted]
+            split: pairs
+            + [pair for pair in listing.base_splits.get(split, ()) if pair.key in unlisted]
             for split, pairs in listing.splits.items()
         }
     alone = unlisted - {pair.key for pairs in splits.values() for pair in pairs}

@@ -254,7 +254,7 @@ def test_the_folders_of_nnunet_are_found(tmp_path):
     report = checked(nnunet(tmp_path))
     assert report["clean"]
     assert (written(tmp_path).images, written(tmp_path).image_suffix) == ("imagesTr", "_0000")
-    assert len(folder_listing(tmp_path / "dataset.toml").wholes[""]) == 12
+    assert len(folder_listing(tmp_path / "dataset.toml").base_splits[""]) == 12
     assert any("not used" in note and "imagesTs" in note for note in report["look_at"])
 
 

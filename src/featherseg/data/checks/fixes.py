@@ -92,43 +92,43 @@ def free_target(out: Path) -> Path:
 def _write(
     report: CheckReport, listing: Listing, folder: Path, name: str, progress: Progress | None
 ) -> MendReport:
-    # Splits by share are parts of a whole; the images beside their cuts are copied with them
+    # Splits by share are parts of a base; the images beside their cuts are copied with them
     config = listing.config if isinstance(listing, FolderListing) else None
-    wholes, whole_of = listing.splits, dict[str, str]()  # {split: what it is a share of}
+    bases, base_of = listing.splits, dict[str, str]()  # {split: what it is a share of}
     splits: dict[str, Any] = {split: split for split in listing.splits}
     if isinstance(listing, FolderListing) and config is not None:
-        wholes = listing.wholes
-        whole_of = {part: whole for whole, parts in config.parts.items() for part in parts}
-        whole_of |= dict.fromkeys(config.shares, "")
-        splits |= {split: config.splits[split] for split in whole_of}
+        bases = listing.base_splits
+        base_of = {part: base for base, parts in config.parts.items() for part in parts}
+        base_of |= dict.fromkeys(config.shares, "")
+        splits |= {split: config.splits[split] for split in base_of}
 
     # Copy each sample without a fault, or with one that can be mended
     faults = {
-        (whole_of.get(split, split), pair.key): ""
+        (base_of.get(split, split), pair.key): ""
         for split, pairs in listing.splits.items()
         for pair in pairs
     }
     for fault in sorted(report.faults, key=lambda fault: fault.kind != "size"):  # "size" gives way
         if fault.kind != "values":
-            faults[whole_of.get(fault.split, fault.split), fault.key] = fault.kind
-    mended, names = MendReport(), dict[tuple[str, str], str]()  # {(whole, key): name in the copy}
-    total, done, used_names = sum(map(len, wholes.values())), 0, set[str]()
-    for whole, pairs in wholes.items():
-        below = f"{whole}/" if all(pair.key.startswith(f"{whole}/") for pair in pairs) else ""
+            faults[base_of.get(fault.split, fault.split), fault.key] = fault.kind
+    mended, names = MendReport(), dict[tuple[str, str], str]()  # {(base, key): name in the copy}
+    total, done, used_names = sum(map(len, bases.values())), 0, set[str]()
+    for base, pairs in bases.items():
+        below = f"{base}/" if all(pair.key.startswith(f"{base}/") for pair in pairs) else ""
         for pair in pairs:
-            kind = faults.get((whole, pair.key))
+            kind = faults.get((base, pair.key))
             kind = _fault_of(pair, listing) if kind is None else kind
             if kind and not (kind == "size" and _has_shape_of_image(pair, listing)):
                 mended.left_out[kind] += 1
             else:
-                key = plain_key(f"{whole}/{pair.key.removeprefix(below)}")
-                names[whole, pair.key] = next(numbered([key], used_names))
-                _copy_pair(pair, listing, folder, names[whole, pair.key], report, mended)
+                key = plain_key(f"{base}/{pair.key.removeprefix(below)}")
+                names[base, pair.key] = next(numbered([key], used_names))
+                _copy_pair(pair, listing, folder, names[base, pair.key], report, mended)
                 mended.copied += 1
             done += 1
             if progress is not None:
                 progress("writing", done, total)
-    in_splits = {pair.key for pairs in wholes.values() for pair in pairs}
+    in_splits = {pair.key for pairs in bases.values() for pair in pairs}
     if unlisted := set(listing.unlisted) - in_splits:
         mended.left_out["in no split"] = len(unlisted)
     if not names:
@@ -138,13 +138,13 @@ def _write(
     groups = config.groups if config else None
     if groups and _sequences_change(names, groups):
         groups = None
-        for split in set(listing.splits) & {*whole_of, *whole_of.values()}:
-            keys = [(whole_of.get(split, split), pair.key) for pair in listing.splits[split]]
+        for split in set(listing.splits) & {*base_of, *base_of.values()}:
+            keys = [(base_of.get(split, split), pair.key) for pair in listing.splits[split]]
             stems = [names[key] for key in keys if key in names]
             (folder / f"{split}.txt").write_text("\n".join(stems), encoding="utf-8")
             splits[split] = f"{split}.txt"
 
-    copied = {whole for whole, _ in names}
+    copied = {base for base, _ in names}
     things = [info.name for info in listing.classes if info.thing]
     has_instances = isinstance(listing, FolderListing) and listing.instances
     toml = DatasetToml(
@@ -156,7 +156,7 @@ def _write(
         split_by=config.split_by if config else "sequence-2",
         groups=groups,
         splits={
-            split: part for split, part in splits.items() if whole_of.get(split, split) in copied
+            split: part for split, part in splits.items() if base_of.get(split, split) in copied
         },
         classes={info.name: color_text(info.color) for info in listing.classes},
         map={str(index): info.name for index, info in enumerate(listing.classes)}

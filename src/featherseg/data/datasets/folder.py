@@ -33,13 +33,13 @@ class FolderListing(Listing):
 
     Args:
         config: the content of the dataset.toml.
-        wholes: the pairs of every folder and list that it names, before a share is split off; all
+        base_splits: the pairs of every folder and list that it names, before a share is split off; all
             pairs under "" if its splits are fractions.
         instances: the folder with the numbers of objects, if there is one.
     """
 
     config: DatasetToml = field(kw_only=True)
-    wholes: Mapping[str, list[Pair]] = field(kw_only=True)
+    base_splits: Mapping[str, list[Pair]] = field(kw_only=True)
     instances: Path | None = None
 
     @property
@@ -177,7 +177,7 @@ def list_folder(
     how, splits = "", dict[str, list[str]]()
     if config.shares:
         splits, how = split_by_share(list(pairs), config.shares, by, config.groups)
-        wholes = {"": list(pairs)}
+        base_splits = {"": list(pairs)}
     else:
         by_share = {name for names in config.parts.values() for name in names}
         for name, part in config.splits.items():
@@ -190,7 +190,7 @@ def list_folder(
                 splits[name] = lists[part]
             else:
                 splits[name] = _by_list(base / part, pairs)
-        wholes = {name: keys for name, keys in splits.items() if name not in by_share}
+        base_splits = {name: keys for name, keys in splits.items() if name not in by_share}
         for base_split, shares in config.parts.items():
             all_shares = {base_split: 1 - sum(shares.values())} | shares
             parts, note = split_by_share(splits[base_split], all_shares, by, config.groups)
@@ -215,7 +215,7 @@ def list_folder(
         links=[link for link in dict.fromkeys(links) if link not in named],
         unread=unread_note(unread),
         config=config,
-        wholes={split: list(map(pair_of, keys)) for split, keys in wholes.items()},
+        base_splits={split: list(map(pair_of, keys)) for split, keys in base_splits.items()},
         instances=instances,
     )
 

@@ -7,7 +7,6 @@ them, from the top of the tree down.
 """
 
 import os
-import re
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
@@ -28,7 +27,7 @@ from featherseg.data.discovery.image_tree import (
     NamedFiles,
     above,
 )
-from featherseg.data.discovery.naming import names_image, names_mask, words_of
+from featherseg.data.discovery.naming import names_image, names_mask, names_objects, words_of
 from featherseg.data.discovery.per_image import pairs_beside_folders, pairs_per_image
 from featherseg.data.images.decoding import image_channels, image_size
 from featherseg.data.images.listing import IMAGE_SUFFIXES
@@ -358,7 +357,7 @@ def _further(tree: ImageTree, pair: FolderPair) -> tuple[str, ...]:
         f"{pair.masks}/{'*'.join(affix)}"
         for affix in masks.affixes
         if affix not in (("", ""), mask_affix)
-        and not re.search("object|instance", "".join(affix), re.IGNORECASE)  # no classes
+        and not names_objects("".join(affix))
         and len(masks.cut(affix) & names) >= min(2, pair.count)
         and masks.look(affix) == {True}
     )

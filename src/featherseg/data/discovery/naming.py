@@ -17,6 +17,11 @@ def words_of(name: str) -> list[str]:
     return re.findall("[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
 
 
+def names_objects(pattern: str) -> bool:
+    """Return whether a pattern of masks is that of single objects, not of classes."""
+    return re.search("object|instance", pattern, re.IGNORECASE) is not None
+
+
 def names_mask(name: str) -> bool:
     """Return whether one of the words marks masks."""
     return any(word.rstrip("s") in MASK_WORDS or word in MASK_WORDS for word in words_of(name))

@@ -20,7 +20,7 @@ from featherseg.data.datasets.folder import list_pairs
 from featherseg.data.discovery.file_facts import FileFacts
 from featherseg.data.discovery.layouts import Reading
 from featherseg.data.discovery.mask_values import THRESHOLD, MaskValues, read_values
-from featherseg.data.discovery.naming import MASK_WORDS, names_mask
+from featherseg.data.discovery.naming import MASK_WORDS, names_mask, names_objects
 from featherseg.data.images.decoding import read_mask
 from featherseg.data.images.labels import LabelMap
 from featherseg.data.images.pairs import Pair
@@ -248,8 +248,7 @@ def _kinds(
         pattern = reading.pairs[0].mask_pattern
         if [(pair.images, pair.image_affix) for pair in reading.pairs] != images:
             continue
-        objects = reading.pairs[0].objects or re.search("object|instance", pattern, re.IGNORECASE)
-        if objects or pattern in binary:
+        if reading.pairs[0].objects or names_objects(pattern) or pattern in binary:
             continue
         try:
             values = known.get(reading) or read_values(folder, reading, progress, facts)

@@ -1,6 +1,5 @@
 """Choose one of several ways to read a folder of images and masks."""
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from featherseg.data.discovery.color_lists import color_list_above, files_above
 from featherseg.data.discovery.file_facts import FileFacts
 from featherseg.data.discovery.layouts import Reading, find_readings
 from featherseg.data.discovery.mask_values import MAX_CLASSES, MaskValues, read_values
+from featherseg.data.discovery.naming import names_objects
 from featherseg.data.discovery.proposed_layers import LayeredReading, read_layers
 from featherseg.data.panoptic.files import SEGMENTS
 
@@ -132,11 +132,7 @@ def _likeliest(candidate: Candidate) -> tuple[bool, int, bool]:
     """
     reading, values = candidate
     pattern = reading.pairs[0].mask_pattern
-    objects = (
-        bool(re.search("object|instance", pattern, re.IGNORECASE))
-        or values.classes > MAX_CLASSES
-        or values.segment_ids
-    )
+    objects = names_objects(pattern) or values.classes > MAX_CLASSES or values.segment_ids
     return objects, -values.classes, values.colored
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from featherseg.core.files import composed, parse_json, parse_yaml, read_bounded
+from featherseg.data.discovery.naming import words_of
 from featherseg.data.images.listing import IMAGE_SUFFIXES
 from featherseg.data.images.pairs import Pair
 
@@ -61,7 +62,7 @@ class SplitList:
 def split_of(*names: str) -> str | None:
     """Return the split that the first name with such a word means: "Training_Images" -> "train"."""
     for name in names:
-        for word in re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()):
+        for word in words_of(name):
             if word in WORDS:
                 return WORDS[word]
     return None
