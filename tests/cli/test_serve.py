@@ -14,6 +14,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+import featherseg
 from featherseg.cli.serve import print_start, serve
 from featherseg.core.errors import ConfigError, MissingExtra, RunError
 from featherseg.inference.predictor import Predictor
@@ -98,6 +99,11 @@ def test_slips_are_answered_before_a_model_is_opened(tmp_path):
         assert isinstance(error, ConfigError)
         assert f"{option} inf: expected a number, at most 1,000,000" in str(error)
     assert isinstance(slip(tmp_path / "missing", "--port", 0), RunError)
+
+
+def test_wrong_limits_of_the_function_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="unknown key 'queu'"):
+        featherseg.serve([tmp_path], port=0, limits={"queu": 1})
 
 
 def test_without_the_extra_the_command_that_installs_it_is_told(tmp_path, monkeypatch):
