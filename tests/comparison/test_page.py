@@ -14,7 +14,7 @@ from featherseg.comparison.benchmark_charts import (
     roofline_svg,
     stages_svg,
 )
-from featherseg.comparison.benchmark_page import benchmark_html, cautions
+from featherseg.comparison.benchmark_page import benchmark_html
 from featherseg.evaluation.bootstrap import Interval
 
 NaN = float("nan")
@@ -49,14 +49,14 @@ def test_what_was_left_out_and_an_untrained_model_are_said_and_escaped(outcome):
 
 
 def test_a_crowded_machine_is_flagged_and_a_quiet_one_is_not(outcome):
-    assert not any("Other programs were running" in text for text in cautions(outcome))
+    assert not any("Other programs were running" in text for text in outcome.cautions)
     row = outcome.tables[0].rows[0]
     slow = {stage: 2 * ms for stage, ms in row.samples.wall.items()}
     table = replace(
         outcome.tables[0], rows=(replace(row, samples=replace(row.samples, wall=slow)),)
     )
     assert any(
-        "up to 2.0 times as long" in text for text in cautions(replace(outcome, tables=(table,)))
+        "up to 2.0 times as long" in text for text in replace(outcome, tables=(table,)).cautions
     )
 
 

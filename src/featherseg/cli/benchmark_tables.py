@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 def print_benchmark(console: Console, benchmark: Benchmark) -> None:
     """Print two tables per setting, then the variants left out and the cautions."""
-    from featherseg.comparison.benchmark_page import cautions
     from featherseg.core.machine import machine_text
 
     for table in benchmark.tables:
@@ -26,7 +25,7 @@ def print_benchmark(console: Console, benchmark: Benchmark) -> None:
     console.print(machine_text(dict(benchmark.machine)), markup=False)
     for name, reason in benchmark.left_out:
         console.print(one_line(f"left out: {name}: {reason}"), markup=False)
-    for text in cautions(benchmark):
+    for text in benchmark.cautions:
         console.print(one_line(f"note: {text}"), markup=False)
 
 

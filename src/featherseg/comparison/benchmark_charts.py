@@ -3,18 +3,23 @@
 Colours are CSS classes, because the page has a light and a dark style. Names of users are escaped.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featherseg.comparison.benchmark_results import Row, Table
 from featherseg.comparison.roofline import Limits
 from featherseg.comparison.statistics import NO_DIFFERENCE
 from featherseg.costs.latency import summarise
 from featherseg.reports.charts import Plot, short, ticks
 from featherseg.reports.labels import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, place_labels
+
+if TYPE_CHECKING:
+    from featherseg.comparison.benchmark_results import Row, Table
 
 LABELS, FIGURES = 190, 150
 """Width of the names left of the bars and of the figures right of them, in SVG units."""

@@ -1,7 +1,9 @@
 """A benchmark as one page: latency, stages, the roofline, the machine."""
 
+from __future__ import annotations
+
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -13,12 +15,14 @@ from featherseg.comparison.benchmark_charts import (
     stage_keys,
     stages_svg,
 )
-from featherseg.comparison.benchmark_results import USUAL_STARTS, Benchmark
 from featherseg.comparison.builds import TORCH_BUILDS
 from featherseg.comparison.statistics import NO_DIFFERENCE
 from featherseg.core.machine import machine_text
-from featherseg.costs.latency import MOST_WAIT, summarise
+from featherseg.costs.latency import summarise
 from featherseg.reports.page import page_html, render
+
+if TYPE_CHECKING:
+    from featherseg.comparison.benchmark_results import Benchmark
 
 
 def benchmark_html(benchmark: Benchmark) -> str:
@@ -53,7 +57,7 @@ def sections_html(benchmark: Benchmark, *, head: bool = False) -> str:
         b=benchmark,
         head=head,
         tables=tables,
-        cautions=cautions(benchmark),
+        cautions=benchmark.cautions,
         machine=machine_text(dict(benchmark.machine)),
         facts=[(key.replace("_", " "), _text(value)) for key, value in facts.items()],
         builds=[(build, TORCH_BUILDS[build].description) for build in builds],
@@ -62,27 +66,6 @@ def sections_html(benchmark: Benchmark, *, head: bool = False) -> str:
         summarise=summarise,
         share=share,
     )
-
-
-def cautions(benchmark: Benchmark) -> list[str]:
-    """Return warnings about the figures, for the page and the terminal."""
-    warnings = [
-        f"{model.name} is untrained: latency only. Its masks mean nothing, nor how a lower "
-        "precision changes them."
-        for model in benchmark.plan.models
-        if model.run is None
-    ]
-    worst = max((table.run_queue_wait for table in benchmark.tables), default=1.0)
-    if worst > MOST_WAIT:
-        warnings.append(
-            f"Other programs were running: passes took up to {worst:.1f} times as long as on an "
-            "idle machine. Ratios are affected less than times; repeat on an idle machine."
-        )
-    if benchmark.plan.starts < USUAL_STARTS:
-        warnings.append(
-            f"{benchmark.plan.starts} starts of each process: {USUAL_STARTS} or more are usual."
-        )
-    return warnings
 
 
 def _text(value: Any) -> str:

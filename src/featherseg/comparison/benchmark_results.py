@@ -212,6 +212,27 @@ class Benchmark:
     machine: Mapping[str, Any]
     load_at_end: float | None
 
+    @property
+    def cautions(self) -> list[str]:
+        """Return warnings about the figures, for the page and the terminal."""
+        warnings = [
+            f"{model.name} is untrained: latency only. Its masks mean nothing, nor how a lower "
+            "precision changes them."
+            for model in self.plan.models
+            if model.run is None
+        ]
+        worst = max((table.run_queue_wait for table in self.tables), default=1.0)
+        if worst > MOST_WAIT:
+            warnings.append(
+                f"Other programs were running: passes took up to {worst:.1f} times as long as on an "
+                "idle machine. Ratios are affected less than times; repeat on an idle machine."
+            )
+        if self.plan.starts < USUAL_STARTS:
+            warnings.append(
+                f"{self.plan.starts} starts of each process: {USUAL_STARTS} or more are usual."
+            )
+        return warnings
+
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values, null for NaN; `schema` and `version` name the layout."""
         plan = self.plan

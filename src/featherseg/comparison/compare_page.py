@@ -1,16 +1,21 @@
 """A comparison as one page: rankings, fronts, differences, classes, latency."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import resources
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from featherseg.comparison.compare_results import CandidateResult, Comparison
 from featherseg.comparison.pareto import front_svg
 from featherseg.comparison.side_by_side import STARTS
 from featherseg.evaluation.clusters import MIN_CLUSTERS
 from featherseg.reports.page import fixed, page_html, percent, render
+
+if TYPE_CHECKING:
+    from featherseg.comparison.compare_results import CandidateResult, Comparison
 
 FIGURES: dict[str, Callable[[CandidateResult], str]] = {
     "mIoU, %": lambda s: percent(s.miou.mean()),
