@@ -141,7 +141,7 @@ def test_objects_are_asked_for_again_where_a_run_goes_on(trained, tmp_path, monk
     run, _ = trained
     monkeypatch.chdir(tmp_path)
     (tmp_path / DATA[0].name).mkdir()  # which the data are not
-    with pytest.raises(ConfigError, match="pass model= and data= and loss= and augment="):
+    with pytest.raises(ConfigError, match="Pass model= and data= and loss= and augment="):
         featherseg.train(out=run.path, resume=True)
     same = featherseg.train(own_model(), DATA, out=run.path, loss=loss, augment=darken, resume=True)
     assert same.metrics() == run.metrics()

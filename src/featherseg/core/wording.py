@@ -99,7 +99,7 @@ codecs.register_error(ESCAPES, _escape_lacking)
 
 
 SELECTED, TRAINED_ON = "selected on these images", "trained on these images"
-"""The notes on scores of images that a model was selected or trained on: unseen ones score lower."""
+"""The notes on scores of images that a model has seen: unseen images score lower."""
 
 
 def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -57,7 +57,7 @@ UNIFORM = Sampling()
 def write_class_points(
     out: Path, recipe: Recipe, data: SegmentationData, on_message: OnMessage
 ) -> None:
-    """Write the points of each class and the rare classes to the run folder, if the recipe needs them.
+    """Write the class points and the rare classes that the recipe needs to the run folder.
 
     `data.class_uniform` needs points in tiles of the crop's longer side, `augment.copy_paste` the
     rare classes. Raises what reading a label raises.
@@ -101,7 +101,7 @@ def open_class_uniform(out: Path, recipe: Recipe, data: SegmentationData) -> Cla
 
 
 def _read_rows(path: Path, key: str, data: SegmentationData) -> np.ndarray:
-    """Return the rows (class, image, ...) of a file that the recipe key `key` needs. Raises RunError."""
+    """Return rows (class, image, ...) of the file that the key `key` needs. Raises RunError."""
     try:
         rows = np.load(path, allow_pickle=False)
         last = int(rows[:, 1].max())
@@ -128,7 +128,7 @@ def open_batches(
     sampling: Sampling = UNIFORM,
     image_range: int = FULL_RANGE,
 ) -> Callable[[int, int, int], DataLoader[Batch]]:
-    """Return a function (start, rank, world) -> the loader of a run's `total` batches from `start` on.
+    """Return a function (start, rank, world) -> the loader of a run's batches from `start` on.
 
     Args:
         recipe: With crop and batch size as numbers.
@@ -195,7 +195,7 @@ def open_batches(
 
 
 def loader_workers(recipe: Recipe) -> int:
-    """Return the number of loader processes of each training process: `data.workers`, or by the cores.
+    """Return the number of loader processes per training process: `data.workers`, or by cores.
 
     A CPU that trains keeps a core for itself and gets at most two; a GPU gets at most MOST_WORKERS.
     Processes that are not forked (macOS, Windows) begin by importing the program. There are none

@@ -32,7 +32,7 @@ NEEDED_VALUES = {
 
 
 def check_request(request: Request, on_message: OnMessage) -> Inputs:
-    """Return the request's recipe, data and model, opened. Raises what is wrong with any of them."""
+    """Open and check the recipe, data and model of a request. Raises what is wrong with them."""
     file, recipe = request.read()
     check_used(recipe, request)
     # The rule of the split is kept, so that a later change of the dataset.toml changes no run
@@ -108,7 +108,7 @@ def check_machine(recipe: Recipe) -> None:
 
 
 def _check_processes(settings: TrainTable) -> None:
-    """Raise ConfigError if SLURM or torchrun started another number of processes than the recipe."""
+    """Raise ConfigError if SLURM or torchrun started another number of processes."""
     requested = f"train.nodes = {settings.nodes} and train.devices = {settings.devices} (per node)"
     if "SLURM_NTASKS" in os.environ:  # only then: importing Lightning takes seconds
         from lightning.fabric.plugins.environments import SLURMEnvironment
@@ -121,13 +121,14 @@ def _check_processes(settings: TrainTable) -> None:
                 os.environ.get(f"SLURM_{key}", "not set") for key in ("NNODES", "NTASKS_PER_NODE")
             )
             raise ConfigError(
-                f"{requested}, but SLURM gave this job {nodes} nodes and {tasks} tasks per node. Make "
-                "them the same."
+                f"{requested}, but SLURM gave this job {nodes} nodes and {tasks} tasks per node. "
+                "Make them the same."
             ) from None
     ranks, started = settings.devices * settings.nodes, int(os.environ.get("WORLD_SIZE", 0))
     if "TORCHELASTIC_RUN_ID" in os.environ and started != ranks:
         raise ConfigError(
-            f"{requested} make {ranks}, but torchrun started {started} processes. Make them the same."
+            f"{requested} make {ranks}, but torchrun started {started} processes. Make them the "
+            "same."
         )
     if settings.batch_size != "auto" and settings.batch_size % ranks:
         raise ConfigError(
@@ -211,8 +212,8 @@ def check_patience(recipe: Recipe, facts: Facts) -> None:
     """Raise ConfigError if `train.patience` would wait for scores of images that are trained on."""
     if recipe.train.patience and validates_on_training_images(recipe, facts):
         raise ConfigError(
-            f"train.patience: {recipe.data.val_split} is trained on, so its scores do not tell when "
-            "to stop. Leave it out."
+            f"train.patience: {recipe.data.val_split} is trained on, so its scores do not tell "
+            "when to stop. Leave it out."
         )
 
 

@@ -18,7 +18,7 @@ def checkpoint_blocks(model: SegmentationModel) -> None:
     if not _wrap_blocks(model.backbone, model.backbone.checkpointed):
         raise ConfigError(
             "train.checkpoint_activations: the model has no blocks to compute again. A model given "
-            "as an object needs a `backbone` that names the classes of its blocks as `checkpointed`."
+            "as an object needs a `backbone` with the classes of its blocks as `checkpointed`."
         )
 
 

@@ -3,7 +3,7 @@
 If the pixels of class k weigh w_k, the loss is minimal at logits log(w_k p_k): the model then marks
 rare classes also where they are improbable (Elkan, "The foundations of cost-sensitive learning",
 IJCAI 2001). The most pixels are right by p_k alone. mIoU is highest in between: a pixel adds to the
-IoU of class k if p_k exceeds IoU_k / (1 + IoU_k), which depends on how well the class is recognised.
+IoU of class k if p_k exceeds IoU_k / (1 + IoU_k), so it depends on how well k is recognised.
 
 So s log w_k is subtracted from the trained logits ("post-hoc logit adjustment", Menon et al.,
 "Long-tail learning via logit adjustment", ICLR 2021, Eq. 9, there by the priors). The bias of the
@@ -116,7 +116,9 @@ def score_shares(
     undone: float,
     progress: Progress | None = None,
 ) -> tuple[Confusion, dict[float, np.ndarray]]:
-    """Score a model whose share `undone` is undone, and as if each of SHARES were; one run per image.
+    """Score a model that has undone the share `undone`, and as if it had undone each of SHARES.
+
+    The model runs once per image.
 
     Returns:
         The confusion matrix of the model as it is, and `image_counts` (N, 3, K) by share.

@@ -50,7 +50,7 @@ def overfitting(metrics: dict[int, dict[str, Any]], keep: str) -> str | None:
 
 
 def validation_score(record: dict[str, Any]) -> float:
-    """Return what a validation is compared by: PQ if objects were scored, else mIoU; -1 if unlabelled."""
+    """Return the score of a validation: PQ if objects were scored, else mIoU; -1 without labels."""
     score = record.get("val_pq", record["val_miou"])
     return -1.0 if score is None else score
 

@@ -25,7 +25,7 @@ BEGINNINGS = (
     *("recipe.toml", ENVIRONMENT, CLASS_POINTS, RARE_CLASSES, DATA, METRICS, OUTPUTS),
     *(TENSORBOARD, WANDB, TRACKERS),
 )
-"""What a training writes before its first step, besides resolved.json, which makes a folder a run."""
+"""Files written before the first step, besides resolved.json, which makes a folder a run."""
 
 RANK_WAIT_SECONDS = 600
 """How long the other processes wait for rank 0 to begin a run folder."""

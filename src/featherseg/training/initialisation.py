@@ -26,7 +26,7 @@ PREFIXES = ("module.", "net.", "model.", "_orig_mod.")
 """Prefixes that wrappers (DataParallel, Lightning, compilers) add to every key of their model."""
 
 LOSSES = ("loss.", "sem_loss.", "bd_loss.")
-"""Prefixes of the class weights of losses that HRNet's and PIDNet's scripts save beside `model.`."""
+"""Prefixes of losses' class weights that HRNet's and PIDNet's scripts save beside `model.`."""
 
 
 @dataclass
@@ -98,7 +98,7 @@ def starting_weights(
 
 
 def terms_of(licence: str, loaded: Mapping[str, Any], teachers: Sequence[TeacherRow]) -> str:
-    """Return the licence of a run: the data's, and restrictions of starting weights and teachers."""
+    """Return a run's licence: the data's, and restrictions of starting weights and teachers."""
     others = [
         ("starting weights", loaded.get("licence", "")),
         *(("teacher", row.licence) for row in teachers),
@@ -211,7 +211,7 @@ def split_losses(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[s
 
 
 def strip_prefix(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Return (the tensors without the wrappers' prefixes of all keys, the prefix "module.model.")."""
+    """Return (the tensors without the prefix that all keys have, that prefix: "module.model.")."""
     prefix = ""
     while wrapper := next(
         (p for p in PREFIXES if state and all(k.startswith(prefix + p) for k in state)), ""
@@ -237,7 +237,7 @@ def _copy_rows(
     classes: tuple[ClassInfo, ...],
     table: KeyTable,
 ) -> None:
-    """Copy the rows of classes with the same name; without names all rows, if the number is equal."""
+    """Copy the rows of classes by name; without names all rows, if their number is equal."""
     names = [c.name for c in classes]
     if not source_classes and len(loaded) == len(value):
         source_classes, table.in_order = names, True

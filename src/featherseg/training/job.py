@@ -113,8 +113,8 @@ def plan_training(request: Request, out: Path, on_message: OnMessage) -> Trainin
     step_seconds = estimate_step(recipe, model, train, None, inputs.objects, UNIFORM)
     if step_seconds is None and recipe.train.minutes and recipe.train.steps is None:
         raise ConfigError(
-            "the steps of train.minutes cannot be planned: the model takes no small images to time. "
-            "Train without --dry-run."
+            "the steps of train.minutes cannot be planned: the model takes no small images to "
+            "time. Train without --dry-run."
         )
     opening, image_seconds = time_validation(model, recipe, val)
     validation_seconds = opening + len(val) * image_seconds
@@ -196,7 +196,7 @@ def _run(
 
 
 def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) -> Run:
-    """Open a run folder that was begun, and train on from its last checkpoint, or from the start."""
+    """Open a run folder and train on from its last checkpoint, or from the start."""
     on_message = reporter.message
     run = open_run(out, request.objects.model)
     if run.imported:
@@ -278,7 +278,7 @@ def _continue(out: Path, request: Request, reporter: Reporter, *, resume: bool) 
 
 
 def _with_places_of(run: Run, recipe: Recipe) -> Run:
-    """Return the run with the data's place and the device of `recipe`; its file keeps the old ones."""
+    """Return the run with the data's place and the device of `recipe`; its file is unchanged."""
     data = run.recipe.data.model_copy(update={"name": recipe.data.name, "root": recipe.data.root})
     train = run.recipe.train.model_copy(update={"device": recipe.train.device})
     moved = run.recipe.model_copy(update={"data": data, "train": train})

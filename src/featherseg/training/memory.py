@@ -30,7 +30,7 @@ from featherseg.training.optimisers import optimiser_of
 from featherseg.training.resolve import MEMORY_MARGIN
 
 SIDES = (128, 192)
-"""Sides in pixels of the square images of the two trials, multiples of 64 so that maps divide evenly."""
+"""Sides of the square images of the two trials in pixels: multiples of 64, so all maps are even."""
 
 HELD, HELD_CHECKPOINTED, HELD_CUDA = 1.35, 2.5, 1.1
 """Bytes held per byte of living tensors: small blocks keep freed large ones from being reused.
@@ -133,7 +133,7 @@ def estimate_memory(
         events, fewer, more = np.ones(1, int), *(np.array([float(live.peak)]) for live in counts)
     few, many = (images * math.prod(size) for images, size in trials)
 
-    # The size of every tensor: constant, or proportional to the pixels, or to their square (attention)
+    # The size of every tensor: constant, or proportional to pixels or to their square (attention)
     squared = (more > fewer * (many / few) ** 1.5) & (not small)
     linear = np.where(squared, 0, (more - fewer) / (many - few))
     quadratic = np.where(squared, more / (many * math.prod(trials[1][1])), 0)
@@ -176,7 +176,8 @@ def _count_steps(
     own_loss: bool,
 ) -> list[LiveBytes]:
     """Return the living tensors of a training step, for each of sizes (number, (height, width))."""
-    model = copy.deepcopy(model).train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trial: Any = copy.deepcopy(model).train()
+    model = trial.to(device, memory_format=torch.channels_last)
     counts, kind = [], HALF.get(recipe.train.precision)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         stand_in = partial(F.cross_entropy, ignore_index=IGNORE) if own_loss else None
@@ -304,7 +305,7 @@ def check_memory(estimate: Estimate | None, recipe: Recipe, on_message: OnMessag
 
 
 def peak_held(recipe: Recipe) -> float | None:
-    """Return this process's peak of its device's memory in bytes; None if the system does not tell."""
+    """Return this process's peak memory on its device in bytes; None if it is unknown."""
     device = pick_device(recipe.train.device)
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
 

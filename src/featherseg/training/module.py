@@ -64,7 +64,7 @@ class SegmentationModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Return the scalar loss of images (B, C, H, W) uint8 or uint16 and labels (B, H, W) uint8."""
+        """Return the scalar loss of images (B, C, H, W) uint8/uint16 and labels (B, H, W) uint8."""
         torch.manual_seed(
             self.settings.seed * SEED_STRIDE + self.micro_batch * 64 + self.global_rank
         )
@@ -134,14 +134,14 @@ class SegmentationModule(pl.LightningModule):
         remedies += [] if settings.warmup_steps else ["a warm-up (--set train.warmup_steps=500)"]
         remedies += [] if settings.precision == "fp32" else ["--set train.precision=fp32"]
         return TrainingError(
-            f"{what} at step {step}, with a learning rate of {self.lr:.3g}. Training stopped there: "
-            "last.ckpt and the kept weights are from earlier steps.",
+            f"{what} at step {step}, with a learning rate of {self.lr:.3g}. Training stopped "
+            "there: last.ckpt and the kept weights are from earlier steps.",
             "Resuming would lead to the same step, so start a new run (from these weights with "
             f"--init RUN, if a validation has kept some) and try {', '.join(remedies)}.",
         )
 
     def take_record(self) -> dict[str, float]:
-        """Return the mean loss of the last step's micro-batches and its learning rate (of the head).
+        """Return the mean loss of the last step's micro-batches and its learning rate (head).
 
         Also the parts of the loss: semantic, center, offset of a panoptic model; supervised,
         teacher with a teacher.
@@ -153,7 +153,7 @@ class SegmentationModule(pl.LightningModule):
         }
 
     def kept_state(self) -> dict[str, Tensor]:
-        """Return the weights that are validated and kept: the EMA if there is one, else the model's."""
+        """Return the weights that are validated and kept: the EMA's if there is one."""
         return self.average or self.model.state_dict()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

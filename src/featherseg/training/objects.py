@@ -62,7 +62,7 @@ class LossOfLogits(nn.Module):
         self.loss = loss
 
     def forward(self, out: SegOutput, labels: Tensor, *targets: Any) -> Tensor:
-        """Return the scalar loss for labels (B, H, W) int64. Raises ConfigError if it is not one number."""
+        """Return the scalar loss for labels (B, H, W) int64. Raises ConfigError if it is none."""
         loss = self.loss(to_image(out, (labels.shape[1], labels.shape[2])), labels)
         if not (isinstance(loss, Tensor) and loss.numel() == 1):
             actual = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__

@@ -1,4 +1,4 @@
-"""Open what a training needs, and begin its run folder: all that is written before the first step."""
+"""Open what a training needs and begin its run folder, before the first step."""
 
 import copy
 from dataclasses import dataclass, field
@@ -151,7 +151,7 @@ def open_model(
 def set_image_range(
     train: SegmentationData, model: SegmentationModel, on_message: OnMessage
 ) -> int | None:
-    """Measure the range of 16-bit training images and set it in the model; None for 8-bit images."""
+    """Measure the range of 16-bit training images and set it in the model; None for 8 bits."""
     image_range = measure_range(train)
     if image_range is not None:
         model.image_range = image_range
@@ -176,8 +176,8 @@ def record_data(
         if teacher.run.unfinished:
             on_message(
                 WarningText(
-                    f"teacher {teacher.run.name} is not finished: it teaches with its present weights, "
-                    "and must keep them"
+                    f"teacher {teacher.run.name} is not finished: it teaches with its present "
+                    "weights, and must keep them"
                 )
             )
     teaching = open_teaching(
@@ -229,7 +229,7 @@ def begin_run(
     out: Path,
     estimated_gb: float | None,
 ) -> Training:
-    """Write the run folder's record; resolved.json comes last, because it makes the folder a run."""
+    """Write the record of a run folder; resolved.json comes last and makes the folder a run."""
     teachers = tuple(teacher.row for teacher in inputs.teachers)
     info = RunInfo(
         format_version=FORMAT_VERSION,

@@ -167,7 +167,7 @@ def _load(
     recipe: Recipe,
     on_message: Callable[[str], object],
 ) -> dict[str, Any]:
-    """Load the file into the model and return the run's record. Raises WeightsError, ConfigError."""
+    """Load the file into the model; return the run's record. Raises WeightsError, ConfigError."""
     path = request.file
     if not path.is_file():
         raise WeightsError(

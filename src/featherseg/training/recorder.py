@@ -158,7 +158,7 @@ class Recorder(Checkpoint):
             raise SIGTERMException
 
     def _validate(self, module: SegmentationModule) -> dict[str, Any]:
-        """Score the weights as `featherseg evaluate` does, keep them if they are to be kept, return the record.
+        """Score the weights as `featherseg evaluate` does, keep them if due, return the record.
 
         If undoing another share of the class weights is better, that share is undone and scored.
         """

@@ -36,7 +36,7 @@ class Request:
     ends: float | Callable[[int], bool] | None = field(default=None, compare=False)
 
     def read(self) -> tuple[RecipeFile, Recipe]:
-        """Return the recipe as text and parsed, with the overrides. Raises ConfigError, UnknownName."""
+        """Return the recipe as text, and parsed with overrides. Raises ConfigError, UnknownName."""
         if self.recipe is None:
             raise ConfigError(
                 "no recipe was given. Name a model or a recipe:\n"

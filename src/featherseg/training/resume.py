@@ -117,7 +117,7 @@ def _requested_recipe(run: Run, begun: Recipe, request: Request) -> Recipe:
 
 
 def _resolved_keys(run: Run, begun: Recipe, requested: Recipe, now: Mapping[str, Any]) -> set[str]:
-    """Return the keys that the run resolved and the request leaves open, so that they may differ."""
+    """Return the keys that the run resolved and the request leaves open: they may differ."""
     open_keys = (
         {"augment.crop", "train.batch_size"} if run.info.found is None else set(run.info.found)
     )
@@ -214,7 +214,7 @@ def check_same_data(
 
 
 def data_moved(recipe: Recipe, run: Run) -> bool:
-    """Return whether the resumed run's `recipe` has its data in another place than the run's start."""
+    """Return whether the resumed `recipe` has its data in another place than the run had."""
     begun = _own_recipe(run).data
     return (recipe.data.name, recipe.data.root) != (begun.name, begun.root)
 
@@ -237,7 +237,7 @@ def _places(begun: Recipe, requested: Recipe) -> set[str]:
 
 
 def _settings(recipe: Recipe, request: Request) -> dict[str, Any]:
-    """Return every setting by its key, the model's too; [paper] only if the request sets some of it."""
+    """Return all settings by key, the model's too; [paper] only if the request sets some of it."""
     published = set() if any(text.startswith("paper.") for text in request.overrides) else {"paper"}
     model: dict[str, Any] = {}
     if request.objects.model is None:

@@ -55,7 +55,7 @@ def run_training(
     if is_first:
         if pick_device(recipe.train.device).type == "cpu" and native() is None:
             reporter.message(
-                "the compiled loops are missing, so steps take longer. To see why: featherseg doctor"
+                "the compiled loops are missing, so steps take longer: featherseg doctor says why"
             )
         note_prepared_data(run.path, loss_of(training.train), reporter.message)
         (run.path / CURVE).unlink(missing_ok=True)  # of a finished run that was given more steps

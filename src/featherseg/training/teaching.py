@@ -122,7 +122,8 @@ def check_pupil(recipe: Recipe, model: SegmentationModel, objects: Objects) -> N
         )
     if model.panoptic:
         raise ConfigError(
-            f"{recipe.model.name} is panoptic, and teachers teach only classes. Leave out --teacher."
+            f"{recipe.model.name} is panoptic, and teachers teach only classes. Leave out "
+            "--teacher."
         )
 
 
@@ -146,7 +147,8 @@ def check_teachers(
         run = open_run(find_run(name))
         if run.untrained_model().panoptic:
             raise ConfigError(
-                f"{name} is panoptic ({run.recipe.model.name}): it cannot teach. Name a semantic one."
+                f"{name} is panoptic ({run.recipe.model.name}): it cannot teach. Name a "
+                "semantic one."
             )
         if run.info.channels != train.channels:
             raise ConfigError(
@@ -198,7 +200,7 @@ def teacher_row(run: Run) -> TeacherRow:
 
 
 def open_unlabelled(recipe: Recipe, train: SegmentationData) -> UnlabelledImages | None:
-    """Return the recipe's images without masks, None if it names none. Raises DataNotFound, DataError."""
+    """Return the images without masks, None if there are none. Raises DataNotFound, DataError."""
     folder = recipe.teacher.unlabelled
     if folder is None:
         return None
@@ -272,10 +274,11 @@ def open_teaching(
             return
         raise ConfigError(
             f"train.minutes = {minutes:g}: about {total / 60:.1f} minutes pass until the teachers "
-            f"have seen every image. Give {math.ceil(total / 60 + minutes)} to train for {minutes:g}."
+            f"have seen every image. Give {math.ceil(total / 60 + minutes)} to train for "
+            f"{minutes:g}."
         )
 
-    # The outputs that are there, and the digests of the images: files with a known stamp are not read
+    # Existing outputs, and digests of the images: a file with a known stamp is not read
     places = [out / OUTPUTS] if own_data else _places(recipe, train, out)
     folders = [[place / f"teacher-{row.outputs[:16]}" for place in places] for row in rows]
     existing = [
@@ -321,8 +324,8 @@ def open_teaching(
     if unlabelled:
         share = min(MOST_UNLABELLED, len(unlabelled) / len(images))
         on_message(
-            f"{counted(len(unlabelled), 'image')} without masks: {100 * share:.0f} % of the samples, "
-            "drawn at random; only the teacher labels them"
+            f"{counted(len(unlabelled), 'image')} without masks: {100 * share:.0f} % of the "
+            "samples, drawn at random; only the teacher labels them"
         )
     return Teaching(
         tuple(files), tuple(entries), logits_grid(model, recipe.augment.crop), unlabelled, share
@@ -344,7 +347,7 @@ def _images(data: SegmentationData) -> list[_Image]:
 
 
 def _source(image: _Image, digests: dict[tuple[str, Stamp], str]) -> Source:
-    """Return the digest of an image: of its file, or of its values without one. Raises DataError."""
+    """Return the digest of an image's file, or of its values without one. Raises DataError."""
     if image.path is None:
         pixels = image.data[image.place].image
         content = f"{pixels.shape} {pixels.dtype}".encode() + np.ascontiguousarray(pixels).tobytes()
@@ -358,7 +361,7 @@ def _source(image: _Image, digests: dict[tuple[str, Stamp], str]) -> Source:
 
 
 def _places(recipe: Recipe, train: SegmentationData, out: Path) -> list[Path]:
-    """Return where outputs may lie: beside the data's files as prepared data do, else in the run."""
+    """Return where outputs may lie: beside the data's files as prepared data, else in the run."""
     exact = train.data if isinstance(train, PreparedData) else train
     if isinstance(exact, PairedFiles):
         root = None if recipe.data.root is None else Path(recipe.data.root)
@@ -458,7 +461,7 @@ def _opened(folder: Path) -> TeacherOutputs:
 
 
 def _teacher(name: str, row: TeacherRow, folder: Path, missing: int, device: str) -> Runtime:
-    """Return the teacher, ready to run. Raises RunError if it is missing or has other weights now."""
+    """Return the teacher, ready to run. Raises RunError if it is missing or has changed."""
     needed = (
         f"The outputs of teacher {row.name} for {counted(missing, 'image')} are not in {folder}"
     )
@@ -516,8 +519,8 @@ def _store(
     if needed > free:
         raise FeathersegError(
             f"the outputs of {runtime.name} for {counted(len(order), 'image')} take "
-            f"{needed / 1e9:.1f} GB, but the disk of {outputs.folder} has {free / 1e9:.1f} GB free. "
-            "Free disk space, or name a folder on another disk with FEATHERSEG_CACHE."
+            f"{needed / 1e9:.1f} GB, but the disk of {outputs.folder} has {free / 1e9:.1f} GB "
+            "free. Free disk space, or name a folder on another disk with FEATHERSEG_CACHE."
         )
     on_message(
         f"teacher {runtime.name} sees {counted(len(order), 'image')} once: about "
@@ -558,14 +561,14 @@ def _store(
 
 
 def _output_bytes(runtime: Runtime, path: Path, pixel_bytes: float) -> float:
-    """Return the bytes of a teacher's outputs for an image file, by the bytes per pixel that it sees."""
+    """Return the bytes of a teacher's outputs for an image file, by the bytes per pixel."""
     size = image_size(path)
     (factor,) = own_settings(runtime).factors(size)
     return pixel_bytes * math.prod(scaled_size(size, factor))
 
 
 def _outputs_of(runtime: Runtime, image: _Image, source: Source) -> tuple[Entry, bytes]:
-    """Return a teacher's outputs for an image: (an entry with offset 0, its bytes in the flat file)."""
+    """Return a teacher's outputs for an image: (entry with offset 0, bytes for the flat file)."""
     pixels = image.data[image.place].image  # (H, W, C)
     if image.path and not source.is_current(image.path, {}):
         raise DataError(

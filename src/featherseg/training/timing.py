@@ -1,4 +1,4 @@
-"""The seconds of a training step and of a validation on this machine, measured on copies of the model."""
+"""The seconds of a training step and of a validation, measured on copies of the model."""
 
 import copy
 import math
@@ -189,7 +189,8 @@ def time_batch(
     object.
     """
     device, settings = pick_device(recipe.train.device), recipe.train
-    model = copy.deepcopy(model).train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trial: Any = copy.deepcopy(model).train()
+    model = trial.to(device, memory_format=torch.channels_last)
     kind = HALF.get(settings.precision)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         stand_in = partial(F.cross_entropy, ignore_index=IGNORE) if objects.loss else None

@@ -108,7 +108,7 @@ class Tracker(Logger):
 
     @rank_zero_only
     def finish(self, *, done: bool) -> None:
-        """Close the tracker; upload the run's files if it is done (TensorBoard's lie beside them)."""
+        """Close the tracker; upload the files of a run that is done (not to TensorBoard)."""
         self._try(lambda: self._finish(done))
 
     def _finish(self, done: bool) -> None:
