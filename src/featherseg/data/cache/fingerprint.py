@@ -96,6 +96,7 @@ class Fingerprint(Config):
 
         Their names do not matter, unless they are no files.
         """
+        # Sorted by content, because names and order do not matter
         rows = [
             [split, image[1] if image else key, mask and mask[1], annotation]
             for split in ("train", "unlabelled")

@@ -182,7 +182,7 @@ def _copy(missing: dict[str, StoredFile], root: Path, journal: Path, folder: str
                     log.info(
                         f"{folder}: {done:,} of {len(missing):,} files copied, {gigabytes(size)}"
                     )
-        except BaseException:
+        except BaseException:  # Ctrl-C, too: files that were started are finished
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 

@@ -211,6 +211,7 @@ class Cache:
 
     def _map(self, entry: Entry, start: int, length: int) -> np.ndarray:
         """Return bytes of the sample from `start` on, (length,) uint8, as private pages."""
+        # A mapping must start at a multiple of the granularity
         first = entry.offset + start
         page = first // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
         with open(self.pixels, "rb") as file:

@@ -122,6 +122,7 @@ def prepare_data(
         raise ConfigError(
             "FEATHERSEG_CACHE=off is set, so prepared data would not be used. Unset it first."
         )
+
     # The first folder that can be written, else the last
     place = next(
         (f for f in folders[:-1] if os.access(f if f.exists() else f.parent, os.W_OK)), folders[-1]
@@ -197,6 +198,7 @@ def _open(folder: Path, storage: Storage) -> Cache:
         head = {"format_version": FORMAT_VERSION, "quality": storage.quality, "pixels": pixels.name}
         write_text(folder / INDEX, json.dumps(head) + "\n")
         cache = Cache(folder, storage, pixels, {})
+    # Drop what a killed process wrote after the last listed sample
     os.truncate(cache.pixels, max((entry.end for entry in cache.entries.values()), default=0))
     return cache
 
@@ -228,6 +230,7 @@ def _check_space(data: PairedFiles, missing: Sequence[int], cache: Cache) -> Non
     """Raise FeathersegError if the disk is too small for the missing samples."""
     if not missing:
         return
+    # JPEGs differ in size, so estimate bytes per pixel from some images
     sampled = missing[:: -(-len(missing) // SAMPLED)]
     entries = [_encoded(data, index, cache.storage)[0] for index in sampled]
     per_pixel = max(aligned(entry.end) / entry.pixels for entry in entries)
@@ -257,6 +260,7 @@ def _store(
                 file.write(bytes(aligned(file.tell()) - file.tell()))
                 file.write(part)
             unlisted.append(entry)
+            # List samples only when the disk has their pixels
             if file.tell() - flushed >= FLUSH_BYTES or done == len(missing):
                 file.flush()
                 os.fsync(file.fileno())
@@ -277,6 +281,7 @@ def _encoded(
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror or error}.") from None
     sample = data[index]
+    # The sample must be of the content that the digests are of
     if not _are_current(files, sources, {}):
         raise DataError(
             f"{files[0]} or {files[1]} changed while it was being read. Run the same command again."

@@ -124,6 +124,7 @@ class Entry:
 
         They are interpolated bilinearly. Raises OSError.
         """
+        # The rows and columns around these places are read, and no others
         numbers, parts = [], []
         for axis, places in enumerate((rows, columns)):
             resized = places * (self.resized[axis] / self.image[axis])
@@ -150,6 +151,7 @@ def _size(sides: Any) -> Size:
 
 def stored(logits: np.ndarray) -> bytes:
     """Return logits (K, h, w) float32 as stored: least and step of each class, then the steps."""
+    # Each class has its own range, so that small logits keep their precision
     least = logits.min(axis=(1, 2)).astype("<f4")  # (K,)
     step = ((logits.max(axis=(1, 2)) - least) / LEVELS).astype("<f4")
     divisor = np.where(step > 0, step, 1)[:, None, None]

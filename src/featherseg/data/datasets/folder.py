@@ -33,8 +33,8 @@ class FolderListing(Listing):
 
     Args:
         config: the content of the dataset.toml.
-        base_splits: the pairs of every folder and list that it names, before a share is split off; all
-            pairs under "" if its splits are fractions.
+        base_splits: the pairs of every folder and list that it names, before shares are split off;
+            all pairs under "" if its splits are fractions.
         instances: the folder with the numbers of objects, if there is one.
     """
 

@@ -73,11 +73,14 @@ def sequence_names(
             key if match is None else match[match.re.groups and 1] or ""
             for key, match in zip(keys, matches, strict=True)
         ]
+    # Keys that differ in their numbers alone have one form
     names = list(map(without_export_suffix, keys))
     plain = names if last_number else list(map(_plain, keys))
     forms: dict[str, list[int]] = {}
     for i, name in enumerate(plain):
         forms.setdefault(_NUMBER.sub("0", name), []).append(i)
+
+    # In each form, find the last number before which most names are shared
     for members in forms.values():
         of_form = [names[i] for i in members]
         timed = not last_number and len({_TIME.sub("0", plain[i]) for i in members}) == 1
@@ -216,6 +219,8 @@ def neighbours(
     order = sorted(
         (group, *in_natural_order(key), key) for group, key in zip(groups, owners, strict=True)
     )
+
+    # An image is beside those before and after it in this order
     beside: set[str] = set()
     for (*form, numbers, key), (*other_form, after, other) in pairwise(order):
         same_form = numbers and form == other_form

@@ -159,6 +159,7 @@ class PanopticWriter:
             new_id = official_id(name.removesuffix(".png")) if image_id == name else image_id
             if there(name):
                 rows[name] = (images.get(image_id), {**raw, "image_id": new_id, "file_name": name})
+        # Rows by other classes mean something else
         ours, theirs = (
             {row["id"]: (row.get("name"), row.get("isthing")) for row in categories}
             for categories in (self.categories, existing.categories.values())
@@ -200,6 +201,7 @@ class PanopticWriter:
     def finish(self) -> Path:
         """Write the JSON, return its path."""
         ids = {name: annotation["image_id"] for name, (_, annotation) in self._rows.items()}
+        # Images with one id, such as 1.png and 001.png, get their names instead
         while shared := {i for i, count in Counter(ids.values()).items() if count > 1}:
             ids = {name: name if i in shared else i for name, i in ids.items()}
         content = {

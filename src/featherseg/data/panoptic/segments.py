@@ -31,6 +31,7 @@ def list_segments(
 
     `category_of` must have every id of the map; `crowds` are the ids of crowds.
     """
+    # Areas and boxes follow from runs of equal ids, which are far fewer than pixels
     values, starts, lengths = _runs(ids)
     known, numbers = np.unique(values, return_inverse=True)
     areas = np.bincount(numbers, lengths, len(known)).astype(np.int64)
@@ -69,6 +70,7 @@ def to_sample(
         known[row], label[row] = segment["id"], class_of[segment["category_id"]]
         if classes[label[row]].thing:
             instance[row] = -segment["id"] if segment.get("iscrowd") else segment["id"]
+    # Look up each run, not each pixel
     values, _, lengths = _runs(ids)
     rows = order[np.searchsorted(known[order], values)]  # (R,)
     labels, instances = (of_row[rows].repeat(lengths) for of_row in (label, instance))
@@ -90,6 +92,8 @@ def from_sample(
     kinds = len(classes)
     thing = np.zeros(IGNORE + 1, dtype=bool)
     thing[:kinds] = [info.thing for info in classes]
+
+    # Instance and class as one number; those of things get new ids above the classes
     joined, _, lengths = _runs(instances.astype(np.int64) << CLASS_BITS | label)
     of_class = joined & IGNORE  # (R,)
     with_instance = thing[of_class] & (joined >> CLASS_BITS != 0)
@@ -97,6 +101,8 @@ def from_sample(
     runs = np.where(of_class == IGNORE, 0, of_class + 1)
     runs[with_instance] = kinds + 1 + numbers
     ids = runs.astype(np.int32).repeat(lengths).reshape(label.shape)
+
+    # The category of each id, and the ids of crowds: things without an instance, or below 0
     of_instances = [category_ids[pair & IGNORE] for pair in pairs.tolist()]
     category_of = dict(enumerate([0, *category_ids, *of_instances]))
     crowds = [index + 1 for index, info in enumerate(classes) if info.thing]

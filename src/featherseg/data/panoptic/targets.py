@@ -59,15 +59,19 @@ def panoptic_targets(
     """
     of_thing = np.isin(np.arange(IGNORE + 1), list(things))[label]  # (H, W) bool
     on_object = of_thing & (instances > 0)
+
+    # The centre of an object is the mean of its pixels
     rows, columns = np.nonzero(on_object)  # (N,) each: the pixels of all objects
     number, count = _numbered(instances[rows, columns])
     areas = np.bincount(number, minlength=count)  # (count,)
     center_rows = np.bincount(number, rows, count) / areas  # (count,) float64
     center_columns = np.bincount(number, columns, count) / areas
 
+    # From each pixel of an object to its centre
     offset = np.zeros((2, *label.shape), dtype=np.float32)
     offset[0, rows, columns] = center_rows[number] - rows
     offset[1, rows, columns] = center_columns[number] - columns
+
     semantic_weight = np.ones(label.shape, dtype=np.float32)
     small = areas * SIGMA**2 < SMALL_AREA * sigma**2
     semantic_weight[rows, columns] = np.where(small, SMALL_WEIGHT, 1.0)[number]
@@ -89,6 +93,7 @@ def _numbered(ids: np.ndarray) -> tuple[np.ndarray, int]:
 
 def _center_map(size: Size, rows: np.ndarray, columns: np.ndarray, sigma: int) -> np.ndarray:
     """Return a Gaussian around every centre, (H, W) float32; the largest value counts."""
+    # A border of half a patch, so that patches at the edge need no clipping
     patch = _gaussian(sigma)
     reach = len(patch) // 2
     padded = np.zeros((size[0] + 2 * reach, size[1] + 2 * reach), dtype=np.float32)

@@ -217,6 +217,7 @@ class Canvas:
 
     def instances(self) -> np.ndarray:
         """Return instance ids (H, W) int32: visible ones are 1..n from far to near, 0 = none."""
+        # Ids of instances that others hide completely are not used
         visible = np.zeros(len(self._classes), bool)
         visible[self.swatch] = True
         ids = {i for i, shown in zip(self._instances, visible.tolist(), strict=True) if shown}
@@ -274,6 +275,8 @@ def box_patch(
         z = np.maximum(camera.focal * abs(x) / np.maximum(away, 1e-3), near)
     front = z <= near
     along = np.where(front, away * (near / camera.focal) - x * side, z - near)
+
+    # Rows from the top of the box to the ground, over all columns
     horizon = camera.horizons(columns)
     upper = horizon + (camera.focal * (camera.height - top)) / z
     lower = horizon + (camera.focal * camera.height) / z

@@ -10,6 +10,7 @@ from featherseg.data.shapes.scene import LAMP, PAVEMENT, Pole, Scene, Weather
 
 def develop(canvas: Canvas, scene: Scene, looks: Dice) -> np.ndarray:
     """Return the finished image, (H, W, 3) uint8 RGB."""
+    # From the scene to the sensor: light and air, reflections, lamps, lens, rain, noise
     weather, color = scene.weather, canvas.color()
     _add_light(color, canvas, scene)
     sky = canvas.swatch == 0
@@ -52,6 +53,7 @@ def _add_light(color: np.ndarray, canvas: Canvas, scene: Scene) -> None:
         width = np.maximum(1 - away * away, 0)
         depth = np.minimum(canvas.nearness * 12, 1) * np.float32(weather.beam)
         color *= width * depth + 1
+    # Distant surfaces take the colour of the air
     through = canvas.nearness * np.float32(weather.haze)
     through /= through + 1  # (H, W) transmittance
     for channel in range(3):

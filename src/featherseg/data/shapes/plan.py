@@ -84,6 +84,7 @@ def plan_scene(dice: Dice) -> Scene:
         horizon=HEIGHT * dice.uniform(0.22, 0.66),
         roll=dice.uniform(-0.05, 0.05),
     )
+    # The order of the draws is part of the scene: a change to it changes all scenes
     weather, street = plan_weather(dice), _street(dice)
     things: list[Thing] = _traffic(dice, street) + _crossing_people(dice, street)
     for side in (-1, 1):

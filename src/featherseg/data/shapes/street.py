@@ -87,6 +87,7 @@ KERB, STONE, ASPHALT, LINE = 1, 2, 3, 4
 def paint_ground(canvas: Canvas, ground: Ground, street: Street, looks: Dice) -> None:
     """Paint road with lines, kerb and pavement, with their surface textures."""
     x, z = ground.x, ground.z
+    # Kerb, pavement, asphalt and lines; a side street crosses all of them
     on_road = (x > street.left) & (x < street.right)
     kerb = (x > street.left - 0.28) & (x < street.right + 0.28)
     if street.crossing is not None:
@@ -100,6 +101,7 @@ def paint_ground(canvas: Canvas, ground: Ground, street: Street, looks: Dice) ->
     paint: RGB = (street.paint, street.paint, street.paint * 0.98)
     colors = [street.kerb_color, street.pavement_color, street.road_color, paint]
     canvas.paint((ground.top, 0), parts, colors, PAVEMENT, nearness=1 / z, shade=shade)
+    # The same parts once more for the class of the road
     parts[parts <= STONE] = 0
     canvas.paint((ground.top, 0), parts, colors, ROAD, nearness=1 / z, shade=shade)
 
@@ -180,6 +182,7 @@ def _mark(
     ragged: mark a ragged oval, not a rectangle.
     """
     near, far = max(depths[0], 1.5), max(depths[1], 1.6)
+    # Test only the pixels around the corners
     ends = [
         camera.column(across[0] + half, z) for half in (-across[1], across[1]) for z in (near, far)
     ]
