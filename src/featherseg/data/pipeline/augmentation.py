@@ -1,7 +1,7 @@
 """What [augment] of a recipe can contain: its keys, and what each does to a training image.
 
-To add an augmentation: a key in AugmentTable, a row in CROP_CHANGES or COLOUR_CHANGES, its function,
-a test. What needs a second image (cutmix, copy_paste) is done by the loader.
+To add an augmentation: a key in AugmentTable, a row in CROP_CHANGES or COLOUR_CHANGES, its
+function, a test. The loader does what needs a second image (cutmix, copy_paste).
 """
 
 from typing import Annotated, Literal
@@ -64,7 +64,7 @@ def _flip(crop: Crop, probability: float, rng: np.random.Generator) -> Crop:
 
 
 CROP_CHANGES = {"rotate": _rotate, "flip": _flip}
-"""Key -> change of a crop with its labels, called with (crop, the key's value, rng), in this order."""
+"""Key -> change of a crop with its labels, called with (crop, value of the key, rng), in order."""
 
 COLOUR_CHANGES = {
     "brightness": colours.brightness,
@@ -74,8 +74,8 @@ COLOUR_CHANGES = {
 }
 """Key -> function that draws a change of colours, called with (the key's value, rng).
 
-All are drawn first, then applied in this order; None changes nothing. A new one must not draw if its
-key is 0: recipes without it keep their bits.
+All are drawn first, then applied in this order; None changes nothing. A new one must not draw if
+its key is 0: recipes without it keep their bits.
 """
 
 
@@ -181,13 +181,13 @@ def _draw_start(length: int, window: int, rng: np.random.Generator, point: int |
 
 
 def largest_share(label: np.ndarray) -> float:
-    """Share of the labelled pixels that the most frequent class covers; 1 where nothing is labelled."""
+    """Return the share of the most frequent class in the labelled pixels; 1 if there are none."""
     counts = _counts(label)[:IGNORE]
     return float(counts.max() / counts.sum()) if counts.any() else 1.0
 
 
 def _counts(label: np.ndarray) -> np.ndarray:
-    """How often each value of a uint8 array occurs, (256,). Two at a time, which takes less than half of the time."""
+    """Return how often each value of a uint8 array occurs, (256,); pairs take half of the time."""
     flat = label.ravel()
     pairs = flat[: len(flat) // 2 * 2].view(np.uint16)
     joint = np.bincount(pairs, minlength=65536).reshape(256, 256)

@@ -57,7 +57,7 @@ def _draw_factor(strength: float, rng: np.random.Generator) -> float:
 
 
 def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
-    """(C, H, W) float, blurred by a Gaussian of `sigma` pixels, edges repeated."""
+    """Return (C, H, W) float blurred by a Gaussian of `sigma` pixels, with repeated edges."""
     radius = max(1, round(3 * sigma))
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
     kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
@@ -70,15 +70,22 @@ def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
 BRIGHTNESS = 32 / 255
 CONTRAST = SATURATION = (0.5, 1.5)
 HUE = 18 / 180
+"""Ranges of mmsegmentation's PhotoMetricDistortion; shares of the full range and of the circle."""
 
 
 @dataclass(frozen=True)
 class Distortion:
-    """One distortion, applied in this order. As it comes it changes nothing.
+    """One PhotoMetricDistortion of mmsegmentation; the default changes nothing.
 
-    brightness is added, as a share of the full range; contrast is a factor of all values, applied before the colours
-    (`contrast_first`) or after them; saturation is a factor in HSV; hue is added, as a share of the circle of colours.
-    Values are kept within the range after every step. Saturation and hue concern images of three channels alone.
+    The steps are in this order, and values are clamped after each. Saturation and hue need three
+    channels.
+
+    Attributes:
+        brightness: Added, as a share of the full range.
+        contrast: Factor of all values.
+        contrast_first: Whether contrast comes before saturation and hue.
+        saturation: Factor of the saturation in HSV.
+        hue: Added, as a share of the colour circle.
     """
 
     brightness: float = 0.0
@@ -89,7 +96,7 @@ class Distortion:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Distortion":
-        """Each of the four in half of the cases, contrast before or after the colours alike."""
+        """Draw a distortion: each of the four, and contrast first, with a probability of 1/2."""
         brightness, contrast, saturation, hue, first = rng.random(5) < 0.5
         amounts = (
             rng.uniform(-BRIGHTNESS, BRIGHTNESS),
@@ -106,7 +113,7 @@ class Distortion:
         )
 
     def __call__(self, image: Tensor, largest: int | None = None) -> Tensor:
-        """(C, H, W) of an integer type, with values up to `largest`, by default its type's -> the same."""
+        """Return (C, H, W) distorted; largest: the largest value, default: of the integer type."""
         if self == Distortion(contrast_first=self.contrast_first):
             return image
         top = torch.iinfo(image.dtype).max if largest is None else largest
@@ -121,9 +128,10 @@ class Distortion:
 
 
 def recoloured(x: Tensor, saturation: float, hue: float) -> Tensor:
-    """RGB (3, H, W) from 0 to 1, with saturation (at most 1) times a factor and hue turned by a share of the circle.
+    """Return RGB (3, H, W) from 0 to 1 with saturation times a factor, at most 1, and hue turned.
 
-    The way through HSV and back without its singular points: V stays, chroma = S V is scaled.
+    hue is a share of the circle. This is HSV without its singular points: V stays, chroma = S V is
+    scaled.
     """
     red, green, blue = x
     value = x.amax(0)  # (H, W)

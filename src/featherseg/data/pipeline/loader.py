@@ -1,4 +1,4 @@
-"""The stream of training batches: a pure function of (seed, position), whatever the number of workers or restarts."""
+"""The training batches: a pure function of (seed, position), whatever the workers and restarts."""
 
 import multiprocessing
 import multiprocessing.util
@@ -27,31 +27,34 @@ from featherseg.data.pipeline.sampling import ClassUniform
 from featherseg.data.pipeline.transforms import Crop, is_interleaved, mixed, pasted
 
 PREFETCH = 4
-"""Batches that a worker holds ready."""
+"""Batches that a worker prepares ahead."""
 
 GROWTH = ((0.4, 0.5), (0.7, 0.75), (1.0, 1.0))
-"""`augment.progressive`: up to which share of the batches crops, and what is in them, have which part of their size.
+"""`augment.progressive`: (up to this share of the batches, crops have this part of their size).
 
-Small images first, as EfficientNetV2 is trained (Tan and Le, ICML 2021, Sec. 4); the shares are ours: the batches have
-57 % of the pixels.
+Small images come first, as in EfficientNetV2 (Tan and Le, ICML 2021, Sec. 4). The shares are ours:
+the batches have 57 % of the pixels.
 """
 
 Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, PanopticTargets[Tensor] | TeacherLogits]
-"""images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8; for a panoptic model its targets as well, for a taught
-one what the teachers say."""
+"""images (B, C, H, W) uint8 or uint16, labels (B, H, W) uint8, and for some models a third part:
+the targets of a panoptic model, or the teachers' outputs."""
 
 
 class TrainingSamples(Dataset[Any]):
-    """Augmented samples by (epoch, index): the same two numbers give the same bytes in every process.
+    """Augmented samples by (epoch, index); the same numbers give the same bytes in every process.
 
-    A third number is the part of its size that the sample is to have (`Augment.at`).
+    A third number is the part of its size that the sample gets (`Augment.at`). A sample is
+    (image, label) without a batch axis, and a third part with `targets` or `teaching`.
 
-    A sample is (image, label) without a batch axis, or with `targets`, `panoptic_targets` of the classes that have
-    instances, (image, label, targets of the instance branch). With `class_uniform` its share of them is replaced by
-    samples that are drawn by class, from the same two numbers. `before` changes a sample before it is augmented.
-    With `rare` classes, pixels of theirs are pasted into augment.copy_paste of the samples, not into `targets`.
-    With `teaching` (and an `augment` that traces) a sample is (image, label, TeacherLogits), and
-    `teaching.share` of the samples are images without masks.
+    Args:
+        class_uniform: a share of the samples is drawn by class.
+        targets: returns the targets of the instance branch for (label, instances).
+        before: changes a sample before it is augmented.
+        rare: classes whose pixels are pasted into the share augment.copy_paste of the samples;
+            not with `targets`.
+        teaching: returns the teachers' outputs; the share teaching.share of the samples are images
+            without masks. `augment` must have `traced`.
     """
 
     def __init__(
@@ -68,9 +71,10 @@ class TrainingSamples(Dataset[Any]):
         self.data, self.augment, self.seed = data, augment, seed
         self.class_uniform, self.targets, self.before = class_uniform, targets, before
         self.rare, self.teaching = rare, teaching
-        self._depth: np.dtype[Any] | None = None  # of the first image that this process read
+        self._depth: np.dtype[Any] | None = None  # of the first image in this process
 
     def __getitem__(self, place: tuple[int, int] | tuple[int, int, float]) -> tuple[Any, ...]:
+        # Choose an image, and a point for the crop
         epoch, index, *part = place
         augment = self.augment.at(*part) if part else self.augment
         rng, point = np.random.default_rng([self.seed, epoch, index]), None
@@ -80,44 +84,45 @@ class TrainingSamples(Dataset[Any]):
         elif self.class_uniform and rng.random() < self.class_uniform.share:
             index, point = self.class_uniform.points.draw(rng)
         sample = self._sample(index, rng)
-        if self.targets is None:
-            crop = self._crop(index, sample, augment, rng, point)
-            if augment.cutmix and rng.random() < augment.cutmix:
-                crop = mixed(
-                    crop, self._another(int(rng.integers(len(self.data))), augment, rng), rng
-                )
-            if self.rare and rng.random() < augment.copy_paste:
-                crop = self._with_rare_classes(crop, self.rare, augment, rng)
-            if self.teaching is None:
-                return crop[:2]
-            assert crop.origins is not None
-            return crop.image, crop.label, self.teaching(crop.origins)
-        crop = augment(sample, rng, point)
-        assert crop.instances is not None  # refused before training starts
-        return crop.image, crop.label, self.targets(crop.label.numpy(), crop.instances.numpy())
+
+        # A panoptic model: the crop alone, because numbers of instances of two images could meet
+        if self.targets is not None:
+            crop = augment(sample, rng, point)
+            assert crop.instances is not None  # refused before training starts
+            return crop.image, crop.label, self.targets(crop.label.numpy(), crop.instances.numpy())
+
+        # Another model: its crop, with parts of other samples
+        crop = self._crop(index, sample, augment, rng, point)
+        if augment.cutmix and rng.random() < augment.cutmix:
+            crop = mixed(crop, self._another(int(rng.integers(len(self.data))), augment, rng), rng)
+        if self.rare and rng.random() < augment.copy_paste:
+            crop = self._with_rare_classes(crop, self.rare, augment, rng)
+        if self.teaching is None:
+            return crop[:2]
+        assert crop.origins is not None
+        return crop.image, crop.label, self.teaching(crop.origins)
 
     def _another(
-        self, index: int, augment: Augment, rng: np.random.Generator, holding: int | None = None
+        self, index: int, augment: Augment, rng: np.random.Generator, around: int | None = None
     ) -> Crop:
-        """A crop of a sample, to be mixed into that of another; around a pixel of the class `holding`."""
+        """Return a crop to be mixed into another one, around a pixel of the class `around`."""
         sample, point = self._sample(index, rng), None
-        if holding is not None and len(pixels := np.flatnonzero(sample.label == holding)):
+        if around is not None and len(pixels := np.flatnonzero(sample.label == around)):
             row, column = divmod(int(rng.choice(pixels)), sample.label.shape[1])
             point = row, column
         return self._crop(index, sample, augment, rng, point)
 
     def _sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """Sample `index`, those without masks behind the others."""
+        """Return a sample; those without masks come after the others."""
         unlabelled = self.teaching.unlabelled if self.teaching else None
-        behind = index - len(self.data)
-        sample = self.data[index] if unlabelled is None or behind < 0 else unlabelled[behind]
+        place = index - len(self.data)
+        sample = self.data[index] if unlabelled is None or place < 0 else unlabelled[place]
         self._depth = self._depth or sample.image.dtype
         if sample.image.dtype != self._depth:
-            bits = [
-                f"{8 * kind.itemsize} bits a channel" for kind in (sample.image.dtype, self._depth)
-            ]
+            own, others = (8 * kind.itemsize for kind in (sample.image.dtype, self._depth))
             raise DataError(
-                f"{sample.key} of {self.data.name} has {bits[0]}, others {bits[1]}. Convert one of them."
+                f"{sample.key} of {self.data.name} has {own} bits a channel, others {others} bits "
+                "a channel. Convert one of them."
             )
         return sample if self.before is None else self.before(sample, rng)
 
@@ -129,27 +134,29 @@ class TrainingSamples(Dataset[Any]):
         rng: np.random.Generator,
         point: tuple[int, int] | None,
     ) -> Crop:
-        """The sample without its instances, augmented."""
+        """Return the sample without its instances, augmented."""
         crop = augment(replace(sample, instances=None), rng, point)
         return crop if crop.origins is None else crop._replace(origins=crop.origins.of(index))
 
     def _with_rare_classes(
         self, crop: Crop, rare: RareClasses, augment: Augment, rng: np.random.Generator
     ) -> Crop:
-        """The crop with all pixels of rare classes of another sample's crop, each at its place."""
-        holding, index = rare.draw(rng)
-        other = self._another(index, augment, rng, holding)
-        return pasted(
-            crop, other, torch.isin(other.label, torch.tensor(rare.classes, dtype=torch.uint8))
-        )
+        """Return the crop with all pixels of rare classes of another crop pasted into it."""
+        around, index = rare.draw(rng)
+        other = self._another(index, augment, rng, around)
+        classes = torch.tensor(rare.classes, dtype=torch.uint8)
+        return pasted(crop, other, torch.isin(other.label, classes))
 
 
 class FlatBatches(Sampler[list[tuple[Any, ...]]]):
-    """The whole run as one stream of batches of (epoch, index), starting at batch `start`.
+    """All batches of a run, lists of (epoch, index), from batch `start` on.
 
-    Every epoch is a shuffle of all n samples, epochs follow each other without a gap, so batch k of rank r is a pure
-    function of (seed, k, r). `len` is that of the whole run, as Lightning needs it. growth, rows as those of GROWTH:
-    the samples of a batch are (epoch, index, part) while the part is not 1.
+    Each epoch is a shuffle of all n samples, and epochs follow each other without a gap. So batch k
+    of a rank is a pure function of (seed, k, rank). `len` is that of the whole run, as Lightning
+    needs it.
+
+    Args:
+        growth: rows as in GROWTH; samples are (epoch, index, part) while the part is not 1.
     """
 
     def __init__(
@@ -188,14 +195,14 @@ class FlatBatches(Sampler[list[tuple[Any, ...]]]):
 
 @lru_cache(maxsize=4)
 def shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of the samples in an epoch, (n,)."""
+    """Return the order of the samples in an epoch, (n,)."""
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 
 def training_loader(
     samples: TrainingSamples, batches: FlatBatches, *, workers: int
 ) -> DataLoader[Batch]:
-    """The loader of a whole run; `workers` processes draw the batches ahead, 0 draws them in this process."""
+    """Return the loader of a run; `workers` processes prepare batches ahead, 0 = this process."""
     if workers:
         _shorten_socket_paths()
     return DataLoader(
@@ -211,7 +218,7 @@ def training_loader(
 
 
 def start_method() -> str:
-    """How workers begin: as the program has chosen, else by a fork on Linux, where Python 3.14 has another default."""
+    """Return how workers start: as the program chose, else by fork on Linux."""
     if (chosen := multiprocessing.get_start_method(allow_none=True)) is not None:
         return chosen
     return "fork" if sys.platform == "linux" else multiprocessing.get_start_method()
@@ -226,32 +233,31 @@ def _shorten_socket_paths() -> None:
     usual = tempfile.gettempdir()
     if sys.platform != "win32" and len(os.fsencode(usual)) > 70 and os.access("/tmp", os.W_OK):
         tempfile.tempdir = "/tmp"
-        multiprocessing.util.get_temp_dir()  # kept for this process and its workers, removed at exit
+        multiprocessing.util.get_temp_dir()  # for this process and its workers, removed at exit
         tempfile.tempdir = usual
 
 
 def _leave_signals(_: int) -> None:
-    """A worker ends with its training: what stops a whole job, as SLURM and systemd do, is for that to answer."""
+    """Ignore the signals that stop a whole job (SLURM, systemd): the training handles them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGUSR1"):  # not on Windows
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # on Linux: it tells from whom a signal comes
+    if hasattr(signal, "sigwaitinfo"):  # on Linux: it returns the sender of a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_await_parent, daemon=True).start()
 
 
 def _await_parent() -> None:
-    """End when the training itself says so: multiprocessing ends what is left of a loader by SIGTERM, and waits."""
+    """End this worker if SIGTERM comes from the training, which ends its workers with it."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
 
 
 def collate(samples: Sequence[tuple[Any, ...]]) -> Batch:
-    """Samples (image, label, ...) -> the batch of them; images whose channels are innermost in memory stay so."""
+    """Return the batch of samples (image, label, ...); channels that are innermost stay so."""
     if not all(is_interleaved(image) for image, *_ in samples):
         return default_collate(list(samples))
-    images, *rest = default_collate(
-        [(image.permute(1, 2, 0), *others) for image, *others in samples]
-    )  # (B, H, W, C)
-    return (images.permute(0, 3, 1, 2), *rest)  # (B, C, H, W)
+    rows = [(image.permute(1, 2, 0), *others) for image, *others in samples]
+    images, *others = default_collate(rows)  # (B, H, W, C)
+    return (images.permute(0, 3, 1, 2), *others)  # (B, C, H, W)

@@ -1,4 +1,4 @@
-"""Copy-paste of rare classes (after Ghiasi et al., CVPR 2021): what is rare, and which images hold it."""
+"""Copy-paste of rare classes (after Ghiasi et al., CVPR 2021): which classes, from which images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,43 +15,41 @@ RARE = 1 / 3
 
 @dataclass(frozen=True)
 class RareClasses:
-    """Which images hold a rare class: rows (n, 2) int32 of class id and image."""
+    """The images that contain a rare class: rows (n, 2) int32 of class id and image."""
 
     rows: np.ndarray
 
     @property
     def classes(self) -> list[int]:
-        """Their ids."""
+        """The ids of the rare classes."""
         return [int(index) for index in np.unique(self.rows[:, 0])]
 
     def draw(self, rng: np.random.Generator) -> tuple[int, int]:
-        """-> (class, image that holds it): each rare class is as likely, and of a class each image."""
+        """Return (class, image with it); all rare classes are equally likely, then all images."""
         index = int(rng.choice(self.classes))
         return index, int(rng.choice(self.rows[self.rows[:, 0] == index, 1]))
 
     def save(self, path: Path) -> None:
-        """Atomically write the rows as .npy."""
+        """Write the rows as .npy, atomically."""
         write_atomic(path, lambda file: np.save(file, self.rows))
 
 
 def find_rare_classes(data: SegmentationData) -> RareClasses:
-    """The third of the classes that occur with the fewest pixels in all; one pass over all labels.
+    """Return the third of the occurring classes with the fewest pixels; it reads all labels.
 
-    Raises what reading a label raises, and DataError where no pixel of any label has a class.
+    Raises DataError if no pixel of any label has a class, and the errors of reading a label.
     """
-    counts = np.stack(
-        [
-            np.bincount(data.label(i).ravel(), minlength=IGNORE + 1)[:IGNORE]
-            for i in range(len(data))
-        ]
-    )
+    labels = (data.label(i).ravel() for i in range(len(data)))
+    counts = np.stack([np.bincount(label, minlength=IGNORE + 1)[:IGNORE] for label in labels])
     pixels = counts.sum(axis=0)
-    occur = np.flatnonzero(pixels)
-    if not len(occur):
+    occurring = np.flatnonzero(pixels)
+    if not len(occurring):
         raise DataError(
-            f"{data.name}: all pixels of all {len(data)} labels are ignored, so no class can be pasted."
+            f"{data.name}: all pixels of all {len(data)} labels are ignored, so no class can be "
+            "pasted."
         )
-    rare = occur[np.argsort(pixels[occur], kind="stable")][: int(np.ceil(RARE * len(occur)))]
+    ordered = occurring[np.argsort(pixels[occurring], kind="stable")]
+    rare = ordered[: int(np.ceil(RARE * len(occurring)))]
     rows = [
         (index, image)
         for index in sorted(rare.tolist())

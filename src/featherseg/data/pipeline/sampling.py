@@ -1,7 +1,8 @@
-"""Class-uniform sampling (Zhu et al., CVPR 2019, arXiv:1812.01593; SFNet trains so): rare classes are met more often.
+"""Class-uniform sampling, for rare classes (Zhu et al., CVPR 2019, arXiv:1812.01593; SFNet).
 
-Every image is cut into tiles; each class of a tile leaves one point there. A share of the training samples is drawn
-as a class first, every class alike, then one of its points: the crop is placed so that it covers that point.
+Each image is cut into tiles, and each class in a tile gets one point there. For a share of the
+training samples, a class is drawn, all with the same probability, then one of its points: the crop
+contains this point.
 """
 
 from dataclasses import dataclass
@@ -18,37 +19,35 @@ Point = tuple[int, int]
 
 
 class ClassPoints:
-    """Where the classes of a dataset are: rows (n, 4) int32 of class id, image, row, column."""
+    """Points of the classes of a dataset: rows (n, 4) int32 of class id, image, row, column."""
 
     def __init__(self, rows: np.ndarray) -> None:
         self.rows = rows
-        self.by_class = [
-            rows[rows[:, 0] == index, 1:] for index in np.unique(rows[:, 0])
-        ]  # classes that occur
+        self.by_class = [rows[rows[:, 0] == index, 1:] for index in np.unique(rows[:, 0])]
 
     def draw(self, rng: np.random.Generator) -> tuple[int, Point]:
-        """-> (image, point): a class is drawn, each with the same probability, then one of its points."""
+        """Return (image, point): draw a class, all equally likely, then one of its points."""
         points = self.by_class[rng.integers(len(self.by_class))]  # (n_c, 3)
         image, row, column = points[rng.integers(len(points))].tolist()
         return image, (row, column)
 
     def save(self, path: Path) -> None:
-        """Atomically write the rows as .npy."""
+        """Write the rows as .npy, atomically."""
         write_atomic(path, lambda file: np.save(file, self.rows))
 
 
 @dataclass(frozen=True)
 class ClassUniform:
-    """How a training draws its samples: `share` (0..1) of them by class, the others as they come."""
+    """The share (0..1) of the samples that are drawn by class, and the points of the classes."""
 
     share: float
     points: ClassPoints
 
 
 def find_class_points(data: SegmentationData, tile: int) -> ClassPoints:
-    """Look through all labels, in square tiles of `tile` pixels (the last of a row or column may be smaller).
+    """Return the points of all labels, in square tiles of `tile` pixels; the last may be smaller.
 
-    Raises what reading a label raises, and DataError where no pixel of any label has a class.
+    Raises DataError if no pixel of any label has a class, and the errors of reading a label.
     """
     rows = []
     for image in range(len(data)):
@@ -62,15 +61,16 @@ def find_class_points(data: SegmentationData, tile: int) -> ClassPoints:
                 ]
     if not rows:
         raise DataError(
-            f"{data.name}: all pixels of all {len(data)} labels are ignored, so no class can be sampled."
+            f"{data.name}: all pixels of all {len(data)} labels are ignored, so no class can be "
+            "sampled."
         )
     return ClassPoints(np.array(rows, dtype=np.int32))
 
 
 def tile_points(tile: np.ndarray) -> dict[int, Point]:
-    """Class id -> the pixel of that class which is nearest to the centre of all its pixels, for each in a (h, w) label.
+    """Return class id -> the pixel of the class nearest to the centre of its pixels, of (h, w).
 
-    The published scripts take that centre itself, which may lie on another class.
+    The published scripts take the centre itself, which may be a pixel of another class.
     """
     flat = tile.ravel()
     order = np.argsort(flat, kind="stable")  # pixels, class by class
