@@ -257,7 +257,7 @@ def test_a_list_that_gives_two_classes_one_colour_is_refused(tmp_path):
     (tmp_path / "src/masks").mkdir()
     Image.fromarray(np.full((*SIZE, 3), 200, np.uint8)).save(tmp_path / "src/masks/a.png")
     (tmp_path / "src/class_dict.csv").write_text("name,r,g,b\ncar,200,200,200\nrust,200,200,200\n")
-    with pytest.raises(DataError, match="'car' and 'rust' one colour, #c8c8c8"):
+    with pytest.raises(DataError, match="'car' and 'rust' the same colour, #c8c8c8"):
         featherseg.convert(tmp_path / "src", tmp_path / "out")
     (tmp_path / "src/class_dict.csv").write_text(
         "name,r,g,b\ncar,200,200,200\nvoid,0,0,0\nunlabelled,0,0,0\n"

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from copy import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -504,29 +504,31 @@ def size_hint(predictor: Predictor, result: Prediction) -> str:
     )
 
 
+@dataclass
 class _Reading:
     """Reads the waiting images in order, and skips those that cannot be read or predicted.
 
     Attributes:
+        alone: Whether an error is raised instead.
         given: The images that were read and are not yet saved.
-        left_out: Why the others were skipped.
+        left_out: Why others were skipped.
         done: Number of images that were predicted or skipped.
         unused: What is not used of the images, by kind.
         saving: The image that is being saved. An image that needs the memory for itself waits for
             it.
+        fetched: The next image from a bucket, if it needs the memory for itself.
     """
 
-    def __init__(
-        self, predictor: Predictor, output: Output, reporter: PredictReporter, alone: bool
-    ) -> None:
-        self.predictor, self.output = predictor, output
-        self.reporter, self.alone = reporter, alone
-        self.given = deque[ReadImage]()
-        self.left_out: list[str] = []
-        self.done = 0
-        self.unused = Counter[str]()
-        self.saving: Future[None] | None = None
-        self._fetched: EncodedImage | None = None  # the next image, which is not light
+    predictor: Predictor
+    output: Output
+    reporter: PredictReporter
+    alone: bool
+    given: deque[ReadImage] = field(default_factory=deque)
+    left_out: list[str] = field(default_factory=list)
+    done: int = 0
+    unused: Counter[str] = field(default_factory=Counter)
+    saving: Future[None] | None = None
+    fetched: EncodedImage | None = None
 
     def __iter__(self) -> Iterator[InputImage]:
         ahead = read_ahead(self.output.waiting, self._read)
@@ -564,11 +566,11 @@ class _Reading:
         if isinstance(file, Path):
             source: Path | EncodedImage = file
         else:
-            source, self._fetched = self._fetched or EncodedImage(file.read(), str(file)), None
+            source, self.fetched = self.fetched or EncodedImage(file.read(), str(file)), None
         size = image_size(source)
         try:  # what the memory or the model does not take is refused before it is decoded
             if only_light and not self.predictor.is_light(size):
-                self._fetched = source if isinstance(source, EncodedImage) else None
+                self.fetched = source if isinstance(source, EncodedImage) else None
                 return None
             self.predictor.plan(size)
         except (ConfigError, DataError) as error:

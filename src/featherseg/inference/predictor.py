@@ -304,8 +304,9 @@ class Predictor:
         )
         if self.soft != "probabilities":
             return chosen
-        # Probabilities exist twice while they are written
-        budget, needed = Budget(self.memory_gb, self.share), 2 * self.soft_bytes * size[0] * size[1]
+        # Probabilities, in float16, exist twice while they are written
+        needed = 2 * 2 * len(self.classes) * size[0] * size[1]
+        budget = Budget(self.memory_gb, self.share)
         at_once = int(budget.free / needed)
         if not at_once:
             raise ConfigError(
@@ -315,14 +316,10 @@ class Predictor:
             )
         return replace(chosen, at_once=min(chosen.at_once, at_once))
 
-    @property
-    def soft_bytes(self) -> int:
-        """Bytes of the probabilities, per pixel."""
-        return 2 * len(self.classes) if self.soft == "probabilities" else 0
-
     def is_light(self, size: tuple[int, int]) -> bool:
         """Whether the memory has room for the next and the last image beside one of this size."""
-        light = LIGHT_PIXELS * LIGHT_BYTES // (LIGHT_BYTES + self.soft_bytes)
+        soft = 2 * len(self.classes) if self.soft == "probabilities" else 0  # bytes per pixel
+        light = LIGHT_PIXELS * LIGHT_BYTES // (LIGHT_BYTES + soft)
         return size[0] * size[1] <= light or self.plan(size).at_once >= 3
 
     def in_groups(self, images: Iterable[Any]) -> Iterator[list[Prediction]]:
