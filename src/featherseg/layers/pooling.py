@@ -10,19 +10,20 @@ from featherseg.layers.resize import resize
 
 
 class RegionMean(nn.Module):
-    """Means over k x k regions that cover the map, like torch's adaptive average pool.
+    """Means over k x k regions, or k x columns, that cover the map: torch's adaptive average pool.
 
     Region i of k on a side of length L spans floor(i L / k) to ceil((i + 1) L / k). Computed as two
     matrix products, because torch's pool exports with the regions of the example's size.
     """
 
-    def __init__(self, k: int) -> None:
+    def __init__(self, k: int, columns: int | None = None) -> None:
         super().__init__()
-        self.k = k
+        self.size = (k, columns or k)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C, k, k)."""
-        return x.mean((2, 3), keepdim=True) if self.k == 1 else region_means(x, (self.k, self.k))
+        """(B, C, h, w) -> (B, C, k, columns)."""
+        whole = self.size == (1, 1)
+        return x.mean((2, 3), keepdim=True) if whole else region_means(x, self.size)
 
 
 class RegionMax(nn.Module):

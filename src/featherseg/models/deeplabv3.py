@@ -13,44 +13,17 @@ from functools import partial
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from featherseg import backbones
+from featherseg.layers.atrous import ImagePooling
 from featherseg.layers.conv import ConvNormAct
 from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
 from featherseg.layers.official_keys import rename_start
-from featherseg.layers.pooling import RegionMean
 
 RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 """Output stride -> dilations of the three 3x3 branches, in cells (Sec. 3.3: doubled at 8)."""
-
-
-class ImagePooling(nn.Sequential):
-    """Image-level features, the same at every position: mean over the map, 1x1, norm, ReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(
-            RegionMean(1),
-            nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, D, h, w)."""
-        pool, conv, norm, act = self
-        pooled = conv(pool(x))  # (B, D, 1, 1)
-        if self.training and len(x) == 1:
-            # One value per channel has no variance: the running statistics are used instead
-            assert isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
-            pooled = F.batch_norm(
-                pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
-            )
-        else:
-            pooled = norm(pooled)
-        return act(pooled).expand(-1, -1, x.shape[2], x.shape[3])
 
 
 class AtrousPyramid(nn.Module):

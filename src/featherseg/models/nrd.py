@@ -1,0 +1,208 @@
+"""NRD: dynamic neural representational decoders (Zhang et al., NeurIPS 2021, arXiv:2107.14428).
+
+A ResNet and ASPP with separable convolutions see the image down to 1/32. For every cell there a
+controller predicts the weights of a small network of 1x1 convolutions (Sec. 3.2), which computes
+the logits of the cell's 8x8 patch at 1/4 from the place in the patch and 16 guidance channels of
+the first stage. For training there is a head on the third stage. What the paper leaves open is as
+in the authors' code (aim-uofa/NRD_decoder).
+
+Letters: B images, H x W the image, h x w its map at 1/32, D width of ASPP, K classes.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from featherseg import backbones
+from featherseg.layers.atrous import ImagePooling
+from featherseg.layers.auxiliary_head import AuxiliaryHead
+from featherseg.layers.conv import ConvNormAct, convolve, normalise_act
+from featherseg.layers.model import Decoded, ModelConfig, ModelEntry, SegmentationModel
+from featherseg.layers.official_keys import rename_start
+
+PATCH = 8
+"""Cells of the 1/4 grid on a side of a cell at 1/32."""
+
+RATES = (3, 6, 9)
+"""Dilations of the three separable branches of ASPP."""
+
+GUIDANCE, HIDDEN = 16, 16
+"""Channels of the first stage that a patch's network sees, and of its two hidden layers."""
+
+GUIDANCE_HIDDEN = 48
+"""Channels that the first stage is reduced to before its guidance."""
+
+
+class AtrousSeparable(nn.Module):
+    """Depthwise 3x3 with a dilation, 1x1, both with norm, ReLU: (B, C, h, w) -> (B, D, h, w)."""
+
+    def __init__(self, in_channels: int, out_channels: int, rate: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Sequential(
+            nn.Conv2d(in_channels, in_channels, 3, 1, rate, rate, groups=in_channels, bias=False),
+            nn.BatchNorm2d(in_channels),
+            nn.ReLU(),
+        )
+        self.pointwise = ConvNormAct(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, norm, act = self.depthwise.children()
+        assert isinstance(conv, nn.Conv2d)
+        return self.pointwise(normalise_act(norm, act, convolve(conv, x)))
+
+
+class PatchNetworks(nn.Module):
+    """Runs the network of every cell on the cell's patch.
+
+    forward(guidance, weights, bias): (B, 16, 8 h, 8 w), (B, P, h, w), (B, K, h, w) -> logits
+    (B, K, 8 h, 8 w). The P predicted weights are those of two hidden layers, each its matrix by
+    output channels and then its biases, and the matrix of the last layer; its biases are `bias`.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.norm = nn.BatchNorm2d(2 + GUIDANCE)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of weights: matrix and biases of two layers, matrix of the last one."""
+        first, second = HIDDEN * (2 + GUIDANCE), HIDDEN * HIDDEN
+        return [first, HIDDEN, second, HIDDEN, self.classes * HIDDEN]
+
+    def forward(self, guidance: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
+        batch, _, height, width = guidance.shape
+        rows, columns = weights.shape[2:]
+
+        # the place in the patch, 0 to 7/8, beside the guidance
+        y = (torch.arange(height, device=guidance.device) % PATCH).to(guidance.dtype) / PATCH
+        x = (torch.arange(width, device=guidance.device) % PATCH).to(guidance.dtype) / PATCH
+        place = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)])  # (2, 8 h, 8 w)
+        seen = self.norm(torch.cat([place.expand(batch, -1, -1, -1), guidance], dim=1))
+
+        # positions of a patch as the columns of a matrix: (B, h, w, 18, 64)
+        patches = seen.reshape(batch, -1, rows, PATCH, columns, PATCH)
+        hidden = patches.permute(0, 2, 4, 1, 3, 5).flatten(4)
+        first, first_bias, second, second_bias, last = weights.permute(0, 2, 3, 1).split(
+            self.sizes, dim=-1
+        )
+        for matrix, biases in ((first, first_bias), (second, second_bias)):
+            matrix = matrix.unflatten(-1, (HIDDEN, -1))  # (B, h, w, 16, 18 or 16)
+            hidden = F.relu(matrix @ hidden + biases[..., None])  # (B, h, w, 16, 64)
+        logits = last.unflatten(-1, (self.classes, HIDDEN)) @ hidden  # (B, h, w, K, 64)
+        logits = logits + bias.permute(0, 2, 3, 1)[..., None]
+        logits = logits.unflatten(-1, (PATCH, PATCH)).permute(0, 3, 1, 4, 2, 5)
+        return logits.reshape(batch, self.classes, height, width)
+
+    def macs(self, x: Tensor, y: Tensor) -> int:
+        """The three layers at every position; ptflops does not see them."""
+        first, _, second, _, last = self.sizes
+        return y[:, 0].numel() * (first + second + last)
+
+
+class NRDConfig(ModelConfig):
+    """One row of VARIANTS; every key may be set in a recipe's [model]. aspp_channels is D."""
+
+    backbone: Literal["resnet-50-v1c", "resnet-101-v1c"]
+    aspp_channels: Annotated[int, Field(ge=1)] = 512
+
+
+class NRD(SegmentationModel):
+    """images (B, 3, H, W), normalised -> logits (B, K, H/4, W/4); auxiliary logits `aux` at 1/16.
+
+    Images are padded to a multiple of 32.
+    """
+
+    align_corners = False
+    size_divisor = 32
+    minimum_size = 32
+    lone_side = 32
+
+    def __init__(self, config: NRDConfig, classes: int) -> None:
+        super().__init__()
+        width = config.aspp_channels
+        self.classes, self.feature_channels = classes, width
+        self.backbone = backbones.build(config.backbone)
+        first, _, third, last = self.backbone.stage_channels
+        self.aspp = nn.ModuleList(
+            [
+                ImagePooling(last, width),
+                ConvNormAct(last, width, 1),
+                *(AtrousSeparable(last, width, rate) for rate in RATES),
+            ]
+        )
+        self.fuse = ConvNormAct(len(self.aspp) * width, width, 3)
+        self.guidance = nn.Sequential(
+            ConvNormAct(first, GUIDANCE_HIDDEN, 3), nn.Conv2d(GUIDANCE_HIDDEN, GUIDANCE, 1)
+        )
+        self.patches = PatchNetworks(classes)
+        self.controller = ConvNormAct(width, width, 3)
+        self.weights = nn.Conv2d(width, sum(self.patches.sizes), kernel_size=1)
+        self.classifier = nn.Conv2d(width, classes, kernel_size=1)  # biases of the last layers
+        self.aux_heads = nn.ModuleDict({"aux": AuxiliaryHead(third, 256, classes, bias=False)})
+
+    def decode(self, pyramid: list[Tensor]) -> Decoded:
+        first, _, third, last = pyramid
+        branches = torch.cat([branch(last) for branch in self.aspp], dim=1)
+        features = self.controller(self.fuse(branches))  # (B, D, H/32, W/32)
+        logits = self.patches(
+            self.guidance(first), self.weights(features), self.classifier(features)
+        )
+        return Decoded(logits, features, lambda: {"aux": self.aux_heads["aux"](third)})
+
+    def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """The authors' key names -> ours; -> (renamed state, a classifier that they do not use).
+
+        Their controller predicts the biases of the last layers among the weights. A file without
+        the auxiliary head leaves ours as it is.
+        """
+        renamed, unused, others = self.rename_backbone(state)
+        weights = sum(self.patches.sizes)
+        for key, value in others.items():
+            if key.startswith("decode_head.conv_seg."):
+                unused.append(key)
+            elif key.startswith(OFFICIAL_CONTROLLER):
+                leaf = key.removeprefix(OFFICIAL_CONTROLLER)
+                renamed[f"weights.{leaf}"] = value[:weights]
+                renamed[f"classifier.{leaf}"] = value[weights:]
+            else:
+                renamed[rename_start(key, OFFICIAL_PARTS)] = value
+        return self.with_own_aux_heads(renamed), unused
+
+
+_entry = partial(ModelEntry, NRD, paper="NRD, arXiv:2107.14428")
+VARIANTS = {
+    "nrd-r50": _entry(NRDConfig(backbone="resnet-50-v1c"), params=43_573_367, macs=58_547_503_104),
+}
+
+
+OFFICIAL_CONTROLLER = "decode_head.classifier.classifier.1."
+
+OFFICIAL_PARTS = {
+    **{
+        f"{theirs}{leaf}": f"{ours}{i}."
+        for theirs, ours, first in (
+            ("decode_head.image_pool.1.", "aspp.0.", 1),
+            ("decode_head.aspp_modules.0.", "aspp.1.", 0),
+            *(
+                (f"decode_head.aspp_modules.{i}.{part}_conv.", f"aspp.{i + 1}.{part}.", 0)
+                for i in (1, 2, 3)
+                for part in ("depthwise", "pointwise")
+            ),
+            ("decode_head.bottleneck.", "fuse.", 0),
+            ("decode_head.classifier.classifier.0.", "controller.", 0),
+            ("decode_head.c1_bottleneck.0.", "guidance.0.", 0),
+            ("auxiliary_head.convs.0.", "aux_heads.aux.", 0),
+        )
+        for i, leaf in enumerate(("conv.", "bn."), start=first)
+    },
+    "decode_head.c1_bottleneck.1.conv.": "guidance.1.",
+    "decode_head.cat_norm.": "patches.norm.",
+    "auxiliary_head.conv_seg.": "aux_heads.aux.4.",
+}
+"""How the authors' keys begin -> how ours begin."""
