@@ -94,6 +94,7 @@ def export(
     with progress_bar(stderr) as bar:
 
         def progress(doing: str, done: int, total: int | None) -> None:
+            """Print each new activity, and show it on the bar."""
             nonlocal printed
             if doing != printed:
                 stderr.print(printed := doing, markup=False)

@@ -28,11 +28,10 @@ from featherseg.layers.resize import resize
 
 
 class GCBlock(nn.Module):
-    """ReLU of a sum of paths: twice 3x3 and 1x1, once 1x1 and 1x1, and the input itself.
+    """ReLU of a sum of paths: two of 3x3 and 1x1, one of 1x1 and 1x1, and the input itself.
 
-    Every convolution has a batch norm behind it and no activation, and the input's path is a batch
-    norm; it is absent if the shape changes. Without `act` the sum stays as it is.
-    (B, C, h, w) -> (B, D, ceil(h / stride), ceil(w / stride)).
+    Every convolution has a batch norm after it and no activation, and the input's path is a batch
+    norm; it is missing if the shape changes. Without `act` the sum stays as it is.
     """
 
     def __init__(
@@ -67,6 +66,7 @@ class GCBlock(nn.Module):
         ).to(like.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, D, ceil(h / stride), ceil(w / stride))."""
         if self.fused is not None:
             return self.act(self.fused(x))
         return self.act(torch.stack([path(x) for path in self.paths]).sum(0))
@@ -130,9 +130,9 @@ TRUNKS = {
 
 
 class TwoBranches(Backbone):
-    """images (B, 3, H, W), ImageNet-normalised -> four maps, sizes rounded up.
+    """The two branches: normalised images (B, 3, H, W) -> four maps, sizes rounded up.
 
-    The stem's (B, 2 C, H/8, W/8); details after the first exchange (B, 2 C, H/8, W/8) and in the
+    The stem's (B, 2 C, H/8, W/8); details after the first exchange (B, 2 C, H/8, W/8) and at the
     end (B, 4 C, H/8, W/8); context (B, 16 C, H/64, W/64).
     """
 
@@ -175,11 +175,12 @@ class TwoBranches(Backbone):
         start_kaiming(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> the four maps."""
         semantic = detail = shared = self.stem(images)  # (B, 2 C, H/8, W/8)
         size = (shared.shape[2], shared.shape[3])
         exchanged = []
         for i in (0, 1):
-            # theirs is a ReLU in place, so that both sums have its result too
+            # The authors' ReLU works in place, so that both sums contain its result
             semantic = self.act(self.semantic[i](semantic))  # (B, 4 C or 8 C, H/16 or H/32, ...)
             detail = self.act(self.detail[i](detail))  # (B, 2 C, H/8, W/8)
             lifted = resize(self.compress[i](semantic), size, align_corners=False)
@@ -192,7 +193,7 @@ class TwoBranches(Backbone):
         return [shared, exchanged[0], details, context]
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The authors' key names -> ours; -> (renamed state, none that is not used).
+        """Return (state under our key names, no unused keys).
 
         The blocks take the form that the keys have, for training or for inference.
         """
@@ -219,9 +220,9 @@ class GCNetConfig(ModelConfig):
 
 
 class GCNet(SegmentationModel):
-    """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8), sizes rounded up; `aux` alike.
+    """Normalised images (B, 3, H, W) -> logits (B, K, H/8, W/8), sizes rounded up.
 
-    Runs natively at every size.
+    The auxiliary logits `aux` have the same shape. Runs natively at every size.
     """
 
     align_corners = False
@@ -244,6 +245,7 @@ class GCNet(SegmentationModel):
             start_kaiming(part)
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
+        """Return logits (B, K, H/8, W/8), features (B, 4 C, H/8, W/8), and auxiliary logits."""
         _, exchanged, details, context = pyramid
         size = (details.shape[2], details.shape[3])
         pooled = resize(self.context(context), size, align_corners=False)
@@ -253,9 +255,10 @@ class GCNet(SegmentationModel):
         )
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The authors' key names -> ours; -> (renamed state, none that is not used).
+        """Return (state under our key names, no unused keys).
 
-        The model takes the form of the keys. A file without the auxiliary head leaves ours.
+        The model takes the form of the keys. A file without the auxiliary head leaves ours
+        unchanged.
         """
         outside = {
             key: value
@@ -339,7 +342,7 @@ OFFICIAL_PARTS = {
 
 
 def _rename(key: str) -> str:
-    """`stem.2.path_1x1.conv2.bn.bias` -> `stem.2.paths.2.3.bias`; other keys stay."""
+    """Rename `stem.2.path_1x1.conv2.bn.bias` to `stem.2.paths.2.3.bias`; other keys stay."""
     key = rename_start(key, OFFICIAL_BACKBONE)
     for theirs, ours in OFFICIAL_INSIDE.items():
         if theirs in key:

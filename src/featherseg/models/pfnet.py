@@ -2,10 +2,11 @@
 
 A feature pyramid whose top-down steps (point flow modules, Sec. 3.2) hand context from the coarse
 to the fine map at a few points only: where edges are likely, and where the maps match best.
-Elsewhere nothing of the coarse map reaches the fine one. What the paper leaves open is as in its authors'
-network (lxtGH/PFSegNets), described in words, without any code of theirs: the backbone is SFNet's
-(three 3x3 convolutions for a stem, dilated last stages that keep their strides), and so is the
-pyramid pooling.
+Elsewhere nothing of the coarse map reaches the fine one. What the paper leaves open is as in its
+authors' model (lxtGH/PFSegNets), described in words, without any of their code: the backbone is
+SFNet's (three 3x3 convolutions for a stem, dilated last stages that keep their strides), and so is
+the pyramid pooling.
+
 Letters: B images, H x W the image, h x w a coarse map, D decoder width, P points, K classes.
 """
 
@@ -33,11 +34,7 @@ KEY_CHANNELS = 64
 
 
 class PointFlow(nn.Module):
-    """Point flow module (Sec. 3.2, Fig. 3).
-
-    forward(fine, coarse): (B, D, H, W), (B, D, h, w) -> the fine map with its points replaced, and
-    logits of edges (B, 1, h, w).
-    """
+    """Point flow module (Sec. 3.2, Fig. 3): replaces points of the fine map."""
 
     def __init__(self, channels: int, *, max_pool: int, mean_pool: int, edge_points: int) -> None:
         super().__init__()
@@ -52,6 +49,7 @@ class PointFlow(nn.Module):
         )
 
     def forward(self, fine: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
+        """fine (B, D, H, W), coarse (B, D, h, w) -> fine map, logits of edges (B, 1, h, w)."""
         size = (coarse.shape[2], coarse.shape[3])
         lowered = resize(self.down_fine(fine), size, align_corners=True)
         certainty = self.match(torch.cat([self.down_coarse(coarse), lowered], dim=1)).sigmoid()
@@ -76,7 +74,7 @@ class PointFlow(nn.Module):
         return scatter(out, places, at_matches).view_as(fine), edge
 
     def macs(self, x: Tensor, y: tuple[Tensor, Tensor]) -> int:
-        """Affinities and mixtures of both kinds of points; ptflops does not see them."""
+        """Count affinities and mixtures of both kinds of points; ptflops misses them."""
         edges = min(self.edge_points, y[1][0].numel())
         return 2 * x.shape[0] * x.shape[1] * (edges**2 + self.max_pool**4)
 
@@ -159,11 +157,12 @@ class PointPyramid(AlignedPyramid):
 
 
 class StackedEdges(nn.Module):
-    """The edges of all modules at the size of the finest: (B, 1, h, w) each -> (B, 3, h, w)."""
+    """The edges of all modules at the size of the finest."""
 
     macs = 0
 
     def forward(self, edges: Sequence[Tensor]) -> Tensor:
+        """3 x (B, 1, h, w) of different sizes -> (B, 3, h, w)."""
         size = (edges[0].shape[2], edges[0].shape[3])
         return torch.cat([edges[0], *(resize(x, size, align_corners=True) for x in edges[1:])], 1)
 
@@ -171,8 +170,8 @@ class StackedEdges(nn.Module):
 class PFNetConfig(ModelConfig):
     """One row of VARIANTS; every key may be set in a recipe's [model]. decoder_channels is D.
 
-    max_pool and mean_pool: regions a side of a point flow module's two pools. edge_points: points
-    at edges, all if the coarse map has fewer cells.
+    max_pool and mean_pool: regions per side of a point flow module's two pools. edge_points: number
+    of points at edges; all cells if the coarse map has fewer.
     """
 
     backbone: Literal["resnet-50-deep", "resnet-101-deep"] = "resnet-50-deep"
@@ -183,10 +182,10 @@ class PFNetConfig(ModelConfig):
 
 
 class PFNet(SegmentationModel):
-    """images (B, 3, H, W), normalised -> logits (B, K, H/4, W/4), sizes rounded up.
+    """Normalised images (B, 3, H, W) -> logits (B, K, H/4, W/4), sizes rounded up.
 
-    Auxiliary logits `edge` (B, 3, H/8, W/8) of boundaries, one channel a point flow module, fine to
-    coarse. Runs natively at every size of at least 64x64; a shorter side is padded to 64.
+    Auxiliary logits `edge` (B, 3, H/8, W/8) of boundaries, one channel per point flow module, fine
+    to coarse. Runs natively at every size of at least 64x64; a shorter side is padded to 64.
     """
 
     align_corners = True
@@ -212,6 +211,7 @@ class PFNet(SegmentationModel):
         self.aux_heads = nn.ModuleDict({"edge": StackedEdges()})
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
+        """Return logits (B, K, H/4, W/4), features (B, D, H/4, W/4), and logits of edges."""
         context = self.context(pyramid[-1])  # (B, D, H/32, W/32)
         sums, edges = self.decoder.walk(pyramid, context)
         features = self.fuse(self.decoder.join(sums, context))  # (B, D, H/4, W/4)
@@ -220,7 +220,7 @@ class PFNet(SegmentationModel):
         )
 
     def rename_official(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """The authors' key names -> ours; -> (renamed state, none that is not used)."""
+        """Return (state under our key names, unused keys)."""
         renamed: dict[str, Tensor] = {}
         trunk: dict[str, Tensor] = {}
         for key, value in state.items():
