@@ -1,10 +1,11 @@
-"""Ablations under the short protocol on CamVid: trains what is missing, prints one table. Used by *_ablations.py.
+"""Train the missing ablations on CamVid under the short protocol and print one table.
 
-Short protocol: half-size images (180 x 240), 40 epochs on `subtrain`, evaluated on `dev` at full label
-resolution, seeds 0 to 2. Differences from the first row have 95 % intervals over clusters of images and pairs of seeds,
-corrected for the number of rows (`featherseg.evaluation.bootstrap.compare_variants`): three pairs of one sign are no
-claim, as chance alone gives them to a quarter of the rows. Can be killed and restarted: once a run is scored, the
-pixels of its images stand in tables/counts, by recipe, variant, seed and settings, and it is not trained again.
+Used by *_ablations.py. The short protocol: half-size images (180 x 240), 40 epochs on `subtrain`,
+evaluation on `dev` at full label resolution, seeds 0 to 2. Differences from the first row have 95 %
+intervals over clusters of images and pairs of seeds, corrected for the number of rows
+(`featherseg.evaluation.bootstrap.compare_variants`). Three pairs of one sign claim nothing, because
+chance alone gives them to a quarter of the rows. The script can be killed and restarted: the pixel
+counts of a scored run are kept in tables/counts, and the run is not trained again.
 """
 
 import argparse
@@ -41,7 +42,7 @@ SHORT = (
 
 
 def ablate(description: str | None, recipe: str, variants: Variants) -> None:
-    """The command line of an ablation: train and score every variant of a CamVid recipe, then print the table."""
+    """Parse the command line, train and score every variant of a recipe, and print the table."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -91,11 +92,12 @@ def featherseg(threads: int, *arguments: str) -> None:
 
 
 def print_table(counts: Mapping[str, np.ndarray], keys: Sequence[str]) -> None:
-    """Mean and single values of each variant, (m, N, 3, K) counts, and its difference from the first."""
+    """Print each variant's mIoU from (m, N, 3, K) counts and its difference from the first."""
     base, width = next(iter(counts)), max(12, *map(len, counts))
     differences = compare_variants(list(counts.values()), clusters_of(keys))
     print(
-        f"{'variant':{width}} {'mIoU':>6}  {'seeds':20}  points less {base}, 95 % interval over images and seeds"
+        f"{'variant':{width}} {'mIoU':>6}  {'seeds':20}  "
+        f"points less {base}, 95 % interval over images and seeds"
     )
     for variant, runs, difference in zip(
         counts, counts.values(), [None, *differences], strict=True
@@ -109,5 +111,6 @@ def print_table(counts: Mapping[str, np.ndarray], keys: Sequence[str]) -> None:
             f"{difference.miou.points()}: {difference.message(list(counts))}" if difference else ""
         )
         print(
-            f"{variant:{width}} {miou.mean():6.2f}  {'  '.join(f'{v:5.2f}' for v in miou):20}  {told}"
+            f"{variant:{width}} {miou.mean():6.2f}  "
+            f"{'  '.join(f'{v:5.2f}' for v in miou):20}  {told}"
         )

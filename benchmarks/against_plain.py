@@ -1,22 +1,23 @@
-"""What `featherseg train --minutes M` makes of the same minutes of one core as a plain PyTorch loop, tuned before.
+"""Compare `featherseg train --minutes M` with a tuned plain PyTorch loop on one core.
 
-    python benchmarks/against_plain.py DATASET... [--data-root PATH] [--minutes 15] [--seeds 0 1 2] [--jobs 2]
+    python benchmarks/against_plain.py DATASET... [--data-root PATH] [--minutes 15]
+                                       [--seeds 0 1 2] [--jobs 2]
     python benchmarks/against_plain.py DATASET... --table
 
-DATASET is `camvid`, `shapes` (60 scenes to train on, written as files) or any dataset.toml with train, val and test,
-such as that of neu_seg.py. Both sides start from the same ImageNet weights and see the same training images; every
-process is pinned to one core, its loader's workers with it. featherseg gets `--minutes` and no other setting. The loop
-(plain_loop.py) is tuned first, on val (CamVid: trained on subtrain, tuned on dev), one factor after the other, each
-time for the same minutes; its best settings are the opponent. The minutes hold start, reading, training and what
-featherseg validates and reports; writing the masks of the test images is not in them. Masks of both sides are scored
-by one evaluator.
+DATASET is `camvid`, `shapes` (60 training scenes, written as files) or any dataset.toml with train,
+val and test, such as that of neu_seg.py. Both sides start from the same ImageNet weights and see
+the same training images. Every process and its loader workers are pinned to one core. featherseg
+gets `--minutes` and no other setting. The loop (plain_loop.py) is first tuned on val (CamVid:
+trained on subtrain, tuned on dev), one factor after the other, each time for the same minutes; its
+best settings are the opponent. The minutes include start, reading, training, and featherseg's
+validation and report, but not writing the masks of the test images. One evaluator scores both.
 
-Finished rows stand in benchmarks/tables/against_plain.jsonl, and in counts/ beside it the pixels of each test image,
-from which intervals are drawn: the same command does only what is missing. A training of featherseg that was killed
-goes on, as its steps are fixed; the loop, which ends by the clock, starts anew. A row of a featherseg whose recipe was
-another is none, and one of a loop that had less than 95 % of its core, as it ends by the clock. Prepared images are not
-used, which the other side could not. The interval of more than three seeds is corrected for two looks, as who adds
-seeds has seen that of three.
+Finished rows are kept in benchmarks/tables/against_plain.jsonl and the pixel counts of each test
+image in counts/ beside it, from which intervals are computed. The same command does only what is
+missing. A killed training of featherseg continues because its steps are fixed; the loop ends by the
+clock and starts again. A row is ignored if featherseg's recipe has changed since, or if the loop
+had less than 95 % of its core. Prepared images are not used because the loop cannot use them. With
+more than three seeds the interval is corrected for two looks, as the first three were seen before.
 """
 
 import argparse
@@ -79,7 +80,7 @@ FACTORS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("length", (1.0, 0.5)),
     ("schedule", ("cosine", "poly")),
 )
-"""What is tuned in this order, from plain_loop's defaults: the best of each is kept for the next. Seven runs."""
+"""Factors to tune, in this order, from plain_loop's defaults, keeping each best: seven runs."""
 SHAPES = {"train": 60, "val": 200, "test": 200}
 UNDISTURBED = 0.95
 """Share of its core that a training must have had which ends by the clock."""
@@ -137,7 +138,7 @@ class Task:
 
 
 def open_source(name: str, root: Path | None, out: Path) -> Source:
-    """The dataset of that name; scenes of shapes are written first. Ends the program where it has no test masks."""
+    """Open the named dataset and write `shapes` as files first; exit if it has no test masks."""
     if name == "shapes":
         return Source("shapes-60", str(write_shapes(out.absolute() / "shapes-60" / "data")))
     source = Source(dataset_facts(name).name, name, None if name.endswith(".toml") else root)
@@ -147,7 +148,7 @@ def open_source(name: str, root: Path | None, out: Path) -> Source:
 
 
 def write_shapes(folder: Path, counts: Mapping[str, int] = SHAPES) -> Path:
-    """The first scenes of each split as PNGs with a dataset.toml, so that neither side draws them; -> the latter."""
+    """Write the first scenes of each split as PNGs, so that neither side draws; return the TOML."""
     path = folder / "dataset.toml"
     if path.is_file():
         return path
@@ -210,9 +211,9 @@ def length_of(task: Task) -> list[str]:
 
 
 def start(folder: Path, *command: str, cache: str = "off", gpus: bool = False) -> None:
-    """Run Python on the core of this thread; the processor's seconds are added to FOLDER/processor.json.
+    """Run Python on this thread's core and add its processor seconds to FOLDER/processor.json.
 
-    cache: FEATHERSEG_CACHE, where prepared images and what teachers say of images lie.
+    cache: FEATHERSEG_CACHE, the folder of prepared images and of teachers' outputs.
     """
     environment = {**os.environ, "FEATHERSEG_CACHE": cache}
     with open(folder / "log.txt", "a") as log:
@@ -224,7 +225,7 @@ def start(folder: Path, *command: str, cache: str = "off", gpus: bool = False) -
 
 
 def note_processor(folder: Path, seconds: float) -> None:
-    """Add to the processor's seconds that the trainings of a row took, as far as they were not killed."""
+    """Add the processor seconds of a row's finished trainings; those of killed ones are unknown."""
     file = folder / "processor.json"
     before = load_json(file)["seconds"] if file.is_file() else 0.0
     write_json(file, {"seconds": before + seconds})
@@ -285,7 +286,7 @@ class Bench:
         self.pool = ThreadPoolExecutor(jobs, initializer=lambda: cores.pin(own.get_nowait()))
 
     def run(self) -> None:
-        """Every task of every dataset: featherseg's at once, the opponent's as its settings are found."""
+        """Run every task of every dataset: featherseg's first, the loop's as it is tuned."""
         recipe, train = (
             {"recipe": MODEL, "sha256": recipe_digest(MODEL)},
             parse_recipe(read_recipe(MODEL)).train,
@@ -306,7 +307,7 @@ class Bench:
         return Task(dataset, side, dict(settings), seed, self.minutes, "train", "test")
 
     def oppose(self, source: Source) -> None:
-        """Tune the plain loop by one factor after the other, then train its best with every seed."""
+        """Tune the plain loop one factor after the other, then train the best with every seed."""
         best = asdict(plain_loop.Settings())
         for name, values in FACTORS:
             tasks = [
@@ -342,9 +343,9 @@ class Bench:
     def submit(self, task: Task) -> "Future[dict[str, Any]]":
         """Its row: the one in the table, or a new one as soon as a core has made it."""
         if row := task.find(read_lines(self.table)):
-            found: Future[dict[str, Any]] = Future()
-            found.set_result(row)
-            return found
+            finished: Future[dict[str, Any]] = Future()
+            finished.set_result(row)
+            return finished
         return self.pool.submit(self.do, task)
 
     def train(self, task: Task, source: Source, folder: Path) -> None:
@@ -357,7 +358,8 @@ class Bench:
         """Train, write masks, score; the counts of test images beside the table, then the row."""
         source, folder = self.sources[task.dataset], task.folder(self.out)
         say(
-            f"{task.dataset}: {task.side}, seed {task.seed}, for {task.scored_on}: {dict(task.settings)}"
+            f"{task.dataset}: {task.side}, seed {task.seed}, for {task.scored_on}: "
+            f"{dict(task.settings)}"
         )
         trained, log = folder / "trained.json", folder / "log.txt"
         if not trained.is_file() and not (folder / "run" / RESOLVED).is_file():
@@ -420,7 +422,8 @@ class Bench:
         if disturbed:  # so that the next one who asks for it has it trained anew
             trained.unlink()
         say(
-            f"{task.dataset}: {task.side} {100 * scores.miou:.2f} on {task.scored_on}, {seconds:.0f} s"
+            f"{task.dataset}: {task.side} {100 * scores.miou:.2f} on {task.scored_on}, "
+            f"{seconds:.0f} s"
         )
         return row
 
@@ -430,7 +433,7 @@ def say(text: str) -> None:
     print(text + "\n", end="", file=sys.stderr, flush=True)
 
 
-def told(difference: Difference) -> str:
+def format_difference(difference: Difference) -> str:
     """mIoU in points with its interval, and where that carries no claim."""
     few = (
         f", on fewer than {MIN_CLUSTERS} clusters of images: no claim"
@@ -442,20 +445,20 @@ def told(difference: Difference) -> str:
 
 def machine_name() -> str:
     """Of the processor, by more than its name, which two generations share."""
-    cpuinfo, found = Path("/proc/cpuinfo"), str(processor()["processor"])
+    cpuinfo, name = Path("/proc/cpuinfo"), str(processor()["processor"])
     known = (
         dict(re.findall(r"^(cpu family|model)\s*: (\d+)$", cpuinfo.read_text(), re.M))
         if cpuinfo.is_file()
         else {}
     )
-    return ", ".join([found, *(f"{key} {value}" for key, value in known.items())])
+    return ", ".join([name, *(f"{key} {value}" for key, value in known.items())])
 
 
 def recipe_digest(name: str) -> str:
-    """Of what a recipe says, its comments and other models apart.
+    """Return the digest of a recipe's settings, without comments and other models.
 
-    What is open in it is as rows from before had it, AdamW, bf16 and 8 images a step; rows that have it otherwise say
-    so themselves: `step_settings`, `scratch_settings`.
+    Open settings get the values of older rows: AdamW, bf16 and 8 images a step. Rows with others
+    record them: `step_settings`, `scratch_settings`.
     """
     values = tomllib.loads(read_recipe(name).text)
     values.pop("models", None)
@@ -480,9 +483,9 @@ def scratch_settings(train: TrainTable) -> dict[str, Any]:
 def step_settings(
     train: TrainTable, source: Source, resize: Resize | None = None
 ) -> dict[str, Any]:
-    """The images of a step where a recipe leaves them open and they are not as many as its rates are for.
+    """Return the batch size if the recipe leaves it open and its rates are for another one.
 
-    resize: what images are brought to fit.
+    resize: the size that images are resized to.
     """
     if train.batch_size != "auto":
         return {}
@@ -505,7 +508,7 @@ def commit() -> str:
 
 
 def read_counts(rows: Sequence[dict[str, Any]], table: Path) -> tuple[np.ndarray, list[str]] | None:
-    """The pixels of each image by row (m, N, 3, K), and the images' keys; None where an interval needs more."""
+    """Return (m, N, 3, K) pixel counts by row and image keys; None if too few for an interval."""
     files = [
         Task(**{part.name: row[part.name] for part in fields(Task)}).counts(table) for row in rows
     ]
@@ -528,7 +531,8 @@ def print_table(source: Source, minutes: float, table: Path) -> None:
         changed = ", ".join(f"{name} {row['settings'][name]}" for name, _ in FACTORS)
         less = f", had less than {UNDISTURBED:.0%} of its core" * ("disturbed" in row)
         print(
-            f"  plain on {row['scored_on']} {100 * (row['score'] or 0):6.2f}  {changed}, {row['steps']} steps{less}"
+            f"  plain on {row['scored_on']} {100 * (row['score'] or 0):6.2f}  {changed}, "
+            f"{row['steps']} steps{less}"
         )
     if len(processors := {row["processor"] for row in rows}) > 1:
         print(f"  rows are of several machines: {', '.join(sorted(processors))}")
@@ -536,7 +540,7 @@ def print_table(source: Source, minutes: float, table: Path) -> None:
     # Of either side the rows of its newest settings: of the last recipe, of the best that was tuned
     counts: dict[str, dict[int, np.ndarray]] = {"plain": {}, "featherseg": {}}
     keys: list[str] = []
-    for side, found in counts.items():
+    for side, by_seed in counts.items():
         final = [
             r
             for r in rows
@@ -554,18 +558,21 @@ def print_table(source: Source, minutes: float, table: Path) -> None:
             file = Task(**{part.name: row[part.name] for part in fields(Task)}).counts(table)
             if file.is_file():
                 with np.load(file) as stored:
-                    found[seed], keys = stored["counts"], stored["keys"].tolist()
+                    by_seed[seed], keys = stored["counts"], stored["keys"].tolist()
     both = sorted(set.intersection(*map(set, counts.values())))
     if len(both) < MIN_RUNS:
         print(f"  seeds of both sides: {len(both)}, of which an interval needs {MIN_RUNS}")
         return
-    plain, ours = (np.stack([found[seed] for seed in both]) for found in counts.values())
+    plain, ours = (np.stack([by_seed[seed] for seed in both]) for by_seed in counts.values())
     looks = (
         2 if len(both) > len(SEEDS) else 1
     )  # seeds are added by who saw the interval of the first
     difference, *_ = compare_variants([plain, *[ours] * looks], clusters_of(keys))
     correction = ", corrected for two looks" if looks == 2 else ""
-    print(f"  featherseg less plain: {told(difference)} (95 %, over images and seeds{correction})")
+    print(
+        f"  featherseg less plain: {format_difference(difference)} "
+        f"(95 %, over images and seeds{correction})"
+    )
     print(f"  {difference.message(list(counts))}")
 
 

@@ -1,22 +1,25 @@
-"""featherseg's models beside Ultralytics' YOLO26-sem: the same minutes of one core, one evaluator, timed by turns.
+"""Compare featherseg's models with Ultralytics' YOLO26-sem after the same minutes of one core.
 
-    python benchmarks/against_ultralytics.py DATASET... [--data-root PATH] [--minutes 30] [--models NAME...] [--jobs 2]
+    python benchmarks/against_ultralytics.py DATASET... [--data-root PATH] [--minutes 30]
+                                             [--models NAME...] [--jobs 2]
     python benchmarks/against_ultralytics.py DATASET... --table
 
-DATASET is as for against_plain.py. The peer (AGPL-3.0) is installed into an environment of its own under --out and is
-only ever run by its command line; nothing of it is imported, kept or shipped. It trains `yolo26n-sem` and `yolo26s-sem`
-from their YAML, from scratch, as no weights of theirs are at hand, with its own defaults but for the minutes (`time`),
-the core, and the image size, which is the longer side of the images, rounded up to 32. Of its run the file that it
-exports to ONNX is scored: images are scaled and padded as it pads them, and its mask is brought back by the nearest
-pixel. featherseg gets `--minutes`; its models are trained from ImageNet weights, in rows of their own those that
---scratch names from scratch as well; `NAME at 0.5` sees images of half their sides. pareto.py exports and times these
-runs, and draws what was found. With `--minutes 0` ours are trained for as long as their recipe says, on a GPU where
-there is one.
+DATASET is as for against_plain.py. The peer (AGPL-3.0) is installed into its own environment under
+--out and is only run by its command line; nothing of it is imported, kept or shipped. It trains
+`yolo26n-sem` and `yolo26s-sem` from their YAML, from scratch because their weights are not
+available here. It uses its defaults except for the minutes (`time`), the core, and the image size,
+which is the longer side of the images rounded up to 32. Its own ONNX export is scored: images are
+scaled and padded as the peer does, and the mask is resized back by the nearest pixel. featherseg
+gets `--minutes` and trains from ImageNet weights; models that --scratch names are also trained from
+scratch, in rows of their own. `NAME at 0.5` sees images of half the sides. One evaluator scores
+both sides; pareto.py exports, times and plots these runs. `--minutes 0` trains ours for as long as
+their recipe says, on a GPU if there is one.
 
-Finished rows stand in benchmarks/tables/against_ultralytics.jsonl, the pixels of each test image in counts/ beside it.
-They are of processors that have instructions for bf16; `--rows benchmarks/tables/fp32/against_ultralytics.jsonl` is for
-one that has none, where the same minutes are fewer steps, with an --out of its own: a run that lies there is not
-trained again.
+Finished rows are kept in benchmarks/tables/against_ultralytics.jsonl and the pixel counts of each
+test image in counts/ beside it. These rows are of processors with bf16 instructions. On a processor
+without them, where the same minutes are fewer steps, pass another --out and
+`--rows benchmarks/tables/fp32/against_ultralytics.jsonl`: a run found under --out is not trained
+again.
 """
 
 import argparse
@@ -94,7 +97,7 @@ def install(folder: Path) -> Path:
 
 
 def write_dataset(source: Source, folder: Path) -> Path:
-    """Train and val as the peer reads them: images and masks of class numbers as PNGs, and a YAML; -> the latter."""
+    """Write train and val as the peer reads them, PNG images and masks; return the YAML file."""
     path = folder / "data.yaml"
     if path.is_file():
         return path
@@ -131,9 +134,9 @@ class Bench(plain.Bench):
     clocked = tuple(PEERS)
 
     def __init__(
-        self, models: Sequence[str], scratch: Sequence[str], seeds: Sequence[int], *rest: Any
+        self, models: Sequence[str], scratch: Sequence[str], seeds: Sequence[int], *arguments: Any
     ) -> None:
-        super().__init__(*rest)
+        super().__init__(*arguments)
         self.models, self.scratch, self.seeds = models, scratch, seeds
 
     def run(self) -> None:
@@ -164,7 +167,7 @@ class Bench(plain.Bench):
 
 
 def split_name(name: str) -> tuple[str, float]:
-    """`frm-lite0-light at 0.5` -> the model, and the share of the images' sides that it sees; 1 where none is named."""
+    """Split `frm-lite0-light at 0.5` into the model and its input scale; 1 if none is named."""
     model, _, scale = name.partition(" at ")
     return model, float(scale or 1)
 
@@ -181,7 +184,7 @@ def settings_of(name: str, source: Source, *, pretrained: bool = True) -> dict[s
 
 
 def train_peer(task: Task, source: Source, folder: Path) -> None:
-    """`yolo semantic train`, then its export for images of the usual size; the last lines of what it said are kept."""
+    """Run `yolo semantic train`, then its ONNX export; the last lines of its output are kept."""
     out, size = folder.parents[1], typical_size(source.open("train"))
     data = write_dataset(source, out / source.label / "ultralytics-data")
     train = {
@@ -216,7 +219,7 @@ def arguments(values: Mapping[str, Any]) -> list[str]:
 
 
 def start_peer(command: Sequence[str | Path], words: Sequence[str], log: Any, folder: Path) -> None:
-    """Its command on one thread, without GPUs, and without asking the network for updates or fonts."""
+    """Run the peer's command on one thread, without GPUs, updates or downloads of fonts."""
     environment = {
         **os.environ,
         "YOLO_OFFLINE": "true",
@@ -263,7 +266,7 @@ def open_peer(source: Source, folder: Path) -> tuple[MaskOf, dict[str, Any]]:
 
 
 def read_peer(file: Path, runtime: str = "onnx") -> MaskOf:
-    """Its ONNX file, computed by ONNX Runtime or by OpenVINO in fp32, on as many threads as torch has."""
+    """Open the peer's ONNX file in ONNX Runtime or OpenVINO in fp32, with torch's thread count."""
     threads = torch.get_num_threads()
     if runtime == "openvino":
         import openvino  # trainings do without
@@ -284,7 +287,10 @@ def read_peer(file: Path, runtime: str = "onnx") -> MaskOf:
 
 
 def peer_mask(model: Callable[[np.ndarray], np.ndarray], size: Sequence[int]) -> MaskOf:
-    """Image (H, W, 3) uint8 -> mask (H, W) uint8; model: (1, 3, h, w) in 0..1 of (h, w) = size -> (1, h, w)."""
+    """Return a function from image (H, W, 3) uint8 to mask (H, W) uint8.
+
+    model: (1, 3, h, w) in 0..1 with (h, w) = size -> (1, h, w).
+    """
     height, width = size
 
     def mask_of(image: np.ndarray) -> np.ndarray:
@@ -316,15 +322,17 @@ def read_table(label: str, minutes: float, table: Path) -> dict[Side, Rows]:
     rows = [
         row for row in read_lines(table) if (row["dataset"], row["minutes"]) == (label, minutes)
     ]
-    found: dict[Side, Rows] = {}
+    by_side: dict[Side, Rows] = {}
     for side in dict.fromkeys((row["side"], row["settings"]["pretrained"]) for row in rows):
-        own = [
+        side_rows = [
             row
             for row in rows
             if (row["side"], row["settings"]["pretrained"]) == side and not row.get("disturbed")
         ]
-        found[side] = {row["seed"]: row for row in own if row["settings"] == own[-1]["settings"]}
-    return found
+        by_side[side] = {
+            row["seed"]: row for row in side_rows if row["settings"] == side_rows[-1]["settings"]
+        }
+    return by_side
 
 
 def scores_of(rows: Rows) -> list[float]:
@@ -347,30 +355,32 @@ def compare_sides(first: Rows, others: Sequence[Rows], table: Path) -> list[Diff
 
 def print_table(source: Source, minutes: float, table: Path) -> None:
     """Every model's scores, and each of ours less each peer with its interval."""
-    found = read_table(source.label, minutes, table)
-    starts = {side: "ImageNet" if side[1] else "scratch" for side in found}
+    by_side = read_table(source.label, minutes, table)
+    starts = {side: "ImageNet" if side[1] else "scratch" for side in by_side}
     print(f"\n{source.label}: {minutes:g} minutes of one core, test mIoU")
-    for side, rows in found.items():
+    for side, rows in by_side.items():
         scores = scores_of(rows)
         print(
-            f"  {side[0]:24} {starts[side]:8} {np.mean(scores):6.2f}  ({'  '.join(f'{v:5.2f}' for v in scores)})"
+            f"  {side[0]:24} {starts[side]:8} {np.mean(scores):6.2f}  "
+            f"({'  '.join(f'{v:5.2f}' for v in scores)})"
         )
 
     # A family: those of ours that have the same seeds with a peer
     families: dict[tuple[Side, frozenset[int]], list[Side]] = {}
     for peer, side in product(
-        (s for s in found if s[0] in PEERS), (s for s in found if s[0] not in PEERS)
+        (s for s in by_side if s[0] in PEERS), (s for s in by_side if s[0] not in PEERS)
     ):
-        families.setdefault((peer, frozenset(found[peer]) & frozenset(found[side])), []).append(
+        families.setdefault((peer, frozenset(by_side[peer]) & frozenset(by_side[side])), []).append(
             side
         )
     for (peer, seeds), sides in families.items():
-        less = compare_sides(found[peer], [found[side] for side in sides], table)
+        less = compare_sides(by_side[peer], [by_side[side] for side in sides], table)
         together = f" for these {len(sides)} together" * (len(sides) > 1)
         among = f"95 %{together}, over images and {counted(len(seeds), 'seed')}"
         for side, difference in zip(sides, less, strict=False):
             print(
-                f"  {side[0]} ({starts[side]}) less {peer[0]}: {plain.told(difference)} ({among})"
+                f"  {side[0]} ({starts[side]}) less {peer[0]}: "
+                f"{plain.format_difference(difference)} ({among})"
             )
 
 

@@ -1,19 +1,21 @@
 """How many planted faults `featherseg audit` finds on CamVid and NEU-Seg, against the soft-minimum.
 
     python benchmarks/audit.py camvid --data-root PATH/camvid --out runs/audit-camvid [--minutes 20]
-    python benchmarks/audit.py neu --data-root PATH/neu --out runs/audit-neu [--minutes 20] [--images 900]
-    python benchmarks/audit.py camvid --data-root PATH/camvid --out runs/audit-test --run RUN --split test
+    python benchmarks/audit.py neu --data-root PATH/neu --out runs/audit-neu [--images 900]
+    python benchmarks/audit.py camvid --data-root PATH/camvid --out runs/audit-test \\
+        --run RUN --split test
     python benchmarks/audit.py --table
 
-Each image is predicted by one of three models that saw nothing of its sequence, of --minutes each, or by --run.
-In a draw a fifth of the masks get a fault, one of five kinds, and the whole audit is made of them: it plants faults of
-its own to learn from, also into masks that are wrong already. Both scores see the same probabilities. Real faults count
-as found wrongly, against both; rows without the images that were seen to be wrong (SEEN_WRONG) say what that costs.
-`unknown` is the stricter test: of each kind, found by a scorer that learnt from the other four.
+Each image is predicted by --run, or by one of three models trained for --minutes on other
+sequences. In each draw a fifth of the masks get one of five kinds of fault, and the whole audit is
+computed from them: it plants its own faults to learn from, also into masks that are already wrong.
+Both scores see the same probabilities. Real faults count as false alarms against both; rows without
+the images that were seen to be wrong (SEEN_WRONG) show what that costs. `unknown` is the stricter
+test: each kind is found by a scorer that learned from the other four.
 
-What was trained, predicted and drawn lies under --out, and first.jsonl, the audit of the masks as they are. Stopped,
-the same command goes on. --images takes so many, evenly spread (the models are trained on all). Rows are appended to
-tables/audit.jsonl.
+Models, probabilities and draws are kept under --out, with first.jsonl, the audit of the masks as
+they are. The same command continues an interrupted run. --images takes that many evenly spaced
+images (the models are trained on all). Rows are appended to tables/audit.jsonl.
 """
 
 import argparse
@@ -46,13 +48,13 @@ from featherseg.inference.runtimes import open_runtime
 TABLE = Path(__file__).parent / "tables" / "audit.jsonl"
 REPLICATES = 1000
 CONSECUTIVE = 25
-"""Images in a cluster; with 1, 4, 10 or 50 the ends of the intervals move by 0.013 at most (docs/log.md)."""
+"""Images in a cluster; 1, 4, 10 or 50 move the ends of intervals by at most 0.013 (docs/log.md)."""
 
 STRICT = 2
 """Draws of which `unknown` is measured: it learns anew for each kind."""
 
 LEARNT, JUDGED = 1, 2
-"""Parts of the seeds: the faults that are learnt from are other draws than those that must be found."""
+"""Parts of the seeds: the scorer learns from other draws than those that it must find."""
 
 SEEN_WRONG = {
     "camvid": tuple(f"Seq05VD_f0{frame}" for frame in (1020, 2610, 3090, 3600, 3810)),
@@ -62,7 +64,7 @@ SEEN_WRONG = {
 
 
 class Masks:
-    """The images that are judged, by number: what a model says of each, its mask as it is and as of a draw."""
+    """The audited images by number: the model's probabilities, the mask, and the mask of a draw."""
 
     def __init__(self, data: SegmentationData, asked: argparse.Namespace) -> None:
         self.data, self.out = data, asked.out
@@ -81,7 +83,7 @@ class Masks:
         self._predict(folds, sparse, asked)
 
     def _predict(self, folds: np.ndarray, sparse: bool, asked: argparse.Namespace) -> None:
-        """Train what is missing; keep the probabilities of each image and its mask at the same pixels."""
+        """Train the missing models; keep each image's probabilities and mask at the same pixels."""
         if asked.run:
             runtimes = [open_unseeing(asked.run, self.data, "cpu")[0]] * FOLDS
         else:
@@ -110,7 +112,7 @@ class Masks:
             return file["label"], chances / chances.sum(axis=0)
 
     def example(self, place: int, draw: int, fault: str | None) -> Example:
-        """An image as the audit sees it: as it is (no fault), or with the fault of this draw; kept on disk."""
+        """Return the audit's view of an image, with this draw's fault if any; kept on disk."""
         folder = self.out / ("sound" if fault is None else f"draw-{draw}")
         folder.mkdir(exist_ok=True)
         path = folder / f"{place:06d}.npz"
@@ -139,16 +141,16 @@ def tell(doing: str, done: int, total: int | None) -> None:
 
 
 def faults_of(masks: Masks, draw: int) -> list[str | None]:
-    """The fault that each image has in a draw: PLANTED of the images, a kind by lot of those that its mask can have."""
+    """Return each image's fault in a draw, or None: a share PLANTED get a possible random kind."""
     rng = np.random.default_rng([JUDGED, draw])
-    count, found = len(masks.keys), [None] * len(masks.keys)
+    count, faults = len(masks.keys), [None] * len(masks.keys)
     for place in rng.permutation(count)[: round(PLANTED * count)]:
         label, chances = masks.predicted(place)
         for fault in rng.permutation(FAULTS):
             if (masks.spoiled(place, draw, str(fault), label, len(chances)) != label).any():
-                found[place] = str(fault)
+                faults[place] = str(fault)
                 break
-    return found
+    return faults
 
 
 def one_draw(masks: Masks, draw: int) -> dict[str, Any]:
@@ -224,9 +226,9 @@ def one_draw(masks: Masks, draw: int) -> dict[str, Any]:
 
 
 def interval(masks: Masks, draws: int, left_out: tuple[str, ...]) -> dict[str, Any]:
-    """The difference of the two average precisions, mean over the draws, and its interval: clusters and draws drawn."""
-    found = [np.load(masks.out / f"draw-{draw}.npz") for draw in range(draws)]
-    pairs = [(one["scores"], one["soft"], one["kind"] >= 0) for one in found]
+    """Return the mean difference of average precision and its interval over clusters and draws."""
+    drawn = [np.load(masks.out / f"draw-{draw}.npz") for draw in range(draws)]
+    pairs = [(one["scores"], one["soft"], one["kind"] >= 0) for one in drawn]
     kept = np.array([key not in left_out for key in masks.keys])
     clusters = clusters_of(masks.keys).cut(CONSECUTIVE)
     members = [np.flatnonzero((clusters.index == c) & kept) for c in range(clusters.count)]
@@ -258,7 +260,7 @@ def interval(masks: Masks, draws: int, left_out: tuple[str, ...]) -> dict[str, A
 
 
 def write_first(masks: Masks) -> None:
-    """The masks as they are, the most suspicious first, with their most suspicious region: to be looked at by eye."""
+    """Write the masks to check by eye, most suspicious first, with their most suspicious region."""
     if (masks.out / "first.jsonl").exists():
         return
     of_regions = dict[int, np.ndarray]()
@@ -301,14 +303,16 @@ def print_tables() -> None:
         for line in [["faults", "audit", "soft-minimum", "kind not learnt"], *head, *kinds]:
             print("".join(f"{cell:16}" for cell in line))
         print(
-            f"by region {mean('by_region')} (mean probability of the label {mean('given_by_region')})"
+            f"by region {mean('by_region')} "
+            f"(mean probability of the label {mean('given_by_region')})"
         )
         print(f"first {FIRST}: {mean('true')} wrong")
         for row in group:
             if "difference" in row:
                 left = f", without {', '.join(row['left_out'])}" if row["left_out"] else ""
                 print(
-                    f"difference {row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}){left}"
+                    f"difference {row['difference']:+.3f} "
+                    f"({row['low']:+.3f} to {row['high']:+.3f}){left}"
                 )
 
 

@@ -1,9 +1,9 @@
-"""Ablations of CGRSeg's parts under the short protocol, on CamVid with cgrseg-lite0: trains what is missing, one table.
+"""Train the missing ablations of CGRSeg's parts on CamVid with cgrseg-lite0 and print one table.
 
-    python benchmarks/cgrseg_ablations.py --data-root PATH/camvid --out runs/cgrseg-ablations [--jobs 2]
+    python benchmarks/cgrseg_ablations.py --data-root PATH/camvid --out runs/cgrseg-ablations
 
-The first row is cgrseg-lite0 as it comes: axial "add", band 11. benchmarks/ablations.py says what the short protocol
-is. Kill it at any time: it goes on where it was.
+The first row is the shipped cgrseg-lite0: axial "add", band 11. benchmarks/ablations.py describes
+the short protocol. The script can be killed at any time; the same command continues.
 """
 
 from ablations import ablate

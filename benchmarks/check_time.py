@@ -1,9 +1,9 @@
-"""How long `featherseg check FOLDER` takes beside decoding each image and mask once, on as many threads.
+"""Compare `featherseg check FOLDER` with decoding each image and mask once on as many threads.
 
 python benchmarks/check_time.py FOLDER [ROUNDS]
 
-FOLDER has images and masks and no dataset.toml: what is timed is the proposal with all of its looks at the files. Both
-take turns in one process, without the start of Python; the ratio is that of processor time.
+FOLDER has images and masks and no dataset.toml, so the proposal with all its reads is timed. Both
+take turns in one process, without Python's start-up; the ratio is of processor time.
 """
 
 import sys

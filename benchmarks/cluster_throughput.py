@@ -1,12 +1,15 @@
-"""`predict --cluster local` beside independent `predict` processes, each on its share of the same folder.
+"""Compare `predict --cluster local` with independent `predict` processes on the same folder.
 
-    python benchmarks/cluster_throughput.py [RUN] [--images 600] [--size 512x1024] [--workers 2] [--rounds 3]
+    python benchmarks/cluster_throughput.py [RUN] [--images 600] [--size 512x1024]
+                                            [--workers 2] [--rounds 3]
 
-The images are smooth JPEGs. Both take turns, in an order that changes; one thread computes in each process. Printed is
-what share of the independent processes' images the cluster does in the same time: on the clock, with the start of all
-processes (Ray's too); on the clock from the first mask to the last; and of processor time, that of Ray's own processes
-with it (what the clock would say where every processor is busy and nobody else computes). It is read twice a second.
-All masks are compared byte for byte. --json FILE: the seconds of every turn.
+The images are smooth JPEGs; each independent process predicts its share. Both sides take turns in a
+changing order, with one computing thread in each process. The script prints the share of the
+independent processes' images that the cluster predicts in the same time, measured three ways: wall
+time with the start of all processes (Ray's too), wall time from the first mask to the last, and
+processor time with that of Ray's processes (the wall time if every processor were busy and nobody
+else computed), sampled twice a second. All masks are compared byte for byte. --json FILE: the
+seconds of every turn.
 """
 
 import argparse
@@ -46,7 +49,7 @@ def make_images(folder: Path, count: int, size: tuple[int, int], shares: int) ->
 
 
 class Turn(NamedTuple):
-    """What one way took for all images, in seconds: on the clock, from the first mask to the last, of processors."""
+    """Seconds of one side for all images: wall, first to last mask, processor."""
 
     clock: float
     masks: float
@@ -99,8 +102,8 @@ def main() -> None:
             for way in sorted(turns, reverse=turn % 2 == 1):
                 out = folder / f"{way}{turn}"
                 if way == "cluster":
-                    rest = ["--cluster", "local", "--workers", str(asked.workers)]
-                    commands = [[*predict, str(folder / "in" / "all"), "-o", str(out), *rest]]
+                    options = ["--cluster", "local", "--workers", str(asked.workers)]
+                    commands = [[*predict, str(folder / "in" / "all"), "-o", str(out), *options]]
                 else:
                     commands = [
                         [
@@ -112,13 +115,13 @@ def main() -> None:
                         ]
                         for i in range(asked.workers)
                     ]
-                found, masks = timed(commands, out)
+                seconds, masks = timed(commands, out)
                 if len(masks) != asked.images or (seen or masks) != masks:
                     sys.exit(f"{way} wrote other masks")
                 seen = masks
-                turns[way].append(found)
+                turns[way].append(seconds)
                 figures = ", ".join(
-                    f"{name} {value:.1f} s" for name, value in found._asdict().items()
+                    f"{name} {value:.1f} s" for name, value in seconds._asdict().items()
                 )
                 print(
                     f"{way}, {asked.images} images: {figures}; load {os.getloadavg()[0]:.1f}",
@@ -128,7 +131,8 @@ def main() -> None:
         pairs = zip(turns["independent"], turns["cluster"], strict=True)
         ratios = [getattr(alone, part) / getattr(cluster, part) for alone, cluster in pairs]
         print(
-            f"by {part}: the cluster does {statistics.median(ratios):.1%} ({min(ratios):.1%} to {max(ratios):.1%})"
+            f"by {part}: the cluster does {statistics.median(ratios):.1%} "
+            f"({min(ratios):.1%} to {max(ratios):.1%})"
         )
     if asked.json:
         asked.json.write_text(json.dumps(turns))

@@ -1,10 +1,10 @@
-"""Confusion counts of one image: ours beside np.bincount, which is the oracle too, torch.bincount and torchmetrics.
+"""Time the confusion counts of one image: ours, np.bincount (the oracle), torch and torchmetrics.
 
     python benchmarks/confusion_counts.py [--rounds 30] [--threads 1] [--json FILE]
 
-1024x2048 pixels of 19 classes, labels as bytes, 5 % ignored. First labels as of images, where neighbours are alike:
-blobs, predicted at 1/4 with mistakes; then bytes drawn at random, where none are. "ours" is compiled; "ours in numpy"
-is what runs without a compiler. Goals are for the first.
+1024x2048 pixels of 19 classes, labels as bytes, 5 % ignored. The first labels are like those of
+images, where neighbours agree: blobs predicted at 1/4 with mistakes. The second are random bytes.
+"ours" is compiled; "ours in numpy" runs without a compiler. The goals are for the first labels.
 """
 
 import argparse
@@ -78,7 +78,8 @@ def compare(label: np.ndarray, prediction: np.ndarray, options: argparse.Namespa
         functions["ours"] = lambda: ours(label, prediction, COMPILED)
     for name, count in functions.items():
         print(
-            f"{name}: {int(np.abs(count() - usual(label, prediction)).sum())} pixels counted elsewhere"
+            f"{name}: {int(np.abs(count() - usual(label, prediction)).sum())} "
+            "pixels counted elsewhere"
         )
     table = paired.compare(functions, options.rounds, options.clock, memory=True)
     paired.print_table(table)

@@ -1,4 +1,4 @@
-"""One core for each training that is timed: no two of these programs share one, and none outlives its program."""
+"""Give each timed training its own core, and end every process with the program that started it."""
 
 import ctypes
 import os
@@ -18,28 +18,31 @@ PR_SET_PDEATHSIG = 1
 
 
 def take_cores(jobs: int) -> list[int]:
-    """So many cores of those that this process may use and no other program of benchmarks/ has taken; else it ends."""
+    """Return cores that this process may use and no other benchmark has taken; exit if too few."""
     if LIBC is None:
         return list(range(jobs))
     import fcntl
 
-    found: list[int] = []
+    free: list[int] = []
     for core in sorted(os.sched_getaffinity(0)):
-        if len(found) == jobs:
+        if len(free) == jobs:
             break
-        file = open(Path(tempfile.gettempdir()) / f"featherseg-core-{core}.lock", "a")  # noqa: SIM115 (held on purpose)
+        # Kept open on purpose: closing the file would release the core.
+        lock = Path(tempfile.gettempdir()) / f"featherseg-core-{core}.lock"
+        file = open(lock, "a")  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
             continue
         _held.append(file)
-        found.append(core)
-    if len(found) < jobs:
+        free.append(core)
+    if len(free) < jobs:
         sys.exit(
-            f"--jobs {jobs}: {len(found)} cores are free for this process, and each training gets one."
+            f"--jobs {jobs}: {len(free)} cores are free for this process, "
+            "and each training needs one."
         )
-    return found
+    return free
 
 
 def pin(core: int) -> None:
@@ -55,11 +58,15 @@ def run(
     *,
     gpus: bool = False,
 ) -> tuple[int, float]:
-    """A process with one thread, without GPUs unless asked, on this thread's core; -> exit code, seconds of it."""
-    own = {**environment, "OMP_NUM_THREADS": "1", **({} if gpus else {"CUDA_VISIBLE_DEVICES": ""})}
+    """Run a process on this thread's core, without GPUs unless asked; return exit code, seconds."""
+    variables = {
+        **environment,
+        "OMP_NUM_THREADS": "1",
+        **({} if gpus else {"CUDA_VISIBLE_DEVICES": ""}),
+    }
     die = None if LIBC is None else _die_with_parent
     process = subprocess.Popen(
-        command, env=own, stdout=log, stderr=subprocess.STDOUT, preexec_fn=die
+        command, env=variables, stdout=log, stderr=subprocess.STDOUT, preexec_fn=die
     )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)

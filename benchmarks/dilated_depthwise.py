@@ -1,9 +1,9 @@
-"""The dilated depthwise 7x7 of VAN's attention, phase by phase, beside torch's own convolution (goal: 8x).
+"""Time our dilated depthwise 7x7 of VAN's attention against torch's convolution (goal: 8x).
 
     python benchmarks/dilated_depthwise.py [--threads 1] [--rounds 30] [--json FILE]
 
-The usual code, and the oracle, is nn.Conv2d on maps in torch's default layout. Sizes are those of the four stages of
-VAN-S at 512x1024. The allocator setting is on, as in our own programs.
+The baseline and the oracle is nn.Conv2d on maps in torch's default layout. The sizes are those of
+VAN-S's four stages at 512x1024. The allocator setting is on, as in our own programs.
 """
 
 from functools import partial

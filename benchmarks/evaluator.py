@@ -1,11 +1,12 @@
-"""What scoring an image costs besides the model's forward: classes of every pixel, counts, boundaries.
+"""Time the scoring of an image without the model's forward: classes, counts, boundaries.
 
-    python benchmarks/evaluator.py [--size 1024x2048] [--classes 19] [--rounds 15] [--threads 1] [--json FILE]
+    python benchmarks/evaluator.py [--size 1024x2048] [--classes 19] [--rounds 15] [--threads 1]
+                                   [--json FILE]
 
-Logits at a quarter of the size, labels in blocks with an ignored rim. "usual" is what evaluators commonly do: logits
-enlarged as a whole and argmax, np.bincount over int64. The kernels run compiled or, with FEATHERSEG_NO_EXT=1, in numpy:
-the row of the machine says which. Masks that differ are counted; they may where the two highest scores are equal but
-for rounding.
+The logits are at a quarter of the size; the labels are blocks with an ignored rim. "usual" is what
+evaluators commonly do: upsample the logits and take the argmax, then np.bincount over int64. The
+kernels run compiled or, with FEATHERSEG_NO_EXT=1, in numpy; the machine's row says which. Differing
+pixels of the masks are counted; they may differ where rounding decides between two highest scores.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def usual_mask(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
 
 
 def usual_counts(label: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
-    """(H, W) each -> (K, K): one count over ground truth * K + prediction of the labelled pixels."""
+    """Count one image, label and mask (H, W), into (K, K) with one bincount, as is usual."""
     known = label < classes
     joint = classes * label[known].astype(np.int64) + mask[known]
     return np.bincount(joint, minlength=classes**2).reshape(classes, classes)
@@ -54,7 +55,7 @@ def our_counts(label: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
 
 
 def scene(size: tuple[int, int], classes: int) -> tuple[Tensor, np.ndarray]:
-    """Logits (1, K, H/4, W/4), right for most pixels, in the usual layout, and ground truth (H, W) uint8."""
+    """Return logits (1, K, H/4, W/4), mostly right, and their ground truth (H, W) uint8."""
     torch.manual_seed(0)
     blocks = torch.randint(0, classes, (1, 1, 16, 32)).float()
     label = F.interpolate(blocks, size=size, mode="nearest")[0, 0].to(torch.uint8)  # (H, W)
@@ -72,7 +73,8 @@ def main(arguments: argparse.Namespace) -> None:
     nhwc = logits.contiguous(memory_format=torch.channels_last)
     usual, mask = usual_mask(logits, size), our_mask(logits, size)
     print(
-        f"kernels: {native() or 'numpy'}; masks differ at {int((usual != mask).sum())} of {mask.size} pixels;"
+        f"kernels: {native() or 'numpy'}; "
+        f"masks differ at {int((usual != mask).sum())} of {mask.size} pixels;"
     )
     equal = (usual_counts(label, mask, classes) == our_counts(label, mask, classes)).all()
     print(f"counts of one mask are {'equal' if equal else 'NOT EQUAL'}")

@@ -1,16 +1,17 @@
-"""`featherseg fit` and the default model in the same time, end to end: score and latency side by side.
+"""Compare `featherseg fit` with the default model in the same time, end to end: score and latency.
 
-    python benchmarks/fit_default.py DATASET... [--data-root PATH] [--hours 0.5] [--max-ms X] [--out FOLDER]
+    python benchmarks/fit_default.py DATASET... [--data-root PATH] [--hours 0.5] [--max-ms X]
+                                     [--out FOLDER]
     python benchmarks/fit_default.py DATASET... --table
 
-DATASET is as for against_plain.py. For each, one after the other and on all cores: `featherseg fit --data DATASET
---max-ms X --hours H`, and `featherseg train DEFAULT --data DATASET --minutes 60 H` with its export to ONNX, without any
-setting. Without --max-ms the limit is what the default takes, untrained, 2 % above it, and the tenth which fit keeps
-free, so that the default keeps it as a candidate. Later, when all of that has ended, both files are timed TIMES times
-in turns, each time in a process of its own, from the decoded image to the mask. Both are scored on test, fit as it does
-at its end. Nothing else may run.
+DATASET is as for against_plain.py. For each dataset this runs, one after the other on all cores,
+`featherseg fit --data DATASET --max-ms X --hours H`, and `featherseg train DEFAULT --data DATASET
+--minutes 60 H` with its export to ONNX and no other setting. Without --max-ms the limit is the
+untrained default's latency, 2 %, and the tenth that fit keeps free, so that the default stays a
+candidate. After both, the two files are timed TIMES times in turns, each time in a new process,
+from the decoded image to the mask. Both are scored on test. Nothing else may run.
 
-Finished rows stand in tables/fit_default.jsonl; the same command does what is missing.
+Finished rows are kept in tables/fit_default.jsonl; the same command does what is missing.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def run_verb(*words: str) -> None:
 
 
 def limit_of(p50_ms: float) -> float:
-    """The limit in ms within which a model that takes so much is a candidate of fit, when it is timed anew as well."""
+    """Return the latency limit (ms) that keeps a model of this p50 a candidate when timed again."""
     return math.ceil(100 * ABOVE * p50_ms / (1 - SPARE)) / 100
 
 
@@ -89,10 +90,10 @@ def record(source: Source, hours: float, max_ms: float | None, out: Path) -> dic
 
     # Timed again, in turns
     files = {"fit": fitted / facts["file"], "default": plain / "export" / "model.onnx"}
-    taken: dict[str, list[float]] = {side: [] for side in files}
+    p50_ms: dict[str, list[float]] = {side: [] for side in files}
     for _ in range(TIMES):
         for side, file in files.items():
-            taken[side].append(round(time_file(file, image, (side, 1.0, "onnx")).p50, 2))
+            p50_ms[side].append(round(time_file(file, image, (side, 1.0, "onnx")).p50, 2))
     scores, (device, threads) = featherseg.evaluate(plain, split="test"), here()
     chosen = {
         key: facts["chosen"][key] for key in ("model", "scale", "miou_val", "miou_test", "interval")
@@ -101,9 +102,9 @@ def record(source: Source, hours: float, max_ms: float | None, out: Path) -> dic
         "dataset": source.label,
         "hours": hours,
         "limit_ms": round(facts["limit_ms"], 2),
-        "fit": chosen | {"seconds": facts["seconds"], "p50_ms": taken["fit"]},
-        "default": {"model": DEFAULT, "miou_test": scores.miou, "p50_ms": taken["default"]},
-        "over": sum(ms > facts["limit_ms"] for ms in taken["fit"]),
+        "fit": chosen | {"seconds": facts["seconds"], "p50_ms": p50_ms["fit"]},
+        "default": {"model": DEFAULT, "miou_test": scores.miou, "p50_ms": p50_ms["default"]},
+        "over": sum(ms > facts["limit_ms"] for ms in p50_ms["fit"]),
         "image_size": list(image.shape[:2]),
         "device": device,
         "threads": threads,
@@ -117,13 +118,15 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     """A line a side."""
     for row in rows:
         print(
-            f"\n{row['dataset']}, {row['hours']:g} h each, limit {row['limit_ms']:g} ms, {row['device']}"
+            f"\n{row['dataset']}, {row['hours']:g} h each, "
+            f"limit {row['limit_ms']:g} ms, {row['device']}"
         )
         for side in ("fit", "default"):
             one = row[side]
             name = one["model"] + (f" at {one['scale']:g}" if "scale" in one else "")
             print(
-                f"  {side:8} {name:28} test {100 * one['miou_test']:6.2f}, {np.median(one['p50_ms']):6.1f} ms"
+                f"  {side:8} {name:28} test {100 * one['miou_test']:6.2f}, "
+                f"{np.median(one['p50_ms']):6.1f} ms"
             )
         print(f"  over the limit in {row['over']} of {len(row['fit']['p50_ms'])} later timings")
 

@@ -1,25 +1,30 @@
-"""What `fit` would have chosen from the recorded table, and what that costs, beside simpler ways with the same time.
+"""What `fit` would choose from the recorded table, and the regret beside simpler methods.
 
     python benchmarks/fit_regret.py [--margin 0 0.25 0.5 1]
 
-Replays tables/fit_table.jsonl (fit_table.py) with the latencies of tables/fit_latency.jsonl; nothing is trained. A case
-is a dataset, a seed, a latency limit (five, spread over the candidates' latencies) and a share of what training every
-candidate to its end takes. Scores between two rungs lie on a line over the logarithm of the time; behind the last rung
-a candidate stays as it is. Regret: points of test mIoU that the chosen model, trained for as long as it was, lies below
-the best that keeps the limit, trained to its end (mean of its seeds: the largest of several noisy ones, which counts
-against every way alike). Every start, validation, look through the images and timing of steps takes its time from the
-way that needs it.
+Replays tables/fit_table.jsonl (fit_table.py) with the latencies of tables/fit_latency.jsonl;
+nothing is trained. A case is a dataset, a seed, a latency limit (five, spread over the candidates'
+latencies) and a share of the time that training every candidate to its end takes. Scores between
+two rungs are interpolated linearly over the logarithm of the time; after the last rung a score
+stays as it is. Regret is the number of points of test mIoU by which the chosen model, trained for
+as long as it was, lies below the best model within the limit, trained to its end (mean of its
+seeds: the largest of several noisy scores, which counts against every method alike). Each method
+pays with its own time for every start, validation, look through the images and timing of steps.
 
-The ways: fit (featherseg/fitting/halving.py), with the order and the margin that are judged; guess, the first in that
-order with all the time; as shipped, fit as it is, for which all of the table was looked at; asha, the same halving as
-fit's, without a margin, and whoever goes on starts anew; most parameters and most MACs, the model that has them of
-those that keep the limit, at its scale nearest to 1, from below where there is one, with all the time; default, DEFAULT
-at that scale where it keeps the limit, else most MACs; random, four drawn candidates with a quarter of the time each,
-the mean of DRAWS drawings.
+The methods:
+- fit: featherseg/fitting/halving.py, with the order and the margin that are judged
+- guess: the first in that order, with all the time
+- as shipped: fit as it is, which was designed with all of the table
+- asha: the same halving without a margin; a candidate that goes on starts from scratch
+- most parameters, most MACs: the largest model within the limit, at its scale nearest to 1 (not
+  above 1 if possible), with all the time
+- default: DEFAULT at that scale if it is within the limit, else most MACs
+- random: four random candidates with a quarter of the time each, the mean of DRAWS draws
 
-Choices of fit are made on half of the datasets and judged on the other half, datasets of one origin in one half: in
-which order candidates are compared, by what they reach on val in GUESSED seconds, and the margin (--margin) that is
-best. Intervals are over datasets, by Student's t.
+The settings of fit are chosen on half of the datasets and judged on the other half; datasets of one
+origin are in one half. The settings are the order in which candidates are compared, by their val
+score after GUESSED seconds, and the best margin (--margin). Intervals are over datasets, by
+Student's t.
 """
 
 import argparse
@@ -69,7 +74,7 @@ class Recorded:
     looking: float = 0.0  # seconds that the first start takes to look through the images
 
     def beginning(self, seconds: float) -> float:
-        """Of so many seconds, those before the first step of a training: its steps are timed as well."""
+        """Return the seconds before a training's first step, with those for timing its steps."""
         return self.opening + self.looking + min(MOST_TIMED, STEPS_TIMED * seconds)
 
     def val_at(self, seconds: float) -> float:
@@ -86,34 +91,34 @@ class Recorded:
 
 
 Way = Callable[[Sequence[Recorded], float, np.random.Generator], tuple[Recorded, float]]
-"""Candidates that keep the limit, seconds, chance -> who is chosen, and the seconds that it was trained for."""
+"""(candidates within the limit, seconds, generator) -> (chosen candidate, its training seconds)."""
 
 Order = Callable[[Sequence[Recorded]], list[Recorded]]
 """Candidates that keep the limit -> those that are compared, the best guess first."""
 
 
 def fit(margin: float, order: Order, *, anew: bool = False) -> Way:
-    """featherseg's halving; anew: who goes on starts from zero, and so has less of the last segment's time."""
+    """Return featherseg's halving; anew: survivors restart and lose part of the last segment."""
 
     def choose(
-        found: Sequence[Recorded], seconds: float, _: np.random.Generator
+        candidates: Sequence[Recorded], seconds: float, _: np.random.Generator
     ) -> tuple[Recorded, float]:
-        of = {one.candidate.name: one for one in found}
-        ordered = [one.candidate for one in order(found)]
-        opening = max(one.opening for one in found)
+        of = {one.candidate.name: one for one in candidates}
+        ordered = [one.candidate for one in order(candidates)]
+        opening = max(one.opening for one in candidates)
         count = len(make_schedule(ordered, seconds).candidates)
         beside = (2 + sum(rung_sizes(count))) * opening
-        beside += count * max(one.beginning(seconds) - one.opening for one in found)
+        beside += count * max(one.beginning(seconds) - one.opening for one in candidates)
         schedule = make_schedule(ordered, max(1.0, seconds - beside))
-        left, before = list(schedule.candidates), 0.0
+        remaining, before = list(schedule.candidates), 0.0
         for rung, keep in schedule.rungs:
             standing = []
-            for one in left:
+            for one in remaining:
                 trained = rung[one.name] * one.step_seconds - (before if anew else 0.0)
                 standing.append((one, of[one.name].val_at(trained)))
-            before = rung[left[0].name] * left[0].step_seconds
-            left = survivors(standing, keep, margin)
-        winner = left[0]
+            before = rung[remaining[0].name] * remaining[0].step_seconds
+            remaining = survivors(standing, keep, margin)
+        winner = remaining[0]
         return of[winner.name], schedule.final[winner.name] * winner.step_seconds - (
             before if anew else 0.0
         )
@@ -121,60 +126,65 @@ def fit(margin: float, order: Order, *, anew: bool = False) -> Way:
     return choose
 
 
-def shipped(found: Sequence[Recorded]) -> list[Recorded]:
+def shipped(candidates: Sequence[Recorded]) -> list[Recorded]:
     """featherseg's own order."""
-    of = {one.candidate.name: one for one in found}
-    return [of[one.name] for one in in_line([one.candidate for one in found], found[0].size)]
+    by_name = {one.candidate.name: one for one in candidates}
+    return [
+        by_name[one.name]
+        for one in in_line([one.candidate for one in candidates], candidates[0].size)
+    ]
 
 
-def by_parameters(found: Sequence[Recorded]) -> list[Recorded]:
+def by_parameters(candidates: Sequence[Recorded]) -> list[Recorded]:
     """The model with the most parameters first."""
-    of, many = (
-        {one.candidate.name: one for one in found},
-        {one.candidate.model: one.parameters for one in found},
+    by_name, many = (
+        {one.candidate.name: one for one in candidates},
+        {one.candidate.model: one.parameters for one in candidates},
     )
     return [
-        of[one.name]
-        for one in best_guesses([one.candidate for one in found], lambda model: -many[model])
+        by_name[one.name]
+        for one in best_guesses([one.candidate for one in candidates], lambda model: -many[model])
     ]
 
 
-def by_macs(found: Sequence[Recorded]) -> list[Recorded]:
+def by_macs(candidates: Sequence[Recorded]) -> list[Recorded]:
     """The model with the most multiply-accumulates first."""
-    of, macs = (
-        {one.candidate.name: one for one in found},
-        {one.candidate.model: one.macs for one in found},
+    by_name, macs = (
+        {one.candidate.name: one for one in candidates},
+        {one.candidate.model: one.macs for one in candidates},
     )
     return [
-        of[one.name]
-        for one in best_guesses([one.candidate for one in found], lambda model: -macs[model])
+        by_name[one.name]
+        for one in best_guesses([one.candidate for one in candidates], lambda model: -macs[model])
     ]
 
 
-def learnt_from(found: Mapping[tuple[str, int], list[Recorded]]) -> Order:
-    """By the points that a candidate reaches on val in GUESSED seconds, beside those of its dataset and seed.
+def learnt_from(by_case: Mapping[tuple[str, int], list[Recorded]]) -> Order:
+    """Order candidates by their val score after GUESSED seconds, relative to dataset and seed.
 
-    score = dataset and seed + candidate, by least squares, as not all need to have been recorded everywhere.
+    Fits score = (dataset, seed) + candidate by least squares, because some rows may be missing.
     """
-    names = sorted({one.candidate.name for recorded in found.values() for one in recorded})
-    told = [(place, one) for place, recorded in enumerate(found.values()) for one in recorded]
-    design = np.zeros((len(told), len(found) + len(names)))
-    for line, (place, one) in zip(design, told, strict=True):
-        line[[place, len(found) + names.index(one.candidate.name)]] = 1
+    names = sorted({one.candidate.name for recorded in by_case.values() for one in recorded})
+    scored = [(place, one) for place, recorded in enumerate(by_case.values()) for one in recorded]
+    design = np.zeros((len(scored), len(by_case) + len(names)))
+    for line, (place, one) in zip(design, scored, strict=True):
+        line[[place, len(by_case) + names.index(one.candidate.name)]] = 1
     points = np.linalg.lstsq(
-        design, np.array([one.val_ended_at(GUESSED) for _, one in told]), rcond=None
+        design, np.array([one.val_ended_at(GUESSED) for _, one in scored]), rcond=None
     )[0]
-    worth = dict(zip(names, points[len(found) :].tolist(), strict=True))
-    return lambda own: sorted(own, key=lambda one: -worth.get(one.candidate.name, -np.inf))
+    worth = dict(zip(names, points[len(by_case) :].tolist(), strict=True))
+    return lambda candidates: sorted(
+        candidates, key=lambda one: -worth.get(one.candidate.name, -np.inf)
+    )
 
 
 def guess(order: Order) -> Way:
     """The first in an order, with all the time."""
 
     def choose(
-        found: Sequence[Recorded], seconds: float, _: np.random.Generator
+        candidates: Sequence[Recorded], seconds: float, _: np.random.Generator
     ) -> tuple[Recorded, float]:
-        chosen = order(found)[0]
+        chosen = order(candidates)[0]
         return chosen, max(1.0, seconds - chosen.beginning(seconds))
 
     return choose
@@ -184,28 +194,28 @@ most_parameters, most_macs = guess(by_parameters), guess(by_macs)
 
 
 def default(
-    found: Sequence[Recorded], seconds: float, rng: np.random.Generator
+    candidates: Sequence[Recorded], seconds: float, rng: np.random.Generator
 ) -> tuple[Recorded, float]:
     """DEFAULT, at its scale nearest to 1."""
-    own = [one for one in found if one.candidate.model == DEFAULT]
-    return most_macs(own or found, seconds, rng)
+    defaults = [one for one in candidates if one.candidate.model == DEFAULT]
+    return most_macs(defaults or candidates, seconds, rng)
 
 
 def at_random(
-    found: Sequence[Recorded], seconds: float, rng: np.random.Generator
+    candidates: Sequence[Recorded], seconds: float, rng: np.random.Generator
 ) -> tuple[Recorded, float]:
     """DRAWN candidates with equal time; the best of them on val."""
-    drawn = rng.permutation(len(found))[:DRAWN]
-    each = max(1.0, seconds / len(drawn) - max(one.beginning(seconds) for one in found))
-    return found[max(drawn, key=lambda number: found[number].val_ended_at(each))], each
+    drawn = rng.permutation(len(candidates))[:DRAWN]
+    each = max(1.0, seconds / len(drawn) - max(one.beginning(seconds) for one in candidates))
+    return candidates[max(drawn, key=lambda number: candidates[number].val_ended_at(each))], each
 
 
 def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
-    """Dataset and seed -> its candidates, by rows of today's recipes; a seed with few of them is named and left out.
+    """Return the candidates of each (dataset, seed) from rows of today's recipes.
 
-    Few are one, or less than WHOLE of those of another seed: its cases would be another choice, in less time. Of a
-    candidate that was timed again the last latency counts. Raises SystemExit where one has none, or they are of
-    several devices.
+    A seed with one candidate, or with less than WHOLE of those of another seed, is named and
+    skipped: its cases would be another choice in less time. The last latency of a candidate counts.
+    Raises SystemExit if a candidate has no latency or the latencies are of several devices.
     """
     from featherseg.costs.catalogue import counts
 
@@ -219,17 +229,19 @@ def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
             f"{latencies} is of several devices: {', '.join(map(str, sorted(devices)))}."
         )
     times = {key: (row["p50_ms"], tuple(row["image_size"])) for key, row in rows.items()}
-    found: dict[tuple[str, int], list[Recorded]] = {}
+    by_case: dict[tuple[str, int], list[Recorded]] = {}
     for row in read_table(table).values():
         key = (row["dataset"], row["model"], row["scale"])
         if key not in times:
             raise SystemExit(
-                f"{latencies} has no latency of {row['model']} at {row['scale']:g} on {row['dataset']}."
+                f"{latencies} has no latency of {row['model']} at {row['scale']:g} "
+                f"on {row['dataset']}."
             )
         if (gain := gained(row["rungs"])) >= GAIN:
             name = f"{row['model']} at {row['scale']:g} on {row['dataset']} with seed {row['seed']}"
             print(
-                f"{name} still gained {gain:.1f} points in its last fifth of {row['rungs'][-1]['seconds']} s"
+                f"{name} still gained {gain:.1f} points "
+                f"in its last fifth of {row['rungs'][-1]['seconds']} s"
             )
         steps, ended = (np.array([r[k] for r in row["rungs"]], float) for k in ("steps", "ended"))
         val, test = (np.array([r[k] for r in row["rungs"]], float) for k in ("val", "test_decayed"))
@@ -237,32 +249,32 @@ def load(table: Path, latencies: Path) -> dict[tuple[str, int], list[Recorded]]:
         one = Candidate(row["model"], row["scale"], p50_ms, row["step_seconds"])
         curves = steps * one.step_seconds, val, ended * one.step_seconds, test
         curves = *curves, np.array([r["val_decayed"] for r in row["rungs"]], float)
-        taken = STARTING + row["val_seconds"], AN_IMAGE * row["images"]
-        own = found.setdefault((row["dataset"], row["seed"]), [])
-        own.append(Recorded(one, size, *counts(row["model"]), *curves, *taken))
+        overheads = STARTING + row["val_seconds"], AN_IMAGE * row["images"]
+        recorded = by_case.setdefault((row["dataset"], row["seed"]), [])
+        recorded.append(Recorded(one, size, *counts(row["model"]), *curves, *overheads))
     most = {
-        dataset: max(len(own) for (other, _), own in found.items() if other == dataset)
-        for dataset, _ in found
+        dataset: max(len(recorded) for (other, _), recorded in by_case.items() if other == dataset)
+        for dataset, _ in by_case
     }
-    for (dataset, seed), own in [*found.items()]:
-        if len(own) < max(2, WHOLE * most[dataset]):
+    for (dataset, seed), recorded in [*by_case.items()]:
+        if len(recorded) < max(2, WHOLE * most[dataset]):
             print(
-                f"{dataset} with seed {seed} is left out: it has {len(own)} of {most[dataset]} candidates"
+                f"{dataset} with seed {seed} is skipped: "
+                f"it has {len(recorded)} of {most[dataset]} candidates"
             )
-            del found[dataset, seed]
-    return found
+            del by_case[dataset, seed]
+    return by_case
 
 
 def regrets(
-    found: Mapping[tuple[str, int], list[Recorded]], ways: Mapping[str, Way]
+    by_case: Mapping[tuple[str, int], list[Recorded]], ways: Mapping[str, Way]
 ) -> list[dict[str, Any]]:
     """A row a case: dataset, seed, limit, share, and the regret of every way in points."""
     rows = []
-    for (dataset, seed), recorded in found.items():
-        ends: dict[
-            str, list[float]
-        ] = {}  # of every candidate its test scores at its end, over seeds
-        for (other, _), more in found.items():
+    for (dataset, seed), recorded in by_case.items():
+        # test scores of every candidate at its end, over seeds
+        ends: dict[str, list[float]] = {}
+        for (other, _), more in by_case.items():
             for one in more if other == dataset else ():
                 ends.setdefault(one.candidate.name, []).append(float(one.test[-1]))
         times = np.sort([one.candidate.latency_ms for one in recorded])
@@ -288,32 +300,34 @@ def regrets(
 
 
 def print_table(rows: Sequence[dict[str, Any]], ways: Sequence[str]) -> None:
-    """By share of the time and dataset: mean regret and the part of the cases at the noise; how each way compares."""
+    """Print mean regret and share of cases within noise by time and dataset; compare methods."""
     datasets = sorted({row["dataset"] for row in rows})
     for share in SHARES:
         print(f"\n{share:.0%} of the time: mean regret in points (cases of at most {GOOD})")
         for dataset in [*datasets, None]:
-            own = [
+            these = [
                 row for row in rows if row["share"] == share and dataset in (row["dataset"], None)
             ]
             cells = [
-                (np.mean([r[w] for r in own]), np.mean([r[w] <= GOOD for r in own])) for w in ways
+                (np.mean([r[w] for r in these]), np.mean([r[w] <= GOOD for r in these]))
+                for w in ways
             ]
-            told = [
+            columns = [
                 f"{way} {mean:.2f} ({good:.0%})"
                 for way, (mean, good) in zip(ways, cells, strict=True)
             ]
-            print(f"  {dataset or 'all':14}", "  ".join(told))
-        own = [row for row in rows if row["share"] == share]
+            print(f"  {dataset or 'all':14}", "  ".join(columns))
+        these = [row for row in rows if row["share"] == share]
         for way in ways[1:]:
             means = [
-                np.mean([r[way] - r["fit"] for r in own if r["dataset"] == name])
+                np.mean([r[way] - r["fit"] for r in these if r["dataset"] == name])
                 for name in datasets
             ]
             mean, low, high = interval(np.array(means))
-            worst = max(r["fit"] - r[way] for r in own)
+            worst = max(r["fit"] - r[way] for r in these)
             print(
-                f"  {way} less fit: {mean:+.2f} ({low:+.2f} to {high:+.2f}), fit worse by {worst:.2f} at most"
+                f"  {way} less fit: {mean:+.2f} ({low:+.2f} to {high:+.2f}), "
+                f"fit worse by {worst:.2f} at most"
             )
 
 
@@ -337,8 +351,8 @@ def split_in_halves(datasets: Sequence[str]) -> tuple[list[str], list[str]]:
         for name in datasets
     }
     halves: tuple[list[str], list[str]] = [], []
-    for own in sorted(origins.values(), key=lambda own: (-len(own), own)):
-        min(halves, key=len).extend(own)
+    for names in sorted(origins.values(), key=lambda names: (-len(names), names)):
+        min(halves, key=len).extend(names)
     return halves
 
 
@@ -357,17 +371,18 @@ def main() -> None:
         help="points, to choose from",
     )
     asked = parser.parse_args()
-    found = load(asked.rows, asked.latencies)
-    datasets = sorted({dataset for dataset, _ in found})
+    by_case = load(asked.rows, asked.latencies)
+    datasets = sorted({dataset for dataset, _ in by_case})
     if len(datasets) < 2:
         raise SystemExit(
-            f"{asked.rows} has {len(datasets)} datasets: two or more are needed, to choose and to judge."
+            f"{asked.rows} has {len(datasets)} datasets; "
+            "two or more are needed, to choose and to judge."
         )
     halves, rows = split_in_halves(datasets), []
     for judged, tuned in (halves, halves[::-1]):
 
         def of(names: Sequence[str]) -> dict[tuple[str, int], list[Recorded]]:
-            return {key: more for key, more in found.items() if key[0] in names}
+            return {key: more for key, more in by_case.items() if key[0] in names}
 
         order = learnt_from(of(tuned))
         means = {
@@ -383,8 +398,8 @@ def main() -> None:
         ways |= {"most MACs": most_macs, "default": default, "random": at_random}
         rows += regrets(of(judged), ways)
     print_table(rows, list(ways))
-    every = {one.candidate.name: one for own in found.values() for one in own}
-    names = (one.candidate.name for one in learnt_from(found)(list(every.values())))
+    every = {one.candidate.name: one for recorded in by_case.values() for one in recorded}
+    names = (one.candidate.name for one in learnt_from(by_case)(list(every.values())))
     print("\nlearnt from all of them:", ", ".join(names))
 
 

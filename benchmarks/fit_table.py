@@ -1,22 +1,26 @@
-"""The recorded table that `fit` is judged by: what each candidate reaches after how much training, on several datasets.
+"""Record the table that `fit` is judged by: each candidate's score over training time.
 
     python benchmarks/fit_table.py --data-root PATH/camvid --neu-root PATH/neu --paces
     python benchmarks/fit_table.py --data-root PATH/camvid --neu-root PATH/neu [--jobs 2]
-    python benchmarks/fit_table.py --data-root PATH/camvid --neu-root PATH/neu --latencies onnx openvino onnx-int8
+    python benchmarks/fit_table.py --data-root PATH/camvid --neu-root PATH/neu \\
+        --latencies onnx openvino onnx-int8
     python benchmarks/fit_table.py --table
 
-A row is dataset x candidate (model, input scale) x seed. It trains at a constant rate (`train.schedule = "stable"`)
-from rung to rung, each twice as long as the one before, in one process on one core; at each rung the weights are scored
-on val and test, and a copy of the run goes on for a fifth of the rung's steps at a falling rate and is scored as well.
-It ends at the first rung of at least LEAST seconds where val gained less than GAIN over the last fifth of the training
-(`gained`), or at the last. Seconds are those that a core of the machine of --paces takes: they fix the steps of a rung,
-so that a row may be trained elsewhere, on a GPU as well (it is used where there is one). Rows stand in
-tables/fit_table.jsonl; the same command does what is missing, and goes on behind the last rung where one was killed.
-Where a row has not come to its end by today's rule, the same command takes it there; it is appended again then.
+A row is dataset x candidate (model, input scale) x seed. It trains at a constant rate
+(`train.schedule = "stable"`) in one process on one core, from rung to rung, each twice as long as
+the one before. At each rung the weights are scored on val and test; a copy of the run continues for
+a fifth of the rung's steps at a falling rate and is scored as well. The row ends at the first rung
+of at least LEAST seconds in which val gained less than GAIN over the last fifth of the training
+(`gained`), or at the last rung. Seconds are those of a core of the machine of --paces. They fix the
+steps of a rung, so a row may be trained elsewhere, also on a GPU, which is used if there is one.
+Rows are kept in tables/fit_table.jsonl. The same command does what is missing: it continues a
+killed row after its last rung, and continues a row that has not ended by today's rule, which is
+then appended again.
 
---paces times a step and a validation of each candidate in seconds of the processor, so that other work may go on
-beside it; its rows stand in tables/fit_pace.jsonl. --latencies times each candidate in these formats as `fit` does, on
-an image of each dataset, TURNS times and in turns; nothing else may run then. Rows stand in tables/fit_latency.jsonl.
+--paces times a step and a validation of each candidate in processor seconds, so that other work may
+run beside it; rows are kept in tables/fit_pace.jsonl. --latencies times each candidate in these
+formats as `fit` does, on an image of each dataset, TURNS times in turns; nothing else may run then.
+Rows are kept in tables/fit_latency.jsonl.
 """
 
 import argparse
@@ -61,7 +65,7 @@ RUNGS = (75, 150, 300, 600, 1200, 2400)
 DECAY = 0.25
 """Of a rung's steps, those that follow at a falling rate: a fifth of all."""
 LEAST, GAIN = 600, 0.3
-"""A row is over from so many seconds on where val gained fewer points of mIoU than this in the last fifth."""
+"""A row ends after this many seconds once val gained fewer mIoU points than this in a fifth."""
 TIMED = 6
 """Steps by which a step is timed, behind as many that are not ..."""
 FEW = 24
@@ -75,7 +79,7 @@ SHAPES = {"train": 1000, "val": 200, "test": 200}
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset of the table: what is trained on, of which size its images are there, and how many."""
+    """A dataset of the table: its training split, the size of its images, and their number."""
 
     name: str
     size: Size
@@ -106,26 +110,26 @@ Row = tuple[str, str, float, int]
 
 
 def settings_of(row: Row, source: Source) -> dict[str, Any]:
-    """Keys of the recipe: the images at the candidate's scale, a constant rate, averaged weights kept last."""
+    """Return recipe settings: images at the candidate's scale, a constant rate, EMA kept last."""
     label, _, scale, seed = row
     data = DATA[label]
     fit = [max(32, round(side * scale)) for side in sorted(data.size)]
     crop = [max(32, round(side * scale)) for side in data.size]
-    found: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "augment.resize": fit,
         "data.test_resize": fit,
         "augment.crop": crop,
         "data.workers": 0,
     }
-    found |= {
+    settings |= {
         "train.schedule": "stable",
         "train.warmup_steps": 50,
         "train.keep": "last",
         "train.seed": seed,
     }
-    found |= {"train.validations": 1}  # at the end
-    found |= {"data.train_size": data.train_size} if data.train_size else {}
-    return found | ({"data.root": str(source.root)} if source.root else {})
+    settings |= {"train.validations": 1}  # at the end
+    settings |= {"data.train_size": data.train_size} if data.train_size else {}
+    return settings | ({"data.root": str(source.root)} if source.root else {})
 
 
 class Clock(Reporter):
@@ -213,8 +217,8 @@ def record(row: Row, source: Source, pace: dict[str, Any], out: Path) -> dict[st
         rung["val_decayed"] = train(out / "branch", steps + decay, decay)
         rung |= {"test": score(out / "run", test), "test_decayed": score(out / "branch", test)}
         facts["rungs"].append(rung)
-        taken, began = time.monotonic() - began, time.monotonic()
-        facts["seconds"] = round(facts["seconds"] + taken, 1)
+        elapsed, began = time.monotonic() - began, time.monotonic()
+        facts["seconds"] = round(facts["seconds"] + elapsed, 1)
         gpu = (
             f"{torch.cuda.get_device_name()}, one core of an " if torch.cuda.is_available() else ""
         )
@@ -227,10 +231,11 @@ def record(row: Row, source: Source, pace: dict[str, Any], out: Path) -> dict[st
 
 
 def gained(rungs: list[dict[str, Any]]) -> float:
-    """Points of val that the last fifth of the time brought, behind the falling rate: its part of the last doubling.
+    """Return the val points gained in the last fifth of the time, from the last doubling.
 
-    Scores rise about evenly over the logarithm of the time, and log(1.25) / log(2) of the difference of two scores has
-    a third of their noise, which between two that lie a fifth apart is larger than GAIN.
+    Scores after the falling rate rise about evenly over the logarithm of the time, so the gain is
+    log(1.25) / log(2) of the difference of two rungs. This has a third of their noise; the
+    difference of two scores a fifth apart would have more noise than GAIN.
     """
     before, last = rungs[-2:]
     share = math.log(1.25) / math.log(last["ended"] / before["ended"])
@@ -254,10 +259,10 @@ def score(run: Path, data: SegmentationData) -> float:
 def record_missing(
     rows: list[Row], places: dict[str, str], out: Path, table: Path, jobs: int
 ) -> None:
-    """Every row without an end in the table, in a process and on a core of its own; by seeds, most steps first."""
-    lock, own = Lock(), SimpleQueue[int]()
+    """Train every unfinished row in its own process and core; by seed, most steps first."""
+    lock, free_cores = Lock(), SimpleQueue[int]()
     for core in cores.take_cores(jobs):
-        own.put(core)
+        free_cores.put(core)
     paces = {(r["dataset"], r["model"], r["scale"]): r for r in read_lines(PACES) if is_current(r)}
     if missing := {row[:3] for row in rows} - set(paces):
         raise SystemExit(f"{PACES} has no pace of {sorted(missing)[0]}: time it with --paces.")
@@ -292,7 +297,7 @@ def record_missing(
         key=lambda row: (row[3], paces[row[:3]]["step_seconds"]),
     )
     out.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(jobs, initializer=lambda: cores.pin(own.get_nowait())) as pool:
+    with ThreadPoolExecutor(jobs, initializer=lambda: cores.pin(free_cores.get_nowait())) as pool:
         list(pool.map(one, rows))
 
 
@@ -322,7 +327,7 @@ def source_of(label: str, places: dict[str, str]) -> Source:
 
 
 def time_paces(labels: list[str], places: dict[str, str], out: Path, table: Path) -> None:
-    """A step and a validation of every candidate of every dataset without a row, one after the other."""
+    """Time a step and a validation of every candidate without a row, one after the other."""
     done = {(r["dataset"], r["model"], r["scale"]) for r in read_lines(table) if is_current(r)}
     for label in labels:
         for one in CANDIDATES:
@@ -336,13 +341,13 @@ def time_paces(labels: list[str], places: dict[str, str], out: Path, table: Path
 def time_missing(
     labels: list[str], places: dict[str, str], formats: list[str], table: Path
 ) -> None:
-    """Every candidate of every dataset in every format without a row here, those of one dataset and format in turns.
+    """Time every candidate without a row here, in turns by dataset and format.
 
-    A row has the median over the turns: a machine whose speed changes by the minute then leaves their order alone.
+    A row has the median over the turns, so that a machine of changing speed keeps their order.
     """
     (device, threads), processor = here(), machine_name()
-    own = (row for row in read_lines(table) if row["processor"] == processor)
-    done = {(row["dataset"], row["model"], row["scale"], row["format"]) for row in own}
+    here_rows = (row for row in read_lines(table) if row["processor"] == processor)
+    done = {(row["dataset"], row["model"], row["scale"], row["format"]) for row in here_rows}
     for label, format in product(labels, formats):
         size, train = DATA[label].size, source_of(label, places).open("train")
         image = image_of(train, size)
@@ -350,15 +355,15 @@ def time_missing(
         with TemporaryDirectory(prefix="fit-table-") as folder:
             files = {}
             for name in missing:
-                own = Path(folder) / name_of(*name[:2]).replace(" ", "-")
-                own.mkdir()
+                model_folder = Path(folder) / name_of(*name[:2]).replace(" ", "-")
+                model_folder.mkdir()
                 files[name] = write_untrained(
-                    name, train.classes, resize_of(name[1], size), image, [image], own
+                    name, train.classes, resize_of(name[1], size), image, [image], model_folder
                 )
-            taken: dict[tuple[str, float, str], list[Timing]] = {name: [] for name in missing}
+            by_name: dict[tuple[str, float, str], list[Timing]] = {name: [] for name in missing}
             for name in missing * TURNS:
-                taken[name].append(time_file(files[name], image, name))
-        for (model, scale, _), timings in taken.items():
+                by_name[name].append(time_file(files[name], image, name))
+        for (model, scale, _), timings in by_name.items():
             row: dict[str, Any] = {
                 "dataset": label,
                 "model": model,
@@ -407,7 +412,8 @@ def main() -> None:
     if asked.row or asked.paces:
         torch.set_num_threads(1)
     if asked.row:
-        keep_freed_memory()  # as `featherseg fit` does: a seventh of a row of NEU-Seg went into mapping pages anew
+        # As `featherseg fit` does: mapping pages again took a seventh of a row of NEU-Seg.
+        keep_freed_memory()
         row = tuple(asked.row)
         pace = next(
             r

@@ -1,10 +1,11 @@
-"""The ablations of the FRM paper under the short protocol, on CamVid with frm-lite0: trains what is missing.
+"""Train the missing ablations of the FRM paper on CamVid with frm-lite0 and print two tables.
 
     python benchmarks/frm_ablations.py --data-root PATH/camvid --out runs/ablations [--jobs 2]
 
-Two tables; benchmarks/ablations.py says what the short protocol is. The first is the pixel contrast in the paper's
-regime: its optimiser, its plain cross-entropy and augmentation, two images contrasted with each other, as many as each
-of its devices held. Kill it at any time: it goes on where it was.
+benchmarks/ablations.py describes the short protocol. The first table is the pixel contrast in the
+paper's regime: its optimiser, its plain cross-entropy and augmentation, and two images contrasted
+with each other, as many as each of its devices had. The script can be killed at any time; the same
+command continues.
 """
 
 from ablations import ablate

@@ -1,9 +1,10 @@
-"""The kernels on a GPU (Triton, or torch's operations without it) beside torch's and beside the compiled ones of a CPU.
+"""Compare our kernels on a GPU (Triton or torch) with torch's and with our compiled CPU kernels.
 
     python benchmarks/gpu_kernels.py [--rounds 30] [--device cuda]
 
-Mask of 19 classes at 1024x2048 from logits at 1/4 and 1/8, batch 1 and 8; pixel counts of 19 classes at that size. Time
-on the clock until the device is done. Printed is a table in Markdown, with the share in which GPU and CPU agree.
+Masks of 19 classes at 1024x2048 from logits at 1/4 and 1/8, batch 1 and 8; pixel counts of 19
+classes at that size. Times are wall time until the device is done. Prints a Markdown table with the
+share of results on which GPU and CPU agree.
 """
 
 import argparse
@@ -49,15 +50,16 @@ def main() -> None:
 
     def until_done(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
         def timed() -> Tensor:
-            found = call()
+            result = call()
             if asked.device == "cuda":
                 torch.cuda.synchronize()
-            return found
+            return result
 
         return timed
 
     print(
-        f"| {asked.device}; CPU kernels: {native()} | torch, ms | ours, ms | ours on the CPU, ms | over torch | same |"
+        f"| {asked.device}; CPU kernels: {native()} | torch, ms | ours, ms | ours on the CPU, ms "
+        "| over torch | same |"
     )
     print("|---|---|---|---|---|---|")
     for batch in (1, 8):

@@ -1,14 +1,16 @@
-"""What a recipe reaches in so many minutes of one core, with several seeds; the curve that shows what more time gives.
+"""What a recipe reaches in a number of minutes of one core, with several seeds.
 
-    python benchmarks/minutes.py camvid --data-root PATH/camvid --recipe frm-lite0_camvid --minutes 30 60 120 [--jobs 2]
+    python benchmarks/minutes.py camvid --data-root PATH/camvid --recipe frm-lite0_camvid \\
+        --minutes 30 60 120 [--jobs 2]
     python benchmarks/minutes.py neu/dataset.toml --minutes 80 [--split val] [--set KEY=VALUE ...]
     python benchmarks/minutes.py DATASET... --table
 
-DATASET is as for against_plain.py. Each training is `featherseg train RECIPE --minutes M`, with the seed and what --set
-says, in a process pinned to one core; on `--split test` every row counts its look, choices are made on `--split val`.
-CamVid's choices are made on dev: it is then trained on subtrain. Finished rows stand in tables/minutes.jsonl, the
-pixels of each image in counts/ beside it; rows of other settings or minutes are never pooled. Where choices are made,
-the same weights are scored on enlarged images as well.
+DATASET is as for against_plain.py. Each training is `featherseg train RECIPE --minutes M` with its
+seed and the settings of --set, in a process pinned to one core. On `--split test` every row counts
+its look; choices are made on `--split val`. For CamVid this is dev, and the model trains on
+subtrain. On val the same weights are also scored on enlarged images. Finished rows are kept in
+tables/minutes.jsonl and the pixel counts of each image in counts/ beside it; rows of other settings
+or minutes are never pooled. Several --minutes show what more time gives.
 """
 
 import argparse
@@ -42,7 +44,7 @@ def task_of(
     seed: int,
     **more: Any,
 ) -> Task:
-    """A training of a recipe, changed by overrides, for so many minutes; more: what else tells its row from others."""
+    """Return the training of a recipe with overrides; more: what else tells its row from others."""
     trained_on, scored_on = ("train", "test") if split == "test" else source.tuning
     asked = parse_recipe(read_recipe(recipe), overrides)
     settings = {"sha256": plain.recipe_digest(recipe), "overrides": list(overrides), **more}
@@ -83,7 +85,7 @@ class Bench(plain.Bench):
 def print_table(rows: Sequence[dict[str, Any]], label: str) -> None:
     """Mean and scores by recipe, settings, minutes and split."""
     print(f"\n{label}")
-    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    by_kind: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         if row["dataset"] == label:
             step = [f"steps of {images}"] if (images := row["settings"].get("batch_size")) else []
@@ -95,18 +97,20 @@ def print_table(rows: Sequence[dict[str, Any]], label: str) -> None:
                 row["scored_on"],
                 row["minutes"],
             )
-            found.setdefault(kind, []).append(row)
-    for (recipe, sha256, changed, split, minutes), same in sorted(found.items()):
+            by_kind.setdefault(kind, []).append(row)
+    for (recipe, sha256, changed, split, minutes), same in sorted(by_kind.items()):
         same.sort(key=lambda row: row["seed"])
         scores = [100 * (row["score"] or 0) for row in same]
-        told = f"{minutes:g} min, {' '.join(str(row['steps']) for row in same)} steps, {split} {np.mean(scores):.2f}"
+        steps = " ".join(str(row["steps"]) for row in same)
+        summary = f"{minutes:g} min, {steps} steps, {split} {np.mean(scores):.2f}"
         at = [f"{100 * row['enlarged']:.2f}" for row in same if "enlarged" in row]
         longest = max(row["seconds"] for row in same) / 60
         more = f", {longest:.0f} min at most" + (
             f", enlarged {ENLARGED:g} times: {'  '.join(at)}" if at else ""
         )
         print(
-            f"  {recipe} ({sha256[:6]}), {changed}: {told}  ({'  '.join(f'{v:.2f}' for v in scores)}){more}"
+            f"  {recipe} ({sha256[:6]}), {changed}: {summary}  "
+            f"({'  '.join(f'{v:.2f}' for v in scores)}){more}"
         )
 
 

@@ -1,10 +1,10 @@
-"""What `featherseg models` sorts by: how long every semantic model of the catalogue takes here, untrained.
+"""Record the latencies that `featherseg models` sorts by: every untrained semantic model, here.
 
     taskset -c 0 python benchmarks/model_latencies.py [MODEL...]      # nothing else may run
 
-Each, or those that are named, is written as ONNX and timed in a process of its own, from a decoded RGB image to its
-mask, as `fit` times what it chooses from. Rewrites src/featherseg/costs/latencies.json; of models that are not named
-it keeps what it has.
+Each model, or each named one, is exported to ONNX and timed in a process of its own as `fit` times
+its candidates, from a decoded RGB image to its mask. Rewrites
+src/featherseg/costs/latencies.json; models that are not named keep their latencies.
 """
 
 import sys
@@ -36,18 +36,19 @@ def main() -> None:
     }
     if named and any(known[key] != value for key, value in facts.items()):
         sys.exit(
-            f"the others were timed on {known['device']}, threads: {known['threads']}. Time all here, or none."
+            f"the others were timed on {known['device']}, threads: {known['threads']}. "
+            "Time all models here, or none."
         )
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     names = named or [name for name, entry in MODELS.items() if not entry.panoptic]
-    found = {name: ms for name, ms in known["ms"].items() if named and name in MODELS}
+    latencies = {name: ms for name, ms in known["ms"].items() if named and name in MODELS}
     for name in sorted(names, key=lambda name: MODELS[name].macs or 0):
         timing = time_candidate(
             (name, 1.0, "onnx"), classes, None, image, (), lambda _: False
         ).timing
-        found[name] = round(timing.p50, 1)
+        latencies[name] = round(timing.p50, 1)
         print(f"{name:28} {timing.p50:8.1f} ms ({timing.low:.1f} to {timing.high:.1f})", flush=True)
-    order = dict(sorted(found.items(), key=lambda item: item[1]))
+    order = dict(sorted(latencies.items(), key=lambda item: item[1]))
     write_json(LATENCIES, {**facts, "date": date.today().isoformat(), "ms": order})
 
 

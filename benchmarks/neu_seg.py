@@ -1,11 +1,13 @@
-"""Lists and a dataset.toml for NEU-Seg, which has no validation split, and 300 stems in both of its folders.
+"""Write lists and a dataset.toml for NEU-Seg, which comes without a validation split.
 
     python benchmarks/neu_seg.py NEU OUT
 
-NEU holds images/{training,test} and masks/{training,test} as published (github.com/DHW-Master/NEU_Seg, da8cebe). OUT
-gets dataset.toml with train = 3,267, val = 363 (dev.txt, a fixed tenth of the published training images), test = 840; a
-name in a list has its folder: training/000201. Choices are made on val; a frozen recipe may be trained on all 3,630,
-`--set 'data.train_split=["train", "val"]'`, and is scored on test once.
+NEU contains images/{training,test} and masks/{training,test} as published
+(github.com/DHW-Master/NEU_Seg, da8cebe). OUT gets dataset.toml with train = 3,267, val = 363
+(dev.txt, a fixed tenth of the published training images) and test = 840. Names in a list include
+the folder (training/000201), because 300 stems are in both folders. Choices are made on val. A
+frozen recipe may be trained on all 3,630 (`--set 'data.train_split=["train", "val"]'`) and is
+scored on test once.
 """
 
 import argparse
@@ -36,7 +38,7 @@ FIXED = "1469e849fc281a34f4821278a631b74dd285643b8d0ee76732ab0fb31d47f64a"
 
 
 def lists(root: Path) -> dict[str, list[str]]:
-    """List -> its names. dev is the tenth with the smallest hashes of names; images that stand twice stay together."""
+    """Return the names of each list; dev is a tenth by smallest hash, with duplicates together."""
     twins: dict[bytes, list[str]] = defaultdict(list)
     for path in sorted((root / "images" / "training").iterdir()):
         twins[hashlib.sha256(path.read_bytes()).digest()].append(f"training/{path.stem}")
@@ -54,7 +56,8 @@ def write(root: Path, out: Path) -> Path:
         (out / f"{name}.txt").write_text("\n".join(keys) + "\n")
     if hashlib.sha256((out / "dev.txt").read_bytes()).hexdigest() != FIXED:
         raise SystemExit(
-            f"{root} does not hold the images of NEU-Seg as published: its tenth for choices is another."
+            f"{root} does not contain the images of NEU-Seg as published: "
+            "its tenth for choices differs."
         )
     (out / "dataset.toml").write_text(TOML.format(root=root.resolve().as_posix()))
     return out / "dataset.toml"

@@ -1,16 +1,19 @@
-"""Times beside each other: what is compared takes turns, round by round, and a ratio is taken within each round.
+"""Time things in turns, round by round, and compare them by the ratio within each round.
 
-A machine changes its speed within seconds (clocks, caches, neighbours), so that two figures from two minutes are two
-machines'. Here a round runs everything once, in an order that moves on by one each round; a ratio is the median of the
-rounds' ratios, its 95 % interval a bootstrap over them.
+The speed of a machine changes within seconds (clocks, caches, neighbours), so two figures from two
+minutes are not comparable. Here a round runs everything once, in an order that rotates by one each
+round. A ratio is the median of the rounds' ratios; its 95 % interval is a bootstrap over them.
 
-    table = paired.compare({"usual": f, "ours": g}, rounds=30, clock="cpu")      # functions, in this process
-    table = paired.processes({"eager": ["w.py", "a"], "ours": ["w.py", "b"]})    # programs, a process each: `serve`
+    # functions, in this process
+    table = paired.compare({"usual": f, "ours": g}, rounds=30, clock="cpu")
+    # programs, a process each, which call `serve`
+    table = paired.processes({"eager": ["w.py", "a"], "ours": ["w.py", "b"]})
     paired.print_table(table)
     paired.print_goal(table, "ours", 25)
 
-Both clocks are always taken: "wall", and "cpu", the time that this process had on all cores together, which neighbours
-disturb less. Used by the other scripts of this folder, which time functions; `featherseg benchmark` times models.
+Both clocks are always read: "wall", and "cpu", this process' time on all cores together, which
+neighbours disturb less. The other scripts of this folder time functions with it; `featherseg
+benchmark` times models.
 """
 
 import argparse
@@ -54,8 +57,9 @@ class Ratio:
 class Table:
     """Times of F functions; the first is what the others are compared with.
 
-    wall_ms, cpu_ms (starts, rounds, F); memory_mib what each took, by name, where it was measured, and `memory` what
-    that is; facts whatever each process told of itself; machine says processor, threads, versions and load.
+    wall_ms, cpu_ms: (starts, rounds, F). memory_mib: memory by name, where it was measured, and
+    `memory` describes what was measured. facts: what each process reported about itself. machine:
+    processor, threads, versions and load.
     """
 
     names: tuple[str, ...]
@@ -78,13 +82,13 @@ class Table:
         return np.median(times, axis=(0, 1))
 
     def ratio(self, name: str, base: str | None = None) -> Ratio:
-        """How many times as fast `name` is as `base` (the first one): median of the rounds' ratios."""
+        """Return how many times as fast `name` is as `base` (the first): median of round ratios."""
         first = self.names.index(base) if base else 0
         return ratio(self.times_ms[..., first] / self.times_ms[..., self.names.index(name)])
 
 
 def ratio(rounds: np.ndarray) -> Ratio:
-    """Ratios (starts, rounds) -> their median and its percentile bootstrap interval: starts are drawn, then rounds."""
+    """Return the median of ratios (starts, rounds) and its bootstrap interval over both."""
     starts, count = rounds.shape
     rng = np.random.default_rng(0)
     start = rng.integers(starts, size=(REPLICATES, starts, 1))
@@ -101,9 +105,9 @@ def compare(
     clock: Clock = "cpu",
     memory: bool = False,
 ) -> Table:
-    """Time functions without arguments in this process; the first is the baseline. Warmed up before, results dropped.
+    """Time functions without arguments in this process after a warm-up; the first is the baseline.
 
-    memory: also measure what each takes on top of what the process held before, at its peak (`extra_mib`).
+    memory: also measure the peak of each on top of the process' memory before (`extra_mib`).
     """
     before = load_average()
     times = _take_turns({name: _timed(call) for name, call in functions.items()}, rounds)
@@ -118,11 +122,12 @@ def processes(
     starts: int = 1,
     environments: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Table:
-    """Time one process per variant, taking turns: each is `python *command`, a script that calls `serve`.
+    """Time one process per variant in turns: `python *command`, a script that calls `serve`.
 
-    All are started, then warmed up, then timed. starts: how often all are started anew; five or more show what a
-    start happens to change (addresses, pages). environments: what to add to a variant's environment. The memory of the
-    table is each process's peak, its Python and libraries included, the highest of its starts.
+    All are started, then warmed up, then timed. starts: how often all are started again; five or
+    more show the effect of what changes by chance at a start (addresses, pages). environments:
+    additions to a variant's environment. The memory in the table is the peak of each process with
+    Python and libraries, the highest of its starts.
     """
     before, environments = load_average(), environments or {}
     times, facts = [], {}
@@ -146,10 +151,10 @@ def processes(
 
 
 def serve(step: Callable[[], Any], facts: Mapping[str, Any] | None = None, passes: int = 1) -> None:
-    """The other side of `processes`: tell the facts, run `step` for every line that comes, tell the peak at the end.
+    """Answer `processes`: report facts, run `step` for every line read, report the peak at the end.
 
-    passes: so many a line, of which the medians are told: the first may find a core busy with what others left running.
-    Answers take a pipe of their own, so that a script may print what it likes.
+    passes: steps a line, of which the median is reported; the first may find its core still busy
+    with other work. Answers use a pipe of their own, so a script may print anything.
     """
     with os.fdopen(int(os.environ["PAIRED_ANSWERS"]), "w", buffering=1) as answers:
         print(json.dumps(dict(facts or {})), file=answers)
@@ -163,7 +168,7 @@ def serve(step: Callable[[], Any], facts: Mapping[str, Any] | None = None, passe
 
 
 def extra_mib(call: Callable[[], Any]) -> float:
-    """Peak memory of one call on top of what the process held before, in MiB, its result included (Linux)."""
+    """Return the peak memory of one call and its result in MiB on top of the process' (Linux)."""
     _give_back_freed_memory()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     held = resident_mib("VmRSS")
@@ -175,12 +180,12 @@ def extra_mib(call: Callable[[], Any]) -> float:
 
 def resident_mib(line: str) -> float:
     """Memory of this process: `VmRSS` now, `VmHWM` its peak (Linux)."""
-    found = dict(
+    status = dict(
         row.split(":", 1)
         for row in Path("/proc/self/status").read_text().splitlines()
         if ":" in row
     )
-    return int(found[line].split()[0]) / 1024
+    return int(status[line].split()[0]) / 1024
 
 
 def parser(
@@ -203,7 +208,7 @@ def parser(
 
 
 def print_table(table: Table, columns: Mapping[str, Sequence[str]] | None = None) -> None:
-    """p50 by both clocks, the ratio to the first with its interval, memory; then `columns` (heading -> F cells)."""
+    """Print p50 by both clocks, ratio with interval, memory, and `columns` (heading -> F cells)."""
     columns = columns or {}
     heads = ["", "wall ms", "cpu ms", f"times as fast ({table.clock})"]
     heads += [table.memory] * bool(table.memory_mib) + list(columns)
@@ -228,26 +233,26 @@ def print_table(table: Table, columns: Mapping[str, Sequence[str]] | None = None
 
 
 def print_goal(table: Table, name: str, at_least: float, base: str | None = None) -> bool:
-    """Say whether `name` is at least so many times as fast as `base` (the first); -> whether its whole interval is."""
-    found = table.ratio(name, base)
+    """Print whether `name` is `at_least` times as fast as `base`; return if its interval is too."""
+    reached = table.ratio(name, base)
     word = (
         "reached"
-        if found.low >= at_least
+        if reached.low >= at_least
         else "missed"
-        if found.high < at_least
+        if reached.high < at_least
         else "within the interval"
     )
-    print(f"goal {at_least:g}x for {name} vs {base or table.names[0]}: {found}: {word}")
-    return found.low >= at_least
+    print(f"goal {at_least:g}x for {name} vs {base or table.names[0]}: {reached}: {word}")
+    return reached.low >= at_least
 
 
 def write_json(file: Path, **tables: Table) -> None:
     """Everything that was measured, raw times included."""
-    found = {
+    facts = {
         name: {**asdict(t), "wall_ms": t.wall_ms.tolist(), "cpu_ms": t.cpu_ms.tolist()}
         for name, t in tables.items()
     }
-    file.write_text(json.dumps(found, indent=1, default=str) + "\n")
+    file.write_text(json.dumps(facts, indent=1, default=str) + "\n")
 
 
 def machine() -> str:
@@ -339,13 +344,13 @@ def _table(
     times: list[np.ndarray],
     clock: Clock,
     before: float | None,
-    **rest: Any,
+    **measured: Any,
 ) -> Table:
     wall, cpu = np.moveaxis(np.stack(times), -1, 0)  # (starts, rounds, F) each
     where = f"{machine()}; load {before or 0:.1f} before, {load_average() or 0:.1f} after"
     if np.median(wall / np.maximum(cpu, 1e-6)) > MOST_WAIT:
         where += f"; DISTURBED: wall time is over {MOST_WAIT} times the CPU time"
-    return Table(tuple(names), wall, np.maximum(cpu, 1e-6), clock, where, **rest)
+    return Table(tuple(names), wall, np.maximum(cpu, 1e-6), clock, where, **measured)
 
 
 def _give_back_freed_memory() -> None:

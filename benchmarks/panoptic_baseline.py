@@ -1,6 +1,8 @@
-"""Panoptic quality of a run beside that of its own classes alone, every class as one region: what the objects add.
+"""Compare a run's panoptic quality with that of its classes alone, one region per class.
 
 python benchmarks/panoptic_baseline.py RUN [--split test] [--data-root PATH]
+
+The difference is what the predicted objects add.
 """
 
 import argparse
@@ -26,12 +28,12 @@ def regions(mask: np.ndarray) -> Panoptic:
 
 
 def score(runtime: Runtime, data: SegmentationData) -> tuple[dict[str, Any], dict[str, Any]]:
-    """-> (with the objects that the model saw, with one region a class), as `PanopticQuality.compute` gives them."""
+    """Return `PanopticQuality.compute` with the model's objects and with one region per class."""
     objects, baseline = PanopticScorer(data), PanopticScorer(data)
     for index in range(len(data)):
         sample = data[index]
-        ((mask, found),) = predict_panoptic(runtime, sample.image[None])
-        objects.update(index, sample, found)
+        ((mask, segments),) = predict_panoptic(runtime, sample.image[None])
+        objects.update(index, sample, segments)
         baseline.update(index, sample, regions(mask))
     return objects.quality.compute(), baseline.quality.compute()
 
@@ -48,7 +50,8 @@ if __name__ == "__main__":
     data = open_dataset(run.recipe.data.name, arguments.split, arguments.data_root)
     rows = zip(("as predicted", "all stuff"), score(open_runtime(run), data), strict=True)
     print(f"{'PQ on ' + arguments.split + ', %':16}    all  things  stuff")
-    for name, found in rows:
+    for name, quality in rows:
         print(
-            f"{name:16} {100 * found['pq']:6.2f}  {100 * found['things']['pq']:6.2f} {100 * found['stuff']['pq']:6.2f}"
+            f"{name:16} {100 * quality['pq']:6.2f}  "
+            f"{100 * quality['things']['pq']:6.2f} {100 * quality['stuff']['pq']:6.2f}"
         )

@@ -1,16 +1,18 @@
-"""The papers' recipes at their real crop on generated images: memory, seconds a step, hours of the whole.
+"""Run the papers' recipes at their real crop on generated images: memory, step time, total hours.
 
     python benchmarks/paper_recipes.py [RECIPE ...] [--steps 3] [--batch 2] [--device cpu] [--files]
-    python benchmarks/paper_recipes.py --steps 50 --batch 0 --device cuda      # 0: the recipe's own batch
+    python benchmarks/paper_recipes.py --steps 50 --batch 0 --device cuda  # 0: the recipe's batch
     python benchmarks/paper_recipes.py --table
 
-Every setting is the recipe's but the batch and the number of steps; backbones start from random weights, and the
-images are noise with squares of every class, of the dataset's size, drawn in memory: nothing is decoded. --files: they
-are smooth JPEGs and PNG masks on the disk instead. A process for each. The first step and the one that validates are
-not timed. `waiting` is the share of the time in which the training waits for its loader. A loss that is no number ends
-a row with an error. Finished rows stand in tables/paper_recipes.jsonl; the same command does what is missing. Seconds
-are those of a GPU on the clock, or of one processor of a CPU. Hours are these times the steps of the whole recipe,
-times batches of this size in one of the recipe: nothing longer than the rows was run.
+Every setting is the recipe's except the batch and the number of steps. Backbones start from random
+weights. The images are noise with squares of every class, of the dataset's size, generated in
+memory without decoding; --files reads smooth JPEGs and PNG masks from disk instead. Each recipe
+runs in its own process. The first step and the validating step are not timed. `waiting` is the
+share of the time that the training waits for its loader. A loss that is not a number ends a row
+with an error. Finished rows are kept in tables/paper_recipes.jsonl; the same command does what is
+missing. Seconds are wall time on a GPU, processor time on a CPU. Hours are these seconds times the
+steps of the full recipe times the number of these batches in one of the recipe; no full training
+was run.
 """
 
 import argparse
@@ -56,7 +58,7 @@ DATA: dict[str, tuple[Size, int]] = {
 
 
 class Noise:
-    """So many images of a dataset's size and classes; every thing is one object. One image is kept, as its label is."""
+    """Images of a dataset's size and classes, one object per thing; one image and label is kept."""
 
     def __init__(self, data: str, count: int) -> None:
         facts, rng = dataset_facts(data), np.random.default_rng(0)
@@ -158,7 +160,7 @@ def serve(recipe: str, steps: int, batch: int, device: str, *, files: bool) -> N
 
     keep_freed_memory()
     data = parse_recipe(read_recipe(recipe)).data.name
-    # One epoch, so that the loader is not begun anew while steps are timed, and validated at its end
+    # One epoch with validation at its end, so that the loader does not restart between timed steps.
     changes = [f"train.steps={steps + 2}", f"train.batch_size={batch}", "model.pretrained=false"]
     changes += [f"train.device={device}", f"data.workers={min(8, len(os.sched_getaffinity(0)))}"]
     count, clock = batch * (steps + 2), Clock()
@@ -177,22 +179,22 @@ def serve(recipe: str, steps: int, batch: int, device: str, *, files: bool) -> N
     if not all(map(math.isfinite, clock.losses)):
         sys.exit(f"{recipe}: a loss is no number: {clock.losses}")
     on_gpu = device == "cuda"
-    found = {
+    facts = {
         "crop": crop,
         "precision": run.recipe.train.precision,
         "losses": [round(x, 4) for x in clock.losses],
     }
-    found |= {"seconds": round(float(seconds), 4), "processor_seconds": round(float(spent), 4)}
-    found |= {
+    facts |= {"seconds": round(float(seconds), 4), "processor_seconds": round(float(spent), 4)}
+    facts |= {
         "waiting": round((clock.waits[-2] - clock.waits[0]) / (clock.ends[-2] - clock.ends[0]), 3)
     }
-    found |= {"memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2) if on_gpu else memory}
-    found |= {"device": torch.cuda.get_device_name() if on_gpu else processor()["processor"]}
-    found |= {"threads": None if on_gpu else torch.get_num_threads()}
-    print(json.dumps(found))
+    facts |= {"memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2) if on_gpu else memory}
+    facts |= {"device": torch.cuda.get_device_name() if on_gpu else processor()["processor"]}
+    facts |= {"threads": None if on_gpu else torch.get_num_threads()}
+    print(json.dumps(facts))
 
 
-def whole(recipe: str, row: dict[str, Any]) -> tuple[int, float]:
+def full_cost(recipe: str, row: dict[str, Any]) -> tuple[int, float]:
     """(steps of the whole recipe, hours of them at the row's pace)."""
     settings, data = (
         parse_recipe(read_recipe(recipe)).train,
@@ -205,23 +207,25 @@ def whole(recipe: str, row: dict[str, Any]) -> tuple[int, float]:
 
 
 def step_seconds(row: dict[str, Any]) -> float:
-    """Of a GPU on the clock; of a CPU those of one processor, which other work beside it does not stretch."""
+    """Return wall time on a GPU, processor time on a CPU, which other work does not stretch."""
     return float(row["seconds" if row["threads"] is None else "processor_seconds"])
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """The rows in Markdown."""
     print(
-        "| recipe | crop | batch | steps | GB | s a step | waiting | the whole: steps, hours | where |"
+        "| recipe | crop | batch | steps | GB | s a step | waiting "
+        "| the whole: steps, hours | where |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for row in rows:
-        steps, hours = whole(row["recipe"], row)
+        steps, hours = full_cost(row["recipe"], row)
         where = row["device"] + ("" if row["threads"] is None else ", one processor")
         figures = f"{row['memory_gb']:.1f} | {step_seconds(row):.3g}"
         crop = "x".join(map(str, row["crop"]))
         print(
-            f"| {row['recipe']}{', from files' * row['files']} | {crop} | {row['batch']} of {row['whole_batch']} | "
+            f"| {row['recipe']}{', from files' * row['files']} | {crop} "
+            f"| {row['batch']} of {row['whole_batch']} | "
             f"{row['steps']} | {figures} | "
             f"{row['waiting']:.0%} | {steps:,}, {hours:,.0f} | {where}, {row['precision']} |"
         )
@@ -270,8 +274,8 @@ def main() -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode:
             sys.exit(f"{recipe}: ended with {done.returncode}")
-        found = json.loads(done.stdout.splitlines()[-1])
-        append_line(asked.out, {**key, "whole_batch": own, **found, "commit": commit()})
+        facts = json.loads(done.stdout.splitlines()[-1])
+        append_line(asked.out, {**key, "whole_batch": own, **facts, "commit": commit()})
     print_table(read_lines(asked.out))
 
 

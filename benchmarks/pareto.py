@@ -1,17 +1,20 @@
-"""The front of our light models: test mIoU after equal minutes of one core against the latency of each file.
+"""Plot the Pareto front of our light models: test mIoU after equal minutes against latency.
 
-    python benchmarks/pareto.py DATASET... [--data-root PATH] --files         # export one run of each, score int8
-    python benchmarks/pareto.py DATASET... [--data-root PATH] --latencies     # time models; nothing else may run
-    python benchmarks/pareto.py DATASET... [--data-root PATH] [--rows FILE] [--draw docs/front] [--mark]
+    python benchmarks/pareto.py DATASET... [--data-root PATH] --files      # export, score int8
+    python benchmarks/pareto.py DATASET... [--data-root PATH] --latencies  # time; run nothing else
+    python benchmarks/pareto.py DATASET... [--data-root PATH] [--rows FILE] [--draw docs/front]
+                                [--mark]
 
-The models are those that against_ultralytics.py trained from ImageNet weights, and the peers; its --out holds their
-runs, its --rows their scores. A latency is from a decoded image of the dataset's usual size to its mask, taken in turns
-with the others' (PASSES a turn, each model in a process of its own), on one core and on all; it needs no trained
-weights. It may be of another processor than the scores: both are named, and --draw takes the latencies of the one that
-most runs are of. An int8 file's score is its model's less what the file of one run lost, of the first seed that lies
-here; files of which that is not known are left out. Rows stand in tables/front_files.jsonl and front_latency.jsonl; the
-same command does what is missing. --mark rewrites what `featherseg models` marks: the means of ours at scale 1 with
-three seeds or more of every DATASET that is named.
+The models are those that against_ultralytics.py trained from ImageNet weights, and the peers: its
+--out contains their runs, its --rows their scores after the same minutes of one core. --files
+exports one run of each. A latency is from a decoded image of the dataset's usual size to its mask,
+timed in turns (PASSES a turn, each model in its own process), on one core and on all; it needs no
+trained weights. It may be of another processor than the scores: both are named, and --draw uses the
+latencies of the processor that most runs are of. The score of an int8 file is its model's score
+minus the loss of one run's file, that of the first seed found here; files without this figure are
+skipped. Rows are kept in tables/front_files.jsonl and front_latency.jsonl; the same command does
+what is missing. --mark rewrites what `featherseg models` marks: the means of our models at scale 1
+that have at least three seeds on every named DATASET.
 """
 
 import argparse
@@ -59,9 +62,9 @@ ROUNDS, PASSES = 6, 30
 
 
 def write_files(bench: Bench, source: Source, table: Path) -> None:
-    """A run of each model in every format, proved as `featherseg export` does; a row of what its int8 files score.
+    """Export a run of each model to every format with its check, and score its int8 files.
 
-    A model without a run under --out is named, and left for the machine that has one.
+    A model without a run under --out is named and skipped; the machine that has one must do it.
     """
     test, done = (
         source.open("test"),
@@ -105,10 +108,10 @@ def write_files(bench: Bench, source: Source, table: Path) -> None:
 
 
 def time_models(bench: Bench, source: Source, threads: int, table: Path) -> None:
-    """Every model of both sides that has no row with so many threads, untrained, those of one format in turns.
+    """Time every untrained model without a row for this thread count, in turns by format.
 
-    Each has a process and many passes a turn: behind its last pass a runtime's idle threads keep a core busy for a
-    while, which the next model lacks (docs/log.md).
+    Each has a process and many passes a turn, because a runtime's idle threads keep a core busy for
+    a while after its last pass, which slows the next model (docs/log.md).
     """
     train = source.open("train")
     size, image = typical_size(source.open("test")), source.open("test")[0].image
@@ -156,17 +159,15 @@ def time_models(bench: Bench, source: Source, threads: int, table: Path) -> None
             timed = paired.processes(commands, ROUNDS)
         print(f"{source.label}, {format}")
         paired.print_table(timed)
-        found = zip(
-            wanted, timed.p50_ms("wall").tolist(), timed.p50_ms("cpu").tolist(), strict=True
-        )
-        for name, wall, cpu in found:
+        p50s = zip(wanted, timed.p50_ms("wall").tolist(), timed.p50_ms("cpu").tolist(), strict=True)
+        for name, wall, cpu in p50s:
             if (name, format) not in done:
                 times = {"p50_ms": round(wall, 3), "processor_ms": round(cpu, 3)}
                 append_line(table, key | {"model": name, "format": format} | times | made())
 
 
 def serve(file: str, image: str, threads: str, runtime: str) -> None:
-    """One process of `time_models`: the image to its mask whenever asked. runtime: of a peer's file, else empty."""
+    """Serve `time_models`: predict a mask when asked. runtime: a peer file's, else empty."""
     torch.set_num_threads(int(threads))
     mask_of = (
         both.read_peer(Path(file), runtime) if runtime else featherseg.Predictor(file, device="cpu")
@@ -200,9 +201,11 @@ def made() -> dict[str, Any]:
 
 
 def print_front(label: str, minutes: float, table: Path, draw: Path | None) -> None:
-    """By threads and format milliseconds and mIoU, the front marked; in fp32 each less the best of the cheaper ones."""
-    found = both.read_table(label, minutes, table)
-    rows = {name: same for (name, pretrained), same in found.items() if pretrained or name in PEERS}
+    """Print ms and mIoU by threads and format; mark the front; compare fp32 with cheaper models."""
+    by_side = both.read_table(label, minutes, table)
+    rows = {
+        name: same for (name, pretrained), same in by_side.items() if pretrained or name in PEERS
+    }
     trained = Counter(row["processor"] for same in rows.values() for row in same.values())
     lost = {
         row["model"]: row
@@ -229,14 +232,17 @@ def print_front(label: str, minutes: float, table: Path, draw: Path | None) -> N
             continue
         front, best = pareto_front(points), None
         print(f"\n{label}, {format}, threads: {threads}, {processor}, {size}")
-        told = ", ".join(f"{count} on {name}" for name, count in trained.most_common())
-        print(f"ms, mIoU after {minutes:g} minutes (runs: {told}), * on the front")
+        runs = ", ".join(f"{count} on {name}" for name, count in trained.most_common())
+        print(f"ms, mIoU after {minutes:g} minutes (runs: {runs}), * on the front")
         for point in sorted(points, key=lambda point: point.cost):
-            told = f"{'*' if point in front else ' '} {point.name:24} {point.cost:7.1f} {100 * point.miou:6.2f}"
+            line = (
+                f"{'*' if point in front else ' '} {point.name:24} {point.cost:7.1f} "
+                f"{100 * point.miou:6.2f}"
+            )
             if best and not EXPORTERS[format].quantised:
                 for gain in both.compare_sides(rows[best.name], [rows[point.name]], table):
-                    told += f"   less {best.name}: {plain.told(gain)}"
-            print(told)
+                    line += f"   less {best.name}: {plain.format_difference(gain)}"
+            print(line)
             best = point if best is None or point.miou > best.miou else best
         if draw and (threads, format, processor) == ("1", FORMATS[0], trained.most_common(1)[0][0]):
             write_text(Path(f"{draw}-{label}.svg"), front_svg(points, LATENCY))
@@ -244,17 +250,18 @@ def print_front(label: str, minutes: float, table: Path, draw: Path | None) -> N
 
 def mark_front(labels: Sequence[str], minutes: float, table: Path, path: Path) -> None:
     """Rewrite costs/scores.json by the table of against_ultralytics.py."""
-    found = {label: both.read_table(label, minutes, table) for label in labels}
+    by_label = {label: both.read_table(label, minutes, table) for label in labels}
     complete = [
-        {n for (n, weights), own in of.items() if weights and len(own) >= MIN_RUNS}
-        for of in found.values()
+        {n for (n, weights), own in by_side.items() if weights and len(own) >= MIN_RUNS}
+        for by_side in by_label.values()
     ]
     names = {name for name in set.intersection(*complete) if both.split_name(name)[1] == 1}
     miou = {
         label: {
-            n: round(float(np.mean(both.scores_of(of[n, True]))) / 100, 6) for n in sorted(names)
+            n: round(float(np.mean(both.scores_of(by_side[n, True]))) / 100, 6)
+            for n in sorted(names)
         }
-        for label, of in found.items()
+        for label, by_side in by_label.items()
     }
     write_json(path, {"minutes": minutes, "seeds": MIN_RUNS, "miou": miou})
 
@@ -284,7 +291,8 @@ def main() -> None:
         count := usable_cores(),
     ):  # runtimes take as many threads as they find cores
         parser.error(
-            f"--threads {asked.threads}: this process may use {count} cores. Leave it out, or taskset."
+            f"--threads {asked.threads}: this process may use {count} cores. "
+            "Leave the option out, or use taskset."
         )
     if (
         asked.latencies and asked.threads is None

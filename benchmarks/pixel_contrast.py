@@ -1,12 +1,13 @@
-"""Pixel contrast, forward and backward: ours beside the usual loop over images and classes, which is the oracle too.
+"""Time pixel contrast, forward and backward: ours and the usual loop, which is also the oracle.
 
     python benchmarks/pixel_contrast.py [--rounds 15] [--threads 1] [--json FILE]
 
-4 images of 1024x1024 with 19 classes, maps at 1/4 (256x256) of 128 channels, 1024 samples and 100 views at most.
-Two rows of each layout of the maps: "embedded", where both begin at a map that is embedded and of unit length already,
-and "features", where both begin at the features: the usual form embeds the whole map, ours the drawn pixels. In the
-timed runs each draws its own pixels, equally many; for the differences both get the same. Both run in one process,
-so under one setting of malloc: ours by default, the system's with FEATHERSEG_ALLOCATOR=off.
+4 images of 1024x1024 with 19 classes, maps at 1/4 (256x256) of 128 channels, at most 1024 samples
+and 100 views. The usual form loops over images and classes. Each layout of the maps has two rows:
+"embedded", where both start from a map that is embedded and has unit length, and "features", where
+the usual form embeds the whole map and ours only the drawn pixels. In timed runs each side draws
+its own pixels, equally many; for the differences both get the same pixels. Both run in one process
+with one setting of malloc: ours by default, the system's with FEATHERSEG_ALLOCATOR=off.
 """
 
 import paired
@@ -28,7 +29,7 @@ Drawn = list[tuple[int, int, Tensor]]
 
 
 def usual_draw(labels: Tensor, predicted: Tensor) -> Drawn:
-    """labels, predicted (B, h, w): equally many of each class of each image with enough of it, half of them wrong."""
+    """Draw pixels from labels, predicted (B, h, w): as many per class and image, half wrong."""
     pairs = [
         (i, int(c))
         for i, one in enumerate(labels)
@@ -49,7 +50,7 @@ def usual_draw(labels: Tensor, predicted: Tensor) -> Drawn:
 
 
 def usual_loss(embedded: Tensor, drawn: Drawn) -> Tensor:
-    """Eq. 6 of a map (B, D, h, w): a gather for every class of every image, masks and exponents written out."""
+    """Return Eq. 6 for a map (B, D, h, w) by a gather per image and class, all written out."""
     flat = embedded.permute(0, 2, 3, 1).flatten(1, 2)  # (B, h w, D)
     anchors = torch.cat([flat[image, positions] for image, _, positions in drawn])  # (M, D)
     classes = torch.cat([torch.full((len(positions),), cls) for _, cls, positions in drawn])[
@@ -73,7 +74,7 @@ def usual(embedded: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def ours_draw(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The pixels that `PixelContrast` draws: (positions in the flattened batch (M,), their classes (M,))."""
+    """Return `PixelContrast`'s pixels: (positions in the flattened batch, classes), each (M,)."""
     small = F.interpolate(labels[:, None].float(), size=logits.shape[2:], mode="nearest")[
         :, 0
     ].long()
@@ -99,7 +100,7 @@ def as_drawn(index: Tensor, classes: Tensor, pixels: int) -> Drawn:
 
 
 def scene(layout: torch.memory_format) -> tuple[Tensor, Tensor, Tensor]:
-    """Features (4, 128, 256, 256), logits (4, 19, 256, 256), right for most pixels, and labels in blocks of 64."""
+    """Return features (4, 128, 256, 256), logits (4, 19, 256, 256), mostly right, and labels."""
     torch.manual_seed(0)
     blocks = torch.randint(0, CLASSES, (4, 16, 16))
     labels = blocks.repeat_interleave(64, 1).repeat_interleave(64, 2)  # (4, 1024, 1024)
@@ -129,13 +130,16 @@ def check_same(loss: PixelContrast, features: Tensor, logits: Tensor, labels: Te
         for xs in ([a - b for a, b in pairs], [b for _, b in pairs])
     )
     print(
-        f"{sum(len(d) for _, _, d in drawn)} samples of {len(drawn)} classes of images; the same for both:"
+        f"{sum(len(d) for _, _, d in drawn)} samples of {len(drawn)} classes of images; "
+        "the same for both:"
     )
     print(
-        f"  loss {value.item():.6f}, usual {expected.item():.6f}; gradients differ by {apart:.1e} at most"
+        f"  loss {value.item():.6f}, usual {expected.item():.6f}; "
+        f"gradients differ by {apart:.1e} at most"
     )
     print(
-        f"  (the largest gradient is {largest:.1e}): {'reached' if apart <= GRADIENT_GOAL else 'MISSED'}"
+        f"  (the largest gradient is {largest:.1e}): "
+        f"{'reached' if apart <= GRADIENT_GOAL else 'MISSED'}"
     )
 
 
@@ -164,7 +168,7 @@ def main() -> None:
             "embedded": {"usual": step(usual, embedded), "ours": step(ours, embedded)},
             "features": {
                 "usual": step(
-                    lambda x, *rest, loss=loss: usual(whole_map(loss, x), *rest), features
+                    lambda x, *inputs, loss=loss: usual(whole_map(loss, x), *inputs), features
                 ),
                 "ours": step(loss, features),
             },

@@ -2,10 +2,11 @@
 
     python benchmarks/pixel_to_region.py [--rounds 30] [--threads 1] [--json FILE]
 
-The usual code unfolds windows of keys and values (einsum, softmax). Ours are `models.rsp.PixelToRegion`, block by
-block, as it is exported, and the kernel, compiled and in numpy (what runs without a compiler). The maps are those
-of rsp-lite0's levels at 512x1024 in channels-last, 64 channels, 8 heads, windows of 5 x 5 cells; convolutions before
-and after are left out. The allocator setting is on, as in our own programs.
+The usual code unfolds windows of keys and values (einsum, softmax). Ours are
+`models.rsp.PixelToRegion`, block by block, as it is exported, and the kernel, compiled and in numpy
+(which runs without a compiler). The maps are those of rsp-lite0's levels at 512x1024 in
+channels-last, 64 channels, 8 heads, windows of 5 x 5 cells, without the convolutions before and
+after. The allocator setting is on, as in our own programs.
 """
 
 from collections.abc import Callable

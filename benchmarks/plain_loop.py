@@ -1,12 +1,14 @@
-"""The PyTorch loop that a competent user writes in an hour: the opponent in against_plain.py, which starts it.
+"""Train with the PyTorch loop a competent user writes in an hour: the opponent in against_plain.py.
 
-    python benchmarks/plain_loop.py OUT --data NAME-OR-TOML [--data-root PATH] --minutes 15 [--settings JSON]
+    python benchmarks/plain_loop.py OUT --data NAME-OR-TOML [--data-root PATH] --minutes 15
+                                    [--settings JSON]
 
-U-Net decoder, cross-entropy on the upsampled logits, AdamW, flip and random scale with crop, bf16 autocast where it is
-faster, channels-last, decoded images kept in memory, no validation. Ends when its minutes, start and reading included,
-are over, and keeps the last weights. The backbone is featherseg's module with the same ImageNet weights, so it has the
-compiled depthwise and norm kernels, which the usual packages lack; images and labels come from featherseg's readers.
-Everything else is torch.
+U-Net decoder, cross-entropy on the upsampled logits, AdamW, flip and random scale with crop, bf16
+autocast where it is faster, channels-last, decoded images kept in memory, no validation. Training
+ends after the minutes, start and reading included, and keeps the last weights. The backbone is
+featherseg's module with the same ImageNet weights, so it has the compiled depthwise and norm
+kernels, which the usual packages lack. Images and labels come from featherseg's readers. Everything
+else is torch.
 """
 
 import argparse
@@ -40,7 +42,7 @@ TRIAL = (False, False, False, True, True, True)
 
 @dataclass(frozen=True)
 class Settings:
-    """What is tuned. length: share of the minutes that is used; class_weights "median": median frequency."""
+    """Tuned settings; length: share of the minutes used; class_weights "median": by frequency."""
 
     lr: float = 1e-3
     area: Literal["crop", "whole"] = "crop"
@@ -84,7 +86,7 @@ class UNet(nn.Module):
 
 
 class Crops:
-    """Batches of random crops, each image once an epoch, drawn in this process: another would share the core."""
+    """Batches of random crops, each image once an epoch; workers would only share the core."""
 
     def __init__(self, data: SegmentationData, settings: Settings, seed: int) -> None:
         self.data, self.rng = data, np.random.default_rng(seed)
@@ -99,11 +101,11 @@ class Crops:
         if index in self.kept:
             return self.kept[index]
         sample = self.data[index]
-        found = torch.from_numpy(sample.image).permute(2, 0, 1), torch.from_numpy(sample.label)
+        decoded = torch.from_numpy(sample.image).permute(2, 0, 1), torch.from_numpy(sample.label)
         self.bytes += sample.image.nbytes + sample.label.nbytes
         if self.bytes < KEPT_BYTES:
-            self.kept[index] = found
-        return found
+            self.kept[index] = decoded
+        return decoded
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
         """Images (B, C, h, w) float and labels (B, h, w) int64."""
@@ -117,7 +119,7 @@ class Crops:
         return images, torch.stack([label for _, label in crops])
 
     def crop(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut the window that becomes the crop, resize that alone, pad what is missing, flip every other one."""
+        """Cut the crop's window, resize and pad it, and flip it in half of the cases."""
         (height, width), scale = self.size, self.rng.uniform(*SCALES)
         rows, columns = (
             min(label.shape[0], round(height / scale)),
@@ -137,7 +139,7 @@ class Crops:
 
 
 def median_weights(data: SegmentationData) -> Tensor:
-    """Median frequency balancing: the median of the classes' shares over each one's, (K,); 0 for one that is absent."""
+    """Return median frequency balancing weights (K,): median share / class share, 0 if absent."""
     counts = sum(
         np.bincount(data.label(i).ravel(), minlength=256)[: len(data.classes)]
         for i in range(len(data))
@@ -162,7 +164,7 @@ def train(
     began: float,
     pretrained: bool = True,
 ) -> tuple[UNet, dict[str, object]]:
-    """Train until `seconds` after `began` (time.time()); -> the model and {steps, precision, losses of all steps}."""
+    """Train until `seconds` after `began` (time.time()); return the model and facts of the run."""
     torch.manual_seed(seed)
     model = (
         UNet(len(data.classes), data.channels, pretrained)

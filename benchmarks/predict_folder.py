@@ -1,13 +1,13 @@
-"""Which share of the processor time of `featherseg predict RUN FOLDER` is the work itself, and what its start takes.
+"""Measure the share of the work in the processor time of `featherseg predict RUN FOLDER`.
 
 python benchmarks/predict_folder.py RUN FOLDER [ROUNDS] [IMAGES]
 
-The work is to decode every image, to run the model up to the mask, and to encode that as PNG: timed image by image in
-one process, after one to warm up. Against it stands all that the command takes from its start to its end (user and
-system, all threads), with masks alone and with colours and overlays. The start is the command with a single image,
-less the work of one image and less `import torch`. One thread computes; all take turns, a process each, and the median
-is printed with the least and the most of the rounds. BEFORE=/path/to/src has the same command of an earlier state take
-turns too.
+The work is to decode every image, to run the model up to the mask, and to encode the mask as PNG,
+timed image by image in one process after one warm-up image. It is compared with the time of the
+command from start to end (user and system, all threads), with masks alone and with colours and
+overlays. The start-up time is the command with a single image, minus the work of one image and
+minus `import torch`. One thread computes. All take turns, a process each; the median is printed
+with the lowest and the highest round. BEFORE=/path/to/src adds the command of an earlier state.
 """
 
 import json
@@ -50,7 +50,7 @@ def work(run: str, files: list[str]) -> None:
 
 
 def run_python(arguments: list[str], source: str | None = None) -> tuple[float, float, str]:
-    """Processor and wall seconds of a process of Python with one thread to compute, and what it prints."""
+    """Run Python with one computing thread; return processor seconds, wall seconds and output."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"} | (
         {"PYTHONPATH": source} if source else {}
     )

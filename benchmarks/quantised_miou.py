@@ -1,13 +1,14 @@
-"""What a run's exported files lose and gain: mIoU of each file beside its model's, and the speed of that same file.
+"""Score a run's exported files beside its model, and time the same files.
 
-    python benchmarks/quantised_miou.py RUN [--split test] [--data-root PATH] [--threads 2] [--json FILE]
+    python benchmarks/quantised_miou.py RUN [--split test] [--data-root PATH] [--threads 2]
+                                        [--json FILE]
 
-RUN/export/ must hold the files: featherseg export RUN --format openvino-int8,onnx-int8. Scored at the size that the
-run was validated at, on full-resolution labels. "difference" is file less model in points of mIoU with its 95 %
-interval: whole sequences are drawn again, or blocks of consecutive images where there are too few. Each file is opened
-once, scored, and then timed against the plain model in eager torch, on one image of the data at the size the
-model sees: the file whose speed is claimed is the file whose mIoU is measured; its sha256 stands beside it. Times need
-a quiet machine, scores do not: --rounds 0 leaves the times out.
+RUN/export/ must contain the files: featherseg export RUN --format openvino-int8,onnx-int8. They are
+scored at the run's validation size on full-resolution labels. "difference" is file minus model in
+points of mIoU with its 95 % interval over whole sequences, or over blocks of consecutive images if
+there are too few sequences. Each file is opened once, scored, and then timed against the plain
+model in eager torch on one image at the model's input size, so speed and mIoU are of the same file;
+its sha256 is printed. Times need a quiet machine; --rounds 0 skips them.
 """
 
 import argparse
@@ -63,17 +64,18 @@ def runtimes_of(run: Run) -> dict[str, Runtime]:
             print(f"{target}: {file}, sha256 {sha256(file)}")
         else:
             print(
-                f"{target}: no {file}. Write it with: featherseg export {run.path} --format {target}"
+                f"{target}: no {file}. "
+                f"Write it with: featherseg export {run.path} --format {target}"
             )
     return runtimes
 
 
 def sha256(file: Path) -> str:
     """Of a file and of those that belong to it, as an .xml has its .bin."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for part in sorted({file, *file.parent.glob(f"{file.stem}.bin")}):
-        found.update(part.read_bytes())
-    return found.hexdigest()
+        digest.update(part.read_bytes())
+    return digest.hexdigest()
 
 
 def score(runtimes: dict[str, Runtime], data: SegmentationData) -> dict[str, Scores]:
@@ -136,9 +138,10 @@ def print_scores(scores: dict[str, Scores], data: SegmentationData) -> dict[str,
     """mIoU in % of each, and its difference from the model's; -> the same as plain values."""
     units, base = clusters_of(data.keys), scores["model"]
     print(
-        f"\n{data.name}, {base.images} images; {units.description}\n{'model':14} {100 * base.miou:6.2f}"
+        f"\n{data.name}, {base.images} images; {units.description}\n"
+        f"{'model':14} {100 * base.miou:6.2f}"
     )
-    found: dict[str, Any] = {"model": {"miou": base.miou}}
+    report: dict[str, Any] = {"model": {"miou": base.miou}}
     for name, one in scores.items():
         if name == "model":
             continue
@@ -146,16 +149,17 @@ def print_scores(scores: dict[str, Scores], data: SegmentationData) -> dict[str,
         value, low, high = (
             100 * x for x in (difference.miou.value, difference.miou.low, difference.miou.high)
         )
-        told = verdict(name, difference)
+        verdict_text = verdict(name, difference)
         print(
-            f"{name:14} {100 * one.miou:6.2f}  difference {value:+.2f} ({low:+.2f} to {high:+.2f}): {told}"
+            f"{name:14} {100 * one.miou:6.2f}  "
+            f"difference {value:+.2f} ({low:+.2f} to {high:+.2f}): {verdict_text}"
         )
-        found[name] = {
+        report[name] = {
             "miou": one.miou,
             "points": [number(x) for x in (value, low, high)],
-            "verdict": told,
+            "verdict": verdict_text,
         }
-    return found
+    return report
 
 
 def main(given: argparse.Namespace) -> None:
@@ -166,14 +170,14 @@ def main(given: argparse.Namespace) -> None:
     log_evaluation(
         run, data, given.split, own_settings(runtimes["model"]), scores["model"]
     )  # a look is counted
-    found = print_scores(scores, data)
+    report = print_scores(scores, data)
     if given.rounds:
         table = time_files(run, runtimes, data, given)
         paired.print_table(table)
-        found["p50_ms"] = dict(zip(table.names, np.round(table.p50_ms(), 3).tolist(), strict=True))
-        found["machine"] = table.machine
+        report["p50_ms"] = dict(zip(table.names, np.round(table.p50_ms(), 3).tolist(), strict=True))
+        report["machine"] = table.machine
     if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+        given.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""What single changes of the training recipe are worth, under a short protocol on CamVid and NEU-Seg.
+"""Measure single changes of the training recipe under a short protocol on CamVid and NEU-Seg.
 
-    python benchmarks/recipe_changes.py --data-root PATH/camvid --neu-root PATH/neu --out runs/changes [--light]
+    python benchmarks/recipe_changes.py --data-root PATH/camvid --neu-root PATH/neu \\
+        --out runs/changes [--light]
     python benchmarks/recipe_changes.py --out runs/changes --table
 
-CamVid: the short protocol of benchmarks/ablations.py. NEU-Seg: 750 steps of eight whole images of 200x200, on the lists
-of benchmarks/neu_seg.py. The recipes are those in screened/, the shipped ones before any change; with --light that of
-frm-lite0-light behind the first changes, on NEU-Seg for 1,000 steps. All are scored on their dev images, by the last
-weights. Each change alone stands against the recipe as it is. A finished run appends its
-row to tables/recipe_changes.jsonl, the pixels of its dev images to counts/ there, and what has a row is not trained
-again; kill it at any time. One seed screens (--seeds 0), three decide (--seeds 0 1 2): --table prints the differences
-of pairs of seeds, with intervals over images and seeds, corrected for the number of changes.
+CamVid uses the short protocol of benchmarks/ablations.py. NEU-Seg uses 750 steps of eight whole
+images of 200x200, on the lists of benchmarks/neu_seg.py. The recipes are those in screened/, the
+shipped ones before any change; --light uses that of frm-lite0-light after the first changes, on
+NEU-Seg for 1,000 steps. The last weights are scored on dev images. Each change is compared alone
+with the unchanged recipe. A finished run appends its row to tables/recipe_changes.jsonl and the
+pixel counts of its dev images to counts/ there. A run with a row is not trained again; the script
+can be killed at any time. One seed screens (--seeds 0), three decide (--seeds 0 1 2). --table
+prints the differences of pairs of seeds, with intervals over images and seeds, corrected for the
+number of changes.
 """
 
 import argparse
@@ -136,7 +139,7 @@ def counts_of(run: Run, table: Path) -> Path:
 
 
 def finished(table: Path) -> dict[Run, dict[str, Any]]:
-    """The rows of runs by the settings that they would have today; one of other settings, as a shorter one, is none."""
+    """Return the rows whose settings are those the run would have today; others are ignored."""
     rows = [json.loads(line) for line in table.read_text().splitlines()] if table.exists() else []
     known = [((row["dataset"], row["change"], row["seed"]), row) for row in rows]
     return {
@@ -147,7 +150,7 @@ def finished(table: Path) -> dict[Run, dict[str, Any]]:
 def train_missing(
     runs: list[Run], data: Mapping[str, tuple[str, ...]], out: Path, table: Path, jobs: int
 ) -> None:
-    """Train, score and write down every run without a row; a run that fails is told and stays missing."""
+    """Train, score and record every run without a row; a failed run is named and stays missing."""
     commit, lock = commit_of_source(), Lock()
 
     def one(run: Run) -> None:
@@ -209,28 +212,29 @@ def print_tables(datasets: list[str], seeds: list[int], table: Path) -> None:
     """A table a dataset: the changes of which all seeds have been trained."""
     done = finished(table)
     for dataset in datasets:
-        whole = [
+        changes = [
             change for change in CHANGES if all((dataset, change, seed) in done for seed in seeds)
         ]
         print(f"\n{dataset}, seeds {', '.join(map(str, seeds))}")
-        files = {c: [counts_of((dataset, c, seed), table) for seed in seeds] for c in whole}
-        counted = [c for c in whole if all(file.exists() for file in files[c])]
+        files = {c: [counts_of((dataset, c, seed), table) for seed in seeds] for c in changes}
+        counted = [c for c in changes if all(file.exists() for file in files[c])]
         if len(seeds) >= 3 and BASE in counted and len(counted) > 1:
             counts = {c: np.stack([np.load(file)["counts"] for file in files[c]]) for c in counted}
             print_table(counts, np.load(files[BASE][0])["keys"].tolist())
         else:
             counted = []
-        for change in whole:
+        for change in changes:
             if change not in counted:
                 scores = [done[dataset, change, seed]["score"] for seed in seeds]
                 base = (
                     [done[dataset, BASE, seed]["score"] for seed in seeds]
-                    if BASE in whole
+                    if BASE in changes
                     else scores
                 )
-                told = f"  {np.mean(scores) - np.mean(base):+.2f} points, no interval"
+                effect = f"  {np.mean(scores) - np.mean(base):+.2f} points, no interval"
                 print(
-                    f"{change:25} {np.mean(scores):6.2f}  {'  '.join(f'{v:5.2f}' for v in scores):20}{told}"
+                    f"{change:25} {np.mean(scores):6.2f}  "
+                    f"{'  '.join(f'{v:5.2f}' for v in scores):20}{effect}"
                 )
 
 

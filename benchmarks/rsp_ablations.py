@@ -1,9 +1,10 @@
-"""What RSP's relation is worth under the short protocol, on CamVid with rsp-lite0: trains what is missing, one table.
+"""Train the missing ablations of RSP's relation on CamVid with rsp-lite0 and print one table.
 
     python benchmarks/rsp_ablations.py --data-root PATH/camvid --out runs/rsp-ablations [--jobs 2]
 
-The first row is rsp-lite0 as it comes; "concat" and "sum" are what the paper argues against, on the same pyramid.
-benchmarks/ablations.py says what the short protocol is. Kill it at any time: it goes on where it was.
+The first row is the shipped rsp-lite0; "concat" and "sum", on the same pyramid, are what the paper
+argues against. benchmarks/ablations.py describes the short protocol. The script can be killed at
+any time; the same command continues.
 """
 
 from ablations import ablate

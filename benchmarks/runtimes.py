@@ -1,17 +1,20 @@
-"""Whole models in every runtime, a process each, taking turns: time, ratio, peak memory, and how far the logits are.
+"""Time whole models in every runtime in turns: time, ratio, peak memory, difference of the logits.
 
     python benchmarks/runtimes.py frm-van-s --size 512x1024 --threads 2
     python benchmarks/runtimes.py cgrseg-t --size 512x512 --threads 2
-    python benchmarks/runtimes.py RUN --size 512x1024 --threads 2      # a run, and the files in RUN/export/
+    python benchmarks/runtimes.py RUN --size 512x1024 --threads 2   # a run, and its RUN/export/
 
-A name of the catalogue is a model of 19 classes with random weights; its files are written for the occasion, int8
-calibrated on noise: speed only. A run's files are those that `featherseg export` wrote, so that what is timed here is
-what benchmarks/quantised_miou.py scores.
-What is timed is one forward on one image, up to logits at the model's stride. The first row is plain eager torch
-with the system's malloc; "eager+" is eager with our malloc setting and channels-last, the fairer baseline. Rows of ONNX
-Runtime and OpenVINO load no torch into their process, except "featherseg", which opens the file as our commands do.
-"apart" is the largest difference of logits to plain eager as a share of their range, "same" the share of positions with
-the same class, on noise: for a trained model's mIoU see benchmarks/quantised_miou.py.
+A name from the catalogue is a model of 19 classes with random weights. Its files are exported for
+the occasion, int8 calibrated on noise, for speed only. A run's files are those that `featherseg
+export` wrote, which benchmarks/quantised_miou.py scores.
+
+Each row is a process. The timed step is one forward on one image, up to logits at the model's
+stride. The first row is plain eager torch with the system's malloc; "eager+" is eager with our
+malloc setting and channels-last, the fairer baseline. Rows of ONNX Runtime and OpenVINO load no
+torch into their process, except "featherseg", which opens the file as our commands do. "apart" is
+the largest difference of the logits from plain eager as a share of their range. "same" is the share
+of positions with the same class on noise. benchmarks/quantised_miou.py gives the mIoU of trained
+models.
 """
 
 import argparse
@@ -108,7 +111,7 @@ def onnx_step(row: str, source: str, images: np.ndarray, threads: int) -> Step:
 
 
 def openvino_step(row: str, source: str, images: np.ndarray, threads: int) -> Step:
-    """A file in OpenVINO, by its runtime's precision: fp32, but bf16 for what an int8 file leaves out of int8."""
+    """Open a file in OpenVINO in fp32, or in bf16 for the layers of an int8 file outside int8."""
     import openvino
 
     precision = "f32" if row == "OpenVINO fp32" else "bf16"
@@ -141,7 +144,7 @@ STEPS = {
 
 
 def serve(row: str, source: str, size: str, threads: str, answer: str) -> None:
-    """One process: opens its model, writes its logits to `answer`, then takes a step whenever asked."""
+    """Open the model, write its logits to `answer`, then take a step whenever asked."""
     if row != "eager":
         from featherseg.core.allocator import keep_freed_memory  # loads no torch
 
@@ -162,7 +165,7 @@ def parse_size(text: str) -> tuple[int, int]:
 def write_files(
     name: str, folder: Path, targets: list[str], size: tuple[int, int]
 ) -> dict[str, Path]:
-    """Export a model with random weights; -> target -> its file. int8 is calibrated on ten images of noise."""
+    """Export a model with random weights; return {target: file}. int8 uses ten images of noise."""
     import torch
 
     from featherseg.core.types import ClassInfo
@@ -196,7 +199,8 @@ def files_of(run: Path, targets: list[str]) -> dict[str, Path]:
     for target, file in files.items():
         if not file.exists():
             print(
-                f"no {file}: its rows are left out. Write it with: featherseg export {run} --format {target}"
+                f"no {file}: its rows are skipped. "
+                f"Write it with: featherseg export {run} --format {target}"
             )
     return {target: file for target, file in files.items() if file.exists()}
 
@@ -224,7 +228,8 @@ def print_goals(table: paired.Table, source: str) -> None:
         share = table.memory_mib["OpenVINO int8"] / table.memory_mib["eager"]
         word = "reached" if share <= FRM_MEMORY else "missed"
         print(
-            f"goal: memory of OpenVINO int8 at most {FRM_MEMORY:.0%} of eager's: {share:.0%}: {word}"
+            f"goal: memory of OpenVINO int8 at most {FRM_MEMORY:.0%} of eager's: "
+            f"{share:.0%}: {word}"
         )
 
 
@@ -262,9 +267,8 @@ def main(arguments: argparse.Namespace, folder: Path) -> None:
     )
     paired.print_table(table, fidelity(answers))
     for file in files.values():
-        print(
-            f"{file}: {sum(f.stat().st_size for f in file.parent.glob(f'{file.stem}.*')) / 2**20:.1f} MiB"
-        )
+        size_mib = sum(f.stat().st_size for f in file.parent.glob(f"{file.stem}.*")) / 2**20
+        print(f"{file}: {size_mib:.1f} MiB")
     print_goals(table, arguments.source)
     if arguments.json:
         paired.write_json(arguments.json, runtimes=table)

@@ -1,10 +1,12 @@
-"""How often one model is called better than itself: runs of one recipe, parted into two halves in every way.
+"""Count how often a model is called better than itself: all splits of one recipe's runs in halves.
 
-    featherseg sweep frm-lite0 --models frm-lite0 --seeds 0,1,2,3,4,5,6,7 --data shapes --no-costs \\
-        --set train.epochs=4 --set data.train_size=300 --set data.val_size=100 --out runs/same-recipe
+    featherseg sweep frm-lite0 --models frm-lite0 --seeds 0,1,2,3,4,5,6,7 --data shapes \\
+        --no-costs --set train.epochs=4 --set data.train_size=300 --set data.val_size=100 \\
+        --out runs/same-recipe
     python benchmarks/same_recipe.py runs/same-recipe/* --split test
 
-Of the 35 ways to part 8 runs, at most 3 may say "better". The intervals are those of `featherseg compare`.
+At most 3 of the 35 splits of 8 runs may say "better". The intervals are those of `featherseg
+compare`.
 """
 
 import argparse
@@ -23,14 +25,14 @@ from featherseg.reports.record import log_evaluation
 
 
 def called_better(counts: np.ndarray, keys: list[str]) -> list[tuple[int, ...]]:
-    """The halves of the runs, (m, N, 3, K) `image_counts`, one of which is called better than the other."""
-    units, runs, found = clusters_of(keys), range(len(counts)), []
+    """Return halves of the runs (m, N, 3, K) `image_counts` that are called better or worse."""
+    units, runs, better = clusters_of(keys), range(len(counts)), []
     for others in combinations(runs[1:], len(runs) // 2 - 1):
         first = [0, *others]
         second = [run for run in runs if run not in first]
         if compare_models([counts[first], counts[second]], units)[0].better is not None:
-            found.append(tuple(first))
-    return found
+            better.append(tuple(first))
+    return better
 
 
 def main() -> None:
@@ -56,10 +58,11 @@ def main() -> None:
                 one.run, data, asked.split, own_settings(one.runtime), score
             )  # a look is counted
         print(f"{one.name}: {100 * score.miou:.2f}")
-    found = called_better(np.stack([score.counts for score in scores]), data.keys)
+    better = called_better(np.stack([score.counts for score in scores]), data.keys)
     splits = len(list(combinations(range(1, len(files)), len(files) // 2 - 1)))
     print(
-        f"{len(found)} of {splits} splits on {data.name} {asked.split}, {len(data)} images, say better: {found}"
+        f"{len(better)} of {splits} splits on {data.name} {asked.split}, {len(data)} images, "
+        f"say better: {better}"
     )
 
 

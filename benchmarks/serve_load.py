@@ -1,15 +1,17 @@
-"""The service under load: right masks, latency at 80 % of capacity, memory, a kill in the middle of requests.
+"""Load the service: right masks, latency at 80 % of capacity, memory, a kill during requests.
 
     python benchmarks/serve_load.py RUN IMAGE... [--minutes 5] [--json FILE]
 
-A real server process, asked from this one over loopback, on the same cores. In this order:
+This process sends requests to a real server process over loopback on the same cores, in this order:
 
-1. 200 requests from 32 clients, each answer compared byte for byte with the mask that `predict` writes; 429 is counted.
-2. As many more, as fast as 32 clients can, until 2,000: capacity, and resident memory after request 200 and 2,000.
-3. Arrivals at random moments (exponential gaps, fixed seed) at 80 % of capacity, whether answers come or not. Times run
-   from the moment at which a request was due, so that one that waited to be sent is not flattered.
-4. kill -9 while 32 requests run: every client gets an error of its connection or its right mask; a new server on the
-   same port answers.
+1. 200 requests from 32 clients. Each answer is compared byte for byte with the mask that `predict`
+   writes; 429 is counted.
+2. More requests, as fast as 32 clients can, until 2,000: capacity, and resident memory after
+   request 200 and 2,000.
+3. Arrivals at random times (exponential gaps, fixed seed) at 80 % of capacity, whether answers come
+   or not. Times start when a request was due, so that waiting to be sent counts.
+4. kill -9 while 32 requests run: every client gets a connection error or its right mask, and a new
+   server on the same port answers.
 """
 
 import argparse
@@ -46,7 +48,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured; outcomes by name and number, times in ms from the scheduled start, memory in MiB."""
+    """Measurements: outcomes by name, times in ms from the scheduled start, memory in MiB."""
 
     cores: int
     first: dict[str, int]
@@ -132,7 +134,7 @@ async def ask(client: httpx.AsyncClient, image: Image) -> str:
 async def closed_loop(
     server: Server, images: Sequence[Image], requests: int
 ) -> tuple[Counter[str], float]:
-    """So many requests from CLIENTS clients, each asking again as soon as it was answered; -> outcomes, seconds."""
+    """Send requests from CLIENTS clients, each after its last answer; return outcomes, seconds."""
     turns: Iterator[Image] = (images[number % len(images)] for number in range(requests))
     outcomes: Counter[str] = Counter()
 
@@ -149,7 +151,7 @@ async def closed_loop(
 async def open_loop(
     server: Server, images: Sequence[Image], per_second: float, seconds: float
 ) -> tuple[Counter[str], list[float]]:
-    """Requests at random moments; -> outcomes, and seconds from the scheduled moment to each right answer."""
+    """Send requests at random times; return outcomes and seconds from due time to right answers."""
     chance = random.Random(SEED)
     outcomes: Counter[str] = Counter()
     times: list[float] = []
@@ -172,7 +174,7 @@ async def open_loop(
 
 
 async def killed(server: Server, images: Sequence[Image]) -> tuple[Counter[str], Counter[str]]:
-    """What CLIENTS clients see of a server that is killed while they wait, and of the one started after it."""
+    """Return what CLIENTS clients see of a server killed while they wait, and of its successor."""
     async with connected(server) as client:
         asked = [asyncio.create_task(ask(client, images[i % len(images)])) for i in range(CLIENTS)]
         await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
@@ -219,13 +221,16 @@ async def measure(server: Server, images: Sequence[Image], minutes: float) -> Re
 def print_result(result: Result) -> None:
     rows = {
         f"{FIRST} requests, {CLIENTS} clients": words(result.first),
-        f"{ALL - FIRST} more": f"{words(result.rest)}; {result.per_second:.1f} a second on {result.cores} cores",
-        "memory": f"{result.rss_first_mib:.0f} MiB after {FIRST}, {result.rss_all_mib:.0f} after {ALL}: "
-        f"{result.growth:+.1f} % (goal: at most {GOAL_GROWTH:+.0f} %); {result.rss_end_mib:.0f} at the end",
+        f"{ALL - FIRST} more": f"{words(result.rest)}; "
+        f"{result.per_second:.1f} a second on {result.cores} cores",
+        "memory": f"{result.rss_first_mib:.0f} MiB after {FIRST}, "
+        f"{result.rss_all_mib:.0f} after {ALL}: {result.growth:+.1f} % "
+        f"(goal: at most {GOAL_GROWTH:+.0f} %); {result.rss_end_mib:.0f} at the end",
         f"{result.minutes:g} minutes at {result.offered_per_second:.1f} a second": words(
             result.open_loop
         ),
-        "from the scheduled start": f"p50 {result.p50_ms:.0f} ms, p95 {result.p95_ms:.0f}, p99 {result.p99_ms:.0f}",
+        "from the scheduled start": f"p50 {result.p50_ms:.0f} ms, p95 {result.p95_ms:.0f}, "
+        f"p99 {result.p99_ms:.0f}",
         f"killed under {CLIENTS} requests": words(result.killed),
         "restarted": words(result.after_restart),
     }

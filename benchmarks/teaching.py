@@ -1,18 +1,22 @@
-"""What a teacher is worth to a light model: taught in several ways and untaught, in the same minutes of one core.
+"""Measure what a teacher adds to a light model in the same minutes of one core.
 
-    python benchmarks/teaching.py camvid neu/dataset.toml --data-root PATH/camvid [--split val --seeds 0] [--jobs 2]
+    python benchmarks/teaching.py camvid neu/dataset.toml --data-root PATH/camvid
+                                  [--split val --seeds 0] [--jobs 2]
     python benchmarks/teaching.py DATASET... --table
 
-DATASET is as for against_plain.py. STUDENT is trained by the teacher of its own seed, or by all of them ("three
-teachers"), and once without any; all by `featherseg train --minutes M`, pinned to one core; with --scratch it has no
-initial weights, its teacher has them. A teacher is trained for as long, or for --teacher-minutes, and looks at every
-training image before anyone is taught: both is counted apart, in its pupils' rows. Ways are chosen on `--split val`
-(CamVid: trained on subtrain, scored on dev), where --set changes what every student does, and judged on test. There
-the teachers and the untaught are runs of against_ultralytics.py with the same --out, and the untaught's rows are to be
-found in its table. With `--minutes 0` all are trained for as long as their recipe says, on a GPU where there is one.
+DATASET is as for against_plain.py. STUDENT is trained by the teacher of its own seed, by all of
+them ("three teachers"), and without any, each with `featherseg train --minutes M` pinned to one
+core. With --scratch the student has no initial weights; its teacher has them. A teacher is trained
+for the same minutes, or for --teacher-minutes, and predicts every training image before the
+students are trained; both times are recorded in its students' rows. Methods are chosen on `--split
+val` (CamVid: trained on subtrain, scored on dev), where --set changes every student, and judged on
+test. On test the teachers and the untaught students are runs of against_ultralytics.py with the
+same --out, whose table must have the untaught rows. `--minutes 0` trains all for as long as their
+recipe says, on a GPU if there is one.
 
-Finished rows stand in tables/teaching.jsonl, the pixels of each test image in counts/ beside it. A teacher without a
-run under --out, as its row is of another machine, is trained again; one of test is not scored again.
+Finished rows are kept in tables/teaching.jsonl and the pixel counts of each test image in counts/
+beside it. A teacher without a run under --out, because its row is of another machine, is trained
+again; a teacher for test is not scored again.
 """
 
 import argparse
@@ -77,7 +81,7 @@ class Bench(minutes.Bench):
         return task_of(asked.student, overrides, asked.split, source, asked.minutes, seed, **more)
 
     def run(self) -> None:
-        """Teachers first, those too whose run is gone; what they say of the images is kept before anyone is taught."""
+        """Train the missing teachers, keep their outputs, then train the students."""
         asked, sources = self.asked, list(self.sources.values())
         ways = [way for way in asked.ways if way != UNTAUGHT]
         pupils = [
@@ -174,9 +178,9 @@ class Bench(minutes.Bench):
 
 
 def print_table(rows: Sequence[dict[str, Any]], source: Source, table: Path) -> None:
-    """Teachers, the student's scores by way, and on test each way less untaught with its interval."""
+    """Print teachers, student scores by method, and on test each method minus untaught."""
     print(f"\n{source.label}")
-    found: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
+    by_kind: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
     students = {(row["side"], row["minutes"]) for row in rows if row["settings"]["way"] != TEACHES}
     alone = [row for row in read_lines(both.TABLE) if (row["side"], row["minutes"]) in students]
     sides = {row["side"] for row in rows}
@@ -194,9 +198,9 @@ def print_table(rows: Sequence[dict[str, Any]], source: Source, table: Path) -> 
             side = f"{row['side']} from scratch" if scratch else row["side"]
             kind = (row["scored_on"], row["minutes"], side, way, settings["sha256"])
             by = settings.get("teacher"), settings.get("teacher_minutes"), *overrides
-            found.setdefault((kind, by), {})[row["seed"]] = row
+            by_kind.setdefault((kind, by), {})[row["seed"]] = row
     tested: dict[tuple[Any, ...], dict[str, dict[int, dict[str, Any]]]] = {}
-    for (kind, by), by_seed in sorted(found.items(), key=str):
+    for (kind, by), by_seed in sorted(by_kind.items(), key=str):
         split, length, side, way, digest = kind
         scores = [100 * (by_seed[seed]["score"] or 0) for seed in sorted(by_seed)]
         taught = f" by {by[0]} of {by[1]:g} min" if by[0] else ""
@@ -205,7 +209,8 @@ def print_table(rows: Sequence[dict[str, Any]], source: Source, table: Path) -> 
         )
         each = "  ".join(f"{v:.2f}" for v in scores)
         print(
-            f"  {side} ({digest[:6]}), {way}{taught}, {length:g} min, {split} {np.mean(scores):.2f}  ({each})"
+            f"  {side} ({digest[:6]}), {way}{taught}, {length:g} min, "
+            f"{split} {np.mean(scores):.2f}  ({each})"
         )
         if split == "test" and way != TEACHES:
             tested.setdefault((length, side, digest), {})[f"{way}{taught}"] = by_seed
@@ -232,7 +237,8 @@ def print_table(rows: Sequence[dict[str, Any]], source: Source, table: Path) -> 
                 others, compare_variants(counts, clusters_of(keys)), strict=True
             ):
                 print(
-                    f"  {side}, {length:g} min, {way} less untaught: {plain.told(difference)} (95 %)"
+                    f"  {side}, {length:g} min, {way} less untaught: "
+                    f"{plain.format_difference(difference)} (95 %)"
                 )
 
 
@@ -260,7 +266,8 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.overrides and asked.split == "test":
         parser.error(
-            "--set is for choices, on --split val: on test the untaught are against_ultralytics.py's runs."
+            "--set is for choices, on --split val: "
+            "on test the untaught are against_ultralytics.py's runs."
         )
     asked.teacher_minutes = (
         asked.minutes if asked.teacher_minutes is None else asked.teacher_minutes

@@ -1,10 +1,11 @@
-"""Seconds of one CPU training step (batch 8 of 352x480, bf16, channels-last), from plain PyTorch to what `train` does.
+"""Time one CPU training step, from plain PyTorch to what `train` does.
 
 python benchmarks/train_step.py [ROUNDS] [MODEL] [bf16 or fp32] [BATCH]
 
-A process for every row; they take turns, so that a machine that slows down slows all of them. The median of each is
-printed, and the median of its speed-ups, with its 95 % interval over the rounds: over the third row, what `train` did
-before it had kernels, and over the first; that one's seconds over these, larger is faster.
+A step is batch 8 of 352x480 in bf16, channels-last. Every row is a process; they take turns, so
+that a machine that slows down slows all of them. The script prints the median of each row and its
+median speed-ups with 95 % intervals over the rounds: over the third row, what `train` did before it
+had kernels, and over the first. Larger is faster.
 """
 
 import subprocess
@@ -108,7 +109,8 @@ def main(rounds: int, model: str, precision: str, batch: int) -> None:
             paired.ratio(base / values) for base in (seconds[BEFORE], seconds[0])
         )
         print(
-            f"{name:34} {np.median(values):6.3f} s   {str(over_before).replace('x', ''):>18}   {over_first}"
+            f"{name:34} {np.median(values):6.3f} s   "
+            f"{str(over_before).replace('x', ''):>18}   {over_first}"
         )
         served[name].stdin.close()
         served[name].wait()

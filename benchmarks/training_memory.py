@@ -1,10 +1,11 @@
-"""Memory of trainings on a CPU: what `train` estimates before its first step, and what the process held at its peak.
+"""Compare the memory that `train` estimates on a CPU with the peak of the process.
 
 python benchmarks/training_memory.py [MODEL CLASSES BATCH HxW [TABLE.KEY=VALUE ...]]
 python benchmarks/training_memory.py --price ROUNDS MODEL CLASSES BATCH HxW fp32|bf16
 
-Without a model the rows below; each is a training of four steps on random images, in a process of its own. --price: the
-time of steps that keep the activations over that of steps that compute them again, in turns.
+Without a model the rows below are run. Each is a training of four steps on random images in its own
+process. --price: the time of steps that keep the activations over that of steps that compute them
+again, in turns.
 """
 
 import json
@@ -99,7 +100,8 @@ def serve(model: str, classes: int, batch: int, size: tuple[int, int], settings:
         gb = json.loads((run.path / "environment.json").read_text())["memory_gb"]
     estimated, measured = gb["estimated"], gb["measured"]
     print(
-        f"estimated {estimated:5.2f} GB, measured {measured:5.2f} GB, ratio {estimated / measured:.2f}"
+        f"estimated {estimated:5.2f} GB, measured {measured:5.2f} GB, "
+        f"ratio {estimated / measured:.2f}"
     )
 
 

@@ -1,12 +1,13 @@
-"""A training sample of 2048x1024: from PNG, from a JPEG cache and from a raw cache, against the usual way with Pillow.
+"""Time a training sample of 2048x1024 from PNG, JPEG cache and raw cache against Pillow.
 
 python benchmarks/training_sample.py [--rounds 30] [--clock cpu|wall] [--json FILE]
 
-A sample is image and label, scaled by 0.5 to 2, cropped to 1024x1024, flipped in half of the cases. The usual way
-decodes the PNG, resizes the whole image, makes it float32, crops and flips; ours decodes (or not), crops, resizes the
-window and flips, in 8 bits. Both draw the same factors. The images are drawn streets with camera noise, of about
-2.8 MB as PNG; all files are in the page cache. A round is four samples, in a process for each way, of one thread; the
-usual way runs with malloc as it comes, and as our own processes set it. Goals: 2x, 8x and 40x.
+A sample is image and label, scaled by 0.5 to 2, cropped to 1024x1024, flipped in half of the cases.
+The usual way decodes the PNG, resizes the whole image, converts it to float32, crops and flips.
+Ours decodes (or not), crops, resizes the window and flips, in 8 bits. Both draw the same factors.
+The images are synthetic streets with camera noise, of about 2.8 MB as PNG; all files are in the
+page cache. A round is four samples, in a process of one thread for each side. The usual way runs
+with the system's malloc and with our setting of it. Goals: 2x, 8x and 40x.
 """
 
 import itertools
@@ -59,7 +60,8 @@ def draw(folder: Path) -> FolderData:
             Image.fromarray(pixels).save(file)
     names = ", ".join(f'"{info.name}"' for info in CLASSES)
     values = "\n".join(f'{value} = "{info.name}"' for value, info in enumerate(CLASSES))
-    head = f'name = "streets"\nimages = "images"\nmasks = "masks"\nclasses = [{names}]\n[splits]\ntrain = "train"\n'
+    head = 'name = "streets"\nimages = "images"\nmasks = "masks"\n'
+    head += f'classes = [{names}]\n[splits]\ntrain = "train"\n'
     (folder / "dataset.toml").write_text(f'{head}[map]\n{values}\n{IGNORE} = "ignore"\n')
     return FolderData(folder / "dataset.toml", "train")
 
@@ -87,7 +89,7 @@ def usual(image: Path, mask: Path, rng: np.random.Generator) -> tuple[torch.Tens
 
 
 def sampler(way: str, folder: Path) -> Callable[[int, int], object]:
-    """A function (epoch, index) -> the sample, for one of WAYS; `folder` holds the dataset and its caches."""
+    """Return a function (epoch, index) -> sample for one of WAYS; `folder`: dataset and caches."""
     data = FolderData(folder / "dataset.toml", "train")
     if way == "usual":
         return lambda epoch, index: usual(

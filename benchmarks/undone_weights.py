@@ -1,11 +1,12 @@
-"""What runs gain by undoing class weights: a share chosen on one half of the images, scored on the other.
+"""Measure what runs gain by undoing class weights, with the share chosen on other images.
 
     python benchmarks/undone_weights.py RUN... [--split dev] [--resize 180x240] [--data-root PATH]
 
-The RUNs are trainings of one recipe with other seeds, which undid nothing of their class weights
-(training/class_weights.py). Each is scored with every share undone; then the first half of the images, in their order,
-chooses the share that the second half is scored with, and the second that of the first, so that no image is scored by a
-share that it chose. The difference to undoing nothing comes with its interval over images and runs.
+The RUNs are trainings of one recipe with other seeds, which undid none of their class weights
+(training/class_weights.py). Each is scored with every share undone. The first half of the images,
+in their order, chooses the share for the second half, and the second that for the first, so that no
+image is scored by a share that it chose. The difference from undoing nothing comes with its
+interval over images and runs.
 """
 
 import argparse

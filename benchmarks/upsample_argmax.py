@@ -2,9 +2,10 @@
 
     python benchmarks/upsample_argmax.py [--rounds 30] [--threads 1] [--json FILE]
 
-19 classes to 1024x2048 from logits at 1/4 and at 1/8, one image. "usual" interpolates planes (NCHW), the next row
-the same in channels-last; then our kernel, compiled and in numpy (what runs without a compiler). All run in one
-process, so under one setting of malloc: ours by default, the system's with FEATHERSEG_ALLOCATOR=off.
+19 classes to 1024x2048 from logits at 1/4 and at 1/8, one image. "usual" interpolates planes
+(NCHW); the next row does so in channels-last. Then comes our kernel, compiled and in numpy (which
+runs without a compiler). All run in one process with one setting of malloc: ours by default, the
+system's with FEATHERSEG_ALLOCATOR=off.
 """
 
 from collections.abc import Callable
@@ -74,7 +75,8 @@ def main() -> None:
                 table, "ours, channels-last", CHANNELS_LAST_GOAL, base="usual, channels-last"
             )
             print(
-                f"extra memory of ours: {table.memory_mib['ours'] * 2**20 / 1e6:.1f} MB, goal {MEMORY_GOAL_MB} MB"
+                f"extra memory of ours: {table.memory_mib['ours'] * 2**20 / 1e6:.1f} MB, "
+                f"goal {MEMORY_GOAL_MB} MB"
             )
         paired.print_goal(table, "ours in numpy", NUMPY_GOAL)
     if options.json:

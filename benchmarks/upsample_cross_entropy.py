@@ -1,11 +1,12 @@
-"""The loss from logits: the fused kernel beside interpolate + cross_entropy, which is the oracle too.
+"""Time the loss from logits: the fused kernel and interpolate + cross_entropy, also the oracle.
 
     python benchmarks/upsample_cross_entropy.py [--rounds 15] [--threads 1] [--json FILE]
 
-Loss and gradient of a training step's logits, in channels-last: 150 classes, 4 of 512x512 from 1/8; 19 classes, 2 of
-512x1024 from 1/8 and from 1/4; 11 classes, 8 of 352x480 from 1/4; a twentieth of the pixels is ignored. Then our
-kernel, compiled and in torch (what runs without a compiler). All run in one process, so under one setting of malloc:
-ours by default, the system's with FEATHERSEG_ALLOCATOR=off. With more threads than one ask for --clock wall.
+Loss and gradient of a training step's logits in channels-last: 150 classes, 4 of 512x512 from 1/8;
+19 classes, 2 of 512x1024 from 1/8 and from 1/4; 11 classes, 8 of 352x480 from 1/4. A twentieth of
+the pixels is ignored. Then comes our kernel, compiled and in torch (which runs without a compiler).
+All run in one process with one setting of malloc: ours by default, the system's with
+FEATHERSEG_ALLOCATOR=off. Use --clock wall with more threads than one.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,7 +37,8 @@ class Case(NamedTuple):
     goal: float
 
     def __str__(self) -> str:
-        return f"{self.classes} classes, {self.batch} of {self.height}x{self.width} from 1/{self.stride}"
+        size = f"{self.height}x{self.width}"
+        return f"{self.classes} classes, {self.batch} of {size} from 1/{self.stride}"
 
 
 CASES = [
@@ -86,7 +88,7 @@ def gradient(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: T
 def print_errors(
     forms: Mapping[str, Callable[[Tensor, Tensor], Tensor]], logits: Tensor, labels: Tensor
 ) -> None:
-    """How far each gradient is from that in float64, of its range; one image, for the memory that float64 takes."""
+    """Print each gradient's distance from float64 by its range, for one image to save memory."""
     logits, labels = logits[:1], labels[:1]
     exact = gradient(usual, logits.double(), labels)
     for name, loss in forms.items():

@@ -1,4 +1,4 @@
-"""Writes docs/api.md from docstrings: python scripts/api_reference.py (a test holds the two together)."""
+"""Write docs/api.md from docstrings: python scripts/api_reference.py (a test compares the two)."""
 
 import inspect
 import re
@@ -11,11 +11,12 @@ import featherseg
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 HEAD = """# Python API
 
-Written from docstrings by `python scripts/api_reference.py`. The verbs that work on data and runs are functions; each
-returns a result that shows itself in Jupyter and gives plain values with `as_dict()`. Nothing prints, ends the program
-or leaves torch set otherwise than it was. What is worth knowing on the way (a licence, a split that is scored once
-more) goes to the logger `featherseg`: `logging.basicConfig(level="INFO")` shows it. Long work takes `progress`, a
-function that is called with (what is being done, steps done, steps in all); a notebook shows a bar without one.
+Written from docstrings by `python scripts/api_reference.py`. The verbs that work on data and runs
+are functions. Each returns a result that shows itself in Jupyter and gives plain values with
+`as_dict()`. No function prints, ends the program or changes torch's settings. Notices (a licence, a
+split that is scored again) go to the logger `featherseg`; `logging.basicConfig(level="INFO")` shows
+them. Long work takes `progress`, a function that is called with (current task, steps done, total
+steps); without it a notebook shows a bar.
 [examples/quickstart.ipynb](../examples/quickstart.ipynb) trains, scores, predicts and exports.
 """
 PARTS = {
@@ -76,7 +77,7 @@ def page() -> str:
 
 
 def _entry(path: str) -> str:
-    """A function or a class: how it is called, its docstring; of a class its own methods and properties as well."""
+    """Return the section of a function or class: signature, docstring, own methods, properties."""
     module, _, name = path.rpartition(".")
     thing = getattr(featherseg if module == "featherseg" else import_module(module), name)
     lines = [f"### {name}\n", f"```python\n{_call(path, thing)}\n```\n", _text(thing), ""]

@@ -1,4 +1,4 @@
-"""Pack a finished run for weights/: half-precision weights and its records, without the checkpoint and the images.
+"""Pack a finished run for weights/: half-precision weights and records, no checkpoint or images.
 
 python scripts/pack_weights.py RUN weights/NAME
 """

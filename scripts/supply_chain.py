@@ -1,12 +1,12 @@
-"""What the package is made of: a gate on licences, an SBOM, and known holes in the versions installed here.
+"""Check the licences and known holes of what the package needs, and write an SBOM.
 
     python scripts/supply_chain.py        # part of `make check`; writes build/sbom.json
 
-Core, training, export, OpenVINO, the service and the hub may need nothing under the GPL or AGPL, nor anything whose
-licence is proprietary or not stated; the other extras are not judged. One exception, named each time: the CUDA runtime
-that PyPI's torch brings on Linux, which is NVIDIA's own; PyTorch's CPU build needs none of it. The SBOM is CycloneDX,
-of the whole environment. Holes are looked up by pip-audit; where its database cannot be reached that is said, and is no
-failure.
+Core, training, export, OpenVINO, the service and the hub may need nothing under the GPL or AGPL,
+and nothing with a proprietary licence or none; the other extras are not judged. One exception is
+named each time: NVIDIA's CUDA runtime, which PyPI's torch brings on Linux; PyTorch's CPU build does
+not need it. The SBOM is CycloneDX, of the whole environment. pip-audit looks up known holes; if its
+database cannot be reached, the script prints that and does not fail.
 """
 
 import importlib.metadata as metadata
@@ -26,26 +26,29 @@ REFUSED = re.compile(r"(?<!L)A?GPL|(?<!Lesser )General Public", re.IGNORECASE)
 PROPRIETARY = re.compile(r"Proprietary|End User License|EULA", re.IGNORECASE)
 CUDA_TERMS = "NVIDIA's CUDA EULA (License.txt in the wheel; https://docs.nvidia.com/cuda/eula/)"
 NVIDIA = {
-    "cuda-toolkit": "NVIDIA's CUDA EULA (https://docs.nvidia.com/cuda/eula/); it holds no files and names no licence",
+    "cuda-toolkit": "NVIDIA's CUDA EULA (https://docs.nvidia.com/cuda/eula/); "
+    "it has no files and names no licence",
     "nvidia-cublas": CUDA_TERMS,
     "nvidia-cuda-cccl": CUDA_TERMS,
     "nvidia-cuda-cupti": CUDA_TERMS,
     "nvidia-cuda-nvrtc": CUDA_TERMS,
     "nvidia-cuda-runtime": CUDA_TERMS,
-    "nvidia-cudnn": "NVIDIA's licence for its development kits, with the part on cuDNN (License.txt in the wheel)",
+    "nvidia-cudnn": "NVIDIA's licence for its development kits, with the part on cuDNN "
+    "(License.txt in the wheel)",
     "nvidia-cufft": CUDA_TERMS,
     "nvidia-cufile": CUDA_TERMS,
     "nvidia-curand": CUDA_TERMS,
     "nvidia-cusolver": CUDA_TERMS,
     "nvidia-cusparse": CUDA_TERMS,
-    "nvidia-cusparselt": "'NVIDIA Proprietary Software' (metadata; https://docs.nvidia.com/cuda/cusparselt/license.html)",
+    "nvidia-cusparselt": "'NVIDIA Proprietary Software' "
+    "(metadata; https://docs.nvidia.com/cuda/cusparselt/license.html)",
     "nvidia-nccl": "BSD-3-Clause (License.txt in the wheel), though its metadata say proprietary",
     "nvidia-nvjitlink": CUDA_TERMS,
     "nvidia-nvshmem": CUDA_TERMS,
     "nvidia-nvtx": "Apache-2.0 (License.txt in the wheel), though its metadata say proprietary",
 }
-"""What the CUDA builds of torch 2.11 to 2.15 bring, without -cu13 or alike, whose metadata name no licence or a
-proprietary one -> its terms, and where they stand."""
+"""Packages of the CUDA builds of torch 2.11 to 2.15, without a suffix such as -cu13, whose metadata
+name no licence or a proprietary one -> their terms, and where these are published."""
 
 SBOM = Path("build/sbom.json")
 
@@ -67,7 +70,7 @@ def needed(extras: tuple[str, ...]) -> set[str]:
 
 
 def licence(name: str) -> str:
-    """What a package's metadata say: the expression, else its classifiers, else the first line of the text."""
+    """Return a package's licence: expression, else classifiers, else the first line of its text."""
     told = metadata.metadata(name)
     classifiers = [
         row.rpartition(" :: ")[2]
@@ -86,9 +89,12 @@ def refused(name: str) -> str | None:
     if without_cuda(name) in NVIDIA:
         return None
     if not found or found.upper() == "UNKNOWN":
-        return f"{name}: its metadata name no licence, so that nobody can say whether it may be needed."
+        return f"{name}: its metadata name no licence, so it may not be needed."
     if PROPRIETARY.search(found):
-        return f"{name}: {found}. Nothing proprietary in core, train, export or serve but torch's CUDA runtime."
+        return (
+            f"{name}: {found}. Nothing proprietary is allowed in core, train, export or serve "
+            "but torch's CUDA runtime."
+        )
     return None
 
 
@@ -98,13 +104,16 @@ def without_cuda(name: str) -> str:
 
 
 def proprietary(names: Iterable[str]) -> list[str]:
-    """What is said of those that are NVIDIA's: a heading, and under each of their terms the packages; [] for none."""
+    """Return lines on NVIDIA's packages: a heading, then the packages under each of their terms."""
     terms: dict[str, list[str]] = {}
     for name in sorted(names):
         if term := NVIDIA.get(without_cuda(name)):
             terms.setdefault(term, []).append(name)
     number = sum(map(len, terms.values()))
-    head = f"proprietary: {number} packages of NVIDIA's come with this torch (its CPU build needs none)"
+    head = (
+        f"proprietary: {number} packages of NVIDIA's come with this torch "
+        "(its CPU build needs none)"
+    )
     return (
         [head, *(f"  {', '.join(under)}: {term}" for term, under in terms.items())] if terms else []
     )
@@ -143,14 +152,16 @@ def main() -> int:
     subprocess.run([sys.executable, "-m", "cyclonedx_py", *command, "-o", str(SBOM)], check=True)
     parts = len(json.loads(SBOM.read_text(encoding="utf-8"))["components"])
     print(
-        f"licences: {len(names)} packages needed, {len(complaints)} refused; {SBOM} lists {parts} installed ones"
+        f"licences: {len(names)} packages needed, {len(complaints)} refused; "
+        f"{SBOM} lists {parts} installed ones"
     )
     for text in proprietary(names):
         print(text)
     found, unknown = holes()
     if unknown:
         print(
-            f"holes: SKIPPED for {'all' if unknown < 0 else unknown} packages, the database could not be reached"
+            f"holes: SKIPPED for {'all' if unknown < 0 else unknown} packages, "
+            "the database could not be reached"
         )
     for text in (*complaints, *found):
         print(text)

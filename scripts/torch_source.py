@@ -1,9 +1,10 @@
-"""Where `make setup` takes torch from: PyPI's torch for Linux is the CUDA build, gigabytes that a CPU has no use for.
+"""Choose where `make setup` gets torch from, so that a CPU does not download the CUDA build.
 
-    .venv/bin/python scripts/torch_source.py 2.13.0     # CPU=1 in the environment: the CPU build, or not at all
+    .venv/bin/python scripts/torch_source.py 2.13.0     # with CPU=1: the CPU build, or an error
 
-Standard library only, as nothing is installed yet. What is about to be fetched goes to stderr; an option for pip, where
-one is needed, to stdout. Exit code 1 where the CPU build was asked for and cannot be had.
+PyPI's torch for Linux is the CUDA build, several gigabytes. The script uses only the standard
+library because nothing is installed yet. It prints what will be downloaded to stderr, and an option
+for pip, if one is needed, to stdout. The exit code is 1 if CPU=1 is set and no CPU build is found.
 """
 
 import json
@@ -36,7 +37,7 @@ def nvidia_device() -> bool:
 
 
 def at_hand(version: str) -> str | None:
-    """The build in .venv ("cpu", "cuda"), else the one that pip's own configuration offers without an index."""
+    """Return the build in .venv ("cpu", "cuda"), else the one that pip finds without an index."""
     try:
         if metadata.version("torch").partition("+")[0] == version:
             return _build(metadata.version("torch"), metadata.requires("torch") or [])
@@ -78,7 +79,7 @@ def reachable(url: str) -> bool:
 
 
 def choose(version: str, forced: bool) -> tuple[str | None, str]:
-    """-> (the index that pip gets beside its own, what is about to happen). Raises SystemExit: forced, and no way."""
+    """Return (extra index for pip, message); raise SystemExit if no forced CPU build is found."""
     build = at_hand(version)
     if build == "cpu" or (build and not forced):
         return None, f"torch {version} for {build.upper()} is at hand and is taken"
@@ -87,7 +88,8 @@ def choose(version: str, forced: bool) -> tuple[str | None, str]:
     if not forced and nvidia_device():
         return (
             None,
-            f"an NVIDIA device is here: PyPI's torch with CUDA, {CUDA_SIZE} (make setup CPU=1: without)",
+            f"an NVIDIA device is here: PyPI's torch with CUDA, {CUDA_SIZE} "
+            "(make setup CPU=1: without)",
         )
     why = "CPU=1" if forced else "no NVIDIA device here"
     if reachable(f"{CPU_INDEX}/torch/"):
@@ -95,8 +97,9 @@ def choose(version: str, forced: bool) -> tuple[str | None, str]:
     answer = f"{CPU_INDEX} cannot be reached"
     if forced:
         raise SystemExit(
-            f"setup: CPU=1, but {answer}, and pip has no other source of torch's CPU build. Let it be reached, put "
-            f"torch-{version}+cpu-*.whl into a folder that PIP_FIND_LINKS names, or go without CPU=1."
+            f"setup: CPU=1, but {answer}, and pip has no other source of torch's CPU build. "
+            f"Make it reachable, put torch-{version}+cpu-*.whl into a folder "
+            "that PIP_FIND_LINKS names, or run without CPU=1."
         )
     return None, f"{why}, but {answer}: going on with PyPI's torch, which brings CUDA, {CUDA_SIZE}"
 

@@ -11,10 +11,10 @@ from featherseg.cli import VERBS, build_app
 PAGE = Path(__file__).parents[1] / "docs" / "verbs.md"
 HEAD = """# Every verb
 
-Generated from the command line by `python scripts/verbs.py`; `--help` after a verb prints the same. Exit codes: 0
-success; 1 faults found (`check`, `doctor`), files skipped (`predict`), a limit not kept (`fit`, `fit --confirm`), a
-closed pipe or a bug; 2 an error that the message explains, also if `export` could not write a format; 130 stopped by
-Ctrl-C. `demo` has the exit code of its last step.
+Generated from the command line by `python scripts/verbs.py`; `--help` after a verb prints the same.
+Exit codes: 0 success; 1 faults found (`check`, `doctor`), files skipped (`predict`), a limit not
+kept (`fit`, `fit --confirm`), a closed pipe or a bug; 2 an error that the message explains, also if
+`export` could not write a format; 130 stopped by Ctrl-C. `demo` has the exit code of its last step.
 """
 
 

@@ -814,8 +814,8 @@ def test_the_regret_of_fit_is_that_of_the_model_it_would_have_chosen(
     found = regret.load(tmp_path / "rows.jsonl", tmp_path / "times.jsonl")
     assert sorted(found) == [(dataset, seed) for dataset in ends for seed in (0, 1)]
     told = capsys.readouterr().out
-    assert "larger is better with seed 7 is left out: it has 1 of 4 candidates" in told
-    assert "middle is best with seed 8 is left out: it has 3 of 4 candidates" in told
+    assert "larger is better with seed 7 is skipped: it has 1 of 4 candidates" in told
+    assert "middle is best with seed 8 is skipped: it has 3 of 4 candidates" in told
     order = regret.by_macs
     ways = {
         "fit": regret.fit(0.0, order),
