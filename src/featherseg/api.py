@@ -1,8 +1,8 @@
-"""The verbs as functions: `featherseg.evaluate(run)` in a program or a notebook is `featherseg evaluate RUN`.
+"""The verbs train, check, cost and report as functions; other verbs are in their rooms.
 
-Each opens what it is given, calls the folder that does the work, and returns a result that gives plain values
-(`as_dict`) and shows itself in Jupyter. None prints, ends the program, or leaves torch set otherwise than it was. What
-is worth knowing on the way goes to the logger "featherseg".
+A verb opens its arguments, calls the room that does the work, and returns a result with plain
+values (`as_dict`) and a view for Jupyter. It does not print, end the program or change torch's
+settings. Messages go to the logger "featherseg".
 """
 
 from __future__ import annotations
@@ -87,40 +87,47 @@ def train(
     dry_run: bool = False,
     progress: Progress | Reporter | None = None,
 ) -> Run | TrainingPlan:
-    """Train a model and write a run folder; at its end score it on the validation split and write its report.
+    """Train a model, write a run folder, score it on the validation split and write its report.
 
-    Kill it at any time: with `resume` it goes on from its last checkpoint, on a CPU to the bit. Nothing of an object of
-    one's own is kept in the run folder but the weights: give the same objects to resume, and
-    `load_run(path, model=...)`.
+    A training can be killed at any time: `resume` continues it from its last checkpoint, on a CPU
+    with the same bits. Only the weights of a model object are stored: to resume, pass the same
+    objects, and to open the run call `load_run(path, model=...)`.
+
+        run = featherseg.train("frm-lite0", "photos", out="runs/photos")
+        run.model
 
     Args:
-        recipe: A model's name (its default recipe), a shipped recipe, a .toml file, or a model of one's own: an
-            nn.Module that states `classes`, `mean` and `std` (one value a channel, in units of 0..255) and turns
-            normalised images (B, C, H, W) into logits (B, classes, h, w). A copy of it is trained. Not needed with
-            `resume`.
-        data: A dataset's name, a dataset.toml, a folder of images and masks, or two datasets of one's own, (train,
-            val), each as `featherseg.core.types.SegmentationData` says. Default: the recipe's.
-        out: The run folder to write; must be new, except with `resume`.
-        init: Weights to start from: a run (by path or name) or a checkpoint file.
-        settings: Keys of the recipe and their values, {"train.epochs": 40}, or texts, ["train.epochs=40"].
-        loss: In place of the recipe's: called with logits (B, K, H, W) at the labels' size and labels (B, H, W) int64,
-            255 = ignore; gives a scalar. `torch.nn.CrossEntropyLoss(ignore_index=255)` is one.
-        augment: Called with image (H, W, C), label (H, W) uint8 and a numpy generator before the recipe's own
-            augmentation; gives (image, label).
-        resume: Go on where the run in `out` was stopped, as it was begun.
-        report: Score the run on its validation split in the end, and write report.html.
+        recipe: A model's name (its default recipe), a shipped recipe, a .toml file, or a model: an
+            nn.Module with `classes`, `mean` and `std` (one value per channel, in units of 0..255)
+            that returns logits (B, classes, h, w) for normalised images (B, C, H, W). A copy of it
+            is trained. Not needed with `resume`.
+        data: A dataset's name, a dataset.toml, a folder of images and masks, or two dataset
+            objects (train, val), see `featherseg.core.types.SegmentationData`. Default: the
+            recipe's data.
+        out: The run folder. It must be new, except with `resume`.
+        init: Initial weights: a run (by path or name) or a checkpoint file.
+        settings: Keys of the recipe with values, {"train.epochs": 40}, or texts,
+            ["train.epochs=40"].
+        loss: Replaces the recipe's loss. It is called with logits (B, K, H, W) at the size of the
+            labels and labels (B, H, W) int64, 255 = ignore, and returns a scalar, as
+            `torch.nn.CrossEntropyLoss(ignore_index=255)` does.
+        augment: Called before the recipe's augmentation with image (H, W, C), label (H, W) uint8
+            and a numpy generator. It returns (image, label).
+        resume: Continue the run in `out` with its own settings.
+        report: Score the run on its validation split at the end, and write report.html.
         dry_run: Resolve and check everything, write nothing, and return a TrainingPlan.
-        progress: Called with (what is being done, steps done, steps in all), or a `featherseg.core.types.Reporter`.
-            Default: a bar in a notebook.
+        progress: Called with (current activity, steps done, total steps), or a
+            `featherseg.core.types.Reporter`. Default: a bar in a notebook.
 
     Returns:
-        Run: with `model`, the trained model, and `evaluations()`.
+        Run: with `model`, the trained model, and `evaluations()`. TrainingPlan with `dry_run`.
 
     Raises:
         ConfigError, UnknownName, DataError, DeviceError, WeightsError: Before anything is written.
         RunError: `out` exists (without `resume`), or another process trains in it.
         TrainingError: The loss or the weights are no longer finite.
-        KeyboardInterrupt: It was stopped, and saved; by a second Ctrl-C at once, back to its last checkpoint.
+        KeyboardInterrupt: It was interrupted, and saved. A second Ctrl-C ends it at once; then it
+            continues from its last checkpoint.
     """
     require_installed("lightning", "train", "training")
     from featherseg.training.job import plan_training, torch_as_it_was
@@ -128,21 +135,20 @@ def train(
     from featherseg.training.objects import Objects
     from featherseg.training.request import OBJECT_RECIPE, Request
 
-    own = as_model(recipe) if isinstance(recipe, nn.Module) else None
-    pair = None if data is None or isinstance(data, str | Path) else data
-    begun = resume and (Path(out) / RESOLVED).is_file()
-    alone = [settings] if isinstance(settings, str) else settings
-    texts = setting_texts(alone) if isinstance(alone, Mapping) else alone
+    # What was asked for: names, and objects instead of names
+    model = as_model(recipe) if isinstance(recipe, nn.Module) else None
+    datasets = None if data is None or isinstance(data, str | Path) else data
+    name = str(recipe) if isinstance(recipe, str | Path) else None
+    if model is not None and not (resume and (Path(out) / RESOLVED).is_file()):
+        name = OBJECT_RECIPE
+    if isinstance(settings, Mapping):
+        settings = setting_texts(settings)
     request = Request(
-        recipe=str(recipe)
-        if isinstance(recipe, str | Path)
-        else None
-        if own is None or begun
-        else OBJECT_RECIPE,
-        data=None if data is None or pair else str(data),
+        recipe=name,
+        data=None if data is None or datasets else str(data),
         init=None if init is None else str(init),
-        overrides=tuple(texts),
-        objects=Objects(own, pair, loss, augment),
+        overrides=(settings,) if isinstance(settings, str) else tuple(settings),
+        objects=Objects(model, datasets, loss, augment),
     )
     reporter = reporter_of(progress)
     if dry_run and resume:
@@ -151,22 +157,25 @@ def train(
         if dry_run:
             return plan_training(request, Path(out), reporter.message)
         run = train_run(request, Path(out), reporter, resume=resume)
-        page = run.path / REPORT
-        current = page.is_file() and page.stat().st_mtime >= (run.path / METRICS).stat().st_mtime
-        if not report or this_rank() or current:
-            return run
-        start, split = time.monotonic(), run.recipe.data.val_split
-        scores = evaluate(
-            run, pair and pair[1], split, device=run.recipe.train.device, progress=reporter.progress
-        )
-        write_report(run)
-    seconds = time.monotonic() - start
-    told = marks(selected=scores.selected, trained_on=scores.trained_on)
-    selected = f" ({told})" if told else ""
-    reporter.message(
-        f"scored on {split}: mIoU {percent(scores.miou)} %{selected}; {page} is written ({seconds:.0f} s)"
-    )
+        if report and this_rank() == 0:  # one of several processes
+            _score_and_report(run, datasets and datasets[1], reporter)
     return run
+
+
+def _score_and_report(run: Run, val: SegmentationData | None, reporter: Reporter) -> None:
+    """Score a finished training on its validation split and write its page, unless it is there."""
+    page = run.path / REPORT
+    if page.is_file() and page.stat().st_mtime >= (run.path / METRICS).stat().st_mtime:
+        return
+    start, split, device = time.monotonic(), run.recipe.data.val_split, run.recipe.train.device
+    scores = evaluate(run, val, split, device=device, progress=reporter.progress)
+    write_report(run)
+    seconds = time.monotonic() - start
+    caveats = marks(selected=scores.selected, trained_on=scores.trained_on)
+    reporter.message(
+        f"scored on {split}: mIoU {percent(scores.miou)} %{f' ({caveats})' if caveats else ''}; "
+        f"{page} is written ({seconds:.0f} s)"
+    )
 
 
 def check(
@@ -181,42 +190,51 @@ def check(
     decisions: str | Path | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Look through every file of a dataset for what would spoil a training: every fault is named.
+    """Check every file of a dataset, and report every fault that would harm a training.
 
-    For a folder without a dataset.toml one is proposed: the folders of images and masks, the classes, the splits.
+    For a folder without a dataset.toml, one is proposed: folders of images and masks, classes,
+    splits.
+
+        featherseg.check("photos", names={"1": "crack"}, write=True)
 
     Args:
-        data: A dataset's name, a dataset.toml, or a folder of images and masks, whatever its folders are called.
-        data_root: Where a dataset with a name lies.
-        write: Write the proposed dataset.toml into the folder, in place of one that `check` wrote and nobody edited;
-            never over another.
-        names: What values of the masks mean in the proposal, {"255": "crack"}; also of a folder that is a class.
-        masks: The folder of masks to propose, where there are several.
-        folders: What folders of masks of 0 and one other value are: "classes", or "groups" that stay in one split.
+        data: A dataset's name, a dataset.toml, or a folder of images and masks.
+        data_root: The folder of a dataset with a name.
+        write: Write the proposed dataset.toml into the folder. It replaces a file that `check`
+            wrote and nobody edited, but no other.
+        names: Names for values of the masks in the proposal, {"255": "crack"}, or for folders that
+            are classes.
+        masks: The folder of masks for the proposal, if there are several.
+        folders: What folders of masks with 0 and one other value are: "classes", or "groups" that
+            stay in one split.
         fix: Write a copy without the faults into this new folder.
-        decisions: What the page of `featherseg audit` saved: the masks of the copy are changed as it says.
-        progress: Called with (what is being done, samples done, samples in all). Default: a bar in a notebook.
+        decisions: The file saved by the page of `featherseg audit`: its decisions change the masks
+            of the copy.
+        progress: Called with (current activity, samples done, total samples). Default: a bar in a
+            notebook.
 
     Returns:
-        CheckReport: faults, notes, the classes' shares by split; `proposal` for a folder without a dataset.toml,
-        `written` where that was written, `mended` says what `fix` did.
+        CheckReport: faults, notes, the classes' shares by split; `proposal` for a folder without a
+        dataset.toml, `written` if that was written, `mended` for what `fix` did.
 
     Raises:
-        UnknownName, DataNotFound, ConfigError: The dataset cannot be opened, or a name is of no value of the masks.
-        AmbiguousData: The folder can be read in two ways; its `readings` have a command for each.
-        DataError: There is a dataset.toml in the way of `write`, `fix` is in use or cannot be written, or the decisions
-            are broken or of other data.
+        UnknownName, DataNotFound, ConfigError: The dataset cannot be opened, or a name belongs to
+            no value of the masks.
+        AmbiguousData: The folder can be read in two ways; `readings` contains a command for each.
+        DataError: A dataset.toml prevents `write`, `fix` is in use or cannot be written, or the
+            decisions are damaged or for other data.
     """
     progress, folder = progress_or_bar(progress), Path(data)
     if write:
         if not os.path.isdir(folder):
             raise ConfigError(
-                f"{data} is no folder.{near_path(folder)} --write needs one that holds images and masks."
+                f"{data} is no folder.{near_path(folder)} --write needs a folder with images and "
+                "masks."
             )
         refuse_edited(folder)
         check_folder(folder)
     if fix is not None:
-        free_target(Path(fix))  # known before the long work
+        free_target(Path(fix))  # before the long work
     elif decisions is not None:
         raise ConfigError(
             "--decisions are applied to a copy of the dataset: name its folder with --fix OUT."
@@ -242,19 +260,22 @@ def check(
 def cost(
     model: nn.Module | Run | str, size: Size = (1024, 2048), classes: int | None = None
 ) -> Cost:
-    """Count a model's parameters, and the multiply-accumulates (MACs) that one image costs it.
+    """Count a model's parameters and its multiply-accumulates (MACs) for one image.
+
+        featherseg.cost("frm-lite0", size=(512, 1024)).params
 
     Args:
         model: A name of the catalogue, a model, or a Run.
         size: (height, width) of the image in pixels.
-        classes: How many the model of that name tells apart, 19 by default; a model and a Run have their own number.
+        classes: The number of classes of a model given by name. Default: 19.
 
     Returns:
         Cost: parameters, MACs by each convention, and both by part.
 
     Raises:
         UnknownName: No model has that name, or a layer of the model has no rule.
-        ConfigError: The size or the number of classes cannot be, or `classes` is given for a model or a Run.
+        ConfigError: The size or the number of classes is impossible, or `classes` is given for a
+            model or a Run.
     """
     size = as_size("size", size)
     if isinstance(model, str):
@@ -266,14 +287,17 @@ def cost(
 
 
 def report(run: Run | str | Path, out: str | Path | None = None) -> Report:
-    """Write a run's report: curves, IoU by class, confusion, best and worst images, cost, export parity on one page.
+    """Write a run's report on one page: curves, scores by class, images, cost, export parity.
+
+        featherseg.report("runs/photos").path
 
     Args:
         run: A Run, a run folder, or the name of one.
-        out: The page. Default: RUN/report.html; report.html here for a run that comes with featherseg.
+        out: The page. Default: RUN/report.html, or report.html in the current folder for a run
+            that comes with featherseg.
 
     Returns:
-        Report: where the page is, and what the run does not hold yet.
+        Report: the path of the page, and what the run does not contain yet.
 
     Raises:
         RunError: There is no such run, or a file in it is damaged.

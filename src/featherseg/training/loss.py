@@ -70,7 +70,7 @@ def refuse_unused_keys(recipe: Recipe, *, panoptic: bool) -> None:
 
 
 def keep_supervised_heads(model: SegmentationModel, recipe: Recipe) -> None:
-    """Freeze the auxiliary heads that have no loss. Raises ConfigError for a loss without a head."""
+    """Freeze auxiliary heads without a loss. Raises ConfigError for a loss without a head."""
     weights = {"loss.auxiliary": recipe.loss.auxiliary, "loss.boundary": recipe.loss.boundary}
     keys = {
         name: "loss.boundary" if name == model.boundary_head else "loss.auxiliary"
