@@ -96,7 +96,7 @@ def as_tools_see_it(module: nn.Module) -> nn.Module:
         module.gather = module.gather_unfolded
     for name, child in module.named_children():
         if isinstance(child, RegionMean):
-            setattr(module, name, nn.AdaptiveAvgPool2d(child.k))
+            setattr(module, name, nn.AdaptiveAvgPool2d(child.size))
         elif isinstance(child, RegionMax):
             setattr(module, name, nn.AdaptiveMaxPool2d(child.k))
         elif isinstance(child, StridedRegionMean):

@@ -51,9 +51,9 @@ class NearestCell(nn.Module):
         row, dy = nearest(size[0], x.shape[2], self.frequencies)  # (H,) each
         column, dx = nearest(size[1], x.shape[3], self.frequencies)  # (W,) each
         with autocast_off(x.device):
-            weights = at_least_fp32(self.frequencies)[:, :, None, None]  # (12, 2, 1, 1)
-            phase = weights[:, 0] * dy[:, None] + weights[:, 1] * dx[None, :]  # (12, H, W)
             offset = torch.stack([dy[:, None].expand(size), dx[None, :].expand(size)])
+            phase = at_least_fp32(self.frequencies) @ offset.flatten(1)  # (12, H W)
+            phase = phase.unflatten(1, size)  # (12, H, W)
             encoded = torch.cat([offset, phase.sin(), phase.cos()])  # (26, H, W)
         cells = x[:, :, row][:, :, :, column]  # (B, D, H, W)
         batch = encoded.to(x.dtype).expand(len(x), -1, -1, -1)
