@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from featherseg.core.types import SegOutput
-from featherseg.losses import CrossEntropy, Distillation, Hybrid, TaughtLosses
+from featherseg.losses import CrossEntropy, Distillation, DistillationLosses, Hybrid
 
 
 class Taught(NamedTuple):
@@ -143,7 +143,7 @@ def test_beside_masks_the_parts_are_told_and_without_any_class_only_the_teacher_
     out, taught = example(torch.float32)
     labels = torch.full((2, 12, 20), 255)
     found = Hybrid({"ce": CrossEntropy()}, distillation(logits=1))(out, labels, taught)
-    assert isinstance(found, TaughtLosses)
+    assert isinstance(found, DistillationLosses)
     assert found.supervised.item() == 0
     assert found.teacher.item() == found.total.item() > 0
     found.total.backward()

@@ -21,7 +21,7 @@ from featherseg.core.types import SegOutput
 from featherseg.layers.precision import at_least_fp32, autocast_off
 
 
-class Taught(Protocol):
+class TeacherOutputs(Protocol):
     """The teachers' outputs for a batch, at the places of the model's logits; made by the loader.
 
     logits (B, K, h, w) of any float type; inside (B, h, w) bool: the places inside the image, not
@@ -34,7 +34,7 @@ class Taught(Protocol):
     def inside(self) -> Tensor: ...
 
 
-class TaughtLosses(NamedTuple):
+class DistillationLosses(NamedTuple):
     """The losses by masks and by teachers, weighted scalars; training minimises `total`."""
 
     supervised: Tensor
@@ -65,12 +65,12 @@ class Distillation(nn.Module):
         self.logits, self.logits_temperature = logits, logits_temperature
         self.channels, self.channels_temperature = channels, channels_temperature
 
-    def forward(self, out: SegOutput, taught: Taught) -> Tensor:
+    def forward(self, out: SegOutput, teachers: TeacherOutputs) -> Tensor:
         """Return the loss as a scalar, fp32 or better."""
         with autocast_off(out.logits.device):
             # (B, K, h, w); contiguous, because softmax is slow if K is innermost in memory
             s = at_least_fp32(out.logits).contiguous()
-            t, inside = taught.logits.detach().to(s), taught.inside  # (B, K, h, w), (B, h, w)
+            t, inside = teachers.logits.detach().to(s), teachers.inside  # (B, K, h, w), (B, h, w)
             loss = s.new_zeros(())
             if self.logits:
                 each = divergence(t, s, self.logits_temperature, dim=1)  # (B, h, w)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from featherseg.core.types import SegOutput
-from featherseg.losses.distillation import Distillation, Taught, TaughtLosses
+from featherseg.losses.distillation import Distillation, DistillationLosses, TeacherOutputs
 
 
 class Hybrid(nn.Module):
@@ -28,19 +28,19 @@ class Hybrid(nn.Module):
         return "auxiliary" in self.terms
 
     def forward(
-        self, out: SegOutput, labels: Tensor, taught: Taught | None = None
-    ) -> Tensor | TaughtLosses:
+        self, out: SegOutput, labels: Tensor, teachers: TeacherOutputs | None = None
+    ) -> Tensor | DistillationLosses:
         """Return the loss as a scalar, float32, or its two parts if there are teachers.
 
         Args:
             out: the model's output in training.
             labels: (B, H, W) int64.
-            taught: what the teachers predict for the batch.
+            teachers: what the teachers predict for the batch.
         """
         first, *others = (self.get_submodule(name) for name in self.terms)
         supervised = first(out, labels)
         for term in others:
             supervised = supervised + term(out, labels)
-        if self.distillation is None or taught is None:
+        if self.distillation is None or teachers is None:
             return supervised
-        return TaughtLosses(supervised, self.distillation(out, taught))
+        return DistillationLosses(supervised, self.distillation(out, teachers))

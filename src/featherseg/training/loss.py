@@ -10,7 +10,7 @@ from featherseg.core.errors import ConfigError, unknown
 from featherseg.data.pipeline.loader import Batch
 from featherseg.layers.model import SegmentationModel
 from featherseg.layers.normalise import normalise
-from featherseg.losses import LOSSES, Distillation, Hybrid, PanopticLosses, TaughtLosses
+from featherseg.losses import LOSSES, Distillation, DistillationLosses, Hybrid, PanopticLosses
 from featherseg.losses.terms import LossFacts, build_terms, unused_keys
 from featherseg.recipe.tables import Recipe
 from featherseg.training.objects import LossOfLogits, OwnLoss
@@ -93,5 +93,5 @@ def compute_loss(model: Any, loss: nn.Module, batch: Batch) -> tuple[Tensor, dic
     )
     supervised = isinstance(loss, Hybrid) and loss.needs_heads
     output = loss(model(inputs, aux=supervised), labels.long(), *targets)
-    in_parts = isinstance(output, PanopticLosses | TaughtLosses)
+    in_parts = isinstance(output, PanopticLosses | DistillationLosses)
     return (output.total, output._asdict()) if in_parts else (output, {})
