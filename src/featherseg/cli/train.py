@@ -196,7 +196,8 @@ class TrainingProgress:
     def progress(self, doing: str, done: int, total: int | None) -> None:
         """Show work between two steps, such as a validation, or before or after a training."""
         if self.doing == STEPS and self.last_step < self.steps:
-            self.bar.update(self.task, description=f"{doing} {done}/{total}")
+            text = f"{doing} {done}/{total}" if total else doing
+            self.bar.update(self.task, description=text)
             return
         if doing != self.doing:
             self._begin(doing, total, done)

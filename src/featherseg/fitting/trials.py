@@ -357,6 +357,7 @@ def train_segment(segment: Segment, reporter: Reporter) -> TrialRecord:
             copy_run(segment.source, folder)
     if segment.deadline is not None and segment.deadline.seconds_left(time.monotonic(), 0.0) <= 0:
         return read_trial(folder)  # the hours are over
+    reporter.progress(f"starting {folder.name}", 0, None)
     lengths = (f"train.steps={segment.steps}", f"train.decay_steps={segment.decay}")
     began, counting = time.monotonic(), _StepCounter(reporter, segment.until, segment.deadline)
     try:
