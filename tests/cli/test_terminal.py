@@ -1,4 +1,5 @@
 import io
+from contextlib import redirect_stdout
 
 import pytest
 from rich.table import Table
@@ -55,3 +56,10 @@ def test_work_before_and_behind_a_training_has_a_bar_of_its_own():
     shown.step(2, 2, {"loss": 1.0})
     shown.progress("scoring", 3, 9)
     assert bars() == [("scoring", 3, 9)]
+
+
+def test_a_training_is_shown_while_an_export_keeps_stdout_quiet(capsys):
+    shown = TrainingProgress()
+    with redirect_stdout(io.StringIO()):
+        shown.message("step 1 of 2")
+    assert capsys.readouterr().out == "step 1 of 2\n"

@@ -1,5 +1,6 @@
 """`featherseg train`: a recipe and a dataset become a run folder."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -141,7 +142,8 @@ class TrainingProgress:
 
         from featherseg.cli.terminal import Console
 
-        self.console = Console(stderr=stderr)
+        # An export redirects sys.stdout to keep its writers quiet; the bar must stay on the terminal
+        self.console = Console(stderr=stderr, file=None if stderr else sys.stdout)
         self.bar = Progress(
             TextColumn("{task.fields[doing]}", markup=False),
             BarColumn(),
