@@ -1,8 +1,8 @@
-"""Images as nobody should send them, and as somebody will: spoiled, disguised, oversized, or only unusual.
+"""Bad images: spoiled, disguised, oversized, or only unusual, each with its right answer.
 
-Each says what is right for it: the pixels that its mask must be the mask of, or a refusal in a sentence. The pixels are
-worked out without our code: they are what was written into the file, or, of a lossy or bit-flipped file, what Pillow
-decodes by hand. The corpus is the same on every machine and every time.
+The right answer is the pixels that the mask must belong to, or a refusal with a message. The pixels
+do not come from our code: they are what was written into the file or, for a lossy or bit-flipped
+file, what Pillow decodes. The corpus is the same on every machine and in every run.
 """
 
 import random
@@ -43,7 +43,7 @@ def corpus() -> tuple[BadInput, ...]:
 
 
 def sample(count: int, seed: int = 0) -> list[BadInput]:
-    """So many of the corpus, the same for a seed: as many of those that are read as of those that are refused."""
+    """Return `count` items of the corpus, fixed by the seed, half readable and half refused."""
     rng = random.Random(seed)
     read = [case for case in corpus() if case.pixels is not None and not case.may_fail]
     refused = [case for case in corpus() if case.pixels is None]

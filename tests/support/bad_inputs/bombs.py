@@ -1,4 +1,4 @@
-"""Small files that would fill the memory: huge by their header, huge once inflated, or huge in their remarks."""
+"""Small files that would fill the memory: a huge header, huge inflated data, or huge metadata."""
 
 import struct
 import zlib
@@ -234,7 +234,7 @@ def black_square(side: int) -> bytes:
 
 
 def deflated_zeros(count: int) -> bytes:
-    """The zlib stream of so many zeros, of which a million are deflated: its block stands there again and again."""
+    """Return the zlib stream of `count` zeros, which repeats the block of a million zeros."""
     deflate, million = zlib.compressobj(9), bytes(1_000_000)
     blocks = [
         deflate.compress(million) + deflate.flush(zlib.Z_FULL_FLUSH) for _ in range(2)

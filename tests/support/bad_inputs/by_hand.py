@@ -86,9 +86,9 @@ def tiff(
     order: str = "<",
     next_ifd: int = 0,
 ) -> bytes:
-    """A TIFF of one directory; `data` lies at byte 8, and the entries (tag, type, values) behind it.
+    """Return a TIFF of one directory: `data` at byte 8, then the entries (tag, type, values).
 
-    273 (StripOffsets) and 324 (TileOffsets) count from the beginning of the file, so the first is usually 8.
+    273 (StripOffsets) and 324 (TileOffsets) count from the file's start; the first is usually 8.
     """
     data += b"\0" * (len(data) % 2)
     directory = 8 + len(data)
@@ -111,7 +111,7 @@ def tiff(
 def tiff_entries(
     size: tuple[int, int], bands: int, bits: int, photometric: int, length: int
 ) -> list[tuple[int, str, Sequence[int]]]:
-    """The entries of an image in one strip. Photometric: 0 white is zero, 1 black is, 2 RGB, 3 palette, 5 CMYK."""
+    """Return a one-strip image's entries. Photometric: 0 white is 0, 1 black is, 2 RGB, 5 CMYK."""
     return [
         (256, "long", [size[1]]),
         (257, "long", [size[0]]),

@@ -9,10 +9,10 @@ from PIL import Image, ImageOps
 
 @dataclass(frozen=True)
 class BadInput:
-    """A file, and what is right for it.
+    """A file with its right answer.
 
-    pixels (H, W, 3) uint8 or uint16: what it shows, upright; None where it must be refused. may_fail: it is spoiled, so
-    that a refusal is right as well; what it must not do is to show anything else.
+    pixels (H, W, 3) uint8 or uint16: the upright image; None if it must be refused. may_fail: the
+    file is spoiled, so that it may be refused, but it must not show other pixels.
     """
 
     name: str
@@ -33,7 +33,7 @@ def bad(name: str, file: str, content: bytes) -> BadInput:
 
 
 def either(name: str, file: str, content: bytes, pixels: np.ndarray | None) -> BadInput:
-    """It must be refused or show these pixels; nothing else. Without pixels (Pillow has none) it must be refused."""
+    """Return an input that must be refused or show these pixels; refused if Pillow has none."""
     return BadInput(
         name, file, content, None if pixels is None else in_color(pixels), may_fail=True
     )
@@ -85,7 +85,7 @@ def as_pillow_decodes(content: bytes) -> np.ndarray | None:
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """As they lie in a file whose EXIF orientation, applied, gives `pixels` (CIPA DC-008, table 6)."""
+    """Return the stored pixels that this EXIF orientation turns into `pixels` (CIPA DC-008)."""
     stored = {
         1: pixels,
         2: pixels[:, ::-1],

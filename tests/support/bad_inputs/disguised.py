@@ -1,4 +1,4 @@
-"""Files that are no image of a known format, whatever their name says; and sound images under another's name."""
+"""Files that are not images, whatever their name; and sound images under another format's name."""
 
 import io
 import json
@@ -9,14 +9,15 @@ from PIL import Image
 from support.bad_inputs.case import RGB, BadInput, bad, good, saved
 
 SVG = b"""<?xml version="1.0"?><!DOCTYPE svg [<!ENTITY a SYSTEM "file:///etc/passwd">]>
-<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><script>alert(1)</script><text>&a;</text></svg>"""
+<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">\
+<script>alert(1)</script><text>&a;</text></svg>"""
 PDF = b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n"
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\n%%EOF\n"
 HTML = b"<!doctype html><title>404</title><script>alert(1)</script><h1>Not found</h1>"
 
 
 def disguised() -> list[BadInput]:
-    """Text, pages, archives and images of other formats named .png; and sound images under wrong names."""
+    """Return text, pages, archives and foreign images named .png, and sound images misnamed."""
     strangers = {
         "nothing": b"",
         "one byte": b"\x89",
@@ -38,7 +39,8 @@ def disguised() -> list[BadInput]:
         "a sound": b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0" + bytes(20),
         "a video": b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(200),
         "an image of a phone": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200),
-        "a pointer to a large file": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n",
+        "a pointer to a large file": b"version https://git-lfs.github.com/spec/v1\n"
+        b"oid sha256:0\nsize 12345\n",
         "the beginning of a PNG, then text": b"\x89PNG\r\n\x1a\n" + b"and then words " * 9,
         "the beginning of a JPEG, then text": b"\xff\xd8\xff\xe0" + b"and then words " * 9,
         "the beginning of a BMP, then text": b"BM" + b"and then words " * 9,

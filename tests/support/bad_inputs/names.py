@@ -1,4 +1,4 @@
-"""Sound and broken images whose names are hostile: to a terminal, a page, a shell, a file system."""
+"""Sound and broken images with hostile names: for a terminal, page, shell or file system."""
 
 from support.bad_inputs.case import RGB, BadInput, bad, good, saved
 

@@ -1,4 +1,4 @@
-"""What programs hand to a Predictor: arrays, tensors and other things, of every wrong type, shape and value."""
+"""Bad arguments for a Predictor: arrays, tensors and others of wrong types, shapes and values."""
 
 import io
 from collections.abc import Callable
@@ -99,7 +99,8 @@ def _clear_tensors() -> list[BadObject]:
 
 
 def _arrays() -> list[BadObject]:
-    kinds = "bool int8 int16 int32 int64 uint32 uint64 float16 float32 float64 complex64 complex128 object"
+    kinds = "bool int8 int16 int32 int64 uint32 uint64 float16 float32 float64 "
+    kinds += "complex64 complex128 object"
     cases = {f"of {kind}": RGB.astype(kind) for kind in kinds.split()}
     cases["of text"] = RGB.astype("U3")
     cases["of bytes"] = RGB.astype("S3")

@@ -23,7 +23,7 @@ assert DECODED is not None
 
 
 def odd_jpegs() -> list[BadInput]:
-    """Grey, CMYK, progressive, turned by their EXIF block, and with blocks that are spoiled or missing."""
+    """Return grey, CMYK, progressive and EXIF-rotated JPEGs, and ones with spoiled blocks."""
     return [*_forms(), *_orientations(), *_metadata(), *_broken()]
 
 
@@ -173,6 +173,6 @@ def _app(number: int, body: bytes) -> bytes:
 
 
 def _with_adobe_transform(content: bytes, transform: int) -> bytes:
-    """The colours declared to be stored in another way: 0 CMYK, 2 YCCK (Adobe's technical note 5116)."""
+    """Declare another colour storage: 0 CMYK, 2 YCCK (Adobe's technical note 5116)."""
     place = content.index(b"Adobe") + 11
     return content[:place] + bytes([transform]) + content[place + 1 :]

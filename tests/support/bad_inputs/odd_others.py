@@ -85,7 +85,7 @@ def _jumping(table: bytes) -> tuple[bytes, np.ndarray]:
 
 
 def odd_bmps() -> list[BadInput]:
-    """Of every depth, from top to bottom, with run lengths, and with headers that cannot be right."""
+    """Return BMPs of every depth, top-down, with run lengths, and with impossible headers."""
     colors = np.zeros((8, 4), np.uint8)
     colors[:, :3] = COLORS[:, ::-1]
     table = colors.tobytes() + bytes(4 * 248)

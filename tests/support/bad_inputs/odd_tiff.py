@@ -29,7 +29,7 @@ PLAIN = tiff_entries(SIZE, 3, 8, 2, RGB.nbytes)
 
 
 def odd_tiffs() -> list[BadInput]:
-    """Of many kinds of numbers, in tiles and planes, of several pages, turned, and with entries that are spoiled."""
+    """Return TIFFs of many number types, in tiles, planes and pages, rotated, or spoiled."""
     return [*_compressed(), *_forms(), *_numbers(), *_pages(), *_orientations(), *_broken()]
 
 

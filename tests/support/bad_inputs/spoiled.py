@@ -21,7 +21,7 @@ CUTS, FLIPS = 9, 9
 
 
 def sound() -> dict[str, bytes]:
-    """Files of every format and compression: larger than the others, so that they have an inside."""
+    """Return files of every format and compression, large enough to have an inside."""
     large = patches(96, 130)
     return {
         "a.png": saved(large, "PNG"),
@@ -40,7 +40,7 @@ def sound() -> dict[str, bytes]:
 
 
 def cut() -> list[BadInput]:
-    """Cut at the first bytes, inside, and just before the end: refused, or all there all the same."""
+    """Return files cut near the start, inside and before the end: refused, or complete anyway."""
     cases = []
     for file, content in sound().items():
         whole = _pixels(file, content)
@@ -58,7 +58,7 @@ def cut() -> list[BadInput]:
 
 
 def flipped() -> list[BadInput]:
-    """With a bit turned. A PNG has checksums: it is refused or as it was. Others may show what Pillow decodes."""
+    """Return files with a flipped bit; PNG: refused or intact, others may show Pillow's pixels."""
     rng, cases = random.Random(0), []
     for file, content in sound().items():
         if file == "bands.tif":

@@ -85,7 +85,8 @@ def cvat(folder: Path, inside: str, head: str = "") -> Path:
     picture(folder / "images/a.png")
     text = f"""<?xml version="1.0" encoding="utf-8"?>{head}
 <annotations><version>1.1</version><meta><task><labels>
-<label><name>car</name><color>#ff0000</color></label><label><name>road</name><color>#646464</color></label>
+<label><name>car</name><color>#ff0000</color></label>\
+<label><name>road</name><color>#646464</color></label>
 </labels></task></meta>
 <image id="0" name="a.png" width="{SIZE[1]}" height="{SIZE[0]}">{inside}</image></annotations>"""
     path = folder / "annotations.xml"

@@ -1,4 +1,4 @@
-"""24 images that ColorModel sees through, two of them with a wrong mask: as an object and as a dataset of one's own."""
+"""24 images that ColorModel predicts right, two with a wrong mask: as an object and as files."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ WRONG = (4, 17)
 
 
 class Balls:
-    """24 images of a wall, grass and balls in the colours that ColorModel knows; the masks of WRONG have a fault."""
+    """24 images of a wall, grass and balls in ColorModel's colours; masks of WRONG have a fault."""
 
     name, classes, channels, licence = "balls", CLASSES, 3, "MIT"
     keys = [f"yard/{number:03}" for number in range(24)]
@@ -47,7 +47,7 @@ class Balls:
 
 
 def write_balls(folder: Path, things: bool = False) -> Path:
-    """18 images of train, 6 of val, one of test that is the first again; with `things` the balls are told apart."""
+    """Write 18 train, 6 val and 1 test image, a copy of the first; `things` separates the balls."""
     data, names = Balls(), [info.name for info in CLASSES]
     for number, key in enumerate([*data.keys, "yard/test"]):
         label = data.label(number % 24)

@@ -1,4 +1,4 @@
-"""Folders of photographs with masks of eyes and noses, in any layout, and what `check --write` makes of them."""
+"""Folders of photographs with masks of eyes and noses in any layout, and their `check --write`."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ EYE, NOSE = (2, 20), (16, 12)
 
 
 def make(folder: Path, image: str, *masks: str, count: int = 10) -> Path:
-    """Images and their masks: {name} is an image's name, {n} its number; the first masks are eyes, then noses."""
+    """Write images and masks: {name} is an image's name, {n} its number; eyes first, then noses."""
     for number, name in enumerate(NAMES[:count]):
         save(folder / image.format(name=name, n=number), photo(number))
         for pattern, (left, side) in zip(masks, (EYE, NOSE, (30, 6)), strict=False):
@@ -59,7 +59,7 @@ def written(folder: Path) -> DatasetToml:
 
 
 def nnunet(folder: Path, channels: int = 1) -> Path:
-    """imagesTr/case_000_0000.png, labelsTr/case_000.png, and images for testing that have no labels."""
+    """Write imagesTr/case_000_0000.png, labelsTr/case_000.png, and test images without labels."""
     for number in range(12):
         for channel in range(channels):
             save(
@@ -98,7 +98,7 @@ def masks_yaml(folder: Path, masks: str = "masks", text: str = DATA_YAML) -> Pat
 
 
 def nuclei(folder: Path) -> Path:
-    """stage1_train/HASH/images/HASH.png with stage1_train/HASH/masks/*.png, and stage1_test, as DSB 2018."""
+    """Write stage1_train/HASH/{images,masks}/*.png and stage1_test, as DSB 2018 does."""
     for number in range(14):
         name, stage = f"{number * 7919 + 2**40:x}", "stage1_train" if number < 12 else "stage1_test"
         save(folder / f"{stage}/{name}/images/{name}.png", photo(number))

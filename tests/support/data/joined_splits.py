@@ -1,4 +1,4 @@
-"""What must hold of several splits that are trained on as one, data.train_split = ["train", "val"]."""
+"""Checks of several splits that are trained on as one, data.train_split = ["train", "val"]."""
 
 import json
 from pathlib import Path

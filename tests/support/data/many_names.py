@@ -1,7 +1,7 @@
 """predict_folder over Ray with a simulated list of images and workers that open none.
 
-`python many_names.py COUNT [alone]` prints how many lines the manifest has, and the most bytes that the driver held;
-alone: without Ray, one task after the other.
+`python many_names.py COUNT [alone]` prints the number of manifest lines and the driver's peak
+memory in bytes. alone: without Ray, one task after the other.
 """
 
 import hashlib

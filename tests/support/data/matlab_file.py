@@ -1,4 +1,4 @@
-"""Writes a matrix as a MATLAB file, from the description of the format ("Level 5 MAT-file format", The MathWorks)."""
+"""Write a matrix as a MATLAB file, after "Level 5 MAT-file format" (The MathWorks)."""
 
 import struct
 import zlib
@@ -13,7 +13,7 @@ TYPES = {"u1": 2, "u2": 4, "f8": 9}
 def write_matrix(
     path: Path, values: np.ndarray, name: str = "S", *, order: str = "<", compress: bool = True
 ) -> Path:
-    """One matrix of bytes, 16-bit numbers or doubles, behind a matrix `first` that is to be passed over."""
+    """Write a matrix of bytes, 16-bit numbers or doubles after `first`, which readers must skip."""
     header = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack(f"{order}HH", 0x0100, 0x4D49)
     body = b"".join(
         _variable(*part, order, compress) for part in (("first", np.eye(2)), (name, values))

@@ -1,4 +1,4 @@
-"""Random panoptic segmentations, and panoptic quality as a slow loop written from its definition."""
+"""Random panoptic segmentations, and panoptic quality as a slow loop after its definition."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def scene(
     crowds: bool = True,
     near: np.ndarray | None = None,
 ):
-    """(ids, segments): rectangles over void, some of them crowds; with `near` a shifted, repainted copy of it."""
+    """Return (ids, segments): rectangles on void, some crowds; `near`: a shifted, changed copy."""
     ids = (
         np.zeros(size, np.int64) if near is None else np.roll(near, rng.integers(-2, 3, 2), (0, 1))
     )
@@ -31,7 +31,7 @@ def scene(
 
 
 def listed(ids: np.ndarray, rng: np.random.Generator, crowds: bool = True) -> list[dict]:
-    """The ids of a map in any order, each with a category that goes by the id, every fourth thing a crowd."""
+    """Return a map's segments in random order: category by id, every fourth thing a crowd."""
     present, areas = np.unique(ids, return_counts=True)
     area_of, segments = dict(zip(present.tolist(), areas.tolist(), strict=True)), []
     for i in rng.permutation(present[present > 0]).tolist():
@@ -46,7 +46,7 @@ def listed(ids: np.ndarray, rng: np.random.Generator, crowds: bool = True) -> li
 def count_slowly(
     rule: str, ground_truth, true_segments, prediction, predicted_segments
 ) -> dict[int, list[float]]:
-    """category id -> [tp, fp, fn, sum of IoU], every figure counted by looking at masks one at a time."""
+    """Return {category id: [tp, fp, fn, sum of IoU]}, counted one mask at a time."""
     counts = {category["id"]: [0, 0, 0, 0.0] for category in CATEGORIES}
     void, matched = ground_truth == 0, set()
     for t in true_segments:

@@ -1,4 +1,4 @@
-"""Folders as they are published, made of our synthetic scenes: each in a layout of its own, nothing of it described."""
+"""Our synthetic scenes in the layouts of published folders, without a description."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ SIDE = 8
 
 @cache
 def scenes() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Image and mask (H, W) of COUNT scenes: 0 = elsewhere, 1 = road, 2 = objects, 3 = what is ignored."""
+    """Return image and mask (H, W) of COUNT scenes: 0 elsewhere, 1 road, 2 objects, 3 ignored."""
     data = open_dataset("shapes", "train", size=COUNT)
     things = [index for index, info in enumerate(data.classes) if info.thing]
     found = []
@@ -44,7 +44,7 @@ def other_folder_names(folder: Path) -> None:
 
 
 def suffixes_on_both_sides(folder: Path) -> None:
-    """images/001_image.png with annotations/001_annotation.png, and a third folder of 1-bit masks."""
+    """Write images/001_image.png, annotations/001_annotation.png, and a folder of 1-bit masks."""
     for number, (image, mask) in enumerate(scenes()):
         save(folder / f"images/{number:03}_image.png", image)
         save(folder / f"annotations/{number:03}_annotation.png", mask)
@@ -81,7 +81,7 @@ TURNED = {
 
 
 def class_is_the_folder(folder: Path) -> None:
-    """MT_Crack/Imgs/, MT_Fray/Imgs/ with masks of 0 and 255, MT_Free/Imgs/ with nothing but background."""
+    """Write MT_Crack/Imgs/, MT_Fray/Imgs/ with masks of 0 and 255, MT_Free/Imgs/ with none."""
     for name, (
         value,
         turn,
@@ -97,7 +97,7 @@ TILES = {"MT_Blowhole": 1, "MT_Break": 2, "MT_Crack": 3, "MT_Fray": 4, "MT_Free"
 
 
 def magnetic_tiles(folder: Path, count: int = 6) -> None:
-    """MT_Crack/Imgs/exp1_num_37.jpg and .png for each class: masks of 0 and 255, smoothed; MT_Free has no defect.
+    """Write MT_Crack/Imgs/exp1_num_37.jpg and .png by class, smoothed masks of 0 and 255.
 
     The layout is that of the magnetic tiles of Huang et al., 1,344 single photographs.
     """

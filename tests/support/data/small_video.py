@@ -38,7 +38,7 @@ def write_video(
     sound: bool = False,
     container_options: dict[str, str] | None = None,
 ) -> Path:
-    """A video of images (H, W, 3), shown at `times` in units of `time_base`; turn: (degrees, mirrored)."""
+    """Write images (H, W, 3) as a video at `times` in `time_base`; turn: (degrees, mirrored)."""
     base = time_base or 1 / Fraction(rate)
     with av.open(
         str(path),

@@ -26,7 +26,7 @@ def interpolated(x: np.ndarray, size: tuple[int, int], align_corners: bool = Fal
 def brought_back(
     slopes: np.ndarray, size: tuple[int, int], align_corners: bool = False
 ) -> np.ndarray:
-    """The gradient of what was interpolated, (B, K, H, W) -> that of its source, (B, K, *size) float64."""
+    """Return the source's gradient (B, K, *size) float64 from its interpolation's, (B, K, H, W)."""
     down, across = (
         shares(n, m, align_corners) for n, m in zip(size, slopes.shape[2:], strict=True)
     )

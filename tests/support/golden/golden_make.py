@@ -1,9 +1,9 @@
-"""Makes tests/golden of the reference numbers and real data beside the checkout:
+"""Make tests/golden from the reference numbers and real data beside the checkout.
 
     PYTHONPATH=tests python -m support.golden.golden_make
 
-tests/golden/README.md says what each file holds and where its numbers come from; tests/test_golden.py, that the files
-still are what this makes.
+tests/golden/README.md describes each file and its source; tests/test_golden.py checks that the
+files are still what this makes.
 """
 
 import csv
@@ -106,7 +106,7 @@ def peer(reference: Path, name: str) -> dict:
 
 
 def panoptic_cases(reference: Path) -> dict:
-    """The cases of panopticapi; maps as runs: height, width, then value, length, value, length ..."""
+    """Return panopticapi's cases, with maps as runs: height, width, then value, length, ..."""
     known = json.loads((reference / "panoptic/pq_cases.json").read_text())
 
     def runs(ids: list[list[int]]) -> list[int]:
@@ -130,7 +130,7 @@ def panoptic_cases(reference: Path) -> dict:
 
 
 def overlaps(fixtures: Path) -> dict:
-    """What pairs of maps of other toolkits' tests share, no map itself: [true id, predicted id, pixels]."""
+    """Return [true id, predicted id, pixels] for map pairs of other toolkits, without the maps."""
 
     def shared(label: np.ndarray, prediction: np.ndarray) -> list[list[int]]:
         pairs, pixels = np.unique(
@@ -207,7 +207,8 @@ def class_tables(fixtures: Path) -> dict:
         }
         | digest(ade20k),
         "coco-panoptic": {
-            "source": "cocodataset/panopticapi panoptic_coco_categories.json: id, name, color, thing"
+            "source": "cocodataset/panopticapi panoptic_coco_categories.json: "
+            "id, name, color, thing"
         }
         | digest((row["id"], row["name"], row["color"], bool(row["isthing"])) for row in coco),
         "coco-stuff": {"source": "the same things, and nightrome/cocostuffapi's stuff: id, name"}
@@ -234,9 +235,9 @@ def quoted(name: str) -> list[str]:
 
 
 def printed(papers: Path) -> dict:
-    """The figures of the papers, in their order: of FRM's three tables, and shares and costs of the passages.
+    """Return the papers' figures in order: FRM's three tables, and the passages' shares and costs.
 
-    Also which sentences of ours stand in them, as sha256.
+    Also returns which sentences that we quote occur in them, as sha256.
     """
     text = (papers / "frm.txt").read_text()
     starts = [text.index(f"Table {n}. ") for n in (1, 2, 3)]

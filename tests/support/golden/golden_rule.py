@@ -1,7 +1,7 @@
-"""The rules by which the goldens' weights, images and labels follow from names and shapes: numpy, without a file.
+"""The rules that give the goldens' weights, images and labels from names and shapes, in numpy.
 
-The same rules as the reference's `recipe.py` and `parity/recipe.py`. VAN and CGRSeg take raw bits of PCG64 alone, whose
-stream numpy promises to keep; the peers take its normal distribution.
+They are those of the reference's `recipe.py` and `parity/recipe.py`. VAN and CGRSeg use only raw
+bits of PCG64, whose stream numpy promises to keep; the peers use its normal distribution.
 """
 
 import math
@@ -20,7 +20,7 @@ RANGES = {
     "scale": (0.1, 0.5),
     "table": (-1.0, 1.0),
 }
-"""What kind of tensor a key is -> the range its values are drawn from; of "weight" it is +-sqrt(3 / fan in)."""
+"""{kind of tensor: range of its values}; the range of "weight" is +-sqrt(3 / fan in)."""
 
 
 def uniform(tag: str, shape: Sequence[int], low: float, high: float) -> np.ndarray:
@@ -32,7 +32,7 @@ def uniform(tag: str, shape: Sequence[int], low: float, high: float) -> np.ndarr
 
 
 def offsets(rows: int, columns: int) -> np.ndarray:
-    """(rows, columns) int64: ranks of |dy|, |dx| between two square grids, by first appearance; rows may be fewer."""
+    """Return (rows, columns) int64: ranks of |dy|, |dx| between two grids, by first appearance."""
     coarse, fine = math.isqrt(rows), math.isqrt(columns)
     step = -(-fine // coarse)
     (y, x), (v, u) = np.divmod(np.arange(rows), coarse), np.divmod(np.arange(columns), fine)
@@ -99,7 +99,7 @@ def peer_image(seed: int, shape: Sequence[int]) -> np.ndarray:
 
 
 def flat(tree: Mapping, prefix: str = "") -> dict[str, str]:
-    """{official key: leaf} of the nested form in which the goldens hold keys: {"a": {"b": "3x3"}} -> {"a.b": "3x3"}."""
+    """Return {official key: leaf} of nested keys: {"a": {"b": "3x3"}} -> {"a.b": "3x3"}."""
     found = {}
     for name, below in tree.items():
         found |= (

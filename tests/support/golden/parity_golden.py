@@ -1,4 +1,4 @@
-"""VAN's and CGRSeg's goldens (tests/golden/parity and keys): what the authors' models gave, and their keys."""
+"""VAN's and CGRSeg's goldens (tests/golden/parity and keys): the authors' outputs and keys."""
 
 import json
 from functools import cache
@@ -35,7 +35,7 @@ def numbered(name: str) -> dict[str, Tensor]:
 
 
 def maps(model: torch.nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Stages of a backbone; of CGRSeg also its logits and what is in between, (B, C, h, w), by the goldens' names."""
+    """Return stages, for CGRSeg also logits and inner maps, (B, C, h, w), by golden name."""
     if not isinstance(model, CGRSeg):
         return {f"stage{i}": x for i, x in enumerate(model(images), 1)}
     assert model.context is not None
@@ -65,10 +65,10 @@ def maps(model: torch.nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def misses(name: str, dtype: torch.dtype) -> tuple[int, list[tuple]]:
-    """Load the golden's weights and run its cases; -> number of maps compared, and what differs.
+    """Load the golden's weights and run its cases; return (number of maps, differences).
 
-    In float32 by more than the golden's `atol` (20 times what the authors' model differs between float32 and
-    float64), in float64 by more than 1e-7 of a map's largest value.
+    A difference is more than the golden's `atol` in float32 (20 times the authors' model's own
+    difference between float32 and float64), or 1e-7 of a map's largest value in float64.
     """
     golden = json.loads((GOLDEN / f"parity/{name}.json").read_text())
     with np.load(GOLDEN / f"parity/{name}.npz", allow_pickle=False) as arrays:

@@ -1,4 +1,4 @@
-"""What the tests of a model after a paper share: a test file's class inherits it and says what is its own.
+"""Shared tests of a model after a paper; a test file's class inherits them and adds its values.
 
 What every model of the catalogue keeps to, whatever its paper, is in tests/models/test_contract.py.
 """

@@ -1,4 +1,4 @@
-"""The peers' goldens (tests/golden/peers): what their authors' code gave on weights that follow from key names."""
+"""The peers' goldens (tests/golden/peers): the authors' outputs on weights made from key names."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from featherseg.layers.resize import to_image
 
 @dataclass(frozen=True)
 class Golden:
-    """What the authors' model gave: `cases` with inputs and outputs, the shapes of its weights by official key."""
+    """The authors' outputs: `cases` with inputs and outputs, weight shapes by official key."""
 
     reference: dict
     shapes: dict[str, tuple[int, ...]]
@@ -42,10 +42,10 @@ class Golden:
         names: Mapping[str, str] | None = None,
         upsampled: bool = False,
     ) -> list:
-        """Load the reference's weights and run its cases; -> what differs by more than rtol of an output's deviation.
+        """Run the cases on the reference's weights; return outputs off by rtol of their deviation.
 
-        names: a name of the reference -> ours, where they are not the same ("main" are the logits, others from aux).
-        upsampled: the reference holds logits at the image's size.
+        names: {reference name: ours} if they differ ("main": the logits, others: from aux).
+        upsampled: the reference's logits are at the image's size.
         """
         load_official(model.double().eval(), self.state())
         outputs, found = self.run(model, names or {}, upsampled), []
@@ -85,7 +85,7 @@ def golden(name: str) -> Golden:
 
 
 def unfit(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Three states that must not load, by what WeightsError says: a key too few, one too many, one of another shape."""
+    """Return three states that must not load, by message: missing key, extra key, wrong shape."""
     key = next(key for key, value in state.items() if value.ndim == 4)
     return {
         "missing": {k: v for k, v in state.items() if k != key},
@@ -95,10 +95,10 @@ def unfit(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def figures(build: Callable[[int], SegmentationModel]) -> tuple[float, ...]:
-    """What the table of measured peers holds of a model, `build(classes)`, to three decimals.
+    """Return the measured peers' figures of a model, `build(classes)`, to three decimals.
 
-    M parameters with 19 and with 150 classes, without auxiliary heads, and with 19 and all; GMACs of 19 classes at
-    1024x2048 by the conventions macs and ptflops-0.6, of 150 classes at 512x512 by macs.
+    M parameters with 19 and with 150 classes without auxiliary heads, and with 19 and all heads;
+    GMACs of 19 classes at 1024x2048 by macs and ptflops-0.6, of 150 classes at 512x512 by macs.
     """
     with torch.device("meta"):
         small, large = build(19).eval(), build(150).eval()

@@ -1,4 +1,4 @@
-"""A model whose answer is seen by eye: red pixels are a "wall", green ones "grass", blue ones a "ball"."""
+"""A model whose output can be checked by eye: red pixels are "wall", green "grass", blue "ball"."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ POISON = (7, 77, 7)
 
 
 class ColorModel(SegmentationModel):
-    """Logits are the image's own channels; of a panoptic one, pixels of full blue are centres, offsets are 0."""
+    """Logits are the image's channels; if panoptic, full blue is a centre and offsets are 0."""
 
     classes = len(CLASSES)
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -91,7 +91,7 @@ def mask_in(png: bytes) -> np.ndarray:
 
 
 class Gated(Predictor):
-    """A predictor that waits until `gate` is opened; `seen` are the sizes of the batches that it was given."""
+    """A predictor that waits until `gate` is open; `seen` are the sizes of its batches."""
 
     def __init__(self, batch: int = 4) -> None:
         super().__init__(color_predictor(batch=batch).runtime, batch=batch)
@@ -112,9 +112,9 @@ def until(condition) -> None:
 
 
 class Slow:
-    """A runtime that adds 0 to images of more than 500,000 pixels until `gate` is opened; `running` counts such runs.
+    """A runtime that waits for `gate` before it returns for more than 500,000 pixels.
 
-    `seen` are the sizes (H, W) of all runs.
+    It adds 0 meanwhile; `running` counts such runs. `seen` are the sizes (H, W) of all runs.
     """
 
     def __init__(self) -> None:

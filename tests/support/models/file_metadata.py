@@ -23,12 +23,15 @@ METADATA = {
 
 
 class ChannelsFile(FileRuntime):
-    """A file of three classes whose logits are the channels of the image; `seen` are the sizes of its runs."""
+    """A file of three classes whose logits are the image's channels; `seen`: sizes of its runs."""
 
     def __init__(self, **facts) -> None:
         colors = ([128, 64, 128], [70, 130, 180], [0, 0, 142])
-        facts = {"classes": ["a", "b", "c"], "colors": colors, "things": [False] * 3, "size_divisor": 1,
-                 "minimum_size": 1, "mean": [0.0] * 3, "std": [1.0] * 3, "align_corners": False, **facts}  # fmt: skip
+        facts = {
+            "classes": ["a", "b", "c"], "colors": colors, "things": [False] * 3,
+            "size_divisor": 1, "minimum_size": 1, "mean": [0.0] * 3, "std": [1.0] * 3,
+            "align_corners": False, **facts,
+        }  # fmt: skip
         super().__init__(
             Path("file.xml"), FileFacts.model_validate_json(json.dumps(METADATA | facts))
         )

@@ -81,7 +81,7 @@ class Scored:
 
 
 def trained(step, pace=0.0, threads=1):
-    """The record of a trial that reached a step, each of which took `pace` seconds, 0 if unknown."""
+    """Return the record of a trial at a step; each took `pace` seconds, 0 if unknown."""
     part = {"steps": 2, "stepping": pace, "seconds": pace, "threads": threads}
     return TrialRecord(step, {}, (part,) if pace else ())
 
@@ -94,7 +94,7 @@ def state_of(plan, ranking=(), **trials):
 
 
 def begin_planned(yard, out, decay, **config):
-    """Leave `out` as a fit that has decided all its steps: --resume times nothing and takes them."""
+    """Leave `out` as a fit with all its steps decided, so that --resume times nothing."""
     plan, (parts, _) = fit_plan(yard, **config), find_splits(str(yard), None, out)
     finals = [
         FinalTraining(one.name, plan.config.hours, plan.schedule.final[one.name], decay)
@@ -105,7 +105,7 @@ def begin_planned(yard, out, decay, **config):
 
 
 def write_yard(folder, images=30, splits='train = "images/"'):
-    """A folder of images with a bright box each, which is what the masks say, and a dataset.toml."""
+    """Write images with a bright box each, masks of the boxes, and a dataset.toml."""
     rng = np.random.default_rng(0)
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
@@ -117,7 +117,8 @@ def write_yard(folder, images=30, splits='train = "images/"'):
         Image.fromarray(image).save(folder / "images" / f"{number:03d}x.png")
         Image.fromarray(label).save(folder / "masks" / f"{number:03d}x.png")
     (folder / "dataset.toml").write_text(
-        f'name = "yard"\nimages = "images"\nmasks = "masks"\nsplit_by = "image"\nclasses = ["ground", "box"]\n'
+        'name = "yard"\nimages = "images"\nmasks = "masks"\nsplit_by = "image"\n'
+        'classes = ["ground", "box"]\n'
         f'[splits]\n{splits}\n[map]\n0 = "ground"\n1 = "box"\n'
     )
     return folder / "dataset.toml"

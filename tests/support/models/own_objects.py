@@ -1,4 +1,4 @@
-"""A model, a dataset, a loss and an augmentation of one's own, as a user of the Python API would write them."""
+"""A user's own model, dataset, loss and augmentation, as written for the Python API."""
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ class WithPlaces(TwoStrides):
 
 
 class Halves:
-    """Images that are dark on the left (class 0) and bright on the right (class 1) of a column that the index names."""
+    """Images that are dark (class 0) left and bright (class 1) right of a column given by index."""
 
     name, channels, licence = "halves", 3, "CC0"
     classes = (ClassInfo("dark", (0, 0, 0)), ClassInfo("bright", (255, 255, 255)))

@@ -1,4 +1,4 @@
-"""A model whose mask is worked out by hand from the pixels: each pixel alone decides, grey ones as well."""
+"""A model whose mask follows from each pixel alone, grey ones as well, and is computed by hand."""
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ def pixel_runtime(name: str = "pixels") -> TorchRuntime:
 
 
 def mask_of(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 or uint16 -> the mask (H, W) uint8 that is right; 16 bits are brought to 0..255 by 1/257."""
+    """Return the right mask (H, W) uint8 of (H, W, 3) uint8, or uint16 scaled by 1/257."""
     values = pixels.astype(np.float32) / (257 if pixels.dtype == np.uint16 else 1)
     red, green, blue = np.moveaxis(values, 2, 0)
     return np.stack([red, 255 - green, blue / 2 + 64]).argmax(axis=0).astype(np.uint8)

@@ -27,4 +27,4 @@ EVERY_MODEL = [
     pytest.param(name, marks=[] if name in ONE_OF_EACH or row.panoptic else pytest.mark.slow)
     for name, row in MODELS.items()
 ]
-"""For quick tests one variant of each architecture, for slow ones all: another has the same layers in other numbers."""
+"""One variant of each architecture for quick tests, all for slow ones; variants share layers."""

@@ -92,7 +92,7 @@ def quick_export() -> Iterator[None]:
 
 @cache
 def operators_once():
-    """Functions that look up torch's ONNX operators, and the composite ones of a namespace, once."""
+    """Look up torch's ONNX operators, and the composite ones of a namespace, only once."""
     from torch._export import utils
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 

@@ -1,4 +1,4 @@
-"""A model of the catalogue without the repetitions of its blocks: every kind of layer once, in a part of the time."""
+"""A catalogue model without repeated blocks: every kind of layer once, in less time."""
 
 from itertools import groupby
 from typing import TypeVar
@@ -17,7 +17,7 @@ def shallow(name: str, classes: int) -> SegmentationModel:
 
 
 def once_each(model: Module) -> Module:
-    """Leave one block of each run of blocks alike (how they print, and the shapes that they hold), in place."""
+    """Keep one block of each run of similar blocks (same text and shapes), in place."""
     for parent in [module for module in model.modules() if type(module) is nn.Sequential]:
         kept = [list(run)[-1] for _, run in groupby(parent, key=_likeness)]
         for _ in range(len(parent) - len(kept)):
@@ -28,5 +28,5 @@ def once_each(model: Module) -> Module:
 
 
 def _likeness(block: nn.Module) -> tuple[str, list[tuple[str, tuple[int, ...]]]]:
-    """What two blocks have in common that compute alike: how they print, and the shapes that they hold."""
+    """Return what blocks with equal computations share: their printed text and tensor shapes."""
     return repr(block), [(key, tuple(value.shape)) for key, value in block.state_dict().items()]

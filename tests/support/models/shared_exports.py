@@ -1,4 +1,4 @@
-"""Exports that several tests read, each made once in a session by the worker that comes first; the others wait."""
+"""Exports that several tests read, made once a session by the first worker; the others wait."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ from featherseg.exporters.onnx import to_onnx
 def shared_folder(
     tmp_path_factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], object]
 ) -> Path:
-    """A folder that `fill` has filled, here or in another worker of pytest-xdist. Nobody may change what is in it."""
+    """Return a folder that `fill` filled, here or in another xdist worker; nobody may change it."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:  # root is the worker's own then
         root = root.parent

@@ -1,4 +1,4 @@
-"""A machine with a clock of its own, on which trainings take no time: a busy hour passes in milliseconds."""
+"""A machine with its own clock, on which trainings take no real time."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from featherseg.fitting.trials import TrialRecord, Workers
 
 
 class Machine:
-    """Carries segments out. Everything takes `slowdown` times as long from `since` on, in seconds."""
+    """Runs segments; all take `slowdown` times as long from `since` on, in seconds."""
 
     def __init__(self, monkeypatch, slowdown, since, scores=None):
         self.now, self.slowdown, self.since = 0.0, slowdown, since

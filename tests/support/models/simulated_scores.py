@@ -1,4 +1,4 @@
-"""Images that were never drawn: pixel counts of simulated models, and differences that are known beforehand."""
+"""Pixel counts of simulated models on simulated images, with differences known beforehand."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -12,8 +12,9 @@ CLASSES = 5
 class Scene:
     """How images are simulated.
 
-    qualities: log-odds of a hit of each model, before noise; correlation of neighbours; rare: class 0 is in 3 of 100
-    images, and no other class is taken for it; lone: each of the first so many classes is in a single image.
+    qualities: log-odds of a hit of each model before noise. correlation: that of neighbours. rare:
+    class 0 is in 3 of 100 images and no other class is confused with it. lone: each of the first
+    `lone` classes is in a single image.
     """
 
     qualities: tuple[float, ...] = (1.0, 1.3)
@@ -22,7 +23,7 @@ class Scene:
     lone: int = 0
 
     def counts(self, rng: np.random.Generator, images: int) -> np.ndarray:
-        """(S, N, 3, K): pixels in the ground truth, hit and predicted of each model, image and class."""
+        """Return (S, N, 3, K) pixels: ground truth, hits, predictions by model, image and class."""
         label = np.round(
             rng.gamma(1, 1, (images, CLASSES)) * np.linspace(200, 2000, CLASSES)
         )  # (N, K)
@@ -45,7 +46,7 @@ class Scene:
         return np.stack(models)
 
     def _series(self, rng: np.random.Generator, images: int) -> np.ndarray:
-        """(N, K) normal noise of standard deviation 1, each image correlated with the one before."""
+        """Return (N, K) normal noise of standard deviation 1, correlated with the image before."""
         noise = rng.normal(size=(images, CLASSES))
         for i in range(1, images) if self.correlation else ():
             noise[i] = self.correlation * noise[i - 1] + (1 - self.correlation**2) ** 0.5 * noise[i]
@@ -66,7 +67,7 @@ class Scene:
 def training_runs(
     rng: np.random.Generator, runs: int, images: int, spread: float, noise: float
 ) -> np.ndarray:
-    """Runs of one recipe, (m, N, 3, K): log-odds that differ by `spread` from run to run, by `noise` an image."""
+    """Return runs of one recipe, (m, N, 3, K); log-odds vary by `spread`, images by `noise`."""
     label = np.round(rng.gamma(1, 1, (images, CLASSES)) * np.linspace(200, 2000, CLASSES))
     difficulty = 1 + 0.5 * rng.normal(size=(images, CLASSES))
     odds = (

@@ -1,4 +1,4 @@
-"""The least model with a part of each kind that an export can get wrong, in stages of known names."""
+"""The smallest model with each kind of part that an export can break, in named stages."""
 
 from itertools import pairwise
 
@@ -64,7 +64,7 @@ class Up(nn.Module):
 
 
 class SmallModel(SegmentationModel):
-    """images (B, 3, H, W), normalised -> logits (B, 5, H'/4, W'/4) of the image padded to multiples of 8."""
+    """Normalised images (B, 3, H, W) -> logits (B, 5, H'/4, W'/4), padded to multiples of 8."""
 
     size_divisor = 8
     mean, std = (123.0, 96.0, 70.0), (61.0, 47.0, 72.0)

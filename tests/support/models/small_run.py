@@ -16,7 +16,7 @@ def small_info(
     licence: str = "Apache-2.0",
     epochs: int = 1,
 ) -> RunInfo:
-    """What resolved.json would hold of a run of `model` on `data` (the [data] table, shapes by default)."""
+    """Return the resolved.json of a run of `model` on `data` (the [data] table, default shapes)."""
     tables = {
         "model": {"name": model},
         "data": data or {"name": "shapes"},

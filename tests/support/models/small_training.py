@@ -1,4 +1,4 @@
-"""A small training on drawn scenes for tests: 8 images, crops of 64 x 96, a model of nine layers that are no use."""
+"""A small training on synthetic scenes: 8 images, crops of 64 x 96, a weak model of nine layers."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -84,7 +84,7 @@ class TinyConfig(ModelConfig):
 
 
 class Tiny(SegmentationModel):
-    """images (B, 3, H, W), normalised -> logits (B, K, H/8, W/8); dropout draws on the random state in training."""
+    """Normalised images (B, 3, H, W) -> logits (B, K, H/8, W/8); dropout uses the random state."""
 
     lone_side = 32
 
@@ -175,7 +175,7 @@ def equal_state(first, second) -> bool:
 
 
 def outcome(run):
-    """All that two runs are compared by: kept weights, optimiser, schedule, average, the last record of each step."""
+    """Return what runs are compared by: weights, optimiser, schedule, EMA, last records by step."""
     checkpoint = torch.load(run.path / "last.ckpt", weights_only=True)
     parts = {
         key: checkpoint[key]

@@ -1,4 +1,4 @@
-"""A run on `shapes` whose model is `three_layers`, as if it had been trained; quick to export and to score."""
+"""An untrained run of `three_layers` on `shapes`, finished in form; quick to export and score."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ class EightClasses(ThreeLayers):
 
 
 def three_layer_run(folder: Path, **data: object) -> Run:
-    """A run folder with twelve images of train and two of val, unless `data` (its [data] table) says otherwise."""
+    """Write a run with twelve train and two val images unless `data` (its [data] table) differs."""
     folder.mkdir()
     table = {"name": "shapes", "train_size": 12, "val_size": 2, **data}
     write_info(folder, small_info(Shapes.classes, data=table, image_size=(64, 96)))

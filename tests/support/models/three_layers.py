@@ -1,4 +1,4 @@
-"""A model of three layers that pads and strides like the real ones, quick to export; for tests of files."""
+"""A model of three layers with the padding and strides of real ones, quick to export."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""torchvision's ResNets by their published key names: shapes, made-up weights, a forward pass over the keys alone."""
+"""torchvision's ResNets by published key names: shapes, made-up weights, a forward pass."""
 
 import zlib
 
@@ -82,7 +82,7 @@ def normed(state, x, conv, norm, **geometry):
 
 
 def forward(state, images, depth, output_stride=32):
-    """The four stages. A stage that keeps its size: its first block has the dilation before, the others twice that."""
+    """Return the four stages; a dilated stage doubles the dilation after its first block."""
     x = normed(state, images, "conv1", "bn1", stride=2, padding=3).relu()
     x = F.max_pool2d(x, 3, 2, 1)
     stages, reached, dilation = {}, 4, 1

@@ -1,4 +1,4 @@
-"""A model, a dataset and a loss as another package adds them to featherseg; docs/architecture.md says what each is."""
+"""A model, a dataset and a loss that another package adds to featherseg (docs/architecture.md)."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,8 +1,9 @@
-"""A worker of `featherseg benchmark` that runs nothing: it makes up its times, for tests of the protocol.
+"""A worker of `featherseg benchmark` that invents its times, for tests of the protocol.
 
-    python fake_benchmark_worker.py FOLDER      # FOLDER/PID is made when it starts; FOLDER/faults.json says what fails
+    python fake_benchmark_worker.py FOLDER
 
-faults.json maps a build to the command at which its process dies, or to {command: answer}.
+It creates FOLDER/PID when it starts. FOLDER/faults.json says what fails: it maps a build to the
+command at which its process dies, or to {command: answer}.
 """
 
 import json
@@ -21,12 +22,12 @@ LIMITS = {
 
 
 def build_of(asked: dict, before: str) -> str:
-    """The build that is asked for, or of a file its name; what was opened before where neither is."""
+    """Return the requested build, or a file's name, or else what was opened before."""
     return asked.get("build") or (Path(asked["file"]).name if asked.get("file") else before)
 
 
 def turn(build: str, number: int) -> dict:
-    """Forward times of 100 ms by the build's factor, on a machine that is slower every round; 1 ms the other stages."""
+    """Return forward times of 100 ms by build, slower every round, and 1 ms for other stages."""
     forward = 100 * FACTORS[build] * 1.05**number
     wall = {stage: forward if stage == "forward" else 1.0 for stage in STAGES}
     return {"wall": wall, "cpu": wall, "queue": dict.fromkeys(STAGES, 0.0)}

@@ -11,7 +11,7 @@ class Crash(BaseException):
 
 
 class FaultyDisk:
-    """Counts the file operations of `core.files` and makes the k-th one fail, or be the last before a crash."""
+    """Count the file operations of `core.files` and fail the k-th, or crash after it."""
 
     def __init__(self, monkeypatch, k, fault):
         self.count, self.k, self.fault = 0, k, fault

@@ -1,6 +1,6 @@
-"""Fuzzing: sound bytes are mutated, by structure and byte by byte, and given to a target for so many seconds.
+"""Fuzzing: mutate sound bytes, by structure and byte by byte, and run a target on them for a time.
 
-Seeds are 0, 1, 2, ..., so that a machine finds what another has found; how far it gets depends on its speed.
+Seeds are 0, 1, 2, ..., so each machine finds what another found; its speed decides how far it gets.
 """
 
 import json
@@ -212,7 +212,7 @@ def told(error: FeathersegError) -> None:
 
 @contextmanager
 def no_hang() -> Iterator[None]:
-    """Raises TimeoutError where the block takes longer than HANG seconds of the processor (a machine may be paused)."""
+    """Raise TimeoutError if the block takes over HANG processor seconds; machines may be paused."""
 
     def ring(number: int, frame: object) -> None:
         raise TimeoutError(f"hangs: not done after {HANG} s")
@@ -248,7 +248,7 @@ def mutations(
 
 
 def change_bytes(content: bytes, rng: random.Random) -> bytes:
-    """A bit turned, a stretch left out, doubled, moved or filled, something put in, or the end cut off."""
+    """Flip a bit; delete, double, move or fill a range; insert something; or cut off the end."""
     place = rng.randrange(len(content) + 1)
     stop = min(len(content), place + rng.choice((1, 2, 4, 16, 256)))
     way = rng.randrange(7)
@@ -299,7 +299,7 @@ def change_toml(content: bytes, rng: random.Random) -> bytes:
 
 
 def change_json(content: bytes, rng: random.Random) -> bytes:
-    """A value anywhere in the tree replaced, left out, doubled or put in; as it is where it is no JSON any more."""
+    """Replace, delete, double or insert a value anywhere in the tree; unchanged if not JSON."""
     try:
         tree = json.loads(content)
     except (ValueError, RecursionError):

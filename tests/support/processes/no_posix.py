@@ -1,8 +1,8 @@
-"""featherseg as on a system without POSIX: train, kill, resume, predict, evaluate, export in a folder.
+"""featherseg without POSIX: train, kill, resume, predict, evaluate, export in a folder.
 
-`python no_posix.py FOLDER FORM`. What Windows lacks is missing for featherseg's own modules, told by who imports:
-the packages below them may use it (psutil imports `resource` on Linux). Spawned workers import this file too, and so
-are blocked alike.
+`python no_posix.py FOLDER FORM`. What Windows lacks is hidden from featherseg's own modules, by the
+importing module; packages below them may use it (psutil imports `resource` on Linux). Spawned
+workers import this file too and are blocked as well.
 """
 
 import builtins
@@ -105,7 +105,7 @@ class Popen(real_popen):
 
 
 def ours(frame):
-    """Whether the nearest module that is not one of Python's own for files and processes is featherseg's."""
+    """Return whether the nearest module but Python's for files and processes is featherseg's."""
     while frame and frame.f_globals.get("__name__") in (
         "io",
         "os",
@@ -146,7 +146,7 @@ sys.addaudithook(refuse_proc)
 
 
 def work(folder, form=""):
-    """Six steps with a kill after four, then a run's other verbs; ends at the first whose exit code is not 0."""
+    """Run six steps with a kill after four, then other verbs; stop at the first exit code but 0."""
     multiprocessing.set_start_method("spawn")
     from support.models.small_training import Killed, KilledAt, trained
 

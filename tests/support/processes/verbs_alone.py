@@ -1,8 +1,8 @@
-"""Run verbs one after another, each command line in a process with its verb's own HOME and TMPDIR: see run_verbs.
+"""Run verbs one after another, each command in a process with its own HOME and TMPDIR: run_verbs.
 
-As a script, python verbs_alone.py FOLDER, it is the process that these are forked from: it has imported what is slow to
-import, and no package that reports its usage. FOLDER/cases.json has {verb: [words, ...]}, FOLDER/report.json gets
-[verb, words, exit code, what was printed] of each. The verbs work in FOLDER/work.
+As a script, python verbs_alone.py FOLDER, it is the parent of these forks: it has imported what is
+slow to import, and no package that reports its usage. FOLDER/cases.json has {verb: [words, ...]};
+FOLDER/report.json gets [verb, words, exit code, output] of each. The verbs work in FOLDER/work.
 """
 
 import json
@@ -47,7 +47,9 @@ import os, sys
 def note(event, arguments):
     if event in ("socket.getaddrinfo", "socket.gethostbyname"):
         host = arguments[0]
-    elif event in ("socket.connect", "socket.sendto", "socket.sendmsg") and isinstance(arguments[1], tuple):
+    elif event in ("socket.connect", "socket.sendto", "socket.sendmsg") and isinstance(
+        arguments[1], tuple
+    ):
         host = arguments[1][0]
     else:
         return
@@ -61,7 +63,7 @@ sys.addaudithook(note)
 
 @dataclass(frozen=True)
 class Report:
-    """failed: [verb, words, exit code, output]; files: left outside the folders; network: calls of other computers."""
+    """failed: [verb, words, exit code, output]; files: left outside; network: external calls."""
 
     failed: list[list[object]]
     files: list[str]
@@ -69,10 +71,10 @@ class Report:
 
 
 def run_verbs(folder: Path, cases: Cases, allowed: Sequence[str] = (), **variables: str) -> Report:
-    """Run all command lines of `cases` in `folder`/work, without a network where this user may.
+    """Run all command lines of `cases` in `folder`/work, without a network if this user may.
 
-    allowed: patterns of paths below home/ or tmp/ that may be left there. variables: of the environment, which has
-    nothing else that a package could read.
+    allowed: patterns of paths below home/ or tmp/ that may be left there. variables: environment
+    variables; no others that a package could read are set.
     """
     (folder / "cases.json").write_text(json.dumps(cases))
     given = set(os.listdir(folder / "work"))
@@ -113,7 +115,7 @@ def run_verbs(folder: Path, cases: Cases, allowed: Sequence[str] = (), **variabl
 
 
 def without_network() -> list[str]:
-    """The beginning of a command line that runs without a network; [] where this user may not do that."""
+    """Return a command prefix that disables the network; [] if this user may not do that."""
     return next(filter(_works, (["unshare", "-n"], ["unshare", "-rn"])), [])
 
 
@@ -169,7 +171,7 @@ def _left(homes: Path, allowed: Sequence[str]) -> list[str]:
 
 
 def _unasked(work: Path, cases: Cases) -> set[str]:
-    """What lies in the working folder and is named in no command line, not even with another ending."""
+    """Return entries of the working folder that no command names, not even with another suffix."""
     words = {word for lines in cases.values() for line in lines for word in line.split()}
     named = {Path(word).parts[0].partition(".")[0] for word in words if Path(word).parts}
     return {name for name in os.listdir(work) if name.partition(".")[0] not in named}

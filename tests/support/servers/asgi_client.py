@@ -1,4 +1,4 @@
-"""An ASGI application asked without a socket: its event loop runs in a thread, so that a test can ask much at once."""
+"""Call an ASGI application without a socket; its event loop runs in a thread for parallel calls."""
 
 import asyncio
 import threading

@@ -1,7 +1,8 @@
-"""S3 on the loopback interface, by moto: `python bucket_server.py [FAULT]` prints its port and serves until killed.
+"""S3 on the loopback interface by moto: `python bucket_server.py [FAULT]` prints its port.
 
-FAULT, several joined by commas: `every:N` answers every N-th request with 500; `all` every request; `hang:KEY` reads
-half of what is put as KEY, prints "hanging" and waits, as a slow network would.
+It serves until it is killed. FAULT is one or several joined by commas: `every:N` answers every N-th
+request with 500, `all` every request; `hang:KEY` reads half of what is put as KEY, prints "hanging"
+and waits, like a slow network.
 """
 
 import itertools

@@ -13,9 +13,9 @@ CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """Playwright's Browser. Skips where it is not installed.
+    """Yield Playwright's Browser; skip the test if it is not installed.
 
-    It must end before other tests fork loader workers: these would keep its pipes open, and it would never end.
+    It must end before other tests fork loader workers, which would keep its pipes open for ever.
     """
     playwright = pytest.importorskip("playwright.sync_api")
     if not PROGRAM.is_file():

@@ -1,4 +1,4 @@
-"""A bucket that is a dict, in place of what speaks with one: key -> content. Requests are counted, some can fail."""
+"""A bucket that is a dict {key: content}; it counts requests, and some can fail."""
 
 import hashlib
 import io

@@ -7,10 +7,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Behaviour:
-    """What the server does with each request in turn; the last entry of a list holds for all that follow.
+    """What the server does with each request in turn; the last entry of a list repeats.
 
-    cut: bytes of a body after which the connection ends (None: whole). ranges: whether Range is honoured. location:
-    where every request is led on to. status: in place of 200. shift: by which its ranges are wrong. etag: "" for none.
+    cut: bytes of a body after which the connection ends (None: never). ranges: whether Range is
+    honoured. location: redirect target of every request. status: in place of 200. shift: error of
+    its ranges. etag: "" for none.
     """
 
     def __init__(self, content: bytes, **settings: object) -> None:

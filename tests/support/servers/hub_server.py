@@ -1,4 +1,4 @@
-"""A hub on the loopback interface: the few endpoints that push and pull need, with its repositories in memory."""
+"""A hub on the loopback interface: the endpoints of push and pull, with repositories in memory."""
 
 import base64
 import hashlib
@@ -15,8 +15,8 @@ TOKEN = "hf_secretOfTheTest"
 
 
 class Hub:
-    """commits: of every repository, oldest first, (commit, {path: content}), of other branches than main at
-    REPOSITORY@BRANCH; private: the repositories that are.
+    """commits: (commit, {path: content}) by repository, oldest first; REPOSITORY@BRANCH for other
+    branches than main. private: the private repositories.
     """
 
     def __init__(self) -> None:

@@ -93,7 +93,7 @@ def scene() -> np.ndarray:
 
 
 def expect(locator):
-    """Playwright's assertion that waits; imported here, for machines without it skip these tests."""
+    """Return Playwright's waiting assertion; imported late because it may not be installed."""
     from playwright.sync_api import expect
 
     return expect(locator)
@@ -120,7 +120,7 @@ def says(page, sentence: str) -> None:
 
 
 def refused(page) -> None:
-    """Answers with an error status are right in this test: the browser logs them, sooner or later."""
+    """Allow answers with an error status in this test, which the browser logs at any time."""
     page.refusal_expected = True
 
 

@@ -1,4 +1,4 @@
-"""Three Ray nodes here: prints the head's address; "lose" on stdin kills one and adds another; ends with stdin."""
+"""Start three Ray nodes, print the head's address; "lose" on stdin replaces one, EOF ends them."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ SIZE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
 
 def holds_driver(node) -> bool:
-    """A driver joins any node of its machine, and dies with it: the actor that gives out images is pinned there."""
+    """Return whether the node hosts the driver, where the actor that gives out images is pinned."""
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
     for process in raylet.children(recursive=True):
         with suppress(psutil.Error):  # it has ended

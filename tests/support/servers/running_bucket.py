@@ -1,4 +1,4 @@
-"""S3 on the loopback interface in a process of its own (bucket_server.py), and what is needed to speak with it."""
+"""S3 on the loopback interface in its own process (bucket_server.py), with client settings."""
 
 import os
 import subprocess
