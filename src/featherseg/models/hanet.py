@@ -40,10 +40,7 @@ NOISE, MOST_NOISE = 0.5, 2
 
 
 class HeightAttention(nn.Module):
-    """Weights for each row and channel of a map, from another map (Eq. 2-4).
-
-    forward(source, target, positions): (B, C, h, w), (B, D, h', w'), (R,) -> (B, D, h', w').
-    """
+    """Weights each row and channel of a map by attention computed from another map (Eq. 2-4)."""
 
     def __init__(self, channels: int, out_channels: int, reduction: int) -> None:
         super().__init__()
@@ -61,6 +58,7 @@ class HeightAttention(nn.Module):
         self.positions: Tensor
 
     def forward(self, source: Tensor, target: Tensor, positions: Tensor) -> Tensor:
+        """source (B, C, h, w), target (B, D, h', w'), positions (R,) -> (B, D, h', w')."""
         rows = self.reduce(self.drop(self.pool(source)))  # (B, C / reduction, R, 1)
         rows = rows + self.positions[positions].mT[None, :, :, None].to(rows.dtype)
         weights = self.weigh(self.expand(rows)).sigmoid()  # (B, D, R, 1)
@@ -133,6 +131,7 @@ class HANet(SegmentationModel):
         return (rows + noise.long()).clamp(0, ROWS)
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
+        """Return logits (B, K, H/4, W/4), features (B, 256, H/4, W/4), and auxiliary logits."""
         first, _, third, last = pyramid
         positions = self.positions(last.device)
         last = self.attend[0](third, last, positions)

@@ -39,7 +39,7 @@ GUIDANCE_HIDDEN = 48
 
 
 class AtrousSeparable(nn.Module):
-    """Depthwise 3x3 with a dilation, 1x1, both with norm, ReLU: (B, C, h, w) -> (B, D, h, w)."""
+    """Depthwise 3x3 with a dilation, 1x1, both with norm and ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, rate: int) -> None:
         super().__init__()
@@ -51,6 +51,7 @@ class AtrousSeparable(nn.Module):
         self.pointwise = ConvNormAct(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, D, h, w)."""
         conv, norm, act = self.depthwise.children()
         assert isinstance(conv, nn.Conv2d)
         return self.pointwise(normalise_act(norm, act, convolve(conv, x)))
@@ -59,9 +60,8 @@ class AtrousSeparable(nn.Module):
 class PatchNetworks(nn.Module):
     """Runs the network of every cell on the cell's patch.
 
-    forward(guidance, weights, bias): (B, 16, 8 h, 8 w), (B, P, h, w), (B, K, h, w) -> logits
-    (B, K, 8 h, 8 w). The P predicted weights are those of two hidden layers, each its matrix by
-    output channels and then its biases, and the matrix of the last layer; its biases are `bias`.
+    The P predicted weights are those of two hidden layers, each its matrix by output channels and
+    then its biases, and the matrix of the last layer; its biases are `bias`.
     """
 
     def __init__(self, classes: int) -> None:
@@ -76,6 +76,7 @@ class PatchNetworks(nn.Module):
         return [first, HIDDEN, second, HIDDEN, self.classes * HIDDEN]
 
     def forward(self, guidance: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
+        """guidance (B, 16, 8 h, 8 w), weights (B, P, h, w), bias (B, K, h, w) -> (B, K, 8 h, 8 w)."""
         batch, _, height, width = guidance.shape
         rows, columns = weights.shape[2:]
 
@@ -147,6 +148,7 @@ class NRD(SegmentationModel):
         self.aux_heads = nn.ModuleDict({"aux": AuxiliaryHead(third, 256, classes, bias=False)})
 
     def decode(self, pyramid: list[Tensor]) -> Decoded:
+        """Return logits (B, K, H/4, W/4), features (B, D, H/32, W/32), and auxiliary logits."""
         first, _, third, last = pyramid
         branches = torch.cat([branch(last) for branch in self.aspp], dim=1)
         features = self.controller(self.fuse(branches))  # (B, D, H/32, W/32)
