@@ -195,10 +195,12 @@ class Block(nn.Module):
 class SeaFormerBackboneConfig:
     """One row of BACKBONES.
 
-    channels are those of the five stages, the first at 1/4; `first` is the width at 1/2. expansions
-    are those of the inverted residual in the stem, then of those in each stage. The last stages
-    have transformer blocks: `depths` of them, with keys of key_channels in each of `heads` heads,
-    and feed-forward networks of mlp times the channels.
+    channels: width of each of the five stages, the first at 1/4.
+    depths: transformer blocks in each of the last stages.
+    heads, key_channels: heads of a block, and the channels of a key in each head.
+    mlp: width of a block's feed-forward network, in multiples of its channels.
+    first: width at 1/2.
+    expansions: of the inverted residuals, in the stem, then in each stage.
     """
 
     channels: tuple[int, int, int, int, int]

@@ -103,7 +103,11 @@ class Augment(AugmentTable):
         return crop._replace(image=image, label=crop.label.contiguous())
 
     def at(self, part: float) -> "Augment":
-        """Return the same for crops of this part of their size, with contents of the same part."""
+        """Return the augmentation at a smaller resolution: `part` scales both crops and images.
+
+        Progressive training begins with it: at part = 0.5 a crop shows as much as at 1, in half as
+        many rows and columns.
+        """
         height, width = (max(1, round(side * part)) for side in self.crop)
         scale = (self.scale[0] * part, self.scale[1] * part)
         return self.model_copy(update={"crop": (height, width), "scale": scale})
