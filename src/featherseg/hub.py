@@ -133,8 +133,8 @@ def pull(address: str | Path) -> Path:
         stored = getattr((listing or {}).get(name), "lfs", None)
         if stored and stored.sha256 != file_digest(path):
             raise RunError(
-                f"{path} differs from the file at {address}: its sha256 is another. Delete {folder} "
-                "and try again."
+                f"{path} differs from the file at {address}: its sha256 is another. "
+                f"Delete {folder} and try again."
             )
     return folder
 

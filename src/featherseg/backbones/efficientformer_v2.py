@@ -396,8 +396,8 @@ def set_position_resize(backbone: Backbone, how: PositionResize) -> None:
     tables = [module for module in backbone.modules() if isinstance(module, PositionBias)]
     if not tables:
         raise ConfigError(
-            f"position_resize = {how!r}: {type(backbone).__name__} has no position tables. Leave this "
-            "key out."
+            f"position_resize = {how!r}: {type(backbone).__name__} has no position tables. Leave "
+            "this key out."
         )
     for table in tables:
         table.how = how

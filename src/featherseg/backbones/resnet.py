@@ -98,7 +98,7 @@ class ResNet(Backbone):
         replace_strides(list(self.stages[2:]), output_stride)
 
     def dilate_blocks(self, stage: int, rates: Sequence[int]) -> None:
-        """Give the second convolution of each block of a stage (0 to 3) a dilation, one rate a block.
+        """Dilate the second convolution of each block of a stage (0 to 3), one rate a block.
 
         Strides and weights stay.
         """

@@ -29,10 +29,10 @@ def doctor(
     """Print versions, devices, compiled loops, folders and extras; for each fault how to fix it.
 
     Installed extras that take about a second are tried: a frame is encoded, a form is answered.
-    --try-extras tries the others too: a step is trained, a layer is exported and run. Exit code 0 if
-    everything needed works, 1 if something is broken: a core package that is missing or cannot be
-    imported, a package version that cannot be used, an extra that fails. A missing extra is not a
-    fault.
+    --try-extras tries the others too: a step is trained, a layer is exported and run. Exit code 0
+    if everything needed works, 1 if something is broken: a core package that is missing or cannot
+    be imported, a package version that cannot be used, an extra that fails. A missing extra is not
+    a fault.
     """
     from featherseg.core.installation import installation, is_healthy, usable_extras
 

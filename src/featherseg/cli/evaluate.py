@@ -33,8 +33,8 @@ def evaluate(
     predictions: Annotated[
         Path | None,
         typer.Option(
-            help="Instead of a model, evaluate this folder of index PNGs, as predict writes them or "
-            "KEY.png."
+            help="Instead of a model, evaluate this folder of index PNGs, as predict writes them "
+            "or KEY.png."
         ),
     ] = None,
     data: Data = None,

@@ -19,8 +19,8 @@ def import_(
     data: Annotated[
         str,
         typer.Option(
-            help="The dataset with the classes it was trained on: a name or a dataset.toml. No images "
-            "are needed."
+            help="The dataset with the classes it was trained on: a name or a dataset.toml. No "
+            "images are needed."
         ),
     ],
     out: Annotated[Path, out_option("The run folder to write; must be new.")],

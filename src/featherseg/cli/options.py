@@ -92,8 +92,8 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override a key of the recipe, such as train.epochs=40; may be repeated; the last value "
-        "of a key counts.",
+        help="Override a key of the recipe, such as train.epochs=40; may be repeated; the last "
+        "value of a key counts.",
     ),
 ]
 MaxMs = Annotated[
@@ -141,7 +141,8 @@ def parse_inference(
 ) -> dict[str, Any]:
     """Return the fields of InferenceSettings that differ from how the run was validated.
 
-    `--window 512x512 --scales 0.75,1 --tta flip --resize 512x2048` gives all four. Raises ConfigError.
+    `--window 512x512 --scales 0.75,1 --tta flip --resize 512x2048` gives all four. Raises
+    ConfigError.
     """
     from featherseg.inference.settings import InferenceSettings
 

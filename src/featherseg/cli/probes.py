@@ -166,7 +166,8 @@ def _serve(folder: Path) -> str:
     async def length(image: fastapi.UploadFile) -> int:  # this needs python-multipart
         return len(await image.read())
 
-    body = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n1234567\r\n--b--\r\n'
+    disposition = b'Content-Disposition: form-data; name="image"; filename="a"'
+    body = b"--b\r\n" + disposition + b"\r\n\r\n1234567\r\n--b--\r\n"
     headers = [
         (b"content-type", b"multipart/form-data; boundary=b"),
         (b"content-length", str(len(body)).encode()),

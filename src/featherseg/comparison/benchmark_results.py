@@ -224,8 +224,8 @@ class Benchmark:
         worst = max((table.run_queue_wait for table in self.tables), default=1.0)
         if worst > MOST_WAIT:
             warnings.append(
-                f"Other programs were running: passes took up to {worst:.1f} times as long as on an "
-                "idle machine. Ratios are affected less than times; repeat on an idle machine."
+                f"Other programs were running: passes took up to {worst:.1f} times as long as on "
+                "an idle machine. Ratios are affected less than times; repeat on an idle machine."
             )
         if self.plan.starts < USUAL_STARTS:
             warnings.append(

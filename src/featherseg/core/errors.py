@@ -159,7 +159,7 @@ def unknown(kind: str, name: str, known: Iterable[str], *, here: bool = False) -
 
 
 def require_installed(package: str, extra: str, purpose: str) -> None:
-    """Raise MissingExtra if an optional package is missing; it is not imported, which takes time."""
+    """Raise MissingExtra if an optional package is missing, without importing it."""
     if find_spec(package) is None:
         require(package, extra, purpose)
 

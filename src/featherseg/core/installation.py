@@ -175,7 +175,7 @@ def is_healthy(findings: Sequence[Finding]) -> bool:
 
 
 def installation(machine: str) -> list[Finding]:
-    """Return findings on versions, the core packages, each imported once, the extras and the machine.
+    """Return findings on versions, core packages (each imported once), extras and the machine.
 
     machine: the module that prints its findings as JSON, one a line, when run. It runs in the
     process that imported the core packages, so that torch is imported once.

@@ -22,4 +22,5 @@ def switch_off() -> None:
     """
     for variable, value in OFF.items():
         os.environ.setdefault(variable, value)
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # importing it raises ImportError
+    # Importing it raises ImportError
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

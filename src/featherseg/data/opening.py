@@ -1,4 +1,4 @@
-"""Opening a dataset: by its name in DATASETS, by its dataset.toml, or by its folder."""
+"""Open a dataset by its name in DATASETS, its dataset.toml or its folder."""
 
 import os
 import shlex
@@ -30,15 +30,21 @@ def open_dataset(
     exact: bool = True,
     split_by: SplitBy | None = None,
 ) -> SegmentationData:
-    """Open one split of a dataset, or several as one, "train+val": a name of DATASETS, a dataset.toml, or its folder.
+    """Open one split of a dataset, or several joined by `+`, such as "train+val".
 
-    One in a bucket, "s3://bucket/dataset.toml", is copied here first (data/cache/mirror.py).
-    A folder without a dataset.toml is read as `featherseg check FOLDER --write` would write it, where that is clear.
-    `root` is the folder of a dataset that lies on disk (for a dataset.toml: the folder its paths start from, by default
-    its own); `size` takes at most so many samples, spread evenly. What `featherseg prepare` wrote is used where it is
-    found; images that lost something by it only where `exact` is off. `split_by` is what a split by
-    share keeps together where that is not what the dataset.toml says. Raises UnknownName for an
-    unknown dataset or split, DataNotFound and ConfigError for what is missing or wrong on disk.
+    Args:
+        name: A name of DATASETS, a dataset.toml or a folder. One in a bucket is copied here first
+            (data/cache/mirror.py). A folder without a dataset.toml is read as `featherseg check
+            FOLDER --write` would write it, if that is clear.
+        root: The folder of a dataset that lies on disk; for a dataset.toml the folder that its
+            paths start from, by default its own.
+        size: The largest number of samples, spread evenly; default: all.
+        exact: Whether to ignore prepared images that lost something when they were prepared.
+        split_by: What a split by share keeps together; default: as the dataset.toml says.
+
+    Raises:
+        UnknownName: The dataset or the split is unknown.
+        DataNotFound, ConfigError: Something is missing or wrong on disk.
     """
     data = open_files(name, split, root, size, split_by)
     return (
@@ -55,7 +61,7 @@ def open_files(
     size: int | None = None,
     split_by: SplitBy | None = None,
 ) -> SegmentationData:
-    """`open_dataset` without prepared data: every sample is read from its own files, or drawn."""
+    """Open a dataset as `open_dataset` does, without prepared data."""
     if is_own(name):
         return FolderData(own_listing(name, root, split_by), split, size=size)
     dataset = find_dataset(name)
@@ -67,22 +73,24 @@ def open_files(
 
 
 def is_own(name: str) -> bool:
-    """Whether a name is no name of DATASETS but the path of a dataset.toml, or of a folder, also in a bucket."""
+    """Whether a name is the path of a dataset.toml or of a folder, here or in a bucket."""
     return (
         is_remote(name) or name.endswith(".toml") or (name not in DATASETS and os.path.isdir(name))
     )
 
 
 def own_path(name: str) -> Path:
-    """The dataset.toml that a path means, absolute; the folder itself where it has none."""
+    """Return the absolute path of a dataset.toml, or of a folder that has none."""
     path = Path(os.path.abspath(local_dataset(name) if is_remote(name) else name))
     return path / "dataset.toml" if os.path.isfile(path / "dataset.toml") else path
 
 
 def own_config(name: str) -> DatasetToml:
-    """What a dataset.toml says, or that of a folder; without one, what is proposed for the folder.
+    """Read a dataset.toml or that of a folder; propose one for a folder without it.
 
-    Raises DataNotFound where there is none, or it is not clear what to propose, and ConfigError for a slip.
+    Raises:
+        DataNotFound: There is nothing at the path, or it is not clear what to propose.
+        ConfigError: The dataset.toml has a mistake.
     """
     path = own_path(name)
     return proposed_config(path) if os.path.isdir(path) else read_dataset_toml(path)
@@ -91,13 +99,13 @@ def own_config(name: str) -> DatasetToml:
 def own_listing(
     name: str, root: Path | None = None, split_by: SplitBy | None = None
 ) -> FolderListing:
-    """The files of a dataset.toml or a folder, of every split, also those without a partner. Raises as `own_config`."""
-    base = data_folder(name, root).absolute()  # messages say where was looked
+    """List the files of every split, also those without a partner. Raises what `own_config` raises."""
+    base = data_folder(name, root).absolute()  # as messages name it
     return list_folder(own_config(name), base, split_by)
 
 
 def data_folder(name: str, root: Path | None) -> Path:
-    """The folder that a dataset on disk lies in; of one in a bucket, that of its copy."""
+    """Return the folder of a dataset on disk; for one in a bucket, that of its copy."""
     if root is not None and is_remote(root):
         return local_folder(str(root))
     if root is None and is_remote(name):
@@ -106,7 +114,7 @@ def data_folder(name: str, root: Path | None) -> Path:
 
 
 def dataset_facts(name: str) -> DataFacts:
-    """What is known of a dataset without its images: of a name of DATASETS, of a dataset.toml, or of a folder.
+    """Return what is known of a dataset without opening its images.
 
     Raises UnknownName for an unknown dataset, DataNotFound and ConfigError for a dataset.toml.
     """
@@ -117,7 +125,7 @@ def dataset_facts(name: str) -> DataFacts:
 
 
 def share_rule(name: str) -> SplitBy | None:
-    """What a dataset.toml with splits by share keeps together; None for others, and for datasets with a name."""
+    """Return what a dataset.toml with splits by share keeps together; None for any other dataset."""
     if not is_own(name):
         return None
     config = own_config(name)
@@ -125,7 +133,7 @@ def share_rule(name: str) -> SplitBy | None:
 
 
 def score_split(name: str, root: Path | None = None, validated: str = "val") -> str:
-    """The split that a dataset is scored on unless another is named: test where it has masks here, else `validated`.
+    """Return the split to score by default: test if it has masks here, else `validated`.
 
     Raises UnknownName for an unknown dataset, DataNotFound and ConfigError for a dataset.toml.
     """
@@ -144,7 +152,10 @@ def score_split(name: str, root: Path | None = None, validated: str = "val") -> 
 
 
 def category_ids(classes: Sequence[ClassInfo]) -> tuple[int, ...]:
-    """What the panoptic benchmark with these classes (by name and order) calls them; of no benchmark: 0..K-1."""
+    """Return the ids of these classes in the panoptic benchmark that has them; else 0..K-1.
+
+    A benchmark has them if names and order are equal.
+    """
     names = [info.name for info in classes]
     for dataset in DATASETS.values():
         if dataset.facts.category_ids and [info.name for info in dataset.facts.classes] == names:
@@ -153,15 +164,23 @@ def category_ids(classes: Sequence[ClassInfo]) -> tuple[int, ...]:
 
 
 def find_dataset(name: str) -> type[NamedData] | type[Shapes]:
-    """The dataset with that name; raises UnknownName with the nearest one, DataNotFound for what looks like a path."""
+    """Return the dataset with that name.
+
+    Raises:
+        UnknownName: There is none; the nearest one is named.
+        DataNotFound: The name is a path to something else.
+    """
     if name in DATASETS:
         return DATASETS[name]
     path = Path(name)
-    expected = f"Expected a folder of images and masks, a dataset.toml, or one of the datasets {', '.join(DATASETS)}."
+    names = ", ".join(DATASETS)
+    expected = (
+        f"Expected a folder of images and masks, a dataset.toml, or one of the datasets {names}."
+    )
     if os.path.isfile(path) and path.suffix.lower() in (".yaml", ".yml") and read_masks_yaml(path):
         folder = shlex.quote(str(path.parent))
         raise DataNotFound(
-            f"{name} names images and masks. Make a dataset.toml of them, and use its folder, {folder}:\n"
+            f"{name} names images and masks. Make a dataset.toml of them and use its folder:\n"
             f"    featherseg check {folder} --write"
         )
     if os.path.isfile(path):
@@ -172,7 +191,7 @@ def find_dataset(name: str) -> type[NamedData] | type[Shapes]:
 
 
 def given_root(name: str, root: Path | None) -> Path:
-    """The root itself; raises DataNotFound where a dataset that lies on disk was named without one."""
+    """Return the absolute folder of a dataset. Raises DataNotFound if `root` is None."""
     if root is None:
         here = f" For the folder of that name here: ./{name}" if os.path.isdir(name) else ""
         raise DataNotFound(
@@ -183,7 +202,7 @@ def given_root(name: str, root: Path | None) -> Path:
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Name (or path), split, root, number of images, what keeps together, as `data.open_dataset` takes them."""
+    """The arguments of `open_dataset` for one split."""
 
     name: str
     split: str
@@ -192,10 +211,10 @@ class LabelledImages:
     split_by: SplitBy | None = None
 
     def open(self) -> SegmentationData:
-        """Raises UnknownName, DataNotFound, ConfigError."""
+        """Open the split. Raises what `open_dataset` raises."""
         return open_dataset(self.name, self.split, self.root, self.size, split_by=self.split_by)
 
     def is_of(self, name: str) -> bool:
-        """Whether that name means the same dataset."""
+        """Whether `name` means the same dataset."""
         paths = [own_path(path).resolve() for path in (name, self.name) if path not in DATASETS]
         return self.name == name or (len(paths) == 2 and paths[0] == paths[1])

@@ -177,7 +177,8 @@ import numpy as np, onnxruntime
 from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession({path})
-facts = {{key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}}
+metadata = session.get_modelmeta().custom_metadata_map
+facts = {{key: json.loads(text) for key, text in metadata.items()}}
 photo = ImageOps.exif_transpose(Image.open("photo.jpg"))
 image = np.asarray(photo.convert("RGB"))  # (H, W, 3) uint8, red first
 if photo.mode.startswith("I"):  # grey of 16 bits, which convert cuts off at 255

@@ -208,7 +208,7 @@ def outlook(facts: Mapping[str, Any], points: Curves, schedule: Schedule) -> lis
         least = min(over, key=lambda row: row["latency_ms"][f"p{facts['percentile']}"])
         sentences.append(
             f"A higher limit would let in {name_of(least)} first, with "
-            f"{latency_text(least, facts)} ms; it was not trained, so that its mIoU here is unknown."
+            f"{latency_text(least, facts)} ms; it was not trained, so its mIoU here is unknown."
         )
     fastest = min(facts["candidates"], key=lambda row: row["latency_ms"]["p50"])
     if len(facts["candidates"]) > 1 and name_of(fastest) == name_of(facts["chosen"]):

@@ -66,8 +66,8 @@ def refuse_outside(label: np.ndarray, classes: int, ignore_index: int = IGNORE) 
         values, counts = np.unique(bad, return_counts=True)
         named = ", ".join(f"{v} ({n} pixels)" for v, n in zip(values[:5], counts[:5], strict=True))
         raise DataError(
-            f"the label contains {named}: expected class ids 0..{classes - 1}, or {ignore_index} to "
-            "ignore."
+            f"the label contains {named}: expected class ids 0..{classes - 1}, or {ignore_index} "
+            "to ignore."
         )
 
 

@@ -269,8 +269,8 @@ def _check(
 ) -> None:
     if logits.ndim != 4 or not logits.is_floating_point() or min(logits.shape[1:]) < 1:
         raise FeathersegError(
-            f"logits {tuple(logits.shape)} of {logits.dtype}: expected floating point (B, K, h, w), "
-            "each at least 1."
+            f"logits {tuple(logits.shape)} of {logits.dtype}: expected floating point (B, K, h, "
+            "w), each at least 1."
         )
     if (
         labels.dtype not in (torch.int64, torch.uint8)

@@ -177,8 +177,8 @@ def _check(query: Tensor, key: Tensor, value: Tensor, prior: Tensor, composabili
     if not _shapes_agree(*shapes):
         raise FeathersegError(
             f"query, key, value and prior {', '.join(map(str, shapes))}: expected "
-            "(B, n d, 2h, 2w), (B, n d, h, w), (B, C, h, w) and (n, 4, R), C a multiple of n, R the "
-            f"square of one of {WINDOWS}, each at least 1."
+            "(B, n d, 2h, 2w), (B, n d, h, w), (B, C, h, w) and (n, 4, R), C a multiple of n, R "
+            f"the square of one of {WINDOWS}, each at least 1."
         )
 
 

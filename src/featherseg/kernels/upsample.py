@@ -101,8 +101,8 @@ def _fill(logits: np.ndarray, mask: np.ndarray, rows: Axis, columns: Axis) -> bo
 def _check(logits: Tensor, size: Size, crop: Size) -> None:
     if logits.ndim != 4 or not logits.is_floating_point() or min(logits.shape[1:]) < 1:
         raise FeathersegError(
-            f"logits {tuple(logits.shape)} of {logits.dtype}: expected floating point (B, K, h, w), "
-            "each at least 1."
+            f"logits {tuple(logits.shape)} of {logits.dtype}: expected floating point (B, K, h, "
+            "w), each at least 1."
         )
     if logits.shape[1] > MOST_CLASSES:
         raise FeathersegError(

@@ -28,8 +28,8 @@ class OwnModel(SegmentationModel):
         if missing:
             raise ConfigError(
                 f"{type(module).__name__} states no {', '.join(missing)}. A model must state "
-                "`classes`, its number of classes, and `mean` and `std` for normalisation, one value "
-                "per channel in units of 0..255."
+                "`classes`, its number of classes, and `mean` and `std` for normalisation, one "
+                "value per channel in units of 0..255."
             )
         stated: Any = module
         self.module = stated

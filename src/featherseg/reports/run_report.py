@@ -95,8 +95,8 @@ def read_scores(run: Run) -> Mapping[str, Any] | None:
     by_class = [values.get(key) for key in ("iou", "confusion", "void")]
     if not all(isinstance(rows, list) and len(rows) == classes for rows in by_class):
         raise RunError(
-            f"{run.path / SCORES} has no scores of the run's {classes} classes. Delete it and score "
-            f"again:\nfeatherseg evaluate {run.path}"
+            f"{run.path / SCORES} has no scores of the run's {classes} classes. Delete it and "
+            f"score again:\nfeatherseg evaluate {run.path}"
         )
     return values
 
@@ -111,8 +111,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
         raise RunError(f"{path} cannot be read: {error}. Delete it, or write it again.") from None
     if not isinstance(values, dict):
         raise RunError(
-            f"{path} contains a {type(values).__name__}, expected an object. Delete it, or write it "
-            "again."
+            f"{path} contains a {type(values).__name__}, expected an object. Delete it, or write "
+            "it again."
         )
     return values
 
