@@ -99,7 +99,7 @@ def own_config(name: str) -> DatasetToml:
 def own_listing(
     name: str, root: Path | None = None, split_by: SplitBy | None = None
 ) -> FolderListing:
-    """List the files of every split, also those without a partner. Raises what `own_config` raises."""
+    """List the files of every split, also those without a partner. Raises as `own_config` does."""
     base = data_folder(name, root).absolute()  # as messages name it
     return list_folder(own_config(name), base, split_by)
 
@@ -125,7 +125,7 @@ def dataset_facts(name: str) -> DataFacts:
 
 
 def share_rule(name: str) -> SplitBy | None:
-    """Return what a dataset.toml with splits by share keeps together; None for any other dataset."""
+    """Return what a dataset.toml with splits by share keeps together; None for other datasets."""
     if not is_own(name):
         return None
     config = own_config(name)

@@ -62,8 +62,8 @@ class _PaletteColors:
                 self.notes = [
                     f"the palettes of masks differ: {value} is {color_text(first)} in "
                     f"{first_path}, and {text} in {path}. Masks are read by index; if the colours "
-                    f'are the classes, write colours into [map] ("{text}" = "CLASS"): then all masks are '
-                    "read as colours"
+                    f'are the classes, write colours into [map] ("{text}" = "CLASS"): then all '
+                    "masks are read as colours"
                 ]
                 return
 
