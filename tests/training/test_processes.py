@@ -68,6 +68,7 @@ SETTINGS = (
     "data.workers=0",
     "augment.crop=[32, 48]",
     "loss.class_weights=[1.0, 4.0, 0.5]",
+    "loss.lovasz=0",
     "train.batch_size=4",
     "train.steps=6",
     "train.validations=1",
