@@ -57,9 +57,13 @@ class PointFlow(nn.Module):
         edge = self.edge(coarse - coarse * smooth)  # (B, 1, h, w)
 
         # the likeliest edges: the fine map is sampled at the centres of their cells
-        count = torch.sym_min(self.edge_points, size[0] * size[1])
-        edges = edge.flatten(1).topk(count, dim=1).indices  # (B, P)
-        at_edges = mix(gather(coarse, edges), sample(fine, edges, size))
+        # (a map of fewer cells repeats its last one, which then counts once: graphs have one P)
+        cells = size[0] * size[1]
+        absent = torch.sym_max(self.edge_points - cells, 0)
+        logits = F.pad(edge.flatten(1), (0, absent), value=-torch.inf)
+        edges = logits.topk(self.edge_points, dim=1).indices  # (B, P)
+        exists, edges = edges < cells, edges.clamp(max=cells - 1)
+        at_edges = mix(gather(coarse, edges), sample(fine, edges, size), exists)
 
         # the best match of each region: the fine map is read at the cell that it falls into
         with torch.no_grad():
@@ -91,7 +95,8 @@ def scatter(x: Tensor, places: Tensor, values: Tensor) -> Tensor:
 
 def sample(x: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
     """Sample a map at the centres of cells (B, P) of another size: (B, D, H, W) -> (B, D, P)."""
-    row, column = torch.div(places, size[1], rounding_mode="floor"), places % size[1]
+    row = torch.div(places, size[1], rounding_mode="floor")
+    column = places - row * size[1]  # a graph has no remainder by a side that may change
     with autocast_off(x.device):
         values = at_least_fp32(x)
         centres = torch.stack(
@@ -112,16 +117,23 @@ def scaled(places: Tensor, fine: Tensor, coarse: Tensor) -> Tensor:
     A ratio other than 2 moves cells along their row.
     """
     width = coarse.shape[3]
-    row, column = torch.div(places, width, rounding_mode="floor"), places % width
+    row = torch.div(places, width, rounding_mode="floor")
+    column = places - row * width
     number = (column + row * fine.shape[3]) * fine.shape[2]
     return torch.div(number, coarse.shape[2], rounding_mode="floor")
 
 
-def mix(coarse: Tensor, fine: Tensor) -> Tensor:
-    """Add to each fine point all coarse ones, weighted by affinity: 2 x (B, D, P) -> (B, D, P)."""
+def mix(coarse: Tensor, fine: Tensor, exists: Tensor | None = None) -> Tensor:
+    """Add to each fine point all coarse ones, weighted by affinity: 2 x (B, D, P) -> (B, D, P).
+
+    exists (B, P): which coarse points count; all without it.
+    """
     with autocast_off(fine.device):
         values, queries = at_least_fp32(coarse), at_least_fp32(fine)
-        weights = (queries.mT @ values).softmax(-1)  # (B, P, P)
+        affinity = queries.mT @ values  # (B, P, P)
+        if exists is not None:
+            affinity = affinity.masked_fill(~exists[:, None], -torch.inf)
+        weights = affinity.softmax(-1)
         return (values @ weights.mT + queries).to(fine.dtype)
 
 
