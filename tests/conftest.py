@@ -1,4 +1,4 @@
-"""Shared fixtures. Nothing here changes the package: what is patched is a fixture that a test names.
+"""Shared fixtures; none changes the package unless a test names it.
 
 Real data lies beside the repository, never in it; tests that need it skip visibly elsewhere.
 """
@@ -12,7 +12,8 @@ import hypothesis
 import pytest
 from support.models import quick_work
 
-import featherseg  # noqa: F401 - before any test imports onnxruntime, whose telemetry it switches off
+# Before any test imports onnxruntime, whose telemetry this import switches off.
+import featherseg  # noqa: F401
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -25,11 +26,12 @@ hypothesis.settings.load_profile("fixed seeds")
 os.fsync = lambda descriptor: (
     os.fstat(descriptor) and None
 )  # what tests write need not outlive a loss of power
-gc.disable()  # until all is imported: it would look through the same million objects again and again
+# Until all is imported: it would look through the same million objects again and again.
+gc.disable()
 
 
 def pytest_collection_finish():
-    """Let the garbage collector pass over what is imported by now: a fifth of the time of all tests went there."""
+    """Exclude what is imported by now from garbage collection: it took a fifth of all test time."""
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     gc.enable()
@@ -37,7 +39,7 @@ def pytest_collection_finish():
 
 @pytest.fixture(scope="module")
 def quick_training():
-    """Small trainings take a third of the time: equal estimates and equal synthetic scenes are made once."""
+    """Make equal estimates and equal scenes once: small trainings take a third of the time."""
     with quick_work.quick_training():
         yield
 
@@ -51,7 +53,7 @@ def quick_export():
 
 @pytest.fixture
 def light_models(monkeypatch):
-    """frm-lite0 and efficientvit-seg-b0 are tiny: what a verb does with a model asks for none of its layers."""
+    """Make frm-lite0 and efficientvit-seg-b0 tiny: what verbs do with a model needs no layers."""
     from support.models.small_training import Tiny, TinyConfig
 
     from featherseg.costs.cost import cost

@@ -1,4 +1,4 @@
-"""featherseg's verbs as functions: what they return, what they take in place of names, what they leave as it was."""
+"""featherseg's verbs as functions: return values, arguments in place of names, no side effects."""
 
 import json
 import logging
@@ -434,7 +434,7 @@ def test_values_of_masks_are_named_by_numbers_as_well(tmp_path):
 
 
 def test_every_public_function_is_callable_after_every_module_was_imported():
-    """Functions are verbs and folders nouns: a folder called as a function would take its place once it is imported."""
+    """Functions are verbs, folders nouns: an imported folder replaces a function of its name."""
     optional = {"featherseg.exporters.litert", "featherseg.exporters.coreml"}
     for module in pkgutil.walk_packages(featherseg.__path__, "featherseg."):
         if module.name not in optional and not module.name.endswith(

@@ -128,7 +128,7 @@ def looked_at(folder: Path) -> dict[int, bool]:
 def test_as_many_images_are_looked_at_as_there_is_time_for(
     tmp_path, clock, monkeypatch, seconds, seen, planted
 ):
-    """Each takes ten seconds of this clock. Faults are planted where the time would last for all, and into twelve."""
+    """Each takes ten seconds; twelve always get faults, the others if there is time for all."""
     monkeypatch.setattr(examining, "ALWAYS_PLANTED", 12)
 
     def source(*_):
@@ -252,7 +252,7 @@ class Unseen(Balls):
 def test_without_a_ranking_the_minutes_that_trainings_need_are_named(
     runtime, tmp_path, monkeypatch, steps, batch_size, said
 ):
-    """At least 500 steps; usual are 960 crops by the root of sixteen images, in steps of the batch size."""
+    """At least 500 steps; usual: 960 crops times the root of 16 images, by the batch size."""
     trained = SimpleNamespace(
         metrics=lambda: {steps: {}},
         init="ImageNet weights",
@@ -336,7 +336,7 @@ def test_the_most_suspicious_images_come_with_their_masks_as_they_are_for_a_tool
         same = [read[info.name] for info in COLOR_CLASSES if info.name in read]
         assert (ids == np.array(same)[given]).mean() >= 0.999
 
-    # What somebody may have corrected by now is not written over, and nothing is done before that is said
+    # Corrected files of a user are not overwritten, and nothing is done before the refusal
     runtime.model = None
     with pytest.raises(
         FeathersegError, match=r"audit\.labelme exists and is not empty\. What is corrected"

@@ -1,4 +1,4 @@
-"""What an audit holds in memory hardly grows with the images: all that is large lies in a file an image."""
+"""The memory of an audit hardly grows with its images: large data lies in a file per image."""
 
 import gc
 import tracemalloc
@@ -16,9 +16,10 @@ from featherseg.auditing.faults import FAULTS
 
 @pytest.mark.slow
 def test_an_image_more_takes_a_kilobyte_at_most(runtime, tmp_path, monkeypatch):
-    """With all that learns and judges: a mask and a prediction take 4 kB, an image 7 kB, its regions' scores 0.1 kB.
+    """Per image: a mask and a prediction take 4 kB, the image 7 kB, its regions' scores 0.1 kB.
 
-    2,000 images take at most twice what 200 take: most of that is of images that are learnt from, which are as many.
+    2,000 images take at most twice the memory of 200: most of it is for images that are learned
+    from, whose number is the same.
     """
     label = np.indices((40, 56)).sum(axis=0).astype(np.uint8) // 6 % 3
     chances = (
@@ -41,7 +42,7 @@ def test_an_image_more_takes_a_kilobyte_at_most(runtime, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "MOST_TRAINING", 150)
 
     def collect(doing: str, done: int, total: int | None) -> None:
-        """Reading a file of numpy leaves circles of ast behind, which are no memory that is held."""
+        """Collect first: numpy's file reader leaves cycles of ast, which are not memory in use."""
         if done % 50 == 0:
             gc.collect()
 

@@ -1,4 +1,4 @@
-"""The page of an audit in a browser: decided by keys, kept, saved, and drawn into a copy of the masks."""
+"""An audit's page in a browser: decisions by keys, kept, saved, and applied to a copy of masks."""
 
 import json
 
@@ -78,7 +78,8 @@ def test_decisions_that_are_not_shown_any_more_are_saved_with_the_others(
         audit(Balls(), tmp_path / "audit.html", run="colors")
         page.reload()
         expect(page.locator("#count")).to_have_text(
-            "2 accepted, 1 kept, 0 skipped of 3; 1 decided before, which are not shown any more, will be saved as well"
+            "2 accepted, 1 kept, 0 skipped of 3; "
+            "1 decided before, which are not shown any more, will be saved as well"
         )
         _, content = download(page, "#save")
         rows = json.loads(content)["decisions"]
@@ -90,7 +91,8 @@ def test_decisions_that_are_not_shown_any_more_are_saved_with_the_others(
             """() => {
               const set = Storage.prototype.setItem;
               Storage.prototype.setItem = function (key, value) {
-                if (value.split('"region"').length > 2) throw new DOMException("full", "QuotaExceededError");
+                if (value.split('"region"').length > 2)
+                  throw new DOMException("full", "QuotaExceededError");
                 set.call(this, key, value);
               };
             }"""
@@ -99,7 +101,8 @@ def test_decisions_that_are_not_shown_any_more_are_saved_with_the_others(
         page.keyboard.press("s")
         page.reload()
         expect(page.locator("#count")).to_have_text(
-            "1 accepted, 1 kept, 1 skipped of 3; 1 decided before, which are not shown any more, will be saved as well"
+            "1 accepted, 1 kept, 1 skipped of 3; "
+            "1 decided before, which are not shown any more, will be saved as well"
         )
 
         # Of another audit, of masks that were corrected since, none are taken over

@@ -18,7 +18,7 @@ from featherseg.core.types import IGNORE
 def blocks(
     seed: int = 0, size: tuple[int, int] = (24, 32), classes: int = 3
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A mask of blocks of 8 pixels, an ignored corner, and probabilities that mostly agree with it."""
+    """Return a mask of 8-pixel blocks with an ignored corner, and mostly agreeing probabilities."""
     rng = np.random.default_rng(seed)
     label = (
         rng.integers(0, classes, (size[0] // 8, size[1] // 8))

@@ -16,7 +16,7 @@ CLASSES = 4
 
 
 def scene(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """A mask of two grounds and some boxes, and what a fair model says of it: blurred, noisy, at times mistaken."""
+    """Return a mask of two grounds and boxes, and a fair model's blurred, noisy prediction."""
     rng = np.random.default_rng(number)
     label = np.zeros((48, 64), np.uint8)
     label[rng.integers(20, 28) :] = 1
@@ -40,7 +40,7 @@ def scene(number: int) -> tuple[np.ndarray, np.ndarray]:
 def examined_one(
     number: int, fault: str | None = None, planted: tuple[str, ...] = FAULTS
 ) -> Example:
-    """A scene as the audit sees it, with a real fault or without, and with copies of it to learn from."""
+    """Return a scene as the audit sees it, with a fault or not, and copies to learn from."""
     label, chances = scene(number)
     rng = np.random.default_rng([1, number])
     if fault:
@@ -152,7 +152,7 @@ def test_no_image_has_a_part_in_the_scores_of_its_regions(few_trees, sound: list
     after, after_regions = judged([other, *sound[1:]])
     assert all(np.array_equal(before_regions[n], after_regions[n]) for n in range(3, 60, 3))
     assert not all(np.array_equal(before_regions[n], after_regions[n]) for n in range(1, 60))
-    # ... nor in the score of any image of its fold: neither by trees nor by what the regression learns from
+    # ... nor in the score of any image of its fold, by trees or by the regression
     assert np.array_equal(before.images[3::3], after.images[3::3])
     assert not np.array_equal(before.images[1::3], after.images[1::3])
 

@@ -1,4 +1,4 @@
-"""The self test on scores whose truth is known: what it calls better than chance, its intervals, its calibration."""
+"""The self test on scores of known truth: better than chance or not, intervals, calibration."""
 
 from itertools import permutations
 
@@ -37,10 +37,10 @@ def audited(
     plain: float = 0.0,
     of_masks: float = 0.0,
 ) -> tuple[SelfTest, Calibration]:
-    """A self test on normal scores: those of faults lie `apart` higher, images of a clip share the part `alike`.
+    """Run a self test on normal scores: faults score `apart` higher, clips share the part `alike`.
 
-    A share `plain` of the masks shows one class; masks of several classes score `of_masks` higher, whatever is wrong.
-    Faults of the second kind show several classes wherever they are planted.
+    A share `plain` of the masks shows one class. Masks of several classes score `of_masks` higher,
+    with or without a fault. Faults of the second kind show several classes on any mask.
     """
     rng = np.random.default_rng(seed)
     of_clip = np.repeat(rng.normal(size=-(-count // in_a_clip)), in_a_clip)[:count]

@@ -1,4 +1,4 @@
-"""What every backbone of the catalogue keeps to; without weights, so that the largest costs as little as the least."""
+"""What every backbone of the catalogue satisfies, without weights, so that large ones are cheap."""
 
 import pytest
 import torch

@@ -30,7 +30,7 @@ PARAMETERS = {
     "efficientformerv2-s2": 12_151_408,
     "efficientformerv2-l": 25_578_016,
 }
-"""Of S1, S2 and L as measured on the backbone in CGRSeg's code; of S0 as it follows from the authors' key list."""
+"""S1, S2 and L: measured on the backbone in CGRSeg's code; S0: from the authors' key list."""
 
 SMALL = "efficientformerv2-s0"
 
@@ -271,12 +271,15 @@ def test_the_backbone_of_a_cgrseg_file_brings_its_position_tables():
      r"missing: stages\.2\.blocks\.5\.feed_forward\.branch\.depthwise\.0\.weight"),
     (lambda s: s.pop("network.6.3.token_mixer.attention_biases"),
      r"missing: stages\.3\.blocks\.3\.attention\.branch\.position\.table"),
-    (lambda s: s.update({"network.4.5.mlp.gate.weight": torch.zeros(1)}), r"unexpected: network\.4\.5\.mlp\.gate"),
-    (lambda s: s.update({"network.8.0.mlp.fc1.weight": torch.zeros(1)}), r"unexpected: stages\.4\."),
+    (lambda s: s.update({"network.4.5.mlp.gate.weight": torch.zeros(1)}),
+     r"unexpected: network\.4\.5\.mlp\.gate"),
+    (lambda s: s.update({"network.8.0.mlp.fc1.weight": torch.zeros(1)}),
+     r"unexpected: stages\.4\."),
     (lambda s: s.update({"network.4.1.token_mixer.attention_biases": torch.zeros(8, 49)}),
      r"unexpected: stages\.2\.blocks\.1\.attention"),
     (lambda s: s.update({"head.scale": torch.zeros(1)}), r"unexpected: head\.scale"),
-    (lambda s: s.update({"network.0.0.layer_scale_2": torch.zeros(7, 1, 1)}), r"scale\.weight: found \(7,\)"),
+    (lambda s: s.update({"network.0.0.layer_scale_2": torch.zeros(7, 1, 1)}),
+     r"scale\.weight: found \(7,\)"),
 ])  # fmt: skip
 def test_a_key_that_does_not_fit_is_refused(change, message):
     state = imagenet(SMALL)

@@ -1,5 +1,5 @@
-"""Lite is held against the package `efficientnet_lite_pytorch`, from which the published weights come; B0 to B5 against
-what `efficientnet-pytorch` 0.7.1 was found to answer.
+"""Lite is compared with the package `efficientnet_lite_pytorch`, the source of the published
+weights; B0 to B5 are compared with recorded outputs of `efficientnet-pytorch` 0.7.1.
 """
 
 import zlib
@@ -26,7 +26,7 @@ from featherseg.exporters.parity import perturb
 from featherseg.layers.stochastic_depth import StochasticDepth
 
 SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
-"""Pixels of a side: that package pads by constants which are right at its own training size alone."""
+"""Pixels of a side; the package's constant padding is right only at its own training size."""
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -52,13 +52,14 @@ PACKAGE = {  # blocks, parameters with head, root mean square of each stage
     "efficientnet-b4": (32, 19_341_616, (0.322883, 0.341891, 0.407563, 0.228711)),
     "efficientnet-b5": (39, 30_389_784, (0.401215, 0.453051, 0.444454, 0.279051)),
 }
-"""Of `efficientnet-pytorch` 0.7.1, in float64, its weights those of `noise`, on a seeded image of 65 x 99; its own
-stages and ours differed by 1e-15 at most.
+"""Outputs of `efficientnet-pytorch` 0.7.1 in float64 with the weights of `noise`, on a seeded image
+of 65 x 99. Its own stages and ours differed by at most 1e-15.
 """
 
 HEAD = {
-    "_conv_head.weight": (1280, 320, 1, 1), "_bn1.weight": (1280,), "_bn1.bias": (1280,), "_bn1.running_mean": (1280,),
-    "_bn1.running_var": (1280,), "_bn1.num_batches_tracked": (), "_fc.weight": (1000, 1280), "_fc.bias": (1000,),
+    "_conv_head.weight": (1280, 320, 1, 1), "_bn1.weight": (1280,), "_bn1.bias": (1280,),
+    "_bn1.running_mean": (1280,), "_bn1.running_var": (1280,), "_bn1.num_batches_tracked": (),
+    "_fc.weight": (1000, 1280), "_fc.bias": (1000,),
 }  # fmt: skip
 """What a checkpoint of B0 has beside the backbone."""
 
@@ -79,7 +80,7 @@ def noise(key, shape):
 
 
 def official_state(backbone, blocks):
-    """Every key that the package gives a network of so many blocks, without the head, filled with noise."""
+    """Return the package's keys for a network of this many blocks, without head, as noise."""
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     keys = ["_conv_stem.weight", *(f"_bn0.{t}" for t in norm)]
     for i in range(blocks):
@@ -192,7 +193,7 @@ def test_stages_have_the_published_widths_and_strides(name, channels, size):
 
 @pytest.mark.parametrize("size", [(64, 96), (65, 97)])
 def test_a_dilated_network_agrees_wherever_the_strided_one_has_a_position(size):
-    """TensorFlow's padding puts a strided position on odd cells where a side is even, on even cells where it is odd."""
+    """TensorFlow pads strided positions onto odd cells of even sides, even cells of odd sides."""
     images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     state = read_state(find_pretrained("efficientnet-lite0"))
     strided, dilated = (backbones.build("efficientnet-lite0", stride).eval() for stride in (32, 16))

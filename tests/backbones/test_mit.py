@@ -1,5 +1,5 @@
-"""Held against loops over the paper's equations; that the whole is SegFormer's encoder, tests/models/test_segformer.py
-shows on the published network's own figures."""
+"""Compared with loops over the paper's equations; tests/models/test_segformer.py shows with the
+published network's own figures that the whole is SegFormer's encoder."""
 
 import math
 
@@ -129,10 +129,14 @@ def test_a_classifier_s_head_is_accepted_and_not_used():
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda s: s.pop("block3.1.attn.sr.weight"), r"missing: stages\.2\.blocks\.1\.attention\.reduce\.weight"),
-    (lambda s: s.update({"block4.0.attn.sr.weight": torch.zeros(1)}), r"unexpected: stages\.3\.blocks\.0\.attention"),
-    (lambda s: s.update({"block1.0.mlp.gate.weight": torch.zeros(1)}), r"unexpected: block1\.0\.mlp\.gate"),
-    (lambda s: s.update({"norm3.bias": torch.zeros(7)}), r"shape of stages\.2\.norm\.bias: found \(7,\)"),
+    (lambda s: s.pop("block3.1.attn.sr.weight"),
+     r"missing: stages\.2\.blocks\.1\.attention\.reduce\.weight"),
+    (lambda s: s.update({"block4.0.attn.sr.weight": torch.zeros(1)}),
+     r"unexpected: stages\.3\.blocks\.0\.attention"),
+    (lambda s: s.update({"block1.0.mlp.gate.weight": torch.zeros(1)}),
+     r"unexpected: block1\.0\.mlp\.gate"),
+    (lambda s: s.update({"norm3.bias": torch.zeros(7)}),
+     r"shape of stages\.2\.norm\.bias: found \(7,\)"),
 ])  # fmt: skip
 def test_a_key_that_does_not_fit_is_refused(change, message):
     state = official()

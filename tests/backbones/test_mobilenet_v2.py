@@ -1,4 +1,4 @@
-"""MobileNetV2 is held against Table 2 of its paper, run on torchvision's published weights by their own key names."""
+"""MobileNetV2 against Table 2 of its paper, run on torchvision's published weights by key name."""
 
 import pytest
 import torch

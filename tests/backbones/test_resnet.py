@@ -1,4 +1,4 @@
-"""Held against torchvision's published key names, parameter counts and layout, computed over the keys alone."""
+"""Compared with torchvision's published key names, parameter counts and layout by keys alone."""
 
 from functools import cache
 
@@ -54,7 +54,8 @@ def test_torchvision_s_keys_fill_every_tensor_and_the_head_is_listed(name):
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "output_stride"), [
     ("resnet-18", 32), ("resnet-18", 16), ("resnet-18", 8), ("resnet-50", 16),
-    pytest.param("resnet-50", 32, marks=pytest.mark.slow), pytest.param("resnet-50", 8, marks=pytest.mark.slow),
+    pytest.param("resnet-50", 32, marks=pytest.mark.slow),
+    pytest.param("resnet-50", 8, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_stages_are_those_computed_over_the_official_keys(name, output_stride):
     state, backbone = loaded(name, output_stride)

@@ -18,7 +18,9 @@ from featherseg.costs.cost import by_convention, count_layers, count_parameters
 PARAMETERS = {"van-b0": 3_848_800, "van-b1": 13_348_800, "van-b2": 26_065_472, "van-b3": 44_252_608}
 """Of the authors' networks without their classifiers of 1000 classes."""
 
-FRM_COUNTS = {  # (H, W) -> convention -> G of the stages and of all, from the layer table that gives the FRM paper's
+# {(H, W): {convention: G of the stages and of all}}, from the layer table that reproduces the FRM
+# paper's figures
+FRM_COUNTS = {
     (1024, 2048): {
         "macs": (24.0837, 24.0418, 41.0832, 15.0617, 104.2704),
         "ptflops-0.6": (24.6961, 24.3479, 41.3322, 15.1131, 105.4894),
@@ -55,7 +57,7 @@ def depthwise_at(x, conv, channel, row, column, dilation):
 
 
 def test_large_kernel_attention_is_its_equation():
-    """Attention = Conv1x1(DW-D-Conv(DW-Conv(F))), Output = Attention * F; 5x5, then 7x7 with dilation 3."""
+    """Attention = Conv1x1(DW-D-Conv(DW-Conv(F))), Output = Attention * F; 5x5, 7x7 dilated by 3."""
     channels, rows, columns = 2, 5, 7
     block = randomised(LargeKernelAttention(channels).double())
     features = torch.randn(channels, rows, columns, dtype=torch.float64)
@@ -199,10 +201,12 @@ def test_without_the_head_it_loads_too():
 @pytest.mark.parametrize(("change", "message"), [
     (lambda s: s.pop("block2.1.mlp.dwconv.dwconv.weight"),
      r"missing: stages\.1\.blocks\.1\.feed_forward\.depthwise\.weight"),
-    (lambda s: s.update({"block1.0.attn.gate.weight": torch.zeros(1)}), r"unexpected: block1\.0\.attn\.gate\.weight"),
+    (lambda s: s.update({"block1.0.attn.gate.weight": torch.zeros(1)}),
+     r"unexpected: block1\.0\.attn\.gate\.weight"),
     (lambda s: s.update({"block9.0.norm1.weight": torch.zeros(1)}), r"unexpected: stages\.8\."),
     (lambda s: s.update({"head.scale": torch.zeros(1)}), r"unexpected: head\.scale"),
-    (lambda s: s.update({"norm3.bias": torch.zeros(3)}), r"shape of stages\.2\.norm\.bias: found \(3,\)"),
+    (lambda s: s.update({"norm3.bias": torch.zeros(3)}),
+     r"shape of stages\.2\.norm\.bias: found \(3,\)"),
 ])  # fmt: skip
 def test_a_key_that_does_not_fit_is_refused(change, message):
     state = numbered("van_b0")

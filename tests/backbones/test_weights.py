@@ -155,7 +155,7 @@ def test_a_download_whose_name_holds_its_checksum_is_held_against_it(monkeypatch
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_download_is_loaded_and_its_own_checksum_recorded(monkeypatch, tmp_path, zipped):
-    """Made up as the authors' files are: official names under `state_dict`, the training's options beside them."""
+    """The file is made like the authors': keys in `state_dict`, training options beside them."""
     monkeypatch.setenv("FEATHERSEG_HOME", str(tmp_path))
     file = tmp_path / "weights" / "van_small_811.pth.tar"
     file.parent.mkdir()

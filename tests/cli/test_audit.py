@@ -74,7 +74,10 @@ def test_every_image_of_train_and_val_is_in_the_json_once_and_decisions_are_appl
         assert 0 <= top < top + down <= 40
     assert f"the page is {page}" in done.output
     first = found["self_test"]["precision_at_50"]
-    printed = f"{first['value']:.2f} of the first 24 in its list had one (95 % interval {first['low']:.2f} to"
+    printed = (
+        f"{first['value']:.2f} of the first 24 in its list had one "
+        f"(95 % interval {first['low']:.2f} to"
+    )
     assert f"self test: faults were planted into 5 of 24 masks, and {printed}" in " ".join(
         done.output.split()
     )
@@ -99,7 +102,7 @@ def test_every_image_of_train_and_val_is_in_the_json_once_and_decisions_are_appl
 
 
 def test_a_list_no_better_than_chance_is_not_shown_and_why_is_said_first(run, tmp_path):
-    """As an untrained model sees nothing. Nothing is written for a tool either, and the exit code is 0."""
+    """An untrained model sees nothing. No file is written for tools either; exit code 0."""
     data, page, file = (
         write_balls(tmp_path / "balls"),
         tmp_path / "page.html",

@@ -1,4 +1,4 @@
-"""`featherseg predict` on what nobody should give it: the right mask or a sentence; and nothing steers the terminal."""
+"""`featherseg predict` on bad inputs: the right mask or a message, and no terminal control."""
 
 import os
 import sys
@@ -32,7 +32,7 @@ HOSTILE = (
 
 @pytest.fixture(scope="module", autouse=True)
 def light():
-    """A model of few layers under the name of a whole one: what is read and printed asks for none of its own."""
+    """A small model under a full one's name: reading and printing need none of its layers."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(
             models.MODELS,
@@ -73,7 +73,7 @@ def call(monkeypatch, capsys):
 
 
 def steering(text: str) -> set[str]:
-    """Characters that move the cursor, colour, title or turn the direction of what a terminal shows."""
+    """Return characters that move the cursor, set colours or title, or reverse the text."""
     return {
         c
         for c in text

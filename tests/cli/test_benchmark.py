@@ -1,4 +1,4 @@
-"""`featherseg benchmark` on the terminal: what is printed is what was measured, slips get a sentence."""
+"""`featherseg benchmark` on the terminal: prints what was measured, and a message for mistakes."""
 
 import json
 import os

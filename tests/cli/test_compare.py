@@ -44,7 +44,8 @@ for verb in (compare, sweep, paper):
     APP.command()(verb)
 
 TRAINED = (
-    "model.pretrained=false", "data.train_size=4", "data.val_size=2", "data.workers=0", "augment.crop=[64, 96]",
+    "model.pretrained=false", "data.train_size=4", "data.val_size=2", "data.workers=0",
+    "augment.crop=[64, 96]",
     "loss.class_weights=none", "train.epochs=1", "train.batch_size=2", "train.precision=fp32",
 )  # fmt: skip
 

@@ -164,7 +164,8 @@ def of_masks(folder: Path) -> None:
         (
             of_via,
             "",
-            "is a file of VGG Image Annotator, which cannot be read. Export its annotations in COCO",
+            "is a file of VGG Image Annotator, which cannot be read. "
+            "Export its annotations in COCO",
         ),
         (of_nothing_known, "", "no image has a mask of its name (1 file in .)"),
         (of_nothing_known, "notes.json", "is a file that is no dataset"),

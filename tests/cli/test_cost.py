@@ -1,4 +1,4 @@
-"""`featherseg cost` and `featherseg models`: what is printed is what was counted, and says by which convention."""
+"""`featherseg cost` and `featherseg models`: print the counts and name their convention."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A folder where a dataset is named: every verb says what it lacks, and what a misspelled name may mean."""
+"""A folder as dataset name: every verb says what is missing, and suggests misspelled names."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def refusal(command: str) -> str:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch, lawn_run):
-    """A working folder with lawn/ (with its dataset.toml), lawn-run/ and bare/, a folder of images alone."""
+    """A working folder with lawn/ (with dataset.toml), lawn-run/, and bare/ with images only."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bare" / "images").mkdir(parents=True)
     (tmp_path / "w.pth").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""`featherseg demo`: its commands are the ones that exist, whatever extras are there, and they do what it says."""
+"""`featherseg demo`: its commands exist with any extras installed, and do what it says."""
 
 from importlib import import_module
 

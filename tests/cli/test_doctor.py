@@ -99,7 +99,7 @@ def test_an_old_torch_and_an_extra_in_a_version_that_cannot_be_used_are_broken(t
 
 
 def test_an_extra_whose_version_will_do_but_whose_calls_are_gone_is_broken(tmp_path, monkeypatch):
-    """PyAV 19 was such a one: `predict clip.mp4` ended in a traceback, and all that is needed worked."""
+    """PyAV 19 was such a case: `predict clip.mp4` ended in a traceback, all imports worked."""
     pretend_installed(tmp_path, "av", "99.0")
     (tmp_path / "av.py").write_text("__version__ = '99.0'\nclass FFmpegError(Exception): pass\n")
     monkeypatch.setenv(

@@ -1,4 +1,4 @@
-"""`predict s3://... -o s3://...`: the same bytes as on the disk, each object whole, the mask after its other files."""
+"""`predict s3://... -o s3://...`: the bytes of a disk, whole objects, masks after other files."""
 
 import json
 from pathlib import Path

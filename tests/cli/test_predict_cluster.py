@@ -1,4 +1,4 @@
-"""`predict --cluster`: slips are told before anything is started; without Ray, how to install it."""
+"""`predict --cluster`: mistakes are reported before a start; without Ray, how to install it."""
 
 import sys
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Long work is seen: a bar on a terminal, else lines on stderr; results on stdout are left alone."""
+"""Long work is visible: a bar on a terminal, else lines on stderr; stdout has only results."""
 
 from featherseg.cli import progress
 from featherseg.cli.terminal import Console

@@ -1,4 +1,4 @@
-"""Runs that come with the package: every verb takes them by name, and writes into the working folder."""
+"""Runs shipped with the package: every verb takes their names and writes to the working folder."""
 
 import pytest
 from support.models.three_layers import ThreeLayers
@@ -35,7 +35,8 @@ def shipped(lawn_run, tmp_path, monkeypatch):
         ("report lawn-run", "report.html", "report.html"),
         ("export lawn-run --format torch-export", "export/model.pt2", "export/model.pt2"),
         (
-            "compare lawn-run ../elsewhere/other --no-costs --data ../lawn/dataset.toml -o page.html",
+            "compare lawn-run ../elsewhere/other --no-costs --data ../lawn/dataset.toml "
+            "-o page.html",
             "page.html",
             "",
         ),

@@ -45,8 +45,8 @@ def test_get_fetches_and_prints_file_checksum_and_licence(monkeypatch, tmp_path)
     )
     out = run("get", "van-b1")
     assert (
-        f"van-b1: {tmp_path / 'a.tar'}\n  sha256 12ab (not published, recorded next to the file); licence: Apache"
-        in out
+        f"van-b1: {tmp_path / 'a.tar'}\n"
+        "  sha256 12ab (not published, recorded next to the file); licence: Apache" in out
     )
 
 

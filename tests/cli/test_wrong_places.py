@@ -74,7 +74,8 @@ def test_an_address_is_refused_in_python():
 def test_a_licence_may_be_an_address(here):
     (here / "weights.pth").write_bytes(b"")
     error = refused(
-        "import weights.pth --model frm-lite0 --data yard --licence https://example.org/terms -o out"
+        "import weights.pth --model frm-lite0 --data yard "
+        "--licence https://example.org/terms -o out"
     )
     assert "is an address" not in str(error)
 
@@ -87,12 +88,14 @@ def test_a_licence_may_be_an_address(here):
     [
         (
             "yard",
-            "yard is a dataset, expected a run. Train one with: featherseg train frm-lite0 --data yard -o RUN",
+            "yard is a dataset, expected a run. "
+            "Train one with: featherseg train frm-lite0 --data yard -o RUN",
         ),
         ("yard/dataset.toml", "yard/dataset.toml is a dataset, expected a run"),
         (
             "recipe.toml",
-            "recipe.toml is a recipe, expected a run. Train one with: featherseg train recipe.toml -o RUN",
+            "recipe.toml is a recipe, expected a run. "
+            "Train one with: featherseg train recipe.toml -o RUN",
         ),
         ("photo.png", "photo.png is a file, expected a run folder"),
         (

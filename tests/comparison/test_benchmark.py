@@ -1,4 +1,4 @@
-"""The benchmark's protocol with workers that make up their times, and once with real ones on a tiny image."""
+"""The benchmark's protocol with workers that invent times, and once with real ones."""
 
 import json
 import math
@@ -336,7 +336,8 @@ def _two_scenes(
     classes = classes or CLASSES
     names = ", ".join(f'"{c.name}"' for c in classes)
     mapped = "\n".join(f'{i} = "{c.name}"' for i, c in enumerate(classes))
-    toml = f'name = "two"\nimages = "images"\nmasks = "masks"\nclasses = [{names}]\n[splits]\n{split} = "{split}"\n'
+    toml = 'name = "two"\nimages = "images"\nmasks = "masks"\n'
+    toml += f'classes = [{names}]\n[splits]\n{split} = "{split}"\n'
     toml += "[map]\n"
     (folder / "dataset.toml").write_text(f'{toml}{mapped}\n255 = "ignore"\n')
     return folder / "dataset.toml"

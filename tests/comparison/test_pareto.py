@@ -1,4 +1,4 @@
-"""The front against its definition, the pick against a budget, and a drawing in which everything can be read."""
+"""The front against its definition, the pick within a budget, and a readable drawing."""
 
 import re
 from dataclasses import replace

@@ -18,7 +18,7 @@ LIMITS = Limits(
 
 
 class TwoLayers(nn.Module):
-    """A 3x3 convolution of 3 -> 4 channels and one of 1x1, 4 -> 2, with a ReLU between that fuses away."""
+    """A 3x3 convolution of 3 -> 4 channels and a 1x1 one, 4 -> 2, with a ReLU that fuses away."""
 
     mean = (0.0, 0.0, 0.0)
 

@@ -1,4 +1,4 @@
-"""Timing side by side, with workers that make up their times; ratios against what they were simulated with."""
+"""Timing in turns with workers that invent times; ratios against the simulated ones."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def timed(
 
 
 def noisy(rng: np.random.Generator, factors: Sequence[float]) -> SideBySide:
-    """A machine that drifts, luck of each process, noise of each pass, and one pass in 20 far out."""
+    """A drifting machine with noise of each process and pass, and outliers in one pass of 20."""
     shape = (len(factors), STARTS, ROUNDS)
     drift = np.cumsum(0.05 * rng.normal(size=STARTS * ROUNDS)).reshape(shape[1:])
     luck, noise = 0.03 * rng.normal(size=(*shape[:2], 1)), 0.05 * rng.normal(size=shape)

@@ -49,7 +49,8 @@ def answers(*commands: dict) -> list[dict]:
 def opening(build: str, source: str = "frm-lite0") -> dict:
     threads = torch.get_num_threads()
     return {
-        "do": "open", "threads": threads, "device": "cpu", "allocator": TORCH_BUILDS[build].allocator,
+        "do": "open", "threads": threads, "device": "cpu",
+        "allocator": TORCH_BUILDS[build].allocator,
         "source": source, "build": build, "file": None,
     }  # fmt: skip
 

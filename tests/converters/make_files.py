@@ -1,7 +1,8 @@
-"""Writes tests/converters/files: annotations by the real tools' own exporters, and masks by independent rasterisers.
+"""Write tests/converters/files by the real tools' exporters and independent rasterisers.
 
 Run once for each environment, in any order (versions in files/README.md):
-    python make_files.py pycocotools | labelme | label-studio | supervision | supervisely | datumaro | cvat-docs
+    python make_files.py TOOL
+TOOL: pycocotools, labelme, label-studio, supervision, supervisely, datumaro or cvat-docs.
 """
 
 import json
@@ -49,7 +50,7 @@ def ring() -> np.ndarray:
 
 
 def pycocotools() -> None:
-    """COCO: polygons, compressed and uncompressed run lengths, a crowd; ids with gaps, a name of two categories."""
+    """Write COCO: polygons, both run lengths, a crowd; gaps in ids; a name of two categories."""
     from pycocotools import mask as coco
 
     folder = FILES / "coco"
@@ -62,9 +63,11 @@ def pycocotools() -> None:
     def add(image_id, category, segmentation, inside, crowd=0):
         annotations.append(
             {
-                "id": len(annotations) + 1, "image_id": image_id, "category_id": category, "iscrowd": crowd,
-                "segmentation": segmentation, "area": int(inside.sum()),
-                "bbox": coco.toBbox(coco.encode(np.asfortranarray(inside.astype(np.uint8)))).tolist(),
+                "id": len(annotations) + 1, "image_id": image_id, "category_id": category,
+                "iscrowd": crowd, "segmentation": segmentation, "area": int(inside.sum()),
+                "bbox": coco.toBbox(
+                    coco.encode(np.asfortranarray(inside.astype(np.uint8)))
+                ).tolist(),
             }
         )  # fmt: skip
         expected["a" if image_id == 4 else "b"][inside] = value[dict(categories)[category]]
@@ -118,7 +121,8 @@ def labelme() -> None:
 
     def shape(label, points, kind="polygon", group=None, bitmap=None):
         return {
-            "label": label, "points": points, "group_id": group, "description": "", "shape_type": kind, "flags": {},
+            "label": label, "points": points, "group_id": group, "description": "",
+            "shape_type": kind, "flags": {},
             "mask": None if bitmap is None else utils.img_arr_to_b64(bitmap),
         }  # fmt: skip
 
@@ -148,7 +152,7 @@ def labelme() -> None:
 
 
 def label_studio() -> None:
-    """Brushes encoded by label-studio-sdk; polygons as its documentation shows them, drawn by pycocotools."""
+    """Write brushes by label-studio-sdk, and polygons as documented, drawn by pycocotools."""
     from label_studio_sdk.converter import brush
 
     folder = FILES / "label-studio"
@@ -156,8 +160,9 @@ def label_studio() -> None:
 
     def result(number, kind, value):
         return {
-            "id": f"r{number}", "type": kind, "from_name": "tag", "to_name": "image", "origin": "manual",
-            "original_width": SIZE[1], "original_height": SIZE[0], "image_rotation": 0, "value": value,
+            "id": f"r{number}", "type": kind, "from_name": "tag", "to_name": "image",
+            "origin": "manual", "original_width": SIZE[1], "original_height": SIZE[0],
+            "image_rotation": 0, "value": value,
         }  # fmt: skip
 
     expected = np.zeros(SIZE, np.uint8)
@@ -183,14 +188,17 @@ def label_studio() -> None:
                 {"id": 2, "was_cancelled": False, "ground_truth": False, "result": results},
             ],
         },
-        {"id": 2, "data": {"image": "/data/upload/3/4e5f6a7b-later.png"}, "annotations": [], "predictions": []},
+        {
+            "id": 2, "data": {"image": "/data/upload/3/4e5f6a7b-later.png"},
+            "annotations": [], "predictions": [],
+        },
     ]  # fmt: skip
     (folder / "project-1.json").write_text(json.dumps(tasks))
     mask(folder / "expected/street.png", expected)
 
 
 def supervision() -> None:
-    """YOLO labels and data.yaml by `DetectionDataset.as_yolo`; masks of the polygons in them by pycocotools."""
+    """Write YOLO files by `DetectionDataset.as_yolo`; masks of their polygons by pycocotools."""
     import supervision as sv
 
     folder = FILES / "yolo"
@@ -215,12 +223,13 @@ def supervision() -> None:
 
 
 def supervisely() -> None:
-    """A project by the SDK: polygon with a hole, bitmap, rectangle; masks by the SDK's own drawing."""
+    """Write a project by the SDK: polygon with a hole, bitmap, rectangle; masks by its drawing."""
     import supervisely as sly
 
     folder = FILES / "supervisely"
     classes = [sly.ObjClass(n, g, c) for n, g, c in (
-        ("car", sly.Polygon, [255, 0, 0]), ("tree", sly.Bitmap, [0, 160, 0]), ("road", sly.Rectangle, [90, 90, 90]),
+        ("car", sly.Polygon, [255, 0, 0]), ("tree", sly.Bitmap, [0, 160, 0]),
+        ("road", sly.Rectangle, [90, 90, 90]),
     )]  # fmt: skip
     meta = sly.ProjectMeta(obj_classes=sly.ObjClassCollection(classes))
     hole = [sly.PointLocation(14, 12), sly.PointLocation(14, 18), sly.PointLocation(19, 17)]
@@ -244,7 +253,7 @@ def supervisely() -> None:
 
 
 def datumaro() -> None:
-    """CVAT's XML, VOC's masks and COCO's instances by Datumaro's exporters, and masks as Datumaro draws them."""
+    """Write CVAT's XML, VOC's masks and COCO's instances by Datumaro, with its drawn masks."""
     import shutil
 
     import datumaro as dm
@@ -305,7 +314,7 @@ def datumaro() -> None:
 
 
 def cvat_docs() -> None:
-    """The example of docs.cvat.ai, "XML annotation format", typed; what covers an area, drawn by pycocotools."""
+    """Write the example of docs.cvat.ai, "XML annotation format"; areas drawn by pycocotools."""
     import xml.etree.ElementTree as ET
 
     folder, size = FILES / "cvat-docs", (1200, 1600)

@@ -49,7 +49,7 @@ instances = "instances"
 
 @pytest.fixture
 def blobs(tmp_path: Path) -> Path:
-    """Three images a split: smooth regions, single pixels among them, ignored ones; objects of two pieces, a crowd."""
+    """Write three images a split: smooth, single and ignored pixels; split objects, a crowd."""
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for number in range(3):

@@ -1,4 +1,4 @@
-"""What real exports hold besides clean shapes: order, holes, borders, names, sizes, EXIF, splits."""
+"""Real exports beside clean shapes: order, holes, borders, names, sizes, EXIF, splits."""
 
 import base64
 import json
@@ -336,9 +336,12 @@ def test_yaml_in_the_forms_that_tools_write(tmp_path):
     from featherseg.converters.yolo import read_yaml
 
     forms = {
-        "train: ../train/images\nval: ../valid/images\n\nnc: 2\nnames: ['traffic light', \"car\"]\n": "roboflow",
-        "path: .\ntrain: images/train # 128 images\nnames:\n  0: traffic light\n  1: car\n": "ultralytics",
-        "names:\n- traffic light\n- car\nnc: 2\nroboflow:\n  license: CC BY 4.0\n  version: 1\n": "a list",
+        "train: ../train/images\nval: ../valid/images\n\n"
+        "nc: 2\nnames: ['traffic light', \"car\"]\n": "roboflow",
+        "path: .\ntrain: images/train # 128 images\n"
+        "names:\n  0: traffic light\n  1: car\n": "ultralytics",
+        "names:\n- traffic light\n- car\nnc: 2\n"
+        "roboflow:\n  license: CC BY 4.0\n  version: 1\n": "a list",
         "names: {0: traffic light, 1: 'car'}\n": "in braces",
         "names: [traffic light,\n  car]\n": "two lines",
     }
@@ -464,7 +467,7 @@ def test_images_of_a_folder_that_lies_in_the_source_or_around_it_are_counted_onc
 
 
 def test_large_files_whose_ends_tell_no_tool_are_told_by_their_keys(tmp_path):
-    """As Label Studio writes COCO: images, categories, annotations; and labelme's keys in the order of the alphabet."""
+    """As in Label Studio's COCO (images, categories, annotations) and labelme's sorted keys."""
     path = coco(tmp_path / "coco", [])
     content = json.loads(path.read_text())
     content["images"] += [
@@ -579,7 +582,7 @@ def test_objects_of_pascal_voc_are_told_apart(tmp_path):
 
 
 def voc_color(index: int) -> list[int]:
-    """Entry of the palette of the VOC devkit: the bits of the index dealt to red, green and blue in turn."""
+    """Return an entry of the VOC devkit's palette: index bits dealt to red, green, blue in turn."""
     return [
         sum((index >> (3 * bit + band) & 1) << (7 - bit) for bit in range(3)) for band in range(3)
     ]

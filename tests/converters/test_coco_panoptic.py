@@ -1,4 +1,4 @@
-"""Panoptic PNGs with their JSON become a dataset with objects; their colours are never taken for classes."""
+"""Panoptic PNGs with their JSON become a dataset with objects; colours never become classes."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ SIZE = (24, 30)
 def panoptic(
     folder: Path, count: int = 6, split: str = "", name: str = "panoptic", first: int = 0
 ) -> dict:
-    """Images with a PNG of random ids each, void along one edge and a crowd in the second; returns the JSON."""
+    """Write images and PNGs of random ids with void at one edge and one crowd; return the JSON."""
     rng = np.random.default_rng(first)
     content: dict = {"images": [], "annotations": [], "categories": CATEGORIES}
     for number in range(first, first + count):
@@ -57,7 +57,7 @@ def panoptic(
 
 
 def expected(folder: Path, annotation: dict, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Label and segment of each pixel (0: none that is an object), pixel by pixel as the format's page says."""
+    """Return label and segment (0: no object) of each pixel, after the format's documentation."""
     colors = np.asarray(Image.open(folder / annotation["file_name"])).astype(int)
     label, objects = np.full(SIZE, 255), np.zeros(SIZE, int)
     listed = {segment["id"]: segment for segment in annotation["segments_info"]}

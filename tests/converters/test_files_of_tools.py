@@ -1,4 +1,4 @@
-"""Files that the real tools wrote (files/README.md), against masks that independent rasterisers drew of them."""
+"""Files of the real tools (files/README.md) against masks of independent rasterisers."""
 
 import shutil
 import zipfile
@@ -36,7 +36,7 @@ def tool_files(name: str, folder: Path) -> Path:
 
 
 def named_masks(folder: Path) -> dict[str, np.ndarray]:
-    """Stem -> names of classes (H, W) of every image of a dataset, by our own reading of dataset.toml."""
+    """Return {stem: names of classes (H, W)} of a dataset, by our own reading of dataset.toml."""
     import tomllib
 
     toml = tomllib.loads((folder / "dataset.toml").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What a source says of splits, images and colours is kept, and what is not taken of it is counted."""
+"""A source's splits, images and colours are kept, and what is skipped is counted."""
 
 import base64
 import tracemalloc

@@ -1,4 +1,4 @@
-"""Names of images that a tool writes otherwise than the file system: every format finds the image, or counts it."""
+"""Image names that tools write in other ways than the file system are found or counted."""
 
 import unicodedata
 from collections.abc import Callable
@@ -43,7 +43,8 @@ def of_labelme(src: Path, name: str) -> None:
 
 def of_cvat(src: Path, name: str) -> None:
     (src / "annotations.xml").write_text(
-        f'<annotations><version>1.1</version><image id="0" name="{name}.png" width="{SIZE[1]}" height="{SIZE[0]}">'
+        f'<annotations><version>1.1</version><image id="0" name="{name}.png" '
+        f'width="{SIZE[1]}" height="{SIZE[0]}">'
         '<box label="car" xtl="3" ytl="4" xbr="15" ybr="12"/></image></annotations>',
         encoding="utf-8",
     )
@@ -170,7 +171,7 @@ def test_paths_of_windows_are_found_by_their_end(write, tmp_path):
 
 @pytest.mark.parametrize("write", [*FORMATS, of_rgb_masks])
 def test_an_annotation_without_an_image_is_counted(write, tmp_path):
-    """Beside one that has an image: the folder is converted, and the other one is not lost in silence."""
+    """Beside an annotation with an image: the folder is converted and the other is reported."""
     picture(tmp_path / "src/images/a.png")
     write(tmp_path / "src", "a")
     other = tmp_path / "other"

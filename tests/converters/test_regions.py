@@ -25,7 +25,7 @@ def decode(counts, size):
 
 
 def is_inside(ring, x, y):
-    """Whether the middle of a pixel lies in a ring: edges of the ring that cross the row to its left are counted."""
+    """Return whether a pixel's middle is in a ring, by counting its row's crossings to the left."""
     closed = [*ring, ring[0]]
     crossed = [
         x0 <= x and min(y0, y1) <= y < max(y0, y1)

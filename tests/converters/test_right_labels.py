@@ -1,4 +1,4 @@
-"""Sources that could be read in two ways, or of which a part says what no mask can hold: a message, no wrong label."""
+"""Ambiguous sources, and sources that no mask can represent, give a message and no wrong label."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""malloc's setting: on, a large block that was freed is used again; off, and before, it is faulted in anew."""
+"""malloc's setting: on, freed large blocks are used again; off or before, they are mapped anew."""
 
 import os
 import platform
@@ -13,7 +13,8 @@ PAGES_FAULTED = """
 import ctypes, resource, sys
 from featherseg.core.allocator import keep_freed_memory, large_blocks_returned
 libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
 def touch(size=48 << 20):
     block = libc.malloc(size)
     ctypes.memset(block, 1, size)

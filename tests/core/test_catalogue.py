@@ -54,7 +54,8 @@ def test_so_is_a_dataset_and_a_loss(install, tmp_path):
         "from featherseg.data import DATASETS\n"
         "from featherseg.losses import CrossEntropy\n"
         "class Roads(DATASETS['camvid']): pass\n"
-        "def loss(model, class_weights, mean='all'): return CrossEntropy(class_weights, mean=mean)\n"
+        "def loss(model, class_weights, mean='all'):\n"
+        "    return CrossEntropy(class_weights, mean=mean)\n"
     )
     install("theirs", "featherseg.datasets", roads="theirs:Roads")
     install("theirs2", "featherseg.losses", ours="theirs:loss")
@@ -75,7 +76,8 @@ def test_so_is_a_dataset_and_a_loss(install, tmp_path):
 
 
 @pytest.mark.parametrize(("value", "said"), [
-    ("theirs:OTHER", r"'their-net' of the installed package theirs \(theirs:OTHER\) is int, expected a featherseg"),
+    ("theirs:OTHER",
+     r"'their-net' of the installed package theirs \(theirs:OTHER\) is int, expected a featherseg"),
     ("theirs:GONE", "cannot be loaded: AttributeError.*Update or uninstall that package"),
     ("theirs_gone:ENTRY", "cannot be loaded: ModuleNotFoundError"),
 ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Files from the network: whole or not at all, and on again after a break. The server is on the loopback interface."""
+"""Downloads are whole or absent, and continue after a break; the server is on loopback."""
 
 import hashlib
 import http.client

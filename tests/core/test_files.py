@@ -77,7 +77,8 @@ def test_what_killed_processes_left_goes_and_what_others_write_stays(tmp_path):
         f".file.{os.getpid()}-{here}456789abcdef.tmp",
     )
     running = f".file.{os.getppid()}-{here}456789abcdef.tmp"
-    elsewhere = f".file.999999999-{int(here, 16) ^ 1:04x}456789abcdef.tmp"  # of a machine that shares the folder
+    # of a machine that shares the folder
+    elsewhere = f".file.999999999-{int(here, 16) ^ 1:04x}456789abcdef.tmp"
     others = "note.tmp"
     for name in (gone, own, running, elsewhere, others):
         (tmp_path / name).touch()
@@ -180,7 +181,7 @@ def test_asking_whether_a_lock_is_held_neither_makes_nor_takes_it(tmp_path, monk
 
 
 def test_a_lock_ends_with_its_process_though_its_workers_live_on(tmp_path):
-    """A killed training leaves its forked loader workers for some seconds; it goes on at once all the same."""
+    """A killed training's loader workers live on for seconds; a new one starts at once anyway."""
     hold = (
         "import os, sys, time\n"
         "from pathlib import Path\n"
@@ -188,7 +189,8 @@ def test_a_lock_ends_with_its_process_though_its_workers_live_on(tmp_path):
         "from featherseg.core.files import locked\n"
         "with locked(Path(sys.argv[1]), RunError('taken')):\n"
         "    if os.fork() == 0:\n"
-        "        print(os.getpid(), flush=True)  # the worker itself: by now it has closed its copy of the lock\n"
+        "        # the worker itself: by now it has closed its copy of the lock\n"
+        "        print(os.getpid(), flush=True)\n"
         "    time.sleep(60)\n"
     )
     path = tmp_path / ".lock"

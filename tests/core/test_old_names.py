@@ -1,7 +1,7 @@
 """Run folders and exported files of format 1, written before names were settled, keep loading.
 
-tests/format_1 holds copies, written by featherseg at 8293532: the run weights/frm-lite0-camvid, one whose recipe
-resizes images, an .onnx file.
+tests/format_1 contains copies, written by featherseg at 8293532: the run
+weights/frm-lite0-camvid, one whose recipe resizes images, and an .onnx file.
 """
 
 import json

@@ -104,7 +104,7 @@ def test_without_the_extra_the_command_that_installs_it_is_told(monkeypatch):
 
 
 def test_a_folder_is_streamed_page_by_page_and_one_that_is_not_there_is_empty(monkeypatch):
-    """Against what S3 answers: at most so many keys, the folders below told apart, a token for the next page."""
+    """As S3 answers: a limit on keys, the folders below as prefixes, a token for the next page."""
     keys, asked = [f"in/{number}.png" for number in range(5)], []
 
     class Paged:

@@ -1,4 +1,4 @@
-"""Usage reports of other packages: switched off before the package is imported, unless the user has set otherwise."""
+"""Other packages' usage reports are off before their import, unless the user has set otherwise."""
 
 import json
 import os
@@ -18,7 +18,7 @@ ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
 
 @pytest.fixture
 def run_fresh(tmp_path):
-    """Return a function: code, variables -> (what a process with a new HOME prints, the files that it leaves there)."""
+    """Return a function (code, variables) -> (output of a process with a new HOME, files left)."""
 
     def run(code, **variables):
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}

@@ -1,4 +1,4 @@
-"""Counts are held against the tools that define the conventions: the package ptflops 0.6.9, torch's FlopCounterMode."""
+"""Counts against the tools that define the conventions: ptflops 0.6.9, torch's FlopCounterMode."""
 
 from pathlib import Path
 
@@ -63,8 +63,8 @@ PAPER_COUNTS = {
 }
 """The FRM paper's models with 19 classes: (model, size) -> parameters, ptflops-0.6, macs.
 
-Found by ptflops 0.6.9 on models put together from published code before these were written; what the paper prints of
-them is 16.48 / 214.82 and 94.55, 15.23 / 213.21, 15.98 / 214.81.
+Measured by ptflops 0.6.9 on models assembled from published code before these were written. The
+paper prints 16.48 / 214.82 and 94.55, 15.23 / 213.21, 15.98 / 214.81.
 """
 
 
@@ -77,9 +77,9 @@ def ptflops_count(module: nn.Module, input_size: tuple[int, ...]) -> int:
 
 
 def torch_macs(module: nn.Module, images: Tensor) -> float:
-    """Half of what torch's FlopCounterMode says: it counts a multiply-accumulate as two.
+    """Return half of torch's FlopCounterMode, which counts a multiply-accumulate as two.
 
-    It does not know the fused attention of CPUs (torch 2.13): attention is computed by its two products.
+    It does not know the fused attention of CPUs (torch 2.13); attention is two products here.
     """
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         module(images)
@@ -87,10 +87,10 @@ def torch_macs(module: nn.Module, images: Tensor) -> float:
 
 
 def as_tools_see_it(module: nn.Module) -> nn.Module:
-    """The module with torch's own pools in place of ours, whose matrix products no tool takes for a pool.
+    """Replace our pools, whose matrix products no tool counts as pools, by torch's own.
 
-    ceil_mode gives the strided one as many regions; where they begin and end makes no difference to the tools. RSP's
-    relation by its definition: blocks multiply what lies outside of windows as well.
+    ceil_mode gives the strided pool the same number of regions; their bounds do not matter to the
+    tools. RSP's relation follows its definition: blocks also multiply what is outside of windows.
     """
     if isinstance(module, PixelToRegion):
         module.gather = module.gather_unfolded
@@ -175,7 +175,7 @@ def test_the_page_about_the_paper_prints_these_counts():
 
 
 def test_dappm_costs_what_its_paper_prints_where_its_norms_are_not_counted():
-    """ptflops 0.6 does not know SyncBatchNorm, which DDRNet's code has there: 214.81 in the FRM paper's Table 2."""
+    """ptflops 0.6 skips SyncBatchNorm, which DDRNet's code uses: 214.81 in the paper's Table 2."""
     layers, _ = count_layers(
         on_meta("frm-van-s-dappm", 19), torch.empty(1, 3, 1024, 2048, device="meta")
     )
@@ -323,7 +323,7 @@ def test_conv_bn_is_convolutions_and_two_for_an_element_of_a_batch_norm():
 
 
 def test_frm_module_costs_what_its_paper_prints():
-    """The FRM rows of the layer table that reproduces the paper's 16.48 M and 214.82 G, at 1024x2048, by hand."""
+    """The FRM rows, by hand, of the layer table that gives 16.48 M and 214.82 G at 1024x2048."""
     module = build_context(VARIANTS["frm-van-s"].config, sum(VAN_S)).to("meta").eval()
     counted = meta_counts(module, torch.empty(1, sum(VAN_S), 32, 64, device="meta"))
     n, m = 32 * 64, 16 * 32  # positions at 1/32; after the 2x2 pool
@@ -342,7 +342,7 @@ def test_frm_module_costs_what_its_paper_prints():
 
 
 def test_frm_head_costs_what_its_paper_prints():
-    """SFNet's decoder at width 128 with the classifier, 19 classes: 107.3064 G of the paper's 214.82 G."""
+    """SFNet's decoder of width 128, classifier of 19 classes: 107.3064 of the paper's 214.82 G."""
     head = Head().to("meta").eval()
     counted = meta_counts(head, stages_of(1024, 2048))
     assert count_parameters(head) == 1_158_419
@@ -404,7 +404,7 @@ def test_a_block_with_parameters_of_its_own_needs_a_rule():
 
 
 def test_a_model_of_one_s_own_is_counted_by_its_layers_or_not_at_all():
-    """Also where it does not run on shapes alone; products between its layers cannot be seen by these."""
+    """Also if it does not run on shapes alone; products between its layers cannot be counted."""
     plain, places = (
         cost_of(OwnModel(own()), "own", (64, 96)).macs for own in (TwoStrides, WithPlaces)
     )

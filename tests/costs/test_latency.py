@@ -1,4 +1,4 @@
-"""The timing engine: how often passes run, what is said about their times, and that it stands alone."""
+"""The timing engine: how often passes run, what is reported, and that it needs no other module."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""The papers' tables: every row is there, our counts are the known integers, and verdicts follow from the counts."""
+"""The papers' tables: all rows exist, our counts are the known integers, verdicts follow them."""
 
 import json
 import re
@@ -44,7 +44,7 @@ COUNTS = [
     ("cgrseg-b", (512, 512), 150, "conv-bn", 7_649_544_704),
     ("cgrseg-l", (512, 512), 150, "conv-bn", 14_975_967_744),
 ]
-"""Found by running ptflops 0.6.9, or a count of operations, on the authors' code (CGRSeg, SFNet) or by hand (FRM)."""
+"""Measured by ptflops 0.6.9 or an operation count on the authors' code, or for FRM by hand."""
 
 GIGA = [
     ("ddrnet-23", CITYSCAPES, 19, "conv-bias", "143.103"),
@@ -311,7 +311,8 @@ def test_cgrseg_s_abstract(cgrseg):
     ]
     about_38 = cgrseg["sentences"][2]
     assert about_38["words"].startswith(
-        "38 %: 37.808 = 100 - 100 x 4.024 / 6.470 of seaformer-large (conv-bn, 512x512, 150 classes); 28.596 = "
+        "38 %: 37.808 = 100 - 100 x 4.024 / 6.470 "
+        "of seaformer-large (conv-bn, 512x512, 150 classes); 28.596 = "
     )
     fewer = {ratio["beside"]: 1 - ratio["macs_share"] for ratio in about_38["ratios"]}
     assert list(fewer) == ["seaformer-large", "segnext-t", "segnext-s"]

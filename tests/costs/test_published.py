@@ -1,4 +1,4 @@
-"""Published figures beside ours: the [paper] tables are what the paper prints, and what we count is what they say."""
+"""Published figures beside ours: [paper] tables match the paper, and our counts match them."""
 
 import json
 import tomllib

@@ -1,4 +1,4 @@
-"""The real command, killed at several points and called again: the same lists, and a dataset that is corrected."""
+"""The real command, killed at several points and restarted: same lists, corrected dataset."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from featherseg.core.types import Sample
 
 
 class Others(Balls):
-    """Other images of the same kind, with right masks, for a model that never saw those that are audited."""
+    """Similar images with right masks, for a model that never saw the audited images."""
 
     keys = [f"meadow/{number:03}" for number in range(24)]
 

@@ -1,4 +1,4 @@
-"""predict, train and evaluate through S3 (moto on the loopback interface): faults, a killed client, no secret told."""
+"""predict, train, evaluate on S3 (moto on loopback): faults, a killed client, no leaked secret."""
 
 import signal
 import subprocess
@@ -135,7 +135,8 @@ from featherseg.inference.runtimes.digest import model_digest
 from featherseg.inference.runtimes import open_runtime
 from featherseg.inference.settings import InferenceSettings
 digest = model_digest(open_runtime({STARTER!r}, "cpu"))
-job = Job({STARTER!r}, "s3://yard/in", "s3://yard/out", "cpu", InferenceSettings(), 4.0, None, digest)
+settings = InferenceSettings()
+job = Job({STARTER!r}, "s3://yard/in", "s3://yard/out", "cpu", settings, 4.0, None, digest)
 print(predict_folder(job, in_this_process, 2, lambda *counts: None))
 """
 

@@ -1,4 +1,4 @@
-"""Images that are not RGB, from training to prediction: one 16-bit channel, five channels in the pages of a TIFF."""
+"""Images that are not RGB, from training to prediction: one 16-bit channel, five TIFF pages."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,8 @@
-"""predict --cluster with Ray itself: one machine, then three nodes that lose workers, a node and the driver.
+"""predict --cluster with Ray: one machine, then three nodes that lose workers, node and driver.
 
-On the disk, and through S3 (moto) that fails now and then. FEATHERSEG_CLUSTER_IMAGES, FEATHERSEG_CLUSTER_ROUNDS and
-FEATHERSEG_CLUSTER_NAMES make it longer: 2000, 5 and 10000000 is the whole of it.
+Runs on disk and on S3 (moto) with random faults. FEATHERSEG_CLUSTER_IMAGES,
+FEATHERSEG_CLUSTER_ROUNDS and FEATHERSEG_CLUSTER_NAMES make it longer: 2000, 5 and 10000000 is the
+full test.
 """
 
 import hashlib
@@ -59,7 +60,7 @@ def photos(tmp_path_factory):
 
 
 class Disk:
-    """Where the images lie and the masks go; `environment` is that of all who read and write there."""
+    """The place of images and masks; `environment` is that of all processes that use it."""
 
     def __init__(self, photos, tmp_path):
         self.photos, self.out, self.environment = photos, tmp_path / "out", dict(os.environ)
@@ -165,7 +166,8 @@ def check_memory(held):
     early = [rss for there, rss in held if 0.1 * IMAGES <= there < 0.3 * IMAGES]
     late = [rss for there, rss in held if there >= 0.8 * IMAGES]
     if IMAGES >= 2000:
-        print(f"a worker held {max(early) / 1e6:.0f} MB early and {max(late) / 1e6:.0f} MB late")  # noqa: T201
+        figures = f"a worker held {max(early) / 1e6:.0f} MB early and {max(late) / 1e6:.0f} MB late"
+        print(figures)  # noqa: T201
         assert max(late) - max(early) < MOST_GROWN
 
 

@@ -1,4 +1,4 @@
-"""The commands of README and of the quick starts, run one after the other as they stand, on little data and shortly."""
+"""The commands of README and the quick starts, run as written one after another on little data."""
 
 import json
 import os
@@ -31,8 +31,8 @@ ELSEWHERE = (
     "hf://",
 )
 ELSEWHERE += ("train.loggers=mlflow", "latency.json")
-"""What stands for data that nobody may ship, and for servers: commands that name it are parsed by tests/test_docs.py,
-not run."""
+"""Names for servers and data that may not be shipped: commands with them are parsed by
+tests/test_docs.py, not run."""
 
 IMAGES, MINUTES = 24, "4"
 SHORT = (
@@ -52,7 +52,7 @@ CROPS = {
 
 
 def commands(path: Path) -> list[list[str]]:
-    """The lines of a document's sh blocks that call featherseg, each as its words; those on data elsewhere left out."""
+    """Return the featherseg commands of a document's sh blocks as words, but those ELSEWHERE."""
     text = "\n".join(re.findall(r"^```sh\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE))
     lines = [shlex.split(line, comments=True) for line in text.replace("\\\n", " ").splitlines()]
     return [
@@ -63,7 +63,7 @@ def commands(path: Path) -> list[list[str]]:
 
 
 def shortened(line: list[str]) -> list[str]:
-    """The same command with less to do: one epoch, an audit of few minutes, and int8 may lose what it likes."""
+    """Return the command with less work: one epoch, a short audit, any loss by int8."""
     trains = line[0] == "train" and "--resume" not in line
     if trains or line[0] == "sweep":
         name = line[1]
@@ -96,7 +96,7 @@ def shortened(line: list[str]) -> list[str]:
 
 
 def accept_all(page: Path, decisions: Path) -> None:
-    """What the page saves after the key `a` at every image (tests/auditing/test_page.py has it saved by a browser)."""
+    """Write what the page saves after key `a` on every image; see tests/auditing/test_page.py."""
     rows = [
         json.loads(unescape(text))
         for text in re.findall(r'data-region="([^"]*)"', page.read_text())
@@ -108,7 +108,7 @@ def accept_all(page: Path, decisions: Path) -> None:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """Where the documents are read: images and masks in yard/, a labelme folder in annotated/, photos, a clip."""
+    """The documents' working folder: yard/ with images and masks, labelme files, photos, a clip."""
     monkeypatch.chdir(tmp_path)
     (toml,) = re.findall(
         r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE

@@ -64,7 +64,7 @@ def test_a_fit_that_was_killed_ten_times_ends_as_one_that_was_not(yard, tmp_path
     subprocess.run(command(whole), check=True, env=environment, timeout=900)
     seconds = time.monotonic() - began
 
-    # Ten kills at random, over as many fits as end between them: each is as the one that was not killed
+    # Ten random kills over as many fits as end between them; each equals the one without a kill
     rng, kills, killed = random.Random(0), 0, [tmp_path / "killed-0"]
     while True:
         out = killed[-1]

@@ -1,4 +1,4 @@
-"""The job of an engineer with a folder of images and masks, verb by verb; test_plugin.py scores an export."""
+"""An engineer's job with a folder of images and masks, verb by verb; test_plugin.py: exports."""
 
 import json
 import re
@@ -40,7 +40,7 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory):
-    """Six images from drawn scenes, small, with masks of raw values 0..3, and a 7th that spoils nothing."""
+    """Six small images of synthetic scenes with raw mask values 0..3, and a harmless seventh."""
     root = tmp_path_factory.mktemp("yard")
     for split, count in (("train", 4), ("val", 2)):
         scenes = open_dataset("shapes", split, size=count)

@@ -1,7 +1,8 @@
-"""The three jobs that the tool is made for, in their short form, through the command line; see README.
+"""The three jobs that the tool is made for, in short form on the command line; see README.
 
-An engineer brings a model for a few classes of her own to a box without PyTorch. A student trains variants of a
-model and compares them fairly. A data lead looks at the errors in a report and at images in a browser.
+An engineer brings a model for a few classes of her own to a machine without PyTorch. A student
+trains variants of a model and compares them fairly. A data lead looks at the errors in a report and
+at images in a browser.
 """
 
 import json
@@ -52,7 +53,7 @@ STRAY, UNPAIRED = 78, "extra"
 
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory) -> Path:
-    """Camera frames as they come: ten with masks, three of these with stray values, two images without a mask."""
+    """Raw camera frames: ten with masks, three of these with stray values, two without masks."""
     root = tmp_path_factory.mktemp("yard")
     for split, count in (("train", 7), ("val", 3)):
         scenes = open_dataset("shapes", split, size=count)
@@ -129,9 +130,10 @@ def exported(run: Path, forms: str, out: Path, *words: object) -> list[dict]:
     return json.loads(call("export", run, "--format", forms, "-o", out, "--json", *words).stdout)
 
 
-@pytest.mark.slow  # the exporter alone takes most of a minute on one core; tests/e2e/test_job.py exports one file
+# The exporter alone takes most of a minute on one core; tests/e2e/test_job.py exports one file.
+@pytest.mark.slow
 def test_an_engineer_brings_her_model_to_a_box_without_pytorch(run, yard, tmp_path):
-    """Its weights know her classes' rarity, the files are checked at several sizes, and they see what the run sees."""
+    """The weights use her classes' rarity; the files are checked at several sizes and agree."""
     weights = json.loads((run / "resolved.json").read_text())["class_weights"]
     assert len(weights) == 3
     assert len(set(weights)) > 1

@@ -1,4 +1,4 @@
-"""Real kills of the real command: SIGKILL at random moments, in validation, and while a checkpoint is written.
+"""Real SIGKILLs of the command: at random, in validation, and while a checkpoint is written.
 
 The figures of a run of this test stand in docs/log.md.
 """
@@ -77,7 +77,7 @@ class Life:
         return lives[-1] if len(lives) > self.lives_before else 0
 
     def saving(self):
-        """Whether a checkpoint is being written right now (an older life may have left such a file behind)."""
+        """Return whether a checkpoint is being written; an older life may have left such a file."""
         try:
             return any(
                 file.stat().st_mtime > self.begun for file in self.out.glob(".last.ckpt.*.tmp")
@@ -86,7 +86,7 @@ class Life:
             return False
 
     def wait_for(self, condition, seconds=180.0):
-        """Poll until the condition holds. Fails where the training ends before, or does not move."""
+        """Poll until the condition holds; fail if the training ends before or does not move."""
         end = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, "the training ended before it could be killed"
@@ -109,7 +109,7 @@ class Life:
             self.wait_for(self.saving)
 
     def kill(self):
-        """SIGKILL; -> what it was doing: "validation", "checkpoint", "step", or "start" before its first step."""
+        """SIGKILL and return the phase: "validation", "checkpoint", "step", "start"."""
         self.process.kill()
         self.process.wait()
         if self.saving():
@@ -120,7 +120,7 @@ class Life:
 
 
 def most_steps_within(seconds, process, out):
-    """Wait for an uninterrupted run; -> the most steps it took in any stretch of so many seconds."""
+    """Wait for an uninterrupted run; return the most steps it took in any `seconds` long period."""
     seen = []
     while process.poll() is None:
         seen.append((time.monotonic(), steps_by_life(out)[-1]))
@@ -167,7 +167,8 @@ def test_twenty_kills_and_the_run_ends_bit_identical(tmp_path, capsys):
     assert start(out, resume=True).wait() == 0
     with capsys.disabled():
         sys.stdout.write(
-            f"\nkills: {dict(died_in)}; steps repeated: {repeated(out)}; an interval: {interval} steps\n"
+            f"\nkills: {dict(died_in)}; steps repeated: {repeated(out)}; "
+            f"an interval: {interval} steps\n"
         )
     assert equal_state(outcome(out), outcome(whole))
     assert sorted(open_run(out).metrics()) == list(range(1, STEPS + 1))

@@ -1,4 +1,4 @@
-"""What Windows lacks is needed nowhere: a run's life with it blocked for featherseg's own modules (see no_posix.py)."""
+"""A run's life without what Windows lacks, hidden from featherseg's modules (no_posix.py)."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Objects of one's own: from COCO instances to a panoptic model, its panoptic quality, and its objects back in COCO."""
+"""A user's own objects: COCO instances to a panoptic model, its quality, and back to COCO."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def counts_of(inside: np.ndarray) -> list[int]:
 
 @pytest.fixture
 def instances(tmp_path: Path) -> Path:
-    """Street scenes as COCO instances: every object an annotation, every region of stuff one; sky has none."""
+    """Street scenes as COCO instances: an annotation per object and stuff region, none of sky."""
     folder = tmp_path / "street"
     for split in ("train", "val"):
         data = open_dataset("shapes", split, size=4)

@@ -1,4 +1,4 @@
-"""Another package's model, dataset and loss, found by its entry points once pip has installed it."""
+"""Another package's model, dataset and loss, found by entry points after pip installed it."""
 
 import shutil
 import subprocess

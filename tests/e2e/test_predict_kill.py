@@ -1,4 +1,4 @@
-"""A folder of images whose prediction is killed by SIGKILL ends in the bytes of one that was not."""
+"""A folder's prediction that SIGKILL interrupts ends in the same bytes as one without a kill."""
 
 import os
 import signal

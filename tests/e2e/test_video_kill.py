@@ -1,4 +1,4 @@
-"""A video, its process killed by SIGKILL again and again: in the end every frame is there and right."""
+"""A video whose process is killed by SIGKILL again and again: every frame is there and right."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The statistics of a comparison, held against differences that are known, and against loops from the definition."""
+"""The statistics of a comparison, against known differences and loops from the definition."""
 
 import math
 import tracemalloc
@@ -64,7 +64,7 @@ def falsely_better(scene: Scene, simulations: int) -> float:
 
 
 def equal_models(simulations: int) -> tuple[float, float]:
-    """Share of simulations in which one of 10 equal models is called the best, and any better than another."""
+    """Return the shares of simulations of 10 equal models with a best, and with a better one."""
     scene, rng, named, called = Scene(qualities=(1.0,) * 10), np.random.default_rng(20), 0, 0
     for seed in range(simulations):
         found = compare_files(scene.counts(rng, 100), single_images(100), replicates=400, seed=seed)

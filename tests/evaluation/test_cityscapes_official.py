@@ -23,7 +23,9 @@ def official() -> ModuleType:
     """cityscapesscripts' evaluation at pixel level: without the compiled part, without output."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as module  # noqa: N813
+        from cityscapesscripts.evaluation import (
+            evalPixelLevelSemanticLabeling as module,  # noqa: N813
+        )
     module.CSUPPORT = False
     return module
 
@@ -38,7 +40,7 @@ def official_arguments(module: ModuleType, predictions: Path):
 
 
 def official_scores(module: ModuleType, root: Path, predictions: Path) -> dict:
-    """What the benchmark's script finds for the masks of val, and the predictions that it finds by their names."""
+    """Return the benchmark script's scores on val; it finds the predictions by name."""
     arguments = official_arguments(module, predictions)
     truths = sorted(str(path) for path in (root / "gtFine/val").glob("*/*_gtFine_labelIds.png"))
     found = [module.getPrediction(arguments, label) for label in truths]
@@ -46,7 +48,7 @@ def official_scores(module: ModuleType, root: Path, predictions: Path) -> dict:
 
 
 def random_ids(rng: np.random.Generator, known: np.ndarray, void: float) -> np.ndarray:
-    """(H, W) label ids in patches: most of `known` classes, a share `void` of the patches of ids that are no class."""
+    """Return (H, W) label ids in patches: mostly `known` classes, a share `void` of other ids."""
     patches = rng.choice(known, (8, 11))
     patches = np.where(
         rng.random(patches.shape) < void, rng.choice(VOID_IDS, patches.shape), patches
@@ -68,7 +70,7 @@ def write_release(root: Path, masks: list[np.ndarray]) -> None:
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("void", [0.0, 0.2], ids=["classes alone", "void predicted"])
 def test_scores_equal_those_of_the_official_evaluation(official, tmp_path, seed, void):
-    """Ignored labels, predicted void, classes absent from ground truth, from prediction and from both."""
+    """Ignored labels, predicted void, classes absent from ground truth, prediction or both."""
     rng = np.random.default_rng(seed)
     present = rng.choice(LABEL_IDS, 13, replace=False)
     truths = [random_ids(rng, present[:11], void=0.2) for _ in KEYS]

@@ -1,7 +1,7 @@
-"""How often a 95 % interval holds the truth, and equal models are called better, on frames that resemble each other.
+"""How often a 95 % interval covers the truth and equal models differ, on correlated frames.
 
-Blocks of 25 frames, whatever the scores, held it in 62 % where neighbours correlate by 0.98, and called one of two
-equal models better in 38 % (233 frames, 200 sets).
+Blocks of 25 frames, whatever the scores, covered it in 62 % if neighbours correlate by 0.98, and
+called one of two equal models better in 38 % (233 frames, 200 sets).
 """
 
 import numpy as np
@@ -37,7 +37,7 @@ def parts(count: int, length: int) -> Sequences:
 def shares(
     scene: Scene, sequences: Sequences, sets: int, runs: int = 1, one_drive: bool = False
 ) -> tuple[float, float]:
-    """Of simulated sets of equal models: those whose interval of mIoU holds 0, those in which one is called better.
+    """Return shares of sets of equal models: interval of mIoU covers 0, one is called better.
 
     one_drive: the sequences go on from one to the next.
     """
@@ -92,7 +92,7 @@ def test_a_true_difference_on_unrelated_images_is_still_seen():
 
 
 def equal_variants(sets: int) -> tuple[float, float]:
-    """Of ablations of five equal variants, three seeds: those in which one is shown to differ, and by three signs."""
+    """Return shares of ablations of five equal variants that show a difference, or three signs."""
     rng, shown, signs = np.random.default_rng(5), 0, 0
     for seed in range(sets):
         runs = training_runs(rng, 18, 72, spread=0.1, noise=0.05).reshape(6, 3, 72, 3, -1)

@@ -10,7 +10,7 @@ from featherseg.evaluation.iou import Confusion
 
 
 def random_pair(seed: int, classes: int, void: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Truth with ignored pixels and without the last class; prediction with pixels of no class where asked."""
+    """Return truth with ignored pixels, without the last class, and prediction, `void` if asked."""
     rng = np.random.default_rng(seed)
     label = rng.integers(0, classes - 1, (13, 17)).astype(np.uint8)
     label[rng.random(label.shape) < 0.1] = 255

@@ -31,7 +31,7 @@ def scored(ground_truth, prediction, rule: str = "coco", of=CATEGORIES) -> dict:
 
 
 def plain(ids: list[list[int]], **category: int) -> tuple[np.ndarray, list[dict]]:
-    """(ids, segments) with the category of each id: plain([[1, 0]], _1=2) says that id 1 is of category 2."""
+    """Return (ids, segments) by category of ids: plain([[1, 0]], _1=2) gives id 1 category 2."""
     return np.array(ids), [
         {"id": int(name[1:]), "category_id": value} for name, value in category.items()
     ]
@@ -134,7 +134,9 @@ def official() -> ModuleType:
     """cityscapesscripts' panoptic evaluation."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from cityscapesscripts.evaluation import evalPanopticSemanticLabeling as module  # noqa: N813
+        from cityscapesscripts.evaluation import (
+            evalPanopticSemanticLabeling as module,  # noqa: N813
+        )
     return module
 
 

@@ -1,4 +1,4 @@
-"""The one evaluator: the same weights give the same bits, counts are of its masks, folders of PNGs score alike."""
+"""The one evaluator: same weights, same bits; counts match masks; folders of PNGs score alike."""
 
 import json
 from types import SimpleNamespace

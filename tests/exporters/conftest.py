@@ -1,4 +1,4 @@
-"""One export of every model of the catalogue, for all tests of this folder: in quick tests of two, shallow ones."""
+"""One export of every catalogue model for all tests here; quick tests use two shallow ones."""
 
 import pickle
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Calibration images: of the training split alone, drawn by a seed, as the model sees them in validation."""
+"""Calibration images: only of the training split, drawn by a seed, as validation sees them."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Core ML runs nowhere here: the target says so, and what can be told without coremltools is told."""
+"""Core ML does not run here: the target says so, and gives its facts without coremltools."""
 
 from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""What `export` refuses, and that nothing is lost when it fails; on models of one layer, to be quick."""
+"""What `export` refuses, and that a failure loses nothing, on models of one layer."""
 
 import json
 import logging

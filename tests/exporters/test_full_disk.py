@@ -1,4 +1,4 @@
-"""A disk that refuses ends an export in a message: no traceback, nothing half written, what was there stays."""
+"""A full disk ends an export with a message: no traceback or partial file, old files kept."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ from featherseg.exporters.quiet import quiet
 resource = pytest.importorskip("resource", reason="this system bounds no file sizes")
 
 LIMITS = {"onnx": 4_000, "openvino": 30_000, "torch-export": 30_000, "ncnn": 10_000}
-"""Target -> the largest file that may be written: OpenVINO's own ONNX draft passes, its files do not."""
+"""{target: size limit of a written file}; OpenVINO's own ONNX draft passes, its files do not."""
 
 EXPORTS = """
 import json, resource, sys

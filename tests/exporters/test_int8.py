@@ -1,4 +1,4 @@
-"""Int8: masks agree, files shrink, the first and the worst layers stay out, and too great a loss is refused."""
+"""Int8: masks agree, files shrink, first and worst layers stay out, large losses are refused."""
 
 import json
 import subprocess
@@ -201,7 +201,7 @@ def test_what_openvino_fuses_is_fused_before_int8_and_is_known_by_its_old_names(
 
 
 class Windowed(ThreeLayers):
-    """The sum over 3x3 windows of a convolution's output, cut out as RSP cuts its keys and values."""
+    """The sum over 3x3 windows of a convolution's output, sliced as RSP slices keys and values."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Layers that no quickly exported model holds: the exported graph is right at sizes other than the example's."""
+"""Layers without a quick model: exported graphs are right at other sizes than the example's."""
 
 import numpy as np
 import onnxruntime
@@ -45,7 +45,7 @@ LAYERS = {
 
 
 class Every(nn.ModuleDict):
-    """(B, 6, h, w) -> what each layer gives, in one graph: to export costs seconds, however little there is in it."""
+    """(B, 6, h, w) -> the output of each layer in one graph, because an export takes seconds."""
 
     def forward(self, x):
         return {name: layer(x) for name, layer in self.items()}

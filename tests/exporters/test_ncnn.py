@@ -1,4 +1,4 @@
-"""ncnn: parity at the file's size, three files that belong together, a sentence where a layer is missing."""
+"""ncnn: parity at the file's size, three files that belong together, messages on missing layers."""
 
 import json
 

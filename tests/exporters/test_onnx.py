@@ -1,4 +1,4 @@
-"""The exported file, run by onnxruntime itself, beside a model of which no weight is at its initial value."""
+"""The exported file in onnxruntime beside a model whose weights all left their initial values."""
 
 import json
 from pathlib import Path

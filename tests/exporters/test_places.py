@@ -137,7 +137,7 @@ def test_a_folder_that_is_no_export_stays(tmp_path):
 
 
 def test_links_beside_an_exported_file_are_replaced_and_not_followed(tmp_path, tmp_path_factory):
-    """A folder from others is named with -o: links stand where a file's companions, or a whole folder, will go."""
+    """-o names a foreign folder with links in place of a file's companions, or of a folder."""
     elsewhere, draft, out = (
         tmp_path_factory.mktemp("elsewhere"),
         tmp_path / "draft",

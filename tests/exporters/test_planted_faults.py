@@ -1,4 +1,4 @@
-"""The verifier, verified: faults planted in exported files are seen, and located where they were planted."""
+"""The verifier verified: faults planted in exported files are detected and located."""
 
 import json
 from collections.abc import Callable
@@ -175,7 +175,7 @@ def stale(graph):
 
 
 def scale_clipped(tensor):
-    """The scale that a quantiser and the dequantiser behind it share: four fifths of the range are cut off."""
+    """Cut off four fifths of the range by the scale that a quantiser and dequantiser share."""
     return lambda graph: graph.set_weights(
         f"{tensor}_QuantizeLinear_Output", 1, lambda scale: scale / 5
     )

@@ -1,4 +1,4 @@
-"""Stages: what modules give, by name and in order, and that an exported graph is no larger for naming them."""
+"""Stages: module outputs by name and in order, which do not enlarge an exported graph."""
 
 import onnx
 import pytest

@@ -1,4 +1,4 @@
-"""TensorRT runs nowhere here: what is written says so, and what it is made of is checked as far as it goes."""
+"""TensorRT does not run here: written files say so, and their parts are checked if possible."""
 
 import ast
 import json

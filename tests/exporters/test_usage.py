@@ -41,7 +41,7 @@ def mask_by(lines: str) -> np.ndarray:
 
 @pytest.fixture
 def photo(tmp_path, monkeypatch):
-    """photo.jpg in the working folder: a size that no model takes unpadded, taken with a camera on its side."""
+    """photo.jpg in the working folder: a rotated camera image of a size that needs padding."""
     monkeypatch.chdir(tmp_path)
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -1,4 +1,4 @@
-"""The page: one folder that holds all it needs, and that gives a browser the mask that the model gives."""
+"""The page: one complete folder that gives a browser the same mask as the model."""
 
 import gzip
 import hashlib
@@ -206,7 +206,8 @@ def page(browser):
 
 
 STAND_IN = """
-var ort = { env: { wasm: {} }, Tensor: function (type, data, dims) { return { data, dims }; }, InferenceSession: {
+var ort = { env: { wasm: {} }, Tensor: function (type, data, dims) { return { data, dims }; },
+ InferenceSession: {
   create: async () => ({
     run: async ({ images: { dims } }) => ({ masks: { data: new Uint8Array(dims[1] * dims[2]) } }),
   }),
@@ -265,7 +266,8 @@ def test_the_image_that_was_chosen_last_is_shown_and_can_be_chosen_again(page, f
         Image.new("RGB", (width, 3)).save(tmp_path / name)
     ready(page, folder)
     page.evaluate(
-        "() => { const make = createImageBitmap; globalThis.createImageBitmap = async (file, options) => {"
+        "() => { const make = createImageBitmap;"
+        "  globalThis.createImageBitmap = async (file, options) => {"
         "  if (file.name == 'first.png') await new Promise((resolve) => setTimeout(resolve, 300));"
         "  return make(file, options); }; }"
     )

@@ -1,4 +1,4 @@
-"""Datasets in buckets: what is copied, that it is said first, and what happens to a copy when the bucket changes."""
+"""Datasets in buckets: what is copied, announced first, and updated when the bucket changes."""
 
 import logging
 import shutil

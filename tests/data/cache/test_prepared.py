@@ -1,4 +1,4 @@
-"""Prepared data beside the files they were made of: the same samples, never an old one, whatever happens meanwhile."""
+"""Prepared data against their source files: the same samples, and never outdated ones."""
 
 import io
 import json
@@ -79,7 +79,7 @@ def yard(tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch, tmp_path):
-    """Neither the user's own folders nor their settings, and files are trusted by their stamps at once."""
+    """Hide the user's folders and settings, and trust files by their time stamps at once."""
     monkeypatch.delenv("FEATHERSEG_CACHE", raising=False)
     monkeypatch.setenv("FEATHERSEG_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(prepared, "SETTLED_SECONDS", -1.0)
@@ -184,7 +184,8 @@ def test_a_jpeg_cache_names_what_it_loses_and_is_for_training_alone(yard):
         np.testing.assert_array_equal(lossy[index].label, files[index].label)
         differences.append(np.abs(lossy[index].image.astype(float) - files[index].image).mean())
     assert loss_of(lossy) == (
-        f"6 of 6 images as JPEG of quality 90, whose values differ from the source by {np.mean(differences):.2f} of "
+        "6 of 6 images as JPEG of quality 90, "
+        f"whose values differ from the source by {np.mean(differences):.2f} of "
         f"255 on average"
     )
     exact = open_dataset(yard, "train")
@@ -488,7 +489,8 @@ def test_the_room_asked_for_is_the_room_taken(yard, monkeypatch):
 
 def test_only_one_process_prepares_in_a_folder(yard):
     folder_of(yard).mkdir(parents=True)
-    hold = "import filelock, sys; a = filelock.FileLock(sys.argv[1]); a.acquire(); print(flush=True); input()"
+    hold = "import filelock, sys; a = filelock.FileLock(sys.argv[1]); a.acquire(); "
+    hold += "print(flush=True); input()"
     command = [sys.executable, "-c", hold, str(folder_of(yard) / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()

@@ -1,4 +1,4 @@
-"""A teacher's outputs go through an augmentation as the image does, whose pixels say here where they come from."""
+"""A teacher's outputs are augmented like the image, whose pixels here encode their origin."""
 
 import json
 
@@ -27,7 +27,7 @@ STEP = 100  # of a value in the images, a pixel
 
 
 class Maps:
-    """Images (H, W, 3) uint16 whose values are row, column and number of the image; class 1 lies in a corner."""
+    """Images (H, W, 3) uint16 of row, column and image number; class 1 is in a corner."""
 
     name, channels, licence = "maps", 3, "none"
     classes = (ClassInfo("a", (0, 0, 0)), ClassInfo("b", (9, 9, 9)))
@@ -101,7 +101,7 @@ def test_the_teacher_says_of_a_pixel_what_it_said_where_the_pixel_comes_from(tmp
             image.float() - 50
         ) / STEP  # (3, H, W): the middle of the first pixel is 0 here
         said = taught.logits.float() - torch.tensor([0.5, 0.5, 0])[:, None, None]
-        # where neighbours come from elsewhere an image's pixels are mixed, as they are along its borders
+        # If neighbours come from elsewhere, an image's pixels are mixed, as along its borders
         smooth = (came_from[2] - came_from[2].round()).abs() < 0.01
         for step in (-1, 1):
             for axis in (0, 1):
@@ -130,7 +130,7 @@ def test_at_any_stride_of_the_model_a_place_is_taught_what_lies_there(
     )
     for index in range(2):
         full, found = dense[0, index][2].logits.float(), coarse[0, index][2]
-        # torch's own way from the model's logits to pixels must lead through what is taught, where it is inside
+        # torch's own interpolation of the model's logits must agree with the taught ones inside
         size = (covered[0] // 4, covered[1] // 4)
         maps = torch.nn.functional.interpolate(
             found.logits[None].float(), size=covered, mode="bilinear", align_corners=align_corners

@@ -1,4 +1,4 @@
-"""Every fault is planted in a tiny folder and must be found; what is found must be gone in the mended copy."""
+"""Every fault planted in a tiny folder must be found, and must be gone in the fixed copy."""
 
 import json
 import os
@@ -313,7 +313,8 @@ def clip(folder: Path, splits: str, more: str = "") -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray((pixels + (kind == "masks")).astype(np.uint8)).save(path)
     (folder / "dataset.toml").write_text(
-        f'name = "clip"\nimages = "images"\nmasks = "masks"\nclasses = ["a", "b"]\n{more}[splits]\n{splits}\n'
+        f'name = "clip"\nimages = "images"\nmasks = "masks"\nclasses = ["a", "b"]\n{more}'
+        f"[splits]\n{splits}\n"
         '[map]\n1 = "a"\n2 = "b"\n'
     )
     return folder
@@ -386,7 +387,7 @@ def test_masks_of_the_shape_of_their_image_are_resized(tmp_path: Path):
     ("groups", "kept"), [("frame_00[0-9]", True), ("^clip/frame_00[0-9]", False)]
 )
 def test_groups_that_tell_sequences_keep_them_in_the_copy(tmp_path: Path, groups: str, kept: bool):
-    """They were left out where the copy's names begin with the split: neighbours were in train and val."""
+    """Groups were lost if the copy's names begin with the split: neighbours in train and val."""
     folder = clip(tmp_path / "ds", 'train = "clip"\nval = "30% of train"', f"groups = {groups!r}\n")
     report = featherseg.check(folder, fix=tmp_path / "out")
     assert (

@@ -28,7 +28,8 @@ def write(folder, images, channels=3, suffix="png", save=None):
         (folder / f"{split}.txt").write_text("\n".join(f"{split}{i}" for i in range(len(arrays))))
     splits = "\n".join(f'{split} = "{split}.txt"' for split in images)
     (folder / "dataset.toml").write_text(
-        f'name = "t"\nimages = "images"\nmasks = "masks"\nchannels = {channels}\nclasses = ["a", "b"]\n'
+        f'name = "t"\nimages = "images"\nmasks = "masks"\nchannels = {channels}\n'
+        f'classes = ["a", "b"]\n'
         f'[splits]\n{splits}\n[map]\n0 = "a"\n1 = "b"\n'
     )
     return folder
@@ -96,7 +97,8 @@ def test_alpha_and_bands_that_are_not_read_are_named(tmp_path):
         (tmp_path / str(channels)).mkdir()
         folder = write(tmp_path / str(channels), {"train": rgba}, channels, "tif", save)
         notes = check_data(str(folder)).notes
-        named = "train: images with bands beside red, green and blue, which are not used (2): train0, train1"
+        named = "train: images with bands beside red, green and blue, "
+        named += "which are not used (2): train0, train1"
         assert (named in notes) == said
 
 

@@ -1,4 +1,4 @@
-"""Decisions of an audit's page, drawn into a copy of the masks: against a loop, and what is refused."""
+"""Decisions from an audit's page in a copy of the masks, against a loop, and refusals."""
 
 import json
 from dataclasses import replace
@@ -167,7 +167,8 @@ def test_a_missing_file_of_decisions_says_where_such_files_come_from_and_what_is
 ):
     folder = made(tmp_path / "yard")
     saved(tmp_path / "decisions.json", SOUND)
-    said = r"decision\.json does not exist\. Did you mean '.*decisions\.json'\? .* on the page of `featherseg audit`"
+    said = r"decision\.json does not exist\. Did you mean '.*decisions\.json'\? "
+    said += ".* on the page of `featherseg audit`"
     with pytest.raises(DataError, match=said):
         featherseg.check(folder, fix=tmp_path / "out", decisions=tmp_path / "decision.json")
     assert not (tmp_path / "out").exists()

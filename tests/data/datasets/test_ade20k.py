@@ -97,7 +97,7 @@ def test_masks_that_were_shifted_before_are_refused(root):
 
 
 def test_a_mask_of_the_full_release_in_the_place_of_one_is_refused(root):
-    """There red and green are the number of an object, R / 10 * 256 + G, and blue tells objects of a kind apart."""
+    """There R / 10 * 256 + G is the number of a class, and blue separates objects of a class."""
     colours = np.zeros((3, 4, 3), np.uint8)
     colours[0], colours[1:] = (120, 184, 1), (30, 55, 2)
     write_pair(root, TRAIN, colours)

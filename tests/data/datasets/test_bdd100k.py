@@ -65,7 +65,7 @@ def test_the_masks_that_lie_beside_those_of_the_older_layout_are_passed_over(tmp
 
 @pytest.mark.data
 def test_real_masks_read_as_they_are_stored(shared: Path, tmp_path: Path):
-    """What the toolkit's own tests hold: a car in unknown surroundings, and the pair of its IoU test."""
+    """From the toolkit's tests: a car in unknown surroundings, and the pair of its IoU test."""
     fixtures = shared / "data/fixtures/bdd100k"
     write_tree(tmp_path, NEWER)
     mask = tmp_path / f"labels/sem_seg/masks/train/{KEYS[0]}.png"

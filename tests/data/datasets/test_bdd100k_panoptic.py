@@ -36,7 +36,7 @@ def save(path: Path, pixels: np.ndarray) -> Path:
 
 
 def write_bitmask(path: Path, ids: np.ndarray, segments: list[dict]) -> None:
-    """Stuff gets its category id as id, things are numbered from 31 in their order, as the toolkit numbers them."""
+    """Write ids as the toolkit does: stuff has its category id, things count from 31 on."""
     pixels, number = np.zeros((*ids.shape, 4), np.uint8), 30
     for segment in segments:
         category, flags = segment["category_id"], 2 * bool(segment["iscrowd"])

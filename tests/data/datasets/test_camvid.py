@@ -88,7 +88,7 @@ def test_label_11_is_ignored_and_keys_are_stems(pack: Path):
 
 
 def test_the_original_colours_are_grouped_to_the_same_labels(tmp_path: Path):
-    """The 32 colours as the data set's own list names them, grouped by the names of the 32 classes."""
+    """The dataset's own list names the 32 colours; classes are grouped by these names."""
     for folder in ("701_StillsRaw_full", "LabeledApproved_full"):
         (tmp_path / folder).mkdir()
     colors = [

@@ -108,8 +108,8 @@ def test_label_ids_of_the_real_mask_read_as_the_official_table_says(shared: Path
 def test_the_real_train_id_mask_reads_as_stored(shared: Path, tmp_path: Path):
     """It agrees with the label ids but for 77 of 32,768 pixels, nearly all on edges.
 
-    There one label id stands at several train ids (7 at 0, 1, 5, 13 and 255), so no map of values can make them equal:
-    the two files were shrunk apart.
+    There one label id has several train ids (7 at 0, 1, 5, 13 and 255), so no map of values makes
+    them equal: the two files were downscaled separately.
     """
     fixture, key = shared / "data/fixtures/cityscapes", "frankfurt/frankfurt_000000_000294"
     for part in (
@@ -125,7 +125,7 @@ def test_the_real_train_id_mask_reads_as_stored(shared: Path, tmp_path: Path):
 
 
 def test_both_kinds_of_masks_as_the_official_tool_draws_them_read_alike(root, official):
-    """A car under a licence plate (label id -1, drawn in neither), a void area, a group of bicycles."""
+    """A car under a licence plate (label id -1, not drawn), a void area, a group of bicycles."""
     drawn = official.annotation.Annotation()
     drawn.imgWidth, drawn.imgHeight = 17, 12
     for name, box in (

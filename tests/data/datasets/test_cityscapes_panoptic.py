@@ -24,7 +24,7 @@ LABELS = (0, 4, 7, 9, 11, 23, 24, 26, 29, 33)  # void, classes that are not scor
 
 
 def instance_ids(rng: np.random.Generator) -> np.ndarray:
-    """(24, 32) uint16 in patches: label ids alone, and things (caravans, which are not scored, too) with numbers."""
+    """Return (24, 32) uint16 patches: plain label ids, and numbered things, some not scored."""
     ids = rng.choice(LABELS, (6, 8)).astype(np.uint16)
     numbered = np.isin(ids, (24, 26, 29, 33)) & (rng.random(ids.shape) < 0.7)
     ids[numbered] = ids[numbered] * 1000 + rng.integers(0, 3, numbered.sum())
@@ -250,7 +250,7 @@ def test_label_ids_in_a_file_that_is_named_as_train_ids_are_refused(root):
         )
     with pytest.raises(
         DataError,
-        match=r"says that category 7 is 'road', but according to the file name it is 'traffic sign'",
+        match="says that category 7 is 'road', but according to the file name it is 'traffic sign'",
     ):
         CityscapesPanoptic(root, "val")
     path = folder / "cityscapes_panoptic_val_trainId.json"

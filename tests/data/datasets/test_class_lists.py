@@ -10,7 +10,8 @@ from featherseg.data.datasets.class_lists import read_classes
 @pytest.mark.slow
 def test_importing_the_datasets_reads_no_class_list():
     code = (
-        "import featherseg.data; from featherseg.data.datasets.class_lists import read_classes as read; "
+        "import featherseg.data\n"
+        "from featherseg.data.datasets.class_lists import read_classes as read; "
         "before = read.cache_info().misses; featherseg.data.dataset_facts('ade20k'); "
         "print(before, read.cache_info().misses)"
     )

@@ -32,7 +32,8 @@ def test_every_dataset_is_known_without_its_images(name):
 def test_a_dataset_toml_is_known_without_its_images(tmp_path):
     toml = tmp_path / "dataset.toml"
     toml.write_text(
-        'name = "yard"\nimages = "i"\nmasks = "m"\nchannels = 4\nlicence = "CC0"\nclasses = ["grass", "path"]\n'
+        'name = "yard"\nimages = "i"\nmasks = "m"\nchannels = 4\nlicence = "CC0"\n'
+        'classes = ["grass", "path"]\n'
         '[splits]\ntrain = 1.0\n[map]\n0 = "grass"\n1 = "path"\n'
     )
     facts = dataset_facts(str(toml))

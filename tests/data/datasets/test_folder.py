@@ -151,7 +151,8 @@ def test_a_value_outside_the_map_is_named_with_file_and_pixels(yard: Path):
     add(yard, "val/c", np.array([[78, 78, 9], [78, 250, 4]], np.uint8))
     with pytest.raises(
         DataError,
-        match=r"masks/val/c\.png holds value 78 \(3 pixels\), 250 \(1 pixel\), which is not in \[map\]",
+        match=r"masks/val/c\.png holds value 78 \(3 pixels\), 250 \(1 pixel\), "
+        r"which is not in \[map\]",
     ):
         FolderData(yard / "dataset.toml", "val")[0]
 
@@ -168,7 +169,8 @@ def test_missing_partners_are_counted_and_three_are_named(yard: Path):
         (yard / f"masks/train/{name}.png").unlink()
     with pytest.raises(
         DataNotFound,
-        match=r"5 of 7 samples have no mask: train/d, train/e, train/f, \.\.\.\. Add .*check DATA --fix OUT",
+        match=r"5 of 7 samples have no mask: train/d, train/e, train/f, \.\.\.\. "
+        "Add .*check DATA --fix OUT",
     ):
         FolderData(yard / "dataset.toml", "train")
     (yard / "images/val/c.png").unlink()
@@ -579,7 +581,8 @@ def test_a_missing_toml_is_named(tmp_path: Path):
 def test_classes_without_colours_get_different_ones_and_none_is_black(tmp_path: Path):
     toml = tmp_path / "dataset.toml"
     toml.write_text(
-        'name = "a"\nimages = "i"\nmasks = "m"\nclasses = ["x", "y"]\n[splits]\ntrain = 1.0\n[map]\n0 = "x"\n1 = "y"'
+        'name = "a"\nimages = "i"\nmasks = "m"\nclasses = ["x", "y"]\n'
+        '[splits]\ntrain = 1.0\n[map]\n0 = "x"\n1 = "y"'
     )
     assert [info.color for info in read_dataset_toml(toml).class_infos()] == [
         (128, 0, 0),

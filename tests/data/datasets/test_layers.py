@@ -1,4 +1,4 @@
-"""[[layer]] of a dataset.toml: several binary masks of one image, laid over one another in every verb."""
+"""[[layer]] of a dataset.toml: binary masks of one image are merged in every verb."""
 
 from pathlib import Path
 

@@ -78,7 +78,7 @@ DEEP = np.array(RAW_IDS, np.uint16).reshape(4, 15)
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """What the converter leaves, in small: two images in train, one in val, one of VOC in neither."""
+    """A small copy of the converter's output: two train images, one val, one of VOC in neither."""
     root = tmp_path / "VOCdevkit/VOC2010"
     for folder in ("JPEGImages", "SegmentationClassContext", "ImageSets/SegmentationContext"):
         (root / folder).mkdir(parents=True)
@@ -121,7 +121,7 @@ def test_raw_ids_in_16_bits_read_as_the_converter_numbers_them(root, dataset):
 
 
 def test_names_stand_in_the_order_of_the_masks():
-    """Their raw ids number 459 names in the order of the alphabet, so the 59 stand in that order too."""
+    """Their raw ids number 459 names alphabetically, so the 59 must be in that order too."""
     names = {raw: info.name for raw, info in read_classes("pascal_context").items()}
     assert list(names) == sorted(RAW_IDS)[1:]
     assert list(names.values()) == sorted(names.values())

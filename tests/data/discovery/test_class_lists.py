@@ -1,4 +1,4 @@
-"""Lists of classes beside masks of numbers: which names `check --write` takes, and which it leaves with a word."""
+"""Class lists beside numbered masks: names that `check --write` uses, and those it reports."""
 
 import json
 

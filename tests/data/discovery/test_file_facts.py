@@ -1,4 +1,4 @@
-"""Each file is decoded once, whatever the number of cores, and the facts are those of a loop over the pixels."""
+"""Each file is decoded once on any number of cores; the facts equal those of a pixel loop."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Folders in which an image has several masks, or a folder of its own: what `check --write` makes of them."""
+"""Folders with several masks or a folder per image, and what `check --write` makes of them."""
 
 import shlex
 from pathlib import Path

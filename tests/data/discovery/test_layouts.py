@@ -1,4 +1,4 @@
-"""Folders as they are published become datasets by `featherseg check FOLDER --write`, and are trained on as such."""
+"""`featherseg check FOLDER --write` turns published folders into datasets ready for training."""
 
 import json
 import os
@@ -688,14 +688,17 @@ def test_classes_are_not_taken_for_smoothed_edges(
     notes = checked(tmp_path)["look_at"]
     config = read_dataset_toml(tmp_path / "dataset.toml")
     assert (config.threshold, len(config.classes)) == (None, classes)
-    share = f"255 ({1 / len(values):.2%} of the pixels) is taken for not labelled; --name 255=NAME if it is a class"
+    share = (
+        f"255 ({1 / len(values):.2%} of the pixels) is taken for not labelled; "
+        "--name 255=NAME if it is a class"
+    )
     assert (share in notes) == (config.map["255"] == "ignore") == (classes < len(values))
 
 
 def binary_in_folders(
     folder: Path, images: str, masks: str, names: Sequence[str], empty: Sequence[str] = ()
 ) -> None:
-    """Images and masks of 0 and 255 in folders of these names; masks of `empty` are all background."""
+    """Write images and masks of 0 and 255 in these folders; `empty` ones are all background."""
     for turn, name in enumerate(names):
         for number, (image, mask) in enumerate(scenes()[:4]):
             road = (
@@ -850,7 +853,8 @@ def test_answers_for_folders_that_are_not_there_are_refused(tmp_path: Path):
         LAYOUTS["other_folder_names"](tmp_path / f"several/{name}")
     with pytest.raises(ConfigError, match="have 4 values, expected 0 and one other"):
         raise run("check", tmp_path / "several", "--classes-from-folders").exception
-    hint = "images lie in 2 folders (austin, vienna): if each is a patient, a city or a day, --groups-from-folders"
+    hint = "images lie in 2 folders (austin, vienna): "
+    hint += "if each is a patient, a city or a day, --groups-from-folders"
     assert [note for note in checked(tmp_path / "several")["look_at"] if note.startswith(hint)]
     checked(tmp_path / "several", "--groups-from-folders")
     found = folder_listing(tmp_path / "several/dataset.toml").splits.values()
@@ -866,8 +870,8 @@ def test_more_folders_than_classes_can_be_are_groups(tmp_path: Path):
     values = MaskValues({"0": 9, "255": 9}, {}, held, images=dict.fromkeys(held, 2))
     found = read_folders(tmp_path, layouts.Reading((pair,), ()), values, {}, None, "")
     assert (
-        found.hint
-        == "images lie in 256 folders (000, 001, 002, ...), more than classes can be: each stays in one split"
+        found.hint == "images lie in 256 folders (000, 001, 002, ...), "
+        "more than classes can be: each stays in one split"
     )
     assert (found.groups, [source.class_ for source in found.sources]) == ("^([^/]+)/", [None])
 
@@ -1049,7 +1053,7 @@ def test_names_that_differ_in_their_beginning_are_paired(
 
 
 def test_a_beginning_is_no_reason_to_pair_what_a_whole_name_pairs_otherwise(tmp_path: Path):
-    """Numbers alone agree between any two folders: cat_3 is the image of the mask cat_3, not of dog_3."""
+    """Numbers alone match between any two folders: cat_3 is the image of mask cat_3, not dog_3."""
     for number, (image, mask) in enumerate(scenes()):
         for kind in ("cat", "dog"):
             if (kind, number) != (
@@ -1072,7 +1076,7 @@ def test_a_beginning_is_no_reason_to_pair_what_a_whole_name_pairs_otherwise(tmp_
 def test_folders_that_hold_images_and_masks_each_are_not_paired_by_the_numbers_in_them(
     tmp_path: Path, further: int
 ):
-    """As BUSI's: a folder for each class, "cat (3).png" with its "cat (3)_mask.png"; the numbers agree across them."""
+    """As in BUSI: a folder per class, "cat (3).png" with "cat (3)_mask.png"; numbers repeat."""
     for number, (image, mask) in enumerate(scenes()):
         for kind, turn in (("cat", np.s_[:]), ("dog", np.s_[::-1])):
             binary = np.where(mask[turn] == 1, 255, 0).astype(np.uint8)
@@ -1189,7 +1193,7 @@ def test_more_folders_than_a_dataset_can_have_are_refused():
 
 @pytest.mark.parametrize("ground", [(0, 0, 0, 0), (255, 0, 0, 0), (0, 0, 255, 0)])
 def test_what_alpha_alone_tells_apart_is_not_proposed_as_one_class(tmp_path: Path, ground: tuple):
-    """An opaque object in the colour that is transparent around it; where no object has that colour, it is a class."""
+    """Opaque objects of the colour that is transparent around them; else that colour is a class."""
     colors = np.array([ground, (*ground[:2], 0, 255), (0, 255, 0, 255), ground], np.uint8)
     for number, (image, mask) in enumerate(scenes()):
         save(tmp_path / f"images/{number}.png", image)
@@ -1202,7 +1206,8 @@ def test_what_alpha_alone_tells_apart_is_not_proposed_as_one_class(tmp_path: Pat
         DataError, match=f"has {found} both opaque and transparent.*Save it without transparency"
     ):
         raise run("check", tmp_path).exception
-    text = 'name = "x"\nimages = "images"\nmasks = "masks"\nsplits = {train = 1.0}\nclasses = ["a", "b"]\n[map]\n'
+    text = 'name = "x"\nimages = "images"\nmasks = "masks"\n'
+    text += 'splits = {train = 1.0}\nclasses = ["a", "b"]\n[map]\n'
     (tmp_path / "dataset.toml").write_text(text + f'"{found}" = "a"\n"#00ff00" = "b"\n')
     result = run("check", tmp_path)  # whose author said what it means
     assert result.exit_code == 0

@@ -1,4 +1,4 @@
-"""Images that look nearly alike in two splits are found, however many there are; others are not named."""
+"""Near-duplicate images in two splits are found among many; other images are not named."""
 
 import io
 import time
@@ -107,6 +107,6 @@ def test_check_names_them(tmp_path, scenes):
     Image.fromarray(jpeg(scenes[4])).save(tmp_path / "images/test/k.png")
     notes = check_data(str(tmp_path)).notes
     assert (
-        "test: images that look nearly like one of train: scores will be too high (1): test/k (train/e)"
-        in notes
+        "test: images that look nearly like one of train: "
+        "scores will be too high (1): test/k (train/e)" in notes
     )

@@ -1,4 +1,4 @@
-"""What numbered images are is seen: frames stay together, single photographs are split so that val has every class."""
+"""Numbered images: frames stay together; photographs are split so that val has every class."""
 
 import tomllib
 from collections.abc import Callable
@@ -23,14 +23,14 @@ SHARE = 0.2
 
 
 def photo(seed: int) -> np.ndarray:
-    """A photograph that looks like no other (48, 64, 3): 6 x 8 squares of chance colours, a little noise."""
+    """Return a photograph unlike any other (48, 64, 3): 6 x 8 random squares and a little noise."""
     rng = np.random.default_rng(seed)
     squares = rng.integers(0, 256, (6, 8, 3)).repeat(8, 0).repeat(8, 1)
     return np.clip(squares + rng.integers(-9, 10, (48, 64, 3)), 0, 255).astype(np.uint8)
 
 
 def walk(frames: int, seed: int, step: int = 8) -> list[np.ndarray]:
-    """Frames of a camera that moves past a wall of soft colours by so many pixels a frame, (48, 64, 3) each."""
+    """Return frames (48, 64, 3) of a camera that passes a wall of soft colours by `step` pixels."""
     rng = np.random.default_rng(seed)
     columns = frames * step // 16 + 6
     patches = Image.fromarray(rng.integers(0, 256, (3, columns, 3), dtype=np.uint8))

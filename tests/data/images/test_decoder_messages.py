@@ -1,4 +1,4 @@
-"""What decoders say of a damaged file reaches nobody: our message, where it cannot be read, is the only one."""
+"""Decoders' messages on damaged files are hidden; ours on unreadable files is the only one."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ with suppress(DataError):  # spoiled JPEG and fax data are read as other pixels
 
 
 def spoil(content: bytearray, compression: str) -> bytearray:
-    """Change bytes in the middle of the compressed pixels; twelve samples per pixel where nothing is compressed."""
+    """Change bytes in the middle of the pixel data; twelve samples per pixel if uncompressed."""
     if compression == "raw":
         entry = content.index(b"\x15\x01\x03\x00")  # tag 277, SamplesPerPixel
         content[entry + 8] = 12

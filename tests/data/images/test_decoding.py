@@ -1,4 +1,4 @@
-"""Images of every kind are written by Pillow (or byte by byte where it cannot) and must come back exactly."""
+"""Images of every kind, written by Pillow or byte by byte, must come back exactly."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""Small files whose headers would keep a decoder busy are refused soon; what programs and cameras write is not."""
+"""Small files with costly headers are refused soon; files of programs and cameras are not."""
 
 import struct
 from io import BytesIO
@@ -43,14 +43,14 @@ def with_segments(segments: bytes, jpeg: bytes = JPEG, place: int = 20) -> bytes
 
 
 def strips_of_jpeg(size: tuple[int, int], content: bytes, *changes) -> bytes:
-    """A TIFF of (height, width) in one grey strip, whose JPEG lies at byte 8; changes: entries in place of its own."""
+    """Return a (height, width) TIFF of a grey JPEG strip at byte 8; changes replace its entries."""
     entries = {entry[0]: entry for entry in tiff_entries(size, 1, 8, 1, len(content))}
     entries |= {entry[0]: entry for entry in ((259, "short", [7]), *changes)}
     return tiff(list(entries.values()), content)
 
 
 def directories(count: int, tags: int = 1000) -> bytes:
-    """A TIFF of so many directories, each of so many empty tags: 12 bytes behind each other, and one over the other."""
+    """Return a TIFF of many directories of empty tags, 12 bytes apart, which overlap each other."""
     content = bytearray(8 + 12 * (count + tags) + 6)
     content[:8] = b"II*\0\x08\0\0\0"
     for place in range(8, 8 + 12 * count, 12):

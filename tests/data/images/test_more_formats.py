@@ -1,4 +1,4 @@
-"""AVIF, GIF, JPEG 2000 and PNM: read as Pillow decodes them, within the bounds that every format has."""
+"""AVIF, GIF, JPEG 2000 and PNM are read as Pillow decodes them, within every format's limits."""
 
 import io
 import struct

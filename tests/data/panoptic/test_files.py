@@ -117,7 +117,7 @@ def test_names_that_would_share_an_image_id_have_their_file_names_in_whatever_or
 @pytest.mark.data
 @pytest.mark.parametrize("name", [f"{COCO}/panoptic_val2017", CITYSCAPES])
 def test_real_files_read_and_write_back_the_same(shared: Path, tmp_path: Path, name):
-    """What is written agrees with the JSON in every id, category, area, crowd and box that it has."""
+    """The written file agrees with the JSON in every id, category, area, crowd and box."""
     folder = shared / name
     content = read_panoptic_json(folder.with_name(f"{folder.name}.json"))
     raw = json.loads(folder.with_name(f"{folder.name}.json").read_text())["annotations"]

@@ -1,4 +1,4 @@
-"""Targets of the instance branch, against loops from their definition and examples worked out by hand."""
+"""Targets of the instance branch, against loops from their definition and examples by hand."""
 
 import math
 

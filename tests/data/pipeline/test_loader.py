@@ -160,7 +160,7 @@ def test_a_worker_ends_when_the_training_says_so():
 
 
 class Places(Tiny):
-    """Images that tell in each pixel which one they are and where in it that lies; labels tell the same."""
+    """Images and labels whose pixels encode their image and their place in it."""
 
     def __getitem__(self, index):
         rows, columns = np.mgrid[:8, :10]
@@ -202,7 +202,7 @@ def test_as_many_are_mixed_as_the_probability_says_and_the_others_are_as_without
 
 
 class Rare(Tiny):
-    """Class 0 to 2 are frequent, 3 has a few pixels in images 2 and 5, 4 one pixel in image 2; two are ignored."""
+    """Classes 0 to 2 are frequent, 3 is in images 2 and 5, 4 is one pixel of 2; two are ignored."""
 
     def label(self, index):
         label = np.zeros((8, 8), np.uint8)

@@ -114,7 +114,7 @@ def test_photometric_distortion_changes_the_image_alone_and_by_its_own_draws():
 
 
 def slow_cut(sample, window, size, *, planar=False, traced=False):
-    """`cut` as it was first written: everything copied, ids picked by torch, the mean colour always taken."""
+    """The first version of `cut`: copies everything, picks ids by torch, always takes the mean."""
 
     def placed(x, around):
         if x.shape[-2:] == size:

@@ -1,4 +1,4 @@
-"""The canvas of the drawn scenes: dice that repeat, a camera whose inverse is the projection, paint that hides."""
+"""The canvas of synthetic scenes: repeatable dice, an inverse camera, paint that covers."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""`shapes-v1`: frozen, repeatable, exact, and not easy. The figures are logged: pytest -rP --log-level=INFO FILE."""
+"""`shapes-v1`: frozen, repeatable, exact, not easy. Figures: pytest -rP --log-level=INFO FILE."""
 
 import hashlib
 import logging
@@ -43,7 +43,8 @@ def test_the_first_scenes_are_those_of_shapes_v1():
 def test_a_scene_is_the_same_in_another_process_whatever_was_drawn_before():
     code = (
         "import hashlib; from featherseg.data.shapes import draw_scene;"
-        "draw_scene('val', 9); print(hashlib.sha256(draw_scene('train', 5).image.tobytes()).hexdigest())"
+        "draw_scene('val', 9); image = draw_scene('train', 5).image;"
+        "print(hashlib.sha256(image.tobytes()).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (
@@ -132,7 +133,7 @@ def test_the_rarest_class_covers_less_than_half_a_percent(train, val):
 
 
 def touching(sample: Sample) -> tuple[int, int]:
-    """How many instances have a 4-neighbour of another instance of their class, and how many there are."""
+    """Return how many instances touch another of their class (4-neighbours), and their number."""
     found = set()
     for axis in (0, 1):
         size = sample.label.shape[axis]
@@ -155,7 +156,7 @@ def test_a_fifth_of_the_instances_touch_one_of_their_own_class(train, val):
 
 
 def miou(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Mean intersection over union by its definition, over the classes that occur; ignored pixels do not count."""
+    """Return mean IoU by its definition over occurring classes, without ignored pixels."""
     valid, scores = labels != IGNORE, []
     for k in range(len(CLASSES)):
         predicted, true = (predictions == k) & valid, labels == k
@@ -208,8 +209,10 @@ def test_a_small_model_on_colour_and_position_stays_under_35_percent(train, val,
     torch.manual_seed(0)
     labels = torch.from_numpy(np.stack([s.label for s in train])).long()
     x, y = features(np.stack([s.image for s in train]))[labels != IGNORE], labels[labels != IGNORE]
-    model = nn.Sequential(nn.Linear(5, 96), nn.ReLU(), nn.Linear(96, 96), nn.ReLU(), nn.Linear(96, 96), nn.ReLU(),
-                        nn.Linear(96, 8))  # fmt: skip
+    model = nn.Sequential(
+        nn.Linear(5, 96), nn.ReLU(), nn.Linear(96, 96), nn.ReLU(),
+        nn.Linear(96, 96), nn.ReLU(), nn.Linear(96, 8),
+    )  # fmt: skip
     optimiser = torch.optim.Adam(model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 5e-3, total_steps=1000)
     loss_of = nn.CrossEntropyLoss((1 / torch.bincount(y).float()) ** balance)
